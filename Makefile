@@ -1,0 +1,88 @@
+# Everything from a fresh Debian 12 with python3 and make:
+#   make demo     a three-node cluster on loopback, shown step by step
+#   make test     lint, types and every test
+# Both make their own virtual environment in .venv on the first run.
+
+PYTHON ?= python3
+VENV ?= .venv
+BIN := $(VENV)/bin
+PIP := $(BIN)/python -m pip --disable-pip-version-check --quiet
+# More arguments, for example: make demo ARGS="--nodes 5", make pytest ARGS="tests/unit -x"
+ARGS ?=
+
+# The stamps name what is installed; a change of pyproject.toml or of the version installs again.
+PYTHON_READY := $(VENV)/.python-ready
+RUNTIME := $(VENV)/.runtime-installed
+DEV := $(VENV)/.dev-installed
+INPUTS := pyproject.toml cyoloctl/__init__.py
+
+.DEFAULT_GOAL := help
+.DELETE_ON_ERROR:
+.PHONY: help demo install dev test pytest lint format types generate bench clean distclean
+
+help: ## this list
+	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "  make %-10s %s\n", $$1, $$2 }' Makefile
+
+demo: $(RUNTIME) ## a three-node cluster on this machine: replicate, kill the leader, recover
+	@$(BIN)/cyoloctl demo $(ARGS)
+
+test: lint types pytest ## lint, types and every test (ends with a failure at the first that fails)
+
+install: $(RUNTIME) ## the command in .venv/bin/cyoloctl
+
+dev: $(DEV) ## the same with the development tools
+
+pytest: $(DEV) ## the tests alone; ARGS="tests/unit -x" narrows
+	$(BIN)/python -m pytest $(ARGS)
+
+lint: $(DEV) ## ruff
+	$(BIN)/python -m ruff check .
+
+format: $(DEV) ## let ruff repair what it can and format
+	$(BIN)/python -m ruff check --fix .
+	$(BIN)/python -m ruff format .
+
+types: $(DEV) ## mypy, strict
+	$(BIN)/python -m mypy
+
+generate: $(DEV) ## the checked-in generated files: CLI reference, completions, exit codes
+	$(BIN)/python -m cyoloctl.cli.generate $(ARGS)
+
+bench: $(DEV) ## measure beside etcd on this machine (apt-get install etcd-server); ARGS="--help"
+	$(BIN)/python -m benchmarks.compare $(ARGS)
+
+clean: ## remove caches and build results
+	rm -rf build dist .mypy_cache .pytest_cache .ruff_cache .hypothesis
+	find cyoloctl tests benchmarks -name __pycache__ -type d -prune -exec rm -rf {} +
+
+distclean: clean ## and the virtual environment
+	rm -rf $(VENV)
+
+# Debian's python3 comes without ensurepip, which the package python3-venv adds:
+# without it `python3 -m venv` leaves a directory that has no pip.
+$(PYTHON_READY):
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \
+		{ echo "make: $(PYTHON) must be Python 3.11 or newer; choose one with make PYTHON=/path/to/python3" >&2; exit 1; }
+	@if ! $(PYTHON) -c 'import ensurepip, venv' 2>/dev/null; then \
+		if [ "$$(id -u)" = 0 ] && command -v apt-get >/dev/null; then \
+			echo "installing the package python3-venv (this Python has no ensurepip)" >&2; \
+			apt-get -qq update && DEBIAN_FRONTEND=noninteractive \
+				apt-get -qq install --yes --no-install-recommends python3-venv >/dev/null; \
+		fi; \
+		$(PYTHON) -c 'import ensurepip, venv' 2>/dev/null || { \
+			echo "make: $(PYTHON) cannot make virtual environments; run this, then make again:" >&2; \
+			echo "    sudo apt-get install python3-venv" >&2; exit 1; }; \
+	fi
+	@echo "making the virtual environment $(VENV)" >&2
+	@$(PYTHON) -m venv --clear $(VENV)
+	@touch $@
+
+$(RUNTIME): $(INPUTS) | $(PYTHON_READY)
+	@echo "installing cyoloctl into $(VENV)" >&2
+	@$(PIP) install --editable .
+	@touch $@
+
+$(DEV): $(INPUTS) | $(PYTHON_READY)
+	@echo "installing cyoloctl and its development tools into $(VENV)" >&2
+	@$(PIP) install --editable '.[dev]'
+	@touch $(RUNTIME) $@

@@ -1,0 +1,1 @@
+"""Measurements of cyoloctl beside etcd on the same machine in the same run: ``make bench``."""

@@ -1,0 +1,5 @@
+"""cyoloctl: small, strongly consistent clusters of Zero Trust connector nodes."""
+
+__all__ = ["__version__"]
+
+__version__ = "0.1.0"

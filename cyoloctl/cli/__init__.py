@@ -1,0 +1,214 @@
+"""The command line: the tree of commands and the error boundary.
+
+Only the module of the command that was named is imported, and only that
+command is built: a trivial command must stay near the cost of importing
+typer (DESIGN.md, the row on the client path).  ``--help``, suggestions and
+the generated completions still see the whole tree.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+from collections.abc import Callable, Iterator, MutableMapping, Sequence
+from importlib import import_module
+from typing import Annotated, Any, cast
+
+import typer
+import typer.core
+import typer.main
+
+from cyoloctl import __version__
+from cyoloctl.errors import CyoloctlError, InternalError, Interrupted, UsageError
+
+__all__ = ["GROUPS", "LEAVES", "PROGRAM", "command_tree", "main"]
+
+PROGRAM = "cyoloctl"
+
+#: Groups: name -> one line.
+GROUPS: dict[str, str] = {
+    "cluster": "Create a cluster.",
+    "node": "Run, stop, join and inspect the node of a data directory.",
+    "member": "Invite, list and remove members; move leadership.",
+    "counter": "The replicated counters (signed 64-bit).",
+    "help": "Reference texts, such as the exit statuses.",
+}
+
+#: Commands directly under the root; the modules of the same names.
+LEAVES: tuple[str, ...] = ("demo", "status")
+
+#: In the order of ``--help``: the module of a group or leaf, whose COMMANDS maps leaf names to functions.
+_MODULES: dict[str, Callable[[], Any]] = {
+    "demo": lambda: import_module("cyoloctl.cli.demo"),
+    "cluster": lambda: import_module("cyoloctl.cli.cluster"),
+    "node": lambda: import_module("cyoloctl.cli.node"),
+    "member": lambda: import_module("cyoloctl.cli.member"),
+    "status": lambda: import_module("cyoloctl.cli.status"),
+    "counter": lambda: import_module("cyoloctl.cli.counter"),
+    "help": lambda: import_module("cyoloctl.cli.help"),
+}
+
+_EPILOG = (
+    "Results go to stdout, everything else to stderr. `cyoloctl help exit-codes` lists what "
+    "each exit status promises."
+)
+
+
+class _LazyCommands(MutableMapping[str, Any]):
+    """Command objects by name, each built when it is first asked for."""
+
+    def __init__(self, names: Sequence[str], build: Callable[[str], Any]) -> None:
+        self._names = tuple(names)
+        self._build = build
+        self._built: dict[str, Any] = {}
+
+    def __getitem__(self, name: str) -> Any:
+        if name not in self._names:
+            raise KeyError(name)
+        if name not in self._built:
+            self._built[name] = self._build(name)
+        return self._built[name]
+
+    def __setitem__(self, name: str, command: Any) -> None:
+        raise TypeError("the command tree is fixed")
+
+    def __delitem__(self, name: str) -> None:
+        raise TypeError("the command tree is fixed")
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._names)
+
+    def __len__(self) -> int:
+        return len(self._names)
+
+
+class _LazyGroup(typer.core.TyperGroup):
+    def list_commands(self, ctx: Any) -> list[str]:
+        # The inherited method walks items(), which would build every command.
+        return list(self.commands)
+
+
+def _plain_typer(**settings: Any) -> typer.Typer:
+    # rich_markup_mode=None keeps rich, 40 ms, out of help and of usage errors.
+    return typer.Typer(
+        rich_markup_mode=None, add_completion=False, pretty_exceptions_enable=False, **settings
+    )
+
+
+def _leaf(name: str, function: Callable[..., None]) -> Any:
+    app = _plain_typer()
+    app.command(name)(function)
+    return typer.main.get_command(app)
+
+
+def _group(name: str) -> Any:
+    commands: dict[str, Callable[..., None]] = _MODULES[name]().COMMANDS
+    lazy = cast("dict[str, Any]", _LazyCommands(tuple(commands), lambda leaf: _leaf(leaf, commands[leaf])))
+    group = _LazyGroup(name=name, help=GROUPS[name], rich_markup_mode=None)
+    group.commands = lazy
+    return group
+
+
+def _build(name: str) -> Any:
+    if name in GROUPS:
+        return _group(name)
+    return _leaf(name, _MODULES[name]().COMMANDS[name])
+
+
+def _print_version(wanted: bool) -> None:
+    if wanted:
+        from cyoloctl.cli import output
+
+        output.write(f"{PROGRAM} {__version__}\n")
+        raise typer.Exit()
+
+
+def _root(
+    version: Annotated[
+        bool,
+        typer.Option("--version", help="Print the version.", is_eager=True, callback=_print_version),
+    ] = False,
+) -> None:
+    """Small, strongly consistent clusters of Zero Trust connector nodes."""
+
+
+def command_tree() -> typer.core.TyperGroup:
+    """The root of the command tree; its branches are built on demand."""
+    app = _plain_typer(
+        cls=_LazyGroup,
+        epilog=_EPILOG,
+        context_settings={"help_option_names": ["-h", "--help"]},
+    )
+    app.callback()(_root)
+    root = cast("typer.core.TyperGroup", typer.main.get_command(app))
+    root.commands = cast("dict[str, Any]", _LazyCommands(tuple(_MODULES), _build))
+    return root
+
+
+def _usage_error(error: typer.TyperException) -> tuple[CyoloctlError, str]:
+    """Our error for one of typer's, and the lines that help to repair the command."""
+    text = error.format_message().rstrip(".")
+    text = text[:1].lower() + text[1:]
+    context = getattr(error, "ctx", None)
+    if context is None:
+        return UsageError(text), ""
+    if isinstance(context.command, typer.core.TyperGroup) and text == "missing command":
+        names = ", ".join(context.command.commands)
+        return UsageError(f"missing command: one of {names}"), context.get_help()
+    return UsageError(text), f"{context.get_usage()}\nTry '{context.command_path} --help'."
+
+
+def _internal_error(error: BaseException) -> InternalError:
+    return InternalError(
+        f"internal error: {type(error).__name__}: {error}; nothing more is known about what was done. "
+        f"This is a bug: please report this text, the command and `{PROGRAM} --version` "
+        "(CYOLOCTL_DEBUG=1 shows the traceback to add)"
+    )
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run one command and return its exit status (CLI.md, exit statuses).
+
+    arguments: without the program's name; default sys.argv.  Never raises: an
+    error of the tree in errors.py gives its exit status, anything else 70.
+    """
+    argv = list(sys.argv[1:] if arguments is None else arguments)
+    try:
+        return _run(argv)
+    except KeyboardInterrupt:
+        # Between the commands' own handling and here, for example during an import.
+        return Interrupted.exit_status
+
+
+def _run(argv: list[str]) -> int:
+    from cyoloctl.cli import output
+
+    hint = ""
+    failure: CyoloctlError
+    try:
+        result = command_tree().main(args=argv, prog_name=PROGRAM, standalone_mode=False)
+        output.flush()
+        if result != Interrupted.exit_status:
+            return result if isinstance(result, int) else 0
+        failure = Interrupted("interrupted")
+    except output.OutputClosed:
+        # The reader of stdout went away (`| head`): what was asked is done, nobody wants to read on.
+        return 0
+    except CyoloctlError as error:
+        failure = error
+    except typer.TyperException as error:
+        failure, hint = _usage_error(error)
+    except (typer.Abort, KeyboardInterrupt):
+        failure = Interrupted("interrupted")
+    except SystemExit as stop:
+        # typer leaves this way only when its own help text met a closed pipe.
+        output.abandon_stdout()
+        return 0 if stop.code == 1 else int(stop.code or 0)
+    except Exception as error:
+        failure = _internal_error(error)
+        if os.environ.get("CYOLOCTL_DEBUG") == "1":
+            import traceback
+
+            hint = "".join(traceback.format_exception(error)).rstrip()
+    output.write_error(failure, argv, hint)
+    return failure.exit_status

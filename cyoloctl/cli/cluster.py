@@ -1,0 +1,76 @@
+"""``cyoloctl cluster``: create a cluster."""
+
+from __future__ import annotations
+
+import shlex
+from collections.abc import Callable
+from typing import Annotated
+
+import typer
+
+from cyoloctl.cli.common import Session, command
+from cyoloctl.errors import UsageError
+
+__all__ = ["COMMANDS", "AdvertiseOption", "ListenOption"]
+
+ListenOption = Annotated[
+    str, typer.Option("--listen", metavar="HOST:PORT", help="Where the node listens, for peers and clients.")
+]
+AdvertiseOption = Annotated[
+    str | None,
+    typer.Option(
+        "--advertise", metavar="HOST:PORT", help="Where others reach the node. [default: the listen address]"
+    ),
+]
+
+
+@command(connects=False, timeout_s=None)
+def init(
+    session: Session,
+    name: Annotated[
+        str, typer.Option("--name", metavar="NAME", help="The node's name, its identity for good.")
+    ],
+    listen: ListenOption,
+    advertise: AdvertiseOption = None,
+    cluster: Annotated[
+        str, typer.Option("--cluster", metavar="NAME", help="A name for the cluster.")
+    ] = "cyolo",
+    storage: Annotated[
+        str,
+        typer.Option(
+            "--storage", metavar="disk|memory", help="Where the log is kept; memory forgets it at a restart."
+        ),
+    ] = "disk",
+) -> None:
+    """Create a new cluster with one member, offline.
+
+    Makes the cluster id, the certificate authority, the node's certificate
+    and keys, operator credentials and node.yaml. Refuses a directory that
+    already holds a node (exit 4).
+    """
+    if storage not in ("disk", "memory"):
+        raise UsageError(f"--storage is {storage!r}: use disk or memory")
+    from cyoloctl import setup
+
+    made = setup.init_cluster(session.data_dir, name, listen, advertise, cluster, storage)
+    session.fields(
+        made,
+        [
+            ("cluster", f"{made['cluster']['name']} ({made['cluster']['id']})"),
+            ("node", made["name"]),
+            ("address", made["address"]),
+            ("data directory", made["data_dir"]),
+            ("operator credentials", made["operator_credentials"]),
+        ],
+    )
+    directory = shlex.quote(made["data_dir"])
+    session.hint(
+        "\nnext:\n"
+        f"  cyoloctl node start -d {directory} --background\n"
+        f"  cyoloctl member invite -d {directory} --name NAME --out token   # then, on the other machine:\n"
+        "  cyoloctl node join -d DIR --name NAME --listen HOST:PORT --token-file token\n"
+        "keep pki/ca.key and operator.yaml safe: they are the keys to the cluster"
+    )
+
+
+COMMANDS: dict[str, Callable[..., None]] = {"init": init}

@@ -1,0 +1,349 @@
+"""What the commands share: the common options, numbers, confirmation, files.
+
+``@command(...)`` appends the common options to a leaf's own and hands the
+function a Session instead.  Flags beat environment beats default.
+"""
+
+from __future__ import annotations
+
+import functools
+import inspect
+import math
+import os
+import re
+import sys
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any, get_type_hints
+
+import typer
+
+from cyoloctl.cli import output
+from cyoloctl.errors import (
+    AlreadyExists,
+    ConfigError,
+    Conflict,
+    CyoloctlError,
+    InternalError,
+    InvalidInput,
+    StorageError,
+    UsageError,
+)
+from cyoloctl.paths import control_socket_path, default_data_dir
+
+if TYPE_CHECKING:
+    from cyoloctl.control.client import Client
+
+__all__ = [
+    "INT64_MAX",
+    "INT64_MIN",
+    "Session",
+    "command",
+    "confirm",
+    "create_secret_file",
+    "file_error",
+    "parse_duration_s",
+    "parse_int64",
+    "read_secret",
+]
+
+INT64_MIN = -(2**63)
+INT64_MAX = 2**63 - 1
+_SECRET_LIMIT_BYTES = 64 * 1024
+
+_TIMEOUT_MIN_S = 0.1
+_TIMEOUT_MAX_S = 300.0
+
+OutputOption = Annotated[
+    str | None,
+    typer.Option(
+        "-o",
+        "--output",
+        metavar="table|json|yaml",
+        help="Form of the result. [env: CYOLOCTL_OUTPUT; default: table]",
+    ),
+]
+DataDirOption = Annotated[
+    Path | None,
+    typer.Option(
+        "-d",
+        "--data-dir",
+        metavar="DIR",
+        help="The node's data directory. "
+        "[env: CYOLOCTL_DATA_DIR; default: /var/lib/cyoloctl for root, else $XDG_DATA_HOME/cyoloctl]",
+    ),
+]
+EndpointOption = Annotated[
+    list[str] | None,
+    typer.Option(
+        "-e",
+        "--endpoint",
+        metavar="URL",
+        help="unix:///PATH/control.sock or https://HOST:PORT; repeat to give several, tried in turn. "
+        "[env: CYOLOCTL_ENDPOINT, comma separated; default: the socket in the data directory]",
+    ),
+]
+CredentialsOption = Annotated[
+    Path | None,
+    typer.Option(
+        "--credentials",
+        metavar="FILE",
+        help="Operator or viewer credentials for https endpoints. "
+        "[env: CYOLOCTL_CREDENTIALS; default: operator.yaml in the data directory]",
+    ),
+]
+
+
+def _timeout_option(default_s: float) -> Any:
+    return Annotated[
+        str | None,
+        typer.Option(
+            "--timeout",
+            metavar="SECONDS",
+            help=f"How long to wait, {_TIMEOUT_MIN_S:g} to {_TIMEOUT_MAX_S:g}. "
+            f"[env: CYOLOCTL_TIMEOUT; default: {default_s:g}]",
+        ),
+    ]
+
+
+@dataclass(frozen=True, slots=True)
+class Session:
+    """The common options of one command, resolved.
+
+    mode: table, json or yaml.  data_dir: absolute.  data_dir_given: by flag or
+    environment.  endpoints: tried in turn; empty only for a command that does
+    not connect.  timeout_s: 0.1 to 300.
+    """
+
+    mode: str
+    data_dir: Path
+    data_dir_given: bool
+    endpoints: tuple[str, ...]
+    credentials: Path | None
+    timeout_s: float
+
+    def client(self) -> Client:
+        """A client of the endpoints; nothing is sent yet."""
+        from cyoloctl.control.client import Client
+
+        return Client(list(self.endpoints), credentials=self.credentials, timeout_s=self.timeout_s)
+
+    def value(self, document: Mapping[str, Any], bare: str, *, stream: bool = False) -> None:
+        """Write the bare value in table mode, the document otherwise."""
+        if self.mode == "table":
+            output.write(bare + "\n")
+        else:
+            output.structured(document, self.mode, stream=stream)
+
+    def fields(self, document: Mapping[str, Any], rows: list[tuple[str, str]]) -> None:
+        """Write ``name  value`` lines in table mode, the document otherwise."""
+        if self.mode == "table":
+            width = max(len(name) for name, _ in rows)
+            output.write("".join(f"{name.ljust(width)}  {text}".rstrip() + "\n" for name, text in rows))
+        else:
+            output.structured(document, self.mode)
+
+    def hint(self, text: str) -> None:
+        """A line for the human on stderr; scripts that asked for json or yaml do not get it."""
+        if self.mode == "table":
+            output.note(text)
+
+
+def _choose(flag: str | None, option: str, variable: str) -> tuple[str | None, str]:
+    """The flag's value, else the variable's (an empty one counts as none), and where it is from."""
+    return (flag, option) if flag is not None else (os.environ.get(variable) or None, variable)
+
+
+def _mode(flag: str | None) -> str:
+    mode, source = _choose(flag, "--output", "CYOLOCTL_OUTPUT")
+    if mode is None:
+        return "table"
+    if mode not in output.MODES:
+        raise UsageError(f"{source} is {mode!r}: use table, json or yaml")
+    return mode
+
+
+def _timeout_s(flag: str | None, default_s: float) -> float:
+    text, source = _choose(flag, "--timeout", "CYOLOCTL_TIMEOUT")
+    if text is None:
+        return default_s
+    try:
+        seconds = float(text)
+    except ValueError:
+        seconds = math.nan
+    if not _TIMEOUT_MIN_S <= seconds <= _TIMEOUT_MAX_S:
+        raise InvalidInput(f"{source} is {text!r}: use seconds from {_TIMEOUT_MIN_S:g} to {_TIMEOUT_MAX_S:g}")
+    return seconds
+
+
+def _session(
+    options: Mapping[str, Any], *, connects: bool, default_timeout_s: float, environment_data_dir: bool
+) -> Session:
+    mode = _mode(options.get("output_"))
+    dir_flag: Path | None = options.get("data_dir_")
+    dir_text = os.environ.get("CYOLOCTL_DATA_DIR", "") if environment_data_dir else ""
+    chosen = dir_flag if dir_flag is not None else Path(dir_text) if dir_text else None
+    data_dir = Path(os.path.abspath(chosen or default_data_dir(os.environ, os.geteuid() == 0)))
+    endpoints = tuple(options.get("endpoint_") or ())
+    # A -d on the command line means the socket in it, whatever the environment says.
+    if not endpoints and dir_flag is None:
+        listed = os.environ.get("CYOLOCTL_ENDPOINT", "").split(",")
+        endpoints = tuple(text.strip() for text in listed if text.strip())
+    if not endpoints and connects:
+        endpoints = (f"unix://{control_socket_path(data_dir)}",)
+    credentials: Path | None = options.get("credentials_")
+    if credentials is None and os.environ.get("CYOLOCTL_CREDENTIALS"):
+        credentials = Path(os.environ["CYOLOCTL_CREDENTIALS"])
+    if credentials is None and any(url.startswith("https:") for url in endpoints):
+        own = data_dir / "operator.yaml"
+        credentials = own if own.exists() else None
+    return Session(
+        mode=mode,
+        data_dir=data_dir,
+        data_dir_given=chosen is not None,
+        endpoints=endpoints,
+        credentials=credentials,
+        timeout_s=_timeout_s(options.get("timeout_"), default_timeout_s),
+    )
+
+
+def command(
+    *,
+    connects: bool = True,
+    data_dir: bool = True,
+    own_data_dir: Any = None,
+    timeout_s: float | None = 5.0,
+) -> Callable[[Callable[..., None]], Callable[..., None]]:
+    """Make a function (session, own options...) into a leaf command.
+
+    connects: takes -e and --credentials.  data_dir: takes -d.
+    own_data_dir: an annotation in its place, for a command whose directory is
+    not a node's: the environment then does not count.  timeout_s: default of
+    --timeout in seconds; None: it has no meaning here.
+    """
+    common: dict[str, Any] = {"output_": OutputOption}
+    if data_dir:
+        common["data_dir_"] = own_data_dir or DataDirOption
+    if connects:
+        common["endpoint_"] = EndpointOption
+        common["credentials_"] = CredentialsOption
+    if timeout_s is not None:
+        common["timeout_"] = _timeout_option(timeout_s)
+
+    def decorate(function: Callable[..., None]) -> Callable[..., None]:
+        @functools.wraps(function)
+        def leaf(**values: Any) -> None:
+            options = {name: values.pop(name) for name in common}
+            try:
+                session = _session(
+                    options,
+                    connects=connects,
+                    default_timeout_s=timeout_s or 5.0,
+                    environment_data_dir=own_data_dir is None,
+                )
+                function(session, **values)
+            except BrokenPipeError as error:
+                # typer takes any broken pipe for a closed stdout and would hide this one.
+                raise InternalError(f"a connection broke in an unforeseen place: {error!r}") from error
+
+        hints = get_type_hints(function, include_extras=True)
+        own = list(inspect.signature(function).parameters.values())[1:]
+        keyword = inspect.Parameter.KEYWORD_ONLY
+        parameters = [p.replace(annotation=hints[p.name], kind=keyword) for p in own]
+        parameters += [
+            inspect.Parameter(name, keyword, default=None, annotation=annotation)
+            for name, annotation in common.items()
+        ]
+        leaf.__signature__ = inspect.Signature(parameters)  # type: ignore[attr-defined]  # read by typer
+        leaf.__annotations__ = {p.name: p.annotation for p in parameters}
+        return leaf
+
+    return decorate
+
+
+def parse_int64(text: str, what: str) -> int:
+    """A decimal integer of signed 64 bits.  Raises InvalidInput."""
+    if re.fullmatch(r"[+-]?[0-9]{1,30}", text, re.ASCII) and INT64_MIN <= int(text) <= INT64_MAX:
+        return int(text)
+    raise InvalidInput(f"{what} is {text[:80]!r}: use a whole number from {INT64_MIN} to {INT64_MAX}")
+
+
+_UNITS_S = {"": 1, "s": 1, "m": 60, "h": 3600, "d": 86400}
+
+
+def parse_duration_s(text: str, what: str, *, minimum_s: int, maximum_s: int) -> int:
+    """``90``, ``90s``, ``15m``, ``1h`` or ``7d`` in seconds.  Raises InvalidInput outside the range."""
+    match = re.fullmatch(r"([0-9]{1,12})([smhd]?)", text, re.ASCII)
+    seconds = int(match[1]) * _UNITS_S[match[2]] if match else -1
+    if not minimum_s <= seconds <= maximum_s:
+        raise InvalidInput(
+            f"{what} is {text[:80]!r}: use a number with s, m, h or d, from {minimum_s}s to {maximum_s}s"
+        )
+    return seconds
+
+
+def confirm(yes: bool, question: str) -> None:
+    """Return when the user agreed.
+
+    Raises UsageError without --yes and without a terminal, Conflict when the answer is no.
+    """
+    if yes:
+        return
+    if sys.stdin is None or not sys.stdin.isatty() or sys.stderr is None or not sys.stderr.isatty():
+        raise UsageError("this destroys something and there is no terminal to ask on: add --yes to go ahead")
+    sys.stderr.write(f"{question} [y/N] ")
+    sys.stderr.flush()
+    if sys.stdin.readline().strip().lower() not in ("y", "yes"):
+        raise Conflict("not confirmed; nothing was changed")
+
+
+def file_error(path: object, error: OSError, doing: str) -> CyoloctlError:
+    """The error of the tree for an operating system error on a file that the user named."""
+    import errno
+
+    text = f"cannot {doing} {path}: {(error.strerror or str(error)).lower()}"
+    if error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EIO):
+        return StorageError(f"{text}; free space or repair the disk, then repeat")
+    if error.errno in (errno.EACCES, errno.EPERM):
+        return ConfigError(f"{text}; run as the owner, or choose another place")
+    return InvalidInput(f"{text}; check the path")
+
+
+def read_secret(path: str, what: str) -> str:
+    """The text of a secret from a file or ``-`` (stdin), without surrounding white space.
+
+    Raises InvalidInput when it is missing, empty, not text or over 64 KiB.
+    """
+    try:
+        if path == "-":
+            if sys.stdin is None:
+                raise InvalidInput(f"stdin is closed: no {what} to read")
+            data = sys.stdin.buffer.read(_SECRET_LIMIT_BYTES + 1)
+        else:
+            with open(path, "rb") as file:
+                data = file.read(_SECRET_LIMIT_BYTES + 1)
+    except OSError as error:
+        raise file_error(path, error, f"read the {what} from") from None
+    if len(data) > _SECRET_LIMIT_BYTES:
+        raise InvalidInput(f"the {what} in {path} is longer than {_SECRET_LIMIT_BYTES} bytes: check the file")
+    try:
+        text = data.decode("ascii").strip()
+    except UnicodeDecodeError:
+        text = ""
+    if not text:
+        raise InvalidInput(f"there is no {what} in {path}: check the file")
+    return text
+
+
+def create_secret_file(path: Path, what: str) -> int:
+    """Create a file of mode 0600 and return its descriptor.
+
+    Raises AlreadyExists rather than write into a file whose mode and readers are not ours.
+    """
+    try:
+        return os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600)
+    except FileExistsError:
+        raise AlreadyExists(f"{path} exists: remove it or choose another file for the {what}") from None
+    except OSError as error:
+        raise file_error(path, error, "create") from None

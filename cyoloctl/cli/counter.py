@@ -1,0 +1,125 @@
+"""``cyoloctl counter``: the replicated counters."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from typing import Annotated, Any
+
+import typer
+
+from cyoloctl.cli import output
+from cyoloctl.cli.common import Session, command, confirm, parse_int64
+from cyoloctl.model import parse_name
+
+__all__ = ["COMMANDS"]
+
+_PAGE = 1000  # counters a request; the most that the API gives
+
+NameArgument = Annotated[str, typer.Argument(metavar="NAME", help="The counter.")]
+ByOption = Annotated[
+    str, typer.Option("--by", metavar="N", help="How much, a signed 64-bit number; may be negative.")
+]
+RequestIdOption = Annotated[
+    str | None,
+    typer.Option(
+        "--request-id",
+        metavar="ID",
+        help="The same id applies once, however often it is sent, and returns the first result. "
+        "1 to 128 printable characters. [default: a random one]",
+    ),
+]
+StaleOption = Annotated[
+    bool, typer.Option("--stale", help="Read the node's own state: fast, perhaps old, needs no leader.")
+]
+
+
+def _bare(document: Mapping[str, Any]) -> str:
+    return str(document.get("value_string", document["value"]))
+
+
+def _add(session: Session, name: str, by: int, request_id: str | None) -> None:
+    parse_name(name, "counter")
+    document = session.client().counter_add(name, by, request_id=request_id)
+    session.value(document, _bare(document))
+
+
+@command()
+def incr(
+    session: Session, name: NameArgument = "default", by: ByOption = "1", request_id: RequestIdOption = None
+) -> None:
+    """Add to a counter and print its new value.
+
+    Overflow is refused (exit 65); nothing wraps.
+    """
+    _add(session, name, parse_int64(by, "--by"), request_id)
+
+
+@command()
+def decr(
+    session: Session, name: NameArgument = "default", by: ByOption = "1", request_id: RequestIdOption = None
+) -> None:
+    """Subtract from a counter and print its new value."""
+    # The negative of the smallest number is out of range: parse_int64 says so.
+    _add(session, name, parse_int64(str(-parse_int64(by, "--by")), "--by, negated,"), request_id)
+
+
+@command()
+def get(session: Session, name: NameArgument = "default", stale: StaleOption = False) -> None:
+    """Print the value of a counter, linearizable unless --stale."""
+    parse_name(name, "counter")
+    document = session.client().counter_get(name, stale=stale)
+    session.value(document, _bare(document))
+
+
+@command(timeout_s=5.0)
+def list_(session: Session, stale: StaleOption = False) -> None:
+    """List every counter with its value."""
+    client = session.client()
+    counters: list[dict[str, Any]] = []
+    after: str | None = None
+    while True:
+        page = client.counter_list(after=after, limit=_PAGE, stale=stale)
+        counters += page["counters"]
+        after = page.get("next")
+        if after is None:
+            break
+    if session.mode == "table":
+        rows = [(str(counter["name"]), _bare(counter)) for counter in counters]
+        output.table(("COUNTER", "VALUE"), rows, right=frozenset({"VALUE"}))
+    else:
+        output.structured({"schema_version": 1, "counters": counters}, session.mode)
+
+
+@command()
+def reset(
+    session: Session,
+    name: Annotated[str, typer.Argument(metavar="NAME", help="The counter.")],
+    yes: Annotated[bool, typer.Option("--yes", help="Do not ask.")] = False,
+    request_id: RequestIdOption = None,
+) -> None:
+    """Set a counter back to 0 and print its new value.
+
+    Asks on a terminal; without one --yes is needed.
+    """
+    parse_name(name, "counter")
+    confirm(yes, f"reset counter {name} to 0?")
+    document = session.client().counter_reset(name, request_id=request_id)
+    session.value(document, _bare(document))
+
+
+@command()
+def watch(session: Session, name: NameArgument = "default") -> None:
+    """Print the value of a counter now and after every change, until interrupted."""
+    parse_name(name, "counter")
+    for document in session.client().counter_watch(name):
+        session.value(document, _bare(document), stream=True)
+
+
+COMMANDS: dict[str, Callable[..., None]] = {
+    "incr": incr,
+    "decr": decr,
+    "get": get,
+    "list": list_,
+    "reset": reset,
+    "watch": watch,
+}

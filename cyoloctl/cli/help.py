@@ -1,0 +1,46 @@
+"""``cyoloctl help``: reference texts."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+from cyoloctl.cli import output
+from cyoloctl.cli.common import Session, command
+from cyoloctl.errors import error_classes
+
+__all__ = ["COMMANDS", "exit_code_table"]
+
+
+def exit_code_table() -> list[dict[str, Any]]:
+    """Every status and string code with its HTTP status and meaning, by status."""
+    done = {"exit_status": 0, "code": "ok", "http_status": 200, "meaning": "done"}
+    return [
+        done,
+        *(
+            {
+                "exit_status": cls.exit_status,
+                "code": cls.code,
+                "http_status": cls.http_status,
+                "meaning": cls.meaning,
+            }
+            for cls in error_classes()
+        ),
+    ]
+
+
+@command(connects=False, data_dir=False, timeout_s=None)
+def exit_codes(session: Session) -> None:
+    """List the exit statuses with their codes, HTTP statuses and meanings."""
+    codes = exit_code_table()
+    if session.mode != "table":
+        output.structured({"schema_version": 1, "exit_codes": codes}, session.mode)
+        return
+    output.table(
+        ("STATUS", "CODE", "HTTP", "MEANING"),
+        [(str(c["exit_status"]), c["code"], str(c["http_status"]), c["meaning"]) for c in codes],
+        right=frozenset({"STATUS", "HTTP"}),
+    )
+
+
+COMMANDS: dict[str, Callable[..., None]] = {"exit-codes": exit_codes}

@@ -1,0 +1,146 @@
+"""Node processes that outlive the command which starts them."""
+
+from __future__ import annotations
+
+import os
+import select
+import subprocess
+import sys
+import time
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from cyoloctl.cli.common import file_error
+from cyoloctl.errors import ConfigError, CyoloctlError, InternalError, Unavailable, error_from_code
+
+__all__ = ["LOG_NAME", "NodeProcess", "require_node", "start_node"]
+
+LOG_NAME = "node.log"
+_READY_LIMIT_BYTES = 64 * 1024
+_STOP_S = 10.0
+
+
+def require_node(data_dir: Path) -> None:
+    """Raise ConfigError unless the directory holds a node."""
+    if not (data_dir / "node.yaml").exists():
+        raise ConfigError(
+            f"{data_dir} holds no node: run `cyoloctl cluster init` for a new cluster, "
+            "or `cyoloctl node join` with a token from `cyoloctl member invite`"
+        )
+
+
+@dataclass(slots=True)
+class NodeProcess:
+    """A node in a session of its own: no terminal's hang-up or Ctrl-C reaches it."""
+
+    data_dir: Path
+    process: subprocess.Popen[bytes]
+    ready_fd: int
+
+    @property
+    def pid(self) -> int:
+        """The process id."""
+        return self.process.pid
+
+    def wait_ready(self, timeout_s: float) -> dict[str, Any]:
+        """What the node says when it is ready.
+
+        Raises the error that it says instead; InternalError when it ended
+        without a word; Unavailable when timeout_s passed.
+        """
+        deadline = time.monotonic() + timeout_s
+        data = b""
+        try:
+            while not data.endswith(b"\n") and len(data) < _READY_LIMIT_BYTES:
+                left_s = deadline - time.monotonic()
+                if left_s <= 0 or not select.select([self.ready_fd], [], [], left_s)[0]:
+                    raise Unavailable(
+                        f"the node in {self.data_dir} was not ready after {timeout_s:g} s and was stopped: "
+                        f"read {self.data_dir / LOG_NAME}, then try again with a longer --timeout"
+                    )
+                piece = os.read(self.ready_fd, 4096)
+                if not piece:
+                    break
+                data += piece
+        finally:
+            os.close(self.ready_fd)
+            self.ready_fd = -1
+        return self._answer(data)
+
+    def _answer(self, data: bytes) -> dict[str, Any]:
+        import json
+
+        try:
+            answer = json.loads(data)
+        except ValueError:
+            raise self._died() from None
+        if isinstance(answer, dict) and answer.get("ready") is True:
+            return answer
+        error = answer.get("error") if isinstance(answer, dict) else None
+        if not isinstance(error, dict):
+            raise InternalError(f"the node in {self.data_dir} answered what no release answers: {answer!r}")
+        raise error_from_code(str(error.get("code")), str(error.get("message")))
+
+    def _died(self) -> CyoloctlError:
+        log = self.data_dir / LOG_NAME
+        try:
+            status: object = self.process.wait(_STOP_S)
+        except subprocess.TimeoutExpired:
+            status = "unknown"
+        return InternalError(
+            f"the node in {self.data_dir} ended (status {status}) before it was ready: read the end of {log}"
+        )
+
+    def end(self, patience_s: float = _STOP_S) -> None:
+        """Stop the process if it runs: SIGTERM, after patience_s SIGKILL.  Returns when it is gone."""
+        if self.ready_fd >= 0:
+            os.close(self.ready_fd)
+            self.ready_fd = -1
+        if self.process.poll() is None:
+            self.process.terminate()
+            try:
+                self.process.wait(patience_s)
+            except subprocess.TimeoutExpired:
+                self.process.kill()
+        self.process.wait()
+
+    def detach(self) -> None:
+        """Leave the process running when this object goes away."""
+        # subprocess would warn, at its end, of a child that nobody waited for: that is the purpose here.
+        self.process.returncode = 0
+
+
+def start_node(data_dir: Path, *, log_format: str | None = None, log_level: str | None = None) -> NodeProcess:
+    """Start the node of a directory; stdout and stderr go to node.log (0600, appended) in it.
+
+    Raises ConfigError when the directory holds no node or cannot be written, StorageError.
+    """
+    require_node(data_dir)
+    log = data_dir / LOG_NAME
+    flags = os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC | os.O_NOFOLLOW
+    try:
+        log_fd = os.open(log, flags, 0o600)
+    except OSError as error:
+        raise file_error(log, error, "open") from None
+    ready_fd, node_fd = os.pipe()
+    arguments = [sys.executable, "-m", "cyoloctl", "node", "start", "--data-dir", str(data_dir)]
+    arguments += ["--ready-fd", str(node_fd)]
+    arguments += ["--log-format", log_format] if log_format else []
+    arguments += ["--log-level", log_level] if log_level else []
+    try:
+        process = subprocess.Popen(
+            arguments,
+            stdin=subprocess.DEVNULL,
+            stdout=log_fd,
+            stderr=log_fd,
+            pass_fds=(node_fd,),
+            start_new_session=True,
+        )
+    except OSError as error:
+        os.close(ready_fd)
+        raise file_error(sys.executable, error, "start a node with") from None
+    finally:
+        os.close(node_fd)
+        os.close(log_fd)
+    return NodeProcess(data_dir, process, ready_fd)

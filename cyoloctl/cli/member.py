@@ -1,0 +1,168 @@
+"""``cyoloctl member``: who belongs to the cluster."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from cyoloctl.cli import output
+from cyoloctl.cli.common import (
+    Session,
+    command,
+    confirm,
+    create_secret_file,
+    file_error,
+    parse_duration_s,
+)
+from cyoloctl.model import parse_name
+
+__all__ = ["COMMANDS"]
+
+_NEXT = (
+    "next, on the new node, with the token in a file:\n"
+    "  cyoloctl node join -d DIR --name {name} --listen HOST:PORT --token-file FILE"
+)
+
+NodeArgument = Annotated[str, typer.Argument(metavar="NAME", help="The member's node name.")]
+
+
+@command()
+def invite(
+    session: Session,
+    name: Annotated[str, typer.Option("--name", metavar="NAME", help="The new node's name.")],
+    learner: Annotated[
+        bool, typer.Option("--learner", help="Invite a learner: replicates, never votes.")
+    ] = False,
+    ttl: Annotated[
+        str, typer.Option("--ttl", metavar="DURATION", help="Until it expires, 60s to 7d.")
+    ] = "1h",
+    out: Annotated[
+        Path | None, typer.Option("--out", metavar="FILE", help="Write the token to a new file of mode 0600.")
+    ] = None,
+) -> None:
+    """Print a join token for one new node.
+
+    The token pins the cluster, its certificate authority, the name and the
+    expiry; it works once. Treat it as a password.
+    """
+    parse_name(name, "node")
+    ttl_s = parse_duration_s(ttl, "--ttl", minimum_s=60, maximum_s=604_800)
+    if out is None:
+        made = session.client().member_invite(name, learner=learner, ttl_s=ttl_s)
+        session.value(made, made["token"])
+        session.hint(
+            f"the token works once, until {made['expires_at']}; treat it as a password\n"
+            + _NEXT.format(name=name)
+        )
+        return
+    # The file comes first: a token that could not be stored would be lost, and it works once.
+    descriptor = create_secret_file(out, "token")
+    try:
+        try:
+            made = session.client().member_invite(name, learner=learner, ttl_s=ttl_s)
+            with os.fdopen(os.dup(descriptor), "w", encoding="ascii") as file:
+                file.write(made["token"] + "\n")
+                file.flush()
+                os.fsync(file.fileno())
+        except OSError as error:
+            raise file_error(out, error, "write") from None
+    except BaseException:
+        out.unlink(missing_ok=True)
+        raise
+    finally:
+        os.close(descriptor)
+    shown = {key: value for key, value in made.items() if key != "token"} | {"token_file": str(out)}
+    session.fields(
+        shown, [("token file", str(out)), ("name", made["name"]), ("expires at", made["expires_at"])]
+    )
+    session.hint(_NEXT.format(name=name))
+
+
+@command(timeout_s=5.0)
+def list_(session: Session) -> None:
+    """List the members with role and address."""
+    document = session.client().member_list()
+    if session.mode != "table":
+        output.structured(document, session.mode)
+        return
+    from cyoloctl.cli.status import member_table
+
+    member_table(document["members"])
+
+
+@command()
+def show(session: Session, name: NodeArgument) -> None:
+    """Show one member."""
+    parse_name(name, "node")
+    document = session.client().member_show(name)
+    from cyoloctl.cli.status import field_text
+
+    session.fields(
+        document,
+        [(key.replace("_", " "), field_text(document[key])) for key in document if key != "schema_version"],
+    )
+
+
+def _tolerance(document: dict[str, Any]) -> str:
+    before, after = document["failure_tolerance_before"], document["failure_tolerance_after"]
+    return f"failure tolerance {before} -> {after}"
+
+
+@command(timeout_s=30.0)
+def remove(
+    session: Session,
+    name: NodeArgument,
+    dry_run: Annotated[
+        bool, typer.Option("--dry-run", help="Change nothing; print the failure tolerance before and after.")
+    ] = False,
+    force: Annotated[
+        bool, typer.Option("--force", help="Even when the cluster would lose its quorum. Needs --yes.")
+    ] = False,
+    yes: Annotated[bool, typer.Option("--yes", help="Do not ask.")] = False,
+) -> None:
+    """Remove a member for good.
+
+    A leader hands leadership over first. A removal that would cost the
+    quorum is refused (exit 4) without --force.
+    """
+    parse_name(name, "node")
+    client = session.client()
+    if not dry_run:
+        question = f"remove {name}{' whatever it costs' if force else ''}? its name cannot come back."
+        confirm(yes, question)
+    done = client.member_remove(name, force=force, dry_run=dry_run)
+    if session.mode != "table":
+        output.structured(done, session.mode)
+        return
+    head = f"{name} would be removed" if dry_run else f"{name} is removed"
+    output.write(f"{head}; {_tolerance(done)}\n")
+
+
+@command(timeout_s=10.0)
+def transfer_leadership(
+    session: Session,
+    to: Annotated[
+        str | None,
+        typer.Option("--to", metavar="NAME", help="The new leader. [default: the most advanced voter]"),
+    ] = None,
+) -> None:
+    """Hand leadership to another voter and print its name."""
+    if to is not None:
+        parse_name(to, "node")
+    done = session.client().transfer_leadership(to)
+    from cyoloctl.cli.status import field_text
+
+    session.value(done, field_text(done["leader"]))
+
+
+COMMANDS: dict[str, Callable[..., None]] = {
+    "invite": invite,
+    "list": list_,
+    "show": show,
+    "remove": remove,
+    "transfer-leadership": transfer_leadership,
+}

@@ -1,0 +1,154 @@
+"""``cyoloctl node``: the node of a data directory."""
+
+from __future__ import annotations
+
+import shlex
+import time
+from collections.abc import Callable
+from typing import Annotated
+
+import typer
+
+from cyoloctl.cli.cluster import AdvertiseOption, ListenOption
+from cyoloctl.cli.common import Session, command, read_secret
+from cyoloctl.errors import Unavailable, Unreachable, UsageError
+
+__all__ = ["COMMANDS"]
+
+_POLL_S = 0.05
+
+
+def _check_choice(value: str | None, option: str, allowed: tuple[str, ...]) -> None:
+    if value is not None and value not in allowed:
+        raise UsageError(f"{option} is {value!r}: use {', '.join(allowed)}")
+
+
+@command(connects=False, timeout_s=30.0)
+def start(
+    session: Session,
+    background: Annotated[
+        bool,
+        typer.Option("--background", help="Return when the node is ready, or with the reason why it is not."),
+    ] = False,
+    log_format: Annotated[
+        str | None,
+        typer.Option(
+            "--log-format", metavar="text|json", help="Form of the log lines. [default: as in node.yaml]"
+        ),
+    ] = None,
+    log_level: Annotated[
+        str | None,
+        typer.Option(
+            "--log-level",
+            metavar="debug|info|warning|error",
+            help="Least that is logged. [default: as in node.yaml]",
+        ),
+    ] = None,
+    ready_fd: Annotated[int | None, typer.Option("--ready-fd", hidden=True)] = None,
+) -> None:
+    """Run the node, in the foreground unless --background.
+
+    SIGTERM hands leadership over and stops it, as `node stop` does.
+    --timeout bounds the wait of --background, which logs to node.log in the
+    data directory.
+    """
+    _check_choice(log_format, "--log-format", ("text", "json"))
+    _check_choice(log_level, "--log-level", ("debug", "info", "warning", "error"))
+    from cyoloctl.cli import launch
+
+    if not background:
+        if ready_fd is None:
+            launch.require_node(session.data_dir)
+        from cyoloctl import node
+
+        status = node.run(session.data_dir, log_format=log_format, log_level=log_level, ready_fd=ready_fd)
+        raise typer.Exit(status)
+    node_process = launch.start_node(session.data_dir, log_format=log_format, log_level=log_level)
+    try:
+        answer = node_process.wait_ready(session.timeout_s)
+    except BaseException:
+        node_process.end()
+        raise
+    node_process.detach()
+    log = str(session.data_dir / launch.LOG_NAME)
+    started = {"schema_version": 1, **answer, "pid": node_process.pid, "log": log}
+    session.fields(started, [("pid", str(node_process.pid)), ("log", log)])
+    session.hint(f"ready; stop it with: cyoloctl node stop -d {shlex.quote(str(session.data_dir))}")
+
+
+@command(timeout_s=30.0)
+def stop(session: Session) -> None:
+    """Hand leadership over, stop the node, and return when it is gone."""
+    client = session.client()
+    deadline = time.monotonic() + session.timeout_s
+    client.stop()
+    while True:
+        try:
+            client.health()
+        except Unreachable:
+            break
+        except Unavailable:
+            pass
+        if time.monotonic() > deadline:
+            raise Unavailable(
+                f"the node still answers after {session.timeout_s:g} s: it goes on stopping; "
+                "wait, or look at its log"
+            )
+        time.sleep(_POLL_S)
+    session.fields({"schema_version": 1, "stopped": True}, [("stopped", "yes")])
+
+
+@command(connects=False, timeout_s=30.0)
+def join(
+    session: Session,
+    name: Annotated[str, typer.Option("--name", metavar="NAME", help="The node's name, as it was invited.")],
+    listen: ListenOption,
+    token_file: Annotated[
+        str,
+        typer.Option("--token-file", metavar="FILE|-", help="The join token of `member invite`; - is stdin."),
+    ],
+    advertise: AdvertiseOption = None,
+) -> None:
+    """Make this node's keys and certificate and write its files.
+
+    The keys are made here and never leave. `node start` then brings the
+    node in: a learner first, a voter once it has caught up.
+    """
+    token = read_secret(token_file, "join token")
+    from cyoloctl import setup
+
+    joined = setup.join(session.data_dir, name, listen, advertise, token, session.timeout_s)
+    session.fields(
+        joined,
+        [
+            ("cluster", f"{joined['cluster']['name']} ({joined['cluster']['id']})"),
+            ("node", joined["name"]),
+            ("address", joined["address"]),
+            ("data directory", joined["data_dir"]),
+        ],
+    )
+    session.hint(f"\nnext:\n  cyoloctl node start -d {shlex.quote(joined['data_dir'])} --background")
+
+
+@command(connects=False, timeout_s=None)
+def info(session: Session) -> None:
+    """Show what the data directory says about its node; needs no running node."""
+    from cyoloctl import setup
+
+    document = setup.node_info(session.data_dir)
+    session.fields(
+        document,
+        [
+            ("name", document["name"]),
+            ("cluster", f"{document['cluster']['name']} ({document['cluster']['id']})"),
+            ("listen", document["listen"]),
+            ("address", document["address"]),
+            ("storage", document["storage"]),
+            ("data directory", document["data_dir"]),
+            ("certificate expires", document["certificate_expires_at"] or "-"),
+            ("problem", document["problem"] or "none"),
+        ],
+    )
+
+
+COMMANDS: dict[str, Callable[..., None]] = {"start": start, "stop": stop, "join": join, "info": info}

@@ -1,0 +1,295 @@
+"""Everything that is written to stdout and stderr, and all use of rich and yaml.
+
+Importing this module costs nothing: json, yaml and rich are imported by the
+function that needs them.  Plain aligned text without colour and boxes is the
+form whenever the stream is not a terminal.
+"""
+
+from __future__ import annotations
+
+import errno
+import os
+import sys
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, TextIO
+
+from cyoloctl.errors import CyoloctlError, StorageError
+
+__all__ = [
+    "MODES",
+    "Cell",
+    "OutputClosed",
+    "abandon_stdout",
+    "clear_screen",
+    "coloured",
+    "flush",
+    "is_terminal",
+    "note",
+    "render",
+    "structured",
+    "table",
+    "terminal_width",
+    "wanted_mode",
+    "write",
+    "write_error",
+]
+
+MODES = ("table", "json", "yaml")
+
+#: Styles that a cell may have -> SGR parameters (ECMA-48 8.3.117).
+_STYLES = {"": "", "good": "32", "warn": "33", "bad": "1;31", "dim": "2", "bold": "1"}
+
+
+class OutputClosed(Exception):
+    """The reader of stdout is gone."""
+
+
+@dataclass(frozen=True, slots=True)
+class Cell:
+    """A text of a table with its style: "", good, warn, bad, dim or bold."""
+
+    text: str
+    style: str = ""
+
+
+def abandon_stdout() -> None:
+    """Point stdout at the null device, so that the interpreter's last flush cannot fail."""
+    try:
+        null = os.open(os.devnull, os.O_WRONLY)
+        os.dup2(null, 1)
+        os.close(null)
+    except OSError:
+        return
+
+
+def _stdout_failed(error: OSError) -> Exception:
+    abandon_stdout()
+    if error.errno == errno.EPIPE:
+        return OutputClosed()
+    return StorageError(
+        "the command was carried out, but its result cannot be written to stdout "
+        f"({error.strerror or error}): make room or choose another file, then read the result again"
+    )
+
+
+def write(text: str) -> None:
+    """Write to stdout and flush.
+
+    Raises OutputClosed (the reader went away) or StorageError (disk full, closed).
+    """
+    if sys.stdout is None:  # fd 1 was closed when the process began
+        raise StorageError("the command was carried out, but stdout is closed: open it to see the result")
+    try:
+        sys.stdout.write(text)
+        sys.stdout.flush()
+    except UnicodeEncodeError:
+        sys.stdout.write(text.encode("ascii", "backslashreplace").decode("ascii"))
+        flush()
+    except OSError as error:
+        raise _stdout_failed(error) from None
+
+
+def flush() -> None:
+    """Flush stdout; errors as in write()."""
+    try:
+        if sys.stdout is not None:
+            sys.stdout.flush()
+    except OSError as error:
+        raise _stdout_failed(error) from None
+
+
+def note(text: str) -> None:
+    """A line for the human, on stderr.  It never fails the command."""
+    try:
+        if sys.stderr is not None:
+            sys.stderr.write(text + "\n")
+            sys.stderr.flush()
+    except (OSError, ValueError):
+        return
+
+
+def coloured(stream: TextIO | None) -> bool:
+    """Whether the stream is a terminal that wants colour (no NO_COLOR, not dumb)."""
+    return (
+        stream is not None
+        and stream.isatty()
+        and not os.environ.get("NO_COLOR")
+        and os.environ.get("TERM", "") not in ("", "dumb")
+    )
+
+
+def is_terminal() -> bool:
+    """Whether stdout is a terminal."""
+    return sys.stdout is not None and sys.stdout.isatty()
+
+
+def terminal_width() -> int:
+    """Columns of the terminal, 80 when unknown."""
+    import shutil
+
+    return shutil.get_terminal_size((80, 24)).columns
+
+
+def wanted_mode(arguments: Sequence[str]) -> str:
+    """The output mode of a command line that may not even parse: flags beat environment."""
+    mode = os.environ.get("CYOLOCTL_OUTPUT", "")
+    for index, argument in enumerate(arguments):
+        if argument == "--":
+            break
+        if argument in ("-o", "--output"):
+            mode = arguments[index + 1] if index + 1 < len(arguments) else mode
+        elif argument.startswith("--output="):
+            mode = argument.partition("=")[2]
+        elif argument.startswith("-o") and not argument.startswith("--"):
+            mode = argument[2:].removeprefix("=")
+    return mode if mode in MODES else "table"
+
+
+def render(document: Mapping[str, Any], mode: str, *, stream: bool = False) -> str:
+    """The document as text: JSON indented (one line in a stream), or YAML.
+
+    Raises no error for what the API returns (basic types only).
+    """
+    if mode == "yaml":
+        import yaml
+
+        text: str = yaml.safe_dump(
+            dict(document),
+            sort_keys=False,
+            allow_unicode=True,
+            default_flow_style=False,
+            explicit_start=stream,
+        )
+        return text
+    import json
+
+    return json.dumps(document, indent=None if stream else 2) + "\n"
+
+
+def structured(document: Mapping[str, Any], mode: str, *, stream: bool = False) -> None:
+    """Write the document to stdout as JSON or YAML."""
+    write(render(document, mode, stream=stream))
+
+
+def write_error(error: CyoloctlError, arguments: Sequence[str], hint: str = "") -> None:
+    """The error on stderr, in the mode that the command line asked for."""
+    mode = wanted_mode(arguments)
+    if mode != "table":
+        document = {
+            "schema_version": 1,
+            "error": {"code": error.code, "message": error.message, "exit_status": error.exit_status},
+        }
+        if hint.startswith("Traceback"):
+            note(hint)
+        note(render(document, mode, stream=mode == "json").rstrip("\n"))
+        return
+    if hint:
+        note(hint)
+    head = "\x1b[1;31merror:\x1b[0m" if coloured(sys.stderr) else "error:"
+    note(f"{head} {error.message}")
+
+
+def _text(cell: Cell | str) -> str:
+    return cell if isinstance(cell, str) else cell.text
+
+
+def _paint(cell: Cell | str, colour: bool) -> str:
+    code = "" if isinstance(cell, str) else _STYLES[cell.style]
+    return f"\x1b[{code}m{_text(cell)}\x1b[0m" if code and colour else _text(cell)
+
+
+def table(
+    headings: Sequence[str],
+    rows: Sequence[Sequence[Cell | str]],
+    *,
+    right: frozenset[str] = frozenset(),
+    optional: Sequence[str] = (),
+    title: Sequence[Cell | str] = (),
+    below: Sequence[Cell | str] = (),
+) -> None:
+    """Write a table to stdout: boxes and colour on a terminal, aligned columns elsewhere.
+
+    right: headings whose column is aligned right.  optional: headings that may
+    be left out, the first named first, when the terminal is too narrow; without
+    a terminal nothing is left out.  title and below: lines around the table.
+    """
+    terminal = is_terminal()
+    colour = terminal and coloured(sys.stdout)
+    hidden: list[str] = []
+    if terminal:
+        for heading in optional:
+            if _box_width(headings, rows, hidden) <= terminal_width():
+                break
+            hidden.append(heading)
+    keep = [i for i, heading in enumerate(headings) if heading not in hidden]
+    shown = [headings[i] for i in keep]
+    cells = [[row[i] for i in keep] for row in rows]
+    parts = [_paint(line, colour) + "\n" for line in title]
+    parts.append(_boxed(shown, cells, right, colour) if terminal else _aligned(shown, cells, right))
+    if hidden:
+        left_out = ", ".join(heading for heading in headings if heading in hidden)
+        parts.append(_paint(Cell(f"left out for want of width: {left_out}", "dim"), colour) + "\n")
+    parts += [_paint(line, colour) + "\n" for line in below]
+    write("".join(parts))
+
+
+def _box_width(headings: Sequence[str], rows: Sequence[Sequence[Cell | str]], hidden: Sequence[str]) -> int:
+    total = 1
+    for index, heading in enumerate(headings):
+        if heading not in hidden:
+            total += 3 + max([len(heading), *(len(_text(row[index])) for row in rows)])
+    return total
+
+
+def _aligned(headings: Sequence[str], rows: Sequence[Sequence[Cell | str]], right: frozenset[str]) -> str:
+    lines = [list(headings), *([_text(cell) for cell in row] for row in rows)]
+    widths = [max(len(line[i]) for line in lines) for i in range(len(headings))]
+    return "".join(
+        "  ".join(
+            text.rjust(width) if heading in right else text.ljust(width)
+            for text, width, heading in zip(line, widths, headings, strict=True)
+        ).rstrip()
+        + "\n"
+        for line in lines
+    )
+
+
+def _boxed(
+    headings: Sequence[str], rows: Sequence[Sequence[Cell | str]], right: frozenset[str], colour: bool
+) -> str:
+    import io
+
+    from rich import box
+    from rich.console import Console
+    from rich.table import Table
+    from rich.text import Text
+
+    styles = {"good": "green", "warn": "yellow", "bad": "bold red", "dim": "dim", "bold": "bold"}
+    drawn = Table(box=box.ROUNDED, header_style="bold", border_style="dim", pad_edge=True)
+    for heading in headings:
+        drawn.add_column(Text(heading), justify="right" if heading in right else "left", no_wrap=True)
+    for row in rows:
+        drawn.add_row(
+            *(
+                Text(_text(cell), style="" if isinstance(cell, str) else styles.get(cell.style, ""))
+                for cell in row
+            )
+        )
+    # Drawn into memory and written by write(), the one place that knows what a closed stdout means.
+    console = Console(
+        file=io.StringIO(),
+        force_terminal=True,
+        color_system="standard" if colour else None,
+        width=terminal_width(),
+        highlight=False,
+    )
+    with console.capture() as captured:
+        console.print(drawn)
+    return captured.get()
+
+
+def clear_screen() -> None:
+    """Cursor home and erase to the end (ECMA-48 CUP, ED) when stdout is a terminal."""
+    if is_terminal():
+        write("\x1b[H\x1b[2J")

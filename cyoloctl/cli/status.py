@@ -1,0 +1,253 @@
+"""``cyoloctl status``: the cluster at a glance.
+
+The table answers, in this order: is it healthy, what may still fail, and
+which member needs a look.  Whatever a narrow terminal leaves out of the
+table, the warnings below it still say.
+"""
+
+from __future__ import annotations
+
+import datetime
+import time
+from collections.abc import Callable, Mapping, Sequence
+from typing import Annotated, Any
+
+import typer
+
+from cyoloctl.cli import output
+from cyoloctl.cli.common import Session, command
+from cyoloctl.cli.output import Cell
+from cyoloctl.errors import (
+    ClientTimeout,
+    Conflict,
+    CyoloctlError,
+    InvalidInput,
+    NoLeader,
+    Unavailable,
+    Unreachable,
+)
+
+__all__ = ["COMMANDS", "field_text", "member_table", "show_status", "warnings"]
+
+# Where a figure turns into a warning.
+_CERTIFICATE_WARN_S = 30 * 86400
+_CLOCK_SKEW_WARN_MS = 1000
+_FSYNC_WARN_MS = 100
+_LAG_WARN = 1000
+
+
+def field_text(value: object) -> str:
+    """A JSON value as a person writes it."""
+    if value is None:
+        return "-"
+    if isinstance(value, bool):
+        return "yes" if value else "no"
+    return str(value)
+
+
+def _duration(seconds: float) -> str:
+    """Two units at most: 4d 3h, 12m 5s."""
+    left = int(abs(seconds))
+    parts: list[str] = []
+    for unit, size in (("d", 86400), ("h", 3600), ("m", 60), ("s", 1)):
+        if left >= size or (unit == "s" and not parts):
+            parts.append(f"{left // size}{unit}")
+            left %= size
+        elif parts:
+            break
+    return " ".join(parts[:2])
+
+
+def _expires_in_s(text: object, now_s: float) -> float | None:
+    """Seconds until an RFC 3339 time; None when there is none or it cannot be read."""
+    if not isinstance(text, str):
+        return None
+    try:
+        return datetime.datetime.fromisoformat(text.replace("Z", "+00:00")).timestamp() - now_s
+    except ValueError:
+        return None
+
+
+def _certificate(member: Mapping[str, Any], now_s: float) -> Cell:
+    left_s = _expires_in_s(member.get("certificate_expires_at"), now_s)
+    if left_s is None:
+        return Cell("-", "dim")
+    if left_s <= 0:
+        return Cell(f"expired {_duration(left_s)} ago", "bad")
+    days = f"{int(left_s // 86400)}d" if left_s >= 2 * 86400 else _duration(left_s)
+    return Cell(f"in {days}", "warn" if left_s < _CERTIFICATE_WARN_S else "")
+
+
+def _number(value: object, suffix: str = "", limit: float | None = None) -> Cell:
+    if not isinstance(value, int | float):
+        return Cell("-", "dim")
+    text = f"{value:.1f}" if isinstance(value, float) else str(value)
+    return Cell(text + suffix, "warn" if limit is not None and abs(value) > limit else "")
+
+
+_ROLE_STYLE = {"leader": "bold", "candidate": "warn", "learner": "dim"}
+
+_COLUMNS: dict[str, Callable[[Mapping[str, Any], float], Cell]] = {
+    "NAME": lambda m, now: Cell(str(m["name"]), "bold"),
+    "ROLE": lambda m, now: Cell(field_text(m.get("role")), _ROLE_STYLE.get(str(m.get("role")), "")),
+    "ADDRESS": lambda m, now: Cell(field_text(m.get("address"))),
+    "UP": lambda m, now: (
+        Cell("yes", "good")
+        if m.get("reachable")
+        else Cell("?" if m.get("reachable") is None else "no", "bad")
+    ),
+    "APPLIED": lambda m, now: _number(m.get("applied_index")),
+    "LAG": lambda m, now: _number(m.get("lag"), limit=_LAG_WARN),
+    "UPTIME": lambda m, now: (
+        Cell(_duration(m["uptime_s"])) if isinstance(m.get("uptime_s"), int | float) else Cell("-", "dim")
+    ),
+    "VERSION": lambda m, now: Cell(field_text(m.get("version"))),
+    "STORAGE": lambda m, now: Cell(
+        field_text(m.get("storage")), "warn" if m.get("storage") == "memory" else ""
+    ),
+    "FSYNC P99": lambda m, now: _number(m.get("fsync_p99_ms"), " ms", _FSYNC_WARN_MS),
+    "CERTIFICATE": _certificate,
+    "CLOCK": lambda m, now: _number(m.get("clock_skew_ms"), " ms", _CLOCK_SKEW_WARN_MS),
+}
+_RIGHT = frozenset({"APPLIED", "LAG", "UPTIME", "FSYNC P99", "CLOCK"})
+#: Left out first on a narrow terminal; the warnings cover what is out of the ordinary in each.
+_OPTIONAL = ("STORAGE", "CLOCK", "VERSION", "CERTIFICATE", "FSYNC P99", "UPTIME", "APPLIED")
+
+
+def member_table(
+    members: Sequence[Mapping[str, Any]],
+    *,
+    title: Sequence[Cell | str] = (),
+    below: Sequence[Cell | str] = (),
+) -> None:
+    """Write the members, one a line."""
+    now_s = time.time()
+    rows = [[column(member, now_s) for column in _COLUMNS.values()] for member in members]
+    output.table(tuple(_COLUMNS), rows, right=_RIGHT, optional=_OPTIONAL, title=title, below=below)
+
+
+def warnings(document: Mapping[str, Any], now_s: float) -> list[str]:
+    """What needs a look, one sentence each, the gravest first."""
+    cluster = document["cluster"]
+    found: list[str] = []
+    if not cluster.get("leader"):
+        found.append("no leader: nothing can be written and only stale reads answer")
+    elif cluster.get("failure_tolerance") == 0 and (cluster.get("voters") or 0) > 1:
+        found.append("the next failure stops the cluster: bring a member back or add one")
+    for member in document["members"]:
+        name = member["name"]
+        left_s = _expires_in_s(member.get("certificate_expires_at"), now_s)
+        checks = [
+            (member.get("reachable") is False, "is unreachable"),
+            (left_s is not None and left_s <= 0, "has an expired certificate"),
+            (
+                left_s is not None and 0 < left_s < _CERTIFICATE_WARN_S,
+                f"has a certificate that expires in {_duration(left_s or 0)}",
+            ),
+            ((member.get("lag") or 0) > _LAG_WARN, f"lags by {member.get('lag')} entries"),
+            (
+                abs(member.get("clock_skew_ms") or 0) > _CLOCK_SKEW_WARN_MS,
+                f"has a clock that is {(member.get('clock_skew_ms') or 0) / 1000:.1f} s off",
+            ),
+            (
+                (member.get("fsync_p99_ms") or 0) > _FSYNC_WARN_MS,
+                f"has a slow disk: fsync takes {member.get('fsync_p99_ms')} ms at the 99th percentile",
+            ),
+        ]
+        found += [f"{name} {text}" for wrong, text in checks if wrong]
+    return found
+
+
+def show_status(document: Mapping[str, Any], *, before: Callable[[], None] = lambda: None) -> None:
+    """Write the summary, the members and the warnings.  before runs when all is ready to be written."""
+    cluster = document["cluster"]
+    healthy = bool(cluster.get("healthy"))
+    tolerance = cluster.get("failure_tolerance")
+    voters, learners = field_text(cluster.get("voters")), cluster.get("learners") or 0
+    membership = f"{voters} voters" if cluster.get("voters") != 1 else "1 voter"
+    if learners:
+        membership += f", {learners} learner{'s' if learners != 1 else ''}"
+    title: list[Cell | str] = [
+        Cell(
+            f"{cluster['name']}: {'healthy' if healthy else 'NOT HEALTHY'}, "
+            f"{'may lose ' + str(tolerance) + ' more' if tolerance else 'no failure tolerated'}",
+            ("good" if tolerance else "warn") if healthy else "bad",
+        ),
+        f"leader {cluster.get('leader') or '(none)'}, term {field_text(cluster.get('term'))}, "
+        f"commit index {field_text(cluster.get('commit_index'))}",
+        f"{membership}, quorum {field_text(cluster.get('quorum'))}, "
+        f"storage {field_text(cluster.get('storage'))}, cluster id {cluster.get('id')}",
+    ]
+    below: list[Cell | str] = [Cell(f"! {text}", "warn") for text in warnings(document, time.time())]
+    before()
+    member_table(document["members"], title=title, below=below)
+
+
+def _judge(document: Mapping[str, Any], check: bool) -> None:
+    cluster = document["cluster"]
+    if not cluster.get("leader"):
+        raise NoLeader("the asked node knows of no leader: look at the members that it cannot reach")
+    if check and not cluster.get("healthy"):
+        reasons = "; ".join(warnings(document, time.time())) or "see the members"
+        raise Conflict(f"the cluster is not healthy: {reasons}")
+
+
+def _refresh_s(text: str) -> float:
+    try:
+        seconds = float(text)
+    except ValueError:
+        seconds = -1.0
+    if not 0.2 <= seconds <= 3600:
+        raise InvalidInput(f"--interval is {text!r}: use seconds from 0.2 to 3600")
+    return seconds
+
+
+def _watch(session: Session, interval_s: float) -> None:
+    """Until interrupted; a node that does not answer is shown and asked again."""
+    client = session.client()
+    while True:
+        try:
+            document = client.status()
+        except (Unreachable, Unavailable, ClientTimeout) as error:
+            failure: CyoloctlError | None = error
+        else:
+            failure = None
+            if session.mode == "table":
+                show_status(document, before=output.clear_screen)
+                output.write("\n" if not output.is_terminal() else "")
+            else:
+                output.structured(document, session.mode, stream=True)
+        if failure is not None:
+            if output.is_terminal() and session.mode == "table":
+                output.clear_screen()
+            output.note(f"no status: {failure.message}")
+        time.sleep(interval_s)
+
+
+@command()
+def status(
+    session: Session,
+    watch: Annotated[bool, typer.Option("--watch", help="Again and again, until interrupted.")] = False,
+    interval: Annotated[
+        str, typer.Option("--interval", metavar="SECONDS", help="Between two looks of --watch, 0.2 to 3600.")
+    ] = "2",
+    check: Annotated[bool, typer.Option("--check", help="Exit 4 when the cluster is not healthy.")] = False,
+) -> None:
+    """Show the cluster and its members.
+
+    Exits 75 when there is no leader, and still prints what the asked node
+    knows.
+    """
+    interval_s = _refresh_s(interval)
+    if watch:
+        _watch(session, interval_s)
+        return
+    document = session.client().status()
+    if session.mode == "table":
+        show_status(document)
+    else:
+        output.structured(document, session.mode)
+    _judge(document, check)
+
+
+COMMANDS: dict[str, Callable[..., None]] = {"status": status}

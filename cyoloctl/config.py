@@ -1,0 +1,388 @@
+"""node.yaml: text to a frozen Config and back.  The only module that knows YAML.
+
+The format is strict, so that a typing mistake is told and not ignored: unknown
+and repeated fields, wrong types, aliases, anchors and tags are errors, and each
+error names file, line and column.
+"""
+
+from __future__ import annotations
+
+import difflib
+import ipaddress
+import json
+import os
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from types import MappingProxyType
+from typing import Literal, cast
+
+import yaml
+
+from cyoloctl.errors import ConfigError, InvalidInput, VersionMismatch
+from cyoloctl.identity import parse_cluster_id
+from cyoloctl.model import Address, ClusterId, NodeName, Storage, parse_address, parse_name
+from cyoloctl.paths import write_private
+
+__all__ = [
+    "CONFIG_NAME",
+    "SCHEMA_VERSION",
+    "Config",
+    "LogConfig",
+    "LogFormat",
+    "LogLevel",
+    "dump_config",
+    "load_config",
+    "parse_config",
+    "write_config",
+]
+
+CONFIG_NAME = "node.yaml"
+"""The file's name in the data directory."""
+
+SCHEMA_VERSION = 1
+
+_MAX_BYTES = 256 * 1024
+_MAX_DEPTH = 8
+
+LogFormat = Literal["text", "json"]
+LogLevel = Literal["debug", "info", "warning", "error"]
+
+
+@dataclass(frozen=True, slots=True)
+class LogConfig:
+    """How the node logs."""
+
+    format: LogFormat = "text"
+    level: LogLevel = "info"
+
+
+@dataclass(frozen=True, slots=True)
+class Config:
+    """A node's configuration; every value is valid.
+
+    listen: where this node accepts connections.  advertise: where the others
+    reach it.  genesis: the voters at the start of the log, which never
+    change.  peers: where to dial first, never this node itself; the log knows
+    the present members and addresses.
+    """
+
+    name: NodeName
+    cluster_id: ClusterId
+    cluster: NodeName
+    listen: Address
+    advertise: Address
+    genesis: tuple[NodeName, ...]
+    storage: Storage = "disk"
+    peers: Mapping[NodeName, Address] = field(default_factory=dict)
+    log: LogConfig = LogConfig()
+
+    def __post_init__(self) -> None:
+        others = {name: address for name, address in self.peers.items() if name != self.name}
+        object.__setattr__(self, "peers", MappingProxyType(others))
+
+
+def load_config(path: str | os.PathLike[str]) -> Config:
+    """Read node.yaml.
+
+    Raises ConfigError naming file, line and column (without line and column
+    where the file is missing or cannot be read), VersionMismatch when a newer
+    release wrote it.
+    """
+    where = os.fspath(path)
+    try:
+        with open(where, "rb") as file:
+            data = file.read(_MAX_BYTES + 1)
+    except FileNotFoundError:
+        raise ConfigError(
+            f"{where} is not there: run `cyoloctl cluster init` for a new cluster or `cyoloctl node join` "
+            "for a new member, or name the right data directory with --data-dir"
+        ) from None
+    except OSError as error:
+        raise ConfigError(f"cannot read {where}: {error.strerror}; correct it and try again") from error
+    if len(data) > _MAX_BYTES:
+        raise ConfigError(f"{where} is larger than {_MAX_BYTES} bytes: it is not a node.yaml")
+    try:
+        text = data.decode("utf-8")
+    except UnicodeDecodeError as error:
+        before = data[: error.start].decode("utf-8")
+        raise _error(where, *_position(before), "this is not UTF-8 text: save the file as UTF-8") from None
+    return parse_config(text, where)
+
+
+def parse_config(text: str, where: str = CONFIG_NAME) -> Config:
+    """The configuration that a YAML text describes.
+
+    where: the file's name for error messages.  Raises as load_config does; no
+    text whatever raises anything else.
+    """
+    loader: _Loader | None = None
+    try:
+        loader = _Loader(text, where)
+        root = loader.get_single_node()
+    except yaml.reader.ReaderError as error:
+        raise _error(
+            where, *_position(text[: error.position]), "this character is not allowed: remove it"
+        ) from None
+    except yaml.MarkedYAMLError as error:
+        mark = error.problem_mark or error.context_mark
+        line, column = (mark.line, mark.column) if mark else (0, 0)
+        raise _error(where, line, column, f"this is not YAML: {error.problem or error.context}") from None
+    except (ValueError, OverflowError):
+        # The scanner passes what it read to int() and chr(): "\U00110000" is a bare ValueError.
+        line, column = (loader.line, loader.column) if loader else (0, 0)
+        raise _error(where, line, column, "this is not YAML: a number or escape is out of range") from None
+    return _Fields(where, None, root, "the file").config()
+
+
+def dump_config(config: Config) -> str:
+    """node.yaml for a configuration, with comments; parse_config gives the same Config back."""
+    genesis = "".join(f"\n  - {_scalar(name)}" for name in config.genesis)
+    peers = "".join(f"\n  {_scalar(name)}: {_scalar(str(addr))}" for name, addr in config.peers.items())
+    return f"""\
+# The configuration of one cyoloctl node.  Edit it by hand, then restart the node.
+schema_version: {SCHEMA_VERSION}
+
+# The identity of this node.  Its certificate and the log carry it: do not change it.
+name: {_scalar(config.name)}
+
+# The cluster that it belongs to.  Do not change it.
+cluster:
+  id: {json.dumps(config.cluster_id)}
+  name: {_scalar(config.cluster)}
+
+# Where this node accepts connections, HOST:PORT, and where the others reach it.
+# Without advertise, listen is what the others are told.
+listen: {_scalar(str(config.listen))}
+advertise: {_scalar(str(config.advertise))}
+
+# Where the log is kept: disk, or memory (everything is lost when the node stops).
+storage: {config.storage}
+
+# The voters at the start of the log.  Do not change it; members come and go by `cyoloctl member`.
+genesis:{genesis}
+
+# Where to dial first, NAME: HOST:PORT.  The log knows the present addresses; correct
+# one here only when all the others moved while this node was away.
+peers:{peers or " {}"}
+
+# format: text or json.  level: debug, info, warning or error.
+log:
+  format: {config.log.format}
+  level: {config.log.level}
+"""
+
+
+def write_config(path: str | os.PathLike[str], config: Config, *, exclusive: bool = False) -> None:
+    """Write node.yaml atomically, mode 0600, on the disk when this returns.
+
+    exclusive: raise AlreadyExists rather than replace a file.  Comments that
+    somebody added are lost.  Raises StorageError.
+    """
+    write_private(path, dump_config(config).encode(), exclusive=exclusive)
+
+
+class _Loader(yaml.SafeLoader):
+    """Composes nodes, never constructs; refuses what a hand-edited file has no use for."""
+
+    def __init__(self, text: str, where: str) -> None:
+        super().__init__(text)
+        self._where = where
+        self._depth = 0
+
+    def compose_node(self, parent: yaml.Node | None, index: int) -> yaml.Node | None:
+        event = self.peek_event()  # type: ignore[no-untyped-call]  # types-PyYAML 6.0.12
+        problem = None
+        if isinstance(event, yaml.AliasEvent):
+            problem = "aliases (*name) are not allowed: write the value out"
+        elif getattr(event, "anchor", None) is not None:
+            problem = "anchors (&name) are not allowed: remove it"
+        elif getattr(event, "tag", None) is not None:
+            problem = "tags (!name) are not allowed: remove it"
+        elif self._depth >= _MAX_DEPTH:
+            problem = "this is nested too deeply"
+        if problem is not None:
+            raise _error(self._where, event.start_mark.line, event.start_mark.column, problem)
+        self._depth += 1
+        node = super().compose_node(parent, index)
+        self._depth -= 1
+        return node
+
+
+class _Fields:
+    """The fields of one mapping; takes them one by one and reports the first that is wrong."""
+
+    def __init__(self, where: str, at: yaml.Node | None, node: yaml.Node | None, what: str) -> None:
+        self._where = where
+        self._what = what
+        self._at = node or at
+        self._values: dict[str, yaml.Node] = {}
+        self._keys: dict[str, yaml.Node] = {}
+        if not isinstance(node, yaml.MappingNode):
+            raise self._error(self._at, f"{what} must be a mapping of fields to values (name: value)")
+        for key, value in node.value:
+            text = self._text(key, "a field's name")
+            if text in self._keys:
+                line = self._keys[text].start_mark.line + 1
+                raise self._error(key, f"{text!r} is there twice, first in line {line}: remove one")
+            self._keys[text] = key
+            self._values[text] = value
+
+    def config(self) -> Config:
+        """The whole file."""
+        # Before the names of fields: a newer file may have others.
+        self._version()
+        self._only(
+            "schema_version", "name", "cluster", "listen", "advertise", "storage", "genesis", "peers", "log"
+        )
+        cluster = _Fields(self._where, self._at, self._required("cluster"), "'cluster'")
+        cluster._only("id", "name")
+        log = self._fields("log")
+        log._only("format", "level")
+        listen = self._address("listen")
+        advertise = self._address("advertise") if "advertise" in self._values else listen
+        if _is_wildcard(advertise.host):
+            at = self._values.get("advertise") or self._values["listen"]
+            raise self._error(
+                at, f"the others cannot dial {advertise}: set advertise to an address that they can reach"
+            )
+        return Config(
+            name=self._name("name"),
+            cluster_id=cluster._cluster_id("id"),
+            cluster=cluster._name("name"),
+            listen=listen,
+            advertise=advertise,
+            genesis=self._names("genesis"),
+            storage=cast(Storage, self._choice("storage", "disk", "memory")),
+            peers=self._fields("peers")._addresses(),
+            log=LogConfig(
+                cast(LogFormat, log._choice("format", "text", "json")),
+                cast(LogLevel, log._choice("level", "info", "debug", "warning", "error")),
+            ),
+        )
+
+    def _error(self, node: yaml.Node | None, problem: str) -> ConfigError:
+        mark = node.start_mark if node is not None else None
+        return _error(self._where, mark.line if mark else 0, mark.column if mark else 0, problem)
+
+    def _only(self, *known: str) -> None:
+        for text, key in self._keys.items():
+            if text not in known:
+                close = difflib.get_close_matches(text, known, 1)
+                hint = f"did you mean {close[0]!r}?" if close else f"the fields are {', '.join(known)}"
+                raise self._error(key, f"{self._what} has an unknown field {text[:80]!r}: {hint}")
+
+    def _required(self, name: str) -> yaml.Node:
+        if name not in self._values:
+            raise self._error(self._at, f"{self._what} has no field {name!r}: add it")
+        return self._values[name]
+
+    def _fields(self, name: str) -> _Fields:
+        """An optional mapping; an empty one where it is absent."""
+        empty = yaml.MappingNode("tag:yaml.org,2002:map", [], *self._marks())
+        return _Fields(self._where, self._at, self._values.get(name, empty), f"{name!r}")
+
+    def _marks(self) -> tuple[yaml.Mark | None, yaml.Mark | None]:
+        return (self._at.start_mark, self._at.end_mark) if self._at is not None else (None, None)
+
+    def _text(self, node: yaml.Node, what: str) -> str:
+        if not isinstance(node, yaml.ScalarNode):
+            raise self._error(node, f"{what} must be one text")
+        if node.tag == "tag:yaml.org,2002:null":
+            raise self._error(node, f"{what} is empty: give it a value, or remove the field")
+        if node.tag != "tag:yaml.org,2002:str":
+            kind = str(node.tag).rsplit(":", 1)[-1]
+            shown = str(node.value)[:80]
+            raise self._error(
+                node, f"{what} must be text, and YAML takes {shown} for {kind}: put it in quotes"
+            )
+        return cast(str, node.value)
+
+    def _version(self) -> None:
+        node = self._required("schema_version")
+        if (
+            not isinstance(node, yaml.ScalarNode)
+            or node.tag != "tag:yaml.org,2002:int"
+            or not re.fullmatch(r"[1-9][0-9]{0,8}", node.value)
+        ):
+            raise self._error(node, f"'schema_version' must be the number {SCHEMA_VERSION}")
+        if int(node.value) > SCHEMA_VERSION:
+            raise VersionMismatch(
+                f"{self._error(node, f'schema_version {node.value} was written by a newer release')}: "
+                f"this one reads up to {SCHEMA_VERSION}; upgrade cyoloctl"
+            )
+
+    def _name(self, name: str) -> NodeName:
+        node = self._required(name)
+        return self._parsed_name(node, repr(name))
+
+    def _parsed_name(self, node: yaml.Node, what: str) -> NodeName:
+        try:
+            return parse_name(self._text(node, what), what)
+        except InvalidInput as error:
+            raise self._error(node, error.message) from None
+
+    def _names(self, name: str) -> tuple[NodeName, ...]:
+        node = self._required(name)
+        if not isinstance(node, yaml.SequenceNode) or not node.value:
+            raise self._error(node, f"{name!r} must be a list of one or more names")
+        found: list[NodeName] = []
+        for item in node.value:
+            text = self._parsed_name(item, f"a name in {name!r}")
+            if text in found:
+                raise self._error(item, f"{text!r} is in {name!r} twice: remove one")
+            found.append(text)
+        return tuple(found)
+
+    def _cluster_id(self, name: str) -> ClusterId:
+        node = self._required(name)
+        try:
+            return parse_cluster_id(self._text(node, repr(name)))
+        except InvalidInput as error:
+            raise self._error(node, error.message) from None
+
+    def _address(self, name: str) -> Address:
+        node = self._required(name)
+        try:
+            return parse_address(self._text(node, repr(name)), repr(name))
+        except InvalidInput as error:
+            raise self._error(node, error.message) from None
+
+    def _addresses(self) -> dict[NodeName, Address]:
+        return {
+            self._parsed_name(key, f"a name in {self._what}"): self._address(text)
+            for text, key in self._keys.items()
+        }
+
+    def _choice(self, name: str, default: str, *others: str) -> str:
+        if name not in self._values:
+            return default
+        node = self._values[name]
+        text = self._text(node, repr(name))
+        if text not in (default, *others):
+            raise self._error(node, f"{name!r} is {text[:80]!r}: use {' or '.join((default, *others))}")
+        return text
+
+
+def _error(where: str, line: int, column: int, problem: str) -> ConfigError:
+    """line and column count from 0, as YAML marks do; people count from 1."""
+    return ConfigError(f"{where}, line {line + 1}, column {column + 1}: {problem}")
+
+
+def _position(before: str) -> tuple[int, int]:
+    return before.count("\n"), len(before) - (before.rfind("\n") + 1)
+
+
+def _is_wildcard(host: str) -> bool:
+    try:
+        return ipaddress.ip_address(host).is_unspecified
+    except ValueError:
+        return host == "*"
+
+
+def _scalar(text: str) -> str:
+    """Plain where YAML 1.1 reads it back as text (not so for 12, no, 1:30), else in quotes."""
+    resolver = yaml.resolver.Resolver()
+    tag = resolver.resolve(yaml.ScalarNode, text, (True, False))  # type: ignore[no-untyped-call]  # as above
+    plain = re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9.:-]*", text) and not text.endswith(":")
+    return text if plain and tag == "tag:yaml.org,2002:str" else json.dumps(text)

@@ -1,0 +1,697 @@
+"""The control API over a unix socket and over TLS connections that others accept.
+
+aiohttp parses and frames HTTP; routing, bodies, roles and errors are ours and
+come from the table in `wire`.  Below `aiohttp.web.Application` on purpose:
+its router, middlewares and `Response` cost half of the requests that a core
+can answer (figures in docs/performance, and in `_Answer`).
+
+Order for every request: route, role, then the body.  Nobody without the role
+gets a byte of the body read.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+import os
+import secrets
+import socket
+import stat
+import sys
+import time
+from collections.abc import Callable
+from email.utils import formatdate
+from http import HTTPStatus
+from typing import TYPE_CHECKING, Any, Protocol, cast
+
+from aiohttp import web
+
+from cyoloctl.control import wire
+from cyoloctl.errors import (
+    AccessDenied,
+    BodyTooLarge,
+    ClientTimeout,
+    Conflict,
+    CyoloctlError,
+    InternalError,
+    InvalidInput,
+    NotFound,
+    OutcomeUnknown,
+    StorageError,
+    Unavailable,
+)
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncIterator, Awaitable
+    from pathlib import Path
+
+__all__ = ["ControlServer", "Identify", "NodeService", "build_server"]
+
+
+class NodeService(Protocol):
+    """The node, as the API sees it.
+
+    Answers are JSON objects with the fields of `wire`; `schema_version` is
+    added when it is missing.  Arguments are validated.  Errors are errors.py's;
+    anything else counts as a bug and is answered with `internal`.  timeout_s
+    (seconds) bounds each call; the server cuts in one second later.
+    """
+
+    def health(self) -> dict[str, Any]:
+        """The node's own health; never waits."""
+
+    async def status(self, *, timeout_s: float) -> dict[str, Any]:
+        """The cluster and its members."""
+
+    async def member_list(self, *, timeout_s: float) -> dict[str, Any]:
+        """Every member."""
+
+    async def member_show(self, name: str, *, timeout_s: float) -> dict[str, Any]:
+        """One member.  Raises NotFound."""
+
+    async def member_invite(
+        self, name: str, *, learner: bool, ttl_s: int, timeout_s: float
+    ) -> dict[str, Any]:
+        """A single-use join token."""
+
+    async def join(
+        self,
+        *,
+        name: str,
+        secret: str,
+        request_pem: str,
+        sealing_key: str,
+        address: str,
+        timeout_s: float,
+    ) -> dict[str, Any]:
+        """Redeem a join token: the grant.  The caller is not authenticated.  Raises InvitationRejected."""
+
+    async def member_remove(
+        self, name: str, *, force: bool, dry_run: bool, timeout_s: float
+    ) -> dict[str, Any]:
+        """Remove a member.  Raises NotFound, Conflict."""
+
+    async def transfer_leadership(self, to: str | None, *, timeout_s: float) -> dict[str, Any]:
+        """Hand leadership over.  Raises NotFound, Conflict."""
+
+    async def counter_add(
+        self, name: str, by: int, *, request_id: str | None, timeout_s: float
+    ) -> dict[str, Any]:
+        """Add `by` (-2^63 to 2^63-1, not 0).  Raises CounterOverflow."""
+
+    async def counter_reset(self, name: str, *, request_id: str | None, timeout_s: float) -> dict[str, Any]:
+        """Set to 0.  Raises NotFound."""
+
+    async def counter_get(self, name: str, *, stale: bool, timeout_s: float) -> dict[str, Any]:
+        """Read.  Raises NotFound."""
+
+    async def counter_list(
+        self, *, after: str | None, limit: int, stale: bool, timeout_s: float
+    ) -> dict[str, Any]:
+        """A page."""
+
+    def counter_watch(self, name: str) -> AsyncIterator[dict[str, Any]]:
+        """The present value, then changes.  Closed (aclose) when the client leaves."""
+
+    async def stop(self) -> dict[str, Any]:
+        """Begin to stop; returns before the node has stopped."""
+
+
+#: From the ssl_object of a connection (it may carry no certificate) to the
+#: caller's (name, role), None for nobody.
+Identify = Callable[[Any], tuple[str, str] | None]
+
+# How long a connection may be idle, or dribble a request's head.
+_IDLE_S = 60.0
+# How long a request's body may take.
+_BODY_S = 10.0
+# How long what is left of a refused body is read and thrown away, so that the
+# client gets to read the refusal.
+_LINGER_S = 2.0
+# How long a watcher may leave a line unread.
+_STUCK_S = 30.0
+# For how long an identity holds before it is asked for again.
+_IDENTITY_S = 5.0
+# How long past its timeout a service call may run before the server gives up on it.
+_GUARD_S = 1.0
+
+_Operation = Callable[[NodeService, str, dict[str, Any], dict[str, Any], float], "Awaitable[dict[str, Any]]"]
+
+
+async def _health(service: NodeService) -> dict[str, Any]:
+    return service.health()
+
+
+# Operation -> call.  Arguments: service, name, body, query, timeout_s.
+_OPERATIONS: dict[str, _Operation] = {
+    "health": lambda s, _n, _b, _q, _t: _health(s),
+    "status": lambda s, _n, _b, _q, t: s.status(timeout_s=t),
+    "member_list": lambda s, _n, _b, _q, t: s.member_list(timeout_s=t),
+    "member_show": lambda s, n, _b, _q, t: s.member_show(n, timeout_s=t),
+    "member_invite": lambda s, _n, b, _q, t: s.member_invite(
+        b["name"], learner=b["learner"], ttl_s=b["ttl_s"], timeout_s=t
+    ),
+    "join": lambda s, _n, b, _q, t: s.join(**b, timeout_s=t),
+    "member_remove": lambda s, n, b, _q, t: s.member_remove(
+        n, force=b["force"], dry_run=b["dry_run"], timeout_s=t
+    ),
+    "transfer_leadership": lambda s, _n, b, _q, t: s.transfer_leadership(b["to"], timeout_s=t),
+    "counter_increment": lambda s, n, b, _q, t: s.counter_add(
+        n, b["by"], request_id=b["request_id"], timeout_s=t
+    ),
+    "counter_decrement": lambda s, n, b, _q, t: s.counter_add(
+        n, -b["by"], request_id=b["request_id"], timeout_s=t
+    ),
+    "counter_reset": lambda s, n, b, _q, t: s.counter_reset(n, request_id=b["request_id"], timeout_s=t),
+    "counter_get": lambda s, n, _b, q, t: s.counter_get(n, stale=q["consistency"] == "stale", timeout_s=t),
+    "counter_list": lambda s, _n, _b, q, t: s.counter_list(
+        after=q["after"], limit=q["limit"], stale=q["consistency"] == "stale", timeout_s=t
+    ),
+    "stop": lambda s, _n, _b, _q, _t: s.stop(),
+}
+
+
+def build_server(
+    service: NodeService,
+    *,
+    logger: logging.Logger,
+    identify: Identify | None = None,
+) -> ControlServer:
+    """A server for `service`; call it inside the running loop.
+
+    identify: see `Identify`; it must not block, and is asked anew every few
+    seconds of a connection's life, so that a member that was removed loses its
+    role.  None: every network caller is nobody.
+    """
+    return ControlServer(service, logger=logger, identify=identify)
+
+
+class _Answer:
+    """A finished response, as bytes.
+
+    Stands in for web.Response, of which aiohttp 3.14's RequestHandler uses
+    prepare, write_eof and keep_alive (web_protocol.py, start and
+    finish_response; `body_length` and `status` only for the access log, which
+    is off).  One write of ready bytes instead of building a header map.
+    """
+
+    __slots__ = ("data", "keep_alive", "status")
+
+    def __init__(self, status: int, data: bytes, keep_alive: bool) -> None:
+        self.status = status
+        self.data = data
+        self.keep_alive = keep_alive
+
+    async def prepare(self, request: web.BaseRequest) -> None:
+        """Write everything.  Raises ConnectionResetError when the client is gone."""
+        transport = request.transport
+        if transport is None:
+            raise ConnectionResetError
+        transport.write(self.data)
+        if request.protocol.writing_paused:
+            # The client sends requests and does not read answers.
+            await request.writer.drain()
+
+    async def write_eof(self) -> None:
+        """Nothing is left to write."""
+
+
+class _Connection(web.RequestHandler):
+    """One connection: what aiohttp does, plus who the caller is and when it left."""
+
+    __slots__ = ("_identified_at", "_owner", "_unix", "busy", "caller", "gone", "role")
+
+    def __init__(
+        self, owner: ControlServer, manager: web.Server, loop: asyncio.AbstractEventLoop, unix: bool
+    ):
+        super().__init__(
+            manager,
+            loop=loop,
+            keepalive_timeout=_IDLE_S,
+            access_log=None,  # type: ignore[arg-type]  # aiohttp tests it for truth and types it as a Logger
+            lingering_time=_LINGER_S,
+            # A compressed body could be a bomb; as it is, it is just not JSON.
+            auto_decompress=False,
+            logger=owner.quiet,
+        )
+        self._owner = owner
+        self._unix = unix
+        self._identified_at = float("-inf")
+        self.caller = "unix socket" if unix else "nobody"
+        self.role: str | None = "operator" if unix else None
+        #: A request is being answered.
+        self.busy = False
+        #: Done when the connection is lost; made for watches only.
+        self.gone: asyncio.Future[None] | None = None
+
+    def current_role(self) -> str | None:
+        """The caller's role now; asks `identify` again when the last answer is old."""
+        if not self._unix:
+            now = self._owner.loop.time()
+            if now - self._identified_at > _IDENTITY_S:
+                self._identified_at = now
+                transport = self.transport
+                ssl_object = None if transport is None else transport.get_extra_info("ssl_object")
+                identity = None if ssl_object is None else self._owner.identify_peer(ssl_object)
+                self.caller, self.role = identity or ("nobody", None)
+        return self.role
+
+    def connection_lost(self, exc: BaseException | None) -> None:
+        """End the watch of this connection."""
+        super().connection_lost(exc)
+        if self.gone is not None and not self.gone.done():
+            self.gone.set_result(None)
+
+    def handle_error(
+        self,
+        request: web.BaseRequest,
+        status: int = 500,
+        exc: BaseException | None = None,
+        message: str | None = None,
+    ) -> web.StreamResponse:
+        """What is not HTTP, in the API's shape; without a log line, for anybody can send garbage."""
+        error: CyoloctlError
+        if status == 400:
+            error = InvalidInput("the request is not valid HTTP/1.1: check what is sending it")
+        else:
+            error = self._owner.internal_error("the HTTP layer failed", exc)
+        return self._owner.answer_error(error, keep_alive=False)
+
+
+class ControlServer:
+    """Serves connections handed over by a listener, and a unix socket.
+
+    Made by `build_server`.
+    """
+
+    def __init__(self, service: NodeService, *, logger: logging.Logger, identify: Identify | None) -> None:
+        self.loop = asyncio.get_running_loop()
+        # aiohttp's own lines repeat what ours say, at error level and with tracebacks.
+        self.quiet = logging.Logger("cyoloctl.control.aiohttp", logging.CRITICAL + 1)
+        self._service = service
+        self._logger = logger
+        self._identify = identify
+        self._http = web.Server(self._handle)
+        self._unix: asyncio.Server | None = None
+        self._unix_path = ""
+        self._unix_inode = (0, 0)
+        self._running = 0
+        self._idle = asyncio.Event()
+        self._idle.set()
+        self._closing: asyncio.Future[None] = self.loop.create_future()
+        self._head_at = float("-inf")
+        self._head = b""
+
+    def protocol_factory(self) -> asyncio.Protocol:
+        """A protocol for one accepted connection (TLS is done, ALPN was http/1.1).
+
+        The listener does transport.set_protocol(p); p.connection_made(transport).
+        """
+        return _Connection(self, self._http, self.loop, unix=False)
+
+    async def start_unix(self, path: str | Path) -> None:
+        """Listen on a unix socket with mode 0600; whoever can open it is operator.
+
+        A socket that a dead process left is replaced.  Raises Conflict when a
+        live process answers there or the path is something else, StorageError
+        when it cannot be made.
+        """
+        text = os.fspath(path)
+        sock, self._unix_inode = _bind_unix(text)
+        self._unix_path = text
+        # cleanup_socket (3.13) would remove whatever is there by then; close() looks first.
+        options: dict[str, Any] = {"cleanup_socket": False} if sys.version_info >= (3, 13) else {}
+        self._unix = await self.loop.create_unix_server(
+            lambda: _Connection(self, self._http, self.loop, unix=True), sock=sock, backlog=128, **options
+        )
+
+    async def close(self, timeout_s: float = 2.0) -> None:
+        """Stop accepting, end the watches, let running requests finish for up to timeout_s seconds.
+
+        Idempotent.
+        """
+        if not self._closing.done():
+            self._closing.set_result(None)
+        if self._unix is not None:
+            self._unix.close()
+            self._unix = None
+            with contextlib.suppress(OSError):
+                found = os.stat(self._unix_path, follow_symlinks=False)
+                if (found.st_dev, found.st_ino) == self._unix_inode:
+                    os.unlink(self._unix_path)
+        # Idle connections end now, busy ones after their answer.  web.Server's
+        # pre_shutdown would leave the idle ones open until shutdown.
+        for connection in cast("list[_Connection]", self._http.connections):
+            if connection.busy:
+                connection.close()
+            else:
+                connection.force_close()
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(timeout_s):
+                await self._idle.wait()
+        await self._http.shutdown(0.1)
+
+    def identify_peer(self, ssl_object: Any) -> tuple[str, str] | None:
+        """Who a TLS peer is; None when nobody can tell."""
+        if self._identify is None:
+            return None
+        try:
+            return self._identify(ssl_object)
+        except Exception as error:
+            self._logger.warning("control: a peer could not be identified: %s", type(error).__name__)
+            return None
+
+    def internal_error(self, what: str, error: BaseException | None) -> InternalError:
+        """An error for the client that only names a log line, and that log line."""
+        incident = secrets.token_hex(4)
+        self._logger.error("control: internal error %s: %s", incident, what, exc_info=error)
+        return InternalError(
+            f"internal error {incident}: a bug; report it with the lines of the node's log that name it"
+        )
+
+    # --- answers ------------------------------------------------------------------------------
+
+    def _answer(self, body: bytes, keep_alive: bool) -> web.StreamResponse:
+        now = self.loop.time()
+        if now - self._head_at >= 1.0:
+            self._head_at = now
+            self._head = (
+                f"HTTP/1.1 200 OK\r\nDate: {formatdate(usegmt=True)}\r\n{_COMMON}Content-Length: "
+            ).encode("ascii")
+        end = b"\r\n\r\n" if keep_alive else b"\r\nConnection: close\r\n\r\n"
+        answer = _Answer(200, b"%b%d%b%b" % (self._head, len(body), end, body), keep_alive)
+        return cast("web.StreamResponse", answer)
+
+    def answer_error(
+        self, error: CyoloctlError, *, keep_alive: bool, status: int = 0, extra: str = "", body: bool = True
+    ) -> web.StreamResponse:
+        """The response for an error; status 0 means the error's own."""
+        status = status or error.http_status
+        data = wire.encode_error(error)
+        try:
+            phrase = HTTPStatus(status).phrase
+        except ValueError:  # 499
+            phrase = "Error"
+        connection = "" if keep_alive else "Connection: close\r\n"
+        head = (
+            f"HTTP/1.1 {status} {phrase}\r\nDate: {formatdate(usegmt=True)}\r\n{_COMMON}{extra}{connection}"
+            f"Content-Length: {len(data)}\r\n\r\n"
+        )
+        return cast(
+            "web.StreamResponse", _Answer(status, head.encode("ascii") + (data if body else b""), keep_alive)
+        )
+
+    # --- requests -----------------------------------------------------------------------------
+
+    async def _handle(self, request: web.BaseRequest) -> web.StreamResponse:
+        # HTTP/1.0 clients get one answer a connection: they would need another header.
+        keep_alive = request.keep_alive and request.version == (1, 1) and not self._closing.done()
+        started = time.monotonic() if self._logger.isEnabledFor(logging.DEBUG) else 0.0
+        connection = cast("_Connection", request.protocol)
+        connection.busy = True
+        self._running += 1
+        self._idle.clear()
+        try:
+            answer = await self._dispatch(request, connection, keep_alive)
+        except CyoloctlError as error:
+            # After a body that was not read to its end, the next request cannot be found.
+            answer = self.answer_error(error, keep_alive=keep_alive and request.content.is_eof())
+        except Exception as error:
+            answer = self.answer_error(
+                self.internal_error(f"{request.method} {wire.clean_text(request.raw_path, 200)}", error),
+                keep_alive=False,
+            )
+        finally:
+            # aiohttp writes the answer before anything else can run.
+            connection.busy = False
+            self._running -= 1
+            if not self._running:
+                self._idle.set()
+        if started:
+            self._logger.debug(
+                "control: method=%s path=%s status=%d caller=%s ms=%.1f",
+                request.method,
+                wire.clean_text(request.raw_path.partition("?")[0], 200),
+                answer.status,
+                connection.caller,
+                (time.monotonic() - started) * 1000,
+            )
+        return answer
+
+    async def _dispatch(
+        self, request: web.BaseRequest, connection: _Connection, keep_alive: bool
+    ) -> web.StreamResponse:
+        method = request.method
+        path, mark, query_text = request.raw_path.partition("?")
+        found = wire.match(method, path)
+        if found is None:
+            return self._no_route(method, path, keep_alive)
+        route, name = found
+        if route.role != "none" and not wire.role_allows(connection.current_role(), route.role):
+            raise _denied(connection, route)
+        if route.method == "POST" and "Origin" in request.headers:
+            # A browser holding an operator certificate must not be steered here by another site.
+            raise AccessDenied("requests from web pages are refused: use cyoloctl or a script")
+        content = request.content
+        if content.is_eof():
+            # The usual case: the body came with the head.  read_nowait gives all of it.
+            raw = content.read_nowait()
+        else:
+            raw = await _read_body(request)
+        if route.has_name:
+            wire.check_name(name, "counter name" if "/counters/" in route.template else "member name")
+        query = route.read_query(query_text) if mark else route.query_defaults
+        if route.body:
+            body = route.read_body(raw)
+        elif raw:
+            raise InvalidInput("this request takes no body")
+        else:
+            body = {}
+        if route.stream:
+            return await self._watch(request, connection, name, query["timeout_s"], keep_alive)
+        if route.operation == "openapi":
+            return self._answer(_openapi(), keep_alive)
+        return self._answer(await self._call(route, name, body, query), keep_alive)
+
+    async def _call(self, route: wire.Route, name: str, body: dict[str, Any], query: dict[str, Any]) -> bytes:
+        timeout_s = query["timeout_s"]
+        try:
+            async with asyncio.timeout(timeout_s + _GUARD_S) as guard:
+                value = await _OPERATIONS[route.operation](self._service, name, body, query, timeout_s)
+        except TimeoutError:
+            if not guard.expired():
+                raise
+            if route.write:
+                raise OutcomeUnknown(
+                    f"the write did not finish in {timeout_s:g} s: it may or may not have been applied; "
+                    "read before retrying, or retry with the same request id"
+                ) from None
+            raise ClientTimeout(
+                f"no answer in {timeout_s:g} s: try again, or with a longer timeout"
+            ) from None
+        return wire.encode_object(value)
+
+    def _no_route(self, method: str, path: str, keep_alive: bool) -> web.StreamResponse:
+        allowed = wire.allowed_methods(path)
+        # The answer to HEAD has no body, and its length would be taken for one.
+        head = method == "HEAD"
+        if allowed:
+            return self.answer_error(
+                InvalidInput(f"the method is not allowed here: use {' or '.join(allowed)}"),
+                keep_alive=keep_alive and not head,
+                status=HTTPStatus.METHOD_NOT_ALLOWED,
+                extra=f"Allow: {', '.join(allowed)}\r\n",
+                body=not head,
+            )
+        return self.answer_error(
+            NotFound("no such path: this node speaks API v1, see /v1/openapi.json"),
+            keep_alive=keep_alive and not head,
+            body=not head,
+        )
+
+    # --- watches ------------------------------------------------------------------------------
+
+    async def _watch(
+        self,
+        request: web.BaseRequest,
+        connection: _Connection,
+        name: str,
+        timeout_s: float,
+        keep_alive: bool,
+    ) -> web.StreamResponse:
+        gone = connection.gone = self.loop.create_future()
+        items = self._service.counter_watch(name)
+        upcoming: asyncio.Future[dict[str, Any]] | None = None
+        try:
+            # Until the first value is there the answer may still be a plain error.
+            upcoming = asyncio.ensure_future(_next(items))
+            await asyncio.wait((upcoming, gone, self._closing), timeout=timeout_s, return_when=_FIRST)
+            if self._closing.done():
+                raise Unavailable("the node is stopping: watch on another node")
+            if not upcoming.done():
+                raise ClientTimeout(f"no answer in {timeout_s:g} s: try again, or with a longer timeout")
+            line = wire.encode_object(upcoming.result()) + b"\n"
+            response = web.StreamResponse(
+                headers={"Content-Type": "application/x-ndjson", "Cache-Control": "no-store"}
+            )
+            if request.version == (1, 1):
+                response.enable_chunked_encoding()
+            if not keep_alive:
+                response.force_close()
+            await response.prepare(request)
+            await _write_line(response, line)
+            upcoming = asyncio.ensure_future(_next(items))
+            while not gone.done():
+                await asyncio.wait(
+                    (upcoming, gone, self._closing), timeout=wire.KEEPALIVE_LINE_S, return_when=_FIRST
+                )
+                last = False
+                if self._closing.done():
+                    line, last = _line(Unavailable("the node is stopping: watch on another node")), True
+                elif not wire.role_allows(connection.current_role(), "viewer"):
+                    line, last = _line(AccessDenied("the certificate is not accepted any more")), True
+                elif not upcoming.done():
+                    line = b"\n"
+                else:
+                    try:
+                        line = wire.encode_object(upcoming.result()) + b"\n"
+                        upcoming = asyncio.ensure_future(_next(items))
+                    except StopAsyncIteration:
+                        line, last = _line(Unavailable("the watch ended: watch again")), True
+                    except CyoloctlError as error:
+                        line, last = _line(error), True
+                    except Exception as error:
+                        line, last = _line(self.internal_error("watch", error)), True
+                await _write_line(response, line)
+                if last:
+                    break
+            await response.write_eof()
+            return response
+        except (ConnectionError, TimeoutError):
+            # The client left, or does not read: there is nobody to tell.
+            connection.force_close()
+            raise ConnectionResetError from None
+        except StopAsyncIteration:
+            raise Unavailable("the watch ended: watch again") from None
+        finally:
+            connection.gone = None
+            if upcoming is not None and not upcoming.done():
+                upcoming.cancel()
+                await asyncio.wait((upcoming,))
+            close = getattr(items, "aclose", None)
+            if close is not None:
+                await close()
+
+
+_FIRST = asyncio.FIRST_COMPLETED
+_COMMON = "Content-Type: application/json\r\nCache-Control: no-store\r\n"
+
+
+async def _next(items: AsyncIterator[dict[str, Any]]) -> dict[str, Any]:
+    # A task must not end in StopAsyncIteration raised by anext() itself on
+    # every version, so it goes through a coroutine.
+    return await anext(items)
+
+
+def _line(error: CyoloctlError) -> bytes:
+    return wire.encode_error(error) + b"\n"
+
+
+async def _write_line(response: web.StreamResponse, line: bytes) -> None:
+    async with asyncio.timeout(_STUCK_S):
+        await response.write(line)
+
+
+def _denied(connection: _Connection, route: wire.Route) -> AccessDenied:
+    if connection.role is None:
+        return AccessDenied(
+            f"this request needs a client certificate of this cluster with the role {route.role}: "
+            "use --credentials FILE, or the control socket on the node"
+        )
+    return AccessDenied(
+        f"this request needs the role {route.role}, the certificate says {connection.role}: "
+        "use other credentials"
+    )
+
+
+async def _read_body(request: web.BaseRequest) -> bytes:
+    """A body that has not wholly arrived.
+
+    Raises BodyTooLarge before reading it all, InvalidInput when it dawdles.
+    """
+    too_large = BodyTooLarge(f"the body is larger than {wire.MAX_BODY_BYTES} bytes: send less")
+    length = request.content_length
+    if length is not None and length > wire.MAX_BODY_BYTES:
+        raise too_large
+    if request.headers.get("Expect", "").lower() == "100-continue" and request.transport is not None:
+        request.transport.write(b"HTTP/1.1 100 Continue\r\n\r\n")
+    content = request.content
+    body = bytearray()
+    try:
+        async with asyncio.timeout(_BODY_S):
+            while chunk := await content.readany():
+                body += chunk
+                if len(body) > wire.MAX_BODY_BYTES:
+                    raise too_large
+    except TimeoutError:
+        raise InvalidInput(f"the body did not arrive in {_BODY_S:g} s: send it faster") from None
+    except web.RequestPayloadError:
+        raise InvalidInput("the body is not valid HTTP/1.1: check what is sending it") from None
+    return bytes(body)
+
+
+def _openapi() -> bytes:
+    with open(os.path.join(os.path.dirname(__file__), "openapi.json"), "rb") as file:
+        return file.read()
+
+
+def _bind_unix(path: str) -> tuple[socket.socket, tuple[int, int]]:
+    """A listening-to-be unix socket with mode 0600, and its (device, inode).
+
+    Raises Conflict, StorageError.
+    """
+    sock = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+    try:
+        _remove_stale(path)
+        # The mode is set by the bind itself: a chmod after it would leave a
+        # moment in which others could connect.  Another thread's files made
+        # in this moment come out stricter, never laxer.
+        previous = os.umask(0o177)
+        try:
+            sock.bind(path)
+        finally:
+            os.umask(previous)
+        made = os.stat(path, follow_symlinks=False)
+    except OSError as error:
+        sock.close()
+        raise StorageError(
+            f"cannot make the control socket {path}: {error.strerror or error}; check the directory"
+        ) from None
+    except BaseException:
+        sock.close()
+        raise
+    sock.setblocking(False)
+    return sock, (made.st_dev, made.st_ino)
+
+
+def _remove_stale(path: str) -> None:
+    try:
+        mode = os.stat(path, follow_symlinks=False).st_mode
+    except FileNotFoundError:
+        return
+    if not stat.S_ISSOCK(mode):
+        raise Conflict(f"{path} is in the way and is not a socket: move it")
+    with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as probe:
+        # A live process with a full backlog makes connect() wait: that counts as live.
+        probe.settimeout(0.5)
+        try:
+            probe.connect(path)
+        except ConnectionRefusedError:
+            os.unlink(path)
+            return
+        except FileNotFoundError:
+            return
+        except TimeoutError:
+            pass
+    raise Conflict(f"another process answers on {path}: stop it first (cyoloctl node stop -d DIR)")

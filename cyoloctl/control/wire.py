@@ -1,0 +1,922 @@
+"""The HTTP/JSON API v1 as one table: routes, roles, bodies, queries, answers.
+
+Sans-io: no socket, no clock, no randomness.  The server validates with this
+table, the OpenAPI file and the tests are derived from it, and the client takes
+its paths from it, so the three cannot drift apart.  ``python -m
+cyoloctl.control.wire`` prints the OpenAPI document.
+
+Every command imports this module (through the client), so it imports neither
+dataclasses (which costs ``inspect``) nor urllib, and builds the OpenAPI schemas
+only when they are asked for.
+
+Contract of the decoder: any bytes give a validated body or raise
+``InvalidInput`` (``BodyTooLarge`` for size), nothing else.  A message names the
+field and the rule and never repeats a value, for a value may be a secret.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from typing import TYPE_CHECKING, Any
+
+from cyoloctl.errors import (
+    AccessDenied,
+    BodyTooLarge,
+    Conflict,
+    CounterOverflow,
+    CyoloctlError,
+    InternalError,
+    InvalidInput,
+    InvitationRejected,
+    NotFound,
+    OutcomeUnknown,
+    StorageError,
+    Unavailable,
+    VersionMismatch,
+    error_from_code,
+)
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterable, Mapping
+
+__all__ = [
+    "KEEPALIVE_LINE_S",
+    "MAX_BODY_BYTES",
+    "MAX_RESPONSE_BYTES",
+    "MAX_TIMEOUT_S",
+    "MIN_TIMEOUT_S",
+    "NAME_PATTERN",
+    "REQUEST_ID_PATTERN",
+    "ROLES",
+    "ROUTES",
+    "SCHEMA_VERSION",
+    "Field",
+    "Route",
+    "allowed_methods",
+    "check_name",
+    "clean_text",
+    "decode_error",
+    "decode_object",
+    "encode_body",
+    "encode_error",
+    "encode_object",
+    "error_object",
+    "match",
+    "openapi",
+    "path_for",
+    "role_allows",
+    "route_errors",
+]
+
+SCHEMA_VERSION = 1
+MAX_BODY_BYTES = 1 << 20
+MAX_RESPONSE_BYTES = 8 << 20
+MIN_TIMEOUT_S = 0.1
+MAX_TIMEOUT_S = 300.0
+DEFAULT_TIMEOUT_S = 5.0
+#: A watch sends a line, blank if there is nothing to say, at least this often.
+KEEPALIVE_LINE_S = 10.0
+
+# model.NAME_PATTERN again, because importing model imports dataclasses (8 ms in
+# every command).  A test holds the two equal.
+NAME_PATTERN = r"[a-z0-9]([a-z0-9-]{0,61}[a-z0-9])?"
+NAME_RULE = "1 to 63 of a-z, 0-9 and '-', beginning and ending with a letter or digit"
+REQUEST_ID_PATTERN = r"[!-~]{1,128}"
+REQUEST_ID_RULE = "1 to 128 printable ASCII characters without spaces"
+
+#: Each role may do what the ones before it may.  ``none``: no certificate needed.
+ROLES = ("none", "viewer", "operator", "node")
+_RANK = {role: rank for rank, role in enumerate(ROLES)}
+
+_MAX_I64 = 2**63 - 1
+# Far more than any body of this API holds: stops the parser from recursing.
+_MAX_BRACKETS = 256
+_SHORT_BODY_BYTES = 1024
+
+
+class _Required:
+    def __repr__(self) -> str:
+        return "REQUIRED"
+
+
+REQUIRED: Any = _Required()
+
+
+def role_allows(have: str | None, need: str) -> bool:
+    """Whether a caller of role `have` (None: nobody in particular) may use a route of role `need`."""
+    return _RANK.get(have or "none", 0) >= _RANK[need]
+
+
+class Field:
+    """One field of a body or query: its type, range and default.
+
+    kind: boolean, integer, number or string.  minimum and maximum are
+    inclusive.  pattern must match the whole string.  rule is the pattern in
+    words.  check_text validates a string further (raises InvalidInput).
+    """
+
+    __slots__ = (
+        "_matches",
+        "check_text",
+        "choices",
+        "default",
+        "kind",
+        "maximum",
+        "minimum",
+        "name",
+        "nullable",
+        "pattern",
+        "rule",
+        "summary",
+    )
+
+    def __init__(
+        self,
+        name: str,
+        kind: str,
+        summary: str,
+        *,
+        default: Any = REQUIRED,
+        nullable: bool = False,
+        minimum: float | None = None,
+        maximum: float | None = None,
+        pattern: str | None = None,
+        rule: str = "",
+        choices: tuple[str, ...] = (),
+        check_text: Callable[[str], None] | None = None,
+    ) -> None:
+        self.name = name
+        self.kind = kind
+        self.summary = summary
+        self.default = default
+        self.nullable = nullable
+        self.minimum = minimum
+        self.maximum = maximum
+        self.pattern = pattern
+        self.rule = rule
+        self.choices = choices
+        self.check_text = check_text
+        self._matches = re.compile(pattern).fullmatch if pattern else None
+
+    def _refuse(self, why: str) -> InvalidInput:
+        return InvalidInput(f"field {self.name!r}: {why}")
+
+    def check(self, value: Any) -> Any:
+        """The value, when it is one; raises InvalidInput that names the field."""
+        # type() and not isinstance(): True is an int and must not count as one.
+        kind = type(value)
+        if kind is int and self.kind == "integer":
+            if not self.minimum <= value <= self.maximum:
+                raise self._refuse(f"must be {self.minimum} to {self.maximum}")
+            return value
+        if kind is str and self.kind == "string":
+            if self._matches is not None and self._matches(value) is None:
+                raise self._refuse(f"must be {self.rule}")
+            if self.choices and value not in self.choices:
+                raise self._refuse(f"must be one of {', '.join(self.choices)}")
+            if self.check_text is not None:
+                try:
+                    self.check_text(value)
+                except InvalidInput:
+                    raise self._refuse(f"must be {self.rule}") from None
+            return value
+        if kind is bool and self.kind == "boolean":
+            return value
+        if value is None and self.nullable:
+            return None
+        if self.kind == "number" and kind in (int, float):
+            # NaN fails both comparisons.
+            if not self.minimum <= value <= self.maximum:
+                raise self._refuse(f"must be {self.minimum} to {self.maximum}")
+            return float(value)
+        wanted = f"{'an' if self.kind == 'integer' else 'a'} {self.kind}{' or null' if self.nullable else ''}"
+        raise self._refuse(f"must be {wanted}")
+
+    def parse(self, text: str) -> Any:
+        """The value that a query string spells; raises InvalidInput that names the field."""
+        if self.kind == "integer":
+            if not (text.isascii() and text.isdigit() and len(text) <= 19):
+                raise self._refuse(f"must be {self.minimum} to {self.maximum}")
+            return self.check(int(text))
+        if self.kind == "number":
+            if not re.fullmatch(r"[0-9]{1,9}(\.[0-9]{1,9})?", text, re.ASCII):
+                raise self._refuse(f"must be {self.minimum} to {self.maximum}")
+            return self.check(float(text))
+        return self.check(text)
+
+    def schema(self) -> dict[str, Any]:
+        """The field as JSON Schema (OpenAPI 3.1)."""
+        schema: dict[str, Any] = {
+            "type": [self.kind, "null"] if self.nullable else self.kind,
+            "description": self.summary + (f": {self.rule}" if self.rule else ""),
+        }
+        if self.default is not REQUIRED:
+            schema["default"] = self.default
+        if self.minimum is not None:
+            schema["minimum"] = self.minimum
+        if self.maximum is not None:
+            schema["maximum"] = self.maximum
+        if self.pattern is not None:
+            schema["pattern"] = f"^(?:{self.pattern})$"
+        if self.choices:
+            schema["enum"] = list(self.choices)
+        return schema
+
+
+class Route:
+    """One operation of the API.
+
+    operation is the client's and server's name for it.  role is the least role.
+    write: it may change something, so a timeout means that the outcome is
+    unknown.  stream: it answers with a JSON object a line instead of one.
+    """
+
+    __slots__ = (
+        "body",
+        "body_defaults",
+        "body_fields",
+        "has_name",
+        "method",
+        "operation",
+        "query_defaults",
+        "query_fields",
+        "response",
+        "role",
+        "stream",
+        "summary",
+        "template",
+        "write",
+    )
+
+    def __init__(
+        self,
+        method: str,
+        template: str,
+        role: str,
+        operation: str,
+        response: str,
+        summary: str,
+        *,
+        body: Iterable[Field] | None = None,
+        query: Iterable[Field] = (),
+        write: bool = False,
+        stream: bool = False,
+    ) -> None:
+        self.method = method
+        self.template = template
+        self.role = role
+        self.operation = operation
+        self.response = response
+        self.summary = summary
+        self.write = write
+        self.stream = stream
+        self.has_name = "{name}" in template
+        self.body = body is not None
+        self.body_fields = {field.name: field for field in body or ()}
+        self.query_fields = {field.name: field for field in (*query, _TIMEOUT)}
+        self.body_defaults = _defaults(self.body_fields)
+        self.query_defaults = _defaults(self.query_fields)
+
+    def __repr__(self) -> str:
+        return f"<Route {self.method} {self.template}>"
+
+    def read_body(self, raw: bytes) -> dict[str, Any]:
+        """The validated body with its defaults filled in.  An empty body counts as {}.
+
+        Raises InvalidInput naming the field, BodyTooLarge past 1 MiB.
+        """
+        return self.check_body(decode_object(raw, "body") if raw else {})
+
+    def check_body(self, given: Mapping[str, Any]) -> dict[str, Any]:
+        """The validated body with its defaults filled in.  Raises InvalidInput naming the field."""
+        result = self.body_defaults.copy()
+        fields = self.body_fields
+        for key, value in given.items():
+            field = fields.get(key)
+            if field is None:
+                raise _unknown(key, "field", fields)
+            result[key] = field.check(value)
+        if len(result) != len(fields):
+            missing = next(name for name in fields if name not in result)
+            raise InvalidInput(f"field {missing!r}: is required")
+        return result
+
+    def read_query(self, text: str) -> dict[str, Any]:
+        """The validated query with its defaults filled in; `text` is what follows the question mark.
+
+        Raises InvalidInput naming the parameter.
+        """
+        result = self.query_defaults.copy()
+        seen: set[str] = set()
+        if len(text) > 4096:
+            raise InvalidInput("the query is longer than 4096 characters")
+        for part in text.split("&"):
+            if not part:
+                continue
+            key, _, value = part.partition("=")
+            if "%" in part or "+" in part:
+                # Nothing that this API takes needs quoting, but a client may quote anything.
+                from urllib.parse import unquote_plus
+
+                key, value = unquote_plus(key), unquote_plus(value)
+            field = self.query_fields.get(key)
+            if field is None:
+                raise _unknown(key, "query parameter", self.query_fields)
+            if key in seen:
+                raise InvalidInput(f"field {key!r}: is given twice")
+            seen.add(key)
+            result[key] = field.parse(value)
+        return result
+
+
+def _defaults(fields: Mapping[str, Field]) -> dict[str, Any]:
+    return {field.name: field.default for field in fields.values() if field.default is not REQUIRED}
+
+
+def _unknown(key: str, what: str, known: Iterable[str]) -> InvalidInput:
+    return InvalidInput(f"{what} {clean_text(key, 64)!r} is unknown: use {', '.join(known) or 'none'}")
+
+
+# --- JSON ---------------------------------------------------------------------------------------
+
+
+def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    result = dict(pairs)
+    if len(result) != len(pairs):
+        seen: set[str] = set()
+        for key, _ in pairs:
+            if key in seen:
+                raise InvalidInput(f"field {clean_text(key, 64)!r}: is given twice")
+            seen.add(key)
+    return result
+
+
+def _no_constant(text: str) -> None:
+    raise InvalidInput(f"{text} is not JSON: use a number")
+
+
+_decoder = json.JSONDecoder(object_pairs_hook=_unique, parse_constant=_no_constant)
+# ASCII only: a lone surrogate in a name can then not break the encoding of an error.
+_encode = json.JSONEncoder(separators=(",", ":"), allow_nan=False).encode
+
+
+def decode_object(raw: bytes, what: str, max_bytes: int = MAX_BODY_BYTES) -> dict[str, Any]:
+    """A JSON object from UTF-8 bytes.
+
+    Duplicate keys, NaN and Infinity, deep nesting and anything that is not an
+    object raise InvalidInput; more than max_bytes raises BodyTooLarge.
+    """
+    if len(raw) > max_bytes:
+        raise BodyTooLarge(f"the {what} is larger than {max_bytes} bytes")
+    # A bracket may stand in a string, so the count bounds the depth from above.
+    if (
+        max_bytes <= MAX_BODY_BYTES
+        and len(raw) > _SHORT_BODY_BYTES
+        and raw.count(b"[") + raw.count(b"{") > _MAX_BRACKETS
+    ):
+        raise InvalidInput(f"the {what} nests too deeply")
+    try:
+        value = _decoder.decode(raw.decode("utf-8"))
+    except UnicodeDecodeError:
+        raise InvalidInput(f"the {what} is not UTF-8: send a JSON object") from None
+    except RecursionError:
+        raise InvalidInput(f"the {what} nests too deeply") from None
+    except ValueError as error:
+        # JSONDecodeError has a position; an integer of thousands of digits gives a plain ValueError.
+        where = f" at {error.lineno}:{error.colno}" if isinstance(error, json.JSONDecodeError) else ""
+        raise InvalidInput(f"the {what} is not JSON{where}: send a JSON object") from None
+    if type(value) is not dict:
+        raise InvalidInput(f"the {what} must be a JSON object")
+    return value
+
+
+def encode_object(value: Mapping[str, Any]) -> bytes:
+    """Compact JSON with `schema_version` (added when it is missing).
+
+    Raises TypeError or ValueError for what JSON cannot hold.
+    """
+    if "schema_version" not in value:
+        value = {"schema_version": SCHEMA_VERSION, **value}
+    return _encode(value).encode("ascii")
+
+
+def encode_body(value: Mapping[str, Any]) -> bytes:
+    """Compact JSON of a request body.  Raises TypeError or ValueError for what JSON cannot hold."""
+    return _encode(value).encode("ascii")
+
+
+def clean_text(text: str, limit: int = 2000) -> str:
+    """`text` made safe to print on a terminal and bounded: control characters become spaces."""
+    text = text if len(text) <= limit else text[: limit - 3] + "..."
+    return text if text.isprintable() else "".join(c if c.isprintable() else " " for c in text)
+
+
+# --- errors -------------------------------------------------------------------------------------
+
+
+def error_object(error: CyoloctlError) -> dict[str, Any]:
+    """The JSON body of an error."""
+    return {
+        "schema_version": SCHEMA_VERSION,
+        "error": {"code": error.code, "message": clean_text(error.message)},
+    }
+
+
+def encode_error(error: CyoloctlError) -> bytes:
+    """The encoded JSON body of an error."""
+    return encode_object(error_object(error))
+
+
+def decode_error(value: Mapping[str, Any]) -> CyoloctlError | None:
+    """The error that a response object holds, None when it holds none.
+
+    A code that this release does not know gives the root of the tree.
+    """
+    error = value.get("error")
+    if not isinstance(error, dict):
+        return None
+    code, message = error.get("code"), error.get("message")
+    if not isinstance(code, str) or not isinstance(message, str):
+        return None
+    return error_from_code(code, clean_text(message))
+
+
+# --- the table ----------------------------------------------------------------------------------
+
+
+def _check_address(text: str) -> None:
+    from cyoloctl.model import parse_address
+
+    parse_address(text)
+
+
+_TIMEOUT = Field(
+    "timeout_s",
+    "number",
+    "seconds after which the node gives up",
+    default=DEFAULT_TIMEOUT_S,
+    minimum=MIN_TIMEOUT_S,
+    maximum=MAX_TIMEOUT_S,
+)
+_NAME = Field("name", "string", "the name", pattern=NAME_PATTERN, rule=NAME_RULE)
+_REQUEST_ID = Field(
+    "request_id",
+    "string",
+    "the same id applies once, however often it is sent; null: the node makes one",
+    default=None,
+    nullable=True,
+    pattern=REQUEST_ID_PATTERN,
+    rule=REQUEST_ID_RULE,
+)
+_CONSISTENCY = Field(
+    "consistency",
+    "string",
+    "linearizable asks a majority, stale reads what this node has",
+    default="linearizable",
+    choices=("linearizable", "stale"),
+)
+
+
+def _by(maximum: int) -> Field:
+    return Field("by", "integer", "how much", default=1, minimum=1, maximum=maximum)
+
+
+ROUTES: tuple[Route, ...] = (
+    Route("GET", "/v1/health", "none", "health", "Health", "Whether the node is alive and ready"),
+    Route("GET", "/v1/status", "viewer", "status", "Status", "The cluster and its members"),
+    Route("GET", "/v1/members", "viewer", "member_list", "MemberList", "List the members"),
+    Route("GET", "/v1/members/{name}", "viewer", "member_show", "Member", "Show a member"),
+    Route(
+        "POST",
+        "/v1/members/invitations",
+        "operator",
+        "member_invite",
+        "Invitation",
+        "Make a single-use join token",
+        body=(
+            _NAME,
+            Field("learner", "boolean", "join as a learner for good", default=False),
+            Field("ttl_s", "integer", "seconds until it expires", default=3600, minimum=60, maximum=604_800),
+        ),
+        write=True,
+    ),
+    Route(
+        "POST",
+        "/v1/join",
+        "none",
+        "join",
+        "Grant",
+        "Redeem a join token: idempotent for the same request",
+        body=(
+            _NAME,
+            Field(
+                "secret",
+                "string",
+                "the secret of the join token",
+                pattern=r"[!-~]{1,512}",
+                rule="1 to 512 printable ASCII characters without spaces",
+            ),
+            Field(
+                "request_pem",
+                "string",
+                "the certificate request",
+                pattern=r"[\n\r -~]{1,65536}",
+                rule="PEM text of at most 64 KiB",
+            ),
+            Field(
+                "sealing_key",
+                "string",
+                "the X25519 public key that the grant is sealed to",
+                pattern=r"[A-Za-z0-9+/_-]{43}=?",
+                rule="32 bytes in base64",
+            ),
+            Field(
+                "address",
+                "string",
+                "where the peers reach the new node",
+                pattern=r"[!-~]{1,300}",
+                rule="HOST:PORT or [IPV6]:PORT, port 1 to 65535",
+                check_text=_check_address,
+            ),
+        ),
+        write=True,
+    ),
+    Route(
+        "POST",
+        "/v1/members/{name}/remove",
+        "operator",
+        "member_remove",
+        "Removal",
+        "Remove a member",
+        body=(
+            Field("force", "boolean", "even if the cluster would lose its quorum", default=False),
+            Field("dry_run", "boolean", "only compute the failure tolerance", default=False),
+        ),
+        write=True,
+    ),
+    Route(
+        "POST",
+        "/v1/members/transfer-leadership",
+        "operator",
+        "transfer_leadership",
+        "Leadership",
+        "Hand leadership over",
+        body=(
+            Field(
+                "to",
+                "string",
+                "the new leader; null: the most advanced voter",
+                default=None,
+                nullable=True,
+                pattern=NAME_PATTERN,
+                rule=NAME_RULE,
+            ),
+        ),
+        write=True,
+    ),
+    Route(
+        "POST",
+        "/v1/counters/{name}/increment",
+        "operator",
+        "counter_increment",
+        "CounterWritten",
+        "Add to a counter",
+        body=(_by(_MAX_I64), _REQUEST_ID),
+        write=True,
+    ),
+    Route(
+        "POST",
+        "/v1/counters/{name}/decrement",
+        "operator",
+        "counter_decrement",
+        "CounterWritten",
+        "Subtract from a counter",
+        body=(_by(_MAX_I64 + 1), _REQUEST_ID),
+        write=True,
+    ),
+    Route(
+        "POST",
+        "/v1/counters/{name}/reset",
+        "operator",
+        "counter_reset",
+        "CounterWritten",
+        "Set a counter to 0",
+        body=(_REQUEST_ID,),
+        write=True,
+    ),
+    Route(
+        "GET",
+        "/v1/counters/{name}",
+        "viewer",
+        "counter_get",
+        "Counter",
+        "Read a counter",
+        query=(_CONSISTENCY,),
+    ),
+    Route(
+        "GET",
+        "/v1/counters",
+        "viewer",
+        "counter_list",
+        "CounterList",
+        "List counters by name, a page at a time",
+        query=(
+            _CONSISTENCY,
+            Field("limit", "integer", "counters a page", default=100, minimum=1, maximum=1000),
+            Field(
+                "after",
+                "string",
+                "begin after this name (`next` of the page before)",
+                default=None,
+                nullable=True,
+                pattern=NAME_PATTERN,
+                rule=NAME_RULE,
+            ),
+        ),
+    ),
+    Route(
+        "GET",
+        "/v1/counters/{name}/watch",
+        "viewer",
+        "counter_watch",
+        "Counter",
+        "Follow a counter: one object a line, the present value first; a blank line at least every "
+        "10 seconds; an object with `error` ends the stream",
+        stream=True,
+    ),
+    Route(
+        "POST",
+        "/v1/node/stop",
+        "operator",
+        "stop",
+        "Stopping",
+        "Hand leadership over, then stop the node",
+        body=(),
+        write=True,
+    ),
+    Route("GET", "/v1/openapi.json", "none", "openapi", "OpenAPI", "This document"),
+)
+
+# Templates have one of three shapes, so a lookup is one or two dictionary accesses:
+# /v1/X[/Y] exact, /v1/X/{name}, /v1/X/{name}/Y.
+_EXACT: dict[tuple[str, str], Route] = {}
+_NAMED: dict[tuple[str, str, str], Route] = {}
+_BY_OPERATION: dict[str, Route] = {}
+
+for _route in ROUTES:
+    _parts = _route.template.split("/")
+    _BY_OPERATION[_route.operation] = _route
+    if _route.has_name:
+        _NAMED[(_route.method, _parts[2], _parts[4] if len(_parts) == 5 else "")] = _route
+    else:
+        _EXACT[(_route.method, _route.template)] = _route
+
+_name_matches = re.compile(NAME_PATTERN).fullmatch
+
+
+def match(method: str, path: str) -> tuple[Route, str] | None:
+    """The route of a raw path and the name in it ("" for none), or None.
+
+    The name is not checked here: see check_name.
+    """
+    route = _EXACT.get((method, path))
+    if route is not None:
+        return route, ""
+    parts = path.split("/", 5)
+    count = len(parts)
+    if parts[0] or count < 4 or count > 5 or parts[1] != "v1":
+        return None
+    if count == 5 and not parts[4]:
+        return None  # /v1/counters/x/ is not /v1/counters/x
+    route = _NAMED.get((method, parts[2], parts[4] if count == 5 else ""))
+    return None if route is None else (route, parts[3])
+
+
+def allowed_methods(path: str) -> list[str]:
+    """The methods of a path, empty when there is no such path."""
+    return [method for method in ("GET", "POST") if match(method, path) is not None]
+
+
+def check_name(text: str, what: str = "name") -> str:
+    """`text`, when it is a name; raises InvalidInput that shows the rule."""
+    if _name_matches(text) is None:
+        raise InvalidInput(f"{what} {clean_text(text, 80)!r} is not valid: use {NAME_RULE}")
+    return text
+
+
+def path_for(operation: str, name: str = "") -> tuple[Route, str]:
+    """The route of an operation and its path for a name.  Raises InvalidInput for a bad name."""
+    route = _BY_OPERATION[operation]
+    if not route.has_name:
+        return route, route.template
+    what = "counter name" if "/counters/" in route.template else "member name"
+    return route, route.template.replace("{name}", check_name(name, what))
+
+
+def route_errors(route: Route) -> list[type[CyoloctlError]]:
+    """The errors that a route may answer with, one class a line of the OpenAPI document."""
+    found: list[type[CyoloctlError]] = [InvalidInput, InternalError]
+    if route.role != "none":
+        found.append(AccessDenied)
+    if route.body:
+        found.append(BodyTooLarge)
+    if route.has_name or route.operation == "transfer_leadership":
+        found.append(NotFound)
+    if route.operation in ("counter_increment", "counter_decrement"):
+        found.append(CounterOverflow)
+    if route.operation == "join":
+        found.append(InvitationRejected)
+    if route.operation not in ("health", "openapi"):
+        found += [Unavailable, StorageError]
+    if route.write:
+        found += [Conflict, OutcomeUnknown, VersionMismatch]
+    return sorted(found, key=lambda cls: (cls.http_status, cls.code))
+
+
+# --- OpenAPI ------------------------------------------------------------------------------------
+
+
+def _object(description: str, **properties: dict[str, Any]) -> dict[str, Any]:
+    return {
+        "type": "object",
+        "description": description,
+        "required": ["schema_version", *properties],
+        "properties": {"schema_version": {"const": SCHEMA_VERSION}, **properties},
+    }
+
+
+def _schemas() -> dict[str, dict[str, Any]]:
+    text: dict[str, Any] = {"type": "string"}
+    flag: dict[str, Any] = {"type": "boolean"}
+    count: dict[str, Any] = {"type": "integer", "minimum": 0}
+    name: dict[str, Any] = {"type": "string", "pattern": f"^(?:{NAME_PATTERN})$"}
+    time: dict[str, Any] = {"type": "string", "format": "date-time"}
+
+    def maybe(schema: dict[str, Any]) -> dict[str, Any]:
+        return {**schema, "type": [schema["type"], "null"]}
+
+    counter = {
+        "name": name,
+        "value": {"type": "integer", "format": "int64"},
+        "value_string": {"type": "string", "pattern": "^-?[0-9]{1,19}$"},
+        "index": count,
+    }
+    member = {
+        "name": name,
+        "role": {"enum": ["leader", "follower", "candidate", "learner"]},
+        "address": text,
+        "reachable": flag,
+        "term": maybe(count),
+        "commit_index": maybe(count),
+        "applied_index": maybe(count),
+        "lag": maybe(count),
+        "uptime_s": maybe({"type": "number"}),
+        "version": maybe(text),
+        "storage": {"enum": ["disk", "memory", None]},
+        "fsync_p99_ms": maybe({"type": "number"}),
+        "certificate_expires_at": maybe(time),
+        "clock_skew_ms": maybe({"type": "number"}),
+    }
+    in_list = {"type": "object", "required": list(member), "properties": member}
+    return {
+        "Error": _object(
+            "Any refusal or failure; `cyoloctl help exit-codes` lists the codes",
+            error={
+                "type": "object",
+                "required": ["code", "message"],
+                "properties": {"code": text, "message": text},
+            },
+        ),
+        "Health": _object("The node's own health"),
+        "Status": _object(
+            "What the asked node knows",
+            cluster={
+                "type": "object",
+                "properties": {
+                    "name": name,
+                    "id": {"type": "string", "pattern": "^[0-9a-f]{32}$"},
+                    "leader": maybe(name),
+                    "term": count,
+                    "voters": count,
+                    "learners": count,
+                    "quorum": count,
+                    "failure_tolerance": {"type": "integer"},
+                    "healthy": flag,
+                    "commit_index": count,
+                    "storage": {"enum": ["disk", "memory"]},
+                },
+            },
+            members={"type": "array", "items": in_list},
+        ),
+        "MemberList": _object("Every member", members={"type": "array", "items": in_list}),
+        "Member": _object("One member", **member),
+        "Invitation": _object(
+            "A join token; it is a secret", token=text, name=name, learner=flag, expires_at=time
+        ),
+        "Grant": _object("What a node needs to be a member, sealed where it is secret"),
+        "Removal": _object(
+            "What was, or would be, removed",
+            name=name,
+            removed=flag,
+            dry_run=flag,
+            failure_tolerance_before={"type": "integer"},
+            failure_tolerance_after={"type": "integer"},
+        ),
+        "Leadership": _object("Who leads now", leader=maybe(name), previous=maybe(name)),
+        "Counter": _object("A counter", **counter),
+        "CounterWritten": _object(
+            "A counter after the write; the same for every repetition of the request id",
+            **counter,
+            request_id={"type": "string", "pattern": f"^{REQUEST_ID_PATTERN}$"},
+        ),
+        "CounterList": _object(
+            "A page of counters",
+            counters={
+                "type": "array",
+                "items": {"type": "object", "required": list(counter), "properties": counter},
+            },
+            next=maybe(name),
+        ),
+        "Stopping": _object("The node is stopping", stopping=flag),
+        "OpenAPI": {"type": "object", "description": "OpenAPI 3.1"},
+    }
+
+
+def _operation_object(route: Route) -> dict[str, Any]:
+    parameters: list[dict[str, Any]] = []
+    if route.has_name:
+        parameters.append(
+            {
+                "name": "name",
+                "in": "path",
+                "required": True,
+                "schema": {"type": "string", "pattern": f"^(?:{NAME_PATTERN})$"},
+            }
+        )
+    parameters += [
+        {"name": field.name, "in": "query", "required": field.default is REQUIRED, "schema": field.schema()}
+        for field in route.query_fields.values()
+    ]
+    media = "application/x-ndjson" if route.stream else "application/json"
+    reference = {"$ref": f"#/components/schemas/{route.response}"}
+    responses: dict[str, Any] = {
+        "200": {"description": route.summary, "content": {media: {"schema": reference}}}
+    }
+    by_status: dict[int, list[type[CyoloctlError]]] = {}
+    for cls in route_errors(route):
+        by_status.setdefault(cls.http_status, []).append(cls)
+    for status, classes in by_status.items():
+        responses[str(status)] = {
+            "description": "; ".join(f"`{cls.code}`: {cls.meaning}" for cls in classes),
+            "content": {"application/json": {"schema": {"$ref": "#/components/schemas/Error"}}},
+        }
+    result: dict[str, Any] = {
+        "operationId": route.operation,
+        "summary": route.summary,
+        "x-role": route.role,
+        "security": [] if route.role == "none" else [{"clientCertificate": []}],
+        "parameters": parameters,
+        "responses": responses,
+    }
+    if route.body:
+        required = [field.name for field in route.body_fields.values() if field.default is REQUIRED]
+        schema: dict[str, Any] = {
+            "type": "object",
+            "additionalProperties": False,
+            "properties": {field.name: field.schema() for field in route.body_fields.values()},
+        }
+        if required:
+            schema["required"] = required
+        result["requestBody"] = {
+            "required": bool(required),
+            "content": {"application/json": {"schema": schema}},
+        }
+    return result
+
+
+def openapi() -> dict[str, Any]:
+    """The OpenAPI 3.1 document of the table."""
+    paths: dict[str, dict[str, Any]] = {}
+    for route in ROUTES:
+        paths.setdefault(route.template, {})[route.method.lower()] = _operation_object(route)
+    return {
+        "openapi": "3.1.0",
+        "info": {
+            "title": "cyoloctl control API",
+            "version": "1",
+            "description": "Every object has `schema_version` 1; a field is never renamed or removed within "
+            "it. Over the unix socket the caller is an operator; over TLS the role comes from the client "
+            "certificate (`x-role` is the least one). A write that ends in `outcome_unknown` may or may "
+            "not have been applied: repeat it with the same `request_id`.",
+        },
+        "paths": paths,
+        "components": {
+            "schemas": _schemas(),
+            "securitySchemes": {"clientCertificate": {"type": "mutualTLS"}},
+        },
+    }
+
+
+if __name__ == "__main__":
+    print(json.dumps(openapi(), indent=2))

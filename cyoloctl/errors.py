@@ -1,0 +1,259 @@
+"""The whole exception tree, in one file.
+
+Every error that may reach a user carries a stable string code, the exit
+status of the command line and the HTTP status of the API.  The table is the
+contract that ``cyoloctl help exit-codes`` prints.
+"""
+
+from __future__ import annotations
+
+from typing import ClassVar
+
+__all__ = [
+    "AccessDenied",
+    "AlreadyExists",
+    "BodyTooLarge",
+    "ClientTimeout",
+    "ConfigError",
+    "Conflict",
+    "CounterOverflow",
+    "CyoloctlError",
+    "Interrupted",
+    "InternalError",
+    "InvalidInput",
+    "InvitationRejected",
+    "NoLeader",
+    "NotFound",
+    "OutcomeUnknown",
+    "Overloaded",
+    "StorageError",
+    "TokenRejected",
+    "Unavailable",
+    "Unreachable",
+    "UsageError",
+    "VersionMismatch",
+    "error_classes",
+    "error_from_code",
+]
+
+
+class CyoloctlError(Exception):
+    """An error with a stable code.
+
+    message: lower case, says what happened and what to do next.  It never
+    holds a secret.
+    """
+
+    code: ClassVar[str] = "error"
+    exit_status: ClassVar[int] = 1
+    http_status: ClassVar[int] = 500
+    meaning: ClassVar[str] = "unclassified error"
+
+    def __init__(self, message: str = "") -> None:
+        super().__init__(message or self.meaning)
+
+    @property
+    def message(self) -> str:
+        """The text for the user."""
+        return str(self.args[0])
+
+
+class UsageError(CyoloctlError):
+    """The command line was used wrongly."""
+
+    code = "usage"
+    exit_status = 2
+    http_status = 400
+    meaning = "usage: the command line is wrong"
+
+
+class NotFound(CyoloctlError):
+    """The named thing does not exist."""
+
+    code = "not_found"
+    exit_status = 3
+    http_status = 404
+    meaning = "not found"
+
+
+class Conflict(CyoloctlError):
+    """The state of the cluster refuses the request; nothing was changed."""
+
+    code = "conflict"
+    exit_status = 4
+    http_status = 409
+    meaning = "refused: a precondition failed"
+
+
+class AlreadyExists(Conflict):
+    """The thing to create is already there."""
+
+    code = "already_exists"
+    meaning = "already exists"
+
+
+class InvalidInput(CyoloctlError):
+    """A token, file, name, number or body is malformed; nothing was changed."""
+
+    code = "invalid_input"
+    exit_status = 65
+    http_status = 400
+    meaning = "invalid input: malformed token, file, name or number"
+
+
+class BodyTooLarge(InvalidInput):
+    """A request body is larger than the limit."""
+
+    code = "body_too_large"
+    http_status = 413
+    meaning = "request body too large"
+
+
+class CounterOverflow(InvalidInput):
+    """The counter would leave the signed 64-bit range; nothing was changed."""
+
+    code = "counter_overflow"
+    http_status = 422
+    meaning = "the counter would leave the signed 64-bit range"
+
+
+class Unreachable(CyoloctlError):
+    """No node could be reached; nothing was sent."""
+
+    code = "unreachable"
+    exit_status = 69
+    http_status = 502
+    meaning = "node unreachable: nothing was sent"
+
+
+class InternalError(CyoloctlError):
+    """A bug."""
+
+    code = "internal"
+    exit_status = 70
+    http_status = 500
+    meaning = "internal error: a bug"
+
+
+class StorageError(CyoloctlError):
+    """The disk is full, read-only or corrupt; the message names file and remedy."""
+
+    code = "storage"
+    exit_status = 74
+    http_status = 507
+    meaning = "storage error: disk full, corrupt or read-only"
+
+
+class Unavailable(CyoloctlError):
+    """Certainly not applied; safe to retry."""
+
+    code = "unavailable"
+    exit_status = 75
+    http_status = 503
+    meaning = "unavailable, not applied, safe to retry"
+
+
+class NoLeader(Unavailable):
+    """There is no leader, or it has no quorum; certainly not applied."""
+
+    code = "no_leader"
+    meaning = "no leader or no quorum, not applied, safe to retry"
+
+
+class Overloaded(Unavailable):
+    """The queue of proposals is full; certainly not applied."""
+
+    code = "overloaded"
+    meaning = "overloaded, not applied, safe to retry later"
+
+
+class VersionMismatch(CyoloctlError):
+    """Data or peer of a version that this release does not speak."""
+
+    code = "version_mismatch"
+    exit_status = 76
+    http_status = 505
+    meaning = "version mismatch"
+
+
+class AccessDenied(CyoloctlError):
+    """The credentials are missing, wrong or lack the role."""
+
+    code = "access_denied"
+    exit_status = 77
+    http_status = 403
+    meaning = "access denied"
+
+
+class InvitationRejected(AccessDenied):
+    """A join token was refused: wrong, expired, used, or for another name or cluster."""
+
+    code = "invitation_rejected"
+    meaning = "join token rejected"
+
+
+class TokenRejected(AccessDenied):
+    """A session token was refused; the same message for every reason."""
+
+    code = "token_rejected"
+    http_status = 401
+    meaning = "token rejected"
+
+
+class ConfigError(CyoloctlError):
+    """The configuration or the files beside it cannot be used."""
+
+    code = "configuration"
+    exit_status = 78
+    http_status = 500
+    meaning = "configuration error"
+
+
+class OutcomeUnknown(CyoloctlError):
+    """The write may or may not have been applied.
+
+    Read before retrying, or retry with the same request id.
+    """
+
+    code = "outcome_unknown"
+    exit_status = 80
+    http_status = 504
+    meaning = "outcome unknown: the write may or may not have been applied"
+
+
+class ClientTimeout(Unavailable):
+    """A read, or a write that was never sent, did not finish in time."""
+
+    code = "timeout"
+    meaning = "timed out, nothing was applied, safe to retry"
+
+
+class Interrupted(CyoloctlError):
+    """The user interrupted the command."""
+
+    code = "interrupted"
+    exit_status = 130
+    http_status = 499
+    meaning = "interrupted"
+
+
+def error_classes() -> list[type[CyoloctlError]]:
+    """Every class of the tree, the root first, each once, by exit status then code."""
+    found: list[type[CyoloctlError]] = []
+    todo: list[type[CyoloctlError]] = [CyoloctlError]
+    while todo:
+        cls = todo.pop()
+        found.append(cls)
+        todo.extend(cls.__subclasses__())
+    return sorted(found, key=lambda cls: (cls.exit_status, cls.code))
+
+
+def error_from_code(code: str, message: str) -> CyoloctlError:
+    """The error that a peer or server named by its code.
+
+    An unknown code (a newer server) gives the root of the tree.
+    """
+    for cls in error_classes():
+        if cls.code == code:
+            return cls(message)
+    return CyoloctlError(message)

@@ -1,0 +1,93 @@
+"""Who is at the other end of a TLS connection, by the name in its certificate.
+
+Pure and quick to import, for whoever handles connections; pki makes the certificates.
+"""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+from typing import Any, Literal, Protocol, cast, get_args
+
+from cyoloctl.errors import AccessDenied, InvalidInput
+from cyoloctl.model import NAME_PATTERN, ClusterId, NodeName, parse_name
+
+__all__ = [
+    "AccessRole",
+    "Identity",
+    "PeerCertificate",
+    "identity_from_peer",
+    "parse_cluster_id",
+    "parse_identity",
+]
+
+AccessRole = Literal["node", "operator", "viewer"]
+
+_CLUSTER_ID = re.compile(r"[0-9a-f]{32}")
+_IDENTITY = re.compile(rf"({NAME_PATTERN})\.(node|operator|viewer)\.([0-9a-f]{{32}})\.cyoloctl")
+
+
+def parse_cluster_id(text: str) -> ClusterId:
+    """A cluster id: 32 lower-case hexadecimal characters.  Raises InvalidInput."""
+    if not _CLUSTER_ID.fullmatch(text):
+        raise InvalidInput(f"cluster id {text[:80]!r} is not valid: it is 32 characters of 0-9 and a-f")
+    return ClusterId(text)
+
+
+@dataclass(frozen=True, slots=True)
+class Identity:
+    """A name, what it may do, and in which cluster.  str() is the DNS name in its certificate.
+
+    Raises InvalidInput when made from parts that are not valid.
+    """
+
+    name: NodeName
+    role: AccessRole
+    cluster_id: ClusterId
+
+    def __post_init__(self) -> None:
+        parse_name(self.name)
+        parse_cluster_id(self.cluster_id)
+        if self.role not in get_args(AccessRole):
+            raise InvalidInput(f"role {self.role!r} is not valid: use node, operator or viewer")
+
+    def __str__(self) -> str:
+        return f"{self.name}.{self.role}.{self.cluster_id}.cyoloctl"
+
+
+def parse_identity(dns_name: str) -> Identity | None:
+    """The identity that a DNS name spells, or None where it is not exactly of our form."""
+    match = _IDENTITY.fullmatch(dns_name)
+    if match is None:
+        return None
+    name, _, role, cluster_id = match.groups()
+    return Identity(NodeName(name), cast(AccessRole, role), ClusterId(cluster_id))
+
+
+class PeerCertificate(Protocol):
+    """An ssl.SSLObject or ssl.SSLSocket after its handshake."""
+
+    def getpeercert(self) -> Any:
+        """The decoded certificate; None without one; an empty dict where it was not verified."""
+        ...
+
+
+def identity_from_peer(ssl_object: PeerCertificate | None, *, cluster_id: str) -> Identity | None:
+    """Who presented the certificate of a finished handshake.
+
+    ssl_object: what asyncio calls get_extra_info("ssl_object"); None for a unix socket.
+    cluster_id: ours; a certificate for another cluster is refused.
+
+    None where no certificate was presented.  Raises AccessDenied for one that
+    was not verified (a context without CERT_OPTIONAL or CERT_REQUIRED), does
+    not carry exactly one name, exactly of our form, or is of another cluster.
+    Chain, purpose and dates were checked by the handshake.
+    """
+    certificate = None if ssl_object is None else ssl_object.getpeercert()
+    if certificate is None:
+        return None
+    names = certificate.get("subjectAltName", ())
+    identity = parse_identity(names[0][1]) if len(names) == 1 and names[0][0] == "DNS" else None
+    if identity is None or identity.cluster_id != cluster_id:
+        raise AccessDenied("the certificate does not name a member of this cluster: use one issued by it")
+    return identity

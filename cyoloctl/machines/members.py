@@ -1,0 +1,446 @@
+"""Who belongs to the cluster, as the cluster agreed: members, invitations, removed names.
+
+Raft's own configuration says who votes now; this says who may, and where they
+are.  ``role`` is the wanted role: a node made voter here becomes one when it
+has caught up.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable
+from contextlib import suppress
+from dataclasses import dataclass, field, replace
+from typing import Any, Literal, cast
+
+from cyoloctl.errors import (
+    AlreadyExists,
+    Conflict,
+    InvalidInput,
+    InvitationRejected,
+    NotFound,
+    Overloaded,
+)
+from cyoloctl.machines._codec import MAX_TIME_UNIX_MS, Malformed, Refused, is_request_id
+from cyoloctl.model import parse_address, parse_name
+
+__all__ = ["MAX_INVITATIONS", "MAX_NAMES", "Invitation", "Member", "MemberMachine", "WantedRole"]
+
+MAX_INVITATIONS = 1_000
+MAX_NAMES = 10_000  # members and removed names together
+
+WantedRole = Literal["voter", "learner"]
+
+_SHA256 = re.compile(r"[0-9a-f]{64}")
+_KEY = re.compile(r"[A-Za-z0-9+/]{43}=")
+_DATE = re.compile(r"[0-9]{4}-[0-9]{2}-[0-9]{2}T[0-9]{2}:[0-9]{2}:[0-9]{2}Z")
+
+# One text for every cause: a stranger with a guessed token learns nothing from it.
+_REJECTED = (
+    "the join token was rejected: it is wrong, expired, used, or for another name or cluster; "
+    "ask for a new one (member invite)"
+)
+
+
+@dataclass(frozen=True, slots=True)
+class Member:
+    """A node that was admitted.
+
+    name: its identity.  address: HOST:PORT, where it is now.  role: the role
+    that it is meant to have.  sealing_key: its X25519 public key in base64.
+    raft_id: its id in the Raft configuration.  certificate_expires_at:
+    ``YYYY-MM-DDTHH:MM:SSZ``, or None before it is known.
+    """
+
+    name: str
+    address: str
+    role: WantedRole
+    sealing_key: str
+    raft_id: str
+    certificate_expires_at: str | None
+
+    def to_json(self) -> dict[str, Any]:
+        """All fields."""
+        return {"name": self.name, **self._fields()}
+
+    def _fields(self) -> dict[str, Any]:
+        return {
+            "address": self.address,
+            "certificate_expires_at": self.certificate_expires_at,
+            "raft_id": self.raft_id,
+            "role": self.role,
+            "sealing_key": self.sealing_key,
+        }
+
+
+@dataclass(frozen=True, slots=True)
+class Invitation:
+    """A join token that was handed out, known by the SHA-256 of its secret (64 hex digits).
+
+    expires_unix_ms: refused from this replicated time on.  used_by: SHA-256
+    of the certificate request that redeemed it, None before.
+    """
+
+    secret_sha256: str = field(repr=False)
+    name: str
+    learner: bool
+    expires_unix_ms: int
+    used_by: str | None
+
+    @property
+    def role(self) -> WantedRole:
+        """The role that the node will be given."""
+        return "learner" if self.learner else "voter"
+
+
+class MemberMachine:
+    """Operations and their answers:
+
+    ``invite {name, learner, secret_sha256, expires_unix_ms}`` ->
+    ``{name, learner, expires_unix_ms}``.  already_exists for a member or a
+    known secret, conflict for a removed name, invalid_input for an expiry in
+    the past, overloaded beyond 1,000 invitations or 10,000 names.  Drops the
+    expired invitations first.
+    ``redeem {name, secret_sha256, request_sha256, address, sealing_key,
+    raft_id}`` -> ``{name, role}``: makes the member.  The same request_sha256
+    again gets the same answer while the member is there.  Otherwise
+    invitation_rejected, with the reason unknown, other_name, used, expired,
+    removed, name_taken or raft_id_taken beside the code.
+    ``put {name, address, role, sealing_key, raft_id, certificate_expires_at}``
+    -> the member: made, or replaced.  conflict for a removed name or the
+    raft_id of another member.
+    ``set_address {name, address}``, ``set_role {name, role}`` -> the member.
+    not_found.
+    ``remove {name}`` -> ``{name, removed}``: removed is false when it was
+    removed before.  not_found.  A removed name is never used again: its log
+    and votes may still be somewhere.
+
+    on_change: called with a member's name and the log index after that member
+    was made, changed or removed.  Not replicated; what it raises is dropped.
+    """
+
+    def __init__(self) -> None:
+        self.on_change: Callable[[str, int], None] | None = None
+        self._members: dict[str, Member] = {}
+        self._removed: set[str] = set()
+        self._invitations: dict[str, Invitation] = {}
+
+    def get(self, name: str) -> Member | None:
+        """The member of this name."""
+        return self._members.get(name)
+
+    def members(self) -> list[Member]:
+        """All members by name."""
+        return [member for _, member in sorted(self._members.items())]
+
+    def is_removed(self, name: str) -> bool:
+        """True when a member of this name was removed."""
+        return name in self._removed
+
+    def removed(self) -> list[str]:
+        """The removed names in order."""
+        return sorted(self._removed)
+
+    def invitation(self, secret_sha256: str) -> Invitation | None:
+        """The invitation with this digest of its secret."""
+        return self._invitations.get(secret_sha256)
+
+    def invitations(self) -> list[Invitation]:
+        """All invitations, used and expired ones too, by expiry, then digest."""
+        return sorted(self._invitations.values(), key=lambda i: (i.expires_unix_ms, i.secret_sha256))
+
+    def apply(
+        self, operation: str, arguments: dict[str, Any], index: int, now_unix_ms: int
+    ) -> dict[str, Any]:
+        """The value of the answer.  Raises Malformed or Refused, then nothing changed."""
+        known = _OPERATIONS.get(operation)
+        if known is None:
+            raise Malformed("unknown operation on members: upgrade every node before using what is new")
+        checks, run = known
+        if arguments.keys() != checks.keys():
+            raise Malformed(f"members.{operation} takes {', '.join(sorted(checks))}")
+        # In the table's order, so that of two wrong arguments every node names the same.
+        clean = {key: check(arguments[key]) for key, check in checks.items()}
+        return run(self, clean, index, now_unix_ms)
+
+    def _invite(self, given: dict[str, Any], index: int, now_unix_ms: int) -> dict[str, Any]:
+        name, secret = given["name"], given["secret_sha256"]
+        if name in self._members:
+            raise Refused(AlreadyExists(f"there is a member {name} already: choose another name"))
+        self._refuse_removed(name)
+        if given["expires_unix_ms"] <= now_unix_ms:
+            raise Refused(InvalidInput("the invitation would have expired already: check the clocks"))
+        live = {key: i for key, i in self._invitations.items() if i.expires_unix_ms > now_unix_ms}
+        if secret in live:
+            raise Refused(AlreadyExists("an invitation has this secret already: make a new secret"))
+        if len(live) >= MAX_INVITATIONS:
+            raise Refused(Overloaded(f"there are {MAX_INVITATIONS} invitations: wait until some expire"))
+        self._refuse_full(name)
+        live[secret] = Invitation(secret, name, given["learner"], given["expires_unix_ms"], None)
+        self._invitations = live
+        return {"name": name, "learner": given["learner"], "expires_unix_ms": given["expires_unix_ms"]}
+
+    def _redeem(self, given: dict[str, Any], index: int, now_unix_ms: int) -> dict[str, Any]:
+        name, secret, request = given["name"], given["secret_sha256"], given["request_sha256"]
+        invitation = self._invitations.get(secret)
+        if invitation is None:
+            reason = "unknown"
+        elif invitation.name != name:
+            reason = "other_name"
+        elif name in self._removed:
+            reason = "removed"
+        elif invitation.used_by == request and name in self._members:
+            # Expired meanwhile or not: the node was admitted and only asks for the answer it lost.
+            return {"name": name, "role": invitation.role}
+        elif invitation.used_by is not None:
+            reason = "used"
+        elif now_unix_ms >= invitation.expires_unix_ms:
+            reason = "expired"
+        elif name in self._members:
+            reason = "name_taken"
+        elif self._raft_id_taken(name, given["raft_id"]):
+            reason = "raft_id_taken"
+        else:
+            self._refuse_full(name)
+            self._invitations[secret] = replace(invitation, used_by=request)
+            role = invitation.role
+            self._put(
+                Member(name, given["address"], role, given["sealing_key"], given["raft_id"], None), index
+            )
+            return {"name": name, "role": role}
+        raise Refused(InvitationRejected(_REJECTED), reason)
+
+    def _put_member(self, given: dict[str, Any], index: int, now_unix_ms: int) -> dict[str, Any]:
+        name = given["name"]
+        self._refuse_removed(name)
+        if self._raft_id_taken(name, given["raft_id"]):
+            raise Refused(Conflict("another member has this raft id: use the id of this node"))
+        self._refuse_full(name)
+        return self._put(Member(**given), index)
+
+    def _set_address(self, given: dict[str, Any], index: int, now_unix_ms: int) -> dict[str, Any]:
+        return self._put(replace(self._existing(given["name"]), address=given["address"]), index)
+
+    def _set_role(self, given: dict[str, Any], index: int, now_unix_ms: int) -> dict[str, Any]:
+        return self._put(replace(self._existing(given["name"]), role=given["role"]), index)
+
+    def _remove(self, given: dict[str, Any], index: int, now_unix_ms: int) -> dict[str, Any]:
+        name = given["name"]
+        if name in self._removed:
+            return {"name": name, "removed": False}
+        self._existing(name)
+        del self._members[name]
+        self._removed.add(name)
+        self._changed(name, index)
+        return {"name": name, "removed": True}
+
+    def _existing(self, name: str) -> Member:
+        member = self._members.get(name)
+        if member is None:
+            raise Refused(NotFound(f"there is no member {name}: see member list"))
+        return member
+
+    def _refuse_removed(self, name: str) -> None:
+        if name in self._removed:
+            raise Refused(Conflict(f"member {name} was removed, names are never reused: choose another name"))
+
+    def _refuse_full(self, name: str) -> None:
+        if name not in self._members and len(self._members) + len(self._removed) >= MAX_NAMES:
+            raise Refused(Overloaded(f"{MAX_NAMES} names of members are used up: make a new cluster"))
+
+    def _raft_id_taken(self, name: str, raft_id: str) -> bool:
+        return any(other.raft_id == raft_id and other.name != name for other in self._members.values())
+
+    def _put(self, member: Member, index: int) -> dict[str, Any]:
+        self._members[member.name] = member
+        self._changed(member.name, index)
+        return member.to_json()
+
+    def _changed(self, name: str, index: int) -> None:
+        if self.on_change is not None:
+            # An observer is not replicated: whatever happens in it must not make this node differ.
+            with suppress(Exception):
+                self.on_change(name, index)
+
+    def export_state(self) -> dict[str, Any]:
+        """The state for the snapshot, the same for the same state whatever its history."""
+        return {
+            "invitations": {
+                key: {
+                    "expires_unix_ms": invitation.expires_unix_ms,
+                    "learner": invitation.learner,
+                    "name": invitation.name,
+                    "used_by": invitation.used_by,
+                }
+                for key, invitation in self._invitations.items()
+            },
+            "members": {name: member._fields() for name, member in self._members.items()},
+            "removed": self.removed(),
+        }
+
+    def prepare_restore(self, state: object) -> Callable[[], None]:
+        """Checks an exported state; the returned function puts it in place.  Raises ValueError."""
+        top = _exact(state, {"invitations", "members", "removed"})
+        try:
+            invitations = {
+                _digest(key): Invitation(
+                    key,
+                    **_checked(fields, _INVITATION),
+                )
+                for key, fields in _object(top["invitations"]).items()
+            }
+            members = {
+                name: Member(name=_name(name), **_checked(fields, _FIELDS))
+                for name, fields in _object(top["members"]).items()
+            }
+            if type(top["removed"]) is not list:
+                raise ValueError("removed names are not a list")
+            names = [_name(name) for name in top["removed"]]
+        except Malformed:
+            raise ValueError("a member or an invitation is not valid") from None
+        removed = set(names)
+        if (
+            names != sorted(removed)
+            or removed & members.keys()
+            or len(members) + len(removed) > MAX_NAMES
+            or len(invitations) > MAX_INVITATIONS
+            or len({member.raft_id for member in members.values()}) != len(members)
+            # Addresses are kept in one spelling; another was never written here.
+            or any(top["members"][name]["address"] != member.address for name, member in members.items())
+        ):
+            raise ValueError("members, invitations and removed names contradict each other")
+
+        def commit() -> None:
+            self._members = members
+            self._removed = removed
+            self._invitations = invitations
+
+        return commit
+
+
+def _object(value: object) -> dict[str, Any]:
+    if type(value) is not dict:
+        raise ValueError("an object is missing")
+    return value
+
+
+def _exact(value: object, keys: set[str]) -> dict[str, Any]:
+    found = _object(value)
+    if found.keys() != keys:
+        raise ValueError("an object has other fields than it should")
+    return found
+
+
+def _checked(value: object, checks: dict[str, Callable[[object], Any]]) -> dict[str, Any]:
+    fields = _exact(value, set(checks))
+    return {key: check(fields[key]) for key, check in checks.items()}
+
+
+# Each check returns the clean value or raises Malformed.  Only ASCII reaches the
+# parsers: what is printable beyond it depends on the interpreter's Unicode version.
+
+
+def _name(value: object) -> str:
+    if type(value) is not str or not value.isascii():
+        raise Malformed("the member name is not valid: use 1 to 63 of a-z, 0-9 and '-'")
+    try:
+        return parse_name(value, "member name")
+    except InvalidInput as error:
+        raise Malformed(error.message) from None
+
+
+def _address(value: object) -> str:
+    if type(value) is not str or not value.isascii() or len(value) > 300:
+        raise Malformed("the address is not valid: use HOST:PORT (or [IPV6]:PORT), port 1 to 65535")
+    try:
+        return str(parse_address(value))
+    except InvalidInput as error:
+        raise Malformed(error.message) from None
+
+
+def _digest(value: object) -> str:
+    if type(value) is not str or not _SHA256.fullmatch(value):
+        raise Malformed("a digest is not valid: use the 64 hex digits of a sha-256")
+    return value
+
+
+def _optional_digest(value: object) -> str | None:
+    return None if value is None else _digest(value)
+
+
+def _sealing_key(value: object) -> str:
+    if type(value) is not str or not _KEY.fullmatch(value):
+        raise Malformed("the sealing key is not valid: use an x25519 public key in base64")
+    return value
+
+
+def _raft_id(value: object) -> str:
+    if not is_request_id(value):
+        raise Malformed("the raft id is not valid: use 1 to 128 printable ascii characters without spaces")
+    return cast("str", value)
+
+
+def _role(value: object) -> str:
+    if type(value) is not str or value not in ("voter", "learner"):
+        raise Malformed("the role is not valid: use voter or learner")
+    return value
+
+
+def _date(value: object) -> str | None:
+    if value is None:
+        return None
+    if type(value) is not str or not _DATE.fullmatch(value):
+        raise Malformed("the end of the certificate is not valid: use YYYY-MM-DDTHH:MM:SSZ or null")
+    return value
+
+
+def _flag(value: object) -> bool:
+    if type(value) is not bool:
+        raise Malformed("learner is not valid: use true or false")
+    return value
+
+
+def _time(value: object) -> int:
+    if type(value) is not int or not 0 <= value <= MAX_TIME_UNIX_MS:
+        raise Malformed("the expiry is not valid: use milliseconds since 1970, 0 to 2**53")
+    return value
+
+
+_Check = Callable[[object], Any]
+_Run = Callable[[MemberMachine, dict[str, Any], int, int], dict[str, Any]]
+
+_INVITATION: dict[str, _Check] = {
+    "name": _name,
+    "learner": _flag,
+    "expires_unix_ms": _time,
+    "used_by": _optional_digest,
+}
+_FIELDS: dict[str, _Check] = {
+    "address": _address,
+    "role": _role,
+    "sealing_key": _sealing_key,
+    "raft_id": _raft_id,
+    "certificate_expires_at": _date,
+}
+_PUT: dict[str, _Check] = {"name": _name, **_FIELDS}
+_OPERATIONS: dict[str, tuple[dict[str, _Check], _Run]] = {
+    "invite": (
+        {"name": _name, "learner": _flag, "secret_sha256": _digest, "expires_unix_ms": _time},
+        MemberMachine._invite,
+    ),
+    "redeem": (
+        {
+            "name": _name,
+            "secret_sha256": _digest,
+            "request_sha256": _digest,
+            "address": _address,
+            "sealing_key": _sealing_key,
+            "raft_id": _raft_id,
+        },
+        MemberMachine._redeem,
+    ),
+    "put": (_PUT, MemberMachine._put_member),
+    "set_address": ({"name": _name, "address": _address}, MemberMachine._set_address),
+    "set_role": ({"name": _name, "role": _role}, MemberMachine._set_role),
+    "remove": ({"name": _name}, MemberMachine._remove),
+}

@@ -1,0 +1,79 @@
+"""Frozen types that the modules share.  No clock, no randomness, no I/O."""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+from typing import Literal, NewType
+
+from cyoloctl.errors import InvalidInput
+
+__all__ = [
+    "NAME_PATTERN",
+    "Address",
+    "ClusterId",
+    "LogIndex",
+    "NodeName",
+    "Role",
+    "Storage",
+    "Term",
+    "parse_address",
+    "parse_name",
+]
+
+NodeName = NewType("NodeName", str)
+ClusterId = NewType("ClusterId", str)
+Term = NewType("Term", int)
+LogIndex = NewType("LogIndex", int)
+
+Role = Literal["leader", "follower", "candidate", "learner"]
+Storage = Literal["disk", "memory"]
+
+NAME_PATTERN = r"[a-z0-9]([a-z0-9-]{0,61}[a-z0-9])?"
+_NAME = re.compile(NAME_PATTERN)
+
+
+@dataclass(frozen=True, slots=True)
+class Address:
+    """Where a node is now: a host name or IP address, and a TCP port 1..65535."""
+
+    host: str
+    port: int
+
+    def __str__(self) -> str:
+        return f"[{self.host}]:{self.port}" if ":" in self.host else f"{self.host}:{self.port}"
+
+
+def parse_name(text: str, what: str = "name") -> NodeName:
+    """A name of a node, cluster or counter: 1 to 63 of a-z, 0-9 and inner dashes.
+
+    Raises InvalidInput that shows the rule.
+    """
+    if not _NAME.fullmatch(text):
+        shown = text if len(text) <= 80 else text[:77] + "..."
+        raise InvalidInput(
+            f"{what} {shown!r} is not valid: use 1 to 63 of a-z, 0-9 and '-', "
+            "beginning and ending with a letter or digit"
+        )
+    return NodeName(text)
+
+
+def parse_address(text: str, what: str = "address") -> Address:
+    """HOST:PORT or [IPV6]:PORT.  Raises InvalidInput that shows the form."""
+    host, separator, port_text = text.rpartition(":")
+    if host.startswith("[") and host.endswith("]"):
+        host = host[1:-1]
+    elif ":" in host:
+        host = ""
+    if (
+        not separator
+        or not host
+        or len(host) > 253
+        or any(c.isspace() or not c.isprintable() or c in "/@[]" for c in host)
+        or not (port_text.isascii() and port_text.isdigit())
+        or not 1 <= int(port_text[:6]) <= 65535
+    ):
+        raise InvalidInput(
+            f"{what} {text[:80]!r} is not valid: use HOST:PORT (or [IPV6]:PORT), port 1 to 65535"
+        )
+    return Address(host, int(port_text))

@@ -1,0 +1,366 @@
+"""Composition root: one node, from its data directory to its listeners, and back.
+
+Start: configuration, keys, journal (locked), listening sockets, engine, API.
+Stop: leadership handed over, API drained, engine and journal closed.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import errno
+import gc
+import json
+import logging
+import os
+import signal
+import socket
+import ssl
+import time
+from collections.abc import Callable
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any, cast
+
+from cyoloctl import __version__, logs, pki
+from cyoloctl.config import CONFIG_NAME, Config, load_config
+from cyoloctl.control.server import ControlServer, build_server
+from cyoloctl.errors import (
+    AccessDenied,
+    ConfigError,
+    Conflict,
+    CyoloctlError,
+    InternalError,
+)
+from cyoloctl.machines import Composite
+from cyoloctl.model import Address, parse_address
+from cyoloctl.paths import control_socket_path, make_private_directory, write_private
+from cyoloctl.raft import Engine, PeerIdentity, memory_storage, open_storage
+from cyoloctl.service import Service
+
+__all__ = ["Node", "run"]
+
+_log = logging.getLogger("cyoloctl.node")
+
+_HANDSHAKE_TIMEOUT_S = 5.0
+_HANDOVER_TIMEOUT_S = 3.0
+_KNOWN_PEERS = "peers.json"
+
+
+class _Demultiplexer(asyncio.Protocol):
+    """A connection after its TLS handshake: the ALPN name says who serves it."""
+
+    def __init__(self, node: Node) -> None:
+        self._node = node
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        stream = cast(asyncio.Transport, transport)
+        tls = stream.get_extra_info("ssl_object")
+        if tls.selected_alpn_protocol() == pki.ALPN_RAFT:
+            protocol = self._node.engine.accept()
+        else:
+            protocol = self._node.control.protocol_factory()
+        stream.set_protocol(protocol)
+        protocol.connection_made(stream)
+
+
+class Node:
+    """A running node.  `start`, then `wait`, then `stop`."""
+
+    def __init__(self, data_dir: Path, config: Config) -> None:
+        self._data_dir = data_dir
+        self._config = config
+        self._stop_requested = asyncio.Event()
+        self._failure: CyoloctlError | None = None
+        self._server: asyncio.Server | None = None
+        self._tasks: list[asyncio.Task[Any]] = []
+        self.engine: Engine
+        self.control: ControlServer
+        self.service: Service
+
+    async def start(self) -> None:
+        """Raises ConfigError, StorageError, Conflict or VersionMismatch; nothing runs then."""
+        config, data_dir = self._config, self._data_dir
+        pki_dir = data_dir / pki.PKI_DIRECTORY
+        files = pki.check_private_files(
+            pki_dir, name=config.name, cluster_id=config.cluster_id, now=datetime.now(UTC)
+        )
+        server_context, peer_context = pki.server_context(pki_dir), pki.peer_context(pki_dir)
+        make_private_directory(data_dir)
+        boot = os.urandom(8).hex()
+        raft_id = str(config.name)
+        if config.storage == "disk":
+            journal, snapshots = open_storage(data_dir, cluster_id=config.cluster_id, name=config.name)
+        else:
+            # What was in memory is gone: the node comes back as somebody new to Raft.
+            raft_id = f"{config.name}~{boot}"
+            journal, snapshots = memory_storage(founder=raft_id if self._founds_memory_cluster() else None)
+        machine = Composite()
+        listening: socket.socket | None = None
+        try:
+            listening = _listen(config.listen)
+            identity = PeerIdentity(
+                name=config.name,
+                raft_id=raft_id,
+                cluster_id=config.cluster_id,
+                boot=boot,
+                address=str(config.advertise),
+                release=__version__,
+            )
+            self.engine = Engine(
+                identity,
+                genesis=(),
+                journal=journal,
+                snapshots=snapshots,
+                machine=machine,
+                identify=self._identify_peer,
+                connect=_connector(peer_context),
+                describe=lambda: self.service.describe(),
+                on_call=lambda name, body: self.service.on_call(name, body),
+            )
+            self.service = Service(
+                config,
+                files,
+                pki_dir,
+                self.engine,
+                machine,
+                raft_id=raft_id,
+                request_stop=self._stop_requested.set,
+            )
+            self.control = build_server(
+                self.service, logger=logging.getLogger("cyoloctl.api"), identify=self._identify_caller
+            )
+            self.engine.on_removed_self = self._on_removed
+            self.engine.start(self.service.addresses())
+            loop = asyncio.get_running_loop()
+            self._server = await loop.create_server(
+                lambda: _Demultiplexer(self),
+                sock=listening,
+                ssl=server_context,
+                ssl_handshake_timeout=_HANDSHAKE_TIMEOUT_S,
+                ssl_shutdown_timeout=1.0,
+            )
+            await self.control.start_unix(control_socket_path(data_dir, create=True))
+        except BaseException:
+            if listening is not None:
+                listening.close()
+            if self._server is not None:
+                self._server.close()
+            with contextlib.suppress(CyoloctlError):
+                if hasattr(self, "engine"):
+                    await self.engine.stop()
+                else:
+                    journal.close()
+            raise
+        self._tasks = [
+            loop.create_task(self._watch_failure()),
+            loop.create_task(self.service.housekeeping()),
+        ]
+        if config.storage == "memory":
+            self._tasks.append(loop.create_task(self._remember_peers()))
+        _log.info(
+            "node started",
+            extra={
+                "node": config.name,
+                "cluster": config.cluster,
+                "listen": str(config.listen),
+                "release": __version__,
+                "storage": config.storage,
+            },
+        )
+
+    async def wait(self) -> None:
+        """Returns when the node was asked to stop; raises the error that stopped it."""
+        await self._stop_requested.wait()
+        if self._failure is not None:
+            raise self._failure
+
+    async def stop(self) -> None:
+        """Hand leadership over, answer what runs, close."""
+        if self._failure is None and self.engine.is_leader() and len(self.engine.status().voters) > 1:
+            try:
+                await self.engine.transfer_leadership(None, timeout_s=_HANDOVER_TIMEOUT_S)
+            except CyoloctlError as error:
+                _log.warning("leadership was not handed over", extra={"reason": error.message})
+        for task in self._tasks:
+            task.cancel()
+        await asyncio.gather(*self._tasks, return_exceptions=True)
+        if self._server is not None:
+            self._server.close()
+        await self.control.close()
+        try:
+            await self.engine.stop()
+        except CyoloctlError as error:
+            if self._failure is None:
+                raise
+            _log.error("closing failed", extra={"reason": error.message})
+        _log.info("node stopped", extra={"node": self._config.name})
+
+    def request_stop(self) -> None:
+        """Make `wait` return.  Safe to call from a signal handler of the loop."""
+        self._stop_requested.set()
+
+    # Inside.
+
+    async def _watch_failure(self) -> None:
+        self._failure = await self.engine.wait_failed()
+        self._stop_requested.set()
+
+    def _on_removed(self) -> None:
+        if self._failure is None:
+            self._failure = Conflict(
+                f"{self._config.name} was removed from the cluster: to come back, join under a new name "
+                "with an empty data directory"
+            )
+            self._stop_requested.set()
+
+    def _identity(self, tls: Any) -> pki.Identity | None:
+        try:
+            identity = pki.identity_from_peer(tls, cluster_id=self._config.cluster_id)
+        except AccessDenied as error:
+            _log.warning("certificate refused", extra={"reason": error.message})
+            return None
+        return identity
+
+    def _identify_peer(self, tls: Any) -> str | None:
+        identity = self._identity(tls)
+        return None if identity is None or identity.role != "node" else str(identity.name)
+
+    def _identify_caller(self, tls: Any) -> tuple[str, str] | None:
+        identity = self._identity(tls)
+        if identity is None or (identity.role == "node" and self.engine.is_removed(identity.name)):
+            return None
+        return str(identity.name), identity.role
+
+    def _founds_memory_cluster(self) -> bool:
+        """True for the first node of an in-memory cluster, as long as it has not seen another member.
+
+        One that has must not begin a second cluster beside the members that live.
+        """
+        if self._config.name not in self._config.genesis:
+            return False
+        return not (self._data_dir / _KNOWN_PEERS).exists()
+
+    async def _remember_peers(self) -> None:
+        path = self._data_dir / _KNOWN_PEERS
+        while True:
+            others = {k: v for k, v in self.service.addresses().items() if k != self._config.name}
+            if others:
+                text = json.dumps(others, sort_keys=True)
+                if not path.exists() or path.read_text() != text:
+                    write_private(path, text.encode())
+            await self.engine.wait_changed(5.0)
+
+
+def _listen(address: Address) -> socket.socket:
+    """A listening socket that accepts nothing yet: the port is ours before anything else happens."""
+    try:
+        found = socket.getaddrinfo(
+            address.host, address.port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE
+        )
+        family, kind, protocol, _, where = found[0]
+        listening = socket.socket(family, kind, protocol)
+    except OSError as error:
+        raise ConfigError(f"cannot listen on {address}: {error.strerror}; correct `listen` in node.yaml") from None
+    try:
+        listening.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        listening.bind(where)
+        listening.listen(512)
+        listening.setblocking(False)
+    except OSError as error:
+        listening.close()
+        if error.errno == errno.EADDRINUSE:
+            raise Conflict(
+                f"cannot listen on {address}: another process uses this port; stop it, "
+                "or change `listen` in node.yaml"
+            ) from None
+        raise ConfigError(f"cannot listen on {address}: {error.strerror}; correct `listen` in node.yaml") from None
+    return listening
+
+
+def _connector(context: ssl.SSLContext) -> Callable[..., Any]:
+    async def connect(address: str, factory: Callable[[], asyncio.Protocol]) -> Any:
+        where = parse_address(address)
+        return await asyncio.get_running_loop().create_connection(
+            factory,
+            where.host,
+            where.port,
+            ssl=context,
+            server_hostname="",
+            ssl_handshake_timeout=_HANDSHAKE_TIMEOUT_S,
+            ssl_shutdown_timeout=1.0,
+        )
+
+    return connect
+
+
+def _on_loop_exception(loop: asyncio.AbstractEventLoop, context: dict[str, Any]) -> None:
+    error = context.get("exception")
+    level = logging.DEBUG if isinstance(error, (OSError, ssl.SSLError, TimeoutError)) else logging.ERROR
+    exc_info = None if level == logging.DEBUG or error is None else (type(error), error, error.__traceback__)
+    _log.log(level, context.get("message", "asyncio"), exc_info=exc_info)
+
+
+def _say(ready_fd: int | None, answer: dict[str, Any]) -> None:
+    if ready_fd is None:
+        return
+    with contextlib.suppress(OSError):
+        os.write(ready_fd, json.dumps(answer).encode() + b"\n")
+        os.close(ready_fd)
+
+
+def _say_error(ready_fd: int | None, error: CyoloctlError) -> None:
+    details = {"code": error.code, "message": error.message, "exit_status": error.exit_status}
+    _say(ready_fd, {"error": details})
+
+
+async def _run(data_dir: Path, config: Config, ready_fd: int | None) -> None:
+    loop = asyncio.get_running_loop()
+    loop.set_exception_handler(_on_loop_exception)
+    node = Node(data_dir, config)
+    for number in (signal.SIGTERM, signal.SIGINT):
+        loop.add_signal_handler(number, node.request_stop)
+    await node.start()
+    # What start-up made stays for the life of the process: keep the collector from walking it again and again.
+    gc.collect()
+    gc.freeze()
+    _say(ready_fd, {"ready": True, "name": config.name, "address": str(config.advertise)})
+    try:
+        await node.wait()
+    finally:
+        await node.stop()
+
+
+def run(
+    data_dir: Path, *, log_format: str | None = None, log_level: str | None = None, ready_fd: int | None = None
+) -> int:
+    """Run the node of a data directory until it is told to stop; returns the exit status 0.
+
+    log_format: text or json; log_level: debug, info, warning or error; None:
+    as in node.yaml.  ready_fd: gets one JSON line, ``{"ready":true,...}`` or
+    ``{"error":{...}}``, and is closed.
+
+    Raises the error that kept it from starting or made it stop: ConfigError,
+    StorageError, Conflict, VersionMismatch.
+    """
+    started = time.monotonic()
+    told = False
+    try:
+        config = load_config(data_dir / CONFIG_NAME)
+        logs.configure(log_format or config.log.format, log_level or config.log.level)
+        told = True
+        asyncio.run(_run(data_dir, config, ready_fd))
+    except CyoloctlError as error:
+        if told:
+            _log.error(
+                "node cannot go on",
+                extra={"code": error.code, "reason": error.message, "after_s": round(time.monotonic() - started, 1)},
+            )
+        _say_error(ready_fd, error)
+        raise
+    except Exception as error:
+        _log.critical("node ended by a bug", exc_info=True)
+        bug = InternalError(f"the node ended by a bug ({type(error).__name__}): report the last lines of its log")
+        _say_error(ready_fd, bug)
+        raise bug from error
+    return 0

@@ -1,0 +1,225 @@
+"""Where a node's files are: the data directory, the control socket, private files.
+
+Every command imports this module, so it imports next to nothing.
+"""
+
+from __future__ import annotations
+
+import os
+import stat
+import sys
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+from cyoloctl.errors import AlreadyExists, ConfigError, StorageError
+
+__all__ = [
+    "MAX_SOCKET_PATH_BYTES",
+    "control_socket_path",
+    "default_data_dir",
+    "make_private_directory",
+    "sync_directory",
+    "write_private",
+]
+
+MAX_SOCKET_PATH_BYTES = 107 if sys.platform.startswith("linux") else 103
+"""Longest unix socket path in bytes: sun_path without its closing zero, unix(7)."""
+
+_SOCKET_NAME = "control.sock"
+
+
+def default_data_dir(environ: Mapping[str, str], is_root: bool) -> Path:
+    """The data directory when none was given.
+
+    environ: the process environment; HOME and XDG_DATA_HOME are read.
+    is_root: whether the effective user is root, who gets /var/lib/cyoloctl.
+
+    A relative XDG_DATA_HOME is ignored (XDG Base Directory Specification 0.8).
+    Raises ConfigError when there is no usable home directory.
+    """
+    if is_root:
+        return Path("/var/lib/cyoloctl")
+    data_home = environ.get("XDG_DATA_HOME", "")
+    if not os.path.isabs(data_home):
+        home = environ.get("HOME", "")
+        if not os.path.isabs(home):
+            raise ConfigError("there is no home directory: name the data directory with --data-dir DIR")
+        data_home = os.path.join(home, ".local", "share")
+    return Path(data_home, "cyoloctl")
+
+
+def control_socket_path(
+    data_dir: str | os.PathLike[str],
+    *,
+    create: bool = False,
+    environ: Mapping[str, str] | None = None,
+    bases: Sequence[str] | None = None,
+) -> Path:
+    """The absolute path of the control socket of the node in a data directory.
+
+    data_dir: may be relative, may be a symbolic link, need not exist.
+    create: True for the node, which also makes the directory that holds an
+    out-of-the-way socket; False for clients, which only look.
+    environ: the process environment (default: os.environ); XDG_RUNTIME_DIR is read.
+    bases: where a short directory may be made, in order (default: /run/user/UID,
+    XDG_RUNTIME_DIR, /tmp).
+
+    Usually DIR/control.sock.  Where that is longer than a socket address can
+    be, a name made from the SHA-256 of the directory, in a 0700 directory of
+    the owner of the data directory; a client takes the first base that holds
+    the socket, so that it finds a node that was started in another environment.
+
+    Raises ConfigError when somebody else controls that directory (it is then
+    not used, by nodes or by clients), or no base gives a short enough path.
+    """
+    directory = os.path.realpath(data_dir)
+    direct = os.path.join(directory, _SOCKET_NAME)
+    if len(os.fsencode(direct)) <= MAX_SOCKET_PATH_BYTES:
+        return Path(direct)
+
+    import hashlib  # here: it loads OpenSSL's libcrypto, and few need it
+
+    socket_name = hashlib.sha256(os.fsencode(directory)).hexdigest()[:32] + ".sock"
+    owner = _owner(directory)
+    first: str | None = None
+    for short_directory in _short_directories(owner, os.environ if environ is None else environ, bases):
+        path = os.path.join(short_directory, socket_name)
+        if len(os.fsencode(path)) > MAX_SOCKET_PATH_BYTES:
+            continue
+        if create:
+            _make_owned(short_directory, owner)
+        if os.path.lexists(short_directory):
+            _check_owned(short_directory, owner)
+            if create or os.path.lexists(path):
+                return Path(path)
+        first = first or path
+    if first is None:
+        raise ConfigError(
+            f"the control socket of {directory} has no short enough place: "
+            f"use a data directory of at most {MAX_SOCKET_PATH_BYTES - len(_SOCKET_NAME) - 1} bytes"
+        )
+    return Path(first)
+
+
+def _owner(directory: str) -> int:
+    """The user whose socket it is: root's command finds the node of a service user."""
+    try:
+        return os.stat(directory).st_uid
+    except OSError:
+        return os.geteuid()
+
+
+def _short_directories(owner: int, environ: Mapping[str, str], bases: Sequence[str] | None) -> list[str]:
+    """Candidate directories for a socket; only the last level may not exist yet."""
+    if bases is None:
+        runtime = environ.get("XDG_RUNTIME_DIR", "")
+        private = [f"/run/user/{owner}", *([runtime] if os.path.isabs(runtime) else [])]
+        # A runtime directory that is not the owner's (after su, say) is no error: the next one is.
+        bases = [*(base for base in private if _is_private_to(base, owner)), "/tmp"]
+    return [os.path.join(base, f"cyoloctl-{owner}") for base in bases]
+
+
+def _is_private_to(path: str, owner: int) -> bool:
+    try:
+        found = os.stat(path)
+    except OSError:
+        return False
+    return stat.S_ISDIR(found.st_mode) and found.st_uid == owner and not found.st_mode & 0o077
+
+
+def _make_owned(path: str, owner: int) -> None:
+    try:
+        os.mkdir(path, 0o700)
+        if os.geteuid() == 0 != owner:
+            os.chown(path, owner, -1, follow_symlinks=False)
+    except FileExistsError:
+        pass
+    except OSError as error:
+        raise ConfigError(
+            f"cannot make {path} for the control socket ({error.strerror}): use a shorter data directory"
+        ) from error
+
+
+def _check_owned(path: str, owner: int) -> None:
+    """Refuse a directory in which another user could have put, or could exchange, the socket.
+
+    lstat, never stat: in /tmp anybody can make the name first, as a symbolic
+    link to a directory that passes every other check.
+    """
+    found = os.lstat(path)
+    base = os.path.dirname(path)
+    parent = os.stat(base)
+    if not stat.S_ISDIR(found.st_mode):
+        problem = "is not a directory"
+    elif found.st_uid not in (owner, 0):
+        problem = f"belongs to user {found.st_uid}, not {owner}"
+    elif found.st_mode & 0o077:
+        problem = f"has mode {stat.S_IMODE(found.st_mode):04o}, not 0700"
+    elif parent.st_mode & 0o022 and not parent.st_mode & stat.S_ISVTX:
+        problem = f"can be replaced by others ({base} is writable and not sticky)"
+    else:
+        return
+    raise ConfigError(
+        f"{path} {problem}: it is not safe for the control socket; remove it or use a shorter data directory"
+    )
+
+
+def make_private_directory(path: str | os.PathLike[str]) -> None:
+    """Make a directory and its missing parents, 0700, unless it is there.
+
+    Raises StorageError.  Leaves the mode of one that is there alone.
+    """
+    try:
+        Path(path).parent.mkdir(parents=True, exist_ok=True)
+        Path(path).mkdir(mode=0o700, exist_ok=True)
+    except OSError as error:
+        raise StorageError(
+            f"cannot make the directory {os.fspath(path)}: {error.strerror}; "
+            "make it, or choose another with --data-dir"
+        ) from error
+
+
+def write_private(path: str | os.PathLike[str], data: bytes, *, exclusive: bool = False) -> None:
+    """Write a whole file, mode 0600, so that a crash leaves the old one or the new one.
+
+    exclusive: raise AlreadyExists where there is anything at path, dangling
+    symbolic links included.  A symbolic link is replaced, never followed.
+
+    When this returns, file and directory entry are on the disk (fsync of
+    both).  Raises StorageError; then the old file is as it was.
+    """
+    path = os.path.abspath(path)
+    directory, name = os.path.split(path)
+    # Random, so that nobody can make it first and no leftover of a crash is in the way.
+    temporary = os.path.join(directory, f".{name[:64]}.{os.urandom(8).hex()}")
+    try:
+        flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
+        with open(os.open(temporary, flags, 0o600), "wb") as file:
+            try:
+                os.fchmod(file.fileno(), 0o600)  # whatever the umask took away
+                file.write(data)
+                file.flush()
+                os.fsync(file.fileno())
+                if exclusive:
+                    os.link(temporary, path)  # unlike rename, fails where path exists
+                else:
+                    os.rename(temporary, path)
+            finally:
+                if exclusive or os.path.lexists(temporary):
+                    os.unlink(temporary)
+        sync_directory(directory)
+    except FileExistsError as error:
+        raise AlreadyExists(f"{path} is already there: choose another place, or move it away") from error
+    except OSError as error:
+        raise StorageError(
+            f"cannot write {path}: {error.strerror}; make space or correct the permissions, then try again"
+        ) from error
+
+
+def sync_directory(path: str | os.PathLike[str]) -> None:
+    """fsync a directory, so that names made or replaced in it survive a power loss.  Raises OSError."""
+    descriptor = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)

@@ -1,0 +1,1321 @@
+"""Who is who: the cluster's CA, certificates, sealing keys, join tokens, requests and grants, TLS contexts.
+
+A certificate names a node, never an address: its only subject alternative
+name is ``NAME.ROLE.CLUSTER_ID.cyoloctl``.  Certificates are ECDSA over P-256,
+the CA is constrained to the names of its cluster, and what must reach one node
+only (the CA key) is sealed with HPKE (RFC 9180, base mode, DHKEM(X25519,
+HKDF-SHA256), HKDF-SHA256, AES-256-GCM) to the X25519 key that the node signed
+into its certificate request.
+
+Files of a node, in ``DIR/pki`` (0700, every file 0600): ca.crt, ca.key (voters
+only), node.crt, node.key, node.csr, sealing.key, operator.crt, operator.key.
+Keys and certificates are PEM text, private keys unencrypted PKCS #8.
+"""
+
+from __future__ import annotations
+
+import base64
+import binascii
+import hashlib
+import json
+import os
+import re
+import secrets
+import shlex
+import shutil
+import ssl
+import stat
+import tempfile
+import warnings
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+from typing import Any, Literal, TypeVar
+
+from cryptography import x509
+from cryptography.exceptions import InvalidSignature, InvalidTag, UnsupportedAlgorithm
+from cryptography.hazmat.primitives import hashes, serialization
+from cryptography.hazmat.primitives.asymmetric import ec, x25519
+from cryptography.hazmat.primitives.hpke import AEAD, KDF, KEM, Suite
+from cryptography.utils import CryptographyDeprecationWarning
+from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID
+
+from cyoloctl.errors import (
+    AlreadyExists,
+    ConfigError,
+    Conflict,
+    InvalidInput,
+    StorageError,
+    VersionMismatch,
+)
+from cyoloctl.identity import (
+    AccessRole,
+    Identity,
+    PeerCertificate,
+    identity_from_peer,
+    parse_cluster_id,
+    parse_identity,
+)
+from cyoloctl.model import Address, ClusterId, NodeName, parse_address, parse_name
+from cyoloctl.paths import make_private_directory, sync_directory, write_private
+
+__all__ = [
+    "ALPN_HTTP",
+    "ALPN_RAFT",
+    "MAX_CERTIFICATE_DAYS",
+    "OPERATOR_FILE",
+    "PKI_DIRECTORY",
+    "AccessRole",
+    "Grant",
+    "Identity",
+    "JoinToken",
+    "NodeFiles",
+    "NodeRequest",
+    "PeerCertificate",
+    "PendingRequest",
+    "accept_grant",
+    "certificate_expires_at",
+    "check_private_files",
+    "check_request",
+    "create_ca",
+    "credentials",
+    "decode_grant",
+    "decode_request",
+    "decode_token",
+    "encode_request",
+    "encode_token",
+    "grant",
+    "identity_from_peer",
+    "issue",
+    "key_id",
+    "make_request",
+    "new_cluster",
+    "new_cluster_id",
+    "new_secret",
+    "open_sealed",
+    "parse_cluster_id",
+    "parse_identity",
+    "peer_context",
+    "prepare_request",
+    "read_ca",
+    "renew_node_certificate",
+    "request_sha256",
+    "seal",
+    "secret_sha256",
+    "server_context",
+    "write_credentials",
+]
+
+SCHEMA_VERSION = 1
+
+PKI_DIRECTORY = "pki"
+"""The directory's name in the data directory."""
+
+OPERATOR_FILE = "operator.yaml"
+"""The name of the operator's credentials in the data directory."""
+
+ALPN_RAFT = "cyoloctl-raft/1"
+ALPN_HTTP = "http/1.1"
+
+MAX_CERTIFICATE_DAYS = 825
+"""Longest, and default, validity of a certificate, in days; platforms refuse longer ones."""
+
+_CA_DAYS = 3650
+_EARLY = timedelta(days=1)
+"""Validity starts this much early, for clocks that are behind."""
+
+_CA_CERT, _CA_KEY = "ca.crt", "ca.key"
+_NODE_CERT, _NODE_KEY, _NODE_REQUEST = "node.crt", "node.key", "node.csr"
+_SEALING_KEY = "sealing.key"
+_OPERATOR_CERT, _OPERATOR_KEY = "operator.crt", "operator.key"
+_OPERATOR_NAME = NodeName("admin")
+
+_MAX_FILE_BYTES = 64 * 1024
+_MAX_REQUEST_CHARS = 8 * 1024
+_MAX_TOKEN_CHARS = 32 * 1024
+_MAX_ADDRESSES = 64
+_TOKEN_PREFIX = "cyolojoin1."
+_SECRET = re.compile(r"[A-Za-z0-9_-]{43}")
+_FAR_UNIX_S = 1 << 40
+
+# The request's extension that carries the sealing key, as a DER octet string.  Under 2.25 anybody
+# may use the number of a UUID of his own (ITU-T X.667): this is c4b0f4a2-6e0d-4d58-9a8f-31b7b1b9f2d6.
+_SEALING_OID = x509.ObjectIdentifier(f"2.25.{0xC4B0F4A26E0D4D589A8F31B7B1B9F2D6}")
+_SEALING_DER = b"\x04\x20"
+_HPKE = Suite(KEM.X25519, KDF.HKDF_SHA256, AEAD.AES_256_GCM)
+
+# What the library raises for input that is not what it should be.
+_DEFECTS = (
+    ValueError,
+    TypeError,
+    InvalidSignature,
+    UnsupportedAlgorithm,
+    CryptographyDeprecationWarning,
+    x509.DuplicateExtension,
+    x509.ExtensionNotFound,
+    x509.InvalidVersion,
+    x509.UnsupportedGeneralNameType,
+)
+
+_T = TypeVar("_T")
+
+
+# -- certificates -------------------------------------------------------------------------------
+
+
+def new_cluster_id(random: Callable[[int], bytes] = os.urandom) -> ClusterId:
+    """A fresh cluster id: 128 random bits."""
+    return ClusterId(random(16).hex())
+
+
+def create_ca(cluster_id: str, cluster_name: str, now: datetime) -> tuple[str, str]:
+    """A new CA, (certificate PEM, private key PEM), valid for 10 years.
+
+    It can issue names under CLUSTER_ID.cyoloctl only (name constraints, RFC
+    5280 section 4.2.1.10) and no further CA.  now: with a time zone.
+    """
+    parse_cluster_id(cluster_id)
+    key = ec.generate_private_key(ec.SECP256R1())
+    public = key.public_key()
+    name = _subject(parse_name(cluster_name, "cluster name"), cluster_id)
+    start = _utc(now)
+    certificate = (
+        x509.CertificateBuilder()
+        .subject_name(name)
+        .issuer_name(name)
+        .public_key(public)
+        .serial_number(x509.random_serial_number())
+        .not_valid_before(start - _EARLY)
+        .not_valid_after(start + timedelta(days=_CA_DAYS))
+        .add_extension(x509.BasicConstraints(ca=True, path_length=0), critical=True)
+        .add_extension(_key_usage(ca=True), critical=True)
+        .add_extension(x509.NameConstraints([x509.DNSName(f"{cluster_id}.cyoloctl")], None), critical=True)
+        .add_extension(x509.SubjectKeyIdentifier.from_public_key(public), critical=False)
+        .add_extension(x509.AuthorityKeyIdentifier.from_issuer_public_key(public), critical=False)
+        .sign(key, hashes.SHA256())
+    )
+    return _pem(certificate), _private_pem(key)
+
+
+def issue(
+    ca_cert_pem: str,
+    ca_key_pem: str,
+    public_key_pem: str,
+    identity: Identity,
+    *,
+    now: datetime,
+    days: int = MAX_CERTIFICATE_DAYS,
+) -> str:
+    """A certificate PEM for the holder of a P-256 key.
+
+    public_key_pem: a public key, or a certificate request (only its key is
+    taken: check_request first).  days: 1 to 825, from now; never beyond the
+    CA's own end.  A node's certificate serves and dials, the others only dial.
+
+    Raises InvalidInput for the key or days, ConfigError when the CA is not
+    valid now, belongs to another cluster or does not match its key.
+    """
+    if not 1 <= days <= MAX_CERTIFICATE_DAYS:
+        raise InvalidInput(f"a certificate cannot be valid for {days} days: use 1 to {MAX_CERTIFICATE_DAYS}")
+    start = _utc(now)
+    ca, ca_key = _load_ca(ca_cert_pem, ca_key_pem)
+    if _ca_cluster_id(ca) != identity.cluster_id:
+        raise ConfigError("this CA is of another cluster: use the CA of the cluster to issue for")
+    if not ca.not_valid_before_utc <= start < ca.not_valid_after_utc:
+        raise ConfigError(
+            f"the CA is valid from {ca.not_valid_before_utc:%Y-%m-%d} to {ca.not_valid_after_utc:%Y-%m-%d}, "
+            f"and the clock says {start:%Y-%m-%d}: set the clock, or make a new cluster"
+        )
+    public = _load_public_key(public_key_pem)
+    purposes = [ExtendedKeyUsageOID.CLIENT_AUTH]
+    if identity.role == "node":
+        purposes.insert(0, ExtendedKeyUsageOID.SERVER_AUTH)
+    certificate = (
+        x509.CertificateBuilder()
+        .subject_name(_subject(identity.name, identity.role))
+        .issuer_name(ca.subject)
+        .public_key(public)
+        .serial_number(x509.random_serial_number())
+        .not_valid_before(max(start - _EARLY, ca.not_valid_before_utc))
+        .not_valid_after(min(start + timedelta(days=days), ca.not_valid_after_utc))
+        .add_extension(x509.BasicConstraints(ca=False, path_length=None), critical=True)
+        .add_extension(_key_usage(ca=False), critical=True)
+        .add_extension(x509.ExtendedKeyUsage(purposes), critical=False)
+        .add_extension(x509.SubjectAlternativeName([x509.DNSName(str(identity))]), critical=False)
+        .add_extension(x509.SubjectKeyIdentifier.from_public_key(public), critical=False)
+        .add_extension(
+            x509.AuthorityKeyIdentifier.from_issuer_public_key(ca_key.public_key()), critical=False
+        )
+        .sign(ca_key, hashes.SHA256())
+    )
+    return _pem(certificate)
+
+
+def certificate_expires_at(pem: str) -> datetime:
+    """The last moment (UTC) at which a certificate is valid.  Raises InvalidInput."""
+    return _load_certificate(pem).not_valid_after_utc
+
+
+def key_id(pem: str) -> str:
+    """The SHA-256, in hex, of the public key (SubjectPublicKeyInfo) in a certificate, request or public key.
+
+    The same key has the same id in all three.  Raises InvalidInput.
+    """
+    public = _load_public_key(pem)
+    return hashlib.sha256(
+        public.public_bytes(serialization.Encoding.DER, serialization.PublicFormat.SubjectPublicKeyInfo)
+    ).hexdigest()
+
+
+# -- sealing ------------------------------------------------------------------------------------
+
+
+def seal(sealing_key: str, plaintext: bytes, info: bytes) -> str:
+    """Encrypt to the holder of a sealing key, base64.
+
+    sealing_key: an X25519 public key, base64.  info: what it is for; opening
+    needs the same.  Raises InvalidInput for a key that is not one.
+    """
+    try:
+        return base64.b64encode(_HPKE.encrypt(plaintext, _sealing_public(sealing_key), info)).decode()
+    except ValueError:  # a point of low order: the shared secret would be known to everybody
+        raise InvalidInput("the sealing key is not valid: make a new request") from None
+
+
+def open_sealed(sealing_key_pem: str, sealed: str, info: bytes) -> bytes:
+    """Decrypt what was sealed to this key with this info.
+
+    Raises InvalidInput, the same for every reason, ConfigError for a private
+    key that is not one.
+    """
+    try:
+        return _HPKE.decrypt(_b64decode(sealed), _load_sealing_key(sealing_key_pem), info)
+    except (InvalidTag, ValueError):
+        raise InvalidInput(
+            "this was not sealed for this node, or it was damaged: ask for it again with this node's request"
+        ) from None
+
+
+def _ca_key_info(cluster_id: str, name: str) -> bytes:
+    # Neither part can hold a zero byte, so no other pair gives the same bytes.
+    return b"\0".join([b"cyoloctl ca-key 1", cluster_id.encode(), name.encode()])
+
+
+# -- requests -----------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, slots=True)
+class PendingRequest:
+    """A node's own keys and the request that they signed.  repr shows no private key."""
+
+    name: NodeName
+    request_pem: str
+    sealing_key: str
+    node_key_pem: str = field(repr=False)
+    sealing_key_pem: str = field(repr=False)
+
+
+@dataclass(frozen=True, slots=True)
+class NodeRequest:
+    """What a node sends, or carries on a stick, to be admitted: no secrets.
+
+    address: where others can dial it.  sealing_key: X25519 public key, base64,
+    the one that the request signs.
+    """
+
+    name: NodeName
+    address: Address
+    request_pem: str
+    sealing_key: str
+
+
+def make_request(
+    name: str,
+    cluster_id: str | None = None,
+    *,
+    node_key_pem: str | None = None,
+    sealing_key_pem: str | None = None,
+) -> PendingRequest:
+    """A certificate request, signed by the key it asks a certificate for, with the sealing key in it.
+
+    cluster_id: None where the node does not know its cluster yet.  Keys are
+    made where none are given.  Raises InvalidInput, ConfigError for keys.
+    """
+    identity_name = parse_name(name)
+    key = _load_key(node_key_pem) if node_key_pem else ec.generate_private_key(ec.SECP256R1())
+    sealing = _load_sealing_key(sealing_key_pem) if sealing_key_pem else x25519.X25519PrivateKey.generate()
+    sealing_public = sealing.public_key().public_bytes_raw()
+    builder = (
+        x509.CertificateSigningRequestBuilder()
+        .subject_name(_subject(identity_name, "node"))
+        .add_extension(
+            x509.UnrecognizedExtension(_SEALING_OID, _SEALING_DER + sealing_public), critical=False
+        )
+    )
+    if cluster_id is not None:
+        identity = Identity(identity_name, "node", ClusterId(cluster_id))
+        builder = builder.add_extension(
+            x509.SubjectAlternativeName([x509.DNSName(str(identity))]), critical=False
+        )
+    return PendingRequest(
+        name=identity_name,
+        request_pem=_pem(builder.sign(key, hashes.SHA256())),
+        sealing_key=base64.b64encode(sealing_public).decode(),
+        node_key_pem=_private_pem(key),
+        sealing_key_pem=_private_pem(sealing),
+    )
+
+
+def prepare_request(pki_dir: Path, name: str, cluster_id: str | None = None) -> PendingRequest:
+    """The request of the node in a directory, on the disk before anybody sees it.
+
+    Idempotent: keys that are there are used and never replaced, and a request
+    that still fits is given again, byte for byte, so that joining can be tried
+    again after a crash with the same token, and a certificate be renewed.
+
+    Raises ConfigError for unusable files, StorageError.
+    """
+    make_private_directory(pki_dir)
+    paths = {file: pki_dir / file for file in (_NODE_KEY, _SEALING_KEY, _NODE_REQUEST)}
+    have = {file: _read(path) for file, path in paths.items() if os.path.lexists(path)}
+    for file in (_NODE_KEY, _SEALING_KEY):
+        if file in have:
+            _check_mode(paths[file])
+    pending = make_request(
+        name, cluster_id, node_key_pem=have.get(_NODE_KEY), sealing_key_pem=have.get(_SEALING_KEY)
+    )
+    for file, text in ((_NODE_KEY, pending.node_key_pem), (_SEALING_KEY, pending.sealing_key_pem)):
+        if file not in have:
+            write_private(paths[file], text.encode(), exclusive=True)
+    earlier = have.get(_NODE_REQUEST)
+    if earlier is not None:
+        try:
+            check_request(earlier, name, pending.sealing_key, cluster_id)
+            if key_id(earlier) == key_id(pending.request_pem):
+                return PendingRequest(
+                    pending.name,
+                    earlier,
+                    pending.sealing_key,
+                    pending.node_key_pem,
+                    pending.sealing_key_pem,
+                )
+        except InvalidInput:
+            pass  # it asks for something else now
+    write_private(paths[_NODE_REQUEST], pending.request_pem.encode())
+    return pending
+
+
+def check_request(request_pem: str, name: str, sealing_key: str, cluster_id: str | None) -> None:
+    """Check that a request asks for this name and sealing key, signed by the key it is for.
+
+    cluster_id: ours; a request that names a cluster must name this one.
+    Raises InvalidInput: the key is not P-256, the signature is wrong, or the
+    name, the sealing key or the cluster is another.
+    """
+    request = _load_request(request_pem)
+    sealed_to = _SEALING_DER + _sealing_public(sealing_key).public_bytes_raw()
+    try:
+        common = [str(item.value) for item in request.subject.get_attributes_for_oid(NameOID.COMMON_NAME)]
+        names = _dns_names(request.extensions)
+        sealing = request.extensions.get_extension_for_oid(_SEALING_OID).value
+        signed = request.is_signature_valid
+    except _DEFECTS:
+        raise _request_error("it is damaged") from None
+    _p256(request.public_key)
+    if not signed:
+        raise _request_error("its signature is wrong")
+    if common != [name]:
+        raise _request_error(f"it is not for {name!r}")
+    if not isinstance(sealing, x509.UnrecognizedExtension) or sealing.value != sealed_to:
+        raise _request_error("its sealing key is another")
+    if names and cluster_id is not None and names != [f"{name}.node.{cluster_id}.cyoloctl"]:
+        raise _request_error("it is for another cluster or name")
+
+
+def request_sha256(request_pem: str) -> str:
+    """The SHA-256, in hex, of a request's DER: how the log tells a repeated redemption from a second one.
+
+    Raises InvalidInput.
+    """
+    der = _load_request(request_pem).public_bytes(serialization.Encoding.DER)
+    return hashlib.sha256(der).hexdigest()
+
+
+def encode_request(request: NodeRequest) -> str:
+    """A request file: one JSON object, for a node that cannot reach the cluster.  No secrets."""
+    return _json_text(
+        {
+            "schema_version": SCHEMA_VERSION,
+            "name": request.name,
+            "address": str(request.address),
+            "request_pem": request.request_pem,
+            "sealing_key": request.sealing_key,
+        }
+    )
+
+
+def decode_request(text: str) -> NodeRequest:
+    """The request in a request file, checked as by check_request.
+
+    Raises InvalidInput, VersionMismatch for one of a newer release.
+    """
+    value = _json_object(text, "request", _MAX_FILE_BYTES)
+    _fields(value, "request", name=str, address=str, request_pem=str, sealing_key=str)
+    check_request(value["request_pem"], parse_name(value["name"]), value["sealing_key"], None)
+    return NodeRequest(
+        NodeName(value["name"]), parse_address(value["address"]), value["request_pem"], value["sealing_key"]
+    )
+
+
+# -- grants -------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, slots=True)
+class Grant:
+    """An accepted grant: which cluster the node is in now.
+
+    genesis: the voters at the start of the log.  peers: where to dial first.
+    has_ca_key: whether this node can admit others.
+    """
+
+    cluster_id: ClusterId
+    cluster: NodeName
+    name: NodeName
+    learner: bool
+    genesis: tuple[NodeName, ...]
+    peers: Mapping[NodeName, Address]
+    has_ca_key: bool
+    certificate_expires_at: datetime
+
+
+def grant(
+    *,
+    ca_cert_pem: str,
+    ca_key_pem: str,
+    request_pem: str,
+    sealing_key: str,
+    name: str,
+    cluster: str,
+    learner: bool,
+    genesis: Sequence[str],
+    peers: Mapping[str, Address],
+    now: datetime,
+    days: int = MAX_CERTIFICATE_DAYS,
+    hand_over_ca_key: bool = True,
+) -> dict[str, Any]:
+    """Answer a request: the JSON object that makes a node a member.
+
+    Whether the requester may become one was decided before (an invitation, or
+    the operator).  hand_over_ca_key: False where the CA key stays offline;
+    learners never get it.  days: validity of the certificate, 1 to 825.
+
+    Raises InvalidInput for the request (check_request), ConfigError for the CA.
+    """
+    ca, _ = _load_ca(ca_cert_pem, ca_key_pem)
+    cluster_id = _ca_cluster_id(ca)
+    check_request(request_pem, name, sealing_key, cluster_id)
+    identity = Identity(parse_name(name), "node", cluster_id)
+    certificate = issue(ca_cert_pem, ca_key_pem, request_pem, identity, now=now, days=days)
+    sealed = None
+    if hand_over_ca_key and not learner:
+        sealed = seal(sealing_key, ca_key_pem.encode(), _ca_key_info(cluster_id, name))
+    return {
+        "schema_version": SCHEMA_VERSION,
+        "cluster_id": cluster_id,
+        "cluster": parse_name(cluster, "cluster name"),
+        "name": identity.name,
+        "learner": learner,
+        "certificate_pem": certificate,
+        "ca_pem": _pem(ca),
+        "genesis": [parse_name(item) for item in genesis],
+        "peers": {parse_name(peer): str(address) for peer, address in peers.items()},
+        "ca_key_sealed": sealed,
+    }
+
+
+def decode_grant(text: str) -> dict[str, Any]:
+    """The object in a grant file.  Raises InvalidInput; accept_grant checks what is in it."""
+    return _json_object(text, "grant", 1 << 20)
+
+
+def accept_grant(
+    pki_dir: Path,
+    value: object,
+    *,
+    name: str,
+    now: datetime,
+    cluster_id: str | None = None,
+    ca_pem: str | None = None,
+) -> Grant:
+    """Verify a grant against this node's keys and write its certificate, the CA and the CA key.
+
+    value: the grant object.  cluster_id, ca_pem: what the join token pinned;
+    None only where the grant came by hand.  A directory that already trusts a
+    CA accepts no other.  Idempotent.  Nothing is written unless all of it holds.
+
+    Raises InvalidInput where the grant is malformed, for another key, name,
+    cluster or CA, or not valid now; Conflict where the directory belongs to
+    another cluster; VersionMismatch, ConfigError, StorageError.
+    """
+    fields = _fields(
+        value,
+        "grant",
+        cluster_id=str,
+        cluster=str,
+        name=str,
+        learner=bool,
+        certificate_pem=str,
+        ca_pem=str,
+        genesis=list,
+        peers=dict,
+        ca_key_sealed=(str, type(None)),
+    )
+    granted_id = parse_cluster_id(fields["cluster_id"])
+    cluster = parse_name(fields["cluster"], "cluster name")
+    genesis = tuple(parse_name(_string(item, "grant")) for item in fields["genesis"])
+    peers = {parse_name(key): parse_address(_string(item, "grant")) for key, item in fields["peers"].items()}
+    if not genesis or len(set(genesis)) != len(genesis):
+        raise _grant_error("its list of first voters is empty or names one twice")
+    if fields["name"] != name:
+        raise _grant_error(f"it is not for {name!r}")
+    if cluster_id is not None and granted_id != cluster_id:
+        raise _grant_error("it is for another cluster")
+
+    ca = _load_certificate(fields["ca_pem"], canonical=True)
+    if ca_pem is not None and ca != _load_certificate(ca_pem):
+        raise _grant_error("its CA is not the one that the token names")
+    if _ca_cluster_id(ca) != granted_id:
+        raise _grant_error("its CA is of another cluster")
+    trusted = pki_dir / _CA_CERT
+    if os.path.lexists(trusted) and _from_file(trusted, _load_certificate) != ca:
+        raise Conflict(f"{trusted} is of another cluster: use an empty data directory")
+
+    certificate = _load_certificate(fields["certificate_pem"], canonical=True)
+    identity = Identity(parse_name(name), "node", granted_id)
+    problem = _certificate_problem(certificate, ca, identity)
+    if problem is not None:
+        raise _grant_error(problem)
+    moment = _utc(now)
+    for each in (ca, certificate):
+        start, end = each.not_valid_before_utc, each.not_valid_after_utc
+        if not start <= moment <= end:
+            raise _grant_error(
+                f"it is valid from {start:%Y-%m-%d} to {end:%Y-%m-%d}, and this clock says {moment:%Y-%m-%d}"
+            )
+    _check_mode(pki_dir / _NODE_KEY)
+    _check_mode(pki_dir / _SEALING_KEY)
+    if certificate.public_key() != _from_file(pki_dir / _NODE_KEY, _load_key).public_key():
+        raise _grant_error("its certificate is for another key than this node's")
+
+    ca_key: str | None = None
+    if fields["ca_key_sealed"] is not None:
+        if fields["learner"]:
+            raise _grant_error("a learner gets no CA key")
+        info = _ca_key_info(granted_id, name)
+        ca_key = _ca_key_text(
+            open_sealed(_read(pki_dir / _SEALING_KEY), fields["ca_key_sealed"], info), fields["ca_pem"]
+        )
+
+    # The CA first: node.crt, which makes the directory usable, never stands without it.
+    write_private(trusted, fields["ca_pem"].encode())
+    if ca_key is not None:
+        write_private(pki_dir / _CA_KEY, ca_key.encode())
+    write_private(pki_dir / _NODE_CERT, fields["certificate_pem"].encode())
+    return Grant(
+        cluster_id=granted_id,
+        cluster=cluster,
+        name=identity.name,
+        learner=fields["learner"],
+        genesis=genesis,
+        peers=peers,
+        has_ca_key=ca_key is not None,
+        certificate_expires_at=certificate.not_valid_after_utc,
+    )
+
+
+def _ca_key_text(opened: bytes, ca_pem: str) -> str:
+    try:
+        text = opened.decode("ascii")
+        _load_ca(ca_pem, text)
+    except (UnicodeDecodeError, ConfigError):
+        raise _grant_error("its CA key does not belong to its CA") from None
+    return text
+
+
+# -- join tokens --------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, slots=True, repr=False)
+class JoinToken:
+    """Everything that a new node needs to join: whom to dial, whom to trust, and a secret to show.
+
+    secret: from new_secret.  expires_unix_s: seconds since 1970, for people;
+    the cluster decides by its own time.  addresses: 1 to 64 of members.
+    repr and str hide the secret.  Raises InvalidInput for values that are not valid.
+    """
+
+    cluster_id: ClusterId
+    cluster: NodeName
+    ca_pem: str
+    name: NodeName
+    learner: bool
+    secret: str
+    expires_unix_s: int
+    addresses: tuple[Address, ...]
+
+    def __post_init__(self) -> None:
+        parse_name(self.cluster, "cluster name")
+        parse_name(self.name)
+        if not _SECRET.fullmatch(self.secret):
+            raise InvalidInput("the secret of a join token is 43 characters: use a new one")
+        if not 0 < self.expires_unix_s < _FAR_UNIX_S:
+            raise InvalidInput("the expiry of a join token is seconds since 1970: use a later one")
+        if not 1 <= len(self.addresses) <= _MAX_ADDRESSES:
+            raise InvalidInput(f"a join token holds 1 to {_MAX_ADDRESSES} addresses")
+        if _ca_cluster_id(_load_certificate(self.ca_pem, canonical=True)) != parse_cluster_id(
+            self.cluster_id
+        ):
+            raise InvalidInput("the CA in the join token is of another cluster")
+
+    def __repr__(self) -> str:
+        return (
+            f"JoinToken(name={self.name!r}, cluster={self.cluster!r}, cluster_id={self.cluster_id!r}, "
+            f"learner={self.learner}, secret=(hidden))"
+        )
+
+
+def new_secret(random: Callable[[int], bytes] = secrets.token_bytes) -> str:
+    """A fresh secret for an invitation: 256 random bits, base64url.  Only its digest is stored."""
+    return base64.urlsafe_b64encode(random(32)).decode().rstrip("=")
+
+
+def secret_sha256(secret: str) -> str:
+    """The SHA-256, in hex, by which the log knows a secret."""
+    return hashlib.sha256(secret.encode("utf-8", "surrogatepass")).hexdigest()
+
+
+def encode_token(token: JoinToken) -> str:
+    """The text of a join token: one line that decode_token reads back.  It is a secret."""
+    value = {
+        "v": 1,
+        "cluster_id": token.cluster_id,
+        "cluster": token.cluster,
+        "ca_pem": token.ca_pem,
+        "name": token.name,
+        "learner": token.learner,
+        "secret": token.secret,
+        "expires_unix_s": token.expires_unix_s,
+        "addresses": [str(address) for address in token.addresses],
+    }
+    return _TOKEN_PREFIX + base64.urlsafe_b64encode(_canonical(value)).decode().rstrip("=")
+
+
+def decode_token(text: str) -> JoinToken:
+    """The join token in a text; white space around it is ignored.
+
+    Strict: there is exactly one text for a token.  Raises InvalidInput, with
+    one message for every defect.  Whether it expired is the cluster's to say.
+    """
+    try:
+        return _decode_token(text.strip())
+    except (InvalidInput, RecursionError, *_DEFECTS):
+        # Without the cause: it may quote the secret.
+        raise InvalidInput(
+            "the join token is not valid: copy all of the line that `cyoloctl member invite` printed, "
+            "or invite the node again (with the same cyoloctl release)"
+        ) from None
+
+
+def _decode_token(text: str) -> JoinToken:
+    encoded = text.removeprefix(_TOKEN_PREFIX)
+    if len(text) > _MAX_TOKEN_CHARS or len(encoded) == len(text):
+        raise InvalidInput
+    data = base64.b64decode(encoded + "=" * (-len(encoded) % 4), altchars=b"-_", validate=True)
+    value = json.loads(data)
+    # Refuses other spellings of the same token at once: repeated keys, blanks, 1.0, NaN, escapes.
+    if _canonical(value) != data or base64.urlsafe_b64encode(data).decode().rstrip("=") != encoded:
+        raise InvalidInput
+    _exact(
+        value,
+        "join token",
+        v=int,
+        cluster_id=str,
+        cluster=str,
+        ca_pem=str,
+        name=str,
+        learner=bool,
+        secret=str,
+        expires_unix_s=int,
+        addresses=list,
+    )
+    addresses = tuple(parse_address(_string(item, "join token")) for item in value["addresses"])
+    if value.pop("v") != 1 or [str(address) for address in addresses] != value.pop("addresses"):
+        raise InvalidInput
+    return JoinToken(**value, addresses=addresses)
+
+
+# -- credentials --------------------------------------------------------------------------------
+
+
+def credentials(
+    ca_cert_pem: str,
+    ca_key_pem: str,
+    *,
+    name: str,
+    role: Literal["operator", "viewer"],
+    now: datetime,
+    days: int = MAX_CERTIFICATE_DAYS,
+) -> dict[str, Any]:
+    """A new key and certificate for a person or script, as the object of a credentials file.
+
+    It holds the private key: write it with write_credentials.  Raises as issue does.
+    """
+    ca = _load_certificate(ca_cert_pem)
+    identity = Identity(parse_name(name), role, _ca_cluster_id(ca))
+    key = ec.generate_private_key(ec.SECP256R1())
+    return {
+        "schema_version": SCHEMA_VERSION,
+        "role": role,
+        "name": identity.name,
+        "cluster_id": identity.cluster_id,
+        "ca_pem": _pem(ca),
+        "certificate_pem": issue(ca_cert_pem, ca_key_pem, _public_pem(key), identity, now=now, days=days),
+        "key_pem": _private_pem(key),
+    }
+
+
+def write_credentials(
+    path: str | os.PathLike[str], bundle: Mapping[str, Any], *, exclusive: bool = False
+) -> None:
+    """Write a credentials file, mode 0600: JSON, which is YAML, so that clients need no YAML reader.
+
+    exclusive: raise AlreadyExists rather than replace a file.  Raises StorageError.
+    """
+    write_private(path, _json_text(bundle).encode(), exclusive=exclusive)
+
+
+# -- the directory ------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, slots=True)
+class NodeFiles:
+    """What check_private_files found in a node's pki directory; no private keys."""
+
+    identity: Identity
+    ca_pem: str
+    certificate_pem: str
+    certificate_expires_at: datetime
+    sealing_key: str
+    has_ca_key: bool
+
+
+def new_cluster(
+    data_dir: Path,
+    *,
+    name: str,
+    cluster: str,
+    now: datetime,
+    cluster_id: str | None = None,
+    offline_ca_key: Path | None = None,
+    days: int = MAX_CERTIFICATE_DAYS,
+) -> NodeFiles:
+    """Make the pki directory and operator.yaml of the first node of a new cluster.
+
+    cluster_id: random where none is given.  offline_ca_key: the only place
+    where the CA's key is written, instead of the pki directory; it must not be there.
+
+    The directory appears whole or not at all.  Raises AlreadyExists where one
+    is there, InvalidInput for the names, StorageError.
+    """
+    pki_dir = data_dir / PKI_DIRECTORY
+    if os.path.lexists(pki_dir):
+        raise AlreadyExists(f"{pki_dir} is already there: choose another data directory")
+    identity = Identity(parse_name(name), "node", ClusterId(cluster_id or new_cluster_id()))
+    ca_cert, ca_key = create_ca(identity.cluster_id, cluster, now)
+    pending = make_request(name, identity.cluster_id)
+    node_cert = issue(ca_cert, ca_key, pending.request_pem, identity, now=now, days=days)
+    operator = credentials(ca_cert, ca_key, name=_OPERATOR_NAME, role="operator", now=now, days=days)
+    files = {
+        _CA_CERT: ca_cert,
+        _NODE_CERT: node_cert,
+        _NODE_KEY: pending.node_key_pem,
+        _NODE_REQUEST: pending.request_pem,
+        _SEALING_KEY: pending.sealing_key_pem,
+        _OPERATOR_CERT: operator["certificate_pem"],
+        _OPERATOR_KEY: operator["key_pem"],
+    }
+    make_private_directory(data_dir)
+    if offline_ca_key is None:
+        files[_CA_KEY] = ca_key
+    else:
+        write_private(offline_ca_key, ca_key.encode(), exclusive=True)
+    staging: str | None = None
+    try:
+        staging = tempfile.mkdtemp(prefix=".pki.", dir=data_dir)
+        for file, text in files.items():
+            write_private(Path(staging, file), text.encode(), exclusive=True)
+        os.rename(staging, pki_dir)
+        staging = None
+        sync_directory(data_dir)
+    except OSError as error:
+        raise StorageError(
+            f"cannot make {pki_dir}: {error.strerror}; make space or correct the permissions, then try again"
+        ) from error
+    finally:
+        if staging is not None:
+            shutil.rmtree(staging, ignore_errors=True)
+    write_credentials(data_dir / OPERATOR_FILE, operator)
+    return check_private_files(pki_dir, name=name, cluster_id=identity.cluster_id)
+
+
+def check_private_files(
+    pki_dir: Path, *, name: str, cluster_id: str, now: datetime | None = None
+) -> NodeFiles:
+    """Check that a node's files are there, private, and belong together.
+
+    name, cluster_id: from node.yaml.  now: also refuse a certificate that is
+    not valid at that time.  Private keys, and the operator's file beside the
+    directory, must be closed to group and others (ssh does the same).
+
+    Raises ConfigError that names the file and the remedy.
+    """
+    _check_mode(pki_dir, directory=True)
+    keys = [_NODE_KEY, _SEALING_KEY]
+    keys += [file for file in (_CA_KEY, _OPERATOR_KEY) if os.path.lexists(pki_dir / file)]
+    for file in keys:
+        _check_mode(pki_dir / file)
+    if os.path.lexists(pki_dir.parent / OPERATOR_FILE):
+        _check_mode(pki_dir.parent / OPERATOR_FILE)
+
+    ca = _from_file(pki_dir / _CA_CERT, _load_certificate)
+    certificate = _from_file(pki_dir / _NODE_CERT, _load_certificate)
+    key = _from_file(pki_dir / _NODE_KEY, _load_key)
+    sealing = _from_file(pki_dir / _SEALING_KEY, _load_sealing_key)
+    identity = Identity(parse_name(name), "node", parse_cluster_id(cluster_id))
+    if _from_file(pki_dir / _CA_CERT, lambda pem: _ca_cluster_id(_load_certificate(pem))) != cluster_id:
+        raise ConfigError(f"{pki_dir / _CA_CERT} is of another cluster than node.yaml: restore the right one")
+    problem = _certificate_problem(certificate, ca, identity)
+    if problem is None and certificate.public_key() != key.public_key():
+        problem = f"it does not match {pki_dir / _NODE_KEY}"
+    if problem is not None:
+        raise ConfigError(
+            f"{pki_dir / _NODE_CERT} cannot be used: {problem}; "
+            "restore the right files, or correct name and cluster in node.yaml"
+        )
+    if _CA_KEY in keys:
+        _from_file(pki_dir / _CA_KEY, lambda pem: _load_ca(_pem(ca), pem))
+    if now is not None:
+        _check_dates(certificate, pki_dir / _NODE_CERT, _utc(now))
+    return NodeFiles(
+        identity=identity,
+        ca_pem=_pem(ca),
+        certificate_pem=_pem(certificate),
+        certificate_expires_at=certificate.not_valid_after_utc,
+        sealing_key=base64.b64encode(sealing.public_key().public_bytes_raw()).decode(),
+        has_ca_key=_CA_KEY in keys,
+    )
+
+
+def read_ca(pki_dir: Path, *, ca_key: Path | None = None) -> tuple[str, str]:
+    """The cluster's CA, (certificate PEM, private key PEM), of a voter.
+
+    ca_key: where the key is, for a CA that is kept offline.  Raises
+    ConfigError, also where this node holds no CA key.
+    """
+    path = ca_key or pki_dir / _CA_KEY
+    if not os.path.lexists(path):
+        raise ConfigError(
+            f"{path} is not there: this node cannot issue certificates; "
+            "ask a voter that holds the CA key, or name the file of an offline CA"
+        )
+    _check_mode(path)
+    certificate = _read(pki_dir / _CA_CERT)
+    _from_file(path, lambda pem: _load_ca(certificate, pem))
+    return certificate, _read(path)
+
+
+def renew_node_certificate(pki_dir: Path, *, now: datetime, days: int = MAX_CERTIFICATE_DAYS) -> datetime:
+    """Replace the certificate of a node that holds the CA key; the key pair stays.  Returns the new end.
+
+    Raises ConfigError, StorageError; then the old certificate is as it was.
+    """
+    ca_cert, ca_key = read_ca(pki_dir)
+    old = _from_file(pki_dir / _NODE_CERT, _load_certificate)
+    names = _dns_names(old.extensions)
+    identity = parse_identity(names[0]) if len(names) == 1 else None
+    if identity is None:
+        raise ConfigError(f"{pki_dir / _NODE_CERT} names no node: restore the right one")
+    public = _public_pem(_from_file(pki_dir / _NODE_KEY, _load_key))
+    new = issue(ca_cert, ca_key, public, identity, now=now, days=days)
+    write_private(pki_dir / _NODE_CERT, new.encode())
+    return certificate_expires_at(new)
+
+
+# -- TLS ----------------------------------------------------------------------------------------
+
+
+def server_context(pki_dir: Path) -> ssl.SSLContext:
+    """TLS for the one port of a node: TLS 1.3, both protocols, client certificates optional.
+
+    A certificate that is presented is verified against the cluster's CA; who
+    it is, identity_from_peer tells.  Without one the routes decide.  Raises ConfigError.
+    """
+    context = _context(ssl.PROTOCOL_TLS_SERVER, pki_dir)
+    context.verify_mode = ssl.CERT_OPTIONAL
+    context.set_alpn_protocols([ALPN_RAFT, ALPN_HTTP])
+    # No resumption: each connection shows its certificate and has its dates checked.
+    context.num_tickets = 0
+    return context
+
+
+def peer_context(pki_dir: Path) -> ssl.SSLContext:
+    """TLS for dialling another node: the chain is verified, the address is not.
+
+    The caller must compare identity_from_peer with the node it meant: role
+    "node" and the name.  Raises ConfigError.
+    """
+    context = _context(ssl.PROTOCOL_TLS_CLIENT, pki_dir)
+    context.check_hostname = False  # certificates name nodes, not addresses
+    context.set_alpn_protocols([ALPN_RAFT])
+    return context
+
+
+def _context(protocol: ssl._SSLMethod, pki_dir: Path) -> ssl.SSLContext:
+    certificate, key, ca = pki_dir / _NODE_CERT, pki_dir / _NODE_KEY, pki_dir / _CA_CERT
+    ca_pem = _read(ca)
+    _read(certificate)
+    _read(key)
+    context = ssl.SSLContext(protocol)
+    context.minimum_version = ssl.TLSVersion.TLSv1_3
+    # The default of Python 3.13 on every version (RFC 5280 to the letter).
+    context.verify_flags |= ssl.VERIFY_X509_STRICT
+    try:
+        context.load_verify_locations(cadata=ca_pem)
+        # With a password, or OpenSSL would ask the terminal for that of an encrypted key.
+        context.load_cert_chain(certificate, key, password="")
+    except (ssl.SSLError, OSError, ValueError) as error:
+        raise ConfigError(
+            f"{certificate}, {key} and {ca} do not make a TLS identity ({error}): restore the right files"
+        ) from error
+    return context
+
+
+# -- below: parts -------------------------------------------------------------------------------
+
+
+def _utc(now: datetime) -> datetime:
+    if now.tzinfo is None:
+        raise ValueError("now needs a time zone")
+    return now.astimezone(UTC).replace(microsecond=0)
+
+
+def _subject(common_name: str, unit: str) -> x509.Name:
+    return x509.Name(
+        [
+            x509.NameAttribute(NameOID.ORGANIZATION_NAME, "cyoloctl"),
+            x509.NameAttribute(NameOID.ORGANIZATIONAL_UNIT_NAME, unit),
+            x509.NameAttribute(NameOID.COMMON_NAME, common_name),
+        ]
+    )
+
+
+def _key_usage(*, ca: bool) -> x509.KeyUsage:
+    return x509.KeyUsage(
+        digital_signature=not ca,
+        content_commitment=False,
+        key_encipherment=False,
+        data_encipherment=False,
+        key_agreement=False,
+        key_cert_sign=ca,
+        crl_sign=ca,
+        encipher_only=False,
+        decipher_only=False,
+    )
+
+
+def _pem(item: x509.Certificate | x509.CertificateSigningRequest) -> str:
+    return item.public_bytes(serialization.Encoding.PEM).decode("ascii")
+
+
+def _private_pem(key: ec.EllipticCurvePrivateKey | x25519.X25519PrivateKey) -> str:
+    return key.private_bytes(
+        serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8, serialization.NoEncryption()
+    ).decode("ascii")
+
+
+def _public_pem(key: ec.EllipticCurvePrivateKey) -> str:
+    return (
+        key.public_key()
+        .public_bytes(serialization.Encoding.PEM, serialization.PublicFormat.SubjectPublicKeyInfo)
+        .decode("ascii")
+    )
+
+
+def _load_certificate(pem: str, *, canonical: bool = False) -> x509.Certificate:
+    """canonical: exactly one certificate and nothing else, as we write it."""
+    try:
+        with warnings.catch_warnings():
+            # What the library merely announces to refuse one day is refused today.
+            warnings.simplefilter("error", CryptographyDeprecationWarning)
+            certificate = x509.load_pem_x509_certificate(pem.encode("ascii"))
+            _p256(certificate.public_key)
+            _ = certificate.extensions
+        if canonical and _pem(certificate) != pem:
+            raise ValueError
+    except (InvalidInput, *_DEFECTS):
+        raise InvalidInput("this is not a certificate that cyoloctl issued: use the right file") from None
+    return certificate
+
+
+def _load_request(pem: str) -> x509.CertificateSigningRequest:
+    try:
+        if len(pem) > _MAX_REQUEST_CHARS:
+            raise ValueError
+        request = x509.load_pem_x509_csr(pem.encode("ascii"))
+        if _pem(request) != pem:
+            raise ValueError
+    except _DEFECTS:
+        raise _request_error("it is damaged") from None
+    return request
+
+
+def _p256(public_key: Callable[[], object]) -> ec.EllipticCurvePublicKey:
+    try:
+        key = public_key()
+    except _DEFECTS:
+        key = None
+    if not isinstance(key, ec.EllipticCurvePublicKey) or not isinstance(key.curve, ec.SECP256R1):
+        raise InvalidInput("the key is not a P-256 key: make a new request with cyoloctl")
+    return key
+
+
+def _load_public_key(pem: str) -> ec.EllipticCurvePublicKey:
+    if "BEGIN CERTIFICATE REQUEST" in pem:
+        return _p256(_load_request(pem).public_key)
+    if "BEGIN CERTIFICATE" in pem:
+        return _p256(_load_certificate(pem).public_key)
+    return _p256(lambda: serialization.load_pem_public_key(pem.encode("ascii")))
+
+
+def _load_key(pem: str) -> ec.EllipticCurvePrivateKey:
+    try:
+        key = serialization.load_pem_private_key(pem.encode("ascii"), password=None)
+        if isinstance(key, ec.EllipticCurvePrivateKey) and isinstance(key.curve, ec.SECP256R1):
+            return key
+    except _DEFECTS:
+        pass
+    raise ConfigError("this is not an unencrypted P-256 private key: restore the right one")
+
+
+def _load_sealing_key(pem: str) -> x25519.X25519PrivateKey:
+    try:
+        key = serialization.load_pem_private_key(pem.encode("ascii"), password=None)
+        if isinstance(key, x25519.X25519PrivateKey):
+            return key
+    except _DEFECTS:
+        pass
+    raise ConfigError("this is not an unencrypted X25519 private key: restore the right one")
+
+
+def _load_ca(cert_pem: str, key_pem: str) -> tuple[x509.Certificate, ec.EllipticCurvePrivateKey]:
+    try:
+        ca = _load_certificate(cert_pem)
+        _ca_cluster_id(ca)
+    except InvalidInput as error:
+        raise ConfigError(f"the CA certificate cannot be used: {error.message}") from None
+    try:
+        key = _load_key(key_pem)
+    except ConfigError:
+        raise ConfigError("the CA key cannot be used: restore the right one") from None
+    if key.public_key() != ca.public_key():
+        raise ConfigError("the CA key does not belong to the CA certificate: restore the right one")
+    return ca, key
+
+
+def _ca_cluster_id(ca: x509.Certificate) -> ClusterId:
+    """The cluster whose CA this is.  Raises InvalidInput for what create_ca would not have made."""
+    try:
+        ca.verify_directly_issued_by(ca)
+        basic = ca.extensions.get_extension_for_class(x509.BasicConstraints).value
+        usage = ca.extensions.get_extension_for_class(x509.KeyUsage).value
+        limits = ca.extensions.get_extension_for_class(x509.NameConstraints).value
+        names = [item.value for item in limits.permitted_subtrees or () if isinstance(item, x509.DNSName)]
+        match = re.fullmatch(r"([0-9a-f]{32})\.cyoloctl", names[0]) if len(names) == 1 else None
+        if match and basic.ca and basic.path_length == 0 and usage.key_cert_sign:
+            return ClusterId(match[1])
+    except _DEFECTS:
+        pass
+    raise InvalidInput("this is not the CA of a cyoloctl cluster: use the right file")
+
+
+def _dns_names(extensions: x509.Extensions) -> list[str]:
+    """Every subject alternative name; one of another kind makes the list useless on purpose."""
+    try:
+        names = extensions.get_extension_for_class(x509.SubjectAlternativeName).value
+    except x509.ExtensionNotFound:
+        return []
+    return [item.value if isinstance(item, x509.DNSName) else "(not a DNS name)" for item in names]
+
+
+def _certificate_problem(
+    certificate: x509.Certificate, ca: x509.Certificate, identity: Identity
+) -> str | None:
+    """What makes a certificate useless as this identity's, or None.  Dates are not looked at."""
+    try:
+        certificate.verify_directly_issued_by(ca)
+    except _DEFECTS:
+        return "its certificate was issued by another CA"
+    try:
+        names = _dns_names(certificate.extensions)
+        purposes = list(certificate.extensions.get_extension_for_class(x509.ExtendedKeyUsage).value)
+    except _DEFECTS:
+        return "its certificate has no purpose or no name"
+    if names != [str(identity)]:
+        return f"its certificate is for another name or cluster, not {identity}"
+    if not {ExtendedKeyUsageOID.SERVER_AUTH, ExtendedKeyUsageOID.CLIENT_AUTH} <= set(purposes):
+        return "its certificate is not a node's"
+    return None
+
+
+def _check_dates(certificate: x509.Certificate, path: Path, now: datetime) -> None:
+    start, end = certificate.not_valid_before_utc, certificate.not_valid_after_utc
+    if now < start:
+        raise ConfigError(
+            f"{path} is valid from {start:%Y-%m-%dT%H:%M:%SZ} on and the clock says "
+            f"{now:%Y-%m-%dT%H:%M:%SZ}: set the clock"
+        )
+    if now > end:
+        raise ConfigError(
+            f"{path} expired at {end:%Y-%m-%dT%H:%M:%SZ}: get a new one with `cyoloctl node request`, "
+            "`cyoloctl member grant` and `cyoloctl node accept`"
+        )
+
+
+def _sealing_public(text: str) -> x25519.X25519PublicKey:
+    try:
+        return x25519.X25519PublicKey.from_public_bytes(_b64decode(text))
+    except ValueError:
+        raise InvalidInput("the sealing key is not valid: make a new request") from None
+
+
+def _b64decode(text: str) -> bytes:
+    """Exactly what b64encode gives.  Raises ValueError."""
+    try:
+        data = base64.b64decode(text, validate=True)
+    except binascii.Error as error:
+        raise ValueError from error
+    if base64.b64encode(data).decode() != text:
+        raise ValueError
+    return data
+
+
+def _check_mode(path: Path, *, directory: bool = False) -> None:
+    """Refuse a file that group or others may read, a directory that they may change."""
+    try:
+        mode = os.stat(path).st_mode
+    except OSError as error:
+        raise _unreadable(path, error) from error
+    kind, right, bad = ("directory", "700", 0o022) if directory else ("file", "600", 0o077)
+    if stat.S_ISDIR(mode) is not directory:
+        raise ConfigError(f"{path} is not a {kind}: restore the right one")
+    if mode & bad:
+        raise ConfigError(
+            f"{path} is open to other users (mode {stat.S_IMODE(mode):04o}): "
+            f"run `chmod {right} {shlex.quote(str(path))}`"
+        )
+
+
+def _read(path: Path) -> str:
+    try:
+        with open(path, "rb") as file:
+            data = file.read(_MAX_FILE_BYTES + 1)
+    except OSError as error:
+        raise _unreadable(path, error) from error
+    try:
+        if len(data) > _MAX_FILE_BYTES:
+            raise ValueError
+        return data.decode("ascii")
+    except ValueError:
+        raise ConfigError(f"{path} is not a PEM file: restore the right one") from None
+
+
+def _unreadable(path: Path, error: OSError) -> ConfigError:
+    return ConfigError(f"cannot read {path}: {error.strerror}; restore it, or correct owner and permissions")
+
+
+def _from_file(path: Path, load: Callable[[str], _T]) -> _T:
+    text = _read(path)
+    try:
+        return load(text)
+    except (InvalidInput, ConfigError) as error:
+        raise ConfigError(f"{path} cannot be used: {error.message}") from None
+
+
+def _request_error(problem: str) -> InvalidInput:
+    return InvalidInput(f"the request cannot be granted: {problem}; make a new one on the node")
+
+
+def _grant_error(problem: str) -> InvalidInput:
+    return InvalidInput(
+        f"the grant cannot be accepted: {problem}; ask for a new one with this node's request"
+    )
+
+
+def _canonical(value: object) -> bytes:
+    return json.dumps(value, sort_keys=True, separators=(",", ":"), allow_nan=False).encode("ascii")
+
+
+def _json_text(value: Mapping[str, Any]) -> str:
+    return json.dumps(value, indent=2) + "\n"
+
+
+def _json_object(text: str, what: str, limit: int) -> dict[str, Any]:
+    def once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+        found = dict(pairs)
+        if len(found) != len(pairs):
+            raise ValueError
+        return found
+
+    try:
+        if len(text) > limit:
+            raise ValueError
+        value = json.loads(text, object_pairs_hook=once)
+    except (ValueError, RecursionError):
+        value = None
+    if not isinstance(value, dict):
+        raise InvalidInput(f"this is not a {what} file of cyoloctl: use the whole, unchanged file")
+    return value
+
+
+def _fields(value: object, what: str, **types: Any) -> dict[str, Any]:
+    """The object's fields, its schema version checked first: a newer one may have others."""
+    version = value.get("schema_version") if isinstance(value, dict) else None
+    if type(version) is int and version > SCHEMA_VERSION:
+        raise VersionMismatch(
+            f"this {what} was written by a newer release (schema version {version}): upgrade cyoloctl"
+        )
+    found = _exact(value, what, schema_version=int, **types)
+    if version != SCHEMA_VERSION:
+        raise InvalidInput(f"this is not a {what} of cyoloctl: use the whole, unchanged file")
+    return found
+
+
+def _exact(value: object, what: str, **types: Any) -> dict[str, Any]:
+    """Exactly these fields of exactly these types: True is no number."""
+    if (
+        not isinstance(value, dict)
+        or value.keys() != types.keys()
+        or not all(
+            type(value[name]) in (kind if isinstance(kind, tuple) else (kind,))
+            for name, kind in types.items()
+        )
+    ):
+        raise InvalidInput(f"this is not a {what} of cyoloctl: use the whole, unchanged file")
+    return value
+
+
+def _string(value: object, what: str) -> str:
+    if not isinstance(value, str):
+        raise InvalidInput(f"this is not a {what} of cyoloctl: use the whole, unchanged file")
+    return value

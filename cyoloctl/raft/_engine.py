@@ -1,0 +1,336 @@
+"""The Raft engine in an asyncio loop: a replica, its ticker and its peers."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+import random
+from collections.abc import Awaitable, Callable, Iterable, Mapping
+from typing import Any
+
+from cyoloctl.errors import CyoloctlError, InternalError, NoLeader, OutcomeUnknown
+from cyoloctl.raft._journal import Journal
+from cyoloctl.raft._replica import Limits, Replica, ReplicaStatus, StateMachine, Timing
+from cyoloctl.raft._snapshot import SnapshotStore
+from cyoloctl.raft._ticker import Ticker
+from cyoloctl.raft._transport import Connector, Identify, PeerIdentity, PeerInfo, PeerNetwork
+from cyoloctl.raft._wire import encode
+
+__all__ = ["Engine"]
+
+_log = logging.getLogger("cyoloctl.raft")
+
+
+class Engine:
+    """One member of the cluster's Raft group.
+
+    Every call belongs to the loop that `start` ran in.  An operation that
+    fails says what is known: NoLeader and Overloaded mean not applied,
+    OutcomeUnknown means that it may have been or may yet be.
+    """
+
+    def __init__(
+        self,
+        identity: PeerIdentity,
+        *,
+        genesis: Iterable[str],
+        journal: Journal,
+        snapshots: SnapshotStore,
+        machine: StateMachine,
+        identify: Identify,
+        connect: Connector,
+        describe: Callable[[], dict[str, Any]],
+        on_call: Callable[[str, bytes], Awaitable[bytes]],
+        timing: Timing = Timing(),
+        limits: Limits = Limits(),
+    ) -> None:
+        """describe: what `peers` of the other nodes show about this one, small JSON.
+
+        on_call: answers `call` of the other nodes; its errors are its own to encode.
+        """
+        self._loop = asyncio.get_running_loop()
+        self._journal = journal
+        self._describe = describe
+        self._on_call = on_call
+        self._outgoing: dict[str, list[bytes]] = {}
+        self._save_jobs: set[asyncio.Future[None]] = set()
+        self._limits = limits
+        rng = random.SystemRandom()
+        self._replica = Replica(
+            identity.raft_id,
+            genesis=genesis,
+            journal=journal,
+            snapshots=snapshots,
+            machine=machine,
+            clock=self._loop.time,
+            rng=rng,
+            send=self._queue,
+            run_save=self._run_save,
+            timing=timing,
+            limits=limits,
+        )
+        self._ticker = Ticker(self._loop, self._tick, self._next_deadline)
+        self._network = PeerNetwork(identity, self, identify=identify, connect=connect, rng=rng)
+        self._changed = asyncio.Event()
+        self._failure: asyncio.Future[CyoloctlError] = self._loop.create_future()
+        self._started = False
+        self.on_change: Callable[[], None] = lambda: None
+        """Called after role, term, leader, members or sessions changed."""
+        self.on_removed_self: Callable[[], None] = lambda: None
+        """Called when a peer says that this node was removed from the cluster."""
+
+    # Life.
+
+    def start(self, addresses: Mapping[str, str]) -> None:
+        """Restore, then take part.  addresses: where to dial peers first.
+
+        Raises StorageError or VersionMismatch when the data cannot be used.
+        """
+        self._replica.on_change = self._notify
+        self._replica.start()
+        self._started = True
+        self._network.set_addresses(addresses)
+        self._network.start()
+        self._ticker.wake()
+
+    async def stop(self) -> None:
+        """Answer what waits, end the sessions, close the journal.  Idempotent."""
+        self._ticker.stop()
+        if self._started and self._replica.failed is None:
+            self._replica.abandon(NoLeader("the node is stopping: try another one"))
+        await self._network.stop()
+        if self._save_jobs:
+            await asyncio.wait(self._save_jobs)
+        self._journal.close()
+
+    async def wait_failed(self) -> CyoloctlError:
+        """Returns the error that stopped the replica, when one does."""
+        return await asyncio.shield(self._failure)
+
+    # What a node asks.
+
+    async def propose(self, command: bytes, *, timeout_s: float) -> bytes:
+        """Replicate a command; returns its result once it is committed and applied on the leader.
+
+        The command must apply once however often it is logged.  Raises
+        NoLeader or Overloaded (not applied), OutcomeUnknown (timed out or
+        stopped after it was sent), StorageError.
+        """
+        future: asyncio.Future[bytes] = self._loop.create_future()
+
+        def done(result: Any, error: CyoloctlError | None) -> None:
+            if not future.done():
+                if error is not None:
+                    future.set_exception(error)
+                else:
+                    future.set_result(result)
+
+        proposal = self._replica.propose(command, done)
+        self._ticker.wake()
+
+        def expire() -> None:
+            if proposal.cancelled:
+                return
+            proposal.cancelled = True
+            if proposal.sent:
+                done(None, OutcomeUnknown(f"not confirmed within {timeout_s:g} s: it may still be applied"))
+            else:
+                done(None, self._no_leader(timeout_s))
+
+        timer = self._loop.call_later(timeout_s, expire)
+        try:
+            return await future
+        finally:
+            timer.cancel()
+            proposal.cancelled = proposal.cancelled or not proposal.sent
+
+    async def read_barrier(self, *, timeout_s: float) -> int:
+        """After this, the local state machine holds everything acknowledged before the call.
+
+        Returns the index.  Raises NoLeader when no leader confirmed it in time.
+        """
+        future: asyncio.Future[int] = self._loop.create_future()
+
+        def done(index: Any, error: CyoloctlError | None) -> None:
+            if not future.done():
+                if error is not None:
+                    future.set_exception(error)
+                else:
+                    future.set_result(index)
+
+        request = self._replica.read(done)
+        self._ticker.wake()
+        timer = self._loop.call_later(timeout_s, lambda: request.settle(None, self._no_leader(timeout_s)))
+        try:
+            return await future
+        finally:
+            timer.cancel()
+            request.cancelled = True
+
+    def _no_leader(self, timeout_s: float) -> NoLeader:
+        leader = self._replica.leader()
+        if leader is None:
+            return NoLeader(f"no leader within {timeout_s:g} s: a majority of the voters must be up and connected")
+        return NoLeader(f"the leader {leader} did not answer within {timeout_s:g} s: try again")
+
+    async def add_voter(self, raft_id: str, *, timeout_s: float) -> int:
+        """Make a connected learner that has caught up a voter.  Leader only; Conflict when refused."""
+        return await self._membership(self._replica.add_voter, raft_id, timeout_s)
+
+    async def remove(self, raft_id: str, *, timeout_s: float) -> int:
+        """Remove a member for ever.  Leader only, never itself; Conflict when refused."""
+        return await self._membership(self._replica.remove, raft_id, timeout_s)
+
+    async def demote(self, raft_id: str, *, timeout_s: float) -> int:
+        """Make a voter a learner.  Leader only, never itself; Conflict when refused."""
+        return await self._membership(self._replica.demote, raft_id, timeout_s)
+
+    async def _membership(self, change: Callable[..., None], raft_id: str, timeout_s: float) -> int:
+        result = await self._callback(lambda done: change(raft_id, done), timeout_s, "membership change")
+        return int(result)
+
+    async def transfer_leadership(self, to: str | None, *, timeout_s: float) -> None:
+        """Hand leadership to a voter; returns when this node leads no more.  Leader only."""
+        await self._callback(
+            lambda done: self._replica.transfer_leadership(to, done), timeout_s, "leadership transfer"
+        )
+
+    async def _callback(
+        self, call: Callable[[Callable[[Any, CyoloctlError | None], None]], None], timeout_s: float, what: str
+    ) -> Any:
+        future: asyncio.Future[Any] = self._loop.create_future()
+
+        def done(result: Any, error: CyoloctlError | None) -> None:
+            if not future.done():
+                if error is not None:
+                    future.set_exception(error)
+                else:
+                    future.set_result(result)
+
+        call(done)
+        self._ticker.wake()
+        try:
+            async with asyncio.timeout(timeout_s):
+                return await future
+        except TimeoutError:
+            raise OutcomeUnknown(f"the {what} was not confirmed within {timeout_s:g} s") from None
+
+    def status(self) -> ReplicaStatus:
+        """What the local replica knows."""
+        return self._replica.status()
+
+    def is_leader(self) -> bool:
+        """True while this node takes itself for the leader."""
+        return self._replica.is_leader()
+
+    def leader(self) -> str | None:
+        """Raft id of the leader, as far as this node knows."""
+        return self._replica.leader()
+
+    def applied_index(self) -> int:
+        """Index of the last applied entry."""
+        return self._replica.applied_index()
+
+    def peers(self) -> dict[str, PeerInfo]:
+        """The connected peers, by name."""
+        return self._network.peers()
+
+    def fsync_p99_ms(self) -> float:
+        """99th percentile of the journal's recent syncs, in milliseconds."""
+        return self._journal.fsync_p99_ms
+
+    def accept(self) -> asyncio.Protocol:
+        """The protocol for an authenticated peer connection that came in."""
+        return self._network.accept()
+
+    def set_addresses(self, addresses: Mapping[str, str]) -> None:
+        """Where peers are dialled from now on."""
+        self._network.set_addresses(addresses)
+
+    def disconnect(self, name: str) -> None:
+        """End the session with a removed peer, telling it so."""
+        self._network.disconnect(name, reason="removed")
+
+    async def call(self, name: str, body: bytes, *, timeout_s: float) -> bytes:
+        """Ask another node; see `PeerNetwork.call`."""
+        return await self._network.call(name, body, timeout_s=timeout_s)
+
+    async def wait_changed(self, timeout_s: float) -> None:
+        """Returns after the next change of role, leader, members or sessions, or the timeout."""
+        self._changed.clear()
+        # Not wait_for: before Python 3.12 it can swallow a cancellation.
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(timeout_s):
+                await self._changed.wait()
+
+    # Inside.
+
+    def _notify(self) -> None:
+        self._changed.set()
+        try:
+            self.on_change()
+        except Exception:
+            _log.critical("a change could not be handled", exc_info=True)
+
+    def _tick(self) -> None:
+        replica = self._replica
+        if replica.failed is None:
+            replica.tick()
+        if replica.failed is not None and not self._failure.done():
+            self._failure.set_result(replica.failed)
+        if self._outgoing:
+            outgoing, self._outgoing = self._outgoing, {}
+            for raft_id, frames in outgoing.items():
+                self._network.send_frames(raft_id, b"".join(frames))
+
+    def _next_deadline(self) -> float:
+        if self._replica.failed is not None:
+            return self._loop.time() + 3600.0
+        return self._replica.next_deadline()
+
+    def _queue(self, raft_id: str, message: dict[str, Any]) -> None:
+        self._outgoing.setdefault(raft_id, []).append(encode(message))
+
+    def _run_save(self, job: Callable[[], None]) -> None:
+        future = self._loop.run_in_executor(None, job)
+        self._save_jobs.add(future)
+
+        def saved(done: asyncio.Future[None]) -> None:
+            self._save_jobs.discard(done)
+            error = done.exception()
+            if error is not None:
+                _log.critical("the snapshot could not be saved", exc_info=error)
+                if not self._failure.done():
+                    self._failure.set_result(InternalError("the snapshot could not be saved"))
+            self._ticker.wake()
+
+        future.add_done_callback(saved)
+
+    # The network reports here.
+
+    def on_peer_connected(self, raft_id: str) -> None:
+        self._replica.peer_connected(raft_id)
+        self._ticker.wake()
+        self._notify()
+
+    def on_peer_disconnected(self, raft_id: str) -> None:
+        self._replica.peer_disconnected(raft_id)
+        self._ticker.wake()
+        self._notify()
+
+    def on_peer_message(self, raft_id: str, message: dict[str, Any]) -> None:
+        self._replica.receive(raft_id, message)
+        self._ticker.wake()
+
+    def is_removed(self, name: str) -> bool:
+        return any(raft_id.partition("~")[0] == name for raft_id in self._replica.removed_peers())
+
+    def on_removed(self) -> None:
+        self.on_removed_self()
+
+    def describe(self) -> dict[str, Any]:
+        return self._describe()
+
+    async def on_call(self, name: str, body: bytes) -> bytes:
+        return await self._on_call(name, body)

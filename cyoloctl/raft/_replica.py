@@ -1,0 +1,1665 @@
+"""One member of a Raft group, without sockets, threads or a clock of its own.
+
+Input is `receive`, `peer_connected`, `peer_disconnected` and the proposals;
+time is the clock that the caller hands in; output is what `tick` passes to
+``send`` and the callbacks.  The caller's duties:
+
+1. call `tick` after every input, and not later than `next_deadline`;
+2. deliver messages of one session in order, and none of a session that was
+   superseded or closed (row 24);
+3. report every session with an authenticated peer of the cluster as
+   connected, and its end as disconnected, exactly once each (row 21);
+4. propose only commands that the state machine applies once however often
+   they are logged: after a change of leader a command may be sent again.
+
+`tick` persists before anything it sent leaves, and before the leader counts
+itself.  After a storage error the replica is silent for ever: it neither
+votes nor acknowledges what it could not persist.
+
+Sources: Ongaro, "Consensus: Bridging Theory and Practice" (pre-vote 9.6,
+leadership transfer 3.10, ReadIndex 6.4); rows refer to docs/engine.md.
+"""
+
+from __future__ import annotations
+
+import logging
+import random
+from collections import deque
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass, field
+from typing import Any, Protocol
+
+from cyoloctl.errors import (
+    Conflict,
+    CyoloctlError,
+    InternalError,
+    NoLeader,
+    NotFound,
+    OutcomeUnknown,
+    Overloaded,
+    StorageError,
+    Unavailable,
+)
+from cyoloctl.model import Role
+from cyoloctl.raft._batch import decode_batch, encode_batch
+from cyoloctl.raft._journal import Entry, Journal
+from cyoloctl.raft._pysyncobj import (
+    MEMBERSHIP,
+    NO_OP,
+    REGULAR,
+    SUCCESS,
+    Node,
+    VendorEngine,
+    decode_membership,
+    encode_membership,
+)
+from cyoloctl.raft._snapshot import Receiver, SnapshotMeta, SnapshotStore, Transfer
+
+__all__ = [
+    "MAX_COMMAND_BYTES",
+    "Limits",
+    "Proposal",
+    "ReadRequest",
+    "Replica",
+    "ReplicaStatus",
+    "StateMachine",
+    "Timing",
+]
+
+MAX_COMMAND_BYTES = 512 * 1024
+
+Message = dict[str, Any]
+Done = Callable[[Any, "CyoloctlError | None"], None]
+
+_log = logging.getLogger("cyoloctl.raft")
+
+
+class StateMachine(Protocol):
+    """What is replicated.  Bytes in, bytes out; no clock, no randomness, no I/O."""
+
+    def apply(self, index: int, command: bytes) -> bytes:
+        """Apply one command.  Deterministic and total: refusals are results, nothing is raised."""
+        ...
+
+    def snapshot(self) -> bytes:
+        """The whole state, the same bytes for the same state."""
+        ...
+
+    def restore(self, data: bytes) -> None:
+        """Replace the state.  Raises StorageError or VersionMismatch and then changes nothing."""
+        ...
+
+
+@dataclass(frozen=True, slots=True)
+class Timing:
+    """Periods in seconds."""
+
+    heartbeat_s: float = 0.1
+    election_min_s: float = 0.5
+    election_max_s: float = 1.0
+    leader_fallback_s: float = 1.5
+    commit_notice_s: float = 0.003
+    """How long an idle leader waits before it tells followers of a new commit index."""
+    transfer_retry_s: float = 0.02
+    transfer_limit_s: float = 5.0
+    lost_leader_spread_s: float = 0.15
+    """After the connection to the leader broke: ask for pre-votes within this time."""
+
+
+@dataclass(frozen=True, slots=True)
+class Limits:
+    """Bounds on memory and messages."""
+
+    entry_bytes: int = MAX_COMMAND_BYTES
+    batch_bytes: int = 2**20
+    window_bytes: int = 8 * 2**20
+    """Entries sent to one peer and not yet acknowledged."""
+    pending_commands: int = 20_000
+    chunk_bytes: int = 256 * 1024
+    compact_entries: int = 10_000
+    compact_bytes: int = 16 * 2**20
+    keep_entries: int = 1_000
+    """Entries kept below a snapshot, so that a peer that was briefly away needs none."""
+    promote_lag: int = 64
+    """A learner that trails by more entries is not made a voter."""
+
+
+@dataclass(frozen=True, slots=True)
+class ReplicaStatus:
+    """A snapshot of what this replica knows.  `match` is only known to a leader."""
+
+    raft_id: str
+    role: Role
+    term: int
+    leader: str | None
+    first_index: int
+    last_index: int
+    commit_index: int
+    applied_index: int
+    snapshot_index: int
+    voters: tuple[str, ...]
+    learners: tuple[str, ...]
+    removed: tuple[str, ...]
+    connected: tuple[str, ...]
+    match: Mapping[str, int]
+
+
+@dataclass(slots=True, eq=False)
+class Proposal:
+    """A command on its way.  `callback` is called exactly once, unless `cancelled`.
+
+    sent: it may be in some log, so that giving up on it leaves the outcome unknown.
+    """
+
+    command: bytes
+    callback: Done
+    remote: bool = False
+    sent: bool = False
+    cancelled: bool = False
+
+    def settle(self, result: bytes | None, error: CyoloctlError | None) -> None:
+        if not self.cancelled:
+            self.cancelled = True
+            self.callback(result, error)
+
+
+@dataclass(slots=True, eq=False)
+class ReadRequest:
+    """A linearizable read on its way.  The callback gets the index that is applied."""
+
+    callback: Done
+    cancelled: bool = False
+    index: int = 0
+
+    def settle(self, index: int | None, error: CyoloctlError | None) -> None:
+        if not self.cancelled:
+            self.cancelled = True
+            self.callback(index, error)
+
+
+@dataclass(slots=True)
+class _ReadRound:
+    sequence: int
+    term: int
+    index: int
+    requests: list[ReadRequest]
+    sent_at: float
+    confirmed: set[Node] = field(default_factory=set)
+
+
+@dataclass(slots=True)
+class _Sending:
+    """A snapshot on its way to one peer."""
+
+    transfer: Transfer
+    offset: int = 0
+    sent_at: float = -1.0
+
+
+@dataclass(slots=True)
+class _Receiving:
+    source: Node
+    key: tuple[int, int, int, str]
+    receiver: Receiver
+
+
+@dataclass(slots=True)
+class _Handover:
+    """A leadership transfer in progress; new commands wait."""
+
+    target: Node
+    until: float
+    next_try: float
+    callback: Done
+
+
+@dataclass(frozen=True, slots=True)
+class _Configuration:
+    voters: frozenset[str]
+    removed: frozenset[str]
+
+    def after(self, change: tuple[str, str]) -> _Configuration:
+        operation, raft_id = change
+        if operation == "add":
+            if raft_id in self.removed:
+                return self  # a name is never reused
+            return _Configuration(self.voters | {raft_id}, self.removed)
+        removed = self.removed | {raft_id} if operation == "remove" else self.removed
+        return _Configuration(self.voters - {raft_id}, removed)
+
+
+class Replica:
+    """One member of a Raft group: see the module."""
+
+    def __init__(
+        self,
+        raft_id: str,
+        *,
+        genesis: Iterable[str],
+        journal: Journal,
+        snapshots: SnapshotStore,
+        machine: StateMachine,
+        clock: Callable[[], float],
+        rng: random.Random,
+        send: Callable[[str, Message], None],
+        run_save: Callable[[Callable[[], None]], None],
+        timing: Timing = Timing(),
+        limits: Limits = Limits(),
+    ) -> None:
+        """genesis: the voters before the first log entry, the same on every member.
+
+        send(peer, message) must not raise and may drop; run_save(job) runs a
+        blocking job, in a thread or at once, after which `tick` must be called.
+        """
+        self._id = raft_id
+        self._me = Node(raft_id)
+        self._genesis = frozenset(genesis)
+        self._journal = journal
+        self._snapshots = snapshots
+        self._machine = machine
+        self._clock = clock
+        self._rng = rng
+        self._send = send
+        self._run_save = run_save
+        self._timing = timing
+        self._limits = limits
+
+        self.failed: CyoloctlError | None = None
+        self._nodes: dict[str, Node] = {raft_id: self._me}
+        self._outbox: list[tuple[Node, Message]] = []
+        self._engine: VendorEngine
+
+        # Configuration: what the snapshot (or genesis) says, then every membership entry above it.
+        self._base = _Configuration(self._genesis, frozenset())
+        self._base_index = 1
+        self._changes: list[tuple[int, tuple[str, str]]] = []
+        self._current = self._base
+        self._applied = self._base
+
+        # Leader state a peer.
+        self._probing: set[Node] = set()
+        self._probe_sent: dict[Node, int] = {}
+        self._inflight: dict[Node, deque[tuple[int, int]]] = {}
+        self._inflight_bytes: dict[Node, int] = {}
+        self._told_commit: dict[Node, int] = {}
+        self._commit_notice_at: float | None = None
+        self._sending: dict[Node, _Sending] = {}
+        self._receiving: _Receiving | None = None
+        self._handover: _Handover | None = None
+        self._membership_waiting: dict[int, tuple[int, Done]] = {}
+
+        # Elections.
+        self._leader_seen_at = -1e9
+        self._prevote: tuple[int, set[Node]] | None = None
+        self._election_granted = False
+        self._votes: tuple[int, set[Node]] = (-1, set())
+
+        # Proposals and reads.
+        self._pending: deque[Proposal] = deque()
+        self._forwarded: dict[int, tuple[Node, list[Proposal]]] = {}
+        self._next_forward = rng.getrandbits(62)  # row 9: never an id of an earlier boot
+        self._forward_after = -1e9
+        self._reads: list[ReadRequest] = []
+        self._round: _ReadRound | None = None
+        self._read_sequence = rng.getrandbits(62)
+        self._asked: tuple[int, Node, list[ReadRequest], float] | None = None
+        self._next_read = rng.getrandbits(62)
+        self._ready_reads: list[ReadRequest] = []
+
+        self._saving = False
+        self._saved: tuple[SnapshotMeta, CyoloctlError | None] | None = None
+        self._snapshot_bytes_mark = 0
+        self._seen = ("follower", 0, None)
+        self.on_change: Callable[[], None] = lambda: None
+        """Called after role, term, leader or membership changed."""
+
+    # ------------------------------------------------------------------ start
+
+    def start(self) -> None:
+        """Restore from snapshot and journal.
+
+        Raises StorageError when they do not fit each other (rows 5, 12, 13, 18)
+        and VersionMismatch when a newer release wrote them.
+        """
+        journal = self._journal
+        loaded = self._snapshots.load()
+        if not journal.entries:
+            if loaded is not None:
+                raise StorageError(
+                    "the journal is empty but a snapshot exists: the journal was lost; "
+                    "remove this member on a healthy node and join again under a new name"
+                )
+            journal.append(1, 0, NO_OP)
+            journal.sync()
+        applied = 1
+        if loaded is None:
+            if journal.first_index != 1:
+                raise StorageError(
+                    f"the journal begins at index {journal.first_index} but its snapshot is missing: "
+                    "remove this member on a healthy node and join again under a new name"
+                )
+        else:
+            meta, data = loaded
+            if meta.index < journal.first_index:
+                raise StorageError(
+                    f"the snapshot ends at index {meta.index}, the journal begins at "
+                    f"{journal.first_index}: remove this member on a healthy node and join again "
+                    "under a new name"
+                )
+            self._machine.restore(data)
+            entry = journal.entry(meta.index)
+            if entry is None or entry[2] != meta.term:
+                journal.reset(meta.index, meta.term)  # row 5: stopped between snapshot and cut
+            self._rebase(meta)
+            applied = meta.index
+        if journal.commit_index > journal.last_index:
+            journal.set_commit_index(journal.last_index)  # row 18
+        timing = self._timing
+        self._engine = VendorEngine(
+            self._id,
+            owner=self,
+            journal=journal,
+            clock=self._clock,
+            rng=self._rng,
+            heartbeat_s=timing.heartbeat_s,
+            election_min_s=timing.election_min_s,
+            election_max_s=timing.election_max_s,
+            leader_fallback_s=timing.leader_fallback_s,
+        )
+        self._engine.set_applied(applied)
+        self._changes = [
+            (index, change)
+            for command, index, _ in journal.entries
+            if index > self._base_index and (change := decode_membership(command)) is not None
+        ]
+        self._applied = self._base
+        self._reconfigure()
+        if self._current.voters == {self._id}:
+            self._engine.set_election_deadline(self._clock())  # alone: nobody to wait for
+
+    # ----------------------------------------------------------- public state
+
+    def is_member(self) -> bool:
+        """True while the own log makes this node a voter (rows 4 and 10)."""
+        return self._id in self._current.voters
+
+    def is_leader(self) -> bool:
+        """True while this node takes itself for the leader; reads confirm it."""
+        return self._engine.is_leader()
+
+    def leader(self) -> str | None:
+        """Who this node takes for the leader now."""
+        if self._engine.is_leader():
+            return self._id
+        leader = self._engine.leader()
+        return None if leader is None else str(leader.id)
+
+    def removed_peers(self) -> frozenset[str]:
+        """Peers that a committed entry removed: admit all others (row 21)."""
+        return self._applied.removed
+
+    def applied_index(self) -> int:
+        """Index of the last applied entry."""
+        return self._engine.applied_index()
+
+    def status(self) -> ReplicaStatus:
+        """What this replica knows now."""
+        engine = self._engine
+        role: Role = "follower"
+        if engine.is_leader():
+            role = "leader"
+        elif not self.is_member():
+            role = "learner"
+        elif engine.is_candidate() or (self._prevote is not None and engine.leader() is None):
+            role = "candidate"
+        meta = self._snapshots.meta
+        return ReplicaStatus(
+            raft_id=self._id,
+            role=role,
+            term=engine.term(),
+            leader=self.leader(),
+            first_index=self._journal.first_index,
+            last_index=self._journal.last_index,
+            commit_index=engine.commit_index(),
+            applied_index=engine.applied_index(),
+            snapshot_index=1 if meta is None else meta.index,
+            voters=tuple(sorted(self._current.voters)),
+            learners=tuple(sorted(str(node.id) for node in engine.readonly())),
+            removed=tuple(sorted(self._current.removed)),
+            connected=tuple(sorted(str(node.id) for node in engine.connected)),
+            match={str(node.id): index for node, index in engine.match_index.items()}
+            if engine.is_leader()
+            else {},
+        )
+
+    def next_deadline(self) -> float:
+        """When `tick` must be called at the latest, on the replica's clock."""
+        engine = self._engine
+        if engine.is_leader():
+            deadline = engine.heartbeat_due()
+            if self._commit_notice_at is not None:
+                deadline = min(deadline, self._commit_notice_at)
+            if self._handover is not None:
+                deadline = min(deadline, self._handover.next_try)
+            return deadline
+        deadline = self._clock() + 1.0
+        if self.is_member():
+            deadline = min(deadline, engine.election_deadline())
+        if self._asked is not None:
+            deadline = min(deadline, self._asked[3] + self._timing.heartbeat_s * 5)
+        if self._pending and self._forward_after > self._clock():
+            deadline = min(deadline, self._forward_after)
+        return deadline
+
+    # ------------------------------------------------------------------- tick
+
+    def tick(self) -> None:
+        """Persist, let time and the log move on, persist again, then send."""
+        if self.failed is not None:
+            return
+        self._engine.use_clock()
+        try:
+            self._journal.sync()
+            self._tick()
+            self._journal.sync()
+        except CyoloctlError as error:
+            self._fail(error)
+            return
+        outbox, self._outbox = self._outbox, []
+        for node, message in outbox:
+            self._send(str(node.id), message)
+
+    def _tick(self) -> None:
+        engine, now = self._engine, self._clock()
+        self._collect_saved()
+        was_leader = engine.is_leader()
+        self._maybe_prevote(now)
+        may_campaign = self.is_member() and (self._election_granted or engine.transfer_requested())
+        commit_before = engine.commit_index()
+        engine.run_tick(may_campaign=may_campaign)
+        self._election_granted = False
+        if not engine.is_leader() and (was_leader or engine.election_deadline() <= now):
+            # Stepped down, or may not campaign now (no member, nobody connected): wait anew.
+            engine.restart_election_timer()
+        self._notice_changes()
+        if engine.is_leader():
+            self._lead(now, commit_before)
+        else:
+            self._forward_pending()
+            self._ask_leader(now)
+        self._serve_ready_reads()
+
+    def _lead(self, now: float, commit_before: int) -> None:
+        engine = self._engine
+        if engine.commit_index() > commit_before and self._commit_notice_at is None:
+            self._commit_notice_at = now + self._timing.commit_notice_s
+        self.replicate(heartbeat=False)
+        if self._commit_notice_at is not None and now >= self._commit_notice_at:
+            self._commit_notice_at = None
+            commit = engine.commit_index()
+            for node in self._peers():
+                if self._told_commit.get(node, 0) < commit:
+                    self._replicate_to(node, heartbeat=True)
+        self._continue_round(now)
+        self._continue_handover(now)
+
+    def _notice_changes(self) -> None:
+        engine = self._engine
+        role = "leader" if engine.is_leader() else "candidate" if engine.is_candidate() else "follower"
+        leader = engine.leader()
+        seen = (role, engine.term(), leader)
+        if seen == self._seen:
+            return
+        was_role, was_term, was_leader = self._seen
+        self._seen = seen
+        if was_role == "leader" and (role != "leader" or engine.term() != was_term):
+            self._stop_leading()
+        if leader != was_leader or role != was_role:
+            self._take_back_forwarded(None)
+            self._forward_after = -1e9
+        if role == "leader":
+            self._prevote = None
+        _log.info(
+            "raft state changed",
+            extra={"role": role, "term": engine.term(), "leader": None if leader is None else leader.id},
+        )
+        self.on_change()
+
+    def _stop_leading(self) -> None:
+        self._drop_leader_state()
+        if self._round is not None:
+            self._reads = self._round.requests + self._reads
+            self._round = None
+        if self._handover is not None:
+            handover, self._handover = self._handover, None
+            handover.callback(self.leader(), None)
+        waiting, self._membership_waiting = self._membership_waiting, {}
+        for _, callback in waiting.values():
+            callback(None, OutcomeUnknown("the leader changed while the membership changed: look at the members"))
+
+    def _drop_leader_state(self) -> None:
+        self._probing.clear()
+        self._probe_sent.clear()
+        self._inflight.clear()
+        self._inflight_bytes.clear()
+        self._told_commit.clear()
+        self._commit_notice_at = None
+        for sending in self._sending.values():
+            sending.transfer.close()
+        self._sending.clear()
+
+    def _fail(self, error: CyoloctlError) -> None:
+        """Go silent: nothing that was not persisted may be voted for or acknowledged."""
+        self.failed = error
+        self._outbox.clear()
+        _log.critical("the replica stopped", extra={"error": error.message, "code": error.code})
+        self.abandon(error)
+        self.on_change()
+
+    def abandon(self, error: CyoloctlError) -> None:
+        """Answer everything that waits: unknown where it may be in a log, else with the error."""
+        unknown = OutcomeUnknown(f"{error.message}; the write may or may not have been applied")
+        held = list(self._pending)
+        self._pending.clear()
+        for _, proposals in self._forwarded.values():
+            held.extend(proposals)
+        self._forwarded.clear()
+        for waiting in list(self._engine.waiting_commit.values()):
+            for _, callback in waiting:
+                callback(None, None)
+        self._engine.waiting_commit.clear()
+        for proposal in held + list(self._pending):
+            proposal.settle(None, unknown if proposal.sent else error)
+        self._pending.clear()
+        reads = self._reads + self._ready_reads
+        if self._round is not None:
+            reads += self._round.requests
+        if self._asked is not None:
+            reads += self._asked[2]
+        self._reads, self._ready_reads, self._round, self._asked = [], [], None, None
+        for read in reads:
+            read.settle(None, error)
+        waiting_changes, self._membership_waiting = self._membership_waiting, {}
+        for _, done in waiting_changes.values():
+            done(None, unknown)
+        if self._handover is not None:
+            handover, self._handover = self._handover, None
+            handover.callback(None, error)
+
+    # --------------------------------------------------------------- sessions
+
+    def peer_connected(self, peer: str) -> None:
+        """A session with an authenticated, not removed peer of the cluster began."""
+        if self.failed is not None:
+            return
+        self._engine.use_clock()
+        node = self._node(peer)
+        engine = self._engine
+        engine.connected.add(node)
+        self._derive_readonly()
+        if engine.is_leader() and node in engine.match_index:
+            # What was in flight is lost with the old session.
+            self._restart_peer(node)
+            self._replicate_to(node, heartbeat=True)
+
+    def peer_disconnected(self, peer: str) -> None:
+        """The session with the peer ended; what was in flight is lost."""
+        if self.failed is not None:
+            return
+        self._engine.use_clock()
+        node = self._node(peer)
+        engine = self._engine
+        engine.connected.discard(node)
+        self._cancel_sending(node)
+        if self._receiving is not None and self._receiving.source == node:
+            self._receiving.receiver.abort()
+            self._receiving = None
+        self._derive_readonly()
+        self._take_back_forwarded(node)
+        if self._asked is not None and self._asked[1] == node:
+            self._reads = self._asked[2] + self._reads
+            self._asked = None
+        if not engine.is_leader() and engine.leader() == node:
+            # A leader that was killed closes its sockets: do not wait for the whole timeout.
+            # Should it live, the others still hear it and refuse the pre-vote.
+            self._leader_seen_at = -1e9
+            spread = self._timing.lost_leader_spread_s * self._rng.random()
+            engine.set_election_deadline(min(engine.election_deadline(), self._clock() + spread))
+
+    def _node(self, raft_id: str) -> Node:
+        node = self._nodes.get(raft_id)
+        if node is None:
+            node = self._nodes[raft_id] = Node(raft_id)
+        return node
+
+    def _peers(self) -> list[Node]:
+        """Connected voters and learners, in a fixed order."""
+        engine = self._engine
+        return sorted((engine.others() | engine.readonly()) & engine.connected, key=lambda node: str(node.id))
+
+    # ---------------------------------------------------------- configuration
+
+    def on_membership_logged(self) -> None:
+        """A membership entry was appended to the log: it holds from now on (row 4)."""
+        command, index, _ = self._journal.entries[-1]
+        change = decode_membership(command)
+        if change is not None:
+            self._changes.append((index, change))
+            self._reconfigure()
+
+    def on_truncated(self, index: int) -> None:
+        """Entries from index on left the log: so do the configurations they brought."""
+        if self._changes and self._changes[-1][0] >= index:
+            self._changes = [item for item in self._changes if item[0] < index]
+            self._reconfigure()
+        for position in [i for i in self._engine.waiting_commit if i >= index]:
+            for _, callback in self._engine.waiting_commit.pop(position):
+                callback(None, None)
+
+    def _rebase(self, meta: SnapshotMeta) -> None:
+        self._base = _Configuration(frozenset(meta.voters), frozenset(meta.removed))
+        self._base_index = meta.index
+        self._changes = [item for item in self._changes if item[0] > meta.index]
+
+    def _configuration_at(self, index: int) -> _Configuration:
+        configuration = self._base
+        for position, change in self._changes:
+            if position > index:
+                break
+            configuration = configuration.after(change)
+        return configuration
+
+    def _reconfigure(self) -> None:
+        """Make the engine's set of voters what the log says."""
+        engine = self._engine
+        self._current = self._configuration_at(self._journal.last_index)
+        others = {self._node(raft_id) for raft_id in self._current.voters} - {self._me}
+        for node in others - engine.others():
+            engine.next_index.setdefault(node, self._journal.last_index + 1)
+            engine.match_index.setdefault(node, 0)
+            if engine.is_leader():
+                engine.last_response.setdefault(node, self._clock())
+        engine.set_others(others)
+        self._derive_readonly()
+
+    def _derive_readonly(self) -> None:
+        """Learners rule 2: connected, no voter, not removed by an applied entry."""
+        engine = self._engine
+        removed = self._applied.removed
+        readonly = {
+            node for node in engine.connected - engine.others() if node != self._me and node.id not in removed
+        }
+        for node in readonly - engine.readonly():
+            engine.next_index.setdefault(node, self._journal.last_index + 1)
+            engine.match_index.setdefault(node, 0)
+            if engine.is_leader():
+                self._probing.add(node)
+        engine.set_readonly(readonly)
+        for node in set(engine.match_index) - readonly - engine.others():
+            engine.match_index.pop(node, None)
+            engine.next_index.pop(node, None)
+            engine.last_response.pop(node, None)
+            self._forget_flow(node)
+
+    def add_voter(self, raft_id: str, callback: Done) -> None:
+        """Make a learner that has caught up a voter.  Leader only.
+
+        callback(index, error): Conflict when refused (a change is in progress,
+        not connected, removed, too far behind), NoLeader when this is not the leader.
+        """
+        node = self._node(raft_id)
+        engine = self._engine
+        if raft_id in self._current.voters:
+            callback(engine.commit_index(), None)
+            return
+        if raft_id in self._current.removed:
+            callback(None, Conflict(f"{raft_id} was removed: join again under a new name"))
+            return
+        if engine.is_leader() and node not in engine.readonly():
+            callback(None, Conflict(f"{raft_id} is not connected to the leader"))
+            return
+        if (
+            engine.is_leader()
+            and engine.match_index.get(node, 0) < self._journal.last_index - self._limits.promote_lag
+        ):
+            callback(None, Conflict(f"{raft_id} has not caught up yet"))
+            return
+        self._change_membership("add", raft_id, callback)
+
+    def remove(self, raft_id: str, callback: Done) -> None:
+        """Remove a voter or learner for ever.  Leader only; never the leader itself."""
+        if raft_id in self._current.removed:
+            callback(self._engine.commit_index(), None)
+            return
+        self._change_membership("remove", raft_id, callback)
+
+    def demote(self, raft_id: str, callback: Done) -> None:
+        """Make a voter a learner.  Leader only; never the leader itself."""
+        if raft_id not in self._current.voters:
+            callback(None, NotFound(f"{raft_id} is not a voter"))
+            return
+        self._change_membership("demote", raft_id, callback)
+
+    def _change_membership(self, operation: str, raft_id: str, callback: Done) -> None:
+        engine = self._engine
+        if self.failed is not None:
+            callback(None, self.failed)
+        elif not engine.is_leader():
+            callback(None, NoLeader("this node is not the leader"))
+        elif raft_id == self._id:
+            callback(None, Conflict("the leader cannot remove itself: transfer leadership first"))
+        elif self._handover is not None:
+            callback(None, Conflict("leadership is being transferred: try again"))
+        elif engine.applied_index() < engine.no_op_index() or (
+            self._changes and self._changes[-1][0] > engine.applied_index()
+        ):
+            # Row 3: one change at a time, and none before the own term's no-op is applied.
+            callback(None, Conflict("another membership change is in progress: try again"))
+        else:
+            self._engine.use_clock()
+            index = engine.append_command(encode_membership(operation, raft_id), None)
+            self._membership_waiting[index] = (engine.term(), callback)
+
+    # --------------------------------------------------------------- applying
+
+    def apply_entry(self, index: int, command: bytes) -> list[bytes] | None:
+        """Row 11: total.  The engine calls it once for each committed entry, in order."""
+        kind = command[:1]
+        if kind == REGULAR:
+            results = []
+            for item in decode_batch(command):
+                try:
+                    results.append(self._machine.apply(index, item))
+                except Exception as error:  # the machine promised not to: a bug, alike on every node
+                    _log.critical(
+                        "the state machine raised",
+                        extra={"index": index, "error": type(error).__name__},
+                        exc_info=True,
+                    )
+                    results.append(b"")
+            return results
+        if kind == MEMBERSHIP:
+            self._apply_membership(index)
+        return None
+
+    def _apply_membership(self, index: int) -> None:
+        removed_before = self._applied.removed
+        self._applied = self._configuration_at(index)
+        self._derive_readonly()
+        waiting = self._membership_waiting.pop(index, None)
+        if waiting is not None:
+            term, callback = waiting
+            entry = self._journal.entry(index)
+            if entry is not None and entry[2] == term:
+                callback(index, None)
+            else:
+                callback(None, NoLeader("another leader replaced the membership change: try again"))
+        if self._applied.removed != removed_before:
+            _log.info(
+                "members removed", extra={"index": index, "removed": sorted(self._applied.removed - removed_before)}
+            )
+        self.on_change()
+
+    # -------------------------------------------------------------- proposals
+
+    def propose(self, command: bytes, callback: Done) -> Proposal:
+        """Replicate a command, through whichever node leads.
+
+        callback(result, error) is called once: after the command was applied
+        on the leader, or with Overloaded (not applied).  It is held and sent
+        again across changes of leader; the caller bounds the time and then
+        sets `cancelled` and looks at `sent`.
+        """
+        proposal = Proposal(command, callback)
+        if self.failed is not None:
+            proposal.settle(None, self.failed)
+        elif len(command) > self._limits.entry_bytes - 64:
+            proposal.settle(None, InternalError("command too large"))
+        elif len(self._pending) >= self._limits.pending_commands:
+            proposal.settle(None, Overloaded("too many writes are waiting: try again later"))
+        else:
+            self._pending.append(proposal)
+        return proposal
+
+    def append_pending(self) -> None:
+        """Called in the leader's tick: what waits becomes log entries, many commands to one."""
+        engine = self._engine
+        if not engine.is_leader() or self._handover is not None:
+            return
+        pending = self._pending
+        while pending:
+            batch: list[Proposal] = []
+            size = 0
+            while pending:
+                proposal = pending[0]
+                if proposal.cancelled:
+                    pending.popleft()
+                    continue
+                if batch and size + len(proposal.command) + 4 > self._limits.entry_bytes:
+                    break
+                size += len(proposal.command) + 4
+                proposal.sent = True
+                batch.append(pending.popleft())
+            if batch:
+                engine.append_command(
+                    encode_batch([proposal.command for proposal in batch]), self._settle_batch(batch)
+                )
+
+    def _settle_batch(self, batch: list[Proposal]) -> Callable[[Any, int | None], None]:
+        def done(results: list[bytes] | None, reason: int | None) -> None:
+            if reason == SUCCESS and results is not None and len(results) == len(batch):
+                for proposal, result in zip(batch, results, strict=True):
+                    try:
+                        proposal.settle(result, None)
+                    except Exception:  # row 11: a caller's bug must not apply the entry again
+                        _log.critical("a proposal's callback raised", exc_info=True)
+            else:
+                self._hold_again(batch)
+
+        return done
+
+    def _hold_again(self, batch: list[Proposal]) -> None:
+        """Not known to be applied: propose again (commands apply once), or let the sender do so."""
+        for proposal in reversed(batch):
+            if proposal.cancelled:
+                continue
+            if proposal.remote:
+                proposal.settle(None, NoLeader("the leader changed"))
+            else:
+                self._pending.appendleft(proposal)
+
+    def _forward_pending(self) -> None:
+        """Not the leader: hand what waits to the leader, once."""
+        engine = self._engine
+        leader = engine.leader()
+        if leader is None or leader == self._me or leader not in engine.connected:
+            self._refuse_remote()
+            return
+        if self._clock() < self._forward_after:
+            return
+        while self._pending:
+            batch: list[Proposal] = []
+            size = 0
+            while self._pending and size < self._limits.entry_bytes:
+                proposal = self._pending.popleft()
+                if proposal.cancelled:
+                    continue
+                if proposal.remote:
+                    proposal.settle(None, NoLeader("not the leader"))
+                    continue
+                size += len(proposal.command) + 4
+                proposal.sent = True
+                batch.append(proposal)
+            if batch:
+                self._next_forward += 1
+                self._forwarded[self._next_forward] = (leader, batch)
+                self.send(
+                    leader,
+                    {"type": "forward", "id": self._next_forward, "commands": [p.command for p in batch]},
+                )
+
+    def _refuse_remote(self) -> None:
+        if any(proposal.remote for proposal in self._pending):
+            keep = [p for p in self._pending if not p.remote]
+            gone = [p for p in self._pending if p.remote]
+            self._pending = deque(keep)
+            for proposal in gone:
+                proposal.settle(None, NoLeader("not the leader"))
+
+    def _take_back_forwarded(self, node: Node | None) -> None:
+        """The link to the leader broke, or the leader changed: send again to the next one."""
+        for key in [k for k, (target, _) in self._forwarded.items() if node is None or target == node]:
+            _, batch = self._forwarded.pop(key)
+            self._hold_again(batch)
+
+    def _on_forward(self, node: Node, message: Message) -> None:
+        identifier, commands = message["id"], message["commands"]
+        if not self._engine.is_leader() or self._handover is not None:
+            self.send(node, {"type": "forward_result", "id": identifier, "results": [], "error": "not_leader"})
+            return
+        if len(self._pending) + len(commands) > self._limits.pending_commands:
+            self.send(node, {"type": "forward_result", "id": identifier, "results": [], "error": "overloaded"})
+            return
+        results: list[bytes] = [b""] * len(commands)
+        left = len(commands)
+        failed = False
+
+        def settled(position: int) -> Done:
+            def done(result: bytes | None, error: CyoloctlError | None) -> None:
+                nonlocal left, failed
+                left -= 1
+                if error is not None or result is None:
+                    failed = True
+                else:
+                    results[position] = result
+                if left == 0:
+                    self.send(
+                        node,
+                        {
+                            "type": "forward_result",
+                            "id": identifier,
+                            "results": [] if failed else results,
+                            "error": "not_leader" if failed else None,
+                        },
+                    )
+
+            return done
+
+        for position, command in enumerate(commands):
+            if len(command) > self._limits.entry_bytes - 64:
+                settled(position)(None, InternalError("command too large"))
+            else:
+                self._pending.append(Proposal(command, settled(position), remote=True))
+
+    def _on_forward_result(self, node: Node, message: Message) -> None:
+        found = self._forwarded.get(message["id"])
+        if found is None or found[0] != node:
+            return
+        _, batch = self._forwarded.pop(message["id"])
+        error, results = message["error"], message["results"]
+        if error is None and len(results) == len(batch):
+            for proposal, result in zip(batch, results, strict=True):
+                proposal.settle(result, None)
+        elif error == "overloaded":
+            for proposal in batch:
+                proposal.settle(None, Overloaded("the leader is overloaded: try again later"))
+        else:
+            # It leads no more, or hands over: it will be known soon who does.
+            self._forward_after = self._clock() + self._timing.transfer_retry_s
+            self._hold_again(batch)
+
+    # ------------------------------------------------------------------ reads
+
+    def read(self, callback: Done) -> ReadRequest:
+        """Linearizable barrier (dissertation 6.4): callback(index, error) once that index is applied.
+
+        Held across changes of leader; the caller bounds the time and then sets `cancelled`.
+        """
+        request = ReadRequest(callback)
+        if self.failed is not None:
+            request.settle(None, self.failed)
+        else:
+            self._reads.append(request)
+        return request
+
+    def _continue_round(self, now: float) -> None:
+        engine = self._engine
+        reading = self._round
+        if reading is not None:
+            if now - reading.sent_at >= self._timing.heartbeat_s:
+                self._send_round(reading, now)
+            return
+        if not self._reads or engine.applied_index() < engine.no_op_index():
+            return
+        requests = [request for request in self._reads if not request.cancelled]
+        self._reads = []
+        if not requests:
+            return
+        # Reads that arrive from here on belong to the next round: this one's index is fixed now.
+        self._read_sequence += 1
+        self._round = _ReadRound(self._read_sequence, engine.term(), engine.commit_index(), requests, now)
+        if not engine.others():
+            self._complete_round()
+            return
+        self._send_round(self._round, now)
+
+    def _send_round(self, reading: _ReadRound, now: float) -> None:
+        reading.sent_at = now
+        for node in self._engine.others():
+            if node not in reading.confirmed and node in self._engine.connected:
+                self.send(node, {"type": "read_confirm", "seq": reading.sequence, "term": reading.term})
+
+    def _on_read_confirm(self, node: Node, message: Message) -> None:
+        engine = self._engine
+        if message["term"] == engine.term() and engine.leader() == node and not engine.is_leader():
+            self.send(node, {"type": "read_confirmed", "seq": message["seq"], "term": message["term"]})
+
+    def _on_read_confirmed(self, node: Node, message: Message) -> None:
+        engine, reading = self._engine, self._round
+        if (
+            reading is None
+            or not engine.is_leader()
+            or message["term"] != engine.term()
+            or reading.term != engine.term()
+            or message["seq"] != reading.sequence
+            or node not in engine.others()
+        ):
+            return
+        reading.confirmed.add(node)
+        voters = engine.others()
+        if 1 + len(reading.confirmed & voters) > (len(voters) + 1) / 2:
+            self._complete_round()
+
+    def _complete_round(self) -> None:
+        reading = self._round
+        if reading is None:
+            return
+        self._round = None
+        for request in reading.requests:
+            request.index = reading.index
+        self._ready_reads.extend(reading.requests)
+
+    def _serve_ready_reads(self) -> None:
+        if not self._ready_reads:
+            return
+        applied = self._engine.applied_index()
+        ready = [request for request in self._ready_reads if request.index <= applied]
+        if ready:
+            self._ready_reads = [r for r in self._ready_reads if r.index > applied and not r.cancelled]
+            for request in ready:
+                request.settle(request.index, None)
+
+    def _ask_leader(self, now: float) -> None:
+        """Not the leader: ask it for an index, one request for all reads that wait."""
+        engine = self._engine
+        if self._asked is not None:
+            _, target, requests, sent_at = self._asked
+            if target == engine.leader() and now - sent_at < self._timing.heartbeat_s * 5:
+                return
+            self._reads = requests + self._reads
+            self._asked = None
+        leader = engine.leader()
+        if not self._reads or leader is None or leader == self._me or leader not in engine.connected:
+            return
+        requests = [request for request in self._reads if not request.cancelled]
+        self._reads = []
+        if requests:
+            self._next_read += 1
+            self._asked = (self._next_read, leader, requests, now)
+            self.send(leader, {"type": "read_index", "id": self._next_read})
+
+    def _on_read_index(self, node: Node, message: Message) -> None:
+        identifier = message["id"]
+        if not self._engine.is_leader():
+            self.send(node, {"type": "read_index_result", "id": identifier, "index": None})
+            return
+
+        def done(index: int | None, error: CyoloctlError | None) -> None:
+            if index is not None and self._told_commit.get(node, 0) < index and node in self._engine.connected:
+                self._replicate_to(node, heartbeat=True)
+            self.send(node, {"type": "read_index_result", "id": identifier, "index": index})
+
+        self._reads.append(ReadRequest(done))
+
+    def _on_read_index_result(self, node: Node, message: Message) -> None:
+        asked = self._asked
+        if asked is None or asked[0] != message["id"] or asked[1] != node:
+            return
+        index = message["index"]
+        if index is None:
+            # It leads no more: ask again soon, or at once when another leader is known.
+            retry = self._clock() - self._timing.heartbeat_s * 5 + self._timing.transfer_retry_s
+            self._asked = (asked[0], asked[1], asked[2], retry)
+            return
+        self._asked = None
+        for request in asked[2]:
+            request.index = index
+        self._ready_reads.extend(asked[2])
+
+    # --------------------------------------------------------------- transfer
+
+    def transfer_leadership(self, to: str | None, callback: Done) -> None:
+        """Hand leadership to a voter (dissertation 3.10).  Leader only.
+
+        New commands wait meanwhile.  callback(new leader or None, error): Conflict
+        when there is no such connected voter, Unavailable when it did not happen in time.
+        """
+        engine, now = self._engine, self._clock()
+        if self.failed is not None:
+            callback(None, self.failed)
+            return
+        if not engine.is_leader():
+            callback(None, NoLeader("this node is not the leader"))
+            return
+        if to == self._id:
+            callback(self._id, None)
+            return
+        if self._handover is not None:
+            callback(None, Conflict("leadership is being transferred already"))
+            return
+        candidates = [node for node in engine.others() if node in engine.connected]
+        if to is not None:
+            candidates = [node for node in candidates if node.id == to]
+        if not candidates:
+            what = "no other voter is" if to is None else f"{to} is not a voter or not"
+            callback(None, Conflict(f"{what} connected: leadership stays here"))
+            return
+        target = max(candidates, key=lambda node: (engine.match_index.get(node, 0), str(node.id)))
+        self._handover = _Handover(target, now + self._timing.transfer_limit_s, now, callback)
+
+    def _continue_handover(self, now: float) -> None:
+        handover = self._handover
+        if handover is None or now < handover.next_try:
+            return
+        engine = self._engine
+        if now >= handover.until:
+            self._handover = None
+            handover.callback(None, Unavailable("leadership could not be transferred in time: it stays here"))
+            return
+        handover.next_try = now + self._timing.transfer_retry_s
+        if engine.match_index.get(handover.target, 0) == self._journal.last_index:
+            self.send(handover.target, {"type": "timeout_now", "term": engine.term()})
+
+    # -------------------------------------------------------------- elections
+
+    def vote_arrived(self, node: Node) -> bool:
+        """Row 17: a vote counts once a member and term."""
+        term = self._engine.term()
+        if self._votes[0] != term:
+            self._votes = (term, set())
+        if node in self._votes[1]:
+            return False
+        self._votes[1].add(node)
+        return True
+
+    def _maybe_prevote(self, now: float) -> None:
+        """Row 19: ask whether an election would be won before disturbing anyone."""
+        engine = self._engine
+        if engine.is_leader() or not self.is_member() or self._election_granted:
+            return
+        if engine.election_deadline() > now or engine.transfer_requested():
+            return
+        engine.restart_election_timer()
+        term = engine.term() + 1
+        self._prevote = (term, set())
+        if not engine.others():
+            self._grant_election()
+            return
+        _, index, last_term = self._journal.entries[-1]
+        for node in sorted(engine.others(), key=lambda other: str(other.id)):
+            self.send(
+                node, {"type": "pre_vote", "term": term, "last_log_index": index, "last_log_term": last_term}
+            )
+
+    def _grant_election(self) -> None:
+        self._prevote = None
+        self._election_granted = True
+        self._engine.set_election_deadline(-1.0)
+
+    def _on_pre_vote(self, node: Node, message: Message) -> None:
+        engine = self._engine
+        _, index, last_term = self._journal.entries[-1]
+        up_to_date = (message["last_log_term"], message["last_log_index"]) >= (last_term, index)
+        leader_alive = engine.is_leader() or (
+            engine.leader() is not None and self._clock() - self._leader_seen_at < self._timing.election_min_s
+        )
+        granted = message["term"] > engine.term() and up_to_date and not leader_alive
+        self.send(
+            node,
+            {
+                "type": "pre_vote_response",
+                "term": message["term"] if granted else engine.term(),
+                "granted": granted,
+            },
+        )
+
+    def _on_pre_vote_response(self, node: Node, message: Message) -> None:
+        engine = self._engine
+        if not message["granted"]:
+            if message["term"] > engine.term():
+                engine.step_down(message["term"])
+                self._prevote = None
+            return
+        if self._prevote is None or node not in engine.others() or message["term"] != self._prevote[0]:
+            return
+        if self._prevote[0] != engine.term() + 1 or engine.is_leader():
+            self._prevote = None
+            return
+        self._prevote[1].add(node)
+        if 1 + len(self._prevote[1]) > (len(engine.others()) + 1) / 2:
+            self._grant_election()
+
+    def on_become_leader(self) -> None:
+        """Fresh flow control for every peer; the no-op follows at once."""
+        self._drop_leader_state()
+        self._probing = set(self._engine.others() | self._engine.readonly())
+
+    def _on_request_vote(self, node: Node, message: Message) -> None:
+        self._engine.deliver(node, message)
+
+    def _on_response_vote(self, node: Node, message: Message) -> None:
+        engine = self._engine
+        if (
+            engine.is_candidate()
+            and message["term"] == engine.term()
+            and node in engine.others()
+            and self.vote_arrived(node)
+        ):
+            engine.deliver(node, message)
+
+    def _on_timeout_now(self, node: Node, message: Message) -> None:
+        if self.is_member() and not self._engine.is_leader():
+            self._engine.deliver(node, message)
+
+    # ------------------------------------------------------------ replication
+
+    def replicate(self, *, heartbeat: bool) -> None:
+        """Send every connected peer what it lacks; with heartbeat at least an empty message."""
+        for node in self._peers():
+            self._replicate_to(node, heartbeat=heartbeat)
+
+    def _replicate_to(self, node: Node, *, heartbeat: bool) -> None:
+        engine, journal = self._engine, self._journal
+        next_index = engine.next_index[node]
+        last = journal.last_index
+        if next_index <= journal.first_index:
+            self._send_snapshot(node, heartbeat=heartbeat)
+            return
+        if node in self._sending:
+            self._cancel_sending(node)
+        if node in self._probing:
+            # One message at a time until its log is known to match; again with each heartbeat.
+            if self._probe_sent.get(node) != next_index:
+                self._probe_sent[node] = next_index
+                self._send_entries(node, next_index - 1, self._slice(next_index))
+            elif heartbeat:
+                self._send_entries(node, next_index - 1, [])
+            return
+        if next_index > last:
+            if heartbeat:
+                self._send_entries(node, last, [])
+            return
+        sent = False
+        while next_index <= last and self._inflight_bytes.get(node, 0) < self._limits.window_bytes:
+            entries = self._slice(next_index)
+            self._send_entries(node, next_index - 1, entries)
+            sent = True
+            next_index = entries[-1][1] + 1
+            engine.next_index[node] = next_index
+            size = sum(len(entry[0]) + 32 for entry in entries)
+            self._inflight.setdefault(node, deque()).append((next_index - 1, size))
+            self._inflight_bytes[node] = self._inflight_bytes.get(node, 0) + size
+        if heartbeat and not sent:
+            match = max(engine.match_index.get(node, 0), journal.first_index)
+            self._send_entries(node, match, [])
+
+    def _slice(self, start: int) -> list[Entry]:
+        journal = self._journal
+        position = start - journal.first_index
+        entries: list[Entry] = []
+        size = 0
+        for entry in journal.entries[position : position + 1024]:
+            size += len(entry[0]) + 32
+            if entries and size > self._limits.batch_bytes:
+                break
+            entries.append(entry)
+        return entries
+
+    def _send_entries(self, node: Node, previous: int, entries: list[Entry]) -> None:
+        engine = self._engine
+        entry = self._journal.entry(previous)
+        if entry is None:
+            raise InternalError(f"entry {previous} is missing from the own log")
+        self._told_commit[node] = engine.commit_index()
+        self.send(
+            node,
+            {
+                "type": "append_entries",
+                "term": engine.term(),
+                "commit_index": engine.commit_index(),
+                "prevLogIdx": previous,
+                "prevLogTerm": entry[2],
+                "entries": entries,
+            },
+        )
+
+    def _restart_peer(self, node: Node) -> None:
+        """Begin again with a peer at what it is known to hold."""
+        engine = self._engine
+        match = engine.match_index.get(node, 0)
+        engine.next_index[node] = match + 1 if match else self._journal.last_index + 1
+        self._forget_flow(node)
+        self._probing.add(node)
+
+    def _forget_flow(self, node: Node) -> None:
+        self._inflight.pop(node, None)
+        self._inflight_bytes.pop(node, None)
+        self._told_commit.pop(node, None)
+        self._probe_sent.pop(node, None)
+        self._probing.discard(node)
+        self._cancel_sending(node)
+
+    def _on_next_node_idx(self, node: Node, message: Message) -> None:
+        engine, journal = self._engine, self._journal
+        if message["term"] > engine.term():
+            engine.step_down(message["term"])  # row 8
+            return
+        if message["term"] < engine.term() or not engine.is_leader() or node not in engine.match_index:
+            return  # rows 8 and 20
+        engine.last_response[node] = self._clock()
+        asked = message["next_node_idx"]
+        match = engine.match_index[node]
+        if message["success"]:
+            if asked - 1 > journal.last_index:
+                return  # claims what this leader never sent
+            if asked - 1 > match:
+                match = engine.match_index[node] = asked - 1
+            if engine.next_index[node] <= match:
+                engine.next_index[node] = match + 1
+            self._probing.discard(node)
+            self._probe_sent.pop(node, None)
+            flow = self._inflight.get(node)
+            while flow and flow[0][0] <= match:
+                self._inflight_bytes[node] -= flow.popleft()[1]
+        elif message["reset"]:
+            # Rows 7 and 16: never below what is known to match, and never up.
+            # Entry 1 is the same everywhere.
+            wanted = max(match + 1, 2, min(engine.next_index[node], asked))
+            if node in self._probing:
+                if wanted < engine.next_index[node]:
+                    engine.next_index[node] = wanted
+                return
+            self._forget_flow(node)
+            engine.next_index[node] = wanted
+            self._probing.add(node)
+
+    # Follower's side.
+
+    def _follow(self, node: Node, term: int) -> bool:
+        """Term, leader and timer of a leader's message, through the engine; False when it is stale."""
+        engine = self._engine
+        if term < engine.term():
+            # Row 8: tell a stale leader our term.
+            engine.send_acknowledgement(node, next_index=engine.commit_index() + 1, success=False)
+            return False
+        if term == engine.term() and engine.is_leader():
+            # Cannot come from a correct peer: its message must not count.
+            _log.critical("a peer claims to lead in this leader's term", extra={"peer": node.id, "term": term})
+            return False
+        self._leader_seen_at = self._clock()
+        self._prevote = None
+        self._election_granted = False
+        engine.deliver(
+            node, {"type": "append_entries", "term": term, "commit_index": engine.commit_index()}
+        )
+        return True
+
+    def _on_append_entries(self, node: Node, message: Message) -> None:
+        engine, journal = self._engine, self._journal
+        if not self._follow(node, message["term"]):
+            return
+        previous, previous_term = message["prevLogIdx"], message["prevLogTerm"]
+        entries: list[Entry] = message["entries"]
+        last_of_message = previous + len(entries)
+        # Rows 1 and 2: commit only what this message has shown to match.
+        commit = min(message["commit_index"], last_of_message)
+        base = journal.first_index
+        if last_of_message <= base:
+            engine.send_acknowledgement(node, next_index=last_of_message + 1, success=True)
+            return
+        if previous < base:
+            # Everything up to the base is committed, hence the same in the leader's log.
+            entries = entries[base - previous :]
+            previous, previous_term = base, journal.entries[0][2]
+        own = journal.entry(previous)
+        if own is None or own[2] != previous_term:
+            if own is not None and previous <= engine.commit_index():
+                raise StorageError(f"the log differs from the leader's at committed index {previous}")
+            # Row 16: what is committed here matches any leader's log.
+            engine.send_acknowledgement(
+                node, next_index=engine.commit_index() + 1, success=False, reset=True
+            )
+            return
+        # Row 1: skip what is there already; never cut a matching tail.
+        known = 0
+        for command, index, term in entries:
+            own = journal.entry(index)
+            if own is None or own[2] != term:
+                break
+            del command
+            known += 1
+        fresh = entries[known:]
+        if not fresh:
+            self._advance_commit(node, message["term"], commit)
+            engine.send_acknowledgement(node, next_index=last_of_message + 1, success=True)
+            return
+        first = fresh[0][1]
+        if first <= journal.last_index and first <= engine.commit_index():
+            raise StorageError(f"the leader's log differs at committed index {first}")
+        before = journal.entry(first - 1)
+        if before is None:
+            raise InternalError(f"entry {first - 1} is missing from the own log")
+        engine.deliver(
+            node,
+            {
+                "type": "append_entries",
+                "term": message["term"],
+                "commit_index": commit,
+                "prevLogIdx": first - 1,
+                "prevLogTerm": before[2],
+                "entries": fresh,
+            },
+        )
+
+    def _advance_commit(self, node: Node, term: int, commit: int) -> None:
+        if commit > self._engine.commit_index():
+            self._engine.deliver(node, {"type": "append_entries", "term": term, "commit_index": commit})
+
+    # -------------------------------------------------------------- snapshots
+
+    def _send_snapshot(self, node: Node, *, heartbeat: bool) -> None:
+        """Rows 6 and 23: one checked chunk at a time, the next when it was acknowledged."""
+        now = self._clock()
+        sending = self._sending.get(node)
+        if sending is None:
+            transfer = self._snapshots.open_transfer()
+            if transfer is None or transfer.meta.index < self._journal.first_index:
+                if transfer is not None:
+                    transfer.close()
+                if heartbeat:
+                    self.send(
+                        node,
+                        {
+                            "type": "heartbeat",
+                            "term": self._engine.term(),
+                        },
+                    )
+                return
+            sending = self._sending[node] = _Sending(transfer)
+        if sending.sent_at >= 0 and not (heartbeat and now - sending.sent_at >= self._timing.heartbeat_s):
+            return
+        transfer = sending.transfer
+        sending.sent_at = now
+        meta = transfer.meta
+        self.send(
+            node,
+            {
+                "type": "snapshot_chunk",
+                "term": self._engine.term(),
+                "index": meta.index,
+                "snapshot_term": meta.term,
+                "voters": list(meta.voters),
+                "removed": list(meta.removed),
+                "total": transfer.total,
+                "digest": transfer.digest,
+                "offset": sending.offset,
+                "data": transfer.read(sending.offset, self._limits.chunk_bytes),
+            },
+        )
+
+    def _cancel_sending(self, node: Node) -> None:
+        sending = self._sending.pop(node, None)
+        if sending is not None:
+            sending.transfer.close()
+
+    def _on_snapshot_ack(self, node: Node, message: Message) -> None:
+        engine = self._engine
+        if message["term"] > engine.term():
+            engine.step_down(message["term"])
+            return
+        if message["term"] < engine.term() or not engine.is_leader() or node not in engine.match_index:
+            return
+        engine.last_response[node] = self._clock()
+        sending = self._sending.get(node)
+        if (
+            sending is None
+            or message["digest"] != sending.transfer.digest
+            or not 0 <= message["offset"] < sending.transfer.total
+            or message["offset"] == sending.offset
+        ):
+            return
+        sending.offset = message["offset"]
+        sending.sent_at = -1.0
+        self._send_snapshot(node, heartbeat=False)
+
+    def _on_heartbeat(self, node: Node, message: Message) -> None:
+        if self._follow(node, message["term"]):
+            # The term alone: nothing is claimed about the log.
+            self._engine.send_acknowledgement(node, next_index=1, success=False)
+
+    def _on_snapshot_chunk(self, node: Node, message: Message) -> None:
+        engine, journal = self._engine, self._journal
+        if not self._follow(node, message["term"]):
+            return
+        index, term = message["index"], message["snapshot_term"]
+        own = journal.entry(index)
+        if index <= engine.applied_index() or (own is not None and own[2] == term):
+            # Row 7: nothing in it that is not here.
+            engine.send_acknowledgement(node, next_index=index + 1, success=True)
+            return
+        meta = SnapshotMeta(index, term, tuple(message["voters"]), tuple(message["removed"]))
+        key = (index, term, message["total"], message["digest"])
+        receiving = self._receiving
+        if receiving is None or receiving.key != key or receiving.source != node:
+            if receiving is not None:
+                receiving.receiver.abort()
+            receiving = self._receiving = _Receiving(
+                node, key, self._snapshots.begin_receive(meta, message["total"], message["digest"])
+            )
+        offset = receiving.receiver.write(message["offset"], message["data"])
+        if offset < message["total"]:
+            self.send(
+                node,
+                {"type": "snapshot_ack", "term": engine.term(), "digest": message["digest"], "offset": offset},
+            )
+            return
+        self._receiving = None
+        self._install(node, receiving.receiver)
+
+    def _install(self, node: Node, receiver: Receiver) -> None:
+        """A complete snapshot: durable first, then the journal is cut, then it is acknowledged."""
+        engine, journal = self._engine, self._journal
+        try:
+            receiver.finish()
+        except StorageError:
+            raise
+        except CyoloctlError as error:
+            _log.warning("a received snapshot was refused", extra={"peer": node.id, "error": error.message})
+            return  # not acknowledged: the leader begins again
+        loaded = self._snapshots.load()
+        if loaded is None:
+            raise InternalError("the received snapshot is gone")
+        meta, data = loaded
+        self._machine.restore(data)
+        journal.reset(meta.index, meta.term)
+        self._changes = []
+        self._rebase(meta)
+        self._applied = self._base
+        engine.set_applied(meta.index)
+        self._reconfigure()
+        for position in [i for i in engine.waiting_commit if i <= meta.index]:
+            for _, callback in engine.waiting_commit.pop(position):
+                callback(None, None)
+        _log.info("installed a snapshot", extra={"index": meta.index, "peer": node.id})
+        engine.send_acknowledgement(node, next_index=meta.index + 1, success=True)
+        self.on_change()
+
+    def maybe_compact(self, *, force: bool = False) -> None:
+        """Save a snapshot in the background when the log has grown by count or bytes."""
+        engine, journal, limits = self._engine, self._journal, self._limits
+        if self._saving:
+            return
+        applied = engine.applied_index()
+        if applied <= self._base_index:
+            return
+        grown = applied - self._base_index >= limits.compact_entries
+        heavy = journal.byte_size - self._snapshot_bytes_mark >= limits.compact_bytes
+        if not (grown or heavy or force):
+            return
+        entry = journal.entry(applied)
+        if entry is None:
+            raise InternalError(f"applied entry {applied} is missing from the log")
+        meta = SnapshotMeta(
+            applied, entry[2], tuple(sorted(self._applied.voters)), tuple(sorted(self._applied.removed))
+        )
+        data = self._machine.snapshot()
+        self._saving = True
+        store = self._snapshots
+
+        def save() -> None:
+            error: CyoloctlError | None = None
+            try:
+                store.save(meta, data)
+            except CyoloctlError as failure:
+                error = failure
+            self._saved = (meta, error)
+
+        self._run_save(save)
+
+    def _collect_saved(self) -> None:
+        """A background save ended: cut the journal to it (row 13: only with a durable snapshot)."""
+        if self._saved is None:
+            return
+        (meta, error), self._saved, self._saving = self._saved, None, False
+        if error is not None:
+            raise error
+        current = self._snapshots.meta
+        if current is None or current.index != meta.index or meta.index <= self._base_index:
+            return  # a newer one was installed meanwhile
+        journal = self._journal
+        self._rebase(meta)
+        keep_from, kept_bytes = meta.index, 0
+        lowest = max(journal.first_index, meta.index - self._limits.keep_entries)
+        while keep_from > lowest and kept_bytes < self._limits.compact_bytes // 4:
+            keep_from -= 1
+            entry = journal.entry(keep_from)
+            kept_bytes += 0 if entry is None else len(entry[0])
+        journal.compact_to(keep_from)
+        self._snapshot_bytes_mark = journal.byte_size
+        self._reconfigure()
+        _log.info("compacted the log", extra={"index": meta.index, "first_index": keep_from})
+
+    # --------------------------------------------------------------- messages
+
+    def send(self, node: Node, message: Message) -> None:
+        """Queue a message; it leaves at the end of the tick, after everything was persisted."""
+        self._outbox.append((node, message))
+
+    def receive(self, peer: str, message: Message) -> None:
+        """A message from the live session of an authenticated peer, decoded and well-typed.
+
+        Call `tick` afterwards.  Messages that this engine does not know are ignored.
+        """
+        if self.failed is not None:
+            return
+        handler = _HANDLERS.get(message["type"])
+        if handler is None:
+            return
+        self._engine.use_clock()
+        node = self._node(peer)
+        if node not in self._engine.connected:
+            return
+        try:
+            handler(self, node, message)
+        except CyoloctlError as error:
+            self._fail(error)
+
+
+_HANDLERS: dict[str, Callable[[Replica, Node, Message], None]] = {
+    "append_entries": Replica._on_append_entries,
+    "next_node_idx": Replica._on_next_node_idx,
+    "request_vote": Replica._on_request_vote,
+    "response_vote": Replica._on_response_vote,
+    "pre_vote": Replica._on_pre_vote,
+    "pre_vote_response": Replica._on_pre_vote_response,
+    "timeout_now": Replica._on_timeout_now,
+    "heartbeat": Replica._on_heartbeat,
+    "snapshot_chunk": Replica._on_snapshot_chunk,
+    "snapshot_ack": Replica._on_snapshot_ack,
+    "forward": Replica._on_forward,
+    "forward_result": Replica._on_forward_result,
+    "read_confirm": Replica._on_read_confirm,
+    "read_confirmed": Replica._on_read_confirmed,
+    "read_index": Replica._on_read_index,
+    "read_index_result": Replica._on_read_index_result,
+}

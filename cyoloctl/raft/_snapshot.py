@@ -1,0 +1,463 @@
+"""The snapshot on disk: one file, replaced as a whole, streamed in chunks.
+
+File format, version 1 (``DIR/snapshot``, mode 0600; integers big-endian):
+
+======================  ==========================================================
+8 bytes                 magic ``cyolosnp``
+1 byte                  format version, 1
+4 bytes                 length of the header in bytes, at most 4 MiB
+header                  canonical JSON (ASCII, sorted keys, no spaces):
+                        ``{"index","removed":[name...],"term","total","voters":[name...]}``;
+                        ``total`` is the length of the data in bytes
+data                    what the state machine's ``snapshot()`` returned
+32 bytes                SHA-256 of everything before it
+======================  ==========================================================
+
+Every later version keeps the first nine bytes and the last 32, so that damage
+(the digest is wrong) and a newer version (the digest is right) are never taken
+for each other.  A transfer to another node carries these same bytes.
+
+A new snapshot is written to ``snapshot.N.tmp``, synced, renamed over
+``snapshot``, and the directory is synced: a crash leaves the old one or the
+new one, and at worst a temporary file, which the next start removes.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import hashlib
+import io
+import json
+import os
+import struct
+import threading
+from dataclasses import dataclass
+from pathlib import Path
+from typing import BinaryIO, NoReturn
+
+from cyoloctl.errors import InternalError, InvalidInput, StorageError, VersionMismatch
+
+__all__ = [
+    "MAX_SNAPSHOT_BYTES",
+    "Receiver",
+    "SnapshotMeta",
+    "SnapshotStore",
+    "Transfer",
+]
+
+MAX_SNAPSHOT_BYTES = 2**30
+"""The largest snapshot file, header and digest included."""
+
+FORMAT_VERSION = 1
+
+_MAGIC = b"cyolosnp"
+_PREFIX = struct.Struct(">8sBI")
+_DIGEST_BYTES = 32
+_MAX_HEADER_BYTES = 4 * 2**20
+_MIN_FILE_BYTES = _PREFIX.size + _DIGEST_BYTES
+_READ_BYTES = 2**20
+_MAX_INTEGER = 2**63 - 1
+
+_REPLACE = (
+    "this node cannot continue without it: on a healthy node run `cyoloctl member remove NAME` for this "
+    "member, then join again under a new name with an empty data directory"
+)
+
+
+@dataclass(frozen=True)
+class SnapshotMeta:
+    """What a snapshot stands for.
+
+    index, term: of the last log entry that it contains.
+    voters: the configuration at that entry.  removed: names that may never return.
+    """
+
+    index: int
+    term: int
+    voters: tuple[str, ...]
+    removed: tuple[str, ...]
+
+
+class _DamagedError(Exception):
+    """The bytes are not a whole snapshot; the caller knows whose they are."""
+
+
+def _encode_head(meta: SnapshotMeta, data_bytes: int) -> bytes:
+    """Everything before the data.  Raises InvalidInput if it would be too large."""
+    header = json.dumps(
+        {
+            "index": meta.index,
+            "removed": list(meta.removed),
+            "term": meta.term,
+            "total": data_bytes,
+            "voters": list(meta.voters),
+        },
+        sort_keys=True,
+        separators=(",", ":"),
+    ).encode("ascii")
+    if len(header) > _MAX_HEADER_BYTES:
+        raise InvalidInput(f"the snapshot lists too many members: its header has {len(header)} bytes")
+    size = _PREFIX.size + len(header) + data_bytes + _DIGEST_BYTES
+    if size > MAX_SNAPSHOT_BYTES:
+        raise InvalidInput(f"the snapshot has {size} bytes, at most {MAX_SNAPSHOT_BYTES} are allowed")
+    return _PREFIX.pack(_MAGIC, FORMAT_VERSION, len(header)) + header
+
+
+def _decode_head(file: BinaryIO, size: int) -> tuple[SnapshotMeta, int]:
+    """Meta and length of the data; leaves the file at the data.
+
+    The caller has verified the digest.  Raises _DamagedError or VersionMismatch.
+    """
+    prefix = file.read(_PREFIX.size)
+    if size < _MIN_FILE_BYTES or len(prefix) < _PREFIX.size:
+        raise _DamagedError("it is too short")
+    magic, version, header_bytes = _PREFIX.unpack(prefix)
+    if magic != _MAGIC:
+        raise _DamagedError("it is not a snapshot")
+    if version > FORMAT_VERSION:
+        raise VersionMismatch(
+            f"the snapshot has format version {version}, this release reads up to {FORMAT_VERSION}: "
+            "start a newer release"
+        )
+    if version != FORMAT_VERSION or header_bytes > min(_MAX_HEADER_BYTES, size - _MIN_FILE_BYTES):
+        raise _DamagedError("its header is wrong")
+    header = file.read(header_bytes)
+    try:
+        value = json.loads(header)
+        meta = SnapshotMeta(value["index"], value["term"], tuple(value["voters"]), tuple(value["removed"]))
+        data_bytes = size - _MIN_FILE_BYTES - header_bytes
+        # Decoded strictly: encoding again must give the same bytes, so there is one form only.
+        exact = header == _encode_head(meta, data_bytes)[_PREFIX.size :]
+    except (ValueError, TypeError, KeyError, RecursionError) as error:
+        raise _DamagedError("its header is wrong") from error
+    numbers = all(type(number) is int and 0 <= number <= _MAX_INTEGER for number in (meta.index, meta.term))
+    names = all(isinstance(name, str) for name in meta.voters + meta.removed)
+    if not (exact and numbers and names):
+        raise _DamagedError("its header is wrong")
+    return meta, data_bytes
+
+
+def _digest_of(file: BinaryIO, size: int) -> tuple[bytes, bytes]:
+    """The digest that the bytes have, and the one that they end with; from the start of the file."""
+    if size < _MIN_FILE_BYTES:
+        raise _DamagedError("it is too short")
+    if size > MAX_SNAPSHOT_BYTES:
+        raise _DamagedError("it is too long")
+    found = hashlib.sha256()
+    left = size - _DIGEST_BYTES
+    while left:
+        chunk = file.read(min(left, _READ_BYTES))
+        if not chunk:
+            raise _DamagedError("it is too short")
+        found.update(chunk)
+        left -= len(chunk)
+    return found.digest(), file.read(_DIGEST_BYTES)
+
+
+def _verify(file: BinaryIO, size: int) -> tuple[SnapshotMeta, int, bytes]:
+    """Meta, length of the data, digest; leaves the file at the data."""
+    found, stored = _digest_of(file, size)
+    if found != stored:
+        raise _DamagedError("its digest is wrong")
+    file.seek(0)
+    return *_decode_head(file, size), found
+
+
+class Transfer:
+    """One version of the snapshot, opened for sending; a newer one does not disturb it.
+
+    meta: what it stands for.  total: its length in bytes.  digest: hex SHA-256,
+    to be announced with every chunk.
+    """
+
+    def __init__(self, file: BinaryIO, meta: SnapshotMeta, total: int, digest: str, name: str) -> None:
+        self.meta = meta
+        self.total = total
+        self.digest = digest
+        self._file = file
+        self._name = name
+
+    def read(self, offset: int, size: int) -> bytes:
+        """Up to size bytes from offset; fewer only at the end, none at or after it.
+
+        Raises StorageError, and InternalError once closed.
+        """
+        if self._file.closed:
+            raise InternalError("the snapshot transfer is closed")
+        wanted = max(0, min(size, self.total - offset))
+        try:
+            self._file.seek(offset)
+            data = self._file.read(wanted)
+        except OSError as error:
+            _raise_storage(self._name, error)
+        if len(data) != wanted:
+            raise StorageError(f"{self._name} is damaged: it is too short; {_REPLACE}")
+        return data
+
+    def close(self) -> None:
+        """Let go of the file.  Idempotent."""
+        self._file.close()
+
+
+class Receiver:
+    """A snapshot on its way in.  Nothing is visible before `finish` succeeded."""
+
+    def __init__(self, store: SnapshotStore, meta: SnapshotMeta, total: int, digest: str) -> None:
+        self.meta = meta
+        self.total = total
+        self.digest = digest
+        self._store = store
+        self._next = 0
+        self._file, self._path = store._new_file()
+
+    def write(self, offset: int, data: bytes) -> int:
+        """Take one chunk; strictly in order.
+
+        Returns the offset expected next.  A chunk that begins anywhere else is
+        not written, so the answer is where the sender has to go on.
+        Raises InvalidInput past the announced total, StorageError from the
+        disk; both abort.  InternalError after finish or abort.
+        """
+        self._check()
+        if offset != self._next:
+            return self._next
+        if offset + len(data) > self.total:
+            self.abort()
+            raise InvalidInput(f"the snapshot is longer than the announced {self.total} bytes: send it again")
+        try:
+            self._file.write(data)
+        except OSError as error:
+            self.abort()
+            _raise_storage(self._store.name, error)
+        self._next += len(data)
+        return self._next
+
+    def finish(self) -> bool:
+        """Verify what came and make it the snapshot, durably.
+
+        Returns False, nothing changed, if a newer one is already there.
+        Raises InvalidInput if it is not whole or not what was announced,
+        VersionMismatch if the sender's format is newer, StorageError from the
+        disk.  Over in every case: a new transfer needs a new receiver.
+        """
+        self._check()
+        try:
+            if self._next != self.total:
+                raise InvalidInput(
+                    f"the snapshot ended after {self._next} of {self.total} bytes: send it again"
+                )
+            try:
+                self._file.seek(0)
+                meta, _, digest = _verify(self._file, self.total)
+            except _DamagedError as error:
+                raise InvalidInput(f"the snapshot was damaged on its way, {error}: send it again") from error
+            if digest.hex() != self.digest or meta != self.meta:
+                raise InvalidInput("the snapshot is not the one that was announced: send it again")
+            return self._store._install(self._file, self._path, meta, self.total, digest)
+        except OSError as error:
+            _raise_storage(self._store.name, error)
+        finally:
+            self.abort()
+
+    def abort(self) -> None:
+        """Forget what came.  Idempotent, and harmless after finish."""
+        self._store._discard(self._file, self._path)
+
+    def _check(self) -> None:
+        if self._file.closed:
+            raise InternalError("the snapshot transfer is over")
+
+
+class SnapshotStore:
+    """The one current snapshot of a node.
+
+    directory: holds the file ``snapshot``; None keeps it in memory.  One store
+    a directory and process.  Temporary files of an earlier run are removed.
+    Raises StorageError (damaged or unreadable) or VersionMismatch, naming the
+    file and the remedy: a node never starts beside a snapshot that it cannot
+    read.  Reads the whole file once, about a second a GiB.
+
+    Thread-safe: `save` and `Receiver.finish` may run in another thread while
+    transfers are opened and read.  A single transfer or receiver belongs to
+    one thread at a time.
+    """
+
+    def __init__(self, directory: Path | None) -> None:
+        self._directory = directory
+        self._path = None if directory is None else directory / "snapshot"
+        self.name = "the snapshot in memory" if self._path is None else str(self._path)
+        self._lock = threading.Lock()
+        self._count = 0
+        self._memory: bytes | None = None
+        self._current: tuple[SnapshotMeta, int, str] | None = None  # meta, total, digest
+        if directory is not None:
+            try:
+                for leftover in directory.glob("snapshot.*.tmp"):
+                    leftover.unlink()
+            except OSError as error:
+                _raise_storage(self.name, error)
+        found = self._read(with_data=False)
+        if found is not None:
+            self._current = found[0]
+
+    @property
+    def meta(self) -> SnapshotMeta | None:
+        """Of the current, durable snapshot; None if there is none."""
+        current = self._current
+        return None if current is None else current[0]
+
+    def load(self) -> tuple[SnapshotMeta, bytes] | None:
+        """The current snapshot, verified; None if there is none.
+
+        Raises StorageError or VersionMismatch, naming the file and the remedy.
+        """
+        found = self._read(with_data=True)
+        return None if found is None else (found[0][0], found[1])
+
+    def save(self, meta: SnapshotMeta, data: bytes) -> bool:
+        """Make this the snapshot, durably.
+
+        Returns False, nothing changed, if one with a higher index is there.
+        Raises InvalidInput above MAX_SNAPSHOT_BYTES, StorageError from the
+        disk; the old one then stays, and the log must not be compacted.
+        """
+        current = self.meta
+        if current is not None and current.index > meta.index:
+            return False
+        head = _encode_head(meta, len(data))
+        digest = hashlib.sha256(head)
+        digest.update(data)
+        file, path = self._new_file()
+        try:
+            for part in (head, data, digest.digest()):
+                file.write(part)
+            total = len(head) + len(data) + _DIGEST_BYTES
+            return self._install(file, path, meta, total, digest.digest())
+        except OSError as error:
+            _raise_storage(self.name, error)
+        finally:
+            self._discard(file, path)
+
+    def open_transfer(self) -> Transfer | None:
+        """The current snapshot, opened for sending; None if there is none.  Close it."""
+        with self._lock:
+            if self._current is None:
+                return None
+            meta, total, digest = self._current
+            try:
+                file = self._open()
+            except OSError as error:
+                _raise_storage(self.name, error)
+            if file is None:
+                raise StorageError(f"{self.name} is gone; {_REPLACE}")
+        return Transfer(file, meta, total, digest, self.name)
+
+    def begin_receive(self, meta: SnapshotMeta, total: int, digest: str) -> Receiver:
+        """Begin to receive what a peer announced: its Transfer's meta, total and digest.
+
+        Raises InvalidInput if that cannot be a snapshot, StorageError from the disk.
+        """
+        if not _MIN_FILE_BYTES <= total <= MAX_SNAPSHOT_BYTES:
+            raise InvalidInput(
+                f"a snapshot of {total} bytes was announced: "
+                f"it must have {_MIN_FILE_BYTES} to {MAX_SNAPSHOT_BYTES}"
+            )
+        if len(digest) != 2 * _DIGEST_BYTES or set(digest) - set("0123456789abcdef"):
+            raise InvalidInput("the announced digest of a snapshot is not a hex sha-256")
+        return Receiver(self, meta, total, digest)
+
+    # --- files ---
+
+    def _open(self) -> BinaryIO | None:
+        if self._path is None:
+            return None if self._memory is None else io.BytesIO(self._memory)
+        try:
+            return open(self._path, "rb")
+        except FileNotFoundError:
+            return None
+
+    def _read(self, *, with_data: bool) -> tuple[tuple[SnapshotMeta, int, str], bytes] | None:
+        try:
+            file = self._open()
+            if file is None:
+                if self._current is not None:
+                    raise StorageError(f"{self.name} is gone; {_REPLACE}")
+                return None
+            with file:
+                size = file.seek(0, os.SEEK_END)
+                file.seek(0)
+                meta, data_bytes, digest = _verify(file, size)
+                data = file.read(data_bytes) if with_data else b""
+                # Read again, so checked again: the bytes that are used are those that were verified.
+                if with_data:
+                    file.seek(0)
+                    head = file.read(size - data_bytes - _DIGEST_BYTES)
+                    again = hashlib.sha256(head)
+                    again.update(data)
+                    if again.digest() != digest:
+                        raise _DamagedError("its digest is wrong")
+        except _DamagedError as error:
+            raise StorageError(f"{self.name} is damaged: {error}; {_REPLACE}") from error
+        except VersionMismatch as error:
+            raise VersionMismatch(f"{self.name}: {error.message}") from error
+        except OSError as error:
+            _raise_storage(self.name, error)
+        return (meta, size, digest.hex()), data
+
+    def _new_file(self) -> tuple[BinaryIO, Path | None]:
+        if self._directory is None:
+            return io.BytesIO(), None
+        with self._lock:
+            self._count += 1
+            path = self._directory / f"snapshot.{self._count}.tmp"
+        try:
+            descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
+        except OSError as error:
+            _raise_storage(self.name, error)
+        return open(descriptor, "w+b"), path
+
+    def _install(
+        self, file: BinaryIO, path: Path | None, meta: SnapshotMeta, total: int, digest: bytes
+    ) -> bool:
+        """Sync and rename a whole, verified file.  Raises OSError."""
+        file.flush()
+        if path is not None:
+            os.fsync(file.fileno())
+        with self._lock:
+            if self._current is not None and self._current[0].index > meta.index:
+                return False
+            if path is None or self._path is None or self._directory is None:
+                file.seek(0)
+                self._memory = file.read()
+            else:
+                os.rename(path, self._path)
+                descriptor = os.open(self._directory, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+                try:
+                    os.fsync(descriptor)
+                finally:
+                    os.close(descriptor)
+            self._current = (meta, total, digest.hex())
+        return True
+
+    def _discard(self, file: BinaryIO, path: Path | None) -> None:
+        if file.closed:
+            return
+        with contextlib.suppress(OSError):
+            file.close()
+        if path is not None:
+            with contextlib.suppress(OSError):
+                path.unlink()
+
+
+def _raise_storage(name: str, error: OSError) -> NoReturn:
+    if error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
+        text = f"{name} cannot be written, the disk is full: free space, then restart the node"
+    elif error.errno in (errno.EROFS, errno.EACCES, errno.EPERM):
+        text = (
+            f"{name} cannot be read or written, it or its disk is read-only or not this user's: "
+            "make it readable and writable for this user, then restart the node"
+        )
+    else:
+        text = f"{name} cannot be read or written ({error}): check the disk, then restart the node"
+    raise StorageError(text) from error

@@ -1,0 +1,655 @@
+"""What a node does for its callers: counters, members and status over the replicated machines.
+
+Implements `control.server.NodeService`.  Any node takes any request: writes
+and reads go through the Raft engine, which forwards them to the leader; what
+only the leader can do (removing members, handing leadership over) is passed
+to it, once, over the session between the two nodes.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import logging
+import os
+import time
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+from cyoloctl import __version__, pki
+from cyoloctl.config import Config
+from cyoloctl.errors import (
+    ConfigError,
+    Conflict,
+    CyoloctlError,
+    InternalError,
+    InvalidInput,
+    InvitationRejected,
+    NoLeader,
+    NotFound,
+    error_from_code,
+)
+from cyoloctl.machines import (
+    Composite,
+    decode_result_with_index,
+    encode_command,
+    refusal_reason,
+)
+from cyoloctl.machines.members import Member
+from cyoloctl.model import Address, NodeName, parse_address
+from cyoloctl.raft import Engine, ReplicaStatus
+
+__all__ = ["Service"]
+
+_log = logging.getLogger("cyoloctl.node")
+
+Json = dict[str, Any]
+
+
+def _now_ms() -> int:
+    return time.time_ns() // 1_000_000
+
+
+def _rfc3339(unix_s: float) -> str:
+    return datetime.fromtimestamp(unix_s, UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
+
+
+def _counter(name: str, value: int, index: int) -> Json:
+    return {"schema_version": 1, "name": name, "value": value, "value_string": str(value), "index": index}
+
+
+class Service:
+    """One node's answers.  Every method belongs to the loop that the engine runs in."""
+
+    def __init__(
+        self,
+        config: Config,
+        files: pki.NodeFiles,
+        pki_dir: Path,
+        engine: Engine,
+        machine: Composite,
+        *,
+        raft_id: str,
+        request_stop: Callable[[], None],
+    ) -> None:
+        self._config = config
+        self._files = files
+        self._pki_dir = pki_dir
+        self._engine = engine
+        self._machine = machine
+        self._raft_id = raft_id
+        self._request_stop = request_stop
+        self._started_at = time.monotonic()
+        self._watchers: dict[str, set[asyncio.Event]] = {}
+        self._counter_index: dict[str, int] = {}
+        machine.counters.on_change = self._on_counter
+        machine.on_restore = self._on_restore
+
+    # ------------------------------------------------------------- writing and reading
+
+    async def _apply(
+        self, machine: str, operation: str, arguments: Json, *, request_id: str | None, timeout_s: float
+    ) -> tuple[int, Json, str]:
+        """Replicate one command: log index, value and request id.  Raises what the machine refused."""
+        automatic = request_id is None
+        identifier = request_id or os.urandom(16).hex()
+        command = encode_command(
+            machine,
+            operation,
+            arguments,
+            request_id=identifier,
+            automatic=automatic,
+            time_unix_ms=self._machine.next_stamp(_now_ms()),
+        )
+        result = await self._engine.propose(command, timeout_s=timeout_s)
+        reason = refusal_reason(result)
+        if reason is not None:
+            _log.warning("refused", extra={"operation": f"{machine}.{operation}", "reason": reason})
+        index, value = decode_result_with_index(result)
+        return index, value, identifier
+
+    async def counter_add(self, name: str, by: int, *, request_id: str | None, timeout_s: float) -> Json:
+        index, value, identifier = await self._apply(
+            "counter", "add", {"name": name, "by": by}, request_id=request_id, timeout_s=timeout_s
+        )
+        return {**_counter(name, value["value"], index), "request_id": identifier}
+
+    async def counter_reset(self, name: str, *, request_id: str | None, timeout_s: float) -> Json:
+        index, value, identifier = await self._apply(
+            "counter", "reset", {"name": name}, request_id=request_id, timeout_s=timeout_s
+        )
+        return {**_counter(name, value["value"], index), "request_id": identifier}
+
+    async def _fresh(self, *, stale: bool, timeout_s: float) -> None:
+        if not stale:
+            await self._engine.read_barrier(timeout_s=timeout_s)
+
+    async def counter_get(self, name: str, *, stale: bool, timeout_s: float) -> Json:
+        await self._fresh(stale=stale, timeout_s=timeout_s)
+        value = self._machine.counters.get(name)
+        if value is None:
+            raise NotFound(f"there is no counter {name!r}: `counter incr {name}` makes it")
+        return _counter(name, value, self._engine.applied_index())
+
+    async def counter_list(self, *, after: str | None, limit: int, stale: bool, timeout_s: float) -> Json:
+        await self._fresh(stale=stale, timeout_s=timeout_s)
+        index = self._engine.applied_index()
+        found = self._machine.counters.list(after, limit + 1)
+        page = [_counter(name, value, index) for name, value in found[:limit]]
+        for item in page:
+            del item["schema_version"]
+        return {
+            "schema_version": 1,
+            "counters": page,
+            "next": page[-1]["name"] if len(found) > limit and page else None,
+        }
+
+    async def counter_watch(self, name: str) -> AsyncIterator[Json]:
+        """The present value, then each later one that this node has applied; fast changes are merged."""
+        event = asyncio.Event()
+        event.set()
+        watchers = self._watchers.setdefault(name, set())
+        watchers.add(event)
+        shown: tuple[int, int] | None = None
+        try:
+            while True:
+                await event.wait()
+                event.clear()
+                value = self._machine.counters.get(name) or 0
+                index = self._counter_index.get(name, self._engine.applied_index() if shown is None else 0)
+                if shown is None or (value, index) != shown:
+                    shown = (value, index)
+                    yield _counter(name, value, index)
+        finally:
+            watchers.discard(event)
+            if not watchers:
+                self._watchers.pop(name, None)
+                self._counter_index.pop(name, None)
+
+    def _on_counter(self, name: str, value: int, index: int) -> None:
+        watchers = self._watchers.get(name)
+        if watchers:
+            self._counter_index[name] = index
+            for event in watchers:
+                event.set()
+
+    def _on_restore(self) -> None:
+        index = self._engine.applied_index()
+        for name, watchers in self._watchers.items():
+            self._counter_index[name] = index
+            for event in watchers:
+                event.set()
+
+    # ------------------------------------------------------------- status
+
+    def health(self) -> Json:
+        status = self._engine.status()
+        return {
+            "schema_version": 1,
+            "status": "ok" if status.leader is not None else "no_leader",
+            "name": self._config.name,
+            "role": status.role,
+        }
+
+    def describe(self) -> Json:
+        """What this node tells its peers about itself, every second."""
+        status = self._engine.status()
+        return {
+            "role": status.role,
+            "term": status.term,
+            "commit_index": status.commit_index,
+            "applied_index": status.applied_index,
+            "uptime_s": round(time.monotonic() - self._started_at, 1),
+            "version": __version__,
+            "storage": self._config.storage,
+            "fsync_p99_ms": round(self._engine.fsync_p99_ms(), 2),
+            "certificate_expires_at": self._expires_at(),
+        }
+
+    def _expires_at(self) -> str:
+        return _rfc3339(self._files.certificate_expires_at.timestamp())
+
+    def _member_rows(self, status: ReplicaStatus) -> list[Json]:
+        members = {member.name: member for member in self._machine.members.members()}
+        names = set(members) | {raft_id.partition("~")[0] for raft_id in status.voters} | {self._config.name}
+        names -= set(self._machine.members.removed())
+        voters = {raft_id.partition("~")[0] for raft_id in status.voters}
+        leader = None if status.leader is None else status.leader.partition("~")[0]
+        peers = self._engine.peers()
+        known = [status.commit_index]
+        known += [p.info["commit_index"] for p in peers.values() if type(p.info.get("commit_index")) is int]
+        newest = max(known)
+        rows = []
+        for name in sorted(names):
+            member = members.get(name)
+            peer = peers.get(name)
+            info: Mapping[str, Any]
+            if name == self._config.name:
+                info, reachable, skew = self.describe(), True, 0.0
+                address = str(self._config.advertise)
+            else:
+                info = {} if peer is None else peer.info
+                reachable = peer is not None
+                skew = None if peer is None else peer.clock_skew_ms
+                address = "" if peer is None else peer.address
+            role = "leader" if name == leader else "follower" if name in voters else "learner"
+            if role == "follower" and info.get("role") == "candidate":
+                role = "candidate"
+            applied = info.get("applied_index")
+            rows.append(
+                {
+                    "name": name,
+                    "role": role,
+                    "address": member.address if member is not None else address,
+                    "reachable": reachable,
+                    "term": info.get("term"),
+                    "commit_index": info.get("commit_index"),
+                    "applied_index": applied,
+                    "lag": max(0, newest - applied) if type(applied) is int else None,
+                    "uptime_s": info.get("uptime_s"),
+                    "version": info.get("version"),
+                    "storage": info.get("storage"),
+                    "fsync_p99_ms": info.get("fsync_p99_ms"),
+                    "certificate_expires_at": info.get("certificate_expires_at")
+                    or (None if member is None else member.certificate_expires_at),
+                    "clock_skew_ms": None if skew is None else round(skew, 1),
+                }
+            )
+        return rows
+
+    async def status(self, *, timeout_s: float) -> Json:
+        status = self._engine.status()
+        rows = self._member_rows(status)
+        voters = [row for row in rows if row["role"] != "learner"]
+        quorum = len(voters) // 2 + 1
+        reachable = sum(1 for row in voters if row["reachable"])
+        leader = None if status.leader is None else status.leader.partition("~")[0]
+        return {
+            "schema_version": 1,
+            "cluster": {
+                "name": self._config.cluster,
+                "id": self._config.cluster_id,
+                "leader": leader,
+                "term": status.term,
+                "voters": len(voters),
+                "learners": len(rows) - len(voters),
+                "quorum": quorum,
+                # How many more voters may fail now, not how many could if all were up.
+                "failure_tolerance": max(0, reachable - quorum),
+                "healthy": leader is not None and all(row["reachable"] for row in rows),
+                "commit_index": status.commit_index,
+                "storage": self._config.storage,
+            },
+            "members": rows,
+        }
+
+    async def member_list(self, *, timeout_s: float) -> Json:
+        await self._engine.read_barrier(timeout_s=timeout_s)
+        return {"schema_version": 1, "members": self._member_rows(self._engine.status())}
+
+    async def member_show(self, name: str, *, timeout_s: float) -> Json:
+        listed = await self.member_list(timeout_s=timeout_s)
+        for row in listed["members"]:
+            if row["name"] == name:
+                return {"schema_version": 1, **row}
+        raise NotFound(f"there is no member {name!r}: see `member list`")
+
+    # ------------------------------------------------------------- joining
+
+    def addresses(self) -> dict[str, str]:
+        """Where members are, by name: what the log says, else what node.yaml says."""
+        found = {str(name): str(address) for name, address in self._config.peers.items()}
+        found.update({member.name: member.address for member in self._machine.members.members()})
+        for name in self._machine.members.removed():
+            found.pop(name, None)
+        return found
+
+    async def member_invite(self, name: str, *, learner: bool, ttl_s: int, timeout_s: float) -> Json:
+        secret = pki.new_secret()
+        expires_unix_s = int(time.time()) + ttl_s
+        await self._apply(
+            "members",
+            "invite",
+            {
+                "name": name,
+                "learner": learner,
+                "secret_sha256": pki.secret_sha256(secret),
+                "expires_unix_ms": expires_unix_s * 1000,
+            },
+            request_id=None,
+            timeout_s=timeout_s,
+        )
+        addresses = {**self.addresses(), self._config.name: str(self._config.advertise)}
+        token = pki.JoinToken(
+            cluster_id=self._config.cluster_id,
+            cluster=self._config.cluster,
+            ca_pem=self._files.ca_pem,
+            name=NodeName(name),
+            learner=learner,
+            secret=secret,
+            expires_unix_s=expires_unix_s,
+            addresses=tuple(parse_address(address) for address in addresses.values())[:64],
+        )
+        return {
+            "schema_version": 1,
+            "token": pki.encode_token(token),
+            "name": name,
+            "learner": learner,
+            "expires_at": _rfc3339(expires_unix_s),
+        }
+
+    async def join(
+        self, *, name: str, secret: str, request_pem: str, sealing_key: str, address: str, timeout_s: float
+    ) -> Json:
+        # The caller is nobody yet: what is wrong with its request must cost neither the token nor a log entry.
+        digest = pki.secret_sha256(secret)
+        await self._engine.read_barrier(timeout_s=timeout_s)
+        invitation = self._machine.members.invitation(digest)
+        if invitation is None or invitation.name != name:
+            _log.warning("join refused", extra={"reason": "unknown invitation", "member": name})
+            raise InvitationRejected(
+                "the join token was rejected: it is wrong, expired, used, or for another name or cluster; "
+                "ask for a new one (member invite)"
+            )
+        pki.check_request(request_pem, name, sealing_key, self._config.cluster_id)
+        if not self._files.has_ca_key:
+            return await self._at_a_ca_holder(
+                {
+                    "name": name,
+                    "secret": secret,
+                    "request_pem": request_pem,
+                    "sealing_key": sealing_key,
+                    "address": address,
+                },
+                timeout_s,
+            )
+        ca_pem, ca_key_pem = pki.read_ca(self._pki_dir)
+        await self._apply(
+            "members",
+            "redeem",
+            {
+                "name": name,
+                "secret_sha256": digest,
+                "request_sha256": pki.request_sha256(request_pem),
+                "address": address,
+                "sealing_key": sealing_key,
+                "raft_id": name,
+            },
+            request_id=None,
+            timeout_s=timeout_s,
+        )
+        peers: dict[str, Address] = {
+            peer: parse_address(where) for peer, where in self.addresses().items() if peer != name
+        }
+        peers[self._config.name] = self._config.advertise
+        _log.info("member admitted", extra={"member": name, "learner": invitation.learner})
+        return pki.grant(
+            ca_cert_pem=ca_pem,
+            ca_key_pem=ca_key_pem,
+            request_pem=request_pem,
+            sealing_key=sealing_key,
+            name=name,
+            cluster=self._config.cluster,
+            learner=invitation.learner,
+            genesis=self._config.genesis,
+            peers=peers,
+            now=datetime.now(UTC),
+        )
+
+    async def _at_a_ca_holder(self, arguments: Json, timeout_s: float) -> Json:
+        leader = self._engine.leader()
+        if leader is None or self._engine.is_leader():
+            raise ConfigError(
+                "this node holds no CA key and cannot admit members: join through another voter, "
+                "or admit with the offline CA"
+            )
+        return await self._ask(leader, "join", arguments, timeout_s)
+
+    # ------------------------------------------------------------- what only the leader does
+
+    async def _ask(self, raft_id: str, operation: str, arguments: Json, timeout_s: float) -> Json:
+        body = json.dumps({"operation": operation, "arguments": arguments, "timeout_s": timeout_s}).encode()
+        answer = await self._engine.call(raft_id.partition("~")[0], body, timeout_s=timeout_s)
+        try:
+            value = json.loads(answer)
+            if "error" in value:
+                raise error_from_code(str(value["error"]["code"]), str(value["error"]["message"]))
+            found = value["value"]
+        except (ValueError, TypeError, KeyError) as error:
+            raise InternalError("the leader's answer makes no sense: upgrade every node") from error
+        if not isinstance(found, dict):
+            raise InternalError("the leader's answer makes no sense: upgrade every node")
+        return found
+
+    async def on_call(self, name: str, body: bytes) -> bytes:
+        """Answer a peer's `_ask`.  Any bytes give an answer; nothing is passed on a second time."""
+        try:
+            return json.dumps({"value": await self._answer_call(body)}).encode()
+        except CyoloctlError as error:
+            return json.dumps({"error": {"code": error.code, "message": error.message}}).encode()
+        except Exception:
+            _log.critical("a peer's request failed", extra={"peer": name}, exc_info=True)
+            return json.dumps(
+                {"error": {"code": "internal", "message": "internal error: see the leader's log"}}
+            ).encode()
+
+    async def _answer_call(self, body: bytes) -> Json:
+        try:
+            asked = json.loads(body)
+            operation, arguments = asked["operation"], asked["arguments"]
+            timeout_s = float(asked["timeout_s"])
+        except (ValueError, TypeError, KeyError, RecursionError):
+            raise InvalidInput("a peer's request is malformed") from None
+        if not 0 < timeout_s <= 300 or not isinstance(arguments, dict):
+            raise InvalidInput("a peer's request is malformed")
+        allowed = _CALLS.get(operation) if isinstance(operation, str) else None
+        if allowed is None or arguments.keys() != allowed.keys():
+            raise InvalidInput("a peer asks for what this release does not know: upgrade every node")
+        for key, types in allowed.items():
+            if not isinstance(arguments[key], types):
+                raise InvalidInput(f"a peer's request has a wrong {key}")
+        if operation == "join":
+            if not self._files.has_ca_key:
+                raise ConfigError("the leader holds no CA key: join through a voter that does")
+            return await self.join(**arguments, timeout_s=timeout_s)
+        if not self._engine.is_leader():
+            raise NoLeader("the leader changed: try again")
+        run: Callable[..., Awaitable[Json]] = (
+            self._remove_here if operation == "remove" else self._transfer_here
+        )
+        return await run(**arguments, timeout_s=timeout_s)
+
+    async def _at_leader(
+        self, operation: str, arguments: Json, here: Callable[..., Awaitable[Json]], timeout_s: float
+    ) -> Json:
+        """Run it here when this is the leader, else there; NoLeader is waited out, nothing else."""
+        deadline = time.monotonic() + timeout_s
+        while True:
+            left = deadline - time.monotonic()
+            leader = self._engine.leader()
+            try:
+                if left <= 0:
+                    raise NoLeader(f"no leader within {timeout_s:g} s: a majority of the voters must be up")
+                if self._engine.is_leader():
+                    return await here(**arguments, timeout_s=left)
+                if leader is not None:
+                    return await self._ask(leader, operation, arguments, left)
+            except NoLeader:
+                if left <= 0.1:
+                    raise
+            await self._engine.wait_changed(min(0.1, max(left, 0.01)))
+
+    async def member_remove(self, name: str, *, force: bool, dry_run: bool, timeout_s: float) -> Json:
+        return await self._at_leader(
+            "remove", {"name": name, "force": force, "dry_run": dry_run}, self._remove_here, timeout_s
+        )
+
+    async def transfer_leadership(self, to: str | None, *, timeout_s: float) -> Json:
+        if to is not None and self._machine.members.get(to) is None:
+            raise NotFound(f"there is no member {to!r}: see `member list`")
+        return await self._at_leader("transfer", {"to": to}, self._transfer_here, timeout_s)
+
+    async def _remove_here(self, name: str, force: bool, dry_run: bool, timeout_s: float) -> Json:
+        deadline = time.monotonic() + timeout_s
+        await self._engine.read_barrier(timeout_s=timeout_s)
+        status = self._engine.status()
+        rows = {row["name"]: row for row in self._member_rows(status)}
+        if name not in rows:
+            if name in self._machine.members.removed():
+                return self._removal(name, dry_run, rows, rows)
+            raise NotFound(f"there is no member {name!r}: see `member list`")
+        after = {other: row for other, row in rows.items() if other != name}
+        answer = self._removal(name, dry_run, rows, after)
+        voters_after = [row for row in after.values() if row["role"] != "learner"]
+        is_voter = rows[name]["role"] != "learner"
+        if is_voter:
+            if not voters_after:
+                raise Conflict(f"{name} is the only voter: a cluster cannot remove its last one")
+            reachable = sum(1 for row in voters_after if row["reachable"])
+            if reachable < len(voters_after) // 2 + 1 and not force:
+                raise Conflict(
+                    f"without {name} only {reachable} of {len(voters_after)} voters are reachable, no majority: "
+                    "bring a member back first, or use --force --yes"
+                )
+        if dry_run:
+            return answer
+        member = self._machine.members.get(name)
+        raft_ids = {raft_id for raft_id in status.voters if raft_id.partition("~")[0] == name}
+        if member is not None:
+            raft_ids.add(member.raft_id)
+        if self._raft_id in raft_ids:
+            await self._engine.transfer_leadership(None, timeout_s=max(0.1, deadline - time.monotonic()))
+            raise NoLeader("leadership is handed over before the leader is removed: try again")
+        for raft_id in sorted(raft_ids):
+            await self._patiently(lambda left, r=raft_id: self._engine.remove(r, timeout_s=left), deadline)
+        if member is not None:
+            await self._apply(
+                "members",
+                "remove",
+                {"name": name},
+                request_id=None,
+                timeout_s=max(0.1, deadline - time.monotonic()),
+            )
+        self._engine.disconnect(name)
+        _log.info("member removed", extra={"member": name})
+        return answer
+
+    async def _patiently(self, change: Callable[[float], Awaitable[Any]], deadline: float) -> None:
+        """Wait for another membership change to end; a refusal for good lasts to the deadline."""
+        while True:
+            left = deadline - time.monotonic()
+            try:
+                await change(max(0.1, left))
+                return
+            except Conflict:
+                if left <= 0.2:
+                    raise
+                await asyncio.sleep(0.05)
+
+    def _removal(self, name: str, dry_run: bool, before: Mapping[str, Json], after: Mapping[str, Json]) -> Json:
+        def tolerance(rows: Mapping[str, Json]) -> int:
+            voters = [row for row in rows.values() if row["role"] != "learner"]
+            return sum(1 for row in voters if row["reachable"]) - (len(voters) // 2 + 1)
+
+        return {
+            "schema_version": 1,
+            "name": name,
+            "removed": not dry_run,
+            "dry_run": dry_run,
+            "failure_tolerance_before": tolerance(before),
+            "failure_tolerance_after": tolerance(after),
+        }
+
+    async def _transfer_here(self, to: str | None, timeout_s: float) -> Json:
+        deadline = time.monotonic() + timeout_s
+        target = None
+        if to is not None:
+            member = self._machine.members.get(to)
+            if member is None:
+                raise NotFound(f"there is no member {to!r}: see `member list`")
+            target = member.raft_id
+        previous = self._raft_id.partition("~")[0]
+        await self._engine.transfer_leadership(target, timeout_s=timeout_s)
+        while (leader := self._engine.leader()) is None and time.monotonic() < deadline:
+            await self._engine.wait_changed(0.05)
+        return {
+            "schema_version": 1,
+            "leader": None if leader is None else leader.partition("~")[0],
+            "previous": previous,
+        }
+
+    # ------------------------------------------------------------- housekeeping
+
+    async def housekeeping(self) -> None:
+        """Runs for ever: announce this node, follow addresses, promote and clean up as leader."""
+        pause = 0.1
+        while True:
+            await self._engine.wait_changed(pause)
+            pause = 1.0
+            self._engine.set_addresses(self.addresses())
+            for name in self._machine.members.removed():
+                if name in self._engine.peers():
+                    self._engine.disconnect(name)
+            try:
+                if self._engine.leader() is not None and await self._announce():
+                    pause = 0.2
+                if self._engine.is_leader() and await self._promote():
+                    pause = 0.2
+            except CyoloctlError as error:
+                _log.debug("housekeeping", extra={"code": error.code, "reason": error.message})
+                pause = 0.2
+
+    async def _announce(self) -> bool:
+        """Keep the own record true: address, raft id, certificate.  True when it was written."""
+        members = self._machine.members
+        name = self._config.name
+        mine = members.get(name)
+        if members.is_removed(name) or (mine is None and not self._engine.is_leader()):
+            return False  # not admitted yet, as far as this node has applied
+        wanted = Member(
+            name=name,
+            address=str(self._config.advertise),
+            role="voter" if mine is None else mine.role,
+            sealing_key=self._files.sealing_key,
+            raft_id=self._raft_id,
+            certificate_expires_at=self._expires_at(),
+        )
+        if mine == wanted:
+            return False
+        await self._apply("members", "put", wanted.to_json(), request_id=None, timeout_s=5.0)
+        return True
+
+    async def _promote(self) -> bool:
+        """As leader: voters in waiting become voters, what a removal left half done is finished."""
+        status = self._engine.status()
+        members = self._machine.members.members()
+        known = {member.raft_id for member in members}
+        busy = False
+        for member in members:
+            if member.raft_id in status.removed:
+                await self._apply(
+                    "members", "remove", {"name": member.name}, request_id=None, timeout_s=5.0
+                )
+            elif member.role == "voter" and member.raft_id not in status.voters:
+                busy = True
+                if member.raft_id in status.learners:
+                    await self._engine.add_voter(member.raft_id, timeout_s=5.0)
+                    _log.info("promoted", extra={"member": member.name})
+        for raft_id in status.voters:
+            # A member that keeps its log in memory came back under a new raft id.
+            if raft_id not in known and raft_id != self._raft_id and "~" in raft_id and len(status.voters) > 1:
+                await self._engine.remove(raft_id, timeout_s=5.0)
+        return busy
+
+    async def stop(self) -> Json:
+        self._request_stop()
+        return {"schema_version": 1, "stopping": True}
+
+
+_CALLS: dict[str, dict[str, Any]] = {
+    "remove": {"name": str, "force": bool, "dry_run": bool},
+    "transfer": {"to": (str, type(None))},
+    "join": {"name": str, "secret": str, "request_pem": str, "sealing_key": str, "address": str},
+}

@@ -1,0 +1,264 @@
+"""Make the files of a node: a new cluster's first, or one that joins.
+
+Offline except for the one request of `join`.  node.yaml is written last: a
+directory holds a node exactly when it holds that file, so whatever breaks
+before leaves no half node behind.
+"""
+
+from __future__ import annotations
+
+import os
+import shutil
+import stat
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any, cast
+
+from cyoloctl import pki
+from cyoloctl.config import CONFIG_NAME, Config, load_config, write_config
+from cyoloctl.control.client import join_cluster
+from cyoloctl.errors import (
+    AlreadyExists,
+    ClientTimeout,
+    ConfigError,
+    Conflict,
+    CyoloctlError,
+    InvalidInput,
+    InvitationRejected,
+    OutcomeUnknown,
+    Unavailable,
+)
+from cyoloctl.model import Address, ClusterId, NodeName, Storage, parse_address, parse_name
+from cyoloctl.paths import make_private_directory
+from cyoloctl.raft import create_storage
+
+__all__ = ["init_cluster", "join", "node_info"]
+
+_STATE = ("raft.db", "snapshot")
+_WILDCARDS = ("0.0.0.0", "::", "*")
+
+
+def _now() -> datetime:
+    return datetime.now(UTC)
+
+
+def _rfc3339(moment: datetime) -> str:
+    return f"{moment.astimezone(UTC):%Y-%m-%dT%H:%M:%SZ}"
+
+
+def _addresses(listen: str, advertise: str | None) -> tuple[Address, Address]:
+    listens = parse_address(listen, "listen address")
+    if advertise is not None:
+        shown = parse_address(advertise, "advertise address")
+    elif listens.host in _WILDCARDS:
+        raise InvalidInput(
+            f"nobody can dial {listens}: add --advertise HOST:PORT, where others reach this node"
+        )
+    else:
+        shown = listens
+    if shown.host in _WILDCARDS:
+        raise InvalidInput(f"nobody can dial {shown}: advertise an address that others can reach")
+    return listens, shown
+
+
+def _refuse_a_node(data_dir: Path, *names: str) -> None:
+    """Raise AlreadyExists where one of the names is there."""
+    for name in names:
+        if os.path.lexists(data_dir / name):
+            what = "a node" if name == CONFIG_NAME else "what is left of a node"
+            raise AlreadyExists(
+                f"{data_dir} already holds {what} ({name}): choose another data directory, or move it away"
+            )
+
+
+@contextmanager
+def _private_directory(data_dir: Path) -> Iterator[bool]:
+    """The data directory, 0700; the value is whether it was made here.
+
+    One that was made here and is empty at the end goes again.  Raises
+    ConfigError for a directory in which others can exchange the keys.
+    """
+    made = not os.path.lexists(data_dir)
+    make_private_directory(data_dir)
+    found = os.stat(data_dir)
+    mode = stat.S_IMODE(found.st_mode)
+    if mode & 0o022:
+        raise ConfigError(
+            f"others can write in {data_dir} (mode {mode:04o}): choose another data directory, "
+            f"or run `chmod 700 {data_dir}`"
+        )
+    if mode != 0o700 and found.st_uid == os.geteuid() and not os.listdir(data_dir):
+        os.chmod(data_dir, 0o700)
+    try:
+        yield made
+    finally:
+        if made:
+            with suppress(OSError):  # not empty: all went well, or something must stay
+                os.rmdir(data_dir)
+
+
+def _description(config: Config, data_dir: Path, expires_at: datetime) -> dict[str, Any]:
+    return {
+        "schema_version": 1,
+        "name": config.name,
+        "cluster": {"name": config.cluster, "id": config.cluster_id},
+        "listen": str(config.listen),
+        "address": str(config.advertise),
+        "storage": config.storage,
+        "data_dir": str(data_dir),
+        "certificate_expires_at": _rfc3339(expires_at),
+    }
+
+
+def init_cluster(
+    data_dir: Path, name: str, listen: str, advertise: str | None, cluster: str, storage: str
+) -> dict[str, Any]:
+    """Make a new cluster with this node as its only member; offline, whole or not at all.
+
+    data_dir: made 0700 where it is not there.  listen, advertise: HOST:PORT;
+    advertise None: as listen.  storage: disk or memory.
+
+    Returns what was made, as JSON.  Raises AlreadyExists for a directory that
+    holds a node or parts of one, InvalidInput for names and addresses,
+    ConfigError for a directory that others can write, StorageError.
+    """
+    node_name, cluster_name = parse_name(name, "node name"), parse_name(cluster, "cluster name")
+    if storage not in ("disk", "memory"):
+        raise InvalidInput(f"storage {storage!r} is not valid: use disk or memory")
+    listens, shown = _addresses(listen, advertise)
+    _refuse_a_node(data_dir, CONFIG_NAME, pki.PKI_DIRECTORY, pki.OPERATOR_FILE, *_STATE)
+    with _private_directory(data_dir):
+        try:
+            files = pki.new_cluster(data_dir, name=node_name, cluster=cluster_name, now=_now())
+            config = Config(
+                name=node_name,
+                cluster_id=files.identity.cluster_id,
+                cluster=cluster_name,
+                listen=listens,
+                advertise=shown,
+                genesis=(node_name,),
+                storage=cast(Storage, storage),
+            )
+            if config.storage == "disk":
+                create_storage(data_dir, cluster_id=config.cluster_id, name=node_name, founder=True)
+            write_config(data_dir / CONFIG_NAME, config, exclusive=True)
+        except AlreadyExists:
+            raise  # somebody else makes a node here at the same time: the files are theirs
+        except BaseException:
+            shutil.rmtree(data_dir / pki.PKI_DIRECTORY, ignore_errors=True)
+            for left in (pki.OPERATOR_FILE, "raft.db", "raft.db-wal", "raft.db-shm"):
+                (data_dir / left).unlink(missing_ok=True)
+            raise
+    return {
+        **_description(config, data_dir, files.certificate_expires_at),
+        "operator_credentials": str(data_dir / pki.OPERATOR_FILE),
+    }
+
+
+def join(
+    data_dir: Path, name: str, listen: str, advertise: str | None, token_text: str, timeout_s: float
+) -> dict[str, Any]:
+    """Redeem a join token and make this node's files; its private keys never leave the directory.
+
+    timeout_s: 0.1 to 300, for the request.  After a failure whose outcome is
+    unknown the keys stay, and the same token works again from this directory;
+    after a refusal nothing stays.
+
+    Returns what was made, as JSON.  Raises InvalidInput (token, name, address),
+    AlreadyExists, Conflict (files of another cluster), InvitationRejected,
+    what control.client.join_cluster raises, ConfigError, StorageError.
+    """
+    node_name = parse_name(name, "node name")
+    token = pki.decode_token(token_text)
+    listens, shown = _addresses(listen, advertise)
+    if token.name != node_name:
+        raise InvitationRejected(
+            f"the join token is for {token.name!r}, not {node_name!r}: use that name, or get another token"
+        )
+    _refuse_a_node(data_dir, CONFIG_NAME, "snapshot")
+    pki_dir = data_dir / pki.PKI_DIRECTORY
+    _refuse_another_ca(pki_dir / "ca.crt", token.ca_pem)
+    with _private_directory(data_dir):
+        fresh = not os.path.lexists(pki_dir)
+        try:
+            request = pki.prepare_request(pki_dir, node_name, token.cluster_id)
+            body = {
+                "name": node_name,
+                "secret": token.secret,
+                "request_pem": request.request_pem,
+                "sealing_key": request.sealing_key,
+                "address": str(shown),
+            }
+            addresses = [str(address) for address in token.addresses]
+            answer = join_cluster(addresses, token.ca_pem, token.cluster_id, body, timeout_s)
+            granted = pki.accept_grant(
+                pki_dir, answer, name=node_name, now=_now(), cluster_id=token.cluster_id, ca_pem=token.ca_pem
+            )
+        except (OutcomeUnknown, Unavailable, ClientTimeout):
+            raise  # the token may be redeemed already, and only for these keys
+        except CyoloctlError:
+            if fresh:
+                shutil.rmtree(pki_dir, ignore_errors=True)
+            raise
+        config = Config(
+            name=node_name,
+            cluster_id=ClusterId(token.cluster_id),
+            cluster=granted.cluster,
+            listen=listens,
+            advertise=shown,
+            genesis=granted.genesis,
+            peers={NodeName(peer): address for peer, address in granted.peers.items()},
+        )
+        create_storage(data_dir, cluster_id=config.cluster_id, name=node_name, founder=False)
+        write_config(data_dir / CONFIG_NAME, config, exclusive=True)
+    return {
+        **_description(config, data_dir, granted.certificate_expires_at),
+        "learner": granted.learner,
+    }
+
+
+def _refuse_another_ca(path: Path, ca_pem: str) -> None:
+    """Before the token is spent: keys of another cluster in the directory."""
+    try:
+        text = path.read_text("ascii")
+    except FileNotFoundError:
+        return
+    except (OSError, ValueError):
+        text = ""
+    if text != ca_pem:
+        raise Conflict(f"{path} is of another cluster: use an empty data directory")
+
+
+def node_info(data_dir: Path) -> dict[str, Any]:
+    """What the directory says about its node, as JSON; needs no running node.
+
+    problem: what keeps the files from being used, None when nothing does.
+    Raises ConfigError where there is no node, or node.yaml is wrong.
+    """
+    config = load_config(data_dir / CONFIG_NAME)
+    problem: str | None = None
+    expires_at: str | None = None
+    try:
+        files = pki.check_private_files(
+            data_dir / pki.PKI_DIRECTORY, name=config.name, cluster_id=config.cluster_id, now=_now()
+        )
+        expires_at = _rfc3339(files.certificate_expires_at)
+    except ConfigError as error:
+        problem = error.message
+        with suppress(OSError, ValueError, InvalidInput):
+            text = (data_dir / pki.PKI_DIRECTORY / "node.crt").read_text("ascii")
+            expires_at = _rfc3339(pki.certificate_expires_at(text))
+    return {
+        "schema_version": 1,
+        "name": config.name,
+        "cluster": {"name": config.cluster, "id": config.cluster_id},
+        "listen": str(config.listen),
+        "address": str(config.advertise),
+        "storage": config.storage,
+        "peers": {name: str(address) for name, address in config.peers.items()},
+        "data_dir": str(data_dir),
+        "certificate_expires_at": expires_at,
+        "problem": problem,
+    }

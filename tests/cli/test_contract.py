@@ -1,0 +1,102 @@
+"""The tree of commands against the contract, and the generated files against the tree."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from cyoloctl.cli import GROUPS, LEAVES, generate, main
+from cyoloctl.cli.generate import Command
+from cyoloctl.errors import error_classes
+
+ROOT = Path(__file__).resolve().parents[2]
+
+OUTPUT = "-o --output"
+CONNECTION = f"{OUTPUT} -d --data-dir -e --endpoint --credentials --timeout"
+
+# command -> its options, common ones included.
+CONTRACT = {
+    "demo": f"--nodes --data-dir -d --keep {OUTPUT}",
+    "cluster init": f"-d --data-dir --name --listen --advertise --cluster --storage {OUTPUT}",
+    "node start": f"-d --data-dir --background --log-format --log-level --timeout {OUTPUT}",
+    "node stop": CONNECTION,
+    "node join": f"-d --data-dir --name --listen --advertise --token-file --timeout {OUTPUT}",
+    "node info": f"-d --data-dir {OUTPUT}",
+    "member invite": f"--name --learner --ttl --out {CONNECTION}",
+    "member list": CONNECTION,
+    "member show": CONNECTION,
+    "member remove": f"--dry-run --force --yes {CONNECTION}",
+    "member transfer-leadership": f"--to {CONNECTION}",
+    "status": f"--watch --check {CONNECTION}",
+    "counter incr": f"--by --request-id {CONNECTION}",
+    "counter decr": f"--by --request-id {CONNECTION}",
+    "counter get": f"--stale {CONNECTION}",
+    "counter list": CONNECTION,
+    "counter reset": f"--yes --request-id {CONNECTION}",
+    "counter watch": CONNECTION,
+    "help exit-codes": OUTPUT,
+}
+
+
+@pytest.fixture(scope="module")
+def tree() -> dict[str, Command]:
+    return {" ".join(command.path[1:]): command for command in generate.commands()}
+
+
+@pytest.mark.parametrize("path", CONTRACT)
+def test_command_of_the_contract_has_its_options(tree: dict[str, Command], path: str) -> None:
+    options = {name for option in tree[path].options for name in option.names}
+    assert set(CONTRACT[path].split()) - options == set()
+
+
+def test_tree_holds_no_command_outside_the_contract(tree: dict[str, Command]) -> None:
+    groups = {""} | set(GROUPS)
+    assert set(tree) - groups == set(CONTRACT)
+    assert set(LEAVES) <= set(CONTRACT)
+
+
+def test_every_option_has_a_text_that_begins_with_a_capital(tree: dict[str, Command]) -> None:
+    texts = {
+        (path, option.names[0]): option.help for path, command in tree.items() for option in command.options
+    }
+    assert [
+        where for where, text in texts.items() if not text or not (text[0].isupper() or "://" in text)
+    ] == []
+
+
+@pytest.mark.parametrize("path", [path.as_posix() for path in generate.files()])
+def test_generated_file_is_what_the_tree_generates(path: str) -> None:
+    text = generate.files()[Path(path)]
+    assert (ROOT / path).read_text("utf-8") == text, "run python -m cyoloctl.cli.generate"
+
+
+def test_reference_names_every_command_option_and_exit_status(tree: dict[str, Command]) -> None:
+    text = (ROOT / "docs" / "cli.md").read_text("utf-8")
+    for path, command in tree.items():
+        section = text.partition(f"## cyoloctl {path}".rstrip() + "\n")[2].partition("\n## ")[0]
+        assert section, path
+        for option in command.options:
+            if "--help" not in option.names:
+                assert all(f"`{name}" in section for name in option.names), (path, option.names)
+    for cls in error_classes():
+        assert f"| {cls.exit_status} | `{cls.code}` |" in text
+
+
+@pytest.mark.parametrize("path", [[], ["counter"], ["counter", "incr"], ["status"]])
+def test_help_of_a_command_is_plain_text_on_stdout(
+    path: list[str], capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main([*path, "--help"]) == 0
+    shown = capsys.readouterr()
+    assert shown.out.startswith(f"Usage: {' '.join(['cyoloctl', *path])} ")
+    assert shown.err == ""
+    assert "\x1b" not in shown.out
+    assert "╭" not in shown.out
+
+
+def test_help_exit_codes_holds_every_error_class(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["help", "exit-codes"]) == 0
+    lines = [line.split() for line in capsys.readouterr().out.splitlines()[1:]]
+    listed = {(int(status), code, int(http)) for status, code, http, *_ in lines}
+    assert listed == {(c.exit_status, c.code, c.http_status) for c in error_classes()} | {(0, "ok", 200)}

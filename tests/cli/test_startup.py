@@ -1,0 +1,76 @@
+"""What the path of a trivial command costs (DESIGN.md, the client path)."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+
+from tests.cli.harness import LIMIT_S, Endpoint, counter
+
+SLOW = (
+    "aiohttp",
+    "asyncio",
+    "concurrent.futures",
+    "cryptography",
+    "email",
+    "http",
+    "pydantic",
+    "pysyncobj",
+    "rich",
+    "sqlite3",
+    "ssl",
+    "yaml",
+    "cyoloctl.cli.demo",
+    "cyoloctl.cli.member",
+    "cyoloctl.config",
+    "cyoloctl.node",
+    "cyoloctl.pki",
+    "cyoloctl.setup",
+)
+INCREMENT = {("POST", "/v1/counters/default/increment"): counter("default", 42)}
+
+
+def test_counter_incr_as_a_process_imports_nothing_slow(serve: Callable[..., Endpoint]) -> None:
+    endpoint = serve(INCREMENT)
+    program = (
+        "import sys\nfrom cyoloctl.cli import main\n"
+        f"status = main(['counter', 'incr', '-e', {endpoint.url!r}])\n"
+        f"print(status, [name for name in {SLOW!r} if name in sys.modules])"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", program], capture_output=True, text=True, timeout=LIMIT_S, check=True
+    )
+    assert done.stdout == "42\n0 []\n"
+
+
+def _best_s(arguments: list[str], times: int) -> float:
+    """The fastest of several runs: what it costs when nothing else is in the way."""
+    best = LIMIT_S
+    for _ in range(times):
+        began = time.perf_counter()
+        subprocess.run(
+            [sys.executable, *arguments],
+            check=True,
+            stdout=subprocess.DEVNULL,
+            timeout=LIMIT_S,
+            env=os.environ,
+        )
+        best = min(best, time.perf_counter() - began)
+    return best
+
+
+def test_counter_incr_as_a_process_takes_at_most_twice_the_import_of_typer(
+    serve: Callable[..., Endpoint],
+) -> None:
+    endpoint = serve(INCREMENT)
+    ratio = LIMIT_S
+    for _ in range(3):  # a busy machine gets another chance, a slow program does not profit from it
+        typer_s = _best_s(["-c", "import typer"], 5)
+        incr_s = _best_s(["-m", "cyoloctl", "counter", "incr", "-e", endpoint.url], 5)
+        ratio = min(ratio, incr_s / typer_s)
+        if ratio <= 2:
+            break
+    assert ratio <= 2

@@ -1,0 +1,272 @@
+"""An in-memory node behind the NodeService protocol, and certificates to reach it with.
+
+Only tests use it: a dictionary of counters with a table of request ids, no cluster.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import datetime
+import ipaddress
+import json
+import ssl
+from collections.abc import AsyncIterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from cryptography import x509
+from cryptography.hazmat.primitives import hashes, serialization
+from cryptography.hazmat.primitives.asymmetric import ec
+from cryptography.x509.oid import NameOID
+
+from cyoloctl.errors import CounterOverflow, CyoloctlError, InvitationRejected, NotFound
+
+__all__ = ["Authority", "MemoryService", "identify"]
+
+_SUFFIX = ".cyoloctl"
+
+
+class MemoryService:
+    """A NodeService that keeps everything in memory.
+
+    fail: raised by every asynchronous call.  hang: every asynchronous call waits
+    for `release`.  calls: (operation, arguments) of each call that arrived.
+    """
+
+    def __init__(self) -> None:
+        self.counters: dict[str, int] = {}
+        self.results: dict[str, dict[str, Any]] = {}
+        self.index = 0
+        self.calls: list[tuple[str, dict[str, Any]]] = []
+        self.fail: BaseException | None = None
+        self.hang = False
+        self.release = asyncio.Event()
+        self.entered = asyncio.Event()
+        self.changed = asyncio.Condition()
+        self.watchers = 0
+        self.watch_ended = asyncio.Event()
+
+    async def _enter(self, operation: str, **arguments: Any) -> None:
+        self.calls.append((operation, arguments))
+        self.entered.set()
+        if self.hang:
+            await self.release.wait()
+        if self.fail is not None:
+            raise self.fail
+
+    def _counter(self, name: str) -> dict[str, Any]:
+        if name not in self.counters:
+            raise NotFound(f"there is no counter {name}")
+        value = self.counters[name]
+        return {"name": name, "value": value, "value_string": str(value), "index": self.index}
+
+    async def _write(self, name: str, value: int, request_id: str | None) -> dict[str, Any]:
+        request_id = request_id or f"made-{self.index}"
+        if request_id not in self.results:
+            if not -(2**63) <= value < 2**63:
+                raise CounterOverflow
+            self.index += 1
+            self.counters[name] = value
+            self.results[request_id] = {**self._counter(name), "request_id": request_id}
+            async with self.changed:
+                self.changed.notify_all()
+        return self.results[request_id]
+
+    def health(self) -> dict[str, Any]:
+        return {"ready": True}
+
+    async def status(self, *, timeout_s: float) -> dict[str, Any]:
+        await self._enter("status", timeout_s=timeout_s)
+        return {"schema_version": 1, "cluster": {"name": "test"}, "members": []}
+
+    async def member_list(self, *, timeout_s: float) -> dict[str, Any]:
+        await self._enter("member_list", timeout_s=timeout_s)
+        return {"schema_version": 1, "members": []}
+
+    async def member_show(self, name: str, *, timeout_s: float) -> dict[str, Any]:
+        await self._enter("member_show", name=name, timeout_s=timeout_s)
+        return {"name": name, "role": "leader"}
+
+    async def member_invite(
+        self, name: str, *, learner: bool, ttl_s: int, timeout_s: float
+    ) -> dict[str, Any]:
+        await self._enter("member_invite", name=name, learner=learner, ttl_s=ttl_s, timeout_s=timeout_s)
+        return {
+            "token": "cyolojoin1.x",
+            "name": name,
+            "learner": learner,
+            "expires_at": "2030-01-01T00:00:00Z",
+        }
+
+    async def join(
+        self,
+        *,
+        name: str,
+        secret: str,
+        request_pem: str,
+        sealing_key: str,
+        address: str,
+        timeout_s: float,
+    ) -> dict[str, Any]:
+        await self._enter("join", name=name, address=address, timeout_s=timeout_s)
+        if secret != "good":
+            raise InvitationRejected
+        return {"grant": {"name": name}}
+
+    async def member_remove(
+        self, name: str, *, force: bool, dry_run: bool, timeout_s: float
+    ) -> dict[str, Any]:
+        await self._enter("member_remove", name=name, force=force, dry_run=dry_run, timeout_s=timeout_s)
+        return {
+            "name": name,
+            "removed": not dry_run,
+            "dry_run": dry_run,
+            "failure_tolerance_before": 1,
+            "failure_tolerance_after": 0,
+        }
+
+    async def transfer_leadership(self, to: str | None, *, timeout_s: float) -> dict[str, Any]:
+        await self._enter("transfer_leadership", to=to, timeout_s=timeout_s)
+        return {"leader": to, "previous": "a"}
+
+    async def counter_add(
+        self, name: str, by: int, *, request_id: str | None, timeout_s: float
+    ) -> dict[str, Any]:
+        await self._enter("counter_add", name=name, by=by, request_id=request_id, timeout_s=timeout_s)
+        return await self._write(name, self.counters.get(name, 0) + by, request_id)
+
+    async def counter_reset(self, name: str, *, request_id: str | None, timeout_s: float) -> dict[str, Any]:
+        await self._enter("counter_reset", name=name, request_id=request_id, timeout_s=timeout_s)
+        self._counter(name)
+        return await self._write(name, 0, request_id)
+
+    async def counter_get(self, name: str, *, stale: bool, timeout_s: float) -> dict[str, Any]:
+        await self._enter("counter_get", name=name, stale=stale, timeout_s=timeout_s)
+        return self._counter(name)
+
+    async def counter_list(
+        self, *, after: str | None, limit: int, stale: bool, timeout_s: float
+    ) -> dict[str, Any]:
+        await self._enter("counter_list", after=after, limit=limit, stale=stale, timeout_s=timeout_s)
+        names = sorted(name for name in self.counters if after is None or name > after)
+        page = names[:limit]
+        return {
+            "counters": [self._counter(name) for name in page],
+            "next": page[-1] if len(names) > limit else None,
+        }
+
+    async def counter_watch(self, name: str) -> AsyncIterator[dict[str, Any]]:
+        self.watchers += 1
+        try:
+            await self._enter("counter_watch", name=name)
+            while True:
+                seen = self.index
+                yield self._counter(name)
+                async with self.changed:
+                    await self.changed.wait_for(lambda: self.index != seen or self.fail is not None)
+                if isinstance(self.fail, CyoloctlError):
+                    raise self.fail
+        finally:
+            self.watchers -= 1
+            self.watch_ended.set()
+
+    async def stop(self) -> dict[str, Any]:
+        await self._enter("stop")
+        return {"stopping": True}
+
+
+def identify(ssl_object: Any) -> tuple[str, str] | None:
+    """(name, role) of a peer from its SAN `<name>.<role>.<cluster id>.cyoloctl`."""
+    for _, name in (ssl_object.getpeercert() or {}).get("subjectAltName", ()):
+        parts = name.split(".")
+        if len(parts) == 4:
+            return parts[0], parts[1]
+    return None
+
+
+@dataclass
+class Authority:
+    """A cluster's CA that signs certificates for nodes, operators and viewers."""
+
+    cluster_id: str = "0" * 32
+    key: ec.EllipticCurvePrivateKey = field(default_factory=lambda: ec.generate_private_key(ec.SECP256R1()))
+
+    def __post_init__(self) -> None:
+        name = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, f"ca {self.cluster_id}")])
+        self._name = name
+        self._certificate = (
+            self._builder(name, self.key.public_key(), days=30)
+            .add_extension(x509.BasicConstraints(ca=True, path_length=0), critical=True)
+            .sign(self.key, hashes.SHA256())
+        )
+        self.ca_pem = self._certificate.public_bytes(serialization.Encoding.PEM).decode()
+
+    def _builder(self, subject: x509.Name, public_key: Any, days: int) -> x509.CertificateBuilder:
+        now = datetime.datetime.now(datetime.UTC)
+        return (
+            x509.CertificateBuilder()
+            .subject_name(subject)
+            .issuer_name(self._name)
+            .public_key(public_key)
+            .serial_number(x509.random_serial_number())
+            .not_valid_before(now - datetime.timedelta(days=60))
+            .not_valid_after(now + datetime.timedelta(days=days))
+        )
+
+    def issue(self, name: str, role: str, *, days: int = 30) -> tuple[str, str]:
+        """(certificate PEM, key PEM); days below 0: expired."""
+        key = ec.generate_private_key(ec.SECP256R1())
+        subject = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, name)])
+        certificate = (
+            self._builder(subject, key.public_key(), days)
+            .add_extension(
+                x509.SubjectAlternativeName(
+                    [
+                        x509.DNSName(f"{name}.{role}.{self.cluster_id}{_SUFFIX}"),
+                        x509.IPAddress(ipaddress.ip_address("192.0.2.1")),
+                    ]
+                ),
+                critical=False,
+            )
+            .sign(self.key, hashes.SHA256())
+        )
+        key_pem = key.private_bytes(
+            serialization.Encoding.PEM,
+            serialization.PrivateFormat.PKCS8,
+            serialization.NoEncryption(),
+        )
+        return certificate.public_bytes(serialization.Encoding.PEM).decode(), key_pem.decode()
+
+    def server_context(self, directory: Path, *, role: str = "node", days: int = 30) -> ssl.SSLContext:
+        """A node's listening context: client certificates are optional, TLS 1.3 only."""
+        certificate, key = self.issue("a", role, days=days)
+        path = directory / f"{role}-{days}.pem"
+        path.write_text(certificate + key)
+        context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+        context.minimum_version = ssl.TLSVersion.TLSv1_3
+        context.load_cert_chain(path)
+        context.load_verify_locations(cadata=self.ca_pem)
+        context.verify_mode = ssl.CERT_OPTIONAL
+        context.set_alpn_protocols(["http/1.1"])
+        return context
+
+    def credentials(self, directory: Path, role: str = "operator", *, days: int = 30) -> Path:
+        """A credentials file for the client, mode 0600."""
+        certificate, key = self.issue("somebody", role, days=days)
+        path = directory / f"{role}-{self.cluster_id[:4]}-{days}.yaml"
+        path.touch(0o600)
+        path.write_text(
+            json.dumps(
+                {
+                    "schema_version": 1,
+                    "role": role,
+                    "name": "somebody",
+                    "cluster_id": self.cluster_id,
+                    "ca_pem": self.ca_pem,
+                    "certificate_pem": certificate,
+                    "key_pem": key,
+                }
+            )
+        )
+        return path

@@ -1,0 +1,635 @@
+"""The server on a real unix socket and real TLS connections, with bad and good callers."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import json
+import logging
+import os
+import socket
+import ssl
+import stat
+import tempfile
+from collections.abc import AsyncIterator, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from cyoloctl import errors
+from cyoloctl.control import server as server_module
+from cyoloctl.control import wire
+from cyoloctl.control.server import ControlServer, build_server
+from cyoloctl.errors import Conflict, NoLeader, StorageError
+from tests.support.service import Authority, MemoryService, identify
+
+LOGGER = logging.getLogger("test.control")
+INCREMENT = "/v1/counters/default/increment"
+
+
+class Handover(asyncio.Protocol):
+    """What the node's listener does: accept with TLS, then give the connection away."""
+
+    def __init__(self, server: ControlServer) -> None:
+        self._server = server
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        protocol = self._server.protocol_factory()
+        assert isinstance(transport, asyncio.Transport)
+        transport.set_protocol(protocol)
+        protocol.connection_made(transport)
+
+
+@pytest.fixture
+def directory() -> Iterator[Path]:
+    """Short, for a socket's path is limited to 107 bytes."""
+    with tempfile.TemporaryDirectory(prefix="ctl") as name:
+        yield Path(name)
+
+
+@pytest.fixture
+async def service() -> MemoryService:
+    return MemoryService()
+
+
+@pytest.fixture
+async def server(service: MemoryService, directory: Path) -> AsyncIterator[ControlServer]:
+    built = build_server(service, logger=LOGGER, identify=identify)
+    await built.start_unix(directory / "control.sock")
+    yield built
+    await built.close()
+
+
+@pytest.fixture(scope="module")
+def authority() -> Authority:
+    return Authority()
+
+
+@pytest.fixture
+async def tls_port(server: ControlServer, authority: Authority, directory: Path) -> AsyncIterator[int]:
+    listener = await asyncio.get_running_loop().create_server(
+        lambda: Handover(server), "127.0.0.1", 0, ssl=authority.server_context(directory)
+    )
+    yield listener.sockets[0].getsockname()[1]
+    listener.close()
+
+
+class Answer:
+    """A parsed response."""
+
+    def __init__(self, status: int, headers: dict[str, str], body: bytes) -> None:
+        self.status = status
+        self.headers = headers
+        self.body = body
+
+    @property
+    def json(self) -> Any:
+        return json.loads(self.body)
+
+    @property
+    def error(self) -> tuple[int, str]:
+        assert self.json["schema_version"] == 1
+        assert set(self.json) == {"schema_version", "error"}
+        assert set(self.json["error"]) == {"code", "message"}
+        return self.status, self.json["error"]["code"]
+
+
+async def read_answer(reader: asyncio.StreamReader) -> Answer:
+    async with asyncio.timeout(10):
+        head = (await reader.readuntil(b"\r\n\r\n")).decode("ascii")
+        first, *lines = head.strip().split("\r\n")
+        headers = {key.lower(): value for key, _, value in (line.partition(": ") for line in lines)}
+        body = await reader.readexactly(int(headers["content-length"]))
+    return Answer(int(first.split(" ")[1]), headers, body)
+
+
+@contextlib.asynccontextmanager
+async def connected(
+    directory: Path,
+) -> AsyncIterator[tuple[asyncio.StreamReader, asyncio.StreamWriter]]:
+    reader, writer = await asyncio.open_unix_connection(str(directory / "control.sock"))
+    try:
+        yield reader, writer
+    finally:
+        writer.close()
+        with contextlib.suppress(OSError):
+            await writer.wait_closed()
+
+
+async def send(directory: Path, data: bytes) -> Answer:
+    async with connected(directory) as (reader, writer):
+        writer.write(data)
+        return await read_answer(reader)
+
+
+def request(method: str, target: str, body: bytes = b"", *headers: str) -> bytes:
+    lines = [f"{method} {target} HTTP/1.1", "Host: x", *headers]
+    if body:
+        lines.append(f"Content-Length: {len(body)}")
+    return "\r\n".join([*lines, "", ""]).encode("latin-1") + body
+
+
+# --- answers ------------------------------------------------------------------------------------
+
+
+async def test_increment_over_the_socket_is_applied_and_answered(
+    server: ControlServer, service: MemoryService, directory: Path
+) -> None:
+    answer = await send(
+        directory, request("POST", f"{INCREMENT}?timeout_s=2.5", b'{"by":5,"request_id":"r1"}')
+    )
+    assert answer.status == 200
+    assert answer.json == {
+        "schema_version": 1, "name": "default", "value": 5, "value_string": "5", "index": 1, "request_id": "r1",
+    }  # fmt: skip
+    assert answer.headers["content-type"] == "application/json"
+    assert answer.headers["cache-control"] == "no-store"
+    assert service.calls == [
+        ("counter_add", {"name": "default", "by": 5, "request_id": "r1", "timeout_s": 2.5})
+    ]
+
+
+async def test_decrement_of_the_whole_range_reaches_the_service_signed(
+    server: ControlServer, service: MemoryService, directory: Path
+) -> None:
+    answer = await send(directory, request("POST", "/v1/counters/x/decrement", b'{"by":9223372036854775808}'))
+    assert answer.json["value_string"] == "-9223372036854775808"
+
+
+@pytest.mark.parametrize(
+    ("method", "target", "body", "call"),
+    [
+        ("GET", "/v1/status", b"", ("status", {"timeout_s": 5.0})),
+        ("GET", "/v1/members", b"", ("member_list", {"timeout_s": 5.0})),
+        ("GET", "/v1/members/n1", b"", ("member_show", {"name": "n1", "timeout_s": 5.0})),
+        (
+            "POST", "/v1/members/invitations", b'{"name":"n4"}',
+            ("member_invite", {"name": "n4", "learner": False, "ttl_s": 3600, "timeout_s": 5.0}),
+        ),
+        (
+            "POST", "/v1/members/n2/remove", b'{"dry_run":true}',
+            ("member_remove", {"name": "n2", "force": False, "dry_run": True, "timeout_s": 5.0}),
+        ),
+        (
+            "POST", "/v1/members/transfer-leadership", b"",
+            ("transfer_leadership", {"to": None, "timeout_s": 5.0}),
+        ),
+        ("POST", "/v1/node/stop", b"{}", ("stop", {})),
+        (
+            "GET", "/v1/counters?after=a&limit=2&consistency=stale", b"",
+            ("counter_list", {"after": "a", "limit": 2, "stale": True, "timeout_s": 5.0}),
+        ),
+    ],
+)  # fmt: skip
+async def test_route_calls_the_service_with_defaults(
+    server: ControlServer,
+    service: MemoryService,
+    directory: Path,
+    method: str,
+    target: str,
+    body: bytes,
+    call: tuple[str, dict[str, Any]],
+) -> None:
+    answer = await send(directory, request(method, target, body))
+    assert answer.status == 200
+    assert answer.json["schema_version"] == 1
+    assert service.calls == [call]
+
+
+async def test_openapi_is_served_as_checked_in(server: ControlServer, directory: Path) -> None:
+    answer = await send(directory, request("GET", "/v1/openapi.json"))
+    assert answer.json == wire.openapi()
+
+
+async def test_connection_is_kept_for_pipelined_requests_and_refusals(
+    server: ControlServer, directory: Path
+) -> None:
+    async with connected(directory) as (reader, writer):
+        writer.write(request("POST", INCREMENT, b"{}") + request("POST", INCREMENT, b"nope"))
+        writer.write(request("GET", "/v1/nope") + request("POST", INCREMENT, b"{}"))
+        statuses = [(await read_answer(reader)).status for _ in range(4)]
+    assert statuses == [200, 400, 404, 200]
+
+
+# --- refusals -----------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("data", "expected"),
+    [
+        (request("POST", INCREMENT, b"not json"), (400, "invalid_input")),
+        (request("POST", INCREMENT, b'{"by":true}'), (400, "invalid_input")),
+        (request("POST", INCREMENT, b'{"by":1,"other":2}'), (400, "invalid_input")),
+        (request("POST", INCREMENT, b"\x1f\x8b", "Content-Encoding: gzip"), (400, "invalid_input")),
+        (request("POST", f"{INCREMENT}?timeout_s=nan", b"{}"), (400, "invalid_input")),
+        (request("GET", "/v1/status", b"{}"), (400, "invalid_input")),
+        (request("GET", INCREMENT), (405, "invalid_input")),
+        (request("DELETE", "/v1/status"), (405, "invalid_input")),
+        (request("POST", "/v1/status", b"{}"), (405, "invalid_input")),
+        (request("GET", "/"), (404, "not_found")),
+        (request("GET", "/v1/../../etc/passwd"), (404, "not_found")),
+        (request("GET", "/v1/counters/.."), (400, "invalid_input")),
+        (request("GET", "/v1/counters/%2e%2e"), (400, "invalid_input")),
+        (request("GET", "/v1/counters/A"), (400, "invalid_input")),
+        (request("GET", f"/v1/counters/{'a' * 64}"), (400, "invalid_input")),
+        (request("GET", "/v1/counters/nope"), (404, "not_found")),
+        (request("POST", INCREMENT, b"{}", "Origin: https://evil.example"), (403, "access_denied")),
+        (request("POST", INCREMENT, b"", "Content-Length: 1048577"), (413, "body_too_large")),
+        (request("POST", INCREMENT, b"", "Content-Length: 99999999999999999"), (413, "body_too_large")),
+        (b"\x16\x03\x01\x02\x00\x01\x00\x01\xfc\x03\x03\r\n\r\n", (400, "invalid_input")),
+        (b"GET / HTTP/9.9\r\n\r\n", (400, "invalid_input")),
+        (b"GET /v1/status HTTP/1.1\r\nbad header\x00: x\r\n\r\n", (400, "invalid_input")),
+        (request("GET", "/v1/status", b"", "X: " + "y" * 20000), (400, "invalid_input")),
+        (request("POST", INCREMENT, b"", "Content-Length: -1"), (400, "invalid_input")),
+        (request("POST", INCREMENT, b"{}", "Transfer-Encoding: chunked"), (400, "invalid_input")),
+    ],
+)
+async def test_bad_request_is_refused_in_the_error_shape(
+    server: ControlServer,
+    service: MemoryService,
+    directory: Path,
+    caplog: pytest.LogCaptureFixture,
+    data: bytes,
+    expected: tuple[int, str],
+) -> None:
+    answer = await send(directory, data)
+    assert answer.error == expected
+    assert service.counters == {}
+    # Anybody can send garbage: it must not fill the log.
+    assert caplog.records == []
+    # And the server goes on.
+    assert (await send(directory, request("GET", "/v1/health"))).status == 200
+
+
+async def test_wrong_method_names_the_allowed_ones(server: ControlServer, directory: Path) -> None:
+    answer = await send(directory, request("PUT", "/v1/members/invitations"))
+    assert (answer.status, answer.headers["allow"]) == (405, "GET, POST")
+
+
+async def test_head_gets_no_body(server: ControlServer, directory: Path) -> None:
+    async with connected(directory) as (reader, writer):
+        writer.write(request("HEAD", "/v1/status"))
+        data = await reader.read()
+    assert data.startswith(b"HTTP/1.1 405 ")
+    assert data.endswith(b"\r\n\r\n")
+
+
+async def test_chunked_body_without_length_is_cut_at_one_mebibyte(
+    server: ControlServer, service: MemoryService, directory: Path
+) -> None:
+    async with connected(directory) as (reader, writer):
+        writer.write(request("POST", INCREMENT, b"", "Transfer-Encoding: chunked"))
+        chunk = b"%x\r\n%b\r\n" % (65536, b" " * 65536)
+        for _ in range(17):
+            writer.write(chunk)
+        answer = await read_answer(reader)
+    assert answer.error == (413, "body_too_large")
+    assert service.calls == []
+
+
+async def test_chunked_body_in_pieces_is_read(server: ControlServer, directory: Path) -> None:
+    async with connected(directory) as (reader, writer):
+        writer.write(request("POST", INCREMENT, b"", "Transfer-Encoding: chunked", "Expect: 100-continue"))
+        assert await reader.readuntil(b"\r\n\r\n") == b"HTTP/1.1 100 Continue\r\n\r\n"
+        for piece in (b'2\r\n{"\r\n', b'6\r\nby":7}\r\n', b"0\r\n\r\n"):
+            writer.write(piece)
+        assert (await read_answer(reader)).json["value"] == 7
+
+
+async def test_slow_body_is_cut_off(
+    server: ControlServer, service: MemoryService, directory: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(server_module, "_BODY_S", 0.05)
+    answer = await send(directory, request("POST", INCREMENT, b"", "Content-Length: 10") + b'{"b')
+    assert answer.error == (400, "invalid_input")
+    assert "did not arrive" in answer.json["error"]["message"]
+    assert service.calls == []
+
+
+async def test_slow_head_is_cut_off(
+    server: ControlServer, directory: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(server_module, "_IDLE_S", 0.05)
+    async with connected(directory) as (reader, writer):
+        writer.write(b"GET /v1/status HTTP/1.1\r\nHost: ")
+        async with asyncio.timeout(5):
+            assert await reader.read() == b""
+
+
+async def test_client_that_leaves_in_its_body_applies_nothing(
+    server: ControlServer, service: MemoryService, directory: Path
+) -> None:
+    async with connected(directory) as (_, writer):
+        writer.write(request("POST", INCREMENT, b"", "Content-Length: 10") + b'{"by":1}')
+        await writer.drain()
+    assert (await send(directory, request("GET", "/v1/health"))).status == 200
+    assert service.calls == []
+
+
+# --- failures -----------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("cls", errors.error_classes(), ids=lambda cls: cls.__name__)
+async def test_service_error_becomes_its_code_and_status(
+    server: ControlServer, service: MemoryService, directory: Path, cls: type[errors.CyoloctlError]
+) -> None:
+    service.fail = cls("why")
+    answer = await send(directory, request("POST", INCREMENT, b"{}"))
+    assert answer.error == (cls.http_status, cls.code)
+    assert answer.json["error"]["message"] == "why"
+
+
+@pytest.mark.parametrize("failure", [RuntimeError("s3cret"), TimeoutError("s3cret"), KeyError("s3cret")])
+async def test_unexpected_failure_is_internal_with_an_id_that_the_log_has(
+    server: ControlServer,
+    service: MemoryService,
+    directory: Path,
+    caplog: pytest.LogCaptureFixture,
+    failure: Exception,
+) -> None:
+    service.fail = failure
+    answer = await send(directory, request("POST", INCREMENT, b'{"request_id":"b0dy"}'))
+    assert answer.error == (500, "internal")
+    assert "s3cret" not in answer.body.decode()
+    assert "Traceback" not in answer.body.decode()
+    (record,) = caplog.records
+    assert record.args is not None
+    assert str(record.args[0]) in answer.json["error"]["message"]  # type: ignore[index]  # a tuple
+    assert "b0dy" not in caplog.text
+
+
+async def test_access_line_is_debug_only_and_has_no_body_or_query(
+    server: ControlServer, directory: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level(logging.DEBUG, logger=LOGGER.name)
+    await send(directory, request("POST", f"{INCREMENT}?timeout_s=4", b'{"request_id":"b0dy"}'))
+    (record,) = [record for record in caplog.records if record.name == LOGGER.name]
+    assert record.levelno == logging.DEBUG
+    assert "path=/v1/counters/default/increment status=200 caller=unix socket" in record.getMessage()
+    assert "b0dy" not in caplog.text
+
+
+@pytest.mark.parametrize(
+    ("method", "target", "expected"),
+    [("POST", INCREMENT, (504, "outcome_unknown")), ("GET", "/v1/status", (503, "timeout"))],
+)
+async def test_service_that_hangs_is_given_up_after_the_guard(
+    server: ControlServer,
+    service: MemoryService,
+    directory: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    method: str,
+    target: str,
+    expected: tuple[int, str],
+) -> None:
+    monkeypatch.setattr(server_module, "_GUARD_S", 0.02)
+    service.hang = True
+    answer = await send(directory, request(method, f"{target}?timeout_s=0.1"))
+    assert answer.error == expected
+
+
+# --- roles --------------------------------------------------------------------------------------
+
+
+def client_context(authority: Authority, directory: Path, role: str | None) -> ssl.SSLContext:
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
+    context.check_hostname = False
+    context.load_verify_locations(cadata=authority.ca_pem)
+    if role is not None:
+        certificate, key = authority.issue("caller", role)
+        path = directory / f"{role}.pem"
+        path.write_text(certificate + key)
+        context.load_cert_chain(path)
+    return context
+
+
+@pytest.mark.parametrize("role", [None, "viewer", "operator", "node", "stranger"])
+async def test_roles_over_tls_follow_the_table(
+    server: ControlServer, tls_port: int, authority: Authority, directory: Path, role: str | None
+) -> None:
+    reader, writer = await asyncio.open_connection(
+        "127.0.0.1", tls_port, ssl=client_context(authority, directory, role)
+    )
+    for route in wire.ROUTES:
+        if route.stream:
+            continue
+        writer.write(request(route.method, route.template.replace("{name}", "abc")))
+        answer = await read_answer(reader)
+        allowed = wire.role_allows(role, route.role)
+        assert (answer.status == 403) is not allowed, route
+        if not allowed:
+            assert answer.error == (403, "access_denied")
+            assert answer.headers.get("connection") != "close"
+    writer.close()
+
+
+async def test_denied_caller_cannot_make_the_server_read_a_body(
+    server: ControlServer, service: MemoryService, tls_port: int, authority: Authority, directory: Path
+) -> None:
+    reader, writer = await asyncio.open_connection(
+        "127.0.0.1", tls_port, ssl=client_context(authority, directory, "viewer")
+    )
+    # Answered although the body never comes.
+    writer.write(request("POST", INCREMENT, b"", "Content-Length: 1000"))
+    answer = await read_answer(reader)
+    assert answer.error == (403, "access_denied")
+    assert answer.headers["connection"] == "close"
+    assert service.calls == []
+    writer.close()
+
+
+async def test_removed_member_loses_its_role_on_an_open_connection(
+    service: MemoryService,
+    authority: Authority,
+    directory: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(server_module, "_IDENTITY_S", -1.0)
+    removed: set[str] = set()
+
+    def who(ssl_object: Any) -> tuple[str, str] | None:
+        found = identify(ssl_object)
+        return None if found is None or found[0] in removed else found
+
+    server = build_server(service, logger=LOGGER, identify=who)
+    listener = await asyncio.get_running_loop().create_server(
+        lambda: Handover(server), "127.0.0.1", 0, ssl=authority.server_context(directory)
+    )
+    reader, writer = await asyncio.open_connection(
+        *listener.sockets[0].getsockname(), ssl=client_context(authority, directory, "operator")
+    )
+    writer.write(request("POST", INCREMENT, b"{}"))
+    assert (await read_answer(reader)).status == 200
+    removed.add("caller")
+    writer.write(request("POST", INCREMENT, b"{}"))
+    assert (await read_answer(reader)).status == 403
+    writer.close()
+    listener.close()
+    await server.close()
+
+
+# --- watch --------------------------------------------------------------------------------------
+
+
+async def read_chunk(reader: asyncio.StreamReader) -> bytes:
+    async with asyncio.timeout(5):
+        size = int(await reader.readline(), 16)
+        return (await reader.readexactly(size + 2))[:-2]
+
+
+async def test_watch_gives_the_present_value_then_changes_and_ends_with_the_client(
+    server: ControlServer, service: MemoryService, directory: Path
+) -> None:
+    await send(directory, request("POST", INCREMENT, b"{}"))
+    async with connected(directory) as (reader, writer):
+        writer.write(request("GET", "/v1/counters/default/watch"))
+        head = await reader.readuntil(b"\r\n\r\n")
+        assert b"200" in head
+        assert b"application/x-ndjson" in head
+        assert json.loads(await read_chunk(reader))["value"] == 1
+        await send(directory, request("POST", INCREMENT, b"{}"))
+        line = await read_chunk(reader)
+        assert json.loads(line) == {
+            "schema_version": 1, "name": "default", "value": 2, "value_string": "2", "index": 2,
+        }  # fmt: skip
+        assert line.endswith(b"\n")
+        assert service.watchers == 1
+    async with asyncio.timeout(5):
+        await service.watch_ended.wait()
+    assert service.watchers == 0
+
+
+async def test_watch_sends_blank_lines_while_nothing_happens(
+    server: ControlServer, service: MemoryService, directory: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    assert wire.KEEPALIVE_LINE_S <= 10
+    monkeypatch.setattr(wire, "KEEPALIVE_LINE_S", 0.02)
+    service.counters["default"] = 1
+    async with connected(directory) as (reader, writer):
+        writer.write(request("GET", "/v1/counters/default/watch"))
+        await reader.readuntil(b"\r\n\r\n")
+        assert [await read_chunk(reader) for _ in range(3)][1:] == [b"\n", b"\n"]
+
+
+async def test_watch_of_an_unknown_counter_is_a_plain_error(server: ControlServer, directory: Path) -> None:
+    answer = await send(directory, request("GET", "/v1/counters/nope/watch"))
+    assert answer.error == (404, "not_found")
+
+
+async def test_watch_failure_in_the_stream_is_its_last_line(
+    server: ControlServer, service: MemoryService, directory: Path
+) -> None:
+    service.counters["default"] = 1
+    async with connected(directory) as (reader, writer):
+        writer.write(request("GET", "/v1/counters/default/watch"))
+        await reader.readuntil(b"\r\n\r\n")
+        await read_chunk(reader)
+        service.fail = NoLeader("gone")
+        async with service.changed:
+            service.changed.notify_all()
+        assert json.loads(await read_chunk(reader))["error"] == {"code": "no_leader", "message": "gone"}
+        assert await read_chunk(reader) == b""
+
+
+async def test_watch_that_hangs_before_its_first_line_times_out(
+    server: ControlServer, service: MemoryService, directory: Path
+) -> None:
+    service.hang = True
+    answer = await send(directory, request("GET", "/v1/counters/default/watch?timeout_s=0.1"))
+    assert answer.error == (503, "timeout")
+    assert service.watchers == 0
+
+
+# --- the socket, and the end ----------------------------------------------------------------------
+
+
+async def test_socket_is_private_and_removed_at_the_end(service: MemoryService, directory: Path) -> None:
+    path = directory / "s"
+    server = build_server(service, logger=LOGGER)
+    previous = os.umask(0)
+    try:
+        await server.start_unix(path)
+        assert os.umask(0) == 0
+    finally:
+        os.umask(previous)
+    assert stat.S_IMODE(path.stat().st_mode) == 0o600
+    await server.close()
+    assert not path.exists()
+    await server.close()
+
+
+async def test_socket_of_a_dead_process_is_replaced(service: MemoryService, directory: Path) -> None:
+    path = directory / "control.sock"
+    with socket.socket(socket.AF_UNIX) as dead:
+        dead.bind(str(path))
+        dead.listen()
+    server = build_server(service, logger=LOGGER)
+    await server.start_unix(path)
+    assert (await send(directory, request("GET", "/v1/health"))).status == 200
+    await server.close()
+
+
+async def test_socket_of_a_live_process_is_a_conflict_and_stays(
+    server: ControlServer, service: MemoryService, directory: Path
+) -> None:
+    second = build_server(service, logger=LOGGER)
+    with pytest.raises(Conflict, match="stop it first"):
+        await second.start_unix(directory / "control.sock")
+    await second.close()
+    assert (await send(directory, request("GET", "/v1/health"))).status == 200
+
+
+async def test_socket_path_that_is_a_file_is_a_conflict(service: MemoryService, directory: Path) -> None:
+    path = directory / "file"
+    path.write_text("precious")
+    server = build_server(service, logger=LOGGER)
+    with pytest.raises(Conflict, match="not a socket"):
+        await server.start_unix(path)
+    assert path.read_text() == "precious"
+
+
+@pytest.mark.parametrize("name", ["no/such/dir/s", "x" * 120])
+async def test_socket_that_cannot_be_made_is_a_storage_error(
+    service: MemoryService, directory: Path, name: str
+) -> None:
+    server = build_server(service, logger=LOGGER)
+    with pytest.raises(StorageError, match="cannot make the control socket"):
+        await server.start_unix(directory / name)
+
+
+async def test_close_lets_a_running_request_finish(
+    server: ControlServer, service: MemoryService, directory: Path
+) -> None:
+    service.hang = True
+    async with connected(directory) as (reader, writer), connected(directory) as (idle, _):
+        writer.write(request("POST", INCREMENT, b"{}"))
+        await service.entered.wait()
+        closing = asyncio.create_task(server.close())
+        # Idle connections end at once, and nobody gets in any more.
+        async with asyncio.timeout(1):
+            assert await idle.read() == b""
+        with pytest.raises((ConnectionError, FileNotFoundError)):
+            await send(directory, request("GET", "/v1/health"))
+        service.release.set()
+        assert (await read_answer(reader)).json["value"] == 1
+        async with asyncio.timeout(1):
+            await closing
+
+
+async def test_close_ends_watches_with_a_last_line_and_hung_requests_by_force(
+    server: ControlServer, service: MemoryService, directory: Path
+) -> None:
+    service.counters["default"] = 1
+    async with connected(directory) as (watch, watcher), connected(directory) as (hung, writer):
+        watcher.write(request("GET", "/v1/counters/default/watch"))
+        await watch.readuntil(b"\r\n\r\n")
+        await read_chunk(watch)
+        service.hang = True
+        service.entered.clear()
+        writer.write(request("POST", INCREMENT, b"{}"))
+        await service.entered.wait()
+        async with asyncio.timeout(3):
+            await server.close(timeout_s=0.05)
+        assert json.loads(await read_chunk(watch))["error"]["code"] == "unavailable"
+        assert await hung.read() == b""

@@ -1,0 +1,311 @@
+"""The table of routes, its decoder and the OpenAPI file derived from it."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from cyoloctl import errors, model
+from cyoloctl.control import client, server, wire
+from cyoloctl.errors import BodyTooLarge, InvalidInput
+
+OPENAPI = Path(wire.__file__).with_name("openapi.json")
+INCREMENT = wire.path_for("counter_increment", "x")[0]
+INVITE = wire.path_for("member_invite")[0]
+JOIN = wire.path_for("join")[0]
+LIST = wire.path_for("counter_list")[0]
+
+GOOD_JOIN: dict[str, Any] = {
+    "name": "n2",
+    "secret": "good",
+    "request_pem": "-----BEGIN CERTIFICATE REQUEST-----\nAAAA\n-----END CERTIFICATE REQUEST-----\n",
+    "sealing_key": "A" * 43 + "=",
+    "address": "[::1]:4000",
+}
+
+
+def test_name_pattern_equals_the_models() -> None:
+    assert wire.NAME_PATTERN == model.NAME_PATTERN
+
+
+def test_body_defaults_are_filled_in() -> None:
+    assert INCREMENT.read_body(b"{}") == {"by": 1, "request_id": None}
+    assert INCREMENT.read_body(b"") == {"by": 1, "request_id": None}
+    assert INVITE.read_body(b'{"name":"n"}') == {"name": "n", "learner": False, "ttl_s": 3600}
+
+
+@pytest.mark.parametrize(
+    ("raw", "says"),
+    [
+        (b'{"by":true}', "'by'"),
+        (b'{"by":1.0}', "'by'"),
+        (b'{"by":1e3}', "'by'"),
+        (b'{"by":"1"}', "'by'"),
+        (b'{"by":null}', "'by'"),
+        (b'{"by":0}', "'by'"),
+        (b'{"by":-1}', "'by'"),
+        (b'{"by":9223372036854775808}', "'by'"),
+        (b'{"by":' + b"9" * 5000 + b"}", "not JSON"),
+        (b'{"by":NaN}', "NaN"),
+        (b'{"by":-Infinity}', "Infinity"),
+        (b'{"by":1,"by":2}', "'by': is given twice"),
+        (b'{"request_id":""}', "'request_id'"),
+        (b'{"request_id":"a b"}', "'request_id'"),
+        (b'{"request_id":"\\ud800"}', "'request_id'"),
+        (b'{"request_id":"' + b"a" * 129 + b'"}', "'request_id'"),
+        (b'{"request_id":5}', "'request_id'"),
+        (b'{"bye":1}', "'bye' is unknown"),
+        (b'{"\\u001b[2J\\ud800":1}', "unknown"),
+        (b'{"by":{}}', "'by'"),
+        (b"[1]", "must be a JSON object"),
+        (b"null", "must be a JSON object"),
+        (b"{", "not JSON"),
+        (b'{"by":1} x', "not JSON"),
+        (b"\xff\xfe", "UTF-8"),
+        (b"\xef\xbb\xbf{}", "not JSON"),
+        (b"[" * 100_000, "nests too deeply"),
+        (b'{"by":' * 300 + b"1" + b"}" * 300, "nests too deeply"),
+        (b"\x1f\x8b\x08\x00", "UTF-8"),
+    ],
+)
+def test_increment_body_malformed_is_refused_naming_the_reason(raw: bytes, says: str) -> None:
+    with pytest.raises(InvalidInput) as caught:
+        INCREMENT.read_body(raw)
+    assert says in caught.value.message
+    assert "\x1b" not in json.loads(wire.encode_error(caught.value))["error"]["message"]
+
+
+def test_body_past_one_mebibyte_is_too_large() -> None:
+    padding = b" " * (wire.MAX_BODY_BYTES - 2)
+    assert INCREMENT.read_body(b"{}" + padding) == {"by": 1, "request_id": None}
+    with pytest.raises(BodyTooLarge):
+        INCREMENT.read_body(b"{}" + padding + b" ")
+
+
+@given(st.binary(max_size=200))
+def test_decoder_any_bytes_give_a_body_or_invalid_input(raw: bytes) -> None:
+    for route in wire.ROUTES:
+        try:
+            body = route.read_body(raw)
+        except InvalidInput:
+            continue
+        assert set(body) == set(route.body_fields)
+
+
+@given(st.text(max_size=80))
+def test_query_any_text_gives_values_or_invalid_input(text: str) -> None:
+    try:
+        query = LIST.read_query(text)
+    except InvalidInput:
+        return
+    assert set(query) == set(LIST.query_fields)
+
+
+@pytest.mark.parametrize("key", sorted(GOOD_JOIN))
+def test_join_body_missing_field_is_refused_naming_it(key: str) -> None:
+    body = {name: value for name, value in GOOD_JOIN.items() if name != key}
+    with pytest.raises(InvalidInput, match=f"'{key}': is required"):
+        JOIN.check_body(body)
+
+
+@pytest.mark.parametrize(
+    ("key", "value"),
+    [
+        ("name", "../etc"),
+        ("secret", "s3cr3t \n"),
+        ("request_pem", "pem\x00"),
+        ("request_pem", "p" * 65537),
+        ("sealing_key", "A" * 42),
+        ("address", "host"),
+        ("address", "host:0"),
+        ("address", "host:99999"),
+    ],
+)
+def test_join_body_bad_value_is_refused_without_repeating_it(key: str, value: str) -> None:
+    assert JOIN.check_body(GOOD_JOIN) == GOOD_JOIN
+    with pytest.raises(InvalidInput) as caught:
+        JOIN.check_body({**GOOD_JOIN, key: value})
+    assert f"'{key}'" in caught.value.message
+    assert value not in caught.value.message
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        ("", {}),
+        ("limit=7&after=abc&consistency=stale&timeout_s=0.5", None),
+        ("after=a%2Db", None),
+        ("&&", {}),
+    ],
+)
+def test_query_good_is_read(text: str, expected: dict[str, Any] | None) -> None:
+    values = LIST.read_query(text)
+    if expected is not None:
+        assert values == LIST.query_defaults
+    elif "limit" in text:
+        assert values == {"limit": 7, "after": "abc", "consistency": "stale", "timeout_s": 0.5}
+    else:
+        assert values["after"] == "a-b"
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "limit=0", "limit=1001", "limit=1e2", "limit=-1", "limit=", "limit=\u0663", "limit=1&limit=1",
+        "after=A", "after=", "consistency=eventual", "timeout_s=nan", "timeout_s=inf", "timeout_s=0.05",
+        "timeout_s=301", "timeout_s=1e1", "timeout_s=", "what=1", "limit", "after=%ff",
+        "after=" + "a" * 5000,
+    ],
+)  # fmt: skip
+def test_query_bad_is_refused(text: str) -> None:
+    with pytest.raises(InvalidInput):
+        LIST.read_query(text)
+
+
+@pytest.mark.parametrize("route", wire.ROUTES, ids=lambda route: route.operation)
+def test_match_every_route_is_found_by_its_own_path(route: wire.Route) -> None:
+    assert wire.match(route.method, route.template.replace("{name}", "abc")) == (
+        route,
+        "abc" if route.has_name else "",
+    )
+
+
+@pytest.mark.parametrize(
+    "path",
+    [
+        "", "/", "*", "/v1", "/v1/", "/v2/status", "/v1/status/", "/v1//status", "/v1/counters/", "/V1/status",
+        "/v1/counters/a/", "/v1/counters/a/increment/", "/v1/counters/a/b/increment", "/v1/counters/a/nope",
+        "/v1/../v1/status", "/v1/counters/../status/x", "//v1/status", "x/v1/status", "/v1/status%2f",
+    ],
+)  # fmt: skip
+def test_match_other_paths_are_not_found(path: str) -> None:
+    found = [wire.match(method, path) for method in ("GET", "POST")]
+    # "/v1/counters/" is a counter with an empty name, which check_name refuses.
+    assert all(item is None or item[1] == "" for item in found)
+    for item in found:
+        if item is not None:
+            with pytest.raises(InvalidInput):
+                wire.check_name(item[1])
+
+
+def test_match_node_named_like_a_fixed_path_is_still_reachable() -> None:
+    found = wire.match("GET", "/v1/members/invitations")
+    assert found is not None
+    assert (found[0].operation, found[1]) == ("member_show", "invitations")
+    assert wire.allowed_methods("/v1/members/invitations") == ["GET", "POST"]
+
+
+def test_path_for_traversal_in_the_name_is_refused() -> None:
+    for name in ("../status", "a/b", "", "A", "a?b", "a%2e", "a\r\nX: y"):
+        with pytest.raises(InvalidInput):
+            wire.path_for("counter_get", name)
+
+
+def test_roles_each_may_do_what_the_ones_before_it_may() -> None:
+    for rank, have in enumerate(wire.ROLES):
+        assert [wire.role_allows(have, need) for need in wire.ROLES] == [
+            need_rank <= rank for need_rank in range(len(wire.ROLES))
+        ]
+    assert not wire.role_allows(None, "viewer")
+    assert not wire.role_allows("admin", "viewer")
+    assert wire.role_allows(None, "none")
+
+
+@pytest.mark.parametrize("cls", errors.error_classes(), ids=lambda cls: cls.__name__)
+def test_error_survives_encoding(cls: type[errors.CyoloctlError]) -> None:
+    decoded = wire.decode_error(json.loads(wire.encode_error(cls("why, and what to do"))))
+    assert type(decoded) is cls
+    assert decoded.message == "why, and what to do"
+
+
+def test_error_unknown_code_gives_the_root() -> None:
+    decoded = wire.decode_error({"error": {"code": "from_the_future", "message": "a\x1b[2Jb"}})
+    assert type(decoded) is errors.CyoloctlError
+    assert "\x1b" not in decoded.message
+
+
+@pytest.mark.parametrize(
+    "value", [{}, {"error": None}, {"error": {"code": 1, "message": "x"}}, {"error": []}]
+)
+def test_error_of_another_shape_is_no_error(value: dict[str, Any]) -> None:
+    assert wire.decode_error(value) is None
+
+
+def test_encode_object_adds_the_schema_version_and_is_ascii() -> None:
+    assert json.loads(wire.encode_object({"a": "\u00e9\ud800"})) == {"schema_version": 1, "a": "\u00e9\ud800"}
+    assert wire.encode_object({"schema_version": 1}) == b'{"schema_version":1}'
+
+
+def test_openapi_file_is_what_the_module_prints() -> None:
+    printed = subprocess.run(
+        [sys.executable, "-W", "error", "-m", "cyoloctl.control.wire"], capture_output=True, check=True
+    )
+    assert OPENAPI.read_bytes() == printed.stdout, (
+        "stale: python -m cyoloctl.control.wire > cyoloctl/control/openapi.json"
+    )
+
+
+@pytest.mark.parametrize("route", wire.ROUTES, ids=lambda route: route.operation)
+def test_openapi_describes_every_route_with_every_error(route: wire.Route) -> None:
+    document = json.loads(OPENAPI.read_bytes())
+    operation = document["paths"][route.template][route.method.lower()]
+    assert operation["operationId"] == route.operation
+    assert operation["x-role"] == route.role
+    assert set(operation["responses"]) == {"200"} | {str(cls.http_status) for cls in wire.route_errors(route)}
+    for cls in wire.route_errors(route):
+        response = operation["responses"][str(cls.http_status)]
+        assert f"`{cls.code}`" in response["description"]
+        assert response["content"]["application/json"]["schema"]["$ref"].endswith("/Error")
+    assert {field["name"] for field in operation["parameters"]} == set(route.query_fields) | (
+        {"name"} if route.has_name else set()
+    )
+    properties = (
+        operation.get("requestBody", {})
+        .get("content", {})
+        .get("application/json", {})
+        .get("schema", {})
+        .get("properties", {})
+    )
+    assert set(properties) == set(route.body_fields)
+
+
+def test_openapi_references_all_resolve_and_nothing_is_left_over() -> None:
+    document = json.loads(OPENAPI.read_bytes())
+    used = {part.split('"')[0] for part in OPENAPI.read_text().split('"#/components/schemas/')[1:]}
+    assert used == set(document["components"]["schemas"])
+    assert {path for path in document["paths"]} == {route.template for route in wire.ROUTES}
+    assert document["openapi"].startswith("3.1")
+
+
+def test_every_route_has_a_call_in_the_server_and_a_method_in_the_client() -> None:
+    operations = {route.operation for route in wire.ROUTES}
+    assert set(server._OPERATIONS) | {"openapi", "counter_watch"} == operations
+    for operation in operations - {"counter_increment", "counter_decrement"}:
+        assert callable(getattr(client.Client, operation))
+
+
+def test_client_import_loads_nothing_slow() -> None:
+    code = (
+        "import sys, cyoloctl.control.client; slow = {'ssl', 'asyncio', 'http.client', 'email', 'dataclasses', "
+        "'pathlib', 'urllib.parse', 'yaml', 'rich', 'typer', 'cryptography', 'aiohttp', 'inspect'}; "
+        "print(sorted(slow & set(sys.modules)))"
+    )
+    ran = subprocess.run(
+        [
+            sys.executable,
+            "-I",
+            "-S",
+            "-c",
+            f"import sys; sys.path.insert(0, {str(Path(wire.__file__).parents[2])!r}); {code}",
+        ],
+        capture_output=True,
+        check=True,
+    )
+    assert ran.stdout == b"[]\n"

@@ -1,0 +1,584 @@
+"""Commands, results, the request tables and snapshots of the composite state machine."""
+
+from __future__ import annotations
+
+import json
+from hashlib import sha256
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from cyoloctl import errors
+from cyoloctl.machines import (
+    LIMITS,
+    MAX_COMMAND_BYTES,
+    Composite,
+    CounterMachine,
+    Limits,
+    TableLimits,
+    decode_command,
+    decode_result,
+    decode_result_with_index,
+    describe_command,
+    encode_command,
+    refusal_reason,
+)
+
+VECTORS = Path(__file__).parent.parent / "vectors" / "command"
+MINUTE_MS = 60_000
+HOUR_MS = 60 * MINUTE_MS
+
+
+def add(
+    request_id: str, by: int = 1, *, name: str = "default", automatic: bool = False, time_unix_ms: int = 0
+) -> bytes:
+    return encode_command(
+        "counter",
+        "add",
+        {"name": name, "by": by},
+        request_id=request_id,
+        automatic=automatic,
+        time_unix_ms=time_unix_ms,
+    )
+
+
+def code_of(result: bytes) -> str | None:
+    error = json.loads(result).get("error")
+    return None if error is None else error["code"]
+
+
+# --- the codec
+
+
+def test_encode_command_of_an_increment_is_the_documented_bytes() -> None:
+    data = encode_command(
+        "counter", "add", {"name": "a", "by": -5}, request_id='r"1', automatic=True, time_unix_ms=7
+    )
+    assert data == b'\x01["counter","add",{"by":-5,"name":"a"},"r\\"1",true,7]'
+
+
+def test_decode_command_returns_what_was_encoded() -> None:
+    arguments = {"text": "é\ud800\x00", "deep": [{"x": None, "y": [True, -(2**63)]}]}
+    data = encode_command("m", "o", arguments, request_id="\\~!", automatic=False, time_unix_ms=2**53)
+    assert decode_command(data)[:6] == ("m", "o", arguments, "\\~!", False, 2**53)
+
+
+def test_decode_command_digest_is_the_same_for_a_retry_with_another_stamp_only() -> None:
+    first = decode_command(add("a", time_unix_ms=1)).digest
+    assert decode_command(add("b", time_unix_ms=99, automatic=True)).digest == first
+    assert decode_command(add("a", 2, time_unix_ms=1)).digest != first
+
+
+@pytest.mark.parametrize("request_id", ["", "x" * 129, "a b", "é", "\n", "\x7f", 5, None])
+def test_encode_command_bad_request_id_is_invalid_input(request_id: Any) -> None:
+    with pytest.raises(errors.InvalidInput, match="request id"):
+        add(request_id)
+
+
+@pytest.mark.parametrize("time_unix_ms", [-1, 2**53 + 1, 1.0, True])
+def test_encode_command_bad_time_is_invalid_input(time_unix_ms: Any) -> None:
+    with pytest.raises(errors.InvalidInput, match="proposer time"):
+        add("r", time_unix_ms=time_unix_ms)
+
+
+def nested(depth: int) -> Any:
+    value: Any = []
+    for _ in range(depth):
+        value = [value]
+    return value
+
+
+CYCLE: list[Any] = []
+CYCLE.append(CYCLE)
+
+
+@pytest.mark.parametrize(
+    "value",
+    [1.0, float("nan"), b"x", (1,), {1: 2}, {"a"}, 2**65, 10**5000, nested(20), CYCLE, "[" * 201, [[]] * 300],
+    ids=lambda v: type(v).__name__,
+)
+def test_encode_command_argument_that_would_be_malformed_is_invalid_input(value: Any) -> None:
+    with pytest.raises(errors.InvalidInput):
+        encode_command("m", "o", {"x": value}, request_id="r", automatic=False, time_unix_ms=0)
+
+
+def test_encode_command_above_512_kib_is_invalid_input() -> None:
+    spare = MAX_COMMAND_BYTES - len(
+        encode_command("m", "o", {"x": ""}, request_id="r", automatic=False, time_unix_ms=0)
+    )
+    fits = encode_command("m", "o", {"x": "a" * spare}, request_id="r", automatic=False, time_unix_ms=0)
+    assert len(decode_command(fits).arguments["x"]) == spare
+    with pytest.raises(errors.InvalidInput, match="send less"):
+        encode_command("m", "o", {"x": "a" * (spare + 1)}, request_id="r", automatic=False, time_unix_ms=0)
+
+
+def test_decode_result_of_a_success_is_value_and_first_index() -> None:
+    result = Composite().apply(12, add("r", 3))
+    assert decode_result(result) == {"name": "default", "value": 3}
+    assert decode_result_with_index(result) == (12, {"name": "default", "value": 3})
+    assert refusal_reason(result) is None
+
+
+@pytest.mark.parametrize(
+    ("code", "kind"),
+    [
+        ("counter_overflow", errors.CounterOverflow),
+        ("outcome_unknown", errors.OutcomeUnknown),
+        ("invitation_rejected", errors.InvitationRejected),
+        ("already_exists", errors.AlreadyExists),
+        ("of_a_newer_release", errors.CyoloctlError),
+    ],
+)
+def test_decode_result_of_a_refusal_raises_the_error_of_its_code(
+    code: str, kind: type[errors.CyoloctlError]
+) -> None:
+    data = json.dumps({"error": {"code": code, "message": "m", "reason": "why"}, "index": 1})
+    canonical = data.replace(": ", ":").replace(", ", ",").encode()
+    with pytest.raises(errors.CyoloctlError) as caught:
+        decode_result(canonical)
+    assert type(caught.value) is kind
+    assert caught.value.message == "m"
+    assert refusal_reason(canonical) == "why"
+
+
+@pytest.mark.parametrize(
+    "data",
+    [
+        b"",
+        b"null",
+        b"[]",
+        b"{}",
+        b'{"index":1}',
+        b'{"index":true,"value":{}}',
+        b'{"index":1,"value":[]}',
+        b'{"error":{},"index":1}',
+        b'{"error":{"code":1,"message":""},"index":1}',
+        b"\xff",
+        b"[" * 100_000,
+        b'{"index":1, "value":{}}',
+    ],
+)
+def test_decode_result_of_other_bytes_is_an_internal_error(data: bytes) -> None:
+    with pytest.raises(errors.InternalError):
+        decode_result(data)
+
+
+def test_describe_command_hides_digests_and_keys() -> None:
+    data = encode_command(
+        "members",
+        "invite",
+        {"name": "n1", "learner": False, "secret_sha256": "ab" * 32, "expires_unix_ms": 5},
+        request_id="r",
+        automatic=True,
+        time_unix_ms=4,
+    )
+    assert describe_command(data) == (
+        "members.invite request_id=r automatic=true time_unix_ms=4 "
+        'expires_unix_ms=5 learner=false name="n1" secret_sha256=(hidden)'
+    )
+    assert describe_command(b"\xffab") == "malformed command of 3 bytes"
+
+
+# --- malformed commands
+
+BODY = '["counter","add",{"by":1,"name":"a"},"r",false,5]'
+MALFORMED = {
+    "empty": b"",
+    "version only": b"\x01",
+    "not ascii": b"\x01" + BODY.replace('"a"', '"é"').encode(),
+    "not utf-8": b"\x01\xff\xfe",
+    "too long": b"\x01" + b" " * MAX_COMMAND_BYTES,
+    "deep arrays": b"\x01" + b"[" * 100_000,
+    "deep objects": b"\x01" + b'{"a":' * 100_000,
+    **{
+        name: b"\x01" + body.encode()
+        for name, body in {
+            "leading space": " " + BODY,
+            "trailing newline": BODY + "\n",
+            "space inside": BODY.replace(",5", ", 5"),
+            "trailing data": BODY + "[]",
+            "null": "null",
+            "number": "1",
+            "six characters": '"abcdef"',
+            "object of six": '{"a":1,"b":1,"c":1,"d":1,"e":1,"f":1}',
+            "five fields": BODY.replace(",5]", "]"),
+            "seven fields": BODY.replace("]", ",1]"),
+            "machine is a number": BODY.replace('"counter"', "1"),
+            "machine is a list": BODY.replace('"counter"', "[]"),
+            "operation is null": BODY.replace('"add"', "null"),
+            "unknown machine": BODY.replace('"counter"', '"toaster"'),
+            "unknown operation": BODY.replace('"add"', '"melt"'),
+            "unknown members operation": BODY.replace('"counter","add"', '"members","melt"'),
+            "arguments are a list": BODY.replace('{"by":1,"name":"a"}', '["by"]'),
+            "arguments missing": BODY.replace('{"by":1,"name":"a"}', "{}"),
+            "argument too many": BODY.replace('"a"}', '"a","x":1}'),
+            "argument renamed": BODY.replace('"by"', '"bx"'),
+            "duplicate key": BODY.replace('{"by":1', '{"by":1,"by":1'),
+            "keys out of order": BODY.replace('"by":1,"name":"a"', '"name":"a","by":1'),
+            "id empty": BODY.replace('"r"', '""'),
+            "id with space": BODY.replace('"r"', '"r r"'),
+            "id too long": BODY.replace('"r"', '"' + "r" * 129 + '"'),
+            "id is a number": BODY.replace('"r"', "7"),
+            "id needlessly escaped": BODY.replace('"r"', '"\\u0072"'),
+            "automatic is 0": BODY.replace("false", "0"),
+            "automatic is null": BODY.replace("false", "null"),
+            "time negative": BODY.replace(",5]", ",-1]"),
+            "time minus zero": BODY.replace(",5]", ",-0]"),
+            "time beyond 2**53": BODY.replace(",5]", f",{2**53 + 1}]"),
+            "time a float": BODY.replace(",5]", ",5.0]"),
+            "time with exponent": BODY.replace(",5]", ",5e0]"),
+            "time true": BODY.replace(",5]", ",true]"),
+            "time text": BODY.replace(",5]", ',"5"]'),
+            "time NaN": BODY.replace(",5]", ",NaN]"),
+            "time Infinity": BODY.replace(",5]", ",Infinity]"),
+            "time of 5000 digits": BODY.replace(",5]", "," + "9" * 5000 + "]"),
+            "by true": BODY.replace(":1,", ":true,"),
+            "by a float": BODY.replace(":1,", ":1.0,"),
+            "by text": BODY.replace(":1,", ':"1",'),
+            "by above 2**63": BODY.replace(":1,", f":{2**63 + 1},"),
+            "by below -2**63": BODY.replace(":1,", f":{-(2**63) - 1},"),
+            "by of 5000 digits": BODY.replace(":1,", ":" + "1" * 5000 + ","),
+            "name empty": BODY.replace('"a"', '""'),
+            "name upper case": BODY.replace('"a"', '"A"'),
+            "name with newline": BODY.replace('"a"', '"a\\n"'),
+            "name not ascii": BODY.replace('"a"', '"\\u00e9"'),
+            "name a lone surrogate": BODY.replace('"a"', '"\\ud800"'),
+            "name a list": BODY.replace('"a"', "[]"),
+            "name null": BODY.replace('"a"', "null"),
+        }.items()
+    },
+}
+
+
+def test_apply_of_the_body_that_the_malformed_cases_change_is_accepted() -> None:
+    assert decode_result(Composite().apply(1, b"\x01" + BODY.encode())) == {"name": "a", "value": 1}
+
+
+@pytest.mark.parametrize("command", MALFORMED.values(), ids=MALFORMED.keys())
+def test_apply_malformed_command_is_refused_and_changes_nothing(command: bytes) -> None:
+    composite = Composite()
+    composite.apply(1, add("first", time_unix_ms=3))
+    before = composite.digest()
+    assert code_of(composite.apply(2, command)) == "invalid_input"
+    assert composite.digest() == before
+
+
+@pytest.mark.parametrize("version", [0, 2, 255])
+def test_apply_command_of_another_version_is_a_version_mismatch(version: int) -> None:
+    composite = Composite()
+    before = composite.digest()
+    assert code_of(composite.apply(1, bytes([version]) + BODY.encode())) == "version_mismatch"
+    assert composite.digest() == before
+
+
+def test_apply_when_a_machine_has_a_bug_answers_internal_and_is_not_remembered() -> None:
+    class Broken(CounterMachine):
+        def apply(self, *_: Any) -> dict[str, Any]:
+            raise ZeroDivisionError
+
+    composite = Composite()
+    composite._machines["counter"] = Broken()
+    before = composite.digest()
+    assert code_of(composite.apply(1, add("r", time_unix_ms=4))) == "internal"
+    assert composite.digest() == before
+
+
+# --- exactly once
+
+
+@pytest.mark.parametrize("automatic", [False, True])
+@pytest.mark.parametrize("again_automatic", [False, True])
+def test_apply_same_id_again_gives_the_first_bytes_and_changes_nothing(
+    automatic: bool, again_automatic: bool
+) -> None:
+    composite = Composite()
+    first = composite.apply(1, add("r", 2, automatic=automatic, time_unix_ms=5))
+    composite.apply(2, add("other", time_unix_ms=6))
+    before = composite.digest()
+    assert composite.apply(3, add("r", 2, automatic=again_automatic, time_unix_ms=900)) == first
+    assert composite.digest() == before
+    assert composite.time_unix_ms == 6
+
+
+def test_apply_same_id_with_another_command_is_a_conflict_and_changes_nothing() -> None:
+    composite = Composite()
+    composite.apply(1, add("r", 2))
+    before = composite.digest()
+    with pytest.raises(errors.Conflict, match="another command"):
+        decode_result(composite.apply(2, add("r", 3, time_unix_ms=8)))
+    assert composite.digest() == before
+
+
+def test_apply_same_id_after_a_refusal_gives_the_first_refusal() -> None:
+    composite = Composite()
+    composite.apply(1, add("a", 2**63 - 1))
+    first = composite.apply(2, add("b", 1))
+    assert code_of(first) == "counter_overflow"
+    composite.apply(3, add("c", -10))
+    assert composite.apply(4, add("b", 1)) == first
+
+
+def test_apply_same_id_after_a_malformed_command_is_applied() -> None:
+    composite = Composite()
+    assert code_of(composite.apply(1, b"\x01" + BODY.replace(":1,", ":true,").encode())) == "invalid_input"
+    assert decode_result(composite.apply(2, b"\x01" + BODY.encode())) == {"name": "a", "value": 1}
+
+
+def test_apply_client_ids_are_remembered_to_the_bound_then_the_oldest_goes() -> None:
+    small = Limits(
+        client=TableLimits(soft=3, keep_ms=0, hard=3, expiry_ms=HOUR_MS), automatic=LIMITS.automatic
+    )
+    composite = Composite(limits=small)
+    for n in range(4):
+        composite.apply(n, add(f"r{n}"))
+    composite.apply(5, add("r1"))
+    assert composite.counters.get("default") == 4
+    composite.apply(6, add("r0"))
+    assert composite.counters.get("default") == 5
+
+
+def test_apply_client_id_is_remembered_for_24_hours_of_replicated_time() -> None:
+    composite = Composite()
+    composite.apply(1, add("r", time_unix_ms=1))
+    composite.apply(2, add("x", time_unix_ms=24 * HOUR_MS))
+    composite.apply(3, add("r", time_unix_ms=24 * HOUR_MS))
+    assert composite.counters.get("default") == 2
+    composite.apply(4, add("y", time_unix_ms=24 * HOUR_MS + 1))
+    composite.apply(5, add("r", time_unix_ms=24 * HOUR_MS + 1))
+    assert composite.counters.get("default") == 4
+
+
+def test_apply_forgotten_automatic_command_is_outcome_unknown_and_not_applied() -> None:
+    composite = Composite()
+    late = add("late", automatic=True, time_unix_ms=1000)
+    composite.apply(1, late)
+    composite.apply(2, add("x", automatic=True, time_unix_ms=1000 + 5 * MINUTE_MS))
+    before = composite.digest()
+    with pytest.raises(errors.OutcomeUnknown):
+        decode_result(composite.apply(3, late))
+    assert composite.digest() == before
+
+
+def test_apply_client_command_is_not_measured_by_the_horizon() -> None:
+    composite = Composite()
+    composite.apply(1, add("a", automatic=True, time_unix_ms=1000))
+    composite.apply(2, add("b", automatic=True, time_unix_ms=1000 + 5 * MINUTE_MS))
+    assert code_of(composite.apply(3, add("c", time_unix_ms=1))) is None
+
+
+def test_apply_horizon_is_the_highest_time_forgotten_not_the_last() -> None:
+    composite = Composite()
+    composite.apply(1, add("a", automatic=True, time_unix_ms=1000))
+    composite.apply(2, add("b", automatic=True, time_unix_ms=10))  # a slow clock
+    composite.apply(3, add("c", automatic=True, time_unix_ms=1000 + 5 * MINUTE_MS))
+    assert code_of(composite.apply(4, add("d", automatic=True, time_unix_ms=1000))) == "outcome_unknown"
+    assert code_of(composite.apply(5, add("d", automatic=True, time_unix_ms=1001))) is None
+
+
+def test_apply_automatic_at_33_a_second_tolerates_a_clock_nearly_5_minutes_behind() -> None:
+    composite = Composite()
+    for n in range(10_500):
+        composite.apply(n, add(f"r{n}", automatic=True, time_unix_ms=HOUR_MS + n * 31))
+    slow = composite.time_unix_ms - 5 * MINUTE_MS + 1000
+    assert code_of(composite.apply(10_500, add("slow", automatic=True, time_unix_ms=slow))) is None
+
+
+def test_apply_automatic_at_2500_a_second_tolerates_a_clock_10_s_behind() -> None:
+    composite = Composite()
+    for n in range(26_000):
+        composite.apply(n, add(f"r{n}", automatic=True, time_unix_ms=HOUR_MS + n * 2 // 5))
+    now = composite.time_unix_ms
+    assert code_of(composite.apply(1, add("slow", automatic=True, time_unix_ms=now - 9_990))) is None
+    assert code_of(composite.apply(1, add("slower", automatic=True, time_unix_ms=now - 10_200))) == (
+        "outcome_unknown"
+    )
+
+
+@pytest.mark.parametrize(("age_ms", "code"), [(19, None), (20, "outcome_unknown")])
+def test_apply_automatic_above_the_soft_limit_is_kept_until_its_age(age_ms: int, code: str | None) -> None:
+    tight = TableLimits(soft=1, keep_ms=20, hard=5, expiry_ms=5 * MINUTE_MS)
+    composite = Composite(limits=Limits(LIMITS.client, tight))
+    first = add("first", automatic=True, time_unix_ms=100)
+    composite.apply(1, first)
+    composite.apply(2, add("second", automatic=True, time_unix_ms=100 + age_ms))
+    assert code_of(composite.apply(3, first)) == code
+    assert composite.counters.get("default") == 2
+
+
+def test_apply_automatic_within_one_millisecond_is_bounded_by_50000() -> None:
+    composite = Composite(
+        limits=Limits(LIMITS.client, TableLimits(soft=2, keep_ms=10_000, hard=5, expiry_ms=5 * MINUTE_MS))
+    )
+    for n in range(6):
+        composite.apply(n, add(f"r{n}", automatic=True, time_unix_ms=7))
+    assert code_of(composite.apply(9, add("r1", automatic=True, time_unix_ms=7))) is None
+    assert composite.counters.get("default") == 6
+    assert code_of(composite.apply(9, add("r0", automatic=True, time_unix_ms=7))) == "outcome_unknown"
+    assert LIMITS.automatic.hard == 50_000
+
+
+def test_next_stamp_of_a_slow_clock_is_above_the_horizon_at_any_rate() -> None:
+    tight = TableLimits(soft=1, keep_ms=0, hard=1, expiry_ms=5 * MINUTE_MS)
+    composite = Composite(limits=Limits(LIMITS.client, tight))
+    for n in range(50):
+        stamp = composite.next_stamp(0 if n % 2 else HOUR_MS)
+        assert code_of(composite.apply(n, add(f"r{n}", automatic=True, time_unix_ms=stamp))) is None
+    assert composite.counters.get("default") == 50
+
+
+@pytest.mark.parametrize(("clock", "stamp"), [(-5, 101), (100, 101), (101, 101), (500, 500), (2**60, 2**53)])
+def test_next_stamp_is_the_clock_or_just_above_replicated_time(clock: int, stamp: int) -> None:
+    composite = Composite()
+    composite.apply(1, add("r", time_unix_ms=100))
+    assert composite.next_stamp(clock) == stamp
+
+
+def test_time_unix_ms_never_goes_back() -> None:
+    composite = Composite()
+    composite.apply(1, add("a", time_unix_ms=50))
+    composite.apply(2, add("b", time_unix_ms=20))
+    assert composite.time_unix_ms == 50
+
+
+# --- snapshots
+
+
+def filled() -> Composite:
+    composite = Composite()
+    for n in range(5):
+        composite.apply(n, add(f"c{n}", n, name=f"n{n}", time_unix_ms=n))
+        composite.apply(n, add(f"a{n}", -n, name=f"n{n}", automatic=True, time_unix_ms=n))
+    return composite
+
+
+def seal(content: bytes) -> bytes:
+    return b"\x01" + sha256(content).digest() + content
+
+
+def test_restore_of_a_snapshot_gives_the_same_state_and_answers() -> None:
+    composite = filled()
+    other = Composite()
+    other.restore(composite.snapshot())
+    assert other.snapshot() == composite.snapshot()
+    assert other.digest() == composite.digest()
+    assert other.time_unix_ms == composite.time_unix_ms
+    assert other.counters.list(None, 9) == composite.counters.list(None, 9)
+    again = add("c3", 3, name="n3")
+    assert other.apply(99, again) == composite.apply(99, again)
+
+
+def test_restore_keeps_machines_and_observers_and_tells_on_restore() -> None:
+    composite = Composite()
+    counters, calls = composite.counters, list[str]()
+    composite.counters.on_change = lambda name, value, index: calls.append(f"{name}={value}@{index}")
+    composite.on_restore = lambda: calls.append(f"restored {counters.get('n4')}")
+    composite.restore(filled().snapshot())
+    composite.apply(70, add("x", 1, name="n4"))
+    assert composite.counters is counters
+    assert calls == ["restored 0", "n4=1@70"]
+
+
+def test_restore_observer_that_raises_is_ignored() -> None:
+    composite = Composite()
+    composite.on_restore = lambda: 1 // 0  # type: ignore[assignment]  # the point of the test
+    composite.restore(filled().snapshot())
+    assert composite.digest() == filled().digest()
+
+
+def test_restore_keeps_the_horizon() -> None:
+    composite = Composite()
+    late = add("late", automatic=True, time_unix_ms=1)
+    composite.apply(1, late)
+    composite.apply(2, add("x", automatic=True, time_unix_ms=5 * MINUTE_MS + 1))
+    other = Composite()
+    other.restore(composite.snapshot())
+    assert code_of(other.apply(3, late)) == "outcome_unknown"
+
+
+def test_snapshot_of_the_same_state_by_another_history_is_the_same_bytes() -> None:
+    names = ["b", "a", "d", "c"]
+    snapshots = set()
+    for order in (names, sorted(names), names[::-1]):
+        composite = Composite()
+        for n, name in enumerate(order):
+            composite.apply(n, add(f"r{name}", 1, name=name))
+        composite.apply(9, add("last", 1, name="a", time_unix_ms=25 * HOUR_MS))
+        snapshots.add(composite.snapshot())
+    assert len(snapshots) == 1
+
+
+def test_restore_of_another_version_is_a_version_mismatch() -> None:
+    with pytest.raises(errors.VersionMismatch, match="version 2"):
+        Composite().restore(b"\x02" + filled().snapshot()[1:])
+
+
+def damaged_snapshots() -> dict[str, bytes]:
+    good = filled().snapshot()
+    content = good[33:]
+    length = int.from_bytes(content[:4], "big")
+    head, tables = content[4 : 4 + length], content[4 + length :]
+
+    def with_head(new: bytes, rest: bytes = tables) -> bytes:
+        return seal(len(new).to_bytes(4, "big") + new + rest)
+
+    def changed(old: bytes, new: bytes) -> bytes:
+        assert old in head
+        return with_head(head.replace(old, new, 1))
+
+    assert with_head(head) == good
+    client_entry = tables[4 : 4 + 1 + 2]
+    return {
+        "empty": b"",
+        "version only": b"\x01",
+        "cut": good[:-1],
+        "longer": good + b"\x00",
+        "checksum": good[:1] + bytes([good[1] ^ 1]) + good[2:],
+        "no content": seal(b""),
+        "head beyond the end": seal(b"\xff\xff\xff\xff" + content[4:]),
+        "head not json": with_head(b"nope"),
+        "head a list": with_head(b"[]"),
+        "head deep": with_head(b"[" * 200_000),
+        "head with a space": with_head(head.replace(b",", b", ", 1)),
+        "field missing": with_head(head.replace(b'"horizon_unix_ms":-1,', b"")),
+        "time bool": changed(b'"time_unix_ms":4', b'"time_unix_ms":true'),
+        "time negative": changed(b'"time_unix_ms":4', b'"time_unix_ms":-4'),
+        "time before its requests": changed(b'"time_unix_ms":4', b'"time_unix_ms":3'),
+        "horizon above time": changed(b'"horizon_unix_ms":-1', b'"horizon_unix_ms":5'),
+        "horizon below -1": changed(b'"horizon_unix_ms":-1', b'"horizon_unix_ms":-2'),
+        "machine missing": changed(b'"counter"', b'"bounter"'),
+        "counter a list": changed(b'{"n0":0,"n1":0,"n2":0,"n3":0,"n4":0}', b"[]"),
+        "counter with a bad name": changed(b'"n0"', b'"N0"'),
+        "counter too large": changed(b'"n0":0', b'"n0":9223372036854775808'),
+        "counter a float": changed(b'"n0":0', b'"n0":0.0'),
+        "tables missing": with_head(head, b""),
+        "one table": with_head(head, b"\x00\x00\x00\x00"),
+        "three tables": with_head(head, tables + b"\x00\x00\x00\x00"),
+        "too many requests": with_head(head, b"\xff\xff\xff\xff" + tables[4:]),
+        "request id with a space": with_head(head, tables.replace(client_entry, b"\x02c ", 1)),
+        "request id twice": with_head(head, tables.replace(b"\x02c1", b"\x02c0", 1)),
+        "request id in both tables": with_head(head, tables.replace(b"\x02a1", b"\x02c1", 1)),
+    }
+
+
+@pytest.mark.parametrize("data", damaged_snapshots().values(), ids=damaged_snapshots().keys())
+def test_restore_of_a_damaged_snapshot_is_a_storage_error_and_changes_nothing(data: bytes) -> None:
+    composite = Composite()
+    composite.apply(1, add("mine", 77))
+    before = composite.digest()
+    with pytest.raises(errors.StorageError, match="damaged"):
+        composite.restore(data)
+    assert composite.digest() == before
+    assert composite.counters.list(None, 5) == [("default", 77)]
+
+
+# --- vectors: the same bytes and results on every release and every Python version
+
+
+def test_apply_of_the_vector_session_gives_the_pinned_results_and_digest() -> None:
+    vector = json.loads((VECTORS / "session.json").read_text())
+    composite = Composite()
+    for step in vector["steps"]:
+        result = composite.apply(step["index"], b"\x01" + step["command"].encode())
+        assert json.loads(result) == step["result"], step["comment"]
+    assert composite.digest() == vector["digest"]
