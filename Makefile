@@ -6,7 +6,8 @@
 PYTHON ?= python3
 VENV ?= .venv
 BIN := $(VENV)/bin
-PIP := $(BIN)/python -m pip --disable-pip-version-check --quiet
+# Twice quiet: errors only.  (Debian 12's pip warns about how the old package pysyncobj is built.)
+PIP := $(BIN)/python -m pip --disable-pip-version-check -qq
 # More arguments, for example: make demo ARGS="--nodes 5", make pytest ARGS="tests/unit -x"
 ARGS ?=
 

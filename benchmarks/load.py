@@ -52,7 +52,8 @@ class Result:
 
     acknowledged counts every success, those of the warm-up and of the moments after the end too; rate, p50
     and p99 look at the measured window only.  errors holds the first few answers that were no success, or
-    connections that broke: a round with any is not a measurement.
+    connections that broke: a round with any is not a measurement.  generator_cpu is a share of one core;
+    members_cpu_ms, filled in by compare.py, the processor time that one write cost all members together.
     """
 
     acknowledged: int = 0
@@ -60,6 +61,7 @@ class Result:
     p50_ms: float = 0.0
     p99_ms: float = 0.0
     generator_cpu: float = 0.0
+    members_cpu_ms: float = 0.0
     errors: list[str] = field(default_factory=list)
 
 

@@ -62,9 +62,8 @@ class Config:
     """A node's configuration; every value is valid.
 
     listen: where this node accepts connections.  advertise: where the others
-    reach it.  genesis: the voters at the start of the log, which never
-    change.  peers: where to dial first, never this node itself; the log knows
-    the present members and addresses.
+    reach it.  peers: where to dial first, never this node itself; the log
+    knows the present members and addresses.
     """
 
     name: NodeName
@@ -72,7 +71,6 @@ class Config:
     cluster: NodeName
     listen: Address
     advertise: Address
-    genesis: tuple[NodeName, ...]
     storage: Storage = "disk"
     peers: Mapping[NodeName, Address] = field(default_factory=dict)
     log: LogConfig = LogConfig()
@@ -137,7 +135,6 @@ def parse_config(text: str, where: str = CONFIG_NAME) -> Config:
 
 def dump_config(config: Config) -> str:
     """node.yaml for a configuration, with comments; parse_config gives the same Config back."""
-    genesis = "".join(f"\n  - {_scalar(name)}" for name in config.genesis)
     peers = "".join(f"\n  {_scalar(name)}: {_scalar(str(addr))}" for name, addr in config.peers.items())
     return f"""\
 # The configuration of one cyoloctl node.  Edit it by hand, then restart the node.
@@ -158,9 +155,6 @@ advertise: {_scalar(str(config.advertise))}
 
 # Where the log is kept: disk, or memory (everything is lost when the node stops).
 storage: {config.storage}
-
-# The voters at the start of the log.  Do not change it; members come and go by `cyoloctl member`.
-genesis:{genesis}
 
 # Where to dial first, NAME: HOST:PORT.  The log knows the present addresses; correct
 # one here only when all the others moved while this node was away.
@@ -232,9 +226,7 @@ class _Fields:
         """The whole file."""
         # Before the names of fields: a newer file may have others.
         self._version()
-        self._only(
-            "schema_version", "name", "cluster", "listen", "advertise", "storage", "genesis", "peers", "log"
-        )
+        self._only("schema_version", "name", "cluster", "listen", "advertise", "storage", "peers", "log")
         cluster = _Fields(self._where, self._at, self._required("cluster"), "'cluster'")
         cluster._only("id", "name")
         log = self._fields("log")
@@ -252,7 +244,6 @@ class _Fields:
             cluster=cluster._name("name"),
             listen=listen,
             advertise=advertise,
-            genesis=self._names("genesis"),
             storage=cast(Storage, self._choice("storage", "disk", "memory")),
             peers=self._fields("peers")._addresses(),
             log=LogConfig(
@@ -321,18 +312,6 @@ class _Fields:
             return parse_name(self._text(node, what), what)
         except InvalidInput as error:
             raise self._error(node, error.message) from None
-
-    def _names(self, name: str) -> tuple[NodeName, ...]:
-        node = self._required(name)
-        if not isinstance(node, yaml.SequenceNode) or not node.value:
-            raise self._error(node, f"{name!r} must be a list of one or more names")
-        found: list[NodeName] = []
-        for item in node.value:
-            text = self._parsed_name(item, f"a name in {name!r}")
-            if text in found:
-                raise self._error(item, f"{text!r} is in {name!r} twice: remove one")
-            found.append(text)
-        return tuple(found)
 
     def _cluster_id(self, name: str) -> ClusterId:
         node = self._required(name)

@@ -70,8 +70,8 @@ def parse_address(text: str, what: str = "address") -> Address:
         or not host
         or len(host) > 253
         or any(c.isspace() or not c.isprintable() or c in "/@[]" for c in host)
-        or not (port_text.isascii() and port_text.isdigit())
-        or not 1 <= int(port_text[:6]) <= 65535
+        or not (port_text.isascii() and port_text.isdigit() and len(port_text) <= 5)
+        or not 1 <= int(port_text) <= 65535
     ):
         raise InvalidInput(
             f"{what} {text[:80]!r} is not valid: use HOST:PORT (or [IPV6]:PORT), port 1 to 65535"

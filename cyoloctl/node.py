@@ -109,14 +109,13 @@ class Node:
             )
             self.engine = Engine(
                 identity,
-                genesis=(),
                 journal=journal,
                 snapshots=snapshots,
                 machine=machine,
                 identify=self._identify_peer,
                 connect=_connector(peer_context),
-                describe=lambda: self.service.describe(),
-                on_call=lambda name, body: self.service.on_call(name, body),
+                describe=self._describe,
+                on_call=self._on_call,
             )
             self.service = Service(
                 config,
@@ -214,6 +213,14 @@ class Node:
             )
             self._stop_requested.set()
 
+    # The engine is made before the service that it asks.
+
+    def _describe(self) -> dict[str, Any]:
+        return self.service.describe()
+
+    async def _on_call(self, name: str, body: bytes) -> bytes:
+        return await self.service.on_call(name, body)
+
     def _identity(self, tls: Any) -> pki.Identity | None:
         try:
             identity = pki.identity_from_peer(tls, cluster_id=self._config.cluster_id)
@@ -235,11 +242,10 @@ class Node:
     def _founds_memory_cluster(self) -> bool:
         """True for the first node of an in-memory cluster, as long as it has not seen another member.
 
-        One that has must not begin a second cluster beside the members that live.
+        One that has, or that was granted its place by one, must not begin a
+        second cluster beside the members that live.
         """
-        if self._config.name not in self._config.genesis:
-            return False
-        return not (self._data_dir / _KNOWN_PEERS).exists()
+        return not self._config.peers and not (self._data_dir / _KNOWN_PEERS).exists()
 
     async def _remember_peers(self) -> None:
         path = self._data_dir / _KNOWN_PEERS
@@ -261,7 +267,9 @@ def _listen(address: Address) -> socket.socket:
         family, kind, protocol, _, where = found[0]
         listening = socket.socket(family, kind, protocol)
     except OSError as error:
-        raise ConfigError(f"cannot listen on {address}: {error.strerror}; correct `listen` in node.yaml") from None
+        raise ConfigError(
+            f"cannot listen on {address}: {error.strerror}; correct `listen` in node.yaml"
+        ) from None
     try:
         listening.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         listening.bind(where)
@@ -274,7 +282,9 @@ def _listen(address: Address) -> socket.socket:
                 f"cannot listen on {address}: another process uses this port; stop it, "
                 "or change `listen` in node.yaml"
             ) from None
-        raise ConfigError(f"cannot listen on {address}: {error.strerror}; correct `listen` in node.yaml") from None
+        raise ConfigError(
+            f"cannot listen on {address}: {error.strerror}; correct `listen` in node.yaml"
+        ) from None
     return listening
 
 
@@ -332,7 +342,11 @@ async def _run(data_dir: Path, config: Config, ready_fd: int | None) -> None:
 
 
 def run(
-    data_dir: Path, *, log_format: str | None = None, log_level: str | None = None, ready_fd: int | None = None
+    data_dir: Path,
+    *,
+    log_format: str | None = None,
+    log_level: str | None = None,
+    ready_fd: int | None = None,
 ) -> int:
     """Run the node of a data directory until it is told to stop; returns the exit status 0.
 
@@ -354,13 +368,19 @@ def run(
         if told:
             _log.error(
                 "node cannot go on",
-                extra={"code": error.code, "reason": error.message, "after_s": round(time.monotonic() - started, 1)},
+                extra={
+                    "code": error.code,
+                    "reason": error.message,
+                    "after_s": round(time.monotonic() - started, 1),
+                },
             )
         _say_error(ready_fd, error)
         raise
     except Exception as error:
         _log.critical("node ended by a bug", exc_info=True)
-        bug = InternalError(f"the node ended by a bug ({type(error).__name__}): report the last lines of its log")
+        bug = InternalError(
+            f"the node ended by a bug ({type(error).__name__}): report the last lines of its log"
+        )
         _say_error(ready_fd, bug)
         raise bug from error
     return 0

@@ -27,11 +27,11 @@ import ssl
 import stat
 import tempfile
 import warnings
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
-from typing import Any, Literal, TypeVar
+from typing import Any, Literal, TypeVar, cast
 
 from cryptography import x509
 from cryptography.exceptions import InvalidSignature, InvalidTag, UnsupportedAlgorithm
@@ -57,7 +57,7 @@ from cyoloctl.identity import (
     parse_cluster_id,
     parse_identity,
 )
-from cyoloctl.model import Address, ClusterId, NodeName, parse_address, parse_name
+from cyoloctl.model import Address, ClusterId, NodeName, Storage, parse_address, parse_name
 from cyoloctl.paths import make_private_directory, sync_directory, write_private
 
 __all__ = [
@@ -475,7 +475,7 @@ def decode_request(text: str) -> NodeRequest:
 class Grant:
     """An accepted grant: which cluster the node is in now.
 
-    genesis: the voters at the start of the log.  peers: where to dial first.
+    storage: where the cluster keeps its log, disk or memory.  peers: where to dial first.
     has_ca_key: whether this node can admit others.
     """
 
@@ -483,7 +483,7 @@ class Grant:
     cluster: NodeName
     name: NodeName
     learner: bool
-    genesis: tuple[NodeName, ...]
+    storage: Storage
     peers: Mapping[NodeName, Address]
     has_ca_key: bool
     certificate_expires_at: datetime
@@ -498,7 +498,7 @@ def grant(
     name: str,
     cluster: str,
     learner: bool,
-    genesis: Sequence[str],
+    storage: Storage,
     peers: Mapping[str, Address],
     now: datetime,
     days: int = MAX_CERTIFICATE_DAYS,
@@ -528,7 +528,7 @@ def grant(
         "learner": learner,
         "certificate_pem": certificate,
         "ca_pem": _pem(ca),
-        "genesis": [parse_name(item) for item in genesis],
+        "storage": storage,
         "peers": {parse_name(peer): str(address) for peer, address in peers.items()},
         "ca_key_sealed": sealed,
     }
@@ -567,16 +567,15 @@ def accept_grant(
         learner=bool,
         certificate_pem=str,
         ca_pem=str,
-        genesis=list,
+        storage=str,
         peers=dict,
         ca_key_sealed=(str, type(None)),
     )
     granted_id = parse_cluster_id(fields["cluster_id"])
     cluster = parse_name(fields["cluster"], "cluster name")
-    genesis = tuple(parse_name(_string(item, "grant")) for item in fields["genesis"])
     peers = {parse_name(key): parse_address(_string(item, "grant")) for key, item in fields["peers"].items()}
-    if not genesis or len(set(genesis)) != len(genesis):
-        raise _grant_error("its list of first voters is empty or names one twice")
+    if fields["storage"] not in ("disk", "memory"):
+        raise _grant_error("its storage is neither disk nor memory")
     if fields["name"] != name:
         raise _grant_error(f"it is not for {name!r}")
     if cluster_id is not None and granted_id != cluster_id:
@@ -627,7 +626,7 @@ def accept_grant(
         cluster=cluster,
         name=identity.name,
         learner=fields["learner"],
-        genesis=genesis,
+        storage=cast(Storage, fields["storage"]),
         peers=peers,
         has_ca_key=ca_key is not None,
         certificate_expires_at=certificate.not_valid_after_utc,

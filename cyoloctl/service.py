@@ -15,6 +15,7 @@ import os
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from datetime import UTC, datetime
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -226,6 +227,7 @@ class Service:
             member = members.get(name)
             peer = peers.get(name)
             info: Mapping[str, Any]
+            skew: float | None
             if name == self._config.name:
                 info, reachable, skew = self.describe(), True, 0.0
                 address = str(self._config.advertise)
@@ -343,7 +345,7 @@ class Service:
     async def join(
         self, *, name: str, secret: str, request_pem: str, sealing_key: str, address: str, timeout_s: float
     ) -> Json:
-        # The caller is nobody yet: what is wrong with its request must cost neither the token nor a log entry.
+        # The caller is nobody yet: a wrong request must cost neither the token nor a log entry.
         digest = pki.secret_sha256(secret)
         await self._engine.read_barrier(timeout_s=timeout_s)
         invitation = self._machine.members.invitation(digest)
@@ -393,7 +395,7 @@ class Service:
             name=name,
             cluster=self._config.cluster,
             learner=invitation.learner,
-            genesis=self._config.genesis,
+            storage=self._config.storage,
             peers=peers,
             now=datetime.now(UTC),
         )
@@ -510,7 +512,7 @@ class Service:
             reachable = sum(1 for row in voters_after if row["reachable"])
             if reachable < len(voters_after) // 2 + 1 and not force:
                 raise Conflict(
-                    f"without {name} only {reachable} of {len(voters_after)} voters are reachable, no majority: "
+                    f"without {name} {reachable} of {len(voters_after)} voters are reachable, no majority: "
                     "bring a member back first, or use --force --yes"
                 )
         if dry_run:
@@ -523,7 +525,7 @@ class Service:
             await self._engine.transfer_leadership(None, timeout_s=max(0.1, deadline - time.monotonic()))
             raise NoLeader("leadership is handed over before the leader is removed: try again")
         for raft_id in sorted(raft_ids):
-            await self._patiently(lambda left, r=raft_id: self._engine.remove(r, timeout_s=left), deadline)
+            await self._patiently(partial(self._engine.remove, raft_id), deadline)
         if member is not None:
             await self._apply(
                 "members",
@@ -536,19 +538,21 @@ class Service:
         _log.info("member removed", extra={"member": name})
         return answer
 
-    async def _patiently(self, change: Callable[[float], Awaitable[Any]], deadline: float) -> None:
+    async def _patiently(self, change: Callable[..., Awaitable[Any]], deadline: float) -> None:
         """Wait for another membership change to end; a refusal for good lasts to the deadline."""
         while True:
             left = deadline - time.monotonic()
             try:
-                await change(max(0.1, left))
+                await change(timeout_s=max(0.1, left))
                 return
             except Conflict:
                 if left <= 0.2:
                     raise
                 await asyncio.sleep(0.05)
 
-    def _removal(self, name: str, dry_run: bool, before: Mapping[str, Json], after: Mapping[str, Json]) -> Json:
+    def _removal(
+        self, name: str, dry_run: bool, before: Mapping[str, Json], after: Mapping[str, Json]
+    ) -> Json:
         def tolerance(rows: Mapping[str, Json]) -> int:
             voters = [row for row in rows.values() if row["role"] != "learner"]
             return sum(1 for row in voters if row["reachable"]) - (len(voters) // 2 + 1)
@@ -629,9 +633,7 @@ class Service:
         busy = False
         for member in members:
             if member.raft_id in status.removed:
-                await self._apply(
-                    "members", "remove", {"name": member.name}, request_id=None, timeout_s=5.0
-                )
+                await self._apply("members", "remove", {"name": member.name}, request_id=None, timeout_s=5.0)
             elif member.role == "voter" and member.raft_id not in status.voters:
                 busy = True
                 if member.raft_id in status.learners:
@@ -639,7 +641,12 @@ class Service:
                     _log.info("promoted", extra={"member": member.name})
         for raft_id in status.voters:
             # A member that keeps its log in memory came back under a new raft id.
-            if raft_id not in known and raft_id != self._raft_id and "~" in raft_id and len(status.voters) > 1:
+            if (
+                raft_id not in known
+                and raft_id != self._raft_id
+                and "~" in raft_id
+                and len(status.voters) > 1
+            ):
                 await self._engine.remove(raft_id, timeout_s=5.0)
         return busy
 

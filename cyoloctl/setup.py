@@ -138,7 +138,6 @@ def init_cluster(
                 cluster=cluster_name,
                 listen=listens,
                 advertise=shown,
-                genesis=(node_name,),
                 storage=cast(Storage, storage),
             )
             if config.storage == "disk":
@@ -147,9 +146,10 @@ def init_cluster(
         except AlreadyExists:
             raise  # somebody else makes a node here at the same time: the files are theirs
         except BaseException:
-            shutil.rmtree(data_dir / pki.PKI_DIRECTORY, ignore_errors=True)
-            for left in (pki.OPERATOR_FILE, "raft.db", "raft.db-wal", "raft.db-shm"):
-                (data_dir / left).unlink(missing_ok=True)
+            for made in (pki.PKI_DIRECTORY, pki.OPERATOR_FILE):
+                _remove(data_dir / made)
+            for path in _journal_files(data_dir):
+                _remove(path)
             raise
     return {
         **_description(config, data_dir, files.certificate_expires_at),
@@ -181,8 +181,10 @@ def join(
     pki_dir = data_dir / pki.PKI_DIRECTORY
     _refuse_another_ca(pki_dir / "ca.crt", token.ca_pem)
     with _private_directory(data_dir):
-        fresh = not os.path.lexists(pki_dir)
+        fresh = [path for path in (pki_dir, *_journal_files(data_dir)) if not os.path.lexists(path)]
         try:
+            # Before the token is spent: a journal that is there and is not this node's.
+            create_storage(data_dir, cluster_id=token.cluster_id, name=node_name, founder=False)
             request = pki.prepare_request(pki_dir, node_name, token.cluster_id)
             body = {
                 "name": node_name,
@@ -199,8 +201,8 @@ def join(
         except (OutcomeUnknown, Unavailable, ClientTimeout):
             raise  # the token may be redeemed already, and only for these keys
         except CyoloctlError:
-            if fresh:
-                shutil.rmtree(pki_dir, ignore_errors=True)
+            for path in fresh:
+                _remove(path)
             raise
         config = Config(
             name=node_name,
@@ -208,15 +210,25 @@ def join(
             cluster=granted.cluster,
             listen=listens,
             advertise=shown,
-            genesis=granted.genesis,
             peers={NodeName(peer): address for peer, address in granted.peers.items()},
         )
-        create_storage(data_dir, cluster_id=config.cluster_id, name=node_name, founder=False)
         write_config(data_dir / CONFIG_NAME, config, exclusive=True)
     return {
         **_description(config, data_dir, granted.certificate_expires_at),
         "learner": granted.learner,
     }
+
+
+def _journal_files(data_dir: Path) -> list[Path]:
+    # SQLite's write-ahead log and its index stand beside the journal.
+    return [data_dir / f"raft.db{suffix}" for suffix in ("", "-wal", "-shm")]
+
+
+def _remove(path: Path) -> None:
+    if path.is_dir():
+        shutil.rmtree(path, ignore_errors=True)
+    else:
+        path.unlink(missing_ok=True)
 
 
 def _refuse_another_ca(path: Path, ca_pem: str) -> None:

@@ -71,7 +71,7 @@ def get(session: Session, name: NameArgument = "default", stale: StaleOption = F
     session.value(document, _bare(document))
 
 
-@command(timeout_s=5.0)
+@command()
 def list_(session: Session, stale: StaleOption = False) -> None:
     """List every counter with its value."""
     client = session.client()

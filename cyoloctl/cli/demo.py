@@ -69,6 +69,46 @@ def _free_ports(count: int) -> list[int]:
             holder.close()
 
 
+class _Interrupts:
+    """SIGTERM and SIGHUP interrupt as Ctrl-C does, and none of them in a held moment.
+
+    Between the start of a process and the note of it, and while the processes
+    are ended, an interrupt would leave some running.
+    """
+
+    def __init__(self) -> None:
+        self._holds = 0
+        self._pending = False
+
+    def _interrupt(self, number: int, frame: object) -> None:
+        if not self._holds:
+            raise KeyboardInterrupt
+        self._pending = True
+
+    @contextmanager
+    def installed(self) -> Iterator[None]:
+        """Handle the signals inside."""
+        numbers = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
+        previous = {number: signal.signal(number, self._interrupt) for number in numbers}
+        try:
+            yield
+        finally:
+            for number, handler in previous.items():
+                signal.signal(number, handler)
+
+    @contextmanager
+    def held(self) -> Iterator[None]:
+        """Let an interrupt that comes inside take effect at the end."""
+        self._holds += 1
+        try:
+            yield
+        finally:
+            self._holds -= 1
+        if self._pending and not self._holds:
+            self._pending = False
+            raise KeyboardInterrupt
+
+
 @dataclass(slots=True)
 class _Demo:
     """The cluster of the demo and what it has shown so far."""
@@ -77,6 +117,7 @@ class _Demo:
     names: list[str]
     step_s: float
     quiet: bool
+    interrupts: _Interrupts
     processes: dict[str, NodeProcess] = field(default_factory=dict)
     steps: list[dict[str, Any]] = field(default_factory=list)
 
@@ -114,7 +155,8 @@ class _Demo:
         from cyoloctl.cli.launch import start_node
 
         began = time.monotonic()
-        self.processes[name] = start_node(self.node_dir(name))
+        with self.interrupts.held():
+            self.processes[name] = start_node(self.node_dir(name))
         self.processes[name].wait_ready(_READY_S)
         return time.monotonic() - began
 
@@ -271,21 +313,6 @@ def _final_status(demo: _Demo) -> dict[str, Any]:
     return document
 
 
-@contextmanager
-def _stop_signals() -> Iterator[None]:
-    """SIGTERM and SIGHUP interrupt as Ctrl-C does, so that the processes are ended."""
-
-    def interrupt(number: int, frame: object) -> None:
-        raise KeyboardInterrupt
-
-    previous = {number: signal.signal(number, interrupt) for number in (signal.SIGTERM, signal.SIGHUP)}
-    try:
-        yield
-    finally:
-        for number, handler in previous.items():
-            signal.signal(number, handler)
-
-
 def _prepare(session: Session) -> tuple[Path, bool]:
     """The directory, and whether it is ours to remove."""
     if not session.data_dir_given:
@@ -358,22 +385,32 @@ def demo(
     count = _node_count(nodes)
     directory, ours = _prepare(session)
     names = [f"n{number}" for number in range(1, count + 1)]
-    show = _Demo(directory, names, session.timeout_s, quiet=session.mode != "table")
+    interrupts = _Interrupts()
+    show = _Demo(directory, names, session.timeout_s, session.mode != "table", interrupts)
+    with interrupts.installed():
+        _carry_out(session, show, keep, ours)
+
+
+def _carry_out(session: Session, show: _Demo, keep: bool, ours: bool) -> None:
+    """Run, report, and end the processes.  ours: the directory is ours to remove."""
+    directory = show.directory
     running = False
     failed = True
     try:
-        with _stop_signals():
-            session.hint(f"{count} nodes in {directory}")
-            document = _run(show)
-            extra = _keep(show, names) if keep else {}
-            result = {"schema_version": 1, "ok": True, "steps": show.steps, "status": document, **extra}
-            _report(session, result, extra)
-            failed = False
-            running = keep
+        session.hint(f"{len(show.names)} nodes in {directory}")
+        document = _run(show)
+        extra = _keep(show, show.names) if keep else {}
+        result = {"schema_version": 1, "ok": True, "steps": show.steps, "status": document, **extra}
+        _report(session, result, extra)
+        failed = False
+        running = keep
     except CyoloctlError as error:
-        if not isinstance(error, Interrupted) and show.processes:
-            session.hint(f"a step did not hold; the logs stay in {directory}/*/node.log")
-        raise
+        if isinstance(error, Interrupted) or not show.processes:
+            raise
+        proved = ", ".join(step["step"] for step in show.steps) or "nothing"
+        raise type(error)(
+            f"{error.message} (the demo had shown: {proved}; the logs stay in {directory}/*/node.log)"
+        ) from error
     except KeyboardInterrupt:
         failed = False
         raise
@@ -382,7 +419,8 @@ def demo(
             for node in show.processes.values():
                 node.detach()
         else:
-            show.end()
+            with show.interrupts.held():
+                show.end()
             if ours and (not failed or not show.processes):
                 shutil.rmtree(directory, ignore_errors=True)
 

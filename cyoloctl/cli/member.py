@@ -82,7 +82,7 @@ def invite(
     session.hint(_NEXT.format(name=name))
 
 
-@command(timeout_s=5.0)
+@command()
 def list_(session: Session) -> None:
     """List the members with role and address."""
     document = session.client().member_list()
@@ -112,7 +112,7 @@ def _tolerance(document: dict[str, Any]) -> str:
     return f"failure tolerance {before} -> {after}"
 
 
-@command(timeout_s=30.0)
+@command()
 def remove(
     session: Session,
     name: NodeArgument,
@@ -142,7 +142,7 @@ def remove(
     output.write(f"{head}; {_tolerance(done)}\n")
 
 
-@command(timeout_s=10.0)
+@command()
 def transfer_leadership(
     session: Session,
     to: Annotated[

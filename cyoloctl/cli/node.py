@@ -2,16 +2,22 @@
 
 from __future__ import annotations
 
+import os
 import shlex
+import socket
+import struct
 import time
 from collections.abc import Callable
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from cyoloctl.cli.cluster import AdvertiseOption, ListenOption
 from cyoloctl.cli.common import Session, command, read_secret
 from cyoloctl.errors import Unavailable, Unreachable, UsageError
+
+if TYPE_CHECKING:
+    from cyoloctl.control.client import Client
 
 __all__ = ["COMMANDS"]
 
@@ -76,29 +82,66 @@ def start(
     session.hint(f"ready; stop it with: cyoloctl node stop -d {shlex.quote(str(session.data_dir))}")
 
 
+def _listener_pid(endpoint: str) -> int | None:
+    """The process that listens on a unix socket; None when it cannot be told (unix(7), SO_PEERCRED)."""
+    if not endpoint.startswith("unix://") or not hasattr(socket, "SO_PEERCRED"):
+        return None
+    with socket.socket(socket.AF_UNIX) as probe:
+        try:
+            probe.connect(endpoint.removeprefix("unix://"))
+            credentials = probe.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, struct.calcsize("3i"))
+        except OSError:
+            return None  # the client has the words for it
+    # 0: a process of another pid namespace, a container's.
+    return int(struct.unpack("3i", credentials)[0]) or None
+
+
+def _runs(client: Client, pid: int | None) -> bool:
+    """Whether the node still runs: its socket closes before its journal does, so ask for the process."""
+    if pid is not None:
+        try:
+            os.kill(pid, 0)
+        except ProcessLookupError:
+            return False
+        except PermissionError:
+            pass
+        return not _is_zombie(pid)
+    try:
+        client.health()
+    except Unreachable:
+        return False
+    except Unavailable:
+        pass
+    return True
+
+
+def _is_zombie(pid: int) -> bool:
+    """Whether a process has ended and only waits for its parent to notice (proc(5), stat)."""
+    try:
+        with open(f"/proc/{pid}/stat", encoding="ascii", errors="replace") as file:
+            return file.read().rpartition(")")[2].split()[0] == "Z"
+    except (OSError, IndexError):
+        return False
+
+
 @command(timeout_s=30.0)
 def stop(session: Session) -> None:
     """Hand leadership over, stop the node, and return when it is gone."""
     client = session.client()
     deadline = time.monotonic() + session.timeout_s
+    pid = _listener_pid(session.endpoints[0])
     client.stop()
-    while True:
-        try:
-            client.health()
-        except Unreachable:
-            break
-        except Unavailable:
-            pass
+    while _runs(client, pid):
         if time.monotonic() > deadline:
             raise Unavailable(
-                f"the node still answers after {session.timeout_s:g} s: it goes on stopping; "
+                f"the node still runs after {session.timeout_s:g} s: it goes on stopping; "
                 "wait, or look at its log"
             )
         time.sleep(_POLL_S)
     session.fields({"schema_version": 1, "stopped": True}, [("stopped", "yes")])
 
 
-@command(connects=False, timeout_s=30.0)
+@command(connects=False)
 def join(
     session: Session,
     name: Annotated[str, typer.Option("--name", metavar="NAME", help="The node's name, as it was invited.")],

@@ -130,8 +130,12 @@ def warnings(document: Mapping[str, Any], now_s: float) -> list[str]:
     """What needs a look, one sentence each, the gravest first."""
     cluster = document["cluster"]
     found: list[str] = []
-    if not cluster.get("leader"):
-        found.append("no leader: nothing can be written and only stale reads answer")
+    voters = [member for member in document["members"] if member.get("role") != "learner"]
+    up = sum(1 for member in voters if member.get("reachable"))
+    if up < (cluster.get("quorum") or 0):
+        found.append(f"no quorum: only {up} of {len(voters)} voters are reachable; nothing can be written")
+    elif not cluster.get("leader"):
+        found.append("no leader: nothing can be written, and only stale reads answer")
     elif cluster.get("failure_tolerance") == 0 and (cluster.get("voters") or 0) > 1:
         found.append("the next failure stops the cluster: bring a member back or add one")
     for member in document["members"]:

@@ -196,7 +196,7 @@ class _Trust:
         return f"<_Trust {self.cluster_id} (hidden)>"
 
     def context(self) -> ssl.SSLContext:
-        """The context.  Raises ConfigError when the credentials are damaged."""
+        """The context.  Raises ConfigError when the credentials are damaged, AccessDenied when expired."""
         if self._context is None:
             import ssl
 
@@ -209,12 +209,44 @@ class _Trust:
                 context.load_verify_locations(cadata=self._ca_pem)
                 if self._key_pem:
                     _load_chain(context, self._certificate_pem + "\n" + self._key_pem)
-            except (ssl.SSLError, ValueError, OSError):
+                    # Said here, because asyncio 3.11 to 3.14 drops the alert with which
+                    # a node refuses it (sslproto.py, _on_handshake_complete): we would
+                    # see a lost connection, and a write would look unknown.
+                    expired = _not_after(ssl.PEM_cert_to_DER_cert(self._certificate_pem)) < time.time()
+                    if expired:
+                        raise AccessDenied(f"{self._source}: its certificate has expired; get the file anew")
+            except (ssl.SSLError, ValueError, IndexError, OSError):
                 raise ConfigError(
                     f"{self._source}: its certificates or key cannot be used; get the file anew"
                 ) from None
             self._context = context
         return self._context
+
+
+def _not_after(der: bytes) -> int:
+    """When a certificate expires, in Unix seconds (RFC 5280 4.1); ssl tells it of peers' only.
+
+    Raises ValueError or IndexError for what is not a certificate.
+    """
+    import calendar
+
+    def read(data: bytes) -> tuple[int, bytes, bytes]:
+        length, start = data[1], 2
+        if length & 0x80:
+            start += length & 0x7F
+            length = int.from_bytes(data[2:start], "big")
+        return data[0], data[start : start + length], data[start + length :]
+
+    tag, _, rest = read(read(read(der)[1])[1])
+    if tag == 0xA0:  # the version, which comes before the serial number
+        _, _, rest = read(rest)
+    for _ in ("signature algorithm", "issuer"):
+        _, _, rest = read(rest)
+    tag, value, _ = read(read(read(rest)[1])[2])
+    text = value.decode("ascii")
+    if tag == 0x17:  # UTCTime has two digits of the year, 1950 to 2049
+        text = ("19" if text >= "50" else "20") + text
+    return calendar.timegm((int(text[:4]), *(int(text[i : i + 2]) for i in range(4, 14, 2))))
 
 
 def _load_chain(context: ssl.SSLContext, pem: str) -> None:
@@ -266,8 +298,9 @@ def _tls_failure(endpoint: str, error: ssl.SSLError) -> CyoloctlError | None:
 def _why(error: Exception) -> str:
     if isinstance(error, TimeoutError):
         return "timed out"
-    text = getattr(error, "strerror", None) or str(error) or type(error).__name__
-    return clean(str(text)[:1].lower() + str(text)[1:])
+    text: str = getattr(error, "strerror", None) or str(error) or type(error).__name__
+    # "No such file", but not "EOF occurred".
+    return clean(text if text[:2].isupper() else text[:1].lower() + text[1:])
 
 
 clean = wire.clean_text
@@ -347,6 +380,11 @@ class _Exchange:
         except OSError as error:
             # A node that refuses our certificate says so before it closes.
             self._raise_alert(error)
+            if not isinstance(error, TimeoutError):
+                try:
+                    self._sock.recv(1)
+                except OSError as last:
+                    self._raise_alert(last)
             raise _NotSent(f"while sending: {_why(error)}") from None
 
     def _raise_alert(self, error: OSError) -> None:
@@ -379,7 +417,7 @@ class _Exchange:
             if start > _MAX_LINE_BYTES or not self._buffer.startswith(prefix[:start]):
                 raise self.not_a_node()
             if not self._fill():
-                raise _Lost("connection lost: the node closed it before it answered")
+                raise _Lost("the node closed the connection before it answered")
         line = bytes(self._buffer[: end + 1])
         del self._buffer[: end + 1]
         return line

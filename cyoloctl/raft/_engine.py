@@ -6,12 +6,20 @@ import asyncio
 import contextlib
 import logging
 import random
-from collections.abc import Awaitable, Callable, Iterable, Mapping
+from collections.abc import Awaitable, Callable, Mapping
 from typing import Any
 
 from cyoloctl.errors import CyoloctlError, InternalError, NoLeader, OutcomeUnknown
 from cyoloctl.raft._journal import Journal
-from cyoloctl.raft._replica import Limits, Replica, ReplicaStatus, StateMachine, Timing
+from cyoloctl.raft._replica import (
+    DEFAULT_LIMITS,
+    DEFAULT_TIMING,
+    Limits,
+    Replica,
+    ReplicaStatus,
+    StateMachine,
+    Timing,
+)
 from cyoloctl.raft._snapshot import SnapshotStore
 from cyoloctl.raft._ticker import Ticker
 from cyoloctl.raft._transport import Connector, Identify, PeerIdentity, PeerInfo, PeerNetwork
@@ -34,7 +42,6 @@ class Engine:
         self,
         identity: PeerIdentity,
         *,
-        genesis: Iterable[str],
         journal: Journal,
         snapshots: SnapshotStore,
         machine: StateMachine,
@@ -42,8 +49,8 @@ class Engine:
         connect: Connector,
         describe: Callable[[], dict[str, Any]],
         on_call: Callable[[str, bytes], Awaitable[bytes]],
-        timing: Timing = Timing(),
-        limits: Limits = Limits(),
+        timing: Timing = DEFAULT_TIMING,
+        limits: Limits = DEFAULT_LIMITS,
     ) -> None:
         """describe: what `peers` of the other nodes show about this one, small JSON.
 
@@ -59,7 +66,6 @@ class Engine:
         rng = random.SystemRandom()
         self._replica = Replica(
             identity.raft_id,
-            genesis=genesis,
             journal=journal,
             snapshots=snapshots,
             machine=machine,
@@ -171,7 +177,9 @@ class Engine:
     def _no_leader(self, timeout_s: float) -> NoLeader:
         leader = self._replica.leader()
         if leader is None:
-            return NoLeader(f"no leader within {timeout_s:g} s: a majority of the voters must be up and connected")
+            return NoLeader(
+                f"no leader within {timeout_s:g} s: a majority of the voters must be up and connected"
+            )
         return NoLeader(f"the leader {leader} did not answer within {timeout_s:g} s: try again")
 
     async def add_voter(self, raft_id: str, *, timeout_s: float) -> int:

@@ -357,6 +357,7 @@ class SqliteStore:
             "journal_mode=WAL",
             "synchronous=FULL",
             "fullfsync=ON",  # macOS: fsync alone does not reach the platter
+            "checkpoint_fullfsync=ON",
             "wal_autocheckpoint=0",
             "cache_size=-512",  # KiB; the log itself is mirrored in memory
             "cache_spill=OFF",  # check_wal relies on it: a transaction writes each page once
@@ -370,6 +371,10 @@ class SqliteStore:
             if pragma == "journal_mode=WAL" and answer != ("wal",):
                 raise StorageError(f"{self.path} cannot be switched to WAL: use a local file system")
         self._check_format(connection)
+        # SQLite would go on in the recovered WAL, among what is left of a torn transaction, under the same
+        # salts.  Start it over: then check_wal finds the traces of one crash at most.
+        if connection.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchone()[0] != 0:
+            raise StorageError(f"{self.path} is busy: stop the programs that read it, {_RESTART}")
 
     def _lock(self) -> None:
         """One process at a time, held until close.
@@ -399,7 +404,6 @@ class SqliteStore:
             for statement in _SCHEMA:
                 connection.execute(statement)
             connection.execute("COMMIT")
-            connection.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchone()
             _sync_directory(self.path.parent)
             return
         if application != _APPLICATION_ID:
@@ -580,7 +584,7 @@ class Journal:
     stable storage before responding to RPCs").  All changes since the last sync
     become one transaction, so a tick costs one fdatasync.
 
-    store: where it lives; the journal owns it and closes it.
+    store: where it lives; the journal owns it and closes it, also when this raises.
     clock: seconds, monotonic; only for `fsync_p99_ms`.
     Raises what `Store.load` raises, and StorageError if what it returns is not
     one contiguous log.  A stored commit index is brought into first_index..last_index.
@@ -595,18 +599,21 @@ class Journal:
         self._durations_s: deque[float] = deque(maxlen=512)
         self._closed = False
         self.failed: StorageError | None = None
-        state = store.load()
-        record = Record() if state is None else state.record
-        self.entries: list[Entry] = [] if state is None else list(state.entries)
-        if state is not None:
+        try:
+            state = store.load() or StoredState(Record(), [])
             _verify(state, "the journal")
+            self._meta = _identity_of(state.record.identity)
+        except BaseException:
+            store.close()
+            raise
+        record = state.record
+        self.entries: list[Entry] = list(state.entries)
         self.byte_size = sum(len(entry[0]) for entry in self.entries)
         self.term = record.term
         self.vote = record.vote
         # Never above the last entry: what comes to stand there later need not be committed (a tail may
         # have been lost).  Never below the base, which is committed by definition.
         self.commit_index = min(max(record.commit_index, self.first_index), self.last_index)
-        self._meta = _identity_of(record.identity)
         self._identity = record.identity
         self._durable = record
         # Entries up to here are in the store as they are in memory.

@@ -280,10 +280,10 @@ class _SyncObj(vendor.SyncObj):  # type: ignore[misc]  # the vendor is untyped
 
     def others(self) -> set[Node]:
         """The other voters, as the log says."""
-        return self.__otherNodes  # type: ignore[no-any-return]
+        return self.__otherNodes
 
     def readonly(self) -> set[Node]:
-        return self.__readonlyNodes  # type: ignore[no-any-return]
+        return self.__readonlyNodes
 
     def set_others(self, nodes: set[Node]) -> None:
         self.__otherNodes = nodes
@@ -310,7 +310,7 @@ class _SyncObj(vendor.SyncObj):  # type: ignore[misc]  # the vendor is untyped
     def set_applied(self, index: int) -> None:
         """After a snapshot was restored: everything up to index is applied and committed."""
         self.__raftLastApplied = index
-        if self.__raftCommitIndex < index:
+        if self.commit_index() < index:
             self.__raftCommitIndex = index
             self.__raftLog.setRaftCommitIndex(index)
 
@@ -333,7 +333,9 @@ class _SyncObj(vendor.SyncObj):  # type: ignore[misc]  # the vendor is untyped
             self.__commandsWaitingCommit[index].append((term, callback))
         return int(index)
 
-    def send_acknowledgement(self, node: Node, *, next_index: int, success: bool, reset: bool = False) -> None:
+    def send_acknowledgement(
+        self, node: Node, *, next_index: int, success: bool, reset: bool = False
+    ) -> None:
         self.__sendNextNodeIdx(node, reset=reset, nextNodeIdx=next_index, success=success)
 
     def run_tick(self, *, may_campaign: bool) -> None:
@@ -408,4 +410,3 @@ class _SyncObj(vendor.SyncObj):  # type: ignore[misc]  # the vendor is untyped
 
 
 VendorEngine = _SyncObj
-

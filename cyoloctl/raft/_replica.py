@@ -56,6 +56,8 @@ from cyoloctl.raft._pysyncobj import (
 from cyoloctl.raft._snapshot import Receiver, SnapshotMeta, SnapshotStore, Transfer
 
 __all__ = [
+    "DEFAULT_LIMITS",
+    "DEFAULT_TIMING",
     "MAX_COMMAND_BYTES",
     "Limits",
     "Proposal",
@@ -117,11 +119,15 @@ class Limits:
     pending_commands: int = 20_000
     chunk_bytes: int = 256 * 1024
     compact_entries: int = 10_000
-    compact_bytes: int = 16 * 2**20
+    compact_bytes: int = 8 * 2**20
     keep_entries: int = 1_000
     """Entries kept below a snapshot, so that a peer that was briefly away needs none."""
     promote_lag: int = 64
     """A learner that trails by more entries is not made a voter."""
+
+
+DEFAULT_TIMING = Timing()
+DEFAULT_LIMITS = Limits()
 
 
 @dataclass(frozen=True, slots=True)
@@ -235,7 +241,7 @@ class Replica:
         self,
         raft_id: str,
         *,
-        genesis: Iterable[str],
+        genesis: Iterable[str] = (),
         journal: Journal,
         snapshots: SnapshotStore,
         machine: StateMachine,
@@ -243,17 +249,17 @@ class Replica:
         rng: random.Random,
         send: Callable[[str, Message], None],
         run_save: Callable[[Callable[[], None]], None],
-        timing: Timing = Timing(),
-        limits: Limits = Limits(),
+        timing: Timing = DEFAULT_TIMING,
+        limits: Limits = DEFAULT_LIMITS,
     ) -> None:
-        """genesis: the voters before the first log entry, the same on every member.
+        """genesis: voters before the first log entry, the same on every member; a log that
+        `create_storage` began needs none, since it names its founder.
 
         send(peer, message) must not raise and may drop; run_save(job) runs a
         blocking job, in a thread or at once, after which `tick` must be called.
         """
         self._id = raft_id
         self._me = Node(raft_id)
-        self._genesis = frozenset(genesis)
         self._journal = journal
         self._snapshots = snapshots
         self._machine = machine
@@ -270,7 +276,7 @@ class Replica:
         self._engine: VendorEngine
 
         # Configuration: what the snapshot (or genesis) says, then every membership entry above it.
-        self._base = _Configuration(self._genesis, frozenset())
+        self._base = _Configuration(frozenset(genesis), frozenset())
         self._base_index = 1
         self._changes: list[tuple[int, tuple[str, str]]] = []
         self._current = self._base
@@ -491,7 +497,8 @@ class Replica:
 
     def _lead(self, now: float, commit_before: int) -> None:
         engine = self._engine
-        if engine.commit_index() > commit_before and self._commit_notice_at is None:
+        if engine.commit_index() > commit_before:
+            # Under load the next entries carry the news; the notice is for the last one.
             self._commit_notice_at = now + self._timing.commit_notice_s
         self.replicate(heartbeat=False)
         if self._commit_notice_at is not None and now >= self._commit_notice_at:
@@ -535,7 +542,9 @@ class Replica:
             handover.callback(self.leader(), None)
         waiting, self._membership_waiting = self._membership_waiting, {}
         for _, callback in waiting.values():
-            callback(None, OutcomeUnknown("the leader changed while the membership changed: look at the members"))
+            callback(
+                None, OutcomeUnknown("the leader changed while the membership changed: look at the members")
+            )
 
     def _drop_leader_state(self) -> None:
         self._probing.clear()
@@ -796,7 +805,8 @@ class Replica:
                 callback(None, NoLeader("another leader replaced the membership change: try again"))
         if self._applied.removed != removed_before:
             _log.info(
-                "members removed", extra={"index": index, "removed": sorted(self._applied.removed - removed_before)}
+                "members removed",
+                extra={"index": index, "removed": sorted(self._applied.removed - removed_before)},
             )
         self.on_change()
 
@@ -915,10 +925,14 @@ class Replica:
     def _on_forward(self, node: Node, message: Message) -> None:
         identifier, commands = message["id"], message["commands"]
         if not self._engine.is_leader() or self._handover is not None:
-            self.send(node, {"type": "forward_result", "id": identifier, "results": [], "error": "not_leader"})
+            self.send(
+                node, {"type": "forward_result", "id": identifier, "results": [], "error": "not_leader"}
+            )
             return
         if len(self._pending) + len(commands) > self._limits.pending_commands:
-            self.send(node, {"type": "forward_result", "id": identifier, "results": [], "error": "overloaded"})
+            self.send(
+                node, {"type": "forward_result", "id": identifier, "results": [], "error": "overloaded"}
+            )
             return
         results: list[bytes] = [b""] * len(commands)
         left = len(commands)
@@ -1075,7 +1089,11 @@ class Replica:
             return
 
         def done(index: int | None, error: CyoloctlError | None) -> None:
-            if index is not None and self._told_commit.get(node, 0) < index and node in self._engine.connected:
+            if (
+                index is not None
+                and self._told_commit.get(node, 0) < index
+                and node in self._engine.connected
+            ):
                 self._replicate_to(node, heartbeat=True)
             self.send(node, {"type": "read_index_result", "id": identifier, "index": index})
 
@@ -1364,14 +1382,14 @@ class Replica:
             return False
         if term == engine.term() and engine.is_leader():
             # Cannot come from a correct peer: its message must not count.
-            _log.critical("a peer claims to lead in this leader's term", extra={"peer": node.id, "term": term})
+            _log.critical(
+                "a peer claims to lead in this leader's term", extra={"peer": node.id, "term": term}
+            )
             return False
         self._leader_seen_at = self._clock()
         self._prevote = None
         self._election_granted = False
-        engine.deliver(
-            node, {"type": "append_entries", "term": term, "commit_index": engine.commit_index()}
-        )
+        engine.deliver(node, {"type": "append_entries", "term": term, "commit_index": engine.commit_index()})
         return True
 
     def _on_append_entries(self, node: Node, message: Message) -> None:
@@ -1396,9 +1414,7 @@ class Replica:
             if own is not None and previous <= engine.commit_index():
                 raise StorageError(f"the log differs from the leader's at committed index {previous}")
             # Row 16: what is committed here matches any leader's log.
-            engine.send_acknowledgement(
-                node, next_index=engine.commit_index() + 1, success=False, reset=True
-            )
+            engine.send_acknowledgement(node, next_index=engine.commit_index() + 1, success=False, reset=True)
             return
         # Row 1: skip what is there already; never cut a matching tail.
         known = 0
@@ -1530,7 +1546,12 @@ class Replica:
         if offset < message["total"]:
             self.send(
                 node,
-                {"type": "snapshot_ack", "term": engine.term(), "digest": message["digest"], "offset": offset},
+                {
+                    "type": "snapshot_ack",
+                    "term": engine.term(),
+                    "digest": message["digest"],
+                    "offset": offset,
+                },
             )
             return
         self._receiving = None

@@ -52,7 +52,8 @@ class Ticker:
         finally:
             if not self._stopped:
                 at = max(self._next_deadline(), self._loop.time() + _SHORTEST_S)
-                # Most ticks come from input and most deadlines only move on: keep a timer that is early enough.
+                # Most ticks come from input and most deadlines only move on:
+                # keep a timer that is early enough.
                 if self._timer is None or self._timer.cancelled() or not self._armed_before(at):
                     if self._timer is not None:
                         self._timer.cancel()

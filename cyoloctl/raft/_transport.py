@@ -25,7 +25,15 @@ from typing import Any, Protocol, cast
 from cyoloctl.errors import CyoloctlError, NoLeader, OutcomeUnknown, Unavailable
 from cyoloctl.raft._wire import FrameReader, PeerProtocolError, decode, encode
 
-__all__ = ["PROTOCOL_VERSION", "Connector", "Identify", "PeerHandler", "PeerIdentity", "PeerInfo", "PeerNetwork"]
+__all__ = [
+    "PROTOCOL_VERSION",
+    "Connector",
+    "Identify",
+    "PeerHandler",
+    "PeerIdentity",
+    "PeerInfo",
+    "PeerNetwork",
+]
 
 PROTOCOL_VERSION = 1
 
@@ -353,8 +361,7 @@ class PeerNetwork:
     def _prefer(self, new: _Session, old: _Session) -> bool:
         if new.dialled == old.dialled:
             return True
-        smaller_dialled_new = new.dialled == (self.identity.name < new.name)
-        return smaller_dialled_new
+        return new.dialled == (self.identity.name < new.name)
 
     def _retire(self, session: _Session) -> None:
         """Nothing of it is delivered any more."""

@@ -178,7 +178,7 @@ def _entries(tail: bytes, shapes: Any, header: Message) -> list[tuple[bytes, int
     for shape in shapes:
         if type(shape) is not list or len(shape) != 3 or not all(map(_integer, shape)):
             raise PeerProtocolError("an entry is malformed")
-        if not _integer(previous) or not _integer(term) or not _integer(header.get("term")):
+        if type(previous) is not int or type(term) is not int or type(header.get("term")) is not int:
             raise PeerProtocolError("entries without their place")
         if shape[1] != previous + 1 or shape[2] < term or shape[2] > header["term"] or shape[0] < 1:
             raise PeerProtocolError("an entry is out of order")

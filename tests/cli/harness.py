@@ -39,9 +39,10 @@ def run(
 
 
 class Endpoint:
-    """A control socket in a thread.  answers: (method, path without query) -> object, error, or function of the body.
+    """A control socket in a thread.
 
-    lists of objects are streamed as NDJSON, one chunk an object.
+    answers: (method, path without query) -> object, error, function of the
+    body, or a list of objects, which is streamed as NDJSON, one chunk an object.
     """
 
     def __init__(self, directory: Path, answers: dict[tuple[str, str], Any]) -> None:

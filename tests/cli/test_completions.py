@@ -38,7 +38,12 @@ needs = {
 
 def _shell(*arguments: str, **settings: str) -> str:
     done = subprocess.run(
-        arguments, capture_output=True, text=True, timeout=LIMIT_S, check=False, env={**os.environ, **settings}
+        arguments,
+        capture_output=True,
+        text=True,
+        timeout=LIMIT_S,
+        check=False,
+        env={**os.environ, **settings},
     )
     assert (done.returncode, done.stderr) == (0, ""), done
     return done.stdout
@@ -62,7 +67,8 @@ def test_bash_completion_offers(words: list[str], expected: set[str]) -> None:
 @needs["bash"]
 def test_bash_completion_after_an_equals_sign_offers_values() -> None:
     script = (
-        'source "$1"; COMP_WORDS=(cyoloctl status --output = y); COMP_CWORD=4; _cyoloctl; echo "${COMPREPLY[*]}"'
+        'source "$1"; COMP_WORDS=(cyoloctl status --output = y); COMP_CWORD=4; _cyoloctl\n'
+        'echo "${COMPREPLY[*]}"'
     )
     assert _shell("bash", "--norc", "-c", script, "bash", str(COMPLETIONS / "cyoloctl.bash")) == "yaml\n"
 

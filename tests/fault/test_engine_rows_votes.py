@@ -65,6 +65,7 @@ def old_acknowledgement_story(cluster: Cluster) -> Outcome:
     cluster.crash("a", "d")
     cluster.held.clear()
     cluster.heal()
+    cluster.run(0.5)
     cluster.elect("c", "b", "e")
     cluster.run(1.0)
     y.result = early

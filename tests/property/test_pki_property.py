@@ -39,7 +39,6 @@ configs = st.builds(
     cluster=names,
     listen=addresses,
     advertise=addresses,
-    genesis=st.lists(names, min_size=1, max_size=4, unique=True).map(tuple),
     storage=st.sampled_from(["disk", "memory"]),
     peers=st.dictionaries(names, addresses, max_size=4),
     log=st.builds(

@@ -35,6 +35,7 @@ __all__ = [
     "Envelope",
     "Outcome",
     "PerfectJournal",
+    "QuietFile",
     "StockCluster",
     "StockMachine",
 ]
@@ -235,6 +236,7 @@ class Cluster(ABC):
         machine.applied = []
         machine.errors = []
         self._build(machine)
+        self.tick(name)  # before anything is delivered
 
     def crash(self, *names: str) -> None:
         """Processes die: connections break, memory is gone, the disk keeps what it must."""
@@ -488,7 +490,7 @@ class Cluster(ABC):
 # ---------------------------------------------------------------------------------------------
 
 
-class _QuietFile:
+class QuietFile:
     """``open`` for pysyncobj, which leaves files to the garbage collector: closed there, without a warning."""
 
     def __init__(self, *args: Any) -> None:
@@ -653,7 +655,7 @@ class StockCluster(Cluster):
         vendor.monotonicTime = self.clock_of(name)
         vendor.random = Luck(self, name, 1)
         vendor.createJournal = _open_journal
-        vendor_serializer.open = vendor_journal.open = _QuietFile
+        vendor_serializer.open = vendor_journal.open = QuietFile
         vendor.logger.disabled = vendor_serializer.logger.disabled = True  # thousands of lines, some stories
         try:
             yield
@@ -692,7 +694,6 @@ class StockCluster(Cluster):
             machine.engine = self.machine_class(machine, others, SyncObjConf(**settings), wire)
             machine.engine.wire = wire
             machine.engine._SyncObj__properies.add("wire")
-            machine.engine.doTick(0.0)
 
     def _tick(self, machine: Machine) -> None:
         with self.inside(machine.name):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import random
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from pathlib import Path
@@ -73,11 +74,11 @@ class OurCluster(Cluster):
         names: Iterable[str],
         *,
         directory: Path | None = None,
-        timing: Timing = Timing(),
-        limits: Limits = Limits(keep_entries=0),
+        timing: Timing | None = None,
+        limits: Limits | None = None,
         seed: int = 1,
     ) -> None:
-        self.timing, self.limits, self.seed = timing, limits, seed
+        self.timing, self.limits, self.seed = timing or Timing(), limits or Limits(keep_entries=0), seed
         self.founders = tuple(names)
         self.held_saves: dict[str, list[Callable[[], None]]] = {}
         self._lives = 0
@@ -91,7 +92,10 @@ class OurCluster(Cluster):
             directory = self.directory / name
             directory.mkdir()
         snapshots = SnapshotStore(None) if directory is None else None
-        return Machine(name, genesis, Disk(MemoryStore(), snapshots, directory))
+        return Machine(name, genesis, Disk(self._new_store(), snapshots, directory))
+
+    def _new_store(self) -> MemoryStore:
+        return MemoryStore()
 
     def _build(self, machine: Machine) -> None:
         disk: Disk = machine.disk
@@ -107,7 +111,7 @@ class OurCluster(Cluster):
             snapshots=snapshots,
             machine=state,
             clock=self.clock_of(name),
-            rng=Luck(self, name, self.seed * 1000 + self._lives),
+            rng=self._rng(name),
             send=lambda peer, message: self._send(machine, replica, peer, message),
             run_save=lambda job: self._run_save(name, job),
             timing=self.timing,
@@ -115,7 +119,9 @@ class OurCluster(Cluster):
         )
         replica.start()
         machine.engine = Running(replica, journal, snapshots, state)
-        self._after(machine, lambda: replica.tick())
+
+    def _rng(self, name: str) -> random.Random:
+        return Luck(self, name, self.seed * 1000 + self._lives)
 
     def _send(self, machine: Machine, replica: Replica, peer: str, message: Any) -> None:
         if machine.engine is None or machine.engine.replica is replica:
@@ -236,7 +242,8 @@ class OurCluster(Cluster):
         return self._ask(leader, f"demote {name}", lambda done: self.replica(leader).demote(name, done))
 
     def transfer(self, leader: str, to: str | None) -> Outcome:
-        return self._ask(leader, f"transfer {to}", lambda done: self.replica(leader).transfer_leadership(to, done))
+        replica = self.replica(leader)
+        return self._ask(leader, f"transfer {to}", lambda done: replica.transfer_leadership(to, done))
 
     def read(self, name: str) -> Outcome:
         return self._ask(name, "read", lambda done: self.replica(name).read(done))

@@ -164,7 +164,8 @@ class MemoryService:
                 seen = self.index
                 yield self._counter(name)
                 async with self.changed:
-                    await self.changed.wait_for(lambda: self.index != seen or self.fail is not None)
+                    while self.index == seen and self.fail is None:
+                        await self.changed.wait()
                 if isinstance(self.fail, CyoloctlError):
                     raise self.fail
         finally:

@@ -32,7 +32,7 @@ schema_version: 1
 name: n1
 cluster: {{id: "{CLUSTER_ID}", name: demo}}
 listen: 127.0.0.1:7700
-genesis: [n1]
+# the fifth line
 """
 
 FULL = Config(
@@ -41,7 +41,6 @@ FULL = Config(
     cluster=NodeName("demo"),
     listen=Address("::", 7700),
     advertise=Address("fd00::1", 7700),
-    genesis=(NodeName("n1"), NodeName("12"), NodeName("no")),
     storage="memory",
     peers={NodeName("1e3"): Address("10.0.0.2", 7700), NodeName("on"): Address("n3.example", 1)},
     log=LogConfig("json", "debug"),
@@ -65,7 +64,6 @@ def test_parse_config_of_a_minimal_file_fills_in_defaults() -> None:
         cluster=NodeName("demo"),
         listen=Address("127.0.0.1", 7700),
         advertise=Address("127.0.0.1", 7700),
-        genesis=(NodeName("n1"),),
     )
     assert (config.storage, dict(config.peers), config.log) == ("disk", {}, LogConfig("text", "info"))
 
@@ -76,7 +74,7 @@ def test_dump_config_of_names_that_yaml_takes_for_other_types_reads_back_the_sam
 
 def test_dump_config_has_a_comment_above_every_section() -> None:
     lines = dump_config(FULL).splitlines()
-    for section in ("name:", "cluster:", "listen:", "storage:", "genesis:", "peers:", "log:"):
+    for section in ("name:", "cluster:", "listen:", "storage:", "peers:", "log:"):
         (at,) = [number for number, line in enumerate(lines) if line.startswith(section)]
         assert lines[at - 1].startswith("# ")
 
@@ -117,9 +115,6 @@ DEFECTS = {
     "log format is unknown": (MINIMAL + "log: {format: xml}\n", 6, 15, "use text or json"),
     "log level is unknown": (MINIMAL + "log: {level: loud}\n", 6, 14, "use info or debug"),
     "log is empty": (MINIMAL + "log:\n", 6, 5, "'log' must be a mapping"),
-    "genesis is empty": (MINIMAL.replace("[n1]", "[]"), 5, 10, "a list of one or more names"),
-    "genesis is text": (MINIMAL.replace("[n1]", "n1"), 5, 10, "a list of one or more names"),
-    "genesis repeats": (MINIMAL.replace("[n1]", "[n1, n2, n1]"), 5, 19, "twice"),
     "peer address": (MINIMAL + "peers: {n2: nowhere}\n", 6, 13, "use HOST:PORT"),
     "peer name": (MINIMAL + "peers: {N2: a:1}\n", 6, 9, "use 1 to 63"),
     "anchor": (MINIMAL.replace("name: n1", "name: &a n1"), 2, 7, "anchors (&name) are not allowed"),

@@ -141,7 +141,8 @@ async def test_increment_over_the_socket_is_applied_and_answered(
     )
     assert answer.status == 200
     assert answer.json == {
-        "schema_version": 1, "name": "default", "value": 5, "value_string": "5", "index": 1, "request_id": "r1",
+        "schema_version": 1, "name": "default", "value": 5, "value_string": "5",
+        "index": 1, "request_id": "r1",
     }  # fmt: skip
     assert answer.headers["content-type"] == "application/json"
     assert answer.headers["cache-control"] == "no-store"
@@ -318,13 +319,14 @@ async def test_slow_head_is_cut_off(
 
 
 async def test_client_that_leaves_in_its_body_applies_nothing(
-    server: ControlServer, service: MemoryService, directory: Path
+    server: ControlServer, service: MemoryService, directory: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     async with connected(directory) as (_, writer):
         writer.write(request("POST", INCREMENT, b"", "Content-Length: 10") + b'{"by":1}')
         await writer.drain()
     assert (await send(directory, request("GET", "/v1/health"))).status == 200
     assert service.calls == []
+    assert caplog.records == []
 
 
 # --- failures -----------------------------------------------------------------------------------
@@ -479,7 +481,7 @@ async def read_chunk(reader: asyncio.StreamReader) -> bytes:
 
 
 async def test_watch_gives_the_present_value_then_changes_and_ends_with_the_client(
-    server: ControlServer, service: MemoryService, directory: Path
+    server: ControlServer, service: MemoryService, directory: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     await send(directory, request("POST", INCREMENT, b"{}"))
     async with connected(directory) as (reader, writer):
@@ -498,6 +500,7 @@ async def test_watch_gives_the_present_value_then_changes_and_ends_with_the_clie
     async with asyncio.timeout(5):
         await service.watch_ended.wait()
     assert service.watchers == 0
+    assert caplog.records == []
 
 
 async def test_watch_sends_blank_lines_while_nothing_happens(

@@ -91,7 +91,7 @@ TABLE: dict[str, Row] = {
     "logs": Row(),
     "service": Row(ours=f"{BASE} identity paths pki config tokens machines.* raft"),
     "node": Row(
-        ours=f"{BASE} identity logs paths pki config service tokens machines raft control.* routing.* gateway",
+        ours=f"{BASE} identity logs paths pki config service tokens machines raft control.* routing.* gateway"
     ),
     "cli.output": Row(ours=f"{BASE} control.wire", vendors="typer", lazy_vendors="rich yaml", quick=True),
     "cli.*": Row(

@@ -592,7 +592,7 @@ def answer(
         "name": pending.name,
         "cluster": "demo",
         "learner": learner,
-        "genesis": ["n1"],
+        "storage": "disk",
         "peers": {"n1": Address("10.0.0.1", 7700)},
         "now": NOW,
     }
@@ -609,7 +609,7 @@ def join(cluster: Cluster, directory: Path, name: str, *, learner: bool = False)
 def test_accept_grant_of_a_voter_makes_a_node_that_can_admit_others(cluster: Cluster, tmp_path: Path) -> None:
     granted = join(cluster, tmp_path / "n2", "n2")
     assert (granted.cluster_id, granted.cluster, granted.name) == (ID, "demo", "n2")
-    assert (granted.learner, granted.has_ca_key, granted.genesis) == (False, True, ("n1",))
+    assert (granted.learner, granted.has_ca_key, granted.storage) == (False, True, "disk")
     assert granted.peers == {"n1": Address("10.0.0.1", 7700)}
     files = pki.check_private_files(tmp_path / "n2", name="n2", cluster_id=ID, now=NOW)
     assert files.has_ca_key
@@ -676,7 +676,7 @@ def test_grant_for_another_name_or_cluster_than_requested_is_refused(cluster: Cl
         "learner",
         "certificate_pem",
         "ca_pem",
-        "genesis",
+        "storage",
         "peers",
         "schema_version",
     ],
@@ -710,9 +710,8 @@ def test_accept_grant_of_a_wrong_grant_writes_nothing(
         (good | {"more": 1}, "not a grant"),
         (good | {"learner": 0}, "not a grant"),
         (good | {"schema_version": True}, "not a grant"),
-        (good | {"genesis": [1]}, "not a grant"),
-        (good | {"genesis": []}, "first voters"),
-        (good | {"genesis": ["n1", "n1"]}, "first voters"),
+        (good | {"storage": 1}, "not a grant"),
+        (good | {"storage": "tape"}, "neither disk nor memory"),
         (good | {"peers": {"N1": "a:1"}}, "not valid"),
         (good | {"peers": {"n1": "nowhere"}}, "HOST:PORT"),
         (good | {"name": "n3"}, "not for 'n2'"),

@@ -1,0 +1,586 @@
+"""Clusters of real node processes, started through the command line, on loopback.
+
+Whatever a test does, `Cluster.close` ends every process that it started, by
+its pid.  Nothing here waits for time to pass: `wait_until` waits for a
+condition and fails at its deadline with what it last saw.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import http.client
+import json
+import os
+import random
+import shutil
+import signal
+import socket
+import ssl
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any, TypeVar
+
+from cyoloctl import pki
+from cyoloctl.control.client import Client
+from cyoloctl.errors import CyoloctlError, OutcomeUnknown, Unavailable, Unreachable
+from cyoloctl.identity import Identity
+from cyoloctl.model import ClusterId, NodeName
+from cyoloctl.paths import control_socket_path
+from cyoloctl.raft._wire import FrameReader, decode, encode
+
+__all__ = [
+    "Cluster",
+    "Node",
+    "Peer",
+    "Writers",
+    "assert_refused",
+    "free_port",
+    "http_exchange",
+    "issue_node",
+    "rss_kib",
+    "run",
+    "tls_connect",
+    "unix_connect",
+    "wait_until",
+]
+
+LIMIT_S = 30.0
+"""Deadline of a condition that usually holds within a second or two."""
+
+_POLL_S = 0.02
+_T = TypeVar("_T")
+
+# Failures after which the same request id may be sent again.
+RETRIED = (Unavailable, Unreachable, OutcomeUnknown)
+
+
+def environment(**changes: str) -> dict[str, str]:
+    """The environment of a node or command: ours, without any CYOLOCTL_*."""
+    kept = {name: value for name, value in os.environ.items() if not name.startswith("CYOLOCTL_")}
+    return {**kept, "PYTHONWARNINGS": "default", **changes}
+
+
+def wait_until(what: str, holds: Callable[[], _T], timeout_s: float = LIMIT_S) -> _T:
+    """The first true value of holds; errors of the product count as not yet."""
+    deadline = time.monotonic() + timeout_s
+    last: object = None
+    pause = threading.Event()
+    while True:
+        try:
+            value = holds()
+            if value:
+                return value
+            last = value
+        except (CyoloctlError, OSError) as error:
+            last = error
+        if time.monotonic() > deadline:
+            raise AssertionError(f"not within {timeout_s:g} s: {what}; last seen: {last!r}")
+        pause.wait(_POLL_S)
+
+
+_ports_given: set[int] = set()
+
+
+def free_port() -> int:
+    """A loopback port that nobody listens on and that this function never gave before.
+
+    Below the range of outgoing connections, so that none of those takes it meanwhile.
+    """
+    picker = random.Random()
+    while True:
+        port = picker.randrange(15_000, 32_000)
+        if port in _ports_given:
+            continue
+        with socket.socket() as probe:
+            try:
+                probe.bind(("127.0.0.1", port))
+            except OSError:
+                continue
+        _ports_given.add(port)
+        return port
+
+
+def run(*arguments: object, stdin: str = "", timeout_s: float = 60.0, **env: str) -> subprocess.CompletedProcess[str]:
+    """`cyoloctl arguments...` as a process without a terminal."""
+    return subprocess.run(
+        [sys.executable, "-m", "cyoloctl", *map(str, arguments)],
+        input=stdin,
+        capture_output=True,
+        text=True,
+        timeout=timeout_s,
+        env=environment(**env),
+        check=False,
+    )
+
+
+def assert_refused(result: subprocess.CompletedProcess[str], status: int, *words: str) -> None:
+    """Exit status, nothing on stdout, every word in the message, and no traceback."""
+    seen = f"status {result.returncode}, stdout {result.stdout!r}, stderr {result.stderr!r}"
+    assert result.returncode == status, seen
+    assert result.stdout == "", seen
+    assert "Traceback" not in result.stderr, seen
+    for word in words:
+        assert word in result.stderr, f"{word!r} is not in the message; {seen}"
+
+
+@dataclass(slots=True)
+class Node:
+    """One node: its data directory, and its process while it runs.
+
+    The process runs in the foreground, as our child, so that its exit status
+    is seen.  Its stdout and stderr are appended to files beside the directory.
+    """
+
+    directory: Path
+    name: str
+    port: int
+    process: subprocess.Popen[bytes] | None = None
+    log_level: str = "info"
+
+    @property
+    def address(self) -> str:
+        return f"127.0.0.1:{self.port}"
+
+    @property
+    def log_path(self) -> Path:
+        return self.directory.parent / f"{self.name}.log"
+
+    @property
+    def out_path(self) -> Path:
+        return self.directory.parent / f"{self.name}.out"
+
+    @property
+    def endpoint(self) -> str:
+        return f"unix://{control_socket_path(self.directory)}"
+
+    @property
+    def pid(self) -> int:
+        assert self.process is not None
+        return self.process.pid
+
+    def client(self, timeout_s: float = 5.0) -> Client:
+        return Client([self.endpoint], credentials=None, timeout_s=timeout_s)
+
+    def cli(self, *arguments: object, **options: Any) -> subprocess.CompletedProcess[str]:
+        """`cyoloctl GROUP LEAF ... -d DIR`."""
+        return run(*arguments, "-d", self.directory, **options)
+
+    def json(self, *arguments: object) -> dict[str, Any]:
+        """The JSON that a command prints; it must succeed and say nothing else on stdout."""
+        result = self.cli(*arguments, "-o", "json")
+        assert result.returncode == 0, result.stderr
+        value = json.loads(result.stdout)
+        assert type(value) is dict
+        return value
+
+    def launch(self) -> None:
+        """Start the process; does not wait."""
+        assert self.process is None
+        arguments = ["node", "start", "-d", str(self.directory)]
+        arguments += ["--log-format", "json", "--log-level", self.log_level]
+        with open(self.log_path, "ab") as log, open(self.out_path, "ab") as out:
+            self.process = subprocess.Popen(
+                [sys.executable, "-m", "cyoloctl", *arguments],
+                stdin=subprocess.DEVNULL,
+                stdout=out,
+                stderr=log,
+                env=environment(),
+            )
+
+    def wait_ready(self, timeout_s: float = LIMIT_S) -> None:
+        def ready() -> bool:
+            assert self.process is not None
+            status = self.process.poll()
+            assert status is None, f"{self.name} ended with status {status}: {self.log_tail()}"
+            return bool(self.client(2.0).health())
+
+        wait_until(f"{self.name} answering", ready, timeout_s)
+
+    def start(self) -> None:
+        """Start and wait until it answers."""
+        self.launch()
+        self.wait_ready()
+
+    def wait_exit(self, timeout_s: float = LIMIT_S) -> int:
+        """The exit status, when the process has ended by itself."""
+        assert self.process is not None
+        status = self.process.wait(timeout_s)
+        self.process = None
+        return status
+
+    def kill(self) -> None:
+        """SIGKILL."""
+        assert self.process is not None
+        self.process.kill()
+        self.wait_exit()
+
+    def terminate(self) -> int:
+        """SIGTERM; the exit status."""
+        assert self.process is not None
+        self.process.terminate()
+        return self.wait_exit()
+
+    def end(self) -> None:
+        if self.process is not None:
+            if self.process.poll() is None:
+                self.process.send_signal(signal.SIGCONT)
+                self.process.kill()
+            self.process.wait()
+            self.process = None
+
+    def running(self) -> bool:
+        return self.process is not None and self.process.poll() is None
+
+    def log_tail(self, characters: int = 1500) -> str:
+        return self.log_path.read_text()[-characters:] if self.log_path.exists() else ""
+
+    def log_events(self) -> list[dict[str, Any]]:
+        """The lines of the log that are JSON objects."""
+        found = []
+        for line in self.log_path.read_text().splitlines():
+            with contextlib.suppress(ValueError):
+                found.append(json.loads(line))
+        return [event for event in found if isinstance(event, dict)]
+
+    def start_refused(self) -> subprocess.CompletedProcess[str]:
+        """`node start` in the foreground, for a node that must not come up."""
+        return run("node", "start", "-d", self.directory)
+
+
+@dataclass(slots=True)
+class Cluster:
+    """Nodes by name, below one directory.  Use it as a context manager."""
+
+    base: Path
+    nodes: dict[str, Node] = field(default_factory=dict)
+    log_level: str = "info"
+
+    def __enter__(self) -> Cluster:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def __getitem__(self, name: str) -> Node:
+        return self.nodes[name]
+
+    def close(self) -> None:
+        for node in self.nodes.values():
+            node.end()
+
+    def new_node(self, name: str, port: int | None = None) -> Node:
+        node = Node(self.base / name, name, port or free_port(), log_level=self.log_level)
+        self.nodes[name] = node
+        return node
+
+    def init(self, name: str = "n1", *options: str) -> Node:
+        """`cluster init`, then start."""
+        node = self.new_node(name)
+        made = node.cli("cluster", "init", "--name", name, "--listen", node.address, *options)
+        assert made.returncode == 0, made.stderr
+        node.start()
+        return node
+
+    def invite(self, name: str, *, through: str | None = None, learner: bool = False, ttl_s: int = 3600) -> str:
+        """A join token for a new node."""
+        inviter = self[through] if through else next(iter(self.running()))
+        return str(inviter.client(10.0).member_invite(name, learner=learner, ttl_s=ttl_s)["token"])
+
+    def join(self, name: str, *, through: str | None = None, learner: bool = False) -> Node:
+        """Invite, `node join`, start; does not wait until it votes."""
+        token = self.invite(name, through=through, learner=learner)
+        node = self.new_node(name)
+        joined = node.cli(
+            "node", "join", "--name", name, "--listen", node.address, "--token-file", "-", stdin=token
+        )
+        assert joined.returncode == 0, joined.stderr
+        node.start()
+        return node
+
+    def form(self, count: int = 3) -> Cluster:
+        """A running cluster of n1, n2, ... that are all voters."""
+        self.init("n1")
+        for number in range(2, count + 1):
+            self.join(f"n{number}", through="n1")
+            self.wait_settled(voters=number)
+        return self
+
+    def copy_to(self, base: Path) -> Cluster:
+        """The directories of a stopped cluster once more, on the same ports: run one of them at a time."""
+        copy = Cluster(base)
+        for node in self.nodes.values():
+            assert not node.running()
+            shutil.copytree(node.directory, base / node.name, symlinks=True)
+            copy.nodes[node.name] = Node(base / node.name, node.name, node.port)
+        return copy
+
+    def running(self) -> list[Node]:
+        return [node for node in self.nodes.values() if node.running()]
+
+    def start_all(self, *names: str) -> None:
+        chosen = [self[name] for name in names] if names else list(self.nodes.values())
+        for node in chosen:
+            node.launch()
+        for node in chosen:
+            node.wait_ready()
+
+    def stop_all(self) -> None:
+        """SIGTERM to all, one after the other."""
+        for node in self.running():
+            assert node.terminate() == 0, node.log_tail()
+
+    def client(self, *names: str, timeout_s: float = 5.0) -> Client:
+        chosen = [self[name] for name in names] if names else self.running()
+        return Client([node.endpoint for node in chosen], credentials=None, timeout_s=timeout_s)
+
+    def wait_leader(self, timeout_s: float = LIMIT_S) -> str:
+        """The leader that every running node names, itself running."""
+
+        def agreed() -> str:
+            named = {node.client(2.0).status()["cluster"]["leader"] for node in self.running()}
+            name = next(iter(named)) if len(named) == 1 else None
+            return name if name is not None and self[name].running() else ""
+
+        return wait_until("one leader", agreed, timeout_s)
+
+    def followers(self) -> list[str]:
+        leader = self.wait_leader()
+        return [node.name for node in self.running() if node.name != leader]
+
+    def wait_settled(self, voters: int, timeout_s: float = LIMIT_S) -> None:
+        """Every running node sees all of them as voters, connected, without lag, under one leader."""
+
+        def settled() -> bool:
+            for node in self.running():
+                status = node.client(2.0).status()
+                cluster = status["cluster"]
+                if cluster["voters"] != voters or not cluster["healthy"]:
+                    return False
+                if any(row["lag"] != 0 for row in status["members"]):
+                    return False
+            return bool(self.wait_leader(1.0))
+
+        wait_until(f"{voters} voters without lag", settled, timeout_s)
+
+    def credentials(self, holder: str = "n1") -> Path:
+        return self[holder].directory / pki.OPERATOR_FILE
+
+    def viewer(self, holder: str = "n1") -> Path:
+        """A credentials file of the viewer role, made with the cluster's CA."""
+        path = self.base / "viewer.yaml"
+        if not path.exists():
+            ca, key = pki.read_ca(self[holder].directory / pki.PKI_DIRECTORY)
+            bundle = pki.credentials(ca, key, name="watcher", role="viewer", now=datetime.now(UTC))
+            pki.write_credentials(path, bundle)
+        return path
+
+
+class Writers:
+    """Threads that increment a counter, each write under an id of its own that it repeats until it is answered."""
+
+    def __init__(self, cluster: Cluster, *, counter: str = "default", threads: int = 4) -> None:
+        self.counter = counter
+        self.acknowledged: dict[str, int] = {}
+        self.retried: set[str] = set()
+        self.errors: list[BaseException] = []
+        self._endpoints = [node.endpoint for node in cluster.nodes.values()]
+        self._stop = threading.Event()
+        self._lock = threading.Lock()
+        self._threads = [threading.Thread(target=self._write, args=(number,)) for number in range(threads)]
+
+    def __enter__(self) -> Writers:
+        for thread in self._threads:
+            thread.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._stop.set()
+        for thread in self._threads:
+            thread.join(90.0)
+
+    def finish(self) -> None:
+        """No new ids; every open one is repeated until it is answered."""
+        self.__exit__()
+        assert not any(thread.is_alive() for thread in self._threads), "a write was never answered"
+        assert not self.errors, self.errors
+
+    def wait_more(self, count: int) -> None:
+        """Until that many more writes are acknowledged."""
+        target = len(self.acknowledged) + count
+        wait_until(f"{count} more acknowledged writes", lambda: len(self.acknowledged) >= target or self.errors)
+        assert not self.errors, self.errors
+
+    def assert_exact(self, value: int) -> None:
+        """As many as acknowledged, each a value of its own: nothing lost, nothing doubled."""
+        assert value == len(self.acknowledged), f"{value} counted, {len(self.acknowledged)} acknowledged"
+        assert sorted(self.acknowledged.values()) == list(range(1, value + 1))
+
+    def _write(self, number: int) -> None:
+        try:
+            written = 0
+            while not self._stop.is_set():
+                self._one(f"w{number}-{written}-{os.urandom(4).hex()}", number + written)
+                written += 1
+        except BaseException as error:
+            self.errors.append(error)
+
+    def _one(self, request_id: str, turn: int) -> None:
+        deadline = time.monotonic() + 60.0
+        pause = threading.Event()
+        while True:
+            endpoint = self._endpoints[turn % len(self._endpoints)]
+            turn += 1
+            try:
+                client = Client([endpoint], credentials=None, timeout_s=2.0)
+                done = client.counter_add(self.counter, 1, request_id=request_id)
+            except RETRIED:
+                with self._lock:
+                    self.retried.add(request_id)
+                if time.monotonic() > deadline:
+                    raise
+                pause.wait(_POLL_S)
+            else:
+                assert done["request_id"] == request_id
+                with self._lock:
+                    self.acknowledged[request_id] = done["value"]
+                return
+
+
+# --- raw connections -----------------------------------------------------------------------------
+
+
+def tls_connect(
+    port: int,
+    *,
+    alpn: Sequence[str] = (),
+    certificate: tuple[Path, Path] | None = None,
+    timeout_s: float = 10.0,
+) -> ssl.SSLSocket:
+    """A TLS connection that trusts anybody: what a stranger would send is the point."""
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
+    context.check_hostname = False
+    context.verify_mode = ssl.CERT_NONE
+    if alpn:
+        context.set_alpn_protocols(list(alpn))
+    if certificate is not None:
+        context.load_cert_chain(*certificate)
+    plain = socket.create_connection(("127.0.0.1", port), timeout=timeout_s)
+    try:
+        return context.wrap_socket(plain)
+    except BaseException:
+        plain.close()
+        raise
+
+
+def unix_connect(node: Node, timeout_s: float = 10.0) -> socket.socket:
+    """A connection to the control socket."""
+    connection = socket.socket(socket.AF_UNIX)
+    connection.settimeout(timeout_s)
+    connection.connect(str(control_socket_path(node.directory)))
+    return connection
+
+
+def http_exchange(
+    connection: socket.socket, method: str, path: str, body: bytes | None = None, **headers: str
+) -> tuple[int, dict[str, Any]]:
+    """One request on a fresh connection, which is closed: status and JSON body."""
+    http_connection = http.client.HTTPConnection("localhost")
+    http_connection.sock = connection
+    try:
+        http_connection.request(method, path, body=body, headers=headers)
+        response = http_connection.getresponse()
+        return response.status, json.loads(response.read())
+    finally:
+        http_connection.close()
+
+
+def issue_node(
+    holder: Node, name: str, where: Path, *, role: str = "node"
+) -> tuple[Path, Path]:
+    """A key and a certificate for any name, from a cluster's own CA: (certificate file, key file)."""
+    ca, ca_key = pki.read_ca(holder.directory / pki.PKI_DIRECTORY)
+    cluster_id = cluster_id_of(holder)
+    pending = pki.make_request(name, cluster_id)
+    identity = Identity(NodeName(name), role, ClusterId(cluster_id))  # type: ignore[arg-type]
+    certificate = pki.issue(ca, ca_key, pending.request_pem, identity, now=datetime.now(UTC))
+    where.mkdir(exist_ok=True)
+    paths = where / f"{name}.crt", where / f"{name}.key"
+    paths[0].write_text(certificate)
+    paths[1].write_text(pending.node_key_pem)
+    return paths
+
+
+def cluster_id_of(node: Node) -> str:
+    for line in (node.directory / "node.yaml").read_text().splitlines():
+        if line.strip().startswith("id:"):
+            return line.split('"')[1]
+    raise AssertionError("node.yaml names no cluster")
+
+
+class Peer:
+    """A program that speaks the peer protocol with a node certificate, and says what a test wants."""
+
+    def __init__(self, node: Node, certificate: tuple[Path, Path]) -> None:
+        self.connection = tls_connect(node.port, alpn=[pki.ALPN_RAFT], certificate=certificate)
+        self._reader = FrameReader()
+        self._messages: list[dict[str, Any]] = []
+
+    def __enter__(self) -> Peer:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        with contextlib.suppress(OSError):
+            self.connection.close()
+
+    def hello(self, name: str, cluster_id: str, **changes: Any) -> None:
+        message = {
+            "type": "hello",
+            "version": 1,
+            "cluster_id": cluster_id,
+            "name": name,
+            "raft_id": name,
+            "boot": os.urandom(8).hex(),
+            "address": "127.0.0.1:1",
+            "release": "0.0.0",
+        }
+        self.send({**message, **changes})
+
+    def send(self, message: dict[str, Any]) -> None:
+        self.connection.sendall(encode(message))
+
+    def messages(self) -> Iterator[dict[str, Any]]:
+        """What the node says, until it closes or says nothing for the connection's timeout."""
+        while True:
+            while self._messages:
+                yield self._messages.pop(0)
+            try:
+                data = self.connection.recv(65536)
+            except (ConnectionError, ssl.SSLError):
+                return
+            if not data:
+                return
+            self._messages += [decode(frame) for frame in self._reader.feed(data)]
+
+    def wait_closed(self) -> list[dict[str, Any]]:
+        """Everything until the node closes; TimeoutError when it does not."""
+        return list(self.messages())
+
+    def wait_message(self, kind: str) -> dict[str, Any]:
+        for message in self.messages():
+            if message["type"] == kind:
+                return message
+        raise AssertionError(f"the node closed without {kind}")
+
+
+def rss_kib(pid: int) -> int:
+    """Resident memory of a process, in KiB."""
+    for line in Path(f"/proc/{pid}/status").read_text().splitlines():
+        if line.startswith("VmRSS:"):
+            return int(line.split()[1])
+    raise AssertionError(f"no process {pid}")
