@@ -366,7 +366,12 @@ def failover(system: System, request_id: str, how: signal.Signals) -> float:
     if not acknowledged:
         raise BenchmarkError(f"{system.name}: no write acknowledged within 60 s of the leader's end")
     system.start_member(victim)
-    until(f"{system.name} healthy after {request_id}", system.healthy)
+
+    def back() -> bool:
+        system.check_alive()
+        return system.healthy()
+
+    until(f"{system.name} healthy after {request_id}", back)
     return min(acknowledged) - began
 
 

@@ -48,6 +48,9 @@ _log = logging.getLogger("cyoloctl.node")
 
 Json = dict[str, Any]
 
+_PARTING_S = 0.5
+_HOUSEKEEPING_S = 0.5
+
 
 def _now_ms() -> int:
     return time.time_ns() // 1_000_000
@@ -85,6 +88,7 @@ class Service:
         self._started_at = time.monotonic()
         self._watchers: dict[str, set[asyncio.Event]] = {}
         self._counter_index: dict[str, int] = {}
+        self._parting: dict[str, float] = {}
         machine.counters.on_change = self._on_counter
         machine.on_restore = self._on_restore
 
@@ -534,7 +538,6 @@ class Service:
                 request_id=None,
                 timeout_s=max(0.1, deadline - time.monotonic()),
             )
-        self._engine.disconnect(name)
         _log.info("member removed", extra={"member": name})
         return answer
 
@@ -591,11 +594,9 @@ class Service:
         pause = 0.1
         while True:
             await self._engine.wait_changed(pause)
-            pause = 1.0
+            pause = _HOUSEKEEPING_S
             self._engine.set_addresses(self.addresses())
-            for name in self._machine.members.removed():
-                if name in self._engine.peers():
-                    self._engine.disconnect(name)
+            self._part_with_removed()
             try:
                 if self._engine.leader() is not None and await self._announce():
                     pause = 0.2
@@ -604,6 +605,15 @@ class Service:
             except CyoloctlError as error:
                 _log.debug("housekeeping", extra={"code": error.code, "reason": error.message})
                 pause = 0.2
+
+    def _part_with_removed(self) -> None:
+        """End the sessions of removed members, a moment later: one may still wait for an answer."""
+        now = time.monotonic()
+        for name in self._machine.members.removed():
+            if name in self._engine.peers():
+                since = self._parting.setdefault(name, now)
+                if now - since >= _PARTING_S:
+                    self._engine.disconnect(name)
 
     async def _announce(self) -> bool:
         """Keep the own record true: address, raft id, certificate.  True when it was written."""

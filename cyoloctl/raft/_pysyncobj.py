@@ -8,7 +8,7 @@ differs, so that a new release is read before it is trusted.
 What stays the vendor's: elections (`_onTick`), the commit rule, the apply
 loop, vote granting, log append and truncation.  What is replaced: how entries
 are sent and acknowledged, configuration, snapshots, compaction, commands.
-The numbered rows in comments are those of ``docs/engine.md``.
+The numbered rows in comments are those of ``DESIGN.md``.
 """
 
 from __future__ import annotations

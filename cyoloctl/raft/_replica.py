@@ -17,7 +17,7 @@ itself.  After a storage error the replica is silent for ever: it neither
 votes nor acknowledges what it could not persist.
 
 Sources: Ongaro, "Consensus: Bridging Theory and Practice" (pre-vote 9.6,
-leadership transfer 3.10, ReadIndex 6.4); rows refer to docs/engine.md.
+leadership transfer 3.10, ReadIndex 6.4); rows refer to DESIGN.md.
 """
 
 from __future__ import annotations
@@ -394,11 +394,11 @@ class Replica:
         return self._engine.is_leader()
 
     def leader(self) -> str | None:
-        """Who this node takes for the leader now."""
+        """Who leads, as far as this node knows; None also while it has no session with that node."""
         if self._engine.is_leader():
             return self._id
         leader = self._engine.leader()
-        return None if leader is None else str(leader.id)
+        return None if leader is None or leader not in self._engine.connected else str(leader.id)
 
     def removed_peers(self) -> frozenset[str]:
         """Peers that a committed entry removed: admit all others (row 21)."""

@@ -4,7 +4,10 @@ from __future__ import annotations
 
 import json
 import os
+import signal
 import stat
+import subprocess
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -13,11 +16,12 @@ import pytest
 
 from cyoloctl.cli import main
 from cyoloctl.errors import AccessDenied, Conflict, NotFound, Unavailable
-from tests.cli.harness import Endpoint, counter, member, run, status
+from tests.cli.harness import LIMIT_S, Endpoint, counter, member, run, status
 
 Serve = Callable[[dict[tuple[str, str], Any]], Endpoint]
 Capture = pytest.CaptureFixture[str]
 
+COMMAND = [sys.executable, "-m", "cyoloctl"]
 INCREMENT = ("POST", "/v1/counters/default/increment")
 DECREMENT = ("POST", "/v1/counters/default/decrement")
 STATUS = ("GET", "/v1/status")
@@ -241,3 +245,19 @@ def test_member_transfer_leadership_prints_the_new_leader(serve: Serve, capsys: 
     assert main(["member", "transfer-leadership", "--to", "b", "-e", endpoint.url]) == 0
     assert capsys.readouterr().out == "b\n"
     assert endpoint.requests[0][2]["to"] == "b"
+
+
+def test_status_watch_streams_one_object_a_line_until_interrupted(serve: Serve) -> None:
+    endpoint = serve({STATUS: status()})
+    process = subprocess.Popen(
+        [*COMMAND, "status", "--watch", "--interval", "0.2", "-o", "json", "-e", endpoint.url],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+    assert process.stdout is not None
+    seen = [json.loads(process.stdout.readline()) for _ in range(2)]
+    process.send_signal(signal.SIGINT)
+    process.communicate(timeout=LIMIT_S)
+    assert seen == [status(), status()]
+    assert process.returncode == 130

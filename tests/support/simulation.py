@@ -103,7 +103,7 @@ class Simulation(OurCluster):
         limits = Limits(
             batch_bytes=self.random.choice((64, 512, 2**20)),
             window_bytes=self.random.choice((256, 2048, 2**23)),
-            chunk_bytes=self.random.choice((32, 200, 2**18)),
+            chunk_bytes=self.random.choice((500, 4000, 2**18)),
             compact_entries=self.random.choice((8, 25, 80)),
             keep_entries=self.random.choice((0, 3, 20)),
         )
@@ -261,7 +261,7 @@ class Simulation(OurCluster):
             return
         name = name or self.random.choice(running)
         self.numbers += 1
-        command = b"%d" % self.numbers + b"." * self.random.choice((0, 0, 30, 300))
+        command = b"%d" % self.numbers + b"." * self.random.choice((0, 0, 30, 150))
         outcome = Outcome(name, command)
         self.outcomes.append(outcome)
 
