@@ -109,10 +109,13 @@ class Service:
             time_unix_ms=self._machine.next_stamp(_now_ms()),
         )
         result = await self._engine.propose(command, timeout_s=timeout_s)
-        reason = refusal_reason(result)
-        if reason is not None:
-            _log.warning("refused", extra={"operation": f"{machine}.{operation}", "reason": reason})
-        index, value = decode_result_with_index(result)
+        try:
+            index, value = decode_result_with_index(result)
+        except CyoloctlError:
+            reason = refusal_reason(result)
+            if reason is not None:
+                _log.warning("refused", extra={"operation": f"{machine}.{operation}", "reason": reason})
+            raise
         return index, value, identifier
 
     async def counter_add(self, name: str, by: int, *, request_id: str | None, timeout_s: float) -> Json:

@@ -210,8 +210,12 @@ def join(
             cluster=granted.cluster,
             listen=listens,
             advertise=shown,
+            storage=granted.storage,
             peers={NodeName(peer): address for peer, address in granted.peers.items()},
         )
+        if config.storage == "memory":
+            for path in _journal_files(data_dir):
+                _remove(path)
         write_config(data_dir / CONFIG_NAME, config, exclusive=True)
     return {
         **_description(config, data_dir, granted.certificate_expires_at),

@@ -37,6 +37,7 @@ from cyoloctl.raft._wire import FrameReader, decode, encode
 __all__ = [
     "Cluster",
     "Node",
+    "NotYet",
     "Peer",
     "Writers",
     "assert_refused",
@@ -66,8 +67,12 @@ def environment(**changes: str) -> dict[str, str]:
     return {**kept, "PYTHONWARNINGS": "default", **changes}
 
 
+class NotYet(Exception):
+    """What a condition saw instead, for the message at the deadline."""
+
+
 def wait_until(what: str, holds: Callable[[], _T], timeout_s: float = LIMIT_S) -> _T:
-    """The first true value of holds; errors of the product count as not yet."""
+    """The first true value of holds; NotYet and errors of the product count as not yet."""
     deadline = time.monotonic() + timeout_s
     last: object = None
     pause = threading.Event()
@@ -77,7 +82,7 @@ def wait_until(what: str, holds: Callable[[], _T], timeout_s: float = LIMIT_S) -
             if value:
                 return value
             last = value
-        except (CyoloctlError, OSError) as error:
+        except (NotYet, CyoloctlError, OSError) as error:
             last = error
         if time.monotonic() > deadline:
             raise AssertionError(f"not within {timeout_s:g} s: {what}; last seen: {last!r}")
@@ -360,10 +365,9 @@ class Cluster:
             for node in self.running():
                 status = node.client(2.0).status()
                 cluster = status["cluster"]
-                if cluster["voters"] != voters or not cluster["healthy"]:
-                    return False
-                if any(row["lag"] != 0 for row in status["members"]):
-                    return False
+                rows = status["members"]
+                if cluster["voters"] != voters or not cluster["healthy"] or any(row["lag"] != 0 for row in rows):
+                    raise NotYet(f"{node.name} says {cluster} {[(r['name'], r['lag']) for r in rows]}")
             return bool(self.wait_leader(1.0))
 
         wait_until(f"{voters} voters without lag", settled, timeout_s)
