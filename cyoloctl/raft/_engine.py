@@ -73,6 +73,7 @@ class Engine:
             rng=rng,
             send=self._queue,
             run_save=self._run_save,
+            flush=self._flush,
             timing=timing,
             limits=limits,
         )
@@ -287,6 +288,8 @@ class Engine:
             replica.tick()
         if replica.failed is not None and not self._failure.done():
             self._failure.set_result(replica.failed)
+
+    def _flush(self) -> None:
         if self._outgoing:
             outgoing, self._outgoing = self._outgoing, {}
             for raft_id, frames in outgoing.items():

@@ -249,13 +249,15 @@ class Replica:
         rng: random.Random,
         send: Callable[[str, Message], None],
         run_save: Callable[[Callable[[], None]], None],
+        flush: Callable[[], None] = lambda: None,
         timing: Timing = DEFAULT_TIMING,
         limits: Limits = DEFAULT_LIMITS,
     ) -> None:
         """genesis: voters before the first log entry, the same on every member; a log that
         `create_storage` began needs none, since it names its founder.
 
-        send(peer, message) must not raise and may drop; run_save(job) runs a
+        send(peer, message) must not raise and may drop; flush is called when a
+        group of sends is complete; run_save(job) runs a
         blocking job, in a thread or at once, after which `tick` must be called.
         """
         self._id = raft_id
@@ -267,6 +269,7 @@ class Replica:
         self._rng = rng
         self._send = send
         self._run_save = run_save
+        self._flush = flush
         self._timing = timing
         self._limits = limits
 
@@ -460,13 +463,28 @@ class Replica:
     # ------------------------------------------------------------------- tick
 
     def tick(self) -> None:
-        """Persist, let time and the log move on, persist again, then send."""
+        """Persist, let time and the log move on, persist again, then send.
+
+        Only a leader's new entries leave before it has synced them itself
+        (dissertation 10.2.1): the message promises nothing about the
+        leader's own disk, and the leader counts itself in a later tick,
+        which begins with a sync.  The term they carry is on disk already.
+        """
         if self.failed is not None:
             return
         self._engine.use_clock()
         try:
             self._journal.sync()
+            durable_term = self._journal.term
             self._tick()
+            if self._engine.is_leader() and self._engine.term() == durable_term:
+                outbox, self._outbox = self._outbox, []
+                for node, message in outbox:
+                    if message["type"] == "append_entries":
+                        self._send(str(node.id), message)
+                    else:
+                        self._outbox.append((node, message))
+                self._flush()
             self._journal.sync()
         except CyoloctlError as error:
             self._fail(error)
@@ -474,6 +492,7 @@ class Replica:
         outbox, self._outbox = self._outbox, []
         for node, message in outbox:
             self._send(str(node.id), message)
+        self._flush()
 
     def _tick(self) -> None:
         engine, now = self._engine, self._clock()

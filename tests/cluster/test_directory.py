@@ -153,7 +153,7 @@ def test_start_with_an_unusable_key_or_certificate_is_refused_and_names_it(
     elif damage != "missing":
         path.write_text("garbage" if damage == "garbage" else "")
         path.chmod(0o600)
-    assert_refused(node.start_refused(), 78, str(path), "right file" if damage in ("garbage", "empty") else "restore")
+    assert_refused(node.start_refused(), 78, str(path), "restore" if file.endswith(".key") or damage in ("missing", "a directory") else "use the right file")
 
 
 def test_start_with_the_key_of_another_node_is_refused(stopped: Cluster) -> None:
@@ -232,7 +232,7 @@ def _crash_with_a_long_wal(cluster: Cluster, victim: str) -> Path:
     return wal
 
 
-@pytest.mark.parametrize("cut_bytes", [1, 100, 5000])
+@pytest.mark.parametrize("cut_bytes", [1, 5000, 15 * 4120])
 def test_start_with_a_journal_torn_at_its_end_catches_up(cluster: Cluster, cut_bytes: int) -> None:
     victim = cluster.followers()[0]
     wal = _crash_with_a_long_wal(cluster, victim)

@@ -253,9 +253,14 @@ def test_row16_later_refusal_never_raises_what_is_sent_next() -> None:
     cluster.tick("a")
     seen = []
     for asked in (6, 9, 11, 4, 12):
-        cluster.inject(
-            "a", "c", {"type": "next_node_idx", "term": 2, "next_node_idx": asked, "reset": True, "success": False}
-        )
+        refusal = {
+            "type": "next_node_idx",
+            "term": 2,
+            "next_node_idx": asked,
+            "reset": True,
+            "success": False,
+        }
+        cluster.inject("a", "c", refusal)
         cluster.advance(0.11)
         cluster.tick("a")
         seen.append(last_append(cluster, "c")["prevLogIdx"])

@@ -526,6 +526,4 @@ def test_row23_flood_stock_sends_messages_for_as_long_as_a_period_in_a_tick(tmp_
 def test_row23_flood_follower_gets_a_heartbeat_a_period_until_there_is_a_snapshot(tmp_path: Path) -> None:
     cluster = OurCluster("abc", directory=tmp_path)
     assert snapshot_missing_story(cluster) <= 4
-    assert cluster.in_flight("a", "c") or any(
-        e.target == "c" and e.message["type"] == "heartbeat" for e in cluster.sent[-20:]
-    )
+    assert any(e.target == "c" and e.message["type"] == "heartbeat" for e in cluster.sent)

@@ -162,7 +162,8 @@ class Cluster(ABC):
     def _propose(self, machine: Machine, command: bytes, done: Callable[[bool, Any, Any], None]) -> None: ...
 
     @abstractmethod
-    def _power_off(self, machine: Machine) -> None: ...
+    def _power_off(self, engine: Any) -> None:
+        """What the system does for a process that died: close its files."""
 
     @abstractmethod
     def admits(self, name: str, peer: str) -> bool:
@@ -246,7 +247,7 @@ class Cluster(ABC):
             for pair in [p for p in self.sessions if name in p]:
                 self._drop(pair)
             if engine is not None:
-                self._power_off(machine)
+                self._power_off(engine)
 
     def restart(self, *names: str) -> None:
         for name in names:
@@ -491,10 +492,10 @@ class Cluster(ABC):
 
 
 class QuietFile:
-    """``open`` for pysyncobj, which leaves files to the garbage collector: closed there, without a warning."""
+    """``open`` for pysyncobj, which leaves files to the garbage collector: closed without a warning."""
 
     def __init__(self, *args: Any) -> None:
-        self._file = open(*args)  # closed in __del__, whatever its user forgets
+        self._file = open(*args)  # noqa: SIM115  # closed in __del__, whatever its user forgets
 
     def __getattr__(self, name: str) -> Any:
         return getattr(self._file, name)
@@ -584,7 +585,9 @@ class PerfectJournal(vendor_journal.Journal):  # type: ignore[misc]  # pysyncobj
 class StockMachine(SyncObj):  # type: ignore[misc]  # pysyncobj is untyped
     """A list of commands, replicated by the stock engine."""
 
-    def __init__(self, machine: Machine, others: Iterable[str], conf: SyncObjConf, transport: Transport) -> None:
+    def __init__(
+        self, machine: Machine, others: Iterable[str], conf: SyncObjConf, transport: Transport
+    ) -> None:
         self.machine = machine
         super().__init__(
             Node(machine.name), [Node(o) for o in others], conf=conf, nodeClass=Node, transport=transport
@@ -718,8 +721,8 @@ class StockCluster(Cluster):
         with self.inside(machine.name):
             machine.engine.append(command, callback=self._callback(done))
 
-    def _power_off(self, machine: Machine) -> None:
-        pass  # the journal object is the disk; memory goes with the engine
+    def _power_off(self, engine: Any) -> None:
+        pass  # QuietFile
 
     def admits(self, name: str, peer: str) -> bool:
         # TCPTransport dials and accepts only nodes of the engine's own configuration

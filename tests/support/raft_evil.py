@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pickle
 
-__all__ = ["Payload", "fired", "fire", "payload"]
+__all__ = ["Payload", "fire", "fired", "payload"]
 
 fired: list[str] = []
 

@@ -7,7 +7,7 @@ import random
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 from cyoloctl.raft._journal import Journal, MemoryStore
 from cyoloctl.raft._replica import Limits, Replica, Timing
@@ -69,6 +69,8 @@ class Running:
 class OurCluster(Cluster):
     """cyoloctl's Replica."""
 
+    opened: ClassVar[list[OurCluster]] = []  # a fixture closes them after each test
+
     def __init__(
         self,
         names: Iterable[str],
@@ -82,6 +84,7 @@ class OurCluster(Cluster):
         self.founders = tuple(names)
         self.held_saves: dict[str, list[Callable[[], None]]] = {}
         self._lives = 0
+        self.opened.append(self)
         super().__init__(self.founders, directory=directory)
 
     # -- nodes --
@@ -160,8 +163,19 @@ class OurCluster(Cluster):
     def _propose(self, machine: Machine, command: bytes, done: Callable[[bool, Any, Any], None]) -> None:
         self._after(machine, lambda: machine.engine.replica.propose(command, self._callback(done)))
 
-    def _power_off(self, machine: Machine) -> None:
-        pass  # what was not synced is in the dropped Journal object only
+    def _power_off(self, engine: Running) -> None:
+        # What was not synced is in the dropped Journal object only.
+        for sending in engine.replica._sending.values():
+            sending.transfer.close()
+        if engine.replica._receiving is not None:
+            engine.replica._receiving.receiver.abort()
+
+    def close(self) -> None:
+        """The end of the story: no file stays open."""
+        for machine in self.machines.values():
+            engine, machine.engine = machine.engine, None
+            if engine is not None:
+                self._power_off(engine)
 
     def admits(self, name: str, peer: str) -> bool:
         # the transport admits every authenticated peer of the cluster that no applied entry removed
@@ -253,5 +267,3 @@ class OurCluster(Cluster):
         self.machines[name] = self._new_machine(name, self.founders)
         self.start(name)
         self.connect_all()
-
-

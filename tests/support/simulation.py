@@ -18,7 +18,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any
 
-from cyoloctl.raft._journal import Batch, MemoryStore
+from cyoloctl.raft._journal import Batch, MemoryStore, Record
 from cyoloctl.raft._replica import Limits, Replica
 from tests.support.engine_harness import Crash, Machine, Outcome
 from tests.support.raft_ours import OurCluster
@@ -26,6 +26,19 @@ from tests.support.raft_ours import OurCluster
 __all__ = ["Report", "Violation", "run_seed"]
 
 JOINERS = "lmnopqrs"
+FAULTS = {  # and how often
+    "crash": 3,
+    "die": 5,
+    "reboot": 1,
+    "partition": 3,
+    "heal": 6,
+    "drop": 6,
+    "stall": 3,
+    "release": 5,
+    "pause": 2,
+    "delay": 2,
+    "aim": 3,
+}
 
 
 class Violation(AssertionError):
@@ -84,6 +97,7 @@ class Simulation(OurCluster):
         self.trace: deque[str] = deque(maxlen=150)
         self.dirty: set[str] = set()
         self.outbox: list[tuple[str, Any]] = []
+        self.broken: list[str] = []  # claims that broke where an exception would be handled
         self.die_at_send: dict[str, int] = {}
         self.delay = (0.001, 0.01)
         self.writes: list[Write] = []
@@ -146,6 +160,7 @@ class Simulation(OurCluster):
                 del self.die_at_send[source]
                 raise Crash
             self.die_at_send[source] = left - 1
+        self._check_persisted(source, target, message)
         queue = self.queues[source, target]
         before = len(queue)
         sent = super().post(source, target, message)
@@ -154,6 +169,23 @@ class Simulation(OurCluster):
             earlier = queue[-2].due if len(queue) > 1 else 0.0
             queue[-1].due = max(earlier, self.now + self.random.uniform(*self.delay))
         return sent
+
+    def _check_persisted(self, source: str, target: str, message: Any) -> None:
+        """Raft, figure 2: term, vote and log are on stable storage before anybody is told of them."""
+        kind = message["type"]
+        if kind in ("pre_vote", "pre_vote_response"):
+            return
+        record = self.machines[source].disk.store._record or Record()
+        if message.get("term", 0) > record.term:
+            self.fail(f"{source} told {target} of term {message['term']} and stored {record.term}")
+        if kind == "response_vote" and (record.term, record.vote) != (message["term"], target):
+            self.fail(f"{source} voted for {target} in term {message['term']} and stored {record}")
+        if kind == "next_node_idx" and message["success"]:
+            index = message["next_node_idx"] - 1
+            if record.last_index < index:
+                self.fail(f"{source} acknowledged {index} and stored {record.last_index}")
+        if kind == "append_entries" and record.last_index < message["prevLogIdx"] + len(message["entries"]):
+            self.fail(f"{source} sent entries that it had not stored: a leader counts itself")
 
     def log_event(self, text: str) -> None:
         self.trace.append(f"{self.now:.3f} {text}")
@@ -268,11 +300,11 @@ class Simulation(OurCluster):
         def done(result: bytes | None, error: Any) -> None:
             outcome.settle(error is None, result, error)
             if outcome.calls > 1:
-                self.fail(f"the callback of {command!r} was called twice")
+                self.broken.append(f"the callback of {command!r} was called twice")
             if error is None:
                 position = int(result or b"0")
                 if self.order.setdefault(position, command) != command:
-                    self.fail(f"two acknowledged commands at position {position}")
+                    self.broken.append(f"two acknowledged commands at position {position}")
 
         proposal = self.replica(name).propose(command, done)
         self.dirty.add(name)
@@ -292,7 +324,8 @@ class Simulation(OurCluster):
             self.report.count("read")
             state = self.state(name)
             if len(state) < floor:
-                self.fail(f"stale read on {name} at index {index}: {len(state)} of {floor} acknowledged commands")
+                claim = f"stale read on {name} at {index}: {len(state)} of {floor} acknowledged commands"
+                self.broken.append(claim)
 
         request = self.replica(name).read(done)
         self.dirty.add(name)
@@ -303,10 +336,7 @@ class Simulation(OurCluster):
     def fault(self) -> None:
         names = list(self.machines)
         running = self.running()
-        kind = self.random.choices(
-            ("crash", "die", "reboot", "partition", "heal", "drop", "stall", "release", "pause", "delay", "aim"),
-            (3, 5, 1, 3, 6, 6, 3, 5, 2, 2, 3),
-        )[0]
+        kind = self.random.choices(list(FAULTS), list(FAULTS.values()))[0]
         self.report.count(kind)
         self.log_event(kind)
         if kind == "crash" and running:
@@ -398,6 +428,16 @@ class Simulation(OurCluster):
 
     # -- invariants --
 
+    def _guard(self, machine: Machine, call: Callable[[], None]) -> None:
+        try:
+            call()
+        except Crash:
+            self.crash(machine.name)
+        except Violation:
+            raise
+        except Exception as error:
+            machine.errors.append(error)
+
     def _observe(self, name: str) -> None:
         super()._observe(name)
         if self.machines[name].engine is None:
@@ -406,6 +446,8 @@ class Simulation(OurCluster):
             self.fail(f"two leaders in term {self.term(name)}: {sorted(self.leaders[self.term(name)])}")
 
     def check(self) -> None:
+        if self.broken:
+            self.fail(self.broken[0])
         for name, machine in self.machines.items():
             if machine.errors:
                 self.fail(f"{name} failed: {machine.errors[0]!r}")
@@ -428,7 +470,8 @@ class Simulation(OurCluster):
             if index == journal.first_index and index > 1:
                 continue  # a base's command need not be kept
             if self.committed.setdefault(index, (command, term)) != (command, term):
-                self.fail(f"{name} has another committed entry {index}: {(command, term)}, not {self.committed[index]}")
+                other = self.committed[index]
+                self.fail(f"{name} has another committed entry {index}: {(command, term)}, not {other}")
         self.checked[name] = (self.lives[name], commit)
 
     def _check_applied(self, name: str, machine: Machine) -> None:
@@ -519,6 +562,5 @@ def run_seed(
             simulation.membership()
         simulation.step()
     simulation.settle(40.0)
+    simulation.close()
     return simulation.report
-
-

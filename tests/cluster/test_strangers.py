@@ -1,0 +1,318 @@
+"""Who and what else connects to a node's port: impostors, other clusters, bytes that mean nothing."""
+
+from __future__ import annotations
+
+import contextlib
+import re
+import socket
+import ssl
+import struct
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from cyoloctl.raft._wire import MAX_FRAME_BYTES, encode
+from tests.support.cluster import (
+    Cluster,
+    Peer,
+    assert_refused,
+    cluster_id_of,
+    free_port,
+    issue_node,
+    rss_kib,
+    run,
+    tls_connect,
+    wait_until,
+)
+
+pytestmark = pytest.mark.cluster
+
+_RAFT = "cyoloctl-raft/1"
+
+
+@pytest.fixture(autouse=True)
+def _cluster_goes_on(shared: Cluster) -> Iterator[None]:
+    """After each test: the same leader and term, everybody connected, writes go on, no bug in a log."""
+    before = shared["n1"].client().status()["cluster"]
+    logged = {name: len(node.log_events()) for name, node in shared.nodes.items()}
+    value = shared["n2"].client().counter_add("strangers", 1)["value"]
+    yield
+    assert shared["n2"].client().counter_add("strangers", 1)["value"] == value + 1
+    after = shared["n1"].client().status()["cluster"]
+    assert (after["leader"], after["term"], after["voters"]) == (before["leader"], before["term"], 3)
+    shared.wait_settled(voters=3)
+    for name, node in shared.nodes.items():
+        bugs = [e for e in node.log_events()[logged[name] :] if e["level"] in ("error", "critical")]
+        assert not bugs
+
+
+def _refusals(cluster: Cluster, name: str) -> list[str]:
+    return [str(e.get("reason")) for e in cluster[name].log_events() if e["event"] == "peer refused"]
+
+
+# --- impostors -----------------------------------------------------------------------------------
+
+
+def test_peer_that_claims_another_name_than_its_certificate_is_refused(shared: Cluster, tmp_path: Path) -> None:
+    cluster_id = cluster_id_of(shared["n1"])
+    certificate = issue_node(shared["n1"], "stranger", tmp_path)
+    with Peer(shared["n2"], certificate) as peer:
+        peer.hello("n3", cluster_id)
+        assert [m["type"] for m in peer.wait_closed()] == ["hello"]
+    assert any("'n3'" in reason and "'stranger'" in reason for reason in _refusals(shared, "n2"))
+
+
+@pytest.mark.parametrize(
+    ("changes", "reason"),
+    [
+        ({"raft_id": "n3"}, "raft id"),
+        ({"cluster_id": "0" * 32}, "another cluster"),
+        ({"version": 2}, "protocol version 2"),
+    ],
+)
+def test_peer_with_a_wrong_hello_is_refused(
+    shared: Cluster, tmp_path: Path, changes: dict[str, object], reason: str
+) -> None:
+    certificate = issue_node(shared["n1"], "stranger", tmp_path)
+    with Peer(shared["n2"], certificate) as peer:
+        peer.hello("stranger", **{"cluster_id": cluster_id_of(shared["n1"]), **changes})  # type: ignore[arg-type]
+        assert {m["type"] for m in peer.wait_closed()} <= {"hello", "goodbye"}
+    assert any(reason in text for text in _refusals(shared, "n2"))
+
+
+def test_peer_with_the_nodes_own_certificate_is_refused(shared: Cluster) -> None:
+    keys = shared["n2"].directory / "pki"
+    with Peer(shared["n2"], (keys / "node.crt", keys / "node.key")) as peer:
+        peer.hello("n2", cluster_id_of(shared["n1"]))
+        assert [m["type"] for m in peer.wait_closed()] == ["hello"]
+    assert any("own name" in reason for reason in _refusals(shared, "n2"))
+
+
+def test_peer_with_an_operator_certificate_is_refused(shared: Cluster) -> None:
+    keys = shared["n1"].directory / "pki"
+    with Peer(shared["n2"], (keys / "operator.crt", keys / "operator.key")) as peer:
+        assert peer.wait_closed() == []
+    assert any("no node certificate" in reason for reason in _refusals(shared, "n2"))
+
+
+def test_node_started_with_another_name_in_its_configuration_is_refused(stopped: Cluster) -> None:
+    path = stopped["n3"].directory / "node.yaml"
+    text = path.read_text()
+    path.write_text(re.sub(r"(?m)^name: .*$", "name: n4", text))
+    assert_refused(stopped["n3"].start_refused(), 78, "node.crt", "node.yaml")
+
+
+def test_node_started_with_another_nodes_identity_is_refused_by_its_own_journal(stopped: Cluster) -> None:
+    # Name and keys of n2, consistently: the journal still says whose votes these are.
+    n2, n3 = stopped["n2"].directory, stopped["n3"].directory
+    for file in ("node.crt", "node.key", "sealing.key"):
+        (n3 / "pki" / file).write_bytes((n2 / "pki" / file).read_bytes())
+    text = (n3 / "node.yaml").read_text()
+    (n3 / "node.yaml").write_text(re.sub(r"(?m)^name: .*$", "name: n2", text))
+    assert_refused(stopped["n3"].start_refused(), 78, "raft.db", "'n3'", "'n2'")
+
+
+def test_node_of_another_cluster_pointed_at_us_is_refused_and_goes_on_alone(
+    shared: Cluster, tmp_path: Path
+) -> None:
+    with Cluster(tmp_path, log_level="debug") as other:
+        node = other.new_node("x1")
+        made = node.cli("cluster", "init", "--name", "x1", "--listen", node.address)
+        assert made.returncode == 0
+        path = node.directory / "node.yaml"
+        text = path.read_text()
+        assert "peers: {}" in text
+        path.write_text(text.replace("peers: {}", f'peers:\n  n2: "{shared["n2"].address}"'))
+        node.start()
+        wait_until(
+            "an attempt to dial us",
+            lambda: [e for e in node.log_events() if e["event"] == "cannot dial" and e["peer"] == "n2"],
+        )
+        assert node.client().counter_add("default", 1)["value"] == 1
+        assert [row["name"] for row in node.client().member_list()["members"]] == ["x1"]
+    assert [row["name"] for row in shared["n2"].client().member_list()["members"]] == ["n1", "n2", "n3"]
+
+
+# --- bytes ---------------------------------------------------------------------------------------
+
+
+def _answer(connection: socket.socket) -> bytes:
+    """What the node says until it closes; TimeoutError when it does not."""
+    found = b""
+    with contextlib.suppress(ConnectionError, ssl.SSLError):
+        while data := connection.recv(65536):
+            found += data
+    return found
+
+
+def test_plain_http_on_the_port_is_refused(shared: Cluster) -> None:
+    with socket.create_connection(("127.0.0.1", shared["n2"].port), timeout=10) as connection:
+        connection.sendall(b"GET /v1/health HTTP/1.1\r\nHost: x\r\n\r\n")
+        assert b"HTTP/1.1 200" not in _answer(connection)
+
+
+@pytest.mark.parametrize("alpn", [[], ["h2"], ["http/1.1"], ["cyoloctl-raft/2"]], ids=str)
+def test_garbage_over_tls_is_refused(shared: Cluster, alpn: list[str]) -> None:
+    try:
+        connection = tls_connect(shared["n2"].port, alpn=alpn)
+    except ssl.SSLError:
+        return  # refused in the handshake already
+    with connection:
+        with contextlib.suppress(ConnectionError, ssl.SSLError):
+            connection.sendall(b"\x16\x03\x01\x00\x00garbage\r\n\r\n" * 10)
+        answer = _answer(connection)
+    assert answer == b"" or answer.startswith(b"HTTP/1.1 400 ")
+
+
+@pytest.mark.parametrize("alpn", [[_RAFT], ["http/1.1"]], ids=str)
+def test_certificate_of_another_ca_is_refused_in_the_handshake(
+    shared: Cluster, tmp_path: Path, alpn: list[str]
+) -> None:
+    other = tmp_path / "other"
+    assert run("cluster", "init", "-d", other, "--name", "n1", "--listen", "127.0.0.1:1").returncode == 0
+    certificate = (other / "pki" / "node.crt", other / "pki" / "node.key")
+    with pytest.raises((ssl.SSLError, ConnectionError)):  # noqa: PT012
+        # TLS 1.3: the client's handshake ends before the server has judged its certificate.
+        with tls_connect(shared["n2"].port, alpn=alpn, certificate=certificate) as connection:
+            connection.sendall(b"GET /v1/status HTTP/1.1\r\nHost: x\r\n\r\n")
+            assert connection.recv(65536) == b"nothing may be answered"
+
+
+def test_peer_protocol_without_a_certificate_is_refused(shared: Cluster) -> None:
+    with tls_connect(shared["n2"].port, alpn=[_RAFT]) as connection:
+        assert _answer(connection) == b""
+    assert any("no node certificate" in reason for reason in _refusals(shared, "n2"))
+
+
+def _after_hello(shared: Cluster, tmp_path: Path) -> Peer:
+    """A session that the node takes for that of a node of the cluster."""
+    peer = Peer(shared["n2"], issue_node(shared["n1"], "stranger", tmp_path))
+    peer.hello("stranger", cluster_id_of(shared["n1"]))
+    peer.wait_message("hello")
+    return peer
+
+
+_HEADER = b'{"type":"ping","sent_ms":1,"wall_unix_ms":1}'
+
+
+def _frame(header: bytes, tail: bytes = b"") -> bytes:
+    return struct.pack(">II", 4 + len(header) + len(tail), len(header)) + header + tail
+
+
+_FRAMES = {
+    "http": b"GET / HTTP/1.1\r\nHost: x\r\n\r\n",
+    "length-4-gib": b"\xff\xff\xff\xff",
+    "length-just-over": struct.pack(">I", MAX_FRAME_BYTES + 1),
+    "length-zero": b"\x00\x00\x00\x00",
+    "garbage": bytes(range(256)) * 8,
+    "not-json": _frame(b"garbage"),
+    "not-an-object": _frame(b"[]"),
+    "deep": _frame(b"[" * 100_000),
+    "unknown-type": _frame(b'{"type":"pickle"}'),
+    "unknown-field": _frame(b'{"type":"goodbye","reason":"x","more":1}'),
+    "missing-field": _frame(b'{"type":"ping"}'),
+    "negative": _frame(_HEADER.replace(b'"sent_ms":1', b'"sent_ms":-1')),
+    "tail-left-over": _frame(_HEADER, b"more"),
+    "header-longer-than-frame": struct.pack(">II", 8, 1000) + b"1234",
+}
+
+
+@pytest.mark.parametrize("frame", _FRAMES)
+def test_node_certificate_with_malformed_frames_instead_of_hello_is_refused(
+    shared: Cluster, tmp_path: Path, frame: str
+) -> None:
+    with Peer(shared["n2"], issue_node(shared["n1"], "stranger", tmp_path)) as peer:
+        peer.connection.sendall(_FRAMES[frame])
+        assert [m["type"] for m in peer.wait_closed()] == ["hello"]
+
+
+_LATER = {
+    **_FRAMES,
+    "entries-without-command": _frame(
+        b'{"type":"append_entries","term":1,"commit_index":1,"prevLogIdx":1,"prevLogTerm":0,'
+        b'"entries":[[0,2,1]]}'
+    ),
+    "entry-longer-than-frame": _frame(
+        b'{"type":"append_entries","term":1,"commit_index":1,"prevLogIdx":1,"prevLogTerm":0,'
+        b'"entries":[[99,2,1]]}', b"x"
+    ),
+    "forward-longer-than-frame": _frame(b'{"type":"forward","id":1,"commands":[99]}', b"x"),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("frame", _LATER)
+def test_node_certificate_with_malformed_frames_after_hello_is_refused(
+    shared: Cluster, tmp_path: Path, frame: str
+) -> None:
+    with _after_hello(shared, tmp_path) as peer:
+        peer.connection.sendall(_LATER[frame])
+        peer.wait_closed()
+    assert any("protocol error" in reason for reason in _refusals(shared, "n2"))
+
+
+def test_node_certificate_with_well_formed_nonsense_harms_nothing(shared: Cluster, tmp_path: Path) -> None:
+    """A member of the cluster is trusted to speak for itself, not to break the node by senseless values."""
+    nonsense = [
+        {"type": "forward", "id": 1, "commands": [b"", b"\x01", b"\x01{", b"\x09garbage", b"\x01[]", b"\xff" * 500]},
+        {"type": "call", "id": 1, "body": b"garbage"},
+        {"type": "call", "id": 2, "body": b"[" * 100_000},
+        {"type": "call", "id": 3, "body": b'{"operation":["x"],"arguments":{},"timeout_s":"nan"}'},
+        {"type": "call", "id": 4, "body": b'{"operation":"remove","arguments":{"name":7},"timeout_s":1}'},
+        {"type": "reply", "id": 1, "body": b"x"},
+        {"type": "forward_result", "id": 99, "results": [b"x"], "error": None},
+        {"type": "read_index_result", "id": 99, "index": 2**62},
+        {"type": "read_confirmed", "seq": 2**62, "term": 1},
+        {"type": "next_node_idx", "term": 1, "next_node_idx": 2**62, "reset": False, "success": True},
+        {"type": "response_vote", "term": 1},
+        {"type": "pre_vote_response", "term": 1, "granted": True},
+        {"type": "pong", "sent_ms": 0, "wall_unix_ms": 2**62, "info": {"commit_index": "x", "applied_index": None}},
+        {"type": "heartbeat", "term": 0},
+        {"type": "snapshot_ack", "term": 1, "digest": "x", "offset": 2**62},
+    ]
+    for name in shared.nodes:
+        certificate = issue_node(shared["n1"], "stranger", tmp_path)
+        with Peer(shared[name], certificate) as peer:
+            peer.hello("stranger", cluster_id_of(shared["n1"]))
+            peer.wait_message("hello")
+            for message in nonsense:
+                with contextlib.suppress(ConnectionError, ssl.SSLError):
+                    peer.send(message)
+            with contextlib.suppress(AssertionError):  # closed instead: that is an answer, too
+                peer.send({"type": "ping", "sent_ms": 77, "wall_unix_ms": 1})
+                peer.wait_message("pong")
+        assert shared[name].client().counter_get("strangers")["value"] > 0
+    assert b"" != encode(nonsense[0])
+
+
+def test_idle_connections_leave_the_node_serving_within_bounded_memory(shared: Cluster) -> None:
+    node = shared["n2"]
+    before = rss_kib(node.pid)
+    keys = shared["n1"].directory / "pki"
+    operator = (keys / "operator.crt", keys / "operator.key")
+    with contextlib.ExitStack() as held:
+        for _ in range(100):
+            held.enter_context(socket.create_connection(("127.0.0.1", node.port), timeout=10))
+        for _ in range(100):
+            held.enter_context(tls_connect(node.port, alpn=["http/1.1"], certificate=operator))
+        assert node.client().counter_add("idle", 1)["value"] >= 1
+        result = run("counter", "get", "idle", "-e", f"https://{node.address}", "--credentials", shared.credentials())
+        assert result.returncode == 0, result.stderr
+        grown = rss_kib(node.pid) - before
+    assert grown < 128 * 1024, f"200 idle connections cost {grown} KiB"
+
+
+def test_a_length_of_4_gib_costs_no_memory(shared: Cluster, tmp_path: Path) -> None:
+    node = shared["n2"]
+    before = rss_kib(node.pid)
+    for _ in range(20):
+        with _after_hello(shared, tmp_path) as peer:
+            peer.connection.sendall(b"\xff\xff\xff\xf0" + bytes(4096))
+            peer.wait_closed()
+    assert rss_kib(node.pid) - before < 32 * 1024
+
+
+def test_port_probe_that_closes_at_once_is_nothing(shared: Cluster) -> None:
+    for _ in range(20):
+        socket.create_connection(("127.0.0.1", shared["n2"].port), timeout=10).close()
+    assert free_port() != shared["n2"].port
