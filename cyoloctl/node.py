@@ -331,7 +331,7 @@ async def _run(data_dir: Path, config: Config, ready_fd: int | None) -> None:
     for number in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(number, node.request_stop)
     await node.start()
-    # What start-up made stays for the life of the process: keep the collector from walking it again and again.
+    # What start-up made stays as long as the process: the collector need not walk it again and again.
     gc.collect()
     gc.freeze()
     _say(ready_fd, {"ready": True, "name": config.name, "address": str(config.advertise)})

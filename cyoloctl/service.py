@@ -13,10 +13,11 @@ import json
 import logging
 import os
 import time
-from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
 from datetime import UTC, datetime
 from functools import partial
 from pathlib import Path
+from statistics import median
 from typing import Any
 
 from cyoloctl import __version__, pki
@@ -42,13 +43,14 @@ from cyoloctl.machines.members import Member
 from cyoloctl.model import Address, NodeName, parse_address
 from cyoloctl.raft import Engine, ReplicaStatus
 
-__all__ = ["Service"]
+__all__ = ["Service", "clock_correction_ms"]
 
 _log = logging.getLogger("cyoloctl.node")
 
 Json = dict[str, Any]
 
 _PARTING_S = 0.5
+_CLOCK_TOLERANCE_MS = 2000.0
 _HOUSEKEEPING_S = 0.5
 
 
@@ -58,6 +60,20 @@ def _now_ms() -> int:
 
 def _rfc3339(unix_s: float) -> str:
     return datetime.fromtimestamp(unix_s, UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
+
+
+def clock_correction_ms(skews_ms: Sequence[float]) -> float:
+    """What to add to this node's clock before it stamps a proposal: 0, or the median skew of all clocks.
+
+    skews_ms: each connected peer's clock less ours.  With at least two peers
+    to ask, a clock that is more than 2 s off the median is corrected by it:
+    replicated time only moves forward, so one clock far ahead would expire
+    everything for everybody.
+    """
+    if len(skews_ms) < 2:
+        return 0.0
+    offset = median([0.0, *skews_ms])
+    return offset if abs(offset) > _CLOCK_TOLERANCE_MS else 0.0
 
 
 def _counter(name: str, value: int, index: int) -> Json:
@@ -89,6 +105,7 @@ class Service:
         self._watchers: dict[str, set[asyncio.Event]] = {}
         self._counter_index: dict[str, int] = {}
         self._parting: dict[str, float] = {}
+        self._clock_correction_ms = 0
         machine.counters.on_change = self._on_counter
         machine.on_restore = self._on_restore
 
@@ -106,7 +123,7 @@ class Service:
             arguments,
             request_id=identifier,
             automatic=automatic,
-            time_unix_ms=self._machine.next_stamp(_now_ms()),
+            time_unix_ms=self._machine.next_stamp(_now_ms() + self._clock_correction_ms),
         )
         result = await self._engine.propose(command, timeout_s=timeout_s)
         try:
@@ -600,6 +617,7 @@ class Service:
             pause = _HOUSEKEEPING_S
             self._engine.set_addresses(self.addresses())
             self._part_with_removed()
+            self._check_clock()
             try:
                 if self._engine.leader() is not None and await self._announce():
                     pause = 0.2
@@ -608,6 +626,21 @@ class Service:
             except CyoloctlError as error:
                 _log.debug("housekeeping", extra={"code": error.code, "reason": error.message})
                 pause = 0.2
+
+    def _check_clock(self) -> None:
+        skews = [
+            peer.clock_skew_ms for peer in self._engine.peers().values() if peer.clock_skew_ms is not None
+        ]
+        correction = int(clock_correction_ms(skews))
+        if (correction != 0) != (self._clock_correction_ms != 0):
+            if correction:
+                _log.warning(
+                    "this node's clock differs from the others': its proposals are stamped with theirs",
+                    extra={"behind_ms": correction},
+                )
+            else:
+                _log.info("this node's clock agrees with the others' again")
+        self._clock_correction_ms = correction
 
     def _part_with_removed(self) -> None:
         """End the sessions of removed members, a moment later: one may still wait for an answer."""
