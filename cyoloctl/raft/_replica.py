@@ -1111,7 +1111,7 @@ class Replica:
             if (
                 index is not None
                 and self._told_commit.get(node, 0) < index
-                and node in self._engine.connected
+                and node in self._peers()
             ):
                 self._replicate_to(node, heartbeat=True)
             self.send(node, {"type": "read_index_result", "id": identifier, "index": index})
@@ -1373,6 +1373,9 @@ class Replica:
                 match = engine.match_index[node] = asked - 1
             if engine.next_index[node] <= match:
                 engine.next_index[node] = match + 1
+            sending = self._sending.get(node)
+            if sending is not None and match >= sending.transfer.meta.index:
+                self._cancel_sending(node)
             self._probing.discard(node)
             self._probe_sent.pop(node, None)
             flow = self._inflight.get(node)

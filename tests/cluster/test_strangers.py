@@ -12,13 +12,12 @@ from pathlib import Path
 
 import pytest
 
-from cyoloctl.raft._wire import MAX_FRAME_BYTES, encode
+from cyoloctl.raft._wire import MAX_FRAME_BYTES
 from tests.support.cluster import (
     Cluster,
     Peer,
     assert_refused,
     cluster_id_of,
-    free_port,
     issue_node,
     rss_kib,
     run,
@@ -172,11 +171,13 @@ def test_certificate_of_another_ca_is_refused_in_the_handshake(
     other = tmp_path / "other"
     assert run("cluster", "init", "-d", other, "--name", "n1", "--listen", "127.0.0.1:1").returncode == 0
     certificate = (other / "pki" / "node.crt", other / "pki" / "node.key")
-    with pytest.raises((ssl.SSLError, ConnectionError)):  # noqa: PT012
-        # TLS 1.3: the client's handshake ends before the server has judged its certificate.
+    # TLS 1.3: the client's handshake ends before the server has judged its certificate.
+    answer = b""
+    with contextlib.suppress(ssl.SSLError, ConnectionError):
         with tls_connect(shared["n2"].port, alpn=alpn, certificate=certificate) as connection:
-            connection.sendall(b"GET /v1/status HTTP/1.1\r\nHost: x\r\n\r\n")
-            assert connection.recv(65536) == b"nothing may be answered"
+            connection.sendall(b"GET /v1/health HTTP/1.1\r\nHost: x\r\n\r\n")
+            answer = _answer(connection)
+    assert answer == b""
 
 
 def test_peer_protocol_without_a_certificate_is_refused(shared: Cluster) -> None:
@@ -193,6 +194,13 @@ def _after_hello(shared: Cluster, tmp_path: Path) -> Peer:
     return peer
 
 
+def test_peer_that_never_says_hello_is_closed(shared: Cluster, tmp_path: Path) -> None:
+    with Peer(shared["n2"], issue_node(shared["n1"], "stranger", tmp_path)) as peer:
+        peer.connection.sendall(b"\x00\x00")
+        assert [m["type"] for m in peer.wait_closed()] == ["hello"]
+    assert any("no hello in time" in reason for reason in _refusals(shared, "n2"))
+
+
 _HEADER = b'{"type":"ping","sent_ms":1,"wall_unix_ms":1}'
 
 
@@ -205,7 +213,7 @@ _FRAMES = {
     "length-4-gib": b"\xff\xff\xff\xff",
     "length-just-over": struct.pack(">I", MAX_FRAME_BYTES + 1),
     "length-zero": b"\x00\x00\x00\x00",
-    "garbage": bytes(range(256)) * 8,
+    "garbage": bytes(range(255, 0, -1)) * 8,
     "not-json": _frame(b"garbage"),
     "not-an-object": _frame(b"[]"),
     "deep": _frame(b"[" * 100_000),
@@ -282,7 +290,6 @@ def test_node_certificate_with_well_formed_nonsense_harms_nothing(shared: Cluste
                 peer.send({"type": "ping", "sent_ms": 77, "wall_unix_ms": 1})
                 peer.wait_message("pong")
         assert shared[name].client().counter_get("strangers")["value"] > 0
-    assert b"" != encode(nonsense[0])
 
 
 def test_idle_connections_leave_the_node_serving_within_bounded_memory(shared: Cluster) -> None:
@@ -315,4 +322,3 @@ def test_a_length_of_4_gib_costs_no_memory(shared: Cluster, tmp_path: Path) -> N
 def test_port_probe_that_closes_at_once_is_nothing(shared: Cluster) -> None:
     for _ in range(20):
         socket.create_connection(("127.0.0.1", shared["n2"].port), timeout=10).close()
-    assert free_port() != shared["n2"].port

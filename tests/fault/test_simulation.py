@@ -54,17 +54,6 @@ def no_sync(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(Journal, "sync", lambda self: None)
 
 
-def old_acknowledgements(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Acknowledgements count in any term."""
-    handlers = Replica.__init__.__globals__["_HANDLERS"]
-    handle = handlers["next_node_idx"]
-
-    def wrong(self: Replica, node: Any, message: Any) -> None:
-        handle(self, node, {**message, "term": self._engine.term()})
-
-    monkeypatch.setitem(handlers, "next_node_idx", wrong)
-
-
 def commits_what_it_did_not_see(monkeypatch: pytest.MonkeyPatch) -> None:
     """A follower believes the leader's commit index about its own unverified tail."""
     handle = Replica._on_append_entries
@@ -84,7 +73,6 @@ def commits_what_it_did_not_see(monkeypatch: pytest.MonkeyPatch) -> None:
         (no_confirmation, "stale read"),
         (no_sync, "and stored"),
         (commits_what_it_did_not_see, "another committed entry"),
-        (old_acknowledgements, "another committed entry"),
     ],
 )
 def test_simulation_finds_a_planted_fault(

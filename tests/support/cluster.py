@@ -367,7 +367,7 @@ class Cluster:
                 cluster = status["cluster"]
                 rows = status["members"]
                 if cluster["voters"] != voters or not cluster["healthy"] or any(row["lag"] != 0 for row in rows):
-                    raise NotYet(f"{node.name} says {cluster} {[(r['name'], r['lag']) for r in rows]}")
+                    raise NotYet(f"{node.name} says {cluster} {[(r['name'], r['applied_index'], r['lag']) for r in rows]}")
             return bool(self.wait_leader(1.0))
 
         wait_until(f"{voters} voters without lag", settled, timeout_s)

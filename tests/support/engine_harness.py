@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import contextlib
 import copy
+import functools
 import itertools
 import random
 from abc import ABC, abstractmethod
@@ -267,7 +268,7 @@ class Cluster(ABC):
         for name in names or self.running():
             machine = self.machines[name]
             if machine.engine is not None and not machine.paused:
-                self._guard(machine, lambda m=machine: self._tick(m))
+                self._guard(machine, functools.partial(self._tick, machine))
                 self._observe(name)
 
     def _guard(self, machine: Machine, call: Callable[[], None]) -> None:
@@ -314,7 +315,7 @@ class Cluster(ABC):
         for name, peer in ((a, b), (b, a)):
             machine = self.machines[name]
             if machine.engine is not None:
-                self._guard(machine, lambda m=machine, p=peer: self._disconnected(m, p))
+                self._guard(machine, functools.partial(self._disconnected, machine, peer))
 
     def cut(self, a: str, b: str) -> None:
         self.cuts.add(frozenset((a, b)))
@@ -594,7 +595,7 @@ class StockMachine(SyncObj):  # type: ignore[misc]  # pysyncobj is untyped
         )
         self.items: list[bytes] = []  # after super().__init__: part of the dump
 
-    @replicated
+    @replicated  # type: ignore[untyped-decorator]  # pysyncobj is untyped
     def append(self, command: bytes) -> int:
         if command.startswith(b"poison"):
             raise ValueError("apply of a poisoned command")

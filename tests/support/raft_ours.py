@@ -116,6 +116,7 @@ class OurCluster(Cluster):
             clock=self.clock_of(name),
             rng=self._rng(name),
             send=lambda peer, message: self._send(machine, replica, peer, message),
+            flush=lambda: self._flush(machine, replica),
             run_save=lambda job: self._run_save(name, job),
             timing=self.timing,
             limits=self.limits,
@@ -129,6 +130,9 @@ class OurCluster(Cluster):
     def _send(self, machine: Machine, replica: Replica, peer: str, message: Any) -> None:
         if machine.engine is None or machine.engine.replica is replica:
             self.post(machine.name, peer, message)
+
+    def _flush(self, machine: Machine, replica: Replica) -> None:
+        """A group of sends is complete."""
 
     def _run_save(self, name: str, job: Callable[[], None]) -> None:
         if name in self.held_saves:
@@ -240,7 +244,7 @@ class OurCluster(Cluster):
 
     # -- membership --
 
-    def _ask(self, leader: str, what: str, call: Callable[[Callable[[Any, Any], None]], None]) -> Outcome:
+    def _ask(self, leader: str, what: str, call: Callable[[Callable[[Any, Any], None]], Any]) -> Outcome:
         outcome = Outcome(leader, what.encode())
         machine = self.machines[leader]
         self._guard(machine, lambda: self._after(machine, lambda: call(self._callback(outcome.settle))))
