@@ -101,6 +101,7 @@ class Service:
         self._machine = machine
         self._raft_id = raft_id
         self._request_stop = request_stop
+        self._dial_configured = False
         self._started_at = time.monotonic()
         self._watchers: dict[str, set[asyncio.Event]] = {}
         self._counter_index: dict[str, int] = {}
@@ -549,7 +550,7 @@ class Service:
             await self._engine.transfer_leadership(None, timeout_s=max(0.1, deadline - time.monotonic()))
             raise NoLeader("leadership is handed over before the leader is removed: try again")
         for raft_id in sorted(raft_ids):
-            await self._patiently(partial(self._engine.remove, raft_id), deadline)
+            await self._patiently(partial(self._engine.remove, raft_id, force=force), deadline)
         if member is not None:
             await self._apply(
                 "members",
@@ -615,7 +616,7 @@ class Service:
         while True:
             await self._engine.wait_changed(pause)
             pause = _HOUSEKEEPING_S
-            self._engine.set_addresses(self.addresses())
+            self._engine.set_addresses(self._where_to_dial())
             self._part_with_removed()
             self._check_clock()
             try:
@@ -650,6 +651,22 @@ class Service:
                 since = self._parting.setdefault(name, now)
                 if now - since >= _PARTING_S:
                     self._engine.disconnect(name)
+
+    def _where_to_dial(self) -> dict[str, str]:
+        """The members' addresses; in every second round, of those that are away, what node.yaml says.
+
+        When all the others moved while this node was away, only node.yaml can know where they are.
+        """
+        found = self.addresses()
+        self._dial_configured = not self._dial_configured
+        if self._dial_configured:
+            connected = self._engine.peers()
+            found.update(
+                (name, str(address))
+                for name, address in self._config.peers.items()
+                if name in found and name not in connected
+            )
+        return found
 
     async def _announce(self) -> bool:
         """Keep the own record true: address, raft id, certificate.  True when it was written."""

@@ -7,6 +7,7 @@ import contextlib
 import logging
 import random
 from collections.abc import Awaitable, Callable, Mapping
+from functools import partial
 from typing import Any
 
 from cyoloctl.errors import CyoloctlError, InternalError, NoLeader, OutcomeUnknown
@@ -150,7 +151,7 @@ class Engine:
             return await future
         finally:
             timer.cancel()
-            proposal.cancelled = proposal.cancelled or not proposal.sent
+            proposal.cancelled = True  # also when the caller was cancelled: nobody waits any more
 
     async def read_barrier(self, *, timeout_s: float) -> int:
         """After this, the local state machine holds everything acknowledged before the call.
@@ -187,9 +188,12 @@ class Engine:
         """Make a connected learner that has caught up a voter.  Leader only; Conflict when refused."""
         return await self._membership(self._replica.add_voter, raft_id, timeout_s)
 
-    async def remove(self, raft_id: str, *, timeout_s: float) -> int:
-        """Remove a member for ever.  Leader only, never itself; Conflict when refused."""
-        return await self._membership(self._replica.remove, raft_id, timeout_s)
+    async def remove(self, raft_id: str, *, force: bool = False, timeout_s: float) -> int:
+        """Remove a member for ever.  Leader only, never itself; Conflict when refused.
+
+        force: also when no majority of those that are left is reachable.
+        """
+        return await self._membership(partial(self._replica.remove, force=force), raft_id, timeout_s)
 
     async def demote(self, raft_id: str, *, timeout_s: float) -> int:
         """Make a voter a learner.  Leader only, never itself; Conflict when refused."""
@@ -285,7 +289,12 @@ class Engine:
     def _tick(self) -> None:
         replica = self._replica
         if replica.failed is None:
-            replica.tick()
+            try:
+                replica.tick()
+            except Exception as error:
+                # A bug: what was half done must not be acknowledged.
+                _log.critical("the replica raised", exc_info=True)
+                replica.fail(InternalError(f"the Raft engine ended by a bug ({type(error).__name__})"))
         if replica.failed is not None and not self._failure.done():
             self._failure.set_result(replica.failed)
 
@@ -337,8 +346,11 @@ class Engine:
     def is_removed(self, name: str) -> bool:
         return any(raft_id.partition("~")[0] == name for raft_id in self._replica.removed_peers())
 
-    def on_removed(self) -> None:
-        self.on_removed_self()
+    def on_removed(self, name: str) -> None:
+        if any(raft_id.partition("~")[0] == name for raft_id in self._replica.status().voters):
+            self.on_removed_self()
+        else:
+            _log.warning("a peer that is no voter says that this node was removed", extra={"peer": name})
 
     def describe(self) -> dict[str, Any]:
         return self._describe()

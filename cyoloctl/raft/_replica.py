@@ -33,6 +33,7 @@ from cyoloctl.errors import (
     Conflict,
     CyoloctlError,
     InternalError,
+    InvalidInput,
     NoLeader,
     NotFound,
     OutcomeUnknown,
@@ -43,6 +44,7 @@ from cyoloctl.errors import (
 from cyoloctl.model import Role
 from cyoloctl.raft._batch import decode_batch, encode_batch
 from cyoloctl.raft._journal import Entry, Journal
+from cyoloctl.raft._proposals import Done, Proposal, ProposalQueue
 from cyoloctl.raft._pysyncobj import (
     MEMBERSHIP,
     NO_OP,
@@ -71,7 +73,6 @@ __all__ = [
 MAX_COMMAND_BYTES = 512 * 1024
 
 Message = dict[str, Any]
-Done = Callable[[Any, "CyoloctlError | None"], None]
 
 _log = logging.getLogger("cyoloctl.raft")
 
@@ -117,6 +118,12 @@ class Limits:
     window_bytes: int = 8 * 2**20
     """Entries sent to one peer and not yet acknowledged."""
     pending_commands: int = 20_000
+    pending_bytes: int = 64 * 2**20
+    pending_reads: int = 20_000
+    result_bytes: int = 2**20
+    """Results of forwarded commands in one message."""
+    term_step: int = 2**32
+    """A message that is this far ahead of the own term comes from no correct peer."""
     chunk_bytes: int = 256 * 1024
     compact_entries: int = 10_000
     compact_bytes: int = 8 * 2**20
@@ -151,29 +158,12 @@ class ReplicaStatus:
 
 
 @dataclass(slots=True, eq=False)
-class Proposal:
-    """A command on its way.  `callback` is called exactly once, unless `cancelled`.
-
-    sent: it may be in some log, so that giving up on it leaves the outcome unknown.
-    """
-
-    command: bytes
-    callback: Done
-    remote: bool = False
-    sent: bool = False
-    cancelled: bool = False
-
-    def settle(self, result: bytes | None, error: CyoloctlError | None) -> None:
-        if not self.cancelled:
-            self.cancelled = True
-            self.callback(result, error)
-
-
-@dataclass(slots=True, eq=False)
 class ReadRequest:
     """A linearizable read on its way.  The callback gets the index that is applied."""
 
     callback: Done
+    remote: bool = False
+    """A peer asks; it is told when this node does not lead."""
     cancelled: bool = False
     index: int = 0
 
@@ -200,6 +190,16 @@ class _Sending:
     transfer: Transfer
     offset: int = 0
     sent_at: float = -1.0
+
+
+@dataclass(slots=True)
+class _Forwarded:
+    """Commands that the leader was asked to log, and the results that have come back."""
+
+    target: Node
+    batch: list[Proposal]
+    size: int
+    results: list[bytes] = field(default_factory=list)
 
 
 @dataclass(slots=True)
@@ -304,8 +304,9 @@ class Replica:
         self._votes: tuple[int, set[Node]] = (-1, set())
 
         # Proposals and reads.
-        self._pending: deque[Proposal] = deque()
-        self._forwarded: dict[int, tuple[Node, list[Proposal]]] = {}
+        self._pending = ProposalQueue(limits.pending_commands, limits.pending_bytes)
+        self._forwarded: dict[int, _Forwarded] = {}
+        self._forwarded_bytes = 0
         self._next_forward = rng.getrandbits(62)  # row 9: never an id of an earlier boot
         self._forward_after = -1e9
         self._reads: list[ReadRequest] = []
@@ -315,6 +316,7 @@ class Replica:
         self._next_read = rng.getrandbits(62)
         self._ready_reads: list[ReadRequest] = []
 
+        self._swept_at = -1e9
         self._saving = False
         self._saved: tuple[SnapshotMeta, CyoloctlError | None] | None = None
         self._snapshot_bytes_mark = 0
@@ -446,6 +448,8 @@ class Replica:
         engine = self._engine
         if engine.is_leader():
             deadline = engine.heartbeat_due()
+            if self._commits_alone():
+                return self._clock()
             if self._commit_notice_at is not None:
                 deadline = min(deadline, self._commit_notice_at)
             if self._handover is not None:
@@ -486,17 +490,26 @@ class Replica:
                         self._outbox.append((node, message))
                 self._flush()
             self._journal.sync()
+            if self._commits_alone():
+                self._tick()
+                self._journal.sync()
         except CyoloctlError as error:
-            self._fail(error)
+            self.fail(error)
             return
         outbox, self._outbox = self._outbox, []
         for node, message in outbox:
             self._send(str(node.id), message)
         self._flush()
 
+    def _commits_alone(self) -> bool:
+        """True for the only voter with entries that its own disk alone commits."""
+        engine = self._engine
+        return engine.is_leader() and not engine.others() and engine.commit_index() < self._journal.last_index
+
     def _tick(self) -> None:
         engine, now = self._engine, self._clock()
         self._collect_saved()
+        self._sweep(now)
         was_leader = engine.is_leader()
         self._maybe_prevote(now)
         may_campaign = self.is_member() and (self._election_granted or engine.transfer_requested())
@@ -513,6 +526,15 @@ class Replica:
             self._forward_pending()
             self._ask_leader(now)
         self._serve_ready_reads()
+
+    def _sweep(self, now: float) -> None:
+        """Once a second: forget what nobody waits for, and let a commit index that moved alone be stored."""
+        if now - self._swept_at < 1.0:
+            return
+        self._swept_at = now
+        self._pending.drop_cancelled()
+        self._reads = [request for request in self._reads if not request.cancelled]
+        self._journal.flush()
 
     def _lead(self, now: float, commit_before: int) -> None:
         engine = self._engine
@@ -556,6 +578,7 @@ class Replica:
         if self._round is not None:
             self._reads = self._round.requests + self._reads
             self._round = None
+        self._refuse_remote_reads()
         if self._handover is not None:
             handover, self._handover = self._handover, None
             handover.callback(self.leader(), None)
@@ -576,7 +599,7 @@ class Replica:
             sending.transfer.close()
         self._sending.clear()
 
-    def _fail(self, error: CyoloctlError) -> None:
+    def fail(self, error: CyoloctlError) -> None:
         """Go silent: nothing that was not persisted may be voted for or acknowledged."""
         self.failed = error
         self._outbox.clear()
@@ -587,18 +610,17 @@ class Replica:
     def abandon(self, error: CyoloctlError) -> None:
         """Answer everything that waits: unknown where it may be in a log, else with the error."""
         unknown = OutcomeUnknown(f"{error.message}; the write may or may not have been applied")
-        held = list(self._pending)
-        self._pending.clear()
-        for _, proposals in self._forwarded.values():
-            held.extend(proposals)
+        held = self._pending.take_all()
+        for forwarded in self._forwarded.values():
+            held.extend(forwarded.batch)
         self._forwarded.clear()
+        self._forwarded_bytes = 0
         for waiting in list(self._engine.waiting_commit.values()):
             for _, callback in waiting:
                 callback(None, None)
         self._engine.waiting_commit.clear()
-        for proposal in held + list(self._pending):
+        for proposal in held + self._pending.take_all():
             proposal.settle(None, unknown if proposal.sent else error)
-        self._pending.clear()
         reads = self._reads + self._ready_reads
         if self._round is not None:
             reads += self._round.requests
@@ -737,8 +759,8 @@ class Replica:
         """
         node = self._node(raft_id)
         engine = self._engine
-        if raft_id in self._current.voters:
-            callback(engine.commit_index(), None)
+        if raft_id in self._current.voters and raft_id in self._applied.voters:
+            callback(engine.applied_index(), None)
             return
         if raft_id in self._current.removed:
             callback(None, Conflict(f"{raft_id} was removed: join again under a new name"))
@@ -746,27 +768,46 @@ class Replica:
         if engine.is_leader() and node not in engine.readonly():
             callback(None, Conflict(f"{raft_id} is not connected to the leader"))
             return
-        if (
-            engine.is_leader()
-            and engine.match_index.get(node, 0) < self._journal.last_index - self._limits.promote_lag
-        ):
+        match = engine.match_index.get(node, 0)
+        if engine.is_leader() and (match == 0 or match < self._journal.last_index - self._limits.promote_lag):
             callback(None, Conflict(f"{raft_id} has not caught up yet"))
             return
         self._change_membership("add", raft_id, callback)
 
-    def remove(self, raft_id: str, callback: Done) -> None:
-        """Remove a voter or learner for ever.  Leader only; never the leader itself."""
-        if raft_id in self._current.removed:
-            callback(self._engine.commit_index(), None)
+    def remove(self, raft_id: str, callback: Done, *, force: bool = False) -> None:
+        """Remove a voter or learner for ever.  Leader only; never the leader itself.
+
+        Conflict, unless force: no majority of the voters that would be left
+        was heard from lately, so that the removal could never be committed.
+        """
+        if raft_id in self._current.removed and raft_id in self._applied.removed:
+            callback(self._engine.applied_index(), None)
+            return
+        if not force and not self._majority_without(raft_id):
+            callback(None, Conflict(f"without {raft_id} no majority of the voters is reachable"))
             return
         self._change_membership("remove", raft_id, callback)
 
     def demote(self, raft_id: str, callback: Done) -> None:
         """Make a voter a learner.  Leader only; never the leader itself."""
-        if raft_id not in self._current.voters:
+        if raft_id not in self._current.voters and raft_id not in self._applied.voters:
             callback(None, NotFound(f"{raft_id} is not a voter"))
             return
+        if not self._majority_without(raft_id):
+            callback(None, Conflict(f"without {raft_id} no majority of the voters is reachable"))
+            return
         self._change_membership("demote", raft_id, callback)
+
+    def _majority_without(self, raft_id: str) -> bool:
+        engine = self._engine
+        if not engine.is_leader() or raft_id == self._id or raft_id not in self._current.voters:
+            return True  # refused elsewhere, or changes no majority
+        left = {node for node in engine.others() if node.id != raft_id}
+        since = self._clock() - self._timing.leader_fallback_s
+        heard = sum(
+            1 for node in left if node in engine.connected and engine.last_response.get(node, -1e9) > since
+        )
+        return 1 + heard > (len(left) + 1) / 2
 
     def _change_membership(self, operation: str, raft_id: str, callback: Done) -> None:
         engine = self._engine
@@ -844,7 +885,7 @@ class Replica:
             proposal.settle(None, self.failed)
         elif len(command) > self._limits.entry_bytes - 64:
             proposal.settle(None, InternalError("command too large"))
-        elif len(self._pending) >= self._limits.pending_commands:
+        elif self._pending.is_full():
             proposal.settle(None, Overloaded("too many writes are waiting: try again later"))
         else:
             self._pending.append(proposal)
@@ -855,20 +896,8 @@ class Replica:
         engine = self._engine
         if not engine.is_leader() or self._handover is not None:
             return
-        pending = self._pending
-        while pending:
-            batch: list[Proposal] = []
-            size = 0
-            while pending:
-                proposal = pending[0]
-                if proposal.cancelled:
-                    pending.popleft()
-                    continue
-                if batch and size + len(proposal.command) + 4 > self._limits.entry_bytes:
-                    break
-                size += len(proposal.command) + 4
-                proposal.sent = True
-                batch.append(pending.popleft())
+        while self._pending:
+            batch = self._pending.take_batch(self._limits.entry_bytes, 4)
             if batch:
                 engine.append_command(
                     encode_batch([proposal.command for proposal in batch]), self._settle_batch(batch)
@@ -889,69 +918,54 @@ class Replica:
 
     def _hold_again(self, batch: list[Proposal]) -> None:
         """Not known to be applied: propose again (commands apply once), or let the sender do so."""
-        for proposal in reversed(batch):
-            if proposal.cancelled:
-                continue
+        again = []
+        for proposal in batch:
             if proposal.remote:
                 proposal.settle(None, NoLeader("the leader changed"))
-            else:
-                self._pending.appendleft(proposal)
+            elif not proposal.cancelled:
+                again.append(proposal)
+        self._pending.put_back(again)
 
     def _forward_pending(self) -> None:
         """Not the leader: hand what waits to the leader, once."""
         engine = self._engine
         leader = engine.leader()
+        for proposal in self._pending.take_remote():
+            proposal.settle(None, NoLeader("not the leader"))
         if leader is None or leader == self._me or leader not in engine.connected:
-            self._refuse_remote()
             return
         if self._clock() < self._forward_after:
             return
-        while self._pending:
-            batch: list[Proposal] = []
-            size = 0
-            while self._pending and size < self._limits.entry_bytes:
-                proposal = self._pending.popleft()
-                if proposal.cancelled:
-                    continue
-                if proposal.remote:
-                    proposal.settle(None, NoLeader("not the leader"))
-                    continue
-                size += len(proposal.command) + 4
-                proposal.sent = True
-                batch.append(proposal)
+        while self._pending and self._forwarded_bytes < self._limits.window_bytes:
+            batch = self._pending.take_batch(self._limits.entry_bytes, 4)
             if batch:
+                size = sum(len(proposal.command) for proposal in batch)
                 self._next_forward += 1
-                self._forwarded[self._next_forward] = (leader, batch)
+                self._forwarded[self._next_forward] = _Forwarded(leader, batch, size)
+                self._forwarded_bytes += size
                 self.send(
                     leader,
                     {"type": "forward", "id": self._next_forward, "commands": [p.command for p in batch]},
                 )
 
-    def _refuse_remote(self) -> None:
-        if any(proposal.remote for proposal in self._pending):
-            keep = [p for p in self._pending if not p.remote]
-            gone = [p for p in self._pending if p.remote]
-            self._pending = deque(keep)
-            for proposal in gone:
-                proposal.settle(None, NoLeader("not the leader"))
-
     def _take_back_forwarded(self, node: Node | None) -> None:
         """The link to the leader broke, or the leader changed: send again to the next one."""
-        for key in [k for k, (target, _) in self._forwarded.items() if node is None or target == node]:
-            _, batch = self._forwarded.pop(key)
-            self._hold_again(batch)
+        for key in sorted(self._forwarded, reverse=True):
+            if node is None or self._forwarded[key].target == node:
+                self._hold_again(self._end_forward(key).batch)
+
+    def _end_forward(self, key: int) -> _Forwarded:
+        forwarded = self._forwarded.pop(key)
+        self._forwarded_bytes -= forwarded.size
+        return forwarded
 
     def _on_forward(self, node: Node, message: Message) -> None:
         identifier, commands = message["id"], message["commands"]
-        if not self._engine.is_leader() or self._handover is not None:
-            self.send(
-                node, {"type": "forward_result", "id": identifier, "results": [], "error": "not_leader"}
-            )
+        if not self._engine.is_leader():
+            self._answer_forward(node, identifier, [], "not_leader")
             return
-        if len(self._pending) + len(commands) > self._limits.pending_commands:
-            self.send(
-                node, {"type": "forward_result", "id": identifier, "results": [], "error": "overloaded"}
-            )
+        if self._pending.is_full():
+            self._answer_forward(node, identifier, [], "overloaded")
             return
         results: list[bytes] = [b""] * len(commands)
         left = len(commands)
@@ -966,14 +980,8 @@ class Replica:
                 else:
                     results[position] = result
                 if left == 0:
-                    self.send(
-                        node,
-                        {
-                            "type": "forward_result",
-                            "id": identifier,
-                            "results": [] if failed else results,
-                            "error": "not_leader" if failed else None,
-                        },
+                    self._answer_forward(
+                        node, identifier, [] if failed else results, "not_leader" if failed else None
                     )
 
             return done
@@ -984,22 +992,54 @@ class Replica:
             else:
                 self._pending.append(Proposal(command, settled(position), remote=True))
 
+    def _answer_forward(self, node: Node, identifier: int, results: list[bytes], error: str | None) -> None:
+        """In as many messages as keep each well below the largest frame; the last one says so."""
+        start = 0
+        while True:
+            end, size = start, 0
+            while end < len(results) and (
+                end == start or size + len(results[end]) <= self._limits.result_bytes
+            ):
+                size += len(results[end])
+                end += 1
+            last = end == len(results)
+            self.send(
+                node,
+                {
+                    "type": "forward_result",
+                    "id": identifier,
+                    "results": results[start:end],
+                    "last": last,
+                    "error": error,
+                },
+            )
+            if last:
+                return
+            start = end
+
     def _on_forward_result(self, node: Node, message: Message) -> None:
-        found = self._forwarded.get(message["id"])
-        if found is None or found[0] != node:
+        forwarded = self._forwarded.get(message["id"])
+        if forwarded is None or forwarded.target != node:
             return
-        _, batch = self._forwarded.pop(message["id"])
-        error, results = message["error"], message["results"]
+        forwarded.results.extend(message["results"])
+        if not message["last"] and len(forwarded.results) <= len(forwarded.batch):
+            return
+        self._end_forward(message["id"])
+        batch, results, error = forwarded.batch, forwarded.results, message["error"]
         if error is None and len(results) == len(batch):
             for proposal, result in zip(batch, results, strict=True):
                 proposal.settle(result, None)
-        elif error == "overloaded":
-            for proposal in batch:
+            return
+        again = []
+        for proposal in batch:
+            if error == "overloaded" and proposal.sends == 1:
                 proposal.settle(None, Overloaded("the leader is overloaded: try again later"))
-        else:
-            # It leads no more, or hands over: it will be known soon who does.
+            else:
+                # It may be in a log already, or the node leads no more: it will be known soon who does.
+                again.append(proposal)
+        if again:
             self._forward_after = self._clock() + self._timing.transfer_retry_s
-            self._hold_again(batch)
+            self._hold_again(again)
 
     # ------------------------------------------------------------------ reads
 
@@ -1011,6 +1051,8 @@ class Replica:
         request = ReadRequest(callback)
         if self.failed is not None:
             request.settle(None, self.failed)
+        elif len(self._reads) >= self._limits.pending_reads:
+            request.settle(None, Overloaded("too many reads are waiting: try again later"))
         else:
             self._reads.append(request)
         return request
@@ -1019,7 +1061,10 @@ class Replica:
         engine = self._engine
         reading = self._round
         if reading is not None:
-            if now - reading.sent_at >= self._timing.heartbeat_s:
+            # The voters may have become fewer since the last confirmation.
+            if self._is_confirmed(reading):
+                self._complete_round()
+            elif now - reading.sent_at >= self._timing.heartbeat_s:
                 self._send_round(reading, now)
             return
         if not self._reads or engine.applied_index() < engine.no_op_index():
@@ -1031,10 +1076,10 @@ class Replica:
         # Reads that arrive from here on belong to the next round: this one's index is fixed now.
         self._read_sequence += 1
         self._round = _ReadRound(self._read_sequence, engine.term(), engine.commit_index(), requests, now)
-        if not engine.others():
+        if self._is_confirmed(self._round):
             self._complete_round()
-            return
-        self._send_round(self._round, now)
+        else:
+            self._send_round(self._round, now)
 
     def _send_round(self, reading: _ReadRound, now: float) -> None:
         reading.sent_at = now
@@ -1059,9 +1104,12 @@ class Replica:
         ):
             return
         reading.confirmed.add(node)
-        voters = engine.others()
-        if 1 + len(reading.confirmed & voters) > (len(voters) + 1) / 2:
+        if self._is_confirmed(reading):
             self._complete_round()
+
+    def _is_confirmed(self, reading: _ReadRound) -> bool:
+        voters = self._engine.others()
+        return 1 + len(reading.confirmed & voters) > (len(voters) + 1) / 2
 
     def _complete_round(self) -> None:
         reading = self._round
@@ -1085,6 +1133,7 @@ class Replica:
     def _ask_leader(self, now: float) -> None:
         """Not the leader: ask it for an index, one request for all reads that wait."""
         engine = self._engine
+        self._refuse_remote_reads()
         if self._asked is not None:
             _, target, requests, sent_at = self._asked
             if target == engine.leader() and now - sent_at < self._timing.heartbeat_s * 5:
@@ -1101,9 +1150,17 @@ class Replica:
             self._asked = (self._next_read, leader, requests, now)
             self.send(leader, {"type": "read_index", "id": self._next_read})
 
+    def _refuse_remote_reads(self) -> None:
+        """Not the leader any more: peers ask the next one themselves."""
+        if any(request.remote for request in self._reads):
+            remote = [request for request in self._reads if request.remote]
+            self._reads = [request for request in self._reads if not request.remote]
+            for request in remote:
+                request.settle(None, NoLeader("not the leader"))
+
     def _on_read_index(self, node: Node, message: Message) -> None:
         identifier = message["id"]
-        if not self._engine.is_leader():
+        if not self._engine.is_leader() or len(self._reads) >= self._limits.pending_reads:
             self.send(node, {"type": "read_index_result", "id": identifier, "index": None})
             return
 
@@ -1111,12 +1168,13 @@ class Replica:
             if (
                 index is not None
                 and self._told_commit.get(node, 0) < index
+                and self._engine.is_leader()
                 and node in self._peers()
             ):
                 self._replicate_to(node, heartbeat=True)
             self.send(node, {"type": "read_index_result", "id": identifier, "index": index})
 
-        self._reads.append(ReadRequest(done))
+        self._reads.append(ReadRequest(done, remote=True))
 
     def _on_read_index_result(self, node: Node, message: Message) -> None:
         asked = self._asked
@@ -1169,7 +1227,8 @@ class Replica:
         if handover is None or now < handover.next_try:
             return
         engine = self._engine
-        if now >= handover.until:
+        lost = handover.target not in engine.connected or handover.target not in engine.others()
+        if lost or now >= handover.until:
             self._handover = None
             handover.callback(None, Unavailable("leadership could not be transferred in time: it stays here"))
             return
@@ -1325,8 +1384,8 @@ class Replica:
     def _send_entries(self, node: Node, previous: int, entries: list[Entry]) -> None:
         engine = self._engine
         entry = self._journal.entry(previous)
-        if entry is None:
-            raise InternalError(f"entry {previous} is missing from the own log")
+        if entry is None or not engine.is_leader():
+            raise InternalError(f"entry {previous} cannot be sent: it is missing, or this node does not lead")
         self._told_commit[node] = engine.commit_index()
         self.send(
             node,
@@ -1546,6 +1605,16 @@ class Replica:
             self._engine.send_acknowledgement(node, next_index=1, success=False)
 
     def _on_snapshot_chunk(self, node: Node, message: Message) -> None:
+        try:
+            self._take_chunk(node, message)
+        except InvalidInput as error:
+            # No correct leader sends it.  The leader begins again, or another one does.
+            _log.warning("a snapshot chunk was refused", extra={"peer": node.id, "error": error.message})
+            if self._receiving is not None:
+                self._receiving.receiver.abort()
+            self._receiving = None
+
+    def _take_chunk(self, node: Node, message: Message) -> None:
         engine, journal = self._engine, self._journal
         if not self._follow(node, message["term"]):
             return
@@ -1599,8 +1668,9 @@ class Replica:
         self._rebase(meta)
         self._applied = self._base
         engine.set_applied(meta.index)
+        self._snapshot_bytes_mark = journal.byte_size
         self._reconfigure()
-        for position in [i for i in engine.waiting_commit if i <= meta.index]:
+        for position in list(engine.waiting_commit):
             for _, callback in engine.waiting_commit.pop(position):
                 callback(None, None)
         _log.info("installed a snapshot", extra={"index": meta.index, "peer": node.id})
@@ -1657,6 +1727,10 @@ class Replica:
             keep_from -= 1
             entry = journal.entry(keep_from)
             kept_bytes += 0 if entry is None else len(entry[0])
+        # A peer that is being sent an older snapshot goes on from there, if that costs little.
+        oldest = min([keep_from, *(sending.transfer.meta.index for sending in self._sending.values())])
+        if oldest > journal.first_index and journal.byte_size < 4 * self._limits.compact_bytes:
+            keep_from = oldest
         journal.compact_to(keep_from)
         self._snapshot_bytes_mark = journal.byte_size
         self._reconfigure()
@@ -1682,10 +1756,13 @@ class Replica:
         node = self._node(peer)
         if node not in self._engine.connected:
             return
+        if message.get("term", 0) - self._engine.term() > self._limits.term_step:
+            _log.critical("a peer's term is beyond reason: ignored", extra={"peer": peer})
+            return
         try:
             handler(self, node, message)
         except CyoloctlError as error:
-            self._fail(error)
+            self.fail(error)
 
 
 _HANDLERS: dict[str, Callable[[Replica, Node, Message], None]] = {

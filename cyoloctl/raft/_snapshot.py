@@ -34,12 +34,13 @@ import struct
 import threading
 from dataclasses import dataclass
 from pathlib import Path
-from typing import BinaryIO, NoReturn
+from typing import BinaryIO, NoReturn, Protocol
 
 from cyoloctl.errors import InternalError, InvalidInput, StorageError, VersionMismatch
 
 __all__ = [
     "MAX_SNAPSHOT_BYTES",
+    "Files",
     "Receiver",
     "SnapshotMeta",
     "SnapshotStore",
@@ -51,6 +52,7 @@ MAX_SNAPSHOT_BYTES = 2**30
 
 FORMAT_VERSION = 1
 
+_NAME = "snapshot"
 _MAGIC = b"cyolosnp"
 _PREFIX = struct.Struct(">8sBI")
 _DIGEST_BYTES = 32
@@ -200,6 +202,77 @@ class Transfer:
         self._file.close()
 
 
+class Files(Protocol):
+    """The directory that a `SnapshotStore` lives in: a real one, or a simulated disk.
+
+    Every method may raise OSError.  name: what error messages call the snapshot.
+    """
+
+    name: str
+
+    def leftovers(self) -> list[str]:
+        """The temporary files of an earlier run."""
+        ...
+
+    def open(self, name: str) -> BinaryIO:
+        """To read.  Raises FileNotFoundError."""
+        ...
+
+    def create(self, name: str) -> BinaryIO:
+        """A new file, to write and read."""
+        ...
+
+    def sync(self, file: BinaryIO) -> None:
+        """What was written to a created file is durable; its name need not be."""
+        ...
+
+    def rename(self, old: str, new: str) -> None:
+        """Replace, atomically; durable after `sync_names`."""
+        ...
+
+    def sync_names(self) -> None:
+        """The names are durable."""
+        ...
+
+    def remove(self, name: str) -> None:
+        """Delete a file."""
+        ...
+
+
+class _Directory:
+    """`Files` of the operating system."""
+
+    def __init__(self, directory: Path) -> None:
+        self._directory = directory
+        self.name = str(directory / _NAME)
+
+    def leftovers(self) -> list[str]:
+        return [path.name for path in self._directory.glob("snapshot.*.tmp")]
+
+    def open(self, name: str) -> BinaryIO:
+        return open(self._directory / name, "rb")
+
+    def create(self, name: str) -> BinaryIO:
+        flags = os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC
+        return open(os.open(self._directory / name, flags, 0o600), "w+b")
+
+    def sync(self, file: BinaryIO) -> None:
+        os.fsync(file.fileno())
+
+    def rename(self, old: str, new: str) -> None:
+        os.rename(self._directory / old, self._directory / new)
+
+    def sync_names(self) -> None:
+        descriptor = os.open(self._directory, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+        try:
+            os.fsync(descriptor)
+        finally:
+            os.close(descriptor)
+
+    def remove(self, name: str) -> None:
+        (self._directory / name).unlink()
+
+
 class Receiver:
     """A snapshot on its way in.  Nothing is visible before `finish` succeeded."""
 
@@ -209,7 +282,7 @@ class Receiver:
         self.digest = digest
         self._store = store
         self._next = 0
-        self._file, self._path = store._new_file()
+        self._file, self._temporary = store._new_file()
 
     def write(self, offset: int, data: bytes) -> int:
         """Take one chunk; strictly in order.
@@ -254,7 +327,7 @@ class Receiver:
                 raise InvalidInput(f"the snapshot was damaged on its way, {error}: send it again") from error
             if digest.hex() != self.digest or meta != self.meta:
                 raise InvalidInput("the snapshot is not the one that was announced: send it again")
-            return self._store._install(self._file, self._path, meta, self.total, digest)
+            return self._store._install(self._file, self._temporary, meta, self.total, digest)
         except OSError as error:
             _raise_storage(self._store.name, error)
         finally:
@@ -262,7 +335,7 @@ class Receiver:
 
     def abort(self) -> None:
         """Forget what came.  Idempotent, and harmless after finish."""
-        self._store._discard(self._file, self._path)
+        self._store._discard(self._file, self._temporary)
 
     def _check(self) -> None:
         if self._file.closed:
@@ -272,8 +345,8 @@ class Receiver:
 class SnapshotStore:
     """The one current snapshot of a node.
 
-    directory: holds the file ``snapshot``; None keeps it in memory.  One store
-    a directory and process.  Temporary files of an earlier run are removed.
+    directory: holds the file ``snapshot``; None keeps it in memory; the
+    simulation brings its own `Files`.  One store a directory and process.  Temporary files of an earlier run are removed.
     Raises StorageError (damaged or unreadable) or VersionMismatch, naming the
     file and the remedy: a node never starts beside a snapshot that it cannot
     read.  Reads the whole file once, about a second a GiB.
@@ -283,18 +356,17 @@ class SnapshotStore:
     one thread at a time.
     """
 
-    def __init__(self, directory: Path | None) -> None:
-        self._directory = directory
-        self._path = None if directory is None else directory / "snapshot"
-        self.name = "the snapshot in memory" if self._path is None else str(self._path)
+    def __init__(self, directory: Path | Files | None) -> None:
+        self._files: Files | None = _Directory(directory) if isinstance(directory, Path) else directory
+        self.name = "the snapshot in memory" if self._files is None else self._files.name
         self._lock = threading.Lock()
         self._count = 0
         self._memory: bytes | None = None
         self._current: tuple[SnapshotMeta, int, str] | None = None  # meta, total, digest
-        if directory is not None:
+        if self._files is not None:
             try:
-                for leftover in directory.glob("snapshot.*.tmp"):
-                    leftover.unlink()
+                for leftover in self._files.leftovers():
+                    self._files.remove(leftover)
             except OSError as error:
                 _raise_storage(self.name, error)
         found = self._read(with_data=False)
@@ -328,16 +400,16 @@ class SnapshotStore:
         head = _encode_head(meta, len(data))
         digest = hashlib.sha256(head)
         digest.update(data)
-        file, path = self._new_file()
+        file, temporary = self._new_file()
         try:
             for part in (head, data, digest.digest()):
                 file.write(part)
             total = len(head) + len(data) + _DIGEST_BYTES
-            return self._install(file, path, meta, total, digest.digest())
+            return self._install(file, temporary, meta, total, digest.digest())
         except OSError as error:
             _raise_storage(self.name, error)
         finally:
-            self._discard(file, path)
+            self._discard(file, temporary)
 
     def open_transfer(self) -> Transfer | None:
         """The current snapshot, opened for sending; None if there is none.  Close it."""
@@ -370,10 +442,10 @@ class SnapshotStore:
     # --- files ---
 
     def _open(self) -> BinaryIO | None:
-        if self._path is None:
+        if self._files is None:
             return None if self._memory is None else io.BytesIO(self._memory)
         try:
-            return open(self._path, "rb")
+            return self._files.open(_NAME)
         except FileNotFoundError:
             return None
 
@@ -405,49 +477,44 @@ class SnapshotStore:
             _raise_storage(self.name, error)
         return (meta, size, digest.hex()), data
 
-    def _new_file(self) -> tuple[BinaryIO, Path | None]:
-        if self._directory is None:
+    def _new_file(self) -> tuple[BinaryIO, str | None]:
+        if self._files is None:
             return io.BytesIO(), None
         with self._lock:
             self._count += 1
-            path = self._directory / f"snapshot.{self._count}.tmp"
+            temporary = f"{_NAME}.{self._count}.tmp"
         try:
-            descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
+            return self._files.create(temporary), temporary
         except OSError as error:
             _raise_storage(self.name, error)
-        return open(descriptor, "w+b"), path
 
     def _install(
-        self, file: BinaryIO, path: Path | None, meta: SnapshotMeta, total: int, digest: bytes
+        self, file: BinaryIO, temporary: str | None, meta: SnapshotMeta, total: int, digest: bytes
     ) -> bool:
         """Sync and rename a whole, verified file.  Raises OSError."""
         file.flush()
-        if path is not None:
-            os.fsync(file.fileno())
+        if self._files is not None:
+            self._files.sync(file)
         with self._lock:
             if self._current is not None and self._current[0].index > meta.index:
                 return False
-            if path is None or self._path is None or self._directory is None:
+            if self._files is None or temporary is None:
                 file.seek(0)
                 self._memory = file.read()
             else:
-                os.rename(path, self._path)
-                descriptor = os.open(self._directory, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
-                try:
-                    os.fsync(descriptor)
-                finally:
-                    os.close(descriptor)
+                self._files.rename(temporary, _NAME)
+                self._files.sync_names()
             self._current = (meta, total, digest.hex())
         return True
 
-    def _discard(self, file: BinaryIO, path: Path | None) -> None:
+    def _discard(self, file: BinaryIO, temporary: str | None) -> None:
         if file.closed:
             return
         with contextlib.suppress(OSError):
             file.close()
-        if path is not None:
+        if self._files is not None and temporary is not None:
             with contextlib.suppress(OSError):
-                path.unlink()
+                self._files.remove(temporary)
 
 
 def _raise_storage(name: str, error: OSError) -> NoReturn:

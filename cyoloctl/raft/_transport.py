@@ -22,7 +22,7 @@ from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any, Protocol, cast
 
-from cyoloctl.errors import CyoloctlError, NoLeader, OutcomeUnknown, Unavailable
+from cyoloctl.errors import CyoloctlError, InternalError, NoLeader, OutcomeUnknown, Unavailable
 from cyoloctl.raft._wire import FrameReader, PeerProtocolError, decode, encode
 
 __all__ = [
@@ -46,6 +46,7 @@ _BACKOFF_LAST_S = 1.0
 _GREATER_NAME_DELAY_S = 0.4
 _MAX_UNSENT_BYTES = 64 * 2**20
 _MAX_CALLS = 1024
+_MAX_CALL_BYTES = 2 * 2**20
 
 _log = logging.getLogger("cyoloctl.peer")
 
@@ -87,7 +88,7 @@ class PeerHandler(Protocol):
     def on_peer_disconnected(self, raft_id: str) -> None: ...
     def on_peer_message(self, raft_id: str, message: dict[str, Any]) -> None: ...
     def is_removed(self, name: str) -> bool: ...
-    def on_removed(self) -> None: ...
+    def on_removed(self, name: str) -> None: ...
     def describe(self) -> dict[str, Any]: ...
     async def on_call(self, name: str, body: bytes) -> bytes: ...
 
@@ -108,13 +109,15 @@ class _Session(asyncio.Protocol):
         self.boot = ""
         self.live = False
         self.said_hello = False
+        self.connected = False
         self.closed = asyncio.get_running_loop().create_future()
         self.last_received = 0.0
         self.info = PeerInfo("", "")
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         self._transport = cast(asyncio.Transport, transport)
-        name = self._network.identify(transport.get_extra_info("ssl_object"))
+        self.connected = True
+        name = self._identify(transport)
         self.last_received = time.monotonic()
         if name is None:
             self.refuse("no node certificate of this cluster")
@@ -141,6 +144,13 @@ class _Session(asyncio.Protocol):
             }
         )
         self._hello_timer = asyncio.get_running_loop().call_later(_HELLO_TIMEOUT_S, self._no_hello)
+
+    def _identify(self, transport: asyncio.BaseTransport) -> str | None:
+        try:
+            return self._network.identify(transport.get_extra_info("ssl_object"))
+        except Exception:
+            _log.critical("a certificate could not be read", exc_info=True)
+            return None
 
     def _no_hello(self) -> None:
         if not self.said_hello:
@@ -203,7 +213,7 @@ class _Session(asyncio.Protocol):
     def _on_goodbye(self, message: dict[str, Any]) -> None:
         self.close()
         if message["reason"] == "removed":
-            self._network.handler.on_removed()
+            self._network.handler.on_removed(self.name)
         else:
             _log.warning("peer says goodbye", extra={"peer": self.name, "reason": message["reason"]})
 
@@ -327,6 +337,8 @@ class PeerNetwork:
         session = self._sessions.get(name)
         if session is None:
             raise NoLeader(f"{name} is not connected: try again")
+        if len(body) > _MAX_CALL_BYTES:
+            raise InternalError("a request to a peer is too large")
         if len(self._calls) >= _MAX_CALLS:
             raise Unavailable("too many requests to peers wait for their answers: try again later")
         self._next_call += 1
@@ -449,7 +461,10 @@ class PeerNetwork:
                 if self.identity.name > name:
                     await self._pause(event, _GREATER_NAME_DELAY_S)
                 continue
-            await self._dial(name)
+            try:
+                await self._dial(name)
+            except Exception:
+                _log.critical("dialling failed by a bug", extra={"peer": name}, exc_info=True)
             if name not in self._sessions:
                 await self._pause(event, backoff * (0.5 + self._rng.random()))
                 backoff = min(backoff * 2, _BACKOFF_LAST_S)
@@ -478,9 +493,10 @@ class PeerNetwork:
                 await self._connect(self._addresses[name], factory)
         except (OSError, TimeoutError, CyoloctlError, ValueError) as error:
             _log.debug("cannot dial", extra={"peer": name, "error": str(error)})
-            if session is not None:
-                self._others.discard(session)
             return
+        finally:
+            if session is not None and not session.connected:
+                self._others.discard(session)
         deadline = asyncio.get_running_loop().time() + _HELLO_TIMEOUT_S
         while (
             session is not None

@@ -53,7 +53,7 @@ def _text_or_none(value: Any) -> bool:
 
 
 def _texts(value: Any) -> bool:
-    return type(value) is list and len(value) <= 1024 and all(_text(item) for item in value)
+    return type(value) is list and len(value) <= 16_384 and all(_text(item) for item in value)
 
 
 def _text_map(value: Any) -> bool:
@@ -117,7 +117,7 @@ MESSAGE_TYPES: dict[str, dict[str, _Kind]] = {
     },
     "snapshot_ack": {"term": _integer, "digest": _text, "offset": _integer},
     "forward": {"id": _integer, "commands": _BLOBS},
-    "forward_result": {"id": _integer, "results": _BLOBS, "error": _text_or_none},
+    "forward_result": {"id": _integer, "results": _BLOBS, "last": _boolean, "error": _text_or_none},
     "read_confirm": {"seq": _integer, "term": _integer},
     "read_confirmed": {"seq": _integer, "term": _integer},
     "read_index": {"id": _integer},

@@ -1,0 +1,115 @@
+"""Commands on their way into the log, and the bounded queue in which they wait.  Pure."""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+from cyoloctl.errors import CyoloctlError
+
+__all__ = ["Done", "Proposal", "ProposalQueue"]
+
+Done = Callable[[Any, "CyoloctlError | None"], None]
+"""Called once, with a result or an error."""
+
+
+@dataclass(slots=True, eq=False)
+class Proposal:
+    """A command on its way.  `callback` is called exactly once, unless `cancelled`.
+
+    remote: a peer forwarded it, and is told when this node cannot place it.
+    sends: into how many logs or messages it went; from the first on, giving
+    up on it leaves the outcome unknown.
+    """
+
+    command: bytes
+    callback: Done
+    remote: bool = False
+    cancelled: bool = False
+    sends: int = 0
+
+    @property
+    def sent(self) -> bool:
+        """True when it may be in some log."""
+        return self.sends > 0
+
+    def settle(self, result: bytes | None, error: CyoloctlError | None) -> None:
+        """Tell the proposer, once."""
+        if not self.cancelled:
+            self.cancelled = True
+            self.callback(result, error)
+
+
+class ProposalQueue:
+    """First in, first out, bounded by count and bytes; cancelled proposals do not count for long."""
+
+    def __init__(self, max_count: int, max_bytes: int) -> None:
+        self._items: deque[Proposal] = deque()
+        self._max_count = max_count
+        self._max_bytes = max_bytes
+        self._bytes = 0
+
+    def __bool__(self) -> bool:
+        return bool(self._items)
+
+    def __len__(self) -> int:
+        return len(self._items)
+
+    def is_full(self) -> bool:
+        """True when no further proposal is admitted; looks for cancelled ones first."""
+        if len(self._items) < self._max_count and self._bytes < self._max_bytes:
+            return False
+        self.drop_cancelled()
+        return len(self._items) >= self._max_count or self._bytes >= self._max_bytes
+
+    def append(self, proposal: Proposal) -> None:
+        """Add at the end, whatever the bounds: ask `is_full` before admitting."""
+        self._items.append(proposal)
+        self._bytes += len(proposal.command)
+
+    def put_back(self, batch: list[Proposal]) -> None:
+        """Put proposals that were taken back to the front, in their order."""
+        self._items.extendleft(reversed(batch))
+        self._bytes += sum(len(proposal.command) for proposal in batch)
+
+    def take_batch(self, max_bytes: int, overhead_bytes: int) -> list[Proposal]:
+        """The next proposals whose commands together stay below max_bytes, at least one; marked as sent."""
+        batch: list[Proposal] = []
+        size = 0
+        while self._items:
+            proposal = self._items[0]
+            length = len(proposal.command)
+            if not proposal.cancelled and batch and size + length + overhead_bytes > max_bytes:
+                break
+            self._items.popleft()
+            self._bytes -= length
+            if proposal.cancelled:
+                continue
+            size += length + overhead_bytes
+            proposal.sends += 1
+            batch.append(proposal)
+        return batch
+
+    def take_remote(self) -> list[Proposal]:
+        """Remove and return all that peers forwarded."""
+        remote = [proposal for proposal in self._items if proposal.remote]
+        if remote:
+            self._keep([proposal for proposal in self._items if not proposal.remote])
+        return remote
+
+    def take_all(self) -> list[Proposal]:
+        """Empty the queue."""
+        items = list(self._items)
+        self._keep([])
+        return items
+
+    def drop_cancelled(self) -> None:
+        """Forget those that nobody waits for any more."""
+        if any(proposal.cancelled for proposal in self._items):
+            self._keep([proposal for proposal in self._items if not proposal.cancelled])
+
+    def _keep(self, items: list[Proposal]) -> None:
+        self._items = deque(items)
+        self._bytes = sum(len(proposal.command) for proposal in items)
