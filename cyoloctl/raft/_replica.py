@@ -399,11 +399,23 @@ class Replica:
         return self._engine.is_leader()
 
     def leader(self) -> str | None:
-        """Who leads, as far as this node knows; None also while it has no session with that node."""
+        """Who leads, as far as this node knows; None when that node was not heard from lately."""
         if self._engine.is_leader():
             return self._id
-        leader = self._engine.leader()
-        return None if leader is None or leader not in self._engine.connected else str(leader.id)
+        leader = self._live_leader()
+        return None if leader is None else str(leader.id)
+
+    def _live_leader(self) -> Node | None:
+        """The other node that leads: there is a session with it, and it acted as leader of late.
+
+        A leader that lost its majority falls silent without telling anybody.
+        """
+        engine = self._engine
+        leader = engine.leader()
+        if leader is None or leader == self._me or leader not in engine.connected:
+            return None
+        silent_s = self._clock() - self._leader_seen_at
+        return leader if silent_s <= self._timing.leader_fallback_s else None
 
     def removed_peers(self) -> frozenset[str]:
         """Peers that a committed entry removed: admit all others (row 21)."""
@@ -928,13 +940,10 @@ class Replica:
 
     def _forward_pending(self) -> None:
         """Not the leader: hand what waits to the leader, once."""
-        engine = self._engine
-        leader = engine.leader()
+        leader = self._live_leader()
         for proposal in self._pending.take_remote():
             proposal.settle(None, NoLeader("not the leader"))
-        if leader is None or leader == self._me or leader not in engine.connected:
-            return
-        if self._clock() < self._forward_after:
+        if leader is None or self._clock() < self._forward_after:
             return
         while self._pending and self._forwarded_bytes < self._limits.window_bytes:
             batch = self._pending.take_batch(self._limits.entry_bytes, 4)
@@ -1140,8 +1149,8 @@ class Replica:
                 return
             self._reads = requests + self._reads
             self._asked = None
-        leader = engine.leader()
-        if not self._reads or leader is None or leader == self._me or leader not in engine.connected:
+        leader = self._live_leader()
+        if not self._reads or leader is None:
             return
         requests = [request for request in self._reads if not request.cancelled]
         self._reads = []
@@ -1400,10 +1409,15 @@ class Replica:
         )
 
     def _restart_peer(self, node: Node) -> None:
-        """Begin again with a peer at what it is known to hold."""
+        """Begin again with a peer in a new session.
+
+        What it held is where to look first, not what it holds: a disk that
+        was damaged at its end may have lost some of it meanwhile.
+        """
         engine = self._engine
         match = engine.match_index.get(node, 0)
         engine.next_index[node] = match + 1 if match else self._journal.last_index + 1
+        engine.match_index[node] = 0
         self._forget_flow(node)
         self._probing.add(node)
 

@@ -346,7 +346,8 @@ class SnapshotStore:
     """The one current snapshot of a node.
 
     directory: holds the file ``snapshot``; None keeps it in memory; the
-    simulation brings its own `Files`.  One store a directory and process.  Temporary files of an earlier run are removed.
+    simulation brings its own `Files`.  One store a directory and process.
+    Temporary files of an earlier run are removed.
     Raises StorageError (damaged or unreadable) or VersionMismatch, naming the
     file and the remedy: a node never starts beside a snapshot that it cannot
     read.  Reads the whole file once, about a second a GiB.

@@ -42,5 +42,5 @@ def stopped(formed: Cluster, tmp_path: Path) -> Iterator[Cluster]:
 def cluster(stopped: Cluster) -> Cluster:
     """A running copy of three formed voters, for one test."""
     stopped.start_all()
-    stopped.wait_settled(voters=3)
+    stopped.wait_healthy()
     return stopped

@@ -27,7 +27,18 @@ class _Watch:
 
     def __init__(self, node: Node, name: str) -> None:
         self.process = subprocess.Popen(
-            [sys.executable, "-m", "cyoloctl", "counter", "watch", name, "-d", str(node.directory), "-o", "json"],
+            [
+                sys.executable,
+                "-m",
+                "cyoloctl",
+                "counter",
+                "watch",
+                name,
+                "-d",
+                str(node.directory),
+                "-o",
+                "json",
+            ],
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,
             text=True,
@@ -134,7 +145,9 @@ def test_get_of_an_unknown_counter_is_not_found(shared: Cluster) -> None:
 
 @pytest.mark.parametrize("name", ["Upper", "a_b", "-a", "a" * 64, "ä"])
 def test_counter_with_a_wrong_name_is_refused(shared: Cluster, name: str) -> None:
-    assert_refused(run("counter", "incr", "-d", shared["n1"].directory, "--", name), 65, "name")
+    assert_refused(
+        run("counter", "incr", "-d", shared["n1"].directory, "--", name), 65, "counter", "not valid"
+    )
 
 
 def test_request_id_used_for_another_write_is_refused_or_answers_the_first(shared: Cluster) -> None:
@@ -154,7 +167,9 @@ def _kill_others(cluster: Cluster, keep: str) -> None:
             cluster[name].kill()
 
 
-def test_follower_without_quorum_answers_75_to_reads_and_writes_and_only_stale_reads(cluster: Cluster) -> None:
+def test_follower_without_quorum_answers_75_and_only_stale_reads(
+    cluster: Cluster,
+) -> None:
     cluster["n1"].client().counter_add("default", 7)
     keep = cluster.followers()[0]
     cluster.wait_settled(voters=3)
@@ -219,7 +234,9 @@ def test_paused_leader_does_not_serve_old_values_when_it_wakes(cluster: Cluster)
     others[0].client().counter_add("default", 1)
     os.kill(cluster[leader].pid, signal.SIGSTOP)
     try:
-        wait_until("another leader", lambda: others[0].client().status()["cluster"]["leader"] not in (None, leader))
+        wait_until(
+            "another leader", lambda: others[0].client().status()["cluster"]["leader"] not in (None, leader)
+        )
         assert others[1].client().counter_add("default", 1)["value"] == 2
     finally:
         os.kill(cluster[leader].pid, signal.SIGCONT)

@@ -73,7 +73,9 @@ def test_request_id_repeated_gives_the_first_result_across_leader_change_and_ful
 
 
 @pytest.mark.parametrize("way", ["command", "sigterm"])
-def test_leader_stopped_gracefully_hands_over_within_a_second_and_writes_go_on(cluster: Cluster, way: str) -> None:
+def test_leader_stopped_gracefully_hands_over_within_a_second_and_writes_go_on(
+    cluster: Cluster, way: str
+) -> None:
     leader = cluster.wait_leader()
     others = cluster.followers()
     with Writers(cluster, threads=2) as writers:
@@ -90,8 +92,10 @@ def test_leader_stopped_gracefully_hands_over_within_a_second_and_writes_go_on(c
         status = cluster[leader].wait_exit()
         took = wait_until(
             "another leader",
-            lambda: cluster[others[0]].client().status()["cluster"]["leader"] in others
-            and time.monotonic() - asked,
+            lambda: (
+                cluster[others[0]].client().status()["cluster"]["leader"] in others
+                and time.monotonic() - asked
+            ),
         )
         writers.wait_more(20)
         writers.finish()

@@ -141,8 +141,15 @@ def test_start_with_a_key_open_to_others_is_refused_until_the_printed_chmod_was_
     _assert_counts_on(node, 4)
 
 
-@pytest.mark.parametrize("file", ["pki/node.key", "pki/node.crt", "pki/ca.crt", "pki/sealing.key"])
-@pytest.mark.parametrize("damage", ["missing", "a directory", "garbage", "empty"])
+@pytest.mark.parametrize(
+    ("file", "damage"),
+    [
+        *((f"pki/{file}", "missing") for file in ("node.key", "node.crt", "ca.crt", "sealing.key")),
+        *((f"pki/{file}", "garbage") for file in ("node.key", "node.crt", "ca.crt", "sealing.key")),
+        ("pki/node.key", "a directory"),
+        ("pki/node.key", "empty"),
+    ],
+)
 def test_start_with_an_unusable_key_or_certificate_is_refused_and_names_it(
     node: Node, file: str, damage: str
 ) -> None:
@@ -153,13 +160,20 @@ def test_start_with_an_unusable_key_or_certificate_is_refused_and_names_it(
     elif damage != "missing":
         path.write_text("garbage" if damage == "garbage" else "")
         path.chmod(0o600)
-    assert_refused(node.start_refused(), 78, str(path), "restore" if file.endswith(".key") or damage in ("missing", "a directory") else "use the right file")
+    assert_refused(
+        node.start_refused(),
+        78,
+        str(path),
+        "restore" if file.endswith(".key") or damage in ("missing", "a directory") else "use the right file",
+    )
 
 
 def test_start_with_the_key_of_another_node_is_refused(stopped: Cluster) -> None:
     for file in ("node.key", "node.crt"):
         shutil.copy(stopped["n1"].directory / "pki" / file, stopped["n2"].directory / "pki" / file)
-    assert_refused(stopped["n2"].start_refused(), 78, str(stopped["n2"].directory / "pki" / "node.crt"), "node.yaml")
+    assert_refused(
+        stopped["n2"].start_refused(), 78, str(stopped["n2"].directory / "pki" / "node.crt"), "node.yaml"
+    )
 
 
 @pytest.mark.parametrize(
@@ -189,7 +203,12 @@ def test_start_with_a_wrong_configuration_names_line_and_column(
     result = node.start_refused()
     assert_refused(result, 78, str(node.directory / "node.yaml"), *words)
     assert re.search(place, result.stderr), result.stderr
-    assert_refused(node.cli("node", "start", "--background"), 78, str(node.directory / "node.yaml"))
+
+
+def test_start_in_the_background_gives_the_reason_why_the_node_is_not_ready(node: Node) -> None:
+    _edit(node, "storage: disk", "storage: tape")
+    result = node.cli("node", "start", "--background")
+    assert_refused(result, 78, str(node.directory / "node.yaml"), "tape")
 
 
 def test_start_in_a_directory_without_a_node_is_refused(tmp_path: Path) -> None:
@@ -239,7 +258,7 @@ def test_start_with_a_journal_torn_at_its_end_catches_up(cluster: Cluster, cut_b
     with open(wal, "r+b") as file:
         file.truncate(wal.stat().st_size - cut_bytes)
     cluster[victim].start()
-    cluster.wait_settled(voters=3)
+    cluster.wait_settled(voters=3, timeout_s=10)
     value = cluster.client().counter_get("default")["value"]
     assert cluster[victim].client().counter_get("default", stale=True)["value"] == value
 

@@ -10,7 +10,8 @@ from pathlib import Path
 
 import pytest
 
-from tests.support.cluster import Cluster, Writers, assert_refused
+from cyoloctl.errors import StorageError
+from tests.support.cluster import RETRIED, Cluster, Writers, assert_refused, run
 
 pytestmark = [pytest.mark.cluster, pytest.mark.fault]
 
@@ -28,7 +29,9 @@ def small_disk(tmp_path: Path) -> Iterator[Path]:
     path.mkdir()
     mounted = _mount("-t", "tmpfs", "-o", f"size={_SMALL},mode=0700", "cyoloctl-test", str(path))
     if mounted.returncode != 0:
-        pytest.skip(f"DISK FULL IS NOT TESTED: cannot mount a tmpfs here ({mounted.stderr.strip()}); run as root")
+        pytest.skip(
+            f"DISK FULL IS NOT TESTED: cannot mount a tmpfs here ({mounted.stderr.strip()}); run as root"
+        )
     try:
         yield path
     finally:
@@ -70,13 +73,16 @@ def test_node_with_a_full_disk_stops_the_others_go_on_and_it_comes_back(
         cluster["n1"].client(10.0).transfer_leadership(target)
     assert cluster.wait_leader() == target
 
-    with Writers(cluster, threads=3) as writers:
+    # A write that reaches the node in its last moment is told of the disk (74).
+    with Writers(cluster, threads=3, retried=(*RETRIED, StorageError)) as writers:
         writers.wait_more(30)
         _fill(small_disk)
         status = cluster["n3"].wait_exit()
         writers.wait_more(50)
         writers.finish()
-    message = [line for line in cluster["n3"].log_path.read_text().splitlines() if line.startswith("error:")][-1]
+    message = [line for line in cluster["n3"].log_path.read_text().splitlines() if line.startswith("error:")][
+        -1
+    ]
     assert status == 74, message
     assert str(cluster["n3"].directory / "raft.db") in message
     assert "full" in message
@@ -96,8 +102,6 @@ def test_node_with_a_full_disk_stops_the_others_go_on_and_it_comes_back(
 
 
 def test_init_on_a_full_disk_is_a_storage_error_and_leaves_nothing(small_disk: Path) -> None:
-    from tests.support.cluster import run
-
     _fill(small_disk)
     result = run("cluster", "init", "-d", small_disk / "n9", "--name", "n9", "--listen", "127.0.0.1:1")
     assert_refused(result, 74, str(small_disk / "n9"), "space")

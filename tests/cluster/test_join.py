@@ -155,7 +155,9 @@ def test_join_with_an_expired_token_is_rejected(tmp_path: Path) -> None:
             peer.send({"type": "forward", "id": 1, "commands": [command]})
             assert peer.wait_message("forward_result")["error"] is None
         assert node.client().counter_get("clock")["value"] == 1
-        _assert_not_joined(tmp_path / "late", _join(tmp_path / "late", "late", token), 77, "rejected", "expired")
+        _assert_not_joined(
+            tmp_path / "late", _join(tmp_path / "late", "late", token), 77, "rejected", "expired"
+        )
         assert [row["name"] for row in node.client().member_list()["members"]] == ["n1"]
         # A new invitation counts from the cluster's present time, and works.
         assert _join(tmp_path / "late", "late", cluster.invite("late", ttl_s=3600)).returncode == 0
@@ -248,7 +250,9 @@ def test_invite_of_a_removed_name_is_refused(ours: Cluster, tmp_path: Path) -> N
         ([], 2, "--name"),
     ],
 )
-def test_invite_with_wrong_options_is_refused(ours: Cluster, options: list[str], status: int, word: str) -> None:
+def test_invite_with_wrong_options_is_refused(
+    ours: Cluster, options: list[str], status: int, word: str
+) -> None:
     assert_refused(ours["n1"].cli("member", "invite", *options), status, word)
 
 
@@ -263,7 +267,9 @@ def test_invite_to_a_file_keeps_it_private_and_never_overwrites(ours: Cluster, t
     assert path.read_text() == before
 
 
-def test_join_into_a_used_directory_is_refused_before_the_token_is_spent(ours: Cluster, tmp_path: Path) -> None:
+def test_join_into_a_used_directory_is_refused_before_the_token_is_spent(
+    ours: Cluster, tmp_path: Path
+) -> None:
     token = ours.invite("spare")
     used: Node = ours["n1"]
     result = _join(used.directory, "spare", token)

@@ -65,7 +65,8 @@ def test_remove_that_would_lose_quorum_is_refused_and_allowed_by_force(cluster: 
     wait_until(
         "the dead follower unreachable",
         lambda: any(
-            row["name"] == dead and not row["reachable"] for row in cluster[leader].client().status()["members"]
+            row["name"] == dead and not row["reachable"]
+            for row in cluster[leader].client().status()["members"]
         ),
     )
     assert_refused(cluster[leader].cli("member", "remove", alive, "--yes"), 4, alive, "--force")
@@ -107,7 +108,9 @@ def test_remove_of_an_unknown_member_is_not_found(shared: Cluster) -> None:
         assert_refused(node.cli("member", "remove", "nobody", "--yes"), 3, "nobody", "member list")
 
 
-def test_remove_of_the_only_member_is_refused(shared: Cluster, tmp_path_factory: pytest.TempPathFactory) -> None:
+def test_remove_of_the_only_member_is_refused(
+    shared: Cluster, tmp_path_factory: pytest.TempPathFactory
+) -> None:
     with Cluster(tmp_path_factory.mktemp("alone")) as alone:
         node = alone.init("n1")
         assert_refused(node.cli("member", "remove", "n1", "--yes"), 4, "n1", "only voter")
@@ -170,9 +173,7 @@ def test_transfer_leadership_to_a_dead_voter_is_refused_and_leadership_stays(clu
     leader = cluster.wait_leader()
     dead = cluster.followers()[0]
     cluster[dead].kill()
-    assert_refused(
-        cluster[leader].cli("member", "transfer-leadership", "--to", dead), 4, dead, "stays here"
-    )
+    assert_refused(cluster[leader].cli("member", "transfer-leadership", "--to", dead), 4, dead, "stays here")
     assert cluster.wait_leader() == leader
     assert cluster.client().counter_add("default", 1)["value"] == 1
 

@@ -35,6 +35,7 @@ from cyoloctl.paths import control_socket_path
 from cyoloctl.raft._wire import FrameReader, decode, encode
 
 __all__ = [
+    "RETRIED",
     "Cluster",
     "Node",
     "NotYet",
@@ -111,7 +112,9 @@ def free_port() -> int:
         return port
 
 
-def run(*arguments: object, stdin: str = "", timeout_s: float = 60.0, **env: str) -> subprocess.CompletedProcess[str]:
+def run(
+    *arguments: object, stdin: str = "", timeout_s: float = 60.0, **env: str
+) -> subprocess.CompletedProcess[str]:
     """`cyoloctl arguments...` as a process without a terminal."""
     return subprocess.run(
         [sys.executable, "-m", "cyoloctl", *map(str, arguments)],
@@ -245,10 +248,17 @@ class Node:
     def log_tail(self, characters: int = 1500) -> str:
         return self.log_path.read_text()[-characters:] if self.log_path.exists() else ""
 
-    def log_events(self) -> list[dict[str, Any]]:
-        """The lines of the log that are JSON objects."""
+    def log_size(self) -> int:
+        """Where the log ends now, for `log_events`."""
+        return self.log_path.stat().st_size if self.log_path.exists() else 0
+
+    def log_events(self, since: int = 0) -> list[dict[str, Any]]:
+        """The lines of the log, from a `log_size` on, that are JSON objects."""
         found = []
-        for line in self.log_path.read_text().splitlines():
+        with open(self.log_path, "rb") as file:
+            file.seek(since)
+            lines = file.read().decode().splitlines()
+        for line in lines:
             with contextlib.suppress(ValueError):
                 found.append(json.loads(line))
         return [event for event in found if isinstance(event, dict)]
@@ -292,7 +302,9 @@ class Cluster:
         node.start()
         return node
 
-    def invite(self, name: str, *, through: str | None = None, learner: bool = False, ttl_s: int = 3600) -> str:
+    def invite(
+        self, name: str, *, through: str | None = None, learner: bool = False, ttl_s: int = 3600
+    ) -> str:
         """A join token for a new node."""
         inviter = self[through] if through else next(iter(self.running()))
         return str(inviter.client(10.0).member_invite(name, learner=learner, ttl_s=ttl_s)["token"])
@@ -358,6 +370,14 @@ class Cluster:
         leader = self.wait_leader()
         return [node.name for node in self.running() if node.name != leader]
 
+    def wait_healthy(self) -> None:
+        """Every running node has a leader and sees every member connected."""
+        for node in self.running():
+            wait_until(
+                f"{node.name} healthy",
+                lambda node=node: node.client(2.0).status()["cluster"]["healthy"],  # type: ignore[misc]
+            )
+
     def wait_settled(self, voters: int, timeout_s: float = LIMIT_S) -> None:
         """Every running node sees all of them as voters, connected, without lag, under one leader."""
 
@@ -366,8 +386,13 @@ class Cluster:
                 status = node.client(2.0).status()
                 cluster = status["cluster"]
                 rows = status["members"]
-                if cluster["voters"] != voters or not cluster["healthy"] or any(row["lag"] != 0 for row in rows):
-                    raise NotYet(f"{node.name} says {cluster} {[(r['name'], r['applied_index'], r['lag']) for r in rows]}")
+                if (
+                    cluster["voters"] != voters
+                    or not cluster["healthy"]
+                    or any(row["lag"] != 0 for row in rows)
+                ):
+                    shown = [(row["name"], row["applied_index"], row["lag"]) for row in rows]
+                    raise NotYet(f"{node.name} says {cluster} {shown}")
             return bool(self.wait_leader(1.0))
 
         wait_until(f"{voters} voters without lag", settled, timeout_s)
@@ -386,9 +411,18 @@ class Cluster:
 
 
 class Writers:
-    """Threads that increment a counter, each write under an id of its own that it repeats until it is answered."""
+    """Threads that increment a counter; each write has its own id and is repeated until it is answered."""
 
-    def __init__(self, cluster: Cluster, *, counter: str = "default", threads: int = 4) -> None:
+    def __init__(
+        self,
+        cluster: Cluster,
+        *,
+        counter: str = "default",
+        threads: int = 4,
+        retried: tuple[type[CyoloctlError], ...] = RETRIED,
+    ) -> None:
+        """retried: the errors after which a write goes to the next node; any other ends the test."""
+        self._retried = retried
         self.counter = counter
         self.acknowledged: dict[str, int] = {}
         self.retried: set[str] = set()
@@ -417,7 +451,9 @@ class Writers:
     def wait_more(self, count: int) -> None:
         """Until that many more writes are acknowledged."""
         target = len(self.acknowledged) + count
-        wait_until(f"{count} more acknowledged writes", lambda: len(self.acknowledged) >= target or self.errors)
+        wait_until(
+            f"{count} more acknowledged writes", lambda: len(self.acknowledged) >= target or self.errors
+        )
         assert not self.errors, self.errors
 
     def assert_exact(self, value: int) -> None:
@@ -443,7 +479,7 @@ class Writers:
             try:
                 client = Client([endpoint], credentials=None, timeout_s=2.0)
                 done = client.counter_add(self.counter, 1, request_id=request_id)
-            except RETRIED:
+            except self._retried:
                 with self._lock:
                     self.retried.add(request_id)
                 if time.monotonic() > deadline:
@@ -504,9 +540,7 @@ def http_exchange(
         http_connection.close()
 
 
-def issue_node(
-    holder: Node, name: str, where: Path, *, role: str = "node"
-) -> tuple[Path, Path]:
+def issue_node(holder: Node, name: str, where: Path, *, role: str = "node") -> tuple[Path, Path]:
     """A key and a certificate for any name, from a cluster's own CA: (certificate file, key file)."""
     ca, ca_key = pki.read_ca(holder.directory / pki.PKI_DIRECTORY)
     cluster_id = cluster_id_of(holder)
