@@ -330,7 +330,7 @@ class ControlServer:
         # cleanup_socket (3.13) would remove whatever is there by then; close() looks first.
         options: dict[str, Any] = {"cleanup_socket": False} if sys.version_info >= (3, 13) else {}
         self._unix = await self.loop.create_unix_server(
-            lambda: _Connection(self, self._http, self.loop, unix=True), sock=sock, backlog=128, **options
+            lambda: _Connection(self, self._http, self.loop, unix=True), sock=sock, backlog=1024, **options
         )
 
     async def close(self, timeout_s: float = 2.0) -> None:

@@ -11,6 +11,8 @@ from cyoloctl.errors import CyoloctlError
 
 __all__ = ["Done", "Proposal", "ProposalQueue"]
 
+_MAX_BATCH = 16_384
+
 Done = Callable[[Any, "CyoloctlError | None"], None]
 """Called once, with a result or an error."""
 
@@ -78,7 +80,7 @@ class ProposalQueue:
         """The next proposals whose commands together stay below max_bytes, at least one; marked as sent."""
         batch: list[Proposal] = []
         size = 0
-        while self._items:
+        while self._items and len(batch) < _MAX_BATCH:
             proposal = self._items[0]
             length = len(proposal.command)
             if not proposal.cancelled and batch and size + length + overhead_bytes > max_bytes:

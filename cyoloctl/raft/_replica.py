@@ -117,13 +117,14 @@ class Limits:
     batch_bytes: int = 2**20
     window_bytes: int = 8 * 2**20
     """Entries sent to one peer and not yet acknowledged."""
+    uncommitted_entries: int = 1
     pending_commands: int = 20_000
     pending_bytes: int = 64 * 2**20
     pending_reads: int = 20_000
     result_bytes: int = 2**20
     """Results of forwarded commands in one message."""
     term_step: int = 2**32
-    """A message that is this far ahead of the own term comes from no correct peer."""
+    """A message that is this far ahead of the own term or log comes from no correct peer."""
     chunk_bytes: int = 256 * 1024
     compact_entries: int = 10_000
     compact_bytes: int = 8 * 2**20
@@ -714,7 +715,7 @@ class Replica:
         if self._changes and self._changes[-1][0] >= index:
             self._changes = [item for item in self._changes if item[0] < index]
             self._reconfigure()
-        for position in [i for i in self._engine.waiting_commit if i >= index]:
+        for position in sorted((i for i in self._engine.waiting_commit if i >= index), reverse=True):
             for _, callback in self._engine.waiting_commit.pop(position):
                 callback(None, None)
 
@@ -908,6 +909,9 @@ class Replica:
         engine = self._engine
         if not engine.is_leader() or self._handover is not None:
             return
+        uncommitted = self._journal.last_index - engine.commit_index()
+        if uncommitted >= self._limits.uncommitted_entries:
+            return  # what waits travels as one entry when the one before it is committed
         while self._pending:
             batch = self._pending.take_batch(self._limits.entry_bytes, 4)
             if batch:
@@ -1633,6 +1637,8 @@ class Replica:
         if not self._follow(node, message["term"]):
             return
         index, term = message["index"], message["snapshot_term"]
+        if term > message["term"] or index - journal.last_index > self._limits.term_step:
+            raise InvalidInput("it is of a term or index that no leader can have")
         own = journal.entry(index)
         if index <= engine.applied_index() or (own is not None and own[2] == term):
             # Row 7: nothing in it that is not here.
@@ -1684,7 +1690,7 @@ class Replica:
         engine.set_applied(meta.index)
         self._snapshot_bytes_mark = journal.byte_size
         self._reconfigure()
-        for position in list(engine.waiting_commit):
+        for position in sorted(engine.waiting_commit, reverse=True):
             for _, callback in engine.waiting_commit.pop(position):
                 callback(None, None)
         _log.info("installed a snapshot", extra={"index": meta.index, "peer": node.id})
