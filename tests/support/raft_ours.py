@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 import random
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -80,7 +80,9 @@ class OurCluster(Cluster):
         limits: Limits | None = None,
         seed: int = 1,
     ) -> None:
-        self.timing, self.limits, self.seed = timing or Timing(), limits or Limits(keep_entries=0), seed
+        self.timing, self.seed = timing or Timing(), seed
+        # Stories count entries: each proposal is one here, however many wait.
+        self.limits = replace(limits or Limits(keep_entries=0), uncommitted_entries=1_000_000)
         self.founders = tuple(names)
         self.held_saves: dict[str, list[Callable[[], None]]] = {}
         self._lives = 0
