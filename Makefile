@@ -19,7 +19,7 @@ INPUTS := pyproject.toml cyoloctl/__init__.py
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help demo install dev test pytest lint format types generate bench clean distclean
+.PHONY: help demo install dev test pytest lint format types generate faults bench sim clean distclean
 
 help: ## this list
 	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "  make %-10s %s\n", $$1, $$2 }' Makefile
@@ -49,8 +49,19 @@ types: $(DEV) ## mypy, strict
 generate: $(DEV) ## the checked-in generated files: CLI reference, completions, exit codes
 	$(BIN)/python -m cyoloctl.cli.generate $(ARGS)
 
+# Seconds of faults for each size, and where the reports go.  As root: it makes network namespaces.
+SECONDS ?= 600
+REPORT ?= faults-report
+
+faults: $(DEV) ## three, then five real nodes under faults, checked (root); SECONDS=60 REPORT=DIR
+	$(BIN)/python -m tests.faults.run --nodes 3 --seconds $(SECONDS) --report $(REPORT)/3-nodes $(ARGS)
+	$(BIN)/python -m tests.faults.run --nodes 5 --seconds $(SECONDS) --report $(REPORT)/5-nodes $(ARGS)
+
 bench: $(DEV) ## measure beside etcd on this machine (apt-get install etcd-server); ARGS="--help"
 	$(BIN)/python -m benchmarks.compare $(ARGS)
+
+sim: $(RUNTIME) ## 10,000 simulated clusters under faults, about half an hour on two cores; ARGS="--seeds 0:500"
+	@$(BIN)/cyoloctl sim --seeds 0:10000 $(ARGS)
 
 clean: ## remove caches and build results
 	rm -rf build dist .mypy_cache .pytest_cache .ruff_cache .hypothesis

@@ -12,11 +12,11 @@ _cyoloctl() {
     fi
     for ((i = 1; i < COMP_CWORD; i++)); do
         case "$path ${COMP_WORDS[i]}" in
-            'cyoloctl demo'|'cyoloctl cluster'|'cyoloctl cluster init'|'cyoloctl node'|'cyoloctl node start'|'cyoloctl node stop'|'cyoloctl node join'|'cyoloctl node info'|'cyoloctl member'|'cyoloctl member invite'|'cyoloctl member list'|'cyoloctl member show'|'cyoloctl member remove'|'cyoloctl member transfer-leadership'|'cyoloctl status'|'cyoloctl counter'|'cyoloctl counter incr'|'cyoloctl counter decr'|'cyoloctl counter get'|'cyoloctl counter list'|'cyoloctl counter reset'|'cyoloctl counter watch'|'cyoloctl help'|'cyoloctl help exit-codes') path+=" ${COMP_WORDS[i]}" ;;
+            'cyoloctl demo'|'cyoloctl cluster'|'cyoloctl cluster init'|'cyoloctl node'|'cyoloctl node start'|'cyoloctl node stop'|'cyoloctl node join'|'cyoloctl node info'|'cyoloctl member'|'cyoloctl member invite'|'cyoloctl member list'|'cyoloctl member show'|'cyoloctl member remove'|'cyoloctl member transfer-leadership'|'cyoloctl status'|'cyoloctl counter'|'cyoloctl counter incr'|'cyoloctl counter decr'|'cyoloctl counter get'|'cyoloctl counter list'|'cyoloctl counter reset'|'cyoloctl counter watch'|'cyoloctl sim'|'cyoloctl help'|'cyoloctl help exit-codes') path+=" ${COMP_WORDS[i]}" ;;
         esac
     done
     case "$prev" in
-        --nodes|--timeout|--name|--listen|--advertise|--cluster|-e|--endpoint|--ttl|--to|--interval|--by|--request-id) :; return ;;
+        --nodes|--timeout|--name|--listen|--advertise|--cluster|-e|--endpoint|--ttl|--to|--interval|--by|--request-id|--seeds|--faults|--jobs) :; return ;;
         -o|--output) mapfile -t COMPREPLY < <(compgen -W "table json yaml" -- "$cur"); return ;;
         -d|--data-dir) compopt -o filenames; mapfile -t COMPREPLY < <(compgen -d -- "$cur"); return ;;
         --storage) mapfile -t COMPREPLY < <(compgen -W "disk memory" -- "$cur"); return ;;
@@ -26,7 +26,7 @@ _cyoloctl() {
     esac
     local words=
     case "$path" in
-        'cyoloctl') words='demo cluster node member status counter help --version -h --help' ;;
+        'cyoloctl') words='demo cluster node member status counter sim help --version -h --help' ;;
         'cyoloctl demo') words='--nodes --keep -o --output -d --data-dir --timeout -h --help' ;;
         'cyoloctl cluster') words='init -h --help' ;;
         'cyoloctl cluster init') words='--name --listen --advertise --cluster --storage -o --output -d --data-dir -h --help' ;;
@@ -49,6 +49,7 @@ _cyoloctl() {
         'cyoloctl counter list') words='--stale -o --output -d --data-dir -e --endpoint --credentials --timeout -h --help' ;;
         'cyoloctl counter reset') words='--yes --request-id -o --output -d --data-dir -e --endpoint --credentials --timeout -h --help' ;;
         'cyoloctl counter watch') words='-o --output -d --data-dir -e --endpoint --credentials --timeout -h --help' ;;
+        'cyoloctl sim') words='--seeds --faults --nodes --jobs --stop-on-failure -o --output -h --help' ;;
         'cyoloctl help') words='exit-codes -h --help' ;;
         'cyoloctl help exit-codes') words='-o --output -h --help' ;;
     esac

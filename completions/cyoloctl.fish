@@ -3,7 +3,7 @@
 function __cyoloctl_at --description 'whether the command line names exactly this command'
     set --local path cyoloctl
     for word in (commandline --tokenize --cut-at-cursor --current-process)[2..]
-        if contains -- "$path $word" 'cyoloctl demo' 'cyoloctl cluster' 'cyoloctl cluster init' 'cyoloctl node' 'cyoloctl node start' 'cyoloctl node stop' 'cyoloctl node join' 'cyoloctl node info' 'cyoloctl member' 'cyoloctl member invite' 'cyoloctl member list' 'cyoloctl member show' 'cyoloctl member remove' 'cyoloctl member transfer-leadership' 'cyoloctl status' 'cyoloctl counter' 'cyoloctl counter incr' 'cyoloctl counter decr' 'cyoloctl counter get' 'cyoloctl counter list' 'cyoloctl counter reset' 'cyoloctl counter watch' 'cyoloctl help' 'cyoloctl help exit-codes'
+        if contains -- "$path $word" 'cyoloctl demo' 'cyoloctl cluster' 'cyoloctl cluster init' 'cyoloctl node' 'cyoloctl node start' 'cyoloctl node stop' 'cyoloctl node join' 'cyoloctl node info' 'cyoloctl member' 'cyoloctl member invite' 'cyoloctl member list' 'cyoloctl member show' 'cyoloctl member remove' 'cyoloctl member transfer-leadership' 'cyoloctl status' 'cyoloctl counter' 'cyoloctl counter incr' 'cyoloctl counter decr' 'cyoloctl counter get' 'cyoloctl counter list' 'cyoloctl counter reset' 'cyoloctl counter watch' 'cyoloctl sim' 'cyoloctl help' 'cyoloctl help exit-codes'
             set path "$path $word"
         end
     end
@@ -17,6 +17,7 @@ complete --command cyoloctl --condition '__cyoloctl_at cyoloctl' --arguments nod
 complete --command cyoloctl --condition '__cyoloctl_at cyoloctl' --arguments member --description 'Invite, list and remove members; move leadership'
 complete --command cyoloctl --condition '__cyoloctl_at cyoloctl' --arguments status --description 'Show the cluster and its members'
 complete --command cyoloctl --condition '__cyoloctl_at cyoloctl' --arguments counter --description 'The replicated counters (signed 64-bit)'
+complete --command cyoloctl --condition '__cyoloctl_at cyoloctl' --arguments sim --description 'Look for lost, doubled or stale data in simulated clusters under faults'
 complete --command cyoloctl --condition '__cyoloctl_at cyoloctl' --arguments help --description 'Reference texts, such as the exit statuses'
 complete --command cyoloctl --condition '__cyoloctl_at cyoloctl' --long-option version --description 'Print the version'
 complete --command cyoloctl --condition '__cyoloctl_at cyoloctl' --short-option h --long-option help --description 'Show this message and exit'
@@ -169,6 +170,13 @@ complete --command cyoloctl --condition '__cyoloctl_at cyoloctl counter watch' -
 complete --command cyoloctl --condition '__cyoloctl_at cyoloctl counter watch' --long-option credentials --require-parameter --force-files --description 'Operator or viewer credentials for https endpoints'
 complete --command cyoloctl --condition '__cyoloctl_at cyoloctl counter watch' --long-option timeout --exclusive --description 'How long to wait, 0.1 to 300'
 complete --command cyoloctl --condition '__cyoloctl_at cyoloctl counter watch' --short-option h --long-option help --description 'Show this message and exit'
+complete --command cyoloctl --condition '__cyoloctl_at cyoloctl sim' --long-option seeds --exclusive --description 'The seeds A to B-1, one run each'
+complete --command cyoloctl --condition '__cyoloctl_at cyoloctl sim' --long-option faults --exclusive --description 'What goes wrong: all, none, or some of crash,disk,partition,slow,drop,pause,clock,membership,transfer,compaction'
+complete --command cyoloctl --condition '__cyoloctl_at cyoloctl sim' --long-option nodes --exclusive --description 'Voters at the start, 1 to 9'
+complete --command cyoloctl --condition '__cyoloctl_at cyoloctl sim' --long-option jobs --exclusive --description 'Processes'
+complete --command cyoloctl --condition '__cyoloctl_at cyoloctl sim' --long-option stop-on-failure --description 'End with the first run that breaks an invariant'
+complete --command cyoloctl --condition '__cyoloctl_at cyoloctl sim' --short-option o --long-option output --exclusive --arguments 'table json yaml' --description 'Form of the result'
+complete --command cyoloctl --condition '__cyoloctl_at cyoloctl sim' --short-option h --long-option help --description 'Show this message and exit'
 complete --command cyoloctl --condition '__cyoloctl_at cyoloctl help' --arguments exit-codes --description 'List the exit statuses with their codes, HTTP statuses and meanings'
 complete --command cyoloctl --condition '__cyoloctl_at cyoloctl help' --short-option h --long-option help --description 'Show this message and exit'
 complete --command cyoloctl --condition '__cyoloctl_at cyoloctl help exit-codes' --short-option o --long-option output --exclusive --arguments 'table json yaml' --description 'Form of the result'

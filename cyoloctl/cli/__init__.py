@@ -35,7 +35,7 @@ GROUPS: dict[str, str] = {
 }
 
 #: Commands directly under the root; the modules of the same names.
-LEAVES: tuple[str, ...] = ("demo", "status")
+LEAVES: tuple[str, ...] = ("demo", "sim", "status")
 
 #: In the order of ``--help``: the module of a group or leaf, whose COMMANDS maps leaf names to functions.
 _MODULES: dict[str, Callable[[], Any]] = {
@@ -45,6 +45,7 @@ _MODULES: dict[str, Callable[[], Any]] = {
     "member": lambda: import_module("cyoloctl.cli.member"),
     "status": lambda: import_module("cyoloctl.cli.status"),
     "counter": lambda: import_module("cyoloctl.cli.counter"),
+    "sim": lambda: import_module("cyoloctl.cli.sim"),
     "help": lambda: import_module("cyoloctl.cli.help"),
 }
 

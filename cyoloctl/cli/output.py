@@ -20,6 +20,7 @@ __all__ = [
     "MODES",
     "Cell",
     "OutputClosed",
+    "Progress",
     "abandon_stdout",
     "clear_screen",
     "coloured",
@@ -36,6 +37,8 @@ __all__ = [
 ]
 
 MODES = ("table", "json", "yaml")
+
+_LINE_EVERY_S = 20.0  # of Progress without a terminal
 
 #: Styles that a cell may have -> SGR parameters (ECMA-48 8.3.117).
 _STYLES = {"": "", "good": "32", "warn": "33", "bad": "1;31", "dim": "2", "bold": "1"}
@@ -287,6 +290,46 @@ def _boxed(
     with console.capture() as captured:
         console.print(drawn)
     return captured.get()
+
+
+class Progress:
+    """How far a long command is, on stderr: a bar on a terminal, a line now and then elsewhere.
+
+    total: 1 or more.  Nothing that happens to stderr fails the command.
+    """
+
+    def __init__(self, total: int) -> None:
+        self._total = total
+        self._terminal = sys.stderr is not None and sys.stderr.isatty()
+        self._next_s = 0.0 if self._terminal else _LINE_EVERY_S
+        self._drawn = False
+
+    def show(self, done: int, elapsed_s: float, text: str) -> None:
+        """done of total after elapsed_s; drawn only when it is time to."""
+        if elapsed_s < self._next_s:
+            return
+        if not self._terminal:
+            self._next_s = elapsed_s + _LINE_EVERY_S
+            note(f"{done} of {self._total}: {text}")
+            return
+        self._next_s = elapsed_s + 0.1
+        width = max(10, min(40, terminal_width() - len(text) - 24))
+        filled = width * done // self._total
+        self._draw(f"[{'#' * filled}{'.' * (width - filled)}] {done}/{self._total} {text}")
+
+    def clear(self) -> None:
+        """Remove the bar; it comes back with the next show()."""
+        if self._drawn:
+            self._draw("")
+            self._drawn = False
+
+    def _draw(self, line: str) -> None:
+        self._drawn = True
+        try:
+            sys.stderr.write(f"\r{line}\x1b[K")  # ECMA-48 EL
+            sys.stderr.flush()
+        except (OSError, ValueError):
+            return
 
 
 def clear_screen() -> None:

@@ -35,6 +35,7 @@ CONTRACT = {
     "counter list": CONNECTION,
     "counter reset": f"--yes --request-id {CONNECTION}",
     "counter watch": CONNECTION,
+    "sim": f"--seeds --faults --nodes --jobs --stop-on-failure {OUTPUT}",
     "help exit-codes": OUTPUT,
 }
 

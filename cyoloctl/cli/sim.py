@@ -1,0 +1,184 @@
+"""``cyoloctl sim``: clusters of this release in a deterministic simulation, under faults."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import re
+import time
+from collections import Counter
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from cyoloctl.cli import output
+from cyoloctl.cli.common import Session, command
+from cyoloctl.cli.output import Cell
+from cyoloctl.errors import Conflict, Interrupted, InvalidInput
+
+if TYPE_CHECKING:
+    from cyoloctl.sim import Report, Violation
+
+__all__ = ["COMMANDS"]
+
+_MAX_SEED = 2**63
+_MAX_NODES = 9
+_SHOWN_TRACES = 3
+
+
+def _seeds(text: str) -> range:
+    match = re.fullmatch(r"([0-9]{1,19}):([0-9]{1,19})", text, re.ASCII)
+    if match is None or not int(match[1]) < int(match[2]) <= _MAX_SEED:
+        raise InvalidInput(f"--seeds is {text[:80]!r}: use A:B with A below B, for A to B-1")
+    return range(int(match[1]), int(match[2]))
+
+
+def _faults(text: str, known: tuple[str, ...]) -> tuple[str, ...]:
+    """The named faults in the order of the table, so that the order on the command line changes nothing."""
+    if text == "all":
+        return known
+    if text == "none":
+        return ()
+    wanted = [name.strip() for name in text.split(",")]
+    for name in wanted:
+        if name not in known:
+            raise InvalidInput(f"--faults names {name[:40]!r}: use all, none, or some of {','.join(known)}")
+    return tuple(name for name in known if name in wanted)
+
+
+class _Tally:
+    """What the runs so far amount to."""
+
+    def __init__(self, replay: Callable[[int], str]) -> None:
+        self._replay = replay
+        self.seeds = self.operations = 0
+        self.faults: Counter[str] = Counter()
+        self.violations: list[dict[str, Any]] = []
+        self.simulated_s = 0.0
+
+    def add(self, report: Report) -> None:
+        self.seeds += 1
+        self.operations += report.operations
+        self.faults.update(report.faults)
+        self.simulated_s += report.simulated_s
+        found = report.violation
+        if found is not None:
+            replay = self._replay(report.seed)
+            self.violations.append(
+                {"seed": found.seed, "kind": found.kind, "at_s": found.at_s, "replay": replay}
+            )
+
+    def document(self, elapsed_s: float) -> dict[str, Any]:
+        return {
+            "schema_version": 1,
+            "seeds": self.seeds,
+            "violations": sorted(self.violations, key=lambda item: int(item["seed"])),
+            "operations": self.operations,
+            "faults": dict(sorted(self.faults.items())),
+            "seeds_per_s": round(self.seeds / elapsed_s, 2) if elapsed_s else 0.0,
+        }
+
+
+def _show_trace(found: Violation, replay: str) -> None:
+    for line in found.trace:
+        output.note(f"  {line}")
+    output.note(f"seed {found.seed} at {found.at_s:g} s: {found.kind}: {found.claim}\nreplay: {replay}")
+
+
+def _show(session: Session, document: dict[str, Any], tally: _Tally, elapsed_s: float) -> None:
+    if session.mode != "table":
+        output.structured(document, session.mode)
+        return
+    violations = document["violations"]
+    rows: list[tuple[Cell | str, Cell | str]] = [
+        ("seeds", str(document["seeds"])),
+        ("violations", Cell(str(len(violations)), "bad" if violations else "good")),
+        ("operations answered", str(document["operations"])),
+        ("faults injected", str(sum(document["faults"].values()))),
+        *((f"  {name}", str(count)) for name, count in document["faults"].items()),
+        ("simulated time", f"{tally.simulated_s:.0f} s"),
+        ("real time", f"{elapsed_s:.1f} s"),
+        ("seeds per second", f"{document['seeds_per_s']:.2f}"),
+    ]
+    output.table(("WHAT", "COUNT"), rows, right=frozenset({"COUNT"}))
+    if violations:
+        output.table(
+            ("SEED", "KIND", "AT", "REPLAY"),
+            [(str(v["seed"]), Cell(v["kind"], "bad"), f"{v['at_s']:.3f} s", v["replay"]) for v in violations],
+            right=frozenset({"SEED", "AT"}),
+        )
+
+
+@command(connects=False, data_dir=False, timeout_s=None)
+def sim(
+    session: Session,
+    seeds: Annotated[
+        str, typer.Option("--seeds", metavar="A:B", help="The seeds A to B-1, one run each.")
+    ] = "0:100",
+    faults: Annotated[
+        str,
+        typer.Option(
+            "--faults",
+            metavar="LIST",
+            help="What goes wrong: all, none, or some of crash,disk,partition,slow,drop,pause,clock,"
+            "membership,transfer,compaction.",
+        ),
+    ] = "all",
+    nodes: Annotated[
+        int | None,
+        typer.Option("--nodes", metavar="N", help="Voters at the start, 1 to 9. [default: by the seed]"),
+    ] = None,
+    jobs: Annotated[
+        int | None,
+        typer.Option("--jobs", metavar="N", help="Processes. [default: one for each core]"),
+    ] = None,
+    stop_on_failure: Annotated[
+        bool, typer.Option("--stop-on-failure", help="End with the first run that breaks an invariant.")
+    ] = False,
+) -> None:
+    """Look for lost, doubled or stale data in simulated clusters under faults.
+
+    Each seed is one run: the engine, journal, snapshots and state machines of
+    this release over a simulated clock, network and disk.  The same seed is
+    the same run.  Needs no node and writes no file.  Exits 4 when a run broke
+    an invariant, with a trace and the command that repeats the run.
+    """
+    wanted = _seeds(seeds)
+    if nodes is not None and not 1 <= nodes <= _MAX_NODES:
+        raise InvalidInput(f"--nodes is {nodes}: use 1 to {_MAX_NODES}")
+    if jobs is not None and not 1 <= jobs <= 1024:
+        raise InvalidInput(f"--jobs is {jobs}: use 1 to 1024")
+    from cyoloctl.sim import FAULTS, replay_command, run_seeds
+
+    chosen = _faults(faults, tuple(FAULTS))
+    tally = _Tally(lambda seed: replay_command(seed, faults=chosen, nodes=nodes))
+    progress = output.Progress(len(wanted))
+    began = time.monotonic()
+    interrupted = False
+    reports = run_seeds(wanted, faults=chosen, nodes=nodes, jobs=jobs or os.cpu_count() or 1)
+    try:
+        with contextlib.closing(reports):
+            for report in reports:
+                tally.add(report)
+                elapsed_s = time.monotonic() - began
+                if report.violation is not None and len(tally.violations) <= _SHOWN_TRACES:
+                    progress.clear()
+                    _show_trace(report.violation, tally.violations[-1]["replay"])
+                text = f"{len(tally.violations)} violations, {tally.seeds / elapsed_s:.1f} seeds/s"
+                progress.show(tally.seeds, elapsed_s, text)
+                if report.violation is not None and stop_on_failure:
+                    break
+    except KeyboardInterrupt:
+        interrupted = True
+    progress.clear()
+    elapsed_s = time.monotonic() - began
+    _show(session, tally.document(elapsed_s), tally, elapsed_s)
+    if interrupted:
+        raise Interrupted(f"interrupted after {tally.seeds} of {len(wanted)} seeds")
+    if tally.violations:
+        count = f"{len(tally.violations)} of {tally.seeds}"
+        raise Conflict(f"{count} runs broke an invariant: report it with the replay command")
+
+
+COMMANDS: dict[str, Callable[..., None]] = {"sim": sim}

@@ -1,0 +1,43 @@
+"""Many runs, on as many processes as wanted."""
+
+from __future__ import annotations
+
+import multiprocessing
+import signal
+from collections.abc import Generator
+from functools import partial
+
+from cyoloctl.sim.run import FAULTS, Report, run_seed
+
+__all__ = ["replay_command", "run_seeds"]
+
+
+def _ignore_interrupts() -> None:
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # the parent ends its workers itself
+
+
+def run_seeds(
+    seeds: range, *, faults: tuple[str, ...], nodes: int | None, jobs: int
+) -> Generator[Report, None, None]:
+    """The reports of these seeds, in the order in which they end.
+
+    faults, nodes: see `run_seed`.  jobs: processes, 1 or more; one runs in the
+    caller's.  Close the iterator, or read it to its end, to end the processes.
+    """
+    run = partial(run_seed, faults=faults, nodes=nodes)
+    if jobs == 1 or len(seeds) == 1:
+        yield from map(run, seeds)
+        return
+    # Not fork: the caller may have threads.
+    with multiprocessing.get_context("spawn").Pool(min(jobs, len(seeds)), _ignore_interrupts) as pool:
+        yield from pool.imap_unordered(run, seeds)
+
+
+def replay_command(seed: int, *, faults: tuple[str, ...], nodes: int | None) -> str:
+    """The command that repeats the run of one seed."""
+    parts = [f"cyoloctl sim --seeds {seed}:{seed + 1}"]
+    if set(faults) != set(FAULTS):
+        parts.append(f"--faults {','.join(faults) or 'none'}")
+    if nodes is not None:
+        parts.append(f"--nodes {nodes}")
+    return " ".join(parts)

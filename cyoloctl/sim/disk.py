@@ -1,0 +1,255 @@
+"""A simulated disk: what a node finds again after its process, or the power, went away.
+
+The journal above it is the real one; a transaction of its SQLite file is here
+one batch, whole or not at all, which is what ``SqliteStore`` promises and its
+own tests prove with torn files.  Snapshot files are bytes: what was not
+synced is torn, names that were not synced may be the old ones.
+
+Every operation is a *step*: the process may die at each of them.  After a
+failed sync nothing may be written again before a restart (Rebello et al.,
+"Can Applications Recover from fsync Failures?", USENIX ATC 2020); a commit
+after a failed one is noted in `broken`.
+"""
+
+from __future__ import annotations
+
+import errno
+import io
+import random
+from collections.abc import Callable
+from typing import BinaryIO, cast
+
+from cyoloctl.errors import StorageError
+from cyoloctl.raft._journal import Batch, MemoryStore, Record, StoredState
+
+__all__ = ["Crash", "Disk", "DiskFiles", "DiskStore"]
+
+
+class Crash(BaseException):
+    """The process dies here.  Not an Exception: nothing may handle it."""
+
+
+class Disk:
+    """The disk of one node; outlives its processes.
+
+    full: writes fail.  fail_sync: the next sync fails.  sync_s: how long one takes.
+    """
+
+    def __init__(self, rng: random.Random) -> None:
+        self._rng = rng
+        self.journal = MemoryStore()
+        self.pending: Batch | None = None  # written, not synced
+        self.full = False
+        self.fail_sync = False
+        self.sync_s = (0.0001, 0.0005)
+        self.failures = 0  # injected since the last start
+        self.broken: str | None = None  # a rule that the code above broke
+        self._contents: dict[int, bytes] = {}  # durable content by file
+        self._written: dict[int, _File] = {}  # created by this process
+        self._names: dict[str, int] = {}
+        self._durable_names: dict[str, int] = {}
+        self._changes: list[tuple[str, int | None]] = []  # of names, not synced
+        self._count = 0
+        self.life = 0
+
+    def record(self) -> Record:
+        """What the durable journal says."""
+        return self.journal._record or Record()
+
+    def sync(self) -> float:
+        """How long it takes in seconds.  Raises OSError when it fails."""
+        if self.fail_sync:
+            self.fail_sync = False
+            self.failures += 1
+            raise OSError(errno.EIO, "simulated failure of fsync")
+        return self._rng.uniform(*self.sync_s)
+
+    def stop(self, *, power: bool) -> None:
+        """The process is gone, and with the power what was not synced."""
+        self.life += 1
+        self.broken = None
+        pending, self.pending = self.pending, None
+        if (
+            pending is not None and self._rng.random() < 0.5
+        ):  # all of it had reached the disk: else it is torn
+            self.journal.commit(pending)
+        for number, file in self._written.items():
+            data = file.kept()
+            if power and file.synced != data:
+                data = self._tear(data)
+            self._contents[number] = data
+        self._written.clear()
+        if power:
+            self._names = self._durable_names
+            self._apply(self._changes[: self._rng.randint(0, len(self._changes))], self._names)
+        self._changes.clear()
+        self._durable_names = dict(self._names)
+        used = set(self._names.values())
+        self._contents = {number: data for number, data in self._contents.items() if number in used}
+
+    def _tear(self, data: bytes) -> bytes:
+        cut = self._rng.randint(0, len(data))
+        return data[:cut] + bytes(len(data) - cut) * self._rng.randint(0, 1)
+
+    @staticmethod
+    def _apply(changes: list[tuple[str, int | None]], names: dict[str, int]) -> None:
+        for name, number in changes:
+            if number is None:
+                names.pop(name, None)
+            else:
+                names[name] = number
+
+    # Files, for DiskFiles.
+
+    def change(self, *changes: tuple[str, int | None]) -> None:
+        self._apply(list(changes), self._names)
+        # One operation on names is atomic; here that is a rename's pair, old name last: it may stay.
+        self._changes.extend(changes)
+
+    def sync_names(self) -> None:
+        self._durable_names = dict(self._names)
+        self._changes.clear()
+
+    def create(self, name: str, step: Callable[[str], None]) -> _File:
+        if self.full:
+            self.failures += 1
+            raise OSError(errno.ENOSPC, "simulated full disk")
+        self._count += 1
+        file = self._written[self._count] = _File(self, step)
+        self.change((name, self._count))
+        return file
+
+    def number(self, name: str) -> int:
+        if name not in self._names:
+            raise FileNotFoundError(errno.ENOENT, name)
+        return self._names[name]
+
+    def read(self, name: str) -> bytes:
+        number = self.number(name)
+        written = self._written.get(number)
+        return self._contents[number] if written is None else written.kept()
+
+    def names(self) -> list[str]:
+        return sorted(self._names)
+
+
+class _File(io.BytesIO):
+    """A file that this process created."""
+
+    def __init__(self, disk: Disk, step: Callable[[str], None]) -> None:
+        super().__init__()
+        self._disk = disk
+        self._step = step
+        self._closed_with: bytes | None = None
+        self.synced = b""
+
+    def kept(self) -> bytes:
+        return self.getvalue() if self._closed_with is None else self._closed_with
+
+    def write(self, data: object, /) -> int:
+        self._step("snapshot write")
+        if self._disk.full:
+            self._disk.failures += 1
+            raise OSError(errno.ENOSPC, "simulated full disk")
+        return super().write(cast(bytes, data))
+
+    def close(self) -> None:
+        if not self.closed:
+            self._closed_with = self.getvalue()
+        super().close()
+
+
+class DiskStore:
+    """`Store` of one process's journal."""
+
+    def __init__(self, disk: Disk, step: Callable[[str], None], took: Callable[[float], None]) -> None:
+        self._disk = disk
+        self._step = step
+        self._took = took
+        self._failed = False
+
+    def load(self) -> StoredState | None:
+        """See Store."""
+        return self._disk.journal.load()
+
+    def commit(self, batch: Batch) -> None:
+        """See Store."""
+        disk = self._disk
+        if self._failed:
+            disk.broken = "the journal was written again after it had failed"
+        self._failed = True
+        self._step("journal write")
+        if disk.full:
+            disk.failures += 1
+            raise StorageError("the simulated disk is full")
+        disk.pending = batch
+        self._step("journal sync")
+        try:
+            self._took(disk.sync())
+        except OSError as error:
+            raise StorageError("a sync of the simulated disk failed") from error
+        disk.journal.commit(batch)
+        disk.pending = None
+        self._failed = False
+        self._step("journal synced")
+
+    def close(self) -> None:
+        """See Store."""
+
+
+class DiskFiles:
+    """`Files` of one process's snapshots."""
+
+    name = "the simulated snapshot"
+
+    def __init__(self, disk: Disk, step: Callable[[str], None], took: Callable[[float], None]) -> None:
+        self._disk = disk
+        self._life = disk.life
+        self._on_step = step
+        self._took = took
+
+    def _step(self, what: str) -> None:
+        if self._gone():
+            return
+        self._on_step(what)
+
+    def _gone(self) -> bool:
+        return self._disk.life != self._life
+
+    def leftovers(self) -> list[str]:
+        """See Files."""
+        return [name for name in self._disk.names() if name.endswith(".tmp")]
+
+    def open(self, name: str) -> BinaryIO:
+        """See Files."""
+        return io.BytesIO(self._disk.read(name))
+
+    def create(self, name: str) -> BinaryIO:
+        """See Files."""
+        self._step("snapshot create")
+        return self._disk.create(name, self._step)
+
+    def sync(self, file: BinaryIO) -> None:
+        """See Files."""
+        self._step("snapshot sync")
+        self._took(self._disk.sync())
+        cast(_File, file).synced = cast(_File, file).kept()
+        self._step("snapshot synced")
+
+    def rename(self, old: str, new: str) -> None:
+        """See Files."""
+        self._step("snapshot rename")
+        self._disk.change((new, self._disk.number(old)), (old, None))
+        self._step("snapshot renamed")
+
+    def sync_names(self) -> None:
+        """See Files."""
+        self._took(self._disk.sync())
+        self._disk.sync_names()
+        self._step("snapshot in place")
+
+    def remove(self, name: str) -> None:
+        """See Files."""
+        if not self._gone():  # cleaning up after a crash is not for the dead
+            self._disk.number(name)
+            self._disk.change((name, None))

@@ -1,0 +1,434 @@
+"""What must hold at every step, whatever happened before.
+
+Names in brackets are those of the Raft paper, figure 3.  Each check costs
+little, so all of them run after every turn of every node:
+
+- one leader a term [election safety];
+- an entry of an index and term is the same everywhere, and so is the one
+  before it, which by induction makes the logs equal up to it [log matching];
+- a leader holds every entry committed before its term [leader completeness];
+- a committed entry is the same on every node, and no node drops it;
+- an entry is committed only when a majority of the voters holds it on disk;
+- at every index every node gives the same results, and has the same state:
+  those of a model of the counters that knows each request once
+  [state machine safety, exactly once];
+- term, vote and acknowledged entries are on disk before a message tells of
+  them [figure 2], and a node whose disk failed says nothing more;
+- the configuration of a node is the committed one and the changes in its log.
+"""
+
+from __future__ import annotations
+
+import json
+from collections import defaultdict
+from typing import TYPE_CHECKING, Any
+
+from cyoloctl.machines import Composite, decode_command
+from cyoloctl.raft._batch import decode_batch
+from cyoloctl.raft._journal import Entry, Journal, Store
+from cyoloctl.raft._pysyncobj import MEMBERSHIP, REGULAR, decode_membership
+
+if TYPE_CHECKING:
+    from cyoloctl.sim.world import Node, World
+
+__all__ = ["Invariants", "Model", "WatchedJournal", "WatchedMachine"]
+
+_DIGEST_EVERY = 16  # indexes
+
+Configuration = tuple[frozenset[str], frozenset[str]]
+
+
+def _after(configuration: Configuration, command: bytes) -> Configuration:
+    """Said once more, in other words than the replica's: a node votes or not, and never returns."""
+    change = decode_membership(command)
+    if change is None:
+        return configuration
+    voters, removed = configuration
+    operation, name = change
+    if operation == "add":
+        return (voters, removed) if name in removed else (voters | {name}, removed)
+    return voters - {name}, removed | {name} if operation == "remove" else removed
+
+
+class WatchedJournal(Journal):
+    """The journal, with every entry that is durable or leaves it shown to the invariants.
+
+    An entry that was neither stored nor sent is nobody's: a node that stops may use its index and
+    term for another one.
+    """
+
+    def __init__(self, store: Store, invariants: Invariants, node: Node) -> None:
+        self._watch, self._node = invariants, node
+        super().__init__(store, clock=lambda: 0.0)
+        self._show(0)
+
+    def _show(self, position: int) -> None:
+        before = self.entries[position - 1][2] if position else -1
+        for entry in self.entries[position:]:
+            self._watch.holds(self._node, entry, before)
+            before = entry[2]
+
+    def _commit(self) -> None:
+        begin = max(self._clean_to + 1 - self.first_index, 0)
+        super()._commit()
+        self._show(begin)
+
+    def truncate_from(self, index: int) -> None:
+        """See Journal."""
+        for entry in self.entries[max(0, index - self.first_index) :]:
+            self._watch.drops(self._node, entry)
+        super().truncate_from(index)
+
+    def reset(self, index: int, term: int) -> None:
+        """See Journal."""
+        for entry in self.entries:
+            if entry[1] > index:
+                self._watch.drops(self._node, entry)
+        super().reset(index, term)
+
+
+class WatchedMachine:
+    """The real machines, with every result shown to the invariants."""
+
+    def __init__(self, composite: Composite, invariants: Invariants, node: Node) -> None:
+        self._composite, self._watch, self._node = composite, invariants, node
+        self._index = self._position = 0
+        self._digest_done = 0
+
+    def apply(self, index: int, command: bytes) -> bytes:
+        """See StateMachine."""
+        if index != self._index:
+            if index < self._index:
+                self._watch.world.fail("apply", f"{self._node.name} applies {index} after {self._index}")
+            self._index, self._position = index, 0
+            if index // _DIGEST_EVERY > self._digest_done:
+                self._digest_done = index // _DIGEST_EVERY
+                # All that is below this index: the same moment on every node.
+                self._watch.state(self._node, index - 0.5, self._composite.digest())
+        result = self._composite.apply(index, command)
+        self._watch.applied(self._node, index, self._position, command, result)
+        self._position += 1
+        return result
+
+    def snapshot(self) -> bytes:
+        """See StateMachine."""
+        data = self._composite.snapshot()
+        replica = self._node.replica
+        if replica is not None:
+            self._watch.state(self._node, replica.applied_index(), data[1:33].hex())
+        return data
+
+    def restore(self, data: bytes) -> None:
+        """See StateMachine."""
+        self._composite.restore(data)
+        if self._node.replica is not None:
+            self._watch.world.count("snapshot installed")
+        meta = self._node.snapshots.meta
+        if meta is not None:
+            self._index, self._position = meta.index, 0
+            self._digest_done = max(self._digest_done, meta.index // _DIGEST_EVERY)
+            self._watch.state(self._node, meta.index, data[1:33].hex())
+            self._watch.restored(self._node, meta.index, meta.voters, meta.removed)
+
+
+class Model:
+    """What the counters must be, written down a second time and naively."""
+
+    def __init__(self) -> None:
+        self.values: dict[str, int] = {}
+        self.history: dict[str, list[tuple[int, int]]] = defaultdict(list)
+        self.first: dict[str, tuple[int, dict[str, Any]]] = {}  # request id -> index, answer
+
+    def apply(self, index: int, command: bytes, answer: dict[str, Any]) -> str | None:
+        """What is wrong with a state machine's answer to a command at an index; None: nothing."""
+        request = decode_command(command)
+        known = self.first.get(request.request_id)
+        if known is not None:
+            if answer == known[1]:
+                return None
+            code = answer.get("error", {}).get("code")
+            if request.automatic and code == "outcome_unknown":
+                return None  # forgotten, and refused for that
+            return f"request {request.request_id} was applied at {known[0]} and answered {answer} at {index}"
+        if request.automatic and answer.get("error", {}).get("code") == "outcome_unknown":
+            return None
+        name = request.arguments["name"]
+        value = 0 if request.operation == "reset" else self.values.get(name, 0) + request.arguments["by"]
+        self.values[name] = value
+        self.history[name].append((index, value))
+        expected = {"index": index, "value": {"name": name, "value": value}}
+        self.first[request.request_id] = (index, expected)
+        if answer != expected:
+            return f"request {request.request_id} was answered {answer}, not {expected}"
+        return None
+
+    def value_at(self, name: str, index: int) -> int | None:
+        """The counter after everything up to an index."""
+        found = None
+        for position, value in reversed(self.history[name]):
+            if position <= index:
+                found = value
+                break
+        return found
+
+
+class _Seen:
+    """How much of one process was looked at."""
+
+    def __init__(self, life: int) -> None:
+        self.life = life
+        self.commit = 0
+        self.role: tuple[bool, int] = (False, 0)
+        self.configuration: tuple[object, ...] = ()
+
+
+class Invariants:
+    """The claims of the module, against one world."""
+
+    def __init__(self, world: World) -> None:
+        self.world = world
+        self.model = Model()
+        self.committed: dict[int, tuple[bytes, int]] = {}
+        self.top = 1  # the highest committed index
+        self.observed = 0  # the highest index that a client has seen the effect of
+        self._entries: dict[tuple[int, int], tuple[bytes, int]] = {}
+        self._leaders: dict[int, tuple[str, int]] = {}
+        self._committed_in: dict[int, int] = {}  # term -> highest index committed in it
+        self._configurations: list[tuple[int, Configuration]] = [(0, (frozenset(), frozenset()))]
+        self._results: dict[tuple[int, int], tuple[bytes, bytes]] = {}
+        self._states: dict[float, str] = {}
+        self._votes: dict[tuple[str, int], str] = {}
+        self._seen: dict[str, _Seen] = {}
+
+    # The log.
+
+    def holds(self, node: Node, entry: Entry, before: int) -> None:
+        """A node's log has this entry after one of the term `before` (-1: it is the base)."""
+        command, index, term = entry
+        if before < 0:
+            return  # a base's command need not be kept, nor what was before it
+        known = self._entries.setdefault((index, term), (command, before))
+        if known != (command, before):
+            self.world.fail("log matching", f"{node.name} has another entry {index} of term {term}")
+
+    def drops(self, node: Node, entry: Entry) -> None:
+        """A node's log loses this entry."""
+        command, index, term = entry
+        if self.committed.get(index) == (command, term):
+            self.world.fail("durability", f"{node.name} drops the committed entry {index} of term {term}")
+
+    # The state.
+
+    def applied(self, node: Node, index: int, position: int, command: bytes, result: bytes) -> None:
+        known = self._results.get((index, position))
+        if known is None:
+            self._results[index, position] = (command, result)
+            wrong = self.model.apply(index, command, json.loads(result))
+            if wrong is not None:
+                self.world.fail("exactly once", f"{node.name}: {wrong}")
+        elif known != (command, result):
+            claim = f"{node.name} applied {command!r} -> {result!r} at {index}, another node {known}"
+            self.world.fail("state machine safety", claim)
+
+    def state(self, node: Node, index: float, digest: str) -> None:
+        if self._states.setdefault(index, digest) != digest:
+            self.world.fail("state machine safety", f"{node.name} has another state at index {index:g}")
+
+    def restored(self, node: Node, index: int, voters: tuple[str, ...], removed: tuple[str, ...]) -> None:
+        expected = self._configuration_at(index)
+        if (frozenset(voters), frozenset(removed)) != expected:
+            claim = f"{node.name} restored {voters}, {removed} at {index}, committed is {expected}"
+            self.world.fail("configuration", claim)
+
+    def _configuration_at(self, index: int) -> Configuration:
+        found = self._configurations[0][1]
+        for position, configuration in self._configurations:
+            if position > index:
+                break
+            found = configuration
+        return found
+
+    # Messages.
+
+    def sending(self, node: Node, peer: str, message: dict[str, Any]) -> None:
+        """Figure 2: on stable storage before responding."""
+        kind = message["type"]
+        replica = node.replica
+        if replica is not None and replica.failed is not None:
+            self.world.fail("silence", f"{node.name} sends {kind} after its disk failed")
+        if kind in ("pre_vote", "pre_vote_response"):
+            return
+        record = node.disk.record()
+        term = record.term
+        if message.get("term", 0) > term:
+            last = node.disk.journal._entries.get(record.last_index)
+            if last is None or message["term"] > last[2]:
+                claim = f"{node.name} tells {peer} of term {message['term']} and has {term} on disk"
+                self.world.fail("persistence", claim)
+        if kind == "append_entries":  # the one message that may leave before its own sync
+            before = message["prevLogTerm"]
+            for entry in message["entries"]:
+                self.holds(node, entry, before)
+                before = entry[2]
+        if kind == "response_vote":
+            # A vote of a term that has passed meanwhile binds nobody any more: the higher term does.
+            if term == message["term"] and record.vote != peer:
+                claim = (
+                    f"{node.name} votes for {peer} in term {term} and has a vote for {record.vote} on disk"
+                )
+                self.world.fail("persistence", claim)
+            earlier = self._votes.setdefault((node.name, message["term"]), peer)
+            if earlier != peer:
+                claim = f"{node.name} votes for {earlier} and {peer} in term {message['term']}"
+                self.world.fail("election safety", claim)
+        if kind == "next_node_idx" and message["success"]:
+            index = message["next_node_idx"] - 1
+            entry = node.journal.entry(index)
+            on_disk = node.disk.journal._entries.get(index)
+            if record.last_index < index or (
+                entry is not None and on_disk is not None and entry[2] != on_disk[2]
+            ):
+                claim = f"{node.name} acknowledges {index} and has {record.last_index} on disk"
+                self.world.fail("persistence", claim)
+
+    # A turn.
+
+    def started(self, node: Node) -> None:
+        self._seen[node.name] = _Seen(node.life)
+
+    def observe(self, node: Node) -> None:
+        """After a turn of a node."""
+        replica, seen = node.replica, self._seen[node.name]
+        if node.disk.broken is not None:
+            self.world.fail("disk", f"{node.name}: {node.disk.broken}")
+        if replica is None or replica.failed is not None:
+            return
+        engine = replica._engine
+        term, leads, commit = engine.term(), engine.is_leader(), engine.commit_index()
+        if (leads, term) != seen.role:
+            if leads:
+                self._leads(node, term)
+            seen.role = (leads, term)
+        self._catch_up(node)
+        journal = node.journal
+        now = (commit, journal.last_index, journal.last_term, journal.first_index)
+        if now != seen.configuration:
+            seen.configuration = now
+            self._check_configuration(node, commit)
+
+    def _catch_up(self, node: Node) -> None:
+        """What the node has committed since the last look."""
+        replica, seen = node.replica, self._seen[node.name]
+        if replica is not None:
+            engine = replica._engine
+            commit = engine.commit_index()
+            if commit > seen.commit:
+                since, seen.commit = seen.commit, commit
+                self._commits(node, since, commit, engine.term() if engine.is_leader() else None)
+
+    def _leads(self, node: Node, term: int) -> None:
+        self.world.count("leader")
+        self.world.log("%s leads in term %d", node.name, term)
+        key = (node.name, node.life)
+        if self._leaders.setdefault(term, key) != key:
+            claim = f"{node.name} and {self._leaders[term][0]} both lead in term {term}"
+            self.world.fail("election safety", claim)
+        earlier = max((top for t, top in self._committed_in.items() if t < term), default=0)
+        entry = node.journal.entry(earlier)
+        held = entry is not None and (entry[0], entry[2]) == self.committed.get(earlier)
+        if earlier > node.journal.first_index and not held:
+            claim = f"{node.name} leads in term {term} without the committed entry {earlier}"
+            self.world.fail("leader completeness", claim)
+
+    def _commits(self, node: Node, since: int, commit: int, leads_term: int | None) -> None:
+        journal, first = node.journal, node.journal.first_index
+        for index in range(max(since + 1, first), commit + 1):
+            entry = journal.entry(index)
+            if entry is None:
+                self.world.fail("durability", f"{node.name} has committed {index} and does not hold it")
+                return
+            command, _, term = entry
+            if index == first and index > 1:
+                continue
+            known = self.committed.get(index)
+            if known is None:
+                self.committed[index] = (command, term)
+                if command[:1] == MEMBERSHIP:
+                    before = self._configurations[-1][1]
+                    self._configurations.append((index, _after(before, command)))
+                if index != self.top + 1 and index != 1:
+                    self.world.fail("durability", f"{index} is committed after {self.top}")
+                self.top = index
+            elif known != (command, term):
+                claim = f"{node.name} has another committed entry {index}: term {term}, not {known[1]}"
+                self.world.fail("state machine safety", claim)
+        if leads_term is not None:
+            self._committed_in[leads_term] = max(commit, self._committed_in.get(leads_term, 0))
+            self._check_majority(node, commit)
+
+    def _check_majority(self, node: Node, commit: int) -> None:
+        """A leader says committed: a majority of the voters holds it on disk."""
+        entry = node.journal.entry(commit)
+        assert node.replica is not None
+        voters = node.replica._current.voters
+        holders = []
+        for name in voters:
+            store = self.world.nodes[name].disk.journal
+            record = self.world.nodes[name].disk.record()
+            there = store._entries.get(commit)
+            same = there is not None and entry is not None and there[2] == entry[2]
+            if same or record.first_index > commit:
+                holders.append(name)
+        if 2 * len(holders) <= len(voters):
+            where = f"on disk of {sorted(holders)} of {sorted(voters)}"
+            self.world.fail("durability", f"{node.name} says {commit} is committed: {where}")
+
+    def _check_configuration(self, node: Node, commit: int) -> None:
+        expected = self._configuration_at(commit)
+        journal = node.journal
+        start = max(0, commit + 1 - journal.first_index)
+        for command, _, _ in journal.entries[start:]:
+            if command[:1] == MEMBERSHIP:
+                expected = _after(expected, command)
+        assert node.replica is not None
+        current = node.replica._current
+        if (current.voters, current.removed) != expected:
+            claim = f"{node.name} has {sorted(current.voters)}, its log says {sorted(expected[0])}"
+            self.world.fail("configuration", claim)
+
+    # Clients.
+
+    def acknowledged(self, node: Node, command: bytes, answer: dict[str, Any], floor: int) -> None:
+        """A client was told of success: it is applied, once, and after all it could know of."""
+        self._catch_up(node)  # the leader answers in the middle of its turn
+        request = decode_command(command)
+        known = self.model.first.get(request.request_id)
+        if known is None or known[1] != answer:
+            self.world.fail("acknowledgement", f"acknowledged {answer}, applied is {known}")
+            return
+        index = known[0]
+        if index not in self.committed or self.committed[index][0][:1] != REGULAR:
+            self.world.fail("acknowledgement", f"acknowledged at {index}, which is not committed")
+        elif command not in decode_batch(self.committed[index][0]) and request.automatic:
+            self.world.fail("acknowledgement", f"acknowledged at {index}, which holds something else")
+        if index <= floor:
+            self.world.fail("linearizability", f"a write took index {index}, clients had seen {floor} before")
+        self.observed = max(self.observed, index)
+
+    def acknowledged_change(self, node: Node, index: int) -> None:
+        """Whoever asked for a change of the configuration was told that it took place."""
+        self._catch_up(node)
+        if self.committed.get(index, (b"", 0))[0][:1] != MEMBERSHIP and index > self.top:
+            self.world.fail(
+                "acknowledgement", f"a change was acknowledged at {index}, which is not committed"
+            )
+
+    def read(self, node: Node, index: int, floor: int, name: str, value: int | None) -> None:
+        """A client has read a counter at an applied index."""
+        if index < floor:
+            claim = f"{node.name} answers a read at index {index}, clients had seen {floor} before"
+            self.world.fail("stale read", claim)
+        if value != self.model.value_at(name, index):
+            claim = f"{node.name} reads {name} = {value} at {index}, not {self.model.value_at(name, index)}"
+            self.world.fail("wrong read", claim)
+        self.observed = max(self.observed, index)

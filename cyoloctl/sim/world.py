@@ -1,0 +1,362 @@
+"""Virtual time and the nodes that live in it.
+
+A `Node` is what one process of cyoloctl is to its peers: the real replica,
+journal, snapshot store and state machines, over a simulated disk, clock and
+network.  What the asyncio parts do with a turn of the event loop is here one
+call of `Node.run`: the input that has come, then one tick, then the wait for
+the next input or deadline.  Whatever a node does takes time, so that the
+messages that follow a sync leave after it.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import heapq
+import random
+import traceback
+from collections import Counter, deque
+from collections.abc import Callable
+from typing import Any
+
+from cyoloctl.errors import CyoloctlError, NoLeader
+from cyoloctl.machines import Composite
+from cyoloctl.raft._journal import Entry, Journal
+from cyoloctl.raft._replica import Limits, Replica
+from cyoloctl.raft._snapshot import SnapshotStore
+from cyoloctl.raft._wire import encode
+from cyoloctl.sim.disk import Crash, Disk, DiskFiles, DiskStore
+from cyoloctl.sim.invariants import Invariants, WatchedJournal, WatchedMachine
+from cyoloctl.sim.network import PING_PERIOD_S, End, Network
+
+__all__ = ["Node", "World"]
+
+_SHORTEST_S = 0.001  # as Ticker
+_READING_S = 1e-6  # each look at the clock takes time (row 26)
+START_UNIX_MS = 1_767_225_600_000
+
+
+class World:
+    """Clock, network and nodes of one run; everything happens in `run_until`, in order of time."""
+
+    def __init__(self, seed: int, *, limits: Limits, late: bool = False) -> None:
+        self.seed = seed
+        self.now = 0.0
+        self.limits = limits
+        self.nodes: dict[str, Node] = {}
+        self.counts: Counter[str] = Counter()
+        self.trace: deque[tuple[float, str, tuple[object, ...]]] = deque(maxlen=400)
+        self.broken: tuple[str, str] | None = None  # kind, claim
+        self.network = Network(self, random.Random(f"{seed} network"), late=late)
+        self.invariants = Invariants(self)
+        self._events: list[tuple[float, int, Callable[[], object]]] = []
+        self._number = 0
+
+    def at(self, when: float, call: Callable[[], object]) -> None:
+        """Call at a time; not before now, and in the order of the calls of `at` among equals."""
+        self._number += 1
+        heapq.heappush(self._events, (when, self._number, call))
+
+    def run_until(self, when: float, done: Callable[[], bool] = lambda: False) -> bool:
+        """Let time pass; true when done() held after some event."""
+        events = self._events
+        while events and events[0][0] <= when and self.broken is None:
+            at, _, call = heapq.heappop(events)
+            self.now = max(self.now, at)
+            call()
+            if done():
+                return True
+        if self.broken is None:
+            self.now = max(self.now, when)
+        return False
+
+    def count(self, what: str) -> None:
+        self.counts[what] += 1
+
+    def log(self, text: str, *values: object) -> None:
+        """An event for the trace; formatted only when it is shown."""
+        self.trace.append((self.now, text, values))
+
+    def fail(self, kind: str, claim: str) -> None:
+        """An invariant broke.  Noted, not raised: the code under test handles some exceptions itself."""
+        if self.broken is None:
+            self.broken = (kind, claim)
+
+    def running(self) -> list[Node]:
+        """Nodes with a process, in the order of their names."""
+        return [node for _, node in sorted(self.nodes.items()) if node.replica is not None]
+
+    def leaders(self) -> list[Node]:
+        return [node for node in self.running() if node.replica is not None and node.replica.is_leader()]
+
+    def add_node(self, name: str, log: list[Entry]) -> Node:
+        """A node whose data directory was just made, started."""
+        node = self.nodes[name] = Node(self, name, log)
+        node.start()
+        return node
+
+
+class Node:
+    """One member: its disk, which stays, and its process, which comes and goes."""
+
+    def __init__(self, world: World, name: str, log: list[Entry]) -> None:
+        self.world, self.name = world, name
+        self.rng = random.Random(f"{world.seed} {name}")
+        self.disk = Disk(self.rng)
+        journal = Journal(self.disk.journal)
+        for command, index, term in log:
+            journal.append(index, term, command)
+        journal.sync()
+        self.life = 0
+        self.replica: Replica | None = None
+        self.journal: WatchedJournal
+        self.snapshots: SnapshotStore
+        self.composite: Composite
+        self.ends: dict[str, End] = {}
+        self.was_removed = False  # a peer said so
+        self.paused_until = 0.0
+        self.busy_until = 0.0
+        self.elapsed = 0.0  # since the present turn began
+        self.fuse: int | None = None  # steps until the process dies
+        self.slow_save = False
+        self.wall_offset_ms = 0
+        self._rate, self._zero, self._base = 1.0, 0.0, 1000.0
+        self._inbox: deque[tuple[int, Callable[[], object]]] = deque()
+        self._wake_at: float | None = None
+        self._outgoing: dict[str, list[bytes]] = {}
+
+    # Time.
+
+    def clock(self) -> float:
+        """This node's monotonic clock, which may run fast or slow, or leap ahead."""
+        self.elapsed += _READING_S
+        return self._base + (self.world.now + self.elapsed - self._zero) * self._rate
+
+    def set_clock(self, *, rate: float, leap_s: float) -> None:
+        base = self._base + (self.world.now - self._zero) * self._rate + leap_s
+        self._base, self._zero, self._rate = base, self.world.now, rate
+        self.wake(self.world.now)
+
+    def wall_unix_ms(self) -> int:
+        return START_UNIX_MS + int(self.world.now * 1000) + self.wall_offset_ms
+
+    def paused(self) -> bool:
+        return self.world.now < self.paused_until
+
+    def pause(self, seconds: float) -> None:
+        self.paused_until = self.world.now + seconds
+
+    def _took(self, seconds: float) -> None:
+        self.elapsed += seconds
+
+    def step(self, what: str) -> None:
+        """The process may die before what follows."""
+        if self.fuse is not None:
+            self.fuse -= 1
+            if self.fuse <= 0:
+                self.fuse = None
+                self.world.count(f"died at {what}")
+                self.world.log("%s dies at %s", self.name, what)
+                raise Crash
+
+    # Life.
+
+    def start(self) -> None:
+        """A process starts on what the disk holds."""
+        world = self.world
+        self._inbox.clear()
+        self._outgoing.clear()
+        self.elapsed = 0.0
+        self.busy_until = self.paused_until = 0.0
+        self._wake_at = None
+        self.disk.failures = 0
+        life = self.life
+        try:
+            self.journal = WatchedJournal(DiskStore(self.disk, self.step, self._took), world.invariants, self)
+            self.snapshots = SnapshotStore(DiskFiles(self.disk, self.step, self._took))
+            self.composite = Composite()
+            replica = Replica(
+                self.name,
+                journal=self.journal,
+                snapshots=self.snapshots,
+                machine=WatchedMachine(self.composite, world.invariants, self),
+                clock=self.clock,
+                rng=random.Random(f"{world.seed} {self.name} {life}"),
+                send=self._send,
+                run_save=lambda job: self._run_save(life, job),
+                flush=self._flush,
+                limits=world.limits,
+            )
+            world.invariants.started(self)
+            replica.start()
+        except Crash:
+            self.stop(power=self.rng.random() < 0.5)
+            self.start_later()
+            return
+        except CyoloctlError as error:
+            if not self.disk.failures:
+                world.fail("start", f"{self.name} cannot start: {error.message}")
+            self.stop(power=False)
+            self.start_later()
+            return
+        self.replica = replica
+        world.count("start")
+        world.log("%s starts, log %d to %d", self.name, self.journal.first_index, self.journal.last_index)
+        spread = 0.05 * self.rng.random()
+        world.network.dial_all(self, [n for n in world.nodes.values() if n is not self], lambda: spread)
+        self._ping_later(life)
+        self.wake(world.now)
+
+    def _ping_later(self, life: int) -> None:
+        def due() -> None:
+            if self.life == life:
+                self.put(life, lambda: self.world.network.ping(self))
+                self._ping_later(life)
+
+        self.world.at(self.world.now + PING_PERIOD_S, due)
+
+    def stop(self, *, power: bool) -> None:
+        """The process is gone."""
+        self.world.log("%s is down%s", self.name, ", power lost" if power else "")
+        if self.replica is not None:
+            self.world.network.gone(self, power=power)
+        self.life += 1
+        self.replica = None
+        self.fuse = None
+        self.disk.stop(power=power)
+
+    def start_later(self, delay_s: float | None = None) -> None:
+        life = self.life
+        wait = self.rng.choice((0.02, 0.3, 1.5)) if delay_s is None else delay_s
+
+        def due() -> None:
+            if self.life == life and self.replica is None:
+                self.start()
+
+        self.world.at(self.world.now + wait, due)
+
+    def crash(self, *, power: bool) -> None:
+        """Stop, and start again after a while."""
+        self.stop(power=power)
+        self.start_later()
+
+    # Input, one turn of the loop, output.
+
+    def put(self, life: int, call: Callable[[], object]) -> None:
+        """Input for a process; the next turn handles it."""
+        if life == self.life and self.replica is not None:
+            self._inbox.append((life, call))
+            self.wake(self.world.now)
+
+    def wake(self, when: float) -> None:
+        """Have a turn at that time."""
+        if self._wake_at is None or when < self._wake_at:
+            self._wake_at = when
+            life = self.life
+
+            def due() -> None:
+                if self._wake_at == when and self.life == life:
+                    self.run()
+
+            self.world.at(when, due)
+
+    def run(self) -> None:
+        """One turn: input, tick, output."""
+        world, replica = self.world, self.replica
+        self._wake_at = None
+        if replica is None:
+            return
+        free = max(self.busy_until, self.paused_until)
+        if world.now < free:
+            self.wake(free)
+            return
+        self.elapsed = 0.0
+        inbox = self._inbox
+        try:
+            # Mostly all of what has come is one turn; now and then the turn ends in between.
+            left = len(inbox) if self.rng.random() < 0.8 else self.rng.randint(0, len(inbox))
+            while left:
+                left -= 1
+                inbox.popleft()[1]()
+            if replica.failed is None:
+                replica.tick()
+            self._part_with(replica.removed_peers() if replica.failed is None else frozenset())
+        except Crash:
+            self.crash(power=self.rng.random() < 0.5)
+            return
+        except Exception as error:  # what comes out here would end the real node's tick
+            where = traceback.extract_tb(error.__traceback__)[-1]
+            claim = f"{self.name} raised {error!r} in {where.name}, line {where.lineno} of {where.filename}"
+            world.fail("exception", claim)
+            return
+        world.invariants.observe(self)
+        self.busy_until = world.now + self.elapsed
+        if replica.failed is not None:
+            self._failed(replica.failed)
+            return
+        deadline = self._zero + (replica.next_deadline() - self._base) / self._rate
+        self.elapsed = 0.0
+        self.wake(self.busy_until if inbox else max(deadline, self.busy_until + _SHORTEST_S))
+
+    def _part_with(self, removed: frozenset[str]) -> None:
+        """As the node does when it has applied a removal."""
+        for name in sorted(removed & self.ends.keys()):
+            end = self.ends[name]
+            end.write({"type": "goodbye", "reason": "removed"})
+            end.close()
+
+    def _failed(self, error: CyoloctlError) -> None:
+        """As the node does: the process ends, and somebody repairs the disk."""
+        if not self.disk.failures:
+            self.world.fail("failure", f"{self.name} stopped: {error.message}")
+        self.world.count("stopped by its disk")
+        self.world.log("%s stops: %s", self.name, error.message)
+        self._close()
+        self.stop(power=self.rng.random() < 0.3)
+        self.disk.full = self.disk.fail_sync = False
+        self.start_later()
+
+    def quit(self) -> None:
+        """A graceful stop, as Engine.stop, and a start after a while."""
+        if self.replica is not None:
+            self.replica.abandon(NoLeader("the node is stopping: try another one"))
+            self._close()
+            self.crash(power=False)
+
+    def _close(self) -> None:
+        with contextlib.suppress(Crash, CyoloctlError):  # it is over in any case
+            self.journal.close()
+
+    def _send(self, peer: str, message: dict[str, Any]) -> None:
+        self.world.invariants.sending(self, peer, message)
+        self._outgoing.setdefault(peer, []).append(encode(message))
+
+    def _flush(self) -> None:
+        """Peers in the order of their names: the engine's own order is that of a set."""
+        outgoing, self._outgoing = self._outgoing, {}
+        for peer, frames in sorted(outgoing.items()):
+            end = self.ends.get(peer)
+            if end is not None:
+                end.write_frames(b"".join(frames))
+
+    def _run_save(self, life: int, job: Callable[[], None]) -> None:
+        delay = self.rng.choice((0.0, 0.005, 0.2))
+        self.world.at(self.world.now + delay, lambda: self.put(life, job))
+
+    # What the sessions report.
+
+    def connected(self, peer: str) -> None:
+        if self.replica is not None:
+            self.world.log("%s has a session with %s", self.name, peer)
+            self.replica.peer_connected(peer)
+
+    def disconnected(self, peer: str) -> None:
+        if self.replica is not None:
+            self.world.log("%s lost its session with %s", self.name, peer)
+            self.replica.peer_disconnected(peer)
+
+    def receive(self, peer: str, message: dict[str, Any]) -> None:
+        if self.replica is not None:
+            self.replica.receive(peer, message)
+
+    def removed_peers(self) -> frozenset[str]:
+        return frozenset() if self.replica is None else self.replica.removed_peers()
