@@ -45,6 +45,8 @@ _log = logging.getLogger("cyoloctl.node")
 _HANDSHAKE_TIMEOUT_S = 5.0
 _HANDOVER_TIMEOUT_S = 3.0
 _KNOWN_PEERS = "peers.json"
+_COLLECT_EVERY = 50_000
+"""Objects between two passes of the cyclic collector: with Python's 700 it takes 5 to 8 % under load."""
 
 
 class _Demultiplexer(asyncio.Protocol):
@@ -334,6 +336,7 @@ async def _run(data_dir: Path, config: Config, ready_fd: int | None) -> None:
     # What start-up made stays as long as the process: the collector need not walk it again and again.
     gc.collect()
     gc.freeze()
+    gc.set_threshold(_COLLECT_EVERY)
     _say(ready_fd, {"ready": True, "name": config.name, "address": str(config.advertise)})
     try:
         await node.wait()

@@ -22,6 +22,7 @@ import stat
 import sys
 import time
 from collections.abc import Callable
+from dataclasses import dataclass
 from email.utils import formatdate
 from http import HTTPStatus
 from typing import TYPE_CHECKING, Any, Protocol, cast
@@ -136,6 +137,8 @@ _STUCK_S = 30.0
 _IDENTITY_S = 5.0
 # How long past its timeout a service call may run before the server gives up on it.
 _GUARD_S = 1.0
+# How often they are looked at: one timer for all costs a request less than a timer each (asyncio.timeout).
+_GUARD_SWEEP_S = 0.25
 
 _Operation = Callable[[NodeService, str, dict[str, Any], dict[str, Any], float], "Awaitable[dict[str, Any]]"]
 
@@ -186,6 +189,15 @@ def build_server(
     role.  None: every network caller is nobody.
     """
     return ControlServer(service, logger=logger, identify=identify)
+
+
+@dataclass(slots=True, eq=False)
+class _Guard:
+    """The latest end of one service call, on the loop's clock."""
+
+    task: asyncio.Task[Any]
+    deadline: float
+    expired: bool = False
 
 
 class _Answer:
@@ -304,6 +316,8 @@ class ControlServer:
         self._unix_path = ""
         self._unix_inode = (0, 0)
         self._running = 0
+        self._guards: set[_Guard] = set()
+        self._guard_timer: asyncio.TimerHandle | None = None
         self._idle = asyncio.Event()
         self._idle.set()
         self._closing: asyncio.Future[None] = self.loop.create_future()
@@ -340,6 +354,8 @@ class ControlServer:
         """
         if not self._closing.done():
             self._closing.set_result(None)
+        if self._guard_timer is not None:
+            self._guard_timer.cancel()
         if self._unix is not None:
             self._unix.close()
             self._unix = None
@@ -488,11 +504,16 @@ class ControlServer:
 
     async def _call(self, route: wire.Route, name: str, body: dict[str, Any], query: dict[str, Any]) -> bytes:
         timeout_s = query["timeout_s"]
+        task = asyncio.current_task()
+        assert task is not None
+        guard = _Guard(task, self.loop.time() + timeout_s + _GUARD_S)
+        self._guards.add(guard)
+        if self._guard_timer is None:
+            self._guard_timer = self.loop.call_later(_GUARD_SWEEP_S, self._end_overdue)
         try:
-            async with asyncio.timeout(timeout_s + _GUARD_S) as guard:
-                value = await _OPERATIONS[route.operation](self._service, name, body, query, timeout_s)
-        except TimeoutError:
-            if not guard.expired():
+            value = await _OPERATIONS[route.operation](self._service, name, body, query, timeout_s)
+        except asyncio.CancelledError:
+            if not guard.expired or task.uncancel():
                 raise
             if route.write:
                 raise OutcomeUnknown(
@@ -502,7 +523,19 @@ class ControlServer:
             raise ClientTimeout(
                 f"no answer in {timeout_s:g} s: try again, or with a longer timeout"
             ) from None
+        finally:
+            self._guards.discard(guard)
         return wire.encode_object(value)
+
+    def _end_overdue(self) -> None:
+        """Cancel the calls that outlived their guard, and look again while any run."""
+        now = self.loop.time()
+        for guard in self._guards:
+            if now >= guard.deadline and not guard.expired:
+                guard.expired = True
+                guard.task.cancel()
+        again = bool(self._guards)
+        self._guard_timer = self.loop.call_later(_GUARD_SWEEP_S, self._end_overdue) if again else None
 
     def _no_route(self, method: str, path: str, keep_alive: bool) -> web.StreamResponse:
         allowed = wire.allowed_methods(path)

@@ -480,7 +480,7 @@ class Replica:
     # ------------------------------------------------------------------- tick
 
     def tick(self) -> None:
-        """Persist, let time and the log move on, persist again, then send.
+        """Persist and answer, let time and the log move on, persist again, then send the rest.
 
         Only a leader's new entries leave before it has synced them itself
         (dissertation 10.2.1): the message promises nothing about the
@@ -492,16 +492,11 @@ class Replica:
         self._engine.use_clock()
         try:
             self._journal.sync()
+            self._release()
             durable_term = self._journal.term
             self._tick()
             if self._engine.is_leader() and self._engine.term() == durable_term:
-                outbox, self._outbox = self._outbox, []
-                for node, message in outbox:
-                    if message["type"] == "append_entries":
-                        self._send(str(node.id), message)
-                    else:
-                        self._outbox.append((node, message))
-                self._flush()
+                self._release("append_entries")
             self._journal.sync()
             if self._commits_alone():
                 self._tick()
@@ -509,9 +504,18 @@ class Replica:
         except CyoloctlError as error:
             self.fail(error)
             return
+        self._release()
+
+    def _release(self, only: str | None = None) -> None:
+        """Send what is queued, or the messages of one type; the rest waits for the next sync."""
+        if not self._outbox:
+            return
         outbox, self._outbox = self._outbox, []
         for node, message in outbox:
-            self._send(str(node.id), message)
+            if only is None or message["type"] == only:
+                self._send(str(node.id), message)
+            else:
+                self._outbox.append((node, message))
         self._flush()
 
     def _commits_alone(self) -> bool:
