@@ -6,6 +6,7 @@ import asyncio
 import contextlib
 import logging
 import random
+import time
 from collections.abc import Awaitable, Callable, Mapping
 from functools import partial
 from typing import Any
@@ -70,7 +71,7 @@ class Engine:
             journal=journal,
             snapshots=snapshots,
             machine=machine,
-            clock=self._loop.time,
+            clock=time.monotonic,  # what the loop's own clock is, without its call
             rng=rng,
             send=self._queue,
             run_save=self._run_save,

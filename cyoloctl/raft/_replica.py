@@ -277,6 +277,7 @@ class Replica:
         self.failed: CyoloctlError | None = None
         self._nodes: dict[str, Node] = {raft_id: self._me}
         self._outbox: list[tuple[Node, Message]] = []
+        self._peer_list: list[Node] = []
         self._engine: VendorEngine
 
         # Configuration: what the snapshot (or genesis) says, then every membership entry above it.
@@ -321,7 +322,7 @@ class Replica:
         self._saving = False
         self._saved: tuple[SnapshotMeta, CyoloctlError | None] | None = None
         self._snapshot_bytes_mark = 0
-        self._seen = ("follower", 0, None)
+        self._seen: tuple[str, int, Node | None] = ("follower", 0, None)
         self.on_change: Callable[[], None] = lambda: None
         """Called after role, term, leader or membership changed."""
 
@@ -368,7 +369,7 @@ class Replica:
             journal.set_commit_index(journal.last_index)  # row 18
         timing = self._timing
         self._engine = VendorEngine(
-            self._id,
+            self._me,
             owner=self,
             journal=journal,
             clock=self._clock,
@@ -701,8 +702,7 @@ class Replica:
 
     def _peers(self) -> list[Node]:
         """Connected voters and learners, in a fixed order."""
-        engine = self._engine
-        return sorted((engine.others() | engine.readonly()) & engine.connected, key=lambda node: str(node.id))
+        return self._peer_list
 
     # ---------------------------------------------------------- configuration
 
@@ -767,6 +767,9 @@ class Replica:
             engine.next_index.pop(node, None)
             engine.last_response.pop(node, None)
             self._forget_flow(node)
+        self._peer_list = sorted(
+            (engine.others() | readonly) & engine.connected, key=lambda node: str(node.id)
+        )
 
     def add_voter(self, raft_id: str, callback: Done) -> None:
         """Make a learner that has caught up a voter.  Leader only.

@@ -214,14 +214,14 @@ Plant = Callable[[pytest.MonkeyPatch], None]
 
 # The fault, seeds within which it must be found, what they are aimed at, and as what it may be found.
 PLANTED: list[tuple[Plant, int, dict[str, Any], str]] = [
-    (no_first_sync, 20, {"faults": ("membership",)}, "durability"),
+    (no_first_sync, 20, {}, "persistence"),
     (no_second_sync, 3, {}, "persistence"),
     (failed_sync_is_retried, 10, {}, "disk"),
     (votes_are_not_stored, 5, {}, "persistence"),
     (learners_count, 20, {}, "durability, convergence"),
     (everyone_campaigns, 20, {}, "election safety, leader completeness, durability"),
     (reads_without_confirmation, 40, {"faults": ("partition",), "nodes": 3}, "stale read"),
-    (commits_what_it_did_not_see, 20, {}, "state machine safety"),
+    (commits_what_it_did_not_see, 20, {}, "state machine safety, exactly once"),
     (journal_cut_before_the_snapshot, 30, {}, "start, acknowledgement, durability"),
     (snapshot_is_not_synced, 40, {}, "start"),
     (nothing_is_remembered, 20, {}, "exactly once"),
