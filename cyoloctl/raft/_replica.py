@@ -859,6 +859,11 @@ class Replica:
             for item in decode_batch(command):
                 try:
                     results.append(self._machine.apply(index, item))
+                except (MemoryError, RecursionError) as error:
+                    # It strikes this node and not the others: stop rather than differ from them.
+                    raise InternalError(
+                        f"applying entry {index} failed on this node ({type(error).__name__}): restart it"
+                    ) from error
                 except Exception as error:  # the machine promised not to: a bug, alike on every node
                     _log.critical(
                         "the state machine raised",
@@ -1440,19 +1445,19 @@ class Replica:
         self._probing.discard(node)
         self._cancel_sending(node)
 
-    def _on_next_node_idx(self, node: Node, message: Message) -> None:
+    def _on_next_node_idx(self, node: Node, message: Message) -> bool | None:
         engine, journal = self._engine, self._journal
         if message["term"] > engine.term():
             engine.step_down(message["term"])  # row 8
-            return
+            return None
         if message["term"] < engine.term() or not engine.is_leader() or node not in engine.match_index:
-            return  # rows 8 and 20
+            return None  # rows 8 and 20
         engine.last_response[node] = self._clock()
         asked = message["next_node_idx"]
         match = engine.match_index[node]
         if message["success"]:
             if asked - 1 > journal.last_index:
-                return  # claims what this leader never sent
+                return None  # claims what this leader never sent
             if asked - 1 > match:
                 match = engine.match_index[node] = asked - 1
             if engine.next_index[node] <= match:
@@ -1465,6 +1470,12 @@ class Replica:
             flow = self._inflight.get(node)
             while flow and flow[0][0] <= match:
                 self._inflight_bytes[node] -= flow.popleft()[1]
+            # The second of two acknowledgements mostly commits nothing and calls for nothing.
+            return (
+                match > engine.commit_index()
+                or engine.next_index[node] <= journal.last_index
+                or self._handover is not None
+            )
         elif message["reset"]:
             # Rows 7 and 16: never below what is known to match, and never up.
             # Entry 1 is the same everywhere.
@@ -1472,10 +1483,11 @@ class Replica:
             if node in self._probing:
                 if wanted < engine.next_index[node]:
                     engine.next_index[node] = wanted
-                return
+                return None
             self._forget_flow(node)
             engine.next_index[node] = wanted
             self._probing.add(node)
+        return None
 
     # Follower's side.
 
@@ -1769,30 +1781,32 @@ class Replica:
         """Queue a message; it leaves at the end of the tick, after everything was persisted."""
         self._outbox.append((node, message))
 
-    def receive(self, peer: str, message: Message) -> None:
+    def receive(self, peer: str, message: Message) -> bool:
         """A message from the live session of an authenticated peer, decoded and well-typed.
 
-        Call `tick` afterwards.  Messages that this engine does not know are ignored.
+        Returns False when no `tick` is needed for it; else call that next.
+        Messages that this engine does not know are ignored.
         """
         if self.failed is not None:
-            return
+            return True
         handler = _HANDLERS.get(message["type"])
         if handler is None:
-            return
+            return False
         self._engine.use_clock()
         node = self._node(peer)
         if node not in self._engine.connected:
-            return
+            return False
         if message.get("term", 0) - self._engine.term() > self._limits.term_step:
             _log.critical("a peer's term is beyond reason: ignored", extra={"peer": peer})
-            return
+            return False
         try:
-            handler(self, node, message)
+            return handler(self, node, message) is not False
         except CyoloctlError as error:
             self.fail(error)
+            return True
 
 
-_HANDLERS: dict[str, Callable[[Replica, Node, Message], None]] = {
+_HANDLERS: dict[str, Callable[[Replica, Node, Message], bool | None]] = {
     "append_entries": Replica._on_append_entries,
     "next_node_idx": Replica._on_next_node_idx,
     "request_vote": Replica._on_request_vote,
