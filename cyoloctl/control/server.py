@@ -342,7 +342,8 @@ class ControlServer:
         sock, self._unix_inode = _bind_unix(text)
         self._unix_path = text
         # cleanup_socket (3.13) would remove whatever is there by then; close() looks first.
-        options: dict[str, Any] = {"cleanup_socket": False} if sys.version_info >= (3, 13) else {}
+        cleans = sys.version_info >= (3, 13) and isinstance(self.loop, asyncio.BaseEventLoop)  # uvloop: no
+        options: dict[str, Any] = {"cleanup_socket": False} if cleans else {}
         self._unix = await self.loop.create_unix_server(
             lambda: _Connection(self, self._http, self.loop, unix=True), sock=sock, backlog=1024, **options
         )

@@ -13,7 +13,6 @@ from typing import Any
 
 from cyoloctl.errors import CyoloctlError, InternalError, NoLeader, OutcomeUnknown
 from cyoloctl.raft._journal import Journal
-from cyoloctl.raft._proposals import Proposal
 from cyoloctl.raft._replica import (
     DEFAULT_LIMITS,
     DEFAULT_TIMING,
@@ -31,9 +30,6 @@ from cyoloctl.raft._wire import encode
 __all__ = ["Engine"]
 
 _log = logging.getLogger("cyoloctl.raft")
-
-_EXPIRY_SWEEP_S = 0.05
-"""A write may outlive its time by as much."""
 
 
 class Engine:
@@ -67,8 +63,6 @@ class Engine:
         self._describe = describe
         self._on_call = on_call
         self._outgoing: dict[str, list[bytes]] = {}
-        self._deadlines: dict[Proposal, tuple[float, float]] = {}
-        self._expiry: asyncio.TimerHandle | None = None
         self._save_jobs: set[asyncio.Future[None]] = set()
         self._limits = limits
         rng = random.SystemRandom()
@@ -112,8 +106,6 @@ class Engine:
     async def stop(self) -> None:
         """Answer what waits, end the sessions, close the journal.  Idempotent."""
         self._ticker.stop()
-        if self._expiry is not None:
-            self._expiry.cancel()
         if self._started and self._replica.failed is None:
             self._replica.abandon(NoLeader("the node is stopping: try another one"))
         await self._network.stop()
@@ -146,30 +138,19 @@ class Engine:
         proposal = self._replica.propose(command, done)
         self._ticker.wake()
 
-        self._deadlines[proposal] = (time.monotonic() + timeout_s, timeout_s)
-        if self._expiry is None:
-            self._expiry = self._loop.call_later(_EXPIRY_SWEEP_S, self._expire)
-        try:
-            return await future
-        finally:
-            self._deadlines.pop(proposal, None)
-            proposal.cancelled = True  # also when the caller was cancelled: nobody waits any more
-
-    def _expire(self) -> None:
-        """Settle the proposals whose time is up, and look again while any wait.
-
-        One timer for all: a timer each costs a write more than its queueing does.
-        """
-        now = time.monotonic()
-        for proposal in [p for p, (deadline, _) in self._deadlines.items() if deadline <= now]:
-            _, timeout_s = self._deadlines.pop(proposal)
+        def expire() -> None:
             if proposal.sent:
                 unknown = f"not confirmed within {timeout_s:g} s: it may still be applied"
                 proposal.settle(None, OutcomeUnknown(unknown))
             else:
                 proposal.settle(None, self._no_leader(timeout_s))
-        again = bool(self._deadlines)
-        self._expiry = self._loop.call_later(_EXPIRY_SWEEP_S, self._expire) if again else None
+
+        timer = self._loop.call_later(timeout_s, expire)
+        try:
+            return await future
+        finally:
+            timer.cancel()
+            proposal.cancelled = True  # also when the caller was cancelled: nobody waits any more
 
     async def read_barrier(self, *, timeout_s: float) -> int:
         """After this, the local state machine holds everything acknowledged before the call.

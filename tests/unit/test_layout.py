@@ -91,7 +91,9 @@ TABLE: dict[str, Row] = {
     "logs": Row(),
     "service": Row(ours=f"{BASE} identity paths pki config tokens machines.* raft"),
     "node": Row(
-        ours=f"{BASE} identity logs paths pki config service tokens machines raft control.* routing.* gateway"
+        ours=f"{BASE} identity logs paths pki config service tokens machines raft control.* routing.* "
+        "gateway",
+        lazy_vendors="uvloop",
     ),
     # The simulation takes the place of the asyncio half of raft, so it needs what raft keeps to itself;
     # and like node it brings raft and the machines together.  Nothing but its command imports it.
