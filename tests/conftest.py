@@ -16,6 +16,6 @@ settings.load_profile("ci" if os.environ.get("CI") else "developer")
 
 @pytest.fixture(autouse=True)
 def _clean_environment(monkeypatch: pytest.MonkeyPatch) -> None:
-    """No CYOLOCTL_* of the person who runs the tests reaches them or their processes."""
-    for name in [name for name in os.environ if name.startswith("CYOLOCTL_")]:
+    """No CYOLOCTL_* and no NO_COLOR of the person who runs the tests reaches them or their processes."""
+    for name in [name for name in os.environ if name.startswith("CYOLOCTL_") or name == "NO_COLOR"]:
         monkeypatch.delenv(name)
