@@ -127,13 +127,7 @@ class Engine:
         stopped after it was sent), StorageError.
         """
         future: asyncio.Future[bytes] = self._loop.create_future()
-
-        def done(result: Any, error: CyoloctlError | None) -> None:
-            if not future.done():
-                if error is not None:
-                    future.set_exception(error)
-                else:
-                    future.set_result(result)
+        done = _settles(future)
 
         proposal = self._replica.propose(command, done)
         self._ticker.wake()
@@ -158,13 +152,7 @@ class Engine:
         Returns the index.  Raises NoLeader when no leader confirmed it in time.
         """
         future: asyncio.Future[int] = self._loop.create_future()
-
-        def done(index: Any, error: CyoloctlError | None) -> None:
-            if not future.done():
-                if error is not None:
-                    future.set_exception(error)
-                else:
-                    future.set_result(index)
+        done = _settles(future)
 
         request = self._replica.read(done)
         self._ticker.wake()
@@ -212,13 +200,7 @@ class Engine:
         self, call: Callable[[Callable[[Any, CyoloctlError | None], None]], None], timeout_s: float, what: str
     ) -> Any:
         future: asyncio.Future[Any] = self._loop.create_future()
-
-        def done(result: Any, error: CyoloctlError | None) -> None:
-            if not future.done():
-                if error is not None:
-                    future.set_exception(error)
-                else:
-                    future.set_result(result)
+        done = _settles(future)
 
         call(done)
         self._ticker.wake()
@@ -356,3 +338,16 @@ class Engine:
 
     async def on_call(self, name: str, body: bytes) -> bytes:
         return await self._on_call(name, body)
+
+
+def _settles(future: asyncio.Future[Any]) -> Callable[[Any, CyoloctlError | None], None]:
+    """The replica's callback (result, error) that settles a future, unless its caller gave up."""
+
+    def done(result: Any, error: CyoloctlError | None) -> None:
+        if not future.done():
+            if error is not None:
+                future.set_exception(error)
+            else:
+                future.set_result(result)
+
+    return done

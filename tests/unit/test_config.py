@@ -228,9 +228,9 @@ def test_write_private_without_a_directory_raises_storage_error(tmp_path: Path) 
     ("environ", "is_root", "expected"),
     [
         ({"HOME": "/root"}, True, "/var/lib/cyoloctl"),
-        ({"HOME": "/home/a"}, False, "/home/a/.local/share/cyoloctl"),
-        ({"HOME": "/home/a", "XDG_DATA_HOME": "/data"}, False, "/data/cyoloctl"),
-        ({"HOME": "/home/a", "XDG_DATA_HOME": "data"}, False, "/home/a/.local/share/cyoloctl"),
+        ({"HOME": "/h/a"}, False, "/h/a/.local/share/cyoloctl"),
+        ({"HOME": "/h/a", "XDG_DATA_HOME": "/data"}, False, "/data/cyoloctl"),
+        ({"HOME": "/h/a", "XDG_DATA_HOME": "data"}, False, "/h/a/.local/share/cyoloctl"),
         ({"XDG_DATA_HOME": "/data"}, False, "/data/cyoloctl"),
     ],
 )
