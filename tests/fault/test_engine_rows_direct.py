@@ -9,22 +9,11 @@ import pytest
 
 from cyoloctl.errors import StorageError
 from tests.support.engine_harness import Cluster, StockCluster
-from tests.support.raft_ours import OurCluster
+from tests.support.raft_ours import OurCluster, append
 
 pytestmark = pytest.mark.fault
 
 X, Y, Z = (b"\x00\x00\x00\x00\x01" + letter for letter in (b"x", b"y", b"z"))
-
-
-def append(term: int, previous: tuple[int, int], *entries: tuple[bytes, int, int], commit: int = 1) -> Any:
-    return {
-        "type": "append_entries",
-        "term": term,
-        "commit_index": commit,
-        "prevLogIdx": previous[0],
-        "prevLogTerm": previous[1],
-        "entries": list(entries),
-    }
 
 
 def follower(cluster: Cluster) -> Cluster:

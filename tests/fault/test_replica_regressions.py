@@ -18,7 +18,7 @@ from cyoloctl.raft._replica import Limits, Replica
 from cyoloctl.raft._snapshot import SnapshotMeta, SnapshotStore
 from cyoloctl.raft._wire import MAX_FRAME_BYTES, MESSAGE_TYPES, PeerProtocolError, decode, encode
 from tests.support.engine_harness import Machine, Outcome
-from tests.support.raft_ours import ListMachine, OurCluster
+from tests.support.raft_ours import ListMachine, OurCluster, append
 
 pytestmark = pytest.mark.fault
 
@@ -30,17 +30,6 @@ RAFT_TYPES = sorted(set(MESSAGE_TYPES) - _SESSION_TYPES)
 def regular(command: bytes) -> bytes:
     """The log entry of one command."""
     return b"\x00" + len(command).to_bytes(4, "big") + command
-
-
-def append(term: int, previous: tuple[int, int], *entries: tuple[bytes, int, int], commit: int = 1) -> Any:
-    return {
-        "type": "append_entries",
-        "term": term,
-        "commit_index": commit,
-        "prevLogIdx": previous[0],
-        "prevLogTerm": previous[1],
-        "entries": list(entries),
-    }
 
 
 def chunk(term: int, **changed: Any) -> Any:

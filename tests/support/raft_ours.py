@@ -14,7 +14,19 @@ from cyoloctl.raft._replica import Limits, Replica, Timing
 from cyoloctl.raft._snapshot import SnapshotStore
 from tests.support.engine_harness import Cluster, Luck, Machine, Outcome
 
-__all__ = ["ListMachine", "OurCluster"]
+__all__ = ["ListMachine", "OurCluster", "append"]
+
+
+def append(term: int, previous: tuple[int, int], *entries: tuple[bytes, int, int], commit: int = 1) -> Any:
+    """A leader's message; previous is (index, term)."""
+    return {
+        "type": "append_entries",
+        "term": term,
+        "commit_index": commit,
+        "prevLogIdx": previous[0],
+        "prevLogTerm": previous[1],
+        "entries": list(entries),
+    }
 
 
 class ListMachine:
