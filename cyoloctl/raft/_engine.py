@@ -62,6 +62,7 @@ class Engine:
         self._journal = journal
         self._describe = describe
         self._on_call = on_call
+        self._awaiting_index: dict[asyncio.Future[None], int] = {}
         self._outgoing: dict[str, list[bytes]] = {}
         self._save_jobs: set[asyncio.Future[None]] = set()
         self._limits = limits
@@ -226,6 +227,24 @@ class Engine:
         """Index of the last applied entry."""
         return self._replica.applied_index()
 
+    async def wait_applied(self, index: int, *, timeout_s: float) -> bool:
+        """Returns True once this node has applied the entry of this index, False after the timeout.
+
+        What `propose` returns was applied on the leader; a follower learns of it a moment later.
+        """
+        if self._replica.applied_index() >= index:
+            return True
+        future: asyncio.Future[None] = self._loop.create_future()
+        self._awaiting_index[future] = index
+        try:
+            async with asyncio.timeout(timeout_s):
+                await future
+        except TimeoutError:
+            return False
+        finally:
+            del self._awaiting_index[future]
+        return True
+
     def peers(self) -> dict[str, PeerInfo]:
         """The connected peers, by name."""
         return self._network.peers()
@@ -276,6 +295,11 @@ class Engine:
                 # A bug: what was half done must not be acknowledged.
                 _log.critical("the replica raised", exc_info=True)
                 replica.fail(InternalError(f"the Raft engine ended by a bug ({type(error).__name__})"))
+        if self._awaiting_index:
+            applied = replica.applied_index()
+            for future, index in self._awaiting_index.items():
+                if applied >= index and not future.done():
+                    future.set_result(None)
         if replica.failed is not None and not self._failure.done():
             self._failure.set_result(replica.failed)
 
@@ -324,8 +348,9 @@ class Engine:
         if self._replica.receive(raft_id, message):
             self._ticker.wake()
 
-    def is_removed(self, name: str) -> bool:
-        return any(raft_id.partition("~")[0] == name for raft_id in self._replica.removed_peers())
+    def is_removed(self, raft_id: str) -> bool:
+        """True when a committed entry removed it; a node whose log is in memory has a new one each time."""
+        return raft_id in self._replica.removed_peers()
 
     def on_removed(self, name: str) -> None:
         if any(raft_id.partition("~")[0] == name for raft_id in self._replica.status().voters):

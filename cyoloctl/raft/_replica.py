@@ -552,6 +552,7 @@ class Replica:
         self._swept_at = now
         self._pending.drop_cancelled()
         self._reads = [request for request in self._reads if not request.cancelled]
+        self._ready_reads = [request for request in self._ready_reads if not request.cancelled]
         self._journal.flush()
 
     def _lead(self, now: float, commit_before: int) -> None:
@@ -1688,20 +1689,22 @@ class Replica:
         self._install(node, receiving.receiver)
 
     def _install(self, node: Node, receiver: Receiver) -> None:
-        """A complete snapshot: durable first, then the journal is cut, then it is acknowledged."""
+        """A complete snapshot: readable, then durable, then the journal is cut, then it is acknowledged."""
         engine, journal = self._engine, self._journal
         try:
-            receiver.finish()
+            finished = receiver.finish(self._machine.restore)
         except StorageError:
             raise
         except CyoloctlError as error:
             _log.warning("a received snapshot was refused", extra={"peer": node.id, "error": error.message})
             return  # not acknowledged: the leader begins again
-        loaded = self._snapshots.load()
-        if loaded is None:
-            raise InternalError("the received snapshot is gone")
-        meta, data = loaded
-        self._machine.restore(data)
+        meta = receiver.meta
+        if not finished:  # a newer one was saved meanwhile
+            loaded = self._snapshots.load()
+            if loaded is None:
+                raise InternalError("the received snapshot is gone")
+            meta, data = loaded
+            self._machine.restore(data)
         journal.reset(meta.index, meta.term)
         self._changes = []
         self._rebase(meta)

@@ -32,6 +32,7 @@ import json
 import os
 import struct
 import threading
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import BinaryIO, NoReturn, Protocol
@@ -131,7 +132,7 @@ def _decode_head(file: BinaryIO, size: int) -> tuple[SnapshotMeta, int]:
         data_bytes = size - _MIN_FILE_BYTES - header_bytes
         # Decoded strictly: encoding again must give the same bytes, so there is one form only.
         exact = header == _encode_head(meta, data_bytes)[_PREFIX.size :]
-    except (ValueError, TypeError, KeyError, RecursionError) as error:
+    except (ValueError, TypeError, KeyError, RecursionError, InvalidInput) as error:
         raise _DamagedError("its header is wrong") from error
     numbers = all(type(number) is int and 0 <= number <= _MAX_INTEGER for number in (meta.index, meta.term))
     names = all(isinstance(name, str) for name in meta.voters + meta.removed)
@@ -306,13 +307,18 @@ class Receiver:
         self._next += len(data)
         return self._next
 
-    def finish(self) -> bool:
+    def finish(self, restore: Callable[[bytes], None] | None = None) -> bool:
         """Verify what came and make it the snapshot, durably.
 
+        restore: takes the data before anything becomes durable, so that a file
+        that the state machine cannot read never takes the place of a good one;
+        it raises StorageError or VersionMismatch, and then changed nothing.
+
         Returns False, nothing changed, if a newer one is already there.
-        Raises InvalidInput if it is not whole or not what was announced,
-        VersionMismatch if the sender's format is newer, StorageError from the
-        disk.  Over in every case: a new transfer needs a new receiver.
+        Raises InvalidInput if it is not whole, not what was announced or
+        not restored, VersionMismatch if the sender's format is newer,
+        StorageError from the disk.  Over in every case: a new transfer needs a
+        new receiver.
         """
         self._check()
         try:
@@ -322,11 +328,17 @@ class Receiver:
                 )
             try:
                 self._file.seek(0)
-                meta, _, digest = _verify(self._file, self.total)
+                meta, data_bytes, digest = _verify(self._file, self.total)
             except _DamagedError as error:
                 raise InvalidInput(f"the snapshot was damaged on its way, {error}: send it again") from error
             if digest.hex() != self.digest or meta != self.meta:
                 raise InvalidInput("the snapshot is not the one that was announced: send it again")
+            if restore is not None:
+                data = self._file.read(data_bytes)
+                try:
+                    restore(data)
+                except StorageError as error:
+                    raise InvalidInput(error.message) from error
             return self._store._install(self._file, self._temporary, meta, self.total, digest)
         except OSError as error:
             _raise_storage(self._store.name, error)

@@ -12,17 +12,32 @@ Any bytes give a message or `PeerProtocolError`, nothing else.
 from __future__ import annotations
 
 import json
+import math
+import re
 import struct
 from collections.abc import Callable
 from typing import Any
 
-__all__ = ["MAX_FRAME_BYTES", "MESSAGE_TYPES", "FrameReader", "PeerProtocolError", "decode", "encode"]
+__all__ = [
+    "MAX_CALL_BYTES",
+    "MAX_FRAME_BYTES",
+    "MESSAGE_TYPES",
+    "FrameReader",
+    "PeerProtocolError",
+    "decode",
+    "encode",
+]
 
 MAX_FRAME_BYTES = 4 * 2**20
 """Above the largest batch (1 MiB), with room for a single largest entry and the headers."""
 
+MAX_CALL_BYTES = 256 * 1024
+"""Body of a call or reply.  A thousand calls may wait for their answers at once."""
+
 _MAX_INTEGER = 2**63 - 1
 _MAX_ITEMS = 65_536
+# No text: a name that SQLite, or any UTF-8, cannot hold.
+_SURROGATES = re.compile("[\ud800-\udfff]")
 _PREFIX = struct.Struct(">II")
 
 Message = dict[str, Any]
@@ -45,7 +60,7 @@ def _boolean(value: Any) -> bool:
 
 
 def _text(value: Any) -> bool:
-    return type(value) is str and len(value) <= 1024
+    return type(value) is str and len(value) <= 1024 and (value.isascii() or not _SURROGATES.search(value))
 
 
 def _text_or_none(value: Any) -> bool:
@@ -56,16 +71,20 @@ def _texts(value: Any) -> bool:
     return type(value) is list and len(value) <= 16_384 and all(_text(item) for item in value)
 
 
-def _text_map(value: Any) -> bool:
+def _plain(value: Any) -> bool:
+    if type(value) is int:
+        return -_MAX_INTEGER <= value <= _MAX_INTEGER
+    if type(value) is float:
+        return math.isfinite(value)
+    return value is None or type(value) is bool or _text(value)
+
+
+def _flat_object(value: Any) -> bool:
     return (
         type(value) is dict
-        and len(value) <= 1024
-        and all(_text(key) and _text(item) for key, item in value.items())
+        and len(value) <= 64
+        and all(_text(key) and _plain(item) for key, item in value.items())
     )
-
-
-def _object(value: Any) -> bool:
-    return type(value) is dict and len(value) <= 64
 
 
 # Kinds whose bytes travel in the tail.
@@ -86,7 +105,7 @@ MESSAGE_TYPES: dict[str, dict[str, _Kind]] = {
     },
     "goodbye": {"reason": _text},
     "ping": {"sent_ms": _integer, "wall_unix_ms": _integer},
-    "pong": {"sent_ms": _integer, "wall_unix_ms": _integer, "info": _object},
+    "pong": {"sent_ms": _integer, "wall_unix_ms": _integer, "info": _flat_object},
     "call": {"id": _integer, "body": _BLOB},
     "reply": {"id": _integer, "body": _BLOB},
     # Raft.
@@ -225,6 +244,8 @@ def decode(frame: bytes) -> Message:
             took_tail = True
         elif check is _BLOB:
             header[name] = _take(tail, [value])[0]
+            if name == "body" and value > MAX_CALL_BYTES:
+                raise PeerProtocolError("a call or reply is too long")
             took_tail = True
         elif not callable(check) or not check(value):
             raise PeerProtocolError(f"field {name} is malformed")

@@ -94,9 +94,11 @@ class WatchedMachine:
         self._composite, self._watch, self._node = composite, invariants, node
         self._index = self._position = 0
         self._digest_done = 0
+        self._restored: str | None = None  # digest of a state whose index is not known yet
 
     def apply(self, index: int, command: bytes) -> bytes:
         """See StateMachine."""
+        self.check_restored()
         if index != self._index:
             if index < self._index:
                 self._watch.world.fail("apply", f"{self._node.name} applies {index} after {self._index}")
@@ -123,11 +125,16 @@ class WatchedMachine:
         self._composite.restore(data)
         if self._node.replica is not None:
             self._watch.world.count("snapshot installed")
-        meta = self._node.snapshots.meta
-        if meta is not None:
+        self._restored = data[1:33].hex()
+
+    def check_restored(self) -> None:
+        """A snapshot is readable before it is durable: its index is known only once it is in place."""
+        digest, meta = self._restored, self._node.snapshots.meta
+        if digest is not None and meta is not None:
+            self._restored = None
             self._index, self._position = meta.index, 0
             self._digest_done = max(self._digest_done, meta.index // _DIGEST_EVERY)
-            self._watch.state(self._node, meta.index, data[1:33].hex())
+            self._watch.state(self._node, meta.index, digest)
             self._watch.restored(self._node, meta.index, meta.voters, meta.removed)
 
 
@@ -151,6 +158,9 @@ class Model:
                 return None  # forgotten, and refused for that
             return f"request {request.request_id} was applied at {known[0]} and answered {answer} at {index}"
         if request.automatic and answer.get("error", {}).get("code") == "outcome_unknown":
+            return None
+        if request.machine != "counter":  # no second model of it: the nodes must answer and be the same
+            self.first[request.request_id] = (index, answer)
             return None
         name = request.arguments["name"]
         value = 0 if request.operation == "reset" else self.values.get(name, 0) + request.arguments["by"]
@@ -248,6 +258,10 @@ class Invariants:
             found = configuration
         return found
 
+    def was_removed(self, raft_id: str) -> bool:
+        """True when a committed entry removed it."""
+        return raft_id in self._configurations[-1][1][1]
+
     # Messages.
 
     def sending(self, node: Node, peer: str, message: dict[str, Any]) -> None:
@@ -277,7 +291,7 @@ class Invariants:
                     f"{node.name} votes for {peer} in term {term} and has a vote for {record.vote} on disk"
                 )
                 self.world.fail("persistence", claim)
-            earlier = self._votes.setdefault((node.name, message["term"]), peer)
+            earlier = self._votes.setdefault((node.raft_id, message["term"]), peer)
             if earlier != peer:
                 claim = f"{node.name} votes for {earlier} and {peer} in term {message['term']}"
                 self.world.fail("election safety", claim)
@@ -303,6 +317,7 @@ class Invariants:
             self.world.fail("disk", f"{node.name}: {node.disk.broken}")
         if replica is None or replica.failed is not None:
             return
+        node.machine.check_restored()
         engine = replica._engine
         term, leads, commit = engine.term(), engine.is_leader(), engine.commit_index()
         if (leads, term) != seen.role:
@@ -373,9 +388,8 @@ class Invariants:
         voters = node.replica._current.voters
         holders = []
         for name in voters:
-            store = self.world.nodes[name].disk.journal
-            record = self.world.nodes[name].disk.record()
-            there = store._entries.get(commit)
+            disk = self.world.disk_of(name)
+            record, there = disk.record(), disk.journal._entries.get(commit)
             same = there is not None and entry is not None and there[2] == entry[2]
             if same or record.first_index > commit:
                 holders.append(name)

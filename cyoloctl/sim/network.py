@@ -1,4 +1,4 @@
-"""A simulated network: connections between nodes, and the rules of the real sessions on them.
+"""A simulated network: connections between nodes, and the real sessions on them.
 
 A connection delivers bytes in order in each direction, after a delay.  A cut
 direction holds them back, as TCP does until it gives up.  A connection that
@@ -6,31 +6,24 @@ breaks loses a suffix of what was in flight, at any byte; each side learns of
 it in its own time, so that one may have dialled anew and said hello before
 the other has read all of the old connection.
 
-`End` follows ``raft/_transport.py``: hello first, one live session a peer, the
-newer process's session or the lower name's dial wins, and nothing of a
-session that was superseded or ended is delivered.
+Who dials when, hello, which of two sessions lives, pings and calls are not
+here: `raft/_sessions.py` decides them, as in a real node.
 """
 
 from __future__ import annotations
 
 import random
 from collections import deque
-from collections.abc import Callable
 from functools import partial
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
-from cyoloctl.raft._wire import FrameReader, decode, encode
+from cyoloctl.raft._sessions import DIAL_TIMEOUT_S, Session
+from cyoloctl.raft._wire import FrameReader, decode
 
 if TYPE_CHECKING:
     from cyoloctl.sim.world import Node, World
 
 __all__ = ["End", "Network"]
-
-PING_PERIOD_S = 1.0
-SILENCE_LIMIT_S = 4.0
-_BACKOFF_FIRST_S = 0.1
-_BACKOFF_LAST_S = 1.0
-_GREATER_NAME_DELAY_S = 0.4
 
 
 class _Pipe:
@@ -44,111 +37,77 @@ class _Pipe:
 
 
 class End:
-    """One node's side of a connection: a session once both said hello."""
+    """One node's side of a connection: the wire of a real session (see Wire)."""
 
     def __init__(self, node: Node, peer: Node, *, dialled: bool) -> None:
         self.node, self.peer, self.dialled = node, peer, dialled
-        self.life, self.boot = node.life, -1
-        self.reader = FrameReader()
-        self.live = self.said_hello = self.closed = False
-        self.last_received = node.world.now
+        self.life, self.peer_life = node.life, peer.life
+        self.closed = False
+        self.session: Session
         self.out: _Pipe
+        self._over = self._heard = False
+        self._copy = FrameReader()  # of what comes in, for messages that are delivered late
 
-    def write(self, message: dict[str, Any]) -> None:
-        self.write_frames(encode(message))
+    # What the session calls.
 
-    def write_frames(self, data: bytes) -> None:
-        if not self.closed:
-            self.node.world.network.post(self.out, data)
-
-    def opened(self) -> None:
-        """See _Session.connection_made."""
-        if self.peer.name in self.node.removed_peers():
-            self.write({"type": "goodbye", "reason": "removed"})
-            self.close()
-            return
-        self.write(
-            {
-                "type": "hello",
-                "version": 1,
-                "cluster_id": "simulation",
-                "name": self.node.name,
-                "raft_id": self.node.name,
-                "boot": str(self.node.life),
-                "address": "simulated:1",
-                "release": "0",
-            }
-        )
-
-    def data(self, data: bytes) -> None:
-        """See _Session.data_received."""
-        world = self.node.world
-        if self.closed and not world.network.late:
-            world.count("late bytes of an ended session")
-            return
-        self.last_received = world.now
-        for frame in self.reader.feed(data):
-            message = decode(frame)
-            kind = message["type"]
-            if kind == "hello":
-                if self.closed:
-                    continue
-                self.said_hello, self.boot = True, int(message["boot"])
-                self._establish()
-            elif kind == "goodbye":
-                self.node.was_removed = True
-                self.close()
-            elif kind == "ping":
-                continue
-            elif self.live or world.network.late:
-                if not self.live:
-                    world.count("late message")
-                self.node.receive(self.peer.name, message)
-            if self.closed and not world.network.late:
-                return
-
-    def _establish(self) -> None:
-        """See PeerNetwork.establish."""
-        current = self.node.ends.get(self.peer.name)
-        if current is not None:
-            if current.boot == self.boot and not self._preferred(current):
-                self.close()
-                return
-            current.retire()
-        self.live = True
-        self.node.ends[self.peer.name] = self
-        self.node.connected(self.peer.name)
-
-    def _preferred(self, old: End) -> bool:
-        if self.dialled == old.dialled:
-            return True
-        return self.dialled == (self.node.name < self.peer.name)
-
-    def retire(self) -> None:
-        """Nothing of it is delivered any more."""
-        if self.live:
-            self.live = False
-            if self.node.ends.get(self.peer.name) is self:
-                del self.node.ends[self.peer.name]
-                self.node.disconnected(self.peer.name)
-        self.close()
+    def write(self, data: bytes, /) -> None:
+        """See Wire."""
+        self.node.world.network.post(self.out, data)
 
     def close(self) -> None:
-        """End it on this side; the other side learns it when what is in flight has arrived."""
+        """See Wire.  The other side learns it when what is in flight has arrived."""
         if not self.closed:
             self.closed = True
-            self.node.world.network.post(self.out, None)
-            self.lost()
+            self.node.world.network.shut(self, broken=False)
+
+    def abort(self) -> None:
+        """See Wire."""
+        if not self.closed:
+            self.closed = True
+            self.node.world.network.shut(self, broken=True)
+
+    def is_closing(self) -> bool:
+        """See Wire."""
+        return self.closed
+
+    def get_write_buffer_size(self) -> int:
+        """See Wire."""
+        return self.node.world.network.held_back(self.out)
+
+    # What the network calls, as input of the node.
+
+    def opened(self) -> None:
+        """The connection is authenticated."""
+        expected = self.peer.name if self.dialled else None
+        self.session = self.node.sessions.opened(self, self.peer.name, expected=expected)
+
+    def data(self, data: bytes) -> None:
+        """Bytes have come; to a session that ended, too, which must ignore them."""
+        node, late = self.node, self.node.world.network.late
+        frames = self._copy.feed(data) if late else []
+        if self.closed:
+            node.world.count("late bytes of an ended session")
+            for message in map(decode, frames):
+                if message["type"] not in ("hello", "goodbye", "ping", "pong", "call", "reply"):
+                    node.world.count("late message")
+                    node.receive_late(self.session.raft_id, message)
+        node.reading = self
+        self.session.received(data)
+        node.reading = None
+        if self.session.said_hello and not self._heard:
+            self._heard = True
+            node.said_hello(self)
+        if self.session.refused is not None and "protocol" in self.session.refused:
+            node.world.fail("session", f"{node.name} refuses {self.peer.name}: {self.session.refused}")
 
     def lost(self) -> None:
-        """See PeerNetwork.lost."""
-        self.closed = True
-        if self.live:
-            self.live = False
-            if self.node.ends.get(self.peer.name) is self:
-                del self.node.ends[self.peer.name]
-                self.node.disconnected(self.peer.name)
-        self.node.world.network.redial(self.node, self.peer, _BACKOFF_FIRST_S)
+        """The connection is gone."""
+        if not self._over:
+            self._over = True
+            if not self.closed:
+                self.closed = True
+                self.node.world.network.post(self.out, None)
+            self.session.lost()
 
 
 class Network:
@@ -163,7 +122,6 @@ class Network:
         self.slow: dict[tuple[str, str], tuple[float, float]] = {}
         self.delay_s = (0.0002, 0.002)
         self._pipes: list[tuple[_Pipe, _Pipe]] = []
-        self._dialling: set[tuple[str, str]] = set()
 
     # Time.
 
@@ -211,35 +169,32 @@ class Network:
                     at = self.world.now + self.rng.uniform(0.0, 0.2)
                     self.world.at(at, partial(self._pump, pipe))
 
+    def held_back(self, pipe: _Pipe) -> int:
+        """Bytes that a cut keeps from leaving."""
+        if not self.cut.get((pipe.source.node.name, pipe.target.node.name)):
+            return 0
+        return sum(len(data or b"") for _, _, data in pipe.queue)
+
     # Connections.
 
-    def redial(self, node: Node, peer: Node, backoff_s: float) -> None:
-        """As PeerNetwork._dial_forever: again and again until there is a session."""
-        key = (node.name, peer.name)
-        if key in self._dialling or node.replica is None:
+    def dial(self, node: Node, name: str) -> None:
+        """A connection comes to be, or the dial fails: at once where nobody listens, else by and by."""
+        peer = self.world.nodes[name]
+        wait = self._delay(node.name, name) + self._delay(name, node.name)
+        if peer.replica is not None and not self._reaches(node, peer):
+            wait = self.rng.uniform(0.2, DIAL_TIMEOUT_S)
+        self.world.at(self.world.now + node.elapsed + wait, partial(self._connect, node, node.life, peer))
+
+    def _reaches(self, node: Node, peer: Node) -> bool:
+        there, back = (node.name, peer.name), (peer.name, node.name)
+        up = peer.replica is not None and not peer.paused()
+        return up and not self.cut.get(there) and not self.cut.get(back)
+
+    def _connect(self, node: Node, life: int, peer: Node) -> None:
+        if node.life != life:
             return
-        self._dialling.add(key)
-        wait = backoff_s * (0.5 + self.rng.random())
-        if node.name > peer.name and backoff_s == _BACKOFF_FIRST_S:
-            wait += _GREATER_NAME_DELAY_S
-        if node.was_removed:
-            wait += 1.0
-        life = node.life
-
-        def attempt() -> None:
-            self._dialling.discard(key)
-            if node.life != life or node.replica is None or peer.name in node.ends:
-                return
-            reachable = peer.replica is not None and not node.paused() and not peer.paused()
-            if reachable and not self.cut.get(key) and not self.cut.get((peer.name, node.name)):
-                trip = self._delay(*key) + self._delay(peer.name, node.name)
-                self.world.at(self.world.now + trip, partial(self._open, node, life, peer, peer.life))
-            self.redial(node, peer, min(2 * backoff_s, _BACKOFF_LAST_S))
-
-        self.world.at(self.world.now + wait, attempt)
-
-    def _open(self, node: Node, life: int, peer: Node, peer_life: int) -> None:
-        if (node.life, peer.life) != (life, peer_life):
+        if not self._reaches(node, peer):
+            node.put(life, partial(node.sessions.dial_failed, peer.name))
             return
         self._pipes = [p for p in self._pipes if any(pipe.queue or not pipe.shut for pipe in p)]
         here, there = End(node, peer, dialled=True), End(peer, node, dialled=False)
@@ -248,14 +203,14 @@ class Network:
         node.put(node.life, here.opened)
         peer.put(peer.life, there.opened)
 
-    def ping(self, node: Node) -> None:
-        """See PeerNetwork._ping_forever."""
-        for end in list(node.ends.values()):
-            if self.world.now - end.last_received > SILENCE_LIMIT_S:
-                self._break(end)
-                end.lost()
-            else:
-                end.write({"type": "ping", "sent_ms": 0, "wall_unix_ms": 0})
+    def shut(self, end: End, *, broken: bool) -> None:
+        """A node ends its connection, which takes a moment: the end of TLS is waited for."""
+        if broken:
+            self._break(end)
+        else:
+            self.post(end.out, None)
+        wait = self.rng.uniform(0.0, 1.0) if self.rng.random() < 0.2 else 0.0
+        self.world.at(self.world.now + wait, lambda: end.node.put(end.life, end.lost))
 
     def _break(self, end: End) -> None:
         """The stream from this end is cut off at any byte, then it ends."""
@@ -299,7 +254,6 @@ class Network:
             for pipe in pair:
                 if pipe.source.node is node and pipe.source.life == node.life:
                     pipe.source.closed = True
-                    pipe.source.live = False
                     # What it would have sent after it was stopped was never sent.
                     kept = [item for item in pipe.queue if item[1] <= self.world.now]
                     pipe.queue = deque(kept)
@@ -307,11 +261,3 @@ class Network:
                         pipe.shut = True
                     elif not pipe.shut:
                         self._break(pipe.source)
-        node.ends.clear()
-
-    def dial_all(self, node: Node, peers: list[Node], first_s: Callable[[], float]) -> None:
-        """A node starts: it dials whom it knows, and they dial it."""
-        for peer in peers:
-            self._dialling.discard((node.name, peer.name))
-            self.redial(node, peer, first_s())
-            self.redial(peer, node, _BACKOFF_FIRST_S)

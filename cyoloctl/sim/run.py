@@ -33,6 +33,13 @@ FAULTS: dict[str, int] = {
     "compaction": 2,
 }
 
+_MEMBER = {
+    "address": "simulated:1",
+    "certificate_expires_at": None,
+    "raft_id": "m0",
+    "role": "voter",
+    "sealing_key": "A" * 43 + "=",
+}
 _SECONDS = 8.0
 _SETTLE_S = 40.0
 _JOINERS = 4
@@ -232,14 +239,15 @@ class _Run:
             keep_entries=chance.choice((0, 3, 20)) if "compaction" in faults else 1000,
             promote_lag=chance.choice((4, 64)),
         )
-        self.world = World(seed, limits=limits, late=late)
+        unsent_bytes = chance.choice((2000, 2**26, 2**26, 2**26))
+        self.world = World(seed, limits=limits, late=late, unsent_bytes=unsent_bytes)
         self.injected: dict[str, int] = dict.fromkeys(faults, 0)
         self.operations = 0
         self.working = True
         self.max_attempts = chance.choice((2, 6))
         self.think_s = chance.choice((0.02, 0.1, 0.4))
         self.fault_s = chance.choice((0.12, 0.4, 1.2))
-        self.joined = 0
+        self.joined = self.recorded = 0
         size = nodes or chance.choice((1, 2, 3, 3, 3, 3, 5, 5))
         names = [f"n{number}" for number in range(1, size + 1)]
         # As create_storage begins a log, and as if the others had joined at once.
@@ -373,11 +381,11 @@ class _Run:
         return True
 
     def _drop(self) -> bool:
-        nodes = [node for node in self.world.running() if node.ends]
+        nodes = [node for node in self.world.running() if node.sessions.peers()]
         if not nodes:
             return False
         node = self.random.choice(nodes)
-        peers = sorted(node.ends)
+        peers = sorted(node.sessions.peers())
         for peer in peers if self.random.random() < 0.3 else [self.random.choice(peers)]:
             self._tell("the connection of %s and %s breaks", node.name, peer)
             self.world.network.drop(node, self.world.nodes[peer])
@@ -411,11 +419,11 @@ class _Run:
             if self.joined >= _JOINERS:
                 return False
             self.joined += 1
-            name = f"x{self.joined}"
-            self._tell("%s joins", name)
-            self.world.add_node(name, [(NO_OP, 1, 0)])
+            name, memory = f"x{self.joined}", self.random.random() < 0.5
+            self._tell("%s joins%s", name, ", its log in memory" if memory else "")
+            self.world.add_node(name, [(NO_OP, 1, 0)], memory=memory)
             self.world.count("join")
-            if self.random.random() < 0.7:
+            if not memory and self.random.random() < 0.7:
                 self.later(0.5, lambda: self._promote(name))
             return True
         leaders = self.world.leaders()
@@ -424,13 +432,13 @@ class _Run:
         leader = self.random.choice(leaders)
         assert leader.replica is not None
         status = leader.replica.status()
-        others = [name for name in status.voters if name != leader.name]
+        others = [name for name in status.voters if name != leader.raft_id and "~" not in name]
         if what == "add":
             targets = list(status.learners)
         elif what == "demote":
             targets = others
         else:
-            targets = [*others, *status.learners]
+            targets = [*others, *(name for name in status.learners if "~" not in name)]
         if not targets:
             return False
         self._change(leader, what, self.random.choice(targets))
@@ -448,17 +456,36 @@ class _Run:
             self._change(leader, "add", name)
         self.later(0.5, lambda: self._promote(name))
 
+    def _renew(self) -> None:
+        """As the service does: a member in memory is promoted under its new raft id, its old one removed."""
+        current = {node.raft_id for node in self.world.nodes.values()}
+        for leader in self.world.leaders():
+            assert leader.replica is not None
+            status = leader.replica.status()
+            targets = [(name, "add") for name in status.learners if "~" in name and name in current]
+            targets += [(name, "remove") for name in status.voters if "~" in name and name not in current]
+            if targets:
+                name, what = self.random.choice(targets)
+                self._change(leader, what, name)
+        self.later(0.3, self._renew)
+
     def _change(self, leader: Node, what: str, target: str) -> None:
         """Ask a leader for a change of the configuration."""
 
         def done(index: Any, error: CyoloctlError | None) -> None:
             if error is None:
                 self.world.invariants.acknowledged_change(leader, index)
-                self.world.count(what)
+                self.world.count(f"{what} in memory" if "~" in target else what)
                 self._tell("%s of %s took place at %s", what, target, index)
 
         def ask() -> None:
             if leader.replica is not None:
+                voters = leader.replica.status().voters
+                in_memory = sum("~" in name for name in voters) + (what == "add" and "~" in target)
+                on_disk = len(voters) - sum("~" in name for name in voters)
+                on_disk -= what != "add" and target in voters and "~" not in target
+                if in_memory >= on_disk and in_memory:
+                    return  # a crash of all of them would be the end of the cluster, as it must be
                 change = {
                     "add": leader.replica.add_voter,
                     "demote": leader.replica.demote,
@@ -499,6 +526,58 @@ class _Run:
         node.put(node.life, compact)
         return True
 
+    # What the nodes write beside the clients' counters.
+
+    def _record(self) -> None:
+        """A node writes about members, once; some of it is refused, and that by every node alike."""
+        if not self.working:
+            return
+        self.recorded += 1
+        self.later(self.random.expovariate(3.0), self._record)
+        running = self.world.running()
+        if not running:
+            return
+        node, request_id = self.random.choice(running), f"record-{self.recorded}"
+        life, floor = node.life, self.world.invariants.observed
+        name = f"m{self.random.randrange(6)}"
+        operation, arguments = self.random.choice(
+            (
+                ("put", {**_MEMBER, "name": name, "raft_id": f"m{self.random.randrange(7)}"}),
+                ("set_role", {"name": name, "role": self.random.choice(("voter", "learner"))}),
+                ("remove", {"name": name})
+                if self.random.random() < 0.2
+                else ("put", {**_MEMBER, "name": name}),
+            )
+        )
+
+        def propose() -> None:
+            if node.replica is not None:
+                stamp = node.composite.next_stamp(node.wall_unix_ms())
+                command = encode_command(
+                    "members", operation, arguments, request_id=request_id, automatic=True, time_unix_ms=stamp
+                )
+
+                def done(result: Any, error: CyoloctlError | None) -> None:
+                    answer = {} if error is not None else json.loads(result)
+                    code = answer.get("error", {}).get("code")
+                    if error is None and code != "outcome_unknown":
+                        self.world.invariants.acknowledged(node, command, answer, floor)
+                        self.world.count("record" if code is None else "record refused")
+
+                node.replica.propose(command, done)
+
+        node.put(life, propose)
+
+    # What a node asks another one, beside Raft.
+
+    def _call(self) -> None:
+        running = self.world.running()
+        if running:
+            node, peer = self.random.choice(running), self.random.choice(self._names())
+            node.put(node.life, lambda: node.ask(peer))
+        if self.working:
+            self.later(self.random.expovariate(10.0), self._call)
+
     # The run.
 
     def run(self) -> Report:
@@ -506,6 +585,9 @@ class _Run:
         for number in range(self.random.choice((2, 4, 8))):
             client = _Client(self, f"c{number}")
             self.later(0.3 + 0.05 * number, client.next)
+        self.later(0.5, self._record)
+        self.later(0.5, self._call)
+        self.later(0.5, self._renew)
         if self.faults:
             self.later(0.5 + self.random.expovariate(1 / self.fault_s), self.fault)
         world.run_until(_SECONDS)
@@ -559,8 +641,8 @@ class _Run:
         if len(leaders) != 1 or leaders[0].replica is None:
             return False
         status = leaders[0].replica.status()
-        for name, node in self.world.nodes.items():
-            if name in status.removed:
+        for node in self.world.nodes.values():
+            if node.raft_id in status.removed:
                 continue
             if node.replica is None:
                 return False
@@ -571,7 +653,8 @@ class _Run:
                 status.voters,
             ):
                 return False
-        digests = {n.composite.digest() for name, n in self.world.nodes.items() if name not in status.removed}
+        members = [node for node in self.world.nodes.values() if node.raft_id not in status.removed]
+        digests = {node.composite.digest() for node in members}
         if len(digests) != 1:
             self.world.fail("state machine safety", "nodes with the same applied index differ")
         return True
@@ -588,7 +671,7 @@ class _Run:
 @contextmanager
 def _quiet() -> Iterator[None]:
     """What nodes log about simulated disasters is nobody's news."""
-    loggers = [logging.getLogger(name) for name in ("cyoloctl.raft", "pysyncobj.syncobj")]
+    loggers = [logging.getLogger(name) for name in ("cyoloctl.raft", "cyoloctl.peer", "pysyncobj.syncobj")]
     before = [logger.disabled for logger in loggers]
     for logger in loggers:
         logger.disabled = True

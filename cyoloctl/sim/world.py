@@ -1,8 +1,8 @@
 """Virtual time and the nodes that live in it.
 
 A `Node` is what one process of cyoloctl is to its peers: the real replica,
-journal, snapshot store and state machines, over a simulated disk, clock and
-network.  What the asyncio parts do with a turn of the event loop is here one
+sessions, journal, snapshot store and state machines, over a simulated disk,
+clock and network.  What the asyncio parts do with a turn of the event loop is here one
 call of `Node.run`: the input that has come, then one tick, then the wait for
 the next input or deadline.  Whatever a node does takes time, so that the
 messages that follow a sync leave after it.
@@ -16,17 +16,19 @@ import random
 import traceback
 from collections import Counter, deque
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
-from cyoloctl.errors import CyoloctlError, NoLeader
+from cyoloctl.errors import CyoloctlError, NoLeader, OutcomeUnknown
 from cyoloctl.machines import Composite
 from cyoloctl.raft._journal import Entry, Journal
 from cyoloctl.raft._replica import Limits, Replica
+from cyoloctl.raft._sessions import MAX_UNSENT_BYTES, PeerIdentity, Session, Sessions
 from cyoloctl.raft._snapshot import SnapshotStore
 from cyoloctl.raft._wire import encode
 from cyoloctl.sim.disk import Crash, Disk, DiskFiles, DiskStore
 from cyoloctl.sim.invariants import Invariants, WatchedJournal, WatchedMachine
-from cyoloctl.sim.network import PING_PERIOD_S, End, Network
+from cyoloctl.sim.network import End, Network
 
 __all__ = ["Node", "World"]
 
@@ -38,11 +40,15 @@ START_UNIX_MS = 1_767_225_600_000
 class World:
     """Clock, network and nodes of one run; everything happens in `run_until`, in order of time."""
 
-    def __init__(self, seed: int, *, limits: Limits, late: bool = False) -> None:
+    def __init__(
+        self, seed: int, *, limits: Limits, late: bool = False, unsent_bytes: int = MAX_UNSENT_BYTES
+    ) -> None:
         self.seed = seed
+        self.unsent_bytes = unsent_bytes
         self.now = 0.0
         self.limits = limits
         self.nodes: dict[str, Node] = {}
+        self.lost_disks: dict[str, Disk] = {}  # of members in memory that are gone, by raft id
         self.counts: Counter[str] = Counter()
         self.trace: deque[tuple[float, str, tuple[object, ...]]] = deque(maxlen=400)
         self.broken: tuple[str, str] | None = None  # kind, claim
@@ -88,9 +94,16 @@ class World:
     def leaders(self) -> list[Node]:
         return [node for node in self.running() if node.replica is not None and node.replica.is_leader()]
 
-    def add_node(self, name: str, log: list[Entry]) -> Node:
-        """A node whose data directory was just made, started."""
-        node = self.nodes[name] = Node(self, name, log)
+    def disk_of(self, raft_id: str) -> Disk:
+        """Where a member keeps its log, or kept it when its process ended."""
+        return self.lost_disks.get(raft_id) or self.nodes[raft_id.partition("~")[0]].disk
+
+    def add_node(self, name: str, log: list[Entry], *, memory: bool = False) -> Node:
+        """A node whose data directory was just made, started.
+
+        memory: it begins with this log at every start, under a new raft id.
+        """
+        node = self.nodes[name] = Node(self, name, log, memory=memory)
         node.start()
         return node
 
@@ -98,21 +111,20 @@ class World:
 class Node:
     """One member: its disk, which stays, and its process, which comes and goes."""
 
-    def __init__(self, world: World, name: str, log: list[Entry]) -> None:
-        self.world, self.name = world, name
+    def __init__(self, world: World, name: str, log: list[Entry], *, memory: bool) -> None:
+        self.world, self.name, self.memory = world, name, memory
+        self.raft_id = name
         self.rng = random.Random(f"{world.seed} {name}")
-        self.disk = Disk(self.rng)
-        journal = Journal(self.disk.journal)
-        for command, index, term in log:
-            journal.append(index, term, command)
-        journal.sync()
+        self._log = log
+        self.disk = self._new_disk()
         self.life = 0
         self.replica: Replica | None = None
         self.journal: WatchedJournal
         self.snapshots: SnapshotStore
         self.composite: Composite
-        self.ends: dict[str, End] = {}
-        self.was_removed = False  # a peer said so
+        self.machine: WatchedMachine
+        self.sessions: Sessions
+        self.reading: End | None = None  # whose bytes are being handled
         self.paused_until = 0.0
         self.busy_until = 0.0
         self.elapsed = 0.0  # since the present turn began
@@ -123,6 +135,10 @@ class Node:
         self._inbox: deque[tuple[int, Callable[[], object]]] = deque()
         self._wake_at: float | None = None
         self._outgoing: dict[str, list[bytes]] = {}
+        self._linked: dict[str, End | None] = {}  # peers with a session: where it came to be
+        self._heard: dict[str, int] = {}  # peer -> its latest process that said hello
+        self._dialled: tuple[object, ...] = ()
+        self._calls = 0
 
     # Time.
 
@@ -160,25 +176,53 @@ class Node:
 
     # Life.
 
+    def _new_disk(self) -> Disk:
+        disk = Disk(self.rng)
+        journal = Journal(disk.journal)
+        for command, index, term in self._log:
+            journal.append(index, term, command)
+        journal.sync()
+        return disk
+
     def start(self) -> None:
         """A process starts on what the disk holds."""
         world = self.world
+        if self.memory:
+            self.raft_id = f"{self.name}~{self.life}"
+            self.disk = self._new_disk()
         self._inbox.clear()
         self._outgoing.clear()
+        self._linked.clear()
+        self._heard.clear()
+        self._dialled = ()
         self.elapsed = 0.0
         self.busy_until = self.paused_until = 0.0
         self._wake_at = None
         self.disk.failures = 0
         life = self.life
+        rng = random.Random(f"{world.seed} {self.name} {life} sessions")
+        self.sessions = Sessions(
+            PeerIdentity(self.name, self.raft_id, "simulation", str(life), "simulated:1", "0"),
+            self,
+            dial=lambda name, address: world.network.dial(self, name),
+            serve=self._serve,
+            wake=lambda: None,  # the deadlines are read at the end of every turn
+            clock=self.clock,
+            wall_clock=lambda: self.wall_unix_ms() / 1000,
+            jitter=rng.random,
+            first_call=rng.getrandbits(62),
+            max_unsent_bytes=world.unsent_bytes,
+        )
         try:
             self.journal = WatchedJournal(DiskStore(self.disk, self.step, self._took), world.invariants, self)
             self.snapshots = SnapshotStore(DiskFiles(self.disk, self.step, self._took))
             self.composite = Composite()
+            self.machine = WatchedMachine(self.composite, world.invariants, self)
             replica = Replica(
-                self.name,
+                self.raft_id,
                 journal=self.journal,
                 snapshots=self.snapshots,
-                machine=WatchedMachine(self.composite, world.invariants, self),
+                machine=self.machine,
                 clock=self.clock,
                 rng=random.Random(f"{world.seed} {self.name} {life}"),
                 send=self._send,
@@ -201,18 +245,8 @@ class Node:
         self.replica = replica
         world.count("start")
         world.log("%s starts, log %d to %d", self.name, self.journal.first_index, self.journal.last_index)
-        spread = 0.05 * self.rng.random()
-        world.network.dial_all(self, [n for n in world.nodes.values() if n is not self], lambda: spread)
-        self._ping_later(life)
+        self._know(frozenset())
         self.wake(world.now)
-
-    def _ping_later(self, life: int) -> None:
-        def due() -> None:
-            if self.life == life:
-                self.put(life, lambda: self.world.network.ping(self))
-                self._ping_later(life)
-
-        self.world.at(self.world.now + PING_PERIOD_S, due)
 
     def stop(self, *, power: bool) -> None:
         """The process is gone."""
@@ -223,6 +257,8 @@ class Node:
         self.replica = None
         self.fuse = None
         self.disk.stop(power=power)
+        if self.memory:
+            self.world.lost_disks[self.raft_id] = self.disk
 
     def start_later(self, delay_s: float | None = None) -> None:
         life = self.life
@@ -277,9 +313,11 @@ class Node:
             while left:
                 left -= 1
                 inbox.popleft()[1]()
+            if self.clock() >= self.sessions.next_deadline():
+                self.sessions.tick()
             if replica.failed is None:
                 replica.tick()
-            self._part_with(replica.removed_peers() if replica.failed is None else frozenset())
+            self._know(replica.removed_peers() if replica.failed is None else frozenset())
         except Crash:
             self.crash(power=self.rng.random() < 0.5)
             return
@@ -293,16 +331,19 @@ class Node:
         if replica.failed is not None:
             self._failed(replica.failed)
             return
-        deadline = self._zero + (replica.next_deadline() - self._base) / self._rate
+        deadline = min(replica.next_deadline(), self.sessions.next_deadline())
+        deadline = self._zero + (deadline - self._base) / self._rate
         self.elapsed = 0.0
         self.wake(self.busy_until if inbox else max(deadline, self.busy_until + _SHORTEST_S))
 
-    def _part_with(self, removed: frozenset[str]) -> None:
-        """As the node does when it has applied a removal."""
-        for name in sorted(removed & self.ends.keys()):
-            end = self.ends[name]
-            end.write({"type": "goodbye", "reason": "removed"})
-            end.close()
+    def _know(self, removed: frozenset[str]) -> None:
+        """As the node does when members come and go: whom to dial, and with whom to part."""
+        known = (len(self.world.nodes), removed)
+        if known != self._dialled:
+            self._dialled = known
+            self.sessions.set_addresses({n: "simulated:1" for n in self.world.nodes if n not in removed})
+        for raft_id in sorted(removed & self._linked.keys()):
+            self.sessions.disconnect(raft_id.partition("~")[0], reason="removed")
 
     def _failed(self, error: CyoloctlError) -> None:
         """As the node does: the process ends, and somebody repairs the disk."""
@@ -319,6 +360,7 @@ class Node:
         """A graceful stop, as Engine.stop, and a start after a while."""
         if self.replica is not None:
             self.replica.abandon(NoLeader("the node is stopping: try another one"))
+            self.sessions.stop()
             self._close()
             self.crash(power=False)
 
@@ -334,29 +376,104 @@ class Node:
         """Peers in the order of their names: the engine's own order is that of a set."""
         outgoing, self._outgoing = self._outgoing, {}
         for peer, frames in sorted(outgoing.items()):
-            end = self.ends.get(peer)
-            if end is not None:
-                end.write_frames(b"".join(frames))
+            self.sessions.send_frames(peer, b"".join(frames))
 
     def _run_save(self, life: int, job: Callable[[], None]) -> None:
         delay = self.rng.choice((0.0, 0.005, 0.2))
         self.world.at(self.world.now + delay, lambda: self.put(life, job))
 
-    # What the sessions report.
+    # What the sessions report: see SessionHandler.
 
-    def connected(self, peer: str) -> None:
+    def on_peer_connected(self, peer: str, /) -> None:
+        """See SessionHandler."""
+        if peer in self._linked:
+            self.world.fail("session", f"{self.name} has two sessions with {peer}")
+        self._linked[peer] = self.reading
         if self.replica is not None:
             self.world.log("%s has a session with %s", self.name, peer)
             self.replica.peer_connected(peer)
 
-    def disconnected(self, peer: str) -> None:
+    def on_peer_disconnected(self, peer: str, /) -> None:
+        """See SessionHandler."""
+        if self._linked.pop(peer, None) is None:
+            self.world.fail("session", f"{self.name} lost a session with {peer} that it had not")
         if self.replica is not None:
             self.world.log("%s lost its session with %s", self.name, peer)
             self.replica.peer_disconnected(peer)
 
-    def receive(self, peer: str, message: dict[str, Any]) -> None:
+    def on_peer_message(self, peer: str, message: dict[str, Any], /) -> None:
+        """See SessionHandler."""
+        end = self.reading
+        assert end is not None
+        if self._linked.get(peer) is not end:
+            self.world.fail(
+                "session", f"{self.name} has {message['type']} of a session with {peer} that is over"
+            )
+        if end.peer_life < self._heard.get(end.peer.name, 0):
+            self.world.fail("session", f"{self.name} hears {peer} as it was before its restart")
         if self.replica is not None:
             self.replica.receive(peer, message)
 
-    def removed_peers(self) -> frozenset[str]:
-        return frozenset() if self.replica is None else self.replica.removed_peers()
+    def receive_late(self, peer: str, message: dict[str, Any]) -> None:
+        """A message that the sessions would not have delivered."""
+        if self.replica is not None:
+            self.replica.receive(peer, message)
+
+    def said_hello(self, end: End) -> None:
+        """The hello of a peer's process was taken: no session with an earlier one may go on (row 24)."""
+        self._heard[end.peer.name] = max(end.peer_life, self._heard.get(end.peer.name, 0))
+        for kept in self._linked.values():
+            if kept is not None and kept.peer is end.peer and kept.peer_life < end.peer_life:
+                claim = f"{self.name} keeps a session with {end.peer.name} as it was before its restart"
+                self.world.fail("session", claim)
+
+    def is_removed(self, raft_id: str, /) -> bool:
+        """See SessionHandler."""
+        return self.replica is not None and raft_id in self.replica.removed_peers()
+
+    def on_removed(self, name: str, /) -> None:
+        """See SessionHandler.  A real process would end: here a removed node keeps coming back."""
+        self.world.count("told that it was removed")
+        if not self.world.invariants.was_removed(self.raft_id):
+            self.world.fail("session", f"{name} told {self.raft_id} that it was removed, which it was not")
+
+    def describe(self) -> dict[str, Any]:
+        """See SessionHandler."""
+        return {}
+
+    # Calls.
+
+    def ask(self, peer: str) -> None:
+        """Call a peer: the answer is the one to this question, or the end of the session, or nothing."""
+        self._calls += 1
+        body = f"{self.name} {self.life} {self._calls}".encode()
+        world, life, answered = self.world, self.life, []
+
+        def done(answer: bytes | None, error: CyoloctlError | None) -> None:
+            answered.append(answer)
+            world.count("call answered" if error is None else "call broken off")
+            wrong = answer != _answer(peer, body) if error is None else not isinstance(error, OutcomeUnknown)
+            if wrong or len(answered) > 1 or life != self.life:
+                world.fail("call", f"{self.name} asked {peer} {body!r}: {answered}, {error}")
+
+        def give_up() -> None:
+            if not answered:
+                world.count("call given up")
+                self.sessions.forget(identifier)
+                answered.append(None)
+
+        try:
+            identifier = self.sessions.call(peer, body, done)
+        except NoLeader:
+            return
+        world.at(world.now + 1.0, lambda: self.put(life, give_up))
+
+    def _serve(self, session: Session, identifier: int, body: bytes) -> None:
+        delay = self.rng.choice((0.0, 0.01, 0.3, 1.2))
+        answer = partial(session.answer, identifier, _answer(self.name, body))
+        life = self.life
+        self.world.at(self.world.now + delay, lambda: self.put(life, answer))
+
+
+def _answer(name: str, body: bytes) -> bytes:
+    return b"%s answers %s" % (name.encode(), body)

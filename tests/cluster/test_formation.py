@@ -138,6 +138,20 @@ def test_learner_joined_replicates_and_never_counts_as_voter(stopped: Cluster) -
     assert stopped["l1"].cli("status").returncode == 75
 
 
+def test_memory_storage_member_returns_from_every_restart(tmp_path: Path) -> None:
+    with Cluster(tmp_path) as cluster:
+        cluster.init("n1", "--storage", "memory")
+        for name in ("n2", "n3"):
+            cluster.join(name, through="n1")
+        cluster.wait_settled(3)
+        # Each start makes another Raft member of it: the second one must not be taken for the removed first.
+        for value in range(1, 4):
+            cluster["n3"].kill()
+            cluster["n3"].start()
+            cluster.wait_settled(3)
+            assert cluster["n3"].client().counter_add("default", 1)["value"] == value
+
+
 def test_memory_storage_single_node_counts_and_a_restart_forgets(tmp_path: Path) -> None:
     with Cluster(tmp_path) as cluster:
         node = cluster.init("m1", "--storage", "memory")

@@ -19,8 +19,11 @@ from cyoloctl.errors import StorageError
 from cyoloctl.machines._requests import RequestTable
 from cyoloctl.raft._journal import Journal
 from cyoloctl.raft._replica import Replica
+from cyoloctl.raft._sessions import Session, Sessions
+from cyoloctl.raft._wire import decode
 from cyoloctl.sim import FAULTS, run_seed
 from cyoloctl.sim.disk import DiskFiles
+from cyoloctl.sim.world import Node
 
 pytestmark = [pytest.mark.fault, pytest.mark.slow]
 
@@ -53,12 +56,22 @@ def test_simulation_every_fault_breaks_no_invariant() -> None:
             "demote",
             "transfer",
             "late bytes of an ended session",
+            "call answered",
+            "call broken off",
+            "told that it was removed",
+            "record",
+            "record refused",
         ),
     ):
         assert counts[what] > 0, what
     assert counts["converged"] == 60
     assert counts["write"] > 2000
     assert counts["read"] > 2000
+
+
+def test_simulation_members_in_memory_return_as_new_members_and_their_old_ids_go() -> None:
+    _, counts = runs(range(996, 1006), faults=("membership", "crash"), nodes=3)
+    assert counts["add in memory"] > counts["remove in memory"] > 0
 
 
 @pytest.mark.parametrize("fault", FAULTS)
@@ -206,6 +219,48 @@ def nothing_is_remembered(patch: pytest.MonkeyPatch) -> None:
     patch.setattr(RequestTable, "find", lambda self, request_id: None)
 
 
+def ended_sessions_deliver(patch: pytest.MonkeyPatch) -> None:
+    """Row 24: what still arrives of a session that was superseded or ended is handed on."""
+    received = Session.received
+
+    def wrong(self: Session, data: bytes) -> None:
+        if not (self.closing() and self.said_hello):
+            received(self, data)
+            return
+        for message in map(decode, self._reader.feed(data)):
+            self._on_peer_message(self.raft_id, message)
+
+    patch.setattr(Session, "received", wrong)
+
+
+def restarts_go_unnoticed(patch: pytest.MonkeyPatch) -> None:
+    """Row 24: the session with a process that is gone may be kept, and its new process sent away."""
+    establish = Sessions._establish
+
+    def wrong(self: Sessions, session: Session) -> None:
+        current = self._live.get(session.name)
+        if current is not None:
+            session.boot = current.boot
+        establish(self, session)
+
+    patch.setattr(Sessions, "_establish", wrong)
+
+
+def dials_are_not_repeated(patch: pytest.MonkeyPatch) -> None:
+    """A dial that failed is the last one."""
+    patch.setattr(Sessions, "dial_failed", lambda self, name: None)
+
+
+def removed_lives_count_for_the_name(patch: pytest.MonkeyPatch) -> None:
+    """A member in memory is refused because its raft id of an earlier start was removed, as once shipped."""
+
+    def wrong(self: Node, raft_id: str) -> bool:
+        removed = frozenset() if self.replica is None else self.replica.removed_peers()
+        return raft_id.partition("~")[0] in {one.partition("~")[0] for one in removed}
+
+    patch.setattr(Node, "is_removed", wrong)
+
+
 def _handlers(patch: pytest.MonkeyPatch, kind: str, handler: Callable[[Replica, Any, Any], None]) -> None:
     patch.setitem(Replica.__init__.__globals__["_HANDLERS"], kind, handler)
 
@@ -216,15 +271,24 @@ Plant = Callable[[pytest.MonkeyPatch], None]
 PLANTED: list[tuple[Plant, int, dict[str, Any], str]] = [
     (no_first_sync, 20, {}, "persistence"),
     (no_second_sync, 3, {}, "persistence"),
-    (failed_sync_is_retried, 10, {}, "disk"),
+    (failed_sync_is_retried, 10, {}, "disk, persistence"),
     (votes_are_not_stored, 5, {}, "persistence"),
     (learners_count, 20, {}, "durability, convergence"),
-    (everyone_campaigns, 20, {}, "election safety, leader completeness, durability"),
+    (everyone_campaigns, 20, {}, "election safety, leader completeness, durability, state machine safety"),
     (reads_without_confirmation, 40, {"faults": ("partition",), "nodes": 3}, "stale read"),
     (commits_what_it_did_not_see, 20, {}, "state machine safety, exactly once"),
     (journal_cut_before_the_snapshot, 30, {}, "start, acknowledgement, durability"),
     (snapshot_is_not_synced, 40, {}, "start"),
     (nothing_is_remembered, 20, {}, "exactly once"),
+    (ended_sessions_deliver, 20, {}, "session"),
+    (restarts_go_unnoticed, 20, {}, "session"),
+    (dials_are_not_repeated, 40, {}, "convergence"),
+    (
+        removed_lives_count_for_the_name,
+        60,
+        {"faults": ("membership", "crash"), "nodes": 3},
+        "session, convergence",
+    ),
 ]
 
 

@@ -1,0 +1,684 @@
+"""The decisions of the sessions, as pure functions of what comes: no socket, no clock."""
+
+from __future__ import annotations
+
+import itertools
+import math
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+
+from cyoloctl.errors import CyoloctlError, InternalError, NoLeader, OutcomeUnknown, Unavailable
+from cyoloctl.raft._sessions import PROTOCOL_VERSION, PeerIdentity, Session, Sessions
+from cyoloctl.raft._wire import MAX_CALL_BYTES, MAX_FRAME_BYTES, FrameReader, decode, encode
+
+_CLUSTER = "c" * 32
+
+
+class Line:
+    """A wire that keeps what was written."""
+
+    def __init__(self) -> None:
+        self.sent: list[dict[str, Any]] = []
+        self.bytes = b""
+        self.ended: list[str] = []
+        self.unsent = 0
+        self._reader = FrameReader()
+
+    def write(self, data: bytes, /) -> None:
+        assert not self.ended, "written to a closed connection"
+        self.bytes += data
+        self.sent += map(decode, self._reader.feed(data))
+
+    def close(self) -> None:
+        self.ended.append("close")
+
+    def abort(self) -> None:
+        self.ended.append("abort")
+
+    def is_closing(self) -> bool:
+        return bool(self.ended)
+
+    def get_write_buffer_size(self) -> int:
+        return self.unsent
+
+    def kinds(self) -> list[str]:
+        return [message["type"] for message in self.sent]
+
+
+class Host:
+    """A node's sessions, with what they told and asked in `events`."""
+
+    def __init__(
+        self, name: str, *, boot: str = "1", raft_id: str = "", removed: tuple[str, ...] = ()
+    ) -> None:
+        self.now, self.wall = 100.0, 1e9
+        self.removed = set(removed)
+        self.events: list[tuple[Any, ...]] = []
+        self.dialled: list[tuple[float, str, str]] = []
+        self.serving: list[tuple[Session, int, bytes]] = []
+        self.woken = 0
+        self.jitter = 0.5
+        self.sessions = Sessions(
+            PeerIdentity(name, raft_id or name, _CLUSTER, boot, f"{name}:1", "1"),
+            self,
+            dial=lambda peer, address: self.dialled.append((self.now, peer, address)),
+            serve=lambda *call: self.serving.append(call),
+            wake=self._woken,
+            clock=lambda: self.now,
+            wall_clock=lambda: self.wall,
+            jitter=lambda: self.jitter,
+            first_call=7,
+            max_unsent_bytes=1000,
+        )
+
+    def _woken(self) -> None:
+        self.woken += 1
+
+    def on_peer_connected(self, raft_id: str, /) -> None:
+        self.events.append(("connected", raft_id))
+
+    def on_peer_disconnected(self, raft_id: str, /) -> None:
+        self.events.append(("disconnected", raft_id))
+
+    def on_peer_message(self, raft_id: str, message: dict[str, Any], /) -> None:
+        self.events.append((message["type"], raft_id))
+
+    def is_removed(self, raft_id: str, /) -> bool:
+        return raft_id in self.removed
+
+    def on_removed(self, name: str, /) -> None:
+        self.events.append(("removed", name))
+
+    def describe(self) -> dict[str, Any]:
+        return {"load": 1}
+
+    def open(self, name: str | None, expected: str | None = None) -> tuple[Session, Line]:
+        line = Line()
+        return self.sessions.opened(line, name, expected=expected), line
+
+    def meet(self, name: str, expected: str | None = None, **changes: Any) -> tuple[Session, Line]:
+        """A connection whose other end says hello."""
+        session, line = self.open(name, expected)
+        session.received(hello(name, **changes))
+        return session, line
+
+    def pass_time(self, seconds: float) -> None:
+        """Tick at every deadline until then."""
+        end = self.now + seconds
+        while (due := self.sessions.next_deadline()) <= end:
+            self.now = max(self.now, due)
+            self.sessions.tick()
+        self.now = end
+
+
+def hello(name: str, /, **changes: Any) -> bytes:
+    return encode(
+        {
+            "type": "hello",
+            "version": PROTOCOL_VERSION,
+            "cluster_id": _CLUSTER,
+            "name": name,
+            "raft_id": name,
+            "boot": "1",
+            "address": f"{name}:1",
+            "release": "1",
+        }
+        | changes
+    )
+
+
+HEARTBEAT = encode({"type": "heartbeat", "term": 1})
+REMOVED = encode({"type": "goodbye", "reason": "removed"})
+
+
+# -- who is admitted ---------------------------------------------------------------------------
+
+
+def test_hello_of_a_peer_makes_a_session_and_its_messages_are_delivered() -> None:
+    host = Host("b")
+    session, line = host.meet("a")
+    session.received(HEARTBEAT)
+    assert line.kinds() == ["hello"]
+    assert host.events == [("connected", "a"), ("heartbeat", "a")]
+    assert host.sessions.peers()["a"].address == "a:1"
+    assert host.sessions.next_deadline() == 101.0  # the ping: no hello is waited for any more
+
+
+def test_hello_in_single_bytes_with_a_message_behind_it_is_the_same() -> None:
+    host = Host("b")
+    session, _ = host.open("a")
+    for byte in hello("a") + HEARTBEAT:
+        session.received(bytes([byte]))
+    assert host.events == [("connected", "a"), ("heartbeat", "a")]
+
+
+@pytest.mark.parametrize(
+    ("name", "expected", "changes", "said", "reason"),
+    [
+        (None, None, {}, [], "no node certificate"),
+        ("", None, {}, [], "no node certificate"),
+        ("x", "a", {}, [], "expected a at this address, found x"),
+        ("gone", None, {}, ["goodbye"], "removed"),
+        ("gone", "gone", {}, ["goodbye"], "removed"),
+        ("m", None, {"raft_id": "m~1"}, ["hello", "goodbye"], "removed"),
+        ("a", None, {"version": 2}, ["hello", "goodbye"], "version 2"),
+        ("a", None, {"cluster_id": "d" * 32}, ["hello"], "another cluster"),
+        ("a", None, {"name": "c"}, ["hello"], "its certificate says 'a'"),
+        ("b", None, {}, ["hello"], "own name"),
+        ("a", None, {"raft_id": "c"}, ["hello"], "raft id"),
+        ("a", None, {"raft_id": "ab~1"}, ["hello"], "raft id"),
+    ],
+)
+def test_connection_that_breaks_a_rule_is_refused_and_nothing_of_it_is_delivered(
+    name: str | None, expected: str | None, changes: dict[str, Any], said: list[str], reason: str
+) -> None:
+    host = Host("b", removed=("gone", "m~1"))
+    session, line = host.open(name, expected)
+    session.received(hello(name or "a", **changes) + HEARTBEAT)
+    session.received(hello("a") + HEARTBEAT)
+    assert line.kinds() == said
+    assert line.ended
+    assert reason in str(session.refused)
+    host.pass_time(10.0)
+    session.lost()
+    assert host.events == []
+    assert host.sessions.peers() == {}
+
+
+def test_hello_of_another_life_of_a_removed_raft_id_is_admitted() -> None:
+    # A member that keeps its log in memory has a new raft id with every start; its old one is removed.
+    host = Host("b", removed=("m~1", "m~2"))
+    host.meet("m", raft_id="m~3")
+    assert host.events == [("connected", "m~3")]
+
+
+@pytest.mark.parametrize(
+    "data",
+    [
+        HEARTBEAT,
+        encode({"type": "ping", "sent_ms": 1, "wall_unix_ms": 1}),
+        encode({"type": "call", "id": 1, "body": b""}),
+        (MAX_FRAME_BYTES + 1).to_bytes(4, "big"),
+        b"\x00\x00\x00\x00",
+        b"\x00\x00\x00\x06\x00\x00\x00\x02{}",
+    ],
+    ids=["raft", "ping", "call", "too-long", "empty", "no-type"],
+)
+@pytest.mark.parametrize("live", [False, True], ids=["instead-of-hello", "in-a-session"])
+def test_bytes_against_the_protocol_end_the_session_at_once(live: bool, data: bytes) -> None:
+    host = Host("b")
+    session, line = host.meet("a") if live else host.open("a")
+    if live:
+        data = b"\x00\x00\x00\x06\x00\x00\x00\x02{}" if len(data) > 20 else data
+    session.received(data + HEARTBEAT)
+    assert line.ended[-1] == "abort"
+    assert "protocol error" in str(session.refused)
+    assert ("heartbeat", "a") not in host.events
+    assert host.serving == []
+
+
+def test_peer_that_says_no_hello_is_refused_after_five_seconds() -> None:
+    host = Host("b")
+    session, line = host.open("a")
+    host.pass_time(4.99)
+    assert not line.ended
+    host.pass_time(0.02)
+    assert (line.ended, session.refused) == (["close"], "no hello in time")
+    host.pass_time(10.0)
+    assert line.ended == ["close"]
+
+
+def test_hello_said_twice_changes_nothing() -> None:
+    host = Host("b")
+    session, line = host.meet("a")
+    session.received(hello("a", raft_id="c", boot="2"))
+    assert (session.raft_id, session.boot, line.ended) == ("a", "1", [])
+    assert host.events == [("connected", "a")]
+
+
+# -- the end of a session ----------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("live", [False, True], ids=["instead-of-hello", "in-a-session"])
+@pytest.mark.parametrize(("reason", "told"), [("removed", True), ("whatever", False)])
+def test_goodbye_ends_the_session_and_what_follows_it_is_not_delivered(
+    reason: str, told: bool, live: bool
+) -> None:
+    host = Host("b")
+    session, line = host.meet("a") if live else host.open("a")
+    host.events.clear()
+    session.received(encode({"type": "goodbye", "reason": reason}) + hello("a") + HEARTBEAT)
+    session.received(HEARTBEAT)
+    assert line.ended == ["close"]
+    assert host.events == [("removed", "a")] * told
+    session.lost()
+    assert host.events == [("removed", "a")] * told + [("disconnected", "a")] * live
+
+
+def test_disconnect_says_why_and_nothing_is_sent_or_delivered_after_it() -> None:
+    host = Host("b")
+    session, line = host.meet("a")
+    host.sessions.disconnect("a", reason="removed")
+    host.sessions.send_frames("a", HEARTBEAT)
+    host.sessions.disconnect("a", reason="removed")
+    session.received(HEARTBEAT)
+    session.lost()
+    assert line.kinds() == ["hello", "goodbye"]
+    assert host.events == [("connected", "a"), ("disconnected", "a")]
+    host.sessions.disconnect("a", reason="removed")
+
+
+def test_send_frames_goes_to_the_live_session_of_that_raft_id_only() -> None:
+    host = Host("b")
+    _, line = host.meet("m", raft_id="m~2")
+    for raft_id in ("m~1", "m", "x", "m~2"):
+        host.sessions.send_frames(raft_id, HEARTBEAT)
+    assert line.kinds() == ["hello", "heartbeat"]
+
+
+def test_peer_that_reads_too_slowly_is_cut_off() -> None:
+    host = Host("b")
+    _, line = host.meet("a")
+    line.unsent = 1000
+    host.sessions.send_frames("a", HEARTBEAT)
+    line.unsent = 1001
+    host.sessions.send_frames("a", HEARTBEAT)
+    assert line.kinds() == ["hello", "heartbeat"]
+    assert line.ended == ["abort"]
+    assert host.events == [("connected", "a")]  # its end is told when the wire reports it
+
+
+def test_exception_of_the_handler_comes_out_for_the_caller_to_abort() -> None:
+    class Broken(Host):
+        def on_peer_message(self, raft_id: str, message: dict[str, Any], /) -> None:
+            raise ZeroDivisionError
+
+    session, _ = Broken("b").meet("a")
+    with pytest.raises(ZeroDivisionError):
+        session.received(HEARTBEAT)
+
+
+def test_stop_ends_everything_and_tells_only_those_who_wait_for_answers() -> None:
+    host = Host("b")
+    host.sessions.set_addresses({"c": "c:1"})
+    live, line = host.meet("a")
+    waiting, other = host.open("d")
+    answers: list[Any] = []
+    host.sessions.call("a", b"?", lambda *answer: answers.append(answer))
+    host.events.clear()
+    host.sessions.stop()
+    live.received(HEARTBEAT)
+    live.lost()
+    waiting.lost()
+    host.pass_time(10.0)
+    assert (line.ended, other.ended) == (["close"], ["close"])
+    assert [type(error) for _, error in answers] == [OutcomeUnknown]
+    assert host.events == []
+    assert host.dialled == []
+
+
+# -- two sessions with one peer ------------------------------------------------------------------
+
+
+class Link:
+    """A connection of two hosts whose bytes are carried by hand."""
+
+    def __init__(self, dialler: Host, other: Host) -> None:
+        names = dialler.sessions.identity.name, other.sessions.identity.name
+        self.lines = (Line(), Line())
+        self.sessions = (
+            dialler.sessions.opened(self.lines[0], names[1], expected=names[1]),
+            other.sessions.opened(self.lines[1], names[0]),
+        )
+        self._carried = [0, 0]
+
+    def carry(self, to: int) -> None:
+        """Everything written so far by the other end."""
+        data = self.lines[1 - to].bytes
+        new, self._carried[to] = data[self._carried[to] :], len(data)
+        if new:
+            self.sessions[to].received(new)
+
+    def settle(self) -> None:
+        """The rest, then the ends."""
+        for _ in range(2):
+            for to in (0, 1):
+                self.carry(to)
+        if self.lines[0].ended or self.lines[1].ended:
+            for session in self.sessions:
+                session.lost()
+
+
+@pytest.mark.parametrize("order", list(itertools.permutations(range(4))), ids=str)
+def test_two_dials_at_once_both_ends_keep_the_one_of_the_smaller_name(order: tuple[int, ...]) -> None:
+    a, b = Host("a"), Host("b")
+    by_a, by_b = Link(a, b), Link(b, a)
+    hellos: list[Callable[[], None]] = [
+        lambda: by_a.carry(0),
+        lambda: by_a.carry(1),
+        lambda: by_b.carry(0),
+        lambda: by_b.carry(1),
+    ]
+    for number in order:
+        hellos[number]()
+    by_b.settle()
+    by_a.settle()
+    assert [session.live for session in by_a.sessions] == [True, True]
+    assert [session.live for session in by_b.sessions] == [False, False]
+    for host, peer in ((a, "b"), (b, "a")):
+        assert host.events in (
+            [("connected", peer)],
+            [("connected", peer), ("disconnected", peer), ("connected", peer)],
+        )
+
+
+@pytest.mark.parametrize(("own", "peer"), [("b", "a"), ("a", "b")])
+@pytest.mark.parametrize("old_expected", [None, "peer"], ids=["came-in", "dialled"])
+@pytest.mark.parametrize("new_expected", [None, "peer"], ids=["comes-in", "dials"])
+@pytest.mark.parametrize("boot", ["1", "2"], ids=["same-process", "restarted"])
+@pytest.mark.parametrize("closing", [False, True], ids=["old-open", "old-closing"])
+def test_second_session_replaces_the_first_unless_the_smaller_name_dialled_that(
+    own: str, peer: str, old_expected: str | None, new_expected: str | None, boot: str, closing: bool
+) -> None:
+    host = Host(own)
+    old, old_line = host.meet(peer, old_expected and peer)
+    if closing:
+        host.sessions.disconnect(peer, reason="because")
+    new, new_line = host.meet(peer, new_expected and peer, boot=boot)
+    dialler = {None: peer, "peer": own}
+    kept = dialler[old_expected] != dialler[new_expected] and dialler[old_expected] == "a"
+    old_lives = kept and boot == "1" and not closing
+    for session in (old, new):
+        session.received(HEARTBEAT)
+    replaced = [("disconnected", peer), ("connected", peer)]
+    assert host.events == [("connected", peer), *(replaced if not old_lives else []), ("heartbeat", peer)]
+    assert (old.live, new.live) == (old_lives, not old_lives)
+    assert bool(old_line.ended) != bool(new_line.ended)
+    (new if old_lives else old).lost()
+    assert host.sessions.peers().keys() == {peer}
+
+
+def test_restarted_member_in_memory_is_another_raft_id_and_the_old_one_is_disconnected_first() -> None:
+    host = Host("b")
+    old, _ = host.meet("m", raft_id="m~1", boot="1")
+    host.meet("m", raft_id="m~2", boot="2")
+    old.received(HEARTBEAT)
+    old.lost()
+    assert host.events == [("connected", "m~1"), ("disconnected", "m~1"), ("connected", "m~2")]
+
+
+# -- pings -----------------------------------------------------------------------------------
+
+
+def test_ping_every_second_measures_the_trip_and_the_clock() -> None:
+    host = Host("b")
+    session, line = host.meet("a")
+    host.pass_time(1.0)
+    host.pass_time(0.04)
+    assert line.sent[-1] == {"type": "ping", "sent_ms": 101_000, "wall_unix_ms": 10**12}
+    wall = 10**12 + 5000
+    session.received(encode({"type": "pong", "sent_ms": 101_000, "wall_unix_ms": wall, "info": {"x": 1}}))
+    info = host.sessions.peers()["a"]
+    assert info.round_trip_ms == pytest.approx(40, abs=1)
+    assert info.info == {"x": 1}
+    assert info.clock_skew_ms == pytest.approx(5020, abs=1)
+    session.received(encode({"type": "pong", "sent_ms": 999_000, "wall_unix_ms": 0, "info": {}}))
+    assert info.clock_skew_ms == pytest.approx(5020, abs=1)  # an answer before the question
+
+
+def test_ping_is_answered_with_the_own_clock_and_description() -> None:
+    host = Host("b")
+    session, line = host.meet("a")
+    session.received(encode({"type": "ping", "sent_ms": 5, "wall_unix_ms": 0}))
+    assert line.sent[-1] == {"type": "pong", "sent_ms": 5, "wall_unix_ms": 10**12, "info": {"load": 1}}
+    assert [kind for kind, _ in host.events] == ["connected"]
+
+
+def test_silent_peer_is_cut_off_after_four_seconds_and_no_byte_keeps_it_longer() -> None:
+    host = Host("b")
+    session, line = host.meet("a")
+    host.pass_time(3.0)
+    session.received(HEARTBEAT[:1])
+    host.pass_time(4.0)
+    assert not line.ended
+    host.pass_time(1.0)
+    assert line.ended == ["abort"]
+    session.received(HEARTBEAT[1:])
+    session.lost()
+    assert host.events == [("connected", "a"), ("disconnected", "a")]
+
+
+# -- calls -----------------------------------------------------------------------------------
+
+
+Answers = list[tuple[bytes | None, CyoloctlError | None]]
+
+
+def _asked(host: Host, peer: str, body: bytes = b"?") -> tuple[int, Answers]:
+    answers: Answers = []
+    return host.sessions.call(peer, body, lambda *answer: answers.append(answer)), answers
+
+
+def _reply(identifier: int, body: bytes = b"!") -> bytes:
+    return encode({"type": "reply", "id": identifier, "body": body})
+
+
+def test_call_is_answered_once_by_the_peer_that_was_asked() -> None:
+    host = Host("b")
+    session, line = host.meet("a")
+    other, _ = host.meet("c")
+    identifier, answers = _asked(host, "a")
+    assert line.sent[-1] == {"type": "call", "id": identifier, "body": b"?"}
+    other.received(_reply(identifier, b"not mine"))
+    session.received(_reply(identifier + 1))
+    assert answers == []
+    session.received(_reply(identifier) + _reply(identifier, b"again"))
+    session.lost()
+    assert answers == [(b"!", None)]
+
+
+@pytest.mark.parametrize("how", ["lost", "replaced"])
+def test_call_whose_session_ends_first_is_of_unknown_outcome(how: str) -> None:
+    host = Host("b")
+    session, _ = host.meet("a")
+    host.meet("c")
+    identifier, answers = _asked(host, "a")
+    other_identifier, other = _asked(host, "c")
+    if how == "lost":
+        session.lost()
+    else:
+        session, _ = host.meet("a", boot="2")
+    assert [type(error) for _, error in answers] == [OutcomeUnknown]
+    session.received(_reply(identifier))
+    assert (len(answers), other) == (1, [])
+    assert identifier != other_identifier
+
+
+def test_call_that_was_forgotten_is_not_answered() -> None:
+    host = Host("b")
+    session, _ = host.meet("a")
+    identifier, answers = _asked(host, "a")
+    host.sessions.forget(identifier)
+    host.sessions.forget(identifier)
+    session.received(_reply(identifier))
+    session.lost()
+    assert answers == []
+
+
+def test_call_without_a_session_too_large_or_too_many_is_refused_before_it_is_sent() -> None:
+    host = Host("b")
+    with pytest.raises(NoLeader):
+        _asked(host, "a")
+    session, line = host.meet("a")
+    with pytest.raises(InternalError):
+        _asked(host, "a", bytes(MAX_CALL_BYTES + 1))
+    for _ in range(1024):
+        _asked(host, "a")
+    with pytest.raises(Unavailable):
+        _asked(host, "a")
+    assert line.kinds() == ["hello"] + ["call"] * 1024
+    session.close()
+    with pytest.raises(NoLeader):
+        _asked(host, "a")
+
+
+def test_call_of_a_peer_is_served_and_its_answer_dropped_when_the_session_ended() -> None:
+    host = Host("b")
+    session, line = host.meet("a")
+    session.received(encode({"type": "call", "id": 3, "body": b"q"}) * 3)
+    assert [(identifier, body) for _, identifier, body in host.serving] == [(3, b"q")] * 3
+    session.answer(3, b"r")
+    session.answer(3, None)
+    session.answer(3, bytes(MAX_CALL_BYTES + 1))
+    assert line.sent[-1] == {"type": "reply", "id": 3, "body": b"r"}
+    session.lost()
+    line.close()
+    session.answer(3, b"late")
+    assert line.kinds() == ["hello", "reply"]
+
+
+def test_calls_of_a_peer_beyond_the_bound_end_its_session() -> None:
+    host = Host("b")
+    session, line = host.meet("a")
+    call = encode({"type": "call", "id": 3, "body": b"q"})
+    session.received(call * 1024)
+    assert not line.ended
+    session.answer(3, None)
+    session.received(call)
+    assert not line.ended
+    session.received(call)
+    assert (len(host.serving), line.ended[-1]) == (1025, "abort")
+
+
+# -- dialling --------------------------------------------------------------------------------
+
+
+def test_dials_the_greater_name_waits_a_moment_and_nobody_dials_itself() -> None:
+    host = Host("b")
+    host.sessions.set_addresses({"a": "a:1", "b": "b:1", "c": "c:1"})
+    assert host.woken > 0
+    host.pass_time(0.0)
+    assert host.dialled == [(100.0, "c", "c:1")]
+    host.pass_time(0.5)
+    assert host.dialled[1:] == [(100.4, "a", "a:1")]
+
+
+def test_dial_that_fails_is_repeated_with_growing_pauses_at_the_latest_address() -> None:
+    host = Host("a")
+    failed, pauses = host.now, []
+    for number in range(7):
+        host.sessions.set_addresses({"b": f"b:{number}"})
+        host.pass_time(5.0)
+        assert len(host.dialled) == number + 1  # no second one while it is under way
+        pauses.append(host.dialled[-1][0] - failed)
+        assert host.dialled[-1][2] == f"b:{number}"
+        failed = host.now
+        host.sessions.dial_failed("b")
+    assert pauses == pytest.approx([0.0, 0.1, 0.2, 0.4, 0.8, 1.0, 1.0])
+
+
+@pytest.mark.parametrize(("jitter", "pause_s"), [(0.0, 0.05), (1.0, 0.15)])
+def test_pause_before_the_next_dial_is_spread(jitter: float, pause_s: float) -> None:
+    host = Host("a")
+    host.jitter = jitter
+    host.sessions.set_addresses({"b": "b:1"})
+    host.pass_time(0.0)
+    host.sessions.dial_failed("b")
+    assert host.sessions.next_deadline() == pytest.approx(100 + pause_s)
+
+
+def test_dial_while_a_session_came_in_is_over_without_another() -> None:
+    host = Host("a")
+    host.sessions.set_addresses({"b": "b:1"})
+    host.pass_time(0.0)
+    host.meet("b")
+    host.sessions.dial_failed("b")
+    host.pass_time(0.9)
+    assert len(host.dialled) == 1
+
+
+@pytest.mark.parametrize(("own", "pause_s"), [("a", 0.0), ("c", 0.4)])
+def test_session_that_lasted_and_broke_is_dialled_again_soon(own: str, pause_s: float) -> None:
+    host = Host(own)
+    host.sessions.set_addresses({"b": "b:1"})
+    host.pass_time(0.5)
+    session, _ = host.meet("b", expected="b")
+    host.pass_time(2.0)
+    host.dialled.clear()
+    session.lost()
+    broke = host.now
+    host.pass_time(0.5)
+    assert [at for at, _, _ in host.dialled] == pytest.approx([broke + pause_s])
+
+
+@pytest.mark.parametrize("how", ["hello-refused", "session-ended-at-once", "no-hello"])
+def test_peer_that_ends_every_session_is_not_dialled_in_a_loop(how: str) -> None:
+    host = Host("a")
+    host.sessions.set_addresses({"b": "b:1"})
+    for _ in range(200):
+        host.pass_time(0.1)
+        if host.dialled and host.dialled[-1][0] > host.now - 0.1 - 1e-9:
+            session, line = host.open("b", "b")
+            if how == "hello-refused":
+                session.received(hello("b", version=9))
+            elif how == "session-ended-at-once":
+                session.received(hello("b") + REMOVED)
+            else:
+                line.close()
+            session.lost()
+    assert 15 < len(host.dialled) < 30  # in 20 s
+
+
+def test_attempt_that_is_refused_by_the_hello_timeout_is_over() -> None:
+    host = Host("a")
+    host.sessions.set_addresses({"b": "b:1"})
+    host.pass_time(0.0)
+    session, line = host.open("b", "b")
+    host.pass_time(5.5)
+    assert line.ended == ["close"]
+    assert len(host.dialled) == 1
+    session.lost()
+    host.pass_time(0.2)
+    assert len(host.dialled) == 2
+
+
+def test_retired_session_that_is_lost_late_does_not_start_a_second_dial() -> None:
+    host = Host("a")
+    host.sessions.set_addresses({"b": "b:1"})
+    host.pass_time(0.0)
+    old, _ = host.meet("b", expected="b")
+    host.pass_time(2.0)
+    new, _ = host.meet("b", boot="2")
+    host.pass_time(2.0)
+    new.lost()
+    host.pass_time(0.0)
+    assert len(host.dialled) == 2
+    old.lost()
+    host.pass_time(0.9)
+    assert len(host.dialled) == 2  # the second attempt is still under way
+
+
+def test_peer_without_an_address_is_not_dialled_any_more() -> None:
+    host = Host("a")
+    host.sessions.set_addresses({"b": "b:1", "c": "c:1"})
+    host.sessions.set_addresses({"c": "c:2"})
+    host.pass_time(0.0)
+    host.sessions.dial_failed("b")
+    assert host.dialled == [(100.0, "c", "c:2")]
+    assert host.sessions.addresses() == {"c": "c:2"}
+    session, _ = host.meet("b")
+    session.lost()
+    host.pass_time(5.0)
+    assert {name for _, name, _ in host.dialled} == {"c"}
+
+
+def test_next_deadline_is_never_past_once_ticked() -> None:
+    host = Host("a")
+    host.sessions.set_addresses({"b": "b:1"})
+    host.open("c")
+    for _ in range(100):
+        host.now = host.sessions.next_deadline()
+        host.sessions.tick()
+        assert host.now < host.sessions.next_deadline() < math.inf
