@@ -1,0 +1,950 @@
+"""Every decoder of the product, with its contract in one sentence and valid inputs to damage.
+
+One entry of `TARGETS` puts a decoder under all fuzzers: ``test_fuzz.py`` (hypothesis, in ``make test``),
+``atheris_run.py`` (``make fuzz``), and the table in ``docs/correctness.md``, which a test compares.
+"""
+
+from __future__ import annotations
+
+import base64
+import contextlib
+import functools
+import json
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from datetime import datetime
+from hashlib import sha256
+from random import Random
+from typing import Any
+
+from cryptography import x509
+from cryptography.hazmat.primitives import hashes, serialization
+from cryptography.hazmat.primitives.asymmetric import ec
+
+from cyoloctl import pki, service, tokens
+from cyoloctl.config import Config, dump_config, load_config
+from cyoloctl.control import wire
+from cyoloctl.control.client import _read_credentials
+from cyoloctl.errors import (
+    AccessDenied,
+    ConfigError,
+    CyoloctlError,
+    InternalError,
+    InvalidInput,
+    StorageError,
+    TokenRejected,
+    VersionMismatch,
+)
+from cyoloctl.machines import (
+    Composite,
+    Malformed,
+    decode_command,
+    decode_result_with_index,
+    describe_command,
+    encode_command,
+    refusal_reason,
+)
+from cyoloctl.machines._codec import canonical
+from cyoloctl.model import Address, NodeName, parse_address
+from cyoloctl.raft._batch import decode_batch, encode_batch
+from cyoloctl.raft._journal import check_wal
+from cyoloctl.raft._pysyncobj import decode_membership, encode_membership
+from cyoloctl.raft._snapshot import SnapshotMeta, SnapshotStore
+from cyoloctl.raft._wire import MAX_FRAME_BYTES, MESSAGE_TYPES, FrameReader, PeerProtocolError, decode, encode
+from tests.fuzz import worlds
+from tests.fuzz.mutate import MAX_BYTES, mutate
+
+__all__ = ["BY_NAME", "TARGETS", "Target", "example"]
+
+
+@dataclass(frozen=True)
+class Target:
+    """One decoder.
+
+    contract: one sentence.  errors: what it may raise.  run: takes any bytes; raises one of errors, or
+    AssertionError where what it gave is wrong.  make_seeds: valid inputs, by the real encoder, and after
+    them inputs that once broke it.  slow: takes milliseconds, so that it gets fewer examples.
+    """
+
+    name: str
+    contract: str
+    errors: tuple[type[Exception], ...]
+    run: Callable[[bytes], object]
+    make_seeds: Callable[[], Sequence[bytes]]
+    slow: bool = False
+
+    @property
+    def seeds(self) -> Sequence[bytes]:
+        """Valid inputs, and those that once broke it."""
+        return _seeds(self.make_seeds)
+
+    def mutate(self, rng: Random) -> bytes:
+        """One of the seeds, damaged."""
+        return mutate([seed for seed in self.seeds if len(seed) <= MAX_BYTES], rng)
+
+    def check(self, data: bytes) -> bool:
+        """Whether the bytes were taken; raises where the contract is broken."""
+        try:
+            self.run(data)
+        except self.errors:
+            return False
+        return True
+
+
+@functools.cache
+def _seeds(make: Callable[[], Sequence[bytes]]) -> Sequence[bytes]:
+    return tuple(make())
+
+
+def _text(data: bytes) -> str:
+    """Any bytes as text, lone surrogates among it."""
+    return data.decode("utf-8", "surrogateescape")
+
+
+def _json(value: object) -> bytes:
+    return json.dumps(value, separators=(",", ":")).encode()
+
+
+# --- peers ---------------------------------------------------------------------------------------
+
+_VALUES: dict[str, Any] = {
+    "version": 1, "cluster_id": "c" * 32, "name": "n2", "raft_id": "n2", "boot": "b", "address": "h:1",
+    "release": "1", "reason": "stopping", "sent_ms": 5, "wall_unix_ms": 1_780_000_000_000, "id": 7,
+    "info": {
+        "role": "follower", "term": 1, "commit_index": 5, "applied_index": 5, "uptime_s": 1.5, "version": "1",
+        "storage": "disk", "fsync_p99_ms": 0.5, "certificate_expires_at": "2027-01-01T00:00:00Z",
+    },
+    "body": b'{"operation":"transfer","arguments":{"to":null},"timeout_s":0.1}',
+    "term": 3, "commit_index": 6, "prevLogIdx": 6, "prevLogTerm": 1, "next_node_idx": 7, "reset": False,
+    "success": True, "last_log_index": 9, "last_log_term": 3, "granted": True, "index": 9, "snapshot_term": 2,
+    "voters": ["n1", "n2", "n3"], "removed": ["n9"], "results": [b"{}", b""], "last": True,
+    "error": None, "seq": 4,
+}  # fmt: skip
+
+
+@functools.cache
+def _commands() -> tuple[bytes, ...]:
+    key = base64.b64encode(bytes(32)).decode()
+    member = {"name": "n2", "address": "h:1", "sealing_key": key, "raft_id": "n2"}
+    digest = sha256(b"x").hexdigest()
+    invite = {"name": "n2", "learner": False, "secret_sha256": digest, "expires_unix_ms": 2**52}
+    redeem = {**member, "secret_sha256": digest, "request_sha256": digest}
+    steps: list[tuple[str, str, dict[str, Any]]] = [
+        ("counter", "add", {"name": "c", "by": -(2**63)}),
+        ("counter", "reset", {"name": "c"}),
+        ("members", "invite", invite),
+        ("members", "redeem", redeem),
+        ("members", "put", {**member, "role": "voter", "certificate_expires_at": "2027-01-02T03:04:05Z"}),
+        ("members", "set_address", {"name": "n2", "address": "[::1]:2"}),
+        ("members", "set_role", {"name": "n2", "role": "learner"}),
+        ("members", "remove", {"name": "n2"}),
+    ]
+    return tuple(
+        encode_command(
+            machine,
+            operation,
+            arguments,
+            request_id=f"r{number}",
+            automatic=bool(number % 2),
+            time_unix_ms=1_000 + number,
+        )
+        for number, (machine, operation, arguments) in enumerate(steps)
+    )
+
+
+@functools.cache
+def _snapshot_file() -> tuple[bytes, bytes]:
+    """A machine's snapshot, and the file of it."""
+    machine = Composite()
+    for index, command in enumerate(_commands()):
+        machine.apply(index + 1, command)
+    data = machine.snapshot()
+    files = worlds.MemoryFiles()
+    SnapshotStore(files).save(SnapshotMeta(9, 2, ("n1", "n2", "n3"), ("n9",)), data)
+    return data, files.found["snapshot"]
+
+
+def example(kind: str) -> dict[str, Any]:
+    """A valid message of a type."""
+    snapshot = _snapshot_file()[1]
+    values = {
+        **_VALUES,
+        "entries": [(encode_batch(list(_commands()[:2])), 7, 2), (encode_membership("add", "n4"), 8, 3)],
+        "commands": list(_commands()),
+        "total": len(snapshot),
+        "digest": snapshot[-32:].hex(),
+        "offset": 0,
+        "data": snapshot,
+    }
+    return {"type": kind, **{name: values[name] for name in MESSAGE_TYPES[kind]}}
+
+
+def _payloads() -> list[bytes]:
+    return [encode(example(kind))[4:] for kind in MESSAGE_TYPES]
+
+
+def _frame(data: bytes) -> None:
+    message = decode(data)
+    assert decode(encode(message)[4:]) == message
+
+
+def _stream(data: bytes) -> None:
+    reader = FrameReader()
+    step = 1 + (data[0] if data else 0)
+    found = [frame for at in range(0, len(data), step) for frame in reader.feed(data[at : at + step])]
+    assert FrameReader().feed(data) == found
+    assert sum(map(len, found)) <= len(data)
+    assert all(len(frame) <= MAX_FRAME_BYTES for frame in found)
+
+
+def _lines() -> list[bytes]:
+    """Sessions for `worlds.frames`: a byte of choices, then a header, a zero byte and a tail a line."""
+    sessions = []
+    for choice in (0, 1, 2, 3, 4):
+        for kind in MESSAGE_TYPES:
+            payload = encode(example(kind))[4:]
+            size = int.from_bytes(payload[:4], "big")
+            head, tail = payload[4 : 4 + size], payload[4 + size :]
+            sessions.append(bytes((choice,)) + head + (b"\0" + tail if tail else b""))
+    heartbeat = sessions[list(MESSAGE_TYPES).index("heartbeat")][1:]
+    sessions += [
+        b"\0" + b"\n".join((heartbeat, session[1:], session[1:]))
+        for session in sessions[: len(MESSAGE_TYPES)]
+    ]
+    return sessions
+
+
+_CALLS: tuple[tuple[str, dict[str, Any]], ...] = (
+    ("remove", {"name": "n7", "force": True, "dry_run": True}),
+    ("transfer", {"to": "n2"}),
+    ("join", {}),
+)
+
+
+def _sessions() -> list[bytes]:
+    """The same after a hello (bit 4 of the choices: it is a valid one), and calls."""
+    known = worlds.keys()
+    request = known.pending
+    join = {
+        "name": "n2", "secret": worlds.SECRET, "request_pem": request.request_pem,
+        "sealing_key": request.sealing_key, "address": "127.0.0.1:2",
+    }  # fmt: skip
+    found = [bytes((line[0] | 4,)) + line[1:] for line in _lines()]
+    hello = {**example("hello"), "cluster_id": known.cluster_id}
+    found.append(b"\0" + b"\n".join((_json(hello), _json(example("request_vote")))))
+    for operation, arguments in _CALLS:
+        body = _json({"operation": operation, "arguments": arguments or join, "timeout_s": 0.2})
+        head = _json({"type": "call", "id": 1, "body": len(body)})
+        found += [b"\x05" + head + b"\0" + body, b"\x04" + head + b"\0" + body]
+    return found
+
+
+def _broken_sessions() -> list[bytes]:
+    """What ended a node, or made its API fail, before it was refused."""
+    hello = {**example("hello"), "cluster_id": worlds.keys().cluster_id, "raft_id": "n2~\ud800"}
+    vote = {**example("request_vote"), "last_log_index": 99}
+    found = [b"\0" + b"\n".join((_json(hello), _json(vote)))]
+    broken: tuple[tuple[str, object], ...] = (
+        ("uptime_s", float("nan")),
+        ("uptime_s", float("inf")),
+        ("commit_index", 10**4299),
+        ("applied_index", -(10**4299)),
+        ("fsync_p99_ms", 10**4299),
+        ("version", ["deep"]),
+        ("role", {"a": 1}),
+        ("storage", "\x1b[2J"),
+    )
+    for field, value in broken:
+        pong = example("pong")
+        found.append(b"\x04" + _json({**pong, "info": {**pong["info"], field: value}}))
+    nested: object = 1
+    for _ in range(400):
+        nested = [nested]
+    found.append(b"\x04" + _json({**example("pong"), "info": {"uptime_s": nested}}))
+    found.append(b"\x04" + b"\n".join(_install(b"no state of the machine")))
+    return found
+
+
+def _install(data: bytes) -> list[bytes]:
+    """A leader's whole snapshot of this data, in one chunk."""
+    files = worlds.MemoryFiles()
+    SnapshotStore(files).save(SnapshotMeta(99, 2, ("n1", "n2", "n3"), ()), data)
+    file = files.found["snapshot"]
+    chunk = {
+        **example("snapshot_chunk"), "index": 99, "removed": [], "total": len(file), "data": len(file),
+        "digest": file[-32:].hex(),
+    }  # fmt: skip
+    return [_json(chunk) + b"\0" + file]
+
+
+def _call_bodies() -> list[bytes]:
+    bodies = [session.partition(b"\0")[2] for session in _sessions()[-2 * len(_CALLS) :: 2]]
+    huge = _json({"operation": "transfer", "arguments": {"to": None}, "timeout_s": 10**400})
+    return [*bodies, huge, b"[" * 100_000]
+
+
+def _answer(data: bytes) -> None:
+    assert type(service._read_answer(data)) is dict
+
+
+# --- the state machine ---------------------------------------------------------------------------
+
+
+def _command(data: bytes) -> None:
+    assert describe_command(data).isascii()
+    command = decode_command(data)
+    # Not by encode_command: it holds senders to 64 bits, the decoder to 20 characters.
+    assert b"\x01" + canonical(list(command[:6])).encode("ascii") == data
+
+
+def _apply(data: bytes) -> None:
+    machine = Composite()
+    machine.apply(1, _commands()[0])
+    for command in decode_batch(data):
+        before = machine.digest()
+        result = machine.apply(2, command)
+        answer = json.loads(result)
+        assert "error" not in answer or answer["error"]["code"] != "internal"
+        if describe_command(command).startswith("malformed"):
+            assert machine.digest() == before
+        elif machine.digest() != before:
+            assert machine.apply(3, command) == result
+    again = Composite()
+    again.restore(machine.snapshot())
+    assert again.digest() == machine.digest()
+
+
+def _result(data: bytes) -> None:
+    with contextlib.suppress(InternalError):
+        refusal_reason(data)
+    index, value = decode_result_with_index(data)
+    assert type(index) is int
+    assert type(value) is dict
+
+
+def _machine_snapshot(data: bytes) -> None:
+    """As it is, and with a right checksum, so that what is behind it is tried."""
+    taken = False
+    for attempt in (data, data[:1] + sha256(data[33:]).digest() + data[33:]):
+        machine = Composite()
+        machine.apply(1, _commands()[0])
+        before = machine.snapshot()
+        try:
+            machine.restore(attempt)
+        except (StorageError, VersionMismatch) as error:
+            assert machine.snapshot() == before
+            refused: CyoloctlError = error
+        else:
+            assert machine.snapshot() == attempt
+            taken = True
+    if not taken:
+        raise refused
+
+
+# --- the disk ------------------------------------------------------------------------------------
+
+
+def _sealed_file(data: bytes) -> bytes:
+    return data[:-32] + sha256(data[:-32]).digest()
+
+
+def _snapshot(data: bytes) -> None:
+    for attempt in (data, _sealed_file(data)):
+        try:
+            loaded = SnapshotStore(worlds.MemoryFiles(attempt)).load()
+        except (StorageError, VersionMismatch) as error:
+            refused: CyoloctlError | None = error
+        else:
+            assert loaded is not None
+            files = worlds.MemoryFiles()
+            assert SnapshotStore(files).save(*loaded)
+            assert files.found["snapshot"] == attempt
+            refused = None
+    if refused is not None:
+        raise refused
+
+
+def _growing_header() -> bytes:
+    """A header within its limit, and not when it is written again as it should be."""
+    header = '{"index":9,"removed":["%s"],"term":2,"total":0,"voters":[]}' % ("\u00e9" * 1_500_000)
+    encoded = header.encode()
+    return _sealed_file(b"cyolosnp\x01" + len(encoded).to_bytes(4, "big") + encoded + bytes(32))
+
+
+def _transfer(data: bytes) -> None:
+    """What a peer announces and sends: the digest is right, the rest is the bytes'."""
+    data = _sealed_file(data)
+    store = SnapshotStore(worlds.MemoryFiles())
+    meta = SnapshotMeta(9, 2, ("n1", "n2", "n3"), ("n9",))
+    receiver = store.begin_receive(meta, len(data), data[-32:].hex())
+    step = 1 + data[-1] * 16
+    offset = 0
+    while offset < len(data):
+        offset = receiver.write(offset, data[offset : offset + step])
+    assert receiver.finish()
+    assert store.meta == meta
+
+
+@functools.cache
+def _wal() -> bytes:
+    """A write-ahead log of SQLite with three transactions."""
+    import sqlite3
+
+    path = worlds.directory() / "seed.db"
+    connection = sqlite3.connect(path, isolation_level=None)
+    connection.execute("PRAGMA page_size=512")
+    connection.execute("PRAGMA journal_mode=WAL")
+    connection.execute("CREATE TABLE t(x)")
+    for number in range(2):
+        connection.execute("INSERT INTO t VALUES(?)", (number,))
+    data = (worlds.directory() / "seed.db-wal").read_bytes()
+    connection.close()
+    return data
+
+
+# --- keys and files ------------------------------------------------------------------------------
+
+
+def _request_text() -> str:
+    known = worlds.keys()
+    return pki.encode_request(
+        pki.NodeRequest(NodeName("n2"), Address("h", 1), known.pending.request_pem, known.pending.sealing_key)
+    )
+
+
+@functools.cache
+def _grant() -> dict[str, Any]:
+    known = worlds.keys()
+    return pki.grant(
+        ca_cert_pem=known.ca,
+        ca_key_pem=known.ca_key,
+        request_pem=known.pending.request_pem,
+        sealing_key=known.pending.sealing_key,
+        name="n2",
+        cluster="demo",
+        learner=False,
+        storage="disk",
+        peers={"n1": parse_address("127.0.0.1:1")},
+        now=worlds.NOW,
+    )
+
+
+def _accept(value: object) -> None:
+    """In a directory that holds the keys of the node, and nothing of a cluster."""
+    pki_dir = worlds.keys().second / pki.PKI_DIRECTORY
+    made = [pki_dir / name for name in ("ca.crt", "ca.key", "node.crt")]
+    try:
+        pki.accept_grant(pki_dir, value, name="n2", now=worlds.NOW)
+        assert all(path.exists() for path in (made[0], made[2]))
+    except CyoloctlError:
+        assert not any(path.exists() for path in made)
+        raise
+    finally:
+        for path in made:
+            path.unlink(missing_ok=True)
+
+
+def _der(tag: int, *parts: bytes) -> bytes:
+    content = b"".join(parts)
+    size = len(content)
+    octets = (size.bit_length() + 7) // 8
+    long = bytes((0x80 | octets,)) + size.to_bytes(octets, "big")
+    return bytes((tag,)) + (long if size > 127 else bytes((size,))) + content
+
+
+def _signed(content: bytes, pem: str, key_pem: str) -> str:
+    """A certificate or request of any content, with a right signature."""
+    key = serialization.load_pem_private_key(key_pem.encode(), None)
+    assert isinstance(key, ec.EllipticCurvePrivateKey)
+    algorithm = _der(0x30, bytes.fromhex("06082a8648ce3d040302"))  # ecdsa-with-SHA256
+    signature = _der(3, b"\0" + key.sign(content, ec.ECDSA(hashes.SHA256())))
+    return _armour(_der(0x30, content, algorithm, signature), pem)
+
+
+def _armour(der: bytes, what: str) -> str:
+    text = base64.b64encode(der).decode()
+    lines = [text[at : at + 64] for at in range(0, len(text), 64)]
+    return "\n".join((f"-----BEGIN {what}-----", *lines, f"-----END {what}-----", ""))
+
+
+def _certificate(data: bytes) -> None:
+    known = worlds.keys()
+    pem = _signed(data, "CERTIFICATE", known.ca_key)
+    _accept({**_grant(), "certificate_pem": pem})
+
+
+def _ca_certificate(data: bytes) -> None:
+    known = worlds.keys()
+    _accept({**_grant(), "ca_pem": _signed(data, "CERTIFICATE", known.ca_key)})
+
+
+def _tbs(pem: str) -> bytes:
+    return x509.load_pem_x509_certificate(pem.encode()).tbs_certificate_bytes
+
+
+def _csr(data: bytes) -> None:
+    """As it is, and as the content of a rightly signed one."""
+    known = worlds.keys()
+    try:
+        pki.request_sha256(_text(data))
+        pki.key_id(_text(data))
+        pki.check_request(_text(data), "n2", known.pending.sealing_key, known.cluster_id)
+    except InvalidInput:
+        pem = _signed(data, "CERTIFICATE REQUEST", known.pending.node_key_pem)
+        pki.check_request(pem, "n2", known.pending.sealing_key, known.cluster_id)
+        pki.request_sha256(pem)
+
+
+def _csr_seeds() -> list[bytes]:
+    pem = worlds.keys().pending.request_pem
+    content = x509.load_pem_x509_csr(pem.encode()).tbs_certrequest_bytes
+    # A country of eight letters: the library warns, which is no way to refuse.
+    return [pem.encode(), content, content.replace(b"\x06\x03\x55\x04\x0a", b"\x06\x03\x55\x04\x06")]
+
+
+def _token(data: bytes) -> None:
+    """As it is, and as the content of the text form."""
+    try:
+        token = pki.decode_token(_text(data))
+        assert pki.encode_token(token) == _text(data).strip()
+    except InvalidInput:
+        token = pki.decode_token("cyolojoin1." + base64.urlsafe_b64encode(data).decode().rstrip("="))
+    assert token.secret in (token.name, token.cluster) or token.secret not in repr(token)
+
+
+_RING = tokens.Keyring([tokens.Key(b"\xfc\0\0\1", bytes(32), tokens.KeyState.PRIMARY, "c" * 32)])
+_SESSION = tokens.new_session("alice", {"mfa": True}, now_unix_s=1_800_000_000, random=bytes)
+
+
+def _session_token(data: bytes) -> None:
+    """As text, as the bytes behind the text, and as the payload of a token that is authentic."""
+    front = b"\x54\x01\xfc\0\0\1" + bytes(24)
+    okm = tokens._derive(_RING.keys[0], front[:6], bytes(24), "sid", "")
+    front += okm[44:]
+    sealed = front + tokens.AESGCM(okm[:32]).encrypt(okm[32:44], data, front)
+    rejected = TokenRejected()
+    opened = 0
+    for token in (data, _text(data), tokens._text_of(data), tokens._text_of(sealed)):
+        try:
+            session = tokens.open_token(_RING, token, now_unix_s=1_800_000_000, cookie_name="sid")
+        except TokenRejected as error:
+            rejected = error
+        else:
+            opened += 1
+            again = tokens.seal(_RING, session, cookie_name="sid", random=bytes)
+            assert tokens.open_token(_RING, again, now_unix_s=1_800_000_000, cookie_name="sid") == session
+    if not opened:
+        raise rejected
+
+
+def _session_token_seeds() -> list[bytes]:
+    token = tokens.seal(_RING, _SESSION, cookie_name="sid", random=bytes)
+    data = base64.urlsafe_b64decode(token + "=" * (-len(token) % 4))
+    return [token.encode(), data, tokens._payload_of(_SESSION)]
+
+
+def _token_seeds() -> list[bytes]:
+    known = worlds.keys()
+    token = pki.JoinToken(
+        cluster_id=known.files.identity.cluster_id,
+        cluster=NodeName("demo"),
+        ca_pem=known.ca,
+        name=NodeName("n2"),
+        learner=True,
+        secret=worlds.SECRET,
+        expires_unix_s=1_900_000_000,
+        addresses=(Address("10.0.0.1", 7700), Address("::1", 7701)),
+    )
+    text = pki.encode_token(token)
+    encoded = text.partition(".")[2]
+    return [text.encode(), base64.urlsafe_b64decode(encoded + "=" * (-len(encoded) % 4))]
+
+
+def _open(data: bytes) -> None:
+    known = worlds.keys()
+    for text in (_text(data), base64.b64encode(data).decode()):
+        try:
+            pki.open_sealed(known.pending.sealing_key_pem, text, b"fuzz")
+            return
+        except InvalidInput as error:
+            refused = error
+    raise refused
+
+
+def _sealed_seeds() -> list[bytes]:
+    sealed = pki.seal(worlds.keys().pending.sealing_key, b"a secret", b"fuzz")
+    return [sealed.encode(), base64.b64decode(sealed)]
+
+
+_PRIVATE = ("ca.crt", "ca.key", "node.crt", "node.key", "sealing.key", "operator.key")
+
+
+def _pki_file(data: bytes) -> None:
+    """One file of the directory is these bytes; the first byte says which."""
+    known = worlds.keys()
+    pki_dir = known.first / pki.PKI_DIRECTORY
+    name = _PRIVATE[(data[0] if data else 0) % len(_PRIVATE)]
+    path = pki_dir / name
+    good = path.read_bytes()
+    try:
+        path.write_bytes(data[1:])
+        pki.check_private_files(pki_dir, name="n1", cluster_id=known.cluster_id, now=worlds.NOW)
+        pki.server_context(pki_dir)
+        pki.read_ca(pki_dir)
+    finally:
+        path.write_bytes(good)
+
+
+def _pki_seeds() -> list[bytes]:
+    pki_dir = worlds.keys().first / pki.PKI_DIRECTORY
+    return [bytes((number,)) + (pki_dir / name).read_bytes() for number, name in enumerate(_PRIVATE)]
+
+
+def _config(data: bytes) -> None:
+    config = load_config(worlds.fill("node.yaml", data))
+    assert load_config(worlds.fill("node.yaml", dump_config(config).encode())) == config
+
+
+def _config_seeds() -> list[bytes]:
+    known = worlds.keys()
+    config = Config(
+        name=NodeName("n1"),
+        cluster_id=known.files.identity.cluster_id,
+        cluster=NodeName("demo"),
+        listen=Address("::", 7700),
+        advertise=Address("10.0.0.1", 7700),
+        peers={NodeName("n2"): Address("n2.example", 1), NodeName("no"): Address("::1", 2)},
+    )
+    return [dump_config(config).encode()]
+
+
+def _credentials(data: bytes) -> None:
+    _read_credentials(worlds.fill("operator.yaml", data)).context()
+
+
+def _credentials_seeds() -> list[bytes]:
+    known = worlds.keys()
+    bundle = pki.credentials(
+        known.ca, known.ca_key, name="admin", role="operator", now=datetime.now(worlds.NOW.tzinfo)
+    )
+    return [_json(bundle), _json({**bundle, "ca_pem": "\ud800"}), _json({**bundle, "ca_pem": "\u00e9"})]
+
+
+# --- HTTP ----------------------------------------------------------------------------------------
+
+
+def _any_route(reads: Callable[[wire.Route], bool]) -> None:
+    """Every route reads or refuses; raises the last refusal where all do."""
+    taken = False
+    for route in wire.ROUTES:
+        try:
+            assert reads(route)
+            taken = True
+        except InvalidInput as error:
+            wire.encode_error(error)
+            refused = error
+    if not taken:
+        raise refused
+
+
+def _body(data: bytes) -> None:
+    _any_route(lambda route: set(route.read_body(data)) == set(route.body_fields))
+
+
+def _query(data: bytes) -> None:
+    text = _text(data)
+    path = text.partition("?")[0]
+    for method in wire.allowed_methods(path):
+        found = wire.match(method, path)
+        assert found is not None
+        if found[0].has_name:
+            wire.check_name(found[1])
+    _any_route(lambda route: set(route.read_query(text)) == set(route.query_fields))
+
+
+def _body_seeds() -> list[bytes]:
+    known = worlds.keys()
+    return [
+        b'{"by":9223372036854775807,"request_id":"r1"}',
+        b'{"name":"n2","learner":true,"ttl_s":3600}',
+        b'{"force":true,"dry_run":false}',
+        b'{"to":null}',
+        b"{}",
+        _json(
+            {
+                "name": "n2", "secret": worlds.SECRET, "request_pem": known.pending.request_pem,
+                "sealing_key": known.pending.sealing_key, "address": "[::1]:7700",
+            }
+        ),
+    ]  # fmt: skip
+
+
+def _requests() -> list[bytes]:
+    found = []
+    for route in wire.ROUTES:
+        if not worlds.serves(route.operation):
+            continue
+        path = route.template.replace("{name}", "n1")
+        for body in _body_seeds()[:5] if route.body else [b""]:
+            head = f"{route.method} {path}?timeout_s=1.5 HTTP/1.1\r\nHost: x\r\n"
+            found.append(f"{head}Content-Length: {len(body)}\r\n\r\n".encode() + body)
+    chunked = b"POST /v1/counters/c/increment HTTP/1.1\r\nHost: x\r\nTransfer-Encoding: chunked\r\n"
+    found += [
+        chunked + b'\r\n4\r\n{"by\r\n5;x=y\r\n": 1}\r\n0\r\nTrailer: x\r\n\r\n',
+        chunked + b"Expect: 100-continue\r\nContent-Encoding: gzip\r\n\r\n2\r\n{}\r\n0\r\n\r\n",
+        found[0] * 3,
+        b"OPTIONS * HTTP/1.0\r\nConnection: keep-alive, Upgrade\r\nUpgrade: websocket\r\n\r\n",
+        b"CONNECT x:1 HTTP/1.1\r\nHost: x\r\n\r\nmore",
+    ]
+    return found
+
+
+def _answers() -> list[bytes]:
+    counter = b'{"schema_version":1,"name":"c","value":1,"value_string":"1","index":5}'
+    error = b'{"schema_version":1,"error":{"code":"no_leader","message":"no leader"}}'
+    head = b"Content-Type: application/json\r\nContent-Length: %d\r\n\r\n"
+    chunked = b"HTTP/1.1 200 OK\r\nContent-Type: application/x-ndjson\r\nTransfer-Encoding: chunked\r\n\r\n"
+    line = counter + b"\n"
+    return [
+        b"HTTP/1.1 200 OK\r\n" + head % len(counter) + counter,
+        b"HTTP/1.1 100 Continue\r\n\r\nHTTP/1.1 503 Service Unavailable\r\n" + head % len(error) + error,
+        b"HTTP/1.0 200 OK\r\nContent-Type: application/json\r\n\r\n" + counter,
+        chunked + b"%x\r\n%b\r\n" % (len(line), line) * 2 + b"0\r\n\r\n",
+        chunked + b"%x;a=b\r\n%b\r\n0\r\nX: y\r\n\r\n" % (len(error), error),
+        b"HTTP/1.1 502 Bad Gateway\r\nContent-Type: text/html\r\n\r\n<html>",
+    ]
+
+
+# --- the table -----------------------------------------------------------------------------------
+
+
+TARGETS: tuple[Target, ...] = (
+    Target(
+        "peer-frame",
+        "Any bytes give a message or PeerProtocolError.",
+        (PeerProtocolError,),
+        _frame,
+        _payloads,
+    ),
+    Target(
+        "peer-stream",
+        "Any bytes in pieces of any size give the same frames within the limit, or PeerProtocolError.",
+        (PeerProtocolError,),
+        _stream,
+        lambda: [b"".join(encode(example(kind)) for kind in MESSAGE_TYPES)],
+    ),
+    Target(
+        "peer-session",
+        "Whatever a peer with a certificate sends, the node answers its API, logs no bug and does not end; "
+        "but for a leader's log that contradicts what is committed here.",
+        (),
+        worlds.peer_session,
+        lambda: _sessions() + _broken_sessions(),
+        slow=True,
+    ),
+    Target(
+        "replica-message",
+        "Any messages in any order leave the replica running and saying only messages; same exception.",
+        (),
+        worlds.replica_hears,
+        _lines,
+        slow=True,
+    ),
+    Target(
+        "peer-call",
+        "The body of a peer's request, any bytes, gives an answer that is no internal error.",
+        (),
+        worlds.peer_call,
+        _call_bodies,
+        slow=True,
+    ),
+    Target(
+        "peer-answer",
+        "The answer of a peer to our request, any bytes, gives an object or an error of errors.py.",
+        (CyoloctlError,),
+        _answer,
+        lambda: [
+            b'{"value":{"leader":"n1"}}',
+            b'{"error":{"code":"conflict","message":"no"}}',
+            b"[" * 100_000,
+        ],
+    ),
+    Target(
+        "forwarded-result",
+        "Any bytes as the leader's answer to a forwarded write give a counter or an error of errors.py.",
+        (CyoloctlError,),
+        worlds.leader_answers,
+        lambda: [
+            b'{"index":7,"value":{"name":"c","value":5}}',
+            b'{"error":{"code":"conflict","message":"no"},"index":7}',
+            b'{"index":7,"value":{}}',
+            b'{"index":7,"value":{"name":"c","value":[]}}',
+        ],
+        slow=True,
+    ),
+    Target(
+        "membership-entry",
+        "Any bytes in the log are a membership change or none.",
+        (),
+        decode_membership,
+        lambda: [encode_membership(operation, "n2") for operation in ("add", "demote", "remove")],
+    ),
+    Target(
+        "batch-entry",
+        "Any bytes in the log are commands, and what follows the last whole one is ignored.",
+        (),
+        lambda data: [data.index(command) for command in decode_batch(data)],
+        lambda: [encode_batch(list(_commands()))],
+    ),
+    Target(
+        "command",
+        "Any bytes give a Command, of which they are the one encoding, or Malformed.",
+        (Malformed,),
+        _command,
+        _commands,
+    ),
+    Target(
+        "apply",
+        "Any committed bytes give an answer that is no internal error; malformed ones change nothing.",
+        (),
+        _apply,
+        lambda: [encode_batch(list(_commands())), *(encode_batch([command]) for command in _commands())],
+    ),
+    Target(
+        "command-result",
+        "Any bytes give an index and an object, or an error of errors.py.",
+        (CyoloctlError,),
+        _result,
+        lambda: [Composite().apply(7, command) for command in _commands()],
+    ),
+    Target(
+        "machine-snapshot",
+        "Any bytes give exactly their state, or StorageError or VersionMismatch and the state as it was.",
+        (StorageError, VersionMismatch),
+        _machine_snapshot,
+        lambda: [_snapshot_file()[0]],
+    ),
+    Target(
+        "snapshot-file",
+        "Any bytes give the snapshot that is written as them, or StorageError or VersionMismatch.",
+        (StorageError, VersionMismatch),
+        _snapshot,
+        lambda: [_snapshot_file()[1], _growing_header()],
+    ),
+    Target(
+        "snapshot-transfer",
+        "Any bytes in chunks become the snapshot that was announced, or InvalidInput or VersionMismatch.",
+        (InvalidInput, VersionMismatch),
+        _transfer,
+        lambda: [_snapshot_file()[1]],
+    ),
+    Target(
+        "journal-wal",
+        "Any bytes as the journal's write-ahead log are accepted or StorageError.",
+        (StorageError,),
+        lambda data: check_wal(worlds.fill("wal", data)),
+        lambda: [_wal()],
+    ),
+    Target(
+        "join-token",
+        "Any text gives a JoinToken, of which it is the one form, or InvalidInput.",
+        (InvalidInput,),
+        _token,
+        _token_seeds,
+    ),
+    Target(
+        "session-token",
+        "Any text, bytes or authentic payload gives a Session that seals and opens again, or TokenRejected.",
+        (TokenRejected,),
+        _session_token,
+        _session_token_seeds,
+    ),
+    Target(
+        "request-file",
+        "Any text gives a NodeRequest, or InvalidInput or VersionMismatch.",
+        (InvalidInput, VersionMismatch),
+        lambda data: pki.decode_request(_text(data)),
+        lambda: [_request_text().encode()],
+    ),
+    Target(
+        "certificate-request",
+        "Any bytes, rightly signed or not, are a good request or InvalidInput.",
+        (InvalidInput,),
+        _csr,
+        _csr_seeds,
+    ),
+    Target(
+        "grant-file",
+        "Any text is accepted as a grant, or InvalidInput or VersionMismatch and nothing is written.",
+        (InvalidInput, VersionMismatch),
+        lambda data: _accept(pki.decode_grant(_text(data))),
+        lambda: [json.dumps(_grant()).encode()],
+    ),
+    Target(
+        "granted-certificate",
+        "A certificate of any content that the CA signed is accepted or InvalidInput.",
+        (InvalidInput,),
+        _certificate,
+        lambda: [_tbs(_grant()["certificate_pem"])],
+    ),
+    Target(
+        "granted-ca",
+        "A CA certificate of any content is accepted or InvalidInput.",
+        (InvalidInput,),
+        _ca_certificate,
+        lambda: [_tbs(_grant()["ca_pem"])],
+    ),
+    Target("sealed-blob", "Any bytes are opened or InvalidInput.", (InvalidInput,), _open, _sealed_seeds),
+    Target(
+        "key-files",
+        "Any bytes in a file of DIR/pki are used or ConfigError.",
+        (ConfigError,),
+        _pki_file,
+        _pki_seeds,
+    ),
+    Target(
+        "node-yaml",
+        "Any bytes give a Config, or ConfigError or VersionMismatch.",
+        (ConfigError, VersionMismatch),
+        _config,
+        _config_seeds,
+    ),
+    Target(
+        "credentials-file",
+        "Any bytes give credentials, or ConfigError, VersionMismatch or (expired) AccessDenied.",
+        (ConfigError, VersionMismatch, AccessDenied),
+        _credentials,
+        _credentials_seeds,
+    ),
+    Target("api-body", "Any bytes give a route's body or InvalidInput.", (InvalidInput,), _body, _body_seeds),
+    Target(
+        "api-query",
+        "Any text gives a route's query or InvalidInput.",
+        (InvalidInput,),
+        _query,
+        lambda: [
+            b"consistency=stale&limit=10&after=n1&timeout_s=2.5",
+            b"timeout_s=300",
+            b"%61fter=%6E1&limit=%31",
+            b"/v1/counters/c/increment?timeout_s=1",
+        ],
+    ),
+    Target(
+        "api-server",
+        "Any request gives an HTTP answer, not 500, or a closed connection, and the next one is served.",
+        (),
+        worlds.ask_server,
+        _requests,
+        slow=True,
+    ),
+    Target(
+        "api-client",
+        "Any bytes from a server give objects or an error of errors.py.",
+        (CyoloctlError,),
+        worlds.ask_client,
+        _answers,
+    ),
+)
+"""Every decoder.  A new one is one more line: name, contract, errors, callable, seeds."""
+
+BY_NAME = {target.name: target for target in TARGETS}
