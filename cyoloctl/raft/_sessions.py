@@ -127,6 +127,7 @@ class Session:
         "last_received",
         "live",
         "name",
+        "number",
         "raft_id",
         "refused",
         "said_hello",
@@ -144,6 +145,9 @@ class Session:
         self.raft_id = self.boot = ""
         self.said_hello = self.live = False
         self.since = self.last_received = sessions.clock()
+        sessions.opened_count += 1
+        self.number = sessions.opened_count
+        """In the order in which connections came to be."""
         self.info = PeerInfo("", "")
         self.refused: str | None = None
         """Why this node ended it, when the peer broke a rule."""
@@ -382,6 +386,7 @@ class Sessions:
         self._dial = dial
         self._wake = wake
         self._jitter = jitter
+        self.opened_count = 0
         self._live: dict[str, Session] = {}
         self._waiting: dict[Session, float] = {}  # for a hello, until
         self._addresses: dict[str, str] = {}
@@ -516,6 +521,10 @@ class Sessions:
                 and current.boot == session.boot
                 and not self._preferred(session, current)
             ):
+                session.close()
+                return
+            if not current.closing() and current.boot != session.boot and session.number < current.number:
+                # What a process that ended had sent comes late: its successor is here already.
                 session.close()
                 return
             self._drop(current)

@@ -400,6 +400,18 @@ def test_second_session_replaces_the_first_unless_the_smaller_name_dialled_that(
     assert host.sessions.peers().keys() == {peer}
 
 
+@pytest.mark.parametrize("dialled", [False, True], ids=["came-in", "dialled"])
+def test_late_hello_of_a_process_that_ended_does_not_replace_its_successors_session(dialled: bool) -> None:
+    host = Host("b")
+    late, late_line = host.open("a", "a" if dialled else None)
+    new, new_line = host.meet("a", boot="2")
+    late.received(hello("a", boot="1") + HEARTBEAT)
+    new.received(HEARTBEAT)
+    assert (late.live, new.live) == (False, True)
+    assert late_line.ended and not new_line.ended
+    assert host.events == [("connected", "a"), ("heartbeat", "a")]
+
+
 def test_restarted_member_in_memory_is_another_raft_id_and_the_old_one_is_disconnected_first() -> None:
     host = Host("b")
     old, _ = host.meet("m", raft_id="m~1", boot="1")
