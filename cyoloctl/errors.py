@@ -12,12 +12,16 @@ from typing import ClassVar
 __all__ = [
     "AccessDenied",
     "AlreadyExists",
+    "AuthorizationPending",
     "BodyTooLarge",
     "ClientTimeout",
+    "ClockSetBack",
     "ConfigError",
     "Conflict",
     "CounterOverflow",
     "CyoloctlError",
+    "Denied",
+    "Expired",
     "InternalError",
     "Interrupted",
     "InvalidInput",
@@ -26,6 +30,7 @@ __all__ = [
     "NotFound",
     "OutcomeUnknown",
     "Overloaded",
+    "SlowDown",
     "StorageError",
     "TokenRejected",
     "Unavailable",
@@ -47,6 +52,8 @@ class CyoloctlError(Exception):
     code: ClassVar[str] = "error"
     exit_status: ClassVar[int] = 1
     http_status: ClassVar[int] = 500
+    api_code: ClassVar[str | None] = None
+    """The code in the API's answers where RFC 8628 has another; the HTTP status tells which is meant."""
     meaning: ClassVar[str] = "unclassified error"
 
     def __init__(self, message: str = "") -> None:
@@ -90,6 +97,23 @@ class AlreadyExists(Conflict):
 
     code = "already_exists"
     meaning = "already exists"
+
+
+class Denied(Conflict):
+    """A rendezvous was denied (RFC 8628 3.5)."""
+
+    code = "rendezvous_denied"
+    api_code = "access_denied"
+    http_status = 400
+    meaning = "the rendezvous was denied"
+
+
+class Expired(Conflict):
+    """A rendezvous expired before it was redeemed (RFC 8628 3.5)."""
+
+    code = "expired_token"
+    http_status = 410
+    meaning = "the rendezvous expired"
 
 
 class InvalidInput(CyoloctlError):
@@ -167,6 +191,22 @@ class Overloaded(Unavailable):
     meaning = "overloaded, not applied, safe to retry later"
 
 
+class AuthorizationPending(Unavailable):
+    """A rendezvous is neither approved nor denied yet (RFC 8628 3.5)."""
+
+    code = "authorization_pending"
+    http_status = 400
+    meaning = "the rendezvous is still pending: ask again after the interval"
+
+
+class SlowDown(Unavailable):
+    """Asked too often, or too many wrong codes (RFC 8628 3.5)."""
+
+    code = "slow_down"
+    http_status = 429
+    meaning = "asked too often: wait before the next attempt"
+
+
 class VersionMismatch(CyoloctlError):
     """Data or peer of a version that this release does not speak."""
 
@@ -193,11 +233,19 @@ class InvitationRejected(AccessDenied):
 
 
 class TokenRejected(AccessDenied):
-    """A session token was refused; the same message for every reason."""
+    """A session token was refused; the same message for every reason.
+
+    reason: a few words for an operator who holds the keys (``--explain``).  Never shown to whoever presents
+    the token, so no part of the message, ``args`` or the repr.
+    """
 
     code = "token_rejected"
     http_status = 401
     meaning = "token rejected"
+
+    def __init__(self, message: str = "", *, reason: str = "") -> None:
+        super().__init__(message)
+        self.reason = reason
 
 
 class ConfigError(CyoloctlError):
@@ -207,6 +255,13 @@ class ConfigError(CyoloctlError):
     exit_status = 78
     http_status = 500
     meaning = "configuration error"
+
+
+class ClockSetBack(ConfigError):
+    """The clock went back further than the leeway: expired sessions would be good again."""
+
+    code = "clock_set_back"
+    meaning = "the clock was set back"
 
 
 class OutcomeUnknown(CyoloctlError):

@@ -18,6 +18,7 @@ __all__ = [
     "Storage",
     "Term",
     "parse_address",
+    "parse_hostname",
     "parse_name",
 ]
 
@@ -31,6 +32,8 @@ Storage = Literal["disk", "memory"]
 
 NAME_PATTERN = r"[a-z0-9]([a-z0-9-]{0,61}[a-z0-9])?"
 _NAME = re.compile(NAME_PATTERN)
+# The last label of an address in any spelling that a resolver or browser takes: 127.1, 0x7f.1, 2130706433.
+_NUMBER = re.compile(r"[0-9]+|0x[0-9a-f]*")
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,6 +59,21 @@ def parse_name(text: str, what: str = "name") -> NodeName:
             "beginning and ending with a letter or digit"
         )
     return NodeName(text)
+
+
+def parse_hostname(text: str, what: str = "host") -> str:
+    """A host name (RFC 1123 2.1) in its one spelling: lower case, no dot at the end, no IP address.
+
+    At most 253 characters; labels of 1 to 63 of a-z, 0-9 and inner dashes; one
+    label is enough.  Raises InvalidInput that shows the rule.
+    """
+    labels = text.split(".")
+    if len(text) > 253 or not all(map(_NAME.fullmatch, labels)) or _NUMBER.fullmatch(labels[-1]):
+        raise InvalidInput(
+            f"{what} {text[:80]!r} is not valid: use a host name in lower case (labels of 1 to 63 of a-z, "
+            "0-9 and '-', 253 characters at most), no IP address, no port, no dot at the end"
+        )
+    return text
 
 
 def parse_address(text: str, what: str = "address") -> Address:

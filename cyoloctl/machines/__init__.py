@@ -75,7 +75,10 @@ from cyoloctl.machines._codec import (
 )
 from cyoloctl.machines._requests import LIMITS, Limits, RequestTable, TableLimits
 from cyoloctl.machines.counter import CounterMachine
+from cyoloctl.machines.keys import KeyMachine, KeyPolicy, KeyRecord, NodeKey
 from cyoloctl.machines.members import Invitation, Member, MemberMachine
+from cyoloctl.machines.rendezvous import RendezvousMachine
+from cyoloctl.machines.sessions import Revocation, SessionMachine
 
 __all__ = [
     "LIMITS",
@@ -86,11 +89,18 @@ __all__ = [
     "Composite",
     "CounterMachine",
     "Invitation",
+    "KeyMachine",
+    "KeyPolicy",
+    "KeyRecord",
     "Limits",
     "Machine",
     "Malformed",
     "Member",
     "MemberMachine",
+    "NodeKey",
+    "RendezvousMachine",
+    "Revocation",
+    "SessionMachine",
     "TableLimits",
     "decode_command",
     "decode_result",
@@ -126,7 +136,8 @@ class Machine(Protocol):
 class Composite:
     """All machines, the replicated time and the remembered requests.
 
-    counters, members: the machines, to read; they stay the same objects.
+    counters, members, keys, sessions, rendezvous: the machines, to read; they
+    stay the same objects.
     time_unix_ms: replicated time, the highest proposer time applied; it never
     goes back, and repetitions and malformed commands do not move it.
     on_restore: called after ``restore`` replaced the state, for observers
@@ -138,10 +149,19 @@ class Composite:
     def __init__(self, *, limits: Limits = LIMITS) -> None:
         self.counters = CounterMachine()
         self.members = MemberMachine()
+        self.keys = KeyMachine(self.members)
+        self.sessions = SessionMachine()
+        self.rendezvous = RendezvousMachine()
         self.time_unix_ms = 0
         self.on_restore: Callable[[], None] | None = None
         self._limits = limits
-        self._machines: dict[str, Machine] = {"counter": self.counters, "members": self.members}
+        self._machines: dict[str, Machine] = {
+            "counter": self.counters,
+            "keys": self.keys,
+            "members": self.members,
+            "rendezvous": self.rendezvous,
+            "sessions": self.sessions,
+        }
         self._client = RequestTable(limits.client)
         self._automatic = RequestTable(limits.automatic)
         self._horizon_unix_ms = -1
@@ -190,7 +210,11 @@ class Composite:
             )
         now_ms = max(self.time_unix_ms, proposed_ms)
         try:
-            result = encode_result(index, machine.apply(operation, arguments, index, now_ms))
+            value = machine.apply(operation, arguments, index, now_ms)
+            if machine is self.members and operation == "remove":
+                # In the same entry: no state ever holds keys for a member that is gone.
+                self.keys.forget_member(value["name"], index)
+            result = encode_result(index, value)
         except Malformed as error:
             return encode_refusal(index, error.code, error.message)
         except Refused as refused:
@@ -237,6 +261,9 @@ class Composite:
     def restore(self, data: bytes) -> None:
         """Replaces the whole state by that of a snapshot.
 
+        A machine that the snapshot does not know, because an older release
+        wrote it, becomes empty.
+
         Raises VersionMismatch for another version, StorageError for bytes
         that ``snapshot`` did not make; the state is then as it was.
         """
@@ -262,8 +289,11 @@ class Composite:
                 or not 0 <= time_ms <= MAX_TIME_UNIX_MS
             ):
                 raise ValueError("its times are wrong")
-            if type(states) is not dict or states.keys() != self._machines.keys():
-                raise ValueError("it has other state machines")
+            if type(states) is not dict or not states.keys() <= self._machines.keys():
+                raise ValueError("it has unknown state machines")
+            if len(states) < len(self._machines):
+                empty = Composite()._machines
+                states = {name: empty[name].export_state() for name in empty} | states
             commits = [machine.prepare_restore(states[name]) for name, machine in self._machines.items()]
             client, at = RequestTable.decode(content, at, self._limits.client, time_ms)
             automatic, at = RequestTable.decode(content, at, self._limits.automatic, time_ms)

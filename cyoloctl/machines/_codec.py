@@ -61,7 +61,24 @@ DIGEST_BYTES = 8
 _MAX_BRACKETS = 200
 _MAX_ARGUMENT_DEPTH = 16
 _INTEGER_CHARACTERS = 20  # "-9223372036854775808"
-_SHOWN_ARGUMENTS = frozenset({"address", "by", "expires_unix_ms", "learner", "name", "raft_id", "role"})
+_SHOWN_ARGUMENTS = frozenset(
+    {
+        "address",
+        "by",
+        "expires_unix_ms",
+        "fingerprint",
+        "force",
+        "gen",
+        "keep_s",
+        "key_id",
+        "learner",
+        "name",
+        "raft_id",
+        "role",
+        "rotate_every_s",
+        "until_unix_ms",
+    }
+)
 
 
 class Malformed(Exception):

@@ -11,7 +11,7 @@ import re
 from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import dataclass, field, replace
-from typing import Any, Literal, cast
+from typing import Any, Literal, NamedTuple, cast
 
 from cyoloctl.errors import (
     AlreadyExists,
@@ -21,18 +21,28 @@ from cyoloctl.errors import (
     NotFound,
     Overloaded,
 )
+from cyoloctl.machines._checks import checked, exact, json_object, member_name, sealing_key, text
 from cyoloctl.machines._codec import MAX_TIME_UNIX_MS, Malformed, Refused, is_request_id
-from cyoloctl.model import parse_address, parse_name
+from cyoloctl.model import parse_address, parse_hostname
 
-__all__ = ["MAX_INVITATIONS", "MAX_NAMES", "Invitation", "Member", "MemberMachine", "WantedRole"]
+__all__ = [
+    "MAX_INVITATIONS",
+    "MAX_NAMES",
+    "MAX_SHARED_HOSTS",
+    "Gateway",
+    "Invitation",
+    "Member",
+    "MemberMachine",
+    "WantedRole",
+]
 
 MAX_INVITATIONS = 1_000
 MAX_NAMES = 10_000  # members and removed names together
+MAX_SHARED_HOSTS = 100
 
 WantedRole = Literal["voter", "learner"]
 
 _SHA256 = re.compile(r"[0-9a-f]{64}")
-_KEY = re.compile(r"[A-Za-z0-9+/]{43}=")
 _DATE = re.compile(r"[0-9]{4}-[0-9]{2}-[0-9]{2}T[0-9]{2}:[0-9]{2}:[0-9]{2}Z")
 
 # One text for every cause: a stranger with a guessed token learns nothing from it.
@@ -93,6 +103,13 @@ class Invitation:
         return "learner" if self.learner else "voter"
 
 
+class Gateway(NamedTuple):
+    """Where browsers reach a member: HOST:PORT, and the base of its links (None: by its host name)."""
+
+    address: str
+    url: str | None
+
+
 class MemberMachine:
     """Operations and their answers:
 
@@ -113,10 +130,22 @@ class MemberMachine:
     not_found.
     ``remove {name}`` -> ``{name, removed}``: removed is false when it was
     removed before.  not_found.  A removed name is never used again: its log
-    and votes may still be somewhere.
+    and votes may still be somewhere.  Its host is free again.
+    ``set_host {name, host}`` -> ``{name, host}``: the host name by which
+    clients ask for this member, or null for none.  A ``put`` leaves it: nodes
+    announce themselves without knowing it.  not_found for the member,
+    already_exists for the host of another member or a shared one.
+    ``share_host {host}``, ``unshare_host {host}`` -> ``{host, shared}``: a
+    host name that any member serves.  Sharing may be repeated.
+    already_exists for the host of a member, overloaded beyond 100; not_found.
+
+    ``set_gateway {name, gateway}`` -> ``{name, gateway}``: where browsers and
+    reverse proxies reach the member, ``{address, url}`` (HOST:PORT; the base of
+    its links, or null), or null for nowhere.  not_found.
 
     on_change: called with a member's name and the log index after that member
-    was made, changed or removed.  Not replicated; what it raises is dropped.
+    was made, changed or removed, or with a host name after it was shared or
+    unshared.  Not replicated; what it raises is dropped.
     """
 
     def __init__(self) -> None:
@@ -124,6 +153,9 @@ class MemberMachine:
         self._members: dict[str, Member] = {}
         self._removed: set[str] = set()
         self._invitations: dict[str, Invitation] = {}
+        self._hosts: dict[str, str] = {}  # host -> the member's name: no host twice
+        self._shared_hosts: set[str] = set()
+        self._gateways: dict[str, Gateway] = {}
 
     def get(self, name: str) -> Member | None:
         """The member of this name."""
@@ -140,6 +172,22 @@ class MemberMachine:
     def removed(self) -> list[str]:
         """The removed names in order."""
         return sorted(self._removed)
+
+    def host(self, name: str) -> str | None:
+        """The host name of a member."""
+        return next((host for host, owner in self._hosts.items() if owner == name), None)
+
+    def hosts(self) -> dict[str, str]:
+        """Host name -> the name of the member that has it, by host name."""
+        return dict(sorted(self._hosts.items()))
+
+    def gateway(self, name: str) -> Gateway | None:
+        """Where browsers reach a member; None where it has no gateway, or has not said so."""
+        return self._gateways.get(name)
+
+    def shared_hosts(self) -> list[str]:
+        """The host names that any member serves, in order."""
+        return sorted(self._shared_hosts)
 
     def invitation(self, secret_sha256: str) -> Invitation | None:
         """The invitation with this digest of its secret."""
@@ -231,8 +279,63 @@ class MemberMachine:
         self._existing(name)
         del self._members[name]
         self._removed.add(name)
+        self._drop_host(name)
+        self._gateways.pop(name, None)
         self._changed(name, index)
         return {"name": name, "removed": True}
+
+    def _set_gateway(self, given: dict[str, Any], index: int, now_unix_ms: int) -> dict[str, Any]:
+        name, gateway = given["name"], given["gateway"]
+        self._existing(name)
+        if gateway is None:
+            self._gateways.pop(name, None)
+        else:
+            self._gateways[name] = gateway
+        self._changed(name, index)
+        return {"name": name, "gateway": None if gateway is None else gateway._asdict()}
+
+    def _set_host(self, given: dict[str, Any], index: int, now_unix_ms: int) -> dict[str, Any]:
+        name, host = given["name"], given["host"]
+        self._existing(name)
+        if host is not None:
+            if host in self._shared_hosts:
+                raise Refused(AlreadyExists(f"host {host} is shared by all members: unshare it first"))
+            self._refuse_host_of(host, name)
+        self._drop_host(name)
+        if host is not None:
+            self._hosts[host] = name
+        self._changed(name, index)
+        return {"name": name, "host": host}
+
+    def _share_host(self, given: dict[str, Any], index: int, now_unix_ms: int) -> dict[str, Any]:
+        host = given["host"]
+        self._refuse_host_of(host, None)
+        if host not in self._shared_hosts:
+            if len(self._shared_hosts) >= MAX_SHARED_HOSTS:
+                raise Refused(Overloaded(f"{MAX_SHARED_HOSTS} hosts are shared already: unshare one of them"))
+            self._shared_hosts.add(host)
+            self._changed(host, index)
+        return {"host": host, "shared": True}
+
+    def _unshare_host(self, given: dict[str, Any], index: int, now_unix_ms: int) -> dict[str, Any]:
+        host = given["host"]
+        if host not in self._shared_hosts:
+            raise Refused(NotFound(f"host {host} is not shared: see route list"))
+        self._shared_hosts.remove(host)
+        self._changed(host, index)
+        return {"host": host, "shared": False}
+
+    def _refuse_host_of(self, host: str, name: str | None) -> None:
+        owner = self._hosts.get(host)
+        if owner is not None and owner != name:
+            raise Refused(
+                AlreadyExists(f"host {host} is that of member {owner}: choose another, or clear it")
+            )
+
+    def _drop_host(self, name: str) -> None:
+        host = self.host(name)
+        if host is not None:
+            del self._hosts[host]
 
     def _existing(self, name: str) -> Member:
         member = self._members.get(name)
@@ -263,8 +366,15 @@ class MemberMachine:
                 self.on_change(name, index)
 
     def export_state(self) -> dict[str, Any]:
-        """The state for the snapshot, the same for the same state whatever its history."""
+        """The state for the snapshot, the same for the same state whatever its history.
+
+        Hosts and gateways are left out where there are none: what older releases wrote stays readable, to
+        the byte.
+        """
         return {
+            **({"hosts": self.hosts()} if self._hosts else {}),
+            **({"shared_hosts": self.shared_hosts()} if self._shared_hosts else {}),
+            **({"gateways": {k: v._asdict() for k, v in self._gateways.items()}} if self._gateways else {}),
             "invitations": {
                 key: {
                     "expires_unix_ms": invitation.expires_unix_ms,
@@ -280,24 +390,38 @@ class MemberMachine:
 
     def prepare_restore(self, state: object) -> Callable[[], None]:
         """Checks an exported state; the returned function puts it in place.  Raises ValueError."""
-        top = _exact(state, {"invitations", "members", "removed"})
+        given = json_object(state)
+        optional = given.keys() & {"hosts", "shared_hosts", "gateways"}
+        top = exact(given, {"invitations", "members", "removed"} | optional)
+        if not all(top[key] for key in optional):
+            raise ValueError("hosts are empty instead of left out")
         try:
             invitations = {
                 _digest(key): Invitation(
                     key,
-                    **_checked(fields, _INVITATION),
+                    **checked(fields, _INVITATION),
                 )
-                for key, fields in _object(top["invitations"]).items()
+                for key, fields in json_object(top["invitations"]).items()
             }
             members = {
-                name: Member(name=_name(name), **_checked(fields, _FIELDS))
-                for name, fields in _object(top["members"]).items()
+                name: Member(name=member_name(name), **checked(fields, _FIELDS))
+                for name, fields in json_object(top["members"]).items()
             }
             if type(top["removed"]) is not list:
                 raise ValueError("removed names are not a list")
-            names = [_name(name) for name in top["removed"]]
+            names = [member_name(name) for name in top["removed"]]
+            hosts = {
+                _host(host): member_name(name) for host, name in json_object(top.get("hosts", {})).items()
+            }
+            if type(top.get("shared_hosts", [])) is not list:
+                raise ValueError("shared hosts are not a list")
+            shared = [_host(host) for host in top.get("shared_hosts", [])]
+            gateways = {
+                member_name(name): _gateway(value)
+                for name, value in json_object(top.get("gateways", {})).items()
+            }
         except Malformed:
-            raise ValueError("a member or an invitation is not valid") from None
+            raise ValueError("a member, a host or an invitation is not valid") from None
         removed = set(names)
         if (
             names != sorted(removed)
@@ -307,46 +431,28 @@ class MemberMachine:
             or len({member.raft_id for member in members.values()}) != len(members)
             # Addresses are kept in one spelling; another was never written here.
             or any(top["members"][name]["address"] != member.address for name, member in members.items())
+            or len(set(hosts.values()) & members.keys()) != len(hosts)
+            or not gateways.keys() <= members.keys()
+            or any(top["gateways"][name]["address"] != value.address for name, value in gateways.items())
+            or shared != sorted(set(shared))
+            or len(shared) > MAX_SHARED_HOSTS
+            or hosts.keys() & set(shared)
         ):
-            raise ValueError("members, invitations and removed names contradict each other")
+            raise ValueError("members, invitations, hosts and removed names contradict each other")
 
         def commit() -> None:
             self._members = members
             self._removed = removed
             self._invitations = invitations
+            self._hosts = hosts
+            self._shared_hosts = set(shared)
+            self._gateways = gateways
 
         return commit
 
 
-def _object(value: object) -> dict[str, Any]:
-    if type(value) is not dict:
-        raise ValueError("an object is missing")
-    return value
-
-
-def _exact(value: object, keys: set[str]) -> dict[str, Any]:
-    found = _object(value)
-    if found.keys() != keys:
-        raise ValueError("an object has other fields than it should")
-    return found
-
-
-def _checked(value: object, checks: dict[str, Callable[[object], Any]]) -> dict[str, Any]:
-    fields = _exact(value, set(checks))
-    return {key: check(fields[key]) for key, check in checks.items()}
-
-
 # Each check returns the clean value or raises Malformed.  Only ASCII reaches the
 # parsers: what is printable beyond it depends on the interpreter's Unicode version.
-
-
-def _name(value: object) -> str:
-    if type(value) is not str or not value.isascii():
-        raise Malformed("the member name is not valid: use 1 to 63 of a-z, 0-9 and '-'")
-    try:
-        return parse_name(value, "member name")
-    except InvalidInput as error:
-        raise Malformed(error.message) from None
 
 
 def _address(value: object) -> str:
@@ -358,6 +464,19 @@ def _address(value: object) -> str:
         raise Malformed(error.message) from None
 
 
+def _host(value: object) -> str:
+    if type(value) is not str or not value.isascii():
+        raise Malformed("the host is not valid: use a host name in lower case ascii")
+    try:
+        return parse_hostname(value)
+    except InvalidInput as error:
+        raise Malformed(error.message) from None
+
+
+def _optional_host(value: object) -> str | None:
+    return None if value is None else _host(value)
+
+
 def _digest(value: object) -> str:
     if type(value) is not str or not _SHA256.fullmatch(value):
         raise Malformed("a digest is not valid: use the 64 hex digits of a sha-256")
@@ -366,12 +485,6 @@ def _digest(value: object) -> str:
 
 def _optional_digest(value: object) -> str | None:
     return None if value is None else _digest(value)
-
-
-def _sealing_key(value: object) -> str:
-    if type(value) is not str or not _KEY.fullmatch(value):
-        raise Malformed("the sealing key is not valid: use an x25519 public key in base64")
-    return value
 
 
 def _raft_id(value: object) -> str:
@@ -406,11 +519,29 @@ def _time(value: object) -> int:
     return value
 
 
+_url = text(
+    r"https?://[a-zA-Z0-9.\-\[\]:]{1,255}(/[a-zA-Z0-9._~/-]{0,200})?",
+    "the url is not valid: use https://HOST or https://HOST:PORT, and a path if need be",
+)
+
+
+def _gateway(value: object) -> Gateway:
+    try:
+        fields = exact(value, {"address", "url"})
+    except ValueError:
+        raise Malformed("the gateway is not valid: use an object of address and url, or null") from None
+    return Gateway(_address(fields["address"]), None if fields["url"] is None else _url(fields["url"]))
+
+
+def _optional_gateway(value: object) -> Gateway | None:
+    return None if value is None else _gateway(value)
+
+
 _Check = Callable[[object], Any]
 _Run = Callable[[MemberMachine, dict[str, Any], int, int], dict[str, Any]]
 
 _INVITATION: dict[str, _Check] = {
-    "name": _name,
+    "name": member_name,
     "learner": _flag,
     "expires_unix_ms": _time,
     "used_by": _optional_digest,
@@ -418,29 +549,33 @@ _INVITATION: dict[str, _Check] = {
 _FIELDS: dict[str, _Check] = {
     "address": _address,
     "role": _role,
-    "sealing_key": _sealing_key,
+    "sealing_key": sealing_key,
     "raft_id": _raft_id,
     "certificate_expires_at": _date,
 }
-_PUT: dict[str, _Check] = {"name": _name, **_FIELDS}
+_PUT: dict[str, _Check] = {"name": member_name, **_FIELDS}
 _OPERATIONS: dict[str, tuple[dict[str, _Check], _Run]] = {
     "invite": (
-        {"name": _name, "learner": _flag, "secret_sha256": _digest, "expires_unix_ms": _time},
+        {"name": member_name, "learner": _flag, "secret_sha256": _digest, "expires_unix_ms": _time},
         MemberMachine._invite,
     ),
     "redeem": (
         {
-            "name": _name,
+            "name": member_name,
             "secret_sha256": _digest,
             "request_sha256": _digest,
             "address": _address,
-            "sealing_key": _sealing_key,
+            "sealing_key": sealing_key,
             "raft_id": _raft_id,
         },
         MemberMachine._redeem,
     ),
     "put": (_PUT, MemberMachine._put_member),
-    "set_address": ({"name": _name, "address": _address}, MemberMachine._set_address),
-    "set_role": ({"name": _name, "role": _role}, MemberMachine._set_role),
-    "remove": ({"name": _name}, MemberMachine._remove),
+    "set_address": ({"name": member_name, "address": _address}, MemberMachine._set_address),
+    "set_role": ({"name": member_name, "role": _role}, MemberMachine._set_role),
+    "remove": ({"name": member_name}, MemberMachine._remove),
+    "set_host": ({"name": member_name, "host": _optional_host}, MemberMachine._set_host),
+    "set_gateway": ({"name": member_name, "gateway": _optional_gateway}, MemberMachine._set_gateway),
+    "share_host": ({"host": _host}, MemberMachine._share_host),
+    "unshare_host": ({"host": _host}, MemberMachine._unshare_host),
 }

@@ -180,6 +180,19 @@ def test_describe_command_hides_digests_and_keys() -> None:
     assert describe_command(b"\xffab") == "malformed command of 3 bytes"
 
 
+def test_describe_command_hides_who_is_revoked_and_sealed_keys() -> None:
+    sub = {"sub": "ann", "issued_before_unix_s": 3, "until_unix_ms": 5}
+    wrapped = {"key_id": "fc000001", "wrapped": {"n1": "c2VhbGVk"}}
+    described = [
+        describe_command(
+            encode_command(machine, "o", arguments, request_id="r", automatic=True, time_unix_ms=4)
+        )
+        for machine, arguments in (("sessions", sub), ("keys", wrapped))
+    ]
+    assert described[0].endswith("issued_before_unix_s=(hidden) sub=(hidden) until_unix_ms=5")
+    assert described[1].endswith('key_id="fc000001" wrapped=(hidden)')
+
+
 # --- malformed commands
 
 BODY = '["counter","add",{"by":1,"name":"a"},"r",false,5]'
@@ -508,6 +521,24 @@ def test_snapshot_of_the_same_state_by_another_history_is_the_same_bytes() -> No
     assert len(snapshots) == 1
 
 
+def test_restore_of_a_snapshot_without_a_machine_makes_that_one_empty() -> None:
+    composite = filled()
+    sub = {"sub": "ann", "issued_before_unix_s": 0, "until_unix_ms": HOUR_MS}
+    older = composite.snapshot()[33:]
+    length = int.from_bytes(older[:4], "big")
+    head = json.loads(older[4 : 4 + length])
+    for name in ("keys", "sessions"):
+        del head["machines"][name]
+    text = json.dumps(head, sort_keys=True, separators=(",", ":")).encode()
+    other = Composite()
+    command = encode_command("sessions", "revoke_sub", sub, request_id="s", automatic=False, time_unix_ms=1)
+    other.apply(1, command)
+    assert len(other.sessions) == 1
+    other.restore(seal(len(text).to_bytes(4, "big") + text + older[4 + length :]))
+    assert len(other.sessions) == 0
+    assert other.snapshot() == composite.snapshot()
+
+
 def test_restore_of_another_version_is_a_version_mismatch() -> None:
     with pytest.raises(errors.VersionMismatch, match="version 2"):
         Composite().restore(b"\x02" + filled().snapshot()[1:])
@@ -575,8 +606,9 @@ def test_restore_of_a_damaged_snapshot_is_a_storage_error_and_changes_nothing(da
 # --- vectors: the same bytes and results on every release and every Python version
 
 
-def test_apply_of_the_vector_session_gives_the_pinned_results_and_digest() -> None:
-    vector = json.loads((VECTORS / "session.json").read_text())
+@pytest.mark.parametrize("name", sorted(path.name for path in VECTORS.glob("*.json")))
+def test_apply_of_a_vector_gives_the_pinned_results_and_digest(name: str) -> None:
+    vector = json.loads((VECTORS / name).read_text())
     composite = Composite()
     for step in vector["steps"]:
         result = composite.apply(step["index"], b"\x01" + step["command"].encode())

@@ -8,7 +8,7 @@ import pytest
 
 from cyoloctl import errors
 from cyoloctl.machines import Composite, Invitation, Member, decode_result, encode_command, refusal_reason
-from cyoloctl.machines.members import MAX_INVITATIONS, MAX_NAMES
+from cyoloctl.machines.members import MAX_INVITATIONS, MAX_NAMES, MAX_SHARED_HOSTS
 
 KEY = "A" * 43 + "="
 SECRET, OTHER_SECRET = "5" * 64, "6" * 64
@@ -348,6 +348,140 @@ def test_put_keeps_an_address_in_one_spelling(members: Members) -> None:
     Composite().restore(members.composite.snapshot())
 
 
+def test_set_host_gives_replaces_and_clears_the_host_of_a_member(members: Members) -> None:
+    members.put()
+    assert members.machine.host("n1") is None
+    for host in ("app-1.example.com", "app-1", None, None):
+        assert members.do("set_host", name="n1", host=host) == {"name": "n1", "host": host}
+        assert members.machine.host("n1") == host
+        assert members.machine.hosts() == ({} if host is None else {host: "n1"})
+
+
+def test_host_stays_when_the_member_announces_itself_again(members: Members) -> None:
+    members.put()
+    members.do("set_host", name="n1", host="app-1")
+    members.put(address="elsewhere:1")
+    members.do("set_address", name="n1", address="h:1")
+    assert members.machine.host("n1") == "app-1"
+
+
+def test_host_of_another_member_or_a_shared_one_already_exists(members: Members) -> None:
+    members.put("n1")
+    members.put("n2")
+    members.do("set_host", name="n1", host="app-1")
+    members.do("set_host", name="n2", host="app-2")
+    members.do("share_host", host="app")
+    for host in ("app-1", "app"):
+        with pytest.raises(errors.AlreadyExists):
+            members.do("set_host", name="n2", host=host)
+    with pytest.raises(errors.AlreadyExists, match="member n2"):
+        members.do("share_host", host="app-2")
+    assert members.machine.hosts() == {"app-1": "n1", "app-2": "n2"}
+    members.do("set_host", name="n1", host="app-1")  # its own
+
+
+def test_host_of_a_removed_member_is_free_again(members: Members) -> None:
+    members.put("n1")
+    members.put("n2")
+    members.do("set_host", name="n1", host="app")
+    members.do("remove", name="n1")
+    members.do("set_host", name="n2", host="app")
+    assert members.machine.hosts() == {"app": "n2"}
+
+
+def test_set_host_of_an_unknown_member_is_not_found(members: Members) -> None:
+    with pytest.raises(errors.NotFound, match="n9"):
+        members.do("set_host", name="n9", host="app")
+
+
+def test_share_host_may_be_repeated_and_unshare_not(members: Members) -> None:
+    for _ in range(2):
+        assert members.do("share_host", host="b.example.com") == {"host": "b.example.com", "shared": True}
+    members.do("share_host", host="a.example.com")
+    assert members.machine.shared_hosts() == ["a.example.com", "b.example.com"]
+    assert members.do("unshare_host", host="b.example.com") == {"host": "b.example.com", "shared": False}
+    with pytest.raises(errors.NotFound):
+        members.do("unshare_host", host="b.example.com")
+
+
+def test_share_host_beyond_100_is_overloaded(members: Members) -> None:
+    for n in range(MAX_SHARED_HOSTS):
+        members.do("share_host", host=f"h{n}")
+    with pytest.raises(errors.Overloaded):
+        members.do("share_host", host="more")
+    members.do("share_host", host="h0")
+    assert MAX_SHARED_HOSTS == 100
+
+
+@pytest.mark.parametrize(
+    "host",
+    [
+        "",
+        ".",
+        "a.",
+        ".a",
+        "a..b",
+        "-a",
+        "a-",
+        "A",
+        "a_b",
+        "a b",
+        "a:1",
+        "é",
+        "[::1]",
+        "127.0.0.1",
+        "127.1",
+        "1",
+        "0x7f000001",
+        "a.0x1",
+        "a" * 64,
+        ".".join(["a" * 63] * 4),
+        5,
+        ["a"],
+        "\ud800",
+        "a\n",
+    ],
+)
+def test_host_that_is_no_host_name_is_malformed_and_changes_nothing(members: Members, host: Any) -> None:
+    members.put()
+    before = members.composite.digest()
+    for operation, other in (("set_host", {"name": "n1"}), ("share_host", {}), ("unshare_host", {})):
+        with pytest.raises(errors.InvalidInput):
+            members.do(operation, host=host, **other)
+    assert members.composite.digest() == before
+
+
+@pytest.mark.parametrize("host", ["a", "1a", "a.b-c.example", "0xg", "1.a", ".".join(["a" * 62] * 4)])
+def test_host_that_is_a_host_name_is_taken(members: Members, host: str) -> None:
+    assert members.do("share_host", host=host)["host"] == host
+
+
+def test_on_change_names_members_and_hosts_whose_hosts_changed(members: Members) -> None:
+    seen: list[tuple[str, int]] = []
+    members.put()
+    members.machine.on_change = lambda *change: seen.append(change)
+    members.do("set_host", name="n1", host="app-1")
+    members.do("share_host", host="app")
+    members.do("share_host", host="app")
+    members.do("unshare_host", host="app")
+    assert seen == [("n1", 2), ("app", 3), ("app", 5)]
+
+
+def test_export_without_hosts_is_what_older_releases_wrote(members: Members) -> None:
+    members.put()
+    before = members.machine.export_state()
+    assert before.keys() == {"invitations", "members", "removed"}
+    members.do("set_host", name="n1", host="app-1")
+    members.do("share_host", host="app")
+    hosts = members.machine.export_state()
+    assert (hosts["hosts"], hosts["shared_hosts"]) == ({"app-1": "n1"}, ["app"])
+    other = Members()
+    other.composite.restore(members.composite.snapshot())
+    assert other.machine.export_state() == hosts
+    other.machine.prepare_restore(before)()
+    assert (other.machine.hosts(), other.machine.shared_hosts()) == ({}, [])
+
+
 def test_restore_gives_back_members_invitations_and_tombstones(members: Members) -> None:
     members.put("n1")
     members.put("gone")
@@ -384,6 +518,19 @@ def test_restore_gives_back_members_invitations_and_tombstones(members: Members)
         lambda s: s["invitations"][SECRET].update(secret_sha256=SECRET),
         lambda s: s["invitations"].update(x=s["invitations"].pop(SECRET)),
         lambda s: s["invitations"].update({SECRET: []}),
+        lambda s: s.update(hosts={}),
+        lambda s: s.update(hosts=["a"]),
+        lambda s: s.update(hosts={"a": "n9"}),
+        lambda s: s.update(hosts={"a": "n1", "b": "n1"}),
+        lambda s: s.update(hosts={"A": "n1"}),
+        lambda s: s.update(hosts={"a": 1}),
+        lambda s: s.update(hosts={"a": "n1"}, shared_hosts=["a"]),
+        lambda s: s.update(shared_hosts=[]),
+        lambda s: s.update(shared_hosts="a"),
+        lambda s: s.update(shared_hosts=["b", "a"]),
+        lambda s: s.update(shared_hosts=["a", "a"]),
+        lambda s: s.update(shared_hosts=[1]),
+        lambda s: s.update(shared_hosts=sorted(f"h{n}" for n in range(101))),
     ],
 )
 def test_prepare_restore_of_a_wrong_state_is_a_value_error(members: Members, change: Any) -> None:

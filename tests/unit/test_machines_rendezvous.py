@@ -1,0 +1,634 @@
+"""The rendezvous machine: its table, what it refuses, what it forgets."""
+
+from __future__ import annotations
+
+import json
+import re
+from typing import Any
+
+import pytest
+
+from cyoloctl import errors
+from cyoloctl.machines import Composite, decode_result, encode_command
+from cyoloctl.machines import rendezvous as module
+from cyoloctl.machines._codec import Malformed, Refused, canonical, parse_canonical
+from cyoloctl.machines.rendezvous import (
+    ATTEMPT_WINDOW_MS,
+    LIVE_STATES,
+    MAX_ATTEMPTS,
+    MAX_CALLER_ATTEMPTS,
+    MAX_CALLERS,
+    MAX_DATA_BYTES,
+    MAX_LIVE,
+    MAX_TOMBSTONES,
+    MAX_TOTAL_BYTES,
+    MAX_TTL_MS,
+    REDELIVERY_MS,
+    TOMBSTONE_MS,
+    TRANSITIONS,
+    RendezvousMachine,
+    id_of_public_key,
+)
+
+ID, OTHER = "1" * 32, "2" * 32
+CODE, OTHER_CODE, WRONG = "a" * 64, "b" * 64, "f" * 64
+MINE, THEIRS = "c" * 64, "d" * 64
+CALLER, OTHER_CALLER = "8" * 64, "9" * 64
+KEY = "A" * 43 + "="
+KEY_ID = id_of_public_key(KEY)
+SEALED = "c2VhbGVk"
+TTL = 60_000
+
+
+class Points:
+    """A machine and the replicated time; arguments travel as JSON, as in a command."""
+
+    def __init__(self) -> None:
+        self.machine = RendezvousMachine()
+        self.index = 0
+        self.now = 1_000_000
+
+    def do(self, operation: str, **arguments: Any) -> dict[str, Any]:
+        self.index += 1
+        try:
+            return self.machine.apply(operation, parse_canonical(canonical(arguments)), self.index, self.now)
+        except Refused as refused:
+            raise refused.error from None
+
+    def start(self, id: str = ID, code: str = CODE, **other: Any) -> dict[str, Any]:
+        fields: dict[str, Any] = {
+            "ttl_ms": TTL,
+            "kind": "approval",
+            "node": "n1",
+            "initiator": "alice@example.com",
+            "origin": "192.0.2.1",
+            "data": {"reason": "deploy"},
+            "initiator_public_key": None,
+        }
+        return self.do("start", id=id, user_code_sha256=code, **{**fields, **other})
+
+    def step(self, operation: str, id: str = ID, **other: Any) -> dict[str, Any]:
+        fields: dict[str, dict[str, Any]] = {
+            "claim": {"by": "bob"},
+            "approve": {"by": "bob", "answer": {"group": "ops"}, "sealed_result": None},
+            "deny": {"by": "bob"},
+            "cancel": {},
+            "consume": {"redemption_sha256": MINE},
+        }
+        return self.do(operation, id=id, **{"expected": None, **fields[operation], **other})
+
+    def attempt(self, code: str = CODE, *, id: str | None = None, caller: str = CALLER) -> dict[str, Any]:
+        return self.do("attempt", id=id, user_code_sha256=code, caller_sha256=caller)
+
+    def state(self, id: str = ID) -> str | None:
+        record = self.machine.get(id, self.now)
+        return None if record is None else record.state
+
+    def exported(self) -> str:
+        return canonical(self.machine.export_state())
+
+    def into(self, state: str) -> None:
+        """A record in this state."""
+        self.start()
+        for operation in {
+            "pending": (),
+            "claimed": ("claim",),
+            "approved": ("approve",),
+            "denied": ("deny",),
+            "consumed": ("approve", "consume"),
+            "cancelled": ("cancel",),
+            "expired": (),
+        }[state]:
+            self.step(operation)
+        if state == "expired":
+            self.now += TTL
+        assert self.state() == state
+
+
+@pytest.fixture
+def points() -> Points:
+    return Points()
+
+
+ALL_STATES = (*LIVE_STATES, "denied", "consumed", "expired", "cancelled")
+
+
+def test_table_in_the_documentation_is_the_one_that_the_code_works_from() -> None:
+    documented = dict[str, tuple[tuple[str, ...], str]]()
+    for line in (module.__doc__ or "").splitlines():
+        cells = re.split(r" {2,}", line.strip())
+        if len(cells) == 3 and cells[2] in ALL_STATES:
+            documented[cells[0]] = (tuple(cells[1].split(", ")), cells[2])
+    assert documented.pop("start") == (("(none)",), "pending")
+    assert documented.pop("(time)") == (LIVE_STATES, "expired")
+    assert documented.pop("(5 wrong codes)") == (LIVE_STATES, "cancelled")
+    assert documented == TRANSITIONS
+
+
+@pytest.mark.parametrize("state", ALL_STATES)
+@pytest.mark.parametrize("operation", TRANSITIONS)
+def test_transition_happens_from_the_states_of_the_table_only(
+    points: Points, operation: str, state: str
+) -> None:
+    points.into(state)
+    before = points.exported()
+    sources, target = TRANSITIONS[operation]
+    if state in sources:
+        assert points.step(operation) == {"id": ID, "state": target}
+        assert points.state() == target
+    elif (operation, state) == ("consume", "consumed"):
+        assert points.step(operation) == {"id": ID, "state": "consumed"}
+        assert points.exported() == before
+    else:
+        with pytest.raises((errors.Conflict, errors.AuthorizationPending)):
+            points.step(operation)
+        assert points.state() == state
+        assert state == "expired" or points.exported() == before
+
+
+@pytest.mark.parametrize(
+    ("state", "error", "text"),
+    [
+        ("pending", errors.AuthorizationPending, "not yet approved"),
+        ("claimed", errors.AuthorizationPending, "not yet approved"),
+        ("denied", errors.Denied, "was denied"),
+        ("expired", errors.Expired, "expired"),
+        ("cancelled", errors.Conflict, "was cancelled"),
+        ("consumed", errors.Conflict, "already redeemed"),
+    ],
+)
+def test_redeem_in_another_state_is_refused_with_that_state(
+    points: Points, state: str, error: type[errors.CyoloctlError], text: str
+) -> None:
+    points.into(state)
+    with pytest.raises(errors.CyoloctlError, match=text) as caught:
+        points.step("consume", redemption_sha256=THEIRS)
+    assert type(caught.value) is error
+
+
+@pytest.mark.parametrize("operation", TRANSITIONS)
+def test_transition_of_an_unknown_record_is_not_found(points: Points, operation: str) -> None:
+    with pytest.raises(errors.NotFound):
+        points.step(operation)
+
+
+@pytest.mark.parametrize("operation", ["approve", "deny", "cancel"])
+def test_transition_from_another_state_than_expected_is_a_conflict(points: Points, operation: str) -> None:
+    points.into("claimed")
+    with pytest.raises(errors.Conflict, match="is claimed, not pending"):
+        points.step(operation, expected="pending")
+    assert points.step(operation, expected="claimed")["state"] == TRANSITIONS[operation][1]
+
+
+def test_start_makes_a_record_that_expires_by_replicated_time(points: Points) -> None:
+    assert points.start() == {"id": ID, "state": "pending", "expires_unix_ms": points.now + TTL}
+    record = points.machine.get(ID, points.now)
+    assert record is not None
+    assert record.to_json() == {
+        "id": ID,
+        "kind": "approval",
+        "state": "pending",
+        "node": "n1",
+        "initiator": "alice@example.com",
+        "origin": "192.0.2.1",
+        "data": {"reason": "deploy"},
+        "initiator_public_key": None,
+        "claimed_by": None,
+        "failed_attempts": 0,
+        "created_unix_ms": points.now,
+        "expires_unix_ms": points.now + TTL,
+        "changed_unix_ms": points.now,
+    }
+    points.now += TTL - 1
+    assert points.state() == "pending"
+    points.now += 1
+    assert points.state() == "expired"
+    assert points.machine.find_code(CODE, points.now) is None
+
+
+def test_start_with_a_used_id_already_exists_also_after_its_end(points: Points) -> None:
+    points.into("denied")
+    with pytest.raises(errors.AlreadyExists):
+        points.start(code=OTHER_CODE)
+
+
+def test_start_with_the_code_of_a_live_record_is_a_conflict_until_it_ends(points: Points) -> None:
+    points.start()
+    with pytest.raises(errors.Conflict, match="draw another"):
+        points.start(OTHER)
+    points.step("cancel")
+    points.start(OTHER)
+    assert points.machine.find_code(CODE, points.now) == OTHER
+
+
+def test_start_with_a_key_takes_only_the_id_of_the_key(points: Points) -> None:
+    with pytest.raises(errors.InvalidInput, match="derive it"):
+        points.start(initiator_public_key=KEY)
+    points.start(KEY_ID, initiator_public_key=KEY)
+
+
+def test_approve_takes_a_sealed_result_exactly_when_there_is_a_key(points: Points) -> None:
+    points.start()
+    points.start(KEY_ID, OTHER_CODE, initiator_public_key=KEY)
+    cases: list[tuple[str, dict[str, str] | None, str | None]] = [
+        (ID, None, SEALED),
+        (ID, None, None),
+        (ID, {}, SEALED),
+        (KEY_ID, {}, None),
+        (KEY_ID, {}, SEALED),
+        (KEY_ID, None, None),
+    ]
+    for id, answer, sealed in cases:
+        with pytest.raises(errors.InvalidInput, match="wrong form"):
+            points.step("approve", id, answer=answer, sealed_result=sealed)
+    points.step("approve", answer={})
+    points.step("approve", KEY_ID, answer=None, sealed_result=SEALED)
+    points.step("consume", KEY_ID)
+    assert points.machine.answer(KEY_ID, MINE, points.now) == (None, SEALED)
+
+
+def test_approve_of_what_somebody_else_claimed_is_a_conflict(points: Points) -> None:
+    points.into("claimed")
+    with pytest.raises(errors.Conflict, match="somebody else"):
+        points.step("approve", by="mallory")
+    points.step("approve")
+
+
+@pytest.mark.parametrize("operation", ["deny", "cancel"])
+def test_what_somebody_else_claimed_can_be_ended_by_anybody(points: Points, operation: str) -> None:
+    points.into("claimed")
+    points.step(operation, **({"by": "carol"} if operation == "deny" else {}))
+    assert points.state() == TRANSITIONS[operation][1]
+
+
+def test_answer_is_for_the_one_that_redeemed_and_forgotten_after_five_minutes(points: Points) -> None:
+    points.into("approved")
+    assert points.machine.answer(ID, MINE, points.now) is None  # not redeemed yet
+    points.step("consume")
+    for later in (0, REDELIVERY_MS - 1):
+        assert points.machine.answer(ID, MINE, points.now + later) == ({"group": "ops"}, None)
+        assert points.machine.answer(ID, THEIRS, points.now + later) is None
+    assert points.machine.answer(ID, MINE, points.now + REDELIVERY_MS) is None
+    points.now += REDELIVERY_MS
+    with pytest.raises(errors.Conflict, match="already redeemed"):
+        points.step("consume")
+    assert "ops" not in points.exported()
+
+
+@pytest.mark.parametrize("state", ["denied", "consumed", "expired", "cancelled"])
+def test_ended_record_keeps_no_data_and_is_forgotten_after_a_day(points: Points, state: str) -> None:
+    points.into(state)
+    points.now += REDELIVERY_MS
+    points.start(OTHER, OTHER_CODE, data={}, initiator="x", origin=None)
+    for secret in (CODE, "deploy", "ops", "192.0.2.1"):
+        assert secret not in points.exported()
+    record = points.machine.get(ID, points.now)
+    assert record is not None
+    points.now = record.changed_unix_ms + TOMBSTONE_MS - 1
+    assert points.state() == state
+    points.now += 1
+    assert points.state() is None
+    assert points.machine.records(points.now)[0].id == OTHER
+    with pytest.raises(errors.NotFound):
+        points.step("claim")
+    assert ID not in points.exported()
+    points.start()  # its id and code are free again
+
+
+def test_attempt_with_the_right_code_finds_the_record_and_changes_nothing(points: Points) -> None:
+    points.start()
+    before = points.exported()
+    assert points.attempt() == {"id": ID, "attempts_left": MAX_CALLER_ATTEMPTS}
+    assert points.attempt(id=ID) == {"id": ID, "attempts_left": MAX_ATTEMPTS}
+    assert points.exported() == before
+
+
+@pytest.mark.parametrize("state", LIVE_STATES)
+def test_attempt_with_the_fifth_wrong_code_ends_the_record(points: Points, state: str) -> None:
+    points.into(state)
+    for left in (4, 3, 2, 1):
+        assert points.attempt(WRONG, id=ID) == {"id": None, "attempts_left": left}
+        assert points.state() == state
+    assert points.attempt(WRONG, id=ID) == {"id": None, "attempts_left": 0}
+    assert points.state() == "cancelled"
+    with pytest.raises(errors.Conflict, match="5 wrong codes"):
+        points.attempt(id=ID)
+    assert points.attempt()["id"] is None
+
+
+def test_attempt_on_an_unknown_record_is_not_found(points: Points) -> None:
+    with pytest.raises(errors.NotFound):
+        points.attempt(id=ID)
+
+
+def test_attempts_of_a_caller_beyond_ten_are_slowed_down_for_ten_minutes(points: Points) -> None:
+    points.start(ttl_ms=MAX_TTL_MS)
+    for left in reversed(range(MAX_CALLER_ATTEMPTS)):
+        assert points.attempt(WRONG) == {"id": None, "attempts_left": left}
+        points.now += 1
+    before = points.exported()
+    for code in (CODE, WRONG):
+        with pytest.raises(errors.SlowDown):
+            points.attempt(code)
+    assert points.exported() == before
+    assert points.attempt(caller=OTHER_CALLER)["id"] == ID
+    assert points.step("claim")["state"] == "claimed"  # by id: nothing was guessed
+    points.now += ATTEMPT_WINDOW_MS - MAX_CALLER_ATTEMPTS - 1  # of the first wrong code
+    with pytest.raises(errors.SlowDown):
+        points.attempt()
+    points.now += 1
+    assert points.attempt()["id"] == ID
+
+
+def test_attempts_of_more_callers_than_are_remembered_are_slowed_down(points: Points) -> None:
+    points.start(ttl_ms=MAX_TTL_MS)
+    points.attempt(WRONG)
+    for n in range(MAX_CALLERS - 1):
+        points.attempt(WRONG, caller=f"{n:064x}")
+    for code in (CODE, WRONG):
+        with pytest.raises(errors.SlowDown, match="everywhere"):
+            points.attempt(code, caller=OTHER_CALLER)
+    assert points.attempt()["id"] == ID
+    points.now += ATTEMPT_WINDOW_MS
+    assert points.attempt(WRONG, caller=OTHER_CALLER)["attempts_left"] == MAX_CALLER_ATTEMPTS - 1
+    assert len(points.machine.export_state()["misses"]) == 1
+
+
+def test_start_beyond_10000_live_records_is_overloaded_until_one_ends(points: Points) -> None:
+    for n in range(MAX_LIVE):
+        points.start(f"{n:032x}", f"{n:064x}")
+    with pytest.raises(errors.Overloaded):
+        points.start("e" * 32, "e" * 64)
+    points.step("cancel", f"{0:032x}")
+    points.start("e" * 32, "e" * 64)
+    points.now += TTL
+    points.start("d" * 32, "d" * 64)
+    assert [r.id for r in points.machine.records(points.now) if r.state == "pending"] == ["d" * 32]
+
+
+def test_tombstones_beyond_10000_are_forgotten_the_oldest_first(points: Points) -> None:
+    for n in range(MAX_TOMBSTONES + 2):
+        points.now += 1
+        points.start(f"{n:032x}", f"{n:064x}", ttl_ms=MAX_TTL_MS)
+        points.step("cancel", f"{n:032x}")
+    ids = [record.id for record in points.machine.records(points.now)]
+    assert ids == [f"{n:032x}" for n in range(2, MAX_TOMBSTONES + 2)]
+
+
+def test_timers_that_were_overtaken_do_not_pile_up_until_they_are_due(
+    points: Points, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(module, "MAX_TOMBSTONES", 10)
+    for n in range(200):
+        points.start(f"{n:032x}", f"{n:064x}", ttl_ms=MAX_TTL_MS)
+        points.step("cancel", f"{n:032x}")
+        assert len(points.machine._timers) <= 2 * 11 + 64
+    assert len(points.machine.records(points.now)) == 10
+
+
+def test_restored_tombstones_are_forgotten_the_oldest_first(points: Points) -> None:
+    for n in range(20):
+        points.start(f"{n:032x}", f"{n:064x}")
+    for n in (3, 1, 2, *range(4, 20), 0):
+        points.now += 1
+        points.step("cancel", f"{n:032x}")
+    restored = RendezvousMachine()
+    restored.prepare_restore(json.loads(points.exported()))()
+    points.machine = restored
+    points.now += TOMBSTONE_MS - 1
+    with pytest.raises(errors.NotFound):
+        points.step("claim")
+    assert restored.export_state()["records"].keys() == {f"{0:032x}"}
+
+
+def test_data_beyond_the_total_is_overloaded_until_some_is_forgotten(
+    points: Points, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    assert MAX_TOTAL_BYTES == 32 << 20  # as the message says
+    monkeypatch.setattr(module, "MAX_TOTAL_BYTES", 1 << 20)
+    big = {f"k{n}": "x" * 1000 for n in range(8)}
+    each = len(canonical(big))
+    assert each <= MAX_DATA_BYTES
+    count = (1 << 20) // each
+    for n in range(count):
+        points.start(f"{n:032x}", f"{n:064x}", data=big)
+    with pytest.raises(errors.Overloaded, match="32 MiB"):
+        points.start("e" * 32, "e" * 64, data=big)
+    points.start("e" * 32, "e" * 64, data={})
+    with pytest.raises(errors.Overloaded, match="32 MiB"):
+        points.step("approve", "e" * 32, answer=big)
+    assert points.state("e" * 32) == "pending"
+    points.step("deny", f"{0:032x}")
+    points.step("approve", "e" * 32, answer=big)
+    restored = RendezvousMachine()
+    restored.prepare_restore(json.loads(points.exported()))()
+    assert restored._bytes == points.machine._bytes == count * each
+
+
+def test_on_change_names_the_records_that_changed_expired_ones_too(points: Points) -> None:
+    seen: list[tuple[str, int]] = []
+
+    def observe(id: str, index: int) -> None:
+        seen.append((id, index))
+        raise RuntimeError
+
+    points.machine.on_change = observe
+    points.start()
+    points.attempt()
+    points.attempt(WRONG, id=ID)
+    points.now += TTL
+    points.start(OTHER, OTHER_CODE)
+    assert seen == [(ID, 1), (ID, 3), (ID, 4), (OTHER, 4)]
+
+
+def test_repr_of_a_record_hides_id_hashes_and_data(points: Points) -> None:
+    points.into("consumed")
+    shown = repr(points.machine.get(ID, points.now))
+    for secret in (ID, CODE, MINE, "ops", "deploy"):
+        assert secret not in shown
+
+
+@pytest.mark.parametrize(
+    ("field", "value"),
+    [
+        ("id", "1" * 31),
+        ("id", "A" * 32),
+        ("id", None),
+        ("user_code_sha256", "WDJB-MJHT"),
+        ("ttl_ms", 9_999),
+        ("ttl_ms", MAX_TTL_MS + 1),
+        ("ttl_ms", True),
+        ("kind", "Kind"),
+        ("kind", ""),
+        ("node", "n 1"),
+        ("initiator", ""),
+        ("initiator", "a" * 257),
+        ("initiator", "a\nb"),
+        ("initiator", "a\u202eb"),
+        ("initiator", None),
+        ("origin", ""),
+        ("origin", 5),
+        ("data", None),
+        ("data", []),
+        ("data", {"K": "v"}),
+        ("data", {"": "v"}),
+        ("data", {"k" * 65: "v"}),
+        ("data", {"k": 1}),
+        ("data", {"k": "\ud800"}),
+        ("data", {"k": "a\x1b[2J"}),
+        ("data", {"k": "é" * 513}),
+        ("data", {f"k{n}": "" for n in range(17)}),
+        ("data", {f"k{n}": "x" * 1024 for n in range(8)}),
+        ("initiator_public_key", ""),
+        ("initiator_public_key", "A" * 44),
+        ("initiator_public_key", "A" * 42 + "B="),
+        ("extra", 1),
+    ],
+)
+def test_start_of_a_bad_field_is_malformed_and_changes_nothing(
+    points: Points, field: str, value: Any
+) -> None:
+    points.start(OTHER, OTHER_CODE)
+    points.now += TTL  # due, but a malformed command is not the one that may say so
+    before = points.exported()
+    name = {"user_code_sha256": "code"}.get(field, field)
+    with pytest.raises(Malformed):
+        points.start(**{name: value})
+    assert points.exported() == before
+
+
+@pytest.mark.parametrize(
+    ("operation", "field", "value"),
+    [
+        ("claim", "expected", "done"),
+        ("claim", "by", ""),
+        ("claim", "id", WRONG),
+        ("deny", "by", None),
+        ("cancel", "by", "bob"),
+        ("consume", "redemption_sha256", None),
+        ("approve", "answer", {"A": "b"}),
+        ("approve", "sealed_result", "c2VhbGVk\n"),
+        ("approve", "sealed_result", ""),
+        ("approve", "sealed_result", "é"),
+        ("approve", "sealed_result", "AAAA" * 2049),
+    ],
+)
+def test_step_of_a_bad_field_is_malformed(points: Points, operation: str, field: str, value: Any) -> None:
+    points.start()
+    with pytest.raises(Malformed):
+        points.step(operation, **{field: value})
+    with pytest.raises(Malformed, match="upgrade"):
+        points.do("melt")
+
+
+def test_restore_gives_back_every_kind_of_record(points: Points) -> None:
+    for n, state in enumerate(ALL_STATES):
+        other = Points()
+        other.into(state)
+        record = other.machine.export_state()["records"][ID]
+        code = f"{n:064x}" if state in (*LIVE_STATES, "expired") else None
+        restored = {"records": {f"{n:032x}": {**record, "user_code_sha256": code}}, "misses": {}}
+        machine = RendezvousMachine()
+        machine.prepare_restore(json.loads(canonical(restored)))()
+        assert machine.export_state() == restored
+        shown = machine.get(f"{n:032x}", other.now)
+        assert shown is not None
+        assert shown.state == state
+
+
+@pytest.mark.parametrize(
+    ("state", "change"),
+    [
+        ("pending", {"claimed_by": "bob"}),
+        ("pending", {"user_code_sha256": None}),
+        ("pending", {"answer": {}}),
+        ("pending", {"failed_attempts": 5}),
+        ("pending", {"failed_attempts": 6}),
+        ("pending", {"expires_unix_ms": 1_000_000}),
+        ("pending", {"changed_unix_ms": 999_999}),
+        ("pending", {"changed_unix_ms": 1_000_000 + TTL}),
+        ("pending", {"created_unix_ms": -1}),
+        ("pending", {"created_unix_ms": 1.5}),
+        ("pending", {"initiator_public_key": KEY}),
+        ("pending", {"state": "melted"}),
+        ("pending", {"state": ["pending"]}),
+        ("pending", {"data": {"k": 1}}),
+        ("pending", {"redemption_sha256": MINE}),
+        ("pending", {"extra": 1}),
+        ("claimed", {"claimed_by": None}),
+        ("approved", {"answer": None}),
+        ("approved", {"answer": None, "sealed_result": SEALED}),
+        ("approved", {"sealed_result": SEALED}),
+        ("consumed", {"redemption_sha256": None}),
+        ("consumed", {"sealed_result": SEALED}),
+        ("denied", {"user_code_sha256": CODE}),
+        ("denied", {"data": {"k": "v"}}),
+        ("denied", {"origin": "here"}),
+        ("denied", {"answer": {}}),
+        ("cancelled", {"state": "expired"}),
+    ],
+)
+def test_prepare_restore_of_a_wrong_record_is_a_value_error(
+    points: Points, state: str, change: dict[str, Any]
+) -> None:
+    points.into(state)
+    exported = json.loads(points.exported())
+    points.machine.prepare_restore(exported)
+    exported["records"][ID].update(change)
+    with pytest.raises(ValueError):
+        points.machine.prepare_restore(exported)
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        lambda s: s.pop("misses"),
+        lambda s: s.update(extra={}),
+        lambda s: s.update(records=[]),
+        lambda s: s["records"].update({OTHER: s["records"][ID]}),  # the code of two live records
+        lambda s: s["records"].update(x=s["records"].pop(ID)),
+        lambda s: s["records"].update({ID: None}),
+        lambda s: s["records"][ID].pop("kind"),
+        lambda s: s["misses"].update({CALLER: [11, 0]}),
+        lambda s: s["misses"].update({CALLER: [0, 0]}),
+        lambda s: s["misses"].update({CALLER: [1]}),
+        lambda s: s["misses"].update({CALLER: 1}),
+        lambda s: s["misses"].update(x=[1, 0]),
+        lambda s: s["misses"].update({f"{n:064x}": [1, 0] for n in range(MAX_CALLERS)}),
+    ],
+)
+def test_prepare_restore_of_a_wrong_state_is_a_value_error(points: Points, change: Any) -> None:
+    points.start()
+    points.attempt(WRONG)
+    state = json.loads(points.exported())
+    change(state)
+    with pytest.raises(ValueError):
+        points.machine.prepare_restore(state)
+
+
+def test_answer_is_in_no_snapshot_five_minutes_after_it_was_redeemed() -> None:
+    composite, points = Composite(), Points()
+    points.machine = composite.rendezvous
+
+    def do(operation: str, **arguments: Any) -> dict[str, Any]:
+        points.index += 1
+        command = encode_command(
+            "rendezvous",
+            operation,
+            arguments,
+            request_id=f"r{points.index}",
+            automatic=False,
+            time_unix_ms=points.now,
+        )
+        return decode_result(composite.apply(points.index, command))
+
+    points.do = do  # type: ignore[method-assign]  # the same steps, as the commands that Raft applies
+    points.into("consumed")
+    assert composite.rendezvous.answer(ID, MINE, points.now) == ({"group": "ops"}, None)
+    assert b"ops" in composite.snapshot()
+    points.now += REDELIVERY_MS
+    points.start(OTHER, OTHER_CODE, data={})
+    assert b"ops" not in composite.snapshot()
+    restored = Composite()
+    restored.restore(composite.snapshot())
+    assert restored.rendezvous.records(points.now) == composite.rendezvous.records(points.now)

@@ -1,0 +1,329 @@
+"""The sessions machine, through the bytes that Raft applies."""
+
+from __future__ import annotations
+
+import base64
+import json
+import random
+from typing import Any
+
+import pytest
+
+from cyoloctl import errors
+from cyoloctl.machines import Composite, Revocation, SessionMachine, decode_result, encode_command, sessions
+from cyoloctl.machines._codec import Refused
+from cyoloctl.machines.sessions import MAX_AHEAD_MS, MAX_GENERATION, MAX_REVOCATIONS
+
+SID, OTHER = "A" * 22, "B" * 21 + "A"
+NOW = 1_800_000_000_000
+
+
+class Sessions:
+    """A composite with a new request id for every command; ``now`` is the proposers' time."""
+
+    def __init__(self) -> None:
+        self.composite = Composite()
+        self.machine = self.composite.sessions
+        self.index = 0
+        self.now = NOW
+
+    def do(self, operation: str, **arguments: Any) -> dict[str, Any]:
+        self.index += 1
+        command = encode_command(
+            "sessions",
+            operation,
+            arguments,
+            request_id=f"r{self.index}",
+            automatic=True,
+            time_unix_ms=self.now,
+        )
+        return decode_result(self.composite.apply(self.index, command))
+
+    def minimum(self, gen: int, sid: str = SID, *, ttl_ms: int = 1000) -> dict[str, Any]:
+        return self.do("minimum", sid=sid, gen=gen, until_unix_ms=self.now + ttl_ms)
+
+    def revoke_sid(self, sid: str = SID, *, ttl_ms: int = 1000) -> dict[str, Any]:
+        return self.do("revoke_sid", sid=sid, until_unix_ms=self.now + ttl_ms)
+
+    def revoke_sub(self, before: int = 50, sub: str = "ann", *, ttl_ms: int = 1000) -> dict[str, Any]:
+        return self.do("revoke_sub", sub=sub, issued_before_unix_s=before, until_unix_ms=self.now + ttl_ms)
+
+
+@pytest.fixture
+def s() -> Sessions:
+    return Sessions()
+
+
+def test_refuses_of_a_session_that_nobody_touched_is_none(s: Sessions) -> None:
+    s.minimum(5, OTHER)
+    s.revoke_sub(50, "bob")
+    assert s.machine.refuses(SID, 1, "ann", 0) is None
+
+
+@pytest.mark.parametrize(("gen", "reason"), [(1, "superseded"), (2, "superseded"), (3, None), (4, None)])
+def test_refuses_below_the_minimum_generation_is_superseded(s: Sessions, gen: int, reason: str) -> None:
+    assert s.minimum(3) == {"minimum_gen": 3, "until_unix_ms": NOW + 1000}
+    assert s.machine.refuses(SID, gen, "ann", 99) == reason
+
+
+def test_minimum_never_falls_and_neither_does_its_end(s: Sessions) -> None:
+    s.minimum(5, ttl_ms=2000)
+    assert s.minimum(3, ttl_ms=1000) == {"minimum_gen": 5, "until_unix_ms": NOW + 2000}
+    assert s.minimum(3, ttl_ms=9000) == {"minimum_gen": 5, "until_unix_ms": NOW + 9000}
+    assert s.minimum(7, ttl_ms=1000) == {"minimum_gen": 7, "until_unix_ms": NOW + 9000}
+
+
+def test_revoke_sid_refuses_every_generation_and_a_later_minimum_does_not_undo_it(s: Sessions) -> None:
+    assert s.revoke_sid() == {"minimum_gen": None, "until_unix_ms": NOW + 1000}
+    assert s.minimum(3)["minimum_gen"] is None
+    assert s.machine.refuses(SID, MAX_GENERATION, "ann", 99) == "revoked"
+    assert s.machine.refuses(OTHER, 1, "ann", 99) is None
+
+
+@pytest.mark.parametrize(("iat", "reason"), [(0, "revoked"), (50, "revoked"), (51, None)])
+def test_revoke_sub_refuses_what_was_issued_until_then(s: Sessions, iat: int, reason: str) -> None:
+    assert s.revoke_sub(50) == {"issued_before_unix_s": 50, "until_unix_ms": NOW + 1000}
+    assert s.revoke_sub(40) == {"issued_before_unix_s": 50, "until_unix_ms": NOW + 1000}
+    assert s.machine.refuses(SID, 1, "ann", iat) == reason
+    assert s.machine.refuses(SID, 1, "bob", iat) is None
+    assert s.machine.earliest_iat_unix_s("ann") == 51
+    assert s.machine.earliest_iat_unix_s("bob") == 0
+
+
+def test_revoke_sub_of_the_future_is_invalid_input(s: Sessions) -> None:
+    s.revoke_sub(NOW // 1000 + 60)
+    with pytest.raises(errors.InvalidInput, match="future"):
+        s.revoke_sub(NOW // 1000 + 61)
+
+
+def test_until_of_more_than_400_days_is_invalid_input_and_changes_nothing(s: Sessions) -> None:
+    s.revoke_sid(OTHER, ttl_ms=MAX_AHEAD_MS)
+    before = s.machine.export_state()
+    for refused in (s.revoke_sid, s.revoke_sub, lambda **ttl: s.minimum(2, **ttl)):
+        with pytest.raises(errors.InvalidInput, match="400 days"):
+            refused(ttl_ms=MAX_AHEAD_MS + 1)
+    assert s.machine.export_state() == before
+
+
+def test_entry_that_would_have_ended_is_answered_and_not_made(s: Sessions) -> None:
+    assert s.minimum(3, ttl_ms=0) == {"minimum_gen": 3, "until_unix_ms": NOW}
+    s.revoke_sub(ttl_ms=-NOW)
+    assert len(s.machine) == 0
+
+
+def test_expired_entries_leave_with_the_next_one_of_their_kind(s: Sessions) -> None:
+    s.minimum(3)
+    s.revoke_sub()
+    s.now += 1000
+    s.revoke_sid(OTHER)
+    assert s.machine.refuses(SID, 1, "bob", 99) is None
+    assert [entry.value for entry in s.machine.list(None, 9)] == [OTHER, "ann"]
+    s.revoke_sub(51, "bob")
+    assert [entry.value for entry in s.machine.list(None, 9)] == [OTHER, "bob"]
+
+
+def test_entry_whose_end_was_raised_outlives_its_first_end(s: Sessions) -> None:
+    s.minimum(3, ttl_ms=1000)
+    s.minimum(3, ttl_ms=5000)
+    s.now += 2000
+    s.minimum(1, OTHER)
+    assert s.machine.refuses(SID, 2, "ann", 0) == "superseded"
+    s.now += 3000
+    s.minimum(2, OTHER)
+    assert s.machine.refuses(SID, 2, "ann", 0) is None
+
+
+def test_expiry_is_by_replicated_time_not_the_proposers(s: Sessions) -> None:
+    s.minimum(3, ttl_ms=1000)
+    s.now += 5000
+    s.minimum(1, OTHER)
+    s.now = NOW  # a slow clock proposes
+    assert s.minimum(9)["until_unix_ms"] == NOW + 1000
+    assert s.machine.refuses(SID, 1, "ann", 0) is None
+
+
+def test_one_entry_raised_many_times_does_not_grow_the_table_of_ends(s: Sessions) -> None:
+    for n in range(1000):
+        s.minimum(1, ttl_ms=1000 + n)
+    assert len(s.machine._sids._ends) < 100
+    s.now += 2000
+    s.minimum(1, OTHER)
+    assert len(s.machine) == 1
+
+
+def test_entries_above_the_bound_are_overloaded_until_some_expire(
+    s: Sessions, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    assert MAX_REVOCATIONS == 100_000
+    monkeypatch.setattr(sessions, "MAX_REVOCATIONS", 3)
+    for n in range(3):
+        s.revoke_sub(sub=f"s{n}", ttl_ms=1000 + n)
+    with pytest.raises(errors.Overloaded, match="expire"):
+        s.revoke_sub()
+    assert s.revoke_sub(60, "s0", ttl_ms=1000)["issued_before_unix_s"] == 60
+    s.revoke_sid()
+    s.now += 1000
+    s.revoke_sub()
+    assert [entry.value for entry in s.machine.list(None, 9)] == [SID, "ann", "s1", "s2"]
+
+
+def test_list_pages_by_kind_then_value(s: Sessions) -> None:
+    s.revoke_sub(50, "zoë")
+    s.revoke_sub(51, "ann")
+    s.minimum(4)
+    s.revoke_sid(OTHER)
+    everything = s.machine.list(None, 9)
+    assert everything == [
+        Revocation("sid", SID, 4, None, NOW + 1000),
+        Revocation("sid", OTHER, None, None, NOW + 1000),
+        Revocation("sub", "ann", None, 51, NOW + 1000),
+        Revocation("sub", "zoë", None, 50, NOW + 1000),
+    ]
+    paged: list[Revocation] = []
+    while page := s.machine.list((paged[-1].kind, paged[-1].value) if paged else None, 1):
+        paged += page
+    assert paged == everything
+    assert s.machine.list(None, 0) == []
+    assert everything[0].to_json() == {
+        "kind": "sid",
+        "value": SID,
+        "minimum_gen": 4,
+        "issued_before_unix_s": None,
+        "until_unix_ms": NOW + 1000,
+    }
+
+
+GOOD: dict[str, dict[str, Any]] = {
+    "minimum": {"sid": SID, "gen": 2, "until_unix_ms": NOW + 5},
+    "revoke_sid": {"sid": SID, "until_unix_ms": NOW + 5},
+    "revoke_sub": {"sub": "ann", "issued_before_unix_s": 5, "until_unix_ms": NOW + 5},
+}
+BAD: list[tuple[str, str, Any]] = [
+    *[("minimum", "gen", value) for value in (0, -1, 2**53, True, "1", None)],
+    *[
+        ("revoke_sid", "sid", v)
+        for v in ("", "A" * 21, "A" * 23, "A" * 21 + "B", "A" * 21 + "=", "é" * 22, 5)
+    ],
+    *[("revoke_sub", "sub", v) for v in ("", "a" * 257, "é" * 129, "a\n", "\x7f", "\0", "\ud800", 5, None)],
+    *[("revoke_sub", "issued_before_unix_s", value) for value in (-1, 2**53, False, "5", None)],
+    *[("revoke_sid", "until_unix_ms", value) for value in (-1, 2**63, True, None, "5")],
+]
+
+
+@pytest.mark.parametrize(("operation", "field", "value"), BAD)
+def test_bad_argument_is_malformed_and_changes_nothing(
+    s: Sessions, operation: str, field: str, value: Any
+) -> None:
+    before = s.composite.digest()
+    with pytest.raises(errors.InvalidInput):
+        s.do(operation, **{**GOOD[operation], field: value})
+    assert s.composite.digest() == before
+
+
+@pytest.mark.parametrize("operation", GOOD)
+def test_argument_missing_or_too_many_is_malformed(s: Sessions, operation: str) -> None:
+    s.do(operation, **GOOD[operation])
+    before = s.composite.digest()
+    for arguments in ({**GOOD[operation], "x": 1}, dict(list(GOOD[operation].items())[1:]), {}):
+        with pytest.raises(errors.InvalidInput, match="takes"):
+            s.do(operation, **arguments)
+    assert s.composite.digest() == before
+
+
+@pytest.mark.parametrize("sub", ["a", "é" * 128, "a" * 256, " ", "\u0085", "\u202e", "e\u0301", "😀" * 64])
+def test_subject_of_any_text_without_control_characters_is_taken(s: Sessions, sub: str) -> None:
+    s.revoke_sub(sub=sub)
+    assert s.machine.refuses(SID, 1, sub, 50) == "revoked"
+    other = Composite()
+    other.restore(s.composite.snapshot())
+    assert other.sessions.refuses(SID, 1, sub, 50) == "revoked"
+
+
+def test_on_change_is_told_the_index_and_may_fail(s: Sessions) -> None:
+    seen: list[int] = []
+    s.machine.on_change = seen.append
+    s.minimum(2)
+    with pytest.raises(errors.InvalidInput):
+        s.minimum(0)
+    assert seen == [1]
+    s.machine.on_change = lambda index: 1 // 0  # type: ignore[assignment]  # an observer's bug
+    assert s.minimum(3)["minimum_gen"] == 3
+
+
+def test_export_is_the_same_for_the_same_state_whatever_the_order() -> None:
+    steps = [("minimum", sid, gen) for sid in (SID, OTHER) for gen in (1, 5, 3)]
+    exports = set()
+    for seed in range(20):
+        random.Random(seed).shuffle(steps)
+        s = Sessions()
+        for _, sid, gen in steps:
+            s.minimum(gen, sid, ttl_ms=100 * gen)
+        exports.add(json.dumps(s.machine.export_state(), sort_keys=True))
+    assert len(exports) == 1
+
+
+def test_restore_keeps_what_refuses_and_when_it_ends(s: Sessions) -> None:
+    s.minimum(3, ttl_ms=1000)
+    s.revoke_sid(OTHER, ttl_ms=9000)
+    s.revoke_sub(ttl_ms=1000)
+    other = Sessions()
+    other.index = 10
+    other.composite.restore(s.composite.snapshot())
+    assert other.machine.list(None, 9) == s.machine.list(None, 9)
+    assert other.composite.snapshot() == s.composite.snapshot()
+    other.now += 1000
+    other.revoke_sid(OTHER, ttl_ms=9000)
+    other.revoke_sub(1, "bob")
+    assert [entry.value for entry in other.machine.list(None, 9)] == [OTHER, "bob"]
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        lambda t: t.pop("sids"),
+        lambda t: t.update(more={}),
+        lambda t: t.update(subs=[]),
+        lambda t: t["sids"].pop("levels"),
+        lambda t: t["sids"]["keys"].pop(),
+        lambda t: t["sids"]["levels"].pop(),
+        lambda t: t["sids"]["untils"].append(5),
+        lambda t: t["sids"]["keys"].reverse(),
+        lambda t: t["sids"]["keys"].__setitem__(1, SID),
+        lambda t: t["sids"]["keys"].__setitem__(1, "C"),
+        lambda t: t["sids"]["keys"].__setitem__(1, None),
+        lambda t: t["sids"].update(keys="ab"),
+        lambda t: t["sids"]["levels"].__setitem__(0, 0),
+        lambda t: t["sids"]["levels"].__setitem__(0, 2**53 + 1),
+        lambda t: t["sids"]["levels"].__setitem__(0, True),
+        lambda t: t["subs"]["keys"].__setitem__(0, ""),
+        lambda t: t["subs"]["untils"].__setitem__(0, -1),
+        lambda t: t["subs"]["untils"].__setitem__(0, "5"),
+    ],
+)
+def test_prepare_restore_of_a_wrong_state_is_a_value_error(s: Sessions, change: Any) -> None:
+    s.minimum(3)
+    s.revoke_sid(OTHER)
+    s.revoke_sub()
+    state = json.loads(json.dumps(s.machine.export_state()))
+    s.machine.prepare_restore(json.loads(json.dumps(state)))
+    change(state)
+    with pytest.raises(ValueError):
+        s.machine.prepare_restore(state)
+
+
+def test_a_full_table_of_sids_and_subs_survives_a_snapshot() -> None:
+    numbers = range(MAX_REVOCATIONS)
+    sids = sorted(base64.urlsafe_b64encode(n.to_bytes(16, "big")).decode().rstrip("=") for n in numbers)
+    untils = [NOW + n for n in numbers]
+    state = {
+        "sids": {"keys": sids, "levels": [2] * len(sids), "untils": untils},
+        "subs": {"keys": sorted(f"user{n}" for n in numbers), "levels": [5] * len(sids), "untils": untils},
+    }
+    machine = SessionMachine()
+    machine.prepare_restore(json.loads(json.dumps(state)))()
+    assert len(machine) == 2 * MAX_REVOCATIONS
+    assert machine.export_state() == state
+    with pytest.raises(Refused, match="100000"):
+        machine.apply("revoke_sub", {**GOOD["revoke_sub"], "until_unix_ms": NOW + 10**9}, 1, NOW - 1)
+    machine.apply("revoke_sub", {**GOOD["revoke_sub"], "until_unix_ms": NOW + 10**9}, 1, NOW + 10**6)
+    assert len(machine) == MAX_REVOCATIONS + 1
