@@ -12,7 +12,7 @@ import ipaddress
 import json
 import os
 import re
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from types import MappingProxyType
 from typing import Literal, cast
@@ -21,19 +21,29 @@ import yaml
 
 from cyoloctl.errors import ConfigError, InvalidInput, VersionMismatch
 from cyoloctl.identity import parse_cluster_id
-from cyoloctl.model import Address, ClusterId, NodeName, Storage, parse_address, parse_name
+from cyoloctl.model import (
+    Address,
+    ClusterId,
+    NodeName,
+    Storage,
+    parse_address,
+    parse_hostname,
+    parse_name,
+)
 from cyoloctl.paths import write_private
 
 __all__ = [
     "CONFIG_NAME",
     "SCHEMA_VERSION",
     "Config",
+    "GatewayConfig",
     "LogConfig",
     "LogFormat",
     "LogLevel",
     "dump_config",
     "load_config",
     "parse_config",
+    "parse_gateway_url",
     "write_config",
 ]
 
@@ -44,6 +54,13 @@ SCHEMA_VERSION = 1
 
 _MAX_BYTES = 256 * 1024
 _MAX_DEPTH = 8
+
+LOOPBACK = ("127.0.0.0/8", "::1/128")
+
+# What members.set_gateway takes too: a base to which paths are appended.
+_URL = re.compile(r"https?://[a-zA-Z0-9.\-\[\]:]{1,255}(/[a-zA-Z0-9._~/-]{0,200})?")
+# A link: printable ASCII without what ends an attribute or a header.
+_LINK = re.compile(r"https?://[a-zA-Z0-9.\-\[\]:]{1,255}([/?][!#-;=?-\[\]_a-z~]{0,1000})?")
 
 LogFormat = Literal["text", "json"]
 LogLevel = Literal["debug", "info", "warning", "error"]
@@ -58,12 +75,38 @@ class LogConfig:
 
 
 @dataclass(frozen=True, slots=True)
+class GatewayConfig:
+    """The listener for browsers and reverse proxies.
+
+    listen: where it accepts connections.  advertise: where proxies reach it.
+    url: the base of links that people are given, None: by the node's host
+    name, or else the address.  certificate, key: absolute paths of PEM files,
+    both or neither; None: plain HTTP.  trusted_proxies: IP addresses or
+    networks whose X-Forwarded-* are believed; metrics_clients: those that may
+    read /metrics.  allowed_hosts: host names and IP addresses, besides those of the
+    members, that requests may name.  require_session: whether approving takes
+    a session cookie; sign_in_url: where people get one.
+    """
+
+    listen: Address
+    advertise: Address
+    url: str | None = None
+    certificate: str | None = None
+    key: str | None = None
+    trusted_proxies: tuple[str, ...] = LOOPBACK
+    metrics_clients: tuple[str, ...] = LOOPBACK
+    allowed_hosts: tuple[str, ...] = ()
+    require_session: bool = True
+    sign_in_url: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
 class Config:
     """A node's configuration; every value is valid.
 
     listen: where this node accepts connections.  advertise: where the others
     reach it.  peers: where to dial first, never this node itself; the log
-    knows the present members and addresses.
+    knows the present members and addresses.  gateway: None: it has none.
     """
 
     name: NodeName
@@ -74,6 +117,7 @@ class Config:
     storage: Storage = "disk"
     peers: Mapping[NodeName, Address] = field(default_factory=dict)
     log: LogConfig = LogConfig()
+    gateway: GatewayConfig | None = None
 
     def __post_init__(self) -> None:
         others = {name: address for name, address in self.peers.items() if name != self.name}
@@ -164,7 +208,37 @@ peers:{peers or " {}"}
 log:
   format: {config.log.format}
   level: {config.log.level}
-"""
+{_dump_gateway(config.gateway)}"""
+
+
+def _dump_gateway(gateway: GatewayConfig | None) -> str:
+    if gateway is None:
+        return ""
+
+    def optional(name: str, value: str | None) -> str:
+        return "" if value is None else f"  {name}: {_scalar(value)}\n"
+
+    def texts(values: tuple[str, ...]) -> str:
+        return "[" + ", ".join(json.dumps(value) for value in values) + "]"
+
+    tls = ""
+    if gateway.certificate is not None and gateway.key is not None:
+        tls = f"  tls: {{certificate: {json.dumps(gateway.certificate)}, key: {json.dumps(gateway.key)}}}\n"
+    return f"""
+# The listener for browsers: HOST:PORT, and where reverse proxies reach it.  url: the base of
+# links for people.  tls: PEM files, absolute.  trusted_proxies: whose X-Forwarded-* are believed;
+# metrics_clients: who may read /metrics (IP addresses or networks).  See docs/rendezvous.md.
+gateway:
+  listen: {_scalar(str(gateway.listen))}
+  advertise: {_scalar(str(gateway.advertise))}
+{optional("url", gateway.url)}{tls}\
+  trusted_proxies: {texts(gateway.trusted_proxies)}
+  metrics_clients: {texts(gateway.metrics_clients)}
+  allowed_hosts: {texts(gateway.allowed_hosts)}
+  # Approving on the page takes a session cookie; sign_in_url: where people get one.
+  rendezvous:
+    require_session: {"true" if gateway.require_session else "false"}
+{"" if gateway.sign_in_url is None else f"    sign_in_url: {json.dumps(gateway.sign_in_url)}{chr(10)}"}"""
 
 
 def write_config(path: str | os.PathLike[str], config: Config, *, exclusive: bool = False) -> None:
@@ -226,18 +300,14 @@ class _Fields:
         """The whole file."""
         # Before the names of fields: a newer file may have others.
         self._version()
-        self._only("schema_version", "name", "cluster", "listen", "advertise", "storage", "peers", "log")
+        self._only(
+            "schema_version", "name", "cluster", "listen", "advertise", "storage", "peers", "log", "gateway"
+        )
         cluster = _Fields(self._where, self._at, self._required("cluster"), "'cluster'")
         cluster._only("id", "name")
         log = self._fields("log")
         log._only("format", "level")
-        listen = self._address("listen")
-        advertise = self._address("advertise") if "advertise" in self._values else listen
-        if _is_wildcard(advertise.host):
-            at = self._values.get("advertise") or self._values["listen"]
-            raise self._error(
-                at, f"the others cannot dial {advertise}: set advertise to an address that they can reach"
-            )
+        listen, advertise = self._listen_and_advertise()
         return Config(
             name=self._name("name"),
             cluster_id=cluster._cluster_id("id"),
@@ -250,7 +320,83 @@ class _Fields:
                 cast(LogFormat, log._choice("format", "text", "json")),
                 cast(LogLevel, log._choice("level", "info", "debug", "warning", "error")),
             ),
+            gateway=self._fields("gateway")._gateway() if "gateway" in self._values else None,
         )
+
+    def _gateway(self) -> GatewayConfig:
+        self._only(
+            "listen",
+            "advertise",
+            "url",
+            "tls",
+            "trusted_proxies",
+            "metrics_clients",
+            "allowed_hosts",
+            "rendezvous",
+        )
+        listen, advertise = self._listen_and_advertise()
+        certificate = key = None
+        if "tls" in self._values:
+            tls = self._fields("tls")
+            tls._only("certificate", "key")
+            certificate, key = tls._path("certificate"), tls._path("key")
+        rendezvous = self._fields("rendezvous")
+        rendezvous._only("require_session", "sign_in_url")
+        return GatewayConfig(
+            listen=listen,
+            advertise=advertise,
+            url=self._url("url", parse_gateway_url),
+            certificate=certificate,
+            key=key,
+            trusted_proxies=self._texts("trusted_proxies", _network, LOOPBACK),
+            metrics_clients=self._texts("metrics_clients", _network, LOOPBACK),
+            allowed_hosts=self._texts("allowed_hosts", _host, ()),
+            require_session=rendezvous._flag("require_session", True),
+            sign_in_url=rendezvous._url("sign_in_url", _link),
+        )
+
+    def _listen_and_advertise(self) -> tuple[Address, Address]:
+        listen = self._address("listen")
+        advertise = self._address("advertise") if "advertise" in self._values else listen
+        if _is_wildcard(advertise.host):
+            at = self._values.get("advertise") or self._values["listen"]
+            raise self._error(
+                at, f"the others cannot dial {advertise}: set advertise to an address that they can reach"
+            )
+        return listen, advertise
+
+    def _url(self, name: str, parse: Callable[[str], str]) -> str | None:
+        return self._parsed(self._values[name], repr(name), parse) if name in self._values else None
+
+    def _path(self, name: str) -> str:
+        node = self._required(name)
+        path = self._text(node, repr(name))
+        if not os.path.isabs(path) or not path.isprintable():
+            raise self._error(node, f"{name!r} is {path[:80]!r}: use an absolute path")
+        return path
+
+    def _flag(self, name: str, default: bool) -> bool:
+        node = self._values.get(name)
+        if node is None:
+            return default
+        if not isinstance(node, yaml.ScalarNode) or node.value not in ("true", "false"):
+            raise self._error(node, f"{name!r} must be true or false")
+        return bool(node.value == "true")
+
+    def _texts(self, name: str, parse: Callable[[str], str], default: tuple[str, ...]) -> tuple[str, ...]:
+        """An optional list of texts."""
+        node = self._values.get(name)
+        if node is None:
+            return default
+        if not isinstance(node, yaml.SequenceNode):
+            raise self._error(node, f"{name!r} must be a list: [ONE, OTHER]")
+        return tuple(self._parsed(item, f"an item of {name!r}", parse) for item in node.value)
+
+    def _parsed(self, node: yaml.Node, what: str, parse: Callable[[str], str]) -> str:
+        try:
+            return parse(self._text(node, what))
+        except InvalidInput as error:
+            raise self._error(node, error.message) from None
 
     def _error(self, node: yaml.Node | None, problem: str) -> ConfigError:
         mark = node.start_mark if node is not None else None
@@ -341,6 +487,38 @@ class _Fields:
         if text not in (default, *others):
             raise self._error(node, f"{name!r} is {text[:80]!r}: use {' or '.join((default, *others))}")
         return text
+
+
+def parse_gateway_url(text: str) -> str:
+    """The base of links to a gateway: http or https, a host, a port and a path if need be.
+
+    Raises InvalidInput that shows the rule.
+    """
+    if not _URL.fullmatch(text) or ".." in text:
+        raise InvalidInput(f"url {text[:80]!r} is not valid: use https://HOST or https://HOST:PORT")
+    return text.rstrip("/")
+
+
+def _link(text: str) -> str:
+    if not _LINK.fullmatch(text):
+        raise InvalidInput(f"url {text[:80]!r} is not valid: use https://HOST/PATH")
+    return text
+
+
+def _network(text: str) -> str:
+    try:
+        return str(ipaddress.ip_network(text))
+    except ValueError:
+        raise InvalidInput(
+            f"{text[:80]!r} is not valid: use an IP address or a network such as 10.0.0.0/8"
+        ) from None
+
+
+def _host(text: str) -> str:
+    try:
+        return str(ipaddress.ip_address(text))
+    except ValueError:
+        return parse_hostname(text)
 
 
 def _error(where: str, line: int, column: int, problem: str) -> ConfigError:

@@ -76,6 +76,7 @@ class Node:
         self._failure: CyoloctlError | None = None
         self._server: asyncio.Server | None = None
         self._tasks: list[asyncio.Task[Any]] = []
+        self._machine: Composite
         self.engine: Engine
         self.control: ControlServer
         self.service: Service
@@ -97,7 +98,7 @@ class Node:
             # What was in memory is gone: the node comes back as somebody new to Raft.
             raft_id = f"{config.name}~{boot}"
             journal, snapshots = memory_storage(founder=raft_id if self._founds_memory_cluster() else None)
-        machine = Composite()
+        machine = self._machine = Composite()
         listening: socket.socket | None = None
         try:
             listening = _listen(config.listen)
@@ -237,7 +238,10 @@ class Node:
 
     def _identify_caller(self, tls: Any) -> tuple[str, str] | None:
         identity = self._identity(tls)
-        if identity is None or (identity.role == "node" and self.engine.is_removed(identity.name)):
+        if identity is None or (
+            identity.role == "node"
+            and (self.engine.is_removed(identity.name) or self._machine.members.is_removed(identity.name))
+        ):
             return None
         return str(identity.name), identity.role
 

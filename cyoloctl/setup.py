@@ -17,7 +17,14 @@ from pathlib import Path
 from typing import Any, cast
 
 from cyoloctl import pki
-from cyoloctl.config import CONFIG_NAME, Config, load_config, write_config
+from cyoloctl.config import (
+    CONFIG_NAME,
+    Config,
+    GatewayConfig,
+    load_config,
+    parse_gateway_url,
+    write_config,
+)
 from cyoloctl.control.client import join_cluster
 from cyoloctl.errors import (
     AlreadyExists,
@@ -61,6 +68,22 @@ def _addresses(listen: str, advertise: str | None) -> tuple[Address, Address]:
     if shown.host in _WILDCARDS:
         raise InvalidInput(f"nobody can dial {shown}: advertise an address that others can reach")
     return listens, shown
+
+
+def _gateway(listen: str | None, url: str | None) -> GatewayConfig | None:
+    if listen is None:
+        if url is not None:
+            raise InvalidInput("a gateway url needs a gateway: add --gateway HOST:PORT")
+        return None
+    listens = parse_address(listen, "gateway address")
+    if listens.host in _WILDCARDS:
+        raise InvalidInput(
+            f"proxies cannot dial {listens}: give an address that they can reach, or set gateway.advertise "
+            "in node.yaml afterwards"
+        )
+    return GatewayConfig(
+        listen=listens, advertise=listens, url=None if url is None else parse_gateway_url(url)
+    )
 
 
 def _refuse_a_node(data_dir: Path, *names: str) -> None:
@@ -113,12 +136,20 @@ def _description(config: Config, data_dir: Path, expires_at: datetime) -> dict[s
 
 
 def init_cluster(
-    data_dir: Path, name: str, listen: str, advertise: str | None, cluster: str, storage: str
+    data_dir: Path,
+    name: str,
+    listen: str,
+    advertise: str | None,
+    cluster: str,
+    storage: str,
+    gateway: str | None = None,
+    gateway_url: str | None = None,
 ) -> dict[str, Any]:
     """Make a new cluster with this node as its only member; offline, whole or not at all.
 
     data_dir: made 0700 where it is not there.  listen, advertise: HOST:PORT;
-    advertise None: as listen.  storage: disk or memory.
+    advertise None: as listen.  storage: disk or memory.  gateway: HOST:PORT
+    for browsers, None for no gateway; gateway_url: the base of its links.
 
     Returns what was made, as JSON.  Raises AlreadyExists for a directory that
     holds a node or parts of one, InvalidInput for names and addresses,
@@ -128,6 +159,7 @@ def init_cluster(
     if storage not in ("disk", "memory"):
         raise InvalidInput(f"storage {storage!r} is not valid: use disk or memory")
     listens, shown = _addresses(listen, advertise)
+    gateway_config = _gateway(gateway, gateway_url)
     _refuse_a_node(data_dir, CONFIG_NAME, pki.PKI_DIRECTORY, pki.OPERATOR_FILE, *_STATE)
     with _private_directory(data_dir):
         try:
@@ -139,6 +171,7 @@ def init_cluster(
                 listen=listens,
                 advertise=shown,
                 storage=cast(Storage, storage),
+                gateway=gateway_config,
             )
             if config.storage == "disk":
                 create_storage(data_dir, cluster_id=config.cluster_id, name=node_name, founder=True)
@@ -158,11 +191,18 @@ def init_cluster(
 
 
 def join(
-    data_dir: Path, name: str, listen: str, advertise: str | None, token_text: str, timeout_s: float
+    data_dir: Path,
+    name: str,
+    listen: str,
+    advertise: str | None,
+    token_text: str,
+    timeout_s: float,
+    gateway: str | None = None,
+    gateway_url: str | None = None,
 ) -> dict[str, Any]:
     """Redeem a join token and make this node's files; its private keys never leave the directory.
 
-    timeout_s: 0.1 to 300, for the request.  After a failure whose outcome is
+    timeout_s: 0.1 to 300, for the request.  gateway, gateway_url: as in init_cluster.  After a failure whose outcome is
     unknown the keys stay, and the same token works again from this directory;
     after a refusal nothing stays.
 
@@ -173,6 +213,7 @@ def join(
     node_name = parse_name(name, "node name")
     token = pki.decode_token(token_text)
     listens, shown = _addresses(listen, advertise)
+    gateway_config = _gateway(gateway, gateway_url)
     if token.name != node_name:
         raise InvitationRejected(
             f"the join token is for {token.name!r}, not {node_name!r}: use that name, or get another token"
@@ -212,6 +253,7 @@ def join(
             advertise=shown,
             storage=granted.storage,
             peers={NodeName(peer): address for peer, address in granted.peers.items()},
+            gateway=gateway_config,
         )
         if config.storage == "memory":
             for path in _journal_files(data_dir):

@@ -31,6 +31,10 @@ GROUPS: dict[str, str] = {
     "node": "Run, stop, join and inspect the node of a data directory.",
     "member": "Invite, list and remove members; move leadership.",
     "counter": "The replicated counters (signed 64-bit).",
+    "key": "The key ring of session tokens: rotate, inspect, carry to another network.",
+    "token": "Session tokens: mint, open, change, revoke.",
+    "rendezvous": "Transactions of several actors: begin, approve, redeem once.",
+    "route": "Host names and sticky keys; configurations for nginx and haproxy.",
     "help": "Reference texts, such as the exit statuses.",
 }
 
@@ -45,6 +49,10 @@ _MODULES: dict[str, Callable[[], Any]] = {
     "member": lambda: import_module("cyoloctl.cli.member"),
     "status": lambda: import_module("cyoloctl.cli.status"),
     "counter": lambda: import_module("cyoloctl.cli.counter"),
+    "token": lambda: import_module("cyoloctl.cli.token"),
+    "key": lambda: import_module("cyoloctl.cli.key"),
+    "rendezvous": lambda: import_module("cyoloctl.cli.rendezvous"),
+    "route": lambda: import_module("cyoloctl.cli.route"),
     "sim": lambda: import_module("cyoloctl.cli.sim"),
     "help": lambda: import_module("cyoloctl.cli.help"),
 }

@@ -11,7 +11,7 @@ import typer
 from cyoloctl.cli.common import Session, command
 from cyoloctl.errors import UsageError
 
-__all__ = ["COMMANDS", "AdvertiseOption", "ListenOption"]
+__all__ = ["COMMANDS", "AdvertiseOption", "GatewayOption", "GatewayUrlOption", "ListenOption"]
 
 ListenOption = Annotated[
     str, typer.Option("--listen", metavar="HOST:PORT", help="Where the node listens, for peers and clients.")
@@ -20,6 +20,21 @@ AdvertiseOption = Annotated[
     str | None,
     typer.Option(
         "--advertise", metavar="HOST:PORT", help="Where others reach the node. [default: the listen address]"
+    ),
+]
+GatewayOption = Annotated[
+    str | None,
+    typer.Option(
+        "--gateway", metavar="HOST:PORT", help="Where browsers and proxies are served. [default: no gateway]"
+    ),
+]
+GatewayUrlOption = Annotated[
+    str | None,
+    typer.Option(
+        "--gateway-url",
+        metavar="URL",
+        help="The base of links for people, such as https://app-1.example.com. "
+        "[default: by the node's host name, or the gateway address]",
     ),
 ]
 
@@ -41,6 +56,8 @@ def init(
             "--storage", metavar="disk|memory", help="Where the log is kept; memory forgets it at a restart."
         ),
     ] = "disk",
+    gateway: GatewayOption = None,
+    gateway_url: GatewayUrlOption = None,
 ) -> None:
     """Create a new cluster with one member, offline.
 
@@ -52,7 +69,9 @@ def init(
         raise UsageError(f"--storage is {storage!r}: use disk or memory")
     from cyoloctl import setup
 
-    made = setup.init_cluster(session.data_dir, name, listen, advertise, cluster, storage)
+    made = setup.init_cluster(
+        session.data_dir, name, listen, advertise, cluster, storage, gateway, gateway_url
+    )
     session.fields(
         made,
         [

@@ -328,7 +328,7 @@ def read_secret(path: str, what: str) -> str:
     if len(data) > _SECRET_LIMIT_BYTES:
         raise InvalidInput(f"the {what} in {path} is longer than {_SECRET_LIMIT_BYTES} bytes: check the file")
     try:
-        text = data.decode("ascii").strip()
+        text = data.decode().strip()
     except UnicodeDecodeError:
         text = ""
     if not text:

@@ -18,7 +18,8 @@ from cyoloctl.cli.common import (
     file_error,
     parse_duration_s,
 )
-from cyoloctl.model import parse_name
+from cyoloctl.errors import UsageError
+from cyoloctl.model import parse_hostname, parse_name
 
 __all__ = ["COMMANDS"]
 
@@ -159,10 +160,30 @@ def transfer_leadership(
     session.value(done, field_text(done["leader"]))
 
 
+@command()
+def set_host(
+    session: Session,
+    name: NodeArgument,
+    host: Annotated[
+        str | None, typer.Argument(metavar="HOST", help="Its host name, such as app-1.example.com.")
+    ] = None,
+    clear: Annotated[bool, typer.Option("--clear", help="Take its host name away.")] = False,
+) -> None:
+    """Give a member its host identifier: reverse proxies send requests for it to this member."""
+    parse_name(name, "node")
+    if (host is None) != clear:
+        raise UsageError("give a host name, or --clear")
+    if host is not None:
+        parse_hostname(host)
+    done = session.client().call("member_set_host", name, {"host": host}, repeatable=True)
+    session.value(done, str(done["host"] or "-"))
+
+
 COMMANDS: dict[str, Callable[..., None]] = {
     "invite": invite,
     "list": list_,
     "show": show,
     "remove": remove,
+    "set-host": set_host,
     "transfer-leadership": transfer_leadership,
 }

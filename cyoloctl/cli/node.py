@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from cyoloctl.cli.cluster import AdvertiseOption, ListenOption
+from cyoloctl.cli.cluster import AdvertiseOption, GatewayOption, GatewayUrlOption, ListenOption
 from cyoloctl.cli.common import Session, command, read_secret
 from cyoloctl.errors import Unavailable, Unreachable, UsageError
 
@@ -151,6 +151,8 @@ def join(
         typer.Option("--token-file", metavar="FILE|-", help="The join token of `member invite`; - is stdin."),
     ],
     advertise: AdvertiseOption = None,
+    gateway: GatewayOption = None,
+    gateway_url: GatewayUrlOption = None,
 ) -> None:
     """Make this node's keys and certificate and write its files.
 
@@ -160,7 +162,9 @@ def join(
     token = read_secret(token_file, "join token")
     from cyoloctl import setup
 
-    joined = setup.join(session.data_dir, name, listen, advertise, token, session.timeout_s)
+    joined = setup.join(
+        session.data_dir, name, listen, advertise, token, session.timeout_s, gateway, gateway_url
+    )
     session.fields(
         joined,
         [

@@ -215,7 +215,7 @@ class _Trust:
                     expired = _not_after(ssl.PEM_cert_to_DER_cert(self._certificate_pem)) < time.time()
                     if expired:
                         raise AccessDenied(f"{self._source}: its certificate has expired; get the file anew")
-            except (ssl.SSLError, ValueError, IndexError, OSError):
+            except (ssl.SSLError, ValueError, TypeError, IndexError, OSError):  # TypeError: not ASCII
                 raise ConfigError(
                     f"{self._source}: its certificates or key cannot be used; get the file anew"
                 ) from None
@@ -257,7 +257,8 @@ def _load_chain(context: ssl.SSLContext, pem: str) -> None:
         fd = os.memfd_create("credentials", os.MFD_CLOEXEC)
         try:
             os.write(fd, data)
-            context.load_cert_chain(f"/proc/self/fd/{fd}")
+            # With a password, or OpenSSL would ask the terminal for that of an encrypted key.
+            context.load_cert_chain(f"/proc/self/fd/{fd}", password="")
         finally:
             os.close(fd)
         return
@@ -267,7 +268,7 @@ def _load_chain(context: ssl.SSLContext, pem: str) -> None:
     try:
         os.write(fd, data)
         os.close(fd)
-        context.load_cert_chain(path)
+        context.load_cert_chain(path, password="")
     finally:
         os.unlink(path)
 
@@ -517,7 +518,7 @@ class _Exchange:
                 f"{self.endpoint.text}: the node answers in schema version {version}, "
                 f"this release speaks {wire.SCHEMA_VERSION}; use a matching release"
             )
-        error = wire.decode_error(value)
+        error = wire.decode_error(value, status)
         if error is not None:
             raise error
         if status != 200:
@@ -666,6 +667,27 @@ class Client:
         stream ends or goes silent for 30 s, Unavailable: watch again.
         """
         return self._watch("counter_watch", name)
+
+    def call(
+        self,
+        operation: str,
+        name: str = "",
+        body: Mapping[str, Any] | None = None,
+        query: Mapping[str, Any] | None = None,
+        *,
+        repeatable: bool = False,
+    ) -> dict[str, Any]:
+        """Any operation of `wire.ROUTES` (token_mint, key_list...), with the fields of its body and query.
+
+        An operation that takes a request id gets a fresh one where the body
+        has none.  repeatable: sending it twice does no harm.
+        """
+        route = wire.path_for(operation, name)[0]
+        if route.body:
+            body = dict(body or {})
+            if "request_id" in route.body_fields:
+                body["request_id"] = _request_id(body.get("request_id"))
+        return self._call(operation, name, body=body, query=query, repeatable=repeatable)
 
     def stop(self) -> dict[str, Any]:
         """Stop the node at the first endpoint, and only that one: never another in its stead."""

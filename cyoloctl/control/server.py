@@ -94,6 +94,9 @@ class NodeService(Protocol):
     ) -> dict[str, Any]:
         """Remove a member.  Raises NotFound, Conflict."""
 
+    async def member_set_host(self, name: str, *, host: str | None, timeout_s: float) -> dict[str, Any]:
+        """Give a member its host identifier, None: take it away.  Raises NotFound, AlreadyExists."""
+
     async def transfer_leadership(self, to: str | None, *, timeout_s: float) -> dict[str, Any]:
         """Hand leadership over.  Raises NotFound, Conflict."""
 
@@ -112,6 +115,22 @@ class NodeService(Protocol):
         self, *, after: str | None, limit: int, stale: bool, timeout_s: float
     ) -> dict[str, Any]:
         """A page."""
+
+    @property
+    def tokens(self) -> Any:
+        """Each operation token_X of the table as a coroutine function X of the body's and query's fields."""
+
+    @property
+    def keys(self) -> Any:
+        """As tokens, for key_X; the id of a key comes first."""
+
+    @property
+    def rendezvous(self) -> Any:
+        """As tokens, for rendezvous_X."""
+
+    @property
+    def routes(self) -> Any:
+        """As tokens, for route_X."""
 
     def counter_watch(self, name: str) -> AsyncIterator[dict[str, Any]]:
         """The present value, then changes.  Closed (aclose) when the client leaves."""
@@ -147,32 +166,46 @@ async def _health(service: NodeService) -> dict[str, Any]:
     return service.health()
 
 
-# Operation -> call.  Arguments: service, name, body, query, timeout_s.
-_OPERATIONS: dict[str, _Operation] = {
+# Operations whose arguments are not simply those of the request, by name.
+_SPECIAL: dict[str, _Operation] = {
     "health": lambda s, _n, _b, _q, _t: _health(s),
-    "status": lambda s, _n, _b, _q, t: s.status(timeout_s=t),
-    "member_list": lambda s, _n, _b, _q, t: s.member_list(timeout_s=t),
-    "member_show": lambda s, n, _b, _q, t: s.member_show(n, timeout_s=t),
-    "member_invite": lambda s, _n, b, _q, t: s.member_invite(
-        b["name"], learner=b["learner"], ttl_s=b["ttl_s"], timeout_s=t
-    ),
-    "join": lambda s, _n, b, _q, t: s.join(**b, timeout_s=t),
-    "member_remove": lambda s, n, b, _q, t: s.member_remove(
-        n, force=b["force"], dry_run=b["dry_run"], timeout_s=t
-    ),
-    "transfer_leadership": lambda s, _n, b, _q, t: s.transfer_leadership(b["to"], timeout_s=t),
     "counter_increment": lambda s, n, b, _q, t: s.counter_add(
         n, b["by"], request_id=b["request_id"], timeout_s=t
     ),
     "counter_decrement": lambda s, n, b, _q, t: s.counter_add(
         n, -b["by"], request_id=b["request_id"], timeout_s=t
     ),
-    "counter_reset": lambda s, n, b, _q, t: s.counter_reset(n, request_id=b["request_id"], timeout_s=t),
     "counter_get": lambda s, n, _b, q, t: s.counter_get(n, stale=q["consistency"] == "stale", timeout_s=t),
     "counter_list": lambda s, _n, _b, q, t: s.counter_list(
         after=q["after"], limit=q["limit"], stale=q["consistency"] == "stale", timeout_s=t
     ),
     "stop": lambda s, _n, _b, _q, _t: s.stop(),
+}
+
+
+# Services of their own: the operation token_mint is the method mint of the service's tokens.
+_GROUPS = {"token": "tokens", "key": "keys", "rendezvous": "rendezvous", "route": "routes"}
+
+
+def _plain(route: wire.Route) -> _Operation:
+    """The method of the operation's name, with the name in the path, the body's and the query's fields."""
+    operation, has_name = route.operation, route.has_name
+    group = _GROUPS.get(operation.partition("_")[0])
+    method_name = operation if group is None else operation.partition("_")[2]
+
+    def call(
+        service: NodeService, name: str, body: dict[str, Any], query: dict[str, Any], timeout_s: float
+    ) -> Awaitable[dict[str, Any]]:
+        method = getattr(service if group is None else getattr(service, group), method_name)
+        arguments = {**body, **query, "timeout_s": timeout_s}
+        answer: Awaitable[dict[str, Any]] = method(name, **arguments) if has_name else method(**arguments)
+        return answer
+
+    return call
+
+
+_OPERATIONS: dict[str, _Operation] = {
+    route.operation: _SPECIAL.get(route.operation) or _plain(route) for route in wire.ROUTES
 }
 
 
@@ -489,7 +522,7 @@ class ControlServer:
         else:
             raw = await _read_body(request)
         if route.has_name:
-            wire.check_name(name, "counter name" if "/counters/" in route.template else "member name")
+            wire.check_name(name, route.what)
         query = route.read_query(query_text) if mark else route.query_defaults
         if route.body:
             body = route.read_body(raw)

@@ -22,16 +22,22 @@ from typing import TYPE_CHECKING, Any
 
 from cyoloctl.errors import (
     AccessDenied,
+    AuthorizationPending,
     BodyTooLarge,
+    ClockSetBack,
     Conflict,
     CounterOverflow,
     CyoloctlError,
+    Denied,
+    Expired,
     InternalError,
     InvalidInput,
     InvitationRejected,
     NotFound,
     OutcomeUnknown,
+    SlowDown,
     StorageError,
+    TokenRejected,
     Unavailable,
     VersionMismatch,
     error_from_code,
@@ -42,6 +48,7 @@ if TYPE_CHECKING:
 
 __all__ = [
     "KEEPALIVE_LINE_S",
+    "MAX_BATCH",
     "MAX_BODY_BYTES",
     "MAX_RESPONSE_BYTES",
     "MAX_TIMEOUT_S",
@@ -90,6 +97,9 @@ ROLES = ("none", "viewer", "operator", "node")
 _RANK = {role: rank for rank, role in enumerate(ROLES)}
 
 _MAX_I64 = 2**63 - 1
+_MAX_LIFE_S = 366 * 86_400
+#: Tokens a batch.
+MAX_BATCH = 1000
 # Far more than any body of this API holds: stops the parser from recursing.
 _MAX_BRACKETS = 256
 _SHORT_BODY_BYTES = 1024
@@ -111,9 +121,11 @@ def role_allows(have: str | None, need: str) -> bool:
 class Field:
     """One field of a body or query: its type, range and default.
 
-    kind: boolean, integer, number or string.  minimum and maximum are
-    inclusive.  pattern must match the whole string.  rule is the pattern in
-    words.  check_text validates a string further (raises InvalidInput).
+    kind: boolean, integer, number, string, object or array.  minimum and
+    maximum are inclusive; of an array they bound its length.  pattern must
+    match the whole string.  rule is the pattern in words.  check_text validates
+    a string further (raises InvalidInput).  What is inside an object or array
+    is the service's to check.
     """
 
     __slots__ = (
@@ -157,7 +169,7 @@ class Field:
         self.rule = rule
         self.choices = choices
         self.check_text = check_text
-        self._matches = re.compile(pattern).fullmatch if pattern else None
+        self._matches: Callable[[str], object] | None = None
 
     def _refuse(self, why: str) -> InvalidInput:
         return InvalidInput(f"field {self.name!r}: {why}")
@@ -171,8 +183,11 @@ class Field:
                 raise self._refuse(f"must be {self.minimum} to {self.maximum}")
             return value
         if kind is str and self.kind == "string":
-            if self._matches is not None and self._matches(value) is None:
-                raise self._refuse(f"must be {self.rule}")
+            if self.pattern is not None:
+                if self._matches is None:  # compiled when needed: most commands need none of them
+                    self._matches = re.compile(self.pattern).fullmatch
+                if self._matches(value) is None:
+                    raise self._refuse(f"must be {self.rule}")
             if self.choices and value not in self.choices:
                 raise self._refuse(f"must be one of {', '.join(self.choices)}")
             if self.check_text is not None:
@@ -183,6 +198,13 @@ class Field:
             return value
         if kind is bool and self.kind == "boolean":
             return value
+        if kind is dict and self.kind == "object":
+            return value
+        if kind is list and self.kind == "array":
+            length: Any = len(value)
+            if not self.minimum <= length <= self.maximum:
+                raise self._refuse(f"must have {self.minimum} to {self.maximum} items")
+            return value
         if value is None and self.nullable:
             return None
         if self.kind == "number" and kind in (int, float):
@@ -190,7 +212,8 @@ class Field:
             if not self.minimum <= value <= self.maximum:
                 raise self._refuse(f"must be {self.minimum} to {self.maximum}")
             return float(value)
-        wanted = f"{'an' if self.kind == 'integer' else 'a'} {self.kind}{' or null' if self.nullable else ''}"
+        article = "an" if self.kind in ("integer", "object", "array") else "a"
+        wanted = f"{article} {self.kind}{' or null' if self.nullable else ''}"
         raise self._refuse(f"must be {wanted}")
 
     def parse(self, text: str) -> Any:
@@ -213,15 +236,24 @@ class Field:
         }
         if self.default is not REQUIRED:
             schema["default"] = self.default
+        ends = ("minItems", "maxItems") if self.kind == "array" else ("minimum", "maximum")
         if self.minimum is not None:
-            schema["minimum"] = self.minimum
+            schema[ends[0]] = self.minimum
         if self.maximum is not None:
-            schema["maximum"] = self.maximum
+            schema[ends[1]] = self.maximum
         if self.pattern is not None:
             schema["pattern"] = f"^(?:{self.pattern})$"
         if self.choices:
             schema["enum"] = list(self.choices)
         return schema
+
+
+_WHAT = {
+    "counters": "counter name",
+    "members": "member name",
+    "keys": "key id",
+    "rendezvous": "rendezvous id",
+}
 
 
 class Route:
@@ -230,6 +262,8 @@ class Route:
     operation is the client's and server's name for it.  role is the least role.
     write: it may change something, so a timeout means that the outcome is
     unknown.  stream: it answers with a JSON object a line instead of one.
+    max_brackets: opening brackets and braces that a long body may hold, which
+    bounds its nesting.
     """
 
     __slots__ = (
@@ -237,6 +271,7 @@ class Route:
         "body_defaults",
         "body_fields",
         "has_name",
+        "max_brackets",
         "method",
         "operation",
         "query_defaults",
@@ -246,6 +281,7 @@ class Route:
         "stream",
         "summary",
         "template",
+        "what",
         "write",
     )
 
@@ -262,6 +298,7 @@ class Route:
         query: Iterable[Field] = (),
         write: bool = False,
         stream: bool = False,
+        max_brackets: int = _MAX_BRACKETS,
     ) -> None:
         self.method = method
         self.template = template
@@ -271,7 +308,9 @@ class Route:
         self.summary = summary
         self.write = write
         self.stream = stream
+        self.max_brackets = max_brackets
         self.has_name = "{name}" in template
+        self.what = _WHAT.get(template.split("/")[2], "name")
         self.body = body is not None
         self.body_fields = {field.name: field for field in body or ()}
         self.query_fields = {field.name: field for field in (*query, _TIMEOUT)}
@@ -286,7 +325,7 @@ class Route:
 
         Raises InvalidInput naming the field, BodyTooLarge past 1 MiB.
         """
-        return self.check_body(decode_object(raw, "body") if raw else {})
+        return self.check_body(decode_object(raw, "body", max_brackets=self.max_brackets) if raw else {})
 
     def check_body(self, given: Mapping[str, Any]) -> dict[str, Any]:
         """The validated body with its defaults filled in.  Raises InvalidInput naming the field."""
@@ -361,7 +400,9 @@ _decoder = json.JSONDecoder(object_pairs_hook=_unique, parse_constant=_no_consta
 _encode = json.JSONEncoder(separators=(",", ":"), allow_nan=False).encode
 
 
-def decode_object(raw: bytes, what: str, max_bytes: int = MAX_BODY_BYTES) -> dict[str, Any]:
+def decode_object(
+    raw: bytes, what: str, max_bytes: int = MAX_BODY_BYTES, *, max_brackets: int = _MAX_BRACKETS
+) -> dict[str, Any]:
     """A JSON object from UTF-8 bytes.
 
     Duplicate keys, NaN and Infinity, deep nesting and anything that is not an
@@ -373,7 +414,7 @@ def decode_object(raw: bytes, what: str, max_bytes: int = MAX_BODY_BYTES) -> dic
     if (
         max_bytes <= MAX_BODY_BYTES
         and len(raw) > _SHORT_BODY_BYTES
-        and raw.count(b"[") + raw.count(b"{") > _MAX_BRACKETS
+        and raw.count(b"[") + raw.count(b"{") > max_brackets
     ):
         raise InvalidInput(f"the {what} nests too deeply")
     try:
@@ -419,7 +460,7 @@ def error_object(error: CyoloctlError) -> dict[str, Any]:
     """The JSON body of an error."""
     return {
         "schema_version": SCHEMA_VERSION,
-        "error": {"code": error.code, "message": clean_text(error.message)},
+        "error": {"code": error.api_code or error.code, "message": clean_text(error.message)},
     }
 
 
@@ -428,8 +469,10 @@ def encode_error(error: CyoloctlError) -> bytes:
     return encode_object(error_object(error))
 
 
-def decode_error(value: Mapping[str, Any]) -> CyoloctlError | None:
+def decode_error(value: Mapping[str, Any], status: int = 0) -> CyoloctlError | None:
     """The error that a response object holds, None when it holds none.
+
+    status: the HTTP status, which tells apart what shares a code (see CyoloctlError.api_code).
 
     A code that this release does not know gives the root of the tree.
     """
@@ -439,6 +482,8 @@ def decode_error(value: Mapping[str, Any]) -> CyoloctlError | None:
     code, message = error.get("code"), error.get("message")
     if not isinstance(code, str) or not isinstance(message, str):
         return None
+    if code == Denied.api_code and status == Denied.http_status:
+        return Denied(clean_text(message))
     return error_from_code(code, clean_text(message))
 
 
@@ -476,6 +521,87 @@ _CONSISTENCY = Field(
     default="linearizable",
     choices=("linearizable", "stale"),
 )
+
+
+_TTL_S = Field(
+    "ttl_s",
+    "integer",
+    "seconds until it expires when it is not refreshed",
+    default=900,
+    minimum=1,
+    maximum=_MAX_LIFE_S,
+)
+_TOKEN = (
+    Field(
+        "token",
+        "string",
+        "the token; whatever is not one is refused as `token_rejected`",
+        default=None,
+        nullable=True,
+    ),
+    Field(
+        "cookie",
+        "string",
+        "in place of the token: the value of the Cookie header that holds it",
+        default=None,
+        nullable=True,
+    ),
+)
+_TOKEN_CONTEXT = (
+    Field(
+        "cookie_name",
+        "string",
+        "the cookie that carries the token",
+        default="cyolo-sid",
+        pattern=r"[!#$%&'*+.^_`|~0-9A-Za-z-]{1,128}",
+        rule="1 to 128 characters that a cookie name may have",
+    ),
+    Field(
+        "audience",
+        "string",
+        "whom the token is for, a host identifier, say; empty: anybody",
+        default="",
+        pattern=r"[^\x00-\x1f\x7f]{0,255}",
+        rule="up to 255 bytes of UTF-8 without control characters",
+    ),
+)
+_REQUIRE_QUORUM = Field(
+    "require_quorum", "boolean", "ask a majority first, so that no revocation is missed", default=False
+)
+_EXPLAIN = Field("explain", "boolean", "say why a token is rejected", default=False)
+_SET_COOKIE = Field("set_cookie", "boolean", "answer with the Set-Cookie line too", default=False)
+_FORCE = Field("force", "boolean", "even while tokens under the key may live", default=False)
+
+
+_HOST = Field(
+    "host",
+    "string",
+    "a host name",
+    pattern=r"(?=.{1,253}$)[a-z0-9]([a-z0-9-]{0,61}[a-z0-9])?(\.[a-z0-9]([a-z0-9-]{0,61}[a-z0-9])?)*",
+    rule="a host name in lower case, without a port",
+)
+_RENDEZVOUS = (
+    Field(
+        "id",
+        "string",
+        "the id of the rendezvous",
+        default=None,
+        nullable=True,
+        pattern=r"[0-9a-f]{32}",
+        rule="32 hex digits",
+    ),
+    Field("user_code", "string", "its user code, such as WDJB-MJHT", default=None, nullable=True),
+)
+_BY = Field(
+    "by",
+    "string",
+    "who acts",
+    default="operator",
+    pattern=r"[^\x00-\x1f\x7f]{1,256}",
+    rule="1 to 256 characters, no control characters",
+)
+_DATA = Field("data", "object", "texts by name", default={})
+_ID = Field("id", "string", "the id of the rendezvous", pattern=r"[0-9a-f]{32}", rule="32 hex digits")
 
 
 def _by(maximum: int) -> Field:
@@ -647,6 +773,448 @@ ROUTES: tuple[Route, ...] = (
     ),
     Route(
         "POST",
+        "/v1/tokens/mint",
+        "operator",
+        "token_mint",
+        "Token",
+        "Make a session token",
+        body=(
+            Field(
+                "sub",
+                "string",
+                "whose session it is",
+                pattern=r"[^\x00-\x1f\x7f]{1,256}",
+                rule="1 to 256 characters, no control characters",
+            ),
+            Field("claims", "object", "what the session carries", default={}),
+            _TTL_S,
+            Field(
+                "max_age_s",
+                "integer",
+                "seconds after which it ends however often it is refreshed",
+                default=28_800,
+                minimum=1,
+                maximum=_MAX_LIFE_S,
+            ),
+            *_TOKEN_CONTEXT,
+            _SET_COOKIE,
+        ),
+    ),
+    Route(
+        "POST",
+        "/v1/tokens/inspect",
+        "operator",
+        "token_inspect",
+        "Token",
+        "Open a token",
+        body=(*_TOKEN, *_TOKEN_CONTEXT, _REQUIRE_QUORUM, _EXPLAIN),
+    ),
+    Route(
+        "POST",
+        "/v1/tokens/update",
+        "operator",
+        "token_update",
+        "Token",
+        "Change the claims of a token: the older copies are refused on every node from then on",
+        body=(
+            *_TOKEN,
+            Field("set", "object", "claims to set", default={}),
+            Field("unset", "array", "names of claims to remove", default=[], minimum=0, maximum=100),
+            Field("keep_previous", "boolean", "let the older copies live", default=False),
+            *_TOKEN_CONTEXT,
+            _SET_COOKIE,
+            _REQUEST_ID,
+        ),
+        write=True,
+    ),
+    Route(
+        "POST",
+        "/v1/tokens/refresh",
+        "operator",
+        "token_refresh",
+        "Token",
+        "Move the expiry of a token forward, under the primary key",
+        body=(*_TOKEN, _TTL_S, *_TOKEN_CONTEXT, _REQUIRE_QUORUM, _SET_COOKIE),
+    ),
+    Route(
+        "POST",
+        "/v1/tokens/batch",
+        "operator",
+        "token_batch",
+        "TokenBatch",
+        "Mint, inspect, update or refresh many: one result an item, in order",
+        body=(
+            Field("operation", "string", "what to do", choices=("mint", "inspect", "update", "refresh")),
+            Field("items", "array", "the bodies of the single requests", minimum=1, maximum=MAX_BATCH),
+            Field("keep_previous", "boolean", "of updates: let the older copies live", default=False),
+            *_TOKEN_CONTEXT,
+            _REQUIRE_QUORUM,
+        ),
+        write=True,
+        max_brackets=20_000,
+    ),
+    Route(
+        "POST",
+        "/v1/tokens/revoke",
+        "operator",
+        "token_revoke",
+        "Revocation",
+        "Revoke a session (token or sid), or every session of a subject issued before now",
+        body=(
+            *_TOKEN,
+            Field(
+                "sid",
+                "string",
+                "the session",
+                default=None,
+                nullable=True,
+                pattern=r"[A-Za-z0-9_-]{22}",
+                rule="the 22 characters of a sid",
+            ),
+            Field("sub", "string", "the subject", default=None, nullable=True),
+            *_TOKEN_CONTEXT,
+            _REQUEST_ID,
+        ),
+        write=True,
+    ),
+    Route(
+        "GET",
+        "/v1/tokens/revocations",
+        "viewer",
+        "token_revocations",
+        "RevocationList",
+        "List what is revoked, a page at a time",
+        query=(
+            Field("limit", "integer", "revocations a page", default=100, minimum=1, maximum=1000),
+            Field("after", "string", "`next` of the page before", default=None, nullable=True),
+        ),
+    ),
+    Route("GET", "/v1/keys", "viewer", "key_list", "KeyList", "List the token keys; no key material"),
+    Route(
+        "GET",
+        "/v1/keys/status",
+        "viewer",
+        "key_status",
+        "KeyStatus",
+        "Whether every member holds every key, and the same ones",
+    ),
+    Route(
+        "POST",
+        "/v1/keys/generate",
+        "operator",
+        "key_generate",
+        "Key",
+        "Make a key, pending until it is promoted",
+        body=(_REQUEST_ID,),
+        write=True,
+    ),
+    Route(
+        "POST",
+        "/v1/keys/rotate",
+        "operator",
+        "key_rotate",
+        "Key",
+        "Make a key, wait until every member holds it, make it the primary",
+        body=(_REQUEST_ID,),
+        write=True,
+    ),
+    Route(
+        "POST",
+        "/v1/keys/{name}/promote",
+        "operator",
+        "key_promote",
+        "Key",
+        "Make a key the primary one",
+        body=(),
+        write=True,
+    ),
+    Route(
+        "POST",
+        "/v1/keys/{name}/disable",
+        "operator",
+        "key_disable",
+        "Key",
+        "Refuse tokens under a key until it is enabled",
+        body=(_FORCE,),
+        write=True,
+    ),
+    Route(
+        "POST",
+        "/v1/keys/{name}/enable",
+        "operator",
+        "key_enable",
+        "Key",
+        "Accept tokens under a disabled key again",
+        body=(),
+        write=True,
+    ),
+    Route(
+        "POST",
+        "/v1/keys/{name}/destroy",
+        "operator",
+        "key_destroy",
+        "Key",
+        "Forget a key for ever",
+        body=(_FORCE,),
+        write=True,
+    ),
+    Route(
+        "POST",
+        "/v1/keys/rewrap",
+        "operator",
+        "key_rewrap",
+        "KeyList",
+        "Seal every key anew to every member",
+        body=(),
+        write=True,
+    ),
+    Route("GET", "/v1/keys/policy", "viewer", "key_policy", "KeyPolicy", "The rotation policy"),
+    Route(
+        "POST",
+        "/v1/keys/policy",
+        "operator",
+        "key_set_policy",
+        "KeyPolicy",
+        "Set the rotation policy",
+        body=(
+            Field(
+                "rotate_every_s",
+                "integer",
+                "seconds between rotations; null: never by itself",
+                default=None,
+                nullable=True,
+                minimum=3600,
+                maximum=_MAX_LIFE_S,
+            ),
+            Field(
+                "keep_s",
+                "integer",
+                "seconds that a replaced key opens tokens; no token lives longer",
+                default=604_800,
+                minimum=3600,
+                maximum=_MAX_LIFE_S,
+            ),
+        ),
+        write=True,
+    ),
+    Route(
+        "POST",
+        "/v1/keys/export",
+        "operator",
+        "key_export_ring",
+        "KeyExport",
+        "The key ring, sealed under a passphrase or to a node of another network",
+        body=(
+            Field("passphrase", "string", "at least 12 characters", default=None, nullable=True),
+            Field("to_node", "string", "the identity text of a node", default=None, nullable=True),
+            Field(
+                "to_ca",
+                "string",
+                "for a node of another cluster: the SHA-256 of its CA certificate",
+                default=None,
+                nullable=True,
+                pattern=r"[0-9A-Fa-f:]{64,95}",
+                rule="64 hex digits",
+            ),
+        ),
+    ),
+    Route(
+        "POST",
+        "/v1/keys/import",
+        "operator",
+        "key_import_ring",
+        "KeyList",
+        "Add the keys of an exported ring",
+        body=(
+            Field("data", "string", "the exported ring"),
+            Field("passphrase", "string", "its passphrase", default=None, nullable=True),
+            Field(
+                "from_ca",
+                "string",
+                "the SHA-256 of the CA certificate of the cluster that sealed it to this node",
+                default=None,
+                nullable=True,
+                pattern=r"[0-9A-Fa-f:]{64,95}",
+                rule="64 hex digits",
+            ),
+            Field("adopt", "boolean", "even if it is of another cluster", default=False),
+        ),
+        write=True,
+    ),
+    Route("GET", "/v1/keys/identity", "viewer", "key_identity", "KeyIdentity", "This node's identity text"),
+    Route(
+        "POST",
+        "/v1/members/{name}/host",
+        "operator",
+        "member_set_host",
+        "MemberHost",
+        "Give a member its host identifier; null takes it away",
+        body=(
+            Field(
+                "host",
+                "string",
+                "the host name by which clients ask for this very member",
+                nullable=True,
+                pattern=_HOST.pattern,
+                rule=_HOST.rule,
+            ),
+        ),
+        write=True,
+    ),
+    Route(
+        "GET",
+        "/v1/routes",
+        "viewer",
+        "route_list",
+        "RouteList",
+        "The members as reverse proxies see them, and who serves which host name",
+    ),
+    Route(
+        "POST",
+        "/v1/routes/share",
+        "operator",
+        "route_share",
+        "SharedHost",
+        "Let every member serve a host name, or no longer",
+        body=(_HOST, Field("shared", "boolean", "false: no longer", default=True)),
+        write=True,
+    ),
+    Route(
+        "POST",
+        "/v1/rendezvous/start",
+        "operator",
+        "rendezvous_start",
+        "RendezvousStarted",
+        "Begin a transaction that somebody else approves",
+        body=(
+            Field("kind", "string", "what it is for, a name", pattern=NAME_PATTERN, rule=NAME_RULE),
+            Field("ttl_s", "integer", "seconds until it expires", default=300, minimum=10, maximum=86_400),
+            _DATA,
+            Field(
+                "public_key",
+                "string",
+                "an X25519 public key of the initiator, base64: the answer is sealed to it",
+                default=None,
+                nullable=True,
+            ),
+            Field(
+                "initiator",
+                "string",
+                "who asks, as the approver sees it",
+                default="operator",
+                pattern=_BY.pattern,
+                rule=_BY.rule,
+            ),
+            Field(
+                "origin",
+                "string",
+                "from where it asks, as the approver sees it",
+                default=None,
+                nullable=True,
+                pattern=_BY.pattern,
+                rule=_BY.rule,
+            ),
+            _REQUEST_ID,
+        ),
+        write=True,
+    ),
+    Route(
+        "POST",
+        "/v1/rendezvous/wait",
+        "operator",
+        "rendezvous_wait",
+        "Redeemed",
+        "Wait for the answer and redeem it once; `authorization_pending` when there is none in time",
+        body=(
+            _ID,
+            Field(
+                "redemption",
+                "string",
+                "a secret of the redeemer: who brings the same gets the same answer again for 5 minutes",
+                pattern=r"[!-~]{16,128}",
+                rule="16 to 128 printable ASCII characters without spaces",
+            ),
+        ),
+        write=True,
+    ),
+    Route(
+        "POST",
+        "/v1/rendezvous/claim",
+        "operator",
+        "rendezvous_claim",
+        "Rendezvous",
+        "Take a rendezvous: nobody else can approve it then",
+        body=(*_RENDEZVOUS, _BY, _REQUEST_ID),
+        write=True,
+    ),
+    Route(
+        "POST",
+        "/v1/rendezvous/approve",
+        "operator",
+        "rendezvous_approve",
+        "Rendezvous",
+        "Approve a rendezvous and answer it",
+        body=(*_RENDEZVOUS, _BY, _DATA, _REQUEST_ID),
+        write=True,
+    ),
+    Route(
+        "POST",
+        "/v1/rendezvous/deny",
+        "operator",
+        "rendezvous_deny",
+        "Rendezvous",
+        "Deny a rendezvous",
+        body=(*_RENDEZVOUS, _BY, _REQUEST_ID),
+        write=True,
+    ),
+    Route(
+        "POST",
+        "/v1/rendezvous/cancel",
+        "operator",
+        "rendezvous_cancel",
+        "Rendezvous",
+        "Cancel a rendezvous that has not ended",
+        body=(_ID,),
+        write=True,
+    ),
+    Route(
+        "GET",
+        "/v1/rendezvous/{name}",
+        "operator",
+        "rendezvous_show",
+        "Rendezvous",
+        "Show a rendezvous, by its id or its user code in lower case",
+    ),
+    Route(
+        "GET",
+        "/v1/rendezvous",
+        "operator",
+        "rendezvous_list",
+        "RendezvousList",
+        "List rendezvous, those that ended within a day too, the oldest first",
+        query=(
+            Field(
+                "state",
+                "string",
+                "only these",
+                default=None,
+                nullable=True,
+                choices=("pending", "claimed", "approved", "denied", "consumed", "expired", "cancelled"),
+            ),
+            Field("limit", "integer", "rendezvous a page", default=100, minimum=1, maximum=1000),
+            Field(
+                "after",
+                "string",
+                "begin after this id (`next` of the page before)",
+                default=None,
+                nullable=True,
+                pattern=r"[0-9a-f]{32}",
+                rule="32 hex digits",
+            ),
+        ),
+    ),
+    Route(
+        "POST",
         "/v1/node/stop",
         "operator",
         "stop",
@@ -710,8 +1278,7 @@ def path_for(operation: str, name: str = "") -> tuple[Route, str]:
     route = _BY_OPERATION[operation]
     if not route.has_name:
         return route, route.template
-    what = "counter name" if "/counters/" in route.template else "member name"
-    return route, route.template.replace("{name}", check_name(name, what))
+    return route, route.template.replace("{name}", check_name(name, route.what))
 
 
 def route_errors(route: Route) -> list[type[CyoloctlError]]:
@@ -727,6 +1294,14 @@ def route_errors(route: Route) -> list[type[CyoloctlError]]:
         found.append(CounterOverflow)
     if route.operation == "join":
         found.append(InvitationRejected)
+    if "token" in route.body_fields:
+        found.append(TokenRejected)
+    if route.operation.startswith("token_"):
+        found.append(ClockSetBack)
+    if route.operation.startswith("rendezvous_") and route.write and route.operation != "rendezvous_start":
+        found += [NotFound, Expired, SlowDown]
+    if route.operation == "rendezvous_wait":
+        found += [AuthorizationPending, Denied]
     if route.operation not in ("health", "openapi"):
         found += [Unavailable, StorageError]
     if route.write:
@@ -778,7 +1353,51 @@ def _schemas() -> dict[str, dict[str, Any]]:
         "certificate_expires_at": maybe(time),
         "clock_skew_ms": maybe({"type": "number"}),
     }
+    rendezvous = {
+        "id": text,
+        "kind": name,
+        "state": {"enum": ["pending", "claimed", "approved", "denied", "consumed", "expired", "cancelled"]},
+        "node": name,
+        "initiator": text,
+        "origin": maybe(text),
+        "data": {"type": "object"},
+        "claimed_by": maybe(text),
+        "sealed": flag,
+        "failed_attempts": count,
+        "created_at": time,
+        "expires_at": time,
+        "changed_at": time,
+    }
     in_list = {"type": "object", "required": list(member), "properties": member}
+    session = {
+        "sub": text,
+        "sid": text,
+        "gen": count,
+        "issued_at": time,
+        "expires_at": time,
+        "max_expires_at": time,
+        "key_id": text,
+        "claims": {"type": "object"},
+    }
+    revocation = {
+        "kind": {"enum": ["sid", "sub"]},
+        "value": text,
+        "minimum_gen": maybe(count),
+        "issued_before": maybe(time),
+        "expires_at": time,
+    }
+    key = {
+        "key_id": text,
+        "state": {"enum": ["pending", "primary", "enabled", "disabled", "destroyed"]},
+        "cluster_id": text,
+        "fingerprint": text,
+        "created_at": time,
+        "promoted_at": maybe(time),
+        "retired_at": maybe(time),
+        "holders": {"type": "array", "items": name},
+        "missing": {"type": "array", "items": name},
+        "compromised_by": {"type": "array", "items": name},
+    }
     return {
         "Error": _object(
             "Any refusal or failure; `cyoloctl help exit-codes` lists the codes",
@@ -838,6 +1457,83 @@ def _schemas() -> dict[str, dict[str, Any]]:
             },
             next=maybe(name),
         ),
+        "Token": _object(
+            "A session; `token` and `set_cookie` where one was made",
+            valid={"const": True},
+            **session,
+        ),
+        "TokenBatch": _object(
+            "A result an item, in order: a session with its token, or `valid` false with a `code`",
+            results={"type": "array", "items": {"type": "object"}},
+        ),
+        "Revocation": _object("What is refused from now on", **revocation),
+        "RevocationList": _object(
+            "A page of revocations",
+            revocations={
+                "type": "array",
+                "items": {"type": "object", "required": list(revocation), "properties": revocation},
+            },
+            next=maybe(text),
+        ),
+        "Key": _object("A token key, without its material", **key),
+        "KeyList": _object(
+            "Every token key",
+            keys={"type": "array", "items": {"type": "object", "required": list(key), "properties": key}},
+        ),
+        "KeyStatus": _object(
+            "Who holds which key",
+            agreed=flag,
+            primary=maybe(text),
+            problems={"type": "array", "items": text},
+            members={"type": "array", "items": {"type": "object"}},
+            keys={"type": "array", "items": {"type": "object", "required": list(key), "properties": key}},
+        ),
+        "KeyPolicy": _object(
+            "When keys are replaced and how long replaced ones are kept",
+            rotate_every_s=maybe(count),
+            keep_s=count,
+        ),
+        "KeyExport": _object("A sealed key ring", data=text, keys=count),
+        "KeyIdentity": _object(
+            "What another cluster needs to seal a ring to this node", identity=text, ca_sha256=text
+        ),
+        "MemberHost": _object("A member and its host identifier", name=name, host=maybe(text)),
+        "RouteList": _object(
+            "Members and host names",
+            backends={"type": "array", "items": {"type": "object"}},
+            shared_hosts={"type": "array", "items": text},
+            index=count,
+        ),
+        "SharedHost": _object("A host name that any member serves", host=text, shared=flag),
+        "RendezvousStarted": _object(
+            "What the initiator keeps (id) and shows (user code and link); words of RFC 8628",
+            id=text,
+            user_code=text,
+            verification_uri=maybe(text),
+            verification_uri_complete=maybe(text),
+            expires_in=count,
+            interval=count,
+            node=name,
+        ),
+        "Redeemed": _object(
+            "The answer: `data`, or `sealed_result` when the initiator gave a key",
+            id=text,
+            state={"const": "consumed"},
+            kind=name,
+            approved_by=maybe(text),
+            data=maybe({"type": "object"}),
+            sealed_result=maybe(text),
+            node=name,
+        ),
+        "Rendezvous": _object("A rendezvous", **rendezvous),
+        "RendezvousList": _object(
+            "A page of rendezvous",
+            rendezvous={
+                "type": "array",
+                "items": {"type": "object", "required": list(rendezvous), "properties": rendezvous},
+            },
+            next=maybe(text),
+        ),
         "Stopping": _object("The node is stopping", stopping=flag),
         "OpenAPI": {"type": "object", "description": "OpenAPI 3.1"},
     }
@@ -868,7 +1564,7 @@ def _operation_object(route: Route) -> dict[str, Any]:
         by_status.setdefault(cls.http_status, []).append(cls)
     for status, classes in by_status.items():
         responses[str(status)] = {
-            "description": "; ".join(f"`{cls.code}`: {cls.meaning}" for cls in classes),
+            "description": "; ".join(f"`{cls.api_code or cls.code}`: {cls.meaning}" for cls in classes),
             "content": {"application/json": {"schema": {"$ref": "#/components/schemas/Error"}}},
         }
     result: dict[str, Any] = {

@@ -11,7 +11,6 @@ from __future__ import annotations
 import asyncio
 import json
 import logging
-import os
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
 from datetime import UTC, datetime
@@ -33,33 +32,23 @@ from cyoloctl.errors import (
     NotFound,
     error_from_code,
 )
-from cyoloctl.machines import (
-    Composite,
-    decode_result_with_index,
-    encode_command,
-    refusal_reason,
-)
+from cyoloctl.machines import Composite
 from cyoloctl.machines.members import Member
-from cyoloctl.model import Address, NodeName, parse_address
+from cyoloctl.model import Address, NodeName, parse_address, parse_hostname
 from cyoloctl.raft import Engine, ReplicaStatus
+from cyoloctl.service._keys import KeyService
+from cyoloctl.service._rendezvous import RendezvousService
+from cyoloctl.service._replicated import Json, Replicated, rfc3339
+from cyoloctl.service._routes import RouteService
+from cyoloctl.service._tokens import TokenService
 
 __all__ = ["Service", "clock_correction_ms"]
 
 _log = logging.getLogger("cyoloctl.node")
 
-Json = dict[str, Any]
-
 _PARTING_S = 0.5
 _CLOCK_TOLERANCE_MS = 2000.0
 _HOUSEKEEPING_S = 0.5
-
-
-def _now_ms() -> int:
-    return time.time_ns() // 1_000_000
-
-
-def _rfc3339(unix_s: float) -> str:
-    return datetime.fromtimestamp(unix_s, UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
 
 
 def clock_correction_ms(skews_ms: Sequence[float]) -> float:
@@ -78,6 +67,50 @@ def clock_correction_ms(skews_ms: Sequence[float]) -> float:
 
 def _counter(name: str, value: int, index: int) -> Json:
     return {"schema_version": 1, "name": name, "value": value, "value_string": str(value), "index": index}
+
+
+_TOLD: dict[str, tuple[type, ...]] = {
+    "role": (str,),
+    "term": (int,),
+    "commit_index": (int,),
+    "applied_index": (int,),
+    "uptime_s": (int, float),
+    "version": (str,),
+    "storage": (str,),
+    "fsync_p99_ms": (int, float),
+    "certificate_expires_at": (str,),
+}
+
+
+def _told(info: Mapping[str, Any]) -> Json:
+    """What a peer says about itself with `describe`, as far as it has the right types and can be shown."""
+    return {
+        key: info[key]
+        for key, kinds in _TOLD.items()
+        if type(info.get(key)) in kinds and (str not in kinds or info[key].isprintable())
+    }
+
+
+def _written(name: str, value: Json, index: int, request_id: str) -> Json:
+    """The answer to a write, from what the leader said.  Raises InternalError when that is no counter."""
+    number = value.get("value")
+    if type(number) is not int:
+        raise InternalError("the leader's answer makes no sense: upgrade every node")
+    return {**_counter(name, number, index), "request_id": request_id}
+
+
+def _read_answer(answer: bytes) -> Json:
+    """What a peer's `on_call` answered: its value.  Raises the error in it; InternalError for other bytes."""
+    try:
+        value = json.loads(answer)
+        if "error" in value:
+            raise error_from_code(str(value["error"]["code"]), str(value["error"]["message"]))
+        found = value["value"]
+    except (ValueError, TypeError, KeyError, RecursionError) as error:
+        raise InternalError("the leader's answer makes no sense: upgrade every node") from error
+    if not isinstance(found, dict):
+        raise InternalError("the leader's answer makes no sense: upgrade every node")
+    return found
 
 
 class Service:
@@ -106,61 +139,37 @@ class Service:
         self._watchers: dict[str, set[asyncio.Event]] = {}
         self._counter_index: dict[str, int] = {}
         self._parting: dict[str, float] = {}
-        self._clock_correction_ms = 0
+        self._replicated = Replicated(config, engine, machine)
+        self.keys = KeyService(self._replicated, files, pki_dir)
+        self.tokens = TokenService(self._replicated, self.keys)
+        self.routes = RouteService(self._replicated)
+        self.rendezvous = RendezvousService(self._replicated, self.keys, self.routes.page_url)
         machine.counters.on_change = self._on_counter
         machine.on_restore = self._on_restore
 
-    # ------------------------------------------------------------- writing and reading
-
-    async def _apply(
-        self, machine: str, operation: str, arguments: Json, *, request_id: str | None, timeout_s: float
-    ) -> tuple[int, Json, str]:
-        """Replicate one command: log index, value and request id.  Raises what the machine refused."""
-        automatic = request_id is None
-        identifier = request_id or os.urandom(16).hex()
-        command = encode_command(
-            machine,
-            operation,
-            arguments,
-            request_id=identifier,
-            automatic=automatic,
-            time_unix_ms=self._machine.next_stamp(_now_ms() + self._clock_correction_ms),
-        )
-        result = await self._engine.propose(command, timeout_s=timeout_s)
-        try:
-            index, value = decode_result_with_index(result)
-        except CyoloctlError:
-            reason = refusal_reason(result)
-            if reason is not None:
-                _log.warning("refused", extra={"operation": f"{machine}.{operation}", "reason": reason})
-            raise
-        return index, value, identifier
+    # ------------------------------------------------------------- counters
 
     async def counter_add(self, name: str, by: int, *, request_id: str | None, timeout_s: float) -> Json:
-        index, value, identifier = await self._apply(
+        index, value, identifier = await self._replicated.apply(
             "counter", "add", {"name": name, "by": by}, request_id=request_id, timeout_s=timeout_s
         )
-        return {**_counter(name, value["value"], index), "request_id": identifier}
+        return _written(name, value, index, identifier)
 
     async def counter_reset(self, name: str, *, request_id: str | None, timeout_s: float) -> Json:
-        index, value, identifier = await self._apply(
+        index, value, identifier = await self._replicated.apply(
             "counter", "reset", {"name": name}, request_id=request_id, timeout_s=timeout_s
         )
-        return {**_counter(name, value["value"], index), "request_id": identifier}
-
-    async def _fresh(self, *, stale: bool, timeout_s: float) -> None:
-        if not stale:
-            await self._engine.read_barrier(timeout_s=timeout_s)
+        return _written(name, value, index, identifier)
 
     async def counter_get(self, name: str, *, stale: bool, timeout_s: float) -> Json:
-        await self._fresh(stale=stale, timeout_s=timeout_s)
+        await self._replicated.fresh(stale=stale, timeout_s=timeout_s)
         value = self._machine.counters.get(name)
         if value is None:
             raise NotFound(f"there is no counter {name!r}: `counter incr {name}` makes it")
         return _counter(name, value, self._engine.applied_index())
 
     async def counter_list(self, *, after: str | None, limit: int, stale: bool, timeout_s: float) -> Json:
-        await self._fresh(stale=stale, timeout_s=timeout_s)
+        await self._replicated.fresh(stale=stale, timeout_s=timeout_s)
         index = self._engine.applied_index()
         found = self._machine.counters.list(after, limit + 1)
         page = [_counter(name, value, index) for name, value in found[:limit]]
@@ -202,6 +211,8 @@ class Service:
                 event.set()
 
     def _on_restore(self) -> None:
+        self.keys.restored()
+        self.rendezvous.restored()
         index = self._engine.applied_index()
         for name, watchers in self._watchers.items():
             self._counter_index[name] = index
@@ -235,7 +246,7 @@ class Service:
         }
 
     def _expires_at(self) -> str:
-        return _rfc3339(self._files.certificate_expires_at.timestamp())
+        return rfc3339(self._files.certificate_expires_at.timestamp())
 
     def _member_rows(self, status: ReplicaStatus) -> list[Json]:
         members = {member.name: member for member in self._machine.members.members()}
@@ -245,7 +256,8 @@ class Service:
         leader = None if status.leader is None else status.leader.partition("~")[0]
         peers = self._engine.peers()
         known = [status.commit_index]
-        known += [p.info["commit_index"] for p in peers.values() if type(p.info.get("commit_index")) is int]
+        told = {name: _told(peer.info) for name, peer in peers.items()}
+        known += [info["commit_index"] for info in told.values() if "commit_index" in info]
         newest = max(known)
         rows = []
         for name in sorted(names):
@@ -257,10 +269,10 @@ class Service:
                 info, reachable, skew = self.describe(), True, 0.0
                 address = str(self._config.advertise)
             else:
-                info = {} if peer is None else peer.info
+                info = told.get(name, {})
                 reachable = peer is not None
                 skew = None if peer is None else peer.clock_skew_ms
-                address = "" if peer is None else peer.address
+                address = "" if peer is None or not peer.address.isprintable() else peer.address
             role = "leader" if name == leader else "follower" if name in voters else "learner"
             if role == "follower" and info.get("role") == "candidate":
                 role = "candidate"
@@ -323,6 +335,13 @@ class Service:
                 return {"schema_version": 1, **row}
         raise NotFound(f"there is no member {name!r}: see `member list`")
 
+    async def member_set_host(self, name: str, *, host: str | None, timeout_s: float) -> Json:
+        arguments = {"name": name, "host": None if host is None else parse_hostname(host)}
+        _, value, _ = await self._replicated.apply(
+            "members", "set_host", arguments, request_id=None, timeout_s=timeout_s
+        )
+        return {"schema_version": 1, **value}
+
     # ------------------------------------------------------------- joining
 
     def addresses(self) -> dict[str, str]:
@@ -336,7 +355,7 @@ class Service:
     async def member_invite(self, name: str, *, learner: bool, ttl_s: int, timeout_s: float) -> Json:
         secret = pki.new_secret()
         expires_unix_s = int(time.time()) + ttl_s
-        await self._apply(
+        await self._replicated.apply(
             "members",
             "invite",
             {
@@ -364,7 +383,7 @@ class Service:
             "token": pki.encode_token(token),
             "name": name,
             "learner": learner,
-            "expires_at": _rfc3339(expires_unix_s),
+            "expires_at": rfc3339(expires_unix_s),
         }
 
     async def join(
@@ -393,7 +412,7 @@ class Service:
                 timeout_s,
             )
         ca_pem, ca_key_pem = pki.read_ca(self._pki_dir)
-        await self._apply(
+        await self._replicated.apply(
             "members",
             "redeem",
             {
@@ -439,16 +458,7 @@ class Service:
     async def _ask(self, raft_id: str, operation: str, arguments: Json, timeout_s: float) -> Json:
         body = json.dumps({"operation": operation, "arguments": arguments, "timeout_s": timeout_s}).encode()
         answer = await self._engine.call(raft_id.partition("~")[0], body, timeout_s=timeout_s)
-        try:
-            value = json.loads(answer)
-            if "error" in value:
-                raise error_from_code(str(value["error"]["code"]), str(value["error"]["message"]))
-            found = value["value"]
-        except (ValueError, TypeError, KeyError) as error:
-            raise InternalError("the leader's answer makes no sense: upgrade every node") from error
-        if not isinstance(found, dict):
-            raise InternalError("the leader's answer makes no sense: upgrade every node")
-        return found
+        return _read_answer(answer)
 
     async def on_call(self, name: str, body: bytes) -> bytes:
         """Answer a peer's `_ask`.  Any bytes give an answer; nothing is passed on a second time."""
@@ -467,7 +477,7 @@ class Service:
             asked = json.loads(body)
             operation, arguments = asked["operation"], asked["arguments"]
             timeout_s = float(asked["timeout_s"])
-        except (ValueError, TypeError, KeyError, RecursionError):
+        except (ValueError, TypeError, KeyError, OverflowError, RecursionError):
             raise InvalidInput("a peer's request is malformed") from None
         if not 0 < timeout_s <= 300 or not isinstance(arguments, dict):
             raise InvalidInput("a peer's request is malformed")
@@ -552,7 +562,7 @@ class Service:
         for raft_id in sorted(raft_ids):
             await self._patiently(partial(self._engine.remove, raft_id, force=force), deadline)
         if member is not None:
-            await self._apply(
+            await self._replicated.apply(
                 "members",
                 "remove",
                 {"name": name},
@@ -624,6 +634,8 @@ class Service:
                     pause = 0.2
                 if self._engine.is_leader() and await self._promote():
                     pause = 0.2
+                if self._engine.leader() is not None and await self.keys.maintain():
+                    pause = 0.05
             except CyoloctlError as error:
                 _log.debug("housekeeping", extra={"code": error.code, "reason": error.message})
                 pause = 0.2
@@ -633,7 +645,7 @@ class Service:
             peer.clock_skew_ms for peer in self._engine.peers().values() if peer.clock_skew_ms is not None
         ]
         correction = int(clock_correction_ms(skews))
-        if (correction != 0) != (self._clock_correction_ms != 0):
+        if (correction != 0) != (self._replicated.clock_correction_ms != 0):
             if correction:
                 _log.warning(
                     "this node's clock differs from the others': its proposals are stamped with theirs",
@@ -641,7 +653,7 @@ class Service:
                 )
             else:
                 _log.info("this node's clock agrees with the others' again")
-        self._clock_correction_ms = correction
+        self._replicated.clock_correction_ms = correction
 
     def _part_with_removed(self) -> None:
         """End the sessions of removed members, a moment later: one may still wait for an answer."""
@@ -685,7 +697,7 @@ class Service:
         )
         if mine == wanted:
             return False
-        await self._apply("members", "put", wanted.to_json(), request_id=None, timeout_s=5.0)
+        await self._replicated.apply("members", "put", wanted.to_json(), request_id=None, timeout_s=5.0)
         return True
 
     async def _promote(self) -> bool:
@@ -696,7 +708,9 @@ class Service:
         busy = False
         for member in members:
             if member.raft_id in status.removed:
-                await self._apply("members", "remove", {"name": member.name}, request_id=None, timeout_s=5.0)
+                await self._replicated.apply(
+                    "members", "remove", {"name": member.name}, request_id=None, timeout_s=5.0
+                )
             elif member.role == "voter" and member.raft_id not in status.voters:
                 busy = True
                 if member.raft_id in status.learners:

@@ -1,0 +1,321 @@
+"""``cyoloctl key``: the replicated key ring that session tokens are sealed with."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from cyoloctl.cli import output
+from cyoloctl.cli.common import (
+    Session,
+    command,
+    confirm,
+    create_secret_file,
+    file_error,
+    parse_duration_s,
+    read_secret,
+)
+from cyoloctl.errors import Conflict, UsageError
+
+__all__ = ["COMMANDS"]
+
+Json = dict[str, Any]
+
+_PERIOD = {"minimum_s": 3600, "maximum_s": 366 * 86_400}
+_MAX_RING_BYTES = 1 << 20
+
+KeyArgument = Annotated[str, typer.Argument(metavar="KID", help="The key id (`key list`).")]
+ForceOption = Annotated[
+    bool, typer.Option("--force", help="Even while tokens under the key may live: they are refused then.")
+]
+
+
+RequestIdOption = Annotated[
+    str | None,
+    typer.Option("--request-id", metavar="ID", help="The same id applies once. [default: a random one]"),
+]
+
+
+def _rows(keys: list[Json]) -> None:
+    rows = [
+        (
+            str(key["key_id"]),
+            str(key["state"]),
+            str(key["fingerprint"]),
+            str(len(key["holders"])),
+            " ".join(key["missing"]) or "-",
+            str(key["promoted_at"] or "-"),
+            str(key["retired_at"] or "-"),
+        )
+        for key in keys
+    ]
+    output.table(
+        ("KEY", "STATE", "FINGERPRINT", "HOLDERS", "MISSING", "PROMOTED", "RETIRED"),
+        rows,
+        right=frozenset({"HOLDERS"}),
+    )
+
+
+def _warn(keys: list[Json]) -> None:
+    known: dict[str, list[str]] = {}
+    for key in keys:
+        for name in key["compromised_by"]:
+            known.setdefault(name, []).append(str(key["key_id"]))
+    for name, ids in sorted(known.items()):
+        output.note(
+            f"{name} was removed and knew {', '.join(ids)}: unless its disk is destroyed, run "
+            "`cyoloctl key rotate`, and destroy these keys once their tokens have expired"
+        )
+
+
+def _written(session: Session, key: Json) -> None:
+    session.value(key, str(key["key_id"]))
+
+
+@command()
+def generate(session: Session, request_id: RequestIdOption = None) -> None:
+    """Make a key and print its id; it is pending until it is promoted."""
+    _written(session, session.client().call("key_generate", body={"request_id": request_id}))
+
+
+@command(timeout_s=30.0)
+def rotate(session: Session, request_id: RequestIdOption = None) -> None:
+    """Make a key, wait until every member holds it, make it the primary one; print its id.
+
+    A member that is down keeps the rotation from ending: the new key then stays pending, and the
+    command says whom it waits for.
+    """
+    _written(session, session.client().call("key_rotate", body={"request_id": request_id}))
+
+
+@command()
+def list_(session: Session) -> None:
+    """List the keys: states, fingerprints, who holds them. Never key material."""
+    document = session.client().call("key_list")
+    if session.mode == "table":
+        _rows(document["keys"])
+    else:
+        output.structured(document, session.mode)
+
+
+@command()
+def status(session: Session) -> None:
+    """Whether every member holds every key, and the same ones; exits 4 when not."""
+    document = session.client().call("key_status")
+    if session.mode == "table":
+        _rows([key for key in document["keys"] if key["state"] != "destroyed"])
+    else:
+        output.structured(document, session.mode)
+    _warn(document["keys"])
+    if not document["agreed"]:
+        raise Conflict("the members do not agree on the keys: " + "; ".join(document["problems"]))
+
+
+@command()
+def promote(session: Session, kid: KeyArgument) -> None:
+    """Make a key the primary one, under which tokens are made. Every member must hold it."""
+    _written(session, session.client().call("key_promote", kid))
+
+
+@command()
+def disable(session: Session, kid: KeyArgument, force: ForceOption = False) -> None:
+    """Refuse the tokens under a key until it is enabled again."""
+    _written(session, session.client().call("key_disable", kid, {"force": force}))
+
+
+@command()
+def enable(session: Session, kid: KeyArgument) -> None:
+    """Accept the tokens under a disabled key again."""
+    _written(session, session.client().call("key_enable", kid))
+
+
+@command()
+def destroy(
+    session: Session,
+    kid: KeyArgument,
+    force: ForceOption = False,
+    yes: Annotated[bool, typer.Option("--yes", help="Do not ask.")] = False,
+) -> None:
+    """Forget a key for ever: its tokens can never be opened again.
+
+    Asks on a terminal; without one --yes is needed.
+    """
+    confirm(yes, f"destroy key {kid} for ever?")
+    _written(session, session.client().call("key_destroy", kid, {"force": force}))
+
+
+@command()
+def rewrap(session: Session) -> None:
+    """Seal every key anew to every member, for example after one changed its sealing key."""
+    document = session.client().call("key_rewrap", repeatable=True)
+    if session.mode == "table":
+        _rows(document["keys"])
+    else:
+        output.structured(document, session.mode)
+
+
+@command()
+def policy(
+    session: Session,
+    rotate_every: Annotated[
+        str | None,
+        typer.Option(
+            "--rotate-every", metavar="DURATION|never", help="Replace the primary key by itself, 1h to 366d."
+        ),
+    ] = None,
+    keep: Annotated[
+        str | None,
+        typer.Option(
+            "--keep",
+            metavar="DURATION",
+            help="How long a replaced key opens tokens, 1h to 366d; no token lives longer.",
+        ),
+    ] = None,
+) -> None:
+    """Show the rotation policy, or set what is given."""
+    client = session.client()
+    found = client.call("key_policy")
+    if rotate_every is not None or keep is not None:
+        body = {name: found[name] for name in ("rotate_every_s", "keep_s")}
+        if rotate_every is not None:
+            body["rotate_every_s"] = (
+                None
+                if rotate_every == "never"
+                else parse_duration_s(rotate_every, "--rotate-every", **_PERIOD)
+            )
+        if keep is not None:
+            body["keep_s"] = parse_duration_s(keep, "--keep", **_PERIOD)
+        found = client.call("key_set_policy", body=body, repeatable=True)
+    every = found["rotate_every_s"]
+    session.fields(
+        found,
+        [("rotate every", "never" if every is None else f"{every} s"), ("keep", f"{found['keep_s']} s")],
+    )
+
+
+@command()
+def identity(session: Session) -> None:
+    """Print what another cluster needs to seal its key ring to this node (`key export --to-node`)."""
+    document = session.client().call("key_identity")
+    session.value(document, str(document["identity"]).rstrip("\n"))
+    session.hint(f"the fingerprint to read out to the other operator: {document['ca_sha256']}")
+
+
+@command(timeout_s=30.0)
+def export(
+    session: Session,
+    passphrase_file: Annotated[
+        str | None,
+        typer.Option(
+            "--passphrase-file",
+            metavar="FILE|-",
+            help="Seal it under this passphrase, 12 characters or more.",
+        ),
+    ] = None,
+    to_node: Annotated[
+        Path | None,
+        typer.Option("--to-node", metavar="CERT", help="Seal it to the node of this `key identity`."),
+    ] = None,
+    to_ca: Annotated[
+        str | None,
+        typer.Option(
+            "--to-ca",
+            metavar="SHA256",
+            help="For a node of another cluster: the fingerprint of its CA certificate, as its operator "
+            "reads it out (`key identity` shows it there).",
+        ),
+    ] = None,
+    out: Annotated[
+        Path | None, typer.Option("--out", metavar="FILE", help="Write it to a new file of mode 0600.")
+    ] = None,
+) -> None:
+    """Print the key ring, sealed, for a network that is not connected or for `token --keyring`."""
+    if (passphrase_file is None) == (to_node is None):
+        raise UsageError("give --passphrase-file or --to-node")
+    if to_ca is not None and to_node is None:
+        raise UsageError("--to-ca belongs to --to-node: leave it out")
+    body: Json = {}
+    if passphrase_file is not None:
+        body["passphrase"] = read_secret(passphrase_file, "passphrase")
+    if to_node is not None:
+        body |= {"to_node": _read(to_node, "node identity"), "to_ca": to_ca}
+    if out is None:
+        document = session.client().call("key_export_ring", body=body)
+        session.value(document, str(document["data"]).rstrip("\n"))
+        return
+    descriptor = create_secret_file(out, "key ring")
+    try:
+        document = session.client().call("key_export_ring", body=body)
+        with os.fdopen(descriptor, "w", closefd=False) as file:
+            file.write(document["data"])
+            file.flush()
+            os.fsync(descriptor)
+    except BaseException:
+        os.unlink(out)
+        raise
+    finally:
+        os.close(descriptor)
+    session.hint(f"{document['keys']} keys are in {out}")
+
+
+@command(timeout_s=30.0)
+def import_(
+    session: Session,
+    file: Annotated[Path, typer.Argument(metavar="FILE", help="What `key export` wrote.")],
+    passphrase_file: Annotated[
+        str | None, typer.Option("--passphrase-file", metavar="FILE|-", help="Its passphrase.")
+    ] = None,
+    from_ca: Annotated[
+        str | None,
+        typer.Option(
+            "--from-ca",
+            metavar="SHA256",
+            help="Of a ring sealed to this node: the fingerprint of the other cluster's CA certificate, "
+            "as its operator reads it out.",
+        ),
+    ] = None,
+    adopt: Annotated[
+        bool, typer.Option("--adopt", help="Even of another cluster: its tokens open here then.")
+    ] = False,
+) -> None:
+    """Add the keys of an exported ring; they open tokens, the primary key stays."""
+    if from_ca is not None and passphrase_file is not None:
+        raise UsageError("--from-ca belongs to a ring that is sealed to a node: leave it out")
+    body: Json = {"data": _read(file, "key ring"), "from_ca": from_ca, "adopt": adopt}
+    if passphrase_file is not None:
+        body["passphrase"] = read_secret(passphrase_file, "passphrase")
+    document = session.client().call("key_import_ring", body=body, repeatable=True)
+    if session.mode == "table":
+        _rows(document["keys"])
+    else:
+        output.structured(document, session.mode)
+
+
+def _read(path: Path, what: str) -> str:
+    try:
+        with open(path, "rb") as file:
+            data = file.read(_MAX_RING_BYTES)
+    except OSError as error:
+        raise file_error(path, error, f"read the {what} from") from None
+    return data.decode("ascii", "replace")
+
+
+COMMANDS: dict[str, Callable[..., None]] = {
+    "generate": generate,
+    "rotate": rotate,
+    "list": list_,
+    "status": status,
+    "promote": promote,
+    "disable": disable,
+    "enable": enable,
+    "destroy": destroy,
+    "export": export,
+    "import": import_,
+    "rewrap": rewrap,
+    "policy": policy,
+    "identity": identity,
+}

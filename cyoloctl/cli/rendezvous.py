@@ -1,0 +1,238 @@
+"""``cyoloctl rendezvous``: transactions that begin at one actor and end at another."""
+
+from __future__ import annotations
+
+import os
+import re
+import time
+from collections.abc import Callable
+from typing import Annotated, Any
+
+import typer
+
+from cyoloctl.cli import output
+from cyoloctl.cli.common import Session, command, parse_duration_s
+from cyoloctl.errors import AuthorizationPending, InvalidInput, OutcomeUnknown, Unavailable, Unreachable
+
+__all__ = ["COMMANDS"]
+
+Json = dict[str, Any]
+
+_PAGE = 1000
+# A poll is short enough for the death of its node to be noticed, and long enough to cost little.
+_POLL_S = 10.0
+
+IdOrCode = Annotated[
+    str, typer.Argument(metavar="ID|USER_CODE", help="The id, or the user code in any spelling.")
+]
+IdArgument = Annotated[str, typer.Argument(metavar="ID", help="The id that `rendezvous start` printed.")]
+ByOption = Annotated[
+    str | None,
+    typer.Option("--by", metavar="WHO", help="Who acts, for the record. [default: operator:LOGIN]"),
+]
+DataOption = Annotated[
+    list[str] | None, typer.Option("--data", metavar="K=V", help="A text by name; repeat for more.")
+]
+RequestIdOption = Annotated[
+    str | None,
+    typer.Option("--request-id", metavar="ID", help="The same id applies once. [default: a random one]"),
+]
+
+
+def _data(given: list[str] | None) -> dict[str, str]:
+    found: dict[str, str] = {}
+    for text in given or ():
+        key, equals, value = text.partition("=")
+        if not equals or not key:
+            raise InvalidInput(f"--data is {text[:80]!r}: use KEY=VALUE")
+        if key in found:
+            raise InvalidInput(f"--data {key[:80]} is given twice: give it once")
+        found[key] = value
+    return found
+
+
+def _who(by: str | None) -> str:
+    return (
+        by
+        if by is not None
+        else f"operator:{os.environ.get('LOGNAME') or os.environ.get('USER') or os.geteuid()}"
+    )
+
+
+def _which(text: str) -> Json:
+    """The body's field for an id or a user code."""
+    return {"id": text} if re.fullmatch("[0-9a-f]{32}", text) else {"user_code": text}
+
+
+def _show(session: Session, record: Json) -> None:
+    rows = [
+        (name, str(record[name] if record[name] is not None else "-"))
+        for name in ("id", "kind", "state", "node", "initiator", "origin", "claimed_by")
+    ]
+    rows += [(name, str(record[name])) for name in ("created_at", "expires_at", "changed_at")]
+    rows += [(f"data {key}", str(value)) for key, value in sorted(record["data"].items())]
+    session.fields(record, rows)
+
+
+@command()
+def start(
+    session: Session,
+    kind: Annotated[str, typer.Option("--kind", metavar="KIND", help="What it is for, a name such as mfa.")],
+    ttl: Annotated[
+        str, typer.Option("--ttl", metavar="DURATION", help="Until it expires, 10s to 24h.")
+    ] = "5m",
+    data: DataOption = None,
+    by: ByOption = None,
+    public_key: Annotated[
+        str | None,
+        typer.Option(
+            "--public-key", metavar="BASE64", help="An X25519 public key: the answer is sealed to it."
+        ),
+    ] = None,
+    request_id: RequestIdOption = None,
+) -> None:
+    """Begin a transaction: keep the id, give the user code or the link to whoever shall approve.
+
+    The id redeems the answer: treat it as a password.
+    """
+    body: Json = {
+        "kind": kind,
+        "ttl_s": parse_duration_s(ttl, "--ttl", minimum_s=10, maximum_s=86_400),
+        "data": _data(data),
+        "public_key": public_key,
+        "initiator": _who(by),
+        "request_id": request_id,
+    }
+    made = session.client().call("rendezvous_start", body=body)
+    session.fields(made, [(name, str(made[name])) for name in made if name != "schema_version"])
+
+
+@command(timeout_s=60.0)
+def wait(
+    session: Session,
+    id: IdArgument,
+    request_id: Annotated[
+        str | None,
+        typer.Option(
+            "--request-id",
+            metavar="ID",
+            help="A secret of yours, 16 characters or more: who brings the same is told the same answer "
+            "again for 5 minutes. [default: a random one]",
+        ),
+    ] = None,
+) -> None:
+    """Wait for the answer and redeem it, exactly once.
+
+    0: approved and redeemed. 4: denied, expired, cancelled or redeemed by somebody else. 3: unknown.
+    75: still pending at the timeout. When the node dies meanwhile, the next endpoint is asked.
+    """
+    from cyoloctl.control.client import Client, new_request_id
+
+    if not re.fullmatch("[0-9a-f]{32}", id):
+        raise InvalidInput("the id is not valid: use the 32 hex digits that `rendezvous start` printed")
+    body = {"id": id, "redemption": request_id or new_request_id()}
+    deadline = time.monotonic() + session.timeout_s
+    endpoints = list(session.endpoints)
+    while True:
+        left = deadline - time.monotonic()
+        # One endpoint a poll: a share of the time for each would end the first one early.
+        client = Client(
+            endpoints[:1], credentials=session.credentials, timeout_s=max(0.1, min(left, _POLL_S))
+        )
+        try:
+            answer = client.call("rendezvous_wait", body=body, repeatable=True)
+            break
+        except AuthorizationPending:
+            if deadline - time.monotonic() < 0.1:
+                raise
+        except (Unavailable, Unreachable, OutcomeUnknown):  # the redemption may be repeated
+            endpoints.append(endpoints.pop(0))
+            if deadline - time.monotonic() < 0.5:
+                raise
+            time.sleep(0.2)  # all of them may be down: do not spin
+    if session.mode == "table":
+        data = answer["data"] or {}
+        rows = [("state", "approved"), ("approved_by", str(answer["approved_by"] or "-"))]
+        rows += [(f"data {key}", str(value)) for key, value in sorted(data.items())]
+        rows += [("sealed_result", str(answer["sealed_result"]))] if answer["sealed_result"] else []
+        session.fields(answer, rows)
+    else:
+        output.structured(answer, session.mode)
+
+
+@command()
+def claim(session: Session, which: IdOrCode, by: ByOption = None, request_id: RequestIdOption = None) -> None:
+    """Take a rendezvous: nobody else can approve it then."""
+    body = {**_which(which), "by": _who(by), "request_id": request_id}
+    _show(session, session.client().call("rendezvous_claim", body=body))
+
+
+@command()
+def approve(
+    session: Session,
+    which: IdOrCode,
+    data: DataOption = None,
+    by: ByOption = None,
+    request_id: RequestIdOption = None,
+) -> None:
+    """Approve a rendezvous; --data is the answer that its initiator gets."""
+    body = {**_which(which), "by": _who(by), "data": _data(data), "request_id": request_id}
+    _show(session, session.client().call("rendezvous_approve", body=body))
+
+
+@command()
+def deny(session: Session, which: IdOrCode, by: ByOption = None, request_id: RequestIdOption = None) -> None:
+    """Deny a rendezvous, for ever."""
+    body = {**_which(which), "by": _who(by), "request_id": request_id}
+    _show(session, session.client().call("rendezvous_deny", body=body))
+
+
+@command()
+def cancel(session: Session, id: IdArgument) -> None:
+    """Cancel a rendezvous that has not ended."""
+    _show(session, session.client().call("rendezvous_cancel", body={"id": id}))
+
+
+@command()
+def show(session: Session, which: IdOrCode) -> None:
+    """Show a rendezvous."""
+    name = which if re.fullmatch("[0-9a-f]{32}", which) else which.replace("-", "").replace(" ", "").lower()
+    _show(session, session.client().call("rendezvous_show", name))
+
+
+@command()
+def list_(
+    session: Session,
+    state: Annotated[
+        str | None, typer.Option("--state", metavar="STATE", help="Only these, pending for example.")
+    ] = None,
+) -> None:
+    """List the rendezvous, those that ended within a day too, the oldest first."""
+    client = session.client()
+    found: list[Json] = []
+    after: str | None = None
+    while True:
+        query = {"limit": _PAGE, "after": after, "state": state}
+        page = client.call("rendezvous_list", query=query)
+        found += page["rendezvous"]
+        after = page["next"]
+        if after is None:
+            break
+    if session.mode == "table":
+        columns = ("id", "kind", "state", "node", "initiator", "expires_at")
+        rows = [tuple(str(record[name]) for name in columns) for record in found]
+        output.table(tuple(name.upper() for name in columns), rows)
+    else:
+        output.structured({"schema_version": 1, "rendezvous": found}, session.mode)
+
+
+COMMANDS: dict[str, Callable[..., None]] = {
+    "start": start,
+    "claim": claim,
+    "approve": approve,
+    "deny": deny,
+    "cancel": cancel,
+    "wait": wait,
+    "show": show,
+    "list": list_,
+}

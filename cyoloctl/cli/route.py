@@ -1,0 +1,304 @@
+"""``cyoloctl route``: which node serves which key and host name, for reverse proxies."""
+
+from __future__ import annotations
+
+import shlex
+import subprocess
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any, cast
+
+import typer
+
+from cyoloctl.cli import output
+from cyoloctl.cli.common import Session, command, parse_duration_s
+from cyoloctl.errors import ConfigError, CyoloctlError, InvalidInput, Unavailable, UsageError
+
+if TYPE_CHECKING:
+    from cyoloctl.routing import ExportOptions, Pin, RoutingTable
+
+__all__ = ["COMMANDS"]
+
+Json = dict[str, Any]
+
+_EXEC_LIMIT_S = 60
+_CHECKS = {"nginx": "nginx -t -q -c {}", "haproxy": "haproxy -c -q -f {}"}
+
+FormatOption = Annotated[
+    str, typer.Option("--format", metavar="nginx|haproxy", help="For which reverse proxy.")
+]
+PinOption = Annotated[
+    str,
+    typer.Option(
+        "--pin",
+        metavar="soft|strict",
+        help="When the node of a host is down: soft lets the next one answer, strict answers 503.",
+    ),
+]
+ListenOption = Annotated[
+    str,
+    typer.Option(
+        "--listen", metavar="HOST:PORT", help="Where the proxy listens. [default: 0.0.0.0:80, with TLS :443]"
+    ),
+]
+CertificateOption = Annotated[
+    str | None,
+    typer.Option(
+        "--tls-certificate", metavar="FILE", help="Certificate chain and private key of the proxy, PEM."
+    ),
+]
+BackendCaOption = Annotated[
+    str | None,
+    typer.Option("--backend-tls-ca", metavar="FILE", help="The gateways use TLS, certified by this CA."),
+]
+FragmentOption = Annotated[
+    bool, typer.Option("--fragment", help="Only what goes beside a configuration of your own.")
+]
+RunDirOption = Annotated[
+    str | None,
+    typer.Option("--run-dir", metavar="DIR", help="For a proxy without root: where it keeps its files."),
+]
+HostArgument = Annotated[str, typer.Argument(metavar="HOST", help="A host name.")]
+
+
+def _fetch(session: Session) -> Json:
+    return session.client().call("route_list")
+
+
+def _table(document: Json) -> RoutingTable:
+    from cyoloctl.routing import Backend, RoutingTable
+
+    return RoutingTable(
+        tuple(
+            Backend(
+                name=row["name"],
+                host=row["host"],
+                address=row["address"],
+                alive=row["alive"],
+                role=row["role"],
+            )
+            for row in document["backends"]
+            if row["address"] is not None
+        ),
+        tuple(document["shared_hosts"]),
+        document["index"],
+    )
+
+
+def _render(proxy: str, table: RoutingTable, options: ExportOptions) -> str:
+    from cyoloctl import routing
+
+    if proxy == "nginx":
+        return routing.export_nginx(table, options)
+    if proxy == "haproxy":
+        return routing.export_haproxy(table, options)
+    raise UsageError(f"--format is {proxy[:40]!r}: use nginx or haproxy")
+
+
+def _options(
+    pin: str,
+    listen: str,
+    tls_certificate: str | None,
+    backend_tls_ca: str | None,
+    fragment: bool,
+    run_dir: str | None,
+) -> ExportOptions:
+    from cyoloctl.routing import ExportOptions
+
+    return ExportOptions(
+        pin=cast("Pin", pin),
+        listen=listen,
+        tls_certificate=tls_certificate,
+        backend_tls_ca=backend_tls_ca,
+        fragment=fragment,
+        run_dir=run_dir,
+    )
+
+
+@command()
+def list_(session: Session) -> None:
+    """List the members as reverse proxies see them, and the shared host names."""
+    document = _fetch(session)
+    if session.mode != "table":
+        output.structured(document, session.mode)
+        return
+    rows = [
+        (
+            str(row["host"] or "-"),
+            str(row["name"]),
+            str(row["address"] or "no gateway"),
+            "yes" if row["alive"] else "no",
+            str(row["role"]),
+        )
+        for row in document["backends"]
+    ]
+    rows += [(host, "any", "-", "-", "-") for host in document["shared_hosts"]]
+    output.table(("HOST", "NODE", "GATEWAY", "ALIVE", "ROLE"), rows)
+
+
+@command()
+def which(
+    session: Session,
+    key: Annotated[str, typer.Argument(metavar="KEY", help="Any text: a session, a user, a link.")],
+) -> None:
+    """Print the node of a key: rendezvous hashing (highest random weight) over the live members."""
+    from cyoloctl.routing import order
+
+    found = order(key, [row["name"] for row in _fetch(session)["backends"] if row["alive"]])
+    if not found:
+        raise Unavailable("no member is alive: try again")
+    session.value({"schema_version": 1, "key": key, "node": found[0], "order": found}, found[0])
+
+
+@command()
+def resolve(session: Session, host: HostArgument) -> None:
+    """Print the node that a host name goes to, then those that take over, in their order."""
+    document = _fetch(session)
+    found = _table(document).resolve(host)
+    if not found:
+        raise Unavailable(f"no live member serves {host}: try again")
+    nodes = [{"name": b.name, "address": b.address, "alive": b.alive} for b in found]
+    answer = {"schema_version": 1, "host": host.lower(), "node": found[0].name, "order": nodes}
+    session.value(answer, "\n".join(b.name for b in found))
+
+
+@command()
+def share(session: Session, host: HostArgument) -> None:
+    """Let every member serve a host name; browsers stay with one node by a cookie."""
+    document = session.client().call("route_share", body={"host": host, "shared": True}, repeatable=True)
+    session.value(document, str(document["host"]))
+
+
+@command()
+def unshare(session: Session, host: HostArgument) -> None:
+    """Let no member serve a shared host name any longer."""
+    document = session.client().call("route_share", body={"host": host, "shared": False})
+    session.value(document, str(document["host"]))
+
+
+@command()
+def export(
+    session: Session,
+    proxy: FormatOption,
+    pin: PinOption = "soft",
+    listen: ListenOption = "",
+    tls_certificate: CertificateOption = None,
+    backend_tls_ca: BackendCaOption = None,
+    fragment: FragmentOption = False,
+    run_dir: RunDirOption = None,
+) -> None:
+    """Print a complete configuration for nginx 1.22 or haproxy 2.6."""
+    options = _options(pin, listen, tls_certificate, backend_tls_ca, fragment, run_dir)
+    text = _render(proxy, _table(_fetch(session)), options)
+    session.value({"schema_version": 1, "format": proxy, "text": text}, text.rstrip("\n"))
+
+
+@command()
+def watch(
+    session: Session,
+    proxy: FormatOption,
+    out: Annotated[Path, typer.Option("--out", metavar="FILE", help="The file that the proxy reads.")],
+    exec_: Annotated[
+        str | None,
+        typer.Option(
+            "--exec", metavar="COMMAND", help="Run after the file changed: 'nginx -s reload'. No shell."
+        ),
+    ] = None,
+    check: Annotated[
+        str | None,
+        typer.Option(
+            "--check",
+            metavar="COMMAND",
+            help="Accepts a new file, {}, or refuses it. [default: nginx -t, haproxy -c]",
+        ),
+    ] = None,
+    interval: Annotated[
+        str,
+        typer.Option("--interval", metavar="DURATION", help="Between two looks, 1s to 1h."),
+    ] = "2s",
+    once: Annotated[bool, typer.Option("--once", help="Write the file if need be, and return.")] = False,
+    pin: PinOption = "soft",
+    listen: ListenOption = "",
+    tls_certificate: CertificateOption = None,
+    backend_tls_ca: BackendCaOption = None,
+    fragment: FragmentOption = False,
+    run_dir: RunDirOption = None,
+) -> None:
+    """Write the configuration again whenever members or hosts change, until interrupted.
+
+    A file that the proxy refuses is never put in place. Without a reachable node the file stays as it is.
+    """
+    options = _options(pin, listen, tls_certificate, backend_tls_ca, fragment, run_dir)
+    whole = _options(pin, listen, tls_certificate, backend_tls_ca, False, None) if fragment else None
+    pause_s = parse_duration_s(interval, "--interval", minimum_s=1, maximum_s=3600)
+    words = shlex.split(check if check is not None else _CHECKS.get(proxy, ""))
+    reload_ = shlex.split(exec_) if exec_ is not None else []
+    if exec_ is not None and not reload_:
+        raise InvalidInput("--exec is empty: name a command, or leave it out")
+    publisher = _Publisher(proxy, out, words, reload_, options, whole)
+    if once:
+        publisher.publish(_table(_fetch(session)))
+        return
+    seen: Json | None = None
+    complaint = ""
+    while True:
+        try:
+            document = _fetch(session)
+            # Two looks must agree: a member that flickers must not reload the proxy at each blink.
+            settled = {key: document[key] for key in ("backends", "shared_hosts")}
+            if settled == seen or seen is None:
+                publisher.publish(_table(document))
+            seen, complaint = settled, ""
+        except CyoloctlError as error:
+            if error.message != complaint:  # once, not every two seconds
+                output.note(f"the file stays as it is: {error.message}")
+                complaint = error.message
+        time.sleep(pause_s)
+
+
+class _Publisher:
+    """Puts a table's configuration in place and tells the proxy."""
+
+    def __init__(
+        self,
+        proxy: str,
+        out: Path,
+        check: list[str],
+        reload_: list[str],
+        options: ExportOptions,
+        whole: ExportOptions | None,
+    ) -> None:
+        self._proxy, self._out, self._check, self._reload = proxy, out, check, reload_
+        self._options, self._whole = options, whole
+        self._reload_due = False
+
+    def publish(self, table: RoutingTable) -> None:
+        """Raises ConfigError when the proxy refuses the file or the reload fails: it is tried again."""
+        from cyoloctl.routing import publish
+
+        text = _render(self._proxy, table, self._options)
+        checked = None if self._whole is None else _render(self._proxy, table, self._whole)
+        done = publish(text, self._out, validate=self._check, validated_text=checked)
+        if done.outcome == "refused":
+            raise ConfigError(f"the proxy refuses the new file, the old one stays: {done.output}")
+        if done.outcome == "changed":
+            output.note(f"{self._out} is written")
+            self._reload_due = True
+        if self._reload_due and self._reload:
+            try:
+                subprocess.run(self._reload, check=True, timeout=_EXEC_LIMIT_S, stdin=subprocess.DEVNULL)
+            except (OSError, subprocess.SubprocessError) as error:
+                raise ConfigError(f"{self._reload[0]} failed: {error}; it is tried again") from None
+        self._reload_due = False
+
+
+COMMANDS: dict[str, Callable[..., None]] = {
+    "list": list_,
+    "which": which,
+    "resolve": resolve,
+    "share": share,
+    "unshare": unshare,
+    "export": export,
+    "watch": watch,
+}

@@ -1,0 +1,637 @@
+"""``cyoloctl token``: encrypted session tokens."""
+
+from __future__ import annotations
+
+import json
+import re
+import sys
+import time
+from collections.abc import Callable, Iterator, Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from cyoloctl.cli import output
+from cyoloctl.cli.common import Session, command, file_error, parse_duration_s, read_secret
+from cyoloctl.errors import (
+    InvalidInput,
+    OutcomeUnknown,
+    TokenRejected,
+    Unavailable,
+    UsageError,
+    error_from_code,
+)
+
+if TYPE_CHECKING:
+    from cyoloctl.issuer import Issuer
+
+__all__ = ["COMMANDS"]
+
+Json = dict[str, Any]
+
+_MAX_TOKEN_INPUT_BYTES = 64 * 1024
+_MAX_LINE_BYTES = 64 * 1024
+# What one request of a batch may hold: other callers get a turn in between, a character of a line may
+# take three times its bytes in the request, whose limits are 1 MiB and 20,000 brackets.
+_BATCH, _BATCH_BYTES, _BATCH_BRACKETS, _ITEM_BRACKETS = 500, 300 * 1024, 16_000, 256
+_PAGE = 1000
+_LIFE = {"minimum_s": 1, "maximum_s": 366 * 86_400}
+
+TokenArgument = Annotated[
+    str | None,
+    typer.Argument(
+        metavar="[TOKEN|-]", help="The token; - or nothing: from stdin, where other processes cannot see it."
+    ),
+]
+CookieNameOption = Annotated[
+    str, typer.Option("--cookie-name", metavar="NAME", help="The cookie that carries the token.")
+]
+AudienceOption = Annotated[
+    str, typer.Option("--audience", metavar="HOST", help="Whom the token is for. [default: anybody]")
+]
+CookieOption = Annotated[
+    bool,
+    typer.Option("--cookie", help="The input is a Cookie: header; one with the cookie twice is rejected."),
+]
+TtlOption = Annotated[
+    str, typer.Option("--ttl", metavar="DURATION", help="Until it expires when it is not refreshed.")
+]
+SetCookieOption = Annotated[
+    bool, typer.Option("--set-cookie", help="Print the whole Set-Cookie: line instead of the token.")
+]
+BatchOption = Annotated[
+    bool,
+    typer.Option("--batch", help="One item a line on stdin, one JSON result a line on stdout, in order."),
+]
+KeyringOption = Annotated[
+    Path | None,
+    typer.Option("--keyring", metavar="FILE", help="Work offline with an exported key ring; no node."),
+]
+PassphraseOption = Annotated[
+    str | None,
+    typer.Option("--passphrase-file", metavar="FILE|-", help="The passphrase of --keyring."),
+]
+QuorumOption = Annotated[
+    bool,
+    typer.Option(
+        "--require-quorum", help="Ask a majority first, so that no revocation is missed; 75 without one."
+    ),
+]
+RequestIdOption = Annotated[
+    str | None,
+    typer.Option("--request-id", metavar="ID", help="The same id applies once. [default: a random one]"),
+]
+
+
+def _unique(pairs: list[tuple[str, Any]]) -> Json:
+    found = dict(pairs)
+    if len(found) != len(pairs):
+        raise ValueError("a name is given twice")
+    return found
+
+
+def _finite(text: str) -> float:
+    number = float(text)
+    if number - number != 0:
+        raise ValueError("not a number that JSON has")
+    return number
+
+
+# Strict, as the node is: what this lets through can be sent.
+_decode = json.JSONDecoder(object_pairs_hook=_unique, parse_float=_finite, parse_constant=_finite).decode
+
+
+def _value(text: str) -> Any:
+    """The value in K=V: true, false, null, whole numbers and JSON objects, lists and strings; else text."""
+    if re.fullmatch(r"-?(0|[1-9][0-9]{0,18})|true|false|null|[\[{\"].*", text, re.ASCII | re.DOTALL):
+        try:
+            return _decode(text)
+        except (ValueError, RecursionError):
+            raise InvalidInput(
+                f"{text[:80]!r} is not JSON: quote it, or begin with another character"
+            ) from None
+    return text
+
+
+def _pairs(given: list[str] | None, option: str) -> Json:
+    found: Json = {}
+    for text in given or ():
+        key, equals, value = text.partition("=")
+        if not equals or not key:
+            raise InvalidInput(f"{option} is {text[:80]!r}: use KEY=VALUE")
+        if key in found:
+            raise InvalidInput(f"{option} {key[:80]} is given twice: give it once")
+        found[key] = _value(value)
+    return found
+
+
+def _claims_file(path: str) -> Json:
+    try:
+        if path == "-":
+            data = sys.stdin.buffer.read(_MAX_TOKEN_INPUT_BYTES + 1)
+        else:
+            with open(path, "rb") as file:
+                data = file.read(_MAX_TOKEN_INPUT_BYTES + 1)
+    except OSError as error:
+        raise file_error(path, error, "read the claims from") from None
+    try:
+        found = _decode(data.decode()) if len(data) <= _MAX_TOKEN_INPUT_BYTES else None
+    except (ValueError, RecursionError):
+        found = None
+    if not isinstance(found, dict):
+        raise InvalidInput(f"the claims in {path} are not a JSON object of at most 64 KiB: correct the file")
+    return found
+
+
+def _read_token(token: str | None) -> str:
+    """The token, or the text to look for one in.  Whatever is too long to be one is rejected as one."""
+    if token is not None and token != "-":
+        return token
+    if sys.stdin is None or (token is None and sys.stdin.isatty()):
+        raise UsageError("no token: give it on stdin")
+    data = sys.stdin.buffer.read(_MAX_TOKEN_INPUT_BYTES + 1)
+    if len(data) > _MAX_TOKEN_INPUT_BYTES:
+        raise TokenRejected("token rejected")
+    # Not a token whatever it was: the opener refuses the replacement characters.
+    return data.decode("ascii", "replace").removesuffix("\n").removesuffix("\r")
+
+
+def _token_body(token: str | None, cookie: bool) -> Json:
+    text = _read_token(token)
+    if not cookie:
+        return {"token": text}
+    return {"cookie": text[len("cookie:") :].strip() if text[:7].lower() == "cookie:" else text}
+
+
+def _context(cookie_name: str, audience: str) -> Json:
+    return {"cookie_name": cookie_name, "audience": audience}
+
+
+def _show(session: Session, document: Json, set_cookie: bool) -> None:
+    session.value(document, document["set_cookie"] if set_cookie else document["token"])
+
+
+# --- offline --------------------------------------------------------------------------------------
+
+
+def _issuer(keyring: Path, passphrase_file: str | None) -> Issuer:
+    from cyoloctl.issuer import Issuer
+    from cyoloctl.keyring import import_ring
+    from cyoloctl.tokens import Keyring
+
+    assert passphrase_file is not None  # _check_options saw to it
+    try:
+        data = keyring.read_bytes()
+    except OSError as error:
+        raise file_error(keyring, error, "read the key ring from") from None
+    ring = import_ring(data, passphrase=read_secret(passphrase_file, "passphrase"))
+    opened = Keyring(ring.keys)
+    return Issuer(ring=lambda: opened, keep_s=lambda: ring.keep_s)
+
+
+def _offline(issuer: Issuer, operation: str, item: Any, context: Json, **making: Any) -> Json:
+    """One operation without a node: what the API does, but nothing is replicated."""
+    from cyoloctl.issuer import Context, read_item
+
+    given: Json = {
+        **read_item(operation, item),
+        "context": Context(**context),
+        "now_unix_s": int(time.time()),
+    }
+    if operation == "mint":
+        return issuer.mint(**given, **making)
+    if operation == "refresh":
+        return issuer.refresh(**given, **making)
+    if operation == "inspect":
+        return issuer.inspect(**given)
+    changes, removed = given.pop("set"), given.pop("unset")
+    session = issuer.open(**given)
+    del given["token"]
+    return issuer.seal_updated(session, changes, removed, **given, **making)
+
+
+def _run(
+    session: Session, operation: str, body: Json, keyring: Path | None, passphrase_file: str | None
+) -> Json:
+    if keyring is None:
+        return session.client().call(f"token_{operation}", body=body)
+    from cyoloctl.tokens import cookie_value
+
+    issuer = _issuer(keyring, passphrase_file)
+    context = {name: body.pop(name) for name in ("cookie_name", "audience")}
+    making = {"set_cookie": body.pop("set_cookie")} if "set_cookie" in body else {}
+    if "cookie" in body:
+        body["token"] = cookie_value(body.pop("cookie"), cookie_name=context["cookie_name"])
+    return _offline(issuer, operation, body, context, **making)
+
+
+def _refuse(why: str, given: Mapping[str, object]) -> None:
+    """Raise UsageError for options that would be ignored."""
+    for option, value in given.items():
+        if value:
+            raise UsageError(f"{option} has no meaning {why}: leave it out")
+
+
+def _check_options(
+    *,
+    batch: bool,
+    keyring: Path | None,
+    passphrase_file: str | None,
+    reads_stdin: bool,
+    not_in_batch: Mapping[str, object],
+    not_offline: Mapping[str, object] = {},
+) -> None:
+    """Raise UsageError for a combination of options of which one would be ignored."""
+    if keyring is None:
+        _refuse("without --keyring", {"--passphrase-file": passphrase_file})
+    else:
+        _refuse("with --keyring", not_offline)
+        if passphrase_file is None:
+            raise UsageError("--keyring needs --passphrase-file FILE (or - for stdin)")
+        if passphrase_file == "-" and (batch or reads_stdin):
+            raise UsageError("stdin is read for something else already: give the passphrase in a file")
+    if batch:
+        _refuse("with --batch", not_in_batch)
+
+
+# --- batches --------------------------------------------------------------------------------------
+
+
+def _items(operation: str) -> Iterator[list[Any]]:
+    """The lines of stdin as items, by the request.  None is what is no item; it keeps its place."""
+    items: list[Any] = []
+    size = brackets = 0
+    while sys.stdin is not None and (line := sys.stdin.buffer.readline(_MAX_LINE_BYTES + 1)):
+        too_long = len(line) > _MAX_LINE_BYTES
+        while too_long and line and not line.endswith(b"\n"):
+            line = sys.stdin.buffer.readline(_MAX_LINE_BYTES)
+        line = line.removesuffix(b"\n").removesuffix(b"\r")
+        opened = line.count(b"[") + line.count(b"{")
+        if too_long or opened > _ITEM_BRACKETS:
+            line, opened = b"", 0
+        size, brackets = size + len(line), brackets + opened
+        if len(items) == _BATCH or size > _BATCH_BYTES or brackets > _BATCH_BRACKETS:
+            yield items
+            items, size, brackets = [], len(line), opened
+        items.append(_item(operation, line))
+    if items:
+        yield items
+
+
+def _item(operation: str, line: bytes) -> Any:
+    if operation in ("inspect", "refresh") and not line.startswith(b"{"):
+        return {"token": line.decode() if line.isascii() else ""}
+    try:
+        return _decode(line.decode())
+    except (ValueError, RecursionError):
+        return None
+
+
+def _batch(
+    session: Session,
+    operation: str,
+    context: Json,
+    options: Json,
+    item_defaults: Json,
+    keyring: Path | None,
+    passphrase_file: str | None,
+) -> None:
+    """Answer every line of stdin in order; afterwards raise what the worst of the refusals was."""
+    issuer = None if keyring is None else _issuer(keyring, passphrase_file)
+    client = session.client() if issuer is None else None
+    encode = json.JSONEncoder(separators=(",", ":")).encode
+    refused: dict[str, int] = {}
+    for items in _items(operation):
+        given = [{**item_defaults, **item} if type(item) is dict else item for item in items]
+        if issuer is not None:
+            results = [_offline_item(issuer, operation, item, context) for item in given]
+        else:
+            assert client is not None
+            body = {"operation": operation, "items": given, **context, **options}
+            changes = operation == "update" and not options["keep_previous"]
+            try:
+                results = client.call("token_batch", body=body, repeatable=not changes)["results"]
+            except OutcomeUnknown as error:
+                if changes:
+                    raise
+                raise Unavailable(f"no answer, and nothing was changed: {error.message}") from None
+        for result in results:
+            if not result.get("valid"):
+                refused[result["code"]] = refused.get(result["code"], 0) + 1
+        output.write("".join([encode(result) + "\n" for result in results]))
+        output.flush()
+    if refused:
+        # What may have happened comes first, then the tokens, then faults of the cluster, then of the input.
+        last = {OutcomeUnknown.code: -2, TokenRejected.code: -1, InvalidInput.code: 1}
+        worst = min(refused, key=lambda code: (last.get(code, 0), code))
+        raise error_from_code(
+            worst, f"{sum(refused.values())} of the lines were refused: each says so in its place"
+        )
+
+
+def _offline_item(issuer: Issuer, operation: str, item: Any, context: Json) -> Json:
+    from cyoloctl.issuer import refusal
+
+    try:
+        return _offline(issuer, operation, item, context)
+    except (TokenRejected, InvalidInput) as error:
+        return refusal(error)
+
+
+# --- commands -------------------------------------------------------------------------------------
+
+
+@command()
+def mint(
+    session: Session,
+    sub: Annotated[str | None, typer.Option("--sub", metavar="SUBJECT", help="Whose session it is.")] = None,
+    claim: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--claim",
+            metavar="K=V",
+            help="A claim; repeat for more. true, false, null, whole numbers and what begins with "
+            '{, [ or " are JSON, the rest is text.',
+        ),
+    ] = None,
+    claims_file: Annotated[
+        str | None, typer.Option("--claims-file", metavar="FILE|-", help="Claims as a JSON object.")
+    ] = None,
+    ttl: TtlOption = "15m",
+    max_age: Annotated[
+        str,
+        typer.Option(
+            "--max-age", metavar="DURATION", help="After this it ends however often it is refreshed."
+        ),
+    ] = "8h",
+    cookie_name: CookieNameOption = "cyolo-sid",
+    audience: AudienceOption = "",
+    set_cookie: SetCookieOption = False,
+    batch: BatchOption = False,
+    keyring: KeyringOption = None,
+    passphrase_file: PassphraseOption = None,
+) -> None:
+    """Make a session token and print it.
+
+    With --batch each line is {"sub","claims","ttl_s","max_age_s"}.
+    """
+    ttl_s = parse_duration_s(ttl, "--ttl", **_LIFE)
+    max_age_s = parse_duration_s(max_age, "--max-age", **_LIFE)
+    context = _context(cookie_name, audience)
+    _check_options(
+        batch=batch,
+        keyring=keyring,
+        passphrase_file=passphrase_file,
+        reads_stdin=claims_file == "-",
+        not_in_batch={
+            "--sub": sub,
+            "--claim": claim,
+            "--claims-file": claims_file,
+            "--set-cookie": set_cookie,
+        },
+    )
+    if batch:
+        defaults = {"ttl_s": ttl_s, "max_age_s": max_age_s}
+        _batch(session, "mint", context, {}, defaults, keyring, passphrase_file)
+        return
+    if sub is None:
+        raise UsageError("missing option --sub")
+    claims = _claims_file(claims_file) if claims_file is not None else {}
+    body = {
+        "sub": sub,
+        "claims": {**claims, **_pairs(claim, "--claim")},
+        "ttl_s": ttl_s,
+        "max_age_s": max_age_s,
+        "set_cookie": set_cookie,
+        **context,
+    }
+    _show(session, _run(session, "mint", body, keyring, passphrase_file), set_cookie)
+
+
+@command()
+def inspect(
+    session: Session,
+    token: TokenArgument = None,
+    cookie: CookieOption = False,
+    cookie_name: CookieNameOption = "cyolo-sid",
+    audience: AudienceOption = "",
+    require_quorum: QuorumOption = False,
+    explain: Annotated[
+        bool, typer.Option("--explain", help="Say why a token is rejected; for operators.")
+    ] = False,
+    no_key: Annotated[
+        bool,
+        typer.Option("--no-key", help="Open nothing: show version, key id and sizes, unverified; exits 77."),
+    ] = False,
+    batch: BatchOption = False,
+    keyring: KeyringOption = None,
+    passphrase_file: PassphraseOption = None,
+) -> None:
+    """Open a token and print what it says; 77 when it is rejected."""
+    context = _context(cookie_name, audience)
+    given = token not in (None, "-")
+    _check_options(
+        batch=batch,
+        keyring=keyring,
+        passphrase_file=passphrase_file,
+        reads_stdin=not given,
+        not_in_batch={"TOKEN": given, "--cookie": cookie, "--explain": explain, "--no-key": no_key},
+        not_offline={"--require-quorum": require_quorum},
+    )
+    quorum = {} if keyring is not None else {"require_quorum": require_quorum}
+    if batch:
+        _batch(session, "inspect", context, quorum, {}, keyring, passphrase_file)
+        return
+    if no_key:
+        _refuse(
+            "with --no-key",
+            {
+                "--cookie": cookie,
+                "--explain": explain,
+                "--require-quorum": require_quorum,
+                "--keyring": keyring,
+            },
+        )
+        from cyoloctl.tokens import describe_unverified
+
+        try:
+            seen = describe_unverified(_read_token(token))
+        except InvalidInput:
+            raise TokenRejected("token rejected") from None
+        document = {"schema_version": 1, "valid": False, "verified": False, **seen}
+        session.fields(
+            document, [(key, str(value)) for key, value in document.items() if key != "schema_version"]
+        )
+        output.flush()
+        raise TokenRejected("nothing was verified: anybody can make such a token")
+    body = {**_token_body(token, cookie), **context, **quorum}
+    if keyring is None:
+        body["explain"] = explain
+    try:
+        document = _run(session, "inspect", body, keyring, passphrase_file)
+    except TokenRejected as error:
+        if explain and error.reason:  # offline: a node's answer has it in its message
+            raise TokenRejected(f"{error.message}: {error.reason}") from None
+        raise
+    rows = [
+        (name, str(document[name]))
+        for name in ("sub", "sid", "gen", "issued_at", "expires_at", "max_expires_at", "key_id")
+    ]
+    claims = [(f"claim {key}", json.dumps(value)) for key, value in sorted(document["claims"].items())]
+    session.fields(document, rows + claims)
+
+
+@command()
+def update(
+    session: Session,
+    token: TokenArgument = None,
+    set_: Annotated[
+        list[str] | None, typer.Option("--set", metavar="K=V", help="Set a claim; repeat for more.")
+    ] = None,
+    unset: Annotated[
+        list[str] | None, typer.Option("--unset", metavar="K", help="Remove a claim; repeat for more.")
+    ] = None,
+    keep_previous: Annotated[
+        bool, typer.Option("--keep-previous", help="Let the older copies of the session live.")
+    ] = False,
+    cookie: CookieOption = False,
+    cookie_name: CookieNameOption = "cyolo-sid",
+    audience: AudienceOption = "",
+    set_cookie: SetCookieOption = False,
+    request_id: RequestIdOption = None,
+    batch: BatchOption = False,
+    keyring: KeyringOption = None,
+    passphrase_file: PassphraseOption = None,
+) -> None:
+    """Change the claims of a session and print its new token.
+
+    The older copies are refused on every node from then on, unless --keep-previous is given. With
+    --keyring nothing can be replicated, so --keep-previous is needed. With --batch each line is
+    {"token","set","unset"}.
+    """
+    if keyring is not None and not keep_previous:
+        raise UsageError("without a node the older copies stay good: add --keep-previous to accept that")
+    context = _context(cookie_name, audience)
+    given = token not in (None, "-")
+    _check_options(
+        batch=batch,
+        keyring=keyring,
+        passphrase_file=passphrase_file,
+        reads_stdin=not given,
+        not_in_batch={
+            "TOKEN": given,
+            "--set": set_,
+            "--unset": unset,
+            "--cookie": cookie,
+            "--set-cookie": set_cookie,
+            "--request-id": request_id,
+        },
+        not_offline={"--request-id": request_id},
+    )
+    if batch:
+        options = {"keep_previous": keep_previous}
+        _batch(session, "update", context, options, {}, keyring, passphrase_file)
+        return
+    body = {
+        **_token_body(token, cookie),
+        "set": _pairs(set_, "--set"),
+        "unset": unset or [],
+        "set_cookie": set_cookie,
+        **context,
+    }
+    if keyring is None:
+        body |= {"keep_previous": keep_previous, "request_id": request_id}
+    _show(session, _run(session, "update", body, keyring, passphrase_file), set_cookie)
+
+
+@command()
+def refresh(
+    session: Session,
+    token: TokenArgument = None,
+    ttl: TtlOption = "15m",
+    cookie: CookieOption = False,
+    cookie_name: CookieNameOption = "cyolo-sid",
+    audience: AudienceOption = "",
+    require_quorum: QuorumOption = False,
+    set_cookie: SetCookieOption = False,
+    batch: BatchOption = False,
+    keyring: KeyringOption = None,
+    passphrase_file: PassphraseOption = None,
+) -> None:
+    """Move the expiry of a session forward and print its new token, under the primary key."""
+    context = _context(cookie_name, audience)
+    ttl_s = parse_duration_s(ttl, "--ttl", **_LIFE)
+    given = token not in (None, "-")
+    _check_options(
+        batch=batch,
+        keyring=keyring,
+        passphrase_file=passphrase_file,
+        reads_stdin=not given,
+        not_in_batch={"TOKEN": given, "--cookie": cookie, "--set-cookie": set_cookie},
+        not_offline={"--require-quorum": require_quorum},
+    )
+    quorum = {} if keyring is not None else {"require_quorum": require_quorum}
+    if batch:
+        _batch(session, "refresh", context, quorum, {"ttl_s": ttl_s}, keyring, passphrase_file)
+        return
+    body = {**_token_body(token, cookie), "ttl_s": ttl_s, "set_cookie": set_cookie, **context, **quorum}
+    _show(session, _run(session, "refresh", body, keyring, passphrase_file), set_cookie)
+
+
+@command()
+def revoke(
+    session: Session,
+    token: TokenArgument = None,
+    sid: Annotated[str | None, typer.Option("--sid", metavar="SID", help="Revoke this session.")] = None,
+    sub: Annotated[
+        str | None,
+        typer.Option("--sub", metavar="SUBJECT", help="Revoke every session of a subject issued before now."),
+    ] = None,
+    cookie_name: CookieNameOption = "cyolo-sid",
+    audience: AudienceOption = "",
+    request_id: RequestIdOption = None,
+) -> None:
+    """End sessions on every node before they expire: by token, by --sid or by --sub."""
+    if (sid is not None) + (sub is not None) + (token is not None) > 1:
+        raise UsageError("give one of a token, --sid and --sub")
+    body: Json = {"sid": sid, "sub": sub, "request_id": request_id, **_context(cookie_name, audience)}
+    if sid is None and sub is None:
+        body["token"] = _read_token(token)
+    document = session.client().call("token_revoke", body=body)
+    session.value(document, document["value"])
+
+
+@command()
+def revocations(session: Session) -> None:
+    """List what is revoked, until when."""
+    client = session.client()
+    found: list[Json] = []
+    after: str | None = None
+    while True:
+        page = client.call("token_revocations", query={"limit": _PAGE, "after": after})
+        found += page["revocations"]
+        after = page["next"]
+        if after is None:
+            break
+    if session.mode == "table":
+        rows = [(row["kind"], str(row["value"]), _what(row), str(row["expires_at"])) for row in found]
+        output.table(("KIND", "VALUE", "REFUSED", "UNTIL"), rows)
+    else:
+        output.structured({"schema_version": 1, "revocations": found}, session.mode)
+
+
+def _what(row: Mapping[str, Any]) -> str:
+    if row["minimum_gen"] is not None:
+        return f"generations before {row['minimum_gen']}"
+    return "all" if row["issued_before"] is None else f"issued until {row['issued_before']}"
+
+
+COMMANDS: dict[str, Callable[..., None]] = {
+    "mint": mint,
+    "inspect": inspect,
+    "update": update,
+    "refresh": refresh,
+    "revoke": revoke,
+    "revocations": revocations,
+}
