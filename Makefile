@@ -15,14 +15,16 @@ ARGS ?=
 PYTHON_READY := $(VENV)/.python-ready
 RUNTIME := $(VENV)/.runtime-installed
 DEV := $(VENV)/.dev-installed
+FUZZ := $(VENV)/.fuzz-installed
+BENCH := $(VENV)/.bench-installed
 INPUTS := pyproject.toml cyoloctl/__init__.py
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help demo install dev test pytest lint format types generate faults bench sim clean distclean
+.PHONY: help demo install dev test pytest lint format types generate faults fuzz bench bench-tokens sim clean distclean
 
 help: ## this list
-	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "  make %-10s %s\n", $$1, $$2 }' Makefile
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-12s %s\n", $$1, $$2 }' Makefile
 
 demo: $(RUNTIME) ## a three-node cluster on this machine: replicate, kill the leader, recover
 	@$(BIN)/cyoloctl demo $(ARGS)
@@ -57,8 +59,14 @@ faults: $(DEV) ## three, then five real nodes under faults, checked (root); SECO
 	$(BIN)/python -m tests.faults.run --nodes 3 --seconds $(SECONDS) --report $(REPORT)/3-nodes $(ARGS)
 	$(BIN)/python -m tests.faults.run --nodes 5 --seconds $(SECONDS) --report $(REPORT)/5-nodes $(ARGS)
 
+fuzz: $(FUZZ) ## coverage-guided fuzzing of every decoder (atheris); SECONDS=60 for all together
+	@$(BIN)/python -m tests.fuzz.atheris_run --seconds $(SECONDS) $(ARGS)
+
 bench: $(DEV) ## measure beside etcd on this machine (apt-get install etcd-server); ARGS="--help"
 	$(BIN)/python -m benchmarks.compare $(ARGS)
+
+bench-tokens: $(BENCH) ## session tokens beside Fernet, JWE, PASETO and itsdangerous; ARGS="--help"
+	$(BIN)/python -m benchmarks.tokens $(ARGS)
 
 sim: $(RUNTIME) ## 10,000 simulated clusters under faults, about half an hour on two cores; ARGS="--seeds 0:500"
 	@$(BIN)/cyoloctl sim --seeds 0:10000 $(ARGS)
@@ -98,3 +106,14 @@ $(DEV): $(INPUTS) | $(PYTHON_READY)
 	@echo "installing cyoloctl and its development tools into $(VENV)" >&2
 	@$(PIP) install --editable '.[dev]'
 	@touch $(RUNTIME) $@
+
+$(BENCH): $(INPUTS) | $(PYTHON_READY)
+	@echo "installing cyoloctl and what its tokens are measured beside into $(VENV)" >&2
+	@$(PIP) install --editable '.[bench]'
+	@touch $(RUNTIME) $@
+
+# Where there is no wheel of atheris, `make fuzz` says so and ends with status 77.
+$(FUZZ): $(INPUTS) | $(DEV)
+	@echo "installing atheris into $(VENV)" >&2
+	@$(PIP) install --only-binary atheris --editable '.[dev,fuzz]' || true
+	@touch $@
