@@ -20,8 +20,9 @@ __all__ = ["FaultCluster", "FaultNode", "faketime_library"]
 
 _PORT = 7700
 _TRACES = ("Traceback (most recent call last)", '"exception":', "was never retrieved")
-# DISK_FAILED is the status of a storage error (errors.StorageError).
+# The statuses of errors.StorageError and errors.ConfigError.
 DISK_FAILED = 74
+WRONG_FILES = 78
 
 
 def faketime_library() -> Path | None:
@@ -42,9 +43,14 @@ class FaultNode:
         self.process: subprocess.Popen[bytes] | None = None
         self.busy = False
         self.excused = ""
+        self.excused_status = DISK_FAILED
         self._network = network
         self._changes = {"CYOFAULT_COMPACT": str(compact_entries)}
         self.clock_path: Path | None = base / f"{name}.clock" if clock else None
+
+    def excuse(self, why: str, status: int = DISK_FAILED) -> None:
+        """From now on it may end by itself with this status; with "" it may not."""
+        self.excused, self.excused_status = why, status
 
     @property
     def address(self) -> str:

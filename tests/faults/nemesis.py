@@ -16,7 +16,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 
 from cyoloctl.errors import CyoloctlError
-from tests.faults.cluster import DISK_FAILED, FaultCluster, FaultNode
+from tests.faults.cluster import WRONG_FILES, FaultCluster, FaultNode
 from tests.faults.history import History
 
 __all__ = ["FAULTS", "Event", "Nemesis"]
@@ -24,6 +24,7 @@ __all__ = ["FAULTS", "Event", "Nemesis"]
 _DISK_LIMIT_S = 12.0
 """How long a node may go on after its disk failed."""
 
+_CERTIFICATE_MARGIN_S = 86_400  # certificates are valid a day early
 _CLOCK_STEPS_S = (-90_000, -3600, -90, -3, 3, 90, 3600, 3 * 86_400)
 
 
@@ -101,8 +102,9 @@ class Nemesis:
             if status is None:
                 continue
             where = f"{self._history.now():.1f} s: {node.name} ended by itself with status {status}"
-            if node.excused and status == DISK_FAILED:
-                self.events.append(Event("exit 74", node.name, self._history.now(), self._history.now()))
+            if node.excused and status == node.excused_status:
+                now_s = self._history.now()
+                self.events.append(Event(f"exit {status}", node.name, now_s, now_s))
             else:
                 self.findings.append(f"{where} ({node.excused or 'no fault on it'}): {node.log_tail(600)}")
             if not node.excused:
@@ -269,14 +271,14 @@ class Nemesis:
     def disk_full(self, free: Sequence[FaultNode]) -> _Made:
         node = self._victim(free)
         detail = self._named([node])
-        node.excused = "its disk is full"
+        node.excuse("its disk is full")
         node.disk.fill()
 
         def heal() -> None:
             node.disk.free()
             # It may have found room, or not have needed any: then it goes on.
             self._look_after()
-            node.excused = ""
+            node.excuse("")
             if not node.running():
                 node.kill()
                 node.launch()
@@ -286,7 +288,7 @@ class Nemesis:
     def read_only(self, free: Sequence[FaultNode]) -> _Made:
         node = self._victim(free)
         detail = self._named([node])
-        node.excused = "its disk is read-only"
+        node.excuse("its disk is read-only")
         node.disk.abort()
         failed_s = self._history.now()
 
@@ -302,7 +304,7 @@ class Nemesis:
                 )
             node.kill()
             node.disk.repair()
-            node.excused = ""
+            node.excuse("")
             node.launch()
 
         return [node], detail, heal
@@ -317,7 +319,18 @@ class Nemesis:
             self._transfer(node.name)
         step_s = self._rng.choice(_CLOCK_STEPS_S)
         node.step_clock(step_s)
-        return [node], f"{self._named([node])} {step_s:+d} s", lambda: node.step_clock(0)
+        if step_s < -_CERTIFICATE_MARGIN_S:
+            # One that is just starting finds its certificate not yet valid, and says so.
+            node.excuse("its clock is before its certificate", WRONG_FILES)
+
+        def heal() -> None:
+            node.step_clock(0)
+            self._look_after()
+            node.excuse("")
+            if not node.running():
+                node.launch()
+
+        return [node], f"{self._named([node])} {step_s:+d} s", heal
 
     def transfer(self, free: Sequence[FaultNode]) -> _Made:
         """Not a fault: leadership moves under load."""
