@@ -16,7 +16,7 @@ from functools import lru_cache
 from typing import Any
 
 from cyoloctl import tokens
-from cyoloctl.errors import CyoloctlError, InvalidInput, TokenRejected
+from cyoloctl.errors import CyoloctlError, InvalidInput, TokenRejected, Unavailable
 from cyoloctl.tokens import DEFAULT_MAX_AGE_S, DEFAULT_TTL_S, ClockGuard, Keyring, Session
 
 __all__ = ["Context", "Issuer", "read_item", "refusal", "to_json"]
@@ -166,6 +166,11 @@ class Issuer:
         # A login in the very second of a revocation of the subject is a new session, not a revoked one.
         issued = max(now_unix_s, min(self._earliest_iat(sub), now_unix_s + 60))
         session = tokens.new_session(sub, claims, now_unix_s=issued, ttl_s=ttl_s, max_age_s=max_age_s)
+        if self._refuses(session) is not None:
+            raise Unavailable(
+                "the subject was revoked by a clock that is ahead of this one: correct the clocks, or try "
+                "again in a minute"
+            )
         self.counts["minted"] += 1
         return self._made(session, context, now_unix_s, set_cookie)
 

@@ -29,6 +29,7 @@ from cyoloctl.errors import (
     InternalError,
     Interrupted,
     OutcomeUnknown,
+    TokenRejected,
     Unavailable,
     Unreachable,
     UsageError,
@@ -230,6 +231,40 @@ def _count(demo: _Demo) -> int:
     return int(value)
 
 
+def _carry_session(demo: _Demo) -> None:
+    minter, changer, opener = demo.names[0], demo.names[1], demo.names[-1]
+    demo.wait(
+        "every node holding the token key", lambda: bool(demo.client(opener).call("key_status")["agreed"])
+    )
+    minted = demo.client(minter).call("token_mint", body={"sub": "demo", "claims": {"mfa": True}})
+    began = time.monotonic()
+    opened = demo.client(opener).call("token_inspect", body={"token": minted["token"]})
+    took_ms = (time.monotonic() - began) * 1000
+    if (opened["sub"], opened["sid"], opened["claims"]) != ("demo", minted["sid"], {"mfa": True}):
+        raise InternalError(f"{opener} reads another session than {minter} made")
+    changes = {"token": minted["token"], "set": {"mfa": False}}
+    changed = demo.client(changer).call("token_update", body=changes)
+    for name in demo.names:
+        client = demo.client(name)
+        # After a majority was asked, so that no node is judged by what has not reached it yet.
+        after = client.call("token_inspect", body={"token": changed["token"], "require_quorum": True})
+        try:
+            client.call("token_inspect", body={"token": minted["token"]})
+        except TokenRejected:
+            if after["claims"] == {"mfa": False}:
+                continue
+        raise InternalError(f"{name} does not judge the session as {changer} left it")
+    demo.proved(
+        "session",
+        f"a session token made by {minter} opens on {opener} ({took_ms:.1f} ms); {changer} changed it, and "
+        "every node refuses the older copy",
+        minted_on=minter,
+        opened_on=opener,
+        changed_on=changer,
+        open_ms=round(took_ms, 3),
+    )
+
+
 def _kill_leader(demo: _Demo, value: int) -> tuple[str, int]:
     leader = str(demo.client(demo.names[0]).status()["cluster"]["leader"])
     victim = demo.processes[leader]
@@ -341,6 +376,7 @@ def _keep(demo: _Demo, names: list[str]) -> dict[str, Any]:
 def _run(demo: _Demo) -> dict[str, Any]:
     _form(demo)
     value = _count(demo)
+    _carry_session(demo)
     killed, value = _kill_leader(demo, value)
     _restart(demo, killed, value)
     return _final_status(demo)
@@ -377,7 +413,7 @@ def demo(
         bool, typer.Option("--keep", help="Leave the cluster running and print how to use and stop it.")
     ] = False,
 ) -> None:
-    """Form a cluster on this machine, kill its leader, show that nothing is lost.
+    """Form a cluster on this machine, carry a session through it, kill its leader, show that nothing is lost.
 
     Real processes on the loopback with disk storage in a temporary directory
     (or an empty --data-dir). Exits 0 only if every step held.

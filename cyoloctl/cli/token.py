@@ -36,6 +36,8 @@ _MAX_LINE_BYTES = 64 * 1024
 # take three times its bytes in the request, whose limits are 1 MiB and 20,000 brackets.
 _BATCH, _BATCH_BYTES, _BATCH_BRACKETS, _ITEM_BRACKETS = 500, 300 * 1024, 16_000, 256
 _PAGE = 1000
+_SHOWN_REASONS = 20
+_REJECTED: Json = {"schema_version": 1, "valid": False, "code": TokenRejected.code}
 _LIFE = {"minimum_s": 1, "maximum_s": 366 * 86_400}
 
 TokenArgument = Annotated[
@@ -302,6 +304,7 @@ def _batch(
     client = session.client() if issuer is None else None
     encode = json.JSONEncoder(separators=(",", ":")).encode
     refused: dict[str, int] = {}
+    number = 0
     for items in _items(operation):
         given = [{**item_defaults, **item} if type(item) is dict else item for item in items]
         if issuer is not None:
@@ -316,15 +319,22 @@ def _batch(
                 if changes:
                     raise
                 raise Unavailable(f"no answer, and nothing was changed: {error.message}") from None
-        for result in results:
-            if not result.get("valid"):
-                refused[result["code"]] = refused.get(result["code"], 0) + 1
+        for place, result in enumerate(results):
+            number += 1
+            if result.get("valid"):
+                continue
+            if result["code"] == InvalidInput.code:
+                # A refused line looks the same whatever the reason, which goes to stderr.
+                if refused.get(TokenRejected.code, 0) < _SHOWN_REASONS:
+                    output.note(f"item {number}: {result['message']}")
+                results[place] = result = _REJECTED
+            refused[result["code"]] = refused.get(result["code"], 0) + 1
         output.write("".join([encode(result) + "\n" for result in results]))
         output.flush()
     if refused:
-        # What may have happened comes first, then the tokens, then faults of the cluster, then of the input.
-        last = {OutcomeUnknown.code: -2, TokenRejected.code: -1, InvalidInput.code: 1}
-        worst = min(refused, key=lambda code: (last.get(code, 0), code))
+        # A refused line first, then what may have happened, then faults of the cluster.
+        first = {TokenRejected.code: -2, OutcomeUnknown.code: -1}
+        worst = min(refused, key=lambda code: (first.get(code, 0), code))
         raise error_from_code(
             worst, f"{sum(refused.values())} of the lines were refused: each says so in its place"
         )

@@ -150,7 +150,7 @@ class Composite:
         self.counters = CounterMachine()
         self.members = MemberMachine()
         self.keys = KeyMachine(self.members)
-        self.sessions = SessionMachine()
+        self.sessions = SessionMachine(self.keys.last_end_unix_ms)
         self.rendezvous = RendezvousMachine()
         self.time_unix_ms = 0
         self.on_restore: Callable[[], None] | None = None

@@ -231,6 +231,11 @@ class KeyMachine:
         """Member -> the sealing key that it announced, by name."""
         return dict(sorted(self._nodes.items()))
 
+    def last_end_unix_ms(self, now_unix_ms: int) -> int:
+        """When the last token that can be out by now ends, and the clocks' leeway on both sides."""
+        ends = [record.tokens_until_unix_ms or 0 for record in self._keys.values()]
+        return max(now_unix_ms + self._policy.keep_s * 1000, *ends, 0) + 2 * _LEEWAY_MS
+
     def missing(self, name: str) -> list[str]:
         """The ids of the keys that were not sealed to this node, the oldest key first."""
         return [record.key_id for record in self._live() if name not in record.wrapped]

@@ -30,6 +30,7 @@ MAX_AHEAD_MS = (400 * 86_400 + 60) * 1000
 
 _REVOKED = MAX_GENERATION + 1  # a minimum that no token reaches
 _SKEW_S = 60
+_AHEAD_S = 5  # what another member issued a moment ago may be dated this much after now
 
 
 @dataclass(frozen=True, slots=True)
@@ -144,6 +145,10 @@ class SessionMachine:
     ``{issued_before_unix_s, until_unix_ms}``: every token of the subject that
     was issued at that second or before is.  invalid_input for a moment more
     than 60 s in the future.
+    Null for ``issued_before_unix_s`` is now, and 5 s more for the clocks of
+    other members; null for ``until_unix_ms`` of a revocation is when the last
+    token that can be out ends.  So a repetition is the same command, whenever
+    it comes.
     Values only ever rise: the answers tell what holds afterwards.  overloaded
     when 100,000 session ids, or subjects, are remembered and none has expired.
 
@@ -154,11 +159,17 @@ class SessionMachine:
     without control characters.  That it is NFC is for the proposer to see to:
     what NFC is depends on the interpreter's Unicode version.
 
+    last_end_unix_ms: from now to when the last token that can be out ends;
+    part of the replicated state.
+
     on_change: called with the log index after an operation that was not
     refused.  Not replicated; what it raises is dropped.
     """
 
-    def __init__(self) -> None:
+    def __init__(
+        self, last_end_unix_ms: Callable[[int], int] = lambda now_unix_ms: now_unix_ms + MAX_AHEAD_MS
+    ) -> None:
+        self._last_end_unix_ms = last_end_unix_ms
         self.on_change: Callable[[int], None] | None = None
         self._sids = _Table({})
         self._subs = _Table({})
@@ -214,10 +225,14 @@ class SessionMachine:
         # In the table's order, so that of two wrong arguments every node names the same.
         given = {key: check(arguments[key]) for key, check in checks.items()}
         until_ms = given["until_unix_ms"]
+        if until_ms is None:
+            until_ms = min(self._last_end_unix_ms(now_unix_ms), now_unix_ms + MAX_AHEAD_MS)
         if until_ms > now_unix_ms + MAX_AHEAD_MS:
             raise Refused(InvalidInput("the entry would end in more than 400 days: check the clocks"))
         if operation == "revoke_sub":
             issued_s = given["issued_before_unix_s"]
+            if issued_s is None:
+                issued_s = now_unix_ms // 1000 + _AHEAD_S
             if issued_s > now_unix_ms // 1000 + _SKEW_S:
                 raise Refused(InvalidInput("tokens of the future cannot be revoked: check the clocks"))
             level, until_ms = self._subs.put(given["sub"], issued_s, until_ms, now_unix_ms)
@@ -280,9 +295,18 @@ _minimum = integer(1, _REVOKED, "the generation")
 _issued = integer(0, MAX_TIME_UNIX_MS // 1000, "the time of issue")
 _until = integer(0, MAX_TIME_UNIX_MS + MAX_AHEAD_MS, "the end of the entry")
 
+
+def _or_null(check: Check) -> Check:
+    return lambda value: None if value is None else check(value)
+
+
 _OPERATIONS: dict[str, dict[str, Check]] = {
     "minimum": {"sid": _sid, "gen": _generation, "until_unix_ms": _until},
     "advance": {"sid": _sid, "gen": _generation, "sub": _sub, "iat_unix_s": _issued, "until_unix_ms": _until},
-    "revoke_sid": {"sid": _sid, "until_unix_ms": _until},
-    "revoke_sub": {"sub": _sub, "issued_before_unix_s": _issued, "until_unix_ms": _until},
+    "revoke_sid": {"sid": _sid, "until_unix_ms": _or_null(_until)},
+    "revoke_sub": {
+        "sub": _sub,
+        "issued_before_unix_s": _or_null(_issued),
+        "until_unix_ms": _or_null(_until),
+    },
 }

@@ -135,12 +135,6 @@ class KeyService:
         """The greatest age of a token, in seconds."""
         return self._keys.policy.keep_s
 
-    def longest_life_s(self) -> int:
-        """How long any token that was ever made may still live, in seconds."""
-        now_ms = self._replicated.now_ms()
-        ends = [record.tokens_until_unix_ms or 0 for record in self._keys.records()]
-        return max([self.keep_s(), *((end - now_ms) // 1000 + 1 for end in ends)])
-
     async def wait_primary(self, *, timeout_s: float) -> None:
         """Return when tokens can be made here.  Raises Unavailable."""
         deadline = time.monotonic() + timeout_s

@@ -6,7 +6,7 @@ import asyncio
 import base64
 import time
 import unicodedata
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Mapping
 from typing import Any
 
 from cyoloctl import tokens
@@ -19,8 +19,6 @@ from cyoloctl.tokens import LEEWAY_S, ClockGuard, Session
 
 __all__ = ["TokenService"]
 
-# Members' clocks differ: what another one issued a moment ago may be dated this much after our now.
-_SKEW_S = 5
 # An entry outlives the last token that it is for by what clocks may differ.
 _MARGIN_S = 120
 # Other callers get a turn after so many items of a batch.
@@ -43,6 +41,11 @@ class TokenService:
             earliest_iat=self._sessions.earliest_iat_unix_s,
             check_clock=self._check_clock,
         )
+
+    @property
+    def counts(self) -> Mapping[str, int]:
+        """How many tokens this process minted, opened and rejected."""
+        return self._issuer.counts
 
     def _refuses(self, session: Session) -> str | None:
         return self._sessions.refuses(session.sid, session.gen, session.sub, session.iat)
@@ -203,34 +206,29 @@ class TokenService:
     ) -> Json:
         if (token is not None or cookie is not None) + (sid is not None) + (sub is not None) != 1:
             raise InvalidInput("give one of a token, a sid and a sub")
-        now_s = self._now_s()
-        # The longest that any token can still live.
-        until_s = now_s + self._keys.longest_life_s()
+        # Null is by the cluster's time: a repetition must be the same command.
         if sub is not None:
             sub = unicodedata.normalize("NFC", sub)
-            arguments: Json = {
-                "sub": sub,
-                "issued_before_unix_s": now_s + _SKEW_S,
-                "until_unix_ms": self._until_ms(until_s),
-            }
+            arguments: Json = {"sub": sub, "issued_before_unix_s": None, "until_unix_ms": None}
             value = await self._replicated.apply_here(
                 "sessions", "revoke_sub", arguments, request_id=request_id, timeout_s=timeout_s
             )
             found = Revocation("sub", sub, None, value["issued_before_unix_s"], value["until_unix_ms"])
             return {"schema_version": 1, **_row(found)}
+        until_ms = None
         if sid is None:
             await self._replicated.caught_up(timeout_s=timeout_s)
             session = self._issuer.open(
                 _token(token, cookie, cookie_name),
                 context=Context(cookie_name, audience),
-                now_unix_s=now_s,
+                now_unix_s=self._now_s(),
                 revoked_too=True,
             )
-            sid, until_s = session.sid, session.abs
+            sid, until_ms = session.sid, self._until_ms(session.abs)
         value = await self._replicated.apply_here(
             "sessions",
             "revoke_sid",
-            {"sid": sid, "until_unix_ms": self._until_ms(until_s)},
+            {"sid": sid, "until_unix_ms": until_ms},
             request_id=request_id,
             timeout_s=timeout_s,
         )

@@ -26,6 +26,8 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, TypeVar
 
+import pytest
+
 from cyoloctl import pki
 from cyoloctl.control.client import Client
 from cyoloctl.errors import CyoloctlError, OutcomeUnknown, Unavailable, Unreachable
@@ -150,6 +152,9 @@ class Node:
     port: int
     process: subprocess.Popen[bytes] | None = None
     log_level: str = "info"
+    # What the process gets besides our environment, and what is run: see `compacting` and `step_clock`.
+    env: dict[str, str] = field(default_factory=dict)
+    module: str = "cyoloctl"
 
     @property
     def address(self) -> str:
@@ -194,12 +199,36 @@ class Node:
         arguments += ["--log-format", "json", "--log-level", self.log_level]
         with open(self.log_path, "ab") as log, open(self.out_path, "ab") as out:
             self.process = subprocess.Popen(
-                [sys.executable, "-m", "cyoloctl", *arguments],
+                [sys.executable, "-m", self.module, *arguments],
                 stdin=subprocess.DEVNULL,
                 stdout=out,
                 stderr=log,
-                env=environment(),
+                env=environment(**self.env),
             )
+
+    def compacting(self, entries: int) -> Node:
+        """Take a snapshot every so many entries, from the next start on."""
+        self.module, self.env["CYOFAULT_COMPACT"] = "tests.faults.node", str(entries)
+        return self
+
+    def step_clock(self, offset_s: int) -> None:
+        """The wall clock is off by this, within a second when the node runs with a clock already."""
+        library = next(iter(sorted(Path("/usr/lib").glob("*/faketime/libfaketimeMT.so.1"))), None)
+        if library is None:
+            pytest.skip("libfaketime is not installed (apt-get install faketime)")
+        clock = self.directory.parent / f"{self.name}.clock"
+        fresh = clock.with_suffix(".new")
+        fresh.write_text(f"{offset_s:+d}\n")
+        fresh.replace(clock)
+        self.env |= {
+            "LD_PRELOAD": str(library),
+            "FAKETIME_TIMESTAMP_FILE": str(clock),
+            "FAKETIME_CACHE_DURATION": "1",
+            # The wall clock alone: the monotonic clock and the files stay.
+            "FAKETIME_DONT_FAKE_MONOTONIC": "1",
+            "DONT_FAKE_MONOTONIC": "1",
+            "NO_FAKE_STAT": "1",
+        }
 
     def wait_ready(self, timeout_s: float = LIMIT_S) -> None:
         def ready() -> bool:

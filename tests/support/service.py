@@ -27,6 +27,21 @@ __all__ = ["Authority", "MemoryService", "identify"]
 _SUFFIX = ".cyoloctl"
 
 
+class _Group:
+    """A service of its own, such as that of the tokens: answers every operation with its name."""
+
+    def __init__(self, service: MemoryService, group: str) -> None:
+        self._service = service
+        self._group = group
+
+    def __getattr__(self, name: str) -> Any:
+        async def operation(*names: str, **arguments: Any) -> dict[str, Any]:
+            await self._service._enter(f"{self._group}.{name}", names=names, **arguments)
+            return {"operation": f"{self._group}.{name}"}
+
+        return operation
+
+
 class MemoryService:
     """A NodeService that keeps everything in memory.
 
@@ -46,6 +61,10 @@ class MemoryService:
         self.changed = asyncio.Condition()
         self.watchers = 0
         self.watch_ended = asyncio.Event()
+        self.tokens = _Group(self, "tokens")
+        self.keys = _Group(self, "keys")
+        self.rendezvous = _Group(self, "rendezvous")
+        self.routes = _Group(self, "routes")
 
     async def _enter(self, operation: str, **arguments: Any) -> None:
         self.calls.append((operation, arguments))

@@ -54,6 +54,35 @@ def s() -> Sessions:
     return Sessions()
 
 
+def test_revocation_without_times_is_from_now_until_the_last_token_of_any_key_ends(s: Sessions) -> None:
+    answer = s.do("revoke_sub", sub="ann", issued_before_unix_s=None, until_unix_ms=None)
+    # Seven days are the default of `keep_s`; 5 s and 2 minutes are for clocks.
+    assert answer == {
+        "issued_before_unix_s": NOW // 1000 + 5,
+        "until_unix_ms": NOW + (7 * 86_400 + 120) * 1000,
+    }
+    assert s.machine.refuses(SID, 1, "ann", NOW // 1000 + 5) == "revoked"
+    assert s.machine.refuses(SID, 1, "ann", NOW // 1000 + 6) is None
+    assert s.do("revoke_sid", sid=SID, until_unix_ms=None)["until_unix_ms"] == answer["until_unix_ms"]
+    with pytest.raises(errors.InvalidInput):
+        s.do("minimum", sid=SID, gen=1, until_unix_ms=None)
+
+
+def test_revocation_without_times_repeated_later_is_the_same_command(s: Sessions) -> None:
+    arguments = {"sub": "ann", "issued_before_unix_s": None, "until_unix_ms": None}
+    results = [
+        s.composite.apply(
+            index,
+            encode_command(
+                "sessions", "revoke_sub", arguments, request_id="once", automatic=False,
+                time_unix_ms=NOW + 60_000 * index,
+            ),
+        )
+        for index in (1, 2)
+    ]  # fmt: skip
+    assert results[0] == results[1]
+
+
 def test_refuses_of_a_session_that_nobody_touched_is_none(s: Sessions) -> None:
     s.minimum(5, OTHER)
     s.revoke_sub(50, "bob")
@@ -205,8 +234,9 @@ BAD: list[tuple[str, str, Any]] = [
         for v in ("", "A" * 21, "A" * 23, "A" * 21 + "B", "A" * 21 + "=", "é" * 22, 5)
     ],
     *[("revoke_sub", "sub", v) for v in ("", "a" * 257, "é" * 129, "a\n", "\x7f", "\0", "\ud800", 5, None)],
-    *[("revoke_sub", "issued_before_unix_s", value) for value in (-1, 2**53, False, "5", None)],
-    *[("revoke_sid", "until_unix_ms", value) for value in (-1, 2**63, True, None, "5")],
+    *[("revoke_sub", "issued_before_unix_s", value) for value in (-1, 2**53, False, "5")],
+    *[("revoke_sid", "until_unix_ms", value) for value in (-1, 2**63, True, "5")],
+    ("minimum", "until_unix_ms", None),
 ]
 
 
