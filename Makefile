@@ -21,7 +21,7 @@ INPUTS := pyproject.toml cyoloctl/__init__.py
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help demo install dev test pytest lint format types generate faults fuzz bench bench-tokens sim clean distclean
+.PHONY: help demo install dev test pytest lint format types generate screenshots faults fuzz bench bench-tokens sim clean distclean
 
 help: ## this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-12s %s\n", $$1, $$2 }' Makefile
@@ -50,6 +50,9 @@ types: $(DEV) ## mypy, strict
 
 generate: $(DEV) ## the checked-in generated files: CLI reference, completions, exit codes
 	$(BIN)/python -m cyoloctl.cli.generate $(ARGS)
+
+screenshots: $(DEV) ## the pictures of docs/rendezvous.md, by a browser (apt-get install chromium chromium-driver)
+	SCREENSHOTS=1 $(BIN)/python -m pytest -q tests/browser
 
 # Seconds of faults for each size, and where the reports go.  As root: it makes network namespaces.
 SECONDS ?= 600

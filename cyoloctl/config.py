@@ -99,6 +99,10 @@ class GatewayConfig:
     require_session: bool = True
     sign_in_url: str | None = None
 
+    def __post_init__(self) -> None:
+        """Raises InvalidInput for an address that proxies' files could not hold."""
+        _host(self.advertise.host.lower())
+
 
 @dataclass(frozen=True, slots=True)
 class Config:
@@ -342,6 +346,12 @@ class _Fields:
             certificate, key = tls._path("certificate"), tls._path("key")
         rendezvous = self._fields("rendezvous")
         rendezvous._only("require_session", "sign_in_url")
+        try:
+            _host(advertise.host.lower())
+        except InvalidInput as error:
+            raise self._error(
+                self._values.get("advertise") or self._values["listen"], error.message
+            ) from None
         return GatewayConfig(
             listen=listen,
             advertise=advertise,

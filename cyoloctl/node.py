@@ -23,7 +23,7 @@ from pathlib import Path
 from typing import Any, cast
 
 from cyoloctl import __version__, logs, pki
-from cyoloctl.config import CONFIG_NAME, Config, load_config
+from cyoloctl.config import CONFIG_NAME, Config, GatewayConfig, load_config
 from cyoloctl.control.server import ControlServer, build_server
 from cyoloctl.errors import (
     AccessDenied,
@@ -32,6 +32,7 @@ from cyoloctl.errors import (
     CyoloctlError,
     InternalError,
 )
+from cyoloctl.gateway import Gateway, GatewaySettings, tls_context
 from cyoloctl.machines import Composite
 from cyoloctl.model import Address, parse_address
 from cyoloctl.paths import control_socket_path, make_private_directory, write_private
@@ -76,6 +77,7 @@ class Node:
         self._failure: CyoloctlError | None = None
         self._server: asyncio.Server | None = None
         self._tasks: list[asyncio.Task[Any]] = []
+        self._gateway: Gateway | None = None
         self._machine: Composite
         self.engine: Engine
         self.control: ControlServer
@@ -99,9 +101,14 @@ class Node:
             raft_id = f"{config.name}~{boot}"
             journal, snapshots = memory_storage(founder=raft_id if self._founds_memory_cluster() else None)
         machine = self._machine = Composite()
-        listening: socket.socket | None = None
+        gateway_tls = None
+        if config.gateway is not None and config.gateway.certificate is not None:
+            gateway_tls = tls_context(config.gateway.certificate, str(config.gateway.key))
+        listening: list[socket.socket] = []
         try:
-            listening = _listen(config.listen)
+            listening.append(_listen(config.listen, "listen"))
+            if config.gateway is not None:
+                listening.append(_listen(config.gateway.listen, "gateway.listen"))
             identity = PeerIdentity(
                 name=config.name,
                 raft_id=raft_id,
@@ -137,15 +144,18 @@ class Node:
             loop = asyncio.get_running_loop()
             self._server = await loop.create_server(
                 lambda: _Demultiplexer(self),
-                sock=listening,
+                sock=listening[0],
                 ssl=server_context,
                 ssl_handshake_timeout=_HANDSHAKE_TIMEOUT_S,
                 ssl_shutdown_timeout=1.0,
             )
             await self.control.start_unix(control_socket_path(data_dir, create=True))
+            if config.gateway is not None:
+                self._gateway = Gateway(self.service.gateway, _gateway_settings(config.gateway))
+                await self._gateway.start(listening[1], gateway_tls)
         except BaseException:
-            if listening is not None:
-                listening.close()
+            for each in listening:
+                each.close()
             if self._server is not None:
                 self._server.close()
             with contextlib.suppress(CyoloctlError):
@@ -189,7 +199,8 @@ class Node:
         await asyncio.gather(*self._tasks, return_exceptions=True)
         if self._server is not None:
             self._server.close()
-        await self.control.close()
+        # Both at once, while the engine still runs: what they are answering goes through it.
+        await asyncio.gather(self.control.close(), *([self._gateway.close()] if self._gateway else []))
         try:
             await self.engine.stop()
         except CyoloctlError as error:
@@ -264,7 +275,17 @@ class Node:
             await self.engine.wait_changed(5.0)
 
 
-def _listen(address: Address) -> socket.socket:
+def _gateway_settings(config: GatewayConfig) -> GatewaySettings:
+    return GatewaySettings(
+        trusted_proxies=config.trusted_proxies,
+        metrics_clients=config.metrics_clients,
+        allowed_hosts=config.allowed_hosts,
+        require_session=config.require_session,
+        sign_in_url=config.sign_in_url,
+    )
+
+
+def _listen(address: Address, setting: str) -> socket.socket:
     """A listening socket that accepts nothing yet: the port is ours before anything else happens."""
     try:
         found = socket.getaddrinfo(
@@ -274,7 +295,7 @@ def _listen(address: Address) -> socket.socket:
         listening = socket.socket(family, kind, protocol)
     except OSError as error:
         raise ConfigError(
-            f"cannot listen on {address}: {error.strerror}; correct `listen` in node.yaml"
+            f"cannot listen on {address}: {error.strerror}; correct `{setting}` in node.yaml"
         ) from None
     try:
         listening.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
@@ -286,10 +307,10 @@ def _listen(address: Address) -> socket.socket:
         if error.errno == errno.EADDRINUSE:
             raise Conflict(
                 f"cannot listen on {address}: another process uses this port; stop it, "
-                "or change `listen` in node.yaml"
+                f"or change `{setting}` in node.yaml"
             ) from None
         raise ConfigError(
-            f"cannot listen on {address}: {error.strerror}; correct `listen` in node.yaml"
+            f"cannot listen on {address}: {error.strerror}; correct `{setting}` in node.yaml"
         ) from None
     return listening
 

@@ -202,9 +202,9 @@ def join(
 ) -> dict[str, Any]:
     """Redeem a join token and make this node's files; its private keys never leave the directory.
 
-    timeout_s: 0.1 to 300, for the request.  gateway, gateway_url: as in init_cluster.  After a failure whose outcome is
-    unknown the keys stay, and the same token works again from this directory;
-    after a refusal nothing stays.
+    timeout_s: 0.1 to 300, for the request.  gateway, gateway_url: as in
+    init_cluster.  After a failure whose outcome is unknown the keys stay, and
+    the same token works again from this directory; after a refusal nothing stays.
 
     Returns what was made, as JSON.  Raises InvalidInput (token, name, address),
     AlreadyExists, Conflict (files of another cluster), InvitationRejected,

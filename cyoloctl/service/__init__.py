@@ -36,6 +36,7 @@ from cyoloctl.machines import Composite
 from cyoloctl.machines.members import Member
 from cyoloctl.model import Address, NodeName, parse_address, parse_hostname
 from cyoloctl.raft import Engine, ReplicaStatus
+from cyoloctl.service._gateway import GatewayService
 from cyoloctl.service._keys import KeyService
 from cyoloctl.service._rendezvous import RendezvousService
 from cyoloctl.service._replicated import Json, Replicated, rfc3339
@@ -144,6 +145,9 @@ class Service:
         self.tokens = TokenService(self._replicated, self.keys)
         self.routes = RouteService(self._replicated)
         self.rendezvous = RendezvousService(self._replicated, self.keys, self.routes.page_url)
+        self.gateway = GatewayService(
+            self._replicated, self.keys, self.tokens, self.routes, self.rendezvous, self.describe
+        )
         machine.counters.on_change = self._on_counter
         machine.on_restore = self._on_restore
 
@@ -696,8 +700,19 @@ class Service:
             certificate_expires_at=self._expires_at(),
         )
         if mine == wanted:
-            return False
+            return await self._announce_gateway()
         await self._replicated.apply("members", "put", wanted.to_json(), request_id=None, timeout_s=5.0)
+        return True
+
+    async def _announce_gateway(self) -> bool:
+        """Say where browsers and proxies reach this node, or that they do not."""
+        config, name = self._config.gateway, str(self._config.name)
+        wanted = None if config is None else {"address": str(config.advertise), "url": config.url}
+        known = self._machine.members.gateway(name)
+        if wanted == (None if known is None else known._asdict()):
+            return False
+        arguments = {"name": name, "gateway": wanted}
+        await self._replicated.apply("members", "set_gateway", arguments, request_id=None, timeout_s=5.0)
         return True
 
     async def _promote(self) -> bool:

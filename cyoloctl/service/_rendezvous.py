@@ -5,10 +5,12 @@ from __future__ import annotations
 import asyncio
 import hashlib
 import hmac
+import itertools
 import json
+import os
 import time
 from collections.abc import Callable, Mapping
-from typing import Any
+from typing import NamedTuple
 
 from cyoloctl import rendezvous
 from cyoloctl.errors import (
@@ -26,6 +28,17 @@ __all__ = ["RendezvousService"]
 INTERVAL_S = 5
 # Codes that are taken are drawn again; with 10,000 live ones among 20**8 this is never needed twice.
 _DRAWS = 4
+
+# Number and purpose -> 32 bytes.
+_Draw = Callable[[int, str], bytes]
+
+
+class _Beginning(NamedTuple):
+    """What a start draws.  request_id: the command's."""
+
+    id: str
+    user_code: str
+    request_id: str
 
 
 def _sha256(*parts: str) -> str:
@@ -83,40 +96,58 @@ class RendezvousService:
         request_id: str | None,
         timeout_s: float,
     ) -> Json:
-        draw = await self._draw(request_id, timeout_s)
-        node = str(self._replicated.config.name)
+        if public_key is not None:
+            rendezvous.seal_result(public_key, b"")  # a key that nothing can be sealed to: say so now
+        draws = await self._draws(request_id, timeout_s)
+        for draw in draws[1:]:  # done before, under a key that was primary then
+            for number in range(_DRAWS):
+                beginning = _begin(draw, number, public_key)
+                if self._was_begun(beginning, public_key):
+                    return self._started(beginning)
         for number in range(_DRAWS):
-            secret = draw(number)
-            id = secret("id").hex()[:32] if public_key is None else rendezvous.id_of_public_key(public_key)
-            user_code = rendezvous.new_user_code(_stream(secret))
-            digest = rendezvous.hash_user_code(user_code)
-            known = None if request_id is None else self._records.get(id, self._now_ms())
-            if known is not None and known.user_code_sha256 in (digest, None):
-                return self._started(known, user_code)  # this request was done before, maybe by another node
+            beginning = _begin(draws[0], number, public_key)
+            if request_id is not None and self._was_begun(beginning, public_key):
+                break  # done before, maybe by another node
             arguments = {
-                "id": id,
+                "id": beginning.id,
                 "kind": kind,
-                "user_code_sha256": digest,
+                "user_code_sha256": rendezvous.hash_user_code(beginning.user_code),
                 "ttl_ms": ttl_s * 1000,
-                "node": node,
+                "node": str(self._replicated.config.name),
                 "initiator": initiator,
                 "origin": origin,
                 "data": data,
                 "initiator_public_key": public_key,
             }
-            envelope = None if request_id is None else secret("request").hex()[:32]
+            envelope = None if request_id is None else beginning.request_id
             try:
                 await self._write("start", arguments, timeout_s, envelope)
                 break
             except Conflict as error:
+                if request_id is not None:
+                    # Another node may be doing the same request, with its own name in the command.
+                    await self._replicated.fresh(timeout_s=timeout_s)
+                    if self._was_begun(beginning, public_key):
+                        break
                 # Only a taken code is drawn again; what is no conflict of codes is the caller's to know.
                 if type(error) is not Conflict or number == _DRAWS - 1:
                     raise
-        record = self._records.get(id, self._now_ms())
-        assert record is not None  # it was made a moment ago, and tombstones stay for a day
-        return self._started(record, user_code)
+        return self._started(beginning)
 
-    def _started(self, record: Rendezvous, user_code: str) -> Json:
+    def _was_begun(self, beginning: _Beginning, public_key: str | None) -> bool:
+        """Whether the record is that of this very request.
+
+        An id that no key fixes says it; else the code does, which a record has until it ends.
+        """
+        record = self._records.get(beginning.id, self._now_ms())
+        return record is not None and (
+            public_key is None or record.user_code_sha256 == rendezvous.hash_user_code(beginning.user_code)
+        )
+
+    def _started(self, beginning: _Beginning) -> Json:
+        record, user_code = self._records.get(beginning.id, self._now_ms()), beginning.user_code
+        if record is None:  # the answer to the request id outlived the tombstone
+            raise Conflict("the request id began a rendezvous that ended long ago: use a new one")
         page = self._page_url(record.node)
         return {
             "schema_version": 1,
@@ -129,33 +160,30 @@ class RendezvousService:
             "node": record.node,
         }
 
-    async def _draw(
-        self, request_id: str | None, timeout_s: float
-    ) -> Callable[[int], Callable[[str], bytes]]:
+    async def _draws(self, request_id: str | None, timeout_s: float) -> list[_Draw]:
         """Randomness for a start: fresh, or with a request id the same at every repetition on every node.
 
         Whoever repeats must get the same id and code, of which only hashes are
         kept: both come from the request id under the primary token key, so
-        that who guesses the request id learns nothing.
+        that who guesses the request id learns nothing.  After it, those of the
+        other keys, of which one was primary before a rotation.
         """
         if request_id is None:
-            fresh = rendezvous.new_id()
-            key, what = bytes.fromhex(fresh), fresh
+            keys, what = [os.urandom(32)], ""
         else:
             await self._replicated.fresh(timeout_s=timeout_s)
             await self._keys.wait_primary(timeout_s=timeout_s)
-            primary = self._keys.ring().primary
-            assert primary is not None
-            key, what = primary.secret, request_id
+            ring, what = self._keys.ring(), request_id
+            keys = [key.secret for key in sorted(ring.keys, key=lambda key: key is not ring.primary)]
 
-        def numbered(number: int) -> Callable[[str], bytes]:
-            def secret(purpose: str) -> bytes:
+        def draw(key: bytes) -> _Draw:
+            def secret(number: int, purpose: str) -> bytes:
                 message = f"cyoloctl rendezvous start v1\0{purpose}\0{number}\0{what}"
                 return hmac.digest(key, message.encode(), "sha256")
 
             return secret
 
-        return numbered
+        return [draw(key) for key in keys]
 
     async def wait(self, *, id: str, redemption: str, timeout_s: float) -> Json:
         """The answer, once; AuthorizationPending when there is none in time.
@@ -206,18 +234,26 @@ class RendezvousService:
             "node": record.node,
         }
 
-    async def cancel(self, *, id: str, timeout_s: float) -> Json:
-        await self._write("cancel", {"id": id, "expected": None}, timeout_s)
+    async def cancel(self, *, id: str, request_id: str | None, timeout_s: float) -> Json:
+        await self._write("cancel", {"id": id, "expected": None}, timeout_s, request_id)
         return self._answer(id)
 
     # ------------------------------------------------------------- who answers
 
     async def find(
-        self, *, id: str | None, user_code: str | None, caller: str, timeout_s: float
+        self,
+        *,
+        id: str | None,
+        user_code: str | None,
+        caller: str,
+        timeout_s: float,
+        request_id: str | None = None,
     ) -> Rendezvous:
         """The record of an id or a user code, for somebody who may be guessing: wrong codes are counted.
 
-        Raises NotFound, SlowDown, Conflict (ended), InvalidInput.
+        request_id: the same one with the same code finds the same record again,
+        even when that has ended and has no code any more.  Raises NotFound,
+        SlowDown, Conflict (ended), InvalidInput.
         """
         if id is None and user_code is None:
             raise InvalidInput("give an id or a user code")
@@ -227,7 +263,9 @@ class RendezvousService:
                 "user_code_sha256": rendezvous.hash_user_code(user_code),
                 "caller_sha256": _sha256("cyoloctl caller v1", caller),
             }
-            tried = await self._write("attempt", arguments, timeout_s)
+            tried = await self._write(
+                "attempt", arguments, timeout_s, request_id and _sha256("cyoloctl attempt v1", request_id)
+            )
             if tried["id"] is None:
                 raise NotFound(
                     "no rendezvous has this user code: check the letters; "
@@ -246,12 +284,36 @@ class RendezvousService:
         operation: str,
         id: str | None,
         user_code: str | None,
-        more: Callable[[Rendezvous], Json],
-        timeout_s: float,
+        by: str,
         request_id: str | None,
+        timeout_s: float,
+        data: Json | None = None,
     ) -> Json:
-        record = await self.find(id=id, user_code=user_code, caller="operator", timeout_s=timeout_s)
-        return await self.transition(operation, record, more(record), timeout_s, request_id)
+        """As an operator; data: of an approval.
+
+        Wrong codes are counted for each `by`, so that who mistypes stops
+        nobody else.  It is what the caller claims: an operator need not guess
+        codes, who can list the records.
+        """
+        deadline = time.monotonic() + timeout_s
+        caller = f"operator {by}"
+        record = await self.find(
+            id=id, user_code=user_code, caller=caller, timeout_s=timeout_s, request_id=request_id
+        )
+        arguments = {"by": by} if data is None else self.approval(record, by, data)
+        left = max(0.1, deadline - time.monotonic())
+        try:
+            return await self.transition(operation, record, arguments, left, request_id)
+        except Conflict as error:
+            # What is sealed is sealed anew, so a repetition is another command to the machine.
+            if data is None or not error.message.startswith("the request id was used"):
+                raise
+            await self._replicated.fresh(timeout_s=left)
+            done = self._records.get(record.id, self._now_ms())
+            sealed = done is not None and done.sealed_result is not None
+            if done is None or done.claimed_by != by or not (sealed or done.state == "consumed"):
+                raise
+            return self._answer(record.id)
 
     async def transition(
         self,
@@ -268,7 +330,7 @@ class RendezvousService:
     async def claim(
         self, *, id: str | None, user_code: str | None, by: str, request_id: str | None, timeout_s: float
     ) -> Json:
-        return await self._act("claim", id, user_code, lambda record: {"by": by}, timeout_s, request_id)
+        return await self._act("claim", id, user_code, by, request_id, timeout_s)
 
     async def approve(
         self,
@@ -280,19 +342,12 @@ class RendezvousService:
         request_id: str | None,
         timeout_s: float,
     ) -> Json:
-        return await self._act(
-            "approve",
-            id,
-            user_code,
-            lambda record: self.approval(record, by, data),
-            timeout_s,
-            request_id,
-        )
+        return await self._act("approve", id, user_code, by, request_id, timeout_s, data)
 
     async def deny(
         self, *, id: str | None, user_code: str | None, by: str, request_id: str | None, timeout_s: float
     ) -> Json:
-        return await self._act("deny", id, user_code, lambda record: {"by": by}, timeout_s, request_id)
+        return await self._act("deny", id, user_code, by, request_id, timeout_s)
 
     def approval(self, record: Rendezvous, by: str, data: Json) -> Json:
         """The arguments of an approval: in clear, or sealed to the initiator when it gave a key."""
@@ -340,18 +395,18 @@ class RendezvousService:
 
     async def list(self, *, state: str | None, limit: int, after: str | None, timeout_s: float) -> Json:
         await self._replicated.fresh(timeout_s=timeout_s)
-        found: Any = [
-            record for record in self._records.records(self._now_ms()) if state in (None, record.state)
+        # By its time and id a record has a place, whatever became of it since the page before.
+        begin = (-1, "") if after is None else (int(after[:-33]), after[-32:])
+        found = [
+            record
+            for record in self._records.records(self._now_ms())
+            if state in (None, record.state) and (record.created_unix_ms, record.id) > begin
         ]
-        if after is not None:
-            places = [place for place, record in enumerate(found) if record.id == after]
-            # The record may have gone since: what is older than all that is left needs no mark.
-            found = found[places[0] + 1 :] if places else found
         page = found[:limit]
         return {
             "schema_version": 1,
             "rendezvous": [self.to_json(record) for record in page],
-            "next": page[-1].id if len(found) > limit else None,
+            "next": f"{page[-1].created_unix_ms}-{page[-1].id}" if len(found) > limit else None,
         }
 
 
@@ -363,16 +418,9 @@ async def _wait(event: asyncio.Event, timeout_s: float) -> None:
         pass
 
 
-def _stream(secret: Callable[[str], bytes]) -> Callable[[int], bytes]:
-    """Random bytes, as many as are asked for, from a keyed hash."""
-    position = 0
-
-    def read(count: int) -> bytes:
-        nonlocal position
-        found = b""
-        while len(found) < count:
-            found += secret(f"code {position}")
-            position += 1
-        return found[:count]
-
-    return read
+def _begin(draw: _Draw, number: int, public_key: str | None) -> _Beginning:
+    """What the draw of a number begins."""
+    id = draw(number, "id").hex()[:32] if public_key is None else rendezvous.id_of_public_key(public_key)
+    blocks = itertools.count()
+    user_code = rendezvous.new_user_code(lambda count: draw(number, f"code {next(blocks)}")[:count])
+    return _Beginning(id, user_code, draw(number, "request").hex()[:32])

@@ -61,10 +61,10 @@ class RouteService:
             "index": engine.applied_index(),
         }
 
-    async def share(self, *, host: str, shared: bool, timeout_s: float) -> Json:
+    async def share(self, *, host: str, shared: bool, request_id: str | None, timeout_s: float) -> Json:
         operation = "share_host" if shared else "unshare_host"
         arguments = {"host": parse_hostname(host)}
         _, value, _ = await self._replicated.apply(
-            "members", operation, arguments, request_id=None, timeout_s=timeout_s
+            "members", operation, arguments, request_id=request_id, timeout_s=timeout_s
         )
         return {"schema_version": 1, **value}

@@ -15,7 +15,15 @@ from pathlib import Path
 
 import pytest
 
-from cyoloctl.config import Config, LogConfig, dump_config, load_config, parse_config, write_config
+from cyoloctl.config import (
+    Config,
+    GatewayConfig,
+    LogConfig,
+    dump_config,
+    load_config,
+    parse_config,
+    write_config,
+)
 from cyoloctl.errors import AlreadyExists, ConfigError, StorageError, VersionMismatch
 from cyoloctl.model import Address, ClusterId, NodeName
 from cyoloctl.paths import (
@@ -44,6 +52,18 @@ FULL = Config(
     storage="memory",
     peers={NodeName("1e3"): Address("10.0.0.2", 7700), NodeName("on"): Address("n3.example", 1)},
     log=LogConfig("json", "debug"),
+    gateway=GatewayConfig(
+        listen=Address("::", 8443),
+        advertise=Address("app-1.example.com", 8443),
+        url="https://app.example.com/x",
+        certificate="/etc/a b/tls.crt",
+        key="/etc/a b/tls.key",
+        trusted_proxies=("10.0.0.0/8", "fd00::1/128"),
+        metrics_clients=(),
+        allowed_hosts=("localhost", "::1"),
+        require_session=False,
+        sign_in_url="https://login.example.com/?next=a#b",
+    ),
 )
 
 
@@ -117,6 +137,37 @@ DEFECTS = {
     "log is empty": (MINIMAL + "log:\n", 6, 5, "'log' must be a mapping"),
     "peer address": (MINIMAL + "peers: {n2: nowhere}\n", 6, 13, "use HOST:PORT"),
     "peer name": (MINIMAL + "peers: {N2: a:1}\n", 6, 9, "use 1 to 63"),
+    "gateway without listen": (MINIMAL + "gateway: {url: 'https://a'}\n", 6, 10, "has no field 'listen'"),
+    "gateway unknown field": (MINIMAL + "gateway: {listen: a:1, tsl: {}}\n", 6, 24, "did you mean 'tls'"),
+    "gateway wildcard": (MINIMAL + "gateway: {listen: 0.0.0.0:80}\n", 6, 19, "set advertise"),
+    "gateway odd host": (MINIMAL + "gateway: {listen: a_b:80}\n", 6, 19, "use a host name"),
+    "gateway url": (MINIMAL + "gateway: {listen: a:1, url: ftp://a}\n", 6, 29, "use https://HOST"),
+    "gateway url of a script": (
+        MINIMAL + "gateway: {listen: a:1, url: 'javascript:1'}\n",
+        6,
+        29,
+        "use https",
+    ),
+    "gateway tls": (MINIMAL + "gateway: {listen: a:1, tls: {key: /k}}\n", 6, 29, "no field 'certificate'"),
+    "gateway tls path": (
+        MINIMAL + "gateway: {listen: a:1, tls: {certificate: c, key: k}}\n",
+        6,
+        43,
+        "use an absolute path",
+    ),
+    "gateway proxies": (MINIMAL + "gateway: {listen: a:1, trusted_proxies: 10.0.0.1}\n", 6, 41, "a list"),
+    "gateway proxy": (
+        MINIMAL + "gateway: {listen: a:1, trusted_proxies: [10.0.0.1/8]}\n",
+        6,
+        42,
+        "a network",
+    ),
+    "gateway flag": (
+        MINIMAL + "gateway: {listen: a:1, rendezvous: {require_session: 1}}\n",
+        6,
+        54,
+        "true or false",
+    ),
     "anchor": (MINIMAL.replace("name: n1", "name: &a n1"), 2, 7, "anchors (&name) are not allowed"),
     "alias": ("a: *b\n", 1, 4, "aliases (*name) are not allowed"),
     "tag": (MINIMAL.replace("name: n1", "name: !!python/name:os.system n1"), 2, 7, "tags (!name)"),
@@ -403,3 +454,11 @@ def test_import_paths_loads_nothing_slow() -> None:
         [sys.executable, "-S", "-c", code], cwd=root, capture_output=True, text=True, check=True
     )
     assert found.stdout == "[]\n"
+
+
+def test_parse_config_of_a_gateway_fills_in_defaults_that_trust_and_admit_loopback_only() -> None:
+    gateway = parse_config(MINIMAL + "gateway: {listen: 10.0.0.1:8080}\n").gateway
+    assert gateway == GatewayConfig(Address("10.0.0.1", 8080), Address("10.0.0.1", 8080))
+    assert gateway.trusted_proxies == gateway.metrics_clients == ("127.0.0.0/8", "::1/128")
+    assert gateway.require_session
+    assert parse_config(MINIMAL).gateway is None

@@ -1,0 +1,291 @@
+"""The rendezvous page in a real browser: begun at one node, answered through another, redeemed at a third."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from dataclasses import dataclass
+from datetime import UTC, datetime, timedelta
+from ipaddress import ip_address
+from pathlib import Path
+
+import pytest
+from cryptography import x509
+from cryptography.hazmat.primitives import hashes, serialization
+from cryptography.hazmat.primitives.asymmetric import ec
+from cryptography.x509.oid import NameOID
+
+from tests.browser.webdriver import ENTER, TAB, Browser, Switch, browser, require_chromium
+from tests.support.cluster import Cluster, wait_until
+from tests.support.gateways import HOST, add_gateways, begin, session, wait_gateways
+
+pytestmark = [pytest.mark.cluster, pytest.mark.timeout(300)]
+
+ROOT = Path(__file__).resolve().parents[2]
+RESOLVE = [f"--host-resolver-rules=MAP {HOST} 127.0.0.1"]
+HOSTILE = {
+    "amount": "</dd><script>document.title='owned'</script>",
+    "note": "\"><img src=x onerror=alert(1)>' onmouseover='alert(2)",
+    "long": "w" * 900,
+}
+
+
+def certificate(where: Path) -> tuple[str, str]:
+    """A certificate of its own for HOST and loopback: (certificate file, key file)."""
+    key = ec.generate_private_key(ec.SECP256R1())
+    name = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, HOST)])
+    now = datetime.now(UTC)
+    made = (
+        x509.CertificateBuilder()
+        .subject_name(name)
+        .issuer_name(name)
+        .public_key(key.public_key())
+        .serial_number(x509.random_serial_number())
+        .not_valid_before(now - timedelta(hours=1))
+        .not_valid_after(now + timedelta(days=1))
+        .add_extension(
+            x509.SubjectAlternativeName([x509.DNSName(HOST), x509.IPAddress(ip_address("127.0.0.1"))]), False
+        )
+        .sign(key, hashes.SHA256())
+    )
+    files = where / "tls.crt", where / "tls.key"
+    files[0].write_bytes(made.public_bytes(serialization.Encoding.PEM))
+    files[1].write_bytes(
+        key.private_bytes(
+            serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8, serialization.NoEncryption()
+        )
+    )
+    return str(files[0]), str(files[1])
+
+
+@dataclass
+class Site:
+    """Three nodes with gateways behind one address, which is handed from node to node."""
+
+    cluster: Cluster
+    ports: dict[str, int]
+    switch: Switch
+
+    @property
+    def url(self) -> str:
+        return f"https://{HOST}:{self.switch.port}"
+
+    def through(self, name: str) -> None:
+        self.switch.target = self.ports[name]
+
+
+@pytest.fixture(scope="module")
+def formed(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Cluster]:
+    require_chromium()  # before the work
+    with Cluster(tmp_path_factory.mktemp("formed")) as cluster:
+        cluster.form(3)
+        cluster.stop_all()
+        yield cluster
+
+
+@pytest.fixture
+def site(formed: Cluster, tmp_path: Path) -> Iterator[Site]:
+    nodes = tmp_path / "nodes"
+    nodes.mkdir()
+    with formed.copy_to(nodes) as cluster:
+        files = certificate(tmp_path)
+        ports = add_gateways(cluster, certificate=files[0], key=files[1], sign_in_url=f"https://{HOST}/login")
+        cluster.start_all()
+        cluster.wait_healthy()
+        wait_gateways(cluster, ports, tls=True)
+        with Switch(ports["n1"]) as switch:
+            yield Site(cluster, ports, switch)
+
+
+def sign_in(shown: Browser, site: Site) -> None:
+    """What a login of the application would do: leave a session cookie."""
+    shown.open(f"{site.url}/healthz")
+    shown.add_cookie("cyolo-sid", session(site.cluster["n2"]))
+
+
+def look(shown: Browser, name: str) -> None:
+    """A picture for the documentation, when `make screenshots` asks for it."""
+    if os.environ.get("SCREENSHOTS"):
+        path = ROOT / "docs" / "images" / f"rendezvous-{name}.png"
+        path.parent.mkdir(exist_ok=True)
+        shown.screenshot(path)
+        assert path.stat().st_size < 150_000
+
+
+@pytest.fixture
+def shown(tmp_path: Path) -> Iterator[Browser]:
+    with browser(tmp_path / "profile", arguments=RESOLVE) as found:
+        yield found
+
+
+def test_flow_when_the_first_node_is_killed_between_form_and_answer_completes(
+    site: Site, shown: Browser
+) -> None:
+    cluster = site.cluster
+    started = begin(cluster["n1"])
+    assert started["node"] == "n1"
+    sign_in(shown, site)
+    shown.open(f"{site.url}/rendezvous?user_code={started['user_code'].lower()}")
+    assert shown.attribute("#user_code", "value") == started["user_code"]
+    look(shown, "code")
+    shown.click("button")
+    text = shown.text()
+    for part in (
+        "cli:zoe",
+        "198.51.100.7",
+        "mfa",
+        "n1",
+        "12.50 EUR",
+        started["user_code"],
+        "alice@example.com",
+    ):
+        assert part in text
+    assert "Approve only what you started yourself" in text
+    assert started["id"] not in shown.command("GET", "/source")
+    look(shown, "approve")
+    cluster["n1"].kill()
+    site.through("n2")
+    shown.click("button:not(.no)")
+    assert shown.title == "Approved"
+    assert "Served by node n2" in shown.text()
+    look(shown, "approved")
+    redeemed = cluster["n3"].json("rendezvous", "wait", started["id"])
+    assert (redeemed["state"], redeemed["approved_by"]) == ("consumed", "alice@example.com")
+    again = cluster["n2"].cli("rendezvous", "wait", started["id"])
+    assert again.returncode == 4
+
+
+def test_flow_without_scripts_by_keyboard_alone_completes(site: Site, tmp_path: Path) -> None:
+    started = begin(site.cluster["n1"])
+    with browser(tmp_path / "profile", scripts=False, arguments=RESOLVE) as shown:
+        shown.open("data:text/html,<title>off</title><script>document.title='on'</script>")
+        assert shown.title == "off"
+        sign_in(shown, site)
+        shown.open(f"{site.url}/rendezvous?user_code={started['user_code']}")
+        shown.keys(TAB, ENTER)
+        wait_until("who asks is shown", lambda: shown.title == "Approve \u201cmfa\u201d?")
+        site.cluster["n1"].kill()
+        site.through("n2")
+        shown.keys(TAB, TAB, ENTER)
+        wait_until("the answer is shown", lambda: shown.title == "Approved")
+    redeemed = site.cluster["n3"].json("rendezvous", "wait", started["id"])
+    assert redeemed["approved_by"] == "alice@example.com"
+
+
+def test_flow_begun_in_the_browser_and_approved_from_another_client_is_redeemed(
+    site: Site, shown: Browser
+) -> None:
+    cluster = site.cluster
+    started = begin(cluster["n1"])
+    sign_in(shown, site)
+    shown.open(f"{site.url}/rendezvous?user_code={started['user_code']}")
+    shown.click("button")
+    cluster["n1"].kill()
+    approved = cluster["n2"].json("rendezvous", "approve", started["user_code"], "--by", "bob")
+    assert approved["state"] == "approved"
+    site.through("n2")
+    shown.click("button:not(.no)")
+    assert shown.title == "Already answered"
+    redeemed = cluster["n3"].json("rendezvous", "wait", started["id"])
+    assert (redeemed["state"], redeemed["approved_by"]) == ("consumed", "bob")
+
+
+def test_denying_in_the_browser_ends_the_wait(site: Site, shown: Browser) -> None:
+    started = begin(site.cluster["n1"])
+    sign_in(shown, site)
+    site.through("n3")
+    shown.open(f"{site.url}/rendezvous")
+    shown.type("#user_code", started["user_code"])
+    shown.click("button")
+    shown.click("button.no")
+    assert shown.title == "Denied"
+    assert site.cluster["n1"].cli("rendezvous", "wait", started["id"]).returncode == 4
+
+
+def test_reload_of_the_answer_counts_once_and_shows_it_again(site: Site, shown: Browser) -> None:
+    started = begin(site.cluster["n1"])
+    sign_in(shown, site)
+    shown.open(f"{site.url}/rendezvous?user_code={started['user_code']}")
+    shown.click("button")
+    shown.click("button:not(.no)")
+    shown.command("POST", "/refresh", {})
+    assert shown.title == "Approved"
+
+
+def test_page_in_the_browser_has_names_and_roles_and_breaks_no_policy(site: Site, tmp_path: Path) -> None:
+    started = begin(site.cluster["n1"])
+    with browser(tmp_path / "profile", arguments=RESOLVE) as shown:
+        sign_in(shown, site)
+        shown.open(f"{site.url}/rendezvous?user_code={started['user_code']}")
+        assert (shown.role("#user_code"), shown.label("#user_code")) == ("textbox", "Code")
+        assert shown.run("return document.documentElement.lang") == "en"
+        # The style applies under the policy: a browser would drop it for a wrong hash.
+        assert shown.run("return getComputedStyle(document.querySelector('button')).display") == "block"
+        shown.click("button")
+        assert shown.texts("h1") == ["Approve \u201cmfa\u201d?"]
+        assert (shown.label("button.no"), shown.label("button:not(.no)")) == ("Deny", "Approve")
+        assert shown.console() == []
+        cookies = shown.cookies()
+        assert cookies["__Host-cyolo-form"]["httpOnly"]
+        assert cookies["__Host-cyolo-form"]["secure"]
+        assert cookies["__Host-cyolo-form"]["sameSite"] == "Strict"
+        assert shown.run("return document.cookie") == ""
+
+
+def test_page_on_a_narrow_phone_with_hostile_data_stays_readable(site: Site, tmp_path: Path) -> None:
+    started = begin(
+        site.cluster["n1"], data=HOSTILE, initiator="<b>root</b> & 'co'", origin="https://" + "x" * 200
+    )
+    with browser(
+        tmp_path / "profile",
+        width=320,
+        height=640,
+        arguments=RESOLVE,
+    ) as shown:
+        sign_in(shown, site)
+        shown.open(f"{site.url}/rendezvous?user_code={started['user_code']}")
+        assert shown.run("return document.documentElement.scrollWidth") <= 320
+        shown.click("button")
+        assert shown.title == "Approve \u201cmfa\u201d?"
+        assert shown.run("return document.documentElement.scrollWidth") <= 320
+        # Fingers need 44 CSS pixels (WCAG 2.2, 2.5.5).
+        for selector in ("button.no", "button:not(.no)"):
+            width, height = shown.size(selector)
+            assert width >= 120
+            assert height >= 44
+        values = shown.texts("dd")
+        assert set(HOSTILE.values()) | {"<b>root</b> & 'co'"} <= set(values)
+        assert shown.run("return document.querySelectorAll('script,img,b').length") == 0
+        assert shown.console() == []
+
+
+def test_page_without_a_session_says_where_to_sign_in(site: Site, shown: Browser) -> None:
+    shown.open(f"{site.url}/rendezvous")
+    assert shown.title == "Sign in first"
+    look(shown, "sign-in")
+    assert shown.attribute("a.button", "href") == f"https://{HOST}/login"
+
+
+def test_page_in_a_frame_of_another_site_shows_nothing(site: Site, tmp_path: Path) -> None:
+    with browser(tmp_path / "profile", arguments=RESOLVE) as shown:
+        sign_in(shown, site)
+        evil = f"data:text/html,<iframe src='{site.url}/rendezvous'></iframe>"
+        shown.open(evil)
+        shown.command("POST", "/frame", {"id": 0})
+        assert "Enter the code" not in shown.command("GET", "/source")
+
+
+def test_form_of_another_site_changes_nothing(site: Site, tmp_path: Path) -> None:
+    started = begin(site.cluster["n1"])
+    with browser(tmp_path / "profile", arguments=RESOLVE) as shown:
+        sign_in(shown, site)
+        shown.open(
+            "data:text/html,"
+            f"<form method=post action='{site.url}/rendezvous'>"
+            f"<input name=user_code value={started['user_code']}><input name=form value=x>"
+            "<button>win</button></form>"
+        )
+        shown.click("button")
+        assert shown.title == "Not from this page"
+    shown_state = site.cluster["n2"].json("rendezvous", "show", started["id"])
+    assert (shown_state["state"], shown_state["failed_attempts"]) == ("pending", 0)
