@@ -12,34 +12,37 @@ _cyoloctl() {
     fi
     for ((i = 1; i < COMP_CWORD; i++)); do
         case "$path ${COMP_WORDS[i]}" in
-            'cyoloctl demo'|'cyoloctl cluster'|'cyoloctl cluster init'|'cyoloctl node'|'cyoloctl node start'|'cyoloctl node stop'|'cyoloctl node join'|'cyoloctl node info'|'cyoloctl member'|'cyoloctl member invite'|'cyoloctl member list'|'cyoloctl member show'|'cyoloctl member remove'|'cyoloctl member transfer-leadership'|'cyoloctl status'|'cyoloctl counter'|'cyoloctl counter incr'|'cyoloctl counter decr'|'cyoloctl counter get'|'cyoloctl counter list'|'cyoloctl counter reset'|'cyoloctl counter watch'|'cyoloctl sim'|'cyoloctl help'|'cyoloctl help exit-codes') path+=" ${COMP_WORDS[i]}" ;;
+            'cyoloctl demo'|'cyoloctl cluster'|'cyoloctl cluster init'|'cyoloctl node'|'cyoloctl node start'|'cyoloctl node stop'|'cyoloctl node join'|'cyoloctl node info'|'cyoloctl member'|'cyoloctl member invite'|'cyoloctl member list'|'cyoloctl member show'|'cyoloctl member remove'|'cyoloctl member set-host'|'cyoloctl member transfer-leadership'|'cyoloctl status'|'cyoloctl counter'|'cyoloctl counter incr'|'cyoloctl counter decr'|'cyoloctl counter get'|'cyoloctl counter list'|'cyoloctl counter reset'|'cyoloctl counter watch'|'cyoloctl token'|'cyoloctl token mint'|'cyoloctl token inspect'|'cyoloctl token update'|'cyoloctl token refresh'|'cyoloctl token revoke'|'cyoloctl token revocations'|'cyoloctl key'|'cyoloctl key generate'|'cyoloctl key rotate'|'cyoloctl key list'|'cyoloctl key status'|'cyoloctl key promote'|'cyoloctl key disable'|'cyoloctl key enable'|'cyoloctl key destroy'|'cyoloctl key export'|'cyoloctl key import'|'cyoloctl key rewrap'|'cyoloctl key policy'|'cyoloctl key identity'|'cyoloctl rendezvous'|'cyoloctl rendezvous start'|'cyoloctl rendezvous claim'|'cyoloctl rendezvous approve'|'cyoloctl rendezvous deny'|'cyoloctl rendezvous cancel'|'cyoloctl rendezvous wait'|'cyoloctl rendezvous show'|'cyoloctl rendezvous list'|'cyoloctl route'|'cyoloctl route list'|'cyoloctl route which'|'cyoloctl route resolve'|'cyoloctl route share'|'cyoloctl route unshare'|'cyoloctl route export'|'cyoloctl route watch'|'cyoloctl sim'|'cyoloctl help'|'cyoloctl help exit-codes') path+=" ${COMP_WORDS[i]}" ;;
         esac
     done
-    case "$prev" in
-        --nodes|--timeout|--name|--listen|--advertise|--cluster|-e|--endpoint|--ttl|--to|--interval|--by|--request-id|--seeds|--faults|--jobs) :; return ;;
-        -o|--output) mapfile -t COMPREPLY < <(compgen -W "table json yaml" -- "$cur"); return ;;
-        -d|--data-dir) compopt -o filenames; mapfile -t COMPREPLY < <(compgen -d -- "$cur"); return ;;
-        --storage) mapfile -t COMPREPLY < <(compgen -W "disk memory" -- "$cur"); return ;;
-        --log-format) mapfile -t COMPREPLY < <(compgen -W "text json" -- "$cur"); return ;;
-        --log-level) mapfile -t COMPREPLY < <(compgen -W "debug info warning error" -- "$cur"); return ;;
-        --credentials|--token-file|--out) compopt -o filenames; mapfile -t COMPREPLY < <(compgen -f -- "$cur"); return ;;
+    case "$path $prev" in
+        *' --nodes'|'cyoloctl key policy --keep'|*' --timeout'|*' --name'|*' --listen'|*' --advertise'|*' --cluster'|*' --gateway'|*' --gateway-url'|*' -e'|*' --endpoint'|*' --ttl'|*' --to'|*' --interval'|'cyoloctl route watch --check'|*' --by'|*' --request-id'|*' --sub'|*' --claim'|*' --max-age'|*' --cookie-name'|*' --audience'|*' --set'|*' --unset'|*' --sid'|*' --to-ca'|*' --from-ca'|*' --rotate-every'|*' --kind'|*' --data'|*' --public-key'|*' --state'|*' --exec'|*' --seeds'|*' --faults'|*' --jobs') :; return ;;
+        *' -o'|*' --output') mapfile -t COMPREPLY < <(compgen -W "table json yaml" -- "$cur"); return ;;
+        *' -d'|*' --data-dir'|*' --run-dir') compopt -o filenames; mapfile -t COMPREPLY < <(compgen -d -- "$cur"); return ;;
+        *' --storage') mapfile -t COMPREPLY < <(compgen -W "disk memory" -- "$cur"); return ;;
+        *' --log-format') mapfile -t COMPREPLY < <(compgen -W "text json" -- "$cur"); return ;;
+        *' --log-level') mapfile -t COMPREPLY < <(compgen -W "debug info warning error" -- "$cur"); return ;;
+        *' --credentials'|*' --token-file'|*' --out'|*' --claims-file'|*' --keyring'|*' --passphrase-file'|*' --to-node'|*' --tls-certificate'|*' --backend-tls-ca') compopt -o filenames; mapfile -t COMPREPLY < <(compgen -f -- "$cur"); return ;;
+        *' --format') mapfile -t COMPREPLY < <(compgen -W "nginx haproxy" -- "$cur"); return ;;
+        *' --pin') mapfile -t COMPREPLY < <(compgen -W "soft strict" -- "$cur"); return ;;
     esac
     local words=
     case "$path" in
-        'cyoloctl') words='demo cluster node member status counter sim help --version -h --help' ;;
+        'cyoloctl') words='demo cluster node member status counter token key rendezvous route sim help --version -h --help' ;;
         'cyoloctl demo') words='--nodes --keep -o --output -d --data-dir --timeout -h --help' ;;
         'cyoloctl cluster') words='init -h --help' ;;
-        'cyoloctl cluster init') words='--name --listen --advertise --cluster --storage -o --output -d --data-dir -h --help' ;;
+        'cyoloctl cluster init') words='--name --listen --advertise --cluster --storage --gateway --gateway-url -o --output -d --data-dir -h --help' ;;
         'cyoloctl node') words='start stop join info -h --help' ;;
         'cyoloctl node start') words='--background --log-format --log-level -o --output -d --data-dir --timeout -h --help' ;;
         'cyoloctl node stop') words='-o --output -d --data-dir -e --endpoint --credentials --timeout -h --help' ;;
-        'cyoloctl node join') words='--name --listen --token-file --advertise -o --output -d --data-dir --timeout -h --help' ;;
+        'cyoloctl node join') words='--name --listen --token-file --advertise --gateway --gateway-url -o --output -d --data-dir --timeout -h --help' ;;
         'cyoloctl node info') words='-o --output -d --data-dir -h --help' ;;
-        'cyoloctl member') words='invite list show remove transfer-leadership -h --help' ;;
+        'cyoloctl member') words='invite list show remove set-host transfer-leadership -h --help' ;;
         'cyoloctl member invite') words='--name --learner --ttl --out -o --output -d --data-dir -e --endpoint --credentials --timeout -h --help' ;;
         'cyoloctl member list') words='-o --output -d --data-dir -e --endpoint --credentials --timeout -h --help' ;;
         'cyoloctl member show') words='-o --output -d --data-dir -e --endpoint --credentials --timeout -h --help' ;;
         'cyoloctl member remove') words='--dry-run --force --yes -o --output -d --data-dir -e --endpoint --credentials --timeout -h --help' ;;
+        'cyoloctl member set-host') words='--clear -o --output -d --data-dir -e --endpoint --credentials --timeout -h --help' ;;
         'cyoloctl member transfer-leadership') words='--to -o --output -d --data-dir -e --endpoint --credentials --timeout -h --help' ;;
         'cyoloctl status') words='--watch --interval --check -o --output -d --data-dir -e --endpoint --credentials --timeout -h --help' ;;
         'cyoloctl counter') words='incr decr get list reset watch -h --help' ;;
@@ -49,6 +52,44 @@ _cyoloctl() {
         'cyoloctl counter list') words='--stale -o --output -d --data-dir -e --endpoint --credentials --timeout -h --help' ;;
         'cyoloctl counter reset') words='--yes --request-id -o --output -d --data-dir -e --endpoint --credentials --timeout -h --help' ;;
         'cyoloctl counter watch') words='-o --output -d --data-dir -e --endpoint --credentials --timeout -h --help' ;;
+        'cyoloctl token') words='mint inspect update refresh revoke revocations -h --help' ;;
+        'cyoloctl token mint') words='--sub --claim --claims-file --ttl --max-age --cookie-name --audience --set-cookie --batch --keyring --passphrase-file -o --output -d --data-dir -e --endpoint --credentials --timeout -h --help' ;;
+        'cyoloctl token inspect') words='--cookie --cookie-name --audience --require-quorum --explain --no-key --batch --keyring --passphrase-file -o --output -d --data-dir -e --endpoint --credentials --timeout -h --help' ;;
+        'cyoloctl token update') words='--set --unset --keep-previous --cookie --cookie-name --audience --set-cookie --request-id --batch --keyring --passphrase-file -o --output -d --data-dir -e --endpoint --credentials --timeout -h --help' ;;
+        'cyoloctl token refresh') words='--ttl --cookie --cookie-name --audience --require-quorum --set-cookie --batch --keyring --passphrase-file -o --output -d --data-dir -e --endpoint --credentials --timeout -h --help' ;;
+        'cyoloctl token revoke') words='--sid --sub --cookie-name --audience --request-id -o --output -d --data-dir -e --endpoint --credentials --timeout -h --help' ;;
+        'cyoloctl token revocations') words='-o --output -d --data-dir -e --endpoint --credentials --timeout -h --help' ;;
+        'cyoloctl key') words='generate rotate list status promote disable enable destroy export import rewrap policy identity -h --help' ;;
+        'cyoloctl key generate') words='--request-id -o --output -d --data-dir -e --endpoint --credentials --timeout -h --help' ;;
+        'cyoloctl key rotate') words='--request-id -o --output -d --data-dir -e --endpoint --credentials --timeout -h --help' ;;
+        'cyoloctl key list') words='-o --output -d --data-dir -e --endpoint --credentials --timeout -h --help' ;;
+        'cyoloctl key status') words='-o --output -d --data-dir -e --endpoint --credentials --timeout -h --help' ;;
+        'cyoloctl key promote') words='-o --output -d --data-dir -e --endpoint --credentials --timeout -h --help' ;;
+        'cyoloctl key disable') words='--force -o --output -d --data-dir -e --endpoint --credentials --timeout -h --help' ;;
+        'cyoloctl key enable') words='-o --output -d --data-dir -e --endpoint --credentials --timeout -h --help' ;;
+        'cyoloctl key destroy') words='--force --yes -o --output -d --data-dir -e --endpoint --credentials --timeout -h --help' ;;
+        'cyoloctl key export') words='--passphrase-file --to-node --to-ca --out -o --output -d --data-dir -e --endpoint --credentials --timeout -h --help' ;;
+        'cyoloctl key import') words='--passphrase-file --from-ca --adopt -o --output -d --data-dir -e --endpoint --credentials --timeout -h --help' ;;
+        'cyoloctl key rewrap') words='-o --output -d --data-dir -e --endpoint --credentials --timeout -h --help' ;;
+        'cyoloctl key policy') words='--rotate-every --keep -o --output -d --data-dir -e --endpoint --credentials --timeout -h --help' ;;
+        'cyoloctl key identity') words='-o --output -d --data-dir -e --endpoint --credentials --timeout -h --help' ;;
+        'cyoloctl rendezvous') words='start claim approve deny cancel wait show list -h --help' ;;
+        'cyoloctl rendezvous start') words='--kind --ttl --data --by --public-key --request-id -o --output -d --data-dir -e --endpoint --credentials --timeout -h --help' ;;
+        'cyoloctl rendezvous claim') words='--by --request-id -o --output -d --data-dir -e --endpoint --credentials --timeout -h --help' ;;
+        'cyoloctl rendezvous approve') words='--data --by --request-id -o --output -d --data-dir -e --endpoint --credentials --timeout -h --help' ;;
+        'cyoloctl rendezvous deny') words='--by --request-id -o --output -d --data-dir -e --endpoint --credentials --timeout -h --help' ;;
+        'cyoloctl rendezvous cancel') words='--request-id -o --output -d --data-dir -e --endpoint --credentials --timeout -h --help' ;;
+        'cyoloctl rendezvous wait') words='--request-id -o --output -d --data-dir -e --endpoint --credentials --timeout -h --help' ;;
+        'cyoloctl rendezvous show') words='-o --output -d --data-dir -e --endpoint --credentials --timeout -h --help' ;;
+        'cyoloctl rendezvous list') words='--state -o --output -d --data-dir -e --endpoint --credentials --timeout -h --help' ;;
+        'cyoloctl route') words='list which resolve share unshare export watch -h --help' ;;
+        'cyoloctl route list') words='-o --output -d --data-dir -e --endpoint --credentials --timeout -h --help' ;;
+        'cyoloctl route which') words='-o --output -d --data-dir -e --endpoint --credentials --timeout -h --help' ;;
+        'cyoloctl route resolve') words='-o --output -d --data-dir -e --endpoint --credentials --timeout -h --help' ;;
+        'cyoloctl route share') words='--request-id -o --output -d --data-dir -e --endpoint --credentials --timeout -h --help' ;;
+        'cyoloctl route unshare') words='--request-id -o --output -d --data-dir -e --endpoint --credentials --timeout -h --help' ;;
+        'cyoloctl route export') words='--format --pin --listen --tls-certificate --backend-tls-ca --fragment --run-dir -o --output -d --data-dir -e --endpoint --credentials --timeout -h --help' ;;
+        'cyoloctl route watch') words='--format --out --exec --check --interval --once --pin --listen --tls-certificate --backend-tls-ca --fragment --run-dir -o --output -d --data-dir -e --endpoint --credentials --timeout -h --help' ;;
         'cyoloctl sim') words='--seeds --faults --nodes --jobs --stop-on-failure -o --output -h --help' ;;
         'cyoloctl help') words='exit-codes -h --help' ;;
         'cyoloctl help exit-codes') words='-o --output -h --help' ;;

@@ -43,7 +43,7 @@ class Option:
     @property
     def choices(self) -> tuple[str, ...]:
         """The words that the value may be, none when it is free."""
-        return tuple(self.metavar.split("|")) if "|" in self.metavar and "FILE" not in self.metavar else ()
+        return tuple(self.metavar.split("|")) if "|" in self.metavar and self.metavar.islower() else ()
 
     @property
     def kind(self) -> str:
@@ -52,7 +52,7 @@ class Option:
             return "flag"
         if self.choices:
             return "choice"
-        return {"DIR": "dir", "FILE": "file", "FILE|-": "file"}.get(self.metavar, "text")
+        return {"DIR": "dir", "FILE": "file", "FILE|-": "file", "CERT": "file"}.get(self.metavar, "text")
 
     @property
     def short_help(self) -> str:
@@ -163,19 +163,22 @@ def _option_row(option: Option) -> str:
 
 
 def _values(tree: Sequence[Command]) -> dict[str, Option]:
-    """Every option that takes a value, by name.
+    """Every option that takes a value, by a bash pattern for the command, a blank and the option.
 
-    Raises ValueError when two commands disagree on what a name takes: the
-    bash script looks at the option alone.
+    Most names mean the same in every command; of one that does not, each command has its own pattern.
     """
-    found: dict[str, Option] = {}
+    found: dict[str, dict[str, Option]] = {}
     for command in tree:
         for option in command.options:
             for name in option.names:
-                other = found.setdefault(name, option)
-                if (other.kind, other.choices) != (option.kind, option.choices):
-                    raise ValueError(f"{name} takes {other.metavar!r} here and {option.metavar!r} there")
-    return {name: option for name, option in found.items() if option.kind != "flag"}
+                found.setdefault(name, {})[" ".join(command.path)] = option
+    values: dict[str, Option] = {}
+    for name, options in found.items():
+        if len({(option.kind, option.choices) for option in options.values()}) == 1:
+            values[f"*' {name}'"] = next(iter(options.values()))
+        else:
+            values |= {f"'{path} {name}'": option for path, option in options.items()}
+    return {pattern: option for pattern, option in values.items() if option.kind != "flag"}
 
 
 def bash(tree: Sequence[Command]) -> str:
@@ -199,7 +202,7 @@ def bash(tree: Sequence[Command]) -> str:
         f'            {known}) path+=" ${{COMP_WORDS[i]}}" ;;',
         "        esac",
         "    done",
-        '    case "$prev" in',
+        '    case "$path $prev" in',
     ]
     groups: dict[tuple[str, tuple[str, ...]], list[str]] = {}
     for name, option in _values(tree).items():

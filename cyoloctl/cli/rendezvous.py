@@ -11,7 +11,7 @@ from typing import Annotated, Any
 import typer
 
 from cyoloctl.cli import output
-from cyoloctl.cli.common import Session, command, parse_duration_s
+from cyoloctl.cli.common import Session, command, parse_duration_s, read_secret
 from cyoloctl.errors import AuthorizationPending, InvalidInput, OutcomeUnknown, Unavailable, Unreachable
 
 __all__ = ["COMMANDS"]
@@ -23,12 +23,18 @@ _PAGE = 1000
 _POLL_S = 10.0
 
 IdOrCode = Annotated[
-    str, typer.Argument(metavar="ID|USER_CODE", help="The id, or the user code in any spelling.")
+    str,
+    typer.Argument(
+        metavar="ID|USER_CODE", help="The id, or the user code in any spelling, or - to read it from stdin."
+    ),
 ]
-IdArgument = Annotated[str, typer.Argument(metavar="ID", help="The id that `rendezvous start` printed.")]
+IdArgument = Annotated[
+    str,
+    typer.Argument(metavar="ID", help="The id that `rendezvous start` printed, or - to read it from stdin."),
+]
 ByOption = Annotated[
     str | None,
-    typer.Option("--by", metavar="WHO", help="Who acts, for the record. [default: operator:LOGIN]"),
+    typer.Option("--by", metavar="WHO", help="Who acts, as the record shall say. [default: operator:LOGIN]"),
 ]
 DataOption = Annotated[
     list[str] | None, typer.Option("--data", metavar="K=V", help="A text by name; repeat for more.")
@@ -59,9 +65,24 @@ def _who(by: str | None) -> str:
     )
 
 
+_ID = "[0-9a-f]{32}"
+
+
+def _given(text: str, what: str = "id or user code") -> str:
+    return read_secret(text, what) if text == "-" else text
+
+
+def _id(text: str) -> str:
+    id = _given(text, "id")
+    if not re.fullmatch(_ID, id):
+        raise InvalidInput("the id is not valid: use the 32 hex digits that `rendezvous start` printed")
+    return id
+
+
 def _which(text: str) -> Json:
     """The body's field for an id or a user code."""
-    return {"id": text} if re.fullmatch("[0-9a-f]{32}", text) else {"user_code": text}
+    given = _given(text)
+    return {"id": given} if re.fullmatch(_ID, given) else {"user_code": given}
 
 
 def _show(session: Session, record: Json) -> None:
@@ -93,7 +114,8 @@ def start(
 ) -> None:
     """Begin a transaction: keep the id, give the user code or the link to whoever shall approve.
 
-    The id redeems the answer: treat it as a password.
+    The id redeems the answer: treat it as a password. The approver is shown
+    who begins it (--by) as you say, and believes it as far as operators are believed.
     """
     body: Json = {
         "kind": kind,
@@ -104,7 +126,12 @@ def start(
         "request_id": request_id,
     }
     made = session.client().call("rendezvous_start", body=body)
-    session.fields(made, [(name, str(made[name])) for name in made if name != "schema_version"])
+    rows = [
+        (name, "-" if value is None else str(value))
+        for name, value in made.items()
+        if name != "schema_version"
+    ]
+    session.fields(made, rows)
 
 
 @command(timeout_s=60.0)
@@ -128,9 +155,7 @@ def wait(
     """
     from cyoloctl.control.client import Client, new_request_id
 
-    if not re.fullmatch("[0-9a-f]{32}", id):
-        raise InvalidInput("the id is not valid: use the 32 hex digits that `rendezvous start` printed")
-    body = {"id": id, "redemption": request_id or new_request_id()}
+    body = {"id": _id(id), "redemption": request_id or new_request_id()}
     deadline = time.monotonic() + session.timeout_s
     endpoints = list(session.endpoints)
     while True:
@@ -188,15 +213,18 @@ def deny(session: Session, which: IdOrCode, by: ByOption = None, request_id: Req
 
 
 @command()
-def cancel(session: Session, id: IdArgument) -> None:
+def cancel(session: Session, id: IdArgument, request_id: RequestIdOption = None) -> None:
     """Cancel a rendezvous that has not ended."""
-    _show(session, session.client().call("rendezvous_cancel", body={"id": id}))
+    body = {"id": _id(id), "request_id": request_id}
+    _show(session, session.client().call("rendezvous_cancel", body=body))
 
 
 @command()
 def show(session: Session, which: IdOrCode) -> None:
     """Show a rendezvous."""
-    name = which if re.fullmatch("[0-9a-f]{32}", which) else which.replace("-", "").replace(" ", "").lower()
+    name = _given(which)
+    if not re.fullmatch(_ID, name):
+        name = name.replace("-", "").replace(" ", "").lower()
     _show(session, session.client().call("rendezvous_show", name))
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shlex
+import signal
 import subprocess
 import time
 from collections.abc import Callable
@@ -14,6 +15,7 @@ import typer
 from cyoloctl.cli import output
 from cyoloctl.cli.common import Session, command, parse_duration_s
 from cyoloctl.errors import ConfigError, CyoloctlError, InvalidInput, Unavailable, UsageError
+from cyoloctl.model import parse_hostname
 
 if TYPE_CHECKING:
     from cyoloctl.routing import ExportOptions, Pin, RoutingTable
@@ -59,6 +61,10 @@ RunDirOption = Annotated[
     str | None,
     typer.Option("--run-dir", metavar="DIR", help="For a proxy without root: where it keeps its files."),
 ]
+RequestIdOption = Annotated[
+    str | None,
+    typer.Option("--request-id", metavar="ID", help="The same id applies once. [default: a random one]"),
+]
 HostArgument = Annotated[str, typer.Argument(metavar="HOST", help="A host name.")]
 
 
@@ -66,7 +72,8 @@ def _fetch(session: Session) -> Json:
     return session.client().call("route_list")
 
 
-def _table(document: Json) -> RoutingTable:
+def _table(document: Json, *, every: bool = False) -> RoutingTable:
+    """What the proxies need: the members with a gateway; every: for looking up, the others too."""
     from cyoloctl.routing import Backend, RoutingTable
 
     return RoutingTable(
@@ -74,12 +81,12 @@ def _table(document: Json) -> RoutingTable:
             Backend(
                 name=row["name"],
                 host=row["host"],
-                address=row["address"],
+                address=row["address"] or f"{row['name']}.invalid:1",
                 alive=row["alive"],
                 role=row["role"],
             )
             for row in document["backends"]
-            if row["address"] is not None
+            if every or row["address"] is not None
         ),
         tuple(document["shared_hosts"]),
         document["index"],
@@ -155,26 +162,34 @@ def which(
 def resolve(session: Session, host: HostArgument) -> None:
     """Print the node that a host name goes to, then those that take over, in their order."""
     document = _fetch(session)
-    found = _table(document).resolve(host)
+    rows = {row["name"]: row for row in document["backends"]}
+    # Proxies know the members with a gateway only, so only those take over; where none has one, all do.
+    gateways = any(row["address"] for row in rows.values())
+    order = _table(document, every=True).resolve(host)
+    found = [b for b in order if rows[b.name]["address"] or not gateways or b.host == host.lower()]
     if not found:
         raise Unavailable(f"no live member serves {host}: try again")
-    nodes = [{"name": b.name, "address": b.address, "alive": b.alive} for b in found]
+    nodes = [{"name": b.name, "address": rows[b.name]["address"], "alive": b.alive} for b in found]
     answer = {"schema_version": 1, "host": host.lower(), "node": found[0].name, "order": nodes}
     session.value(answer, "\n".join(b.name for b in found))
 
 
+def _share(session: Session, host: str, shared: bool, request_id: str | None) -> None:
+    body = {"host": parse_hostname(host), "shared": shared, "request_id": request_id}
+    document = session.client().call("route_share", body=body)
+    session.value(document, str(document["host"]))
+
+
 @command()
-def share(session: Session, host: HostArgument) -> None:
+def share(session: Session, host: HostArgument, request_id: RequestIdOption = None) -> None:
     """Let every member serve a host name; browsers stay with one node by a cookie."""
-    document = session.client().call("route_share", body={"host": host, "shared": True}, repeatable=True)
-    session.value(document, str(document["host"]))
+    _share(session, host, True, request_id)
 
 
 @command()
-def unshare(session: Session, host: HostArgument) -> None:
+def unshare(session: Session, host: HostArgument, request_id: RequestIdOption = None) -> None:
     """Let no member serve a shared host name any longer."""
-    document = session.client().call("route_share", body={"host": host, "shared": False})
-    session.value(document, str(document["host"]))
+    _share(session, host, False, request_id)
 
 
 @command()
@@ -240,6 +255,8 @@ def watch(
     if once:
         publisher.publish(_table(_fetch(session)))
         return
+    # A service is stopped by SIGTERM: as Ctrl-C does it leaves no half-made file behind.
+    signal.signal(signal.SIGTERM, signal.default_int_handler)
     seen: Json | None = None
     complaint = ""
     while True:

@@ -481,7 +481,7 @@ class ControlServer:
             answer = self.answer_error(error, keep_alive=keep_alive and request.content.is_eof())
         except Exception as error:
             answer = self.answer_error(
-                self.internal_error(f"{request.method} {wire.clean_text(request.raw_path, 200)}", error),
+                self.internal_error(f"{request.method} {wire.shown_path(request.raw_path)}", error),
                 keep_alive=False,
             )
         finally:
@@ -494,7 +494,7 @@ class ControlServer:
             self._logger.debug(
                 "control: method=%s path=%s status=%d caller=%s ms=%.1f",
                 request.method,
-                wire.clean_text(request.raw_path.partition("?")[0], 200),
+                wire.shown_path(request.raw_path),
                 answer.status,
                 connection.caller,
                 (time.monotonic() - started) * 1000,

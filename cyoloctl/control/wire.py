@@ -74,6 +74,7 @@ __all__ = [
     "path_for",
     "role_allows",
     "route_errors",
+    "shown_path",
 ]
 
 SCHEMA_VERSION = 1
@@ -595,7 +596,7 @@ _RENDEZVOUS = (
 _BY = Field(
     "by",
     "string",
-    "who acts",
+    "who acts, as the caller says: the node believes operators",
     default="operator",
     pattern=r"[^\x00-\x1f\x7f]{1,256}",
     rule="1 to 256 characters, no control characters",
@@ -1076,7 +1077,7 @@ ROUTES: tuple[Route, ...] = (
         "route_share",
         "SharedHost",
         "Let every member serve a host name, or no longer",
-        body=(_HOST, Field("shared", "boolean", "false: no longer", default=True)),
+        body=(_HOST, Field("shared", "boolean", "false: no longer", default=True), _REQUEST_ID),
         write=True,
     ),
     Route(
@@ -1100,7 +1101,7 @@ ROUTES: tuple[Route, ...] = (
             Field(
                 "initiator",
                 "string",
-                "who asks, as the approver sees it",
+                "who asks, as the approver sees it and the caller says",
                 default="operator",
                 pattern=_BY.pattern,
                 rule=_BY.rule,
@@ -1108,7 +1109,7 @@ ROUTES: tuple[Route, ...] = (
             Field(
                 "origin",
                 "string",
-                "from where it asks, as the approver sees it",
+                "from where it asks, as the approver sees it and the caller says",
                 default=None,
                 nullable=True,
                 pattern=_BY.pattern,
@@ -1174,7 +1175,7 @@ ROUTES: tuple[Route, ...] = (
         "rendezvous_cancel",
         "Rendezvous",
         "Cancel a rendezvous that has not ended",
-        body=(_ID,),
+        body=(_ID, _REQUEST_ID),
         write=True,
     ),
     Route(
@@ -1205,11 +1206,11 @@ ROUTES: tuple[Route, ...] = (
             Field(
                 "after",
                 "string",
-                "begin after this id (`next` of the page before)",
+                "begin after this place",
                 default=None,
                 nullable=True,
-                pattern=r"[0-9a-f]{32}",
-                rule="32 hex digits",
+                pattern=r"[0-9]{1,16}-[0-9a-f]{32}",
+                rule="`next` of the page before",
             ),
         ),
     ),
@@ -1259,6 +1260,14 @@ def match(method: str, path: str) -> tuple[Route, str] | None:
         return None  # /v1/counters/x/ is not /v1/counters/x
     route = _NAMED.get((method, parts[2], parts[4] if count == 5 else ""))
     return None if route is None else (route, parts[3])
+
+
+def shown_path(raw_path: str) -> str:
+    """A path as logs may hold it: without its query, and without the id or code of a rendezvous."""
+    path = raw_path.partition("?")[0]
+    if path.startswith("/v1/rendezvous/") and ("POST", path) not in _EXACT:
+        path = "/v1/rendezvous/(hidden)"
+    return clean_text(path, 200)
 
 
 def allowed_methods(path: str) -> list[str]:

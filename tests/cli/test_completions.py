@@ -28,6 +28,10 @@ CASES = [
     (["cluster", "init", "--storage", ""], {"disk", "memory"}),
     (["status", "-o", "j"], {"json"}),
     (["member", "remove", "x", "--dry"], {"--dry-run"}),
+    (["token", "mint", "--set"], {"--set-cookie"}),
+    (["key", "policy", "--ro"], {"--rotate-every"}),
+    # A flag here, with a value in `key policy`.
+    (["demo", "--keep", "--no"], {"--nodes"}),
 ]
 
 needs = {

@@ -14,6 +14,9 @@ ROOT = Path(__file__).resolve().parents[2]
 
 OUTPUT = "-o --output"
 CONNECTION = f"{OUTPUT} -d --data-dir -e --endpoint --credentials --timeout"
+CONTEXT = "--cookie-name --audience"
+OFFLINE = f"--batch --keyring --passphrase-file {CONTEXT} {CONNECTION}"
+PROXY = "--format --pin --listen --tls-certificate --backend-tls-ca --fragment --run-dir"
 
 # command -> its options, common ones included.
 CONTRACT = {
@@ -35,6 +38,41 @@ CONTRACT = {
     "counter list": CONNECTION,
     "counter reset": f"--yes --request-id {CONNECTION}",
     "counter watch": CONNECTION,
+    "key generate": f"--request-id {CONNECTION}",
+    "key rotate": f"--request-id {CONNECTION}",
+    "key list": CONNECTION,
+    "key status": CONNECTION,
+    "key promote": CONNECTION,
+    "key disable": f"--force {CONNECTION}",
+    "key enable": CONNECTION,
+    "key destroy": f"--force --yes {CONNECTION}",
+    "key export": f"--passphrase-file --to-node --to-ca --out {CONNECTION}",
+    "key import": f"--passphrase-file --from-ca --adopt {CONNECTION}",
+    "key rewrap": CONNECTION,
+    "key policy": f"--rotate-every --keep {CONNECTION}",
+    "key identity": CONNECTION,
+    "token mint": f"--sub --claim --claims-file --ttl --max-age --set-cookie {OFFLINE}",
+    "token inspect": f"--cookie --no-key --explain --require-quorum {OFFLINE}",
+    "token update": f"--set --unset --keep-previous --cookie --set-cookie --request-id {OFFLINE}",
+    "token refresh": f"--ttl --cookie --require-quorum --set-cookie {OFFLINE}",
+    "token revoke": f"--sid --sub --request-id {CONTEXT} {CONNECTION}",
+    "token revocations": CONNECTION,
+    "member set-host": f"--clear {CONNECTION}",
+    "rendezvous start": f"--kind --ttl --data --by --public-key --request-id {CONNECTION}",
+    "rendezvous claim": f"--by --request-id {CONNECTION}",
+    "rendezvous approve": f"--data --by --request-id {CONNECTION}",
+    "rendezvous deny": f"--by --request-id {CONNECTION}",
+    "rendezvous cancel": f"--request-id {CONNECTION}",
+    "rendezvous wait": f"--request-id {CONNECTION}",
+    "rendezvous show": CONNECTION,
+    "rendezvous list": f"--state {CONNECTION}",
+    "route list": CONNECTION,
+    "route which": CONNECTION,
+    "route resolve": CONNECTION,
+    "route share": f"--request-id {CONNECTION}",
+    "route unshare": f"--request-id {CONNECTION}",
+    "route export": f"{PROXY} {CONNECTION}",
+    "route watch": f"--out --exec --check --interval --once {PROXY} {CONNECTION}",
     "sim": f"--seeds --faults --nodes --jobs --stop-on-failure {OUTPUT}",
     "help exit-codes": OUTPUT,
 }

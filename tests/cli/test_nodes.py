@@ -90,7 +90,7 @@ def test_demo_proves_each_step_and_leaves_no_process(directory: Path) -> None:
     assert done.returncode == 0, done.stderr
     shown = json.loads(done.stdout)
     steps = {step["step"]: step for step in shown["steps"]}
-    assert list(steps) == ["init", "join", "replicate", "failover", "nothing-lost", "restart"]
+    assert list(steps) == ["init", "join", "replicate", "session", "failover", "nothing-lost", "restart"]
     assert all(step["ok"] for step in steps.values())
     assert steps["nothing-lost"]["after"] == steps["nothing-lost"]["before"] + 1
     assert steps["failover"]["killed"] != steps["failover"]["leader"]

@@ -1,0 +1,160 @@
+"""The pure parts of the gateway: who asks, forms, and how texts get into pages."""
+
+from __future__ import annotations
+
+import base64
+import ipaddress
+import os
+from pathlib import Path
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from cyoloctl.errors import ConfigError, CyoloctlError, InvalidInput, Unavailable, error_classes
+from cyoloctl.gateway import (
+    Forms,
+    Html,
+    Refused,
+    _refused,
+    browser_of,
+    caller_of,
+    client_address,
+    fill,
+    parse_host,
+    tls_context,
+)
+
+TRUSTED = [ipaddress.ip_network(text) for text in ("127.0.0.0/8", "::1/128", "10.0.0.0/8")]
+KEYS = [(bytes([0xFC, 0, 0, number]), bytes([number]) * 32) for number in range(3)]
+BROWSER = "A" * 22
+
+
+@pytest.mark.parametrize(
+    ("peer", "forwarded", "client"),
+    [
+        ("203.0.113.1", [], "203.0.113.1"),
+        ("203.0.113.1", ["198.51.100.1"], "203.0.113.1"),
+        ("127.0.0.1", ["198.51.100.1"], "198.51.100.1"),
+        ("127.0.0.1", ["192.0.2.66, 198.51.100.1"], "198.51.100.1"),
+        ("127.0.0.1", ["192.0.2.66", "198.51.100.1, 10.1.2.3"], "198.51.100.1"),
+        ("::ffff:127.0.0.1", ["::ffff:198.51.100.1"], "198.51.100.1"),
+        ("127.0.0.1", [], "127.0.0.1"),
+        ("fe80::1%eth0", [], "fe80::1"),
+        # What is before an untrusted address is hearsay, and is not even read.
+        ("127.0.0.1", ["nonsense, 198.51.100.1"], "198.51.100.1"),
+    ],
+)
+def test_client_address_is_the_last_that_no_trusted_proxy_vouches_for(
+    peer: str, forwarded: list[str], client: str
+) -> None:
+    assert str(client_address(peer, forwarded, TRUSTED)) == client
+
+
+@pytest.mark.parametrize("forwarded", ["", "me", "198.51.100.1:80", "198.51.100.1,", "1", "\u0661.1.1.1"])
+def test_client_address_named_wrongly_by_a_trusted_proxy_is_refused(forwarded: str) -> None:
+    with pytest.raises(InvalidInput):
+        client_address("127.0.0.1", [forwarded], TRUSTED)
+
+
+def test_caller_of_an_ipv6_address_is_its_64() -> None:
+    one, other = (ipaddress.ip_address(f"2001:db8:1:2::{end}") for end in ("1", "ffff"))
+    assert caller_of(one) == caller_of(other) == "2001:db8:1:2::/64"
+    assert caller_of(ipaddress.ip_address("192.0.2.1")) == "192.0.2.1"
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        ("App.Example.com", ("app.example.com", None)),
+        ("a:8080", ("a", 8080)),
+        ("127.0.0.1:1", ("127.0.0.1", 1)),
+        ("[::0001]:443", ("::1", 443)),
+    ],
+)
+def test_parse_host_gives_one_spelling(text: str, expected: tuple[str, int | None]) -> None:
+    assert parse_host(text) == expected
+
+
+@pytest.mark.parametrize(
+    "text", ["", "a b", "a/b", "a@b", "a:b", "a:1:2", "::1", "[x]", "[:::]", "a\r\nb", "\u00e9"]
+)
+def test_parse_host_of_anything_else_is_refused(text: str) -> None:
+    with pytest.raises(InvalidInput):
+        parse_host(text)
+
+
+@pytest.mark.parametrize(
+    ("cookie", "value"),
+    [
+        (f"x=1; f={BROWSER}", BROWSER),
+        (f"f={BROWSER}; f={BROWSER}", None),
+        (f"ff={BROWSER}", None),
+        ("f=short", None),
+        ("f", None),
+        ("", None),
+    ],
+)
+def test_browser_of_takes_one_cookie_of_the_right_form(cookie: str, value: str | None) -> None:
+    assert browser_of(cookie, "f") == value
+
+
+def test_form_opens_for_its_purpose_browser_person_and_time_only() -> None:
+    forms = Forms(lambda: KEYS)
+    form = forms.seal("decide", BROWSER, "alice", b"x" * 16, 1000)
+    assert forms.open(form, "decide", BROWSER, "alice", 1600) == b"x" * 16
+    for changed in (
+        ("enter", BROWSER, "alice", 1000),
+        ("decide", "B" * 22, "alice", 1000),
+        ("decide", BROWSER, "bob", 1000),
+        ("decide", BROWSER, "", 1000),
+        ("decide", BROWSER, "alice", 1601),
+        ("decide", BROWSER, "alice", 900),
+    ):
+        with pytest.raises(Refused):
+            forms.open(form, *changed)
+
+
+def test_form_of_another_node_opens_before_and_after_a_rotation_until_its_key_is_gone() -> None:
+    form = Forms(lambda: KEYS[:1]).seal("enter", BROWSER, "", b"", 0)
+    assert Forms(lambda: [KEYS[1], KEYS[0]]).open(form, "enter", BROWSER, "", 0) == b""
+    with pytest.raises(Refused):
+        Forms(lambda: KEYS[1:]).open(form, "enter", BROWSER, "", 0)
+    with pytest.raises(Unavailable):
+        Forms(list).seal("enter", BROWSER, "", b"", 0)
+
+
+def test_form_hides_what_it_carries() -> None:
+    id = os.urandom(16)
+    form = Forms(lambda: KEYS).seal("decide", BROWSER, "", id, 0)
+    assert id not in base64.urlsafe_b64decode(form + "=" * (-len(form) % 4))
+
+
+@given(st.text())
+def test_form_of_any_text_is_refused_and_nothing_else(text: str) -> None:
+    with pytest.raises(Refused):
+        Forms(lambda: KEYS).open(text, "enter", BROWSER, "", 0)
+
+
+@given(st.text())
+def test_fill_keeps_any_text_out_of_the_markup(text: str) -> None:
+    filled = fill('<p title="{value}">{value}</p>', value=text)
+    inside = filled.removeprefix('<p title="').removesuffix("</p>")
+    assert not set(inside.replace('">', "", 1)) & set("<>\"'")
+    assert fill("{value}", value=Html("<b>")) == "<b>"
+
+
+@pytest.mark.parametrize("cls", error_classes())
+def test_every_error_has_a_page_with_a_status_that_says_who_must_act(cls: type[CyoloctlError]) -> None:
+    refused = _refused(cls("the reason"))
+    assert 400 <= refused.status <= 599
+    assert refused.title
+    assert refused.text
+    # What a person cannot mend is not explained to strangers.
+    assert refused.status < 500 or "reason" not in refused.text
+
+
+def test_tls_context_of_what_is_no_certificate_names_the_setting(tmp_path: Path) -> None:
+    (tmp_path / "x").write_text("x")
+    with pytest.raises(ConfigError, match=r"gateway\.tls"):
+        tls_context(str(tmp_path / "x"), str(tmp_path / "x"))
