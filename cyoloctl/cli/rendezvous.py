@@ -249,7 +249,8 @@ def list_(
     if session.mode == "table":
         columns = ("id", "kind", "state", "node", "initiator", "expires_at")
         rows = [tuple(str(record[name]) for name in columns) for record in found]
-        output.table(tuple(name.upper() for name in columns), rows)
+        optional = ("NODE", "EXPIRES_AT", "INITIATOR")
+        output.table(tuple(name.upper() for name in columns), rows, optional=optional)
     else:
         output.structured({"schema_version": 1, "rendezvous": found}, session.mode)
 

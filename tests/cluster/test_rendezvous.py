@@ -7,6 +7,7 @@ import json
 import subprocess
 import sys
 import threading
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -22,6 +23,7 @@ from cyoloctl.errors import (
     NotFound,
     SlowDown,
 )
+from cyoloctl.paths import control_socket_path
 from tests.support.cluster import (
     Cluster,
     Node,
@@ -128,9 +130,10 @@ def code_of(answer: tuple[int, dict[str, Any]]) -> tuple[int, str]:
 
 
 def hanging(node: Node) -> int:
-    """How many connections of clients the node serves."""
-    done = subprocess.run(["ss", "-xHp"], capture_output=True, text=True, check=False)
-    return sum(f"pid={node.pid}," in line and "control.sock" in line for line in done.stdout.splitlines())
+    """How many connections of clients the node's socket has."""
+    path = f" {control_socket_path(node.directory)}\n"
+    lines = Path("/proc/net/unix").read_text().splitlines(keepends=True)
+    return sum(line.endswith(path) and line.split()[5] == "03" for line in lines)
 
 
 # --- the command line, over three nodes ----------------------------------------------------------
