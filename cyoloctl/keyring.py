@@ -609,8 +609,9 @@ def _object(text: str, types: Mapping[str, Any], what: str) -> Json:
         if len(text) > _MAX_FILE_BYTES:
             raise ValueError
         value = json.loads(text)
-        # Refuses other spellings at once: repeated keys, blanks, 1.0, NaN, escapes.
-        if _canonical(value) != text:
+        # Refuses other spellings at once: repeated keys, blanks, 1.0, NaN, escapes.  And what is not ASCII,
+        # which none of these values is: half of a surrogate pair could not even be encoded.
+        if _canonical(value) != text or "\\u" in text:
             raise ValueError
     except (ValueError, RecursionError):
         value = None

@@ -10,8 +10,9 @@ import base64
 import contextlib
 import functools
 import json
+import re
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import datetime
 from hashlib import sha256
 from random import Random
@@ -20,14 +21,16 @@ from typing import Any
 from cryptography import x509
 from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec
+from cryptography.hazmat.primitives.ciphers.aead import AESGCM
 
-from cyoloctl import pki, service, tokens
+from cyoloctl import keyring, pki, rendezvous, routing, service, tokens
 from cyoloctl.config import Config, dump_config, load_config
 from cyoloctl.control import wire
 from cyoloctl.control.client import _read_credentials
 from cyoloctl.errors import (
     AccessDenied,
     ConfigError,
+    Conflict,
     CyoloctlError,
     InternalError,
     InvalidInput,
@@ -122,6 +125,74 @@ _VALUES: dict[str, Any] = {
 }  # fmt: skip
 
 
+_Step = tuple[str, str, dict[str, Any]]
+
+
+def _key_steps(sealing_key: str) -> list[_Step]:
+    key_id, fingerprint, blob = "fc000001", "1" * 32, base64.b64encode(bytes(80)).decode()
+    node = {
+        "sealing_key": sealing_key, "signature": base64.b64encode(bytes(70)).decode(),
+        "certificate_pem": "-----BEGIN CERTIFICATE-----\nMIIB\n-----END CERTIFICATE-----\n",
+    }  # fmt: skip
+    made = {"key_id": key_id, "cluster_id": "c" * 32, "fingerprint": fingerprint, "wrapped": {"n2": blob}}
+    steps: list[tuple[str, dict[str, Any]]] = [
+        ("announce", {"name": "n2", **node}),
+        ("generate", made),
+        ("confirm", {"name": "n2", "keys": {key_id: fingerprint}}),
+        ("generate", {**made, "key_id": "fc000002"}),
+        ("reject", {"name": "n2", "keys": ["fc000002"]}),
+        ("wrap", {"key_id": "fc000002", "wrapped": {"n2": blob}}),
+        ("confirm", {"name": "n2", "keys": {"fc000002": fingerprint}}),
+        ("promote", {"key_id": "fc000002"}),
+        ("disable", {"key_id": key_id, "force": True}),
+        ("enable", {"key_id": key_id}),
+        ("destroy", {"key_id": key_id, "force": True}),
+    ]
+    return [("keys", operation, arguments) for operation, arguments in steps]
+
+
+def _session_steps() -> list[_Step]:
+    advance = {"sid": "A" * 22, "gen": 3, "sub": "ann", "iat_unix_s": 1, "until_unix_ms": 9_000}
+    return [
+        ("sessions", "minimum", {"sid": "A" * 22, "gen": 2, "until_unix_ms": 9_000}),
+        ("sessions", "advance", advance),
+        ("sessions", "revoke_sid", {"sid": "A" * 22, "until_unix_ms": None}),
+        ("sessions", "revoke_sub", {"sub": "ann", "issued_before_unix_s": 0, "until_unix_ms": None}),
+    ]
+
+
+def _rendezvous_steps() -> list[_Step]:
+    """Three records: one redeemed, one sealed and denied, one cancelled."""
+    sealed_to = base64.b64encode(bytes((9, *bytes(31)))).decode()
+    ids = ["1" * 32, rendezvous.id_of_public_key(sealed_to), "2" * 32]
+    begin = {"kind": "mfa", "ttl_ms": 300_000, "node": "n1", "initiator": "cli:zo\u00eb", "origin": "::1"}
+    steps: list[tuple[str, dict[str, Any]]] = [
+        (
+            "start",
+            {
+                "id": id,
+                "user_code_sha256": sha256(id.encode()).hexdigest(),
+                "data": {"app": "web"},
+                "initiator_public_key": sealed_to if id == ids[1] else None,
+                **begin,
+            },
+        )
+        for id in ids
+    ]
+    wrong, caller = sha256(b"wrong").hexdigest(), sha256(b"caller").hexdigest()
+    step = {"id": ids[0], "expected": None}
+    steps += [
+        ("attempt", {"id": ids[0], "user_code_sha256": wrong, "caller_sha256": caller}),
+        ("attempt", {"id": None, "user_code_sha256": wrong, "caller_sha256": caller}),
+        ("claim", {**step, "by": "ann", "expected": "pending"}),
+        ("approve", {**step, "by": "ann", "answer": {"x": "1"}, "sealed_result": None}),
+        ("consume", {**step, "redemption_sha256": wrong}),
+        ("deny", {**step, "id": ids[1], "by": "ann"}),
+        ("cancel", {**step, "id": ids[2]}),
+    ]
+    return [("rendezvous", operation, arguments) for operation, arguments in steps]
+
+
 @functools.cache
 def _commands() -> tuple[bytes, ...]:
     key = base64.b64encode(bytes(32)).decode()
@@ -129,7 +200,7 @@ def _commands() -> tuple[bytes, ...]:
     digest = sha256(b"x").hexdigest()
     invite = {"name": "n2", "learner": False, "secret_sha256": digest, "expires_unix_ms": 2**52}
     redeem = {**member, "secret_sha256": digest, "request_sha256": digest}
-    steps: list[tuple[str, str, dict[str, Any]]] = [
+    steps: list[_Step] = [
         ("counter", "add", {"name": "c", "by": -(2**63)}),
         ("counter", "reset", {"name": "c"}),
         ("members", "invite", invite),
@@ -137,6 +208,12 @@ def _commands() -> tuple[bytes, ...]:
         ("members", "put", {**member, "role": "voter", "certificate_expires_at": "2027-01-02T03:04:05Z"}),
         ("members", "set_address", {"name": "n2", "address": "[::1]:2"}),
         ("members", "set_role", {"name": "n2", "role": "learner"}),
+        ("members", "set_host", {"name": "n2", "host": "app-2.example.com"}),
+        ("members", "share_host", {"host": "app.example.com"}),
+        ("members", "set_gateway", {"name": "n2", "gateway": {"address": "h:8", "url": "https://a.example"}}),
+        *_key_steps(key),
+        *_session_steps(),
+        *_rendezvous_steps(),
         ("members", "remove", {"name": "n2"}),
     ]
     return tuple(
@@ -521,7 +598,7 @@ def _session_token(data: bytes) -> None:
     front = b"\x54\x01\xfc\0\0\1" + bytes(24)
     okm = tokens._derive(_RING.keys[0], front[:6], bytes(24), "sid", "")
     front += okm[44:]
-    sealed = front + tokens.AESGCM(okm[:32]).encrypt(okm[32:44], data, front)
+    sealed = front + AESGCM(okm[:32]).encrypt(okm[32:44], data, front)
     rejected = TokenRejected()
     opened = 0
     for token in (data, _text(data), tokens._text_of(data), tokens._text_of(sealed)):
@@ -541,6 +618,215 @@ def _session_token_seeds() -> list[bytes]:
     token = tokens.seal(_RING, _SESSION, cookie_name="sid", random=bytes)
     data = base64.urlsafe_b64decode(token + "=" * (-len(token) % 4))
     return [token.encode(), data, tokens._payload_of(_SESSION)]
+
+
+_PASSPHRASE = "correct horse battery"
+
+
+@functools.cache
+def _ring() -> keyring.Ring:
+    cluster_id = worlds.keys().cluster_id
+    key = tokens.Key(b"\xfc\0\0\1", bytes(32), tokens.KeyState.PRIMARY, cluster_id)
+    retired = tokens.Key(b"\xfc\0\0\2", bytes(32), tokens.KeyState.ENABLED, cluster_id)
+    entries = (keyring.RingKey(key, 5), keyring.RingKey(retired, 1, 2, 3))
+    return keyring.Ring(cluster_id, 7 * 86_400, entries)
+
+
+def _weak_ring_file(ring: keyring.Ring) -> bytes:
+    """Under a passphrase, with parameters that cost nothing."""
+    return keyring._export(ring, _PASSPHRASE, bytes, memory_kib=8, passes=1, lanes=1)
+
+
+def _ring_file(data: bytes) -> None:
+    """As it is, and as the content of a file that the passphrase opens."""
+    try:
+        ring = keyring.import_ring(data, passphrase=_PASSPHRASE)
+    except (InvalidInput, VersionMismatch, AccessDenied):
+        front = _weak_ring_file(_ring()).rpartition(b"\n")[0].rpartition(b"\n")[0] + b"\n"
+        derived = keyring._derive(_PASSPHRASE.encode(), bytes(16), 1, 1, 8)
+        sealed = AESGCM(derived[:32]).encrypt(derived[32:], data, front)
+        ring = keyring.import_ring(front + base64.b64encode(sealed) + b"\n", passphrase=_PASSPHRASE)
+        assert keyring._encode_ring(ring) == data
+    assert keyring.import_ring(_weak_ring_file(ring), passphrase=_PASSPHRASE) == ring
+
+
+@functools.cache
+def _node_identity() -> keyring.NodeIdentity:
+    known = worlds.keys()
+    directory = known.first / pki.PKI_DIRECTORY
+    sealing_key = known.files.sealing_key
+    return keyring.NodeIdentity(
+        name="n1",
+        cluster_id=known.cluster_id,
+        certificate_pem=(directory / "node.crt").read_text(),
+        sealing_key=sealing_key,
+        signature=keyring.sign_sealing_key(
+            cluster_id=known.cluster_id,
+            name="n1",
+            sealing_key=sealing_key,
+            node_key_pem=(directory / "node.key").read_text(),
+        ),
+        ca_pem=known.ca,
+    )
+
+
+def _private_key(name: str) -> str:
+    return (worlds.keys().first / pki.PKI_DIRECTORY / name).read_text()
+
+
+def _node_ring_file(data: bytes) -> None:
+    """As it is, with a right signature, and as the content of a file that the node opens."""
+    first, header, *_ = _node_ring().decode().split("\n")
+    attempts = [data]
+    lines = data.split(b"\n")
+    if len(lines) == 5 and data.isascii():
+        front = [line.decode() for line in lines[:3]]
+        signature = pki.sign_statement(_private_key("node.key"), keyring._signed(*front))
+        attempts.append("\n".join([*front, signature, ""]).encode())
+    body = pki.seal(worlds.keys().files.sealing_key, data, keyring._signed(first, header))
+    signature = pki.sign_statement(_private_key("node.key"), keyring._signed(first, header, body))
+    attempts.append("\n".join([first, header, body, signature, ""]).encode())
+    taken = False
+    for attempt in attempts:
+        try:
+            ring = keyring.import_ring_from_node(
+                attempt,
+                name="n1",
+                cluster_id=worlds.keys().cluster_id,
+                ca_pem=worlds.keys().ca,
+                sealing_key_pem=_private_key("sealing.key"),
+                from_ca=None,
+                now=worlds.NOW,
+            )
+            assert keyring.import_ring(_weak_ring_file(ring), passphrase=_PASSPHRASE) == ring
+            taken = True
+        except (InvalidInput, VersionMismatch, AccessDenied) as error:
+            refused = error
+    if not taken:
+        raise refused
+
+
+@functools.cache
+def _node_ring() -> bytes:
+    identity = _node_identity()
+    return keyring.export_ring_to_node(
+        _ring(),
+        to=identity,
+        sender=identity,
+        node_key_pem=_private_key("node.key"),
+        to_ca=None,
+        now=worlds.NOW,
+    )
+
+
+def _identity_text(data: bytes) -> None:
+    identity = keyring.decode_identity(_text(data), now=worlds.NOW)
+    assert keyring.decode_identity(keyring.encode_identity(identity), now=worlds.NOW) == identity
+
+
+def _wrapped_key(data: bytes) -> None:
+    """As text, as the bytes behind it, and as a secret that was sealed rightly."""
+    key, sealing_key = _ring().keys[0], worlds.keys().files.sealing_key
+    sealed = pki.seal(sealing_key, data, keyring._wrap_info(key.cluster_id, key.key_id, "n1"))
+    for blob in (_text(data), base64.b64encode(data).decode(), sealed):
+        try:
+            opened = keyring.unwrap(
+                blob,
+                key_id=key.key_id.hex(),
+                cluster_id=key.cluster_id,
+                node="n1",
+                sealing_key_pem=_private_key("sealing.key"),
+                state=key.state.value,
+                fingerprint=key.fingerprint,
+            )
+            assert (opened.secret, opened.key_id) == (key.secret, key.key_id)
+            return
+        except InvalidInput as error:
+            refused = error
+    raise refused
+
+
+def _wrapped_seeds() -> list[bytes]:
+    key = _ring().keys[0]
+    blob = keyring.wrap(key, node="n1", sealing_key=worlds.keys().files.sealing_key)
+    return [blob.encode(), base64.b64decode(blob), key.secret]
+
+
+# --- rendezvous and routes -----------------------------------------------------------------------
+
+
+def _user_code(data: bytes) -> None:
+    letters = rendezvous.normalise_user_code(_text(data))
+    assert len(letters) == 8
+    assert set(letters) <= set(rendezvous.USER_CODE_ALPHABET)
+    shown = f"{letters[:4]}-{letters[4:]}".lower()
+    assert rendezvous.hash_user_code(shown) == rendezvous.hash_user_code(_text(data))
+
+
+_ROUTES: dict[str, Any] = {
+    "backends": [
+        {"name": "n1", "host": "app-1.example", "address": "10.0.0.1:80", "alive": True, "role": "leader"},
+        {"name": "n2", "host": None, "address": "[::1]:8080", "alive": False, "role": "learner"},
+    ],
+    "shared_hosts": ["app.example.com"],
+    "options": {
+        "pin": "strict", "listen": "0.0.0.0:443", "tls_certificate": "/etc/a.pem", "backend_tls_ca": "/etc/b",
+        "response_timeout_s": 6, "run_dir": "/run/x", "fragment": False,
+    },
+}  # fmt: skip
+_PLAIN = re.compile(r"[ -~\n]*")
+
+
+def _export(data: bytes) -> None:
+    """Every text and number of a table and its options; the types are the caller's."""
+    given = wire.decode_object(data, "table")
+    if not _alike(given, _ROUTES):
+        raise InvalidInput
+    rows = given["backends"]
+    table = routing.RoutingTable(
+        tuple(routing.Backend(**row) for row in rows), tuple(given["shared_hosts"]), 1
+    )
+    options = routing.ExportOptions(**given["options"])
+    values = [row[key] for row in rows for key in ("name", "host", "address") if row[key] is not None]
+    values += [*given["shared_hosts"], *(given["options"][key] for key in _PATHS if given["options"][key])]
+    for export in (routing.export_nginx, routing.export_haproxy):
+        text = export(table, options)
+        assert _PLAIN.fullmatch(text)
+        assert text == export(table, options)
+    # Nothing that ends a word, a line or a block of either file.
+    assert not set("".join(values)) & set(" \n\t;{}\"'\\#$%()*?|<>`~!&,")
+
+
+_PATHS = ("tls_certificate", "backend_tls_ca", "run_dir", "listen")
+
+
+def _alike(given: object, model: object) -> bool:
+    """Whether a value has the types of another one, text or null for text."""
+    if type(model) is dict:
+        return (
+            type(given) is dict
+            and given.keys() == model.keys()
+            and all(_alike(given[key], value) for key, value in model.items())
+        )
+    if type(model) is list:
+        return type(given) is list and all(_alike(item, model[0]) for item in given)
+    if type(model) is str and given is None:
+        return model in (_ROUTES["backends"][0]["host"], "/etc/a.pem", "/etc/b", "/run/x")
+    return type(given) is type(model)
+
+
+def _export_seeds() -> list[bytes]:
+    options = {**_ROUTES["options"], "run_dir": None, "fragment": True, "pin": "soft", "listen": ""}
+    hostile = [
+        {**_ROUTES["backends"][0], key: f"{_ROUTES['backends'][0][key]}{more}"}
+        for key in ("name", "host", "address")
+        for more in (";", "\n", " {", "%eth0]:1", '"', "\u00e9")
+    ]
+    return [
+        _json(_ROUTES),
+        _json({**_ROUTES, "options": options}),
+        *(_json({**_ROUTES, "backends": [backend]}) for backend in hostile),
+    ]
 
 
 def _token_seeds() -> list[bytes]:
@@ -893,6 +1179,54 @@ TARGETS: tuple[Target, ...] = (
         (InvalidInput,),
         _ca_certificate,
         lambda: [_tbs(_grant()["ca_pem"])],
+    ),
+    Target(
+        "ring-file",
+        "Any bytes, encrypted or not, are a key ring, or InvalidInput, VersionMismatch or AccessDenied.",
+        (InvalidInput, VersionMismatch, AccessDenied),
+        _ring_file,
+        lambda: [_weak_ring_file(_ring()), keyring._encode_ring(_ring())],
+        slow=True,
+    ),
+    Target(
+        "node-ring-file",
+        "Any bytes, signed and sealed or not, are a key ring, or the same three errors.",
+        (InvalidInput, VersionMismatch, AccessDenied),
+        _node_ring_file,
+        lambda: [_node_ring(), keyring._encode_ring(_ring())],
+        slow=True,
+    ),
+    Target(
+        "node-identity",
+        "Any text gives a NodeIdentity whose signature holds, or InvalidInput.",
+        (InvalidInput,),
+        _identity_text,
+        lambda: [
+            keyring.encode_identity(_node_identity()).encode(),
+            # Half of a surrogate pair: canonical JSON, and no text that could be encoded.
+            keyring.encode_identity(replace(_node_identity(), sealing_key="\ud800")).encode(),
+        ],
+    ),
+    Target(
+        "wrapped-key",
+        "Any text, bytes or sealed secret gives the key with that fingerprint, or InvalidInput.",
+        (InvalidInput,),
+        _wrapped_key,
+        _wrapped_seeds,
+    ),
+    Target(
+        "user-code",
+        "Any text gives 8 letters of the alphabet, the same for every way to write them, or InvalidInput.",
+        (InvalidInput,),
+        _user_code,
+        lambda: [b"WDJB-MJHT", b"wdjb mjht", "wdjb-mjh\u017f".encode()],
+    ),
+    Target(
+        "route-export",
+        "Any texts of a table give files in which each is one word, or InvalidInput or Conflict.",
+        (InvalidInput, Conflict),
+        _export,
+        _export_seeds,
     ),
     Target("sealed-blob", "Any bytes are opened or InvalidInput.", (InvalidInput,), _open, _sealed_seeds),
     Target(

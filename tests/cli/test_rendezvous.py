@@ -1,0 +1,198 @@
+"""What the commands of rendezvous and routes send, retry and show."""
+
+from __future__ import annotations
+
+import io
+import json
+import sys
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+
+from cyoloctl.cli import main
+from cyoloctl.errors import AuthorizationPending, CyoloctlError, Denied, NotFound, OutcomeUnknown, Unavailable
+from tests.cli.harness import Endpoint
+
+Serve = Callable[[dict[tuple[str, str], Any]], Endpoint]
+Capture = pytest.CaptureFixture[str]
+
+ID = "0123456789abcdef" * 2
+WAIT = ("POST", "/v1/rendezvous/wait")
+LIST = ("GET", "/v1/rendezvous")
+ROUTES = ("GET", "/v1/routes")
+RECORD = {
+    "id": ID, "kind": "mfa", "state": "claimed", "node": "n1", "initiator": "cli:zoe", "origin": None,
+    "data": {"b": "2", "a": "1"}, "claimed_by": "ann", "sealed": False, "failed_attempts": 0,
+    "created_at": "2030-01-01T00:00:00Z", "expires_at": "2030-01-01T00:05:00Z",
+    "changed_at": "2030-01-01T00:00:09Z",
+}  # fmt: skip
+STARTED = {
+    "id": ID, "user_code": "WDJB-MJHT", "verification_uri": None, "verification_uri_complete": None,
+    "expires_in": 300, "interval": 5, "node": "n1",
+}  # fmt: skip
+ANSWER = {
+    "id": ID, "state": "consumed", "kind": "mfa", "approved_by": "ann", "data": {"role": "admin"},
+    "sealed_result": None, "node": "n1",
+}  # fmt: skip
+
+
+def backend(name: str, host: str | None, *, gateway: bool = True, alive: bool = True) -> dict[str, Any]:
+    address = f"127.0.0.{name[1:]}:8080"
+    return {
+        "name": name, "host": host, "address": address if gateway else None, "url": None, "alive": alive,
+        "role": "follower",
+    }  # fmt: skip
+
+
+def table(*backends: dict[str, Any], shared: tuple[str, ...] = ()) -> dict[str, Any]:
+    return {"backends": list(backends), "shared_hosts": list(shared), "index": 7}
+
+
+def test_start_sends_what_is_asked_and_shows_what_to_do_with_it(
+    serve: Serve, capsys: Capture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("LOGNAME", "zoe")
+    endpoint = serve({("POST", "/v1/rendezvous/start"): STARTED})
+    arguments = ["rendezvous", "start", "--kind", "mfa", "--ttl", "90s", "-e", endpoint.url]
+    assert main([*arguments, "--data", "a=b=c", "--data", "empty=", "--request-id", "mine"]) == 0
+    sent = endpoint.requests[0][2]
+    assert (sent["kind"], sent["ttl_s"], sent["data"]) == ("mfa", 90, {"a": "b=c", "empty": ""})
+    assert (sent["initiator"], sent["public_key"], sent["request_id"]) == ("operator:zoe", None, "mine")
+    lines = dict(line.split(maxsplit=1) for line in capsys.readouterr().out.splitlines())
+    assert (lines["user_code"], lines["verification_uri"], lines["expires_in"]) == ("WDJB-MJHT", "-", "300")
+
+
+@pytest.mark.parametrize("command", ["claim", "approve", "deny"])
+@pytest.mark.parametrize(
+    ("given", "stdin", "field", "value"),
+    [
+        (ID, "", "id", ID),
+        ("wdjb mjht", "", "user_code", "wdjb mjht"),
+        ("-", f"{ID}\n", "id", ID),
+        ("-", " WDJB-MJHT\n", "user_code", "WDJB-MJHT"),
+    ],
+)
+def test_answering_sends_an_id_or_a_code_from_the_argument_or_stdin(
+    serve: Serve,
+    capsys: Capture,
+    monkeypatch: pytest.MonkeyPatch,
+    command: str,
+    given: str,
+    stdin: str,
+    field: str,
+    value: str,
+) -> None:
+    monkeypatch.setattr(sys, "stdin", io.TextIOWrapper(io.BytesIO(stdin.encode())))
+    endpoint = serve({("POST", f"/v1/rendezvous/{command}"): RECORD})
+    assert main(["rendezvous", command, given, "--by", "ann", "-e", endpoint.url]) == 0
+    sent = endpoint.requests[0][2]
+    assert {name: sent[name] for name in ("id", "user_code") if name in sent} == {field: value}
+    assert sent["by"] == "ann"
+    shown = capsys.readouterr().out
+    assert "origin      -\n" in shown
+    assert shown.index("data a") < shown.index("data b")
+
+
+def test_list_follows_the_pages_and_asks_for_the_state(serve: Serve, capsys: Capture) -> None:
+    pages = iter(
+        [
+            {"rendezvous": [RECORD], "next": f"5-{ID}"},
+            {"rendezvous": [{**RECORD, "id": "f" * 32}], "next": None},
+        ]
+    )
+    endpoint = serve({LIST: lambda body: next(pages)})
+    assert main(["rendezvous", "list", "--state", "claimed", "-e", endpoint.url]) == 0
+    lines = capsys.readouterr().out.splitlines()
+    assert [line.split()[0] for line in lines] == ["ID", ID, "f" * 32]
+    assert f"after=5-{ID}" in endpoint.requests[1][2]["query"]
+    assert all("state=claimed" in request[2]["query"] for request in endpoint.requests)
+
+
+def test_wait_asks_again_after_a_poll_that_ended_and_always_as_the_same_redeemer(
+    serve: Serve, capsys: Capture
+) -> None:
+    answers: list[Any] = [
+        AuthorizationPending("not yet"),
+        Unavailable("no leader"),
+        OutcomeUnknown("?"),
+        ANSWER,
+    ]
+
+    def failing(body: dict[str, Any]) -> Any:
+        answer = answers.pop(0)
+        return (
+            {"error": {"code": answer.code, "message": "x"}} if isinstance(answer, CyoloctlError) else answer
+        )
+
+    endpoint = serve({WAIT: failing})
+    assert main(["rendezvous", "wait", ID, "-e", endpoint.url]) == 0
+    assert capsys.readouterr().out == "state        approved\napproved_by  ann\ndata role    admin\n"
+    assert len(endpoint.requests) == 4
+    assert len({request[2]["redemption"] for request in endpoint.requests}) == 1
+
+
+def test_wait_goes_to_the_next_endpoint_and_its_own_redeemer_is_kept(serve: Serve, capsys: Capture) -> None:
+    sick = serve({WAIT: Unavailable("no leader")})
+    sound = serve({WAIT: ANSWER})
+    silent = f"unix://{sick.directory}/none.sock"
+    arguments = ["rendezvous", "wait", ID, "--request-id", "secret-of-my-own", "-o", "json"]
+    assert main([*arguments, "-e", silent, "-e", sick.url, "-e", sound.url]) == 0
+    assert json.loads(capsys.readouterr().out) == {"schema_version": 1, **ANSWER}
+    assert [request[2]["redemption"] for request in sound.requests] == ["secret-of-my-own"]
+
+
+@pytest.mark.parametrize(
+    ("error", "status"),
+    [(Denied("no"), 4), (NotFound("no"), 3), (AuthorizationPending("no"), 75), (Unavailable("no"), 75)],
+)
+def test_wait_ends_with_the_status_of_its_error(
+    serve: Serve, capsys: Capture, error: CyoloctlError, status: int
+) -> None:
+    endpoint = serve({WAIT: error})
+    assert main(["rendezvous", "wait", ID, "--timeout", "0.6", "-e", endpoint.url]) == status
+    assert capsys.readouterr().out == ""
+
+
+def test_share_and_unshare_send_one_host_with_a_request_id(serve: Serve, capsys: Capture) -> None:
+    endpoint = serve({("POST", "/v1/routes/share"): {"host": "app.example.com", "shared": True}})
+    for command in ("share", "unshare"):
+        assert main(["route", command, "app.example.com", "-e", endpoint.url]) == 0
+    assert capsys.readouterr().out == "app.example.com\n" * 2
+    sent = [request[2] for request in endpoint.requests]
+    assert [body["shared"] for body in sent] == [True, False]
+    assert len({body["request_id"] for body in sent}) == 2
+
+
+def test_route_list_shows_who_serves_what(serve: Serve, capsys: Capture) -> None:
+    rows = (backend("n1", "app-1.example.com"), backend("n2", None, gateway=False, alive=False))
+    endpoint = serve({ROUTES: table(*rows, shared=("app.example.com",))})
+    assert main(["route", "list", "-e", endpoint.url]) == 0
+    assert [line.split() for line in capsys.readouterr().out.splitlines()] == [
+        ["HOST", "NODE", "GATEWAY", "ALIVE", "ROLE"],
+        ["app-1.example.com", "n1", "127.0.0.1:8080", "yes", "follower"],
+        ["-", "n2", "no", "gateway", "no", "follower"],
+        ["app.example.com", "any", "-", "-", "-"],
+    ]
+
+
+def test_resolve_names_the_own_node_then_those_that_proxies_know(serve: Serve, capsys: Capture) -> None:
+    rows = (
+        backend("n1", "app-1.example.com", gateway=False),
+        backend("n2", None, gateway=False),
+        backend("n3", None),
+    )
+    endpoint = serve({ROUTES: table(*rows, shared=("app.example.com",))})
+    for host, names in (("App-1.example.com", "n1\nn3\n"), ("app.example.com", "n3\n")):
+        assert main(["route", "resolve", host, "-e", endpoint.url]) == 0
+        assert capsys.readouterr().out == names
+    assert main(["route", "resolve", "app-1.example.com", "-o", "json", "-e", endpoint.url]) == 0
+    assert json.loads(capsys.readouterr().out)["order"][0] == {"name": "n1", "address": None, "alive": True}
+    assert main(["route", "resolve", "other.example.com", "-e", endpoint.url]) == 3
+
+
+def test_which_and_resolve_without_a_live_member_are_unavailable(serve: Serve, capsys: Capture) -> None:
+    endpoint = serve({ROUTES: table(backend("n1", None, alive=False), shared=("app.example.com",))})
+    assert main(["route", "which", "key", "-e", endpoint.url]) == 75
+    assert main(["route", "resolve", "app.example.com", "-e", endpoint.url]) == 75
+    assert capsys.readouterr().out == ""
