@@ -85,7 +85,8 @@ class GatewayConfig:
     networks whose X-Forwarded-* are believed; metrics_clients: those that may
     read /metrics.  allowed_hosts: host names and IP addresses, besides those of the
     members, that requests may name.  require_session: whether approving takes
-    a session cookie; sign_in_url: where people get one.
+    a session cookie; sign_in_url: where people get one.  begin: the kinds of
+    rendezvous that browsers may begin, which takes no session; none: no such page.
     """
 
     listen: Address
@@ -98,6 +99,7 @@ class GatewayConfig:
     allowed_hosts: tuple[str, ...] = ()
     require_session: bool = True
     sign_in_url: str | None = None
+    begin: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
         """Raises InvalidInput for an address that proxies' files could not hold."""
@@ -240,9 +242,12 @@ gateway:
   metrics_clients: {texts(gateway.metrics_clients)}
   allowed_hosts: {texts(gateway.allowed_hosts)}
   # Approving on the page takes a session cookie; sign_in_url: where people get one.
+  # begin: the kinds that browsers may begin without one, such as [mfa].
   rendezvous:
     require_session: {"true" if gateway.require_session else "false"}
-{"" if gateway.sign_in_url is None else f"    sign_in_url: {json.dumps(gateway.sign_in_url)}{chr(10)}"}"""
+{"" if gateway.sign_in_url is None else f"    sign_in_url: {json.dumps(gateway.sign_in_url)}{chr(10)}"}\
+    begin: {texts(gateway.begin)}
+"""
 
 
 def write_config(path: str | os.PathLike[str], config: Config, *, exclusive: bool = False) -> None:
@@ -345,7 +350,7 @@ class _Fields:
             tls._only("certificate", "key")
             certificate, key = tls._path("certificate"), tls._path("key")
         rendezvous = self._fields("rendezvous")
-        rendezvous._only("require_session", "sign_in_url")
+        rendezvous._only("require_session", "sign_in_url", "begin")
         try:
             _host(advertise.host.lower())
         except InvalidInput as error:
@@ -363,6 +368,7 @@ class _Fields:
             allowed_hosts=self._texts("allowed_hosts", _host, ()),
             require_session=rendezvous._flag("require_session", True),
             sign_in_url=rendezvous._url("sign_in_url", _link),
+            begin=rendezvous._texts("begin", lambda text: parse_name(text, "a kind"), ()),
         )
 
     def _listen_and_advertise(self) -> tuple[Address, Address]:

@@ -282,6 +282,7 @@ def _gateway_settings(config: GatewayConfig) -> GatewaySettings:
         allowed_hosts=config.allowed_hosts,
         require_session=config.require_session,
         sign_in_url=config.sign_in_url,
+        begin=config.begin,
     )
 
 

@@ -56,6 +56,7 @@ from __future__ import annotations
 
 import base64
 import re
+from collections import Counter
 from collections.abc import Callable, Mapping
 from contextlib import suppress
 from dataclasses import dataclass, field, fields, replace
@@ -246,6 +247,23 @@ class RendezvousMachine:
         return sorted(
             (record for record in found if record is not None), key=lambda r: (r.created_unix_ms, r.id)
         )
+
+    def live(self, now_unix_ms: int) -> list[Rendezvous]:
+        """The records that await something at a replicated time, in no order."""
+        found = map(self._records.__getitem__, self._codes.values())
+        return [record for record in found if now_unix_ms < record.expires_unix_ms]
+
+    def counts(self, now_unix_ms: int) -> Counter[State]:
+        """How many `records` there are in each state, at a third of the cost."""
+        found: Counter[State] = Counter()
+        for record in self._records.values():
+            ended = record.state not in LIVE_STATES
+            end = record.changed_unix_ms if ended else record.expires_unix_ms
+            if now_unix_ms < end:
+                found[record.state] += 1
+            elif now_unix_ms < end + TOMBSTONE_MS:
+                found[record.state if ended else "expired"] += 1
+        return found
 
     def find_code(self, user_code_sha256: str, now_unix_ms: int) -> str | None:
         """The id of the live record of a code.

@@ -5,10 +5,12 @@ from __future__ import annotations
 import hmac
 from collections import Counter
 from collections.abc import Callable
+from ipaddress import IPv4Network, IPv6Network, ip_address, ip_network
 from urllib.parse import urlsplit
 
 from cyoloctl import __version__
-from cyoloctl.errors import NotFound, TokenRejected
+from cyoloctl.errors import NotFound, SlowDown, TokenRejected
+from cyoloctl.machines.rendezvous import Rendezvous
 from cyoloctl.model import parse_address
 from cyoloctl.service._keys import KeyService
 from cyoloctl.service._rendezvous import RendezvousService
@@ -19,6 +21,13 @@ from cyoloctl.tokens import DEFAULT_TTL_S, KeyState
 
 __all__ = ["GatewayService"]
 
+# What browsers may leave to be approved: of one client, IPv6 by /64, and of all, out of the
+# machine's 10,000, which are for programs too.
+MAX_BEGUN_BY_CLIENT = 10
+MAX_BEGUN = 1_000
+# With the 5 minutes in which an answer is told again, as long as a form lives.
+BEGUN_TTL_S = 300
+_BROWSER = "browser"
 _COOKIE_NAME = "cyolo-sid"
 _FORM_KEYS = (KeyState.PRIMARY, KeyState.ENABLED, KeyState.PENDING)
 
@@ -42,6 +51,7 @@ class GatewayService:
         self._routes = routes
         self._rendezvous = rendezvous
         self._describe = describe
+        self._beginning: Counter[str] = Counter()
         self.name = str(replicated.config.name)
 
     def ready(self) -> bool:
@@ -69,7 +79,7 @@ class GatewayService:
             "voters": len(engine.status().voters),
             "fsync_p99_s": told["fsync_p99_ms"] / 1000,
             "tokens": dict(self._tokens.counts),
-            "rendezvous": Counter(record.state for record in machine.rendezvous.records(now_ms)),
+            "rendezvous": machine.rendezvous.counts(now_ms),
         }
 
     def form_keys(self) -> list[tuple[bytes, bytes]]:
@@ -105,6 +115,11 @@ class GatewayService:
             raise NotFound("the link names no node of this cluster: check it")
         away = name == self.name or name not in self._routes.reachable()
         return None if away else self._routes.base_url(name)
+
+    def page_url(self, host: str) -> str | None:
+        """The rendezvous page by this node's own links, None when they do not go to the host."""
+        url = self._routes.page_url(self.name)
+        return url if url is not None and urlsplit(url).hostname == host else None
 
     async def subject(self, cookie: str, *, current: bool, timeout_s: float) -> str:
         """Whose session a ``Cookie:`` header carries; current: as of now in the whole cluster.
@@ -144,6 +159,9 @@ class GatewayService:
         Raises NotFound, SlowDown, InvalidInput, Unavailable, OutcomeUnknown.
         """
         record = await self._rendezvous.find(id=None, user_code=user_code, caller=caller, timeout_s=timeout_s)
+        return self._shown(record)
+
+    def _shown(self, record: Rendezvous) -> Json:
         now_ms = max(self._replicated.now_ms(), self._replicated.machine.time_unix_ms)
         expires_in_s = max(0, (record.expires_unix_ms - now_ms) // 1000)
         return {**self._rendezvous.to_json(record), "expires_in_s": expires_in_s}
@@ -153,11 +171,59 @@ class GatewayService:
 
         Raises NotFound, Conflict (Denied, Expired), Unavailable, OutcomeUnknown.
         """
-        record = await self._rendezvous.find(id=id, user_code=None, caller=by, timeout_s=timeout_s)
-        arguments = {"by": by}
-        repeatable: str | None = request_id
         if operation == "approve":
-            arguments = self._rendezvous.approval(record, by, {})
-            if arguments["sealed_result"] is not None:
-                repeatable = None  # sealed anew each time: a repetition would be another command
-        await self._rendezvous.transition(operation, record, arguments, timeout_s, repeatable)
+            await self._rendezvous.approve(
+                id=id, user_code=None, by=by, data={}, request_id=request_id, timeout_s=timeout_s
+            )
+        else:
+            await self._rendezvous.deny(
+                id=id, user_code=None, by=by, request_id=request_id, timeout_s=timeout_s
+            )
+
+    async def begin(self, kind: str, *, client: str, network: str, request_id: str, timeout_s: float) -> Json:
+        """What RendezvousService.start answers; the same request id begins once.
+
+        What is live is counted in the replicated records; requests that are
+        under way at other nodes are not, and may pass the bound by a few.
+        Raises SlowDown, Unavailable, OutcomeUnknown.
+        """
+        await self._replicated.fresh(timeout_s=timeout_s)
+        now_ms = max(self._replicated.now_ms(), self._replicated.machine.time_unix_ms)
+        live = [r for r in self._replicated.machine.rendezvous.live(now_ms) if r.initiator == _BROWSER]
+        addresses = ip_network(network)
+        mine = sum(_is_in(r.origin, addresses) for r in live) + self._beginning[network]
+        if mine >= MAX_BEGUN_BY_CLIENT or len(live) + self._beginning.total() >= MAX_BEGUN:
+            raise SlowDown("too many wait for an approval already: end one, or wait until some ended")
+        self._beginning[network] += 1
+        try:
+            return await self._rendezvous.start(
+                kind=kind,
+                ttl_s=BEGUN_TTL_S,
+                data={},
+                public_key=None,
+                initiator=_BROWSER,
+                origin=client,
+                request_id=request_id,
+                timeout_s=timeout_s,
+            )
+        finally:
+            self._beginning[network] -= 1
+            self._beginning += Counter()  # without those at 0
+
+    async def look(self, id: str, *, timeout_s: float) -> Json:
+        """The record of an id, as `find` gives it.  Raises NotFound, Unavailable, OutcomeUnknown."""
+        return self._shown(await self._rendezvous.find(id=id, user_code=None, caller="", timeout_s=timeout_s))
+
+    async def redeem(self, id: str, redemption: str, *, timeout_s: float) -> Json:
+        """The answer of an approved record, once; again for the same redemption for 5 minutes.
+
+        Raises AuthorizationPending, NotFound, Conflict (Denied, Expired), Unavailable, OutcomeUnknown.
+        """
+        return await self._rendezvous.wait(id=id, redemption=redemption, timeout_s=timeout_s)
+
+
+def _is_in(origin: str | None, network: IPv4Network | IPv6Network) -> bool:
+    try:
+        return ip_address(origin or "") in network
+    except ValueError:
+        return False  # of a program that calls itself browser

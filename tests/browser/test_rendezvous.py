@@ -89,7 +89,13 @@ def site(formed: Cluster, tmp_path: Path) -> Iterator[Site]:
     nodes.mkdir()
     with formed.copy_to(nodes) as cluster:
         files = certificate(tmp_path)
-        ports = add_gateways(cluster, certificate=files[0], key=files[1], sign_in_url=f"https://{HOST}/login")
+        ports = add_gateways(
+            cluster,
+            certificate=files[0],
+            key=files[1],
+            sign_in_url=f"https://{HOST}/login",
+            begin=("mfa", "sign-in"),
+        )
         cluster.start_all()
         cluster.wait_healthy()
         wait_gateways(cluster, ports, tls=True)
@@ -188,6 +194,107 @@ def test_flow_begun_in_the_browser_and_approved_from_another_client_is_redeemed(
     assert shown.title == "Already answered"
     redeemed = cluster["n3"].json("rendezvous", "wait", started["id"])
     assert (redeemed["state"], redeemed["approved_by"]) == ("consumed", "bob")
+
+
+def begin_in(shown: Browser, site: Site) -> str:
+    """Begin in the browser: the user code that it shows."""
+    shown.open(f"{site.url}/begin")
+    shown.click("button")
+    assert shown.title == "Waiting for approval"
+    return shown.texts(".code")[0]
+
+
+def test_flow_begun_in_the_browser_on_n1_approved_through_n2_is_redeemed_on_n3_while_n1_is_dead(
+    site: Site, shown: Browser
+) -> None:
+    cluster = site.cluster
+    shown.open(f"{site.url}/begin")
+    assert shown.texts("button") == ["Begin \u201cmfa\u201d", "Begin \u201csign-in\u201d"]
+    look(shown, "begin")
+    code = begin_in(shown, site)
+    assert "Served by node n1" in shown.text()
+    assert f"{site.url}/rendezvous" in shown.text()
+    look(shown, "wait")
+    approved = cluster["n2"].json(
+        "rendezvous", "approve", code, "--by", "bob", "--data", "badge=4711", "--data", "until=18:00"
+    )
+    assert (approved["state"], approved["node"], approved["initiator"]) == ("approved", "n1", "browser")
+    cluster["n1"].kill()
+    site.through("n3")
+    # By itself: the page looks again.
+    wait_until("the page goes on", lambda: shown.title == "Approved: go on")
+    look(shown, "go-on")
+    shown.click("button")
+    assert shown.title == "Approved"
+    assert "Served by node n3" in shown.text()
+    look(shown, "redeemed")
+    assert shown.texts("dd") == ["bob", "mfa", "4711", "18:00"]
+    # Once: pressing again, at another node, shows the same; nobody else gets it.
+    site.through("n2")
+    shown.command("POST", "/refresh", {})
+    assert shown.texts("dd") == ["bob", "mfa", "4711", "18:00"]
+    assert cluster["n3"].cli("rendezvous", "wait", approved["id"]).returncode == 4
+    assert shown.console() == []
+    cookie = shown.cookies()["__Host-cyolo-begun"]
+    assert (cookie["httpOnly"], cookie["secure"], cookie["sameSite"]) == (True, True, "Lax")
+
+
+def test_what_one_browser_began_is_not_redeemed_by_another(
+    site: Site, shown: Browser, tmp_path: Path
+) -> None:
+    code = begin_in(shown, site)
+    node, note = site.cluster["n2"], HOSTILE["note"]
+    assert node.cli("rendezvous", "approve", code, "--data", f"note={note}").returncode == 0
+    with browser(tmp_path / "other", arguments=RESOLVE) as other:
+        other.open(f"{site.url}/begin/wait")
+        assert other.title == "Nothing was begun here"
+        begin_in(other, site)
+        assert code not in other.text()
+    wait_until("the page goes on", lambda: shown.title == "Approved: go on")
+    shown.click("button")
+    assert shown.title == "Approved"
+    assert note in shown.texts("dd")
+    assert shown.run("return document.querySelectorAll('script,img').length") == 0
+    assert shown.console() == []
+
+
+def test_flow_begun_without_scripts_by_keyboard_and_answered_by_a_phone_completes(
+    site: Site, shown: Browser, tmp_path: Path
+) -> None:
+    with browser(tmp_path / "other", scripts=False, arguments=RESOLVE) as began:
+        began.open(f"{site.url}/begin")
+        began.keys(TAB, ENTER)
+        wait_until("it waits", lambda: began.title == "Waiting for approval")
+        code = began.texts(".code")[0]
+        sign_in(shown, site)
+        site.cluster["n1"].kill()
+        site.through("n3")
+        shown.open(f"{site.url}/rendezvous?user_code={code}")
+        shown.click("button")
+        assert "browser" in shown.texts("dd")
+        shown.click("button:not(.no)")
+        wait_until("the page goes on", lambda: began.title == "Approved: go on")
+        began.keys(TAB, ENTER)
+        wait_until("the answer is shown", lambda: began.title == "Approved")
+        assert "alice@example.com" in began.texts("dd")
+
+
+def test_wait_page_on_a_narrow_phone_stays_readable(site: Site, tmp_path: Path) -> None:
+    with browser(tmp_path / "profile", width=320, height=640, arguments=RESOLVE) as shown:
+        begin_in(shown, site)
+        assert shown.run("return document.documentElement.scrollWidth") <= 320
+        assert shown.size(".code")[1] < 80  # the code on one line
+
+
+def test_begin_form_of_another_site_begins_nothing(site: Site, tmp_path: Path) -> None:
+    with browser(tmp_path / "profile", arguments=RESOLVE) as shown:
+        shown.open(
+            f"data:text/html,<form method=post action='{site.url}/begin'>"
+            "<input name=kind value=mfa><input name=form value=x><button>win</button></form>"
+        )
+        shown.click("button")
+        assert shown.title == "Not from this page"
+    assert site.cluster["n2"].json("rendezvous", "list")["rendezvous"] == []
 
 
 def test_denying_in_the_browser_ends_the_wait(site: Site, shown: Browser) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import base64
 import re
 import socket
 from collections.abc import Iterator
@@ -10,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from cryptography.hazmat.primitives.asymmetric.x25519 import X25519PrivateKey
 from prometheus_client.parser import text_string_to_metric_families
 
 from cyoloctl.config import load_config, write_config
@@ -54,7 +56,7 @@ def open_gateways(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Gateways
     with Cluster(tmp_path_factory.mktemp("gateways")) as cluster:
         cluster.form(3)
         cluster.stop_all()
-        ports = add_gateways(cluster, sign_in_url="https://login.example.com/")
+        ports = add_gateways(cluster, sign_in_url="https://login.example.com/", begin=("mfa", "sign-in"))
         cluster.start_all()
         cluster.wait_healthy()
         wait_gateways(cluster, ports)
@@ -305,6 +307,220 @@ def test_hostile_texts_are_shown_and_never_markup(open_gateways: Gateways) -> No
     assert "<script" not in page.body
     assert page.body.count("&lt;/title&gt;&lt;/style&gt;&lt;/dd&gt;&quot;&#x27;&gt;&lt;script&gt;") == 3
     assert page.body.count("{form}{0}&amp;lt;") == 3
+
+
+# -- begun in a browser --------------------------------------------------------------------------
+
+BEGUN = "cyolo-begun"
+
+
+def begin_in(visitor: Visitor, kind: str = "mfa") -> tuple[Page, str]:
+    """Press a button of the begin page: the page that waits, and the code that it shows."""
+    page = visitor.post("/begin", {"form": visitor.get("/begin").form, "kind": kind})
+    assert page.status == 303, page.text
+    assert page.headers["Location"] == "begin/wait"
+    waiting = visitor.get("/begin/wait")
+    refused(waiting, 200, "Waiting for approval")
+    code = re.search(r"[B-Z]{4}-[B-Z]{4}", waiting.text)
+    assert code
+    return waiting, code[0]
+
+
+@pytest.mark.parametrize("gateways", [{"begin": ("mfa",)}], indirect=True)
+def test_begun_in_a_browser_its_node_killed_is_redeemed_through_another_by_that_browser_alone(
+    gateways: Gateways,
+) -> None:
+    cluster = gateways.cluster
+    visitor = gateways.visitor("n1", sub=None, client="203.0.113.1")
+    waiting, code = begin_in(visitor)
+    assert '<meta http-equiv="refresh" content="5">' in waiting.body
+    assert f"http://{HOST}/rendezvous?user_code={code}" in waiting.body
+    record = cluster["n3"].json("rendezvous", "show", code)
+    assert (record["initiator"], record["origin"], record["kind"]) == ("browser", "203.0.113.1", "mfa")
+    assert record["id"] not in waiting.body + str(waiting.headers)
+    approved = cluster["n2"].cli("rendezvous", "approve", code, "--by", "bob", "--data", "seat=12A")
+    assert approved.returncode == 0, approved.stderr
+    cluster["n1"].kill()
+    visitor.port = gateways.ports["n3"]
+    page = visitor.get("/begin/wait")
+    refused(page, 200, "Approved: go on")
+    assert "12A" not in page.body  # not before it is redeemed
+    redeemed = visitor.post("/begin/redeem", {"form": page.form})
+    assert redeemed.status == 200, redeemed.text
+    assert "bob" in redeemed.text
+    assert "seat 12A" in redeemed.text
+    # The same again, at another node too; for this browser alone.
+    visitor.port = gateways.ports["n2"]
+    again = visitor.post("/begin/redeem", {"form": page.form})
+    assert again.text.replace("n2", "n3") == redeemed.text
+    assert "12A" in visitor.post("/begin/redeem", {"form": visitor.get("/begin/wait").form}).text
+    assert cluster["n2"].cli("rendezvous", "wait", record["id"]).returncode == 4
+    other = gateways.visitor("n2", sub=None)
+    refused(other.post("/begin/redeem", {"form": page.form}), 404, "Nothing was begun here")
+
+
+@pytest.mark.parametrize("gateways", [{"begin": ("mfa",)}], indirect=True)
+def test_wait_page_without_quorum_goes_on_looking_and_shows_the_answer_later(gateways: Gateways) -> None:
+    cluster = gateways.cluster
+    visitor = gateways.visitor("n1", sub=None)
+    _, code = begin_in(visitor)
+    cluster["n2"].kill()
+    cluster["n3"].kill()
+    page = visitor.get("/begin/wait")
+    refused(page, 503, "Still waiting")
+    assert code in page.text
+    assert 'http-equiv="refresh"' in page.body
+    cluster.start_all("n2", "n3")
+    wait_until("n1 is ready", lambda: visitor.get("/readyz").status == 200)
+    assert cluster["n2"].cli("rendezvous", "approve", code).returncode == 0
+    page = visitor.get("/begin/wait")
+    assert visitor.post("/begin/redeem", {"form": page.form}).status == 200
+
+
+def test_begin_sent_again_to_another_node_begins_once(open_gateways: Gateways) -> None:
+    visitor = open_gateways.visitor("n1", sub=None, client="203.0.113.2")
+    fields = {"form": visitor.get("/begin").form, "kind": "sign-in"}
+    texts = set()
+    for name in ("n1", "n2", "n3"):
+        visitor.port = open_gateways.ports[name]
+        assert visitor.post("/begin", fields).status == 303
+        found = re.search(r"[B-Z]{4}-[B-Z]{4}", visitor.get("/begin/wait").text)
+        assert found
+        texts.add(found[0])
+    assert len(texts) == 1
+
+
+def test_begin_beyond_ten_of_one_address_is_refused_on_every_node(open_gateways: Gateways) -> None:
+    for number in range(10):
+        visitor = open_gateways.visitor(f"n{number % 3 + 1}", sub=None, client=f"2001:db8:9::{number + 1:x}")
+        begin_in(visitor)
+    visitor = open_gateways.visitor("n2", sub=None, client="2001:db8:9::ff")
+    page = visitor.post("/begin", {"form": visitor.get("/begin").form, "kind": "mfa"})
+    refused(page, 429, "Too many attempts")
+    begin_in(open_gateways.visitor("n2", sub=None, client="2001:db8:9:1::1"))
+
+
+def test_begin_of_another_origin_browser_or_kind_begins_nothing(open_gateways: Gateways) -> None:
+    client = "203.0.113.3"
+    visitor = open_gateways.visitor(sub=None, client=client)
+    form = visitor.get("/begin").form
+    other = open_gateways.visitor(sub=None, client=client)
+    other.get("/begin")
+    fields = {"form": form, "kind": "mfa"}
+    for headers in ({"Origin": "https://evil.example"}, {"Sec_Fetch_Site": "cross-site"}):
+        refused(visitor.post("/begin", fields, **headers), 403, "Not from this page")
+    refused(other.post("/begin", fields), 400, "This form is no longer valid")
+    entered = open_gateways.visitor().get("/rendezvous").form
+    refused(visitor.post("/begin", {**fields, "form": entered}), 400, "This form is no longer valid")
+    for kind in ("", "other", "MFA", "<b>"):
+        refused(visitor.post("/begin", {**fields, "kind": kind}), 400, "This cannot be read")
+    refused(visitor.post("/begin", {"form": form}), 400, "This cannot be read")
+    refused(visitor.get("/begin/wait"), 404, "Nothing was begun here")
+    assert BEGUN not in {name for name, value in visitor.cookies.items() if value}
+    listed = open_gateways.cluster["n1"].json("rendezvous", "list")["rendezvous"]
+    assert not [record for record in listed if record["origin"] == client]
+
+
+def test_redeeming_with_a_forged_or_another_browsers_cookie_is_refused(open_gateways: Gateways) -> None:
+    visitor = open_gateways.visitor("n1", sub=None, client="203.0.113.4")
+    other = open_gateways.visitor("n1", sub=None, client="203.0.113.4")
+    _, code = begin_in(visitor)
+    begin_in(other)
+    assert open_gateways.cluster["n2"].cli("rendezvous", "approve", code).returncode == 0
+    page = visitor.get("/begin/wait")
+    refused(page, 200, "Approved: go on")
+    # His own cookie with her form, and her page fetched with his cookie.
+    refused(other.post("/begin/redeem", {"form": page.form}), 400, "This form is no longer valid")
+    refused(other.get("/begin/wait"), 200, "Waiting for approval")
+    right = visitor.cookies[BEGUN]
+    # A form is sealed by the same keys and for the same browser, and is no cookie.
+    for forged in ("", "x", "A" * 107, right[:-2] + "AA", right + "A", page.form, visitor.get("/begin").form):
+        visitor.cookies[BEGUN] = forged
+        refused(visitor.get("/begin/wait"), 404, "Nothing was begun here")
+        visitor.cookies[BEGUN] = forged
+        answer = visitor.post("/begin/redeem", {"form": page.form})
+        refused(answer, 404, "Nothing was begun here")
+        assert answer.headers["Set-Cookie"].startswith(f"{BEGUN}=; Path=/; Max-Age=0;")
+    visitor.cookies[BEGUN] = right
+    for headers in ({"Origin": "null"}, {"Sec_Fetch_Site": "cross-site"}):
+        refused(visitor.post("/begin/redeem", {"form": page.form}, **headers), 403, "Not from this page")
+    assert open_gateways.cluster["n1"].json("rendezvous", "show", code)["state"] == "approved"
+    assert visitor.post("/begin/redeem", {"form": page.form}).status == 200
+
+
+def test_begun_denied_or_cancelled_has_its_own_page_and_loses_its_cookie(open_gateways: Gateways) -> None:
+    for operation, status, title in (
+        ("deny", 403, "It was denied"),
+        ("cancel", 409, "It was cancelled"),
+    ):
+        visitor = open_gateways.visitor("n2", sub=None, client="203.0.113.5")
+        _, code = begin_in(visitor)
+        node = open_gateways.cluster["n1"]
+        id = node.json("rendezvous", "show", code)["id"]
+        assert node.cli("rendezvous", operation, id).returncode == 0
+        page = visitor.get("/begin/wait")
+        refused(page, status, title)
+        assert 'href="../begin"' in page.body
+        assert page.headers["Set-Cookie"].startswith(f"{BEGUN}=; Path=/; Max-Age=0;")
+        refused(visitor.get("/begin/wait"), 404, "Nothing was begun here")
+
+
+def test_begun_and_cancelled_while_continue_was_shown_is_refused(open_gateways: Gateways) -> None:
+    visitor = open_gateways.visitor("n2", sub=None, client="203.0.113.6")
+    _, code = begin_in(visitor)
+    node = open_gateways.cluster["n1"]
+    id = node.json("rendezvous", "show", code)["id"]
+    node.json("rendezvous", "approve", code)
+    page = visitor.get("/begin/wait")
+    node.json("rendezvous", "cancel", id)
+    refused(visitor.post("/begin/redeem", {"form": page.form}), 409, "Already answered")
+    assert not visitor.cookies[BEGUN]
+
+
+def test_hostile_answer_is_shown_to_who_began_and_never_markup(open_gateways: Gateways) -> None:
+    hostile = "</title></style></dd>\"'><script>alert(1)</script>{form}{0}&lt;"
+    visitor = open_gateways.visitor("n1", sub=None, client="203.0.113.7")
+    _, code = begin_in(visitor)
+    node = open_gateways.cluster["n1"]
+    body = {"id": None, "user_code": code, "by": hostile, "request_id": None, "data": {"x": hostile}}
+    node.client().call("rendezvous_approve", "", body)
+    page = visitor.get("/begin/wait")
+    redeemed = visitor.post("/begin/redeem", {"form": page.form})
+    for shown, times in ((page, 1), (redeemed, 2)):
+        assert shown.status == 200, shown.text
+        assert "<script" not in shown.body
+        assert shown.body.count("{form}{0}&amp;lt;") == times
+
+
+def test_cookie_of_what_was_begun_behind_tls_is_for_this_host_and_ten_minutes(
+    open_gateways: Gateways,
+) -> None:
+    visitor = open_gateways.visitor("n1", sub=None, client="203.0.113.8")
+    visitor.headers["X-Forwarded-Proto"] = "https"
+    page = visitor.post("/begin", {"form": visitor.get("/begin").form, "kind": "mfa"})
+    cookie = page.headers["Set-Cookie"]
+    assert cookie.startswith("__Host-cyolo-begun=")
+    assert {"Path=/", "Max-Age=600", "HttpOnly", "SameSite=Lax", "Secure"} == set(cookie.split("; ")[1:])
+    refused(visitor.get("/begin/wait"), 200, "Waiting for approval")
+
+
+def test_sealed_approval_sent_twice_by_one_form_is_told_the_same(open_gateways: Gateways) -> None:
+    key = base64.b64encode(X25519PrivateKey.generate().public_key().public_bytes_raw()).decode()
+    started = begin(open_gateways.cluster["n1"], public_key=key)
+    visitor = open_gateways.visitor("n1")
+    page = visitor.enter(started["user_code"])
+    other = open_gateways.visitor("n2")
+    rival = other.enter(started["user_code"])
+    first = visitor.decide("approve", page)
+    assert first.status == 200, first.text
+    visitor.port = open_gateways.ports["n3"]
+    assert visitor.decide("approve", page).status == 200
+    # Another form of the same person is no repetition, nor is another answer.
+    refused(other.decide("approve", rival), 409, "Already answered")
+    refused(visitor.decide("deny", page), 409, "Already answered")
+    redeemed = open_gateways.cluster["n1"].json("rendezvous", "wait", started["id"])
+    assert redeemed["sealed_result"]
+    assert visitor.decide("approve", page).status == 200
 
 
 # -- protection, redirects, sessions -------------------------------------------------------------

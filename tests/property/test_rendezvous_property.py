@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections import Counter
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -203,6 +204,8 @@ def test_machine_answers_and_states_agree_with_the_model(done: list[Step]) -> No
         model.tick(now)
         states = {id: r["state"] for id, r in model.records.items()}
         assert {r.id: r.state for r in machine.records(now)} == states
+        assert machine.counts(now) == Counter(states.values())
+        assert {r.id for r in machine.live(now)} == {id for id, s in states.items() if s in LIVE}
         assert run(machine, step, index, now) == model.apply(step[0], step[1], now)
         assert {r.id: r.state for r in machine.records(now)} == {
             id: r["state"] for id, r in model.records.items()

@@ -63,6 +63,7 @@ FULL = Config(
         allowed_hosts=("localhost", "::1"),
         require_session=False,
         sign_in_url="https://login.example.com/?next=a#b",
+        begin=("mfa", "1e3"),
     ),
 )
 
@@ -161,6 +162,12 @@ DEFECTS = {
         6,
         42,
         "a network",
+    ),
+    "gateway kind": (
+        MINIMAL + "gateway: {listen: a:1, rendezvous: {begin: [Sign in]}}\n",
+        6,
+        45,
+        "a kind",
     ),
     "gateway flag": (
         MINIMAL + "gateway: {listen: a:1, rendezvous: {require_session: 1}}\n",

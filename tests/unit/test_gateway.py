@@ -12,18 +12,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from cyoloctl.errors import ConfigError, CyoloctlError, InvalidInput, Unavailable, error_classes
-from cyoloctl.gateway import (
-    Forms,
-    Html,
-    Refused,
-    _refused,
-    browser_of,
-    caller_of,
-    client_address,
-    fill,
-    parse_host,
-    tls_context,
-)
+from cyoloctl.gateway import tls_context
+from cyoloctl.gateway._forms import Forms, Refused, browser_of, caller_of, client_address, parse_host
+from cyoloctl.gateway._pages import Html, fill
+from cyoloctl.gateway._server import _refused
 
 TRUSTED = [ipaddress.ip_network(text) for text in ("127.0.0.0/8", "::1/128", "10.0.0.0/8")]
 KEYS = [(bytes([0xFC, 0, 0, number]), bytes([number]) * 32) for number in range(3)]
@@ -100,7 +92,7 @@ def test_browser_of_takes_one_cookie_of_the_right_form(cookie: str, value: str |
 
 
 def test_form_opens_for_its_purpose_browser_person_and_time_only() -> None:
-    forms = Forms(lambda: KEYS)
+    forms = Forms(lambda: KEYS, os.urandom)
     form = forms.seal("decide", BROWSER, "alice", b"x" * 16, 1000)
     assert forms.open(form, "decide", BROWSER, "alice", 1600) == b"x" * 16
     for changed in (
@@ -116,24 +108,24 @@ def test_form_opens_for_its_purpose_browser_person_and_time_only() -> None:
 
 
 def test_form_of_another_node_opens_before_and_after_a_rotation_until_its_key_is_gone() -> None:
-    form = Forms(lambda: KEYS[:1]).seal("enter", BROWSER, "", b"", 0)
-    assert Forms(lambda: [KEYS[1], KEYS[0]]).open(form, "enter", BROWSER, "", 0) == b""
+    form = Forms(lambda: KEYS[:1], os.urandom).seal("enter", BROWSER, "", b"", 0)
+    assert Forms(lambda: [KEYS[1], KEYS[0]], os.urandom).open(form, "enter", BROWSER, "", 0) == b""
     with pytest.raises(Refused):
-        Forms(lambda: KEYS[1:]).open(form, "enter", BROWSER, "", 0)
+        Forms(lambda: KEYS[1:], os.urandom).open(form, "enter", BROWSER, "", 0)
     with pytest.raises(Unavailable):
-        Forms(list).seal("enter", BROWSER, "", b"", 0)
+        Forms(list, os.urandom).seal("enter", BROWSER, "", b"", 0)
 
 
 def test_form_hides_what_it_carries() -> None:
     id = os.urandom(16)
-    form = Forms(lambda: KEYS).seal("decide", BROWSER, "", id, 0)
+    form = Forms(lambda: KEYS, os.urandom).seal("decide", BROWSER, "", id, 0)
     assert id not in base64.urlsafe_b64decode(form + "=" * (-len(form) % 4))
 
 
 @given(st.text())
 def test_form_of_any_text_is_refused_and_nothing_else(text: str) -> None:
     with pytest.raises(Refused):
-        Forms(lambda: KEYS).open(text, "enter", BROWSER, "", 0)
+        Forms(lambda: KEYS, os.urandom).open(text, "enter", BROWSER, "", 0)
 
 
 @given(st.text())

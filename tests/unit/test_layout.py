@@ -89,7 +89,12 @@ TABLE: dict[str, Row] = {
     "routing._publish": Row(ours=f"{BASE} paths", quick=True),
     "routing.*": Row(ours=f"{BASE} routing.*", pure=True, quick=True),
     # cryptography: forms name a record encrypted, since its id must not reach whoever approves.
-    "gateway": Row(ours=f"{BASE} routing.*", vendors="aiohttp cryptography"),
+    "gateway._forms": Row(ours=BASE, vendors="cryptography", pure=True),
+    "gateway._node": Row(pure=True),
+    "gateway._pages": Row(pure=True),
+    "gateway._metrics": Row(pure=True),
+    "gateway._server": Row(ours=f"{BASE} routing.* gateway.*", vendors="aiohttp"),
+    "gateway": Row(ours="gateway.*"),
     "pki": Row(ours=f"{BASE} identity paths", vendors="cryptography"),
     "rendezvous": Row(ours=f"{BASE} machines.rendezvous pki", vendors="cryptography"),
     "config": Row(ours=f"{BASE} identity paths", vendors="yaml"),

@@ -408,7 +408,8 @@ def test_late_hello_of_a_process_that_ended_does_not_replace_its_successors_sess
     late.received(hello("a", boot="1") + HEARTBEAT)
     new.received(HEARTBEAT)
     assert (late.live, new.live) == (False, True)
-    assert late_line.ended and not new_line.ended
+    assert late_line.ended
+    assert not new_line.ended
     assert host.events == [("connected", "a"), ("heartbeat", "a")]
 
 

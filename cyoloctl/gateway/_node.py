@@ -1,0 +1,83 @@
+"""What the gateway asks of its node, and what it is told once: settings and limits."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+__all__ = ["GatewayNode", "GatewaySettings", "Json", "Limits"]
+
+Json = dict[str, Any]
+
+
+class GatewayNode(Protocol):
+    """The node, as the gateway sees it.  Errors are errors.py's."""
+
+    name: str
+
+    def ready(self) -> bool:
+        """Whether a request could be served now; never waits."""
+
+    def facts(self) -> Json:
+        """What /metrics shows of the node."""
+
+    def form_keys(self) -> list[tuple[bytes, bytes]]:
+        """(id of 4 bytes, key of 32 bytes) to seal forms with, the one to use first; empty: none yet."""
+
+    def hosts(self) -> set[str]:
+        """Host names and IP addresses, in lower case, by which requests may ask for this node."""
+
+    def owner_url(self, name: str) -> str | None:
+        """The base of another member's links, None for this node or one that is away.  Raises NotFound."""
+
+    async def subject(self, cookie: str, *, current: bool, timeout_s: float) -> str:
+        """Whose session the cookies hold.  Raises TokenRejected."""
+
+    async def refresh(self, cookie: str, *, timeout_s: float) -> str:
+        """The new session cookie, for Set-Cookie.  Raises TokenRejected."""
+
+    async def find(self, user_code: str, *, caller: str, timeout_s: float) -> Json:
+        """The record of a code; wrong ones are counted.  Raises NotFound, SlowDown, InvalidInput."""
+
+    def page_url(self, host: str) -> str | None:
+        """The page for codes as this node's links name it, None when they do not go to the host."""
+
+    async def begin(self, kind: str, *, client: str, network: str, request_id: str, timeout_s: float) -> Json:
+        """Start a rendezvous for the browser of a client; bounded for each network.
+
+        The same request id begins once.  Raises SlowDown, Overloaded.
+        """
+
+    async def look(self, id: str, *, timeout_s: float) -> Json:
+        """The record of an id.  Raises NotFound."""
+
+    async def redeem(self, id: str, redemption: str, *, timeout_s: float) -> Json:
+        """The answer, once; again for the same secret for 5 minutes.  Raises Conflict, Expired, NotFound."""
+
+    async def decide(self, operation: str, id: str, *, by: str, request_id: str, timeout_s: float) -> None:
+        """approve or deny; the same request id counts once.  Raises Conflict, Denied, Expired, NotFound."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class GatewaySettings:
+    """What config.GatewayConfig says, without the addresses to listen on."""
+
+    trusted_proxies: tuple[str, ...]
+    metrics_clients: tuple[str, ...]
+    allowed_hosts: tuple[str, ...] = ()
+    require_session: bool = True
+    sign_in_url: str | None = None
+    begin: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Limits:
+    """What slow and many clients may take.
+
+    idle_s: between requests, and to dribble a request's head.  body_s: to send
+    a body.  connections: more are closed at once.
+    """
+
+    idle_s: float = 15.0
+    body_s: float = 5.0
+    connections: int = 1024
