@@ -518,7 +518,7 @@ def test_batch_answers_good_and_bad_lines_in_their_places(nodes: list[Node]) -> 
     assert _batch(nodes[1], "inspect", []) == (0, [], "")
 
 
-def test_batch_mints_and_refuses_wrong_items_in_their_places_and_says_why_on_stderr(nodes: list[Node]) -> None:
+def test_batch_mints_and_refuses_wrong_items_in_place_and_says_why_on_stderr(nodes: list[Node]) -> None:
     wrong = [
         "{", "[]", "null", "", '{"sub":5}', '{"sub":[]}', '{"claims":{}}', '{"sub":"a","claims":[1]}',
         '{"sub":"a","ttl_s":"5"}', '{"sub":"a","max_age_s":{}}', '{"sub":"a","ttl_s":true}',
