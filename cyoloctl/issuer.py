@@ -120,12 +120,14 @@ class Issuer:
         keep_s: Callable[[], int],
         refuses: Callable[[Session], str | None] = lambda session: None,
         earliest_iat: Callable[[str], int] = lambda sub: 0,
+        lacks: Callable[[bytes], bool] = lambda key_id: False,
         check_clock: Callable[[int], None] | None = None,
     ) -> None:
         self._ring = ring
         self._keep_s = keep_s
         self._refuses = refuses
         self._earliest_iat = earliest_iat
+        self._lacks = lacks
         self._check_clock = check_clock or ClockGuard().check
         self.counts = {"minted": 0, "opened": 0, "rejected": 0}
 
@@ -177,23 +179,38 @@ class Issuer:
     def open(self, token: str, *, context: Context, now_unix_s: int, revoked_too: bool = False) -> Session:
         """The session in a token, with revoked_too even one that the replicated state refuses.
 
-        Raises TokenRejected, ClockSetBack.
+        Raises TokenRejected, ClockSetBack, Unavailable (the key is on its way).
         """
         self._check_clock(now_unix_s)
         self.counts["rejected"] += 1  # until it is not
-        session = tokens.open_token(
-            self._ring(),
-            token,
-            now_unix_s=now_unix_s,
-            cookie_name=context.cookie_name,
-            audience=context.audience,
-        )
+        try:
+            session = tokens.open_token(
+                self._ring(),
+                token,
+                now_unix_s=now_unix_s,
+                cookie_name=context.cookie_name,
+                audience=context.audience,
+            )
+        except TokenRejected:
+            self._refuse_lacking(token)
+            raise
         reason = None if revoked_too else self._refuses(session)
         if reason is not None:
             raise TokenRejected(reason=reason)
         self.counts["rejected"] -= 1
         self.counts["opened"] += 1
         return session
+
+    def _refuse_lacking(self, token: str) -> None:
+        """Unknown is not refused: a member that just joined must not end sessions that are good elsewhere."""
+        try:
+            key_id = tokens.key_id_of(token)
+        except InvalidInput:
+            return
+        if self._lacks(key_id):
+            raise Unavailable(
+                f"this node does not hold the key {key_id.hex()} yet: try again, or ask another node"
+            )
 
     def inspect(self, token: str, *, context: Context, now_unix_s: int) -> Json:
         """What a token says.  Raises TokenRejected, ClockSetBack."""

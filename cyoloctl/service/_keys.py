@@ -36,6 +36,8 @@ __all__ = ["KeyService"]
 _log = logging.getLogger("cyoloctl.keys")
 
 _STEP_TIMEOUT_S = 5.0
+# The ring reaches a new member within a second or so; what it is asked before that may wait for it.
+_GIVEN_WITHIN_S = 2.0
 _LEEWAY_S = 60
 
 
@@ -93,8 +95,19 @@ class KeyService:
         """Every key that this node could open, in its present state."""
         if self._changed:
             self._changed = False
-            self._ring = Keyring(self._open(record) for record in self._mine())
+            mine = self._mine()
+            self._ring = Keyring(self._open(record) for record in mine)
+            live = sum(1 for record in self._keys.records() if record.state != "destroyed")
+            self._whole = len(mine) == live
         return self._ring
+
+    async def wait_whole(self, *, timeout_s: float) -> None:
+        """Return once this node holds every key, or after 2 s: a member that just joined is given them."""
+        deadline = time.monotonic() + min(timeout_s, _GIVEN_WITHIN_S)
+        self.ring()
+        while not self._whole and (left := deadline - time.monotonic()) > 0:
+            await self._replicated.engine.wait_changed(min(0.05, left))
+            self.ring()
 
     def _mine(self) -> Sequence[KeyRecord]:
         """The live keys that this node holds; opens those that are new."""
@@ -130,6 +143,12 @@ class KeyService:
     def _open(self, record: KeyRecord) -> Key:
         key = self._opened[record.key_id]
         return Key(key.key_id, key.secret, KeyState(record.state), key.cluster_id)
+
+    def lacks(self, key_id: bytes) -> bool:
+        """True for a key that opens tokens on other nodes and is not in this node's ring yet."""
+        record = self._keys.get(key_id.hex())
+        usable = record is not None and record.state not in ("disabled", "destroyed")
+        return usable and self.ring().get(key_id) is None
 
     def keep_s(self) -> int:
         """The greatest age of a token, in seconds."""

@@ -10,7 +10,7 @@ from collections.abc import Awaitable, Callable, Mapping
 from typing import Any
 
 from cyoloctl import tokens
-from cyoloctl.errors import ClockSetBack, CyoloctlError, InvalidInput, TokenRejected
+from cyoloctl.errors import ClockSetBack, CyoloctlError, InvalidInput, TokenRejected, Unavailable
 from cyoloctl.issuer import Context, Issuer, read_item, refusal
 from cyoloctl.machines.sessions import MAX_AHEAD_MS, Revocation
 from cyoloctl.service._keys import KeyService
@@ -39,6 +39,7 @@ class TokenService:
             keep_s=keys.keep_s,
             refuses=self._refuses,
             earliest_iat=self._sessions.earliest_iat_unix_s,
+            lacks=keys.lacks,
             check_clock=self._check_clock,
         )
 
@@ -78,6 +79,7 @@ class TokenService:
             await self._replicated.fresh(timeout_s=timeout_s)
         else:
             await self._replicated.caught_up(timeout_s=timeout_s)
+        await self._keys.wait_whole(timeout_s=timeout_s)
 
     async def mint(
         self,
@@ -283,7 +285,7 @@ class TokenService:
             for number, item in enumerate(items):
                 try:
                     results.append(run(item))
-                except (TokenRejected, InvalidInput) as error:
+                except (TokenRejected, InvalidInput, Unavailable) as error:
                     results.append(refusal(error))
                 if number % _TURN == _TURN - 1:
                     await asyncio.sleep(0)
