@@ -81,6 +81,8 @@ def _frontend(table: RoutingTable, options: ExportOptions) -> str:
             *(f"    http-request del-header {name}" for name in ("Keep-Alive", "TE", "Upgrade")),
             "    # Whatever became of it, a POST that was sent goes to nobody else.",
             "    http-request disable-l7-retry unless METH_GET",
+            "    # For monitoring, which asks the nodes themselves.",
+            "    http-request deny deny_status 403 if { path /metrics }",
             "    # Which host belongs to which node.",
             "    http-request set-var(txn.cyolo_host) req.hdr(host),host_only,lower",
             *(f"    use_backend {name} if {{ var(txn.cyolo_host) -m str {host} }}" for host, name in routes),

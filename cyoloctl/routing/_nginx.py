@@ -164,6 +164,11 @@ server {{
         return 421 "no node here has this host name\\n";
     }}
 
+    # For monitoring, which asks the nodes themselves.
+    location = /metrics {{
+        return 403;
+    }}
+
     location / {{
         proxy_pass {"https" if options.backend_tls_ca else "http"}://$cyolo_route;
         proxy_http_version 1.1;

@@ -108,6 +108,14 @@ async def test_pin_ignores_the_cookie_and_sets_none(kind: Kind) -> None:
 
 
 @KINDS
+async def test_metrics_are_refused_and_nobody_is_asked(kind: Kind) -> None:
+    async with site(kind) as proxy:
+        for host in (SHARED, host_of("n1")):
+            answer = await proxy.ask(host, path="/metrics")
+            assert (answer.status, answer.node) == (403, None)
+
+
+@KINDS
 async def test_unknown_host_gets_421_and_reaches_nobody(kind: Kind) -> None:
     async with site(kind) as proxy:
         for host in (
