@@ -291,7 +291,7 @@ def table(results: list[Result]) -> str:
 
 
 def missed(results: list[Result]) -> list[str]:
-    """The targets of issue 4 that this run missed."""
+    """The targets (benchmarks/README.md) that this run missed."""
     by_name = {result.name: result for result in results}
     ours, fernet = by_name["cyoloctl"], by_name["Fernet"]
     found = []

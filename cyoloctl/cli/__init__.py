@@ -176,7 +176,7 @@ def _internal_error(error: BaseException) -> InternalError:
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Run one command and return its exit status (CLI.md, exit statuses).
+    """Run one command and return its exit status (`help exit-codes`).
 
     arguments: without the program's name; default sys.argv.  Never raises: an
     error of the tree in errors.py gives its exit status, anything else 70.
