@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import os
 import shutil
 import socket
 import subprocess
@@ -17,7 +16,7 @@ from tests.browser.test_rendezvous import certificate
 from tests.browser.webdriver import browser, require_chromium
 from tests.support.cluster import Cluster, free_port, wait_until
 from tests.support.gateways import HOST, Visitor, add_gateways, begin, session, wait_gateways
-from tests.support.proxies import NAMES, UNPRIVILEGED, Kind, host_of, require
+from tests.support.proxies import NAMES, Kind, host_of, proxy_process, require
 
 pytestmark = [pytest.mark.cluster, pytest.mark.timeout(120)]
 
@@ -56,16 +55,9 @@ def proxy(kind: Kind, cluster: Cluster) -> Iterator[int]:
         )
         assert made.returncode == 0, made.stderr
         file.write_text(made.stdout)
-        user: dict[str, object] = {}
-        if os.geteuid() == 0:
-            for path in (own, *own.iterdir()):
-                os.chown(path, UNPRIVILEGED, UNPRIVILEGED)
-            user = {"user": UNPRIVILEGED, "group": UNPRIVILEGED, "extra_groups": []}
-        command = [program, "-e", "stderr", "-g", "daemon off;", "-c", str(file)]
-        if kind == "haproxy":
-            command = [program, "-db", "-f", str(file)]
+        command, user = proxy_process(kind, program, own, file)
         with (own / "output").open("wb") as output:
-            process = subprocess.Popen(command, stdout=output, stderr=output, **user)  # type: ignore[call-overload]
+            process = subprocess.Popen(command, stdout=output, stderr=output, **user)
 
         def listens() -> bool:
             socket.create_connection(("127.0.0.1", port), timeout=1).close()

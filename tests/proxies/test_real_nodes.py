@@ -21,7 +21,7 @@ import pytest
 from cyoloctl import routing
 from tests.support.cluster import Cluster, environment, free_port, wait_until
 from tests.support.gateways import HOST, Page, Visitor, add_gateways, begin, session, wait_gateways
-from tests.support.proxies import NAMES, UNPRIVILEGED, Kind, host_of, require
+from tests.support.proxies import NAMES, Kind, host_of, proxy_process, require
 
 pytestmark = [pytest.mark.cluster, pytest.mark.timeout(120)]
 
@@ -110,16 +110,11 @@ def proxy(kind: Kind, nodes: Nodes, *options: str) -> Iterator[Proxy]:
         made = nodes.cluster["n2"].cli("route", "export", *arguments)
         assert made.returncode == 0, made.stderr
         file.write_text(made.stdout)
-        user: dict[str, object] = {}
-        if os.geteuid() == 0:
-            for path in (own, file):
-                os.chown(path, UNPRIVILEGED, UNPRIVILEGED)
-            user = {"user": UNPRIVILEGED, "group": UNPRIVILEGED, "extra_groups": []}
-        command = [program, "-e", "stderr", "-g", "daemon off;", "-c", str(file)]
+        command, user = proxy_process(kind, program, own, file)
         if kind == "haproxy":
-            command = [program, "-W", "-db", "-f", str(file)]
+            command.insert(1, "-W")  # a master process, which can be told to read the file again
         with (own / "output").open("wb") as output:
-            process = subprocess.Popen(command, stdout=output, stderr=output, **user)  # type: ignore[call-overload]
+            process = subprocess.Popen(command, stdout=output, stderr=output, **user)
 
         def listens() -> bool:
             assert process is not None

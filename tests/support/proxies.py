@@ -13,7 +13,7 @@ import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 import pytest
 
@@ -29,6 +29,7 @@ __all__ = [
     "Site",
     "Upstream",
     "host_of",
+    "proxy_process",
     "require",
     "silent_listener",
     "site",
@@ -227,6 +228,21 @@ class Site:
         await self.until(f"{host_of(name)} is back at {name}", home, limit_s=6)
 
 
+def proxy_process(kind: Kind, program: str, own: Path, file: Path) -> tuple[list[str], dict[str, Any]]:
+    """The command that runs a proxy in the foreground, and the arguments of Popen that make it nobody's.
+
+    own: the directory that it keeps its files in; as root it is given to nobody.
+    """
+    user: dict[str, Any] = {}
+    if os.geteuid() == 0:
+        for path in (own, *own.iterdir()):
+            os.chown(path, UNPRIVILEGED, UNPRIVILEGED)
+        user = {"user": UNPRIVILEGED, "group": UNPRIVILEGED, "extra_groups": []}
+    if kind == "haproxy":
+        return [program, "-db", "-f", str(file)], user
+    return [program, "-e", "stderr", "-g", "daemon off;", "-c", str(file)], user
+
+
 @contextlib.asynccontextmanager
 async def site(
     kind: Kind,
@@ -268,14 +284,7 @@ async def site(
     try:
         for node in nodes.values():
             await node.start()
-        user: dict[str, object] = {}
-        if os.geteuid() == 0:
-            for path in (own, *own.iterdir()):
-                os.chown(path, UNPRIVILEGED, UNPRIVILEGED)
-            user = {"user": UNPRIVILEGED, "group": UNPRIVILEGED, "extra_groups": []}
-        command = [program, "-e", "stderr", "-g", "daemon off;", "-c", str(file)]
-        if kind == "haproxy":
-            command = [program, "-db", "-f", str(file)]
+        command, user = proxy_process(kind, program, own, file)
         with (own / "output").open("wb") as output:
             process = await asyncio.create_subprocess_exec(*command, stdout=output, stderr=output, **user)
 
