@@ -29,6 +29,7 @@ from typing import TYPE_CHECKING, Any, Protocol, cast
 
 from aiohttp import web
 
+from cyoloctl.caller import CALLER, Caller
 from cyoloctl.control import wire
 from cyoloctl.errors import (
     AccessDenied,
@@ -512,6 +513,7 @@ class ControlServer:
         route, name = found
         if route.role != "none" and not wire.role_allows(connection.current_role(), route.role):
             raise _denied(connection, route)
+        CALLER.set(Caller("client", connection.caller))
         if route.method == "POST" and "Origin" in request.headers:
             # A browser holding an operator certificate must not be steered here by another site.
             raise AccessDenied("requests from web pages are refused: use cyoloctl or a script")

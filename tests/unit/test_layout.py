@@ -72,6 +72,7 @@ TABLE: dict[str, Row] = {
     "__main__": Row(ours="cli"),
     "errors": Row(pure=True),
     "model": Row(ours="errors", pure=True),
+    "caller": Row(pure=True),
     "paths": Row(ours=BASE, quick=True),
     "identity": Row(ours=BASE, pure=True),
     "tokens": Row(ours=BASE, vendors="cryptography"),
@@ -85,7 +86,7 @@ TABLE: dict[str, Row] = {
     "control": Row(),
     "control.wire": Row(ours=BASE, pure=True),
     "control.client": Row(ours=f"{BASE} paths control.wire", quick=True),
-    "control.server": Row(ours=f"{BASE} identity control.wire", vendors="aiohttp"),
+    "control.server": Row(ours=f"{BASE} caller identity control.wire", vendors="aiohttp"),
     "routing._publish": Row(ours=f"{BASE} paths", quick=True),
     "routing.*": Row(ours=f"{BASE} routing.*", pure=True, quick=True),
     # cryptography: forms name a record encrypted, since its id must not reach whoever approves.
@@ -93,7 +94,7 @@ TABLE: dict[str, Row] = {
     "gateway._node": Row(pure=True),
     "gateway._pages": Row(pure=True),
     "gateway._metrics": Row(pure=True),
-    "gateway._server": Row(ours=f"{BASE} routing.* gateway.*", vendors="aiohttp"),
+    "gateway._server": Row(ours=f"{BASE} caller routing.* gateway.*", vendors="aiohttp"),
     "gateway": Row(ours="gateway.*"),
     "pki": Row(ours=f"{BASE} identity paths", vendors="cryptography"),
     "rendezvous": Row(ours=f"{BASE} machines.rendezvous pki", vendors="cryptography"),
@@ -101,7 +102,8 @@ TABLE: dict[str, Row] = {
     "setup": Row(ours=f"{BASE} identity paths pki config raft control.client"),
     "logs": Row(),
     "service.*": Row(
-        ours=f"{BASE} identity paths pki config issuer tokens keyring rendezvous machines.* raft service.*"
+        ours=f"{BASE} caller identity paths pki config issuer tokens keyring rendezvous machines.* raft "
+        "service.*"
     ),
     "node": Row(
         ours=f"{BASE} identity logs paths pki config service tokens machines raft control.* routing.* "

@@ -1,0 +1,33 @@
+"""On whose behalf the present task runs.
+
+Set once for each request at the edge (control API, gateway) and read where a
+write is proposed or a register entry is made, so that every bound can be kept
+for each caller and no operation has to pass a name along.
+"""
+
+from __future__ import annotations
+
+from contextvars import ContextVar
+from typing import Literal, NamedTuple
+
+__all__ = ["CALLER", "NODE", "Caller", "CallerKind"]
+
+CallerKind = Literal["node", "client", "browser"]
+
+
+class Caller(NamedTuple):
+    """Who asked.
+
+    kind: ``node`` for the node's own upkeep, ``client`` for a caller of the
+    API, ``browser`` for somebody at the gateway.  name: of the credentials, of
+    the local user, or the digest that stands for a person; empty for the node.
+    """
+
+    kind: CallerKind
+    name: str
+
+
+NODE = Caller("node", "")
+
+CALLER: ContextVar[Caller] = ContextVar("caller", default=NODE)
+"""The caller of the present task; the node itself where nobody asked."""
