@@ -76,7 +76,7 @@ from cyoloctl.machines._codec import (
 from cyoloctl.machines._requests import LIMITS, Limits, RequestTable, TableLimits
 from cyoloctl.machines.counter import CounterMachine
 from cyoloctl.machines.keys import KeyMachine, KeyPolicy, KeyRecord, NodeKey
-from cyoloctl.machines.members import Invitation, Member, MemberMachine
+from cyoloctl.machines.members import Invitation, Member, MemberMachine, SecretInvitation
 from cyoloctl.machines.rendezvous import RendezvousMachine
 from cyoloctl.machines.sessions import Revocation, SessionMachine
 
@@ -100,6 +100,7 @@ __all__ = [
     "NodeKey",
     "RendezvousMachine",
     "Revocation",
+    "SecretInvitation",
     "SessionMachine",
     "TableLimits",
     "decode_command",

@@ -136,6 +136,7 @@ class Service:
         self._raft_id = raft_id
         self._request_stop = request_stop
         self._dial_configured = False
+        self._told_of_key = False
         self._started_at = time.monotonic()
         self._watchers: dict[str, set[asyncio.Event]] = {}
         self._counter_index: dict[str, int] = {}
@@ -396,7 +397,7 @@ class Service:
         # The caller is nobody yet: a wrong request must cost neither the token nor a log entry.
         digest = pki.secret_sha256(secret)
         await self._engine.read_barrier(timeout_s=timeout_s)
-        invitation = self._machine.members.invitation(digest)
+        invitation = self._machine.members.secret_invitation(digest)
         if invitation is None or invitation.name != name:
             _log.warning("join refused", extra={"reason": "unknown invitation", "member": name})
             raise InvitationRejected(
@@ -689,8 +690,18 @@ class Service:
         members = self._machine.members
         name = self._config.name
         mine = members.get(name)
-        if members.is_removed(name) or (mine is None and not self._engine.is_leader()):
+        if members.is_removed(name) or (mine is None and (members.members() or not self._engine.is_leader())):
             return False  # not admitted yet, as far as this node has applied
+        key_hash = pki.key_id(self._files.certificate_pem)
+        if mine is not None and mine.key_hash not in (None, key_hash):
+            if not self._told_of_key:
+                self._told_of_key = True
+                _log.critical(
+                    "another key was admitted under this node's name: restore its pki directory, "
+                    "or remove the member and join under a new name",
+                    extra={"member": name},
+                )
+            return False
         wanted = Member(
             name=name,
             address=str(self._config.advertise),
@@ -698,10 +709,13 @@ class Service:
             sealing_key=self._files.sealing_key,
             raft_id=self._raft_id,
             certificate_expires_at=self._expires_at(),
+            key_hash=key_hash,
         )
         if mine == wanted:
             return await self._announce_gateway()
-        await self._replicated.apply("members", "put", wanted.to_json(), request_id=None, timeout_s=5.0)
+        arguments = wanted.to_json()
+        del arguments["role"]  # whatever the cluster says
+        await self._replicated.apply("members", "announce", arguments, request_id=None, timeout_s=5.0)
         return True
 
     async def _announce_gateway(self) -> bool:

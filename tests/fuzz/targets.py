@@ -200,12 +200,19 @@ def _commands() -> tuple[bytes, ...]:
     digest = sha256(b"x").hexdigest()
     invite = {"name": "n2", "learner": False, "secret_sha256": digest, "expires_unix_ms": 2**52}
     redeem = {**member, "secret_sha256": digest, "request_sha256": digest}
+    issue = {"name": "n3", "learner": True, "public_key": key, "expires_unix_ms": 2**52}
+    third = {**member, "name": "n3", "raft_id": "n3", "key_hash": sha256(b"y").hexdigest()}
     steps: list[_Step] = [
         ("counter", "add", {"name": "c", "by": -(2**63)}),
         ("counter", "reset", {"name": "c"}),
         ("members", "invite", invite),
         ("members", "redeem", redeem),
         ("members", "put", {**member, "role": "voter", "certificate_expires_at": "2027-01-02T03:04:05Z"}),
+        ("members", "issue_invitation", issue),
+        ("members", "admit", {**third, "public_key": key, "request_sha256": digest}),
+        ("members", "announce", {**third, "certificate_expires_at": "2027-01-02T03:04:05Z"}),
+        ("members", "issue_invitation", {**issue, "name": "n4"}),
+        ("members", "uninvite", {"name": "n4"}),
         ("members", "set_address", {"name": "n2", "address": "[::1]:2"}),
         ("members", "set_role", {"name": "n2", "role": "learner"}),
         ("members", "set_host", {"name": "n2", "host": "app-2.example.com"}),

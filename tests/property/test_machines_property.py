@@ -132,7 +132,32 @@ digests = st.sampled_from(["1" * 64, "2" * 64, "3" * 64])
 roles = st.sampled_from(["voter", "learner"])
 addresses = st.sampled_from(["h:1", "[::1]:2"])
 raft_ids = st.sampled_from(["n1", "n2", "x"])
+public_keys = st.sampled_from(["C" * 42 + "A=", "D" * 42 + "A="])
 MEMBER_OPERATIONS: dict[str, dict[str, st.SearchStrategy[Any]]] = {
+    "issue_invitation": {
+        "name": names,
+        "learner": st.booleans(),
+        "public_key": public_keys,
+        "expires_unix_ms": st.integers(0, 300),
+    },
+    "uninvite": {"name": names},
+    "admit": {
+        "name": names,
+        "public_key": public_keys,
+        "request_sha256": digests,
+        "address": addresses,
+        "sealing_key": st.just(KEY),
+        "raft_id": raft_ids,
+        "key_hash": digests,
+    },
+    "announce": {
+        "name": names,
+        "address": addresses,
+        "sealing_key": st.just(KEY),
+        "raft_id": st.sampled_from(["n1", "n2", "n3", "n1~2"]),
+        "certificate_expires_at": st.sampled_from([None, "2027-01-02T03:04:05Z"]),
+        "key_hash": digests,
+    },
     "invite": {
         "name": names,
         "learner": st.booleans(),
@@ -362,8 +387,13 @@ def test_members_machine_keeps_its_invariants(steps: list[Step]) -> None:
     machine = composite.members
     gone: set[str] = set()
     used: dict[tuple[str, str], str] = {}
+    admitted: dict[tuple[str, str], str] = {}
+    keys: dict[str, str] = {}
     for index, step in enumerate(steps):
+        had = {member.name for member in machine.members()}
+        were_open = {i.name: i for i in machine.invitations() if i.used_by is None}
         answer = answer_of(composite.apply(index, step.encode()))
+        assert answer != "internal"
         present = {member.name for member in machine.members()}
         gone |= set(machine.removed())
         assert not present & gone
@@ -374,16 +404,41 @@ def test_members_machine_keeps_its_invariants(steps: list[Step]) -> None:
         assert len(set(owners)) == len(owners)
         assert set(owners) <= present
         assert not machine.hosts().keys() & set(machine.shared_hosts())
-        for invitation in machine.invitations():
+        for invitation in machine.secret_invitations():
             if invitation.used_by is not None:
                 key = (invitation.secret_sha256, f"{invitation.name}@{invitation.expires_unix_ms}")
                 assert used.setdefault(key, invitation.used_by) == invitation.used_by
         if step.operation == "redeem" and answer not in ("conflict", "outcome_unknown"):
-            fresh = machine.invitation(step.arguments["secret_sha256"])
+            fresh = machine.secret_invitation(step.arguments["secret_sha256"])
             if isinstance(answer, tuple) and answer[0] == index:
                 assert fresh is not None
                 assert fresh.used_by == step.arguments["request_sha256"]
                 assert step.arguments["name"] in present
+        for member in machine.members():
+            # Whatever comes: the key that was admitted under a name stays that of this name.
+            if member.key_hash is not None:
+                assert keys.setdefault(member.name, member.key_hash) == member.key_hash
+        assert len(set(keys.values()) & {m.key_hash for m in machine.members()}) == len(
+            [m for m in machine.members() if m.key_hash is not None]
+        )
+        for issued in machine.invitations():
+            assert issued.name not in gone
+            if issued.used_by is not None:
+                token = (
+                    issued.name,
+                    f"{issued.public_key}@{issued.created_unix_ms}@{issued.expires_unix_ms}",
+                )
+                assert admitted.setdefault(token, issued.used_by) == issued.used_by
+        for name in present - had:
+            assert step.operation in ("put", "redeem", "admit", "announce")
+            if step.operation == "admit":
+                assert were_open[name].public_key == step.arguments["public_key"]
+                assert composite.time_unix_ms < were_open[name].expires_unix_ms
+            if step.operation == "announce":
+                assert not had
+    other = Composite()
+    other.restore(composite.snapshot())
+    assert other.snapshot() == composite.snapshot()
 
 
 def key_step(operation: str, arguments: dict[str, Any], time_unix_ms: int = 0) -> Step:

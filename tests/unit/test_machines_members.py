@@ -7,12 +7,28 @@ from typing import Any
 import pytest
 
 from cyoloctl import errors
-from cyoloctl.machines import Composite, Invitation, Member, decode_result, encode_command, refusal_reason
-from cyoloctl.machines.members import MAX_INVITATIONS, MAX_NAMES, MAX_SHARED_HOSTS
+from cyoloctl.machines import (
+    Composite,
+    Invitation,
+    Member,
+    SecretInvitation,
+    decode_result,
+    encode_command,
+    refusal_reason,
+)
+from cyoloctl.machines.members import (
+    MAX_INVITATIONS,
+    MAX_NAMES,
+    MAX_SHARED_HOSTS,
+    USED_KEPT_MS,
+    MemberMachine,
+)
 
 KEY = "A" * 43 + "="
 SECRET, OTHER_SECRET = "5" * 64, "6" * 64
 REQUEST, OTHER_REQUEST = "a" * 64, "b" * 64
+PUBLIC, OTHER_PUBLIC = "C" * 42 + "A=", "D" * 42 + "A="
+HASH, OTHER_HASH = "c" * 64, "d" * 64
 NODE: dict[str, Any] = {"address": "10.0.0.1:7000", "sealing_key": KEY}
 
 
@@ -60,6 +76,27 @@ class Members:
         fields = {**NODE, "role": "voter", "raft_id": name, "certificate_expires_at": None, **other}
         return self.do("put", name=name, **fields)
 
+    def issue(
+        self, name: str = "n2", public: str = PUBLIC, *, learner: bool = False, ttl_ms: int = 500
+    ) -> dict[str, Any]:
+        expires = self.now + ttl_ms
+        return self.do(
+            "issue_invitation", name=name, learner=learner, public_key=public, expires_unix_ms=expires
+        )
+
+    def admit_raw(
+        self, name: str = "n2", public: str = PUBLIC, request: str = REQUEST, **other: Any
+    ) -> bytes:
+        fields = {**NODE, "raft_id": name, "key_hash": HASH, **other}
+        return self.raw("admit", name=name, public_key=public, request_sha256=request, **fields)
+
+    def admit(self, *args: str, **other: Any) -> dict[str, Any]:
+        return decode_result(self.admit_raw(*args, **other))
+
+    def announce(self, name: str = "n1", **other: Any) -> dict[str, Any]:
+        fields = {**NODE, "raft_id": name, "certificate_expires_at": None, "key_hash": HASH, **other}
+        return self.do("announce", name=name, **fields)
+
 
 @pytest.fixture
 def members() -> Members:
@@ -89,7 +126,7 @@ def test_redeem_of_an_invitation_makes_the_member_with_its_role(
     member = members.machine.get("n2")
     assert member is not None
     assert (member.role, member.address, member.raft_id) == (role, "10.0.0.1:7000", "n2")
-    assert members.machine.invitation(SECRET) == Invitation(SECRET, "n2", learner, 1500, REQUEST)
+    assert members.machine.secret_invitation(SECRET) == SecretInvitation(SECRET, "n2", learner, 1500, REQUEST)
 
 
 def test_redeem_again_with_the_same_request_gives_the_same_answer_also_after_expiry(members: Members) -> None:
@@ -197,7 +234,7 @@ def test_invite_above_1000_is_overloaded_until_some_expire(members: Members) -> 
         members.invite()
     members.now += 500
     members.invite()
-    assert [i.name for i in members.machine.invitations()] == ["n2"]
+    assert [i.name for i in members.machine.secret_invitations()] == ["n2"]
     assert MAX_INVITATIONS == 1000
 
 
@@ -280,7 +317,7 @@ def test_on_change_names_the_members_that_changed_and_may_raise(members: Members
 
 def test_invitation_repr_hides_the_digest_of_its_secret(members: Members) -> None:
     members.invite()
-    assert SECRET not in repr(members.machine.invitations())
+    assert SECRET not in repr(members.machine.secret_invitations())
 
 
 @pytest.mark.parametrize(
@@ -492,7 +529,7 @@ def test_restore_gives_back_members_invitations_and_tombstones(members: Members)
     other = Members()
     other.composite.restore(members.composite.snapshot())
     assert other.machine.members() == members.machine.members()
-    assert other.machine.invitations() == members.machine.invitations()
+    assert other.machine.secret_invitations() == members.machine.secret_invitations()
     assert other.machine.removed() == ["gone"]
     assert other.composite.snapshot() == members.composite.snapshot()
 
@@ -540,3 +577,342 @@ def test_prepare_restore_of_a_wrong_state_is_a_value_error(members: Members, cha
     change(state)
     with pytest.raises(ValueError):
         members.machine.prepare_restore(state)
+
+
+# -- the operations of the present release --------------------------------------------------------
+
+
+@pytest.mark.parametrize(("learner", "role"), [(False, "voter"), (True, "learner")])
+def test_admit_on_an_invitation_makes_the_member_with_its_role_and_key(
+    members: Members, learner: bool, role: str
+) -> None:
+    members.announce("n1", key_hash=OTHER_HASH)
+    assert members.issue(learner=learner) == {
+        "name": "n2",
+        "learner": learner,
+        "expires_unix_ms": 1500,
+        "replaced": False,
+    }
+    assert members.machine.invitation("n2") == Invitation("n2", learner, PUBLIC, 1000, 1500, None)
+    assert members.admit() == {"name": "n2", "role": role}
+    member = members.machine.get("n2")
+    assert member is not None
+    assert (member.role, member.address, member.raft_id, member.key_hash) == (
+        role,
+        "10.0.0.1:7000",
+        "n2",
+        HASH,
+    )
+    assert members.machine.invitation("n2") == Invitation("n2", learner, PUBLIC, 1000, 1500, REQUEST)
+
+
+def test_admit_again_with_the_same_request_gives_the_same_answer_until_the_member_announces_itself(
+    members: Members,
+) -> None:
+    members.issue()
+    first = members.admit()
+    members.do("set_role", name="n2", role="learner")
+    members.now = 9999
+    assert members.admit(address="elsewhere:1") == first
+    assert members.machine.get("n2").address == "10.0.0.1:7000"  # type: ignore[union-attr]  # it is there
+    members.announce("n2")
+    assert members.machine.invitations() == []
+    assert refusal_reason(members.admit_raw()) == "unknown"
+
+
+def admit_rejected_cases() -> dict[str, Any]:
+    def unknown(m: Members) -> bytes:
+        return m.admit_raw("n3")
+
+    def other_key(m: Members) -> bytes:
+        return m.admit_raw(public=OTHER_PUBLIC)
+
+    def used(m: Members) -> bytes:
+        m.admit()
+        return m.admit_raw(request=OTHER_REQUEST)
+
+    def expired(m: Members) -> bytes:
+        m.now += 500
+        return m.admit_raw()
+
+    def name_taken(m: Members) -> bytes:
+        m.put("n2")
+        return m.admit_raw()
+
+    def removed(m: Members) -> bytes:
+        m.admit()
+        m.do("remove", name="n2")
+        return m.admit_raw()
+
+    def raft_id_taken(m: Members) -> bytes:
+        m.put("n1", raft_id="n2")
+        return m.admit_raw()
+
+    def key_taken(m: Members) -> bytes:
+        m.announce("n1")
+        return m.admit_raw()
+
+    found = (unknown, other_key, used, expired, name_taken, removed, raft_id_taken, key_taken)
+    return {f.__name__: f for f in found}
+
+
+@pytest.mark.parametrize("case", admit_rejected_cases())
+def test_admit_rejected_has_one_message_and_its_reason_apart(members: Members, case: str) -> None:
+    members.issue()
+    result = admit_rejected_cases()[case](members)
+    assert refusal_reason(result) == case
+    with pytest.raises(errors.InvitationRejected) as caught:
+        decode_result(result)
+    with pytest.raises(errors.InvitationRejected) as expected:
+        decode_result(Members().admit_raw())
+    assert caught.value.message == expected.value.message
+
+
+def test_second_invitation_for_a_name_replaces_the_first(members: Members) -> None:
+    members.issue("n2", PUBLIC, learner=True)
+    assert members.issue("n2", OTHER_PUBLIC)["replaced"] is True
+    assert refusal_reason(members.admit_raw("n2", PUBLIC)) == "other_key"
+    assert members.admit("n2", OTHER_PUBLIC) == {"name": "n2", "role": "voter"}
+
+
+def test_second_invitation_after_the_first_expired_replaces_nothing(members: Members) -> None:
+    members.issue()
+    members.now += 500
+    assert members.issue()["replaced"] is False
+
+
+def test_invitation_replaces_those_of_release_0_1_0_for_the_same_name(members: Members) -> None:
+    members.invite("n2", SECRET)
+    members.invite("n3", OTHER_SECRET)
+    assert members.issue("n2")["replaced"] is True
+    assert [each.name for each in members.machine.secret_invitations()] == ["n3"]
+    assert refusal_reason(members.redeem_raw("n2", SECRET)) == "unknown"
+
+
+def test_uninvite_withdraws_an_invitation_open_or_expired(members: Members) -> None:
+    for wait_ms in (0, 500):
+        members.issue()
+        members.now += wait_ms
+        assert members.do("uninvite", name="n2") == {"name": "n2", "uninvited": True}
+        assert members.machine.invitations() == []
+        assert refusal_reason(members.admit_raw()) == "unknown"
+        with pytest.raises(errors.NotFound, match="member invitations"):
+            members.do("uninvite", name="n2")
+
+
+def test_uninvite_withdraws_those_of_release_0_1_0(members: Members) -> None:
+    members.invite("n2", SECRET)
+    members.invite("n2", OTHER_SECRET)
+    members.do("uninvite", name="n2")
+    assert members.machine.secret_invitations() == []
+
+
+def test_uninvite_of_a_node_that_joined_is_a_conflict_that_names_the_command(members: Members) -> None:
+    members.issue()
+    members.admit()
+    with pytest.raises(errors.Conflict, match="member remove n2"):
+        members.do("uninvite", name="n2")
+    assert members.admit()["name"] == "n2"
+
+
+def test_issue_invitation_for_a_member_a_removed_name_or_the_past_is_refused(members: Members) -> None:
+    members.put("n2")
+    with pytest.raises(errors.AlreadyExists):
+        members.issue("n2")
+    members.do("remove", name="n2")
+    with pytest.raises(errors.Conflict, match="never reused"):
+        members.issue("n2")
+    with pytest.raises(errors.InvalidInput, match="clocks"):
+        members.issue("n3", ttl_ms=0)
+
+
+def test_issue_invitation_above_1000_is_overloaded_until_some_expire(members: Members) -> None:
+    for n in range(MAX_INVITATIONS - 1):
+        members.issue(f"x{n}")
+    members.invite("old")
+    with pytest.raises(errors.Overloaded, match="uninvite"):
+        members.issue()
+    members.issue("x0", OTHER_PUBLIC)  # in the place of its first
+    members.now += 500
+    members.issue()
+    assert [i.name for i in members.machine.invitations()] == ["n2"]
+
+
+def test_used_invitation_is_kept_for_seven_days_after_its_expiry_and_gone_with_its_member(
+    members: Members,
+) -> None:
+    members.issue("n2")
+    members.admit("n2")
+    members.issue("n3", OTHER_PUBLIC)
+    members.admit("n3", OTHER_PUBLIC, key_hash=OTHER_HASH)
+    members.do("remove", name="n3")
+    assert [i.name for i in members.machine.invitations()] == ["n2"]
+    members.now = 1500 + USED_KEPT_MS - 1
+    members.issue("n4")
+    assert members.admit("n2")["name"] == "n2"
+    members.now += 1
+    members.issue("n5")
+    assert [i.name for i in members.machine.invitations()] == ["n4", "n5"]
+    assert refusal_reason(members.admit_raw("n2")) == "unknown"
+
+
+def test_announce_makes_the_founder_only_while_there_is_no_member(members: Members) -> None:
+    founder = members.announce("n1", certificate_expires_at="2027-01-02T03:04:05Z")
+    assert (founder["role"], founder["key_hash"]) == ("voter", HASH)
+    assert founder == members.machine.members()[0].to_json()
+    with pytest.raises(errors.NotFound, match="n2"):
+        members.announce("n2", key_hash=OTHER_HASH)
+    assert [m.name for m in members.machine.members()] == ["n1"]
+
+
+def test_announce_changes_all_but_the_role_and_the_key(members: Members) -> None:
+    members.announce("n1", key_hash=OTHER_HASH)
+    members.issue("n2", learner=True)
+    members.admit("n2")
+    changed = members.announce(
+        "n2", address="h:1", raft_id="n2~7", certificate_expires_at="2027-01-02T03:04:05Z"
+    )
+    assert changed == {
+        "name": "n2",
+        "address": "h:1",
+        "role": "learner",
+        "sealing_key": KEY,
+        "raft_id": "n2~7",
+        "certificate_expires_at": "2027-01-02T03:04:05Z",
+        "key_hash": HASH,
+    }
+    before = members.composite.members.export_state()
+    with pytest.raises(errors.Conflict, match="another key"):
+        members.announce("n2", key_hash="e" * 64)
+    assert members.composite.members.export_state() == before
+
+
+def test_announce_of_a_member_of_release_0_1_0_gives_it_its_key_once(members: Members) -> None:
+    answer = members.put("n1")
+    assert "key_hash" not in answer
+    assert members.announce("n1")["key_hash"] == HASH
+    assert members.put("n1", address="h:1")["key_hash"] == HASH  # an entry of the old release keeps it
+    with pytest.raises(errors.Conflict, match="another key"):
+        members.announce("n1", key_hash=OTHER_HASH)
+
+
+def test_announce_of_a_removed_name_another_raft_id_or_anothers_key_is_refused(members: Members) -> None:
+    members.announce("n1")
+    members.put("n2")
+    members.put("n3")
+    members.do("remove", name="n3")
+    with pytest.raises(errors.Conflict, match="never reused"):
+        members.announce("n3", key_hash=OTHER_HASH)
+    with pytest.raises(errors.Conflict, match="has this key"):
+        members.announce("n2")
+    with pytest.raises(errors.InvalidInput, match="raft id"):
+        members.announce("n2", raft_id="n1", key_hash=OTHER_HASH)
+    members.put("n2", raft_id="n1~5")
+    with pytest.raises(errors.Conflict, match="raft id"):
+        members.announce("n1", raft_id="n1~5")
+
+
+@pytest.mark.parametrize(
+    ("field", "value"),
+    [
+        ("public_key", PUBLIC[:-1]),
+        ("public_key", "C" * 44),
+        ("public_key", "D" * 43 + "="),  # a second spelling of other bytes
+        ("public_key", PUBLIC + "\n"),
+        ("public_key", None),
+        ("learner", 1),
+        ("expires_unix_ms", 2**53 + 1),
+        ("name", "N2"),
+        ("extra", 1),
+    ],
+)
+def test_issue_invitation_of_a_bad_field_is_malformed_and_changes_nothing(
+    members: Members, field: str, value: Any
+) -> None:
+    before = members.composite.digest()
+    good = {"name": "n2", "learner": False, "public_key": PUBLIC, "expires_unix_ms": 9000}
+    with pytest.raises(errors.InvalidInput):
+        members.do("issue_invitation", **{**good, field: value})
+    assert members.composite.digest() == before
+
+
+@pytest.mark.parametrize("field", ["key_hash", "request_sha256", "public_key", "raft_id"])
+def test_admit_of_a_bad_field_is_malformed_and_changes_nothing(members: Members, field: str) -> None:
+    members.issue()
+    before = members.machine.export_state()
+    fields = {**NODE, "raft_id": "n2", "key_hash": HASH, "public_key": PUBLIC, "request_sha256": REQUEST}
+    for value in (None, "", 5, "x y", "F" * 64):
+        with pytest.raises(errors.InvalidInput):
+            members.do("admit", name="n2", **{**fields, field: value})
+    assert members.machine.export_state() == before
+
+
+def test_restore_gives_back_invitations_and_key_hashes(members: Members) -> None:
+    members.announce("n1", key_hash=OTHER_HASH)
+    members.put("n4")  # without a key yet
+    members.issue("n2")
+    members.admit("n2")
+    members.issue("n3", OTHER_PUBLIC, learner=True)
+    other = Members()
+    other.composite.restore(members.composite.snapshot())
+    assert other.machine.invitations() == members.machine.invitations()
+    assert other.machine.members() == members.machine.members()
+    assert other.composite.snapshot() == members.composite.snapshot()
+    other.index = members.index
+    assert other.admit("n2") == {"name": "n2", "role": "voter"}
+
+
+def test_export_without_invitations_and_keys_is_what_release_0_1_0_wrote(members: Members) -> None:
+    members.put()
+    state = members.machine.export_state()
+    assert state.keys() == {"invitations", "members", "removed"}
+    assert state["members"]["n1"].keys() == {
+        "address",
+        "certificate_expires_at",
+        "raft_id",
+        "role",
+        "sealing_key",
+    }
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        lambda s: s.update(issued_invitations={}),
+        lambda s: s["issued_invitations"]["n2"].pop("learner"),
+        lambda s: s["issued_invitations"]["n2"].update(name="n2"),
+        lambda s: s["issued_invitations"]["n2"].update(public_key="x"),
+        lambda s: s["issued_invitations"]["n2"].update(created_unix_ms=None),
+        lambda s: s["issued_invitations"].update(N2=s["issued_invitations"].pop("n2")),
+        lambda s: s["removed"].append("n2"),
+        lambda s: s["members"]["n1"].update(key_hash=None),
+        lambda s: s["members"]["n1"].update(key_hash="X" * 64),
+        lambda s: s["members"].update(n5={**s["members"]["n1"], "raft_id": "n5"}),
+    ],
+)
+def test_prepare_restore_of_wrong_invitations_or_keys_is_a_value_error(members: Members, change: Any) -> None:
+    members.announce("n1")
+    members.issue()
+    state = members.machine.export_state()
+    change(state)
+    with pytest.raises(ValueError):
+        members.machine.prepare_restore(state)
+
+
+def test_on_change_names_the_members_that_were_admitted_and_announced(members: Members) -> None:
+    seen: list[tuple[str, int]] = []
+    members.machine.on_change = lambda *change: seen.append(change)
+    members.announce("n1", key_hash=OTHER_HASH)
+    members.issue()
+    members.admit()
+    members.admit()
+    members.announce("n2")
+    assert seen == [("n1", 1), ("n2", 3), ("n2", 5)]
+
+
+def test_proposers_let_nobody_but_the_node_itself_announce_and_learners_change_nothing_else() -> None:
+    assert {name for name, who in MemberMachine.PROPOSERS.items() if who == "self"} == {
+        "announce",
+        "set_gateway",
+    }
+    assert "any" not in MemberMachine.PROPOSERS.values()
