@@ -38,6 +38,7 @@ from cyoloctl.model import Address, parse_address
 from cyoloctl.paths import control_socket_path, make_private_directory, write_private
 from cyoloctl.raft import Engine, PeerIdentity, memory_storage, open_storage
 from cyoloctl.service import Service
+from cyoloctl.tls import TlsIdentity
 
 __all__ = ["Node", "run"]
 
@@ -79,6 +80,7 @@ class Node:
         self._tasks: list[asyncio.Task[Any]] = []
         self._gateway: Gateway | None = None
         self._machine: Composite
+        self.tls: TlsIdentity
         self.engine: Engine
         self.control: ControlServer
         self.service: Service
@@ -90,7 +92,7 @@ class Node:
         files = pki.check_private_files(
             pki_dir, name=config.name, cluster_id=config.cluster_id, now=datetime.now(UTC)
         )
-        server_context, peer_context = pki.server_context(pki_dir), pki.peer_context(pki_dir)
+        self.tls = TlsIdentity(pki_dir)
         make_private_directory(data_dir)
         boot = os.urandom(8).hex()
         raft_id = str(config.name)
@@ -123,7 +125,7 @@ class Node:
                 snapshots=snapshots,
                 machine=machine,
                 identify=self._identify_peer,
-                connect=_connector(peer_context),
+                connect=_connector(self.tls),
                 describe=self._describe,
                 on_call=self._on_call,
             )
@@ -145,7 +147,7 @@ class Node:
             self._server = await loop.create_server(
                 lambda: _Demultiplexer(self),
                 sock=listening[0],
-                ssl=server_context,
+                ssl=self.tls.listening,
                 ssl_handshake_timeout=_HANDSHAKE_TIMEOUT_S,
                 ssl_shutdown_timeout=1.0,
             )
@@ -316,14 +318,14 @@ def _listen(address: Address, setting: str) -> socket.socket:
     return listening
 
 
-def _connector(context: ssl.SSLContext) -> Callable[..., Any]:
+def _connector(tls: TlsIdentity) -> Callable[..., Any]:
     async def connect(address: str, factory: Callable[[], asyncio.Protocol]) -> Any:
         where = parse_address(address)
         return await asyncio.get_running_loop().create_connection(
             factory,
             where.host,
             where.port,
-            ssl=context,
+            ssl=tls.client,
             server_hostname="",
             ssl_handshake_timeout=_HANDSHAKE_TIMEOUT_S,
             ssl_shutdown_timeout=1.0,

@@ -88,6 +88,7 @@ __all__ = [
     "encode_token",
     "grant",
     "identity_from_peer",
+    "is_issued_by",
     "issue",
     "key_id",
     "make_request",
@@ -99,6 +100,7 @@ __all__ = [
     "parse_identity",
     "peer_context",
     "prepare_request",
+    "read_authorities",
     "read_ca",
     "read_node_keys",
     "renew_node_certificate",
@@ -864,10 +866,15 @@ def write_credentials(
 
 @dataclass(frozen=True, slots=True)
 class NodeFiles:
-    """What check_private_files found in a node's pki directory; no private keys."""
+    """What check_private_files found in a node's pki directory; no private keys.
+
+    ca_pem: the CA that issued the node's certificate.  authorities: all CAs
+    that the directory trusts, more than one while they are exchanged.
+    """
 
     identity: Identity
     ca_pem: str
+    authorities: tuple[str, ...]
     certificate_pem: str
     certificate_expires_at: datetime
     sealing_key: str
@@ -952,13 +959,14 @@ def check_private_files(
     if os.path.lexists(pki_dir.parent / OPERATOR_FILE):
         _check_mode(pki_dir.parent / OPERATOR_FILE)
 
-    ca = _from_file(pki_dir / _CA_CERT, _load_certificate)
+    authorities = _from_file(pki_dir / _CA_CERT, _load_authorities)
     certificate = _from_file(pki_dir / _NODE_CERT, _load_certificate)
     key = _from_file(pki_dir / _NODE_KEY, _load_key)
     sealing = _from_file(pki_dir / _SEALING_KEY, _load_sealing_key)
     identity = Identity(parse_name(name), "node", parse_cluster_id(cluster_id))
-    if _from_file(pki_dir / _CA_CERT, lambda pem: _ca_cluster_id(_load_certificate(pem))) != cluster_id:
+    if {_ca_cluster_id(each) for each in authorities} != {cluster_id}:
         raise ConfigError(f"{pki_dir / _CA_CERT} is of another cluster than node.yaml: restore the right one")
+    ca = next((each for each in authorities if _is_issued_by(certificate, each)), authorities[0])
     problem = _certificate_problem(certificate, ca, identity)
     if problem is None and certificate.public_key() != key.public_key():
         problem = f"it does not match {pki_dir / _NODE_KEY}"
@@ -968,12 +976,13 @@ def check_private_files(
             "restore the right files, or correct name and cluster in node.yaml"
         )
     if _CA_KEY in keys:
-        _from_file(pki_dir / _CA_KEY, lambda pem: _load_ca(_pem(ca), pem))
+        _from_file(pki_dir / _CA_KEY, lambda pem: _ca_of_key(authorities, pem))
     if now is not None:
         _check_dates(certificate, pki_dir / _NODE_CERT, _utc(now))
     return NodeFiles(
         identity=identity,
         ca_pem=_pem(ca),
+        authorities=tuple(_pem(each) for each in authorities),
         certificate_pem=_pem(certificate),
         certificate_expires_at=certificate.not_valid_after_utc,
         sealing_key=base64.b64encode(sealing.public_key().public_bytes_raw()).decode(),
@@ -999,9 +1008,22 @@ def read_ca(pki_dir: Path, *, ca_key: Path | None = None) -> tuple[str, str]:
             "ask a voter that holds the CA key, or name the file of an offline CA"
         )
     _check_mode(path)
-    certificate = _read(pki_dir / _CA_CERT)
-    _from_file(path, lambda pem: _load_ca(certificate, pem))
-    return certificate, _read(path)
+    authorities = _from_file(pki_dir / _CA_CERT, _load_authorities)
+    return _pem(_from_file(path, lambda pem: _ca_of_key(authorities, pem))), _read(path)
+
+
+def read_authorities(pki_dir: Path) -> tuple[str, ...]:
+    """The CAs that a node trusts, each in PEM: one, or two while they are exchanged.  Raises ConfigError."""
+    return tuple(_pem(each) for each in _from_file(pki_dir / _CA_CERT, _load_authorities))
+
+
+def is_issued_by(certificate_der: bytes, ca_pem: str) -> bool:
+    """Whether a CA signed a certificate (DER); its names and dates are not looked at."""
+    try:
+        certificate = x509.load_der_x509_certificate(certificate_der)
+    except _DEFECTS:
+        return False
+    return _is_issued_by(certificate, _load_certificate(ca_pem))
 
 
 def renew_node_certificate(pki_dir: Path, *, now: datetime, days: int = MAX_CERTIFICATE_DAYS) -> datetime:
@@ -1135,6 +1157,38 @@ def _load_certificate(pem: str, *, canonical: bool = False) -> x509.Certificate:
     except (InvalidInput, *_DEFECTS):
         raise InvalidInput("this is not a certificate that cyoloctl issued: use the right file") from None
     return certificate
+
+
+def _load_authorities(text: str) -> list[x509.Certificate]:
+    """One CA of a cluster after another, and nothing else."""
+    end = "-----END CERTIFICATE-----\n"
+    pems = [part + end for part in text.split(end)[:-1]]
+    found = [_load_certificate(pem, canonical=True) for pem in pems]
+    if not found or "".join(pems) != text:
+        raise InvalidInput("this is not the CA of a cyoloctl cluster: use the right file")
+    for each in found:
+        _ca_cluster_id(each)
+    return found
+
+
+def _is_issued_by(certificate: x509.Certificate, ca: x509.Certificate) -> bool:
+    try:
+        certificate.verify_directly_issued_by(ca)
+    except _DEFECTS:
+        return False
+    return True
+
+
+def _ca_of_key(authorities: list[x509.Certificate], key_pem: str) -> x509.Certificate:
+    """The CA whose private key this is.  Raises ConfigError."""
+    try:
+        public = _load_key(key_pem).public_key()
+    except ConfigError:
+        raise ConfigError("the CA key cannot be used: restore the right one") from None
+    for each in authorities:
+        if each.public_key() == public:
+            return each
+    raise ConfigError("the CA key does not belong to the CA certificate: restore the right one")
 
 
 def _load_request(pem: str) -> x509.CertificateSigningRequest:

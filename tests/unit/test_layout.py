@@ -97,16 +97,17 @@ TABLE: dict[str, Row] = {
     "gateway._server": Row(ours=f"{BASE} caller routing.* gateway.*", vendors="aiohttp"),
     "gateway": Row(ours="gateway.*"),
     "pki": Row(ours=f"{BASE} identity paths", vendors="cryptography"),
+    "tls": Row(ours=f"{BASE} pki"),
     "rendezvous": Row(ours=f"{BASE} machines.rendezvous pki", vendors="cryptography"),
     "config": Row(ours=f"{BASE} identity paths", vendors="yaml"),
     "setup": Row(ours=f"{BASE} identity paths pki config raft control.client"),
     "logs": Row(),
     "service.*": Row(
-        ours=f"{BASE} caller identity paths pki config issuer tokens keyring rendezvous machines.* raft "
+        ours=f"{BASE} caller identity paths pki config issuer tls tokens keyring rendezvous machines.* raft "
         "service.*"
     ),
     "node": Row(
-        ours=f"{BASE} identity logs paths pki config service tokens machines raft control.* routing.* "
+        ours=f"{BASE} identity logs paths pki config service tls tokens machines raft control.* routing.* "
         "gateway",
         lazy_vendors="uvloop",
     ),
