@@ -21,10 +21,10 @@ __all__ = [
     "parse_identity",
 ]
 
-AccessRole = Literal["node", "operator", "viewer"]
+AccessRole = Literal["node", "operator", "gateway", "viewer"]
 
 _CLUSTER_ID = re.compile(r"[0-9a-f]{32}")
-_IDENTITY = re.compile(rf"({NAME_PATTERN})\.(node|operator|viewer)\.([0-9a-f]{{32}})\.cyoloctl")
+_IDENTITY = re.compile(rf"({NAME_PATTERN})\.(node|operator|gateway|viewer)\.([0-9a-f]{{32}})\.cyoloctl")
 
 
 def parse_cluster_id(text: str) -> ClusterId:
@@ -49,7 +49,7 @@ class Identity:
         parse_name(self.name)
         parse_cluster_id(self.cluster_id)
         if self.role not in get_args(AccessRole):
-            raise InvalidInput(f"role {self.role!r} is not valid: use node, operator or viewer")
+            raise InvalidInput(f"role {self.role!r} is not valid: use node, operator, gateway or viewer")
 
     def __str__(self) -> str:
         return f"{self.name}.{self.role}.{self.cluster_id}.cyoloctl"

@@ -829,7 +829,7 @@ def credentials(
     ca_key_pem: str,
     *,
     name: str,
-    role: Literal["operator", "viewer"],
+    role: Literal["operator", "gateway", "viewer"],
     now: datetime,
     days: int = MAX_CERTIFICATE_DAYS,
 ) -> dict[str, Any]:

@@ -93,8 +93,9 @@ NAME_RULE = "1 to 63 of a-z, 0-9 and '-', beginning and ending with a letter or 
 REQUEST_ID_PATTERN = r"[!-~]{1,128}"
 REQUEST_ID_RULE = "1 to 128 printable ASCII characters without spaces"
 
-#: Each role may do what the ones before it may.  ``none``: no certificate needed.
-ROLES = ("none", "viewer", "operator", "node")
+#: Each role may do what the ones before it may.  ``none``: no certificate needed.  ``gateway``: what a
+#: gateway in another language needs, sessions and rendezvous.  A node's certificate has none of them.
+ROLES = ("none", "viewer", "gateway", "operator")
 _RANK = {role: rank for rank, role in enumerate(ROLES)}
 
 _MAX_I64 = 2**63 - 1
@@ -775,7 +776,7 @@ ROUTES: tuple[Route, ...] = (
     Route(
         "POST",
         "/v1/tokens/mint",
-        "operator",
+        "gateway",
         "token_mint",
         "Token",
         "Make a session token",
@@ -804,7 +805,7 @@ ROUTES: tuple[Route, ...] = (
     Route(
         "POST",
         "/v1/tokens/inspect",
-        "operator",
+        "gateway",
         "token_inspect",
         "Token",
         "Open a token",
@@ -813,7 +814,7 @@ ROUTES: tuple[Route, ...] = (
     Route(
         "POST",
         "/v1/tokens/update",
-        "operator",
+        "gateway",
         "token_update",
         "Token",
         "Change the claims of a token: the older copies are refused on every node from then on",
@@ -831,7 +832,7 @@ ROUTES: tuple[Route, ...] = (
     Route(
         "POST",
         "/v1/tokens/refresh",
-        "operator",
+        "gateway",
         "token_refresh",
         "Token",
         "Move the expiry of a token forward, under the primary key",
@@ -840,7 +841,7 @@ ROUTES: tuple[Route, ...] = (
     Route(
         "POST",
         "/v1/tokens/batch",
-        "operator",
+        "gateway",
         "token_batch",
         "TokenBatch",
         "Mint, inspect, update or refresh many: one result an item, in order",
@@ -857,7 +858,7 @@ ROUTES: tuple[Route, ...] = (
     Route(
         "POST",
         "/v1/tokens/revoke",
-        "operator",
+        "gateway",
         "token_revoke",
         "Revocation",
         "Revoke a session (token or sid), or every session of a subject issued before now",
@@ -1083,7 +1084,7 @@ ROUTES: tuple[Route, ...] = (
     Route(
         "POST",
         "/v1/rendezvous/start",
-        "operator",
+        "gateway",
         "rendezvous_start",
         "RendezvousStarted",
         "Begin a transaction that somebody else approves",
@@ -1122,7 +1123,7 @@ ROUTES: tuple[Route, ...] = (
     Route(
         "POST",
         "/v1/rendezvous/wait",
-        "operator",
+        "gateway",
         "rendezvous_wait",
         "Redeemed",
         "Wait for the answer and redeem it once; `authorization_pending` when there is none in time",
@@ -1141,7 +1142,7 @@ ROUTES: tuple[Route, ...] = (
     Route(
         "POST",
         "/v1/rendezvous/claim",
-        "operator",
+        "gateway",
         "rendezvous_claim",
         "Rendezvous",
         "Take a rendezvous: nobody else can approve it then",
@@ -1151,7 +1152,7 @@ ROUTES: tuple[Route, ...] = (
     Route(
         "POST",
         "/v1/rendezvous/approve",
-        "operator",
+        "gateway",
         "rendezvous_approve",
         "Rendezvous",
         "Approve a rendezvous and answer it",
@@ -1161,7 +1162,7 @@ ROUTES: tuple[Route, ...] = (
     Route(
         "POST",
         "/v1/rendezvous/deny",
-        "operator",
+        "gateway",
         "rendezvous_deny",
         "Rendezvous",
         "Deny a rendezvous",
@@ -1171,7 +1172,7 @@ ROUTES: tuple[Route, ...] = (
     Route(
         "POST",
         "/v1/rendezvous/cancel",
-        "operator",
+        "gateway",
         "rendezvous_cancel",
         "Rendezvous",
         "Cancel a rendezvous that has not ended",
@@ -1181,7 +1182,7 @@ ROUTES: tuple[Route, ...] = (
     Route(
         "GET",
         "/v1/rendezvous/{name}",
-        "operator",
+        "gateway",
         "rendezvous_show",
         "Rendezvous",
         "Show a rendezvous, by its id or its user code in lower case",
@@ -1189,7 +1190,7 @@ ROUTES: tuple[Route, ...] = (
     Route(
         "GET",
         "/v1/rendezvous",
-        "operator",
+        "gateway",
         "rendezvous_list",
         "RendezvousList",
         "List rendezvous, those that ended within a day too, the oldest first",

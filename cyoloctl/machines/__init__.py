@@ -75,6 +75,7 @@ from cyoloctl.machines._codec import (
 )
 from cyoloctl.machines._requests import LIMITS, Limits, RequestTable, TableLimits
 from cyoloctl.machines.counter import CounterMachine
+from cyoloctl.machines.credentials import Credential, CredentialMachine
 from cyoloctl.machines.keys import KeyMachine, KeyPolicy, KeyRecord, NodeKey
 from cyoloctl.machines.members import Invitation, Member, MemberMachine, SecretInvitation
 from cyoloctl.machines.rendezvous import RendezvousMachine
@@ -88,6 +89,8 @@ __all__ = [
     "Command",
     "Composite",
     "CounterMachine",
+    "Credential",
+    "CredentialMachine",
     "Invitation",
     "KeyMachine",
     "KeyPolicy",
@@ -137,8 +140,8 @@ class Machine(Protocol):
 class Composite:
     """All machines, the replicated time and the remembered requests.
 
-    counters, members, keys, sessions, rendezvous: the machines, to read; they
-    stay the same objects.
+    counters, members, credentials, keys, sessions, rendezvous: the machines, to
+    read; they stay the same objects.
     time_unix_ms: replicated time, the highest proposer time applied; it never
     goes back, and repetitions and malformed commands do not move it.
     on_restore: called after ``restore`` replaced the state, for observers
@@ -150,6 +153,7 @@ class Composite:
     def __init__(self, *, limits: Limits = LIMITS) -> None:
         self.counters = CounterMachine()
         self.members = MemberMachine()
+        self.credentials = CredentialMachine(self.members)
         self.keys = KeyMachine(self.members)
         self.sessions = SessionMachine(self.keys.last_end_unix_ms)
         self.rendezvous = RendezvousMachine()
@@ -158,6 +162,7 @@ class Composite:
         self._limits = limits
         self._machines: dict[str, Machine] = {
             "counter": self.counters,
+            "credentials": self.credentials,
             "keys": self.keys,
             "members": self.members,
             "rendezvous": self.rendezvous,
@@ -235,10 +240,16 @@ class Composite:
         return result
 
     def _content(self) -> bytes:
+        # An empty register is left out: what older releases wrote stays the same, to the byte.
+        left_out = {"credentials"} if self.credentials.is_empty else set()
         head = canonical(
             {
                 "horizon_unix_ms": self._horizon_unix_ms,
-                "machines": {name: machine.export_state() for name, machine in self._machines.items()},
+                "machines": {
+                    name: machine.export_state()
+                    for name, machine in self._machines.items()
+                    if name not in left_out
+                },
                 "time_unix_ms": self.time_unix_ms,
             }
         ).encode("ascii")

@@ -65,17 +65,20 @@ _SHOWN_ARGUMENTS = frozenset(
     {
         "address",
         "by",
+        "created_by",
         "expires_unix_ms",
         "fingerprint",
         "force",
         "gen",
         "keep_s",
         "key_id",
+        "latest_unix_ms",
         "learner",
         "name",
         "raft_id",
         "role",
         "rotate_every_s",
+        "ttl_ms",
         "until_unix_ms",
     }
 )

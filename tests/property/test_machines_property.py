@@ -261,6 +261,26 @@ SESSION_OPERATIONS: dict[str, dict[str, st.SearchStrategy[Any]]] = {
         "until_unix_ms": ends,
     },
 }
+hashes = st.sampled_from(["a" * 64, "b" * 64, "c" * 64])
+CREDENTIAL_OPERATIONS: dict[str, dict[str, st.SearchStrategy[Any]]] = {
+    "create": {
+        "name": st.sampled_from(["n1", "ann", "ann", "bob"]),
+        "role": st.sampled_from(["viewer", "gateway", "operator"]),
+        "key_hash": hashes,
+        "ttl_ms": st.integers(1, 200),
+        "latest_unix_ms": st.integers(100, 400),
+        "created_by": st.sampled_from(["", "unix socket"]),
+    },
+    "renew": {
+        "name": st.sampled_from(["ann", "bob"]),
+        "from_key_hash": st.none() | hashes,
+        "key_hash": hashes,
+        "ttl_ms": st.none() | st.integers(1, 200),
+        "latest_unix_ms": st.integers(100, 400),
+    },
+    "revoke": {"name": st.sampled_from(["ann", "bob"])},
+    "bootstrap": {"name": st.just("ann"), "key_hash": hashes, "expires_unix_ms": st.integers(0, 400)},
+}
 
 
 def steps_of(machine: str, operations: dict[str, dict[str, st.SearchStrategy[Any]]]) -> Any:
@@ -276,6 +296,7 @@ def steps_of(machine: str, operations: dict[str, dict[str, st.SearchStrategy[Any
 
 key_steps = steps_of("keys", KEY_OPERATIONS)
 session_steps = steps_of("sessions", SESSION_OPERATIONS)
+credential_steps = steps_of("credentials", CREDENTIAL_OPERATIONS)
 
 SPLINTERS = [b"1e5", b"NaN", b"-0", b" ", b'"', b"[", b"}", b"\\ud800", b"9" * 99]
 json_values = st.recursive(
@@ -288,7 +309,8 @@ json_values = st.recursive(
 @st.composite
 def mangled(draw: st.DrawFn) -> bytes:
     """A good command with some of its bytes replaced, cut out or repeated."""
-    data = bytearray(draw(st.one_of(counter_steps, member_steps, key_steps, session_steps)).encode())
+    steps = st.one_of(counter_steps, member_steps, key_steps, session_steps, credential_steps)
+    data = bytearray(draw(steps).encode())
     for _ in range(draw(st.integers(1, 3))):
         at = draw(st.integers(0, len(data)))
         data[at : at + draw(st.integers(0, 4))] = draw(st.binary(max_size=3) | st.sampled_from(SPLINTERS))
@@ -309,6 +331,7 @@ everything = st.one_of(
     member_steps.map(Step.encode),
     key_steps.map(Step.encode),
     session_steps.map(Step.encode),
+    credential_steps.map(Step.encode),
     garbage,
 )
 

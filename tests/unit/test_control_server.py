@@ -406,7 +406,7 @@ def client_context(authority: Authority, directory: Path, role: str | None) -> s
     return context
 
 
-@pytest.mark.parametrize("role", [None, "viewer", "operator", "node", "stranger"])
+@pytest.mark.parametrize("role", [None, "viewer", "gateway", "operator", "node", "stranger"])
 async def test_roles_over_tls_follow_the_table(
     server: ControlServer, tls_port: int, authority: Authority, directory: Path, role: str | None
 ) -> None:

@@ -194,8 +194,29 @@ def test_roles_each_may_do_what_the_ones_before_it_may() -> None:
             need_rank <= rank for need_rank in range(len(wire.ROLES))
         ]
     assert not wire.role_allows(None, "viewer")
-    assert not wire.role_allows("admin", "viewer")
+    for nobody in ("admin", "node"):
+        assert not wire.role_allows(nobody, "viewer")
     assert wire.role_allows(None, "none")
+
+
+def test_roles_of_the_table_are_what_each_role_is_for() -> None:
+    """Every route: a new one belongs in one of these lists, with a thought about who may use it."""
+    by_role: dict[str, set[str]] = {}
+    for route in wire.ROUTES:
+        by_role.setdefault(route.role, set()).add(route.operation)
+    assert by_role["none"] == {"health", "join", "openapi"}
+    assert by_role["gateway"] == {
+        *{f"token_{what}" for what in ("mint", "inspect", "update", "refresh", "batch", "revoke")},
+        *{f"rendezvous_{what}" for what in ("start", "wait", "claim", "approve", "deny", "cancel")},
+        "rendezvous_show",
+        "rendezvous_list",
+    }
+    assert by_role["viewer"] == {
+        *("status", "member_list", "member_show"),
+        *("counter_get", "counter_list", "counter_watch"),
+        *("token_revocations", "key_list", "key_status", "key_policy", "key_identity", "route_list"),
+    }
+    assert by_role.keys() == set(wire.ROLES)
 
 
 @pytest.mark.parametrize("cls", errors.error_classes(), ids=lambda cls: cls.__name__)
