@@ -7,10 +7,12 @@ for each caller and no operation has to pass a name along.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from contextvars import ContextVar
-from typing import Literal, NamedTuple
+from dataclasses import dataclass, field
+from typing import Any, Literal, NamedTuple
 
-__all__ = ["CALLER", "NODE", "Caller", "CallerKind"]
+__all__ = ["CALLER", "NODE", "Actor", "Caller", "CallerKind"]
 
 CallerKind = Literal["node", "client", "browser"]
 
@@ -31,3 +33,18 @@ NODE = Caller("node", "")
 
 CALLER: ContextVar[Caller] = ContextVar("caller", default=NODE)
 """The caller of the present task; the node itself where nobody asked."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Actor:
+    """Who begins or answers something, as far as it was proved; None for what was not.
+
+    sub, sid, claims: of the session that was shown.  browser: the secret that
+    one browser keeps.  credentials: the name in a certificate.
+    """
+
+    sub: str | None = None
+    sid: str | None = field(default=None, repr=False)
+    browser: str | None = field(default=None, repr=False)
+    credentials: str | None = None
+    claims: Mapping[str, Any] = field(default_factory=dict, repr=False)

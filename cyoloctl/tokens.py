@@ -53,6 +53,7 @@ __all__ = [
     "Keyring",
     "Session",
     "cookie_value",
+    "cookie_values",
     "describe_unverified",
     "key_id_of",
     "new_session",
@@ -703,6 +704,26 @@ def cookie_value(header: str, *, cookie_name: str) -> str:
     return found[0]
 
 
+def cookie_values(header: str, *, cookie_name: str) -> list[str]:
+    """Every different value of one cookie that could be a token, in order.
+
+    For where an old or foreign cookie of the same name, which the browser keeps for another path or domain,
+    must not hide the user's: whoever opens them decides, and takes none when several open.  Raises
+    TokenRejected as `cookie_value` does for a header that is too long or has control characters,
+    and InvalidInput for the cookie name.
+    """
+    _checked_cookie_name(cookie_name)
+    if len(header) > _MAX_COOKIE_HEADER or _COOKIE_CONTROLS(header):
+        raise TokenRejected(reason="the header is too long or has control characters")
+    pairs = (pair.lstrip(" \t").partition("=") for pair in header.split(";"))
+    found = (value for name, equals, value in pairs if name == cookie_name and equals)
+    return list(dict.fromkeys(value for value in found if _could_be_token(value)))
+
+
+def _could_be_token(value: str) -> bool:
+    return bool(value) and value.isascii() and not value.encode("ascii").translate(None, _ALPHABET)
+
+
 def _cookie(header: str, cookie_name: str) -> tuple[str, str]:
     """The value, or else the reason."""
     if len(header) > _MAX_COOKIE_HEADER:
@@ -720,7 +741,4 @@ def _cookie(header: str, cookie_name: str) -> tuple[str, str]:
             values.append(value)
     if len(values) != 1:
         return "", "duplicate cookie" if values else "no cookie"
-    value = values[0]
-    if not value or not value.isascii() or value.encode("ascii").translate(None, _ALPHABET):
-        return "", "malformed cookie"
-    return value, ""
+    return (values[0], "") if _could_be_token(values[0]) else ("", "malformed cookie")

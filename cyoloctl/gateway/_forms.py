@@ -7,7 +7,7 @@ another one sealed, after a rotation too.
 
 from __future__ import annotations
 
-import base64
+import hashlib
 import ipaddress
 import re
 from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -17,6 +17,8 @@ from urllib.parse import parse_qsl
 from cryptography.exceptions import InvalidTag
 from cryptography.hazmat.primitives.ciphers.aead import AESGCM
 
+from cyoloctl import base64url
+from cyoloctl.caller import Caller
 from cyoloctl.errors import InvalidInput, Unavailable
 
 __all__ = [
@@ -26,16 +28,19 @@ __all__ = [
     "Forms",
     "IpAddress",
     "IpNetwork",
+    "Opened",
     "Refused",
     "browser_of",
-    "caller_of",
     "client_address",
     "code_in",
     "cookie_of",
     "ip",
     "is_in",
+    "network_caller",
+    "network_of",
     "origin_of",
     "parse_host",
+    "person_caller",
     "shown_code",
 ]
 
@@ -59,11 +64,26 @@ def client_address(peer: str, forwarded_for: Iterable[str], trusted: Sequence[Ip
     return address
 
 
-def caller_of(address: IpAddress) -> str:
-    """Whose wrong codes are counted together: an address, of IPv6 the /64, which is one customer's."""
+def network_of(address: IpAddress) -> str:
+    """The network that is one customer's: an IPv4 address, of IPv6 the /64."""
     if isinstance(address, ipaddress.IPv6Address):
         return str(ipaddress.ip_network((address, 64), strict=False))
     return str(address)
+
+
+def network_caller(address: IpAddress) -> Caller:
+    """On whose behalf somebody without a session is served."""
+    return _caller("network", network_of(address))
+
+
+def person_caller(sub: str) -> Caller:
+    """On whose behalf somebody with a session is served, through whatever address and session."""
+    return _caller("person", sub)
+
+
+def _caller(kind: str, name: str) -> Caller:
+    digest = hashlib.sha256("\0".join(("cyoloctl browser caller v1", kind, name)).encode()).hexdigest()
+    return Caller("browser", digest[:32])
 
 
 def ip(text: str) -> IpAddress:
@@ -105,7 +125,7 @@ def origin_of(scheme: str, host: str, port: int | None) -> str:
 
 @dataclass(slots=True)
 class Asked:
-    """A request, as far as it can be believed."""
+    """A request, as far as it can be believed; served: the caller for whom it is counted."""
 
     method: str
     path: str
@@ -116,6 +136,7 @@ class Asked:
     host: str
     cookie: str
     headers: Mapping[str, str]
+    served: str | None = None
 
     @property
     def root(self) -> str:
@@ -150,6 +171,18 @@ class Refused(Exception):
 # ---- forms ----
 
 
+@dataclass(frozen=True, slots=True)
+class Opened:
+    """What a form carried.
+
+    digest: 64 hex digits, of the sealed bytes: another one for each form that
+    was made, and the same however the form is sent.
+    """
+
+    payload: bytes
+    digest: str = field(repr=False)
+
+
 class Forms:
     """Seals what a form carries for one purpose, browser and person, and opens it again.
 
@@ -170,10 +203,10 @@ class Forms:
         nonce = self._random(12)
         plain = now_unix_s.to_bytes(8, "big") + payload
         sealed = AESGCM(key).encrypt(nonce, plain, self._context(purpose, browser, person))
-        return base64.urlsafe_b64encode(key_id + nonce + sealed).decode().rstrip("=")
+        return base64url.encode(key_id + nonce + sealed)
 
-    def open(self, form: str, purpose: str, browser: str, person: str, now_unix_s: int) -> bytes:
-        """The payload.  Raises Refused, for every reason the same."""
+    def open(self, form: str, purpose: str, browser: str, person: str, now_unix_s: int) -> Opened:
+        """Raises Refused, for every reason the same, another spelling of the same bytes too."""
         stale = Refused(
             400,
             "This form is no longer valid",
@@ -181,7 +214,7 @@ class Forms:
             "no cookies. Nothing was changed: begin again.",
         )
         try:
-            data = base64.urlsafe_b64decode(form + "=" * (-len(form) % 4)) if len(form) <= 256 else b""
+            data = base64url.decode(form) if len(form) <= 256 else b""
         except ValueError:
             raise stale from None
         for key_id, key in self._keys():
@@ -193,7 +226,7 @@ class Forms:
                 except InvalidTag:
                     continue
                 if -_SKEW_S <= now_unix_s - int.from_bytes(plain[:8], "big") <= FORM_LIFE_S:
-                    return plain[8:]
+                    return Opened(plain[8:], hashlib.sha256(data).hexdigest())
         raise stale
 
     def _context(self, purpose: str, browser: str, person: str) -> bytes:
@@ -240,7 +273,7 @@ class Begun:
     @classmethod
     def open(cls, forms: Forms, value: str, now_unix_s: int) -> Begun:
         """Raises Refused, for every reason the same."""
-        payload = forms.open(value, "begun", "", "", now_unix_s)
+        payload = forms.open(value, "begun", "", "", now_unix_s).payload
         return cls(payload[:16].hex(), payload[16:32].hex(), payload[32:].decode("ascii"))
 
 

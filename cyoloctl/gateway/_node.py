@@ -5,6 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any, Protocol
 
+from cyoloctl.caller import Actor
+
 __all__ = ["GatewayNode", "GatewaySettings", "Json", "Limits"]
 
 Json = dict[str, Any]
@@ -30,19 +32,27 @@ class GatewayNode(Protocol):
     def owner_url(self, name: str) -> str | None:
         """The base of another member's links, None for this node or one that is away.  Raises NotFound."""
 
-    async def subject(self, cookie: str, *, current: bool, timeout_s: float) -> str:
-        """Whose session the cookies hold.  Raises TokenRejected."""
+    def now_unix_s(self) -> int:
+        """The cluster's time, in Unix seconds."""
+
+    async def session(self, cookie: str, *, current: bool, timeout_s: float) -> Json:
+        """sub, sid and claims of the session that the cookies hold.  Raises TokenRejected."""
 
     async def refresh(self, cookie: str, *, timeout_s: float) -> str:
         """The new session cookie, for Set-Cookie.  Raises TokenRejected."""
 
-    async def find(self, user_code: str, *, caller: str, timeout_s: float) -> Json:
-        """The record of a code; wrong ones are counted.  Raises NotFound, SlowDown, InvalidInput."""
+    async def find(self, user_code: str, *, client: str, actor: Actor, timeout_s: float) -> Json:
+        """The record of a code; wrong ones are counted, by person or else by the client's address.
+
+        Raises NotFound, SlowDown, InvalidInput.
+        """
 
     def page_url(self, host: str) -> str | None:
         """The page for codes as this node's links name it, None when they do not go to the host."""
 
-    async def begin(self, kind: str, *, client: str, network: str, request_id: str, timeout_s: float) -> Json:
+    async def begin(
+        self, kind: str, *, client: str, network: str, actor: Actor, request_id: str, timeout_s: float
+    ) -> Json:
         """Start a rendezvous for the browser of a client; bounded for each network.
 
         The same request id begins once.  Raises SlowDown, Overloaded.
@@ -54,7 +64,9 @@ class GatewayNode(Protocol):
     async def redeem(self, id: str, redemption: str, *, timeout_s: float) -> Json:
         """The answer, once; again for the same secret for 5 minutes.  Raises Conflict, Expired, NotFound."""
 
-    async def decide(self, operation: str, id: str, *, by: str, request_id: str, timeout_s: float) -> None:
+    async def decide(
+        self, operation: str, id: str, *, by: str, actor: Actor, request_id: str, timeout_s: float
+    ) -> None:
         """approve or deny; the same request id counts once.  Raises Conflict, Denied, Expired, NotFound."""
 
 
@@ -75,9 +87,13 @@ class Limits:
     """What slow and many clients may take.
 
     idle_s: between requests, and to dribble a request's head.  body_s: to send
-    a body.  connections: more are closed at once.
+    a body.  connections: more are closed at once; client_connections: of one
+    address, unless it is a proxy that is trusted.  caller_requests: at once, of
+    one person, or of one network without a session.
     """
 
     idle_s: float = 15.0
     body_s: float = 5.0
     connections: int = 1024
+    client_connections: int = 128
+    caller_requests: int = 32

@@ -10,8 +10,11 @@ Nobody here is known by a certificate, so the rules are those of the web:
   opens what another one sealed, after a rotation too.
 * What a browser began is in a cookie of its own, sealed by the same keys: any node
   goes on with it, and no other browser.
-* A form counts once: its hash is the request id of the transition, so it can be
-  sent again, to another node, when the answer to the first was lost.
+* A form counts once: the request id of the transition is a hash of what the form
+  seals, so it can be sent again, to another node, when the answer to the first was
+  lost, and no other way to write it down is another request.
+* Every request is served on behalf of its person, or of its network where there is
+  no session, and each of them has bounds of their own.
 * What strangers said (who asks, from where, for what) is escaped where it is put
   into the page, and only into text and quoted attributes.  No script runs here at all.
 * Consent phishing (RFC 10027, BCP 247: somebody sends his own link to a victim who
@@ -33,6 +36,7 @@ import secrets
 import socket
 import ssl
 import time
+from collections import Counter
 from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any, cast
@@ -40,6 +44,7 @@ from urllib.parse import parse_qsl, urlsplit
 
 from aiohttp import web
 
+from cyoloctl.caller import CALLER, Actor, Caller
 from cyoloctl.errors import (
     BodyTooLarge,
     ConfigError,
@@ -60,16 +65,19 @@ from cyoloctl.gateway._forms import (
     Asked,
     Begun,
     Forms,
+    Opened,
     Refused,
     browser_of,
-    caller_of,
     client_address,
     code_in,
     cookie_of,
     ip,
     is_in,
+    network_caller,
+    network_of,
     origin_of,
     parse_host,
+    person_caller,
     shown_code,
 )
 from cyoloctl.gateway._metrics import Metrics
@@ -138,7 +146,7 @@ def _text(status: int, body: str, **headers: str) -> _Answer:
 class _Connection(web.RequestHandler):
     """One connection, counted, without log lines that anybody could cause."""
 
-    __slots__ = ("_owner", "busy")
+    __slots__ = ("_client", "_owner", "busy")
 
     def __init__(self, owner: Gateway, manager: web.Server) -> None:
         super().__init__(
@@ -152,18 +160,28 @@ class _Connection(web.RequestHandler):
             logger=owner.quiet,
         )
         self._owner = owner
+        self._client: str | None = None
         self.busy = False
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        """Begin to read; turn away who is too many."""
+        """Begin to read; turn away who is too many, in all or from one network."""
         super().connection_made(transport)
         self._owner.connections.add(self)
-        if self._owner.closing or len(self._owner.connections) > self._owner.limits.connections:
+        self._client = self._owner.connected(transport.get_extra_info("peername"))
+        limits, of_client = self._owner.limits, self._owner.clients[self._client or ""]
+        if (
+            self._owner.closing
+            or len(self._owner.connections) > limits.connections
+            or of_client > limits.client_connections
+        ):
             self.force_close()
 
     def connection_lost(self, exc: BaseException | None) -> None:
         super().connection_lost(exc)
         self._owner.connections.discard(self)
+        if self._client is not None:
+            _less(self._owner.clients, self._client)
+            self._client = None
 
     def handle_error(
         self,
@@ -178,6 +196,12 @@ class _Connection(web.RequestHandler):
         response = self._owner.respond(_text(status, "the request is not valid HTTP/1.1\n"), "http")
         response.force_close()
         return response
+
+
+def _less(counts: Counter[str], name: str) -> None:
+    counts[name] -= 1
+    if counts[name] <= 0:
+        del counts[name]
 
 
 class _SignInFirst(Exception):
@@ -202,6 +226,9 @@ class Gateway:
         self._tls = False
         self._http = web.Server(self._handle)
         self.connections: set[_Connection] = set()
+        #: How many connections a network has; of proxies that are trusted none is counted.
+        self.clients: Counter[str] = Counter()
+        self._served: Counter[str] = Counter()
         self.quiet = logging.Logger("cyoloctl.gateway.aiohttp", logging.CRITICAL + 1)
         self.closing = False
         self._running = 0
@@ -231,6 +258,18 @@ class Gateway:
         self._server = await asyncio.get_running_loop().create_server(
             lambda: _Connection(self, self._http), sock=listening, ssl=tls, **limits
         )
+
+    def connected(self, peername: Any) -> str | None:
+        """Count a connection for the network that it is from; None: it is not counted."""
+        try:
+            address = ip(str(peername[0]))
+        except (InvalidInput, TypeError, IndexError):  # it is gone already
+            return None
+        if is_in(address, self._trusted):
+            return None
+        network = network_of(address)
+        self.clients[network] += 1
+        return network
 
     async def close(self, timeout_s: float = 2.0) -> None:
         """Stop accepting, let running requests finish for up to timeout_s seconds.  Idempotent."""
@@ -280,6 +319,8 @@ class Gateway:
             answer = self._refusal(route, asked, refused)
         finally:
             connection.busy = False
+            if asked is not None and asked.served is not None:
+                _less(self._served, asked.served)
             self._running -= 1
             if not self._running:
                 self._idle.set()
@@ -388,12 +429,41 @@ class Gateway:
         secure = "; Secure" if asked.scheme == "https" else ""
         return browser, [f"{cookie}={browser}; Path=/; HttpOnly; SameSite=Strict{secure}"]
 
-    async def _person(self, asked: Asked, *, current: bool) -> str | None:
-        """Whose session it is, "" where none is needed; None: sign in first."""
+    async def _actor(self, asked: Asked, browser: str, *, current: bool) -> Actor:
+        """Who asks, as far as the cookies prove it; the request is served on their behalf from now on.
+
+        current: as of now in the whole cluster.  Raises Refused for who asks for too much at once.
+        """
+        CALLER.set(network_caller(asked.client))
+        actor = Actor(browser=browser or None)
         try:
-            return await self._node.subject(asked.cookie, current=current, timeout_s=_LIMIT_S)
+            found = await self._node.session(asked.cookie, current=current, timeout_s=_LIMIT_S)
         except TokenRejected:
-            return None if self._settings.require_session else ""
+            pass
+        else:
+            CALLER.set(person_caller(found["sub"]))
+            actor = Actor(sub=found["sub"], sid=found["sid"], browser=browser or None, claims=found["claims"])
+        self._serve(asked, CALLER.get())
+        return actor
+
+    def _serve(self, asked: Asked, caller: Caller) -> None:
+        """Count the request for its caller until it is answered.  Raises Refused."""
+        if self._served[caller.name] >= self.limits.caller_requests:
+            raise Refused(
+                429,
+                "Too many at once",
+                "Too many of your requests are being answered at this moment. Nothing was changed: "
+                "try again in a moment.",
+                {"Retry-After": "1"},
+            )
+        asked.served = caller.name
+        self._served[caller.name] += 1
+
+    def _person(self, actor: Actor) -> str | None:
+        """Whose session it is, "" where none is needed; None: sign in first."""
+        if actor.sub is not None:
+            return actor.sub
+        return None if self._settings.require_session else ""
 
     def _sign_in(self, status: int) -> _Answer:
         url = self._settings.sign_in_url
@@ -404,11 +474,11 @@ class Gateway:
 
     async def _enter(self, asked: Asked, request: web.BaseRequest) -> _Answer:
         """The form for a code.  Looks nothing up: a link must not tell whether a code is right."""
-        person = await self._person(asked, current=False)
+        browser, cookies = self._browser(asked)
+        person = self._person(await self._actor(asked, browser, current=False))
         if person is None:
             return self._sign_in(200)
-        browser, cookies = self._browser(asked)
-        form = self._forms.seal("enter", browser, person, b"", int(time.time()))
+        form = self._forms.seal("enter", browser, person, b"", self._node.now_unix_s())
         body = fill(ENTER, root=asked.root, form=form, code=code_in(asked.query))
         answer = self._page(200, "Enter the code", body)
         answer.cookies = cookies
@@ -443,25 +513,22 @@ class Gateway:
 
     async def _posted(
         self, asked: Asked, request: web.BaseRequest, purpose: str, *fields: str
-    ) -> tuple[dict[str, str], bytes, str, str]:
-        """The fields, what the form sealed, the browser and the person.  Raises Refused, InvalidInput."""
+    ) -> tuple[dict[str, str], Opened, Actor, str]:
+        """The fields, what the form sealed, who sent it and the person.  Raises Refused, InvalidInput."""
         given = await self._fields(asked, request, *fields)
-        person = await self._person(asked, current=True)
+        browser = browser_of(asked.cookie, self._form_cookie(asked)) or ""
+        actor = await self._actor(asked, browser, current=True)
+        person = self._person(actor)
         if person is None:
             raise _SignInFirst()
-        browser = browser_of(asked.cookie, self._form_cookie(asked)) or ""
-        return (
-            given,
-            self._forms.open(given["form"], purpose, browser, person, int(time.time())),
-            browser,
-            person,
-        )
+        opened = self._forms.open(given["form"], purpose, browser, person, self._node.now_unix_s())
+        return given, opened, actor, person
 
     async def _find(self, asked: Asked, request: web.BaseRequest) -> _Answer:
-        given, _, browser, person = await self._posted(asked, request, "enter", "user_code")
+        given, _, actor, person = await self._posted(asked, request, "enter", "user_code")
         try:
             found = await self._node.find(
-                given["user_code"], caller=caller_of(asked.client), timeout_s=_LIMIT_S
+                given["user_code"], client=str(asked.client), actor=actor, timeout_s=_LIMIT_S
             )
         except OutcomeUnknown:
             raise Unavailable("the code was not looked up in time") from None
@@ -472,7 +539,9 @@ class Gateway:
                 "Somebody was faster",
                 f"This request is {found['state']} already. Nothing was changed.",
             )
-        form = self._forms.seal("decide", browser, person, bytes.fromhex(found["id"]), int(time.time()))
+        form = self._forms.seal(
+            "decide", actor.browser or "", person, bytes.fromhex(found["id"]), self._node.now_unix_s()
+        )
         body = fill(
             DECIDE,
             code=shown_code(given["user_code"]),
@@ -511,11 +580,18 @@ class Gateway:
     async def _decide(
         self, asked: Asked, request: web.BaseRequest, operation: str, title: str, text: str
     ) -> _Answer:
-        given, id, _, person = await self._posted(asked, request, "decide")
+        _, opened, actor, person = await self._posted(asked, request, "decide")
         by = _by(asked, person)
         # One form, one answer: a repetition, here or at another node, is told the same.
-        request_id = hashlib.sha256("\0".join((operation, by, given["form"])).encode()).hexdigest()[:32]
-        await self._node.decide(operation, id.hex(), by=by, request_id=request_id, timeout_s=_LIMIT_S)
+        request_id = hashlib.sha256("\0".join((operation, by, opened.digest)).encode()).hexdigest()[:32]
+        await self._node.decide(
+            operation,
+            opened.payload.hex(),
+            by=by,
+            actor=actor,
+            request_id=request_id,
+            timeout_s=_LIMIT_S,
+        )
         _log.info("rendezvous answered on the page", extra={"operation": operation, "by": by})
         return self._page(200, title, fill("<p>{text}</p>", text=text))
 
@@ -540,7 +616,7 @@ class Gateway:
         name = self._begun_cookie(asked, "").partition("=")[0]
         value = cookie_of(asked.cookie, name) or ""
         try:
-            begun = Begun.open(self._forms, value, int(time.time()))
+            begun = Begun.open(self._forms, value, self._node.now_unix_s())
         except Refused:
             raise self._over(
                 asked,
@@ -556,7 +632,7 @@ class Gateway:
 
     async def _begin_page(self, asked: Asked, request: web.BaseRequest) -> _Answer:
         browser, cookies = self._browser(asked)
-        form = self._forms.seal("begin", browser, "", b"", int(time.time()))
+        form = self._forms.seal("begin", browser, "", b"", self._node.now_unix_s())
         body = fill(BEGIN, root=asked.root, form=form, buttons=buttons(self._settings.begin))
         answer = self._page(200, "Begin", body)
         answer.cookies = cookies
@@ -565,31 +641,33 @@ class Gateway:
     async def _begin(self, asked: Asked, request: web.BaseRequest) -> _Answer:
         given = await self._fields(asked, request, "kind")
         browser = browser_of(asked.cookie, self._form_cookie(asked)) or ""
-        self._forms.open(given["form"], "begin", browser, "", int(time.time()))
+        actor = await self._actor(asked, browser, current=False)
+        opened = self._forms.open(given["form"], "begin", browser, "", self._node.now_unix_s())
         if given["kind"] not in self._settings.begin:
             raise InvalidInput("this kind is not begun here: use a button of the page")
 
         def secret(purpose: str) -> str:
             # Of the form, which only this browser has: sent again, to any node, it begins the same once.
-            return hashlib.sha256("\0".join((purpose, given["kind"], given["form"])).encode()).hexdigest()[
-                :32
-            ]
+            what = "\0".join((purpose, given["kind"], opened.digest))
+            return hashlib.sha256(what.encode()).hexdigest()[:32]
 
         started = await self._node.begin(
             given["kind"],
             client=str(asked.client),
-            network=caller_of(asked.client),
+            network=network_of(asked.client),
+            actor=actor,
             request_id=secret("begin"),
             timeout_s=_LIMIT_S,
         )
         begun = Begun(started["id"], secret("redeem"), started["user_code"])
         answer = _text(303, "", Location=f"{asked.root}begin/wait")
-        answer.cookies = [self._begun_cookie(asked, begun.seal(self._forms, int(time.time())))]
+        answer.cookies = [self._begun_cookie(asked, begun.seal(self._forms, self._node.now_unix_s()))]
         return answer
 
     async def _wait(self, asked: Asked, request: web.BaseRequest) -> _Answer:
         begun, cookie = self._begun(asked)
         try:
+            await self._actor(asked, "", current=False)
             found = await self._node.look(begun.id, timeout_s=_LIMIT_S)
         except (Unavailable, OutcomeUnknown):
             text = "Too few nodes answer at the moment. Nothing is lost: this page looks again by itself."
@@ -597,7 +675,7 @@ class Gateway:
             return self._page(503, "Still waiting", body, _TRY_AGAIN, _LOOK_AGAIN_S)
         match found["state"]:
             case "approved" | "consumed":
-                form = self._forms.seal("redeem", cookie, "", b"", int(time.time()))
+                form = self._forms.seal("redeem", cookie, "", b"", self._node.now_unix_s())
                 body = fill(GO_ON, by=found["claimed_by"], kind=found["kind"], form=form, root=asked.root)
                 return self._page(200, "Approved: go on", body)
             case "denied":
@@ -629,7 +707,8 @@ class Gateway:
     async def _redeem(self, asked: Asked, request: web.BaseRequest) -> _Answer:
         begun, cookie = self._begun(asked)
         given = await self._fields(asked, request)
-        self._forms.open(given["form"], "redeem", cookie, "", int(time.time()))
+        self._forms.open(given["form"], "redeem", cookie, "", self._node.now_unix_s())
+        await self._actor(asked, "", current=False)
         try:
             answer = await self._node.redeem(begun.id, begun.redemption, timeout_s=_LIMIT_S)
         except (
@@ -648,12 +727,14 @@ class Gateway:
         self._from_our_page(asked)
         if await _read_body(request, self.limits.body_s):
             raise InvalidInput("this request takes no body")
+        await self._actor(asked, "", current=False)
         answer = _Answer(204)
         try:
             answer.cookies = [await self._node.refresh(asked.cookie, timeout_s=_LIMIT_S)]
         except TokenRejected as error:
+            # The cookie is not cleared: the browser may have got a newer one since it sent this request, from
+            # another node or for another tab, and a header cannot clear the one without the other.
             answer = _text(401, f"{error.message}: sign in again\n", WWW_Authenticate="Cookie")
-            answer.cookies = ["cyolo-sid=; Path=/; Max-Age=0; HttpOnly; Secure; SameSite=Lax"]
         return answer
 
     async def _healthz(self, asked: Asked, request: web.BaseRequest) -> _Answer:

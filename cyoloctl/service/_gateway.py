@@ -8,7 +8,8 @@ from collections.abc import Callable
 from ipaddress import IPv4Network, IPv6Network, ip_address, ip_network
 from urllib.parse import urlsplit
 
-from cyoloctl import __version__
+from cyoloctl import __version__, tokens
+from cyoloctl.caller import Actor
 from cyoloctl.errors import NotFound, SlowDown, TokenRejected
 from cyoloctl.machines.rendezvous import Rendezvous
 from cyoloctl.model import parse_address
@@ -29,6 +30,8 @@ MAX_BEGUN = 1_000
 BEGUN_TTL_S = 300
 _BROWSER = "browser"
 _COOKIE_NAME = "cyolo-sid"
+# More cookies of this name are a flood, and each costs an opening.
+_MAX_COOKIES = 4
 _FORM_KEYS = (KeyState.PRIMARY, KeyState.ENABLED, KeyState.PENDING)
 
 
@@ -121,29 +124,52 @@ class GatewayService:
         url = self._routes.page_url(self.name)
         return url if url is not None and urlsplit(url).hostname == host else None
 
-    async def subject(self, cookie: str, *, current: bool, timeout_s: float) -> str:
-        """Whose session a ``Cookie:`` header carries; current: as of now in the whole cluster.
+    def now_unix_s(self) -> int:
+        """The cluster's time, by which forms and sessions end."""
+        return self._replicated.now_ms() // 1000
 
-        Raises TokenRejected, Unavailable, ClockSetBack.
+    async def session(self, cookie: str, *, current: bool, timeout_s: float) -> Json:
+        """sub, sid and claims of the session that a ``Cookie:`` header carries.
+
+        current: as of now in the whole cluster.  Raises TokenRejected, Unavailable, ClockSetBack.
         """
-        if _COOKIE_NAME not in cookie:
-            raise TokenRejected(reason="no cookie")  # the usual case waits for nothing
-        session = await self._tokens.inspect(
-            token=None,
-            cookie=cookie,
-            cookie_name=_COOKIE_NAME,
-            audience="",
-            require_quorum=current,
-            explain=False,
-            timeout_s=timeout_s,
-        )
-        return str(session["sub"])
+        return (await self._opened(cookie, current=current, timeout_s=timeout_s))[1]
+
+    async def _opened(self, cookie: str, *, current: bool, timeout_s: float) -> tuple[str, Json]:
+        """The one token among the cookies that opens, and its session.
+
+        One that a neighbouring host or an older path left behind hides no good
+        one; of two good ones nobody can say which is the user's.
+        """
+        found: list[tuple[str, Json]] = []
+        if _COOKIE_NAME in cookie:  # without it, the usual case, nothing is waited for
+            values = tokens.cookie_values(cookie, cookie_name=_COOKIE_NAME)
+            if len(values) > _MAX_COOKIES:
+                raise TokenRejected(reason="too many cookies")
+            for value in values:
+                try:
+                    session = await self._tokens.inspect(
+                        token=value,
+                        cookie=None,
+                        cookie_name=_COOKIE_NAME,
+                        audience="",
+                        require_quorum=current,
+                        explain=False,
+                        timeout_s=timeout_s,
+                    )
+                except TokenRejected:
+                    continue
+                found.append((value, session))
+        if len(found) != 1:
+            raise TokenRejected(reason="duplicate cookie" if found else "no cookie that opens")
+        return found[0]
 
     async def refresh(self, cookie: str, *, timeout_s: float) -> str:
         """The value of a ``Set-Cookie:`` header with the session refreshed.  Raises TokenRejected."""
+        token, _ = await self._opened(cookie, current=False, timeout_s=timeout_s)
         made = await self._tokens.refresh(
-            token=None,
-            cookie=cookie,
+            token=token,
+            cookie=None,
             ttl_s=DEFAULT_TTL_S,
             cookie_name=_COOKIE_NAME,
             audience="",
@@ -153,11 +179,14 @@ class GatewayService:
         )
         return str(made["set_cookie"]).removeprefix("Set-Cookie: ")
 
-    async def find(self, user_code: str, *, caller: str, timeout_s: float) -> Json:
-        """The record of a user code; a wrong one is counted against the caller, in the cluster.
+    async def find(self, user_code: str, *, client: str, actor: Actor, timeout_s: float) -> Json:
+        """The record of a user code; a wrong one is counted, in the cluster.
 
         Raises NotFound, SlowDown, InvalidInput, Unavailable, OutcomeUnknown.
         """
+        address = ip_address(client)
+        network = ip_network((address, 64), strict=False) if address.version == 6 else address
+        caller = str(network) if actor.sub is None else f"person {actor.sub}"
         record = await self._rendezvous.find(id=None, user_code=user_code, caller=caller, timeout_s=timeout_s)
         return self._shown(record)
 
@@ -166,7 +195,9 @@ class GatewayService:
         expires_in_s = max(0, (record.expires_unix_ms - now_ms) // 1000)
         return {**self._rendezvous.to_json(record), "expires_in_s": expires_in_s}
 
-    async def decide(self, operation: str, id: str, *, by: str, request_id: str, timeout_s: float) -> None:
+    async def decide(
+        self, operation: str, id: str, *, by: str, actor: Actor, request_id: str, timeout_s: float
+    ) -> None:
         """approve or deny; the same request id counts once.
 
         Raises NotFound, Conflict (Denied, Expired), Unavailable, OutcomeUnknown.
@@ -180,7 +211,9 @@ class GatewayService:
                 id=id, user_code=None, by=by, request_id=request_id, timeout_s=timeout_s
             )
 
-    async def begin(self, kind: str, *, client: str, network: str, request_id: str, timeout_s: float) -> Json:
+    async def begin(
+        self, kind: str, *, client: str, network: str, actor: Actor, request_id: str, timeout_s: float
+    ) -> Json:
         """What RendezvousService.start answers; the same request id begins once.
 
         What is live is counted in the replicated records; requests that are

@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 import asyncio
-import base64
 import time
 import unicodedata
 from collections.abc import Awaitable, Callable, Mapping
 from typing import Any
 
-from cyoloctl import tokens
+from cyoloctl import base64url, tokens
 from cyoloctl.errors import ClockSetBack, CyoloctlError, InvalidInput, TokenRejected, Unavailable
 from cyoloctl.issuer import Context, Issuer, read_item, refusal
 from cyoloctl.machines.sessions import MAX_AHEAD_MS, Revocation
@@ -333,12 +332,12 @@ def _row(revocation: Revocation) -> Json:
 
 def _next(last: Revocation) -> str:
     """A mark that needs no quoting in a URL, whatever characters the subject has."""
-    return base64.urlsafe_b64encode(f"{last.kind}:{last.value}".encode()).decode().rstrip("=")
+    return base64url.encode(f"{last.kind}:{last.value}".encode())
 
 
 def _mark(text: str) -> tuple[str, str]:
     try:
-        kind, _, value = base64.urlsafe_b64decode(text + "=" * (-len(text) % 4)).decode().partition(":")
+        kind, _, value = base64url.decode(text).decode().partition(":")
     except ValueError:
         kind, value = "", ""
     if kind not in ("sid", "sub"):

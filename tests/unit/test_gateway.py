@@ -11,9 +11,19 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from cyoloctl import base64url
 from cyoloctl.errors import ConfigError, CyoloctlError, InvalidInput, Unavailable, error_classes
 from cyoloctl.gateway import tls_context
-from cyoloctl.gateway._forms import Forms, Refused, browser_of, caller_of, client_address, parse_host
+from cyoloctl.gateway._forms import (
+    Forms,
+    Refused,
+    browser_of,
+    client_address,
+    network_caller,
+    network_of,
+    parse_host,
+    person_caller,
+)
 from cyoloctl.gateway._pages import Html, fill
 from cyoloctl.gateway._server import _refused
 
@@ -49,10 +59,50 @@ def test_client_address_named_wrongly_by_a_trusted_proxy_is_refused(forwarded: s
         client_address("127.0.0.1", [forwarded], TRUSTED)
 
 
-def test_caller_of_an_ipv6_address_is_its_64() -> None:
+def test_caller_of_an_ipv6_address_is_its_64_and_of_a_person_is_no_address() -> None:
     one, other = (ipaddress.ip_address(f"2001:db8:1:2::{end}") for end in ("1", "ffff"))
-    assert caller_of(one) == caller_of(other) == "2001:db8:1:2::/64"
-    assert caller_of(ipaddress.ip_address("192.0.2.1")) == "192.0.2.1"
+    assert network_of(one) == network_of(other) == "2001:db8:1:2::/64"
+    assert network_of(ipaddress.ip_address("192.0.2.1")) == "192.0.2.1"
+    assert network_caller(one) == network_caller(other)
+    assert network_caller(one).kind == "browser"
+    assert "2001" not in network_caller(one).name
+    assert person_caller("192.0.2.1") != network_caller(ipaddress.ip_address("192.0.2.1"))
+
+
+def other_spellings(text: str) -> set[str]:
+    """Of base64url: what lenient decoders take for the same bytes."""
+    alphabet = "ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789-_"
+    found = {text + "=" * n for n in range(1, 5)} | {text[:9] + junk + text[9:] for junk in " \n!.=%\u00e9"}
+    found |= {text.replace("-", "+").replace("_", "/"), f" {text}", f"{text}\n"}
+    found |= {text[:-1] + last for last in alphabet}
+    return found - {text}
+
+
+def test_form_has_one_spelling() -> None:
+    forms = Forms(lambda: KEYS, os.urandom)
+    for length in range(3):  # every number of bits that are left over
+        form = forms.seal("decide", BROWSER, "alice", b"x" * length + b"--__" * 9, 1000)
+        opened = forms.open(form, "decide", BROWSER, "alice", 1000)
+        assert opened == forms.open(form, "decide", BROWSER, "alice", 1001)
+        for other in other_spellings(form):
+            with pytest.raises(Refused):
+                forms.open(other, "decide", BROWSER, "alice", 1000)
+
+
+def test_form_made_twice_of_the_same_has_two_digests() -> None:
+    forms = Forms(lambda: KEYS, os.urandom)
+    made = [forms.seal("decide", BROWSER, "alice", b"x", 1000) for _ in range(2)]
+    assert len({forms.open(form, "decide", BROWSER, "alice", 1000).digest for form in made}) == 2
+
+
+@given(st.binary(max_size=40), st.text(max_size=8))
+def test_base64url_decodes_what_it_encodes_and_nothing_else(data: bytes, text: str) -> None:
+    assert base64url.decode(base64url.encode(data)) == data
+    try:
+        found = base64url.decode(text)
+    except ValueError:
+        return
+    assert base64url.encode(found) == text
 
 
 @pytest.mark.parametrize(
@@ -94,7 +144,7 @@ def test_browser_of_takes_one_cookie_of_the_right_form(cookie: str, value: str |
 def test_form_opens_for_its_purpose_browser_person_and_time_only() -> None:
     forms = Forms(lambda: KEYS, os.urandom)
     form = forms.seal("decide", BROWSER, "alice", b"x" * 16, 1000)
-    assert forms.open(form, "decide", BROWSER, "alice", 1600) == b"x" * 16
+    assert forms.open(form, "decide", BROWSER, "alice", 1600).payload == b"x" * 16
     for changed in (
         ("enter", BROWSER, "alice", 1000),
         ("decide", "B" * 22, "alice", 1000),
@@ -109,7 +159,7 @@ def test_form_opens_for_its_purpose_browser_person_and_time_only() -> None:
 
 def test_form_of_another_node_opens_before_and_after_a_rotation_until_its_key_is_gone() -> None:
     form = Forms(lambda: KEYS[:1], os.urandom).seal("enter", BROWSER, "", b"", 0)
-    assert Forms(lambda: [KEYS[1], KEYS[0]], os.urandom).open(form, "enter", BROWSER, "", 0) == b""
+    assert Forms(lambda: [KEYS[1], KEYS[0]], os.urandom).open(form, "enter", BROWSER, "", 0).payload == b""
     with pytest.raises(Refused):
         Forms(lambda: KEYS[1:], os.urandom).open(form, "enter", BROWSER, "", 0)
     with pytest.raises(Unavailable):

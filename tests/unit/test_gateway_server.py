@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import asyncio
+import ipaddress
+import os
 import socket
 import time
 from collections.abc import AsyncIterator
@@ -10,11 +12,14 @@ from typing import Any
 
 import pytest
 
+from cyoloctl.caller import CALLER, Actor, Caller
 from cyoloctl.errors import Conflict, NotFound, TokenRejected
 from cyoloctl.gateway import Gateway, GatewaySettings, Limits
-from cyoloctl.gateway._forms import Begun, Forms
+from cyoloctl.gateway._forms import Begun, Forms, network_caller, person_caller
 
 SETTINGS = GatewaySettings(trusted_proxies=(), metrics_clients=(), begin=("mfa",))
+NOW = 1_000_000_000
+"""The cluster's time, far from this machine's."""
 HEAD = b"GET /readyz HTTP/1.1\r\nHost: 127.0.0.1\r\n"
 POST = (
     b"POST /begin HTTP/1.1\r\nHost: 127.0.0.1\r\nOrigin: http://127.0.0.1\r\n"
@@ -30,6 +35,12 @@ class MemoryNode:
     def __init__(self) -> None:
         self.record: dict[str, Any] = {"state": "pending", "kind": "mfa", "node": "n1", "claimed_by": None}
         self.record |= {"expires_at": "2030-01-01T00:00:00Z", "expires_in_s": 60}
+        self.record |= {"id": "1" * 32, "initiator": "x", "origin": None, "data": {}}
+        self.record |= {"created_at": "2030-01-01T00:00:00Z"}
+        self.callers: list[Caller] = []
+        self.actors: list[Actor] = []
+        self.request_ids: list[str] = []
+        self.hold: asyncio.Event | None = None
 
     def ready(self) -> bool:
         return True
@@ -49,18 +60,34 @@ class MemoryNode:
     def page_url(self, host: str) -> str | None:
         return None
 
-    async def subject(self, cookie: str, *, current: bool, timeout_s: float) -> str:
+    def now_unix_s(self) -> int:
+        return NOW
+
+    async def session(self, cookie: str, *, current: bool, timeout_s: float) -> dict[str, Any]:
+        self.callers.append(CALLER.get())
+        if self.hold is not None:
+            await self.hold.wait()
+        for sub in ("alice", "bob"):
+            if f"cyolo-sid={sub}" in cookie:
+                return {"sub": sub, "sid": f"sid-of-{sub}", "claims": {"mfa": True}}
         raise TokenRejected(reason="no cookie")
 
     async def refresh(self, cookie: str, *, timeout_s: float) -> str:
-        raise TokenRejected(reason="no cookie")
+        raise TokenRejected(reason="superseded")
 
-    async def find(self, user_code: str, *, caller: str, timeout_s: float) -> dict[str, Any]:
-        raise NotFound("no such code")
+    async def find(self, user_code: str, *, client: str, actor: Actor, timeout_s: float) -> dict[str, Any]:
+        self.callers.append(CALLER.get())
+        self.actors.append(actor)
+        if user_code != "BCDF-GHJK":
+            raise NotFound("no such code")
+        return self.record
 
     async def begin(
-        self, kind: str, *, client: str, network: str, request_id: str, timeout_s: float
+        self, kind: str, *, client: str, network: str, actor: Actor, request_id: str, timeout_s: float
     ) -> dict[str, Any]:
+        self.callers.append(CALLER.get())
+        self.actors.append(actor)
+        self.request_ids.append(request_id)
         return {"id": "1" * 32, "user_code": "BCDF-GHJK"}
 
     async def look(self, id: str, *, timeout_s: float) -> dict[str, Any]:
@@ -69,8 +96,12 @@ class MemoryNode:
     async def redeem(self, id: str, redemption: str, *, timeout_s: float) -> dict[str, Any]:
         raise Conflict("the rendezvous was already redeemed: start another")
 
-    async def decide(self, operation: str, id: str, *, by: str, request_id: str, timeout_s: float) -> None:
-        raise NotFound("no such record")
+    async def decide(
+        self, operation: str, id: str, *, by: str, actor: Actor, request_id: str, timeout_s: float
+    ) -> None:
+        self.callers.append(CALLER.get())
+        self.actors.append(actor)
+        self.request_ids.append(request_id)
 
 
 class Listener:
@@ -205,12 +236,163 @@ async def test_wait_page_of_every_state_has_its_title_and_refreshes_while_it_wai
 ) -> None:
     listener.node.record |= {"state": state, "claimed_by": "<i>bob</i>"}
     port = await listener.start()
-    begun = Begun("1" * 32, "2" * 32, "BCDF-GHJK").seal(
-        Forms(listener.node.form_keys, bytes), int(time.time())
-    )
+    begun = Begun("1" * 32, "2" * 32, "BCDF-GHJK").seal(Forms(listener.node.form_keys, bytes), NOW)
     answer = await ask(port, get("/begin/wait", f"cyolo-begun={begun}"))
     assert answer.startswith(f"HTTP/1.1 {status} ".encode())
     assert f"<title>{title}</title>".encode() in answer
     assert (b"http-equiv" in answer) == (title == "Waiting for approval")
     assert (b"Max-Age=0" in answer) != kept
     assert b"<i>" not in answer
+
+
+# -- on whose behalf -------------------------------------------------------------------------------
+
+BROWSER = "A" * 22
+
+
+class Page:
+    """One browser's requests to one gateway."""
+
+    def __init__(self, listener: Listener, port: int, cookie: str = "") -> None:
+        self.forms = Forms(listener.node.form_keys, os.urandom)
+        self.port = port
+        self.cookie = f"cyolo-form={BROWSER}" + (f"; {cookie}" if cookie else "")
+
+    def post(self, path: str, body: str, headers: str = "") -> bytes:
+        return (
+            f"POST {path} HTTP/1.1\r\nHost: 127.0.0.1\r\nOrigin: http://127.0.0.1\r\n{headers}"
+            f"Cookie: {self.cookie}\r\nContent-Type: application/x-www-form-urlencoded\r\n"
+            f"Content-Length: {len(body)}\r\n\r\n{body}"
+        ).encode()
+
+    async def begin(self, form: str, spelt: str | None = None) -> bytes:
+        return await ask(self.port, self.post("/begin", spelt or f"form={form}&kind=mfa"))
+
+
+async def test_everything_that_a_person_asks_for_is_asked_on_their_behalf_through_any_address(
+    listener: Listener,
+) -> None:
+    port = await listener.start(
+        GatewaySettings(trusted_proxies=("127.0.0.1",), metrics_clients=(), begin=("mfa",))
+    )
+    page = Page(listener, port, "cyolo-sid=alice")
+    for address in ("192.0.2.1", "2001:db8::1"):
+        said = f"X-Forwarded-For: {address}\r\n"
+        begin = page.forms.seal("begin", BROWSER, "", b"", NOW)
+        enter = page.forms.seal("enter", BROWSER, "alice", b"", NOW)
+        decide = page.forms.seal("decide", BROWSER, "alice", b"1" * 16, NOW)
+        for path, body in (
+            ("/begin", f"form={begin}&kind=mfa"),
+            ("/rendezvous", f"form={enter}&user_code=BCDF-GHJK"),
+            ("/rendezvous/approve", f"form={decide}"),
+            ("/rendezvous/deny", f"form={decide}"),
+        ):
+            assert (await ask(port, page.post(path, body, said)))[9:12] in (b"200", b"303")
+    asked = [caller for caller in listener.node.callers if caller == person_caller("alice")]
+    assert len(asked) == len(listener.node.actors) == 8
+    assert {(actor.sub, actor.sid, actor.browser) for actor in listener.node.actors} == {
+        ("alice", "sid-of-alice", BROWSER)
+    }
+    assert all(actor.claims == {"mfa": True} for actor in listener.node.actors)
+
+
+async def test_who_has_no_session_is_their_network_also_on_a_connection_that_a_person_used(
+    listener: Listener,
+) -> None:
+    port = await listener.start(
+        GatewaySettings(trusted_proxies=("127.0.0.1",), metrics_clients=(), begin=("mfa",))
+    )
+    signed, not_signed = Page(listener, port, "cyolo-sid=alice"), Page(listener, port)
+    reader, writer = await asyncio.open_connection("127.0.0.1", port)
+    for page, address in ((signed, "192.0.2.1"), (not_signed, "192.0.2.1"), (not_signed, "2001:db8::1")):
+        form = page.forms.seal("begin", BROWSER, "", b"", NOW)
+        writer.write(page.post("/begin", f"form={form}&kind=mfa", f"X-Forwarded-For: {address}\r\n"))
+        async with asyncio.timeout(10):
+            assert (await reader.readuntil(b"\r\n\r\n")).startswith(b"HTTP/1.1 303 ")
+    writer.close()
+    assert listener.node.callers[1::2] == [
+        person_caller("alice"),
+        network_caller(ipaddress.ip_address("192.0.2.1")),
+        network_caller(ipaddress.ip_address("2001:db8::ffff")),
+    ]
+
+
+async def test_form_sent_in_many_spellings_is_one_request(listener: Listener) -> None:
+    page = Page(listener, await listener.start())
+    form = page.forms.seal("begin", BROWSER, "", b"", NOW)
+    escaped = "".join(f"%{ord(letter):02x}" for letter in form)
+    for spelt in (None, f"kind=mfa&form={form}", f"form={escaped}&kind=%6dfa", f"f%6frm={form}&kind=mfa"):
+        assert (await page.begin(form, spelt)).startswith(b"HTTP/1.1 303 ")
+    assert len(set(listener.node.request_ids)) == 1
+    for spelt in (f"{form}=", f"{form}%20", f"{form[:9]}%0a{form[9:]}", f"{form[:9]}.{form[9:]}"):
+        assert (await page.begin(form, f"form={spelt}&kind=mfa")).startswith(b"HTTP/1.1 400 ")
+    assert (await page.begin(page.forms.seal("begin", BROWSER, "", b"", NOW))).startswith(b"HTTP/1.1 303 ")
+    assert len(set(listener.node.request_ids)) == 2
+
+
+async def test_form_is_judged_by_the_time_of_the_cluster(listener: Listener) -> None:
+    page = Page(listener, await listener.start())
+    for age_s, status in ((0, b"303"), (600, b"303"), (601, b"400"), (-61, b"400")):
+        answer = await page.begin(page.forms.seal("begin", BROWSER, "", b"", NOW - age_s))
+        assert answer[9:12] == status
+
+
+async def test_too_many_requests_of_one_person_are_refused_and_nobody_elses(listener: Listener) -> None:
+    port = await listener.start(caller_requests=2)
+    listener.node.hold = asyncio.Event()
+    form = Page(listener, port).forms.seal("begin", BROWSER, "", b"", NOW)
+    many = [asyncio.create_task(Page(listener, port, "cyolo-sid=alice").begin(form)) for _ in range(5)]
+    others = [
+        asyncio.create_task(Page(listener, port, cookie).begin(form)) for cookie in ("cyolo-sid=bob", "")
+    ]
+    began = asyncio.Event()
+
+    async def slow(*_: Any, **__: Any) -> dict[str, Any]:
+        await began.wait()
+        return {"id": "1" * 32, "user_code": "BCDF-GHJK"}
+
+    listener.node.begin = slow  # type: ignore[method-assign]
+    listener.node.hold.set()
+    async with asyncio.timeout(10):
+        while sum(task.done() for task in many) < 3:
+            await asyncio.sleep(0.01)
+    began.set()
+    answers = [answer[9:12] for answer in await asyncio.gather(*many, *others)]
+    assert sorted(answers[:5]) == [b"303", b"303", b"429", b"429", b"429"]
+    assert answers[5:] == [b"303", b"303"]
+    assert (await Page(listener, port, "cyolo-sid=alice").begin(form)).startswith(b"HTTP/1.1 303 ")
+
+
+async def test_connections_of_one_network_beyond_its_bound_are_closed_and_of_a_proxy_are_not(
+    listener: Listener,
+) -> None:
+    request = HEAD + b"\r\n"
+    for trusted, works in (((), False), (("127.0.0.1",), True)):
+        settings = GatewaySettings(trusted_proxies=trusted, metrics_clients=())
+        port = await listener.start(settings, client_connections=2)
+        held = [await asyncio.open_connection("127.0.0.1", port) for _ in range(2)]
+        for reader, writer in held:
+            writer.write(request)
+            assert (await reader.readline()).startswith(b"HTTP/1.1 200 ")
+        if works:
+            assert (await ask(port, request)).startswith(b"HTTP/1.1 200 ")
+        else:
+            with pytest.raises((asyncio.IncompleteReadError, ConnectionError)):
+                await ask(port, request)
+        for _, writer in held:
+            writer.close()
+    gateway = listener.gateways[0]
+    async with asyncio.timeout(10):
+        while gateway.clients:
+            await asyncio.sleep(0.01)
+
+
+async def test_refresh_that_is_refused_leaves_the_browser_the_newer_cookie(listener: Listener) -> None:
+    port = await listener.start()
+    request = (
+        b"POST /session/refresh HTTP/1.1\r\nHost: 127.0.0.1\r\nOrigin: http://127.0.0.1\r\n"
+        b"Cookie: cyolo-sid=old\r\nContent-Length: 0\r\n\r\n"
+    )
+    answer = await ask(port, request)
+    assert answer.startswith(b"HTTP/1.1 401 ")
+    assert b"Set-Cookie" not in answer

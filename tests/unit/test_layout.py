@@ -72,6 +72,7 @@ TABLE: dict[str, Row] = {
     "__main__": Row(ours="cli"),
     "errors": Row(pure=True),
     "model": Row(ours="errors", pure=True),
+    "base64url": Row(pure=True),
     "caller": Row(pure=True),
     "paths": Row(ours=BASE, quick=True),
     "identity": Row(ours=BASE, pure=True),
@@ -90,8 +91,8 @@ TABLE: dict[str, Row] = {
     "routing._publish": Row(ours=f"{BASE} paths", quick=True),
     "routing.*": Row(ours=f"{BASE} routing.*", pure=True, quick=True),
     # cryptography: forms name a record encrypted, since its id must not reach whoever approves.
-    "gateway._forms": Row(ours=BASE, vendors="cryptography", pure=True),
-    "gateway._node": Row(pure=True),
+    "gateway._forms": Row(ours=f"{BASE} base64url caller", vendors="cryptography", pure=True),
+    "gateway._node": Row(ours="caller", pure=True),
     "gateway._pages": Row(pure=True),
     "gateway._metrics": Row(pure=True),
     "gateway._server": Row(ours=f"{BASE} caller routing.* gateway.*", vendors="aiohttp"),
@@ -103,8 +104,8 @@ TABLE: dict[str, Row] = {
     "setup": Row(ours=f"{BASE} identity paths pki config raft control.client"),
     "logs": Row(),
     "service.*": Row(
-        ours=f"{BASE} caller identity paths pki config issuer tls tokens keyring rendezvous machines.* raft "
-        "service.*"
+        ours=f"{BASE} base64url caller identity paths pki config issuer tls tokens keyring rendezvous "
+        "machines.* raft service.*"
     ),
     "node": Row(
         ours=f"{BASE} identity logs paths pki config service tls tokens machines raft control.* routing.* "

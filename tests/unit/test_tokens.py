@@ -21,6 +21,7 @@ from cyoloctl.tokens import (
     KeyState,
     Session,
     cookie_value,
+    cookie_values,
     describe_unverified,
     key_id_of,
     new_session,
@@ -680,6 +681,26 @@ def test_cookie_value_is_found_among_others(header: str) -> None:
 )
 def test_cookie_value_of_a_wrong_header_is_rejected(header: str, why: str) -> None:
     assert reason(lambda: cookie_value(header, cookie_name=COOKIE)) == why
+
+
+@pytest.mark.parametrize(
+    ("header", "found"),
+    [
+        ("", []),
+        ("theme=dark", []),
+        ("cyolo-sid=junk; cyolo-sid=VAH8", ["junk", "VAH8"]),
+        ("cyolo-sid=VAH8; cyolo-sid=VAH8", ["VAH8"]),
+        ('cyolo-sid="x"; cyolo-sid=; cyolo-sid; cyolo-sid =y; cyolo-sid=V\u0410H8;cyolo-sid=VAH8', ["VAH8"]),
+    ],
+)
+def test_cookie_values_are_all_that_could_be_tokens_each_once(header: str, found: list[str]) -> None:
+    assert cookie_values(header, cookie_name=COOKIE) == found
+
+
+@pytest.mark.parametrize("header", ["cyolo-sid=VAH8\0", "cyolo-sid=VAH8; a=" + "x" * 65_536])
+def test_cookie_values_of_a_wrong_header_are_rejected(header: str) -> None:
+    with pytest.raises(TokenRejected):
+        cookie_values(header, cookie_name=COOKIE)
 
 
 def test_cookie_value_of_a_set_cookie_line_as_a_browser_returns_it_opens() -> None:
