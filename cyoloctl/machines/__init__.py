@@ -74,6 +74,7 @@ from cyoloctl.machines._codec import (
     refusal_reason,
 )
 from cyoloctl.machines._requests import LIMITS, Limits, RequestTable, TableLimits
+from cyoloctl.machines.authorities import AuthorityMachine
 from cyoloctl.machines.counter import CounterMachine
 from cyoloctl.machines.credentials import Credential, CredentialMachine
 from cyoloctl.machines.keys import KeyMachine, KeyPolicy, KeyRecord, NodeKey
@@ -86,6 +87,7 @@ __all__ = [
     "MAX_COMMAND_BYTES",
     "MAX_TIME_UNIX_MS",
     "SNAPSHOT_VERSION",
+    "AuthorityMachine",
     "Command",
     "Composite",
     "CounterMachine",
@@ -140,7 +142,7 @@ class Machine(Protocol):
 class Composite:
     """All machines, the replicated time and the remembered requests.
 
-    counters, members, credentials, keys, sessions, rendezvous: the machines, to
+    counters, members, authorities, credentials, keys, sessions, rendezvous: the machines, to
     read; they stay the same objects.
     time_unix_ms: replicated time, the highest proposer time applied; it never
     goes back, and repetitions and malformed commands do not move it.
@@ -155,12 +157,14 @@ class Composite:
         self.members = MemberMachine()
         self.credentials = CredentialMachine(self.members)
         self.keys = KeyMachine(self.members)
+        self.authorities = AuthorityMachine(self.members)
         self.sessions = SessionMachine(self.keys.last_end_unix_ms)
         self.rendezvous = RendezvousMachine()
         self.time_unix_ms = 0
         self.on_restore: Callable[[], None] | None = None
         self._limits = limits
         self._machines: dict[str, Machine] = {
+            "authorities": self.authorities,
             "counter": self.counters,
             "credentials": self.credentials,
             "keys": self.keys,
@@ -240,8 +244,9 @@ class Composite:
         return result
 
     def _content(self) -> bytes:
-        # An empty register is left out: what older releases wrote stays the same, to the byte.
-        left_out = {"credentials"} if self.credentials.is_empty else set()
+        # What is empty is left out where older releases lack it: what they wrote stays the same, to the byte.
+        newer = {"authorities": self.authorities.is_empty, "credentials": self.credentials.is_empty}
+        left_out = {name for name, is_empty in newer.items() if is_empty}
         head = canonical(
             {
                 "horizon_unix_ms": self._horizon_unix_ms,

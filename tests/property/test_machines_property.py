@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import base64
+import hashlib
 import json
 from dataclasses import dataclass, field
 from hashlib import sha256
@@ -282,6 +284,28 @@ CREDENTIAL_OPERATIONS: dict[str, dict[str, st.SearchStrategy[Any]]] = {
     "bootstrap": {"name": st.just("ann"), "key_hash": hashes, "expires_unix_ms": st.integers(0, 400)},
 }
 
+PEMS = [f"-----BEGIN CERTIFICATE-----\n{letter * 64}\n-----END CERTIFICATE-----\n" for letter in "ABC"]
+pems = st.sampled_from(PEMS)
+shas = st.sampled_from([hashlib.sha256(base64.b64decode(letter * 64)).hexdigest() for letter in "ABC"])
+sealed_keys = st.dictionaries(names, st.just("c2VhbGVk"), max_size=3)
+AUTHORITY_OPERATIONS: dict[str, dict[str, st.SearchStrategy[Any]]] = {
+    "set_certificate_days": {"days": st.integers(1, 825)},
+    "begin": {
+        "ca_pem": pems,
+        "old_ca_pem": pems,
+        "voucher": st.just("c2lnbmVk"),
+        "keys": sealed_keys,
+        "overlap_ms": st.integers(0, 50),
+    },
+    "wrap": {"sha256": shas, "keys": sealed_keys},
+    "confirm": {"name": names, "sha256": shas},
+    "reissued": {"name": names, "sha256": shas},
+    "advance": {"sha256": shas},
+    "finish": {"sha256": shas},
+    "abandon": {"sha256": shas},
+    "exempt": {"name": names},
+}
+
 
 def steps_of(machine: str, operations: dict[str, dict[str, st.SearchStrategy[Any]]]) -> Any:
     return st.one_of(
@@ -297,6 +321,7 @@ def steps_of(machine: str, operations: dict[str, dict[str, st.SearchStrategy[Any
 key_steps = steps_of("keys", KEY_OPERATIONS)
 session_steps = steps_of("sessions", SESSION_OPERATIONS)
 credential_steps = steps_of("credentials", CREDENTIAL_OPERATIONS)
+authority_steps = steps_of("authorities", AUTHORITY_OPERATIONS)
 
 SPLINTERS = [b"1e5", b"NaN", b"-0", b" ", b'"', b"[", b"}", b"\\ud800", b"9" * 99]
 json_values = st.recursive(
@@ -309,7 +334,9 @@ json_values = st.recursive(
 @st.composite
 def mangled(draw: st.DrawFn) -> bytes:
     """A good command with some of its bytes replaced, cut out or repeated."""
-    steps = st.one_of(counter_steps, member_steps, key_steps, session_steps, credential_steps)
+    steps = st.one_of(
+        counter_steps, member_steps, key_steps, session_steps, credential_steps, authority_steps
+    )
     data = bytearray(draw(steps).encode())
     for _ in range(draw(st.integers(1, 3))):
         at = draw(st.integers(0, len(data)))
@@ -332,6 +359,7 @@ everything = st.one_of(
     key_steps.map(Step.encode),
     session_steps.map(Step.encode),
     credential_steps.map(Step.encode),
+    authority_steps.map(Step.encode),
     garbage,
 )
 

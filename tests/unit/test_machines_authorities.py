@@ -1,0 +1,255 @@
+"""The replicated steps by which one CA takes another's place."""
+
+from __future__ import annotations
+
+import base64
+import hashlib
+from typing import Any
+
+import pytest
+
+from cyoloctl.machines import Composite, Malformed
+from cyoloctl.machines._codec import Refused
+from cyoloctl.machines.authorities import AuthorityMachine
+from cyoloctl.machines.members import MemberMachine
+
+KEY = base64.b64encode(bytes(32)).decode()
+SEALED, VOUCHER = "c2VhbGVk", "c2lnbmVk"
+
+
+def _pem(letter: str) -> str:
+    return f"-----BEGIN CERTIFICATE-----\n{letter * 64}\n-----END CERTIFICATE-----\n"
+
+
+def _sha256(letter: str) -> str:
+    return hashlib.sha256(base64.b64decode(letter * 64)).hexdigest()
+
+
+OLD, NEW, THIRD = _pem("A"), _pem("B"), _pem("C")
+
+
+class World:
+    """The two machines, with members that are voters unless their name begins with l."""
+
+    def __init__(self, *names: str) -> None:
+        self.members = MemberMachine()
+        self.machine = AuthorityMachine(self.members)
+        self.index = 0
+        for name in names:
+            self.add(name)
+
+    def add(self, name: str) -> None:
+        self.members.apply(
+            "put",
+            {
+                "name": name,
+                "address": "h:1",
+                "role": "learner" if name.startswith("l") else "voter",
+                "sealing_key": KEY,
+                "raft_id": name,
+                "certificate_expires_at": None,
+            },
+            1,
+            0,
+        )
+
+    def remove(self, name: str) -> None:
+        self.members.apply("remove", {"name": name}, 1, 0)
+
+    def do(self, operation: str, now: int = 0, **arguments: Any) -> dict[str, Any]:
+        self.index += 1
+        return self.machine.apply(operation, arguments, self.index, now)
+
+    def begin(
+        self, new: str = NEW, old: str = OLD, keys: tuple[str, ...] = ("n1", "n2"), now: int = 0
+    ) -> None:
+        self.do(
+            "begin",
+            now,
+            ca_pem=new,
+            old_ca_pem=old,
+            voucher=VOUCHER,
+            keys=dict.fromkeys(keys, SEALED),
+            overlap_ms=100,
+        )
+
+    def refused(self, operation: str, now: int = 0, **arguments: Any) -> str:
+        before = self.machine.export_state()
+        with pytest.raises(Refused) as refusal:
+            self.do(operation, now, **arguments)
+        assert self.machine.export_state() == before
+        return refusal.value.error.code
+
+    def through(self, *names: str) -> None:
+        """From begin to the end."""
+        for name in names:
+            self.do("confirm", name=name, sha256=_sha256("B"))
+        self.do("advance", 100, sha256=_sha256("B"))
+        for name in names:
+            self.do("reissued", name=name, sha256=_sha256("B"))
+        self.do("finish", 200, sha256=_sha256("B"))
+
+
+def test_rotation_when_every_member_did_its_part_ends_with_the_new_ca() -> None:
+    world = World("l1", "n1", "n2")
+    world.begin()
+    machine, sha256 = world.machine, _sha256("B")
+    assert machine.rotation is not None
+    assert machine.rotation.sha256 == sha256
+    assert machine.unconfirmed() == ["l1", "n1", "n2"]
+    assert world.refused("advance", 100, sha256=sha256) == "conflict"
+    for name in ("l1", "n1", "n2"):
+        world.do("confirm", name=name, sha256=sha256)
+        world.do("confirm", name=name, sha256=sha256)
+    assert world.refused("advance", 99, sha256=sha256) == "conflict"
+    assert world.refused("reissued", 99, name="n1", sha256=sha256) == "conflict"
+    world.do("advance", 100, sha256=sha256)
+    assert world.refused("finish", 100, sha256=sha256) == "conflict"
+    for name in ("l1", "n1", "n2"):
+        assert machine.rotation is not None
+        world.do("reissued", name=name, sha256=sha256)
+    world.do("finish", 200, sha256=sha256)
+    assert machine.rotation is None
+    assert machine.current == NEW
+    assert machine.finished_unix_ms == 200
+    world.do("finish", 300, sha256=sha256)  # a repetition changes nothing
+    assert machine.finished_unix_ms == 200
+
+
+def test_begin_while_another_rotation_goes_on_is_refused() -> None:
+    world = World("n1", "n2")
+    world.begin()
+    world.begin()  # the same once more
+    arguments = {"old_ca_pem": OLD, "voucher": VOUCHER, "keys": {}, "overlap_ms": 0}
+    assert world.refused("begin", ca_pem=THIRD, **arguments) == "conflict"
+    world.through("n1", "n2")
+    assert world.refused("begin", ca_pem=THIRD, **arguments) == "conflict"  # of the CA before
+    world.begin(new=THIRD, old=NEW)
+
+
+def test_member_that_is_away_holds_the_rotation_up_until_it_is_removed() -> None:
+    world = World("n1", "n2", "n3")
+    world.begin(keys=("n1", "n2", "n3"))
+    for name in ("n1", "n2"):
+        world.do("confirm", name=name, sha256=_sha256("B"))
+    assert world.machine.unconfirmed() == ["n3"]
+    assert world.refused("advance", 100, sha256=_sha256("B")) == "conflict"
+    world.remove("n3")
+    world.do("advance", 100, sha256=_sha256("B"))
+
+
+def test_voter_that_joins_meanwhile_is_given_the_key_and_a_learner_is_not() -> None:
+    world = World("n1", "n2")
+    world.begin()
+    world.add("n4")
+    world.add("l1")
+    assert world.machine.lacking_key() == ["n4"]
+    assert world.refused("confirm", name="n4", sha256=_sha256("B")) == "conflict"
+    world.do("confirm", name="l1", sha256=_sha256("B"))
+    world.do("wrap", sha256=_sha256("B"), keys={"n4": SEALED, "n1": "b3RoZXI="})
+    assert world.machine.lacking_key() == []
+    assert world.machine.rotation is not None
+    assert world.machine.rotation.keys["n1"] == SEALED
+    world.do("confirm", name="n4", sha256=_sha256("B"))
+
+
+def test_removal_of_a_voter_makes_a_rotation_due_until_one_that_began_later_ended() -> None:
+    world = World("l1", "n1", "n2", "n3", "n4")
+    assert world.machine.due_for() == []
+    world.do("exempt", name="l1")
+    assert world.refused("exempt", name="n1") == "conflict"
+    assert world.refused("exempt", name="n9") == "not_found"
+    world.remove("l1")
+    assert world.machine.due_for() == []
+    world.remove("n3")
+    assert world.machine.due_for() == ["n3"]
+    world.begin(keys=("n1", "n2", "n4"))
+    assert world.machine.due_for() == ["n3"]
+    world.remove("n4")  # it was given the new key
+    world.through("n1", "n2")
+    assert world.machine.due_for() == ["n4"]
+
+
+def test_abandon_once_everybody_confirmed_is_refused() -> None:
+    world = World("n1", "n2")
+    world.begin()
+    world.do("abandon", sha256=_sha256("B"))
+    assert world.machine.rotation is None
+    assert world.machine.is_empty
+    world.begin()
+    for name in ("n1", "n2"):
+        world.do("confirm", name=name, sha256=_sha256("B"))
+    assert world.refused("abandon", sha256=_sha256("B")) == "conflict"
+
+
+@pytest.mark.parametrize(
+    ("operation", "arguments"),
+    [
+        ("nothing", {}),
+        ("advance", {}),
+        ("advance", {"sha256": "B" * 64}),
+        ("set_certificate_days", {"days": 0}),
+        ("set_certificate_days", {"days": 826}),
+        ("set_certificate_days", {"days": True}),
+        ("wrap", {"sha256": "b" * 64, "keys": {"N": SEALED}}),
+        ("wrap", {"sha256": "b" * 64, "keys": {"n": "?"}}),
+        ("wrap", {"sha256": "b" * 64, "keys": []}),
+        ("exempt", {"name": 1}),
+    ],
+)
+def test_malformed_operation_is_refused_and_changes_nothing(
+    operation: str, arguments: dict[str, Any]
+) -> None:
+    world = World("n1")
+    with pytest.raises(Malformed):
+        world.do(operation, **arguments)
+    assert world.machine.is_empty
+
+
+@pytest.mark.parametrize("steps", range(6))
+def test_state_after_every_step_is_restored_as_it_was(steps: int) -> None:
+    world = World("l1", "n1", "n2", "n3")
+    sha256 = _sha256("B")
+    every = [
+        lambda: world.do("set_certificate_days", days=30),
+        lambda: (world.do("exempt", name="l1"), world.remove("n3"), world.begin()),
+        lambda: world.do("confirm", name="l1", sha256=sha256),
+        lambda: world.through("l1", "n1", "n2"),
+        lambda: world.begin(new=THIRD, old=NEW),
+    ]
+    for step in every[:steps]:
+        step()
+    state = world.machine.export_state()
+    other = World("n9")
+    other.begin(keys=("n9",))
+    other.machine.prepare_restore(state)()
+    assert other.machine.export_state() == state
+    assert world.machine.is_empty == (steps == 0)
+
+
+@pytest.mark.parametrize(
+    "state",
+    [
+        [],
+        {"other": 1},
+        {"covered": []},
+        {"exempt": ["b", "a"]},
+        {"current": OLD},
+        {"finished_unix_ms": 1},
+        {"rotation": {}},
+        {"certificate_days": 0},
+    ],
+)
+def test_restore_of_what_it_did_not_export_is_refused(state: object) -> None:
+    with pytest.raises(ValueError, match=r"\w"):
+        World().machine.prepare_restore(state)
+
+
+def test_snapshot_without_authorities_leaves_them_empty() -> None:
+    composite = Composite()
+    before = composite.snapshot()
+    assert b"authorities" not in before
+    composite.authorities.apply("set_certificate_days", {"days": 3}, 1, 0)
+    assert b"authorities" in composite.snapshot()
+    composite.restore(before)
+    assert composite.authorities.is_empty
