@@ -2,19 +2,39 @@
 
 An event is a message of fixed words and named fields (``extra=``).  Secrets
 are never passed to a logger; field names that suggest one are masked all the
-same.
+same.  What strangers can cause fills no disk: one line a second of each kind,
+with a count, and files that are rotated by size.
 """
 
 from __future__ import annotations
 
+import contextlib
 import json
 import logging
+import os
 import sys
+import time
 import traceback
+from collections.abc import Callable
 from datetime import UTC, datetime
 from typing import Any, TextIO
 
-__all__ = ["JsonFormatter", "TextFormatter", "configure"]
+__all__ = [
+    "LOG_FILES",
+    "MAX_LOG_BYTES",
+    "JsonFormatter",
+    "LogHandler",
+    "TextFormatter",
+    "configure",
+    "reopen",
+    "tell_suppressed",
+]
+
+MAX_LOG_BYTES = 16 * 2**20
+LOG_FILES = 4
+"""The one that is written to and the older ones."""
+
+_BURST = 20
 
 _STANDARD = frozenset(vars(logging.makeLogRecord({}))) | {"message", "asctime", "taskName"}
 _MASKED = ("secret", "token", "password", "passphrase", "private", "cookie")
@@ -84,11 +104,171 @@ def _shown(value: Any) -> str:
     return str(text)
 
 
-def configure(log_format: str, level: str, stream: TextIO | None = None) -> None:
-    """Send all logs of the process to stream (default stderr) as ``text`` or ``json``."""
-    handler = logging.StreamHandler(stream or sys.stderr)
-    handler.setFormatter(JsonFormatter() if log_format == "json" else TextFormatter())
+class _Seldom:
+    """At most one line a second of each kind of event; the next one tells how many there were.
+
+    Bounded are events that say so (``extra={"_seldom": True}``) because somebody
+    without an identity can cause them, and every other warning or error that
+    comes more often than `_BURST` times a second.  A kind is its logger and its
+    fixed words, never what a caller said.
+    """
+
+    def __init__(self, clock: Callable[[], float]) -> None:
+        self._clock = clock
+        # Kind: since when, how many lines, how many kept back, the last of those.
+        self._kinds: dict[tuple[str, str], tuple[float, int, int, logging.LogRecord | None]] = {}
+
+    def passes(self, record: logging.LogRecord) -> bool:
+        """Whether to write it now; puts the number of those kept back before it into the record."""
+        seldom = getattr(record, "_seldom", False)
+        if not seldom and record.levelno < logging.WARNING:
+            return True
+        kind = (record.name, str(record.msg))
+        now = self._clock()
+        since, lines, kept, _ = self._kinds.get(kind, (float("-inf"), 0, 0, None))
+        if now - since >= 1.0:
+            if kept:
+                record.suppressed = kept
+            self._kinds[kind] = (now, 1, 0, None)
+            return True
+        if not seldom and lines < _BURST:
+            self._kinds[kind] = (since, lines + 1, kept, None)
+            return True
+        self._kinds[kind] = (since, lines, kept + 1, record)
+        return False
+
+    def due(self) -> list[logging.LogRecord]:
+        """The last line of each kind that was kept back for a second, with the number of the others."""
+        now = self._clock()
+        found = []
+        for kind, (since, _, kept, record) in list(self._kinds.items()):
+            if now - since < 1.0:
+                continue
+            if record is None:
+                del self._kinds[kind]
+                continue
+            if kept > 1:
+                record.suppressed = kept - 1
+            self._kinds[kind] = (now, 1, 0, None)
+            found.append(record)
+        return found
+
+
+class LogHandler(logging.Handler):
+    """Writes lines to a descriptor; with a path, to a file that it rotates by size itself."""
+
+    def __init__(
+        self,
+        formatter: logging.Formatter,
+        *,
+        stream: TextIO | None = None,
+        path: str | None = None,
+        max_bytes: int = MAX_LOG_BYTES,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
+        """stream: where to, default stderr.
+
+        path: what stdout and stderr are redirected to.  Once it has max_bytes it
+        becomes PATH.1, that PATH.2 and so on, `LOG_FILES` files in all; stdout and
+        stderr follow, so that what the interpreter says at its end is in the new one.
+        """
+        super().__init__()
+        self.setFormatter(formatter)
+        self._stream = stream
+        self._path = path
+        self._max_bytes = max_bytes
+        self._seldom = _Seldom(clock)
+        self._size = 0
+        self._retry_at = float("-inf")
+        self._clock = clock
+        if path is not None:
+            self._size = os.fstat(2).st_size
+
+    def emit(self, record: logging.LogRecord) -> None:
+        try:
+            if self._seldom.passes(record):
+                self._write(record)
+        except Exception:
+            self.handleError(record)
+
+    def tell_suppressed(self) -> None:
+        """Write what was kept back for a second; to be called now and then."""
+        with self.lock or contextlib.nullcontext():
+            for record in self._seldom.due():
+                try:
+                    self._write(record)
+                except Exception:
+                    self.handleError(record)
+
+    def handleError(self, record: logging.LogRecord) -> None:
+        """A log that cannot be written (a full disk, a closed pipe) must not disturb what it tells of."""
+
+    def reopen(self) -> None:
+        """Go on in a new file when somebody moved the old one away."""
+        if self._path is not None:
+            with self.lock or contextlib.nullcontext(), contextlib.suppress(OSError):
+                self._redirect()
+
+    def _write(self, record: logging.LogRecord) -> None:
+        line = self.format(record) + "\n"
+        if self._path is None:
+            stream = self._stream or sys.stderr
+            stream.write(line)
+            stream.flush()
+            return
+        data = line.encode(errors="backslashreplace")
+        if self._size and self._size + len(data) > self._max_bytes and self._clock() >= self._retry_at:
+            try:
+                self._rotate()
+            except OSError:
+                self._retry_at = self._clock() + 60.0  # the old file takes the lines meanwhile
+        self._size += len(data)
+        while data:
+            data = data[os.write(2, data) :]
+
+    def _rotate(self) -> None:
+        path = str(self._path)
+        for number in range(LOG_FILES - 1, 0, -1):
+            older = path if number == 1 else f"{path}.{number - 1}"
+            with contextlib.suppress(FileNotFoundError):
+                os.replace(older, f"{path}.{number}")
+        self._redirect()
+
+    def _redirect(self) -> None:
+        flags = os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC | os.O_NOFOLLOW
+        descriptor = os.open(str(self._path), flags, 0o600)
+        try:
+            self._size = os.fstat(descriptor).st_size
+            os.dup2(descriptor, 1)
+            os.dup2(descriptor, 2)
+        finally:
+            os.close(descriptor)
+
+
+def configure(log_format: str, level: str, stream: TextIO | None = None, path: str | None = None) -> None:
+    """Send all logs of the process to stream (default stderr) as ``text`` or ``json``.
+
+    path: the file that stderr goes to and that is to be rotated, see `LogHandler`.
+    """
+    formatter = JsonFormatter() if log_format == "json" else TextFormatter()
+    handler = LogHandler(formatter, stream=stream, path=path)
     root = logging.getLogger()
     root.handlers[:] = [handler]
     root.setLevel(logging.WARNING)
     logging.getLogger("cyoloctl").setLevel(level.upper())
+
+
+def _handlers() -> list[LogHandler]:
+    return [handler for handler in logging.getLogger().handlers if isinstance(handler, LogHandler)]
+
+
+def reopen() -> None:
+    """Open the log file anew, when the log goes to one that is rotated."""
+    for handler in _handlers():
+        handler.reopen()
+
+
+def tell_suppressed() -> None:
+    """Write the lines that were kept back for a second."""
+    for handler in _handlers():
+        handler.tell_suppressed()

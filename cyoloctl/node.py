@@ -33,11 +33,15 @@ from cyoloctl.errors import (
     InternalError,
 )
 from cyoloctl.gateway import Gateway, GatewaySettings, tls_context
+from cyoloctl.gateway import Limits as GatewayLimits
+from cyoloctl.listener import Guest, Listener, raise_descriptor_limit
 from cyoloctl.machines import Composite
 from cyoloctl.model import Address, parse_address
-from cyoloctl.paths import control_socket_path, make_private_directory, write_private
+from cyoloctl.paths import check_ownership, control_socket_path, make_private_directory, write_private
+from cyoloctl.process import harden
 from cyoloctl.raft import Engine, PeerIdentity, memory_storage, open_storage
 from cyoloctl.service import Service
+from cyoloctl.strangers import Visitors, stranger_limits
 from cyoloctl.tls import TlsIdentity
 
 __all__ = ["Node", "run"]
@@ -46,6 +50,7 @@ _log = logging.getLogger("cyoloctl.node")
 
 _HANDSHAKE_TIMEOUT_S = 5.0
 _HANDOVER_TIMEOUT_S = 3.0
+_MAX_BROWSERS = 1024
 _KNOWN_PEERS = "peers.json"
 _COLLECT_EVERY = 50_000
 """Objects between two passes of the cyclic collector: with Python's 700 it takes 5 to 8 % under load."""
@@ -54,16 +59,21 @@ _COLLECT_EVERY = 50_000
 class _Demultiplexer(asyncio.Protocol):
     """A connection after its TLS handshake: the ALPN name says who serves it."""
 
-    def __init__(self, node: Node) -> None:
+    def __init__(self, node: Node, guest: Guest) -> None:
         self._node = node
+        self._guest = guest
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         stream = cast(asyncio.Transport, transport)
         tls = stream.get_extra_info("ssl_object")
+        protocol: asyncio.Protocol
         if tls.selected_alpn_protocol() == pki.ALPN_RAFT:
             protocol = self._node.engine.accept()
+            if self._node.identify_peer(tls) is not None:
+                self._guest.identified()
+            # Else the session refuses it at once, and the listener ends what lingers.
         else:
-            protocol = self._node.control.protocol_factory()
+            protocol = self._node.control.protocol_factory(self._guest)
         stream.set_protocol(protocol)
         protocol.connection_made(stream)
 
@@ -76,7 +86,9 @@ class Node:
         self._config = config
         self._stop_requested = asyncio.Event()
         self._failure: CyoloctlError | None = None
-        self._server: asyncio.Server | None = None
+        self._listener: Listener | None = None
+        self._descriptors = 1024
+        self._gateway_tls: ssl.SSLContext | None = None
         self._tasks: list[asyncio.Task[Any]] = []
         self._gateway: Gateway | None = None
         self._machine: Composite
@@ -93,6 +105,8 @@ class Node:
             pki_dir, name=config.name, cluster_id=config.cluster_id, now=datetime.now(UTC)
         )
         self.tls = TlsIdentity(pki_dir)
+        self._gateway_tls = self._gateway_context()
+        self._descriptors = raise_descriptor_limit()
         make_private_directory(data_dir)
         boot = os.urandom(8).hex()
         raft_id = str(config.name)
@@ -103,9 +117,6 @@ class Node:
             raft_id = f"{config.name}~{boot}"
             journal, snapshots = memory_storage(founder=raft_id if self._founds_memory_cluster() else None)
         machine = self._machine = Composite()
-        gateway_tls = None
-        if config.gateway is not None and config.gateway.certificate is not None:
-            gateway_tls = tls_context(config.gateway.certificate, str(config.gateway.key))
         listening: list[socket.socket] = []
         try:
             listening.append(_listen(config.listen, "listen"))
@@ -124,7 +135,7 @@ class Node:
                 journal=journal,
                 snapshots=snapshots,
                 machine=machine,
-                identify=self._identify_peer,
+                identify=self.identify_peer,
                 connect=_connector(self.tls),
                 describe=self._describe,
                 on_call=self._on_call,
@@ -144,22 +155,33 @@ class Node:
             self.engine.on_removed_self = self._on_removed
             self.engine.start(self.service.addresses())
             loop = asyncio.get_running_loop()
-            self._server = await loop.create_server(
-                lambda: _Demultiplexer(self),
-                sock=listening[0],
-                ssl=self.tls.listening,
-                ssl_handshake_timeout=_HANDSHAKE_TIMEOUT_S,
-                ssl_shutdown_timeout=1.0,
+            self._listener = Listener(
+                listening[0],
+                lambda guest: _Demultiplexer(self, guest),
+                Visitors(stranger_limits(self._descriptors)),
+                name="api",
+                tls=lambda: self.tls.server,
             )
+            self._listener.start()
             await self.control.start_unix(control_socket_path(data_dir, create=True))
             if config.gateway is not None:
-                self._gateway = Gateway(self.service.gateway, _gateway_settings(config.gateway))
-                await self._gateway.start(listening[1], gateway_tls)
+                gateway_limits = stranger_limits(self._descriptors, at_most=_MAX_BROWSERS)
+                self._gateway = Gateway(
+                    self.service.gateway,
+                    _gateway_settings(config.gateway),
+                    GatewayLimits(
+                        connections=gateway_limits.connections,
+                        client_connections=min(128, gateway_limits.per_source),
+                    ),
+                )
+                await self._gateway.start(
+                    listening[1], None if self._gateway_tls is None else self._current_gateway_tls
+                )
         except BaseException:
+            if self._listener is not None:
+                self._listener.close()
             for each in listening:
                 each.close()
-            if self._server is not None:
-                self._server.close()
             with contextlib.suppress(CyoloctlError):
                 if hasattr(self, "engine"):
                     await self.engine.stop()
@@ -170,6 +192,7 @@ class Node:
             loop.create_task(self._watch_failure()),
             loop.create_task(self.service.housekeeping()),
         ]
+        self._tasks.append(loop.create_task(_tell_suppressed()))
         if config.storage == "memory":
             self._tasks.append(loop.create_task(self._remember_peers()))
         _log.info(
@@ -199,8 +222,8 @@ class Node:
         for task in self._tasks:
             task.cancel()
         await asyncio.gather(*self._tasks, return_exceptions=True)
-        if self._server is not None:
-            self._server.close()
+        if self._listener is not None:
+            self._listener.close()
         # Both at once, while the engine still runs: what they are answering goes through it.
         await asyncio.gather(self.control.close(), *([self._gateway.close()] if self._gateway else []))
         try:
@@ -211,11 +234,36 @@ class Node:
             _log.error("closing failed", extra={"reason": error.message})
         _log.info("node stopped", extra={"node": self._config.name})
 
+    def reload(self) -> None:
+        """Use the certificates and keys that the files hold now, for new connections, and reopen the log.
+
+        What cannot be read stays as it was, and the log says why.  Never raises a CyoloctlError.
+        """
+        logs.reopen()
+        try:
+            gateway_tls = self._gateway_context()
+            self.tls.reload()
+            self._gateway_tls = gateway_tls
+        except CyoloctlError as error:
+            _log.error("the certificates stay as they were", extra={"reason": error.message})
+        else:
+            _log.info("reloaded", extra={"node": self._config.name})
+
     def request_stop(self) -> None:
         """Make `wait` return.  Safe to call from a signal handler of the loop."""
         self._stop_requested.set()
 
     # Inside.
+
+    def _gateway_context(self) -> ssl.SSLContext | None:
+        """Raises ConfigError."""
+        gateway = self._config.gateway
+        if gateway is None or gateway.certificate is None:
+            return None
+        return tls_context(gateway.certificate, str(gateway.key))
+
+    def _current_gateway_tls(self) -> ssl.SSLContext:
+        return cast(ssl.SSLContext, self._gateway_tls)
 
     async def _watch_failure(self) -> None:
         self._failure = await self.engine.wait_failed()
@@ -241,11 +289,12 @@ class Node:
         try:
             identity = pki.identity_from_peer(tls, cluster_id=self._config.cluster_id)
         except AccessDenied as error:
-            _log.warning("certificate refused", extra={"reason": error.message})
+            _log.warning("certificate refused", extra={"reason": error.message, "_seldom": True})
             return None
         return identity
 
-    def _identify_peer(self, tls: Any) -> str | None:
+    def identify_peer(self, tls: Any) -> str | None:
+        """The name of the node at the other end of a connection; None for anybody else."""
         identity = self._identity(tls)
         return None if identity is None or identity.role != "node" else str(identity.name)
 
@@ -275,6 +324,12 @@ class Node:
                 if not path.exists() or path.read_text() != text:
                     write_private(path, text.encode())
             await self.engine.wait_changed(5.0)
+
+
+async def _tell_suppressed() -> None:
+    while True:
+        await asyncio.sleep(1.0)
+        logs.tell_suppressed()
 
 
 def _gateway_settings(config: GatewayConfig) -> GatewaySettings:
@@ -370,6 +425,7 @@ async def _run(data_dir: Path, config: Config, ready_fd: int | None) -> None:
     for number in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(number, node.request_stop)
     await node.start()
+    loop.add_signal_handler(signal.SIGHUP, node.reload)
     # What start-up made stays as long as the process: the collector need not walk it again and again.
     gc.collect()
     gc.freeze()
@@ -386,12 +442,14 @@ def run(
     *,
     log_format: str | None = None,
     log_level: str | None = None,
+    log_file: str | None = None,
     ready_fd: int | None = None,
 ) -> int:
     """Run the node of a data directory until it is told to stop; returns the exit status 0.
 
     log_format: text or json; log_level: debug, info, warning or error; None:
-    as in node.yaml.  ready_fd: gets one JSON line, ``{"ready":true,...}`` or
+    as in node.yaml.  log_file: the file that stderr goes to, rotated by the
+    node.  ready_fd: gets one JSON line, ``{"ready":true,...}`` or
     ``{"error":{...}}``, and is closed.
 
     Raises the error that kept it from starting or made it stop: ConfigError,
@@ -400,8 +458,12 @@ def run(
     started = time.monotonic()
     told = False
     try:
+        harden()
+        # Until the node can reload, a hang-up is nothing: without this it would end the process.
+        signal.signal(signal.SIGHUP, lambda _number, _frame: None)
+        check_ownership(data_dir)
         config = load_config(data_dir / CONFIG_NAME)
-        logs.configure(log_format or config.log.format, log_level or config.log.level)
+        logs.configure(log_format or config.log.format, log_level or config.log.level, path=log_file)
         told = True
         with asyncio.Runner(loop_factory=_loop_factory()) as runner:
             runner.run(_run(data_dir, config, ready_fd))

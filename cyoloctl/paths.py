@@ -15,6 +15,7 @@ from cyoloctl.errors import AlreadyExists, ConfigError, StorageError
 
 __all__ = [
     "MAX_SOCKET_PATH_BYTES",
+    "check_ownership",
     "control_socket_path",
     "default_data_dir",
     "make_private_directory",
@@ -177,6 +178,49 @@ def make_private_directory(path: str | os.PathLike[str]) -> None:
             f"cannot make the directory {os.fspath(path)}: {error.strerror}; "
             "make it, or choose another with --data-dir"
         ) from error
+
+
+def check_ownership(data_dir: str | os.PathLike[str]) -> None:
+    """Refuse to run a node as another user than the one whose files these are.
+
+    Root's new files among a service user's would keep that user's node from
+    starting; files that this user cannot use would end it halfway.  Raises
+    ConfigError with the command that mends it; says nothing of a directory
+    that is not there.
+    """
+    me, text = os.geteuid(), os.fspath(data_dir)
+    try:
+        owner = os.stat(text).st_uid
+        needs = {text: os.R_OK | os.W_OK | os.X_OK}
+        if os.access(text, os.R_OK | os.X_OK):
+            for entry in os.scandir(text):
+                if entry.is_file(follow_symlinks=False):
+                    needs[entry.path] = os.R_OK | os.W_OK
+            with os.scandir(os.path.join(text, "pki")) as entries:
+                needs.update((entry.path, os.R_OK) for entry in entries)
+    except FileNotFoundError:
+        return
+    except PermissionError as error:
+        owner, needs = me, {str(error.filename): os.R_OK}
+    if me == 0 != owner:
+        start = f"cyoloctl node start -d {_quoted(text)}"
+        raise ConfigError(
+            f"{text} belongs to user {owner} and this is root, whose files that user could not use: start "
+            f"the node as its owner (`sudo -u '#{owner}' {start}`), or give it to root "
+            f"(`chown -R root {_quoted(text)}`)"
+        )
+    for path, needed in needs.items():
+        if not os.access(path, needed) and os.path.lexists(path):
+            raise ConfigError(
+                f"{path} belongs to user {os.lstat(path).st_uid} and cannot be used by this one ({me}): "
+                f"start the node as the user that it belongs to, or `sudo chown -R {me} {_quoted(text)}`"
+            )
+
+
+def _quoted(text: str) -> str:
+    import shlex
+
+    return shlex.quote(text)
 
 
 def write_private(path: str | os.PathLike[str], data: bytes, *, exclusive: bool = False) -> None:

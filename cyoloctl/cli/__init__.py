@@ -20,6 +20,7 @@ import typer.main
 
 from cyoloctl import __version__
 from cyoloctl.errors import CyoloctlError, InternalError, Interrupted, UsageError
+from cyoloctl.process import open_standard_streams
 
 __all__ = ["GROUPS", "LEAVES", "PROGRAM", "command_tree", "main"]
 
@@ -181,6 +182,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     arguments: without the program's name; default sys.argv.  Never raises: an
     error of the tree in errors.py gives its exit status, anything else 70.
     """
+    if arguments is None:
+        open_standard_streams()
     argv = list(sys.argv[1:] if arguments is None else arguments)
     try:
         return _run(argv)

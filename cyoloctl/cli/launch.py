@@ -13,6 +13,7 @@ from typing import Any
 
 from cyoloctl.cli.common import file_error
 from cyoloctl.errors import ConfigError, CyoloctlError, InternalError, Unavailable, error_from_code
+from cyoloctl.process import child_command, child_environment
 
 __all__ = ["LOG_NAME", "NodeProcess", "require_node", "start_node"]
 
@@ -114,6 +115,8 @@ class NodeProcess:
 def start_node(data_dir: Path, *, log_format: str | None = None, log_level: str | None = None) -> NodeProcess:
     """Start the node of a directory; stdout and stderr go to node.log (0600, appended) in it.
 
+    It runs in /, with the code of this process and without PYTHON* variables.
+
     Raises ConfigError when the directory holds no node or cannot be written, StorageError.
     """
     require_node(data_dir)
@@ -124,8 +127,9 @@ def start_node(data_dir: Path, *, log_format: str | None = None, log_level: str 
     except OSError as error:
         raise file_error(log, error, "open") from None
     ready_fd, node_fd = os.pipe()
-    arguments = [sys.executable, "-m", "cyoloctl", "node", "start", "--data-dir", str(data_dir)]
-    arguments += ["--ready-fd", str(node_fd)]
+    data_dir = data_dir.absolute()  # the node stands elsewhere
+    arguments = child_command("node", "start", "--data-dir", str(data_dir))
+    arguments += ["--ready-fd", str(node_fd), "--log-file", str(data_dir / LOG_NAME)]
     arguments += ["--log-format", log_format] if log_format else []
     arguments += ["--log-level", log_level] if log_level else []
     try:
@@ -136,6 +140,8 @@ def start_node(data_dir: Path, *, log_format: str | None = None, log_level: str 
             stderr=log_fd,
             pass_fds=(node_fd,),
             start_new_session=True,
+            cwd="/",
+            env=child_environment(os.environ),
         )
     except OSError as error:
         os.close(ready_fd)

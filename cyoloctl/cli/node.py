@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import shlex
+import signal
 import socket
 import struct
 import time
@@ -14,7 +15,7 @@ import typer
 
 from cyoloctl.cli.cluster import AdvertiseOption, GatewayOption, GatewayUrlOption, ListenOption
 from cyoloctl.cli.common import Session, command, read_secret
-from cyoloctl.errors import Unavailable, Unreachable, UsageError
+from cyoloctl.errors import ConfigError, Unavailable, Unreachable, UsageError
 
 if TYPE_CHECKING:
     from cyoloctl.control.client import Client
@@ -51,12 +52,13 @@ def start(
         ),
     ] = None,
     ready_fd: Annotated[int | None, typer.Option("--ready-fd", hidden=True)] = None,
+    log_file: Annotated[str | None, typer.Option("--log-file", hidden=True)] = None,
 ) -> None:
     """Run the node, in the foreground unless --background.
 
-    SIGTERM hands leadership over and stops it, as `node stop` does.
-    --timeout bounds the wait of --background, which logs to node.log in the
-    data directory.
+    SIGTERM hands leadership over and stops it, as `node stop` does; SIGHUP
+    does what `node reload` does. --timeout bounds the wait of --background,
+    which logs to node.log in the data directory.
     """
     _check_choice(log_format, "--log-format", ("text", "json"))
     _check_choice(log_level, "--log-level", ("debug", "info", "warning", "error"))
@@ -67,7 +69,13 @@ def start(
             launch.require_node(session.data_dir)
         from cyoloctl import node
 
-        status = node.run(session.data_dir, log_format=log_format, log_level=log_level, ready_fd=ready_fd)
+        status = node.run(
+            session.data_dir,
+            log_format=log_format,
+            log_level=log_level,
+            log_file=log_file,
+            ready_fd=ready_fd,
+        )
         raise typer.Exit(status)
     node_process = launch.start_node(session.data_dir, log_format=log_format, log_level=log_level)
     try:
@@ -141,6 +149,34 @@ def stop(session: Session) -> None:
     session.fields({"schema_version": 1, "stopped": True}, [("stopped", "yes")])
 
 
+@command(connects=False, timeout_s=None)
+def reload(session: Session) -> None:
+    """Have the running node use its certificate files as they are now, and open its log anew.
+
+    New connections get the new certificates; those that are open stay. Files
+    that cannot be used are left aside: the node's log says why.
+    """
+    from cyoloctl.paths import control_socket_path
+
+    pid = _listener_pid(f"unix://{control_socket_path(session.data_dir)}")
+    if pid is None:
+        directory = shlex.quote(str(session.data_dir))
+        raise Unreachable(
+            f"no node runs in {directory}: start it with `cyoloctl node start -d {directory} --background`"
+        )
+    try:
+        os.kill(pid, signal.SIGHUP)
+    except ProcessLookupError:
+        raise Unreachable("the node ended meanwhile: start it again") from None
+    except PermissionError:
+        raise ConfigError(
+            f"the node runs as another user (process {pid}): run this as that user or as root"
+        ) from None
+    session.fields(
+        {"schema_version": 1, "reloaded": True, "pid": pid}, [("reloaded", "yes"), ("pid", str(pid))]
+    )
+
+
 @command(connects=False)
 def join(
     session: Session,
@@ -198,4 +234,10 @@ def info(session: Session) -> None:
     )
 
 
-COMMANDS: dict[str, Callable[..., None]] = {"start": start, "stop": stop, "join": join, "info": info}
+COMMANDS: dict[str, Callable[..., None]] = {
+    "start": start,
+    "stop": stop,
+    "reload": reload,
+    "join": join,
+    "info": info,
+}

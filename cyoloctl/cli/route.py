@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import shlex
 import signal
 import subprocess
@@ -16,6 +17,7 @@ from cyoloctl.cli import output
 from cyoloctl.cli.common import Session, command, parse_duration_s
 from cyoloctl.errors import ConfigError, CyoloctlError, InvalidInput, Unavailable, UsageError
 from cyoloctl.model import parse_hostname
+from cyoloctl.process import child_environment
 
 if TYPE_CHECKING:
     from cyoloctl.routing import ExportOptions, Pin, RoutingTable
@@ -304,7 +306,13 @@ class _Publisher:
             self._reload_due = True
         if self._reload_due and self._reload:
             try:
-                subprocess.run(self._reload, check=True, timeout=_EXEC_LIMIT_S, stdin=subprocess.DEVNULL)
+                subprocess.run(
+                    self._reload,
+                    check=True,
+                    timeout=_EXEC_LIMIT_S,
+                    stdin=subprocess.DEVNULL,
+                    env=child_environment(os.environ),
+                )
             except (OSError, subprocess.SubprocessError) as error:
                 raise ConfigError(f"{self._reload[0]} failed: {error}; it is tried again") from None
         self._reload_due = False

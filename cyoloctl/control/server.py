@@ -52,6 +52,29 @@ if TYPE_CHECKING:
 __all__ = ["ControlServer", "Identify", "NodeService", "build_server"]
 
 
+class Guest(Protocol):
+    """What a connection tells the listener that accepted it (`listener.Guest`)."""
+
+    @property
+    def source(self) -> str:
+        """What the caller's address counts as."""
+
+    def identified(self) -> None:
+        """The caller is somebody."""
+
+    def unidentified(self) -> None:
+        """The caller is nobody, or not any more."""
+
+    def asked(self) -> None:
+        """A request's whole head is there."""
+
+    def answered(self) -> None:
+        """Its answer is ready."""
+
+    def left(self) -> None:
+        """The connection is closed."""
+
+
 class NodeService(Protocol):
     """The node, as the API sees it.
 
@@ -267,10 +290,16 @@ class _Answer:
 class _Connection(web.RequestHandler):
     """One connection: what aiohttp does, plus who the caller is and when it left."""
 
-    __slots__ = ("_identified_at", "_owner", "_unix", "busy", "caller", "gone", "role")
+    __slots__ = ("_guest", "_identified_at", "_owner", "_unix", "busy", "caller", "gone", "role")
 
     def __init__(
-        self, owner: ControlServer, manager: web.Server, loop: asyncio.AbstractEventLoop, unix: bool
+        self,
+        owner: ControlServer,
+        manager: web.Server,
+        loop: asyncio.AbstractEventLoop,
+        *,
+        unix: bool,
+        guest: Guest | None = None,
     ):
         super().__init__(
             manager,
@@ -284,6 +313,7 @@ class _Connection(web.RequestHandler):
         )
         self._owner = owner
         self._unix = unix
+        self._guest = guest
         self._identified_at = float("-inf")
         self.caller = "unix socket" if unix else "nobody"
         self.role: str | None = "operator" if unix else None
@@ -302,17 +332,53 @@ class _Connection(web.RequestHandler):
                 ssl_object = None if transport is None else transport.get_extra_info("ssl_object")
                 identity = None if ssl_object is None else self._owner.identify_peer(ssl_object)
                 self.caller, self.role = identity or ("nobody", None)
+                if self._guest is not None:
+                    if self.role is None:
+                        self._guest.unidentified()
+                    else:
+                        self._guest.identified()
         return self.role
+
+    def begin(self) -> None:
+        """A request's whole head is there."""
+        self.busy = True
+        if self._guest is not None:
+            self._guest.asked()
+
+    def end(self) -> None:
+        """Its answer is ready."""
+        self.busy = False
+        if self._guest is not None:
+            self._guest.answered()
+
+    @property
+    def stranger(self) -> bool:
+        """Whether nobody vouches for the caller."""
+        return not self._unix and self.role is None
+
+    @property
+    def source(self) -> str:
+        """What bounds hold for: the caller's name, a stranger's address."""
+        if self.stranger:
+            return f"address {'' if self._guest is None else self._guest.source}"
+        return self.caller
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         """Begin to read; turn the caller away when the server is closing."""
         super().connection_made(transport)
         if self._owner.closing:
             self.force_close()
+        elif not self._unix:
+            tls = transport.get_extra_info("ssl_object")
+            if tls is not None and tls.getpeercert(binary_form=True) is not None:
+                # At once, not with the first request: who is identified is no stranger.
+                self.current_role()
 
     def connection_lost(self, exc: BaseException | None) -> None:
         """End the watch of this connection."""
         super().connection_lost(exc)
+        if self._guest is not None:
+            self._guest.left()
         if self.gone is not None and not self.gone.done():
             self.gone.set_result(None)
 
@@ -358,12 +424,13 @@ class ControlServer:
         self._head_at = float("-inf")
         self._head = b""
 
-    def protocol_factory(self) -> asyncio.Protocol:
+    def protocol_factory(self, guest: Guest | None = None) -> asyncio.Protocol:
         """A protocol for one accepted connection (TLS is done, ALPN was http/1.1).
 
         The listener does transport.set_protocol(p); p.connection_made(transport).
+        guest: hears who the caller is, and when it asks and leaves.
         """
-        return _Connection(self, self._http, self.loop, unix=False)
+        return _Connection(self, self._http, self.loop, unix=False, guest=guest)
 
     async def start_unix(self, path: str | Path) -> None:
         """Listen on a unix socket with mode 0600; whoever can open it is operator.
@@ -472,7 +539,7 @@ class ControlServer:
         keep_alive = request.keep_alive and request.version == (1, 1) and not self._closing.done()
         started = time.monotonic() if self._logger.isEnabledFor(logging.DEBUG) else 0.0
         connection = cast("_Connection", request.protocol)
-        connection.busy = True
+        connection.begin()
         self._running += 1
         self._idle.clear()
         try:
@@ -487,7 +554,7 @@ class ControlServer:
             )
         finally:
             # aiohttp writes the answer before anything else can run.
-            connection.busy = False
+            connection.end()
             self._running -= 1
             if not self._running:
                 self._idle.set()

@@ -87,9 +87,10 @@ class Limits:
     """What slow and many clients may take.
 
     idle_s: between requests, and to dribble a request's head.  body_s: to send
-    a body.  connections: more are closed at once; client_connections: of one
-    address, unless it is a proxy that is trusted.  caller_requests: at once, of
-    one person, or of one network without a session.
+    a body.  connections: of callers that are no trusted proxies, and again of
+    those that are; client_connections: of one network, unless it is a proxy's
+    that is trusted.  caller_requests: at once, of one person, or of one network
+    without a session.
     """
 
     idle_s: float = 15.0

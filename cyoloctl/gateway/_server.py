@@ -39,7 +39,7 @@ import time
 from collections import Counter
 from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass, field
-from typing import Any, cast
+from typing import cast
 from urllib.parse import parse_qsl, urlsplit
 
 from aiohttp import web
@@ -100,7 +100,9 @@ from cyoloctl.gateway._pages import (
     left,
     refresh,
 )
+from cyoloctl.listener import Guest, Listener
 from cyoloctl.routing import NODE_COOKIE
+from cyoloctl.strangers import StrangerLimits, Visitors
 
 __all__ = ["Gateway", "tls_context"]
 
@@ -146,9 +148,9 @@ def _text(status: int, body: str, **headers: str) -> _Answer:
 class _Connection(web.RequestHandler):
     """One connection, counted, without log lines that anybody could cause."""
 
-    __slots__ = ("_client", "_owner", "busy")
+    __slots__ = ("_guest", "_owner", "busy")
 
-    def __init__(self, owner: Gateway, manager: web.Server) -> None:
+    def __init__(self, owner: Gateway, manager: web.Server, guest: Guest) -> None:
         super().__init__(
             manager,
             loop=asyncio.get_running_loop(),
@@ -160,28 +162,38 @@ class _Connection(web.RequestHandler):
             logger=owner.quiet,
         )
         self._owner = owner
-        self._client: str | None = None
+        self._guest = guest
         self.busy = False
 
+    @property
+    def stranger(self) -> bool:
+        """Whether the caller is no trusted proxy."""
+        return self._guest.stranger
+
+    def begin(self) -> None:
+        """A request's whole head is there."""
+        self.busy = True
+        self._guest.asked()
+
+    def end(self) -> None:
+        """Its answer is ready."""
+        self.busy = False
+        self._guest.answered()
+
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        """Begin to read; turn away who is too many, in all or from one network."""
+        """Begin to read; turn away who is too many."""
         super().connection_made(transport)
         self._owner.connections.add(self)
-        self._client = self._owner.connected(transport.get_extra_info("peername"))
-        limits, of_client = self._owner.limits, self._owner.clients[self._client or ""]
-        if (
-            self._owner.closing
-            or len(self._owner.connections) > limits.connections
-            or of_client > limits.client_connections
-        ):
+        # The listener bounds strangers.  Proxies do not count among them, and have room of their own.
+        owner = self._owner
+        proxies = 0 if self.stranger else sum(not each.stranger for each in owner.connections)
+        if owner.closing or proxies > owner.limits.connections:
             self.force_close()
 
     def connection_lost(self, exc: BaseException | None) -> None:
         super().connection_lost(exc)
         self._owner.connections.discard(self)
-        if self._client is not None:
-            _less(self._owner.clients, self._client)
-            self._client = None
+        self._guest.left()
 
     def handle_error(
         self,
@@ -222,12 +234,11 @@ class Gateway:
         self._metrics_clients = [ipaddress.ip_network(text) for text in settings.metrics_clients]
         self._forms = Forms(node.form_keys, os.urandom)
         self._metrics = Metrics()
-        self._server: asyncio.Server | None = None
+        self._listener: Listener | None = None
         self._tls = False
         self._http = web.Server(self._handle)
         self.connections: set[_Connection] = set()
         #: How many connections a network has; of proxies that are trusted none is counted.
-        self.clients: Counter[str] = Counter()
         self._served: Counter[str] = Counter()
         self.quiet = logging.Logger("cyoloctl.gateway.aiohttp", logging.CRITICAL + 1)
         self.closing = False
@@ -251,31 +262,40 @@ class Gateway:
                 "/begin/redeem": {"POST": self._redeem},
             }
 
-    async def start(self, listening: socket.socket, tls: ssl.SSLContext | None) -> None:
-        """Accept on a bound socket, which is the gateway's from now on."""
-        self._tls = tls is not None
-        limits: dict[str, Any] = {"ssl_handshake_timeout": 5.0, "ssl_shutdown_timeout": 1.0} if tls else {}
-        self._server = await asyncio.get_running_loop().create_server(
-            lambda: _Connection(self, self._http), sock=listening, ssl=tls, **limits
-        )
+    async def start(self, listening: socket.socket, tls: Callable[[], ssl.SSLContext] | None) -> None:
+        """Accept on a listening socket, which is the gateway's from now on.
 
-    def connected(self, peername: Any) -> str | None:
-        """Count a connection for the network that it is from; None: it is not counted."""
-        try:
-            address = ip(str(peername[0]))
-        except (InvalidInput, TypeError, IndexError):  # it is gone already
-            return None
-        if is_in(address, self._trusted):
-            return None
-        network = network_of(address)
-        self.clients[network] += 1
-        return network
+        tls: the context for a new connection, asked each time.
+        """
+        self._tls = tls is not None
+        limits = self.limits
+        visitors = Visitors(
+            StrangerLimits(
+                connections=limits.connections,
+                per_source=limits.client_connections,
+                head_s=limits.idle_s,
+                idle_s=limits.idle_s,
+            )
+        )
+        self._listener = Listener(
+            listening,
+            lambda guest: _Connection(self, self._http, guest),
+            visitors,
+            name="gateway",
+            tls=tls,
+            is_known=lambda address: is_in(ip(address), self._trusted),
+        )
+        self._listener.start()
+
+    def strangers(self) -> int:
+        """How many connections there are of callers that are no trusted proxies."""
+        return 0 if self._listener is None else len(self._listener.visitors)
 
     async def close(self, timeout_s: float = 2.0) -> None:
         """Stop accepting, let running requests finish for up to timeout_s seconds.  Idempotent."""
         self.closing = True
-        if self._server is not None:
-            self._server.close()
+        if self._listener is not None:
+            self._listener.close()
         for connection in list(self.connections):
             if connection.busy:
                 connection.close()
@@ -293,7 +313,7 @@ class Gateway:
     async def _handle(self, request: web.BaseRequest) -> web.StreamResponse:
         started = time.monotonic()
         connection = cast(_Connection, request.protocol)
-        connection.busy = True
+        connection.begin()
         self._running += 1
         self._idle.clear()
         path, _, query = request.raw_path.partition("?")
@@ -318,7 +338,7 @@ class Gateway:
             refused = error if isinstance(error, Refused) else _refused(error)
             answer = self._refusal(route, asked, refused)
         finally:
-            connection.busy = False
+            connection.end()
             if asked is not None and asked.served is not None:
                 _less(self._served, asked.served)
             self._running -= 1

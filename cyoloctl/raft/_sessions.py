@@ -327,7 +327,7 @@ class Session:
 
     def _refuse(self, reason: str) -> None:
         self.refused = reason
-        _log.warning("peer refused", extra={"peer": self.name or None, "reason": reason})
+        _log.warning("peer refused", extra={"peer": self.name or None, "reason": reason, "_seldom": True})
         self._sessions._waiting.pop(self, None)
         self.close()
 

@@ -11,6 +11,7 @@ from typing import Literal
 
 from cyoloctl.errors import ConfigError, InvalidInput, StorageError
 from cyoloctl.paths import sync_directory
+from cyoloctl.process import child_environment
 
 __all__ = ["Published", "publish"]
 
@@ -106,6 +107,7 @@ def _run(command: list[str]) -> tuple[bool, str]:
             stderr=subprocess.STDOUT,
             timeout=_VALIDATE_LIMIT_S,
             check=False,
+            env=child_environment(os.environ),
         )
     except subprocess.TimeoutExpired:
         return False, f"{command[0]} did not finish within {_VALIDATE_LIMIT_S} s"

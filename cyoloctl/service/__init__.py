@@ -399,7 +399,9 @@ class Service:
         await self._engine.read_barrier(timeout_s=timeout_s)
         invitation = self._machine.members.secret_invitation(digest)
         if invitation is None or invitation.name != name:
-            _log.warning("join refused", extra={"reason": "unknown invitation", "member": name})
+            _log.warning(
+                "join refused", extra={"reason": "unknown invitation", "member": name, "_seldom": True}
+            )
             raise InvitationRejected(
                 "the join token was rejected: it is wrong, expired, used, or for another name or cluster; "
                 "ask for a new one (member invite)"

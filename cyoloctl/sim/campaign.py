@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import multiprocessing
+import os
 import signal
 from collections.abc import Generator
 from functools import partial
 
+from cyoloctl.process import child_environment
 from cyoloctl.sim.run import FAULTS, Report, run_seed
 
 __all__ = ["replay_command", "run_seeds"]
@@ -28,6 +30,10 @@ def run_seeds(
     if jobs == 1 or len(seeds) == 1:
         yield from map(run, seeds)
         return
+    # Workers take their code from where this process took it, and from nowhere else.
+    for name in [name for name in os.environ if name not in child_environment(os.environ)]:
+        del os.environ[name]
+    os.environ["PYTHONSAFEPATH"] = "1"
     # Not fork: the caller may have threads.
     with multiprocessing.get_context("spawn").Pool(min(jobs, len(seeds)), _ignore_interrupts) as pool:
         yield from pool.imap_unordered(run, seeds)

@@ -24,6 +24,7 @@ CONTRACT = {
     "cluster init": f"-d --data-dir --name --listen --advertise --cluster --storage {OUTPUT}",
     "node start": f"-d --data-dir --background --log-format --log-level --timeout {OUTPUT}",
     "node stop": CONNECTION,
+    "node reload": f"-d --data-dir {OUTPUT}",
     "node join": f"-d --data-dir --name --listen --advertise --token-file --timeout {OUTPUT}",
     "node info": f"-d --data-dir {OUTPUT}",
     "member invite": f"--name --learner --ttl --out {CONNECTION}",

@@ -155,6 +155,8 @@ class Node:
     # What the process gets besides our environment, and what is run: see `compacting` and `step_clock`.
     env: dict[str, str] = field(default_factory=dict)
     module: str = "cyoloctl"
+    # How many descriptors the process may open (ulimit -n); None: as many as ours.
+    descriptors: int | None = None
 
     @property
     def address(self) -> str:
@@ -198,8 +200,11 @@ class Node:
         arguments = ["node", "start", "-d", str(self.directory)]
         arguments += ["--log-format", "json", "--log-level", self.log_level]
         with open(self.log_path, "ab") as log, open(self.out_path, "ab") as out:
+            command = [sys.executable, "-m", self.module, *arguments]
+            if self.descriptors is not None:
+                command = ["/bin/sh", "-c", f'ulimit -n {self.descriptors} && exec "$@"', "sh", *command]
             self.process = subprocess.Popen(
-                [sys.executable, "-m", self.module, *arguments],
+                command,
                 stdin=subprocess.DEVNULL,
                 stdout=out,
                 stderr=log,

@@ -381,10 +381,10 @@ async def test_connections_of_one_network_beyond_its_bound_are_closed_and_of_a_p
                 await ask(port, request)
         for _, writer in held:
             writer.close()
-    gateway = listener.gateways[0]
     async with asyncio.timeout(10):
-        while gateway.clients:
+        while listener.gateways[0].connections:
             await asyncio.sleep(0.01)
+    assert listener.gateways[0].strangers() == 0
 
 
 async def test_refresh_that_is_refused_leaves_the_browser_the_newer_cookie(listener: Listener) -> None:

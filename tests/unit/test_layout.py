@@ -87,15 +87,15 @@ TABLE: dict[str, Row] = {
     "control": Row(),
     "control.wire": Row(ours=BASE, pure=True),
     "control.client": Row(ours=f"{BASE} paths control.wire", quick=True),
-    "control.server": Row(ours=f"{BASE} caller identity control.wire", vendors="aiohttp"),
-    "routing._publish": Row(ours=f"{BASE} paths", quick=True),
+    "control.server": Row(ours=f"{BASE} caller identity strangers control.wire", vendors="aiohttp"),
+    "routing._publish": Row(ours=f"{BASE} paths process", quick=True),
     "routing.*": Row(ours=f"{BASE} routing.*", pure=True, quick=True),
     # cryptography: forms name a record encrypted, since its id must not reach whoever approves.
     "gateway._forms": Row(ours=f"{BASE} base64url caller", vendors="cryptography", pure=True),
     "gateway._node": Row(ours="caller", pure=True),
     "gateway._pages": Row(pure=True),
     "gateway._metrics": Row(pure=True),
-    "gateway._server": Row(ours=f"{BASE} caller routing.* gateway.*", vendors="aiohttp"),
+    "gateway._server": Row(ours=f"{BASE} caller listener strangers routing.* gateway.*", vendors="aiohttp"),
     "gateway": Row(ours="gateway.*"),
     "pki": Row(ours=f"{BASE} identity paths", vendors="cryptography"),
     "tls": Row(ours=f"{BASE} pki"),
@@ -103,21 +103,24 @@ TABLE: dict[str, Row] = {
     "config": Row(ours=f"{BASE} identity paths", vendors="yaml"),
     "setup": Row(ours=f"{BASE} identity paths pki config raft control.client"),
     "logs": Row(),
+    "process": Row(quick=True),
+    "strangers": Row(pure=True),
+    "listener": Row(ours="strangers"),
     "service.*": Row(
         ours=f"{BASE} base64url caller identity paths pki config issuer tls tokens keyring rendezvous "
         "machines.* raft service.*"
     ),
     "node": Row(
-        ours=f"{BASE} identity logs paths pki config service tls tokens machines raft control.* routing.* "
-        "gateway",
+        ours=f"{BASE} identity listener strangers logs paths process pki config service tls tokens machines "
+        "raft control.* routing.* gateway",
         lazy_vendors="uvloop",
     ),
     # The simulation takes the place of the asyncio half of raft, so it needs what raft keeps to itself;
     # and like node it brings raft and the machines together.  Nothing but its command imports it.
-    "sim.*": Row(ours=f"{BASE} machines raft.* sim.*"),
+    "sim.*": Row(ours=f"{BASE} process machines raft.* sim.*"),
     "cli.output": Row(ours=f"{BASE} control.wire", vendors="typer", lazy_vendors="rich yaml", quick=True),
     "cli.*": Row(
-        ours=f"{BASE} paths control.client control.wire cli.*",
+        ours=f"{BASE} paths process control.client control.wire cli.*",
         lazy="config tokens routing issuer keyring setup node sim",
         vendors="typer",
         quick=True,

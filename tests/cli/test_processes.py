@@ -1,0 +1,241 @@
+"""What the processes that cyoloctl starts take from their surroundings: code, descriptors, signals."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import shlex
+import shutil
+import signal
+import subprocess
+import sys
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from tests.support.cluster import Node, environment, free_port, run, wait_until
+
+pytestmark = pytest.mark.cluster
+
+# Modules that a node imports late or early; each leaves a mark when it is taken from the wrong place.
+PLANTED = ("queue", "yaml", "json", "multiprocessing", "pickle", "aiohttp", "uvloop", "sitecustomize")
+
+
+@pytest.fixture(scope="module")
+def console(tmp_path_factory: pytest.TempPathFactory) -> list[str]:
+    """The console script as pip writes it: on the path is its own directory, not the caller's."""
+    script = tmp_path_factory.mktemp("bin") / "cyoloctl"
+    script.write_text(
+        "import sys\nfrom cyoloctl.cli import main\nif __name__ == '__main__':\n    sys.exit(main())\n"
+    )
+    return [sys.executable, str(script)]
+
+
+@pytest.fixture
+def node(tmp_path: Path) -> Iterator[Node]:
+    """One node, made and not started; ended by its pid."""
+    node = Node(tmp_path / "n1", "n1", free_port())
+    made = node.cli(
+        *("cluster", "init", "--name", "n1", "--listen", node.address),
+        *("--gateway", f"127.0.0.1:{free_port()}"),
+    )
+    assert made.returncode == 0, made.stderr
+    yield node
+    run("node", "stop", "-d", node.directory)
+    node.end()
+
+
+def _plant(directory: Path) -> Path:
+    """A directory full of traps, and the file that any of them makes."""
+    directory.mkdir()
+    mark = directory / "RAN"
+    for name in PLANTED:
+        (directory / f"{name}.py").write_text(f"open({str(mark)!r}, 'a').write({name!r})\n")
+    return mark
+
+
+def _background(console: list[str], node: Node, **options: object) -> int:
+    """`node start --background` through the console script; the pid."""
+    result = subprocess.run(
+        [*console, "node", "start", "-d", str(node.directory), "--background", "-o", "json"],
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=False,
+        **{"env": environment(), **options},  # type: ignore[call-overload]
+    )
+    assert result.returncode == 0, result.stderr
+    return int(json.loads(result.stdout)["pid"])
+
+
+def test_background_node_takes_no_code_from_the_directory_that_the_caller_stands_in(
+    console: list[str], node: Node, tmp_path: Path
+) -> None:
+    mark = _plant(tmp_path / "evil")
+    pid = _background(console, node, cwd=mark.parent)
+    assert not mark.exists(), mark.read_text()
+    assert os.readlink(f"/proc/{pid}/cwd") == "/"
+
+
+def test_background_node_takes_no_code_from_python_variables(node: Node, tmp_path: Path) -> None:
+    # The command itself is started without them: what an interpreter does with its own is not ours.
+    mark = _plant(tmp_path / "evil")
+    script = (
+        "import os, sys; from cyoloctl.cli import main; "
+        f"os.environ.update(PYTHONPATH={str(mark.parent)!r}, PYTHONSTARTUP='x', PYTHONINSPECT='1'); "
+        "sys.exit(main())"
+    )
+    done = subprocess.run(
+        [sys.executable, "-P", "-c", script, "node", "start", "-d", str(node.directory), "--background"],
+        env=environment(),
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr
+    assert not mark.exists(), mark.read_text()
+    found = re.search(r"pid +([0-9]+)", done.stdout)
+    assert found is not None
+    names = Path(f"/proc/{found[1]}/environ").read_bytes()
+    assert b"PYTHON" not in names
+
+
+def test_sim_workers_take_no_code_from_the_directory_that_the_caller_stands_in(
+    console: list[str], tmp_path: Path
+) -> None:
+    mark = _plant(tmp_path / "evil")
+    done = subprocess.run(
+        [*console, "sim", "--seeds", "0:2", "--jobs", "2"],
+        cwd=mark.parent,
+        env=environment(),
+        capture_output=True,
+        text=True,
+        timeout=120,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr
+    assert not mark.exists(), mark.read_text()
+
+
+def test_command_of_route_watch_gets_no_python_variables(node: Node, tmp_path: Path) -> None:
+    node.start()
+    seen = tmp_path / "environ"
+    script = tmp_path / "hook"
+    script.write_text(f"#!/bin/sh\nenv >{shlex.quote(str(seen))}\n")
+    script.chmod(0o700)
+    watch = (
+        *("route", "watch", "--format", "nginx", "--out", tmp_path / "out.conf", "--check", "test -f {}"),
+        *("--exec", str(script), "--once", "-d", node.directory, "--fragment", "--listen", "127.0.0.1:1"),
+    )
+    variables = {"PYTHONPATH": "/nowhere", "PYTHONSTARTUP": "/nowhere"}
+    # Until the node has said where its gateway is.
+    wait_until("a configuration", lambda: run(*watch, **variables).returncode == 0)
+    assert "PYTHON" not in seen.read_text()
+
+
+def _shell(text: str) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        ["/bin/sh", "-c", text], capture_output=True, text=True, timeout=60, env=environment(), check=False
+    )
+
+
+def test_background_node_started_without_standard_streams_is_ready(node: Node) -> None:
+    command = f"{sys.executable} -m cyoloctl node start -d {node.directory} --background"
+    assert _shell(f"{command} <&- >&- 2>&-").returncode == 0
+    assert node.client().counter_add("x", 1)["value"] == 1
+
+
+@pytest.mark.parametrize("closed", ["<&-", "<&- >&-", "<&- >&- 2>&-"])
+def test_node_started_without_standard_streams_stops_when_told(node: Node, closed: str) -> None:
+    command = f"{sys.executable} -m cyoloctl node start -d {node.directory}"
+    with subprocess.Popen(["/bin/sh", "-c", f"exec {command} {closed}"], env=environment()) as process:
+        wait_until("the node answering", lambda: node.client().health())
+        process.terminate()
+        assert process.wait(30) == 0
+
+
+def test_node_that_is_hung_up_on_goes_on_and_reloads(console: list[str], node: Node) -> None:
+    pid = _background(console, node)
+    log = node.directory / "node.log"
+    log.rename(node.directory / "moved.log")
+    done = node.cli("node", "reload", "-o", "json")
+    assert done.returncode == 0, done.stderr
+    assert json.loads(done.stdout) == {"schema_version": 1, "reloaded": True, "pid": pid}
+    wait_until("a new log", lambda: "reloaded" in log.read_text())
+    assert log.stat().st_mode & 0o777 == 0o600
+    os.kill(pid, signal.SIGHUP)
+    wait_until("another line", lambda: log.read_text().count("reloaded") == 2)
+    assert node.client().counter_add("x", 1)["value"] == 1
+
+
+def test_node_hung_up_on_with_broken_files_keeps_what_it_has(console: list[str], node: Node) -> None:
+    pid = _background(console, node)
+    key = node.directory / "pki" / "node.key"
+    good = key.read_bytes()
+    key.write_bytes(b"garbage")
+    os.kill(pid, signal.SIGHUP)
+    log = node.directory / "node.log"
+    wait_until("a complaint", lambda: "the certificates stay as they were" in log.read_text())
+    key.write_bytes(good)
+    assert node.client().counter_add("x", 1)["value"] == 1
+    assert node.cli("status", "--check").returncode == 0
+
+
+def test_reload_of_a_node_that_does_not_run_says_so(node: Node) -> None:
+    done = node.cli("node", "reload")
+    assert done.returncode == 69, done.stderr
+    assert "cyoloctl node start" in done.stderr
+
+
+def test_node_leaves_no_core_and_cannot_be_traced(console: list[str], node: Node) -> None:
+    pid = _background(console, node)
+    limits = Path(f"/proc/{pid}/limits").read_text()
+    assert re.search(r"Max core file size +0 +0 ", limits)
+    # PR_SET_DUMPABLE 0: the files in /proc belong to root, whoever runs the node.
+    assert os.stat(f"/proc/{pid}/mem").st_uid == 0
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="needs root to be two users")
+def test_root_starting_a_service_users_node_is_refused_before_it_leaves_files(node: Node) -> None:
+    for path in [node.directory, *node.directory.rglob("*")]:
+        os.chown(path, 12345, 12345)
+    before = sorted(node.directory.rglob("*"))
+    done = run("node", "start", "-d", node.directory)
+    assert done.returncode == 78, done.stderr
+    assert "12345" in done.stderr
+    assert "sudo -u" in done.stderr
+    assert sorted(node.directory.rglob("*")) == before
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="needs root to be two users")
+def test_node_with_files_of_another_user_names_the_file_and_the_command(node: Node) -> None:
+    node.start()
+    node.kill()
+    with tempfile.TemporaryDirectory(dir="/tmp") as reachable:
+        os.chmod(reachable, 0o755)
+        directory = Path(reachable) / "n1"
+        shutil.copytree(node.directory, directory, ignore=lambda _where, _names: ["control.sock"])
+        for path in [directory, *directory.rglob("*")]:
+            os.chown(path, 12345, 12345)
+        journal = directory / "raft.db"
+        os.chown(journal, 0, 0)
+        # All modules first: the other user may not be able to read them where they are.
+        script = (
+            "import ctypes, os, sys; import cyoloctl.node, cyoloctl.cli.node, cyoloctl.cli.launch; "
+            "from cyoloctl.cli import main; os.setgid(12345); os.setuid(12345); sys.exit(main())"
+        )
+        done = subprocess.run(
+            [sys.executable, "-c", script, "node", "start", "-d", str(directory)],
+            env=environment(),
+            capture_output=True,
+            text=True,
+            timeout=60,
+            check=False,
+        )
+    assert done.returncode == 78, done.stderr
+    assert str(journal) in done.stderr
+    assert "chown" in done.stderr

@@ -1,0 +1,166 @@
+"""Log lines: their form, how many there may be, and the file that they go to."""
+
+from __future__ import annotations
+
+import io
+import json
+import logging
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from cyoloctl.logs import JsonFormatter, LogHandler
+
+
+class Log:
+    """A logger of its own on a clock that stands still."""
+
+    def __init__(self) -> None:
+        self.now = 100.0
+        self.stream = io.StringIO()
+        self.handler = LogHandler(JsonFormatter(), stream=self.stream, clock=lambda: self.now)
+        self.logger = logging.Logger("test", logging.DEBUG)
+        self.logger.addHandler(self.handler)
+
+    def lines(self) -> list[dict[str, Any]]:
+        found = [json.loads(line) for line in self.stream.getvalue().splitlines()]
+        self.stream.seek(0)
+        self.stream.truncate()
+        return found
+
+
+@pytest.fixture
+def log() -> Log:
+    return Log()
+
+
+def test_refusals_within_a_second_are_one_line_and_a_count(log: Log) -> None:
+    for number in range(1000):
+        log.logger.warning("peer refused", extra={"reason": f"r{number}", "_seldom": True})
+    (first,) = log.lines()
+    assert first["reason"] == "r0"
+    assert "_seldom" not in first
+    log.handler.tell_suppressed()
+    assert log.lines() == []
+    log.now += 1.0
+    log.handler.tell_suppressed()
+    (last,) = log.lines()
+    assert (last["reason"], last["suppressed"]) == ("r999", 998)
+    log.now += 0.5
+    log.handler.tell_suppressed()
+    assert log.lines() == []
+    log.now += 5.0
+    log.logger.warning("peer refused", extra={"reason": "later", "_seldom": True})
+    (later,) = log.lines()
+    assert "suppressed" not in later
+
+
+def test_refusals_of_different_kinds_do_not_hide_each_other(log: Log) -> None:
+    for _ in range(9):
+        log.logger.warning("peer refused", extra={"_seldom": True})
+        log.logger.warning("join refused", extra={"_seldom": True})
+    assert [line["event"] for line in log.lines()] == ["peer refused", "join refused"]
+
+
+def test_next_line_of_a_kind_tells_how_many_were_kept_back(log: Log) -> None:
+    for _ in range(5):
+        log.logger.info("handshake failed", extra={"_seldom": True})
+    log.lines()
+    log.now += 1.0
+    log.logger.info("handshake failed", extra={"_seldom": True})
+    assert [line["suppressed"] for line in log.lines()] == [4]
+
+
+def test_any_warning_that_comes_thousands_of_times_is_bounded(log: Log) -> None:
+    for number in range(5000):
+        log.now += 0.001
+        log.logger.error("a bug in a loop", extra={"number": number})
+    assert len(log.lines()) < 150
+
+
+def test_information_is_not_bounded(log: Log) -> None:
+    for number in range(100):
+        log.logger.info("promoted", extra={"member": number})
+    assert len(log.lines()) == 100
+
+
+_WRITER = """
+import logging, os, signal, sys
+from cyoloctl import logs
+logs.configure("text", "info", path=sys.argv[1])
+logs._handlers()[0]._max_bytes = 10_000
+log = logging.getLogger("cyoloctl.test")
+for number in range(int(sys.argv[2])):
+    log.info("line", extra={"number": number})
+    if number == 10 and sys.argv[3:]:
+        os.rename(sys.argv[1], sys.argv[3])
+        logs.reopen()
+os.write(2, b"the interpreter's last words\\n")
+"""
+
+
+def _write(path: Path, lines: int, *more: str) -> None:
+    with open(path, "ab") as file:
+        subprocess.run(
+            [sys.executable, "-c", _WRITER, str(path), str(lines), *more],
+            stdout=file,
+            stderr=file,
+            check=True,
+            timeout=60,
+        )
+
+
+def test_log_file_is_rotated_by_size_and_nothing_of_the_newest_is_lost(tmp_path: Path) -> None:
+    path = tmp_path / "node.log"
+    _write(path, 5000)
+    files = sorted(tmp_path.iterdir())
+    assert [file.name for file in files] == ["node.log", "node.log.1", "node.log.2", "node.log.3"]
+    assert all(file.stat().st_size <= 10_100 for file in files)
+    assert all(file.stat().st_mode & 0o777 == 0o600 for file in files[:1])
+    text = "".join(file.read_text() for file in reversed(files))
+    *lines, last = text.splitlines()
+    assert last == "the interpreter's last words"
+    numbers = [int(line.rpartition("=")[2]) for line in lines]
+    assert numbers == list(range(numbers[0], 5000))
+    assert len(numbers) > 300
+
+
+def test_log_file_that_was_moved_away_is_reopened(tmp_path: Path) -> None:
+    path, moved = tmp_path / "node.log", tmp_path / "moved"
+    _write(path, 20, str(moved))
+    assert len(moved.read_text().splitlines()) == 11
+    assert len(path.read_text().splitlines()) == 10
+
+
+def test_log_file_that_cannot_be_rotated_is_written_to(tmp_path: Path) -> None:
+    path = tmp_path / "node.log"
+    (tmp_path / "node.log.3").mkdir()
+    (tmp_path / "node.log.3" / "x").write_text("in the way")
+    _write(path, 5000)
+    files = [tmp_path / name for name in ("node.log.2", "node.log.1", "node.log")]
+    assert sum(len(file.read_text().splitlines()) for file in files if file.exists()) == 5001
+
+
+def test_log_that_nobody_reads_disturbs_nothing(log: Log) -> None:
+    log.stream.close()
+    log.logger.warning("a line")
+    script = "from cyoloctl import logs; import logging; logs.configure('json', 'info'); "
+    script += "print(1, flush=True); input(); "
+    script += "logging.getLogger('cyoloctl').warning('a line'); print('alive', flush=True)"
+    with subprocess.Popen(
+        [sys.executable, "-c", script],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+    ) as process:
+        assert process.stdin is not None
+        assert process.stdout is not None
+        assert process.stderr is not None
+        assert process.stdout.readline() == b"1\n"
+        process.stderr.close()
+        process.stdin.write(b"\n")
+        process.stdin.flush()
+        assert process.stdout.readline() == b"alive\n"
