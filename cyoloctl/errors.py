@@ -12,6 +12,7 @@ from typing import ClassVar
 __all__ = [
     "AccessDenied",
     "AlreadyExists",
+    "ApprovalRefused",
     "AuthorizationPending",
     "BodyTooLarge",
     "ClientTimeout",
@@ -97,6 +98,14 @@ class AlreadyExists(Conflict):
 
     code = "already_exists"
     meaning = "already exists"
+
+
+class ApprovalRefused(Conflict):
+    """Whoever answers may not approve this rendezvous: they began it, or their session lacks a claim."""
+
+    code = "approval_refused"
+    http_status = 403
+    meaning = "whoever answers may not approve this rendezvous"
 
 
 class Denied(Conflict):

@@ -12,7 +12,14 @@ import typer
 
 from cyoloctl.cli import output
 from cyoloctl.cli.common import Session, command, parse_duration_s, read_secret
-from cyoloctl.errors import AuthorizationPending, InvalidInput, OutcomeUnknown, Unavailable, Unreachable
+from cyoloctl.errors import (
+    AuthorizationPending,
+    InvalidInput,
+    OutcomeUnknown,
+    Unavailable,
+    Unreachable,
+    UsageError,
+)
 
 __all__ = ["COMMANDS"]
 
@@ -43,6 +50,33 @@ RequestIdOption = Annotated[
     str | None,
     typer.Option("--request-id", metavar="ID", help="The same id applies once. [default: a random one]"),
 ]
+
+
+TokenFileOption = Annotated[
+    str | None,
+    typer.Option(
+        "--token-file",
+        metavar="FILE|-",
+        help="The session token of the person for whom you act, in a file; - reads stdin.",
+    ),
+]
+CookieNameOption = Annotated[
+    str, typer.Option("--cookie-name", metavar="NAME", help="The cookie that carries the token.")
+]
+AudienceOption = Annotated[
+    str, typer.Option("--audience", metavar="HOST", help="Whom the token is for. [default: anybody]")
+]
+_COOKIE = "cyolo-sid"
+
+
+def _acting(which: str, by: str | None, token_file: str | None, cookie_name: str, audience: str) -> Json:
+    """The body's fields that say who acts: for a person whose token is shown, else for who calls."""
+    if token_file is None:
+        return {"by": _who(by)}
+    if token_file == which == "-":
+        raise UsageError("stdin cannot hold the token and the code: give one of them otherwise")
+    token = read_secret(token_file, "session token")
+    return {"by": by, "token": token, "cookie_name": cookie_name, "audience": audience}
 
 
 def _data(given: list[str] | None) -> dict[str, str]:
@@ -110,12 +144,16 @@ def start(
             "--public-key", metavar="BASE64", help="An X25519 public key: the answer is sealed to it."
         ),
     ] = None,
+    token_file: TokenFileOption = None,
+    cookie_name: CookieNameOption = _COOKIE,
+    audience: AudienceOption = "",
     request_id: RequestIdOption = None,
 ) -> None:
     """Begin a transaction: keep the id, give the user code or the link to whoever shall approve.
 
     The id redeems the answer: treat it as a password. The approver is shown
     who begins it (--by) as you say, and believes it as far as operators are believed.
+    With --token-file the person of that session cannot approve it.
     """
     body: Json = {
         "kind": kind,
@@ -125,6 +163,9 @@ def start(
         "initiator": _who(by),
         "request_id": request_id,
     }
+    if token_file is not None:
+        token = read_secret(token_file, "session token")
+        body |= {"token": token, "cookie_name": cookie_name, "audience": audience}
     made = session.client().call("rendezvous_start", body=body)
     rows = [
         (name, "-" if value is None else str(value))
@@ -186,9 +227,18 @@ def wait(
 
 
 @command()
-def claim(session: Session, which: IdOrCode, by: ByOption = None, request_id: RequestIdOption = None) -> None:
+def claim(
+    session: Session,
+    which: IdOrCode,
+    by: ByOption = None,
+    token_file: TokenFileOption = None,
+    cookie_name: CookieNameOption = _COOKIE,
+    audience: AudienceOption = "",
+    request_id: RequestIdOption = None,
+) -> None:
     """Take a rendezvous: nobody else can approve it then."""
-    body = {**_which(which), "by": _who(by), "request_id": request_id}
+    acting = _acting(which, by, token_file, cookie_name, audience)
+    body = {**_which(which), **acting, "request_id": request_id}
     _show(session, session.client().call("rendezvous_claim", body=body))
 
 
@@ -198,17 +248,34 @@ def approve(
     which: IdOrCode,
     data: DataOption = None,
     by: ByOption = None,
+    token_file: TokenFileOption = None,
+    cookie_name: CookieNameOption = _COOKIE,
+    audience: AudienceOption = "",
     request_id: RequestIdOption = None,
 ) -> None:
-    """Approve a rendezvous; --data is the answer that its initiator gets."""
-    body = {**_which(which), "by": _who(by), "data": _data(data), "request_id": request_id}
+    """Approve a rendezvous; --data is the answer that its initiator gets.
+
+    4: whoever began it may not approve it, or the kind demands a claim (`rendezvous policy`):
+    show the session of a person who has it (--token-file).
+    """
+    acting = _acting(which, by, token_file, cookie_name, audience)
+    body = {**_which(which), **acting, "data": _data(data), "request_id": request_id}
     _show(session, session.client().call("rendezvous_approve", body=body))
 
 
 @command()
-def deny(session: Session, which: IdOrCode, by: ByOption = None, request_id: RequestIdOption = None) -> None:
-    """Deny a rendezvous, for ever."""
-    body = {**_which(which), "by": _who(by), "request_id": request_id}
+def deny(
+    session: Session,
+    which: IdOrCode,
+    by: ByOption = None,
+    token_file: TokenFileOption = None,
+    cookie_name: CookieNameOption = _COOKIE,
+    audience: AudienceOption = "",
+    request_id: RequestIdOption = None,
+) -> None:
+    """Deny a rendezvous, permanently."""
+    acting = _acting(which, by, token_file, cookie_name, audience)
+    body = {**_which(which), **acting, "request_id": request_id}
     _show(session, session.client().call("rendezvous_deny", body=body))
 
 
@@ -255,6 +322,72 @@ def list_(
         output.structured({"schema_version": 1, "rendezvous": found}, session.mode)
 
 
+def _required(given: list[str] | None) -> Json:
+    found: Json = {}
+    for text in given or ():
+        name, equals, value = text.partition("=")
+        if not equals or not name:
+            raise InvalidInput(f"--require is {text[:80]!r}: use CLAIM=VALUE, such as mfa=true")
+        if name in found:
+            raise InvalidInput(f"--require {name[:80]} is given twice: give it once")
+        found[name] = {"true": True, "false": False}.get(value, value)
+        if re.fullmatch(r"0|-?[1-9][0-9]{0,15}", value):
+            found[name] = int(value)
+    return found
+
+
+def _rule(policy: Json) -> tuple[str, str, str]:
+    required = [
+        f"{name}={value if isinstance(value, str) else str(value).lower()}"
+        for name, value in sorted(policy["require"].items())
+    ]
+    return policy["kind"], " ".join(required) or "-", "yes" if policy["allow_self"] else "no"
+
+
+@command()
+def policy(
+    session: Session,
+    kind: Annotated[
+        str | None, typer.Argument(metavar="[KIND]", help="What rendezvous are for, such as mfa.")
+    ] = None,
+    require: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--require",
+            metavar="CLAIM=VALUE",
+            help="Only somebody whose session has this claim may approve, such as mfa=true; repeat for more.",
+        ),
+    ] = None,
+    allow_self: Annotated[
+        bool, typer.Option("--allow-self", help="Even whoever began it may approve it.")
+    ] = False,
+    reset: Annotated[bool, typer.Option("--reset", help="No claim, and nobody approves themselves.")] = False,
+) -> None:
+    """Show who may approve what, or set it for a kind, the whole of it and on every node.
+
+    By default whoever began a rendezvous cannot approve it: the same browser, session, person or credentials.
+    """
+    wanted = {"require": _required(require), "allow_self": allow_self}
+    changes = bool(require) or allow_self or reset
+    if reset and (require or allow_self):
+        raise UsageError("--reset takes no other option: leave the others out")
+    if changes and kind is None:
+        raise UsageError("for which kind? give its name")
+    if kind is not None and changes:
+        found = [session.client().call("rendezvous_policy", body={"kind": kind, **wanted}, repeatable=True)]
+    else:
+        found = session.client().call("rendezvous_policies")["policies"]
+        if kind is not None:
+            default = {"kind": kind, "require": {}, "allow_self": False}
+            found = [policy for policy in found if policy["kind"] == kind] or [default]
+    if session.mode == "table":
+        output.table(("KIND", "REQUIRE", "ALLOW SELF"), [_rule(policy) for policy in found])
+    elif kind is not None:
+        output.structured({"schema_version": 1, **found[0]}, session.mode)
+    else:
+        output.structured({"schema_version": 1, "policies": found}, session.mode)
+
+
 COMMANDS: dict[str, Callable[..., None]] = {
     "start": start,
     "claim": claim,
@@ -264,4 +397,5 @@ COMMANDS: dict[str, Callable[..., None]] = {
     "wait": wait,
     "show": show,
     "list": list_,
+    "policy": policy,
 }

@@ -22,6 +22,7 @@ from typing import TYPE_CHECKING, Any
 
 from cyoloctl.errors import (
     AccessDenied,
+    ApprovalRefused,
     AuthorizationPending,
     BodyTooLarge,
     ClockSetBack,
@@ -597,10 +598,21 @@ _RENDEZVOUS = (
 _BY = Field(
     "by",
     "string",
-    "who acts, as the caller says: the node believes operators",
-    default="operator",
+    "who acts, as the caller says, who is believed; null: whose token it is, else `operator`",
+    default=None,
+    nullable=True,
     pattern=r"[^\x00-\x1f\x7f]{1,256}",
     rule="1 to 256 characters, no control characters",
+)
+_FOR = (
+    Field(
+        "token",
+        "string",
+        "the session token of the person for whom the caller acts; null: the caller acts for itself",
+        default=None,
+        nullable=True,
+    ),
+    *_TOKEN_CONTEXT,
 )
 _DATA = Field("data", "object", "texts by name", default={})
 _ID = Field("id", "string", "the id of the rendezvous", pattern=r"[0-9a-f]{32}", rule="32 hex digits")
@@ -1116,6 +1128,7 @@ ROUTES: tuple[Route, ...] = (
                 pattern=_BY.pattern,
                 rule=_BY.rule,
             ),
+            *_FOR,
             _REQUEST_ID,
         ),
         write=True,
@@ -1146,7 +1159,7 @@ ROUTES: tuple[Route, ...] = (
         "rendezvous_claim",
         "Rendezvous",
         "Take a rendezvous: nobody else can approve it then",
-        body=(*_RENDEZVOUS, _BY, _REQUEST_ID),
+        body=(*_RENDEZVOUS, _BY, *_FOR, _REQUEST_ID),
         write=True,
     ),
     Route(
@@ -1156,7 +1169,7 @@ ROUTES: tuple[Route, ...] = (
         "rendezvous_approve",
         "Rendezvous",
         "Approve a rendezvous and answer it",
-        body=(*_RENDEZVOUS, _BY, _DATA, _REQUEST_ID),
+        body=(*_RENDEZVOUS, _BY, _DATA, *_FOR, _REQUEST_ID),
         write=True,
     ),
     Route(
@@ -1166,7 +1179,7 @@ ROUTES: tuple[Route, ...] = (
         "rendezvous_deny",
         "Rendezvous",
         "Deny a rendezvous",
-        body=(*_RENDEZVOUS, _BY, _REQUEST_ID),
+        body=(*_RENDEZVOUS, _BY, *_FOR, _REQUEST_ID),
         write=True,
     ),
     Route(
@@ -1178,6 +1191,34 @@ ROUTES: tuple[Route, ...] = (
         "Cancel a rendezvous that has not ended",
         body=(_ID, _REQUEST_ID),
         write=True,
+    ),
+    Route(
+        "POST",
+        "/v1/rendezvous/policy",
+        "operator",
+        "rendezvous_policy",
+        "RendezvousPolicy",
+        "Set who may approve what a kind is for, the whole of it; the defaults remove it",
+        body=(
+            Field("kind", "string", "the kind", pattern=NAME_PATTERN, rule=NAME_RULE),
+            Field(
+                "require",
+                "object",
+                "claims that the approver's session must have: true, false, integers or texts by name",
+                default={},
+            ),
+            Field("allow_self", "boolean", "whoever began may approve", default=False),
+            _REQUEST_ID,
+        ),
+        write=True,
+    ),
+    Route(
+        "GET",
+        "/v1/rendezvous/policies",
+        "gateway",
+        "rendezvous_policies",
+        "RendezvousPolicies",
+        "Who may approve what, for each kind that has no default policy",
     ),
     Route(
         "GET",
@@ -1308,8 +1349,12 @@ def route_errors(route: Route) -> list[type[CyoloctlError]]:
         found.append(TokenRejected)
     if route.operation.startswith("token_"):
         found.append(ClockSetBack)
-    if route.operation.startswith("rendezvous_") and route.write and route.operation != "rendezvous_start":
+    if route.operation in ("rendezvous_claim", "rendezvous_approve", "rendezvous_deny"):
         found += [NotFound, Expired, SlowDown]
+    if route.operation in ("rendezvous_cancel", "rendezvous_wait"):
+        found += [NotFound, Expired]
+    if route.operation in ("rendezvous_claim", "rendezvous_approve"):
+        found.append(ApprovalRefused)
     if route.operation == "rendezvous_wait":
         found += [AuthorizationPending, Denied]
     if route.operation not in ("health", "openapi"):
@@ -1362,6 +1407,11 @@ def _schemas() -> dict[str, dict[str, Any]]:
         "fsync_p99_ms": maybe({"type": "number"}),
         "certificate_expires_at": maybe(time),
         "clock_skew_ms": maybe({"type": "number"}),
+    }
+    policy = {
+        "kind": name,
+        "require": {"type": "object", "additionalProperties": {"type": ["boolean", "integer", "string"]}},
+        "allow_self": flag,
     }
     rendezvous = {
         "id": text,
@@ -1543,6 +1593,14 @@ def _schemas() -> dict[str, dict[str, Any]]:
                 "items": {"type": "object", "required": list(rendezvous), "properties": rendezvous},
             },
             next=maybe(text),
+        ),
+        "RendezvousPolicy": _object("Who may approve what a kind is for", **policy),
+        "RendezvousPolicies": _object(
+            "Every policy that is not the default",
+            policies={
+                "type": "array",
+                "items": {"type": "object", "required": list(policy), "properties": policy},
+            },
         ),
         "Stopping": _object("The node is stopping", stopping=flag),
         "OpenAPI": {"type": "object", "description": "OpenAPI 3.1"},

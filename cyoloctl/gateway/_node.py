@@ -44,7 +44,7 @@ class GatewayNode(Protocol):
     async def find(self, user_code: str, *, client: str, actor: Actor, timeout_s: float) -> Json:
         """The record of a code; wrong ones are counted, by person or else by the client's address.
 
-        Raises NotFound, SlowDown, InvalidInput.
+        Raises ApprovalRefused for who could not approve it, NotFound, SlowDown, InvalidInput.
         """
 
     def page_url(self, host: str) -> str | None:
@@ -67,7 +67,10 @@ class GatewayNode(Protocol):
     async def decide(
         self, operation: str, id: str, *, by: str, actor: Actor, request_id: str, timeout_s: float
     ) -> None:
-        """approve or deny; the same request id counts once.  Raises Conflict, Denied, Expired, NotFound."""
+        """approve or deny; the same request id counts once.
+
+        Raises ApprovalRefused, Conflict, Denied, Expired, NotFound.
+        """
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -46,6 +46,7 @@ from aiohttp import web
 
 from cyoloctl.caller import CALLER, Actor, Caller
 from cyoloctl.errors import (
+    ApprovalRefused,
     BodyTooLarge,
     ConfigError,
     Conflict,
@@ -785,6 +786,8 @@ def _refused(error: Exception) -> Refused:
             return Refused(429, "Too many attempts", text, {"Retry-After": "600"})
         case Expired():
             return Refused(410, "It has expired", text)
+        case ApprovalRefused():
+            return Refused(403, "You cannot approve this", text)
         case Denied():
             return Refused(409, "It was denied", text)
         case Conflict():

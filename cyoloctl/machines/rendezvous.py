@@ -34,9 +34,19 @@ key under an id that the initiator shows, and the machine takes no other answer.
 The *user code* is kept as a hash, which keeps it out of sight and no more: 35
 bits are searched in seconds by whoever has the state.  Guessing it from outside
 is what is counted, here and not per node: 5 wrong codes against a record that was
-named, and 10 in 10 minutes from one caller that names none.  1,000 callers are
-remembered; while all are, unknown ones are refused.  So at most 10,000 guesses in
-10 minutes meet 20**8 codes: one in 25,000 finds one of 100 live records.
+named; else 10 in 10 minutes of one person, or of somebody unknown the network and
+what that is part of, in widening steps (``LEVELS``).  Nobody is refused for being
+new: where a table of counters is full the oldest one goes, and what it counted is
+still counted by the wider ones.  So at most 10,000 guesses of unknown people in 10
+minutes meet 20**8 codes: one in 25,000 finds one of 100 live records.
+
+Nobody approves themselves
+--------------------------
+A record keeps digests of who began it: browser, session, person, credentials.
+Whoever claims or approves brings theirs, and one in common is a refusal, unless the
+kind's policy allows it.  A policy may also demand claims of the approver's session.
+It is judged here, by the policy at that place in the log, so that a node that has
+not heard of it yet lets nobody through.
 
 Exactly one redemption
 ----------------------
@@ -57,15 +67,16 @@ from __future__ import annotations
 import base64
 import re
 from collections import Counter
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from contextlib import suppress
 from dataclasses import dataclass, field, fields, replace
 from hashlib import sha256
 from heapq import heapify, heappop, heappush
-from typing import Any, Literal
+from typing import Any, ClassVar, Literal, NamedTuple
 
 from cyoloctl.errors import (
     AlreadyExists,
+    ApprovalRefused,
     AuthorizationPending,
     Conflict,
     CyoloctlError,
@@ -76,18 +87,21 @@ from cyoloctl.errors import (
     Overloaded,
     SlowDown,
 )
-from cyoloctl.machines._checks import Check, checked, exact, integer, json_object, member_name, text
+from cyoloctl.machines._checks import Check, checked, exact, flag, integer, json_object, member_name, text
 from cyoloctl.machines._codec import MAX_TIME_UNIX_MS, Malformed, Refused, canonical
 from cyoloctl.model import NAME_PATTERN
 
 __all__ = [
     "ATTEMPT_WINDOW_MS",
+    "LEVELS",
     "LIVE_STATES",
     "MAX_ATTEMPTS",
     "MAX_CALLERS",
     "MAX_CALLER_ATTEMPTS",
     "MAX_DATA_BYTES",
     "MAX_LIVE",
+    "MAX_POLICIES",
+    "MAX_REQUIRED",
     "MAX_SEALED_LENGTH",
     "MAX_TOMBSTONES",
     "MAX_TOTAL_BYTES",
@@ -96,6 +110,8 @@ __all__ = [
     "REDELIVERY_MS",
     "TOMBSTONE_MS",
     "TRANSITIONS",
+    "Level",
+    "Policy",
     "Rendezvous",
     "RendezvousMachine",
     "State",
@@ -129,7 +145,32 @@ MAX_VALUE_BYTES = 1024
 MAX_DATA_BYTES = 8 * 1024  # of the data, and of the answer, as canonical JSON
 MAX_SEALED_LENGTH = 8 * 1024  # characters of base64
 MAX_TOTAL_BYTES = 32 * 1024 * 1024  # data, answers and sealed results together
+MAX_POLICIES = 1_000
+MAX_REQUIRED = 8  # claims, of one kind
 _MAX_TEXT = 256
+_MAX_BEGUN_BY = 4
+
+
+class Level(NamedTuple):
+    """What wrong codes are counted for.
+
+    limit: in 10 minutes.  size: so many are remembered.  whose: for the refusal.
+    """
+
+    limit: int
+    size: int
+    whose: str
+
+
+# Who counts says which of them it is: machines know no addresses.  "network" is one customer's, an IPv4
+# address or an IPv6 /64.
+LEVELS: dict[str, Level] = {
+    "person": Level(10, 10_000, "of yours"),
+    "network": Level(10, 10_000, "from your network"),
+    "site": Level(50, 10_000, "from around your network: sign in if you can"),
+    "region": Level(500, 10_000, "from around your network: sign in if you can"),
+    "all": Level(10_000, 1, "from everywhere: sign in if you can"),
+}
 
 _DATA_KEY = re.compile(r"[a-z0-9_.-]{1,64}")
 # People judge by these texts: nothing may hide, reorder or begin a new line.  Ranges, not str.isprintable,
@@ -170,11 +211,27 @@ class Rendezvous:
     created_unix_ms: int
     expires_unix_ms: int
     changed_unix_ms: int
+    begun_by: tuple[str, ...] = field(default=(), repr=False)
 
     def to_json(self) -> dict[str, Any]:
         """What an operator may see: no answer, no hash."""
-        hidden = ("user_code_sha256", "answer", "sealed_result", "redemption_sha256")
+        hidden = ("user_code_sha256", "answer", "sealed_result", "redemption_sha256", "begun_by")
         return {f.name: getattr(self, f.name) for f in fields(self) if f.name not in hidden}
+
+
+@dataclass(frozen=True, slots=True)
+class Policy:
+    """Who may approve what a kind is for.
+
+    require: claims that the approver's session must have, with these values.
+    allow_self: even who began it.
+    """
+
+    require: Mapping[str, bool | int | str] = field(default_factory=dict)
+    allow_self: bool = False
+
+
+_DEFAULT = Policy()
 
 
 def id_of_public_key(public_key: str) -> str:
@@ -196,18 +253,29 @@ class RendezvousMachine:
     to 24 h.  invalid_input for an id that is not that of the key,
     already_exists for an id that was used, conflict for the code of a live
     record (draw another), overloaded beyond 10,000 live records or 32 MiB.
-    ``attempt {id, user_code_sha256, caller_sha256}`` -> ``{id, attempts_left}``:
+    ``begin {..., begun_by}``: as start, by somebody who is known: 0 to 4 digests.
+    ``try_code {id, user_code_sha256, counted}`` -> ``{id, attempts_left}``:
     the live record of a code, or null for a wrong code, which is counted: against
-    the record when an id is given, else against the caller.  Without an id,
-    slow_down, for a right code too, when the caller has none left.
-    ``claim {id, expected, by}``, ``deny {id, expected, by}``,
+    the record when an id is given, else for each ``[level, digest]`` of counted
+    (``LEVELS``).  Without an id, slow_down, for a right code too, when one of them
+    has none left.
+    ``claim_as {id, expected, by, actors, claims}``: actors are digests as in
+    begun_by; claims the claims of the approver's session that the policy names.
+    approval_refused when the kind's policy says no.  ``deny {id, expected, by}``,
     ``cancel {id, expected}``.
-    ``approve {id, expected, by, answer, sealed_result}``: the result is sealed
-    and answer null when the initiator gave a key, else the reverse;
-    invalid_input otherwise.  overloaded beyond 32 MiB.
+    ``approve_as {id, expected, by, answer, sealed_result, actors, claims}``: the
+    result is sealed and answer null when the initiator gave a key, else the
+    reverse; invalid_input otherwise.  overloaded beyond 32 MiB.
     ``consume {id, expected, redemption_sha256}``: may be repeated with the same
     redemption for 5 minutes; read the answer with ``answer``.
     authorization_pending before approval.
+
+    ``set_policy {kind, require, allow_self}`` -> the same: for the records that
+    there are too.  conflict beyond 1,000 kinds.
+
+    Logs of release 0.1.0 have ``claim`` and ``approve`` without actors and claims,
+    and ``attempt`` with one caller_sha256, of whom 1,000 are remembered and
+    unknown ones refused while all are.
 
     expected: the state that the caller saw, or null for any.  by: who acts.
     A record in another state is a conflict that says which, rendezvous_denied or
@@ -218,12 +286,24 @@ class RendezvousMachine:
     replicated; what it raises is dropped.
     """
 
+    #: Who may propose what; what is not listed, anybody.
+    PROPOSERS: ClassVar[dict[str, str]] = {"set_policy": "voter"}
+
     def __init__(self) -> None:
         self.on_change: Callable[[str, int], None] | None = None
-        self._load({}, {})
+        self._load({}, {}, {}, {})
 
-    def _load(self, records: dict[str, Rendezvous], misses: dict[str, tuple[int, int]]) -> None:
+    def _load(
+        self,
+        records: dict[str, Rendezvous],
+        misses: dict[str, tuple[int, int]],
+        tries: dict[str, dict[str, tuple[int, int]]],
+        policies: dict[str, Policy],
+    ) -> None:
         self._records = records
+        # As misses, by level; each in the order of its times, so that the first is the oldest.
+        self._tries = {level: tries.get(level, {}) for level in LEVELS}
+        self._policies = policies
         self._codes = {r.user_code_sha256: r.id for r in records.values() if r.user_code_sha256 is not None}
         self._misses = misses  # caller -> wrong codes, and the time of the first
         self._bytes = sum(map(_weight, records.values()))
@@ -264,6 +344,31 @@ class RendezvousMachine:
             elif now_unix_ms < end + TOMBSTONE_MS:
                 found[record.state if ended else "expired"] += 1
         return found
+
+    def policy(self, kind: str) -> Policy:
+        """Who may approve what this kind is for; the default where nothing was set."""
+        return self._policies.get(kind, _DEFAULT)
+
+    def policies(self) -> dict[str, Policy]:
+        """Those that are not the default, by kind."""
+        return dict(sorted(self._policies.items()))
+
+    def refusal(
+        self, record: Rendezvous, actors: Iterable[str], claims: Mapping[str, object]
+    ) -> ApprovalRefused | None:
+        """Why somebody may not claim or approve a record, None when they may; actors, claims: of them."""
+        policy = self.policy(record.kind)
+        if not policy.allow_self and not set(record.begun_by).isdisjoint(actors):
+            return ApprovalRefused("whoever began a rendezvous cannot approve it: let somebody else approve")
+        for name, value in sorted(policy.require.items()):  # the message is part of the state: one order
+            # By JSON, in which true and 1 differ.
+            if name not in claims or canonical(claims[name]) != canonical(value):
+                shown = value if type(value) is str else canonical(value)
+                return ApprovalRefused(
+                    f"a rendezvous of kind {record.kind} is approved only by somebody whose session has the "
+                    f"claim {name}={shown}: sign in so that it has, and show the session"
+                )
+        return None
 
     def find_code(self, user_code_sha256: str, now_unix_ms: int) -> str | None:
         """The id of the live record of a code.
@@ -309,6 +414,7 @@ class RendezvousMachine:
         if len(self._records) - len(self._ended) >= MAX_LIVE:
             raise Refused(Overloaded(f"there are {MAX_LIVE} rendezvous: wait until some end"))
         expires_ms = now_unix_ms + given.pop("ttl_ms")
+        begun_by = tuple(given.pop("begun_by", ()))
         record = Rendezvous(
             **given,
             state="pending",
@@ -320,23 +426,60 @@ class RendezvousMachine:
             created_unix_ms=now_unix_ms,
             expires_unix_ms=expires_ms,
             changed_unix_ms=now_unix_ms,
+            begun_by=begun_by,
         )
         self._refuse_heavy(_weight(record))
         self._put(record, index)
         return {"id": id, "state": "pending", "expires_unix_ms": expires_ms}
 
+    def _try_record(self, id: str, code: str, index: int, now_unix_ms: int) -> dict[str, Any]:
+        record = self._existing(id)
+        if record.state not in LIVE_STATES:
+            raise Refused(_wrong_state(record))
+        failed = record.failed_attempts
+        if record.user_code_sha256 == code:
+            return {"id": id, "attempts_left": MAX_ATTEMPTS - failed}
+        record = replace(record, failed_attempts=failed + 1)
+        self._put(record if failed + 1 < MAX_ATTEMPTS else _end(record, "cancelled", now_unix_ms), index)
+        return {"id": None, "attempts_left": MAX_ATTEMPTS - failed - 1}
+
+    def _try_code(self, given: dict[str, Any], index: int, now_unix_ms: int) -> dict[str, Any]:
+        id, code, counted = given["id"], given["user_code_sha256"], given["counted"]
+        if id is not None:
+            return self._try_record(id, code, index, now_unix_ms)
+        for table in self._tries.values():
+            # A function of the time alone, whoever asks.
+            while table and (oldest := next(iter(table.items())))[1][1] + ATTEMPT_WINDOW_MS <= now_unix_ms:
+                del table[oldest[0]]
+        failed = {level: self._tries[level].get(who, (0, now_unix_ms)) for level, who in counted}
+        for level, (count, _) in failed.items():
+            if count >= LEVELS[level].limit:
+                whose = LEVELS[level].whose
+                raise Refused(SlowDown(f"too many wrong codes {whose}; wait 10 minutes, or use the id"))
+        found = self._codes.get(code)
+        if found is None:
+            for level, who in counted:
+                table, (count, since_ms) = self._tries[level], failed[level]
+                if who not in table and len(table) >= LEVELS[level].size:
+                    del table[next(iter(table))]
+                table[who] = (count + 1, since_ms)
+        left = min(LEVELS[level].limit - count for level, (count, _) in failed.items())
+        return {"id": found, "attempts_left": left - (found is None)}
+
+    def _set_policy(self, given: dict[str, Any], index: int, now_unix_ms: int) -> dict[str, Any]:
+        kind, policy = given["kind"], Policy(given["require"], given["allow_self"])
+        if policy == _DEFAULT:
+            self._policies.pop(kind, None)
+        elif kind not in self._policies and len(self._policies) >= MAX_POLICIES:
+            raise Refused(Conflict(f"{MAX_POLICIES} kinds have a policy: reset one (`rendezvous policy`)"))
+        else:
+            self._policies[kind] = policy
+        return {"kind": kind, "require": dict(policy.require), "allow_self": policy.allow_self}
+
     def _attempt(self, given: dict[str, Any], index: int, now_unix_ms: int) -> dict[str, Any]:
         id, code, caller = given["id"], given["user_code_sha256"], given["caller_sha256"]
         if id is not None:
-            record = self._existing(id)
-            if record.state not in LIVE_STATES:
-                raise Refused(_wrong_state(record))
-            failed = record.failed_attempts
-            if record.user_code_sha256 == code:
-                return {"id": id, "attempts_left": MAX_ATTEMPTS - failed}
-            record = replace(record, failed_attempts=failed + 1)
-            self._put(record if failed + 1 < MAX_ATTEMPTS else _end(record, "cancelled", now_unix_ms), index)
-            return {"id": None, "attempts_left": MAX_ATTEMPTS - failed - 1}
+            return self._try_record(id, code, index, now_unix_ms)
         self._misses = {
             key: miss for key, miss in self._misses.items() if now_unix_ms < miss[1] + ATTEMPT_WINDOW_MS
         }
@@ -353,6 +496,7 @@ class RendezvousMachine:
 
     def _claim(self, given: dict[str, Any], index: int, now_unix_ms: int) -> dict[str, Any]:
         record = self._enter("claim", given)
+        self._refuse_approver(record, given)
         return self._moved(
             replace(record, state="claimed", claimed_by=given["by"], changed_unix_ms=now_unix_ms), index
         )
@@ -360,6 +504,7 @@ class RendezvousMachine:
     def _approve(self, given: dict[str, Any], index: int, now_unix_ms: int) -> dict[str, Any]:
         record = self._enter("approve", given)
         by, answer, sealed = given["by"], given["answer"], given["sealed_result"]
+        self._refuse_approver(record, given)
         if record.claimed_by not in (None, by):
             raise Refused(Conflict("the rendezvous was claimed by somebody else: only they can approve it"))
         if (sealed is None) == (answer is None) or (sealed is None) != (record.initiator_public_key is None):
@@ -399,6 +544,11 @@ class RendezvousMachine:
             redemption_sha256=redemption,
         )
         return self._moved(consumed, index)
+
+    def _refuse_approver(self, record: Rendezvous, given: dict[str, Any]) -> None:
+        refusal = self.refusal(record, given.get("actors", ()), given.get("claims", {}))
+        if refusal is not None:
+            raise Refused(refusal)
 
     def _existing(self, id: str) -> Rendezvous:
         record = self._records.get(id)
@@ -461,22 +611,40 @@ class RendezvousMachine:
 
     def export_state(self) -> dict[str, Any]:
         """The state for the snapshot, the same for the same state whatever its history."""
-        return {
+        state: dict[str, Any] = {
             "misses": {caller: list(miss) for caller, miss in self._misses.items()},
-            "records": {
-                id: {name: getattr(record, name) for name in _RECORD} for id, record in self._records.items()
-            },
+            "records": {id: _exported(record) for id, record in self._records.items()},
         }
+        # What release 0.1.0 did not have is there only when there is something in it.
+        tries = {
+            level: [[who, count, since_ms] for who, (count, since_ms) in table.items()]
+            for level, table in self._tries.items()
+            if table
+        }
+        if tries:
+            state["tries"] = tries
+        if self._policies:
+            state["policies"] = {
+                kind: {"require": dict(policy.require), "allow_self": policy.allow_self}
+                for kind, policy in self._policies.items()
+            }
+        return state
 
     def prepare_restore(self, state: object) -> Callable[[], None]:
         """Checks an exported state; the returned function puts it in place.  Raises ValueError."""
-        top = exact(state, {"misses", "records"})
+        later: dict[str, object] = {"tries": {}, "policies": {}}
+        given = json_object(state)
+        if any(given.get(name) == {} for name in later):
+            raise ValueError("a field that is left out when it is empty is there")
+        top = exact(later | given, {"misses", "records", *later})
         try:
-            records = {
-                id: Rendezvous(id=_id(id), **checked(given, _RECORD))
-                for id, given in json_object(top["records"]).items()
-            }
+            records = {_id(id): _restored(id, record) for id, record in json_object(top["records"]).items()}
             misses = {_digest(caller): _miss(miss) for caller, miss in json_object(top["misses"]).items()}
+            tries = {level: _table(level, table) for level, table in json_object(top["tries"]).items()}
+            policies = {
+                _kind(kind): Policy(**checked(policy, _POLICY))
+                for kind, policy in json_object(top["policies"]).items()
+            }
         except Malformed:
             raise ValueError("a rendezvous is not valid") from None
         live = [record for record in records.values() if record.state in LIVE_STATES]
@@ -486,10 +654,45 @@ class RendezvousMachine:
             or len(live) > MAX_LIVE
             or len(records) - len(live) > MAX_TOMBSTONES
             or len(misses) > MAX_CALLERS
+            or len(policies) > MAX_POLICIES
+            or _DEFAULT in policies.values()
             or sum(map(_weight, records.values())) > MAX_TOTAL_BYTES
         ):
             raise ValueError("rendezvous contradict each other")
-        return lambda: self._load(records, misses)
+        return lambda: self._load(records, misses, tries, policies)
+
+
+def _exported(record: Rendezvous) -> dict[str, Any]:
+    begun_by = {"begun_by": list(record.begun_by)} if record.begun_by else {}
+    return {name: getattr(record, name) for name in _RECORD} | begun_by
+
+
+def _restored(id: str, given: object) -> Rendezvous:
+    """A record of an exported state.  Raises ValueError, Malformed."""
+    state = dict(json_object(given))
+    begun_by = state.pop("begun_by", None)
+    if begun_by == []:
+        raise ValueError("a field that is left out when it is empty is there")
+    known = () if begun_by is None else tuple(_begun_by(begun_by))
+    return Rendezvous(id=id, **checked(state, _RECORD), begun_by=known)
+
+
+def _table(level: str, given: object) -> dict[str, tuple[int, int]]:
+    """The counters of a level.  Raises ValueError, Malformed."""
+    if level not in LEVELS or type(given) is not list or not 0 < len(given) <= LEVELS[level].size:
+        raise ValueError("a table of wrong codes is not valid")
+    found: dict[str, tuple[int, int]] = {}
+    before_ms = 0
+    for entry in given:
+        if type(entry) is not list or len(entry) != 3:
+            raise ValueError("a count of wrong codes is not valid")
+        who, count, since_ms = _digest(entry[0]), entry[1], _time(entry[2])
+        integer(1, LEVELS[level].limit, "a count")(count)
+        if who in found or since_ms < before_ms:
+            raise ValueError("wrong codes are out of order")
+        found[who] = (count, since_ms)
+        before_ms = since_ms
+    return found
 
 
 def _weight(record: Rendezvous) -> int:
@@ -514,6 +717,7 @@ def _end(record: Rendezvous, state: State, at_unix_ms: int) -> Rendezvous:
         answer=None,
         sealed_result=None,
         changed_unix_ms=at_unix_ms,
+        begun_by=(),
     )
 
 
@@ -573,7 +777,7 @@ def _coherent(record: Rendezvous) -> bool:
         and record.created_unix_ms <= record.changed_unix_ms <= record.expires_unix_ms
         and (record.changed_unix_ms == record.expires_unix_ms) == (state == "expired")
         and live == (record.user_code_sha256 is not None)
-        and (live or (not record.data and record.origin is None and key is None))
+        and (live or (not record.data and record.origin is None and key is None and not record.begun_by))
         and (state == "consumed") == (record.redemption_sha256 is not None)
         and (results == 1 if state == "approved" else results <= (state == "consumed"))
         and (state != "approved" or (key is None) == (record.sealed_result is None))
@@ -621,6 +825,44 @@ def _data(value: object) -> dict[str, str]:
     return value
 
 
+def _digests(most: int) -> Check:
+    """Digests in ascending order, each once: one way to write them."""
+
+    def check(value: object) -> list[str]:
+        if type(value) is not list or len(value) > most:
+            raise Malformed(f"use a list of at most {most} sha-256 digests")
+        found = [_digest(item) for item in value]
+        if found != sorted(set(found)):
+            raise Malformed("the digests are not in ascending order, each once: sort them")
+        return found
+
+    return check
+
+
+def _claims(value: object) -> dict[str, bool | int | str]:
+    if type(value) is not dict or len(value) > MAX_REQUIRED:
+        raise Malformed(f"the claims are not valid: use an object of at most {MAX_REQUIRED} claims")
+    for name, said in value.items():
+        if not 0 < len(name) <= _MAX_TEXT or _UNCLEAN.search(name):
+            raise Malformed("a claim's name is not valid: use one line of text")
+        if type(said) is str and len(said) <= _MAX_TEXT and not _UNCLEAN.search(said):
+            continue
+        if type(said) is not bool and (type(said) is not int or abs(said) > MAX_TIME_UNIX_MS):
+            raise Malformed("a claim's value is not valid: use true, false, an integer or one line of text")
+    return value
+
+
+def _counted(value: object) -> list[tuple[str, str]]:
+    if type(value) is not list or not 0 < len(value) <= len(LEVELS):
+        raise Malformed("nobody is named for whom a wrong code would count")
+    found: dict[str, str] = {}
+    for item in value:
+        if type(item) is not list or len(item) != 2 or _level(item[0]) in found:
+            raise Malformed("a wrong code counts for pairs of level and digest, one for a level")
+        found[item[0]] = _digest(item[1])
+    return list(found.items())
+
+
 def _decode64(spelt: str) -> bytes | None:
     """What base64 of one spelling holds, None for anything else."""
     try:
@@ -656,6 +898,8 @@ _id = text(r"[0-9a-f]{32}", "the id is not valid: use the 32 hex digits of a ren
 _kind = text(NAME_PATTERN, "the kind is not valid: use 1 to 63 of a-z, 0-9 and inner dashes")
 _digest = text(r"[0-9a-f]{64}", "a digest is not valid: use the 64 hex digits of a sha-256")
 _time = integer(0, MAX_TIME_UNIX_MS + MAX_TTL_MS, "a time")
+_level = _one_of(tuple(LEVELS), "the level of a count is not valid: upgrade every node")
+_begun_by = _digests(_MAX_BEGUN_BY)
 _state = _one_of((*LIVE_STATES, *_ENDED_STATES), "the state is not valid: use one that a rendezvous can have")
 _BEGINNING: dict[str, Check] = {
     "kind": _kind,
@@ -678,26 +922,37 @@ _RECORD: dict[str, Check] = {
     "expires_unix_ms": _time,
     "changed_unix_ms": _time,
 }
+_POLICY: dict[str, Check] = {"require": _claims, "allow_self": flag("allow_self")}
+_APPROVER: dict[str, Check] = {"actors": _begun_by, "claims": _claims}
 _STEP: dict[str, Check] = {"id": _id, "expected": _optional(_state)}
+_START: dict[str, Check] = {
+    "id": _id,
+    "user_code_sha256": _digest,
+    "ttl_ms": integer(MIN_TTL_MS, MAX_TTL_MS, "the ttl in ms"),
+    **_BEGINNING,
+}
+_APPROVAL: dict[str, Check] = {
+    **_STEP,
+    "by": _text,
+    "answer": _optional(_data),
+    "sealed_result": _optional(_sealed),
+}
 _OPERATIONS: dict[str, tuple[dict[str, Check], _Run]] = {
-    "start": (
-        {
-            "id": _id,
-            "user_code_sha256": _digest,
-            "ttl_ms": integer(MIN_TTL_MS, MAX_TTL_MS, "the ttl in ms"),
-            **_BEGINNING,
-        },
-        RendezvousMachine._start,
+    "start": (_START, RendezvousMachine._start),
+    "begin": ({**_START, "begun_by": _begun_by}, RendezvousMachine._start),
+    "try_code": (
+        {"id": _optional(_id), "user_code_sha256": _digest, "counted": _counted},
+        RendezvousMachine._try_code,
     ),
+    "claim_as": ({**_STEP, "by": _text, **_APPROVER}, RendezvousMachine._claim),
+    "approve_as": ({**_APPROVAL, **_APPROVER}, RendezvousMachine._approve),
+    "set_policy": ({"kind": _kind, **_POLICY}, RendezvousMachine._set_policy),
     "attempt": (
         {"id": _optional(_id), "user_code_sha256": _digest, "caller_sha256": _digest},
         RendezvousMachine._attempt,
     ),
     "claim": ({**_STEP, "by": _text}, RendezvousMachine._claim),
-    "approve": (
-        {**_STEP, "by": _text, "answer": _optional(_data), "sealed_result": _optional(_sealed)},
-        RendezvousMachine._approve,
-    ),
+    "approve": (_APPROVAL, RendezvousMachine._approve),
     "deny": ({**_STEP, "by": _text}, RendezvousMachine._deny),
     "cancel": (_STEP, RendezvousMachine._cancel),
     "consume": ({**_STEP, "redemption_sha256": _digest}, RendezvousMachine._consume),

@@ -145,7 +145,7 @@ class Service:
         self.keys = KeyService(self._replicated, files, pki_dir)
         self.tokens = TokenService(self._replicated, self.keys)
         self.routes = RouteService(self._replicated)
-        self.rendezvous = RendezvousService(self._replicated, self.keys, self.routes.page_url)
+        self.rendezvous = RendezvousService(self._replicated, self.keys, self.tokens, self.routes.page_url)
         self.gateway = GatewayService(
             self._replicated, self.keys, self.tokens, self.routes, self.rendezvous, self.describe
         )

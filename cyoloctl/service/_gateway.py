@@ -14,7 +14,7 @@ from cyoloctl.errors import NotFound, SlowDown, TokenRejected
 from cyoloctl.machines.rendezvous import Rendezvous
 from cyoloctl.model import parse_address
 from cyoloctl.service._keys import KeyService
-from cyoloctl.service._rendezvous import RendezvousService
+from cyoloctl.service._rendezvous import RendezvousService, counted
 from cyoloctl.service._replicated import Json, Replicated
 from cyoloctl.service._routes import RouteService
 from cyoloctl.service._tokens import TokenService
@@ -182,12 +182,13 @@ class GatewayService:
     async def find(self, user_code: str, *, client: str, actor: Actor, timeout_s: float) -> Json:
         """The record of a user code; a wrong one is counted, in the cluster.
 
-        Raises NotFound, SlowDown, InvalidInput, Unavailable, OutcomeUnknown.
+        Raises ApprovalRefused for who could not approve it, NotFound, SlowDown, InvalidInput,
+        Unavailable, OutcomeUnknown.
         """
-        address = ip_address(client)
-        network = ip_network((address, 64), strict=False) if address.version == 6 else address
-        caller = str(network) if actor.sub is None else f"person {actor.sub}"
-        record = await self._rendezvous.find(id=None, user_code=user_code, caller=caller, timeout_s=timeout_s)
+        record = await self._rendezvous.find(
+            id=None, user_code=user_code, counts_for=counted(actor.sub, client), timeout_s=timeout_s
+        )
+        self._rendezvous.refuse(record, actor)
         return self._shown(record)
 
     def _shown(self, record: Rendezvous) -> Json:
@@ -202,14 +203,9 @@ class GatewayService:
 
         Raises NotFound, Conflict (Denied, Expired), Unavailable, OutcomeUnknown.
         """
-        if operation == "approve":
-            await self._rendezvous.approve(
-                id=id, user_code=None, by=by, data={}, request_id=request_id, timeout_s=timeout_s
-            )
-        else:
-            await self._rendezvous.deny(
-                id=id, user_code=None, by=by, request_id=request_id, timeout_s=timeout_s
-            )
+        record = await self._rendezvous.find(id=id, user_code=None, counts_for=[], timeout_s=timeout_s)
+        data: Json | None = {} if operation == "approve" else None
+        await self._rendezvous.answer(operation, record, by, actor, request_id, timeout_s, data)
 
     async def begin(
         self, kind: str, *, client: str, network: str, actor: Actor, request_id: str, timeout_s: float
@@ -229,13 +225,14 @@ class GatewayService:
             raise SlowDown("too many wait for an approval already: end one, or wait until some ended")
         self._beginning[network] += 1
         try:
-            return await self._rendezvous.start(
+            return await self._rendezvous.begin(
                 kind=kind,
                 ttl_s=BEGUN_TTL_S,
                 data={},
                 public_key=None,
                 initiator=_BROWSER,
                 origin=client,
+                actor=actor,
                 request_id=request_id,
                 timeout_s=timeout_s,
             )
@@ -245,7 +242,9 @@ class GatewayService:
 
     async def look(self, id: str, *, timeout_s: float) -> Json:
         """The record of an id, as `find` gives it.  Raises NotFound, Unavailable, OutcomeUnknown."""
-        return self._shown(await self._rendezvous.find(id=id, user_code=None, caller="", timeout_s=timeout_s))
+        return self._shown(
+            await self._rendezvous.find(id=id, user_code=None, counts_for=[], timeout_s=timeout_s)
+        )
 
     async def redeem(self, id: str, redemption: str, *, timeout_s: float) -> Json:
         """The answer of an approved record, once; again for the same redemption for 5 minutes.

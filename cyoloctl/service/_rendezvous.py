@@ -8,11 +8,14 @@ import hmac
 import itertools
 import json
 import os
+import re
 import time
 from collections.abc import Callable, Mapping
-from typing import NamedTuple
+from ipaddress import ip_address, ip_network
+from typing import Any, NamedTuple
 
 from cyoloctl import rendezvous
+from cyoloctl.caller import CALLER, Actor
 from cyoloctl.errors import (
     AuthorizationPending,
     Conflict,
@@ -20,10 +23,12 @@ from cyoloctl.errors import (
     NotFound,
 )
 from cyoloctl.machines.rendezvous import Rendezvous
+from cyoloctl.model import NAME_PATTERN
 from cyoloctl.service._keys import KeyService
 from cyoloctl.service._replicated import Json, Replicated, rfc3339
+from cyoloctl.service._tokens import TokenService
 
-__all__ = ["RendezvousService"]
+__all__ = ["Counted", "RendezvousService", "counted"]
 
 INTERVAL_S = 5
 # Codes that are taken are drawn again; with 10,000 live ones among 20**8 this is never needed twice.
@@ -45,6 +50,39 @@ def _sha256(*parts: str) -> str:
     return hashlib.sha256("\0".join(parts).encode()).hexdigest()
 
 
+#: For whom a wrong code counts: levels of the machine, each with a digest.
+Counted = list[list[str]]
+
+# What an address is part of: one customer, their neighbours, their provider.
+_NETWORKS = {
+    4: (("network", 32), ("site", 24), ("region", 16)),
+    6: (("network", 64), ("site", 48), ("region", 32)),
+}
+
+
+def counted(sub: str | None, client: str) -> Counted:
+    """For whom a wrong code counts: for the person alone, else for the networks of the client's address.
+
+    So that nobody with a session is stopped by others behind the same address.
+    """
+    if sub is not None:
+        return [["person", _sha256("cyoloctl wrong codes v1", "sub", sub)]]
+    address = ip_address(client)
+    found = [
+        [level, _sha256("cyoloctl wrong codes v1", level, str(ip_network((address, prefix), strict=False)))]
+        for level, prefix in _NETWORKS[address.version]
+    ]
+    return [*found, ["all", _sha256("cyoloctl wrong codes v1", "all")]]
+
+
+def _digests(actor: Actor) -> list[str]:
+    """What the record keeps of who began it, and compares with who answers."""
+    names = {"sub": actor.sub, "sid": actor.sid, "browser": actor.browser, "credentials": actor.credentials}
+    return sorted(
+        _sha256("cyoloctl actor v1", kind, name) for kind, name in names.items() if name is not None
+    )
+
+
 class RendezvousService:
     """What control.server and the gateway call for rendezvous_*.
 
@@ -52,10 +90,15 @@ class RendezvousService:
     """
 
     def __init__(
-        self, replicated: Replicated, keys: KeyService, page_url: Callable[[str], str | None]
+        self,
+        replicated: Replicated,
+        keys: KeyService,
+        tokens: TokenService,
+        page_url: Callable[[str], str | None],
     ) -> None:
         self._replicated = replicated
         self._keys = keys
+        self._tokens = tokens
         self._records = replicated.machine.rendezvous
         self._page_url = page_url
         self._waiting: dict[str, set[asyncio.Event]] = {}
@@ -82,6 +125,29 @@ class RendezvousService:
             "rendezvous", operation, arguments, request_id=request_id, timeout_s=timeout_s
         )
 
+    async def _actor(
+        self, token: str | None, cookie_name: str, audience: str, *, current: bool, timeout_s: float
+    ) -> Actor:
+        """For whom a caller of the API acts: for the person whose session it shows, else for itself.
+
+        The control socket belongs to everybody who administers the machine, so
+        it is no one in particular.  current: as of now in the whole cluster.
+        Raises TokenRejected.
+        """
+        if token is None:
+            name = CALLER.get().name
+            return Actor(credentials=name if re.fullmatch(NAME_PATTERN, name) else None)
+        session = await self._tokens.inspect(
+            token=token,
+            cookie=None,
+            cookie_name=cookie_name,
+            audience=audience,
+            require_quorum=current,
+            explain=False,
+            timeout_s=timeout_s,
+        )
+        return Actor(sub=session["sub"], sid=session["sid"], claims=session["claims"])
+
     # ------------------------------------------------------------- who begins
 
     async def start(
@@ -93,6 +159,36 @@ class RendezvousService:
         public_key: str | None,
         initiator: str,
         origin: str | None,
+        token: str | None,
+        cookie_name: str,
+        audience: str,
+        request_id: str | None,
+        timeout_s: float,
+    ) -> Json:
+        """token: the session for which a program begins; its person cannot approve."""
+        actor = await self._actor(token, cookie_name, audience, current=False, timeout_s=timeout_s)
+        return await self.begin(
+            kind=kind,
+            ttl_s=ttl_s,
+            data=data,
+            public_key=public_key,
+            initiator=initiator,
+            origin=origin,
+            actor=actor,
+            request_id=request_id,
+            timeout_s=timeout_s,
+        )
+
+    async def begin(
+        self,
+        *,
+        kind: str,
+        ttl_s: int,
+        data: Json,
+        public_key: str | None,
+        initiator: str,
+        origin: str | None,
+        actor: Actor,
         request_id: str | None,
         timeout_s: float,
     ) -> Json:
@@ -118,10 +214,11 @@ class RendezvousService:
                 "origin": origin,
                 "data": data,
                 "initiator_public_key": public_key,
+                "begun_by": _digests(actor),
             }
             envelope = None if request_id is None else beginning.request_id
             try:
-                await self._write("start", arguments, timeout_s, envelope)
+                await self._write("begin", arguments, timeout_s, envelope)
                 break
             except Conflict as error:
                 if request_id is not None:
@@ -245,15 +342,16 @@ class RendezvousService:
         *,
         id: str | None,
         user_code: str | None,
-        caller: str,
+        counts_for: Counted,
         timeout_s: float,
         request_id: str | None = None,
     ) -> Rendezvous:
         """The record of an id or a user code, for somebody who may be guessing: wrong codes are counted.
 
-        request_id: the same one with the same code finds the same record again,
-        even when that has ended and has no code any more.  Raises NotFound,
-        SlowDown, Conflict (ended), InvalidInput.
+        counts_for: see `counted`; empty where there is only an id.  request_id:
+        the same one with the same code finds the same record again, even when
+        that has ended and has no code any more.  Raises NotFound, SlowDown,
+        Conflict (ended), InvalidInput.
         """
         if id is None and user_code is None:
             raise InvalidInput("give an id or a user code")
@@ -261,10 +359,10 @@ class RendezvousService:
             arguments = {
                 "id": id,
                 "user_code_sha256": rendezvous.hash_user_code(user_code),
-                "caller_sha256": _sha256("cyoloctl caller v1", caller),
+                "counted": counts_for,
             }
             tried = await self._write(
-                "attempt", arguments, timeout_s, request_id and _sha256("cyoloctl attempt v1", request_id)
+                "try_code", arguments, timeout_s, request_id and _sha256("cyoloctl attempt v1", request_id)
             )
             if tried["id"] is None:
                 raise NotFound(
@@ -284,26 +382,63 @@ class RendezvousService:
         operation: str,
         id: str | None,
         user_code: str | None,
-        by: str,
+        by: str | None,
+        token: str | None,
+        cookie_name: str,
+        audience: str,
         request_id: str | None,
         timeout_s: float,
         data: Json | None = None,
     ) -> Json:
-        """As an operator; data: of an approval.
+        """For a caller of the API; data: of an approval.
 
-        Wrong codes are counted for each `by`, so that who mistypes stops
-        nobody else.  It is what the caller claims: an operator need not guess
-        codes, who can list the records.
+        Wrong codes are counted for the person whose session is shown, else for
+        each `by`, so that who mistypes stops nobody else.  That is what the
+        caller claims: who may call this may also list the records.
         """
         deadline = time.monotonic() + timeout_s
-        caller = f"operator {by}"
+        actor = await self._actor(token, cookie_name, audience, current=True, timeout_s=timeout_s)
+        if actor.sub is not None and by not in (None, actor.sub):
+            raise InvalidInput("field 'by': is not whose token it is: leave it out")
+        by = actor.sub or by or "operator"
         record = await self.find(
-            id=id, user_code=user_code, caller=caller, timeout_s=timeout_s, request_id=request_id
+            id=id,
+            user_code=user_code,
+            counts_for=(
+                counted(actor.sub, "")
+                if actor.sub is not None
+                else [["person", _sha256("cyoloctl wrong codes v1", "by", by)]]
+            ),
+            timeout_s=max(0.1, deadline - time.monotonic()),
+            request_id=request_id,
         )
-        arguments = {"by": by} if data is None else self.approval(record, by, data)
+        return await self.answer(
+            operation, record, by, actor, request_id, max(0.1, deadline - time.monotonic()), data
+        )
+
+    async def answer(
+        self,
+        operation: str,
+        record: Rendezvous,
+        by: str,
+        actor: Actor,
+        request_id: str | None,
+        timeout_s: float,
+        data: Json | None = None,
+    ) -> Json:
+        """claim, approve (with data) or deny as somebody; the same request id answers once.
+
+        Raises ApprovalRefused, Conflict (Denied, Expired), NotFound.
+        """
+        deadline = time.monotonic() + timeout_s
+        arguments: Json = {"by": by} if data is None else self._approval(record, by, data)
+        if operation != "deny":  # which grants nothing
+            arguments |= {"actors": _digests(actor), "claims": self._shown_claims(record, actor)}
+        command = {"id": record.id, "expected": None, **arguments}
         left = max(0.1, deadline - time.monotonic())
         try:
-            return await self.transition(operation, record, arguments, left, request_id)
+            await self._write(_COMMANDS[operation], command, left, request_id)
+            return self._answer(record.id)
         except Conflict as error:
             # What is sealed is sealed anew, so a repetition is another command to the machine.
             if data is None or not error.message.startswith("the request id was used"):
@@ -315,47 +450,92 @@ class RendezvousService:
                 raise
             return self._answer(record.id)
 
-    async def transition(
-        self,
-        operation: str,
-        record: Rendezvous,
-        arguments: Json,
-        timeout_s: float,
-        request_id: str | None = None,
-    ) -> Json:
-        """One compare-and-set from any state that the operation leaves."""
-        await self._write(operation, {"id": record.id, "expected": None, **arguments}, timeout_s, request_id)
-        return self._answer(record.id)
+    def refuse(self, record: Rendezvous, actor: Actor) -> None:
+        """Raises ApprovalRefused where the machine would: for a page, before it offers what it cannot do."""
+        refusal = self._records.refusal(record, _digests(actor), self._shown_claims(record, actor))
+        if refusal is not None:
+            raise refusal
+
+    def _shown_claims(self, record: Rendezvous, actor: Actor) -> Json:
+        """Those that the kind's policy demands and the session has, no others: the journal keeps them.
+
+        A claim that is a list has each of its values, such as ``amr`` of OpenID Connect.
+        """
+        required = self._records.policy(record.kind).require
+        return {name: value for name, value in required.items() if _has(actor.claims.get(name), value)}
 
     async def claim(
-        self, *, id: str | None, user_code: str | None, by: str, request_id: str | None, timeout_s: float
+        self,
+        *,
+        id: str | None,
+        user_code: str | None,
+        by: str | None,
+        token: str | None,
+        cookie_name: str,
+        audience: str,
+        request_id: str | None,
+        timeout_s: float,
     ) -> Json:
-        return await self._act("claim", id, user_code, by, request_id, timeout_s)
+        return await self._act(
+            "claim", id, user_code, by, token, cookie_name, audience, request_id, timeout_s
+        )
 
     async def approve(
         self,
         *,
         id: str | None,
         user_code: str | None,
-        by: str,
+        by: str | None,
         data: Json,
+        token: str | None,
+        cookie_name: str,
+        audience: str,
         request_id: str | None,
         timeout_s: float,
     ) -> Json:
-        return await self._act("approve", id, user_code, by, request_id, timeout_s, data)
+        return await self._act(
+            "approve", id, user_code, by, token, cookie_name, audience, request_id, timeout_s, data
+        )
 
     async def deny(
-        self, *, id: str | None, user_code: str | None, by: str, request_id: str | None, timeout_s: float
+        self,
+        *,
+        id: str | None,
+        user_code: str | None,
+        by: str | None,
+        token: str | None,
+        cookie_name: str,
+        audience: str,
+        request_id: str | None,
+        timeout_s: float,
     ) -> Json:
-        return await self._act("deny", id, user_code, by, request_id, timeout_s)
+        return await self._act("deny", id, user_code, by, token, cookie_name, audience, request_id, timeout_s)
 
-    def approval(self, record: Rendezvous, by: str, data: Json) -> Json:
+    def _approval(self, record: Rendezvous, by: str, data: Json) -> Json:
         """The arguments of an approval: in clear, or sealed to the initiator when it gave a key."""
         key = record.initiator_public_key
         if key is None:
             return {"by": by, "answer": data, "sealed_result": None}
         result = json.dumps(data, sort_keys=True, separators=(",", ":")).encode()
         return {"by": by, "answer": None, "sealed_result": rendezvous.seal_result(key, result)}
+
+    # ------------------------------------------------------------- who may answer
+
+    async def policy(
+        self, *, kind: str, require: Json, allow_self: bool, request_id: str | None, timeout_s: float
+    ) -> Json:
+        """Set who may approve what a kind is for, the whole of it; the defaults remove it."""
+        arguments = {"kind": kind, "require": require, "allow_self": allow_self}
+        return {"schema_version": 1, **await self._write("set_policy", arguments, timeout_s, request_id)}
+
+    async def policies(self, *, timeout_s: float) -> Json:
+        """Every policy that is not the default."""
+        await self._replicated.fresh(timeout_s=timeout_s)
+        found = [
+            {"kind": kind, "require": dict(policy.require), "allow_self": policy.allow_self}
+            for kind, policy in self._records.policies().items()
+        ]
+        return {"schema_version": 1, "policies": found}
 
     # ------------------------------------------------------------- who looks
 
@@ -408,6 +588,16 @@ class RendezvousService:
             "rendezvous": [self.to_json(record) for record in page],
             "next": f"{page[-1].created_unix_ms}-{page[-1].id}" if len(found) > limit else None,
         }
+
+
+_COMMANDS = {"claim": "claim_as", "approve": "approve_as", "deny": "deny"}
+
+
+def _has(said: Any, value: bool | int | str) -> bool:
+    # type() too: True is equal to 1.
+    return any(
+        type(item) is type(value) and item == value for item in (said if type(said) is list else [said])
+    )
 
 
 async def _wait(event: asyncio.Event, timeout_s: float) -> None:

@@ -13,6 +13,7 @@ from cyoloctl.errors import error_classes
 ROOT = Path(__file__).resolve().parents[2]
 
 OUTPUT = "-o --output"
+ACTING = "--token-file --cookie-name --audience"
 CONNECTION = f"{OUTPUT} -d --data-dir -e --endpoint --credentials --timeout"
 CONTEXT = "--cookie-name --audience"
 OFFLINE = f"--batch --keyring --passphrase-file {CONTEXT} {CONNECTION}"
@@ -59,13 +60,14 @@ CONTRACT = {
     "token revoke": f"--sid --sub --request-id {CONTEXT} {CONNECTION}",
     "token revocations": CONNECTION,
     "member set-host": f"--clear {CONNECTION}",
-    "rendezvous start": f"--kind --ttl --data --by --public-key --request-id {CONNECTION}",
-    "rendezvous claim": f"--by --request-id {CONNECTION}",
-    "rendezvous approve": f"--data --by --request-id {CONNECTION}",
-    "rendezvous deny": f"--by --request-id {CONNECTION}",
+    "rendezvous start": f"--kind --ttl --data --by --public-key {ACTING} --request-id {CONNECTION}",
+    "rendezvous claim": f"--by {ACTING} --request-id {CONNECTION}",
+    "rendezvous approve": f"--data --by {ACTING} --request-id {CONNECTION}",
+    "rendezvous deny": f"--by {ACTING} --request-id {CONNECTION}",
     "rendezvous cancel": f"--request-id {CONNECTION}",
     "rendezvous wait": f"--request-id {CONNECTION}",
     "rendezvous show": CONNECTION,
+    "rendezvous policy": f"--require --allow-self --reset {CONNECTION}",
     "rendezvous list": f"--state {CONNECTION}",
     "route list": CONNECTION,
     "route which": CONNECTION,

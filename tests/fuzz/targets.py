@@ -184,7 +184,14 @@ def _rendezvous_steps() -> list[_Step]:
     steps += [
         ("attempt", {"id": ids[0], "user_code_sha256": wrong, "caller_sha256": caller}),
         ("attempt", {"id": None, "user_code_sha256": wrong, "caller_sha256": caller}),
-        ("claim", {**step, "by": "ann", "expected": "pending"}),
+        (
+            "try_code",
+            {"id": None, "user_code_sha256": wrong, "counted": [["person", caller], ["all", wrong]]},
+        ),
+        ("set_policy", {"kind": "mfa", "require": {"mfa": True}, "allow_self": False}),
+        ("claim_as", {**step, "by": "ann", "actors": [caller], "claims": {"mfa": True}}),
+        ("set_policy", {"kind": "mfa", "require": {}, "allow_self": False}),
+        ("claim", {**step, "id": ids[1], "by": "ann", "expected": "pending"}),
         ("approve", {**step, "by": "ann", "answer": {"x": "1"}, "sealed_result": None}),
         ("consume", {**step, "redemption_sha256": wrong}),
         ("deny", {**step, "id": ids[1], "by": "ann"}),

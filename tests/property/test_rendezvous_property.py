@@ -6,13 +6,16 @@ import json
 from collections import Counter
 from dataclasses import dataclass, field
 from typing import Any
+from unittest import mock
 
 from hypothesis import given
 from hypothesis import strategies as st
 
+from cyoloctl.machines import rendezvous as module
 from cyoloctl.machines._codec import Malformed, Refused, canonical
 from cyoloctl.machines.rendezvous import (
     ATTEMPT_WINDOW_MS,
+    LEVELS,
     MIN_TTL_MS,
     REDELIVERY_MS,
     TOMBSTONE_MS,
@@ -29,38 +32,56 @@ ids = st.sampled_from(IDS)
 digests = st.sampled_from(DIGESTS)
 people = st.sampled_from(["bob", "carol"])
 expected = st.sampled_from([None, None, None, "pending", "claimed", "approved", "denied"])
+known = st.lists(st.sampled_from(DIGESTS), unique=True, max_size=2).map(sorted)
+claims = st.sampled_from([{}, {"mfa": True}, {"mfa": 1}, {"mfa": "true"}, {"mfa": True, "group": "ops"}])
+counted = st.fixed_dictionaries(
+    {"person": digests}, optional={"network": digests, "site": digests, "region": digests, "all": digests}
+).map(lambda levels: [[level, who] for level, who in levels.items()])
+START_: dict[str, st.SearchStrategy[Any]] = {
+    "id": ids,
+    "user_code_sha256": digests,
+    "ttl_ms": st.sampled_from([MIN_TTL_MS, 60_000, 3_600_000]),
+    "kind": st.just("k"),
+    "node": st.just("n1"),
+    "initiator": st.just("alice"),
+    "origin": st.none(),
+    "data": st.sampled_from([{}, {"k": "data"}]),
+    "initiator_public_key": st.sampled_from([None, None, KEY]),
+}
+APPROVE_: dict[str, st.SearchStrategy[Any]] = {
+    "id": ids,
+    "expected": expected,
+    "by": people,
+    "answer": st.sampled_from([{}, {"k": "answer"}, None]),
+    "sealed_result": st.sampled_from([None, None, "AAAA"]),
+}
 OPERATIONS: dict[str, dict[str, st.SearchStrategy[Any]]] = {
-    "start": {
-        "id": ids,
-        "user_code_sha256": digests,
-        "ttl_ms": st.sampled_from([MIN_TTL_MS, 60_000, 3_600_000]),
-        "kind": st.just("k"),
-        "node": st.just("n1"),
-        "initiator": st.just("alice"),
-        "origin": st.none(),
-        "data": st.sampled_from([{}, {"k": "data"}]),
-        "initiator_public_key": st.sampled_from([None, None, KEY]),
+    "start": START_,
+    "begin": {**START_, "begun_by": known},
+    "try_code": {"id": st.none() | ids, "user_code_sha256": digests, "counted": counted},
+    "claim_as": {"id": ids, "expected": expected, "by": people, "actors": known, "claims": claims},
+    "approve_as": {**APPROVE_, "actors": known, "claims": claims},
+    "set_policy": {
+        "kind": st.sampled_from(["k", "k", "other"]),
+        "require": st.sampled_from([{}, {"mfa": True}, {"group": "ops", "mfa": True}]),
+        "allow_self": st.booleans(),
     },
     "attempt": {"id": st.none() | ids, "user_code_sha256": digests, "caller_sha256": digests},
     "claim": {"id": ids, "expected": expected, "by": people},
-    "approve": {
-        "id": ids,
-        "expected": expected,
-        "by": people,
-        "answer": st.sampled_from([{}, {"k": "answer"}, None]),
-        "sealed_result": st.sampled_from([None, None, "AAAA"]),
-    },
+    "approve": APPROVE_,
     "deny": {"id": ids, "expected": expected, "by": people},
     "cancel": {"id": ids, "expected": expected},
     "consume": {"id": ids, "expected": expected, "redemption_sha256": digests},
 }
 waits = st.sampled_from([0, 0, 0, 0, 1, MIN_TTL_MS, REDELIVERY_MS, ATTEMPT_WINDOW_MS, TOMBSTONE_MS])
 Step = tuple[str, dict[str, Any], int]
+OFTEN = {"start", "begin", "approve", "approve_as", "consume", "attempt", "try_code"}
+LIMITS = {"person": 10, "network": 10, "site": 50, "region": 500, "all": 10_000}
 steps = st.one_of(
     [
         st.tuples(st.just(operation), st.fixed_dictionaries(given_), waits)
         for operation, given_ in OPERATIONS.items()
-        for _ in range(4 if operation in ("start", "approve", "consume", "attempt") else 1)
+        for _ in range(4 if operation in OFTEN else 1)
     ]
 )
 runs = st.lists(steps, max_size=40)
@@ -72,6 +93,8 @@ class Model:
 
     records: dict[str, dict[str, Any]] = field(default_factory=dict)
     misses: list[tuple[str, int, int]] = field(default_factory=list)  # caller, time, time of its first
+    tries: list[tuple[tuple[str, str], int]] = field(default_factory=list)  # for whom, time of its first
+    policies: dict[str, dict[str, Any]] = field(default_factory=dict)
 
     def tick(self, now: int) -> None:
         for id, r in list(self.records.items()):
@@ -80,6 +103,7 @@ class Model:
             if r["state"] not in LIVE and r["ended"] + TOMBSTONE_MS <= now:
                 del self.records[id]
         self.misses = [m for m in self.misses if now < m[2] + ATTEMPT_WINDOW_MS]
+        self.tries = [t for t in self.tries if now < t[1] + ATTEMPT_WINDOW_MS]
 
     def live_code(self, code: str) -> str | None:
         found = [id for id, r in self.records.items() if r["state"] in LIVE and r["code"] == code]
@@ -89,6 +113,25 @@ class Model:
     def apply(self, operation: str, a: dict[str, Any], now: int) -> Any:
         """The value of a success, or a code."""
         self.tick(now)
+        if operation == "set_policy":
+            self.policies[a["kind"]] = a
+            return a
+        if operation == "try_code" and a["id"] is None:
+            firsts = {tuple(who): [t[1] for t in self.tries if t[0] == tuple(who)] for who in a["counted"]}
+            if any(len(mine) >= LIMITS[level] for (level, _), mine in firsts.items()):
+                return "slow_down"
+            id = self.live_code(a["user_code_sha256"])
+            if id is None:
+                self.tries += [(who, mine[0] if mine else now) for who, mine in firsts.items()]
+            left = min(LIMITS[level] - len(mine) for (level, _), mine in firsts.items())
+            return {"id": id, "attempts_left": left - (id is None)}
+        approver = a if operation in ("claim_as", "approve_as") else {"actors": [], "claims": {}}
+        operation = {
+            "begin": "start",
+            "try_code": "attempt",
+            "claim_as": "claim",
+            "approve_as": "approve",
+        }.get(operation, operation)
         if operation == "start":
             if a["initiator_public_key"] and a["id"] != IDS[2]:
                 return "invalid_input"
@@ -103,6 +146,7 @@ class Model:
                 "key": a["initiator_public_key"],
                 "by": None,
                 "failed": 0,
+                "begun_by": a.get("begun_by", []),
             }
             return {"id": a["id"], "state": "pending", "expires_unix_ms": now + a["ttl_ms"]}
         if operation == "attempt" and a["id"] is None:
@@ -143,6 +187,13 @@ class Model:
             return wrong
         if a["expected"] not in (None, state):
             return "conflict"
+        if operation in ("claim", "approve"):
+            policy = self.policies.get("k", {"require": {}, "allow_self": False})
+            if not policy["allow_self"] and set(r["begun_by"]) & set(approver["actors"]):
+                return "approval_refused"
+            said = {(name, repr(value)) for name, value in approver["claims"].items()}
+            if not {(name, repr(value)) for name, value in policy["require"].items()} <= said:
+                return "approval_refused"
         if operation == "approve":
             if r["by"] not in (None, a["by"]):
                 return "conflict"
@@ -234,6 +285,58 @@ def test_restored_machine_goes_on_as_the_one_that_never_stopped(done: list[Step]
             sorted(resumed._ended),
         )
     assert restored(whole).export_state() == whole.export_state()
+
+
+@given(runs)
+def test_nobody_approves_what_they_began_nor_without_the_claims_that_the_policy_names(
+    done: list[Step],
+) -> None:
+    machine, now = RendezvousMachine(), 1_000
+    began: dict[str, list[str]] = {}
+    for index, (operation, arguments, wait) in enumerate(done):
+        now += wait
+        answer = run(machine, (operation, arguments, wait), index, now)
+        if type(answer) is not dict:
+            continue
+        if operation in ("start", "begin"):
+            began[arguments["id"]] = arguments.get("begun_by", [])
+        if operation in ("claim_as", "approve_as"):
+            policy = machine.policy("k")
+            assert policy.allow_self or not set(began[arguments["id"]]) & set(arguments["actors"])
+            assert all(arguments["claims"].get(name) is value for name, value in policy.require.items())
+        if operation in ("claim", "approve"):  # of an old log: it shows no claims
+            assert not machine.policy("k").require
+
+
+@given(
+    st.lists(st.tuples(st.integers(0, 8), st.integers(0, 8), st.sampled_from([0, 1, 60_000])), max_size=200)
+)
+def test_wrong_codes_of_whomever_stop_no_one_new_and_are_remembered_within_bounds(
+    tries: list[tuple[int, int, int]],
+) -> None:
+    small = {
+        level: what._replace(limit=min(what.limit, 20), size=min(what.size, 3))
+        for level, what in LEVELS.items()
+    }
+    machine, now = RendezvousMachine(), 1_000
+    with mock.patch.object(module, "LEVELS", small):
+        for index, (network, site, wait) in enumerate(tries):
+            now += wait
+            levels = [["network", f"{network:064x}"], ["site", f"{site:064x}"]]
+            run(
+                machine,
+                ("try_code", {"id": None, "user_code_sha256": "f" * 64, "counted": levels}, 0),
+                index,
+                now,
+            )
+            assert all(len(table) <= small[level].size for level, table in machine._tries.items())
+            restored(machine)
+        new = [["network", "e" * 64], ["site", "e" * 64]]
+        step: Step = ("try_code", {"id": None, "user_code_sha256": "f" * 64, "counted": new}, 0)
+        assert run(machine, step, 999, now) == {"id": None, "attempts_left": 9}
+        person = [["person", "e" * 64]]
+        step = ("try_code", {"id": None, "user_code_sha256": "f" * 64, "counted": person}, 0)
+        assert run(machine, step, 999, now) == {"id": None, "attempts_left": 9}
 
 
 @given(runs)

@@ -210,6 +210,7 @@ def test_roles_of_the_table_are_what_each_role_is_for() -> None:
         *{f"rendezvous_{what}" for what in ("start", "wait", "claim", "approve", "deny", "cancel")},
         "rendezvous_show",
         "rendezvous_list",
+        "rendezvous_policies",
     }
     assert by_role["viewer"] == {
         *("status", "member_list", "member_show"),

@@ -14,12 +14,15 @@ from cyoloctl.machines import rendezvous as module
 from cyoloctl.machines._codec import Malformed, Refused, canonical, parse_canonical
 from cyoloctl.machines.rendezvous import (
     ATTEMPT_WINDOW_MS,
+    LEVELS,
     LIVE_STATES,
     MAX_ATTEMPTS,
     MAX_CALLER_ATTEMPTS,
     MAX_CALLERS,
     MAX_DATA_BYTES,
     MAX_LIVE,
+    MAX_POLICIES,
+    MAX_REQUIRED,
     MAX_TOMBSTONES,
     MAX_TOTAL_BYTES,
     MAX_TTL_MS,
@@ -352,6 +355,197 @@ def test_attempts_of_more_callers_than_are_remembered_are_slowed_down(points: Po
     points.now += ATTEMPT_WINDOW_MS
     assert points.attempt(WRONG, caller=OTHER_CALLER)["attempts_left"] == MAX_CALLER_ATTEMPTS - 1
     assert len(points.machine.export_state()["misses"]) == 1
+
+
+# -- who may approve -------------------------------------------------------------------------------
+
+
+def begin(points: Points, *begun_by: str) -> None:
+    fields = {"ttl_ms": TTL, "kind": "mfa", "node": "n1", "initiator": "browser", "origin": None, "data": {}}
+    points.do(
+        "begin",
+        id=ID,
+        user_code_sha256=CODE,
+        initiator_public_key=None,
+        begun_by=sorted(begun_by),
+        **fields,
+    )
+
+
+def answer_as(points: Points, operation: str, *actors: str, **claims: Any) -> dict[str, Any]:
+    more = {} if operation == "claim_as" else {"answer": {}, "sealed_result": None}
+    who = {"by": "bob", "actors": sorted(actors), "claims": claims}
+    return points.do(operation, id=ID, expected=None, **who, **more)
+
+
+@pytest.mark.parametrize("operation", ["claim_as", "approve_as"])
+def test_answer_by_whoever_began_is_refused_unless_the_kind_allows_it(points: Points, operation: str) -> None:
+    begin(points, MINE, THEIRS)
+    before = points.exported()
+    for actors in ((MINE,), (THEIRS,), (MINE, "e" * 64)):
+        with pytest.raises(errors.ApprovalRefused, match="cannot approve it"):
+            answer_as(points, operation, *actors)
+    assert points.exported() == before
+    points.do("set_policy", kind="other", require={}, allow_self=True)
+    with pytest.raises(errors.ApprovalRefused):
+        answer_as(points, operation, MINE)
+    points.do("set_policy", kind="mfa", require={}, allow_self=True)
+    assert answer_as(points, operation, MINE)["id"] == ID
+
+
+@pytest.mark.parametrize("operation", ["claim_as", "approve_as"])
+def test_answer_without_a_claim_that_the_kind_demands_is_refused(points: Points, operation: str) -> None:
+    begin(points, MINE)
+    points.do("set_policy", kind="mfa", require={"mfa": True, "group": "ops"}, allow_self=False)
+    for claims in ({}, {"mfa": True}, {"mfa": 1, "group": "ops"}, {"mfa": "true", "group": "ops"}):
+        with pytest.raises(errors.ApprovalRefused, match=r"mfa=true|group=ops"):
+            answer_as(points, operation, **claims)
+    with pytest.raises(errors.ApprovalRefused):  # as logs of 0.1.0 say it
+        points.step(operation.removesuffix("_as"))
+    with pytest.raises(errors.ApprovalRefused, match="cannot approve"):  # claims do not make another person
+        answer_as(points, operation, MINE, mfa=True, group="ops")
+    assert answer_as(points, operation, THEIRS, mfa=True, group="ops")["id"] == ID
+
+
+def test_denial_by_whoever_began_is_taken(points: Points) -> None:
+    begin(points, MINE)
+    points.do("set_policy", kind="mfa", require={"mfa": True}, allow_self=False)
+    assert points.step("deny")["state"] == "denied"
+    assert MINE not in points.exported()
+
+
+def test_policy_that_is_the_default_again_leaves_nothing_behind(points: Points) -> None:
+    empty = points.exported()
+    points.do("set_policy", kind="mfa", require={"mfa": True}, allow_self=True)
+    assert points.machine.policies().keys() == {"mfa"}
+    assert json.loads(points.exported())["policies"] == {
+        "mfa": {"require": {"mfa": True}, "allow_self": True}
+    }
+    points.do("set_policy", kind="mfa", require={}, allow_self=False)
+    assert points.exported() == empty
+
+
+def test_policies_of_more_than_1000_kinds_are_a_conflict(points: Points) -> None:
+    for n in range(MAX_POLICIES):
+        points.do("set_policy", kind=f"k{n}", require={}, allow_self=True)
+    with pytest.raises(errors.Conflict):
+        points.do("set_policy", kind="more", require={}, allow_self=True)
+    points.do("set_policy", kind="k7", require={"a": 1}, allow_self=False)
+    points.do("set_policy", kind="k7", require={}, allow_self=False)
+    points.do("set_policy", kind="more", require={}, allow_self=True)
+
+
+@pytest.mark.parametrize(
+    "require",
+    [
+        [], {"": True}, {"a\nb": 1}, {"a": None}, {"a": []}, {"a": "x" * 257}, {"a": 2**53 + 1},
+        {f"k{n}": 1 for n in range(MAX_REQUIRED + 1)},
+    ],
+)  # fmt: skip
+def test_policy_that_no_session_could_meet_as_written_is_malformed(points: Points, require: Any) -> None:
+    with pytest.raises(Malformed):
+        points.do("set_policy", kind="mfa", require=require, allow_self=False)
+
+
+# -- wrong codes -----------------------------------------------------------------------------------
+
+
+def tries(points: Points, code: str, **counted: str) -> dict[str, Any]:
+    return points.do("try_code", id=None, user_code_sha256=code, counted=[list(c) for c in counted.items()])
+
+
+def test_wrong_codes_of_one_person_stop_that_person_for_ten_minutes_and_nobody_else(points: Points) -> None:
+    points.start(ttl_ms=MAX_TTL_MS)
+    for left in reversed(range(10)):
+        assert tries(points, WRONG, person=MINE) == {"id": None, "attempts_left": left}
+    before = points.exported()
+    for code in (CODE, WRONG):
+        with pytest.raises(errors.SlowDown, match="of yours"):
+            tries(points, code, person=MINE)
+    assert points.exported() == before
+    assert tries(points, CODE, person=THEIRS) == {"id": ID, "attempts_left": 10}
+    assert tries(points, CODE, network=MINE)["id"] == ID  # a level of its own, whatever the digest
+    points.now += ATTEMPT_WINDOW_MS
+    assert tries(points, CODE, person=MINE) == {"id": ID, "attempts_left": 10}
+
+
+def test_wrong_codes_of_many_networks_stop_what_they_are_part_of(points: Points) -> None:
+    points.start(ttl_ms=MAX_TTL_MS)
+    for n in range(50):
+        tries(points, WRONG, network=f"{n:064x}", site=MINE, region=MINE, all=MINE)
+    with pytest.raises(errors.SlowDown, match="around your network"):
+        tries(points, CODE, network="e" * 64, site=MINE, region=MINE, all=MINE)
+    assert tries(points, CODE, network="e" * 64, site=THEIRS, region=MINE, all=MINE)["id"] == ID
+    assert tries(points, CODE, person=THEIRS)["id"] == ID
+
+
+def test_full_table_of_wrong_codes_forgets_the_oldest_and_refuses_nobody(
+    points: Points, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    levels = {name: level._replace(size=min(level.size, 3)) for name, level in LEVELS.items()}
+    monkeypatch.setattr(module, "LEVELS", levels)
+    for n in range(9):
+        for _ in range(10):
+            tries(points, WRONG, person=f"{n:064x}")
+        points.now += 1
+    exported = json.loads(points.exported())["tries"]["person"]
+    assert [who for who, _, _ in exported] == [f"{n:064x}" for n in (6, 7, 8)]
+    assert tries(points, WRONG, person=f"{0:064x}")["attempts_left"] == 9
+
+
+def test_try_of_a_named_record_counts_against_the_record(points: Points) -> None:
+    points.start()
+    wrong = {"id": ID, "user_code_sha256": WRONG, "counted": [["person", MINE]]}
+    for left in reversed(range(MAX_ATTEMPTS)):
+        assert points.do("try_code", **wrong) == {"id": None, "attempts_left": left}
+    assert points.state() == "cancelled"
+    assert "tries" not in json.loads(points.exported())
+
+
+@pytest.mark.parametrize(
+    "counted",
+    [
+        None, [], [["person"]], [["person", MINE, 1]], [["street", MINE]], [[["person"], MINE]],
+        [["person", "x"]], [["person", MINE], ["person", THEIRS]], {"person": MINE},
+    ],
+)  # fmt: skip
+def test_try_that_counts_for_nobody_is_malformed(points: Points, counted: Any) -> None:
+    with pytest.raises(Malformed):
+        points.do("try_code", id=None, user_code_sha256=CODE, counted=counted)
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        lambda s: s.update(tries={}),
+        lambda s: s.update(policies={}),
+        lambda s: s["tries"].update(person=[]),
+        lambda s: s["tries"].update(street=s["tries"]["person"]),
+        lambda s: s["tries"]["person"].append([MINE, 1, 2_000_000]),
+        lambda s: s["tries"]["person"].append([THEIRS, 1, 1]),
+        lambda s: s["tries"]["person"].append([THEIRS, 11, 2_000_000]),
+        lambda s: s["tries"]["person"].append([THEIRS, 0, 2_000_000]),
+        lambda s: s["tries"]["person"].append([THEIRS, True, 2_000_000]),
+        lambda s: s["tries"]["person"].append([THEIRS, 1]),
+        lambda s: s["policies"].update(mfa={"require": {}, "allow_self": False}),
+        lambda s: s["policies"]["mfa"].update(more=1),
+        lambda s: s["records"][ID].update(begun_by=[]),
+        lambda s: s["records"][ID].update(begun_by=[THEIRS, MINE]),
+        lambda s: s["records"][ID].update(begun_by=["x"]),
+        lambda s: s["records"][ID].update(begun_by=[f"{n:064x}" for n in range(5)]),
+    ],
+)
+def test_prepare_restore_of_wrong_counters_policies_or_beginners_is_a_value_error(
+    points: Points, change: Any
+) -> None:
+    begin(points, MINE)
+    tries(points, WRONG, person=MINE)
+    points.do("set_policy", kind="mfa", require={"mfa": True}, allow_self=False)
+    state = json.loads(points.exported())
+    RendezvousMachine().prepare_restore(state)()
+    change(state)
+    with pytest.raises(ValueError):
+        points.machine.prepare_restore(state)
 
 
 def test_start_beyond_10000_live_records_is_overloaded_until_one_ends(points: Points) -> None:
