@@ -433,6 +433,11 @@ class RendezvousService:
         deadline = time.monotonic() + timeout_s
         arguments: Json = {"by": by} if data is None else self._approval(record, by, data)
         if operation != "deny":  # which grants nothing
+            if record.state in (
+                "pending",
+                "claimed",
+            ):  # else it may be a repetition, which is answered as before
+                self.refuse(record, actor)
             arguments |= {"actors": _digests(actor), "claims": self._shown_claims(record, actor)}
         command = {"id": record.id, "expected": None, **arguments}
         left = max(0.1, deadline - time.monotonic())
@@ -451,7 +456,7 @@ class RendezvousService:
             return self._answer(record.id)
 
     def refuse(self, record: Rendezvous, actor: Actor) -> None:
-        """Raises ApprovalRefused where the machine would: for a page, before it offers what it cannot do."""
+        """Raises ApprovalRefused where the machine would, without a command that a request id remembers."""
         refusal = self._records.refusal(record, _digests(actor), self._shown_claims(record, actor))
         if refusal is not None:
             raise refusal
