@@ -18,7 +18,6 @@ import socket
 import ssl
 import time
 from collections.abc import Callable
-from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, cast
 
@@ -101,9 +100,8 @@ class Node:
         """Raises ConfigError, StorageError, Conflict or VersionMismatch; nothing runs then."""
         config, data_dir = self._config, self._data_dir
         pki_dir = data_dir / pki.PKI_DIRECTORY
-        files = pki.check_private_files(
-            pki_dir, name=config.name, cluster_id=config.cluster_id, now=datetime.now(UTC)
-        )
+        # Its dates are judged by the cluster's time, which the service knows (CertificateService.start).
+        files = pki.check_private_files(pki_dir, name=config.name, cluster_id=config.cluster_id)
         self.tls = TlsIdentity(pki_dir)
         self._gateway_tls = self._gateway_context()
         self._descriptors = raise_descriptor_limit()
@@ -148,12 +146,14 @@ class Node:
                 machine,
                 raft_id=raft_id,
                 request_stop=self._stop_requested.set,
+                tls=self.tls,
             )
             self.control = build_server(
                 self.service, logger=logging.getLogger("cyoloctl.api"), identify=self._identify_caller
             )
             self.engine.on_removed_self = self._on_removed
             self.engine.start(self.service.addresses())
+            self.service.certificates.start()  # nothing was dialled yet: that takes the loop
             loop = asyncio.get_running_loop()
             self._listener = Listener(
                 listening[0],

@@ -27,7 +27,7 @@ import ssl
 import stat
 import tempfile
 import warnings
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -75,8 +75,13 @@ __all__ = [
     "PeerCertificate",
     "PendingRequest",
     "accept_grant",
+    "ca_cluster_id",
+    "certificate_dates",
+    "certificate_der",
     "certificate_expires_at",
+    "certificate_names",
     "certificate_sha256",
+    "check_ca",
     "check_private_files",
     "check_request",
     "create_ca",
@@ -89,12 +94,14 @@ __all__ = [
     "grant",
     "identity_from_peer",
     "is_issued_by",
+    "is_signed_by_ca",
     "issue",
     "key_id",
     "make_request",
     "new_cluster",
     "new_cluster_id",
     "new_secret",
+    "node_certificate_problem",
     "open_sealed",
     "parse_cluster_id",
     "parse_identity",
@@ -103,7 +110,7 @@ __all__ = [
     "read_authorities",
     "read_ca",
     "read_node_keys",
-    "renew_node_certificate",
+    "read_node_public_key",
     "request_sha256",
     "seal",
     "secret_sha256",
@@ -212,12 +219,15 @@ def issue(
     *,
     now: datetime,
     days: int = MAX_CERTIFICATE_DAYS,
+    beyond_ca: bool = False,
 ) -> str:
     """A certificate PEM for the holder of a P-256 key.
 
     public_key_pem: a public key, or a certificate request (only its key is
     taken: check_request first).  days: 1 to 825, from now; never beyond the
-    CA's own end.  A node's certificate serves and dials, the others only dial.
+    CA's own end, unless beyond_ca: nodes judge each other's certificates and
+    not the CA's dates, and must be able to exchange a CA that has ended.  A
+    node's certificate serves and dials, the others only dial.
 
     Raises InvalidInput for the key or days, ConfigError when the CA is not
     valid now, belongs to another cluster or does not match its key.
@@ -228,7 +238,7 @@ def issue(
     ca, ca_key = _load_ca(ca_cert_pem, ca_key_pem)
     if _ca_cluster_id(ca) != identity.cluster_id:
         raise ConfigError("this CA is of another cluster: use the CA of the cluster to issue for")
-    if not ca.not_valid_before_utc <= start < ca.not_valid_after_utc:
+    if not beyond_ca and not ca.not_valid_before_utc <= start < ca.not_valid_after_utc:
         raise ConfigError(
             f"the CA is valid from {ca.not_valid_before_utc:%Y-%m-%d} to {ca.not_valid_after_utc:%Y-%m-%d}, "
             f"and the clock says {start:%Y-%m-%d}: set the clock, or make a new cluster"
@@ -237,14 +247,15 @@ def issue(
     purposes = [ExtendedKeyUsageOID.CLIENT_AUTH]
     if identity.role == "node":
         purposes.insert(0, ExtendedKeyUsageOID.SERVER_AUTH)
+    end = start + timedelta(days=days)
     certificate = (
         x509.CertificateBuilder()
         .subject_name(_subject(identity.name, identity.role))
         .issuer_name(ca.subject)
         .public_key(public)
         .serial_number(x509.random_serial_number())
-        .not_valid_before(max(start - _EARLY, ca.not_valid_before_utc))
-        .not_valid_after(min(start + timedelta(days=days), ca.not_valid_after_utc))
+        .not_valid_before(start - _EARLY if beyond_ca else max(start - _EARLY, ca.not_valid_before_utc))
+        .not_valid_after(end if beyond_ca else min(end, ca.not_valid_after_utc))
         .add_extension(x509.BasicConstraints(ca=False, path_length=None), critical=True)
         .add_extension(_key_usage(ca=False), critical=True)
         .add_extension(x509.ExtendedKeyUsage(purposes), critical=False)
@@ -261,6 +272,22 @@ def issue(
 def certificate_expires_at(pem: str) -> datetime:
     """The last moment (UTC) at which a certificate is valid.  Raises InvalidInput."""
     return _load_certificate(pem).not_valid_after_utc
+
+
+def certificate_dates(pem: str) -> tuple[datetime, datetime]:
+    """The first and last moment (UTC) at which a certificate is valid.  Raises InvalidInput."""
+    certificate = _load_certificate(pem)
+    return certificate.not_valid_before_utc, certificate.not_valid_after_utc
+
+
+def certificate_names(pem: str) -> list[str]:
+    """The names in a certificate: of ours exactly one.  Raises InvalidInput."""
+    return _dns_names(_load_certificate(pem).extensions)
+
+
+def certificate_der(pem: str) -> bytes:
+    """A certificate in DER.  Raises InvalidInput."""
+    return _load_certificate(pem).public_bytes(serialization.Encoding.DER)
 
 
 def key_id(pem: str) -> str:
@@ -302,9 +329,9 @@ def verify_statement(
 ) -> None:
     """Check that the node of this name in this cluster signed a statement.
 
-    The CA must be the cluster's own, the certificate issued by it, both valid
-    now, and the certificate that node's and nobody else's.  Whether the CA is
-    the right one is for the caller to know.
+    The CA must be the cluster's own, the certificate issued by it, not ended
+    by now, and that node's and nobody else's.  Whether the CA is the right one
+    is for the caller to know.
 
     Raises InvalidInput with what is wrong.
     """
@@ -314,12 +341,12 @@ def verify_statement(
     if problem is None and _ca_cluster_id(ca) != cluster_id:
         problem = "its CA is of another cluster"
     moment = _utc(now)
-    for each in (ca, certificate):
-        if problem is None and not each.not_valid_before_utc <= moment <= each.not_valid_after_utc:
-            problem = (
-                f"its certificate is valid from {each.not_valid_before_utc:%Y-%m-%d} to "
-                f"{each.not_valid_after_utc:%Y-%m-%d}, and this clock says {moment:%Y-%m-%d}"
-            )
+    # Its beginning says nothing: it may have been issued while the time was wrong.
+    if problem is None and moment > certificate.not_valid_after_utc:
+        problem = (
+            f"its certificate ended at {certificate.not_valid_after_utc:%Y-%m-%dT%H:%M:%SZ}, "
+            f"and the time is {moment:%Y-%m-%dT%H:%M:%SZ}"
+        )
     if problem is None:
         try:
             _p256(certificate.public_key).verify(_b64decode(signature), statement, ec.ECDSA(hashes.SHA256()))
@@ -1026,21 +1053,46 @@ def is_issued_by(certificate_der: bytes, ca_pem: str) -> bool:
     return _is_issued_by(certificate, _load_certificate(ca_pem))
 
 
-def renew_node_certificate(pki_dir: Path, *, now: datetime, days: int = MAX_CERTIFICATE_DAYS) -> datetime:
-    """Replace the certificate of a node that holds the CA key; the key pair stays.  Returns the new end.
+def read_node_public_key(pki_dir: Path) -> str:
+    """The public key, in PEM, of a node's certificates.  Raises ConfigError."""
+    return _public_pem(_from_file(pki_dir / _NODE_KEY, _load_key))
 
-    Raises ConfigError, StorageError; then the old certificate is as it was.
+
+def node_certificate_problem(
+    certificate_pem: str, authorities: Iterable[str], identity: Identity, public_key_pem: str
+) -> str | None:
+    """What makes a certificate useless as this node's, or None.  Dates are not looked at.
+
+    authorities: the CAs (PEM) that may have issued it.  Raises InvalidInput
+    for what is no certificate.
     """
-    ca_cert, ca_key = read_ca(pki_dir)
-    old = _from_file(pki_dir / _NODE_CERT, _load_certificate)
-    names = _dns_names(old.extensions)
-    identity = parse_identity(names[0]) if len(names) == 1 else None
-    if identity is None:
-        raise ConfigError(f"{pki_dir / _NODE_CERT} names no node: restore the right one")
-    public = _public_pem(_from_file(pki_dir / _NODE_KEY, _load_key))
-    new = issue(ca_cert, ca_key, public, identity, now=now, days=days)
-    write_private(pki_dir / _NODE_CERT, new.encode())
-    return certificate_expires_at(new)
+    certificate = _load_certificate(certificate_pem, canonical=True)
+    issuers = [ca for ca in map(_load_certificate, authorities) if _is_issued_by(certificate, ca)]
+    if not issuers:
+        return "it was issued by another CA"
+    if key_id(certificate_pem) != key_id(public_key_pem):
+        return "it is for another key than this node's"
+    return _certificate_problem(certificate, issuers[0], identity)
+
+
+def check_ca(ca_cert_pem: str, ca_key_pem: str) -> None:
+    """Check that this is a cluster's CA and its private key.  Raises ConfigError."""
+    _load_ca(ca_cert_pem, ca_key_pem)
+
+
+def ca_cluster_id(ca_pem: str) -> ClusterId:
+    """The cluster whose CA this is.  Raises InvalidInput for what is no cluster's CA."""
+    return _ca_cluster_id(_load_certificate(ca_pem, canonical=True))
+
+
+def is_signed_by_ca(statement: bytes, signature: str, ca_pem: str) -> bool:
+    """Whether a CA's own key signed a statement (`sign_statement`)."""
+    public = _p256(_load_certificate(ca_pem).public_key)
+    try:
+        public.verify(_b64decode(signature), statement, ec.ECDSA(hashes.SHA256()))
+    except _DEFECTS:
+        return False
+    return True
 
 
 # -- TLS ----------------------------------------------------------------------------------------
@@ -1309,10 +1361,7 @@ def _check_dates(certificate: x509.Certificate, path: Path, now: datetime) -> No
             f"{now:%Y-%m-%dT%H:%M:%SZ}: set the clock"
         )
     if now > end:
-        raise ConfigError(
-            f"{path} expired at {end:%Y-%m-%dT%H:%M:%SZ}: get a new one with `cyoloctl node request`, "
-            "`cyoloctl member grant` and `cyoloctl node accept`"
-        )
+        raise ConfigError(f"{path} expired at {end:%Y-%m-%dT%H:%M:%SZ}: renew it with `cyoloctl node renew`")
 
 
 def _sealing_public(text: str) -> x25519.X25519PublicKey:

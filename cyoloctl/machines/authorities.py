@@ -62,7 +62,9 @@ class Rotation:
     under the new one, base64.  keys: voter -> the new CA's key sealed to it.
     begun_unix_ms: replicated time of ``begin``; the overlap is counted from it.
     covered: the names that had been removed by then.  confirmed: members that
-    trust it and, if voters, hold its key.  issuing: certificates come from it.
+    trust it and, if voters, hold its key.  ready_unix_ms: when all members had
+    confirmed for the first time; from then on credentials may come from it.
+    issuing: certificates of nodes come from it.
     reissued: members whose own certificate does.
     """
 
@@ -74,6 +76,7 @@ class Rotation:
     overlap_ms: int
     covered: tuple[str, ...]
     confirmed: tuple[str, ...] = ()
+    ready_unix_ms: int | None = None
     issuing: bool = False
     reissued: tuple[str, ...] = ()
 
@@ -97,6 +100,7 @@ class Rotation:
             "keys": self.keys,
             "old_ca_pem": self.old_ca_pem,
             "overlap_ms": self.overlap_ms,
+            "ready_unix_ms": self.ready_unix_ms,
             "reissued": list(self.reissued),
             "voucher": self.voucher,
         }
@@ -254,6 +258,8 @@ class AuthorityMachine:
         if member.role == "voter" and name not in going.keys:
             raise Refused(Conflict(f"the new CA's key was not sealed to {name} yet: wait for it"))
         self._rotation = replace(going, confirmed=_with(going.confirmed, name))
+        if going.ready_unix_ms is None and not self.unconfirmed():
+            self._rotation = replace(self._rotation, ready_unix_ms=now_unix_ms)
         return {"name": name}
 
     def _advance(self, given: dict[str, Any], now_unix_ms: int) -> dict[str, Any]:
@@ -262,7 +268,8 @@ class AuthorityMachine:
             raise Refused(Conflict(f"{_names(missing)} did not confirm the new CA yet: see pki status"))
         if now_unix_ms < going.overlap_until_unix_ms:
             raise Refused(Conflict("the overlap has not passed: see pki status"))
-        self._rotation = replace(going, issuing=True)
+        ready_ms = now_unix_ms if going.ready_unix_ms is None else going.ready_unix_ms
+        self._rotation = replace(going, ready_unix_ms=ready_ms, issuing=True)
         return {"sha256": given["sha256"]}
 
     def _reissued(self, given: dict[str, Any], now_unix_ms: int) -> dict[str, Any]:
@@ -290,8 +297,8 @@ class AuthorityMachine:
         return {"sha256": given["sha256"]}
 
     def _abandon(self, given: dict[str, Any], now_unix_ms: int) -> dict[str, Any]:
-        self._going(given)
-        if not self.unconfirmed():
+        going = self._going(given)
+        if going.ready_unix_ms is not None or not self.unconfirmed():
             raise Refused(
                 Conflict("all members trust the new CA and may have issued under it: let the rotation end")
             )
@@ -342,7 +349,9 @@ class AuthorityMachine:
                 rotation = Rotation(**checked(clean["rotation"], _ROTATION))
             except Malformed:
                 raise ValueError("a rotation is not valid") from None
-            if rotation.reissued and not rotation.issuing:
+            if (rotation.reissued and not rotation.issuing) or (
+                rotation.issuing and rotation.ready_unix_ms is None
+            ):
                 raise ValueError("a rotation contradicts itself")
 
         def commit() -> None:
@@ -420,6 +429,7 @@ _ROTATION: dict[str, Check] = {
     "keys": _keys,
     "old_ca_pem": _certificate,
     "overlap_ms": _overlap,
+    "ready_unix_ms": integer(0, MAX_TIME_UNIX_MS, "the time", optional=True),
     "reissued": _name_list,
     "voucher": _base64,
 }

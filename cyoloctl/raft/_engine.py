@@ -265,6 +265,10 @@ class Engine:
         """End the session with a removed peer, telling it so."""
         self._network.disconnect(name, reason="removed")
 
+    def reconnect(self, name: str) -> None:
+        """End the session with a peer, to make another one at once: this node has a new certificate."""
+        self._network.reconnect(name)
+
     async def call(self, name: str, body: bytes, *, timeout_s: float) -> bytes:
         """Ask another node; see `PeerNetwork.call`."""
         return await self._network.call(name, body, timeout_s=timeout_s)

@@ -496,6 +496,12 @@ class Sessions:
             session.write({"type": "goodbye", "reason": reason})
             session.close()
 
+    def reconnect(self, name: str) -> None:
+        """End the session with a peer; what was written still leaves, and both ends dial again."""
+        session = self._live.get(name)
+        if session is not None:
+            session.close()
+
     def stop(self) -> None:
         """End every session; the handler hears of none of them any more, calls are not answered."""
         self._dials.clear()

@@ -152,6 +152,10 @@ class PeerNetwork:
         """End the session with a peer and tell it why."""
         self._sessions.disconnect(name, reason=reason)
 
+    def reconnect(self, name: str) -> None:
+        """End the session with a peer; both ends dial again."""
+        self._sessions.reconnect(name)
+
     def peers(self) -> dict[str, PeerInfo]:
         """The connected peers, by name."""
         return self._sessions.peers()

@@ -22,6 +22,7 @@ from typing import Any
 from cyoloctl import __version__, pki
 from cyoloctl.config import Config
 from cyoloctl.errors import (
+    AccessDenied,
     ConfigError,
     Conflict,
     CyoloctlError,
@@ -36,12 +37,14 @@ from cyoloctl.machines import Composite
 from cyoloctl.machines.members import Member
 from cyoloctl.model import Address, NodeName, parse_address, parse_hostname
 from cyoloctl.raft import Engine, ReplicaStatus
+from cyoloctl.service._certificates import CertificateService
 from cyoloctl.service._gateway import GatewayService
 from cyoloctl.service._keys import KeyService
 from cyoloctl.service._rendezvous import RendezvousService
 from cyoloctl.service._replicated import Json, Replicated, rfc3339
 from cyoloctl.service._routes import RouteService
 from cyoloctl.service._tokens import TokenService
+from cyoloctl.tls import TlsIdentity
 
 __all__ = ["Service", "clock_correction_ms"]
 
@@ -127,9 +130,9 @@ class Service:
         *,
         raft_id: str,
         request_stop: Callable[[], None],
+        tls: TlsIdentity,
     ) -> None:
         self._config = config
-        self._files = files
         self._pki_dir = pki_dir
         self._engine = engine
         self._machine = machine
@@ -143,6 +146,9 @@ class Service:
         self._parting: dict[str, float] = {}
         self._replicated = Replicated(config, engine, machine)
         self.keys = KeyService(self._replicated, files, pki_dir)
+        self.certificates = CertificateService(
+            self._replicated, files, pki_dir, tls, ask=self._ask, on_renewed=self.keys.renewed
+        )
         self.tokens = TokenService(self._replicated, self.keys)
         self.routes = RouteService(self._replicated)
         self.rendezvous = RendezvousService(self._replicated, self.keys, self.tokens, self.routes.page_url)
@@ -247,11 +253,13 @@ class Service:
             "version": __version__,
             "storage": self._config.storage,
             "fsync_p99_ms": round(self._engine.fsync_p99_ms(), 2),
-            "certificate_expires_at": self._expires_at(),
+            "certificate_expires_at": self.certificates.expires_at(),
+            **self.certificates.describe(),
         }
 
-    def _expires_at(self) -> str:
-        return rfc3339(self._files.certificate_expires_at.timestamp())
+    @property
+    def _files(self) -> pki.NodeFiles:
+        return self.certificates.files
 
     def _member_rows(self, status: ReplicaStatus) -> list[Json]:
         members = {member.name: member for member in self._machine.members.members()}
@@ -470,7 +478,7 @@ class Service:
     async def on_call(self, name: str, body: bytes) -> bytes:
         """Answer a peer's `_ask`.  Any bytes give an answer; nothing is passed on a second time."""
         try:
-            return json.dumps({"value": await self._answer_call(body)}).encode()
+            return json.dumps({"value": await self._answer_call(name, body)}).encode()
         except CyoloctlError as error:
             return json.dumps({"error": {"code": error.code, "message": error.message}}).encode()
         except Exception:
@@ -479,7 +487,7 @@ class Service:
                 {"error": {"code": "internal", "message": "internal error: see the leader's log"}}
             ).encode()
 
-    async def _answer_call(self, body: bytes) -> Json:
+    async def _answer_call(self, peer: str, body: bytes) -> Json:
         try:
             asked = json.loads(body)
             operation, arguments = asked["operation"], asked["arguments"]
@@ -498,6 +506,14 @@ class Service:
             if not self._files.has_ca_key:
                 raise ConfigError("the leader holds no CA key: join through a voter that does")
             return await self.join(**arguments, timeout_s=timeout_s)
+        if operation == "renew":
+            return await self.certificates.renew_for(peer, **arguments, timeout_s=timeout_s)
+        if operation in _OF_VOTERS:
+            asking = self._machine.members.get(peer)
+            if asking is None or asking.role != "voter":
+                raise AccessDenied("only a voter may ask for this")
+            answer: Callable[..., Awaitable[Json]] = getattr(self.certificates, _OF_VOTERS[operation])
+            return await answer(**arguments, timeout_s=timeout_s)
         if not self._engine.is_leader():
             raise NoLeader("the leader changed: try again")
         run: Callable[..., Awaitable[Json]] = (
@@ -636,6 +652,8 @@ class Service:
             self._engine.set_addresses(self._where_to_dial())
             self._part_with_removed()
             self._check_clock()
+            if await self.certificates.maintain():
+                pause = 0.1
             try:
                 if self._engine.leader() is not None and await self._announce():
                     pause = 0.2
@@ -710,7 +728,10 @@ class Service:
             role="voter" if mine is None else mine.role,
             sealing_key=self._files.sealing_key,
             raft_id=self._raft_id,
-            certificate_expires_at=self._expires_at(),
+            # Whoever waits for it counts on sessions that rest on it (see CertificateService.ready).
+            certificate_expires_at=self.certificates.expires_at()
+            if mine is None or self.certificates.settled()
+            else mine.certificate_expires_at,
             key_hash=key_hash,
         )
         if mine == wanted:
@@ -763,7 +784,14 @@ class Service:
         return {"schema_version": 1, "stopping": True}
 
 
+# What voters ask of a holder of the CA key for their operators, and the method that does it.
+_OF_VOTERS = {"grant": "grant_for", "rotate_ca": "rotate_for", "wrap_ca": "wrap_for_leader"}
+
 _CALLS: dict[str, dict[str, Any]] = {
+    "renew": {"request_pem": str},
+    "grant": {"name": str, "request_pem": str},
+    "rotate_ca": {"overlap_s": int, "dry_run": bool},
+    "wrap_ca": {"sha256": str},
     "remove": {"name": str, "force": bool, "dry_run": bool},
     "transfer": {"to": (str, type(None))},
     "join": {"name": str, "secret": str, "request_pem": str, "sealing_key": str, "address": str},

@@ -59,6 +59,17 @@ class KeyService:
         self._name = str(replicated.config.name)
         self._cluster_id = str(replicated.config.cluster_id)
         self._node_key_pem, self._sealing_key_pem = pki.read_node_keys(pki_dir)
+        self.renewed(files)
+        self._opened: dict[str, Key] = {}
+        self._unreadable: dict[str, str] = {}  # key id -> the blob that could not be opened
+        self._ring = Keyring()
+        self._changed = True
+        self._distrusted: dict[str, NodeKey] = {}  # what was complained about already
+        self._keys.on_change = self._on_change
+
+    def renewed(self, files: pki.NodeFiles) -> None:
+        """The node has another certificate, or trusts another CA: what vouches for its sealing key."""
+        self._authorities = files.authorities
         self._identity = keyring.NodeIdentity(
             name=self._name,
             cluster_id=self._cluster_id,
@@ -75,12 +86,6 @@ class KeyService:
         self._announcement = NodeKey(
             self._identity.sealing_key, self._identity.certificate_pem, self._identity.signature
         )
-        self._opened: dict[str, Key] = {}
-        self._unreadable: dict[str, str] = {}  # key id -> the blob that could not be opened
-        self._ring = Keyring()
-        self._changed = True
-        self._distrusted: dict[str, NodeKey] = {}  # what was complained about already
-        self._keys.on_change = self._on_change
 
     def _on_change(self, index: int) -> None:
         self._changed = True
@@ -273,16 +278,10 @@ class KeyService:
 
     def _trusted(self) -> dict[str, str]:
         """Member -> sealing key, of those whose certificate the CA vouches for."""
-        now, found = datetime.now(UTC), {}
+        found = {}
         for name, announced in self._keys.nodes().items():
             try:
-                keyring.verify_sealing_key(
-                    **asdict(announced),
-                    cluster_id=self._cluster_id,
-                    name=name,
-                    ca_pem=self._identity.ca_pem,
-                    now=now,
-                )
+                self._verify(name, announced)
                 found[name] = announced.sealing_key
             except CyoloctlError as error:
                 if self._distrusted.get(name) != announced:
@@ -292,6 +291,21 @@ class KeyService:
                         extra={"member": name, "reason": error.message},
                     )
         return found
+
+    def _verify(self, name: str, announced: NodeKey) -> None:
+        """Raises InvalidInput where no CA that is trusted vouches for it."""
+        now = datetime.fromtimestamp(self._replicated.now_ms() / 1000, UTC)
+        refusal: CyoloctlError | None = None
+        for ca_pem in self._authorities:
+            try:
+                keyring.verify_sealing_key(
+                    **asdict(announced), cluster_id=self._cluster_id, name=name, ca_pem=ca_pem, now=now
+                )
+                return
+            except CyoloctlError as error:
+                refusal = refusal or error
+        if refusal is not None:
+            raise refusal
 
     async def rotate(self, *, request_id: str | None, timeout_s: float) -> Json:
         deadline = time.monotonic() + timeout_s

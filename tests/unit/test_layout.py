@@ -99,6 +99,7 @@ TABLE: dict[str, Row] = {
     "gateway": Row(ours="gateway.*"),
     "pki": Row(ours=f"{BASE} identity paths", vendors="cryptography"),
     "tls": Row(ours=f"{BASE} pki"),
+    "authority": Row(ours=f"{BASE} identity paths pki"),
     "rendezvous": Row(ours=f"{BASE} machines.rendezvous pki", vendors="cryptography"),
     "config": Row(ours=f"{BASE} identity paths", vendors="yaml"),
     "setup": Row(ours=f"{BASE} identity paths pki config raft control.client"),
@@ -107,8 +108,8 @@ TABLE: dict[str, Row] = {
     "strangers": Row(pure=True),
     "listener": Row(ours="strangers"),
     "service.*": Row(
-        ours=f"{BASE} base64url caller identity paths pki config issuer tls tokens keyring rendezvous "
-        "machines.* raft service.*"
+        ours=f"{BASE} base64url caller identity paths pki authority config issuer tls tokens keyring "
+        "rendezvous machines.* raft service.*"
     ),
     "node": Row(
         ours=f"{BASE} identity listener strangers logs paths process pki config service tls tokens machines "

@@ -30,6 +30,7 @@ from cyoloctl.errors import (
     VersionMismatch,
 )
 from cyoloctl.model import Address, NodeName
+from tests.support.authorities import renew_own
 
 # The TLS library reads the real clock, so the certificates here are made around it.
 NOW = datetime.now(UTC)
@@ -372,7 +373,7 @@ def test_contexts_refuse_a_certificate_outside_its_dates_on_both_sides(
     tmp_path: Path, days: int, message: str
 ) -> None:
     old = make_cluster(tmp_path / "old", ID, NOW - timedelta(days=1000))
-    pki.renew_node_certificate(old.pki_dir, now=NOW)
+    renew_own(old.pki_dir, NOW)
     certified = old.certified("n2", now=NOW + timedelta(days=days), days=30)
     with pytest.raises(ssl.SSLCertVerificationError, match=message):
         handshake(client_context(old.ca, certified, tmp_path), pki.server_context(old.pki_dir))
@@ -1038,7 +1039,7 @@ def test_check_private_files_of_another_name_or_cluster_raises_config_error(
         pki.check_private_files(cluster.pki_dir, name=name, cluster_id=cluster_id)
 
 
-@pytest.mark.parametrize(("days", "part"), [(826, "cyoloctl node request"), (-2, "set the clock")])
+@pytest.mark.parametrize(("days", "part"), [(826, "cyoloctl node renew"), (-2, "set the clock")])
 def test_check_private_files_of_a_certificate_outside_its_dates_says_what_to_do(
     cluster: Cluster, days: int, part: str
 ) -> None:
@@ -1049,7 +1050,7 @@ def test_check_private_files_of_a_certificate_outside_its_dates_says_what_to_do(
 def test_renew_node_certificate_moves_the_end_and_keeps_the_key(fresh: Cluster) -> None:
     before = pki.check_private_files(fresh.pki_dir, name="n1", cluster_id=ID)
     later = NOW + timedelta(days=800)
-    end = pki.renew_node_certificate(fresh.pki_dir, now=later)
+    end = renew_own(fresh.pki_dir, later)
     after = pki.check_private_files(fresh.pki_dir, name="n1", cluster_id=ID, now=later)
     assert after.certificate_expires_at == end > before.certificate_expires_at
     assert pki.key_id(after.certificate_pem) == pki.key_id(before.certificate_pem)

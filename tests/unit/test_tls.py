@@ -12,6 +12,7 @@ import pytest
 from cyoloctl import pki
 from cyoloctl.errors import ConfigError
 from cyoloctl.tls import TlsIdentity
+from tests.support.authorities import renew_own
 
 NOW = datetime.now(UTC)
 
@@ -51,7 +52,7 @@ def test_listener_after_a_renewal_shows_the_new_certificate(tmp_path: Path) -> N
     old = _der(pki_dir)
     assert asyncio.run(_handshake(tls, tls.client)) == (old, old)
 
-    pki.renew_node_certificate(pki_dir, now=NOW)
+    renew_own(pki_dir)
     assert asyncio.run(_handshake(tls, tls.client)) == (old, old)  # not reloaded yet
     tls.reload()
     new = _der(pki_dir)
