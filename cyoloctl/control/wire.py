@@ -1251,7 +1251,7 @@ ROUTES: tuple[Route, ...] = (
                 "begin after this place",
                 default=None,
                 nullable=True,
-                pattern=r"[0-9]{1,16}-[0-9a-f]{32}",
+                pattern=r"(0|[1-9][0-9]{0,15})-[0-9a-f]{32}",
                 rule="`next` of the page before",
             ),
         ),
