@@ -38,7 +38,7 @@ from cyoloctl.machines import Composite
 from cyoloctl.model import Address, parse_address
 from cyoloctl.paths import check_ownership, control_socket_path, make_private_directory, write_private
 from cyoloctl.process import harden
-from cyoloctl.raft import Engine, PeerIdentity, memory_storage, open_storage
+from cyoloctl.raft import COPY, OLDER, Engine, PeerIdentity, count_start, memory_storage, open_storage
 from cyoloctl.service import Service
 from cyoloctl.strangers import Visitors, stranger_limits
 from cyoloctl.tls import TlsIdentity
@@ -55,6 +55,41 @@ _COLLECT_EVERY = 50_000
 """Objects between two passes of the cyclic collector: with Python's 700 it takes 5 to 8 % under load."""
 
 
+_REMOVED = (
+    "{name} was removed from the cluster: to come back, join under a new name with an empty data directory"
+)
+_UNWANTED = {
+    COPY: (
+        "another process runs as {name}, or ran on a later state of this disk: this data directory is a "
+        "copy; stop this one and keep the other, or, if the other is gone, run `cyoloctl member remove "
+        "{name}` on a healthy node and join under a new name with an empty data directory"
+    ),
+    OLDER: (
+        "this data directory is an older copy of {name}'s disk: it forgot what {name} had acknowledged, so "
+        "it must not vote; start the newer disk, or run `cyoloctl member remove {name}` on a healthy node "
+        "and join under a new name with an empty data directory"
+    ),
+}
+
+
+class _Register:
+    """What the replicated machines say about nodes, for the engine."""
+
+    def __init__(self, machine: Composite) -> None:
+        self._machine = machine
+
+    def is_removed(self, name: str) -> bool:
+        return self._machine.members.is_removed(name)
+
+    def role(self, name: str) -> str | None:
+        member = self._machine.members.get(name)
+        return None if member is None else member.role
+
+    def process(self, name: str) -> tuple[int, str, int] | None:
+        known = self._machine.presence.get(name)
+        return None if known is None else (known.boots, known.boot, known.index)
+
+
 class _Demultiplexer(asyncio.Protocol):
     """A connection after its TLS handshake: the ALPN name says who serves it."""
 
@@ -66,7 +101,7 @@ class _Demultiplexer(asyncio.Protocol):
         stream = cast(asyncio.Transport, transport)
         tls = stream.get_extra_info("ssl_object")
         protocol: asyncio.Protocol
-        if tls.selected_alpn_protocol() == pki.ALPN_RAFT:
+        if tls.selected_alpn_protocol() in (pki.ALPN_RAFT, *pki.ALPN_RAFT_BEFORE):
             protocol = self._node.engine.accept()
             if self._node.identify_peer(tls) is not None:
                 self._guest.identified()
@@ -120,6 +155,7 @@ class Node:
             listening.append(_listen(config.listen, "listen"))
             if config.gateway is not None:
                 listening.append(_listen(config.gateway.listen, "gateway.listen"))
+            boots = count_start(journal) if config.storage == "disk" else 0
             identity = PeerIdentity(
                 name=config.name,
                 raft_id=raft_id,
@@ -127,6 +163,7 @@ class Node:
                 boot=boot,
                 address=str(config.advertise),
                 release=__version__,
+                boots=boots,
             )
             self.engine = Engine(
                 identity,
@@ -137,6 +174,7 @@ class Node:
                 connect=_connector(self.tls),
                 describe=self._describe,
                 on_call=self._on_call,
+                register=_Register(machine),
             )
             self.service = Service(
                 config,
@@ -145,14 +183,15 @@ class Node:
                 self.engine,
                 machine,
                 raft_id=raft_id,
+                process=(boots, boot),
                 request_stop=self._stop_requested.set,
                 tls=self.tls,
             )
             self.control = build_server(
                 self.service, logger=logging.getLogger("cyoloctl.api"), identify=self._identify_caller
             )
-            self.engine.on_removed_self = self._on_removed
-            self.engine.start(self.service.addresses())
+            self.engine.on_unwanted = self._on_unwanted
+            self.engine.start(self.service.where_to_dial())
             self.service.certificates.start()  # nothing was dialled yet: that takes the loop
             loop = asyncio.get_running_loop()
             self._listener = Listener(
@@ -269,12 +308,10 @@ class Node:
         self._failure = await self.engine.wait_failed()
         self._stop_requested.set()
 
-    def _on_removed(self) -> None:
+    def _on_unwanted(self, reason: str) -> None:
+        """The cluster keeps this process out for good."""
         if self._failure is None:
-            self._failure = Conflict(
-                f"{self._config.name} was removed from the cluster: to come back, join under a new name "
-                "with an empty data directory"
-            )
+            self._failure = Conflict(_UNWANTED.get(reason, _REMOVED).format(name=self._config.name))
             self._stop_requested.set()
 
     # The engine is made before the service that it asks.

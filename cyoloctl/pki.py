@@ -63,6 +63,7 @@ from cyoloctl.paths import make_private_directory, sync_directory, write_private
 __all__ = [
     "ALPN_HTTP",
     "ALPN_RAFT",
+    "ALPN_RAFT_BEFORE",
     "MAX_CERTIFICATE_DAYS",
     "OPERATOR_FILE",
     "PKI_DIRECTORY",
@@ -128,7 +129,9 @@ PKI_DIRECTORY = "pki"
 OPERATOR_FILE = "operator.yaml"
 """The name of the operator's credentials in the data directory."""
 
-ALPN_RAFT = "cyoloctl-raft/1"
+ALPN_RAFT = "cyoloctl-raft/2"
+ALPN_RAFT_BEFORE = ("cyoloctl-raft/1",)
+"""Accepted in a handshake only so that both ends can be told which of them must be upgraded."""
 ALPN_HTTP = "http/1.1"
 
 MAX_CERTIFICATE_DAYS = 825
@@ -1106,7 +1109,7 @@ def server_context(pki_dir: Path) -> ssl.SSLContext:
     """
     context = _context(ssl.PROTOCOL_TLS_SERVER, pki_dir)
     context.verify_mode = ssl.CERT_OPTIONAL
-    context.set_alpn_protocols([ALPN_RAFT, ALPN_HTTP])
+    context.set_alpn_protocols([ALPN_RAFT, *ALPN_RAFT_BEFORE, ALPN_HTTP])
     # No resumption: each connection shows its certificate and has its dates checked.
     context.num_tickets = 0
     return context
@@ -1120,7 +1123,7 @@ def peer_context(pki_dir: Path) -> ssl.SSLContext:
     """
     context = _context(ssl.PROTOCOL_TLS_CLIENT, pki_dir)
     context.check_hostname = False  # certificates name nodes, not addresses
-    context.set_alpn_protocols([ALPN_RAFT])
+    context.set_alpn_protocols([ALPN_RAFT, *ALPN_RAFT_BEFORE])
     return context
 
 

@@ -79,6 +79,7 @@ from cyoloctl.machines.counter import CounterMachine
 from cyoloctl.machines.credentials import Credential, CredentialMachine
 from cyoloctl.machines.keys import KeyMachine, KeyPolicy, KeyRecord, NodeKey
 from cyoloctl.machines.members import Invitation, Member, MemberMachine, SecretInvitation
+from cyoloctl.machines.presence import Presence, PresenceMachine
 from cyoloctl.machines.rendezvous import RendezvousMachine
 from cyoloctl.machines.sessions import Revocation, SessionMachine
 
@@ -103,6 +104,8 @@ __all__ = [
     "Member",
     "MemberMachine",
     "NodeKey",
+    "Presence",
+    "PresenceMachine",
     "RendezvousMachine",
     "Revocation",
     "SecretInvitation",
@@ -157,6 +160,7 @@ class Composite:
         self.members = MemberMachine()
         self.credentials = CredentialMachine(self.members)
         self.keys = KeyMachine(self.members)
+        self.presence = PresenceMachine(self.members)
         self.authorities = AuthorityMachine(self.members)
         self.sessions = SessionMachine(self.keys.last_end_unix_ms)
         self.rendezvous = RendezvousMachine()
@@ -168,6 +172,7 @@ class Composite:
             "counter": self.counters,
             "credentials": self.credentials,
             "keys": self.keys,
+            "presence": self.presence,
             "members": self.members,
             "rendezvous": self.rendezvous,
             "sessions": self.sessions,
@@ -224,6 +229,7 @@ class Composite:
             if machine is self.members and operation == "remove":
                 # In the same entry: no state ever holds keys for a member that is gone.
                 self.keys.forget_member(value["name"], index)
+                self.presence.forget_member(value["name"])
             result = encode_result(index, value)
         except Malformed as error:
             return encode_refusal(index, error.code, error.message)
@@ -245,7 +251,11 @@ class Composite:
 
     def _content(self) -> bytes:
         # What is empty is left out where older releases lack it: what they wrote stays the same, to the byte.
-        newer = {"authorities": self.authorities.is_empty, "credentials": self.credentials.is_empty}
+        newer = {
+            "authorities": self.authorities.is_empty,
+            "credentials": self.credentials.is_empty,
+            "presence": self.presence.is_empty(),
+        }
         left_out = {name for name, is_empty in newer.items() if is_empty}
         head = canonical(
             {

@@ -7,9 +7,9 @@ import contextlib
 import logging
 import random
 import time
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from functools import partial
-from typing import Any
+from typing import Any, Protocol
 
 from cyoloctl.errors import CyoloctlError, InternalError, NoLeader, OutcomeUnknown
 from cyoloctl.raft._journal import Journal
@@ -22,14 +22,45 @@ from cyoloctl.raft._replica import (
     StateMachine,
     Timing,
 )
+from cyoloctl.raft._sessions import COPY, OLDER, REMOVED, Hello, Refusal
 from cyoloctl.raft._snapshot import SnapshotStore
 from cyoloctl.raft._ticker import Ticker
 from cyoloctl.raft._transport import Connector, Identify, PeerIdentity, PeerInfo, PeerNetwork
 from cyoloctl.raft._wire import encode
+from cyoloctl.raft._witnesses import Witnesses
 
-__all__ = ["Engine"]
+__all__ = ["Engine", "Register"]
 
 _log = logging.getLogger("cyoloctl.raft")
+
+
+class Register(Protocol):
+    """What the replicated state says about nodes, as far as this node has applied it."""
+
+    def is_removed(self, name: str) -> bool:
+        """True when the name was removed from the cluster."""
+        ...
+
+    def role(self, name: str) -> str | None:
+        """``voter`` or ``learner``, as the node was admitted; None when it is unknown."""
+        ...
+
+    def process(self, name: str) -> tuple[int, str, int] | None:
+        """Boots and boot of the node's latest process, and an index that its disk held; None when unknown."""
+        ...
+
+
+class _NoRegister:
+    """For an engine alone."""
+
+    def is_removed(self, name: str) -> bool:
+        return False
+
+    def role(self, name: str) -> str | None:
+        return "voter"
+
+    def process(self, name: str) -> tuple[int, str, int] | None:
+        return None
 
 
 class Engine:
@@ -51,13 +82,21 @@ class Engine:
         connect: Connector,
         describe: Callable[[], dict[str, Any]],
         on_call: Callable[[str, bytes], Awaitable[bytes]],
+        register: Register | None = None,
         timing: Timing = DEFAULT_TIMING,
         limits: Limits = DEFAULT_LIMITS,
     ) -> None:
         """describe: what `peers` of the other nodes show about this one, small JSON.
 
         on_call: answers `call` of the other nodes; its errors are its own to encode.
+
+        register: None: nobody is removed and every peer may vote.
         """
+        self._name = identity.name
+        self._register: Register = register or _NoRegister()
+        self._witnesses = Witnesses()
+        self._named: frozenset[str] = frozenset()
+        self._unwanted = False
         self._loop = asyncio.get_running_loop()
         self._journal = journal
         self._describe = describe
@@ -77,6 +116,7 @@ class Engine:
             send=self._queue,
             run_save=self._run_save,
             flush=self._flush,
+            may_lead=self._may_lead,
             timing=timing,
             limits=limits,
         )
@@ -87,19 +127,22 @@ class Engine:
         self._started = False
         self.on_change: Callable[[], None] = lambda: None
         """Called after role, term, leader, members or sessions changed."""
-        self.on_removed_self: Callable[[], None] = lambda: None
-        """Called when a peer says that this node was removed from the cluster."""
+        self.on_unwanted: Callable[[str], None] = lambda reason: None
+        """Called once when this process is kept out of the cluster for good: an applied entry or a majority
+        of the voters says so.  reason: ``removed``, ``copy`` or ``older disk``."""
 
     # Life.
 
-    def start(self, addresses: Mapping[str, str]) -> None:
-        """Restore, then take part.  addresses: where to dial peers first.
+    def start(self, addresses: Mapping[str, Sequence[str]]) -> None:
+        """Restore, then take part.  addresses: where to dial peers first; their names are those
+        that a node with an empty log believes.
 
         Raises StorageError or VersionMismatch when the data cannot be used.
         """
         self._replica.on_change = self._notify
         self._replica.start()
         self._started = True
+        self._named = frozenset(addresses) - {self._name}
         self._network.set_addresses(addresses)
         self._network.start()
         self._ticker.wake()
@@ -257,13 +300,25 @@ class Engine:
         """The protocol for an authenticated peer connection that came in."""
         return self._network.accept()
 
-    def set_addresses(self, addresses: Mapping[str, str]) -> None:
+    def refusals(self) -> list[Refusal]:
+        """Processes of peers that this node kept out lately."""
+        return self._network.refusals()
+
+    def kept_out_by(self) -> dict[str, str]:
+        """Peers that keep this process out at present, and why; no majority yet."""
+        return self._witnesses.said(self._loop.time())
+
+    def acknowledged(self, raft_id: str) -> int:
+        """The highest committed index that a peer is known to hold; 0 unless this node leads."""
+        return self._replica.acknowledged(raft_id)
+
+    def set_addresses(self, addresses: Mapping[str, Sequence[str]]) -> None:
         """Where peers are dialled from now on."""
         self._network.set_addresses(addresses)
 
     def disconnect(self, name: str) -> None:
         """End the session with a removed peer, telling it so."""
-        self._network.disconnect(name, reason="removed")
+        self._network.disconnect(name, reason=REMOVED)
 
     def reconnect(self, name: str) -> None:
         """End the session with a peer, to make another one at once: this node has a new certificate."""
@@ -304,8 +359,44 @@ class Engine:
             for future, index in self._awaiting_index.items():
                 if applied >= index and not future.done():
                     future.set_result(None)
+        if replica.disputed is not None:
+            self._settle_dispute()
         if replica.failed is not None and not self._failure.done():
             self._failure.set_result(replica.failed)
+        elif not self._unwanted and self.is_removed(replica.raft_id):
+            self._end(REMOVED)
+
+    def _settle_dispute(self) -> None:
+        """Whose log is wrong, a majority of the voters decides: whom they follow (row 1)."""
+        disputed = self._replica.disputed
+        assert disputed is not None
+        leader = disputed[0].partition("~")[0]
+        peers, voters = self._network.peers(), self._voter_names()
+        following = [
+            name
+            for name in voters
+            if name in peers and (name == leader or peers[name].info.get("leader") == leader)
+        ]
+        if len(following) * 2 > len(voters):
+            self._replica.fail_disputed()
+
+    def _voter_names(self) -> frozenset[str]:
+        return frozenset(raft_id.partition("~")[0] for raft_id in self._replica.voters())
+
+    def _end(self, reason: str) -> None:
+        if not self._unwanted:
+            self._unwanted = True
+            self.on_unwanted(reason)
+
+    def _may_lead(self, raft_id: str) -> bool:
+        """Whether a peer that is no voter in the own log may be one by now: see DESIGN.md."""
+        if self._register.role(raft_id.partition("~")[0]) == "voter":
+            return True
+        peers, voters = self._network.peers(), self._voter_names()
+        if voters:
+            return any(raft_id in peers[name].voters for name in voters if name in peers)
+        said = sum(raft_id in peers[name].voters for name in self._named if name in peers)
+        return not self._named or said * 2 > len(self._named)
 
     def _flush(self) -> None:
         if self._outgoing:
@@ -339,6 +430,7 @@ class Engine:
     # The network reports here.
 
     def on_peer_connected(self, raft_id: str) -> None:
+        self._witnesses.withdrawn(raft_id.partition("~")[0])
         self._replica.peer_connected(raft_id)
         self._ticker.wake()
         self._notify()
@@ -353,14 +445,46 @@ class Engine:
             self._ticker.wake()
 
     def is_removed(self, raft_id: str) -> bool:
-        """True when a committed entry removed it; a node whose log is in memory has a new one each time."""
-        return raft_id in self._replica.removed_peers()
+        """True when a committed entry removed it, by its name or as this raft id.
 
-    def on_removed(self, name: str) -> None:
-        if any(raft_id.partition("~")[0] == name for raft_id in self._replica.status().voters):
-            self.on_removed_self()
-        else:
-            _log.warning("a peer that is no voter says that this node was removed", extra={"peer": name})
+        A node whose log is in memory has a new raft id with each start: the name holds for all of them.
+        """
+        name = raft_id.partition("~")[0]
+        return raft_id in self._replica.removed_peers() or self._register.is_removed(name)
+
+    def refusal(self, hello: Hello) -> str | None:
+        """Why a process must be kept out: its disk is a copy, or older than what its node acknowledged."""
+        if "~" in hello.raft_id:
+            return None
+        known = self._register.process(hello.name)
+        if known is not None:
+            boots, boot, index = known
+            if hello.boots == boots and hello.boot != boot:
+                return COPY
+            if hello.boots < boots or hello.last_index < index:
+                return OLDER
+        if hello.boot != self._network.last_process(hello.name) and self._replica.forgot(
+            hello.raft_id, hello.term, hello.last_index
+        ):
+            return OLDER
+        return None
+
+    def on_refused(self, name: str, reason: str) -> None:
+        """One peer's word; a majority of the voters convinces."""
+        now = self._loop.time()
+        if name not in self._witnesses.said(now):
+            _log.warning("a peer keeps this node out", extra={"peer": name, "reason": reason})
+            self._notify()
+        self._witnesses.heard(name, reason, now)
+        verdict = self._witnesses.verdict(self._voter_names() or self._named, now)
+        if verdict is not None:
+            self._end(verdict)
+
+    def progress(self) -> tuple[int, int]:
+        return self._replica.progress()
+
+    def voters(self) -> Sequence[str]:
+        return sorted(self._replica.voters())
 
     def describe(self) -> dict[str, Any]:
         return self._describe()

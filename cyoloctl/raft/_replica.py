@@ -25,7 +25,7 @@ from __future__ import annotations
 import logging
 import random
 from collections import deque
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any, Protocol
 
@@ -68,9 +68,12 @@ __all__ = [
     "ReplicaStatus",
     "StateMachine",
     "Timing",
+    "Trouble",
 ]
 
 MAX_COMMAND_BYTES = 512 * 1024
+
+_DISPUTE_SHOWN_S = 60.0
 
 Message = dict[str, Any]
 
@@ -107,6 +110,9 @@ class Timing:
     transfer_limit_s: float = 5.0
     lost_leader_spread_s: float = 0.15
     """After the connection to the leader broke: ask for pre-votes within this time."""
+    refused_first_s: float = 1.0
+    """After a peer refused the snapshot, it is sent again; the pause doubles each time."""
+    refused_last_s: float = 60.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -139,6 +145,19 @@ DEFAULT_LIMITS = Limits()
 
 
 @dataclass(frozen=True, slots=True)
+class Trouble:
+    """What this replica and a peer cannot settle between themselves; for people.
+
+    code: ``snapshot_refused`` (the peer refuses ours), ``snapshot_unusable``
+    (we refuse the peer's) or ``log_differs``.
+    """
+
+    code: str
+    peer: str
+    message: str
+
+
+@dataclass(frozen=True, slots=True)
 class ReplicaStatus:
     """A snapshot of what this replica knows.  `match` is only known to a leader."""
 
@@ -156,6 +175,7 @@ class ReplicaStatus:
     removed: tuple[str, ...]
     connected: tuple[str, ...]
     match: Mapping[str, int]
+    troubles: tuple[Trouble, ...] = ()
 
 
 @dataclass(slots=True, eq=False)
@@ -191,6 +211,15 @@ class _Sending:
     transfer: Transfer
     offset: int = 0
     sent_at: float = -1.0
+
+
+@dataclass(slots=True)
+class _Refused:
+    """A peer could not use the snapshot: when to send it again."""
+
+    reason: str
+    until: float
+    pause_s: float
 
 
 @dataclass(slots=True)
@@ -251,6 +280,7 @@ class Replica:
         send: Callable[[str, Message], None],
         run_save: Callable[[Callable[[], None]], None],
         flush: Callable[[], None] = lambda: None,
+        may_lead: Callable[[str], bool] = lambda raft_id: True,
         timing: Timing = DEFAULT_TIMING,
         limits: Limits = DEFAULT_LIMITS,
     ) -> None:
@@ -260,8 +290,13 @@ class Replica:
         send(peer, message) must not raise and may drop; flush is called when a
         group of sends is complete; run_save(job) runs a
         blocking job, in a thread or at once, after which `tick` must be called.
+
+        may_lead(peer): whether a peer that is no voter in the own log may be
+        one by now, so that its term, its votes and its entries count: a log
+        that lags does not know the latest voters (row 21).  Asked again for
+        each message; the default is for tests.
         """
-        self._id = raft_id
+        self.raft_id = self._id = raft_id
         self._me = Node(raft_id)
         self._journal = journal
         self._snapshots = snapshots
@@ -271,6 +306,7 @@ class Replica:
         self._send = send
         self._run_save = run_save
         self._flush = flush
+        self._may_lead = may_lead
         self._timing = timing
         self._limits = limits
 
@@ -298,6 +334,16 @@ class Replica:
         self._receiving: _Receiving | None = None
         self._handover: _Handover | None = None
         self._membership_waiting: dict[int, tuple[int, Done]] = {}
+        self._acknowledged: dict[str, int] = {}  # raft id -> highest index in this leadership
+        self._parting: dict[Node, int] = {}  # removed, and to be told so by the entry at this index
+        self._refused: dict[Node, _Refused] = {}
+
+        # What peers and this node cannot settle.
+        self._unusable: tuple[str, str] | None = None  # whose snapshot, why
+        self.disputed: tuple[str, int, int] | None = None
+        """A peer claimed to lead in a term, and its log contradicts what is committed here at an index."""
+        self._disputed_at = 0.0
+        self._bounded: set[Node] = set()  # said once that they may not lead
 
         # Elections.
         self._leader_seen_at = -1e9
@@ -427,6 +473,29 @@ class Replica:
         """Index of the last applied entry."""
         return self._engine.applied_index()
 
+    def voters(self) -> frozenset[str]:
+        """Raft ids of the voters, as the own log says."""
+        return self._current.voters
+
+    def progress(self) -> tuple[int, int]:
+        """Term and last index of the own log; at least what was acknowledged to anybody."""
+        return self._journal.term, self._journal.last_index
+
+    def acknowledged(self, raft_id: str) -> int:
+        """The highest committed index that a peer is known to hold; 0 unless this node leads."""
+        known = self._acknowledged.get(raft_id, 0) if self._engine.is_leader() else 0
+        return min(known, self._engine.commit_index())
+
+    def forgot(self, raft_id: str, term: int, last_index: int) -> bool:
+        """True when a new process of a peer holds less than what an earlier one acknowledged to this leader.
+
+        term, last_index: of its log.  Only a leader of a later term may have cut it.
+        """
+        engine = self._engine
+        return (
+            engine.is_leader() and term <= engine.term() and last_index < self._acknowledged.get(raft_id, 0)
+        )
+
     def status(self) -> ReplicaStatus:
         """What this replica knows now."""
         engine = self._engine
@@ -455,7 +524,21 @@ class Replica:
             match={str(node.id): index for node, index in engine.match_index.items()}
             if engine.is_leader()
             else {},
+            troubles=tuple(self._troubles()),
         )
+
+    def _troubles(self) -> Iterator[Trouble]:
+        for node, refused in sorted(self._refused.items(), key=lambda item: str(item[0].id)):
+            yield Trouble("snapshot_refused", str(node.id), refused.reason)
+        if self._unusable is not None:
+            yield Trouble("snapshot_unusable", *self._unusable)
+        if self.disputed is not None:
+            peer, term, index = self.disputed
+            yield Trouble(
+                "log_differs",
+                peer,
+                f"its log of term {term} differs from this node's at committed index {index}",
+            )
 
     def next_deadline(self) -> float:
         """When `tick` must be called at the latest, on the replica's clock."""
@@ -550,6 +633,8 @@ class Replica:
         if now - self._swept_at < 1.0:
             return
         self._swept_at = now
+        if self.disputed is not None and now - self._disputed_at > _DISPUTE_SHOWN_S:
+            self.disputed = None
         self._pending.drop_cancelled()
         self._reads = [request for request in self._reads if not request.cancelled]
         self._ready_reads = [request for request in self._ready_reads if not request.cancelled]
@@ -594,6 +679,9 @@ class Replica:
 
     def _stop_leading(self) -> None:
         self._drop_leader_state()
+        if self._parting:
+            self._parting.clear()
+            self._derive_readonly()
         if self._round is not None:
             self._reads = self._round.requests + self._reads
             self._round = None
@@ -614,6 +702,8 @@ class Replica:
         self._inflight_bytes.clear()
         self._told_commit.clear()
         self._commit_notice_at = None
+        self._acknowledged.clear()
+        self._refused.clear()
         for sending in self._sending.values():
             sending.transfer.close()
         self._sending.clear()
@@ -665,6 +755,7 @@ class Replica:
         node = self._node(peer)
         engine = self._engine
         engine.connected.add(node)
+        self._refused.pop(node, None)
         self._derive_readonly()
         if engine.is_leader() and node in engine.match_index:
             # What was in flight is lost with the old session.
@@ -679,6 +770,7 @@ class Replica:
         node = self._node(peer)
         engine = self._engine
         engine.connected.discard(node)
+        self._parting.pop(node, None)
         self._cancel_sending(node)
         if self._receiving is not None and self._receiving.source == node:
             self._receiving.receiver.abort()
@@ -755,7 +847,9 @@ class Replica:
         engine = self._engine
         removed = self._applied.removed
         readonly = {
-            node for node in engine.connected - engine.others() if node != self._me and node.id not in removed
+            node
+            for node in engine.connected - engine.others()
+            if node != self._me and (node.id not in removed or node in self._parting)
         }
         for node in readonly - engine.readonly():
             engine.next_index.setdefault(node, self._journal.last_index + 1)
@@ -767,6 +861,7 @@ class Replica:
             engine.match_index.pop(node, None)
             engine.next_index.pop(node, None)
             engine.last_response.pop(node, None)
+            self._refused.pop(node, None)
             self._forget_flow(node)
         self._peer_list = sorted(
             (engine.others() | readonly) & engine.connected, key=lambda node: str(node.id)
@@ -880,6 +975,11 @@ class Replica:
     def _apply_membership(self, index: int) -> None:
         removed_before = self._applied.removed
         self._applied = self._configuration_at(index)
+        if self._engine.is_leader():
+            # A removed node believes the entry itself: it gets that, and no more.
+            for raft_id in self._applied.removed - removed_before:
+                if self._node(raft_id) in self._engine.connected:
+                    self._parting[self._node(raft_id)] = index
         self._derive_readonly()
         waiting = self._membership_waiting.pop(index, None)
         if waiting is not None:
@@ -1298,8 +1398,27 @@ class Replica:
         self._election_granted = True
         self._engine.set_election_deadline(-1.0)
 
+    def _counts(self, node: Node) -> bool:
+        """True when what a peer says of terms, votes and the log counts: it is, or may be, a voter."""
+        if node in self._engine.others() or self._may_lead(str(node.id)):
+            return True
+        if node not in self._bounded:
+            self._bounded.add(node)
+            _log.warning(
+                "a peer that is no voter acts as one: ignored until a voter says that it is",
+                extra={"peer": node.id},
+            )
+        return False
+
+    def _follow_term(self, node: Node, term: int) -> None:
+        """A higher term in an answer deposes (row 8), if it comes from somebody who may vote."""
+        if self._counts(node):
+            self._engine.step_down(term)
+
     def _on_pre_vote(self, node: Node, message: Message) -> None:
         engine = self._engine
+        if not self._counts(node):
+            return
         _, index, last_term = self._journal.entries[-1]
         up_to_date = (message["last_log_term"], message["last_log_index"]) >= (last_term, index)
         leader_alive = engine.is_leader() or (
@@ -1318,7 +1437,7 @@ class Replica:
     def _on_pre_vote_response(self, node: Node, message: Message) -> None:
         engine = self._engine
         if not message["granted"]:
-            if message["term"] > engine.term():
+            if message["term"] > engine.term() and self._counts(node):
                 engine.step_down(message["term"])
                 self._prevote = None
             return
@@ -1337,7 +1456,8 @@ class Replica:
         self._probing = set(self._engine.others() | self._engine.readonly())
 
     def _on_request_vote(self, node: Node, message: Message) -> None:
-        self._engine.deliver(node, message)
+        if self._counts(node):
+            self._engine.deliver(node, message)
 
     def _on_response_vote(self, node: Node, message: Message) -> None:
         engine = self._engine
@@ -1350,8 +1470,9 @@ class Replica:
             engine.deliver(node, message)
 
     def _on_timeout_now(self, node: Node, message: Message) -> None:
-        if self.is_member() and not self._engine.is_leader():
-            self._engine.deliver(node, message)
+        engine = self._engine
+        if self.is_member() and engine.leader() == node and message["term"] == engine.term():
+            engine.deliver(node, message)
 
     # ------------------------------------------------------------ replication
 
@@ -1449,7 +1570,7 @@ class Replica:
     def _on_next_node_idx(self, node: Node, message: Message) -> bool | None:
         engine, journal = self._engine, self._journal
         if message["term"] > engine.term():
-            engine.step_down(message["term"])  # row 8
+            self._follow_term(node, message["term"])
             return None
         if message["term"] < engine.term() or not engine.is_leader() or node not in engine.match_index:
             return None  # rows 8 and 20
@@ -1463,6 +1584,12 @@ class Replica:
                 match = engine.match_index[node] = asked - 1
             if engine.next_index[node] <= match:
                 engine.next_index[node] = match + 1
+            if match > self._acknowledged.get(str(node.id), 0):
+                self._acknowledged[str(node.id)] = match
+            self._refused.pop(node, None)
+            if node in self._parting:
+                self._part(node, match)
+                return None
             sending = self._sending.get(node)
             if sending is not None and match >= sending.transfer.meta.index:
                 self._cancel_sending(node)
@@ -1490,11 +1617,27 @@ class Replica:
             self._probing.add(node)
         return None
 
+    def _part(self, node: Node, match: int) -> None:
+        """Tell a removed node that its removal is committed, once it holds it; then no more."""
+        engine, index = self._engine, self._parting[node]
+        if match >= index:
+            if match >= self._journal.first_index:
+                self._send_entries(node, match, [])
+            del self._parting[node]
+            self._derive_readonly()
+        elif engine.next_index[node] <= self._journal.last_index:
+            self._replicate_to(node, heartbeat=False)
+
     # Follower's side.
 
     def _follow(self, node: Node, term: int) -> bool:
-        """Term, leader and timer of a leader's message, through the engine; False when it is stale."""
+        """Term, leader and timer of a leader's message, through the engine.
+
+        False when it is stale, or of a peer that may not lead.
+        """
         engine = self._engine
+        if not self._counts(node):
+            return False
         if term < engine.term():
             # Row 8: tell a stale leader our term.
             engine.send_acknowledgement(node, next_index=engine.commit_index() + 1, success=False)
@@ -1513,6 +1656,8 @@ class Replica:
 
     def _on_append_entries(self, node: Node, message: Message) -> None:
         engine, journal = self._engine, self._journal
+        if message["term"] >= engine.term() and self._contradicts(node, message):
+            return
         if not self._follow(node, message["term"]):
             return
         previous, previous_term = message["prevLogIdx"], message["prevLogTerm"]
@@ -1530,8 +1675,6 @@ class Replica:
             previous, previous_term = base, journal.entries[0][2]
         own = journal.entry(previous)
         if own is None or own[2] != previous_term:
-            if own is not None and previous <= engine.commit_index():
-                raise StorageError(f"the log differs from the leader's at committed index {previous}")
             # Row 16: what is committed here matches any leader's log.
             engine.send_acknowledgement(node, next_index=engine.commit_index() + 1, success=False, reset=True)
             return
@@ -1548,9 +1691,8 @@ class Replica:
             self._advance_commit(node, message["term"], commit)
             engine.send_acknowledgement(node, next_index=last_of_message + 1, success=True)
             return
+        self._unusable = None
         first = fresh[0][1]
-        if first <= journal.last_index and first <= engine.commit_index():
-            raise StorageError(f"the leader's log differs at committed index {first}")
         before = journal.entry(first - 1)
         if before is None:
             raise InternalError(f"entry {first - 1} is missing from the own log")
@@ -1566,6 +1708,54 @@ class Replica:
             },
         )
 
+    def _contradicts(self, node: Node, message: Message) -> bool:
+        """Row 1: true for a log without what is committed here, which no leader of this term can have.
+
+        Such a message is as if lost: nothing is followed, cut or acknowledged,
+        so it harms nothing, and one peer's lie ends no other node.  Whether
+        it is the own log that is wrong, a majority of the voters decides: see
+        `fail_disputed`.
+        """
+        journal, commit = self._journal, self._engine.commit_index()
+        index = message["prevLogIdx"]
+        if index > commit:
+            return False
+        own = journal.entry(index)
+        if own is None or own[2] == message["prevLogTerm"]:
+            for _, index, term in message["entries"]:  # the index is that of the conflict
+                if index > commit:
+                    return False
+                own = journal.entry(index)
+                if own is not None and own[2] != term:
+                    break
+            else:
+                return False
+        if not self._counts(node):
+            return True
+        before, self.disputed = self.disputed, (str(node.id), message["term"], index)
+        self._disputed_at = self._clock()
+        if before != self.disputed:
+            _log.critical(
+                "a peer claims to lead and its log contradicts what is committed here: refused",
+                extra={"peer": node.id, "term": message["term"], "index": index},
+            )
+            self.on_change()
+        return True
+
+    def fail_disputed(self) -> None:
+        """A majority of the voters follows the peer of `disputed`: it is this node's log that is wrong."""
+        if self.disputed is None or self.failed is not None:
+            return
+        peer, term, index = self.disputed
+        self.fail(
+            StorageError(
+                f"the log of this node differs from that of {peer}, whom a majority follows in term {term}, "
+                f"at committed index {index}: this disk is not this node's own, or an older copy was "
+                f"written to; on a healthy node run `cyoloctl member remove {self._id.partition('~')[0]}`, "
+                "then join again under a new name with an empty data directory"
+            )
+        )
+
     def _advance_commit(self, node: Node, term: int, commit: int) -> None:
         if commit > self._engine.commit_index():
             self._engine.deliver(node, {"type": "append_entries", "term": term, "commit_index": commit})
@@ -1575,6 +1765,11 @@ class Replica:
     def _send_snapshot(self, node: Node, *, heartbeat: bool) -> None:
         """Rows 6 and 23: one checked chunk at a time, the next when it was acknowledged."""
         now = self._clock()
+        refused = self._refused.get(node)
+        if refused is not None and now < refused.until:
+            if heartbeat:
+                self.send(node, {"type": "heartbeat", "term": self._engine.term()})
+            return
         sending = self._sending.get(node)
         if sending is None:
             transfer = self._snapshots.open_transfer()
@@ -1620,7 +1815,7 @@ class Replica:
     def _on_snapshot_ack(self, node: Node, message: Message) -> None:
         engine = self._engine
         if message["term"] > engine.term():
-            engine.step_down(message["term"])
+            self._follow_term(node, message["term"])
             return
         if message["term"] < engine.term() or not engine.is_leader() or node not in engine.match_index:
             return
@@ -1637,6 +1832,45 @@ class Replica:
         sending.sent_at = -1.0
         self._send_snapshot(node, heartbeat=False)
 
+    def _on_snapshot_refused(self, node: Node, message: Message) -> None:
+        """The peer cannot use the snapshot: again later, and people are told."""
+        engine, timing = self._engine, self._timing
+        if message["term"] != engine.term() or not engine.is_leader() or node not in engine.match_index:
+            return
+        engine.last_response[node] = self._clock()
+        sending = self._sending.get(node)
+        if sending is None or sending.transfer.digest != message["digest"]:
+            return
+        self._cancel_sending(node)
+        reason = message["reason"] if message["reason"].isprintable() else "it gave no readable reason"
+        before = self._refused.get(node)
+        pause_s = timing.refused_first_s
+        if before is not None:
+            pause_s = min(2 * before.pause_s, timing.refused_last_s)
+        self._refused[node] = _Refused(reason, self._clock() + pause_s, pause_s)
+        if before is None or before.reason != reason:
+            _log.error("a peer refuses the snapshot", extra={"peer": node.id, "reason": reason})
+            self.on_change()
+
+    def _refuse_snapshot(self, node: Node, digest: str, error: CyoloctlError) -> None:
+        """Tell the leader that its snapshot is of no use here, and people why."""
+        if self._receiving is not None:
+            self._receiving.receiver.abort()
+            self._receiving = None
+        if self._unusable != (str(node.id), error.message):
+            self._unusable = (str(node.id), error.message)
+            _log.error("a received snapshot was refused", extra={"peer": node.id, "error": error.message})
+            self.on_change()
+        self.send(
+            node,
+            {
+                "type": "snapshot_refused",
+                "term": self._engine.term(),
+                "digest": digest,
+                "reason": error.message[:1000],
+            },
+        )
+
     def _on_heartbeat(self, node: Node, message: Message) -> None:
         if self._follow(node, message["term"]):
             # The term alone: nothing is claimed about the log.
@@ -1646,11 +1880,8 @@ class Replica:
         try:
             self._take_chunk(node, message)
         except InvalidInput as error:
-            # No correct leader sends it.  The leader begins again, or another one does.
-            _log.warning("a snapshot chunk was refused", extra={"peer": node.id, "error": error.message})
-            if self._receiving is not None:
-                self._receiving.receiver.abort()
-            self._receiving = None
+            # No correct leader sends it.  The leader begins again later, or another one does.
+            self._refuse_snapshot(node, message["digest"], error)
 
     def _take_chunk(self, node: Node, message: Message) -> None:
         engine, journal = self._engine, self._journal
@@ -1696,8 +1927,9 @@ class Replica:
         except StorageError:
             raise
         except CyoloctlError as error:
-            _log.warning("a received snapshot was refused", extra={"peer": node.id, "error": error.message})
-            return  # not acknowledged: the leader begins again
+            self._refuse_snapshot(node, receiver.digest, error)
+            return
+        self._unusable = None
         meta = receiver.meta
         if not finished:  # a newer one was saved meanwhile
             loaded = self._snapshots.load()
@@ -1820,6 +2052,7 @@ _HANDLERS: dict[str, Callable[[Replica, Node, Message], bool | None]] = {
     "heartbeat": Replica._on_heartbeat,
     "snapshot_chunk": Replica._on_snapshot_chunk,
     "snapshot_ack": Replica._on_snapshot_ack,
+    "snapshot_refused": Replica._on_snapshot_refused,
     "forward": Replica._on_forward,
     "forward_result": Replica._on_forward_result,
     "read_confirm": Replica._on_read_confirm,

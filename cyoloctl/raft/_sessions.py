@@ -9,10 +9,18 @@ was given.  `_transport.py` puts sockets under this, `cyoloctl/sim` simulated
 ones.
 
 Every node dials every peer that it knows an address of and has no session
-with, the greater name a little later, so that pairs seldom dial at once.  When
-two sessions with the same process of a peer meet, both ends keep the one that
-the smaller name dialled; a session with another process of the peer (it
-restarted) replaces the old one at once (row 24).
+with, the greater name a little later, so that pairs seldom dial at once.  The
+addresses are tried in turn: what the caller gave, what the peer itself said
+last, and what other peers say.  An address is only a hint where to dial; the
+certificate decides who was found there.
+
+When two sessions with the same process of a peer meet, both ends keep the one
+that the smaller name dialled.  Another process of the peer has started since
+(`boots` is higher), or it runs on a copy of its disk.  A process that started
+no later is the copy.  One that started later waits until the present one did
+not answer a ping within `_CONTEST_S`: a process that answers is alive, so the
+newcomer runs on a copy of its disk and is refused.  Members whose log is in
+memory count no boots; with them the newer connection wins (row 24).
 
 Duties of the caller: `Session.lost` exactly once for each session, never from
 within a call of its wire; `Sessions.dial_failed` for a dial that led to no
@@ -24,7 +32,7 @@ from __future__ import annotations
 
 import logging
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Protocol
 
@@ -32,18 +40,29 @@ from cyoloctl.errors import CyoloctlError, InternalError, NoLeader, OutcomeUnkno
 from cyoloctl.raft._wire import MAX_CALL_BYTES, FrameReader, PeerProtocolError, decode, encode
 
 __all__ = [
+    "COPY",
     "DIAL_TIMEOUT_S",
     "MAX_UNSENT_BYTES",
+    "OLDER",
     "PROTOCOL_VERSION",
+    "REFUSALS",
+    "REMOVED",
+    "Hello",
     "PeerIdentity",
     "PeerInfo",
+    "Refusal",
     "Session",
     "SessionHandler",
     "Sessions",
     "Wire",
 ]
 
-PROTOCOL_VERSION = 1
+PROTOCOL_VERSION = 2
+
+REMOVED, COPY, OLDER = "removed", "copy", "older disk"
+REFUSALS = (REMOVED, COPY, OLDER)
+"""Reasons of a goodbye that keep a process out, whichever node it asks: it was removed from the cluster,
+another process runs under its name, its disk forgot what the node had acknowledged."""
 
 DIAL_TIMEOUT_S = 3.0
 """A dial that led to no connection by then has failed."""
@@ -56,6 +75,13 @@ _SILENCE_LIMIT_S = 4.0
 _BACKOFF_FIRST_S = 0.1
 _BACKOFF_LAST_S = 1.0
 _GREATER_NAME_DELAY_S = 0.4
+_CONTEST_S = 1.5
+_HELD_MESSAGES = 10_000
+_MAX_ADDRESSES = 256
+_LOG_PERIOD_S = 60.0
+_LOGGED = 1024
+_SHOWN_S = 30.0
+"""How long a refusal is shown after it was said last."""
 _MAX_CALLS = 1024
 
 _log = logging.getLogger("cyoloctl.peer")
@@ -66,7 +92,11 @@ Done = Callable[[bytes | None, CyoloctlError | None], None]
 
 @dataclass(frozen=True, slots=True)
 class PeerIdentity:
-    """Who this process is to its peers.  boot: random, new with every process."""
+    """Who this process is to its peers.
+
+    boot: random, new with every process.  boots: how often this disk was
+    started, the present start included; 0 where nobody counts.
+    """
 
     name: str
     raft_id: str
@@ -74,6 +104,33 @@ class PeerIdentity:
     boot: str
     address: str
     release: str
+    boots: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class Hello:
+    """What a peer says about its process before anything else.
+
+    term, last_index: of its log when the connection came to be.
+    """
+
+    name: str
+    raft_id: str
+    boots: int
+    boot: str
+    address: str
+    term: int
+    last_index: int
+
+
+@dataclass(frozen=True, slots=True)
+class Refusal:
+    """A process that was kept out.  reason: one of `REFUSALS`.  at: on the clock."""
+
+    name: str
+    reason: str
+    address: str
+    at: float
 
 
 @dataclass(slots=True)
@@ -86,6 +143,12 @@ class PeerInfo:
     clock_skew_ms: float | None = None
     """The peer's clock less ours, to within half of `round_trip_ms`."""
     round_trip_ms: float | None = None
+    links: frozenset[str] = frozenset()
+    """Names of the nodes that the peer has sessions with."""
+    voters: frozenset[str] = frozenset()
+    """Raft ids of the voters in the peer's log."""
+    described: bool = False
+    """True once the peer answered a ping: `info`, `links` and `voters` are its own."""
 
 
 class Wire(Protocol):
@@ -109,7 +172,20 @@ class SessionHandler(Protocol):
     def on_peer_disconnected(self, raft_id: str, /) -> None: ...
     def on_peer_message(self, raft_id: str, message: dict[str, Any], /) -> None: ...
     def is_removed(self, raft_id: str, /) -> bool: ...
-    def on_removed(self, name: str, /) -> None: ...
+    def refusal(self, hello: Hello, /) -> str | None:
+        """One of `REFUSALS` when this process must be kept out."""
+
+    def on_refused(self, name: str, reason: str, /) -> None:
+        """A peer keeps this process out.  It is one peer's word."""
+
+    def progress(self) -> tuple[int, int]:
+        """Term and last index of the own log."""
+        ...
+
+    def voters(self) -> Sequence[str]:
+        """Raft ids of the voters in the own log."""
+        ...
+
     def describe(self) -> dict[str, Any]: ...
 
 
@@ -117,11 +193,14 @@ class Session:
     """One connection to a peer: made by `Sessions.opened`."""
 
     __slots__ = (
+        "_held",
         "_on_peer_message",
         "_reader",
         "_sessions",
         "_wire",
         "boot",
+        "boots",
+        "contested",
         "expected",
         "info",
         "last_received",
@@ -143,7 +222,11 @@ class Session:
         self.expected = expected
         """The name that was dialled; None for a connection that came in."""
         self.raft_id = self.boot = ""
+        self.boots = 0
         self.said_hello = self.live = False
+        self.contested = False
+        """It said hello, and waits whether another process of the peer still lives."""
+        self._held: list[dict[str, Any]] = []
         self.since = self.last_received = sessions.clock()
         sessions.opened_count += 1
         self.number = sessions.opened_count
@@ -176,6 +259,10 @@ class Session:
                         self._on_peer_message(self.raft_id, message)
                     else:
                         handle(self, message)
+                elif self.contested and message["type"] != "goodbye":
+                    if len(self._held) >= _HELD_MESSAGES:
+                        raise PeerProtocolError("too many messages before the session began")
+                    self._held.append(message)
                 else:
                     self._before_live(message)
                 if self._wire.is_closing():
@@ -226,15 +313,18 @@ class Session:
 
     # The state machine: opened, then hello of the peer, then live; any of them to closing.
 
-    def _open(self) -> bool:
+    def _open(self, version: int) -> bool:
         """Say hello; False when the peer is refused."""
         sessions = self._sessions
         identity = sessions.identity
-        if not self.name:
+        if version != PROTOCOL_VERSION:
+            self._other_version(version)
+        elif not self.name:
             self._refuse("no node certificate of this cluster")
         elif self.expected is not None and self.name != self.expected:
             self._refuse(f"expected {self.expected} at this address, found {self.name}")
         elif not self._is_removed(self.name):
+            term, last_index = sessions.handler.progress()
             self.write(
                 {
                     "type": "hello",
@@ -243,19 +333,48 @@ class Session:
                     "name": identity.name,
                     "raft_id": identity.raft_id,
                     "boot": identity.boot,
+                    "boots": identity.boots,
                     "address": identity.address,
                     "release": identity.release,
+                    "term": term,
+                    "last_index": last_index,
                 }
             )
             return True
         return False
 
+    def _other_version(self, version: int) -> None:
+        older = "this node" if version > PROTOCOL_VERSION else "your node"
+        self.write(
+            {
+                "type": "goodbye",
+                "reason": f"protocol version {PROTOCOL_VERSION} is spoken here, not {version}: "
+                f"upgrade {older}, all nodes must run the same release",
+            }
+        )
+        self._refuse(
+            f"it speaks protocol version {version}, this node speaks {PROTOCOL_VERSION}: "
+            "upgrade the older of the two, all nodes must run the same release"
+        )
+
     def _is_removed(self, raft_id: str) -> bool:
         if not self._sessions.handler.is_removed(raft_id):
             return False
-        self.write({"type": "goodbye", "reason": "removed"})
-        self._refuse("it was removed from the cluster")
+        self._keep_out(REMOVED)
         return True
+
+    def _keep_out(self, reason: str) -> None:
+        """Tell the process why, so that a majority can convince it, and remember it for `status`."""
+        sessions = self._sessions
+        self.write({"type": "goodbye", "reason": reason})
+        sessions._refusals[self.name] = Refusal(self.name, reason, self.info.address, sessions.clock())
+        self._refuse(
+            {
+                REMOVED: "it was removed from the cluster",
+                COPY: "another process runs under its name: two processes must never share a disk's copy",
+                OLDER: "its disk is an older copy: the node had acknowledged more than it holds",
+            }[reason]
+        )
 
     def _before_live(self, message: dict[str, Any]) -> None:
         kind = message["type"]
@@ -270,8 +389,7 @@ class Session:
         identity = self._sessions.identity
         raft_id = message["raft_id"]
         if message["version"] != PROTOCOL_VERSION:
-            self.write({"type": "goodbye", "reason": f"protocol version {PROTOCOL_VERSION} is spoken here"})
-            self._refuse(f"it speaks protocol version {message['version']}")
+            self._other_version(message["version"])
         elif message["cluster_id"] != identity.cluster_id:
             self._refuse("it belongs to another cluster")
         elif message["name"] != self.name:
@@ -280,18 +398,33 @@ class Session:
             self._refuse("it has this node's own name")
         elif raft_id.partition("~")[0] != self.name:
             self._refuse("its raft id is not its name")
-        elif not self._is_removed(raft_id):
-            self.said_hello = True
-            self.raft_id, self.boot = raft_id, message["boot"]
+        else:
             self.info = PeerInfo(message["address"], message["release"])
-            self._sessions._establish(self)
+            if self._is_removed(raft_id):
+                return
+            self.raft_id, self.boot, self.boots = raft_id, message["boot"], message["boots"]
+            said = Hello(
+                self.name,
+                raft_id,
+                self.boots,
+                self.boot,
+                message["address"],
+                message["term"],
+                message["last_index"],
+            )
+            refusal = self._sessions.handler.refusal(said)
+            if refusal is not None:
+                self._keep_out(refusal)
+            else:
+                self._sessions._meet(self)
 
     def _on_goodbye(self, message: dict[str, Any]) -> None:
         self.close()
-        if message["reason"] == "removed":
-            self._sessions.handler.on_removed(self.name)
+        if message["reason"] in REFUSALS:
+            self._sessions.handler.on_refused(self.name, message["reason"])
         else:
-            _log.warning("peer says goodbye", extra={"peer": self.name, "reason": message["reason"]})
+            level = self._sessions._level_for(self.name, message["reason"])
+            _log.log(level, "peer says goodbye", extra={"peer": self.name, "reason": message["reason"]})
 
     def _on_second_hello(self, message: dict[str, Any]) -> None:
         pass
@@ -304,6 +437,9 @@ class Session:
                 "sent_ms": message["sent_ms"],
                 "wall_unix_ms": int(sessions.wall_clock() * 1000),
                 "info": sessions.handler.describe(),
+                "links": sorted(sessions._live),
+                "addresses": sessions._addresses_to_tell(),
+                "voters": list(sessions.handler.voters()),
             }
         )
 
@@ -314,6 +450,10 @@ class Session:
             wall_then = self._sessions.wall_clock() * 1000 - trip / 2
             self.info.clock_skew_ms = message["wall_unix_ms"] - wall_then
         self.info.info = message["info"]
+        self.info.links = frozenset(message["links"])
+        self.info.voters = frozenset(message["voters"])
+        self.info.described = True
+        self._sessions._on_pong(self, message)
 
     def _on_call(self, message: dict[str, Any]) -> None:
         sessions = self._sessions
@@ -325,9 +465,23 @@ class Session:
     def _on_reply(self, message: dict[str, Any]) -> None:
         self._sessions._on_reply(self.name, message)
 
+    def _deliver_held(self) -> None:
+        """What came while it was not decided which process of the peer lives."""
+        held, self._held = self._held, []
+        for message in held:
+            if not self.live or self._wire.is_closing():
+                return
+            handle = _OF_SESSIONS.get(message["type"])
+            if handle is None:
+                self._on_peer_message(self.raft_id, message)
+            else:
+                handle(self, message)
+
     def _refuse(self, reason: str) -> None:
         self.refused = reason
-        _log.warning("peer refused", extra={"peer": self.name or None, "reason": reason, "_seldom": True})
+        level = self._sessions._level_for(self.name, reason) if self.name else logging.WARNING
+        extra = {"peer": self.name or None, "reason": reason, "_seldom": True}
+        _log.log(level, "peer refused", extra=extra)
         self._sessions._waiting.pop(self, None)
         self.close()
 
@@ -348,6 +502,7 @@ class _Dialled:
     """A peer that is dialled.  due: inf while there is a session or an attempt."""
 
     due: float
+    attempts: int = 0
     backoff_s: float = _BACKOFF_FIRST_S
     busy: bool = False
 
@@ -389,7 +544,13 @@ class Sessions:
         self.opened_count = 0
         self._live: dict[str, Session] = {}
         self._waiting: dict[Session, float] = {}  # for a hello, until
-        self._addresses: dict[str, str] = {}
+        self._given: dict[str, tuple[str, ...]] = {}
+        self._own_word: dict[str, str] = {}  # name -> address, as it said in its last hello
+        self._told: dict[str, dict[str, str]] = {}  # peer -> name -> address, as its last pong said
+        self._contests: dict[str, tuple[int, float]] = {}  # name -> the ping to be answered, until when
+        self._processes: dict[str, str] = {}  # name -> boot of its last live session
+        self._refusals: dict[str, Refusal] = {}
+        self._logged: dict[tuple[str, str], float] = {}
         self._dials: dict[str, _Dialled] = {}
         self._calls: dict[int, tuple[str, Done]] = {}
         self._next_call = first_call
@@ -401,7 +562,11 @@ class Sessions:
     def next_deadline(self) -> float:
         """When `tick` has something to do at the latest, on the clock."""
         return min(
-            self._ping_at, *self._waiting.values(), *(dial.due for dial in self._dials.values()), math.inf
+            self._ping_at,
+            *self._waiting.values(),
+            *(dial.due for dial in self._dials.values()),
+            *(until for _, until in self._contests.values()),
+            math.inf,
         )
 
     def tick(self) -> None:
@@ -410,20 +575,28 @@ class Sessions:
         for session, until in list(self._waiting.items()):
             if now >= until:
                 session._refuse("no hello in time")
+        for name, (_, until) in list(self._contests.items()):
+            if now >= until:
+                self._decide(name, alive=False)
         if now >= self._ping_at:
             self._ping_at = now + _PING_PERIOD_S
             self._ping(now)
         for name, dial in list(self._dials.items()):
             if now >= dial.due:
                 dial.due, dial.busy = math.inf, True
-                self._dial(name, self._addresses[name])
+                found = self._where(name)
+                dial.attempts += 1
+                self._dial(name, found[(dial.attempts - 1) % len(found)])
 
-    def _ping(self, now: float) -> None:
-        ping = {
+    def _ping_now(self, now: float) -> dict[str, Any]:
+        return {
             "type": "ping",
             "sent_ms": int(now * 1000),
             "wall_unix_ms": int(self.wall_clock() * 1000),
         }
+
+    def _ping(self, now: float) -> None:
+        ping = self._ping_now(now)
         for session in list(self._live.values()):
             if now - session.last_received > _SILENCE_LIMIT_S:
                 _log.warning("peer is silent", extra={"peer": session.name})
@@ -433,22 +606,39 @@ class Sessions:
 
     # Dialling.
 
-    def set_addresses(self, addresses: Mapping[str, str]) -> None:
-        """Where peers may be dialled: name to HOST:PORT.  The own name is ignored."""
-        wanted = {name: address for name, address in addresses.items() if name != self.identity.name}
-        self._addresses = wanted
+    def set_addresses(self, addresses: Mapping[str, Sequence[str]]) -> None:
+        """Where peers may be dialled: name to one or more HOST:PORT.  The own name is ignored."""
+        wanted = {
+            name: tuple(given) for name, given in addresses.items() if given and name != self.identity.name
+        }
+        self._given = wanted
         for name in list(self._dials):
             if name not in wanted:
                 del self._dials[name]
+                self._own_word.pop(name, None)
         for name in wanted:
             if name not in self._dials:
                 live = name in self._live
                 self._dials[name] = _Dialled(math.inf if live else self.clock() + self._courtesy_s(name))
                 self._wake()
 
-    def addresses(self) -> dict[str, str]:
-        """Where peers are dialled now."""
-        return dict(self._addresses)
+    def addresses(self) -> dict[str, tuple[str, ...]]:
+        """Where peers are dialled now, in the order in which it is tried."""
+        return {name: self._where(name) for name in self._given}
+
+    def _where(self, name: str) -> tuple[str, ...]:
+        """What is known of a peer's addresses: its own word, the caller's, then other peers' words."""
+        own = self._own_word.get(name)
+        found = dict.fromkeys([] if own is None else [own])
+        found.update(dict.fromkeys(self._given[name]))
+        for _, told in sorted(self._told.items()):
+            if name in told:
+                found[told[name]] = None
+        return tuple(found)
+
+    def _addresses_to_tell(self) -> dict[str, str]:
+        """What peers said of their own addresses, to be passed on: each is the only source of its own."""
+        return dict(sorted(self._own_word.items())[:_MAX_ADDRESSES])
 
     def dial_failed(self, name: str) -> None:
         """A dial is over and there is no connection: again a little later, unless the peer came itself."""
@@ -468,13 +658,21 @@ class Sessions:
 
     # The set of sessions.
 
-    def opened(self, wire: Wire, name: str | None, *, expected: str | None = None) -> Session:
+    def opened(
+        self,
+        wire: Wire,
+        name: str | None,
+        *,
+        expected: str | None = None,
+        version: int = PROTOCOL_VERSION,
+    ) -> Session:
         """A connection came to be.  name: the peer's, by its certificate; None: it has no valid one.
 
-        expected: the name that was dialled; None when it came in.
+        expected: the name that was dialled; None when it came in.  version: of
+        the protocol, as both ends agreed when they connected.
         """
         session = Session(self, wire, name or "", expected)
-        if session._open():
+        if session._open(version):
             self._waiting[session] = session.since + _HELLO_TIMEOUT_S
             self._wake()
         return session
@@ -482,6 +680,26 @@ class Sessions:
     def peers(self) -> dict[str, PeerInfo]:
         """The connected peers, by name."""
         return {name: session.info for name, session in self._live.items()}
+
+    def _level_for(self, name: str, reason: str) -> int:
+        """Level of a log line that repeats with every dial: a warning once a minute."""
+        now, key = self.clock(), (name, reason)
+        if now - self._logged.get(key, -math.inf) < _LOG_PERIOD_S:
+            return logging.DEBUG
+        if len(self._logged) >= _LOGGED:
+            self._logged.clear()
+        self._logged[key] = now
+        return logging.WARNING
+
+    def last_process(self, name: str) -> str | None:
+        """`boot` of the process that the last session with this peer was with."""
+        return self._processes.get(name)
+
+    def refusals(self) -> list[Refusal]:
+        """Processes that were kept out lately."""
+        since = self.clock() - _SHOWN_S
+        self._refusals = {name: found for name, found in self._refusals.items() if found.at >= since}
+        return [found for _, found in sorted(self._refusals.items())]
 
     def send_frames(self, raft_id: str, frames: bytes) -> None:
         """Write encoded messages to a peer; dropped when there is no session."""
@@ -509,13 +727,56 @@ class Sessions:
         sessions = [*self._live.values(), *self._waiting]
         self._live.clear()
         self._waiting.clear()
+        self._contests.clear()
         for session in sessions:
             session.live = False
             session.close()
 
+    def _meet(self, session: Session) -> None:
+        """A session said a valid hello: make it the live one, end it, or find out which process lives."""
+        rival = self._live.get(session.name)
+        if (
+            rival is None
+            or rival.closing()
+            or rival.boot == session.boot
+            or not (rival.boots and session.boots)
+        ):
+            self._establish(session)
+        elif session.boots <= rival.boots:
+            session._keep_out(COPY)
+        else:
+            session.contested = True
+            if session.name not in self._contests:
+                now = self.clock()
+                # Pings of this millisecond may be on their way already: this one is known by its number.
+                ping = self._ping_now(now)
+                ping["sent_ms"] += 1
+                self._contests[session.name] = (ping["sent_ms"], now + _CONTEST_S)
+                rival.write(ping)
+            self._wake()
+
+    def _decide(self, name: str, *, alive: bool) -> None:
+        """The process that has the session answered, or it is gone: so the newcomers are copies, or it."""
+        del self._contests[name]
+        for session in [found for found in self._waiting if found.contested and found.name == name]:
+            session.contested = False
+            if session.closing():
+                continue
+            if alive:
+                session._keep_out(COPY)
+            else:
+                self._establish(session)
+
+    def _on_pong(self, session: Session, message: dict[str, Any]) -> None:
+        self._told[session.name] = message["addresses"]
+        contest = self._contests.get(session.name)
+        if contest is not None and contest[0] == message["sent_ms"]:
+            self._decide(session.name, alive=True)
+
     def _establish(self, session: Session) -> None:
-        """A session said a valid hello: make it the live one, or end it."""
+        """Make a session the live one, or end it."""
         name = session.name
+        session.said_hello = True
         self._waiting.pop(session, None)
         dial = self._dials.get(name)
         if dial is not None and session.dialled:
@@ -537,11 +798,19 @@ class Sessions:
             current.close()
         if dial is not None:
             dial.due = math.inf
+            dial.attempts = 0
         session.live = True
         session.since = session.last_received
         self._live[name] = session
+        self._processes[name] = session.boot
+        self._own_word[name] = session.info.address
         _log.info("peer connected", extra={"peer": name, "dialled": session.dialled})
         self.handler.on_peer_connected(session.raft_id)
+        session.write(self._ping_now(self.clock()))
+        contest = self._contests.get(name)
+        if contest is not None:  # the same process in a new session: it is asked again
+            session.write({**self._ping_now(self.clock()), "sent_ms": contest[0]})
+        session._deliver_held()
 
     def _preferred(self, new: Session, old: Session) -> bool:
         """Both ends choose the same one: each knows who dialled which."""
@@ -554,6 +823,7 @@ class Sessions:
         session.live = False
         del self._live[session.name]
         name = session.name
+        self._told.pop(name, None)
         self._fail_calls(name, OutcomeUnknown(f"the connection to {name} broke before it answered"))
         self.handler.on_peer_disconnected(session.raft_id)
 
@@ -562,6 +832,10 @@ class Sessions:
         if session.live:
             _log.info("peer disconnected", extra={"peer": session.name})
             self._drop(session)
+            if session.name in self._contests:
+                self._decide(session.name, alive=False)
+                if session.name in self._live:
+                    return
             dial = self._dials.get(session.name)
             if dial is None or dial.busy:
                 return

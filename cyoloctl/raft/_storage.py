@@ -16,7 +16,7 @@ from cyoloctl.raft._journal import Journal, MemoryStore, SqliteStore
 from cyoloctl.raft._pysyncobj import NO_OP, encode_membership
 from cyoloctl.raft._snapshot import SnapshotStore
 
-__all__ = ["JOURNAL_NAME", "create_storage", "memory_storage", "open_storage"]
+__all__ = ["JOURNAL_NAME", "count_start", "create_storage", "memory_storage", "open_storage"]
 
 JOURNAL_NAME = "raft.db"
 
@@ -77,6 +77,19 @@ def open_storage(data_dir: Path, *, cluster_id: str, name: str) -> tuple[Journal
     except BaseException:
         journal.close()
         raise
+
+
+def count_start(journal: Journal) -> int:
+    """One more start of this disk; returns how many there were, durably.
+
+    Two processes that were counted alike, or one that was counted less than
+    the cluster knows of its node, run on a copy.  Raises StorageError.
+    """
+    before = journal.get_meta("boots") or "0"
+    boots = int(before) + 1 if before.isdecimal() else 1
+    journal.set_meta("boots", str(boots))
+    journal.sync()
+    return boots
 
 
 def memory_storage(*, founder: str | None) -> tuple[Journal, SnapshotStore]:

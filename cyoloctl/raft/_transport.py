@@ -11,7 +11,7 @@ import asyncio
 import logging
 import random
 import time
-from collections.abc import Awaitable, Callable, Coroutine, Mapping
+from collections.abc import Awaitable, Callable, Coroutine, Mapping, Sequence
 from typing import Any, Protocol, cast
 
 from cyoloctl.errors import CyoloctlError, OutcomeUnknown
@@ -20,6 +20,7 @@ from cyoloctl.raft._sessions import (
     PROTOCOL_VERSION,
     PeerIdentity,
     PeerInfo,
+    Refusal,
     Session,
     SessionHandler,
     Sessions,
@@ -70,7 +71,8 @@ class _Stream(asyncio.Protocol):
             _log.critical("a certificate could not be read", exc_info=True)
             name = None
         wire = cast(asyncio.Transport, transport)
-        self.session = self._sessions.opened(wire, name, expected=self._expected)
+        version = _spoken(transport.get_extra_info("ssl_object"))
+        self.session = self._sessions.opened(wire, name, expected=self._expected, version=version)
         self._received = self.session.received
 
     def data_received(self, data: bytes) -> None:
@@ -87,6 +89,13 @@ class _Stream(asyncio.Protocol):
     def connection_lost(self, exc: Exception | None) -> None:
         if self.session is not None:
             self.session.lost()
+
+
+def _spoken(tls: Any) -> int:
+    """Version of the protocol that both ends agreed on in their handshake: N of ``cyoloctl-raft/N``."""
+    selected = getattr(tls, "selected_alpn_protocol", None)
+    number = str(selected()).rpartition("/")[2] if callable(selected) else ""
+    return int(number) if number.isdecimal() else PROTOCOL_VERSION
 
 
 class PeerNetwork:
@@ -136,11 +145,11 @@ class PeerNetwork:
             task.cancel()
         await asyncio.gather(*tasks, return_exceptions=True)
 
-    def set_addresses(self, addresses: Mapping[str, str]) -> None:
-        """Where peers may be dialled: name to HOST:PORT.  The own name is ignored."""
+    def set_addresses(self, addresses: Mapping[str, Sequence[str]]) -> None:
+        """Where peers may be dialled: name to one or more HOST:PORT.  The own name is ignored."""
         self._sessions.set_addresses(addresses)
 
-    def addresses(self) -> dict[str, str]:
+    def addresses(self) -> dict[str, tuple[str, ...]]:
         """Where peers are dialled now."""
         return self._sessions.addresses()
 
@@ -159,6 +168,14 @@ class PeerNetwork:
     def peers(self) -> dict[str, PeerInfo]:
         """The connected peers, by name."""
         return self._sessions.peers()
+
+    def refusals(self) -> list[Refusal]:
+        """Processes that were kept out lately."""
+        return self._sessions.refusals()
+
+    def last_process(self, name: str) -> str | None:
+        """`boot` of the process that the last session with this peer was with."""
+        return self._sessions.last_process(name)
 
     async def call(self, name: str, body: bytes, *, timeout_s: float) -> bytes:
         """Ask a peer's `PeerHandler.on_call` and return its answer.

@@ -1,4 +1,4 @@
-"""Peer messages as bytes: protocol ``cyoloctl-raft/1``.
+"""Peer messages as bytes: protocol ``cyoloctl-raft/2``.
 
 A frame is the length of what follows (4 bytes, big-endian), the length of the
 header (4 bytes), the header (a JSON object, UTF-8) and a tail of raw bytes.
@@ -71,6 +71,14 @@ def _texts(value: Any) -> bool:
     return type(value) is list and len(value) <= 16_384 and all(_text(item) for item in value)
 
 
+def _addresses(value: Any) -> bool:
+    return (
+        type(value) is dict
+        and len(value) <= 1024
+        and all(_text(name) and _text(address) for name, address in value.items())
+    )
+
+
 def _plain(value: Any) -> bool:
     if type(value) is int:
         return -_MAX_INTEGER <= value <= _MAX_INTEGER
@@ -100,12 +108,22 @@ MESSAGE_TYPES: dict[str, dict[str, _Kind]] = {
         "name": _text,
         "raft_id": _text,
         "boot": _text,
+        "boots": _integer,
         "address": _text,
         "release": _text,
+        "term": _integer,
+        "last_index": _integer,
     },
     "goodbye": {"reason": _text},
     "ping": {"sent_ms": _integer, "wall_unix_ms": _integer},
-    "pong": {"sent_ms": _integer, "wall_unix_ms": _integer, "info": _flat_object},
+    "pong": {
+        "sent_ms": _integer,
+        "wall_unix_ms": _integer,
+        "info": _flat_object,
+        "links": _texts,
+        "addresses": _addresses,
+        "voters": _texts,
+    },
     "call": {"id": _integer, "body": _BLOB},
     "reply": {"id": _integer, "body": _BLOB},
     # Raft.
@@ -135,6 +153,7 @@ MESSAGE_TYPES: dict[str, dict[str, _Kind]] = {
         "data": _BLOB,
     },
     "snapshot_ack": {"term": _integer, "digest": _text, "offset": _integer},
+    "snapshot_refused": {"term": _integer, "digest": _text, "reason": _text},
     "forward": {"id": _integer, "commands": _BLOBS},
     "forward_result": {"id": _integer, "results": _BLOBS, "last": _boolean, "error": _text_or_none},
     "read_confirm": {"seq": _integer, "term": _integer},

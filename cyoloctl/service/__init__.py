@@ -129,6 +129,7 @@ class Service:
         machine: Composite,
         *,
         raft_id: str,
+        process: tuple[int, str] = (0, ""),
         request_stop: Callable[[], None],
         tls: TlsIdentity,
     ) -> None:
@@ -137,8 +138,8 @@ class Service:
         self._engine = engine
         self._machine = machine
         self._raft_id = raft_id
+        self._process = process
         self._request_stop = request_stop
-        self._dial_configured = False
         self._told_of_key = False
         self._started_at = time.monotonic()
         self._watchers: dict[str, set[asyncio.Event]] = {}
@@ -246,6 +247,7 @@ class Service:
         status = self._engine.status()
         return {
             "role": status.role,
+            "leader": None if status.leader is None else status.leader.partition("~")[0],
             "term": status.term,
             "commit_index": status.commit_index,
             "applied_index": status.applied_index,
@@ -649,13 +651,13 @@ class Service:
         while True:
             await self._engine.wait_changed(pause)
             pause = _HOUSEKEEPING_S
-            self._engine.set_addresses(self._where_to_dial())
+            self._engine.set_addresses(self.where_to_dial())
             self._part_with_removed()
             self._check_clock()
             if await self.certificates.maintain():
                 pause = 0.1
             try:
-                if self._engine.leader() is not None and await self._announce():
+                if self._engine.leader() is not None and (await self._announce() or await self._presence()):
                     pause = 0.2
                 if self._engine.is_leader() and await self._promote():
                     pause = 0.2
@@ -689,21 +691,16 @@ class Service:
                 if now - since >= _PARTING_S:
                     self._engine.disconnect(name)
 
-    def _where_to_dial(self) -> dict[str, str]:
-        """The members' addresses; in every second round, of those that are away, what node.yaml says.
+    def where_to_dial(self) -> dict[str, tuple[str, ...]]:
+        """Where members may be, by name: what the log says first, then what node.yaml says.
 
-        When all the others moved while this node was away, only node.yaml can know where they are.
+        When all the others moved while this node was away, node.yaml or another member knows where they are.
         """
-        found = self.addresses()
-        self._dial_configured = not self._dial_configured
-        if self._dial_configured:
-            connected = self._engine.peers()
-            found.update(
-                (name, str(address))
-                for name, address in self._config.peers.items()
-                if name in found and name not in connected
-            )
-        return found
+        configured = {str(name): str(address) for name, address in self._config.peers.items()}
+        return {
+            name: tuple(dict.fromkeys((address, configured.get(name, address))))
+            for name, address in self.addresses().items()
+        }
 
     async def _announce(self) -> bool:
         """Keep the own record true: address, raft id, certificate.  True when it was written."""
@@ -740,6 +737,35 @@ class Service:
         del arguments["role"]  # whatever the cluster says
         await self._replicated.apply("members", "announce", arguments, request_id=None, timeout_s=5.0)
         return True
+
+    async def _presence(self) -> bool:
+        """Say which process this is; as leader also how far the voters that are away had got.
+
+        So that a copy of a disk, or an older one that comes back, is known as such by every node.
+        """
+        presence, name = self._machine.presence, str(self._config.name)
+        boots, boot = self._process
+        known = presence.get(name)
+        if boots and self._machine.members.get(name) is not None and (known is None or known.boot != boot):
+            arguments = {
+                "name": name,
+                "boots": boots,
+                "boot": boot,
+                "index": self._engine.applied_index(),
+            }
+            await self._replicated.apply("presence", "boot", arguments, request_id=None, timeout_s=5.0)
+            return True
+        if self._engine.is_leader():
+            status = self._engine.status()
+            for raft_id in status.voters:
+                index, known = self._engine.acknowledged(raft_id), presence.get(raft_id)
+                if raft_id not in status.connected and known is not None and index > known.index:
+                    reached = {"name": raft_id, "index": index}
+                    await self._replicated.apply(
+                        "presence", "reached", reached, request_id=None, timeout_s=5.0
+                    )
+                    return True
+        return False
 
     async def _announce_gateway(self) -> bool:
         """Say where browsers and proxies reach this node, or that they do not."""

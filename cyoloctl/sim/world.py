@@ -23,7 +23,15 @@ from cyoloctl.errors import CyoloctlError, NoLeader, OutcomeUnknown
 from cyoloctl.machines import Composite
 from cyoloctl.raft._journal import Entry, Journal
 from cyoloctl.raft._replica import Limits, Replica
-from cyoloctl.raft._sessions import MAX_UNSENT_BYTES, PeerIdentity, Session, Sessions
+from cyoloctl.raft._sessions import (
+    MAX_UNSENT_BYTES,
+    OLDER,
+    REMOVED,
+    Hello,
+    PeerIdentity,
+    Session,
+    Sessions,
+)
 from cyoloctl.raft._snapshot import SnapshotStore
 from cyoloctl.raft._wire import encode
 from cyoloctl.sim.disk import Crash, Disk, DiskFiles, DiskStore
@@ -202,7 +210,15 @@ class Node:
         life = self.life
         rng = random.Random(f"{world.seed} {self.name} {life} sessions")
         self.sessions = Sessions(
-            PeerIdentity(self.name, self.raft_id, "simulation", str(life), "simulated:1", "0"),
+            PeerIdentity(
+                self.name,
+                self.raft_id,
+                "simulation",
+                str(life),
+                "simulated:1",
+                "0",
+                boots=0 if self.memory else life + 1,
+            ),
             self,
             dial=lambda name, address: world.network.dial(self, name),
             serve=self._serve,
@@ -341,7 +357,7 @@ class Node:
         known = (len(self.world.nodes), removed)
         if known != self._dialled:
             self._dialled = known
-            self.sessions.set_addresses({n: "simulated:1" for n in self.world.nodes if n not in removed})
+            self.sessions.set_addresses({n: ("simulated:1",) for n in self.world.nodes if n not in removed})
         for raft_id in sorted(removed & self._linked.keys()):
             self.sessions.disconnect(raft_id.partition("~")[0], reason="removed")
 
@@ -388,10 +404,16 @@ class Node:
         """See SessionHandler."""
         if peer in self._linked:
             self.world.fail("session", f"{self.name} has two sessions with {peer}")
-        self._linked[peer] = self.reading
+        self._linked[peer] = self._live_end(peer)
         if self.replica is not None:
             self.world.log("%s has a session with %s", self.name, peer)
             self.replica.peer_connected(peer)
+
+    def _live_end(self, peer: str) -> End:
+        """Of the live session: what a session held back while it was contested comes from no reading."""
+        end = self.sessions._live[peer.partition("~")[0]]._wire
+        assert isinstance(end, End)
+        return end
 
     def on_peer_disconnected(self, peer: str, /) -> None:
         """See SessionHandler."""
@@ -403,8 +425,7 @@ class Node:
 
     def on_peer_message(self, peer: str, message: dict[str, Any], /) -> None:
         """See SessionHandler."""
-        end = self.reading
-        assert end is not None
+        end = self.reading or self._live_end(peer)
         if self._linked.get(peer) is not end:
             self.world.fail(
                 "session", f"{self.name} has {message['type']} of a session with {peer} that is over"
@@ -431,8 +452,24 @@ class Node:
         """See SessionHandler."""
         return self.replica is not None and raft_id in self.replica.removed_peers()
 
-    def on_removed(self, name: str, /) -> None:
+    def refusal(self, hello: Hello, /) -> str | None:
+        """See SessionHandler."""
+        if self.replica is not None and hello.boot != self.sessions.last_process(hello.name):
+            return OLDER if self.replica.forgot(hello.raft_id, hello.term, hello.last_index) else None
+        return None
+
+    def progress(self) -> tuple[int, int]:
+        """See SessionHandler."""
+        return (0, 0) if self.replica is None else self.replica.progress()
+
+    def voters(self) -> list[str]:
+        """See SessionHandler."""
+        return [] if self.replica is None else sorted(self.replica.voters())
+
+    def on_refused(self, name: str, reason: str, /) -> None:
         """See SessionHandler.  A real process would end: here a removed node keeps coming back."""
+        if reason != REMOVED:
+            self.world.fail("session", f"{name} told {self.raft_id}: {reason}, and no disk was copied")
         self.world.count("told that it was removed")
         if not self.world.invariants.was_removed(self.raft_id):
             self.world.fail("session", f"{name} told {self.raft_id} that it was removed, which it was not")

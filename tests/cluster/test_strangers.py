@@ -30,7 +30,7 @@ from tests.support.cluster import (
 
 pytestmark = pytest.mark.cluster
 
-_RAFT = "cyoloctl-raft/1"
+_RAFT = "cyoloctl-raft/2"
 
 
 @pytest.fixture(autouse=True)
@@ -82,7 +82,7 @@ def test_peer_that_claims_another_name_than_its_certificate_is_refused(
     [
         ({"raft_id": "n3"}, "raft id"),
         ({"cluster_id": "0" * 32}, "another cluster"),
-        ({"version": 2}, "protocol version 2"),
+        ({"version": 3}, "protocol version 3"),
     ],
 )
 def test_peer_with_a_wrong_hello_is_refused(

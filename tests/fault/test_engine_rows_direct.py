@@ -61,16 +61,35 @@ def test_row01_conflicting_tail_is_cut_where_it_differs() -> None:
     [append(2, (3, 2), (Z, 4, 2), commit=3), append(2, (2, 1), (Z, 3, 2), commit=3)],
     ids=["previous", "entry"],
 )
-def test_row01_conflict_below_the_commit_index_stops_the_node(message: Any) -> None:
+def test_row01_conflict_below_the_commit_index_is_refused_and_the_node_goes_on(message: Any) -> None:
     cluster = follower(OurCluster("abc"))
     cluster.inject("b", "a", append(1, (4, 1), commit=3))
     cluster.tick("b")
     assert cluster.commit_index("b") == 3
-    mark = len(cluster.sent)
+    mark, before, term = len(cluster.sent), cluster.log("b"), cluster.term("b")
     cluster.inject("b", "c", message)
     cluster.tick("b")
-    assert isinstance(cluster.replica("b").failed, StorageError)
-    assert len(cluster.sent) == mark
+    assert len(cluster.sent) == mark  # as if the message was lost
+    assert (cluster.log("b"), cluster.term("b"), cluster.commit_index("b")) == (before, term, 3)
+    assert cluster.replica("b").failed is None
+    (trouble,) = cluster.replica("b").status().troubles
+    assert (trouble.code, trouble.peer) == ("log_differs", "c")
+    cluster.inject("b", "a", append(1, (4, 1), (Z, 5, 1), commit=4))
+    cluster.tick("b")
+    assert cluster.commit_index("b") == 4
+
+
+def test_row01_conflict_with_a_leader_whom_a_majority_follows_stops_the_node() -> None:
+    cluster = follower(OurCluster("abc"))
+    cluster.inject("b", "a", append(1, (4, 1), commit=3))
+    cluster.tick("b")
+    cluster.replica("b").fail_disputed()
+    assert cluster.replica("b").failed is None  # nobody contradicts it
+    cluster.inject("b", "c", append(2, (3, 2), (Z, 4, 2), commit=3))
+    cluster.replica("b").fail_disputed()
+    failed = cluster.replica("b").failed
+    assert isinstance(failed, StorageError)
+    assert "`cyoloctl member remove b`" in failed.message
 
 
 # -- row 2 ------------------------------------------------------------------------------------

@@ -321,6 +321,7 @@ def filled(kind: str, term: int) -> Any:
         "last_log_term": term,
         "granted": False,
         "seq": 1,
+        "reason": "damaged",
     }
     return {"type": kind, **{name: values[name] for name in MESSAGE_TYPES[kind]}}
 

@@ -111,7 +111,8 @@ def _json(value: object) -> bytes:
 # --- peers ---------------------------------------------------------------------------------------
 
 _VALUES: dict[str, Any] = {
-    "version": 1, "cluster_id": "c" * 32, "name": "n2", "raft_id": "n2", "boot": "b", "address": "h:1",
+    "version": 2, "boots": 1, "last_index": 6, "links": ["n1", "n3"], "addresses": {"n3": "h:3"},
+    "cluster_id": "c" * 32, "name": "n2", "raft_id": "n2", "boot": "b", "address": "h:1",
     "release": "1", "reason": "stopping", "sent_ms": 5, "wall_unix_ms": 1_780_000_000_000, "id": 7,
     "info": {
         "role": "follower", "term": 1, "commit_index": 5, "applied_index": 5, "uptime_s": 1.5, "version": "1",

@@ -378,9 +378,12 @@ def _node(journal: Journal) -> _Node:
     return node
 
 
+_ZERO = {"boots": 0, "term": 0, "last_index": 0}
+
+
 def _hello(name: str) -> bytes:
-    hello = {"type": "hello", "version": 1, "cluster_id": keys().cluster_id, "name": name, "raft_id": name}
-    return encode({**hello, "boot": "b", "address": "127.0.0.1:2", "release": "1"})
+    hello = {"type": "hello", "version": 2, "cluster_id": keys().cluster_id, "name": name, "raft_id": name}
+    return encode({**hello, "boot": "b", "address": "127.0.0.1:2", "release": "1", **_ZERO})
 
 
 async def _peer_session(choice: int, more: list[bytes]) -> None:

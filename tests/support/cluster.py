@@ -613,13 +613,16 @@ class Peer:
     def hello(self, name: str, cluster_id: str, **changes: Any) -> None:
         message = {
             "type": "hello",
-            "version": 1,
+            "version": 2,
             "cluster_id": cluster_id,
             "name": name,
             "raft_id": name,
             "boot": os.urandom(8).hex(),
             "address": "127.0.0.1:1",
             "release": "0.0.0",
+            "boots": 0,
+            "term": 0,
+            "last_index": 0,
         }
         self.send({**message, **changes})
 

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from typing import Any, cast
 
 import pytest
@@ -38,6 +38,36 @@ class Echo:
         pass
 
 
+class Register:
+    """What the replicated state says of nodes."""
+
+    def __init__(
+        self,
+        *,
+        removed: tuple[str, ...] = (),
+        roles: dict[str, str] | None = None,
+        process: tuple[int, str, int] | None = None,
+    ) -> None:
+        self.removed = set(removed)
+        self.roles = roles
+        self.known = process
+
+    def is_removed(self, name: str) -> bool:
+        return name in self.removed
+
+    def role(self, name: str) -> str | None:
+        return "voter" if self.roles is None else self.roles.get(name)
+
+    def process(self, name: str) -> tuple[int, str, int] | None:
+        return self.known
+
+
+async def until(condition: Callable[[], bool]) -> None:
+    async with asyncio.timeout(_LIMIT_S):
+        while not condition():
+            await asyncio.sleep(0.001)
+
+
 async def _no_network(address: str, factory: Callable[[], asyncio.Protocol]) -> Any:
     raise OSError("nobody is dialled here")
 
@@ -47,12 +77,18 @@ async def _no_calls(name: str, body: bytes) -> bytes:
 
 
 @contextlib.asynccontextmanager
-async def running(*, limits: Limits | None = None) -> AsyncIterator[Engine]:
+async def running(
+    *,
+    limits: Limits | None = None,
+    voters: tuple[str, ...] = ("a", "b~77"),
+    addresses: Mapping[str, Sequence[str]] | None = None,
+    register: Register | None = None,
+) -> AsyncIterator[Engine]:
     """The engine of node e, no voter; its log says that a and b are: b keeps its log in memory."""
     journal = Journal(MemoryStore())
     journal.append(1, 0, NO_OP)
-    journal.append(2, 0, encode_membership("add", "a"))
-    journal.append(3, 0, encode_membership("add", "b~77"))
+    for number, voter in enumerate(voters):
+        journal.append(2 + number, 0, encode_membership("add", voter))
     journal.sync()
     engine = Engine(
         PeerIdentity("e", "e", _CLUSTER, "boot-e", "e:1", "1"),
@@ -64,8 +100,9 @@ async def running(*, limits: Limits | None = None) -> AsyncIterator[Engine]:
         describe=dict,
         on_call=_no_calls,
         limits=limits or Limits(),
+        register=register,
     )
-    engine.start({})
+    engine.start(addresses or {})
     try:
         yield engine
     finally:
@@ -75,7 +112,15 @@ async def running(*, limits: Limits | None = None) -> AsyncIterator[Engine]:
 class Peer(asyncio.Transport):
     """The other end of a session: an authenticated node that says what the test wants."""
 
-    def __init__(self, engine: Engine, name: str, *, raft_id: str | None = None, hello: bool = True) -> None:
+    def __init__(
+        self,
+        engine: Engine,
+        name: str,
+        *,
+        raft_id: str | None = None,
+        hello: bool = True,
+        changes: dict[str, Any] | None = None,
+    ) -> None:
         super().__init__()
         self._name = name
         self._reader = FrameReader()
@@ -92,8 +137,12 @@ class Peer(asyncio.Transport):
                     "name": name,
                     "raft_id": raft_id or name,
                     "boot": f"boot-{name}",
+                    "boots": 0,
                     "address": f"{name}:1",
                     "release": "1",
+                    "term": 0,
+                    "last_index": 0,
+                    **(changes or {}),
                 }
             )
 
@@ -213,22 +262,102 @@ async def _end(tasks: list[asyncio.Task[bytes]], how: str) -> list[bytes | BaseE
 # -- who may say that this node was removed ----------------------------------------------------
 
 
-@pytest.mark.parametrize("hello", [True, False], ids=["in-a-session", "instead-of-hello"])
-async def test_goodbye_removed_of_a_peer_that_is_no_voter_is_ignored(hello: bool) -> None:
-    async with running() as engine:
-        removed: list[str] = []
-        engine.on_removed_self = lambda: removed.append("removed")
-        stranger = Peer(engine, "x", hello=hello)
-        stranger.say({"type": "goodbye", "reason": "removed"})
-        assert stranger.is_closing()
-        assert removed == []
+_HELLO = pytest.mark.parametrize("hello", [True, False], ids=["in-a-session", "instead-of-hello"])
 
 
-@pytest.mark.parametrize(("name", "raft_id"), [("a", "a"), ("b", "b~77"), ("b", "b~78")])
-@pytest.mark.parametrize("hello", [True, False], ids=["in-a-session", "instead-of-hello"])
-async def test_goodbye_removed_of_a_voter_is_believed(name: str, raft_id: str, hello: bool) -> None:
+def _told(engine: Engine) -> list[str]:
+    told: list[str] = []
+    engine.on_unwanted = told.append
+    return told
+
+
+@_HELLO
+@pytest.mark.parametrize(("name", "raft_id"), [("x", "x"), ("a", "a"), ("b", "b~77"), ("b", "b~78")])
+async def test_goodbye_removed_of_one_peer_convinces_nobody(name: str, raft_id: str, hello: bool) -> None:
     async with running() as engine:
-        removed: list[str] = []
-        engine.on_removed_self = lambda: removed.append("removed")
-        Peer(engine, name, raft_id=raft_id, hello=hello).say({"type": "goodbye", "reason": "removed"})
-        assert removed == ["removed"]
+        told = _told(engine)
+        peer = Peer(engine, name, raft_id=raft_id, hello=hello)
+        for _ in range(3):
+            peer.say({"type": "goodbye", "reason": "removed"})
+            peer = Peer(engine, name, raft_id=raft_id, hello=False)
+        assert told == []
+        assert engine.kept_out_by() == {name: "removed"}
+
+
+@_HELLO
+@pytest.mark.parametrize("reason", ["removed", "copy", "older disk"])
+async def test_goodbye_of_a_majority_of_the_voters_is_believed_once(reason: str, hello: bool) -> None:
+    async with running() as engine:
+        told = _told(engine)
+        for name in ("x", "y", "a"):
+            Peer(engine, name, hello=hello).say({"type": "goodbye", "reason": reason})
+        assert told == []
+        for _ in range(2):
+            Peer(engine, "b", raft_id="b~78", hello=hello).say({"type": "goodbye", "reason": reason})
+        assert told == [reason]
+
+
+@_HELLO
+async def test_goodbye_for_another_reason_convinces_nobody(hello: bool) -> None:
+    async with running() as engine:
+        told = _told(engine)
+        for name in ("a", "b"):
+            Peer(engine, name, hello=hello).say({"type": "goodbye", "reason": "go away"})
+        assert (told, engine.kept_out_by()) == ([], {})
+
+
+async def test_goodbye_is_withdrawn_by_a_session_of_the_same_peer() -> None:
+    async with running() as engine:
+        told = _told(engine)
+        Peer(engine, "a", hello=False).say({"type": "goodbye", "reason": "removed"})
+        Peer(engine, "a")
+        Peer(engine, "b", hello=False).say({"type": "goodbye", "reason": "removed"})
+        assert told == []
+
+
+async def test_goodbye_to_a_node_with_an_empty_log_counts_from_those_that_its_configuration_names() -> None:
+    addresses = {"e": ["e:1"], "a": ["a:1"], "b": ["b:1"], "c": ["c:1"]}
+    async with running(voters=(), addresses=addresses) as engine:
+        told = _told(engine)
+        for name in ("x", "y", "z", "a"):
+            Peer(engine, name, hello=False).say({"type": "goodbye", "reason": "removed"})
+        assert told == []
+        Peer(engine, "c", hello=False).say({"type": "goodbye", "reason": "removed"})
+        assert told == ["removed"]
+
+
+async def test_removed_name_is_kept_out_under_every_raft_id() -> None:
+    async with running(register=Register(removed=("m",))) as engine:
+        for raft_id in ("m", "m~1", "m~2"):
+            peer = Peer(engine, "m", raft_id=raft_id)
+            assert peer.is_closing()
+        assert engine.peers() == {}
+
+
+async def test_node_whose_own_applied_log_says_that_it_was_removed_ends() -> None:
+    register = Register()
+    async with running(register=register) as engine:
+        told = _told(engine)
+        register.removed.add("e")
+        Peer(engine, "a").lead(1)
+        await until(lambda: told == ["removed"])
+
+
+@pytest.mark.parametrize(
+    ("known", "changes", "reason"),
+    [
+        ((5, "B", 10), {"boots": 4, "boot": "A", "last_index": 99}, "older disk"),
+        ((5, "B", 10), {"boots": 5, "boot": "C", "last_index": 99}, "copy"),
+        ((5, "B", 10), {"boots": 6, "boot": "C", "last_index": 9}, "older disk"),
+        ((5, "B", 10), {"boots": 5, "boot": "B", "last_index": 10}, None),
+        ((5, "B", 10), {"boots": 6, "boot": "C", "last_index": 10}, None),
+        (None, {"boots": 1, "boot": "C", "last_index": 1}, None),
+    ],
+)
+async def test_process_on_a_copied_or_older_disk_is_kept_out(
+    known: tuple[int, str, int] | None, changes: dict[str, Any], reason: str | None
+) -> None:
+    async with running(register=Register(process=known)) as engine:
+        peer = Peer(engine, "a", changes=changes)
+        assert peer.is_closing() == (reason is not None)
+        assert [found.reason for found in engine.refusals()] == [reason] * (reason is not None)

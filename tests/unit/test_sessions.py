@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from cyoloctl.errors import CyoloctlError, InternalError, NoLeader, OutcomeUnknown, Unavailable
-from cyoloctl.raft._sessions import PROTOCOL_VERSION, PeerIdentity, Session, Sessions
+from cyoloctl.raft._sessions import PROTOCOL_VERSION, Hello, PeerIdentity, Session, Sessions
 from cyoloctl.raft._wire import MAX_CALL_BYTES, MAX_FRAME_BYTES, FrameReader, decode, encode
 
 _CLUSTER = "c" * 32
@@ -44,7 +44,8 @@ class Line:
         return self.unsent
 
     def kinds(self) -> list[str]:
-        return [message["type"] for message in self.sent]
+        """What was said, but for the pings."""
+        return [message["type"] for message in self.sent if message["type"] != "ping"]
 
 
 class Host:
@@ -55,6 +56,7 @@ class Host:
     ) -> None:
         self.now, self.wall = 100.0, 1e9
         self.removed = set(removed)
+        self.refuses: dict[str, str] = {}
         self.events: list[tuple[Any, ...]] = []
         self.dialled: list[tuple[float, str, str]] = []
         self.serving: list[tuple[Session, int, bytes]] = []
@@ -88,8 +90,17 @@ class Host:
     def is_removed(self, raft_id: str, /) -> bool:
         return raft_id in self.removed
 
-    def on_removed(self, name: str, /) -> None:
-        self.events.append(("removed", name))
+    def refusal(self, said: Hello, /) -> str | None:
+        return self.refuses.get(said.name)
+
+    def on_refused(self, name: str, reason: str, /) -> None:
+        self.events.append((reason, name))
+
+    def progress(self) -> tuple[int, int]:
+        return 3, 17
+
+    def voters(self) -> list[str]:
+        return ["a", "b"]
 
     def describe(self) -> dict[str, Any]:
         return {"load": 1}
@@ -122,8 +133,26 @@ def hello(name: str, /, **changes: Any) -> bytes:
             "name": name,
             "raft_id": name,
             "boot": "1",
+            "boots": 0,
             "address": f"{name}:1",
             "release": "1",
+            "term": 0,
+            "last_index": 0,
+        }
+        | changes
+    )
+
+
+def pong(sent_ms: int, **changes: Any) -> bytes:
+    return encode(
+        {
+            "type": "pong",
+            "sent_ms": sent_ms,
+            "wall_unix_ms": 0,
+            "info": {},
+            "links": [],
+            "addresses": {},
+            "voters": [],
         }
         | changes
     )
@@ -163,7 +192,7 @@ def test_hello_in_single_bytes_with_a_message_behind_it_is_the_same() -> None:
         ("gone", None, {}, ["goodbye"], "removed"),
         ("gone", "gone", {}, ["goodbye"], "removed"),
         ("m", None, {"raft_id": "m~1"}, ["hello", "goodbye"], "removed"),
-        ("a", None, {"version": 2}, ["hello", "goodbye"], "version 2"),
+        ("a", None, {"version": 3}, ["hello", "goodbye"], "version 3"),
         ("a", None, {"cluster_id": "d" * 32}, ["hello"], "another cluster"),
         ("a", None, {"name": "c"}, ["hello"], "its certificate says 'a'"),
         ("b", None, {}, ["hello"], "own name"),
@@ -302,7 +331,7 @@ def test_exception_of_the_handler_comes_out_for_the_caller_to_abort() -> None:
 
 def test_stop_ends_everything_and_tells_only_those_who_wait_for_answers() -> None:
     host = Host("b")
-    host.sessions.set_addresses({"c": "c:1"})
+    host.sessions.set_addresses({"c": ["c:1"]})
     live, line = host.meet("a")
     waiting, other = host.open("d")
     answers: list[Any] = []
@@ -432,12 +461,12 @@ def test_ping_every_second_measures_the_trip_and_the_clock() -> None:
     host.pass_time(0.04)
     assert line.sent[-1] == {"type": "ping", "sent_ms": 101_000, "wall_unix_ms": 10**12}
     wall = 10**12 + 5000
-    session.received(encode({"type": "pong", "sent_ms": 101_000, "wall_unix_ms": wall, "info": {"x": 1}}))
+    session.received(pong(101_000, wall_unix_ms=wall, info={"x": 1}))
     info = host.sessions.peers()["a"]
     assert info.round_trip_ms == pytest.approx(40, abs=1)
     assert info.info == {"x": 1}
     assert info.clock_skew_ms == pytest.approx(5020, abs=1)
-    session.received(encode({"type": "pong", "sent_ms": 999_000, "wall_unix_ms": 0, "info": {}}))
+    session.received(pong(999_000))
     assert info.clock_skew_ms == pytest.approx(5020, abs=1)  # an answer before the question
 
 
@@ -445,7 +474,15 @@ def test_ping_is_answered_with_the_own_clock_and_description() -> None:
     host = Host("b")
     session, line = host.meet("a")
     session.received(encode({"type": "ping", "sent_ms": 5, "wall_unix_ms": 0}))
-    assert line.sent[-1] == {"type": "pong", "sent_ms": 5, "wall_unix_ms": 10**12, "info": {"load": 1}}
+    assert line.sent[-1] == {
+        "type": "pong",
+        "sent_ms": 5,
+        "wall_unix_ms": 10**12,
+        "info": {"load": 1},
+        "links": ["a"],
+        "addresses": {"a": "a:1"},
+        "voters": ["a", "b"],
+    }
     assert [kind for kind, _ in host.events] == ["connected"]
 
 
@@ -461,6 +498,162 @@ def test_silent_peer_is_cut_off_after_four_seconds_and_no_byte_keeps_it_longer()
     session.received(HEARTBEAT[1:])
     session.lost()
     assert host.events == [("connected", "a"), ("disconnected", "a")]
+
+
+# -- copies of a disk ------------------------------------------------------------------------
+
+
+def _challenge(line: Line) -> int:
+    """The number of the latest ping."""
+    return [int(message["sent_ms"]) for message in line.sent if message["type"] == "ping"][-1]
+
+
+@pytest.mark.parametrize("boots", [4, 5])
+def test_process_that_started_no_later_than_the_present_one_is_a_copy_and_told_so(boots: int) -> None:
+    host = Host("b")
+    host.meet("a", boots=5, boot="first")
+    session, line = host.meet("a", boots=boots, boot="copy", address="a:2")
+    assert line.sent[-1] == {"type": "goodbye", "reason": "copy"}
+    assert line.ended
+    assert "another process" in str(session.refused)
+    assert host.events == [("connected", "a")]
+    assert [(found.name, found.reason, found.address) for found in host.sessions.refusals()] == [
+        ("a", "copy", "a:2")
+    ]
+    host.pass_time(31.0)
+    assert host.sessions.refusals() == []
+
+
+def test_process_that_started_later_waits_and_is_a_copy_when_the_present_one_answers() -> None:
+    host = Host("b")
+    present, present_line = host.meet("a", boots=5, boot="first")
+    present.received(pong(_challenge(present_line)))
+    newcomer, line = host.meet("a", boots=6, boot="second")
+    newcomer.received(HEARTBEAT)
+    assert host.events == [("connected", "a")]
+    present.received(
+        pong(100_000)
+    )  # an answer to an earlier ping, which a process that is gone may have sent
+    assert not line.ended
+    present.received(pong(_challenge(present_line)))
+    assert line.sent[-1] == {"type": "goodbye", "reason": "copy"}
+    assert not present_line.ended
+    assert host.events == [("connected", "a")]
+
+
+@pytest.mark.parametrize("how", ["silent", "lost"])
+def test_process_that_started_later_takes_over_when_the_present_one_is_gone(how: str) -> None:
+    host = Host("b")
+    present, present_line = host.meet("a", boots=5, boot="first")
+    newcomer, line = host.meet("a", boots=6, boot="second")
+    newcomer.received(HEARTBEAT)
+    host.pass_time(1.4)
+    assert host.events == [("connected", "a")]
+    if how == "lost":
+        present_line.close()
+        present.lost()
+    else:
+        host.pass_time(0.2)
+        assert present_line.ended
+    assert host.events == [("connected", "a"), ("disconnected", "a"), ("connected", "a"), ("heartbeat", "a")]
+    assert not line.ended
+    newcomer.received(HEARTBEAT)
+    assert host.events[-1] == ("heartbeat", "a")
+    assert host.sessions.last_process("a") == "second"
+
+
+def test_newcomer_that_is_gone_when_it_may_begin_does_not_end_the_present_session() -> None:
+    host = Host("b")
+    _, present_line = host.meet("a", boots=5, boot="first")
+    newcomer, line = host.meet("a", boots=6, boot="second")
+    line.close()
+    newcomer.lost()
+    host.pass_time(2.0)
+    assert not present_line.ended
+    assert host.events == [("connected", "a")]
+
+
+def test_newcomer_that_says_too_much_before_it_may_begin_is_refused() -> None:
+    host = Host("b")
+    host.meet("a", boots=5, boot="first")
+    newcomer, line = host.meet("a", boots=6, boot="second")
+    newcomer.received(HEARTBEAT * 10_001)
+    assert line.ended
+    assert host.events == [("connected", "a")]
+
+
+@pytest.mark.parametrize("reason", ["copy", "older disk"])
+def test_process_that_the_register_refuses_is_told_why(reason: str) -> None:
+    host = Host("b")
+    host.refuses["a"] = reason
+    _, line = host.meet("a", boots=2)
+    assert line.sent[-1] == {"type": "goodbye", "reason": reason}
+    assert host.events == []
+
+
+def test_refusals_are_logged_once_a_minute(caplog: pytest.LogCaptureFixture) -> None:
+    host = Host("b", removed=("gone",))
+    for _ in range(5):
+        host.open("gone")
+        host.now += 10.0
+    assert len([record for record in caplog.records if record.levelname == "WARNING"]) == 1
+    host.now += 60.0
+    host.open("gone")
+    assert len([record for record in caplog.records if record.levelname == "WARNING"]) == 2
+
+
+def test_peer_of_another_protocol_version_is_told_which_one_to_upgrade() -> None:
+    host = Host("b")
+    line = Line()
+    session = host.sessions.opened(line, "a", version=1)
+    session.received(hello("a"))
+    assert line.kinds() == ["goodbye"]
+    assert "protocol version 2 is spoken here, not 1: upgrade your node" in line.sent[0]["reason"]
+    assert "it speaks protocol version 1" in str(session.refused)
+    assert host.events == []
+
+
+# -- addresses -------------------------------------------------------------------------------
+
+
+def test_addresses_are_tried_in_turn_the_peers_own_word_first() -> None:
+    host = Host("b")
+    host.sessions.set_addresses({"c": ["log:1", "yaml:1"]})
+    c, _ = host.meet("c", address="own:1")
+    a, _ = host.meet("a")
+    a.received(pong(100_000, addresses={"c": "told:1", "x": "x:1"}))
+    c.lost()
+    host.pass_time(8.0)
+    while len(host.dialled) < 5:
+        host.sessions.dial_failed("c")
+        host.pass_time(2.0)
+        a.received(pong(100_000, addresses={"c": "told:1", "x": "x:1"}))
+    assert [where for _, _, where in host.dialled[:5]] == ["own:1", "log:1", "yaml:1", "told:1", "own:1"]
+    assert {name for _, name, _ in host.dialled} == {"c"}
+
+
+def test_addresses_told_are_forgotten_with_the_session_that_told_them() -> None:
+    host = Host("b")
+    host.sessions.set_addresses({"c": ["log:1"]})
+    a, _ = host.meet("a")
+    a.received(pong(100_000, addresses={"c": "told:1"}))
+    assert host.sessions.addresses() == {"c": ("log:1", "told:1")}
+    a.lost()
+    assert host.sessions.addresses() == {"c": ("log:1",)}
+
+
+def test_pong_passes_on_what_peers_said_of_their_own_addresses_only() -> None:
+    host = Host("b")
+    host.sessions.set_addresses({"a": ["log:1"], "c": ["log:2"], "d": ["log:3"]})
+    a, line = host.meet("a", address="own:1")
+    c, _ = host.meet("c", address="own:2")
+    a.received(pong(100_000, addresses={"d": "told:3"}, links=["b", "d"], voters=["a"]))
+    c.lost()
+    a.received(encode({"type": "ping", "sent_ms": 5, "wall_unix_ms": 0}))
+    assert line.sent[-1]["addresses"] == {"a": "own:1", "c": "own:2"}
+    assert line.sent[-1]["links"] == ["a"]
+    info = host.sessions.peers()["a"]
+    assert (info.links, info.voters) == ({"b", "d"}, {"a"})
 
 
 # -- calls -----------------------------------------------------------------------------------
@@ -570,7 +763,7 @@ def test_calls_of_a_peer_beyond_the_bound_end_its_session() -> None:
 
 def test_dials_the_greater_name_waits_a_moment_and_nobody_dials_itself() -> None:
     host = Host("b")
-    host.sessions.set_addresses({"a": "a:1", "b": "b:1", "c": "c:1"})
+    host.sessions.set_addresses({"a": ["a:1"], "b": ["b:1"], "c": ["c:1"]})
     assert host.woken > 0
     host.pass_time(0.0)
     assert host.dialled == [(100.0, "c", "c:1")]
@@ -582,7 +775,7 @@ def test_dial_that_fails_is_repeated_with_growing_pauses_at_the_latest_address()
     host = Host("a")
     failed, pauses = host.now, []
     for number in range(7):
-        host.sessions.set_addresses({"b": f"b:{number}"})
+        host.sessions.set_addresses({"b": [f"b:{number}"]})
         host.pass_time(5.0)
         assert len(host.dialled) == number + 1  # no second one while it is under way
         pauses.append(host.dialled[-1][0] - failed)
@@ -596,7 +789,7 @@ def test_dial_that_fails_is_repeated_with_growing_pauses_at_the_latest_address()
 def test_pause_before_the_next_dial_is_spread(jitter: float, pause_s: float) -> None:
     host = Host("a")
     host.jitter = jitter
-    host.sessions.set_addresses({"b": "b:1"})
+    host.sessions.set_addresses({"b": ["b:1"]})
     host.pass_time(0.0)
     host.sessions.dial_failed("b")
     assert host.sessions.next_deadline() == pytest.approx(100 + pause_s)
@@ -604,7 +797,7 @@ def test_pause_before_the_next_dial_is_spread(jitter: float, pause_s: float) -> 
 
 def test_dial_while_a_session_came_in_is_over_without_another() -> None:
     host = Host("a")
-    host.sessions.set_addresses({"b": "b:1"})
+    host.sessions.set_addresses({"b": ["b:1"]})
     host.pass_time(0.0)
     host.meet("b")
     host.sessions.dial_failed("b")
@@ -615,7 +808,7 @@ def test_dial_while_a_session_came_in_is_over_without_another() -> None:
 @pytest.mark.parametrize(("own", "pause_s"), [("a", 0.0), ("c", 0.4)])
 def test_session_that_lasted_and_broke_is_dialled_again_soon(own: str, pause_s: float) -> None:
     host = Host(own)
-    host.sessions.set_addresses({"b": "b:1"})
+    host.sessions.set_addresses({"b": ["b:1"]})
     host.pass_time(0.5)
     session, _ = host.meet("b", expected="b")
     host.pass_time(2.0)
@@ -629,7 +822,7 @@ def test_session_that_lasted_and_broke_is_dialled_again_soon(own: str, pause_s: 
 @pytest.mark.parametrize("how", ["hello-refused", "session-ended-at-once", "no-hello"])
 def test_peer_that_ends_every_session_is_not_dialled_in_a_loop(how: str) -> None:
     host = Host("a")
-    host.sessions.set_addresses({"b": "b:1"})
+    host.sessions.set_addresses({"b": ["b:1"]})
     for _ in range(200):
         host.pass_time(0.1)
         if host.dialled and host.dialled[-1][0] > host.now - 0.1 - 1e-9:
@@ -646,7 +839,7 @@ def test_peer_that_ends_every_session_is_not_dialled_in_a_loop(how: str) -> None
 
 def test_attempt_that_is_refused_by_the_hello_timeout_is_over() -> None:
     host = Host("a")
-    host.sessions.set_addresses({"b": "b:1"})
+    host.sessions.set_addresses({"b": ["b:1"]})
     host.pass_time(0.0)
     session, line = host.open("b", "b")
     host.pass_time(5.5)
@@ -659,7 +852,7 @@ def test_attempt_that_is_refused_by_the_hello_timeout_is_over() -> None:
 
 def test_retired_session_that_is_lost_late_does_not_start_a_second_dial() -> None:
     host = Host("a")
-    host.sessions.set_addresses({"b": "b:1"})
+    host.sessions.set_addresses({"b": ["b:1"]})
     host.pass_time(0.0)
     old, _ = host.meet("b", expected="b")
     host.pass_time(2.0)
@@ -675,12 +868,12 @@ def test_retired_session_that_is_lost_late_does_not_start_a_second_dial() -> Non
 
 def test_peer_without_an_address_is_not_dialled_any_more() -> None:
     host = Host("a")
-    host.sessions.set_addresses({"b": "b:1", "c": "c:1"})
-    host.sessions.set_addresses({"c": "c:2"})
+    host.sessions.set_addresses({"b": ["b:1"], "c": ["c:1"]})
+    host.sessions.set_addresses({"c": ["c:2"]})
     host.pass_time(0.0)
     host.sessions.dial_failed("b")
     assert host.dialled == [(100.0, "c", "c:2")]
-    assert host.sessions.addresses() == {"c": "c:2"}
+    assert host.sessions.addresses() == {"c": ("c:2",)}
     session, _ = host.meet("b")
     session.lost()
     host.pass_time(5.0)
@@ -689,7 +882,7 @@ def test_peer_without_an_address_is_not_dialled_any_more() -> None:
 
 def test_next_deadline_is_never_past_once_ticked() -> None:
     host = Host("a")
-    host.sessions.set_addresses({"b": "b:1"})
+    host.sessions.set_addresses({"b": ["b:1"]})
     host.open("c")
     for _ in range(100):
         host.now = host.sessions.next_deadline()

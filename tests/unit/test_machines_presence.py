@@ -1,0 +1,123 @@
+"""The latest process of each node, and how far its disk had got."""
+
+from __future__ import annotations
+
+import base64
+from typing import Any
+
+import pytest
+
+from cyoloctl.machines import Composite, Malformed, Presence, PresenceMachine
+from cyoloctl.machines._codec import Refused
+from cyoloctl.machines.members import MemberMachine
+
+KEY = base64.b64encode(bytes(32)).decode()
+
+
+class World:
+    """A cluster's members n1 and n2 with their presence."""
+
+    def __init__(self) -> None:
+        self.members = MemberMachine()
+        self.machine = PresenceMachine(self.members)
+        for name in ("n1", "n2"):
+            self.members.apply(
+                "put",
+                {
+                    "name": name,
+                    "address": "h:1",
+                    "role": "voter",
+                    "sealing_key": KEY,
+                    "raft_id": name,
+                    "certificate_expires_at": None,
+                },
+                1,
+                0,
+            )
+
+    def boot(self, boots: int, boot: str, *, index: int = 0, name: str = "n1", at: int = 100) -> None:
+        given = {"name": name, "boots": boots, "boot": boot, "index": index}
+        self.machine.apply("boot", given, at, 0)
+
+    def reached(self, index: int, *, name: str = "n1", at: int = 100) -> dict[str, Any]:
+        return self.machine.apply("reached", {"name": name, "index": index}, at, 0)
+
+
+def test_boot_of_a_later_process_replaces_the_earlier_one_and_keeps_how_far_the_disk_was() -> None:
+    world = World()
+    world.boot(1, "a", index=7)
+    world.boot(2, "b", index=3)
+    assert world.machine.get("n1") == Presence(2, "b", 7)
+    world.boot(2, "b", index=9)  # said again
+    assert world.machine.get("n1") == Presence(2, "b", 9)
+
+
+@pytest.mark.parametrize(("boots", "boot"), [(1, "a"), (2, "copy")])
+def test_boot_of_an_earlier_or_equally_counted_process_is_refused(boots: int, boot: str) -> None:
+    world = World()
+    world.boot(2, "b")
+    with pytest.raises(Refused, match="copy of the other's disk"):
+        world.boot(boots, boot, index=50)
+    assert world.machine.get("n1") == Presence(2, "b", 0)
+
+
+def test_reached_only_rises_and_never_passes_the_entry_that_says_so() -> None:
+    world = World()
+    assert world.reached(10) == {"name": "n1", "boots": 0, "index": 10}
+    assert world.reached(5)["index"] == 10
+    with pytest.raises(Refused, match="cannot hold entry 101"):
+        world.reached(101)
+    with pytest.raises(Refused, match="cannot hold entry 101"):
+        world.boot(1, "a", index=101)
+
+
+def test_presence_of_an_unknown_name_is_refused() -> None:
+    world = World()
+    with pytest.raises(Refused, match="no member"):
+        world.boot(1, "a", name="n9")
+    with pytest.raises(Refused, match="no member"):
+        world.reached(1, name="n9")
+
+
+@pytest.mark.parametrize(
+    ("operation", "arguments"),
+    [
+        ("boot", {"name": "n1", "boots": -1, "boot": "a", "index": 0}),
+        ("boot", {"name": "n1", "boots": 1, "boot": "a b", "index": 0}),
+        ("boot", {"name": "n1", "boots": True, "boot": "a", "index": 0}),
+        ("boot", {"name": "n1", "boots": 1, "boot": "a"}),
+        ("reached", {"name": "n1", "index": 2**53 + 1}),
+        ("reached", {"name": "N1", "index": 1}),
+        ("other", {}),
+    ],
+)
+def test_malformed_operation_changes_nothing(operation: str, arguments: dict[str, Any]) -> None:
+    world = World()
+    with pytest.raises(Malformed):
+        world.machine.apply(operation, arguments, 100, 0)
+    assert world.machine.is_empty()
+
+
+def test_state_is_restored_as_it_was_and_a_damaged_one_is_refused() -> None:
+    world = World()
+    world.boot(3, "c", index=4)
+    world.reached(8, name="n2")
+    state = world.machine.export_state()
+    other = PresenceMachine(world.members)
+    other.prepare_restore(state)()
+    assert other.export_state() == state
+    for damaged in ([], {"n1": {}}, {"N1": state["n1"]}, {"n1": {**state["n1"], "boots": "3"}}):
+        with pytest.raises(ValueError, match=r"object|not valid"):
+            other.prepare_restore(damaged)
+    assert other.export_state() == state
+
+
+def test_presence_goes_with_the_member_and_is_left_out_of_a_snapshot_while_empty() -> None:
+    composite = Composite()
+    empty = composite.snapshot()
+    assert b"presence" not in empty
+    composite.presence._nodes["n1"] = Presence(1, "a", 1)
+    assert b"presence" in composite.snapshot()
+    composite.presence.forget_member("n1")
+    composite.presence.forget_member("n1")
+    assert composite.snapshot() == empty
