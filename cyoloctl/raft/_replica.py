@@ -55,7 +55,7 @@ from cyoloctl.raft._pysyncobj import (
     decode_membership,
     encode_membership,
 )
-from cyoloctl.raft._snapshot import Receiver, SnapshotMeta, SnapshotStore, Transfer
+from cyoloctl.raft._snapshot import Receiver, SnapshotMeta, SnapshotStore, Transfer, is_shortage
 
 __all__ = [
     "DEFAULT_LIMITS",
@@ -78,6 +78,8 @@ _DISPUTE_SHOWN_S = 60.0
 Message = dict[str, Any]
 
 _log = logging.getLogger("cyoloctl.raft")
+
+_LONGEST_SAVE_PAUSE_S = 60.0
 
 
 class StateMachine(Protocol):
@@ -366,7 +368,9 @@ class Replica:
 
         self._swept_at = -1e9
         self._saving = False
-        self._saved: tuple[SnapshotMeta, CyoloctlError | None] | None = None
+        self._saved: tuple[SnapshotMeta, CyoloctlError | MemoryError | None] | None = None
+        self._save_pause_s = 0.0
+        self._save_again_at = float("-inf")
         self._snapshot_bytes_mark = 0
         self._seen: tuple[str, int, Node | None] = ("follower", 0, None)
         self.on_change: Callable[[], None] = lambda: None
@@ -1772,7 +1776,16 @@ class Replica:
             return
         sending = self._sending.get(node)
         if sending is None:
-            transfer = self._snapshots.open_transfer()
+            try:
+                transfer = self._snapshots.open_transfer()
+            except StorageError as error:
+                if not is_shortage(error):
+                    raise
+                transfer = None  # with a later heartbeat
+                _log.warning(
+                    "a snapshot cannot be sent now, it is tried again",
+                    extra={"peer": node.id, "error": error.message, "_seldom": True},
+                )
             if transfer is None or transfer.meta.index < self._journal.first_index:
                 if transfer is not None:
                     transfer.close()
@@ -1879,6 +1892,17 @@ class Replica:
     def _on_snapshot_chunk(self, node: Node, message: Message) -> None:
         try:
             self._take_chunk(node, message)
+        except StorageError as error:
+            if not is_shortage(error):
+                raise
+            # The leader sends it again.
+            _log.warning(
+                "a snapshot cannot be received now, it is tried again",
+                extra={"peer": node.id, "error": error.message, "_seldom": True},
+            )
+            if self._receiving is not None:
+                self._receiving.receiver.abort()
+            self._receiving = None
         except InvalidInput as error:
             # No correct leader sends it.  The leader begins again later, or another one does.
             self._refuse_snapshot(node, message["digest"], error)
@@ -1917,7 +1941,11 @@ class Replica:
             )
             return
         self._receiving = None
-        self._install(node, receiving.receiver)
+        try:
+            self._install(node, receiving.receiver)
+        except StorageError as error:
+            # The machine may have the state already, and the disk has not: this is not tried again.
+            raise StorageError(error.message) from None
 
     def _install(self, node: Node, receiver: Receiver) -> None:
         """A complete snapshot: readable, then durable, then the journal is cut, then it is acknowledged."""
@@ -1954,7 +1982,7 @@ class Replica:
     def maybe_compact(self, *, force: bool = False) -> None:
         """Save a snapshot in the background when the log has grown by count or bytes."""
         engine, journal, limits = self._engine, self._journal, self._limits
-        if self._saving:
+        if self._saving or (self._clock() < self._save_again_at and not force):
             return
         applied = engine.applied_index()
         if applied <= self._base_index:
@@ -1969,27 +1997,48 @@ class Replica:
         meta = SnapshotMeta(
             applied, entry[2], tuple(sorted(self._applied.voters)), tuple(sorted(self._applied.removed))
         )
-        data = self._machine.snapshot()
+        try:
+            data = self._machine.snapshot()
+        except MemoryError as failure:
+            self._save_later(failure)
+            return
         self._saving = True
         store = self._snapshots
 
         def save() -> None:
-            error: CyoloctlError | None = None
+            error: CyoloctlError | MemoryError | None = None
             try:
                 store.save(meta, data)
-            except CyoloctlError as failure:
+            except (CyoloctlError, MemoryError) as failure:
                 error = failure
             self._saved = (meta, error)
 
-        self._run_save(save)
+        try:
+            self._run_save(save)
+        except (RuntimeError, MemoryError):  # no thread can be started
+            self._saved = (meta, MemoryError())
+
+    def _save_later(self, error: CyoloctlError | MemoryError) -> None:
+        """The log is whole without a new snapshot, only longer: try again, with longer and longer pauses."""
+        if not self._save_pause_s:
+            _log.warning(
+                "the snapshot cannot be saved now, it is tried again",
+                extra={"error": getattr(error, "message", None) or "no memory or thread is left for it"},
+            )
+        self._save_pause_s = min(_LONGEST_SAVE_PAUSE_S, max(1.0, 2 * self._save_pause_s))
+        self._save_again_at = self._clock() + self._save_pause_s
 
     def _collect_saved(self) -> None:
         """A background save ended: cut the journal to it (row 13: only with a durable snapshot)."""
         if self._saved is None:
             return
         (meta, error), self._saved, self._saving = self._saved, None, False
+        if error is not None and is_shortage(error):
+            self._save_later(error)
+            return
         if error is not None:
             raise error
+        self._save_pause_s = 0.0
         current = self._snapshots.meta
         if current is None or current.index != meta.index or meta.index <= self._base_index:
             return  # a newer one was installed meanwhile

@@ -32,6 +32,7 @@ import json
 import os
 import struct
 import threading
+import weakref
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -46,6 +47,7 @@ __all__ = [
     "SnapshotMeta",
     "SnapshotStore",
     "Transfer",
+    "is_shortage",
 ]
 
 MAX_SNAPSHOT_BYTES = 2**30
@@ -60,6 +62,7 @@ _DIGEST_BYTES = 32
 _MAX_HEADER_BYTES = 4 * 2**20
 _MIN_FILE_BYTES = _PREFIX.size + _DIGEST_BYTES
 _READ_BYTES = 2**20
+_SHORTAGES = frozenset({errno.EMFILE, errno.ENFILE, errno.ENOMEM})
 _MAX_INTEGER = 2**63 - 1
 
 _REPLACE = (
@@ -80,6 +83,12 @@ class SnapshotMeta:
     term: int
     voters: tuple[str, ...]
     removed: tuple[str, ...]
+
+
+def is_shortage(error: BaseException | None) -> bool:
+    """Whether an error means that no descriptor, thread or memory was left: it may be tried again."""
+    cause = error.__cause__ if isinstance(error, StorageError) else error
+    return isinstance(cause, MemoryError) or (isinstance(cause, OSError) and cause.errno in _SHORTAGES)
 
 
 class _DamagedError(Exception):
@@ -246,6 +255,7 @@ class _Directory:
     def __init__(self, directory: Path) -> None:
         self._directory = directory
         self.name = str(directory / _NAME)
+        self._names: int | None = None
 
     def leftovers(self) -> list[str]:
         return [path.name for path in self._directory.glob("snapshot.*.tmp")]
@@ -254,6 +264,10 @@ class _Directory:
         return open(self._directory / name, "rb")
 
     def create(self, name: str) -> BinaryIO:
+        # What sync_names needs, before anything is changed: afterwards a lack of it could not be undone.
+        if self._names is None:
+            self._names = os.open(self._directory, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+            weakref.finalize(self, os.close, self._names)
         flags = os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC
         return open(os.open(self._directory / name, flags, 0o600), "w+b")
 
@@ -264,11 +278,8 @@ class _Directory:
         os.rename(self._directory / old, self._directory / new)
 
     def sync_names(self) -> None:
-        descriptor = os.open(self._directory, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
-        try:
-            os.fsync(descriptor)
-        finally:
-            os.close(descriptor)
+        if self._names is not None:
+            os.fsync(self._names)
 
     def remove(self, name: str) -> None:
         (self._directory / name).unlink()
@@ -405,7 +416,8 @@ class SnapshotStore:
 
         Returns False, nothing changed, if one with a higher index is there.
         Raises InvalidInput above MAX_SNAPSHOT_BYTES, StorageError from the
-        disk; the old one then stays, and the log must not be compacted.
+        disk (see `is_shortage`: it may be tried again); the old one then stays, and the log
+        must not be compacted.
         """
         current = self.meta
         if current is not None and current.index > meta.index:
@@ -533,6 +545,11 @@ class SnapshotStore:
 def _raise_storage(name: str, error: OSError) -> NoReturn:
     if error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
         text = f"{name} cannot be written, the disk is full: free space, then restart the node"
+    elif error.errno in _SHORTAGES:
+        text = (
+            f"{name} cannot be read or written, the process or the machine has no descriptor or memory left "
+            f"({error.strerror}): raise the limit of open files (ulimit -n, LimitNOFILE) or add memory"
+        )
     elif error.errno in (errno.EROFS, errno.EACCES, errno.EPERM):
         text = (
             f"{name} cannot be read or written, it or its disk is read-only or not this user's: "
