@@ -14,7 +14,7 @@ from cyoloctl.errors import NotFound, SlowDown, TokenRejected
 from cyoloctl.machines.rendezvous import Rendezvous
 from cyoloctl.model import parse_address
 from cyoloctl.service._keys import KeyService
-from cyoloctl.service._rendezvous import RendezvousService, counted
+from cyoloctl.service._rendezvous import RendezvousService, counted, person_digest
 from cyoloctl.service._replicated import Json, Replicated
 from cyoloctl.service._routes import RouteService
 from cyoloctl.service._tokens import TokenService
@@ -22,10 +22,12 @@ from cyoloctl.tokens import DEFAULT_TTL_S, KeyState
 
 __all__ = ["GatewayService"]
 
-# What browsers may leave to be approved: of one client, IPv6 by /64, and of all, out of the
-# machine's 10,000, which are for programs too.
+# What browsers may leave to be approved: of one person, or of one client without a session, IPv6 by
+# /64; and of all, out of the machine's 10,000, which are for programs too.  Whoever has a session
+# has room that nobody without one can take.
 MAX_BEGUN_BY_CLIENT = 10
 MAX_BEGUN = 1_000
+MAX_BEGUN_WITH_SESSIONS = 5_000
 # With the 5 minutes in which an answer is told again, as long as a form lives.
 BEGUN_TTL_S = 300
 _BROWSER = "browser"
@@ -219,11 +221,15 @@ class GatewayService:
         await self._replicated.fresh(timeout_s=timeout_s)
         now_ms = max(self._replicated.now_ms(), self._replicated.machine.time_unix_ms)
         live = [r for r in self._replicated.machine.rendezvous.live(now_ms) if r.initiator == _BROWSER]
-        addresses = ip_network(network)
-        mine = sum(_is_in(r.origin, addresses) for r in live) + self._beginning[network]
-        if mine >= MAX_BEGUN_BY_CLIENT or len(live) + self._beginning.total() >= MAX_BEGUN:
+        if actor.sub is None:
+            addresses, most, who = ip_network(network), MAX_BEGUN, network
+            mine = sum(_is_in(r.origin, addresses) for r in live)
+        else:
+            most, who = MAX_BEGUN_WITH_SESSIONS, person_digest(actor.sub)
+            mine = sum(who in r.begun_by for r in live)
+        if mine + self._beginning[who] >= MAX_BEGUN_BY_CLIENT or len(live) + self._beginning.total() >= most:
             raise SlowDown("too many wait for an approval already: end one, or wait until some ended")
-        self._beginning[network] += 1
+        self._beginning[who] += 1
         try:
             return await self._rendezvous.begin(
                 kind=kind,
@@ -237,7 +243,7 @@ class GatewayService:
                 timeout_s=timeout_s,
             )
         finally:
-            self._beginning[network] -= 1
+            self._beginning[who] -= 1
             self._beginning += Counter()  # without those at 0
 
     async def look(self, id: str, *, timeout_s: float) -> Json:

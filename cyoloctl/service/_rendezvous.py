@@ -28,7 +28,7 @@ from cyoloctl.service._keys import KeyService
 from cyoloctl.service._replicated import Json, Replicated, rfc3339
 from cyoloctl.service._tokens import TokenService
 
-__all__ = ["Counted", "RendezvousService", "counted"]
+__all__ = ["Counted", "RendezvousService", "counted", "person_digest"]
 
 INTERVAL_S = 5
 # Codes that are taken are drawn again; with 10,000 live ones among 20**8 this is never needed twice.
@@ -75,12 +75,19 @@ def counted(sub: str | None, client: str) -> Counted:
     return [*found, ["all", _sha256("cyoloctl wrong codes v1", "all")]]
 
 
+def _digest(kind: str, name: str) -> str:
+    return _sha256("cyoloctl actor v1", kind, name)
+
+
+def person_digest(sub: str) -> str:
+    """What a record that a person began keeps of them, among others."""
+    return _digest("sub", sub)
+
+
 def _digests(actor: Actor) -> list[str]:
     """What the record keeps of who began it, and compares with who answers."""
     names = {"sub": actor.sub, "sid": actor.sid, "browser": actor.browser, "credentials": actor.credentials}
-    return sorted(
-        _sha256("cyoloctl actor v1", kind, name) for kind, name in names.items() if name is not None
-    )
+    return sorted(_digest(kind, name) for kind, name in names.items() if name is not None)
 
 
 class RendezvousService:

@@ -416,6 +416,18 @@ def test_begin_beyond_ten_of_one_address_is_refused_on_every_node(open_gateways:
     begin_in(open_gateways.visitor("n2", sub=None, client="2001:db8:9:1::1"))
 
 
+def test_begin_beyond_ten_of_one_person_is_refused_and_stops_nobody_behind_their_address(
+    open_gateways: Gateways,
+) -> None:
+    client = "2001:db8:a::1"
+    for number in range(10):
+        begin_in(open_gateways.visitor(f"n{number % 3 + 1}", sub="many", client=client))
+    visitor = open_gateways.visitor("n2", sub="many", client="2001:db8:b::1")
+    page = visitor.post("/begin", {"form": visitor.get("/begin").form, "kind": "mfa"})
+    refused(page, 429, "Too many attempts")
+    begin_in(open_gateways.visitor("n1", sub="somebody", client=client))
+
+
 def test_begin_of_another_origin_browser_or_kind_begins_nothing(open_gateways: Gateways) -> None:
     client = "203.0.113.3"
     visitor = open_gateways.visitor(sub=None, client=client)

@@ -1,0 +1,57 @@
+"""For whom wrong codes count."""
+
+from __future__ import annotations
+
+import ipaddress
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from cyoloctl.machines.rendezvous import LEVELS
+from cyoloctl.service._rendezvous import _has, counted
+
+
+def shared(one: str, other: str) -> set[str]:
+    """The levels that two clients have in common."""
+    return {level for level, who in counted(None, one) if [level, who] in counted(None, other)}
+
+
+@pytest.mark.parametrize(
+    ("one", "other", "levels"),
+    [
+        ("192.0.2.1", "192.0.2.1", {"network", "site", "region", "all"}),
+        ("192.0.2.1", "192.0.2.2", {"site", "region", "all"}),
+        ("192.0.2.1", "192.0.3.1", {"region", "all"}),
+        ("192.0.2.1", "198.51.100.1", {"all"}),
+        ("2001:db8::1", "2001:db8::ffff", {"network", "site", "region", "all"}),
+        ("2001:db8::1", "2001:db8:0:1::1", {"site", "region", "all"}),
+        ("2001:db8::1", "2001:db8:1::1", {"region", "all"}),
+        ("2001:db8::1", "2001:db9::1", {"all"}),
+        ("192.0.2.1", "2001:db8::1", {"all"}),
+    ],
+)
+def test_wrong_codes_without_a_session_count_for_networks_that_widen(
+    one: str, other: str, levels: set[str]
+) -> None:
+    assert shared(one, other) == levels
+
+
+@given(st.text(max_size=20), st.ip_addresses())
+def test_wrong_codes_of_a_person_count_for_that_person_alone(
+    sub: str, client: ipaddress.IPv4Address | ipaddress.IPv6Address
+) -> None:
+    mine = counted(sub, str(client))
+    assert [level for level, _ in mine] == ["person"]
+    assert mine == counted(sub, "192.0.2.1")
+    assert mine != counted(sub + "x", str(client))
+    assert not {who for _, who in mine} & {who for _, who in counted(None, str(client))}
+    assert {level for level, _ in counted(None, str(client))} == LEVELS.keys() - {"person"}
+
+
+def test_claim_that_is_a_list_has_each_of_its_values_and_true_is_not_one() -> None:
+    assert _has(["pwd", "hwk"], "hwk")
+    assert _has(True, True)
+    for said in (None, 1, "true", [1], ["true"], {"true": True}, []):
+        assert not _has(said, True)
+    assert not _has(True, 1)
