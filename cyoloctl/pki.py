@@ -1,4 +1,4 @@
-"""Who is who: the cluster's CA, certificates, sealing keys, join tokens, requests and grants, TLS contexts.
+"""Who is who: the cluster's CA, certificates, sealing keys, requests and grants, TLS contexts.
 
 A certificate names a node, never an address: its only subject alternative
 name is ``NAME.ROLE.CLUSTER_ID.cyoloctl``.  Certificates are ECDSA over P-256,
@@ -20,7 +20,6 @@ import hashlib
 import json
 import os
 import re
-import secrets
 import shlex
 import shutil
 import ssl
@@ -70,7 +69,6 @@ __all__ = [
     "AccessRole",
     "Grant",
     "Identity",
-    "JoinToken",
     "NodeFiles",
     "NodeRequest",
     "PeerCertificate",
@@ -89,9 +87,7 @@ __all__ = [
     "credentials",
     "decode_grant",
     "decode_request",
-    "decode_token",
     "encode_request",
-    "encode_token",
     "grant",
     "identity_from_peer",
     "is_issued_by",
@@ -101,7 +97,6 @@ __all__ = [
     "make_request",
     "new_cluster",
     "new_cluster_id",
-    "new_secret",
     "node_certificate_problem",
     "open_sealed",
     "parse_cluster_id",
@@ -114,7 +109,6 @@ __all__ = [
     "read_node_public_key",
     "request_sha256",
     "seal",
-    "secret_sha256",
     "server_context",
     "sign_statement",
     "verify_statement",
@@ -149,11 +143,6 @@ _OPERATOR_NAME = NodeName("admin")
 
 _MAX_FILE_BYTES = 64 * 1024
 _MAX_REQUEST_CHARS = 8 * 1024
-_MAX_TOKEN_CHARS = 32 * 1024
-_MAX_ADDRESSES = 64
-_TOKEN_PREFIX = "cyolojoin1."
-_SECRET = re.compile(r"[A-Za-z0-9_-]{43}")
-_FAR_UNIX_S = 1 << 40
 
 # The request's extension that carries the sealing key, as a DER octet string.  Under 2.25 anybody
 # may use the number of a UUID of his own (ITU-T X.667): this is c4b0f4a2-6e0d-4d58-9a8f-31b7b1b9f2d6.
@@ -613,7 +602,7 @@ def grant(
     cluster_id = _ca_cluster_id(ca)
     check_request(request_pem, name, sealing_key, cluster_id)
     identity = Identity(parse_name(name), "node", cluster_id)
-    certificate = issue(ca_cert_pem, ca_key_pem, request_pem, identity, now=now, days=days)
+    certificate = issue(ca_cert_pem, ca_key_pem, request_pem, identity, now=now, days=days, beyond_ca=True)
     sealed = None
     if hand_over_ca_key and not learner:
         sealed = seal(sealing_key, ca_key_pem.encode(), _ca_key_info(cluster_id, name))
@@ -641,19 +630,20 @@ def accept_grant(
     value: object,
     *,
     name: str,
-    now: datetime,
     cluster_id: str | None = None,
-    ca_pem: str | None = None,
+    ca_sha256: str | None = None,
 ) -> Grant:
     """Verify a grant against this node's keys and write its certificate, the CA and the CA key.
 
-    value: the grant object.  cluster_id, ca_pem: what the join token pinned;
-    None only where the grant came by hand.  A directory that already trusts a
-    CA accepts no other.  Idempotent.  Nothing is written unless all of it holds.
+    value: the grant object.  cluster_id, ca_sha256: what the join token
+    pinned; None only where the grant came by hand.  A directory that already
+    trusts a CA accepts no other.  Dates are not judged: the cluster set them
+    by its time, and this machine's clock may be wrong.  Idempotent.  Nothing
+    is written unless all of it holds.
 
-    Raises InvalidInput where the grant is malformed, for another key, name,
-    cluster or CA, or not valid now; Conflict where the directory belongs to
-    another cluster; VersionMismatch, ConfigError, StorageError.
+    Raises InvalidInput where the grant is malformed, or for another key, name,
+    cluster or CA; Conflict where the directory belongs to another cluster;
+    VersionMismatch, ConfigError, StorageError.
     """
     fields = _fields(
         value,
@@ -679,7 +669,7 @@ def accept_grant(
         raise _grant_error("it is for another cluster")
 
     ca = _load_certificate(fields["ca_pem"], canonical=True)
-    if ca_pem is not None and ca != _load_certificate(ca_pem):
+    if ca_sha256 is not None and ca.fingerprint(hashes.SHA256()).hex() != ca_sha256:
         raise _grant_error("its CA is not the one that the token names")
     if _ca_cluster_id(ca) != granted_id:
         raise _grant_error("its CA is of another cluster")
@@ -692,13 +682,6 @@ def accept_grant(
     problem = _certificate_problem(certificate, ca, identity)
     if problem is not None:
         raise _grant_error(problem)
-    moment = _utc(now)
-    for each in (ca, certificate):
-        start, end = each.not_valid_before_utc, each.not_valid_after_utc
-        if not start <= moment <= end:
-            raise _grant_error(
-                f"it is valid from {start:%Y-%m-%d} to {end:%Y-%m-%d}, and this clock says {moment:%Y-%m-%d}"
-            )
     _check_mode(pki_dir / _NODE_KEY)
     _check_mode(pki_dir / _SEALING_KEY)
     if certificate.public_key() != _from_file(pki_dir / _NODE_KEY, _load_key).public_key():
@@ -737,118 +720,6 @@ def _ca_key_text(opened: bytes, ca_pem: str) -> str:
     except (UnicodeDecodeError, ConfigError):
         raise _grant_error("its CA key does not belong to its CA") from None
     return text
-
-
-# -- join tokens --------------------------------------------------------------------------------
-
-
-@dataclass(frozen=True, slots=True, repr=False)
-class JoinToken:
-    """Everything that a new node needs to join: whom to dial, whom to trust, and a secret to show.
-
-    secret: from new_secret.  expires_unix_s: seconds since 1970, for people;
-    the cluster decides by its own time.  addresses: 1 to 64 of members.
-    repr and str hide the secret.  Raises InvalidInput for values that are not valid.
-    """
-
-    cluster_id: ClusterId
-    cluster: NodeName
-    ca_pem: str
-    name: NodeName
-    learner: bool
-    secret: str
-    expires_unix_s: int
-    addresses: tuple[Address, ...]
-
-    def __post_init__(self) -> None:
-        parse_name(self.cluster, "cluster name")
-        parse_name(self.name)
-        if not _SECRET.fullmatch(self.secret):
-            raise InvalidInput("the secret of a join token is 43 characters: use a new one")
-        if not 0 < self.expires_unix_s < _FAR_UNIX_S:
-            raise InvalidInput("the expiry of a join token is seconds since 1970: use a later one")
-        if not 1 <= len(self.addresses) <= _MAX_ADDRESSES:
-            raise InvalidInput(f"a join token holds 1 to {_MAX_ADDRESSES} addresses")
-        if _ca_cluster_id(_load_certificate(self.ca_pem, canonical=True)) != parse_cluster_id(
-            self.cluster_id
-        ):
-            raise InvalidInput("the CA in the join token is of another cluster")
-
-    def __repr__(self) -> str:
-        return (
-            f"JoinToken(name={self.name!r}, cluster={self.cluster!r}, cluster_id={self.cluster_id!r}, "
-            f"learner={self.learner}, secret=(hidden))"
-        )
-
-
-def new_secret(random: Callable[[int], bytes] = secrets.token_bytes) -> str:
-    """A fresh secret for an invitation: 256 random bits, base64url.  Only its digest is stored."""
-    return base64.urlsafe_b64encode(random(32)).decode().rstrip("=")
-
-
-def secret_sha256(secret: str) -> str:
-    """The SHA-256, in hex, by which the log knows a secret."""
-    return hashlib.sha256(secret.encode("utf-8", "surrogatepass")).hexdigest()
-
-
-def encode_token(token: JoinToken) -> str:
-    """The text of a join token: one line that decode_token reads back.  It is a secret."""
-    value = {
-        "v": 1,
-        "cluster_id": token.cluster_id,
-        "cluster": token.cluster,
-        "ca_pem": token.ca_pem,
-        "name": token.name,
-        "learner": token.learner,
-        "secret": token.secret,
-        "expires_unix_s": token.expires_unix_s,
-        "addresses": [str(address) for address in token.addresses],
-    }
-    return _TOKEN_PREFIX + base64.urlsafe_b64encode(_canonical(value)).decode().rstrip("=")
-
-
-def decode_token(text: str) -> JoinToken:
-    """The join token in a text; white space around it is ignored.
-
-    Strict: there is exactly one text for a token.  Raises InvalidInput, with
-    one message for every defect.  Whether it expired is the cluster's to say.
-    """
-    try:
-        return _decode_token(text.strip())
-    except (InvalidInput, RecursionError, *_DEFECTS):
-        # Without the cause: it may quote the secret.
-        raise InvalidInput(
-            "the join token is not valid: copy all of the line that `cyoloctl member invite` printed, "
-            "or invite the node again (with the same cyoloctl release)"
-        ) from None
-
-
-def _decode_token(text: str) -> JoinToken:
-    encoded = text.removeprefix(_TOKEN_PREFIX)
-    if len(text) > _MAX_TOKEN_CHARS or len(encoded) == len(text):
-        raise InvalidInput
-    data = base64.b64decode(encoded + "=" * (-len(encoded) % 4), altchars=b"-_", validate=True)
-    value = json.loads(data)
-    # Refuses other spellings of the same token at once: repeated keys, blanks, 1.0, NaN, escapes.
-    if _canonical(value) != data or base64.urlsafe_b64encode(data).decode().rstrip("=") != encoded:
-        raise InvalidInput
-    _exact(
-        value,
-        "join token",
-        v=int,
-        cluster_id=str,
-        cluster=str,
-        ca_pem=str,
-        name=str,
-        learner=bool,
-        secret=str,
-        expires_unix_s=int,
-        addresses=list,
-    )
-    addresses = tuple(parse_address(_string(item, "join token")) for item in value["addresses"])
-    if value.pop("v") != 1 or [str(address) for address in addresses] != value.pop("addresses"):
-        raise InvalidInput
-    return JoinToken(**value, addresses=addresses)
 
 
 # -- credentials --------------------------------------------------------------------------------

@@ -16,7 +16,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, cast
 
-from cyoloctl import pki
+from cyoloctl import joining, pki
 from cyoloctl.config import (
     CONFIG_NAME,
     Config,
@@ -206,12 +206,15 @@ def join(
     init_cluster.  After a failure whose outcome is unknown the keys stay, and
     the same token works again from this directory; after a refusal nothing stays.
 
+    The token's secret stays here: the request is signed with it.  This
+    machine's clock decides nothing.
+
     Returns what was made, as JSON.  Raises InvalidInput (token, name, address),
     AlreadyExists, Conflict (files of another cluster), InvitationRejected,
     what control.client.join_cluster raises, ConfigError, StorageError.
     """
     node_name = parse_name(name, "node name")
-    token = pki.decode_token(token_text)
+    token = joining.decode_token(token_text)
     listens, shown = _addresses(listen, advertise)
     gateway_config = _gateway(gateway, gateway_url)
     if token.name != node_name:
@@ -220,24 +223,22 @@ def join(
         )
     _refuse_a_node(data_dir, CONFIG_NAME, "snapshot")
     pki_dir = data_dir / pki.PKI_DIRECTORY
-    _refuse_another_ca(pki_dir / "ca.crt", token.ca_pem)
+    _refuse_another_ca(pki_dir / "ca.crt", token.ca_sha256)
     with _private_directory(data_dir):
         fresh = [path for path in (pki_dir, *_journal_files(data_dir)) if not os.path.lexists(path)]
         try:
             # Before the token is spent: a journal that is there and is not this node's.
             create_storage(data_dir, cluster_id=token.cluster_id, name=node_name, founder=False)
             request = pki.prepare_request(pki_dir, node_name, token.cluster_id)
-            body = {
-                "name": node_name,
-                "secret": token.secret,
-                "request_pem": request.request_pem,
-                "sealing_key": request.sealing_key,
-                "address": str(shown),
-            }
-            addresses = [str(address) for address in token.addresses]
-            answer = join_cluster(addresses, token.ca_pem, token.cluster_id, body, timeout_s)
+            answer = join_cluster(
+                [(member, str(address)) for member, address in token.members],
+                token.ca_sha256,
+                token.cluster_id,
+                _join_body(token, request, shown),
+                timeout_s,
+            )
             granted = pki.accept_grant(
-                pki_dir, answer, name=node_name, now=_now(), cluster_id=token.cluster_id, ca_pem=token.ca_pem
+                pki_dir, answer, name=node_name, cluster_id=token.cluster_id, ca_sha256=token.ca_sha256
             )
         except (OutcomeUnknown, Unavailable, ClientTimeout):
             raise  # the token may be redeemed already, and only for these keys
@@ -265,6 +266,25 @@ def join(
     }
 
 
+def _join_body(token: joining.JoinToken, request: pki.PendingRequest, address: Address) -> dict[str, Any]:
+    """What a joiner sends: everything but the secret, signed with the key that the secret gives."""
+    asked = joining.JoinRequest(
+        cluster_id=token.cluster_id,
+        name=token.name,
+        request_sha256=pki.request_sha256(request.request_pem),
+        address=str(address),
+        sealing_key=request.sealing_key,
+    )
+    return {
+        "name": token.name,
+        "public_key": joining.public_key(token.secret, token.cluster_id, token.name),
+        "signature": joining.sign(token.secret, asked),
+        "request_pem": request.request_pem,
+        "sealing_key": request.sealing_key,
+        "address": asked.address,
+    }
+
+
 def _journal_files(data_dir: Path) -> list[Path]:
     # SQLite's write-ahead log and its index stand beside the journal.
     return [data_dir / f"raft.db{suffix}" for suffix in ("", "-wal", "-shm")]
@@ -277,15 +297,16 @@ def _remove(path: Path) -> None:
         path.unlink(missing_ok=True)
 
 
-def _refuse_another_ca(path: Path, ca_pem: str) -> None:
+def _refuse_another_ca(path: Path, ca_sha256: str) -> None:
     """Before the token is spent: keys of another cluster in the directory."""
     try:
         text = path.read_text("ascii")
+        same = pki.certificate_sha256(text) == ca_sha256
     except FileNotFoundError:
         return
-    except (OSError, ValueError):
-        text = ""
-    if text != ca_pem:
+    except (OSError, ValueError, InvalidInput):
+        same = False
+    if not same:
         raise Conflict(f"{path} is of another cluster: use an empty data directory")
 
 

@@ -48,7 +48,8 @@ def invite(
     """Print a join token for one new node.
 
     The token pins the cluster, its certificate authority, the name and the
-    expiry; it works once. Treat it as a password.
+    expiry; it works once. Treat it as a password. A second one for the same
+    name takes the place of the first.
     """
     parse_name(name, "node")
     ttl_s = parse_duration_s(ttl, "--ttl", minimum_s=60, maximum_s=604_800)
@@ -59,6 +60,7 @@ def invite(
             f"the token works once, until {made['expires_at']}; treat it as a password\n"
             + _NEXT.format(name=name)
         )
+        _say_replaced(made)
         return
     # The file comes first: a token that could not be stored would be lost, and it works once.
     descriptor = create_secret_file(out, "token")
@@ -81,6 +83,49 @@ def invite(
         shown, [("token file", str(out)), ("name", made["name"]), ("expires at", made["expires_at"])]
     )
     session.hint(_NEXT.format(name=name))
+    _say_replaced(made)
+
+
+def _say_replaced(made: dict[str, Any]) -> None:
+    if made["replaced"]:
+        output.note(f"an older invitation for {made['name']} was open: its token admits nobody any more")
+
+
+@command()
+def invitations(session: Session) -> None:
+    """List the invitations: who may still join, and until when. Never a secret."""
+    document = session.client().member_invitations()
+    if session.mode != "table":
+        output.structured(document, session.mode)
+        return
+    rows = [
+        (
+            str(each["name"]),
+            "learner" if each["learner"] else "voter",
+            str(each["state"]),
+            str(each["created_at"] or "-"),
+            str(each["expires_at"]),
+        )
+        for each in document["invitations"]
+    ]
+    output.table(("NAME", "ROLE", "STATE", "CREATED", "EXPIRES"), rows, optional=("CREATED",))
+    outdated = sorted({str(each["name"]) for each in document["invitations"] if each["state"] == "outdated"})
+    if outdated:
+        output.note(
+            f"invited by release 0.1.0, whose tokens admit nobody any more: {', '.join(outdated)}; "
+            "invite again with `cyoloctl member invite`"
+        )
+
+
+@command()
+def uninvite(session: Session, name: NodeArgument) -> None:
+    """Withdraw an invitation: its token admits nobody any more.
+
+    Exits 3 when there is none, 4 when the node has joined with it.
+    """
+    parse_name(name, "node")
+    done = session.client().member_uninvite(name)
+    session.value(done, name)
 
 
 @command()
@@ -181,6 +226,8 @@ def set_host(
 
 COMMANDS: dict[str, Callable[..., None]] = {
     "invite": invite,
+    "invitations": invitations,
+    "uninvite": uninvite,
     "list": list_,
     "show": show,
     "remove": remove,

@@ -51,6 +51,7 @@ __all__ = ["Client", "join_cluster", "new_request_id"]
 _MAX_LINE_BYTES = 16 * 1024
 _MAX_HEADERS = 100
 _MAX_WATCH_LINE_BYTES = 1 << 20
+_MAX_AUTHORITIES_BYTES = 64 * 1024  # whoever answers may send it
 _STATUS_LINE = re.compile(rb"HTTP/1\.[01] ([1-5][0-9]{2})(?: [^\r\n]*)?\r?\n")
 # A node that says nothing in a watch for three keep-alive periods is gone.
 _WATCH_SILENCE_S = 3 * wire.KEEPALIVE_LINE_S
@@ -126,13 +127,17 @@ class _UnixEndpoint:
 
 
 class _TlsEndpoint:
-    """A node's address; `trust` says whom to believe and who we are."""
+    """A node's address; `trust` says whom to believe and who we are.
 
-    def __init__(self, text: str, host: str, port: int, trust: _Trust) -> None:
+    name: the node that must answer there; None: any of the cluster.
+    """
+
+    def __init__(self, text: str, host: str, port: int, trust: _Trust, name: str | None = None) -> None:
         self.text = text
         self.host = host
         self.port = port
         self.trust = trust
+        self.name = name
 
     def hint(self) -> str:
         return "check the address and that the node runs there"
@@ -142,9 +147,27 @@ class _TlsEndpoint:
 
         Raises _NotSent, AccessDenied, VersionMismatch, ConfigError.
         """
+        tls = self._handshake(self.trust.context(), deadline)
+        try:
+            certificate: dict[str, Any] = tls.getpeercert() or {}
+            names = [str(name) for kind, name in certificate.get("subjectAltName", ()) if kind == "DNS"]
+            suffix = f".node.{self.trust.cluster_id}.cyoloctl"
+            if not any(name.endswith(suffix) for name in names):
+                raise _untrusted(self.text, "its certificate does not name a node of this cluster")
+            if self.name is not None and names != [self.name + suffix]:
+                other = clean(names[0].removesuffix(suffix), 80)
+                raise AccessDenied(
+                    f"{self.text}: {other} answers there, not {self.name}: nothing was sent; "
+                    "check the address, and that nobody else took it"
+                )
+        except BaseException:
+            tls.close()
+            raise
+        return tls
+
+    def _handshake(self, context: ssl.SSLContext, deadline: _Deadline) -> ssl.SSLSocket:
         import ssl
 
-        context = self.trust.context()
         try:
             sock = socket.create_connection((self.host, self.port), timeout=max(deadline.left(), 0.001))
         except OSError as error:
@@ -152,7 +175,7 @@ class _TlsEndpoint:
         try:
             sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
             sock.settimeout(max(deadline.left(), 0.001))
-            tls = context.wrap_socket(sock)
+            return context.wrap_socket(sock)
         except ssl.SSLCertVerificationError as error:
             sock.close()
             raise _untrusted(self.text, error.verify_message) from None
@@ -164,16 +187,53 @@ class _TlsEndpoint:
         except OSError as error:
             sock.close()
             raise _NotSent(f"TLS handshake: {_why(error)}") from None
+
+
+class _StrangerEndpoint(_TlsEndpoint):
+    """An address of which nothing is believed: only for what is compared with something known."""
+
+    def connect(self, deadline: _Deadline) -> socket.socket:
+        """A socket with TLS up, with whoever answers.  Raises _NotSent, AccessDenied, VersionMismatch."""
+        import ssl
+
+        context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
+        context.check_hostname = False
+        context.verify_mode = ssl.CERT_NONE
+        context.minimum_version = ssl.TLSVersion.TLSv1_3
+        context.set_alpn_protocols(["http/1.1"])
+        return self._handshake(context, deadline)
+
+
+class _PinnedEndpoint(_TlsEndpoint):
+    """A member's address in a join token, which knows the cluster's CA by its digest only.
+
+    The CA is asked for first, of whoever answers, and believed when its digest is the one.
+    """
+
+    def __init__(self, text: str, host: str, port: int, trust: _PinnedTrust, name: str) -> None:
+        super().__init__(text, host, port, trust, name)
+        self._pinned = trust
+
+    def connect(self, deadline: _Deadline) -> socket.socket:
+        if not self._pinned.known:
+            self._pinned.choose(self.text, self._authorities(deadline))
+        return super().connect(deadline)
+
+    def _authorities(self, deadline: _Deadline) -> list[Any]:
+        route, path = wire.path_for("ca")
+        stranger = _StrangerEndpoint(self.text, self.host, self.port, self.trust)
         try:
-            certificate: dict[str, Any] = tls.getpeercert() or {}
-            names = [str(name) for _, name in certificate.get("subjectAltName", ())]
-            suffix = f".node.{self.trust.cluster_id}.cyoloctl"
-            if not any(name.endswith(suffix) for name in names):
-                raise _untrusted(self.text, "its certificate does not name a node of this cluster")
-        except BaseException:
-            tls.close()
+            with _Exchange(stranger, deadline, deadline) as exchange:
+                exchange.send(_request_bytes(route, _target(path, {}, deadline.left()), None))
+                status, headers = exchange.head()
+                value = exchange.answer(status, headers, exchange.body(headers, _MAX_AUTHORITIES_BYTES))
+        except (AccessDenied, VersionMismatch):
             raise
-        return tls
+        except (_Lost, CyoloctlError) as error:
+            # Of the request that is meant, nothing was sent.
+            raise _NotSent(f"it does not show its certificate authority ({error})") from None
+        found = value.get("certificates")
+        return found if isinstance(found, list) else []
 
 
 _Endpoint = _UnixEndpoint | _TlsEndpoint
@@ -181,6 +241,9 @@ _Endpoint = _UnixEndpoint | _TlsEndpoint
 
 class _Trust:
     """A cluster's CA and, perhaps, our certificate.  The TLS context is made when first needed."""
+
+    #: Flags for OpenSSL beside the usual ones.
+    verify_flags = 0
 
     def __init__(
         self, ca_pem: str, cluster_id: str, certificate_pem: str = "", key_pem: str = "", source: str = ""
@@ -205,6 +268,7 @@ class _Trust:
             context.check_hostname = False
             context.minimum_version = ssl.TLSVersion.TLSv1_3
             context.set_alpn_protocols(["http/1.1"])
+            context.verify_flags |= self.verify_flags
             try:
                 context.load_verify_locations(cadata=self._ca_pem)
                 if self._key_pem:
@@ -221,6 +285,44 @@ class _Trust:
                 ) from None
             self._context = context
         return self._context
+
+
+class _PinnedTrust(_Trust):
+    """A CA that is known by its SHA-256 (hex), until `choose` was shown the certificate itself.
+
+    Dates are not judged: the machine that joins may have a clock that is
+    wrong, and the cluster keeps its own time.
+    """
+
+    verify_flags = 0x200000  # X509_V_FLAG_NO_CHECK_TIME, which the ssl module has no name for
+
+    def __init__(self, ca_sha256: str, cluster_id: str, source: str) -> None:
+        super().__init__("", cluster_id, source=source)
+        self._ca_sha256 = ca_sha256
+
+    @property
+    def known(self) -> bool:
+        """Whether the CA was found."""
+        return bool(self._ca_pem)
+
+    def choose(self, endpoint: str, certificates: Sequence[Any]) -> None:
+        """Take the certificate with the right digest.  Raises AccessDenied when it is not among them."""
+        import ssl
+        from hashlib import sha256
+
+        for pem in certificates:
+            try:
+                der = ssl.PEM_cert_to_DER_cert(pem)
+            except (ValueError, TypeError, AttributeError):
+                continue
+            if sha256(der).hexdigest() == self._ca_sha256:
+                self._ca_pem = ssl.DER_cert_to_PEM_cert(der)
+                return
+        raise AccessDenied(
+            f"{endpoint}: whoever answers there belongs to another cluster than the join token, or the "
+            "cluster has a new certificate authority since: nothing was sent; check the address, "
+            "or invite the node again (cyoloctl member invite)"
+        )
 
 
 def _not_after(der: bytes) -> int:
@@ -451,16 +553,15 @@ class _Exchange:
             if status >= 200:
                 return status, headers
 
-    def body(self, headers: Mapping[str, str]) -> bytes:
-        """The whole body, at most 8 MiB.  Raises _Lost, VersionMismatch, AccessDenied."""
-        limit = wire.MAX_RESPONSE_BYTES
+    def body(self, headers: Mapping[str, str], limit: int = wire.MAX_RESPONSE_BYTES) -> bytes:
+        """The whole body, at most limit bytes.  Raises _Lost, VersionMismatch, AccessDenied."""
         if headers.get("transfer-encoding", "").lower() == "chunked":
             chunks: list[bytes] = []
             size = 0
             for chunk in self.chunks():
                 size += len(chunk)
                 if size > limit:
-                    raise self.too_large()
+                    raise self.too_large(limit)
                 chunks.append(chunk)
             return b"".join(chunks)
         length = headers.get("content-length")
@@ -468,16 +569,16 @@ class _Exchange:
             if not (length.isascii() and length.isdigit() and len(length) <= 12):
                 raise self.not_a_node()
             if int(length) > limit:
-                raise self.too_large()
+                raise self.too_large(limit)
             return self._exactly(int(length))
         while self._fill():
             if len(self._buffer) > limit:
-                raise self.too_large()
+                raise self.too_large(limit)
         return bytes(self._buffer)
 
-    def too_large(self) -> VersionMismatch:
+    def too_large(self, limit: int = wire.MAX_RESPONSE_BYTES) -> VersionMismatch:
         return VersionMismatch(
-            f"{self.endpoint.text}: the answer is larger than {wire.MAX_RESPONSE_BYTES} bytes; "
+            f"{self.endpoint.text}: the answer is larger than {limit} bytes; "
             "check the endpoint and run the same release"
         )
 
@@ -597,12 +698,32 @@ class Client:
     def member_invite(self, name: str, *, learner: bool = False, ttl_s: int = 3600) -> dict[str, Any]:
         """A single-use join token, good for ttl_s (60 to 604800) seconds.
 
-        Not repeated when the outcome is unknown: then invite again, the first one expires.
+        It takes the place of an older one for this name, which admits nobody
+        any more.  Not repeated when the outcome is unknown: then invite again.
         """
         return self._call("member_invite", body={"name": name, "learner": learner, "ttl_s": ttl_s})
 
+    def member_invitations(self) -> dict[str, Any]:
+        """Who is invited."""
+        return self._call("member_invitations")
+
+    def member_uninvite(self, name: str) -> dict[str, Any]:
+        """Withdraw an invitation.  Raises NotFound, Conflict for a node that has joined."""
+        return self._call("member_uninvite", name, body={})
+
+    def ca(self) -> dict[str, Any]:
+        """The cluster's certificate authorities, as the asked node knows them."""
+        return self._call("ca")
+
     def join(
-        self, *, name: str, secret: str, request_pem: str, sealing_key: str, address: str
+        self,
+        *,
+        name: str,
+        public_key: str,
+        signature: str,
+        request_pem: str,
+        sealing_key: str,
+        address: str,
     ) -> dict[str, Any]:
         """Redeem a join token; idempotent for the same request.  Raises InvitationRejected.
 
@@ -610,7 +731,8 @@ class Client:
         """
         body = {
             "name": name,
-            "secret": secret,
+            "public_key": public_key,
+            "signature": signature,
             "request_pem": request_pem,
             "sealing_key": sealing_key,
             "address": address,
@@ -755,22 +877,33 @@ class Client:
 
 
 def join_cluster(
-    addresses: Sequence[str], ca_pem: str, cluster_id: str, body: Mapping[str, Any], timeout_s: float
+    members: Sequence[tuple[str, str]],
+    ca_sha256: str,
+    cluster_id: str,
+    body: Mapping[str, Any],
+    timeout_s: float,
 ) -> dict[str, Any]:
     """Redeem a join token without a certificate of our own: the grant object.
 
-    addresses: HOST:PORT, tried in turn.  ca_pem and cluster_id come from the
-    token, and pin whom we talk to before the secret is sent.  body: name,
-    secret, request_pem, sealing_key, address.  timeout_s: 0.1 to 300, overall.
-    The same body may be sent again after any failure.
+    members: names with HOST:PORT, tried in turn; the node of that name, and no
+    other, must answer there.  ca_sha256 and cluster_id come from the token,
+    and pin whom we talk to before anything is sent.  No clock of ours decides
+    anything.  body: name, public_key, signature, request_pem, sealing_key,
+    address.  timeout_s: 0.1 to 300, overall.  The same body may be sent again
+    after any failure.
 
     Raises what Client raises, and InvitationRejected.
     """
-    if not addresses:
-        raise InvalidInput("the join token names no address; ask for a new one")
+    from cyoloctl.model import parse_address
+
+    if not members:
+        raise InvalidInput("the join token names no member; ask for a new one")
     _check_timeout(timeout_s)
-    trust = _Trust(ca_pem, cluster_id, source="the join token")
-    endpoints = [_parse_endpoint(f"https://{address}", trust) for address in addresses]
+    trust = _PinnedTrust(ca_sha256, cluster_id, source="the join token")
+    endpoints: list[_Endpoint] = []
+    for name, address in members:
+        where = parse_address(address)
+        endpoints.append(_PinnedEndpoint(f"https://{name}@{where}", where.host, where.port, trust, name))
     return _call(endpoints, timeout_s, "join", "", body=body, query={}, repeatable=True)
 
 

@@ -99,13 +99,23 @@ class NodeService(Protocol):
     async def member_invite(
         self, name: str, *, learner: bool, ttl_s: int, timeout_s: float
     ) -> dict[str, Any]:
-        """A single-use join token."""
+        """A single-use join token, in the place of an older one for this name."""
+
+    async def member_invitations(self, *, timeout_s: float) -> dict[str, Any]:
+        """Who is invited."""
+
+    async def member_uninvite(self, name: str, *, timeout_s: float) -> dict[str, Any]:
+        """Withdraw an invitation.  Raises NotFound, Conflict."""
+
+    async def ca(self, *, timeout_s: float) -> dict[str, Any]:
+        """The cluster's authorities; never waits.  The caller is not authenticated."""
 
     async def join(
         self,
         *,
         name: str,
-        secret: str,
+        public_key: str,
+        signature: str,
         request_pem: str,
         sealing_key: str,
         address: str,

@@ -254,6 +254,7 @@ class Field:
 _WHAT = {
     "counters": "counter name",
     "members": "member name",
+    "invitations": "member name",
     "keys": "key id",
     "rendezvous": "rendezvous id",
 }
@@ -642,6 +643,32 @@ ROUTES: tuple[Route, ...] = (
         write=True,
     ),
     Route(
+        "GET",
+        "/v1/invitations",
+        "viewer",
+        "member_invitations",
+        "InvitationList",
+        "List the invitations, those that were used or expired a short while ago too",
+    ),
+    Route(
+        "POST",
+        "/v1/invitations/{name}/withdraw",
+        "operator",
+        "member_uninvite",
+        "Uninvited",
+        "Withdraw an invitation: its token admits nobody any more",
+        body=(),
+        write=True,
+    ),
+    Route(
+        "GET",
+        "/v1/ca",
+        "none",
+        "ca",
+        "Authorities",
+        "The cluster's certificate authorities: public, and worth what the caller compares them with",
+    ),
+    Route(
         "POST",
         "/v1/join",
         "none",
@@ -651,18 +678,25 @@ ROUTES: tuple[Route, ...] = (
         body=(
             _NAME,
             Field(
-                "secret",
+                "public_key",
                 "string",
-                "the secret of the join token",
-                pattern=r"[!-~]{1,512}",
-                rule="1 to 512 printable ASCII characters without spaces",
+                "the Ed25519 public key that the token's secret gives",
+                pattern=r"[A-Za-z0-9+/]{43}=",
+                rule="32 bytes in base64",
+            ),
+            Field(
+                "signature",
+                "string",
+                "the joiner's signature, with that key, over the rest of this request",
+                pattern=r"[A-Za-z0-9+/]{86}==",
+                rule="64 bytes in base64",
             ),
             Field(
                 "request_pem",
                 "string",
                 "the certificate request",
-                pattern=r"[\n\r -~]{1,65536}",
-                rule="PEM text of at most 64 KiB",
+                pattern=r"[\n\r -~]{1,8192}",
+                rule="PEM text of at most 8 KiB",
             ),
             Field(
                 "sealing_key",
@@ -1491,7 +1525,35 @@ def _schemas() -> dict[str, dict[str, Any]]:
         "MemberList": _object("Every member", members={"type": "array", "items": in_list}),
         "Member": _object("One member", **member),
         "Invitation": _object(
-            "A join token; it is a secret", token=text, name=name, learner=flag, expires_at=time
+            "A join token; it is a secret. replaced: an older one for this name admits nobody any more",
+            token=text,
+            name=name,
+            learner=flag,
+            expires_at=time,
+            replaced=flag,
+        ),
+        "InvitationList": _object(
+            "Who is invited",
+            invitations={
+                "type": "array",
+                "items": {
+                    "type": "object",
+                    "required": ["name", "learner", "created_at", "expires_at", "state"],
+                    "properties": {
+                        "name": name,
+                        "learner": flag,
+                        "created_at": maybe(time),
+                        "expires_at": time,
+                        "state": {"enum": ["open", "used", "expired", "outdated"]},
+                    },
+                },
+            },
+        ),
+        "Uninvited": _object("An invitation that was withdrawn", name=name, uninvited=flag),
+        "Authorities": _object(
+            "Certificates of the cluster's authorities, in PEM",
+            cluster_id=text,
+            certificates={"type": "array", "items": text},
         ),
         "Grant": _object("What a node needs to be a member, sealed where it is secret"),
         "Removal": _object(

@@ -30,6 +30,7 @@ __all__ = [
     "MAX_INVITATIONS",
     "MAX_NAMES",
     "MAX_SHARED_HOSTS",
+    "REJECTED",
     "USED_KEPT_MS",
     "Gateway",
     "Invitation",
@@ -53,7 +54,7 @@ _PUBLIC_KEY = re.compile(r"[A-Za-z0-9+/]{43}=")
 _DATE = re.compile(r"[0-9]{4}-[0-9]{2}-[0-9]{2}T[0-9]{2}:[0-9]{2}:[0-9]{2}Z")
 
 # One text for every cause: a stranger with a guessed token learns nothing from it.
-_REJECTED = (
+REJECTED = (
     "the join token was rejected: it is wrong, expired, used, or for another name or cluster; "
     "ask for a new one (member invite)"
 )
@@ -393,7 +394,7 @@ class MemberMachine:
             )
             self._put(member, index)
             return {"name": name, "role": invitation.role}
-        raise Refused(InvitationRejected(_REJECTED), reason)
+        raise Refused(InvitationRejected(REJECTED), reason)
 
     def _announce(self, given: dict[str, Any], index: int, now_unix_ms: int) -> dict[str, Any]:
         name = given["name"]
@@ -460,7 +461,7 @@ class MemberMachine:
                 Member(name, given["address"], role, given["sealing_key"], given["raft_id"], None), index
             )
             return {"name": name, "role": role}
-        raise Refused(InvitationRejected(_REJECTED), reason)
+        raise Refused(InvitationRejected(REJECTED), reason)
 
     def _put_member(self, given: dict[str, Any], index: int, now_unix_ms: int) -> dict[str, Any]:
         name = given["name"]

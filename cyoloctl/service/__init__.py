@@ -13,7 +13,6 @@ import json
 import logging
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
-from datetime import UTC, datetime
 from functools import partial
 from pathlib import Path
 from statistics import median
@@ -23,25 +22,24 @@ from cyoloctl import __version__, pki
 from cyoloctl.config import Config
 from cyoloctl.errors import (
     AccessDenied,
-    ConfigError,
     Conflict,
     CyoloctlError,
     InternalError,
     InvalidInput,
-    InvitationRejected,
     NoLeader,
     NotFound,
     error_from_code,
 )
 from cyoloctl.machines import Composite
 from cyoloctl.machines.members import Member
-from cyoloctl.model import Address, NodeName, parse_address, parse_hostname
+from cyoloctl.model import parse_hostname
 from cyoloctl.raft import Engine, ReplicaStatus
 from cyoloctl.service._certificates import CertificateService
 from cyoloctl.service._gateway import GatewayService
+from cyoloctl.service._joining import JOIN_FIELDS, JoinService
 from cyoloctl.service._keys import KeyService
 from cyoloctl.service._rendezvous import RendezvousService
-from cyoloctl.service._replicated import Json, Replicated, rfc3339
+from cyoloctl.service._replicated import Json, Replicated
 from cyoloctl.service._routes import RouteService
 from cyoloctl.service._tokens import TokenService
 from cyoloctl.tls import TlsIdentity
@@ -149,6 +147,13 @@ class Service:
         self.keys = KeyService(self._replicated, files, pki_dir)
         self.certificates = CertificateService(
             self._replicated, files, pki_dir, tls, ask=self._ask, on_renewed=self.keys.renewed
+        )
+        self.joining = JoinService(
+            self._replicated,
+            files=lambda: self._files,
+            issuer=self.certificates.issuer,
+            addresses=self.addresses,
+            ask=self._ask,
         )
         self.tokens = TokenService(self._replicated, self.keys)
         self.routes = RouteService(self._replicated)
@@ -368,107 +373,19 @@ class Service:
         return found
 
     async def member_invite(self, name: str, *, learner: bool, ttl_s: int, timeout_s: float) -> Json:
-        secret = pki.new_secret()
-        expires_unix_s = int(time.time()) + ttl_s
-        await self._replicated.apply(
-            "members",
-            "invite",
-            {
-                "name": name,
-                "learner": learner,
-                "secret_sha256": pki.secret_sha256(secret),
-                "expires_unix_ms": expires_unix_s * 1000,
-            },
-            request_id=None,
-            timeout_s=timeout_s,
-        )
-        addresses = {**self.addresses(), self._config.name: str(self._config.advertise)}
-        token = pki.JoinToken(
-            cluster_id=self._config.cluster_id,
-            cluster=self._config.cluster,
-            ca_pem=self._files.ca_pem,
-            name=NodeName(name),
-            learner=learner,
-            secret=secret,
-            expires_unix_s=expires_unix_s,
-            addresses=tuple(parse_address(address) for address in addresses.values())[:64],
-        )
-        return {
-            "schema_version": 1,
-            "token": pki.encode_token(token),
-            "name": name,
-            "learner": learner,
-            "expires_at": rfc3339(expires_unix_s),
-        }
+        return await self.joining.invite(name, learner=learner, ttl_s=ttl_s, timeout_s=timeout_s)
 
-    async def join(
-        self, *, name: str, secret: str, request_pem: str, sealing_key: str, address: str, timeout_s: float
-    ) -> Json:
-        # The caller is nobody yet: a wrong request must cost neither the token nor a log entry.
-        digest = pki.secret_sha256(secret)
-        await self._engine.read_barrier(timeout_s=timeout_s)
-        invitation = self._machine.members.secret_invitation(digest)
-        if invitation is None or invitation.name != name:
-            _log.warning(
-                "join refused", extra={"reason": "unknown invitation", "member": name, "_seldom": True}
-            )
-            raise InvitationRejected(
-                "the join token was rejected: it is wrong, expired, used, or for another name or cluster; "
-                "ask for a new one (member invite)"
-            )
-        pki.check_request(request_pem, name, sealing_key, self._config.cluster_id)
-        if not self._files.has_ca_key:
-            return await self._at_a_ca_holder(
-                {
-                    "name": name,
-                    "secret": secret,
-                    "request_pem": request_pem,
-                    "sealing_key": sealing_key,
-                    "address": address,
-                },
-                timeout_s,
-            )
-        ca_pem, ca_key_pem = pki.read_ca(self._pki_dir)
-        await self._replicated.apply(
-            "members",
-            "redeem",
-            {
-                "name": name,
-                "secret_sha256": digest,
-                "request_sha256": pki.request_sha256(request_pem),
-                "address": address,
-                "sealing_key": sealing_key,
-                "raft_id": name,
-            },
-            request_id=None,
-            timeout_s=timeout_s,
-        )
-        peers: dict[str, Address] = {
-            peer: parse_address(where) for peer, where in self.addresses().items() if peer != name
-        }
-        peers[self._config.name] = self._config.advertise
-        _log.info("member admitted", extra={"member": name, "learner": invitation.learner})
-        return pki.grant(
-            ca_cert_pem=ca_pem,
-            ca_key_pem=ca_key_pem,
-            request_pem=request_pem,
-            sealing_key=sealing_key,
-            name=name,
-            cluster=self._config.cluster,
-            learner=invitation.learner,
-            storage=self._config.storage,
-            peers=peers,
-            now=datetime.now(UTC),
-        )
+    async def member_invitations(self, *, timeout_s: float) -> Json:
+        return await self.joining.invitations(timeout_s=timeout_s)
 
-    async def _at_a_ca_holder(self, arguments: Json, timeout_s: float) -> Json:
-        leader = self._engine.leader()
-        if leader is None or self._engine.is_leader():
-            raise ConfigError(
-                "this node holds no CA key and cannot admit members: join through another voter, "
-                "or admit with the offline CA"
-            )
-        return await self._ask(leader, "join", arguments, timeout_s)
+    async def member_uninvite(self, name: str, *, timeout_s: float) -> Json:
+        return await self.joining.uninvite(name, timeout_s=timeout_s)
+
+    async def ca(self, *, timeout_s: float) -> Json:
+        return self.joining.authorities()
+
+    async def join(self, *, timeout_s: float, **asked: str) -> Json:
+        return await self.joining.join(asked, passed_on=False, timeout_s=timeout_s)
 
     # ------------------------------------------------------------- what only the leader does
 
@@ -505,9 +422,7 @@ class Service:
             if not isinstance(arguments[key], types):
                 raise InvalidInput(f"a peer's request has a wrong {key}")
         if operation == "join":
-            if not self._files.has_ca_key:
-                raise ConfigError("the leader holds no CA key: join through a voter that does")
-            return await self.join(**arguments, timeout_s=timeout_s)
+            return await self.joining.join(arguments, passed_on=True, timeout_s=timeout_s)
         if operation == "renew":
             return await self.certificates.renew_for(peer, **arguments, timeout_s=timeout_s)
         if operation in _OF_VOTERS:
@@ -820,5 +735,5 @@ _CALLS: dict[str, dict[str, Any]] = {
     "wrap_ca": {"sha256": str},
     "remove": {"name": str, "force": bool, "dry_run": bool},
     "transfer": {"to": (str, type(None))},
-    "join": {"name": str, "secret": str, "request_pem": str, "sealing_key": str, "address": str},
+    "join": dict.fromkeys(JOIN_FIELDS, str),
 }

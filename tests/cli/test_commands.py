@@ -26,7 +26,13 @@ INCREMENT = ("POST", "/v1/counters/default/increment")
 DECREMENT = ("POST", "/v1/counters/default/decrement")
 STATUS = ("GET", "/v1/status")
 INVITE = ("POST", "/v1/members/invitations")
-INVITATION = {"token": "cyolojoin1.abc", "name": "b", "learner": False, "expires_at": "2030-01-01T00:00:00Z"}
+INVITATION = {
+    "token": "cyolojoin2.abc",
+    "name": "b",
+    "learner": False,
+    "expires_at": "2030-01-01T00:00:00Z",
+    "replaced": False,
+}
 
 
 @pytest.mark.parametrize(
@@ -162,10 +168,64 @@ def test_member_invite_prints_the_token_alone(serve: Serve, capsys: Capture) -> 
     endpoint = serve({INVITE: INVITATION})
     assert main(["member", "invite", "--name", "b", "--ttl", "2h", "-e", endpoint.url]) == 0
     shown = capsys.readouterr()
-    assert shown.out == "cyolojoin1.abc\n"
+    assert shown.out == "cyolojoin2.abc\n"
     assert "node join" in shown.err
     sent = endpoint.requests[0][2]
     assert (sent["name"], sent["learner"], sent["ttl_s"]) == ("b", False, 7200)
+
+
+def test_member_invite_that_replaces_another_says_so(serve: Serve, capsys: Capture) -> None:
+    endpoint = serve({INVITE: {**INVITATION, "replaced": True}})
+    assert main(["member", "invite", "--name", "b", "-e", endpoint.url]) == 0
+    shown = capsys.readouterr()
+    assert shown.out == "cyolojoin2.abc\n"
+    assert "older invitation for b" in shown.err
+
+
+INVITATIONS = [
+    {
+        "name": "b",
+        "learner": False,
+        "created_at": "2029-12-31T23:00:00Z",
+        "expires_at": "2030-01-01T00:00:00Z",
+        "state": "open",
+    },
+    {
+        "name": "old",
+        "learner": True,
+        "created_at": None,
+        "expires_at": "2030-01-01T00:00:00Z",
+        "state": "outdated",
+    },
+]
+
+
+def test_member_invitations_are_listed_with_their_state(serve: Serve, capsys: Capture) -> None:
+    endpoint = serve({("GET", "/v1/invitations"): {"invitations": INVITATIONS}})
+    assert main(["member", "invitations", "-e", endpoint.url]) == 0
+    shown = capsys.readouterr()
+    rows = [line.split() for line in shown.out.splitlines()]
+    assert rows[1] == ["b", "voter", "open", "2029-12-31T23:00:00Z", "2030-01-01T00:00:00Z"]
+    assert rows[2][:4] == ["old", "learner", "outdated", "-"]
+    assert "old" in shown.err
+    assert "member invite" in shown.err
+    assert main(["member", "invitations", "-e", endpoint.url, "-o", "json"]) == 0
+    assert json.loads(capsys.readouterr().out) == {"schema_version": 1, "invitations": INVITATIONS}
+
+
+def test_member_uninvite_prints_the_name_and_exits_3_without_an_invitation(
+    serve: Serve, capsys: Capture
+) -> None:
+    endpoint = serve(
+        {
+            ("POST", "/v1/invitations/b/withdraw"): {"name": "b", "uninvited": True},
+            ("POST", "/v1/invitations/c/withdraw"): NotFound("there is no invitation for c"),
+        }
+    )
+    assert main(["member", "uninvite", "b", "-e", endpoint.url]) == 0
+    assert capsys.readouterr().out == "b\n"
+    assert main(["member", "uninvite", "c", "-e", endpoint.url]) == 3
+    assert main(["member", "uninvite", "No", "-e", endpoint.url]) == 65
 
 
 @pytest.mark.parametrize("ttl", ["59", "8d", "1w", "-1h", "", "1.5h"])
@@ -183,10 +243,10 @@ def test_member_invite_out_writes_a_private_file_and_no_token_elsewhere(
         assert main(["member", "invite", "--name", "b", "--out", str(path), "-e", endpoint.url]) == 0
     finally:
         os.umask(earlier)
-    assert path.read_text() == "cyolojoin1.abc\n"
+    assert path.read_text() == "cyolojoin2.abc\n"
     assert stat.S_IMODE(path.stat().st_mode) == 0o600
     shown = capsys.readouterr()
-    assert "cyolojoin1" not in shown.out + shown.err
+    assert "cyolojoin2" not in shown.out + shown.err
     # A token works once: one that could not be stored is not even asked for.
     assert main(["member", "invite", "--name", "b", "--out", str(path), "-e", endpoint.url]) == 4
     assert len(endpoint.requests) == 1

@@ -29,6 +29,8 @@ CONTRACT = {
     "node join": f"-d --data-dir --name --listen --advertise --token-file --timeout {OUTPUT}",
     "node info": f"-d --data-dir {OUTPUT}",
     "member invite": f"--name --learner --ttl --out {CONNECTION}",
+    "member invitations": CONNECTION,
+    "member uninvite": CONNECTION,
     "member list": CONNECTION,
     "member show": CONNECTION,
     "member remove": f"--dry-run --force --yes {CONNECTION}",

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from cyoloctl import pki, setup
+from cyoloctl import joining, pki, setup
 from cyoloctl.cli import main
 from cyoloctl.config import load_config
 from cyoloctl.errors import StorageError, Unreachable
@@ -30,20 +30,20 @@ def _tree(directory: Path) -> dict[str, int]:
 
 
 @pytest.fixture
-def token() -> pki.JoinToken:
+def token() -> joining.JoinToken:
     """A token of a cluster that nobody runs: port 1 of the loopback refuses."""
     now = datetime.now(UTC)
     cluster_id = pki.new_cluster_id()
     ca_pem, _ = pki.create_ca(cluster_id, "cyolo", now)
-    return pki.JoinToken(
+    return joining.JoinToken(
         cluster_id=ClusterId(cluster_id),
         cluster=NodeName("cyolo"),
-        ca_pem=ca_pem,
+        ca_sha256=pki.certificate_sha256(ca_pem),
         name=NodeName("b"),
         learner=False,
-        secret=pki.new_secret(),
+        secret=joining.new_secret(),
         expires_unix_s=int((now + timedelta(hours=1)).timestamp()),
-        addresses=(Address("127.0.0.1", 1),),
+        members=((NodeName("a"), Address("127.0.0.1", 1)),),
     )
 
 
@@ -152,7 +152,7 @@ def test_command_on_a_directory_without_a_node_exits_78_and_says_what_to_do(
     assert "node join" in shown
 
 
-@pytest.mark.parametrize("text", ["", "cyolojoin1.", "cyolojoin1.e30", "hello", "x" * 70_000])
+@pytest.mark.parametrize("text", ["", "cyolojoin2.", "cyolojoin2.e30", "hello", "x" * 70_000])
 def test_node_join_with_a_malformed_token_exits_65(text: str, tmp_path: Path, capsys: Capture) -> None:
     path = tmp_path / "token"
     path.write_text(text)
@@ -163,49 +163,49 @@ def test_node_join_with_a_malformed_token_exits_65(text: str, tmp_path: Path, ca
 
 
 def test_node_join_reads_the_token_from_stdin_and_leaves_nothing_when_no_node_answers(
-    token: pki.JoinToken, tmp_path: Path
+    token: joining.JoinToken, tmp_path: Path
 ) -> None:
     done = run(
         *["node", "join", "-d", str(tmp_path / "b"), "--name", "b", "--listen", "127.0.0.1:7002"],
         *["--token-file", "-", "--timeout", "2"],
-        stdin=pki.encode_token(token),
+        stdin=joining.encode_token(token),
     )
     assert done.returncode == Unreachable.exit_status
     assert token.secret not in done.stderr
     assert not (tmp_path / "b").exists()
 
 
-def test_node_join_with_a_token_for_another_name_exits_77(token: pki.JoinToken, tmp_path: Path) -> None:
+def test_node_join_with_a_token_for_another_name_exits_77(token: joining.JoinToken, tmp_path: Path) -> None:
     path = tmp_path / "token"
-    path.write_text(pki.encode_token(token))
+    path.write_text(joining.encode_token(token))
     arguments = ["node", "join", "--name", "c", "--listen", "127.0.0.1:7002", "--token-file", str(path)]
     assert main([*arguments, "-d", str(tmp_path / "c")]) == 77
     assert not (tmp_path / "c").exists()
 
 
 def test_node_join_over_keys_of_another_cluster_exits_4_and_keeps_them(
-    token: pki.JoinToken, tmp_path: Path
+    token: joining.JoinToken, tmp_path: Path
 ) -> None:
     directory = tmp_path / "b"
     pki.new_cluster(directory, name="b", cluster="other", now=datetime.now(UTC))
     before = _tree(directory)
     path = tmp_path / "token"
-    path.write_text(pki.encode_token(token))
+    path.write_text(joining.encode_token(token))
     arguments = ["node", "join", "--name", "b", "--listen", "127.0.0.1:7002", "--token-file", str(path)]
     assert main([*arguments, "-d", str(directory)]) == 4
     assert _tree(directory) == before
 
 
-def test_node_join_over_a_node_exits_4(token: pki.JoinToken, tmp_path: Path) -> None:
+def test_node_join_over_a_node_exits_4(token: joining.JoinToken, tmp_path: Path) -> None:
     assert main([*INIT, "-d", str(tmp_path / "b")]) == 0
     path = tmp_path / "token"
-    path.write_text(pki.encode_token(token))
+    path.write_text(joining.encode_token(token))
     arguments = ["node", "join", "--name", "b", "--listen", "127.0.0.1:7002", "--token-file", str(path)]
     assert main([*arguments, "-d", str(tmp_path / "b")]) == 4
 
 
 def test_node_join_over_the_journal_of_another_node_exits_4_before_the_token_is_spent(
-    token: pki.JoinToken, tmp_path: Path
+    token: joining.JoinToken, tmp_path: Path
 ) -> None:
     directory = tmp_path / "b"
     assert main([*INIT, "-d", str(directory)]) == 0
@@ -214,7 +214,7 @@ def test_node_join_over_the_journal_of_another_node_exits_4_before_the_token_is_
     shutil.rmtree(directory / "pki")
     journal = (directory / "raft.db").read_bytes()
     path = tmp_path / "token"
-    path.write_text(pki.encode_token(token))
+    path.write_text(joining.encode_token(token))
     arguments = ["node", "join", "--name", "b", "--listen", "127.0.0.1:7002", "--token-file", str(path)]
     # 69 would mean that the cluster was asked.
     assert main([*arguments, "-d", str(directory)]) == 4

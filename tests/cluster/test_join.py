@@ -5,29 +5,28 @@ from __future__ import annotations
 import dataclasses
 import json
 import os
-import time
 from collections.abc import Iterator
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
 import pytest
+from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
-from cyoloctl import pki
-from cyoloctl.errors import InvitationRejected
-from cyoloctl.machines import encode_command
+from cyoloctl import joining, pki
+from cyoloctl.errors import InvalidInput
+from cyoloctl.model import NodeName
 from tests.support.cluster import (
     Cluster,
     Node,
-    Peer,
     assert_refused,
-    cluster_id_of,
     free_port,
     http_exchange,
-    issue_node,
     run,
     tls_connect,
     wait_until,
 )
+from tests.support.joining import join_body, sign_body
 
 pytestmark = pytest.mark.cluster
 
@@ -59,10 +58,28 @@ def went_on(ours: Cluster) -> Iterator[None]:
 
 
 def _join(directory: Path, name: str, token: str) -> Any:
-    return run(
-        "node", "join", "-d", directory, "--name", name, "--listen", f"127.0.0.1:{free_port()}",
-        "--token-file", "-", stdin=token,
-    )  # fmt: skip
+    """`node join`; again while the node has been asked too often for nodes that nobody invited."""
+
+    def joined() -> Any:
+        done = run(
+            "node", "join", "-d", directory, "--name", name, "--listen", f"127.0.0.1:{free_port()}",
+            "--token-file", "-", stdin=token,
+        )  # fmt: skip
+        return None if done.returncode == 75 else done
+
+    return wait_until("an answer to the joiner", joined)
+
+
+def _ask(node: Node, body: dict[str, Any]) -> tuple[int, dict[str, Any]]:
+    """What the node answers to a join of anybody, as in _join."""
+
+    def answered() -> Any:
+        connection = tls_connect(node.port, alpn=["http/1.1"])
+        answer = http_exchange(connection, "POST", "/v1/join", json.dumps(body).encode())
+        return None if answer[0] == 503 else answer
+
+    answer: tuple[int, dict[str, Any]] = wait_until("an answer to a join", answered)
+    return answer
 
 
 def _assert_not_joined(directory: Path, result: Any, status: int, *words: str) -> None:
@@ -74,9 +91,9 @@ def _assert_not_joined(directory: Path, result: Any, status: int, *words: str) -
 def test_join_with_the_secret_of_another_cluster_is_rejected(
     ours: Cluster, theirs: Cluster, tmp_path: Path
 ) -> None:
-    foreign = pki.decode_token(theirs.invite("n2"))
-    good = pki.decode_token(ours.invite("n2"))
-    mixed = pki.encode_token(dataclasses.replace(good, secret=foreign.secret))
+    foreign = joining.decode_token(theirs.invite("n2"))
+    good = joining.decode_token(ours.invite("n2"))
+    mixed = joining.encode_token(dataclasses.replace(good, secret=foreign.secret))
     _assert_not_joined(tmp_path / "n2", _join(tmp_path / "n2", "n2", mixed), 77, "rejected", "member invite")
 
 
@@ -84,26 +101,14 @@ def test_join_with_the_secret_of_another_cluster_is_rejected(
 def test_join_that_trusts_another_cluster_shows_us_no_secret(
     ours: Cluster, theirs: Cluster, tmp_path: Path
 ) -> None:
-    foreign = pki.decode_token(theirs.invite("n2"))
-    good = pki.decode_token(ours.invite("n2"))
-    pointed = pki.encode_token(dataclasses.replace(foreign, secret=good.secret, addresses=good.addresses))
-    # Our secret under their CA: had it been sent, it would be used up.
+    foreign = joining.decode_token(theirs.invite("n2"))
+    good = joining.decode_token(ours.invite("n2"))
+    pointed = joining.encode_token(dataclasses.replace(foreign, secret=good.secret, members=good.members))
+    # Our secret under their CA.
     _assert_not_joined(tmp_path / "n2", _join(tmp_path / "n2", "n2", pointed), 77, "another cluster")
-    honest = ours["n1"].client().join(**_request(good.secret, "n2", good.cluster_id))
+    honest = ours["n1"].client().join(**join_body(good.secret, "n2", good.cluster_id))
     assert honest["name"] == "n2"
     ours["n1"].client(30.0).member_remove("n2")
-
-
-def _request(secret: str, name: str, cluster_id: str, **changes: Any) -> dict[str, Any]:
-    pending = pki.make_request(name, cluster_id)
-    body = {
-        "name": name,
-        "secret": secret,
-        "request_pem": pending.request_pem,
-        "sealing_key": pending.sealing_key,
-        "address": "127.0.0.1:1",
-    }
-    return {**body, **changes}
 
 
 @pytest.mark.usefixtures("went_on")
@@ -112,9 +117,8 @@ def test_join_with_a_token_of_another_name_is_rejected_and_leaves_the_token_good
 ) -> None:
     token = ours.invite("right")
     _assert_not_joined(tmp_path / "wrong", _join(tmp_path / "wrong", "wrong", token), 77, "right", "wrong")
-    decoded = pki.decode_token(token)
-    with pytest.raises(InvitationRejected):
-        ours["n1"].client().join(**_request(decoded.secret, "wrong", decoded.cluster_id))
+    decoded = joining.decode_token(token)
+    assert _ask(ours["n1"], join_body(decoded.secret, "wrong", decoded.cluster_id))[0] == 403
     assert _join(tmp_path / "right", "right", token).returncode == 0
     ours["n1"].client(30.0).member_remove("right")
 
@@ -129,8 +133,8 @@ def test_join_with_a_used_token_is_rejected(ours: Cluster, tmp_path: Path) -> No
 
 @pytest.mark.usefixtures("went_on")
 def test_join_repeated_with_the_same_request_gets_the_same_admission(ours: Cluster) -> None:
-    token = pki.decode_token(ours.invite("again"))
-    body = _request(token.secret, "again", token.cluster_id)
+    token = joining.decode_token(ours.invite("again"))
+    body = join_body(token.secret, "again", token.cluster_id)
     first, second = ours["n1"].client().join(**body), ours["n1"].client().join(**body)
     assert first["name"] == second["name"] == "again"
     ours["n1"].client(30.0).member_remove("again")
@@ -139,22 +143,15 @@ def test_join_repeated_with_the_same_request_gets_the_same_admission(ours: Clust
 def test_join_with_an_expired_token_is_rejected(tmp_path: Path) -> None:
     with Cluster(tmp_path / "cluster") as cluster:
         (tmp_path / "cluster").mkdir()
-        node = cluster.init("n1")
+        node = cluster.new_node("n1")
+        node.step_clock(0)
+        made = node.cli("cluster", "init", "--name", "n1", "--listen", node.address)
+        assert made.returncode == 0, made.stderr
+        node.start()
         token = cluster.invite("late", ttl_s=60)
-        # The cluster's time is the highest that a proposer stamped: one whose clock is 61 s ahead
-        # makes the token expire now.
-        certificate = issue_node(node, "ahead", tmp_path / "keys")
-        future = time.time_ns() // 1_000_000 + 61_000
-        command = encode_command(
-            "counter", "add", {"name": "clock", "by": 1},
-            request_id="ahead", automatic=False, time_unix_ms=future,
-        )  # fmt: skip
-        with Peer(node, certificate) as peer:
-            peer.hello("ahead", cluster_id_of(node))
-            peer.wait_message("hello")
-            peer.send({"type": "forward", "id": 1, "commands": [command]})
-            assert peer.wait_message("forward_result")["error"] is None
-        assert node.client().counter_get("clock")["value"] == 1
+        assert _states(node) == {"late": "open"}
+        node.step_clock(180)  # the cluster's only clock
+        wait_until("the cluster's time past the expiry", lambda: _states(node) == {"late": "expired"})
         _assert_not_joined(
             tmp_path / "late", _join(tmp_path / "late", "late", token), 77, "rejected", "expired"
         )
@@ -163,31 +160,34 @@ def test_join_with_an_expired_token_is_rejected(tmp_path: Path) -> None:
         assert _join(tmp_path / "late", "late", cluster.invite("late", ttl_s=3600)).returncode == 0
 
 
+def _states(node: Node) -> dict[str, str]:
+    """The state of each invitation, by name."""
+    return {each["name"]: each["state"] for each in node.client().member_invitations()["invitations"]}
+
+
 def test_join_refusals_by_the_cluster_are_one_message_for_every_reason(ours: Cluster) -> None:
     node = ours["n1"]
-    used = pki.decode_token(ours.invite("msg-used"))
-    node.client().join(**_request(used.secret, "msg-used", used.cluster_id))
-    other = pki.decode_token(ours.invite("msg-other"))
+    used = joining.decode_token(ours.invite("msg-used"))
+    node.client().join(**join_body(used.secret, "msg-used", used.cluster_id))
+    other = joining.decode_token(ours.invite("msg-other"))
     bodies = [
-        _request(pki.new_secret(), "msg-new", used.cluster_id),  # unknown
-        _request(used.secret, "msg-used", used.cluster_id),  # used, by other keys
-        _request(other.secret, "msg-new", used.cluster_id),  # of another name
+        join_body(joining.new_secret(), "msg-new", used.cluster_id),  # unknown
+        join_body(joining.new_secret(), "msg-other", used.cluster_id),  # of another secret
+        {**join_body(other.secret, "msg-other", used.cluster_id), "address": "127.0.0.1:2"},  # altered
+        join_body(used.secret, "msg-used", used.cluster_id),  # used, by other keys
+        join_body(other.secret, "msg-new", used.cluster_id),  # of another name
     ]
-    answers = []
-    for body in bodies:
-        connection = tls_connect(node.port, alpn=["http/1.1"])
-        answers.append(http_exchange(connection, "POST", "/v1/join", json.dumps(body).encode()))
+    answers = [_ask(node, body) for body in bodies]
     assert answers[0][0] == 403
     assert answers[0][1]["error"]["code"] == "invitation_rejected"
-    assert answers[1] == answers[0]
-    assert answers[2] == answers[0]
+    assert all(answer == answers[0] for answer in answers)
     node.client(30.0).member_remove("msg-used")
 
 
 @pytest.mark.usefixtures("went_on")
 @pytest.mark.parametrize(
     "text",
-    ["garbage", "cyolojoin1.", "cyolojoin1.e30", "cyolojoin1." + "A" * 4000, "cyolojoin2.e30", "\x00\x01"],
+    ["garbage", "cyolojoin2.", "cyolojoin2.e30", "cyolojoin2." + "A" * 4000, "cyolojoin1.e30", "\x00\x01"],
 )
 def test_join_with_a_garbage_token_is_refused_as_malformed(ours: Cluster, tmp_path: Path, text: str) -> None:
     _assert_not_joined(tmp_path / "n2", _join(tmp_path / "n2", "n2", text), 65, "token", "member invite")
@@ -199,7 +199,7 @@ def test_join_with_a_truncated_token_is_refused_without_showing_it(ours: Cluster
     result = _join(tmp_path / "cut", "cut", token[:-5])
     _assert_not_joined(tmp_path / "cut", result, 65)
     assert token[20:60] not in result.stderr
-    assert pki.decode_token(token).secret not in result.stderr
+    assert joining.decode_token(token).secret not in result.stderr
 
 
 def test_join_with_an_empty_or_missing_token_file_is_refused_and_names_it(tmp_path: Path) -> None:
@@ -230,12 +230,11 @@ def test_invite_of_a_taken_name_is_refused(ours: Cluster) -> None:
 @pytest.mark.usefixtures("went_on")
 def test_invite_of_a_removed_name_is_refused(ours: Cluster, tmp_path: Path) -> None:
     token = ours.invite("gone")
-    held = ours.invite("gone")
     assert _join(tmp_path / "first", "gone", token).returncode == 0
     assert ours["n1"].cli("member", "remove", "gone", "--yes").returncode == 0
     assert_refused(ours["n1"].cli("member", "invite", "--name", "gone"), 4, "gone", "never reused")
     # A token from before the removal is worth nothing any more.
-    _assert_not_joined(tmp_path / "second", _join(tmp_path / "second", "gone", held), 77, "rejected")
+    _assert_not_joined(tmp_path / "second", _join(tmp_path / "second", "gone", token), 77, "rejected")
 
 
 @pytest.mark.usefixtures("went_on")
@@ -280,3 +279,129 @@ def test_join_into_a_used_directory_is_refused_before_the_token_is_spent(
     wait_until(
         "the spare gone", lambda: "spare" not in [r["name"] for r in used.client().member_list()["members"]]
     )
+
+
+@pytest.mark.usefixtures("went_on")
+def test_second_invitation_for_a_name_makes_the_first_worthless(ours: Cluster, tmp_path: Path) -> None:
+    lost, new = tmp_path / "lost", tmp_path / "new"
+    node = ours["n1"]
+    assert node.cli("member", "invite", "--name", "twice", "--ttl", "7d", "--out", lost).returncode == 0
+    second = node.cli("member", "invite", "--name", "twice", "--out", new)
+    assert second.returncode == 0
+    assert "older invitation for twice" in second.stderr
+    refused = _join(tmp_path / "thief", "twice", lost.read_text())
+    _assert_not_joined(tmp_path / "thief", refused, 77, "rejected")
+    assert _join(tmp_path / "twice", "twice", new.read_text()).returncode == 0
+    node.client(30.0).member_remove("twice")
+
+
+@pytest.mark.usefixtures("went_on")
+def test_uninvite_makes_the_token_worthless_and_is_listed(ours: Cluster, tmp_path: Path) -> None:
+    node = ours["n1"]
+    token = ours.invite("unwanted")
+    assert _states(node)["unwanted"] == "open"
+    listed = node.cli("member", "invitations", "-o", "json")
+    assert joining.decode_token(token).secret not in listed.stdout
+    assert {"unwanted"} <= {row["name"] for row in json.loads(listed.stdout)["invitations"]}
+    assert node.cli("member", "uninvite", "unwanted").returncode == 0
+    assert "unwanted" not in _states(node)
+    _assert_not_joined(tmp_path / "n", _join(tmp_path / "n", "unwanted", token), 77, "rejected")
+    assert_refused(node.cli("member", "uninvite", "unwanted"), 3, "unwanted", "member invitations")
+
+
+@pytest.mark.usefixtures("went_on")
+def test_uninvite_of_a_node_that_has_joined_is_refused_and_names_the_command(
+    ours: Cluster, tmp_path: Path
+) -> None:
+    node = ours["n1"]
+    assert _join(tmp_path / "in", "in", ours.invite("in")).returncode == 0
+    assert _states(node)["in"] == "used"
+    assert_refused(node.cli("member", "uninvite", "in"), 4, "member remove in")
+    node.client(30.0).member_remove("in")
+    assert "in" not in _states(node)
+
+
+@pytest.mark.usefixtures("went_on")
+def test_join_where_a_member_of_another_name_answers_is_refused(ours: Cluster, tmp_path: Path) -> None:
+    good = joining.decode_token(ours.invite("named"))
+    renamed = dataclasses.replace(good, members=((NodeName("n7"), good.members[0][1]),))
+    result = _join(tmp_path / "named", "named", joining.encode_token(renamed))
+    _assert_not_joined(tmp_path / "named", result, 77, "n1 answers there, not n7")
+    # Another member that the token names is asked next.
+    both = dataclasses.replace(good, members=((NodeName("n7"), good.members[0][1]), *good.members))
+    assert _join(tmp_path / "named", "named", joining.encode_token(both)).returncode == 0
+    ours["n1"].client(30.0).member_remove("named")
+
+
+@pytest.mark.usefixtures("went_on")
+def test_join_overheard_admits_nobody_else_and_passed_on_it_admits_the_joiner(ours: Cluster) -> None:
+    """The worst case: whoever listens is a member, so that the joiner sends everything to it."""
+    node = ours["n1"]
+    token = joining.decode_token(ours.invite("heard"))
+    heard = join_body(token.secret, "heard", token.cluster_id)
+    assert token.secret not in json.dumps(heard)
+    own = pki.make_request("heard", token.cluster_id)
+    stolen = {**heard, "request_pem": own.request_pem, "sealing_key": own.sealing_key}
+    for forged in (
+        stolen,
+        sign_body(Ed25519PrivateKey.generate(), stolen, token.cluster_id),
+        {**heard, "address": "127.0.0.1:6"},
+    ):
+        assert _ask(node, forged)[1]["error"]["code"] == "invitation_rejected"
+    status, grant = _ask(node, heard)
+    assert status == 200
+    with pytest.raises(InvalidInput):
+        pki.open_sealed(own.sealing_key_pem, grant["ca_key_sealed"], b"")
+    assert _ask(node, stolen)[0] == 403
+    node.client(30.0).member_remove("heard")
+    assert _ask(node, heard)[0] == 403
+
+
+@pytest.mark.usefixtures("went_on")
+def test_join_without_an_invitation_writes_nothing_and_is_bounded(ours: Cluster) -> None:
+    node = ours["n1"]
+    stranger = json.dumps(join_body(joining.new_secret(), "stranger", "f" * 32)).encode()
+    index = node.client().status()["cluster"]["commit_index"]
+    since = node.log_size()
+    answers = [
+        http_exchange(tls_connect(node.port, alpn=["http/1.1"]), "POST", "/v1/join", stranger)[0]
+        for _ in range(60)
+    ]
+    assert set(answers) == {403, 503}
+    told = [event for event in node.log_events(since) if event["event"] == "join refused"]
+    assert len(told) <= answers.count(403) < 40
+    assert node.client().status()["cluster"]["commit_index"] == index
+
+
+@pytest.mark.usefixtures("went_on")
+@pytest.mark.parametrize("offset_s", [400 * 86_400, -56 * 365 * 86_400], ids=["+400d", "1970"])
+def test_join_with_a_wrong_clock_is_admitted(ours: Cluster, offset_s: int) -> None:
+    name = "fast" if offset_s > 0 else "slow"
+    joiner = ours.new_node(name)
+    try:
+        joiner.step_clock(offset_s)
+        joined = joiner.cli(
+            "node", "join", "--name", name, "--listen", joiner.address, "--token-file", "-",
+            stdin=ours.invite(name, through="n1"),
+        )  # fmt: skip
+        assert joined.returncode == 0, joined.stderr
+        # By the cluster's time, not by that of the joiner.
+        end = pki.certificate_expires_at((joiner.directory / "pki" / "node.crt").read_text())
+        assert abs((end - datetime.now(UTC)).days - pki.MAX_CERTIFICATE_DAYS) <= 1
+    finally:
+        del ours.nodes[name]
+    ours["n1"].client(30.0).member_remove(name)
+
+
+def test_join_through_a_learner_is_admitted_by_a_voter(tmp_path: Path) -> None:
+    with Cluster(tmp_path) as cluster:
+        cluster.init("n1")
+        learner = cluster.join("n2", learner=True)
+        wait_until("the learner's state", lambda: len(learner.client().member_list()["members"]) == 2)
+        token = joining.decode_token(cluster.invite("n3", through="n1"))
+        only = tuple(each for each in token.members if each[0] == "n2")
+        assert len(only) == 1
+        through = joining.encode_token(dataclasses.replace(token, members=only))
+        assert _join(tmp_path / "n3", "n3", through).returncode == 0
+        assert (tmp_path / "n3" / "pki" / "ca.key").exists()
+        assert not (learner.directory / "pki" / "ca.key").exists()

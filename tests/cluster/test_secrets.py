@@ -8,9 +8,10 @@ from pathlib import Path
 
 import pytest
 
-from cyoloctl import pki
+from cyoloctl import joining
 from cyoloctl.errors import InvitationRejected
 from tests.support.cluster import Cluster, Peer, cluster_id_of, issue_node, wait_until
+from tests.support.joining import join_body
 
 pytestmark = pytest.mark.cluster
 
@@ -28,10 +29,10 @@ def eventful(tmp_path_factory: pytest.TempPathFactory) -> tuple[Cluster, list[st
     with Cluster(base, log_level="debug") as cluster:
         node = cluster.init("n1")
         tokens.append(cluster.invite("n2"))
-        joining = cluster.new_node("n2")
-        options = ["--name", "n2", "--listen", joining.address, "--token-file", "-"]
-        assert joining.cli("node", "join", *options, stdin=tokens[0]).returncode == 0
-        joining.start()
+        second = cluster.new_node("n2")
+        options = ["--name", "n2", "--listen", second.address, "--token-file", "-"]
+        assert second.cli("node", "join", *options, stdin=tokens[0]).returncode == 0
+        second.start()
         cluster.wait_settled(voters=2)
         # A token that is used up, one for a name that is refused, one that nobody uses.
         other = base / "other"
@@ -40,13 +41,9 @@ def eventful(tmp_path_factory: pytest.TempPathFactory) -> tuple[Cluster, list[st
         del cluster.nodes["other"]
         assert not other.exists()
         tokens.append(cluster.invite("n3"))
-        decoded = pki.decode_token(tokens[1])
-        pending = pki.make_request("wrong", decoded.cluster_id)
+        decoded = joining.decode_token(tokens[1])
         with pytest.raises(InvitationRejected):
-            node.client().join(
-                name="wrong", secret=decoded.secret, request_pem=pending.request_pem,
-                sealing_key=pending.sealing_key, address="127.0.0.1:1",
-            )  # fmt: skip
+            node.client().join(**join_body(decoded.secret, "wrong", decoded.cluster_id))
         with Peer(node, issue_node(node, "stranger", base / "keys")) as peer:
             peer.hello("n2", cluster_id_of(node))
             peer.wait_closed()
@@ -119,7 +116,7 @@ def _private_lines(directory: Path) -> list[bytes]:
 
 def test_no_secret_is_in_logs_journals_or_output(eventful: tuple[Cluster, list[str]]) -> None:
     cluster, tokens = eventful
-    secrets = [pki.decode_token(token).secret.encode() for token in tokens]
+    secrets = [joining.decode_token(token).secret.encode() for token in tokens]
     secrets += [token.encode()[-60:] for token in tokens]
     for node in cluster.nodes.values():
         secrets += _private_lines(node.directory)

@@ -59,7 +59,7 @@ TOKENS: tuple[bytes, ...] = (
     b"[" * 2000,
     b"[" * 20000,
     b"&a *a <<: !!python/object:os.system ",
-    b"cyolojoin1.",
+    b"cyolojoin2.",
     b"-----BEGIN CERTIFICATE-----\n",
 )
 """Things to insert: numbers at limits, JSON that is none or too deep, odd text, foreign syntax."""

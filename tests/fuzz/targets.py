@@ -23,12 +23,13 @@ from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.hazmat.primitives.ciphers.aead import AESGCM
 
-from cyoloctl import keyring, pki, rendezvous, routing, service, tokens
+from cyoloctl import joining, keyring, pki, rendezvous, routing, service, tokens
 from cyoloctl.config import Config, dump_config, load_config
 from cyoloctl.control import wire
 from cyoloctl.control.client import _read_credentials
 from cyoloctl.errors import (
     AccessDenied,
+    BodyTooLarge,
     ConfigError,
     Conflict,
     CyoloctlError,
@@ -56,6 +57,7 @@ from cyoloctl.raft._snapshot import SnapshotMeta, SnapshotStore
 from cyoloctl.raft._wire import MAX_FRAME_BYTES, MESSAGE_TYPES, FrameReader, PeerProtocolError, decode, encode
 from tests.fuzz import worlds
 from tests.fuzz.mutate import MAX_BYTES, mutate
+from tests.support.joining import join_body
 
 __all__ = ["BY_NAME", "TARGETS", "Target", "example"]
 
@@ -316,11 +318,7 @@ _CALLS: tuple[tuple[str, dict[str, Any]], ...] = (
 def _sessions() -> list[bytes]:
     """The same after a hello (bit 4 of the choices: it is a valid one), and calls."""
     known = worlds.keys()
-    request = known.pending
-    join = {
-        "name": "n2", "secret": worlds.SECRET, "request_pem": request.request_pem,
-        "sealing_key": request.sealing_key, "address": "127.0.0.1:2",
-    }  # fmt: skip
+    join = join_body(worlds.SECRET, "n2", known.cluster_id)
     found = [bytes((line[0] | 4,)) + line[1:] for line in _lines()]
     hello = {**example("hello"), "cluster_id": known.cluster_id}
     found.append(b"\0" + b"\n".join((_json(hello), _json(example("request_vote")))))
@@ -526,7 +524,7 @@ def _accept(value: object) -> None:
     pki_dir = worlds.keys().second / pki.PKI_DIRECTORY
     made = [pki_dir / name for name in ("ca.crt", "ca.key", "node.crt")]
     try:
-        pki.accept_grant(pki_dir, value, name="n2", now=worlds.NOW)
+        pki.accept_grant(pki_dir, value, name="n2")
         assert all(path.exists() for path in (made[0], made[2]))
     except CyoloctlError:
         assert not any(path.exists() for path in made)
@@ -597,11 +595,56 @@ def _csr_seeds() -> list[bytes]:
 def _token(data: bytes) -> None:
     """As it is, and as the content of the text form."""
     try:
-        token = pki.decode_token(_text(data))
-        assert pki.encode_token(token) == _text(data).strip()
+        token = joining.decode_token(_text(data))
+        assert joining.encode_token(token) == _text(data).strip()
     except InvalidInput:
-        token = pki.decode_token("cyolojoin1." + base64.urlsafe_b64encode(data).decode().rstrip("="))
+        token = joining.decode_token("cyolojoin2." + base64.urlsafe_b64encode(data).decode().rstrip("="))
     assert token.secret in (token.name, token.cluster) or token.secret not in repr(token)
+
+
+def _join_request(data: bytes) -> None:
+    """As the body of POST /v1/join, and as the signature of a request that is right."""
+    known = worlds.keys()
+    good = _good_join()
+    texts = [_text(data), base64.b64encode(data).decode()]
+    asked = joining.JoinRequest(
+        known.cluster_id,
+        "n2",
+        pki.request_sha256(good["request_pem"]),
+        good["address"],
+        good["sealing_key"],
+    )
+    for text in texts:
+        assert not joining.signed_by(good["public_key"], text, asked) or text == good["signature"]
+        assert not joining.signed_by(text, good["signature"], asked) or text == good["public_key"]
+    body = wire.path_for("join")[0].read_body(data)
+    signed = joining.JoinRequest(
+        known.cluster_id,
+        body["name"],
+        pki.request_sha256(body["request_pem"]),
+        body["address"],
+        body["sealing_key"],
+    )
+    if joining.signed_by(good["public_key"], body["signature"], signed):
+        # JSON has many spellings; what it says is what was signed.
+        assert {**body, "public_key": ""} == {**good, "public_key": ""}
+
+
+@functools.cache
+def _good_join() -> dict[str, Any]:
+    return join_body(worlds.SECRET, "n2", worlds.keys().cluster_id)
+
+
+def _join_request_seeds() -> list[bytes]:
+    good = _good_join()
+    return [
+        _json(good),
+        base64.b64decode(good["signature"]),
+        good["signature"].encode(),
+        good["public_key"].encode(),
+        _json({**good, "signature": good["signature"][:-3] + "x=="}),
+        _json({**good, "name": "\ud800"}),
+    ]
 
 
 _RING = tokens.Keyring([tokens.Key(b"\xfc\0\0\1", bytes(32), tokens.KeyState.PRIMARY, "c" * 32)])
@@ -846,17 +889,17 @@ def _export_seeds() -> list[bytes]:
 
 def _token_seeds() -> list[bytes]:
     known = worlds.keys()
-    token = pki.JoinToken(
+    token = joining.JoinToken(
         cluster_id=known.files.identity.cluster_id,
         cluster=NodeName("demo"),
-        ca_pem=known.ca,
+        ca_sha256=pki.certificate_sha256(known.ca),
         name=NodeName("n2"),
         learner=True,
         secret=worlds.SECRET,
         expires_unix_s=1_900_000_000,
-        addresses=(Address("10.0.0.1", 7700), Address("::1", 7701)),
+        members=((NodeName("n1"), Address("10.0.0.1", 7700)), (NodeName("n3"), Address("::1", 7701))),
     )
-    text = pki.encode_token(token)
+    text = joining.encode_token(token)
     encoded = text.partition(".")[2]
     return [text.encode(), base64.urlsafe_b64decode(encoded + "=" * (-len(encoded) % 4))]
 
@@ -971,13 +1014,8 @@ def _body_seeds() -> list[bytes]:
         b'{"force":true,"dry_run":false}',
         b'{"to":null}',
         b"{}",
-        _json(
-            {
-                "name": "n2", "secret": worlds.SECRET, "request_pem": known.pending.request_pem,
-                "sealing_key": known.pending.sealing_key, "address": "[::1]:7700",
-            }
-        ),
-    ]  # fmt: skip
+        _json(join_body(worlds.SECRET, "n2", known.cluster_id, address="[::1]:7700")),
+    ]
 
 
 def _requests() -> list[bytes]:
@@ -1152,6 +1190,13 @@ TARGETS: tuple[Target, ...] = (
         (InvalidInput,),
         _token,
         _token_seeds,
+    ),
+    Target(
+        "join-request",
+        "Any bytes are no join, or InvalidInput or BodyTooLarge; no signature but the right one holds.",
+        (InvalidInput, BodyTooLarge),
+        _join_request,
+        _join_request_seeds,
     ),
     Target(
         "session-token",

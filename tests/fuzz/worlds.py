@@ -23,7 +23,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, BinaryIO, TypeVar
 
-from cyoloctl import pki
+from cyoloctl import joining, pki
 from cyoloctl.config import Config
 from cyoloctl.control import wire
 from cyoloctl.control.client import Client, _Deadline, _UnixEndpoint
@@ -369,11 +369,14 @@ def _node(journal: Journal) -> _Node:
     invite = {
         "name": "n2",
         "learner": False,
-        "secret_sha256": pki.secret_sha256(SECRET),
+        "public_key": joining.public_key(SECRET, known.cluster_id, "n2"),
         "expires_unix_ms": 2**52,
     }
     machine.apply(
-        9, encode_command("members", "invite", invite, request_id="i", automatic=False, time_unix_ms=1)
+        9,
+        encode_command(
+            "members", "issue_invitation", invite, request_id="i", automatic=False, time_unix_ms=1
+        ),
     )
     return node
 

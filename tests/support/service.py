@@ -22,7 +22,9 @@ from cryptography.x509.oid import NameOID
 
 from cyoloctl.errors import CounterOverflow, CyoloctlError, InvitationRejected, NotFound
 
-__all__ = ["Authority", "MemoryService", "identify"]
+__all__ = ["GOOD_SIGNATURE", "Authority", "MemoryService", "identify"]
+
+GOOD_SIGNATURE = "A" * 86 + "=="
 
 _SUFFIX = ".cyoloctl"
 
@@ -61,6 +63,8 @@ class MemoryService:
         self.changed = asyncio.Condition()
         self.watchers = 0
         self.watch_ended = asyncio.Event()
+        self.cluster_id = ""
+        self.certificates: list[str] = []
         self.tokens = _Group(self, "tokens")
         self.keys = _Group(self, "keys")
         self.rendezvous = _Group(self, "rendezvous")
@@ -112,24 +116,38 @@ class MemoryService:
     ) -> dict[str, Any]:
         await self._enter("member_invite", name=name, learner=learner, ttl_s=ttl_s, timeout_s=timeout_s)
         return {
-            "token": "cyolojoin1.x",
+            "token": "cyolojoin2.x",
             "name": name,
             "learner": learner,
             "expires_at": "2030-01-01T00:00:00Z",
+            "replaced": False,
         }
+
+    async def member_invitations(self, *, timeout_s: float) -> dict[str, Any]:
+        await self._enter("member_invitations", timeout_s=timeout_s)
+        return {"schema_version": 1, "invitations": []}
+
+    async def member_uninvite(self, name: str, *, timeout_s: float) -> dict[str, Any]:
+        await self._enter("member_uninvite", name=name, timeout_s=timeout_s)
+        return {"name": name, "uninvited": True}
+
+    async def ca(self, *, timeout_s: float) -> dict[str, Any]:
+        self.calls.append(("ca", {}))
+        return {"cluster_id": self.cluster_id, "certificates": self.certificates}
 
     async def join(
         self,
         *,
         name: str,
-        secret: str,
+        public_key: str,
+        signature: str,
         request_pem: str,
         sealing_key: str,
         address: str,
         timeout_s: float,
     ) -> dict[str, Any]:
         await self._enter("join", name=name, address=address, timeout_s=timeout_s)
-        if secret != "good":
+        if signature != GOOD_SIGNATURE:
             raise InvitationRejected
         return {"grant": {"name": name}}
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import hashlib
 import json
 import logging
 import socket
@@ -38,7 +39,7 @@ from cyoloctl.errors import (
     UsageError,
     VersionMismatch,
 )
-from tests.support.service import Authority, MemoryService, identify
+from tests.support.service import GOOD_SIGNATURE, Authority, MemoryService, identify
 
 LOGGER = logging.getLogger("test.control")
 call = asyncio.to_thread
@@ -70,6 +71,7 @@ async def running(
     authority: Authority, directory: Path, name: str = "control.sock", context: ssl.SSLContext | None = None
 ) -> AsyncIterator[Live]:
     service = MemoryService()
+    service.cluster_id, service.certificates = authority.cluster_id, [authority.ca_pem]
     server = build_server(service, logger=LOGGER, identify=identify)
     await server.start_unix(directory / name)
     listener = await asyncio.get_running_loop().create_server(
@@ -177,6 +179,8 @@ async def test_every_method_reaches_its_service_method(live: Live) -> None:
     assert (await call(client.member_list))["members"] == []
     assert (await call(client.member_show, "a"))["name"] == "a"
     assert (await call(client.member_invite, "b", learner=True, ttl_s=60))["learner"] is True
+    assert (await call(client.member_invitations))["invitations"] == []
+    assert (await call(client.member_uninvite, "b"))["uninvited"] is True
     assert (await call(client.member_remove, "b", dry_run=True))["removed"] is False
     assert (await call(client.transfer_leadership, "b"))["leader"] == "b"
     assert (await call(client.transfer_leadership))["leader"] is None
@@ -191,11 +195,11 @@ async def test_every_method_reaches_its_service_method(live: Live) -> None:
     assert (await call(client.stop))["stopping"] is True
     called = [operation for operation, _ in live.service.calls]
     assert called == [
-        "status", "member_list", "member_show", "member_invite", "member_remove", "transfer_leadership",
-        "transfer_leadership", "counter_add", "counter_add", "counter_add", "counter_get", "counter_get",
-        "counter_list", "counter_reset", "stop",
+        "status", "member_list", "member_show", "member_invite", "member_invitations", "member_uninvite",
+        "member_remove", "transfer_leadership", "transfer_leadership", "counter_add", "counter_add",
+        "counter_add", "counter_get", "counter_get", "counter_list", "counter_reset", "stop",
     ]  # fmt: skip
-    assert [arguments.get("stale") for _, arguments in live.service.calls[10:13]] == [False, True, False]
+    assert [arguments.get("stale") for _, arguments in live.service.calls[12:15]] == [False, True, False]
     # The node gives up before the client does, so that its answer arrives.
     assert all(a["timeout_s"] < 5 for _, a in live.service.calls if "timeout_s" in a)
 
@@ -585,38 +589,93 @@ def test_trust_hides_its_key(authority: Authority, directory: Path) -> None:
 
 JOIN = {
     "name": "n2",
-    "secret": "good",
+    "public_key": "B" * 43 + "=",
+    "signature": GOOD_SIGNATURE,
     "request_pem": "-----BEGIN CERTIFICATE REQUEST-----\nAAAA\n-----END CERTIFICATE REQUEST-----\n",
     "sealing_key": "A" * 43 + "=",
     "address": "10.0.0.2:4000",
 }
 
 
+def _sha256(pem: str) -> str:
+    return hashlib.sha256(ssl.PEM_cert_to_DER_cert(pem)).hexdigest()
+
+
+def _address(node: Live) -> str:
+    return node.https.removeprefix("https://")
+
+
+async def _join(node: Live, authority: Authority, **changes: Any) -> dict[str, Any]:
+    """A member "a" at the node's address is asked; it has that name."""
+    given: dict[str, Any] = {
+        "members": [("a", _address(node))],
+        "ca_sha256": _sha256(authority.ca_pem),
+        "cluster_id": authority.cluster_id,
+        "body": JOIN,
+        "timeout_s": 5.0,
+        **changes,
+    }
+    result: dict[str, Any] = await call(lambda: join_cluster(**given))
+    return result
+
+
 async def test_join_without_a_certificate_is_granted(live: Live, authority: Authority) -> None:
     with socket.create_server(("127.0.0.1", 0)) as closed:
         gone = f"127.0.0.1:{closed.getsockname()[1]}"
-    addresses = [gone, live.https.removeprefix("https://")]
-    result = await call(join_cluster, addresses, authority.ca_pem, authority.cluster_id, JOIN, 5.0)
+    result = await _join(live, authority, members=[("b", gone), ("a", _address(live))])
     assert result["grant"] == {"name": "n2"}
 
 
-async def test_join_with_a_wrong_secret_is_rejected_without_repeating_it(
+async def test_join_with_a_wrong_signature_is_rejected(live: Live, authority: Authority) -> None:
+    with pytest.raises(InvitationRejected):
+        await _join(live, authority, body={**JOIN, "signature": "B" * 85 + "A=="})
+
+
+@pytest.mark.parametrize("wrong", ["ca", "cluster", "name"])
+async def test_join_where_another_answers_sends_nothing(live: Live, authority: Authority, wrong: str) -> None:
+    changes: dict[str, Any] = {
+        "ca": {"ca_sha256": _sha256(Authority().ca_pem)},
+        "cluster": {"cluster_id": "2" * 32},
+        "name": {"members": [("b", _address(live))]},
+    }[wrong]
+    with pytest.raises(
+        AccessDenied, match="a answers there, not b" if wrong == "name" else "another cluster"
+    ):
+        await _join(live, authority, **changes)
+    assert [operation for operation, _ in live.service.calls] == ["ca"]
+
+
+async def test_join_picks_its_ca_among_several_and_from_any_answer_that_is_none(
     live: Live, authority: Authority
 ) -> None:
-    addresses = [live.https.removeprefix("https://")]
-    body = {**JOIN, "secret": "wr0ng"}
-    with pytest.raises(InvitationRejected) as caught:
-        await call(join_cluster, addresses, authority.ca_pem, authority.cluster_id, body, 5.0)
-    assert "wr0ng" not in caught.value.message
+    live.service.certificates = [Authority().ca_pem, authority.ca_pem]
+    assert (await _join(live, authority))["grant"] == {"name": "n2"}
+    for nonsense in (
+        ["x"],
+        [5, None, {}],
+        ["-----BEGIN CERTIFICATE-----\n\u00e9\n-----END CERTIFICATE-----\n"],
+    ):
+        live.service.certificates = nonsense
+        with pytest.raises(AccessDenied, match="member invite"):
+            await _join(live, authority)
 
 
-@pytest.mark.parametrize("wrong", ["ca", "cluster"])
-async def test_join_of_another_cluster_sends_no_secret(live: Live, authority: Authority, wrong: str) -> None:
-    ca_pem = Authority().ca_pem if wrong == "ca" else authority.ca_pem
-    cluster_id = "2" * 32 if wrong == "cluster" else authority.cluster_id
-    with pytest.raises(AccessDenied, match="another cluster"):
-        await call(join_cluster, [live.https.removeprefix("https://")], ca_pem, cluster_id, JOIN, 5.0)
-    assert live.service.calls == []
+async def test_join_tries_the_next_member_when_the_first_answers_with_nonsense(
+    live: Live, authority: Authority, directory: Path
+) -> None:
+    async with running(authority, directory, "second.sock") as other:
+        other.service.certificates = []
+        members = [("a", _address(other)), ("a", _address(live))]
+        assert (await _join(live, authority, members=members))["grant"] == {"name": "n2"}
+
+
+async def test_join_of_a_member_whose_certificate_is_out_of_date_is_granted(
+    authority: Authority, directory: Path
+) -> None:
+    """Dates are judged by nobody here: the machine that joins may have any clock."""
+    context = authority.server_context(directory, days=-1)
+    async with running(authority, directory, context=context) as node:
+        assert (await _join(node, authority))["grant"] == {"name": "n2"}
 
 
 # --- watch --------------------------------------------------------------------------------------

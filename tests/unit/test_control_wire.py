@@ -22,7 +22,8 @@ LIST = wire.path_for("counter_list")[0]
 
 GOOD_JOIN: dict[str, Any] = {
     "name": "n2",
-    "secret": "good",
+    "public_key": "B" * 43 + "=",
+    "signature": "A" * 86 + "==",
     "request_pem": "-----BEGIN CERTIFICATE REQUEST-----\nAAAA\n-----END CERTIFICATE REQUEST-----\n",
     "sealing_key": "A" * 43 + "=",
     "address": "[::1]:4000",
@@ -98,9 +99,11 @@ def test_join_body_missing_field_is_refused_naming_it(key: str) -> None:
     ("key", "value"),
     [
         ("name", "../etc"),
-        ("secret", "s3cr3t \n"),
+        ("public_key", "B" * 44),
+        ("signature", "A" * 86),
+        ("signature", "A" * 86 + "==\n"),
         ("request_pem", "pem\x00"),
-        ("request_pem", "p" * 65537),
+        ("request_pem", "p" * 8193),
         ("sealing_key", "A" * 42),
         ("address", "host"),
         ("address", "host:0"),
@@ -204,7 +207,7 @@ def test_roles_of_the_table_are_what_each_role_is_for() -> None:
     by_role: dict[str, set[str]] = {}
     for route in wire.ROUTES:
         by_role.setdefault(route.role, set()).add(route.operation)
-    assert by_role["none"] == {"health", "join", "openapi"}
+    assert by_role["none"] == {"health", "join", "openapi", "ca"}
     assert by_role["gateway"] == {
         *{f"token_{what}" for what in ("mint", "inspect", "update", "refresh", "batch", "revoke")},
         *{f"rendezvous_{what}" for what in ("start", "wait", "claim", "approve", "deny", "cancel")},
@@ -213,7 +216,7 @@ def test_roles_of_the_table_are_what_each_role_is_for() -> None:
         "rendezvous_policies",
     }
     assert by_role["viewer"] == {
-        *("status", "member_list", "member_show"),
+        *("status", "member_list", "member_show", "member_invitations"),
         *("counter_get", "counter_list", "counter_watch"),
         *("token_revocations", "key_list", "key_status", "key_policy", "key_identity", "route_list"),
     }

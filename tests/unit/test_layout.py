@@ -77,6 +77,7 @@ TABLE: dict[str, Row] = {
     "paths": Row(ours=BASE, quick=True),
     "identity": Row(ours=BASE, pure=True),
     "tokens": Row(ours=BASE, vendors="cryptography"),
+    "joining": Row(ours=f"{BASE} identity tokens", vendors="cryptography"),
     "keyring": Row(ours=f"{BASE} identity pki tokens", vendors="cryptography"),
     "issuer": Row(ours=f"{BASE} tokens", pure=True),
     "machines.*": Row(ours=f"{BASE} machines.*", pure=True),
@@ -102,13 +103,13 @@ TABLE: dict[str, Row] = {
     "authority": Row(ours=f"{BASE} identity paths pki"),
     "rendezvous": Row(ours=f"{BASE} machines.rendezvous pki", vendors="cryptography"),
     "config": Row(ours=f"{BASE} identity paths", vendors="yaml"),
-    "setup": Row(ours=f"{BASE} identity paths pki config raft control.client"),
+    "setup": Row(ours=f"{BASE} identity paths joining pki config raft control.client"),
     "logs": Row(),
     "process": Row(quick=True),
     "strangers": Row(pure=True),
     "listener": Row(ours="strangers"),
     "service.*": Row(
-        ours=f"{BASE} base64url caller identity paths pki authority config issuer tls tokens keyring "
+        ours=f"{BASE} base64url caller identity paths joining pki authority config issuer tls tokens keyring "
         "rendezvous machines.* raft service.*"
     ),
     "node": Row(

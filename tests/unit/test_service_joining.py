@@ -1,0 +1,383 @@
+"""Who is admitted, over real machines and real certificates, without a network."""
+
+from __future__ import annotations
+
+import asyncio
+import base64
+import logging
+from collections.abc import Callable
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+from cryptography import x509
+from cryptography.hazmat.primitives import serialization
+from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
+
+from cyoloctl import joining, pki
+from cyoloctl.authority import Authority
+from cyoloctl.config import Config
+from cyoloctl.errors import (
+    ConfigError,
+    InvalidInput,
+    InvitationRejected,
+    NoLeader,
+    NotFound,
+    Overloaded,
+)
+from cyoloctl.machines import Composite, decode_result_with_index, encode_command
+from cyoloctl.model import Address, ClusterId, NodeName
+from cyoloctl.service._certificates import Issuer
+from cyoloctl.service._joining import Allowance, JoinService
+from tests.support.joining import join_body, sign_body, token_key
+
+ID = "0123456789abcdef0123456789abcdef"
+NOW = datetime(2026, 6, 1, 12, tzinfo=UTC)
+Json = dict[str, Any]
+
+
+@dataclass(frozen=True)
+class Files:
+    """One pki directory for all tests of the module."""
+
+    directory: Path
+    node: pki.NodeFiles
+
+
+@pytest.fixture(scope="module")
+def files(tmp_path_factory: pytest.TempPathFactory) -> Files:
+    directory = tmp_path_factory.mktemp("n1")
+    node = pki.new_cluster(directory, name="n1", cluster="demo", now=NOW, cluster_id=ID)
+    return Files(directory / "pki", node)
+
+
+class Cluster:
+    """The log of a cluster: what is applied is applied everywhere, unless a node is behind."""
+
+    def __init__(self) -> None:
+        self.machine = Composite()
+        self.now_ms = int(NOW.timestamp() * 1000)
+        self.index = 0
+        self.barriers = 0
+
+    async def apply(
+        self, machine: str, operation: str, arguments: Json, *, request_id: str | None, timeout_s: float
+    ) -> tuple[int, Json, str]:
+        self.index += 1
+        command = encode_command(
+            machine,
+            operation,
+            arguments,
+            request_id=f"r{self.index}",
+            automatic=True,
+            time_unix_ms=self.now_ms,
+        )
+        index, value = decode_result_with_index(self.machine.apply(self.index, command))
+        return index, value, ""
+
+    async def fresh(self, *, stale: bool = False, timeout_s: float) -> None:
+        self.barriers += 1
+
+
+class Node:
+    """A node's joining service.  asked: what it passed on."""
+
+    def __init__(self, files: Files, cluster: Cluster, name: str = "n1", *, ca_key: bool = True) -> None:
+        self.cluster = cluster
+        self.asked: list[tuple[str, str]] = []
+        self.answers: dict[str, Any] = {}
+        self.clock = 0.0
+        self.status = SimpleNamespace(leader="n1", voters=("n1", "n3~5"))
+        self.peers: dict[str, Any] = {"n1": None, "n3": None}
+        config = Config(
+            name=NodeName(name),
+            cluster_id=ClusterId(ID),
+            cluster=NodeName("demo"),
+            listen=Address("127.0.0.1", 1),
+            advertise=Address("10.0.0.1", 7700),
+        )
+        replicated: Any = SimpleNamespace(
+            config=config,
+            engine=SimpleNamespace(status=lambda: self.status, peers=lambda: self.peers),
+            machine=cluster.machine,
+            apply=cluster.apply,
+            fresh=cluster.fresh,
+            now_ms=lambda: cluster.now_ms,
+        )
+        self.service = JoinService(
+            replicated,
+            files=lambda: files.node,
+            issuer=lambda: self._issuer(files, ca_key),
+            addresses=lambda: {m.name: m.address for m in cluster.machine.members.members()},
+            ask=self._ask,
+            clock=lambda: self.clock,
+        )
+
+    def _issuer(self, files: Files, ca_key: bool) -> Any:
+        if not ca_key:
+            raise ConfigError("this node holds no CA key")
+        authority = Authority(*pki.read_ca(files.directory))
+        return Issuer(authority, "", pki.MAX_CERTIFICATE_DAYS)
+
+    async def _ask(self, name: str, operation: str, arguments: Json, timeout_s: float) -> Json:
+        self.asked.append((name, operation))
+        answer = self.answers[name]
+        if isinstance(answer, Exception):
+            raise answer
+        found: Json = await answer.service.join(arguments, passed_on=True, timeout_s=timeout_s)
+        return found
+
+    def invite(self, name: str = "n2", **options: Any) -> joining.JoinToken:
+        given = {"learner": False, "ttl_s": 3600, "timeout_s": 1.0, **options}
+        made = asyncio.run(self.service.invite(name, **given))
+        return joining.decode_token(made["token"])
+
+    def join(self, body: Json, *, passed_on: bool = False) -> Json:
+        return asyncio.run(self.service.join(body, passed_on=passed_on, timeout_s=1.0))
+
+    def invitations(self) -> list[Json]:
+        found: list[Json] = asyncio.run(self.service.invitations(timeout_s=1.0))["invitations"]
+        return found
+
+
+@pytest.fixture
+def node(files: Files) -> Node:
+    cluster = Cluster()
+    made = Node(files, cluster)
+    founder = {
+        "name": "n1",
+        "address": "10.0.0.1:7700",
+        "sealing_key": files.node.sealing_key,
+        "raft_id": "n1",
+        "certificate_expires_at": None,
+        "key_hash": pki.key_id(files.node.certificate_pem),
+    }
+    asyncio.run(cluster.apply("members", "announce", founder, request_id=None, timeout_s=1.0))
+    return made
+
+
+def test_invite_names_members_with_addresses_and_the_digest_of_the_ca(node: Node, files: Files) -> None:
+    token = node.invite()
+    assert token.members == (("n1", Address("10.0.0.1", 7700)),)
+    assert token.ca_sha256 == pki.certificate_sha256(files.node.ca_pem)
+    assert token.expires_unix_s == node.cluster.now_ms // 1000 + 3600
+    known = node.cluster.machine.members.invitation("n2")
+    assert known is not None
+    assert known.public_key == joining.public_key(token.secret, ID, "n2")
+    assert token.secret.encode() not in node.cluster.machine.snapshot()
+
+
+def test_join_with_its_token_gets_a_certificate_by_the_clusters_time(node: Node) -> None:
+    node.cluster.now_ms += 400 * 86_400_000  # this machine's clock says otherwise
+    token = node.invite()
+    grant = node.join(join_body(token.secret, "n2", ID))
+    certificate = x509.load_pem_x509_certificate(grant["certificate_pem"].encode())
+    assert 0 <= node.cluster.now_ms / 1000 - certificate.not_valid_before_utc.timestamp() <= 2 * 86_400
+    member = node.cluster.machine.members.get("n2")
+    assert member is not None
+    assert member.key_hash == pki.key_id(grant["certificate_pem"])
+    assert node.cluster.barriers == 0
+
+
+def test_join_again_before_the_first_start_gets_the_answer_without_a_log_entry(node: Node) -> None:
+    token = node.invite()
+    body = join_body(token.secret, "n2", ID)
+    node.join(body)
+    before = node.cluster.index
+    node.cluster.now_ms += 4_000_000  # expired since
+    assert node.join(body)["name"] == "n2"
+    assert node.cluster.index == before
+
+
+def _captured(node: Node) -> Json:
+    """What a man in the middle saw of a rightful joiner, before anybody else did."""
+    return join_body(node.invite().secret, "n2", ID)
+
+
+def _forgeries() -> dict[str, Callable[[Json], Json]]:
+    """What whoever intercepts a request can make of it, with keys of their own and the standard library."""
+    own = pki.make_request("n2", ID)  # a request that names the joiner, for other keys
+    mine = Ed25519PrivateKey.generate()
+    return {
+        "own request": lambda body: {
+            **body,
+            "request_pem": own.request_pem,
+            "sealing_key": own.sealing_key,
+        },
+        "own sealing key": lambda body: {**body, "sealing_key": own.sealing_key},
+        "own address": lambda body: {**body, "address": "10.6.6.6:7700"},
+        "own name": lambda body: {**body, "name": "n7"},
+        "own signature": lambda body: sign_body(
+            mine, {**body, "request_pem": own.request_pem, "sealing_key": own.sealing_key}, ID
+        ),
+        "own signature, their key": lambda body: {
+            **sign_body(mine, {**body, "request_pem": own.request_pem, "sealing_key": own.sealing_key}, ID),
+            "public_key": body["public_key"],
+        },
+        "of another cluster": lambda body: sign_body(token_key("s" * 43, "n2", "f" * 32), body, "f" * 32),
+    }
+
+
+@pytest.mark.parametrize("how", _forgeries())
+def test_join_of_an_altered_request_admits_nobody_and_leaves_the_token_good(node: Node, how: str) -> None:
+    body = _captured(node)
+    before = node.cluster.index
+    with pytest.raises(InvitationRejected):
+        node.join(_forgeries()[how](body))
+    assert node.cluster.index == before
+    assert [m.name for m in node.cluster.machine.members.members()] == ["n1"]
+    assert node.join(body)["name"] == "n2"
+
+
+def test_join_passed_on_by_somebody_admits_the_rightful_joiner_and_shows_nobody_the_ca_key(
+    node: Node,
+) -> None:
+    body = _captured(node)
+    grant = node.join(body)
+    certificate = x509.load_pem_x509_certificate(grant["certificate_pem"].encode())
+    request = x509.load_pem_x509_csr(body["request_pem"].encode())
+    spki = (serialization.Encoding.DER, serialization.PublicFormat.SubjectPublicKeyInfo)
+    assert certificate.public_key().public_bytes(*spki) == request.public_key().public_bytes(*spki)
+    assert b"PRIVATE" not in base64.b64decode(grant["ca_key_sealed"])
+
+
+def test_join_refused_is_one_message_whatever_the_reason_and_the_log_has_it(
+    node: Node, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level(logging.WARNING)
+    lost, kept = node.invite("n2"), node.invite("n2")
+    late = node.invite("late", ttl_s=60)
+    used = node.invite("used")
+    node.join(join_body(used.secret, "used", ID))
+    node.cluster.now_ms += 61_000
+    bodies = {
+        "other key": join_body(lost.secret, "n2", ID),
+        "unknown": join_body(kept.secret, "n9", ID),
+        "expired": join_body(late.secret, "late", ID),
+        "used": join_body(used.secret, "used", ID),
+        "forged": {**join_body(kept.secret, "n2", ID), "signature": "A" * 86 + "=="},
+    }
+    messages = set()
+    for body in bodies.values():
+        with pytest.raises(InvitationRejected) as caught:
+            node.join(body)
+        messages.add(caught.value.message)
+    assert len(messages) == 1
+    assert [record.__dict__["reason"] for record in caplog.records] == list(bodies)
+    assert node.join(join_body(kept.secret, "n2", ID))["name"] == "n2"
+
+
+def test_join_of_a_removed_member_is_rejected(node: Node) -> None:
+    body = _captured(node)
+    node.join(body)
+    asyncio.run(node.cluster.apply("members", "remove", {"name": "n2"}, request_id=None, timeout_s=1.0))
+    with pytest.raises(InvitationRejected):
+        node.join(body)
+
+
+def test_join_without_an_invitation_reaches_the_cluster_a_few_times_a_second(node: Node) -> None:
+    stranger = join_body(joining.new_secret(), "n2", ID)
+    token = node.invite("n3")
+
+    def flood(seconds: float) -> int:
+        refused = 0
+        for _ in range(200):
+            node.clock += seconds / 200
+            with pytest.raises((InvitationRejected, Overloaded)) as caught:
+                node.join(stranger)
+            refused += isinstance(caught.value, InvitationRejected)
+        return refused
+
+    before = node.cluster.index
+    assert flood(10.0) <= 5 + 2 * 10
+    assert node.cluster.barriers <= 25
+    assert node.cluster.index == before
+    # Who has an invitation is not kept waiting by it.
+    assert node.join(join_body(token.secret, "n3", ID))["name"] == "n3"
+
+
+def test_join_of_a_request_that_is_wrong_but_signed_is_invalid_and_leaves_the_token_good(node: Node) -> None:
+    token = node.invite()
+    other = pki.make_request("n5", ID)
+    wrong = join_body(token.secret, "n2", ID, request_pem=other.request_pem, sealing_key=other.sealing_key)
+    with pytest.raises(InvalidInput):
+        node.join(wrong)
+    with pytest.raises(InvalidInput):
+        node.join({**wrong, "request_pem": "-----BEGIN CERTIFICATE REQUEST-----\n"})
+    assert node.join(join_body(token.secret, "n2", ID))["name"] == "n2"
+
+
+def test_join_at_a_node_without_the_ca_key_is_passed_on_until_a_holder_admits_it(
+    node: Node, files: Files
+) -> None:
+    learner = Node(files, node.cluster, "n9", ca_key=False)
+    learner.answers = {"n1": ConfigError("no CA key here"), "n3": node}
+    token = node.invite()
+    body = join_body(token.secret, "n2", ID)
+    assert learner.join(body)["ca_key_sealed"] is not None
+    assert learner.asked == [("n1", "join"), ("n3", "join")]
+    learner.answers = {"n1": NoLeader("none"), "n3": ConfigError("no CA key here")}
+    with pytest.raises(ConfigError):
+        learner.join(body)
+    learner.status = SimpleNamespace(leader=None, voters=())
+    with pytest.raises(ConfigError, match="another voter"):
+        learner.join(body)
+    with pytest.raises(ConfigError):
+        learner.join(body, passed_on=True)
+
+
+def test_join_passed_on_is_judged_again_by_who_issues_the_certificate(node: Node) -> None:
+    """A learner's key may pass on anything: what is not signed by the token's holder is refused there."""
+    body = _captured(node)
+    for how, forge in _forgeries().items():
+        node.clock += 10.0
+        with pytest.raises(InvitationRejected):
+            node.join(forge(body), passed_on=True)
+        assert node.cluster.machine.members.get("n2") is None, how
+
+
+def test_invitations_tell_their_state_and_no_secret(node: Node) -> None:
+    node.join(join_body(node.invite("used").secret, "used", ID))
+    node.invite("late", ttl_s=60)
+    node.cluster.now_ms += 61_000
+    token = node.invite("new", learner=True)
+    old = {
+        "name": "old",
+        "learner": False,
+        "secret_sha256": "a" * 64,
+        "expires_unix_ms": node.cluster.now_ms + 5_000,
+    }
+    asyncio.run(node.cluster.apply("members", "invite", old, request_id=None, timeout_s=1.0))
+    rows = node.invitations()
+    assert [(row["name"], row["learner"], row["state"]) for row in rows] == [
+        ("new", True, "open"),
+        ("old", False, "outdated"),
+        ("used", False, "used"),
+    ]
+    assert [row["created_at"] is None for row in rows] == [False, True, False]
+    assert token.secret not in str(rows)
+    node.cluster.now_ms += 3_600_001
+    assert [row["state"] for row in node.invitations()] == ["expired", "expired", "used"]
+
+
+def test_uninvite_makes_the_token_worthless(node: Node) -> None:
+    token = node.invite()
+    done = asyncio.run(node.service.uninvite("n2", timeout_s=1.0))
+    assert done == {"schema_version": 1, "name": "n2", "uninvited": True}
+    with pytest.raises(InvitationRejected):
+        node.join(join_body(token.secret, "n2", ID))
+    with pytest.raises(NotFound):
+        asyncio.run(node.service.uninvite("n2", timeout_s=1.0))
+
+
+def test_allowance_gives_its_burst_and_then_its_rate() -> None:
+    now = [0.0]
+    allowance = Allowance(2.0, 3, lambda: now[0])
+    assert [allowance.take() for _ in range(4)] == [True, True, True, False]
+    now[0] = 0.5
+    assert [allowance.take() for _ in range(2)] == [True, False]
+    now[0] = 100.0
+    assert [allowance.take() for _ in range(4)] == [True, True, True, False]
