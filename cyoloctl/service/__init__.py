@@ -38,6 +38,7 @@ from cyoloctl.service._certificates import CertificateService
 from cyoloctl.service._gateway import GatewayService
 from cyoloctl.service._joining import JOIN_FIELDS, JoinService
 from cyoloctl.service._keys import KeyService
+from cyoloctl.service._peer_problems import missing_links, voters_up
 from cyoloctl.service._rendezvous import RendezvousService
 from cyoloctl.service._replicated import Json, Replicated
 from cyoloctl.service._routes import RouteService
@@ -290,7 +291,9 @@ class Service:
                 address = str(self._config.advertise)
             else:
                 info = told.get(name, {})
-                reachable = peer is not None
+                # A member in memory that came back is no voter yet, and its vote is not up.
+                ids = [raft_id for raft_id in status.voters if raft_id.partition("~")[0] == name]
+                reachable = peer is not None and (not ids or any(i in status.connected for i in ids))
                 skew = None if peer is None else peer.clock_skew_ms
                 address = "" if peer is None or not peer.address.isprintable() else peer.address
             role = "leader" if name == leader else "follower" if name in voters else "learner"
@@ -321,9 +324,14 @@ class Service:
     async def status(self, *, timeout_s: float) -> Json:
         status = self._engine.status()
         rows = self._member_rows(status)
-        voters = [row for row in rows if row["role"] != "learner"]
-        quorum = len(voters) // 2 + 1
-        reachable = sum(1 for row in voters if row["reachable"])
+        quorum = len(status.voters) // 2 + 1
+        reachable = voters_up(status)
+        linked = not missing_links(
+            self._config.name,
+            (raft_id.partition("~")[0] for raft_id in status.voters),
+            (row["name"] for row in rows),
+            self._engine.peers(),
+        )
         leader = None if status.leader is None else status.leader.partition("~")[0]
         return {
             "schema_version": 1,
@@ -332,12 +340,17 @@ class Service:
                 "id": self._config.cluster_id,
                 "leader": leader,
                 "term": status.term,
-                "voters": len(voters),
-                "learners": len(rows) - len(voters),
+                "voters": len(status.voters),
+                "learners": sum(1 for row in rows if row["role"] == "learner"),
                 "quorum": quorum,
                 # How many more voters may fail now, not how many could if all were up.
                 "failure_tolerance": max(0, reachable - quorum),
-                "healthy": leader is not None and all(row["reachable"] for row in rows),
+                "healthy": (
+                    leader is not None
+                    and all(row["reachable"] for row in rows)
+                    and reachable == len(status.voters)
+                    and linked
+                ),
                 "commit_index": status.commit_index,
                 "storage": self._config.storage,
             },

@@ -598,8 +598,10 @@ def cluster_id_of(node: Node) -> str:
 class Peer:
     """A program that speaks the peer protocol with a node certificate, and says what a test wants."""
 
-    def __init__(self, node: Node, certificate: tuple[Path, Path]) -> None:
-        self.connection = tls_connect(node.port, alpn=[pki.ALPN_RAFT], certificate=certificate)
+    def __init__(
+        self, node: Node, certificate: tuple[Path, Path], *, alpn: Sequence[str] = (pki.ALPN_RAFT,)
+    ) -> None:
+        self.connection = tls_connect(node.port, alpn=alpn, certificate=certificate)
         self._reader = FrameReader()
         self._messages: list[dict[str, Any]] = []
 

@@ -84,6 +84,7 @@ TABLE: dict[str, Row] = {
     # One module may touch the engine's private attributes; everyone else goes through it.
     "raft._pysyncobj": Row(ours=f"{BASE} raft.*", vendors="pysyncobj"),
     "raft._sessions": Row(ours=f"{BASE} raft._wire", pure=True),
+    "raft._witnesses": Row(ours=BASE, pure=True),
     "raft.*": Row(ours=f"{BASE} raft.*"),
     "control": Row(),
     "control.wire": Row(ours=BASE, pure=True),
