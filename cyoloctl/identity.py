@@ -16,6 +16,7 @@ __all__ = [
     "AccessRole",
     "Identity",
     "PeerCertificate",
+    "TlsObject",
     "identity_from_peer",
     "parse_cluster_id",
     "parse_identity",
@@ -72,6 +73,14 @@ class PeerCertificate(Protocol):
         ...
 
 
+class TlsObject(Protocol):
+    """An ssl.SSLObject or ssl.SSLSocket after its handshake, for the certificate itself."""
+
+    def getpeercert(self, binary_form: bool, /) -> Any:
+        """With True the certificate in DER, None without one."""
+        ...
+
+
 def identity_from_peer(ssl_object: PeerCertificate | None, *, cluster_id: str) -> Identity | None:
     """Who presented the certificate of a finished handshake.
 
@@ -81,7 +90,7 @@ def identity_from_peer(ssl_object: PeerCertificate | None, *, cluster_id: str) -
     None where no certificate was presented.  Raises AccessDenied for one that
     was not verified (a context without CERT_OPTIONAL or CERT_REQUIRED), does
     not carry exactly one name, exactly of our form, or is of another cluster.
-    Chain, purpose and dates were checked by the handshake.
+    Chain and purpose were checked by the handshake.
     """
     certificate = None if ssl_object is None else ssl_object.getpeercert()
     if certificate is None:

@@ -25,7 +25,6 @@ from cyoloctl import __version__, logs, pki
 from cyoloctl.config import CONFIG_NAME, Config, GatewayConfig, load_config
 from cyoloctl.control.server import ControlServer, build_server
 from cyoloctl.errors import (
-    AccessDenied,
     ConfigError,
     Conflict,
     CyoloctlError,
@@ -103,7 +102,7 @@ class _Demultiplexer(asyncio.Protocol):
         protocol: asyncio.Protocol
         if tls.selected_alpn_protocol() in (pki.ALPN_RAFT, *pki.ALPN_RAFT_BEFORE):
             protocol = self._node.engine.accept()
-            if self._node.identify_peer(tls) is not None:
+            if self._node.service.admission.peer(tls) is not None:
                 self._guest.identified()
             # Else the session refuses it at once, and the listener ends what lingers.
         else:
@@ -125,7 +124,6 @@ class Node:
         self._gateway_tls: ssl.SSLContext | None = None
         self._tasks: list[asyncio.Task[Any]] = []
         self._gateway: Gateway | None = None
-        self._machine: Composite
         self.tls: TlsIdentity
         self.engine: Engine
         self.control: ControlServer
@@ -149,7 +147,7 @@ class Node:
             # What was in memory is gone: the node comes back as somebody new to Raft.
             raft_id = f"{config.name}~{boot}"
             journal, snapshots = memory_storage(founder=raft_id if self._founds_memory_cluster() else None)
-        machine = self._machine = Composite()
+        machine = Composite()
         listening: list[socket.socket] = []
         try:
             listening.append(_listen(config.listen, "listen"))
@@ -170,7 +168,7 @@ class Node:
                 journal=journal,
                 snapshots=snapshots,
                 machine=machine,
-                identify=self.identify_peer,
+                identify=self._identify_peer,
                 connect=_connector(self.tls),
                 describe=self._describe,
                 on_call=self._on_call,
@@ -187,9 +185,14 @@ class Node:
                 request_stop=self._stop_requested.set,
                 tls=self.tls,
             )
+            admission = self.service.admission
             self.control = build_server(
-                self.service, logger=logging.getLogger("cyoloctl.api"), identify=self._identify_caller
+                self.service,
+                logger=logging.getLogger("cyoloctl.api"),
+                identify=admission.judge_caller,
+                wait_ready=admission.wait_caught_up,
             )
+            admission.recheck_callers = self.control.recheck
             self.engine.on_unwanted = self._on_unwanted
             self.engine.start(self.service.where_to_dial())
             self.service.certificates.start()  # nothing was dialled yet: that takes the loop
@@ -230,6 +233,7 @@ class Node:
         self._tasks = [
             loop.create_task(self._watch_failure()),
             loop.create_task(self.service.housekeeping()),
+            loop.create_task(self.service.admission.run()),
         ]
         self._tasks.append(loop.create_task(_tell_suppressed()))
         if config.storage == "memory":
@@ -322,27 +326,11 @@ class Node:
     async def _on_call(self, name: str, body: bytes) -> bytes:
         return await self.service.on_call(name, body)
 
-    def _identity(self, tls: Any) -> pki.Identity | None:
-        try:
-            identity = pki.identity_from_peer(tls, cluster_id=self._config.cluster_id)
-        except AccessDenied as error:
-            _log.warning("certificate refused", extra={"reason": error.message, "_seldom": True})
-            return None
-        return identity
-
-    def identify_peer(self, tls: Any) -> str | None:
-        """The name of the node at the other end of a connection; None for anybody else."""
-        identity = self._identity(tls)
-        return None if identity is None or identity.role != "node" else str(identity.name)
-
-    def _identify_caller(self, tls: Any) -> tuple[str, str] | None:
-        identity = self._identity(tls)
-        if identity is None or (
-            identity.role == "node"
-            and (self.engine.is_removed(identity.name) or self._machine.members.is_removed(identity.name))
-        ):
-            return None
-        return str(identity.name), identity.role
+    def _identify_peer(self, tls: Any) -> str | None:
+        if tls.getpeercert(True) is None:
+            return None  # a stranger is told nothing
+        # One that was removed too: its session is refused with the reason.
+        return self.service.admission.judge_peer(tls, removed_too=True)
 
     def _founds_memory_cluster(self) -> bool:
         """True for the first node of an in-memory cluster, as long as it has not seen another member.

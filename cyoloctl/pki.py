@@ -16,6 +16,7 @@ from __future__ import annotations
 
 import base64
 import binascii
+import functools
 import hashlib
 import json
 import os
@@ -41,6 +42,7 @@ from cryptography.utils import CryptographyDeprecationWarning
 from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID
 
 from cyoloctl.errors import (
+    AccessDenied,
     AlreadyExists,
     ConfigError,
     Conflict,
@@ -52,6 +54,7 @@ from cyoloctl.identity import (
     AccessRole,
     Identity,
     PeerCertificate,
+    TlsObject,
     identity_from_peer,
     parse_cluster_id,
     parse_identity,
@@ -64,6 +67,7 @@ __all__ = [
     "ALPN_RAFT",
     "ALPN_RAFT_BEFORE",
     "MAX_CERTIFICATE_DAYS",
+    "NO_CHECK_TIME",
     "OPERATOR_FILE",
     "PKI_DIRECTORY",
     "AccessRole",
@@ -73,6 +77,7 @@ __all__ = [
     "NodeRequest",
     "PeerCertificate",
     "PendingRequest",
+    "Presented",
     "accept_grant",
     "ca_cluster_id",
     "certificate_dates",
@@ -81,6 +86,7 @@ __all__ = [
     "certificate_names",
     "certificate_sha256",
     "check_ca",
+    "check_credential_request",
     "check_private_files",
     "check_request",
     "create_ca",
@@ -89,11 +95,13 @@ __all__ = [
     "decode_request",
     "encode_request",
     "grant",
+    "has_ca_key",
     "identity_from_peer",
     "is_issued_by",
     "is_signed_by_ca",
     "issue",
     "key_id",
+    "make_credential_request",
     "make_request",
     "new_cluster",
     "new_cluster_id",
@@ -103,10 +111,12 @@ __all__ = [
     "parse_identity",
     "peer_context",
     "prepare_request",
+    "presented",
     "read_authorities",
     "read_ca",
     "read_node_keys",
     "read_node_public_key",
+    "read_operator",
     "request_sha256",
     "seal",
     "server_context",
@@ -127,6 +137,9 @@ ALPN_RAFT = "cyoloctl-raft/2"
 ALPN_RAFT_BEFORE = ("cyoloctl-raft/1",)
 """Accepted in a handshake only so that both ends can be told which of them must be upgraded."""
 ALPN_HTTP = "http/1.1"
+
+NO_CHECK_TIME = 0x200000
+"""X509_V_FLAG_NO_CHECK_TIME of OpenSSL, which Python's ssl has no name for."""
 
 MAX_CERTIFICATE_DAYS = 825
 """Longest, and default, validity of a certificate, in days; platforms refuse longer ones."""
@@ -212,14 +225,16 @@ def issue(
     now: datetime,
     days: int = MAX_CERTIFICATE_DAYS,
     beyond_ca: bool = False,
+    until: datetime | None = None,
 ) -> str:
     """A certificate PEM for the holder of a P-256 key.
 
     public_key_pem: a public key, or a certificate request (only its key is
-    taken: check_request first).  days: 1 to 825, from now; never beyond the
-    CA's own end, unless beyond_ca: nodes judge each other's certificates and
-    not the CA's dates, and must be able to exchange a CA that has ended.  A
-    node's certificate serves and dials, the others only dial.
+    taken: check_request first).  days: 1 to 825, from now; until: its end, in
+    place of days; never beyond the CA's own end, unless beyond_ca: nodes judge
+    each other's certificates and not the CA's dates, and must be able to
+    exchange a CA that has ended.  A node's certificate serves and dials, the
+    others only dial.
 
     Raises InvalidInput for the key or days, ConfigError when the CA is not
     valid now, belongs to another cluster or does not match its key.
@@ -239,7 +254,7 @@ def issue(
     purposes = [ExtendedKeyUsageOID.CLIENT_AUTH]
     if identity.role == "node":
         purposes.insert(0, ExtendedKeyUsageOID.SERVER_AUTH)
-    end = start + timedelta(days=days)
+    end = until or start + timedelta(days=days)
     certificate = (
         x509.CertificateBuilder()
         .subject_name(_subject(identity.name, identity.role))
@@ -299,6 +314,56 @@ def certificate_sha256(pem: str) -> str:
     Raises InvalidInput.
     """
     return _load_certificate(pem).fingerprint(hashes.SHA256()).hex()
+
+
+@dataclass(frozen=True, slots=True)
+class Presented:
+    """What the certificate of a finished handshake says.
+
+    key_hash: as of `key_id`.  expires_unix_ms: the moment from which on it is
+    out of date; nobody has compared it with a clock yet.
+    """
+
+    identity: Identity
+    key_hash: str
+    expires_unix_ms: int
+
+
+def presented(ssl_object: TlsObject | None, *, cluster_id: str) -> Presented | None:
+    """Who presented which key in a finished handshake; None where no certificate was presented.
+
+    Chain and purpose were checked by the handshake (of a context that asks for
+    certificates); dates and register are for the caller to judge.  Raises
+    AccessDenied for a certificate that does not carry exactly one name,
+    exactly of our form, of this cluster.
+    """
+    der = None if ssl_object is None else ssl_object.getpeercert(True)
+    if der is None:
+        return None
+    found = _read_presented(der)
+    if found is None or found.identity.cluster_id != cluster_id:
+        raise AccessDenied("the certificate does not name a member of this cluster: use one issued by it")
+    return found
+
+
+# A connection is judged again every second; parsing each time would cost 100 times as much as asking.
+@functools.lru_cache(maxsize=4096)
+def _read_presented(der: bytes) -> Presented | None:
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("error", CryptographyDeprecationWarning)
+            certificate = x509.load_der_x509_certificate(der)
+            names = _dns_names(certificate.extensions)
+            spki = certificate.public_key().public_bytes(
+                serialization.Encoding.DER, serialization.PublicFormat.SubjectPublicKeyInfo
+            )
+            ends = certificate.not_valid_after_utc
+    except _DEFECTS:
+        return None
+    identity = parse_identity(names[0]) if len(names) == 1 else None
+    if identity is None:
+        return None
+    return Presented(identity, hashlib.sha256(spki).hexdigest(), int(ends.timestamp() * 1000))
 
 
 # -- statements ---------------------------------------------------------------------------------
@@ -752,6 +817,57 @@ def credentials(
     }
 
 
+def make_credential_request(name: str, role: str, key_pem: str | None = None) -> tuple[str, str]:
+    """A request for a certificate of credentials, and its private key, both PEM.
+
+    key_pem: the key to use; None: a new one.  Raises InvalidInput, ConfigError for the key.
+    """
+    if role not in ("viewer", "gateway", "operator"):
+        raise InvalidInput(f"role {role!r} is not valid: use viewer, gateway or operator")
+    key = _load_key(key_pem) if key_pem else ec.generate_private_key(ec.SECP256R1())
+    builder = x509.CertificateSigningRequestBuilder().subject_name(_subject(parse_name(name), role))
+    return _pem(builder.sign(key, hashes.SHA256())), _private_pem(key)
+
+
+def check_credential_request(request_pem: str, name: str, role: str) -> None:
+    """Check that a request asks for credentials of this name and role, signed by the key it is for.
+
+    Raises InvalidInput.
+    """
+    request = _load_request(request_pem)
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("error")
+            subject = request.subject
+        common = [str(item.value) for item in subject.get_attributes_for_oid(NameOID.COMMON_NAME)]
+        unit = [str(item.value) for item in subject.get_attributes_for_oid(NameOID.ORGANIZATIONAL_UNIT_NAME)]
+        signed = request.is_signature_valid
+    except _DEFECTS:
+        raise _credential_error("it is damaged") from None
+    _p256(request.public_key)
+    if not signed:
+        raise _credential_error("its signature is wrong")
+    if (common, unit) != ([name], [role]):
+        raise _credential_error(f"it is not for {role} {name}")
+
+
+def read_operator(pki_dir: Path) -> tuple[str, str, int] | None:
+    """Name, key hash and end (Unix ms) of the operator's certificate in a founder's directory.
+
+    None where there is none.  Raises ConfigError for one that cannot be read.
+    """
+    path = pki_dir / _OPERATOR_CERT
+    if not os.path.lexists(path):
+        return None
+    certificate = _from_file(path, _load_certificate)
+    names = _dns_names(certificate.extensions)
+    identity = parse_identity(names[0]) if len(names) == 1 else None
+    if identity is None or identity.role != "operator":
+        raise ConfigError(f"{path} names no operator: restore the right one")
+    pem = _pem(certificate)
+    return str(identity.name), key_id(pem), int(certificate.not_valid_after_utc.timestamp() * 1000)
+
+
 def write_credentials(
     path: str | os.PathLike[str], bundle: Mapping[str, Any], *, exclusive: bool = False
 ) -> None:
@@ -896,6 +1012,11 @@ def read_node_keys(pki_dir: Path) -> tuple[str, str]:
     return _read(pki_dir / _NODE_KEY), _read(pki_dir / _SEALING_KEY)
 
 
+def has_ca_key(pki_dir: Path) -> bool:
+    """Whether this node holds the CA key now."""
+    return os.path.lexists(pki_dir / _CA_KEY)
+
+
 def read_ca(pki_dir: Path, *, ca_key: Path | None = None) -> tuple[str, str]:
     """The cluster's CA, (certificate PEM, private key PEM), of a voter.
 
@@ -976,12 +1097,12 @@ def server_context(pki_dir: Path) -> ssl.SSLContext:
     """TLS for the one port of a node: TLS 1.3, both protocols, client certificates optional.
 
     A certificate that is presented is verified against the cluster's CA; who
-    it is, identity_from_peer tells.  Without one the routes decide.  Raises ConfigError.
+    it is, `presented` tells.  Without one the routes decide.  Raises ConfigError.
     """
     context = _context(ssl.PROTOCOL_TLS_SERVER, pki_dir)
     context.verify_mode = ssl.CERT_OPTIONAL
     context.set_alpn_protocols([ALPN_RAFT, *ALPN_RAFT_BEFORE, ALPN_HTTP])
-    # No resumption: each connection shows its certificate and has its dates checked.
+    # No resumption: each connection shows its certificate.
     context.num_tickets = 0
     return context
 
@@ -989,7 +1110,7 @@ def server_context(pki_dir: Path) -> ssl.SSLContext:
 def peer_context(pki_dir: Path) -> ssl.SSLContext:
     """TLS for dialling another node: the chain is verified, the address is not.
 
-    The caller must compare identity_from_peer with the node it meant: role
+    The caller must compare what was `presented` with the node it meant: role
     "node" and the name.  Raises ConfigError.
     """
     context = _context(ssl.PROTOCOL_TLS_CLIENT, pki_dir)
@@ -1007,6 +1128,9 @@ def _context(protocol: ssl._SSLMethod, pki_dir: Path) -> ssl.SSLContext:
     context.minimum_version = ssl.TLSVersion.TLSv1_3
     # The default of Python 3.13 on every version (RFC 5280 to the letter).
     context.verify_flags |= ssl.VERIFY_X509_STRICT
+    # The dates of the other end's certificate are judged after the handshake, by the cluster's time:
+    # OpenSSL would ask this machine's clock, which may be the one that is wrong.
+    context.verify_flags |= NO_CHECK_TIME
     try:
         context.load_verify_locations(cadata=ca_pem)
         # With a password, or OpenSSL would ask the terminal for that of an encrypted key.
@@ -1300,6 +1424,10 @@ def _from_file(path: Path, load: Callable[[str], _T]) -> _T:
 
 def _request_error(problem: str) -> InvalidInput:
     return InvalidInput(f"the request cannot be granted: {problem}; make a new one on the node")
+
+
+def _credential_error(problem: str) -> InvalidInput:
+    return InvalidInput(f"the request for credentials cannot be granted: {problem}; make a new one")
 
 
 def _grant_error(problem: str) -> InvalidInput:

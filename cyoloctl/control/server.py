@@ -155,6 +155,10 @@ class NodeService(Protocol):
         """Each operation token_X of the table as a coroutine function X of the body's and query's fields."""
 
     @property
+    def credentials(self) -> Any:
+        """As tokens, for credential_X; the name comes first."""
+
+    @property
     def keys(self) -> Any:
         """As tokens, for key_X; the id of a key comes first."""
 
@@ -174,7 +178,8 @@ class NodeService(Protocol):
 
 
 #: From the ssl_object of a connection (it may carry no certificate) to the
-#: caller's (name, role), None for nobody.
+#: caller's (name, role), None for nobody.  May raise AccessDenied or
+#: Unavailable: then the caller is told why.
 Identify = Callable[[Any], tuple[str, str] | None]
 
 # How long a connection may be idle, or dribble a request's head.
@@ -186,8 +191,8 @@ _BODY_S = 10.0
 _LINGER_S = 2.0
 # How long a watcher may leave a line unread.
 _STUCK_S = 30.0
-# For how long an identity holds before it is asked for again.
-_IDENTITY_S = 5.0
+# How long a caller waits for a node that cannot tell yet whose credentials count.
+_READY_S = 2.0
 # How long past its timeout a service call may run before the server gives up on it.
 _GUARD_S = 1.0
 # How often they are looked at: one timer for all costs a request less than a timer each (asyncio.timeout).
@@ -218,7 +223,13 @@ _SPECIAL: dict[str, _Operation] = {
 
 
 # Services of their own: the operation token_mint is the method mint of the service's tokens.
-_GROUPS = {"token": "tokens", "key": "keys", "rendezvous": "rendezvous", "route": "routes"}
+_GROUPS = {
+    "credential": "credentials",
+    "token": "tokens",
+    "key": "keys",
+    "rendezvous": "rendezvous",
+    "route": "routes",
+}
 
 
 def _plain(route: wire.Route) -> _Operation:
@@ -248,14 +259,16 @@ def build_server(
     *,
     logger: logging.Logger,
     identify: Identify | None = None,
+    wait_ready: Callable[[float], Awaitable[object]] | None = None,
 ) -> ControlServer:
     """A server for `service`; call it inside the running loop.
 
-    identify: see `Identify`; it must not block, and is asked anew every few
-    seconds of a connection's life, so that a member that was removed loses its
-    role.  None: every network caller is nobody.
+    identify: see `Identify`; it must not block, and is asked again whenever
+    `ControlServer.recheck` is called.  None: every network caller is nobody.
+    wait_ready: waits until identify can tell, for so many seconds at most;
+    called after it raised Unavailable.
     """
-    return ControlServer(service, logger=logger, identify=identify)
+    return ControlServer(service, logger=logger, identify=identify, wait_ready=wait_ready)
 
 
 @dataclass(slots=True, eq=False)
@@ -265,6 +278,7 @@ class _Guard:
     task: asyncio.Task[Any]
     deadline: float
     expired: bool = False
+    refusal: CyoloctlError | None = None  # the caller's certificate does not count any more
 
 
 class _Answer:
@@ -300,7 +314,19 @@ class _Answer:
 class _Connection(web.RequestHandler):
     """One connection: what aiohttp does, plus who the caller is and when it left."""
 
-    __slots__ = ("_guest", "_identified_at", "_owner", "_unix", "busy", "caller", "gone", "role")
+    __slots__ = (
+        "_guest",
+        "_identified",
+        "_owner",
+        "_unix",
+        "busy",
+        "caller",
+        "ended",
+        "gone",
+        "guard",
+        "refusal",
+        "role",
+    )
 
     def __init__(
         self,
@@ -324,30 +350,44 @@ class _Connection(web.RequestHandler):
         self._owner = owner
         self._unix = unix
         self._guest = guest
-        self._identified_at = float("-inf")
+        self._identified = unix
         self.caller = "unix socket" if unix else "nobody"
         self.role: str | None = "operator" if unix else None
+        #: Why there is no role, where that can be said.
+        self.refusal: CyoloctlError | None = None
+        #: Its identity was accepted once and is not any more: nothing but the refusal is answered.
+        self.ended = False
+        #: Of the call that is being answered.
+        self.guard: _Guard | None = None
         #: A request is being answered.
         self.busy = False
         #: Done when the connection is lost; made for watches only.
         self.gone: asyncio.Future[None] | None = None
 
     def current_role(self) -> str | None:
-        """The caller's role now; asks `identify` again when the last answer is old."""
-        if not self._unix:
-            now = self._owner.loop.time()
-            if now - self._identified_at > _IDENTITY_S:
-                self._identified_at = now
-                transport = self.transport
-                ssl_object = None if transport is None else transport.get_extra_info("ssl_object")
-                identity = None if ssl_object is None else self._owner.identify_peer(ssl_object)
-                self.caller, self.role = identity or ("nobody", None)
-                if self._guest is not None:
-                    if self.role is None:
-                        self._guest.unidentified()
-                    else:
-                        self._guest.identified()
+        """The caller's role, as of the last look; nobody is looked at again for each request."""
+        if not self._identified:
+            self.identify()
         return self.role
+
+    def identify(self) -> None:
+        """Ask who the caller is."""
+        transport = self.transport
+        ssl_object = None if transport is None else transport.get_extra_info("ssl_object")
+        identity = None
+        self.refusal = None
+        if ssl_object is not None:
+            try:
+                identity = self._owner.identify_peer(ssl_object)
+            except (AccessDenied, Unavailable) as error:
+                self.refusal = error
+        self.caller, self.role = identity or ("nobody", None)
+        self._identified = identity is not None
+        if self._guest is not None:
+            if identity is None:
+                self._guest.unidentified()
+            else:
+                self._guest.identified()
 
     def begin(self) -> None:
         """A request's whole head is there."""
@@ -372,6 +412,31 @@ class _Connection(web.RequestHandler):
         if self.stranger:
             return f"address {'' if self._guest is None else self._guest.source}"
         return self.caller
+
+    def recheck(self) -> None:
+        """Ask again; a caller who may less than before loses the connection, and what runs on it."""
+        if self._unix or not self._identified or self.ended:
+            return
+        before = self.role
+        self.identify()
+        if self.role == before:
+            return
+        self.ended = True
+        refusal = self.refusal or AccessDenied(
+            "the certificate is not accepted any more: use other credentials"
+        )
+        self.refusal, self.role = refusal, None
+        if self.gone is not None:
+            self.close()  # after its last line
+            if not self.gone.done():
+                self.gone.set_result(None)
+        elif self.guard is not None:
+            self.close()  # after its answer
+            self.guard.refusal = refusal
+            self.guard.expired = True
+            self.guard.task.cancel()
+        elif not self.busy:
+            self.force_close()
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         """Begin to read; turn the caller away when the server is closing."""
@@ -414,13 +479,21 @@ class ControlServer:
     Made by `build_server`.
     """
 
-    def __init__(self, service: NodeService, *, logger: logging.Logger, identify: Identify | None) -> None:
+    def __init__(
+        self,
+        service: NodeService,
+        *,
+        logger: logging.Logger,
+        identify: Identify | None,
+        wait_ready: Callable[[float], Awaitable[object]] | None,
+    ) -> None:
         self.loop = asyncio.get_running_loop()
         # aiohttp's own lines repeat what ours say, at error level and with tracebacks.
         self.quiet = logging.Logger("cyoloctl.control.aiohttp", logging.CRITICAL + 1)
         self._service = service
         self._logger = logger
         self._identify = identify
+        self._wait_ready = wait_ready
         self._http = web.Server(self._handle)
         self._unix: asyncio.Server | None = None
         self._unix_path = ""
@@ -492,12 +565,22 @@ class ControlServer:
         """Whether close() was called."""
         return self._closing.done()
 
+    def recheck(self) -> None:
+        """Ask again who every caller is, and end the connections of those who are refused now.
+
+        A running call is cancelled, a watch ends with the refusal as its last line.
+        """
+        for connection in list(cast("list[_Connection]", self._http.connections)):
+            connection.recheck()
+
     def identify_peer(self, ssl_object: Any) -> tuple[str, str] | None:
-        """Who a TLS peer is; None when nobody can tell."""
+        """Who a TLS peer is; None when nobody can tell.  Raises what `Identify` may."""
         if self._identify is None:
             return None
         try:
             return self._identify(ssl_object)
+        except (AccessDenied, Unavailable):
+            raise
         except Exception as error:
             self._logger.warning("control: a peer could not be identified: %s", type(error).__name__)
             return None
@@ -556,7 +639,8 @@ class ControlServer:
             answer = await self._dispatch(request, connection, keep_alive)
         except CyoloctlError as error:
             # After a body that was not read to its end, the next request cannot be found.
-            answer = self.answer_error(error, keep_alive=keep_alive and request.content.is_eof())
+            keep_alive = keep_alive and request.content.is_eof() and not connection.ended
+            answer = self.answer_error(error, keep_alive=keep_alive)
         except Exception as error:
             answer = self.answer_error(
                 self.internal_error(f"{request.method} {wire.shown_path(request.raw_path)}", error),
@@ -589,7 +673,10 @@ class ControlServer:
             return self._no_route(method, path, keep_alive)
         route, name = found
         if route.role != "none" and not wire.role_allows(connection.current_role(), route.role):
-            raise _denied(connection, route)
+            if isinstance(connection.refusal, Unavailable) and self._wait_ready is not None:
+                await self._wait_ready(_READY_S)
+            if not wire.role_allows(connection.current_role(), route.role):
+                raise _denied(connection, route)
         CALLER.set(Caller("client", connection.caller))
         if route.method == "POST" and "Origin" in request.headers:
             # A browser holding an operator certificate must not be steered here by another site.
@@ -600,6 +687,8 @@ class ControlServer:
             raw = content.read_nowait()
         else:
             raw = await _read_body(request)
+            if connection.ended:
+                raise _denied(connection, route)
         if route.has_name:
             wire.check_name(name, route.what)
         query = route.read_query(query_text) if mark else route.query_defaults
@@ -610,17 +699,25 @@ class ControlServer:
         else:
             body = {}
         if route.stream:
-            return await self._watch(request, connection, name, query["timeout_s"], keep_alive)
+            return await self._watch(request, connection, route, name, query["timeout_s"], keep_alive)
         if route.operation == "openapi":
             return self._answer(_openapi(), keep_alive)
-        return self._answer(await self._call(route, name, body, query), keep_alive)
+        return self._answer(await self._call(connection, route, name, body, query), keep_alive)
 
-    async def _call(self, route: wire.Route, name: str, body: dict[str, Any], query: dict[str, Any]) -> bytes:
+    async def _call(
+        self,
+        connection: _Connection,
+        route: wire.Route,
+        name: str,
+        body: dict[str, Any],
+        query: dict[str, Any],
+    ) -> bytes:
         timeout_s = query["timeout_s"]
         task = asyncio.current_task()
         assert task is not None
         guard = _Guard(task, self.loop.time() + timeout_s + _GUARD_S)
         self._guards.add(guard)
+        connection.guard = guard
         if self._guard_timer is None:
             self._guard_timer = self.loop.call_later(_GUARD_SWEEP_S, self._end_overdue)
         try:
@@ -628,6 +725,8 @@ class ControlServer:
         except asyncio.CancelledError:
             if not guard.expired or task.uncancel():
                 raise
+            if guard.refusal is not None:
+                raise _ended(guard.refusal, route) from None
             if route.write:
                 raise OutcomeUnknown(
                     f"the write did not finish in {timeout_s:g} s: it may or may not have been applied; "
@@ -638,6 +737,7 @@ class ControlServer:
             ) from None
         finally:
             self._guards.discard(guard)
+            connection.guard = None
         return wire.encode_object(value)
 
     def _end_overdue(self) -> None:
@@ -674,6 +774,7 @@ class ControlServer:
         self,
         request: web.BaseRequest,
         connection: _Connection,
+        route: wire.Route,
         name: str,
         timeout_s: float,
         keep_alive: bool,
@@ -687,6 +788,8 @@ class ControlServer:
             await asyncio.wait(waiting, timeout=timeout_s, return_when=_FIRST)
             if self._closing.done():
                 raise Unavailable("the node is stopping: watch on another node")
+            if connection.ended:
+                raise _denied(connection, route)
             if not upcoming.done():
                 raise ClientTimeout(f"no answer in {timeout_s:g} s: try again, or with a longer timeout")
             try:
@@ -712,7 +815,7 @@ class ControlServer:
                         upcoming = asyncio.ensure_future(_next(items))
                     waiting = (upcoming, connection.gone, self._closing)
                     await asyncio.wait(waiting, timeout=wire.KEEPALIVE_LINE_S, return_when=_FIRST)
-                    if connection.gone.done():
+                    if connection.gone.done() and not connection.ended:
                         break
                     line, last = self._next_line(connection, upcoming)
                 await response.write_eof()
@@ -739,8 +842,8 @@ class ControlServer:
         try:
             if self._closing.done():
                 raise Unavailable("the node is stopping: watch on another node")
-            if not wire.role_allows(connection.current_role(), "viewer"):
-                raise AccessDenied("the certificate is not accepted any more: use other credentials")
+            if connection.ended and connection.refusal is not None:
+                raise connection.refusal
             if not upcoming.done():
                 return b"\n", False
             return wire.encode_object(upcoming.result()) + b"\n", False
@@ -762,15 +865,26 @@ async def _next(items: AsyncIterator[dict[str, Any]]) -> dict[str, Any]:
     return await anext(items)
 
 
-def _denied(connection: _Connection, route: wire.Route) -> AccessDenied:
+def _ended(refusal: CyoloctlError, route: wire.Route) -> CyoloctlError:
+    # A wait that is cut short has redeemed nothing, or the same redemption gives the answer again.
+    if route.write and route.operation != "rendezvous_wait":
+        return OutcomeUnknown(
+            f"{refusal.message}; it ended while the write ran, which may or may not have been applied"
+        )
+    return refusal
+
+
+def _denied(connection: _Connection, route: wire.Route) -> CyoloctlError:
+    if connection.refusal is not None:
+        return connection.refusal
     if connection.role is None:
         return AccessDenied(
             f"this request needs a client certificate of this cluster with the role {route.role}: "
             "use --credentials FILE, or the control socket on the node"
         )
     return AccessDenied(
-        f"this request needs the role {route.role}, the certificate says {connection.role}: "
-        "use other credentials"
+        f"this request needs the role {route.role}, the credentials {connection.caller} have the role "
+        f"{connection.role}: use other credentials"
     )
 
 

@@ -257,6 +257,7 @@ _WHAT = {
     "invitations": "member name",
     "keys": "key id",
     "rendezvous": "rendezvous id",
+    "credentials": "name of credentials",
 }
 
 
@@ -617,6 +618,25 @@ _FOR = (
 )
 _DATA = Field("data", "object", "texts by name", default={})
 _ID = Field("id", "string", "the id of the rendezvous", pattern=r"[0-9a-f]{32}", rule="32 hex digits")
+
+
+_REQUEST_PEM = Field(
+    "request_pem",
+    "string",
+    "a certificate request, signed by the key that it is for",
+    pattern=r"[\n\r -~]{1,8192}",
+    rule="PEM text of at most 8 KiB",
+)
+_MAX_CREDENTIAL_S = 825 * 86_400
+_RENEWED_TTL_S = Field(
+    "ttl_s",
+    "integer",
+    "seconds until it expires; null: as long as it was granted for",
+    default=None,
+    nullable=True,
+    minimum=60,
+    maximum=_MAX_CREDENTIAL_S,
+)
 
 
 def _by(maximum: int) -> Field:
@@ -1128,6 +1148,75 @@ ROUTES: tuple[Route, ...] = (
         write=True,
     ),
     Route(
+        "GET",
+        "/v1/credentials",
+        "viewer",
+        "credential_list",
+        "CredentialList",
+        "List whose keys count or counted: operators, gateways, viewers and nodes",
+    ),
+    Route(
+        "POST",
+        "/v1/credentials",
+        "operator",
+        "credential_create",
+        "CredentialIssued",
+        "Register a key and issue its certificate; the same request again gives the same entry",
+        body=(
+            _NAME,
+            Field("role", "string", "what it may do", choices=("viewer", "gateway", "operator")),
+            _REQUEST_PEM,
+            Field(
+                "ttl_s",
+                "integer",
+                "seconds until it expires; never beyond the end of the CA",
+                default=90 * 86_400,
+                minimum=60,
+                maximum=_MAX_CREDENTIAL_S,
+            ),
+            _REQUEST_ID,
+        ),
+        write=True,
+    ),
+    Route(
+        "GET",
+        "/v1/credentials/{name}",
+        "viewer",
+        "credential_show",
+        "Credential",
+        "Show credentials, or the entry of a node",
+    ),
+    Route(
+        "POST",
+        "/v1/credentials/renew",
+        "viewer",
+        "credential_renew_own",
+        "CredentialIssued",
+        "Renew the caller's own credentials, for no longer than they were granted for",
+        body=(_REQUEST_PEM, _RENEWED_TTL_S, _REQUEST_ID),
+        write=True,
+    ),
+    Route(
+        "POST",
+        "/v1/credentials/{name}/renew",
+        "operator",
+        "credential_renew",
+        "CredentialIssued",
+        "Renew credentials, with the same key or another; expired ones too",
+        body=(_REQUEST_PEM, _RENEWED_TTL_S, _REQUEST_ID),
+        write=True,
+    ),
+    Route(
+        "POST",
+        "/v1/credentials/{name}/revoke",
+        "operator",
+        "credential_revoke",
+        "Credential",
+        "End credentials: what they have open ends within two seconds",
+        body=(_REQUEST_ID,),
+        write=True,
+    ),
+    Route(
         "POST",
         "/v1/rendezvous/start",
         "gateway",
@@ -1480,6 +1569,15 @@ def _schemas() -> dict[str, dict[str, Any]]:
         "issued_before": maybe(time),
         "expires_at": time,
     }
+    credential = {
+        "name": name,
+        "role": {"enum": ["viewer", "gateway", "operator", "node"]},
+        "key_hash": maybe({"type": "string", "pattern": "^[0-9a-f]{64}$"}),
+        "created_at": maybe(time),
+        "created_by": maybe(text),
+        "expires_at": maybe(time),
+        "revoked_at": maybe(time),
+    }
     key = {
         "key_id": text,
         "state": {"enum": ["pending", "primary", "enabled", "disabled", "destroyed"]},
@@ -1619,6 +1717,22 @@ def _schemas() -> dict[str, dict[str, Any]]:
         "KeyIdentity": _object(
             "What another cluster needs to seal a ring to this node", identity=text, ca_sha256=text
         ),
+        "Credential": _object("Whose key counts, as what and until when", **credential),
+        "CredentialList": _object(
+            "Every key that counts or counted",
+            credentials={
+                "type": "array",
+                "items": {"type": "object", "required": list(credential), "properties": credential},
+            },
+        ),
+        "CredentialIssued": _object(
+            "A credentials file without the private key, and the entry of the register",
+            **credential,
+            cluster_id={"type": "string", "pattern": "^[0-9a-f]{32}$"},
+            ca_pem=text,
+            certificate_pem=text,
+            members={"type": "object", "additionalProperties": text},
+        ),
         "MemberHost": _object("A member and its host identifier", name=name, host=maybe(text)),
         "RouteList": _object(
             "Members and host names",
@@ -1732,9 +1846,9 @@ def openapi() -> dict[str, Any]:
             "title": "cyoloctl control API",
             "version": "1",
             "description": "Every object has `schema_version` 1; a field is never renamed or removed within "
-            "it. Over the unix socket the caller is an operator; over TLS the role comes from the client "
-            "certificate (`x-role` is the least one). A write that ends in `outcome_unknown` may or may "
-            "not have been applied: repeat it with the same `request_id`.",
+            "it. Over the unix socket the caller is an operator; over TLS the role is that of the client "
+            "certificate's key in the register of credentials (`x-role` is the least one). A write that ends "
+            "in `outcome_unknown` may or may not have been applied: repeat it with the same `request_id`.",
         },
         "paths": paths,
         "components": {

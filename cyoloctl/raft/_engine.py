@@ -316,13 +316,17 @@ class Engine:
         """Where peers are dialled from now on."""
         self._network.set_addresses(addresses)
 
-    def disconnect(self, name: str) -> None:
-        """End the session with a removed peer, telling it so."""
-        self._network.disconnect(name, reason=REMOVED)
+    def disconnect(self, name: str, reason: str = REMOVED) -> None:
+        """End the session with a peer, telling it why; by default, that it was removed."""
+        self._network.disconnect(name, reason=reason)
 
     def reconnect(self, name: str) -> None:
         """End the session with a peer, to make another one at once: this node has a new certificate."""
         self._network.reconnect(name)
+
+    def recheck(self, judge: Callable[[Any], str]) -> list[tuple[str, str]]:
+        """The connected peers whose certificate does not count any more, and why; see `PeerNetwork`."""
+        return self._network.recheck(judge)
 
     async def call(self, name: str, body: bytes, *, timeout_s: float) -> bytes:
         """Ask another node; see `PeerNetwork.call`."""

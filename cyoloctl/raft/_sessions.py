@@ -83,6 +83,7 @@ _LOGGED = 1024
 _SHOWN_S = 30.0
 """How long a refusal is shown after it was said last."""
 _MAX_CALLS = 1024
+_MAX_REASON = 500
 
 _log = logging.getLogger("cyoloctl.peer")
 
@@ -313,14 +314,16 @@ class Session:
 
     # The state machine: opened, then hello of the peer, then live; any of them to closing.
 
-    def _open(self, version: int) -> bool:
+    def _open(self, version: int, refusal: str | None = None) -> bool:
         """Say hello; False when the peer is refused."""
         sessions = self._sessions
         identity = sessions.identity
         if version != PROTOCOL_VERSION:
             self._other_version(version)
         elif not self.name:
-            self._refuse("no node certificate of this cluster")
+            if refusal is not None:
+                self.write({"type": "goodbye", "reason": refusal[:_MAX_REASON]})
+            self._refuse(refusal or "no node certificate of this cluster")
         elif self.expected is not None and self.name != self.expected:
             self._refuse(f"expected {self.expected} at this address, found {self.name}")
         elif not self._is_removed(self.name):
@@ -665,14 +668,16 @@ class Sessions:
         *,
         expected: str | None = None,
         version: int = PROTOCOL_VERSION,
+        refusal: str | None = None,
     ) -> Session:
         """A connection came to be.  name: the peer's, by its certificate; None: it has no valid one.
 
         expected: the name that was dialled; None when it came in.  version: of
-        the protocol, as both ends agreed when they connected.
+        the protocol, as both ends agreed when they connected.  refusal: why
+        there is no name, for the log here and the one of the other end.
         """
         session = Session(self, wire, name or "", expected)
-        if session._open(version):
+        if session._open(version, refusal):
             self._waiting[session] = session.since + _HELLO_TIMEOUT_S
             self._wake()
         return session

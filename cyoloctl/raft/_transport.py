@@ -14,7 +14,7 @@ import time
 from collections.abc import Awaitable, Callable, Coroutine, Mapping, Sequence
 from typing import Any, Protocol, cast
 
-from cyoloctl.errors import CyoloctlError, OutcomeUnknown
+from cyoloctl.errors import AccessDenied, CyoloctlError, OutcomeUnknown
 from cyoloctl.raft._sessions import (
     DIAL_TIMEOUT_S,
     PROTOCOL_VERSION,
@@ -40,7 +40,10 @@ __all__ = [
 _log = logging.getLogger("cyoloctl.peer")
 
 Identify = Callable[[Any], str | None]
-"""Name of the node at the other end, from the TLS object of a connection; None to refuse it."""
+"""Name of the node at the other end, from the TLS object of a connection; None to refuse it.
+
+May raise AccessDenied: then the other end is told why.
+"""
 
 Connector = Callable[[str, Callable[[], asyncio.Protocol]], Awaitable[Any]]
 """Opens an authenticated connection to an address HOST:PORT and puts the protocol on it."""
@@ -57,22 +60,36 @@ class _Stream(asyncio.Protocol):
 
     _received: Callable[[bytes], None]
 
-    def __init__(self, sessions: Sessions, identify: Identify, expected: str | None) -> None:
-        """expected: the name that was dialled; None for a connection that came in."""
+    def __init__(
+        self, sessions: Sessions, identify: Identify, expected: str | None, streams: set[_Stream]
+    ) -> None:
+        """expected: the name that was dialled; None for a connection that came in.
+
+        streams: where it is as long as it is connected.
+        """
         self._sessions = sessions
+        self._streams = streams
+        self.ssl_object: Any = None
         self._identify = identify
         self._expected = expected
         self.session: Session | None = None
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        self.ssl_object = transport.get_extra_info("ssl_object")
+        self._streams.add(self)
+        refusal = None
         try:
-            name = self._identify(transport.get_extra_info("ssl_object"))
+            name = self._identify(self.ssl_object)
+        except AccessDenied as error:
+            name, refusal = None, error.message
         except Exception:
             _log.critical("a certificate could not be read", exc_info=True)
             name = None
         wire = cast(asyncio.Transport, transport)
-        version = _spoken(transport.get_extra_info("ssl_object"))
-        self.session = self._sessions.opened(wire, name, expected=self._expected, version=version)
+        version = _spoken(self.ssl_object)
+        self.session = self._sessions.opened(
+            wire, name, expected=self._expected, version=version, refusal=refusal
+        )
         self._received = self.session.received
 
     def data_received(self, data: bytes) -> None:
@@ -87,6 +104,7 @@ class _Stream(asyncio.Protocol):
             session.abort()
 
     def connection_lost(self, exc: Exception | None) -> None:
+        self._streams.discard(self)
         if self.session is not None:
             self.session.lost()
 
@@ -116,6 +134,7 @@ class PeerNetwork:
         self._identify = identify
         self._connect = connect
         self._tasks: set[asyncio.Task[None]] = set()
+        self._streams: set[_Stream] = set()
         self._started = False
         self._sessions = Sessions(
             identity,
@@ -155,7 +174,7 @@ class PeerNetwork:
 
     def accept(self) -> asyncio.Protocol:
         """The protocol for a peer connection that came in."""
-        return _Stream(self._sessions, self._identify, None)
+        return _Stream(self._sessions, self._identify, None, self._streams)
 
     def disconnect(self, name: str, *, reason: str) -> None:
         """End the session with a peer and tell it why."""
@@ -164,6 +183,21 @@ class PeerNetwork:
     def reconnect(self, name: str) -> None:
         """End the session with a peer; both ends dial again."""
         self._sessions.reconnect(name)
+
+    def recheck(self, judge: Callable[[Any], str]) -> list[tuple[str, str]]:
+        """Judge the certificates of the live sessions again: the peers that are refused now, and why.
+
+        judge: the peer's name, from the TLS object; raises AccessDenied.
+        """
+        refused = []
+        for stream in self._streams:
+            session = stream.session
+            if session is not None and session.live:
+                try:
+                    judge(stream.ssl_object)
+                except AccessDenied as error:
+                    refused.append((session.name, error.message))
+        return refused
 
     def peers(self) -> dict[str, PeerInfo]:
         """The connected peers, by name."""
@@ -214,7 +248,7 @@ class PeerNetwork:
         task.add_done_callback(self._tasks.discard)
 
     async def _dial(self, name: str, address: str) -> None:
-        stream = _Stream(self._sessions, self._identify, name)
+        stream = _Stream(self._sessions, self._identify, name, self._streams)
         try:
             async with asyncio.timeout(DIAL_TIMEOUT_S):
                 await self._connect(address, lambda: stream)

@@ -34,7 +34,9 @@ from cyoloctl.machines import Composite
 from cyoloctl.machines.members import Member
 from cyoloctl.model import parse_hostname
 from cyoloctl.raft import Engine, ReplicaStatus
+from cyoloctl.service._admission import Admission
 from cyoloctl.service._certificates import CertificateService
+from cyoloctl.service._credentials import CredentialService
 from cyoloctl.service._gateway import GatewayService
 from cyoloctl.service._joining import JOIN_FIELDS, JoinService
 from cyoloctl.service._keys import KeyService
@@ -145,6 +147,18 @@ class Service:
         self._counter_index: dict[str, int] = {}
         self._parting: dict[str, float] = {}
         self._replicated = Replicated(config, engine, machine)
+        self.admission = Admission(
+            name=str(config.name),
+            cluster_id=config.cluster_id,
+            members=machine.members,
+            credentials=machine.credentials,
+            link=engine,
+            now_ms=self._replicated.now_ms,
+            pki_dir=pki_dir,
+        )
+        self.credentials = CredentialService(
+            self._replicated, pki_dir, self.admission, ask=self._ask, addresses=self._dial_addresses
+        )
         self.keys = KeyService(self._replicated, files, pki_dir)
         self.certificates = CertificateService(
             self._replicated, files, pki_dir, tls, ask=self._ask, on_renewed=self.keys.renewed
@@ -385,6 +399,9 @@ class Service:
             found.pop(name, None)
         return found
 
+    def _dial_addresses(self) -> dict[str, str]:
+        return {**self.addresses(), str(self._config.name): str(self._config.advertise)}
+
     async def member_invite(self, name: str, *, learner: bool, ttl_s: int, timeout_s: float) -> Json:
         return await self.joining.invite(name, learner=learner, ttl_s=ttl_s, timeout_s=timeout_s)
 
@@ -434,6 +451,10 @@ class Service:
         for key, types in allowed.items():
             if not isinstance(arguments[key], types):
                 raise InvalidInput(f"a peer's request has a wrong {key}")
+        if operation == "vouch":
+            return {"vouched": self.admission.vouches(**arguments)}
+        if operation == "credential":
+            return await self.credentials.answer(peer, **arguments, timeout_s=timeout_s)
         if operation == "join":
             return await self.joining.join(arguments, passed_on=True, timeout_s=timeout_s)
         if operation == "renew":
@@ -585,6 +606,8 @@ class Service:
             if await self.certificates.maintain():
                 pause = 0.1
             try:
+                if self._engine.leader() is not None and await self.credentials.bootstrap():
+                    pause = 0.2
                 if self._engine.leader() is not None and (await self._announce() or await self._presence()):
                     pause = 0.2
                 if self._engine.is_leader() and await self._promote():
@@ -746,6 +769,8 @@ _CALLS: dict[str, dict[str, Any]] = {
     "grant": {"name": str, "request_pem": str},
     "rotate_ca": {"overlap_s": int, "dry_run": bool},
     "wrap_ca": {"sha256": str},
+    "vouch": {"name": str, "key_hash": str},
+    "credential": {"operation": str, "given": dict, "request_id": (str, type(None)), "caller": str},
     "remove": {"name": str, "force": bool, "dry_run": bool},
     "transfer": {"to": (str, type(None))},
     "join": dict.fromkeys(JOIN_FIELDS, str),

@@ -436,12 +436,31 @@ class Cluster:
 
     def viewer(self, holder: str = "n1") -> Path:
         """A credentials file of the viewer role, made with the cluster's CA."""
-        path = self.base / "viewer.yaml"
+        return self.made("watcher", "viewer", holder)
+
+    def made(self, name: str, role: str, holder: str = "n1") -> Path:
+        """A credentials file of any name and role, registered through the holder's socket."""
+        path = self.base / f"{name}.yaml"
         if not path.exists():
-            ca, key = pki.read_ca(self[holder].directory / pki.PKI_DIRECTORY)
-            bundle = pki.credentials(ca, key, name="watcher", role="viewer", now=datetime.now(UTC))
-            pki.write_credentials(path, bundle)
+            request_pem, key_pem = pki.make_credential_request(name, role)
+            body = {"name": name, "role": role, "request_pem": request_pem}
+            issued = self[holder].client(10.0).call("credential_create", body=body)
+            pki.write_credentials(path, {**issued, "key_pem": key_pem})
         return path
+
+    def enrol(self, name: str, through: str = "n1") -> tuple[Path, Path]:
+        """Certificate and key of a learner that was admitted and is never started, for `Peer`."""
+        keys = self.base / f"keys-of-{name}" / pki.PKI_DIRECTORY
+        if not keys.exists():
+            node = Node(keys.parent, name, free_port(), log_level=self.log_level)
+            joined = node.cli(
+                "node",
+                "join",
+                *("--name", name, "--listen", node.address, "--token-file", "-"),
+                stdin=self.invite(name, through=through, learner=True),
+            )
+            assert joined.returncode == 0, joined.stderr
+        return keys / "node.crt", keys / "node.key"
 
 
 class Writers:

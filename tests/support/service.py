@@ -67,6 +67,7 @@ class MemoryService:
         self.certificates: list[str] = []
         self.tokens = _Group(self, "tokens")
         self.keys = _Group(self, "keys")
+        self.credentials = _Group(self, "credentials")
         self.rendezvous = _Group(self, "rendezvous")
         self.routes = _Group(self, "routes")
 

@@ -13,7 +13,7 @@ import stat
 import tempfile
 from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import pytest
 
@@ -21,11 +21,12 @@ from cyoloctl import errors
 from cyoloctl.control import server as server_module
 from cyoloctl.control import wire
 from cyoloctl.control.server import ControlServer, build_server
-from cyoloctl.errors import Conflict, NoLeader, StorageError
+from cyoloctl.errors import AccessDenied, Conflict, NoLeader, StorageError, Unavailable
 from tests.support.service import Authority, MemoryService, identify
 
 LOGGER = logging.getLogger("test.control")
 INCREMENT = "/v1/counters/default/increment"
+WAIT = json.dumps({"id": "0" * 32, "redemption": "r" * 16}).encode()
 
 
 class Handover(asyncio.Protocol):
@@ -441,34 +442,166 @@ async def test_denied_caller_cannot_make_the_server_read_a_body(
     writer.close()
 
 
-async def test_removed_member_loses_its_role_on_an_open_connection(
-    service: MemoryService,
-    authority: Authority,
-    directory: Path,
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
-    monkeypatch.setattr(server_module, "_IDENTITY_S", -1.0)
-    removed: set[str] = set()
+class Register:
+    """An identify that forgets a caller, and says why."""
 
-    def who(ssl_object: Any) -> tuple[str, str] | None:
+    def __init__(self) -> None:
+        self.revoked: set[str] = set()
+        self.ready = True
+
+    def __call__(self, ssl_object: Any) -> tuple[str, str] | None:
         found = identify(ssl_object)
-        return None if found is None or found[0] in removed else found
+        if not self.ready:
+            raise Unavailable("this node is not up to date")
+        if found is not None and found[0] in self.revoked:
+            raise AccessDenied("the credentials caller were revoked")
+        return found
 
-    server = build_server(service, logger=LOGGER, identify=who)
+
+@pytest.fixture
+def register() -> Register:
+    return Register()
+
+
+@pytest.fixture
+async def judged(
+    service: MemoryService, authority: Authority, directory: Path, register: Register
+) -> AsyncIterator[tuple[ControlServer, tuple[str, int]]]:
+    async def wait_ready(timeout_s: float) -> None:
+        await asyncio.sleep(0)
+        register.ready = True
+
+    server = build_server(service, logger=LOGGER, identify=register, wait_ready=wait_ready)
     listener = await asyncio.get_running_loop().create_server(
         lambda: Handover(server), "127.0.0.1", 0, ssl=authority.server_context(directory)
     )
-    reader, writer = await asyncio.open_connection(
-        *listener.sockets[0].getsockname(), ssl=client_context(authority, directory, "operator")
-    )
-    writer.write(request("POST", INCREMENT, b"{}"))
-    assert (await read_answer(reader)).status == 200
-    removed.add("caller")
-    writer.write(request("POST", INCREMENT, b"{}"))
-    assert (await read_answer(reader)).status == 403
-    writer.close()
+    yield server, listener.sockets[0].getsockname()
     listener.close()
     await server.close()
+
+
+async def opened(
+    judged: tuple[ControlServer, tuple[str, int]],
+    authority: Authority,
+    directory: Path,
+    role: str = "operator",
+) -> tuple[asyncio.StreamReader, asyncio.StreamWriter]:
+    return await asyncio.open_connection(*judged[1], ssl=client_context(authority, directory, role))
+
+
+async def test_revoked_caller_loses_an_idle_connection(
+    judged: tuple[ControlServer, tuple[str, int]], authority: Authority, directory: Path, register: Register
+) -> None:
+    reader, writer = await opened(judged, authority, directory)
+    writer.write(request("POST", INCREMENT, b"{}"))
+    assert (await read_answer(reader)).status == 200
+    judged[0].recheck()
+    writer.write(request("POST", INCREMENT, b"{}"))
+    assert (await read_answer(reader)).status == 200
+    register.revoked.add("caller")
+    judged[0].recheck()
+    async with asyncio.timeout(5):
+        assert await reader.read() == b""
+    writer.close()
+
+
+async def test_revoked_caller_is_refused_with_the_reason_on_a_new_connection(
+    judged: tuple[ControlServer, tuple[str, int]], authority: Authority, directory: Path, register: Register
+) -> None:
+    register.revoked.add("caller")
+    reader, writer = await opened(judged, authority, directory)
+    writer.write(request("GET", "/v1/status"))
+    answer = await read_answer(reader)
+    assert answer.error == (403, "access_denied")
+    assert "were revoked" in json.loads(answer.body)["error"]["message"]
+    writer.close()
+
+
+async def test_running_read_and_write_of_a_revoked_caller_end_with_what_is_known(
+    judged: tuple[ControlServer, tuple[str, int]],
+    authority: Authority,
+    directory: Path,
+    register: Register,
+    service: MemoryService,
+) -> None:
+    service.hang = True
+    running = []
+    for method, path, body in (
+        ("GET", "/v1/status?timeout_s=60", b""),
+        ("POST", INCREMENT + "?timeout_s=60", b"{}"),
+        ("POST", "/v1/rendezvous/wait?timeout_s=60", WAIT),
+    ):
+        reader, writer = await opened(judged, authority, directory)
+        service.entered.clear()
+        writer.write(request(method, path, body))
+        async with asyncio.timeout(5):
+            await service.entered.wait()
+        running.append((reader, writer))
+    judged[0].recheck()
+    register.revoked.add("caller")
+    judged[0].recheck()
+    answers = [await read_answer(reader) for reader, _ in running]
+    assert [answer.error for answer in answers] == [
+        (403, "access_denied"), (504, "outcome_unknown"), (403, "access_denied"),
+    ]  # fmt: skip
+    for reader, writer in running:
+        async with asyncio.timeout(5):
+            assert await reader.read() == b""
+        writer.close()
+
+
+async def test_watch_of_a_revoked_caller_ends_with_the_reason(
+    judged: tuple[ControlServer, tuple[str, int]],
+    authority: Authority,
+    directory: Path,
+    register: Register,
+    service: MemoryService,
+) -> None:
+    service.counters["default"] = 1
+    reader, writer = await opened(judged, authority, directory, "viewer")
+    writer.write(request("GET", "/v1/counters/default/watch"))
+    await reader.readuntil(b"\r\n\r\n")
+    assert json.loads(await read_chunk(reader))["value"] == 1
+    register.revoked.add("caller")
+    judged[0].recheck()
+    assert "were revoked" in json.loads(await read_chunk(reader))["error"]["message"]
+    async with asyncio.timeout(5):
+        assert await reader.read() == b"0\r\n\r\n"
+    writer.close()
+
+
+async def test_body_of_a_caller_revoked_while_it_arrives_is_not_acted_on(
+    judged: tuple[ControlServer, tuple[str, int]],
+    authority: Authority,
+    directory: Path,
+    register: Register,
+    service: MemoryService,
+) -> None:
+    reader, writer = await opened(judged, authority, directory)
+    whole = request("POST", INCREMENT, b'{"by":1}')
+    writer.write(whole[:-3])
+    await writer.drain()
+    connection = cast("Any", None)
+    async with asyncio.timeout(5):
+        while connection is None or not connection.busy:
+            await asyncio.sleep(0.01)
+            connection = next(iter(judged[0]._http.connections), None)
+    register.revoked.add("caller")
+    judged[0].recheck()
+    writer.write(whole[-3:])
+    assert (await read_answer(reader)).error == (403, "access_denied")
+    assert service.calls == []
+    writer.close()
+
+
+async def test_caller_of_a_node_that_cannot_tell_yet_is_answered_once_it_can(
+    judged: tuple[ControlServer, tuple[str, int]], authority: Authority, directory: Path, register: Register
+) -> None:
+    register.ready = False
+    reader, writer = await opened(judged, authority, directory)
+    writer.write(request("GET", "/v1/status"))
+    assert (await read_answer(reader)).status == 200
+    writer.close()
 
 
 # --- watch --------------------------------------------------------------------------------------

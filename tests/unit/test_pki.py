@@ -307,7 +307,7 @@ def test_server_context_without_a_client_certificate_serves_http_to_nobody_in_pa
     assert pki.identity_from_peer(client, cluster_id=ID) == cluster.identity("n1", "node")
 
 
-@pytest.mark.parametrize("role", ["node", "operator", "viewer"])
+@pytest.mark.parametrize("role", ["node", "operator", "gateway", "viewer"])
 def test_server_context_takes_name_and_role_from_the_certificate(
     cluster: Cluster, tmp_path: Path, role: pki.AccessRole
 ) -> None:
@@ -316,7 +316,7 @@ def test_server_context_takes_name_and_role_from_the_certificate(
     assert pki.identity_from_peer(server, cluster_id=ID) == cluster.identity("who", role)
 
 
-def test_server_context_gives_no_ticket_so_that_dates_are_checked_each_time(
+def test_server_context_gives_no_ticket_so_that_each_connection_shows_its_certificate(
     cluster: Cluster, tmp_path: Path
 ) -> None:
     client, _ = handshake(client_context(cluster.ca, None, tmp_path), pki.server_context(cluster.pki_dir))
@@ -357,7 +357,7 @@ def test_peer_context_refuses_a_server_of_another_cluster(cluster: Cluster, othe
         handshake(pki.peer_context(cluster.pki_dir), pki.server_context(other.pki_dir))
 
 
-@pytest.mark.parametrize("role", ["operator", "viewer"])
+@pytest.mark.parametrize("role", ["operator", "gateway", "viewer"])
 def test_peer_context_refuses_an_operator_or_viewer_as_server(
     cluster: Cluster, tmp_path: Path, role: pki.AccessRole
 ) -> None:
@@ -366,19 +366,20 @@ def test_peer_context_refuses_an_operator_or_viewer_as_server(
         handshake(pki.peer_context(cluster.pki_dir), server)
 
 
-@pytest.mark.parametrize(
-    ("days", "message"), [(-100, "has expired"), (100, "not yet valid")], ids=["expired", "early"]
-)
-def test_contexts_refuse_a_certificate_outside_its_dates_on_both_sides(
-    tmp_path: Path, days: int, message: str
-) -> None:
+@pytest.mark.parametrize("days", [-100, 100], ids=["expired", "early"])
+def test_contexts_leave_dates_to_the_judge_and_show_them_on_both_sides(tmp_path: Path, days: int) -> None:
+    """Cluster time judges them: OpenSSL would ask the clock of this machine."""
     old = make_cluster(tmp_path / "old", ID, NOW - timedelta(days=1000))
     renew_own(old.pki_dir, NOW)
     certified = old.certified("n2", now=NOW + timedelta(days=days), days=30)
-    with pytest.raises(ssl.SSLCertVerificationError, match=message):
-        handshake(client_context(old.ca, certified, tmp_path), pki.server_context(old.pki_dir))
-    with pytest.raises(ssl.SSLCertVerificationError, match=message):
-        handshake(pki.peer_context(old.pki_dir), server_with(certified, old.ca, tmp_path))
+    _, server = handshake(client_context(old.ca, certified, tmp_path), pki.server_context(old.pki_dir))
+    client, _ = handshake(pki.peer_context(old.pki_dir), server_with(certified, old.ca, tmp_path))
+    for side in (server, client):
+        shown = pki.presented(side, cluster_id=ID)
+        assert shown is not None
+        assert shown.identity == old.identity("n2", "node")
+        assert shown.key_hash == pki.key_id(certified[0])
+        assert shown.expires_unix_ms == pki.certificate_expires_at(certified[0]).timestamp() * 1000
 
 
 def forge(cluster: Cluster, certificate_pem: str, changed: x509.ExtensionType) -> str:
