@@ -38,6 +38,7 @@ from cyoloctl.raft._replica import Limits, Replica
 from cyoloctl.raft._snapshot import SnapshotStore
 from cyoloctl.raft._wire import PeerProtocolError, decode, encode
 from cyoloctl.service import Service
+from cyoloctl.tls import TlsIdentity
 
 __all__ = [
     "NOW",
@@ -364,7 +365,16 @@ def _node(journal: Journal) -> _Node:
         advertise=Address("127.0.0.1", 1),
     )
     pki_dir = known.first / pki.PKI_DIRECTORY
-    service = Service(config, known.files, pki_dir, engine, machine, raft_id="n1", request_stop=stop)
+    service = Service(
+        config,
+        known.files,
+        pki_dir,
+        engine,
+        machine,
+        tls=TlsIdentity(pki_dir),
+        raft_id="n1",
+        request_stop=stop,
+    )
     node = _Node(engine, service)
     invite = {
         "name": "n2",
