@@ -294,7 +294,7 @@ def _stream(data: bytes) -> None:
 def _lines() -> list[bytes]:
     """Sessions for `worlds.frames`: a byte of choices, then a header, a zero byte and a tail a line."""
     sessions = []
-    for choice in (0, 1, 2, 3, 4):
+    for choice in (0, 1, 2, 3, 4, 10, 11):
         for kind in MESSAGE_TYPES:
             payload = encode(example(kind))[4:]
             size = int.from_bytes(payload[:4], "big")
@@ -1074,8 +1074,8 @@ TARGETS: tuple[Target, ...] = (
     ),
     Target(
         "peer-session",
-        "Whatever a peer with a certificate sends, the node answers its API, logs no bug and does not end; "
-        "but for a leader's log that contradicts what is committed here.",
+        "Whatever a voter, a learner or an unknown node with a certificate sends, the node answers its API, "
+        "logs no bug and does not end; only a voter moves its term or cuts its log.",
         (),
         worlds.peer_session,
         lambda: _sessions() + _broken_sessions(),
@@ -1083,7 +1083,7 @@ TARGETS: tuple[Target, ...] = (
     ),
     Target(
         "replica-message",
-        "Any messages in any order leave the replica running and saying only messages; same exception.",
+        "Any messages in any order leave the replica running and saying only messages; same bound.",
         (),
         worlds.replica_hears,
         _lines,

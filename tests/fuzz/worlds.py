@@ -211,16 +211,32 @@ def _journal(store: MemoryStore | SqliteStore, voters: str) -> Journal:
     return journal
 
 
-def _ended_on_purpose(error: CyoloctlError | None) -> bool:
-    """The one end that a message may bring: a leader's log contradicts what is committed here (row 1)."""
-    return isinstance(error, StorageError) and "committed index" in error.message
+def _speaker(choice: int) -> str:
+    """Another voter, a learner, or a node that nobody knows."""
+    return ("l" if choice & 8 else "z") if choice & 2 else "n2"
+
+
+class _Untouched:
+    """What a peer that is no voter must leave as it is: the term, and the log as far as it went."""
+
+    def __init__(self, replica: Replica, speaker: str) -> None:
+        self._replica, self._speaker = replica, speaker
+        self._term, self._log = replica.progress()[0], list(replica._journal.entries)
+
+    def check(self) -> None:
+        if self._speaker == "n2":
+            return
+        assert self._replica.progress()[0] == self._term
+        found = {entry[1]: entry for entry in self._replica._journal.entries}
+        assert all(found.get(entry[1], entry)[1:] == entry[1:] for entry in self._log)
+        assert self._replica.progress()[1] >= self._log[-1][1]
 
 
 def replica_hears(data: bytes) -> None:
     """Feed a voter of three, as follower or leader of its term 2, with what `frames` makes of the data.
 
-    The first byte chooses that, and who speaks: another voter or a stranger.  Messages that are none are
-    left out.  Raises whatever the replica raises; AssertionError when it stopped or says what is no message.
+    The first byte chooses that, and who speaks: see `_speaker`.  Messages that are none are left out.
+    Raises whatever the replica raises; AssertionError when it stopped or says what is no message.
     """
     choice = data[0] if data else 0
     now = [1000.0]
@@ -234,10 +250,11 @@ def replica_hears(data: bytes) -> None:
         rng=random.Random(1),
         send=lambda peer, message: sent.append((peer, message)),
         run_save=lambda job: job(),
+        may_lead=lambda raft_id: False,
         limits=Limits(compact_entries=4, keep_entries=1, chunk_bytes=64),
     )
     replica.start()
-    for peer in ("n2", "n3", "z"):
+    for peer in ("n2", "n3", "l", "z"):
         replica.peer_connected(peer)
     if choice & 1:
         now[0] += 2.0
@@ -249,19 +266,20 @@ def replica_hears(data: bytes) -> None:
         assert replica.is_leader()
     replica.propose(b"pending", lambda *_: None)
     replica.read(lambda *_: None)
+    speaker = _speaker(choice)
+    untouched = _Untouched(replica, speaker)
     for frame in frames(data[1:]):
         try:
             message = decode(frame)
         except PeerProtocolError:
             continue
-        replica.receive("z" if choice & 2 else "n2", message)
+        replica.receive(speaker, message)
         replica.tick()
         if choice & 4:
             now[0] += 0.6
             replica.tick()
-        if _ended_on_purpose(replica.failed):
-            return
         assert replica.failed is None, replica.failed
+        untouched.check()
         for _, message in sent:
             decode(encode(message)[4:])
         sent.clear()
@@ -307,8 +325,8 @@ async def _no_network(address: str, factory: Any) -> Any:
 def peer_session(data: bytes) -> None:
     """A node with its journal on disk, and a peer that sends what `frames` makes of the data after its hello.
 
-    The first byte chooses: the node is the only voter and leads, or one of three that follows; the peer is
-    a voter or a stranger.
+    The first byte chooses: the node is the only voter and leads, or one of three that follows; and who the
+    peer is, see `_speaker`.
     """
     choice = data[0] if data else 0
     _run(_peer_session(choice, frames(data[1:])))
@@ -318,6 +336,19 @@ def peer_call(data: bytes) -> None:
     """A request of a peer to a node that leads, with this body."""
     head = json.dumps({"type": "call", "id": 1, "body": len(data)}).encode()
     _run(_peer_session(5, [struct.pack(">I", len(head)) + head + data]))
+
+
+class _Register:
+    """n2 was admitted as a voter, l as a learner; z is unknown."""
+
+    def is_removed(self, name: str) -> bool:
+        return False
+
+    def role(self, name: str) -> str | None:
+        return {"n2": "voter", "l": "learner"}.get(name)
+
+    def process(self, name: str) -> tuple[int, str, int] | None:
+        return None
 
 
 @dataclass
@@ -356,6 +387,7 @@ def _node(journal: Journal) -> _Node:
         connect=_no_network,
         describe=describe,
         on_call=on_call,
+        register=_Register(),
     )
     config = Config(
         name=NodeName("n1"),
@@ -403,13 +435,14 @@ async def _peer_session(choice: int, more: list[bytes]) -> None:
     for file in directory().glob("session.db*"):
         file.unlink()
     node = _node(_journal(SqliteStore(directory() / "session.db"), "n1" if choice & 1 else "n1 n2 n3"))
-    name = "z" if choice & 2 else "n2"
+    name = _speaker(choice)
     if choice & 4:  # else the first one must be the hello
         more = [_hello(name)[4:], *more]
     with _no_bug_logged():
         node.engine.start({})
         try:
             await _settle()
+            untouched = _Untouched(node.engine._replica, name)
             session: Any = node.engine.accept()
             transport = _Wire(name)
             session.connection_made(transport)
@@ -419,8 +452,8 @@ async def _peer_session(choice: int, more: list[bytes]) -> None:
                     await asyncio.sleep(0)
             await _settle()
             assert not node.asked_to_stop
-            ended = node.engine._replica.failed
-            assert ended is None or _ended_on_purpose(ended), ended
+            assert node.engine._replica.failed is None, node.engine._replica.failed
+            untouched.check()
             _check_rows((await node.service.status(timeout_s=1.0))["members"])
             wire.encode_object(node.service.health())
             session.connection_lost(None)
