@@ -701,7 +701,7 @@ ROUTES: tuple[Route, ...] = (
                 "public_key",
                 "string",
                 "the Ed25519 public key that the token's secret gives",
-                pattern=r"[A-Za-z0-9+/]{43}=",
+                pattern=r"[A-Za-z0-9+/]{42}[AEIMQUYcgkosw048]=",
                 rule="32 bytes in base64",
             ),
             Field(
@@ -722,7 +722,7 @@ ROUTES: tuple[Route, ...] = (
                 "sealing_key",
                 "string",
                 "the X25519 public key that the grant is sealed to",
-                pattern=r"[A-Za-z0-9+/_-]{43}=?",
+                pattern=r"[A-Za-z0-9+/]{42}[AEIMQUYcgkosw048]=",
                 rule="32 bytes in base64",
             ),
             Field(

@@ -11,6 +11,7 @@ import os
 import re
 import time
 from collections.abc import Callable, Mapping
+from dataclasses import replace
 from ipaddress import ip_address, ip_network
 from typing import Any, NamedTuple
 
@@ -73,6 +74,12 @@ def counted(sub: str | None, client: str) -> Counted:
         for level, prefix in _NETWORKS[address.version]
     ]
     return [*found, ["all", _sha256("cyoloctl wrong codes v1", "all")]]
+
+
+def _credentials() -> str | None:
+    """The name in the certificate of who calls; None at the control socket, which has no such name."""
+    name = CALLER.get().name
+    return name if re.fullmatch(NAME_PATTERN, name) else None
 
 
 def _digest(kind: str, name: str) -> str:
@@ -142,8 +149,7 @@ class RendezvousService:
         Raises TokenRejected.
         """
         if token is None:
-            name = CALLER.get().name
-            return Actor(credentials=name if re.fullmatch(NAME_PATTERN, name) else None)
+            return Actor(credentials=_credentials())
         session = await self._tokens.inspect(
             token=token,
             cookie=None,
@@ -174,6 +180,8 @@ class RendezvousService:
     ) -> Json:
         """token: the session for which a program begins; its person cannot approve."""
         actor = await self._actor(token, cookie_name, audience, current=False, timeout_s=timeout_s)
+        # Whoever begins for a person began it too: it shows a person's approval, and gives none of its own.
+        actor = replace(actor, credentials=_credentials())
         return await self.begin(
             kind=kind,
             ttl_s=ttl_s,

@@ -141,6 +141,11 @@ def test_program_approves_with_its_own_credentials_nothing_that_it_began_with_th
     id = re.search(r'"id": ?"([0-9a-f]{32})"', begun.stdout)
     assert id
     assert_refused(run("rendezvous", "approve", id[1], "--by", "somebody", *credentials), 4, "cannot approve")
+    with_session = ("--token-file", "-", *credentials, "-o", "json")
+    begun = run("rendezvous", "start", "--kind", "own", *with_session, stdin=site.token("alice"))
+    code = re.search(r"[B-Z]{4}-[B-Z]{4}", begun.stdout)
+    assert code
+    assert_refused(run("rendezvous", "approve", code[0], *credentials), 4, "cannot approve")
     token = site.token("bob")
     done = run("rendezvous", "approve", id[1], "--token-file", "-", *credentials, stdin=token)
     assert done.returncode == 0, done.stderr
