@@ -591,7 +591,7 @@ def test_trust_hides_its_key(authority: Authority, directory: Path) -> None:
 
 JOIN = {
     "name": "n2",
-    "public_key": "B" * 43 + "=",
+    "public_key": "B" * 42 + "E=",
     "signature": GOOD_SIGNATURE,
     "request_pem": "-----BEGIN CERTIFICATE REQUEST-----\nAAAA\n-----END CERTIFICATE REQUEST-----\n",
     "sealing_key": "A" * 43 + "=",

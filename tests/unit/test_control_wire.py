@@ -22,7 +22,7 @@ LIST = wire.path_for("counter_list")[0]
 
 GOOD_JOIN: dict[str, Any] = {
     "name": "n2",
-    "public_key": "B" * 43 + "=",
+    "public_key": "B" * 42 + "E=",
     "signature": "A" * 86 + "==",
     "request_pem": "-----BEGIN CERTIFICATE REQUEST-----\nAAAA\n-----END CERTIFICATE REQUEST-----\n",
     "sealing_key": "A" * 43 + "=",
@@ -100,11 +100,13 @@ def test_join_body_missing_field_is_refused_naming_it(key: str) -> None:
     [
         ("name", "../etc"),
         ("public_key", "B" * 44),
+        ("public_key", "B" * 43 + "="),
         ("signature", "A" * 86),
         ("signature", "A" * 86 + "==\n"),
         ("request_pem", "pem\x00"),
         ("request_pem", "p" * 8193),
         ("sealing_key", "A" * 42),
+        ("sealing_key", "A" * 42 + "B="),
         ("address", "host"),
         ("address", "host:0"),
         ("address", "host:99999"),
