@@ -12,42 +12,47 @@ _cyoloctl() {
     fi
     for ((i = 1; i < COMP_CWORD; i++)); do
         case "$path ${COMP_WORDS[i]}" in
-            'cyoloctl demo'|'cyoloctl cluster'|'cyoloctl cluster init'|'cyoloctl node'|'cyoloctl node start'|'cyoloctl node stop'|'cyoloctl node reload'|'cyoloctl node join'|'cyoloctl node info'|'cyoloctl member'|'cyoloctl member invite'|'cyoloctl member invitations'|'cyoloctl member uninvite'|'cyoloctl member list'|'cyoloctl member show'|'cyoloctl member remove'|'cyoloctl member set-host'|'cyoloctl member transfer-leadership'|'cyoloctl status'|'cyoloctl counter'|'cyoloctl counter incr'|'cyoloctl counter decr'|'cyoloctl counter get'|'cyoloctl counter list'|'cyoloctl counter reset'|'cyoloctl counter watch'|'cyoloctl token'|'cyoloctl token mint'|'cyoloctl token inspect'|'cyoloctl token update'|'cyoloctl token refresh'|'cyoloctl token revoke'|'cyoloctl token revocations'|'cyoloctl key'|'cyoloctl key generate'|'cyoloctl key rotate'|'cyoloctl key list'|'cyoloctl key status'|'cyoloctl key promote'|'cyoloctl key disable'|'cyoloctl key enable'|'cyoloctl key destroy'|'cyoloctl key export'|'cyoloctl key import'|'cyoloctl key rewrap'|'cyoloctl key policy'|'cyoloctl key identity'|'cyoloctl rendezvous'|'cyoloctl rendezvous start'|'cyoloctl rendezvous claim'|'cyoloctl rendezvous approve'|'cyoloctl rendezvous deny'|'cyoloctl rendezvous cancel'|'cyoloctl rendezvous wait'|'cyoloctl rendezvous show'|'cyoloctl rendezvous list'|'cyoloctl rendezvous policy'|'cyoloctl route'|'cyoloctl route list'|'cyoloctl route which'|'cyoloctl route resolve'|'cyoloctl route share'|'cyoloctl route unshare'|'cyoloctl route export'|'cyoloctl route watch'|'cyoloctl sim'|'cyoloctl help'|'cyoloctl help exit-codes') path+=" ${COMP_WORDS[i]}" ;;
+            'cyoloctl demo'|'cyoloctl cluster'|'cyoloctl cluster init'|'cyoloctl node'|'cyoloctl node start'|'cyoloctl node stop'|'cyoloctl node reload'|'cyoloctl node join'|'cyoloctl node renew'|'cyoloctl node info'|'cyoloctl member'|'cyoloctl member invite'|'cyoloctl member invitations'|'cyoloctl member uninvite'|'cyoloctl member list'|'cyoloctl member show'|'cyoloctl member grant'|'cyoloctl member remove'|'cyoloctl member set-host'|'cyoloctl member transfer-leadership'|'cyoloctl status'|'cyoloctl pki'|'cyoloctl pki status'|'cyoloctl pki rotate-ca'|'cyoloctl counter'|'cyoloctl counter incr'|'cyoloctl counter decr'|'cyoloctl counter get'|'cyoloctl counter list'|'cyoloctl counter reset'|'cyoloctl counter watch'|'cyoloctl token'|'cyoloctl token mint'|'cyoloctl token inspect'|'cyoloctl token update'|'cyoloctl token refresh'|'cyoloctl token revoke'|'cyoloctl token revocations'|'cyoloctl key'|'cyoloctl key generate'|'cyoloctl key rotate'|'cyoloctl key list'|'cyoloctl key status'|'cyoloctl key promote'|'cyoloctl key disable'|'cyoloctl key enable'|'cyoloctl key destroy'|'cyoloctl key export'|'cyoloctl key import'|'cyoloctl key rewrap'|'cyoloctl key policy'|'cyoloctl key identity'|'cyoloctl rendezvous'|'cyoloctl rendezvous start'|'cyoloctl rendezvous claim'|'cyoloctl rendezvous approve'|'cyoloctl rendezvous deny'|'cyoloctl rendezvous cancel'|'cyoloctl rendezvous wait'|'cyoloctl rendezvous show'|'cyoloctl rendezvous list'|'cyoloctl rendezvous policy'|'cyoloctl route'|'cyoloctl route list'|'cyoloctl route which'|'cyoloctl route resolve'|'cyoloctl route share'|'cyoloctl route unshare'|'cyoloctl route export'|'cyoloctl route watch'|'cyoloctl sim'|'cyoloctl help'|'cyoloctl help exit-codes') path+=" ${COMP_WORDS[i]}" ;;
         esac
     done
     case "$path $prev" in
-        *' --nodes'|'cyoloctl key policy --keep'|*' --timeout'|*' --name'|*' --listen'|*' --advertise'|*' --cluster'|*' --gateway'|*' --gateway-url'|*' -e'|*' --endpoint'|*' --ttl'|*' --to'|*' --interval'|'cyoloctl route watch --check'|*' --by'|*' --request-id'|*' --sub'|*' --claim'|*' --max-age'|*' --cookie-name'|*' --audience'|*' --set'|*' --unset'|*' --sid'|*' --to-ca'|*' --from-ca'|*' --rotate-every'|*' --kind'|*' --data'|*' --public-key'|*' --state'|*' --require'|*' --exec'|*' --seeds'|*' --faults'|*' --jobs') :; return ;;
+        *' --nodes'|'cyoloctl key policy --keep'|*' --timeout'|*' --name'|*' --listen'|*' --advertise'|*' --cluster'|*' --gateway'|*' --gateway-url'|*' --certificate-days'|*' -e'|*' --endpoint'|*' --ttl'|*' --to'|*' --interval'|'cyoloctl route watch --check'|*' --overlap'|*' --by'|*' --request-id'|*' --sub'|*' --claim'|*' --max-age'|*' --cookie-name'|*' --audience'|*' --set'|*' --unset'|*' --sid'|*' --to-ca'|*' --from-ca'|*' --rotate-every'|*' --kind'|*' --data'|*' --public-key'|*' --state'|*' --require'|*' --exec'|*' --seeds'|*' --faults'|*' --jobs') :; return ;;
         *' -o'|*' --output') mapfile -t COMPREPLY < <(compgen -W "table json yaml" -- "$cur"); return ;;
         *' -d'|*' --data-dir'|*' --run-dir') compopt -o filenames; mapfile -t COMPREPLY < <(compgen -d -- "$cur"); return ;;
         *' --storage') mapfile -t COMPREPLY < <(compgen -W "disk memory" -- "$cur"); return ;;
         *' --log-format') mapfile -t COMPREPLY < <(compgen -W "text json" -- "$cur"); return ;;
         *' --log-level') mapfile -t COMPREPLY < <(compgen -W "debug info warning error" -- "$cur"); return ;;
-        *' --credentials'|*' --token-file'|*' --out'|*' --claims-file'|*' --keyring'|*' --passphrase-file'|*' --to-node'|*' --tls-certificate'|*' --backend-tls-ca') compopt -o filenames; mapfile -t COMPREPLY < <(compgen -f -- "$cur"); return ;;
+        *' --credentials'|*' --token-file'|*' --request'|*' --grant'|*' --out'|*' --claims-file'|*' --keyring'|*' --passphrase-file'|*' --to-node'|*' --tls-certificate'|*' --backend-tls-ca') compopt -o filenames; mapfile -t COMPREPLY < <(compgen -f -- "$cur"); return ;;
         *' --format') mapfile -t COMPREPLY < <(compgen -W "nginx haproxy" -- "$cur"); return ;;
         *' --pin') mapfile -t COMPREPLY < <(compgen -W "soft strict" -- "$cur"); return ;;
     esac
     local words=
     case "$path" in
-        'cyoloctl') words='demo cluster node member status counter token key rendezvous route sim help --version -h --help' ;;
+        'cyoloctl') words='demo cluster node member status pki counter token key rendezvous route sim help --version -h --help' ;;
         'cyoloctl demo') words='--nodes --keep -o --output -d --data-dir --timeout -h --help' ;;
         'cyoloctl cluster') words='init -h --help' ;;
-        'cyoloctl cluster init') words='--name --listen --advertise --cluster --storage --gateway --gateway-url -o --output -d --data-dir -h --help' ;;
-        'cyoloctl node') words='start stop reload join info -h --help' ;;
+        'cyoloctl cluster init') words='--name --listen --advertise --cluster --storage --gateway --gateway-url --certificate-days -o --output -d --data-dir -h --help' ;;
+        'cyoloctl node') words='start stop reload join renew info -h --help' ;;
         'cyoloctl node start') words='--background --log-format --log-level -o --output -d --data-dir --timeout -h --help' ;;
         'cyoloctl node stop') words='-o --output -d --data-dir -e --endpoint --credentials --timeout -h --help' ;;
         'cyoloctl node reload') words='-o --output -d --data-dir -h --help' ;;
         'cyoloctl node join') words='--name --listen --token-file --advertise --gateway --gateway-url -o --output -d --data-dir --timeout -h --help' ;;
+        'cyoloctl node renew') words='--request --grant -o --output -d --data-dir -h --help' ;;
         'cyoloctl node info') words='-o --output -d --data-dir -h --help' ;;
-        'cyoloctl member') words='invite invitations uninvite list show remove set-host transfer-leadership -h --help' ;;
+        'cyoloctl member') words='invite invitations uninvite list show grant remove set-host transfer-leadership -h --help' ;;
         'cyoloctl member invite') words='--name --learner --ttl --out -o --output -d --data-dir -e --endpoint --credentials --timeout -h --help' ;;
         'cyoloctl member invitations') words='-o --output -d --data-dir -e --endpoint --credentials --timeout -h --help' ;;
         'cyoloctl member uninvite') words='-o --output -d --data-dir -e --endpoint --credentials --timeout -h --help' ;;
         'cyoloctl member list') words='-o --output -d --data-dir -e --endpoint --credentials --timeout -h --help' ;;
         'cyoloctl member show') words='-o --output -d --data-dir -e --endpoint --credentials --timeout -h --help' ;;
+        'cyoloctl member grant') words='--request --out -o --output -d --data-dir -e --endpoint --credentials --timeout -h --help' ;;
         'cyoloctl member remove') words='--dry-run --force --yes -o --output -d --data-dir -e --endpoint --credentials --timeout -h --help' ;;
         'cyoloctl member set-host') words='--clear -o --output -d --data-dir -e --endpoint --credentials --timeout -h --help' ;;
         'cyoloctl member transfer-leadership') words='--to -o --output -d --data-dir -e --endpoint --credentials --timeout -h --help' ;;
         'cyoloctl status') words='--watch --interval --check -o --output -d --data-dir -e --endpoint --credentials --timeout -h --help' ;;
+        'cyoloctl pki') words='status rotate-ca -h --help' ;;
+        'cyoloctl pki status') words='-o --output -d --data-dir -e --endpoint --credentials --timeout -h --help' ;;
+        'cyoloctl pki rotate-ca') words='--dry-run --overlap --abandon --yes -o --output -d --data-dir -e --endpoint --credentials --timeout -h --help' ;;
         'cyoloctl counter') words='incr decr get list reset watch -h --help' ;;
         'cyoloctl counter incr') words='--by --request-id -o --output -d --data-dir -e --endpoint --credentials --timeout -h --help' ;;
         'cyoloctl counter decr') words='--by --request-id -o --output -d --data-dir -e --endpoint --credentials --timeout -h --help' ;;

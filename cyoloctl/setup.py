@@ -8,6 +8,7 @@ before leaves no half node behind.
 from __future__ import annotations
 
 import os
+import shlex
 import shutil
 import stat
 from collections.abc import Iterator
@@ -16,7 +17,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, cast
 
-from cyoloctl import joining, pki
+from cyoloctl import authority, joining, pki
 from cyoloctl.config import (
     CONFIG_NAME,
     Config,
@@ -38,10 +39,10 @@ from cyoloctl.errors import (
     Unavailable,
 )
 from cyoloctl.model import Address, ClusterId, NodeName, Storage, parse_address, parse_name
-from cyoloctl.paths import make_private_directory
+from cyoloctl.paths import make_private_directory, write_private
 from cyoloctl.raft import create_storage
 
-__all__ = ["init_cluster", "join", "node_info"]
+__all__ = ["accept_renewal", "init_cluster", "join", "node_info", "renew_here", "write_renewal_request"]
 
 _STATE = ("raft.db", "snapshot")
 _WILDCARDS = ("0.0.0.0", "::", "*")
@@ -144,12 +145,14 @@ def init_cluster(
     storage: str,
     gateway: str | None = None,
     gateway_url: str | None = None,
+    certificate_days: int = pki.MAX_CERTIFICATE_DAYS,
 ) -> dict[str, Any]:
     """Make a new cluster with this node as its only member; offline, whole or not at all.
 
     data_dir: made 0700 where it is not there.  listen, advertise: HOST:PORT;
     advertise None: as listen.  storage: disk or memory.  gateway: HOST:PORT
     for browsers, None for no gateway; gateway_url: the base of its links.
+    certificate_days: life of every certificate, 1 to 825; renewals use the same.
 
     Returns what was made, as JSON.  Raises AlreadyExists for a directory that
     holds a node or parts of one, InvalidInput for names and addresses,
@@ -163,7 +166,9 @@ def init_cluster(
     _refuse_a_node(data_dir, CONFIG_NAME, pki.PKI_DIRECTORY, pki.OPERATOR_FILE, *_STATE)
     with _private_directory(data_dir):
         try:
-            files = pki.new_cluster(data_dir, name=node_name, cluster=cluster_name, now=_now())
+            files = pki.new_cluster(
+                data_dir, name=node_name, cluster=cluster_name, now=_now(), days=certificate_days
+            )
             config = Config(
                 name=node_name,
                 cluster_id=files.identity.cluster_id,
@@ -308,6 +313,75 @@ def _refuse_another_ca(path: Path, ca_sha256: str) -> None:
         same = False
     if not same:
         raise Conflict(f"{path} is of another cluster: use an empty data directory")
+
+
+def _node_of(data_dir: Path) -> tuple[Config, Path, pki.NodeFiles]:
+    config = load_config(data_dir / CONFIG_NAME)
+    pki_dir = data_dir / pki.PKI_DIRECTORY
+    return (
+        config,
+        pki_dir,
+        pki.check_private_files(pki_dir, name=config.name, cluster_id=config.cluster_id),
+    )
+
+
+def _renewed(config: Config, pki_dir: Path) -> dict[str, Any]:
+    files = pki.check_private_files(pki_dir, name=config.name, cluster_id=config.cluster_id)
+    return {
+        "schema_version": 1,
+        "name": config.name,
+        "certificate": str(pki_dir / "node.crt"),
+        "certificate_expires_at": _rfc3339(files.certificate_expires_at),
+    }
+
+
+def renew_here(data_dir: Path) -> dict[str, Any]:
+    """Renew the node's certificate with the CA key in its own directory, offline, for as long as before.
+
+    A running node uses it within a second.  Raises ConfigError where there is
+    no CA key, and for a clock that was never set; StorageError.
+    """
+    config, pki_dir, files = _node_of(data_dir)
+    if not files.has_ca_key:
+        directory = shlex.quote(str(data_dir))
+        raise ConfigError(
+            f"{pki_dir} holds no CA key, so this node cannot renew its certificate itself: write a request "
+            f"(`cyoloctl node renew -d {directory} --request FILE`), have it granted on a member "
+            "(`cyoloctl member grant --request FILE --out FILE`), and put the answer in place "
+            f"(`cyoloctl node renew -d {directory} --grant FILE`)"
+        )
+    ca_pem, key_pem = pki.read_ca(pki_dir)
+    authority.renew_own(
+        pki_dir,
+        authority.Authority(ca_pem, key_pem),
+        files.identity,
+        now_unix_ms=int(authority.offline_now(_now()).timestamp() * 1000),
+        days=authority.life_of(files.certificate_pem).days,
+    )
+    return _renewed(config, pki_dir)
+
+
+def write_renewal_request(data_dir: Path, out: Path) -> dict[str, Any]:
+    """Write a request for a new certificate for the key that the node has; no secrets.
+
+    Raises AlreadyExists for a file that is there, ConfigError, StorageError.
+    """
+    config, pki_dir, _ = _node_of(data_dir)
+    pending = pki.prepare_request(pki_dir, config.name, config.cluster_id)
+    request = pki.NodeRequest(config.name, config.advertise, pending.request_pem, pending.sealing_key)
+    write_private(out, pki.encode_request(request).encode(), exclusive=True)
+    return {"schema_version": 1, "name": config.name, "request": str(out)}
+
+
+def accept_renewal(data_dir: Path, text: str) -> dict[str, Any]:
+    """Put a granted certificate in place.  A running node uses it within a second.
+
+    Raises InvalidInput, Conflict (of another cluster or CA), ConfigError, StorageError.
+    """
+    config, pki_dir, files = _node_of(data_dir)
+    certificate = authority.decode_renewal(pki.decode_grant(text), pki_dir, files.identity)
+    authority.store_certificate(pki_dir, certificate, files.identity)
+    return _renewed(config, pki_dir)
 
 
 def node_info(data_dir: Path) -> dict[str, Any]:

@@ -29,8 +29,9 @@ PROGRAM = "cyoloctl"
 #: Groups: name -> one line.
 GROUPS: dict[str, str] = {
     "cluster": "Create a cluster.",
-    "node": "Run, stop, join and inspect the node of a data directory.",
-    "member": "Invite, list and remove members; move leadership.",
+    "node": "Run, stop, join, renew and inspect the node of a data directory.",
+    "member": "Invite, list, renew and remove members; move leadership.",
+    "pki": "The certificate authority: its state, its exchange.",
     "counter": "The replicated counters (signed 64-bit).",
     "key": "The key ring of session tokens: rotate, inspect, carry to another network.",
     "token": "Session tokens: mint, open, change, revoke.",
@@ -49,6 +50,7 @@ _MODULES: dict[str, Callable[[], Any]] = {
     "node": lambda: import_module("cyoloctl.cli.node"),
     "member": lambda: import_module("cyoloctl.cli.member"),
     "status": lambda: import_module("cyoloctl.cli.status"),
+    "pki": lambda: import_module("cyoloctl.cli.pki"),
     "counter": lambda: import_module("cyoloctl.cli.counter"),
     "token": lambda: import_module("cyoloctl.cli.token"),
     "key": lambda: import_module("cyoloctl.cli.key"),

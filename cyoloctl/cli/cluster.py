@@ -58,6 +58,12 @@ def init(
     ] = "disk",
     gateway: GatewayOption = None,
     gateway_url: GatewayUrlOption = None,
+    certificate_days: Annotated[
+        int,
+        typer.Option(
+            "--certificate-days", metavar="N", help="Life of certificates, 1 to 825; nodes renew theirs."
+        ),
+    ] = 825,
 ) -> None:
     """Create a new cluster with one member, offline.
 
@@ -67,10 +73,12 @@ def init(
     """
     if storage not in ("disk", "memory"):
         raise UsageError(f"--storage is {storage!r}: use disk or memory")
+    if not 1 <= certificate_days <= 825:
+        raise UsageError(f"--certificate-days is {certificate_days}: use 1 to 825")
     from cyoloctl import setup
 
     made = setup.init_cluster(
-        session.data_dir, name, listen, advertise, cluster, storage, gateway, gateway_url
+        session.data_dir, name, listen, advertise, cluster, storage, gateway, gateway_url, certificate_days
     )
     session.fields(
         made,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 from collections.abc import Callable
 from pathlib import Path
@@ -17,6 +18,7 @@ from cyoloctl.cli.common import (
     create_secret_file,
     file_error,
     parse_duration_s,
+    read_secret,
 )
 from cyoloctl.errors import UsageError
 from cyoloctl.model import parse_hostname, parse_name
@@ -153,6 +155,40 @@ def show(session: Session, name: NodeArgument) -> None:
     )
 
 
+@command()
+def grant(
+    session: Session,
+    request: Annotated[
+        str,
+        typer.Option("--request", metavar="FILE|-", help="What `node renew --request` wrote; - is stdin."),
+    ],
+    out: Annotated[
+        Path | None, typer.Option("--out", metavar="FILE", help="Write the grant to a new file.")
+    ] = None,
+) -> None:
+    """Renew the certificate of a member that cannot reach the cluster, by file.
+
+    Only for the key that the member was admitted with. The grant holds no
+    secret; `node renew --grant` puts it in place.
+    """
+    text = read_secret(request, "request")
+    made = session.client().call("pki_grant", body={"request": text}, repeatable=True)
+    if out is None:
+        output.structured(made, "json")
+        return
+    descriptor = create_secret_file(out, "grant")
+    try:
+        with os.fdopen(descriptor, "w", encoding="ascii") as file:
+            file.write(json.dumps(made, indent=2) + "\n")
+    except OSError as error:
+        raise file_error(out, error, "write") from None
+    session.fields(
+        {"schema_version": 1, "name": made["name"], "grant": str(out)},
+        [("name", made["name"]), ("grant", str(out))],
+    )
+    session.hint(f"next, on {made['name']}, with this file:\n  cyoloctl node renew -d DIR --grant FILE")
+
+
 def _tolerance(document: dict[str, Any]) -> str:
     before, after = document["failure_tolerance_before"], document["failure_tolerance_after"]
     return f"failure tolerance {before} -> {after}"
@@ -186,6 +222,10 @@ def remove(
         return
     head = f"{name} would be removed" if dry_run else f"{name} is removed"
     output.write(f"{head}; {_tolerance(done)}\n")
+    if done.get("ca_rotation_due"):
+        session.hint(
+            "a removed voter has had the CA's key: exchange the CA (`cyoloctl pki rotate-ca --dry-run` first)"
+        )
 
 
 @command()
@@ -230,6 +270,7 @@ COMMANDS: dict[str, Callable[..., None]] = {
     "uninvite": uninvite,
     "list": list_,
     "show": show,
+    "grant": grant,
     "remove": remove,
     "set-host": set_host,
     "transfer-leadership": transfer_leadership,

@@ -9,6 +9,7 @@ import socket
 import struct
 import time
 from collections.abc import Callable
+from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
@@ -234,10 +235,60 @@ def info(session: Session) -> None:
     )
 
 
+@command(connects=False, timeout_s=None)
+def renew(
+    session: Session,
+    request: Annotated[
+        Path | None,
+        typer.Option("--request", metavar="FILE", help="Write a request for `member grant` to a new file."),
+    ] = None,
+    grant: Annotated[
+        str | None,
+        typer.Option("--grant", metavar="FILE|-", help="Put in place what `member grant` wrote; - is stdin."),
+    ] = None,
+) -> None:
+    """Renew the node's certificate, offline; the key stays.
+
+    Nodes renew theirs by themselves; this is for one whose certificate has
+    ended while it was away. Without options the CA key in its own directory
+    is used. A node without one writes a request, which any node of the
+    cluster grants, and puts the answer in place. A node that runs uses the
+    new certificate within a second.
+    """
+    if request is not None and grant is not None:
+        raise UsageError("use --request or --grant, not both")
+    from cyoloctl import setup
+
+    directory = shlex.quote(str(session.data_dir))
+    if request is not None:
+        written = setup.write_renewal_request(session.data_dir, request)
+        session.fields(written, [("name", written["name"]), ("request", written["request"])])
+        session.hint(
+            "\nnext, on a member of the cluster, with this file:\n"
+            "  cyoloctl member grant --request FILE --out FILE\n"
+            "then here, with what it wrote:\n"
+            f"  cyoloctl node renew -d {directory} --grant FILE"
+        )
+        return
+    if grant is None:
+        done = setup.renew_here(session.data_dir)
+    else:
+        done = setup.accept_renewal(session.data_dir, read_secret(grant, "grant"))
+    session.fields(
+        done,
+        [
+            ("name", done["name"]),
+            ("certificate", done["certificate"]),
+            ("certificate expires", done["certificate_expires_at"]),
+        ],
+    )
+
+
 COMMANDS: dict[str, Callable[..., None]] = {
     "start": start,
     "stop": stop,
     "reload": reload,
     "join": join,
+    "renew": renew,
     "info": info,
 }

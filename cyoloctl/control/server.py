@@ -163,6 +163,10 @@ class NodeService(Protocol):
         """As tokens, for key_X; the id of a key comes first."""
 
     @property
+    def certificates(self) -> Any:
+        """As tokens, for pki_X."""
+
+    @property
     def rendezvous(self) -> Any:
         """As tokens, for rendezvous_X."""
 
@@ -229,6 +233,7 @@ _GROUPS = {
     "key": "keys",
     "rendezvous": "rendezvous",
     "route": "routes",
+    "pki": "certificates",
 }
 
 

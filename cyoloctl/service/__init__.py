@@ -536,6 +536,14 @@ class Service:
         for raft_id in sorted(raft_ids):
             await self._patiently(partial(self._engine.remove, raft_id, force=force), deadline)
         if member is not None:
+            if member.role == "learner":
+                await self._replicated.apply(
+                    "authorities",
+                    "exempt",
+                    {"name": name},
+                    request_id=None,
+                    timeout_s=max(0.1, deadline - time.monotonic()),
+                )
             await self._replicated.apply(
                 "members",
                 "remove",
@@ -572,6 +580,9 @@ class Service:
             "dry_run": dry_run,
             "failure_tolerance_before": tolerance(before),
             "failure_tolerance_after": tolerance(after),
+            # A voter has had the CA's key: until the CA is exchanged it can vouch for anybody.
+            "ca_rotation_due": (name in before and before[name]["role"] != "learner")
+            or bool(self._machine.authorities.due_for()),
         }
 
     async def _transfer_here(self, to: str | None, timeout_s: float) -> Json:

@@ -22,17 +22,22 @@ PROXY = "--format --pin --listen --tls-certificate --backend-tls-ca --fragment -
 # command -> its options, common ones included.
 CONTRACT = {
     "demo": f"--nodes --data-dir -d --keep {OUTPUT}",
-    "cluster init": f"-d --data-dir --name --listen --advertise --cluster --storage {OUTPUT}",
+    "cluster init": "-d --data-dir --name --listen --advertise --cluster --storage --certificate-days "
+    f"{OUTPUT}",
     "node start": f"-d --data-dir --background --log-format --log-level --timeout {OUTPUT}",
     "node stop": CONNECTION,
     "node reload": f"-d --data-dir {OUTPUT}",
     "node join": f"-d --data-dir --name --listen --advertise --token-file --timeout {OUTPUT}",
+    "node renew": f"-d --data-dir --request --grant {OUTPUT}",
     "node info": f"-d --data-dir {OUTPUT}",
     "member invite": f"--name --learner --ttl --out {CONNECTION}",
     "member invitations": CONNECTION,
     "member uninvite": CONNECTION,
     "member list": CONNECTION,
     "member show": CONNECTION,
+    "member grant": f"--request --out {CONNECTION}",
+    "pki status": CONNECTION,
+    "pki rotate-ca": f"--dry-run --overlap --abandon --yes {CONNECTION}",
     "member remove": f"--dry-run --force --yes {CONNECTION}",
     "member transfer-leadership": f"--to {CONNECTION}",
     "status": f"--watch --check {CONNECTION}",

@@ -64,12 +64,13 @@ class MemoryService:
         self.watchers = 0
         self.watch_ended = asyncio.Event()
         self.cluster_id = ""
-        self.certificates: list[str] = []
+        self.ca_certificates: list[str] = []
         self.tokens = _Group(self, "tokens")
         self.keys = _Group(self, "keys")
         self.credentials = _Group(self, "credentials")
         self.rendezvous = _Group(self, "rendezvous")
         self.routes = _Group(self, "routes")
+        self.certificates = _Group(self, "certificates")
 
     async def _enter(self, operation: str, **arguments: Any) -> None:
         self.calls.append((operation, arguments))
@@ -134,7 +135,7 @@ class MemoryService:
 
     async def ca(self, *, timeout_s: float) -> dict[str, Any]:
         self.calls.append(("ca", {}))
-        return {"cluster_id": self.cluster_id, "certificates": self.certificates}
+        return {"cluster_id": self.cluster_id, "certificates": self.ca_certificates}
 
     async def join(
         self,

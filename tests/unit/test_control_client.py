@@ -71,7 +71,7 @@ async def running(
     authority: Authority, directory: Path, name: str = "control.sock", context: ssl.SSLContext | None = None
 ) -> AsyncIterator[Live]:
     service = MemoryService()
-    service.cluster_id, service.certificates = authority.cluster_id, [authority.ca_pem]
+    service.cluster_id, service.ca_certificates = authority.cluster_id, [authority.ca_pem]
     server = build_server(service, logger=LOGGER, identify=identify)
     await server.start_unix(directory / name)
     listener = await asyncio.get_running_loop().create_server(
@@ -650,14 +650,14 @@ async def test_join_where_another_answers_sends_nothing(live: Live, authority: A
 async def test_join_picks_its_ca_among_several_and_from_any_answer_that_is_none(
     live: Live, authority: Authority
 ) -> None:
-    live.service.certificates = [Authority().ca_pem, authority.ca_pem]
+    live.service.ca_certificates = [Authority().ca_pem, authority.ca_pem]
     assert (await _join(live, authority))["grant"] == {"name": "n2"}
     for nonsense in (
         ["x"],
         [5, None, {}],
         ["-----BEGIN CERTIFICATE-----\n\u00e9\n-----END CERTIFICATE-----\n"],
     ):
-        live.service.certificates = nonsense
+        live.service.ca_certificates = nonsense
         with pytest.raises(AccessDenied, match="member invite"):
             await _join(live, authority)
 
@@ -666,7 +666,7 @@ async def test_join_tries_the_next_member_when_the_first_answers_with_nonsense(
     live: Live, authority: Authority, directory: Path
 ) -> None:
     async with running(authority, directory, "second.sock") as other:
-        other.service.certificates = []
+        other.service.ca_certificates = []
         members = [("a", _address(other)), ("a", _address(live))]
         assert (await _join(live, authority, members=members))["grant"] == {"name": "n2"}
 

@@ -222,6 +222,7 @@ def test_roles_of_the_table_are_what_each_role_is_for() -> None:
         *("counter_get", "counter_list", "counter_watch"),
         *("credential_list", "credential_show", "credential_renew_own"),
         *("token_revocations", "key_list", "key_status", "key_policy", "key_identity", "route_list"),
+        "pki_status",
     }
     assert by_role.keys() == set(wire.ROLES)
 

@@ -104,7 +104,7 @@ TABLE: dict[str, Row] = {
     "authority": Row(ours=f"{BASE} identity paths pki"),
     "rendezvous": Row(ours=f"{BASE} machines.rendezvous pki", vendors="cryptography"),
     "config": Row(ours=f"{BASE} identity paths", vendors="yaml"),
-    "setup": Row(ours=f"{BASE} identity paths joining pki config raft control.client"),
+    "setup": Row(ours=f"{BASE} authority identity paths joining pki config raft control.client"),
     "logs": Row(),
     "process": Row(quick=True),
     "strangers": Row(pure=True),

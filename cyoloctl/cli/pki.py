@@ -1,0 +1,119 @@
+"""``cyoloctl pki``: the certificate authority, and how another one takes its place."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Annotated, Any
+
+import typer
+
+from cyoloctl.cli import output
+from cyoloctl.cli.common import Session, command, confirm, parse_duration_s
+from cyoloctl.cli.output import Cell
+from cyoloctl.errors import UsageError
+
+__all__ = ["COMMANDS"]
+
+
+def _names(names: list[str]) -> str:
+    return ", ".join(names) or "-"
+
+
+def _exchange(member: dict[str, Any]) -> Cell:
+    if member["confirmed"] is None:
+        return Cell("-", "dim")
+    if member["reissued"]:
+        return Cell("has its new certificate", "good")
+    return Cell("trusts the new CA") if member["confirmed"] else Cell("waited for", "warn")
+
+
+@command()
+def status(session: Session) -> None:
+    """Show the CAs, who holds their keys, and whose certificates are under which."""
+    document = session.client().call("pki_status")
+    if session.mode != "table":
+        output.structured(document, session.mode)
+        return
+    output.table(
+        ("CA", "STATE", "UNTIL", "KEY HELD BY"),
+        [
+            [ca["sha256"][:16], ca["state"], ca["not_after"], _names(ca["key_holders"])]
+            for ca in document["authorities"]
+        ],
+    )
+    output.table(
+        ("MEMBER", "ROLE", "UP", "CA", "EXPIRES", "EXCHANGE"),
+        [
+            [
+                Cell(member["name"], "bold"),
+                member["role"],
+                Cell("yes", "good") if member["connected"] else Cell("no", "bad"),
+                (member["ca_sha256"] or "?")[:16],
+                member["certificate_expires_at"] or "?",
+                _exchange(member),
+            ]
+            for member in document["members"]
+        ],
+    )
+    rotation = document["rotation"]
+    if rotation is not None:
+        output.write(
+            f"a rotation goes on: {rotation['step']}, overlap until {rotation['overlap_until']}, "
+            f"waiting for {_names(rotation['waiting_for'])}\n"
+            f"credentials to renew: {_names(document['credentials_to_renew'])}\n"
+        )
+    for reason in document["reasons"]:
+        output.write(f"! a rotation is due: {reason}\n")
+
+
+@command()
+def rotate_ca(
+    session: Session,
+    dry_run: Annotated[
+        bool, typer.Option("--dry-run", help="Change nothing; print who takes part and what to renew.")
+    ] = False,
+    overlap: Annotated[
+        str,
+        typer.Option(
+            "--overlap",
+            metavar="DURATION",
+            help="Both CAs are trusted for at least this long, 0s to 366d; renew credentials meanwhile.",
+        ),
+    ] = "7d",
+    abandon: Annotated[
+        bool, typer.Option("--abandon", help="Take back a rotation that not all members trust yet.")
+    ] = False,
+    yes: Annotated[bool, typer.Option("--yes", help="Do not ask.")] = False,
+) -> None:
+    """Give the cluster a new CA; the nodes exchange it by themselves.
+
+    All members trust both CAs for the overlap. Then every node gets itself a
+    certificate of the new CA, and the old one counts no more. A member that
+    is away holds this up until it is back or removed. Credentials that were
+    made before all members trusted the new CA end with the old one: renew
+    them during the overlap (`credentials renew`).
+    """
+    if abandon and dry_run:
+        raise UsageError("use --abandon or --dry-run, not both")
+    overlap_s = parse_duration_s(overlap, "--overlap", minimum_s=0, maximum_s=366 * 86_400)
+    client = session.client()
+    if abandon:
+        confirm(yes, "take the rotation of the CA back?")
+    elif not dry_run:
+        confirm(yes, "give the cluster a new CA? credentials that are not renewed meanwhile stop counting.")
+    body = {"overlap_s": overlap_s, "dry_run": dry_run, "abandon": abandon}
+    done = client.call("pki_rotate", body=body)
+    session.fields(
+        done,
+        [
+            ("new CA", done["sha256"] or "-"),
+            ("members", _names(done["members"])),
+            ("away", _names(done["away"])),
+            ("credentials to renew", _names(done["credentials_to_renew"])),
+        ],
+    )
+    if done["sha256"] is not None:
+        session.hint("it goes on by itself; see how far it is: cyoloctl pki status")
+
+
+COMMANDS: dict[str, Callable[..., None]] = {"status": status, "rotate-ca": rotate_ca}
