@@ -52,7 +52,7 @@ _VERSION = 2
 _PREFIX = f"cyolojoin{_VERSION}."
 _OLD_PREFIX = "cyolojoin1."
 _MAX_CHARS = 32 * 1024
-_SHA256 = re.compile(r"[0-9a-f]{64}")
+_SHA256 = re.compile(r"[0-9a-f]{64}(,[0-9a-f]{64})?")
 _SECRET = re.compile(r"[A-Za-z0-9_-]{42}[AEIMQUYcgkosw048]")  # 32 bytes have one spelling
 _FAR_UNIX_S = 1 << 40
 _DEFECTS = (ValueError, TypeError, KeyError, RecursionError, CyoloctlError)
@@ -62,7 +62,8 @@ _DEFECTS = (ValueError, TypeError, KeyError, RecursionError, CyoloctlError)
 class JoinToken:
     """Everything that a new node needs to join: whom to dial, whom to trust, and a secret to sign with.
 
-    ca_sha256: of the CA's certificate, hex.  secret: from new_secret.
+    ca_sha256: of the CA's certificate, hex; while the cluster exchanges its CA,
+    of both, with a comma.  secret: from new_secret.
     expires_unix_s: seconds since 1970, for people; the cluster decides by its
     own time.  members: 1 to 64 names with the address of each.  repr and str
     hide the secret.  Raises InvalidInput for values that are not valid.
@@ -82,7 +83,7 @@ class JoinToken:
         parse_name(self.cluster, "cluster name")
         parse_name(self.name)
         if not _SHA256.fullmatch(self.ca_sha256):
-            raise InvalidInput("the CA in a join token is the 64 hex digits of a SHA-256")
+            raise InvalidInput("the CA in a join token is the 64 hex digits of a SHA-256, or two")
         if not _SECRET.fullmatch(self.secret):
             raise InvalidInput("the secret of a join token is 43 characters: use a new one")
         if not 0 < self.expires_unix_s < _FAR_UNIX_S:

@@ -654,12 +654,14 @@ def grant(
     now: datetime,
     days: int = MAX_CERTIFICATE_DAYS,
     hand_over_ca_key: bool = True,
+    trust_pem: str | None = None,
 ) -> dict[str, Any]:
     """Answer a request: the JSON object that makes a node a member.
 
     Whether the requester may become one was decided before (an invitation, or
     the operator).  hand_over_ca_key: False where the CA key stays offline;
     learners never get it.  days: validity of the certificate, 1 to 825.
+    trust_pem: every CA that the node must trust, where that is more than this one.
 
     Raises InvalidInput for the request (check_request), ConfigError for the CA.
     """
@@ -678,7 +680,7 @@ def grant(
         "name": identity.name,
         "learner": learner,
         "certificate_pem": certificate,
-        "ca_pem": _pem(ca),
+        "ca_pem": trust_pem or _pem(ca),
         "storage": storage,
         "peers": {parse_name(peer): str(address) for peer, address in peers.items()},
         "ca_key_sealed": sealed,
@@ -701,8 +703,8 @@ def accept_grant(
     """Verify a grant against this node's keys and write its certificate, the CA and the CA key.
 
     value: the grant object.  cluster_id, ca_sha256: what the join token
-    pinned; None only where the grant came by hand.  A directory that already
-    trusts a CA accepts no other.  Dates are not judged: the cluster set them
+    pinned (one digest, or two with a comma); None only where the grant came by
+    hand.  A directory that already trusts a CA accepts no other.  Dates are not judged: the cluster set them
     by its time, and this machine's clock may be wrong.  Idempotent.  Nothing
     is written unless all of it holds.
 
@@ -733,16 +735,21 @@ def accept_grant(
     if cluster_id is not None and granted_id != cluster_id:
         raise _grant_error("it is for another cluster")
 
-    ca = _load_certificate(fields["ca_pem"], canonical=True)
-    if ca_sha256 is not None and ca.fingerprint(hashes.SHA256()).hex() != ca_sha256:
+    # Two while the cluster exchanges its CA: who named one of them vouches for both.
+    authorities = _load_authorities(fields["ca_pem"])
+    digests = {each.fingerprint(hashes.SHA256()).hex() for each in authorities}
+    if ca_sha256 is not None and not digests.intersection(ca_sha256.split(",")):
         raise _grant_error("its CA is not the one that the token names")
-    if _ca_cluster_id(ca) != granted_id:
+    if {_ca_cluster_id(each) for each in authorities} != {granted_id}:
         raise _grant_error("its CA is of another cluster")
     trusted = pki_dir / _CA_CERT
-    if os.path.lexists(trusted) and _from_file(trusted, _load_certificate) != ca:
+    if os.path.lexists(trusted) and not any(
+        each in authorities for each in _from_file(trusted, _load_authorities)
+    ):
         raise Conflict(f"{trusted} is of another cluster: use an empty data directory")
 
     certificate = _load_certificate(fields["certificate_pem"], canonical=True)
+    ca = next((each for each in authorities if _is_issued_by(certificate, each)), authorities[0])
     identity = Identity(parse_name(name), "node", granted_id)
     problem = _certificate_problem(certificate, ca, identity)
     if problem is not None:
@@ -758,7 +765,7 @@ def accept_grant(
             raise _grant_error("a learner gets no CA key")
         info = _ca_key_info(granted_id, name)
         ca_key = _ca_key_text(
-            open_sealed(_read(pki_dir / _SEALING_KEY), fields["ca_key_sealed"], info), fields["ca_pem"]
+            open_sealed(_read(pki_dir / _SEALING_KEY), fields["ca_key_sealed"], info), _pem(ca)
         )
 
     # The CA first: node.crt, which makes the directory usable, never stands without it.
@@ -1214,7 +1221,7 @@ def _load_authorities(text: str) -> list[x509.Certificate]:
     end = "-----END CERTIFICATE-----\n"
     pems = [part + end for part in text.split(end)[:-1]]
     found = [_load_certificate(pem, canonical=True) for pem in pems]
-    if not found or "".join(pems) != text:
+    if not found or "".join(pems) != text or len(set(pems)) != len(pems):
         raise InvalidInput("this is not the CA of a cyoloctl cluster: use the right file")
     for each in found:
         _ca_cluster_id(each)

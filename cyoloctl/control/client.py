@@ -288,7 +288,9 @@ class _Trust:
 
 
 class _PinnedTrust(_Trust):
-    """A CA that is known by its SHA-256 (hex), until `choose` was shown the certificate itself.
+    """CAs that are known by their SHA-256, until `choose` was shown the certificates.
+
+    ca_sha256: hex; of two, with a comma, while the cluster exchanges its CA.
 
     Dates are not judged: the machine that joins may have a clock that is
     wrong, and the cluster keeps its own time.
@@ -306,18 +308,21 @@ class _PinnedTrust(_Trust):
         return bool(self._ca_pem)
 
     def choose(self, endpoint: str, certificates: Sequence[Any]) -> None:
-        """Take the certificate with the right digest.  Raises AccessDenied when it is not among them."""
+        """Take the certificates with the right digests.  Raises AccessDenied when none is among them."""
         import ssl
         from hashlib import sha256
 
+        found = ""
         for pem in certificates:
             try:
                 der = ssl.PEM_cert_to_DER_cert(pem)
             except (ValueError, TypeError, AttributeError):
                 continue
-            if sha256(der).hexdigest() == self._ca_sha256:
-                self._ca_pem = ssl.DER_cert_to_PEM_cert(der)
-                return
+            if sha256(der).hexdigest() in self._ca_sha256.split(","):
+                found += ssl.DER_cert_to_PEM_cert(der)
+        if found:
+            self._ca_pem = found
+            return
         raise AccessDenied(
             f"{endpoint}: whoever answers there belongs to another cluster than the join token, or the "
             "cluster has a new certificate authority since: nothing was sent; check the address, "

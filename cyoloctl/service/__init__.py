@@ -155,13 +155,19 @@ class Service:
             link=engine,
             now_ms=self._replicated.now_ms,
             pki_dir=pki_dir,
-        )
-        self.credentials = CredentialService(
-            self._replicated, pki_dir, self.admission, ask=self._ask, addresses=self._dial_addresses
+            is_trusted=tls.is_trusted,
         )
         self.keys = KeyService(self._replicated, files, pki_dir)
         self.certificates = CertificateService(
             self._replicated, files, pki_dir, tls, ask=self._ask, on_renewed=self.keys.renewed
+        )
+        self.credentials = CredentialService(
+            self._replicated,
+            pki_dir,
+            self.admission,
+            ask=self._ask,
+            issuer=partial(self.certificates.issuer, credentials=True),
+            addresses=self._dial_addresses,
         )
         self.joining = JoinService(
             self._replicated,

@@ -99,14 +99,18 @@ class Admission:
         link: Link,
         now_ms: Callable[[], int],
         pki_dir: Path,
+        is_trusted: Callable[[bytes], bool] = lambda der: True,
     ) -> None:
-        """now_ms: the cluster's time.  Raises nothing: a damaged members.json counts as none."""
+        """now_ms: the cluster's time.  is_trusted: whether a CA that counts issued a certificate (DER).
+
+        Raises nothing: a damaged members.json counts as none."""
         self._name = name
         self._cluster_id = cluster_id
         self._members = members
         self._credentials = credentials
         self._link = link
         self._now_ms = now_ms
+        self._is_trusted = is_trusted
         self._path = pki_dir / KNOWN_MEMBERS
         self._remembered, self._remembered_removed = _read_known(self._path)
         self._caught_up = asyncio.Event()
@@ -147,7 +151,7 @@ class Admission:
         was.  connected: it was admitted before; then whoever is not known gets
         the time that it takes to ask about it.
         """
-        shown = pki.presented(ssl_object, cluster_id=self._cluster_id)
+        shown = self._presented(ssl_object)
         if shown is None:
             raise AccessDenied("a node's certificate of this cluster is needed to speak to its nodes")
         identity, key_hash = shown.identity, shown.key_hash
@@ -188,7 +192,7 @@ class Admission:
         Raises Unavailable while this node is not up to date: it would forget
         what was revoked while it was down; see `wait_caught_up`.
         """
-        shown = pki.presented(ssl_object, cluster_id=self._cluster_id)
+        shown = self._presented(ssl_object)
         if shown is None:
             return None
         identity = shown.identity
@@ -223,6 +227,17 @@ class Admission:
                 f"{_shown(now_ms)}: on a node, run `cyoloctl credentials renew {name} --out FILE`"
             )
         return name, entry.role
+
+    def _presented(self, ssl_object: Any) -> pki.Presented | None:
+        """Raises AccessDenied for a name of another cluster, and for a CA that was dropped since."""
+        shown = pki.presented(ssl_object, cluster_id=self._cluster_id)
+        if shown is not None and not self._is_trusted(ssl_object.getpeercert(True)):
+            raise AccessDenied(
+                f"the certificate of {shown.identity.role} {shown.identity.name} is of a CA that the cluster "
+                "has exchanged: use one of the present CA (`cyoloctl credentials renew` for credentials, "
+                "`cyoloctl node renew` for a node)"
+            )
+        return shown
 
     def vouches(self, name: str, key_hash: str) -> bool:
         """Whether this node's own state holds a member of this name and key."""

@@ -23,6 +23,7 @@ from cyoloctl.errors import (
 from cyoloctl.machines.credentials import Credential
 from cyoloctl.service._admission import Admission
 from cyoloctl.service._audit import audit
+from cyoloctl.service._certificates import Issuer
 from cyoloctl.service._replicated import Json, Replicated, rfc3339
 
 __all__ = ["CredentialService"]
@@ -60,9 +61,12 @@ class CredentialService:
         admission: Admission,
         *,
         ask: Callable[[str, str, Json, float], Awaitable[Json]],
+        issuer: Callable[[], Issuer],
         addresses: Callable[[], dict[str, str]],
     ) -> None:
         """ask: a peer, by raft id or name: operation, arguments, timeout in seconds.
+
+        issuer: the CA of new credentials; raises ConfigError where this node holds no CA key.
 
         addresses: where the members are, this node included.
         """
@@ -70,6 +74,7 @@ class CredentialService:
         self._pki_dir = pki_dir
         self._admission = admission
         self._ask = ask
+        self._issuer = issuer
         self._addresses = addresses
         self._members = replicated.machine.members
         self._register = replicated.machine.credentials
@@ -191,6 +196,13 @@ class CredentialService:
         member = self._members.get(name)
         return member is not None and member.role == "voter"
 
+    def _can_issue(self) -> bool:
+        try:
+            self._issuer()
+        except ConfigError:
+            return False
+        return True
+
     async def _where_allowed(
         self, operation: str, given: Json, request_id: str | None, timeout_s: float
     ) -> Json:
@@ -201,7 +213,7 @@ class CredentialService:
                 f"{self._name} is a learner, and learners do not change who is trusted: ask a voter, "
                 f"{self._voters()}"
             )
-        if operation == "revoke" or pki.has_ca_key(self._pki_dir):
+        if operation == "revoke" or self._can_issue():
             return await self._here(operation, given, request_id, timeout_s)
         leader = self._replicated.engine.leader()
         first = "" if leader is None else leader.partition("~")[0]
@@ -240,7 +252,7 @@ class CredentialService:
             value = await self._apply("revoke", {"name": name}, request_id, timeout_s)
             audit("credentials revoke", credentials=name, role=value["role"], key_hash=value["key_hash"])
             return {"schema_version": 1, **_row_of(value)}
-        ca_pem, ca_key_pem = pki.read_ca(self._pki_dir)
+        issuer = self._issuer()
         request_pem = given["request_pem"]
         if operation == "create":
             role = given["role"]
@@ -258,7 +270,7 @@ class CredentialService:
             "name": name,
             "key_hash": pki.key_id(request_pem),
             "ttl_ms": None if ttl_s is None else ttl_s * 1000,
-            "latest_unix_ms": int(pki.certificate_expires_at(ca_pem).timestamp() * 1000),
+            "latest_unix_ms": int(pki.certificate_expires_at(issuer.authority.ca_pem).timestamp() * 1000),
         }
         if operation == "create":
             arguments |= {"role": role, "created_by": _printable(CALLER.get().name)}
@@ -272,20 +284,20 @@ class CredentialService:
             key_hash=value["key_hash"],
             expires_at=_time(value["expires_unix_ms"]),
         )
-        return self._issued(value, ca_pem, ca_key_pem, request_pem)
+        return self._issued(value, issuer, request_pem)
 
     async def _apply(self, operation: str, arguments: Json, request_id: str | None, timeout_s: float) -> Json:
         return await self._replicated.apply_here(
             "credentials", operation, arguments, request_id=request_id, timeout_s=timeout_s
         )
 
-    def _issued(self, value: Json, ca_pem: str, ca_key_pem: str, request_pem: str) -> Json:
+    def _issued(self, value: Json, issuer: Issuer, request_pem: str) -> Json:
         """The object of a credentials file, without the private key, and the entry."""
         cluster_id = self._replicated.config.cluster_id
         identity = pki.Identity(value["name"], value["role"], cluster_id)
         certificate = pki.issue(
-            ca_pem,
-            ca_key_pem,
+            issuer.authority.ca_pem,
+            issuer.authority.key_pem,
             request_pem,
             identity,
             now=datetime.fromtimestamp(self._replicated.now_ms() / 1000, UTC),
@@ -295,7 +307,7 @@ class CredentialService:
             "schema_version": 1,
             **_row_of(value),
             "cluster_id": cluster_id,
-            "ca_pem": ca_pem,
+            "ca_pem": issuer.trust_pem,
             "certificate_pem": certificate,
             "members": self._addresses(),
         }

@@ -108,7 +108,7 @@ class JoinService:
         token = joining.JoinToken(
             cluster_id=self._config.cluster_id,
             cluster=self._config.cluster,
-            ca_sha256=pki.certificate_sha256(self._files().ca_pem),
+            ca_sha256=",".join(pki.certificate_sha256(pem) for pem in self._files().authorities[-2:]),
             name=NodeName(name),
             learner=learner,
             secret=secret,
@@ -225,6 +225,7 @@ class JoinService:
             # By the cluster's time: whoever judges the certificate does the same.
             now=datetime.fromtimestamp(self._replicated.now_ms() / 1000, UTC),
             days=issuer.days,
+            trust_pem=issuer.trust_pem,
         )
 
     async def _admit(self, asked: Mapping[str, str], request_sha256: str, timeout_s: float) -> None:
