@@ -23,7 +23,7 @@ from typing import Any, cast
 
 from cyoloctl import __version__, logs, pki
 from cyoloctl.config import CONFIG_NAME, Config, GatewayConfig, load_config
-from cyoloctl.control.server import ControlServer, build_server
+from cyoloctl.control.server import ControlServer, ServerLimits, build_server
 from cyoloctl.errors import (
     ConfigError,
     Conflict,
@@ -39,7 +39,7 @@ from cyoloctl.paths import check_ownership, control_socket_path, make_private_di
 from cyoloctl.process import harden
 from cyoloctl.raft import COPY, OLDER, Engine, PeerIdentity, count_start, memory_storage, open_storage
 from cyoloctl.service import Service
-from cyoloctl.strangers import Visitors, stranger_limits
+from cyoloctl.strangers import Visitors, callers_limit, stranger_limits
 from cyoloctl.tls import TlsIdentity
 
 __all__ = ["Node", "run"]
@@ -191,6 +191,7 @@ class Node:
                 logger=logging.getLogger("cyoloctl.api"),
                 identify=admission.judge_caller,
                 wait_ready=admission.wait_caught_up,
+                limits=_server_limits(self._descriptors),
             )
             admission.recheck_callers = self.control.recheck
             self.engine.on_unwanted = self._on_unwanted
@@ -355,6 +356,18 @@ async def _tell_suppressed() -> None:
     while True:
         await asyncio.sleep(1.0)
         logs.tell_suppressed()
+
+
+def _server_limits(descriptors: int) -> ServerLimits:
+    """What identified callers may take of so many descriptors; one of them half of it."""
+    connections = callers_limit(descriptors)
+    held = min(ServerLimits().held, connections)
+    return ServerLimits(
+        connections=connections,
+        connections_each=connections // 2,
+        held=held,
+        held_each=min(ServerLimits().held_each, held // 2),
+    )
 
 
 def _gateway_settings(config: GatewayConfig) -> GatewaySettings:

@@ -31,6 +31,7 @@ from aiohttp import web
 
 from cyoloctl.caller import CALLER, Caller
 from cyoloctl.control import wire
+from cyoloctl.control._watches import Watcher, Watches, next_of
 from cyoloctl.errors import (
     AccessDenied,
     BodyTooLarge,
@@ -41,15 +42,17 @@ from cyoloctl.errors import (
     InvalidInput,
     NotFound,
     OutcomeUnknown,
+    Overloaded,
     StorageError,
     Unavailable,
 )
+from cyoloctl.strangers import Budget
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Awaitable
     from pathlib import Path
 
-__all__ = ["ControlServer", "Identify", "NodeService", "build_server"]
+__all__ = ["ControlServer", "Guest", "Identify", "NodeService", "ServerLimits", "build_server"]
 
 
 class Guest(Protocol):
@@ -193,8 +196,6 @@ _BODY_S = 10.0
 # How long what is left of a refused body is read and thrown away, so that the
 # client gets to read the refusal.
 _LINGER_S = 2.0
-# How long a watcher may leave a line unread.
-_STUCK_S = 30.0
 # How long a caller waits for a node that cannot tell yet whose credentials count.
 _READY_S = 2.0
 # How long past its timeout a service call may run before the server gives up on it.
@@ -265,15 +266,32 @@ def build_server(
     logger: logging.Logger,
     identify: Identify | None = None,
     wait_ready: Callable[[float], Awaitable[object]] | None = None,
+    limits: ServerLimits | None = None,
 ) -> ControlServer:
     """A server for `service`; call it inside the running loop.
 
     identify: see `Identify`; it must not block, and is asked again whenever
     `ControlServer.recheck` is called.  None: every network caller is nobody.
     wait_ready: waits until identify can tell, for so many seconds at most;
-    called after it raised Unavailable.
+    called after it raised Unavailable.  limits: of identified callers.
     """
-    return ControlServer(service, logger=logger, identify=identify, wait_ready=wait_ready)
+    return ControlServer(
+        service, logger=logger, identify=identify, wait_ready=wait_ready, limits=limits or ServerLimits()
+    )
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ServerLimits:
+    """What identified callers of the network may take; the control socket's may take as much again.
+
+    connections: at once, in all.  held: watches and long polls at once, in
+    all.  Each also for one caller.
+    """
+
+    connections: int = 8192
+    connections_each: int = 4096
+    held: int = 4096
+    held_each: int = 1024
 
 
 @dataclass(slots=True, eq=False)
@@ -320,6 +338,7 @@ class _Connection(web.RequestHandler):
     """One connection: what aiohttp does, plus who the caller is and when it left."""
 
     __slots__ = (
+        "_counted",
         "_guest",
         "_identified",
         "_owner",
@@ -355,6 +374,8 @@ class _Connection(web.RequestHandler):
         self._owner = owner
         self._unix = unix
         self._guest = guest
+        # Whose share this connection counts against.
+        self._counted: str | None = None
         self._identified = unix
         self.caller = "unix socket" if unix else "nobody"
         self.role: str | None = "operator" if unix else None
@@ -393,6 +414,30 @@ class _Connection(web.RequestHandler):
                 self._guest.unidentified()
             else:
                 self._guest.identified()
+        self._count(None if identity is None else self.caller)
+
+    def _count(self, caller: str | None) -> None:
+        """Count the connection for a caller, or turn it away when that one has too many."""
+        budget = self._owner.local_connections if self._unix else self._owner.network_connections
+        if caller == self._counted:
+            return
+        if self._counted is not None:
+            budget.give_back(self._counted)
+            self._counted = None
+        if caller is None:
+            return
+        if budget.take(caller):
+            self._counted = caller
+        else:
+            self._owner.logger.warning(
+                "connection refused", extra={"caller": caller, "reason": "too many", "_seldom": True}
+            )
+            self.force_close()
+
+    @property
+    def local(self) -> bool:
+        """Whether the caller came by the control socket."""
+        return self._unix
 
     def begin(self) -> None:
         """A request's whole head is there."""
@@ -448,7 +493,9 @@ class _Connection(web.RequestHandler):
         super().connection_made(transport)
         if self._owner.closing:
             self.force_close()
-        elif not self._unix:
+        elif self._unix:
+            self._count(self.caller)
+        else:
             tls = transport.get_extra_info("ssl_object")
             if tls is not None and tls.getpeercert(binary_form=True) is not None:
                 # At once, not with the first request: who is identified is no stranger.
@@ -457,6 +504,7 @@ class _Connection(web.RequestHandler):
     def connection_lost(self, exc: BaseException | None) -> None:
         """End the watch of this connection."""
         super().connection_lost(exc)
+        self._count(None)
         if self._guest is not None:
             self._guest.left()
         if self.gone is not None and not self.gone.done():
@@ -491,12 +539,13 @@ class ControlServer:
         logger: logging.Logger,
         identify: Identify | None,
         wait_ready: Callable[[float], Awaitable[object]] | None,
+        limits: ServerLimits,
     ) -> None:
         self.loop = asyncio.get_running_loop()
         # aiohttp's own lines repeat what ours say, at error level and with tracebacks.
         self.quiet = logging.Logger("cyoloctl.control.aiohttp", logging.CRITICAL + 1)
         self._service = service
-        self._logger = logger
+        self._logger = self.logger = logger
         self._identify = identify
         self._wait_ready = wait_ready
         self._http = web.Server(self._handle)
@@ -511,6 +560,12 @@ class ControlServer:
         self._closing: asyncio.Future[None] = self.loop.create_future()
         self._head_at = float("-inf")
         self._head = b""
+        self._watches = Watches(service.counter_watch, self.internal_error)
+        # Whoever may open the control socket is bounded apart: nobody on the network takes its share.
+        self._held = Budget(in_all=limits.held, each=limits.held_each)
+        self._local_held = Budget(in_all=limits.held, each=limits.held)
+        self.network_connections = Budget(in_all=limits.connections, each=limits.connections_each)
+        self.local_connections = Budget(in_all=limits.connections, each=limits.connections)
 
     def protocol_factory(self, guest: Guest | None = None) -> asyncio.Protocol:
         """A protocol for one accepted connection (TLS is done, ALPN was http/1.1).
@@ -703,8 +758,8 @@ class ControlServer:
             raise InvalidInput("this request takes no body")
         else:
             body = {}
-        if route.stream:
-            return await self._watch(request, connection, route, name, query["timeout_s"], keep_alive)
+        if route.operation in _HELD:
+            return await self._hold(request, connection, route, name, body, query, keep_alive)
         if route.operation == "openapi":
             return self._answer(_openapi(), keep_alive)
         return self._answer(await self._call(connection, route, name, body, query), keep_alive)
@@ -775,6 +830,35 @@ class ControlServer:
 
     # --- watches ------------------------------------------------------------------------------
 
+    async def _hold(
+        self,
+        request: web.BaseRequest,
+        connection: _Connection,
+        route: wire.Route,
+        name: str,
+        body: dict[str, Any],
+        query: dict[str, Any],
+        keep_alive: bool,
+    ) -> web.StreamResponse:
+        """A watch or a long poll: so many at once, in all and of one caller."""
+        budget = self._local_held if connection.local else self._held
+        caller = connection.caller
+        if not budget.take(caller):
+            each = budget.used_by(caller) >= budget.each
+            raise Overloaded(
+                f"{caller} has {budget.each} watches and long polls here, the most for one caller: "
+                "end some, or ask another node"
+                if each
+                else f"{budget.in_all} watches and long polls run here, the most for one node: "
+                "ask another node"
+            )
+        try:
+            if route.stream:
+                return await self._watch(request, connection, route, name, query["timeout_s"], keep_alive)
+            return self._answer(await self._call(connection, route, name, body, query), keep_alive)
+        finally:
+            budget.give_back(caller)
+
     async def _watch(
         self,
         request: web.BaseRequest,
@@ -785,12 +869,48 @@ class ControlServer:
         keep_alive: bool,
     ) -> web.StreamResponse:
         connection.gone = self.loop.create_future()
-        items = self._service.counter_watch(name)
-        upcoming = asyncio.ensure_future(_next(items))
+        watcher: Watcher | None = None
         try:
             # Until the first value is there the answer may still be a plain error.
-            waiting = (upcoming, connection.gone, self._closing)
-            await asyncio.wait(waiting, timeout=timeout_s, return_when=_FIRST)
+            value = await self._first_value(connection, route, name, timeout_s)
+            transport = request.transport
+            if transport is None:
+                return cast(
+                    "web.StreamResponse", _Answer(200, b"", False)
+                )  # aiohttp sees that nobody is there
+            chunked = request.version == (1, 1)
+            watcher = Watcher(transport, chunked=chunked, index=int(value["index"]))
+            head = (
+                f"HTTP/1.1 200 OK\r\nDate: {formatdate(usegmt=True)}\r\n"
+                "Content-Type: application/x-ndjson\r\nCache-Control: no-store\r\n"
+                + ("Transfer-Encoding: chunked\r\n" if chunked else "")
+                + ("" if keep_alive else "Connection: close\r\n")
+                + "\r\n"
+            )
+            transport.write(head.encode("ascii") + watcher.frame(wire.encode_object(value) + b"\n"))
+            self._watches.join(name, watcher)
+            await asyncio.wait((watcher.done, connection.gone, self._closing), return_when=_FIRST)
+            last = None
+            if watcher.done.done():
+                last = watcher.done.result()
+            elif connection.ended and connection.refusal is not None:
+                last = wire.encode_error(connection.refusal) + b"\n"
+            elif self._closing.done():
+                last = wire.encode_error(Unavailable("the node is stopping: watch on another node")) + b"\n"
+            return cast("web.StreamResponse", _Answer(200, watcher.last(last), keep_alive))
+        finally:
+            connection.gone = None
+            if watcher is not None:
+                await self._watches.leave(name, watcher)
+
+    async def _first_value(
+        self, connection: _Connection, route: wire.Route, name: str, timeout_s: float
+    ) -> dict[str, Any]:
+        gone = cast("asyncio.Future[None]", connection.gone)
+        items = self._service.counter_watch(name)
+        upcoming = asyncio.ensure_future(next_of(items))
+        try:
+            await asyncio.wait((upcoming, gone, self._closing), timeout=timeout_s, return_when=_FIRST)
             if self._closing.done():
                 raise Unavailable("the node is stopping: watch on another node")
             if connection.ended:
@@ -798,38 +918,10 @@ class ControlServer:
             if not upcoming.done():
                 raise ClientTimeout(f"no answer in {timeout_s:g} s: try again, or with a longer timeout")
             try:
-                line = wire.encode_object(upcoming.result()) + b"\n"
+                return upcoming.result()
             except StopAsyncIteration:
                 raise Unavailable("the watch ended: watch again") from None
-            response = web.StreamResponse(
-                headers={"Content-Type": "application/x-ndjson", "Cache-Control": "no-store"}
-            )
-            if request.version == (1, 1):
-                response.enable_chunked_encoding()
-            if not keep_alive:
-                response.force_close()
-            try:
-                await response.prepare(request)
-                last = False
-                while True:
-                    async with asyncio.timeout(_STUCK_S):
-                        await response.write(line)
-                    if last:
-                        break
-                    if upcoming.done():
-                        upcoming = asyncio.ensure_future(_next(items))
-                    waiting = (upcoming, connection.gone, self._closing)
-                    await asyncio.wait(waiting, timeout=wire.KEEPALIVE_LINE_S, return_when=_FIRST)
-                    if connection.gone.done() and not connection.ended:
-                        break
-                    line, last = self._next_line(connection, upcoming)
-                await response.write_eof()
-            except (ConnectionError, TimeoutError):
-                # The client left, or does not read: there is nobody to tell.
-                connection.force_close()
-            return response
         finally:
-            connection.gone = None
             if not upcoming.done():
                 upcoming.cancel()
                 await asyncio.wait((upcoming,))
@@ -839,35 +931,13 @@ class ControlServer:
             if close is not None:
                 await close()
 
-    def _next_line(
-        self, connection: _Connection, upcoming: asyncio.Future[dict[str, Any]]
-    ) -> tuple[bytes, bool]:
-        """The next line of a watch, and whether it is the last."""
-        error: CyoloctlError
-        try:
-            if self._closing.done():
-                raise Unavailable("the node is stopping: watch on another node")
-            if connection.ended and connection.refusal is not None:
-                raise connection.refusal
-            if not upcoming.done():
-                return b"\n", False
-            return wire.encode_object(upcoming.result()) + b"\n", False
-        except StopAsyncIteration:
-            error = Unavailable("the watch ended: watch again")
-        except CyoloctlError as refusal:
-            error = refusal
-        except Exception as failure:
-            error = self.internal_error("watch", failure)
-        return wire.encode_error(error) + b"\n", True
-
 
 _FIRST = asyncio.FIRST_COMPLETED
+# Requests that wait for something to happen.
+_HELD = frozenset(
+    route.operation for route in wire.ROUTES if route.stream or route.operation == "rendezvous_wait"
+)
 _COMMON = "Content-Type: application/json\r\nCache-Control: no-store\r\n"
-
-
-async def _next(items: AsyncIterator[dict[str, Any]]) -> dict[str, Any]:
-    # A task needs a coroutine, and anext() gives only an awaitable.
-    return await anext(items)
 
 
 def _ended(refusal: CyoloctlError, route: wire.Route) -> CyoloctlError:

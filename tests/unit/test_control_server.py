@@ -20,7 +20,7 @@ import pytest
 from cyoloctl import errors
 from cyoloctl.control import server as server_module
 from cyoloctl.control import wire
-from cyoloctl.control.server import ControlServer, build_server
+from cyoloctl.control.server import ControlServer, ServerLimits, build_server
 from cyoloctl.errors import AccessDenied, Conflict, NoLeader, StorageError, Unavailable
 from tests.support.service import Authority, MemoryService, identify
 
@@ -395,12 +395,14 @@ async def test_service_that_hangs_is_given_up_after_the_guard(
 # --- roles --------------------------------------------------------------------------------------
 
 
-def client_context(authority: Authority, directory: Path, role: str | None) -> ssl.SSLContext:
+def client_context(
+    authority: Authority, directory: Path, role: str | None, name: str = "caller"
+) -> ssl.SSLContext:
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
     context.check_hostname = False
     context.load_verify_locations(cadata=authority.ca_pem)
     if role is not None:
-        certificate, key = authority.issue("caller", role)
+        certificate, key = authority.issue(name, role)
         path = directory / f"{role}.pem"
         path.write_text(certificate + key)
         context.load_cert_chain(path)
@@ -630,9 +632,9 @@ async def test_watch_gives_the_present_value_then_changes_and_ends_with_the_clie
         }  # fmt: skip
         assert line.endswith(b"\n")
         assert service.watchers == 1
-    async with asyncio.timeout(5):
-        await service.watch_ended.wait()
-    assert service.watchers == 0
+    async with asyncio.timeout(10):
+        while service.watchers:
+            await asyncio.sleep(0.01)
     assert caplog.records == []
 
 
@@ -675,6 +677,100 @@ async def test_watch_that_hangs_before_its_first_line_times_out(
     answer = await send(directory, request("GET", "/v1/counters/default/watch?timeout_s=0.1"))
     assert answer.error == (503, "timeout")
     assert service.watchers == 0
+
+
+async def _watching(
+    stack: contextlib.AsyncExitStack, directory: Path
+) -> tuple[asyncio.StreamReader, asyncio.StreamWriter]:
+    reader, writer = await stack.enter_async_context(connected(directory))
+    writer.write(request("GET", "/v1/counters/default/watch"))
+    return reader, writer
+
+
+async def test_watches_and_long_polls_of_one_caller_are_bounded_and_its_other_requests_are_not(
+    service: MemoryService, authority: Authority, directory: Path
+) -> None:
+    service.counters["default"] = 1
+    limits = ServerLimits(held=3, held_each=2)
+    built = build_server(service, logger=LOGGER, identify=identify, limits=limits)
+    await built.start_unix(directory / "control.sock")
+    listener = await asyncio.get_running_loop().create_server(
+        lambda: Handover(built), "127.0.0.1", 0, ssl=authority.server_context(directory)
+    )
+    port = listener.sockets[0].getsockname()[1]
+
+    async with contextlib.AsyncExitStack() as stack:
+
+        async def open_as(role: str) -> tuple[asyncio.StreamReader, asyncio.StreamWriter]:
+            reader, writer = await asyncio.open_connection(
+                "127.0.0.1", port, ssl=client_context(authority, directory, role, role)
+            )
+            stack.callback(writer.close)
+            return reader, writer
+
+        async def watch(role: str) -> tuple[int, asyncio.StreamReader, asyncio.StreamWriter]:
+            reader, writer = await open_as(role)
+            writer.write(request("GET", "/v1/counters/default/watch"))
+            async with asyncio.timeout(10):
+                status = int((await reader.readline()).split()[1])
+            return status, reader, writer
+
+        first = await watch("viewer")
+        assert [first[0], (await watch("viewer"))[0]] == [200, 200]
+        status, reader, _ = await watch("viewer")
+        assert status == 503
+        text = (await reader.readuntil(b"}}")).decode()
+        assert '"overloaded"' in text
+        assert "end some" in text
+        assert (await watch("operator"))[0] == 200
+        assert (await watch("operator"))[0] == 503  # in all
+        _, writer = await open_as("viewer")
+        writer.write(request("GET", "/v1/counters/default"))
+        # The control socket has a share of its own, and whoever leaves makes room.
+        local = [await _watching(stack, directory) for _ in range(3)]
+        for mine, _ in local:
+            assert (await mine.readline()).startswith(b"HTTP/1.1 200 ")
+        first[2].close()
+        async with asyncio.timeout(10):
+            while (await watch("viewer"))[0] != 200:
+                await asyncio.sleep(0.01)
+    listener.close()
+    await built.close()
+
+
+async def test_connections_of_one_caller_are_bounded_and_of_the_next_are_not(
+    service: MemoryService, authority: Authority, directory: Path
+) -> None:
+    limits = ServerLimits(connections=3, connections_each=2)
+    built = build_server(service, logger=LOGGER, identify=identify, limits=limits)
+    listener = await asyncio.get_running_loop().create_server(
+        lambda: Handover(built), "127.0.0.1", 0, ssl=authority.server_context(directory)
+    )
+    port = listener.sockets[0].getsockname()[1]
+    writers = []
+
+    async def ask(role: str) -> bool:
+        reader, writer = await asyncio.open_connection(
+            "127.0.0.1", port, ssl=client_context(authority, directory, role, role)
+        )
+        writers.append(writer)
+        with contextlib.suppress(ConnectionError):
+            writer.write(request("GET", "/v1/health"))
+            async with asyncio.timeout(10):
+                return (await reader.readline()).startswith(b"HTTP/1.1 200 ")
+        return False
+
+    assert [await ask("viewer") for _ in range(3)] == [True, True, False]
+    assert await ask("operator")
+    assert not await ask("operator")
+    writers[0].close()
+    async with asyncio.timeout(10):
+        while not await ask("viewer"):
+            await asyncio.sleep(0.01)
+    for writer in writers:
+        writer.close()
+    listener.close()
+    await built.close()
 
 
 # --- the socket, and the end ----------------------------------------------------------------------

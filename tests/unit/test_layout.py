@@ -89,7 +89,10 @@ TABLE: dict[str, Row] = {
     "control": Row(),
     "control.wire": Row(ours=BASE, pure=True),
     "control.client": Row(ours=f"{BASE} paths control.wire", quick=True),
-    "control.server": Row(ours=f"{BASE} caller identity strangers control.wire", vendors="aiohttp"),
+    "control._watches": Row(ours=f"{BASE} control.wire"),
+    "control.server": Row(
+        ours=f"{BASE} caller identity strangers control.wire control._watches", vendors="aiohttp"
+    ),
     "routing._publish": Row(ours=f"{BASE} paths process", quick=True),
     "routing.*": Row(ours=f"{BASE} routing.*", pure=True, quick=True),
     # cryptography: forms name a record encrypted, since its id must not reach whoever approves.
