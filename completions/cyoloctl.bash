@@ -34,7 +34,7 @@ _cyoloctl() {
         'cyoloctl cluster init') words='--name --listen --advertise --cluster --storage --gateway --gateway-url --certificate-days -o --output -d --data-dir -h --help' ;;
         'cyoloctl node') words='start stop reload join renew info -h --help' ;;
         'cyoloctl node start') words='--background --log-format --log-level -o --output -d --data-dir --timeout -h --help' ;;
-        'cyoloctl node stop') words='-o --output -d --data-dir -e --endpoint --credentials --timeout -h --help' ;;
+        'cyoloctl node stop') words='--force -o --output -d --data-dir -e --endpoint --credentials --timeout -h --help' ;;
         'cyoloctl node reload') words='-o --output -d --data-dir -h --help' ;;
         'cyoloctl node join') words='--name --listen --token-file --advertise --gateway --gateway-url -o --output -d --data-dir --timeout -h --help' ;;
         'cyoloctl node renew') words='--request --grant -o --output -d --data-dir -h --help' ;;

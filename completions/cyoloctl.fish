@@ -59,6 +59,7 @@ complete --command cyoloctl --condition '__cyoloctl_at cyoloctl node start' --sh
 complete --command cyoloctl --condition '__cyoloctl_at cyoloctl node start' --short-option d --long-option data-dir --exclusive --arguments '(__fish_complete_directories)' --description 'The node\'s data directory'
 complete --command cyoloctl --condition '__cyoloctl_at cyoloctl node start' --long-option timeout --exclusive --description 'How long to wait, 0.1 to 300'
 complete --command cyoloctl --condition '__cyoloctl_at cyoloctl node start' --short-option h --long-option help --description 'Show this message and exit'
+complete --command cyoloctl --condition '__cyoloctl_at cyoloctl node stop' --long-option force --description 'Even when it ends a cluster that lives in memory'
 complete --command cyoloctl --condition '__cyoloctl_at cyoloctl node stop' --short-option o --long-option output --exclusive --arguments 'table json yaml' --description 'Form of the result'
 complete --command cyoloctl --condition '__cyoloctl_at cyoloctl node stop' --short-option d --long-option data-dir --exclusive --arguments '(__fish_complete_directories)' --description 'The node\'s data directory'
 complete --command cyoloctl --condition '__cyoloctl_at cyoloctl node stop' --short-option e --long-option endpoint --exclusive --description 'unix:///PATH/control.sock or https://HOST:PORT; repeat to give several, tried in turn'

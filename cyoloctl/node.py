@@ -263,6 +263,8 @@ class Node:
                 await self.engine.transfer_leadership(None, timeout_s=_HANDOVER_TIMEOUT_S)
             except CyoloctlError as error:
                 _log.warning("leadership was not handed over", extra={"reason": error.message})
+        if self._failure is None and self._config.storage == "memory":
+            await self.service.give_vote_back(timeout_s=_HANDOVER_TIMEOUT_S)
         for task in self._tasks:
             task.cancel()
         await asyncio.gather(*self._tasks, return_exceptions=True)

@@ -134,12 +134,22 @@ def _is_zombie(pid: int) -> bool:
 
 
 @command(timeout_s=30.0)
-def stop(session: Session) -> None:
-    """Hand leadership over, stop the node, and return when it is gone."""
+def stop(
+    session: Session,
+    force: Annotated[
+        bool, typer.Option("--force", help="Even when it ends a cluster that lives in memory.")
+    ] = False,
+) -> None:
+    """Hand leadership over, stop the node, and return when it is gone.
+
+    A member of a cluster in memory gives its vote back first. Where nobody
+    could take it back, and stopping would end the cluster, that is refused
+    (exit 4) without --force.
+    """
     client = session.client()
     deadline = time.monotonic() + session.timeout_s
     pid = _listener_pid(session.endpoints[0])
-    client.stop()
+    client.stop(force=force)
     while _runs(client, pid):
         if time.monotonic() > deadline:
             raise Unavailable(

@@ -816,9 +816,12 @@ class Client:
                 body["request_id"] = _request_id(body.get("request_id"))
         return self._call(operation, name, body=body, query=query, repeatable=repeatable)
 
-    def stop(self) -> dict[str, Any]:
-        """Stop the node at the first endpoint, and only that one: never another in its stead."""
-        return self._call("stop", body={}, only_first=True)
+    def stop(self, *, force: bool = False) -> dict[str, Any]:
+        """Stop the node at the first endpoint, and only that one: never another in its stead.
+
+        Raises Conflict when that would end a cluster in memory, unless force.
+        """
+        return self._call("stop", body={"force": force}, only_first=True)
 
     def _call(
         self,

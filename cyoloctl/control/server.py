@@ -180,7 +180,7 @@ class NodeService(Protocol):
     def counter_watch(self, name: str) -> AsyncIterator[dict[str, Any]]:
         """The present value, then changes.  Closed (aclose) when the client leaves."""
 
-    async def stop(self) -> dict[str, Any]:
+    async def stop(self, *, force: bool) -> dict[str, Any]:
         """Begin to stop; returns before the node has stopped."""
 
 
@@ -223,7 +223,7 @@ _SPECIAL: dict[str, _Operation] = {
     "counter_list": lambda s, _n, _b, q, t: s.counter_list(
         after=q["after"], limit=q["limit"], stale=q["consistency"] == "stale", timeout_s=t
     ),
-    "stop": lambda s, _n, _b, _q, _t: s.stop(),
+    "stop": lambda s, _n, b, _q, _t: s.stop(force=b["force"]),
 }
 
 

@@ -1386,7 +1386,7 @@ ROUTES: tuple[Route, ...] = (
         "stop",
         "Stopping",
         "Hand leadership over, then stop the node",
-        body=(),
+        body=(Field("force", "boolean", "even if it ends a cluster that lives in memory", default=False),),
         write=True,
     ),
     Route("GET", "/v1/pki", "viewer", "pki_status", "PkiStatus", "The CAs, and who is under which"),

@@ -146,6 +146,7 @@ class Service:
         self._watchers: dict[str, set[asyncio.Event]] = {}
         self._counter_index: dict[str, int] = {}
         self._parting: dict[str, float] = {}
+        self._stepped_out: set[str] = set()  # raft ids of members in memory that are stopping
         self._replicated = Replicated(config, engine, machine)
         self.admission = Admission(
             name=str(config.name),
@@ -473,6 +474,14 @@ class Service:
             return await answer(**arguments, timeout_s=timeout_s)
         if not self._engine.is_leader():
             raise NoLeader("the leader changed: try again")
+        if operation == "step_out":
+            # Its own vote, and one that can never be used again.
+            if "~" not in arguments["raft_id"] or arguments["raft_id"].partition("~")[0] != peer:
+                raise AccessDenied("a member gives back its own vote only, and only one in memory")
+            return await self._step_out_here(**arguments, timeout_s=timeout_s)
+        asking = self._machine.members.get(peer)
+        if asking is None or asking.role != "voter":
+            raise AccessDenied(f"{peer} is no voter, and may not pass this on: ask a voter")
         run: Callable[..., Awaitable[Json]] = (
             self._remove_here if operation == "remove" else self._transfer_here
         )
@@ -608,6 +617,59 @@ class Service:
             "leader": None if leader is None else leader.partition("~")[0],
             "previous": previous,
         }
+
+    # ------------------------------------------------------------- members in memory
+
+    def _end_of_memory(self) -> str | None:
+        """Why stopping this member would end its cluster, whose state is in memories only."""
+        status = self._engine.status()
+        if self._config.storage != "memory" or self._raft_id not in status.voters:
+            return None
+        left = [raft_id for raft_id in status.voters if raft_id != self._raft_id]
+        name = self._config.name
+        if not left:
+            if len(self._machine.members.members()) < 2:
+                return None  # alone: it begins afresh, as it always does
+            return f"{name} is the only voter of a cluster in memory: stopping it loses the whole state"
+        up = sum(1 for raft_id in left if raft_id in status.connected)
+        if up <= len(left) / 2:
+            return (
+                f"without {name} {up} of {len(left)} voters of a cluster in memory are up, no majority, and "
+                "whoever restarts has forgotten its vote: the cluster could never go on; bring the others "
+                "back, or remove those that are gone with `cyoloctl member remove NAME`"
+            )
+        return None
+
+    async def give_vote_back(self, *, timeout_s: float) -> None:
+        """Before a member in memory stops: be no voter any more, so that the others stay a majority.
+
+        It will come back under another raft id, and its present vote never.  Raises nothing; what
+        could not be done is in the log.
+        """
+        if self._raft_id not in self._engine.status().voters or self._engine.is_leader():
+            reason = self._end_of_memory()
+        else:
+            try:
+                arguments = {"raft_id": self._raft_id}
+                await self._at_leader("step_out", arguments, self._step_out_here, timeout_s)
+                return
+            except CyoloctlError as error:
+                reason = self._end_of_memory() or error.message
+        if reason is not None:
+            _log.critical("a vote that lives in memory is lost", extra={"reason": reason})
+
+    async def _step_out_here(self, raft_id: str, timeout_s: float) -> Json:
+        deadline = time.monotonic() + timeout_s
+        self._stepped_out.add(raft_id)
+        try:
+            await self._patiently(partial(self._engine.demote, raft_id), deadline)
+        except NotFound:
+            pass
+        except BaseException:
+            self._stepped_out.discard(raft_id)
+            raise
+        _log.info("a member in memory gave its vote back", extra={"member": raft_id.partition("~")[0]})
+        return {"raft_id": raft_id}
 
     # ------------------------------------------------------------- housekeeping
 
@@ -759,7 +821,7 @@ class Service:
                 )
             elif member.role == "voter" and member.raft_id not in status.voters:
                 busy = True
-                if member.raft_id in status.learners:
+                if member.raft_id in status.learners and member.raft_id not in self._stepped_out:
                     await self._engine.add_voter(member.raft_id, timeout_s=5.0)
                     _log.info("promoted", extra={"member": member.name})
         for raft_id in status.voters:
@@ -773,7 +835,12 @@ class Service:
                 await self._engine.remove(raft_id, timeout_s=5.0)
         return busy
 
-    async def stop(self) -> Json:
+    async def stop(self, *, force: bool) -> Json:
+        reason = self._end_of_memory()
+        if reason is not None:
+            if not force:
+                raise Conflict(f"{reason}; to stop it all the same: `cyoloctl node stop --force`")
+            _log.critical("stopping by force", extra={"reason": reason})
         self._request_stop()
         return {"schema_version": 1, "stopping": True}
 
@@ -790,5 +857,6 @@ _CALLS: dict[str, dict[str, Any]] = {
     "credential": {"operation": str, "given": dict, "request_id": (str, type(None)), "caller": str},
     "remove": {"name": str, "force": bool, "dry_run": bool},
     "transfer": {"to": (str, type(None))},
+    "step_out": {"raft_id": str},
     "join": dict.fromkeys(JOIN_FIELDS, str),
 }

@@ -183,3 +183,64 @@ def test_removed_member_of_a_cluster_in_memory_does_not_come_back_under_another_
         ended = cluster["n3"].start_refused()
         assert ended.returncode == 4, ended.stderr
         assert "n3 was removed from the cluster" in ended.stderr
+
+
+def _in_memory(tmp_path: Path, count: int) -> Cluster:
+    cluster = Cluster(tmp_path)
+    cluster.init("n1", "--storage", "memory")
+    for number in range(2, count + 1):
+        cluster.join(f"n{number}", through="n1")
+        cluster.wait_settled(voters=number)
+    return cluster
+
+
+@pytest.mark.parametrize("count", [2, 3])
+@pytest.mark.parametrize("leader", [False, True], ids=["follower", "leader"])
+def test_member_in_memory_that_restarts_gracefully_comes_back(
+    tmp_path: Path, count: int, leader: bool
+) -> None:
+    with _in_memory(tmp_path, count) as cluster:
+        _serves(cluster["n1"])
+        leads = cluster.wait_leader()
+        name = leads if leader else next(n for n in sorted(cluster.nodes) if n != leads)
+        node = cluster[name]
+        assert node.cli("node", "stop").returncode == 0
+        assert node.wait_exit() == 0
+        for other in cluster.running():
+            status = other.client().status()["cluster"]
+            assert (status["voters"], status["quorum"]) == (count - 1, (count - 1) // 2 + 1)
+        node.start()
+        cluster.wait_settled(voters=count)
+        assert node.client().counter_add("alive", 1)["value"] == 2
+
+
+def test_member_in_memory_whose_stop_would_end_the_cluster_refuses_and_stops_by_force(
+    tmp_path: Path,
+) -> None:
+    with _in_memory(tmp_path, 2) as cluster:
+        assert cluster["n2"].cli("node", "stop").returncode == 0
+        cluster["n2"].wait_exit()
+        refused = cluster["n1"].cli("node", "stop")
+        assert refused.returncode == 4, refused.stderr
+        assert "the only voter of a cluster in memory" in refused.stderr
+        assert "`cyoloctl node stop --force`" in refused.stderr
+        assert _serves(cluster["n1"])
+        assert cluster["n1"].cli("node", "stop", "--force").returncode == 0
+        assert cluster["n1"].wait_exit() == 0
+        assert "a vote that lives in memory is lost" in cluster["n1"].log_tail(4000)
+
+
+def test_member_in_memory_that_crashed_is_not_up_before_it_votes_again(tmp_path: Path) -> None:
+    with _in_memory(tmp_path, 2) as cluster:
+        cluster["n2"].kill()
+        cluster["n2"].start()
+        survivor = cluster["n1"]
+
+        def told() -> bool:
+            status = survivor.client(2.0).status()
+            (row,) = [row for row in status["members"] if row["name"] == "n2"]
+            return not status["cluster"]["healthy"] and not row["reachable"]
+
+        wait_until("n2's vote is not up", told)
+        refused = survivor.cli("node", "stop")
+        assert refused.returncode == 4, refused.stderr

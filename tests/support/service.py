@@ -211,8 +211,8 @@ class MemoryService:
             self.watchers -= 1
             self.watch_ended.set()
 
-    async def stop(self) -> dict[str, Any]:
-        await self._enter("stop")
+    async def stop(self, *, force: bool) -> dict[str, Any]:
+        await self._enter("stop", force=force)
         return {"stopping": True}
 
 

@@ -177,7 +177,7 @@ async def test_decrement_of_the_whole_range_reaches_the_service_signed(
             "POST", "/v1/members/transfer-leadership", b"",
             ("transfer_leadership", {"to": None, "timeout_s": 5.0}),
         ),
-        ("POST", "/v1/node/stop", b"{}", ("stop", {})),
+        ("POST", "/v1/node/stop", b"{}", ("stop", {"force": False})),
         (
             "GET", "/v1/counters?after=a&limit=2&consistency=stale", b"",
             ("counter_list", {"after": "a", "limit": 2, "stale": True, "timeout_s": 5.0}),
