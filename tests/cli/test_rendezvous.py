@@ -6,6 +6,7 @@ import io
 import json
 import sys
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -196,3 +197,68 @@ def test_which_and_resolve_without_a_live_member_are_unavailable(serve: Serve, c
     assert main(["route", "which", "key", "-e", endpoint.url]) == 75
     assert main(["route", "resolve", "app.example.com", "-e", endpoint.url]) == 75
     assert capsys.readouterr().out == ""
+
+
+# --- who may approve -----------------------------------------------------------------------------
+
+POLICY = ("POST", "/v1/rendezvous/policy")
+POLICIES = ("GET", "/v1/rendezvous/policies")
+
+
+def test_policy_is_sent_whole_with_the_values_that_json_would_have(serve: Serve, capsys: Capture) -> None:
+    rule = {"kind": "mfa", "require": {"mfa": True, "group": "ops"}, "allow_self": False}
+    endpoint = serve({POLICY: {"schema_version": 1, **rule}})
+    given = ("mfa=true", "off=false", "level=3", "code=007", "text=a=b", "empty=")
+    options = [word for claim in given for word in ("--require", claim)]
+    assert main(["rendezvous", "policy", "mfa", *options, "-e", endpoint.url]) == 0
+    sent = endpoint.requests[0][2]
+    assert sent["kind"] == "mfa"
+    assert sent["require"] == {
+        "mfa": True, "off": False, "level": 3, "code": "007", "text": "a=b", "empty": "",
+    }  # fmt: skip
+    assert sent["allow_self"] is False
+    assert capsys.readouterr().out.split("\n")[1].split() == ["mfa", "group=ops", "mfa=true", "no"]
+
+
+@pytest.mark.parametrize(("option", "allow_self"), [("--reset", False), ("--allow-self", True)])
+def test_policy_without_claims_is_sent_whole_too(serve: Serve, option: str, allow_self: bool) -> None:
+    endpoint = serve({POLICY: {"kind": "mfa", "require": {}, "allow_self": allow_self}})
+    assert main(["rendezvous", "policy", "mfa", option, "-e", endpoint.url]) == 0
+    sent = endpoint.requests[0][2]
+    assert (sent["kind"], sent["require"], sent["allow_self"]) == ("mfa", {}, allow_self)
+
+
+def test_policy_of_a_kind_that_has_none_is_shown_as_the_default(serve: Serve, capsys: Capture) -> None:
+    endpoint = serve({POLICIES: {"policies": [{"kind": "door", "require": {}, "allow_self": True}]}})
+    assert main(["rendezvous", "policy", "mfa", "-o", "json", "-e", endpoint.url]) == 0
+    assert json.loads(capsys.readouterr().out) == {
+        "schema_version": 1, "kind": "mfa", "require": {}, "allow_self": False,
+    }  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("arguments", "status"),
+    [
+        (["policy", "--reset"], 2),
+        (["policy", "mfa", "--reset", "--allow-self"], 2),
+        (["policy", "mfa", "--require", "mfa"], 65),
+        (["policy", "mfa", "--require", "a=1", "--require", "a=2"], 65),
+        (["approve", "-", "--token-file", "-"], 2),
+    ],
+)
+def test_policy_or_approval_that_makes_no_sense_is_refused_before_it_is_sent(
+    serve: Serve, arguments: list[str], status: int
+) -> None:
+    endpoint = serve({})
+    assert main(["rendezvous", *arguments, "-e", endpoint.url]) == status
+    assert endpoint.requests == []
+
+
+def test_answer_for_a_person_shows_their_session_and_names_nobody_else(serve: Serve, tmp_path: Path) -> None:
+    (tmp_path / "token").write_text("VAH8-token\n")
+    shown = ["--token-file", str(tmp_path / "token"), "--audience", "app"]
+    for command in ("claim", "approve", "deny"):
+        endpoint = serve({("POST", f"/v1/rendezvous/{command}"): RECORD})
+        assert main(["rendezvous", command, ID, *shown, "-e", endpoint.url]) == 0
+        sent = endpoint.requests[0][2]
+        assert (sent["by"], sent["token"], sent["audience"]) == (None, "VAH8-token", "app")
