@@ -4,17 +4,19 @@ from __future__ import annotations
 
 import re
 from dataclasses import dataclass
-from typing import Literal, NewType
+from typing import Literal, NamedTuple, NewType
 
 from cyoloctl.errors import InvalidInput
 
 __all__ = [
     "NAME_PATTERN",
+    "NO_STAMP",
     "Address",
     "ClusterId",
     "LogIndex",
     "NodeName",
     "Role",
+    "Stamp",
     "Storage",
     "Term",
     "parse_address",
@@ -34,6 +36,22 @@ NAME_PATTERN = r"[a-z0-9]([a-z0-9-]{0,61}[a-z0-9])?"
 _NAME = re.compile(NAME_PATTERN)
 # The last label of an address in any spelling that a resolver or browser takes: 127.1, 0x7f.1, 2130706433.
 _NUMBER = re.compile(r"[0-9]+|0x[0-9a-f]*")
+
+
+class Stamp(NamedTuple):
+    """When the leader appended a log entry.
+
+    epoch: how often an operator has set the time.  time_unix_ms: cluster
+    time.  steady_ms: milliseconds of leadership, which only leaders'
+    monotonic clocks move.
+    """
+
+    epoch: int
+    time_unix_ms: int
+    steady_ms: int
+
+
+NO_STAMP = Stamp(0, 0, 0)
 
 
 @dataclass(frozen=True, slots=True)

@@ -37,7 +37,16 @@ from cyoloctl.machines import Composite
 from cyoloctl.model import Address, parse_address
 from cyoloctl.paths import check_ownership, control_socket_path, make_private_directory, write_private
 from cyoloctl.process import harden
-from cyoloctl.raft import COPY, OLDER, Engine, PeerIdentity, count_start, memory_storage, open_storage
+from cyoloctl.raft import (
+    COPY,
+    OLDER,
+    ClusterClock,
+    Engine,
+    PeerIdentity,
+    count_start,
+    memory_storage,
+    open_storage,
+)
 from cyoloctl.service import Service
 from cyoloctl.strangers import Visitors, callers_limit, stranger_limits
 from cyoloctl.tls import TlsIdentity
@@ -168,6 +177,11 @@ class Node:
                 journal=journal,
                 snapshots=snapshots,
                 machine=machine,
+                clock=ClusterClock(
+                    str(config.name),
+                    wall_unix_ms=lambda: time.time_ns() // 1_000_000,
+                    monotonic=time.monotonic,
+                ),
                 identify=self._identify_peer,
                 connect=_connector(self.tls),
                 describe=self._describe,

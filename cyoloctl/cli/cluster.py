@@ -8,7 +8,8 @@ from typing import Annotated
 
 import typer
 
-from cyoloctl.cli.common import Session, command
+from cyoloctl.cli.common import Session, command, confirm
+from cyoloctl.cli.counter import RequestIdOption
 from cyoloctl.errors import UsageError
 
 __all__ = ["COMMANDS", "AdvertiseOption", "GatewayOption", "GatewayUrlOption", "ListenOption"]
@@ -100,4 +101,44 @@ def init(
     )
 
 
-COMMANDS: dict[str, Callable[..., None]] = {"init": init}
+@command()
+def set_time(
+    session: Session,
+    to_members: Annotated[
+        bool,
+        typer.Option("--to-members", help="To what the clocks of a majority of the members show."),
+    ] = False,
+    dry_run: Annotated[
+        bool,
+        typer.Option("--dry-run", help="Change nothing; print what would expire, or live longer."),
+    ] = False,
+    yes: Annotated[bool, typer.Option("--yes", help="Do not ask.")] = False,
+    request_id: RequestIdOption = None,
+) -> None:
+    """Set cluster time, after the clocks of most members had been wrong.
+
+    Correct the clocks of the machines first. Cluster time then goes to what
+    a majority of them shows, back or forward. The setting is kept in the
+    cluster's state for good.
+    """
+    if not to_members:
+        raise UsageError("say --to-members: the time is set to what the members' clocks show")
+    client = session.client()
+    if not dry_run:
+        confirm(yes, "set cluster time to what a majority of the members' clocks show?")
+    done = client.set_time(dry_run=dry_run, request_id=request_id)
+    affected = ", ".join(f"{count} {what}" for what, count in done["affected"].items() if count) or "nothing"
+    effect = "would live longer" if done["moves_s"] < 0 else "would expire"
+    verb = "would move" if dry_run else "moved"
+    session.fields(
+        done,
+        [
+            ("from", done["from"]),
+            ("to", done["to"]),
+            (verb, f"{done['moves_s']} s"),
+            (effect if dry_run else effect.replace("would ", "will "), affected),
+        ],
+    )
+
+
+COMMANDS: dict[str, Callable[..., None]] = {"init": init, "set-time": set_time}

@@ -114,14 +114,23 @@ _RIGHT = frozenset({"APPLIED", "LAG", "UPTIME", "FSYNC P99", "CLOCK"})
 _OPTIONAL = ("STORAGE", "CLOCK", "VERSION", "CERTIFICATE", "FSYNC P99", "UPTIME", "APPLIED")
 
 
+def _now_s(document: Mapping[str, Any]) -> float:
+    """Cluster time in Unix seconds; this machine's clock where the node does not know it."""
+    from datetime import datetime
+
+    text = document["cluster"].get("time")
+    return time.time() if not isinstance(text, str) else datetime.fromisoformat(text).timestamp()
+
+
 def member_table(
     members: Sequence[Mapping[str, Any]],
     *,
     title: Sequence[Cell | str] = (),
     below: Sequence[Cell | str] = (),
+    now_s: float | None = None,
 ) -> None:
-    """Write the members, one a line."""
-    now_s = time.time()
+    """Write the members, one a line.  now_s: cluster time; None: this machine's."""
+    now_s = time.time() if now_s is None else now_s
     rows = [[column(member, now_s) for column in _COLUMNS.values()] for member in members]
     output.table(tuple(_COLUMNS), rows, right=_RIGHT, optional=_OPTIONAL, title=title, below=below)
 
@@ -142,17 +151,12 @@ def warnings(document: Mapping[str, Any], now_s: float) -> list[str]:
         name = member["name"]
         left_s = _expires_in_s(member.get("certificate_expires_at"), now_s)
         checks = [
-            (member.get("reachable") is False, "is unreachable"),
             (left_s is not None and left_s <= 0, "has an expired certificate"),
             (
                 left_s is not None and 0 < left_s < _CERTIFICATE_WARN_S,
                 f"has a certificate that expires in {_duration(left_s or 0)}",
             ),
             ((member.get("lag") or 0) > _LAG_WARN, f"lags by {member.get('lag')} entries"),
-            (
-                abs(member.get("clock_skew_ms") or 0) > _CLOCK_SKEW_WARN_MS,
-                f"has a clock that is {(member.get('clock_skew_ms') or 0) / 1000:.1f} s off",
-            ),
             (
                 (member.get("fsync_p99_ms") or 0) > _FSYNC_WARN_MS,
                 f"has a slow disk: fsync takes {member.get('fsync_p99_ms')} ms at the 99th percentile",
@@ -182,18 +186,23 @@ def show_status(document: Mapping[str, Any], *, before: Callable[[], None] = lam
         f"{membership}, quorum {field_text(cluster.get('quorum'))}, "
         f"storage {field_text(cluster.get('storage'))}, cluster id {cluster.get('id')}",
     ]
-    below: list[Cell | str] = [Cell(f"! {text}", "warn") for text in warnings(document, time.time())]
+    now_s = _now_s(document)
+    below: list[Cell | str] = [Cell(f"! {text}", "warn") for text in warnings(document, now_s)]
+    for problem in document.get("problems", ()):
+        command = f": {problem['command']}" if problem.get("command") else ""
+        below.append(Cell(f"! {problem['message']}{command}", "bad"))
     before()
-    member_table(document["members"], title=title, below=below)
+    member_table(document["members"], title=title, below=below, now_s=now_s)
 
 
 def _judge(document: Mapping[str, Any], check: bool) -> None:
     cluster = document["cluster"]
     if not cluster.get("leader"):
         raise NoLeader("the asked node knows of no leader: look at the members that it cannot reach")
-    if check and not cluster.get("healthy"):
-        reasons = "; ".join(warnings(document, time.time())) or "see the members"
-        raise Conflict(f"the cluster is not healthy: {reasons}")
+    problems = document.get("problems", ())
+    if check and (problems or not cluster.get("healthy")):
+        found = [str(problem["message"]) for problem in problems] or warnings(document, _now_s(document))
+        raise Conflict(f"the cluster needs a hand: {'; '.join(found) or 'see the members'}")
 
 
 def _refresh_s(text: str) -> float:
@@ -235,7 +244,7 @@ def status(
     interval: Annotated[
         str, typer.Option("--interval", metavar="SECONDS", help="Between two looks of --watch, 0.2 to 3600.")
     ] = "2",
-    check: Annotated[bool, typer.Option("--check", help="Exit 4 when the cluster is not healthy.")] = False,
+    check: Annotated[bool, typer.Option("--check", help="Exit 4 when anything needs a hand.")] = False,
 ) -> None:
     """Show the cluster and its members.
 

@@ -754,6 +754,10 @@ class Client:
         """Hand leadership to a voter, None: to the most advanced one.  Raises NotFound, Conflict."""
         return self._call("transfer_leadership", body={"to": to})
 
+    def set_time(self, *, dry_run: bool, request_id: str | None = None) -> dict[str, Any]:
+        """Set cluster time to what a majority of the members' clocks show.  Raises Conflict."""
+        return self.call("set_time", body={"dry_run": dry_run, "request_id": request_id}, repeatable=True)
+
     def counter_add(self, name: str, by: int, *, request_id: str | None = None) -> dict[str, Any]:
         """Add `by` (signed 64-bit, not 0) exactly once per request id.
 

@@ -137,6 +137,9 @@ class NodeService(Protocol):
     async def transfer_leadership(self, to: str | None, *, timeout_s: float) -> dict[str, Any]:
         """Hand leadership over.  Raises NotFound, Conflict."""
 
+    async def set_time(self, *, dry_run: bool, request_id: str | None, timeout_s: float) -> dict[str, Any]:
+        """Set cluster time to what the members' clocks show.  Raises Conflict."""
+
     async def counter_add(
         self, name: str, by: int, *, request_id: str | None, timeout_s: float
     ) -> dict[str, Any]:

@@ -650,6 +650,19 @@ ROUTES: tuple[Route, ...] = (
     Route("GET", "/v1/members/{name}", "viewer", "member_show", "Member", "Show a member"),
     Route(
         "POST",
+        "/v1/cluster/set-time",
+        "operator",
+        "set_time",
+        "TimeSet",
+        "Set cluster time to what a majority of the members' clocks show",
+        body=(
+            Field("dry_run", "boolean", "only say what it would do", default=False),
+            _REQUEST_ID,
+        ),
+        write=True,
+    ),
+    Route(
+        "POST",
         "/v1/members/invitations",
         "operator",
         "member_invite",
@@ -1576,6 +1589,7 @@ def _schemas() -> dict[str, dict[str, Any]]:
         "require": {"type": "object", "additionalProperties": {"type": ["boolean", "integer", "string"]}},
         "allow_self": flag,
     }
+    problem = {"code": text, "member": maybe(text), "message": text, "command": maybe(text)}
     rendezvous = {
         "id": text,
         "kind": name,
@@ -1656,9 +1670,21 @@ def _schemas() -> dict[str, dict[str, Any]]:
                     "healthy": flag,
                     "commit_index": count,
                     "storage": {"enum": ["disk", "memory"]},
+                    "time": maybe(time),
+                    "time_ahead_s": maybe({"type": "number"}),
                 },
             },
             members={"type": "array", "items": in_list},
+            problems={"type": "array", "items": {"type": "object", "properties": problem}},
+        ),
+        "TimeSet": _object(
+            "How cluster time was, or would be, set",
+            dry_run=flag,
+            **{"from": time},
+            to=time,
+            moves_s={"type": "number"},
+            epoch=count,
+            affected={"type": "object", "additionalProperties": count},
         ),
         "MemberList": _object("Every member", members={"type": "array", "items": in_list}),
         "Member": _object("One member", **member),

@@ -1,12 +1,16 @@
 """Commands and results as bytes: one canonical form, decoded strictly.
 
-Command, version 1::
+Command, version 2::
 
-    0x01 ["MACHINE","OPERATION",{ARGUMENTS},"REQUEST ID",AUTOMATIC,TIME]
+    0x02 ["MACHINE","OPERATION",{ARGUMENTS},"REQUEST ID","KIND","CALLER"]
 
 that is one version byte, then the canonical JSON of that array: ASCII only
 (everything else as ``\\uXXXX``), object keys in ascending order and each once,
 no white space, integers of at most 20 characters, no fractions or exponents.
+KIND is ``node``, ``client`` or ``browser``: whose the request id is, and CALLER
+who asked among them (see ``cyoloctl.caller``).
+
+Version 1, in logs of release 0.1.0, ended ``"REQUEST ID",AUTOMATIC,TIME]``:
 AUTOMATIC is ``true`` when a node made the request id itself; TIME is the
 proposer's time in milliseconds since 1970, 0 to 2**53.
 
@@ -31,6 +35,7 @@ from cyoloctl.errors import CyoloctlError, InternalError, InvalidInput, error_fr
 
 __all__ = [
     "COMMAND_VERSION",
+    "KINDS",
     "MAX_COMMAND_BYTES",
     "MAX_REQUEST_ID_LENGTH",
     "MAX_TIME_UNIX_MS",
@@ -45,16 +50,23 @@ __all__ = [
     "encode_command",
     "encode_refusal",
     "encode_result",
+    "is_caller",
     "is_request_id",
+    "operation_of",
     "parse_canonical",
     "refusal_reason",
 ]
 
-COMMAND_VERSION = 1
+COMMAND_VERSION = 2
+_OLD_VERSION = 1
 MAX_COMMAND_BYTES = 512 * 1024
 MAX_REQUEST_ID_LENGTH = 128
 MAX_TIME_UNIX_MS = 2**53
 DIGEST_BYTES = 8
+
+KINDS = ("node", "client", "browser")
+"""Whose request ids there are."""
+MAX_CALLER_LENGTH = 80
 
 # Brackets are counted before parsing, those inside strings too: nesting cannot be deeper than that,
 # and the depth at which the parser gives up differs between Python versions.
@@ -106,15 +118,26 @@ class Refused(Exception):
 
 
 class Command(NamedTuple):
-    """A decoded command.  digest: of machine, operation and arguments; the same for every retry."""
+    """A decoded command.
+
+    kind, caller: whose request id it is.  time_unix_ms: the proposer's time
+    in a command of release 0.1.0, -1 in others.  digest: of machine,
+    operation and arguments; the same for every retry.
+    """
 
     machine: str
     operation: str
     arguments: dict[str, Any]
     request_id: str
-    automatic: bool
+    kind: str
+    caller: str
     time_unix_ms: int
     digest: bytes
+
+    @property
+    def automatic(self) -> bool:
+        """True when a node made the request id itself."""
+        return self.kind == "node"
 
 
 def _integer(text: str) -> int:
@@ -159,8 +182,19 @@ def is_request_id(value: object) -> bool:
     )
 
 
-def _tail(request_id: str, automatic: bool, time_unix_ms: int) -> str:
-    return f",{_encode(request_id)},{'true' if automatic else 'false'},{time_unix_ms}]"
+def is_caller(value: object) -> bool:
+    """True for at most 80 printable ASCII characters without spaces; empty: nobody in particular."""
+    return (
+        type(value) is str
+        and len(value) <= MAX_CALLER_LENGTH
+        and value.isascii()
+        and (not value or value.isprintable())
+        and " " not in value
+    )
+
+
+def _tail(request_id: str, kind: str, caller: str) -> str:
+    return f',{_encode(request_id)},"{kind}",{_encode(caller)}]'
 
 
 def _check_argument(value: object, depth: int = 0) -> None:
@@ -191,28 +225,28 @@ def encode_command(
     arguments: dict[str, Any],
     *,
     request_id: str,
-    automatic: bool,
-    time_unix_ms: int,
+    kind: str = "client",
+    caller: str = "",
 ) -> bytes:
     """The bytes of a command, to be proposed.
 
     machine, operation: see the machine's class.  arguments: text, integers of
     64 bits, booleans, None, lists and dicts; whether the machine takes them is
     told by its answer.
-    request_id: 1 to 128 printable ASCII characters without spaces.  automatic:
-    True when the node made the id.  time_unix_ms: 0 to 2**53; see
-    ``Composite.next_stamp``.  A retry sends the same bytes again.
+    request_id: 1 to 128 printable ASCII characters without spaces.  kind: one
+    of `KINDS`; ``node`` when the node made the id itself.  caller: as
+    `is_caller`.  A retry sends the same bytes again.
 
     Raises InvalidInput for what cannot be encoded, more than 512 KiB, or more
     than 200 opening brackets and braces (those in text count too).
     """
     if not is_request_id(request_id):
         raise InvalidInput("the request id is not valid: use 1 to 128 printable ascii characters, no spaces")
-    if type(time_unix_ms) is not int or not 0 <= time_unix_ms <= MAX_TIME_UNIX_MS:
-        raise InvalidInput("the proposer time is outside 0 to 2**53 ms: correct the clock of this node")
+    if kind not in KINDS or not is_caller(caller):
+        raise InternalError("a command has no proper caller")
     _check_argument(arguments)
     head = _encode([machine, operation, arguments])
-    data = b"\x01" + (head[:-1] + _tail(request_id, automatic, time_unix_ms)).encode("ascii")
+    data = b"\x02" + (head[:-1] + _tail(request_id, kind, caller)).encode("ascii")
     if len(data) > MAX_COMMAND_BYTES:
         raise InvalidInput(f"the command has {len(data)} bytes, more than {MAX_COMMAND_BYTES}: send less")
     if data.count(b"[") + data.count(b"{") > _MAX_BRACKETS:
@@ -220,12 +254,25 @@ def encode_command(
     return data
 
 
+def operation_of(data: bytes) -> tuple[str, str] | None:
+    """Machine and operation of a command, read from its first bytes; None for what is no command.
+
+    The rest may be malformed.  Costs a twentieth of `decode_command`.
+    """
+    if not data.startswith(b'\x02["'):
+        return None
+    parts = data[2:256].split(b'"', 4)
+    if len(parts) != 5 or parts[2] != b"," or not parts[4].startswith(b","):
+        return None
+    return parts[1].decode("ascii", "replace"), parts[3].decode("ascii", "replace")
+
+
 def decode_command(data: bytes) -> Command:
     """The command in these bytes; arguments are some JSON object, for the machine to check.
 
     Raises Malformed, and nothing else, for any other bytes.
     """
-    if not data or data[0] != COMMAND_VERSION:
+    if not data or data[0] not in (COMMAND_VERSION, _OLD_VERSION):
         if not data:
             raise Malformed("the command is empty: propose an encoded command")
         raise Malformed(
@@ -240,20 +287,29 @@ def decode_command(data: bytes) -> Command:
         if text.count("[") + text.count("{") > _MAX_BRACKETS:
             raise ValueError
         value, _end = _decode(text)
-        machine, operation, arguments, request_id, automatic, time_unix_ms = value
+        machine, operation, arguments, request_id, kind, last = value
         if not (
             type(value) is list
             and type(machine) is str
             and type(operation) is str
             and type(arguments) is dict
             and is_request_id(request_id)
-            and type(automatic) is bool
-            and type(time_unix_ms) is int
-            and 0 <= time_unix_ms <= MAX_TIME_UNIX_MS
         ):
             raise ValueError
+        time_unix_ms, caller = -1, ""
+        if data[0] == COMMAND_VERSION:
+            if type(kind) is not str or kind not in KINDS or not is_caller(last):
+                raise ValueError
+            caller = last
+            tail = _tail(request_id, kind, caller)
+        else:
+            if type(kind) is not bool or type(last) is not int or not 0 <= last <= MAX_TIME_UNIX_MS:
+                raise ValueError
+            time_unix_ms = last
+            tail = f",{_encode(request_id)},{'true' if kind else 'false'},{time_unix_ms}]"
+            kind = "node" if kind else "client"
         head = _encode([machine, operation, arguments])[:-1]
-        if head + _tail(request_id, automatic, time_unix_ms) != text:
+        if head + tail != text:
             raise ValueError
     except (ValueError, TypeError):  # TypeError: a JSON value that is no sequence
         raise Malformed("the command is malformed: propose what encode_command made") from None
@@ -262,7 +318,8 @@ def decode_command(data: bytes) -> Command:
         operation,
         arguments,
         request_id,
-        automatic,
+        kind,
+        caller,
         time_unix_ms,
         blake2b(head.encode("ascii"), digest_size=DIGEST_BYTES).digest(),
     )
@@ -338,7 +395,6 @@ def describe_command(data: bytes) -> str:
     )
     text = (
         f"{_encode(command.machine)[1:-1]}.{_encode(command.operation)[1:-1]} "
-        f"request_id={command.request_id} automatic={'true' if command.automatic else 'false'} "
-        f"time_unix_ms={command.time_unix_ms} {arguments}"
+        f"request_id={command.request_id} kind={command.kind} {arguments}"
     ).rstrip()
     return text if len(text) <= 400 else text[:397] + "..."

@@ -1,33 +1,41 @@
 """The memory of answered requests that makes a repeated command apply once.
 
-A record is one bytes object, digest (8) + replicated time when applied (8) +
-proposer time (8) + result, so that a table of any length is nothing for the
-garbage collector to walk, and costs about 240 bytes an entry for a 32
-character id and a counter's result (measured, CPython 3.11 to 3.13).
+A record is one bytes object, so that a table of any length is nothing for the
+garbage collector to walk: digest (8), steady time when applied (8), place in
+the table (8), log index (8), proposer time of a command of release 0.1.0 (8,
+all ones for others), length of the caller (1), caller, result.  About 270
+bytes an entry for a 32 character id and a counter's result.
 """
 
 from __future__ import annotations
 
+import json
 import struct
 from collections import deque
 from dataclasses import dataclass
+from heapq import heapify, heappop, heappush
 
-from cyoloctl.machines._codec import DIGEST_BYTES, is_request_id
+from cyoloctl.machines._codec import DIGEST_BYTES, MAX_REQUEST_ID_LENGTH, is_caller
 
-__all__ = ["LIMITS", "Limits", "RequestTable", "TableLimits"]
+__all__ = ["LIMITS", "Forgotten", "Limits", "RequestTable", "TableLimits"]
 
-_TIMES = struct.Struct(">QQ")
+_HEAD = struct.Struct(">8sQQQQB")
+_STORED = struct.Struct(">8sQQQB")  # in a snapshot: without the place
+_OLD = struct.Struct(">8sQQ")
 _COUNT = struct.Struct(">I")
-_HEAD = DIGEST_BYTES + _TIMES.size
+_NO_TIME = 2**64 - 1
+_FORGET_AT_ONCE = 200
+"""Entries forgotten by one command: a step of time must not stop the node for them all."""
 
 
 @dataclass(frozen=True, slots=True)
 class TableLimits:
-    """When an entry is forgotten, the oldest first: as soon as one of these holds.
+    """When an entry is forgotten: as soon as one of these holds.
 
-    hard: there are more entries than this.  soft, keep_ms: there are more
-    than ``soft`` and the entry is ``keep_ms`` old.  expiry_ms: the entry is
-    that old.  Age is in replicated time.
+    hard: there are more entries than this; then the oldest of the caller with
+    the most goes.  soft, keep_ms: there are more than ``soft`` and the entry,
+    the oldest, is ``keep_ms`` old.  expiry_ms: it is that old.  Age is in
+    steady time, which only leaders' monotonic clocks move.
     """
 
     soft: int
@@ -38,108 +46,251 @@ class TableLimits:
 
 @dataclass(frozen=True, slots=True)
 class Limits:
-    """The limits of both tables.  They decide the replicated state: the same on every node, ``LIMITS``."""
+    """The limits of all tables.  They decide the replicated state: the same on every node, ``LIMITS``."""
 
     client: TableLimits
-    automatic: TableLimits
+    node: TableLimits
+    browser: TableLimits
+    refused: TableLimits
 
 
 LIMITS = Limits(
     client=TableLimits(soft=50_000, keep_ms=0, hard=50_000, expiry_ms=24 * 3600 * 1000),
-    automatic=TableLimits(soft=10_000, keep_ms=10_000, hard=50_000, expiry_ms=5 * 60 * 1000),
+    node=TableLimits(soft=10_000, keep_ms=10_000, hard=50_000, expiry_ms=5 * 60 * 1000),
+    browser=TableLimits(soft=10_000, keep_ms=0, hard=10_000, expiry_ms=3600 * 1000),
+    refused=TableLimits(soft=10_000, keep_ms=0, hard=10_000, expiry_ms=5 * 60 * 1000),
 )
 
 
-class RequestTable:
-    """First in, first out: request id -> digest of the command and the bytes of its first result."""
+@dataclass(frozen=True, slots=True)
+class Forgotten:
+    """The highest log index, and the highest proposer time, among what was forgotten; -1 for none."""
 
-    __slots__ = ("_limits", "_oldest_ms", "_order", "_records")
+    index: int = -1
+    proposed_ms: int = -1
+
+
+_NOTHING = Forgotten()
+
+
+class RequestTable:
+    """Request id -> digest of the command and the bytes of its first result.
+
+    Entries leave the oldest first, but for the bound on their number: there
+    it is the oldest of the caller that has the most, so that nobody's volume
+    pushes another's out.
+    """
+
+    __slots__ = ("_by_caller", "_largest", "_limits", "_next", "_order", "_records")
 
     def __init__(self, limits: TableLimits) -> None:
         self._limits = limits
         self._records: dict[str, bytes] = {}
-        # The order apart: taking the first key of a dict whose head was deleted walks over the holes.
-        self._order: deque[str] = deque()
-        self._oldest_ms = 0
+        # (id, place) by age; those whose record is gone or another are skipped.
+        self._order: deque[tuple[str, int]] = deque()
+        self._by_caller: dict[str, deque[str]] = {}
+        # (-count, place of the oldest, caller): never too low for a caller, maybe overtaken.
+        self._largest: list[tuple[int, int, str]] = []
+        self._next = 0
 
     def __len__(self) -> int:
-        return len(self._order)
+        return len(self._records)
 
     def __contains__(self, request_id: str) -> bool:
         return request_id in self._records
 
-    def overlaps(self, other: RequestTable) -> bool:
-        """True when an id is in both tables."""
-        return not self._records.keys().isdisjoint(other._records)
-
     def find(self, request_id: str) -> tuple[bytes, bytes] | None:
         """The digest of the command that had this id, and its first result."""
         record = self._records.get(request_id)
-        return None if record is None else (record[:DIGEST_BYTES], record[_HEAD:])
+        if record is None:
+            return None
+        return record[:DIGEST_BYTES], record[_HEAD.size + record[_HEAD.size - 1] :]
 
-    def remember(self, request_id: str, digest: bytes, now_ms: int, proposed_ms: int, result: bytes) -> None:
-        """Adds an id that is not there.  now_ms: replicated time, never less than before."""
-        if not self._order:
-            self._oldest_ms = now_ms
-        self._records[request_id] = digest + _TIMES.pack(now_ms, proposed_ms) + result
-        self._order.append(request_id)
+    def remember(
+        self,
+        request_id: str,
+        digest: bytes,
+        *,
+        caller: str,
+        steady_ms: int,
+        index: int,
+        result: bytes,
+        proposed_ms: int = -1,
+    ) -> None:
+        """Adds an id that is not there.  steady_ms, index: never less than before.
 
-    def forget(self, now_ms: int) -> int:
-        """Drops what the limits no longer keep.  Returns the highest proposer time dropped, or -1."""
-        limits = self._limits
-        order = self._order
-        highest = -1
-        while order:
-            age = now_ms - self._oldest_ms
-            count = len(order)
-            if (
-                age < limits.expiry_ms
-                and count <= limits.hard
-                and (count <= limits.soft or age < limits.keep_ms)
-            ):
+        proposed_ms: the time in a command of release 0.1.0.
+        """
+        place, self._next = self._next, self._next + 1
+        name = caller.encode("ascii")
+        time = _NO_TIME if proposed_ms < 0 else proposed_ms
+        self._records[request_id] = b"".join(
+            (_HEAD.pack(digest, steady_ms, place, index, time, len(name)), name, result)
+        )
+        self._order.append((request_id, place))
+        self._count(caller, request_id)
+
+    def _count(self, caller: str, request_id: str) -> None:
+        ids = self._by_caller.get(caller)
+        if ids is None:
+            ids = self._by_caller[caller] = deque()
+        ids.append(request_id)
+        if len(self._largest) > 2 * len(self._by_caller) + 1024:
+            self._largest = [self._rank(one) for one in self._by_caller]
+            heapify(self._largest)
+        else:
+            heappush(self._largest, self._rank(caller))
+
+    def _rank(self, caller: str) -> tuple[int, int, str]:
+        ids = self._by_caller[caller]
+        return -len(ids), _HEAD.unpack_from(self._records[ids[0]])[2], caller
+
+    def forget(self, steady_ms: int, *, at_once: int = _FORGET_AT_ONCE) -> Forgotten:
+        """Drops what the limits no longer keep, at most ``at_once`` entries of it."""
+        limits, order, records = self._limits, self._order, self._records
+        left = at_once
+        found = _NOTHING
+        while left and order:
+            request_id, place = order[0]
+            record = records.get(request_id)
+            if record is None or _HEAD.unpack_from(record)[2] != place:
+                order.popleft()  # forgotten before, for its caller's volume
+                continue
+            age, count = steady_ms - _HEAD.unpack_from(record)[1], len(records)
+            if age >= limits.expiry_ms or (limits.keep_ms and count > limits.soft and age >= limits.keep_ms):
+                order.popleft()
+            elif count > limits.hard:
+                request_id = self._of_the_largest()
+            else:
                 break
-            record = self._records.pop(order.popleft())
-            highest = max(highest, _TIMES.unpack_from(record, DIGEST_BYTES)[1])
-            if order:
-                self._oldest_ms = _TIMES.unpack_from(self._records[order[0]], DIGEST_BYTES)[0]
-        return highest
+            left -= 1
+            found = self._drop(request_id, found)
+        return found
+
+    def _of_the_largest(self) -> str:
+        while True:
+            rank = self._largest[0]
+            caller = rank[2]
+            if caller not in self._by_caller:
+                heappop(self._largest)
+            elif (now := self._rank(caller)) != rank:
+                heappop(self._largest)
+                heappush(self._largest, now)
+            else:
+                return self._by_caller[caller][0]
+
+    def _drop(self, request_id: str, found: Forgotten) -> Forgotten:
+        record = self._records[request_id]
+        _, _, _, index, time, length = _HEAD.unpack_from(record)
+        caller = record[_HEAD.size : _HEAD.size + length].decode("ascii")
+        ids = self._by_caller[caller]
+        ids.popleft()  # the oldest of all, or of its caller, is its caller's oldest
+        if not ids:
+            del self._by_caller[caller]
+        del self._records[request_id]
+        return Forgotten(
+            max(found.index, index), found.proposed_ms if time == _NO_TIME else max(found.proposed_ms, time)
+        )
 
     def encode(self) -> bytes:
-        """count (4 bytes), then for each entry: length of id (1), id, length of record (4), record."""
-        parts = [_COUNT.pack(len(self._order))]
-        for request_id in self._order:
-            record = self._records[request_id]
+        """count (4 bytes), then for each entry by age: length of id (1), id, length of record (4), record.
+
+        A record is as in memory, without the place.
+        """
+        parts = [_COUNT.pack(len(self._records))]
+        for request_id, place in self._order:
+            record = self._records.get(request_id)
+            if record is None:
+                continue
+            digest, steady_ms, at, index, time, length = _HEAD.unpack_from(record)
+            if at != place:
+                continue
             key = request_id.encode("ascii")
-            parts.append(b"%c%b%b%b" % (len(key), key, _COUNT.pack(len(record)), record))
+            rest = record[_HEAD.size :]
+            head = _STORED.pack(digest, steady_ms, index, time, length)
+            parts.append(b"%c%b%b%b%b" % (len(key), key, _COUNT.pack(_STORED.size + len(rest)), head, rest))
         return b"".join(parts)
 
     @classmethod
-    def decode(cls, data: bytes, start: int, limits: TableLimits, now_ms: int) -> tuple[RequestTable, int]:
+    def decode(cls, data: bytes, start: int, limits: TableLimits, steady_ms: int) -> tuple[RequestTable, int]:
         """The table that begins at ``start``, and where it ends.
 
         Raises ValueError, IndexError or struct.error for what ``encode``
-        cannot have written at replicated time now_ms under these limits.
+        cannot have written at this steady time under these limits.
         """
         table = cls(limits)
-        (count,) = _COUNT.unpack_from(data, start)
-        at = start + _COUNT.size
-        if count > limits.hard:
-            raise ValueError("too many requests")
-        before_ms = 0
-        for _ in range(count):
-            id_end = at + 1 + data[at]
-            request_id = data[at + 1 : id_end].decode("ascii")
-            (length,) = _COUNT.unpack_from(data, id_end)
-            at = id_end + _COUNT.size + length
-            record = data[id_end + _COUNT.size : at]
-            if len(record) != length or length <= _HEAD or not is_request_id(request_id):
+        before_ms, before_index = 0, 0
+        entries, end = _entries(data, start)
+        for request_id, record in entries:
+            digest, applied_ms, index, time, length = _STORED.unpack_from(record)
+            name = record[_STORED.size : _STORED.size + length].decode("ascii")
+            result = record[_STORED.size + length :]
+            if not before_ms <= applied_ms <= steady_ms or index < before_index or request_id in table:
+                raise ValueError("requests are out of order")
+            if not is_caller(name) or len(name) != length or not result:
                 raise ValueError("a request is cut short")
-            applied_ms, proposed_ms = _TIMES.unpack_from(record, DIGEST_BYTES)
+            before_ms, before_index = applied_ms, index
+            table.remember(
+                request_id,
+                digest,
+                caller=name,
+                steady_ms=applied_ms,
+                index=index,
+                result=result,
+                proposed_ms=-1 if time == _NO_TIME else time,
+            )
+        return table, end
+
+    @classmethod
+    def decode_old(
+        cls, data: bytes, start: int, limits: TableLimits, now_ms: int
+    ) -> tuple[RequestTable, int]:
+        """The same from a snapshot of release 0.1.0, whose records knew replicated time only."""
+        table = cls(limits)
+        before_ms = 0
+        entries, end = _entries(data, start)
+        for request_id, record in entries:
+            digest, applied_ms, proposed_ms = _OLD.unpack_from(record)
+            result = record[_OLD.size :]
             if not before_ms <= applied_ms <= now_ms or proposed_ms > applied_ms or request_id in table:
                 raise ValueError("requests are out of order")
             before_ms = applied_ms
-            if not table._order:
-                table._oldest_ms = applied_ms
-            table._records[request_id] = record
-            table._order.append(request_id)
-        return table, at
+            value = json.loads(result)
+            index = value["index"] if type(value) is dict else None
+            if type(index) is not int or index < 0:
+                raise ValueError("a request has no index")
+            table.remember(
+                request_id,
+                digest,
+                caller="",
+                steady_ms=applied_ms,
+                index=index,
+                result=result,
+                proposed_ms=proposed_ms,
+            )
+        return table, end
+
+
+def _entries(data: bytes, start: int) -> tuple[list[tuple[str, bytes]], int]:
+    """Each id and record, and where they end.  Raises ValueError, IndexError, struct.error."""
+    (count,) = _COUNT.unpack_from(data, start)
+    at = start + _COUNT.size
+    if count > 200_000:
+        raise ValueError("too many requests")
+    found = []
+    for _ in range(count):
+        id_end = at + 1 + data[at]
+        request_id = data[at + 1 : id_end].decode("ascii")
+        (length,) = _COUNT.unpack_from(data, id_end)
+        at = id_end + _COUNT.size + length
+        record = data[id_end + _COUNT.size : at]
+        # Two characters more: the table of refusals says whose an id is.
+        if (
+            len(record) != length
+            or not 0 < len(request_id) <= MAX_REQUEST_ID_LENGTH + 2
+            or not request_id.isprintable()
+            or " " in request_id
+        ):
+            raise ValueError("a request is cut short")
+        found.append((request_id, record))
+    return found, at

@@ -192,6 +192,10 @@ class AuthorityMachine:
             return []
         return [member.name for member in self._members.members() if member.name not in done]
 
+    def operations(self) -> frozenset[str]:
+        """The operations that `apply` knows."""
+        return frozenset(_OPERATIONS)
+
     def apply(
         self, operation: str, arguments: dict[str, Any], index: int, now_unix_ms: int
     ) -> dict[str, Any]:

@@ -18,6 +18,8 @@ MAX_VALUE = 2**63 - 1
 MAX_COUNTERS = 100_000
 _MAX_BY = 2**63  # one more than MAX_VALUE, so that the minimum can be subtracted
 
+_OPERATIONS = frozenset({"add", "reset"})
+
 
 class CounterMachine:
     """Operations, each answered with ``{"name","value"}``:
@@ -49,6 +51,10 @@ class CounterMachine:
         """At most ``limit`` pairs of name and value by ascending name, those above ``after`` only."""
         start = 0 if after is None else bisect_right(self._names, after)
         return [(name, self._values[name]) for name in self._names[start : start + max(0, limit)]]
+
+    def operations(self) -> frozenset[str]:
+        """The operations that `apply` knows."""
+        return _OPERATIONS
 
     def apply(
         self, operation: str, arguments: dict[str, Any], index: int, now_unix_ms: int

@@ -121,11 +121,6 @@ class CredentialMachine:
         self._had_operator = False
 
     @property
-    def is_empty(self) -> bool:
-        """Whether it never held anything."""
-        return not self._entries and not self._had_operator
-
-    @property
     def had_operator(self) -> bool:
         """Whether the register has ever had an operator."""
         return self._had_operator
@@ -142,6 +137,10 @@ class CredentialMachine:
     def entries(self) -> list[Credential]:
         """All entries, by name, then by age."""
         return sorted(self._entries.values(), key=lambda e: (e.name, e.created_unix_ms, e.key_hash))
+
+    def operations(self) -> frozenset[str]:
+        """The operations that `apply` knows."""
+        return frozenset(_OPERATIONS)
 
     def apply(
         self, operation: str, arguments: dict[str, Any], index: int, now_unix_ms: int

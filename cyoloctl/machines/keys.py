@@ -21,7 +21,7 @@ from collections.abc import Callable, Iterable
 from contextlib import suppress
 from dataclasses import asdict, dataclass, field, fields, replace
 from datetime import datetime, timedelta
-from typing import Any, Literal
+from typing import Any, ClassVar, Literal
 
 from cyoloctl.errors import AlreadyExists, Conflict, InvalidInput, NotFound
 from cyoloctl.machines._checks import (
@@ -201,6 +201,8 @@ class KeyMachine:
     replicated; what it raises is dropped.
     """
 
+    PROPOSERS: ClassVar[dict[str, str]] = {"announce": "self", "confirm": "self", "reject": "self"}
+
     def __init__(self, members: MemberMachine) -> None:
         self.on_change: Callable[[int], None] | None = None
         self._members = members
@@ -247,6 +249,10 @@ class KeyMachine:
     def _live(self) -> list[KeyRecord]:
         return [record for record in self.records() if record.state != "destroyed"]
 
+    def operations(self) -> frozenset[str]:
+        """The operations that `apply` knows."""
+        return frozenset(_OPERATIONS)
+
     def apply(
         self, operation: str, arguments: dict[str, Any], index: int, now_unix_ms: int
     ) -> dict[str, Any]:
@@ -278,6 +284,26 @@ class KeyMachine:
                     compromised_by=_names({*record.compromised_by, name}),
                 )
         self._tell(index)
+
+    def set_back(self, to_unix_ms: int) -> None:
+        """The time was set back: nothing was made, promoted or retired later than now.
+
+        Else a rotation would wait until the future has come in which the last one took place.
+        """
+
+        def past(unix_ms: int | None) -> int | None:
+            return None if unix_ms is None else min(unix_ms, to_unix_ms)
+
+        self._keys = {
+            key_id: replace(
+                record,
+                created_unix_ms=min(record.created_unix_ms, to_unix_ms),
+                promoted_unix_ms=past(record.promoted_unix_ms),
+                retired_unix_ms=past(record.retired_unix_ms),
+                destroyed_unix_ms=past(record.destroyed_unix_ms),
+            )
+            for key_id, record in self._keys.items()
+        }
 
     def _announce(self, given: dict[str, Any], now_unix_ms: int) -> dict[str, Any]:
         name = self._member(given["name"])

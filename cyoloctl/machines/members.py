@@ -292,6 +292,10 @@ class MemberMachine:
         """All invitations of release 0.1.0, used and expired ones too, by expiry, then digest."""
         return sorted(self._secret_invitations.values(), key=lambda i: (i.expires_unix_ms, i.secret_sha256))
 
+    def operations(self) -> frozenset[str]:
+        """The operations that `apply` knows."""
+        return frozenset(_OPERATIONS)
+
     def apply(
         self, operation: str, arguments: dict[str, Any], index: int, now_unix_ms: int
     ) -> dict[str, Any]:

@@ -62,6 +62,10 @@ class PresenceMachine:
         """The member was removed; its name never returns."""
         self._nodes.pop(name, None)
 
+    def operations(self) -> frozenset[str]:
+        """The operations that `apply` knows."""
+        return frozenset(_OPERATIONS)
+
     def apply(
         self, operation: str, arguments: dict[str, Any], index: int, now_unix_ms: int
     ) -> dict[str, Any]:

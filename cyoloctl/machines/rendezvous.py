@@ -387,6 +387,10 @@ class RendezvousMachine:
             return None
         return record.answer, record.sealed_result
 
+    def operations(self) -> frozenset[str]:
+        """The operations that `apply` knows."""
+        return frozenset(_OPERATIONS)
+
     def apply(
         self, operation: str, arguments: dict[str, Any], index: int, now_unix_ms: int
     ) -> dict[str, Any]:
@@ -549,6 +553,30 @@ class RendezvousMachine:
         refusal = self.refusal(record, given.get("actors", ()), given.get("claims", {}))
         if refusal is not None:
             raise Refused(refusal)
+
+    def set_back(self, from_unix_ms: int, to_unix_ms: int) -> None:
+        """The time was set back: what began in a future that never was lasts as long as it would have."""
+        less_ms = from_unix_ms - to_unix_ms
+
+        def moved(record: Rendezvous) -> Rendezvous:
+            if record.created_unix_ms <= to_unix_ms:
+                return record
+            return replace(
+                record,
+                created_unix_ms=max(0, record.created_unix_ms - less_ms),
+                changed_unix_ms=max(0, record.changed_unix_ms - less_ms),
+                expires_unix_ms=max(0, record.expires_unix_ms - less_ms),
+            )
+
+        misses = {
+            caller: (count, min(since_ms, to_unix_ms)) for caller, (count, since_ms) in self._misses.items()
+        }
+        tries = {
+            level: {who: (count, min(since_ms, to_unix_ms)) for who, (count, since_ms) in table.items()}
+            for level, table in self._tries.items()
+        }
+        records = {id: moved(record) for id, record in self._records.items()}
+        self._load(records, misses, tries, self._policies)
 
     def _existing(self, id: str) -> Rendezvous:
         record = self._records.get(id)

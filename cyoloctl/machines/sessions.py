@@ -191,6 +191,23 @@ class SessionMachine:
         known = self._subs.entries.get(sub)
         return 0 if known is None else known[0] + 1
 
+    def ending_between(self, low_unix_ms: int, high_unix_ms: int) -> int:
+        """How many entries end after the one time and not after the other."""
+        return sum(
+            low_unix_ms < until <= high_unix_ms
+            for table in (self._sids, self._subs)
+            for _, until in table.entries.values()
+        )
+
+    def set_back(self, to_unix_ms: int) -> None:
+        """The time was set back: what was revoked in the future is revoked until now.
+
+        Else nobody so revoked could sign in again before that future has come.
+        """
+        latest_s = to_unix_ms // 1000 + _AHEAD_S
+        entries = self._subs.entries
+        self._subs = _Table({sub: (min(level, latest_s), until) for sub, (level, until) in entries.items()})
+
     def __len__(self) -> int:
         return len(self._sids.entries) + len(self._subs.entries)
 
@@ -212,6 +229,10 @@ class SessionMachine:
                     else:
                         found.append(Revocation("sub", key, None, level, until))
         return found
+
+    def operations(self) -> frozenset[str]:
+        """The operations that `apply` knows."""
+        return frozenset(_OPERATIONS)
 
     def apply(
         self, operation: str, arguments: dict[str, Any], index: int, now_unix_ms: int

@@ -4,6 +4,7 @@ What the rest of cyoloctl may use is listed below; pysyncobj never leaves this
 package.
 """
 
+from cyoloctl.raft._clock import ClusterClock, is_a_time
 from cyoloctl.raft._engine import Engine, Register
 from cyoloctl.raft._journal import Journal, MemoryStore, SqliteStore
 from cyoloctl.raft._replica import Limits, ReplicaStatus, StateMachine, Timing, Trouble
@@ -16,6 +17,7 @@ __all__ = [
     "COPY",
     "OLDER",
     "REMOVED",
+    "ClusterClock",
     "Engine",
     "Journal",
     "Limits",
@@ -32,6 +34,7 @@ __all__ = [
     "Trouble",
     "count_start",
     "create_storage",
+    "is_a_time",
     "memory_storage",
     "open_storage",
 ]

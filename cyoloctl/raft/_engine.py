@@ -12,6 +12,7 @@ from functools import partial
 from typing import Any, Protocol
 
 from cyoloctl.errors import CyoloctlError, InternalError, NoLeader, OutcomeUnknown
+from cyoloctl.raft._clock import ClusterClock
 from cyoloctl.raft._journal import Journal
 from cyoloctl.raft._replica import (
     DEFAULT_LIMITS,
@@ -22,7 +23,7 @@ from cyoloctl.raft._replica import (
     StateMachine,
     Timing,
 )
-from cyoloctl.raft._sessions import COPY, OLDER, REMOVED, Hello, Refusal
+from cyoloctl.raft._sessions import COPY, OLDER, REMOVED, Hello, Pong, Refusal
 from cyoloctl.raft._snapshot import SnapshotStore
 from cyoloctl.raft._ticker import Ticker
 from cyoloctl.raft._transport import Connector, Identify, PeerIdentity, PeerInfo, PeerNetwork
@@ -78,6 +79,7 @@ class Engine:
         journal: Journal,
         snapshots: SnapshotStore,
         machine: StateMachine,
+        clock: ClusterClock,
         identify: Identify,
         connect: Connector,
         describe: Callable[[], dict[str, Any]],
@@ -86,7 +88,9 @@ class Engine:
         timing: Timing = DEFAULT_TIMING,
         limits: Limits = DEFAULT_LIMITS,
     ) -> None:
-        """describe: what `peers` of the other nodes show about this one, small JSON.
+        """clock: cluster time, steered here.
+
+        describe: what `peers` of the other nodes show about this one, small JSON.
 
         on_call: answers `call` of the other nodes; its errors are its own to encode.
 
@@ -99,6 +103,7 @@ class Engine:
         self._unwanted = False
         self._loop = asyncio.get_running_loop()
         self._journal = journal
+        self.clock = clock
         self._describe = describe
         self._on_call = on_call
         self._awaiting_index: dict[asyncio.Future[None], int] = {}
@@ -112,6 +117,7 @@ class Engine:
             snapshots=snapshots,
             machine=machine,
             clock=time.monotonic,  # what the loop's own clock is, without its call
+            cluster_clock=clock,
             rng=rng,
             send=self._queue,
             run_save=self._run_save,
@@ -291,6 +297,10 @@ class Engine:
     def peers(self) -> dict[str, PeerInfo]:
         """The connected peers, by name."""
         return self._network.peers()
+
+    def voter_names(self) -> frozenset[str]:
+        """The names of the voters, as the own log says."""
+        return self._replica.voter_names()
 
     def fsync_p99_ms(self) -> float:
         """99th percentile of the journal's recent syncs, in milliseconds."""
@@ -492,6 +502,18 @@ class Engine:
 
     def describe(self) -> dict[str, Any]:
         return self._describe()
+
+    def cluster_time(self) -> tuple[int, int]:
+        return self.clock.epoch, self.clock.now_unix_ms()
+
+    def on_pong(self, raft_id: str, pong: Pong) -> None:
+        self._replica.peer_clocks(
+            raft_id,
+            wall_unix_ms=pong.wall_unix_ms,
+            trip_s=pong.trip_s,
+            epoch=pong.epoch,
+            unix_ms=pong.cluster_unix_ms,
+        )
 
     async def on_call(self, name: str, body: bytes) -> bytes:
         return await self._on_call(name, body)

@@ -24,6 +24,8 @@ class Proposal:
     remote: a peer forwarded it, and is told when this node cannot place it.
     sends: into how many logs or messages it went; from the first on, giving
     up on it leaves the outcome unknown.
+    after: the highest index known to be committed when it was sent first,
+    -1 before: what was applied at or below it was something else.
     """
 
     command: bytes
@@ -31,6 +33,7 @@ class Proposal:
     remote: bool = False
     cancelled: bool = False
     sends: int = 0
+    after: int = -1
 
     @property
     def sent(self) -> bool:
@@ -76,8 +79,11 @@ class ProposalQueue:
         self._items.extendleft(reversed(batch))
         self._bytes += sum(len(proposal.command) for proposal in batch)
 
-    def take_batch(self, max_bytes: int, overhead_bytes: int) -> list[Proposal]:
-        """The next proposals whose commands together stay below max_bytes, at least one; marked as sent."""
+    def take_batch(self, max_bytes: int, overhead_bytes: int, committed: int) -> list[Proposal]:
+        """The next proposals whose commands together stay below max_bytes, at least one; marked as sent.
+
+        committed: the highest index that is known to be committed.
+        """
         batch: list[Proposal] = []
         size = 0
         while self._items and len(batch) < _MAX_BATCH:
@@ -91,6 +97,8 @@ class ProposalQueue:
                 continue
             size += length + overhead_bytes
             proposal.sends += 1
+            if proposal.after < 0:
+                proposal.after = committed
             batch.append(proposal)
         return batch
 

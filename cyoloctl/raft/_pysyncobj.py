@@ -32,6 +32,7 @@ __all__ = [
     "NO_OP",
     "OVERRIDDEN",
     "REGULAR",
+    "STAMPED",
     "SUCCESS",
     "VENDOR_SHA256",
     "EngineOwner",
@@ -62,9 +63,10 @@ OVERRIDDEN: dict[str, str] = {
     "_onTick": "cc9eb08232d005ba4e21a33ec453e5d02fe3537dadebda8571406c57f65a3c37",
 }
 
-REGULAR = b"\x00"
+REGULAR = b"\x00"  # commands in a log of release 0.1.0
 NO_OP = b"\x01"
 MEMBERSHIP = b"\x02"
+STAMPED = b"\x03"  # commands, with the time at which the leader appended them
 SUCCESS = FAIL_REASON.SUCCESS
 
 _FOLLOWER, _CANDIDATE, _LEADER = 0, 1, 2  # pysyncobj.syncobj._RAFT_STATE

@@ -27,7 +27,7 @@ import random
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
-from typing import Any, Protocol
+from typing import Any, Literal, Protocol
 
 from cyoloctl.errors import (
     Conflict,
@@ -40,15 +40,18 @@ from cyoloctl.errors import (
     Overloaded,
     StorageError,
     Unavailable,
+    VersionMismatch,
 )
-from cyoloctl.model import Role
-from cyoloctl.raft._batch import decode_batch, encode_batch
+from cyoloctl.model import Role, Stamp
+from cyoloctl.raft._batch import decode_batch, encode_batch, stamp_of
+from cyoloctl.raft._clock import ClusterClock
 from cyoloctl.raft._journal import Entry, Journal
 from cyoloctl.raft._proposals import Done, Proposal, ProposalQueue
 from cyoloctl.raft._pysyncobj import (
     MEMBERSHIP,
     NO_OP,
     REGULAR,
+    STAMPED,
     SUCCESS,
     Node,
     VendorEngine,
@@ -76,7 +79,9 @@ MAX_COMMAND_BYTES = 512 * 1024
 _DISPUTE_SHOWN_S = 60.0
 
 Message = dict[str, Any]
+PeerRole = Literal["voter", "learner"]
 
+_ITEM_OVERHEAD_BYTES = 12
 _log = logging.getLogger("cyoloctl.raft")
 
 _LONGEST_SAVE_PAUSE_S = 60.0
@@ -85,8 +90,27 @@ _LONGEST_SAVE_PAUSE_S = 60.0
 class StateMachine(Protocol):
     """What is replicated.  Bytes in, bytes out; no clock, no randomness, no I/O."""
 
-    def apply(self, index: int, command: bytes) -> bytes:
-        """Apply one command.  Deterministic and total: refusals are results, nothing is raised."""
+    def advance(self, stamp: Stamp) -> None:
+        """An entry of this stamp is applied: its commands follow."""
+        ...
+
+    def stamp(self) -> Stamp:
+        """The time that the state has reached."""
+        ...
+
+    def admit(self, command: bytes, peer: str, role: PeerRole) -> bytes | None:
+        """As leader, before a peer's command is logged: the result that refuses it, None to log it.
+
+        peer: its name.  role: what the configuration in force says of it.
+        """
+        ...
+
+    def apply(self, index: int, command: bytes, after: int | None = None) -> bytes:
+        """Apply one command.  Deterministic and total: refusals are results.
+
+        after: see `BatchItem`.  Raises VersionMismatch for what this release
+        cannot apply and a newer one can: the node then stops.
+        """
         ...
 
     def snapshot(self) -> bytes:
@@ -278,6 +302,7 @@ class Replica:
         snapshots: SnapshotStore,
         machine: StateMachine,
         clock: Callable[[], float],
+        cluster_clock: ClusterClock,
         rng: random.Random,
         send: Callable[[str, Message], None],
         run_save: Callable[[Callable[[], None]], None],
@@ -286,7 +311,9 @@ class Replica:
         timing: Timing = DEFAULT_TIMING,
         limits: Limits = DEFAULT_LIMITS,
     ) -> None:
-        """genesis: voters before the first log entry, the same on every member; a log that
+        """clock: seconds, monotonic.  cluster_clock: stamps what this node appends as leader.
+
+        genesis: voters before the first log entry, the same on every member; a log that
         `create_storage` began needs none, since it names its founder.
 
         send(peer, message) must not raise and may drop; flush is called when a
@@ -304,6 +331,7 @@ class Replica:
         self._snapshots = snapshots
         self._machine = machine
         self._clock = clock
+        self._cluster_clock = cluster_clock
         self._rng = rng
         self._send = send
         self._run_save = run_save
@@ -366,6 +394,8 @@ class Replica:
         self._next_read = rng.getrandbits(62)
         self._ready_reads: list[ReadRequest] = []
 
+        self._heard_commit = 0  # the highest commit index that a leader told this node
+        self._voter_names: frozenset[str] = frozenset()
         self._swept_at = -1e9
         self._saving = False
         self._saved: tuple[SnapshotMeta, CyoloctlError | MemoryError | None] | None = None
@@ -437,10 +467,24 @@ class Replica:
         ]
         self._applied = self._base
         self._reconfigure()
+        self._cluster_clock.applied(self._machine.stamp())
+        self._cluster_clock.applied(self._last_stamp())
         if self._current.voters == {self._id}:
             self._engine.set_election_deadline(self._clock())  # alone: nobody to wait for
 
     # ----------------------------------------------------------- public state
+
+    def _last_stamp(self) -> Stamp:
+        """The latest stamp in the own log, of what need not be committed; else that of the state."""
+        for command, _, _ in reversed(self._journal.entries):
+            stamp = stamp_of(command)
+            if stamp is not None:
+                return stamp
+        return self._machine.stamp()
+
+    def voter_names(self) -> frozenset[str]:
+        """The names of the voters, as the own log says."""
+        return self._voter_names
 
     def is_member(self) -> bool:
         """True while the own log makes this node a voter (rows 4 and 10)."""
@@ -646,6 +690,7 @@ class Replica:
 
     def _lead(self, now: float, commit_before: int) -> None:
         engine = self._engine
+        self._cluster_clock.judge(self._voter_names)
         if engine.commit_index() > commit_before:
             # Under load the next entries carry the news; the notice is for the last one.
             self._commit_notice_at = now + self._timing.commit_notice_s
@@ -686,6 +731,8 @@ class Replica:
         if self._parting:
             self._parting.clear()
             self._derive_readonly()
+        if not self._engine.is_leader():
+            self._cluster_clock.follow()
         if self._round is not None:
             self._reads = self._round.requests + self._reads
             self._round = None
@@ -773,6 +820,7 @@ class Replica:
         self._engine.use_clock()
         node = self._node(peer)
         engine = self._engine
+        self._cluster_clock.forget(peer.partition("~")[0])
         engine.connected.discard(node)
         self._parting.pop(node, None)
         self._cancel_sending(node)
@@ -790,6 +838,16 @@ class Replica:
             self._leader_seen_at = -1e9
             spread = self._timing.lost_leader_spread_s * self._rng.random()
             engine.set_election_deadline(min(engine.election_deadline(), self._clock() + spread))
+
+    def peer_clocks(self, peer: str, *, wall_unix_ms: int, trip_s: float, epoch: int, unix_ms: int) -> None:
+        """A peer answered what its clocks show: its wall clock, and cluster time as it knows it.
+
+        Its wall clock counts as one of the voters'.  Cluster time is the leader's to say.
+        """
+        if self.failed is None:
+            self._cluster_clock.measured(peer.partition("~")[0], wall_unix_ms, trip_s)
+            if not self._engine.is_leader() and self.leader() == peer:
+                self._cluster_clock.observe(epoch, unix_ms)
 
     def _node(self, raft_id: str) -> Node:
         node = self._nodes.get(raft_id)
@@ -844,6 +902,7 @@ class Replica:
             if engine.is_leader():
                 engine.last_response.setdefault(node, self._clock())
         engine.set_others(others)
+        self._voter_names = frozenset(raft_id.partition("~")[0] for raft_id in self._current.voters)
         self._derive_readonly()
 
     def _derive_readonly(self) -> None:
@@ -954,11 +1013,20 @@ class Replica:
     def apply_entry(self, index: int, command: bytes) -> list[bytes] | None:
         """Row 11: total.  The engine calls it once for each committed entry, in order."""
         kind = command[:1]
-        if kind == REGULAR:
+        if kind in (STAMPED, REGULAR):
             results = []
-            for item in decode_batch(command):
+            stamp = stamp_of(command)
+            if stamp is not None:
+                self._machine.advance(stamp)
+            for item, after in decode_batch(command):
                 try:
-                    results.append(self._machine.apply(index, item))
+                    results.append(self._machine.apply(index, item, after))
+                except VersionMismatch as error:
+                    # Answering would be an answer that the other nodes do not give.
+                    raise VersionMismatch(
+                        f"log entry {index} cannot be applied by this release ({error.message}): install "
+                        "the release that the other nodes run, then start this node again"
+                    ) from error
                 except (MemoryError, RecursionError) as error:
                     # It strikes this node and not the others: stop rather than differ from them.
                     raise InternalError(
@@ -971,6 +1039,7 @@ class Replica:
                         exc_info=True,
                     )
                     results.append(b"")
+            self._cluster_clock.applied(self._machine.stamp())
             return results
         if kind == MEMBERSHIP:
             self._apply_membership(index)
@@ -1030,11 +1099,16 @@ class Replica:
         if uncommitted >= self._limits.uncommitted_entries:
             return  # what waits travels as one entry when the one before it is committed
         while self._pending:
-            batch = self._pending.take_batch(self._limits.entry_bytes, 4)
+            batch = self._take_batch()
             if batch:
-                engine.append_command(
-                    encode_batch([proposal.command for proposal in batch]), self._settle_batch(batch)
+                entry = encode_batch(
+                    [(proposal.command, proposal.after) for proposal in batch], self._cluster_clock.stamp()
                 )
+                engine.append_command(entry, self._settle_batch(batch))
+
+    def _take_batch(self) -> list[Proposal]:
+        committed = max(self._heard_commit, self._engine.commit_index())
+        return self._pending.take_batch(self._limits.entry_bytes, _ITEM_OVERHEAD_BYTES, committed)
 
     def _settle_batch(self, batch: list[Proposal]) -> Callable[[Any, int | None], None]:
         def done(results: list[bytes] | None, reason: int | None) -> None:
@@ -1067,7 +1141,7 @@ class Replica:
         if leader is None or self._clock() < self._forward_after:
             return
         while self._pending and self._forwarded_bytes < self._limits.window_bytes:
-            batch = self._pending.take_batch(self._limits.entry_bytes, 4)
+            batch = self._take_batch()
             if batch:
                 size = sum(len(proposal.command) for proposal in batch)
                 self._next_forward += 1
@@ -1075,7 +1149,12 @@ class Replica:
                 self._forwarded_bytes += size
                 self.send(
                     leader,
-                    {"type": "forward", "id": self._next_forward, "commands": [p.command for p in batch]},
+                    {
+                        "type": "forward",
+                        "id": self._next_forward,
+                        "commands": [p.command for p in batch],
+                        "after": [p.after for p in batch],
+                    },
                 )
 
     def _take_back_forwarded(self, node: Node | None) -> None:
@@ -1090,7 +1169,10 @@ class Replica:
         return forwarded
 
     def _on_forward(self, node: Node, message: Message) -> None:
-        identifier, commands = message["id"], message["commands"]
+        identifier, commands, afters = message["id"], message["commands"], message["after"]
+        if len(commands) != len(afters):
+            _log.warning("a peer forwards commands without their place", extra={"peer": node.id})
+            return
         if not self._engine.is_leader():
             self._answer_forward(node, identifier, [], "not_leader")
             return
@@ -1116,11 +1198,20 @@ class Replica:
 
             return done
 
+        name = str(node.id).partition("~")[0]
+        role: PeerRole = "voter" if node in self._engine.others() else "learner"
         for position, command in enumerate(commands):
             if len(command) > self._limits.entry_bytes - 64:
                 settled(position)(None, InternalError("command too large"))
+                continue
+            refusal = self._machine.admit(command, name, role)
+            if refusal is not None:
+                _log.warning("a peer's command is refused", extra={"peer": name, "role": role})
+                settled(position)(refusal, None)
             else:
-                self._pending.append(Proposal(command, settled(position), remote=True))
+                self._pending.append(
+                    Proposal(command, settled(position), remote=True, after=afters[position])
+                )
 
     def _answer_forward(self, node: Node, identifier: int, results: list[bytes], error: str | None) -> None:
         """In as many messages as keep each well below the largest frame; the last one says so."""
@@ -1458,6 +1549,8 @@ class Replica:
         """Fresh flow control for every peer; the no-op follows at once."""
         self._drop_leader_state()
         self._probing = set(self._engine.others() | self._engine.readonly())
+        self._cluster_clock.lead(max(self._last_stamp(), self._machine.stamp()))
+        self._cluster_clock.judge(self._voter_names)
 
     def _on_request_vote(self, node: Node, message: Message) -> None:
         if self._counts(node):
@@ -1664,6 +1757,7 @@ class Replica:
             return
         if not self._follow(node, message["term"]):
             return
+        self._heard_commit = max(self._heard_commit, message["commit_index"])
         previous, previous_term = message["prevLogIdx"], message["prevLogTerm"]
         entries: list[Entry] = message["entries"]
         last_of_message = previous + len(entries)
@@ -1970,6 +2064,7 @@ class Replica:
         self._rebase(meta)
         self._applied = self._base
         engine.set_applied(meta.index)
+        self._cluster_clock.applied(self._machine.stamp())
         self._snapshot_bytes_mark = journal.byte_size
         self._reconfigure()
         for position in sorted(engine.waiting_commit, reverse=True):

@@ -34,7 +34,7 @@ import logging
 import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any, Protocol
+from typing import Any, NamedTuple, Protocol
 
 from cyoloctl.errors import CyoloctlError, InternalError, NoLeader, OutcomeUnknown, Unavailable
 from cyoloctl.raft._wire import MAX_CALL_BYTES, FrameReader, PeerProtocolError, decode, encode
@@ -50,6 +50,7 @@ __all__ = [
     "Hello",
     "PeerIdentity",
     "PeerInfo",
+    "Pong",
     "Refusal",
     "Session",
     "SessionHandler",
@@ -141,8 +142,6 @@ class PeerInfo:
     address: str
     release: str
     info: dict[str, Any] = field(default_factory=dict)
-    clock_skew_ms: float | None = None
-    """The peer's clock less ours, to within half of `round_trip_ms`."""
     round_trip_ms: float | None = None
     links: frozenset[str] = frozenset()
     """Names of the nodes that the peer has sessions with."""
@@ -150,6 +149,19 @@ class PeerInfo:
     """Raft ids of the voters in the peer's log."""
     described: bool = False
     """True once the peer answered a ping: `info`, `links` and `voters` are its own."""
+
+
+class Pong(NamedTuple):
+    """What a peer's clocks showed when it answered a ping.
+
+    wall_unix_ms: its wall clock.  epoch, cluster_unix_ms: cluster time as it
+    knows it.  trip_s: seconds from the question to the answer, by our clock.
+    """
+
+    wall_unix_ms: int
+    epoch: int
+    cluster_unix_ms: int
+    trip_s: float
 
 
 class Wire(Protocol):
@@ -188,6 +200,8 @@ class SessionHandler(Protocol):
         ...
 
     def describe(self) -> dict[str, Any]: ...
+    def cluster_time(self) -> tuple[int, int]: ...
+    def on_pong(self, raft_id: str, pong: Pong, /) -> None: ...
 
 
 class Session:
@@ -434,11 +448,14 @@ class Session:
 
     def _on_ping(self, message: dict[str, Any]) -> None:
         sessions = self._sessions
+        epoch, cluster_unix_ms = sessions.handler.cluster_time()
         self.write(
             {
                 "type": "pong",
                 "sent_ms": message["sent_ms"],
-                "wall_unix_ms": int(sessions.wall_clock() * 1000),
+                "wall_unix_ms": max(0, int(sessions.wall_clock() * 1000)),
+                "epoch": epoch,
+                "cluster_unix_ms": cluster_unix_ms,
                 "info": sessions.handler.describe(),
                 "links": sorted(sessions._live),
                 "addresses": sessions._addresses_to_tell(),
@@ -448,11 +465,11 @@ class Session:
 
     def _on_pong(self, message: dict[str, Any]) -> None:
         trip = int(self.last_received * 1000) - message["sent_ms"]
+        self.info.info = message["info"]
         if 0 <= trip < 60_000:
             self.info.round_trip_ms = float(trip)
-            wall_then = self._sessions.wall_clock() * 1000 - trip / 2
-            self.info.clock_skew_ms = message["wall_unix_ms"] - wall_then
-        self.info.info = message["info"]
+            pong = Pong(message["wall_unix_ms"], message["epoch"], message["cluster_unix_ms"], trip / 1000)
+            self._sessions.handler.on_pong(self.raft_id, pong)
         self.info.links = frozenset(message["links"])
         self.info.voters = frozenset(message["voters"])
         self.info.described = True
@@ -592,11 +609,7 @@ class Sessions:
                 self._dial(name, found[(dial.attempts - 1) % len(found)])
 
     def _ping_now(self, now: float) -> dict[str, Any]:
-        return {
-            "type": "ping",
-            "sent_ms": int(now * 1000),
-            "wall_unix_ms": int(self.wall_clock() * 1000),
-        }
+        return {"type": "ping", "sent_ms": int(now * 1000)}
 
     def _ping(self, now: float) -> None:
         ping = self._ping_now(now)

@@ -79,6 +79,10 @@ def _addresses(value: Any) -> bool:
     )
 
 
+def _integers(value: Any) -> bool:
+    return type(value) is list and len(value) <= _MAX_ITEMS and all(map(_integer, value))
+
+
 def _plain(value: Any) -> bool:
     if type(value) is int:
         return -_MAX_INTEGER <= value <= _MAX_INTEGER
@@ -115,10 +119,12 @@ MESSAGE_TYPES: dict[str, dict[str, _Kind]] = {
         "last_index": _integer,
     },
     "goodbye": {"reason": _text},
-    "ping": {"sent_ms": _integer, "wall_unix_ms": _integer},
+    "ping": {"sent_ms": _integer},
     "pong": {
         "sent_ms": _integer,
         "wall_unix_ms": _integer,
+        "epoch": _integer,
+        "cluster_unix_ms": _integer,
         "info": _flat_object,
         "links": _texts,
         "addresses": _addresses,
@@ -154,7 +160,7 @@ MESSAGE_TYPES: dict[str, dict[str, _Kind]] = {
     },
     "snapshot_ack": {"term": _integer, "digest": _text, "offset": _integer},
     "snapshot_refused": {"term": _integer, "digest": _text, "reason": _text},
-    "forward": {"id": _integer, "commands": _BLOBS},
+    "forward": {"id": _integer, "commands": _BLOBS, "after": _integers},
     "forward_result": {"id": _integer, "results": _BLOBS, "last": _boolean, "error": _text_or_none},
     "read_confirm": {"seq": _integer, "term": _integer},
     "read_confirmed": {"seq": _integer, "term": _integer},
@@ -173,7 +179,8 @@ def encode(message: Message) -> bytes:
         header["entries"] = [[len(command), index, term] for command, index, term in entries]
         tail = [entry[0] for entry in entries]
     elif kind == "forward":
-        header = {"type": kind, "id": message["id"], "commands": [len(item) for item in message["commands"]]}
+        header = dict(message)
+        header["commands"] = [len(item) for item in message["commands"]]
         tail = message["commands"]
     elif kind == "forward_result":
         header = dict(message)

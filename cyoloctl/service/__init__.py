@@ -12,13 +12,13 @@ import asyncio
 import json
 import logging
 import time
-from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from functools import partial
 from pathlib import Path
-from statistics import median
 from typing import Any
 
 from cyoloctl import __version__, pki
+from cyoloctl.caller import CALLER
 from cyoloctl.config import Config
 from cyoloctl.errors import (
     AccessDenied,
@@ -41,33 +41,19 @@ from cyoloctl.service._gateway import GatewayService
 from cyoloctl.service._joining import JOIN_FIELDS, JoinService
 from cyoloctl.service._keys import KeyService
 from cyoloctl.service._peer_problems import missing_links, voters_up
+from cyoloctl.service._problems import Facts, find_problems, time_ahead_ms
 from cyoloctl.service._rendezvous import RendezvousService
-from cyoloctl.service._replicated import Json, Replicated
+from cyoloctl.service._replicated import Json, Replicated, rfc3339
 from cyoloctl.service._routes import RouteService
 from cyoloctl.service._tokens import TokenService
 from cyoloctl.tls import TlsIdentity
 
-__all__ = ["Service", "clock_correction_ms"]
+__all__ = ["Service"]
 
 _log = logging.getLogger("cyoloctl.node")
 
 _PARTING_S = 0.5
-_CLOCK_TOLERANCE_MS = 2000.0
 _HOUSEKEEPING_S = 0.5
-
-
-def clock_correction_ms(skews_ms: Sequence[float]) -> float:
-    """What to add to this node's clock before it stamps a proposal: 0, or the median skew of all clocks.
-
-    skews_ms: each connected peer's clock less ours.  With at least two peers
-    to ask, a clock that is more than 2 s off the median is corrected by it:
-    replicated time only moves forward, so one clock far ahead would expire
-    everything for everybody.
-    """
-    if len(skews_ms) < 2:
-        return 0.0
-    offset = median([0.0, *skews_ms])
-    return offset if abs(offset) > _CLOCK_TOLERANCE_MS else 0.0
 
 
 def _counter(name: str, value: int, index: int) -> Json:
@@ -170,6 +156,9 @@ class Service:
             issuer=partial(self.certificates.issuer, credentials=True),
             addresses=self._dial_addresses,
         )
+        # Before time steps past their end, certificates are renewed.
+        self.certificates.pending = engine.clock.pending_unix_ms
+        engine.clock.ready = self.certificates.ready
         self.joining = JoinService(
             self._replicated,
             files=lambda: self._files,
@@ -284,6 +273,7 @@ class Service:
             "fsync_p99_ms": round(self._engine.fsync_p99_ms(), 2),
             "certificate_expires_at": self.certificates.expires_at(),
             **self.certificates.describe(),
+            "pending_unix_ms": self._engine.clock.pending_unix_ms(),
         }
 
     @property
@@ -301,21 +291,21 @@ class Service:
         told = {name: _told(peer.info) for name, peer in peers.items()}
         known += [info["commit_index"] for info in told.values() if "commit_index" in info]
         newest = max(known)
+        skews = self._engine.clock.skews_ms() if self._engine.clock.now_unix_ms() else {}
         rows = []
         for name in sorted(names):
             member = members.get(name)
             peer = peers.get(name)
             info: Mapping[str, Any]
-            skew: float | None
+            skew = skews.get(name)
             if name == self._config.name:
-                info, reachable, skew = self.describe(), True, 0.0
+                info, reachable = self.describe(), True
                 address = str(self._config.advertise)
             else:
                 info = told.get(name, {})
                 # A member in memory that came back is no voter yet, and its vote is not up.
                 ids = [raft_id for raft_id in status.voters if raft_id.partition("~")[0] == name]
                 reachable = peer is not None and (not ids or any(i in status.connected for i in ids))
-                skew = None if peer is None else peer.clock_skew_ms
                 address = "" if peer is None or not peer.address.isprintable() else peer.address
             role = "leader" if name == leader else "follower" if name in voters else "learner"
             if role == "follower" and info.get("role") == "candidate":
@@ -354,6 +344,8 @@ class Service:
             self._engine.peers(),
         )
         leader = None if status.leader is None else status.leader.partition("~")[0]
+        now_ms, ahead_ms = self._engine.clock.now_unix_ms(), time_ahead_ms(self._engine)
+        facts = Facts(self._engine, self._machine, tuple(rows), str(self._config.name))
         return {
             "schema_version": 1,
             "cluster": {
@@ -374,8 +366,67 @@ class Service:
                 ),
                 "commit_index": status.commit_index,
                 "storage": self._config.storage,
+                "time": rfc3339(now_ms / 1000) if now_ms else None,
+                "time_ahead_s": None if ahead_ms is None or not now_ms else round(ahead_ms / 1000, 1),
             },
             "members": rows,
+            "problems": find_problems(facts, self.certificates.problems()),
+        }
+
+    async def set_time(self, *, dry_run: bool, request_id: str | None, timeout_s: float) -> Json:
+        """Set cluster time to what a majority of the members' clocks show.
+
+        dry_run: only say what it would do.  Raises Conflict while a majority's
+        clocks are not known, NoLeader.
+        """
+        by = CALLER.get().name.replace(" ", "-")
+        return await self._at_leader(
+            "set_time",
+            {"dry_run": dry_run, "by": by, "request_id": request_id},
+            self._set_time_here,
+            timeout_s,
+        )
+
+    async def _set_time_here(self, dry_run: bool, by: str, request_id: str | None, timeout_s: float) -> Json:
+        await self._engine.read_barrier(timeout_s=timeout_s)
+        clock, machine = self._engine.clock, self._machine
+        to_ms = clock.majority_unix_ms(self._engine.voter_names())
+        if to_ms is None:
+            raise Conflict(
+                "the clocks of a majority of the voters are not known, or show no time: start the members, "
+                "set their clocks, and try again in a few seconds"
+            )
+        from_ms, epoch = clock.now_unix_ms(), machine.clock.stamp.epoch
+        if not dry_run:
+            await self._replicated.apply(
+                "clock",
+                "set",
+                {"to_unix_ms": to_ms, "epoch": epoch, "by": by},
+                request_id=request_id,
+                timeout_s=timeout_s,
+            )
+            _log.warning(
+                "cluster time was set", extra={"from": rfc3339(from_ms / 1000), "to": rfc3339(to_ms / 1000)}
+            )
+        low, high = min(from_ms, to_ms), max(from_ms, to_ms)
+
+        def between(unix_ms: int | None) -> bool:
+            return unix_ms is not None and low < unix_ms <= high
+
+        return {
+            "schema_version": 1,
+            "dry_run": dry_run,
+            "from": rfc3339(from_ms / 1000),
+            "to": rfc3339(to_ms / 1000),
+            "moves_s": round((to_ms - from_ms) / 1000, 1),
+            "epoch": epoch + (not dry_run),
+            # Forward: these would expire.  Back: they would live longer.
+            "affected": {
+                "rendezvous": sum(between(r.expires_unix_ms) for r in machine.rendezvous.live(low)),
+                "invitations": sum(between(i.expires_unix_ms) for i in machine.members.invitations()),
+                "keys": sum(between(k.free_unix_ms) for k in machine.keys.records() if k.free_unix_ms),
+                "revocations": machine.sessions.ending_between(low, high),
+            },
         }
 
     async def member_list(self, *, timeout_s: float) -> Json:
@@ -482,10 +533,12 @@ class Service:
         asking = self._machine.members.get(peer)
         if asking is None or asking.role != "voter":
             raise AccessDenied(f"{peer} is no voter, and may not pass this on: ask a voter")
-        run: Callable[..., Awaitable[Json]] = (
-            self._remove_here if operation == "remove" else self._transfer_here
-        )
-        return await run(**arguments, timeout_s=timeout_s)
+        runs: dict[str, Callable[..., Awaitable[Json]]] = {
+            "remove": self._remove_here,
+            "set_time": self._set_time_here,
+            "transfer": self._transfer_here,
+        }
+        return await runs[operation](**arguments, timeout_s=timeout_s)
 
     async def _at_leader(
         self, operation: str, arguments: Json, here: Callable[..., Awaitable[Json]], timeout_s: float
@@ -681,7 +734,6 @@ class Service:
             pause = _HOUSEKEEPING_S
             self._engine.set_addresses(self.where_to_dial())
             self._part_with_removed()
-            self._check_clock()
             if await self.certificates.maintain():
                 pause = 0.1
             try:
@@ -696,21 +748,6 @@ class Service:
             except CyoloctlError as error:
                 _log.debug("housekeeping", extra={"code": error.code, "reason": error.message})
                 pause = 0.2
-
-    def _check_clock(self) -> None:
-        skews = [
-            peer.clock_skew_ms for peer in self._engine.peers().values() if peer.clock_skew_ms is not None
-        ]
-        correction = int(clock_correction_ms(skews))
-        if (correction != 0) != (self._replicated.clock_correction_ms != 0):
-            if correction:
-                _log.warning(
-                    "this node's clock differs from the others': its proposals are stamped with theirs",
-                    extra={"behind_ms": correction},
-                )
-            else:
-                _log.info("this node's clock agrees with the others' again")
-        self._replicated.clock_correction_ms = correction
 
     def _part_with_removed(self) -> None:
         """End the sessions of removed members, a moment later: one may still wait for an answer."""
@@ -859,4 +896,5 @@ _CALLS: dict[str, dict[str, Any]] = {
     "transfer": {"to": (str, type(None))},
     "step_out": {"raft_id": str},
     "join": dict.fromkeys(JOIN_FIELDS, str),
+    "set_time": {"dry_run": bool, "by": str, "request_id": (str, type(None))},
 }

@@ -68,7 +68,7 @@ class GatewayService:
         """What /metrics shows of the node."""
         engine, told = self._replicated.engine, self._describe()
         machine = self._replicated.machine
-        now_ms = max(self._replicated.now_ms(), machine.time_unix_ms)
+        now_ms = self._replicated.now_ms()
         return {
             "name": self.name,
             "cluster": str(self._replicated.config.cluster),
@@ -200,7 +200,7 @@ class GatewayService:
         return self._shown(record)
 
     def _shown(self, record: Rendezvous) -> Json:
-        now_ms = max(self._replicated.now_ms(), self._replicated.machine.time_unix_ms)
+        now_ms = self._replicated.now_ms()
         expires_in_s = max(0, (record.expires_unix_ms - now_ms) // 1000)
         return {**self._rendezvous.to_json(record), "expires_in_s": expires_in_s}
 
@@ -225,7 +225,7 @@ class GatewayService:
         Raises SlowDown, Unavailable, OutcomeUnknown.
         """
         await self._replicated.fresh(timeout_s=timeout_s)
-        now_ms = max(self._replicated.now_ms(), self._replicated.machine.time_unix_ms)
+        now_ms = self._replicated.now_ms()
         live = [r for r in self._replicated.machine.rendezvous.live(now_ms) if r.initiator == _BROWSER]
         if actor.sub is None:
             addresses, most, who = ip_network(network), MAX_BEGUN, network

@@ -87,6 +87,9 @@ class KeyService:
             self._identity.sealing_key, self._identity.certificate_pem, self._identity.signature
         )
 
+    def _now(self) -> datetime:
+        return datetime.fromtimestamp(self._replicated.now_ms() / 1000, UTC)
+
     def _on_change(self, index: int) -> None:
         self._changed = True
 
@@ -420,7 +423,7 @@ class KeyService:
             # Argon2id takes a while on purpose: other callers must not wait for it.
             data = await asyncio.to_thread(keyring.export_ring, ring, passphrase=passphrase)
         else:
-            now = datetime.now(UTC)
+            now = self._now()
             data = keyring.export_ring_to_node(
                 ring,
                 to=keyring.decode_identity(str(to_node), now=now),
@@ -447,7 +450,7 @@ class KeyService:
                 ca_pem=self._identity.ca_pem,
                 sealing_key_pem=self._sealing_key_pem,
                 from_ca=from_ca,
-                now=datetime.now(UTC),
+                now=self._now(),
             )
         if ring.cluster_id != self._cluster_id and not adopt:
             raise Conflict(
@@ -515,10 +518,9 @@ class KeyService:
     async def _follow_policy(self) -> bool:
         """As leader: make the first key, rotate when it is time, destroy what has served its time.
 
-        By the corrected clock: a leader whose own clock is off counts with its
-        peers', and replicated time never goes back.
+        By cluster time, which no single clock moves.
         """
-        now_ms = max(self._replicated.now_ms(), self._replicated.machine.time_unix_ms)
+        now_ms = self._replicated.now_ms()
         primary, policy = self._keys.primary(), self._keys.policy
         if primary is None:
             if self._keys.nodes().get(self._name) is not None:

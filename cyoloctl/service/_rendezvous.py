@@ -129,8 +129,8 @@ class RendezvousService:
                 event.set()
 
     def _now_ms(self) -> int:
-        """Replicated time goes on only with the log: a record is due by the clock too."""
-        return max(self._replicated.now_ms(), self._replicated.machine.time_unix_ms)
+        """Replicated time goes on only with the log: a record is due by cluster time."""
+        return self._replicated.now_ms()
 
     async def _write(
         self, operation: str, arguments: Json, timeout_s: float, request_id: str | None = None

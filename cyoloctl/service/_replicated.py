@@ -8,6 +8,7 @@ import time
 from datetime import UTC, datetime
 from typing import Any
 
+from cyoloctl.caller import CALLER
 from cyoloctl.config import Config
 from cyoloctl.errors import CyoloctlError, OutcomeUnknown
 from cyoloctl.machines import Composite, decode_result_with_index, encode_command, refusal_reason
@@ -26,35 +27,31 @@ def rfc3339(unix_s: float) -> str:
 
 
 class Replicated:
-    """The engine and the machines of a node, and the clock that stamps its proposals.
-
-    clock_correction_ms: added to the own clock; see `clock_correction_ms` of the package.
-    """
+    """The engine and the machines of a node, and cluster time."""
 
     def __init__(self, config: Config, engine: Engine, machine: Composite) -> None:
         self.config = config
         self.engine = engine
         self.machine = machine
-        self.clock_correction_ms = 0
         self._caught_up = False
 
     def now_ms(self) -> int:
-        """The time in Unix milliseconds, by this node's clock or, where that is off, by its peers'."""
-        return time.time_ns() // 1_000_000 + self.clock_correction_ms
+        """Cluster time in Unix milliseconds; see ``raft/_clock.py``.  Never this machine's own clock."""
+        return self.engine.clock.now_unix_ms()
 
     async def apply(
         self, machine: str, operation: str, arguments: Json, *, request_id: str | None, timeout_s: float
     ) -> tuple[int, Json, str]:
         """Replicate one command: log index, value and request id.  Raises what the machine refused."""
-        automatic = request_id is None
         identifier = request_id or os.urandom(16).hex()
+        caller = CALLER.get()
         command = encode_command(
             machine,
             operation,
             arguments,
             request_id=identifier,
-            automatic=automatic,
-            time_unix_ms=self.machine.next_stamp(self.now_ms()),
+            kind="node" if request_id is None else caller.kind,
+            caller=caller.name.replace(" ", "-"),
         )
         result = await self.engine.propose(command, timeout_s=timeout_s)
         try:

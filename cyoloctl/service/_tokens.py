@@ -3,18 +3,17 @@
 from __future__ import annotations
 
 import asyncio
-import time
 import unicodedata
 from collections.abc import Awaitable, Callable, Mapping
 from typing import Any
 
 from cyoloctl import base64url, tokens
-from cyoloctl.errors import ClockSetBack, CyoloctlError, InvalidInput, TokenRejected, Unavailable
+from cyoloctl.errors import CyoloctlError, InvalidInput, TokenRejected, Unavailable
 from cyoloctl.issuer import Context, Issuer, read_item, refusal
 from cyoloctl.machines.sessions import MAX_AHEAD_MS, Revocation
 from cyoloctl.service._keys import KeyService
 from cyoloctl.service._replicated import Json, Replicated, rfc3339
-from cyoloctl.tokens import LEEWAY_S, ClockGuard, Session
+from cyoloctl.tokens import Session
 
 __all__ = ["TokenService"]
 
@@ -32,14 +31,14 @@ class TokenService:
         self._replicated = replicated
         self._keys = keys
         self._sessions = replicated.machine.sessions
-        self._guard = ClockGuard()
         self._issuer = Issuer(
             ring=keys.ring,
             keep_s=keys.keep_s,
             refuses=self._refuses,
             earliest_iat=self._sessions.earliest_iat_unix_s,
             lacks=keys.lacks,
-            check_clock=self._check_clock,
+            # Cluster time does not go back; a new epoch is an operator's decision.
+            check_clock=lambda now_unix_s: None,
         )
 
     @property
@@ -52,21 +51,6 @@ class TokenService:
 
     def _now_s(self) -> int:
         return self._replicated.now_ms() // 1000
-
-    def _check_clock(self, now_unix_s: int) -> None:
-        """Raises ClockSetBack when the clock went back, or is behind what the cluster has agreed on.
-
-        Replicated time outlives the process, so a restart makes no session longer.
-        The guard watches the own clock: the correction by the peers' clocks
-        comes and goes with them.
-        """
-        self._guard.check(time.time_ns() // 1_000_000_000)
-        behind_s = self._replicated.machine.time_unix_ms // 1000 - now_unix_s
-        if behind_s > LEEWAY_S:
-            raise ClockSetBack(
-                f"this node's clock is {behind_s} s behind the cluster's time, so expired sessions would be "
-                "good again: correct the clock"
-            )
 
     def _until_ms(self, unix_s: int) -> int:
         """When an entry may be forgotten that is for tokens until unix_s: a little later."""

@@ -14,7 +14,11 @@ little, so all of them run after every turn of every node:
   [state machine safety, exactly once];
 - term, vote and acknowledged entries are on disk before a message tells of
   them [figure 2], and a node whose disk failed says nothing more;
-- the configuration of a node is the committed one and the changes in its log.
+- the configuration of a node is the committed one and the changes in its log;
+- with any minority of wall clocks wrong: cluster time on no node is later than
+  the latest right clock, goes back, or stands still (`CLOCK_LATE_MS`,
+  `CLOCK_SLOW`); and at the end it is not behind the earliest right one by more
+  than what time steps for (`CLOCK_BEHIND_MS`).
 """
 
 from __future__ import annotations
@@ -24,9 +28,11 @@ from collections import defaultdict
 from typing import TYPE_CHECKING, Any
 
 from cyoloctl.machines import Composite, decode_command
+from cyoloctl.model import Stamp
 from cyoloctl.raft._batch import decode_batch
+from cyoloctl.raft._clock import STEP_S
 from cyoloctl.raft._journal import Entry, Journal, Store
-from cyoloctl.raft._pysyncobj import MEMBERSHIP, REGULAR, decode_membership
+from cyoloctl.raft._pysyncobj import MEMBERSHIP, STAMPED, decode_membership
 
 if TYPE_CHECKING:
     from cyoloctl.sim.world import Node, World
@@ -34,6 +40,12 @@ if TYPE_CHECKING:
 __all__ = ["Invariants", "Model", "WatchedJournal", "WatchedMachine"]
 
 _DIGEST_EVERY = 16  # indexes
+
+CLOCK_LATE_MS = 250
+"""A measurement is a lower bound; what is left is what right clocks differ by, and one look of slewing."""
+CLOCK_SLOW = 0.89
+"""Cluster time passes at nine tenths of the time at least."""
+CLOCK_BEHIND_MS = 1000 * STEP_S + 500
 
 Configuration = tuple[frozenset[str], frozenset[str]]
 
@@ -96,7 +108,20 @@ class WatchedMachine:
         self._digest_done = 0
         self._restored: str | None = None  # digest of a state whose index is not known yet
 
-    def apply(self, index: int, command: bytes) -> bytes:
+    def advance(self, stamp: Stamp) -> None:
+        """See StateMachine."""
+        self.check_restored()
+        self._composite.advance(stamp)
+
+    def stamp(self) -> Stamp:
+        """See StateMachine."""
+        return self._composite.stamp()
+
+    def admit(self, command: bytes, peer: str, role: str) -> bytes | None:
+        """See StateMachine."""
+        return self._composite.admit(command, peer, role)
+
+    def apply(self, index: int, command: bytes, after: int | None = None) -> bytes:
         """See StateMachine."""
         self.check_restored()
         if index != self._index:
@@ -107,7 +132,7 @@ class WatchedMachine:
                 self._digest_done = index // _DIGEST_EVERY
                 # All that is below this index: the same moment on every node.
                 self._watch.state(self._node, index - 0.5, self._composite.digest())
-        result = self._composite.apply(index, command)
+        result = self._composite.apply(index, command, after)
         self._watch.applied(self._node, index, self._position, command, result)
         self._position += 1
         return result
@@ -190,6 +215,7 @@ class _Seen:
         self.commit = 0
         self.role: tuple[bool, int] = (False, 0)
         self.configuration: tuple[object, ...] = ()
+        self.clock: tuple[float, int, int] | None = None  # world's time, epoch, cluster time
 
 
 class Invariants:
@@ -318,6 +344,7 @@ class Invariants:
         if replica is None or replica.failed is not None:
             return
         node.machine.check_restored()
+        self._check_clock(node, seen)
         engine = replica._engine
         term, leads, commit = engine.term(), engine.is_leader(), engine.commit_index()
         if (leads, term) != seen.role:
@@ -330,6 +357,33 @@ class Invariants:
         if now != seen.configuration:
             seen.configuration = now
             self._check_configuration(node, commit)
+
+    def _check_clock(self, node: Node, seen: _Seen) -> None:
+        """Cluster time, as this node knows it."""
+        world = self.world
+        now, epoch = node.cluster_clock.now_unix_ms(), node.cluster_clock.epoch
+        if not now or world.monotonic_faults:
+            return
+        here = world.now + node.elapsed
+        late = now - world.latest_right_unix_ms() - int(node.elapsed * 1000)
+        if late > CLOCK_LATE_MS:
+            world.fail("clock", f"cluster time on {node.name} is {late} ms later than every right clock")
+        before, seen.clock = seen.clock, (here, epoch, now)
+        if before is not None and before[1] == epoch:
+            passed = (here - before[0]) * 1000
+            if now - before[2] < passed * CLOCK_SLOW - 2:
+                claim = f"cluster time on {node.name} went {now - before[2]} ms in {passed:.0f} ms"
+                world.fail("clock", claim)
+
+    def check_clocks_agree(self) -> None:
+        """After a while of peace: nobody's cluster time is behind by more than time steps for."""
+        world = self.world
+        for node in world.running():
+            if self.was_removed(node.raft_id):
+                continue
+            behind = world.earliest_right_unix_ms() - node.cluster_clock.now_unix_ms()
+            if behind > CLOCK_BEHIND_MS and not world.monotonic_faults:
+                world.fail("clock", f"cluster time on {node.name} is {behind} ms behind every right clock")
 
     def _catch_up(self, node: Node) -> None:
         """What the node has committed since the last look."""
@@ -421,9 +475,9 @@ class Invariants:
             self.world.fail("acknowledgement", f"acknowledged {answer}, applied is {known}")
             return
         index = known[0]
-        if index not in self.committed or self.committed[index][0][:1] != REGULAR:
+        if index not in self.committed or self.committed[index][0][:1] != STAMPED:
             self.world.fail("acknowledgement", f"acknowledged at {index}, which is not committed")
-        elif command not in decode_batch(self.committed[index][0]) and request.automatic:
+        elif request.automatic and command not in [c for c, _ in decode_batch(self.committed[index][0])]:
             self.world.fail("acknowledgement", f"acknowledged at {index}, which holds something else")
         if index <= floor:
             self.world.fail("linearizability", f"a write took index {index}, clients had seen {floor} before")

@@ -40,7 +40,14 @@ _MEMBER = {
     "role": "voter",
     "sealing_key": "A" * 43 + "=",
 }
+_WRONG_MS = (
+    *(-2_000, 2_000, -600_000, 600_000, 20 * 60_000, -3 * 3_600_000),
+    *(9 * 86_400_000, -9 * 86_400_000, 400 * 86_400_000, -400 * 86_400_000),
+)
+"""By how much a wall clock is off, among others."""
+
 _SECONDS = 8.0
+_PEACE_S = 12.0
 _SETTLE_S = 40.0
 _JOINERS = 4
 
@@ -163,7 +170,7 @@ class _Client:
             if node.replica is None:
                 return
             if operation.command is None or not automatic:
-                # A client's retry gets a new stamp where it arrives, a node's own keeps its first.
+                # The same bytes at every attempt.
                 arguments: dict[str, Any] = {"name": name}
                 if operation.command is not None:
                     arguments["name"] = operation_name(operation.command)
@@ -174,8 +181,8 @@ class _Client:
                     kind,
                     arguments,
                     request_id=operation.request_id,
-                    automatic=automatic,
-                    time_unix_ms=node.composite.next_stamp(node.wall_unix_ms()),
+                    kind="node" if automatic else "client",
+                    caller=self.name,
                 )
             proposals.append(node.replica.propose(operation.command, done))
 
@@ -248,6 +255,7 @@ class _Run:
         self.think_s = chance.choice((0.02, 0.1, 0.4))
         self.fault_s = chance.choice((0.12, 0.4, 1.2))
         self.joined = self.recorded = 0
+        self.world.monotonic_faults = "clock" in faults and chance.random() < 0.4
         size = nodes or chance.choice((1, 2, 3, 3, 3, 3, 5, 5))
         names = [f"n{number}" for number in range(1, size + 1)]
         # As create_storage begins a log, and as if the others had joined at once.
@@ -400,17 +408,66 @@ class _Run:
         return True
 
     def _clock(self) -> bool:
-        node = self._victim()
-        if node is None:
+        """Wall clocks of any minority are wrong in any way; in some runs monotonic clocks are, too."""
+        if self.world.monotonic_faults and self.random.random() < 0.5:
+            node = self._victim()
+            if node is None:
+                return False
+            if self.random.random() < 0.5:
+                node.set_clock(rate=self.random.choice((0.5, 0.9, 1.0, 1.1, 2.0)), leap_s=0.0)
+            else:
+                node.set_clock(rate=1.0, leap_s=self.random.choice((0.3, 1.0, 30.0)))
+            self._tell("the monotonic clock of %s", node.name)
+            return True
+        if self.random.random() < 0.15:
+            return self._sleep()
+        nodes = [node for node in self.world.nodes.values() if node.wall_is_wrong()]
+        if not nodes or self.random.random() < 0.7:
+            nodes = list(self.world.nodes.values())
+        node = self.random.choice(nodes)
+        if not self._may_be_wrong(node.name):
             return False
-        how = self.random.randrange(3)
-        if how == 0:
-            node.wall_offset_ms = self.random.choice((0, -600_000, -2_000, 2_000, 600_000))
-        elif how == 1:
-            node.set_clock(rate=self.random.choice((0.5, 0.9, 1.0, 1.1, 2.0)), leap_s=0.0)
+        how = self.random.random()
+        if how < 0.15:
+            node.set_wall(None)
         else:
-            node.set_clock(rate=1.0, leap_s=self.random.choice((0.3, 1.0, 30.0)))
-        self._tell("the clock of %s: kind %d", node.name, how)
+            rate = self.random.choice((1.0, 1.0, 0.1, 0.5, 2.0, 10.0))
+            node.set_wall(self.world.true_unix_ms() + self.random.choice(_WRONG_MS), rate)
+            if how < 0.25:
+                node.set_wall(self.random.choice((0.0, 5_000.0, 2.0**53)), rate)
+        self._tell("the wall clock of %s shows %d", node.name, node.wall_unix_ms())
+        if self.random.random() < 0.2 and node.replica is not None:
+            node.crash(power=True)  # a machine that starts with a wrong clock
+        return True
+
+    def _may_be_wrong(self, name: str) -> bool:
+        """Whether the wrong clocks stay a minority of the voters, in every configuration that is in force."""
+        wrong = {node.name for node in self.world.nodes.values() if node.wall_is_wrong()} | {name}
+        return self._is_minority(wrong, 0)
+
+    def _is_minority(self, wrong: set[str], fewer: int) -> bool:
+        configurations = [set(self.world.nodes)] if not self.world.running() else []
+        for node in self.world.running():
+            assert node.replica is not None
+            configurations.append(set(node.replica.voter_names()))
+        return all(
+            2 * len(wrong & voters) < len(voters) - fewer or not wrong & voters for voters in configurations
+        )
+
+    def _heal_clocks(self) -> None:
+        for node in self.world.nodes.values():
+            if node.wall_is_wrong():
+                node.set_wall(None)
+
+    def _sleep(self) -> bool:
+        """All machines stop; hours or days later they start again."""
+        if not self.world.running():
+            return False
+        for node in self.world.running():
+            node.crash(power=True)
+        self.world.slept_ms += self.random.choice((60_000, 8 * 3_600_000, 3 * 86_400_000))
+        self._tell("everybody sleeps; the time of day is %d now", self.world.true_unix_ms())
+        self.world.count("slept")
         return True
 
     def _membership(self) -> bool:
@@ -477,6 +534,10 @@ class _Run:
                 self.world.invariants.acknowledged_change(leader, index)
                 self.world.count(f"{what} in memory" if "~" in target else what)
                 self._tell("%s of %s took place at %s", what, target, index)
+
+        wrong = {node.name for node in self.world.nodes.values() if node.wall_is_wrong()}
+        if not self._is_minority(wrong, 1):
+            self._heal_clocks()  # the voters may become fewer: the wrong ones must stay a minority
 
         def ask() -> None:
             if leader.replica is not None:
@@ -552,15 +613,14 @@ class _Run:
 
         def propose() -> None:
             if node.replica is not None:
-                stamp = node.composite.next_stamp(node.wall_unix_ms())
-                command = encode_command(
-                    "members", operation, arguments, request_id=request_id, automatic=True, time_unix_ms=stamp
-                )
+                command = encode_command("members", operation, arguments, request_id=request_id, kind="node")
 
                 def done(result: Any, error: CyoloctlError | None) -> None:
                     answer = {} if error is not None else json.loads(result)
                     code = answer.get("error", {}).get("code")
-                    if error is None and code != "outcome_unknown":
+                    if code == "access_denied":
+                        self.world.count("record of a learner refused")
+                    elif error is None and code != "outcome_unknown":
                         self.world.invariants.acknowledged(node, command, answer, floor)
                         self.world.count("record" if code is None else "record refused")
 
@@ -631,6 +691,9 @@ class _Run:
                     client.write(last, "add", automatic=False)
                 elif last.finished:
                     world.count("converged")
+                    if "clock" in self.faults:
+                        world.run_until(world.now + _PEACE_S)
+                        world.invariants.check_clocks_agree()
                     return
         if world.broken is None:
             state = "; ".join(self._states())

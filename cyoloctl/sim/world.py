@@ -21,6 +21,7 @@ from typing import Any
 
 from cyoloctl.errors import CyoloctlError, NoLeader, OutcomeUnknown
 from cyoloctl.machines import Composite
+from cyoloctl.raft._clock import ClusterClock
 from cyoloctl.raft._journal import Entry, Journal
 from cyoloctl.raft._replica import Limits, Replica
 from cyoloctl.raft._sessions import (
@@ -29,6 +30,7 @@ from cyoloctl.raft._sessions import (
     REMOVED,
     Hello,
     PeerIdentity,
+    Pong,
     Session,
     Sessions,
 )
@@ -43,6 +45,8 @@ __all__ = ["Node", "World"]
 _SHORTEST_S = 0.001  # as Ticker
 _READING_S = 1e-6  # each look at the clock takes time (row 26)
 START_UNIX_MS = 1_767_225_600_000
+RIGHT_MS = 100
+"""A right wall clock is right to this."""
 
 
 class World:
@@ -60,6 +64,9 @@ class World:
         self.counts: Counter[str] = Counter()
         self.trace: deque[tuple[float, str, tuple[object, ...]]] = deque(maxlen=400)
         self.broken: tuple[str, str] | None = None  # kind, claim
+        self.slept_ms = 0  # how much of the time of day the monotonic clocks have not seen
+        self.monotonic_faults = False
+        """Some monotonic clock runs fast, slow or leaps: nothing is promised of cluster time then."""
         self.network = Network(self, random.Random(f"{seed} network"), late=late)
         self.invariants = Invariants(self)
         self._events: list[tuple[float, int, Callable[[], object]]] = []
@@ -82,6 +89,17 @@ class World:
         if self.broken is None:
             self.now = max(self.now, when)
         return False
+
+    def true_unix_ms(self) -> int:
+        """What a right wall clock shows."""
+        return START_UNIX_MS + self.slept_ms + int(self.now * 1000)
+
+    def latest_right_unix_ms(self) -> int:
+        """What the latest of the right wall clocks shows; clocks of others count for nothing."""
+        return self.true_unix_ms() + RIGHT_MS
+
+    def earliest_right_unix_ms(self) -> int:
+        return self.true_unix_ms() - RIGHT_MS
 
     def count(self, what: str) -> None:
         self.counts[what] += 1
@@ -138,7 +156,8 @@ class Node:
         self.elapsed = 0.0  # since the present turn began
         self.fuse: int | None = None  # steps until the process dies
         self.slow_save = False
-        self.wall_offset_ms = 0
+        self._wall_error_ms = self.rng.randint(-RIGHT_MS, RIGHT_MS)
+        self._wrong_wall: tuple[float, float, float] | None = None  # shown, since, rate
         self._rate, self._zero, self._base = 1.0, 0.0, 1000.0
         self._inbox: deque[tuple[int, Callable[[], object]]] = deque()
         self._wake_at: float | None = None
@@ -161,7 +180,18 @@ class Node:
         self.wake(self.world.now)
 
     def wall_unix_ms(self) -> int:
-        return START_UNIX_MS + int(self.world.now * 1000) + self.wall_offset_ms
+        """The wall clock: right, or wrong in any way."""
+        if self._wrong_wall is None:
+            return self.world.true_unix_ms() + self._wall_error_ms
+        shown, since, rate = self._wrong_wall
+        return max(0, int(shown + (self.world.now - since) * 1000 * rate))
+
+    def wall_is_wrong(self) -> bool:
+        return self._wrong_wall is not None
+
+    def set_wall(self, unix_ms: float | None, rate: float = 1.0) -> None:
+        """A wall clock that shows this from now on; None: the right time."""
+        self._wrong_wall = None if unix_ms is None else (unix_ms, self.world.now, rate)
 
     def paused(self) -> bool:
         return self.world.now < self.paused_until
@@ -234,12 +264,14 @@ class Node:
             self.snapshots = SnapshotStore(DiskFiles(self.disk, self.step, self._took))
             self.composite = Composite()
             self.machine = WatchedMachine(self.composite, world.invariants, self)
+            self.cluster_clock = ClusterClock(self.name, wall_unix_ms=self.wall_unix_ms, monotonic=self.clock)
             replica = Replica(
                 self.raft_id,
                 journal=self.journal,
                 snapshots=self.snapshots,
                 machine=self.machine,
                 clock=self.clock,
+                cluster_clock=self.cluster_clock,
                 rng=random.Random(f"{world.seed} {self.name} {life}"),
                 send=self._send,
                 run_save=lambda job: self._run_save(life, job),
@@ -477,6 +509,21 @@ class Node:
     def describe(self) -> dict[str, Any]:
         """See SessionHandler."""
         return {}
+
+    def cluster_time(self) -> tuple[int, int]:
+        """See SessionHandler."""
+        return self.cluster_clock.epoch, self.cluster_clock.now_unix_ms()
+
+    def on_pong(self, peer: str, pong: Pong, /) -> None:
+        """See SessionHandler."""
+        if self.replica is not None:
+            self.replica.peer_clocks(
+                peer,
+                wall_unix_ms=pong.wall_unix_ms,
+                trip_s=pong.trip_s,
+                epoch=pong.epoch,
+                unix_ms=pong.cluster_unix_ms,
+            )
 
     # Calls.
 

@@ -32,9 +32,7 @@ _GROWTH_KIB = 96 * 1024
 
 def _seeds() -> list[bytes]:
     """Frames of every type, without their length; none that harms as a member is free to."""
-    add = encode_command(
-        "counter", "add", {"name": "hostile", "by": 1}, request_id="r", automatic=False, time_unix_ms=1
-    )
+    add = encode_command("counter", "add", {"name": "hostile", "by": 1}, request_id="r")
     calls = [
         b'{"operation":"remove","arguments":{"name":"zz","force":true,"dry_run":true},"timeout_s":0.2}',
         b'{"operation":"transfer","arguments":{"to":"zz"},"timeout_s":0.2}',
@@ -49,7 +47,7 @@ def _seeds() -> list[bytes]:
     file += sha256(file).digest()
     changed: dict[str, dict[str, Any]] = {
         "append_entries": {"term": 0, "prevLogTerm": 0, "entries": []},
-        "forward": {"commands": [add, b"", b"\x01[]", add[:-1], b"\xff" * 500]},
+        "forward": {"commands": [add, b"", b"\x01[]", add[:-1], b"\xff" * 500], "after": [1, 0, 2**62, 3, 4]},
         "snapshot_chunk": {
             "term": 99, "snapshot_term": 1, "index": 999, "removed": [], "total": len(file), "data": file,
             "digest": file[-32:].hex(),

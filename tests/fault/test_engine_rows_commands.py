@@ -177,14 +177,14 @@ def test_row24_stock_added_method_renumbers_the_commands_in_the_log() -> None:
 
 
 def test_row24_log_entry_holds_the_commands_bytes_and_nothing_of_ours() -> None:
-    """Layout of ``_batch``: 0x00, then length and bytes of each; no numbers of methods."""
+    """Layout of ``_batch``: 0x03, stamp, then length, index and bytes of each; no numbers of methods."""
     cluster = OurCluster("abc")
     cluster.elect("a")
     cluster.propose("a", b"x1")
     cluster.propose("a", b"x22")
     cluster.run(0.3)
-    expected = b"\x00" + struct.pack(">I", 2) + b"x1" + struct.pack(">I", 3) + b"x22"
-    assert [c for c, _, _ in cluster.log("b") if c[:1] == b"\x00"] == [expected]
+    expected = struct.pack(">IQ", 2, 1) + b"x1" + struct.pack(">IQ", 3, 1) + b"x22"
+    assert [c[21:] for c, _, _ in cluster.log("b") if c[:1] == b"\x03"] == [expected]
 
 
 class _Connection:
@@ -334,7 +334,7 @@ def test_row25_apply_command_of_a_peer_is_ignored() -> None:
     assert raft_evil.fired == []
     assert all(cluster.state(n) == [b"x1"] for n in "abc")
     assert not any(e.message["type"] == "apply_command_response" for e in cluster.sent)
-    assert [c[:1] for c, _, _ in cluster.log("a")] == [b"\x01", b"\x01", b"\x00"]
+    assert [c[:1] for c, _, _ in cluster.log("a")] == [b"\x01", b"\x01", b"\x03"]
 
 
 def test_row25_pickles_in_forwarded_commands_and_entries_are_only_bytes() -> None:
@@ -343,7 +343,7 @@ def test_row25_pickles_in_forwarded_commands_and_entries_are_only_bytes() -> Non
     cluster = OurCluster("abc")
     cluster.elect("a")
     cluster.run(0.2)
-    cluster.inject("a", "c", {"type": "forward", "id": 1, "commands": [evil]})
+    cluster.inject("a", "c", {"type": "forward", "id": 1, "commands": [evil], "after": [0]})
     for kind in (b"\x00", b"\x02", b"\x03"):
         cluster.machines["a"].engine.replica._engine.append_command(kind + evil, None)
     cluster.run(0.5)

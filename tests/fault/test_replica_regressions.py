@@ -13,6 +13,9 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from cyoloctl.errors import Conflict, NoLeader, OutcomeUnknown, Overloaded, StorageError
+from cyoloctl.model import Stamp
+from cyoloctl.raft._batch import decode_batch, encode_batch
+from cyoloctl.raft._clock import ClusterClock
 from cyoloctl.raft._journal import Journal, MemoryStore
 from cyoloctl.raft._replica import Limits, Replica
 from cyoloctl.raft._snapshot import SnapshotMeta, SnapshotStore
@@ -29,7 +32,7 @@ RAFT_TYPES = sorted(set(MESSAGE_TYPES) - _SESSION_TYPES)
 
 def regular(command: bytes) -> bytes:
     """The log entry of one command."""
-    return b"\x00" + len(command).to_bytes(4, "big") + command
+    return encode_batch([(command, 2)], Stamp(0, 0, 0))
 
 
 def chunk(term: int, **changed: Any) -> Any:
@@ -170,7 +173,8 @@ def appended_by_itself(cluster: OurCluster) -> Outcome:
     cluster.run(0.3)
     pay = cluster.propose("e", b"pay")
     cluster.tick("e")
-    assert cluster.log("e")[-1] == (regular(b"pay"), 3, 1)
+    entry, index, term = cluster.log("e")[-1]
+    assert (decode_batch(entry), index, term) == ([(b"pay", 2)], 3, 1)
     return pay
 
 
@@ -357,6 +361,9 @@ class Lone:
             snapshots=SnapshotStore(None),
             machine=ListMachine(Machine("a", tuple("abcd"), None)),
             clock=lambda: self.now,
+            cluster_clock=ClusterClock(
+                "a", wall_unix_ms=lambda: 1_780_000_000_000, monotonic=lambda: self.now
+            ),
             rng=random.Random(1),
             send=lambda peer, message: self.sent.append((peer, message)),
             run_save=lambda job: job(),
@@ -423,7 +430,9 @@ _commands = st.sampled_from(
     [
         NO_OP,
         b"\x00",
+        b"\x03",
         regular(b"x"),
+        b"\0" + (1).to_bytes(4, "big") + b"x",
         b"\x00\xff\xff\xff\xff",
         b"\x02{}",
         b"\x02[[],[]]",
@@ -438,6 +447,7 @@ _blobs = st.lists(st.binary(max_size=8), max_size=4)
 _fields: dict[str, st.SearchStrategy[Any]] = {
     "entries": st.lists(st.tuples(_commands, st.booleans()), max_size=4),
     "commands": _blobs,
+    "after": st.lists(st.integers(0, 9), max_size=4),
     "results": _blobs,
     "data": st.binary(max_size=80),
     "digest": st.sampled_from(["", "zz", "0" * 64]),
@@ -712,7 +722,7 @@ def test_add_voter_of_a_learner_that_never_acknowledged_is_refused() -> None:
 class VerboseMachine(ListMachine):
     """Its answers are far longer than the commands."""
 
-    def apply(self, index: int, command: bytes) -> bytes:
+    def apply(self, index: int, command: bytes, after: int | None = None) -> bytes:
         return command.ljust(2_000, b".")
 
 

@@ -11,7 +11,8 @@ import contextlib
 import functools
 import json
 import re
-from collections.abc import Callable, Sequence
+import struct
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, replace
 from datetime import datetime
 from hashlib import sha256
@@ -48,15 +49,16 @@ from cyoloctl.machines import (
     encode_command,
     refusal_reason,
 )
-from cyoloctl.machines._codec import canonical
-from cyoloctl.model import Address, NodeName, parse_address
-from cyoloctl.raft._batch import decode_batch, encode_batch
+from cyoloctl.machines._codec import KINDS, canonical
+from cyoloctl.model import Address, NodeName, Stamp, parse_address
+from cyoloctl.raft._batch import decode_batch, encode_batch, stamp_of
 from cyoloctl.raft._journal import check_wal
 from cyoloctl.raft._pysyncobj import decode_membership, encode_membership
 from cyoloctl.raft._snapshot import SnapshotMeta, SnapshotStore
 from cyoloctl.raft._wire import MAX_FRAME_BYTES, MESSAGE_TYPES, FrameReader, PeerProtocolError, decode, encode
 from tests.fuzz import worlds
 from tests.fuzz.mutate import MAX_BYTES, mutate
+from tests.support import old_commands
 from tests.support.joining import join_body
 
 __all__ = ["BY_NAME", "TARGETS", "Target", "example"]
@@ -124,7 +126,7 @@ _VALUES: dict[str, Any] = {
     "term": 3, "commit_index": 6, "prevLogIdx": 6, "prevLogTerm": 1, "next_node_idx": 7, "reset": False,
     "success": True, "last_log_index": 9, "last_log_term": 3, "granted": True, "index": 9, "snapshot_term": 2,
     "voters": ["n1", "n2", "n3"], "removed": ["n9"], "results": [b"{}", b""], "last": True,
-    "error": None, "seq": 4,
+    "error": None, "seq": 4, "epoch": 0, "cluster_unix_ms": 1_780_000_000_000,
 }  # fmt: skip
 
 
@@ -239,11 +241,26 @@ def _commands() -> tuple[bytes, ...]:
             operation,
             arguments,
             request_id=f"r{number}",
-            automatic=bool(number % 2),
-            time_unix_ms=1_000 + number,
+            kind=KINDS[number % 3],
+            caller="alice" if number % 2 else "",
         )
         for number, (machine, operation, arguments) in enumerate(steps)
     )
+
+
+def _batch(commands: Iterable[bytes]) -> bytes:
+    return encode_batch([(command, 1) for command in commands], Stamp(0, 1_767_225_600_000, 5))
+
+
+def _old_batch() -> bytes:
+    """Commands in an entry of release 0.1.0."""
+    commands = [
+        old_commands.encode_command(
+            "counter", "add", {"name": "c", "by": by}, request_id=f"o{by}", automatic=by == 1, time_unix_ms=by
+        )
+        for by in (1, 2)
+    ]
+    return b"\0" + b"".join(struct.pack(">I", len(command)) + command for command in commands)
 
 
 @functools.cache
@@ -263,8 +280,9 @@ def example(kind: str) -> dict[str, Any]:
     snapshot = _snapshot_file()[1]
     values = {
         **_VALUES,
-        "entries": [(encode_batch(list(_commands()[:2])), 7, 2), (encode_membership("add", "n4"), 8, 3)],
+        "entries": [(_batch(_commands()[:2]), 7, 2), (encode_membership("add", "n4"), 8, 3)],
         "commands": list(_commands()),
+        "after": [1] * len(_commands()),
         "total": len(snapshot),
         "digest": snapshot[-32:].hex(),
         "offset": 0,
@@ -384,21 +402,31 @@ def _command(data: bytes) -> None:
     assert describe_command(data).isascii()
     command = decode_command(data)
     # Not by encode_command: it holds senders to 64 bits, the decoder to 20 characters.
-    assert b"\x01" + canonical(list(command[:6])).encode("ascii") == data
+    if data[0] == 1:
+        tail: list[Any] = [command.automatic, command.time_unix_ms]
+    else:
+        tail = [command.kind, command.caller]
+    assert data[:1] + canonical([*command[:4], *tail]).encode("ascii") == data
 
 
 def _apply(data: bytes) -> None:
     machine = Composite()
     machine.apply(1, _commands()[0])
-    for command in decode_batch(data):
+    stamp = stamp_of(data)
+    if stamp is not None:
+        machine.advance(stamp)
+    for command, after in decode_batch(data):
         before = machine.digest()
-        result = machine.apply(2, command)
+        try:
+            result = machine.apply(2, command, after)
+        except VersionMismatch:  # the node stops: what it holds meanwhile is nobody's
+            return
         answer = json.loads(result)
         assert "error" not in answer or answer["error"]["code"] != "internal"
         if describe_command(command).startswith("malformed"):
             assert machine.digest() == before
         elif machine.digest() != before:
-            assert machine.apply(3, command) == result
+            assert machine.apply(3, command, after) == result
     again = Composite()
     again.restore(machine.snapshot())
     assert again.digest() == machine.digest()
@@ -1132,8 +1160,8 @@ TARGETS: tuple[Target, ...] = (
         "batch-entry",
         "Any bytes in the log are commands, and what follows the last whole one is ignored.",
         (),
-        lambda data: [data.index(command) for command in decode_batch(data)],
-        lambda: [encode_batch(list(_commands()))],
+        lambda data: [data.index(command) for command, _ in decode_batch(data)],
+        lambda: [_batch(_commands()), _old_batch()],
     ),
     Target(
         "command",
@@ -1147,7 +1175,7 @@ TARGETS: tuple[Target, ...] = (
         "Any committed bytes give an answer that is no internal error; malformed ones change nothing.",
         (),
         _apply,
-        lambda: [encode_batch(list(_commands())), *(encode_batch([command]) for command in _commands())],
+        lambda: [_batch(_commands()), _old_batch(), *(_batch([command]) for command in _commands())],
     ),
     Target(
         "command-result",

@@ -17,6 +17,7 @@ import shutil
 import socket
 import struct
 import tempfile
+import time
 from collections.abc import Coroutine, Iterator
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -30,8 +31,9 @@ from cyoloctl.control.client import Client, _Deadline, _UnixEndpoint
 from cyoloctl.control.server import _GROUPS, build_server
 from cyoloctl.errors import CyoloctlError, StorageError
 from cyoloctl.machines import Composite, encode_command
-from cyoloctl.model import Address, NodeName
-from cyoloctl.raft import Engine, PeerIdentity
+from cyoloctl.model import Address, NodeName, Stamp
+from cyoloctl.raft import ClusterClock, Engine, PeerIdentity
+from cyoloctl.raft._batch import encode_batch
 from cyoloctl.raft._journal import Journal, MemoryStore, SqliteStore
 from cyoloctl.raft._pysyncobj import NO_OP, encode_membership
 from cyoloctl.raft._replica import Limits, Replica
@@ -202,10 +204,9 @@ def _journal(store: MemoryStore | SqliteStore, voters: str) -> Journal:
         journal.append(journal.last_index + 1, 0, encode_membership("add", name))
     journal.set_term(1, None)
     journal.append(journal.last_index + 1, 1, NO_OP)
-    command = encode_command(
-        "counter", "add", {"name": "c", "by": 1}, request_id="r", automatic=False, time_unix_ms=1
-    )
-    journal.append(journal.last_index + 1, 1, b"\0" + struct.pack(">I", len(command)) + command)
+    command = encode_command("counter", "add", {"name": "c", "by": 1}, request_id="r")
+    entry = encode_batch([(command, 1)], Stamp(0, 1_767_225_600_000, 5))
+    journal.append(journal.last_index + 1, 1, entry)
     journal.set_commit_index(journal.last_index)
     journal.sync()
     return journal
@@ -247,6 +248,7 @@ def replica_hears(data: bytes) -> None:
         snapshots=SnapshotStore(None),
         machine=Composite(),
         clock=lambda: now[0],
+        cluster_clock=ClusterClock("n1", wall_unix_ms=lambda: 1_780_000_000_000, monotonic=lambda: now[0]),
         rng=random.Random(1),
         send=lambda peer, message: sent.append((peer, message)),
         run_save=lambda job: job(),
@@ -383,6 +385,7 @@ def _node(journal: Journal) -> _Node:
         journal=journal,
         snapshots=SnapshotStore(MemoryFiles()),
         machine=machine,
+        clock=ClusterClock("n1", wall_unix_ms=lambda: 1_780_000_000_000, monotonic=time.monotonic),
         identify=str,
         connect=_no_network,
         describe=describe,
@@ -414,12 +417,7 @@ def _node(journal: Journal) -> _Node:
         "public_key": joining.public_key(SECRET, known.cluster_id, "n2"),
         "expires_unix_ms": 2**52,
     }
-    machine.apply(
-        9,
-        encode_command(
-            "members", "issue_invitation", invite, request_id="i", automatic=False, time_unix_ms=1
-        ),
-    )
+    machine.apply(9, encode_command("members", "issue_invitation", invite, request_id="i"))
     return node
 
 

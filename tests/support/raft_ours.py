@@ -9,6 +9,8 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, ClassVar
 
+from cyoloctl.model import NO_STAMP, Stamp
+from cyoloctl.raft._clock import ClusterClock
 from cyoloctl.raft._journal import Journal, MemoryStore
 from cyoloctl.raft._replica import Limits, Replica, Timing
 from cyoloctl.raft._snapshot import SnapshotStore
@@ -38,8 +40,18 @@ class ListMachine:
     def __init__(self, owner: Machine) -> None:
         self._owner = owner
         self.items: list[bytes] = []
+        self.stamped = NO_STAMP
 
-    def apply(self, index: int, command: bytes) -> bytes:
+    def advance(self, stamp: Stamp) -> None:
+        self.stamped = stamp
+
+    def stamp(self) -> Stamp:
+        return self.stamped
+
+    def admit(self, command: bytes, peer: str, role: str) -> bytes | None:
+        return None
+
+    def apply(self, index: int, command: bytes, after: int | None = None) -> bytes:
         self._owner.applied.append((index, command))
         if command.startswith(b"poison"):
             raise ValueError("apply of a poisoned command")
@@ -128,6 +140,9 @@ class OurCluster(Cluster):
             snapshots=snapshots,
             machine=state,
             clock=self.clock_of(name),
+            cluster_clock=ClusterClock(
+                name, wall_unix_ms=lambda: 1_780_000_000_000, monotonic=self.clock_of(name)
+            ),
             rng=self._rng(name),
             send=lambda peer, message: self._send(machine, replica, peer, message),
             flush=lambda: self._flush(machine, replica),

@@ -169,6 +169,17 @@ class MemoryService:
         await self._enter("transfer_leadership", to=to, timeout_s=timeout_s)
         return {"leader": to, "previous": "a"}
 
+    async def set_time(self, *, dry_run: bool, request_id: str | None, timeout_s: float) -> dict[str, Any]:
+        await self._enter("set_time", dry_run=dry_run, request_id=request_id, timeout_s=timeout_s)
+        return {
+            "dry_run": dry_run,
+            "from": "2026-01-02T03:04:05Z",
+            "to": "2026-01-01T03:04:05Z",
+            "moves_s": -86_400.0,
+            "epoch": 1,
+            "affected": {"rendezvous": 0, "invitations": 0, "keys": 0, "revocations": 2},
+        }
+
     async def counter_add(
         self, name: str, by: int, *, request_id: str | None, timeout_s: float
     ) -> dict[str, Any]:

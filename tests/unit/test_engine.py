@@ -7,12 +7,15 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import time
 from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from typing import Any, cast
 
 import pytest
 
 from cyoloctl.errors import NoLeader
+from cyoloctl.model import NO_STAMP, Stamp
+from cyoloctl.raft._clock import ClusterClock
 from cyoloctl.raft._engine import Engine
 from cyoloctl.raft._journal import Journal, MemoryStore
 from cyoloctl.raft._pysyncobj import NO_OP, encode_membership
@@ -28,7 +31,16 @@ _LIMIT_S = 5.0  # no wait of a passing test comes near it
 class Echo:
     """A state machine that answers with the command."""
 
-    def apply(self, index: int, command: bytes) -> bytes:
+    def advance(self, stamp: Stamp) -> None:
+        pass
+
+    def stamp(self) -> Stamp:
+        return NO_STAMP
+
+    def admit(self, command: bytes, peer: str, role: str) -> bytes | None:
+        return None
+
+    def apply(self, index: int, command: bytes, after: int | None = None) -> bytes:
         return command
 
     def snapshot(self) -> bytes:
@@ -95,6 +107,7 @@ async def running(
         journal=journal,
         snapshots=SnapshotStore(None),
         machine=Echo(),
+        clock=ClusterClock("e", wall_unix_ms=lambda: 1_780_000_000_000, monotonic=time.monotonic),
         identify=lambda ssl_object: cast(str, ssl_object),
         connect=_no_network,
         describe=dict,

@@ -21,9 +21,10 @@ from cryptography.hazmat.primitives.kdf.argon2 import Argon2id
 from cyoloctl import keyring, pki
 from cyoloctl.errors import AccessDenied, ConfigError, CyoloctlError, InvalidInput, VersionMismatch
 from cyoloctl.keyring import NodeIdentity, Ring, RingKey
-from cyoloctl.machines import Composite, decode_result, encode_command
+from cyoloctl.machines import Composite, decode_result
 from cyoloctl.model import NodeName
 from cyoloctl.tokens import Key, Keyring, KeyState, new_session, open_token, pre_auth_encoding, seal
+from tests.support.old_commands import encode_command
 
 NOW = datetime(2027, 1, 15, 8, tzinfo=UTC)
 NOW_MS = int(NOW.timestamp()) * 1000

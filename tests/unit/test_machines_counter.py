@@ -7,8 +7,9 @@ from typing import Any
 import pytest
 
 from cyoloctl import errors
-from cyoloctl.machines import Composite, decode_result, encode_command
+from cyoloctl.machines import Composite, decode_result
 from cyoloctl.machines.counter import MAX_COUNTERS
+from tests.support.old_commands import encode_command
 
 MIN, MAX = -(2**63), 2**63 - 1
 

@@ -9,8 +9,9 @@ from typing import Any
 import pytest
 
 from cyoloctl import errors
-from cyoloctl.machines import Composite, KeyRecord, decode_result, encode_command
+from cyoloctl.machines import Composite, KeyRecord, decode_result
 from cyoloctl.machines.keys import MAX_DESTROYED, MAX_KEYS, KeyPolicy, NodeKey
+from tests.support.old_commands import encode_command
 
 CLUSTER, OTHER_CLUSTER = "c" * 32, "d" * 32
 K1, K2, K3 = "fc000001", "fc000002", "fc000003"

@@ -13,7 +13,6 @@ from cyoloctl.machines import (
     Member,
     SecretInvitation,
     decode_result,
-    encode_command,
     refusal_reason,
 )
 from cyoloctl.machines.members import (
@@ -23,6 +22,7 @@ from cyoloctl.machines.members import (
     USED_KEPT_MS,
     MemberMachine,
 )
+from tests.support.old_commands import encode_command
 
 KEY = "A" * 43 + "="
 SECRET, OTHER_SECRET = "5" * 64, "6" * 64

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from cyoloctl import errors
-from cyoloctl.machines import Composite, decode_result, encode_command
+from cyoloctl.machines import Composite, decode_result
 from cyoloctl.machines import rendezvous as module
 from cyoloctl.machines._codec import Malformed, Refused, canonical, parse_canonical
 from cyoloctl.machines.rendezvous import (
@@ -32,6 +32,7 @@ from cyoloctl.machines.rendezvous import (
     RendezvousMachine,
     id_of_public_key,
 )
+from tests.support.old_commands import encode_command
 
 ID, OTHER = "1" * 32, "2" * 32
 CODE, OTHER_CODE, WRONG = "a" * 64, "b" * 64, "f" * 64

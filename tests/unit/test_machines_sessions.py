@@ -10,9 +10,10 @@ from typing import Any
 import pytest
 
 from cyoloctl import errors
-from cyoloctl.machines import Composite, Revocation, SessionMachine, decode_result, encode_command, sessions
+from cyoloctl.machines import Composite, Revocation, SessionMachine, decode_result, sessions
 from cyoloctl.machines._codec import Refused
 from cyoloctl.machines.sessions import MAX_AHEAD_MS, MAX_GENERATION, MAX_REVOCATIONS
+from tests.support.old_commands import encode_command
 
 SID, OTHER = "A" * 22, "B" * 21 + "A"
 NOW = 1_800_000_000_000

@@ -29,7 +29,7 @@ from cyoloctl.errors import (
     Overloaded,
 )
 from cyoloctl.machines import Composite, decode_result_with_index, encode_command
-from cyoloctl.model import Address, ClusterId, NodeName
+from cyoloctl.model import Address, ClusterId, NodeName, Stamp
 from cyoloctl.service._certificates import Issuer
 from cyoloctl.service._joining import Allowance, JoinService
 from tests.support.joining import join_body, sign_body, token_key
@@ -72,9 +72,9 @@ class Cluster:
             operation,
             arguments,
             request_id=f"r{self.index}",
-            automatic=True,
-            time_unix_ms=self.now_ms,
+            kind="node",
         )
+        self.machine.advance(Stamp(0, self.now_ms, self.index))
         index, value = decode_result_with_index(self.machine.apply(self.index, command))
         return index, value, ""
 

@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from cyoloctl.errors import CyoloctlError, InternalError, NoLeader, OutcomeUnknown, Unavailable
-from cyoloctl.raft._sessions import PROTOCOL_VERSION, Hello, PeerIdentity, Session, Sessions
+from cyoloctl.raft._sessions import PROTOCOL_VERSION, Hello, PeerIdentity, Pong, Session, Sessions
 from cyoloctl.raft._wire import MAX_CALL_BYTES, MAX_FRAME_BYTES, FrameReader, decode, encode
 
 _CLUSTER = "c" * 32
@@ -58,6 +58,7 @@ class Host:
         self.removed = set(removed)
         self.refuses: dict[str, str] = {}
         self.events: list[tuple[Any, ...]] = []
+        self.pongs: list[tuple[str, Pong]] = []
         self.dialled: list[tuple[float, str, str]] = []
         self.serving: list[tuple[Session, int, bytes]] = []
         self.woken = 0
@@ -105,6 +106,12 @@ class Host:
     def describe(self) -> dict[str, Any]:
         return {"load": 1}
 
+    def cluster_time(self) -> tuple[int, int]:
+        return 3, 10**12 + 1
+
+    def on_pong(self, raft_id: str, pong: Pong, /) -> None:
+        self.pongs.append((raft_id, pong))
+
     def open(self, name: str | None, expected: str | None = None) -> tuple[Session, Line]:
         line = Line()
         return self.sessions.opened(line, name, expected=expected), line
@@ -149,6 +156,8 @@ def pong(sent_ms: int, **changes: Any) -> bytes:
             "type": "pong",
             "sent_ms": sent_ms,
             "wall_unix_ms": 0,
+            "epoch": 0,
+            "cluster_unix_ms": 0,
             "info": {},
             "links": [],
             "addresses": {},
@@ -227,7 +236,7 @@ def test_hello_of_another_life_of_a_removed_raft_id_is_admitted() -> None:
     "data",
     [
         HEARTBEAT,
-        encode({"type": "ping", "sent_ms": 1, "wall_unix_ms": 1}),
+        encode({"type": "ping", "sent_ms": 1}),
         encode({"type": "call", "id": 1, "body": b""}),
         (MAX_FRAME_BYTES + 1).to_bytes(4, "big"),
         b"\x00\x00\x00\x00",
@@ -459,25 +468,26 @@ def test_ping_every_second_measures_the_trip_and_the_clock() -> None:
     session, line = host.meet("a")
     host.pass_time(1.0)
     host.pass_time(0.04)
-    assert line.sent[-1] == {"type": "ping", "sent_ms": 101_000, "wall_unix_ms": 10**12}
-    wall = 10**12 + 5000
-    session.received(pong(101_000, wall_unix_ms=wall, info={"x": 1}))
+    assert line.sent[-1] == {"type": "ping", "sent_ms": 101_000}
+    session.received(pong(101_000, wall_unix_ms=5000, epoch=2, cluster_unix_ms=7000, info={"x": 1}))
     info = host.sessions.peers()["a"]
     assert info.round_trip_ms == pytest.approx(40, abs=1)
     assert info.info == {"x": 1}
-    assert info.clock_skew_ms == pytest.approx(5020, abs=1)
-    session.received(pong(999_000))
-    assert info.clock_skew_ms == pytest.approx(5020, abs=1)  # an answer before the question
+    assert host.pongs == [("a", Pong(5000, 2, 7000, pytest.approx(0.04, abs=0.001)))]
+    session.received(pong(999_000))  # an answer before the question
+    assert len(host.pongs) == 1
 
 
-def test_ping_is_answered_with_the_own_clock_and_description() -> None:
+def test_ping_is_answered_with_the_own_clocks_and_description() -> None:
     host = Host("b")
     session, line = host.meet("a")
-    session.received(encode({"type": "ping", "sent_ms": 5, "wall_unix_ms": 0}))
+    session.received(encode({"type": "ping", "sent_ms": 5}))
     assert line.sent[-1] == {
         "type": "pong",
         "sent_ms": 5,
         "wall_unix_ms": 10**12,
+        "epoch": 3,
+        "cluster_unix_ms": 10**12 + 1,
         "info": {"load": 1},
         "links": ["a"],
         "addresses": {"a": "a:1"},
@@ -649,7 +659,7 @@ def test_pong_passes_on_what_peers_said_of_their_own_addresses_only() -> None:
     c, _ = host.meet("c", address="own:2")
     a.received(pong(100_000, addresses={"d": "told:3"}, links=["b", "d"], voters=["a"]))
     c.lost()
-    a.received(encode({"type": "ping", "sent_ms": 5, "wall_unix_ms": 0}))
+    a.received(encode({"type": "ping", "sent_ms": 5}))
     assert line.sent[-1]["addresses"] == {"a": "own:1", "c": "own:2"}
     assert line.sent[-1]["links"] == ["a"]
     info = host.sessions.peers()["a"]

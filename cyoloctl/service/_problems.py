@@ -1,0 +1,120 @@
+"""What needs a hand: the problems that ``status`` shows and ``status --check`` fails for.
+
+Each names what is wrong, whom it concerns and the command that mends it, or
+shows more.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass
+from itertools import chain
+from typing import Any
+
+from cyoloctl.machines import Composite
+from cyoloctl.raft import Engine, is_a_time
+from cyoloctl.service._peer_problems import peer_problems
+
+__all__ = ["CLOCK_OFF_MS", "Facts", "Json", "find_problems", "problem", "time_ahead_ms"]
+
+Json = dict[str, Any]
+
+CLOCK_OFF_MS = 60_000
+"""A clock that differs from cluster time by more, and cluster time ahead by more, needs a hand."""
+
+
+@dataclass(frozen=True, slots=True)
+class Facts:
+    """What a node knows when it is asked.  rows: the members as `status` shows them."""
+
+    engine: Engine
+    machine: Composite
+    rows: tuple[Mapping[str, Any], ...]
+    name: str
+
+
+def problem(code: str, member: str | None, message: str, command: str | None) -> Json:
+    """One problem.  member: whom it concerns, None for the cluster."""
+    return {"code": code, "member": member, "message": message, "command": command}
+
+
+def _duration(ms: float) -> str:
+    seconds = abs(ms) / 1000
+    for size, unit in ((86_400, "days"), (3600, "hours"), (60, "minutes")):
+        if seconds >= 2 * size:
+            return f"{seconds / size:.0f} {unit}"
+    return f"{seconds:.0f} s"
+
+
+def _members(facts: Facts) -> Iterable[Json]:
+    for row in facts.rows:
+        if not row["reachable"]:
+            yield problem(
+                "member_away",
+                row["name"],
+                f"{row['name']} is not connected to {facts.name}: start it, or look at the network between",
+                "cyoloctl status",
+            )
+
+
+def _clocks(facts: Facts) -> Iterable[Json]:
+    clock = facts.engine.clock
+    now, skews = clock.now_unix_ms(), clock.skews_ms()
+    if not now:
+        return
+    known = {row["name"] for row in facts.rows}
+    off = {name: skew for name, skew in skews.items() if name in known and abs(skew) > CLOCK_OFF_MS}
+    voters = facts.engine.voter_names()
+    pair = sorted(name for name in voters if name in skews)
+    if len(voters) == 2 and len(pair) == 2 and abs(skews[pair[0]] - skews[pair[1]]) > CLOCK_OFF_MS:
+        apart = _duration(skews[pair[0]] - skews[pair[1]])
+        for name in pair:
+            yield problem(
+                "clock",
+                name,
+                f"the clocks of {pair[0]} and {pair[1]} are {apart} apart, and of two nobody can know which "
+                "is right: nothing expires early; set the wrong one",
+                "date -u --set 'YYYY-MM-DD HH:MM:SS'",
+            )
+        off = {name: skew for name, skew in off.items() if name not in pair}
+    for name, skew in sorted(off.items()):
+        if is_a_time(int(now + skew)):
+            what = f"is {_duration(skew)} {'ahead of' if skew > 0 else 'behind'} cluster time"
+        else:
+            what = "shows no time at all (before 2020 or after 2200)"
+        yield problem(
+            "clock",
+            name,
+            f"the clock of {name} {what}: set it; the cluster goes on by the majority's clocks",
+            "date -u --set 'YYYY-MM-DD HH:MM:SS'",
+        )
+    ahead = time_ahead_ms(facts.engine)
+    if ahead is not None and ahead > CLOCK_OFF_MS and not (len(voters) == 2 and len(pair) == 2):
+        yield problem(
+            "time_ahead",
+            None,
+            f"cluster time is {_duration(ahead)} ahead of a majority's clocks, so nothing expires early: "
+            "correct the clocks that are wrong; if cluster time is, set it back",
+            "cyoloctl cluster set-time --to-members --dry-run",
+        )
+
+
+def time_ahead_ms(engine: Engine) -> float | None:
+    """How far cluster time is ahead of the majority's clocks, in milliseconds; 0 when it is not.
+
+    None while a majority's clocks are not known.
+    """
+    majority = engine.clock.majority_unix_ms(engine.voter_names())
+    return None if majority is None else max(0.0, float(engine.clock.now_unix_ms() - majority))
+
+
+_PROBLEMS: tuple[Callable[[Facts], Iterable[Json]], ...] = (_members, peer_problems, _clocks)
+
+
+def find_problems(facts: Facts, more: Iterable[Json] = ()) -> list[Json]:
+    """All problems now, each once.  more: those that other services of the node know."""
+    found: list[Json] = []
+    for item in chain(*(look(facts) for look in _PROBLEMS), more):
+        if item not in found:
+            found.append(item)
+    return found

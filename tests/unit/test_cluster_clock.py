@@ -1,0 +1,248 @@
+"""Cluster time: what moves it, what does not, and what it does when clocks are wrong."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import pytest
+
+from cyoloctl.model import Stamp
+from cyoloctl.raft._clock import HOLD_S, MEASURED_S, STEP_S, SURE_S, ClusterClock
+
+START = 1_780_000_000_000
+DAY = 86_400_000
+THREE = ("n1", "n2", "n3")
+
+
+class World:
+    """A leader n1, and the wall clocks that it can ask: right, but for `off`."""
+
+    def __init__(
+        self, voters: tuple[str, ...] = THREE, *, ready: Callable[[int], bool] | None = None
+    ) -> None:
+        self.seconds = 500.0
+        self.voters = voters
+        self.off: dict[str, float] = {}
+        self.away: set[str] = set()
+        self.clock = ClusterClock(
+            "n1",
+            wall_unix_ms=lambda: self.wall("n1"),
+            monotonic=lambda: self.seconds,
+            ready=ready or (lambda unix_ms: True),
+        )
+
+    def true(self) -> int:
+        return START + int(self.seconds * 1000)
+
+    def wall(self, name: str) -> int:
+        return self.true() + int(self.off.get(name, 0))
+
+    def pass_time(self, seconds: float) -> None:
+        for _ in range(int(seconds * 10)):
+            self.seconds += 0.1
+            if round(self.seconds * 10) % 10 == 0:
+                for name in self.voters:
+                    if name != "n1" and name not in self.away:
+                        self.clock.measured(name, self.wall(name), 0.01)
+            self.clock.judge(self.voters)
+
+    def lead(self, last: Stamp | None = None) -> None:
+        self.clock.lead(last or Stamp(0, self.true(), 0))
+        self.pass_time(3)
+
+    def error(self) -> int:
+        return self.clock.now_unix_ms() - self.true()
+
+
+@pytest.mark.parametrize("off", [20 * 60_000, 9 * DAY, 400 * DAY, -400 * DAY, -START - DAY, 2**53])
+@pytest.mark.parametrize("name", THREE)
+def test_clock_of_one_of_three_wrong_in_any_way_moves_nothing(name: str, off: int) -> None:
+    world = World()
+    world.lead()
+    world.off[name] = off
+    world.pass_time(30)
+    assert abs(world.error()) <= 20
+    assert world.clock.stamp().time_unix_ms == world.clock.now_unix_ms()
+
+
+@pytest.mark.parametrize("off", [9 * DAY, -9 * DAY])
+def test_clock_of_one_of_two_that_are_left_of_three_moves_nothing_forward(off: int) -> None:
+    world = World()
+    world.lead()
+    world.away.add("n3")
+    world.off["n2"] = off
+    world.pass_time(30)
+    assert abs(world.error()) <= 30_000 * 0.1 + 20  # at most a tenth slower
+
+
+def test_two_voters_that_disagree_nothing_expires_early_and_time_goes_on() -> None:
+    world = World(("n1", "n2"))
+    world.lead()
+    for off in (9 * DAY, -9 * DAY):
+        world.off["n2"] = off
+        before = world.clock.now_unix_ms()
+        world.pass_time(10)
+        assert 9_000 <= world.clock.now_unix_ms() - before <= 10_050
+
+
+def test_one_voter_has_its_own_clock() -> None:
+    world = World(("n1",))
+    world.lead()
+    world.off["n1"] = 3600_000
+    world.pass_time(SURE_S + 1)
+    assert abs(world.error() - 3600_000) <= 20
+
+
+def test_first_leader_of_a_new_cluster_takes_the_majority_at_once() -> None:
+    world = World()
+    world.clock.lead(Stamp(0, 0, 0))
+    assert world.clock.now_unix_ms() == 0
+    world.pass_time(1.2)
+    assert abs(world.error()) <= 20
+
+
+def test_time_behind_the_majority_steps_once_they_have_said_so_for_a_while() -> None:
+    world = World()
+    world.lead(Stamp(0, world.true() - 8 * 3600_000, 0))  # measured for 3 s by now
+    assert world.error() < -3600_000
+    world.pass_time(SURE_S + 1.5)
+    assert abs(world.error()) <= 20
+
+
+def test_time_a_little_behind_is_mended_by_running_faster() -> None:
+    world = World()
+    world.lead(Stamp(0, world.true() - int(STEP_S * 1000) + 500, 0))
+    before = world.clock.now_unix_ms()
+    world.pass_time(2)
+    assert 2_000 < world.clock.now_unix_ms() - before <= 2_250
+    world.pass_time(90)
+    assert abs(world.error()) <= 50
+
+
+def test_a_majority_that_changes_its_members_steps_nothing() -> None:
+    world = World()
+    world.lead()
+    for round_ in range(20):  # in every second two clocks say that it is tomorrow, each time others
+        world.off = dict.fromkeys([("n2", "n3"), ("n1", "n3"), ("n1", "n2")][round_ % 3], DAY)
+        world.pass_time(1)
+    assert abs(world.error()) < 20_000 * 0.1
+
+
+def test_time_ahead_of_the_majority_goes_on_slower_and_never_back() -> None:
+    world = World()
+    world.lead()
+    world.off = dict.fromkeys(THREE, -300_000.0)
+    before = world.clock.now_unix_ms()
+    world.pass_time(10)
+    assert 8_990 <= world.clock.now_unix_ms() - before <= 9_250
+    world.off = dict.fromkeys(THREE, float(-30 * DAY))
+    before = world.clock.now_unix_ms()
+    world.pass_time(10)
+    assert 9_850 <= world.clock.now_unix_ms() - before <= 10_050
+
+
+def test_measurements_that_are_old_or_from_before_the_leader_count_no_more() -> None:
+    world = World()
+    world.lead()
+    world.away = {"n2", "n3"}
+    world.pass_time(MEASURED_S + 0.5)
+    assert world.clock.majority_unix_ms(THREE) is None
+    world.away = set()
+    world.pass_time(1.1)
+    assert world.clock.majority_unix_ms(THREE) is not None
+    since = world.seconds
+    assert world.clock.majority_unix_ms(THREE, since=since) is None
+
+
+def test_a_session_that_ended_takes_its_measurement_with_it() -> None:
+    world = World()
+    world.lead()
+    world.clock.forget("n2")
+    assert set(world.clock.walls()) == {"n1", "n3"}
+
+
+def test_leader_that_takes_over_goes_on_from_the_log_and_from_what_it_showed() -> None:
+    world = World()
+    world.clock.observe(0, world.true())
+    world.pass_time(2)
+    shown = world.clock.now_unix_ms()
+    world.clock.lead(Stamp(0, shown - 5_000, 77))
+    assert world.clock.now_unix_ms() >= shown
+    assert world.clock.stamp().steady_ms >= 77
+    world.clock.lead(Stamp(0, shown + 9_000, 80))
+    assert world.clock.stamp() >= Stamp(0, shown + 9_000, 80)
+
+
+def test_follower_follows_its_leader_and_does_not_go_back() -> None:
+    world = World()
+    world.clock.observe(0, world.true())
+    world.seconds += 1
+    now = world.clock.now_unix_ms()
+    world.clock.observe(0, now - 400)
+    assert world.clock.now_unix_ms() >= now
+    world.seconds += 10
+    assert world.clock.now_unix_ms() - now == pytest.approx(9_000, abs=5)
+    world.clock.observe(0, world.true() + DAY)
+    assert world.clock.now_unix_ms() == world.true() + DAY
+
+
+def test_cut_off_node_goes_on_by_its_monotonic_clock_whatever_its_wall_clock_says() -> None:
+    world = World()
+    world.clock.observe(0, world.true())
+    world.off["n1"] = 400 * DAY
+    world.seconds += 3600
+    assert world.error() == 0
+
+
+def test_new_epoch_sets_time_back_and_an_older_one_is_ignored() -> None:
+    world = World()
+    world.lead(Stamp(0, world.true() + 400 * DAY, 0))
+    world.clock.applied(Stamp(1, world.true(), 5))
+    assert world.error() == 0
+    world.clock.applied(Stamp(0, world.true() + 400 * DAY, 6))
+    world.clock.follow()
+    world.clock.observe(0, world.true() + 400 * DAY)
+    assert world.error() == 0
+    assert world.clock.stamp().epoch == 1
+
+
+def test_stamps_never_go_back_and_steady_time_knows_no_step() -> None:
+    world = World()
+    world.lead(Stamp(0, world.true() - 30 * DAY, 1_000))
+    before, stamps = world.clock.stamp(), []
+    for _ in range(100):
+        world.pass_time(0.1)
+        stamps.append(world.clock.stamp())
+    assert stamps == sorted(stamps)
+    assert stamps[-1].time_unix_ms - before.time_unix_ms > 29 * DAY
+    assert stamps[-1].steady_ms - before.steady_ms == pytest.approx(10_000, abs=200)
+
+
+def test_step_waits_until_it_is_ready_and_not_for_long() -> None:
+    asked: list[int] = []
+
+    def ready(unix_ms: int) -> bool:
+        asked.append(unix_ms)
+        return False
+
+    world = World(ready=ready)
+    world.lead(Stamp(0, world.true() - 3 * 365 * DAY, 0))
+    world.pass_time(10)
+    assert world.error() < -1000 * DAY
+    pending = world.clock.pending_unix_ms()
+    assert pending is not None
+    assert abs(pending - world.true()) < 500
+    assert asked
+    world.pass_time(HOLD_S)
+    assert abs(world.error()) <= 20
+    assert world.clock.pending_unix_ms() is None
+
+
+def test_skews_are_against_cluster_time() -> None:
+    world = World()
+    world.lead()
+    world.off = {"n2": 9_000.0}
+    world.pass_time(1.1)
+    skews = world.clock.skews_ms()
+    assert skews["n2"] == pytest.approx(9_000, abs=50)
+    assert skews["n1"] == pytest.approx(0, abs=30)

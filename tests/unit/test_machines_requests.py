@@ -1,0 +1,290 @@
+"""Exactly once, budgets for each caller, the leader's door, and the time of entries."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import replace
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from cyoloctl.errors import VersionMismatch
+from cyoloctl.machines import LIMITS, Composite, TableLimits, encode_command
+from cyoloctl.machines._requests import RequestTable
+from cyoloctl.model import Stamp
+from tests.support.old_commands import encode_command as old_command
+
+DAY = 86_400_000
+NOW = 1_780_000_000_000
+
+
+def add(request_id: str, *, kind: str = "client", caller: str = "", by: int = 1, name: str = "c") -> bytes:
+    return encode_command(
+        "counter", "add", {"name": name, "by": by}, request_id=request_id, kind=kind, caller=caller
+    )
+
+
+def code_of(result: bytes) -> str | None:
+    error = json.loads(result).get("error")
+    return None if error is None else str(error["code"])
+
+
+def small(**bounds: int) -> Composite:
+    """A composite whose tables hold so many entries."""
+    tight = {kind: TableLimits(soft=n, keep_ms=0, hard=n, expiry_ms=10 * DAY) for kind, n in bounds.items()}
+    return Composite(limits=replace(LIMITS, **tight))
+
+
+# --- once, however often it is logged
+
+
+def test_command_that_is_logged_again_after_it_was_forgotten_is_never_applied_twice() -> None:
+    composite = small(client=3)
+    job = add("job")
+    assert code_of(composite.apply(10, job, 9)) is None
+    for index in range(11, 15):
+        composite.apply(index, add(f"newer-{index}"), index - 1)
+    assert code_of(composite.apply(15, job, 9)) == "outcome_unknown"
+    assert composite.counters.get("c") == 5
+
+
+def test_caller_that_asks_again_with_a_forgotten_id_is_served_again() -> None:
+    composite = small(client=1)
+    composite.apply(10, add("job"), 9)
+    composite.apply(11, add("newer"), 10)
+    assert code_of(composite.apply(12, add("job"), 11)) is None
+    assert composite.counters.get("c") == 3
+
+
+@pytest.mark.parametrize("kind", ["client", "node", "browser"])
+def test_fresh_command_at_the_horizon_is_applied(kind: str) -> None:
+    composite = small(**{kind: 1})
+    composite.apply(10, add("a", kind=kind), 9)
+    composite.apply(11, add("b", kind=kind), 9)  # forgets a: the horizon is 10
+    assert code_of(composite.apply(12, add("c", kind=kind), 9)) == "outcome_unknown"
+    assert code_of(composite.apply(12, add("c", kind=kind), 10)) is None
+
+
+def test_refusal_that_is_logged_again_stays_a_refusal_and_costs_no_place() -> None:
+    composite = small(client=2, refused=2)
+    composite.apply(1, add("full", by=2**63 - 1), 0)
+    refused = composite.apply(2, add("job"), 1)
+    assert code_of(refused) == "counter_overflow"
+    composite.apply(3, add("less", by=-5), 2)
+    assert composite.apply(4, add("job"), 1) == refused
+    assert (
+        code_of(composite.apply(5, add("full", by=2**63 - 1), 0)) is None
+    )  # remembered: two done, none lost
+    for index in range(6, 9):
+        composite.apply(index, add(f"over-{index}", by=2**63 - 1), index - 1)
+    assert code_of(composite.apply(9, add("job"), 1)) == "outcome_unknown"
+
+
+@given(st.lists(st.tuples(st.integers(0, 8), st.integers(0, 12), st.booleans()), max_size=60))
+def test_no_command_is_applied_twice_whatever_is_logged_again(steps: list[tuple[int, int, bool]]) -> None:
+    composite = small(client=3, refused=2)
+    applied: dict[int, int] = {}
+    after: dict[int, int] = {}
+    for index, (number, _, restored) in enumerate(steps, start=1):
+        # Sent first when this index was the highest known to be committed; sent again as it was.
+        after.setdefault(number, index - 1)
+        value = composite.counters.get(f"c{number}") or 0
+        composite.apply(index, add(f"r{number}", name=f"c{number}"), after[number])
+        applied[number] = applied.get(number, 0) + (composite.counters.get(f"c{number}") or 0) - value
+        assert applied[number] <= 1
+        if restored:
+            again = small(client=3, refused=2)
+            again.restore(composite.snapshot())
+            assert again.snapshot() == composite.snapshot()
+            composite = again
+
+
+# --- kinds and callers
+
+
+@pytest.mark.parametrize("flood", ["browser", "node"])
+def test_ids_of_another_kind_push_no_clients_id_out_and_take_none(flood: str) -> None:
+    composite = small(client=2, node=2, browser=2)
+    first = composite.apply(1, add("job-17"), 0)
+    for index in range(2, 30):
+        composite.apply(index, add(f"x{index}", kind=flood), index - 1)
+    assert composite.apply(40, add("job-17"), 39) == first
+    assert code_of(composite.apply(41, add("job-17", kind=flood, by=5), 40)) is None
+
+
+def test_volume_of_one_caller_pushes_no_other_callers_ids_out() -> None:
+    composite = small(client=10)
+    first = composite.apply(1, add("weekly", caller="ann"), 0)
+    for index in range(2, 2_000):
+        composite.apply(index, add(f"x{index}", caller="noisy"), index - 1)
+    assert (
+        composite.apply(3_000, add("weekly", caller="bob"), 2_999) == first
+    )  # by whomever it is asked again
+    assert code_of(composite.apply(3_001, add("x5", caller="noisy"), 3_000)) is None
+
+
+def test_requests_of_a_snapshot_lose_the_same_entries_as_those_that_went_on() -> None:
+    table = RequestTable(TableLimits(soft=6, keep_ms=0, hard=6, expiry_ms=DAY))
+    for index in range(40):
+        caller = "abc"[index % 7 % 3]
+        table.remember(f"r{index}", b"8 bytes.", caller=caller, steady_ms=index, index=index, result=b"{}")
+        twin, end = RequestTable.decode(table.encode(), 0, TableLimits(6, 0, 6, DAY), index)
+        assert end == len(table.encode())
+        assert twin.forget(index) == table.forget(index)
+        assert twin.encode() == table.encode()
+    assert len(table) == 6
+
+
+def test_step_of_time_forgets_no_request_id() -> None:
+    composite = Composite()
+    composite.advance(Stamp(0, NOW, 1_000))
+    first = composite.apply(1, add("job"), 0)
+    composite.advance(Stamp(0, NOW + 400 * DAY, 2_000))
+    composite.apply(2, add("other"), 1)
+    assert composite.apply(3, add("job"), 2) == first
+    composite.advance(Stamp(0, NOW + 400 * DAY, 1_001 + DAY))
+    composite.apply(4, add("more"), 3)
+    assert code_of(composite.apply(5, add("job"), 4)) is None
+    assert composite.counters.get("c") == 4
+
+
+def test_many_that_expire_at_once_are_forgotten_in_parts() -> None:
+    composite = Composite()
+    composite.advance(Stamp(0, NOW, 0))
+    for index in range(1, 1_001):
+        composite.apply(index, add(f"r{index}"), index - 1)
+    composite.advance(Stamp(0, NOW + 2 * DAY, 2 * DAY))
+    composite.apply(1_001, add("late"), 1_000)
+    assert len(composite._tables["client"].requests) == 801
+    assert code_of(composite.apply(1_002, add("r1"), 0)) == "outcome_unknown"
+
+
+# --- the leader's door
+
+
+def refused(command: bytes, peer: str = "n2", role: str = "voter") -> str | None:
+    answer = Composite().admit(command, peer, role)
+    return None if answer is None else code_of(answer)
+
+
+def command(machine: str, operation: str, **arguments: Any) -> bytes:
+    return encode_command(machine, operation, arguments, request_id="r", kind="node")
+
+
+@pytest.mark.parametrize("role", ["voter", "learner"])
+def test_admit_writes_of_users_come_from_any_member(role: str) -> None:
+    for one in (
+        add("r"),
+        command("sessions", "revoke_sid", sid="A" * 22, until_unix_ms=None),
+        command("rendezvous", "cancel", id="0" * 32, expected=None),
+    ):
+        assert refused(one, role=role) is None
+
+
+@pytest.mark.parametrize(
+    ("machine", "operation"),
+    [
+        ("members", "issue_invitation"),
+        ("members", "admit"),
+        ("members", "remove"),
+        ("members", "set_role"),
+        ("keys", "generate"),
+        ("keys", "promote"),
+        ("credentials", "create"),
+        ("credentials", "revoke"),
+        ("authorities", "begin"),
+        ("clock", "set"),
+    ],
+)
+def test_admit_what_changes_trust_comes_from_voters_only(machine: str, operation: str) -> None:
+    assert refused(command(machine, operation, name="n2"), role="learner") == "access_denied"
+    assert refused(command(machine, operation, name="n2")) is None
+
+
+@pytest.mark.parametrize("role", ["voter", "learner"])
+@pytest.mark.parametrize(("machine", "operation"), [("members", "announce"), ("keys", "confirm")])
+def test_admit_a_node_announces_nobody_but_itself(machine: str, operation: str, role: str) -> None:
+    assert refused(command(machine, operation, name="n2"), role=role) is None
+    assert refused(command(machine, operation, name="n1"), role=role) == "access_denied"
+    assert refused(command(machine, operation), role=role) == "access_denied"
+
+
+def test_admit_what_would_stop_every_node_is_refused() -> None:
+    for one in (
+        command("members", "of_a_newer_release"),
+        command("of_a_newer_release", "add"),
+        b"\x03" + add("r")[1:],
+        old_command(
+            "counter", "add", {"name": "c", "by": 1}, request_id="r", automatic=True, time_unix_ms=2**53
+        ),
+        b"",
+        b"\x02",
+        b'\x02["counter"',
+    ):
+        assert refused(one) == "version_mismatch"
+
+
+@pytest.mark.parametrize("one", [command("counter", "multiply"), command("of_a_newer_release", "add")])
+def test_apply_what_this_release_does_not_know_stops_the_node(one: bytes) -> None:
+    composite = Composite()
+    before = composite.digest()
+    with pytest.raises(VersionMismatch):
+        composite.apply(1, one, 0)
+    assert composite.digest() == before
+
+
+# --- time
+
+
+def test_time_is_that_of_the_entries_and_no_command_moves_it() -> None:
+    composite = Composite()
+    composite.advance(Stamp(0, NOW, 5))
+    composite.apply(1, add("r"), 0)
+    assert composite.stamp() == Stamp(0, NOW, 5)
+    composite.advance(Stamp(0, NOW - 50, 7))
+    assert composite.stamp() == Stamp(0, NOW, 7)
+    composite.advance(Stamp(9, NOW + DAY, 7))  # no entry can be of an epoch that has not begun
+    assert composite.stamp() == Stamp(0, NOW, 7)
+
+
+def test_set_begins_an_epoch_that_entries_before_it_do_not_move() -> None:
+    composite = Composite()
+    composite.advance(Stamp(0, NOW + 400 * DAY, 5))
+    set_back = {"to_unix_ms": NOW, "epoch": 0, "by": "admin"}
+    composite.apply(7, encode_command("clock", "set", set_back, request_id="s"), 6)
+    assert composite.stamp() == Stamp(1, NOW, 5)
+    composite.advance(Stamp(0, NOW + 400 * DAY, 6))
+    assert composite.stamp() == Stamp(1, NOW, 6)
+    composite.advance(Stamp(1, NOW + 10, 7))
+    assert composite.time_unix_ms == NOW + 10
+    assert (
+        code_of(composite.apply(8, encode_command("clock", "set", set_back, request_id="t"), 7)) == "conflict"
+    )
+    (only,) = composite.clock.history()
+    assert (only.from_unix_ms, only.to_unix_ms, only.by, only.index) == (NOW + 400 * DAY, NOW, "admin", 7)
+    again = Composite()
+    again.restore(composite.snapshot())
+    assert again.clock.history() == composite.clock.history()
+    assert again.stamp() == composite.stamp()
+
+
+def test_set_back_leaves_what_began_in_the_wrong_future_its_time_to_live() -> None:
+    composite = Composite()
+    composite.advance(Stamp(0, NOW + 400 * DAY, 5))
+    start = {
+        "id": "0" * 32, "kind": "mfa", "user_code_sha256": "a" * 64, "ttl_ms": 300_000, "node": "n1",
+        "initiator": "i", "origin": None, "data": {}, "initiator_public_key": None,
+    }  # fmt: skip
+    assert (
+        code_of(composite.apply(1, encode_command("rendezvous", "start", start, request_id="a"), 0)) is None
+    )
+    sub = {"sub": "ann", "issued_before_unix_s": None, "until_unix_ms": None}
+    composite.apply(2, encode_command("sessions", "revoke_sub", sub, request_id="b"), 1)
+    set_back = {"to_unix_ms": NOW, "epoch": 0, "by": "admin"}
+    composite.apply(3, encode_command("clock", "set", set_back, request_id="c"), 2)
+    record = composite.rendezvous.get("0" * 32, NOW)
+    assert record is not None
+    assert record.expires_unix_ms == NOW + 300_000
+    assert composite.sessions.earliest_iat_unix_s("ann") <= NOW // 1000 + 60
