@@ -25,7 +25,6 @@ from cyoloctl.errors import (
     ApprovalRefused,
     AuthorizationPending,
     BodyTooLarge,
-    ClockSetBack,
     Conflict,
     CounterOverflow,
     CyoloctlError,
@@ -1523,8 +1522,6 @@ def route_errors(route: Route) -> list[type[CyoloctlError]]:
         found.append(InvitationRejected)
     if "token" in route.body_fields:
         found.append(TokenRejected)
-    if route.operation.startswith("token_"):
-        found.append(ClockSetBack)
     if route.operation in ("rendezvous_claim", "rendezvous_approve", "rendezvous_deny"):
         found += [NotFound, Expired, SlowDown]
     if route.operation in ("rendezvous_cancel", "rendezvous_wait"):

@@ -134,7 +134,7 @@ class GatewayService:
     async def session(self, cookie: str, *, current: bool, timeout_s: float) -> Json:
         """sub, sid and claims of the session that a ``Cookie:`` header carries.
 
-        current: as of now in the whole cluster.  Raises TokenRejected, Unavailable, ClockSetBack.
+        current: as of now in the whole cluster.  Raises TokenRejected, Unavailable.
         """
         return (await self._opened(cookie, current=current, timeout_s=timeout_s))[1]
 

@@ -13,7 +13,7 @@ pytestmark = pytest.mark.cluster
 
 _CLUSTER_FIELDS = [
     "name", "id", "leader", "term", "voters", "learners", "quorum", "failure_tolerance",
-    "healthy", "commit_index", "storage",
+    "healthy", "commit_index", "storage", "time", "time_ahead_s",
 ]  # fmt: skip
 _MEMBER_FIELDS = [
     "name", "role", "address", "reachable", "term", "commit_index", "applied_index", "lag", "uptime_s",
@@ -25,7 +25,7 @@ _RFC3339 = re.compile(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\dZ")
 def test_formation_by_init_invite_and_join_gives_three_voters(shared: Cluster) -> None:
     for node in shared.nodes.values():
         status = node.json("status")
-        assert list(status) == ["schema_version", "cluster", "members"]
+        assert list(status) == ["schema_version", "cluster", "members", "problems"]
         assert status["schema_version"] == 1
         assert list(status["cluster"]) == _CLUSTER_FIELDS
         assert re.fullmatch(r"[0-9a-f]{32}", status["cluster"]["id"])
