@@ -207,10 +207,10 @@ class MemberMachine:
     its links, or null), or null for nowhere.  not_found.
 
     ``invite``, ``redeem`` and ``put`` are those of release 0.1.0, for its
-    logs: no node proposes them.
+    logs: no node may propose them.
 
     PROPOSERS: which node may propose an operation: "self" only the node that
-    ``name`` names, "voter" any voter (so all that is not listed).
+    ``name`` names, "voter" any voter, "nobody" none (old logs only).
 
     on_change: called with a member's name and the log index after that member
     was made, changed or removed, or with a host name after it was shared or
@@ -229,9 +229,9 @@ class MemberMachine:
         "set_host": "voter",
         "share_host": "voter",
         "unshare_host": "voter",
-        "invite": "voter",
-        "redeem": "voter",
-        "put": "voter",
+        "invite": "nobody",
+        "redeem": "nobody",
+        "put": "nobody",
     }
 
     def __init__(self) -> None:
@@ -354,10 +354,7 @@ class MemberMachine:
         if name in self._members:
             raise Refused(Conflict(f"{name} has joined: remove it (member remove {name})"))
         found = self._invitations.pop(name, None) is not None
-        for key in [key for key, each in self._secret_invitations.items() if each.name == name]:
-            del self._secret_invitations[key]
-            found = True
-        if not found:
+        if not (self._drop_secrets(name) or found):
             raise Refused(NotFound(f"there is no invitation for {name}: see member invitations"))
         return {"name": name, "uninvited": True}
 
@@ -419,7 +416,9 @@ class MemberMachine:
             raise Refused(Conflict("another member has this raft id: use the id of this node"))
         if self._key_taken(name, given["key_hash"]):
             raise Refused(Conflict("another member has this key: make new keys for this node"))
-        self._invitations.pop(name, None)  # it has its certificate, so nobody asks for the answer again
+        # It has its certificate, so nobody asks for the answer again.
+        self._invitations.pop(name, None)
+        self._drop_secrets(name)
         return self._put(replace(member, **given), index)
 
     def _invite(self, given: dict[str, Any], index: int, now_unix_ms: int) -> dict[str, Any]:
@@ -553,6 +552,13 @@ class MemberMachine:
         if member is None:
             raise Refused(NotFound(f"there is no member {name}: see member list"))
         return member
+
+    def _drop_secrets(self, name: str) -> bool:
+        """Drop the invitations of release 0.1.0 for a name; whether there were any."""
+        kept = {key: each for key, each in self._secret_invitations.items() if each.name != name}
+        dropped = len(kept) != len(self._secret_invitations)
+        self._secret_invitations = kept
+        return dropped
 
     def _live_secrets(self, now_unix_ms: int) -> dict[str, SecretInvitation]:
         return {key: i for key, i in self._secret_invitations.items() if i.expires_unix_ms > now_unix_ms}

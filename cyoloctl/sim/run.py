@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from cyoloctl.errors import CyoloctlError
-from cyoloctl.machines import encode_command
+from cyoloctl.machines import MAX_TIME_UNIX_MS, encode_command
 from cyoloctl.raft._journal import Entry
 from cyoloctl.raft._pysyncobj import NO_OP, encode_membership
 from cyoloctl.raft._replica import Limits, Proposal, ReadRequest
@@ -33,12 +33,12 @@ FAULTS: dict[str, int] = {
     "compaction": 2,
 }
 
-_MEMBER = {
+_KEY = "A" * 43 + "="
+_JOINER = {
     "address": "simulated:1",
-    "certificate_expires_at": None,
-    "raft_id": "m0",
-    "role": "voter",
-    "sealing_key": "A" * 43 + "=",
+    "public_key": _KEY,
+    "request_sha256": "f" * 64,
+    "sealing_key": _KEY,
 }
 _WRONG_MS = (
     *(-2_000, 2_000, -600_000, 600_000, 20 * 60_000, -3 * 3_600_000),
@@ -603,11 +603,19 @@ class _Run:
         name = f"m{self.random.randrange(6)}"
         operation, arguments = self.random.choice(
             (
-                ("put", {**_MEMBER, "name": name, "raft_id": f"m{self.random.randrange(7)}"}),
+                (
+                    "issue_invitation",
+                    {
+                        "name": name,
+                        "learner": self.random.randrange(7) == 0,
+                        "public_key": _KEY,
+                        "expires_unix_ms": MAX_TIME_UNIX_MS,
+                    },
+                ),
                 ("set_role", {"name": name, "role": self.random.choice(("voter", "learner"))}),
                 ("remove", {"name": name})
                 if self.random.random() < 0.2
-                else ("put", {**_MEMBER, "name": name}),
+                else ("admit", {**_JOINER, "name": name, "raft_id": name, "key_hash": name[1] * 64}),
             )
         )
 

@@ -405,3 +405,16 @@ def test_join_through_a_learner_is_admitted_by_a_voter(tmp_path: Path) -> None:
         assert _join(tmp_path / "n3", "n3", through).returncode == 0
         assert (tmp_path / "n3" / "pki" / "ca.key").exists()
         assert not (learner.directory / "pki" / "ca.key").exists()
+
+
+def test_node_that_was_removed_before_its_first_start_ends_with_4_and_says_so(tmp_path: Path) -> None:
+    with Cluster(tmp_path) as cluster:
+        cluster.form(2)
+        joiner = cluster.new_node("n3")
+        joined = joiner.cli(
+            "node", "join", "--name", "n3", "--listen", joiner.address, "--token-file", "-",
+            stdin=cluster.invite("n3"),
+        )  # fmt: skip
+        assert joined.returncode == 0, joined.stderr
+        cluster["n1"].client(30.0).member_remove("n3")
+        assert_refused(joiner.start_refused(), 4, "n3", "removed", "new name")

@@ -796,6 +796,15 @@ def test_announce_of_a_member_of_release_0_1_0_gives_it_its_key_once(members: Me
         members.announce("n1", key_hash=OTHER_HASH)
 
 
+def test_announce_drops_the_used_invitations_of_both_kinds(members: Members) -> None:
+    members.put("n1")
+    members.invite("n2")
+    members.redeem("n2")
+    members.invite("n3", OTHER_SECRET)
+    members.announce("n2")
+    assert [each.name for each in members.machine.secret_invitations()] == ["n3"]
+
+
 def test_announce_of_a_removed_name_another_raft_id_or_anothers_key_is_refused(members: Members) -> None:
     members.announce("n1")
     members.put("n2")
@@ -916,3 +925,8 @@ def test_proposers_let_nobody_but_the_node_itself_announce_and_learners_change_n
         "set_gateway",
     }
     assert "any" not in MemberMachine.PROPOSERS.values()
+    assert {name for name, who in MemberMachine.PROPOSERS.items() if who == "nobody"} == {
+        "invite",
+        "redeem",
+        "put",
+    }
