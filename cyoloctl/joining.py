@@ -7,7 +7,8 @@ can admit nobody but the node that made it:
 
     seed      = HKDF-SHA256(secret, info = PAE("cyoloctl join key v1", cluster id, name)), 32 bytes
     key       = Ed25519 with that seed (RFC 8032)
-    signature = over PAE("cyoloctl join v1", cluster id, name, SHA-256 of the request, address, sealing key)
+    signature = over PAE("cyoloctl join v1", cluster id, name, SHA-256 of the request, address,
+                sealing key, SHA-256 of the CA)
 
 PAE is `tokens.pre_auth_encoding`.  The token also says whom to dial: the
 names of members with their addresses, and the SHA-256 of the cluster's CA.
@@ -105,6 +106,7 @@ class JoinRequest:
 
     request_sha256: of the DER of its certificate request, hex.  address:
     HOST:PORT, as it is sent.  sealing_key: X25519 public key, base64.
+    ca_sha256: of the CA that its token names, hex: no other can certify it.
     """
 
     cluster_id: str
@@ -112,10 +114,18 @@ class JoinRequest:
     request_sha256: str
     address: str
     sealing_key: str
+    ca_sha256: str
 
     def statement(self) -> bytes:
         """The bytes that are signed.  Raises InvalidInput for text that is not Unicode."""
-        parts = (self.cluster_id, self.name, self.request_sha256, self.address, self.sealing_key)
+        parts = (
+            self.cluster_id,
+            self.name,
+            self.request_sha256,
+            self.address,
+            self.sealing_key,
+            self.ca_sha256,
+        )
         try:
             return pre_auth_encoding(b"cyoloctl join v1", *(part.encode() for part in parts))
         except UnicodeEncodeError:

@@ -279,6 +279,7 @@ def _join_body(token: joining.JoinToken, request: pki.PendingRequest, address: A
         request_sha256=pki.request_sha256(request.request_pem),
         address=str(address),
         sealing_key=request.sealing_key,
+        ca_sha256=token.ca_sha256,
     )
     return {
         "name": token.name,
@@ -287,6 +288,7 @@ def _join_body(token: joining.JoinToken, request: pki.PendingRequest, address: A
         "request_pem": request.request_pem,
         "sealing_key": request.sealing_key,
         "address": asked.address,
+        "ca_sha256": asked.ca_sha256,
     }
 
 

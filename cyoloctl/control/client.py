@@ -729,6 +729,7 @@ class Client:
         request_pem: str,
         sealing_key: str,
         address: str,
+        ca_sha256: str,
     ) -> dict[str, Any]:
         """Redeem a join token; idempotent for the same request.  Raises InvitationRejected.
 
@@ -741,6 +742,7 @@ class Client:
             "request_pem": request_pem,
             "sealing_key": sealing_key,
             "address": address,
+            "ca_sha256": ca_sha256,
         }
         return self._call("join", body=body, repeatable=True)
 
@@ -901,7 +903,7 @@ def join_cluster(
     other, must answer there.  ca_sha256 and cluster_id come from the token,
     and pin whom we talk to before anything is sent.  No clock of ours decides
     anything.  body: name, public_key, signature, request_pem, sealing_key,
-    address.  timeout_s: 0.1 to 300, overall.  The same body may be sent again
+    address, ca_sha256.  timeout_s: 0.1 to 300, overall.  The same body may be sent again
     after any failure.
 
     Raises what Client raises, and InvitationRejected.

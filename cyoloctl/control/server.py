@@ -122,6 +122,7 @@ class NodeService(Protocol):
         request_pem: str,
         sealing_key: str,
         address: str,
+        ca_sha256: str,
         timeout_s: float,
     ) -> dict[str, Any]:
         """Redeem a join token: the grant.  The caller is not authenticated.  Raises InvitationRejected."""

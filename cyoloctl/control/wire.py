@@ -745,6 +745,13 @@ ROUTES: tuple[Route, ...] = (
                 rule="HOST:PORT or [IPV6]:PORT, port 1 to 65535",
                 check_text=_check_address,
             ),
+            Field(
+                "ca_sha256",
+                "string",
+                "the certificate authority that the token names",
+                pattern=r"[0-9a-f]{64}",
+                rule="the 64 hex digits of a SHA-256",
+            ),
         ),
         write=True,
     ),

@@ -16,6 +16,7 @@ from typing import Any
 from cyoloctl import joining, pki
 from cyoloctl.errors import (
     ConfigError,
+    Conflict,
     CyoloctlError,
     InvalidInput,
     InvitationRejected,
@@ -31,7 +32,7 @@ __all__ = ["JOIN_FIELDS", "Allowance", "JoinService"]
 
 _log = logging.getLogger("cyoloctl.node")
 
-JOIN_FIELDS = ("name", "public_key", "signature", "request_pem", "sealing_key", "address")
+JOIN_FIELDS = ("name", "public_key", "signature", "request_pem", "sealing_key", "address", "ca_sha256")
 """What a joiner sends, all of it text; see `control.wire`."""
 
 _UNBACKED_PER_S, _UNBACKED_AT_ONCE = 2.0, 5
@@ -206,6 +207,12 @@ class JoinService:
             if passed_on:
                 raise
             return await self._at_a_ca_holder(dict(asked), left)
+        if pki.certificate_sha256(issuer.authority.ca_pem) != asked["ca_sha256"]:
+            # Before the invitation is used: the joiner would refuse a certificate of another CA.
+            raise Conflict(
+                "the cluster has another certificate authority than when the token was made: "
+                f"invite the node again (member invite --name {name})"
+            )
         if invitation.used_by is None:
             await self._admit(asked, request_sha256, left)
         peers: dict[str, Address] = {
@@ -294,6 +301,7 @@ class JoinService:
             request_sha256=request_sha256,
             address=asked["address"],
             sealing_key=asked["sealing_key"],
+            ca_sha256=asked["ca_sha256"],
         )
         return (
             invitation if joining.signed_by(invitation.public_key, asked["signature"], signed) else "forged"
@@ -314,7 +322,7 @@ class JoinService:
                 continue
             try:
                 return await self._ask(name, "join", asked, left)
-            except (InvitationRejected, InvalidInput):
+            except (InvitationRejected, InvalidInput, Conflict):
                 raise
             except (ConfigError, Unavailable) as error:
                 problem = error

@@ -106,7 +106,7 @@ def test_join_that_trusts_another_cluster_shows_us_no_secret(
     pointed = joining.encode_token(dataclasses.replace(foreign, secret=good.secret, members=good.members))
     # Our secret under their CA.
     _assert_not_joined(tmp_path / "n2", _join(tmp_path / "n2", "n2", pointed), 77, "another cluster")
-    honest = ours["n1"].client().join(**join_body(good.secret, "n2", good.cluster_id))
+    honest = ours["n1"].client().join(**join_body(good.secret, "n2", good.cluster_id, good.ca_sha256))
     assert honest["name"] == "n2"
     ours["n1"].client(30.0).member_remove("n2")
 
@@ -118,7 +118,9 @@ def test_join_with_a_token_of_another_name_is_rejected_and_leaves_the_token_good
     token = ours.invite("right")
     _assert_not_joined(tmp_path / "wrong", _join(tmp_path / "wrong", "wrong", token), 77, "right", "wrong")
     decoded = joining.decode_token(token)
-    assert _ask(ours["n1"], join_body(decoded.secret, "wrong", decoded.cluster_id))[0] == 403
+    assert (
+        _ask(ours["n1"], join_body(decoded.secret, "wrong", decoded.cluster_id, decoded.ca_sha256))[0] == 403
+    )
     assert _join(tmp_path / "right", "right", token).returncode == 0
     ours["n1"].client(30.0).member_remove("right")
 
@@ -134,7 +136,7 @@ def test_join_with_a_used_token_is_rejected(ours: Cluster, tmp_path: Path) -> No
 @pytest.mark.usefixtures("went_on")
 def test_join_repeated_with_the_same_request_gets_the_same_admission(ours: Cluster) -> None:
     token = joining.decode_token(ours.invite("again"))
-    body = join_body(token.secret, "again", token.cluster_id)
+    body = join_body(token.secret, "again", token.cluster_id, token.ca_sha256)
     first, second = ours["n1"].client().join(**body), ours["n1"].client().join(**body)
     assert first["name"] == second["name"] == "again"
     ours["n1"].client(30.0).member_remove("again")
@@ -168,14 +170,15 @@ def _states(node: Node) -> dict[str, str]:
 def test_join_refusals_by_the_cluster_are_one_message_for_every_reason(ours: Cluster) -> None:
     node = ours["n1"]
     used = joining.decode_token(ours.invite("msg-used"))
-    node.client().join(**join_body(used.secret, "msg-used", used.cluster_id))
+    node.client().join(**join_body(used.secret, "msg-used", used.cluster_id, used.ca_sha256))
     other = joining.decode_token(ours.invite("msg-other"))
+    good = join_body(other.secret, "msg-other", used.cluster_id, used.ca_sha256)
     bodies = [
         join_body(joining.new_secret(), "msg-new", used.cluster_id),  # unknown
         join_body(joining.new_secret(), "msg-other", used.cluster_id),  # of another secret
-        {**join_body(other.secret, "msg-other", used.cluster_id), "address": "127.0.0.1:2"},  # altered
-        join_body(used.secret, "msg-used", used.cluster_id),  # used, by other keys
-        join_body(other.secret, "msg-new", used.cluster_id),  # of another name
+        {**good, "address": "127.0.0.1:2"},  # altered
+        join_body(used.secret, "msg-used", used.cluster_id, used.ca_sha256),  # used, by other keys
+        join_body(other.secret, "msg-new", used.cluster_id, used.ca_sha256),  # of another name
     ]
     answers = [_ask(node, body) for body in bodies]
     assert answers[0][0] == 403
@@ -338,7 +341,7 @@ def test_join_overheard_admits_nobody_else_and_passed_on_it_admits_the_joiner(ou
     """The worst case: whoever listens is a member, so that the joiner sends everything to it."""
     node = ours["n1"]
     token = joining.decode_token(ours.invite("heard"))
-    heard = join_body(token.secret, "heard", token.cluster_id)
+    heard = join_body(token.secret, "heard", token.cluster_id, token.ca_sha256)
     assert token.secret not in json.dumps(heard)
     own = pki.make_request("heard", token.cluster_id)
     stolen = {**heard, "request_pem": own.request_pem, "sealing_key": own.sealing_key}

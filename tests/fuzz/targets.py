@@ -641,6 +641,7 @@ def _join_request(data: bytes) -> None:
         pki.request_sha256(good["request_pem"]),
         good["address"],
         good["sealing_key"],
+        good["ca_sha256"],
     )
     for text in texts:
         assert not joining.signed_by(good["public_key"], text, asked) or text == good["signature"]
@@ -652,6 +653,7 @@ def _join_request(data: bytes) -> None:
         pki.request_sha256(body["request_pem"]),
         body["address"],
         body["sealing_key"],
+        body["ca_sha256"],
     )
     if joining.signed_by(good["public_key"], body["signature"], signed):
         # JSON has many spellings; what it says is what was signed.

@@ -42,6 +42,7 @@ def sign_body(key: Ed25519PrivateKey, body: dict[str, Any], cluster_id: str) -> 
         hashlib.sha256(der).hexdigest(),
         body["address"],
         body["sealing_key"],
+        body["ca_sha256"],
     )
     public = key.public_key().public_bytes(serialization.Encoding.Raw, serialization.PublicFormat.Raw)
     return {
@@ -51,7 +52,9 @@ def sign_body(key: Ed25519PrivateKey, body: dict[str, Any], cluster_id: str) -> 
     }
 
 
-def join_body(secret: str, name: str, cluster_id: str, **changes: Any) -> dict[str, Any]:
+def join_body(
+    secret: str, name: str, cluster_id: str, ca_sha256: str = "c" * 64, **changes: Any
+) -> dict[str, Any]:
     """What the holder of a secret sends to join under a name; changes are made before it is signed."""
     pending = pki.make_request(name, cluster_id)
     body = {
@@ -59,6 +62,7 @@ def join_body(secret: str, name: str, cluster_id: str, **changes: Any) -> dict[s
         "request_pem": pending.request_pem,
         "sealing_key": pending.sealing_key,
         "address": "127.0.0.1:1",
+        "ca_sha256": ca_sha256,
         **changes,
     }
     return sign_body(token_key(secret, name, cluster_id), body, cluster_id)

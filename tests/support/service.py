@@ -146,6 +146,7 @@ class MemoryService:
         request_pem: str,
         sealing_key: str,
         address: str,
+        ca_sha256: str,
         timeout_s: float,
     ) -> dict[str, Any]:
         await self._enter("join", name=name, address=address, timeout_s=timeout_s)

@@ -596,6 +596,7 @@ JOIN = {
     "request_pem": "-----BEGIN CERTIFICATE REQUEST-----\nAAAA\n-----END CERTIFICATE REQUEST-----\n",
     "sealing_key": "A" * 43 + "=",
     "address": "10.0.0.2:4000",
+    "ca_sha256": "c" * 64,
 }
 
 

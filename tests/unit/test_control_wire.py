@@ -27,6 +27,7 @@ GOOD_JOIN: dict[str, Any] = {
     "request_pem": "-----BEGIN CERTIFICATE REQUEST-----\nAAAA\n-----END CERTIFICATE REQUEST-----\n",
     "sealing_key": "A" * 43 + "=",
     "address": "[::1]:4000",
+    "ca_sha256": "c" * 64,
 }
 
 
@@ -107,6 +108,7 @@ def test_join_body_missing_field_is_refused_naming_it(key: str) -> None:
         ("request_pem", "p" * 8193),
         ("sealing_key", "A" * 42),
         ("sealing_key", "A" * 42 + "B="),
+        ("ca_sha256", "C" * 64),
         ("address", "host"),
         ("address", "host:0"),
         ("address", "host:99999"),

@@ -156,19 +156,19 @@ def test_new_secret_is_43_characters_from_the_given_randomness() -> None:
 
 def test_public_key_and_signature_are_the_pinned_ones() -> None:
     """Pinned: another release must read what this one writes.  Ed25519 is deterministic (RFC 8032)."""
-    request = joining.JoinRequest(ID, "n2", "a" * 64, "10.0.0.2:7700", "A" * 43 + "=")
+    request = joining.JoinRequest(ID, "n2", "a" * 64, "10.0.0.2:7700", "A" * 43 + "=", "c" * 64)
     assert joining.public_key(SECRET, ID, "n2") == PINNED_KEY
     assert joining.sign(SECRET, request) == PINNED_SIGNATURE
     assert joining.signed_by(PINNED_KEY, PINNED_SIGNATURE, request)
 
 
 PINNED_KEY = "U838rEpxf1hJUGFsfC36lUxMp+W9HIsy4q1MF6OQr9A="
-PINNED_SIGNATURE = "S8wR211/u8OabGpoCBeIBVXgfiOBFlqbRfAzzlOyZ9XtAyy56mLXrI3Tc4+QIpq9nHKn1+EzKHbStgO1g1xCCw=="
+PINNED_SIGNATURE = "ZtZm6wGnyNJ+z0NkFkGKVNTVUIymFb5QuNQPNnn72NgYxIDmfi2rCQ7RY1uJXQQsDqVIc/TNP2xfyQyiHlUHCw=="
 
 
 def test_statement_is_framed_so_that_no_boundary_can_shift() -> None:
-    request = joining.JoinRequest(ID, "n2", "a" * 64, "h:1", "K")
-    assert request.statement() == frame("cyoloctl join v1", ID, "n2", "a" * 64, "h:1", "K")
+    request = joining.JoinRequest(ID, "n2", "a" * 64, "h:1", "K", "C")
+    assert request.statement() == frame("cyoloctl join v1", ID, "n2", "a" * 64, "h:1", "K", "C")
     shifted = replace(request, address="h:", sealing_key="1K")
     assert shifted.statement() != request.statement()
 
@@ -177,7 +177,7 @@ def test_signature_of_an_independent_implementation_is_taken() -> None:
     body = join_body(SECRET, "n2", ID)
     assert body["public_key"] == joining.public_key(SECRET, ID, "n2")
     request = joining.JoinRequest(
-        ID, "n2", pki.request_sha256(body["request_pem"]), body["address"], body["sealing_key"]
+        ID, "n2", pki.request_sha256(body["request_pem"]), body["address"], body["sealing_key"], "c" * 64
     )
     assert joining.signed_by(body["public_key"], body["signature"], request)
 
@@ -190,11 +190,12 @@ def test_signature_of_an_independent_implementation_is_taken() -> None:
         {"request_sha256": "b" * 64},
         {"address": "10.0.0.2:7701"},
         {"sealing_key": "B" * 43 + "="},
+        {"ca_sha256": "d" * 64},
         {"name": "\ud800"},
     ],
 )
 def test_signature_holds_for_no_other_request(change: dict[str, Any]) -> None:
-    request = joining.JoinRequest(ID, "n2", "a" * 64, "10.0.0.2:7700", "A" * 43 + "=")
+    request = joining.JoinRequest(ID, "n2", "a" * 64, "10.0.0.2:7700", "A" * 43 + "=", "c" * 64)
     key, signature = joining.public_key(SECRET, ID, "n2"), joining.sign(SECRET, request)
     assert not joining.signed_by(key, signature, replace(request, **change))
 
@@ -203,7 +204,7 @@ def test_signature_holds_for_no_other_request(change: dict[str, Any]) -> None:
     "text", ["", "x", "\u00e9", "A" * 43 + "=", "A" * 86 + "==", "A" * 85 + "==", "=" * 9]
 )
 def test_signed_by_of_any_text_is_false(text: str) -> None:
-    request = joining.JoinRequest(ID, "n2", "a" * 64, "h:1", "K")
+    request = joining.JoinRequest(ID, "n2", "a" * 64, "h:1", "K", "C")
     key, signature = joining.public_key(SECRET, ID, "n2"), joining.sign(SECRET, request)
     assert not joining.signed_by(text, signature, request)
     assert not joining.signed_by(key, text, request)

@@ -22,6 +22,7 @@ from cyoloctl.authority import Authority
 from cyoloctl.config import Config
 from cyoloctl.errors import (
     ConfigError,
+    Conflict,
     InvalidInput,
     InvitationRejected,
     NoLeader,
@@ -86,6 +87,7 @@ class Node:
     """A node's joining service.  asked: what it passed on."""
 
     def __init__(self, files: Files, cluster: Cluster, name: str = "n1", *, ca_key: bool = True) -> None:
+        self.files = files
         self.cluster = cluster
         self.asked: list[tuple[str, str]] = []
         self.answers: dict[str, Any] = {}
@@ -135,6 +137,11 @@ class Node:
         made = asyncio.run(self.service.invite(name, **given))
         return joining.decode_token(made["token"])
 
+    def body(self, secret: str, name: str, **changes: Any) -> Json:
+        """What a joiner sends that was told of this cluster's CA."""
+        given = {"ca_sha256": pki.certificate_sha256(self.files.node.ca_pem), **changes}
+        return join_body(secret, name, ID, **given)
+
     def join(self, body: Json, *, passed_on: bool = False) -> Json:
         return asyncio.run(self.service.join(body, passed_on=passed_on, timeout_s=1.0))
 
@@ -173,7 +180,7 @@ def test_invite_names_members_with_addresses_and_the_digest_of_the_ca(node: Node
 def test_join_with_its_token_gets_a_certificate_by_the_clusters_time(node: Node) -> None:
     node.cluster.now_ms += 400 * 86_400_000  # this machine's clock says otherwise
     token = node.invite()
-    grant = node.join(join_body(token.secret, "n2", ID))
+    grant = node.join(node.body(token.secret, "n2"))
     certificate = x509.load_pem_x509_certificate(grant["certificate_pem"].encode())
     assert 0 <= node.cluster.now_ms / 1000 - certificate.not_valid_before_utc.timestamp() <= 2 * 86_400
     member = node.cluster.machine.members.get("n2")
@@ -184,7 +191,7 @@ def test_join_with_its_token_gets_a_certificate_by_the_clusters_time(node: Node)
 
 def test_join_again_before_the_first_start_gets_the_answer_without_a_log_entry(node: Node) -> None:
     token = node.invite()
-    body = join_body(token.secret, "n2", ID)
+    body = node.body(token.secret, "n2")
     node.join(body)
     before = node.cluster.index
     node.cluster.now_ms += 4_000_000  # expired since
@@ -194,7 +201,7 @@ def test_join_again_before_the_first_start_gets_the_answer_without_a_log_entry(n
 
 def _captured(node: Node) -> Json:
     """What a man in the middle saw of a rightful joiner, before anybody else did."""
-    return join_body(node.invite().secret, "n2", ID)
+    return node.body(node.invite().secret, "n2")
 
 
 def _forgeries() -> dict[str, Callable[[Json], Json]]:
@@ -251,14 +258,14 @@ def test_join_refused_is_one_message_whatever_the_reason_and_the_log_has_it(
     lost, kept = node.invite("n2"), node.invite("n2")
     late = node.invite("late", ttl_s=60)
     used = node.invite("used")
-    node.join(join_body(used.secret, "used", ID))
+    node.join(node.body(used.secret, "used"))
     node.cluster.now_ms += 61_000
     bodies = {
-        "other key": join_body(lost.secret, "n2", ID),
-        "unknown": join_body(kept.secret, "n9", ID),
-        "expired": join_body(late.secret, "late", ID),
-        "used": join_body(used.secret, "used", ID),
-        "forged": {**join_body(kept.secret, "n2", ID), "signature": "A" * 86 + "=="},
+        "other key": node.body(lost.secret, "n2"),
+        "unknown": node.body(kept.secret, "n9"),
+        "expired": node.body(late.secret, "late"),
+        "used": node.body(used.secret, "used"),
+        "forged": {**node.body(kept.secret, "n2"), "signature": "A" * 86 + "=="},
     }
     messages = set()
     for body in bodies.values():
@@ -267,19 +274,23 @@ def test_join_refused_is_one_message_whatever_the_reason_and_the_log_has_it(
         messages.add(caught.value.message)
     assert len(messages) == 1
     assert [record.__dict__["reason"] for record in caplog.records] == list(bodies)
-    assert node.join(join_body(kept.secret, "n2", ID))["name"] == "n2"
+    assert node.join(node.body(kept.secret, "n2"))["name"] == "n2"
 
 
-def test_join_of_a_removed_member_is_rejected(node: Node) -> None:
+def test_join_of_a_removed_member_is_rejected_and_the_log_says_why(
+    node: Node, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level(logging.WARNING)
     body = _captured(node)
     node.join(body)
     asyncio.run(node.cluster.apply("members", "remove", {"name": "n2"}, request_id=None, timeout_s=1.0))
     with pytest.raises(InvitationRejected):
         node.join(body)
+    assert [record.__dict__["reason"] for record in caplog.records] == ["removed"]
 
 
 def test_join_without_an_invitation_reaches_the_cluster_a_few_times_a_second(node: Node) -> None:
-    stranger = join_body(joining.new_secret(), "n2", ID)
+    stranger = node.body(joining.new_secret(), "n2")
     token = node.invite("n3")
 
     def flood(seconds: float) -> int:
@@ -296,18 +307,18 @@ def test_join_without_an_invitation_reaches_the_cluster_a_few_times_a_second(nod
     assert node.cluster.barriers <= 25
     assert node.cluster.index == before
     # Who has an invitation is not kept waiting by it.
-    assert node.join(join_body(token.secret, "n3", ID))["name"] == "n3"
+    assert node.join(node.body(token.secret, "n3"))["name"] == "n3"
 
 
 def test_join_of_a_request_that_is_wrong_but_signed_is_invalid_and_leaves_the_token_good(node: Node) -> None:
     token = node.invite()
     other = pki.make_request("n5", ID)
-    wrong = join_body(token.secret, "n2", ID, request_pem=other.request_pem, sealing_key=other.sealing_key)
+    wrong = node.body(token.secret, "n2", request_pem=other.request_pem, sealing_key=other.sealing_key)
     with pytest.raises(InvalidInput):
         node.join(wrong)
     with pytest.raises(InvalidInput):
         node.join({**wrong, "request_pem": "-----BEGIN CERTIFICATE REQUEST-----\n"})
-    assert node.join(join_body(token.secret, "n2", ID))["name"] == "n2"
+    assert node.join(node.body(token.secret, "n2"))["name"] == "n2"
 
 
 def test_join_at_a_node_without_the_ca_key_is_passed_on_until_a_holder_admits_it(
@@ -316,7 +327,7 @@ def test_join_at_a_node_without_the_ca_key_is_passed_on_until_a_holder_admits_it
     learner = Node(files, node.cluster, "n9", ca_key=False)
     learner.answers = {"n1": ConfigError("no CA key here"), "n3": node}
     token = node.invite()
-    body = join_body(token.secret, "n2", ID)
+    body = node.body(token.secret, "n2")
     assert learner.join(body)["ca_key_sealed"] is not None
     assert learner.asked == [("n1", "join"), ("n3", "join")]
     learner.answers = {"n1": NoLeader("none"), "n3": ConfigError("no CA key here")}
@@ -339,8 +350,30 @@ def test_join_passed_on_is_judged_again_by_who_issues_the_certificate(node: Node
         assert node.cluster.machine.members.get("n2") is None, how
 
 
+def test_join_with_a_token_of_another_ca_is_refused_before_the_invitation_is_used(node: Node) -> None:
+    """The CA was exchanged since: the joiner could not accept what it would get."""
+    token = node.invite()
+    before = node.cluster.index
+    with pytest.raises(Conflict, match="member invite --name n2"):
+        node.join(node.body(token.secret, "n2", ca_sha256="d" * 64))
+    with pytest.raises(InvitationRejected):
+        node.join({**node.body(token.secret, "n2"), "ca_sha256": "d" * 64})
+    assert node.cluster.index == before
+    assert node.join(node.body(token.secret, "n2"))["name"] == "n2"
+
+
+def test_join_again_and_again_by_the_holder_of_a_token_is_bounded(node: Node) -> None:
+    body = node.body(node.invite().secret, "n2")
+    for _ in range(20):
+        node.join(body)
+    with pytest.raises(Overloaded):
+        node.join(body)
+    node.clock += 1.0
+    assert node.join(body)["name"] == "n2"
+
+
 def test_invitations_tell_their_state_and_no_secret(node: Node) -> None:
-    node.join(join_body(node.invite("used").secret, "used", ID))
+    node.join(node.body(node.invite("used").secret, "used"))
     node.invite("late", ttl_s=60)
     node.cluster.now_ms += 61_000
     token = node.invite("new", learner=True)
@@ -368,7 +401,7 @@ def test_uninvite_makes_the_token_worthless(node: Node) -> None:
     done = asyncio.run(node.service.uninvite("n2", timeout_s=1.0))
     assert done == {"schema_version": 1, "name": "n2", "uninvited": True}
     with pytest.raises(InvitationRejected):
-        node.join(join_body(token.secret, "n2", ID))
+        node.join(node.body(token.secret, "n2"))
     with pytest.raises(NotFound):
         asyncio.run(node.service.uninvite("n2", timeout_s=1.0))
 
