@@ -106,7 +106,7 @@ class JoinRequest:
 
     request_sha256: of the DER of its certificate request, hex.  address:
     HOST:PORT, as it is sent.  sealing_key: X25519 public key, base64.
-    ca_sha256: of the CA that its token names, hex: no other can certify it.
+    ca_sha256: of the CA that its token names, as there: no other can certify it.
     """
 
     cluster_id: str

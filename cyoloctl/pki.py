@@ -704,9 +704,10 @@ def accept_grant(
 
     value: the grant object.  cluster_id, ca_sha256: what the join token
     pinned (one digest, or two with a comma); None only where the grant came by
-    hand.  A directory that already trusts a CA accepts no other.  Dates are not judged: the cluster set them
-    by its time, and this machine's clock may be wrong.  Idempotent.  Nothing
-    is written unless all of it holds.
+    hand.  No CA is trusted that is not pinned.  A directory that already
+    trusts a CA accepts no other.  Dates are not judged: the cluster set them by
+    its time, and this machine's clock may be wrong.  Idempotent.  Nothing is
+    written unless all of it holds.
 
     Raises InvalidInput where the grant is malformed, or for another key, name,
     cluster or CA; Conflict where the directory belongs to another cluster;
@@ -735,13 +736,16 @@ def accept_grant(
     if cluster_id is not None and granted_id != cluster_id:
         raise _grant_error("it is for another cluster")
 
-    # Two while the cluster exchanges its CA: who named one of them vouches for both.
     authorities = _load_authorities(fields["ca_pem"])
-    digests = {each.fingerprint(hashes.SHA256()).hex() for each in authorities}
-    if ca_sha256 is not None and not digests.intersection(ca_sha256.split(",")):
-        raise _grant_error("its CA is not the one that the token names")
     if {_ca_cluster_id(each) for each in authorities} != {granted_id}:
         raise _grant_error("its CA is of another cluster")
+    if ca_sha256 is not None:
+        # Whoever answers may name more CAs than the token does, and could have made them.  One that takes
+        # the place of a pinned one is in the log, with that one's signature.
+        pinned = ca_sha256.split(",")
+        authorities = [each for each in authorities if each.fingerprint(hashes.SHA256()).hex() in pinned]
+    if not authorities:
+        raise _grant_error("its CA is not the one that the token names")
     trusted = pki_dir / _CA_CERT
     if os.path.lexists(trusted) and not any(
         each in authorities for each in _from_file(trusted, _load_authorities)
@@ -769,7 +773,7 @@ def accept_grant(
         )
 
     # The CA first: node.crt, which makes the directory usable, never stands without it.
-    write_private(trusted, fields["ca_pem"].encode())
+    write_private(trusted, "".join(map(_pem, authorities)).encode())
     if ca_key is not None:
         write_private(pki_dir / _CA_KEY, ca_key.encode())
     write_private(pki_dir / _NODE_CERT, fields["certificate_pem"].encode())

@@ -748,9 +748,9 @@ ROUTES: tuple[Route, ...] = (
             Field(
                 "ca_sha256",
                 "string",
-                "the certificate authority that the token names",
-                pattern=r"[0-9a-f]{64}",
-                rule="the 64 hex digits of a SHA-256",
+                "the certificate authority that the token names; two while the cluster exchanges it",
+                pattern=r"[0-9a-f]{64}(,[0-9a-f]{64})?",
+                rule="the 64 hex digits of a SHA-256, or two with a comma",
             ),
         ),
         write=True,

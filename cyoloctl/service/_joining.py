@@ -207,7 +207,7 @@ class JoinService:
             if passed_on:
                 raise
             return await self._at_a_ca_holder(dict(asked), left)
-        if pki.certificate_sha256(issuer.authority.ca_pem) != asked["ca_sha256"]:
+        if pki.certificate_sha256(issuer.authority.ca_pem) not in asked["ca_sha256"].split(","):
             # Before the invitation is used: the joiner would refuse a certificate of another CA.
             raise Conflict(
                 "the cluster has another certificate authority than when the token was made: "

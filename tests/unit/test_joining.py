@@ -65,6 +65,11 @@ def test_decode_token_of_an_encoded_one_is_the_same(token: joining.JoinToken) ->
     }
 
 
+def test_token_made_while_the_ca_is_exchanged_names_both(token: joining.JoinToken) -> None:
+    both = replace(token, ca_sha256=f"{'c' * 64},{'d' * 64}")
+    assert joining.decode_token(joining.encode_token(both)) == both
+
+
 def test_decode_token_of_every_defect_raises_the_same_error(token: joining.JoinToken) -> None:
     text, value = joining.encode_token(token), opened(token)
     first = value["members"][0]
@@ -101,6 +106,7 @@ def test_decode_token_of_every_defect_raises_the_same_error(token: joining.JoinT
         raw_token(value | {"cluster_id": "x"}),
         raw_token(value | {"ca_sha256": "C" * 64}),
         raw_token(value | {"ca_sha256": "c" * 63}),
+        raw_token(value | {"ca_sha256": ",".join(["c" * 64] * 3)}),
         raw_token(value | {"secret": "short"}),
         raw_token(value | {"secret": value["secret"] + "\n"}),
         raw_token(value | {"secret": "A" * 42 + "B"}),  # another spelling of 32 zero bytes

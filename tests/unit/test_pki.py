@@ -721,8 +721,8 @@ def test_accept_grant_of_a_wrong_grant_writes_nothing(
         (good | {"name": "n3"}, "not for 'n2'"),
         (good | {"cluster_id": OTHER_ID}, "another cluster"),
         (foreign, "another cluster"),
-        (foreign | {"cluster_id": ID}, "not the one that the token names"),
-        (good | {"ca_pem": foreign["ca_pem"]}, "not the one that the token names"),
+        (foreign | {"cluster_id": ID}, "another cluster"),
+        (good | {"ca_pem": foreign["ca_pem"]}, "another cluster"),
         (good | {"ca_pem": good["certificate_pem"]}, "not the CA of"),
         (good | {"ca_pem": good["ca_pem"] + good["ca_pem"]}, "not the CA of"),
         (good | {"ca_pem": good["ca_pem"] + foreign["ca_pem"]}, "another cluster"),
@@ -756,6 +756,44 @@ def test_accept_grant_of_a_wrong_grant_writes_nothing(
     with pytest.raises(VersionMismatch):
         pki.accept_grant(tmp_path, good | {"schema_version": 2}, name="n2")
     assert sorted(os.listdir(tmp_path)) == ["node.csr", "node.key", "sealing.key"]
+
+
+def test_accept_grant_trusts_no_authority_that_the_token_does_not_name(
+    cluster: Cluster, tmp_path: Path
+) -> None:
+    """Whoever answers a joiner may be a member whose key was stolen: it must not bring a CA of its own."""
+    rogue = pki.create_ca(ID, "demo", NOW)
+    pinned = pki.certificate_sha256(cluster.ca)
+    pending = pki.prepare_request(tmp_path, "n2", ID)
+    good = answer(cluster, pending)
+    identity = cluster.identity("n2", "node")
+    forged = pki.issue(*rogue, pending.request_pem, identity, now=NOW)
+    for ca_pem in (rogue[0], cluster.ca + rogue[0], rogue[0] + cluster.ca):
+        with pytest.raises(InvalidInput):
+            pki.accept_grant(
+                tmp_path,
+                good | {"ca_pem": ca_pem, "certificate_pem": forged, "ca_key_sealed": None},
+                name="n2",
+                cluster_id=ID,
+                ca_sha256=pinned,
+            )
+    assert sorted(os.listdir(tmp_path)) == ["node.csr", "node.key", "sealing.key"]
+    pki.accept_grant(
+        tmp_path, good | {"ca_pem": cluster.ca + rogue[0]}, name="n2", cluster_id=ID, ca_sha256=pinned
+    )
+    assert pki.read_authorities(tmp_path) == (cluster.ca,)
+
+
+def test_accept_grant_while_the_ca_is_exchanged_trusts_both_that_the_token_names(
+    cluster: Cluster, tmp_path: Path
+) -> None:
+    newer = pki.create_ca(ID, "demo", NOW)
+    pinned = ",".join(pki.certificate_sha256(pem) for pem in (cluster.ca, newer[0]))
+    good = answer(cluster, pki.prepare_request(tmp_path, "n2", ID))
+    pki.accept_grant(
+        tmp_path, good | {"ca_pem": cluster.ca + newer[0]}, name="n2", cluster_id=ID, ca_sha256=pinned
+    )
+    assert pki.read_authorities(tmp_path) == (cluster.ca, newer[0])
 
 
 def test_accept_grant_of_another_cluster_into_a_node_raises_conflict(
