@@ -41,9 +41,12 @@ class GatewayNode(Protocol):
     async def refresh(self, cookie: str, *, timeout_s: float) -> str:
         """The new session cookie, for Set-Cookie.  Raises TokenRejected."""
 
-    async def find(self, user_code: str, *, client: str, actor: Actor, timeout_s: float) -> Json:
+    async def find(
+        self, user_code: str, *, client: str, actor: Actor, request_id: str, timeout_s: float
+    ) -> Json:
         """The record of a code; wrong ones are counted, by person or else by the client's address.
 
+        The same request id counts the same code once, however it is written.
         Raises ApprovalRefused for who could not approve it, NotFound, SlowDown, InvalidInput.
         """
 

@@ -546,14 +546,18 @@ class Gateway:
         return given, opened, actor, person
 
     async def _find(self, asked: Asked, request: web.BaseRequest) -> _Answer:
-        given, _, actor, person = await self._posted(asked, request, "enter", "user_code")
+        given, opened, actor, person = await self._posted(asked, request, "enter", "user_code")
+        by = _by(asked, person)
         try:
             found = await self._node.find(
-                given["user_code"], client=str(asked.client), actor=actor, timeout_s=_LIMIT_S
+                given["user_code"],
+                client=str(asked.client),
+                actor=actor,
+                request_id=_once("find", by, opened),
+                timeout_s=_LIMIT_S,
             )
         except OutcomeUnknown:
             raise Unavailable("the code was not looked up in time") from None
-        by = _by(asked, person)
         if found["state"] != "pending" and not (found["state"] == "claimed" and found["claimed_by"] == by):
             raise Refused(
                 409,
@@ -604,7 +608,7 @@ class Gateway:
         _, opened, actor, person = await self._posted(asked, request, "decide")
         by = _by(asked, person)
         # One form, one answer: a repetition, here or at another node, is told the same.
-        request_id = hashlib.sha256("\0".join((operation, by, opened.digest)).encode()).hexdigest()[:32]
+        request_id = _once(operation, by, opened)
         await self._node.decide(
             operation,
             opened.payload.hex(),
@@ -669,8 +673,7 @@ class Gateway:
 
         def secret(purpose: str) -> str:
             # Of the form, which only this browser has: sent again, to any node, it begins the same once.
-            what = "\0".join((purpose, given["kind"], opened.digest))
-            return hashlib.sha256(what.encode()).hexdigest()[:32]
+            return _once(purpose, given["kind"], opened)
 
         started = await self._node.begin(
             given["kind"],
@@ -816,6 +819,11 @@ def _refused(error: Exception) -> Refused:
 
 def _by(asked: Asked, person: str) -> str:
     return person or f"ip:{asked.client}"
+
+
+def _once(purpose: str, what: str, form: Opened) -> str:
+    """The request id of what a form does, 32 hex digits: the same however and wherever it is sent again."""
+    return hashlib.sha256("\0".join((purpose, what, form.digest)).encode()).hexdigest()[:32]
 
 
 async def _read_body(request: web.BaseRequest, limit_s: float) -> bytes:

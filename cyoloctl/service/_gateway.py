@@ -9,7 +9,7 @@ from contextlib import suppress
 from ipaddress import IPv4Network, IPv6Network, ip_address, ip_network
 from urllib.parse import urlsplit
 
-from cyoloctl import __version__, tokens
+from cyoloctl import __version__, rendezvous, tokens
 from cyoloctl.caller import Actor
 from cyoloctl.errors import NotFound, SlowDown, TokenRejected
 from cyoloctl.machines.rendezvous import Rendezvous
@@ -187,14 +187,22 @@ class GatewayService:
         )
         return str(made["set_cookie"]).removeprefix("Set-Cookie: ")
 
-    async def find(self, user_code: str, *, client: str, actor: Actor, timeout_s: float) -> Json:
+    async def find(
+        self, user_code: str, *, client: str, actor: Actor, request_id: str, timeout_s: float
+    ) -> Json:
         """The record of a user code; a wrong one is counted, in the cluster.
 
+        The same request id counts the same code once, however it is written.
         Raises ApprovalRefused for who could not approve it, NotFound, SlowDown, InvalidInput,
         Unavailable, OutcomeUnknown.
         """
+        once = f"{request_id} {rendezvous.hash_user_code(user_code)}"
         record = await self._rendezvous.find(
-            id=None, user_code=user_code, counts_for=counted(actor.sub, client), timeout_s=timeout_s
+            id=None,
+            user_code=user_code,
+            counts_for=counted(actor.sub, client),
+            timeout_s=timeout_s,
+            request_id=once,
         )
         self._rendezvous.refuse(record, actor)
         return self._shown(record)

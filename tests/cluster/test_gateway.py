@@ -141,7 +141,13 @@ def test_wrong_codes_are_counted_by_person_across_nodes_and_addresses(gateways: 
     page = gateways.visitor("n2", client="198.51.100.1").enter(started["user_code"])
     refused(page, 429, "Too many attempts")
     assert int(page.headers["Retry-After"]) == 600
-    # Whoever sits behind the same address goes on.
+    # Whoever sits behind the same address goes on; a form that is sent again counts once.
+    other = gateways.visitor("n1", sub="carol", client="192.0.2.1")
+    form = other.get("/rendezvous").form
+    for name, code in (("n1", "BCDF-GHJK"), ("n2", "bcdfghjk"), ("n3", " BCDF ghjk"), ("n1", "BCDF-GHJK")):
+        other.port = gateways.ports[name]
+        again = other.post("/rendezvous", {"form": form, "user_code": code})
+        assert "9 attempts left" in again.text
     assert gateways.visitor("n2", sub="bob", client="192.0.2.1").enter(started["user_code"]).status == 200
 
 

@@ -75,7 +75,9 @@ class MemoryNode:
     async def refresh(self, cookie: str, *, timeout_s: float) -> str:
         raise TokenRejected(reason="superseded")
 
-    async def find(self, user_code: str, *, client: str, actor: Actor, timeout_s: float) -> dict[str, Any]:
+    async def find(
+        self, user_code: str, *, client: str, actor: Actor, request_id: str, timeout_s: float
+    ) -> dict[str, Any]:
         self.callers.append(CALLER.get())
         self.actors.append(actor)
         if user_code != "BCDF-GHJK":
