@@ -302,7 +302,7 @@ class Node:
         logs.reopen()
         try:
             gateway_tls = self._gateway_context()
-            self.tls.reload()
+            self.service.certificates.reload()
             self._gateway_tls = gateway_tls
         except CyoloctlError as error:
             _log.error("the certificates stay as they were", extra={"reason": error.message})

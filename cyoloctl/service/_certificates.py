@@ -445,7 +445,8 @@ class CertificateService:
             await self._write("confirm", {"name": self._name, **sha256})
             return True
         if not going.issuing:
-            if self._replicated.now_ms() < going.overlap_until_unix_ms:
+            now_ms = max(self._replicated.now_ms(), self._replicated.machine.time_unix_ms)
+            if now_ms < going.overlap_until_unix_ms:
                 return False
             await self._write("advance", sha256)
             _log.info("certificates come from the new CA now", extra={"ca": going.sha256[:16]})

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import ssl
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +12,7 @@ import pytest
 from cyoloctl import authority, pki
 from cyoloctl.identity import Identity
 from cyoloctl.model import ClusterId, NodeName
-from tests.support.cluster import Cluster, Node, Writers, assert_refused, tls_connect, wait_until
+from tests.support.cluster import Cluster, Node, NotYet, Writers, assert_refused, tls_connect, wait_until
 
 HOUR_S = 3600
 
@@ -33,16 +33,16 @@ def pki_status(node: Node) -> dict[str, Any]:
 def wait_exchanged(cluster: Cluster, node: Node, old: str) -> str:
     """The new CA's SHA-256, once only it counts and every member is under it."""
 
-    def done() -> str | None:
+    def done() -> str:
         status = pki_status(node)
         (only,) = status["authorities"] if len(status["authorities"]) == 1 else ({"sha256": old},)
         sha256 = str(only["sha256"])
         under = {member["ca_sha256"] for member in status["members"] if member["connected"]}
-        return sha256 if status["rotation"] is None and sha256 != old and under == {sha256} else None
+        if status["rotation"] is not None or sha256 == old or under != {sha256}:
+            raise NotYet(str(status))
+        return sha256
 
-    found = wait_until("the CA to be exchanged", done, 60.0)
-    assert found is not None
-    return found
+    return wait_until("the CA to be exchanged", done, 60.0)
 
 
 def wait_files(node: Node, sha256: str, *, key: bool) -> None:
@@ -63,6 +63,107 @@ def handshake(node: Node, certificate: Path, key: Path) -> None:
         connection.sendall(b"GET /v1/health HTTP/1.1\r\nhost: n1\r\n\r\n")
         if not connection.recv(1):  # TLS 1.3: only now is it told
             raise ConnectionResetError("closed without an answer: reset")
+
+
+def form_with_clocks(cluster: Cluster, *options: str, learner: bool = False) -> Cluster:
+    """Three voters, and perhaps a learner l1, on machines whose clocks `set_clocks` moves."""
+    for name in ("n1", "n2", "n3", *(["l1"] if learner else [])):
+        node = cluster.new_node(name)
+        node.step_clock(0)
+        if name == "n1":
+            made = node.cli("cluster", "init", "--name", "n1", "--listen", node.address, *options)
+        else:
+            token = cluster.invite(name, through="n1", learner=name == "l1")
+            given = ("--name", name, "--listen", node.address, "--token-file", "-")
+            made = node.cli("node", "join", *given, stdin=token)
+        assert made.returncode == 0, made.stderr
+        node.start()
+        cluster.wait_settled(voters=len(cluster.nodes) - (name == "l1"))
+    return cluster
+
+
+def set_clocks(cluster: Cluster, offset_s: int) -> None:
+    for node in cluster.nodes.values():
+        node.step_clock(offset_s)
+
+
+def ends(cluster: Cluster) -> dict[str, datetime]:
+    """When the certificates of the members end, as the cluster knows."""
+    rows = cluster.client().status()["members"]
+    return {row["name"]: datetime.fromisoformat(row["certificate_expires_at"]) for row in rows}
+
+
+def wait_renewed(cluster: Cluster, offset_s: int) -> None:
+    """Until every member has announced a certificate that was issued after a step of the clocks."""
+    after = datetime.now(UTC) + timedelta(seconds=offset_s + 23 * HOUR_S)
+    wait_until("every certificate renewed", lambda: all(end > after for end in ends(cluster).values()), 60.0)
+    for node in cluster.nodes.values():
+        assert serving(node) == certificate(node)
+
+
+def test_certificates_are_renewed_twice_and_the_ca_once_without_a_restart(tmp_path: Path) -> None:
+    with Cluster(tmp_path) as cluster:
+        form_with_clocks(cluster, "--certificate-days", "1", learner=True)
+        n1 = cluster["n1"]
+        pids = {name: node.pid for name, node in cluster.nodes.items()}
+        keys = {name: pki.key_id(certificate(node)) for name, node in cluster.nodes.items()}
+        assert pki_status(n1)["certificate_days"] == 1
+        old = str(pki_status(n1)["authorities"][0]["sha256"])
+        with Writers(cluster) as writers:
+            for offset_s in (17 * HOUR_S, 35 * HOUR_S):
+                set_clocks(cluster, offset_s)
+                wait_renewed(cluster, offset_s)
+                writers.wait_more(20)
+            n1.json("pki", "rotate-ca", "--overlap", "0s", "--yes")
+            wait_exchanged(cluster, n1, old)
+            set_clocks(cluster, 52 * HOUR_S)
+            wait_renewed(cluster, 52 * HOUR_S)
+            writers.wait_more(20)
+            writers.finish()
+        writers.assert_exact(n1.client().counter_get("default")["value"])
+        assert {name: node.pid for name, node in cluster.nodes.items() if node.running()} == pids
+        assert {name: pki.key_id(certificate(node)) for name, node in cluster.nodes.items()} == keys
+        wait_until("a clean bill", lambda: n1.cli("status", "--check").returncode == 0)
+
+
+def test_learner_whose_certificate_ended_while_it_was_off_is_renewed_by_file(tmp_path: Path) -> None:
+    with Cluster(tmp_path) as cluster:
+        form_with_clocks(cluster, "--certificate-days", "1", learner=True)
+        learner, n1 = cluster["l1"], cluster["n1"]
+        assert learner.terminate() == 0
+        # Past two thirds first: what has ended is refused by the members, renewed or not.
+        for offset_s in (17 * HOUR_S, 36 * HOUR_S):
+            set_clocks(cluster, offset_s)
+            renewed = datetime.now(UTC) + timedelta(seconds=offset_s + 23 * HOUR_S)
+            wait_until(
+                "the voters renewed",
+                lambda after=renewed: all(end > after for name, end in ends(cluster).items() if name != "l1"),
+                60.0,
+            )
+        learner.launch()
+        wait_until(
+            "a member saying why",
+            lambda: any(
+                "certificate of node l1 ended" in str(event.get("reason")) for event in n1.log_events()
+            ),
+        )
+        assert "certificate has ended" in learner.log_path.read_text()
+        assert_refused(
+            learner.cli("node", "renew"), 78, "no CA key", "--request FILE", "member grant", "--grant FILE"
+        )
+        request, grant = tmp_path / "request", tmp_path / "grant"
+        assert learner.json("node", "renew", "--request", request)["request"] == str(request)
+        assert_refused(
+            cluster["n2"].cli("member", "grant", "--request", tmp_path / "n1" / "node.yaml"), 65, "request"
+        )
+        made = cluster["n2"].cli("member", "grant", "--request", request, "--out", grant)
+        assert made.returncode == 0, made.stderr
+        assert_refused(n1.cli("node", "renew", "--grant", grant), 65, "'l1'", "not for n1")
+        assert learner.json("node", "renew", "--grant", grant)["name"] == "l1"
+        wait_until(
+            "the learner back",
+            lambda: [r["reachable"] for r in n1.client().status()["members"] if r["name"] == "l1"] == [True],
+        )
 
 
 def test_ca_is_exchanged_under_writes_and_what_the_old_one_vouches_for_counts_no_more(tmp_path: Path) -> None:
