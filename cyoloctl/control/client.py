@@ -46,7 +46,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping, Sequence
     from pathlib import Path
 
-__all__ = ["Client", "join_cluster", "new_request_id"]
+__all__ = ["Client", "join_cluster", "member_endpoints", "new_request_id"]
 
 _MAX_LINE_BYTES = 16 * 1024
 _MAX_HEADERS = 100
@@ -55,6 +55,8 @@ _MAX_AUTHORITIES_BYTES = 64 * 1024  # whoever answers may send it
 _STATUS_LINE = re.compile(rb"HTTP/1\.[01] ([1-5][0-9]{2})(?: [^\r\n]*)?\r?\n")
 # A node that says nothing in a watch for three keep-alive periods is gone.
 _WATCH_SILENCE_S = 3 * wire.KEEPALIVE_LINE_S
+# X509_V_FLAG_NO_CHECK_TIME of OpenSSL, which the ssl module has no name for.
+_NO_CHECK_TIME = 0x200000
 _NOT_A_NODE = "something that is not a cyoloctl node of this version answers"
 
 
@@ -152,14 +154,17 @@ class _TlsEndpoint:
             certificate: dict[str, Any] = tls.getpeercert() or {}
             names = [str(name) for kind, name in certificate.get("subjectAltName", ()) if kind == "DNS"]
             suffix = f".node.{self.trust.cluster_id}.cyoloctl"
-            if not any(name.endswith(suffix) for name in names):
+            if len(names) != 1 or not names[0].endswith(suffix):
                 raise _untrusted(self.text, "its certificate does not name a node of this cluster")
+            who = clean(names[0].removesuffix(suffix), 80)
             if self.name is not None and names != [self.name + suffix]:
-                other = clean(names[0].removesuffix(suffix), 80)
                 raise AccessDenied(
-                    f"{self.text}: {other} answers there, not {self.name}: nothing was sent; "
+                    f"{self.text}: {who} answers there, not {self.name}: nothing was sent; "
                     "check the address, and that nobody else took it"
                 )
+            if self.name is None:
+                self.trust.check_node(self.text, who)
+            self.trust.check_date(self.text, who, certificate)
         except BaseException:
             tls.close()
             raise
@@ -242,13 +247,18 @@ _Endpoint = _UnixEndpoint | _TlsEndpoint
 class _Trust:
     """A cluster's CA and, perhaps, our certificate.  The TLS context is made when first needed."""
 
-    #: Flags for OpenSSL beside the usual ones.
-    verify_flags = 0
-
     def __init__(
-        self, ca_pem: str, cluster_id: str, certificate_pem: str = "", key_pem: str = "", source: str = ""
+        self,
+        ca_pem: str,
+        cluster_id: str,
+        certificate_pem: str = "",
+        key_pem: str = "",
+        source: str = "",
+        members: Mapping[str, str] | None = None,
     ) -> None:
+        """members: names and addresses of the nodes that may answer; None: any node of the cluster."""
         self.cluster_id = cluster_id
+        self.members = members
         self._ca_pem = ca_pem
         self._certificate_pem = certificate_pem
         self._key_pem = key_pem
@@ -259,7 +269,7 @@ class _Trust:
         return f"<_Trust {self.cluster_id} (hidden)>"
 
     def context(self) -> ssl.SSLContext:
-        """The context.  Raises ConfigError when the credentials are damaged, AccessDenied when expired."""
+        """The context.  Raises ConfigError when the credentials are damaged."""
         if self._context is None:
             import ssl
 
@@ -268,23 +278,41 @@ class _Trust:
             context.check_hostname = False
             context.minimum_version = ssl.TLSVersion.TLSv1_3
             context.set_alpn_protocols(["http/1.1"])
-            context.verify_flags |= self.verify_flags
+            # Dates are judged after the handshake, where it can be said by which clock.  Those of our own
+            # certificate the node judges, by the cluster's time.
+            context.verify_flags |= _NO_CHECK_TIME
             try:
                 context.load_verify_locations(cadata=self._ca_pem)
                 if self._key_pem:
                     _load_chain(context, self._certificate_pem + "\n" + self._key_pem)
-                    # Said here, because asyncio 3.11 to 3.14 drops the alert with which
-                    # a node refuses it (sslproto.py, _on_handshake_complete): we would
-                    # see a lost connection, and a write would look unknown.
-                    expired = _not_after(ssl.PEM_cert_to_DER_cert(self._certificate_pem)) < time.time()
-                    if expired:
-                        raise AccessDenied(f"{self._source}: its certificate has expired; get the file anew")
             except (ssl.SSLError, ValueError, TypeError, IndexError, OSError):  # TypeError: not ASCII
                 raise ConfigError(
                     f"{self._source}: its certificates or key cannot be used; get the file anew"
                 ) from None
             self._context = context
         return self._context
+
+    def check_node(self, endpoint: str, who: str) -> None:
+        """Refuse a node that the credentials file does not list.  Raises AccessDenied."""
+        if self.members is not None and who not in self.members:
+            raise AccessDenied(
+                f"{endpoint}: {who} answers there, which is not among the members in {self._source}: nothing "
+                f"was sent; if it joined since the file was made, use https://{who}@HOST:PORT, or have the "
+                "file made again (cyoloctl credentials renew)"
+            )
+
+    def check_date(self, endpoint: str, who: str, certificate: Mapping[str, Any]) -> None:
+        """Refuse a node whose certificate has ended by the clock of this machine.  Raises AccessDenied."""
+        import ssl
+
+        ends = ssl.cert_time_to_seconds(str(certificate.get("notAfter", "")))
+        now = time.time()
+        if now >= ends:
+            raise AccessDenied(
+                f"{endpoint}: the certificate of node {who} ended at {_utc(ends)} and the clock of this "
+                f"machine says {_utc(now)}: nothing was sent; set this clock, or, if it is right, run "
+                f"`cyoloctl node renew` on {who}"
+            )
 
 
 class _PinnedTrust(_Trust):
@@ -296,11 +324,12 @@ class _PinnedTrust(_Trust):
     wrong, and the cluster keeps its own time.
     """
 
-    verify_flags = 0x200000  # X509_V_FLAG_NO_CHECK_TIME, which the ssl module has no name for
-
     def __init__(self, ca_sha256: str, cluster_id: str, source: str) -> None:
         super().__init__("", cluster_id, source=source)
         self._ca_sha256 = ca_sha256
+
+    def check_date(self, endpoint: str, who: str, certificate: Mapping[str, Any]) -> None:
+        pass
 
     @property
     def known(self) -> bool:
@@ -330,30 +359,11 @@ class _PinnedTrust(_Trust):
         )
 
 
-def _not_after(der: bytes) -> int:
-    """When a certificate expires, in Unix seconds (RFC 5280 4.1); ssl tells it of peers' only.
-
-    Raises ValueError or IndexError for what is not a certificate.
-    """
-    import calendar
-
-    def read(data: bytes) -> tuple[int, bytes, bytes]:
-        length, start = data[1], 2
-        if length & 0x80:
-            start += length & 0x7F
-            length = int.from_bytes(data[2:start], "big")
-        return data[0], data[start : start + length], data[start + length :]
-
-    tag, _, rest = read(read(read(der)[1])[1])
-    if tag == 0xA0:  # the version, which comes before the serial number
-        _, _, rest = read(rest)
-    for _ in ("signature algorithm", "issuer"):
-        _, _, rest = read(rest)
-    tag, value, _ = read(read(read(rest)[1])[2])
-    text = value.decode("ascii")
-    if tag == 0x17:  # UTCTime has two digits of the year, 1950 to 2049
-        text = ("19" if text >= "50" else "20") + text
-    return calendar.timegm((int(text[:4]), *(int(text[i : i + 2]) for i in range(4, 14, 2))))
+def _utc(unix_s: float) -> str:
+    try:
+        return time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime(unix_s))
+    except (ValueError, OverflowError, OSError):
+        return f"{unix_s:.0f} s since 1970"
 
 
 def _load_chain(context: ssl.SSLContext, pem: str) -> None:
@@ -381,8 +391,6 @@ def _load_chain(context: ssl.SSLContext, pem: str) -> None:
 
 
 def _untrusted(endpoint: str, why: str) -> AccessDenied:
-    if "expired" in why or "not yet valid" in why:
-        return AccessDenied(f"{endpoint}: the node's certificate is refused ({why}); check both clocks")
     return AccessDenied(
         f"{endpoint}: the node belongs to another cluster, or the credentials do ({clean(why)}); "
         "check the address and --credentials FILE"
@@ -428,14 +436,50 @@ def _read_credentials(path: Path) -> _Trust:
         value = wire.decode_object(raw, "credentials file")
         if value.get("schema_version") != 1:
             raise VersionMismatch(f"credentials file {path} has another schema version; get the file anew")
-        ca, cluster, certificate, key = (
-            value[name] for name in ("ca_pem", "cluster_id", "certificate_pem", "key_pem")
-        )
+        ca, cluster, certificate = (value[name] for name in ("ca_pem", "cluster_id", "certificate_pem"))
+        key = value["key_pem"] if "key_pem" in value else _read_key(path, value["key_file"])
+        members = value.get("members")
         if not all(isinstance(text, str) and text for text in (ca, cluster, certificate, key)):
+            raise KeyError
+        if members is not None and not (
+            isinstance(members, dict) and all(isinstance(address, str) for address in members.values())
+        ):
             raise KeyError
     except (InvalidInput, KeyError):
         raise ConfigError(f"credentials file {path} is damaged; get the file anew") from None
-    return _Trust(ca, cluster, certificate, key, source=f"credentials file {path}")
+    return _Trust(ca, cluster, certificate, key, source=f"credentials file {path}", members=members)
+
+
+def _read_key(path: Path, name: object) -> str:
+    """The private key beside a credentials file that was made on request.
+
+    Raises ConfigError; KeyError when its name is not one.
+    """
+    if not isinstance(name, str) or not name or "\0" in name:
+        raise KeyError
+    key_path = os.path.join(os.path.dirname(os.path.abspath(path)), name)
+    try:
+        with open(key_path, "rb") as file:
+            mode = os.fstat(file.fileno()).st_mode
+            key = file.read(1 << 16).decode("ascii")
+    except (OSError, UnicodeDecodeError) as error:
+        raise ConfigError(
+            f"credentials file {path} belongs to the key {key_path}, which cannot be read ({_why(error)}); "
+            "put both into one directory, on the machine that made the request"
+        ) from None
+    if mode & 0o077:
+        raise ConfigError(f"key {key_path} is open to other users: run chmod 600 {key_path}")
+    return key
+
+
+def member_endpoints(credentials: Path) -> list[str]:
+    """Endpoints of the members that a credentials file lists; empty for an older file.
+
+    Raises ConfigError, VersionMismatch.
+    """
+    return [
+        f"https://{name}@{where}" for name, where in (_read_credentials(credentials).members or {}).items()
+    ]
 
 
 def _parse_endpoint(text: str, trust: _Trust | None) -> _Endpoint:
@@ -444,16 +488,20 @@ def _parse_endpoint(text: str, trust: _Trust | None) -> _Endpoint:
     if text.startswith("https://"):
         from cyoloctl.model import parse_address
 
+        name, at, where = text[len("https://") :].rstrip("/").rpartition("@")
         try:
-            address = parse_address(text[len("https://") :].rstrip("/"), "endpoint")
+            if at:
+                wire.check_name(name, "node name")
+            address = parse_address(where, "endpoint")
         except InvalidInput:
             address = None
         if address is not None:
             if trust is None:
                 raise UsageError(f"{text} needs a certificate: use --credentials FILE")
-            return _TlsEndpoint(text, address.host, address.port, trust)
+            return _TlsEndpoint(text, address.host, address.port, trust, name or None)
     raise UsageError(
-        f"endpoint {clean(text, 200)!r} is not valid: use unix:///PATH/control.sock or https://HOST:PORT"
+        f"endpoint {clean(text, 200)!r} is not valid: use unix:///PATH/control.sock, https://HOST:PORT "
+        "or https://NAME@HOST:PORT"
     )
 
 
@@ -654,7 +702,9 @@ def _target(path: str, query: Mapping[str, Any], timeout_s: float) -> str:
 class Client:
     """A cluster, seen through one or several nodes' control endpoints.
 
-    endpoints: ``unix:///PATH`` or ``https://HOST:PORT``, tried in turn.
+    endpoints: ``unix:///PATH``, ``https://HOST:PORT`` or ``https://NAME@HOST:PORT``,
+    tried in turn.  With a name exactly that node must answer, without one any
+    of the members that the credentials file lists.
     credentials: the JSON file that an https endpoint needs (mode 0600).
     timeout_s: 0.1 to 300, for each call with all its attempts; for a watch,
     until its first line.

@@ -17,7 +17,6 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from cryptography import x509
 
 from cyoloctl import errors
 from cyoloctl.control import client as client_module
@@ -479,22 +478,6 @@ async def test_credentials_of_another_cluster_are_access_denied(live: Live, dire
     assert live.service.calls == []
 
 
-async def test_expired_credentials_are_access_denied_before_anything_is_sent(
-    live: Live, authority: Authority, directory: Path
-) -> None:
-    client = secure(live, authority.credentials(directory, days=-1))
-    with pytest.raises(AccessDenied, match="certificate has expired"):
-        await call(client.counter_add, "c", 1)
-    assert live.service.calls == []
-
-
-@pytest.mark.parametrize("days", [-20, -1, 1, 30, 365 * 40])
-def test_expiry_is_read_from_the_certificate(authority: Authority, days: int) -> None:
-    pem, _ = authority.issue("x", "viewer", days=days)
-    expected = x509.load_pem_x509_certificate(pem.encode()).not_valid_after_utc.timestamp()
-    assert client_module._not_after(ssl.PEM_cert_to_DER_cert(pem)) == expected
-
-
 def test_alert_that_refuses_our_certificate_is_access_denied(authority: Authority, directory: Path) -> None:
     context = Authority().server_context(directory)  # verifies us against another CA ...
     certificate, key = authority.issue("a", "node")
@@ -525,7 +508,11 @@ def test_alert_that_refuses_our_certificate_is_access_denied(authority: Authorit
 
 
 @pytest.mark.parametrize(
-    ("role", "days", "says"), [("operator", 30, "does not name a node"), ("node", -1, r"expired.*clocks")]
+    ("role", "days", "says"),
+    [
+        ("operator", 30, "does not name a node"),
+        ("node", -1, r"certificate of node a ended at .* clock of this machine says .*`cyoloctl node renew`"),
+    ],
 )
 async def test_server_that_is_no_valid_node_gets_nothing(
     authority: Authority, directory: Path, role: str, days: int, says: str
@@ -535,6 +522,55 @@ async def test_server_that_is_no_valid_node_gets_nothing(
         with pytest.raises(AccessDenied, match=says):
             await call(secure(node, authority.credentials(directory)).counter_add, "c", 1)
         assert node.service.calls == []
+
+
+async def test_endpoint_with_a_name_reaches_exactly_that_node(
+    live: Live, authority: Authority, directory: Path
+) -> None:
+    credentials = authority.credentials(directory)
+    good = live.https.replace("https://", "https://a@")
+    assert (await call(secure(good, credentials).counter_add, "c", 1))["value"] == 1
+    with pytest.raises(AccessDenied, match="a answers there, not b: nothing was sent"):
+        await call(secure(live.https.replace("https://", "https://b@"), credentials).status)
+    for text in ("https://B@127.0.0.1:1", "https://@127.0.0.1:1", "https://a@b@127.0.0.1:1"):
+        with pytest.raises(UsageError, match="NAME@HOST:PORT"):
+            secure(text, credentials)
+
+
+async def test_node_that_the_credentials_do_not_list_gets_nothing(
+    live: Live, authority: Authority, directory: Path
+) -> None:
+    """A learner's or a removed node's certificate is as good as any to the CA."""
+    path = authority.credentials(directory)
+    document = json.loads(path.read_text())
+    path.write_text(json.dumps(document | {"members": {"b": "127.0.0.1:1", "c": "127.0.0.1:2"}}))
+    with pytest.raises(AccessDenied, match=r"not among the members in credentials file .* renew"):
+        await call(secure(live, path).counter_add, "c", 1)
+    assert live.service.calls == []
+    assert client_module.member_endpoints(path) == ["https://b@127.0.0.1:1", "https://c@127.0.0.1:2"]
+    path.write_text(json.dumps(document | {"members": {"a": "127.0.0.1:1"}}))
+    assert (await call(secure(live, path).counter_add, "c", 1))["value"] == 1
+
+
+async def test_credentials_made_on_request_use_the_key_beside_them(
+    live: Live, authority: Authority, directory: Path
+) -> None:
+    path = authority.credentials(directory)
+    document = json.loads(path.read_text())
+    key = directory / "mine.key"
+    key.touch(0o600)
+    key.write_text(document.pop("key_pem"))
+    path.write_text(json.dumps(document | {"key_file": "mine.key"}))
+    assert (await call(secure(live, path).counter_add, "c", 1))["value"] == 1
+    key.chmod(0o640)
+    with pytest.raises(ConfigError, match=r"run chmod 600"):
+        secure(live, path)
+    key.unlink()
+    with pytest.raises(ConfigError, match="put both into one directory"):
+        secure(live, path)
+    path.write_text(json.dumps(document | {"key_file": 7}))
+    with pytest.raises(ConfigError, match="damaged"):
+        secure(live, path)
 
 
 def test_plain_http_at_an_https_endpoint_is_unreachable(authority: Authority, directory: Path) -> None:

@@ -127,7 +127,7 @@ TABLE: dict[str, Row] = {
     "cli.output": Row(ours=f"{BASE} control.wire", vendors="typer", lazy_vendors="rich yaml", quick=True),
     "cli.*": Row(
         ours=f"{BASE} paths process control.client control.wire cli.*",
-        lazy="config tokens routing issuer keyring setup node sim",
+        lazy="config tokens routing issuer keyring pki setup node sim",
         vendors="typer",
         quick=True,
     ),

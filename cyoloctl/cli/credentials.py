@@ -1,0 +1,376 @@
+"""``cyoloctl credentials``: who may call the API from elsewhere, in the cluster's own register."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Callable
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from cyoloctl.cli import output
+from cyoloctl.cli.common import Session, command, confirm, file_error, parse_duration_s, read_secret
+from cyoloctl.errors import (
+    AlreadyExists,
+    ConfigError,
+    CyoloctlError,
+    InvalidInput,
+    NotFound,
+    OutcomeUnknown,
+    UsageError,
+)
+from cyoloctl.model import parse_name
+from cyoloctl.paths import write_private
+
+__all__ = ["COMMANDS"]
+
+Json = dict[str, Any]
+
+_ROLES = ("viewer", "gateway", "operator")
+_TTL = {"minimum_s": 60, "maximum_s": 825 * 86_400}
+_ENTRY = ("name", "role", "key_hash", "created_at", "created_by", "expires_at", "revoked_at")
+
+NameArgument = Annotated[str, typer.Argument(metavar="NAME", help="The name of the credentials.")]
+RequestIdOption = Annotated[
+    str | None,
+    typer.Option("--request-id", metavar="ID", help="The same id applies once. [default: a random one]"),
+]
+OutOption = Annotated[Path, typer.Option("--out", metavar="FILE", help="Credentials file to write (0600).")]
+RequestOption = Annotated[
+    Path | None,
+    typer.Option(
+        "--request",
+        metavar="FILE",
+        help="Request of another machine, whose private key stays there (`credentials request`).",
+    ),
+]
+
+
+def _role(text: str) -> str:
+    if text not in _ROLES:
+        raise InvalidInput(f"--role is {text[:80]!r}: use {', '.join(_ROLES)}")
+    return text
+
+
+@command()
+def create(
+    session: Session,
+    out: OutOption,
+    name: Annotated[
+        str | None, typer.Option("--name", metavar="NAME", help="Name, unique among those that count.")
+    ] = None,
+    role: Annotated[
+        str | None,
+        typer.Option("--role", metavar="ROLE", help="One of viewer, gateway, operator."),
+    ] = None,
+    ttl: Annotated[
+        str, typer.Option("--ttl", metavar="DURATION", help="Lifetime, 60s to 825d; never beyond the CA.")
+    ] = "90d",
+    request: RequestOption = None,
+    request_id: RequestIdOption = None,
+) -> None:
+    """Make credentials for the API and register their key.
+
+    A viewer reads; a gateway handles sessions and rendezvous as well; an operator may do everything.
+    Without --request the private key is made here and ends up in FILE only. With it FILE holds no
+    key: it names the one that `credentials request` wrote, and belongs beside it.
+
+    After an unknown outcome, repeat the command: FILE holds the key, and the same key gets the same entry.
+    """
+    ttl_s = parse_duration_s(ttl, "--ttl", **_TTL)
+    if request is not None:
+        asked = _read_request(request)
+        for option, given in (("name", name), ("role", role)):
+            if given is not None and given != asked[option]:
+                raise InvalidInput(f"--{option} is {given!r}, and the request is for {asked[option]!r}")
+        body = {**_asked_body(asked), "ttl_s": ttl_s, "request_id": request_id}
+        _refuse_existing(out)
+        _finish(session, out, session.client().call("credential_create", body=body), asked)
+        return
+    if name is None or role is None:
+        raise UsageError("missing --name and --role, or --request FILE")
+    parse_name(name)
+    fresh = not os.path.lexists(out)
+    asked = _draft(out, name, _role(role))
+    body = {**_asked_body(asked), "ttl_s": ttl_s, "request_id": request_id}
+    try:
+        issued = session.client().call("credential_create", body=body)
+    except OutcomeUnknown as error:
+        output.note(f"{out} holds the key already: repeat the same command")
+        raise error
+    except CyoloctlError:
+        # Not the key of an earlier attempt, which may stand in the register.
+        if fresh:
+            out.unlink(missing_ok=True)
+        raise
+    _finish(session, out, issued, asked)
+
+
+@command(connects=False, data_dir=False, timeout_s=None)
+def request(
+    session: Session,
+    name: Annotated[str, typer.Option("--name", metavar="NAME", help="Name of the credentials.")],
+    role: Annotated[str, typer.Option("--role", metavar="ROLE", help="One of viewer, gateway, operator.")],
+    key_out: Annotated[
+        Path,
+        typer.Option("--key-out", metavar="FILE", help="File for the private key (0600); stays here."),
+    ],
+    out: Annotated[Path, typer.Option("--out", metavar="FILE", help="File for the request; no secret.")],
+) -> None:
+    """Make a private key, and a request that an operator turns into credentials.
+
+    The operator runs `cyoloctl credentials create --request FILE --out CREDENTIALS` and sends
+    CREDENTIALS back. Put it into the directory of the key: it names the key's file.
+    """
+    from cyoloctl import pki
+
+    request_pem, key_pem = pki.make_credential_request(parse_name(name), _role(role))
+    document = {
+        "schema_version": 1,
+        "name": name,
+        "role": role,
+        "request_pem": request_pem,
+        "key_file": key_out.name,
+    }
+    _refuse_existing(out)
+    write_private(key_out, key_pem.encode(), exclusive=True)
+    _write_text(out, json.dumps(document, indent=2) + "\n")
+    shown = {"schema_version": 1, "name": name, "role": role, "request": str(out), "key": str(key_out)}
+    session.fields(shown, [("request", str(out)), ("key", str(key_out))])
+    session.hint(f"next, where the cluster is: cyoloctl credentials create --request {out.name} --out FILE")
+
+
+@command()
+def list_(session: Session) -> None:
+    """List whose keys count or counted: the register, and the members as role node."""
+    document = session.client().call("credential_list")
+    if session.mode == "table":
+        _table(document["credentials"])
+    else:
+        output.structured(document, session.mode)
+
+
+@command()
+def show(session: Session, name: NameArgument) -> None:
+    """Show one entry: role, hash of the key, who made it, when it ends or was revoked."""
+    document = session.client().call("credential_show", name)
+    session.fields(document, [(field.replace("_", " "), str(document[field] or "-")) for field in _ENTRY])
+
+
+@command()
+def revoke(
+    session: Session,
+    name: NameArgument,
+    yes: Annotated[bool, typer.Option("--yes", help="Do not ask.")] = False,
+    request_id: RequestIdOption = None,
+) -> None:
+    """End credentials for good: what they have open ends within two seconds. Repeating it does no harm."""
+    confirm(yes, f"revoke the credentials {name}?")
+    document = session.client().call("credential_revoke", name, {"request_id": request_id})
+    session.value(document, name)
+
+
+@command()
+def renew(
+    session: Session,
+    out: OutOption,
+    name: Annotated[
+        str | None,
+        typer.Argument(metavar="[NAME]", help="Whose. [default: the caller's own, of --credentials FILE]"),
+    ] = None,
+    ttl: Annotated[
+        str | None,
+        typer.Option("--ttl", metavar="DURATION", help="Lifetime. [default: what was granted before]"),
+    ] = None,
+    new_key: Annotated[bool, typer.Option("--new-key", help="Replace the key too.")] = False,
+    request: RequestOption = None,
+    request_id: RequestIdOption = None,
+) -> None:
+    """Renew credentials, expired ones too, and write the file with the present members.
+
+    With NAME an operator renews anybody's. Without it the holder of --credentials FILE (default:
+    operator.yaml in the data directory) renews its own, over the network, for no longer than was
+    granted. FILE may be the old file: its key is kept unless --new-key is given, and it is replaced
+    as a whole.
+    """
+    ttl_s = None if ttl is None else parse_duration_s(ttl, "--ttl", **_TTL)
+    source = out if name is not None else session.credentials or session.data_dir / "operator.yaml"
+    old = _read_old(source) if source.exists() else None
+    if name is None and old is None:
+        raise NotFound(
+            f"there is no credentials file {source}: use --credentials FILE, or name whom to renew"
+        )
+    if out.exists() and not (old is not None and out.resolve() == source.resolve()):
+        raise AlreadyExists(f"{out} exists: remove it or choose another file for the credentials")
+    whose = name if name is not None else str((old or {})["name"])
+    if old is not None and old["name"] != whose:
+        raise InvalidInput(f"{source} holds the credentials {old['name']}, not {whose}: choose another file")
+    own = name is None
+    client = session.client()
+    if own:
+        remote = [url for url in session.endpoints if url.startswith("https:")]
+        if not remote and (session.credentials is not None or not session.endpoints):
+            client, remote = _client_of_members(session, source)
+        own = bool(remote)
+    if request is not None:
+        asked = _read_request(request)
+        if asked["name"] != whose:
+            raise InvalidInput(f"the request is for {asked['name']!r}, not for {whose!r}")
+    else:
+        role = str(old["role"]) if old is not None else str(client.call("credential_show", whose)["role"])
+        asked = _new_request(
+            whose, role, None if old is None or new_key else _key_of(source, old), old, new_key
+        )
+    body = {"request_pem": asked["request_pem"], "ttl_s": ttl_s, "request_id": request_id}
+    if own:
+        issued = client.call("credential_renew_own", body=body)
+    else:
+        issued = client.call("credential_renew", whose, body)
+    _finish(session, out, issued, asked, replace=True)
+
+
+# -- below: parts ---------------------------------------------------------------------------------
+
+
+def _asked_body(asked: Json) -> Json:
+    return {key: asked[key] for key in ("name", "role", "request_pem")}
+
+
+def _new_request(name: str, role: str, key_pem: str | None, old: Json | None, new_key: bool) -> Json:
+    from cyoloctl import pki
+
+    request_pem, key = pki.make_credential_request(name, role, key_pem)
+    asked: Json = {"name": name, "role": role, "request_pem": request_pem}
+    if old is not None and "key_file" in old and not new_key:
+        return {**asked, "key_file": old["key_file"]}
+    return {**asked, "key_pem": key}
+
+
+def _client_of_members(session: Session, source: Path) -> tuple[Any, list[str]]:
+    from cyoloctl.control.client import Client, member_endpoints
+
+    endpoints = member_endpoints(source)
+    if not endpoints:
+        raise UsageError(f"{source} lists no members: use -e https://HOST:PORT")
+    return Client(endpoints, credentials=source, timeout_s=session.timeout_s), endpoints
+
+
+def _refuse_existing(path: Path) -> None:
+    if os.path.lexists(path):
+        raise AlreadyExists(f"{path} exists: remove it or choose another file")
+
+
+def _draft(out: Path, name: str, role: str) -> Json:
+    """The key and request of new credentials; the key is on the disk before anything is sent."""
+    if os.path.lexists(out):
+        draft = _read_old(out)
+        if draft.get("draft") is True and (draft["name"], draft["role"]) == (name, role):
+            return _new_request(name, role, _key_of(out, draft), None, False)
+        raise AlreadyExists(f"{out} exists: remove it or choose another file for the credentials")
+    asked = _new_request(name, role, None, None, False)
+    draft = {"schema_version": 1, "draft": True, "name": name, "role": role, "key_pem": asked["key_pem"]}
+    write_private(out, (json.dumps(draft, indent=2) + "\n").encode(), exclusive=True)
+    return asked
+
+
+def _read_old(path: Path) -> Json:
+    """A credentials file, or the draft of one.  Raises ConfigError, InvalidInput."""
+    try:
+        value = json.loads(read_secret(str(path), "credentials"))
+        if not all(isinstance(value[key], str) for key in ("name", "role")):
+            raise ValueError
+    except (ValueError, KeyError, TypeError, RecursionError):
+        raise InvalidInput(f"{path} is no credentials file: choose another file") from None
+    found: Json = value
+    return found
+
+
+def _key_of(path: Path, old: Json) -> str:
+    if isinstance(old.get("key_pem"), str):
+        return str(old["key_pem"])
+    if isinstance(old.get("key_file"), str):
+        return read_secret(str(path.absolute().parent / old["key_file"]), "private key") + "\n"
+    raise ConfigError(f"{path} holds no key: use --new-key")
+
+
+def _read_request(path: Path) -> Json:
+    try:
+        value = json.loads(read_secret(str(path), "request"))
+        asked = {key: value[key] for key in ("name", "role", "request_pem", "key_file")}
+        if value["schema_version"] != 1 or not all(isinstance(text, str) for text in asked.values()):
+            raise ValueError
+        if asked["key_file"] != os.path.basename(asked["key_file"]) or asked["key_file"] in ("", ".", ".."):
+            raise ValueError
+    except (ValueError, KeyError, TypeError, RecursionError):
+        raise InvalidInput(
+            f"{path} is no request of `cyoloctl credentials request`: make a new one"
+        ) from None
+    return asked
+
+
+def _write_text(path: Path, text: str) -> None:
+    try:
+        with open(path, "x", encoding="ascii") as file:
+            file.write(text)
+    except FileExistsError:
+        raise AlreadyExists(f"{path} exists: remove it or choose another file") from None
+    except OSError as error:
+        raise file_error(path, error, "write") from None
+
+
+def _finish(session: Session, out: Path, issued: Json, asked: Json, *, replace: bool = False) -> None:
+    """Write the credentials file and say what it holds."""
+    key: Json = {name: asked[name] for name in ("key_pem", "key_file") if name in asked}
+    document: Json = {
+        "schema_version": 1,
+        **{name: issued[name] for name in ("role", "name", "cluster_id", "ca_pem", "certificate_pem")},
+        **key,
+        "members": issued["members"],
+    }
+    # A draft of ours, or the file that is renewed, is replaced; nothing else was there a moment ago.
+    overwrite = replace or "key_pem" in key
+    write_private(out, (json.dumps(document, indent=2) + "\n").encode(), exclusive=not overwrite)
+    shown: Json = {"schema_version": 1, **{name: issued[name] for name in _ENTRY}, "file": str(out)}
+    session.fields(
+        shown,
+        [
+            ("file", str(out)),
+            ("name", str(issued["name"])),
+            ("role", str(issued["role"])),
+            ("expires at", str(issued["expires_at"])),
+        ],
+    )
+    if "key_file" in key:
+        session.hint(f"{out} holds no key: put it beside {key['key_file']}, on the machine that asked")
+
+
+def _table(rows: list[Json]) -> None:
+    def state(row: Json) -> str:
+        return f"revoked {row['revoked_at']}" if row["revoked_at"] else str(row["expires_at"] or "-")
+
+    output.table(
+        ("NAME", "ROLE", "KEY", "CREATED", "BY", "EXPIRES"),
+        [
+            (
+                str(row["name"]),
+                str(row["role"]),
+                str(row["key_hash"] or "-")[:16],
+                str(row["created_at"] or "-"),
+                str(row["created_by"] or "-"),
+                state(row),
+            )
+            for row in rows
+        ],
+    )
+
+
+COMMANDS: dict[str, Callable[..., None]] = {
+    "create": create,
+    "request": request,
+    "list": list_,
+    "show": show,
+    "revoke": revoke,
+    "renew": renew,
+}
