@@ -76,6 +76,9 @@ __all__ = [
 
 MAX_COMMAND_BYTES = 512 * 1024
 
+MAX_REMOVED = 16_384
+"""Raft ids in the list of a snapshot's message."""
+
 _DISPUTE_SHOWN_S = 60.0
 
 Message = dict[str, Any]
@@ -286,8 +289,28 @@ class _Configuration:
             if raft_id in self.removed:
                 return self  # a name is never reused
             return _Configuration(self.voters | {raft_id}, self.removed)
-        removed = self.removed | {raft_id} if operation == "remove" else self.removed
+        removed = self.removed
+        if operation == "remove":
+            removed = _without_lives_of(raft_id, removed) | {raft_id}
         return _Configuration(self.voters - {raft_id}, removed)
+
+
+def _without_lives_of(raft_id: str, removed: frozenset[str]) -> frozenset[str]:
+    """Drop a name's other raft ids ``name~boot``: one is kept for each name, however often it restarts.
+
+    Nobody can add an earlier life again: its process forgot everything, ids
+    are random, and only the id that the member announced last is made a voter.
+    """
+    name, tilde, _ = raft_id.partition("~")
+    if not tilde:
+        return removed
+    return frozenset(other for other in removed if not other.startswith(name + "~"))
+
+
+def _one_life_each(removed: Iterable[str]) -> frozenset[str]:
+    """The same for what release 0.1.0 wrote, which kept them all."""
+    kept = {raft_id.partition("~")[0] if "~" in raft_id else raft_id + "~": raft_id for raft_id in removed}
+    return frozenset(kept.values())
 
 
 class Replica:
@@ -879,7 +902,7 @@ class Replica:
                 callback(None, None)
 
     def _rebase(self, meta: SnapshotMeta) -> None:
-        self._base = _Configuration(frozenset(meta.voters), frozenset(meta.removed))
+        self._base = _Configuration(frozenset(meta.voters), _one_life_each(sorted(meta.removed)))
         self._base_index = meta.index
         self._changes = [item for item in self._changes if item[0] > meta.index]
 
@@ -1880,7 +1903,13 @@ class Replica:
                     "a snapshot cannot be sent now, it is tried again",
                     extra={"peer": node.id, "error": error.message, "_seldom": True},
                 )
-            if transfer is None or transfer.meta.index < self._journal.first_index:
+            if transfer is not None and len(transfer.meta.removed) > MAX_REMOVED:
+                self.maybe_compact(force=True)  # release 0.1.0 wrote it: the next one lists fewer
+            if (
+                transfer is None
+                or transfer.meta.index < self._journal.first_index
+                or len(transfer.meta.removed) > MAX_REMOVED
+            ):
                 if transfer is not None:
                     transfer.close()
                 if heartbeat:

@@ -869,7 +869,7 @@ class Service:
                 and "~" in raft_id
                 and len(status.voters) > 1
             ):
-                await self._engine.remove(raft_id, timeout_s=5.0)
+                await self._engine.demote(raft_id, timeout_s=5.0)
         return busy
 
     async def stop(self, *, force: bool) -> Json:

@@ -59,7 +59,11 @@ def _after(configuration: Configuration, command: bytes) -> Configuration:
     operation, name = change
     if operation == "add":
         return (voters, removed) if name in removed else (voters | {name}, removed)
-    return voters - {name}, removed | {name} if operation == "remove" else removed
+    if operation == "remove":
+        life = name.partition("~")
+        removed = frozenset(other for other in removed if not (life[1] and other.split("~")[:1] == [life[0]]))
+        removed |= {name}
+    return voters - {name}, removed
 
 
 class WatchedJournal(Journal):

@@ -8,7 +8,8 @@ from typing import Any
 import pytest
 
 from cyoloctl.errors import VersionMismatch
-from cyoloctl.raft._replica import Limits
+from cyoloctl.raft._replica import Limits, _Configuration
+from cyoloctl.raft._snapshot import SnapshotMeta, SnapshotStore
 from tests.support.raft_ours import OurCluster, append
 
 Z = b"\x00z"
@@ -163,3 +164,47 @@ def test_snapshot_that_was_refused_is_taken_once_the_peer_can_and_nothing_is_lef
     assert cluster.run_until(lambda: len(cluster.state("c")) == 11, within=1.0)
     cluster.run(0.5)
     assert cluster.replica("a").status().troubles == cluster.replica("c").status().troubles == ()
+
+
+# -- removed raft ids ----------------------------------------------------------------------------
+
+
+def test_removed_lives_of_a_member_in_memory_are_not_kept_however_often_it_restarts() -> None:
+    configuration = _Configuration(frozenset({"n1~0", "n2~0"}), frozenset({"gone", "n2"}))
+    for life in range(100_000):
+        configuration = configuration.after(("remove", f"n2~{life}"))
+        configuration = configuration.after(("add", f"n2~{life + 1}"))
+    assert configuration == _Configuration(
+        frozenset({"n1~0", "n2~100000"}), frozenset({"gone", "n2", "n2~99999"})
+    )
+    meta = SnapshotMeta(9, 1, tuple(configuration.voters), tuple(configuration.removed))
+    store = SnapshotStore(None)
+    store.save(meta, b"")
+    loaded = store.load()
+    assert loaded is not None
+    assert loaded[0] == meta
+
+
+def test_snapshot_with_every_life_of_a_member_is_read_and_the_next_one_can_be_sent(tmp_path: Path) -> None:
+    """Release 0.1.0 kept them all, and from 16,385 on could send no snapshot."""
+    cluster = OurCluster("abc", directory=tmp_path, limits=Limits(keep_entries=0))
+    cluster.elect("a")
+    cluster.write("a", *[b"x%d" % n for n in range(5)])
+    cluster.run(0.5)
+    cluster.isolate("c")
+    cluster.write("a", b"y")
+    cluster.compact("a")
+    cluster.run(0.3)
+    snapshots = cluster.machines["a"].engine.snapshots
+    meta, data = snapshots.load()
+    lives = tuple(f"m~{life}" for life in range(20_000))
+    cluster.crash("a")
+    (tmp_path / "a" / "snapshot").unlink()
+    old = SnapshotStore(tmp_path / "a")
+    old.save(SnapshotMeta(meta.index, meta.term, meta.voters, lives), data)
+    cluster.restart("a")
+    cluster.elect("a")
+    assert len(cluster.replica("a").status().removed) == 1
+    cluster.heal()
+    assert cluster.run_until(lambda: len(cluster.state("c")) == 6, within=5.0)
+    assert max(len(e.message["removed"]) for e in cluster.sent if cluster.is_snapshot_chunk(e.message)) == 1
