@@ -1,4 +1,4 @@
-"""Real nodes: each a process in its own network namespace, on its own small disk, one with its own clock."""
+"""Real nodes: each a process in its own network namespace, on its own small disk, with its own clock."""
 
 from __future__ import annotations
 
@@ -20,9 +20,8 @@ __all__ = ["FaultCluster", "FaultNode", "faketime_library"]
 
 _PORT = 7700
 _TRACES = ("Traceback (most recent call last)", '"exception":', "was never retrieved")
-# The statuses of errors.StorageError and errors.ConfigError.
 DISK_FAILED = 74
-WRONG_FILES = 78
+"""The status of errors.StorageError."""
 
 
 def faketime_library() -> Path | None:
@@ -161,8 +160,7 @@ class FaultCluster:
         self.network = Network(names)
         self.clocked = faketime_library() is not None
         self.nodes = {
-            name: FaultNode(base, name, self.network, compact_entries, self.clocked and name == names[-1])
-            for name in names
+            name: FaultNode(base, name, self.network, compact_entries, self.clocked) for name in names
         }
 
     def __enter__(self) -> FaultCluster:

@@ -12,11 +12,12 @@ import heapq
 import random
 import signal
 import threading
+import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 
 from cyoloctl.errors import CyoloctlError
-from tests.faults.cluster import WRONG_FILES, FaultCluster, FaultNode
+from tests.faults.cluster import FaultCluster, FaultNode
 from tests.faults.history import History
 
 __all__ = ["FAULTS", "Event", "Nemesis"]
@@ -24,8 +25,12 @@ __all__ = ["FAULTS", "Event", "Nemesis"]
 _DISK_LIMIT_S = 12.0
 """How long a node may go on after its disk failed."""
 
-_CERTIFICATE_MARGIN_S = 86_400  # certificates are valid a day early
-_CLOCK_STEPS_S = (-90_000, -3600, -90, -3, 3, 90, 3600, 3 * 86_400)
+_DAY_S = 86_400
+_CLOCK_STEPS_S = (
+    -400 * _DAY_S, -60 * _DAY_S, -90_000, -3600, -90, -3, 3, 90, 3600, 3 * _DAY_S, 60 * _DAY_S, 400 * _DAY_S,
+    3 * 365 * _DAY_S,
+)  # fmt: skip
+"""Besides these, to 1970: a clock without a battery."""
 
 
 @dataclass(slots=True)
@@ -310,27 +315,34 @@ class Nemesis:
         return [node], detail, heal
 
     def clock(self, free: Sequence[FaultNode]) -> _Made:
-        """The wall clock of the one node that has its own steps, and later steps back."""
-        nodes = [node for node in free if node.clock_path is not None]
+        """Wall clocks of a minority step, some at a start, some of a leader; later they step back."""
+        if any(timer.active.event.fault == "clock" for timer in self._timers):
+            return None  # two at once could be a majority
+        nodes = [node for node in self._minority(free) if node.clock_path is not None]
         if not nodes:
             return None
-        node = nodes[0]
         if self._rng.random() < 0.5:
-            self._transfer(node.name)
-        step_s = self._rng.choice(_CLOCK_STEPS_S)
-        node.step_clock(step_s)
-        if step_s < -_CERTIFICATE_MARGIN_S:
-            # One that is just starting finds its certificate not yet valid, and says so.
-            node.excuse("its clock is before its certificate", WRONG_FILES)
-
-        def heal() -> None:
-            node.step_clock(0)
-            self._look_after()
-            node.excuse("")
-            if not node.running():
+            self._transfer(nodes[0].name)
+        steps = {}
+        for node in nodes:
+            start = self._rng.random() < 0.4
+            step_s = self._rng.choice([*_CLOCK_STEPS_S, 3600 - int(time.time())])
+            steps[node.name] = f"{step_s:+d} s{' at its start' if start else ''}"
+            node.step_clock(step_s)
+            if start:
+                node.kill()
                 node.launch()
 
-        return [node], f"{self._named([node])} {step_s:+d} s", heal
+        def heal() -> None:
+            for node in nodes:
+                node.step_clock(0)
+                self._look_after()
+                if not node.running():
+                    node.launch()
+
+        leader = self.cluster.leader()
+        named = [f"{name}{' (leader)' if name == leader else ''} {text}" for name, text in steps.items()]
+        return nodes, ", ".join(named), heal
 
     def transfer(self, free: Sequence[FaultNode]) -> _Made:
         """Not a fault: leadership moves under load."""

@@ -33,6 +33,7 @@ class Outcome:
     events: list[Event]
     verdicts: list[Verdict]
     exactly_once: list[dict[str, Any]]
+    promises: dict[str, int]
     snapshots: dict[str, list[str]]
     problems: list[str] = field(default_factory=list)
     notes: list[str] = field(default_factory=list)
@@ -80,6 +81,7 @@ def _summary(history: History, outcome: Outcome) -> dict[str, Any]:
         "faults": dict(sorted(Counter(event.fault for event in outcome.events).items())),
         "linearizable": {verdict.counter: verdict.linearizable for verdict in outcome.verdicts},
         "exactly_once": outcome.exactly_once,
+        "promises": outcome.promises,
         "snapshots": outcome.snapshots,
         "problems": outcome.problems,
         "notes": outcome.notes,
@@ -126,6 +128,10 @@ def _markdown(summary: dict[str, Any], outcome: Outcome) -> str:
             f"{'yes' if row['exact'] else 'NO'} |"
             for row in outcome.exactly_once
         ),
+        "",
+        "| promise, asked through every node | times |",
+        "|---|---|",
+        *(f"| {what} | {count} |" for what, count in outcome.promises.items()),
         "",
         f"Snapshots at the end: {outcome.snapshots}",
         "",

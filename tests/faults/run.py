@@ -25,6 +25,7 @@ from tests.faults.history import History
 from tests.faults.linearizability import check
 from tests.faults.nemesis import FAULTS, Nemesis
 from tests.faults.netns import sweep
+from tests.faults.promises import Keepers
 from tests.faults.report import Outcome, write_report
 from tests.faults.workload import LAST, Clients, read
 
@@ -86,17 +87,20 @@ def _run(
     history = History()
     endpoints = {name: node.endpoint for name, node in cluster.nodes.items()}
     load = Clients(history, endpoints, count=clients, rate=rate, seed=seed, stale=stale)
+    keepers = Keepers(endpoints, seed=seed, now=history.now)
     nemesis = Nemesis(cluster, history, faults, seed)
     problems: list[str] = []
     notes: list[str] = []
     if "clock" in faults and not cluster.clocked:
         notes.append("CLOCK STEPS WERE NOT TESTED: libfaketime is not installed (apt-get install faketime)")
     load.start()
+    keepers.start()
     try:
         nemesis.run(until_s=seconds)
         healed = time.monotonic()
     finally:
         answered = load.finish(_ANSWERED_S)
+        keepers.finish()
     if not answered:
         problems.append(f"a repeated write was not answered within {_ANSWERED_S:g} s after the last fault")
     problems += _settle(cluster, "after the faults ended")
@@ -105,12 +109,13 @@ def _run(
     cluster.restart_all()
     problems += _settle(cluster, "after all were killed and started again")
     after = _final_reads(cluster, history, load)
+    redeemed = _redeem(cluster, base, keepers)
 
     verdicts = check(history.ops())
     problems += [verdict.explain() for verdict in verdicts if not verdict.linearizable]
     exactly_once = [_exactly_once(history, counter, before, after) for counter in load.exact]
     problems += [f"not exactly once: {row}" for row in exactly_once if not row["exact"]]
-    problems += history.anomalies + nemesis.findings
+    problems += history.anomalies + nemesis.findings + keepers.problems
     problems += [f"a client failed: {error!r}" for error in load.errors]
     for name, node in cluster.nodes.items():
         problems += [f"in the log of {name}: {line}" for line in node.traces()]
@@ -124,6 +129,7 @@ def _run(
         events=nemesis.events,
         verdicts=verdicts,
         exactly_once=exactly_once,
+        promises=dict(sorted(keepers.counts.items())) | {"invitations redeemed at the end": redeemed},
         snapshots=cluster.snapshots(),
         problems=problems,
         notes=notes,
@@ -151,6 +157,25 @@ def _final_reads(cluster: FaultCluster, history: History, load: Clients) -> dict
         }
         for counter in load.exact + load.loose
     }
+
+
+def _redeem(cluster: FaultCluster, base: Path, keepers: Keepers) -> int:
+    """Redeem the invitations that were kept since they were made under faults; how many were taken.
+
+    Those that were withdrawn must be refused.  The nodes that are admitted never start: this comes last.
+    """
+    through = next(iter(cluster.nodes.values()))
+    for guest, token in (keepers.kept | keepers.withdrawn).items():
+        place = ["-d", str(base / guest), "--name", guest, "--listen", through.address]
+        try:
+            through.run("node", "join", *place, "--token-file", "-", stdin=token)
+        except RuntimeError as refusal:
+            if guest in keepers.kept:
+                keepers.problems.append(f"the invitation of {guest} is not redeemed: {refusal}")
+        else:
+            if guest in keepers.withdrawn:
+                keepers.problems.append(f"the invitation of {guest} is redeemed, and was withdrawn")
+    return sum((base / guest / "node.yaml").exists() for guest in keepers.kept)
 
 
 def _exactly_once(
