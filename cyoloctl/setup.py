@@ -156,8 +156,10 @@ def init_cluster(
 
     Returns what was made, as JSON.  Raises AlreadyExists for a directory that
     holds a node or parts of one, InvalidInput for names and addresses,
-    ConfigError for a directory that others can write, StorageError.
+    ConfigError for a directory that others can write and for a machine whose
+    clock was never set: nobody else knows the time of a new cluster; StorageError.
     """
+    now = authority.offline_now(_now())
     node_name, cluster_name = parse_name(name, "node name"), parse_name(cluster, "cluster name")
     if storage not in ("disk", "memory"):
         raise InvalidInput(f"storage {storage!r} is not valid: use disk or memory")
@@ -167,7 +169,7 @@ def init_cluster(
     with _private_directory(data_dir):
         try:
             files = pki.new_cluster(
-                data_dir, name=node_name, cluster=cluster_name, now=_now(), days=certificate_days
+                data_dir, name=node_name, cluster=cluster_name, now=now, days=certificate_days
             )
             config = Config(
                 name=node_name,
