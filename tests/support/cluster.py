@@ -304,11 +304,15 @@ class Node:
 
 @dataclass(slots=True)
 class Cluster:
-    """Nodes by name, below one directory.  Use it as a context manager."""
+    """Nodes by name, below one directory.  Use it as a context manager.
+
+    clocks: every node gets a wall clock of its own, right at first, that `step_clock` moves while it runs.
+    """
 
     base: Path
     nodes: dict[str, Node] = field(default_factory=dict)
     log_level: str = "info"
+    clocks: bool = False
 
     def __enter__(self) -> Cluster:
         return self
@@ -326,6 +330,8 @@ class Cluster:
     def new_node(self, name: str, port: int | None = None) -> Node:
         node = Node(self.base / name, name, port or free_port(), log_level=self.log_level)
         self.nodes[name] = node
+        if self.clocks:
+            node.step_clock(0)
         return node
 
     def init(self, name: str = "n1", *options: str) -> Node:
