@@ -163,9 +163,11 @@ class CertificateService:
     def start(self) -> None:
         """Before this node dials anybody: renew a certificate that has ended, where the CA key is here.
 
-        Judged by the cluster time that the journal knows, or by a wall clock
-        that was ever set.  Raises ConfigError for a certificate that ended by
-        cluster time where the node cannot renew it: nobody would let it in.
+        Judged by the cluster time that the journal knows.  The wall clock may
+        be years off, and a certificate from then is good for nobody today; if
+        it is right, a majority says so soon, and `maintain` renews.  Raises
+        ConfigError for a certificate that ended by cluster time where the
+        node cannot renew it: nobody would let it in.
         """
         now_ms, wall = self._replicated.now_ms(), datetime.now(UTC)
         ended = authority.life_of(self.files.certificate_pem).end_unix_ms <= now_ms
@@ -187,9 +189,8 @@ class CertificateService:
                     extra={"certificate": str(path), "ended_at": end, "clock": f"{wall:%Y-%m-%dT%H:%M:%SZ}"},
                 )
             return
-        if ended or authority.has_ended(self.files.certificate_pem, wall):
-            later = max(now_ms, int(wall.timestamp() * 1000)) if wall < authority.CLOCK_UNTIL else now_ms
-            self._renew_here(found, later)
+        if ended:
+            self._renew_here(found, now_ms)
 
     # ------------------------------------------------------------- upkeep
 
