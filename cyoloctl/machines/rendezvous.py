@@ -275,7 +275,7 @@ class RendezvousMachine:
 
     Logs of release 0.1.0 have ``claim`` and ``approve`` without actors and claims,
     and ``attempt`` with one caller_sha256, of whom 1,000 are remembered and
-    unknown ones refused while all are.
+    unknown ones refused while all are; no node may propose them or ``start``.
 
     expected: the state that the caller saw, or null for any.  by: who acts.
     A record in another state is a conflict that says which, rendezvous_denied or
@@ -286,8 +286,14 @@ class RendezvousMachine:
     replicated; what it raises is dropped.
     """
 
-    #: Who may propose what; what is not listed, anybody.
-    PROPOSERS: ClassVar[dict[str, str]] = {"set_policy": "voter"}
+    #: Which node may propose what; "nobody" what only old logs hold; any node what is not listed.
+    PROPOSERS: ClassVar[dict[str, str]] = {
+        "set_policy": "voter",
+        "start": "nobody",
+        "attempt": "nobody",
+        "claim": "nobody",
+        "approve": "nobody",
+    }
 
     def __init__(self) -> None:
         self.on_change: Callable[[str, int], None] | None = None

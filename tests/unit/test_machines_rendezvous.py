@@ -448,6 +448,18 @@ def test_policy_that_no_session_could_meet_as_written_is_malformed(points: Point
         points.do("set_policy", kind="mfa", require=require, allow_self=False)
 
 
+def test_operations_that_know_no_actor_are_for_old_logs_only() -> None:
+    proposers = RendezvousMachine.PROPOSERS
+    assert {name for name, who in proposers.items() if who == "nobody"} == {
+        "start",
+        "attempt",
+        "claim",
+        "approve",
+    }
+    assert proposers["set_policy"] == "voter"
+    assert proposers.keys() <= module._OPERATIONS.keys()
+
+
 # -- wrong codes -----------------------------------------------------------------------------------
 
 
