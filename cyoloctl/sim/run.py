@@ -27,7 +27,7 @@ FAULTS: dict[str, int] = {
     "slow": 3,
     "drop": 5,
     "pause": 3,
-    "clock": 2,
+    "clock": 4,
     "membership": 5,
     "transfer": 3,
     "compaction": 2,
@@ -263,6 +263,8 @@ class _Run:
         log += [(encode_membership("add", name), 2 + i, 0) for i, name in enumerate(names)]
         for name in names:
             self.world.add_node(name, log)
+        if "clock" in faults and chance.random() < 0.5:
+            self._wrong_wall(self.world.nodes[chance.choice(names)])
 
     # Time.
 
@@ -425,19 +427,23 @@ class _Run:
         if not nodes or self.random.random() < 0.7:
             nodes = list(self.world.nodes.values())
         node = self.random.choice(nodes)
-        if not self._may_be_wrong(node.name):
-            return False
-        how = self.random.random()
-        if how < 0.15:
+        if node.wall_is_wrong() and self.random.random() < 0.3:
             node.set_wall(None)
-        else:
-            rate = self.random.choice((1.0, 1.0, 0.1, 0.5, 2.0, 10.0))
-            node.set_wall(self.world.true_unix_ms() + self.random.choice(_WRONG_MS), rate)
-            if how < 0.25:
-                node.set_wall(self.random.choice((0.0, 5_000.0, 2.0**53)), rate)
+        elif not self._wrong_wall(node):
+            return False
         self._tell("the wall clock of %s shows %d", node.name, node.wall_unix_ms())
         if self.random.random() < 0.2 and node.replica is not None:
             node.crash(power=True)  # a machine that starts with a wrong clock
+        return True
+
+    def _wrong_wall(self, node: Node) -> bool:
+        if not self._may_be_wrong(node.name):
+            return False
+        rate = self.random.choice((1.0, 1.0, 0.1, 0.5, 2.0, 10.0))
+        shown = self.world.true_unix_ms() + self.random.choice(_WRONG_MS)
+        node.set_wall(
+            self.random.choice((0.0, 5_000.0, 2.0**53)) if self.random.random() < 0.1 else shown, rate
+        )
         return True
 
     def _may_be_wrong(self, name: str) -> bool:

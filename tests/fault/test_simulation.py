@@ -17,6 +17,8 @@ import pytest
 
 from cyoloctl.errors import StorageError
 from cyoloctl.machines._requests import RequestTable
+from cyoloctl.machines.clock import ClockMachine
+from cyoloctl.raft._clock import ClusterClock
 from cyoloctl.raft._journal import Journal
 from cyoloctl.raft._replica import Replica
 from cyoloctl.raft._sessions import Session, Sessions
@@ -261,9 +263,55 @@ def removed_lives_count_for_the_name(patch: pytest.MonkeyPatch) -> None:
     patch.setattr(Node, "is_removed", wrong)
 
 
+def the_latest_clock_moves_time(patch: pytest.MonkeyPatch) -> None:
+    """One clock that is ahead moves cluster time, as once shipped."""
+    patch.setattr(
+        ClusterClock, "majority_unix_ms", lambda self, voters, since=0.0: max(self.walls().values())
+    )
+
+
+def the_leaders_clock_moves_time(patch: pytest.MonkeyPatch) -> None:
+    """The leader's own wall clock is cluster time."""
+    patch.setattr(ClusterClock, "majority_unix_ms", lambda self, voters, since=0.0: self._wall())
+
+
+def time_stands_still_when_ahead(patch: pytest.MonkeyPatch) -> None:
+    """Ahead of the majority, time waits for it."""
+    patch.setattr("cyoloctl.raft._clock._SLEW", 1.0)
+
+
+def new_leader_begins_with_its_clock(patch: pytest.MonkeyPatch) -> None:
+    """A change of leader sets cluster time to the new one's own clock."""
+    lead = ClusterClock.lead
+
+    def wrong(self: ClusterClock, last: Any) -> None:
+        lead(self, last)
+        self._set(self._wall())
+
+    patch.setattr(ClusterClock, "lead", wrong)
+
+
+def time_never_steps(patch: pytest.MonkeyPatch) -> None:
+    """After a night off, cluster time stays where it was."""
+    patch.setattr(ClusterClock, "_maybe_step", lambda self, at, now, voters, since: None)
+
+
+def ids_grow_old_by_the_time_of_day(patch: pytest.MonkeyPatch) -> None:
+    """A step of time makes every remembered request id that much older."""
+    advance = ClockMachine.advance
+
+    def wrong(self: ClockMachine, stamp: Any) -> None:
+        advance(self, stamp)
+        self.stamp = self.stamp._replace(steady_ms=self.stamp.time_unix_ms)
+
+    patch.setattr(ClockMachine, "advance", wrong)
+
+
 def _handlers(patch: pytest.MonkeyPatch, kind: str, handler: Callable[[Replica, Any, Any], None]) -> None:
     patch.setitem(Replica.__init__.__globals__["_HANDLERS"], kind, handler)
 
+
+CLOCKS: dict[str, Any] = {"faults": ("clock", "transfer"), "nodes": 3}
 
 Plant = Callable[[pytest.MonkeyPatch], None]
 
@@ -294,6 +342,12 @@ PLANTED: list[tuple[Plant, int, dict[str, Any], str]] = [
         {"faults": ("membership", "crash"), "nodes": 3},
         "session, convergence",
     ),
+    (the_latest_clock_moves_time, 20, CLOCKS, "clock"),
+    (the_leaders_clock_moves_time, 30, CLOCKS, "clock"),
+    (time_stands_still_when_ahead, 30, CLOCKS, "clock"),
+    (new_leader_begins_with_its_clock, 20, CLOCKS, "clock"),
+    (time_never_steps, 20, CLOCKS, "clock"),
+    (ids_grow_old_by_the_time_of_day, 60, {"faults": ("clock", "crash"), "nodes": 3}, "exactly once"),
 ]
 
 
