@@ -16,7 +16,7 @@ _cyoloctl() {
         esac
     done
     case "$path $prev" in
-        *' --nodes'|'cyoloctl key policy --keep'|*' --timeout'|*' --name'|*' --listen'|*' --advertise'|*' --cluster'|*' --gateway'|*' --gateway-url'|*' --certificate-days'|*' --request-id'|*' -e'|*' --endpoint'|*' --ttl'|*' --to'|*' --interval'|'cyoloctl route watch --check'|*' --overlap'|*' --role'|*' --by'|*' --sub'|*' --claim'|*' --max-age'|*' --cookie-name'|*' --audience'|*' --set'|*' --unset'|*' --sid'|*' --to-ca'|*' --from-ca'|*' --rotate-every'|*' --kind'|*' --data'|*' --public-key'|*' --state'|*' --require'|*' --exec'|*' --seeds'|*' --faults'|*' --jobs') :; return ;;
+        *' --nodes'|'cyoloctl key policy --keep'|*' --timeout'|*' --name'|*' --listen'|*' --advertise'|*' --cluster'|*' --gateway'|*' --gateway-url'|*' --certificate-days'|*' --request-id'|*' -e'|*' --endpoint'|*' --socket-group'|*' --ttl'|*' --to'|*' --interval'|'cyoloctl route watch --check'|*' --overlap'|*' --role'|*' --by'|*' --sub'|*' --claim'|*' --max-age'|*' --cookie-name'|*' --audience'|*' --set'|*' --unset'|*' --sid'|*' --to-ca'|*' --from-ca'|*' --rotate-every'|*' --kind'|*' --data'|*' --public-key'|*' --state'|*' --require'|*' --exec'|*' --seeds'|*' --faults'|*' --jobs') :; return ;;
         *' -o'|*' --output') mapfile -t COMPREPLY < <(compgen -W "table json yaml" -- "$cur"); return ;;
         *' -d'|*' --data-dir'|*' --run-dir') compopt -o filenames; mapfile -t COMPREPLY < <(compgen -d -- "$cur"); return ;;
         *' --storage') mapfile -t COMPREPLY < <(compgen -W "disk memory" -- "$cur"); return ;;
@@ -34,7 +34,7 @@ _cyoloctl() {
         'cyoloctl cluster init') words='--name --listen --advertise --cluster --storage --gateway --gateway-url --certificate-days -o --output -d --data-dir -h --help' ;;
         'cyoloctl cluster set-time') words='--to-members --dry-run --yes --request-id -o --output -d --data-dir -e --endpoint --credentials --timeout -h --help' ;;
         'cyoloctl node') words='start stop reload join renew info -h --help' ;;
-        'cyoloctl node start') words='--background --log-format --log-level -o --output -d --data-dir --timeout -h --help' ;;
+        'cyoloctl node start') words='--background --log-format --log-level --socket-group -o --output -d --data-dir --timeout -h --help' ;;
         'cyoloctl node stop') words='--force -o --output -d --data-dir -e --endpoint --credentials --timeout -h --help' ;;
         'cyoloctl node reload') words='-o --output -d --data-dir -h --help' ;;
         'cyoloctl node join') words='--name --listen --token-file --advertise --gateway --gateway-url -o --output -d --data-dir --timeout -h --help' ;;

@@ -67,6 +67,7 @@ complete --command cyoloctl --condition '__cyoloctl_at cyoloctl node' --short-op
 complete --command cyoloctl --condition '__cyoloctl_at cyoloctl node start' --long-option background --description 'Return when the node is ready, or with the reason why it is not'
 complete --command cyoloctl --condition '__cyoloctl_at cyoloctl node start' --long-option log-format --exclusive --arguments 'text json' --description 'Form of the log lines'
 complete --command cyoloctl --condition '__cyoloctl_at cyoloctl node start' --long-option log-level --exclusive --arguments 'debug info warning error' --description 'Least that is logged'
+complete --command cyoloctl --condition '__cyoloctl_at cyoloctl node start' --long-option socket-group --exclusive --description 'Group that may use gateway.sock, with the role of a gateway'
 complete --command cyoloctl --condition '__cyoloctl_at cyoloctl node start' --short-option o --long-option output --exclusive --arguments 'table json yaml' --description 'Form of the result'
 complete --command cyoloctl --condition '__cyoloctl_at cyoloctl node start' --short-option d --long-option data-dir --exclusive --arguments '(__fish_complete_directories)' --description 'The node\'s data directory'
 complete --command cyoloctl --condition '__cyoloctl_at cyoloctl node start' --long-option timeout --exclusive --description 'How long to wait, 0.1 to 300'

@@ -113,6 +113,8 @@ class Config:
     listen: where this node accepts connections.  advertise: where the others
     reach it.  peers: where to dial first, never this node itself; the log
     knows the present members and addresses.  gateway: None: it has none.
+    socket_group: the group of this machine that may use gateway.sock, with the
+    role of a gateway; None: there is no such socket.
     """
 
     name: NodeName
@@ -124,6 +126,7 @@ class Config:
     peers: Mapping[NodeName, Address] = field(default_factory=dict)
     log: LogConfig = LogConfig()
     gateway: GatewayConfig | None = None
+    socket_group: str | None = None
 
     def __post_init__(self) -> None:
         others = {name: address for name, address in self.peers.items() if name != self.name}
@@ -214,7 +217,16 @@ peers:{peers or " {}"}
 log:
   format: {config.log.format}
   level: {config.log.level}
-{_dump_gateway(config.gateway)}"""
+{_dump_socket_group(config.socket_group)}{_dump_gateway(config.gateway)}"""
+
+
+def _dump_socket_group(group: str | None) -> str:
+    if group is None:
+        return ""
+    return f"""
+# The group of this machine that may use gateway.sock, with the role of a gateway.
+socket_group: {json.dumps(group)}
+"""
 
 
 def _dump_gateway(gateway: GatewayConfig | None) -> str:
@@ -310,7 +322,18 @@ class _Fields:
         # Before the names of fields: a newer file may have others.
         self._version()
         self._only(
-            "schema_version", "name", "cluster", "listen", "advertise", "storage", "peers", "log", "gateway"
+            *(
+                "schema_version",
+                "name",
+                "cluster",
+                "listen",
+                "advertise",
+                "storage",
+                "peers",
+                "log",
+                "gateway",
+            ),
+            "socket_group",
         )
         cluster = _Fields(self._where, self._at, self._required("cluster"), "'cluster'")
         cluster._only("id", "name")
@@ -330,6 +353,11 @@ class _Fields:
                 cast(LogLevel, log._choice("level", "info", "debug", "warning", "error")),
             ),
             gateway=self._fields("gateway")._gateway() if "gateway" in self._values else None,
+            socket_group=(
+                self._text(self._values["socket_group"], "'socket_group'")
+                if "socket_group" in self._values
+                else None
+            ),
         )
 
     def _gateway(self) -> GatewayConfig:

@@ -18,6 +18,7 @@ import socket
 import ssl
 import time
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, cast
 
@@ -35,7 +36,14 @@ from cyoloctl.gateway import Limits as GatewayLimits
 from cyoloctl.listener import Guest, Listener, raise_descriptor_limit
 from cyoloctl.machines import Composite
 from cyoloctl.model import Address, parse_address
-from cyoloctl.paths import check_ownership, control_socket_path, make_private_directory, write_private
+from cyoloctl.paths import (
+    GATEWAY_SOCKET,
+    check_ownership,
+    control_socket_path,
+    make_private_directory,
+    open_to_group,
+    write_private,
+)
 from cyoloctl.process import harden
 from cyoloctl.raft import (
     COPY,
@@ -220,7 +228,13 @@ class Node:
                 tls=lambda: self.tls.server,
             )
             self._listener.start()
-            await self.control.start_unix(control_socket_path(data_dir, create=True))
+            control_socket = control_socket_path(data_dir, create=True)
+            await self.control.start_unix(control_socket)
+            if config.socket_group is not None:
+                group_id = open_to_group(data_dir, config.socket_group, control_socket)
+                await self.control.start_unix(
+                    control_socket.with_name(GATEWAY_SOCKET), role="gateway", group_id=group_id
+                )
             if config.gateway is not None:
                 gateway_limits = stranger_limits(self._descriptors, at_most=_MAX_BROWSERS)
                 self._gateway = Gateway(
@@ -498,13 +512,14 @@ def run(
     log_level: str | None = None,
     log_file: str | None = None,
     ready_fd: int | None = None,
+    socket_group: str | None = None,
 ) -> int:
     """Run the node of a data directory until it is told to stop; returns the exit status 0.
 
     log_format: text or json; log_level: debug, info, warning or error; None:
     as in node.yaml.  log_file: the file that stderr goes to, rotated by the
     node.  ready_fd: gets one JSON line, ``{"ready":true,...}`` or
-    ``{"error":{...}}``, and is closed.
+    ``{"error":{...}}``, and is closed.  socket_group: in place of node.yaml's.
 
     Raises the error that kept it from starting or made it stop: ConfigError,
     StorageError, Conflict, VersionMismatch.
@@ -517,6 +532,8 @@ def run(
         signal.signal(signal.SIGHUP, lambda _number, _frame: None)
         check_ownership(data_dir)
         config = load_config(data_dir / CONFIG_NAME)
+        if socket_group is not None:
+            config = replace(config, socket_group=socket_group)
         logs.configure(log_format or config.log.format, log_level or config.log.level, path=log_file)
         told = True
         with asyncio.Runner(loop_factory=_loop_factory()) as runner:

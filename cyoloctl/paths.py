@@ -14,6 +14,7 @@ from pathlib import Path
 from cyoloctl.errors import AlreadyExists, ConfigError, StorageError
 
 __all__ = [
+    "GATEWAY_SOCKET",
     "MAX_SOCKET_PATH_BYTES",
     "check_ownership",
     "control_socket_path",
@@ -25,6 +26,9 @@ __all__ = [
 
 MAX_SOCKET_PATH_BYTES = 107 if sys.platform.startswith("linux") else 103
 """Longest unix socket path in bytes: sun_path without its closing zero, unix(7)."""
+
+GATEWAY_SOCKET = "gateway.sock"
+"""The socket beside control.sock whose users have the role of a gateway."""
 
 _SOCKET_NAME = "control.sock"
 
@@ -178,6 +182,40 @@ def make_private_directory(path: str | os.PathLike[str]) -> None:
             f"cannot make the directory {os.fspath(path)}: {error.strerror}; "
             "make it, or choose another with --data-dir"
         ) from error
+
+
+def open_to_group(data_dir: str | os.PathLike[str], group: str, control_socket: Path) -> int:
+    """Let a group of this machine pass through a data directory to its sockets; the group's number.
+
+    The directory gets that group and mode 0710: its members reach what they
+    know the name of and may open, and list nothing.  Every file in it stays
+    0600, pki 0700.  Raises ConfigError for a group that is not there or that
+    this user is no member of, and where the sockets are not in the directory.
+    """
+    import grp
+
+    text = os.path.realpath(data_dir)
+    if os.path.dirname(control_socket) != text:
+        raise ConfigError(
+            f"socket_group cannot be used: the path of {text} is too long for a socket in it; "
+            "move the data directory to a shorter path"
+        )
+    try:
+        number = grp.getgrnam(group).gr_gid
+    except (KeyError, ValueError):
+        raise ConfigError(
+            f"socket_group names {group[:80]!r}, which is no group of this machine: make it with "
+            "`groupadd`, or correct it in node.yaml"
+        ) from None
+    try:
+        os.chown(text, -1, number)
+        os.chmod(text, 0o710)
+    except OSError as error:
+        raise ConfigError(
+            f"cannot give {text} to the group {group}: {error.strerror}; make the user that runs the node "
+            f"a member of it (`usermod -aG {group} USER`)"
+        ) from None
+    return number
 
 
 def check_ownership(data_dir: str | os.PathLike[str]) -> None:

@@ -112,7 +112,13 @@ class NodeProcess:
         self.process.returncode = 0
 
 
-def start_node(data_dir: Path, *, log_format: str | None = None, log_level: str | None = None) -> NodeProcess:
+def start_node(
+    data_dir: Path,
+    *,
+    log_format: str | None = None,
+    log_level: str | None = None,
+    socket_group: str | None = None,
+) -> NodeProcess:
     """Start the node of a directory; stdout and stderr go to node.log (0600, appended) in it.
 
     It runs in /, with the code of this process and without PYTHON* variables.
@@ -132,6 +138,7 @@ def start_node(data_dir: Path, *, log_format: str | None = None, log_level: str 
     arguments += ["--ready-fd", str(node_fd), "--log-file", str(data_dir / LOG_NAME)]
     arguments += ["--log-format", log_format] if log_format else []
     arguments += ["--log-level", log_level] if log_level else []
+    arguments += ["--socket-group", socket_group] if socket_group else []
     try:
         process = subprocess.Popen(
             arguments,

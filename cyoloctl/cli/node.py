@@ -52,6 +52,14 @@ def start(
             help="Least that is logged. [default: as in node.yaml]",
         ),
     ] = None,
+    socket_group: Annotated[
+        str | None,
+        typer.Option(
+            "--socket-group",
+            metavar="GROUP",
+            help="Group that may use gateway.sock, with the role of a gateway. [default: as in node.yaml]",
+        ),
+    ] = None,
     ready_fd: Annotated[int | None, typer.Option("--ready-fd", hidden=True)] = None,
     log_file: Annotated[str | None, typer.Option("--log-file", hidden=True)] = None,
 ) -> None:
@@ -76,9 +84,12 @@ def start(
             log_level=log_level,
             log_file=log_file,
             ready_fd=ready_fd,
+            socket_group=socket_group,
         )
         raise typer.Exit(status)
-    node_process = launch.start_node(session.data_dir, log_format=log_format, log_level=log_level)
+    node_process = launch.start_node(
+        session.data_dir, log_format=log_format, log_level=log_level, socket_group=socket_group
+    )
     try:
         answer = node_process.wait_ready(session.timeout_s)
     except BaseException:

@@ -345,6 +345,7 @@ class _Connection(web.RequestHandler):
         "_counted",
         "_guest",
         "_identified",
+        "_local",
         "_owner",
         "_unix",
         "busy",
@@ -362,9 +363,10 @@ class _Connection(web.RequestHandler):
         manager: web.Server,
         loop: asyncio.AbstractEventLoop,
         *,
-        unix: bool,
+        unix: str | None,
         guest: Guest | None = None,
     ):
+        """unix: the role of whoever can open the unix socket; None for the network."""
         super().__init__(
             manager,
             loop=loop,
@@ -376,13 +378,15 @@ class _Connection(web.RequestHandler):
             logger=owner.quiet,
         )
         self._owner = owner
-        self._unix = unix
+        self._unix = unix is not None
+        # Those of the gateway's socket share with the network: they must not keep the operator out.
+        self._local = unix == "operator"
         self._guest = guest
         # Whose share this connection counts against.
         self._counted: str | None = None
-        self._identified = unix
-        self.caller = "unix socket" if unix else "nobody"
-        self.role: str | None = "operator" if unix else None
+        self._identified = self._unix
+        self.caller = "unix socket" if self._local else f"{unix} socket" if unix else "nobody"
+        self.role: str | None = unix
         #: Why there is no role, where that can be said.
         self.refusal: CyoloctlError | None = None
         #: Its identity was accepted once and is not any more: nothing but the refusal is answered.
@@ -422,7 +426,7 @@ class _Connection(web.RequestHandler):
 
     def _count(self, caller: str | None) -> None:
         """Count the connection for a caller, or turn it away when that one has too many."""
-        budget = self._owner.local_connections if self._unix else self._owner.network_connections
+        budget = self._owner.local_connections if self._local else self._owner.network_connections
         if caller == self._counted:
             return
         if self._counted is not None:
@@ -441,7 +445,7 @@ class _Connection(web.RequestHandler):
     @property
     def local(self) -> bool:
         """Whether the caller came by the control socket."""
-        return self._unix
+        return self._local
 
     def begin(self) -> None:
         """A request's whole head is there."""
@@ -553,9 +557,8 @@ class ControlServer:
         self._identify = identify
         self._wait_ready = wait_ready
         self._http = web.Server(self._handle)
-        self._unix: asyncio.Server | None = None
-        self._unix_path = ""
-        self._unix_inode = (0, 0)
+        #: Unix sockets with their path and inode.
+        self._unix: list[tuple[asyncio.Server, str, tuple[int, int]]] = []
         self._running = 0
         self._guards: set[_Guard] = set()
         self._guard_timer: asyncio.TimerHandle | None = None
@@ -577,24 +580,26 @@ class ControlServer:
         The listener does transport.set_protocol(p); p.connection_made(transport).
         guest: hears who the caller is, and when it asks and leaves.
         """
-        return _Connection(self, self._http, self.loop, unix=False, guest=guest)
+        return _Connection(self, self._http, self.loop, unix=None, guest=guest)
 
-    async def start_unix(self, path: str | Path) -> None:
-        """Listen on a unix socket with mode 0600; whoever can open it is operator.
+    async def start_unix(
+        self, path: str | Path, *, role: str = "operator", group_id: int | None = None
+    ) -> None:
+        """Listen on a unix socket; whoever can open it has the role.
 
-        A socket that a dead process left is replaced.  Raises Conflict when a
-        live process answers there or the path is something else, StorageError
-        when it cannot be made.
+        Mode 0600, or with group_id 0660 and that group.  A socket that a dead
+        process left is replaced.  Raises Conflict when a live process answers
+        there or the path is something else, StorageError when it cannot be made.
         """
         text = os.fspath(path)
-        sock, self._unix_inode = _bind_unix(text)
-        self._unix_path = text
+        sock, inode = _bind_unix(text, group_id)
         # cleanup_socket (3.13) would remove whatever is there by then; close() looks first.
         cleans = sys.version_info >= (3, 13) and isinstance(self.loop, asyncio.BaseEventLoop)  # uvloop: no
         options: dict[str, Any] = {"cleanup_socket": False} if cleans else {}
-        self._unix = await self.loop.create_unix_server(
-            lambda: _Connection(self, self._http, self.loop, unix=True), sock=sock, backlog=1024, **options
+        server = await self.loop.create_unix_server(
+            lambda: _Connection(self, self._http, self.loop, unix=role), sock=sock, backlog=1024, **options
         )
+        self._unix.append((server, text, inode))
 
     async def close(self, timeout_s: float = 2.0) -> None:
         """Stop accepting, end the watches, let running requests finish for up to timeout_s seconds.
@@ -605,13 +610,13 @@ class ControlServer:
             self._closing.set_result(None)
         if self._guard_timer is not None:
             self._guard_timer.cancel()
-        if self._unix is not None:
-            self._unix.close()
-            self._unix = None
+        while self._unix:
+            server, path, inode = self._unix.pop()
+            server.close()
             with contextlib.suppress(OSError):
-                found = os.stat(self._unix_path, follow_symlinks=False)
-                if (found.st_dev, found.st_ino) == self._unix_inode:
-                    os.unlink(self._unix_path)
+                found = os.stat(path, follow_symlinks=False)
+                if (found.st_dev, found.st_ino) == inode:
+                    os.unlink(path)
         # Idle connections end now, busy ones after their answer.  web.Server's
         # pre_shutdown would leave the idle ones open until shutdown.
         for connection in cast("list[_Connection]", self._http.connections):
@@ -999,8 +1004,8 @@ def _openapi() -> bytes:
         return file.read()
 
 
-def _bind_unix(path: str) -> tuple[socket.socket, tuple[int, int]]:
-    """A listening-to-be unix socket with mode 0600, and its (device, inode).
+def _bind_unix(path: str, group_id: int | None = None) -> tuple[socket.socket, tuple[int, int]]:
+    """A listening-to-be unix socket with mode 0600 (0660 for a group), and its (device, inode).
 
     Raises Conflict, StorageError.
     """
@@ -1015,6 +1020,9 @@ def _bind_unix(path: str) -> tuple[socket.socket, tuple[int, int]]:
             sock.bind(path)
         finally:
             os.umask(previous)
+        if group_id is not None:
+            os.chown(path, -1, group_id)
+            os.chmod(path, 0o660)
         made = os.stat(path, follow_symlinks=False)
     except OSError as error:
         sock.close()

@@ -35,6 +35,7 @@ from cyoloctl.machines.members import Member
 from cyoloctl.model import parse_hostname
 from cyoloctl.raft import Engine, ReplicaStatus
 from cyoloctl.service._admission import Admission
+from cyoloctl.service._audit import audit
 from cyoloctl.service._certificates import CertificateService
 from cyoloctl.service._credentials import CredentialService
 from cyoloctl.service._gateway import GatewayService
@@ -156,6 +157,7 @@ class Service:
             issuer=partial(self.certificates.issuer, credentials=True),
             addresses=self._dial_addresses,
         )
+        self.admission.before_ready = self.credentials.bootstrap
         # Before time steps past their end, certificates are renewed.
         self.certificates.pending = engine.clock.pending_unix_ms
         engine.clock.ready = self.certificates.ready
@@ -561,9 +563,12 @@ class Service:
             await self._engine.wait_changed(min(0.1, max(left, 0.01)))
 
     async def member_remove(self, name: str, *, force: bool, dry_run: bool, timeout_s: float) -> Json:
-        return await self._at_leader(
+        answer = await self._at_leader(
             "remove", {"name": name, "force": force, "dry_run": dry_run}, self._remove_here, timeout_s
         )
+        if not dry_run:
+            audit("member remove", member=name, force=force)
+        return answer
 
     async def transfer_leadership(self, to: str | None, *, timeout_s: float) -> Json:
         if to is not None and self._machine.members.get(to) is None:
@@ -737,7 +742,7 @@ class Service:
             if await self.certificates.maintain():
                 pause = 0.1
             try:
-                if self._engine.leader() is not None and await self.credentials.bootstrap():
+                if self.admission.is_caught_up and await self.credentials.bootstrap():
                     pause = 0.2
                 if self._engine.leader() is not None and (await self._announce() or await self._presence()):
                     pause = 0.2

@@ -119,6 +119,8 @@ class Admission:
         self._doubted: dict[tuple[str, str], float] = {}  # connected, and not known (any more): since when
         self._tasks: set[asyncio.Task[None]] = set()
         self._written: str | None = None
+        self.before_ready: Callable[[], Awaitable[object]] | None = None
+        """Awaited once this node is up to date, before any caller is judged; what it raises is logged."""
         self.recheck_callers: Callable[[], None] = lambda: None
         """Called every second: ask `caller` again for every connection, and end those that are refused."""
 
@@ -285,10 +287,16 @@ class Admission:
         while not self._caught_up.is_set():
             try:
                 await self._link.read_barrier(timeout_s=2.0)
-                self._caught_up.set()
+                break
             except CyoloctlError as error:
                 _log.debug("not up to date yet", extra={"reason": error.message})
                 await asyncio.sleep(0.1)
+        if self.before_ready is not None:
+            try:
+                await self.before_ready()
+            except CyoloctlError as error:
+                _log.warning("not all is ready for callers", extra={"reason": error.message})
+        self._caught_up.set()
 
     def sweep(self) -> None:
         """Judge every live connection again; end those whose certificate does not count any more."""

@@ -741,7 +741,9 @@ class CertificateService:
         for entry in self._credentials.entries():
             left_ms = entry.expires_unix_ms - now_ms
             life_days = max(1, entry.lifetime_ms // 86_400_000)
-            if entry.revoked_unix_ms is None and 0 < left_ms < authority.warn_before_s(life_days) * 1000:
+            # Those of an hour are meant to end: they are told of in their last third.
+            warn_ms = min(authority.warn_before_s(life_days) * 1000, entry.lifetime_ms // 3)
+            if entry.revoked_unix_ms is None and 0 < left_ms < warn_ms:
                 message = f"the credentials of {entry.name} ({entry.role}) {_ends(left_ms)}"
                 command = f"cyoloctl credentials renew {entry.name}"
                 found.append(_problem("credentials_expiring", None, message, command))

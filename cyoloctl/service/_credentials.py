@@ -149,8 +149,11 @@ class CredentialService:
         return await self._where_allowed("revoke", {"name": name}, request_id, timeout_s)
 
     async def bootstrap(self) -> bool:
-        """Register the founder's operator, while the register never had one.  True when it was written."""
-        if self._register.had_operator or not self._admission.is_caught_up:
+        """Register the founder's operator, while the register never had one.  True when it was written.
+
+        To be called when this node is up to date.
+        """
+        if self._register.had_operator:
             return False
         try:
             found = pki.read_operator(self._pki_dir)

@@ -25,6 +25,7 @@ from cyoloctl.errors import (
 )
 from cyoloctl.machines.members import REJECTED, Invitation
 from cyoloctl.model import Address, NodeName, parse_address
+from cyoloctl.service._audit import audit
 from cyoloctl.service._certificates import Issuer
 from cyoloctl.service._replicated import Json, Replicated, rfc3339
 
@@ -106,6 +107,7 @@ class JoinService:
         _, made, _ = await self._replicated.apply(
             "members", "issue_invitation", arguments, request_id=None, timeout_s=timeout_s
         )
+        audit("member invite", member=name, role="learner" if learner else "voter")
         token = joining.JoinToken(
             cluster_id=self._config.cluster_id,
             cluster=self._config.cluster,
@@ -175,6 +177,7 @@ class JoinService:
             "members", "uninvite", {"name": name}, request_id=None, timeout_s=timeout_s
         )
         _log.info("invitation withdrawn", extra={"member": name})
+        audit("member uninvite", member=name)
         return {"schema_version": 1, **done}
 
     # ------------------------------------------------------------- joining
@@ -250,6 +253,7 @@ class JoinService:
             "members", "admit", arguments, request_id=None, timeout_s=timeout_s
         )
         _log.info("member admitted", extra={"member": name, "role": admitted["role"]})
+        audit("member admit", member=name, role=admitted["role"], key_hash=arguments["key_hash"])
 
     async def _backing(self, asked: Mapping[str, str], request_sha256: str, timeout_s: float) -> Invitation:
         """The invitation whose holder signed what is asked.

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import contextlib
+import grp
 import json
+import os
 import subprocess
 import threading
 import time
@@ -84,6 +86,10 @@ def test_created_credentials_do_what_their_role_may_on_every_node(shared: Cluste
     )
     wrong = run("status", "-e", f"https://n1@{shared['n3'].address}", "--credentials", made["viewer"])
     assert_refused(wrong, 77, "n3 answers there, not n1")
+    told = [e for e in shared["n1"].log_events() if e["logger"] == "cyoloctl.audit"]
+    assert [
+        (e["event"], e["by"], e["credentials"], e["role"]) for e in told if e["event"] == "credentials create"
+    ][-3:] == [("credentials create", "unix socket", f"the-{role}", role) for role in made]
     entry = rows(shared)["the-gateway"]
     assert (entry["role"], entry["created_by"]) == ("gateway", "unix socket")
     assert json.loads(made["viewer"].read_text())["members"].keys() == {"n1", "n2", "n3"}
@@ -175,6 +181,52 @@ def test_holder_renews_over_the_network_and_keeps_the_key(shared: Cluster, tmp_p
     given = shared["n3"].cli("credentials", "renew", "carol", "--ttl", "2d", "--out", tmp_path / "c.yaml")
     assert given.returncode == 0, given.stderr
     assert run("status", *remote(shared, tmp_path / "c.yaml")).returncode == 0
+
+
+def test_group_of_the_machine_has_a_socket_with_the_role_of_a_gateway(tmp_path: Path) -> None:
+    group = grp.getgrgid(os.getgid())
+    with Cluster(tmp_path) as cluster:
+        node = cluster.init("n1")
+        node.terminate()
+        started = node.cli("node", "start", "--background", "--socket-group", group.gr_name)
+        assert started.returncode == 0, started.stderr
+        try:
+            for path, mode in ((node.directory, 0o710), (node.directory / "gateway.sock", 0o660)):
+                found = path.stat()
+                assert (found.st_gid, found.st_mode & 0o777) == (group.gr_gid, mode)
+            assert (node.directory / "control.sock").stat().st_mode & 0o777 == 0o600
+            socket = ("-e", f"unix://{node.directory}/gateway.sock")
+            assert run("status", *socket).returncode == 0
+            assert run("token", "mint", "--sub", "a", *socket).returncode == 0
+            assert_refused(run("counter", "incr", "x", *socket), 77, "needs the role operator", "gateway")
+            assert_refused(run("credentials", "renew", "admin", "--out", tmp_path / "x", *socket), 77)
+        finally:
+            node.cli("node", "stop")
+        refused = node.cli("node", "start", "--background", "--socket-group", "no-such-group")
+        assert_refused(refused, 78, "no group of this machine", "groupadd")
+
+
+def test_lagging_node_admits_a_leader_that_joined_while_it_was_away(stopped: Cluster) -> None:
+    """Its own state does not know the leader, and only the leader can tell: a voter vouches."""
+    cluster = stopped
+    cluster.start_all()
+    cluster.wait_healthy()
+    wait_until("n1 remembers", lambda: "n3" in (cluster["n1"].directory / "pki/members.json").read_text())
+    cluster["n1"].terminate()
+    cluster.join("n4", through="n2")
+
+    def votes() -> bool:
+        rows = cluster["n2"].client().status()["members"]
+        return any(row["name"] == "n4" and row["role"] != "learner" for row in rows)
+
+    wait_until("n4 votes", votes)
+    wait_until(
+        "n4 leads",
+        lambda: cluster["n2"].client(10.0).transfer_leadership("n4")["leader"] == "n4",
+    )
+    cluster["n1"].start()
+    cluster.wait_settled(voters=4)
+    assert cluster["n1"].client().counter_add("after", 1)["value"] == 1
 
 
 # --- connections end with what they rest on --------------------------------------------------------

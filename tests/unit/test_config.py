@@ -65,6 +65,7 @@ FULL = Config(
         sign_in_url="https://login.example.com/?next=a#b",
         begin=("mfa", "1e3"),
     ),
+    socket_group="a group: 1",
 )
 
 
@@ -95,7 +96,7 @@ def test_dump_config_of_names_that_yaml_takes_for_other_types_reads_back_the_sam
 
 def test_dump_config_has_a_comment_above_every_section() -> None:
     lines = dump_config(FULL).splitlines()
-    for section in ("name:", "cluster:", "listen:", "storage:", "peers:", "log:"):
+    for section in ("name:", "cluster:", "listen:", "storage:", "peers:", "log:", "socket_group:"):
         (at,) = [number for number, line in enumerate(lines) if line.startswith(section)]
         assert lines[at - 1].startswith("# ")
 
@@ -132,6 +133,7 @@ DEFECTS = {
     "listen has a bad port": (MINIMAL.replace(":7700", ":65536"), 4, 9, "use HOST:PORT"),
     "wildcard without advertise": (MINIMAL.replace("127.0.0.1", "0.0.0.0"), 4, 9, "set advertise"),
     "wildcard advertised": (MINIMAL + "advertise: '[::]:7700'\n", 6, 12, "set advertise"),
+    "socket group is a number": (MINIMAL + "socket_group: 12\n", 6, 15, "takes 12 for int: put it in quotes"),
     "storage is unknown": (MINIMAL + "storage: tape\n", 6, 10, "use disk or memory"),
     "log format is unknown": (MINIMAL + "log: {format: xml}\n", 6, 15, "use text or json"),
     "log level is unknown": (MINIMAL + "log: {level: loud}\n", 6, 14, "use info or debug"),
