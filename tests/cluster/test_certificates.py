@@ -166,6 +166,86 @@ def test_learner_whose_certificate_ended_while_it_was_off_is_renewed_by_file(tmp
         )
 
 
+YEARS_S = 3 * 365 * 24 * HOUR_S
+
+
+def test_cluster_that_lay_switched_off_for_three_years_renews_before_it_takes_up_the_time(
+    tmp_path: Path,
+) -> None:
+    with Cluster(tmp_path) as cluster:
+        form_with_clocks(cluster, learner=True)
+        n1 = cluster["n1"]
+        assert n1.client().counter_add("default", 7)["value"] == 7
+        sizes = {name: node.log_size() for name, node in cluster.nodes.items()}
+        cluster.stop_all()
+        set_clocks(cluster, YEARS_S)
+        cluster.start_all()
+        later = datetime.now(UTC) + timedelta(seconds=YEARS_S)
+
+        def taken_up() -> bool:
+            status = n1.client().status()
+            now = datetime.fromisoformat(status["cluster"]["time"])
+            if now < later or not status["cluster"]["healthy"]:
+                raise NotYet(str(status))
+            return True
+
+        wait_until("the time of today", taken_up, 90.0)
+        wait_until("every certificate renewed", lambda: all(end > later for end in ends(cluster).values()))
+        assert n1.client().counter_add("default", 1)["value"] == 8
+        wait_until("a clean bill", lambda: n1.cli("status", "--check").returncode == 0)
+        for name, node in cluster.nodes.items():
+            refused = [e for e in node.log_events(sizes[name]) if "ended at" in str(e.get("reason"))]
+            assert refused == [], name  # the time came after the certificates
+
+
+def test_rotation_goes_on_whoever_ends_in_the_middle_of_it(tmp_path: Path) -> None:
+    with Cluster(tmp_path) as cluster:
+        cluster.form(3)
+        n1 = cluster["n1"]
+        old = str(pki_status(n1)["authorities"][0]["sha256"])
+        with Writers(cluster) as writers:
+            n1.json("pki", "rotate-ca", "--overlap", "0s", "--yes")
+            # Whoever began it ends at once, then the others one after the other, wherever they are.
+            for name in ("n1", "n2", "n3", "n1", "n2", "n3"):
+                cluster[name].kill()
+                cluster[name].start()
+            wait_exchanged(cluster, n1, old)
+            writers.finish()
+        writers.assert_exact(n1.client().counter_get("default")["value"])
+        new = str(pki_status(n1)["authorities"][0]["sha256"])
+        for node in cluster.nodes.values():
+            wait_files(node, new, key=True)
+
+
+def test_member_that_is_away_holds_a_rotation_up_and_its_removal_makes_another_one_due(
+    tmp_path: Path,
+) -> None:
+    with Cluster(tmp_path) as cluster:
+        cluster.form(3)
+        n1, n3 = cluster["n1"], cluster["n3"]
+        assert n1.cli("status", "--check").returncode == 0
+        n3.kill()
+        begun = n1.json("pki", "rotate-ca", "--overlap", "0s", "--yes")
+        assert begun["away"] == ["n3"]
+        rotation = wait_until(
+            "the others waiting",
+            lambda: r if (r := pki_status(n1)["rotation"])["waiting_for"] == ["n3"] else None,
+        )
+        assert rotation["step"] == "distributing"
+        removed = n1.json("member", "remove", "n3", "--yes")
+        assert removed["ca_rotation_due"]
+        first = wait_exchanged(cluster, n1, begun["sha256"][::-1])
+        assert first == begun["sha256"]
+        # It was sealed the key of the new one: that one is to be exchanged too.
+        assert pki_status(n1)["rotation_due"]
+        unhappy = n1.cli("status", "--check")
+        assert unhappy.returncode == 4
+        assert "n3 was removed and has had the key" in unhappy.stderr
+        n1.json("pki", "rotate-ca", "--overlap", "0s", "--yes")
+        wait_exchanged(cluster, n1, first)
+        wait_until("a clean bill", lambda: n1.cli("status", "--check").returncode == 0)
+
+
 def test_ca_is_exchanged_under_writes_and_what_the_old_one_vouches_for_counts_no_more(tmp_path: Path) -> None:
     with Cluster(tmp_path) as cluster:
         cluster.form(3)
