@@ -262,6 +262,7 @@ class Node:
         self._tasks = [
             loop.create_task(self._watch_failure()),
             loop.create_task(self.service.housekeeping()),
+            loop.create_task(self.service.certificates.run()),
             loop.create_task(self.service.admission.run()),
         ]
         self._tasks.append(loop.create_task(_tell_suppressed()))

@@ -30,7 +30,6 @@ from cyoloctl.errors import (
 __all__ = ["COMMANDS", "field_text", "member_table", "show_status", "warnings"]
 
 # Where a figure turns into a warning.
-_CERTIFICATE_WARN_S = 30 * 86400
 _CLOCK_SKEW_WARN_MS = 1000
 _FSYNC_WARN_MS = 100
 _LAG_WARN = 1000
@@ -75,7 +74,7 @@ def _certificate(member: Mapping[str, Any], now_s: float) -> Cell:
     if left_s <= 0:
         return Cell(f"expired {_duration(left_s)} ago", "bad")
     days = f"{int(left_s // 86400)}d" if left_s >= 2 * 86400 else _duration(left_s)
-    return Cell(f"in {days}", "warn" if left_s < _CERTIFICATE_WARN_S else "")
+    return Cell(f"in {days}")  # too soon is a problem that the node tells: it knows how long they live
 
 
 def _number(value: object, suffix: str = "", limit: float | None = None) -> Cell:
@@ -149,13 +148,7 @@ def warnings(document: Mapping[str, Any], now_s: float) -> list[str]:
         found.append("the next failure stops the cluster: bring a member back or add one")
     for member in document["members"]:
         name = member["name"]
-        left_s = _expires_in_s(member.get("certificate_expires_at"), now_s)
         checks = [
-            (left_s is not None and left_s <= 0, "has an expired certificate"),
-            (
-                left_s is not None and 0 < left_s < _CERTIFICATE_WARN_S,
-                f"has a certificate that expires in {_duration(left_s or 0)}",
-            ),
             ((member.get("lag") or 0) > _LAG_WARN, f"lags by {member.get('lag')} entries"),
             (
                 (member.get("fsync_p99_ms") or 0) > _FSYNC_WARN_MS,

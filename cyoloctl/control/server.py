@@ -170,7 +170,7 @@ class NodeService(Protocol):
         """As tokens, for key_X; the id of a key comes first."""
 
     @property
-    def certificates(self) -> Any:
+    def pki(self) -> Any:
         """As tokens, for pki_X."""
 
     @property
@@ -238,7 +238,7 @@ _GROUPS = {
     "key": "keys",
     "rendezvous": "rendezvous",
     "route": "routes",
-    "pki": "certificates",
+    "pki": "pki",
 }
 
 

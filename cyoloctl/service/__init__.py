@@ -42,6 +42,7 @@ from cyoloctl.service._gateway import GatewayService
 from cyoloctl.service._joining import JOIN_FIELDS, JoinService
 from cyoloctl.service._keys import KeyService
 from cyoloctl.service._peer_problems import missing_links, voters_up
+from cyoloctl.service._pki import PkiService
 from cyoloctl.service._problems import Facts, find_problems, time_ahead_ms
 from cyoloctl.service._rendezvous import RendezvousService
 from cyoloctl.service._replicated import Json, Replicated, rfc3339
@@ -158,6 +159,7 @@ class Service:
             addresses=self._dial_addresses,
         )
         self.admission.before_ready = self.credentials.bootstrap
+        self.pki = PkiService(self._replicated, self.certificates, ask=self._ask)
         # Before time steps past their end, certificates are renewed.
         self.certificates.pending = engine.clock.pending_unix_ms
         engine.clock.ready = self.certificates.ready
@@ -372,7 +374,7 @@ class Service:
                 "time_ahead_s": None if ahead_ms is None or not now_ms else round(ahead_ms / 1000, 1),
             },
             "members": rows,
-            "problems": find_problems(facts, self.certificates.problems()),
+            "problems": find_problems(facts, self.pki.problems()),
         }
 
     async def set_time(self, *, dry_run: bool, request_id: str | None, timeout_s: float) -> Json:
@@ -523,8 +525,7 @@ class Service:
             asking = self._machine.members.get(peer)
             if asking is None or asking.role != "voter":
                 raise AccessDenied("only a voter may ask for this")
-            answer: Callable[..., Awaitable[Json]] = getattr(self.certificates, _OF_VOTERS[operation])
-            return await answer(**arguments, timeout_s=timeout_s)
+            return await self._for_voter(operation, arguments, timeout_s)
         if not self._engine.is_leader():
             raise NoLeader("the leader changed: try again")
         if operation == "step_out":
@@ -541,6 +542,13 @@ class Service:
             "transfer": self._transfer_here,
         }
         return await runs[operation](**arguments, timeout_s=timeout_s)
+
+    async def _for_voter(self, operation: str, arguments: Json, timeout_s: float) -> Json:
+        if operation == "grant":
+            return await self.pki.grant_for(**arguments, timeout_s=timeout_s)
+        if operation == "rotate_ca":
+            return await self.pki.rotate_for(**arguments, timeout_s=timeout_s)
+        return await self.certificates.wrap_for_leader(**arguments, timeout_s=timeout_s)
 
     async def _at_leader(
         self, operation: str, arguments: Json, here: Callable[..., Awaitable[Json]], timeout_s: float
@@ -739,8 +747,6 @@ class Service:
             pause = _HOUSEKEEPING_S
             self._engine.set_addresses(self.where_to_dial())
             self._part_with_removed()
-            if await self.certificates.maintain():
-                pause = 0.1
             try:
                 if self.admission.is_caught_up and await self.credentials.bootstrap():
                     pause = 0.2
@@ -887,8 +893,8 @@ class Service:
         return {"schema_version": 1, "stopping": True}
 
 
-# What voters ask of a holder of the CA key for their operators, and the method that does it.
-_OF_VOTERS = {"grant": "grant_for", "rotate_ca": "rotate_for", "wrap_ca": "wrap_for_leader"}
+# What voters, and nobody else, ask of a holder of the CA key.
+_OF_VOTERS = frozenset({"grant", "rotate_ca", "wrap_ca"})
 
 _CALLS: dict[str, dict[str, Any]] = {
     "renew": {"request_pem": str},

@@ -106,15 +106,16 @@ def test_status_without_a_terminal_is_aligned_and_says_what_is_wrong(serve: Serv
         healthy=False,
         failure_tolerance=0,
     )
+    problem = {"code": "away", "member": "b", "message": "b is away", "command": "cyoloctl member show b"}
+    document["problems"] = [problem]
     endpoint = serve({STATUS: document})
     assert main(["status", "-e", endpoint.url]) == 0
     out = capsys.readouterr().out
     for text in (
         "NOT HEALTHY",
         "the next failure stops the cluster",
-        "b is unreachable",
-        "c has an expired certificate",
-        "c has a clock that is -4.2 s off",
+        "b is away: cyoloctl member show b",
+        "expired ",
         "c has a slow disk",
         "1d 2h",
     ):
@@ -124,7 +125,7 @@ def test_status_without_a_terminal_is_aligned_and_says_what_is_wrong(serve: Serv
         assert row[heading.index("ROLE") - 1] == " "
         assert row[heading.index("ROLE")] in "lf"
     assert main(["status", "--check", "-e", endpoint.url]) == Conflict.exit_status
-    assert "b is unreachable" in capsys.readouterr().err
+    assert "b is away" in capsys.readouterr().err
 
 
 def test_status_without_a_quorum_says_so_first(serve: Serve, capsys: Capture) -> None:

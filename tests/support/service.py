@@ -70,7 +70,7 @@ class MemoryService:
         self.credentials = _Group(self, "credentials")
         self.rendezvous = _Group(self, "rendezvous")
         self.routes = _Group(self, "routes")
-        self.certificates = _Group(self, "certificates")
+        self.pki = _Group(self, "pki")
 
     async def _enter(self, operation: str, **arguments: Any) -> None:
         self.calls.append((operation, arguments))
