@@ -44,6 +44,7 @@ _PAUSE_S, _BUSY_PAUSE_S = 0.5, 0.1
 _STEP_TIMEOUT_S = 5.0
 _RETRY_FIRST_S, _RETRY_LAST_S = 1.0, 60.0
 _REMAKE_EVERY_S = 0.4
+_SHUT_OUT_S = 10.0
 _LAST_UNIX_MS = int(authority.CLOCK_UNTIL.timestamp() * 1000)
 
 
@@ -93,6 +94,7 @@ class CertificateService:
         self._remake_at = 0.0
         self._failures = 0
         self._retry_at = 0.0
+        self._alone_since = time.monotonic()
         self.problem: str | None = None
         self.exchange_problem: str | None = None
 
@@ -284,7 +286,25 @@ class CertificateService:
             return self._held.get(pki.certificate_sha256(current))
         return next(iter(self._held.values()), None)
 
+    def _shut_out_ms(self) -> int | None:
+        """The wall clock of a node that nobody lets in and whose certificate has ended by it, else None.
+
+        It was away until its certificate ended: nobody can tell it the time.
+        While anybody lets it in, or this clock was never set, the clock counts
+        for nothing.
+        """
+        now = time.monotonic()
+        if self._engine.peers() or len(self._members.members()) == 1:
+            self._alone_since = now
+        if now - self._alone_since < _SHUT_OUT_S:
+            return None
+        wall = datetime.now(UTC)
+        ended = authority.has_ended(self.files.certificate_pem, wall)
+        return int(wall.timestamp() * 1000) if ended else None
+
     def _due(self) -> bool:
+        if self._shut_out_ms() is not None:
+            return True
         if self.judged_ms() >= authority.life_of(self.files.certificate_pem).renew_unix_ms:
             return True
         going = self._authorities.rotation
@@ -298,7 +318,7 @@ class CertificateService:
         try:
             found = self.issuing()
             if found is not None and found.ca_pem in self.files.authorities:
-                self._renew_here(found, self.judged_ms())
+                self._renew_here(found, max(self.judged_ms(), self._shut_out_ms() or 0))
             else:
                 await self._renew_there()
             if self._due():

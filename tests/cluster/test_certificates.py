@@ -134,12 +134,7 @@ def test_learner_whose_certificate_ended_while_it_was_off_is_renewed_by_file(tmp
         # Past two thirds first: what has ended is refused by the members, renewed or not.
         for offset_s in (17 * HOUR_S, 36 * HOUR_S):
             set_clocks(cluster, offset_s)
-            renewed = datetime.now(UTC) + timedelta(seconds=offset_s + 23 * HOUR_S)
-            wait_until(
-                "the voters renewed",
-                lambda after=renewed: all(end > after for name, end in ends(cluster).items() if name != "l1"),
-                60.0,
-            )
+            wait_renewed(cluster, offset_s, away="l1")
         learner.launch()
         wait_until(
             "a member saying why",
@@ -196,6 +191,21 @@ def test_cluster_that_lay_switched_off_for_three_years_renews_before_it_takes_up
         for name, node in cluster.nodes.items():
             refused = [e for e in node.log_events(sizes[name]) if "ended at" in str(e.get("reason"))]
             assert refused == [], name  # the time came after the certificates
+
+
+def test_voter_that_was_off_until_its_certificate_ended_renews_it_when_nobody_lets_it_in(
+    tmp_path: Path,
+) -> None:
+    with Cluster(tmp_path) as cluster:
+        form_with_clocks(cluster, "--certificate-days", "1")
+        n1, n3 = cluster["n1"], cluster["n3"]
+        assert n3.terminate() == 0
+        for offset_s in (17 * HOUR_S, 35 * HOUR_S):
+            set_clocks(cluster, offset_s)
+            wait_renewed(cluster, offset_s, away="n3")
+        n3.start()
+        cluster.wait_settled(3, 60.0)
+        assert any("certificate of node n3 ended" in str(e.get("reason")) for e in n1.log_events())
 
 
 def test_rotation_goes_on_whoever_ends_in_the_middle_of_it(tmp_path: Path) -> None:
