@@ -63,7 +63,7 @@ from cyoloctl.machines._codec import (
     Command,
     Malformed,
     Refused,
-    canonical,
+    canonical_in_slices,
     decode_command,
     decode_result,
     decode_result_with_index,
@@ -177,6 +177,15 @@ _KINDS: tuple[Literal["client", "node", "browser", "refused"], ...] = (
     "browser",
     "refused",
 )
+
+
+def _frozen(machine: Machine) -> Callable[[], dict[str, Any]]:
+    """The state of a machine at this moment; those that stay small make it here."""
+    freeze: Callable[[], Callable[[], dict[str, Any]]] | None = getattr(machine, "freeze", None)
+    if freeze is not None:
+        return freeze()
+    state = machine.export_state()
+    return lambda: state
 
 
 class Composite:
@@ -384,15 +393,28 @@ class Composite:
         return result
 
     def _content(self) -> bytes:
-        head = canonical(
-            {
-                "horizon_unix_ms": self._horizon_unix_ms,
-                "horizons": {kind: self._tables[kind].horizon for kind in _KINDS},
-                "machines": {name: machine.export_state() for name, machine in self._machines.items()},
-            }
-        ).encode("ascii")
-        tables = (self._tables[kind].requests.encode() for kind in _KINDS)
-        return b"".join((_LENGTH.pack(len(head)), head, *tables))
+        return self._freeze()()
+
+    def _freeze(self) -> Callable[[], bytes]:
+        """What makes the content of this moment: cheap to get here, and the work in any thread."""
+        horizon_unix_ms = self._horizon_unix_ms
+        horizons = {kind: self._tables[kind].horizon for kind in _KINDS}
+        states = {name: _frozen(machine) for name, machine in self._machines.items()}
+        tables = [self._tables[kind].requests.freeze() for kind in _KINDS]
+
+        def content() -> bytes:
+            head = "".join(
+                canonical_in_slices(
+                    {
+                        "horizon_unix_ms": horizon_unix_ms,
+                        "horizons": horizons,
+                        "machines": {name: export() for name, export in states.items()},
+                    }
+                )
+            ).encode("ascii")
+            return b"".join((_LENGTH.pack(len(head)), head, *(encode() for encode in tables)))
+
+        return content
 
     def digest(self) -> str:
         """SHA-256 of the snapshot's content, in hex: equal when the whole replicated state is equal."""
@@ -408,8 +430,21 @@ class Composite:
         replicated time in place of the horizons, and two tables.
         Not compressed: what zlib makes differs between its versions.
         """
-        content = self._content()
-        return b"".join((bytes((SNAPSHOT_VERSION,)), sha256(content).digest(), content))
+        return self.begin_snapshot()()
+
+    def begin_snapshot(self) -> Callable[[], bytes]:
+        """`snapshot` of this moment: what the returned function gives, whatever is applied meanwhile.
+
+        This call copies what changes in place, a few milliseconds for the
+        largest state; the function encodes, and is for another thread.
+        """
+        freeze = self._freeze()
+
+        def encode() -> bytes:
+            content = freeze()
+            return b"".join((bytes((SNAPSHOT_VERSION,)), sha256(content).digest(), content))
+
+        return encode
 
     def restore(self, data: bytes) -> None:
         """Replaces the whole state by that of a snapshot.

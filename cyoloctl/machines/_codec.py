@@ -28,8 +28,9 @@ white space without a rule for each, and equally on every Python version.
 from __future__ import annotations
 
 import json
+from collections.abc import Iterator, Sequence
 from hashlib import blake2b
-from typing import Any, NamedTuple, NoReturn
+from typing import Any, NamedTuple, NoReturn, TypeVar
 
 from cyoloctl.errors import CyoloctlError, InternalError, InvalidInput, error_from_code
 
@@ -42,7 +43,9 @@ __all__ = [
     "Command",
     "Malformed",
     "Refused",
+    "batched",
     "canonical",
+    "canonical_in_slices",
     "decode_command",
     "decode_result",
     "decode_result_with_index",
@@ -161,6 +164,44 @@ _decode = json.JSONDecoder(parse_int=_integer, parse_float=_no_number, parse_con
 def canonical(value: object) -> str:
     """The canonical JSON of str, bool, None, integers of 64 bits, lists and dicts with string keys."""
     return _encode(value)
+
+
+def canonical_in_slices(value: object, *, depth: int = 4) -> Iterator[str]:
+    """The text of `canonical` in pieces, none of which takes long to make.
+
+    One call of the encoder holds the interpreter until it returns, whatever
+    thread it runs in, so that a node with a large state would be deaf.
+    """
+    if depth and type(value) is dict and len(value) > 0:
+        before = "{"
+        for keys in batched(sorted(value), _SLICE):
+            if any(type(value[key]) in (dict, list) for key in keys):
+                for key in keys:
+                    yield f"{before}{_encode(key)}:"
+                    yield from canonical_in_slices(value[key], depth=depth - 1)
+                    before = ","
+            else:
+                yield before + _encode({key: value[key] for key in keys})[1:-1]
+                before = ","
+        yield "}"
+    elif depth and type(value) is list and len(value) > _SLICE:
+        before = "["
+        for items in batched(value, _SLICE):
+            yield before + _encode(items)[1:-1]
+            before = ","
+        yield "]"
+    else:
+        yield _encode(value)
+
+
+_SLICE = 1000
+_T = TypeVar("_T")
+
+
+def batched(items: Sequence[_T], size: int) -> Iterator[Sequence[_T]]:
+    """The items in order, so many at a time."""
+    for start in range(0, len(items), size):
+        yield items[start : start + size]
 
 
 def parse_canonical(text: str) -> Any:

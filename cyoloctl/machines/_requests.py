@@ -12,6 +12,7 @@ from __future__ import annotations
 import json
 import struct
 from collections import deque
+from collections.abc import Callable
 from dataclasses import dataclass
 from heapq import heapify, heappop, heappush
 
@@ -197,19 +198,12 @@ class RequestTable:
 
         A record is as in memory, without the place.
         """
-        parts = [_COUNT.pack(len(self._records))]
-        for request_id, place in self._order:
-            record = self._records.get(request_id)
-            if record is None:
-                continue
-            digest, steady_ms, at, index, time, length = _HEAD.unpack_from(record)
-            if at != place:
-                continue
-            key = request_id.encode("ascii")
-            rest = record[_HEAD.size :]
-            head = _STORED.pack(digest, steady_ms, index, time, length)
-            parts.append(b"%c%b%b%b%b" % (len(key), key, _COUNT.pack(_STORED.size + len(rest)), head, rest))
-        return b"".join(parts)
+        return self.freeze()()
+
+    def freeze(self) -> Callable[[], bytes]:
+        """`encode` of this moment, whatever comes meanwhile; the work is in the returned function."""
+        records, order = self._records.copy(), self._order.copy()
+        return lambda: _encoded(records, order)
 
     @classmethod
     def decode(cls, data: bytes, start: int, limits: TableLimits, steady_ms: int) -> tuple[RequestTable, int]:
@@ -294,3 +288,19 @@ def _entries(data: bytes, start: int) -> tuple[list[tuple[str, bytes]], int]:
             raise ValueError("a request is cut short")
         found.append((request_id, record))
     return found, at
+
+
+def _encoded(records: dict[str, bytes], order: deque[tuple[str, int]]) -> bytes:
+    parts = [_COUNT.pack(len(records))]
+    for request_id, place in order:
+        record = records.get(request_id)
+        if record is None:
+            continue
+        digest, steady_ms, at, index, time, length = _HEAD.unpack_from(record)
+        if at != place:
+            continue
+        key = request_id.encode("ascii")
+        rest = record[_HEAD.size :]
+        head = _STORED.pack(digest, steady_ms, index, time, length)
+        parts.append(b"%c%b%b%b%b" % (len(key), key, _COUNT.pack(_STORED.size + len(rest)), head, rest))
+    return b"".join(parts)

@@ -95,6 +95,11 @@ class CounterMachine:
                 self.on_change(name, value, index)
         return {"name": name, "value": value}
 
+    def freeze(self) -> Callable[[], dict[str, Any]]:
+        """`export_state` of this moment, whatever comes meanwhile; the work is in the returned function."""
+        values = self._values.copy()
+        return lambda: values
+
     def export_state(self) -> dict[str, Any]:
         """name -> value, for the snapshot.  Not a copy: encode it before the next apply."""
         return self._values

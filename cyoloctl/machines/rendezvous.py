@@ -645,24 +645,33 @@ class RendezvousMachine:
 
     def export_state(self) -> dict[str, Any]:
         """The state for the snapshot, the same for the same state whatever its history."""
-        state: dict[str, Any] = {
-            "misses": {caller: list(miss) for caller, miss in self._misses.items()},
-            "records": {id: _exported(record) for id, record in self._records.items()},
-        }
-        # What release 0.1.0 did not have is there only when there is something in it.
-        tries = {
-            level: [[who, count, since_ms] for who, (count, since_ms) in table.items()]
-            for level, table in self._tries.items()
-            if table
-        }
-        if tries:
-            state["tries"] = tries
-        if self._policies:
-            state["policies"] = {
-                kind: {"require": dict(policy.require), "allow_self": policy.allow_self}
-                for kind, policy in self._policies.items()
+        return self.freeze()()
+
+    def freeze(self) -> Callable[[], dict[str, Any]]:
+        """`export_state` of this moment, whatever comes meanwhile; the work is in the returned function."""
+        records, misses, policies = self._records.copy(), self._misses.copy(), self._policies.copy()
+        tries = {level: table.copy() for level, table in self._tries.items()}
+
+        def export() -> dict[str, Any]:
+            state: dict[str, Any] = {
+                "misses": {caller: list(miss) for caller, miss in misses.items()},
+                "records": {id: _exported(record) for id, record in records.items()},
             }
-        return state
+            # What release 0.1.0 did not have is there only when there is something in it.
+            if any(tries.values()):
+                state["tries"] = {
+                    level: [[who, count, since_ms] for who, (count, since_ms) in table.items()]
+                    for level, table in tries.items()
+                    if table
+                }
+            if policies:
+                state["policies"] = {
+                    kind: {"require": dict(policy.require), "allow_self": policy.allow_self}
+                    for kind, policy in policies.items()
+                }
+            return state
+
+        return export
 
     def prepare_restore(self, state: object) -> Callable[[], None]:
         """Checks an exported state; the returned function puts it in place.  Raises ValueError."""

@@ -116,8 +116,12 @@ class StateMachine(Protocol):
         """
         ...
 
-    def snapshot(self) -> bytes:
-        """The whole state, the same bytes for the same state."""
+    def begin_snapshot(self) -> Callable[[], bytes]:
+        """The whole state of this moment, the same bytes for the same state.
+
+        Quick, for it holds the node up; the returned function encodes in
+        another thread, in steps that do not, while commands are applied.
+        """
         ...
 
     def restore(self, data: bytes) -> None:
@@ -2122,7 +2126,7 @@ class Replica:
             applied, entry[2], tuple(sorted(self._applied.voters)), tuple(sorted(self._applied.removed))
         )
         try:
-            data = self._machine.snapshot()
+            encode = self._machine.begin_snapshot()
         except MemoryError as failure:
             self._save_later(failure)
             return
@@ -2132,7 +2136,7 @@ class Replica:
         def save() -> None:
             error: CyoloctlError | MemoryError | None = None
             try:
-                store.save(meta, data)
+                store.save(meta, encode())
             except (CyoloctlError, MemoryError) as failure:
                 error = failure
             self._saved = (meta, error)

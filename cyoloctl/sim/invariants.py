@@ -25,6 +25,7 @@ from __future__ import annotations
 
 import json
 from collections import defaultdict
+from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
 from cyoloctl.machines import Composite, decode_command
@@ -141,13 +142,19 @@ class WatchedMachine:
         self._position += 1
         return result
 
-    def snapshot(self) -> bytes:
+    def begin_snapshot(self) -> Callable[[], bytes]:
         """See StateMachine."""
-        data = self._composite.snapshot()
-        replica = self._node.replica
-        if replica is not None:
-            self._watch.state(self._node, replica.applied_index(), data[1:33].hex())
-        return data
+        encode, replica = self._composite.begin_snapshot(), self._node.replica
+        index = None if replica is None else replica.applied_index()
+
+        def watched() -> bytes:
+            # Later, when more was applied: it is the state of the moment all the same.
+            data = encode()
+            if index is not None:
+                self._watch.state(self._node, index, data[1:33].hex())
+            return data
+
+        return watched
 
     def restore(self, data: bytes) -> None:
         """See StateMachine."""

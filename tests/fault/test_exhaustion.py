@@ -88,7 +88,7 @@ def test_snapshot_that_lacks_descriptors_or_memory_is_saved_later(
 def test_snapshot_of_a_state_that_memory_is_lacking_for_is_made_later(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    scarcity = Scarcity(monkeypatch, ListMachine, "snapshot")
+    scarcity = Scarcity(monkeypatch, ListMachine, "begin_snapshot")
     cluster = OurCluster("abc", directory=tmp_path, limits=LIMITS)
     cluster.elect("a")
     scarcity.error = MemoryError()

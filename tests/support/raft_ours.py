@@ -59,8 +59,9 @@ class ListMachine:
             self.items.append(command)
         return b"%d" % (self.items.index(command) + 1)
 
-    def snapshot(self) -> bytes:
-        return b"".join(len(item).to_bytes(4, "big") + item for item in self.items)
+    def begin_snapshot(self) -> Callable[[], bytes]:
+        items = list(self.items)
+        return lambda: b"".join(len(item).to_bytes(4, "big") + item for item in items)
 
     def restore(self, data: bytes) -> None:
         items, position = [], 0

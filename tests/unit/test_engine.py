@@ -43,8 +43,8 @@ class Echo:
     def apply(self, index: int, command: bytes, after: int | None = None) -> bytes:
         return command
 
-    def snapshot(self) -> bytes:
-        return b""
+    def begin_snapshot(self) -> Callable[[], bytes]:
+        return lambda: b""
 
     def restore(self, data: bytes) -> None:
         pass

@@ -13,6 +13,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from cyoloctl import errors, machines
 from cyoloctl.machines import (
@@ -21,6 +23,7 @@ from cyoloctl.machines import (
     Composite,
     CounterMachine,
     TableLimits,
+    _codec,
     decode_command,
     decode_result,
     decode_result_with_index,
@@ -608,3 +611,40 @@ def test_apply_of_a_vector_gives_the_pinned_results_and_digest(name: str) -> Non
     state = {name: composite._machines[name].export_state() for name in vector["machines"]}
     text = json.dumps({"machines": state, "time_unix_ms": composite.time_unix_ms}, sort_keys=True)
     assert sha256(text.encode()).hexdigest() == vector["digest"]
+
+
+# -- the snapshot that another thread encodes ----------------------------------------------------
+
+
+@given(
+    value=st.recursive(
+        st.one_of(st.none(), st.booleans(), st.integers(-(2**63), 2**63 - 1), st.text(max_size=5)),
+        lambda inner: st.one_of(
+            st.lists(inner, max_size=5), st.dictionaries(st.text(max_size=3), inner, max_size=5)
+        ),
+        max_leaves=30,
+    ),
+    size=st.integers(1, 3),
+)
+def test_canonical_text_in_slices_is_the_same_text(value: Any, size: int) -> None:
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(_codec, "_SLICE", size)
+        assert "".join(_codec.canonical_in_slices(value)) == _codec.canonical(value)
+
+
+def test_snapshot_that_was_begun_is_of_that_moment_whatever_is_applied_meanwhile() -> None:
+    composite = filled()
+    expected = composite.snapshot()
+    encode = composite.begin_snapshot()
+    for number in range(50):
+        composite.apply(
+            1000 + number,
+            machines.encode_command(
+                "counter", "add", {"name": f"later{number}", "by": 1}, request_id=f"later{number}"
+            ),
+        )
+    composite.members._members.clear()
+    composite.rendezvous._records.clear()
+    composite.sessions._sids.entries.clear()
+    assert composite.snapshot() != expected
+    assert encode() == expected == encode()

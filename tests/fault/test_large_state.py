@@ -1,0 +1,46 @@
+"""A state that takes long to encode: the leader goes on leading while it is saved."""
+
+from __future__ import annotations
+
+import threading
+import time
+
+import pytest
+
+from cyoloctl.machines import Composite
+
+pytestmark = pytest.mark.fault
+
+_REVOCATIONS, _COUNTERS = 60_000, 40_000
+
+
+def _large() -> Composite:
+    composite = Composite()
+    composite.sessions._sids.entries.update(
+        {f"{number:022d}": (2**53, 10**12) for number in range(_REVOCATIONS)}
+    )
+    composite.counters._values.update({f"c{number}": number for number in range(_COUNTERS)})
+    composite.counters._names = sorted(composite.counters._values)
+    return composite
+
+
+def test_snapshot_of_a_large_state_holds_nobody_up_while_it_is_encoded() -> None:
+    composite = _large()
+    started = time.perf_counter()
+    expected = composite.snapshot()
+    whole_s = time.perf_counter() - started
+    started = time.perf_counter()
+    encode = composite.begin_snapshot()
+    begun_s = time.perf_counter() - started
+    found: list[bytes] = []
+    thread = threading.Thread(target=lambda: found.append(encode()))
+    longest, last = 0.0, time.perf_counter()
+    thread.start()
+    while thread.is_alive():
+        thread.join(0.0005)
+        now = time.perf_counter()
+        longest, last = max(longest, now - last), now
+    assert found == [expected]
+    # Of the time that it took, and bounded however slow the machine is: far below an election timeout.
+    assert begun_s < whole_s / 3
+    assert longest < max(0.2, whole_s / 2)
