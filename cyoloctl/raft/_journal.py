@@ -5,7 +5,7 @@ that become durable together at the next `Journal.sync`.  A `Store` makes one
 `Batch` durable, whole or not at all.  `SqliteStore` is the real one,
 `MemoryStore` forgets with the process, and the simulation brings its own.
 
-File format, version 1 (``DIR/raft.db`` and ``DIR/raft.db-wal``, mode 0600):
+File format, version 2 (``DIR/raft.db`` and ``DIR/raft.db-wal``, mode 0600):
 SQLite 3, ``application_id`` 0x6379726c (``cyrl``), ``user_version`` = format
 version, and two tables.
 
@@ -22,6 +22,9 @@ version, and two tables.
     canonical JSON array of these six.  The range makes rows that vanished at
     either end visible.  Measured: a transaction of two pages costs what one of
     one page costs.
+
+Version 1, of release 0.1.0, is the same with entries that carry no time; it
+becomes version 2 when it is opened (see `_upgrade`).
 
 Durability: WAL, ``synchronous=FULL``.  SQLite writes the pages of a
 transaction to the WAL, the commit mark with the last one, and calls fdatasync
@@ -69,7 +72,8 @@ __all__ = [
 Entry = tuple[bytes, int, int]
 """(command, index, term); the vendor's order."""
 
-FORMAT_VERSION = 1
+FORMAT_VERSION = 2
+_OLD_FORMAT_VERSION = 1  # release 0.1.0: the same tables, entries without stamps
 BASE_COMMAND = b"\x01"
 
 _APPLICATION_ID = 0x6379726C
@@ -413,7 +417,10 @@ class SqliteStore:
                 f"{self.path} has format version {version}, this release reads up to {FORMAT_VERSION}: "
                 "start the newer release again"
             )
-        if version != FORMAT_VERSION:
+        if version == _OLD_FORMAT_VERSION:
+            # From now on that release must not read it: what follows would mean nothing to it.
+            connection.execute(f"PRAGMA user_version={FORMAT_VERSION}")
+        elif version != FORMAT_VERSION:
             raise StorageError(f"{self.path} is damaged: format version {version}; {_REPLACE}")
 
     def _connected(self) -> sqlite3.Connection:

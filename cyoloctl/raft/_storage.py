@@ -9,16 +9,20 @@ hand-edited configuration file cannot make a second cluster.
 
 from __future__ import annotations
 
+import logging
 from pathlib import Path
 
 from cyoloctl.errors import AlreadyExists, ConfigError, StorageError
 from cyoloctl.raft._journal import Journal, MemoryStore, SqliteStore
 from cyoloctl.raft._pysyncobj import NO_OP, encode_membership
 from cyoloctl.raft._snapshot import SnapshotStore
+from cyoloctl.raft._upgrade import back_up_old
 
 __all__ = ["JOURNAL_NAME", "count_start", "create_storage", "memory_storage", "open_storage"]
 
 JOURNAL_NAME = "raft.db"
+
+_log = logging.getLogger("cyoloctl.raft")
 
 
 def _begin(journal: Journal, founder: str | None) -> None:
@@ -57,7 +61,7 @@ def open_storage(data_dir: Path, *, cluster_id: str, name: str) -> tuple[Journal
     Raises StorageError when the journal is missing (a node that lost its log
     must not vote again under its name) or damaged, ConfigError when it is
     another node's, VersionMismatch when a newer release wrote it, Conflict
-    when another process uses it.
+    when another process uses it.  What release 0.1.0 wrote is backed up first.
     """
     path = data_dir / JOURNAL_NAME
     if not path.exists():
@@ -65,6 +69,9 @@ def open_storage(data_dir: Path, *, cluster_id: str, name: str) -> tuple[Journal
             f"{path} is missing: a node that lost its log must not come back under its name; "
             f"on a healthy node run `cyoloctl member remove {name}`, then invite and join a new name"
         )
+    backup = back_up_old(data_dir, JOURNAL_NAME)
+    if backup is not None:
+        _log.warning("upgraded the data of release 0.1.0", extra={"backup": str(backup)})
     journal = Journal(SqliteStore(path))
     try:
         found = journal.get_meta("cluster_id"), journal.get_meta("name")

@@ -428,8 +428,8 @@ def test_store_in_missing_directory_names_the_remedy(tmp_path: Path) -> None:
 
 def test_store_of_newer_format_is_version_mismatch(tmp_path: Path) -> None:
     stored(tmp_path / "raft.db")
-    alter(tmp_path / "raft.db", "PRAGMA user_version=2")
-    with pytest.raises(VersionMismatch, match="format version 2"):
+    alter(tmp_path / "raft.db", "PRAGMA user_version=3")
+    with pytest.raises(VersionMismatch, match="format version 3"):
         SqliteStore(tmp_path / "raft.db")
 
 
