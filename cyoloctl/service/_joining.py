@@ -95,6 +95,7 @@ class JoinService:
 
     async def invite(self, name: str, *, learner: bool, ttl_s: int, timeout_s: float) -> Json:
         """A join token for a name, in the place of an older one."""
+        await self._founded(timeout_s)
         secret = joining.new_secret()
         # By the cluster's time, which decides when it expires; this machine's clock may be wrong.
         expires_unix_s = self._replicated.now_ms() // 1000 + ttl_s
@@ -126,6 +127,19 @@ class JoinService:
             "expires_at": rfc3339(expires_unix_s),
             "replaced": made["replaced"],
         }
+
+    async def _founded(self, timeout_s: float) -> None:
+        """Return when there is a member.
+
+        The first node of a cluster records itself, and may do so only while
+        nobody else is there: whoever was invited before would shut it out.
+        """
+        deadline = time.monotonic() + timeout_s
+        while not self._members.members():
+            left = deadline - time.monotonic()
+            if left <= 0:
+                raise Unavailable("this node has not recorded itself as a member yet: try again")
+            await self._engine.wait_changed(min(0.05, left))
 
     def _whom_to_dial(self, joiner: str) -> dict[NodeName, Address]:
         """This node, the voters and the learners, in this order, with their addresses."""

@@ -28,6 +28,7 @@ from cyoloctl.errors import (
     NoLeader,
     NotFound,
     Overloaded,
+    Unavailable,
 )
 from cyoloctl.machines import Composite, decode_result_with_index, encode_command
 from cyoloctl.model import Address, ClusterId, NodeName, Stamp
@@ -92,6 +93,7 @@ class Node:
         self.asked: list[tuple[str, str]] = []
         self.answers: dict[str, Any] = {}
         self.clock = 0.0
+        self.later: list[Callable[[], Any]] = []
         self.status = SimpleNamespace(leader="n1", voters=("n1", "n3~5"))
         self.peers: dict[str, Any] = {"n1": None, "n3": None}
         config = Config(
@@ -103,7 +105,9 @@ class Node:
         )
         replicated: Any = SimpleNamespace(
             config=config,
-            engine=SimpleNamespace(status=lambda: self.status, peers=lambda: self.peers),
+            engine=SimpleNamespace(
+                status=lambda: self.status, peers=lambda: self.peers, wait_changed=self._wait_changed
+            ),
             machine=cluster.machine,
             apply=cluster.apply,
             fresh=cluster.fresh,
@@ -117,6 +121,13 @@ class Node:
             ask=self._ask,
             clock=lambda: self.clock,
         )
+
+    async def _wait_changed(self, timeout_s: float) -> None:
+        """A moment passes; in it happens what a test has put off."""
+        await asyncio.sleep(0.001)
+        for happens in self.later:
+            await happens()
+        self.later.clear()
 
     def _issuer(self, files: Files, ca_key: bool) -> Any:
         if not ca_key:
@@ -150,20 +161,36 @@ class Node:
         return found
 
 
-@pytest.fixture
-def node(files: Files) -> Node:
-    cluster = Cluster()
-    made = Node(files, cluster)
+async def found(node: Node) -> None:
+    """The first node records itself."""
     founder = {
         "name": "n1",
         "address": "10.0.0.1:7700",
-        "sealing_key": files.node.sealing_key,
+        "sealing_key": node.files.node.sealing_key,
         "raft_id": "n1",
         "certificate_expires_at": None,
-        "key_hash": pki.key_id(files.node.certificate_pem),
+        "key_hash": pki.key_id(node.files.node.certificate_pem),
     }
-    asyncio.run(cluster.apply("members", "announce", founder, request_id=None, timeout_s=1.0))
+    await node.cluster.apply("members", "announce", founder, request_id=None, timeout_s=1.0)
+
+
+@pytest.fixture
+def node(files: Files) -> Node:
+    made = Node(files, Cluster())
+    asyncio.run(found(made))
     return made
+
+
+def test_invite_before_the_founder_is_a_member_waits_for_it(files: Files) -> None:
+    """It may record itself only while nobody else is there: a guest that came first would shut it out."""
+    node = Node(files, Cluster())
+    with pytest.raises(Unavailable, match="try again"):
+        node.invite(timeout_s=0.05)
+    assert node.cluster.machine.members.invitations() == []
+    node.later.append(lambda: found(node))
+    token = node.invite()
+    node.join(node.body(token.secret, "n2"))
+    assert [member.name for member in node.cluster.machine.members.members()] == ["n1", "n2"]
 
 
 def test_invite_names_members_with_addresses_and_the_digest_of_the_ca(node: Node, files: Files) -> None:
