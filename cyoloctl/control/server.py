@@ -34,7 +34,6 @@ from cyoloctl.control import wire
 from cyoloctl.control._watches import Watcher, Watches, next_of
 from cyoloctl.errors import (
     AccessDenied,
-    BodyTooLarge,
     ClientTimeout,
     Conflict,
     CyoloctlError,
@@ -197,6 +196,12 @@ Identify = Callable[[Any], tuple[str, str] | None]
 _IDLE_S = 60.0
 # How long a request's body may take.
 _BODY_S = 10.0
+# Bytes of bodies on their way, in all; of one address or caller a quarter.
+_STRANGER_BYTES = 2 << 20
+_CALLER_BYTES = 64 << 20
+# Joins of strangers at once, in all; of one address a quarter.  How long one may take.
+_STRANGER_CALLS = 32
+_STRANGER_S = 30.0
 # How long what is left of a refused body is read and thrown away, so that the
 # client gets to read the refusal.
 _LINGER_S = 2.0
@@ -567,6 +572,9 @@ class ControlServer:
         self._closing: asyncio.Future[None] = self.loop.create_future()
         self._head_at = float("-inf")
         self._head = b""
+        self._stranger_bytes = Budget(in_all=_STRANGER_BYTES, each=_STRANGER_BYTES // 4)
+        self._body_bytes = Budget(in_all=_CALLER_BYTES, each=_CALLER_BYTES // 4)
+        self._stranger_calls = Budget(in_all=_STRANGER_CALLS, each=_STRANGER_CALLS // 4)
         self._watches = Watches(service.counter_watch, self.internal_error)
         # Whoever may open the control socket is bounded apart: nobody on the network takes its share.
         self._held = Budget(in_all=limits.held, each=limits.held_each)
@@ -755,7 +763,7 @@ class ControlServer:
             # The usual case: the body came with the head.  read_nowait gives all of it.
             raw = content.read_nowait()
         else:
-            raw = await _read_body(request)
+            raw = await self._read_bounded(request, connection, route)
             if connection.ended:
                 raise _denied(connection, route)
         if route.has_name:
@@ -771,7 +779,48 @@ class ControlServer:
             return await self._hold(request, connection, route, name, body, query, keep_alive)
         if route.operation == "openapi":
             return self._answer(_openapi(), keep_alive)
+        if route.write and connection.stranger:
+            return self._answer(
+                await self._call_for_stranger(connection, route, name, body, query), keep_alive
+            )
         return self._answer(await self._call(connection, route, name, body, query), keep_alive)
+
+    async def _read_bounded(
+        self, request: web.BaseRequest, connection: _Connection, route: wire.Route
+    ) -> bytes:
+        """A body that has not wholly arrived, if there is room for it.  Raises BodyTooLarge, Overloaded."""
+        length = request.content_length
+        limit = route.max_body_bytes if route.body else 0
+        if length is not None and length > limit:
+            raise route.too_large() if route.body else InvalidInput("this request takes no body")
+        budget = self._stranger_bytes if connection.stranger else self._body_bytes
+        source, amount = connection.source, limit if length is None else length
+        if connection.local:
+            return await _read_body(request, route, limit)
+        if not budget.take(source, amount):
+            raise Overloaded("too many bodies are on their way here: try again, or ask another node")
+        try:
+            return await _read_body(request, route, limit)
+        finally:
+            budget.give_back(source, amount)
+
+    async def _call_for_stranger(
+        self,
+        connection: _Connection,
+        route: wire.Route,
+        name: str,
+        body: dict[str, Any],
+        query: dict[str, Any],
+    ) -> bytes:
+        """A call that costs the cluster something, for somebody whom nobody vouches for: few at once."""
+        source = connection.source
+        if not self._stranger_calls.take(source):
+            raise Overloaded("too many joins run here at once: try again in a moment, or ask another node")
+        try:
+            shorter = {**query, "timeout_s": min(query["timeout_s"], _STRANGER_S)}
+            return await self._call(connection, route, name, body, shorter)
+        finally:
+            self._stranger_calls.give_back(source)
 
     async def _call(
         self,
@@ -972,15 +1021,11 @@ def _denied(connection: _Connection, route: wire.Route) -> CyoloctlError:
     )
 
 
-async def _read_body(request: web.BaseRequest) -> bytes:
-    """A body that has not wholly arrived.
+async def _read_body(request: web.BaseRequest, route: wire.Route, limit: int) -> bytes:
+    """A body that has not wholly arrived, of at most limit bytes.
 
     Raises BodyTooLarge before reading it all, InvalidInput when it dawdles.
     """
-    too_large = BodyTooLarge(f"the body is larger than {wire.MAX_BODY_BYTES} bytes: send less")
-    length = request.content_length
-    if length is not None and length > wire.MAX_BODY_BYTES:
-        raise too_large
     if request.headers.get("Expect", "").lower() == "100-continue" and request.transport is not None:
         request.transport.write(b"HTTP/1.1 100 Continue\r\n\r\n")
     content = request.content
@@ -989,8 +1034,8 @@ async def _read_body(request: web.BaseRequest) -> bytes:
         async with asyncio.timeout(_BODY_S):
             while chunk := await content.readany():
                 body += chunk
-                if len(body) > wire.MAX_BODY_BYTES:
-                    raise too_large
+                if len(body) > limit:
+                    raise route.too_large() if route.body else InvalidInput("this request takes no body")
     except TimeoutError:
         raise InvalidInput(f"the body did not arrive in {_BODY_S:g} s: send it faster") from None
     except (web.RequestPayloadError, ConnectionError):

@@ -105,6 +105,9 @@ MAX_BATCH = 1000
 # Far more than any body of this API holds: stops the parser from recursing.
 _MAX_BRACKETS = 256
 _SHORT_BODY_BYTES = 1024
+_SMALL_BODY_BYTES = 8 * 1024
+_REQUEST_BODY_BYTES = 16 * 1024
+_BODY_BYTES = 64 * 1024
 
 
 class _Required:
@@ -172,6 +175,13 @@ class Field:
         self.choices = choices
         self.check_text = check_text
         self._matches: Callable[[str], object] | None = None
+
+    @property
+    def is_bounded(self) -> bool:
+        """Whether no value of it is longer than a few hundred bytes."""
+        if self.kind == "string":
+            return bool(self.pattern or self.choices or self.check_text)
+        return self.kind not in ("object", "array")
 
     def _refuse(self, why: str) -> InvalidInput:
         return InvalidInput(f"field {self.name!r}: {why}")
@@ -267,7 +277,8 @@ class Route:
     write: it may change something, so a timeout means that the outcome is
     unknown.  stream: it answers with a JSON object a line instead of one.
     max_brackets: opening brackets and braces that a long body may hold, which
-    bounds its nesting.
+    bounds its nesting.  max_body_bytes: the largest body; by default 8 KiB where
+    every field is bounded, else 64 KiB.
     """
 
     __slots__ = (
@@ -275,6 +286,7 @@ class Route:
         "body_defaults",
         "body_fields",
         "has_name",
+        "max_body_bytes",
         "max_brackets",
         "method",
         "operation",
@@ -303,6 +315,7 @@ class Route:
         write: bool = False,
         stream: bool = False,
         max_brackets: int = _MAX_BRACKETS,
+        max_body_bytes: int = 0,
     ) -> None:
         self.method = method
         self.template = template
@@ -318,6 +331,8 @@ class Route:
         self.body = body is not None
         self.body_fields = {field.name: field for field in body or ()}
         self.query_fields = {field.name: field for field in (*query, _TIMEOUT)}
+        bounded = all(field.is_bounded for field in self.body_fields.values())
+        self.max_body_bytes = max_body_bytes or (_SMALL_BODY_BYTES if bounded else _BODY_BYTES)
         self.body_defaults = _defaults(self.body_fields)
         self.query_defaults = _defaults(self.query_fields)
 
@@ -327,9 +342,15 @@ class Route:
     def read_body(self, raw: bytes) -> dict[str, Any]:
         """The validated body with its defaults filled in.  An empty body counts as {}.
 
-        Raises InvalidInput naming the field, BodyTooLarge past 1 MiB.
+        Raises InvalidInput naming the field, BodyTooLarge past max_body_bytes.
         """
+        if len(raw) > self.max_body_bytes:
+            raise self.too_large()
         return self.check_body(decode_object(raw, "body", max_brackets=self.max_brackets) if raw else {})
+
+    def too_large(self) -> BodyTooLarge:
+        """The error for a body that is larger than this route takes."""
+        return BodyTooLarge(f"the body is larger than {self.max_body_bytes} bytes: send less")
 
     def check_body(self, given: Mapping[str, Any]) -> dict[str, Any]:
         """The validated body with its defaults filled in.  Raises InvalidInput naming the field."""
@@ -754,6 +775,7 @@ ROUTES: tuple[Route, ...] = (
             ),
         ),
         write=True,
+        max_body_bytes=_REQUEST_BODY_BYTES,
     ),
     Route(
         "POST",
@@ -939,6 +961,7 @@ ROUTES: tuple[Route, ...] = (
         ),
         write=True,
         max_brackets=20_000,
+        max_body_bytes=MAX_BODY_BYTES,
     ),
     Route(
         "POST",
@@ -1127,6 +1150,7 @@ ROUTES: tuple[Route, ...] = (
             Field("adopt", "boolean", "even if it is of another cluster", default=False),
         ),
         write=True,
+        max_body_bytes=MAX_BODY_BYTES,
     ),
     Route("GET", "/v1/keys/identity", "viewer", "key_identity", "KeyIdentity", "This node's identity text"),
     Route(
@@ -1196,6 +1220,7 @@ ROUTES: tuple[Route, ...] = (
             _REQUEST_ID,
         ),
         write=True,
+        max_body_bytes=_REQUEST_BODY_BYTES,
     ),
     Route(
         "GET",
@@ -1214,6 +1239,7 @@ ROUTES: tuple[Route, ...] = (
         "Renew the caller's own credentials, for no longer than they were granted for",
         body=(_REQUEST_PEM, _RENEWED_TTL_S, _REQUEST_ID),
         write=True,
+        max_body_bytes=_REQUEST_BODY_BYTES,
     ),
     Route(
         "POST",
@@ -1224,6 +1250,7 @@ ROUTES: tuple[Route, ...] = (
         "Renew credentials, with the same key or another; expired ones too",
         body=(_REQUEST_PEM, _RENEWED_TTL_S, _REQUEST_ID),
         write=True,
+        max_body_bytes=_REQUEST_BODY_BYTES,
     ),
     Route(
         "POST",
@@ -1927,6 +1954,7 @@ def _operation_object(route: Route) -> dict[str, Any]:
         if required:
             schema["required"] = required
         result["requestBody"] = {
+            "description": f"at most {route.max_body_bytes} bytes",
             "required": bool(required),
             "content": {"application/json": {"schema": schema}},
         }

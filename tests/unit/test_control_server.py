@@ -26,6 +26,14 @@ from tests.support.service import Authority, MemoryService, identify
 
 LOGGER = logging.getLogger("test.control")
 INCREMENT = "/v1/counters/default/increment"
+GOOD_JOIN = {
+    "name": "n2",
+    "public_key": "B" * 42 + "E=",
+    "signature": "A" * 86 + "==",
+    "request_pem": "-----BEGIN CERTIFICATE REQUEST-----\nAAAA\n-----END CERTIFICATE REQUEST-----\n",
+    "sealing_key": "A" * 43 + "=",
+    "address": "[::1]:4000",
+}
 WAIT = json.dumps({"id": "0" * 32, "redemption": "r" * 16}).encode()
 
 
@@ -277,14 +285,13 @@ async def test_head_gets_no_body(server: ControlServer, directory: Path) -> None
     assert data.endswith(b"\r\n\r\n")
 
 
-async def test_chunked_body_without_length_is_cut_at_one_mebibyte(
+async def test_chunked_body_without_length_is_cut_at_the_largest_of_its_route(
     server: ControlServer, service: MemoryService, directory: Path
 ) -> None:
     async with connected(directory) as (reader, writer):
         writer.write(request("POST", INCREMENT, b"", "Transfer-Encoding: chunked"))
         chunk = b"%x\r\n%b\r\n" % (65536, b" " * 65536)
-        for _ in range(17):
-            writer.write(chunk)
+        writer.write(chunk)
         answer = await read_answer(reader)
     assert answer.error == (413, "body_too_large")
     assert service.calls == []
@@ -297,6 +304,60 @@ async def test_chunked_body_in_pieces_is_read(server: ControlServer, directory: 
         for piece in (b'2\r\n{"\r\n', b'6\r\nby":7}\r\n', b"0\r\n\r\n"):
             writer.write(piece)
         assert (await read_answer(reader)).json["value"] == 7
+
+
+async def test_body_of_a_route_without_one_is_refused_unread(server: ControlServer, directory: Path) -> None:
+    answer = await send(directory, request("GET", "/v1/health", b"", "Content-Length: 5"))
+    assert answer.error == (400, "invalid_input")
+
+
+async def test_half_sent_bodies_of_strangers_are_bounded_by_address_and_leave_room_for_others(
+    server: ControlServer, tls_port: int, authority: Authority, directory: Path
+) -> None:
+    head = request("POST", "/v1/join", b"", "Content-Length: 16384") + b"{"
+    writers = []
+
+    async def begin(role: str | None) -> asyncio.StreamReader:
+        reader, writer = await asyncio.open_connection(
+            "127.0.0.1", tls_port, ssl=client_context(authority, directory, role)
+        )
+        writers.append(writer)
+        writer.write(head)
+        return reader
+
+    crowd = [await begin(None) for _ in range(server_module._STRANGER_BYTES // 4 // 16384 + 1)]
+    assert (await read_answer(crowd[-1])).error == (503, "overloaded")
+    # An operator is no stranger.
+    writers[-1].close()
+    known = await begin("operator")
+    writers[-1].write(b" " * 16383)
+    assert (await read_answer(known)).status == 400
+    for writer in writers:
+        writer.close()
+
+
+async def test_joins_of_strangers_at_once_are_bounded(
+    server: ControlServer, service: MemoryService, tls_port: int, authority: Authority, directory: Path
+) -> None:
+    service.hang = True
+    body = json.dumps(GOOD_JOIN).encode()
+    writers = []
+    answers = []
+    for _ in range(server_module._STRANGER_CALLS // 4 + 1):
+        reader, writer = await asyncio.open_connection(
+            "127.0.0.1", tls_port, ssl=client_context(authority, directory, None)
+        )
+        writers.append(writer)
+        writer.write(request("POST", "/v1/join", body))
+        answers.append(reader)
+    refused = [asyncio.ensure_future(read_answer(reader)) for reader in answers]
+    done, _ = await asyncio.wait(refused, return_when=asyncio.FIRST_COMPLETED)
+    assert [task.result().error for task in done] == [(503, "overloaded")]
+    service.release.set()
+    for task in refused:
+        assert (await task).status in (200, 503)
+    for writer in writers:
+        writer.close()
 
 
 async def test_slow_body_is_cut_off(

@@ -70,7 +70,7 @@ def test_body_defaults_are_filled_in() -> None:
         (b'{"by":1} x', "not JSON"),
         (b"\xff\xfe", "UTF-8"),
         (b"\xef\xbb\xbf{}", "not JSON"),
-        (b"[" * 100_000, "nests too deeply"),
+        (b"[" * 8_000, "nests too deeply"),
         (b'{"by":' * 300 + b"1" + b"}" * 300, "nests too deeply"),
         (b"\x1f\x8b\x08\x00", "UTF-8"),
     ],
@@ -82,11 +82,22 @@ def test_increment_body_malformed_is_refused_naming_the_reason(raw: bytes, says:
     assert "\x1b" not in json.loads(wire.encode_error(caught.value))["error"]["message"]
 
 
-def test_body_past_one_mebibyte_is_too_large() -> None:
-    padding = b" " * (wire.MAX_BODY_BYTES - 2)
+def test_body_past_the_largest_of_its_route_is_too_large() -> None:
+    padding = b" " * (INCREMENT.max_body_bytes - 2)
     assert INCREMENT.read_body(b"{}" + padding) == {"by": 1, "request_id": None}
     with pytest.raises(BodyTooLarge):
         INCREMENT.read_body(b"{}" + padding + b" ")
+
+
+def test_largest_bodies_fit_what_the_routes_take() -> None:
+    limits = {route.operation: route.max_body_bytes for route in wire.ROUTES if route.body}
+    assert limits["counter_increment"] == limits["member_remove"] == limits["rendezvous_cancel"] == 8 << 10
+    assert limits["join"] == limits["credential_renew_own"] == 16 << 10
+    assert limits["token_mint"] == limits["rendezvous_approve"] == 64 << 10
+    assert {name for name, limit in limits.items() if limit > 64 << 10} == {"token_batch", "key_import_ring"}
+    assert max(limits.values()) == wire.MAX_BODY_BYTES
+    # What nobody vouches for is small.
+    assert all(route.max_body_bytes <= 16 << 10 for route in wire.ROUTES if route.role == "none")
 
 
 @pytest.mark.parametrize("key", sorted(GOOD_JOIN))
