@@ -16,6 +16,7 @@ from __future__ import annotations
 
 import base64
 import binascii
+import errno
 import functools
 import hashlib
 import json
@@ -31,7 +32,7 @@ from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
-from typing import Any, Literal, TypeVar, cast
+from typing import Any, BinaryIO, Literal, TypeVar, cast
 
 from cryptography import x509
 from cryptography.exceptions import InvalidSignature, InvalidTag, UnsupportedAlgorithm
@@ -1034,7 +1035,8 @@ def read_ca(pki_dir: Path, *, ca_key: Path | None = None) -> tuple[str, str]:
     ca_key: where the key is, for a CA that is kept offline.  Raises
     ConfigError, also where this node holds no CA key.
     """
-    path = ca_key or pki_dir / _CA_KEY
+    # A key that somebody names may be behind a link, on a stick say; in our directory there are none.
+    path = pki_dir / _CA_KEY if ca_key is None else Path(os.path.realpath(ca_key))
     if not os.path.lexists(path):
         raise ConfigError(
             f"{path} is not there: this node cannot issue certificates; "
@@ -1135,6 +1137,7 @@ def _context(protocol: ssl._SSLMethod, pki_dir: Path) -> ssl.SSLContext:
     ca_pem = _read(ca)
     _read(certificate)
     _read(key)
+    checked = os.lstat(key)
     context = ssl.SSLContext(protocol)
     context.minimum_version = ssl.TLSVersion.TLSv1_3
     # The default of Python 3.13 on every version (RFC 5280 to the letter).
@@ -1146,6 +1149,10 @@ def _context(protocol: ssl._SSLMethod, pki_dir: Path) -> ssl.SSLContext:
         context.load_verify_locations(cadata=ca_pem)
         # With a password, or OpenSSL would ask the terminal for that of an encrypted key.
         context.load_cert_chain(certificate, key, password="")
+        # OpenSSL opens the file by its name: it must still be the one that was looked at.
+        now = os.lstat(key)
+        if (now.st_dev, now.st_ino, now.st_mode) != (checked.st_dev, checked.st_ino, checked.st_mode):
+            raise ValueError("the key was exchanged meanwhile")
     except (ssl.SSLError, OSError, ValueError) as error:
         raise ConfigError(
             f"{certificate}, {key} and {ca} do not make a TLS identity ({error}): restore the right files"
@@ -1393,26 +1400,63 @@ def _b64decode(text: str) -> bytes:
 
 def _check_mode(path: Path, *, directory: bool = False) -> None:
     """Refuse a file that group or others may read, a directory that they may change."""
+    if not directory:
+        with _opened(path, private=True):
+            return
     try:
         mode = os.stat(path).st_mode
     except OSError as error:
         raise _unreadable(path, error) from error
-    kind, right, bad = ("directory", "700", 0o022) if directory else ("file", "600", 0o077)
-    if stat.S_ISDIR(mode) is not directory:
-        raise ConfigError(f"{path} is not a {kind}: restore the right one")
-    if mode & bad:
-        raise ConfigError(
-            f"{path} is open to other users (mode {stat.S_IMODE(mode):04o}): "
-            f"run `chmod {right} {shlex.quote(str(path))}`"
+    if not stat.S_ISDIR(mode):
+        raise ConfigError(f"{path} is not a directory: restore the right one")
+    if mode & 0o022:
+        raise _too_open(path, mode, "700")
+
+
+def _too_open(path: Path, mode: int, right: str) -> ConfigError:
+    return ConfigError(
+        f"{path} is open to other users (mode {stat.S_IMODE(mode):04o}): "
+        f"run `chmod {right} {shlex.quote(str(path))}`"
+    )
+
+
+def _opened(path: Path, *, private: bool) -> BinaryIO:
+    """A file, opened once: what is checked is what is read.  Never through a symbolic link.
+
+    private: refuse one that group or others may read, or that another user owns.
+    """
+    try:
+        # Not blocking: something else that has the name, a pipe say, must not hold us up.
+        descriptor = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)
+    except OSError as error:
+        if error.errno == errno.ELOOP:
+            raise ConfigError(f"{path} is a symbolic link: put the file itself there") from error
+        raise _unreadable(path, error) from error
+    file = open(descriptor, "rb")  # noqa: SIM115
+    found = os.fstat(descriptor)
+    problem: ConfigError | None = None
+    if not stat.S_ISREG(found.st_mode):
+        problem = ConfigError(f"{path} is not a file: restore the right one")
+    elif private and found.st_mode & 0o077:
+        problem = _too_open(path, found.st_mode, "600")
+    elif private and found.st_uid not in (os.geteuid(), 0):
+        problem = ConfigError(
+            f"{path} belongs to user {found.st_uid}, who can change it: "
+            f"run `chown {os.geteuid()} {shlex.quote(str(path))}`"
         )
+    if problem is not None:
+        file.close()
+        raise problem
+    return file
 
 
 def _read(path: Path) -> str:
-    try:
-        with open(path, "rb") as file:
+    """The text of a PEM file; of a key (``*.key``) only when it is private."""
+    with _opened(path, private=path.suffix == ".key") as file:
+        try:
             data = file.read(_MAX_FILE_BYTES + 1)
-    except OSError as error:
-        raise _unreadable(path, error) from error
+        except OSError as error:
+            raise _unreadable(path, error) from error
     try:
         if len(data) > _MAX_FILE_BYTES:
             raise ValueError

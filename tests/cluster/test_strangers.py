@@ -10,8 +10,11 @@ import struct
 import subprocess
 import sys
 import tempfile
+import threading
+import time
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -454,3 +457,79 @@ def test_a_thousand_idle_strangers_at_each_node_leave_room_for_everything_else(s
         assert node.running()
         assert not [e for e in node.log_events() if e["level"] in ("error", "critical")]
         assert node.log_size() < 2_000_000
+
+
+def test_half_sent_bodies_of_strangers_cost_little_memory(shared: Cluster) -> None:
+    node = shared["n2"]
+    before = rss_kib(node.pid)
+    head = b"POST /v1/join HTTP/1.1\r\nHost: x\r\nContent-Length: 16384\r\n\r\n"
+    too_long = head.replace(b"16384", b"1048576")
+    with contextlib.ExitStack() as held:
+        for number in range(300):
+            with contextlib.suppress(OSError):
+                connection = held.enter_context(tls_connect(node.port, alpn=["http/1.1"]))
+                # Everything but the last byte; what is too long is refused before it is sent.
+                connection.sendall(head + b" " * 16383 if number % 2 else too_long)
+        grown = rss_kib(node.pid) - before
+        assert node.client().counter_add("bodies", 1)["value"] >= 1
+    assert grown < 96 * 1024, f"300 half-sent bodies cost {grown} KiB"
+
+
+def test_body_that_is_too_long_for_its_route_is_refused_before_it_is_sent(shared: Cluster) -> None:
+    with tls_connect(shared["n2"].port, alpn=["http/1.1"]) as connection:
+        connection.sendall(b"POST /v1/join HTTP/1.1\r\nHost: x\r\nContent-Length: 1048576\r\n\r\n")
+        assert connection.recv(65536).startswith(b"HTTP/1.1 413 ")
+
+
+def test_strangers_that_come_again_and_again_fill_no_log(shared: Cluster) -> None:
+    """Eight of them wrote 31 GB a day."""
+    node = shared["n2"]
+    before = node.log_size()
+    started = time.monotonic()
+    stop = threading.Event()
+    refused = [0]
+
+    def hammer() -> None:
+        while not stop.is_set():
+            with contextlib.suppress(OSError), tls_connect(node.port, alpn=[_RAFT]) as connection:
+                _answer(connection)
+            refused[0] += 1
+
+    threads = [threading.Thread(target=hammer) for _ in range(8)]
+    for thread in threads:
+        thread.start()
+    try:
+        wait_until("a few hundred refusals", lambda: refused[0] > 300)
+    finally:
+        stop.set()
+        for thread in threads:
+            thread.join(20)
+    passed = time.monotonic() - started
+
+    def lines(event: str) -> list[dict[str, Any]]:
+        return [e for e in node.log_events(before) if e["event"] == event]
+
+    wait_until(
+        "their number",
+        lambda: sum(e.get("suppressed", 0) for e in lines("peer refused")) > 200,
+    )
+    for event in ("peer refused", "certificate refused", "stranger refused", "handshake failed"):
+        assert len(lines(event)) <= passed + 4
+    assert node.client().counter_add("hammered", 1)["value"] >= 1
+
+
+def test_stranger_that_dribbles_its_request_is_ended_and_an_operator_is_not(shared: Cluster) -> None:
+    node = shared["n2"]
+    keys = shared["n1"].directory / "pki"
+    operator = (keys / "operator.crt", keys / "operator.key")
+    started = time.monotonic()
+    with (
+        tls_connect(node.port, alpn=["http/1.1"], timeout_s=30) as stranger,
+        tls_connect(node.port, alpn=["http/1.1"], certificate=operator, timeout_s=30) as known,
+    ):
+        for connection in (stranger, known):
+            connection.sendall(b"GET /v1/health HTTP/1.1\r\nHost: x\r\nX-")
+        assert _answer(stranger) == b""
+        assert time.monotonic() - started < 15
+        known.sendall(b"End: 1\r\n\r\n")
+        assert known.recv(65536).startswith(b"HTTP/1.1 200 ")

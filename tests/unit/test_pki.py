@@ -911,6 +911,38 @@ def test_check_private_files_of_an_open_key_gives_the_command_that_closes_it(
     pki.check_private_files(fresh.pki_dir, name="n1", cluster_id=ID)
 
 
+@pytest.mark.parametrize("file", ["node.key", "sealing.key", "ca.key", "node.crt", "ca.crt"])
+def test_check_private_files_of_a_symbolic_link_is_refused(fresh: Cluster, tmp_path: Path, file: str) -> None:
+    path = fresh.pki_dir / file
+    elsewhere = tmp_path / "elsewhere"
+    path.rename(elsewhere)
+    path.symlink_to(elsewhere)
+    with pytest.raises(ConfigError, match="symbolic link"):
+        pki.check_private_files(fresh.pki_dir, name="n1", cluster_id=ID)
+
+
+@pytest.mark.parametrize("file", ["node.key", "ca.crt"])
+def test_check_private_files_of_a_pipe_does_not_wait(fresh: Cluster, file: str) -> None:
+    path = fresh.pki_dir / file
+    path.unlink()
+    os.mkfifo(path, 0o600)
+    with pytest.raises(ConfigError, match="is not a file"):
+        pki.check_private_files(fresh.pki_dir, name="n1", cluster_id=ID)
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="needs root to be two users")
+def test_check_private_files_of_a_key_of_another_user_is_refused(fresh: Cluster) -> None:
+    os.chown(fresh.pki_dir / "node.key", 12345, 12345)
+    with pytest.raises(ConfigError, match="chown 0"):
+        pki.check_private_files(fresh.pki_dir, name="n1", cluster_id=ID)
+
+
+def test_server_context_of_a_key_that_others_may_read_is_refused(fresh: Cluster) -> None:
+    (fresh.pki_dir / "node.key").chmod(0o644)
+    with pytest.raises(ConfigError, match="chmod 600"):
+        pki.server_context(fresh.pki_dir)
+
+
 def test_check_private_files_command_quotes_the_path(tmp_path: Path) -> None:
     spoiled = make_cluster(tmp_path / "it's; here", ID)
     spoiled.pki_dir.chmod(0o770)
