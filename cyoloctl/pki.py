@@ -1432,7 +1432,6 @@ def _opened(path: Path, *, private: bool) -> BinaryIO:
         if error.errno == errno.ELOOP:
             raise ConfigError(f"{path} is a symbolic link: put the file itself there") from error
         raise _unreadable(path, error) from error
-    file = open(descriptor, "rb")  # noqa: SIM115
     found = os.fstat(descriptor)
     problem: ConfigError | None = None
     if not stat.S_ISREG(found.st_mode):
@@ -1445,9 +1444,9 @@ def _opened(path: Path, *, private: bool) -> BinaryIO:
             f"run `chown {os.geteuid()} {shlex.quote(str(path))}`"
         )
     if problem is not None:
-        file.close()
+        os.close(descriptor)
         raise problem
-    return file
+    return open(descriptor, "rb")
 
 
 def _read(path: Path) -> str:
