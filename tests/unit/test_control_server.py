@@ -33,6 +33,7 @@ GOOD_JOIN = {
     "request_pem": "-----BEGIN CERTIFICATE REQUEST-----\nAAAA\n-----END CERTIFICATE REQUEST-----\n",
     "sealing_key": "A" * 43 + "=",
     "address": "[::1]:4000",
+    "ca_sha256": "c" * 64,
 }
 WAIT = json.dumps({"id": "0" * 32, "redemption": "r" * 16}).encode()
 
