@@ -1335,8 +1335,8 @@ TARGETS: tuple[Target, ...] = (
     ),
     Target(
         "credentials-file",
-        "Any bytes give credentials, or ConfigError, VersionMismatch or (expired) AccessDenied.",
-        (ConfigError, VersionMismatch, AccessDenied),
+        "Any bytes give credentials, or ConfigError or VersionMismatch.",
+        (ConfigError, VersionMismatch),
         _credentials,
         _credentials_seeds,
     ),

@@ -491,6 +491,20 @@ async def test_roles_over_tls_follow_the_table(
     writer.close()
 
 
+@pytest.mark.parametrize(("role", "status"), [("gateway", 403), ("operator", 200)])
+async def test_reason_of_a_rejected_token_is_told_to_operators_only(
+    server: ControlServer, tls_port: int, authority: Authority, directory: Path, role: str, status: int
+) -> None:
+    reader, writer = await asyncio.open_connection(
+        "127.0.0.1", tls_port, ssl=client_context(authority, directory, role)
+    )
+    writer.write(request("POST", "/v1/tokens/inspect", b'{"token":"x","explain":true}'))
+    assert (await read_answer(reader)).status == status
+    writer.write(request("POST", "/v1/tokens/inspect", b'{"token":"x"}'))
+    assert (await read_answer(reader)).status == 200
+    writer.close()
+
+
 async def test_denied_caller_cannot_make_the_server_read_a_body(
     server: ControlServer, service: MemoryService, tls_port: int, authority: Authority, directory: Path
 ) -> None:
