@@ -775,6 +775,9 @@ class ControlServer:
             raise InvalidInput("this request takes no body")
         else:
             body = {}
+        if body.get("explain") and not wire.role_allows(connection.role, "operator"):
+            # Why a token is rejected is for whoever administers the keys: to others it is an oracle.
+            raise AccessDenied("why a token is rejected is told to operators only: leave out `explain`")
         if route.operation in _HELD:
             return await self._hold(request, connection, route, name, body, query, keep_alive)
         if route.operation == "openapi":
