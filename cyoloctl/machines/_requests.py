@@ -82,7 +82,7 @@ class RequestTable:
     pushes another's out.
     """
 
-    __slots__ = ("_by_caller", "_largest", "_limits", "_next", "_order", "_records")
+    __slots__ = ("_by_caller", "_largest", "_limits", "_next", "_order", "_ranked", "_records")
 
     def __init__(self, limits: TableLimits) -> None:
         self._limits = limits
@@ -90,8 +90,9 @@ class RequestTable:
         # (id, place) by age; those whose record is gone or another are skipped.
         self._order: deque[tuple[str, int]] = deque()
         self._by_caller: dict[str, deque[str]] = {}
-        # (-count, place of the oldest, caller): never too low for a caller, maybe overtaken.
+        # While it is full, (-count, place of the oldest, caller): never too low for a caller, maybe overtaken.
         self._largest: list[tuple[int, int, str]] = []
+        self._ranked: set[tuple[int, int, str]] = set()  # what is in it
         self._next = 0
 
     def __len__(self) -> int:
@@ -136,11 +137,10 @@ class RequestTable:
         if ids is None:
             ids = self._by_caller[caller] = deque()
         ids.append(request_id)
-        if len(self._largest) > 2 * len(self._by_caller) + 1024:
-            self._largest = [self._rank(one) for one in self._by_caller]
-            heapify(self._largest)
-        else:
-            heappush(self._largest, self._rank(caller))
+        if len(self._records) >= self._limits.hard:
+            self._push(self._rank(caller))
+        elif self._largest:
+            self._largest, self._ranked = [], set()  # no longer full: made again when it is
 
     def _rank(self, caller: str) -> tuple[int, int, str]:
         ids = self._by_caller[caller]
@@ -168,17 +168,26 @@ class RequestTable:
             found = self._drop(request_id, found)
         return found
 
+    def _push(self, rank: tuple[int, int, str]) -> None:
+        if not self._largest or len(self._largest) > 2 * len(self._by_caller) + 64:
+            self._largest = [self._rank(one) for one in self._by_caller]
+            self._ranked = set(self._largest)
+            heapify(self._largest)
+        elif rank not in self._ranked:
+            self._ranked.add(rank)
+            heappush(self._largest, rank)
+
     def _of_the_largest(self) -> str:
         while True:
             rank = self._largest[0]
             caller = rank[2]
-            if caller not in self._by_caller:
-                heappop(self._largest)
-            elif (now := self._rank(caller)) != rank:
-                heappop(self._largest)
-                heappush(self._largest, now)
-            else:
+            now = self._rank(caller) if caller in self._by_caller else None
+            if now == rank:
                 return self._by_caller[caller][0]
+            heappop(self._largest)
+            self._ranked.discard(rank)
+            if now is not None:
+                self._push(now)
 
     def _drop(self, request_id: str, found: Forgotten) -> Forgotten:
         record = self._records[request_id]
