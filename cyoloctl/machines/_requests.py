@@ -90,7 +90,7 @@ class RequestTable:
         # (id, place) by age; those whose record is gone or another are skipped.
         self._order: deque[tuple[str, int]] = deque()
         self._by_caller: dict[str, deque[str]] = {}
-        # While it is full, (-count, place of the oldest, caller): never too low for a caller, maybe overtaken.
+        # While it is full, (-count, place of the oldest, caller): never too low, maybe overtaken.
         self._largest: list[tuple[int, int, str]] = []
         self._ranked: set[tuple[int, int, str]] = set()  # what is in it
         self._next = 0

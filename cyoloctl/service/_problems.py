@@ -99,6 +99,19 @@ def _clocks(facts: Facts) -> Iterable[Json]:
         )
 
 
+def _keys(facts: Facts) -> Iterable[Json]:
+    members = {member.name for member in facts.machine.members.members()}
+    for record in facts.machine.keys.records():
+        lacking = sorted(members - set(record.holders)) if record.state != "destroyed" else []
+        for name in lacking:
+            yield problem(
+                "key_lacking",
+                name,
+                f"{name} cannot open the token key {record.key_id}: start it, and see who holds what",
+                "cyoloctl key status",
+            )
+
+
 def time_ahead_ms(engine: Engine) -> float | None:
     """How far cluster time is ahead of the majority's clocks, in milliseconds; 0 when it is not.
 
@@ -108,7 +121,7 @@ def time_ahead_ms(engine: Engine) -> float | None:
     return None if majority is None else max(0.0, float(engine.clock.now_unix_ms() - majority))
 
 
-_PROBLEMS: tuple[Callable[[Facts], Iterable[Json]], ...] = (_members, peer_problems, _clocks)
+_PROBLEMS: tuple[Callable[[Facts], Iterable[Json]], ...] = (_members, peer_problems, _clocks, _keys)
 
 
 def find_problems(facts: Facts, more: Iterable[Json] = ()) -> list[Json]:
