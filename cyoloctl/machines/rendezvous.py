@@ -93,6 +93,7 @@ from cyoloctl.model import NAME_PATTERN
 
 __all__ = [
     "ATTEMPT_WINDOW_MS",
+    "EXPIRED_AT_ONCE",
     "LEVELS",
     "LIVE_STATES",
     "MAX_ATTEMPTS",
@@ -139,6 +140,8 @@ MAX_ATTEMPTS = 5
 MAX_CALLER_ATTEMPTS = 10
 MAX_CALLERS = 1_000
 MAX_LIVE = 10_000
+EXPIRED_AT_ONCE = 200
+"""Records that time alone ends in one command; the others wait for the next commands."""
 MAX_TOMBSTONES = 10_000
 MAX_DATA_ENTRIES = 16
 MAX_VALUE_BYTES = 1024
@@ -410,7 +413,7 @@ class RendezvousMachine:
         # In the table's order, so that of two wrong arguments every node names the same.
         clean = {key: check(arguments[key]) for key, check in checks.items()}
         # After the checks: a malformed command does not move replicated time.
-        self._advance(index, now_unix_ms)
+        self._advance(clean, index, now_unix_ms)
         return run(self, clean, index, now_unix_ms)
 
     def _start(self, given: dict[str, Any], index: int, now_unix_ms: int) -> dict[str, Any]:
@@ -609,15 +612,29 @@ class RendezvousMachine:
         if self._bytes + more > MAX_TOTAL_BYTES:
             raise Refused(Overloaded("the rendezvous hold 32 MiB already: wait until some end"))
 
-    def _advance(self, index: int, now_unix_ms: int) -> None:
-        """What time changed: a function of the records and the time alone, whatever was done before."""
-        while self._timers and self._timers[0][0] <= now_unix_ms:
-            record = self._records.get(heappop(self._timers)[1])
-            due = None if record is None else _due(record)
-            if record is not None and due is not None and due <= now_unix_ms:
-                self._put(_expired(record) if record.state in LIVE_STATES else _forgotten(record), index)
+    def _advance(self, given: dict[str, Any], index: int, now_unix_ms: int) -> None:
+        """What time changed: of the records that the command is about, and of the oldest of all others.
+
+        Of those at most `EXPIRED_AT_ONCE`, so that no command takes long; the rest is left to the next
+        ones, and shown as it is by now meanwhile (`_at`).
+        """
+        for id in (given.get("id"), self._codes.get(given.get("user_code_sha256", ""))):
+            while id is not None and self._pass(id, index, now_unix_ms):
+                pass
+        left = EXPIRED_AT_ONCE
+        while left and self._timers and self._timers[0][0] <= now_unix_ms:
+            left -= self._pass(heappop(self._timers)[1], index, now_unix_ms)
         while self._ended and self._ended[0][0] + TOMBSTONE_MS <= now_unix_ms:
             self._forget_oldest()
+
+    def _pass(self, id: str, index: int, now_unix_ms: int) -> bool:
+        """Let time change a record once; False when it does not."""
+        record = self._records.get(id)
+        due = None if record is None else _due(record)
+        if record is None or due is None or due > now_unix_ms:
+            return False
+        self._put(_expired(record) if record.state in LIVE_STATES else _forgotten(record), index)
+        return True
 
     def _forget_oldest(self) -> None:
         self._bytes -= _weight(self._records.pop(heappop(self._ended)[1]))

@@ -60,6 +60,9 @@ class Revocation:
         }
 
 
+_FORGOTTEN_AT_ONCE = 1000
+
+
 class _Table:
     """key -> (level, until), both only ever raised."""
 
@@ -96,12 +99,15 @@ class _Table:
         return new
 
     def _forget(self, now_ms: int) -> None:
-        while self._ends and self._ends[0][0] <= now_ms:
+        """What ended, so much at once that no command takes long; the rest is of no effect meanwhile."""
+        left = _FORGOTTEN_AT_ONCE
+        while left and self._ends and self._ends[0][0] <= now_ms:
             until, key = heappop(self._ends)
             entry = self.entries.get(key)
             if entry is not None and entry[1] == until:
                 del self.entries[key]
                 self._order = None
+                left -= 1
 
     def order(self) -> list[str]:
         """The keys, ascending."""

@@ -51,6 +51,13 @@ class Register(Protocol):
         ...
 
 
+def _is_copy(known: tuple[int, str, int] | None, boots: int, boot: str) -> bool:
+    """Whether the register knows a later process, or another one that was counted the same."""
+    if known is None or not boots:
+        return False
+    return known[0] > boots or (known[0] == boots and known[1] != boot)
+
+
 class _NoRegister:
     """For an engine alone."""
 
@@ -97,6 +104,7 @@ class Engine:
         register: None: nobody is removed and every peer may vote.
         """
         self._name = identity.name
+        self._process = (identity.boots, identity.boot)
         self._register: Register = register or _NoRegister()
         self._witnesses = Witnesses()
         self._named: frozenset[str] = frozenset()
@@ -330,6 +338,15 @@ class Engine:
         """End the session with a peer, telling it why; by default, that it was removed."""
         self._network.disconnect(name, reason=reason)
 
+    def part_with_copies(self) -> None:
+        """End sessions with processes that the register, as it is by now, knows to run on a copy.
+
+        Two copies that started at once may each have found a peer that had not heard of the other.
+        """
+        for name, info in self._network.peers().items():
+            if _is_copy(self._register.process(name), info.boots, info.boot):
+                self._network.disconnect(name, reason=COPY)
+
     def reconnect(self, name: str) -> None:
         """End the session with a peer, to make another one at once: this node has a new certificate."""
         self._network.reconnect(name)
@@ -379,6 +396,8 @@ class Engine:
             self._failure.set_result(replica.failed)
         elif not self._unwanted and self.is_removed(replica.raft_id):
             self._end(REMOVED)
+        elif not self._unwanted and _is_copy(self._register.process(self._name), *self._process):
+            self._end(COPY)
 
     def _settle_dispute(self) -> None:
         """Whose log is wrong, a majority of the voters decides: whom they follow (row 1)."""

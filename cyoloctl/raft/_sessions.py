@@ -147,6 +147,9 @@ class PeerInfo:
     """Names of the nodes that the peer has sessions with."""
     voters: frozenset[str] = frozenset()
     """Raft ids of the voters in the peer's log."""
+    boots: int = 0
+    boot: str = ""
+    """Of the peer's process, see `PeerIdentity`."""
     described: bool = False
     """True once the peer answered a ping: `info`, `links` and `voters` are its own."""
 
@@ -420,6 +423,7 @@ class Session:
             if self._is_removed(raft_id):
                 return
             self.raft_id, self.boot, self.boots = raft_id, message["boot"], message["boots"]
+            self.info.boot, self.info.boots = self.boot, self.boots
             said = Hello(
                 self.name,
                 raft_id,

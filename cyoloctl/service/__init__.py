@@ -747,6 +747,7 @@ class Service:
             pause = _HOUSEKEEPING_S
             self._engine.set_addresses(self.where_to_dial())
             self._part_with_removed()
+            self._engine.part_with_copies()
             try:
                 if self.admission.is_caught_up and await self.credentials.bootstrap():
                     pause = 0.2
@@ -824,7 +825,7 @@ class Service:
         presence, name = self._machine.presence, str(self._config.name)
         boots, boot = self._process
         known = presence.get(name)
-        if boots and self._machine.members.get(name) is not None and (known is None or known.boot != boot):
+        if boots and self._machine.members.get(name) is not None and (known is None or known.boots < boots):
             arguments = {
                 "name": name,
                 "boots": boots,

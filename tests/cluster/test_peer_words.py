@@ -104,6 +104,8 @@ def test_copy_of_a_data_directory_started_beside_the_original_ends_and_says_so(c
     assert ended.returncode == 4, ended.stderr
     assert "copy" in ended.stderr
     assert "`cyoloctl member remove n2`" in ended.stderr
+    told = cluster["n1"].client().status()["problems"]
+    assert ("copy", "n2") in [(problem["code"], problem["member"]) for problem in told]
     again = copy.start_refused()  # counted once more, and so later than the original, which lives
     assert again.returncode == 4, again.stderr
     assert original.running()
@@ -143,6 +145,8 @@ def test_older_disk_that_was_started_as_often_is_known_by_what_it_forgot(cluster
     again = run("node", "start", "-d", old.directory)
     assert again.returncode == 4, again.stderr
     assert "older copy" in again.stderr
+    told = cluster["n1"].client().status()["problems"]
+    assert ("older_disk", "n2") in [(problem["code"], problem["member"]) for problem in told]
     node.start()
     cluster.wait_settled(voters=3)
 

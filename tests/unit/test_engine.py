@@ -63,6 +63,7 @@ class Register:
         self.removed = set(removed)
         self.roles = roles
         self.known = process
+        self.own: tuple[int, str, int] | None = None
 
     def is_removed(self, name: str) -> bool:
         return name in self.removed
@@ -71,7 +72,7 @@ class Register:
         return "voter" if self.roles is None else self.roles.get(name)
 
     def process(self, name: str) -> tuple[int, str, int] | None:
-        return self.known
+        return self.own if name == "e" else self.known
 
 
 async def until(condition: Callable[[], bool]) -> None:
@@ -95,6 +96,7 @@ async def running(
     voters: tuple[str, ...] = ("a", "b~77"),
     addresses: Mapping[str, Sequence[str]] | None = None,
     register: Register | None = None,
+    boots: int = 0,
 ) -> AsyncIterator[Engine]:
     """The engine of node e, no voter; its log says that a and b are: b keeps its log in memory."""
     journal = Journal(MemoryStore())
@@ -103,7 +105,7 @@ async def running(
         journal.append(2 + number, 0, encode_membership("add", voter))
     journal.sync()
     engine = Engine(
-        PeerIdentity("e", "e", _CLUSTER, "boot-e", "e:1", "1"),
+        PeerIdentity("e", "e", _CLUSTER, "boot-e", "e:1", "1", boots),
         journal=journal,
         snapshots=SnapshotStore(None),
         machine=Echo(),
@@ -354,6 +356,35 @@ async def test_node_whose_own_applied_log_says_that_it_was_removed_ends() -> Non
         register.removed.add("e")
         Peer(engine, "a").lead(1)
         await until(lambda: told == ["removed"])
+
+
+async def test_process_that_the_register_comes_to_know_as_a_copy_is_parted_with() -> None:
+    register = Register()
+    async with running(register=register) as engine:
+        peer = Peer(engine, "a", changes={"boots": 5, "boot": "C", "last_index": 9})
+        register.known = (5, "C", 1)
+        engine.part_with_copies()
+        assert not peer.is_closing()
+        register.known = (5, "B", 1)
+        engine.part_with_copies()
+        assert peer.is_closing()
+
+
+@pytest.mark.parametrize(
+    ("known", "ends"), [((7, "other", 1), True), ((8, "x", 1), True), ((6, "x", 1), False)]
+)
+async def test_node_whose_own_log_knows_a_later_process_of_it_ends(
+    known: tuple[int, str, int], ends: bool
+) -> None:
+    register = Register()
+    async with running(register=register, boots=7) as engine:
+        told = _told(engine)
+        register.own = known
+        Peer(engine, "a").lead(1)
+        await until(lambda: engine.applied_index() == 3)
+        for _ in range(20):  # turns of the loop, each with its tick
+            await asyncio.sleep(0)
+        assert told == ["copy"] * ends
 
 
 @pytest.mark.parametrize(

@@ -14,6 +14,7 @@ from cyoloctl.machines import rendezvous as module
 from cyoloctl.machines._codec import Malformed, Refused, canonical, parse_canonical
 from cyoloctl.machines.rendezvous import (
     ATTEMPT_WINDOW_MS,
+    EXPIRED_AT_ONCE,
     LEVELS,
     LIVE_STATES,
     MAX_ATTEMPTS,
@@ -839,3 +840,35 @@ def test_answer_is_in_no_snapshot_five_minutes_after_it_was_redeemed() -> None:
     restored = Composite()
     restored.restore(composite.snapshot())
     assert restored.rendezvous.records(points.now) == composite.rendezvous.records(points.now)
+
+
+def test_records_that_expire_at_once_are_ended_a_bounded_number_with_each_command() -> None:
+    points = Points()
+    start = {
+        "kind": "mfa",
+        "data": {},
+        "initiator_public_key": None,
+        "ttl_ms": TTL,
+        "node": "n1",
+        "initiator": "cli:x",
+        "origin": "::1",
+    }
+    count = 3 * EXPIRED_AT_ONCE + 50
+    for number in range(count):
+        points.do("start", id=f"{number:032x}", user_code_sha256=f"{number:064x}", **start)
+    changed: list[str] = []
+    points.machine.on_change = lambda id, index: changed.append(id)
+    points.now += TTL
+    last = f"{count - 1:032x}"
+    with pytest.raises(errors.Expired):  # the one that it is about is as it must be by now
+        points.do("approve", id=last, by="ann", expected=None, answer={}, sealed_result=None)
+    assert len(changed) == EXPIRED_AT_ONCE + 1
+    assert {record.state for record in points.machine.records(points.now)} == {"expired"}
+    points.do("start", id="f" * 32, user_code_sha256=f"{count - 2:064x}", **start)  # its code is free again
+    for _ in range(2):
+        with pytest.raises(errors.NotFound):
+            points.do("cancel", id="e" * 32, expected=None)
+    assert sorted(set(changed) - {"f" * 32}) == [f"{number:032x}" for number in range(count)]
+    again = RendezvousMachine()
+    again.prepare_restore(parse_canonical(canonical(points.machine.export_state())))()
+    assert again.export_state() == points.machine.export_state()
