@@ -115,6 +115,7 @@ __all__ = [
     "presented",
     "read_authorities",
     "read_ca",
+    "read_node_certificate",
     "read_node_keys",
     "read_node_public_key",
     "read_operator",
@@ -1059,6 +1060,11 @@ def is_issued_by(certificate_der: bytes, ca_pem: str) -> bool:
     except _DEFECTS:
         return False
     return _is_issued_by(certificate, _load_certificate(ca_pem))
+
+
+def read_node_certificate(pki_dir: Path) -> str:
+    """The text of node.crt.  Raises ConfigError."""
+    return _read(pki_dir / _NODE_CERT)
 
 
 def read_node_public_key(pki_dir: Path) -> str:

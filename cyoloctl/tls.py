@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import ssl
 from pathlib import Path
+from weakref import WeakSet
 
 from cyoloctl import pki
 
@@ -29,6 +30,8 @@ class TlsIdentity:
         """Raises ConfigError for files that make no identity."""
         self._pki_dir = pki_dir
         self._trusted: dict[bytes, bool] = {}
+        self._certificate = b""
+        self._present: WeakSet[ssl.SSLContext] = WeakSet()  # contexts with the present certificate
         self.generation = 0
         self.server: ssl.SSLContext
         self.client: ssl.SSLContext
@@ -44,9 +47,18 @@ class TlsIdentity:
         """
         server, client = pki.server_context(self._pki_dir), pki.peer_context(self._pki_dir)
         authorities = pki.read_authorities(self._pki_dir)
+        certificate = pki.read_node_certificate(self._pki_dir).encode()
+        if certificate != self._certificate:
+            self._certificate = certificate
+            self._present.clear()
+        self._present.update((server, client))
         self.server, self.client, self.authorities = server, client, authorities
         self._trusted.clear()
         self.generation += 1
+
+    def shows_present(self, connection: ssl.SSLObject | ssl.SSLSocket) -> bool:
+        """Whether the other end of a connection was shown the certificate that the node has now."""
+        return connection.context in self._present
 
     def is_trusted(self, certificate_der: bytes) -> bool:
         """Whether a CA that is trusted now issued a certificate.  Its dates and names are not looked at.

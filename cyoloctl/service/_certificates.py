@@ -16,7 +16,7 @@ import time
 from collections.abc import Awaitable, Callable, Iterable, Sequence
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from cyoloctl import authority, pki
 from cyoloctl.authority import Authority
@@ -29,7 +29,6 @@ from cyoloctl.errors import (
     Unavailable,
 )
 from cyoloctl.machines.authorities import DEFAULT_CERTIFICATE_DAYS, Rotation
-from cyoloctl.raft import PeerInfo
 from cyoloctl.service._replicated import Json, Replicated, rfc3339
 from cyoloctl.tls import TlsIdentity
 
@@ -45,6 +44,7 @@ _STEP_TIMEOUT_S = 5.0
 _RETRY_FIRST_S, _RETRY_LAST_S = 1.0, 60.0
 _REMAKE_EVERY_S = 0.4
 _SHUT_OUT_S = 10.0
+_SETTLED_S = 1.0
 _LAST_UNIX_MS = int(authority.CLOCK_UNTIL.timestamp() * 1000)
 
 
@@ -89,8 +89,7 @@ class CertificateService:
         self.pending: Callable[[], int | None] = lambda: None
         self._held = authority.held(pki_dir)
         self._seen = self._stamps()
-        # Sessions that shook hands with a certificate that was replaced since.
-        self._outdated: dict[str, PeerInfo] = {}
+        self._renewed_at = float("-inf")
         self._remake_at = 0.0
         self._failures = 0
         self._retry_at = 0.0
@@ -125,10 +124,21 @@ class CertificateService:
         return rfc3339(self.files.certificate_expires_at.timestamp())
 
     def settled(self) -> bool:
-        """Whether all sessions rest on the present certificate: only then is it announced."""
-        peers = self._engine.peers()
-        self._outdated = {name: info for name, info in self._outdated.items() if peers.get(name) is info}
-        return not self._outdated
+        """Whether all sessions rest on the present certificate: only then is it announced.
+
+        Not for a moment after a renewal: a handshake may have begun before it.
+        """
+        return not self._outdated() and time.monotonic() - self._renewed_at >= _SETTLED_S
+
+    def _outdated(self) -> list[str]:
+        """The peers that were shown a certificate that was replaced since."""
+
+        def judge(connection: Any) -> str:
+            if not self._tls.shows_present(connection):
+                raise AccessDenied("the session rests on a certificate that was replaced")
+            return ""
+
+        return sorted({name for name, _ in self._engine.recheck(judge)})
 
     def holds_ca_key(self) -> bool:
         """Whether this node can issue certificates for nodes now."""
@@ -256,7 +266,7 @@ class CertificateService:
         renewed = files.certificate_pem != self.files.certificate_pem
         self.files, self._held = files, held
         if renewed:
-            self._outdated = dict(self._engine.peers())
+            self._renewed_at = time.monotonic()
             self._failures, self.problem = 0, None
             _log.info(
                 "certificate renewed",
@@ -266,12 +276,11 @@ class CertificateService:
 
     def _remake_sessions(self) -> bool:
         """End one session that rests on a replaced certificate; both ends dial again at once."""
-        if self.settled():
-            return False
-        if time.monotonic() >= self._remake_at:
+        outdated = self._outdated()
+        if outdated and time.monotonic() >= self._remake_at:
             self._remake_at = time.monotonic() + _REMAKE_EVERY_S
-            self._engine.reconnect(min(self._outdated))
-        return True
+            self._engine.reconnect(outdated[0])
+        return bool(outdated)
 
     # Renewal.
 

@@ -12,7 +12,16 @@ import pytest
 from cyoloctl import authority, pki
 from cyoloctl.identity import Identity
 from cyoloctl.model import ClusterId, NodeName
-from tests.support.cluster import Cluster, Node, NotYet, Writers, assert_refused, tls_connect, wait_until
+from tests.support.cluster import (
+    Cluster,
+    Node,
+    NotYet,
+    Writers,
+    assert_refused,
+    run,
+    tls_connect,
+    wait_until,
+)
 
 HOUR_S = 3600
 
@@ -93,11 +102,15 @@ def ends(cluster: Cluster) -> dict[str, datetime]:
     return {row["name"]: datetime.fromisoformat(row["certificate_expires_at"]) for row in rows}
 
 
-def wait_renewed(cluster: Cluster, offset_s: int) -> None:
+def wait_renewed(cluster: Cluster, offset_s: int, *, away: str = "") -> None:
     """Until every member has announced a certificate that was issued after a step of the clocks."""
     after = datetime.now(UTC) + timedelta(seconds=offset_s + 23 * HOUR_S)
-    wait_until("every certificate renewed", lambda: all(end > after for end in ends(cluster).values()), 60.0)
-    for node in cluster.nodes.values():
+    wait_until(
+        "every certificate renewed",
+        lambda: all(end > after for name, end in ends(cluster).items() if name != away),
+        60.0,
+    )
+    for node in cluster.running():
         assert serving(node) == certificate(node)
 
 
@@ -254,6 +267,51 @@ def test_member_that_is_away_holds_a_rotation_up_and_its_removal_makes_another_o
         n1.json("pki", "rotate-ca", "--overlap", "0s", "--yes")
         wait_exchanged(cluster, n1, first)
         wait_until("a clean bill", lambda: n1.cli("status", "--check").returncode == 0)
+
+
+def test_what_is_issued_during_the_overlap_works_after_it_and_what_was_before_does_not(
+    tmp_path: Path,
+) -> None:
+    with Cluster(tmp_path) as cluster:
+        form_with_clocks(cluster)
+        n1 = cluster["n1"]
+        old = str(pki_status(n1)["authorities"][0]["sha256"])
+        before, during = tmp_path / "before", tmp_path / "during"
+        for name, file in (("ann", tmp_path / "ann"), ("bob", before)):
+            made = n1.cli("credentials", "create", "--role", "viewer", "--name", name, "--out", file)
+            assert made.returncode == 0, made.stderr
+
+        def counters(file: Path) -> int:
+            endpoint = f"https://n1@{n1.address}"
+            return run("counter", "list", "-e", endpoint, "--credentials", file).returncode
+
+        assert counters(before) == 0
+        early = cluster.invite("n4", through="n1", ttl_s=6 * HOUR_S)
+        n1.json("pki", "rotate-ca", "--overlap", "1h", "--yes")
+        status = wait_until(
+            "the overlap",
+            lambda: s if (s := pki_status(n1))["rotation"]["step"] == "overlap" else None,
+        )
+        assert {"ann", "bob"} <= set(status["credentials_to_renew"])
+        renewed = n1.cli("credentials", "renew", "ann", "--out", during)
+        assert renewed.returncode == 0, renewed.stderr
+        assert "ann" not in pki_status(n1)["credentials_to_renew"]
+        assert [counters(before), counters(during)] == [0, 0]
+        late = cluster.invite("n5", through="n1", ttl_s=6 * HOUR_S)
+        for name, token in (("n4", early), ("n5", late)):
+            if name == "n5":
+                set_clocks(cluster, 2 * HOUR_S)
+                new = wait_exchanged(cluster, n1, old)
+                assert [counters(before), counters(during)] == [77, 0]
+            node = cluster.new_node(name)
+            node.step_clock(2 * HOUR_S if name == "n5" else 0)
+            given = ("--name", name, "--listen", node.address, "--token-file", "-")
+            joined = node.cli("node", "join", *given, stdin=token)
+            assert joined.returncode == 0, joined.stderr
+            node.start()
+            cluster.wait_settled(len(cluster.nodes))
+        for node in cluster.nodes.values():
+            wait_files(node, new, key=True)
 
 
 def test_ca_is_exchanged_under_writes_and_what_the_old_one_vouches_for_counts_no_more(tmp_path: Path) -> None:

@@ -89,6 +89,24 @@ def test_listener_after_a_second_ca_trusts_both_and_after_the_drop_only_one(tmp_
         asyncio.run(_handshake(tls, other.client))
 
 
+def test_connection_from_before_a_renewal_shows_the_old_certificate_and_one_after_a_second_ca_does_not(
+    tmp_path: Path,
+) -> None:
+    pki_dir, other_dir = _node(tmp_path / "a"), _node(tmp_path / "b")
+    tls = TlsIdentity(pki_dir)
+    early = tls.client.wrap_bio(ssl.MemoryBIO(), ssl.MemoryBIO())
+    (pki_dir / "ca.crt").write_text((pki_dir / "ca.crt").read_text() + (other_dir / "ca.crt").read_text())
+    tls.reload()
+    late = tls.client.wrap_bio(ssl.MemoryBIO(), ssl.MemoryBIO())
+    assert tls.shows_present(early)
+    assert tls.shows_present(late)
+    renew_own(pki_dir)
+    tls.reload()
+    assert not tls.shows_present(early)
+    assert not tls.shows_present(late)
+    assert tls.shows_present(tls.server.wrap_bio(ssl.MemoryBIO(), ssl.MemoryBIO(), server_side=True))
+
+
 def test_reload_of_files_that_do_not_fit_changes_nothing(tmp_path: Path) -> None:
     pki_dir = _node(tmp_path / "a")
     tls = TlsIdentity(pki_dir)
