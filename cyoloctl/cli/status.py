@@ -175,7 +175,8 @@ def show_status(document: Mapping[str, Any], *, before: Callable[[], None] = lam
             ("good" if tolerance else "warn") if healthy else "bad",
         ),
         f"leader {cluster.get('leader') or '(none)'}, term {field_text(cluster.get('term'))}, "
-        f"commit index {field_text(cluster.get('commit_index'))}",
+        f"commit index {field_text(cluster.get('commit_index'))}"
+        + (f", time {cluster['time']}" if cluster.get("time") else ""),
         f"{membership}, quorum {field_text(cluster.get('quorum'))}, "
         f"storage {field_text(cluster.get('storage'))}, cluster id {cluster.get('id')}",
     ]
