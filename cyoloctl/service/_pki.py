@@ -285,7 +285,7 @@ class PkiService:
             warn_ms = min(authority.warn_before_s(life_days) * 1000, entry.lifetime_ms // 3)
             if entry.revoked_unix_ms is None and 0 < left_ms < warn_ms:
                 message = f"the credentials of {entry.name} ({entry.role}) {_ends(left_ms)}"
-                command = f"cyoloctl credentials renew {entry.name}"
+                command = f"cyoloctl credentials renew {entry.name} --out FILE"
                 found.append(_problem("credentials_expiring", None, message, command))
         for reason in self._due_reasons():
             message = f"the CA must be exchanged: {reason}"
