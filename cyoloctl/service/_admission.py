@@ -149,9 +149,10 @@ class Admission:
     def judge_peer(self, ssl_object: Any, *, removed_too: bool = False, connected: bool = False) -> str:
         """As `peer`.  Raises AccessDenied with the certificate, the clock and the remedy.
 
-        removed_too: name a removed node as well, for whoever tells it that it
-        was.  connected: it was admitted before; then whoever is not known gets
-        the time that it takes to ask about it.
+        removed_too: name a node as well that the state here says was removed,
+        for whoever tells it so.  connected: it was admitted before; then
+        whoever is not known gets the time that it takes to ask about it, and
+        whoever was removed the time to get its last answer.
         """
         shown = self._presented(ssl_object)
         if shown is None:
@@ -161,8 +162,10 @@ class Admission:
         if identity.role != "node":
             raise AccessDenied(f"the certificate of {identity.role} {name} is not a node's")
         if self.is_removed(name):
-            if removed_too:
-                return name
+            if removed_too and self._members.is_removed(name):
+                return name  # the session says so, by the same state
+            if connected and self._in_doubt(name, ""):
+                return name  # it may still wait for an answer; housekeeping parts with it in a moment
             raise AccessDenied(f"node {name} was removed from the cluster: join again under a new name")
         now_ms = self._now_ms()
         if now_ms >= shown.expires_unix_ms:
@@ -276,7 +279,11 @@ class Admission:
         catching_up = asyncio.get_running_loop().create_task(self._catch_up())
         try:
             while True:
-                self.sweep()
+                try:
+                    self.sweep()
+                except Exception:
+                    # A bug must not end the sweeps: nothing would ever end a connection again.
+                    _log.critical("connections could not be judged again", exc_info=True)
                 await self._remember()
                 await asyncio.sleep(_SWEEP_S)
         finally:

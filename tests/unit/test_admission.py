@@ -319,6 +319,8 @@ async def test_node_that_starts_judges_by_what_it_knew_when_it_ran_last(world: W
     assert "somebody else" in world.why_peer(world.forger.certificate("n2", "node"))
     assert judge.is_removed("n3")
     assert "was removed" in world.why_peer(removed)
+    with pytest.raises(AccessDenied):  # the session could not know it by the state
+        judge.judge_peer(Tls(removed), removed_too=True)
     assert "no member" in world.why_peer(new)
 
 
@@ -418,12 +420,17 @@ async def test_strangers_cost_a_bounded_number_of_questions(world: World, tmp_pa
 # --- connections that live -----------------------------------------------------------------------
 
 
-async def test_sweep_ends_the_sessions_of_whoever_does_not_count_any_more(world: World) -> None:
+async def test_sweep_ends_the_sessions_of_whoever_does_not_count_any_more(
+    world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
     for name in ("n2", "n3", "n4"):
         world.net.live[name] = Tls(world.member(name, world.forger.certificate(name, "node", days=1)))
     world.judge.sweep()
     assert world.net.ended == []
     world.apply("members", "remove", name="n2")
+    world.judge.sweep()
+    assert world.net.ended == []  # for a moment: it may wait for the answer to its own removal
+    monkeypatch.setattr(_admission, "_DOUBT_S", 0.0)
     world.judge.sweep()
     assert world.net.ended == [("n2", "removed")]
     world.now_ms += 2 * 86_400_000
@@ -433,3 +440,15 @@ async def test_sweep_ends_the_sessions_of_whoever_does_not_count_any_more(world:
     assert [name for name, _ in world.net.ended] == ["n2", "n3", "n4"]
     assert "ended at" in world.net.ended[1][1]
     assert called == [1]
+
+
+async def test_sweeps_go_on_after_one_that_failed(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(_admission, "_SWEEP_S", 0.01)
+    calls = []
+
+    def fail() -> None:
+        calls.append(1)
+        raise RuntimeError("a bug")
+
+    world.judge.recheck_callers = fail
+    await run_for(world.judge, lambda: len(calls) >= 3)
