@@ -131,6 +131,7 @@ def _measure(options: argparse.Namespace, system: Cyoloctl) -> int:
     status = 0
     for where, tls in (("control socket", None), ("mutual TLS", credentials)):
         rates: dict[bool, list[float]] = {False: [], True: []}
+        cost: dict[bool, list[float]] = {False: [], True: []}
         told: list[Any] = []
         for number in range(options.rounds):
             # First one, then the other comes first: what the machine does meanwhile hits both alike.
@@ -138,15 +139,20 @@ def _measure(options: argparse.Namespace, system: Cyoloctl) -> int:
                 leader = leader_of(system)
                 target = leader.address if tls else leader.target
                 with _watchers(target, options.watchers, tls, told) if watched else contextlib.nullcontext():
-                    rates[watched].append(load_round(system, options.clients, options.seconds).rate)
+                    done = load_round(system, options.clients, options.seconds)
+                rates[watched].append(done.rate)
+                cost[watched].append(done.members_cpu_ms)
         without, with_ = (statistics.median(rates[watched]) for watched in (False, True))
         ratio = statistics.median(w / n for n, w in zip(rates[False], rates[True], strict=True))
         status |= ratio < 0.9
+        lines = statistics.median(one["lines_each_s"] for one in told)
+        share = statistics.median(one["cpu"] for one in told)
+        pairs = " ".join(f"{w:,.0f}/{n:,.0f}" for n, w in zip(rates[False], rates[True], strict=True))
         say(
             f"{where:15} {options.watchers} watchers: {with_:,.0f}/s beside {without:,.0f}/s without,"
-            f" ratio {ratio:.3f}; each watcher {statistics.median(one['lines_each_s'] for one in told):.2f}"
-            f" lines/s, their process {statistics.median(one['cpu'] for one in told):.0%} of a core;"
-            f" rounds {' '.join(f'{w:,.0f}/{n:,.0f}' for n, w in zip(*rates.values(), strict=True))}"
+            f" ratio {ratio:.3f}; members' cpu {statistics.median(cost[True]):.3f} ms a write beside"
+            f" {statistics.median(cost[False]):.3f}; each watcher {lines:.2f} lines/s, their process"
+            f" {share:.0%} of a core; rounds {pairs}"
         )
     return int(status)
 
