@@ -6,7 +6,7 @@ shows more.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Collection, Iterable, Mapping
 from dataclasses import dataclass
 from itertools import chain
 from typing import Any
@@ -15,12 +15,14 @@ from cyoloctl.machines import Composite
 from cyoloctl.raft import Engine, is_a_time
 from cyoloctl.service._peer_problems import peer_problems
 
-__all__ = ["CLOCK_OFF_MS", "Facts", "Json", "find_problems", "problem", "time_ahead_ms"]
+__all__ = ["CLOCK_OFF_MS", "Facts", "Json", "clock_problems", "find_problems", "problem", "time_ahead_ms"]
 
 Json = dict[str, Any]
 
 CLOCK_OFF_MS = 60_000
 """A clock that differs from cluster time by more, and cluster time ahead by more, needs a hand."""
+
+_SET_CLOCK = "date -u --set 'YYYY-MM-DD HH:MM:SS'"
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,41 +61,68 @@ def _members(facts: Facts) -> Iterable[Json]:
 
 def _clocks(facts: Facts) -> Iterable[Json]:
     clock = facts.engine.clock
-    now, skews = clock.now_unix_ms(), clock.skews_ms()
-    if not now:
+    return clock_problems(
+        clock.now_unix_ms(),
+        clock.skews_ms(),
+        members={str(row["name"]) for row in facts.rows},
+        voters=facts.engine.voter_names(),
+        ahead_ms=time_ahead_ms(facts.engine),
+    )
+
+
+def clock_problems(
+    now_unix_ms: int,
+    skews_ms: Mapping[str, float],
+    *,
+    members: Collection[str],
+    voters: Collection[str],
+    ahead_ms: float | None,
+) -> Iterable[Json]:
+    """The clocks that are off by more than `CLOCK_OFF_MS`, and cluster time where it is the odd one.
+
+    now_unix_ms: cluster time, 0 while it is not known.  skews_ms: wall clocks
+    less cluster time, by name.  ahead_ms: as `time_ahead_ms`.
+    """
+    if not now_unix_ms:
         return
-    known = {row["name"] for row in facts.rows}
-    off = {name: skew for name, skew in skews.items() if name in known and abs(skew) > CLOCK_OFF_MS}
-    voters = facts.engine.voter_names()
-    pair = sorted(name for name in voters if name in skews)
-    if len(voters) == 2 and len(pair) == 2 and abs(skews[pair[0]] - skews[pair[1]]) > CLOCK_OFF_MS:
-        apart = _duration(skews[pair[0]] - skews[pair[1]])
+    off = {name: skew for name, skew in skews_ms.items() if name in members and abs(skew) > CLOCK_OFF_MS}
+    is_set = {name for name, skew in skews_ms.items() if is_a_time(int(now_unix_ms + skew))}
+    pair = sorted(is_set & set(voters))
+    ahead_ms = ahead_ms or 0.0
+    if len(voters) == len(pair) == 2 and abs(skews_ms[pair[0]] - skews_ms[pair[1]]) > CLOCK_OFF_MS:
+        apart = _duration(skews_ms[pair[0]] - skews_ms[pair[1]])
         for name in pair:
             yield problem(
                 "clock",
                 name,
                 f"the clocks of {pair[0]} and {pair[1]} are {apart} apart, and of two nobody can know which "
                 "is right: nothing expires early; set the wrong one",
-                "date -u --set 'YYYY-MM-DD HH:MM:SS'",
+                _SET_CLOCK,
             )
         off = {name: skew for name, skew in off.items() if name not in pair}
+        ahead_ms = 0.0
     for name, skew in sorted(off.items()):
-        if is_a_time(int(now + skew)):
-            what = f"is {_duration(skew)} {'ahead of' if skew > 0 else 'behind'} cluster time"
-        else:
+        if name not in is_set:
             what = "shows no time at all (before 2020 or after 2200)"
+        else:
+            what = f"is {_duration(skew)} {'ahead of' if skew > 0 else 'behind'} cluster time"
+            if ahead_ms > CLOCK_OFF_MS and abs(skew + ahead_ms) <= CLOCK_OFF_MS:
+                # It may be right, and cluster time wrong: whoever set it now would do harm.
+                yield problem(
+                    "clock", name, f"the clock of {name} {what}, like a majority's", "cyoloctl status"
+                )
+                continue
         yield problem(
             "clock",
             name,
             f"the clock of {name} {what}: set it; the cluster goes on by the majority's clocks",
-            "date -u --set 'YYYY-MM-DD HH:MM:SS'",
+            _SET_CLOCK,
         )
-    ahead = time_ahead_ms(facts.engine)
-    if ahead is not None and ahead > CLOCK_OFF_MS and not (len(voters) == 2 and len(pair) == 2):
+    if ahead_ms > CLOCK_OFF_MS:
         yield problem(
             "time_ahead",
             None,
-            f"cluster time is {_duration(ahead)} ahead of a majority's clocks, so nothing expires early: "
+            f"cluster time is {_duration(ahead_ms)} ahead of a majority's clocks, so nothing expires early: "
             "correct the clocks that are wrong; if cluster time is, set it back",
             "cyoloctl cluster set-time --to-members --dry-run",
         )
