@@ -171,6 +171,8 @@ def house(tmp_path_factory: pytest.TempPathFactory) -> Iterator[House]:
 def test_ca_key_of_a_removed_voter_makes_no_operator_and_no_node(house: House) -> None:
     for name, role in (("admin", "operator"), ("mallory", "operator"), ("web", "gateway"), ("w", "viewer")):
         assert_nobody(house.removed_voter.forge(name, role), house.running)
+    # The same key in the hands of whoever copied it from a voter that is there still.
+    assert_nobody(house.voter.forge("mallory", "operator"), house.running)
     cluster_id = house.removed_voter.cluster_id
     assert cluster_id == cluster_id_of(house.cluster["n1"])
     for name in ("ghost", "n1", "n2", "n3", "n4"):
@@ -335,6 +337,34 @@ def test_revoked_credentials_are_nobody_and_a_removed_founders_are_listed_and_re
         assert second.ask(one.port, "GET", "/v1/status").status == 200
         # The whole directory of the founder, its CA key included, makes no new one.
         assert_nobody(loot.forge(name, "operator"), [one, two])
+
+
+def test_revoked_gateway_and_viewer_are_nobody_and_were_no_more_than_their_role(house: House) -> None:
+    one, where = house.cluster["n1"], house.cluster.base
+    gateway = make_credentials(one, "web", "gateway", where)
+    viewer = make_credentials(one, "screen", "viewer", where)
+    mint_it, *operators_alone = WRITES
+    assert gateway.ask(one.port, *mint_it).status == 200
+    assert viewer.ask(one.port, "GET", "/v1/status").status == 200
+    assert viewer.ask(one.port, *mint_it).shut_out
+    for who in (gateway, viewer):
+        for request in operators_alone:
+            assert who.ask(one.port, *request).shut_out
+    for name in ("web", "screen"):
+        assert one.cli("credentials", "revoke", name, "--yes").returncode == 0
+    assert_nobody(gateway, house.running)
+    assert_nobody(viewer, house.running)
+
+
+def test_old_key_of_renewed_credentials_is_nobody(house: House) -> None:
+    one, where = house.cluster["n1"], house.cluster.base
+    old = make_credentials(one, "bob", "operator", where)
+    assert old.ask(one.port, "GET", "/v1/status").status == 200
+    file = where / "bob-again.yaml"
+    renewed = one.cli("credentials", "renew", "bob", "--new-key", "--out", file)
+    assert renewed.returncode == 0, renewed.stderr
+    assert credentials_of_file(file, where).ask(one.port, "GET", "/v1/status").status == 200
+    assert_nobody(old, house.running)
 
 
 def _wait_ended(connection: ssl.SSLSocket, timeout_s: float = 10.0) -> None:
