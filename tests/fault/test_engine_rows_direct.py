@@ -474,3 +474,22 @@ def test_read_index_asked_by_a_node_that_is_removed_meanwhile_does_not_stop_the_
     cluster.run(0.5)
     assert cluster.errors("a") == []
     assert cluster.state("b") == [b"x1", b"x2"]
+
+
+# -- row 16 -----------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("above", [1, 50])
+def test_row16_refusal_that_asks_for_what_is_not_there_raises_nothing(above: int) -> None:
+    cluster = OurCluster("abc")
+    cluster.elect("a")
+    cluster.write("a", b"x1")
+    cluster.run(0.5)
+    asked = cluster.log("a")[-1][1] + 1 + above
+    refusal = {"term": cluster.term("a"), "next_node_idx": asked, "reset": True, "success": False}
+    cluster.inject("a", "b", {"type": "next_node_idx", **refusal})
+    cluster.tick("a")
+    assert cluster.replica("a").failed is None
+    cluster.write("a", b"x2")
+    cluster.run(0.5)
+    assert cluster.state("b") == [b"x1", b"x2"]

@@ -283,8 +283,9 @@ class OurCluster(Cluster):
     def add(self, leader: str, name: str) -> Outcome:
         return self._ask(leader, f"add {name}", lambda done: self.replica(leader).add_voter(name, done))
 
-    def remove(self, leader: str, name: str) -> Outcome:
-        return self._ask(leader, f"remove {name}", lambda done: self.replica(leader).remove(name, done))
+    def remove(self, leader: str, name: str, *, force: bool = False) -> Outcome:
+        replica = self.replica(leader)
+        return self._ask(leader, f"remove {name}", lambda done: replica.remove(name, done, force=force))
 
     def demote(self, leader: str, name: str) -> Outcome:
         return self._ask(leader, f"demote {name}", lambda done: self.replica(leader).demote(name, done))

@@ -405,3 +405,109 @@ async def test_process_on_a_copied_or_older_disk_is_kept_out(
         peer = Peer(engine, "a", changes=changes)
         assert peer.is_closing() == (reason is not None)
         assert [found.reason for found in engine.refusals()] == [reason] * (reason is not None)
+
+
+# -- who may lead ------------------------------------------------------------------------------
+
+
+def _pong(voters: list[str], **info: Any) -> dict[str, Any]:
+    return {
+        "type": "pong",
+        "sent_ms": 0,
+        "wall_unix_ms": 1_790_000_000_000,
+        "epoch": 0,
+        "cluster_unix_ms": 0,
+        "info": info,
+        "links": [],
+        "addresses": {},
+        "voters": voters,
+    }
+
+
+@pytest.mark.parametrize("role", ["learner", None])
+async def test_peer_that_is_no_voter_leads_once_a_voter_of_the_own_log_says_that_it_is_one(
+    role: str | None,
+) -> None:
+    async with running(register=Register(roles={"n": role} if role else {})) as engine:
+        newcomer, stranger, voter = Peer(engine, "n"), Peer(engine, "x"), Peer(engine, "a")
+        newcomer.lead(5)
+        assert (engine.leader(), engine.status().term) == (None, 0)
+        stranger.say(_pong(["n", "x"]))
+        newcomer.lead(5)
+        assert engine.leader() is None
+        voter.say(_pong(["a", "b~77", "n"]))
+        newcomer.lead(5)
+        assert engine.leader() == "n"
+
+
+async def test_peer_that_was_admitted_as_a_voter_leads_before_its_promotion_is_known() -> None:
+    async with running(register=Register(roles={"n": "voter"})) as engine:
+        Peer(engine, "n").lead(5)
+        assert engine.leader() == "n"
+
+
+async def test_node_with_an_empty_log_follows_whom_most_of_its_configuration_call_a_voter() -> None:
+    addresses = {"a": ["a:1"], "b": ["b:1"], "c": ["c:1"]}
+    async with running(voters=(), addresses=addresses, register=Register(roles={})) as engine:
+        peers = {name: Peer(engine, name) for name in ("a", "b", "x")}
+        begin = {"type": "append_entries", "term": 5, "commit_index": 1, "prevLogIdx": 1, "prevLogTerm": 0}
+        for name in ("x", "a"):
+            peers[name].say(_pong(["a", "c"]))
+            peers["a"].say({**begin, "entries": []})
+            assert engine.leader() is None
+        peers["b"].say(_pong(["a", "c"]))
+        peers["a"].say({**begin, "entries": []})
+        assert engine.leader() == "a"
+
+
+async def test_log_that_contradicts_a_leader_stops_the_node_only_when_a_majority_follows_that_leader() -> (
+    None
+):
+    async with running(voters=("a", "b", "c")) as engine:
+        peers = {name: Peer(engine, name) for name in ("a", "b", "c")}
+        peers["a"].say(_append(1, 4, 0, commit=4))
+        await until(lambda: engine.status().commit_index == 4)
+        lie = _append(7, 4, 6, commit=4)
+        for follows in (None, "b"):
+            for name in ("a", "c"):
+                peers[name].say(_pong(["a", "b", "c"], leader=follows))
+            peers["b"].say(lie)
+            await asyncio.sleep(0.01)
+            if follows is None:
+                with pytest.raises(TimeoutError):
+                    await asyncio.wait_for(engine.wait_failed(), 0.05)
+                assert engine.status().term == 1
+                assert [trouble.peer for trouble in engine.status().troubles] == ["b"]
+        error = await asyncio.wait_for(engine.wait_failed(), _LIMIT_S)
+        assert "`cyoloctl member remove e`" in error.message
+
+
+def _append(term: int, index: int, entry_term: int, *, commit: int) -> dict[str, Any]:
+    return {
+        "type": "append_entries",
+        "term": term,
+        "commit_index": commit,
+        "prevLogIdx": index,
+        "prevLogTerm": entry_term,
+        "entries": [],
+    }
+
+
+@pytest.mark.parametrize(("last_index", "kept_out"), [(1, True), (3, False)])
+async def test_leader_keeps_a_process_out_that_holds_less_than_the_one_before_it_acknowledged(
+    last_index: int, kept_out: bool
+) -> None:
+    async with running(voters=("e",)) as engine:
+        await until(engine.is_leader)
+        await until(lambda: engine.status().commit_index == 3)
+        first = Peer(engine, "l", changes={"boots": 1, "boot": "A"})
+        term = engine.status().term
+        first.say(
+            {"type": "next_node_idx", "term": term, "next_node_idx": 4, "reset": False, "success": True}
+        )
+        await until(lambda: engine.acknowledged("l") == 3)
+        first.close()
+        first._session.connection_lost(None)
+        changes = {"boots": 2, "boot": "B", "term": term, "last_index": last_index}
+        assert Peer(engine, "l", changes=changes).is_closing() == kept_out
+        assert [found.reason for found in engine.refusals()] == ["older disk"] * kept_out
