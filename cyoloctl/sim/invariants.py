@@ -295,6 +295,10 @@ class Invariants:
             found = configuration
         return found
 
+    def voter_names(self) -> set[str]:
+        """Names of the voters of the latest committed configuration; none before there is one."""
+        return {raft_id.partition("~")[0] for raft_id in self._configurations[-1][1][0]}
+
     def was_removed(self, raft_id: str) -> bool:
         """True when a committed entry removed it."""
         return raft_id in self._configurations[-1][1][1]
