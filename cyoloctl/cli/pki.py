@@ -41,6 +41,7 @@ def status(session: Session) -> None:
             for ca in document["authorities"]
         ],
     )
+    output.write("\n")
     output.table(
         ("MEMBER", "ROLE", "UP", "CA", "EXPIRES", "EXCHANGE"),
         [
@@ -58,7 +59,7 @@ def status(session: Session) -> None:
     rotation = document["rotation"]
     if rotation is not None:
         output.write(
-            f"a rotation goes on: {rotation['step']}, overlap until {rotation['overlap_until']}, "
+            f"\na rotation goes on: {rotation['step']}, overlap until {rotation['overlap_until']}, "
             f"waiting for {_names(rotation['waiting_for'])}\n"
             f"credentials to renew: {_names(document['credentials_to_renew'])}\n"
         )

@@ -614,17 +614,18 @@ class Service:
         if self._raft_id in raft_ids:
             await self._engine.transfer_leadership(None, timeout_s=max(0.1, deadline - time.monotonic()))
             raise NoLeader("leadership is handed over before the leader is removed: try again")
+        if member is not None and member.role == "learner":
+            # First: whoever finishes the removal does not know any more that it never had the CA's key.
+            await self._replicated.apply(
+                "authorities",
+                "exempt",
+                {"name": name},
+                request_id=None,
+                timeout_s=max(0.1, deadline - time.monotonic()),
+            )
         for raft_id in sorted(raft_ids):
             await self._patiently(partial(self._engine.remove, raft_id, force=force), deadline)
         if member is not None:
-            if member.role == "learner":
-                await self._replicated.apply(
-                    "authorities",
-                    "exempt",
-                    {"name": name},
-                    request_id=None,
-                    timeout_s=max(0.1, deadline - time.monotonic()),
-                )
             await self._replicated.apply(
                 "members",
                 "remove",

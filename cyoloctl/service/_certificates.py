@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import logging
 import os
+import shlex
 import time
 from collections.abc import Awaitable, Callable, Iterable, Sequence
 from datetime import UTC, datetime
@@ -187,13 +188,14 @@ class CertificateService:
         found = self.issuing()
         if found is None:
             path = self._pki_dir / "node.crt"
+            directory = shlex.quote(str(self._pki_dir.parent))
             end = f"{self.files.certificate_expires_at:%Y-%m-%dT%H:%M:%SZ}"
             if ended:
                 raise ConfigError(
                     f"{path} ended at {end}, and the cluster's time was {rfc3339(now_ms / 1000)} already "
-                    "when this node last knew it: here `cyoloctl node renew -d DIR --request FILE`, on "
-                    "a member `cyoloctl member grant --request FILE --out FILE`, then here "
-                    "`cyoloctl node renew -d DIR --grant FILE`"
+                    f"when this node last knew it: here `cyoloctl node renew -d {directory} --request FILE`, "
+                    "on a member `cyoloctl member grant --request FILE --out FILE`, then here "
+                    f"`cyoloctl node renew -d {directory} --grant FILE`"
                 )
             if authority.has_ended(self.files.certificate_pem, wall):
                 _log.warning(

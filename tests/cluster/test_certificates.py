@@ -366,3 +366,6 @@ def test_ca_is_exchanged_under_writes_and_what_the_old_one_vouches_for_counts_no
             assert node.terminate() == 0
         cluster.start_all()
         cluster.wait_settled(4)
+        # A learner never had the key.
+        assert not n1.json("member", "remove", "l1", "--yes")["ca_rotation_due"]
+        assert not pki_status(n1)["rotation_due"]
