@@ -1989,7 +1989,9 @@ class Replica:
             pause_s = min(2 * before.pause_s, timing.refused_last_s)
         self._refused[node] = _Refused(reason, self._clock() + pause_s, pause_s)
         if before is None or before.reason != reason:
-            _log.error("a peer refuses the snapshot", extra={"peer": node.id, "reason": reason})
+            _log.warning(
+                "a peer refuses the snapshot", extra={"peer": node.id, "reason": reason, "_seldom": True}
+            )
             self.on_change()
 
     def _refuse_snapshot(self, node: Node, digest: str, error: CyoloctlError) -> None:
@@ -1999,7 +2001,10 @@ class Replica:
             self._receiving = None
         if self._unusable != (str(node.id), error.message):
             self._unusable = (str(node.id), error.message)
-            _log.error("a received snapshot was refused", extra={"peer": node.id, "error": error.message})
+            _log.warning(
+                "a received snapshot was refused",
+                extra={"peer": node.id, "error": error.message, "_seldom": True},
+            )
             self.on_change()
         self.send(
             node,

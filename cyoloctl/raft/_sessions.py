@@ -374,7 +374,8 @@ class Session:
         )
         self._refuse(
             f"it speaks protocol version {version}, this node speaks {PROTOCOL_VERSION}: "
-            "upgrade the older of the two, all nodes must run the same release"
+            "upgrade the older of the two, all nodes must run the same release",
+            lasting=True,
         )
 
     def _is_removed(self, raft_id: str) -> bool:
@@ -393,7 +394,8 @@ class Session:
                 REMOVED: "it was removed from the cluster",
                 COPY: "another process runs under its name: two processes must never share a disk's copy",
                 OLDER: "its disk is an older copy: the node had acknowledged more than it holds",
-            }[reason]
+            }[reason],
+            lasting=True,
         )
 
     def _before_live(self, message: dict[str, Any]) -> None:
@@ -501,11 +503,15 @@ class Session:
             else:
                 handle(self, message)
 
-    def _refuse(self, reason: str) -> None:
+    def _refuse(self, reason: str, *, lasting: bool = False) -> None:
+        """lasting: it will be the same with every dial, and is logged once a minute."""
         self.refused = reason
-        level = self._sessions._level_for(self.name, reason) if self.name else logging.WARNING
-        extra = {"peer": self.name or None, "reason": reason, "_seldom": True}
-        _log.log(level, "peer refused", extra=extra)
+        if lasting:
+            level = self._sessions._level_for(self.name, reason)
+            _log.log(level, "peer refused", extra={"peer": self.name or None, "reason": reason})
+        else:
+            extra = {"peer": self.name or None, "reason": reason, "_seldom": True}
+            _log.warning("peer refused", extra=extra)
         self._sessions._waiting.pop(self, None)
         self.close()
 

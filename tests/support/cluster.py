@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import contextlib
 import http.client
+import itertools
 import json
 import os
 import random
@@ -620,6 +621,9 @@ def cluster_id_of(node: Node) -> str:
     raise AssertionError("node.yaml names no cluster")
 
 
+_BOOTS = itertools.count(10**9)
+
+
 class Peer:
     """A program that speaks the peer protocol with a node certificate, and says what a test wants."""
 
@@ -647,9 +651,10 @@ class Peer:
             "boot": os.urandom(8).hex(),
             "address": "127.0.0.1:1",
             "release": "0.0.0",
-            "boots": 0,
+            # As the latest process on the node's own disk would: else the register keeps it out.
+            "boots": next(_BOOTS),
             "term": 0,
-            "last_index": 0,
+            "last_index": 10**9,
         }
         self.send({**message, **changes})
 
