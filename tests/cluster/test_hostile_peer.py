@@ -111,7 +111,7 @@ def test_hostile_frames_with_a_members_certificate_leave_every_node_serving(clus
                 for _ in range(100):
                     peer.connection.sendall(next(frames))
                     sent += 1
-                peer.send({"type": "ping", "sent_ms": 7, "wall_unix_ms": 1})
+                peer.send({"type": "ping", "sent_ms": 7})
                 peer.wait_message("pong")
         _still_serves(cluster, node)
         frames = _hostile(Random(number), seeds, malformed=True)

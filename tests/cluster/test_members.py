@@ -36,7 +36,7 @@ def test_remove_of_a_follower_stops_it_for_good(cluster: Cluster) -> None:
     removed = cluster[stays].json("member", "remove", gone, "--yes")
     assert removed == {
         "schema_version": 1, "name": gone, "removed": True, "dry_run": False,
-        "failure_tolerance_before": 1, "failure_tolerance_after": 0,
+        "failure_tolerance_before": 1, "failure_tolerance_after": 0, "ca_rotation_due": True,
     }  # fmt: skip
     _assert_removed_node_is_out(cluster, gone, stays)
     assert cluster[leader].client().counter_add("default", 1)["value"] == 42
@@ -97,7 +97,7 @@ def test_remove_dry_run_shows_the_tolerance_and_changes_nothing(shared: Cluster,
     shown = shared["n2"].json("member", "remove", name, "--dry-run")
     assert shown == {
         "schema_version": 1, "name": name, "removed": False, "dry_run": True,
-        "failure_tolerance_before": 1, "failure_tolerance_after": 0,
+        "failure_tolerance_before": 1, "failure_tolerance_after": 0, "ca_rotation_due": True,
     }  # fmt: skip
     assert "1 -> 0" in shared["n2"].cli("member", "remove", name, "--dry-run").stdout
     assert _names(shared, "n1") == ["n1", "n2", "n3"]
