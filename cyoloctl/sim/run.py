@@ -709,7 +709,9 @@ class _Run:
                 elif last.finished:
                     world.count("converged")
                     wrong = {node.name for node in world.nodes.values() if node.wall_is_wrong()}
-                    if "clock" in self.faults and self._is_minority(wrong, 0):
+                    # Of some runs: peace is dull, and takes as long as the rest.
+                    looked_at = self.injected.get("clock", 0) and (self.seed % 3 == 0 or world.slept_ms)
+                    if looked_at and self._is_minority(wrong, 0):
                         world.run_until(world.now + _PEACE_S)
                         world.invariants.check_clocks_agree()
                     return
