@@ -237,7 +237,10 @@ class Keepers:
         name = rng.choice(list(self._endpoints))
         try:
             self._ask(name, "rendezvous_wait", "second redemptions", id=identifier, redemption="f" * 16)
+        except _SILENT:
+            return
         except CyoloctlError:
+            self._count("second redemptions refused")
             return
         self._broken(f"{name} redeems rendezvous {identifier} a second time")
 

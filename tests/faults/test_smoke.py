@@ -23,7 +23,7 @@ def _privilege() -> None:
 
 @pytest.mark.timeout(180)
 def test_real_nodes_under_faults_stay_linearizable_and_apply_once(tmp_path: Path) -> None:
-    faults = ["kill", "pause", "partition", "one-way", "weather", "read-only"]
+    faults = ["kill", "pause", "partition", "one-way", "weather", "read-only", "clock"]
     report = tmp_path / "report"
 
     summary, outcome = run(
@@ -34,6 +34,8 @@ def test_real_nodes_under_faults_stay_linearizable_and_apply_once(tmp_path: Path
     assert summary["operations"] > 100
     assert sum(summary["faults"].values()) >= 3
     assert all(summary["linearizable"].values())
+    for what in ("sessions shown", "rendezvous wait", "invitations", "invitations redeemed at the end"):
+        assert summary["promises"][what] > 0, summary["promises"]
     # The log of the first writes is gone on every node, and each id still counted once.
     assert all(outcome.snapshots.values()), outcome.snapshots
     assert json.loads((report / "summary.json").read_text())["passed"] is True
