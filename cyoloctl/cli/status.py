@@ -84,6 +84,14 @@ def _number(value: object, suffix: str = "", limit: float | None = None) -> Cell
     return Cell(text + suffix, "warn" if limit is not None and abs(value) > limit else "")
 
 
+def _clock(member: Mapping[str, Any]) -> Cell:
+    """How far the machine's clock is off: -2.7 ms, +9d."""
+    skew = member.get("clock_skew_ms")
+    if not isinstance(skew, int | float) or abs(skew) <= _CLOCK_SKEW_WARN_MS:
+        return _number(skew, " ms")
+    return Cell(f"{'+' if skew > 0 else '-'}{_duration(skew / 1000)}", "warn")
+
+
 _ROLE_STYLE = {"leader": "bold", "candidate": "warn", "learner": "dim"}
 
 _COLUMNS: dict[str, Callable[[Mapping[str, Any], float], Cell]] = {
@@ -106,7 +114,7 @@ _COLUMNS: dict[str, Callable[[Mapping[str, Any], float], Cell]] = {
     ),
     "FSYNC P99": lambda m, now: _number(m.get("fsync_p99_ms"), " ms", _FSYNC_WARN_MS),
     "CERTIFICATE": _certificate,
-    "CLOCK": lambda m, now: _number(m.get("clock_skew_ms"), " ms", _CLOCK_SKEW_WARN_MS),
+    "CLOCK": lambda m, now: _clock(m),
 }
 _RIGHT = frozenset({"APPLIED", "LAG", "UPTIME", "FSYNC P99", "CLOCK"})
 #: Left out first on a narrow terminal; the warnings cover what is out of the ordinary in each.
