@@ -150,8 +150,9 @@ class PeerInfo:
     boots: int = 0
     boot: str = ""
     """Of the peer's process, see `PeerIdentity`."""
-    described: bool = False
-    """True once the peer answered a ping: `info`, `links` and `voters` are its own."""
+    pongs: int = 0
+    """How often the peer has answered a ping, once a second: from the first on `info`, `links` and
+    `voters` are its own."""
 
 
 class Pong(NamedTuple):
@@ -478,7 +479,7 @@ class Session:
             self._sessions.handler.on_pong(self.raft_id, pong)
         self.info.links = frozenset(message["links"])
         self.info.voters = frozenset(message["voters"])
-        self.info.described = True
+        self.info.pongs += 1
         self._sessions._on_pong(self, message)
 
     def _on_call(self, message: dict[str, Any]) -> None:

@@ -12,6 +12,9 @@ __all__ = ["Facts", "missing_links", "peer_problems", "voters_up"]
 
 Json = dict[str, Any]
 
+_SETTLED = 3
+"""Pongs: a node that has just started is given so many seconds to find the others."""
+
 
 class Facts(Protocol):
     """What a node knows when it is asked.  rows: the members as `status` shows them."""
@@ -42,7 +45,7 @@ def missing_links(
     name: this node.  Every node says once a second with whom it has sessions.
     """
     known, voting = set(members), set(voters)
-    told = {peer: info.links for peer, info in peers.items() if info.described and peer in known}
+    told = {peer: info.links for peer, info in peers.items() if info.pongs >= _SETTLED and peer in known}
     return [
         (a, b)
         for a in sorted(told)

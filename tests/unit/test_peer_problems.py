@@ -13,7 +13,7 @@ from cyoloctl.service._peer_problems import missing_links, voters_up
 def _told(**links: str | None) -> dict[str, PeerInfo]:
     """Each peer with the names that it has sessions with; None: it said nothing yet."""
     return {
-        name: PeerInfo("h:1", "1", links=frozenset((said or "").split()), described=said is not None)
+        name: PeerInfo("h:1", "1", links=frozenset((said or "").split()), pongs=0 if said is None else 3)
         for name, said in links.items()
     }
 
