@@ -12,9 +12,9 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from cyoloctl.errors import Conflict, NoLeader, OutcomeUnknown, Overloaded, StorageError
+from cyoloctl.errors import Conflict, NoLeader, OutcomeUnknown, Overloaded, StorageError, VersionMismatch
 from cyoloctl.model import Stamp
-from cyoloctl.raft._batch import decode_batch, encode_batch
+from cyoloctl.raft._batch import decode_batch, encode_batch, stamp_of
 from cyoloctl.raft._clock import ClusterClock
 from cyoloctl.raft._journal import Journal, MemoryStore
 from cyoloctl.raft._replica import Limits, Replica
@@ -724,6 +724,54 @@ class VerboseMachine(ListMachine):
 
     def apply(self, index: int, command: bytes, after: int | None = None) -> bytes:
         return command.ljust(2_000, b".")
+
+
+class OlderMachine(ListMachine):
+    """Of a release that lacks a command."""
+
+    def apply(self, index: int, command: bytes, after: int | None = None) -> bytes:
+        if command == b"new":
+            raise VersionMismatch("new is unknown here")
+        return super().apply(index, command, after)
+
+
+def test_command_that_one_node_cannot_apply_stops_that_node_and_no_other() -> None:
+    cluster = OurCluster("abc")
+    cluster.elect("a")
+    cluster.run(0.3)
+    machine = cluster.machines["b"]
+    older = OlderMachine(machine)
+    older.items = list(machine.engine.machine.items)
+    machine.engine.replica._machine = older
+    outcome = cluster.propose("a", b"new")
+    assert cluster.run_until(lambda: outcome.ok, within=1.0)
+    assert cluster.run_until(lambda: machine.engine.replica.failed is not None, within=1.0)
+    failed = machine.engine.replica.failed
+    assert isinstance(failed, VersionMismatch)
+    assert "install the release that the other nodes run" in failed.message
+    after = cluster.propose("a", b"more")
+    assert cluster.run_until(lambda: after.ok, within=1.0)
+    assert cluster.state("c") == [b"new", b"more"]
+
+
+def test_stamps_of_entries_rise_across_a_change_of_leader() -> None:
+    cluster = OurCluster("abc")
+    stamps = []
+    cluster.elect("a")
+    for leader in "abc":
+        if leader != "a":
+            cluster.transfer("abc"["abc".index(leader) - 1], leader)
+        assert cluster.run_until(lambda leader=leader: cluster.is_leader(leader), within=3.0)
+        outcome = cluster.propose(leader, b"of " + leader.encode())
+        assert cluster.run_until(lambda outcome=outcome: outcome.ok, within=1.0)
+    cluster.run(0.3)
+    for entry, _, _ in cluster.log("a"):
+        stamp = stamp_of(entry)
+        if stamp is not None:
+            stamps.append(stamp)
+    assert len(stamps) == 3
+    assert stamps == sorted(stamps)
+    assert stamps[0].steady_ms < stamps[-1].steady_ms
 
 
 def test_forward_whose_results_are_larger_than_a_frame_is_answered_in_frames(
