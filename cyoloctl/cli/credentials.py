@@ -363,6 +363,7 @@ def _table(rows: list[Json]) -> None:
             )
             for row in rows
         ],
+        optional=("CREATED", "BY", "KEY"),
     )
 
 
