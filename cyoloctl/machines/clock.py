@@ -56,7 +56,8 @@ class ClockMachine:
         if stamp.epoch == present.epoch:
             time_ms = max(time_ms, min(stamp.time_unix_ms, MAX_TIME_UNIX_MS))
         # Of another epoch: appended before the entry that set the time was applied.
-        self.stamp = Stamp(present.epoch, time_ms, max(present.steady_ms, stamp.steady_ms))
+        steady_ms = max(present.steady_ms, min(stamp.steady_ms, MAX_TIME_UNIX_MS))
+        self.stamp = Stamp(present.epoch, time_ms, steady_ms)
 
     def history(self) -> tuple[TimeSet, ...]:
         """How operators have set the time, the oldest first."""

@@ -20,10 +20,12 @@ _log = logging.getLogger("cyoloctl.node")
 
 Json = dict[str, Any]
 
+_LAST_UNIX_S = 253_402_300_799
+
 
 def rfc3339(unix_s: float) -> str:
-    """A time in Unix seconds as ``YYYY-MM-DDTHH:MM:SSZ``, rounded down."""
-    return datetime.fromtimestamp(int(unix_s), UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
+    """A time in Unix seconds as ``YYYY-MM-DDTHH:MM:SSZ``, rounded down; none after the year 9999."""
+    return datetime.fromtimestamp(min(int(unix_s), _LAST_UNIX_S), UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
 
 
 class Replicated:

@@ -249,6 +249,15 @@ def test_time_is_that_of_the_entries_and_no_command_moves_it() -> None:
     assert composite.stamp() == Stamp(0, NOW, 7)
 
 
+def test_stamp_beyond_all_time_leaves_a_state_that_a_snapshot_can_hold() -> None:
+    composite, again = Composite(), Composite()
+    composite.advance(Stamp(0, 2**64 - 1, 2**64 - 1))
+    composite.apply(1, add("r"), 0)
+    assert composite.stamp() == Stamp(0, 2**53, 2**53)
+    again.restore(composite.snapshot())
+    assert again.stamp() == composite.stamp()
+
+
 def test_set_begins_an_epoch_that_entries_before_it_do_not_move() -> None:
     composite = Composite()
     composite.advance(Stamp(0, NOW + 400 * DAY, 5))
