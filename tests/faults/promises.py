@@ -25,6 +25,7 @@ from cyoloctl.errors import (
     ClientTimeout,
     CyoloctlError,
     OutcomeUnknown,
+    StorageError,
     TokenRejected,
     Unavailable,
     Unreachable,
@@ -32,7 +33,8 @@ from cyoloctl.errors import (
 
 __all__ = ["LATE_S", "Keepers"]
 
-_SILENT = (Unavailable, Unreachable, OutcomeUnknown, ClientTimeout)
+# StorageError: the node that was asked says that its disk has failed, and ends.
+_SILENT = (Unavailable, Unreachable, OutcomeUnknown, ClientTimeout, StorageError)
 """Errors that say nothing about what was promised."""
 
 _LEEWAY_S = 60
