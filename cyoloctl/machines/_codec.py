@@ -29,6 +29,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator, Sequence
+from functools import lru_cache
 from hashlib import blake2b
 from typing import Any, NamedTuple, NoReturn, TypeVar
 
@@ -225,17 +226,18 @@ def is_request_id(value: object) -> bool:
 
 def is_caller(value: object) -> bool:
     """True for at most 80 printable ASCII characters without spaces; empty: nobody in particular."""
-    return (
-        type(value) is str
-        and len(value) <= MAX_CALLER_LENGTH
-        and value.isascii()
-        and (not value or value.isprintable())
-        and " " not in value
-    )
+    return type(value) is str and _caller_text(value) is not None
+
+
+@lru_cache(maxsize=1024)
+def _caller_text(caller: str) -> str | None:
+    """The JSON of a caller, None for what is none.  Kept: the same few callers write again and again."""
+    good = len(caller) <= MAX_CALLER_LENGTH and caller.isascii() and " " not in caller
+    return _encode(caller) if good and (not caller or caller.isprintable()) else None
 
 
 def _tail(request_id: str, kind: str, caller: str) -> str:
-    return f',{_encode(request_id)},"{kind}",{_encode(caller)}]'
+    return f',{_encode(request_id)},"{kind}",{_caller_text(caller)}]'
 
 
 def _check_argument(value: object, depth: int = 0) -> None:
