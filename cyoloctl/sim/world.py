@@ -309,14 +309,20 @@ class Node:
             self.world.lost_disks[self.raft_id] = self.disk
 
     def start_later(self, delay_s: float | None = None) -> None:
+        """Starts after a while.
+
+        Never before the moment that its last turn had come to: what that turn
+        had written may be on the disk, with the time at which it was written.
+        """
         life = self.life
+        gone_at = max(self.world.now + self.elapsed, self.busy_until)
         wait = self.rng.choice((0.02, 0.3, 1.5)) if delay_s is None else delay_s
 
         def due() -> None:
             if self.life == life and self.replica is None:
                 self.start()
 
-        self.world.at(self.world.now + wait, due)
+        self.world.at(gone_at + wait, due)
 
     def crash(self, *, power: bool) -> None:
         """Stop, and start again after a while."""
