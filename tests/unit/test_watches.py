@@ -126,14 +126,19 @@ async def test_lines_take_at_most_a_tenth_of_the_time() -> None:
     for number, group in enumerate(sinks):
         for sink in group:
             _join(watches, sink, name=f"c{number}")
+
+    def served() -> bool:
+        return all(len(sink.written) >= 3 for group in sinks for sink in group)
+
     started = time.perf_counter()
-    while time.perf_counter() - started < 1.5:
+    passed = 0.0
+    while passed < 1.5 or (passed < 30 and not served()):  # a busy machine takes longer
         source.change()
         await asyncio.sleep(0.001)
-    passed = time.perf_counter() - started
+        passed = time.perf_counter() - started
     spent = sum(len(sink.written) for group in sinks for sink in group) * 0.0005
     assert spent < 0.12 * passed + 0.02
-    assert all(len(sink.written) >= 3 for group in sinks for sink in group)
+    assert served()
     # Merged, and the last change arrives.
     await _until(lambda: all(s.indexes()[-1] == source.index for group in sinks for s in group))
 
