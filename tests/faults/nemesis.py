@@ -298,11 +298,14 @@ class Nemesis:
         failed_s = self._history.now()
 
         def heal() -> None:
-            # In a majority it must have written by now; cut off, it may have had nothing to write.
-            while node.running() and self._history.now() - failed_s < _DISK_LIMIT_S:
+            # In a majority it must have written by now; cut off, if from the leader alone, it may have had
+            # nothing to write, and no cut is mended while we wait here.
+            apart = False
+            while not apart and node.running() and self._history.now() - failed_s < _DISK_LIMIT_S:
                 self._pause.wait(0.05)
+                apart = any(node.name in pair for pair in self.cluster.network.cuts())
             self._look_after()
-            if node.running():
+            if node.running() and not apart:
                 self.findings.append(
                     f"{self._history.now():.1f} s: {node.name} still ran {_DISK_LIMIT_S:g} s after its disk "
                     "became read-only"
