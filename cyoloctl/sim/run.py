@@ -448,7 +448,7 @@ class _Run:
 
     def _may_be_wrong(self, name: str) -> bool:
         """Whether the wrong clocks stay a minority of the voters, in every configuration that is in force."""
-        wrong = {node.name for node in self.world.nodes.values() if node.wall_is_wrong()} | {name}
+        wrong = {node.name for node in self.world.nodes.values() if node.wall_is_believed_wrong()} | {name}
         return self._is_minority(wrong, 0)
 
     def _is_minority(self, wrong: set[str], fewer: int) -> bool:
@@ -544,7 +544,7 @@ class _Run:
                 self.world.count(f"{what} in memory" if "~" in target else what)
                 self._tell("%s of %s took place at %s", what, target, index)
 
-        wrong = {node.name for node in self.world.nodes.values() if node.wall_is_wrong()}
+        wrong = {node.name for node in self.world.nodes.values() if node.wall_is_believed_wrong()}
         if not self._is_minority(wrong, 1):
             self._heal_clocks()  # the voters may become fewer: the wrong ones must stay a minority
 

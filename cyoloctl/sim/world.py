@@ -21,7 +21,7 @@ from typing import Any
 
 from cyoloctl.errors import CyoloctlError, NoLeader, OutcomeUnknown
 from cyoloctl.machines import Composite
-from cyoloctl.raft._clock import ClusterClock
+from cyoloctl.raft._clock import MEASURED_S, ClusterClock
 from cyoloctl.raft._journal import Entry, Journal
 from cyoloctl.raft._replica import Limits, Replica
 from cyoloctl.raft._sessions import (
@@ -47,6 +47,7 @@ _READING_S = 1e-6  # each look at the clock takes time (row 26)
 START_UNIX_MS = 1_767_225_600_000
 RIGHT_MS = 100
 """A right wall clock is right to this."""
+_FORGOTTEN_S = MEASURED_S + 3.0  # what a clock said is believed so long, and may have been on its way before
 
 
 class World:
@@ -158,6 +159,7 @@ class Node:
         self.slow_save = False
         self._wall_error_ms = self.rng.randint(-RIGHT_MS, RIGHT_MS)
         self._wrong_wall: tuple[float, float, float] | None = None  # shown, since, rate
+        self._righted_at = -_FORGOTTEN_S
         self._rate, self._zero, self._base = 1.0, 0.0, 1000.0
         self._inbox: deque[tuple[int, Callable[[], object]]] = deque()
         self._wake_at: float | None = None
@@ -189,8 +191,14 @@ class Node:
     def wall_is_wrong(self) -> bool:
         return self._wrong_wall is not None
 
+    def wall_is_believed_wrong(self) -> bool:
+        """Also a while after it was set right: what it said before is still believed elsewhere."""
+        return self.wall_is_wrong() or self.world.now < self._righted_at + _FORGOTTEN_S
+
     def set_wall(self, unix_ms: float | None, rate: float = 1.0) -> None:
         """A wall clock that shows this from now on; None: the right time."""
+        if unix_ms is None and self._wrong_wall is not None:
+            self._righted_at = self.world.now
         self._wrong_wall = None if unix_ms is None else (unix_ms, self.world.now, rate)
 
     def paused(self) -> bool:
