@@ -5,7 +5,8 @@ from __future__ import annotations
 import multiprocessing
 import os
 import signal
-from collections.abc import Generator
+from collections.abc import Generator, Iterator
+from contextlib import contextmanager
 from functools import partial
 
 from cyoloctl.process import child_environment
@@ -30,13 +31,25 @@ def run_seeds(
     if jobs == 1 or len(seeds) == 1:
         yield from map(run, seeds)
         return
-    # Workers take their code from where this process took it, and from nowhere else.
-    for name in [name for name in os.environ if name not in child_environment(os.environ)]:
-        del os.environ[name]
-    os.environ["PYTHONSAFEPATH"] = "1"
     # Not fork: the caller may have threads.
-    with multiprocessing.get_context("spawn").Pool(min(jobs, len(seeds)), _ignore_interrupts) as pool:
+    spawn = multiprocessing.get_context("spawn")
+    # The environment stays so until the end: a worker that died is replaced.
+    with _environment_of_workers(), spawn.Pool(min(jobs, len(seeds)), _ignore_interrupts) as pool:
         yield from pool.imap_unordered(run, seeds)
+
+
+@contextmanager
+def _environment_of_workers() -> Iterator[None]:
+    """Workers take their code from where this process took it, and from nowhere else."""
+    before = dict(os.environ)
+    try:
+        for name in before.keys() - child_environment(before).keys():
+            del os.environ[name]
+        os.environ["PYTHONSAFEPATH"] = "1"
+        yield
+    finally:
+        os.environ.clear()
+        os.environ.update(before)
 
 
 def replay_command(seed: int, *, faults: tuple[str, ...], nodes: int | None) -> str:
