@@ -63,6 +63,11 @@ class TokenService:
         else:
             await self._replicated.caught_up(timeout_s=timeout_s)
         await self._keys.wait_whole(timeout_s=timeout_s)
+        if not self._replicated.now_ms():
+            # Every session would seem to come from the future: not known is not refused.
+            raise Unavailable(
+                "this node does not know the cluster's time yet: try again, or ask another node"
+            )
 
     async def mint(
         self,

@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import contextlib
+from types import SimpleNamespace
+from typing import Any, cast
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from cyoloctl.errors import InvalidInput
+from cyoloctl.errors import InvalidInput, Unavailable
 from cyoloctl.machines.sessions import Revocation
-from cyoloctl.service._tokens import _mark, _next
+from cyoloctl.service._tokens import TokenService, _mark, _next
 
 
 @given(st.sampled_from(["sid", "sub"]), st.text(max_size=40))
@@ -29,3 +31,21 @@ def test_mark_has_one_spelling(value: str) -> None:
     for other in others - {mark}:
         with contextlib.suppress(InvalidInput):
             assert _mark(other) != ("sub", value)
+
+
+async def test_session_is_not_refused_while_the_time_is_not_known() -> None:
+    async def at_once(**_: Any) -> None:
+        return None
+
+    now_ms = 0
+    service = cast(
+        "TokenService",
+        SimpleNamespace(
+            _replicated=SimpleNamespace(caught_up=at_once, now_ms=lambda: now_ms),
+            _keys=SimpleNamespace(wait_whole=at_once),
+        ),
+    )
+    with pytest.raises(Unavailable, match="time"):
+        await TokenService._judge(service, False, 1.0)
+    now_ms = 1_767_225_600_000
+    await TokenService._judge(service, False, 1.0)
