@@ -35,7 +35,17 @@ from dataclasses import dataclass, field, replace
 from typing import Any, ClassVar
 
 from cyoloctl.errors import Conflict, NotFound
-from cyoloctl.machines._checks import Check, checked, exact, flag, integer, json_object, member_name, text
+from cyoloctl.machines._checks import (
+    Check,
+    checked,
+    checked_operation,
+    exact,
+    flag,
+    integer,
+    json_object,
+    member_name,
+    text,
+)
 from cyoloctl.machines._codec import MAX_TIME_UNIX_MS, Malformed, Refused
 from cyoloctl.machines.members import MAX_NAMES, MemberMachine
 
@@ -200,13 +210,7 @@ class AuthorityMachine:
         self, operation: str, arguments: dict[str, Any], index: int, now_unix_ms: int
     ) -> dict[str, Any]:
         """The value of the answer.  Raises Malformed or Refused, then nothing changed."""
-        known = _OPERATIONS.get(operation)
-        if known is None:
-            raise Malformed("unknown operation on authorities: upgrade every node before using what is new")
-        checks, run = known
-        if arguments.keys() != checks.keys():
-            raise Malformed(f"authorities.{operation} takes {', '.join(sorted(checks))}")
-        clean = {key: check(arguments[key]) for key, check in checks.items()}
+        run, clean = checked_operation("authorities", _OPERATIONS, operation, arguments)
         before = self._state()
         value = run(self, clean, now_unix_ms)
         if self.on_change is not None and self._state() != before:

@@ -13,7 +13,17 @@ from dataclasses import dataclass, replace
 from typing import Any, ClassVar, Literal, Protocol, cast
 
 from cyoloctl.errors import AlreadyExists, Conflict, InvalidInput, NotFound, Overloaded
-from cyoloctl.machines._checks import Check, checked, exact, flag, integer, json_object, member_name, text
+from cyoloctl.machines._checks import (
+    Check,
+    checked,
+    checked_operation,
+    exact,
+    flag,
+    integer,
+    json_object,
+    member_name,
+    text,
+)
 from cyoloctl.machines._codec import MAX_TIME_UNIX_MS, Malformed, Refused
 
 __all__ = ["MAX_CREDENTIALS", "MAX_LIFETIME_MS", "Credential", "CredentialMachine", "CredentialRole"]
@@ -146,13 +156,7 @@ class CredentialMachine:
         self, operation: str, arguments: dict[str, Any], index: int, now_unix_ms: int
     ) -> dict[str, Any]:
         """The value of the answer.  Raises Malformed or Refused, then nothing changed."""
-        known = _OPERATIONS.get(operation)
-        if known is None:
-            raise Malformed("unknown operation on credentials: upgrade every node before using what is new")
-        checks, run = known
-        if arguments.keys() != checks.keys():
-            raise Malformed(f"credentials.{operation} takes {', '.join(sorted(checks))}")
-        clean = {key: check(arguments[key]) for key, check in checks.items()}
+        run, clean = checked_operation("credentials", _OPERATIONS, operation, arguments)
         before = self._entries
         entry = run(self, clean, now_unix_ms)
         if self._entries is not before and self.on_change is not None:

@@ -27,6 +27,7 @@ from cyoloctl.errors import AlreadyExists, Conflict, InvalidInput, NotFound
 from cyoloctl.machines._checks import (
     Check,
     checked,
+    checked_operation,
     exact,
     flag,
     integer,
@@ -257,14 +258,7 @@ class KeyMachine:
         self, operation: str, arguments: dict[str, Any], index: int, now_unix_ms: int
     ) -> dict[str, Any]:
         """The value of the answer.  Raises Malformed or Refused, then nothing changed."""
-        known = _OPERATIONS.get(operation)
-        if known is None:
-            raise Malformed("unknown operation on keys: upgrade every node before using what is new")
-        checks, run = known
-        if arguments.keys() != checks.keys():
-            raise Malformed(f"keys.{operation} takes {', '.join(sorted(checks))}")
-        # In the table's order, so that of two wrong arguments every node names the same.
-        clean = {key: check(arguments[key]) for key, check in checks.items()}
+        run, clean = checked_operation("keys", _OPERATIONS, operation, arguments)
         answer = run(self, clean, now_unix_ms)
         self._tell(index)
         return answer

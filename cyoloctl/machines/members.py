@@ -22,7 +22,15 @@ from cyoloctl.errors import (
     NotFound,
     Overloaded,
 )
-from cyoloctl.machines._checks import checked, exact, json_object, member_name, sealing_key, text
+from cyoloctl.machines._checks import (
+    checked,
+    checked_operation,
+    exact,
+    json_object,
+    member_name,
+    sealing_key,
+    text,
+)
 from cyoloctl.machines._codec import MAX_TIME_UNIX_MS, Malformed, Refused, is_request_id
 from cyoloctl.model import parse_address, parse_hostname
 
@@ -300,14 +308,7 @@ class MemberMachine:
         self, operation: str, arguments: dict[str, Any], index: int, now_unix_ms: int
     ) -> dict[str, Any]:
         """The value of the answer.  Raises Malformed or Refused, then nothing changed."""
-        known = _OPERATIONS.get(operation)
-        if known is None:
-            raise Malformed("unknown operation on members: upgrade every node before using what is new")
-        checks, run = known
-        if arguments.keys() != checks.keys():
-            raise Malformed(f"members.{operation} takes {', '.join(sorted(checks))}")
-        # In the table's order, so that of two wrong arguments every node names the same.
-        clean = {key: check(arguments[key]) for key, check in checks.items()}
+        run, clean = checked_operation("members", _OPERATIONS, operation, arguments)
         return run(self, clean, index, now_unix_ms)
 
     def _issue_invitation(self, given: dict[str, Any], index: int, now_unix_ms: int) -> dict[str, Any]:

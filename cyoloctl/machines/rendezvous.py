@@ -87,7 +87,17 @@ from cyoloctl.errors import (
     Overloaded,
     SlowDown,
 )
-from cyoloctl.machines._checks import Check, checked, exact, flag, integer, json_object, member_name, text
+from cyoloctl.machines._checks import (
+    Check,
+    checked,
+    checked_operation,
+    exact,
+    flag,
+    integer,
+    json_object,
+    member_name,
+    text,
+)
 from cyoloctl.machines._codec import MAX_TIME_UNIX_MS, Malformed, Refused, canonical
 from cyoloctl.model import NAME_PATTERN
 
@@ -404,14 +414,7 @@ class RendezvousMachine:
         self, operation: str, arguments: dict[str, Any], index: int, now_unix_ms: int
     ) -> dict[str, Any]:
         """The value of the answer.  Raises Malformed or Refused, then only time had its effect."""
-        known = _OPERATIONS.get(operation)
-        if known is None:
-            raise Malformed("unknown operation on rendezvous: upgrade every node before using what is new")
-        checks, run = known
-        if arguments.keys() != checks.keys():
-            raise Malformed(f"rendezvous.{operation} takes {', '.join(sorted(checks))}")
-        # In the table's order, so that of two wrong arguments every node names the same.
-        clean = {key: check(arguments[key]) for key, check in checks.items()}
+        run, clean = checked_operation("rendezvous", _OPERATIONS, operation, arguments)
         # After the checks: a malformed command does not move replicated time.
         self._advance(clean, index, now_unix_ms)
         return run(self, clean, index, now_unix_ms)
