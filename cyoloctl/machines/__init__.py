@@ -304,16 +304,17 @@ class Composite:
         result, done = self._run(index, request, stamp.time_unix_ms)
         if result is None:
             return _bug(index)
-        if done is not None:
-            into, key = (table, request_id) if done else (refused, refused_id)
-            into.requests.remember(
-                key,
-                request.digest,
-                caller=request.caller,
-                steady_ms=stamp.steady_ms,
-                index=index,
-                result=result,
-            )
+        if done is None:
+            return result
+        into, key = (table, request_id) if done else (refused, refused_id)
+        into.requests.remember(
+            key,
+            request.digest,
+            caller=request.caller,
+            steady_ms=stamp.steady_ms,
+            index=index,
+            result=result,
+        )
         for kind in (table, refused):
             kind.forgot(kind.requests.forget(stamp.steady_ms))
         return result

@@ -97,7 +97,11 @@ def _fuzz(atheris: Any, target: Any, corpus: Path, seconds: int) -> NoReturn:
         (inputs / f"seed-{number}").write_bytes(seed)
 
     def run(data: bytes) -> None:
-        target.check(data)
+        try:
+            target.check(data)
+        except BaseException:  # libFuzzer keeps an input that crashes, not one that raises
+            (corpus / "broken-raised").write_bytes(data)
+            raise
 
     def change(data: bytes, most: int, number: int) -> bytes:
         rng = Random(number)

@@ -50,6 +50,15 @@ def test_command_that_is_logged_again_after_it_was_forgotten_is_never_applied_tw
     assert composite.counters.get("c") == 5
 
 
+def test_command_that_the_machine_finds_malformed_forgets_nothing() -> None:
+    composite = Composite()
+    composite.apply(1, add("job"), 0)
+    composite.advance(Stamp(0, NOW, 10 * DAY))  # the id of job is due to be forgotten
+    before = composite.digest()
+    assert code_of(composite.apply(2, add("bad", by=2**63 - 1, name="no spaces"), 1)) == "invalid_input"
+    assert composite.digest() == before
+
+
 def test_caller_that_asks_again_with_a_forgotten_id_is_served_again() -> None:
     composite = small(client=1)
     composite.apply(10, add("job"), 9)
