@@ -59,8 +59,8 @@ SECONDS ?= 600
 REPORT ?= faults-report
 
 faults: $(DEV) ## three, then five real nodes under faults, checked (root); SECONDS=60 REPORT=DIR
-	$(BIN)/python -m tests.faults.run --nodes 3 --seconds $(SECONDS) --report $(REPORT)/3-nodes $(ARGS)
-	$(BIN)/python -m tests.faults.run --nodes 5 --seconds $(SECONDS) --report $(REPORT)/5-nodes $(ARGS)
+	$(BIN)/python -m tests.chaos.run --nodes 3 --seconds $(SECONDS) --report $(REPORT)/3-nodes $(ARGS)
+	$(BIN)/python -m tests.chaos.run --nodes 5 --seconds $(SECONDS) --report $(REPORT)/5-nodes $(ARGS)
 
 fuzz: $(FUZZ) ## coverage-guided fuzzing of every decoder (atheris); SECONDS=60 for all together
 	@$(BIN)/python -m tests.fuzz.atheris_run --seconds $(SECONDS) $(ARGS)

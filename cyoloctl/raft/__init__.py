@@ -4,14 +4,14 @@ What the rest of cyoloctl may use is listed below; pysyncobj never leaves this
 package.
 """
 
-from cyoloctl.raft._clock import ClusterClock, is_a_time
-from cyoloctl.raft._engine import Engine, Register
-from cyoloctl.raft._journal import Journal, MemoryStore, SqliteStore
-from cyoloctl.raft._replica import Limits, ReplicaStatus, StateMachine, Timing, Trouble
-from cyoloctl.raft._sessions import COPY, OLDER, REMOVED, Refusal
-from cyoloctl.raft._snapshot import SnapshotStore
-from cyoloctl.raft._storage import count_start, create_storage, memory_storage, open_storage
-from cyoloctl.raft._transport import PeerIdentity, PeerInfo
+from cyoloctl.raft.clock import ClusterClock, is_a_time
+from cyoloctl.raft.engine import Engine, Register
+from cyoloctl.raft.journal import Journal, MemoryStore, SqliteStore
+from cyoloctl.raft.links import COPY, OLDER, REMOVED, Refusal
+from cyoloctl.raft.replica import Limits, ReplicaStatus, StateMachine, Timing, Trouble
+from cyoloctl.raft.snapshot import SnapshotStore
+from cyoloctl.raft.stores import count_start, create_storage, memory_storage, open_storage
+from cyoloctl.raft.transport import PeerIdentity, PeerInfo
 
 __all__ = [
     "COPY",

@@ -3,7 +3,7 @@
 Implements `control.server.NodeService`.  Any node takes any request: writes
 and reads go through the Raft engine, which forwards them to the leader; what
 only the leader can do (removing members, handing leadership over) is passed
-to it, once, over the session between the two nodes.
+to it, once, over the link between the two nodes.
 """
 
 from __future__ import annotations

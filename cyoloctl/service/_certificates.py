@@ -227,7 +227,7 @@ class CertificateService:
                 self.exchange_problem = error.message
                 _log.error("the exchange of the CA does not go on", extra={"reason": error.message})
         busy = await self._renew_when_due() or busy
-        busy = self._remake_sessions() or busy
+        busy = self._remake_links() or busy
         try:
             if self._engine.leader() is not None:
                 busy = await self._tell() or busy
@@ -276,8 +276,8 @@ class CertificateService:
             )
         self._on_renewed(files)
 
-    def _remake_sessions(self) -> bool:
-        """End one session that rests on a replaced certificate; both ends dial again at once."""
+    def _remake_links(self) -> bool:
+        """End one link that rests on a replaced certificate; both ends dial again at once."""
         outdated = self._outdated()
         if outdated and time.monotonic() >= self._remake_at:
             self._remake_at = time.monotonic() + _REMAKE_EVERY_S

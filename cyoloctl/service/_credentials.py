@@ -50,7 +50,7 @@ class CredentialService:
 
     Any node answers.  What changes the register runs on a voter, what makes a
     certificate on one that holds the CA key: it is passed on, once, over the
-    session between the two nodes.  A voter takes such requests from voters
+    link between the two nodes.  A voter takes such requests from voters
     only: the word of a learner must not make an operator.
     """
 

@@ -42,7 +42,7 @@ def missing_links(
 ) -> list[tuple[str, str]]:
     """Pairs of members that this node reaches and that do not reach each other; of each pair one votes.
 
-    name: this node.  Every node says once a second with whom it has sessions.
+    name: this node.  Every node says once a second whom it has links.
     """
     known, voting = set(members), set(voters)
     told = {peer: info.links for peer, info in peers.items() if info.pongs >= _SETTLED and peer in known}

@@ -38,7 +38,7 @@ class Replicated:
         self._caught_up = False
 
     def now_ms(self) -> int:
-        """Cluster time in Unix milliseconds; see ``raft/_clock.py``.  Never this machine's own clock."""
+        """Cluster time in Unix milliseconds; see ``raft/clock.py``.  Never this machine's own clock."""
         return self.engine.clock.now_unix_ms()
 
     async def apply(

@@ -31,7 +31,7 @@ class RouteService:
         return None if base is None else f"{base}/rendezvous"
 
     def reachable(self) -> set[str]:
-        """The members that this node has a session with, and itself."""
+        """The members that this node has a link with, and itself."""
         return {str(self._replicated.config.name), *self._replicated.engine.peers()}
 
     async def list(self, *, timeout_s: float) -> Json:

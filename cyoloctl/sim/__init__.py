@@ -1,6 +1,6 @@
 """A deterministic simulation of clusters of the code that ships: see docs/correctness.md.
 
-The replica, sessions, journal, snapshot store, wire format and state machines are
+The replica, links, journal, snapshot store, wire format and state machines are
 the real ones; clock, network and disk are simulated.  A run is a function of
 its seed.  Part of the product, so that everybody can look for more faults
 than the project's own runs did: ``cyoloctl sim``.

@@ -20,7 +20,7 @@ from collections.abc import Callable
 from typing import BinaryIO, cast
 
 from cyoloctl.errors import StorageError
-from cyoloctl.raft._journal import Batch, MemoryStore, Record, StoredState
+from cyoloctl.raft.journal import Batch, MemoryStore, Record, StoredState
 
 __all__ = ["Crash", "Disk", "DiskFiles", "DiskStore"]
 

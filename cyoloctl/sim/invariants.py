@@ -30,10 +30,10 @@ from typing import TYPE_CHECKING, Any
 
 from cyoloctl.machines import Composite, decode_command
 from cyoloctl.model import Stamp
-from cyoloctl.raft._batch import decode_batch
-from cyoloctl.raft._clock import STEP_S
-from cyoloctl.raft._journal import Entry, Journal, Store
-from cyoloctl.raft._pysyncobj import MEMBERSHIP, STAMPED, decode_membership
+from cyoloctl.raft.batch import decode_batch
+from cyoloctl.raft.clock import STEP_S
+from cyoloctl.raft.journal import Entry, Journal, Store
+from cyoloctl.raft.vendor import MEMBERSHIP, STAMPED, decode_membership
 
 if TYPE_CHECKING:
     from cyoloctl.sim.world import Node, World

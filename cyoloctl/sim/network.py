@@ -1,4 +1,4 @@
-"""A simulated network: connections between nodes, and the real sessions on them.
+"""A simulated network: connections between nodes, and the real links on them.
 
 A connection delivers bytes in order in each direction, after a delay.  A cut
 direction holds them back, as TCP does until it gives up.  A connection that
@@ -6,8 +6,8 @@ breaks loses a suffix of what was in flight, at any byte; each side learns of
 it in its own time, so that one may have dialled anew and said hello before
 the other has read all of the old connection.
 
-Who dials when, hello, which of two sessions lives, pings and calls are not
-here: `raft/_sessions.py` decides them, as in a real node.
+Who dials when, hello, which of two links lives, pings and calls are not
+here: `raft/links.py` decides them, as in a real node.
 """
 
 from __future__ import annotations
@@ -17,8 +17,8 @@ from collections import deque
 from functools import partial
 from typing import TYPE_CHECKING
 
-from cyoloctl.raft._sessions import DIAL_TIMEOUT_S, Session
-from cyoloctl.raft._wire import FrameReader, decode
+from cyoloctl.raft.links import DIAL_TIMEOUT_S, Link
+from cyoloctl.raft.messages import FrameReader, decode
 
 if TYPE_CHECKING:
     from cyoloctl.sim.world import Node, World
@@ -37,18 +37,18 @@ class _Pipe:
 
 
 class End:
-    """One node's side of a connection: the wire of a real session (see Wire)."""
+    """One node's side of a connection: the wire of a real link (see Wire)."""
 
     def __init__(self, node: Node, peer: Node, *, dialled: bool) -> None:
         self.node, self.peer, self.dialled = node, peer, dialled
         self.life, self.peer_life = node.life, peer.life
         self.closed = False
-        self.session: Session
+        self.link: Link
         self.out: _Pipe
         self._over = self._heard = False
         self._copy = FrameReader()  # of what comes in, for messages that are delivered late
 
-    # What the session calls.
+    # What the link calls.
 
     def write(self, data: bytes, /) -> None:
         """See Wire."""
@@ -79,26 +79,26 @@ class End:
     def opened(self) -> None:
         """The connection is authenticated."""
         expected = self.peer.name if self.dialled else None
-        self.session = self.node.sessions.opened(self, self.peer.name, expected=expected)
+        self.link = self.node.links.opened(self, self.peer.name, expected=expected)
 
     def data(self, data: bytes) -> None:
-        """Bytes have come; to a session that ended, too, which must ignore them."""
+        """Bytes have come; to a link that ended, too, which must ignore them."""
         node, late = self.node, self.node.world.network.late
         frames = self._copy.feed(data) if late else []
         if self.closed:
-            node.world.count("late bytes of an ended session")
+            node.world.count("late bytes of an ended link")
             for message in map(decode, frames):
                 if message["type"] not in ("hello", "goodbye", "ping", "pong", "call", "reply"):
                     node.world.count("late message")
-                    node.receive_late(self.session.raft_id, message)
+                    node.receive_late(self.link.raft_id, message)
         node.reading = self
-        self.session.received(data)
+        self.link.received(data)
         node.reading = None
-        if self.session.said_hello and not self._heard:
+        if self.link.said_hello and not self._heard:
             self._heard = True
             node.said_hello(self)
-        if self.session.refused is not None and "protocol" in self.session.refused:
-            node.world.fail("session", f"{node.name} refuses {self.peer.name}: {self.session.refused}")
+        if self.link.refused is not None and "protocol" in self.link.refused:
+            node.world.fail("link", f"{node.name} refuses {self.peer.name}: {self.link.refused}")
 
     def lost(self) -> None:
         """The connection is gone."""
@@ -107,13 +107,13 @@ class End:
             if not self.closed:
                 self.closed = True
                 self.node.world.network.post(self.out, None)
-            self.session.lost()
+            self.link.lost()
 
 
 class Network:
     """Everything between the nodes.
 
-    late: messages of ended sessions are delivered all the same, which the real sessions never do.
+    late: messages of ended links are delivered all the same, which the real links never do.
     """
 
     def __init__(self, world: World, rng: random.Random, *, late: bool) -> None:
@@ -194,7 +194,7 @@ class Network:
         if node.life != life:
             return
         if not self._reaches(node, peer):
-            node.put(life, partial(node.sessions.dial_failed, peer.name))
+            node.put(life, partial(node.links.dial_failed, peer.name))
             return
         self._pipes = [p for p in self._pipes if any(pipe.queue or not pipe.shut for pipe in p)]
         here, there = End(node, peer, dialled=True), End(peer, node, dialled=False)
@@ -228,7 +228,7 @@ class Network:
             self.post(pipe, None)
 
     def drop(self, node: Node, peer: Node) -> bool:
-        """Break the session of two nodes; each learns it in its own time."""
+        """Break the link of two nodes; each learns it in its own time."""
         pairs = [
             (a, b)
             for a, b in self._pipes

@@ -12,9 +12,9 @@ from typing import Any
 
 from cyoloctl.errors import CyoloctlError
 from cyoloctl.machines import MAX_TIME_UNIX_MS, encode_command
-from cyoloctl.raft._journal import Entry
-from cyoloctl.raft._pysyncobj import NO_OP, encode_membership
-from cyoloctl.raft._replica import Limits, Proposal, ReadRequest
+from cyoloctl.raft.journal import Entry
+from cyoloctl.raft.replica import Limits, Proposal, ReadRequest
+from cyoloctl.raft.vendor import NO_OP, encode_membership
 from cyoloctl.sim.world import Node, World
 
 __all__ = ["FAULTS", "Report", "Violation", "run_seed"]
@@ -391,11 +391,11 @@ class _Run:
         return True
 
     def _drop(self) -> bool:
-        nodes = [node for node in self.world.running() if node.sessions.peers()]
+        nodes = [node for node in self.world.running() if node.links.peers()]
         if not nodes:
             return False
         node = self.random.choice(nodes)
-        peers = sorted(node.sessions.peers())
+        peers = sorted(node.links.peers())
         for peer in peers if self.random.random() < 0.3 else [self.random.choice(peers)]:
             self._tell("the connection of %s and %s breaks", node.name, peer)
             self.world.network.drop(node, self.world.nodes[peer])
@@ -771,8 +771,8 @@ def run_seed(
     """One run; the same arguments give the same report, on every machine.
 
     faults: of `FAULTS`; none: a cluster in peace.  nodes: voters at the start,
-    1 to 9; None: by the seed.  late: messages of ended sessions are delivered,
-    which the real sessions rule out.
+    1 to 9; None: by the seed.  late: messages of ended links are delivered,
+    which the real links rule out.
     """
     with _quiet():
         return _Run(seed, faults, nodes, late=late).run()

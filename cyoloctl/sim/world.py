@@ -1,7 +1,7 @@
 """Virtual time and the nodes that live in it.
 
 A `Node` is what one process of cyoloctl is to its peers: the real replica,
-sessions, journal, snapshot store and state machines, over a simulated disk,
+links, journal, snapshot store and state machines, over a simulated disk,
 clock and network.  What the asyncio parts do with a turn of the event loop is here one
 call of `Node.run`: the input that has come, then one tick, then the wait for
 the next input or deadline.  Whatever a node does takes time, so that the
@@ -21,21 +21,21 @@ from typing import Any
 
 from cyoloctl.errors import CyoloctlError, NoLeader, OutcomeUnknown
 from cyoloctl.machines import Composite
-from cyoloctl.raft._clock import MEASURED_S, ClusterClock
-from cyoloctl.raft._journal import Entry, Journal
-from cyoloctl.raft._replica import Limits, Replica
-from cyoloctl.raft._sessions import (
+from cyoloctl.raft.clock import MEASURED_S, ClusterClock
+from cyoloctl.raft.journal import Entry, Journal
+from cyoloctl.raft.links import (
     MAX_UNSENT_BYTES,
     OLDER,
     REMOVED,
     Hello,
+    Link,
+    Links,
     PeerIdentity,
     Pong,
-    Session,
-    Sessions,
 )
-from cyoloctl.raft._snapshot import SnapshotStore
-from cyoloctl.raft._wire import encode
+from cyoloctl.raft.messages import encode
+from cyoloctl.raft.replica import Limits, Replica
+from cyoloctl.raft.snapshot import SnapshotStore
 from cyoloctl.sim.disk import Crash, Disk, DiskFiles, DiskStore
 from cyoloctl.sim.invariants import Invariants, WatchedJournal, WatchedMachine
 from cyoloctl.sim.network import End, Network
@@ -150,7 +150,7 @@ class Node:
         self.snapshots: SnapshotStore
         self.composite: Composite
         self.machine: WatchedMachine
-        self.sessions: Sessions
+        self.links: Links
         self.reading: End | None = None  # whose bytes are being handled
         self.paused_until = 0.0
         self.busy_until = 0.0
@@ -164,7 +164,7 @@ class Node:
         self._inbox: deque[tuple[int, Callable[[], object]]] = deque()
         self._wake_at: float | None = None
         self._outgoing: dict[str, list[bytes]] = {}
-        self._linked: dict[str, End | None] = {}  # peers with a session: where it came to be
+        self._linked: dict[str, End | None] = {}  # peers with a link: where it came to be
         self._heard: dict[str, int] = {}  # peer -> its latest process that said hello
         self._dialled: tuple[object, ...] = ()
         self._calls = 0
@@ -246,8 +246,8 @@ class Node:
         self._wake_at = None
         self.disk.failures = 0
         life = self.life
-        rng = random.Random(f"{world.seed} {self.name} {life} sessions")
-        self.sessions = Sessions(
+        rng = random.Random(f"{world.seed} {self.name} {life} links")
+        self.links = Links(
             PeerIdentity(
                 self.name,
                 self.raft_id,
@@ -375,8 +375,8 @@ class Node:
             while left:
                 left -= 1
                 inbox.popleft()[1]()
-            if self.clock() >= self.sessions.next_deadline():
-                self.sessions.tick()
+            if self.clock() >= self.links.next_deadline():
+                self.links.tick()
             if replica.failed is None:
                 replica.tick()
             self._know(replica.removed_peers() if replica.failed is None else frozenset())
@@ -393,7 +393,7 @@ class Node:
         if replica.failed is not None:
             self._failed(replica.failed)
             return
-        deadline = min(replica.next_deadline(), self.sessions.next_deadline())
+        deadline = min(replica.next_deadline(), self.links.next_deadline())
         deadline = self._zero + (deadline - self._base) / self._rate
         self.elapsed = 0.0
         self.wake(self.busy_until if inbox else max(deadline, self.busy_until + _SHORTEST_S))
@@ -403,9 +403,9 @@ class Node:
         known = (len(self.world.nodes), removed)
         if known != self._dialled:
             self._dialled = known
-            self.sessions.set_addresses({n: ("simulated:1",) for n in self.world.nodes if n not in removed})
+            self.links.set_addresses({n: ("simulated:1",) for n in self.world.nodes if n not in removed})
         for raft_id in sorted(removed & self._linked.keys()):
-            self.sessions.disconnect(raft_id.partition("~")[0], reason="removed")
+            self.links.disconnect(raft_id.partition("~")[0], reason="removed")
 
     def _failed(self, error: CyoloctlError) -> None:
         """As the node does: the process ends, and somebody repairs the disk."""
@@ -422,7 +422,7 @@ class Node:
         """A graceful stop, as Engine.stop, and a start after a while."""
         if self.replica is not None:
             self.replica.abandon(NoLeader("the node is stopping: try another one"))
-            self.sessions.stop()
+            self.links.stop()
             self._close()
             self.crash(power=False)
 
@@ -438,98 +438,96 @@ class Node:
         """Peers in the order of their names: the engine's own order is that of a set."""
         outgoing, self._outgoing = self._outgoing, {}
         for peer, frames in sorted(outgoing.items()):
-            self.sessions.send_frames(peer, b"".join(frames))
+            self.links.send_frames(peer, b"".join(frames))
 
     def _run_save(self, life: int, job: Callable[[], None]) -> None:
         delay = self.rng.choice((0.0, 0.005, 0.2))
         self.world.at(self.world.now + delay, lambda: self.put(life, job))
 
-    # What the sessions report: see SessionHandler.
+    # What the links report: see LinkHandler.
 
     def on_peer_connected(self, peer: str, /) -> None:
-        """See SessionHandler."""
+        """See LinkHandler."""
         if peer in self._linked:
-            self.world.fail("session", f"{self.name} has two sessions with {peer}")
+            self.world.fail("link", f"{self.name} has two links with {peer}")
         self._linked[peer] = self._live_end(peer)
         if self.replica is not None:
-            self.world.log("%s has a session with %s", self.name, peer)
+            self.world.log("%s has a link with %s", self.name, peer)
             self.replica.peer_connected(peer)
 
     def _live_end(self, peer: str) -> End:
-        """Of the live session: what a session held back while it was contested comes from no reading."""
-        end = self.sessions._live[peer.partition("~")[0]]._wire
+        """Of the live link: what a link held back while it was contested comes from no reading."""
+        end = self.links._live[peer.partition("~")[0]]._wire
         assert isinstance(end, End)
         return end
 
     def on_peer_disconnected(self, peer: str, /) -> None:
-        """See SessionHandler."""
+        """See LinkHandler."""
         if self._linked.pop(peer, None) is None:
-            self.world.fail("session", f"{self.name} lost a session with {peer} that it had not")
+            self.world.fail("link", f"{self.name} lost a link with {peer} that it had not")
         if self.replica is not None:
-            self.world.log("%s lost its session with %s", self.name, peer)
+            self.world.log("%s lost its link with %s", self.name, peer)
             self.replica.peer_disconnected(peer)
 
     def on_peer_message(self, peer: str, message: dict[str, Any], /) -> None:
-        """See SessionHandler."""
+        """See LinkHandler."""
         end = self.reading or self._live_end(peer)
         if self._linked.get(peer) is not end:
-            self.world.fail(
-                "session", f"{self.name} has {message['type']} of a session with {peer} that is over"
-            )
+            self.world.fail("link", f"{self.name} has {message['type']} of a link with {peer} that is over")
         if end.peer_life < self._heard.get(end.peer.name, 0):
-            self.world.fail("session", f"{self.name} hears {peer} as it was before its restart")
+            self.world.fail("link", f"{self.name} hears {peer} as it was before its restart")
         if self.replica is not None:
             self.replica.receive(peer, message)
 
     def receive_late(self, peer: str, message: dict[str, Any]) -> None:
-        """A message that the sessions would not have delivered."""
+        """A message that the links would not have delivered."""
         if self.replica is not None:
             self.replica.receive(peer, message)
 
     def said_hello(self, end: End) -> None:
-        """The hello of a peer's process was taken: no session with an earlier one may go on (row 24)."""
+        """The hello of a peer's process was taken: no link with an earlier one may go on (row 24)."""
         self._heard[end.peer.name] = max(end.peer_life, self._heard.get(end.peer.name, 0))
         for kept in self._linked.values():
             if kept is not None and kept.peer is end.peer and kept.peer_life < end.peer_life:
-                claim = f"{self.name} keeps a session with {end.peer.name} as it was before its restart"
-                self.world.fail("session", claim)
+                claim = f"{self.name} keeps a link with {end.peer.name} as it was before its restart"
+                self.world.fail("link", claim)
 
     def is_removed(self, raft_id: str, /) -> bool:
-        """See SessionHandler."""
+        """See LinkHandler."""
         return self.replica is not None and raft_id in self.replica.removed_peers()
 
     def refusal(self, hello: Hello, /) -> str | None:
-        """See SessionHandler."""
-        if self.replica is not None and hello.boot != self.sessions.last_process(hello.name):
+        """See LinkHandler."""
+        if self.replica is not None and hello.boot != self.links.last_process(hello.name):
             return OLDER if self.replica.forgot(hello.raft_id, hello.term, hello.last_index) else None
         return None
 
     def progress(self) -> tuple[int, int]:
-        """See SessionHandler."""
+        """See LinkHandler."""
         return (0, 0) if self.replica is None else self.replica.progress()
 
     def voters(self) -> list[str]:
-        """See SessionHandler."""
+        """See LinkHandler."""
         return [] if self.replica is None else sorted(self.replica.voters())
 
     def on_refused(self, name: str, reason: str, /) -> None:
-        """See SessionHandler.  A real process would end: here a removed node keeps coming back."""
+        """See LinkHandler.  A real process would end: here a removed node keeps coming back."""
         if reason != REMOVED:
-            self.world.fail("session", f"{name} told {self.raft_id}: {reason}, and no disk was copied")
+            self.world.fail("link", f"{name} told {self.raft_id}: {reason}, and no disk was copied")
         self.world.count("told that it was removed")
         if not self.world.invariants.was_removed(self.raft_id):
-            self.world.fail("session", f"{name} told {self.raft_id} that it was removed, which it was not")
+            self.world.fail("link", f"{name} told {self.raft_id} that it was removed, which it was not")
 
     def describe(self) -> dict[str, Any]:
-        """See SessionHandler."""
+        """See LinkHandler."""
         return {}
 
     def cluster_time(self) -> tuple[int, int]:
-        """See SessionHandler."""
+        """See LinkHandler."""
         return self.cluster_clock.epoch, self.cluster_clock.now_unix_ms()
 
     def on_pong(self, peer: str, pong: Pong, /) -> None:
-        """See SessionHandler."""
+        """See LinkHandler."""
         if self.replica is not None:
             self.replica.peer_clocks(
                 peer,
@@ -542,7 +540,7 @@ class Node:
     # Calls.
 
     def ask(self, peer: str) -> None:
-        """Call a peer: the answer is the one to this question, or the end of the session, or nothing."""
+        """Call a peer: the answer is the one to this question, or the end of the link, or nothing."""
         self._calls += 1
         body = f"{self.name} {self.life} {self._calls}".encode()
         world, life, answered = self.world, self.life, []
@@ -557,18 +555,18 @@ class Node:
         def give_up() -> None:
             if not answered:
                 world.count("call given up")
-                self.sessions.forget(identifier)
+                self.links.forget(identifier)
                 answered.append(None)
 
         try:
-            identifier = self.sessions.call(peer, body, done)
+            identifier = self.links.call(peer, body, done)
         except NoLeader:
             return
         world.at(world.now + 1.0, lambda: self.put(life, give_up))
 
-    def _serve(self, session: Session, identifier: int, body: bytes) -> None:
+    def _serve(self, link: Link, identifier: int, body: bytes) -> None:
         delay = self.rng.choice((0.0, 0.01, 0.3, 1.2))
-        answer = partial(session.answer, identifier, _answer(self.name, body))
+        answer = partial(link.answer, identifier, _answer(self.name, body))
         life = self.life
         self.world.at(self.world.now + delay, lambda: self.put(life, answer))
 

@@ -18,7 +18,7 @@ import pytest
 
 from cyoloctl import pki
 from cyoloctl.machines import encode_command
-from cyoloctl.raft._wire import MESSAGE_TYPES, PeerProtocolError, decode, encode
+from cyoloctl.raft.messages import MESSAGE_TYPES, PeerProtocolError, decode, encode
 from tests.fuzz.mutate import mutate
 from tests.fuzz.targets import example
 from tests.support.cluster import Cluster, Node, Peer, cluster_id_of, rss_kib, wait_until
@@ -75,8 +75,8 @@ def _hostile(rng: Random, seeds: list[bytes], *, malformed: bool) -> Iterator[by
                 yield struct.pack(">I", len(frame)) + frame
 
 
-def _session(cluster: Cluster, node: Node) -> Peer:
-    """A live session under the name and with the keys of n3, which does not run."""
+def _link(cluster: Cluster, node: Node) -> Peer:
+    """A live link under the name and with the keys of n3, which does not run."""
     keys = cluster["n3"].directory / pki.PKI_DIRECTORY
     peer = Peer(node, (keys / "node.crt", keys / "node.key"))
     peer.hello("n3", cluster_id_of(node))
@@ -103,10 +103,10 @@ def test_hostile_frames_with_a_members_certificate_leave_every_node_serving(clus
         sent = answered = 0
         while sent < _FRAMES:
             assert node.running(), node.log_tail()
-            # A session may end at any frame: that is an answer, too.
+            # A link may end at any frame: that is an answer, too.
             with (
                 contextlib.suppress(ConnectionError, ssl.SSLError, AssertionError),
-                _session(cluster, node) as peer,
+                _link(cluster, node) as peer,
             ):
                 for _ in range(100):
                     peer.connection.sendall(next(frames))
@@ -114,11 +114,11 @@ def test_hostile_frames_with_a_members_certificate_leave_every_node_serving(clus
                 peer.send({"type": "ping", "sent_ms": 7})
                 peer.wait_message("pong")
                 answered += 1
-        assert answered > 0, "no session went on to its end: nothing was heard of them"
+        assert answered > 0, "no link went on to its end: nothing was heard of them"
         _still_serves(cluster, node)
         frames = _hostile(Random(number), seeds, malformed=True)
         for _ in range(_MALFORMED):
-            with contextlib.suppress(ConnectionError, ssl.SSLError), _session(cluster, node) as peer:
+            with contextlib.suppress(ConnectionError, ssl.SSLError), _link(cluster, node) as peer:
                 peer.connection.sendall(next(frames))
                 peer.wait_closed()
         _still_serves(cluster, node)

@@ -18,7 +18,7 @@ from typing import Any
 
 import pytest
 
-from cyoloctl.raft._wire import MAX_FRAME_BYTES
+from cyoloctl.raft.messages import MAX_FRAME_BYTES
 from tests.support.cluster import (
     Cluster,
     Node,
@@ -223,7 +223,7 @@ def test_peer_protocol_without_a_certificate_is_refused(shared: Cluster) -> None
 
 
 def _after_hello(shared: Cluster, stranger: tuple[Path, Path]) -> Peer:
-    """A session that the node takes for that of a node of the cluster."""
+    """A link that the node takes for that of a node of the cluster."""
     peer = Peer(shared["n2"], stranger)
     peer.hello("stranger", cluster_id_of(shared["n1"]))
     peer.wait_message("hello")

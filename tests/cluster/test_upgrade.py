@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 
 from cyoloctl.errors import TokenRejected
-from cyoloctl.raft._upgrade import BACKUP_NAME
+from cyoloctl.raft.upgrade import BACKUP_NAME
 from tests.support.cluster import Cluster, Node, NotYet, wait_until
 
 pytestmark = [pytest.mark.cluster, pytest.mark.slow]

@@ -51,11 +51,18 @@ from cyoloctl.machines import (
 )
 from cyoloctl.machines._codec import KINDS, canonical
 from cyoloctl.model import Address, NodeName, Stamp, parse_address
-from cyoloctl.raft._batch import decode_batch, encode_batch, stamp_of
-from cyoloctl.raft._journal import check_wal
-from cyoloctl.raft._pysyncobj import decode_membership, encode_membership
-from cyoloctl.raft._snapshot import SnapshotMeta, SnapshotStore
-from cyoloctl.raft._wire import MAX_FRAME_BYTES, MESSAGE_TYPES, FrameReader, PeerProtocolError, decode, encode
+from cyoloctl.raft.batch import decode_batch, encode_batch, stamp_of
+from cyoloctl.raft.journal import check_wal
+from cyoloctl.raft.messages import (
+    MAX_FRAME_BYTES,
+    MESSAGE_TYPES,
+    FrameReader,
+    PeerProtocolError,
+    decode,
+    encode,
+)
+from cyoloctl.raft.snapshot import SnapshotMeta, SnapshotStore
+from cyoloctl.raft.vendor import decode_membership, encode_membership
 from tests.fuzz import worlds
 from tests.fuzz.mutate import MAX_BYTES, mutate
 from tests.support import old_commands
@@ -310,20 +317,17 @@ def _stream(data: bytes) -> None:
 
 
 def _lines() -> list[bytes]:
-    """Sessions for `worlds.frames`: a byte of choices, then a header, a zero byte and a tail a line."""
-    sessions = []
+    """Links for `worlds.frames`: a byte of choices, then a header, a zero byte and a tail a line."""
+    links = []
     for choice in (0, 1, 2, 3, 4, 10, 11):
         for kind in MESSAGE_TYPES:
             payload = encode(example(kind))[4:]
             size = int.from_bytes(payload[:4], "big")
             head, tail = payload[4 : 4 + size], payload[4 + size :]
-            sessions.append(bytes((choice,)) + head + (b"\0" + tail if tail else b""))
-    heartbeat = sessions[list(MESSAGE_TYPES).index("heartbeat")][1:]
-    sessions += [
-        b"\0" + b"\n".join((heartbeat, session[1:], session[1:]))
-        for session in sessions[: len(MESSAGE_TYPES)]
-    ]
-    return sessions
+            links.append(bytes((choice,)) + head + (b"\0" + tail if tail else b""))
+    heartbeat = links[list(MESSAGE_TYPES).index("heartbeat")][1:]
+    links += [b"\0" + b"\n".join((heartbeat, link[1:], link[1:])) for link in links[: len(MESSAGE_TYPES)]]
+    return links
 
 
 _CALLS: tuple[tuple[str, dict[str, Any]], ...] = (
@@ -333,7 +337,7 @@ _CALLS: tuple[tuple[str, dict[str, Any]], ...] = (
 )
 
 
-def _sessions() -> list[bytes]:
+def _links() -> list[bytes]:
     """The same after a hello (bit 4 of the choices: it is a valid one), and calls."""
     known = worlds.keys()
     join = join_body(worlds.SECRET, "n2", known.cluster_id)
@@ -347,7 +351,7 @@ def _sessions() -> list[bytes]:
     return found
 
 
-def _broken_sessions() -> list[bytes]:
+def _broken_links() -> list[bytes]:
     """What ended a node, or made its API fail, before it was refused."""
     hello = {**example("hello"), "cluster_id": worlds.keys().cluster_id, "raft_id": "n2~\ud800"}
     vote = {**example("request_vote"), "last_log_index": 99}
@@ -386,7 +390,7 @@ def _install(data: bytes) -> list[bytes]:
 
 
 def _call_bodies() -> list[bytes]:
-    bodies = [session.partition(b"\0")[2] for session in _sessions()[-2 * len(_CALLS) :: 2]]
+    bodies = [link.partition(b"\0")[2] for link in _links()[-2 * len(_CALLS) :: 2]]
     huge = _json({"operation": "transfer", "arguments": {"to": None}, "timeout_s": 10**400})
     return [*bodies, huge, b"[" * 100_000]
 
@@ -1103,12 +1107,12 @@ TARGETS: tuple[Target, ...] = (
         lambda: [b"".join(encode(example(kind)) for kind in MESSAGE_TYPES)],
     ),
     Target(
-        "peer-session",
+        "peer-link",
         "Whatever a voter, a learner or an unknown node with a certificate sends, the node answers its API, "
         "logs no bug and does not end; only a voter moves its term or cuts its log.",
         (),
-        worlds.peer_session,
-        lambda: _sessions() + _broken_sessions(),
+        worlds.peer_link,
+        lambda: _links() + _broken_links(),
         slow=True,
     ),
     Target(

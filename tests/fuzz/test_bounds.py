@@ -19,7 +19,7 @@ import pytest
 from cryptography.hazmat.primitives import serialization
 
 from cyoloctl import pki
-from cyoloctl.raft._journal import _wal_checksum
+from cyoloctl.raft.journal import _wal_checksum
 from tests.fuzz import worlds
 from tests.fuzz.targets import BY_NAME, example
 

@@ -1,4 +1,4 @@
-"""What a decoder needs around it: keys, a replica, a node's service behind a session, a server, an answer.
+"""What a decoder needs around it: keys, a replica, a node's service behind a link, a server, an answer.
 
 Made once a process where bytes leave nothing behind, else anew for every input.
 """
@@ -33,12 +33,12 @@ from cyoloctl.errors import CyoloctlError, StorageError
 from cyoloctl.machines import Composite, encode_command
 from cyoloctl.model import Address, NodeName, Stamp
 from cyoloctl.raft import ClusterClock, Engine, PeerIdentity
-from cyoloctl.raft._batch import encode_batch
-from cyoloctl.raft._journal import Journal, MemoryStore, SqliteStore
-from cyoloctl.raft._pysyncobj import NO_OP, encode_membership
-from cyoloctl.raft._replica import Limits, Replica
-from cyoloctl.raft._snapshot import SnapshotStore
-from cyoloctl.raft._wire import PeerProtocolError, decode, encode
+from cyoloctl.raft.batch import encode_batch
+from cyoloctl.raft.journal import Journal, MemoryStore, SqliteStore
+from cyoloctl.raft.messages import PeerProtocolError, decode, encode
+from cyoloctl.raft.replica import Limits, Replica
+from cyoloctl.raft.snapshot import SnapshotStore
+from cyoloctl.raft.vendor import NO_OP, encode_membership
 from cyoloctl.service import Service
 from cyoloctl.tls import TlsIdentity
 
@@ -55,7 +55,7 @@ __all__ = [
     "keys",
     "leader_answers",
     "peer_call",
-    "peer_session",
+    "peer_link",
     "replica_hears",
     "serves",
 ]
@@ -290,7 +290,7 @@ def replica_hears(data: bytes) -> None:
 
 
 class _Wire(asyncio.Transport):
-    """The far end of a session; what the node says must be frames."""
+    """The far end of a link; what the node says must be frames."""
 
     def __init__(self, name: str) -> None:
         super().__init__()
@@ -324,20 +324,20 @@ async def _no_network(address: str, factory: Any) -> Any:
     raise OSError("nobody is dialled here")
 
 
-def peer_session(data: bytes) -> None:
+def peer_link(data: bytes) -> None:
     """A node with its journal on disk, and a peer that sends what `frames` makes of the data after its hello.
 
     The first byte chooses: the node is the only voter and leads, or one of three that follows; and who the
     peer is, see `_speaker`.
     """
     choice = data[0] if data else 0
-    _run(_peer_session(choice, frames(data[1:])))
+    _run(_peer_link(choice, frames(data[1:])))
 
 
 def peer_call(data: bytes) -> None:
     """A request of a peer to a node that leads, with this body."""
     head = json.dumps({"type": "call", "id": 1, "body": len(data)}).encode()
-    _run(_peer_session(5, [struct.pack(">I", len(head)) + head + data]))
+    _run(_peer_link(5, [struct.pack(">I", len(head)) + head + data]))
 
 
 class _Register:
@@ -429,10 +429,10 @@ def _hello(name: str) -> bytes:
     return encode({**hello, "boot": "b", "address": "127.0.0.1:2", "release": "1", **_ZERO})
 
 
-async def _peer_session(choice: int, more: list[bytes]) -> None:
-    for file in directory().glob("session.db*"):
+async def _peer_link(choice: int, more: list[bytes]) -> None:
+    for file in directory().glob("link.db*"):
         file.unlink()
-    node = _node(_journal(SqliteStore(directory() / "session.db"), "n1" if choice & 1 else "n1 n2 n3"))
+    node = _node(_journal(SqliteStore(directory() / "link.db"), "n1" if choice & 1 else "n1 n2 n3"))
     name = _speaker(choice)
     if choice & 4:  # else the first one must be the hello
         more = [_hello(name)[4:], *more]
@@ -441,12 +441,12 @@ async def _peer_session(choice: int, more: list[bytes]) -> None:
         try:
             await _settle()
             untouched = _Untouched(node.engine._replica, name)
-            session: Any = node.engine.accept()
+            link: Any = node.engine.accept()
             transport = _Wire(name)
-            session.connection_made(transport)
+            link.connection_made(transport)
             for frame in more:
                 if not transport.closing:
-                    session.data_received(struct.pack(">I", len(frame)) + frame)
+                    link.data_received(struct.pack(">I", len(frame)) + frame)
                     await asyncio.sleep(0)
             await _settle()
             assert not node.asked_to_stop
@@ -454,7 +454,7 @@ async def _peer_session(choice: int, more: list[bytes]) -> None:
             untouched.check()
             _check_rows((await node.service.status(timeout_s=1.0))["members"])
             wire.encode_object(node.service.health())
-            session.connection_lost(None)
+            link.connection_lost(None)
             await _settle()
         finally:
             with contextlib.suppress(StorageError):
@@ -475,18 +475,18 @@ async def _leader_answers(data: bytes) -> None:
     with _no_bug_logged():
         node.engine.start({})
         try:
-            session: Any = node.engine.accept()
+            link: Any = node.engine.accept()
             transport = _Wire("n2")
-            session.connection_made(transport)
+            link.connection_made(transport)
             lead = {"type": "append_entries", "term": 2, "commit_index": last, "prevLogIdx": last}
-            session.data_received(_hello("n2") + encode({**lead, "prevLogTerm": 1, "entries": []}))
+            link.data_received(_hello("n2") + encode({**lead, "prevLogTerm": 1, "entries": []}))
             write = asyncio.create_task(node.service.counter_add("c", 1, request_id=None, timeout_s=5.0))
             while not (asked := [m for m in transport.heard if m["type"] == "forward"]):
                 await asyncio.sleep(0)
             answer = {"type": "forward_result", "id": asked[0]["id"], "results": [data]}
-            session.data_received(encode({**answer, "last": True, "error": None}))
+            link.data_received(encode({**answer, "last": True, "error": None}))
             wire.encode_object(await write)
-            session.connection_lost(None)
+            link.connection_lost(None)
         finally:
             await node.engine.stop()
 

@@ -10,7 +10,7 @@ from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
 
-from cyoloctl.raft._journal import Entry, Journal, MemoryStore, SqliteStore, Store
+from cyoloctl.raft.journal import Entry, Journal, MemoryStore, SqliteStore, Store
 
 Durable = tuple[list[Entry], int, str | None, dict[str, str]]
 

@@ -35,7 +35,7 @@ from cyoloctl.errors import CyoloctlError, OutcomeUnknown, Unavailable, Unreacha
 from cyoloctl.identity import Identity
 from cyoloctl.model import ClusterId, NodeName
 from cyoloctl.paths import control_socket_path
-from cyoloctl.raft._wire import FrameReader, decode, encode
+from cyoloctl.raft.messages import FrameReader, decode, encode
 
 __all__ = [
     "RETRIED",
@@ -214,7 +214,7 @@ class Node:
 
     def compacting(self, entries: int) -> Node:
         """Take a snapshot every so many entries, from the next start on."""
-        self.module, self.env["CYOFAULT_COMPACT"] = "tests.faults.node", str(entries)
+        self.module, self.env["CYOFAULT_COMPACT"] = "tests.chaos.node", str(entries)
         return self
 
     def step_clock(self, offset_s: int) -> None:

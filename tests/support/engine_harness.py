@@ -79,7 +79,7 @@ class Envelope:
 
     source: str
     target: str
-    session: int
+    link: int
     message: Any
     due: float = 0.0
 
@@ -123,7 +123,7 @@ class Cluster(ABC):
         self.patience: dict[str, float] = defaultdict(lambda: 10.0)
         self.skew: dict[str, float] = defaultdict(float)
         self.machines: dict[str, Machine] = {}
-        self.sessions: dict[frozenset[str], int] = {}
+        self.links: dict[frozenset[str], int] = {}
         self.queues: dict[tuple[str, str], deque[Envelope]] = defaultdict(deque)
         self.held: set[tuple[str, str]] = set()
         self.cuts: set[frozenset[str]] = set()
@@ -245,7 +245,7 @@ class Cluster(ABC):
         for name in names:
             machine = self.machines[name]
             engine, machine.engine = machine.engine, None
-            for pair in [p for p in self.sessions if name in p]:
+            for pair in [p for p in self.links if name in p]:
                 self._drop(pair)
             if engine is not None:
                 self._power_off(engine)
@@ -287,13 +287,13 @@ class Cluster(ABC):
 
     def connect(self, a: str, b: str) -> bool:
         pair = frozenset((a, b))
-        if pair in self.sessions:
+        if pair in self.links:
             return True
         if pair in self.cuts or any(self.machines[n].engine is None for n in pair):
             return False
         if not (self.admits(a, b) and self.admits(b, a)):
             return False
-        self.sessions[pair] = next(self._numbers)
+        self.links[pair] = next(self._numbers)
         self._guard(self.machines[a], lambda: self._connected(self.machines[a], b))
         self._guard(self.machines[b], lambda: self._connected(self.machines[b], a))
         return True
@@ -307,7 +307,7 @@ class Cluster(ABC):
         self._drop(frozenset((a, b)))
 
     def _drop(self, pair: frozenset[str]) -> None:
-        if self.sessions.pop(pair, None) is None:
+        if self.links.pop(pair, None) is None:
             return
         a, b = sorted(pair)
         self.queues[a, b].clear()
@@ -340,10 +340,10 @@ class Cluster(ABC):
         self.held.discard((source, target))
 
     def post(self, source: str, target: str, message: Any) -> bool:
-        session = self.sessions.get(frozenset((source, target)))
-        if session is None:
+        link = self.links.get(frozenset((source, target)))
+        if link is None:
             return False
-        envelope = Envelope(source, target, session, copy.deepcopy(message), self.now + self.latency)
+        envelope = Envelope(source, target, link, copy.deepcopy(message), self.now + self.latency)
         self.sent.append(envelope)
         self.queues[source, target].append(envelope)
         return True
@@ -619,7 +619,7 @@ class _Wire(Transport):  # type: ignore[misc]  # pysyncobj is untyped
         self.known.discard(node.id)
         # TCPTransport.dropNode removes its own record first: no callback on this side.
         pair = frozenset((self._owner, node.id))
-        if self._cluster.sessions.pop(pair, None) is not None:
+        if self._cluster.links.pop(pair, None) is not None:
             self._cluster.queues[self._owner, node.id].clear()
             self._cluster.queues[node.id, self._owner].clear()
             self._onNodeDisconnected(node)

@@ -10,10 +10,10 @@ from pathlib import Path
 from typing import Any, ClassVar
 
 from cyoloctl.model import NO_STAMP, Stamp
-from cyoloctl.raft._clock import ClusterClock
-from cyoloctl.raft._journal import Journal, MemoryStore
-from cyoloctl.raft._replica import Limits, Replica, Timing
-from cyoloctl.raft._snapshot import SnapshotStore
+from cyoloctl.raft.clock import ClusterClock
+from cyoloctl.raft.journal import Journal, MemoryStore
+from cyoloctl.raft.replica import Limits, Replica, Timing
+from cyoloctl.raft.snapshot import SnapshotStore
 from tests.support.engine_harness import Cluster, Luck, Machine, Outcome
 
 __all__ = ["ListMachine", "OurCluster", "append"]

@@ -7,7 +7,7 @@ from collections.abc import Callable
 import pytest
 
 from cyoloctl.model import Stamp
-from cyoloctl.raft._clock import HOLD_S, MEASURED_S, STEP_S, SURE_S, ClusterClock
+from cyoloctl.raft.clock import HOLD_S, MEASURED_S, STEP_S, SURE_S, ClusterClock
 
 START = 1_780_000_000_000
 DAY = 86_400_000

@@ -1,6 +1,6 @@
 """The engine in its loop: what happens to callers that give up, and whose goodbye is believed.
 
-Peers are scripted: real sessions and frames, over transports in memory.
+Peers are scripted: real links and frames, over transports in memory.
 """
 
 from __future__ import annotations
@@ -15,14 +15,14 @@ import pytest
 
 from cyoloctl.errors import NoLeader
 from cyoloctl.model import NO_STAMP, Stamp
-from cyoloctl.raft._clock import ClusterClock
-from cyoloctl.raft._engine import Engine
-from cyoloctl.raft._journal import Journal, MemoryStore
-from cyoloctl.raft._pysyncobj import NO_OP, encode_membership
-from cyoloctl.raft._replica import Limits
-from cyoloctl.raft._snapshot import SnapshotStore
-from cyoloctl.raft._transport import PROTOCOL_VERSION, PeerIdentity
-from cyoloctl.raft._wire import FrameReader, decode, encode
+from cyoloctl.raft.clock import ClusterClock
+from cyoloctl.raft.engine import Engine
+from cyoloctl.raft.journal import Journal, MemoryStore
+from cyoloctl.raft.messages import FrameReader, decode, encode
+from cyoloctl.raft.replica import Limits
+from cyoloctl.raft.snapshot import SnapshotStore
+from cyoloctl.raft.transport import PROTOCOL_VERSION, PeerIdentity
+from cyoloctl.raft.vendor import NO_OP, encode_membership
 
 _CLUSTER = "c" * 32
 _LIMIT_S = 5.0  # no wait of a passing test comes near it
@@ -125,7 +125,7 @@ async def running(
 
 
 class Peer(asyncio.Transport):
-    """The other end of a session: an authenticated node that says what the test wants."""
+    """The other end of a link: an authenticated node that says what the test wants."""
 
     def __init__(
         self,
@@ -141,8 +141,8 @@ class Peer(asyncio.Transport):
         self._reader = FrameReader()
         self._heard: asyncio.Queue[Any] = asyncio.Queue()
         self._closing = False
-        self._session = engine.accept()
-        self._session.connection_made(self)
+        self._link = engine.accept()
+        self._link.connection_made(self)
         if hello:
             self.say(
                 {
@@ -162,7 +162,7 @@ class Peer(asyncio.Transport):
             )
 
     def say(self, message: dict[str, Any]) -> None:
-        self._session.data_received(encode(message))
+        self._link.data_received(encode(message))
 
     def lead(self, term: int) -> None:
         """A heartbeat of the leader of that term, whose log is the same."""
@@ -185,7 +185,7 @@ class Peer(asyncio.Transport):
                 if message["type"] == kind:
                     return message
 
-    # What the session calls.
+    # What the link calls.
 
     def get_extra_info(self, name: str, default: Any = None) -> Any:
         return self._name if name == "ssl_object" else default
@@ -197,7 +197,7 @@ class Peer(asyncio.Transport):
     def close(self) -> None:
         if not self._closing:
             self._closing = True
-            asyncio.get_running_loop().call_soon(self._session.connection_lost, None)
+            asyncio.get_running_loop().call_soon(self._link.connection_lost, None)
 
     def abort(self) -> None:
         self.close()
@@ -277,7 +277,7 @@ async def _end(tasks: list[asyncio.Task[bytes]], how: str) -> list[bytes | BaseE
 # -- who may say that this node was removed ----------------------------------------------------
 
 
-_HELLO = pytest.mark.parametrize("hello", [True, False], ids=["in-a-session", "instead-of-hello"])
+_HELLO = pytest.mark.parametrize("hello", [True, False], ids=["in-a-link", "instead-of-hello"])
 
 
 def _told(engine: Engine) -> list[str]:
@@ -321,7 +321,7 @@ async def test_goodbye_for_another_reason_convinces_nobody(hello: bool) -> None:
         assert (told, engine.kept_out_by()) == ([], {})
 
 
-async def test_goodbye_is_withdrawn_by_a_session_of_the_same_peer() -> None:
+async def test_goodbye_is_withdrawn_by_a_link_of_the_same_peer() -> None:
     async with running() as engine:
         told = _told(engine)
         Peer(engine, "a", hello=False).say({"type": "goodbye", "reason": "removed"})
@@ -507,7 +507,7 @@ async def test_leader_keeps_a_process_out_that_holds_less_than_the_one_before_it
         )
         await until(lambda: engine.acknowledged("l") == 3)
         first.close()
-        first._session.connection_lost(None)
+        first._link.connection_lost(None)
         changes = {"boots": 2, "boot": "B", "term": term, "last_index": last_index}
         assert Peer(engine, "l", changes=changes).is_closing() == kept_out
         assert [found.reason for found in engine.refusals()] == ["older disk"] * kept_out

@@ -14,7 +14,7 @@ from pathlib import Path
 import pytest
 
 from cyoloctl.errors import InternalError, InvalidInput, StorageError, VersionMismatch
-from cyoloctl.raft._snapshot import MAX_SNAPSHOT_BYTES, SnapshotMeta, SnapshotStore, Transfer
+from cyoloctl.raft.snapshot import MAX_SNAPSHOT_BYTES, SnapshotMeta, SnapshotStore, Transfer
 
 ENVIRONMENT = {**os.environ, "PYTHONPATH": str(Path(__file__).parents[2])}
 
@@ -183,7 +183,7 @@ def test_snapshot_leftover_of_a_crash_is_removed_and_the_old_one_stays(tmp_path:
 CRASHING_SAVE = """
 import os, sys
 from pathlib import Path
-from cyoloctl.raft._snapshot import SnapshotMeta, SnapshotStore
+from cyoloctl.raft.snapshot import SnapshotMeta, SnapshotStore
 store = SnapshotStore(Path(sys.argv[1]))
 os.rename = lambda *a: os._exit(9)  # the process dies after the file was synced, before it is renamed
 store.save(SnapshotMeta(9, 3, ("a",), ()), b"new")
@@ -205,7 +205,7 @@ FULL_SAVE = """
 import resource, sys
 from pathlib import Path
 from cyoloctl.errors import StorageError
-from cyoloctl.raft._snapshot import SnapshotMeta, SnapshotStore
+from cyoloctl.raft.snapshot import SnapshotMeta, SnapshotStore
 store = SnapshotStore(Path(sys.argv[1]))
 resource.setrlimit(resource.RLIMIT_FSIZE, (100_000, resource.getrlimit(resource.RLIMIT_FSIZE)[1]))
 try:

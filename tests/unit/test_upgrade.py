@@ -10,9 +10,9 @@ from pathlib import Path
 import pytest
 
 from cyoloctl.errors import Conflict, StorageError, VersionMismatch
-from cyoloctl.raft._journal import SqliteStore
-from cyoloctl.raft._storage import JOURNAL_NAME, create_storage, open_storage
-from cyoloctl.raft._upgrade import BACKUP_NAME, back_up_old, journal_format
+from cyoloctl.raft.journal import SqliteStore
+from cyoloctl.raft.stores import JOURNAL_NAME, create_storage, open_storage
+from cyoloctl.raft.upgrade import BACKUP_NAME, back_up_old, journal_format
 
 
 @pytest.fixture
@@ -67,7 +67,7 @@ def test_backup_that_cannot_be_made_is_a_storage_error_and_leaves_nothing(
     def full(source: Path, target: Path) -> None:
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr("cyoloctl.raft._upgrade.shutil.copyfile", full)
+    monkeypatch.setattr("cyoloctl.raft.upgrade.shutil.copyfile", full)
     with pytest.raises(StorageError, match="make room"):
         _open(old)
     assert journal_format(old / JOURNAL_NAME) == 1

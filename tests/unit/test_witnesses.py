@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from cyoloctl.raft._witnesses import WINDOW_S, Witnesses
+from cyoloctl.raft.witnesses import WINDOW_S, Witnesses
 
 
 @pytest.mark.parametrize(

@@ -1,0 +1,551 @@
+"""The Raft engine in an asyncio loop: a replica, its ticker and its peers."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+import random
+import time
+from collections.abc import Awaitable, Callable, Mapping, Sequence
+from functools import partial
+from typing import Any, Protocol
+
+from cyoloctl.errors import CyoloctlError, InternalError, NoLeader, OutcomeUnknown
+from cyoloctl.raft.clock import ClusterClock
+from cyoloctl.raft.journal import Journal
+from cyoloctl.raft.links import COPY, OLDER, REMOVED, Hello, Pong, Refusal
+from cyoloctl.raft.messages import encode
+from cyoloctl.raft.replica import (
+    DEFAULT_LIMITS,
+    DEFAULT_TIMING,
+    Limits,
+    Replica,
+    ReplicaStatus,
+    StateMachine,
+    Timing,
+)
+from cyoloctl.raft.snapshot import SnapshotStore
+from cyoloctl.raft.ticker import Ticker
+from cyoloctl.raft.transport import Connector, Identify, PeerIdentity, PeerInfo, PeerNetwork
+from cyoloctl.raft.witnesses import Witnesses
+
+__all__ = ["Engine", "Register"]
+
+_log = logging.getLogger("cyoloctl.raft")
+
+
+class Register(Protocol):
+    """What the replicated state says about nodes, as far as this node has applied it."""
+
+    def is_removed(self, name: str) -> bool:
+        """True when the name was removed from the cluster."""
+        ...
+
+    def role(self, name: str) -> str | None:
+        """``voter`` or ``learner``, as the node was admitted; None when it is unknown."""
+        ...
+
+    def process(self, name: str) -> tuple[int, str, int] | None:
+        """Boots and boot of the node's latest process, and an index that its disk held; None when unknown."""
+        ...
+
+
+def _is_copy(known: tuple[int, str, int] | None, boots: int, boot: str) -> bool:
+    """Whether the register knows a later process, or another one that was counted the same."""
+    if known is None or not boots:
+        return False
+    return known[0] > boots or (known[0] == boots and known[1] != boot)
+
+
+class _NoRegister:
+    """For an engine alone."""
+
+    def is_removed(self, name: str) -> bool:
+        return False
+
+    def role(self, name: str) -> str | None:
+        return "voter"
+
+    def process(self, name: str) -> tuple[int, str, int] | None:
+        return None
+
+
+class Engine:
+    """One member of the cluster's Raft group.
+
+    Every call belongs to the loop that `start` ran in.  An operation that
+    fails says what is known: NoLeader and Overloaded mean not applied,
+    OutcomeUnknown means that it may have been or may yet be.
+    """
+
+    def __init__(
+        self,
+        identity: PeerIdentity,
+        *,
+        journal: Journal,
+        snapshots: SnapshotStore,
+        machine: StateMachine,
+        clock: ClusterClock,
+        identify: Identify,
+        connect: Connector,
+        describe: Callable[[], dict[str, Any]],
+        on_call: Callable[[str, bytes], Awaitable[bytes]],
+        register: Register | None = None,
+        timing: Timing = DEFAULT_TIMING,
+        limits: Limits = DEFAULT_LIMITS,
+    ) -> None:
+        """clock: cluster time, steered here.
+
+        describe: what `peers` of the other nodes show about this one, small JSON.
+
+        on_call: answers `call` of the other nodes; its errors are its own to encode.
+
+        register: None: nobody is removed and every peer may vote.
+        """
+        self._name = identity.name
+        self._process = (identity.boots, identity.boot)
+        self._register: Register = register or _NoRegister()
+        self._witnesses = Witnesses()
+        self._named: frozenset[str] = frozenset()
+        self._unwanted = False
+        self._loop = asyncio.get_running_loop()
+        self._journal = journal
+        self.clock = clock
+        self._describe = describe
+        self._on_call = on_call
+        self._awaiting_index: dict[asyncio.Future[None], int] = {}
+        self._outgoing: dict[str, list[bytes]] = {}
+        self._save_jobs: set[asyncio.Future[None]] = set()
+        self._limits = limits
+        rng = random.SystemRandom()
+        self._replica = Replica(
+            identity.raft_id,
+            journal=journal,
+            snapshots=snapshots,
+            machine=machine,
+            clock=time.monotonic,  # what the loop's own clock is, without its call
+            cluster_clock=clock,
+            rng=rng,
+            send=self._queue,
+            run_save=self._run_save,
+            flush=self._flush,
+            may_lead=self._may_lead,
+            timing=timing,
+            limits=limits,
+        )
+        self._ticker = Ticker(self._loop, self._tick, self._next_deadline)
+        self._network = PeerNetwork(identity, self, identify=identify, connect=connect, rng=rng)
+        self._changed = asyncio.Event()
+        self._failure: asyncio.Future[CyoloctlError] = self._loop.create_future()
+        self._started = False
+        self.on_change: Callable[[], None] = lambda: None
+        """Called after role, term, leader, members or links changed."""
+        self.on_unwanted: Callable[[str], None] = lambda reason: None
+        """Called once when this process is kept out of the cluster for good: an applied entry or a majority
+        of the voters says so.  reason: ``removed``, ``copy`` or ``older disk``."""
+
+    # Life.
+
+    def start(self, addresses: Mapping[str, Sequence[str]]) -> None:
+        """Restore, then take part.  addresses: where to dial peers first; their names are those
+        that a node with an empty log believes.
+
+        Raises StorageError or VersionMismatch when the data cannot be used.
+        """
+        self._replica.on_change = self._notify
+        self._replica.start()
+        self._started = True
+        self._named = frozenset(addresses) - {self._name}
+        self._network.set_addresses(addresses)
+        self._network.start()
+        self._ticker.wake()
+
+    async def stop(self) -> None:
+        """Answer what waits, end the links, close the journal.  Idempotent."""
+        self._ticker.stop()
+        if self._started and self._replica.failed is None:
+            self._replica.abandon(NoLeader("the node is stopping: try another one"))
+        await self._network.stop()
+        if self._save_jobs:
+            await asyncio.wait(self._save_jobs)
+        self._journal.close()
+
+    async def wait_failed(self) -> CyoloctlError:
+        """Returns the error that stopped the replica, when one does."""
+        return await asyncio.shield(self._failure)
+
+    # What a node asks.
+
+    async def propose(self, command: bytes, *, timeout_s: float) -> bytes:
+        """Replicate a command; returns its result once it is committed and applied on the leader.
+
+        The command must apply once however often it is logged.  Raises
+        NoLeader or Overloaded (not applied), OutcomeUnknown (timed out or
+        stopped after it was sent), StorageError.
+        """
+        future: asyncio.Future[bytes] = self._loop.create_future()
+        done = _settles(future)
+
+        proposal = self._replica.propose(command, done)
+        self._ticker.wake()
+
+        def expire() -> None:
+            if proposal.sent:
+                unknown = f"not confirmed within {timeout_s:g} s: it may still be applied"
+                proposal.settle(None, OutcomeUnknown(unknown))
+            else:
+                proposal.settle(None, self._no_leader(timeout_s))
+
+        timer = self._loop.call_later(timeout_s, expire)
+        try:
+            return await future
+        finally:
+            timer.cancel()
+            proposal.cancelled = True  # also when the caller was cancelled: nobody waits any more
+
+    async def read_barrier(self, *, timeout_s: float) -> int:
+        """After this, the local state machine holds everything acknowledged before the call.
+
+        Returns the index.  Raises NoLeader when no leader confirmed it in time.
+        """
+        future: asyncio.Future[int] = self._loop.create_future()
+        done = _settles(future)
+
+        request = self._replica.read(done)
+        self._ticker.wake()
+        timer = self._loop.call_later(timeout_s, lambda: request.settle(None, self._no_leader(timeout_s)))
+        try:
+            return await future
+        finally:
+            timer.cancel()
+            request.cancelled = True
+
+    def _no_leader(self, timeout_s: float) -> NoLeader:
+        leader = self._replica.leader()
+        if leader is None:
+            return NoLeader(
+                f"no leader within {timeout_s:g} s: a majority of the voters must be up and connected"
+            )
+        return NoLeader(f"the leader {leader} did not answer within {timeout_s:g} s: try again")
+
+    async def add_voter(self, raft_id: str, *, timeout_s: float) -> int:
+        """Make a connected learner that has caught up a voter.  Leader only; Conflict when refused."""
+        return await self._membership(self._replica.add_voter, raft_id, timeout_s)
+
+    async def remove(self, raft_id: str, *, force: bool = False, timeout_s: float) -> int:
+        """Remove a member for ever.  Leader only, never itself; Conflict when refused.
+
+        force: also when no majority of those that are left is reachable.
+        """
+        return await self._membership(partial(self._replica.remove, force=force), raft_id, timeout_s)
+
+    async def demote(self, raft_id: str, *, timeout_s: float) -> int:
+        """Make a voter a learner.  Leader only, never itself; Conflict when refused."""
+        return await self._membership(self._replica.demote, raft_id, timeout_s)
+
+    async def _membership(self, change: Callable[..., None], raft_id: str, timeout_s: float) -> int:
+        result = await self._callback(lambda done: change(raft_id, done), timeout_s, "membership change")
+        return int(result)
+
+    async def transfer_leadership(self, to: str | None, *, timeout_s: float) -> None:
+        """Hand leadership to a voter; returns when this node leads no more.  Leader only."""
+        await self._callback(
+            lambda done: self._replica.transfer_leadership(to, done), timeout_s, "leadership transfer"
+        )
+
+    async def _callback(
+        self, call: Callable[[Callable[[Any, CyoloctlError | None], None]], None], timeout_s: float, what: str
+    ) -> Any:
+        future: asyncio.Future[Any] = self._loop.create_future()
+        done = _settles(future)
+
+        call(done)
+        self._ticker.wake()
+        try:
+            async with asyncio.timeout(timeout_s):
+                return await future
+        except TimeoutError:
+            raise OutcomeUnknown(f"the {what} was not confirmed within {timeout_s:g} s") from None
+
+    def status(self) -> ReplicaStatus:
+        """What the local replica knows."""
+        return self._replica.status()
+
+    def is_leader(self) -> bool:
+        """True while this node takes itself for the leader."""
+        return self._replica.is_leader()
+
+    def leader(self) -> str | None:
+        """Raft id of the leader, as far as this node knows."""
+        return self._replica.leader()
+
+    def applied_index(self) -> int:
+        """Index of the last applied entry."""
+        return self._replica.applied_index()
+
+    async def wait_applied(self, index: int, *, timeout_s: float) -> bool:
+        """Returns True once this node has applied the entry of this index, False after the timeout.
+
+        What `propose` returns was applied on the leader; a follower learns of it a moment later.
+        """
+        if self._replica.applied_index() >= index:
+            return True
+        future: asyncio.Future[None] = self._loop.create_future()
+        self._awaiting_index[future] = index
+        try:
+            async with asyncio.timeout(timeout_s):
+                await future
+        except TimeoutError:
+            return False
+        finally:
+            del self._awaiting_index[future]
+        return True
+
+    def peers(self) -> dict[str, PeerInfo]:
+        """The connected peers, by name."""
+        return self._network.peers()
+
+    def voter_names(self) -> frozenset[str]:
+        """The names of the voters, as the own log says."""
+        return self._replica.voter_names()
+
+    def fsync_p99_ms(self) -> float:
+        """99th percentile of the journal's recent syncs, in milliseconds."""
+        return self._journal.fsync_p99_ms
+
+    def accept(self) -> asyncio.Protocol:
+        """The protocol for an authenticated peer connection that came in."""
+        return self._network.accept()
+
+    def refusals(self) -> list[Refusal]:
+        """Processes of peers that this node kept out lately."""
+        return self._network.refusals()
+
+    def kept_out_by(self) -> dict[str, str]:
+        """Peers that keep this process out at present, and why; no majority yet."""
+        return self._witnesses.said(self._loop.time())
+
+    def acknowledged(self, raft_id: str) -> int:
+        """The highest committed index that a peer is known to hold; 0 unless this node leads."""
+        return self._replica.acknowledged(raft_id)
+
+    def set_addresses(self, addresses: Mapping[str, Sequence[str]]) -> None:
+        """Where peers are dialled from now on."""
+        self._network.set_addresses(addresses)
+
+    def disconnect(self, name: str, reason: str = REMOVED) -> None:
+        """End the link with a peer, telling it why; by default, that it was removed."""
+        self._network.disconnect(name, reason=reason)
+
+    def part_with_copies(self) -> None:
+        """End links with processes that the register, as it is by now, knows to run on a copy.
+
+        Two copies that started at once may each have found a peer that had not heard of the other.
+        """
+        for name, info in self._network.peers().items():
+            if _is_copy(self._register.process(name), info.boots, info.boot):
+                self._network.disconnect(name, reason=COPY)
+
+    def reconnect(self, name: str) -> None:
+        """End the link with a peer, to make another one at once: this node has a new certificate."""
+        self._network.reconnect(name)
+
+    def recheck(self, judge: Callable[[Any], str]) -> list[tuple[str, str]]:
+        """The connected peers whose certificate does not count any more, and why; see `PeerNetwork`."""
+        return self._network.recheck(judge)
+
+    async def call(self, name: str, body: bytes, *, timeout_s: float) -> bytes:
+        """Ask another node; see `PeerNetwork.call`."""
+        return await self._network.call(name, body, timeout_s=timeout_s)
+
+    async def wait_changed(self, timeout_s: float) -> None:
+        """Returns after the next change of role, leader, members or links, or the timeout."""
+        self._changed.clear()
+        # Not wait_for: before Python 3.12 it can swallow a cancellation.
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(timeout_s):
+                await self._changed.wait()
+
+    # Inside.
+
+    def _notify(self) -> None:
+        self._changed.set()
+        try:
+            self.on_change()
+        except Exception:
+            _log.critical("a change could not be handled", exc_info=True)
+
+    def _tick(self) -> None:
+        replica = self._replica
+        if replica.failed is None:
+            try:
+                replica.tick()
+            except Exception as error:
+                # A bug: what was half done must not be acknowledged.
+                _log.critical("the replica raised", exc_info=True)
+                replica.fail(InternalError(f"the Raft engine ended by a bug ({type(error).__name__})"))
+        if self._awaiting_index:
+            applied = replica.applied_index()
+            for future, index in self._awaiting_index.items():
+                if applied >= index and not future.done():
+                    future.set_result(None)
+        if replica.disputed is not None:
+            self._settle_dispute()
+        if replica.failed is not None and not self._failure.done():
+            self._failure.set_result(replica.failed)
+        elif not self._unwanted and self.is_removed(replica.raft_id):
+            self._end(REMOVED)
+        elif not self._unwanted and _is_copy(self._register.process(self._name), *self._process):
+            self._end(COPY)
+
+    def _settle_dispute(self) -> None:
+        """Whose log is wrong, a majority of the voters decides: whom they follow (row 1)."""
+        disputed = self._replica.disputed
+        assert disputed is not None
+        leader = disputed[0].partition("~")[0]
+        peers, voters = self._network.peers(), self._voter_names()
+        following = [
+            name
+            for name in voters
+            if name in peers and (name == leader or peers[name].info.get("leader") == leader)
+        ]
+        if len(following) * 2 > len(voters):
+            self._replica.fail_disputed()
+
+    def _voter_names(self) -> frozenset[str]:
+        return frozenset(raft_id.partition("~")[0] for raft_id in self._replica.voters())
+
+    def _end(self, reason: str) -> None:
+        if not self._unwanted:
+            self._unwanted = True
+            self.on_unwanted(reason)
+
+    def _may_lead(self, raft_id: str) -> bool:
+        """Whether a peer that is no voter in the own log may be one by now: see DESIGN.md."""
+        if self._register.role(raft_id.partition("~")[0]) == "voter":
+            return True
+        peers, voters = self._network.peers(), self._voter_names()
+        if voters:
+            return any(raft_id in peers[name].voters for name in voters if name in peers)
+        said = sum(raft_id in peers[name].voters for name in self._named if name in peers)
+        return not self._named or said * 2 > len(self._named)
+
+    def _flush(self) -> None:
+        if self._outgoing:
+            outgoing, self._outgoing = self._outgoing, {}
+            for raft_id, frames in outgoing.items():
+                self._network.send_frames(raft_id, b"".join(frames))
+
+    def _next_deadline(self) -> float:
+        if self._replica.failed is not None:
+            return self._loop.time() + 3600.0
+        return self._replica.next_deadline()
+
+    def _queue(self, raft_id: str, message: dict[str, Any]) -> None:
+        self._outgoing.setdefault(raft_id, []).append(encode(message))
+
+    def _run_save(self, job: Callable[[], None]) -> None:
+        future = self._loop.run_in_executor(None, job)
+        self._save_jobs.add(future)
+
+        def saved(done: asyncio.Future[None]) -> None:
+            self._save_jobs.discard(done)
+            error = done.exception()
+            if error is not None:
+                _log.critical("the snapshot could not be saved", exc_info=error)
+                if not self._failure.done():
+                    self._failure.set_result(InternalError("the snapshot could not be saved"))
+            self._ticker.wake()
+
+        future.add_done_callback(saved)
+
+    # The network reports here.
+
+    def on_peer_connected(self, raft_id: str) -> None:
+        self._witnesses.withdrawn(raft_id.partition("~")[0])
+        self._replica.peer_connected(raft_id)
+        self._ticker.wake()
+        self._notify()
+
+    def on_peer_disconnected(self, raft_id: str) -> None:
+        self._replica.peer_disconnected(raft_id)
+        self._ticker.wake()
+        self._notify()
+
+    def on_peer_message(self, raft_id: str, message: dict[str, Any]) -> None:
+        if self._replica.receive(raft_id, message):
+            self._ticker.wake()
+
+    def is_removed(self, raft_id: str) -> bool:
+        """True when a committed entry removed it, by its name or as this raft id.
+
+        A node whose log is in memory has a new raft id with each start: the name holds for all of them.
+        """
+        name = raft_id.partition("~")[0]
+        return raft_id in self._replica.removed_peers() or self._register.is_removed(name)
+
+    def refusal(self, hello: Hello) -> str | None:
+        """Why a process must be kept out: its disk is a copy, or older than what its node acknowledged."""
+        if "~" in hello.raft_id:
+            return None
+        known = self._register.process(hello.name)
+        if known is not None:
+            boots, boot, index = known
+            if hello.boots == boots and hello.boot != boot:
+                return COPY
+            if hello.boots < boots or hello.last_index < index:
+                return OLDER
+        if hello.boot != self._network.last_process(hello.name) and self._replica.forgot(
+            hello.raft_id, hello.term, hello.last_index
+        ):
+            return OLDER
+        return None
+
+    def on_refused(self, name: str, reason: str) -> None:
+        """One peer's word; a majority of the voters convinces."""
+        now = self._loop.time()
+        if name not in self._witnesses.said(now):
+            _log.warning("a peer keeps this node out", extra={"peer": name, "reason": reason})
+            self._notify()
+        self._witnesses.heard(name, reason, now)
+        verdict = self._witnesses.verdict(self._voter_names() or self._named, now)
+        if verdict is not None:
+            self._end(verdict)
+
+    def progress(self) -> tuple[int, int]:
+        return self._replica.progress()
+
+    def voters(self) -> Sequence[str]:
+        return sorted(self._replica.voters())
+
+    def describe(self) -> dict[str, Any]:
+        return self._describe()
+
+    def cluster_time(self) -> tuple[int, int]:
+        return self.clock.epoch, self.clock.now_unix_ms()
+
+    def on_pong(self, raft_id: str, pong: Pong) -> None:
+        self._replica.peer_clocks(
+            raft_id,
+            wall_unix_ms=pong.wall_unix_ms,
+            trip_s=pong.trip_s,
+            epoch=pong.epoch,
+            unix_ms=pong.cluster_unix_ms,
+        )
+
+    async def on_call(self, name: str, body: bytes) -> bytes:
+        return await self._on_call(name, body)
+
+
+def _settles(future: asyncio.Future[Any]) -> Callable[[Any, CyoloctlError | None], None]:
+    """The replica's callback (result, error) that settles a future, unless its caller gave up."""
+
+    def done(result: Any, error: CyoloctlError | None) -> None:
+        if not future.done():
+            if error is not None:
+                future.set_exception(error)
+            else:
+                future.set_result(result)
+
+    return done

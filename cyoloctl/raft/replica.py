@@ -1,0 +1,2244 @@
+"""One member of a Raft group, without sockets, threads or a clock of its own.
+
+Input is `receive`, `peer_connected`, `peer_disconnected` and the proposals;
+time is the clock that the caller hands in; output is what `tick` passes to
+``send`` and the callbacks.  The caller's duties:
+
+1. call `tick` after every input, and not later than `next_deadline`;
+2. deliver messages of one link in order, and none of a link that was
+   superseded or closed (row 24);
+3. report every link with an authenticated peer of the cluster as
+   connected, and its end as disconnected, exactly once each (row 21);
+4. propose only commands that the state machine applies once however often
+   they are logged: after a change of leader a command may be sent again.
+
+`tick` persists before anything it sent leaves, and before the leader counts
+itself.  After a storage error the replica is silent for ever: it neither
+votes nor acknowledges what it could not persist.
+
+Sources: Ongaro, "Consensus: Bridging Theory and Practice" (pre-vote 9.6,
+leadership transfer 3.10, ReadIndex 6.4); rows refer to DESIGN.md.
+"""
+
+from __future__ import annotations
+
+import logging
+import random
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from dataclasses import dataclass, field
+from typing import Any, Literal, Protocol
+
+from cyoloctl.errors import (
+    Conflict,
+    CyoloctlError,
+    InternalError,
+    InvalidInput,
+    NoLeader,
+    NotFound,
+    OutcomeUnknown,
+    Overloaded,
+    StorageError,
+    Unavailable,
+    VersionMismatch,
+)
+from cyoloctl.model import Role, Stamp
+from cyoloctl.raft.batch import decode_batch, encode_batch, stamp_of
+from cyoloctl.raft.clock import ClusterClock
+from cyoloctl.raft.journal import Entry, Journal
+from cyoloctl.raft.proposals import Done, Proposal, ProposalQueue
+from cyoloctl.raft.snapshot import Receiver, SnapshotMeta, SnapshotStore, Transfer, is_shortage
+from cyoloctl.raft.vendor import (
+    MEMBERSHIP,
+    NO_OP,
+    REGULAR,
+    STAMPED,
+    SUCCESS,
+    Node,
+    VendorEngine,
+    decode_membership,
+    encode_membership,
+)
+
+__all__ = [
+    "DEFAULT_LIMITS",
+    "DEFAULT_TIMING",
+    "MAX_COMMAND_BYTES",
+    "Limits",
+    "Proposal",
+    "ReadRequest",
+    "Replica",
+    "ReplicaStatus",
+    "StateMachine",
+    "Timing",
+    "Trouble",
+]
+
+MAX_COMMAND_BYTES = 512 * 1024
+
+MAX_REMOVED = 16_384
+"""Raft ids in the list of a snapshot's message."""
+
+_DISPUTE_SHOWN_S = 60.0
+
+Message = dict[str, Any]
+PeerRole = Literal["voter", "learner"]
+
+_ITEM_OVERHEAD_BYTES = 12
+_log = logging.getLogger("cyoloctl.raft")
+
+_LONGEST_SAVE_PAUSE_S = 60.0
+
+
+class StateMachine(Protocol):
+    """What is replicated.  Bytes in, bytes out; no clock, no randomness, no I/O."""
+
+    def advance(self, stamp: Stamp) -> None:
+        """An entry of this stamp is applied: its commands follow."""
+        ...
+
+    def stamp(self) -> Stamp:
+        """The time that the state has reached."""
+        ...
+
+    def admit(self, command: bytes, peer: str, role: PeerRole) -> bytes | None:
+        """As leader, before a peer's command is logged: the result that refuses it, None to log it.
+
+        peer: its name.  role: what the configuration in force says of it.
+        """
+        ...
+
+    def apply(self, index: int, command: bytes, after: int | None = None) -> bytes:
+        """Apply one command.  Deterministic and total: refusals are results.
+
+        after: see `BatchItem`.  Raises VersionMismatch for what this release
+        cannot apply and a newer one can: the node then stops.
+        """
+        ...
+
+    def begin_snapshot(self) -> Callable[[], bytes]:
+        """The whole state of this moment, the same bytes for the same state.
+
+        Quick, for it holds the node up; the returned function encodes in
+        another thread, in steps that do not, while commands are applied.
+        """
+        ...
+
+    def restore(self, data: bytes) -> None:
+        """Replace the state.  Raises StorageError or VersionMismatch and then changes nothing."""
+        ...
+
+
+@dataclass(frozen=True, slots=True)
+class Timing:
+    """Periods in seconds."""
+
+    heartbeat_s: float = 0.1
+    election_min_s: float = 0.5
+    election_max_s: float = 1.0
+    leader_fallback_s: float = 1.5
+    commit_notice_s: float = 0.003
+    """How long an idle leader waits before it tells followers of a new commit index."""
+    transfer_retry_s: float = 0.02
+    transfer_limit_s: float = 5.0
+    lost_leader_spread_s: float = 0.15
+    """After the connection to the leader broke: ask for pre-votes within this time."""
+    refused_first_s: float = 1.0
+    """After a peer refused the snapshot, it is sent again; the pause doubles each time."""
+    refused_last_s: float = 60.0
+
+
+@dataclass(frozen=True, slots=True)
+class Limits:
+    """Bounds on memory and messages."""
+
+    entry_bytes: int = MAX_COMMAND_BYTES
+    batch_bytes: int = 2**20
+    window_bytes: int = 8 * 2**20
+    """Entries sent to one peer and not yet acknowledged."""
+    uncommitted_entries: int = 1
+    pending_commands: int = 20_000
+    pending_bytes: int = 64 * 2**20
+    pending_reads: int = 20_000
+    result_bytes: int = 2**20
+    """Results of forwarded commands in one message."""
+    term_step: int = 2**32
+    """A message that is this far ahead of the own term or log comes from no correct peer."""
+    chunk_bytes: int = 256 * 1024
+    compact_entries: int = 10_000
+    compact_bytes: int = 8 * 2**20
+    keep_entries: int = 1_000
+    """Entries kept below a snapshot, so that a peer that was briefly away needs none."""
+    promote_lag: int = 64
+    """A learner that trails by more entries is not made a voter."""
+
+
+DEFAULT_TIMING = Timing()
+DEFAULT_LIMITS = Limits()
+
+
+@dataclass(frozen=True, slots=True)
+class Trouble:
+    """What this replica and a peer cannot settle between themselves; for people.
+
+    code: ``snapshot_refused`` (the peer refuses ours), ``snapshot_unusable``
+    (we refuse the peer's) or ``log_differs``.
+    """
+
+    code: str
+    peer: str
+    message: str
+
+
+@dataclass(frozen=True, slots=True)
+class ReplicaStatus:
+    """A snapshot of what this replica knows.  `match` is only known to a leader."""
+
+    raft_id: str
+    role: Role
+    term: int
+    leader: str | None
+    first_index: int
+    last_index: int
+    commit_index: int
+    applied_index: int
+    snapshot_index: int
+    voters: tuple[str, ...]
+    learners: tuple[str, ...]
+    removed: tuple[str, ...]
+    connected: tuple[str, ...]
+    match: Mapping[str, int]
+    troubles: tuple[Trouble, ...] = ()
+
+
+@dataclass(slots=True, eq=False)
+class ReadRequest:
+    """A linearizable read on its way.  The callback gets the index that is applied."""
+
+    callback: Done
+    remote: bool = False
+    """A peer asks; it is told when this node does not lead."""
+    cancelled: bool = False
+    index: int = 0
+
+    def settle(self, index: int | None, error: CyoloctlError | None) -> None:
+        if not self.cancelled:
+            self.cancelled = True
+            self.callback(index, error)
+
+
+@dataclass(slots=True)
+class _ReadRound:
+    sequence: int
+    term: int
+    index: int
+    requests: list[ReadRequest]
+    sent_at: float
+    confirmed: set[Node] = field(default_factory=set)
+
+
+@dataclass(slots=True)
+class _Sending:
+    """A snapshot on its way to one peer."""
+
+    transfer: Transfer
+    offset: int = 0
+    sent_at: float = -1.0
+
+
+@dataclass(slots=True)
+class _Refused:
+    """A peer could not use the snapshot: when to send it again."""
+
+    reason: str
+    until: float
+    pause_s: float
+
+
+@dataclass(slots=True)
+class _Forwarded:
+    """Commands that the leader was asked to log, and the results that have come back."""
+
+    target: Node
+    batch: list[Proposal]
+    size: int
+    results: list[bytes] = field(default_factory=list)
+
+
+@dataclass(slots=True)
+class _Receiving:
+    source: Node
+    key: tuple[int, int, int, str]
+    receiver: Receiver
+
+
+@dataclass(slots=True)
+class _Handover:
+    """A leadership transfer in progress; new commands wait."""
+
+    target: Node
+    until: float
+    next_try: float
+    callback: Done
+
+
+@dataclass(frozen=True, slots=True)
+class _Configuration:
+    voters: frozenset[str]
+    removed: frozenset[str]
+
+    def after(self, change: tuple[str, str]) -> _Configuration:
+        operation, raft_id = change
+        if operation == "add":
+            if raft_id in self.removed:
+                return self  # a name is never reused
+            return _Configuration(self.voters | {raft_id}, self.removed)
+        removed = self.removed
+        if operation == "remove":
+            removed = _without_lives_of(raft_id, removed) | {raft_id}
+        return _Configuration(self.voters - {raft_id}, removed)
+
+
+def _without_lives_of(raft_id: str, removed: frozenset[str]) -> frozenset[str]:
+    """Drop a name's other raft ids ``name~boot``: one is kept for each name, however often it restarts.
+
+    Nobody can add an earlier life again: its process forgot everything, ids
+    are random, and only the id that the member announced last is made a voter.
+    """
+    name, tilde, _ = raft_id.partition("~")
+    if not tilde:
+        return removed
+    return frozenset(other for other in removed if not other.startswith(name + "~"))
+
+
+def _one_life_each(removed: Iterable[str]) -> frozenset[str]:
+    """The same for what release 0.1.0 wrote, which kept them all."""
+    kept = {raft_id.partition("~")[0] if "~" in raft_id else raft_id + "~": raft_id for raft_id in removed}
+    return frozenset(kept.values())
+
+
+class Replica:
+    """One member of a Raft group: see the module."""
+
+    def __init__(
+        self,
+        raft_id: str,
+        *,
+        genesis: Iterable[str] = (),
+        journal: Journal,
+        snapshots: SnapshotStore,
+        machine: StateMachine,
+        clock: Callable[[], float],
+        cluster_clock: ClusterClock,
+        rng: random.Random,
+        send: Callable[[str, Message], None],
+        run_save: Callable[[Callable[[], None]], None],
+        flush: Callable[[], None] = lambda: None,
+        may_lead: Callable[[str], bool] = lambda raft_id: True,
+        timing: Timing = DEFAULT_TIMING,
+        limits: Limits = DEFAULT_LIMITS,
+    ) -> None:
+        """clock: seconds, monotonic.  cluster_clock: stamps what this node appends as leader.
+
+        genesis: voters before the first log entry, the same on every member; a log that
+        `create_storage` began needs none, since it names its founder.
+
+        send(peer, message) must not raise and may drop; flush is called when a
+        group of sends is complete; run_save(job) runs a
+        blocking job, in a thread or at once, after which `tick` must be called.
+
+        may_lead(peer): whether a peer that is no voter in the own log may be
+        one by now, so that its term, its votes and its entries count: a log
+        that lags does not know the latest voters (row 21).  Asked again for
+        each message; the default is for tests.
+        """
+        self.raft_id = self._id = raft_id
+        self._me = Node(raft_id)
+        self._journal = journal
+        self._snapshots = snapshots
+        self._machine = machine
+        self._clock = clock
+        self._cluster_clock = cluster_clock
+        self._rng = rng
+        self._send = send
+        self._run_save = run_save
+        self._flush = flush
+        self._may_lead = may_lead
+        self._timing = timing
+        self._limits = limits
+
+        self.failed: CyoloctlError | None = None
+        self._nodes: dict[str, Node] = {raft_id: self._me}
+        self._outbox: list[tuple[Node, Message]] = []
+        self._peer_list: list[Node] = []
+        self._engine: VendorEngine
+
+        # Configuration: what the snapshot (or genesis) says, then every membership entry above it.
+        self._base = _Configuration(frozenset(genesis), frozenset())
+        self._base_index = 1
+        self._changes: list[tuple[int, tuple[str, str]]] = []
+        self._current = self._base
+        self._applied = self._base
+
+        # Leader state a peer.
+        self._probing: set[Node] = set()
+        self._probe_sent: dict[Node, int] = {}
+        self._inflight: dict[Node, deque[tuple[int, int]]] = {}
+        self._inflight_bytes: dict[Node, int] = {}
+        self._told_commit: dict[Node, int] = {}
+        self._commit_notice_at: float | None = None
+        self._sending: dict[Node, _Sending] = {}
+        self._receiving: _Receiving | None = None
+        self._handover: _Handover | None = None
+        self._membership_waiting: dict[int, tuple[int, Done]] = {}
+        self._acknowledged: dict[str, int] = {}  # raft id -> highest index in this leadership
+        self._parting: dict[Node, int] = {}  # removed, and to be told so by the entry at this index
+        self._refused: dict[Node, _Refused] = {}
+
+        # What peers and this node cannot settle.
+        self._unusable: tuple[str, str] | None = None  # whose snapshot, why
+        self.disputed: tuple[str, int, int] | None = None
+        """A peer claimed to lead in a term, and its log contradicts what is committed here at an index."""
+        self._disputed_at = 0.0
+        self._bounded: set[Node] = set()  # said once that they may not lead
+
+        # Elections.
+        self._leader_seen_at = -1e9
+        self._prevote: tuple[int, set[Node]] | None = None
+        self._election_granted = False
+        self._votes: tuple[int, set[Node]] = (-1, set())
+
+        # Proposals and reads.
+        self._pending = ProposalQueue(limits.pending_commands, limits.pending_bytes)
+        self._forwarded: dict[int, _Forwarded] = {}
+        self._forwarded_bytes = 0
+        self._next_forward = rng.getrandbits(62)  # row 9: never an id of an earlier boot
+        self._forward_after = -1e9
+        self._reads: list[ReadRequest] = []
+        self._round: _ReadRound | None = None
+        self._read_sequence = rng.getrandbits(62)
+        self._asked: tuple[int, Node, list[ReadRequest], float] | None = None
+        self._next_read = rng.getrandbits(62)
+        self._ready_reads: list[ReadRequest] = []
+
+        self._heard_commit = 0  # the highest commit index that a leader told this node
+        self._voter_names: frozenset[str] = frozenset()
+        self._swept_at = -1e9
+        self._saving = False
+        self._saved: tuple[SnapshotMeta, CyoloctlError | MemoryError | None] | None = None
+        self._save_pause_s = 0.0
+        self._save_again_at = float("-inf")
+        self._snapshot_bytes_mark = 0
+        self._seen: tuple[str, int, Node | None] = ("follower", 0, None)
+        self.on_change: Callable[[], None] = lambda: None
+        """Called after role, term, leader or membership changed."""
+
+    # ------------------------------------------------------------------ start
+
+    def start(self) -> None:
+        """Restore from snapshot and journal.
+
+        Raises StorageError when they do not fit each other (rows 5, 12, 13, 18)
+        and VersionMismatch when a newer release wrote them.
+        """
+        journal = self._journal
+        loaded = self._snapshots.load()
+        if not journal.entries:
+            if loaded is not None:
+                raise StorageError(
+                    "the journal is empty but a snapshot exists: the journal was lost; "
+                    "remove this member on a healthy node and join again under a new name"
+                )
+            journal.append(1, 0, NO_OP)
+            journal.sync()
+        applied = 1
+        if loaded is None:
+            if journal.first_index != 1:
+                raise StorageError(
+                    f"the journal begins at index {journal.first_index} but its snapshot is missing: "
+                    "remove this member on a healthy node and join again under a new name"
+                )
+        else:
+            meta, data = loaded
+            if meta.index < journal.first_index:
+                raise StorageError(
+                    f"the snapshot ends at index {meta.index}, the journal begins at "
+                    f"{journal.first_index}: remove this member on a healthy node and join again "
+                    "under a new name"
+                )
+            self._machine.restore(data)
+            entry = journal.entry(meta.index)
+            if entry is None or entry[2] != meta.term:
+                journal.reset(meta.index, meta.term)  # row 5: stopped between snapshot and cut
+            self._rebase(meta)
+            applied = meta.index
+        if journal.commit_index > journal.last_index:
+            journal.set_commit_index(journal.last_index)  # row 18
+        timing = self._timing
+        self._engine = VendorEngine(
+            self._me,
+            owner=self,
+            journal=journal,
+            clock=self._clock,
+            rng=self._rng,
+            heartbeat_s=timing.heartbeat_s,
+            election_min_s=timing.election_min_s,
+            election_max_s=timing.election_max_s,
+            leader_fallback_s=timing.leader_fallback_s,
+        )
+        self._engine.set_applied(applied)
+        self._changes = [
+            (index, change)
+            for command, index, _ in journal.entries
+            if index > self._base_index and (change := decode_membership(command)) is not None
+        ]
+        self._applied = self._base
+        self._reconfigure()
+        self._cluster_clock.applied(self._machine.stamp())
+        self._cluster_clock.applied(self._last_stamp())
+        if self._current.voters == {self._id}:
+            self._engine.set_election_deadline(self._clock())  # alone: nobody to wait for
+
+    # ----------------------------------------------------------- public state
+
+    def _last_stamp(self) -> Stamp:
+        """The latest stamp in the own log, of what need not be committed; else that of the state."""
+        for command, _, _ in reversed(self._journal.entries):
+            stamp = stamp_of(command)
+            if stamp is not None:
+                return stamp
+        return self._machine.stamp()
+
+    def voter_names(self) -> frozenset[str]:
+        """The names of the voters, as the own log says."""
+        return self._voter_names
+
+    def is_member(self) -> bool:
+        """True while the own log makes this node a voter (rows 4 and 10)."""
+        return self._id in self._current.voters
+
+    def is_leader(self) -> bool:
+        """True while this node takes itself for the leader; reads confirm it."""
+        return self._engine.is_leader()
+
+    def leader(self) -> str | None:
+        """Who leads, as far as this node knows; None when that node was not heard from lately."""
+        if self._engine.is_leader():
+            return self._id
+        leader = self._live_leader()
+        return None if leader is None else str(leader.id)
+
+    def _live_leader(self) -> Node | None:
+        """The other node that leads: there is a link with it, and it acted as leader of late.
+
+        A leader that lost its majority falls silent without telling anybody.
+        """
+        engine = self._engine
+        leader = engine.leader()
+        if leader is None or leader == self._me or leader not in engine.connected:
+            return None
+        silent_s = self._clock() - self._leader_seen_at
+        return leader if silent_s <= self._timing.leader_fallback_s else None
+
+    def removed_peers(self) -> frozenset[str]:
+        """Peers that a committed entry removed: admit all others (row 21)."""
+        return self._applied.removed
+
+    def applied_index(self) -> int:
+        """Index of the last applied entry."""
+        return self._engine.applied_index()
+
+    def voters(self) -> frozenset[str]:
+        """Raft ids of the voters, as the own log says."""
+        return self._current.voters
+
+    def progress(self) -> tuple[int, int]:
+        """Term and last index of the own log; at least what was acknowledged to anybody."""
+        return self._journal.term, self._journal.last_index
+
+    def acknowledged(self, raft_id: str) -> int:
+        """The highest committed index that a peer is known to hold; 0 unless this node leads."""
+        known = self._acknowledged.get(raft_id, 0) if self._engine.is_leader() else 0
+        return min(known, self._engine.commit_index())
+
+    def forgot(self, raft_id: str, term: int, last_index: int) -> bool:
+        """True when a new process of a peer holds less than what an earlier one acknowledged to this leader.
+
+        term, last_index: of its log.  Only a leader of a later term may have cut it.
+        """
+        engine = self._engine
+        return (
+            engine.is_leader() and term <= engine.term() and last_index < self._acknowledged.get(raft_id, 0)
+        )
+
+    def status(self) -> ReplicaStatus:
+        """What this replica knows now."""
+        engine = self._engine
+        role: Role = "follower"
+        if engine.is_leader():
+            role = "leader"
+        elif not self.is_member():
+            role = "learner"
+        elif engine.is_candidate() or (self._prevote is not None and engine.leader() is None):
+            role = "candidate"
+        meta = self._snapshots.meta
+        return ReplicaStatus(
+            raft_id=self._id,
+            role=role,
+            term=engine.term(),
+            leader=self.leader(),
+            first_index=self._journal.first_index,
+            last_index=self._journal.last_index,
+            commit_index=engine.commit_index(),
+            applied_index=engine.applied_index(),
+            snapshot_index=1 if meta is None else meta.index,
+            voters=tuple(sorted(self._current.voters)),
+            learners=tuple(sorted(str(node.id) for node in engine.readonly())),
+            removed=tuple(sorted(self._current.removed)),
+            connected=tuple(sorted(str(node.id) for node in engine.connected)),
+            match={str(node.id): index for node, index in engine.match_index.items()}
+            if engine.is_leader()
+            else {},
+            troubles=tuple(self._troubles()),
+        )
+
+    def _troubles(self) -> Iterator[Trouble]:
+        for node, refused in sorted(self._refused.items(), key=lambda item: str(item[0].id)):
+            yield Trouble("snapshot_refused", str(node.id), refused.reason)
+        if self._unusable is not None:
+            yield Trouble("snapshot_unusable", *self._unusable)
+        if self.disputed is not None:
+            peer, term, index = self.disputed
+            yield Trouble(
+                "log_differs",
+                peer,
+                f"its log of term {term} differs from this node's at committed index {index}",
+            )
+
+    def next_deadline(self) -> float:
+        """When `tick` must be called at the latest, on the replica's clock."""
+        engine = self._engine
+        if engine.is_leader():
+            deadline = engine.heartbeat_due()
+            if self._commits_alone():
+                return self._clock()
+            if self._commit_notice_at is not None:
+                deadline = min(deadline, self._commit_notice_at)
+            if self._handover is not None:
+                deadline = min(deadline, self._handover.next_try)
+            return deadline
+        deadline = self._clock() + 1.0
+        if self.is_member():
+            deadline = min(deadline, engine.election_deadline())
+        if self._asked is not None:
+            deadline = min(deadline, self._asked[3] + self._timing.heartbeat_s * 5)
+        if self._pending and self._forward_after > self._clock():
+            deadline = min(deadline, self._forward_after)
+        return deadline
+
+    # ------------------------------------------------------------------- tick
+
+    def tick(self) -> None:
+        """Persist and answer, let time and the log move on, persist again, then send the rest.
+
+        Only a leader's new entries leave before it has synced them itself
+        (dissertation 10.2.1): the message promises nothing about the
+        leader's own disk, and the leader counts itself in a later tick,
+        which begins with a sync.  The term they carry is on disk already.
+        """
+        if self.failed is not None:
+            return
+        self._engine.use_clock()
+        try:
+            self._journal.sync()
+            self._release()
+            durable_term = self._journal.term
+            self._tick()
+            if self._engine.is_leader() and self._engine.term() == durable_term:
+                self._release("append_entries")
+            self._journal.sync()
+            if self._commits_alone():
+                self._tick()
+                self._journal.sync()
+        except CyoloctlError as error:
+            self.fail(error)
+            return
+        self._release()
+
+    def _release(self, only: str | None = None) -> None:
+        """Send what is queued, or the messages of one type; the rest waits for the next sync."""
+        if not self._outbox:
+            return
+        outbox, self._outbox = self._outbox, []
+        for node, message in outbox:
+            if only is None or message["type"] == only:
+                self._send(str(node.id), message)
+            else:
+                self._outbox.append((node, message))
+        self._flush()
+
+    def _commits_alone(self) -> bool:
+        """True for the only voter with entries that its own disk alone commits."""
+        engine = self._engine
+        return engine.is_leader() and not engine.others() and engine.commit_index() < self._journal.last_index
+
+    def _tick(self) -> None:
+        engine, now = self._engine, self._clock()
+        self._collect_saved()
+        self._sweep(now)
+        was_leader = engine.is_leader()
+        self._maybe_prevote(now)
+        may_campaign = self.is_member() and (self._election_granted or engine.transfer_requested())
+        commit_before = engine.commit_index()
+        engine.run_tick(may_campaign=may_campaign)
+        self._election_granted = False
+        if not engine.is_leader() and (was_leader or engine.election_deadline() <= now):
+            # Stepped down, or may not campaign now (no member, nobody connected): wait anew.
+            engine.restart_election_timer()
+        self._notice_changes()
+        if engine.is_leader():
+            self._lead(now, commit_before)
+        else:
+            self._forward_pending()
+            self._ask_leader(now)
+        self._serve_ready_reads()
+
+    def _sweep(self, now: float) -> None:
+        """Once a second: forget what nobody waits for, and let a commit index that moved alone be stored."""
+        if now - self._swept_at < 1.0:
+            return
+        self._swept_at = now
+        if self.disputed is not None and now - self._disputed_at > _DISPUTE_SHOWN_S:
+            self.disputed = None
+        self._pending.drop_cancelled()
+        self._reads = [request for request in self._reads if not request.cancelled]
+        self._ready_reads = [request for request in self._ready_reads if not request.cancelled]
+        self._journal.flush()
+
+    def _lead(self, now: float, commit_before: int) -> None:
+        engine = self._engine
+        self._cluster_clock.judge(self._voter_names)
+        if engine.commit_index() > commit_before:
+            # Under load the next entries carry the news; the notice is for the last one.
+            self._commit_notice_at = now + self._timing.commit_notice_s
+        self.replicate(heartbeat=False)
+        if self._commit_notice_at is not None and now >= self._commit_notice_at:
+            self._commit_notice_at = None
+            commit = engine.commit_index()
+            for node in self._peers():
+                if self._told_commit.get(node, 0) < commit:
+                    self._replicate_to(node, heartbeat=True)
+        self._continue_round(now)
+        self._continue_handover(now)
+
+    def _notice_changes(self) -> None:
+        engine = self._engine
+        role = "leader" if engine.is_leader() else "candidate" if engine.is_candidate() else "follower"
+        leader = engine.leader()
+        seen = (role, engine.term(), leader)
+        if seen == self._seen:
+            return
+        was_role, was_term, was_leader = self._seen
+        self._seen = seen
+        if was_role == "leader" and (role != "leader" or engine.term() != was_term):
+            self._stop_leading()
+        if leader != was_leader or role != was_role:
+            self._take_back_forwarded(None)
+            self._forward_after = -1e9
+        if role == "leader":
+            self._prevote = None
+        _log.info(
+            "raft state changed",
+            extra={"role": role, "term": engine.term(), "leader": None if leader is None else leader.id},
+        )
+        self.on_change()
+
+    def _stop_leading(self) -> None:
+        self._drop_leader_state()
+        if self._parting:
+            self._parting.clear()
+            self._derive_readonly()
+        if not self._engine.is_leader():
+            self._cluster_clock.follow()
+        if self._round is not None:
+            self._reads = self._round.requests + self._reads
+            self._round = None
+        self._refuse_remote_reads()
+        if self._handover is not None:
+            handover, self._handover = self._handover, None
+            handover.callback(self.leader(), None)
+        waiting, self._membership_waiting = self._membership_waiting, {}
+        for _, callback in waiting.values():
+            callback(
+                None, OutcomeUnknown("the leader changed while the membership changed: look at the members")
+            )
+
+    def _drop_leader_state(self) -> None:
+        self._probing.clear()
+        self._probe_sent.clear()
+        self._inflight.clear()
+        self._inflight_bytes.clear()
+        self._told_commit.clear()
+        self._commit_notice_at = None
+        self._acknowledged.clear()
+        self._refused.clear()
+        for sending in self._sending.values():
+            sending.transfer.close()
+        self._sending.clear()
+
+    def fail(self, error: CyoloctlError) -> None:
+        """Go silent: nothing that was not persisted may be voted for or acknowledged."""
+        self.failed = error
+        self._outbox.clear()
+        _log.critical("the replica stopped", extra={"error": error.message, "code": error.code})
+        self.abandon(error)
+        self.on_change()
+
+    def abandon(self, error: CyoloctlError) -> None:
+        """Answer everything that waits: unknown where it may be in a log, else with the error."""
+        unknown = OutcomeUnknown(f"{error.message}; the write may or may not have been applied")
+        held = self._pending.take_all()
+        for forwarded in self._forwarded.values():
+            held.extend(forwarded.batch)
+        self._forwarded.clear()
+        self._forwarded_bytes = 0
+        for waiting in list(self._engine.waiting_commit.values()):
+            for _, callback in waiting:
+                callback(None, None)
+        self._engine.waiting_commit.clear()
+        for proposal in held + self._pending.take_all():
+            proposal.settle(None, unknown if proposal.sent else error)
+        reads = self._reads + self._ready_reads
+        if self._round is not None:
+            reads += self._round.requests
+        if self._asked is not None:
+            reads += self._asked[2]
+        self._reads, self._ready_reads, self._round, self._asked = [], [], None, None
+        for read in reads:
+            read.settle(None, error)
+        waiting_changes, self._membership_waiting = self._membership_waiting, {}
+        for _, done in waiting_changes.values():
+            done(None, unknown)
+        if self._handover is not None:
+            handover, self._handover = self._handover, None
+            handover.callback(None, error)
+
+    # --------------------------------------------------------------- links
+
+    def peer_connected(self, peer: str) -> None:
+        """A link with an authenticated, not removed peer of the cluster began."""
+        if self.failed is not None:
+            return
+        self._engine.use_clock()
+        node = self._node(peer)
+        engine = self._engine
+        engine.connected.add(node)
+        self._refused.pop(node, None)
+        self._derive_readonly()
+        if engine.is_leader() and node in engine.match_index:
+            # What was in flight is lost with the old link.
+            self._restart_peer(node)
+            self._replicate_to(node, heartbeat=True)
+
+    def peer_disconnected(self, peer: str) -> None:
+        """The link with the peer ended; what was in flight is lost."""
+        if self.failed is not None:
+            return
+        self._engine.use_clock()
+        node = self._node(peer)
+        engine = self._engine
+        self._cluster_clock.forget(peer.partition("~")[0])
+        engine.connected.discard(node)
+        self._parting.pop(node, None)
+        self._cancel_sending(node)
+        if self._receiving is not None and self._receiving.source == node:
+            self._receiving.receiver.abort()
+            self._receiving = None
+        self._derive_readonly()
+        self._take_back_forwarded(node)
+        if self._asked is not None and self._asked[1] == node:
+            self._reads = self._asked[2] + self._reads
+            self._asked = None
+        if not engine.is_leader() and engine.leader() == node:
+            # A leader that was killed closes its sockets: do not wait for the whole timeout.
+            # Should it live, the others still hear it and refuse the pre-vote.
+            self._leader_seen_at = -1e9
+            spread = self._timing.lost_leader_spread_s * self._rng.random()
+            engine.set_election_deadline(min(engine.election_deadline(), self._clock() + spread))
+
+    def peer_clocks(self, peer: str, *, wall_unix_ms: int, trip_s: float, epoch: int, unix_ms: int) -> None:
+        """A peer answered what its clocks show: its wall clock, and cluster time as it knows it.
+
+        Its wall clock counts as one of the voters'.  Cluster time is the leader's to say.
+        """
+        if self.failed is None:
+            self._cluster_clock.measured(peer.partition("~")[0], wall_unix_ms, trip_s)
+            if not self._engine.is_leader() and self.leader() == peer:
+                self._cluster_clock.observe(epoch, unix_ms)
+
+    def _node(self, raft_id: str) -> Node:
+        node = self._nodes.get(raft_id)
+        if node is None:
+            node = self._nodes[raft_id] = Node(raft_id)
+        return node
+
+    def _peers(self) -> list[Node]:
+        """Connected voters and learners, in a fixed order."""
+        return self._peer_list
+
+    # ---------------------------------------------------------- configuration
+
+    def on_membership_logged(self) -> None:
+        """A membership entry was appended to the log: it holds from now on (row 4)."""
+        command, index, _ = self._journal.entries[-1]
+        change = decode_membership(command)
+        if change is not None:
+            self._changes.append((index, change))
+            self._reconfigure()
+
+    def on_truncated(self, index: int) -> None:
+        """Entries from index on left the log: so do the configurations they brought."""
+        if self._changes and self._changes[-1][0] >= index:
+            self._changes = [item for item in self._changes if item[0] < index]
+            self._reconfigure()
+        for position in sorted((i for i in self._engine.waiting_commit if i >= index), reverse=True):
+            for _, callback in self._engine.waiting_commit.pop(position):
+                callback(None, None)
+
+    def _rebase(self, meta: SnapshotMeta) -> None:
+        self._base = _Configuration(frozenset(meta.voters), _one_life_each(sorted(meta.removed)))
+        self._base_index = meta.index
+        self._changes = [item for item in self._changes if item[0] > meta.index]
+
+    def _configuration_at(self, index: int) -> _Configuration:
+        configuration = self._base
+        for position, change in self._changes:
+            if position > index:
+                break
+            configuration = configuration.after(change)
+        return configuration
+
+    def _reconfigure(self) -> None:
+        """Make the engine's set of voters what the log says."""
+        engine = self._engine
+        self._current = self._configuration_at(self._journal.last_index)
+        others = {self._node(raft_id) for raft_id in self._current.voters} - {self._me}
+        for node in others - engine.others():
+            engine.next_index.setdefault(node, self._journal.last_index + 1)
+            engine.match_index.setdefault(node, 0)
+            if engine.is_leader():
+                engine.last_response.setdefault(node, self._clock())
+        engine.set_others(others)
+        self._voter_names = frozenset(raft_id.partition("~")[0] for raft_id in self._current.voters)
+        self._derive_readonly()
+
+    def _derive_readonly(self) -> None:
+        """Learners rule 2: connected, no voter, not removed by an applied entry."""
+        engine = self._engine
+        removed = self._applied.removed
+        readonly = {
+            node
+            for node in engine.connected - engine.others()
+            if node != self._me and (node.id not in removed or node in self._parting)
+        }
+        for node in readonly - engine.readonly():
+            engine.next_index.setdefault(node, self._journal.last_index + 1)
+            engine.match_index.setdefault(node, 0)
+            if engine.is_leader():
+                self._probing.add(node)
+        engine.set_readonly(readonly)
+        for node in set(engine.match_index) - readonly - engine.others():
+            engine.match_index.pop(node, None)
+            engine.next_index.pop(node, None)
+            engine.last_response.pop(node, None)
+            self._refused.pop(node, None)
+            self._forget_flow(node)
+        self._peer_list = sorted(
+            (engine.others() | readonly) & engine.connected, key=lambda node: str(node.id)
+        )
+
+    def add_voter(self, raft_id: str, callback: Done) -> None:
+        """Make a learner that has caught up a voter.  Leader only.
+
+        callback(index, error): Conflict when refused (a change is in progress,
+        not connected, removed, too far behind), NoLeader when this is not the leader.
+        """
+        node = self._node(raft_id)
+        engine = self._engine
+        if raft_id in self._current.voters and raft_id in self._applied.voters:
+            callback(engine.applied_index(), None)
+            return
+        if raft_id in self._current.removed:
+            callback(None, Conflict(f"{raft_id} was removed: join again under a new name"))
+            return
+        if engine.is_leader() and node not in engine.readonly():
+            callback(None, Conflict(f"{raft_id} is not connected to the leader"))
+            return
+        match = engine.match_index.get(node, 0)
+        if engine.is_leader() and (match == 0 or match < self._journal.last_index - self._limits.promote_lag):
+            callback(None, Conflict(f"{raft_id} has not caught up yet"))
+            return
+        self._change_membership("add", raft_id, callback)
+
+    def remove(self, raft_id: str, callback: Done, *, force: bool = False) -> None:
+        """Remove a voter or learner for ever.  Leader only; never the leader itself.
+
+        Conflict, unless force: no majority of the voters that would be left
+        was heard from lately, so that the removal could never be committed.
+        """
+        if raft_id in self._current.removed and raft_id in self._applied.removed:
+            callback(self._engine.applied_index(), None)
+            return
+        if not force and not self._majority_without(raft_id):
+            callback(None, Conflict(f"without {raft_id} no majority of the voters is reachable"))
+            return
+        self._change_membership("remove", raft_id, callback)
+
+    def demote(self, raft_id: str, callback: Done) -> None:
+        """Make a voter a learner.  Leader only; never the leader itself."""
+        if raft_id not in self._current.voters and raft_id not in self._applied.voters:
+            callback(None, NotFound(f"{raft_id} is not a voter"))
+            return
+        if not self._majority_without(raft_id):
+            callback(None, Conflict(f"without {raft_id} no majority of the voters is reachable"))
+            return
+        self._change_membership("demote", raft_id, callback)
+
+    def _majority_without(self, raft_id: str) -> bool:
+        engine = self._engine
+        if not engine.is_leader() or raft_id == self._id or raft_id not in self._current.voters:
+            return True  # refused elsewhere, or changes no majority
+        left = {node for node in engine.others() if node.id != raft_id}
+        since = self._clock() - self._timing.leader_fallback_s
+        heard = sum(
+            1 for node in left if node in engine.connected and engine.last_response.get(node, -1e9) > since
+        )
+        return 1 + heard > (len(left) + 1) / 2
+
+    def _change_membership(self, operation: str, raft_id: str, callback: Done) -> None:
+        engine = self._engine
+        if self.failed is not None:
+            callback(None, self.failed)
+        elif not engine.is_leader():
+            callback(None, NoLeader("this node is not the leader"))
+        elif raft_id == self._id:
+            callback(None, Conflict("the leader cannot remove itself: transfer leadership first"))
+        elif self._handover is not None:
+            callback(None, Conflict("leadership is being transferred: try again"))
+        elif engine.applied_index() < engine.no_op_index() or (
+            self._changes and self._changes[-1][0] > engine.applied_index()
+        ):
+            # Row 3: one change at a time, and none before the own term's no-op is applied.
+            callback(None, Conflict("another membership change is in progress: try again"))
+        else:
+            self._engine.use_clock()
+            index = engine.append_command(encode_membership(operation, raft_id), None)
+            self._membership_waiting[index] = (engine.term(), callback)
+
+    # --------------------------------------------------------------- applying
+
+    def apply_entry(self, index: int, command: bytes) -> list[bytes] | None:
+        """Row 11: total.  The engine calls it once for each committed entry, in order."""
+        kind = command[:1]
+        if kind in (STAMPED, REGULAR):
+            results = []
+            stamp = stamp_of(command)
+            if stamp is not None:
+                self._machine.advance(stamp)
+            for item, after in decode_batch(command):
+                try:
+                    results.append(self._machine.apply(index, item, after))
+                except VersionMismatch as error:
+                    # Answering would be an answer that the other nodes do not give.
+                    raise VersionMismatch(
+                        f"log entry {index} cannot be applied by this release ({error.message}): install "
+                        "the release that the other nodes run, then start this node again"
+                    ) from error
+                except (MemoryError, RecursionError) as error:
+                    # It strikes this node and not the others: stop rather than differ from them.
+                    raise InternalError(
+                        f"applying entry {index} failed on this node ({type(error).__name__}): restart it"
+                    ) from error
+                except Exception as error:  # the machine promised not to: a bug, alike on every node
+                    _log.critical(
+                        "the state machine raised",
+                        extra={"index": index, "error": type(error).__name__},
+                        exc_info=True,
+                    )
+                    results.append(b"")
+            self._cluster_clock.applied(self._machine.stamp())
+            return results
+        if kind == MEMBERSHIP:
+            self._apply_membership(index)
+        return None
+
+    def _apply_membership(self, index: int) -> None:
+        removed_before = self._applied.removed
+        self._applied = self._configuration_at(index)
+        if self._engine.is_leader():
+            # A removed node believes the entry itself: it gets that, and no more.
+            for raft_id in self._applied.removed - removed_before:
+                if self._node(raft_id) in self._engine.connected:
+                    self._parting[self._node(raft_id)] = index
+        self._derive_readonly()
+        waiting = self._membership_waiting.pop(index, None)
+        if waiting is not None:
+            term, callback = waiting
+            entry = self._journal.entry(index)
+            if entry is not None and entry[2] == term:
+                callback(index, None)
+            else:
+                callback(None, NoLeader("another leader replaced the membership change: try again"))
+        if self._applied.removed != removed_before:
+            _log.info(
+                "members removed",
+                extra={"index": index, "removed": sorted(self._applied.removed - removed_before)},
+            )
+        self.on_change()
+
+    # -------------------------------------------------------------- proposals
+
+    def propose(self, command: bytes, callback: Done) -> Proposal:
+        """Replicate a command, through whichever node leads.
+
+        callback(result, error) is called once: after the command was applied
+        on the leader, or with Overloaded (not applied).  It is held and sent
+        again across changes of leader; the caller bounds the time and then
+        sets `cancelled` and looks at `sent`.
+        """
+        proposal = Proposal(command, callback)
+        if self.failed is not None:
+            proposal.settle(None, self.failed)
+        elif len(command) > self._limits.entry_bytes - 64:
+            proposal.settle(None, InternalError("command too large"))
+        elif self._pending.is_full():
+            proposal.settle(None, Overloaded("too many writes are waiting: try again later"))
+        else:
+            self._pending.append(proposal)
+        return proposal
+
+    def append_pending(self) -> None:
+        """Called in the leader's tick: what waits becomes log entries, many commands to one."""
+        engine = self._engine
+        if not engine.is_leader() or self._handover is not None:
+            return
+        uncommitted = self._journal.last_index - engine.commit_index()
+        if uncommitted >= self._limits.uncommitted_entries:
+            return  # what waits travels as one entry when the one before it is committed
+        while self._pending:
+            batch = self._take_batch()
+            if batch:
+                entry = encode_batch(
+                    [(proposal.command, proposal.after) for proposal in batch], self._cluster_clock.stamp()
+                )
+                engine.append_command(entry, self._settle_batch(batch))
+
+    def _take_batch(self) -> list[Proposal]:
+        committed = max(self._heard_commit, self._engine.commit_index())
+        return self._pending.take_batch(self._limits.entry_bytes, _ITEM_OVERHEAD_BYTES, committed)
+
+    def _settle_batch(self, batch: list[Proposal]) -> Callable[[Any, int | None], None]:
+        def done(results: list[bytes] | None, reason: int | None) -> None:
+            if reason == SUCCESS and results is not None and len(results) == len(batch):
+                for proposal, result in zip(batch, results, strict=True):
+                    try:
+                        proposal.settle(result, None)
+                    except Exception:  # row 11: a caller's bug must not apply the entry again
+                        _log.critical("a proposal's callback raised", exc_info=True)
+            else:
+                self._hold_again(batch)
+
+        return done
+
+    def _hold_again(self, batch: list[Proposal]) -> None:
+        """Not known to be applied: propose again (commands apply once), or let the sender do so."""
+        again = []
+        for proposal in batch:
+            if proposal.remote:
+                proposal.settle(None, NoLeader("the leader changed"))
+            elif not proposal.cancelled:
+                again.append(proposal)
+        self._pending.put_back(again)
+
+    def _forward_pending(self) -> None:
+        """Not the leader: hand what waits to the leader, once."""
+        leader = self._live_leader()
+        for proposal in self._pending.take_remote():
+            proposal.settle(None, NoLeader("not the leader"))
+        if leader is None or self._clock() < self._forward_after:
+            return
+        while self._pending and self._forwarded_bytes < self._limits.window_bytes:
+            batch = self._take_batch()
+            if batch:
+                size = sum(len(proposal.command) for proposal in batch)
+                self._next_forward += 1
+                self._forwarded[self._next_forward] = _Forwarded(leader, batch, size)
+                self._forwarded_bytes += size
+                self.send(
+                    leader,
+                    {
+                        "type": "forward",
+                        "id": self._next_forward,
+                        "commands": [p.command for p in batch],
+                        "after": [p.after for p in batch],
+                    },
+                )
+
+    def _take_back_forwarded(self, node: Node | None) -> None:
+        """The link to the leader broke, or the leader changed: send again to the next one."""
+        for key in sorted(self._forwarded, reverse=True):
+            if node is None or self._forwarded[key].target == node:
+                self._hold_again(self._end_forward(key).batch)
+
+    def _end_forward(self, key: int) -> _Forwarded:
+        forwarded = self._forwarded.pop(key)
+        self._forwarded_bytes -= forwarded.size
+        return forwarded
+
+    def _on_forward(self, node: Node, message: Message) -> None:
+        identifier, commands, afters = message["id"], message["commands"], message["after"]
+        if len(commands) != len(afters):
+            _log.warning("a peer forwards commands without their place", extra={"peer": node.id})
+            return
+        if not self._engine.is_leader():
+            self._answer_forward(node, identifier, [], "not_leader")
+            return
+        if self._pending.is_full():
+            self._answer_forward(node, identifier, [], "overloaded")
+            return
+        results: list[bytes] = [b""] * len(commands)
+        left = len(commands)
+        failed = False
+
+        def settled(position: int) -> Done:
+            def done(result: bytes | None, error: CyoloctlError | None) -> None:
+                nonlocal left, failed
+                left -= 1
+                if error is not None or result is None:
+                    failed = True
+                else:
+                    results[position] = result
+                if left == 0:
+                    self._answer_forward(
+                        node, identifier, [] if failed else results, "not_leader" if failed else None
+                    )
+
+            return done
+
+        name = str(node.id).partition("~")[0]
+        role: PeerRole = "voter" if node in self._engine.others() else "learner"
+        for position, command in enumerate(commands):
+            if len(command) > self._limits.entry_bytes - 64:
+                settled(position)(None, InternalError("command too large"))
+                continue
+            refusal = self._machine.admit(command, name, role)
+            if refusal is not None:
+                _log.warning("a peer's command is refused", extra={"peer": name, "role": role})
+                settled(position)(refusal, None)
+            else:
+                self._pending.append(
+                    Proposal(command, settled(position), remote=True, after=afters[position])
+                )
+
+    def _answer_forward(self, node: Node, identifier: int, results: list[bytes], error: str | None) -> None:
+        """In as many messages as keep each well below the largest frame; the last one says so."""
+        start = 0
+        while True:
+            end, size = start, 0
+            while end < len(results) and (
+                end == start or size + len(results[end]) <= self._limits.result_bytes
+            ):
+                size += len(results[end])
+                end += 1
+            last = end == len(results)
+            self.send(
+                node,
+                {
+                    "type": "forward_result",
+                    "id": identifier,
+                    "results": results[start:end],
+                    "last": last,
+                    "error": error,
+                },
+            )
+            if last:
+                return
+            start = end
+
+    def _on_forward_result(self, node: Node, message: Message) -> None:
+        forwarded = self._forwarded.get(message["id"])
+        if forwarded is None or forwarded.target != node:
+            return
+        forwarded.results.extend(message["results"])
+        if not message["last"] and len(forwarded.results) <= len(forwarded.batch):
+            return
+        self._end_forward(message["id"])
+        batch, results, error = forwarded.batch, forwarded.results, message["error"]
+        if error is None and len(results) == len(batch):
+            for proposal, result in zip(batch, results, strict=True):
+                proposal.settle(result, None)
+            return
+        again = []
+        for proposal in batch:
+            if error == "overloaded" and proposal.sends == 1:
+                proposal.settle(None, Overloaded("the leader is overloaded: try again later"))
+            else:
+                # It may be in a log already, or the node leads no more: it will be known soon who does.
+                again.append(proposal)
+        if again:
+            self._forward_after = self._clock() + self._timing.transfer_retry_s
+            self._hold_again(again)
+
+    # ------------------------------------------------------------------ reads
+
+    def read(self, callback: Done) -> ReadRequest:
+        """Linearizable barrier (dissertation 6.4): callback(index, error) once that index is applied.
+
+        Held across changes of leader; the caller bounds the time and then sets `cancelled`.
+        """
+        request = ReadRequest(callback)
+        if self.failed is not None:
+            request.settle(None, self.failed)
+        elif len(self._reads) >= self._limits.pending_reads:
+            request.settle(None, Overloaded("too many reads are waiting: try again later"))
+        else:
+            self._reads.append(request)
+        return request
+
+    def _continue_round(self, now: float) -> None:
+        engine = self._engine
+        reading = self._round
+        if reading is not None:
+            # The voters may have become fewer since the last confirmation.
+            if self._is_confirmed(reading):
+                self._complete_round()
+            elif now - reading.sent_at >= self._timing.heartbeat_s:
+                self._send_round(reading, now)
+            return
+        if not self._reads or engine.applied_index() < engine.no_op_index():
+            return
+        requests = [request for request in self._reads if not request.cancelled]
+        self._reads = []
+        if not requests:
+            return
+        # Reads that arrive from here on belong to the next round: this one's index is fixed now.
+        self._read_sequence += 1
+        self._round = _ReadRound(self._read_sequence, engine.term(), engine.commit_index(), requests, now)
+        if self._is_confirmed(self._round):
+            self._complete_round()
+        else:
+            self._send_round(self._round, now)
+
+    def _send_round(self, reading: _ReadRound, now: float) -> None:
+        reading.sent_at = now
+        for node in self._engine.others():
+            if node not in reading.confirmed and node in self._engine.connected:
+                self.send(node, {"type": "read_confirm", "seq": reading.sequence, "term": reading.term})
+
+    def _on_read_confirm(self, node: Node, message: Message) -> None:
+        engine = self._engine
+        if message["term"] == engine.term() and engine.leader() == node and not engine.is_leader():
+            self.send(node, {"type": "read_confirmed", "seq": message["seq"], "term": message["term"]})
+
+    def _on_read_confirmed(self, node: Node, message: Message) -> None:
+        engine, reading = self._engine, self._round
+        if (
+            reading is None
+            or not engine.is_leader()
+            or message["term"] != engine.term()
+            or reading.term != engine.term()
+            or message["seq"] != reading.sequence
+            or node not in engine.others()
+        ):
+            return
+        reading.confirmed.add(node)
+        if self._is_confirmed(reading):
+            self._complete_round()
+
+    def _is_confirmed(self, reading: _ReadRound) -> bool:
+        voters = self._engine.others()
+        return 1 + len(reading.confirmed & voters) > (len(voters) + 1) / 2
+
+    def _complete_round(self) -> None:
+        reading = self._round
+        if reading is None:
+            return
+        self._round = None
+        for request in reading.requests:
+            request.index = reading.index
+        self._ready_reads.extend(reading.requests)
+
+    def _serve_ready_reads(self) -> None:
+        if not self._ready_reads:
+            return
+        applied = self._engine.applied_index()
+        ready = [request for request in self._ready_reads if request.index <= applied]
+        if ready:
+            self._ready_reads = [r for r in self._ready_reads if r.index > applied and not r.cancelled]
+            for request in ready:
+                request.settle(request.index, None)
+
+    def _ask_leader(self, now: float) -> None:
+        """Not the leader: ask it for an index, one request for all reads that wait."""
+        engine = self._engine
+        self._refuse_remote_reads()
+        if self._asked is not None:
+            _, target, requests, sent_at = self._asked
+            if target == engine.leader() and now - sent_at < self._timing.heartbeat_s * 5:
+                return
+            self._reads = requests + self._reads
+            self._asked = None
+        leader = self._live_leader()
+        if not self._reads or leader is None:
+            return
+        requests = [request for request in self._reads if not request.cancelled]
+        self._reads = []
+        if requests:
+            self._next_read += 1
+            self._asked = (self._next_read, leader, requests, now)
+            self.send(leader, {"type": "read_index", "id": self._next_read})
+
+    def _refuse_remote_reads(self) -> None:
+        """Not the leader any more: peers ask the next one themselves."""
+        if any(request.remote for request in self._reads):
+            remote = [request for request in self._reads if request.remote]
+            self._reads = [request for request in self._reads if not request.remote]
+            for request in remote:
+                request.settle(None, NoLeader("not the leader"))
+
+    def _on_read_index(self, node: Node, message: Message) -> None:
+        identifier = message["id"]
+        if not self._engine.is_leader() or len(self._reads) >= self._limits.pending_reads:
+            self.send(node, {"type": "read_index_result", "id": identifier, "index": None})
+            return
+
+        def done(index: int | None, error: CyoloctlError | None) -> None:
+            if (
+                index is not None
+                and self._told_commit.get(node, 0) < index
+                and self._engine.is_leader()
+                and node in self._peers()
+            ):
+                self._replicate_to(node, heartbeat=True)
+            self.send(node, {"type": "read_index_result", "id": identifier, "index": index})
+
+        self._reads.append(ReadRequest(done, remote=True))
+
+    def _on_read_index_result(self, node: Node, message: Message) -> None:
+        asked = self._asked
+        if asked is None or asked[0] != message["id"] or asked[1] != node:
+            return
+        index = message["index"]
+        if index is None:
+            # It leads no more: ask again soon, or at once when another leader is known.
+            retry = self._clock() - self._timing.heartbeat_s * 5 + self._timing.transfer_retry_s
+            self._asked = (asked[0], asked[1], asked[2], retry)
+            return
+        self._asked = None
+        for request in asked[2]:
+            request.index = index
+        self._ready_reads.extend(asked[2])
+
+    # --------------------------------------------------------------- transfer
+
+    def transfer_leadership(self, to: str | None, callback: Done) -> None:
+        """Hand leadership to a voter (dissertation 3.10).  Leader only.
+
+        New commands wait meanwhile.  callback(new leader or None, error): Conflict
+        when there is no such connected voter, Unavailable when it did not happen in time.
+        """
+        engine, now = self._engine, self._clock()
+        if self.failed is not None:
+            callback(None, self.failed)
+            return
+        if not engine.is_leader():
+            callback(None, NoLeader("this node is not the leader"))
+            return
+        if to == self._id:
+            callback(self._id, None)
+            return
+        if self._handover is not None:
+            callback(None, Conflict("leadership is being transferred already"))
+            return
+        candidates = [node for node in engine.others() if node in engine.connected]
+        if to is not None:
+            candidates = [node for node in candidates if node.id == to]
+        if not candidates:
+            what = "no other voter is" if to is None else f"{to} is not a voter or not"
+            callback(None, Conflict(f"{what} connected: leadership stays here"))
+            return
+        target = max(candidates, key=lambda node: (engine.match_index.get(node, 0), str(node.id)))
+        self._handover = _Handover(target, now + self._timing.transfer_limit_s, now, callback)
+
+    def _continue_handover(self, now: float) -> None:
+        handover = self._handover
+        if handover is None or now < handover.next_try:
+            return
+        engine = self._engine
+        lost = handover.target not in engine.connected or handover.target not in engine.others()
+        if lost or now >= handover.until:
+            self._handover = None
+            handover.callback(None, Unavailable("leadership could not be transferred in time: it stays here"))
+            return
+        handover.next_try = now + self._timing.transfer_retry_s
+        if engine.match_index.get(handover.target, 0) == self._journal.last_index:
+            self.send(handover.target, {"type": "timeout_now", "term": engine.term()})
+
+    # -------------------------------------------------------------- elections
+
+    def vote_arrived(self, node: Node) -> bool:
+        """Row 17: a vote counts once a member and term."""
+        term = self._engine.term()
+        if self._votes[0] != term:
+            self._votes = (term, set())
+        if node in self._votes[1]:
+            return False
+        self._votes[1].add(node)
+        return True
+
+    def _maybe_prevote(self, now: float) -> None:
+        """Row 19: ask whether an election would be won before disturbing anyone."""
+        engine = self._engine
+        if engine.is_leader() or not self.is_member() or self._election_granted:
+            return
+        if engine.election_deadline() > now or engine.transfer_requested():
+            return
+        engine.restart_election_timer()
+        term = engine.term() + 1
+        self._prevote = (term, set())
+        if not engine.others():
+            self._grant_election()
+            return
+        _, index, last_term = self._journal.entries[-1]
+        for node in sorted(engine.others(), key=lambda other: str(other.id)):
+            self.send(
+                node, {"type": "pre_vote", "term": term, "last_log_index": index, "last_log_term": last_term}
+            )
+
+    def _grant_election(self) -> None:
+        self._prevote = None
+        self._election_granted = True
+        self._engine.set_election_deadline(-1.0)
+
+    def _counts(self, node: Node) -> bool:
+        """True when what a peer says of terms, votes and the log counts: it is, or may be, a voter."""
+        if node in self._engine.others() or self._may_lead(str(node.id)):
+            return True
+        if node not in self._bounded:
+            self._bounded.add(node)
+            _log.warning(
+                "a peer that is no voter acts as one: ignored until a voter says that it is",
+                extra={"peer": node.id},
+            )
+        return False
+
+    def _follow_term(self, node: Node, term: int) -> None:
+        """A higher term in an answer deposes (row 8), if it comes from somebody who may vote."""
+        if self._counts(node):
+            self._engine.step_down(term)
+
+    def _on_pre_vote(self, node: Node, message: Message) -> None:
+        engine = self._engine
+        if not self._counts(node):
+            return
+        _, index, last_term = self._journal.entries[-1]
+        up_to_date = (message["last_log_term"], message["last_log_index"]) >= (last_term, index)
+        leader_alive = engine.is_leader() or (
+            engine.leader() is not None and self._clock() - self._leader_seen_at < self._timing.election_min_s
+        )
+        granted = message["term"] > engine.term() and up_to_date and not leader_alive
+        self.send(
+            node,
+            {
+                "type": "pre_vote_response",
+                "term": message["term"] if granted else engine.term(),
+                "granted": granted,
+            },
+        )
+
+    def _on_pre_vote_response(self, node: Node, message: Message) -> None:
+        engine = self._engine
+        if not message["granted"]:
+            if message["term"] > engine.term() and self._counts(node):
+                engine.step_down(message["term"])
+                self._prevote = None
+            return
+        if self._prevote is None or node not in engine.others() or message["term"] != self._prevote[0]:
+            return
+        if self._prevote[0] != engine.term() + 1 or engine.is_leader():
+            self._prevote = None
+            return
+        self._prevote[1].add(node)
+        if 1 + len(self._prevote[1]) > (len(engine.others()) + 1) / 2:
+            self._grant_election()
+
+    def on_become_leader(self) -> None:
+        """Fresh flow control for every peer; the no-op follows at once."""
+        self._drop_leader_state()
+        self._probing = set(self._engine.others() | self._engine.readonly())
+        self._cluster_clock.lead(max(self._last_stamp(), self._machine.stamp()))
+        self._cluster_clock.judge(self._voter_names)
+
+    def _on_request_vote(self, node: Node, message: Message) -> None:
+        if self._counts(node):
+            self._engine.deliver(node, message)
+
+    def _on_response_vote(self, node: Node, message: Message) -> None:
+        engine = self._engine
+        if (
+            engine.is_candidate()
+            and message["term"] == engine.term()
+            and node in engine.others()
+            and self.vote_arrived(node)
+        ):
+            engine.deliver(node, message)
+
+    def _on_timeout_now(self, node: Node, message: Message) -> None:
+        engine = self._engine
+        if self.is_member() and engine.leader() == node and message["term"] == engine.term():
+            engine.deliver(node, message)
+
+    # ------------------------------------------------------------ replication
+
+    def replicate(self, *, heartbeat: bool) -> None:
+        """Send every connected peer what it lacks; with heartbeat at least an empty message."""
+        for node in self._peers():
+            self._replicate_to(node, heartbeat=heartbeat)
+
+    def _replicate_to(self, node: Node, *, heartbeat: bool) -> None:
+        engine, journal = self._engine, self._journal
+        next_index = engine.next_index[node]
+        last = journal.last_index
+        if next_index <= journal.first_index:
+            self._send_snapshot(node, heartbeat=heartbeat)
+            return
+        if node in self._sending:
+            self._cancel_sending(node)
+        if node in self._probing:
+            # One message at a time until its log is known to match; again with each heartbeat.
+            if self._probe_sent.get(node) != next_index:
+                self._probe_sent[node] = next_index
+                self._send_entries(node, next_index - 1, self._slice(next_index))
+            elif heartbeat:
+                self._send_entries(node, next_index - 1, [])
+            return
+        if next_index > last:
+            if heartbeat:
+                self._send_entries(node, last, [])
+            return
+        sent = False
+        while next_index <= last and self._inflight_bytes.get(node, 0) < self._limits.window_bytes:
+            entries = self._slice(next_index)
+            self._send_entries(node, next_index - 1, entries)
+            sent = True
+            next_index = entries[-1][1] + 1
+            engine.next_index[node] = next_index
+            size = sum(len(entry[0]) + 32 for entry in entries)
+            self._inflight.setdefault(node, deque()).append((next_index - 1, size))
+            self._inflight_bytes[node] = self._inflight_bytes.get(node, 0) + size
+        if heartbeat and not sent:
+            match = max(engine.match_index.get(node, 0), journal.first_index)
+            self._send_entries(node, match, [])
+
+    def _slice(self, start: int) -> list[Entry]:
+        journal = self._journal
+        position = start - journal.first_index
+        entries: list[Entry] = []
+        size = 0
+        for entry in journal.entries[position : position + 1024]:
+            size += len(entry[0]) + 32
+            if entries and size > self._limits.batch_bytes:
+                break
+            entries.append(entry)
+        return entries
+
+    def _send_entries(self, node: Node, previous: int, entries: list[Entry]) -> None:
+        engine = self._engine
+        entry = self._journal.entry(previous)
+        if entry is None or not engine.is_leader():
+            raise InternalError(f"entry {previous} cannot be sent: it is missing, or this node does not lead")
+        self._told_commit[node] = engine.commit_index()
+        self.send(
+            node,
+            {
+                "type": "append_entries",
+                "term": engine.term(),
+                "commit_index": engine.commit_index(),
+                "prevLogIdx": previous,
+                "prevLogTerm": entry[2],
+                "entries": entries,
+            },
+        )
+
+    def _restart_peer(self, node: Node) -> None:
+        """Begin again with a peer in a new link.
+
+        What it held is where to look first, not what it holds: a disk that
+        was damaged at its end may have lost some of it meanwhile.
+        """
+        engine = self._engine
+        match = engine.match_index.get(node, 0)
+        engine.next_index[node] = match + 1 if match else self._journal.last_index + 1
+        engine.match_index[node] = 0
+        self._forget_flow(node)
+        self._probing.add(node)
+
+    def _forget_flow(self, node: Node) -> None:
+        self._inflight.pop(node, None)
+        self._inflight_bytes.pop(node, None)
+        self._told_commit.pop(node, None)
+        self._probe_sent.pop(node, None)
+        self._probing.discard(node)
+        self._cancel_sending(node)
+
+    def _on_next_node_idx(self, node: Node, message: Message) -> bool | None:
+        engine, journal = self._engine, self._journal
+        if message["term"] > engine.term():
+            self._follow_term(node, message["term"])
+            return None
+        if message["term"] < engine.term() or not engine.is_leader() or node not in engine.match_index:
+            return None  # rows 8 and 20
+        engine.last_response[node] = self._clock()
+        asked = message["next_node_idx"]
+        match = engine.match_index[node]
+        if message["success"]:
+            if asked - 1 > journal.last_index:
+                return None  # claims what this leader never sent
+            if asked - 1 > match:
+                match = engine.match_index[node] = asked - 1
+            if engine.next_index[node] <= match:
+                engine.next_index[node] = match + 1
+            if match > self._acknowledged.get(str(node.id), 0):
+                self._acknowledged[str(node.id)] = match
+            self._refused.pop(node, None)
+            if node in self._parting:
+                self._part(node, match)
+                return None
+            sending = self._sending.get(node)
+            if sending is not None and match >= sending.transfer.meta.index:
+                self._cancel_sending(node)
+            self._probing.discard(node)
+            self._probe_sent.pop(node, None)
+            flow = self._inflight.get(node)
+            while flow and flow[0][0] <= match:
+                self._inflight_bytes[node] -= flow.popleft()[1]
+            # The second of two acknowledgements mostly commits nothing and calls for nothing.
+            return (
+                match > engine.commit_index()
+                or engine.next_index[node] <= journal.last_index
+                or self._handover is not None
+            )
+        elif message["reset"]:
+            # Rows 7 and 16: never below what is known to match, and never up.
+            # Entry 1 is the same everywhere.
+            wanted = max(match + 1, 2, min(engine.next_index[node], asked))
+            if node in self._probing:
+                if wanted < engine.next_index[node]:
+                    engine.next_index[node] = wanted
+                return None
+            self._forget_flow(node)
+            engine.next_index[node] = wanted
+            self._probing.add(node)
+        return None
+
+    def _part(self, node: Node, match: int) -> None:
+        """Tell a removed node that its removal is committed, once it holds it; then no more."""
+        engine, index = self._engine, self._parting[node]
+        if match >= index:
+            if match >= self._journal.first_index:
+                self._send_entries(node, match, [])
+            del self._parting[node]
+            self._derive_readonly()
+        elif engine.next_index[node] <= self._journal.last_index:
+            self._replicate_to(node, heartbeat=False)
+
+    # Follower's side.
+
+    def _follow(self, node: Node, term: int) -> bool:
+        """Term, leader and timer of a leader's message, through the engine.
+
+        False when it is stale, or of a peer that may not lead.
+        """
+        engine = self._engine
+        if not self._counts(node):
+            return False
+        if term < engine.term():
+            # Row 8: tell a stale leader our term.
+            engine.send_acknowledgement(node, next_index=engine.commit_index() + 1, success=False)
+            return False
+        if term == engine.term() and engine.is_leader():
+            # Cannot come from a correct peer: its message must not count.
+            _log.critical(
+                "a peer claims to lead in this leader's term", extra={"peer": node.id, "term": term}
+            )
+            return False
+        self._leader_seen_at = self._clock()
+        self._prevote = None
+        self._election_granted = False
+        engine.deliver(node, {"type": "append_entries", "term": term, "commit_index": engine.commit_index()})
+        return True
+
+    def _on_append_entries(self, node: Node, message: Message) -> None:
+        engine, journal = self._engine, self._journal
+        if message["term"] >= engine.term() and self._contradicts(node, message):
+            return
+        if not self._follow(node, message["term"]):
+            return
+        self._heard_commit = max(self._heard_commit, message["commit_index"])
+        previous, previous_term = message["prevLogIdx"], message["prevLogTerm"]
+        entries: list[Entry] = message["entries"]
+        last_of_message = previous + len(entries)
+        # Rows 1 and 2: commit only what this message has shown to match.
+        commit = min(message["commit_index"], last_of_message)
+        base = journal.first_index
+        if last_of_message <= base:
+            engine.send_acknowledgement(node, next_index=last_of_message + 1, success=True)
+            return
+        if previous < base:
+            # Everything up to the base is committed, hence the same in the leader's log.
+            entries = entries[base - previous :]
+            previous, previous_term = base, journal.entries[0][2]
+        own = journal.entry(previous)
+        if own is None or own[2] != previous_term:
+            # Row 16: what is committed here matches any leader's log.
+            engine.send_acknowledgement(node, next_index=engine.commit_index() + 1, success=False, reset=True)
+            return
+        # Row 1: skip what is there already; never cut a matching tail.
+        known = 0
+        for command, index, term in entries:
+            own = journal.entry(index)
+            if own is None or own[2] != term:
+                break
+            del command
+            known += 1
+        fresh = entries[known:]
+        if not fresh:
+            self._advance_commit(node, message["term"], commit)
+            engine.send_acknowledgement(node, next_index=last_of_message + 1, success=True)
+            return
+        self._unusable = None
+        first = fresh[0][1]
+        before = journal.entry(first - 1)
+        if before is None:
+            raise InternalError(f"entry {first - 1} is missing from the own log")
+        engine.deliver(
+            node,
+            {
+                "type": "append_entries",
+                "term": message["term"],
+                "commit_index": commit,
+                "prevLogIdx": first - 1,
+                "prevLogTerm": before[2],
+                "entries": fresh,
+            },
+        )
+
+    def _contradicts(self, node: Node, message: Message) -> bool:
+        """Row 1: true for a log without what is committed here, which no leader of this term can have.
+
+        Such a message is as if lost: nothing is followed, cut or acknowledged,
+        so it harms nothing, and one peer's lie ends no other node.  Whether
+        it is the own log that is wrong, a majority of the voters decides: see
+        `fail_disputed`.
+        """
+        journal, commit = self._journal, self._engine.commit_index()
+        index = message["prevLogIdx"]
+        if index > commit:
+            return False
+        own = journal.entry(index)
+        if own is None or own[2] == message["prevLogTerm"]:
+            for _, index, term in message["entries"]:  # the index is that of the conflict
+                if index > commit:
+                    return False
+                own = journal.entry(index)
+                if own is not None and own[2] != term:
+                    break
+            else:
+                return False
+        if not self._counts(node):
+            return True
+        before, self.disputed = self.disputed, (str(node.id), message["term"], index)
+        self._disputed_at = self._clock()
+        if before != self.disputed:
+            _log.critical(
+                "a peer claims to lead and its log contradicts what is committed here: refused",
+                extra={"peer": node.id, "term": message["term"], "index": index},
+            )
+            self.on_change()
+        return True
+
+    def fail_disputed(self) -> None:
+        """A majority of the voters follows the peer of `disputed`: it is this node's log that is wrong."""
+        if self.disputed is None or self.failed is not None:
+            return
+        peer, term, index = self.disputed
+        self.fail(
+            StorageError(
+                f"the log of this node differs from that of {peer}, whom a majority follows in term {term}, "
+                f"at committed index {index}: this disk is not this node's own, or an older copy was "
+                f"written to; on a healthy node run `cyoloctl member remove {self._id.partition('~')[0]}`, "
+                "then join again under a new name with an empty data directory"
+            )
+        )
+
+    def _advance_commit(self, node: Node, term: int, commit: int) -> None:
+        if commit > self._engine.commit_index():
+            self._engine.deliver(node, {"type": "append_entries", "term": term, "commit_index": commit})
+
+    # -------------------------------------------------------------- snapshots
+
+    def _send_snapshot(self, node: Node, *, heartbeat: bool) -> None:
+        """Rows 6 and 23: one checked chunk at a time, the next when it was acknowledged."""
+        now = self._clock()
+        refused = self._refused.get(node)
+        if refused is not None and now < refused.until:
+            if heartbeat:
+                self.send(node, {"type": "heartbeat", "term": self._engine.term()})
+            return
+        sending = self._sending.get(node)
+        if sending is None:
+            try:
+                transfer = self._snapshots.open_transfer()
+            except StorageError as error:
+                if not is_shortage(error):
+                    raise
+                transfer = None  # with a later heartbeat
+                _log.warning(
+                    "a snapshot cannot be sent now, it is tried again",
+                    extra={"peer": node.id, "error": error.message, "_seldom": True},
+                )
+            if transfer is not None and len(transfer.meta.removed) > MAX_REMOVED:
+                self.maybe_compact(force=True)  # release 0.1.0 wrote it: the next one lists fewer
+            if (
+                transfer is None
+                or transfer.meta.index < self._journal.first_index
+                or len(transfer.meta.removed) > MAX_REMOVED
+            ):
+                if transfer is not None:
+                    transfer.close()
+                if heartbeat:
+                    self.send(
+                        node,
+                        {
+                            "type": "heartbeat",
+                            "term": self._engine.term(),
+                        },
+                    )
+                return
+            sending = self._sending[node] = _Sending(transfer)
+        if sending.sent_at >= 0 and not (heartbeat and now - sending.sent_at >= self._timing.heartbeat_s):
+            return
+        transfer = sending.transfer
+        sending.sent_at = now
+        meta = transfer.meta
+        self.send(
+            node,
+            {
+                "type": "snapshot_chunk",
+                "term": self._engine.term(),
+                "index": meta.index,
+                "snapshot_term": meta.term,
+                "voters": list(meta.voters),
+                "removed": list(meta.removed),
+                "total": transfer.total,
+                "digest": transfer.digest,
+                "offset": sending.offset,
+                "data": transfer.read(sending.offset, self._limits.chunk_bytes),
+            },
+        )
+
+    def _cancel_sending(self, node: Node) -> None:
+        sending = self._sending.pop(node, None)
+        if sending is not None:
+            sending.transfer.close()
+
+    def _on_snapshot_ack(self, node: Node, message: Message) -> None:
+        engine = self._engine
+        if message["term"] > engine.term():
+            self._follow_term(node, message["term"])
+            return
+        if message["term"] < engine.term() or not engine.is_leader() or node not in engine.match_index:
+            return
+        engine.last_response[node] = self._clock()
+        sending = self._sending.get(node)
+        if (
+            sending is None
+            or message["digest"] != sending.transfer.digest
+            or not 0 <= message["offset"] < sending.transfer.total
+            or message["offset"] == sending.offset
+        ):
+            return
+        sending.offset = message["offset"]
+        sending.sent_at = -1.0
+        self._send_snapshot(node, heartbeat=False)
+
+    def _on_snapshot_refused(self, node: Node, message: Message) -> None:
+        """The peer cannot use the snapshot: again later, and people are told."""
+        engine, timing = self._engine, self._timing
+        if message["term"] != engine.term() or not engine.is_leader() or node not in engine.match_index:
+            return
+        engine.last_response[node] = self._clock()
+        sending = self._sending.get(node)
+        if sending is None or sending.transfer.digest != message["digest"]:
+            return
+        self._cancel_sending(node)
+        reason = message["reason"] if message["reason"].isprintable() else "it gave no readable reason"
+        before = self._refused.get(node)
+        pause_s = timing.refused_first_s
+        if before is not None:
+            pause_s = min(2 * before.pause_s, timing.refused_last_s)
+        self._refused[node] = _Refused(reason, self._clock() + pause_s, pause_s)
+        if before is None or before.reason != reason:
+            _log.warning(
+                "a peer refuses the snapshot", extra={"peer": node.id, "reason": reason, "_seldom": True}
+            )
+            self.on_change()
+
+    def _refuse_snapshot(self, node: Node, digest: str, error: CyoloctlError) -> None:
+        """Tell the leader that its snapshot is of no use here, and people why."""
+        if self._receiving is not None:
+            self._receiving.receiver.abort()
+            self._receiving = None
+        if self._unusable != (str(node.id), error.message):
+            self._unusable = (str(node.id), error.message)
+            _log.warning(
+                "a received snapshot was refused",
+                extra={"peer": node.id, "error": error.message, "_seldom": True},
+            )
+            self.on_change()
+        self.send(
+            node,
+            {
+                "type": "snapshot_refused",
+                "term": self._engine.term(),
+                "digest": digest,
+                "reason": error.message[:1000],
+            },
+        )
+
+    def _on_heartbeat(self, node: Node, message: Message) -> None:
+        if self._follow(node, message["term"]):
+            # The term alone: nothing is claimed about the log.
+            self._engine.send_acknowledgement(node, next_index=1, success=False)
+
+    def _on_snapshot_chunk(self, node: Node, message: Message) -> None:
+        try:
+            self._take_chunk(node, message)
+        except StorageError as error:
+            if not is_shortage(error):
+                raise
+            # The leader sends it again.
+            _log.warning(
+                "a snapshot cannot be received now, it is tried again",
+                extra={"peer": node.id, "error": error.message, "_seldom": True},
+            )
+            if self._receiving is not None:
+                self._receiving.receiver.abort()
+            self._receiving = None
+        except InvalidInput as error:
+            # No correct leader sends it.  The leader begins again later, or another one does.
+            self._refuse_snapshot(node, message["digest"], error)
+
+    def _take_chunk(self, node: Node, message: Message) -> None:
+        engine, journal = self._engine, self._journal
+        if not self._follow(node, message["term"]):
+            return
+        index, term = message["index"], message["snapshot_term"]
+        if term > message["term"] or index - journal.last_index > self._limits.term_step:
+            raise InvalidInput("it is of a term or index that no leader can have")
+        own = journal.entry(index)
+        if index <= engine.applied_index() or (own is not None and own[2] == term):
+            # Row 7: nothing in it that is not here.
+            engine.send_acknowledgement(node, next_index=index + 1, success=True)
+            return
+        meta = SnapshotMeta(index, term, tuple(message["voters"]), tuple(message["removed"]))
+        key = (index, term, message["total"], message["digest"])
+        receiving = self._receiving
+        if receiving is None or receiving.key != key or receiving.source != node:
+            if receiving is not None:
+                receiving.receiver.abort()
+            receiving = self._receiving = _Receiving(
+                node, key, self._snapshots.begin_receive(meta, message["total"], message["digest"])
+            )
+        offset = receiving.receiver.write(message["offset"], message["data"])
+        if offset < message["total"]:
+            self.send(
+                node,
+                {
+                    "type": "snapshot_ack",
+                    "term": engine.term(),
+                    "digest": message["digest"],
+                    "offset": offset,
+                },
+            )
+            return
+        self._receiving = None
+        try:
+            self._install(node, receiving.receiver)
+        except StorageError as error:
+            # The machine may have the state already, and the disk has not: this is not tried again.
+            raise StorageError(error.message) from None
+
+    def _install(self, node: Node, receiver: Receiver) -> None:
+        """A complete snapshot: readable, then durable, then the journal is cut, then it is acknowledged."""
+        engine, journal = self._engine, self._journal
+        try:
+            finished = receiver.finish(self._machine.restore)
+        except StorageError:
+            raise
+        except CyoloctlError as error:
+            self._refuse_snapshot(node, receiver.digest, error)
+            return
+        self._unusable = None
+        meta = receiver.meta
+        if not finished:  # a newer one was saved meanwhile
+            loaded = self._snapshots.load()
+            if loaded is None:
+                raise InternalError("the received snapshot is gone")
+            meta, data = loaded
+            self._machine.restore(data)
+        journal.reset(meta.index, meta.term)
+        self._changes = []
+        self._rebase(meta)
+        self._applied = self._base
+        engine.set_applied(meta.index)
+        self._cluster_clock.applied(self._machine.stamp())
+        self._snapshot_bytes_mark = journal.byte_size
+        self._reconfigure()
+        for position in sorted(engine.waiting_commit, reverse=True):
+            for _, callback in engine.waiting_commit.pop(position):
+                callback(None, None)
+        _log.info("installed a snapshot", extra={"index": meta.index, "peer": node.id})
+        engine.send_acknowledgement(node, next_index=meta.index + 1, success=True)
+        self.on_change()
+
+    def maybe_compact(self, *, force: bool = False) -> None:
+        """Save a snapshot in the background when the log has grown by count or bytes."""
+        engine, journal, limits = self._engine, self._journal, self._limits
+        if self._saving or (self._clock() < self._save_again_at and not force):
+            return
+        applied = engine.applied_index()
+        if applied <= self._base_index:
+            return
+        grown = applied - self._base_index >= limits.compact_entries
+        heavy = journal.byte_size - self._snapshot_bytes_mark >= limits.compact_bytes
+        if not (grown or heavy or force):
+            return
+        entry = journal.entry(applied)
+        if entry is None:
+            raise InternalError(f"applied entry {applied} is missing from the log")
+        meta = SnapshotMeta(
+            applied, entry[2], tuple(sorted(self._applied.voters)), tuple(sorted(self._applied.removed))
+        )
+        try:
+            encode = self._machine.begin_snapshot()
+        except MemoryError as failure:
+            self._save_later(failure)
+            return
+        self._saving = True
+        store = self._snapshots
+
+        def save() -> None:
+            error: CyoloctlError | MemoryError | None = None
+            try:
+                store.save(meta, encode())
+            except (CyoloctlError, MemoryError) as failure:
+                error = failure
+            self._saved = (meta, error)
+
+        try:
+            self._run_save(save)
+        except (RuntimeError, MemoryError):  # no thread can be started
+            self._saved = (meta, MemoryError())
+
+    def _save_later(self, error: CyoloctlError | MemoryError) -> None:
+        """The log is whole without a new snapshot, only longer: try again, with longer and longer pauses."""
+        if not self._save_pause_s:
+            _log.warning(
+                "the snapshot cannot be saved now, it is tried again",
+                extra={"error": getattr(error, "message", None) or "no memory or thread is left for it"},
+            )
+        self._save_pause_s = min(_LONGEST_SAVE_PAUSE_S, max(1.0, 2 * self._save_pause_s))
+        self._save_again_at = self._clock() + self._save_pause_s
+
+    def _collect_saved(self) -> None:
+        """A background save ended: cut the journal to it (row 13: only with a durable snapshot)."""
+        if self._saved is None:
+            return
+        (meta, error), self._saved, self._saving = self._saved, None, False
+        if error is not None and is_shortage(error):
+            self._save_later(error)
+            return
+        if error is not None:
+            raise error
+        self._save_pause_s = 0.0
+        current = self._snapshots.meta
+        if current is None or current.index != meta.index or meta.index <= self._base_index:
+            return  # a newer one was installed meanwhile
+        journal = self._journal
+        self._rebase(meta)
+        keep_from, kept_bytes = meta.index, 0
+        lowest = max(journal.first_index, meta.index - self._limits.keep_entries)
+        while keep_from > lowest and kept_bytes < self._limits.compact_bytes // 4:
+            keep_from -= 1
+            entry = journal.entry(keep_from)
+            kept_bytes += 0 if entry is None else len(entry[0])
+        # A peer that is being sent an older snapshot goes on from there, if that costs little.
+        oldest = min([keep_from, *(sending.transfer.meta.index for sending in self._sending.values())])
+        if oldest > journal.first_index and journal.byte_size < 4 * self._limits.compact_bytes:
+            keep_from = oldest
+        journal.compact_to(keep_from)
+        self._snapshot_bytes_mark = journal.byte_size
+        self._reconfigure()
+        _log.info("compacted the log", extra={"index": meta.index, "first_index": keep_from})
+
+    # --------------------------------------------------------------- messages
+
+    def send(self, node: Node, message: Message) -> None:
+        """Queue a message; it leaves at the end of the tick, after everything was persisted."""
+        self._outbox.append((node, message))
+
+    def receive(self, peer: str, message: Message) -> bool:
+        """A message from the live link of an authenticated peer, decoded and well-typed.
+
+        Returns False when no `tick` is needed for it; else call that next.
+        Messages that this engine does not know are ignored.
+        """
+        if self.failed is not None:
+            return True
+        handler = _HANDLERS.get(message["type"])
+        if handler is None:
+            return False
+        self._engine.use_clock()
+        node = self._node(peer)
+        if node not in self._engine.connected:
+            return False
+        if message.get("term", 0) - self._engine.term() > self._limits.term_step:
+            _log.critical("a peer's term is beyond reason: ignored", extra={"peer": peer})
+            return False
+        try:
+            return handler(self, node, message) is not False
+        except CyoloctlError as error:
+            self.fail(error)
+            return True
+
+
+_HANDLERS: dict[str, Callable[[Replica, Node, Message], bool | None]] = {
+    "append_entries": Replica._on_append_entries,
+    "next_node_idx": Replica._on_next_node_idx,
+    "request_vote": Replica._on_request_vote,
+    "response_vote": Replica._on_response_vote,
+    "pre_vote": Replica._on_pre_vote,
+    "pre_vote_response": Replica._on_pre_vote_response,
+    "timeout_now": Replica._on_timeout_now,
+    "heartbeat": Replica._on_heartbeat,
+    "snapshot_chunk": Replica._on_snapshot_chunk,
+    "snapshot_ack": Replica._on_snapshot_ack,
+    "snapshot_refused": Replica._on_snapshot_refused,
+    "forward": Replica._on_forward,
+    "forward_result": Replica._on_forward_result,
+    "read_confirm": Replica._on_read_confirm,
+    "read_confirmed": Replica._on_read_confirmed,
+    "read_index": Replica._on_read_index,
+    "read_index_result": Replica._on_read_index_result,
+}

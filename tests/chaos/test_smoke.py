@@ -1,0 +1,83 @@
+"""Twenty seconds of real nodes under faults; `make faults` is the long version."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from tests.chaos.netns import Network, run_checked, sweep
+from tests.chaos.run import missing, run
+
+pytestmark = [pytest.mark.netns, pytest.mark.fault, pytest.mark.slow]
+
+
+@pytest.fixture(autouse=True)
+def _privilege() -> None:
+    if reason := missing():
+        pytest.skip(f"REAL NODES UNDER FAULTS ARE NOT TESTED: {reason}")
+
+
+@pytest.mark.timeout(180)
+def test_real_nodes_under_faults_stay_linearizable_and_apply_once(tmp_path: Path) -> None:
+    faults = ["kill", "pause", "partition", "one-way", "weather", "read-only", "clock"]
+    report = tmp_path / "report"
+
+    summary, outcome = run(
+        nodes=3, seconds=15.0, seed=1, report=report, faults=faults, rate=120.0, compact_entries=200
+    )
+
+    assert outcome.problems == []
+    assert summary["operations"] > 100
+    assert sum(summary["faults"].values()) >= 3
+    assert all(summary["linearizable"].values())
+    for what in ("sessions shown", "rendezvous wait", "invitations", "invitations redeemed at the end"):
+        assert summary["promises"][what] > 0, summary["promises"]
+    # The log of the first writes is gone on every node, and each id still counted once.
+    assert all(outcome.snapshots.values()), outcome.snapshots
+    assert json.loads((report / "summary.json").read_text())["passed"] is True
+    assert (report / "latency.svg").read_text().endswith("</svg>\n")
+    assert not list(Path("/run/netns").glob("cyofault-*")), "a namespace was left behind"
+    assert "cyofault" not in Path("/proc/mounts").read_text()
+
+
+def _reaches(network: Network, source: str, target: str) -> bool:
+    """Whether one UDP packet arrives; the receiver tells the time that it waited at most."""
+    listen = (
+        "import socket; s = socket.socket(socket.AF_INET, socket.SOCK_DGRAM); s.settimeout(0.5); "
+        f"s.bind(('{network.address(target)}', 9)); print('up', flush=True); print(s.recv(9) == b'x')"
+    )
+    say = (
+        "import socket; s = socket.socket(socket.AF_INET, socket.SOCK_DGRAM); "
+        f"s.sendto(b'x', ('{network.address(target)}', 9))"
+    )
+    receiver = subprocess.Popen(
+        [*network.inside(target), sys.executable, "-c", listen],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.DEVNULL,
+        text=True,
+    )
+    with receiver:
+        assert receiver.stdout is not None
+        assert receiver.stdout.readline() == "up\n"
+        run_checked(*network.inside(source), sys.executable, "-c", say)
+        return receiver.stdout.read() == "True\n"
+
+
+def test_cut_one_way_stops_packets_that_way_only_and_is_mended() -> None:
+    with Network(["a", "b"]) as network:
+        assert _reaches(network, "a", "b")
+        network.cut("a", "b")
+        assert not _reaches(network, "a", "b")
+        assert _reaches(network, "b", "a")
+        network.mend("a", "b")
+        assert _reaches(network, "a", "b")
+        network.weather(loss=1.0)
+        assert not _reaches(network, "a", "b")
+        network.calm()
+        assert _reaches(network, "a", "b")
+    assert sweep() == []
+    assert not list(Path("/run/netns").glob("cyofault-*"))
