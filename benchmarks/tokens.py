@@ -80,7 +80,7 @@ def compact(value: object) -> bytes:
 
 
 def cyoloctl_system() -> System:
-    from cyoloctl.tokens import Key, Keyring, KeyState, Session, open_token, seal
+    from cyoloctl.tokens.format import Key, Keyring, KeyState, Session, open_token, seal
 
     states = [KeyState.ENABLED, KeyState.ENABLED, KeyState.PRIMARY]
     ring = Keyring(
@@ -91,7 +91,7 @@ def cyoloctl_system() -> System:
     session = Session(claims=CLAIMS, **fields)
     return System(
         "cyoloctl",
-        "import cyoloctl.tokens",
+        "import cyoloctl.tokens.format",
         lambda: seal(ring, session, cookie_name=COOKIE),
         lambda token: open_token(ring, token, now_unix_s=NOW, cookie_name=COOKIE),
         "ring of three; context, times and the payload's spelling are checked",
@@ -99,12 +99,12 @@ def cyoloctl_system() -> System:
 
 
 def new_session_system() -> System:
-    from cyoloctl.tokens import Key, Keyring, KeyState, new_session, open_token, seal
+    from cyoloctl.tokens.format import Key, Keyring, KeyState, new_session, open_token, seal
 
     ring = Keyring([Key(b"\xfc\0\0\0", os.urandom(32), KeyState.PRIMARY, "0123456789abcdef" * 2)])
     return System(
         "cyoloctl, new session",
-        "import cyoloctl.tokens",
+        "import cyoloctl.tokens.format",
         lambda: seal(ring, new_session(PAYLOAD["sub"], CLAIMS, now_unix_s=NOW), cookie_name=COOKIE),
         lambda token: open_token(ring, token, now_unix_s=NOW, cookie_name=COOKIE),
         "the same with new_session before each seal",
@@ -242,7 +242,7 @@ def over_fernet() -> list[int]:
     """Characters more than Fernet's, for payloads of 200 to 247 bytes: Fernet pads to 16."""
     from cryptography.fernet import Fernet
 
-    from cyoloctl.tokens import Key, Keyring, KeyState, new_session, seal
+    from cyoloctl.tokens.format import Key, Keyring, KeyState, new_session, seal
 
     ring = Keyring([Key(b"\xfc\0\0\0", os.urandom(32), KeyState.PRIMARY, "0123456789abcdef" * 2)])
     fernet = Fernet(Fernet.generate_key())

@@ -32,7 +32,7 @@ from cryptography.hazmat.primitives.kdf.hkdf import HKDF
 from cyoloctl.errors import CyoloctlError, InvalidInput
 from cyoloctl.identity import parse_cluster_id
 from cyoloctl.model import Address, ClusterId, NodeName, parse_address, parse_name
-from cyoloctl.tokens import pre_auth_encoding
+from cyoloctl.tokens.format import pre_auth_encoding
 
 __all__ = [
     "MAX_TOKEN_MEMBERS",

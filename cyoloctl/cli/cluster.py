@@ -8,8 +8,8 @@ from typing import Annotated
 
 import typer
 
-from cyoloctl.cli.common import Session, command, confirm
 from cyoloctl.cli.counter import RequestIdOption
+from cyoloctl.cli.invocation import Session, command, confirm
 from cyoloctl.errors import UsageError
 
 __all__ = ["COMMANDS", "AdvertiseOption", "GatewayOption", "GatewayUrlOption", "ListenOption"]
@@ -76,9 +76,9 @@ def init(
         raise UsageError(f"--storage is {storage!r}: use disk or memory")
     if not 1 <= certificate_days <= 825:
         raise UsageError(f"--certificate-days is {certificate_days}: use 1 to 825")
-    from cyoloctl import setup
+    from cyoloctl.node import create
 
-    made = setup.init_cluster(
+    made = create.init_cluster(
         session.data_dir, name, listen, advertise, cluster, storage, gateway, gateway_url, certificate_days
     )
     session.fields(

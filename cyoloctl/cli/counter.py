@@ -8,7 +8,7 @@ from typing import Annotated, Any
 import typer
 
 from cyoloctl.cli import output
-from cyoloctl.cli.common import Session, command, confirm, parse_int64
+from cyoloctl.cli.invocation import Session, command, confirm, parse_int64
 from cyoloctl.model import parse_name
 
 __all__ = ["COMMANDS"]

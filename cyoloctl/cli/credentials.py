@@ -11,7 +11,7 @@ from typing import Annotated, Any
 import typer
 
 from cyoloctl.cli import output
-from cyoloctl.cli.common import Session, command, confirm, file_error, parse_duration_s, read_secret
+from cyoloctl.cli.invocation import Session, command, confirm, file_error, parse_duration_s, read_secret
 from cyoloctl.errors import (
     AlreadyExists,
     ConfigError,

@@ -22,7 +22,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from cyoloctl.cli import output
-from cyoloctl.cli.common import Session, command, file_error, parse_int64
+from cyoloctl.cli.invocation import Session, command, file_error, parse_int64
 from cyoloctl.errors import (
     Conflict,
     CyoloctlError,
@@ -176,11 +176,11 @@ class _Demo:
 
 
 def _form(demo: _Demo) -> None:
-    from cyoloctl import setup
+    from cyoloctl.node import create
 
     ports = _free_ports(len(demo.names))
     first = demo.names[0]
-    made = setup.init_cluster(demo.node_dir(first), first, f"127.0.0.1:{ports[0]}", None, _CLUSTER, "disk")
+    made = create.init_cluster(demo.node_dir(first), first, f"127.0.0.1:{ports[0]}", None, _CLUSTER, "disk")
     took_s = demo.start(first)
     cluster_id = made["cluster"]["id"]
     demo.proved(
@@ -192,7 +192,7 @@ def _form(demo: _Demo) -> None:
     for name, port in zip(demo.names[1:], ports[1:], strict=True):
         began = time.monotonic()
         invitation = demo.client(first).member_invite(name, learner=False, ttl_s=600)
-        setup.join(demo.node_dir(name), name, f"127.0.0.1:{port}", None, invitation["token"], demo.step_s)
+        create.join(demo.node_dir(name), name, f"127.0.0.1:{port}", None, invitation["token"], demo.step_s)
         demo.start(name)
 
         def is_voter(name: str = name) -> bool:

@@ -6,7 +6,7 @@ from collections.abc import Callable
 from typing import Any
 
 from cyoloctl.cli import output
-from cyoloctl.cli.common import Session, command
+from cyoloctl.cli.invocation import Session, command
 from cyoloctl.errors import error_classes
 
 __all__ = ["COMMANDS", "exit_code_table"]

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from cyoloctl.cli.common import file_error
+from cyoloctl.cli.invocation import file_error
 from cyoloctl.errors import ConfigError, CyoloctlError, InternalError, Unavailable, error_from_code
 from cyoloctl.process import child_command, child_environment
 

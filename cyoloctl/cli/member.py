@@ -11,7 +11,7 @@ from typing import Annotated, Any
 import typer
 
 from cyoloctl.cli import output
-from cyoloctl.cli.common import (
+from cyoloctl.cli.invocation import (
     Session,
     command,
     confirm,

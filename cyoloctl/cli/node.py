@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from cyoloctl.cli.cluster import AdvertiseOption, GatewayOption, GatewayUrlOption, ListenOption
-from cyoloctl.cli.common import Session, command, read_secret
+from cyoloctl.cli.invocation import Session, command, read_secret
 from cyoloctl.errors import ConfigError, Unavailable, Unreachable, UsageError
 
 if TYPE_CHECKING:
@@ -76,9 +76,9 @@ def start(
     if not background:
         if ready_fd is None:
             launch.require_node(session.data_dir)
-        from cyoloctl import node
+        from cyoloctl.node.run import run
 
-        status = node.run(
+        status = run(
             session.data_dir,
             log_format=log_format,
             log_level=log_level,
@@ -218,9 +218,9 @@ def join(
     node in: a learner first, a voter once it has caught up.
     """
     token = read_secret(token_file, "join token")
-    from cyoloctl import setup
+    from cyoloctl.node import create
 
-    joined = setup.join(
+    joined = create.join(
         session.data_dir, name, listen, advertise, token, session.timeout_s, gateway, gateway_url
     )
     session.fields(
@@ -238,9 +238,9 @@ def join(
 @command(connects=False, timeout_s=None)
 def info(session: Session) -> None:
     """Show what the data directory says about its node; needs no running node."""
-    from cyoloctl import setup
+    from cyoloctl.node import create
 
-    document = setup.node_info(session.data_dir)
+    document = create.node_info(session.data_dir)
     session.fields(
         document,
         [
@@ -278,11 +278,11 @@ def renew(
     """
     if request is not None and grant is not None:
         raise UsageError("use --request or --grant, not both")
-    from cyoloctl import setup
+    from cyoloctl.node import create
 
     directory = shlex.quote(str(session.data_dir))
     if request is not None:
-        written = setup.write_renewal_request(session.data_dir, request)
+        written = create.write_renewal_request(session.data_dir, request)
         session.fields(written, [("name", written["name"]), ("request", written["request"])])
         session.hint(
             "\nnext, on a member of the cluster, with this file:\n"
@@ -292,9 +292,9 @@ def renew(
         )
         return
     if grant is None:
-        done = setup.renew_here(session.data_dir)
+        done = create.renew_here(session.data_dir)
     else:
-        done = setup.accept_renewal(session.data_dir, read_secret(grant, "grant"))
+        done = create.accept_renewal(session.data_dir, read_secret(grant, "grant"))
     session.fields(
         done,
         [

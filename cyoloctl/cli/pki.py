@@ -8,7 +8,7 @@ from typing import Annotated, Any
 import typer
 
 from cyoloctl.cli import output
-from cyoloctl.cli.common import Session, command, confirm, parse_duration_s
+from cyoloctl.cli.invocation import Session, command, confirm, parse_duration_s
 from cyoloctl.cli.output import Cell
 from cyoloctl.errors import UsageError
 

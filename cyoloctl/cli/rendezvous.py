@@ -11,7 +11,7 @@ from typing import Annotated, Any
 import typer
 
 from cyoloctl.cli import output
-from cyoloctl.cli.common import Session, command, parse_duration_s, read_secret
+from cyoloctl.cli.invocation import Session, command, parse_duration_s, read_secret
 from cyoloctl.errors import (
     AuthorizationPending,
     InvalidInput,

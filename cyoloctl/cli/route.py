@@ -14,13 +14,13 @@ from typing import TYPE_CHECKING, Annotated, Any, cast
 import typer
 
 from cyoloctl.cli import output
-from cyoloctl.cli.common import Session, command, parse_duration_s
+from cyoloctl.cli.invocation import Session, command, parse_duration_s
 from cyoloctl.errors import ConfigError, CyoloctlError, InvalidInput, Unavailable, UsageError
 from cyoloctl.model import parse_hostname
 from cyoloctl.process import child_environment
 
 if TYPE_CHECKING:
-    from cyoloctl.routing import ExportOptions, Pin, RoutingTable
+    from cyoloctl.routing.table import ExportOptions, Pin, RoutingTable
 
 __all__ = ["COMMANDS"]
 
@@ -76,7 +76,7 @@ def _fetch(session: Session) -> Json:
 
 def _table(document: Json, *, every: bool = False) -> RoutingTable:
     """What the proxies need: the members with a gateway; every: for looking up, the others too."""
-    from cyoloctl.routing import Backend, RoutingTable
+    from cyoloctl.routing.table import Backend, RoutingTable
 
     return RoutingTable(
         tuple(
@@ -96,12 +96,13 @@ def _table(document: Json, *, every: bool = False) -> RoutingTable:
 
 
 def _render(proxy: str, table: RoutingTable, options: ExportOptions) -> str:
-    from cyoloctl import routing
+    from cyoloctl.routing.haproxy import export_haproxy
+    from cyoloctl.routing.nginx import export_nginx
 
     if proxy == "nginx":
-        return routing.export_nginx(table, options)
+        return export_nginx(table, options)
     if proxy == "haproxy":
-        return routing.export_haproxy(table, options)
+        return export_haproxy(table, options)
     raise UsageError(f"--format is {proxy[:40]!r}: use nginx or haproxy")
 
 
@@ -113,7 +114,7 @@ def _options(
     fragment: bool,
     run_dir: str | None,
 ) -> ExportOptions:
-    from cyoloctl.routing import ExportOptions
+    from cyoloctl.routing.table import ExportOptions
 
     return ExportOptions(
         pin=cast("Pin", pin),
@@ -152,7 +153,7 @@ def which(
     key: Annotated[str, typer.Argument(metavar="KEY", help="Any text: a session, a user, a link.")],
 ) -> None:
     """Print the node of a key: rendezvous hashing (highest random weight) over the live members."""
-    from cyoloctl.routing import order
+    from cyoloctl.routing.hrw import order
 
     found = order(key, [row["name"] for row in _fetch(session)["backends"] if row["alive"]])
     if not found:
@@ -294,7 +295,7 @@ class _Publisher:
 
     def publish(self, table: RoutingTable) -> None:
         """Raises ConfigError when the proxy refuses the file or the reload fails: it is tried again."""
-        from cyoloctl.routing import publish
+        from cyoloctl.routing.publish import publish
 
         text = _render(self._proxy, table, self._options)
         checked = None if self._whole is None else _render(self._proxy, table, self._whole)

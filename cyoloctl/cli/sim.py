@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from cyoloctl.cli import output
-from cyoloctl.cli.common import Session, command
+from cyoloctl.cli.invocation import Session, command
 from cyoloctl.cli.output import Cell
 from cyoloctl.errors import Conflict, Interrupted, InvalidInput
 

@@ -15,7 +15,7 @@ from typing import Annotated, Any
 import typer
 
 from cyoloctl.cli import output
-from cyoloctl.cli.common import Session, command
+from cyoloctl.cli.invocation import Session, command
 from cyoloctl.cli.output import Cell
 from cyoloctl.errors import (
     ClientTimeout,

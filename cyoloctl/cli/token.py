@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from cyoloctl.cli import output
-from cyoloctl.cli.common import Session, command, file_error, parse_duration_s, read_secret
+from cyoloctl.cli.invocation import Session, command, file_error, parse_duration_s, read_secret
 from cyoloctl.errors import (
     InvalidInput,
     OutcomeUnknown,
@@ -24,7 +24,7 @@ from cyoloctl.errors import (
 )
 
 if TYPE_CHECKING:
-    from cyoloctl.issuer import Issuer
+    from cyoloctl.tokens.issuer import Issuer
 
 __all__ = ["COMMANDS"]
 
@@ -178,9 +178,9 @@ def _show(session: Session, document: Json, set_cookie: bool) -> None:
 
 
 def _issuer(keyring: Path, passphrase_file: str | None) -> Issuer:
-    from cyoloctl.issuer import Issuer
-    from cyoloctl.keyring import import_ring
-    from cyoloctl.tokens import Keyring
+    from cyoloctl.keys.ring_file import import_ring
+    from cyoloctl.tokens.format import Keyring
+    from cyoloctl.tokens.issuer import Issuer
 
     assert passphrase_file is not None  # _check_options saw to it
     try:
@@ -194,7 +194,7 @@ def _issuer(keyring: Path, passphrase_file: str | None) -> Issuer:
 
 def _offline(issuer: Issuer, operation: str, item: Any, context: Json, **making: Any) -> Json:
     """One operation without a node: what the API does, but nothing is replicated."""
-    from cyoloctl.issuer import Context, read_item
+    from cyoloctl.tokens.issuer import Context, read_item
 
     given: Json = {
         **read_item(operation, item),
@@ -218,7 +218,7 @@ def _run(
 ) -> Json:
     if keyring is None:
         return session.client().call(f"token_{operation}", body=body)
-    from cyoloctl.tokens import cookie_value
+    from cyoloctl.tokens.format import cookie_value
 
     issuer = _issuer(keyring, passphrase_file)
     context = {name: body.pop(name) for name in ("cookie_name", "audience")}
@@ -341,7 +341,7 @@ def _batch(
 
 
 def _offline_item(issuer: Issuer, operation: str, item: Any, context: Json) -> Json:
-    from cyoloctl.issuer import refusal
+    from cyoloctl.tokens.issuer import refusal
 
     try:
         return _offline(issuer, operation, item, context)
@@ -463,7 +463,7 @@ def inspect(
                 "--keyring": keyring,
             },
         )
-        from cyoloctl.tokens import describe_unverified
+        from cyoloctl.tokens.format import describe_unverified
 
         try:
             seen = describe_unverified(_read_token(token))

@@ -31,7 +31,7 @@ from aiohttp import web
 
 from cyoloctl.caller import CALLER, Caller
 from cyoloctl.control import wire
-from cyoloctl.control._watches import Watcher, Watches, next_of
+from cyoloctl.control.watches import Watcher, Watches, next_of
 from cyoloctl.errors import (
     AccessDenied,
     ClientTimeout,
@@ -45,7 +45,7 @@ from cyoloctl.errors import (
     StorageError,
     Unavailable,
 )
-from cyoloctl.strangers import Budget
+from cyoloctl.web.strangers import Budget
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Awaitable

@@ -28,12 +28,13 @@ from collections import defaultdict
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
-from cyoloctl.machines import Composite, decode_command
 from cyoloctl.model import Stamp
 from cyoloctl.raft.batch import decode_batch
 from cyoloctl.raft.clock import STEP_S
 from cyoloctl.raft.journal import Entry, Journal, Store
 from cyoloctl.raft.vendor import MEMBERSHIP, STAMPED, decode_membership
+from cyoloctl.replicated.command import decode_command
+from cyoloctl.state import ClusterState
 
 if TYPE_CHECKING:
     from cyoloctl.sim.world import Node, World
@@ -107,7 +108,7 @@ class WatchedJournal(Journal):
 class WatchedMachine:
     """The real machines, with every result shown to the invariants."""
 
-    def __init__(self, composite: Composite, invariants: Invariants, node: Node) -> None:
+    def __init__(self, composite: ClusterState, invariants: Invariants, node: Node) -> None:
         self._composite, self._watch, self._node = composite, invariants, node
         self._index = self._position = 0
         self._digest_done = 0

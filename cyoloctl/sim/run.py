@@ -11,10 +11,10 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from cyoloctl.errors import CyoloctlError
-from cyoloctl.machines import MAX_TIME_UNIX_MS, encode_command
 from cyoloctl.raft.journal import Entry
 from cyoloctl.raft.replica import Limits, Proposal, ReadRequest
 from cyoloctl.raft.vendor import NO_OP, encode_membership
+from cyoloctl.replicated.command import MAX_TIME_UNIX_MS, encode_command
 from cyoloctl.sim.world import Node, World
 
 __all__ = ["FAULTS", "Report", "Violation", "run_seed"]

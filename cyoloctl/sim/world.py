@@ -20,7 +20,6 @@ from functools import partial
 from typing import Any
 
 from cyoloctl.errors import CyoloctlError, NoLeader, OutcomeUnknown
-from cyoloctl.machines import Composite
 from cyoloctl.raft.clock import MEASURED_S, ClusterClock
 from cyoloctl.raft.journal import Entry, Journal
 from cyoloctl.raft.links import (
@@ -39,6 +38,7 @@ from cyoloctl.raft.snapshot import SnapshotStore
 from cyoloctl.sim.disk import Crash, Disk, DiskFiles, DiskStore
 from cyoloctl.sim.invariants import Invariants, WatchedJournal, WatchedMachine
 from cyoloctl.sim.network import End, Network
+from cyoloctl.state import ClusterState
 
 __all__ = ["Node", "World"]
 
@@ -148,7 +148,7 @@ class Node:
         self.replica: Replica | None = None
         self.journal: WatchedJournal
         self.snapshots: SnapshotStore
-        self.composite: Composite
+        self.composite: ClusterState
         self.machine: WatchedMachine
         self.links: Links
         self.reading: End | None = None  # whose bytes are being handled
@@ -270,7 +270,7 @@ class Node:
         try:
             self.journal = WatchedJournal(DiskStore(self.disk, self.step, self._took), world.invariants, self)
             self.snapshots = SnapshotStore(DiskFiles(self.disk, self.step, self._took))
-            self.composite = Composite()
+            self.composite = ClusterState()
             self.machine = WatchedMachine(self.composite, world.invariants, self)
             self.cluster_clock = ClusterClock(self.name, wall_unix_ms=self.wall_unix_ms, monotonic=self.clock)
             replica = Replica(

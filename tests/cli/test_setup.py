@@ -11,11 +11,12 @@ from pathlib import Path
 
 import pytest
 
-from cyoloctl import joining, pki, setup
+from cyoloctl import joining, pki
 from cyoloctl.cli import main
-from cyoloctl.config import load_config
 from cyoloctl.errors import StorageError, Unreachable
 from cyoloctl.model import Address, ClusterId, NodeName
+from cyoloctl.node import create
+from cyoloctl.node.config import load_config
 from tests.cli.harness import run
 
 Capture = pytest.CaptureFixture[str]
@@ -110,7 +111,7 @@ def test_cluster_init_that_fails_half_way_leaves_nothing(
     def full(*arguments: object, **settings: object) -> None:
         raise StorageError("the disk is full")
 
-    monkeypatch.setattr(setup, "write_config", full)
+    monkeypatch.setattr(create, "write_config", full)
     assert main([*INIT, "-d", str(tmp_path / "a")]) == 74
     assert list(tmp_path.iterdir()) == []
 

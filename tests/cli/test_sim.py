@@ -14,7 +14,7 @@ from typing import Any
 import pytest
 
 from cyoloctl.cli import generate, main
-from cyoloctl.machines._requests import RequestTable
+from cyoloctl.replicated.requests import RequestTable
 from cyoloctl.sim import FAULTS
 
 

@@ -25,10 +25,10 @@ SLOW = (
     "yaml",
     "cyoloctl.cli.demo",
     "cyoloctl.cli.member",
-    "cyoloctl.config",
+    "cyoloctl.node.config",
     "cyoloctl.node",
     "cyoloctl.pki",
-    "cyoloctl.setup",
+    "cyoloctl.node.create",
 )
 INCREMENT = {("POST", "/v1/counters/default/increment"): counter("default", 42)}
 

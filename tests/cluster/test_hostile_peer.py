@@ -17,8 +17,8 @@ from typing import Any
 import pytest
 
 from cyoloctl import pki
-from cyoloctl.machines import encode_command
 from cyoloctl.raft.messages import MESSAGE_TYPES, PeerProtocolError, decode, encode
+from cyoloctl.replicated.command import encode_command
 from tests.fuzz.mutate import mutate
 from tests.fuzz.targets import example
 from tests.support.cluster import Cluster, Node, Peer, cluster_id_of, rss_kib, wait_until

@@ -12,7 +12,6 @@ from typing import Any
 
 import pytest
 
-from cyoloctl import rendezvous
 from cyoloctl.control.client import Client
 from cyoloctl.errors import (
     AlreadyExists,
@@ -24,6 +23,7 @@ from cyoloctl.errors import (
     SlowDown,
 )
 from cyoloctl.paths import control_socket_path
+from cyoloctl.rendezvous import codes
 from tests.support.cluster import (
     Cluster,
     Node,
@@ -146,7 +146,7 @@ def test_rendezvous_begun_here_and_approved_there_is_redeemed_elsewhere(nodes: l
     assert (begun["node"], begun["interval"], begun["verification_uri"]) == ("n1", 5, None)
     assert 290 <= begun["expires_in"] <= 300
     code = begun["user_code"]
-    assert rendezvous.normalise_user_code(code) == code.replace("-", "")
+    assert codes.normalise_user_code(code) == code.replace("-", "")
     seen = two.json("rendezvous", "show", code)
     assert list(seen) == SHOWN
     assert (seen["id"], seen["state"], seen["initiator"], seen["data"], seen["node"], seen["sealed"]) == (
@@ -419,7 +419,7 @@ def test_start_repeated_at_once_on_all_nodes_begins_one_record(nodes: list[Node]
 
 
 def test_key_of_an_ended_record_begins_no_other(nodes: list[Node]) -> None:
-    key = rendezvous.new_key()[1]
+    key = codes.new_key()[1]
     first = start(nodes[0], public_key=key, request_id=f"sealed-{key}")
     assert same(first, start(nodes[1], public_key=key, request_id=f"sealed-{key}"))
     call(nodes[1], "rendezvous_deny", id=first["id"])
@@ -454,9 +454,9 @@ def test_answer_with_a_request_id_applies_once_however_often_and_wherever(
 
 
 def test_sealed_answer_opens_with_the_key_of_the_initiator_alone(nodes: list[Node]) -> None:
-    private, public = rendezvous.new_key()
+    private, public = codes.new_key()
     begun = nodes[0].json("rendezvous", "start", "--kind", "secret", "--public-key", public)
-    assert begun["id"] == rendezvous.id_of_public_key(public)
+    assert begun["id"] == codes.id_of_public_key(public)
     assert show(nodes[1], begun["id"])["sealed"] is True
     request = {"user_code": begun["user_code"], "data": {"password": "söme"}, "request_id": begun["id"]}
     call(nodes[1], "rendezvous_approve", **request)
@@ -466,11 +466,11 @@ def test_sealed_answer_opens_with_the_key_of_the_initiator_alone(nodes: list[Nod
         call(nodes[2], "rendezvous_approve", **{**request, "request_id": f"other-{begun['id']}"})
     got = nodes[2].json("rendezvous", "wait", begun["id"])
     assert got["data"] is None
-    assert json.loads(rendezvous.open_result(private, public, got["sealed_result"])) == {"password": "söme"}
-    other, other_public = rendezvous.new_key()
+    assert json.loads(codes.open_result(private, public, got["sealed_result"])) == {"password": "söme"}
+    other, other_public = codes.new_key()
     for pair in ((other, other_public), (other, public), (private, other_public)):
         with pytest.raises(InvalidInput, match="not sealed for this"):
-            rendezvous.open_result(*pair, got["sealed_result"])
+            codes.open_result(*pair, got["sealed_result"])
     assert call(nodes[0], "rendezvous_approve", **request)["state"] == "consumed"
 
 

@@ -13,9 +13,9 @@ from typing import Any
 
 import pytest
 
-from cyoloctl import routing
 from cyoloctl.control.client import Client
 from cyoloctl.errors import CyoloctlError
+from cyoloctl.routing.hrw import order
 from tests.support.cluster import (
     Cluster,
     Node,
@@ -112,13 +112,13 @@ def test_hosts_given_on_any_node_are_the_same_table_on_all(
             assert backend["alive"] is True
         assert sorted(backend["role"] for backend in table["backends"]) == ["follower", "follower", "leader"]
         found = node.json("route", "resolve", "APP-2.example.com")
-        rest = routing.order("app-2.example.com", ["n1", "n3"])
+        rest = order("app-2.example.com", ["n1", "n3"])
         assert list(found) == ["schema_version", "host", "node", "order"]
         assert (found["host"], found["node"]) == ("app-2.example.com", "n2")
         assert [b["name"] for b in found["order"]] == ["n2", *rest]
         assert found["order"][0] == {"name": "n2", "address": f"127.0.0.1:{ports['n2']}", "alive": True}
         shown = node.cli("route", "resolve", "app.example.com").stdout.split()
-        assert shown == routing.order("app.example.com", NAMES)
+        assert shown == order("app.example.com", NAMES)
     cleared = nodes[1].json("member", "set-host", "n2", "--clear")
     assert cleared == {"schema_version": 1, "name": "n2", "host": None}
     assert_refused(nodes[2].cli("route", "resolve", "app-2.example.com"), 3, "route list")
@@ -127,10 +127,10 @@ def test_hosts_given_on_any_node_are_the_same_table_on_all(
 def test_which_is_rendezvous_hashing_on_every_node(nodes: list[Node]) -> None:
     for number, key in enumerate(KEYS):
         node = nodes[number % 3]
-        expected = routing.order(key, NAMES)
+        expected = order(key, NAMES)
         assert node.cli("route", "which", key).stdout == f"{expected[0]}\n"
     document = nodes[0].json("route", "which", "ключ 1")
-    expected = routing.order("ключ 1", NAMES)
+    expected = order("ключ 1", NAMES)
     assert document == {"schema_version": 1, "key": "ключ 1", "node": expected[0], "order": expected}
 
 
@@ -187,7 +187,7 @@ def test_without_any_gateway_hosts_resolve_and_nothing_can_be_exported(shared: C
     set_host(node, "n2", "app-2.example.com")
     try:
         found = node.cli("route", "resolve", "app-2.example.com")
-        assert found.stdout.split() == ["n2", *routing.order("app-2.example.com", ["n1", "n3"])]
+        assert found.stdout.split() == ["n2", *order("app-2.example.com", ["n1", "n3"])]
         assert_refused(node.cli("route", "export", "--format", "nginx"), 4, "no member has a gateway")
         assert "no gateway" in node.cli("route", "list").stdout
     finally:
@@ -208,15 +208,15 @@ def test_hosts_survive_snapshots_and_restarts_and_are_free_when_their_member_is_
         set_host(stopped[leader], name, f"app-{name[1:]}.example.com")
     share(stopped[leader], "app.example.com")
     before = {key: order_of(stopped[leader], key) for key in KEYS}
-    assert before == {key: routing.order(key, NAMES) for key in KEYS}
+    assert before == {key: order(key, NAMES) for key in KEYS}
     stopped[leader].kill()
     left = [name for name in NAMES if name != leader]
     stopped.wait_leader()
     for name in left:
         wait_until("the dead one noticed", lambda name=name: not alive(stopped[name])[leader])  # type: ignore[misc]
         # Only the keys of the dead node move, each to the next in its order.
-        for key, order in before.items():
-            assert order_of(stopped[name], key) == [node for node in order if node != leader]
+        for key, names in before.items():
+            assert order_of(stopped[name], key) == [node for node in names if node != leader]
         found = stopped[name].json("route", "resolve", f"app-{leader[1:]}.example.com")
         assert (found["node"], found["order"][0]["alive"]) == (leader, False)
     for number in range(60):
@@ -246,7 +246,7 @@ def alive(node: Node) -> dict[str, bool]:
 
 
 def order_of(node: Node, key: str) -> list[str]:
-    return routing.order(key, [name for name, up in alive(node).items() if up])
+    return order(key, [name for name, up in alive(node).items() if up])
 
 
 # --- files ---------------------------------------------------------------------------------------
@@ -394,7 +394,7 @@ def test_watch_follows_deaths_returns_and_removals_and_leaves_the_file_when_nobo
     with_gateways(stopped)
     for name in NAMES:
         set_host(stopped["n1"], name, f"app-{name[1:]}.example.com")
-    first = routing.order("app-1.example.com", ["n2", "n3"])[0]
+    first = order("app-1.example.com", ["n2", "n3"])[0]
     other = "n3" if first == "n2" else "n2"
     directory = tmp_path / "proxy"
     directory.mkdir()

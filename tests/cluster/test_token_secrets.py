@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 
-from cyoloctl.keyring import import_ring
+from cyoloctl.keys.ring_file import import_ring
 from tests.support.cluster import Cluster, Node, environment, http_exchange, unix_connect
 from tests.support.tokens import mint, wait_keys
 

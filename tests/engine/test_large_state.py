@@ -7,15 +7,15 @@ import time
 
 import pytest
 
-from cyoloctl.machines import Composite
+from cyoloctl.state import ClusterState
 
 pytestmark = pytest.mark.fault
 
 _REVOCATIONS, _COUNTERS = 60_000, 40_000
 
 
-def _large() -> Composite:
-    composite = Composite()
+def _large() -> ClusterState:
+    composite = ClusterState()
     composite.sessions._sids.entries.update(
         {f"{number:022d}": (2**53, 10**12) for number in range(_REVOCATIONS)}
     )

@@ -16,13 +16,13 @@ from typing import Any
 import pytest
 
 from cyoloctl.errors import StorageError
-from cyoloctl.machines._requests import RequestTable
-from cyoloctl.machines.clock import ClockMachine
 from cyoloctl.raft.clock import ClusterClock
 from cyoloctl.raft.journal import Journal
 from cyoloctl.raft.links import Link, Links
 from cyoloctl.raft.messages import decode
 from cyoloctl.raft.replica import Replica
+from cyoloctl.replicated.clock import ClockMachine
+from cyoloctl.replicated.requests import RequestTable
 from cyoloctl.sim import FAULTS, run_seed
 from cyoloctl.sim.disk import DiskFiles
 from cyoloctl.sim.world import Node

@@ -24,8 +24,7 @@ from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.hazmat.primitives.ciphers.aead import AESGCM
 
-from cyoloctl import joining, keyring, pki, rendezvous, routing, service, tokens
-from cyoloctl.config import Config, dump_config, load_config
+from cyoloctl import joining, pki, routing
 from cyoloctl.control import wire
 from cyoloctl.control.client import _read_credentials
 from cyoloctl.errors import (
@@ -40,17 +39,10 @@ from cyoloctl.errors import (
     TokenRejected,
     VersionMismatch,
 )
-from cyoloctl.machines import (
-    Composite,
-    Malformed,
-    decode_command,
-    decode_result_with_index,
-    describe_command,
-    encode_command,
-    refusal_reason,
-)
-from cyoloctl.machines._codec import KINDS, canonical
+from cyoloctl.keys import ring_file
 from cyoloctl.model import Address, NodeName, Stamp, parse_address
+from cyoloctl.node import service
+from cyoloctl.node.config import Config, dump_config, load_config
 from cyoloctl.raft.batch import decode_batch, encode_batch, stamp_of
 from cyoloctl.raft.journal import check_wal
 from cyoloctl.raft.messages import (
@@ -63,6 +55,19 @@ from cyoloctl.raft.messages import (
 )
 from cyoloctl.raft.snapshot import SnapshotMeta, SnapshotStore
 from cyoloctl.raft.vendor import decode_membership, encode_membership
+from cyoloctl.rendezvous import codes
+from cyoloctl.replicated.command import (
+    KINDS,
+    Malformed,
+    canonical,
+    decode_command,
+    decode_result_with_index,
+    describe_command,
+    encode_command,
+    refusal_reason,
+)
+from cyoloctl.state import ClusterState
+from cyoloctl.tokens import format as token_format
 from tests.fuzz import worlds
 from tests.fuzz.mutate import MAX_BYTES, mutate
 from tests.support import old_commands
@@ -176,7 +181,7 @@ def _session_steps() -> list[_Step]:
 def _rendezvous_steps() -> list[_Step]:
     """Three records: one redeemed, one sealed and denied, one cancelled."""
     sealed_to = base64.b64encode(bytes((9, *bytes(31)))).decode()
-    ids = ["1" * 32, rendezvous.id_of_public_key(sealed_to), "2" * 32]
+    ids = ["1" * 32, codes.id_of_public_key(sealed_to), "2" * 32]
     begin = {"kind": "mfa", "ttl_ms": 300_000, "node": "n1", "initiator": "cli:zo\u00eb", "origin": "::1"}
     steps: list[tuple[str, dict[str, Any]]] = [
         (
@@ -273,7 +278,7 @@ def _old_batch() -> bytes:
 @functools.cache
 def _snapshot_file() -> tuple[bytes, bytes]:
     """A machine's snapshot, and the file of it."""
-    machine = Composite()
+    machine = ClusterState()
     for index, command in enumerate(_commands()):
         machine.apply(index + 1, command)
     data = machine.snapshot()
@@ -414,7 +419,7 @@ def _command(data: bytes) -> None:
 
 
 def _apply(data: bytes) -> None:
-    machine = Composite()
+    machine = ClusterState()
     machine.apply(1, _commands()[0])
     stamp = stamp_of(data)
     if stamp is not None:
@@ -431,7 +436,7 @@ def _apply(data: bytes) -> None:
             assert machine.digest() == before
         elif machine.digest() != before:
             assert machine.apply(3, command, after) == result
-    again = Composite()
+    again = ClusterState()
     again.restore(machine.snapshot())
     assert again.digest() == machine.digest()
 
@@ -448,7 +453,7 @@ def _machine_snapshot(data: bytes) -> None:
     """As it is, and with a right checksum, so that what is behind it is tried."""
     taken = False
     for attempt in (data, data[:1] + sha256(data[33:]).digest() + data[33:]):
-        machine = Composite()
+        machine = ClusterState()
         machine.apply(1, _commands()[0])
         before = machine.snapshot()
         try:
@@ -681,78 +686,82 @@ def _join_request_seeds() -> list[bytes]:
     ]
 
 
-_RING = tokens.Keyring([tokens.Key(b"\xfc\0\0\1", bytes(32), tokens.KeyState.PRIMARY, "c" * 32)])
-_SESSION = tokens.new_session("alice", {"mfa": True}, now_unix_s=1_800_000_000, random=bytes)
+_RING = token_format.Keyring(
+    [token_format.Key(b"\xfc\0\0\1", bytes(32), token_format.KeyState.PRIMARY, "c" * 32)]
+)
+_SESSION = token_format.new_session("alice", {"mfa": True}, now_unix_s=1_800_000_000, random=bytes)
 
 
 def _session_token(data: bytes) -> None:
     """As text, as the bytes behind the text, and as the payload of a token that is authentic."""
     front = b"\x54\x01\xfc\0\0\1" + bytes(24)
-    okm = tokens._derive(_RING.keys[0], front[:6], bytes(24), "sid", "")
+    okm = token_format._derive(_RING.keys[0], front[:6], bytes(24), "sid", "")
     front += okm[44:]
     sealed = front + AESGCM(okm[:32]).encrypt(okm[32:44], data, front)
     rejected = TokenRejected()
     opened = 0
-    for token in (data, _text(data), tokens._text_of(data), tokens._text_of(sealed)):
+    for token in (data, _text(data), token_format._text_of(data), token_format._text_of(sealed)):
         try:
-            session = tokens.open_token(_RING, token, now_unix_s=1_800_000_000, cookie_name="sid")
+            session = token_format.open_token(_RING, token, now_unix_s=1_800_000_000, cookie_name="sid")
         except TokenRejected as error:
             rejected = error
         else:
             opened += 1
-            again = tokens.seal(_RING, session, cookie_name="sid", random=bytes)
-            assert tokens.open_token(_RING, again, now_unix_s=1_800_000_000, cookie_name="sid") == session
+            again = token_format.seal(_RING, session, cookie_name="sid", random=bytes)
+            assert (
+                token_format.open_token(_RING, again, now_unix_s=1_800_000_000, cookie_name="sid") == session
+            )
     if not opened:
         raise rejected
 
 
 def _session_token_seeds() -> list[bytes]:
-    token = tokens.seal(_RING, _SESSION, cookie_name="sid", random=bytes)
+    token = token_format.seal(_RING, _SESSION, cookie_name="sid", random=bytes)
     data = base64.urlsafe_b64decode(token + "=" * (-len(token) % 4))
-    return [token.encode(), data, tokens._payload_of(_SESSION)]
+    return [token.encode(), data, token_format._payload_of(_SESSION)]
 
 
 _PASSPHRASE = "correct horse battery"
 
 
 @functools.cache
-def _ring() -> keyring.Ring:
+def _ring() -> ring_file.Ring:
     cluster_id = worlds.keys().cluster_id
-    key = tokens.Key(b"\xfc\0\0\1", bytes(32), tokens.KeyState.PRIMARY, cluster_id)
-    retired = tokens.Key(b"\xfc\0\0\2", bytes(32), tokens.KeyState.ENABLED, cluster_id)
-    entries = (keyring.RingKey(key, 5), keyring.RingKey(retired, 1, 2, 3))
-    return keyring.Ring(cluster_id, 7 * 86_400, entries)
+    key = token_format.Key(b"\xfc\0\0\1", bytes(32), token_format.KeyState.PRIMARY, cluster_id)
+    retired = token_format.Key(b"\xfc\0\0\2", bytes(32), token_format.KeyState.ENABLED, cluster_id)
+    entries = (ring_file.RingKey(key, 5), ring_file.RingKey(retired, 1, 2, 3))
+    return ring_file.Ring(cluster_id, 7 * 86_400, entries)
 
 
-def _weak_ring_file(ring: keyring.Ring) -> bytes:
+def _weak_ring_file(ring: ring_file.Ring) -> bytes:
     """Under a passphrase, with parameters that cost nothing."""
-    return keyring._export(ring, _PASSPHRASE, bytes, memory_kib=8, passes=1, lanes=1)
+    return ring_file._export(ring, _PASSPHRASE, bytes, memory_kib=8, passes=1, lanes=1)
 
 
 def _ring_file(data: bytes) -> None:
     """As it is, and as the content of a file that the passphrase opens."""
     try:
-        ring = keyring.import_ring(data, passphrase=_PASSPHRASE)
+        ring = ring_file.import_ring(data, passphrase=_PASSPHRASE)
     except (InvalidInput, VersionMismatch, AccessDenied):
         front = _weak_ring_file(_ring()).rpartition(b"\n")[0].rpartition(b"\n")[0] + b"\n"
-        derived = keyring._derive(_PASSPHRASE.encode(), bytes(16), 1, 1, 8)
+        derived = ring_file._derive(_PASSPHRASE.encode(), bytes(16), 1, 1, 8)
         sealed = AESGCM(derived[:32]).encrypt(derived[32:], data, front)
-        ring = keyring.import_ring(front + base64.b64encode(sealed) + b"\n", passphrase=_PASSPHRASE)
-        assert keyring._encode_ring(ring) == data
-    assert keyring.import_ring(_weak_ring_file(ring), passphrase=_PASSPHRASE) == ring
+        ring = ring_file.import_ring(front + base64.b64encode(sealed) + b"\n", passphrase=_PASSPHRASE)
+        assert ring_file._encode_ring(ring) == data
+    assert ring_file.import_ring(_weak_ring_file(ring), passphrase=_PASSPHRASE) == ring
 
 
 @functools.cache
-def _node_identity() -> keyring.NodeIdentity:
+def _node_identity() -> ring_file.NodeIdentity:
     known = worlds.keys()
     directory = known.first / pki.PKI_DIRECTORY
     sealing_key = known.files.sealing_key
-    return keyring.NodeIdentity(
+    return ring_file.NodeIdentity(
         name="n1",
         cluster_id=known.cluster_id,
         certificate_pem=(directory / "node.crt").read_text(),
         sealing_key=sealing_key,
-        signature=keyring.sign_sealing_key(
+        signature=ring_file.sign_sealing_key(
             cluster_id=known.cluster_id,
             name="n1",
             sealing_key=sealing_key,
@@ -773,15 +782,15 @@ def _node_ring_file(data: bytes) -> None:
     lines = data.split(b"\n")
     if len(lines) == 5 and data.isascii():
         front = [line.decode() for line in lines[:3]]
-        signature = pki.sign_statement(_private_key("node.key"), keyring._signed(*front))
+        signature = pki.sign_statement(_private_key("node.key"), ring_file._signed(*front))
         attempts.append("\n".join([*front, signature, ""]).encode())
-    body = pki.seal(worlds.keys().files.sealing_key, data, keyring._signed(first, header))
-    signature = pki.sign_statement(_private_key("node.key"), keyring._signed(first, header, body))
+    body = pki.seal(worlds.keys().files.sealing_key, data, ring_file._signed(first, header))
+    signature = pki.sign_statement(_private_key("node.key"), ring_file._signed(first, header, body))
     attempts.append("\n".join([first, header, body, signature, ""]).encode())
     taken = False
     for attempt in attempts:
         try:
-            ring = keyring.import_ring_from_node(
+            ring = ring_file.import_ring_from_node(
                 attempt,
                 name="n1",
                 cluster_id=worlds.keys().cluster_id,
@@ -790,7 +799,7 @@ def _node_ring_file(data: bytes) -> None:
                 from_ca=None,
                 now=worlds.NOW,
             )
-            assert keyring.import_ring(_weak_ring_file(ring), passphrase=_PASSPHRASE) == ring
+            assert ring_file.import_ring(_weak_ring_file(ring), passphrase=_PASSPHRASE) == ring
             taken = True
         except (InvalidInput, VersionMismatch, AccessDenied) as error:
             refused = error
@@ -801,7 +810,7 @@ def _node_ring_file(data: bytes) -> None:
 @functools.cache
 def _node_ring() -> bytes:
     identity = _node_identity()
-    return keyring.export_ring_to_node(
+    return ring_file.export_ring_to_node(
         _ring(),
         to=identity,
         sender=identity,
@@ -812,17 +821,17 @@ def _node_ring() -> bytes:
 
 
 def _identity_text(data: bytes) -> None:
-    identity = keyring.decode_identity(_text(data), now=worlds.NOW)
-    assert keyring.decode_identity(keyring.encode_identity(identity), now=worlds.NOW) == identity
+    identity = ring_file.decode_identity(_text(data), now=worlds.NOW)
+    assert ring_file.decode_identity(ring_file.encode_identity(identity), now=worlds.NOW) == identity
 
 
 def _wrapped_key(data: bytes) -> None:
     """As text, as the bytes behind it, and as a secret that was sealed rightly."""
     key, sealing_key = _ring().keys[0], worlds.keys().files.sealing_key
-    sealed = pki.seal(sealing_key, data, keyring._wrap_info(key.cluster_id, key.key_id, "n1"))
+    sealed = pki.seal(sealing_key, data, ring_file._wrap_info(key.cluster_id, key.key_id, "n1"))
     for blob in (_text(data), base64.b64encode(data).decode(), sealed):
         try:
-            opened = keyring.unwrap(
+            opened = ring_file.unwrap(
                 blob,
                 key_id=key.key_id.hex(),
                 cluster_id=key.cluster_id,
@@ -840,7 +849,7 @@ def _wrapped_key(data: bytes) -> None:
 
 def _wrapped_seeds() -> list[bytes]:
     key = _ring().keys[0]
-    blob = keyring.wrap(key, node="n1", sealing_key=worlds.keys().files.sealing_key)
+    blob = ring_file.wrap(key, node="n1", sealing_key=worlds.keys().files.sealing_key)
     return [blob.encode(), base64.b64decode(blob), key.secret]
 
 
@@ -848,11 +857,11 @@ def _wrapped_seeds() -> list[bytes]:
 
 
 def _user_code(data: bytes) -> None:
-    letters = rendezvous.normalise_user_code(_text(data))
+    letters = codes.normalise_user_code(_text(data))
     assert len(letters) == 8
-    assert set(letters) <= set(rendezvous.USER_CODE_ALPHABET)
+    assert set(letters) <= set(codes.USER_CODE_ALPHABET)
     shown = f"{letters[:4]}-{letters[4:]}".lower()
-    assert rendezvous.hash_user_code(shown) == rendezvous.hash_user_code(_text(data))
+    assert codes.hash_user_code(shown) == codes.hash_user_code(_text(data))
 
 
 _ROUTES: dict[str, Any] = {
@@ -1188,7 +1197,7 @@ TARGETS: tuple[Target, ...] = (
         "Any bytes give an index and an object, or an error of errors.py.",
         (CyoloctlError,),
         _result,
-        lambda: [Composite().apply(7, command) for command in _commands()],
+        lambda: [ClusterState().apply(7, command) for command in _commands()],
     ),
     Target(
         "machine-snapshot",
@@ -1279,7 +1288,7 @@ TARGETS: tuple[Target, ...] = (
         "Any bytes, encrypted or not, are a key ring, or InvalidInput, VersionMismatch or AccessDenied.",
         (InvalidInput, VersionMismatch, AccessDenied),
         _ring_file,
-        lambda: [_weak_ring_file(_ring()), keyring._encode_ring(_ring())],
+        lambda: [_weak_ring_file(_ring()), ring_file._encode_ring(_ring())],
         slow=True,
     ),
     Target(
@@ -1287,7 +1296,7 @@ TARGETS: tuple[Target, ...] = (
         "Any bytes, signed and sealed or not, are a key ring, or the same three errors.",
         (InvalidInput, VersionMismatch, AccessDenied),
         _node_ring_file,
-        lambda: [_node_ring(), keyring._encode_ring(_ring())],
+        lambda: [_node_ring(), ring_file._encode_ring(_ring())],
         slow=True,
     ),
     Target(
@@ -1296,9 +1305,9 @@ TARGETS: tuple[Target, ...] = (
         (InvalidInput,),
         _identity_text,
         lambda: [
-            keyring.encode_identity(_node_identity()).encode(),
+            ring_file.encode_identity(_node_identity()).encode(),
             # Half of a surrogate pair: canonical JSON, and no text that could be encoded.
-            keyring.encode_identity(replace(_node_identity(), sealing_key="\ud800")).encode(),
+            ring_file.encode_identity(replace(_node_identity(), sealing_key="\ud800")).encode(),
         ],
     ),
     Target(

@@ -25,13 +25,13 @@ from pathlib import Path
 from typing import Any, BinaryIO, TypeVar
 
 from cyoloctl import joining, pki
-from cyoloctl.config import Config
 from cyoloctl.control import wire
 from cyoloctl.control.client import Client, _Deadline, _UnixEndpoint
 from cyoloctl.control.server import _GROUPS, build_server
 from cyoloctl.errors import CyoloctlError, StorageError
-from cyoloctl.machines import Composite, encode_command
 from cyoloctl.model import Address, NodeName, Stamp
+from cyoloctl.node.config import Config
+from cyoloctl.node.service import Service
 from cyoloctl.raft import ClusterClock, Engine, PeerIdentity
 from cyoloctl.raft.batch import encode_batch
 from cyoloctl.raft.journal import Journal, MemoryStore, SqliteStore
@@ -39,7 +39,8 @@ from cyoloctl.raft.messages import PeerProtocolError, decode, encode
 from cyoloctl.raft.replica import Limits, Replica
 from cyoloctl.raft.snapshot import SnapshotStore
 from cyoloctl.raft.vendor import NO_OP, encode_membership
-from cyoloctl.service import Service
+from cyoloctl.replicated.command import encode_command
+from cyoloctl.state import ClusterState
 from cyoloctl.tls import TlsIdentity
 
 __all__ = [
@@ -246,7 +247,7 @@ def replica_hears(data: bytes) -> None:
         "n1",
         journal=_journal(MemoryStore(), "n1 n2 n3"),
         snapshots=SnapshotStore(None),
-        machine=Composite(),
+        machine=ClusterState(),
         clock=lambda: now[0],
         cluster_clock=ClusterClock("n1", wall_unix_ms=lambda: 1_780_000_000_000, monotonic=lambda: now[0]),
         rng=random.Random(1),
@@ -365,7 +366,7 @@ class _Node:
 def _node(journal: Journal) -> _Node:
     """Call it in the loop.  Start and stop the engine."""
     known = keys()
-    machine = Composite()
+    machine = ClusterState()
     node: _Node
 
     async def on_call(name: str, body: bytes) -> bytes:

@@ -14,8 +14,9 @@ from hypothesis import example, given
 from hypothesis import strategies as st
 
 from cyoloctl.errors import StorageError, VersionMismatch
-from cyoloctl.machines import Composite, Limits, TableLimits, decode_command, describe_command
-from cyoloctl.machines._codec import canonical
+from cyoloctl.replicated.command import canonical, decode_command, describe_command
+from cyoloctl.replicated.requests import Limits, TableLimits
+from cyoloctl.state import ClusterState
 from tests.support.old_commands import encode_command
 
 # Small enough that a list of thirty commands forgets some.
@@ -105,7 +106,7 @@ def answer_of(result: bytes) -> Any:
     return value["error"]["code"] if "error" in value else (value["index"], value["value"])
 
 
-def applied_or_stopped(composite: Composite, index: int, command: bytes) -> bytes:
+def applied_or_stopped(composite: ClusterState, index: int, command: bytes) -> bytes:
     """The answer; for what a newer release wrote, that the node stops."""
     try:
         return composite.apply(index, command)
@@ -378,7 +379,7 @@ everything = st.one_of(
 
 @given(st.lists(counter_steps, max_size=40))
 def test_composite_answers_and_state_agree_with_the_model(steps: list[Step]) -> None:
-    composite, model = Composite(limits=SMALL), Model()
+    composite, model = ClusterState(limits=SMALL), Model()
     for index, step in enumerate(steps):
         assert answer_of(composite.apply(index, step.encode())) == model.apply(index, step)
         assert composite.counters.list(None, 99) == sorted(model.counters.items())
@@ -387,7 +388,7 @@ def test_composite_answers_and_state_agree_with_the_model(steps: list[Step]) -> 
 
 @given(st.lists(everything, max_size=30))
 def test_apply_never_applies_one_automatic_command_twice(commands: list[bytes]) -> None:
-    composite = Composite(limits=SMALL)
+    composite = ClusterState(limits=SMALL)
     applied: list[tuple[str, int, int]] = []
     composite.counters.on_change = lambda *change: applied.append(change)
     done: set[bytes] = set()
@@ -402,10 +403,10 @@ def test_apply_never_applies_one_automatic_command_twice(commands: list[bytes]) 
 
 @given(st.lists(everything, max_size=25), st.integers(0, 25))
 def test_snapshot_and_suffix_equal_the_full_replay(commands: list[bytes], cut: int) -> None:
-    whole, resumed = Composite(limits=SMALL), Composite(limits=SMALL)
+    whole, resumed = ClusterState(limits=SMALL), ClusterState(limits=SMALL)
     resumed.apply(1, Step("counter", "add", {"name": "leftover", "by": 1}, "left", False, 9).encode())
     results = [applied_or_stopped(whole, index, command) for index, command in enumerate(commands)]
-    half = Composite(limits=SMALL)
+    half = ClusterState(limits=SMALL)
     for index, command in enumerate(commands[:cut]):
         applied_or_stopped(half, index, command)
     resumed.restore(half.snapshot())
@@ -423,7 +424,7 @@ def test_snapshot_and_suffix_equal_the_full_replay(commands: list[bytes], cut: i
 def test_apply_of_any_bytes_answers_and_a_malformed_command_changes_nothing(
     before: list[bytes], command: bytes
 ) -> None:
-    composite = Composite(limits=SMALL)
+    composite = ClusterState(limits=SMALL)
     for index, earlier in enumerate(before):
         applied_or_stopped(composite, index, earlier)
     digest, time = composite.digest(), composite.time_unix_ms
@@ -449,7 +450,7 @@ def test_a_decoded_command_encodes_to_the_same_bytes(commands: list[bytes]) -> N
 
 @given(st.lists(member_steps, max_size=30))
 def test_members_machine_keeps_its_invariants(steps: list[Step]) -> None:
-    composite = Composite()
+    composite = ClusterState()
     machine = composite.members
     gone: set[str] = set()
     used: dict[tuple[str, str], str] = {}
@@ -502,7 +503,7 @@ def test_members_machine_keeps_its_invariants(steps: list[Step]) -> None:
                 assert composite.time_unix_ms < were_open[name].expires_unix_ms
             if step.operation == "announce":
                 assert not had
-    other = Composite()
+    other = ClusterState()
     other.restore(composite.snapshot())
     assert other.snapshot() == composite.snapshot()
 
@@ -571,7 +572,7 @@ FIRST_STEPS = [
 
 @given(key_stories)
 def test_keys_machine_keeps_its_invariants(steps: list[Step]) -> None:
-    composite = Composite()
+    composite = ClusterState()
     machine = composite.keys
     until: dict[str, int] = {}
     had_primary = False
@@ -600,7 +601,7 @@ def test_keys_machine_keeps_its_invariants(steps: list[Step]) -> None:
                 until[record.key_id] = record.tokens_until_unix_ms
         if step.operation == "promote" and isinstance(answer, tuple) and machine.primary() != before:
             assert set(primaries[0].holders) == members
-    other = Composite()
+    other = ClusterState()
     other.restore(composite.snapshot())
     assert other.snapshot() == composite.snapshot()
     assert other.keys.records() == machine.records()
@@ -608,12 +609,12 @@ def test_keys_machine_keeps_its_invariants(steps: list[Step]) -> None:
 
 @given(st.lists(session_steps, max_size=40), st.integers(0, 40))
 def test_sessions_machine_agrees_with_a_slow_model(steps: list[Step], cut: int) -> None:
-    composite = Composite()
+    composite = ClusterState()
     entries: dict[tuple[str, str], tuple[int, int]] = {}  # (kind, value) -> (level, until)
     for index, step in enumerate(steps):
         if index == cut:
             snapshot = composite.snapshot()
-            composite = Composite()
+            composite = ClusterState()
             composite.restore(snapshot)
         given_ = step.arguments
         replaced = Step(step.machine, step.operation, given_, f"r{index}", False, step.time_unix_ms)
@@ -654,7 +655,7 @@ def test_sessions_machine_agrees_with_a_slow_model(steps: list[Step], cut: int) 
 
 
 def valid_snapshot(commands: list[bytes]) -> bytes:
-    composite = Composite(limits=SMALL)
+    composite = ClusterState(limits=SMALL)
     for index, command in enumerate(commands):
         applied_or_stopped(composite, index, command)
     return composite.snapshot()
@@ -676,7 +677,7 @@ def test_restore_of_mutated_bytes_is_refused_or_exact_and_never_half_done(
 
 
 def check_restore(data: bytes) -> None:
-    composite = Composite(limits=SMALL)
+    composite = ClusterState(limits=SMALL)
     composite.apply(1, Step("counter", "add", {"name": "mine", "by": 1}, "mine", False, 9).encode())
     before = composite.snapshot()
     try:
@@ -693,4 +694,4 @@ def test_restore_of_any_changed_bit_is_refused(commands: list[bytes], data: st.D
     bit = data.draw(st.integers(0, len(snapshot) * 8 - 1))
     snapshot[bit // 8] ^= 1 << bit % 8
     with pytest.raises((StorageError, VersionMismatch)):
-        Composite(limits=SMALL).restore(bytes(snapshot))
+        ClusterState(limits=SMALL).restore(bytes(snapshot))

@@ -10,9 +10,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from cyoloctl import joining, pki
-from cyoloctl.config import Config, LogConfig, dump_config, parse_config
 from cyoloctl.errors import ConfigError, InvalidInput, VersionMismatch
 from cyoloctl.model import NAME_PATTERN, Address, ClusterId, NodeName
+from cyoloctl.node.config import Config, LogConfig, dump_config, parse_config
 
 ID = "0123456789abcdef0123456789abcdef"
 CA, _ = pki.create_ca(ID, "demo", datetime(2026, 1, 1, tzinfo=UTC))

@@ -11,9 +11,8 @@ from unittest import mock
 from hypothesis import given
 from hypothesis import strategies as st
 
-from cyoloctl.machines import rendezvous as module
-from cyoloctl.machines._codec import Malformed, Refused, canonical
-from cyoloctl.machines.rendezvous import (
+from cyoloctl.rendezvous import machine as module
+from cyoloctl.rendezvous.machine import (
     ATTEMPT_WINDOW_MS,
     LEVELS,
     MIN_TTL_MS,
@@ -22,6 +21,7 @@ from cyoloctl.machines.rendezvous import (
     RendezvousMachine,
     id_of_public_key,
 )
+from cyoloctl.replicated.command import Malformed, Refused, canonical
 
 KEY = "A" * 43 + "="
 IDS = ["1" * 32, "2" * 32, id_of_public_key(KEY)]

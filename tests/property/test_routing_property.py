@@ -8,7 +8,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from cyoloctl.routing import Backend, ExportOptions, RoutingTable, export_haproxy, export_nginx, order, which
+from cyoloctl.routing.haproxy import export_haproxy
+from cyoloctl.routing.hrw import order, which
+from cyoloctl.routing.nginx import export_nginx
+from cyoloctl.routing.table import Backend, ExportOptions, RoutingTable
 
 NAMES = st.from_regex(r"[a-z0-9]([a-z0-9-]{0,8}[a-z0-9])?", fullmatch=True)
 MEMBERS = st.sets(NAMES, min_size=1, max_size=8)

@@ -10,9 +10,9 @@ import pytest
 from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
-from cyoloctl import tokens
 from cyoloctl.errors import InvalidInput, TokenRejected
-from cyoloctl.tokens import (
+from cyoloctl.tokens import format as token_format
+from cyoloctl.tokens.format import (
     Key,
     Keyring,
     KeyState,
@@ -138,10 +138,10 @@ PIECES = [
 @settings(max_examples=300, deadline=None)
 def test_any_authentic_payload_opens_or_is_rejected(payload: bytes) -> None:
     front = b"\x54\x01" + KEY.key_id + bytes(24)
-    derived = tokens._derive(KEY, front[:6], bytes(24), COOKIE, "")
+    derived = token_format._derive(KEY, front[:6], bytes(24), COOKIE, "")
     front += derived[44:]
-    data = front + tokens.AESGCM(derived[:32]).encrypt(derived[32:44], payload, front)
-    opens_or_is_rejected(tokens._text_of(data))
+    data = front + token_format.AESGCM(derived[:32]).encrypt(derived[32:44], payload, front)
+    opens_or_is_rejected(token_format._text_of(data))
 
 
 anything = st.recursive(

@@ -18,7 +18,7 @@ from cryptography import x509
 from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 
-from cyoloctl.routing import Backend, ExportOptions, RoutingTable
+from cyoloctl.routing.table import Backend, ExportOptions, RoutingTable
 from tests.support.proxies import EXPORTS, NAMES, SHARED, Kind, host_of, require, site
 
 KINDS = pytest.mark.parametrize("kind", ["nginx", "haproxy"])

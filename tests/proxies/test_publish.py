@@ -8,7 +8,8 @@ from pathlib import Path
 import pytest
 
 from cyoloctl.errors import ConfigError, InvalidInput, StorageError
-from cyoloctl.routing import Backend, ExportOptions, RoutingTable, publish
+from cyoloctl.routing.publish import publish
+from cyoloctl.routing.table import Backend, ExportOptions, RoutingTable
 from tests.support.proxies import EXPORTS, Kind, require
 
 KINDS = pytest.mark.parametrize("kind", ["nginx", "haproxy"])

@@ -18,7 +18,7 @@ from pathlib import Path
 
 import pytest
 
-from cyoloctl import routing
+from cyoloctl.routing.hrw import order
 from tests.support.cluster import Cluster, environment, free_port, wait_until
 from tests.support.gateways import HOST, Page, Visitor, add_gateways, begin, session, wait_gateways
 from tests.support.proxies import NAMES, Kind, host_of, proxy_process, require
@@ -26,7 +26,7 @@ from tests.support.proxies import NAMES, Kind, host_of, proxy_process, require
 pytestmark = [pytest.mark.cluster, pytest.mark.timeout(120)]
 
 KINDS = pytest.mark.parametrize("kind", ["nginx", "haproxy"])
-NEXT = routing.order(host_of("n1"), ["n2", "n3"])[0]
+NEXT = order(host_of("n1"), ["n2", "n3"])[0]
 
 
 @dataclass(frozen=True)

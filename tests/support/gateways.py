@@ -10,8 +10,8 @@ from dataclasses import dataclass, field, replace
 from typing import Any
 from urllib.parse import urlencode
 
-from cyoloctl.config import GatewayConfig, load_config, write_config
 from cyoloctl.model import Address
+from cyoloctl.node.config import GatewayConfig, load_config, write_config
 from tests.support.cluster import Cluster, Node, free_port, wait_until
 
 __all__ = ["HOST", "Page", "Visitor", "add_gateways", "begin", "session", "wait_gateways"]

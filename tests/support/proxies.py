@@ -17,7 +17,9 @@ from typing import Any, Literal
 
 import pytest
 
-from cyoloctl.routing import Backend, ExportOptions, RoutingTable, export_haproxy, export_nginx
+from cyoloctl.routing.haproxy import export_haproxy
+from cyoloctl.routing.nginx import export_nginx
+from cyoloctl.routing.table import Backend, ExportOptions, RoutingTable
 from tests.support.cluster import free_port
 
 __all__ = [

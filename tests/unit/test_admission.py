@@ -13,10 +13,10 @@ from typing import Any
 import pytest
 
 from cyoloctl import pki
+from cyoloctl.credentials import admission
+from cyoloctl.credentials.admission import Admission
 from cyoloctl.errors import AccessDenied, NoLeader, Unavailable
-from cyoloctl.machines import Composite
-from cyoloctl.service import _admission
-from cyoloctl.service._admission import Admission
+from cyoloctl.state import ClusterState
 from tests.support.forger import Forged, Forger
 
 ID = "c" * 32
@@ -81,7 +81,7 @@ class World:
 
     def __init__(self, directory: Path, forger: Forger, *, caught_up: bool = True) -> None:
         self.directory, self.forger = directory, forger
-        self.composite = Composite()
+        self.composite = ClusterState()
         self.net = Net()
         self.now_ms = time.time_ns() // 1_000_000
         self.index = 0
@@ -313,7 +313,7 @@ async def test_node_that_starts_judges_by_what_it_knew_when_it_ran_last(world: W
     known, removed, new = world.member("n2"), world.member("n3"), world.forger.certificate("n4", "node")
     world.apply("members", "remove", name="n3")
     await run_for(world.judge, (world.directory / "members.json").exists)
-    world.composite = Composite()  # a start with an empty state: how much of the log holds is not known yet
+    world.composite = ClusterState()  # a start with an empty state
     judge = world.restart(caught_up=False)
     assert judge.peer(Tls(known)) == "n2"
     assert "somebody else" in world.why_peer(world.forger.certificate("n2", "node"))
@@ -327,7 +327,7 @@ async def test_node_that_starts_judges_by_what_it_knew_when_it_ran_last(world: W
 @pytest.mark.parametrize("text", ["", "{}", '{"members":[],"removed":1}', "\xff", '{"members":{"n2":{}}}'])
 async def test_damaged_memory_of_members_counts_as_none(world: World, text: str) -> None:
     (world.directory / "members.json").write_bytes(text.encode("latin-1"))
-    world.composite = Composite()
+    world.composite = ClusterState()
     world.restart(caught_up=False)
     assert world.judge.peer(Tls(world.forger.certificate("n2", "node"))) == "n2"
 
@@ -387,9 +387,9 @@ async def test_word_of_a_voter_ends_when_the_state_here_knows_the_name(world: Wo
 async def test_word_of_a_voter_runs_out_unless_it_is_renewed(
     world: World, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(_admission, "_VOUCHED_S", 0.3)
-    monkeypatch.setattr(_admission, "_ASK_AGAIN_S", 0.0)
-    monkeypatch.setattr(_admission, "_DOUBT_S", 0.1)
+    monkeypatch.setattr(admission, "_VOUCHED_S", 0.3)
+    monkeypatch.setattr(admission, "_ASK_AGAIN_S", 0.0)
+    monkeypatch.setattr(admission, "_DOUBT_S", 0.1)
     ahead, shown = await vouching(world, tmp_path)
     world.judge.peer(Tls(shown))
     await until(lambda: world.judge.peer(Tls(shown)) == "n4")
@@ -413,7 +413,7 @@ async def test_strangers_cost_a_bounded_number_of_questions(world: World, tmp_pa
     await vouching(world, tmp_path)
     for number in range(300):
         world.judge._ask_about(f"g{number}", f"{number:064x}")
-    assert len(world.judge._tasks) == _admission._MAX_STRANGERS
+    assert len(world.judge._tasks) == admission._MAX_STRANGERS
     await until(lambda: not world.judge._tasks)
 
 
@@ -430,7 +430,7 @@ async def test_sweep_ends_the_sessions_of_whoever_does_not_count_any_more(
     world.apply("members", "remove", name="n2")
     world.judge.sweep()
     assert world.net.ended == []  # for a moment: it may wait for the answer to its own removal
-    monkeypatch.setattr(_admission, "_DOUBT_S", 0.0)
+    monkeypatch.setattr(admission, "_DOUBT_S", 0.0)
     world.judge.sweep()
     assert world.net.ended == [("n2", "removed")]
     world.now_ms += 2 * 86_400_000
@@ -443,7 +443,7 @@ async def test_sweep_ends_the_sessions_of_whoever_does_not_count_any_more(
 
 
 async def test_sweeps_go_on_after_one_that_failed(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(_admission, "_SWEEP_S", 0.01)
+    monkeypatch.setattr(admission, "_SWEEP_S", 0.01)
     calls = []
 
     def fail() -> None:

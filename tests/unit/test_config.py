@@ -15,7 +15,9 @@ from pathlib import Path
 
 import pytest
 
-from cyoloctl.config import (
+from cyoloctl.errors import AlreadyExists, ConfigError, StorageError, VersionMismatch
+from cyoloctl.model import Address, ClusterId, NodeName
+from cyoloctl.node.config import (
     Config,
     GatewayConfig,
     LogConfig,
@@ -24,8 +26,6 @@ from cyoloctl.config import (
     parse_config,
     write_config,
 )
-from cyoloctl.errors import AlreadyExists, ConfigError, StorageError, VersionMismatch
-from cyoloctl.model import Address, ClusterId, NodeName
 from cyoloctl.paths import (
     MAX_SOCKET_PATH_BYTES,
     control_socket_path,

@@ -13,8 +13,7 @@ from hypothesis import strategies as st
 
 from cyoloctl import base64url
 from cyoloctl.errors import ConfigError, CyoloctlError, InvalidInput, Unavailable, error_classes
-from cyoloctl.gateway import tls_context
-from cyoloctl.gateway._forms import (
+from cyoloctl.gateway.forms import (
     Forms,
     Refused,
     browser_of,
@@ -24,8 +23,8 @@ from cyoloctl.gateway._forms import (
     parse_host,
     person_caller,
 )
-from cyoloctl.gateway._pages import Html, fill
-from cyoloctl.gateway._server import _refused
+from cyoloctl.gateway.pages import Html, fill
+from cyoloctl.gateway.server import _refused, tls_context
 
 TRUSTED = [ipaddress.ip_network(text) for text in ("127.0.0.0/8", "::1/128", "10.0.0.0/8")]
 KEYS = [(bytes([0xFC, 0, 0, number]), bytes([number]) * 32) for number in range(3)]

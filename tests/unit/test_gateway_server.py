@@ -14,8 +14,9 @@ import pytest
 
 from cyoloctl.caller import CALLER, Actor, Caller
 from cyoloctl.errors import Conflict, NotFound, TokenRejected
-from cyoloctl.gateway import Gateway, GatewaySettings, Limits
-from cyoloctl.gateway._forms import Begun, Forms, network_caller, person_caller
+from cyoloctl.gateway.forms import Begun, Forms, network_caller, person_caller
+from cyoloctl.gateway.server import Gateway
+from cyoloctl.gateway.settings import GatewaySettings, Limits
 
 SETTINGS = GatewaySettings(trusted_proxies=(), metrics_clients=(), begin=("mfa",))
 NOW = 1_000_000_000

@@ -5,8 +5,8 @@ from __future__ import annotations
 import pytest
 
 from cyoloctl.errors import TokenRejected, Unavailable
-from cyoloctl.issuer import Context, Issuer
-from cyoloctl.tokens import Key, Keyring
+from cyoloctl.tokens.format import Key, Keyring
+from cyoloctl.tokens.issuer import Context, Issuer
 
 NOW = 1_800_000_000
 RING = Keyring([Key(b"\xfc\x00\x00\x01", b"k" * 32, "primary", "a" * 32)])

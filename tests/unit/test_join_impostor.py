@@ -17,10 +17,11 @@ from pathlib import Path
 
 import pytest
 
-from cyoloctl import joining, pki, setup
+from cyoloctl import joining, pki
 from cyoloctl.errors import AccessDenied
 from cyoloctl.identity import Identity
 from cyoloctl.model import ClusterId, NodeName, parse_address
+from cyoloctl.node import create
 
 ID = "0123456789abcdef0123456789abcdef"
 
@@ -92,7 +93,7 @@ def test_join_at_an_address_that_a_removed_learner_took_tells_it_nothing(
         members=((NodeName("n1"), parse_address(learner.address)),),
     )
     with pytest.raises(AccessDenied, match="n9 answers there, not n1"):
-        setup.join(tmp_path / "n4", "n4", "127.0.0.1:1", None, joining.encode_token(token), 5.0)
+        create.join(tmp_path / "n4", "n4", "127.0.0.1:1", None, joining.encode_token(token), 5.0)
     assert not (tmp_path / "n4").exists()
     asked = [heard.split(b" HTTP/", 1)[0] for heard in learner.heard if heard]
     assert len(asked) == 1

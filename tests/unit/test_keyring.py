@@ -18,12 +18,14 @@ from cryptography.hazmat.primitives.asymmetric import x25519
 from cryptography.hazmat.primitives.ciphers.aead import AESGCM
 from cryptography.hazmat.primitives.kdf.argon2 import Argon2id
 
-from cyoloctl import keyring, pki
+from cyoloctl import pki
 from cyoloctl.errors import AccessDenied, ConfigError, CyoloctlError, InvalidInput, VersionMismatch
-from cyoloctl.keyring import NodeIdentity, Ring, RingKey
-from cyoloctl.machines import Composite, decode_result
+from cyoloctl.keys import ring_file
+from cyoloctl.keys.ring_file import NodeIdentity, Ring, RingKey
 from cyoloctl.model import NodeName
-from cyoloctl.tokens import Key, Keyring, KeyState, new_session, open_token, pre_auth_encoding, seal
+from cyoloctl.replicated.command import decode_result
+from cyoloctl.state import ClusterState
+from cyoloctl.tokens.format import Key, Keyring, KeyState, new_session, open_token, pre_auth_encoding, seal
 from tests.support.old_commands import encode_command
 
 NOW = datetime(2027, 1, 15, 8, tzinfo=UTC)
@@ -60,7 +62,7 @@ def new_node(cluster: Cluster, name: str, *, role: pki.AccessRole = "node", now:
     request = pki.make_request(name)
     identity = pki.Identity(NodeName(name), role, pki.parse_cluster_id(cluster.id))
     certificate = pki.issue(cluster.ca, cluster.ca_key, request.request_pem, identity, now=now, days=30)
-    signature = keyring.sign_sealing_key(
+    signature = ring_file.sign_sealing_key(
         cluster_id=cluster.id,
         name=name,
         sealing_key=request.sealing_key,
@@ -90,11 +92,11 @@ def ring(cluster_id: str = ID) -> Ring:
 
 def test_new_key_is_pending_and_random_and_not_taken() -> None:
     bytes_given = itertools.chain([b"\0\0\1", b"\0\0\2", b"k" * 32])
-    key = keyring.new_key(ID, random=lambda size: next(bytes_given), taken={"fc000001"})
+    key = ring_file.new_key(ID, random=lambda size: next(bytes_given), taken={"fc000001"})
     assert (key.key_id_hex, key.secret, key.state, key.cluster_id) == ("fc000002", b"k" * 32, "pending", ID)
-    assert keyring.new_key(ID).secret != keyring.new_key(ID).secret
+    assert ring_file.new_key(ID).secret != ring_file.new_key(ID).secret
     with pytest.raises(InvalidInput):
-        keyring.new_key("mine")
+        ring_file.new_key("mine")
 
 
 def unwrapped(blob: str, **other: Any) -> Key:
@@ -106,11 +108,11 @@ def unwrapped(blob: str, **other: Any) -> Key:
         "state": "primary",
         "fingerprint": KEY.fingerprint,
     }
-    return keyring.unwrap(blob, **{**known, **other})
+    return ring_file.unwrap(blob, **{**known, **other})
 
 
 def test_wrap_then_unwrap_is_the_key_in_80_bytes_that_differ_each_time() -> None:
-    blobs = [keyring.wrap(KEY, node="n1", sealing_key=N1.identity.sealing_key) for _ in range(2)]
+    blobs = [ring_file.wrap(KEY, node="n1", sealing_key=N1.identity.sealing_key) for _ in range(2)]
     assert blobs[0] != blobs[1]
     assert {len(base64.b64decode(blob)) for blob in blobs} == {80}
     assert unwrapped(blobs[0]) == KEY
@@ -118,7 +120,7 @@ def test_wrap_then_unwrap_is_the_key_in_80_bytes_that_differ_each_time() -> None
 
 
 def test_wrap_is_hpke_with_the_documented_info() -> None:
-    blob = keyring.wrap(KEY, node="n1", sealing_key=N1.identity.sealing_key)
+    blob = ring_file.wrap(KEY, node="n1", sealing_key=N1.identity.sealing_key)
     info = pre_auth_encoding(b"cyoloctl key v1", ID.encode(), b"\xfc\x00\x00\x01", b"n1")
     assert pki.open_sealed(N1.sealing_pem, blob, info) == bytes(range(32))
 
@@ -143,14 +145,14 @@ def test_wrap_is_hpke_with_the_documented_info() -> None:
     ids=str,
 )
 def test_unwrap_of_anything_else_is_one_error_without_the_key(other: dict[str, Any]) -> None:
-    blob = keyring.wrap(KEY, node="n1", sealing_key=N1.identity.sealing_key)
+    blob = ring_file.wrap(KEY, node="n1", sealing_key=N1.identity.sealing_key)
     with pytest.raises(InvalidInput, match=r"cannot be opened here: .* \(key rewrap\)") as caught:
         unwrapped(blob, **other)
     assert caught.value.__context__ is None
 
 
 def test_unwrap_of_every_changed_bit_and_of_any_text_is_the_one_error() -> None:
-    good = base64.b64decode(keyring.wrap(KEY, node="n1", sealing_key=N1.identity.sealing_key))
+    good = base64.b64decode(ring_file.wrap(KEY, node="n1", sealing_key=N1.identity.sealing_key))
     rng = random.Random(1)
     flipped = [
         base64.b64encode(good[: bit // 8] + bytes([good[bit // 8] ^ 1 << bit % 8]) + good[bit // 8 + 1 :])
@@ -171,14 +173,14 @@ def test_unwrap_with_a_broken_private_key_is_a_configuration_error() -> None:
 
 def test_wrap_to_a_point_of_low_order_is_invalid_input() -> None:
     with pytest.raises(InvalidInput):
-        keyring.wrap(KEY, node="n1", sealing_key=base64.b64encode(bytes(32)).decode())
+        ring_file.wrap(KEY, node="n1", sealing_key=base64.b64encode(bytes(32)).decode())
 
 
 # -- whose sealing key it is --------------------------------------------------------------------
 
 
 def verify(identity: NodeIdentity, *, now: datetime = NOW, **other: Any) -> None:
-    keyring.verify_sealing_key(now=now, **{name: getattr(identity, name) for name in FIELDS} | other)
+    ring_file.verify_sealing_key(now=now, **{name: getattr(identity, name) for name in FIELDS} | other)
 
 
 FIELDS = ("cluster_id", "name", "sealing_key", "certificate_pem", "signature", "ca_pem")
@@ -239,24 +241,24 @@ def test_sealing_key_statement_names_cluster_name_and_key_apart() -> None:
 
 
 def test_identity_is_read_back_and_shows_the_fingerprint_of_its_ca() -> None:
-    text = keyring.encode_identity(FAR.identity)
+    text = ring_file.encode_identity(FAR.identity)
     assert text.count("\n") == 1
-    identity = keyring.decode_identity(text, now=NOW)
+    identity = ring_file.decode_identity(text, now=NOW)
     assert identity == FAR.identity
     assert identity.ca_sha256 == pki.certificate_sha256(THEIRS.ca)
     assert len(identity.ca_sha256) == 64
 
 
 def test_decode_identity_of_changed_text_is_invalid_input() -> None:
-    text = keyring.encode_identity(N1.identity)
+    text = ring_file.encode_identity(N1.identity)
     rng = random.Random(2)
     for at in rng.sample(range(len(text) - 1), 200):
         changed = text[:at] + chr(ord(text[at]) ^ 1 << rng.randrange(7)) + text[at + 1 :]
         with pytest.raises(InvalidInput):
-            keyring.decode_identity(changed, now=NOW)
+            ring_file.decode_identity(changed, now=NOW)
     for wrong in ("", "[]", "null", "[" * 100_000, text + " ", text.replace('"name"', '"nome"'), "9" * 5000):
         with pytest.raises(InvalidInput):
-            keyring.decode_identity(wrong, now=NOW)
+            ring_file.decode_identity(wrong, now=NOW)
 
 
 # -- files under a passphrase -------------------------------------------------------------------
@@ -264,14 +266,14 @@ def test_decode_identity_of_changed_text_is_invalid_input() -> None:
 
 def cheap(given: Ring | None = None, passphrase: str = PASSPHRASE, **cost: int) -> bytes:
     """An export that costs next to nothing to open."""
-    return keyring._export(
+    return ring_file._export(
         given or ring(), passphrase, os.urandom, **{"memory_kib": 8, "passes": 1, "lanes": 1, **cost}
     )
 
 
 def test_export_ring_then_import_ring_is_the_ring() -> None:
-    data = keyring.export_ring(ring(), passphrase=PASSPHRASE)
-    assert keyring.import_ring(data, passphrase=PASSPHRASE) == ring()
+    data = ring_file.export_ring(ring(), passphrase=PASSPHRASE)
+    assert ring_file.import_ring(data, passphrase=PASSPHRASE) == ring()
     first, header, body, end = data.decode("ascii").split("\n")
     assert (first, end) == ("cyoloctl keyring 1 passphrase", "")
     assert json.loads(header) | {"salt": ""} == {
@@ -302,19 +304,19 @@ def test_exported_file_opens_by_its_documentation_alone() -> None:
 def test_imported_ring_opens_tokens_of_the_ring_that_was_exported() -> None:
     session = new_session("ann", {}, now_unix_s=NOW_MS // 1000)
     token = seal(Keyring(ring().keys), session, cookie_name="cyolo-sid")
-    opened = Keyring(keyring.import_ring(cheap(), passphrase=PASSPHRASE).keys)
+    opened = Keyring(ring_file.import_ring(cheap(), passphrase=PASSPHRASE).keys)
     assert open_token(opened, token, now_unix_s=NOW_MS // 1000, cookie_name="cyolo-sid") == session
 
 
 @pytest.mark.parametrize("passphrase", ["", "eleven char", "n\u0303" * 11])
 def test_export_ring_under_a_short_passphrase_is_invalid_input(passphrase: str) -> None:
     with pytest.raises(InvalidInput, match="at least 12"):
-        keyring.export_ring(ring(), passphrase=passphrase)
+        ring_file.export_ring(ring(), passphrase=passphrase)
 
 
 def test_passphrase_is_the_same_however_a_keyboard_composes_it() -> None:
     data = cheap(passphrase="motörhead forever")
-    assert keyring.import_ring(data, passphrase="moto\u0308rhead forever") == ring()
+    assert ring_file.import_ring(data, passphrase="moto\u0308rhead forever") == ring()
 
 
 DENIED = "the passphrase is wrong, or the file was changed"
@@ -323,7 +325,7 @@ DENIED = "the passphrase is wrong, or the file was changed"
 @pytest.mark.parametrize("passphrase", ["", "short", PASSPHRASE + " ", PASSPHRASE.upper(), "\ud800" * 20])
 def test_import_ring_with_a_wrong_passphrase_is_access_denied(passphrase: str) -> None:
     with pytest.raises(AccessDenied, match=DENIED):
-        keyring.import_ring(cheap(), passphrase=passphrase)
+        ring_file.import_ring(cheap(), passphrase=passphrase)
 
 
 def test_import_ring_of_a_changed_salt_cost_cluster_or_body_is_access_denied() -> None:
@@ -341,7 +343,7 @@ def test_import_ring_of_a_changed_salt_cost_cluster_or_body_is_access_denied() -
     ]:
         assert old in data
         with pytest.raises(AccessDenied, match=DENIED):
-            keyring.import_ring(data.replace(old, new), passphrase=PASSPHRASE)
+            ring_file.import_ring(data.replace(old, new), passphrase=PASSPHRASE)
 
 
 @pytest.mark.parametrize(
@@ -375,7 +377,7 @@ def test_import_ring_with_a_cost_or_header_out_of_bounds_is_invalid_input_at_onc
     text = "\n".join([first, json.dumps(changed, sort_keys=True, separators=(",", ":")), body, end])
     began = time.perf_counter()
     with pytest.raises(InvalidInput):
-        keyring.import_ring(text.encode(), passphrase=PASSPHRASE)
+        ring_file.import_ring(text.encode(), passphrase=PASSPHRASE)
     assert time.perf_counter() - began < 1  # ten passes over 2**62 KiB would take a little longer
 
 
@@ -407,12 +409,12 @@ def test_import_ring_with_a_cost_or_header_out_of_bounds_is_invalid_input_at_onc
 )
 def test_import_ring_of_what_is_not_such_a_file_is_invalid_input(data: bytes) -> None:
     with pytest.raises(InvalidInput):
-        keyring.import_ring(data, passphrase=PASSPHRASE)
+        ring_file.import_ring(data, passphrase=PASSPHRASE)
 
 
 def test_import_ring_of_a_newer_version_says_so() -> None:
     with pytest.raises(VersionMismatch, match="upgrade"):
-        keyring.import_ring(b"cyoloctl keyring 2 anything\nat all", passphrase=PASSPHRASE)
+        ring_file.import_ring(b"cyoloctl keyring 2 anything\nat all", passphrase=PASSPHRASE)
 
 
 def hostile(data: bytes, attempt: Callable[[bytes], Ring], rounds: int, seed: int) -> None:
@@ -438,7 +440,7 @@ def hostile(data: bytes, attempt: Callable[[bytes], Ring], rounds: int, seed: in
 
 def test_import_ring_of_any_bytes_is_the_ring_or_a_refusal() -> None:
     def attempt(changed: bytes) -> Ring:
-        return keyring.import_ring(changed, passphrase=PASSPHRASE)
+        return ring_file.import_ring(changed, passphrase=PASSPHRASE)
 
     hostile(cheap(), attempt, 1500, 3)
 
@@ -469,14 +471,15 @@ def test_import_ring_of_any_bytes_is_the_ring_or_a_refusal() -> None:
     ],
 )
 def test_ring_with_a_wrong_field_is_invalid_input_that_shows_no_secret(change: Any) -> None:
-    value = json.loads(keyring._encode_ring(ring()))
+    value = json.loads(ring_file._encode_ring(ring()))
     assert (
-        keyring._decode_ring(json.dumps(value, sort_keys=True, separators=(",", ":")).encode(), ID) == ring()
+        ring_file._decode_ring(json.dumps(value, sort_keys=True, separators=(",", ":")).encode(), ID)
+        == ring()
     )
     change(value)
     data = json.dumps(value, sort_keys=True, separators=(",", ":")).encode()
     with pytest.raises(InvalidInput) as caught:
-        keyring._decode_ring(data, ID)
+        ring_file._decode_ring(data, ID)
     assert caught.value.__context__ is None  # the cause might quote a secret
     assert base64.b64encode(KEY.secret).decode() not in str(caught.value)
 
@@ -503,7 +506,7 @@ def test_repr_of_a_ring_shows_no_secret() -> None:
 
 
 def to_node(to: Node = N2, sender: Node = N1, to_ca: str | None = None, given: Ring | None = None) -> bytes:
-    return keyring.export_ring_to_node(
+    return ring_file.export_ring_to_node(
         given or ring(sender.identity.cluster_id),
         to=to.identity,
         sender=sender.identity,
@@ -514,7 +517,7 @@ def to_node(to: Node = N2, sender: Node = N1, to_ca: str | None = None, given: R
 
 
 def from_node(data: bytes, at: Node = N2, from_ca: str | None = None, *, now: datetime = NOW) -> Ring:
-    return keyring.import_ring_from_node(
+    return ring_file.import_ring_from_node(
         data,
         name=at.name,
         cluster_id=at.identity.cluster_id,
@@ -574,7 +577,7 @@ def test_ring_signed_again_by_another_node_does_not_open() -> None:
     mine = json.loads(header)
     mine["from"] |= {"name": "n3", "certificate_pem": n3.identity.certificate_pem}
     lines = [first, json.dumps(mine, sort_keys=True, separators=(",", ":")), body]
-    lines.append(pki.sign_statement(n3.key_pem, keyring._signed(*lines)))
+    lines.append(pki.sign_statement(n3.key_pem, ring_file._signed(*lines)))
     with pytest.raises(AccessDenied, match="file was changed"):
         from_node("\n".join([*lines, ""]).encode())
 
@@ -590,7 +593,7 @@ def test_import_ring_from_node_of_any_bytes_is_the_ring_or_a_refusal() -> None:
 
 def test_import_of_the_other_kind_of_file_says_which_it_is() -> None:
     with pytest.raises(InvalidInput, match="sealed to a node"):
-        keyring.import_ring(to_node(), passphrase=PASSPHRASE)
+        ring_file.import_ring(to_node(), passphrase=PASSPHRASE)
     with pytest.raises(InvalidInput, match="under a passphrase"):
         from_node(cheap())
 
@@ -599,7 +602,7 @@ def test_import_of_the_other_kind_of_file_says_which_it_is() -> None:
 
 
 def test_imported_ring_becomes_replicated_keys_that_each_node_opens() -> None:
-    composite, index = Composite(), itertools.count(1)
+    composite, index = ClusterState(), itertools.count(1)
 
     def apply(machine: str, operation: str, arguments: dict[str, Any]) -> dict[str, Any]:
         n = next(index)
@@ -623,7 +626,7 @@ def test_imported_ring_becomes_replicated_keys_that_each_node_opens() -> None:
             },
         )
     sealing = {name: announced.sealing_key for name, announced in composite.keys.nodes().items()}
-    arguments = keyring.import_arguments(ring(), sealing, now_unix_ms=NOW_MS)
+    arguments = ring_file.import_arguments(ring(), sealing, now_unix_ms=NOW_MS)
     assert apply("keys", "import", arguments) == {"imported": ["fc000001", "fc000002"], "known": []}
 
     primary, old = composite.keys.records()
@@ -631,7 +634,7 @@ def test_imported_ring_becomes_replicated_keys_that_each_node_opens() -> None:
     assert (old.state, old.retired_unix_ms, old.tokens_until_unix_ms) == ("disabled", 1000, 2000)
     for node in (N1, N2):
         for record, key in zip((primary, old), ring().keys, strict=True):
-            opened = keyring.unwrap(
+            opened = ring_file.unwrap(
                 record.wrapped[node.name],
                 key_id=record.key_id,
                 cluster_id=record.cluster_id,

@@ -16,8 +16,8 @@ from typing import Any
 import pytest
 import uvloop
 
-from cyoloctl.listener import Guest, Listener
-from cyoloctl.strangers import StrangerLimits, Visitors
+from cyoloctl.web.listener import Guest, Listener
+from cyoloctl.web.strangers import StrangerLimits, Visitors
 from tests.support.service import Authority
 
 LIMITS = StrangerLimits(connections=8, per_source=4, grace_s=0.0, handshake_s=1.0, head_s=1.0, idle_s=1.0)

@@ -12,7 +12,7 @@ from typing import Any
 
 import pytest
 
-from cyoloctl.logs import JsonFormatter, LogHandler
+from cyoloctl.node.logs import JsonFormatter, LogHandler
 
 
 class Log:
@@ -89,7 +89,7 @@ def test_information_is_not_bounded(log: Log) -> None:
 
 _WRITER = """
 import logging, os, signal, sys
-from cyoloctl import logs
+from cyoloctl.node import logs
 logs.configure("text", "info", path=sys.argv[1])
 logs._handlers()[0]._max_bytes = 10_000
 log = logging.getLogger("cyoloctl.test")
@@ -147,7 +147,7 @@ def test_log_file_that_cannot_be_rotated_is_written_to(tmp_path: Path) -> None:
 def test_log_that_nobody_reads_disturbs_nothing(log: Log) -> None:
     log.stream.close()
     log.logger.warning("a line")
-    script = "from cyoloctl import logs; import logging; logs.configure('json', 'info'); "
+    script = "from cyoloctl.node import logs; import logging; logs.configure('json', 'info'); "
     script += "print(1, flush=True); input(); "
     script += "logging.getLogger('cyoloctl').warning('a line'); print('alive', flush=True)"
     with subprocess.Popen(

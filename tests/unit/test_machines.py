@@ -16,20 +16,22 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from cyoloctl import errors, machines
-from cyoloctl.machines import (
-    LIMITS,
+from cyoloctl import errors
+from cyoloctl.counters.machine import CounterMachine
+from cyoloctl.replicated import command
+from cyoloctl.replicated.command import (
     MAX_COMMAND_BYTES,
-    Composite,
-    CounterMachine,
-    TableLimits,
-    _codec,
     decode_command,
     decode_result,
     decode_result_with_index,
     describe_command,
     refusal_reason,
 )
+from cyoloctl.replicated.command import (
+    encode_command as new_command,
+)
+from cyoloctl.replicated.requests import LIMITS, TableLimits
+from cyoloctl.state import ClusterState
 from tests.support.old_commands import encode_command
 
 VECTORS = Path(__file__).parent.parent / "vectors" / "command"
@@ -59,7 +61,7 @@ def code_of(result: bytes) -> str | None:
 
 
 def test_encode_command_of_an_increment_is_the_documented_bytes() -> None:
-    data = machines.encode_command(
+    data = new_command(
         "counter", "add", {"name": "a", "by": -5}, request_id='r"1', kind="browser", caller="ann"
     )
     assert data == b'\x02["counter","add",{"by":-5,"name":"a"},"r\\"1","browser","ann"]'
@@ -67,7 +69,7 @@ def test_encode_command_of_an_increment_is_the_documented_bytes() -> None:
 
 def test_decode_command_returns_what_was_encoded() -> None:
     arguments = {"text": "é\ud800\x00", "deep": [{"x": None, "y": [True, -(2**63)]}]}
-    data = machines.encode_command("m", "o", arguments, request_id="\\~!", kind="node", caller="~")
+    data = new_command("m", "o", arguments, request_id="\\~!", kind="node", caller="~")
     assert decode_command(data)[:7] == ("m", "o", arguments, "\\~!", "node", "~", -1)
     old = encode_command("m", "o", arguments, request_id="\\~!", automatic=False, time_unix_ms=2**53)
     assert decode_command(old)[:7] == ("m", "o", arguments, "\\~!", "client", "", 2**53)
@@ -82,13 +84,13 @@ def test_decode_command_digest_is_the_same_for_a_retry_with_another_stamp_only()
 @pytest.mark.parametrize("request_id", ["", "x" * 129, "a b", "é", "\n", "\x7f", 5, None])
 def test_encode_command_bad_request_id_is_invalid_input(request_id: Any) -> None:
     with pytest.raises(errors.InvalidInput, match="request id"):
-        machines.encode_command("m", "o", {}, request_id=request_id)
+        new_command("m", "o", {}, request_id=request_id)
 
 
 @pytest.mark.parametrize(("kind", "caller"), [("nobody", ""), ("client", "a b"), ("client", "x" * 81)])
 def test_encode_command_bad_caller_is_a_bug(kind: str, caller: str) -> None:
     with pytest.raises(errors.InternalError):
-        machines.encode_command("m", "o", {}, request_id="r", kind=kind, caller=caller)
+        new_command("m", "o", {}, request_id="r", kind=kind, caller=caller)
 
 
 def nested(depth: int) -> Any:
@@ -109,19 +111,19 @@ CYCLE.append(CYCLE)
 )
 def test_encode_command_argument_that_would_be_malformed_is_invalid_input(value: Any) -> None:
     with pytest.raises(errors.InvalidInput):
-        machines.encode_command("m", "o", {"x": value}, request_id="r")
+        new_command("m", "o", {"x": value}, request_id="r")
 
 
 def test_encode_command_above_512_kib_is_invalid_input() -> None:
-    spare = MAX_COMMAND_BYTES - len(machines.encode_command("m", "o", {"x": ""}, request_id="r"))
-    fits = machines.encode_command("m", "o", {"x": "a" * spare}, request_id="r")
+    spare = MAX_COMMAND_BYTES - len(new_command("m", "o", {"x": ""}, request_id="r"))
+    fits = new_command("m", "o", {"x": "a" * spare}, request_id="r")
     assert len(decode_command(fits).arguments["x"]) == spare
     with pytest.raises(errors.InvalidInput, match="send less"):
-        machines.encode_command("m", "o", {"x": "a" * (spare + 1)}, request_id="r")
+        new_command("m", "o", {"x": "a" * (spare + 1)}, request_id="r")
 
 
 def test_decode_result_of_a_success_is_value_and_first_index() -> None:
-    result = Composite().apply(12, add("r", 3))
+    result = ClusterState().apply(12, add("r", 3))
     assert decode_result(result) == {"name": "default", "value": 3}
     assert decode_result_with_index(result) == (12, {"name": "default", "value": 3})
     assert refusal_reason(result) is None
@@ -272,12 +274,12 @@ MALFORMED = {
 
 
 def test_apply_of_the_body_that_the_malformed_cases_change_is_accepted() -> None:
-    assert decode_result(Composite().apply(1, b"\x01" + BODY.encode())) == {"name": "a", "value": 1}
+    assert decode_result(ClusterState().apply(1, b"\x01" + BODY.encode())) == {"name": "a", "value": 1}
 
 
 @pytest.mark.parametrize("command", MALFORMED.values(), ids=MALFORMED.keys())
 def test_apply_malformed_command_is_refused_and_changes_nothing(command: bytes) -> None:
-    composite = Composite()
+    composite = ClusterState()
     composite.apply(1, add("first", time_unix_ms=3))
     before = composite.digest()
     assert code_of(composite.apply(2, command)) == "invalid_input"
@@ -286,7 +288,7 @@ def test_apply_malformed_command_is_refused_and_changes_nothing(command: bytes) 
 
 @pytest.mark.parametrize("version", [0, 3, 255])
 def test_apply_command_of_another_version_stops_the_node_and_changes_nothing(version: int) -> None:
-    composite = Composite()
+    composite = ClusterState()
     before = composite.digest()
     with pytest.raises(errors.VersionMismatch):
         composite.apply(1, bytes([version]) + BODY.encode())
@@ -298,7 +300,7 @@ def test_apply_when_a_machine_has_a_bug_answers_internal_and_is_not_remembered()
         def apply(self, *_: Any) -> dict[str, Any]:
             raise ZeroDivisionError
 
-    composite = Composite()
+    composite = ClusterState()
     composite._machines["counter"] = Broken()
     before = composite.digest()
     assert code_of(composite.apply(1, add("r", time_unix_ms=4))) == "internal"
@@ -313,7 +315,7 @@ def test_apply_when_a_machine_has_a_bug_answers_internal_and_is_not_remembered()
 def test_apply_same_id_again_gives_the_first_bytes_and_changes_nothing(
     automatic: bool, again_automatic: bool
 ) -> None:
-    composite = Composite()
+    composite = ClusterState()
     first = composite.apply(1, add("r", 2, automatic=automatic, time_unix_ms=5))
     composite.apply(2, add("other", time_unix_ms=6))
     before = composite.digest()
@@ -323,7 +325,7 @@ def test_apply_same_id_again_gives_the_first_bytes_and_changes_nothing(
 
 
 def test_apply_same_id_with_another_command_is_a_conflict_and_changes_nothing() -> None:
-    composite = Composite()
+    composite = ClusterState()
     composite.apply(1, add("r", 2))
     before = composite.digest()
     with pytest.raises(errors.Conflict, match="another command"):
@@ -332,7 +334,7 @@ def test_apply_same_id_with_another_command_is_a_conflict_and_changes_nothing() 
 
 
 def test_apply_same_id_after_a_refusal_gives_the_first_refusal() -> None:
-    composite = Composite()
+    composite = ClusterState()
     composite.apply(1, add("a", 2**63 - 1))
     first = composite.apply(2, add("b", 1))
     assert code_of(first) == "counter_overflow"
@@ -341,14 +343,14 @@ def test_apply_same_id_after_a_refusal_gives_the_first_refusal() -> None:
 
 
 def test_apply_same_id_after_a_malformed_command_is_applied() -> None:
-    composite = Composite()
+    composite = ClusterState()
     assert code_of(composite.apply(1, b"\x01" + BODY.replace(":1,", ":true,").encode())) == "invalid_input"
     assert decode_result(composite.apply(2, b"\x01" + BODY.encode())) == {"name": "a", "value": 1}
 
 
 def test_apply_client_ids_are_remembered_to_the_bound_then_the_oldest_goes() -> None:
     small = replace(LIMITS, client=TableLimits(soft=3, keep_ms=0, hard=3, expiry_ms=HOUR_MS))
-    composite = Composite(limits=small)
+    composite = ClusterState(limits=small)
     for n in range(4):
         composite.apply(n, add(f"r{n}"))
     composite.apply(5, add("r1"))
@@ -358,7 +360,7 @@ def test_apply_client_ids_are_remembered_to_the_bound_then_the_oldest_goes() -> 
 
 
 def test_apply_client_id_is_remembered_for_24_hours_of_replicated_time() -> None:
-    composite = Composite()
+    composite = ClusterState()
     composite.apply(1, add("r", time_unix_ms=1))
     composite.apply(2, add("x", time_unix_ms=24 * HOUR_MS))
     composite.apply(3, add("r", time_unix_ms=24 * HOUR_MS))
@@ -369,7 +371,7 @@ def test_apply_client_id_is_remembered_for_24_hours_of_replicated_time() -> None
 
 
 def test_apply_forgotten_automatic_command_is_outcome_unknown_and_not_applied() -> None:
-    composite = Composite()
+    composite = ClusterState()
     late = add("late", automatic=True, time_unix_ms=1000)
     composite.apply(1, late)
     composite.apply(2, add("x", automatic=True, time_unix_ms=1000 + 5 * MINUTE_MS))
@@ -380,14 +382,14 @@ def test_apply_forgotten_automatic_command_is_outcome_unknown_and_not_applied() 
 
 
 def test_apply_client_command_is_not_measured_by_the_horizon() -> None:
-    composite = Composite()
+    composite = ClusterState()
     composite.apply(1, add("a", automatic=True, time_unix_ms=1000))
     composite.apply(2, add("b", automatic=True, time_unix_ms=1000 + 5 * MINUTE_MS))
     assert code_of(composite.apply(3, add("c", time_unix_ms=1))) is None
 
 
 def test_apply_horizon_is_the_highest_time_forgotten_not_the_last() -> None:
-    composite = Composite()
+    composite = ClusterState()
     composite.apply(1, add("a", automatic=True, time_unix_ms=1000))
     composite.apply(2, add("b", automatic=True, time_unix_ms=10))  # a slow clock
     composite.apply(3, add("c", automatic=True, time_unix_ms=1000 + 5 * MINUTE_MS))
@@ -396,7 +398,7 @@ def test_apply_horizon_is_the_highest_time_forgotten_not_the_last() -> None:
 
 
 def test_apply_automatic_at_33_a_second_tolerates_a_clock_nearly_5_minutes_behind() -> None:
-    composite = Composite()
+    composite = ClusterState()
     for n in range(10_500):
         composite.apply(n, add(f"r{n}", automatic=True, time_unix_ms=HOUR_MS + n * 31))
     slow = composite.time_unix_ms - 5 * MINUTE_MS + 1000
@@ -404,7 +406,7 @@ def test_apply_automatic_at_33_a_second_tolerates_a_clock_nearly_5_minutes_behin
 
 
 def test_apply_automatic_at_2500_a_second_tolerates_a_clock_10_s_behind() -> None:
-    composite = Composite()
+    composite = ClusterState()
     for n in range(26_000):
         composite.apply(n, add(f"r{n}", automatic=True, time_unix_ms=HOUR_MS + n * 2 // 5))
     now = composite.time_unix_ms
@@ -417,7 +419,7 @@ def test_apply_automatic_at_2500_a_second_tolerates_a_clock_10_s_behind() -> Non
 @pytest.mark.parametrize(("age_ms", "code"), [(19, None), (20, "outcome_unknown")])
 def test_apply_automatic_above_the_soft_limit_is_kept_until_its_age(age_ms: int, code: str | None) -> None:
     tight = TableLimits(soft=1, keep_ms=20, hard=5, expiry_ms=5 * MINUTE_MS)
-    composite = Composite(limits=replace(LIMITS, node=tight))
+    composite = ClusterState(limits=replace(LIMITS, node=tight))
     first = add("first", automatic=True, time_unix_ms=100)
     composite.apply(1, first)
     composite.apply(2, add("second", automatic=True, time_unix_ms=100 + age_ms))
@@ -426,7 +428,7 @@ def test_apply_automatic_above_the_soft_limit_is_kept_until_its_age(age_ms: int,
 
 
 def test_apply_automatic_within_one_millisecond_is_bounded_by_50000() -> None:
-    composite = Composite(
+    composite = ClusterState(
         limits=replace(LIMITS, node=TableLimits(soft=2, keep_ms=10_000, hard=5, expiry_ms=5 * MINUTE_MS))
     )
     for n in range(6):
@@ -438,7 +440,7 @@ def test_apply_automatic_within_one_millisecond_is_bounded_by_50000() -> None:
 
 
 def test_time_unix_ms_never_goes_back() -> None:
-    composite = Composite()
+    composite = ClusterState()
     composite.apply(1, add("a", time_unix_ms=50))
     composite.apply(2, add("b", time_unix_ms=20))
     assert composite.time_unix_ms == 50
@@ -447,8 +449,8 @@ def test_time_unix_ms_never_goes_back() -> None:
 # --- snapshots
 
 
-def filled() -> Composite:
-    composite = Composite()
+def filled() -> ClusterState:
+    composite = ClusterState()
     for n in range(5):
         composite.apply(n, add(f"c{n}", n, name=f"n{n}", time_unix_ms=n))
         composite.apply(n, add(f"a{n}", -n, name=f"n{n}", automatic=True, time_unix_ms=n))
@@ -461,7 +463,7 @@ def seal(content: bytes) -> bytes:
 
 def test_restore_of_a_snapshot_gives_the_same_state_and_answers() -> None:
     composite = filled()
-    other = Composite()
+    other = ClusterState()
     other.restore(composite.snapshot())
     assert other.snapshot() == composite.snapshot()
     assert other.digest() == composite.digest()
@@ -472,7 +474,7 @@ def test_restore_of_a_snapshot_gives_the_same_state_and_answers() -> None:
 
 
 def test_restore_keeps_machines_and_observers_and_tells_on_restore() -> None:
-    composite = Composite()
+    composite = ClusterState()
     counters, calls = composite.counters, list[str]()
     composite.counters.on_change = lambda name, value, index: calls.append(f"{name}={value}@{index}")
     composite.on_restore = lambda: calls.append(f"restored {counters.get('n4')}")
@@ -483,18 +485,18 @@ def test_restore_keeps_machines_and_observers_and_tells_on_restore() -> None:
 
 
 def test_restore_observer_that_raises_is_ignored() -> None:
-    composite = Composite()
+    composite = ClusterState()
     composite.on_restore = lambda: 1 // 0  # type: ignore[assignment]  # the point of the test
     composite.restore(filled().snapshot())
     assert composite.digest() == filled().digest()
 
 
 def test_restore_keeps_the_horizon() -> None:
-    composite = Composite()
+    composite = ClusterState()
     late = add("late", automatic=True, time_unix_ms=1)
     composite.apply(1, late)
     composite.apply(2, add("x", automatic=True, time_unix_ms=5 * MINUTE_MS + 1))
-    other = Composite()
+    other = ClusterState()
     other.restore(composite.snapshot())
     assert code_of(other.apply(3, late)) == "outcome_unknown"
 
@@ -503,7 +505,7 @@ def test_snapshot_of_the_same_state_by_another_history_is_the_same_bytes() -> No
     names = ["b", "a", "d", "c"]
     snapshots = set()
     for order in (names, sorted(names), names[::-1]):
-        composite = Composite()
+        composite = ClusterState()
         for n, name in enumerate(order):
             composite.apply(n, add(f"r{name}", 1, name=name))
         composite.apply(9, add("last", 1, name="a", time_unix_ms=25 * HOUR_MS))
@@ -520,7 +522,7 @@ def test_restore_of_a_snapshot_without_a_machine_makes_that_one_empty() -> None:
     for name in ("keys", "sessions"):
         del head["machines"][name]
     text = json.dumps(head, sort_keys=True, separators=(",", ":")).encode()
-    other = Composite()
+    other = ClusterState()
     command = encode_command("sessions", "revoke_sub", sub, request_id="s", automatic=False, time_unix_ms=1)
     other.apply(1, command)
     assert len(other.sessions) == 1
@@ -531,7 +533,7 @@ def test_restore_of_a_snapshot_without_a_machine_makes_that_one_empty() -> None:
 
 def test_restore_of_another_version_is_a_version_mismatch() -> None:
     with pytest.raises(errors.VersionMismatch, match="version 3"):
-        Composite().restore(b"\x03" + filled().snapshot()[1:])
+        ClusterState().restore(b"\x03" + filled().snapshot()[1:])
 
 
 def damaged_snapshots() -> dict[str, bytes]:
@@ -589,7 +591,7 @@ def damaged_snapshots() -> dict[str, bytes]:
 
 @pytest.mark.parametrize("data", damaged_snapshots().values(), ids=damaged_snapshots().keys())
 def test_restore_of_a_damaged_snapshot_is_a_storage_error_and_changes_nothing(data: bytes) -> None:
-    composite = Composite()
+    composite = ClusterState()
     composite.apply(1, add("mine", 77))
     before = composite.digest()
     with pytest.raises(errors.StorageError, match="damaged"):
@@ -604,7 +606,7 @@ def test_restore_of_a_damaged_snapshot_is_a_storage_error_and_changes_nothing(da
 @pytest.mark.parametrize("name", sorted(path.name for path in VECTORS.glob("*.json")))
 def test_apply_of_a_vector_gives_the_pinned_results_and_digest(name: str) -> None:
     vector = json.loads((VECTORS / name).read_text())
-    composite = Composite()
+    composite = ClusterState()
     for step in vector["steps"]:
         result = composite.apply(step["index"], b"\x01" + step["command"].encode())
         assert json.loads(result) == step["result"], step["comment"]
@@ -628,8 +630,8 @@ def test_apply_of_a_vector_gives_the_pinned_results_and_digest(name: str) -> Non
 )
 def test_canonical_text_in_slices_is_the_same_text(value: Any, size: int) -> None:
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(_codec, "_SLICE", size)
-        assert "".join(_codec.canonical_in_slices(value)) == _codec.canonical(value)
+        patch.setattr(command, "_SLICE", size)
+        assert "".join(command.canonical_in_slices(value)) == command.canonical(value)
 
 
 def test_snapshot_that_was_begun_is_of_that_moment_whatever_is_applied_meanwhile() -> None:
@@ -639,9 +641,7 @@ def test_snapshot_that_was_begun_is_of_that_moment_whatever_is_applied_meanwhile
     for number in range(50):
         composite.apply(
             1000 + number,
-            machines.encode_command(
-                "counter", "add", {"name": f"later{number}", "by": 1}, request_id=f"later{number}"
-            ),
+            new_command("counter", "add", {"name": f"later{number}", "by": 1}, request_id=f"later{number}"),
         )
     composite.members._members.clear()
     composite.rendezvous._records.clear()

@@ -8,10 +8,10 @@ from typing import Any
 
 import pytest
 
-from cyoloctl.machines import Composite, Malformed
-from cyoloctl.machines._codec import Refused
-from cyoloctl.machines.authorities import AuthorityMachine
-from cyoloctl.machines.members import MemberMachine
+from cyoloctl.authorities.machine import AuthorityMachine
+from cyoloctl.members.machine import MemberMachine
+from cyoloctl.replicated.command import Malformed, Refused
+from cyoloctl.state import ClusterState
 
 KEY = base64.b64encode(bytes(32)).decode()
 SEALED, VOUCHER = "c2VhbGVk", "c2lnbmVk"
@@ -246,7 +246,7 @@ def test_restore_of_what_it_did_not_export_is_refused(state: object) -> None:
 
 
 def test_snapshot_without_authorities_leaves_them_empty() -> None:
-    composite = Composite()
+    composite = ClusterState()
     before = composite.snapshot()
     composite.authorities.apply("set_certificate_days", {"days": 3}, 1, 0)
     composite.restore(before)

@@ -7,8 +7,9 @@ from typing import Any
 import pytest
 
 from cyoloctl import errors
-from cyoloctl.machines import Composite, decode_result
-from cyoloctl.machines.counter import MAX_COUNTERS
+from cyoloctl.counters.machine import MAX_COUNTERS
+from cyoloctl.replicated.command import decode_result
+from cyoloctl.state import ClusterState
 from tests.support.old_commands import encode_command
 
 MIN, MAX = -(2**63), 2**63 - 1
@@ -18,7 +19,7 @@ class Counters:
     """A composite with a new request id for every command."""
 
     def __init__(self) -> None:
-        self.composite = Composite()
+        self.composite = ClusterState()
         self.machine = self.composite.counters
         self.index = 0
 

@@ -7,10 +7,10 @@ from typing import Any
 
 import pytest
 
-from cyoloctl.machines import Composite, CredentialMachine
-from cyoloctl.machines._codec import Malformed, Refused
-from cyoloctl.machines.credentials import MAX_CREDENTIALS, MAX_LIFETIME_MS
-from cyoloctl.machines.members import MemberMachine
+from cyoloctl.credentials.machine import MAX_CREDENTIALS, MAX_LIFETIME_MS, CredentialMachine
+from cyoloctl.members.machine import MemberMachine
+from cyoloctl.replicated.command import Malformed, Refused
+from cyoloctl.state import ClusterState
 from tests.support.old_commands import encode_command
 
 FAR = 2**52
@@ -267,7 +267,7 @@ def test_state_survives_a_snapshot_and_a_damaged_one_is_refused(register: Regist
 
 
 def test_composite_snapshot_holds_the_register() -> None:
-    made, again = Composite(), Composite()
+    made, again = ClusterState(), ClusterState()
     made.apply(1, created())
     again.restore(made.snapshot())
     assert again.credentials.entries() == made.credentials.entries() != []

@@ -9,8 +9,9 @@ from typing import Any
 import pytest
 
 from cyoloctl import errors
-from cyoloctl.machines import Composite, KeyRecord, decode_result
-from cyoloctl.machines.keys import MAX_DESTROYED, MAX_KEYS, KeyPolicy, NodeKey
+from cyoloctl.keys.machine import MAX_DESTROYED, MAX_KEYS, KeyPolicy, KeyRecord, NodeKey
+from cyoloctl.replicated.command import decode_result
+from cyoloctl.state import ClusterState
 from tests.support.old_commands import encode_command
 
 CLUSTER, OTHER_CLUSTER = "c" * 32, "d" * 32
@@ -32,7 +33,7 @@ class Keys:
     """A composite with a new request id for every command; ``now`` is the proposers' time."""
 
     def __init__(self, *members: str) -> None:
-        self.composite = Composite()
+        self.composite = ClusterState()
         self.machine = self.composite.keys
         self.index = 0
         self.now = NOW
@@ -347,7 +348,7 @@ def test_destroy_forgets_the_oldest_beyond_256(two: Keys) -> None:
     assert two.machine.get("fc000100") is None
     assert two.state("fc000101") == "destroyed"
     assert len(two.machine.records()) == MAX_DESTROYED + 1
-    Composite().restore(two.composite.snapshot())
+    ClusterState().restore(two.composite.snapshot())
 
 
 @pytest.mark.parametrize(

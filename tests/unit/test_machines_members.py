@@ -7,21 +7,18 @@ from typing import Any
 import pytest
 
 from cyoloctl import errors
-from cyoloctl.machines import (
-    Composite,
-    Invitation,
-    Member,
-    SecretInvitation,
-    decode_result,
-    refusal_reason,
-)
-from cyoloctl.machines.members import (
+from cyoloctl.members.machine import (
     MAX_INVITATIONS,
     MAX_NAMES,
     MAX_SHARED_HOSTS,
     USED_KEPT_MS,
+    Invitation,
+    Member,
     MemberMachine,
+    SecretInvitation,
 )
+from cyoloctl.replicated.command import decode_result, refusal_reason
+from cyoloctl.state import ClusterState
 from tests.support.old_commands import encode_command
 
 KEY = "A" * 43 + "="
@@ -36,7 +33,7 @@ class Members:
     """A composite with a new request id for every command; ``now`` is the proposers' time."""
 
     def __init__(self) -> None:
-        self.composite = Composite()
+        self.composite = ClusterState()
         self.machine = self.composite.members
         self.index = 0
         self.now = 1000
@@ -382,7 +379,7 @@ def test_invite_of_a_bad_field_is_malformed_and_changes_nothing(
 
 def test_put_keeps_an_address_in_one_spelling(members: Members) -> None:
     assert members.put(address="[node.example]:0080")["address"] == "node.example:80"
-    Composite().restore(members.composite.snapshot())
+    ClusterState().restore(members.composite.snapshot())
 
 
 def test_set_host_gives_replaces_and_clears_the_host_of_a_member(members: Members) -> None:

@@ -7,9 +7,10 @@ from typing import Any
 
 import pytest
 
-from cyoloctl.machines import Composite, Malformed, Presence, PresenceMachine
-from cyoloctl.machines._codec import Refused
-from cyoloctl.machines.members import MemberMachine
+from cyoloctl.members.machine import MemberMachine
+from cyoloctl.members.presence import Presence, PresenceMachine
+from cyoloctl.replicated.command import Malformed, Refused
+from cyoloctl.state import ClusterState
 
 KEY = base64.b64encode(bytes(32)).decode()
 
@@ -113,7 +114,7 @@ def test_state_is_restored_as_it_was_and_a_damaged_one_is_refused() -> None:
 
 
 def test_presence_goes_with_the_member() -> None:
-    composite = Composite()
+    composite = ClusterState()
     empty = composite.snapshot()
     composite.presence._nodes["n1"] = Presence(1, "a", 1)
     assert composite.snapshot() != empty

@@ -9,10 +9,8 @@ from typing import Any
 import pytest
 
 from cyoloctl import errors
-from cyoloctl.machines import Composite, decode_result
-from cyoloctl.machines import rendezvous as module
-from cyoloctl.machines._codec import Malformed, Refused, canonical, parse_canonical
-from cyoloctl.machines.rendezvous import (
+from cyoloctl.rendezvous import machine as module
+from cyoloctl.rendezvous.machine import (
     ATTEMPT_WINDOW_MS,
     EXPIRED_AT_ONCE,
     LEVELS,
@@ -33,6 +31,8 @@ from cyoloctl.machines.rendezvous import (
     RendezvousMachine,
     id_of_public_key,
 )
+from cyoloctl.replicated.command import Malformed, Refused, canonical, decode_result, parse_canonical
+from cyoloctl.state import ClusterState
 from tests.support.old_commands import encode_command
 
 ID, OTHER = "1" * 32, "2" * 32
@@ -815,7 +815,7 @@ def test_prepare_restore_of_a_wrong_state_is_a_value_error(points: Points, chang
 
 
 def test_answer_is_in_no_snapshot_five_minutes_after_it_was_redeemed() -> None:
-    composite, points = Composite(), Points()
+    composite, points = ClusterState(), Points()
     points.machine = composite.rendezvous
 
     def do(operation: str, **arguments: Any) -> dict[str, Any]:
@@ -837,7 +837,7 @@ def test_answer_is_in_no_snapshot_five_minutes_after_it_was_redeemed() -> None:
     points.now += REDELIVERY_MS
     points.start(OTHER, OTHER_CODE, data={})
     assert b"ops" not in composite.snapshot()
-    restored = Composite()
+    restored = ClusterState()
     restored.restore(composite.snapshot())
     assert restored.rendezvous.records(points.now) == composite.rendezvous.records(points.now)
 

@@ -11,9 +11,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from cyoloctl.errors import VersionMismatch
-from cyoloctl.machines import LIMITS, Composite, TableLimits, encode_command
-from cyoloctl.machines._requests import RequestTable
 from cyoloctl.model import Stamp
+from cyoloctl.replicated.command import encode_command
+from cyoloctl.replicated.requests import LIMITS, RequestTable, TableLimits
+from cyoloctl.state import ClusterState
 from tests.support.old_commands import encode_command as old_command
 
 DAY = 86_400_000
@@ -31,10 +32,10 @@ def code_of(result: bytes) -> str | None:
     return None if error is None else str(error["code"])
 
 
-def small(**bounds: int) -> Composite:
+def small(**bounds: int) -> ClusterState:
     """A composite whose tables hold so many entries."""
     tight = {kind: TableLimits(soft=n, keep_ms=0, hard=n, expiry_ms=10 * DAY) for kind, n in bounds.items()}
-    return Composite(limits=replace(LIMITS, **tight))
+    return ClusterState(limits=replace(LIMITS, **tight))
 
 
 # --- once, however often it is logged
@@ -51,7 +52,7 @@ def test_command_that_is_logged_again_after_it_was_forgotten_is_never_applied_tw
 
 
 def test_command_that_the_machine_finds_malformed_forgets_nothing() -> None:
-    composite = Composite()
+    composite = ClusterState()
     composite.apply(1, add("job"), 0)
     composite.advance(Stamp(0, NOW, 10 * DAY))  # the id of job is due to be forgotten
     before = composite.digest()
@@ -147,7 +148,7 @@ def test_requests_of_a_snapshot_lose_the_same_entries_as_those_that_went_on() ->
 
 
 def test_step_of_time_forgets_no_request_id() -> None:
-    composite = Composite()
+    composite = ClusterState()
     composite.advance(Stamp(0, NOW, 1_000))
     first = composite.apply(1, add("job"), 0)
     composite.advance(Stamp(0, NOW + 400 * DAY, 2_000))
@@ -160,7 +161,7 @@ def test_step_of_time_forgets_no_request_id() -> None:
 
 
 def test_many_that_expire_at_once_are_forgotten_in_parts() -> None:
-    composite = Composite()
+    composite = ClusterState()
     composite.advance(Stamp(0, NOW, 0))
     for index in range(1, 1_001):
         composite.apply(index, add(f"r{index}"), index - 1)
@@ -174,7 +175,7 @@ def test_many_that_expire_at_once_are_forgotten_in_parts() -> None:
 
 
 def refused(command: bytes, peer: str = "n2", role: str = "voter") -> str | None:
-    answer = Composite().admit(command, peer, role)
+    answer = ClusterState().admit(command, peer, role)
     return None if answer is None else code_of(answer)
 
 
@@ -237,7 +238,7 @@ def test_admit_what_would_stop_every_node_is_refused() -> None:
 
 @pytest.mark.parametrize("one", [command("counter", "multiply"), command("of_a_newer_release", "add")])
 def test_apply_what_this_release_does_not_know_stops_the_node(one: bytes) -> None:
-    composite = Composite()
+    composite = ClusterState()
     before = composite.digest()
     with pytest.raises(VersionMismatch):
         composite.apply(1, one, 0)
@@ -248,7 +249,7 @@ def test_apply_what_this_release_does_not_know_stops_the_node(one: bytes) -> Non
 
 
 def test_time_is_that_of_the_entries_and_no_command_moves_it() -> None:
-    composite = Composite()
+    composite = ClusterState()
     composite.advance(Stamp(0, NOW, 5))
     composite.apply(1, add("r"), 0)
     assert composite.stamp() == Stamp(0, NOW, 5)
@@ -259,7 +260,7 @@ def test_time_is_that_of_the_entries_and_no_command_moves_it() -> None:
 
 
 def test_stamp_beyond_all_time_leaves_a_state_that_a_snapshot_can_hold() -> None:
-    composite, again = Composite(), Composite()
+    composite, again = ClusterState(), ClusterState()
     composite.advance(Stamp(0, 2**64 - 1, 2**64 - 1))
     composite.apply(1, add("r"), 0)
     assert composite.stamp() == Stamp(0, 2**53, 2**53)
@@ -268,7 +269,7 @@ def test_stamp_beyond_all_time_leaves_a_state_that_a_snapshot_can_hold() -> None
 
 
 def test_set_begins_an_epoch_that_entries_before_it_do_not_move() -> None:
-    composite = Composite()
+    composite = ClusterState()
     composite.advance(Stamp(0, NOW + 400 * DAY, 5))
     set_back = {"to_unix_ms": NOW, "epoch": 0, "by": "admin"}
     composite.apply(7, encode_command("clock", "set", set_back, request_id="s"), 6)
@@ -282,14 +283,14 @@ def test_set_begins_an_epoch_that_entries_before_it_do_not_move() -> None:
     )
     (only,) = composite.clock.history()
     assert (only.from_unix_ms, only.to_unix_ms, only.by, only.index) == (NOW + 400 * DAY, NOW, "admin", 7)
-    again = Composite()
+    again = ClusterState()
     again.restore(composite.snapshot())
     assert again.clock.history() == composite.clock.history()
     assert again.stamp() == composite.stamp()
 
 
 def test_set_back_leaves_what_began_in_the_wrong_future_its_time_to_live() -> None:
-    composite = Composite()
+    composite = ClusterState()
     composite.advance(Stamp(0, NOW + 400 * DAY, 5))
     start = {
         "id": "0" * 32, "kind": "mfa", "user_code_sha256": "a" * 64, "ttl_ms": 300_000, "node": "n1",

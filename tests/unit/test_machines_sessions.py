@@ -10,9 +10,10 @@ from typing import Any
 import pytest
 
 from cyoloctl import errors
-from cyoloctl.machines import Composite, Revocation, SessionMachine, decode_result, sessions
-from cyoloctl.machines._codec import Refused
-from cyoloctl.machines.sessions import MAX_AHEAD_MS, MAX_GENERATION, MAX_REVOCATIONS
+from cyoloctl.replicated.command import Refused, decode_result
+from cyoloctl.state import ClusterState
+from cyoloctl.tokens import machine as sessions
+from cyoloctl.tokens.machine import MAX_AHEAD_MS, MAX_GENERATION, MAX_REVOCATIONS, Revocation, SessionMachine
 from tests.support.old_commands import encode_command
 
 SID, OTHER = "A" * 22, "B" * 21 + "A"
@@ -23,7 +24,7 @@ class Sessions:
     """A composite with a new request id for every command; ``now`` is the proposers' time."""
 
     def __init__(self) -> None:
-        self.composite = Composite()
+        self.composite = ClusterState()
         self.machine = self.composite.sessions
         self.index = 0
         self.now = NOW
@@ -265,7 +266,7 @@ def test_argument_missing_or_too_many_is_malformed(s: Sessions, operation: str) 
 def test_subject_of_any_text_without_control_characters_is_taken(s: Sessions, sub: str) -> None:
     s.revoke_sub(sub=sub)
     assert s.machine.refuses(SID, 1, sub, 50) == "revoked"
-    other = Composite()
+    other = ClusterState()
     other.restore(s.composite.snapshot())
     assert other.sessions.refuses(SID, 1, sub, 50) == "revoked"
 

@@ -6,8 +6,8 @@ from dataclasses import replace
 
 import pytest
 
+from cyoloctl.node.peer_problems import missing_links, voters_up
 from cyoloctl.raft import PeerInfo, ReplicaStatus
-from cyoloctl.service._peer_problems import missing_links, voters_up
 
 
 def _told(**links: str | None) -> dict[str, PeerInfo]:

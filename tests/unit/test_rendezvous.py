@@ -14,8 +14,7 @@ from hypothesis import strategies as st
 
 from cyoloctl import pki
 from cyoloctl.errors import ConfigError, InvalidInput
-from cyoloctl.machines.rendezvous import MAX_SEALED_LENGTH
-from cyoloctl.rendezvous import (
+from cyoloctl.rendezvous.codes import (
     MAX_RESULT_BYTES,
     USER_CODE_ALPHABET,
     hash_user_code,
@@ -27,6 +26,7 @@ from cyoloctl.rendezvous import (
     open_result,
     seal_result,
 )
+from cyoloctl.rendezvous.machine import MAX_SEALED_LENGTH
 
 PRIVATE, PUBLIC = new_key(lambda n: b"k" * n)
 

@@ -10,15 +10,10 @@ from typing import Any
 import pytest
 
 from cyoloctl.errors import Conflict, InvalidInput, NotFound
-from cyoloctl.routing import (
-    Backend,
-    ExportOptions,
-    RoutingTable,
-    export_haproxy,
-    export_nginx,
-    order,
-    which,
-)
+from cyoloctl.routing.haproxy import export_haproxy
+from cyoloctl.routing.hrw import order, which
+from cyoloctl.routing.nginx import export_nginx
+from cyoloctl.routing.table import Backend, ExportOptions, RoutingTable
 
 EXPORTS = pytest.mark.parametrize("export", [export_nginx, export_haproxy])
 

@@ -18,8 +18,8 @@ from cryptography.hazmat.primitives import serialization
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
 from cyoloctl import joining, pki
+from cyoloctl.authorities.renewal import Issuer
 from cyoloctl.authority import Authority
-from cyoloctl.config import Config
 from cyoloctl.errors import (
     ConfigError,
     Conflict,
@@ -30,10 +30,11 @@ from cyoloctl.errors import (
     Overloaded,
     Unavailable,
 )
-from cyoloctl.machines import Composite, decode_result_with_index, encode_command
+from cyoloctl.members.joining import Allowance, JoinService
 from cyoloctl.model import Address, ClusterId, NodeName, Stamp
-from cyoloctl.service._certificates import Issuer
-from cyoloctl.service._joining import Allowance, JoinService
+from cyoloctl.node.config import Config
+from cyoloctl.replicated.command import decode_result_with_index, encode_command
+from cyoloctl.state import ClusterState
 from tests.support.joining import join_body, sign_body, token_key
 
 ID = "0123456789abcdef0123456789abcdef"
@@ -60,7 +61,7 @@ class Cluster:
     """The log of a cluster: what is applied is applied everywhere, unless a node is behind."""
 
     def __init__(self) -> None:
-        self.machine = Composite()
+        self.machine = ClusterState()
         self.now_ms = int(NOW.timestamp() * 1000)
         self.index = 0
         self.barriers = 0

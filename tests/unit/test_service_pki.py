@@ -10,11 +10,11 @@ from typing import Any, cast
 import pytest
 
 from cyoloctl import authority, pki
+from cyoloctl.authorities.operations import PkiService
+from cyoloctl.authorities.renewal import CertificateService
 from cyoloctl.errors import ConfigError
-from cyoloctl.machines import Composite
-from cyoloctl.service._certificates import CertificateService
-from cyoloctl.service._pki import PkiService
-from cyoloctl.service._replicated import Replicated
+from cyoloctl.replicated.proposer import Replicated
+from cyoloctl.state import ClusterState
 from cyoloctl.tls import TlsIdentity
 
 ID = "0123456789abcdef0123456789abcdef"
@@ -31,7 +31,7 @@ class World:
     def __init__(self, where: Path) -> None:
         files = pki.new_cluster(where, name="n1", cluster="c", now=NOW, cluster_id=ID)
         pki_dir = where / "pki"
-        self.machine = Composite()
+        self.machine = ClusterState()
         self.now_ms = NOW_MS
         self.told: dict[str, Any] = {}
         self.leader = "n2"

@@ -11,8 +11,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from cyoloctl.errors import InvalidInput, Unavailable
-from cyoloctl.machines.sessions import Revocation
-from cyoloctl.service._tokens import TokenService, _mark, _next
+from cyoloctl.tokens.machine import Revocation
+from cyoloctl.tokens.operations import TokenService, _mark, _next
 
 
 @given(st.sampled_from(["sid", "sub"]), st.text(max_size=40))

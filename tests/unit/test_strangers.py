@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from cyoloctl.strangers import (
+from cyoloctl.web.strangers import (
     Budget,
     StrangerLimits,
     Visit,

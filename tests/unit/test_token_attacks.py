@@ -16,9 +16,9 @@ from urllib.parse import quote
 
 import pytest
 
-from cyoloctl import tokens
 from cyoloctl.errors import ClockSetBack, CyoloctlError, InvalidInput, TokenRejected
-from cyoloctl.tokens import ClockGuard, Key, Keyring, KeyState, Session, new_session, open_token, seal
+from cyoloctl.tokens import format as token_format
+from cyoloctl.tokens.format import ClockGuard, Key, Keyring, KeyState, Session, new_session, open_token, seal
 
 NOW = 1_800_000_000
 CLUSTER = "0123456789abcdef0123456789abcdef"
@@ -259,9 +259,9 @@ def test_token_at_the_limit_that_is_all_brackets_is_rejected_without_recursion()
     # Authentic payloads of the worst shapes that fit, made with the key.
     for payload in (b"[" * 2700, b"{" * 2700, b'{"a":' * 540, b"[" * 1350 + b"]" * 1350, b'"' + b"\\" * 2699):
         front = b"\x54\x01" + ID_1 + bytes(24)
-        derived = tokens._derive(KEY_1, front[:6], bytes(24), COOKIE, "")
+        derived = token_format._derive(KEY_1, front[:6], bytes(24), COOKIE, "")
         front += derived[44:]
-        sealed = tokens.AESGCM(derived[:32]).encrypt(derived[32:44], payload, front)
+        sealed = token_format.AESGCM(derived[:32]).encrypt(derived[32:44], payload, front)
         assert not opens(text(front + sealed))
 
 
@@ -278,7 +278,7 @@ def test_two_cookies_in_one_header_are_rejected_whichever_is_good() -> None:
     old, new = TOKEN, mint(pad=1)
     for first, second in ((old, new), (new, old), (old, old)):
         with pytest.raises(TokenRejected) as caught:
-            tokens.cookie_value(f"{COOKIE}={first}; {COOKIE}={second}", cookie_name=COOKIE)
+            token_format.cookie_value(f"{COOKIE}={first}; {COOKIE}={second}", cookie_name=COOKIE)
         assert caught.value.reason == "duplicate cookie"
 
 
@@ -323,7 +323,7 @@ def rejected(token: Any, ring: Keyring = RING, **arguments: Any) -> CyoloctlErro
 
 
 def own_frames(error: BaseException) -> str:
-    """The traceback with the variables of each frame of tokens.py, and of all that it is chained to."""
+    """The traceback with the variables of each frame of token_format.py, and of all that it is chained to."""
     shown = []
     todo: list[BaseException | None] = [error]
     while todo:
@@ -331,7 +331,7 @@ def own_frames(error: BaseException) -> str:
         if item is not None:
             stack = traceback.TracebackException.from_exception(item, capture_locals=True)
             stack.stack = traceback.StackSummary.from_list(
-                [frame for frame in stack.stack if frame.filename == tokens.__file__]
+                [frame for frame in stack.stack if frame.filename == token_format.__file__]
             )
             assert stack.stack
             shown.append("".join(stack.format()))
@@ -342,9 +342,9 @@ def own_frames(error: BaseException) -> str:
 
 def authentic(payload: bytes) -> str:
     front = b"\x54\x01" + ID_1 + bytes(24)
-    derived = tokens._derive(KEY_1, front[:6], bytes(24), COOKIE, "")
+    derived = token_format._derive(KEY_1, front[:6], bytes(24), COOKIE, "")
     front += derived[44:]
-    return text(front + tokens.AESGCM(derived[:32]).encrypt(derived[32:44], payload, front))
+    return text(front + token_format.AESGCM(derived[:32]).encrypt(derived[32:44], payload, front))
 
 
 REJECTED: dict[str, tuple[Any, dict[str, Any]]] = {
@@ -394,12 +394,12 @@ def test_refusal_to_mint_shows_neither_key_nor_payload(claims: dict[str, Any]) -
     assert_no_secret(f"{caught.value!r} {caught.value.__context__!r}")
     stack = traceback.TracebackException.from_exception(caught.value, capture_locals=True)
     for frame in stack.stack:
-        if frame.filename == tokens.__file__ and frame.name == "seal":
+        if frame.filename == token_format.__file__ and frame.name == "seal":
             assert_no_secret(repr(frame.locals))
 
 
 def test_refusal_to_describe_holds_no_token() -> None:
-    for act in (tokens.key_id_of, tokens.describe_unverified):
+    for act in (token_format.key_id_of, token_format.describe_unverified):
         with pytest.raises(InvalidInput) as caught:
             act(TOKEN + "=")
         assert_no_secret(repr(caught.value))
@@ -429,4 +429,4 @@ def test_nothing_is_logged(caplog: pytest.LogCaptureFixture, capfd: pytest.Captu
 
 def test_commitment_is_compared_in_constant_time() -> None:
     # By what is called, since time on a shared machine proves nothing.
-    assert "compare_digest" in tokens._open.__code__.co_names
+    assert "compare_digest" in token_format._open.__code__.co_names

@@ -14,7 +14,7 @@ from typing import Any
 import pytest
 
 from cyoloctl.errors import ClockSetBack, ConfigError, InternalError, InvalidInput, TokenRejected, Unavailable
-from cyoloctl.tokens import (
+from cyoloctl.tokens.format import (
     ClockGuard,
     Key,
     Keyring,

@@ -8,8 +8,8 @@ import time
 from collections.abc import AsyncIterator
 from typing import Any
 
-from cyoloctl.control import _watches
-from cyoloctl.control._watches import Watcher, Watches
+from cyoloctl.control import watches as watching
+from cyoloctl.control.watches import Watcher, Watches
 from cyoloctl.errors import CyoloctlError, InternalError
 
 
@@ -146,7 +146,7 @@ async def test_lines_take_at_most_a_tenth_of_the_time() -> None:
 async def test_watcher_that_does_not_read_gets_the_newest_line_when_it_does_and_ends_at_last(
     monkeypatch: Any,
 ) -> None:
-    monkeypatch.setattr(_watches, "_STUCK_S", 0.05)
+    monkeypatch.setattr(watching, "_STUCK_S", 0.05)
     source = Source()
     watches = Watches(source.watch, _no_bug)
     slow, dead = Sink(), Sink()

@@ -1,0 +1,316 @@
+"""What operators see and do about certificates and CAs: state, exchange, renewal by file, problems."""
+
+from __future__ import annotations
+
+import logging
+from datetime import datetime
+from typing import Any
+
+from cyoloctl import authority, pki
+from cyoloctl.authorities.machine import Rotation
+from cyoloctl.authorities.renewal import Ask, CertificateService
+from cyoloctl.errors import ConfigError, Conflict
+from cyoloctl.replicated.proposer import Json, Replicated, rfc3339
+
+__all__ = ["PkiService"]
+
+_log = logging.getLogger("cyoloctl.certificates")
+
+_CA_DUE_MS = 365 * 86_400_000
+"""A CA that ends sooner is to be exchanged."""
+
+
+class PkiService:
+    """What control.server calls for pki_*, and what `status` asks."""
+
+    def __init__(self, replicated: Replicated, certificates: CertificateService, *, ask: Ask) -> None:
+        """ask: a connected member by name."""
+        self._replicated = replicated
+        self._certificates = certificates
+        self._ask = ask
+        self._engine = replicated.engine
+        self._config = replicated.config
+        self._name = str(replicated.config.name)
+        self._members = replicated.machine.members
+        self._authorities = replicated.machine.authorities
+        self._credentials = replicated.machine.credentials
+
+    async def status(self, *, timeout_s: float) -> Json:
+        """The CAs, who holds their keys, whose certificates are under which, whether a rotation is due."""
+        await self._replicated.fresh(timeout_s=timeout_s)
+        going = self._authorities.rotation
+        told = {
+            name: (peer.info.get("certificate_ca"), peer.info.get("ca_keys"))
+            for name, peer in self._engine.peers().items()
+        }
+        own = self._certificates.describe()
+        told[self._name] = (own["certificate_ca"], own["ca_keys"])
+        members = [
+            self._member_row(member.name, member.role, member.certificate_expires_at, told.get(member.name))
+            for member in self._members.members()
+        ]
+        reasons = self._due_reasons()
+        return {
+            "schema_version": 1,
+            "authorities": [self._ca_row(pem, told) for pem in self._all_authorities()],
+            "members": members,
+            "rotation": None if going is None else self._rotation_row(going),
+            "rotation_due": bool(reasons),
+            "reasons": reasons,
+            "certificate_days": self._certificates.certificate_days(),
+            "credentials_to_renew": self._to_renew(),
+        }
+
+    def _all_authorities(self) -> list[str]:
+        going = self._authorities.rotation
+        if going is not None:
+            return [going.old_ca_pem, going.ca_pem]
+        return [self._authorities.current or self._certificates.files.ca_pem]
+
+    def _ca_row(self, pem: str, told: dict[str, tuple[Any, Any]]) -> Json:
+        going, sha256 = self._authorities.rotation, pki.certificate_sha256(pem)
+        state = "current"
+        if going is not None:
+            is_new = pem == going.ca_pem
+            state = (
+                ("current" if is_new else "previous") if going.issuing else "next" if is_new else "current"
+            )
+        start, end = pki.certificate_dates(pem)
+        return {
+            "sha256": sha256,
+            "state": state,
+            "not_before": rfc3339(start.timestamp()),
+            "not_after": rfc3339(end.timestamp()),
+            "key_holders": sorted(
+                name for name, (_, keys) in told.items() if isinstance(keys, str) and sha256 in keys.split()
+            ),
+        }
+
+    def _member_row(self, name: str, role: str, expires_at: str | None, told: tuple[Any, Any] | None) -> Json:
+        going = self._authorities.rotation
+        ca = None if told is None or not isinstance(told[0], str) else told[0]
+        return {
+            "name": name,
+            "role": role,
+            "connected": told is not None,
+            "certificate_expires_at": expires_at,
+            # Of a member that is away only its last word is known.
+            "ca_sha256": ca if going is None or ca is not None else _last_word(going, name),
+            "confirmed": None if going is None else name in going.confirmed,
+            "reissued": None if going is None else name in going.reissued,
+        }
+
+    def _rotation_row(self, going: Rotation) -> Json:
+        waiting = self._authorities.not_reissued() if going.issuing else self._authorities.unconfirmed()
+        return {
+            "step": "issuing" if going.issuing else "overlap" if going.ready_unix_ms else "distributing",
+            "from_sha256": pki.certificate_sha256(going.old_ca_pem),
+            "to_sha256": going.sha256,
+            "begun_at": rfc3339(going.begun_unix_ms / 1000),
+            "overlap_until": rfc3339(going.overlap_until_unix_ms / 1000),
+            "waiting_for": waiting,
+            "problem": self._certificates.exchange_problem,
+        }
+
+    def _due_reasons(self) -> list[str]:
+        reasons = [
+            f"{name} was removed and has had the key of the CA" for name in self._authorities.due_for()
+        ]
+        end = pki.certificate_dates(self._all_authorities()[-1])[1]
+        if int(end.timestamp() * 1000) - self._certificates.judged_ms() < _CA_DUE_MS:
+            reasons.append(f"the CA ends at {rfc3339(end.timestamp())}")
+        return reasons
+
+    def _to_renew(self) -> list[str]:
+        """Credentials that do not outlive the old CA: made before every member trusted the new one."""
+        going = self._authorities.rotation
+        now_ms = self._replicated.now_ms()
+        ready_ms = None if going is None else going.ready_unix_ms
+        return [
+            entry.name
+            for entry in self._credentials.entries()
+            if entry.is_live(now_ms) and (ready_ms is None or _made_unix_ms(entry) < ready_ms)
+        ]
+
+    async def rotate(self, *, overlap_s: int, dry_run: bool, abandon: bool, timeout_s: float) -> Json:
+        """Begin to exchange the CA; the nodes do the rest by themselves.
+
+        dry_run: only say what would be.  abandon: take back one that not all
+        members have confirmed.  Raises Conflict while one goes on, ConfigError
+        where no connected node holds the CA key.
+        """
+        await self._replicated.fresh(timeout_s=timeout_s)
+        going = self._authorities.rotation
+        if abandon:
+            if going is None:
+                raise Conflict("no rotation of the CA goes on: see `cyoloctl pki status`")
+            await self._certificates.write("abandon", {"sha256": going.sha256})
+            return self._rotate_answer(None, 0, dry_run=False)
+        if going is not None:
+            raise Conflict("a rotation of the CA goes on already: see `cyoloctl pki status`")
+        old = self._certificates.issuing()
+        if old is None:
+            return await self._rotate_there(overlap_s, dry_run, timeout_s)
+        if dry_run:
+            return self._rotate_answer(None, overlap_s, dry_run=True)
+        cluster_id = str(self._config.cluster_id)
+        new, voucher = authority.new_authority(
+            old, cluster_id, str(self._config.cluster), self._replicated.now_ms()
+        )
+        keys = {
+            member.name: authority.seal_key(new, cluster_id, member.name, member.sealing_key)
+            for member in self._members.members()
+            if member.role == "voter"
+        }
+        await self._replicated.apply_here(
+            "authorities",
+            "begin",
+            {
+                "ca_pem": new.ca_pem,
+                "old_ca_pem": old.ca_pem,
+                "voucher": voucher,
+                "keys": keys,
+                "overlap_ms": overlap_s * 1000,
+            },
+            request_id=None,
+            timeout_s=timeout_s,
+        )
+        _log.info("a rotation of the CA has begun", extra={"ca": new.sha256[:16], "overlap_s": overlap_s})
+        return self._rotate_answer(new.sha256, overlap_s, dry_run=False)
+
+    async def rotate_for(self, *, overlap_s: int, dry_run: bool, timeout_s: float) -> Json:
+        """As rotate, for a voter that holds no CA key."""
+        if self._certificates.issuing() is None:
+            raise ConfigError("this node holds no CA key: see who does (pki status)")
+        return await self.rotate(overlap_s=overlap_s, dry_run=dry_run, abandon=False, timeout_s=timeout_s)
+
+    async def _rotate_there(self, overlap_s: int, dry_run: bool, timeout_s: float) -> Json:
+        for name in self._key_holders():
+            return await self._ask(name, "rotate_ca", {"overlap_s": overlap_s, "dry_run": dry_run}, timeout_s)
+        raise ConfigError(
+            "no connected member holds the key of the CA, so the cluster cannot exchange it: start a voter "
+            "that holds it; with a CA that is kept offline, make a new cluster with a CA of its own"
+        )
+
+    def _key_holders(self) -> list[str]:
+        """Connected voters that say that they hold the CA key; never one that was asked by another."""
+        wanted = pki.certificate_sha256(self._all_authorities()[-1 if self._issues_from_new() else 0])
+        voters = {member.name for member in self._members.members() if member.role == "voter"}
+        found = []
+        for name, peer in sorted(self._engine.peers().items()):
+            keys = peer.info.get("ca_keys")
+            if name in voters and isinstance(keys, str) and wanted in keys.split():
+                found.append(name)
+        return found
+
+    def _issues_from_new(self) -> bool:
+        going = self._authorities.rotation
+        return going is not None and going.issuing
+
+    def _rotate_answer(self, sha256: str | None, overlap_s: int, *, dry_run: bool) -> Json:
+        members = self._members.members()
+        connected = {self._name, *self._engine.peers()}
+        return {
+            "schema_version": 1,
+            "dry_run": dry_run,
+            "sha256": sha256,
+            "overlap_s": overlap_s,
+            "members": [member.name for member in members],
+            "away": [member.name for member in members if member.name not in connected],
+            "credentials_to_renew": self._to_renew(),
+        }
+
+    async def grant(self, *, request: str, timeout_s: float) -> Json:
+        """The object of a file with a new certificate for a member that cannot reach the cluster.
+
+        request: the text of the member's request file.  Raises NotFound for
+        no member, AccessDenied for another key than it was admitted with,
+        InvalidInput, ConfigError where no connected node holds the CA key.
+        """
+        asked = pki.decode_request(request)
+        name = str(asked.name)
+        if self._certificates.issuing() is not None:
+            return await self.grant_for(name=name, request_pem=asked.request_pem, timeout_s=timeout_s)
+        for holder in self._key_holders():
+            return await self._ask(
+                holder, "grant", {"name": name, "request_pem": asked.request_pem}, timeout_s
+            )
+        raise ConfigError("no connected member holds the key of the CA (pki status): start a voter that does")
+
+    async def grant_for(self, *, name: str, request_pem: str, timeout_s: float) -> Json:
+        """As grant, on a node that holds the CA key."""
+        certificate, ca_pem = await self._certificates.issue(name, request_pem, timeout_s)
+        return authority.encode_renewal(
+            certificate, cluster_id=str(self._config.cluster_id), name=name, ca_pem=ca_pem
+        )
+
+    # ------------------------------------------------------------- problems
+
+    def problems(self) -> list[Json]:
+        """What needs a hand: each with code, member (or None), message and command."""
+        now_ms = self._certificates.judged_ms()
+        warn_ms = authority.warn_before_s(self._certificates.certificate_days()) * 1000
+        found: list[Json] = []
+        for member in self._members.members():
+            expires_at = member.certificate_expires_at
+            if member.name == self._name:
+                expires_at = self._certificates.expires_at()
+            if expires_at is None:
+                continue
+            left_ms = (
+                int(datetime.fromisoformat(expires_at.replace("Z", "+00:00")).timestamp() * 1000) - now_ms
+            )
+            if left_ms < warn_ms:
+                found.append(
+                    _problem(
+                        "certificate_expired" if left_ms <= 0 else "certificate_expiring",
+                        member.name,
+                        f"the certificate of {member.name} {_ends(left_ms)}, at {expires_at}: it renews "
+                        "itself while it is connected to a voter that holds the CA key; else by file",
+                        "cyoloctl node renew -d DIR --request FILE",
+                    )
+                )
+        if self._certificates.problem is not None:
+            message = f"{self._name} cannot renew its certificate: {self._certificates.problem}"
+            found.append(_problem("certificate_renewal_failed", self._name, message, "cyoloctl pki status"))
+        if self._certificates.exchange_problem is not None:
+            message = (
+                f"{self._name} does not follow the exchange of the CA: {self._certificates.exchange_problem}"
+            )
+            found.append(_problem("ca_exchange_failed", self._name, message, "cyoloctl pki status"))
+        for entry in self._credentials.entries():
+            left_ms = entry.expires_unix_ms - now_ms
+            life_days = max(1, entry.lifetime_ms // 86_400_000)
+            # Those of an hour are meant to end: they are told of in their last third.
+            warn_ms = min(authority.warn_before_s(life_days) * 1000, entry.lifetime_ms // 3)
+            if entry.revoked_unix_ms is None and 0 < left_ms < warn_ms:
+                message = f"the credentials of {entry.name} ({entry.role}) {_ends(left_ms)}"
+                command = f"cyoloctl credentials renew {entry.name} --out FILE"
+                found.append(_problem("credentials_expiring", None, message, command))
+        for reason in self._due_reasons():
+            message = f"the CA must be exchanged: {reason}"
+            if self._authorities.rotation is not None:
+                message = f"the CA is being exchanged, which was due: {reason}"
+            found.append(_problem("ca_rotation_due", None, message, "cyoloctl pki rotate-ca"))
+        return found
+
+
+def _problem(code: str, member: str | None, message: str, command: str) -> Json:
+    return {"code": code, "member": member, "message": message, "command": command}
+
+
+def _ends(left_ms: int) -> str:
+    seconds = abs(left_ms) // 1000
+    span = f"{seconds // 86_400} days" if seconds >= 2 * 86_400 else f"{seconds // 3600} hours"
+    if seconds < 2 * 3600:
+        span = f"{seconds // 60} minutes"
+    return f"ended {span} ago" if left_ms <= 0 else f"ends in {span}"
+
+
+def _last_word(going: Rotation, name: str) -> str:
+    return going.sha256 if name in going.reissued else pki.certificate_sha256(going.old_ca_pem)
+
+
+def _made_unix_ms(entry: Any) -> int:
+    """When the certificate of an entry was made, as far as the register tells: not after this."""
+    return max(int(entry.created_unix_ms), int(entry.expires_unix_ms) - int(entry.lifetime_ms))

@@ -1,0 +1,539 @@
+"""A node's certificate, renewed by itself, and the exchange of the cluster's CA.
+
+`run` does the next thing that is this node's to do, about twice a second.
+What needs no other node (a renewal with the own CA key) needs no leader
+either: a cluster whose certificates have all ended gets up by itself.  All is
+judged by cluster time, or by the time that the leader is about to step to
+where that is later, so that a cluster that lay switched off for years renews
+its certificates before it takes up the new time.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import shlex
+import time
+from collections.abc import Awaitable, Callable, Iterable, Sequence
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from cyoloctl import authority, pki
+from cyoloctl.authorities.machine import DEFAULT_CERTIFICATE_DAYS, Rotation
+from cyoloctl.authority import Authority
+from cyoloctl.errors import (
+    AccessDenied,
+    ConfigError,
+    Conflict,
+    CyoloctlError,
+    NotFound,
+    Unavailable,
+)
+from cyoloctl.replicated.proposer import Json, Replicated, rfc3339
+from cyoloctl.tls import TlsIdentity
+
+__all__ = ["CertificateService", "Issuer"]
+
+_log = logging.getLogger("cyoloctl.certificates")
+
+Ask = Callable[[str, str, Json, float], Awaitable[Json]]
+"""Ask a connected member by name: operation, arguments, seconds."""
+
+_PAUSE_S, _BUSY_PAUSE_S = 0.5, 0.1
+_STEP_TIMEOUT_S = 5.0
+_RETRY_FIRST_S, _RETRY_LAST_S = 1.0, 60.0
+_REMAKE_EVERY_S = 0.4
+_SHUT_OUT_S = 10.0
+_SETTLED_S = 1.0
+_LAST_UNIX_MS = int(authority.CLOCK_UNTIL.timestamp() * 1000)
+
+
+class Issuer(NamedTuple):
+    """What issuing takes.  trust_pem: the CAs that the holder of the certificate must trust."""
+
+    authority: Authority
+    trust_pem: str
+    days: int
+
+
+class CertificateService:
+    """What this node has, gets and gives of certificates.
+
+    files: what the pki directory holds now.  pending: the time that this
+    node, as leader, is about to step to, in Unix milliseconds; None otherwise.
+    problem, exchange_problem: why the certificate cannot be renewed, or the
+    exchange of the CA does not go on; None when all is well.
+    """
+
+    def __init__(
+        self,
+        replicated: Replicated,
+        files: pki.NodeFiles,
+        pki_dir: Path,
+        tls: TlsIdentity,
+        *,
+        ask: Ask,
+        on_renewed: Callable[[pki.NodeFiles], None] = lambda files: None,
+    ) -> None:
+        self._replicated = replicated
+        self._engine = replicated.engine
+        self._members = replicated.machine.members
+        self._authorities = replicated.machine.authorities
+        self._config = replicated.config
+        self._name = str(replicated.config.name)
+        self._pki_dir = pki_dir
+        self._tls = tls
+        self._ask = ask
+        self._on_renewed = on_renewed
+        self.files = files
+        self.pending: Callable[[], int | None] = lambda: None
+        self._held = authority.held(pki_dir)
+        self._seen = self._stamps()
+        self._renewed_at = float("-inf")
+        self._remake_at = 0.0
+        self._failures = 0
+        self._retry_at = 0.0
+        self._alone_since = time.monotonic()
+        self.problem: str | None = None
+        self.exchange_problem: str | None = None
+
+    # ------------------------------------------------------------- what others of the node ask
+
+    def judged_ms(self) -> int:
+        """Cluster time, or the time that the leader is about to step to."""
+        told = [self._replicated.now_ms()]
+        leader = (self._engine.leader() or "").partition("~")[0]
+        if leader == self._name:
+            told.append(self.pending() or 0)
+        elif (peer := self._engine.peers().get(leader)) is not None:
+            pending = peer.info.get("pending_unix_ms")
+            if type(pending) is int and pending < _LAST_UNIX_MS:
+                told.append(pending)
+        return max(told)
+
+    def ready(self, pending_unix_ms: int) -> bool:
+        """Whether every connected member's certificate, this node's too, lasts beyond a time."""
+        connected = {self._name, *self._engine.peers()}
+        members = [m for m in self._members.members() if m.name in connected]
+        return not authority.ready(
+            ((member.name, member.certificate_expires_at) for member in members), pending_unix_ms
+        )
+
+    def expires_at(self) -> str:
+        """The end of this node's certificate, RFC 3339."""
+        return rfc3339(self.files.certificate_expires_at.timestamp())
+
+    def settled(self) -> bool:
+        """Whether all sessions rest on the present certificate: only then is it announced.
+
+        Not for a moment after a renewal: a handshake may have begun before it.
+        """
+        return not self._outdated() and time.monotonic() - self._renewed_at >= _SETTLED_S
+
+    def _outdated(self) -> list[str]:
+        """The peers that were shown a certificate that was replaced since."""
+
+        def judge(connection: Any) -> str:
+            if not self._tls.shows_present(connection):
+                raise AccessDenied("the session rests on a certificate that was replaced")
+            return ""
+
+        return sorted({name for name, _ in self._engine.recheck(judge)})
+
+    def holds_ca_key(self) -> bool:
+        """Whether this node can issue certificates for nodes now."""
+        return self.issuing() is not None
+
+    def issuer(self, *, credentials: bool = False) -> Issuer:
+        """The CA of new certificates: of nodes, or of credentials.
+
+        While CAs are exchanged both are trusted by whoever gets a certificate,
+        and credentials come from the new CA as soon as every member trusts it,
+        so that they outlive the old one.
+
+        Raises ConfigError where this node holds no CA key.
+        """
+        found = self.issuing(credentials=credentials)
+        if found is None:
+            raise ConfigError(
+                "this node holds no CA key and cannot issue certificates: ask a voter that does (pki status)"
+            )
+        return Issuer(found, "".join(self.files.authorities), self.certificate_days())
+
+    def certificate_days(self) -> int:
+        """Life of new certificates."""
+        return self._authorities.certificate_days or authority.life_of(self.files.certificate_pem).days
+
+    def describe(self) -> Json:
+        """What this node tells its peers about its certificates."""
+        return {
+            "certificate_ca": pki.certificate_sha256(self.files.ca_pem),
+            "ca_keys": " ".join(sorted(self._held)),
+        }
+
+    # ------------------------------------------------------------- at the start
+
+    def start(self) -> None:
+        """Before this node dials anybody: renew a certificate that has ended, where the CA key is here.
+
+        Judged by the cluster time that the journal knows.  The wall clock may
+        be years off, and a certificate from then is good for nobody today; if
+        it is right, a majority says so soon, and `maintain` renews.  Raises
+        ConfigError for a certificate that ended by cluster time where the
+        node cannot renew it: nobody would let it in.
+        """
+        now_ms, wall = self._replicated.now_ms(), datetime.now(UTC)
+        ended = authority.life_of(self.files.certificate_pem).end_unix_ms <= now_ms
+        found = self.issuing()
+        if found is None:
+            path = self._pki_dir / "node.crt"
+            directory = shlex.quote(str(self._pki_dir.parent))
+            end = f"{self.files.certificate_expires_at:%Y-%m-%dT%H:%M:%SZ}"
+            if ended:
+                raise ConfigError(
+                    f"{path} ended at {end}, and the cluster's time was {rfc3339(now_ms / 1000)} already "
+                    f"when this node last knew it: here `cyoloctl node renew -d {directory} --request FILE`, "
+                    "on a member `cyoloctl member grant --request FILE --out FILE`, then here "
+                    f"`cyoloctl node renew -d {directory} --grant FILE`"
+                )
+            if authority.has_ended(self.files.certificate_pem, wall):
+                _log.warning(
+                    "the certificate has ended by this machine's clock: if no member lets this node in, "
+                    "renew it by file (cyoloctl node renew)",
+                    extra={"certificate": str(path), "ended_at": end, "clock": f"{wall:%Y-%m-%dT%H:%M:%SZ}"},
+                )
+            return
+        if ended:
+            self._renew_here(found, now_ms)
+
+    # ------------------------------------------------------------- upkeep
+
+    async def run(self) -> None:
+        """Runs while the node does."""
+        pause = _PAUSE_S
+        while True:
+            await self._engine.wait_changed(pause)
+            pause = _BUSY_PAUSE_S if await self.maintain() else _PAUSE_S
+
+    async def maintain(self) -> bool:
+        """Do what is due.  True when there is more to do soon.  Raises nothing."""
+        try:
+            self._notice_files()
+            busy = await self._exchange()
+        except CyoloctlError as error:
+            busy = False
+            if self.exchange_problem != error.message:
+                self.exchange_problem = error.message
+                _log.error("the exchange of the CA does not go on", extra={"reason": error.message})
+        busy = await self._renew_when_due() or busy
+        busy = self._remake_links() or busy
+        try:
+            if self._engine.leader() is not None:
+                busy = await self._tell() or busy
+                if self._engine.is_leader():
+                    busy = await self._lead() or busy
+        except CyoloctlError as error:
+            _log.debug("certificates", extra={"code": error.code, "reason": error.message})
+        return busy
+
+    def _stamps(self) -> tuple[tuple[int, int], ...]:
+        found = []
+        for file in ("node.crt", "ca.crt", "ca.key"):
+            try:
+                status = os.stat(self._pki_dir / file)
+                found.append((status.st_mtime_ns, status.st_ino))
+            except OSError:
+                found.append((0, 0))
+        return tuple(found)
+
+    def _notice_files(self) -> None:
+        """What `node renew` or an operator put in place is used without a restart."""
+        stamps = self._stamps()
+        if stamps != self._seen:
+            self._seen = stamps
+            try:
+                self.reload()
+            except ConfigError as error:
+                _log.error("changed files are not used", extra={"reason": error.message})
+
+    def reload(self) -> None:
+        """Use what the pki directory holds now.  Raises ConfigError; then everything is as it was."""
+        files = pki.check_private_files(
+            self._pki_dir, name=self._name, cluster_id=str(self._config.cluster_id)
+        )
+        held = authority.held(self._pki_dir)
+        self._tls.reload()
+        self._seen = self._stamps()
+        renewed = files.certificate_pem != self.files.certificate_pem
+        self.files, self._held = files, held
+        if renewed:
+            self._renewed_at = time.monotonic()
+            self._failures, self.problem = 0, None
+            _log.info(
+                "certificate renewed",
+                extra={"expires_at": self.expires_at(), "ca": pki.certificate_sha256(files.ca_pem)[:16]},
+            )
+        self._on_renewed(files)
+
+    def _remake_links(self) -> bool:
+        """End one link that rests on a replaced certificate; both ends dial again at once."""
+        outdated = self._outdated()
+        if outdated and time.monotonic() >= self._remake_at:
+            self._remake_at = time.monotonic() + _REMAKE_EVERY_S
+            self._engine.reconnect(outdated[0])
+        return bool(outdated)
+
+    # Renewal.
+
+    def issuing(self, *, credentials: bool = False) -> Authority | None:
+        """The CA that certificates come from now, where this node holds its key."""
+        going = self._authorities.rotation
+        if going is not None:
+            from_new = going.issuing or (credentials and going.ready_unix_ms is not None)
+            return self._held.get(going.sha256 if from_new else pki.certificate_sha256(going.old_ca_pem))
+        current = self._authorities.current
+        if current is not None:
+            return self._held.get(pki.certificate_sha256(current))
+        return next(iter(self._held.values()), None)
+
+    def _shut_out_ms(self) -> int | None:
+        """The wall clock of a node that nobody lets in and whose certificate has ended by it, else None.
+
+        It was away until its certificate ended: nobody can tell it the time.
+        While anybody lets it in, or this clock was never set, the clock counts
+        for nothing.
+        """
+        now = time.monotonic()
+        if self._engine.peers() or len(self._members.members()) == 1:
+            self._alone_since = now
+        if now - self._alone_since < _SHUT_OUT_S:
+            return None
+        wall = datetime.now(UTC)
+        ended = authority.has_ended(self.files.certificate_pem, wall)
+        return int(wall.timestamp() * 1000) if ended else None
+
+    def _due(self) -> bool:
+        if self._shut_out_ms() is not None:
+            return True
+        if self.judged_ms() >= authority.life_of(self.files.certificate_pem).renew_unix_ms:
+            return True
+        going = self._authorities.rotation
+        if going is not None:
+            return going.issuing and self.files.ca_pem != going.ca_pem
+        return self._authorities.current not in (None, self.files.ca_pem)
+
+    async def _renew_when_due(self) -> bool:
+        if not self._due() or time.monotonic() < self._retry_at:
+            return False
+        try:
+            found = self.issuing()
+            if found is not None and found.ca_pem in self.files.authorities:
+                self._renew_here(found, max(self.judged_ms(), self._shut_out_ms() or 0))
+            else:
+                await self._renew_there()
+            if self._due():
+                raise ConfigError("the new certificate has ended as well: the clocks do not agree (status)")
+        except CyoloctlError as error:
+            pause = min(_RETRY_FIRST_S * 2**self._failures, _RETRY_LAST_S)
+            self._failures = min(self._failures + 1, 16)
+            self._retry_at = time.monotonic() + pause
+            # For a moment after a start or a change of leader nobody can be asked.
+            level = logging.ERROR if self._failures == 4 else logging.DEBUG
+            if self._failures >= 4:
+                self.problem = error.message
+            _log.log(level, "the certificate could not be renewed", extra={"reason": error.message})
+            return False
+        return True
+
+    def _renew_here(self, found: Authority, now_ms: int) -> None:
+        authority.renew_own(
+            self._pki_dir, found, self.files.identity, now_unix_ms=now_ms, days=self.certificate_days()
+        )
+        self.reload()
+
+    async def _renew_there(self) -> None:
+        """Ask the leader first, then everybody else that is connected."""
+        request = pki.prepare_request(self._pki_dir, self._name, str(self._config.cluster_id))
+        leader = (self._engine.leader() or "").partition("~")[0]
+        others = sorted(self._engine.peers(), key=lambda name: (name != leader, name))
+        refusal: CyoloctlError = Unavailable("no member is connected that could be asked for a certificate")
+        for name in others:
+            try:
+                answer = await self._ask(name, "renew", {"request_pem": request.request_pem}, _STEP_TIMEOUT_S)
+                authority.store_certificate(
+                    self._pki_dir, str(answer.get("certificate_pem")), self.files.identity
+                )
+            except CyoloctlError as error:
+                if not isinstance(error, ConfigError) or isinstance(refusal, Unavailable):
+                    refusal = error  # "holds no CA key" says the least
+                continue
+            self.reload()
+            return
+        raise refusal
+
+    async def renew_for(self, peer: str, *, request_pem: str, timeout_s: float) -> Json:
+        """A new certificate for a member that asks for itself.
+
+        Raises AccessDenied where the key is not the one that the member was
+        admitted with, ConfigError where this node cannot issue.
+        """
+        return {"certificate_pem": (await self.issue(peer, request_pem, timeout_s))[0]}
+
+    async def issue(self, name: str, request_pem: str, timeout_s: float) -> tuple[str, str]:
+        """The certificate and the CA that issued it."""
+        issuer = self.issuer()
+        await self._replicated.fresh(timeout_s=timeout_s)
+        member = self._members.get(name)
+        if member is None:
+            raise NotFound(f"there is no member {name}: a new node joins with a token (member invite)")
+        pki.check_request(request_pem, name, member.sealing_key, str(self._config.cluster_id))
+        if member.key_hash is None:
+            raise Unavailable(f"{name} has not announced its key yet: try again")
+        if pki.key_id(request_pem) != member.key_hash:
+            raise AccessDenied(
+                f"the request is signed by another key than member {name} was admitted with: if its key is "
+                "lost, remove the member and join the node under a new name"
+            )
+        certificate = authority.issue_for_node(
+            issuer.authority,
+            request_pem,
+            pki.Identity(self.files.identity.name.__class__(name), "node", self._config.cluster_id),
+            now_unix_ms=self.judged_ms(),
+            days=issuer.days,
+        )
+        _log.info("certificate issued", extra={"member": name})
+        return certificate, issuer.authority.ca_pem
+
+    # The exchange of the CA.
+
+    async def _exchange(self) -> bool:
+        """Bring the files to where the cluster is."""
+        if self._engine.leader() is None or self._members.get(self._name) is None:
+            return False
+        await self._replicated.caught_up(timeout_s=_STEP_TIMEOUT_S)
+        going, own_ca = self._authorities.rotation, self.files.ca_pem
+        before = (self.files.authorities, tuple(self._held))
+        if going is not None:
+            self._follow(going)
+        else:
+            wanted = self._authorities.current or own_ca
+            # A cluster in memory that was switched off has forgotten which CA it had chosen.
+            known = self._authorities.current is not None or self._config.storage == "disk"
+            if (
+                known
+                and own_ca == wanted
+                and (self.files.authorities != (wanted,) or authority.exchanging(self._pki_dir))
+            ):
+                authority.close_exchange(self._pki_dir, wanted)
+                self.reload()
+                _log.info("only one CA is trusted", extra={"ca": pki.certificate_sha256(wanted)[:16]})
+        self.exchange_problem = None
+        return before != (self.files.authorities, tuple(self._held))
+
+    def _follow(self, going: Rotation) -> None:
+        cluster_id = str(self._config.cluster_id)
+        if going.ca_pem not in self.files.authorities:
+            authority.check_voucher(going.ca_pem, going.voucher, self.files.authorities, cluster_id)
+            authority.trust(self._pki_dir, [*self.files.authorities, going.ca_pem])
+            self.reload()
+            _log.info("a second CA is trusted", extra={"ca": going.sha256[:16]})
+        sealed = going.keys.get(self._name)
+        if sealed is not None and going.sha256 not in self._held:
+            found = authority.open_key(self._pki_dir, sealed, cluster_id, self._name, going.ca_pem)
+            authority.store_next_key(self._pki_dir, found)
+            self.reload()
+
+    async def _tell(self) -> bool:
+        """Say what this node has done for the rotation that goes on."""
+        going = self._authorities.rotation
+        member = self._members.get(self._name)
+        if going is None or member is None:
+            return False
+        arguments = {"name": self._name, "sha256": going.sha256}
+        trusts = going.ca_pem in self.files.authorities
+        if (
+            self._name not in going.confirmed
+            and trusts
+            and (member.role == "learner" or (going.sha256 in self._held and self._name in going.keys))
+        ):
+            await self.write("confirm", arguments)
+            return True
+        if (
+            going.issuing
+            and self._name not in going.reissued
+            and self.files.ca_pem == going.ca_pem
+            and self.settled()
+        ):
+            await self.write("reissued", arguments)
+            return True
+        return False
+
+    async def _lead(self) -> bool:
+        """What only the leader does: give keys to voters that lack them, take the next step."""
+        life = authority.life_of(self.files.certificate_pem)
+        if self._authorities.certificate_days is None and life.days != DEFAULT_CERTIFICATE_DAYS:
+            await self.write("set_certificate_days", {"days": life.days})  # as `cluster init` chose
+            return True
+        going = self._authorities.rotation
+        if going is None:
+            return False
+        sha256 = {"sha256": going.sha256}
+        lacking = self._authorities.lacking_key()
+        if lacking:
+            return await self._give_key(going, lacking)
+        if self._authorities.unconfirmed():
+            return False
+        if going.ready_unix_ms is None:
+            # Who held it up was removed.
+            await self.write("confirm", {"name": self._name, **sha256})
+            return True
+        if not going.issuing:
+            now_ms = max(self._replicated.now_ms(), self._replicated.machine.time_unix_ms)
+            if now_ms < going.overlap_until_unix_ms:
+                return False
+            await self.write("advance", sha256)
+            _log.info("certificates come from the new CA now", extra={"ca": going.sha256[:16]})
+            return True
+        if not self._authorities.not_reissued():
+            await self.write("finish", sha256)
+            _log.info("the old CA counts no more", extra={"ca": going.sha256[:16]})
+            return True
+        return False
+
+    async def _give_key(self, going: Rotation, lacking: Sequence[str]) -> bool:
+        found = self._held.get(going.sha256)
+        if found is None:
+            # A leader without it (it joined meanwhile): whoever has it is asked.
+            for name in going.confirmed:
+                if name in self._engine.peers() and name in going.keys:
+                    await self._ask(name, "wrap_ca", {"sha256": going.sha256}, _STEP_TIMEOUT_S)
+                    return True
+            return False
+        await self.wrap(going, found, lacking)
+        return True
+
+    async def wrap(self, going: Rotation, found: Authority, lacking: Iterable[str]) -> None:
+        """Seal the new CA's key to voters that lack it."""
+        members = (self._members.get(name) for name in lacking)
+        keys = {
+            member.name: authority.seal_key(
+                found, str(self._config.cluster_id), member.name, member.sealing_key
+            )
+            for member in members
+            if member is not None
+        }
+        await self.write("wrap", {"sha256": going.sha256, "keys": keys})
+
+    async def wrap_for_leader(self, *, sha256: str, timeout_s: float) -> Json:
+        """Answer of a voter that holds the key to a leader that does not."""
+        going, found = self._authorities.rotation, self._held.get(sha256)
+        if going is None or going.sha256 != sha256 or found is None:
+            raise Conflict("this rotation of the CA does not go on, or its key is not here")
+        await self.wrap(going, found, self._authorities.lacking_key())
+        return {}
+
+    async def write(self, operation: str, arguments: Json) -> None:
+        await self._replicated.apply_here(
+            "authorities", operation, arguments, request_id=None, timeout_s=_STEP_TIMEOUT_S
+        )

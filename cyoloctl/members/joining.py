@@ -1,0 +1,347 @@
+"""Invitations, and admitting the nodes that hold one.
+
+Whoever asks to join is nobody yet.  What they ask is checked against this
+node's own copy of the log first; what no open invitation backs there reaches
+the cluster (a read barrier, never a log entry) a few times a second at most.
+"""
+
+from __future__ import annotations
+
+import logging
+import time
+from collections.abc import Awaitable, Callable, Mapping
+from datetime import UTC, datetime
+from typing import Any
+
+from cyoloctl import joining, pki
+from cyoloctl.audit import audit
+from cyoloctl.authorities.renewal import Issuer
+from cyoloctl.errors import (
+    ConfigError,
+    Conflict,
+    CyoloctlError,
+    InvalidInput,
+    InvitationRejected,
+    Overloaded,
+    Unavailable,
+)
+from cyoloctl.members.machine import REJECTED, Invitation
+from cyoloctl.model import Address, NodeName, parse_address
+from cyoloctl.replicated.proposer import Json, Replicated, rfc3339
+
+__all__ = ["JOIN_FIELDS", "Allowance", "JoinService"]
+
+_log = logging.getLogger("cyoloctl.node")
+
+JOIN_FIELDS = ("name", "public_key", "signature", "request_pem", "sealing_key", "address", "ca_sha256")
+"""What a joiner sends, all of it text; see `control.wire`."""
+
+_UNBACKED_PER_S, _UNBACKED_AT_ONCE = 2.0, 5
+_BACKED_PER_S, _BACKED_AT_ONCE = 10.0, 20
+
+
+class Allowance:
+    """A rate: per_s in each second on average, at_once after a pause.  clock: seconds, monotonic."""
+
+    def __init__(self, per_s: float, at_once: int, clock: Callable[[], float] = time.monotonic) -> None:
+        self._per_s = per_s
+        self._at_once = float(at_once)
+        self._clock = clock
+        self._left = self._at_once
+        self._seen = clock()
+
+    def take(self) -> bool:
+        """Use one; False when none is left now."""
+        now = self._clock()
+        self._left = min(self._at_once, self._left + (now - self._seen) * self._per_s)
+        self._seen = now
+        if self._left < 1.0:
+            return False
+        self._left -= 1.0
+        return True
+
+
+class JoinService:
+    """What a node does for those who invite and those who join.
+
+    files: the node's files as they are now.  issuer: the CA of new
+    certificates; raises ConfigError where this node holds no CA key.  addresses: where members are, by
+    name.  ask: passes an operation on to the node of a raft id or name, once.
+    """
+
+    def __init__(
+        self,
+        replicated: Replicated,
+        *,
+        files: Callable[[], pki.NodeFiles],
+        issuer: Callable[[], Issuer],
+        addresses: Callable[[], Mapping[str, str]],
+        ask: Callable[[str, str, Json, float], Awaitable[Json]],
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
+        self._replicated = replicated
+        self._config = replicated.config
+        self._engine = replicated.engine
+        self._members = replicated.machine.members
+        self._files = files
+        self._issuer = issuer
+        self._addresses = addresses
+        self._ask = ask
+        self._unbacked = Allowance(_UNBACKED_PER_S, _UNBACKED_AT_ONCE, clock)
+        self._backed = Allowance(_BACKED_PER_S, _BACKED_AT_ONCE, clock)
+        self._turned_away = 0
+
+    # ------------------------------------------------------------- inviting
+
+    async def invite(self, name: str, *, learner: bool, ttl_s: int, timeout_s: float) -> Json:
+        """A join token for a name, in the place of an older one."""
+        await self._founded(timeout_s)
+        secret = joining.new_secret()
+        # By the cluster's time, which decides when it expires; this machine's clock may be wrong.
+        expires_unix_s = self._replicated.now_ms() // 1000 + ttl_s
+        arguments = {
+            "name": name,
+            "learner": learner,
+            "public_key": joining.public_key(secret, self._config.cluster_id, name),
+            "expires_unix_ms": expires_unix_s * 1000,
+        }
+        _, made, _ = await self._replicated.apply(
+            "members", "issue_invitation", arguments, request_id=None, timeout_s=timeout_s
+        )
+        audit("member invite", member=name, role="learner" if learner else "voter")
+        token = joining.JoinToken(
+            cluster_id=self._config.cluster_id,
+            cluster=self._config.cluster,
+            ca_sha256=",".join(pki.certificate_sha256(pem) for pem in self._files().authorities[-2:]),
+            name=NodeName(name),
+            learner=learner,
+            secret=secret,
+            expires_unix_s=expires_unix_s,
+            members=tuple(self._whom_to_dial(name).items())[: joining.MAX_TOKEN_MEMBERS],
+        )
+        return {
+            "schema_version": 1,
+            "token": joining.encode_token(token),
+            "name": name,
+            "learner": learner,
+            "expires_at": rfc3339(expires_unix_s),
+            "replaced": made["replaced"],
+        }
+
+    async def _founded(self, timeout_s: float) -> None:
+        """Return when there is a member.
+
+        The first node of a cluster records itself, and may do so only while
+        nobody else is there: whoever was invited before would shut it out.
+        """
+        deadline = time.monotonic() + timeout_s
+        while not self._members.members():
+            left = deadline - time.monotonic()
+            if left <= 0:
+                raise Unavailable("this node has not recorded itself as a member yet: try again")
+            await self._engine.wait_changed(min(0.05, left))
+
+    def _whom_to_dial(self, joiner: str) -> dict[NodeName, Address]:
+        """This node, the voters and the learners, in this order, with their addresses."""
+        found = {self._config.name: self._config.advertise}
+        addresses = self._addresses()
+
+        def is_learner(name: str) -> bool:
+            member = self._members.get(name)
+            return member is None or member.role == "learner"
+
+        for name in sorted(addresses, key=lambda each: (is_learner(each), each)):
+            if name != joiner:
+                found.setdefault(NodeName(name), parse_address(addresses[name]))
+        return found
+
+    async def invitations(self, *, timeout_s: float) -> Json:
+        """Every invitation that the cluster still knows, by name."""
+        await self._replicated.fresh(timeout_s=timeout_s)
+        now_ms = self._replicated.now_ms()
+
+        def state(used_by: str | None, expires_unix_ms: int, otherwise: str) -> str:
+            return "used" if used_by else "expired" if now_ms >= expires_unix_ms else otherwise
+
+        rows = [
+            {
+                "name": each.name,
+                "learner": each.learner,
+                "created_at": rfc3339(each.created_unix_ms / 1000),
+                "expires_at": rfc3339(each.expires_unix_ms / 1000),
+                "state": state(each.used_by, each.expires_unix_ms, "open"),
+            }
+            for each in self._members.invitations()
+        ]
+        rows += [
+            {
+                "name": old.name,
+                "learner": old.learner,
+                "created_at": None,
+                "expires_at": rfc3339(old.expires_unix_ms / 1000),
+                "state": state(old.used_by, old.expires_unix_ms, "outdated"),
+            }
+            for old in self._members.secret_invitations()
+        ]
+        return {"schema_version": 1, "invitations": sorted(rows, key=lambda row: str(row["name"]))}
+
+    async def uninvite(self, name: str, *, timeout_s: float) -> Json:
+        """Withdraw an invitation."""
+        _, done, _ = await self._replicated.apply(
+            "members", "uninvite", {"name": name}, request_id=None, timeout_s=timeout_s
+        )
+        _log.info("invitation withdrawn", extra={"member": name})
+        audit("member uninvite", member=name)
+        return {"schema_version": 1, **done}
+
+    # ------------------------------------------------------------- joining
+
+    def authorities(self) -> Json:
+        """The CAs of this cluster, for whoever compares them with a digest that they trust."""
+        return {
+            "schema_version": 1,
+            "cluster_id": self._config.cluster_id,
+            "certificates": list(self._files().authorities),
+        }
+
+    async def join(self, asked: Mapping[str, str], *, passed_on: bool, timeout_s: float) -> Json:
+        """Admit a node, or give the one that was admitted its answer again: the grant.
+
+        asked: JOIN_FIELDS.  passed_on: another member asks for the joiner, and
+        nothing is passed on a second time; the signature is checked all the same.
+        """
+        deadline = time.monotonic() + timeout_s
+        name = asked["name"]
+        request_sha256 = pki.request_sha256(asked["request_pem"])
+        invitation = await self._backing(asked, request_sha256, timeout_s)
+        pki.check_request(asked["request_pem"], name, asked["sealing_key"], self._config.cluster_id)
+        if not self._backed.take():
+            raise Overloaded("this node is asked to admit too many nodes at once: try again in a second")
+        left = max(0.1, deadline - time.monotonic())
+        try:
+            issuer = self._issuer()
+        except ConfigError:
+            if passed_on:
+                raise
+            return await self._at_a_ca_holder(dict(asked), left)
+        if pki.certificate_sha256(issuer.authority.ca_pem) not in asked["ca_sha256"].split(","):
+            # Before the invitation is used: the joiner would refuse a certificate of another CA.
+            raise Conflict(
+                "the cluster has another certificate authority than when the token was made: "
+                f"invite the node again (member invite --name {name})"
+            )
+        if invitation.used_by is None:
+            await self._admit(asked, request_sha256, left)
+        peers: dict[str, Address] = {
+            peer: parse_address(where) for peer, where in self._addresses().items() if peer != name
+        }
+        peers[self._config.name] = self._config.advertise
+        return pki.grant(
+            ca_cert_pem=issuer.authority.ca_pem,
+            ca_key_pem=issuer.authority.key_pem,
+            request_pem=asked["request_pem"],
+            sealing_key=asked["sealing_key"],
+            name=name,
+            cluster=self._config.cluster,
+            learner=invitation.learner,
+            storage=self._config.storage,
+            peers=peers,
+            # By the cluster's time: whoever judges the certificate does the same.
+            now=datetime.fromtimestamp(self._replicated.now_ms() / 1000, UTC),
+            days=issuer.days,
+            trust_pem=issuer.trust_pem,
+        )
+
+    async def _admit(self, asked: Mapping[str, str], request_sha256: str, timeout_s: float) -> None:
+        name = asked["name"]
+        arguments = {
+            "name": name,
+            "public_key": asked["public_key"],
+            "request_sha256": request_sha256,
+            "address": asked["address"],
+            "sealing_key": asked["sealing_key"],
+            "raft_id": name,
+            "key_hash": pki.key_id(asked["request_pem"]),
+        }
+        _, admitted, _ = await self._replicated.apply(
+            "members", "admit", arguments, request_id=None, timeout_s=timeout_s
+        )
+        _log.info("member admitted", extra={"member": name, "role": admitted["role"]})
+        audit("member admit", member=name, role=admitted["role"], key_hash=arguments["key_hash"])
+
+    async def _backing(self, asked: Mapping[str, str], request_sha256: str, timeout_s: float) -> Invitation:
+        """The invitation whose holder signed what is asked.
+
+        Raises InvitationRejected, the same for every reason; Overloaded where
+        this node has asked the cluster often enough for such as these.
+        """
+        found = self._judge(asked, request_sha256)
+        if isinstance(found, Invitation):
+            return found
+        if not self._unbacked.take():
+            self._turned_away += 1
+            raise Overloaded(
+                "too many nodes ask to join that this node knows no invitation for: try again in a second"
+            )
+        # It may have been made a moment ago, at another member.
+        await self._replicated.fresh(timeout_s=timeout_s)
+        found = self._judge(asked, request_sha256)
+        if isinstance(found, Invitation):
+            return found
+        facts: dict[str, Any] = {"reason": found, "member": asked["name"], "_seldom": True}
+        if self._turned_away:
+            facts["turned_away_before"] = self._turned_away
+            self._turned_away = 0
+        _log.warning("join refused", extra=facts)
+        raise InvitationRejected(REJECTED)
+
+    def _judge(self, asked: Mapping[str, str], request_sha256: str) -> Invitation | str:
+        """The invitation, or why there is none, by this node's copy of the log."""
+        name = asked["name"]
+        invitation = self._members.invitation(name)
+        if self._members.is_removed(name):
+            return "removed"
+        if invitation is None:
+            return "unknown"
+        if invitation.public_key != asked["public_key"]:
+            return "other key"
+        joined = self._members.get(name) is not None
+        if invitation.used_by is not None:
+            if invitation.used_by != request_sha256 or not joined:
+                return "used"
+        elif joined:
+            return "name taken"
+        elif not invitation.is_open(self._replicated.now_ms()):
+            return "expired"
+        signed = joining.JoinRequest(
+            cluster_id=self._config.cluster_id,
+            name=name,
+            request_sha256=request_sha256,
+            address=asked["address"],
+            sealing_key=asked["sealing_key"],
+            ca_sha256=asked["ca_sha256"],
+        )
+        return (
+            invitation if joining.signed_by(invitation.public_key, asked["signature"], signed) else "forged"
+        )
+
+    async def _at_a_ca_holder(self, asked: Json, timeout_s: float) -> Json:
+        """Let a voter that holds the CA key admit it: the leader, else another one that is connected."""
+        deadline = time.monotonic() + timeout_s
+        status = self._engine.status()
+        names = [] if status.leader is None else [status.leader.partition("~")[0]]
+        names += sorted({voter.partition("~")[0] for voter in status.voters} & self._engine.peers().keys())
+        problem: CyoloctlError = ConfigError(
+            "this node holds no CA key, and no voter that does is connected: join through another voter"
+        )
+        for name in dict.fromkeys(names):
+            left = deadline - time.monotonic()
+            if name == self._config.name or left <= 0.1:
+                continue
+            try:
+                return await self._ask(name, "join", asked, left)
+            except (InvitationRejected, InvalidInput, Conflict):
+                raise
+            except (ConfigError, Unavailable) as error:
+                problem = error
+        raise problem

@@ -1,0 +1,132 @@
+"""Which process of each node is the latest, and how far its disk had got: so that copies are known."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any, ClassVar
+
+from cyoloctl.errors import Conflict, InvalidInput, NotFound
+from cyoloctl.members.machine import MemberMachine
+from cyoloctl.replicated.checks import Check, checked, integer, json_object, member_name, text
+from cyoloctl.replicated.command import MAX_TIME_UNIX_MS, Malformed, Refused
+
+__all__ = ["Presence", "PresenceMachine"]
+
+
+@dataclass(frozen=True, slots=True)
+class Presence:
+    """boots: how often the node's disk was started.  boot: random, of its latest process.
+
+    index: of a committed log entry that its disk held; it can never hold less.
+    """
+
+    boots: int
+    boot: str
+    index: int
+
+
+class PresenceMachine:
+    """Operations, each answered with ``{"name","boots","index"}``:
+
+    ``boot {name, boots, boot, index}``: a process of a member began; index is
+    that of an entry that it has applied.  conflict when the register knows a
+    later process, or another one that was counted the same: one of the two
+    runs on a copy of the other's disk.
+    ``reached {name, index}``: the leader knows that the member's disk holds
+    the committed entry of this index.
+
+    Both are refused with not_found for a name that is no member, and with
+    invalid_input for an index above the entry's own.  What is known of a
+    member goes with it (`forget_member`).
+
+    PROPOSERS: which node may propose an operation for others; ``reached`` is
+    the leader's own word, so no peer may forward it.
+    """
+
+    PROPOSERS: ClassVar[dict[str, str]] = {"boot": "self", "reached": "leader"}
+
+    def __init__(self, members: MemberMachine) -> None:
+        self._members = members
+        self._nodes: dict[str, Presence] = {}
+
+    def get(self, name: str) -> Presence | None:
+        """What is known of a member's processes."""
+        return self._nodes.get(name)
+
+    def is_empty(self) -> bool:
+        """True while no process was ever announced."""
+        return not self._nodes
+
+    def forget_member(self, name: str) -> None:
+        """The member was removed; its name never returns."""
+        self._nodes.pop(name, None)
+
+    def operations(self) -> frozenset[str]:
+        """The operations that `apply` knows."""
+        return frozenset(_OPERATIONS)
+
+    def apply(
+        self, operation: str, arguments: dict[str, Any], index: int, now_unix_ms: int
+    ) -> dict[str, Any]:
+        """The value of the answer.  Raises Malformed or Refused, then nothing changed."""
+        if operation not in _OPERATIONS:
+            raise Malformed("presence knows boot and reached only: upgrade every node")
+        try:
+            given = checked(arguments, _OPERATIONS[operation])
+        except ValueError:
+            raise Malformed(f"presence.{operation} takes other arguments") from None
+        name = given["name"]
+        if self._members.get(name) is None:
+            raise Refused(NotFound(f"there is no member {name}: see member list"))
+        if given["index"] > index:
+            raise Refused(InvalidInput(f"{name} cannot hold entry {given['index']} at entry {index}"))
+        known = self._nodes.get(name)
+        held = max(given["index"], known.index if known is not None else 0)
+        if operation == "boot":
+            boots, boot = given["boots"], given["boot"]
+            if known is not None and (known.boots > boots or (known.boots == boots and known.boot != boot)):
+                raise Refused(
+                    Conflict(
+                        f"another process of {name} was started {known.boots} times, this one {boots}: "
+                        "one of them runs on a copy of the other's disk"
+                    )
+                )
+        elif known is None:
+            boots, boot = 0, ""
+        else:
+            boots, boot = known.boots, known.boot
+        self._nodes[name] = Presence(boots, boot, held)
+        return {"name": name, "boots": boots, "index": held}
+
+    def export_state(self) -> dict[str, Any]:
+        """The state for the snapshot."""
+        return {
+            name: {"boot": known.boot, "boots": known.boots, "index": known.index}
+            for name, known in self._nodes.items()
+        }
+
+    def prepare_restore(self, state: object) -> Callable[[], None]:
+        """Checks an exported state; the returned function puts it in place.  Raises ValueError."""
+        try:
+            nodes = {
+                member_name(name): Presence(**checked(fields, _STATE))
+                for name, fields in json_object(state).items()
+            }
+        except Malformed:
+            raise ValueError("what is known of a node's processes is not valid") from None
+
+        def commit() -> None:
+            self._nodes = nodes
+
+        return commit
+
+
+_boots = integer(0, MAX_TIME_UNIX_MS, "the number of starts")
+_index = integer(0, MAX_TIME_UNIX_MS, "the index")
+_boot = text(r"[\x21-\x7e]{0,64}", "the boot is not valid: use up to 64 printable ascii characters")
+_STATE: dict[str, Check] = {"boots": _boots, "boot": _boot, "index": _index}
+_OPERATIONS: dict[str, dict[str, Check]] = {
+    "boot": {"name": member_name, **_STATE},
+    "reached": {"name": member_name, "index": _index},
+}

@@ -1,0 +1,421 @@
+"""Make the files of a node: a new cluster's first, or one that joins.
+
+Offline except for the one request of `join`.  node.yaml is written last: a
+directory holds a node exactly when it holds that file, so whatever breaks
+before leaves no half node behind.
+"""
+
+from __future__ import annotations
+
+import os
+import shlex
+import shutil
+import stat
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any, cast
+
+from cyoloctl import authority, joining, pki
+from cyoloctl.control.client import join_cluster
+from cyoloctl.errors import (
+    AlreadyExists,
+    ClientTimeout,
+    ConfigError,
+    Conflict,
+    CyoloctlError,
+    InvalidInput,
+    InvitationRejected,
+    OutcomeUnknown,
+    Unavailable,
+)
+from cyoloctl.model import Address, ClusterId, NodeName, Storage, parse_address, parse_name
+from cyoloctl.node.config import (
+    CONFIG_NAME,
+    Config,
+    GatewayConfig,
+    load_config,
+    parse_gateway_url,
+    write_config,
+)
+from cyoloctl.paths import make_private_directory, write_private
+from cyoloctl.raft import create_storage
+
+__all__ = ["accept_renewal", "init_cluster", "join", "node_info", "renew_here", "write_renewal_request"]
+
+_STATE = ("raft.db", "snapshot")
+_WILDCARDS = ("0.0.0.0", "::", "*")
+
+
+def _now() -> datetime:
+    return datetime.now(UTC)
+
+
+def _rfc3339(moment: datetime) -> str:
+    return f"{moment.astimezone(UTC):%Y-%m-%dT%H:%M:%SZ}"
+
+
+def _addresses(listen: str, advertise: str | None) -> tuple[Address, Address]:
+    listens = parse_address(listen, "listen address")
+    if advertise is not None:
+        shown = parse_address(advertise, "advertise address")
+    elif listens.host in _WILDCARDS:
+        raise InvalidInput(
+            f"nobody can dial {listens}: add --advertise HOST:PORT, where others reach this node"
+        )
+    else:
+        shown = listens
+    if shown.host in _WILDCARDS:
+        raise InvalidInput(f"nobody can dial {shown}: advertise an address that others can reach")
+    return listens, shown
+
+
+def _gateway(listen: str | None, url: str | None) -> GatewayConfig | None:
+    if listen is None:
+        if url is not None:
+            raise InvalidInput("a gateway url needs a gateway: add --gateway HOST:PORT")
+        return None
+    listens = parse_address(listen, "gateway address")
+    if listens.host in _WILDCARDS:
+        raise InvalidInput(
+            f"proxies cannot dial {listens}: give an address that they can reach, or set gateway.advertise "
+            "in node.yaml afterwards"
+        )
+    return GatewayConfig(
+        listen=listens, advertise=listens, url=None if url is None else parse_gateway_url(url)
+    )
+
+
+def _refuse_a_node(data_dir: Path, *names: str) -> None:
+    """Raise AlreadyExists where one of the names is there."""
+    for name in names:
+        if os.path.lexists(data_dir / name):
+            what = "a node" if name == CONFIG_NAME else "what is left of a node"
+            raise AlreadyExists(
+                f"{data_dir} already holds {what} ({name}): choose another data directory, or move it away"
+            )
+
+
+@contextmanager
+def _private_directory(data_dir: Path) -> Iterator[bool]:
+    """The data directory, 0700; the value is whether it was made here.
+
+    One that was made here and is empty at the end goes again.  Raises
+    ConfigError for a directory in which others can exchange the keys.
+    """
+    made = not os.path.lexists(data_dir)
+    make_private_directory(data_dir)
+    found = os.stat(data_dir)
+    mode = stat.S_IMODE(found.st_mode)
+    if mode & 0o022:
+        raise ConfigError(
+            f"others can write in {data_dir} (mode {mode:04o}): choose another data directory, "
+            f"or run `chmod 700 {data_dir}`"
+        )
+    if mode != 0o700 and found.st_uid == os.geteuid() and not os.listdir(data_dir):
+        os.chmod(data_dir, 0o700)
+    try:
+        yield made
+    finally:
+        if made:
+            with suppress(OSError):  # not empty: all went well, or something must stay
+                os.rmdir(data_dir)
+
+
+def _description(config: Config, data_dir: Path, expires_at: datetime) -> dict[str, Any]:
+    return {
+        "schema_version": 1,
+        "name": config.name,
+        "cluster": {"name": config.cluster, "id": config.cluster_id},
+        "listen": str(config.listen),
+        "address": str(config.advertise),
+        "storage": config.storage,
+        "data_dir": str(data_dir),
+        "certificate_expires_at": _rfc3339(expires_at),
+    }
+
+
+def init_cluster(
+    data_dir: Path,
+    name: str,
+    listen: str,
+    advertise: str | None,
+    cluster: str,
+    storage: str,
+    gateway: str | None = None,
+    gateway_url: str | None = None,
+    certificate_days: int = pki.MAX_CERTIFICATE_DAYS,
+) -> dict[str, Any]:
+    """Make a new cluster with this node as its only member; offline, whole or not at all.
+
+    data_dir: made 0700 where it is not there.  listen, advertise: HOST:PORT;
+    advertise None: as listen.  storage: disk or memory.  gateway: HOST:PORT
+    for browsers, None for no gateway; gateway_url: the base of its links.
+    certificate_days: life of every certificate, 1 to 825; renewals use the same.
+
+    Returns what was made, as JSON.  Raises AlreadyExists for a directory that
+    holds a node or parts of one, InvalidInput for names and addresses,
+    ConfigError for a directory that others can write and for a machine whose
+    clock was never set: nobody else knows the time of a new cluster; StorageError.
+    """
+    now = authority.offline_now(_now())
+    node_name, cluster_name = parse_name(name, "node name"), parse_name(cluster, "cluster name")
+    if storage not in ("disk", "memory"):
+        raise InvalidInput(f"storage {storage!r} is not valid: use disk or memory")
+    listens, shown = _addresses(listen, advertise)
+    gateway_config = _gateway(gateway, gateway_url)
+    _refuse_a_node(data_dir, CONFIG_NAME, pki.PKI_DIRECTORY, pki.OPERATOR_FILE, *_STATE)
+    with _private_directory(data_dir):
+        try:
+            files = pki.new_cluster(
+                data_dir, name=node_name, cluster=cluster_name, now=now, days=certificate_days
+            )
+            config = Config(
+                name=node_name,
+                cluster_id=files.identity.cluster_id,
+                cluster=cluster_name,
+                listen=listens,
+                advertise=shown,
+                storage=cast(Storage, storage),
+                gateway=gateway_config,
+            )
+            if config.storage == "disk":
+                create_storage(data_dir, cluster_id=config.cluster_id, name=node_name, founder=True)
+            write_config(data_dir / CONFIG_NAME, config, exclusive=True)
+        except AlreadyExists:
+            raise  # somebody else makes a node here at the same time: the files are theirs
+        except BaseException:
+            for made in (pki.PKI_DIRECTORY, pki.OPERATOR_FILE):
+                _remove(data_dir / made)
+            for path in _journal_files(data_dir):
+                _remove(path)
+            raise
+    return {
+        **_description(config, data_dir, files.certificate_expires_at),
+        "operator_credentials": str(data_dir / pki.OPERATOR_FILE),
+    }
+
+
+def join(
+    data_dir: Path,
+    name: str,
+    listen: str,
+    advertise: str | None,
+    token_text: str,
+    timeout_s: float,
+    gateway: str | None = None,
+    gateway_url: str | None = None,
+) -> dict[str, Any]:
+    """Redeem a join token and make this node's files; its private keys never leave the directory.
+
+    timeout_s: 0.1 to 300, for the request.  gateway, gateway_url: as in
+    init_cluster.  After a failure whose outcome is unknown the keys stay, and
+    the same token works again from this directory; after a refusal nothing stays.
+
+    The token's secret stays here: the request is signed with it.  This
+    machine's clock decides nothing.
+
+    Returns what was made, as JSON.  Raises InvalidInput (token, name, address),
+    AlreadyExists, Conflict (files of another cluster), InvitationRejected,
+    what control.client.join_cluster raises, ConfigError, StorageError.
+    """
+    node_name = parse_name(name, "node name")
+    token = joining.decode_token(token_text)
+    listens, shown = _addresses(listen, advertise)
+    gateway_config = _gateway(gateway, gateway_url)
+    if token.name != node_name:
+        raise InvitationRejected(
+            f"the join token is for {token.name!r}, not {node_name!r}: use that name, or get another token"
+        )
+    _refuse_a_node(data_dir, CONFIG_NAME, "snapshot")
+    pki_dir = data_dir / pki.PKI_DIRECTORY
+    _refuse_another_ca(pki_dir / "ca.crt", token.ca_sha256)
+    with _private_directory(data_dir):
+        fresh = [path for path in (pki_dir, *_journal_files(data_dir)) if not os.path.lexists(path)]
+        try:
+            # Before the token is spent: a journal that is there and is not this node's.
+            create_storage(data_dir, cluster_id=token.cluster_id, name=node_name, founder=False)
+            request = pki.prepare_request(pki_dir, node_name, token.cluster_id)
+            answer = join_cluster(
+                [(member, str(address)) for member, address in token.members],
+                token.ca_sha256,
+                token.cluster_id,
+                _join_body(token, request, shown),
+                timeout_s,
+            )
+            granted = pki.accept_grant(
+                pki_dir, answer, name=node_name, cluster_id=token.cluster_id, ca_sha256=token.ca_sha256
+            )
+        except (OutcomeUnknown, Unavailable, ClientTimeout):
+            raise  # the token may be redeemed already, and only for these keys
+        except CyoloctlError:
+            for path in fresh:
+                _remove(path)
+            raise
+        config = Config(
+            name=node_name,
+            cluster_id=ClusterId(token.cluster_id),
+            cluster=granted.cluster,
+            listen=listens,
+            advertise=shown,
+            storage=granted.storage,
+            peers={NodeName(peer): address for peer, address in granted.peers.items()},
+            gateway=gateway_config,
+        )
+        if config.storage == "memory":
+            for path in _journal_files(data_dir):
+                _remove(path)
+        write_config(data_dir / CONFIG_NAME, config, exclusive=True)
+    return {
+        **_description(config, data_dir, granted.certificate_expires_at),
+        "learner": granted.learner,
+    }
+
+
+def _join_body(token: joining.JoinToken, request: pki.PendingRequest, address: Address) -> dict[str, Any]:
+    """What a joiner sends: everything but the secret, signed with the key that the secret gives."""
+    asked = joining.JoinRequest(
+        cluster_id=token.cluster_id,
+        name=token.name,
+        request_sha256=pki.request_sha256(request.request_pem),
+        address=str(address),
+        sealing_key=request.sealing_key,
+        ca_sha256=token.ca_sha256,
+    )
+    return {
+        "name": token.name,
+        "public_key": joining.public_key(token.secret, token.cluster_id, token.name),
+        "signature": joining.sign(token.secret, asked),
+        "request_pem": request.request_pem,
+        "sealing_key": request.sealing_key,
+        "address": asked.address,
+        "ca_sha256": asked.ca_sha256,
+    }
+
+
+def _journal_files(data_dir: Path) -> list[Path]:
+    # SQLite's write-ahead log and its index stand beside the journal.
+    return [data_dir / f"raft.db{suffix}" for suffix in ("", "-wal", "-shm")]
+
+
+def _remove(path: Path) -> None:
+    if path.is_dir():
+        shutil.rmtree(path, ignore_errors=True)
+    else:
+        path.unlink(missing_ok=True)
+
+
+def _refuse_another_ca(path: Path, ca_sha256: str) -> None:
+    """Before the token is spent: keys of another cluster in the directory."""
+    try:
+        text = path.read_text("ascii")
+        same = pki.certificate_sha256(text) in ca_sha256.split(",")
+    except FileNotFoundError:
+        return
+    except (OSError, ValueError, InvalidInput):
+        same = False
+    if not same:
+        raise Conflict(f"{path} is of another cluster: use an empty data directory")
+
+
+def _node_of(data_dir: Path) -> tuple[Config, Path, pki.NodeFiles]:
+    config = load_config(data_dir / CONFIG_NAME)
+    pki_dir = data_dir / pki.PKI_DIRECTORY
+    return (
+        config,
+        pki_dir,
+        pki.check_private_files(pki_dir, name=config.name, cluster_id=config.cluster_id),
+    )
+
+
+def _renewed(config: Config, pki_dir: Path) -> dict[str, Any]:
+    files = pki.check_private_files(pki_dir, name=config.name, cluster_id=config.cluster_id)
+    return {
+        "schema_version": 1,
+        "name": config.name,
+        "certificate": str(pki_dir / "node.crt"),
+        "certificate_expires_at": _rfc3339(files.certificate_expires_at),
+    }
+
+
+def renew_here(data_dir: Path) -> dict[str, Any]:
+    """Renew the node's certificate with the CA key in its own directory, offline, for as long as before.
+
+    A running node uses it within a second.  Raises ConfigError where there is
+    no CA key, and for a clock that was never set; StorageError.
+    """
+    config, pki_dir, files = _node_of(data_dir)
+    if not files.has_ca_key:
+        directory = shlex.quote(str(data_dir))
+        raise ConfigError(
+            f"{pki_dir} holds no CA key, so this node cannot renew its certificate itself: write a request "
+            f"(`cyoloctl node renew -d {directory} --request FILE`), have it granted on a member "
+            "(`cyoloctl member grant --request FILE --out FILE`), and put the answer in place "
+            f"(`cyoloctl node renew -d {directory} --grant FILE`)"
+        )
+    ca_pem, key_pem = pki.read_ca(pki_dir)
+    authority.renew_own(
+        pki_dir,
+        authority.Authority(ca_pem, key_pem),
+        files.identity,
+        now_unix_ms=int(authority.offline_now(_now()).timestamp() * 1000),
+        days=authority.life_of(files.certificate_pem).days,
+    )
+    return _renewed(config, pki_dir)
+
+
+def write_renewal_request(data_dir: Path, out: Path) -> dict[str, Any]:
+    """Write a request for a new certificate for the key that the node has; no secrets.
+
+    Raises AlreadyExists for a file that is there, ConfigError, StorageError.
+    """
+    config, pki_dir, _ = _node_of(data_dir)
+    pending = pki.prepare_request(pki_dir, config.name, config.cluster_id)
+    request = pki.NodeRequest(config.name, config.advertise, pending.request_pem, pending.sealing_key)
+    write_private(out, pki.encode_request(request).encode(), exclusive=True)
+    return {"schema_version": 1, "name": config.name, "request": str(out)}
+
+
+def accept_renewal(data_dir: Path, text: str) -> dict[str, Any]:
+    """Put a granted certificate in place.  A running node uses it within a second.
+
+    Raises InvalidInput, Conflict (of another cluster or CA), ConfigError, StorageError.
+    """
+    config, pki_dir, files = _node_of(data_dir)
+    certificate = authority.decode_renewal(pki.decode_grant(text), pki_dir, files.identity)
+    authority.store_certificate(pki_dir, certificate, files.identity)
+    return _renewed(config, pki_dir)
+
+
+def node_info(data_dir: Path) -> dict[str, Any]:
+    """What the directory says about its node, as JSON; needs no running node.
+
+    problem: what keeps the files from being used, None when nothing does.
+    Raises ConfigError where there is no node, or node.yaml is wrong.
+    """
+    config = load_config(data_dir / CONFIG_NAME)
+    problem: str | None = None
+    expires_at: str | None = None
+    try:
+        files = pki.check_private_files(
+            data_dir / pki.PKI_DIRECTORY, name=config.name, cluster_id=config.cluster_id, now=_now()
+        )
+        expires_at = _rfc3339(files.certificate_expires_at)
+    except ConfigError as error:
+        problem = error.message
+        with suppress(OSError, ValueError, InvalidInput):
+            text = (data_dir / pki.PKI_DIRECTORY / "node.crt").read_text("ascii")
+            expires_at = _rfc3339(pki.certificate_expires_at(text))
+    return {
+        "schema_version": 1,
+        "name": config.name,
+        "cluster": {"name": config.cluster, "id": config.cluster_id},
+        "listen": str(config.listen),
+        "address": str(config.advertise),
+        "storage": config.storage,
+        "peers": {name: str(address) for name, address in config.peers.items()},
+        "data_dir": str(data_dir),
+        "certificate_expires_at": expires_at,
+        "problem": problem,
+    }

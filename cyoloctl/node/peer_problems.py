@@ -1,0 +1,135 @@
+"""What is wrong between the nodes: links that are missing, processes that were kept out, logs that differ."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Mapping
+from typing import Any, Protocol
+
+from cyoloctl.raft import COPY, OLDER, Engine, PeerInfo, ReplicaStatus
+from cyoloctl.state import ClusterState
+
+__all__ = ["Facts", "missing_links", "peer_problems", "voters_up"]
+
+Json = dict[str, Any]
+
+_SETTLED = 3
+"""Pongs: a node that has just started is given so many seconds to find the others."""
+
+
+class Facts(Protocol):
+    """What a node knows when it is asked.  rows: the members as `status` shows them."""
+
+    @property
+    def engine(self) -> Engine: ...
+    @property
+    def machine(self) -> ClusterState: ...
+    @property
+    def rows(self) -> tuple[Mapping[str, Any], ...]: ...
+    @property
+    def name(self) -> str: ...
+
+
+def voters_up(status: ReplicaStatus) -> int:
+    """How many of the voters are connected, this node among them.
+
+    By raft id: a member in memory that came back is a new one, and its old vote is gone until it is removed.
+    """
+    return sum(1 for raft_id in status.voters if raft_id in (status.raft_id, *status.connected))
+
+
+def missing_links(
+    name: str, voters: Iterable[str], members: Iterable[str], peers: Mapping[str, PeerInfo]
+) -> list[tuple[str, str]]:
+    """Pairs of members that this node reaches and that do not reach each other; of each pair one votes.
+
+    name: this node.  Every node says once a second whom it has links.
+    """
+    known, voting = set(members), set(voters)
+    told = {peer: info.links for peer, info in peers.items() if info.pongs >= _SETTLED and peer in known}
+    return [
+        (a, b)
+        for a in sorted(told)
+        for b in sorted(told)
+        if a < b and name not in (a, b) and (a in voting or b in voting)
+        if b not in told[a] and a not in told[b]
+    ]
+
+
+def _problem(code: str, member: str | None, message: str, command: str | None) -> Json:
+    return {"code": code, "member": member, "message": message, "command": command}
+
+
+def peer_problems(facts: Facts) -> Iterator[Json]:
+    """Each with the member that it concerns and the command that mends it, or shows more."""
+    engine, name = facts.engine, facts.name
+    status = engine.status()
+    voters = {raft_id.partition("~")[0] for raft_id in status.voters}
+    known = [str(row["name"]) for row in facts.rows]
+    for a, b in missing_links(name, voters, known, engine.peers()):
+        yield _problem(
+            "link",
+            a,
+            f"{a} and {b} do not reach each other, though {name} reaches both: open the way between them",
+            "cyoloctl member list",
+        )
+    for refusal in engine.refusals():
+        if refusal.reason in (COPY, OLDER):
+            yield _kept_out(refusal.name, refusal.reason, refusal.address)
+    for peer, reason in engine.kept_out_by().items():
+        yield _problem(
+            "kept_out",
+            name,
+            f"{peer} keeps {name} out ({reason}); {name} ends when a majority of the voters says so",
+            f"cyoloctl member remove {name}" if reason in (COPY, OLDER) else "cyoloctl member list",
+        )
+    for trouble in status.troubles:
+        yield _trouble(name, trouble.code, trouble.peer.partition("~")[0], trouble.message)
+    present = {raft_id.partition("~")[0]: raft_id for raft_id in status.connected}
+    for raft_id in status.voters:
+        member = raft_id.partition("~")[0]
+        if "~" in raft_id and present.get(member, raft_id) != raft_id:
+            yield _problem(
+                "vote_lost",
+                member,
+                f"{member} came back without its log and cannot vote for its former self: "
+                "a majority of the voters must be up to take it in again",
+                f"cyoloctl member remove {member}",
+            )
+
+
+def _kept_out(member: str, reason: str, address: str) -> Json:
+    where = f" at {address}" if address and address.isprintable() else ""
+    if reason == COPY:
+        text = (
+            f"a second process runs as {member}{where} on a copy of its disk, and is kept out: stop it and "
+            "remove that directory"
+        )
+    else:
+        text = (
+            f"{member} came back{where} with an older copy of its disk, and is kept out: start the newer "
+            "disk, or remove the member and join under a new name"
+        )
+    return _problem(reason.replace(" ", "_"), member, text, f"cyoloctl member remove {member}")
+
+
+def _trouble(name: str, code: str, peer: str, message: str) -> Json:
+    if code == "snapshot_refused":
+        return _problem(
+            code,
+            peer,
+            f"{peer} refuses the snapshot of {name}, and stays behind: {message}",
+            f"cyoloctl member remove {peer}",
+        )
+    if code == "snapshot_unusable":
+        return _problem(
+            code,
+            name,
+            f"{name} cannot use the snapshot of {peer}, and stays behind: {message}",
+            f"cyoloctl member remove {name}",
+        )
+    return _problem(
+        code,
+        peer,
+        f"the logs of {peer} and {name} contradict each other: {message}; one of the disks is not its own",
+        f"cyoloctl member remove {peer}",
+    )

@@ -1,0 +1,162 @@
+"""What needs a hand: the problems that ``status`` shows and ``status --check`` fails for.
+
+Each names what is wrong, whom it concerns and the command that mends it, or
+shows more.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Collection, Iterable, Mapping
+from dataclasses import dataclass
+from itertools import chain
+from typing import Any
+
+from cyoloctl.node.peer_problems import peer_problems
+from cyoloctl.raft import Engine, is_a_time
+from cyoloctl.state import ClusterState
+
+__all__ = ["CLOCK_OFF_MS", "Facts", "Json", "clock_problems", "find_problems", "problem", "time_ahead_ms"]
+
+Json = dict[str, Any]
+
+CLOCK_OFF_MS = 60_000
+"""A clock that differs from cluster time by more, and cluster time ahead by more, needs a hand."""
+
+_SET_CLOCK = "date -u --set 'YYYY-MM-DD HH:MM:SS'"
+
+
+@dataclass(frozen=True, slots=True)
+class Facts:
+    """What a node knows when it is asked.  rows: the members as `status` shows them."""
+
+    engine: Engine
+    machine: ClusterState
+    rows: tuple[Mapping[str, Any], ...]
+    name: str
+
+
+def problem(code: str, member: str | None, message: str, command: str | None) -> Json:
+    """One problem.  member: whom it concerns, None for the cluster."""
+    return {"code": code, "member": member, "message": message, "command": command}
+
+
+def _duration(ms: float) -> str:
+    seconds = abs(ms) / 1000
+    for size, unit in ((86_400, "days"), (3600, "hours"), (60, "minutes")):
+        if seconds >= 2 * size:
+            return f"{seconds / size:.0f} {unit}"
+    return f"{seconds:.0f} s"
+
+
+def _members(facts: Facts) -> Iterable[Json]:
+    for row in facts.rows:
+        if not row["reachable"]:
+            yield problem(
+                "member_away",
+                row["name"],
+                f"{row['name']} is not connected to {facts.name}: start it, or look at the network between",
+                "cyoloctl status",
+            )
+
+
+def _clocks(facts: Facts) -> Iterable[Json]:
+    clock = facts.engine.clock
+    return clock_problems(
+        clock.now_unix_ms(),
+        clock.skews_ms(),
+        members={str(row["name"]) for row in facts.rows},
+        voters=facts.engine.voter_names(),
+        ahead_ms=time_ahead_ms(facts.engine),
+    )
+
+
+def clock_problems(
+    now_unix_ms: int,
+    skews_ms: Mapping[str, float],
+    *,
+    members: Collection[str],
+    voters: Collection[str],
+    ahead_ms: float | None,
+) -> Iterable[Json]:
+    """The clocks that are off by more than `CLOCK_OFF_MS`, and cluster time where it is the odd one.
+
+    now_unix_ms: cluster time, 0 while it is not known.  skews_ms: wall clocks
+    less cluster time, by name.  ahead_ms: as `time_ahead_ms`.
+    """
+    if not now_unix_ms:
+        return
+    off = {name: skew for name, skew in skews_ms.items() if name in members and abs(skew) > CLOCK_OFF_MS}
+    is_set = {name for name, skew in skews_ms.items() if is_a_time(int(now_unix_ms + skew))}
+    pair = sorted(is_set & set(voters))
+    ahead_ms = ahead_ms or 0.0
+    if len(voters) == len(pair) == 2 and abs(skews_ms[pair[0]] - skews_ms[pair[1]]) > CLOCK_OFF_MS:
+        apart = _duration(skews_ms[pair[0]] - skews_ms[pair[1]])
+        for name in pair:
+            yield problem(
+                "clock",
+                name,
+                f"the clocks of {pair[0]} and {pair[1]} are {apart} apart, and of two nobody can know which "
+                "is right: nothing expires early; set the wrong one",
+                _SET_CLOCK,
+            )
+        off = {name: skew for name, skew in off.items() if name not in pair}
+        ahead_ms = 0.0
+    for name, skew in sorted(off.items()):
+        if name not in is_set:
+            what = "shows no time at all (before 2020 or after 2200)"
+        else:
+            what = f"is {_duration(skew)} {'ahead of' if skew > 0 else 'behind'} cluster time"
+            if ahead_ms > CLOCK_OFF_MS and abs(skew + ahead_ms) <= CLOCK_OFF_MS:
+                # It may be right, and cluster time wrong: whoever set it now would do harm.
+                yield problem(
+                    "clock", name, f"the clock of {name} {what}, like a majority's", "cyoloctl status"
+                )
+                continue
+        yield problem(
+            "clock",
+            name,
+            f"the clock of {name} {what}: set it; the cluster goes on by the majority's clocks",
+            _SET_CLOCK,
+        )
+    if ahead_ms > CLOCK_OFF_MS:
+        yield problem(
+            "time_ahead",
+            None,
+            f"cluster time is {_duration(ahead_ms)} ahead of a majority's clocks, so nothing expires early: "
+            "correct the clocks that are wrong; if cluster time is, set it back",
+            "cyoloctl cluster set-time --to-members --dry-run",
+        )
+
+
+def _keys(facts: Facts) -> Iterable[Json]:
+    members = {member.name for member in facts.machine.members.members()}
+    for record in facts.machine.keys.records():
+        lacking = sorted(members - set(record.holders)) if record.state != "destroyed" else []
+        for name in lacking:
+            yield problem(
+                "key_lacking",
+                name,
+                f"{name} cannot open the token key {record.key_id}: start it, and see who holds what",
+                "cyoloctl key status",
+            )
+
+
+def time_ahead_ms(engine: Engine) -> float | None:
+    """How far cluster time is ahead of the majority's clocks, in milliseconds; 0 when it is not.
+
+    None while a majority's clocks are not known.
+    """
+    majority = engine.clock.majority_unix_ms(engine.voter_names())
+    return None if majority is None else max(0.0, float(engine.clock.now_unix_ms() - majority))
+
+
+_PROBLEMS: tuple[Callable[[Facts], Iterable[Json]], ...] = (_members, peer_problems, _clocks, _keys)
+
+
+def find_problems(facts: Facts, more: Iterable[Json] = ()) -> list[Json]:
+    """All problems now, each once.  more: those that other services of the node know."""
+    found: list[Json] = []
+    for item in chain(*(look(facts) for look in _PROBLEMS), more):
+        if item not in found:
+            found.append(item)
+    return found

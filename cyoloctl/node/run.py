@@ -1,0 +1,563 @@
+"""Composition root: one node, from its data directory to its listeners, and back.
+
+Start: configuration, keys, journal (locked), listening sockets, engine, API.
+Stop: leadership handed over, API drained, engine and journal closed.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import errno
+import gc
+import json
+import logging
+import os
+import signal
+import socket
+import ssl
+import time
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+from typing import Any, cast
+
+from cyoloctl import __version__, pki
+from cyoloctl.control.server import ControlServer, ServerLimits, build_server
+from cyoloctl.errors import (
+    ConfigError,
+    Conflict,
+    CyoloctlError,
+    InternalError,
+)
+from cyoloctl.gateway.server import Gateway, tls_context
+from cyoloctl.gateway.settings import GatewaySettings
+from cyoloctl.gateway.settings import Limits as GatewayLimits
+from cyoloctl.model import Address, parse_address
+from cyoloctl.node import logs
+from cyoloctl.node.config import CONFIG_NAME, Config, GatewayConfig, load_config
+from cyoloctl.node.service import Service
+from cyoloctl.paths import (
+    GATEWAY_SOCKET,
+    check_ownership,
+    control_socket_path,
+    make_private_directory,
+    open_to_group,
+    write_private,
+)
+from cyoloctl.process import harden
+from cyoloctl.raft import (
+    COPY,
+    OLDER,
+    ClusterClock,
+    Engine,
+    PeerIdentity,
+    count_start,
+    memory_storage,
+    open_storage,
+)
+from cyoloctl.state import ClusterState
+from cyoloctl.tls import TlsIdentity
+from cyoloctl.web.listener import Guest, Listener, raise_descriptor_limit
+from cyoloctl.web.strangers import Visitors, callers_limit, stranger_limits
+
+__all__ = ["Node", "run"]
+
+_log = logging.getLogger("cyoloctl.node")
+
+_HANDSHAKE_TIMEOUT_S = 5.0
+_HANDOVER_TIMEOUT_S = 3.0
+_MAX_BROWSERS = 1024
+_KNOWN_PEERS = "peers.json"
+_COLLECT_EVERY = 50_000
+"""Objects between two passes of the cyclic collector: with Python's 700 it takes 5 to 8 % under load."""
+
+
+_REMOVED = (
+    "{name} was removed from the cluster: to come back, join under a new name with an empty data directory"
+)
+_UNWANTED = {
+    COPY: (
+        "another process runs as {name}, or ran on a later state of this disk: this data directory is a "
+        "copy; stop this one and keep the other, or, if the other is gone, run `cyoloctl member remove "
+        "{name}` on a healthy node and join under a new name with an empty data directory"
+    ),
+    OLDER: (
+        "this data directory is an older copy of {name}'s disk: it forgot what {name} had acknowledged, so "
+        "it must not vote; start the newer disk, or run `cyoloctl member remove {name}` on a healthy node "
+        "and join under a new name with an empty data directory"
+    ),
+}
+
+
+class _Register:
+    """What the replicated machines say about nodes, for the engine."""
+
+    def __init__(self, machine: ClusterState) -> None:
+        self._machine = machine
+
+    def is_removed(self, name: str) -> bool:
+        return self._machine.members.is_removed(name)
+
+    def role(self, name: str) -> str | None:
+        member = self._machine.members.get(name)
+        return None if member is None else member.role
+
+    def process(self, name: str) -> tuple[int, str, int] | None:
+        known = self._machine.presence.get(name)
+        return None if known is None else (known.boots, known.boot, known.index)
+
+
+class _Demultiplexer(asyncio.Protocol):
+    """A connection after its TLS handshake: the ALPN name says who serves it."""
+
+    def __init__(self, node: Node, guest: Guest) -> None:
+        self._node = node
+        self._guest = guest
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        stream = cast(asyncio.Transport, transport)
+        tls = stream.get_extra_info("ssl_object")
+        protocol: asyncio.Protocol
+        if tls.selected_alpn_protocol() in (pki.ALPN_RAFT, *pki.ALPN_RAFT_BEFORE):
+            protocol = self._node.engine.accept()
+            if self._node.service.admission.peer(tls) is not None:
+                self._guest.identified()
+            # Else the session refuses it at once, and the listener ends what lingers.
+        else:
+            protocol = self._node.control.protocol_factory(self._guest)
+        stream.set_protocol(protocol)
+        protocol.connection_made(stream)
+
+
+class Node:
+    """A running node.  `start`, then `wait`, then `stop`."""
+
+    def __init__(self, data_dir: Path, config: Config) -> None:
+        self._data_dir = data_dir
+        self._config = config
+        self._stop_requested = asyncio.Event()
+        self._failure: CyoloctlError | None = None
+        self._listener: Listener | None = None
+        self._descriptors = 1024
+        self._gateway_tls: ssl.SSLContext | None = None
+        self._tasks: list[asyncio.Task[Any]] = []
+        self._gateway: Gateway | None = None
+        self.tls: TlsIdentity
+        self.engine: Engine
+        self.control: ControlServer
+        self.service: Service
+
+    async def start(self) -> None:
+        """Raises ConfigError, StorageError, Conflict or VersionMismatch; nothing runs then."""
+        config, data_dir = self._config, self._data_dir
+        pki_dir = data_dir / pki.PKI_DIRECTORY
+        # Its dates are judged by the cluster's time, which the service knows (CertificateService.start).
+        files = pki.check_private_files(pki_dir, name=config.name, cluster_id=config.cluster_id)
+        self.tls = TlsIdentity(pki_dir)
+        self._gateway_tls = self._gateway_context()
+        self._descriptors = raise_descriptor_limit()
+        make_private_directory(data_dir)
+        boot = os.urandom(8).hex()
+        raft_id = str(config.name)
+        if config.storage == "disk":
+            journal, snapshots = open_storage(data_dir, cluster_id=config.cluster_id, name=config.name)
+        else:
+            # What was in memory is gone: the node comes back as somebody new to Raft.
+            raft_id = f"{config.name}~{boot}"
+            journal, snapshots = memory_storage(founder=raft_id if self._founds_memory_cluster() else None)
+        machine = ClusterState()
+        listening: list[socket.socket] = []
+        try:
+            listening.append(_listen(config.listen, "listen"))
+            if config.gateway is not None:
+                listening.append(_listen(config.gateway.listen, "gateway.listen"))
+            boots = count_start(journal) if config.storage == "disk" else 0
+            identity = PeerIdentity(
+                name=config.name,
+                raft_id=raft_id,
+                cluster_id=config.cluster_id,
+                boot=boot,
+                address=str(config.advertise),
+                release=__version__,
+                boots=boots,
+            )
+            self.engine = Engine(
+                identity,
+                journal=journal,
+                snapshots=snapshots,
+                machine=machine,
+                clock=ClusterClock(
+                    str(config.name),
+                    wall_unix_ms=lambda: time.time_ns() // 1_000_000,
+                    monotonic=time.monotonic,
+                ),
+                identify=self._identify_peer,
+                connect=_connector(self.tls),
+                describe=self._describe,
+                on_call=self._on_call,
+                register=_Register(machine),
+            )
+            self.service = Service(
+                config,
+                files,
+                pki_dir,
+                self.engine,
+                machine,
+                raft_id=raft_id,
+                process=(boots, boot),
+                request_stop=self._stop_requested.set,
+                tls=self.tls,
+            )
+            admission = self.service.admission
+            self.control = build_server(
+                self.service,
+                logger=logging.getLogger("cyoloctl.api"),
+                identify=admission.judge_caller,
+                wait_ready=admission.wait_caught_up,
+                limits=_server_limits(self._descriptors),
+            )
+            admission.recheck_callers = self.control.recheck
+            self.engine.on_unwanted = self._on_unwanted
+            self.engine.start(self.service.where_to_dial())
+            self.service.certificates.start()  # nothing was dialled yet: that takes the loop
+            loop = asyncio.get_running_loop()
+            self._listener = Listener(
+                listening[0],
+                lambda guest: _Demultiplexer(self, guest),
+                Visitors(stranger_limits(self._descriptors)),
+                name="api",
+                tls=lambda: self.tls.server,
+            )
+            self._listener.start()
+            control_socket = control_socket_path(data_dir, create=True)
+            await self.control.start_unix(control_socket)
+            if config.socket_group is not None:
+                group_id = open_to_group(data_dir, config.socket_group, control_socket)
+                await self.control.start_unix(
+                    control_socket.with_name(GATEWAY_SOCKET), role="gateway", group_id=group_id
+                )
+            if config.gateway is not None:
+                gateway_limits = stranger_limits(self._descriptors, at_most=_MAX_BROWSERS)
+                self._gateway = Gateway(
+                    self.service.gateway,
+                    _gateway_settings(config.gateway),
+                    GatewayLimits(
+                        connections=gateway_limits.connections,
+                        client_connections=min(128, gateway_limits.per_source),
+                    ),
+                )
+                await self._gateway.start(
+                    listening[1], None if self._gateway_tls is None else self._current_gateway_tls
+                )
+        except BaseException:
+            if self._listener is not None:
+                self._listener.close()
+            for each in listening:
+                each.close()
+            with contextlib.suppress(CyoloctlError):
+                if hasattr(self, "engine"):
+                    await self.engine.stop()
+                else:
+                    journal.close()
+            raise
+        self._tasks = [
+            loop.create_task(self._watch_failure()),
+            loop.create_task(self.service.housekeeping()),
+            loop.create_task(self.service.certificates.run()),
+            loop.create_task(self.service.admission.run()),
+        ]
+        self._tasks.append(loop.create_task(_tell_suppressed()))
+        if config.storage == "memory":
+            self._tasks.append(loop.create_task(self._remember_peers()))
+        _log.info(
+            "node started",
+            extra={
+                "node": config.name,
+                "cluster": config.cluster,
+                "listen": str(config.listen),
+                "release": __version__,
+                "storage": config.storage,
+            },
+        )
+
+    async def wait(self) -> None:
+        """Returns when the node was asked to stop; raises the error that stopped it."""
+        await self._stop_requested.wait()
+        if self._failure is not None:
+            raise self._failure
+
+    async def stop(self) -> None:
+        """Hand leadership over, answer what runs, close."""
+        if self._failure is None and self.engine.is_leader() and len(self.engine.status().voters) > 1:
+            try:
+                await self.engine.transfer_leadership(None, timeout_s=_HANDOVER_TIMEOUT_S)
+            except CyoloctlError as error:
+                _log.warning("leadership was not handed over", extra={"reason": error.message})
+        if self._failure is None and self._config.storage == "memory":
+            await self.service.give_vote_back(timeout_s=_HANDOVER_TIMEOUT_S)
+        for task in self._tasks:
+            task.cancel()
+        await asyncio.gather(*self._tasks, return_exceptions=True)
+        if self._listener is not None:
+            self._listener.close()
+        # Both at once, while the engine still runs: what they are answering goes through it.
+        await asyncio.gather(self.control.close(), *([self._gateway.close()] if self._gateway else []))
+        try:
+            await self.engine.stop()
+        except CyoloctlError as error:
+            if self._failure is None:
+                raise
+            _log.error("closing failed", extra={"reason": error.message})
+        _log.info("node stopped", extra={"node": self._config.name})
+
+    def reload(self) -> None:
+        """Use the certificates and keys that the files hold now, for new connections, and reopen the log.
+
+        What cannot be read stays as it was, and the log says why.  Never raises a CyoloctlError.
+        """
+        logs.reopen()
+        try:
+            gateway_tls = self._gateway_context()
+            self.service.certificates.reload()
+            self._gateway_tls = gateway_tls
+        except CyoloctlError as error:
+            _log.error("the certificates stay as they were", extra={"reason": error.message})
+        else:
+            _log.info("reloaded", extra={"node": self._config.name})
+
+    def request_stop(self) -> None:
+        """Make `wait` return.  Safe to call from a signal handler of the loop."""
+        self._stop_requested.set()
+
+    # Inside.
+
+    def _gateway_context(self) -> ssl.SSLContext | None:
+        """Raises ConfigError."""
+        gateway = self._config.gateway
+        if gateway is None or gateway.certificate is None:
+            return None
+        return tls_context(gateway.certificate, str(gateway.key))
+
+    def _current_gateway_tls(self) -> ssl.SSLContext:
+        return cast(ssl.SSLContext, self._gateway_tls)
+
+    async def _watch_failure(self) -> None:
+        self._failure = await self.engine.wait_failed()
+        self._stop_requested.set()
+
+    def _on_unwanted(self, reason: str) -> None:
+        """The cluster keeps this process out for good."""
+        if self._failure is None:
+            self._failure = Conflict(_UNWANTED.get(reason, _REMOVED).format(name=self._config.name))
+            self._stop_requested.set()
+
+    # The engine is made before the service that it asks.
+
+    def _describe(self) -> dict[str, Any]:
+        return self.service.describe()
+
+    async def _on_call(self, name: str, body: bytes) -> bytes:
+        return await self.service.on_call(name, body)
+
+    def _identify_peer(self, tls: Any) -> str | None:
+        if tls.getpeercert(True) is None:
+            return None  # a stranger is told nothing
+        # One that was removed too: its session is refused with the reason.
+        return self.service.admission.judge_peer(tls, removed_too=True)
+
+    def _founds_memory_cluster(self) -> bool:
+        """True for the first node of an in-memory cluster, as long as it has not seen another member.
+
+        One that has, or that was granted its place by one, must not begin a
+        second cluster beside the members that live.
+        """
+        return not self._config.peers and not (self._data_dir / _KNOWN_PEERS).exists()
+
+    async def _remember_peers(self) -> None:
+        path = self._data_dir / _KNOWN_PEERS
+        while True:
+            others = {k: v for k, v in self.service.addresses().items() if k != self._config.name}
+            if others:
+                text = json.dumps(others, sort_keys=True)
+                if not path.exists() or path.read_text() != text:
+                    write_private(path, text.encode())
+            await self.engine.wait_changed(5.0)
+
+
+async def _tell_suppressed() -> None:
+    while True:
+        await asyncio.sleep(1.0)
+        logs.tell_suppressed()
+
+
+def _server_limits(descriptors: int) -> ServerLimits:
+    """What identified callers may take of so many descriptors; one of them half of it."""
+    connections = callers_limit(descriptors)
+    held = min(ServerLimits().held, connections)
+    return ServerLimits(
+        connections=connections,
+        connections_each=connections // 2,
+        held=held,
+        held_each=min(ServerLimits().held_each, held // 2),
+    )
+
+
+def _gateway_settings(config: GatewayConfig) -> GatewaySettings:
+    return GatewaySettings(
+        trusted_proxies=config.trusted_proxies,
+        metrics_clients=config.metrics_clients,
+        allowed_hosts=config.allowed_hosts,
+        require_session=config.require_session,
+        sign_in_url=config.sign_in_url,
+        begin=config.begin,
+    )
+
+
+def _listen(address: Address, setting: str) -> socket.socket:
+    """A listening socket that accepts nothing yet: the port is ours before anything else happens."""
+    try:
+        found = socket.getaddrinfo(
+            address.host, address.port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE
+        )
+        family, kind, protocol, _, where = found[0]
+        listening = socket.socket(family, kind, protocol)
+    except OSError as error:
+        raise ConfigError(
+            f"cannot listen on {address}: {error.strerror}; correct `{setting}` in node.yaml"
+        ) from None
+    try:
+        listening.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        listening.bind(where)
+        listening.listen(512)
+        listening.setblocking(False)
+    except OSError as error:
+        listening.close()
+        if error.errno == errno.EADDRINUSE:
+            raise Conflict(
+                f"cannot listen on {address}: another process uses this port; stop it, "
+                f"or change `{setting}` in node.yaml"
+            ) from None
+        raise ConfigError(
+            f"cannot listen on {address}: {error.strerror}; correct `{setting}` in node.yaml"
+        ) from None
+    return listening
+
+
+def _connector(tls: TlsIdentity) -> Callable[..., Any]:
+    async def connect(address: str, factory: Callable[[], asyncio.Protocol]) -> Any:
+        where = parse_address(address)
+        return await asyncio.get_running_loop().create_connection(
+            factory,
+            where.host,
+            where.port,
+            ssl=tls.client,
+            server_hostname="",
+            ssl_handshake_timeout=_HANDSHAKE_TIMEOUT_S,
+            ssl_shutdown_timeout=1.0,
+        )
+
+    return connect
+
+
+def _loop_factory() -> Callable[[], asyncio.AbstractEventLoop] | None:
+    """uvloop where it is installed, else asyncio's own loop: the same behaviour, a little slower."""
+    try:
+        import uvloop
+    except ImportError:
+        return None
+    return uvloop.new_event_loop
+
+
+def _on_loop_exception(loop: asyncio.AbstractEventLoop, context: dict[str, Any]) -> None:
+    error = context.get("exception")
+    level = logging.DEBUG if isinstance(error, (OSError, ssl.SSLError, TimeoutError)) else logging.ERROR
+    exc_info = None if level == logging.DEBUG or error is None else (type(error), error, error.__traceback__)
+    _log.log(level, context.get("message", "asyncio"), exc_info=exc_info)
+
+
+def _say(ready_fd: int | None, answer: dict[str, Any]) -> None:
+    if ready_fd is None:
+        return
+    with contextlib.suppress(OSError):
+        os.write(ready_fd, json.dumps(answer).encode() + b"\n")
+        os.close(ready_fd)
+
+
+def _say_error(ready_fd: int | None, error: CyoloctlError) -> None:
+    details = {"code": error.code, "message": error.message, "exit_status": error.exit_status}
+    _say(ready_fd, {"error": details})
+
+
+async def _run(data_dir: Path, config: Config, ready_fd: int | None) -> None:
+    loop = asyncio.get_running_loop()
+    loop.set_exception_handler(_on_loop_exception)
+    node = Node(data_dir, config)
+    for number in (signal.SIGTERM, signal.SIGINT):
+        loop.add_signal_handler(number, node.request_stop)
+    await node.start()
+    loop.add_signal_handler(signal.SIGHUP, node.reload)
+    # What start-up made stays as long as the process: the collector need not walk it again and again.
+    gc.collect()
+    gc.freeze()
+    gc.set_threshold(_COLLECT_EVERY)
+    _say(ready_fd, {"ready": True, "name": config.name, "address": str(config.advertise)})
+    try:
+        await node.wait()
+    finally:
+        await node.stop()
+
+
+def run(
+    data_dir: Path,
+    *,
+    log_format: str | None = None,
+    log_level: str | None = None,
+    log_file: str | None = None,
+    ready_fd: int | None = None,
+    socket_group: str | None = None,
+) -> int:
+    """Run the node of a data directory until it is told to stop; returns the exit status 0.
+
+    log_format: text or json; log_level: debug, info, warning or error; None:
+    as in node.yaml.  log_file: the file that stderr goes to, rotated by the
+    node.  ready_fd: gets one JSON line, ``{"ready":true,...}`` or
+    ``{"error":{...}}``, and is closed.  socket_group: in place of node.yaml's.
+
+    Raises the error that kept it from starting or made it stop: ConfigError,
+    StorageError, Conflict, VersionMismatch.
+    """
+    started = time.monotonic()
+    told = False
+    try:
+        harden()
+        # Until the node can reload, a hang-up is nothing: without this it would end the process.
+        signal.signal(signal.SIGHUP, lambda _number, _frame: None)
+        check_ownership(data_dir)
+        config = load_config(data_dir / CONFIG_NAME)
+        if socket_group is not None:
+            config = replace(config, socket_group=socket_group)
+        logs.configure(log_format or config.log.format, log_level or config.log.level, path=log_file)
+        told = True
+        with asyncio.Runner(loop_factory=_loop_factory()) as runner:
+            runner.run(_run(data_dir, config, ready_fd))
+    except CyoloctlError as error:
+        if told:
+            _log.error(
+                "node cannot go on",
+                extra={
+                    "code": error.code,
+                    "reason": error.message,
+                    "after_s": round(time.monotonic() - started, 1),
+                },
+            )
+        _say_error(ready_fd, error)
+        raise
+    except Exception as error:
+        _log.critical("node ended by a bug", exc_info=True)
+        bug = InternalError(
+            f"the node ended by a bug ({type(error).__name__}): report the last lines of its log"
+        )
+        _say_error(ready_fd, bug)
+        raise bug from error
+    return 0

@@ -1,0 +1,1022 @@
+"""Transactions that begin at one actor and end at another, as the cluster agreed on them.
+
+An initiator starts a record and waits; somebody else finds it by its id or user
+code, sees who asks for what, and approves or denies; the initiator redeems the
+answer once.  The words are RFC 8628's: the id is the device code.
+
+====================  ===========================  ===========
+operation             from                         to
+====================  ===========================  ===========
+start                 (none)                       pending
+claim                 pending                      claimed
+approve               pending, claimed             approved
+deny                  pending, claimed             denied
+consume               approved                     consumed
+cancel                pending, claimed, approved   cancelled
+(time)                pending, claimed, approved   expired
+(5 wrong codes)       pending, claimed, approved   cancelled
+====================  ===========================  ===========
+
+Each is one compare-and-set.  An approval without a claim claims for the same
+actor; one of a claimed record must come from the actor who claimed it, while a
+denial or cancellation may come from anybody, because it grants nothing.  What
+has ended leaves a tombstone without data for 24 hours, so that "redeemed",
+"denied" and "expired" can be told from "unknown".
+
+Who can do what with what is known
+----------------------------------
+The *id* (128 bits, random or the hash of the initiator's public key) is all that
+redeeming takes: it is shown to the initiator and to operators, never on the
+approver's page, and is not hashed here, because whoever reads the journal reads
+an unsealed answer beside it.  An answer that must stay secret from the nodes'
+disks is sealed: the id then commits to the key, so that nobody can put his own
+key under an id that the initiator shows, and the machine takes no other answer.
+The *user code* is kept as a hash, which keeps it out of sight and no more: 35
+bits are searched in seconds by whoever has the state.  Guessing it from outside
+is what is counted, here and not per node: 5 wrong codes against a record that was
+named; else 10 in 10 minutes of one person, or of somebody unknown the network and
+what that is part of, in widening steps (``LEVELS``).  Nobody is refused for being
+new: where a table of counters is full the oldest one goes, and what it counted is
+still counted by the wider ones.  So at most 10,000 guesses of unknown people in 10
+minutes meet 20**8 codes: one in 25,000 finds one of 100 live records.
+
+Nobody approves themselves
+--------------------------
+A record keeps digests of who began it: browser, session, person, credentials.
+Whoever claims or approves brings theirs, and one in common is a refusal, unless the
+kind's policy allows it.  A policy may also demand claims of the approver's session.
+It is judged here, by the policy at that place in the log, so that a node that has
+not heard of it yet lets nobody through.
+
+Exactly one redemption
+----------------------
+Whoever redeems brings the hash of a secret of its own, and is told the same answer
+again for 5 minutes; everybody else is told that it was redeemed.  So a client whose
+node died asks another one and cannot lose, or double, the answer.  ``consume`` does not
+hold the answer in its result, which the request tables would keep for a day: read
+it with ``answer`` after a linearizable barrier.  The journal keeps the approval itself
+until it is compacted: what must not be read there is sealed.  A refusal is remembered under its
+request id like any result: consume only what ``get`` shows as approved.
+
+Time is the replicated time of ``ClusterState``: a record that is due reads as expired
+before the next operation makes it so.
+"""
+
+from __future__ import annotations
+
+import base64
+import re
+from collections import Counter
+from collections.abc import Callable, Iterable, Mapping
+from contextlib import suppress
+from dataclasses import dataclass, field, fields, replace
+from hashlib import sha256
+from heapq import heapify, heappop, heappush
+from typing import Any, ClassVar, Literal, NamedTuple
+
+from cyoloctl.errors import (
+    AlreadyExists,
+    ApprovalRefused,
+    AuthorizationPending,
+    Conflict,
+    CyoloctlError,
+    Denied,
+    Expired,
+    InvalidInput,
+    NotFound,
+    Overloaded,
+    SlowDown,
+)
+from cyoloctl.model import NAME_PATTERN
+from cyoloctl.replicated.checks import (
+    Check,
+    checked,
+    checked_operation,
+    exact,
+    flag,
+    integer,
+    json_object,
+    member_name,
+    text,
+)
+from cyoloctl.replicated.command import MAX_TIME_UNIX_MS, Malformed, Refused, canonical
+
+__all__ = [
+    "ATTEMPT_WINDOW_MS",
+    "EXPIRED_AT_ONCE",
+    "LEVELS",
+    "LIVE_STATES",
+    "MAX_ATTEMPTS",
+    "MAX_CALLERS",
+    "MAX_CALLER_ATTEMPTS",
+    "MAX_DATA_BYTES",
+    "MAX_LIVE",
+    "MAX_POLICIES",
+    "MAX_REQUIRED",
+    "MAX_SEALED_LENGTH",
+    "MAX_TOMBSTONES",
+    "MAX_TOTAL_BYTES",
+    "MAX_TTL_MS",
+    "MIN_TTL_MS",
+    "REDELIVERY_MS",
+    "TOMBSTONE_MS",
+    "TRANSITIONS",
+    "Level",
+    "Policy",
+    "Rendezvous",
+    "RendezvousMachine",
+    "State",
+    "id_of_public_key",
+]
+
+State = Literal["pending", "claimed", "approved", "denied", "consumed", "expired", "cancelled"]
+
+LIVE_STATES = ("pending", "claimed", "approved")
+_ENDED_STATES = ("denied", "consumed", "expired", "cancelled")
+TRANSITIONS: dict[str, tuple[tuple[str, ...], State]] = {
+    "claim": (("pending",), "claimed"),
+    "approve": (("pending", "claimed"), "approved"),
+    "deny": (("pending", "claimed"), "denied"),
+    "consume": (("approved",), "consumed"),
+    "cancel": (LIVE_STATES, "cancelled"),
+}
+
+MIN_TTL_MS = 10 * 1000
+MAX_TTL_MS = 24 * 3600 * 1000
+TOMBSTONE_MS = 24 * 3600 * 1000
+REDELIVERY_MS = 5 * 60 * 1000
+ATTEMPT_WINDOW_MS = 10 * 60 * 1000
+MAX_ATTEMPTS = 5
+MAX_CALLER_ATTEMPTS = 10
+MAX_CALLERS = 1_000
+MAX_LIVE = 10_000
+EXPIRED_AT_ONCE = 200
+"""Records that time alone ends in one command; the others wait for the next commands."""
+MAX_TOMBSTONES = 10_000
+MAX_DATA_ENTRIES = 16
+MAX_VALUE_BYTES = 1024
+MAX_DATA_BYTES = 8 * 1024  # of the data, and of the answer, as canonical JSON
+MAX_SEALED_LENGTH = 8 * 1024  # characters of base64
+MAX_TOTAL_BYTES = 32 * 1024 * 1024  # data, answers and sealed results together
+MAX_POLICIES = 1_000
+MAX_REQUIRED = 8  # claims, of one kind
+_MAX_TEXT = 256
+_MAX_BEGUN_BY = 4
+
+
+class Level(NamedTuple):
+    """What wrong codes are counted for.
+
+    limit: in 10 minutes.  size: so many are remembered.  whose: for the refusal.
+    """
+
+    limit: int
+    size: int
+    whose: str
+
+
+# Who counts says which of them it is: machines know no addresses.  "network" is one customer's, an IPv4
+# address or an IPv6 /64.
+LEVELS: dict[str, Level] = {
+    "person": Level(10, 10_000, "of yours"),
+    "network": Level(10, 10_000, "from your network"),
+    "site": Level(50, 10_000, "from around your network: sign in if you can"),
+    "region": Level(500, 10_000, "from around your network: sign in if you can"),
+    "all": Level(10_000, 1, "from everywhere: sign in if you can"),
+}
+
+_DATA_KEY = re.compile(r"[a-z0-9_.-]{1,64}")
+# People judge by these texts: nothing may hide, reorder or begin a new line.  Ranges, not str.isprintable,
+# which depends on the interpreter's Unicode version; the last one is what UTF-8 cannot hold.
+_UNCLEAN = re.compile(
+    "[\x00-\x1f\x7f-\x9f\u061c\u200b\u200e\u200f\u2028-\u202e\u2060-\u2069\ufeff\ud800-\udfff]"
+)
+
+
+@dataclass(frozen=True, slots=True)
+class Rendezvous:
+    """One record.
+
+    id: 32 hex digits.  kind: what it is for, a name.  user_code_sha256: None
+    once it ended.  node: the member where it began.  initiator, origin: who
+    asks and from where, as that node saw it.  data: what the initiator says,
+    to be shown to the approver.  initiator_public_key: X25519, base64, or None.
+    claimed_by: who claimed or approved.  answer, sealed_result: one of them
+    while approved, and for 5 minutes once consumed.  redemption_sha256: of
+    whom redeemed.  expires_unix_ms: expired from this replicated time on;
+    changed_unix_ms: of the last transition.
+    """
+
+    id: str = field(repr=False)
+    kind: str
+    state: State
+    user_code_sha256: str | None = field(repr=False)
+    node: str
+    initiator: str
+    origin: str | None
+    data: Mapping[str, str] = field(repr=False)
+    initiator_public_key: str | None
+    claimed_by: str | None
+    answer: Mapping[str, str] | None = field(repr=False)
+    sealed_result: str | None = field(repr=False)
+    redemption_sha256: str | None = field(repr=False)
+    failed_attempts: int
+    created_unix_ms: int
+    expires_unix_ms: int
+    changed_unix_ms: int
+    begun_by: tuple[str, ...] = field(default=(), repr=False)
+
+    def to_json(self) -> dict[str, Any]:
+        """What an operator may see: no answer, no hash."""
+        hidden = ("user_code_sha256", "answer", "sealed_result", "redemption_sha256", "begun_by")
+        return {f.name: getattr(self, f.name) for f in fields(self) if f.name not in hidden}
+
+
+@dataclass(frozen=True, slots=True)
+class Policy:
+    """Who may approve what a kind is for.
+
+    require: claims that the approver's session must have, with these values.
+    allow_self: even who began it.
+    """
+
+    require: Mapping[str, bool | int | str] = field(default_factory=dict)
+    allow_self: bool = False
+
+
+_DEFAULT = Policy()
+
+
+def id_of_public_key(public_key: str) -> str:
+    """The id of a record whose result is sealed to this X25519 public key (base64).
+
+    Raises InvalidInput for what is not 32 bytes in base64.
+    """
+    key = _decode64(public_key)
+    if key is None or len(key) != 32:
+        raise InvalidInput("the public key is not valid: use an x25519 public key in base64")
+    return sha256(b"cyoloctl rendezvous id v1" + key).hexdigest()[:32]
+
+
+class RendezvousMachine:
+    """Operations and their answers; a transition answers ``{id, state}``:
+
+    ``start {id, kind, user_code_sha256, ttl_ms, node, initiator, origin, data,
+    initiator_public_key}`` -> ``{id, state, expires_unix_ms}``.  ttl_ms: 10 s
+    to 24 h.  invalid_input for an id that is not that of the key,
+    already_exists for an id that was used, conflict for the code of a live
+    record (draw another), overloaded beyond 10,000 live records or 32 MiB.
+    ``begin {..., begun_by}``: as start, by somebody who is known: 0 to 4 digests.
+    ``try_code {id, user_code_sha256, counted}`` -> ``{id, attempts_left}``:
+    the live record of a code, or null for a wrong code, which is counted: against
+    the record when an id is given, else for each ``[level, digest]`` of counted
+    (``LEVELS``).  Without an id, slow_down, for a right code too, when one of them
+    has none left.
+    ``claim_as {id, expected, by, actors, claims}``: actors are digests as in
+    begun_by; claims the claims of the approver's session that the policy names.
+    approval_refused when the kind's policy says no.  ``deny {id, expected, by}``,
+    ``cancel {id, expected}``.
+    ``approve_as {id, expected, by, answer, sealed_result, actors, claims}``: the
+    result is sealed and answer null when the initiator gave a key, else the
+    reverse; invalid_input otherwise.  overloaded beyond 32 MiB.
+    ``consume {id, expected, redemption_sha256}``: may be repeated with the same
+    redemption for 5 minutes; read the answer with ``answer``.
+    authorization_pending before approval.
+
+    ``set_policy {kind, require, allow_self}`` -> the same: for the records that
+    there are too.  conflict beyond 1,000 kinds.
+
+    Logs of release 0.1.0 have ``claim`` and ``approve`` without actors and claims,
+    and ``attempt`` with one caller_sha256, of whom 1,000 are remembered and
+    unknown ones refused while all are; no node may propose them or ``start``.
+
+    expected: the state that the caller saw, or null for any.  by: who acts.
+    A record in another state is a conflict that says which, rendezvous_denied or
+    expired_token; not_found for an unknown one.
+
+    on_change: called with a record's id and the log index after that record
+    was made or changed, which for an expiry is the next operation's.  Not
+    replicated; what it raises is dropped.
+    """
+
+    #: Which node may propose what; "nobody" what only old logs hold; any node what is not listed.
+    PROPOSERS: ClassVar[dict[str, str]] = {
+        "set_policy": "voter",
+        "start": "nobody",
+        "attempt": "nobody",
+        "claim": "nobody",
+        "approve": "nobody",
+    }
+
+    def __init__(self) -> None:
+        self.on_change: Callable[[str, int], None] | None = None
+        self._load({}, {}, {}, {})
+
+    def _load(
+        self,
+        records: dict[str, Rendezvous],
+        misses: dict[str, tuple[int, int]],
+        tries: dict[str, dict[str, tuple[int, int]]],
+        policies: dict[str, Policy],
+    ) -> None:
+        self._records = records
+        # As misses, by level; each in the order of its times, so that the first is the oldest.
+        self._tries = {level: tries.get(level, {}) for level in LEVELS}
+        self._policies = policies
+        self._codes = {r.user_code_sha256: r.id for r in records.values() if r.user_code_sha256 is not None}
+        self._misses = misses  # caller -> wrong codes, and the time of the first
+        self._bytes = sum(map(_weight, records.values()))
+        self._ended = [(r.changed_unix_ms, r.id) for r in records.values() if r.state not in LIVE_STATES]
+        heapify(self._ended)  # exactly the tombstones, the oldest first
+        self._set_timers()
+
+    def _set_timers(self) -> None:
+        # When a record changes by time alone.  What was overtaken stays until it is due.
+        self._timers = [(due, r.id) for r in self._records.values() if (due := _due(r)) is not None]
+        heapify(self._timers)
+
+    def get(self, id: str, now_unix_ms: int) -> Rendezvous | None:
+        """The record as it is at a replicated time, tombstones too."""
+        record = self._records.get(id)
+        return None if record is None else _at(record, now_unix_ms)
+
+    def records(self, now_unix_ms: int) -> list[Rendezvous]:
+        """All records as they are at a replicated time, tombstones too, the oldest first."""
+        found = (_at(record, now_unix_ms) for record in self._records.values())
+        return sorted(
+            (record for record in found if record is not None), key=lambda r: (r.created_unix_ms, r.id)
+        )
+
+    def live(self, now_unix_ms: int) -> list[Rendezvous]:
+        """The records that await something at a replicated time, in no order."""
+        found = map(self._records.__getitem__, self._codes.values())
+        return [record for record in found if now_unix_ms < record.expires_unix_ms]
+
+    def counts(self, now_unix_ms: int) -> Counter[State]:
+        """How many `records` there are in each state, at a third of the cost."""
+        found: Counter[State] = Counter()
+        for record in self._records.values():
+            ended = record.state not in LIVE_STATES
+            end = record.changed_unix_ms if ended else record.expires_unix_ms
+            if now_unix_ms < end:
+                found[record.state] += 1
+            elif now_unix_ms < end + TOMBSTONE_MS:
+                found[record.state if ended else "expired"] += 1
+        return found
+
+    def policy(self, kind: str) -> Policy:
+        """Who may approve what this kind is for; the default where nothing was set."""
+        return self._policies.get(kind, _DEFAULT)
+
+    def policies(self) -> dict[str, Policy]:
+        """Those that are not the default, by kind."""
+        return dict(sorted(self._policies.items()))
+
+    def refusal(
+        self, record: Rendezvous, actors: Iterable[str], claims: Mapping[str, object]
+    ) -> ApprovalRefused | None:
+        """Why somebody may not claim or approve a record, None when they may; actors, claims: of them."""
+        policy = self.policy(record.kind)
+        if not policy.allow_self and not set(record.begun_by).isdisjoint(actors):
+            return ApprovalRefused("whoever began a rendezvous cannot approve it: let somebody else approve")
+        for name, value in sorted(policy.require.items()):  # the message is part of the state: one order
+            # By JSON, in which true and 1 differ.
+            if name not in claims or canonical(claims[name]) != canonical(value):
+                shown = value if type(value) is str else canonical(value)
+                return ApprovalRefused(
+                    f"a rendezvous of kind {record.kind} is approved only by somebody whose session has the "
+                    f"claim {name}={shown}: sign in so that it has, and show the session"
+                )
+        return None
+
+    def find_code(self, user_code_sha256: str, now_unix_ms: int) -> str | None:
+        """The id of the live record of a code.
+
+        It counts nothing: what comes from outside goes through ``attempt``.
+        """
+        id = self._codes.get(user_code_sha256)
+        return id if id is not None and now_unix_ms < self._records[id].expires_unix_ms else None
+
+    def answer(
+        self, id: str, redemption_sha256: str, now_unix_ms: int
+    ) -> tuple[Mapping[str, str] | None, str | None] | None:
+        """Answer and sealed result (one of them) for whom redeemed; None for others and after 5 minutes."""
+        record = self.get(id, now_unix_ms)
+        if record is None or record.redemption_sha256 != redemption_sha256 or not _has_result(record):
+            return None
+        return record.answer, record.sealed_result
+
+    def operations(self) -> frozenset[str]:
+        """The operations that `apply` knows."""
+        return frozenset(_OPERATIONS)
+
+    def apply(
+        self, operation: str, arguments: dict[str, Any], index: int, now_unix_ms: int
+    ) -> dict[str, Any]:
+        """The value of the answer.  Raises Malformed or Refused, then only time had its effect."""
+        run, clean = checked_operation("rendezvous", _OPERATIONS, operation, arguments)
+        # After the checks: a malformed command does not move replicated time.
+        self._advance(clean, index, now_unix_ms)
+        return run(self, clean, index, now_unix_ms)
+
+    def _start(self, given: dict[str, Any], index: int, now_unix_ms: int) -> dict[str, Any]:
+        id, code, key = given["id"], given["user_code_sha256"], given["initiator_public_key"]
+        if key is not None and id != id_of_public_key(key):
+            raise Refused(InvalidInput("the id is not that of the public key: derive it from the key"))
+        if id in self._records:
+            raise Refused(AlreadyExists("the id was used before: make a new one, or a new key"))
+        if code in self._codes:
+            raise Refused(Conflict("another rendezvous has this user code: draw another"))
+        if len(self._records) - len(self._ended) >= MAX_LIVE:
+            raise Refused(Overloaded(f"there are {MAX_LIVE} rendezvous: wait until some end"))
+        expires_ms = now_unix_ms + given.pop("ttl_ms")
+        begun_by = tuple(given.pop("begun_by", ()))
+        record = Rendezvous(
+            **given,
+            state="pending",
+            claimed_by=None,
+            answer=None,
+            sealed_result=None,
+            redemption_sha256=None,
+            failed_attempts=0,
+            created_unix_ms=now_unix_ms,
+            expires_unix_ms=expires_ms,
+            changed_unix_ms=now_unix_ms,
+            begun_by=begun_by,
+        )
+        self._refuse_heavy(_weight(record))
+        self._put(record, index)
+        return {"id": id, "state": "pending", "expires_unix_ms": expires_ms}
+
+    def _try_record(self, id: str, code: str, index: int, now_unix_ms: int) -> dict[str, Any]:
+        record = self._existing(id)
+        if record.state not in LIVE_STATES:
+            raise Refused(_wrong_state(record))
+        failed = record.failed_attempts
+        if record.user_code_sha256 == code:
+            return {"id": id, "attempts_left": MAX_ATTEMPTS - failed}
+        record = replace(record, failed_attempts=failed + 1)
+        self._put(record if failed + 1 < MAX_ATTEMPTS else _end(record, "cancelled", now_unix_ms), index)
+        return {"id": None, "attempts_left": MAX_ATTEMPTS - failed - 1}
+
+    def _try_code(self, given: dict[str, Any], index: int, now_unix_ms: int) -> dict[str, Any]:
+        id, code, counted = given["id"], given["user_code_sha256"], given["counted"]
+        if id is not None:
+            return self._try_record(id, code, index, now_unix_ms)
+        for table in self._tries.values():
+            # A function of the time alone, whoever asks.
+            while table and (oldest := next(iter(table.items())))[1][1] + ATTEMPT_WINDOW_MS <= now_unix_ms:
+                del table[oldest[0]]
+        failed = {level: self._tries[level].get(who, (0, now_unix_ms)) for level, who in counted}
+        for level, (count, _) in failed.items():
+            if count >= LEVELS[level].limit:
+                whose = LEVELS[level].whose
+                raise Refused(SlowDown(f"too many wrong codes {whose}; wait 10 minutes, or use the id"))
+        found = self._codes.get(code)
+        if found is None:
+            for level, who in counted:
+                table, (count, since_ms) = self._tries[level], failed[level]
+                if who not in table and len(table) >= LEVELS[level].size:
+                    del table[next(iter(table))]
+                table[who] = (count + 1, since_ms)
+        left = min(LEVELS[level].limit - count for level, (count, _) in failed.items())
+        return {"id": found, "attempts_left": left - (found is None)}
+
+    def _set_policy(self, given: dict[str, Any], index: int, now_unix_ms: int) -> dict[str, Any]:
+        kind, policy = given["kind"], Policy(given["require"], given["allow_self"])
+        if policy == _DEFAULT:
+            self._policies.pop(kind, None)
+        elif kind not in self._policies and len(self._policies) >= MAX_POLICIES:
+            raise Refused(Conflict(f"{MAX_POLICIES} kinds have a policy: reset one (`rendezvous policy`)"))
+        else:
+            self._policies[kind] = policy
+        return {"kind": kind, "require": dict(policy.require), "allow_self": policy.allow_self}
+
+    def _attempt(self, given: dict[str, Any], index: int, now_unix_ms: int) -> dict[str, Any]:
+        id, code, caller = given["id"], given["user_code_sha256"], given["caller_sha256"]
+        if id is not None:
+            return self._try_record(id, code, index, now_unix_ms)
+        self._misses = {
+            key: miss for key, miss in self._misses.items() if now_unix_ms < miss[1] + ATTEMPT_WINDOW_MS
+        }
+        if caller not in self._misses and len(self._misses) >= MAX_CALLERS:
+            raise Refused(SlowDown("too many wrong codes from everywhere: wait 10 minutes, or use the id"))
+        failed, since_ms = self._misses.get(caller, (0, now_unix_ms))
+        if failed >= MAX_CALLER_ATTEMPTS:
+            raise Refused(SlowDown("too many wrong codes: wait 10 minutes, or use the id"))
+        found = self._codes.get(code)
+        if found is None:
+            failed += 1
+            self._misses[caller] = (failed, since_ms)
+        return {"id": found, "attempts_left": MAX_CALLER_ATTEMPTS - failed}
+
+    def _claim(self, given: dict[str, Any], index: int, now_unix_ms: int) -> dict[str, Any]:
+        record = self._enter("claim", given)
+        self._refuse_approver(record, given)
+        return self._moved(
+            replace(record, state="claimed", claimed_by=given["by"], changed_unix_ms=now_unix_ms), index
+        )
+
+    def _approve(self, given: dict[str, Any], index: int, now_unix_ms: int) -> dict[str, Any]:
+        record = self._enter("approve", given)
+        by, answer, sealed = given["by"], given["answer"], given["sealed_result"]
+        self._refuse_approver(record, given)
+        if record.claimed_by not in (None, by):
+            raise Refused(Conflict("the rendezvous was claimed by somebody else: only they can approve it"))
+        if (sealed is None) == (answer is None) or (sealed is None) != (record.initiator_public_key is None):
+            raise Refused(
+                InvalidInput(
+                    "the answer has the wrong form: seal it when the initiator gave a key, and only then"
+                )
+            )
+        approved = replace(
+            record,
+            state="approved",
+            claimed_by=by,
+            answer=answer,
+            sealed_result=sealed,
+            changed_unix_ms=now_unix_ms,
+        )
+        self._refuse_heavy(_weight(approved) - _weight(record))
+        return self._moved(approved, index)
+
+    def _deny(self, given: dict[str, Any], index: int, now_unix_ms: int) -> dict[str, Any]:
+        record = self._enter("deny", given)
+        return self._moved(_end(replace(record, claimed_by=given["by"]), "denied", now_unix_ms), index)
+
+    def _cancel(self, given: dict[str, Any], index: int, now_unix_ms: int) -> dict[str, Any]:
+        record = self._enter("cancel", given)
+        return self._moved(_end(record, "cancelled", now_unix_ms), index)
+
+    def _consume(self, given: dict[str, Any], index: int, now_unix_ms: int) -> dict[str, Any]:
+        id, redemption = given["id"], given["redemption_sha256"]
+        if self.answer(id, redemption, now_unix_ms) is not None:
+            return {"id": id, "state": "consumed"}  # it asks for the answer that it lost
+        record = self._enter("consume", given)
+        consumed = replace(
+            _end(record, "consumed", now_unix_ms),
+            answer=record.answer,
+            sealed_result=record.sealed_result,
+            redemption_sha256=redemption,
+        )
+        return self._moved(consumed, index)
+
+    def _refuse_approver(self, record: Rendezvous, given: dict[str, Any]) -> None:
+        refusal = self.refusal(record, given.get("actors", ()), given.get("claims", {}))
+        if refusal is not None:
+            raise Refused(refusal)
+
+    def set_back(self, from_unix_ms: int, to_unix_ms: int) -> None:
+        """The time was set back: what began in a future that never was lasts as long as it would have."""
+        less_ms = from_unix_ms - to_unix_ms
+
+        def moved(record: Rendezvous) -> Rendezvous:
+            if record.created_unix_ms <= to_unix_ms:
+                return record
+            return replace(
+                record,
+                created_unix_ms=max(0, record.created_unix_ms - less_ms),
+                changed_unix_ms=max(0, record.changed_unix_ms - less_ms),
+                expires_unix_ms=max(0, record.expires_unix_ms - less_ms),
+            )
+
+        misses = {
+            caller: (count, min(since_ms, to_unix_ms)) for caller, (count, since_ms) in self._misses.items()
+        }
+        tries = {
+            level: {who: (count, min(since_ms, to_unix_ms)) for who, (count, since_ms) in table.items()}
+            for level, table in self._tries.items()
+        }
+        records = {id: moved(record) for id, record in self._records.items()}
+        self._load(records, misses, tries, self._policies)
+
+    def _existing(self, id: str) -> Rendezvous:
+        record = self._records.get(id)
+        if record is None:
+            raise Refused(NotFound("there is no such rendezvous: it never was, or it ended long ago"))
+        return record
+
+    def _enter(self, operation: str, given: dict[str, Any]) -> Rendezvous:
+        """The record, in a state that the operation leaves."""
+        record = self._existing(given["id"])
+        if record.state not in TRANSITIONS[operation][0]:
+            raise Refused(_wrong_state(record, consuming=operation == "consume"))
+        if given["expected"] not in (None, record.state):
+            raise Refused(
+                Conflict(f"the rendezvous is {record.state}, not {given['expected']}: look at it again")
+            )
+        return record
+
+    def _moved(self, record: Rendezvous, index: int) -> dict[str, Any]:
+        self._put(record, index)
+        return {"id": record.id, "state": record.state}
+
+    def _refuse_heavy(self, more: int) -> None:
+        if self._bytes + more > MAX_TOTAL_BYTES:
+            raise Refused(Overloaded("the rendezvous hold 32 MiB already: wait until some end"))
+
+    def _advance(self, given: dict[str, Any], index: int, now_unix_ms: int) -> None:
+        """What time changed: of the records that the command is about, and of the oldest of all others.
+
+        Of those at most `EXPIRED_AT_ONCE`, so that no command takes long; the rest is left to the next
+        ones, and shown as it is by now meanwhile (`_at`).
+        """
+        for id in (given.get("id"), self._codes.get(given.get("user_code_sha256", ""))):
+            while id is not None and self._pass(id, index, now_unix_ms):
+                pass
+        left = EXPIRED_AT_ONCE
+        while left and self._timers and self._timers[0][0] <= now_unix_ms:
+            left -= self._pass(heappop(self._timers)[1], index, now_unix_ms)
+        while self._ended and self._ended[0][0] + TOMBSTONE_MS <= now_unix_ms:
+            self._forget_oldest()
+
+    def _pass(self, id: str, index: int, now_unix_ms: int) -> bool:
+        """Let time change a record once; False when it does not."""
+        record = self._records.get(id)
+        due = None if record is None else _due(record)
+        if record is None or due is None or due > now_unix_ms:
+            return False
+        self._put(_expired(record) if record.state in LIVE_STATES else _forgotten(record), index)
+        return True
+
+    def _forget_oldest(self) -> None:
+        self._bytes -= _weight(self._records.pop(heappop(self._ended)[1]))
+
+    def _put(self, record: Rendezvous, index: int) -> None:
+        old = self._records.get(record.id)
+        self._records[record.id] = record
+        self._bytes += _weight(record) - (0 if old is None else _weight(old))
+        if record.user_code_sha256 is not None:
+            self._codes[record.user_code_sha256] = record.id
+        elif old is not None and old.user_code_sha256 is not None:
+            del self._codes[old.user_code_sha256]
+            heappush(self._ended, (record.changed_unix_ms, record.id))
+            if len(self._ended) > MAX_TOMBSTONES:
+                self._forget_oldest()
+        due = _due(record)
+        if due is not None and (old is None or due != _due(old)):
+            heappush(self._timers, (due, record.id))
+            if len(self._timers) > 2 * len(self._records) + 64:
+                self._set_timers()
+        if self.on_change is not None:
+            # An observer is not replicated: whatever happens in it must not make this node differ.
+            with suppress(Exception):
+                self.on_change(record.id, index)
+
+    def export_state(self) -> dict[str, Any]:
+        """The state for the snapshot, the same for the same state whatever its history."""
+        return self.freeze()()
+
+    def freeze(self) -> Callable[[], dict[str, Any]]:
+        """`export_state` of this moment, whatever comes meanwhile; the work is in the returned function."""
+        records, misses, policies = self._records.copy(), self._misses.copy(), self._policies.copy()
+        tries = {level: table.copy() for level, table in self._tries.items()}
+
+        def export() -> dict[str, Any]:
+            state: dict[str, Any] = {
+                "misses": {caller: list(miss) for caller, miss in misses.items()},
+                "records": {id: _exported(record) for id, record in records.items()},
+            }
+            # What release 0.1.0 did not have is there only when there is something in it.
+            if any(tries.values()):
+                state["tries"] = {
+                    level: [[who, count, since_ms] for who, (count, since_ms) in table.items()]
+                    for level, table in tries.items()
+                    if table
+                }
+            if policies:
+                state["policies"] = {
+                    kind: {"require": dict(policy.require), "allow_self": policy.allow_self}
+                    for kind, policy in policies.items()
+                }
+            return state
+
+        return export
+
+    def prepare_restore(self, state: object) -> Callable[[], None]:
+        """Checks an exported state; the returned function puts it in place.  Raises ValueError."""
+        later: dict[str, object] = {"tries": {}, "policies": {}}
+        given = json_object(state)
+        if any(given.get(name) == {} for name in later):
+            raise ValueError("a field that is left out when it is empty is there")
+        top = exact(later | given, {"misses", "records", *later})
+        try:
+            records = {_id(id): _restored(id, record) for id, record in json_object(top["records"]).items()}
+            misses = {_digest(caller): _miss(miss) for caller, miss in json_object(top["misses"]).items()}
+            tries = {level: _table(level, table) for level, table in json_object(top["tries"]).items()}
+            policies = {
+                _kind(kind): Policy(**checked(policy, _POLICY))
+                for kind, policy in json_object(top["policies"]).items()
+            }
+        except Malformed:
+            raise ValueError("a rendezvous is not valid") from None
+        live = [record for record in records.values() if record.state in LIVE_STATES]
+        if (
+            not all(map(_coherent, records.values()))
+            or len({record.user_code_sha256 for record in live}) != len(live)
+            or len(live) > MAX_LIVE
+            or len(records) - len(live) > MAX_TOMBSTONES
+            or len(misses) > MAX_CALLERS
+            or len(policies) > MAX_POLICIES
+            or _DEFAULT in policies.values()
+            or sum(map(_weight, records.values())) > MAX_TOTAL_BYTES
+        ):
+            raise ValueError("rendezvous contradict each other")
+        return lambda: self._load(records, misses, tries, policies)
+
+
+def _exported(record: Rendezvous) -> dict[str, Any]:
+    begun_by = {"begun_by": list(record.begun_by)} if record.begun_by else {}
+    return {name: getattr(record, name) for name in _RECORD} | begun_by
+
+
+def _restored(id: str, given: object) -> Rendezvous:
+    """A record of an exported state.  Raises ValueError, Malformed."""
+    state = dict(json_object(given))
+    begun_by = state.pop("begun_by", None)
+    if begun_by == []:
+        raise ValueError("a field that is left out when it is empty is there")
+    known = () if begun_by is None else tuple(_begun_by(begun_by))
+    return Rendezvous(id=id, **checked(state, _RECORD), begun_by=known)
+
+
+def _table(level: str, given: object) -> dict[str, tuple[int, int]]:
+    """The counters of a level.  Raises ValueError, Malformed."""
+    if level not in LEVELS or type(given) is not list or not 0 < len(given) <= LEVELS[level].size:
+        raise ValueError("a table of wrong codes is not valid")
+    found: dict[str, tuple[int, int]] = {}
+    before_ms = 0
+    for entry in given:
+        if type(entry) is not list or len(entry) != 3:
+            raise ValueError("a count of wrong codes is not valid")
+        who, count, since_ms = _digest(entry[0]), entry[1], _time(entry[2])
+        integer(1, LEVELS[level].limit, "a count")(count)
+        if who in found or since_ms < before_ms:
+            raise ValueError("wrong codes are out of order")
+        found[who] = (count, since_ms)
+        before_ms = since_ms
+    return found
+
+
+def _weight(record: Rendezvous) -> int:
+    """The bytes that the caller chose, of a record."""
+    texts = (canonical(data) for data in (record.data, record.answer) if data)
+    return sum(map(len, texts)) + len(record.sealed_result or "")
+
+
+def _has_result(record: Rendezvous) -> bool:
+    return record.answer is not None or record.sealed_result is not None
+
+
+def _end(record: Rendezvous, state: State, at_unix_ms: int) -> Rendezvous:
+    """The tombstone of a record."""
+    return replace(
+        record,
+        state=state,
+        user_code_sha256=None,
+        origin=None,
+        data={},
+        initiator_public_key=None,
+        answer=None,
+        sealed_result=None,
+        changed_unix_ms=at_unix_ms,
+        begun_by=(),
+    )
+
+
+def _expired(record: Rendezvous) -> Rendezvous:
+    # At the time it was due, not when it was noticed, so that readers see no difference.
+    return _end(record, "expired", record.expires_unix_ms)
+
+
+def _forgotten(record: Rendezvous) -> Rendezvous:
+    return replace(record, answer=None, sealed_result=None)
+
+
+def _due(record: Rendezvous) -> int | None:
+    """When time alone changes a record, short of forgetting it."""
+    if record.state in LIVE_STATES:
+        return record.expires_unix_ms
+    return record.changed_unix_ms + REDELIVERY_MS if _has_result(record) else None
+
+
+def _at(record: Rendezvous, now_unix_ms: int) -> Rendezvous | None:
+    """The record at a time, None when its tombstone is forgotten."""
+    due = _due(record)
+    if due is not None and due <= now_unix_ms:
+        record = _expired(record) if record.state in LIVE_STATES else _forgotten(record)
+    ended = record.state not in LIVE_STATES
+    return None if ended and record.changed_unix_ms + TOMBSTONE_MS <= now_unix_ms else record
+
+
+def _wrong_state(record: Rendezvous, *, consuming: bool = False) -> CyoloctlError:
+    state = record.state
+    if state == "denied":
+        return Denied("the rendezvous was denied: start another")
+    if state == "expired":
+        return Expired("the rendezvous expired: start another")
+    if state == "consumed":
+        return Conflict("the rendezvous was already redeemed: start another")
+    if state == "cancelled":
+        why = (
+            f"ended after {MAX_ATTEMPTS} wrong codes"
+            if record.failed_attempts >= MAX_ATTEMPTS
+            else "was cancelled"
+        )
+        return Conflict(f"the rendezvous {why}: start another")
+    if consuming:
+        return AuthorizationPending(f"the rendezvous is {state}, not yet approved: ask again later")
+    return Conflict(f"the rendezvous was already {state}: look at it again")
+
+
+def _coherent(record: Rendezvous) -> bool:
+    """Whether the machine could have made this of fields that are each valid."""
+    live, state = record.state in LIVE_STATES, record.state
+    life_ms = record.expires_unix_ms - record.created_unix_ms
+    results = (record.answer is not None) + (record.sealed_result is not None)
+    key = record.initiator_public_key
+    return (
+        MIN_TTL_MS <= life_ms <= MAX_TTL_MS
+        and record.created_unix_ms <= record.changed_unix_ms <= record.expires_unix_ms
+        and (record.changed_unix_ms == record.expires_unix_ms) == (state == "expired")
+        and live == (record.user_code_sha256 is not None)
+        and (live or (not record.data and record.origin is None and key is None and not record.begun_by))
+        and (state == "consumed") == (record.redemption_sha256 is not None)
+        and (results == 1 if state == "approved" else results <= (state == "consumed"))
+        and (state != "approved" or (key is None) == (record.sealed_result is None))
+        and (key is None or record.id == id_of_public_key(key))
+        and (state != "pending" or record.claimed_by is None)
+        and (state not in ("claimed", "approved", "denied", "consumed") or record.claimed_by is not None)
+        and (record.failed_attempts < MAX_ATTEMPTS or state == "cancelled")
+    )
+
+
+# Each check returns its value or raises Malformed.
+
+
+def _one_of(values: tuple[str, ...], what: str) -> Check:
+    def check(value: object) -> str:
+        if type(value) is not str or value not in values:
+            raise Malformed(what)
+        return value
+
+    return check
+
+
+def _optional(check: Check) -> Check:
+    return lambda value: None if value is None else check(value)
+
+
+def _text(value: object) -> str:
+    if type(value) is not str or not 0 < len(value) <= _MAX_TEXT or _UNCLEAN.search(value):
+        raise Malformed(f"a subject or origin is not valid: use 1 to {_MAX_TEXT} characters on one line")
+    return value
+
+
+def _data(value: object) -> dict[str, str]:
+    if type(value) is not dict or len(value) > MAX_DATA_ENTRIES:
+        raise Malformed(f"the data is not valid: use an object of at most {MAX_DATA_ENTRIES} texts")
+    for key, said in value.items():
+        if not _DATA_KEY.fullmatch(key):
+            raise Malformed("a data key is not valid: use 1 to 64 of a-z, 0-9, '_', '.' and '-'")
+        if type(said) is not str or _UNCLEAN.search(said) or len(said.encode()) > MAX_VALUE_BYTES:
+            raise Malformed(
+                f"a data value is not valid: use one line of text of at most {MAX_VALUE_BYTES} bytes"
+            )
+    if len(canonical(value)) > MAX_DATA_BYTES:
+        raise Malformed(f"the data is longer than {MAX_DATA_BYTES} bytes as ascii json: send less")
+    return value
+
+
+def _digests(most: int) -> Check:
+    """Digests in ascending order, each once: one way to write them."""
+
+    def check(value: object) -> list[str]:
+        if type(value) is not list or len(value) > most:
+            raise Malformed(f"use a list of at most {most} sha-256 digests")
+        found = [_digest(item) for item in value]
+        if found != sorted(set(found)):
+            raise Malformed("the digests are not in ascending order, each once: sort them")
+        return found
+
+    return check
+
+
+def _claims(value: object) -> dict[str, bool | int | str]:
+    if type(value) is not dict or len(value) > MAX_REQUIRED:
+        raise Malformed(f"the claims are not valid: use an object of at most {MAX_REQUIRED} claims")
+    for name, said in value.items():
+        if not 0 < len(name) <= _MAX_TEXT or _UNCLEAN.search(name):
+            raise Malformed("a claim's name is not valid: use one line of text")
+        if type(said) is str and len(said) <= _MAX_TEXT and not _UNCLEAN.search(said):
+            continue
+        if type(said) is not bool and (type(said) is not int or abs(said) > MAX_TIME_UNIX_MS):
+            raise Malformed("a claim's value is not valid: use true, false, an integer or one line of text")
+    return value
+
+
+def _counted(value: object) -> list[tuple[str, str]]:
+    if type(value) is not list or not 0 < len(value) <= len(LEVELS):
+        raise Malformed("nobody is named for whom a wrong code would count")
+    found: dict[str, str] = {}
+    for item in value:
+        if type(item) is not list or len(item) != 2 or _level(item[0]) in found:
+            raise Malformed("a wrong code counts for pairs of level and digest, one for a level")
+        found[item[0]] = _digest(item[1])
+    return list(found.items())
+
+
+def _decode64(spelt: str) -> bytes | None:
+    """What base64 of one spelling holds, None for anything else."""
+    try:
+        data = base64.b64decode(spelt, validate=True)
+    except ValueError:
+        return None
+    return data if base64.b64encode(data).decode() == spelt else None
+
+
+def _public_key(value: object) -> str:
+    if type(value) is str:
+        with suppress(InvalidInput):
+            id_of_public_key(value)
+            return value
+    raise Malformed("the public key is not valid: use an x25519 public key in base64")
+
+
+def _sealed(value: object) -> str:
+    if type(value) is not str or not 0 < len(value) <= MAX_SEALED_LENGTH or _decode64(value) is None:
+        raise Malformed(f"the sealed result is not valid: use base64, {MAX_SEALED_LENGTH} characters at most")
+    return value
+
+
+def _miss(value: object) -> tuple[int, int]:
+    if type(value) is not list or len(value) != 2:
+        raise Malformed("a count of wrong codes is not valid")
+    return integer(1, MAX_CALLER_ATTEMPTS, "a count")(value[0]), _time(value[1])
+
+
+_Run = Callable[[RendezvousMachine, dict[str, Any], int, int], dict[str, Any]]
+
+_id = text(r"[0-9a-f]{32}", "the id is not valid: use the 32 hex digits of a rendezvous")
+_kind = text(NAME_PATTERN, "the kind is not valid: use 1 to 63 of a-z, 0-9 and inner dashes")
+_digest = text(r"[0-9a-f]{64}", "a digest is not valid: use the 64 hex digits of a sha-256")
+_time = integer(0, MAX_TIME_UNIX_MS + MAX_TTL_MS, "a time")
+_level = _one_of(tuple(LEVELS), "the level of a count is not valid: upgrade every node")
+_begun_by = _digests(_MAX_BEGUN_BY)
+_state = _one_of((*LIVE_STATES, *_ENDED_STATES), "the state is not valid: use one that a rendezvous can have")
+_BEGINNING: dict[str, Check] = {
+    "kind": _kind,
+    "node": member_name,
+    "initiator": _text,
+    "origin": _optional(_text),
+    "data": _data,
+    "initiator_public_key": _optional(_public_key),
+}
+_RECORD: dict[str, Check] = {
+    **_BEGINNING,
+    "state": _state,
+    "user_code_sha256": _optional(_digest),
+    "claimed_by": _optional(_text),
+    "answer": _optional(_data),
+    "sealed_result": _optional(_sealed),
+    "redemption_sha256": _optional(_digest),
+    "failed_attempts": integer(0, MAX_ATTEMPTS, "a count"),
+    "created_unix_ms": _time,
+    "expires_unix_ms": _time,
+    "changed_unix_ms": _time,
+}
+_POLICY: dict[str, Check] = {"require": _claims, "allow_self": flag("allow_self")}
+_APPROVER: dict[str, Check] = {"actors": _begun_by, "claims": _claims}
+_STEP: dict[str, Check] = {"id": _id, "expected": _optional(_state)}
+_START: dict[str, Check] = {
+    "id": _id,
+    "user_code_sha256": _digest,
+    "ttl_ms": integer(MIN_TTL_MS, MAX_TTL_MS, "the ttl in ms"),
+    **_BEGINNING,
+}
+_APPROVAL: dict[str, Check] = {
+    **_STEP,
+    "by": _text,
+    "answer": _optional(_data),
+    "sealed_result": _optional(_sealed),
+}
+_OPERATIONS: dict[str, tuple[dict[str, Check], _Run]] = {
+    "start": (_START, RendezvousMachine._start),
+    "begin": ({**_START, "begun_by": _begun_by}, RendezvousMachine._start),
+    "try_code": (
+        {"id": _optional(_id), "user_code_sha256": _digest, "counted": _counted},
+        RendezvousMachine._try_code,
+    ),
+    "claim_as": ({**_STEP, "by": _text, **_APPROVER}, RendezvousMachine._claim),
+    "approve_as": ({**_APPROVAL, **_APPROVER}, RendezvousMachine._approve),
+    "set_policy": ({"kind": _kind, **_POLICY}, RendezvousMachine._set_policy),
+    "attempt": (
+        {"id": _optional(_id), "user_code_sha256": _digest, "caller_sha256": _digest},
+        RendezvousMachine._attempt,
+    ),
+    "claim": ({**_STEP, "by": _text}, RendezvousMachine._claim),
+    "approve": (_APPROVAL, RendezvousMachine._approve),
+    "deny": ({**_STEP, "by": _text}, RendezvousMachine._deny),
+    "cancel": (_STEP, RendezvousMachine._cancel),
+    "consume": ({**_STEP, "redemption_sha256": _digest}, RendezvousMachine._consume),
+}

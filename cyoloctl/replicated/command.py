@@ -1,0 +1,443 @@
+"""Commands and results as bytes: one canonical form, decoded strictly.
+
+Command, version 2::
+
+    0x02 ["MACHINE","OPERATION",{ARGUMENTS},"REQUEST ID","KIND","CALLER"]
+
+that is one version byte, then the canonical JSON of that array: ASCII only
+(everything else as ``\\uXXXX``), object keys in ascending order and each once,
+no white space, integers of at most 20 characters, no fractions or exponents.
+KIND is ``node``, ``client`` or ``browser``: whose the request id is, and CALLER
+who asked among them (see ``cyoloctl.caller``).
+
+Version 1, in logs of release 0.1.0, ended ``"REQUEST ID",AUTOMATIC,TIME]``:
+AUTOMATIC is ``true`` when a node made the request id itself; TIME is the
+proposer's time in milliseconds since 1970, 0 to 2**53.
+
+Result: the canonical JSON of ``{"index":N,"value":{...}}``, or of
+``{"error":{"code":C,"message":M},"index":N}`` with the codes of
+``cyoloctl.errors``; an error may carry a ``"reason"`` for the operator's log.
+Results are remembered in the replicated state, so the wording of a refusal is
+part of the format: the vectors in ``tests/vectors/command`` pin it.
+
+There is exactly one encoding of every command.  The decoder encodes what it
+read and compares, which refuses duplicate keys, ``-0``, needless escapes and
+white space without a rule for each, and equally on every Python version.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator, Sequence
+from functools import lru_cache
+from hashlib import blake2b
+from typing import Any, NamedTuple, NoReturn, TypeVar
+
+from cyoloctl.errors import CyoloctlError, InternalError, InvalidInput, error_from_code
+
+__all__ = [
+    "COMMAND_VERSION",
+    "KINDS",
+    "MAX_COMMAND_BYTES",
+    "MAX_REQUEST_ID_LENGTH",
+    "MAX_TIME_UNIX_MS",
+    "Command",
+    "Malformed",
+    "Refused",
+    "batched",
+    "canonical",
+    "canonical_in_slices",
+    "decode_command",
+    "decode_result",
+    "decode_result_with_index",
+    "describe_command",
+    "encode_command",
+    "encode_refusal",
+    "encode_result",
+    "is_caller",
+    "is_request_id",
+    "operation_of",
+    "parse_canonical",
+    "refusal_reason",
+]
+
+COMMAND_VERSION = 2
+_OLD_VERSION = 1
+MAX_COMMAND_BYTES = 512 * 1024
+MAX_REQUEST_ID_LENGTH = 128
+MAX_TIME_UNIX_MS = 2**53
+DIGEST_BYTES = 8
+
+KINDS = ("node", "client", "browser")
+"""Whose request ids there are."""
+MAX_CALLER_LENGTH = 80
+
+# Brackets are counted before parsing, those inside strings too: nesting cannot be deeper than that,
+# and the depth at which the parser gives up differs between Python versions.
+_MAX_BRACKETS = 200
+_MAX_ARGUMENT_DEPTH = 16
+_INTEGER_CHARACTERS = 20  # "-9223372036854775808"
+_SHOWN_ARGUMENTS = frozenset(
+    {
+        "address",
+        "by",
+        "created_by",
+        "expires_unix_ms",
+        "fingerprint",
+        "force",
+        "gen",
+        "keep_s",
+        "key_id",
+        "latest_unix_ms",
+        "learner",
+        "name",
+        "raft_id",
+        "role",
+        "rotate_every_s",
+        "ttl_ms",
+        "until_unix_ms",
+    }
+)
+
+
+class Malformed(Exception):
+    """The command is not one: answered, never remembered, changes nothing.  Stays inside the package."""
+
+    def __init__(self, message: str, code: str = "invalid_input") -> None:
+        super().__init__(message)
+        self.message = message
+        self.code = code
+
+
+class Refused(Exception):
+    """A machine refuses a well-formed command.  Remembered like a success.  Stays inside the package.
+
+    reason: a word for the operator's log where the message must not tell.
+    """
+
+    def __init__(self, error: CyoloctlError, reason: str | None = None) -> None:
+        super().__init__(error.message)
+        self.error = error
+        self.reason = reason
+
+
+class Command(NamedTuple):
+    """A decoded command.
+
+    kind, caller: whose request id it is.  time_unix_ms: the proposer's time
+    in a command of release 0.1.0, -1 in others.  digest: of machine,
+    operation and arguments; the same for every retry.
+    """
+
+    machine: str
+    operation: str
+    arguments: dict[str, Any]
+    request_id: str
+    kind: str
+    caller: str
+    time_unix_ms: int
+    digest: bytes
+
+    @property
+    def automatic(self) -> bool:
+        """True when a node made the request id itself."""
+        return self.kind == "node"
+
+
+def _integer(text: str) -> int:
+    # A limit of our own: the interpreter's limit on digits can be changed from the environment.
+    if len(text) > _INTEGER_CHARACTERS:
+        raise ValueError
+    return int(text)
+
+
+def _no_number(text: str) -> NoReturn:
+    raise ValueError
+
+
+# Built once: json.dumps and json.loads with options build a new encoder or decoder at every call.
+_encode = json.JSONEncoder(
+    ensure_ascii=True, check_circular=False, allow_nan=False, sort_keys=True, separators=(",", ":")
+).encode
+_decode = json.JSONDecoder(parse_int=_integer, parse_float=_no_number, parse_constant=_no_number).raw_decode
+
+
+def canonical(value: object) -> str:
+    """The canonical JSON of str, bool, None, integers of 64 bits, lists and dicts with string keys."""
+    return _encode(value)
+
+
+def canonical_in_slices(value: object, *, depth: int = 4) -> Iterator[str]:
+    """The text of `canonical` in pieces, none of which takes long to make.
+
+    One call of the encoder holds the interpreter until it returns, whatever
+    thread it runs in, so that a node with a large state would be deaf.
+    """
+    if depth and type(value) is dict and len(value) > 0:
+        before = "{"
+        for keys in batched(sorted(value), _SLICE):
+            if any(type(value[key]) in (dict, list) for key in keys):
+                for key in keys:
+                    yield f"{before}{_encode(key)}:"
+                    yield from canonical_in_slices(value[key], depth=depth - 1)
+                    before = ","
+            else:
+                yield before + _encode({key: value[key] for key in keys})[1:-1]
+                before = ","
+        yield "}"
+    elif depth and type(value) is list and len(value) > _SLICE:
+        before = "["
+        for items in batched(value, _SLICE):
+            yield before + _encode(items)[1:-1]
+            before = ","
+        yield "]"
+    else:
+        yield _encode(value)
+
+
+_SLICE = 1000
+_T = TypeVar("_T")
+
+
+def batched(items: Sequence[_T], size: int) -> Iterator[Sequence[_T]]:
+    """The items in order, so many at a time."""
+    for start in range(0, len(items), size):
+        yield items[start : start + size]
+
+
+def parse_canonical(text: str) -> Any:
+    """The value of canonical JSON.  Raises ValueError for anything else, RecursionError for deep nesting."""
+    value, end = _decode(text)
+    if end != len(text) or _encode(value) != text:
+        raise ValueError("not canonical")
+    return value
+
+
+def is_request_id(value: object) -> bool:
+    """True for 1 to 128 printable ASCII characters without spaces."""
+    return (
+        type(value) is str
+        and 0 < len(value) <= MAX_REQUEST_ID_LENGTH
+        and value.isascii()
+        and value.isprintable()
+        and " " not in value
+    )
+
+
+def is_caller(value: object) -> bool:
+    """True for at most 80 printable ASCII characters without spaces; empty: nobody in particular."""
+    return type(value) is str and _caller_text(value) is not None
+
+
+@lru_cache(maxsize=1024)
+def _caller_text(caller: str) -> str | None:
+    """The JSON of a caller, None for what is none.  Kept: the same few callers write again and again."""
+    good = len(caller) <= MAX_CALLER_LENGTH and caller.isascii() and " " not in caller
+    return _encode(caller) if good and (not caller or caller.isprintable()) else None
+
+
+def _tail(request_id: str, kind: str, caller: str) -> str:
+    return f',{_encode(request_id)},"{kind}",{_caller_text(caller)}]'
+
+
+def _check_argument(value: object, depth: int = 0) -> None:
+    kind = type(value)
+    if kind is str or kind is bool or value is None:
+        return
+    if kind is int:
+        if not -(2**63) <= value <= 2**64:  # type: ignore[operator]  # an int, by the line above
+            raise InvalidInput("an integer in a command is outside the 64-bit range: send it as text")
+    elif kind is dict and depth < _MAX_ARGUMENT_DEPTH:
+        for key, item in value.items():  # type: ignore[attr-defined]  # a dict, by the line above
+            if type(key) is not str:
+                raise InvalidInput("a key in a command is not text: use text keys")
+            _check_argument(item, depth + 1)
+    elif kind is list and depth < _MAX_ARGUMENT_DEPTH:
+        for item in value:  # type: ignore[attr-defined]  # a list, by the line above
+            _check_argument(item, depth + 1)
+    else:
+        raise InvalidInput(
+            f"a command cannot hold a {kind.__name__} here: use text, integers, booleans, null, "
+            f"and lists and objects at most {_MAX_ARGUMENT_DEPTH} deep"
+        )
+
+
+def encode_command(
+    machine: str,
+    operation: str,
+    arguments: dict[str, Any],
+    *,
+    request_id: str,
+    kind: str = "client",
+    caller: str = "",
+) -> bytes:
+    """The bytes of a command, to be proposed.
+
+    machine, operation: see the machine's class.  arguments: text, integers of
+    64 bits, booleans, None, lists and dicts; whether the machine takes them is
+    told by its answer.
+    request_id: 1 to 128 printable ASCII characters without spaces.  kind: one
+    of `KINDS`; ``node`` when the node made the id itself.  caller: as
+    `is_caller`.  A retry sends the same bytes again.
+
+    Raises InvalidInput for what cannot be encoded, more than 512 KiB, or more
+    than 200 opening brackets and braces (those in text count too).
+    """
+    if not is_request_id(request_id):
+        raise InvalidInput("the request id is not valid: use 1 to 128 printable ascii characters, no spaces")
+    if kind not in KINDS or not is_caller(caller):
+        raise InternalError("a command has no proper caller")
+    _check_argument(arguments)
+    head = _encode([machine, operation, arguments])
+    data = b"\x02" + (head[:-1] + _tail(request_id, kind, caller)).encode("ascii")
+    if len(data) > MAX_COMMAND_BYTES:
+        raise InvalidInput(f"the command has {len(data)} bytes, more than {MAX_COMMAND_BYTES}: send less")
+    if data.count(b"[") + data.count(b"{") > _MAX_BRACKETS:
+        raise InvalidInput(f"the command has more than {_MAX_BRACKETS} opening brackets: send less")
+    return data
+
+
+def operation_of(data: bytes) -> tuple[str, str] | None:
+    """Machine and operation of a command, read from its first bytes; None for what is no command.
+
+    The rest may be malformed.  Costs a twentieth of `decode_command`.
+    """
+    if not data.startswith(b'\x02["'):
+        return None
+    parts = data[2:256].split(b'"', 4)
+    if len(parts) != 5 or parts[2] != b"," or not parts[4].startswith(b","):
+        return None
+    return parts[1].decode("ascii", "replace"), parts[3].decode("ascii", "replace")
+
+
+def decode_command(data: bytes) -> Command:
+    """The command in these bytes; arguments are some JSON object, for the machine to check.
+
+    Raises Malformed, and nothing else, for any other bytes.
+    """
+    if not data or data[0] not in (COMMAND_VERSION, _OLD_VERSION):
+        if not data:
+            raise Malformed("the command is empty: propose an encoded command")
+        raise Malformed(
+            f"a command of version {data[0]} came, this release knows version {COMMAND_VERSION}: "
+            "upgrade every node before using what is new",
+            "version_mismatch",
+        )
+    if len(data) > MAX_COMMAND_BYTES:
+        raise Malformed("the command is too long: send less")
+    try:
+        text = data[1:].decode("ascii")
+        if text.count("[") + text.count("{") > _MAX_BRACKETS:
+            raise ValueError
+        value, _end = _decode(text)
+        machine, operation, arguments, request_id, kind, last = value
+        if not (
+            type(value) is list
+            and type(machine) is str
+            and type(operation) is str
+            and type(arguments) is dict
+            and is_request_id(request_id)
+        ):
+            raise ValueError
+        time_unix_ms, caller = -1, ""
+        if data[0] == COMMAND_VERSION:
+            if type(kind) is not str or kind not in KINDS or not is_caller(last):
+                raise ValueError
+            caller = last
+            tail = _tail(request_id, kind, caller)
+        else:
+            if type(kind) is not bool or type(last) is not int or not 0 <= last <= MAX_TIME_UNIX_MS:
+                raise ValueError
+            time_unix_ms = last
+            tail = f",{_encode(request_id)},{'true' if kind else 'false'},{time_unix_ms}]"
+            kind = "node" if kind else "client"
+        head = _encode([machine, operation, arguments])[:-1]
+        if head + tail != text:
+            raise ValueError
+    except (ValueError, TypeError):  # TypeError: a JSON value that is no sequence
+        raise Malformed("the command is malformed: propose what encode_command made") from None
+    return Command(
+        machine,
+        operation,
+        arguments,
+        request_id,
+        kind,
+        caller,
+        time_unix_ms,
+        blake2b(head.encode("ascii"), digest_size=DIGEST_BYTES).digest(),
+    )
+
+
+def encode_result(index: int, value: dict[str, Any]) -> bytes:
+    """The bytes of a success."""
+    return _encode({"index": index, "value": value}).encode("ascii")
+
+
+def encode_refusal(index: int, code: str, message: str, reason: str | None = None) -> bytes:
+    """The bytes of a refusal."""
+    error = {"code": code, "message": message}
+    if reason is not None:
+        error["reason"] = reason
+    return _encode({"error": error, "index": index}).encode("ascii")
+
+
+def _parse_result(result: bytes) -> dict[str, Any]:
+    try:
+        value = parse_canonical(result.decode("ascii"))
+        if type(value) is dict and type(value["index"]) is int and len(value) == 2:
+            error = value.get("error")
+            if type(value.get("value")) is dict or (
+                type(error) is dict and type(error["code"]) is str and type(error["message"]) is str
+            ):
+                return value
+    except (ValueError, KeyError, RecursionError):
+        pass
+    raise InternalError("a state machine gave an unreadable result: report this, with all nodes' versions")
+
+
+def decode_result_with_index(result: bytes) -> tuple[int, dict[str, Any]]:
+    """The log index at which the command was applied (the first time), and its value.
+
+    Raises what ``decode_result`` raises.
+    """
+    value = _parse_result(result)
+    error = value.get("error")
+    if error is not None:
+        raise error_from_code(error["code"], error["message"])
+    return value["index"], value["value"]
+
+
+def decode_result(result: bytes) -> dict[str, Any]:
+    """The value in a result of ``ClusterState.apply``.
+
+    Raises the error of ``cyoloctl.errors`` that a refusal names (its root
+    class for a code of a newer release), InternalError for other bytes.
+    """
+    return decode_result_with_index(result)[1]
+
+
+def refusal_reason(result: bytes) -> str | None:
+    """The reason that a refusal gives to the operator's log, never to the refused; None without one.
+
+    Raises InternalError for bytes that are no result.
+    """
+    error = _parse_result(result).get("error")
+    reason = error.get("reason") if error is not None else None
+    return reason if type(reason) is str else None
+
+
+def describe_command(data: bytes) -> str:
+    """One line of ASCII for logs, at most 400 characters; keys and digests are hidden.  Never raises."""
+    try:
+        command = decode_command(data)
+    except Malformed:
+        return f"malformed command of {len(data)} bytes"
+    arguments = " ".join(
+        f"{_encode(key)[1:-1]}={_encode(value) if key in _SHOWN_ARGUMENTS else '(hidden)'}"
+        for key, value in sorted(command.arguments.items())
+    )
+    text = (
+        f"{_encode(command.machine)[1:-1]}.{_encode(command.operation)[1:-1]} "
+        f"request_id={command.request_id} kind={command.kind} {arguments}"
+    ).rstrip()
+    return text if len(text) <= 400 else text[:397] + "..."

@@ -1,0 +1,96 @@
+"""Writing to and reading from the replicated machines, for all services of a node."""
+
+from __future__ import annotations
+
+import logging
+import os
+import time
+from datetime import UTC, datetime
+from typing import Any
+
+from cyoloctl.caller import CALLER
+from cyoloctl.errors import CyoloctlError, OutcomeUnknown
+from cyoloctl.node.config import Config
+from cyoloctl.raft import Engine
+from cyoloctl.replicated.command import decode_result_with_index, encode_command, refusal_reason
+from cyoloctl.state import ClusterState
+
+__all__ = ["Json", "Replicated", "rfc3339"]
+
+_log = logging.getLogger("cyoloctl.node")
+
+Json = dict[str, Any]
+
+_LAST_UNIX_S = 253_402_300_799
+
+
+def rfc3339(unix_s: float) -> str:
+    """A time in Unix seconds as ``YYYY-MM-DDTHH:MM:SSZ``, rounded down; none after the year 9999."""
+    return datetime.fromtimestamp(min(int(unix_s), _LAST_UNIX_S), UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
+
+
+class Replicated:
+    """The engine and the machines of a node, and cluster time."""
+
+    def __init__(self, config: Config, engine: Engine, machine: ClusterState) -> None:
+        self.config = config
+        self.engine = engine
+        self.machine = machine
+        self._caught_up = False
+
+    def now_ms(self) -> int:
+        """Cluster time in Unix milliseconds; see ``raft/clock.py``.  Never this machine's own clock."""
+        return self.engine.clock.now_unix_ms()
+
+    async def apply(
+        self, machine: str, operation: str, arguments: Json, *, request_id: str | None, timeout_s: float
+    ) -> tuple[int, Json, str]:
+        """Replicate one command: log index, value and request id.  Raises what the machine refused."""
+        identifier = request_id or os.urandom(16).hex()
+        caller = CALLER.get()
+        command = encode_command(
+            machine,
+            operation,
+            arguments,
+            request_id=identifier,
+            kind="node" if request_id is None else caller.kind,
+            caller=caller.name.replace(" ", "-"),
+        )
+        result = await self.engine.propose(command, timeout_s=timeout_s)
+        try:
+            index, value = decode_result_with_index(result)
+        except CyoloctlError:
+            reason = refusal_reason(result)
+            if reason is not None:
+                _log.warning("refused", extra={"operation": f"{machine}.{operation}", "reason": reason})
+            raise
+        return index, value, identifier
+
+    async def apply_here(
+        self, machine: str, operation: str, arguments: Json, *, request_id: str | None, timeout_s: float
+    ) -> Json:
+        """As `apply`; when it returns the value, this node's machines hold the change too."""
+        deadline = time.monotonic() + timeout_s
+        index, value, _ = await self.apply(
+            machine, operation, arguments, request_id=request_id, timeout_s=timeout_s
+        )
+        left = max(0.0, deadline - time.monotonic())
+        if not await self.engine.wait_applied(index, timeout_s=left):
+            raise OutcomeUnknown("the write is done, but this node has not seen it yet: read it again")
+        return value
+
+    async def fresh(self, *, stale: bool = False, timeout_s: float) -> None:
+        """Return when this node has applied all that was acknowledged before the call; at once with stale."""
+        if not stale:
+            await self.engine.read_barrier(timeout_s=timeout_s)
+            self._caught_up = True
+
+    async def caught_up(self, *, timeout_s: float) -> None:
+        """Return when this process has been up to date at least once.
+
+        A node that was just started has not applied what its own log holds
+        until a leader says how much of it is committed: judging by its copy
+        before would forget revocations.
+        """
+        if not self._caught_up:
+            await self.fresh(timeout_s=timeout_s)

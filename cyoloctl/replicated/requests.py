@@ -1,0 +1,315 @@
+"""The memory of answered requests that makes a repeated command apply once.
+
+A record is one bytes object, so that a table of any length is nothing for the
+garbage collector to walk: digest (8), steady time when applied (8), place in
+the table (8), log index (8), proposer time of a command of release 0.1.0 (8,
+all ones for others), length of the caller (1), caller, result.  About 270
+bytes an entry for a 32 character id and a counter's result.
+"""
+
+from __future__ import annotations
+
+import json
+import struct
+from collections import deque
+from collections.abc import Callable
+from dataclasses import dataclass
+from heapq import heapify, heappop, heappush
+
+from cyoloctl.replicated.command import DIGEST_BYTES, MAX_REQUEST_ID_LENGTH, is_caller
+
+__all__ = ["LIMITS", "Forgotten", "Limits", "RequestTable", "TableLimits"]
+
+_HEAD = struct.Struct(">8sQQQQB")
+_STORED = struct.Struct(">8sQQQB")  # in a snapshot: without the place
+_OLD = struct.Struct(">8sQQ")
+_COUNT = struct.Struct(">I")
+_NO_TIME = 2**64 - 1
+_FORGET_AT_ONCE = 200
+"""Entries forgotten by one command: a step of time must not stop the node for them all."""
+
+
+@dataclass(frozen=True, slots=True)
+class TableLimits:
+    """When an entry is forgotten: as soon as one of these holds.
+
+    hard: there are more entries than this; then the oldest of the caller with
+    the most goes.  soft, keep_ms: there are more than ``soft`` and the entry,
+    the oldest, is ``keep_ms`` old.  expiry_ms: it is that old.  Age is in
+    steady time, which only leaders' monotonic clocks move.
+    """
+
+    soft: int
+    keep_ms: int
+    hard: int
+    expiry_ms: int
+
+
+@dataclass(frozen=True, slots=True)
+class Limits:
+    """The limits of all tables.  They decide the replicated state: the same on every node, ``LIMITS``."""
+
+    client: TableLimits
+    node: TableLimits
+    browser: TableLimits
+    refused: TableLimits
+
+
+LIMITS = Limits(
+    client=TableLimits(soft=50_000, keep_ms=0, hard=50_000, expiry_ms=24 * 3600 * 1000),
+    node=TableLimits(soft=10_000, keep_ms=10_000, hard=50_000, expiry_ms=5 * 60 * 1000),
+    browser=TableLimits(soft=10_000, keep_ms=0, hard=10_000, expiry_ms=3600 * 1000),
+    refused=TableLimits(soft=10_000, keep_ms=0, hard=10_000, expiry_ms=5 * 60 * 1000),
+)
+
+
+@dataclass(frozen=True, slots=True)
+class Forgotten:
+    """The highest log index, and the highest proposer time, among what was forgotten; -1 for none."""
+
+    index: int = -1
+    proposed_ms: int = -1
+
+
+_NOTHING = Forgotten()
+
+
+class RequestTable:
+    """Request id -> digest of the command and the bytes of its first result.
+
+    Entries leave the oldest first, but for the bound on their number: there
+    it is the oldest of the caller that has the most, so that nobody's volume
+    pushes another's out.
+    """
+
+    __slots__ = ("_by_caller", "_largest", "_limits", "_next", "_order", "_ranked", "_records")
+
+    def __init__(self, limits: TableLimits) -> None:
+        self._limits = limits
+        self._records: dict[str, bytes] = {}
+        # (id, place) by age; those whose record is gone or another are skipped.
+        self._order: deque[tuple[str, int]] = deque()
+        self._by_caller: dict[str, deque[str]] = {}
+        # While it is full, (-count, place of the oldest, caller): never too low, maybe overtaken.
+        self._largest: list[tuple[int, int, str]] = []
+        self._ranked: set[tuple[int, int, str]] = set()  # what is in it
+        self._next = 0
+
+    def __len__(self) -> int:
+        return len(self._records)
+
+    def __contains__(self, request_id: str) -> bool:
+        return request_id in self._records
+
+    def find(self, request_id: str) -> tuple[bytes, bytes] | None:
+        """The digest of the command that had this id, and its first result."""
+        record = self._records.get(request_id)
+        if record is None:
+            return None
+        return record[:DIGEST_BYTES], record[_HEAD.size + record[_HEAD.size - 1] :]
+
+    def remember(
+        self,
+        request_id: str,
+        digest: bytes,
+        *,
+        caller: str,
+        steady_ms: int,
+        index: int,
+        result: bytes,
+        proposed_ms: int = -1,
+    ) -> None:
+        """Adds an id that is not there.  steady_ms, index: never less than before.
+
+        proposed_ms: the time in a command of release 0.1.0.
+        """
+        place, self._next = self._next, self._next + 1
+        name = caller.encode("ascii")
+        time = _NO_TIME if proposed_ms < 0 else proposed_ms
+        self._records[request_id] = b"".join(
+            (_HEAD.pack(digest, steady_ms, place, index, time, len(name)), name, result)
+        )
+        self._order.append((request_id, place))
+        self._count(caller, request_id)
+
+    def _count(self, caller: str, request_id: str) -> None:
+        ids = self._by_caller.get(caller)
+        if ids is None:
+            ids = self._by_caller[caller] = deque()
+        ids.append(request_id)
+        if len(self._records) >= self._limits.hard:
+            self._push(self._rank(caller))
+        elif self._largest:
+            self._largest, self._ranked = [], set()  # no longer full: made again when it is
+
+    def _rank(self, caller: str) -> tuple[int, int, str]:
+        ids = self._by_caller[caller]
+        return -len(ids), _HEAD.unpack_from(self._records[ids[0]])[2], caller
+
+    def forget(self, steady_ms: int, *, at_once: int = _FORGET_AT_ONCE) -> Forgotten:
+        """Drops what the limits no longer keep, at most ``at_once`` entries of it."""
+        limits, order, records = self._limits, self._order, self._records
+        left = at_once
+        found = _NOTHING
+        while left and order:
+            request_id, place = order[0]
+            record = records.get(request_id)
+            if record is None or _HEAD.unpack_from(record)[2] != place:
+                order.popleft()  # forgotten before, for its caller's volume
+                continue
+            age, count = steady_ms - _HEAD.unpack_from(record)[1], len(records)
+            if age >= limits.expiry_ms or (limits.keep_ms and count > limits.soft and age >= limits.keep_ms):
+                order.popleft()
+            elif count > limits.hard:
+                request_id = self._of_the_largest()
+            else:
+                break
+            left -= 1
+            found = self._drop(request_id, found)
+        return found
+
+    def _push(self, rank: tuple[int, int, str]) -> None:
+        if not self._largest or len(self._largest) > 2 * len(self._by_caller) + 64:
+            self._largest = [self._rank(one) for one in self._by_caller]
+            self._ranked = set(self._largest)
+            heapify(self._largest)
+        elif rank not in self._ranked:
+            self._ranked.add(rank)
+            heappush(self._largest, rank)
+
+    def _of_the_largest(self) -> str:
+        while True:
+            rank = self._largest[0]
+            caller = rank[2]
+            now = self._rank(caller) if caller in self._by_caller else None
+            if now == rank:
+                return self._by_caller[caller][0]
+            heappop(self._largest)
+            self._ranked.discard(rank)
+            if now is not None:
+                self._push(now)
+
+    def _drop(self, request_id: str, found: Forgotten) -> Forgotten:
+        record = self._records[request_id]
+        _, _, _, index, time, length = _HEAD.unpack_from(record)
+        caller = record[_HEAD.size : _HEAD.size + length].decode("ascii")
+        ids = self._by_caller[caller]
+        ids.popleft()  # the oldest of all, or of its caller, is its caller's oldest
+        if not ids:
+            del self._by_caller[caller]
+        del self._records[request_id]
+        return Forgotten(
+            max(found.index, index), found.proposed_ms if time == _NO_TIME else max(found.proposed_ms, time)
+        )
+
+    def encode(self) -> bytes:
+        """count (4 bytes), then for each entry by age: length of id (1), id, length of record (4), record.
+
+        A record is as in memory, without the place.
+        """
+        return self.freeze()()
+
+    def freeze(self) -> Callable[[], bytes]:
+        """`encode` of this moment, whatever comes meanwhile; the work is in the returned function."""
+        records, order = self._records.copy(), self._order.copy()
+        return lambda: _encoded(records, order)
+
+    @classmethod
+    def decode(cls, data: bytes, start: int, limits: TableLimits, steady_ms: int) -> tuple[RequestTable, int]:
+        """The table that begins at ``start``, and where it ends.
+
+        Raises ValueError, IndexError or struct.error for what ``encode``
+        cannot have written at this steady time under these limits.
+        """
+        table = cls(limits)
+        before_ms, before_index = 0, 0
+        entries, end = _entries(data, start)
+        for request_id, record in entries:
+            digest, applied_ms, index, time, length = _STORED.unpack_from(record)
+            name = record[_STORED.size : _STORED.size + length].decode("ascii")
+            result = record[_STORED.size + length :]
+            if not before_ms <= applied_ms <= steady_ms or index < before_index or request_id in table:
+                raise ValueError("requests are out of order")
+            if not is_caller(name) or len(name) != length or not result:
+                raise ValueError("a request is cut short")
+            before_ms, before_index = applied_ms, index
+            table.remember(
+                request_id,
+                digest,
+                caller=name,
+                steady_ms=applied_ms,
+                index=index,
+                result=result,
+                proposed_ms=-1 if time == _NO_TIME else time,
+            )
+        return table, end
+
+    @classmethod
+    def decode_old(
+        cls, data: bytes, start: int, limits: TableLimits, now_ms: int
+    ) -> tuple[RequestTable, int]:
+        """The same from a snapshot of release 0.1.0, whose records knew replicated time only."""
+        table = cls(limits)
+        before_ms = 0
+        entries, end = _entries(data, start)
+        for request_id, record in entries:
+            digest, applied_ms, proposed_ms = _OLD.unpack_from(record)
+            result = record[_OLD.size :]
+            if not before_ms <= applied_ms <= now_ms or proposed_ms > applied_ms or request_id in table:
+                raise ValueError("requests are out of order")
+            before_ms = applied_ms
+            value = json.loads(result)
+            index = value["index"] if type(value) is dict else None
+            if type(index) is not int or index < 0:
+                raise ValueError("a request has no index")
+            table.remember(
+                request_id,
+                digest,
+                caller="",
+                steady_ms=applied_ms,
+                index=index,
+                result=result,
+                proposed_ms=proposed_ms,
+            )
+        return table, end
+
+
+def _entries(data: bytes, start: int) -> tuple[list[tuple[str, bytes]], int]:
+    """Each id and record, and where they end.  Raises ValueError, IndexError, struct.error."""
+    (count,) = _COUNT.unpack_from(data, start)
+    at = start + _COUNT.size
+    if count > 200_000:
+        raise ValueError("too many requests")
+    found = []
+    for _ in range(count):
+        id_end = at + 1 + data[at]
+        request_id = data[at + 1 : id_end].decode("ascii")
+        (length,) = _COUNT.unpack_from(data, id_end)
+        at = id_end + _COUNT.size + length
+        record = data[id_end + _COUNT.size : at]
+        # Two characters more: the table of refusals says whose an id is.
+        if (
+            len(record) != length
+            or not 0 < len(request_id) <= MAX_REQUEST_ID_LENGTH + 2
+            or not request_id.isprintable()
+            or " " in request_id
+        ):
+            raise ValueError("a request is cut short")
+        found.append((request_id, record))
+    return found, at
+
+
+def _encoded(records: dict[str, bytes], order: deque[tuple[str, int]]) -> bytes:
+    parts = [_COUNT.pack(len(records))]
+    for request_id, place in order:
+        record = records.get(request_id)
+        if record is None:
+            continue
+        digest, steady_ms, at, index, time, length = _HEAD.unpack_from(record)
+        if at != place:
+            continue
+        key = request_id.encode("ascii")
+        rest = record[_HEAD.size :]
+        head = _STORED.pack(digest, steady_ms, index, time, length)
+        parts.append(b"%c%b%b%b%b" % (len(key), key, _COUNT.pack(_STORED.size + len(rest)), head, rest))
+    return b"".join(parts)

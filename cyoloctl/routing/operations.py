@@ -1,0 +1,70 @@
+"""The operations route_*: which member serves which host name, as reverse proxies see it."""
+
+from __future__ import annotations
+
+from cyoloctl.model import parse_hostname
+from cyoloctl.replicated.proposer import Json, Replicated
+
+__all__ = ["RouteService"]
+
+
+class RouteService:
+    """What control.server calls for route_*; also where the pages of members are."""
+
+    def __init__(self, replicated: Replicated) -> None:
+        self._replicated = replicated
+        self._members = replicated.machine.members
+
+    def base_url(self, name: str) -> str | None:
+        """Where browsers find a member: by its configured URL, its host name, or its gateway's address."""
+        gateway = self._members.gateway(name)
+        if gateway is None:
+            return None
+        if gateway.url is not None:
+            return gateway.url.rstrip("/")
+        host = self._members.host(name)
+        return f"https://{host}" if host is not None else f"http://{gateway.address}"
+
+    def page_url(self, name: str) -> str | None:
+        """The rendezvous page of a member (RFC 8628 verification_uri)."""
+        base = self.base_url(name)
+        return None if base is None else f"{base}/rendezvous"
+
+    def reachable(self) -> set[str]:
+        """The members that this node has a link with, and itself."""
+        return {str(self._replicated.config.name), *self._replicated.engine.peers()}
+
+    async def list(self, *, timeout_s: float) -> Json:
+        await self._replicated.fresh(timeout_s=timeout_s)
+        reachable = self.reachable()
+        engine = self._replicated.engine
+        status, leader = engine.status(), (engine.leader() or "").partition("~")[0]
+        voters = {raft_id.partition("~")[0] for raft_id in status.voters}
+        backends = []
+        for member in self._members.members():
+            name = member.name
+            gateway = self._members.gateway(name)
+            backends.append(
+                {
+                    "name": name,
+                    "host": self._members.host(name),
+                    "address": None if gateway is None else gateway.address,
+                    "url": self.base_url(name),
+                    "alive": name in reachable,
+                    "role": "leader" if name == leader else "follower" if name in voters else "learner",
+                }
+            )
+        return {
+            "schema_version": 1,
+            "backends": backends,
+            "shared_hosts": self._members.shared_hosts(),
+            "index": engine.applied_index(),
+        }
+
+    async def share(self, *, host: str, shared: bool, request_id: str | None, timeout_s: float) -> Json:
+        operation = "share_host" if shared else "unshare_host"
+        arguments = {"host": parse_hostname(host)}
+        _, value, _ = await self._replicated.apply(
+            "members", operation, arguments, request_id=request_id, timeout_s=timeout_s
+        )
+        return {"schema_version": 1, **value}

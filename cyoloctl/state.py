@@ -1,0 +1,567 @@
+"""The replicated state: pure machines behind one protocol of bytes.
+
+``ClusterState`` is what Raft applies commands to.  It knows no clock, no
+randomness and no I/O; the same commands in the same order give the same
+state, results and snapshot on every node and every Python version.
+
+Exactly once
+------------
+Every command carries a request id.  The first answer to each is remembered,
+success or refusal, and given again, byte for byte, to a command with the same
+id; such a repetition changes nothing.  The same id with another command is
+refused with ``conflict``.  Malformed commands are answered and forgotten.
+
+Ids of clients, of browsers and those that nodes make themselves are apart:
+none is looked up for, or pushes out, another kind.  What was refused changed
+nothing and takes no place among what was done.  Entries leave in the order
+they came, but where there are too many the caller with the most loses its
+oldest (``LIMITS``):
+
+============  ==============================  ===========  ==========
+table         kept whatever the load          expiry       at most
+============  ==============================  ===========  ==========
+client ids    the last 50,000                 24 hours     50,000
+node ids      the last 10,000, and all of     5 minutes    50,000
+              the last 10 s while they are
+              fewer than 50,000
+browser ids   the last 10,000                 1 hour       10,000
+refusals      the last 10,000                 5 minutes    10,000
+============  ==============================  ===========  ==========
+
+Age is in steady time, which leaders' monotonic clocks move: no step of the
+time of day forgets an id.  An entry takes about 270 bytes.
+
+A command that is logged again, because the engine sent it again after a
+change of leader, applies once or never, for as long as anybody may send it.
+It carries ``after``, the highest index that was known to be committed when it
+was sent first.  Each table has a *horizon*, the highest index at which
+something was applied that it has forgotten.  An unknown command with an
+``after`` below the horizon may have been applied before: it is refused with
+``outcome_unknown``.  One above it cannot have been.  So only a caller that
+asks again, with an id that its table has forgotten, is served again.
+
+Time
+----
+The time of a command is that of its entry, which the leader stamped (see
+``raft``).  Commands of release 0.1.0 bring a time of their own, and are
+applied as that release did.
+"""
+
+from __future__ import annotations
+
+import struct
+from collections.abc import Callable
+from contextlib import suppress
+from dataclasses import dataclass
+from hashlib import sha256
+from typing import Any, Literal, Protocol
+
+from cyoloctl.authorities.machine import AuthorityMachine
+from cyoloctl.counters.machine import CounterMachine
+from cyoloctl.credentials.machine import Credential, CredentialMachine
+from cyoloctl.errors import StorageError, VersionMismatch
+from cyoloctl.keys.machine import KeyMachine, KeyPolicy, KeyRecord, NodeKey
+from cyoloctl.members.machine import Invitation, Member, MemberMachine, SecretInvitation
+from cyoloctl.members.presence import Presence, PresenceMachine
+from cyoloctl.model import Stamp
+from cyoloctl.rendezvous.machine import RendezvousMachine
+from cyoloctl.replicated.clock import ClockMachine, TimeSet
+from cyoloctl.replicated.command import (
+    MAX_COMMAND_BYTES,
+    MAX_TIME_UNIX_MS,
+    Command,
+    Malformed,
+    Refused,
+    canonical_in_slices,
+    decode_command,
+    decode_result,
+    decode_result_with_index,
+    describe_command,
+    encode_command,
+    encode_refusal,
+    encode_result,
+    operation_of,
+    parse_canonical,
+    refusal_reason,
+)
+from cyoloctl.replicated.requests import LIMITS, Forgotten, Limits, RequestTable, TableLimits
+from cyoloctl.tokens.machine import Revocation, SessionMachine
+
+__all__ = [
+    "LIMITS",
+    "MAX_COMMAND_BYTES",
+    "MAX_TIME_UNIX_MS",
+    "SNAPSHOT_VERSION",
+    "AuthorityMachine",
+    "ClockMachine",
+    "ClusterState",
+    "Command",
+    "CounterMachine",
+    "Credential",
+    "CredentialMachine",
+    "Invitation",
+    "KeyMachine",
+    "KeyPolicy",
+    "KeyRecord",
+    "Limits",
+    "Machine",
+    "Malformed",
+    "Member",
+    "MemberMachine",
+    "NodeKey",
+    "Presence",
+    "PresenceMachine",
+    "RendezvousMachine",
+    "Revocation",
+    "SecretInvitation",
+    "SessionMachine",
+    "TableLimits",
+    "TimeSet",
+    "decode_command",
+    "decode_result",
+    "decode_result_with_index",
+    "describe_command",
+    "encode_command",
+    "refusal_reason",
+]
+
+SNAPSHOT_VERSION = 2
+_OLD_VERSION = 1
+_LENGTH = struct.Struct(">I")
+_DIGEST_END = 1 + 32
+
+# Machines of which an operation that is not listed is anybody's to propose; of the others, a voter's.
+_OPEN_MACHINES = frozenset({"counter", "rendezvous", "sessions"})
+
+
+class Machine(Protocol):
+    """One state machine inside the composite.
+
+    It may have ``PROPOSERS``, operation -> who may propose it to the leader:
+    ``any`` member, ``voter``, ``self`` (only the member that the argument
+    ``name`` names), ``leader`` (nobody forwards it).
+    """
+
+    def operations(self) -> frozenset[str]:
+        """The operations that `apply` knows."""
+
+    def apply(
+        self, operation: str, arguments: dict[str, Any], index: int, now_unix_ms: int
+    ) -> dict[str, Any]:
+        """The value of the answer.  Raises Malformed or Refused, and only before it changes anything."""
+
+    def export_state(self) -> dict[str, Any]:
+        """The state as JSON without floats; equal states give equal JSON."""
+
+    def prepare_restore(self, state: object) -> Callable[[], None]:
+        """Checks any JSON value; the returned function puts it in place and cannot fail.
+
+        Raises ValueError.
+        """
+
+
+@dataclass(slots=True)
+class _Table:
+    """The requests of a kind.  horizon: the highest index of what it has forgotten."""
+
+    requests: RequestTable
+    horizon: int = -1
+
+    def forgot(self, forgotten: Forgotten) -> None:
+        self.horizon = max(self.horizon, forgotten.index)
+
+
+_KINDS: tuple[Literal["client", "node", "browser", "refused"], ...] = (
+    "client",
+    "node",
+    "browser",
+    "refused",
+)
+
+
+def _frozen(machine: Machine) -> Callable[[], dict[str, Any]]:
+    """The state of a machine at this moment; those that stay small make it here."""
+    freeze: Callable[[], Callable[[], dict[str, Any]]] | None = getattr(machine, "freeze", None)
+    if freeze is not None:
+        return freeze()
+    state = machine.export_state()
+    return lambda: state
+
+
+class ClusterState:
+    """All machines, the replicated time and the remembered requests.
+
+    counters, members, authorities, credentials, keys, sessions, rendezvous,
+    clock: the machines, to read; they stay the same objects.
+    on_restore: called after ``restore`` replaced the state, for observers
+    that wait on changes.  Not replicated; what it raises is dropped.
+
+    limits: for tests.  Nodes of one cluster must all have ``LIMITS``.
+    """
+
+    def __init__(self, *, limits: Limits = LIMITS) -> None:
+        self.counters = CounterMachine()
+        self.members = MemberMachine()
+        self.credentials = CredentialMachine(self.members)
+        self.keys = KeyMachine(self.members)
+        self.presence = PresenceMachine(self.members)
+        self.authorities = AuthorityMachine(self.members)
+        self.sessions = SessionMachine(self.keys.last_end_unix_ms)
+        self.rendezvous = RendezvousMachine()
+        self.clock = ClockMachine()
+        self.on_restore: Callable[[], None] | None = None
+        self._limits = limits
+        self._machines: dict[str, Machine] = {
+            "authorities": self.authorities,
+            "clock": self.clock,
+            "counter": self.counters,
+            "credentials": self.credentials,
+            "keys": self.keys,
+            "presence": self.presence,
+            "members": self.members,
+            "rendezvous": self.rendezvous,
+            "sessions": self.sessions,
+        }
+        self._tables = {kind: _Table(RequestTable(getattr(limits, kind))) for kind in _KINDS}
+        self._horizon_unix_ms = -1  # of automatic commands of release 0.1.0
+
+    @property
+    def time_unix_ms(self) -> int:
+        """Replicated time: of the latest entry that was applied.  Never goes back within an epoch."""
+        return self.clock.stamp.time_unix_ms
+
+    def stamp(self) -> Stamp:
+        """The time that the state has reached."""
+        return self.clock.stamp
+
+    def advance(self, stamp: Stamp) -> None:
+        """An entry of this stamp is applied: its commands follow."""
+        self.clock.advance(stamp)
+
+    def admit(self, command: bytes, peer: str, role: str) -> bytes | None:
+        """As leader, before a peer's command is logged: the result that refuses it, None to log it.
+
+        peer: the member that forwards it.  role: ``voter`` or ``learner``.
+        Refuses what this release does not know, which would stop every node,
+        and what a node of that role may not propose.
+        """
+        found = operation_of(command)
+        machine = None if found is None else self._machines.get(found[0])
+        if found is None or machine is None or found[1] not in machine.operations():
+            return encode_refusal(
+                0,
+                "version_mismatch",
+                "the leader does not know this command: run the same release on every node",
+            )
+        rules: dict[str, str] = getattr(machine, "PROPOSERS", {})
+        rule = rules.get(found[1], "any" if found[0] in _OPEN_MACHINES else "voter")
+        if rule == "any" or (rule == "voter" and role == "voter"):
+            return None
+        if rule == "self":
+            try:
+                if decode_command(command).arguments.get("name") == peer:
+                    return None
+            except Malformed as error:
+                return encode_refusal(0, error.code, error.message)
+            return encode_refusal(0, "access_denied", "a node proposes this for itself only")
+        if rule == "voter":
+            return encode_refusal(
+                0,
+                "access_denied",
+                f"{peer} is a learner, and learners do not change trust or membership: ask a voter",
+            )
+        return encode_refusal(0, "access_denied", "the leader alone proposes this")
+
+    def apply(self, index: int, command: bytes, after: int | None = None) -> bytes:
+        """Applies a committed command, of any bytes, and returns its result.
+
+        after: see the module; None: it was never sent before.
+
+        Never raises for what a command holds: what cannot be applied is
+        refused in the result.  VersionMismatch for what a newer release wrote:
+        other nodes may apply it, so this one must not answer.  The
+        interpreter's own exhaustion (MemoryError, RecursionError) passes too:
+        it strikes one node and not the others.
+        """
+        try:
+            request = decode_command(command)
+        except Malformed as error:
+            if error.code == "version_mismatch":
+                raise VersionMismatch(error.message) from None
+            return encode_refusal(index, error.code, error.message)
+        if request.time_unix_ms >= 0:
+            return self._apply_old(index, request)
+        request_id = request.request_id
+        table = self._tables[request.kind]  # type: ignore[index]  # one of KINDS
+        refused = self._tables["refused"]
+        refused_id = f"{request.kind[0]}:{request_id}"
+        known = table.requests.find(request_id) or refused.requests.find(refused_id)
+        if known is not None:
+            return _again(index, known, request)
+        if after is not None and after < max(table.horizon, refused.horizon):
+            return _forgotten(index)
+        stamp = self.clock.stamp
+        result, done = self._run(index, request, stamp.time_unix_ms)
+        if result is None:
+            return _bug(index)
+        if done is None:
+            return result
+        into, key = (table, request_id) if done else (refused, refused_id)
+        into.requests.remember(
+            key,
+            request.digest,
+            caller=request.caller,
+            steady_ms=stamp.steady_ms,
+            index=index,
+            result=result,
+        )
+        for kind in (table, refused):
+            kind.forgot(kind.requests.forget(stamp.steady_ms))
+        return result
+
+    def _run(self, index: int, request: Command, now_ms: int) -> tuple[bytes | None, bool | None]:
+        """The result of a fresh command, and whether it was done (False: refused, None: not remembered).
+
+        No result: a machine has a bug.  Raises VersionMismatch.
+        """
+        machine = self._machines.get(request.machine)
+        old = request.time_unix_ms >= 0  # then an unknown operation was refused, and is
+        if machine is None or (request.operation not in machine.operations() and not old):
+            raise VersionMismatch(f"{request.machine}.{request.operation} is unknown here")
+        try:
+            value = machine.apply(request.operation, request.arguments, index, now_ms)
+            if machine is self.members and request.operation == "remove":
+                # In the same entry: no state ever holds keys for a member that is gone.
+                self.keys.forget_member(value["name"], index)
+                self.presence.forget_member(value["name"])
+            if machine is self.clock:
+                self._was_set(value["from_unix_ms"], value["to_unix_ms"])
+            return encode_result(index, value), True
+        except Malformed as error:
+            return encode_refusal(index, error.code, error.message), None
+        except Refused as refused:
+            return encode_refusal(index, refused.error.code, refused.error.message, refused.reason), False
+        except (MemoryError, RecursionError):
+            raise
+        except Exception:
+            return None, None
+
+    def _was_set(self, from_ms: int, to_ms: int) -> None:
+        """The time was set: what was made in a future that never was keeps what it had left to live."""
+        if to_ms < from_ms:
+            self.rendezvous.set_back(from_ms, to_ms)
+            self.keys.set_back(to_ms)
+            self.sessions.set_back(to_ms)
+
+    def _apply_old(self, index: int, request: Command) -> bytes:
+        """A command of release 0.1.0, to the same result and the same state as there.
+
+        Its time is its proposer's, its ids are looked up in both tables, and
+        an automatic one is measured by times.
+        """
+        client, node = self._tables["client"], self._tables["node"]
+        known = client.requests.find(request.request_id) or node.requests.find(request.request_id)
+        if known is not None:
+            return _again(index, known, request)
+        if request.automatic and request.time_unix_ms <= self._horizon_unix_ms:
+            return _forgotten(index)
+        if request.machine not in self._machines:
+            return encode_refusal(
+                index, "invalid_input", "unknown state machine: upgrade every node before using what is new"
+            )
+        now_ms = max(self.time_unix_ms, request.time_unix_ms)
+        result, done = self._run(index, request, now_ms)
+        if result is None:
+            return _bug(index)
+        if done is None:
+            return result
+        stamp = self.clock.stamp
+        self.clock.stamp = Stamp(stamp.epoch, now_ms, max(stamp.steady_ms, now_ms))
+        (node if request.automatic else client).requests.remember(
+            request.request_id,
+            request.digest,
+            caller="",
+            steady_ms=now_ms,
+            index=index,
+            result=result,
+            proposed_ms=request.time_unix_ms,
+        )
+        for table in (client, node):
+            forgotten = table.requests.forget(now_ms, at_once=2**31)
+            table.forgot(forgotten)
+            if table is node:
+                self._horizon_unix_ms = max(self._horizon_unix_ms, forgotten.proposed_ms)
+        return result
+
+    def _content(self) -> bytes:
+        return self._freeze()()
+
+    def _freeze(self) -> Callable[[], bytes]:
+        """What makes the content of this moment: cheap to get here, and the work in any thread."""
+        horizon_unix_ms = self._horizon_unix_ms
+        horizons = {kind: self._tables[kind].horizon for kind in _KINDS}
+        states = {name: _frozen(machine) for name, machine in self._machines.items()}
+        tables = [self._tables[kind].requests.freeze() for kind in _KINDS]
+
+        def content() -> bytes:
+            head = "".join(
+                canonical_in_slices(
+                    {
+                        "horizon_unix_ms": horizon_unix_ms,
+                        "horizons": horizons,
+                        "machines": {name: export() for name, export in states.items()},
+                    }
+                )
+            ).encode("ascii")
+            return b"".join((_LENGTH.pack(len(head)), head, *(encode() for encode in tables)))
+
+        return content
+
+    def digest(self) -> str:
+        """SHA-256 of the snapshot's content, in hex: equal when the whole replicated state is equal."""
+        return sha256(self._content()).hexdigest()
+
+    def snapshot(self) -> bytes:
+        """The whole state; the same state gives the same bytes.
+
+        Version byte, SHA-256 of the content, content: length (4 bytes, big
+        endian) and canonical JSON of horizons and machines; the tables of
+        ids of clients, nodes and browsers, and of refusals
+        (``RequestTable.encode``).  Version 1, of release 0.1.0, had the
+        replicated time in place of the horizons, and two tables.
+        Not compressed: what zlib makes differs between its versions.
+        """
+        return self.begin_snapshot()()
+
+    def begin_snapshot(self) -> Callable[[], bytes]:
+        """`snapshot` of this moment: what the returned function gives, whatever is applied meanwhile.
+
+        This call copies what changes in place, a few milliseconds for the
+        largest state; the function encodes, and is for another thread.
+        """
+        freeze = self._freeze()
+
+        def encode() -> bytes:
+            content = freeze()
+            return b"".join((bytes((SNAPSHOT_VERSION,)), sha256(content).digest(), content))
+
+        return encode
+
+    def restore(self, data: bytes) -> None:
+        """Replaces the whole state by that of a snapshot.
+
+        A machine that the snapshot does not know, because an older release
+        wrote it, becomes empty.
+
+        Raises VersionMismatch for another version, StorageError for bytes
+        that ``snapshot`` did not make; the state is then as it was.
+        """
+        if data and data[0] not in (SNAPSHOT_VERSION, _OLD_VERSION):
+            raise VersionMismatch(
+                f"the snapshot has version {data[0]}, this release reads version {SNAPSHOT_VERSION}: "
+                "use the release that wrote it, or a newer one"
+            )
+        try:
+            content = data[_DIGEST_END:]
+            if data[1:_DIGEST_END] != sha256(content).digest():
+                raise ValueError("its checksum is wrong")
+            (length,) = _LENGTH.unpack_from(content)
+            at = _LENGTH.size + length
+            head = parse_canonical(content[_LENGTH.size : at].decode("ascii"))
+            if type(head) is not dict:
+                raise ValueError("its head is no object")
+            read = _read_old if data[0] == _OLD_VERSION else _read
+            stamp, horizon_ms, tables = read(content, at, head, self._limits)
+            states = head["machines"]
+            if type(states) is not dict or not states.keys() <= self._machines.keys():
+                raise ValueError("it has unknown state machines")
+            if len(states) < len(self._machines):
+                empty = ClusterState()._machines
+                states = {name: empty[name].export_state() for name in empty} | states
+            commits = [machine.prepare_restore(states[name]) for name, machine in self._machines.items()]
+        except (ValueError, IndexError, KeyError, TypeError, struct.error, RecursionError) as error:
+            known = str(error) if type(error) is ValueError else "it is cut short or overwritten"
+            raise StorageError(
+                f"the snapshot of the state machines is damaged: {known}; "
+                "restore it from a backup, or remove this node and join it again under a new name"
+            ) from None
+        for commit in commits:
+            commit()
+        if stamp is not None:
+            self.clock.stamp = stamp
+        self._horizon_unix_ms = horizon_ms
+        self._tables = tables
+        if self.on_restore is not None:
+            with suppress(Exception):
+                self.on_restore()
+
+
+_Read = tuple[Stamp | None, int, dict[Literal["client", "node", "browser", "refused"], _Table]]
+
+
+def _read(content: bytes, at: int, head: dict[str, Any], limits: Limits) -> _Read:
+    """Horizon and tables of a snapshot.  Raises ValueError and what `RequestTable.decode` raises."""
+    if head.keys() != {"horizon_unix_ms", "horizons", "machines"}:
+        raise ValueError("its head has other fields")
+    horizon_ms, horizons = head["horizon_unix_ms"], head["horizons"]
+    if type(horizons) is not dict or horizons.keys() != set(_KINDS):
+        raise ValueError("its horizons are wrong")
+    for number in (horizon_ms, *horizons.values()):
+        if type(number) is not int or not -1 <= number < 2**63:
+            raise ValueError("its horizons are wrong")
+    steady_ms = head["machines"]["clock"]["steady_ms"]
+    if type(steady_ms) is not int:
+        raise ValueError("its time is wrong")
+    tables = {}
+    for kind in _KINDS:
+        requests, at = RequestTable.decode(content, at, getattr(limits, kind), steady_ms)
+        tables[kind] = _Table(requests, horizons[kind])
+    if at != len(content):
+        raise ValueError("something follows its end")
+    return None, horizon_ms, tables
+
+
+def _read_old(content: bytes, at: int, head: dict[str, Any], limits: Limits) -> _Read:
+    """The same of a snapshot of release 0.1.0; its time becomes the stamp."""
+    if head.keys() != {"horizon_unix_ms", "machines", "time_unix_ms"}:
+        raise ValueError("its head has other fields")
+    time_ms, horizon_ms = head["time_unix_ms"], head["horizon_unix_ms"]
+    if (
+        type(time_ms) is not int
+        or type(horizon_ms) is not int
+        or not -1 <= horizon_ms <= time_ms
+        or not 0 <= time_ms <= MAX_TIME_UNIX_MS
+    ):
+        raise ValueError("its times are wrong")
+    client, at = RequestTable.decode_old(content, at, limits.client, time_ms)
+    node, at = RequestTable.decode_old(content, at, limits.node, time_ms)
+    if at != len(content):
+        raise ValueError("something follows its end")
+    tables = {kind: _Table(RequestTable(getattr(limits, kind))) for kind in _KINDS}
+    tables["client"], tables["node"] = _Table(client), _Table(node)
+    return Stamp(0, time_ms, time_ms), horizon_ms, tables
+
+
+def _again(index: int, known: tuple[bytes, bytes], request: Command) -> bytes:
+    """The answer to an id that is remembered."""
+    if known[0] == request.digest:
+        return known[1]
+    return encode_refusal(
+        index,
+        "conflict",
+        "the request id was used for another command: use a new one for this command",
+    )
+
+
+def _forgotten(index: int) -> bytes:
+    return encode_refusal(
+        index,
+        "outcome_unknown",
+        "the command is older than the remembered answers and may have been applied before: "
+        "read before retrying",
+    )
+
+
+def _bug(index: int) -> bytes:
+    # A bug hits every node alike, and raising would stop each of them at this entry at every start.
+    return encode_refusal(index, "internal", "a state machine failed: report this command")

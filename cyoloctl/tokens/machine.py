@@ -1,0 +1,358 @@
+"""Which sessions must not come back: minimum generations and revocations, until the last token would end.
+
+A token is refused by its session id (``sid``), when that was revoked or its
+generation is older than the minimum, or by its subject (``sub``), when it was
+issued at or before the moment that the subject was revoked.
+"""
+
+from __future__ import annotations
+
+import builtins
+from bisect import bisect_right
+from collections.abc import Callable
+from contextlib import suppress
+from dataclasses import dataclass
+from heapq import heapify, heappop, heappush, merge
+from typing import Any, Literal
+
+from cyoloctl.errors import InvalidInput, Overloaded, TokenRejected
+from cyoloctl.replicated.checks import Check, exact, integer, text
+from cyoloctl.replicated.command import MAX_TIME_UNIX_MS, Malformed, Refused, batched
+
+__all__ = ["MAX_AHEAD_MS", "MAX_GENERATION", "MAX_REVOCATIONS", "Revocation", "SessionMachine"]
+
+MAX_REVOCATIONS = 100_000
+"""Session ids, and subjects, that can be remembered at the same time."""
+
+MAX_GENERATION = 2**53 - 1
+MAX_AHEAD_MS = (400 * 86_400 + 60) * 1000
+"""How far in the future an entry may end: no token is good for longer (400 days), and clocks differ."""
+
+_REVOKED = MAX_GENERATION + 1  # a minimum that no token reaches
+_SKEW_S = 60
+_AHEAD_S = 5  # what another member issued a moment ago may be dated this much after now
+
+
+@dataclass(frozen=True, slots=True)
+class Revocation:
+    """What is remembered of one session id or subject.
+
+    value: the session id or the subject.  minimum_gen: tokens of a lower
+    generation are refused; None where all are, and for subjects.
+    issued_before_unix_s: tokens of the subject with this iat or an older one
+    are refused; None for session ids.  until_unix_ms: forgotten from then on.
+    """
+
+    kind: Literal["sid", "sub"]
+    value: str
+    minimum_gen: int | None
+    issued_before_unix_s: int | None
+    until_unix_ms: int
+
+    def to_json(self) -> dict[str, Any]:
+        """All fields."""
+        return {
+            "kind": self.kind,
+            "value": self.value,
+            "minimum_gen": self.minimum_gen,
+            "issued_before_unix_s": self.issued_before_unix_s,
+            "until_unix_ms": self.until_unix_ms,
+        }
+
+
+_FORGOTTEN_AT_ONCE = 1000
+
+
+class _Table:
+    """key -> (level, until), both only ever raised."""
+
+    def __init__(self, entries: dict[str, tuple[int, int]]) -> None:
+        self.entries = entries
+        # Ends, not replicated.  Whoever is raised leaves his old end behind, to be skipped.
+        self._ends = [(until, key) for key, (_, until) in entries.items()]
+        heapify(self._ends)
+        self._order: list[str] | None = None
+
+    def put(self, key: str, level: int, until_ms: int, now_ms: int) -> tuple[int, int]:
+        """What the entry is now; an entry that would have ended already is not made."""
+        old = self.entries.get(key)
+        new = (level, until_ms) if old is None else (max(level, old[0]), max(until_ms, old[1]))
+        if new == old or new[1] <= now_ms:
+            return new
+        # Before the refusal, which therefore changes nothing: had anything left, there was room.
+        self._forget(now_ms)
+        if key not in self.entries:
+            if len(self.entries) >= MAX_REVOCATIONS:
+                raise Refused(
+                    Overloaded(
+                        f"{MAX_REVOCATIONS} revocations are remembered already: wait until some expire, "
+                        "or rotate the keys and destroy the old one, which ends every session"
+                    )
+                )
+            self._order = None
+        self.entries[key] = new
+        if old is None or new[1] != old[1]:
+            heappush(self._ends, (new[1], key))
+        if len(self._ends) > 2 * len(self.entries) + 64:
+            self._ends = [(until, key) for key, (_, until) in self.entries.items()]
+            heapify(self._ends)
+        return new
+
+    def _forget(self, now_ms: int) -> None:
+        """What ended, so much at once that no command takes long; the rest is of no effect meanwhile."""
+        left = _FORGOTTEN_AT_ONCE
+        while left and self._ends and self._ends[0][0] <= now_ms:
+            until, key = heappop(self._ends)
+            entry = self.entries.get(key)
+            if entry is not None and entry[1] == until:
+                del self.entries[key]
+                self._order = None
+                left -= 1
+
+    def order(self) -> list[str]:
+        """The keys, ascending."""
+        if self._order is None:
+            self._order = sorted(self.entries)
+        return self._order
+
+    def export(self) -> dict[str, Any]:
+        """Columns rather than an object for each: a third of the time."""
+        return _columns(self.entries, self.order())
+
+    def freeze(self) -> Callable[[], dict[str, Any]]:
+        """`export` of this moment; sorted in runs, as one sort of all would hold the interpreter."""
+        entries, order = self.entries.copy(), self._order
+        keys = list(entries) if order is None else order.copy()
+
+        def export() -> dict[str, Any]:
+            ordered = keys if order is not None else list(merge(*map(sorted, batched(keys, 5000))))
+            return _columns(entries, ordered)
+
+        return export
+
+    @classmethod
+    def load(cls, state: object, key_check: Check, level_check: Check) -> _Table:
+        """Raises ValueError, Malformed."""
+        columns = exact(state, {"keys", "levels", "untils"})
+        keys, levels, untils = columns["keys"], columns["levels"], columns["untils"]
+        if not type(keys) is type(levels) is type(untils) is list or len(keys) > MAX_REVOCATIONS:
+            raise ValueError("revocations are not lists")
+        rows = zip(map(level_check, levels), map(_until, untils), strict=True)
+        table = cls(dict(zip(map(key_check, keys), rows, strict=True)))
+        if table.order() != keys:
+            raise ValueError("revocations are not in order")
+        return table
+
+
+def _columns(entries: dict[str, tuple[int, int]], keys: list[str]) -> dict[str, Any]:
+    rows = [entries[key] for key in keys]
+    return {"keys": keys, "levels": [level for level, _ in rows], "untils": [until for _, until in rows]}
+
+
+class SessionMachine:
+    """Operations and their answers.  ``until_unix_ms`` is when the last token that
+    the entry is for ends, at most 400 days ahead (else invalid_input); an entry
+    whose end has come already is not made, and answered like one that was.
+
+    ``minimum {sid, gen, until_unix_ms}`` -> ``{minimum_gen, until_unix_ms}``:
+    tokens of the session below this generation are refused.  gen: 1 to 2**53 - 1.
+    ``advance {sid, gen, sub, iat_unix_s, until_unix_ms}`` -> as ``minimum``:
+    a token of this generation is replaced by the next one, and it and the
+    older ones are refused from then on.  token_rejected when it is refused
+    already, so that of two changes of one token one wins.
+    ``revoke_sid {sid, until_unix_ms}`` -> the same, minimum_gen null: all of them are.
+    ``revoke_sub {sub, issued_before_unix_s, until_unix_ms}`` ->
+    ``{issued_before_unix_s, until_unix_ms}``: every token of the subject that
+    was issued at that second or before is.  invalid_input for a moment more
+    than 60 s in the future.
+    Null for ``issued_before_unix_s`` is now, and 5 s more for the clocks of
+    other members; null for ``until_unix_ms`` of a revocation is when the last
+    token that can be out ends.  So a repetition is the same command, whenever
+    it comes.
+    Values only ever rise: the answers tell what holds afterwards.  overloaded
+    when 100,000 session ids, or subjects, are remembered and none has expired.
+
+    Expired entries leave by replicated time, when a later one of their kind
+    is made or raised; until then they still refuse, which hurts nobody.
+
+    sid: 16 bytes in base64url, 22 characters.  sub: 1 to 256 bytes of UTF-8
+    without control characters.  That it is NFC is for the proposer to see to:
+    what NFC is depends on the interpreter's Unicode version.
+
+    last_end_unix_ms: from now to when the last token that can be out ends;
+    part of the replicated state.
+
+    on_change: called with the log index after an operation that was not
+    refused.  Not replicated; what it raises is dropped.
+    """
+
+    def __init__(
+        self, last_end_unix_ms: Callable[[int], int] = lambda now_unix_ms: now_unix_ms + MAX_AHEAD_MS
+    ) -> None:
+        self._last_end_unix_ms = last_end_unix_ms
+        self.on_change: Callable[[int], None] | None = None
+        self._sids = _Table({})
+        self._subs = _Table({})
+
+    def refuses(
+        self, sid: str, gen: int, sub: str, iat_unix_s: int
+    ) -> Literal["revoked", "superseded"] | None:
+        """Why a token must be refused, or None.  Constant time: asked for every token that is opened."""
+        known = self._sids.entries.get(sid)
+        if known is not None and gen < known[0]:
+            return "revoked" if known[0] == _REVOKED else "superseded"
+        known = self._subs.entries.get(sub)
+        if known is not None and iat_unix_s <= known[0]:
+            return "revoked"
+        return None
+
+    def earliest_iat_unix_s(self, sub: str) -> int:
+        """The first time of issue that is not revoked for a subject: for a new session within that second."""
+        known = self._subs.entries.get(sub)
+        return 0 if known is None else known[0] + 1
+
+    def ending_between(self, low_unix_ms: int, high_unix_ms: int) -> int:
+        """How many entries end after the one time and not after the other."""
+        return sum(
+            low_unix_ms < until <= high_unix_ms
+            for table in (self._sids, self._subs)
+            for _, until in table.entries.values()
+        )
+
+    def set_back(self, to_unix_ms: int) -> None:
+        """The time was set back: what was revoked in the future is revoked until now.
+
+        Else nobody so revoked could sign in again before that future has come.
+        """
+        latest_s = to_unix_ms // 1000 + _AHEAD_S
+        entries = self._subs.entries
+        self._subs = _Table({sub: (min(level, latest_s), until) for sub, (level, until) in entries.items()})
+
+    def __len__(self) -> int:
+        return len(self._sids.entries) + len(self._subs.entries)
+
+    def list(self, after: tuple[str, str] | None, limit: int) -> builtins.list[Revocation]:
+        """At most ``limit`` entries: session ids, then subjects, each ascending.
+
+        after: kind and value of the last entry that the caller has; None from the start.
+        """
+        kind, value = after or ("", "")
+        found: builtins.list[Revocation] = []
+        for of, table in (("sid", self._sids), ("sub", self._subs)):
+            if kind <= of and limit > len(found):
+                keys = table.order()
+                start = bisect_right(keys, value) if kind == of else 0
+                for key in keys[start : start + limit - len(found)]:
+                    level, until = table.entries[key]
+                    if of == "sid":
+                        found.append(Revocation("sid", key, _shown(level), None, until))
+                    else:
+                        found.append(Revocation("sub", key, None, level, until))
+        return found
+
+    def operations(self) -> frozenset[str]:
+        """The operations that `apply` knows."""
+        return frozenset(_OPERATIONS)
+
+    def apply(
+        self, operation: str, arguments: dict[str, Any], index: int, now_unix_ms: int
+    ) -> dict[str, Any]:
+        """The value of the answer.  Raises Malformed or Refused, then nothing changed."""
+        checks = _OPERATIONS.get(operation)
+        if checks is None:
+            raise Malformed("unknown operation on sessions: upgrade every node before using what is new")
+        if arguments.keys() != checks.keys():
+            raise Malformed(f"sessions.{operation} takes {', '.join(sorted(checks))}")
+        # In the table's order, so that of two wrong arguments every node names the same.
+        given = {key: check(arguments[key]) for key, check in checks.items()}
+        until_ms = given["until_unix_ms"]
+        if until_ms is None:
+            until_ms = min(self._last_end_unix_ms(now_unix_ms), now_unix_ms + MAX_AHEAD_MS)
+        if until_ms > now_unix_ms + MAX_AHEAD_MS:
+            raise Refused(InvalidInput("the entry would end in more than 400 days: check the clocks"))
+        if operation == "revoke_sub":
+            issued_s = given["issued_before_unix_s"]
+            if issued_s is None:
+                issued_s = now_unix_ms // 1000 + _AHEAD_S
+            if issued_s > now_unix_ms // 1000 + _SKEW_S:
+                raise Refused(InvalidInput("tokens of the future cannot be revoked: check the clocks"))
+            level, until_ms = self._subs.put(given["sub"], issued_s, until_ms, now_unix_ms)
+            answer: dict[str, Any] = {"issued_before_unix_s": level, "until_unix_ms": until_ms}
+        else:
+            gen = given.get("gen", _REVOKED)
+            if operation == "advance":
+                reason = self.refuses(given["sid"], gen, given["sub"], given["iat_unix_s"])
+                if reason is not None:
+                    raise Refused(TokenRejected("token rejected"), reason)
+                gen = min(gen + 1, MAX_GENERATION)
+            level, until_ms = self._sids.put(given["sid"], gen, until_ms, now_unix_ms)
+            answer = {"minimum_gen": _shown(level), "until_unix_ms": until_ms}
+        if self.on_change is not None:
+            # An observer is not replicated: whatever happens in it must not make this node differ.
+            with suppress(Exception):
+                self.on_change(index)
+        return answer
+
+    def freeze(self) -> Callable[[], dict[str, Any]]:
+        """`export_state` of this moment, whatever comes meanwhile; the work is in the returned function."""
+        sids, subs = self._sids.freeze(), self._subs.freeze()
+        return lambda: {"sids": sids(), "subs": subs()}
+
+    def export_state(self) -> dict[str, Any]:
+        """The state for the snapshot.  Not a copy: encode it before the next apply."""
+        return {"sids": self._sids.export(), "subs": self._subs.export()}
+
+    def prepare_restore(self, state: object) -> Callable[[], None]:
+        """Checks an exported state; the returned function puts it in place.  Raises ValueError."""
+        top = exact(state, {"sids", "subs"})
+        try:
+            sids = _Table.load(top["sids"], _sid, _minimum)
+            subs = _Table.load(top["subs"], _sub, _issued)
+        except Malformed:
+            raise ValueError("a revocation is not valid") from None
+
+        def commit() -> None:
+            self._sids = sids
+            self._subs = subs
+
+        return commit
+
+
+def _shown(minimum: int) -> int | None:
+    return None if minimum == _REVOKED else minimum
+
+
+def _sub(value: object) -> str:
+    if type(value) is str and 0 < len(value) <= 256:
+        try:
+            size = len(value) if value.isascii() else len(value.encode("utf-8"))
+        except UnicodeEncodeError:  # half of a surrogate pair
+            size = 0
+        # By code point: what is printable depends on the interpreter's Unicode version.
+        if 0 < size <= 256 and min(value) >= " " and "\x7f" not in value:
+            return value
+    raise Malformed("the subject is not valid: use 1 to 256 bytes of utf-8 without control characters")
+
+
+# The last character holds 2 bits only, so there is one text for each id.
+_sid = text(r"[A-Za-z0-9_-]{21}[AQgw]", "the session id is not valid: use 16 bytes in base64url")
+_generation = integer(1, MAX_GENERATION, "the generation")
+_minimum = integer(1, _REVOKED, "the generation")
+_issued = integer(0, MAX_TIME_UNIX_MS // 1000, "the time of issue")
+_until = integer(0, MAX_TIME_UNIX_MS + MAX_AHEAD_MS, "the end of the entry")
+
+
+def _or_null(check: Check) -> Check:
+    return lambda value: None if value is None else check(value)
+
+
+_OPERATIONS: dict[str, dict[str, Check]] = {
+    "minimum": {"sid": _sid, "gen": _generation, "until_unix_ms": _until},
+    "advance": {"sid": _sid, "gen": _generation, "sub": _sub, "iat_unix_s": _issued, "until_unix_ms": _until},
+    "revoke_sid": {"sid": _sid, "until_unix_ms": _or_null(_until)},
+    "revoke_sub": {
+        "sub": _sub,
+        "issued_before_unix_s": _or_null(_issued),
+        "until_unix_ms": _or_null(_until),
+    },
+}

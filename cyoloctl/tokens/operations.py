@@ -1,0 +1,335 @@
+"""The operations token_*: sessions made, opened, changed and revoked by this node."""
+
+from __future__ import annotations
+
+import asyncio
+import unicodedata
+from collections.abc import Awaitable, Callable, Mapping
+from typing import Any
+
+from cyoloctl import base64url
+from cyoloctl.errors import CyoloctlError, InvalidInput, TokenRejected, Unavailable
+from cyoloctl.keys.operations import KeyService
+from cyoloctl.replicated.proposer import Json, Replicated, rfc3339
+from cyoloctl.tokens import format as token_format
+from cyoloctl.tokens.format import Session
+from cyoloctl.tokens.issuer import Context, Issuer, read_item, refusal
+from cyoloctl.tokens.machine import MAX_AHEAD_MS, Revocation
+
+__all__ = ["TokenService"]
+
+# An entry outlives the last token that it is for by what clocks may differ.
+_MARGIN_S = 120
+# Other callers get a turn after so many items of a batch.
+_TURN = 50
+_UPDATES_AT_ONCE = 100
+
+
+class TokenService:
+    """What control.server calls for token_*.  Every answer is the contract's JSON."""
+
+    def __init__(self, replicated: Replicated, keys: KeyService) -> None:
+        self._replicated = replicated
+        self._keys = keys
+        self._sessions = replicated.machine.sessions
+        self._issuer = Issuer(
+            ring=keys.ring,
+            keep_s=keys.keep_s,
+            refuses=self._refuses,
+            earliest_iat=self._sessions.earliest_iat_unix_s,
+            lacks=keys.lacks,
+            # Cluster time does not go back; a new epoch is an operator's decision.
+            check_clock=lambda now_unix_s: None,
+        )
+
+    @property
+    def counts(self) -> Mapping[str, int]:
+        """How many tokens this process minted, opened and rejected."""
+        return self._issuer.counts
+
+    def _refuses(self, session: Session) -> str | None:
+        return self._sessions.refuses(session.sid, session.gen, session.sub, session.iat)
+
+    def _now_s(self) -> int:
+        return self._replicated.now_ms() // 1000
+
+    def _until_ms(self, unix_s: int) -> int:
+        """When an entry may be forgotten that is for tokens until unix_s: a little later."""
+        return min((unix_s + _MARGIN_S) * 1000, self._replicated.now_ms() + MAX_AHEAD_MS)
+
+    async def _judge(self, require_quorum: bool, timeout_s: float) -> None:
+        """Before revocations are judged by this node's copy: is there one, and how new must it be?"""
+        if require_quorum:
+            await self._replicated.fresh(timeout_s=timeout_s)
+        else:
+            await self._replicated.caught_up(timeout_s=timeout_s)
+        await self._keys.wait_whole(timeout_s=timeout_s)
+        if not self._replicated.now_ms():
+            # Every session would seem to come from the future: not known is not refused.
+            raise Unavailable(
+                "this node does not know the cluster's time yet: try again, or ask another node"
+            )
+
+    async def mint(
+        self,
+        *,
+        sub: str,
+        claims: Json,
+        ttl_s: int,
+        max_age_s: int,
+        cookie_name: str,
+        audience: str,
+        set_cookie: bool,
+        timeout_s: float,
+    ) -> Json:
+        await self._judge(False, timeout_s)
+        await self._keys.wait_primary(timeout_s=timeout_s)
+        return self._issuer.mint(
+            sub=sub,
+            claims=claims,
+            ttl_s=ttl_s,
+            max_age_s=max_age_s,
+            context=Context(cookie_name, audience),
+            now_unix_s=self._now_s(),
+            set_cookie=set_cookie,
+        )
+
+    async def inspect(
+        self,
+        *,
+        token: str | None,
+        cookie: str | None,
+        cookie_name: str,
+        audience: str,
+        require_quorum: bool,
+        explain: bool,
+        timeout_s: float,
+    ) -> Json:
+        await self._judge(require_quorum, timeout_s)
+        try:
+            found = _token(token, cookie, cookie_name)
+            context = Context(cookie_name, audience)
+            return self._issuer.inspect(found, context=context, now_unix_s=self._now_s())
+        except TokenRejected as error:
+            if explain and error.reason:
+                raise TokenRejected(f"{error.message}: {error.reason}") from None
+            raise
+
+    async def update(
+        self,
+        *,
+        token: str | None,
+        cookie: str | None,
+        set: Json,
+        unset: list[Any],
+        keep_previous: bool,
+        cookie_name: str,
+        audience: str,
+        set_cookie: bool,
+        request_id: str | None,
+        timeout_s: float,
+    ) -> Json:
+        await self._judge(False, timeout_s)
+        context = Context(cookie_name, audience)
+        now_s = self._now_s()
+        # Without keep_previous the replicated machine judges: a repetition of this very request must pass.
+        session = self._issuer.open(
+            _token(token, cookie, cookie_name),
+            context=context,
+            now_unix_s=now_s,
+            revoked_too=not keep_previous,
+        )
+        answer = self._issuer.seal_updated(
+            session, set, _names(unset), context=context, now_unix_s=now_s, set_cookie=set_cookie
+        )
+        if not keep_previous:
+            await self._replicated.apply_here(
+                "sessions",
+                "advance",
+                {
+                    "sid": session.sid,
+                    "gen": session.gen,
+                    "sub": session.sub,
+                    "iat_unix_s": session.iat,
+                    "until_unix_ms": self._until_ms(session.abs),
+                },
+                request_id=request_id,
+                timeout_s=timeout_s,
+            )
+            # A repetition is answered like the first attempt, unless the session went on or ended since.
+            reason = self._sessions.refuses(session.sid, session.gen + 1, session.sub, session.iat)
+            if reason is not None:
+                raise TokenRejected(reason=reason)
+        return answer
+
+    async def refresh(
+        self,
+        *,
+        token: str | None,
+        cookie: str | None,
+        ttl_s: int,
+        cookie_name: str,
+        audience: str,
+        require_quorum: bool,
+        set_cookie: bool,
+        timeout_s: float,
+    ) -> Json:
+        await self._judge(require_quorum, timeout_s)
+        return self._issuer.refresh(
+            _token(token, cookie, cookie_name),
+            ttl_s=ttl_s,
+            context=Context(cookie_name, audience),
+            now_unix_s=self._now_s(),
+            set_cookie=set_cookie,
+        )
+
+    async def revoke(
+        self,
+        *,
+        token: str | None,
+        cookie: str | None,
+        sid: str | None,
+        sub: str | None,
+        cookie_name: str,
+        audience: str,
+        request_id: str | None,
+        timeout_s: float,
+    ) -> Json:
+        if (token is not None or cookie is not None) + (sid is not None) + (sub is not None) != 1:
+            raise InvalidInput("give one of a token, a sid and a sub")
+        # Null is by the cluster's time: a repetition must be the same command.
+        if sub is not None:
+            sub = unicodedata.normalize("NFC", sub)
+            arguments: Json = {"sub": sub, "issued_before_unix_s": None, "until_unix_ms": None}
+            value = await self._replicated.apply_here(
+                "sessions", "revoke_sub", arguments, request_id=request_id, timeout_s=timeout_s
+            )
+            found = Revocation("sub", sub, None, value["issued_before_unix_s"], value["until_unix_ms"])
+            return {"schema_version": 1, **_row(found)}
+        until_ms = None
+        if sid is None:
+            await self._replicated.caught_up(timeout_s=timeout_s)
+            session = self._issuer.open(
+                _token(token, cookie, cookie_name),
+                context=Context(cookie_name, audience),
+                now_unix_s=self._now_s(),
+                revoked_too=True,
+            )
+            sid, until_ms = session.sid, self._until_ms(session.abs)
+        value = await self._replicated.apply_here(
+            "sessions",
+            "revoke_sid",
+            {"sid": sid, "until_unix_ms": until_ms},
+            request_id=request_id,
+            timeout_s=timeout_s,
+        )
+        found = Revocation("sid", sid, value["minimum_gen"], None, value["until_unix_ms"])
+        return {"schema_version": 1, **_row(found)}
+
+    async def revocations(self, *, limit: int, after: str | None, timeout_s: float) -> Json:
+        await self._replicated.fresh(timeout_s=timeout_s)
+        found = self._sessions.list(None if after is None else _mark(after), limit + 1)
+        page = found[:limit]
+        return {
+            "schema_version": 1,
+            "revocations": [_row(revocation) for revocation in page],
+            "next": _next(page[-1]) if len(found) > limit else None,
+        }
+
+    async def batch(
+        self,
+        *,
+        operation: str,
+        items: list[Any],
+        keep_previous: bool,
+        cookie_name: str,
+        audience: str,
+        require_quorum: bool,
+        timeout_s: float,
+    ) -> Json:
+        await self._judge(require_quorum, timeout_s)
+        if operation == "mint":
+            await self._keys.wait_primary(timeout_s=timeout_s)
+        context = Context(cookie_name, audience)
+        results: list[Json] = []
+        if operation == "update":
+            gate = asyncio.Semaphore(_UPDATES_AT_ONCE)
+
+            async def update(item: Any) -> Json:
+                async with gate:
+                    return await self.update(
+                        **read_item("update", item),
+                        cookie=None,
+                        keep_previous=keep_previous,
+                        cookie_name=cookie_name,
+                        audience=audience,
+                        set_cookie=False,
+                        request_id=None,
+                        timeout_s=timeout_s,
+                    )
+
+            results = await asyncio.gather(*(_answered(update(item)) for item in items))
+        else:
+            run = self._one(operation, context)
+            for number, item in enumerate(items):
+                try:
+                    results.append(run(item))
+                except (TokenRejected, InvalidInput, Unavailable) as error:
+                    results.append(refusal(error))
+                if number % _TURN == _TURN - 1:
+                    await asyncio.sleep(0)
+        return {"schema_version": 1, "results": results}
+
+    def _one(self, operation: str, context: Context) -> Callable[[Any], Json]:
+        issuer, now_s = self._issuer, self._now_s()
+        run: dict[str, Callable[..., Json]] = {
+            "mint": issuer.mint,
+            "inspect": issuer.inspect,
+            "refresh": issuer.refresh,
+        }
+        return lambda item: run[operation](**read_item(operation, item), context=context, now_unix_s=now_s)
+
+
+async def _answered(update: Awaitable[Json]) -> Json:
+    try:
+        return await update
+    except CyoloctlError as error:
+        return refusal(error)
+
+
+def _names(unset: list[Any]) -> list[str]:
+    if not all(type(name) is str for name in unset):
+        raise InvalidInput("unset is a list of the names of claims")
+    return unset
+
+
+def _token(token: str | None, cookie: str | None, cookie_name: str) -> str:
+    if (token is None) == (cookie is None):
+        raise InvalidInput("give a token or a cookie")
+    return token_format.cookie_value(cookie, cookie_name=cookie_name) if cookie is not None else str(token)
+
+
+def _row(revocation: Revocation) -> Json:
+    issued = revocation.issued_before_unix_s
+    return {
+        "kind": revocation.kind,
+        "value": revocation.value,
+        "minimum_gen": revocation.minimum_gen,
+        "issued_before": None if issued is None else rfc3339(issued),
+        "expires_at": rfc3339(revocation.until_unix_ms / 1000),
+    }
+
+
+def _next(last: Revocation) -> str:
+    """A mark that needs no quoting in a URL, whatever characters the subject has."""
+    return base64url.encode(f"{last.kind}:{last.value}".encode())
+
+
+def _mark(text: str) -> tuple[str, str]:
+    try:
+        kind, _, value = base64url.decode(text).decode().partition(":")
+    except ValueError:
+        kind, value = "", ""
+    if kind not in ("sid", "sub"):
+        raise InvalidInput("field 'after': must be `next` of the page before")
+    return kind, value
