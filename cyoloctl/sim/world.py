@@ -246,7 +246,8 @@ class Node:
         self._wake_at = None
         self.disk.failures = 0
         life = self.life
-        rng = random.Random(f"{world.seed} {self.name} {life} links")
+        # The last word is part of the seed: another one would make another run of every seed.
+        rng = random.Random(f"{world.seed} {self.name} {life} sessions")
         self.links = Links(
             PeerIdentity(
                 self.name,
