@@ -6,10 +6,12 @@ import logging
 from datetime import datetime
 from typing import Any
 
-from cyoloctl import authority, pki
 from cyoloctl.authorities.machine import Rotation
 from cyoloctl.authorities.renewal import Ask, CertificateService
 from cyoloctl.errors import ConfigError, Conflict
+from cyoloctl.pki import exchange, renewal
+from cyoloctl.pki.requests import decode_request
+from cyoloctl.pki.x509 import certificate_dates, certificate_sha256
 from cyoloctl.replicated.proposer import Json, Replicated, rfc3339
 
 __all__ = ["PkiService"]
@@ -68,14 +70,14 @@ class PkiService:
         return [self._authorities.current or self._certificates.files.ca_pem]
 
     def _ca_row(self, pem: str, told: dict[str, tuple[Any, Any]]) -> Json:
-        going, sha256 = self._authorities.rotation, pki.certificate_sha256(pem)
+        going, sha256 = self._authorities.rotation, certificate_sha256(pem)
         state = "current"
         if going is not None:
             is_new = pem == going.ca_pem
             state = (
                 ("current" if is_new else "previous") if going.issuing else "next" if is_new else "current"
             )
-        start, end = pki.certificate_dates(pem)
+        start, end = certificate_dates(pem)
         return {
             "sha256": sha256,
             "state": state,
@@ -104,7 +106,7 @@ class PkiService:
         waiting = self._authorities.not_reissued() if going.issuing else self._authorities.unconfirmed()
         return {
             "step": "issuing" if going.issuing else "overlap" if going.ready_unix_ms else "distributing",
-            "from_sha256": pki.certificate_sha256(going.old_ca_pem),
+            "from_sha256": certificate_sha256(going.old_ca_pem),
             "to_sha256": going.sha256,
             "begun_at": rfc3339(going.begun_unix_ms / 1000),
             "overlap_until": rfc3339(going.overlap_until_unix_ms / 1000),
@@ -116,7 +118,7 @@ class PkiService:
         reasons = [
             f"{name} was removed and has had the key of the CA" for name in self._authorities.due_for()
         ]
-        end = pki.certificate_dates(self._all_authorities()[-1])[1]
+        end = certificate_dates(self._all_authorities()[-1])[1]
         if int(end.timestamp() * 1000) - self._certificates.judged_ms() < _CA_DUE_MS:
             reasons.append(f"the CA ends at {rfc3339(end.timestamp())}")
         return reasons
@@ -154,11 +156,11 @@ class PkiService:
         if dry_run:
             return self._rotate_answer(None, overlap_s, dry_run=True)
         cluster_id = str(self._config.cluster_id)
-        new, voucher = authority.new_authority(
+        new, voucher = exchange.new_authority(
             old, cluster_id, str(self._config.cluster), self._replicated.now_ms()
         )
         keys = {
-            member.name: authority.seal_key(new, cluster_id, member.name, member.sealing_key)
+            member.name: exchange.seal_key(new, cluster_id, member.name, member.sealing_key)
             for member in self._members.members()
             if member.role == "voter"
         }
@@ -194,7 +196,7 @@ class PkiService:
 
     def _key_holders(self) -> list[str]:
         """Connected voters that say that they hold the CA key; never one that was asked by another."""
-        wanted = pki.certificate_sha256(self._all_authorities()[-1 if self._issues_from_new() else 0])
+        wanted = certificate_sha256(self._all_authorities()[-1 if self._issues_from_new() else 0])
         voters = {member.name for member in self._members.members() if member.role == "voter"}
         found = []
         for name, peer in sorted(self._engine.peers().items()):
@@ -227,7 +229,7 @@ class PkiService:
         no member, AccessDenied for another key than it was admitted with,
         InvalidInput, ConfigError where no connected node holds the CA key.
         """
-        asked = pki.decode_request(request)
+        asked = decode_request(request)
         name = str(asked.name)
         if self._certificates.issuing() is not None:
             return await self.grant_for(name=name, request_pem=asked.request_pem, timeout_s=timeout_s)
@@ -240,7 +242,7 @@ class PkiService:
     async def grant_for(self, *, name: str, request_pem: str, timeout_s: float) -> Json:
         """As grant, on a node that holds the CA key."""
         certificate, ca_pem = await self._certificates.issue(name, request_pem, timeout_s)
-        return authority.encode_renewal(
+        return renewal.encode_renewal(
             certificate, cluster_id=str(self._config.cluster_id), name=name, ca_pem=ca_pem
         )
 
@@ -249,7 +251,7 @@ class PkiService:
     def problems(self) -> list[Json]:
         """What needs a hand: each with code, member (or None), message and command."""
         now_ms = self._certificates.judged_ms()
-        warn_ms = authority.warn_before_s(self._certificates.certificate_days()) * 1000
+        warn_ms = renewal.warn_before_s(self._certificates.certificate_days()) * 1000
         found: list[Json] = []
         for member in self._members.members():
             expires_at = member.certificate_expires_at
@@ -282,7 +284,7 @@ class PkiService:
             left_ms = entry.expires_unix_ms - now_ms
             life_days = max(1, entry.lifetime_ms // 86_400_000)
             # Those of an hour are meant to end: they are told of in their last third.
-            warn_ms = min(authority.warn_before_s(life_days) * 1000, entry.lifetime_ms // 3)
+            warn_ms = min(renewal.warn_before_s(life_days) * 1000, entry.lifetime_ms // 3)
             if entry.revoked_unix_ms is None and 0 < left_ms < warn_ms:
                 message = f"the credentials of {entry.name} ({entry.role}) {_ends(left_ms)}"
                 command = f"cyoloctl credentials renew {entry.name} --out FILE"
@@ -308,7 +310,7 @@ def _ends(left_ms: int) -> str:
 
 
 def _last_word(going: Rotation, name: str) -> str:
-    return going.sha256 if name in going.reissued else pki.certificate_sha256(going.old_ca_pem)
+    return going.sha256 if name in going.reissued else certificate_sha256(going.old_ca_pem)
 
 
 def _made_unix_ms(entry: Any) -> int:

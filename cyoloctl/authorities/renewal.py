@@ -19,9 +19,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from cyoloctl import authority, pki
 from cyoloctl.authorities.machine import DEFAULT_CERTIFICATE_DAYS, Rotation
-from cyoloctl.authority import Authority
 from cyoloctl.errors import (
     AccessDenied,
     ConfigError,
@@ -30,8 +28,14 @@ from cyoloctl.errors import (
     NotFound,
     Unavailable,
 )
+from cyoloctl.pki import exchange, renewal
+from cyoloctl.pki.ca import Authority, issue_for_node
+from cyoloctl.pki.files import NodeFiles, check_private_files
+from cyoloctl.pki.identity import Identity
+from cyoloctl.pki.requests import check_request, prepare_request
+from cyoloctl.pki.tls import TlsIdentity
+from cyoloctl.pki.x509 import certificate_sha256, public_key_sha256
 from cyoloctl.replicated.proposer import Json, Replicated, rfc3339
-from cyoloctl.tls import TlsIdentity
 
 __all__ = ["CertificateService", "Issuer"]
 
@@ -46,7 +50,7 @@ _RETRY_FIRST_S, _RETRY_LAST_S = 1.0, 60.0
 _REMAKE_EVERY_S = 0.4
 _SHUT_OUT_S = 10.0
 _SETTLED_S = 1.0
-_LAST_UNIX_MS = int(authority.CLOCK_UNTIL.timestamp() * 1000)
+_LAST_UNIX_MS = int(renewal.CLOCK_UNTIL.timestamp() * 1000)
 
 
 class Issuer(NamedTuple):
@@ -69,12 +73,12 @@ class CertificateService:
     def __init__(
         self,
         replicated: Replicated,
-        files: pki.NodeFiles,
+        files: NodeFiles,
         pki_dir: Path,
         tls: TlsIdentity,
         *,
         ask: Ask,
-        on_renewed: Callable[[pki.NodeFiles], None] = lambda files: None,
+        on_renewed: Callable[[NodeFiles], None] = lambda files: None,
     ) -> None:
         self._replicated = replicated
         self._engine = replicated.engine
@@ -88,7 +92,7 @@ class CertificateService:
         self._on_renewed = on_renewed
         self.files = files
         self.pending: Callable[[], int | None] = lambda: None
-        self._held = authority.held(pki_dir)
+        self._held = exchange.held(pki_dir)
         self._seen = self._stamps()
         self._renewed_at = float("-inf")
         self._remake_at = 0.0
@@ -116,7 +120,7 @@ class CertificateService:
         """Whether every connected member's certificate, this node's too, lasts beyond a time."""
         connected = {self._name, *self._engine.peers()}
         members = [m for m in self._members.members() if m.name in connected]
-        return not authority.ready(
+        return not renewal.ready(
             ((member.name, member.certificate_expires_at) for member in members), pending_unix_ms
         )
 
@@ -163,12 +167,12 @@ class CertificateService:
 
     def certificate_days(self) -> int:
         """Life of new certificates."""
-        return self._authorities.certificate_days or authority.life_of(self.files.certificate_pem).days
+        return self._authorities.certificate_days or renewal.life_of(self.files.certificate_pem).days
 
     def describe(self) -> Json:
         """What this node tells its peers about its certificates."""
         return {
-            "certificate_ca": pki.certificate_sha256(self.files.ca_pem),
+            "certificate_ca": certificate_sha256(self.files.ca_pem),
             "ca_keys": " ".join(sorted(self._held)),
         }
 
@@ -184,7 +188,7 @@ class CertificateService:
         node cannot renew it: nobody would let it in.
         """
         now_ms, wall = self._replicated.now_ms(), datetime.now(UTC)
-        ended = authority.life_of(self.files.certificate_pem).end_unix_ms <= now_ms
+        ended = renewal.life_of(self.files.certificate_pem).end_unix_ms <= now_ms
         found = self.issuing()
         if found is None:
             path = self._pki_dir / "node.crt"
@@ -197,7 +201,7 @@ class CertificateService:
                     "on a member `cyoloctl member grant --request FILE --out FILE`, then here "
                     f"`cyoloctl node renew -d {directory} --grant FILE`"
                 )
-            if authority.has_ended(self.files.certificate_pem, wall):
+            if renewal.has_ended(self.files.certificate_pem, wall):
                 _log.warning(
                     "the certificate has ended by this machine's clock: if no member lets this node in, "
                     "renew it by file (cyoloctl node renew)",
@@ -259,10 +263,8 @@ class CertificateService:
 
     def reload(self) -> None:
         """Use what the pki directory holds now.  Raises ConfigError; then everything is as it was."""
-        files = pki.check_private_files(
-            self._pki_dir, name=self._name, cluster_id=str(self._config.cluster_id)
-        )
-        held = authority.held(self._pki_dir)
+        files = check_private_files(self._pki_dir, name=self._name, cluster_id=str(self._config.cluster_id))
+        held = exchange.held(self._pki_dir)
         self._tls.reload()
         self._seen = self._stamps()
         renewed = files.certificate_pem != self.files.certificate_pem
@@ -272,7 +274,7 @@ class CertificateService:
             self._failures, self.problem = 0, None
             _log.info(
                 "certificate renewed",
-                extra={"expires_at": self.expires_at(), "ca": pki.certificate_sha256(files.ca_pem)[:16]},
+                extra={"expires_at": self.expires_at(), "ca": certificate_sha256(files.ca_pem)[:16]},
             )
         self._on_renewed(files)
 
@@ -291,10 +293,10 @@ class CertificateService:
         going = self._authorities.rotation
         if going is not None:
             from_new = going.issuing or (credentials and going.ready_unix_ms is not None)
-            return self._held.get(going.sha256 if from_new else pki.certificate_sha256(going.old_ca_pem))
+            return self._held.get(going.sha256 if from_new else certificate_sha256(going.old_ca_pem))
         current = self._authorities.current
         if current is not None:
-            return self._held.get(pki.certificate_sha256(current))
+            return self._held.get(certificate_sha256(current))
         return next(iter(self._held.values()), None)
 
     def _shut_out_ms(self) -> int | None:
@@ -310,13 +312,13 @@ class CertificateService:
         if now - self._alone_since < _SHUT_OUT_S:
             return None
         wall = datetime.now(UTC)
-        ended = authority.has_ended(self.files.certificate_pem, wall)
+        ended = renewal.has_ended(self.files.certificate_pem, wall)
         return int(wall.timestamp() * 1000) if ended else None
 
     def _due(self) -> bool:
         if self._shut_out_ms() is not None:
             return True
-        if self.judged_ms() >= authority.life_of(self.files.certificate_pem).renew_unix_ms:
+        if self.judged_ms() >= renewal.life_of(self.files.certificate_pem).renew_unix_ms:
             return True
         going = self._authorities.rotation
         if going is not None:
@@ -347,21 +349,21 @@ class CertificateService:
         return True
 
     def _renew_here(self, found: Authority, now_ms: int) -> None:
-        authority.renew_own(
+        renewal.renew_own(
             self._pki_dir, found, self.files.identity, now_unix_ms=now_ms, days=self.certificate_days()
         )
         self.reload()
 
     async def _renew_there(self) -> None:
         """Ask the leader first, then everybody else that is connected."""
-        request = pki.prepare_request(self._pki_dir, self._name, str(self._config.cluster_id))
+        request = prepare_request(self._pki_dir, self._name, str(self._config.cluster_id))
         leader = (self._engine.leader() or "").partition("~")[0]
         others = sorted(self._engine.peers(), key=lambda name: (name != leader, name))
         refusal: CyoloctlError = Unavailable("no member is connected that could be asked for a certificate")
         for name in others:
             try:
                 answer = await self._ask(name, "renew", {"request_pem": request.request_pem}, _STEP_TIMEOUT_S)
-                authority.store_certificate(
+                renewal.store_certificate(
                     self._pki_dir, str(answer.get("certificate_pem")), self.files.identity
                 )
             except CyoloctlError as error:
@@ -387,18 +389,18 @@ class CertificateService:
         member = self._members.get(name)
         if member is None:
             raise NotFound(f"there is no member {name}: a new node joins with a token (member invite)")
-        pki.check_request(request_pem, name, member.sealing_key, str(self._config.cluster_id))
+        check_request(request_pem, name, member.sealing_key, str(self._config.cluster_id))
         if member.key_hash is None:
             raise Unavailable(f"{name} has not announced its key yet: try again")
-        if pki.key_id(request_pem) != member.key_hash:
+        if public_key_sha256(request_pem) != member.key_hash:
             raise AccessDenied(
                 f"the request is signed by another key than member {name} was admitted with: if its key is "
                 "lost, remove the member and join the node under a new name"
             )
-        certificate = authority.issue_for_node(
+        certificate = issue_for_node(
             issuer.authority,
             request_pem,
-            pki.Identity(self.files.identity.name.__class__(name), "node", self._config.cluster_id),
+            Identity(self.files.identity.name.__class__(name), "node", self._config.cluster_id),
             now_unix_ms=self.judged_ms(),
             days=issuer.days,
         )
@@ -423,25 +425,25 @@ class CertificateService:
             if (
                 known
                 and own_ca == wanted
-                and (self.files.authorities != (wanted,) or authority.exchanging(self._pki_dir))
+                and (self.files.authorities != (wanted,) or exchange.exchanging(self._pki_dir))
             ):
-                authority.close_exchange(self._pki_dir, wanted)
+                exchange.close_exchange(self._pki_dir, wanted)
                 self.reload()
-                _log.info("only one CA is trusted", extra={"ca": pki.certificate_sha256(wanted)[:16]})
+                _log.info("only one CA is trusted", extra={"ca": certificate_sha256(wanted)[:16]})
         self.exchange_problem = None
         return before != (self.files.authorities, tuple(self._held))
 
     def _follow(self, going: Rotation) -> None:
         cluster_id = str(self._config.cluster_id)
         if going.ca_pem not in self.files.authorities:
-            authority.check_voucher(going.ca_pem, going.voucher, self.files.authorities, cluster_id)
-            authority.trust(self._pki_dir, [*self.files.authorities, going.ca_pem])
+            exchange.check_voucher(going.ca_pem, going.voucher, self.files.authorities, cluster_id)
+            exchange.trust(self._pki_dir, [*self.files.authorities, going.ca_pem])
             self.reload()
             _log.info("a second CA is trusted", extra={"ca": going.sha256[:16]})
         sealed = going.keys.get(self._name)
         if sealed is not None and going.sha256 not in self._held:
-            found = authority.open_key(self._pki_dir, sealed, cluster_id, self._name, going.ca_pem)
-            authority.store_next_key(self._pki_dir, found)
+            found = exchange.open_key(self._pki_dir, sealed, cluster_id, self._name, going.ca_pem)
+            exchange.store_next_key(self._pki_dir, found)
             self.reload()
 
     async def _tell(self) -> bool:
@@ -471,7 +473,7 @@ class CertificateService:
 
     async def _lead(self) -> bool:
         """What only the leader does: give keys to voters that lack them, take the next step."""
-        life = authority.life_of(self.files.certificate_pem)
+        life = renewal.life_of(self.files.certificate_pem)
         if self._authorities.certificate_days is None and life.days != DEFAULT_CERTIFICATE_DAYS:
             await self.write("set_certificate_days", {"days": life.days})  # as `cluster init` chose
             return True
@@ -517,7 +519,7 @@ class CertificateService:
         """Seal the new CA's key to voters that lack it."""
         members = (self._members.get(name) for name in lacking)
         keys = {
-            member.name: authority.seal_key(
+            member.name: exchange.seal_key(
                 found, str(self._config.cluster_id), member.name, member.sealing_key
             )
             for member in members

@@ -124,9 +124,9 @@ def request(
     The operator runs `cyoloctl credentials create --request FILE --out CREDENTIALS` and sends
     CREDENTIALS back. Put it into the directory of the key: it names the key's file.
     """
-    from cyoloctl import pki
+    from cyoloctl.pki.requests import make_credential_request
 
-    request_pem, key_pem = pki.make_credential_request(parse_name(name), _role(role))
+    request_pem, key_pem = make_credential_request(parse_name(name), _role(role))
     document = {
         "schema_version": 1,
         "name": name,
@@ -239,9 +239,9 @@ def _asked_body(asked: Json) -> Json:
 
 
 def _new_request(name: str, role: str, key_pem: str | None, old: Json | None, new_key: bool) -> Json:
-    from cyoloctl import pki
+    from cyoloctl.pki.requests import make_credential_request
 
-    request_pem, key = pki.make_credential_request(name, role, key_pem)
+    request_pem, key = make_credential_request(name, role, key_pem)
     asked: Json = {"name": name, "role": role, "request_pem": request_pem}
     if old is not None and "key_file" in old and not new_key:
         return {**asked, "key_file": old["key_file"]}

@@ -38,11 +38,11 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, NamedTuple, Protocol
 
-from cyoloctl import pki
 from cyoloctl.credentials.machine import CredentialMachine
 from cyoloctl.errors import AccessDenied, CyoloctlError, Unavailable
 from cyoloctl.members.machine import Member
 from cyoloctl.paths import write_private
+from cyoloctl.pki.tls import Presented, presented
 
 __all__ = ["KNOWN_MEMBERS", "Admission", "Link"]
 
@@ -233,9 +233,9 @@ class Admission:
             )
         return name, entry.role
 
-    def _presented(self, ssl_object: Any) -> pki.Presented | None:
+    def _presented(self, ssl_object: Any) -> Presented | None:
         """Raises AccessDenied for a name of another cluster, and for a CA that was dropped since."""
-        shown = pki.presented(ssl_object, cluster_id=self._cluster_id)
+        shown = presented(ssl_object, cluster_id=self._cluster_id)
         if shown is not None and not self._is_trusted(ssl_object.getpeercert(True)):
             raise AccessDenied(
                 f"the certificate of {shown.identity.role} {shown.identity.name} is of a CA that the cluster "

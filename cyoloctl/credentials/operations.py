@@ -9,7 +9,6 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-from cyoloctl import pki
 from cyoloctl.audit import audit
 from cyoloctl.authorities.renewal import Issuer
 from cyoloctl.caller import CALLER, Caller
@@ -24,6 +23,11 @@ from cyoloctl.errors import (
     NoLeader,
     NotFound,
 )
+from cyoloctl.pki.ca import issue_certificate
+from cyoloctl.pki.files import read_operator
+from cyoloctl.pki.identity import Identity
+from cyoloctl.pki.requests import check_credential_request
+from cyoloctl.pki.x509 import certificate_expires_at, public_key_sha256
 from cyoloctl.replicated.proposer import Json, Replicated, rfc3339
 
 __all__ = ["CredentialService"]
@@ -117,7 +121,7 @@ class CredentialService:
         self, *, name: str, role: str, request_pem: str, ttl_s: int, request_id: str | None, timeout_s: float
     ) -> Json:
         """Register the key of a request and issue its certificate; the same request again gives the same."""
-        pki.check_credential_request(request_pem, name, role)
+        check_credential_request(request_pem, name, role)
         given = {"name": name, "role": role, "request_pem": request_pem, "ttl_s": ttl_s}
         return await self._where_allowed("create", given, request_id, timeout_s)
 
@@ -156,7 +160,7 @@ class CredentialService:
         if self._register.had_operator:
             return False
         try:
-            found = pki.read_operator(self._pki_dir)
+            found = read_operator(self._pki_dir)
         except ConfigError as error:
             _log.warning("the founder's operator is not registered", extra={"reason": error.message})
             return False
@@ -265,15 +269,15 @@ class CredentialService:
             role = "viewer" if entry is None else entry.role
             if entry is None and self._members.get(name) is not None:
                 raise NotFound(f"{name} is a node: its certificate is renewed with `cyoloctl node renew`")
-        pki.check_credential_request(request_pem, name, role)
+        check_credential_request(request_pem, name, role)
         ttl_s = given["ttl_s"]
         if ttl_s is not None and not 60 <= ttl_s <= _MAX_TTL_S:
             raise InvalidInput("the lifetime of credentials is 60 s to 825 d")
         arguments = {
             "name": name,
-            "key_hash": pki.key_id(request_pem),
+            "key_hash": public_key_sha256(request_pem),
             "ttl_ms": None if ttl_s is None else ttl_s * 1000,
-            "latest_unix_ms": int(pki.certificate_expires_at(issuer.authority.ca_pem).timestamp() * 1000),
+            "latest_unix_ms": int(certificate_expires_at(issuer.authority.ca_pem).timestamp() * 1000),
         }
         if operation == "create":
             arguments |= {"role": role, "created_by": _printable(CALLER.get().name)}
@@ -297,8 +301,8 @@ class CredentialService:
     def _issued(self, value: Json, issuer: Issuer, request_pem: str) -> Json:
         """The object of a credentials file, without the private key, and the entry."""
         cluster_id = self._replicated.config.cluster_id
-        identity = pki.Identity(value["name"], value["role"], cluster_id)
-        certificate = pki.issue(
+        identity = Identity(value["name"], value["role"], cluster_id)
+        certificate = issue_certificate(
             issuer.authority.ca_pem,
             issuer.authority.key_pem,
             request_pem,

@@ -18,7 +18,6 @@ from dataclasses import asdict
 from datetime import UTC, datetime
 from pathlib import Path
 
-from cyoloctl import pki
 from cyoloctl.errors import (
     AlreadyExists,
     Conflict,
@@ -29,6 +28,7 @@ from cyoloctl.errors import (
 )
 from cyoloctl.keys import ring_file
 from cyoloctl.keys.machine import KeyRecord, NodeKey
+from cyoloctl.pki.files import NodeFiles, read_node_keys
 from cyoloctl.replicated.proposer import Json, Replicated, rfc3339
 from cyoloctl.tokens.format import Key, Keyring, KeyState
 
@@ -53,13 +53,13 @@ def _key_id_of(request_id: str) -> str:
 class KeyService:
     """What control.server calls for key_*, and the ring that tokens are made and opened with."""
 
-    def __init__(self, replicated: Replicated, files: pki.NodeFiles, pki_dir: Path) -> None:
+    def __init__(self, replicated: Replicated, files: NodeFiles, pki_dir: Path) -> None:
         self._replicated = replicated
         self._keys = replicated.machine.keys
         self._members = replicated.machine.members
         self._name = str(replicated.config.name)
         self._cluster_id = str(replicated.config.cluster_id)
-        self._node_key_pem, self._sealing_key_pem = pki.read_node_keys(pki_dir)
+        self._node_key_pem, self._sealing_key_pem = read_node_keys(pki_dir)
         self.renewed(files)
         self._opened: dict[str, Key] = {}
         self._unreadable: dict[str, str] = {}  # key id -> the blob that could not be opened
@@ -68,7 +68,7 @@ class KeyService:
         self._distrusted: dict[str, NodeKey] = {}  # what was complained about already
         self._keys.on_change = self._on_change
 
-    def renewed(self, files: pki.NodeFiles) -> None:
+    def renewed(self, files: NodeFiles) -> None:
         """The node has another certificate, or trusts another CA: what vouches for its sealing key."""
         self._authorities = files.authorities
         self._identity = ring_file.NodeIdentity(

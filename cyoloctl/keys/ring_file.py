@@ -43,10 +43,12 @@ from cryptography.exceptions import InvalidTag
 from cryptography.hazmat.primitives.ciphers.aead import AESGCM
 from cryptography.hazmat.primitives.kdf.argon2 import Argon2id
 
-from cyoloctl import pki
 from cyoloctl.errors import AccessDenied, InvalidInput, VersionMismatch
-from cyoloctl.identity import parse_cluster_id
 from cyoloctl.model import parse_name
+from cyoloctl.pki.identity import parse_cluster_id
+from cyoloctl.pki.seal import open_sealed, seal
+from cyoloctl.pki.statements import sign_statement, verify_statement
+from cyoloctl.pki.x509 import certificate_sha256
 from cyoloctl.tokens.format import Key, Keyring, KeyState, pre_auth_encoding
 
 __all__ = [
@@ -107,7 +109,7 @@ def wrap(key: Key, *, node: str, sealing_key: str) -> str:
     sealing_key: the node's, after verify_sealing_key.  Raises InvalidInput
     for one that is not valid.
     """
-    return pki.seal(sealing_key, key.secret, _wrap_info(key.cluster_id, key.key_id, node))
+    return seal(sealing_key, key.secret, _wrap_info(key.cluster_id, key.key_id, node))
 
 
 def unwrap(
@@ -130,7 +132,7 @@ def unwrap(
     """
     try:
         raw_id = _key_id(key_id)
-        secret = pki.open_sealed(sealing_key_pem, blob, _wrap_info(cluster_id, raw_id, node))
+        secret = open_sealed(sealing_key_pem, blob, _wrap_info(cluster_id, raw_id, node))
         key = Key(raw_id, secret, KeyState(state), cluster_id)
         if key.fingerprint == fingerprint:
             return key
@@ -151,7 +153,7 @@ def _wrap_info(cluster_id: str, key_id: bytes, node: str) -> bytes:
 
 def sign_sealing_key(*, cluster_id: str, name: str, sealing_key: str, node_key_pem: str) -> str:
     """A node's signature of its own sealing key, base64.  Raises ConfigError for the private key."""
-    return pki.sign_statement(node_key_pem, _sealing_statement(cluster_id, name, sealing_key))
+    return sign_statement(node_key_pem, _sealing_statement(cluster_id, name, sealing_key))
 
 
 def verify_sealing_key(
@@ -168,7 +170,7 @@ def verify_sealing_key(
 
     Raises InvalidInput with what is wrong.
     """
-    pki.verify_statement(
+    verify_statement(
         _sealing_statement(cluster_id, name, sealing_key),
         signature,
         certificate_pem,
@@ -202,7 +204,7 @@ class NodeIdentity:
     @property
     def ca_sha256(self) -> str:
         """The fingerprint of its CA, 64 hexadecimal digits, for its operator to confirm."""
-        return pki.certificate_sha256(self.ca_pem)
+        return certificate_sha256(self.ca_pem)
 
 
 _IDENTITY = dict.fromkeys(NodeIdentity.__slots__, str)
@@ -479,8 +481,8 @@ def export_ring_to_node(
         "to": {name: getattr(to, name) for name in _TO},
     }
     front = [f"{_NAME} {_VERSION} node", _canonical(header)]
-    front.append(pki.seal(to.sealing_key, _encode_ring(ring), _signed(*front)))
-    return "\n".join([*front, pki.sign_statement(node_key_pem, _signed(*front)), ""]).encode()
+    front.append(seal(to.sealing_key, _encode_ring(ring), _signed(*front)))
+    return "\n".join([*front, sign_statement(node_key_pem, _signed(*front)), ""]).encode()
 
 
 _FROM = {"ca_pem": str, "certificate_pem": str, "cluster_id": str, "name": str}
@@ -526,11 +528,11 @@ def import_ring_from_node(
     first = f"{_NAME} {_VERSION} node"
     # Authenticated before it is opened, and opened before it is parsed.
     try:
-        pki.verify_statement(_signed(first, header_line, body), signature, now=now, **sender)
+        verify_statement(_signed(first, header_line, body), signature, now=now, **sender)
     except InvalidInput as error:
         raise AccessDenied(error.message) from None
     try:
-        opened = pki.open_sealed(sealing_key_pem, body, _signed(first, header_line))
+        opened = open_sealed(sealing_key_pem, body, _signed(first, header_line))
     except InvalidInput:
         raise AccessDenied(_DAMAGED) from None
     return _decode_ring(opened, sender["cluster_id"])
@@ -544,8 +546,8 @@ def _check_ca(
     name: str, cluster_id: str, ca_pem: str, own_id: str, own_ca_pem: str, given: str | None, option: str
 ) -> None:
     """Raises AccessDenied unless the CA is our own or the one that the operator names."""
-    found = pki.certificate_sha256(ca_pem)
-    if cluster_id == own_id and found != pki.certificate_sha256(own_ca_pem):
+    found = certificate_sha256(ca_pem)
+    if cluster_id == own_id and found != certificate_sha256(own_ca_pem):
         raise AccessDenied(
             f"the CA of node {name} is not this cluster's, though it has its id: do not trust it"
         )

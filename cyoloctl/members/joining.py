@@ -13,7 +13,6 @@ from collections.abc import Awaitable, Callable, Mapping
 from datetime import UTC, datetime
 from typing import Any
 
-from cyoloctl import joining, pki
 from cyoloctl.audit import audit
 from cyoloctl.authorities.renewal import Issuer
 from cyoloctl.errors import (
@@ -27,6 +26,11 @@ from cyoloctl.errors import (
 )
 from cyoloctl.members.machine import REJECTED, Invitation
 from cyoloctl.model import Address, NodeName, parse_address
+from cyoloctl.pki import join_token
+from cyoloctl.pki.files import NodeFiles
+from cyoloctl.pki.grants import make_grant
+from cyoloctl.pki.requests import check_request, csr_sha256
+from cyoloctl.pki.x509 import certificate_sha256, public_key_sha256
 from cyoloctl.replicated.proposer import Json, Replicated, rfc3339
 
 __all__ = ["JOIN_FIELDS", "Allowance", "JoinService"]
@@ -73,7 +77,7 @@ class JoinService:
         self,
         replicated: Replicated,
         *,
-        files: Callable[[], pki.NodeFiles],
+        files: Callable[[], NodeFiles],
         issuer: Callable[[], Issuer],
         addresses: Callable[[], Mapping[str, str]],
         ask: Callable[[str, str, Json, float], Awaitable[Json]],
@@ -96,32 +100,32 @@ class JoinService:
     async def invite(self, name: str, *, learner: bool, ttl_s: int, timeout_s: float) -> Json:
         """A join token for a name, in the place of an older one."""
         await self._founded(timeout_s)
-        secret = joining.new_secret()
+        secret = join_token.new_secret()
         # By the cluster's time, which decides when it expires; this machine's clock may be wrong.
         expires_unix_s = self._replicated.now_ms() // 1000 + ttl_s
         arguments = {
             "name": name,
             "learner": learner,
-            "public_key": joining.public_key(secret, self._config.cluster_id, name),
+            "public_key": join_token.public_key(secret, self._config.cluster_id, name),
             "expires_unix_ms": expires_unix_s * 1000,
         }
         _, made, _ = await self._replicated.apply(
             "members", "issue_invitation", arguments, request_id=None, timeout_s=timeout_s
         )
         audit("member invite", member=name, role="learner" if learner else "voter")
-        token = joining.JoinToken(
+        token = join_token.JoinToken(
             cluster_id=self._config.cluster_id,
             cluster=self._config.cluster,
-            ca_sha256=",".join(pki.certificate_sha256(pem) for pem in self._files().authorities[-2:]),
+            ca_sha256=",".join(certificate_sha256(pem) for pem in self._files().authorities[-2:]),
             name=NodeName(name),
             learner=learner,
             secret=secret,
             expires_unix_s=expires_unix_s,
-            members=tuple(self._whom_to_dial(name).items())[: joining.MAX_TOKEN_MEMBERS],
+            members=tuple(self._whom_to_dial(name).items())[: join_token.MAX_TOKEN_MEMBERS],
         )
         return {
             "schema_version": 1,
-            "token": joining.encode_token(token),
+            "token": join_token.encode_token(token),
             "name": name,
             "learner": learner,
             "expires_at": rfc3339(expires_unix_s),
@@ -212,9 +216,9 @@ class JoinService:
         """
         deadline = time.monotonic() + timeout_s
         name = asked["name"]
-        request_sha256 = pki.request_sha256(asked["request_pem"])
+        request_sha256 = csr_sha256(asked["request_pem"])
         invitation = await self._backing(asked, request_sha256, timeout_s)
-        pki.check_request(asked["request_pem"], name, asked["sealing_key"], self._config.cluster_id)
+        check_request(asked["request_pem"], name, asked["sealing_key"], self._config.cluster_id)
         if not self._backed.take():
             raise Overloaded("this node is asked to admit too many nodes at once: try again in a second")
         left = max(0.1, deadline - time.monotonic())
@@ -224,7 +228,7 @@ class JoinService:
             if passed_on:
                 raise
             return await self._at_a_ca_holder(dict(asked), left)
-        if pki.certificate_sha256(issuer.authority.ca_pem) not in asked["ca_sha256"].split(","):
+        if certificate_sha256(issuer.authority.ca_pem) not in asked["ca_sha256"].split(","):
             # Before the invitation is used: the joiner would refuse a certificate of another CA.
             raise Conflict(
                 "the cluster has another certificate authority than when the token was made: "
@@ -236,7 +240,7 @@ class JoinService:
             peer: parse_address(where) for peer, where in self._addresses().items() if peer != name
         }
         peers[self._config.name] = self._config.advertise
-        return pki.grant(
+        return make_grant(
             ca_cert_pem=issuer.authority.ca_pem,
             ca_key_pem=issuer.authority.key_pem,
             request_pem=asked["request_pem"],
@@ -261,7 +265,7 @@ class JoinService:
             "address": asked["address"],
             "sealing_key": asked["sealing_key"],
             "raft_id": name,
-            "key_hash": pki.key_id(asked["request_pem"]),
+            "key_hash": public_key_sha256(asked["request_pem"]),
         }
         _, admitted, _ = await self._replicated.apply(
             "members", "admit", arguments, request_id=None, timeout_s=timeout_s
@@ -313,7 +317,7 @@ class JoinService:
             return "name taken"
         elif not invitation.is_open(self._replicated.now_ms()):
             return "expired"
-        signed = joining.JoinRequest(
+        signed = join_token.JoinRequest(
             cluster_id=self._config.cluster_id,
             name=name,
             request_sha256=request_sha256,
@@ -322,7 +326,9 @@ class JoinService:
             ca_sha256=asked["ca_sha256"],
         )
         return (
-            invitation if joining.signed_by(invitation.public_key, asked["signature"], signed) else "forged"
+            invitation
+            if join_token.signed_by(invitation.public_key, asked["signature"], signed)
+            else "forged"
         )
 
     async def _at_a_ca_holder(self, asked: Json, timeout_s: float) -> Json:

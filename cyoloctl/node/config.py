@@ -20,7 +20,6 @@ from typing import Literal, cast
 import yaml
 
 from cyoloctl.errors import ConfigError, InvalidInput, VersionMismatch
-from cyoloctl.identity import parse_cluster_id
 from cyoloctl.model import (
     Address,
     ClusterId,
@@ -31,6 +30,7 @@ from cyoloctl.model import (
     parse_name,
 )
 from cyoloctl.paths import write_private
+from cyoloctl.pki.identity import parse_cluster_id
 
 __all__ = [
     "CONFIG_NAME",

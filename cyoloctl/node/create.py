@@ -17,7 +17,6 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, cast
 
-from cyoloctl import authority, joining, pki
 from cyoloctl.control.client import join_cluster
 from cyoloctl.errors import (
     AlreadyExists,
@@ -40,6 +39,13 @@ from cyoloctl.node.config import (
     write_config,
 )
 from cyoloctl.paths import make_private_directory, write_private
+from cyoloctl.pki import join_token, renewal
+from cyoloctl.pki.ca import MAX_CERTIFICATE_DAYS, Authority
+from cyoloctl.pki.files import OPERATOR_FILE, PKI_DIRECTORY, NodeFiles, check_private_files, read_ca
+from cyoloctl.pki.founding import new_cluster
+from cyoloctl.pki.grants import accept_grant, decode_grant
+from cyoloctl.pki.requests import NodeRequest, PendingRequest, csr_sha256, encode_request, prepare_request
+from cyoloctl.pki.x509 import certificate_expires_at, certificate_sha256
 from cyoloctl.raft import create_storage
 
 __all__ = ["accept_renewal", "init_cluster", "join", "node_info", "renew_here", "write_renewal_request"]
@@ -145,7 +151,7 @@ def init_cluster(
     storage: str,
     gateway: str | None = None,
     gateway_url: str | None = None,
-    certificate_days: int = pki.MAX_CERTIFICATE_DAYS,
+    certificate_days: int = MAX_CERTIFICATE_DAYS,
 ) -> dict[str, Any]:
     """Make a new cluster with this node as its only member; offline, whole or not at all.
 
@@ -159,16 +165,16 @@ def init_cluster(
     ConfigError for a directory that others can write and for a machine whose
     clock was never set: nobody else knows the time of a new cluster; StorageError.
     """
-    now = authority.offline_now(_now())
+    now = renewal.offline_now(_now())
     node_name, cluster_name = parse_name(name, "node name"), parse_name(cluster, "cluster name")
     if storage not in ("disk", "memory"):
         raise InvalidInput(f"storage {storage!r} is not valid: use disk or memory")
     listens, shown = _addresses(listen, advertise)
     gateway_config = _gateway(gateway, gateway_url)
-    _refuse_a_node(data_dir, CONFIG_NAME, pki.PKI_DIRECTORY, pki.OPERATOR_FILE, *_STATE)
+    _refuse_a_node(data_dir, CONFIG_NAME, PKI_DIRECTORY, OPERATOR_FILE, *_STATE)
     with _private_directory(data_dir):
         try:
-            files = pki.new_cluster(
+            files = new_cluster(
                 data_dir, name=node_name, cluster=cluster_name, now=now, days=certificate_days
             )
             config = Config(
@@ -186,14 +192,14 @@ def init_cluster(
         except AlreadyExists:
             raise  # somebody else makes a node here at the same time: the files are theirs
         except BaseException:
-            for made in (pki.PKI_DIRECTORY, pki.OPERATOR_FILE):
+            for made in (PKI_DIRECTORY, OPERATOR_FILE):
                 _remove(data_dir / made)
             for path in _journal_files(data_dir):
                 _remove(path)
             raise
     return {
         **_description(config, data_dir, files.certificate_expires_at),
-        "operator_credentials": str(data_dir / pki.OPERATOR_FILE),
+        "operator_credentials": str(data_dir / OPERATOR_FILE),
     }
 
 
@@ -221,7 +227,7 @@ def join(
     what control.client.join_cluster raises, ConfigError, StorageError.
     """
     node_name = parse_name(name, "node name")
-    token = joining.decode_token(token_text)
+    token = join_token.decode_token(token_text)
     listens, shown = _addresses(listen, advertise)
     gateway_config = _gateway(gateway, gateway_url)
     if token.name != node_name:
@@ -229,14 +235,14 @@ def join(
             f"the join token is for {token.name!r}, not {node_name!r}: use that name, or get another token"
         )
     _refuse_a_node(data_dir, CONFIG_NAME, "snapshot")
-    pki_dir = data_dir / pki.PKI_DIRECTORY
+    pki_dir = data_dir / PKI_DIRECTORY
     _refuse_another_ca(pki_dir / "ca.crt", token.ca_sha256)
     with _private_directory(data_dir):
         fresh = [path for path in (pki_dir, *_journal_files(data_dir)) if not os.path.lexists(path)]
         try:
             # Before the token is spent: a journal that is there and is not this node's.
             create_storage(data_dir, cluster_id=token.cluster_id, name=node_name, founder=False)
-            request = pki.prepare_request(pki_dir, node_name, token.cluster_id)
+            request = prepare_request(pki_dir, node_name, token.cluster_id)
             answer = join_cluster(
                 [(member, str(address)) for member, address in token.members],
                 token.ca_sha256,
@@ -244,7 +250,7 @@ def join(
                 _join_body(token, request, shown),
                 timeout_s,
             )
-            granted = pki.accept_grant(
+            granted = accept_grant(
                 pki_dir, answer, name=node_name, cluster_id=token.cluster_id, ca_sha256=token.ca_sha256
             )
         except (OutcomeUnknown, Unavailable, ClientTimeout):
@@ -273,20 +279,20 @@ def join(
     }
 
 
-def _join_body(token: joining.JoinToken, request: pki.PendingRequest, address: Address) -> dict[str, Any]:
+def _join_body(token: join_token.JoinToken, request: PendingRequest, address: Address) -> dict[str, Any]:
     """What a joiner sends: everything but the secret, signed with the key that the secret gives."""
-    asked = joining.JoinRequest(
+    asked = join_token.JoinRequest(
         cluster_id=token.cluster_id,
         name=token.name,
-        request_sha256=pki.request_sha256(request.request_pem),
+        request_sha256=csr_sha256(request.request_pem),
         address=str(address),
         sealing_key=request.sealing_key,
         ca_sha256=token.ca_sha256,
     )
     return {
         "name": token.name,
-        "public_key": joining.public_key(token.secret, token.cluster_id, token.name),
-        "signature": joining.sign(token.secret, asked),
+        "public_key": join_token.public_key(token.secret, token.cluster_id, token.name),
+        "signature": join_token.sign(token.secret, asked),
         "request_pem": request.request_pem,
         "sealing_key": request.sealing_key,
         "address": asked.address,
@@ -310,7 +316,7 @@ def _refuse_another_ca(path: Path, ca_sha256: str) -> None:
     """Before the token is spent: keys of another cluster in the directory."""
     try:
         text = path.read_text("ascii")
-        same = pki.certificate_sha256(text) in ca_sha256.split(",")
+        same = certificate_sha256(text) in ca_sha256.split(",")
     except FileNotFoundError:
         return
     except (OSError, ValueError, InvalidInput):
@@ -319,18 +325,18 @@ def _refuse_another_ca(path: Path, ca_sha256: str) -> None:
         raise Conflict(f"{path} is of another cluster: use an empty data directory")
 
 
-def _node_of(data_dir: Path) -> tuple[Config, Path, pki.NodeFiles]:
+def _node_of(data_dir: Path) -> tuple[Config, Path, NodeFiles]:
     config = load_config(data_dir / CONFIG_NAME)
-    pki_dir = data_dir / pki.PKI_DIRECTORY
+    pki_dir = data_dir / PKI_DIRECTORY
     return (
         config,
         pki_dir,
-        pki.check_private_files(pki_dir, name=config.name, cluster_id=config.cluster_id),
+        check_private_files(pki_dir, name=config.name, cluster_id=config.cluster_id),
     )
 
 
 def _renewed(config: Config, pki_dir: Path) -> dict[str, Any]:
-    files = pki.check_private_files(pki_dir, name=config.name, cluster_id=config.cluster_id)
+    files = check_private_files(pki_dir, name=config.name, cluster_id=config.cluster_id)
     return {
         "schema_version": 1,
         "name": config.name,
@@ -354,13 +360,13 @@ def renew_here(data_dir: Path) -> dict[str, Any]:
             "(`cyoloctl member grant --request FILE --out FILE`), and put the answer in place "
             f"(`cyoloctl node renew -d {directory} --grant FILE`)"
         )
-    ca_pem, key_pem = pki.read_ca(pki_dir)
-    authority.renew_own(
+    ca_pem, key_pem = read_ca(pki_dir)
+    renewal.renew_own(
         pki_dir,
-        authority.Authority(ca_pem, key_pem),
+        Authority(ca_pem, key_pem),
         files.identity,
-        now_unix_ms=int(authority.offline_now(_now()).timestamp() * 1000),
-        days=authority.life_of(files.certificate_pem).days,
+        now_unix_ms=int(renewal.offline_now(_now()).timestamp() * 1000),
+        days=renewal.life_of(files.certificate_pem).days,
     )
     return _renewed(config, pki_dir)
 
@@ -371,9 +377,9 @@ def write_renewal_request(data_dir: Path, out: Path) -> dict[str, Any]:
     Raises AlreadyExists for a file that is there, ConfigError, StorageError.
     """
     config, pki_dir, _ = _node_of(data_dir)
-    pending = pki.prepare_request(pki_dir, config.name, config.cluster_id)
-    request = pki.NodeRequest(config.name, config.advertise, pending.request_pem, pending.sealing_key)
-    write_private(out, pki.encode_request(request).encode(), exclusive=True)
+    pending = prepare_request(pki_dir, config.name, config.cluster_id)
+    request = NodeRequest(config.name, config.advertise, pending.request_pem, pending.sealing_key)
+    write_private(out, encode_request(request).encode(), exclusive=True)
     return {"schema_version": 1, "name": config.name, "request": str(out)}
 
 
@@ -383,8 +389,8 @@ def accept_renewal(data_dir: Path, text: str) -> dict[str, Any]:
     Raises InvalidInput, Conflict (of another cluster or CA), ConfigError, StorageError.
     """
     config, pki_dir, files = _node_of(data_dir)
-    certificate = authority.decode_renewal(pki.decode_grant(text), pki_dir, files.identity)
-    authority.store_certificate(pki_dir, certificate, files.identity)
+    certificate = renewal.decode_renewal(decode_grant(text), pki_dir, files.identity)
+    renewal.store_certificate(pki_dir, certificate, files.identity)
     return _renewed(config, pki_dir)
 
 
@@ -398,15 +404,15 @@ def node_info(data_dir: Path) -> dict[str, Any]:
     problem: str | None = None
     expires_at: str | None = None
     try:
-        files = pki.check_private_files(
-            data_dir / pki.PKI_DIRECTORY, name=config.name, cluster_id=config.cluster_id, now=_now()
+        files = check_private_files(
+            data_dir / PKI_DIRECTORY, name=config.name, cluster_id=config.cluster_id, now=_now()
         )
         expires_at = _rfc3339(files.certificate_expires_at)
     except ConfigError as error:
         problem = error.message
         with suppress(OSError, ValueError, InvalidInput):
-            text = (data_dir / pki.PKI_DIRECTORY / "node.crt").read_text("ascii")
-            expires_at = _rfc3339(pki.certificate_expires_at(text))
+            text = (data_dir / PKI_DIRECTORY / "node.crt").read_text("ascii")
+            expires_at = _rfc3339(certificate_expires_at(text))
     return {
         "schema_version": 1,
         "name": config.name,

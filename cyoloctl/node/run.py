@@ -22,7 +22,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any, cast
 
-from cyoloctl import __version__, pki
+from cyoloctl import __version__
 from cyoloctl.control.server import ControlServer, ServerLimits, build_server
 from cyoloctl.errors import (
     ConfigError,
@@ -45,6 +45,8 @@ from cyoloctl.paths import (
     open_to_group,
     write_private,
 )
+from cyoloctl.pki.files import PKI_DIRECTORY, check_private_files
+from cyoloctl.pki.tls import ALPN_RAFT, ALPN_RAFT_BEFORE, TlsIdentity
 from cyoloctl.process import harden
 from cyoloctl.raft import (
     COPY,
@@ -57,7 +59,6 @@ from cyoloctl.raft import (
     open_storage,
 )
 from cyoloctl.state import ClusterState
-from cyoloctl.tls import TlsIdentity
 from cyoloctl.web.listener import Guest, Listener, raise_descriptor_limit
 from cyoloctl.web.strangers import Visitors, callers_limit, stranger_limits
 
@@ -119,7 +120,7 @@ class _Demultiplexer(asyncio.Protocol):
         stream = cast(asyncio.Transport, transport)
         tls = stream.get_extra_info("ssl_object")
         protocol: asyncio.Protocol
-        if tls.selected_alpn_protocol() in (pki.ALPN_RAFT, *pki.ALPN_RAFT_BEFORE):
+        if tls.selected_alpn_protocol() in (ALPN_RAFT, *ALPN_RAFT_BEFORE):
             protocol = self._node.engine.accept()
             if self._node.service.admission.peer(tls) is not None:
                 self._guest.identified()
@@ -151,9 +152,9 @@ class Node:
     async def start(self) -> None:
         """Raises ConfigError, StorageError, Conflict or VersionMismatch; nothing runs then."""
         config, data_dir = self._config, self._data_dir
-        pki_dir = data_dir / pki.PKI_DIRECTORY
+        pki_dir = data_dir / PKI_DIRECTORY
         # Its dates are judged by the cluster's time, which the service knows (CertificateService.start).
-        files = pki.check_private_files(pki_dir, name=config.name, cluster_id=config.cluster_id)
+        files = check_private_files(pki_dir, name=config.name, cluster_id=config.cluster_id)
         self.tls = TlsIdentity(pki_dir)
         self._gateway_tls = self._gateway_context()
         self._descriptors = raise_descriptor_limit()

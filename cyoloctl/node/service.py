@@ -17,7 +17,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from cyoloctl import __version__, pki
+from cyoloctl import __version__
 from cyoloctl.audit import audit
 from cyoloctl.authorities.operations import PkiService
 from cyoloctl.authorities.renewal import CertificateService
@@ -42,12 +42,14 @@ from cyoloctl.model import parse_hostname
 from cyoloctl.node.config import Config
 from cyoloctl.node.peer_problems import missing_links, voters_up
 from cyoloctl.node.problems import Facts, find_problems, time_ahead_ms
+from cyoloctl.pki.files import NodeFiles
+from cyoloctl.pki.tls import TlsIdentity
+from cyoloctl.pki.x509 import public_key_sha256
 from cyoloctl.raft import Engine, ReplicaStatus
 from cyoloctl.rendezvous.operations import RendezvousService
 from cyoloctl.replicated.proposer import Json, Replicated, rfc3339
 from cyoloctl.routing.operations import RouteService
 from cyoloctl.state import ClusterState
-from cyoloctl.tls import TlsIdentity
 from cyoloctl.tokens.operations import TokenService
 
 __all__ = ["Service"]
@@ -112,7 +114,7 @@ class Service:
     def __init__(
         self,
         config: Config,
-        files: pki.NodeFiles,
+        files: NodeFiles,
         pki_dir: Path,
         engine: Engine,
         machine: ClusterState,
@@ -281,7 +283,7 @@ class Service:
         }
 
     @property
-    def _files(self) -> pki.NodeFiles:
+    def _files(self) -> NodeFiles:
         return self.certificates.files
 
     def _member_rows(self, status: ReplicaStatus) -> list[Json]:
@@ -789,7 +791,7 @@ class Service:
         mine = members.get(name)
         if members.is_removed(name) or (mine is None and (members.members() or not self._engine.is_leader())):
             return False  # not admitted yet, as far as this node has applied
-        key_hash = pki.key_id(self._files.certificate_pem)
+        key_hash = public_key_sha256(self._files.certificate_pem)
         if mine is not None and mine.key_hash not in (None, key_hash):
             if not self._told_of_key:
                 self._told_of_key = True

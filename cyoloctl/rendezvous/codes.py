@@ -13,8 +13,8 @@ from hashlib import sha256
 from cryptography.hazmat.primitives import serialization
 from cryptography.hazmat.primitives.asymmetric import x25519
 
-from cyoloctl import pki
 from cyoloctl.errors import InvalidInput
+from cyoloctl.pki.seal import open_sealed, seal
 from cyoloctl.rendezvous.machine import MAX_SEALED_LENGTH, id_of_public_key
 
 __all__ = [
@@ -104,7 +104,7 @@ def seal_result(public_key: str, result: bytes) -> str:
     if len(result) > MAX_RESULT_BYTES:
         raise InvalidInput(f"the result has {len(result)} bytes, more than {MAX_RESULT_BYTES}: send less")
     try:
-        return pki.seal(public_key, result, info)
+        return seal(public_key, result, info)
     except InvalidInput:
         raise InvalidInput("the public key is not valid: use a new x25519 key") from None
 
@@ -116,7 +116,7 @@ def open_result(private_key_pem: str, public_key: str, sealed: str) -> bytes:
     private key that is not one.
     """
     try:
-        return pki.open_sealed(private_key_pem, sealed, _info(public_key))
+        return open_sealed(private_key_pem, sealed, _info(public_key))
     except InvalidInput:
         raise InvalidInput(
             "the result was not sealed for this rendezvous, or it was damaged: start another"

@@ -11,12 +11,16 @@ from pathlib import Path
 
 import pytest
 
-from cyoloctl import joining, pki
 from cyoloctl.cli import main
 from cyoloctl.errors import StorageError, Unreachable
 from cyoloctl.model import Address, ClusterId, NodeName
 from cyoloctl.node import create
 from cyoloctl.node.config import load_config
+from cyoloctl.pki import join_token
+from cyoloctl.pki.ca import create_ca, new_cluster_id
+from cyoloctl.pki.files import check_private_files
+from cyoloctl.pki.founding import new_cluster
+from cyoloctl.pki.x509 import certificate_sha256
 from tests.cli.harness import run
 
 Capture = pytest.CaptureFixture[str]
@@ -31,18 +35,18 @@ def _tree(directory: Path) -> dict[str, int]:
 
 
 @pytest.fixture
-def token() -> joining.JoinToken:
+def token() -> join_token.JoinToken:
     """A token of a cluster that nobody runs: port 1 of the loopback refuses."""
     now = datetime.now(UTC)
-    cluster_id = pki.new_cluster_id()
-    ca_pem, _ = pki.create_ca(cluster_id, "cyolo", now)
-    return joining.JoinToken(
+    cluster_id = new_cluster_id()
+    ca_pem, _ = create_ca(cluster_id, "cyolo", now)
+    return join_token.JoinToken(
         cluster_id=ClusterId(cluster_id),
         cluster=NodeName("cyolo"),
-        ca_sha256=pki.certificate_sha256(ca_pem),
+        ca_sha256=certificate_sha256(ca_pem),
         name=NodeName("b"),
         learner=False,
-        secret=joining.new_secret(),
+        secret=join_token.new_secret(),
         expires_unix_s=int((now + timedelta(hours=1)).timestamp()),
         members=((NodeName("a"), Address("127.0.0.1", 1)),),
     )
@@ -56,7 +60,7 @@ def test_cluster_init_makes_private_files_that_fit_together(tmp_path: Path, caps
     assert shown.err == ""
     assert (made["name"], made["cluster"]["name"], made["address"]) == ("a", "blue", "127.0.0.1:7001")
     config = load_config(directory / "node.yaml")
-    files = pki.check_private_files(directory / "pki", name="a", cluster_id=config.cluster_id)
+    files = check_private_files(directory / "pki", name="a", cluster_id=config.cluster_id)
     assert files.has_ca_key
     assert stat.S_IMODE(directory.stat().st_mode) == 0o700
     modes = _tree(directory)
@@ -164,49 +168,51 @@ def test_node_join_with_a_malformed_token_exits_65(text: str, tmp_path: Path, ca
 
 
 def test_node_join_reads_the_token_from_stdin_and_leaves_nothing_when_no_node_answers(
-    token: joining.JoinToken, tmp_path: Path
+    token: join_token.JoinToken, tmp_path: Path
 ) -> None:
     done = run(
         *["node", "join", "-d", str(tmp_path / "b"), "--name", "b", "--listen", "127.0.0.1:7002"],
         *["--token-file", "-", "--timeout", "2"],
-        stdin=joining.encode_token(token),
+        stdin=join_token.encode_token(token),
     )
     assert done.returncode == Unreachable.exit_status
     assert token.secret not in done.stderr
     assert not (tmp_path / "b").exists()
 
 
-def test_node_join_with_a_token_for_another_name_exits_77(token: joining.JoinToken, tmp_path: Path) -> None:
+def test_node_join_with_a_token_for_another_name_exits_77(
+    token: join_token.JoinToken, tmp_path: Path
+) -> None:
     path = tmp_path / "token"
-    path.write_text(joining.encode_token(token))
+    path.write_text(join_token.encode_token(token))
     arguments = ["node", "join", "--name", "c", "--listen", "127.0.0.1:7002", "--token-file", str(path)]
     assert main([*arguments, "-d", str(tmp_path / "c")]) == 77
     assert not (tmp_path / "c").exists()
 
 
 def test_node_join_over_keys_of_another_cluster_exits_4_and_keeps_them(
-    token: joining.JoinToken, tmp_path: Path
+    token: join_token.JoinToken, tmp_path: Path
 ) -> None:
     directory = tmp_path / "b"
-    pki.new_cluster(directory, name="b", cluster="other", now=datetime.now(UTC))
+    new_cluster(directory, name="b", cluster="other", now=datetime.now(UTC))
     before = _tree(directory)
     path = tmp_path / "token"
-    path.write_text(joining.encode_token(token))
+    path.write_text(join_token.encode_token(token))
     arguments = ["node", "join", "--name", "b", "--listen", "127.0.0.1:7002", "--token-file", str(path)]
     assert main([*arguments, "-d", str(directory)]) == 4
     assert _tree(directory) == before
 
 
-def test_node_join_over_a_node_exits_4(token: joining.JoinToken, tmp_path: Path) -> None:
+def test_node_join_over_a_node_exits_4(token: join_token.JoinToken, tmp_path: Path) -> None:
     assert main([*INIT, "-d", str(tmp_path / "b")]) == 0
     path = tmp_path / "token"
-    path.write_text(joining.encode_token(token))
+    path.write_text(join_token.encode_token(token))
     arguments = ["node", "join", "--name", "b", "--listen", "127.0.0.1:7002", "--token-file", str(path)]
     assert main([*arguments, "-d", str(tmp_path / "b")]) == 4
 
 
 def test_node_join_over_the_journal_of_another_node_exits_4_before_the_token_is_spent(
-    token: joining.JoinToken, tmp_path: Path
+    token: join_token.JoinToken, tmp_path: Path
 ) -> None:
     directory = tmp_path / "b"
     assert main([*INIT, "-d", str(directory)]) == 0
@@ -215,7 +221,7 @@ def test_node_join_over_the_journal_of_another_node_exits_4_before_the_token_is_
     shutil.rmtree(directory / "pki")
     journal = (directory / "raft.db").read_bytes()
     path = tmp_path / "token"
-    path.write_text(joining.encode_token(token))
+    path.write_text(join_token.encode_token(token))
     arguments = ["node", "join", "--name", "b", "--listen", "127.0.0.1:7002", "--token-file", str(path)]
     # 69 would mean that the cluster was asked.
     assert main([*arguments, "-d", str(directory)]) == 4

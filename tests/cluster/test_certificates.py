@@ -9,9 +9,13 @@ from typing import Any
 
 import pytest
 
-from cyoloctl import authority, pki
-from cyoloctl.identity import Identity
 from cyoloctl.model import ClusterId, NodeName
+from cyoloctl.pki import exchange
+from cyoloctl.pki.ca import issue_certificate, issuer_of
+from cyoloctl.pki.files import read_authorities
+from cyoloctl.pki.identity import Identity
+from cyoloctl.pki.requests import make_request
+from cyoloctl.pki.x509 import certificate_sha256, public_key_sha256
 from tests.support.cluster import (
     Cluster,
     Node,
@@ -59,8 +63,8 @@ def wait_files(node: Node, sha256: str, *, key: bool) -> None:
     pki_dir = node.directory / "pki"
 
     def done() -> bool:
-        trusted = [pki.certificate_sha256(pem) for pem in pki.read_authorities(pki_dir)]
-        held = list(authority.held(pki_dir))
+        trusted = [certificate_sha256(pem) for pem in read_authorities(pki_dir)]
+        held = list(exchange.held(pki_dir))
         return trusted == [sha256] and held == [sha256] * key and not (pki_dir / "ca-next.key").exists()
 
     wait_until(f"the files of {node.name}", done)
@@ -119,7 +123,7 @@ def test_certificates_are_renewed_twice_and_the_ca_once_without_a_restart(tmp_pa
         form_with_clocks(cluster, "--certificate-days", "1", learner=True)
         n1 = cluster["n1"]
         pids = {name: node.pid for name, node in cluster.nodes.items()}
-        keys = {name: pki.key_id(certificate(node)) for name, node in cluster.nodes.items()}
+        keys = {name: public_key_sha256(certificate(node)) for name, node in cluster.nodes.items()}
         assert pki_status(n1)["certificate_days"] == 1
         old = str(pki_status(n1)["authorities"][0]["sha256"])
         with Writers(cluster) as writers:
@@ -135,7 +139,7 @@ def test_certificates_are_renewed_twice_and_the_ca_once_without_a_restart(tmp_pa
             writers.finish()
         writers.assert_exact(n1.client().counter_get("default")["value"])
         assert {name: node.pid for name, node in cluster.nodes.items() if node.running()} == pids
-        assert {name: pki.key_id(certificate(node)) for name, node in cluster.nodes.items()} == keys
+        assert {name: public_key_sha256(certificate(node)) for name, node in cluster.nodes.items()} == keys
         wait_until("a clean bill", lambda: n1.cli("status", "--check").returncode == 0)
 
 
@@ -341,13 +345,13 @@ def test_ca_is_exchanged_under_writes_and_what_the_old_one_vouches_for_counts_no
         writers.assert_exact(n1.client().counter_get("default")["value"])
         for name, node in cluster.nodes.items():
             wait_files(node, new, key=name != "l1")
-            assert authority.issuer_of(serving(node), pki.read_authorities(node.directory / "pki"))
+            assert issuer_of(serving(node), read_authorities(node.directory / "pki"))
         assert pki_status(n1)["members"][0]["name"] == "l1"
 
         # Whoever has the old CA's key makes certificates for everybody, and no TLS with any of them.
         identity = Identity(NodeName("n3"), "node", ClusterId(n1.json("status")["cluster"]["id"]))
-        request = pki.make_request("n3", identity.cluster_id)
-        stolen = pki.issue(
+        request = make_request("n3", identity.cluster_id)
+        stolen = issue_certificate(
             (loot / "ca.crt").read_text(),
             (loot / "ca.key").read_text(),
             request.request_pem,

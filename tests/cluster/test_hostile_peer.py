@@ -16,7 +16,7 @@ from typing import Any
 
 import pytest
 
-from cyoloctl import pki
+from cyoloctl.pki.files import PKI_DIRECTORY
 from cyoloctl.raft.messages import MESSAGE_TYPES, PeerProtocolError, decode, encode
 from cyoloctl.replicated.command import encode_command
 from tests.fuzz.mutate import mutate
@@ -77,7 +77,7 @@ def _hostile(rng: Random, seeds: list[bytes], *, malformed: bool) -> Iterator[by
 
 def _link(cluster: Cluster, node: Node) -> Peer:
     """A live link under the name and with the keys of n3, which does not run."""
-    keys = cluster["n3"].directory / pki.PKI_DIRECTORY
+    keys = cluster["n3"].directory / PKI_DIRECTORY
     peer = Peer(node, (keys / "node.crt", keys / "node.key"))
     peer.hello("n3", cluster_id_of(node))
     peer.wait_message("hello")

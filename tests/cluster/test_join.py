@@ -14,9 +14,13 @@ from typing import Any
 import pytest
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
-from cyoloctl import joining, pki
 from cyoloctl.errors import InvalidInput
 from cyoloctl.model import NodeName
+from cyoloctl.pki import join_token
+from cyoloctl.pki.ca import MAX_CERTIFICATE_DAYS
+from cyoloctl.pki.requests import make_request
+from cyoloctl.pki.seal import open_sealed
+from cyoloctl.pki.x509 import certificate_expires_at
 from tests.support.cluster import (
     Cluster,
     Node,
@@ -92,9 +96,9 @@ def _assert_not_joined(directory: Path, result: Any, status: int, *words: str) -
 def test_join_with_the_secret_of_another_cluster_is_rejected(
     ours: Cluster, theirs: Cluster, tmp_path: Path
 ) -> None:
-    foreign = joining.decode_token(theirs.invite("n2"))
-    good = joining.decode_token(ours.invite("n2"))
-    mixed = joining.encode_token(dataclasses.replace(good, secret=foreign.secret))
+    foreign = join_token.decode_token(theirs.invite("n2"))
+    good = join_token.decode_token(ours.invite("n2"))
+    mixed = join_token.encode_token(dataclasses.replace(good, secret=foreign.secret))
     _assert_not_joined(tmp_path / "n2", _join(tmp_path / "n2", "n2", mixed), 77, "rejected", "member invite")
 
 
@@ -102,9 +106,9 @@ def test_join_with_the_secret_of_another_cluster_is_rejected(
 def test_join_that_trusts_another_cluster_shows_us_no_secret(
     ours: Cluster, theirs: Cluster, tmp_path: Path
 ) -> None:
-    foreign = joining.decode_token(theirs.invite("n2"))
-    good = joining.decode_token(ours.invite("n2"))
-    pointed = joining.encode_token(dataclasses.replace(foreign, secret=good.secret, members=good.members))
+    foreign = join_token.decode_token(theirs.invite("n2"))
+    good = join_token.decode_token(ours.invite("n2"))
+    pointed = join_token.encode_token(dataclasses.replace(foreign, secret=good.secret, members=good.members))
     # Our secret under their CA.
     _assert_not_joined(tmp_path / "n2", _join(tmp_path / "n2", "n2", pointed), 77, "another cluster")
     honest = ours["n1"].client().join(**join_body(good.secret, "n2", good.cluster_id, good.ca_sha256))
@@ -118,7 +122,7 @@ def test_join_with_a_token_of_another_name_is_rejected_and_leaves_the_token_good
 ) -> None:
     token = ours.invite("right")
     _assert_not_joined(tmp_path / "wrong", _join(tmp_path / "wrong", "wrong", token), 77, "right", "wrong")
-    decoded = joining.decode_token(token)
+    decoded = join_token.decode_token(token)
     assert (
         _ask(ours["n1"], join_body(decoded.secret, "wrong", decoded.cluster_id, decoded.ca_sha256))[0] == 403
     )
@@ -136,7 +140,7 @@ def test_join_with_a_used_token_is_rejected(ours: Cluster, tmp_path: Path) -> No
 
 @pytest.mark.usefixtures("went_on")
 def test_join_repeated_with_the_same_request_gets_the_same_admission(ours: Cluster) -> None:
-    token = joining.decode_token(ours.invite("again"))
+    token = join_token.decode_token(ours.invite("again"))
     body = join_body(token.secret, "again", token.cluster_id, token.ca_sha256)
     first, second = ours["n1"].client().join(**body), ours["n1"].client().join(**body)
     assert first["name"] == second["name"] == "again"
@@ -170,13 +174,13 @@ def _states(node: Node) -> dict[str, str]:
 
 def test_join_refusals_by_the_cluster_are_one_message_for_every_reason(ours: Cluster) -> None:
     node = ours["n1"]
-    used = joining.decode_token(ours.invite("msg-used"))
+    used = join_token.decode_token(ours.invite("msg-used"))
     node.client().join(**join_body(used.secret, "msg-used", used.cluster_id, used.ca_sha256))
-    other = joining.decode_token(ours.invite("msg-other"))
+    other = join_token.decode_token(ours.invite("msg-other"))
     good = join_body(other.secret, "msg-other", used.cluster_id, used.ca_sha256)
     bodies = [
-        join_body(joining.new_secret(), "msg-new", used.cluster_id),  # unknown
-        join_body(joining.new_secret(), "msg-other", used.cluster_id),  # of another secret
+        join_body(join_token.new_secret(), "msg-new", used.cluster_id),  # unknown
+        join_body(join_token.new_secret(), "msg-other", used.cluster_id),  # of another secret
         {**good, "address": "127.0.0.1:2"},  # altered
         join_body(used.secret, "msg-used", used.cluster_id, used.ca_sha256),  # used, by other keys
         join_body(other.secret, "msg-new", used.cluster_id, used.ca_sha256),  # of another name
@@ -203,7 +207,7 @@ def test_join_with_a_truncated_token_is_refused_without_showing_it(ours: Cluster
     result = _join(tmp_path / "cut", "cut", token[:-5])
     _assert_not_joined(tmp_path / "cut", result, 65)
     assert token[20:60] not in result.stderr
-    assert joining.decode_token(token).secret not in result.stderr
+    assert join_token.decode_token(token).secret not in result.stderr
 
 
 def test_join_with_an_empty_or_missing_token_file_is_refused_and_names_it(tmp_path: Path) -> None:
@@ -305,7 +309,7 @@ def test_uninvite_makes_the_token_worthless_and_is_listed(ours: Cluster, tmp_pat
     token = ours.invite("unwanted")
     assert _states(node)["unwanted"] == "open"
     listed = node.cli("member", "invitations", "-o", "json")
-    assert joining.decode_token(token).secret not in listed.stdout
+    assert join_token.decode_token(token).secret not in listed.stdout
     assert {"unwanted"} <= {row["name"] for row in json.loads(listed.stdout)["invitations"]}
     assert node.cli("member", "uninvite", "unwanted").returncode == 0
     assert "unwanted" not in _states(node)
@@ -327,13 +331,13 @@ def test_uninvite_of_a_node_that_has_joined_is_refused_and_names_the_command(
 
 @pytest.mark.usefixtures("went_on")
 def test_join_where_a_member_of_another_name_answers_is_refused(ours: Cluster, tmp_path: Path) -> None:
-    good = joining.decode_token(ours.invite("named"))
+    good = join_token.decode_token(ours.invite("named"))
     renamed = dataclasses.replace(good, members=((NodeName("n7"), good.members[0][1]),))
-    result = _join(tmp_path / "named", "named", joining.encode_token(renamed))
+    result = _join(tmp_path / "named", "named", join_token.encode_token(renamed))
     _assert_not_joined(tmp_path / "named", result, 77, "n1 answers there, not n7")
     # Another member that the token names is asked next.
     both = dataclasses.replace(good, members=((NodeName("n7"), good.members[0][1]), *good.members))
-    assert _join(tmp_path / "named", "named", joining.encode_token(both)).returncode == 0
+    assert _join(tmp_path / "named", "named", join_token.encode_token(both)).returncode == 0
     ours["n1"].client(30.0).member_remove("named")
 
 
@@ -341,10 +345,10 @@ def test_join_where_a_member_of_another_name_answers_is_refused(ours: Cluster, t
 def test_join_overheard_admits_nobody_else_and_passed_on_it_admits_the_joiner(ours: Cluster) -> None:
     """The worst case: whoever listens is a member, so that the joiner sends everything to it."""
     node = ours["n1"]
-    token = joining.decode_token(ours.invite("heard"))
+    token = join_token.decode_token(ours.invite("heard"))
     heard = join_body(token.secret, "heard", token.cluster_id, token.ca_sha256)
     assert token.secret not in json.dumps(heard)
-    own = pki.make_request("heard", token.cluster_id)
+    own = make_request("heard", token.cluster_id)
     stolen = {**heard, "request_pem": own.request_pem, "sealing_key": own.sealing_key}
     for forged in (
         stolen,
@@ -355,7 +359,7 @@ def test_join_overheard_admits_nobody_else_and_passed_on_it_admits_the_joiner(ou
     status, grant = _ask(node, heard)
     assert status == 200
     with pytest.raises(InvalidInput):
-        pki.open_sealed(own.sealing_key_pem, grant["ca_key_sealed"], b"")
+        open_sealed(own.sealing_key_pem, grant["ca_key_sealed"], b"")
     assert _ask(node, stolen)[0] == 403
     node.client(30.0).member_remove("heard")
     assert _ask(node, heard)[0] == 403
@@ -364,7 +368,7 @@ def test_join_overheard_admits_nobody_else_and_passed_on_it_admits_the_joiner(ou
 @pytest.mark.usefixtures("went_on")
 def test_join_without_an_invitation_writes_nothing_and_is_bounded(ours: Cluster) -> None:
     node = ours["n1"]
-    stranger = json.dumps(join_body(joining.new_secret(), "stranger", "f" * 32)).encode()
+    stranger = json.dumps(join_body(join_token.new_secret(), "stranger", "f" * 32)).encode()
     index = node.client().status()["cluster"]["commit_index"]
     since = node.log_size()
     answers = [
@@ -390,12 +394,12 @@ def test_join_with_a_wrong_clock_is_admitted_and_spoils_nothing(ours: Cluster, o
         )  # fmt: skip
         assert joined.returncode == 0, joined.stderr
         # By the cluster's time, not by that of the joiner.
-        end = pki.certificate_expires_at((joiner.directory / "pki" / "node.crt").read_text())
-        assert abs((end - datetime.now(UTC)).days - pki.MAX_CERTIFICATE_DAYS) <= 1
+        end = certificate_expires_at((joiner.directory / "pki" / "node.crt").read_text())
+        assert abs((end - datetime.now(UTC)).days - MAX_CERTIFICATE_DAYS) <= 1
         joiner.start()
         ours.wait_settled(voters=2)
         assert ours["n1"].cli("token", "mint", "--sub", "alice").returncode == 0
-        token = joining.decode_token(ours.invite("nobody", through=name))
+        token = join_token.decode_token(ours.invite("nobody", through=name))
         assert abs(token.expires_unix_s - time.time() - 3600) < 60
         ours["n1"].client(30.0).member_remove(name)
     finally:
@@ -408,10 +412,10 @@ def test_join_through_a_learner_is_admitted_by_a_voter(tmp_path: Path) -> None:
         cluster.init("n1")
         learner = cluster.join("n2", learner=True)
         wait_until("the learner's state", lambda: len(learner.client().member_list()["members"]) == 2)
-        token = joining.decode_token(cluster.invite("n3", through="n1"))
+        token = join_token.decode_token(cluster.invite("n3", through="n1"))
         only = tuple(each for each in token.members if each[0] == "n2")
         assert len(only) == 1
-        through = joining.encode_token(dataclasses.replace(token, members=only))
+        through = join_token.encode_token(dataclasses.replace(token, members=only))
         assert _join(tmp_path / "n3", "n3", through).returncode == 0
         assert (tmp_path / "n3" / "pki" / "ca.key").exists()
         assert not (learner.directory / "pki" / "ca.key").exists()

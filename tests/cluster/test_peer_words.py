@@ -7,7 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from cyoloctl import pki
+from cyoloctl.pki.files import PKI_DIRECTORY
+from cyoloctl.pki.tls import ALPN_RAFT_BEFORE
 from tests.support.cluster import (
     Cluster,
     Node,
@@ -22,7 +23,7 @@ pytestmark = [pytest.mark.cluster, pytest.mark.slow]
 
 
 def _keys(node: Node) -> tuple[Path, Path]:
-    keys = node.directory / pki.PKI_DIRECTORY
+    keys = node.directory / PKI_DIRECTORY
     return keys / "node.crt", keys / "node.key"
 
 
@@ -72,7 +73,7 @@ def test_goodbye_of_one_voter_ends_no_other_node(cluster: Cluster, hello: bool) 
 def test_peer_of_the_protocol_before_is_told_to_upgrade(cluster: Cluster) -> None:
     node = cluster["n1"]
     since = node.log_size()
-    with Peer(node, _keys(cluster["n2"]), alpn=pki.ALPN_RAFT_BEFORE) as peer:
+    with Peer(node, _keys(cluster["n2"]), alpn=ALPN_RAFT_BEFORE) as peer:
         (goodbye,) = peer.wait_closed()
     assert goodbye["type"] == "goodbye"
     assert "protocol version 2 is spoken here, not 1: upgrade your node" in goodbye["reason"]

@@ -8,8 +8,8 @@ from pathlib import Path
 
 import pytest
 
-from cyoloctl import joining
 from cyoloctl.errors import InvitationRejected
+from cyoloctl.pki import join_token
 from tests.support.cluster import Cluster, Peer, cluster_id_of, issue_node, wait_until
 from tests.support.joining import join_body
 
@@ -41,7 +41,7 @@ def eventful(tmp_path_factory: pytest.TempPathFactory) -> tuple[Cluster, list[st
         del cluster.nodes["other"]
         assert not other.exists()
         tokens.append(cluster.invite("n3"))
-        decoded = joining.decode_token(tokens[1])
+        decoded = join_token.decode_token(tokens[1])
         with pytest.raises(InvitationRejected):
             node.client().join(**join_body(decoded.secret, "wrong", decoded.cluster_id))
         with Peer(node, issue_node(node, "stranger", base / "keys")) as peer:
@@ -116,7 +116,7 @@ def _private_lines(directory: Path) -> list[bytes]:
 
 def test_no_secret_is_in_logs_journals_or_output(eventful: tuple[Cluster, list[str]]) -> None:
     cluster, tokens = eventful
-    secrets = [joining.decode_token(token).secret.encode() for token in tokens]
+    secrets = [join_token.decode_token(token).secret.encode() for token in tokens]
     secrets += [token.encode()[-60:] for token in tokens]
     for node in cluster.nodes.values():
         secrets += _private_lines(node.directory)

@@ -24,7 +24,7 @@ from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.hazmat.primitives.ciphers.aead import AESGCM
 
-from cyoloctl import joining, pki, routing
+from cyoloctl import routing
 from cyoloctl.control import wire
 from cyoloctl.control.client import _read_credentials
 from cyoloctl.errors import (
@@ -43,6 +43,15 @@ from cyoloctl.keys import ring_file
 from cyoloctl.model import Address, NodeName, Stamp, parse_address
 from cyoloctl.node import service
 from cyoloctl.node.config import Config, dump_config, load_config
+from cyoloctl.pki import join_token
+from cyoloctl.pki.ca import make_credentials
+from cyoloctl.pki.files import PKI_DIRECTORY, check_private_files, read_ca
+from cyoloctl.pki.grants import accept_grant, decode_grant, make_grant
+from cyoloctl.pki.requests import NodeRequest, check_request, csr_sha256, decode_request, encode_request
+from cyoloctl.pki.seal import open_sealed, seal
+from cyoloctl.pki.statements import sign_statement
+from cyoloctl.pki.tls import server_context
+from cyoloctl.pki.x509 import certificate_sha256, public_key_sha256
 from cyoloctl.raft.batch import decode_batch, encode_batch, stamp_of
 from cyoloctl.raft.journal import check_wal
 from cyoloctl.raft.messages import (
@@ -534,15 +543,15 @@ def _wal() -> bytes:
 
 def _request_text() -> str:
     known = worlds.keys()
-    return pki.encode_request(
-        pki.NodeRequest(NodeName("n2"), Address("h", 1), known.pending.request_pem, known.pending.sealing_key)
+    return encode_request(
+        NodeRequest(NodeName("n2"), Address("h", 1), known.pending.request_pem, known.pending.sealing_key)
     )
 
 
 @functools.cache
 def _grant() -> dict[str, Any]:
     known = worlds.keys()
-    return pki.grant(
+    return make_grant(
         ca_cert_pem=known.ca,
         ca_key_pem=known.ca_key,
         request_pem=known.pending.request_pem,
@@ -558,10 +567,10 @@ def _grant() -> dict[str, Any]:
 
 def _accept(value: object) -> None:
     """In a directory that holds the keys of the node, and nothing of a cluster."""
-    pki_dir = worlds.keys().second / pki.PKI_DIRECTORY
+    pki_dir = worlds.keys().second / PKI_DIRECTORY
     made = [pki_dir / name for name in ("ca.crt", "ca.key", "node.crt")]
     try:
-        pki.accept_grant(pki_dir, value, name="n2")
+        accept_grant(pki_dir, value, name="n2")
         assert all(path.exists() for path in (made[0], made[2]))
     except CyoloctlError:
         assert not any(path.exists() for path in made)
@@ -613,13 +622,13 @@ def _csr(data: bytes) -> None:
     """As it is, and as the content of a rightly signed one."""
     known = worlds.keys()
     try:
-        pki.request_sha256(_text(data))
-        pki.key_id(_text(data))
-        pki.check_request(_text(data), "n2", known.pending.sealing_key, known.cluster_id)
+        csr_sha256(_text(data))
+        public_key_sha256(_text(data))
+        check_request(_text(data), "n2", known.pending.sealing_key, known.cluster_id)
     except InvalidInput:
         pem = _signed(data, "CERTIFICATE REQUEST", known.pending.node_key_pem)
-        pki.check_request(pem, "n2", known.pending.sealing_key, known.cluster_id)
-        pki.request_sha256(pem)
+        check_request(pem, "n2", known.pending.sealing_key, known.cluster_id)
+        csr_sha256(pem)
 
 
 def _csr_seeds() -> list[bytes]:
@@ -632,10 +641,10 @@ def _csr_seeds() -> list[bytes]:
 def _token(data: bytes) -> None:
     """As it is, and as the content of the text form."""
     try:
-        token = joining.decode_token(_text(data))
-        assert joining.encode_token(token) == _text(data).strip()
+        token = join_token.decode_token(_text(data))
+        assert join_token.encode_token(token) == _text(data).strip()
     except InvalidInput:
-        token = joining.decode_token("cyolojoin2." + base64.urlsafe_b64encode(data).decode().rstrip("="))
+        token = join_token.decode_token("cyolojoin2." + base64.urlsafe_b64encode(data).decode().rstrip("="))
     assert token.secret in (token.name, token.cluster) or token.secret not in repr(token)
 
 
@@ -644,27 +653,27 @@ def _join_request(data: bytes) -> None:
     known = worlds.keys()
     good = _good_join()
     texts = [_text(data), base64.b64encode(data).decode()]
-    asked = joining.JoinRequest(
+    asked = join_token.JoinRequest(
         known.cluster_id,
         "n2",
-        pki.request_sha256(good["request_pem"]),
+        csr_sha256(good["request_pem"]),
         good["address"],
         good["sealing_key"],
         good["ca_sha256"],
     )
     for text in texts:
-        assert not joining.signed_by(good["public_key"], text, asked) or text == good["signature"]
-        assert not joining.signed_by(text, good["signature"], asked) or text == good["public_key"]
+        assert not join_token.signed_by(good["public_key"], text, asked) or text == good["signature"]
+        assert not join_token.signed_by(text, good["signature"], asked) or text == good["public_key"]
     body = wire.path_for("join")[0].read_body(data)
-    signed = joining.JoinRequest(
+    signed = join_token.JoinRequest(
         known.cluster_id,
         body["name"],
-        pki.request_sha256(body["request_pem"]),
+        csr_sha256(body["request_pem"]),
         body["address"],
         body["sealing_key"],
         body["ca_sha256"],
     )
-    if joining.signed_by(good["public_key"], body["signature"], signed):
+    if join_token.signed_by(good["public_key"], body["signature"], signed):
         # JSON has many spellings; what it says is what was signed.
         assert {**body, "public_key": ""} == {**good, "public_key": ""}
 
@@ -754,7 +763,7 @@ def _ring_file(data: bytes) -> None:
 @functools.cache
 def _node_identity() -> ring_file.NodeIdentity:
     known = worlds.keys()
-    directory = known.first / pki.PKI_DIRECTORY
+    directory = known.first / PKI_DIRECTORY
     sealing_key = known.files.sealing_key
     return ring_file.NodeIdentity(
         name="n1",
@@ -772,7 +781,7 @@ def _node_identity() -> ring_file.NodeIdentity:
 
 
 def _private_key(name: str) -> str:
-    return (worlds.keys().first / pki.PKI_DIRECTORY / name).read_text()
+    return (worlds.keys().first / PKI_DIRECTORY / name).read_text()
 
 
 def _node_ring_file(data: bytes) -> None:
@@ -782,10 +791,10 @@ def _node_ring_file(data: bytes) -> None:
     lines = data.split(b"\n")
     if len(lines) == 5 and data.isascii():
         front = [line.decode() for line in lines[:3]]
-        signature = pki.sign_statement(_private_key("node.key"), ring_file._signed(*front))
+        signature = sign_statement(_private_key("node.key"), ring_file._signed(*front))
         attempts.append("\n".join([*front, signature, ""]).encode())
-    body = pki.seal(worlds.keys().files.sealing_key, data, ring_file._signed(first, header))
-    signature = pki.sign_statement(_private_key("node.key"), ring_file._signed(first, header, body))
+    body = seal(worlds.keys().files.sealing_key, data, ring_file._signed(first, header))
+    signature = sign_statement(_private_key("node.key"), ring_file._signed(first, header, body))
     attempts.append("\n".join([first, header, body, signature, ""]).encode())
     taken = False
     for attempt in attempts:
@@ -828,7 +837,7 @@ def _identity_text(data: bytes) -> None:
 def _wrapped_key(data: bytes) -> None:
     """As text, as the bytes behind it, and as a secret that was sealed rightly."""
     key, sealing_key = _ring().keys[0], worlds.keys().files.sealing_key
-    sealed = pki.seal(sealing_key, data, ring_file._wrap_info(key.cluster_id, key.key_id, "n1"))
+    sealed = seal(sealing_key, data, ring_file._wrap_info(key.cluster_id, key.key_id, "n1"))
     for blob in (_text(data), base64.b64encode(data).decode(), sealed):
         try:
             opened = ring_file.unwrap(
@@ -932,17 +941,17 @@ def _export_seeds() -> list[bytes]:
 
 def _token_seeds() -> list[bytes]:
     known = worlds.keys()
-    token = joining.JoinToken(
+    token = join_token.JoinToken(
         cluster_id=known.files.identity.cluster_id,
         cluster=NodeName("demo"),
-        ca_sha256=pki.certificate_sha256(known.ca),
+        ca_sha256=certificate_sha256(known.ca),
         name=NodeName("n2"),
         learner=True,
         secret=worlds.SECRET,
         expires_unix_s=1_900_000_000,
         members=((NodeName("n1"), Address("10.0.0.1", 7700)), (NodeName("n3"), Address("::1", 7701))),
     )
-    text = joining.encode_token(token)
+    text = join_token.encode_token(token)
     encoded = text.partition(".")[2]
     return [text.encode(), base64.urlsafe_b64decode(encoded + "=" * (-len(encoded) % 4))]
 
@@ -951,7 +960,7 @@ def _open(data: bytes) -> None:
     known = worlds.keys()
     for text in (_text(data), base64.b64encode(data).decode()):
         try:
-            pki.open_sealed(known.pending.sealing_key_pem, text, b"fuzz")
+            open_sealed(known.pending.sealing_key_pem, text, b"fuzz")
             return
         except InvalidInput as error:
             refused = error
@@ -959,7 +968,7 @@ def _open(data: bytes) -> None:
 
 
 def _sealed_seeds() -> list[bytes]:
-    sealed = pki.seal(worlds.keys().pending.sealing_key, b"a secret", b"fuzz")
+    sealed = seal(worlds.keys().pending.sealing_key, b"a secret", b"fuzz")
     return [sealed.encode(), base64.b64decode(sealed)]
 
 
@@ -969,21 +978,21 @@ _PRIVATE = ("ca.crt", "ca.key", "node.crt", "node.key", "sealing.key", "operator
 def _pki_file(data: bytes) -> None:
     """One file of the directory is these bytes; the first byte says which."""
     known = worlds.keys()
-    pki_dir = known.first / pki.PKI_DIRECTORY
+    pki_dir = known.first / PKI_DIRECTORY
     name = _PRIVATE[(data[0] if data else 0) % len(_PRIVATE)]
     path = pki_dir / name
     good = path.read_bytes()
     try:
         path.write_bytes(data[1:])
-        pki.check_private_files(pki_dir, name="n1", cluster_id=known.cluster_id, now=worlds.NOW)
-        pki.server_context(pki_dir)
-        pki.read_ca(pki_dir)
+        check_private_files(pki_dir, name="n1", cluster_id=known.cluster_id, now=worlds.NOW)
+        server_context(pki_dir)
+        read_ca(pki_dir)
     finally:
         path.write_bytes(good)
 
 
 def _pki_seeds() -> list[bytes]:
-    pki_dir = worlds.keys().first / pki.PKI_DIRECTORY
+    pki_dir = worlds.keys().first / PKI_DIRECTORY
     return [bytes((number,)) + (pki_dir / name).read_bytes() for number, name in enumerate(_PRIVATE)]
 
 
@@ -1011,7 +1020,7 @@ def _credentials(data: bytes) -> None:
 
 def _credentials_seeds() -> list[bytes]:
     known = worlds.keys()
-    bundle = pki.credentials(
+    bundle = make_credentials(
         known.ca, known.ca_key, name="admin", role="operator", now=datetime.now(worlds.NOW.tzinfo)
     )
     return [_json(bundle), _json({**bundle, "ca_pem": "\ud800"}), _json({**bundle, "ca_pem": "\u00e9"})]
@@ -1252,7 +1261,7 @@ TARGETS: tuple[Target, ...] = (
         "request-file",
         "Any text gives a NodeRequest, or InvalidInput or VersionMismatch.",
         (InvalidInput, VersionMismatch),
-        lambda data: pki.decode_request(_text(data)),
+        lambda data: decode_request(_text(data)),
         lambda: [_request_text().encode()],
     ),
     Target(
@@ -1266,7 +1275,7 @@ TARGETS: tuple[Target, ...] = (
         "grant-file",
         "Any text is accepted as a grant, or InvalidInput or VersionMismatch and nothing is written.",
         (InvalidInput, VersionMismatch),
-        lambda data: _accept(pki.decode_grant(_text(data))),
+        lambda data: _accept(decode_grant(_text(data))),
         lambda: [json.dumps(_grant()).encode()],
     ),
     Target(

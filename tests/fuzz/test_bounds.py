@@ -18,7 +18,8 @@ from pathlib import Path
 import pytest
 from cryptography.hazmat.primitives import serialization
 
-from cyoloctl import pki
+from cyoloctl.pki.ca import make_credentials
+from cyoloctl.pki.files import write_credentials
 from cyoloctl.raft.journal import _wal_checksum
 from tests.fuzz import worlds
 from tests.fuzz.targets import BY_NAME, example
@@ -131,7 +132,7 @@ def test_bomb_is_refused_within_bounded_memory_and_time(bomb: str) -> None:
 
 def test_credentials_with_an_encrypted_key_are_refused_without_asking_the_terminal(tmp_path: Path) -> None:
     known = worlds.keys()
-    bundle = pki.credentials(known.ca, known.ca_key, name="admin", role="operator", now=worlds.NOW)
+    bundle = make_credentials(known.ca, known.ca_key, name="admin", role="operator", now=worlds.NOW)
     key = serialization.load_pem_private_key(bundle["key_pem"].encode(), None)
     encrypted = key.private_bytes(
         serialization.Encoding.PEM,
@@ -139,7 +140,7 @@ def test_credentials_with_an_encrypted_key_are_refused_without_asking_the_termin
         serialization.BestAvailableEncryption(b"p"),
     )
     path = tmp_path / "operator.yaml"
-    pki.write_credentials(path, {**bundle, "key_pem": encrypted.decode()})
+    write_credentials(path, {**bundle, "key_pem": encrypted.decode()})
     ours, terminal = pty.openpty()
     try:
         done = subprocess.run(

@@ -24,7 +24,6 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, BinaryIO, TypeVar
 
-from cyoloctl import joining, pki
 from cyoloctl.control import wire
 from cyoloctl.control.client import Client, _Deadline, _UnixEndpoint
 from cyoloctl.control.server import _GROUPS, build_server
@@ -32,6 +31,11 @@ from cyoloctl.errors import CyoloctlError, StorageError
 from cyoloctl.model import Address, NodeName, Stamp
 from cyoloctl.node.config import Config
 from cyoloctl.node.service import Service
+from cyoloctl.pki import join_token
+from cyoloctl.pki.files import PKI_DIRECTORY, NodeFiles, read_ca
+from cyoloctl.pki.founding import new_cluster
+from cyoloctl.pki.requests import PendingRequest, prepare_request
+from cyoloctl.pki.tls import TlsIdentity
 from cyoloctl.raft import ClusterClock, Engine, PeerIdentity
 from cyoloctl.raft.batch import encode_batch
 from cyoloctl.raft.journal import Journal, MemoryStore, SqliteStore
@@ -41,7 +45,6 @@ from cyoloctl.raft.snapshot import SnapshotStore
 from cyoloctl.raft.vendor import NO_OP, encode_membership
 from cyoloctl.replicated.command import encode_command
 from cyoloctl.state import ClusterState
-from cyoloctl.tls import TlsIdentity
 
 __all__ = [
     "NOW",
@@ -126,17 +129,17 @@ class Keys:
     cluster_id: str
     first: Path
     second: Path
-    files: pki.NodeFiles
-    pending: pki.PendingRequest
+    files: NodeFiles
+    pending: PendingRequest
 
 
 @functools.cache
 def keys() -> Keys:
     first = directory() / "n1"
-    files = pki.new_cluster(first, name="n1", cluster="demo", now=NOW)
-    ca, ca_key = pki.read_ca(first / pki.PKI_DIRECTORY)
+    files = new_cluster(first, name="n1", cluster="demo", now=NOW)
+    ca, ca_key = read_ca(first / PKI_DIRECTORY)
     cluster_id = str(files.identity.cluster_id)
-    pending = pki.prepare_request(directory() / "n2" / pki.PKI_DIRECTORY, "n2", cluster_id)
+    pending = prepare_request(directory() / "n2" / PKI_DIRECTORY, "n2", cluster_id)
     return Keys(ca, ca_key, cluster_id, first, directory() / "n2", files, pending)
 
 
@@ -400,7 +403,7 @@ def _node(journal: Journal) -> _Node:
         listen=Address("127.0.0.1", 1),
         advertise=Address("127.0.0.1", 1),
     )
-    pki_dir = known.first / pki.PKI_DIRECTORY
+    pki_dir = known.first / PKI_DIRECTORY
     service = Service(
         config,
         known.files,
@@ -415,7 +418,7 @@ def _node(journal: Journal) -> _Node:
     invite = {
         "name": "n2",
         "learner": False,
-        "public_key": joining.public_key(SECRET, known.cluster_id, "n2"),
+        "public_key": join_token.public_key(SECRET, known.cluster_id, "n2"),
         "expires_unix_ms": 2**52,
     }
     machine.apply(9, encode_command("members", "issue_invitation", invite, request_id="i"))

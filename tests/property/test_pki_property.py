@@ -9,25 +9,28 @@ from datetime import UTC, datetime
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from cyoloctl import joining, pki
 from cyoloctl.errors import ConfigError, InvalidInput, VersionMismatch
 from cyoloctl.model import NAME_PATTERN, Address, ClusterId, NodeName
 from cyoloctl.node.config import Config, LogConfig, dump_config, parse_config
+from cyoloctl.pki import join_token
+from cyoloctl.pki.ca import create_ca
+from cyoloctl.pki.requests import check_request, make_request
+from cyoloctl.pki.x509 import certificate_sha256
 
 ID = "0123456789abcdef0123456789abcdef"
-CA, _ = pki.create_ca(ID, "demo", datetime(2026, 1, 1, tzinfo=UTC))
-TOKEN = joining.JoinToken(
+CA, _ = create_ca(ID, "demo", datetime(2026, 1, 1, tzinfo=UTC))
+TOKEN = join_token.JoinToken(
     cluster_id=ClusterId(ID),
     cluster=NodeName("demo"),
-    ca_sha256=pki.certificate_sha256(CA),
+    ca_sha256=certificate_sha256(CA),
     name=NodeName("n2"),
     learner=True,
     secret="s" * 43,
     expires_unix_s=1_900_000_000,
     members=((NodeName("n1"), Address("10.0.0.1", 7700)),),
 )
-TEXT = joining.encode_token(TOKEN)
-REQUEST = pki.make_request("n2", ID)
+TEXT = join_token.encode_token(TOKEN)
+REQUEST = make_request("n2", ID)
 
 names = st.from_regex(NAME_PATTERN, fullmatch=True).map(NodeName)
 hosts = st.one_of(names, st.ip_addresses().map(str).filter(lambda host: host not in ("0.0.0.0", "::")))
@@ -77,19 +80,19 @@ def test_parse_config_of_any_text_raises_a_config_error_or_nothing(text: str) ->
 def test_decode_token_with_a_flipped_byte_is_another_token_or_invalid_input(at: int, flip: int) -> None:
     changed = TEXT[:at] + chr(ord(TEXT[at]) ^ flip) + TEXT[at + 1 :]
     try:
-        token = joining.decode_token(changed)
+        token = join_token.decode_token(changed)
     except InvalidInput:
         return
     # A byte at either end that became white space is gone without a trace; nothing else is.
     assert token != TOKEN
-    assert joining.encode_token(token) == changed.strip()
+    assert join_token.encode_token(token) == changed.strip()
 
 
 def test_decode_token_with_each_single_bit_flipped_raises_nothing_but_invalid_input() -> None:
     for at in range(len(TEXT)):
         changed = TEXT[:at] + chr(ord(TEXT[at]) ^ (1 << at % 7)) + TEXT[at + 1 :]
         with contextlib.suppress(InvalidInput):
-            assert joining.decode_token(changed) != TOKEN
+            assert join_token.decode_token(changed) != TOKEN
 
 
 @given(st.integers(0, len(REQUEST.request_pem) - 1), st.integers(1, 127))
@@ -98,7 +101,7 @@ def test_check_request_with_a_flipped_byte_raises_invalid_input(at: int, flip: i
     text = REQUEST.request_pem
     changed = text[:at] + chr(ord(text[at]) ^ flip) + text[at + 1 :]
     try:
-        pki.check_request(changed, "n2", REQUEST.sealing_key, ID)
+        check_request(changed, "n2", REQUEST.sealing_key, ID)
     except InvalidInput:
         return
     raise AssertionError("every byte is signed, or is the signature")

@@ -29,12 +29,15 @@ from typing import Any, TypeVar
 
 import pytest
 
-from cyoloctl import pki
 from cyoloctl.control.client import Client
 from cyoloctl.errors import CyoloctlError, OutcomeUnknown, Unavailable, Unreachable
-from cyoloctl.identity import Identity
 from cyoloctl.model import ClusterId, NodeName
 from cyoloctl.paths import control_socket_path
+from cyoloctl.pki.ca import issue_certificate
+from cyoloctl.pki.files import OPERATOR_FILE, PKI_DIRECTORY, read_ca, write_credentials
+from cyoloctl.pki.identity import Identity
+from cyoloctl.pki.requests import make_credential_request, make_request
+from cyoloctl.pki.tls import ALPN_RAFT
 from cyoloctl.raft.messages import FrameReader, decode, encode
 
 __all__ = [
@@ -439,7 +442,7 @@ class Cluster:
         wait_until(f"{voters} voters without lag", settled, timeout_s)
 
     def credentials(self, holder: str = "n1") -> Path:
-        return self[holder].directory / pki.OPERATOR_FILE
+        return self[holder].directory / OPERATOR_FILE
 
     def viewer(self, holder: str = "n1") -> Path:
         """A credentials file of the viewer role, made with the cluster's CA."""
@@ -449,15 +452,15 @@ class Cluster:
         """A credentials file of any name and role, registered through the holder's socket."""
         path = self.base / f"{name}.yaml"
         if not path.exists():
-            request_pem, key_pem = pki.make_credential_request(name, role)
+            request_pem, key_pem = make_credential_request(name, role)
             body = {"name": name, "role": role, "request_pem": request_pem}
             issued = self[holder].client(10.0).call("credential_create", body=body)
-            pki.write_credentials(path, {**issued, "key_pem": key_pem})
+            write_credentials(path, {**issued, "key_pem": key_pem})
         return path
 
     def enrol(self, name: str, through: str = "n1") -> tuple[Path, Path]:
         """Certificate and key of a learner that was admitted and is never started, for `Peer`."""
-        keys = self.base / f"keys-of-{name}" / pki.PKI_DIRECTORY
+        keys = self.base / f"keys-of-{name}" / PKI_DIRECTORY
         if not keys.exists():
             node = Node(keys.parent, name, free_port(), log_level=self.log_level)
             joined = node.cli(
@@ -602,11 +605,11 @@ def http_exchange(
 
 def issue_node(holder: Node, name: str, where: Path, *, role: str = "node") -> tuple[Path, Path]:
     """A key and a certificate for any name, from a cluster's own CA: (certificate file, key file)."""
-    ca, ca_key = pki.read_ca(holder.directory / pki.PKI_DIRECTORY)
+    ca, ca_key = read_ca(holder.directory / PKI_DIRECTORY)
     cluster_id = cluster_id_of(holder)
-    pending = pki.make_request(name, cluster_id)
+    pending = make_request(name, cluster_id)
     identity = Identity(NodeName(name), role, ClusterId(cluster_id))  # type: ignore[arg-type]
-    certificate = pki.issue(ca, ca_key, pending.request_pem, identity, now=datetime.now(UTC))
+    certificate = issue_certificate(ca, ca_key, pending.request_pem, identity, now=datetime.now(UTC))
     where.mkdir(exist_ok=True)
     paths = where / f"{name}.crt", where / f"{name}.key"
     paths[0].write_text(certificate)
@@ -628,7 +631,7 @@ class Peer:
     """A program that speaks the peer protocol with a node certificate, and says what a test wants."""
 
     def __init__(
-        self, node: Node, certificate: tuple[Path, Path], *, alpn: Sequence[str] = (pki.ALPN_RAFT,)
+        self, node: Node, certificate: tuple[Path, Path], *, alpn: Sequence[str] = (ALPN_RAFT,)
     ) -> None:
         self.connection = tls_connect(node.port, alpn=alpn, certificate=certificate)
         self._reader = FrameReader()

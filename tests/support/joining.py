@@ -1,4 +1,4 @@
-"""What a joiner sends, made by hand from the written format: nothing of cyoloctl.joining is used."""
+"""What a joiner sends, made by hand from the written format: nothing of cyoloctl.pki.join_token is used."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from cryptography.hazmat.primitives.kdf.hkdf import HKDF
 
-from cyoloctl import pki
+from cyoloctl.pki.requests import make_request
 
 __all__ = ["frame", "join_body", "sign_body", "token_key"]
 
@@ -56,7 +56,7 @@ def join_body(
     secret: str, name: str, cluster_id: str, ca_sha256: str = "c" * 64, **changes: Any
 ) -> dict[str, Any]:
     """What the holder of a secret sends to join under a name; changes are made before it is signed."""
-    pending = pki.make_request(name, cluster_id)
+    pending = make_request(name, cluster_id)
     body = {
         "name": name,
         "request_pem": pending.request_pem,

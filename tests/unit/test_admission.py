@@ -12,10 +12,10 @@ from typing import Any
 
 import pytest
 
-from cyoloctl import pki
 from cyoloctl.credentials import admission
 from cyoloctl.credentials.admission import Admission
 from cyoloctl.errors import AccessDenied, NoLeader, Unavailable
+from cyoloctl.pki.founding import new_cluster
 from cyoloctl.state import ClusterState
 from tests.support.forger import Forged, Forger
 
@@ -158,7 +158,7 @@ def _with_key(member: Any, key_hash: str | None) -> Any:
 @pytest.fixture(scope="module")
 def forger(tmp_path_factory: pytest.TempPathFactory) -> Forger:
     directory = tmp_path_factory.mktemp("stolen")
-    pki.new_cluster(directory, name="n1", cluster="demo", now=datetime.now(UTC), cluster_id=ID)
+    new_cluster(directory, name="n1", cluster="demo", now=datetime.now(UTC), cluster_id=ID)
     return Forger(directory / "pki")
 
 
@@ -197,7 +197,7 @@ async def test_caller_with_two_names_or_of_another_cluster_is_nobody(
     operator = world.credentials("ann")
     two = world.forger.certificate("ann", "operator", key_pem=operator.key_pem, sans=sans)
     assert "does not name" in world.why_caller(two)
-    pki.new_cluster(tmp_path / "x", name="n1", cluster="x", now=datetime.now(UTC), cluster_id="d" * 32)
+    new_cluster(tmp_path / "x", name="n1", cluster="x", now=datetime.now(UTC), cluster_id="d" * 32)
     other = Forger(tmp_path / "x" / "pki").certificate("ann", "operator", key_pem=operator.key_pem)
     assert "does not name" in world.why_caller(other)
 

@@ -17,11 +17,16 @@ from pathlib import Path
 
 import pytest
 
-from cyoloctl import joining, pki
 from cyoloctl.errors import AccessDenied
-from cyoloctl.identity import Identity
 from cyoloctl.model import ClusterId, NodeName, parse_address
 from cyoloctl.node import create
+from cyoloctl.pki import join_token
+from cyoloctl.pki.ca import issue_certificate
+from cyoloctl.pki.files import read_ca
+from cyoloctl.pki.founding import new_cluster
+from cyoloctl.pki.identity import Identity
+from cyoloctl.pki.requests import make_request
+from cyoloctl.pki.x509 import certificate_sha256
 
 ID = "0123456789abcdef0123456789abcdef"
 
@@ -62,17 +67,17 @@ class Impostor:
 
 @pytest.fixture
 def ca(tmp_path: Path) -> tuple[str, str]:
-    pki.new_cluster(tmp_path / "n1", name="n1", cluster="demo", now=datetime.now(UTC), cluster_id=ID)
-    return pki.read_ca(tmp_path / "n1" / "pki")
+    new_cluster(tmp_path / "n1", name="n1", cluster="demo", now=datetime.now(UTC), cluster_id=ID)
+    return read_ca(tmp_path / "n1" / "pki")
 
 
 @pytest.fixture
 def learner(ca: tuple[str, str], tmp_path: Path) -> Iterator[Impostor]:
     """Holds what is left of the learner n9, which was removed since; it is at the address of n1."""
-    pending = pki.make_request("n9", ID)
+    pending = make_request("n9", ID)
     identity = Identity(NodeName("n9"), "node", ClusterId(ID))
     certificate, key = tmp_path / "n9.crt", tmp_path / "n9.key"
-    certificate.write_text(pki.issue(*ca, pending.request_pem, identity, now=datetime.now(UTC)))
+    certificate.write_text(issue_certificate(*ca, pending.request_pem, identity, now=datetime.now(UTC)))
     key.write_text(pending.node_key_pem)
     impostor = Impostor(certificate, key, ca[0])
     yield impostor
@@ -82,22 +87,22 @@ def learner(ca: tuple[str, str], tmp_path: Path) -> Iterator[Impostor]:
 def test_join_at_an_address_that_a_removed_learner_took_tells_it_nothing(
     ca: tuple[str, str], learner: Impostor, tmp_path: Path
 ) -> None:
-    token = joining.JoinToken(
+    token = join_token.JoinToken(
         cluster_id=ClusterId(ID),
         cluster=NodeName("demo"),
-        ca_sha256=pki.certificate_sha256(ca[0]),
+        ca_sha256=certificate_sha256(ca[0]),
         name=NodeName("n4"),
         learner=False,
-        secret=joining.new_secret(),
+        secret=join_token.new_secret(),
         expires_unix_s=1_900_000_000,
         members=((NodeName("n1"), parse_address(learner.address)),),
     )
     with pytest.raises(AccessDenied, match="n9 answers there, not n1"):
-        create.join(tmp_path / "n4", "n4", "127.0.0.1:1", None, joining.encode_token(token), 5.0)
+        create.join(tmp_path / "n4", "n4", "127.0.0.1:1", None, join_token.encode_token(token), 5.0)
     assert not (tmp_path / "n4").exists()
     asked = [heard.split(b" HTTP/", 1)[0] for heard in learner.heard if heard]
     assert len(asked) == 1
     assert asked[0].startswith(b"GET /v1/ca?")
     heard = b"".join(learner.heard)
-    for what in (token.secret, "n4", joining.public_key(token.secret, ID, "n4"), "REQUEST"):
+    for what in (token.secret, "n4", join_token.public_key(token.secret, ID, "n4"), "REQUEST"):
         assert what.encode() not in heard

@@ -9,9 +9,10 @@ from typing import Any
 
 import pytest
 
-from cyoloctl import joining, pki
 from cyoloctl.errors import InvalidInput
 from cyoloctl.model import Address, ClusterId, NodeName
+from cyoloctl.pki import join_token
+from cyoloctl.pki.requests import csr_sha256
 from tests.support.joining import frame, join_body, token_key
 
 ID, OTHER_ID = "0123456789abcdef0123456789abcdef", "f" * 32
@@ -19,14 +20,14 @@ SECRET = "AAECAwQFBgcICQoLDA0ODxAREhMUFRYXGBkaGxwdHh8"  # the bytes 0 to 31
 
 
 @pytest.fixture
-def token() -> joining.JoinToken:
-    return joining.JoinToken(
+def token() -> join_token.JoinToken:
+    return join_token.JoinToken(
         cluster_id=ClusterId(ID),
         cluster=NodeName("demo"),
         ca_sha256="c" * 64,
         name=NodeName("n2"),
         learner=False,
-        secret=joining.new_secret(),
+        secret=join_token.new_secret(),
         expires_unix_s=1_900_000_000,
         members=((NodeName("n1"), Address("10.0.0.1", 7700)), (NodeName("n3"), Address("::1", 7701))),
     )
@@ -41,17 +42,17 @@ def raw_token(value: object) -> str:
     return "cyolojoin2." + base64.urlsafe_b64encode(data).decode().rstrip("=")
 
 
-def opened(token: joining.JoinToken) -> dict[str, Any]:
-    body = joining.encode_token(token).removeprefix("cyolojoin2.")
+def opened(token: join_token.JoinToken) -> dict[str, Any]:
+    body = join_token.encode_token(token).removeprefix("cyolojoin2.")
     value: dict[str, Any] = json.loads(base64.urlsafe_b64decode(body + "=" * (-len(body) % 4)))
     return value
 
 
-def test_decode_token_of_an_encoded_one_is_the_same(token: joining.JoinToken) -> None:
-    text = joining.encode_token(token)
+def test_decode_token_of_an_encoded_one_is_the_same(token: join_token.JoinToken) -> None:
+    text = join_token.encode_token(token)
     assert "\n" not in text
-    assert joining.decode_token(text) == token
-    assert joining.decode_token(f"  {text}\n") == token
+    assert join_token.decode_token(text) == token
+    assert join_token.decode_token(f"  {text}\n") == token
     assert opened(token) == {
         "v": 2,
         "cluster_id": ID,
@@ -65,13 +66,13 @@ def test_decode_token_of_an_encoded_one_is_the_same(token: joining.JoinToken) ->
     }
 
 
-def test_token_made_while_the_ca_is_exchanged_names_both(token: joining.JoinToken) -> None:
+def test_token_made_while_the_ca_is_exchanged_names_both(token: join_token.JoinToken) -> None:
     both = replace(token, ca_sha256=f"{'c' * 64},{'d' * 64}")
-    assert joining.decode_token(joining.encode_token(both)) == both
+    assert join_token.decode_token(join_token.encode_token(both)) == both
 
 
-def test_decode_token_of_every_defect_raises_the_same_error(token: joining.JoinToken) -> None:
-    text, value = joining.encode_token(token), opened(token)
+def test_decode_token_of_every_defect_raises_the_same_error(token: join_token.JoinToken) -> None:
+    text, value = join_token.encode_token(token), opened(token)
     first = value["members"][0]
     wrong = [
         "",
@@ -125,7 +126,7 @@ def test_decode_token_of_every_defect_raises_the_same_error(token: joining.JoinT
     messages = set()
     for one in wrong:
         with pytest.raises(InvalidInput) as caught:
-            joining.decode_token(one)
+            join_token.decode_token(one)
         assert caught.value.__cause__ is None
         messages.add(caught.value.message)
     (message,) = messages
@@ -134,15 +135,15 @@ def test_decode_token_of_every_defect_raises_the_same_error(token: joining.JoinT
 
 def test_decode_token_of_release_0_1_0_says_to_invite_again() -> None:
     with pytest.raises(InvalidInput, match=r"0\.1\.0.*member invite"):
-        joining.decode_token("cyolojoin1.e30\n")
+        join_token.decode_token("cyolojoin1.e30\n")
 
 
-def test_join_token_shows_its_secret_in_no_text(token: joining.JoinToken) -> None:
+def test_join_token_shows_its_secret_in_no_text(token: join_token.JoinToken) -> None:
     assert token.secret not in f"{token} {token!r}"
     assert "(hidden)" in repr(token)
 
 
-def test_join_token_of_invalid_values_cannot_be_made(token: joining.JoinToken) -> None:
+def test_join_token_of_invalid_values_cannot_be_made(token: join_token.JoinToken) -> None:
     changes: list[dict[str, Any]] = [
         {"name": "N2"}, {"secret": ""}, {"expires_unix_s": 0}, {"members": ()}, {"ca_sha256": ""},
         {"members": token.members * 2}, {"cluster_id": "x"},
@@ -153,8 +154,8 @@ def test_join_token_of_invalid_values_cannot_be_made(token: joining.JoinToken) -
 
 
 def test_new_secret_is_43_characters_from_the_given_randomness() -> None:
-    assert joining.new_secret(lambda count: b"\xff" * count) == "_" * 42 + "8"
-    assert joining.new_secret() != joining.new_secret()
+    assert join_token.new_secret(lambda count: b"\xff" * count) == "_" * 42 + "8"
+    assert join_token.new_secret() != join_token.new_secret()
 
 
 # -- the signature ------------------------------------------------------------------------------
@@ -162,10 +163,10 @@ def test_new_secret_is_43_characters_from_the_given_randomness() -> None:
 
 def test_public_key_and_signature_are_the_pinned_ones() -> None:
     """Pinned: another release must read what this one writes.  Ed25519 is deterministic (RFC 8032)."""
-    request = joining.JoinRequest(ID, "n2", "a" * 64, "10.0.0.2:7700", "A" * 43 + "=", "c" * 64)
-    assert joining.public_key(SECRET, ID, "n2") == PINNED_KEY
-    assert joining.sign(SECRET, request) == PINNED_SIGNATURE
-    assert joining.signed_by(PINNED_KEY, PINNED_SIGNATURE, request)
+    request = join_token.JoinRequest(ID, "n2", "a" * 64, "10.0.0.2:7700", "A" * 43 + "=", "c" * 64)
+    assert join_token.public_key(SECRET, ID, "n2") == PINNED_KEY
+    assert join_token.sign(SECRET, request) == PINNED_SIGNATURE
+    assert join_token.signed_by(PINNED_KEY, PINNED_SIGNATURE, request)
 
 
 PINNED_KEY = "U838rEpxf1hJUGFsfC36lUxMp+W9HIsy4q1MF6OQr9A="
@@ -173,7 +174,7 @@ PINNED_SIGNATURE = "ZtZm6wGnyNJ+z0NkFkGKVNTVUIymFb5QuNQPNnn72NgYxIDmfi2rCQ7RY1uJ
 
 
 def test_statement_is_framed_so_that_no_boundary_can_shift() -> None:
-    request = joining.JoinRequest(ID, "n2", "a" * 64, "h:1", "K", "C")
+    request = join_token.JoinRequest(ID, "n2", "a" * 64, "h:1", "K", "C")
     assert request.statement() == frame("cyoloctl join v1", ID, "n2", "a" * 64, "h:1", "K", "C")
     shifted = replace(request, address="h:", sealing_key="1K")
     assert shifted.statement() != request.statement()
@@ -181,11 +182,11 @@ def test_statement_is_framed_so_that_no_boundary_can_shift() -> None:
 
 def test_signature_of_an_independent_implementation_is_taken() -> None:
     body = join_body(SECRET, "n2", ID)
-    assert body["public_key"] == joining.public_key(SECRET, ID, "n2")
-    request = joining.JoinRequest(
-        ID, "n2", pki.request_sha256(body["request_pem"]), body["address"], body["sealing_key"], "c" * 64
+    assert body["public_key"] == join_token.public_key(SECRET, ID, "n2")
+    request = join_token.JoinRequest(
+        ID, "n2", csr_sha256(body["request_pem"]), body["address"], body["sealing_key"], "c" * 64
     )
-    assert joining.signed_by(body["public_key"], body["signature"], request)
+    assert join_token.signed_by(body["public_key"], body["signature"], request)
 
 
 @pytest.mark.parametrize(
@@ -201,24 +202,26 @@ def test_signature_of_an_independent_implementation_is_taken() -> None:
     ],
 )
 def test_signature_holds_for_no_other_request(change: dict[str, Any]) -> None:
-    request = joining.JoinRequest(ID, "n2", "a" * 64, "10.0.0.2:7700", "A" * 43 + "=", "c" * 64)
-    key, signature = joining.public_key(SECRET, ID, "n2"), joining.sign(SECRET, request)
-    assert not joining.signed_by(key, signature, replace(request, **change))
+    request = join_token.JoinRequest(ID, "n2", "a" * 64, "10.0.0.2:7700", "A" * 43 + "=", "c" * 64)
+    key, signature = join_token.public_key(SECRET, ID, "n2"), join_token.sign(SECRET, request)
+    assert not join_token.signed_by(key, signature, replace(request, **change))
 
 
 @pytest.mark.parametrize(
     "text", ["", "x", "\u00e9", "A" * 43 + "=", "A" * 86 + "==", "A" * 85 + "==", "=" * 9]
 )
 def test_signed_by_of_any_text_is_false(text: str) -> None:
-    request = joining.JoinRequest(ID, "n2", "a" * 64, "h:1", "K", "C")
-    key, signature = joining.public_key(SECRET, ID, "n2"), joining.sign(SECRET, request)
-    assert not joining.signed_by(text, signature, request)
-    assert not joining.signed_by(key, text, request)
+    request = join_token.JoinRequest(ID, "n2", "a" * 64, "h:1", "K", "C")
+    key, signature = join_token.public_key(SECRET, ID, "n2"), join_token.sign(SECRET, request)
+    assert not join_token.signed_by(text, signature, request)
+    assert not join_token.signed_by(key, text, request)
 
 
 def test_keys_of_one_secret_differ_by_name_and_cluster() -> None:
     keys = {
-        joining.public_key(SECRET, cluster_id, name) for cluster_id in (ID, OTHER_ID) for name in ("n2", "n3")
+        join_token.public_key(SECRET, cluster_id, name)
+        for cluster_id in (ID, OTHER_ID)
+        for name in ("n2", "n3")
     }
     assert len(keys) == 4
     assert token_key(SECRET, "n2", ID) is not None

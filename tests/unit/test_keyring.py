@@ -18,11 +18,16 @@ from cryptography.hazmat.primitives.asymmetric import x25519
 from cryptography.hazmat.primitives.ciphers.aead import AESGCM
 from cryptography.hazmat.primitives.kdf.argon2 import Argon2id
 
-from cyoloctl import pki
 from cyoloctl.errors import AccessDenied, ConfigError, CyoloctlError, InvalidInput, VersionMismatch
 from cyoloctl.keys import ring_file
 from cyoloctl.keys.ring_file import NodeIdentity, Ring, RingKey
 from cyoloctl.model import NodeName
+from cyoloctl.pki.ca import create_ca, issue_certificate
+from cyoloctl.pki.identity import AccessRole, Identity, parse_cluster_id
+from cyoloctl.pki.requests import make_request
+from cyoloctl.pki.seal import open_sealed
+from cyoloctl.pki.statements import sign_statement, verify_statement
+from cyoloctl.pki.x509 import certificate_sha256
 from cyoloctl.replicated.command import decode_result
 from cyoloctl.state import ClusterState
 from cyoloctl.tokens.format import Key, Keyring, KeyState, new_session, open_token, pre_auth_encoding, seal
@@ -55,13 +60,15 @@ class Node:
 
 
 def new_cluster(cluster_id: str) -> Cluster:
-    return Cluster(cluster_id, *pki.create_ca(cluster_id, "demo", NOW))
+    return Cluster(cluster_id, *create_ca(cluster_id, "demo", NOW))
 
 
-def new_node(cluster: Cluster, name: str, *, role: pki.AccessRole = "node", now: datetime = NOW) -> Node:
-    request = pki.make_request(name)
-    identity = pki.Identity(NodeName(name), role, pki.parse_cluster_id(cluster.id))
-    certificate = pki.issue(cluster.ca, cluster.ca_key, request.request_pem, identity, now=now, days=30)
+def new_node(cluster: Cluster, name: str, *, role: AccessRole = "node", now: datetime = NOW) -> Node:
+    request = make_request(name)
+    identity = Identity(NodeName(name), role, parse_cluster_id(cluster.id))
+    certificate = issue_certificate(
+        cluster.ca, cluster.ca_key, request.request_pem, identity, now=now, days=30
+    )
     signature = ring_file.sign_sealing_key(
         cluster_id=cluster.id,
         name=name,
@@ -122,7 +129,7 @@ def test_wrap_then_unwrap_is_the_key_in_80_bytes_that_differ_each_time() -> None
 def test_wrap_is_hpke_with_the_documented_info() -> None:
     blob = ring_file.wrap(KEY, node="n1", sealing_key=N1.identity.sealing_key)
     info = pre_auth_encoding(b"cyoloctl key v1", ID.encode(), b"\xfc\x00\x00\x01", b"n1")
-    assert pki.open_sealed(N1.sealing_pem, blob, info) == bytes(range(32))
+    assert open_sealed(N1.sealing_pem, blob, info) == bytes(range(32))
 
 
 @pytest.mark.parametrize(
@@ -229,7 +236,7 @@ def test_sealing_key_statement_names_cluster_name_and_key_apart() -> None:
     statement = pre_auth_encoding(
         b"cyoloctl sealing key v1", ID.encode(), b"n1", N1.identity.sealing_key.encode()
     )
-    pki.verify_statement(
+    verify_statement(
         statement,
         N1.identity.signature,
         N1.identity.certificate_pem,
@@ -245,7 +252,7 @@ def test_identity_is_read_back_and_shows_the_fingerprint_of_its_ca() -> None:
     assert text.count("\n") == 1
     identity = ring_file.decode_identity(text, now=NOW)
     assert identity == FAR.identity
-    assert identity.ca_sha256 == pki.certificate_sha256(THEIRS.ca)
+    assert identity.ca_sha256 == certificate_sha256(THEIRS.ca)
     assert len(identity.ca_sha256) == 64
 
 
@@ -539,7 +546,7 @@ def test_ring_for_a_node_of_the_same_cluster_opens_there_only() -> None:
 
 
 def test_ring_crosses_clusters_when_both_operators_confirm_the_cas() -> None:
-    ours, theirs = (pki.certificate_sha256(cluster.ca) for cluster in (OURS, THEIRS))
+    ours, theirs = (certificate_sha256(cluster.ca) for cluster in (OURS, THEIRS))
     with pytest.raises(AccessDenied, match=f"{theirs}.*--to-ca"):
         to_node(FAR)
     with pytest.raises(AccessDenied, match="not the one"):
@@ -556,7 +563,7 @@ def test_ring_crosses_clusters_when_both_operators_confirm_the_cas() -> None:
 def test_ring_from_a_false_ca_with_our_cluster_id_is_access_denied_even_when_named() -> None:
     false = new_cluster(ID)
     sender = new_node(false, "n1")
-    named = pki.certificate_sha256(false.ca)
+    named = certificate_sha256(false.ca)
     data = to_node(new_node(false, "n2"), sender)
     with pytest.raises(AccessDenied, match="do not trust it"):
         from_node(data, N2, named)
@@ -577,7 +584,7 @@ def test_ring_signed_again_by_another_node_does_not_open() -> None:
     mine = json.loads(header)
     mine["from"] |= {"name": "n3", "certificate_pem": n3.identity.certificate_pem}
     lines = [first, json.dumps(mine, sort_keys=True, separators=(",", ":")), body]
-    lines.append(pki.sign_statement(n3.key_pem, ring_file._signed(*lines)))
+    lines.append(sign_statement(n3.key_pem, ring_file._signed(*lines)))
     with pytest.raises(AccessDenied, match="file was changed"):
         from_node("\n".join([*lines, ""]).encode())
 

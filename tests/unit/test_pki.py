@@ -20,7 +20,6 @@ from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec, ed25519
 from cryptography.x509.oid import ExtendedKeyUsageOID
 
-from cyoloctl import pki
 from cyoloctl.errors import (
     AccessDenied,
     AlreadyExists,
@@ -30,6 +29,24 @@ from cyoloctl.errors import (
     VersionMismatch,
 )
 from cyoloctl.model import Address, NodeName
+from cyoloctl.pki.ca import create_ca, issue_certificate, make_credentials
+from cyoloctl.pki.files import check_private_files, read_authorities, read_ca, write_credentials
+from cyoloctl.pki.founding import new_cluster
+from cyoloctl.pki.grants import Grant, accept_grant, decode_grant, make_grant
+from cyoloctl.pki.identity import AccessRole, Identity, identity_from_peer, parse_cluster_id, parse_identity
+from cyoloctl.pki.requests import (
+    NodeRequest,
+    PendingRequest,
+    check_request,
+    csr_sha256,
+    decode_request,
+    encode_request,
+    make_request,
+    prepare_request,
+)
+from cyoloctl.pki.seal import open_sealed, seal
+from cyoloctl.pki.tls import peer_context, presented, server_context
+from cyoloctl.pki.x509 import certificate_expires_at, certificate_sha256, public_key_sha256
 from tests.support.authorities import renew_own
 
 # The TLS library reads the real clock, so the certificates here are made around it.
@@ -51,23 +68,23 @@ class Cluster:
     def pki_dir(self) -> Path:
         return self.directory / "pki"
 
-    def identity(self, name: str, role: pki.AccessRole) -> pki.Identity:
-        return pki.Identity(NodeName(name), role, pki.parse_cluster_id(self.id))
+    def identity(self, name: str, role: AccessRole) -> Identity:
+        return Identity(NodeName(name), role, parse_cluster_id(self.id))
 
     def certified(
-        self, name: str, role: pki.AccessRole = "node", *, now: datetime = NOW, days: int = 30
+        self, name: str, role: AccessRole = "node", *, now: datetime = NOW, days: int = 30
     ) -> tuple[str, str]:
         """A fresh key with a certificate: (certificate PEM, key PEM)."""
-        request = pki.make_request(name)
-        certificate = pki.issue(
+        request = make_request(name)
+        certificate = issue_certificate(
             self.ca, self.key, request.request_pem, self.identity(name, role), now=now, days=days
         )
         return certificate, request.node_key_pem
 
 
 def make_cluster(directory: Path, cluster_id: str, now: datetime = NOW) -> Cluster:
-    pki.new_cluster(directory, name="n1", cluster="demo", now=now, cluster_id=cluster_id)
-    return Cluster(cluster_id, directory, *pki.read_ca(directory / "pki"))
+    new_cluster(directory, name="n1", cluster="demo", now=now, cluster_id=cluster_id)
+    return Cluster(cluster_id, directory, *read_ca(directory / "pki"))
 
 
 @pytest.fixture(scope="module")
@@ -90,9 +107,9 @@ def fresh(tmp_path: Path) -> Cluster:
 
 
 def test_identity_and_its_dns_name_are_one_to_one() -> None:
-    identity = pki.Identity(NodeName("n-1"), "viewer", pki.parse_cluster_id(ID))
+    identity = Identity(NodeName("n-1"), "viewer", parse_cluster_id(ID))
     assert str(identity) == f"n-1.viewer.{ID}.cyoloctl"
-    assert pki.parse_identity(str(identity)) == identity
+    assert parse_identity(str(identity)) == identity
 
 
 @pytest.mark.parametrize(
@@ -113,7 +130,7 @@ def test_identity_and_its_dns_name_are_one_to_one() -> None:
     ],
 )
 def test_parse_identity_of_anything_else_is_none(text: str) -> None:
-    assert pki.parse_identity(text) is None
+    assert parse_identity(text) is None
 
 
 @pytest.mark.parametrize(
@@ -121,7 +138,7 @@ def test_parse_identity_of_anything_else_is_none(text: str) -> None:
 )
 def test_identity_of_invalid_parts_raises_invalid_input(name: Any, role: Any, cluster_id: Any) -> None:
     with pytest.raises(InvalidInput):
-        pki.Identity(name, role, cluster_id)
+        Identity(name, role, cluster_id)
 
 
 class Presented:
@@ -152,12 +169,12 @@ NAME = f"n1.node.{ID}.cyoloctl"
 )
 def test_identity_from_peer_of_another_form_or_cluster_raises_access_denied(certificate: object) -> None:
     with pytest.raises(AccessDenied):
-        pki.identity_from_peer(Presented(certificate), cluster_id=ID)
+        identity_from_peer(Presented(certificate), cluster_id=ID)
 
 
 def test_identity_from_peer_without_a_certificate_or_tls_is_none() -> None:
-    assert pki.identity_from_peer(Presented(None), cluster_id=ID) is None
-    assert pki.identity_from_peer(None, cluster_id=ID) is None
+    assert identity_from_peer(Presented(None), cluster_id=ID) is None
+    assert identity_from_peer(None, cluster_id=ID) is None
 
 
 # -- certificates -------------------------------------------------------------------------------
@@ -165,7 +182,7 @@ def test_identity_from_peer_without_a_certificate_or_tls_is_none() -> None:
 
 def test_issue_of_each_role_verifies_with_openssl_in_strict_mode(cluster: Cluster, tmp_path: Path) -> None:
     (tmp_path / "ca.pem").write_text(cluster.ca)
-    roles: list[tuple[pki.AccessRole, str, bool]] = [
+    roles: list[tuple[AccessRole, str, bool]] = [
         ("node", "sslserver", True),
         ("node", "sslclient", True),
         ("operator", "sslclient", True),
@@ -190,8 +207,8 @@ def test_issue_starts_a_day_early_and_ends_after_the_days(cluster: Cluster) -> N
 
 def test_issue_near_the_end_of_the_ca_ends_with_it(cluster: Cluster) -> None:
     certificate, _ = cluster.certified("n1", now=NOW + timedelta(days=3600), days=825)
-    assert pki.certificate_expires_at(certificate) == pki.certificate_expires_at(cluster.ca)
-    assert pki.certificate_expires_at(cluster.ca).tzinfo is UTC
+    assert certificate_expires_at(certificate) == certificate_expires_at(cluster.ca)
+    assert certificate_expires_at(cluster.ca).tzinfo is UTC
 
 
 @pytest.mark.parametrize("days", [-2, 3650])
@@ -220,20 +237,24 @@ def test_issue_for_another_cluster_or_with_another_key_raises_config_error(
 
 def test_time_without_a_zone_is_refused() -> None:
     with pytest.raises(ValueError, match="time zone"):
-        pki.create_ca(ID, "demo", datetime(2026, 1, 1))
+        create_ca(ID, "demo", datetime(2026, 1, 1))
 
 
 def test_key_id_is_the_same_in_key_request_and_certificate_and_differs_between_keys(cluster: Cluster) -> None:
-    request = pki.make_request("n1")
-    certificate = pki.issue(
+    request = make_request("n1")
+    certificate = issue_certificate(
         cluster.ca, cluster.key, request.request_pem, cluster.identity("n1", "node"), now=NOW
     )
     private = serialization.load_pem_private_key(request.node_key_pem.encode(), None)
     public = private.public_key().public_bytes(
         serialization.Encoding.PEM, serialization.PublicFormat.SubjectPublicKeyInfo
     )
-    assert pki.key_id(request.request_pem) == pki.key_id(certificate) == pki.key_id(public.decode())
-    assert pki.key_id(certificate) != pki.key_id(cluster.ca)
+    assert (
+        public_key_sha256(request.request_pem)
+        == public_key_sha256(certificate)
+        == public_key_sha256(public.decode())
+    )
+    assert public_key_sha256(certificate) != public_key_sha256(cluster.ca)
 
 
 @pytest.mark.parametrize(
@@ -241,9 +262,9 @@ def test_key_id_is_the_same_in_key_request_and_certificate_and_differs_between_k
 )
 def test_certificate_helpers_of_other_texts_raise_invalid_input(text: str) -> None:
     with pytest.raises(InvalidInput):
-        pki.certificate_expires_at(text)
+        certificate_expires_at(text)
     with pytest.raises(InvalidInput):
-        pki.key_id(text)
+        public_key_sha256(text)
 
 
 # -- TLS ----------------------------------------------------------------------------------------
@@ -289,9 +310,9 @@ def handshake(client: ssl.SSLContext, server: ssl.SSLContext) -> tuple[ssl.SSLOb
 
 def test_peer_handshake_between_nodes_names_both_and_is_tls_1_3(cluster: Cluster, tmp_path: Path) -> None:
     join(cluster, tmp_path, "n2")
-    client, server = handshake(pki.peer_context(tmp_path), pki.server_context(cluster.pki_dir))
-    assert pki.identity_from_peer(server, cluster_id=ID) == cluster.identity("n2", "node")
-    assert pki.identity_from_peer(client, cluster_id=ID) == cluster.identity("n1", "node")
+    client, server = handshake(peer_context(tmp_path), server_context(cluster.pki_dir))
+    assert identity_from_peer(server, cluster_id=ID) == cluster.identity("n2", "node")
+    assert identity_from_peer(client, cluster_id=ID) == cluster.identity("n1", "node")
     assert client.version() == server.version() == "TLSv1.3"
     assert client.selected_alpn_protocol() == server.selected_alpn_protocol() == "cyoloctl-raft/2"
 
@@ -301,25 +322,25 @@ def test_server_context_without_a_client_certificate_serves_http_to_nobody_in_pa
 ) -> None:
     context = client_context(cluster.ca, None, tmp_path)
     context.set_alpn_protocols(["http/1.1"])
-    client, server = handshake(context, pki.server_context(cluster.pki_dir))
-    assert pki.identity_from_peer(server, cluster_id=ID) is None
+    client, server = handshake(context, server_context(cluster.pki_dir))
+    assert identity_from_peer(server, cluster_id=ID) is None
     assert server.selected_alpn_protocol() == "http/1.1"
-    assert pki.identity_from_peer(client, cluster_id=ID) == cluster.identity("n1", "node")
+    assert identity_from_peer(client, cluster_id=ID) == cluster.identity("n1", "node")
 
 
 @pytest.mark.parametrize("role", ["node", "operator", "gateway", "viewer"])
 def test_server_context_takes_name_and_role_from_the_certificate(
-    cluster: Cluster, tmp_path: Path, role: pki.AccessRole
+    cluster: Cluster, tmp_path: Path, role: AccessRole
 ) -> None:
     context = client_context(cluster.ca, cluster.certified("who", role), tmp_path)
-    _, server = handshake(context, pki.server_context(cluster.pki_dir))
-    assert pki.identity_from_peer(server, cluster_id=ID) == cluster.identity("who", role)
+    _, server = handshake(context, server_context(cluster.pki_dir))
+    assert identity_from_peer(server, cluster_id=ID) == cluster.identity("who", role)
 
 
 def test_server_context_gives_no_ticket_so_that_each_connection_shows_its_certificate(
     cluster: Cluster, tmp_path: Path
 ) -> None:
-    client, _ = handshake(client_context(cluster.ca, None, tmp_path), pki.server_context(cluster.pki_dir))
+    client, _ = handshake(client_context(cluster.ca, None, tmp_path), server_context(cluster.pki_dir))
     with pytest.raises(ssl.SSLWantReadError):
         client.read(1)  # a ticket would come after the handshake
     session = client.session
@@ -331,7 +352,7 @@ def test_server_context_refuses_tls_1_2(cluster: Cluster, tmp_path: Path) -> Non
     context = client_context(cluster.ca, None, tmp_path)
     context.maximum_version = ssl.TLSVersion.TLSv1_2
     with pytest.raises(ssl.SSLError, match=r"(?i)version|protocol"):
-        handshake(context, pki.server_context(cluster.pki_dir))
+        handshake(context, server_context(cluster.pki_dir))
 
 
 def test_server_context_refuses_a_client_of_another_ca(
@@ -339,31 +360,31 @@ def test_server_context_refuses_a_client_of_another_ca(
 ) -> None:
     context = client_context(cluster.ca, other.certified("n2"), tmp_path)
     with pytest.raises(ssl.SSLCertVerificationError, match="unable to get local issuer"):
-        handshake(context, pki.server_context(cluster.pki_dir))
+        handshake(context, server_context(cluster.pki_dir))
 
 
 def test_server_context_refuses_a_client_of_a_second_ca_with_the_same_id_and_name(
     cluster: Cluster, tmp_path: Path
 ) -> None:
     forged = replace(cluster, ca="", key="")
-    ca, key = pki.create_ca(ID, "demo", NOW)
+    ca, key = create_ca(ID, "demo", NOW)
     context = client_context(cluster.ca, replace(forged, ca=ca, key=key).certified("n1"), tmp_path)
     with pytest.raises(ssl.SSLCertVerificationError):
-        handshake(context, pki.server_context(cluster.pki_dir))
+        handshake(context, server_context(cluster.pki_dir))
 
 
 def test_peer_context_refuses_a_server_of_another_cluster(cluster: Cluster, other: Cluster) -> None:
     with pytest.raises(ssl.SSLCertVerificationError):
-        handshake(pki.peer_context(cluster.pki_dir), pki.server_context(other.pki_dir))
+        handshake(peer_context(cluster.pki_dir), server_context(other.pki_dir))
 
 
 @pytest.mark.parametrize("role", ["operator", "gateway", "viewer"])
 def test_peer_context_refuses_an_operator_or_viewer_as_server(
-    cluster: Cluster, tmp_path: Path, role: pki.AccessRole
+    cluster: Cluster, tmp_path: Path, role: AccessRole
 ) -> None:
     server = server_with(cluster.certified("n1", role), cluster.ca, tmp_path)
     with pytest.raises(ssl.SSLCertVerificationError, match="purpose"):
-        handshake(pki.peer_context(cluster.pki_dir), server)
+        handshake(peer_context(cluster.pki_dir), server)
 
 
 @pytest.mark.parametrize("days", [-100, 100], ids=["expired", "early"])
@@ -372,14 +393,14 @@ def test_contexts_leave_dates_to_the_judge_and_show_them_on_both_sides(tmp_path:
     old = make_cluster(tmp_path / "old", ID, NOW - timedelta(days=1000))
     renew_own(old.pki_dir, NOW)
     certified = old.certified("n2", now=NOW + timedelta(days=days), days=30)
-    _, server = handshake(client_context(old.ca, certified, tmp_path), pki.server_context(old.pki_dir))
-    client, _ = handshake(pki.peer_context(old.pki_dir), server_with(certified, old.ca, tmp_path))
+    _, server = handshake(client_context(old.ca, certified, tmp_path), server_context(old.pki_dir))
+    client, _ = handshake(peer_context(old.pki_dir), server_with(certified, old.ca, tmp_path))
     for side in (server, client):
-        shown = pki.presented(side, cluster_id=ID)
+        shown = presented(side, cluster_id=ID)
         assert shown is not None
         assert shown.identity == old.identity("n2", "node")
-        assert shown.key_hash == pki.key_id(certified[0])
-        assert shown.expires_unix_ms == pki.certificate_expires_at(certified[0]).timestamp() * 1000
+        assert shown.key_hash == public_key_sha256(certified[0])
+        assert shown.expires_unix_ms == certificate_expires_at(certified[0]).timestamp() * 1000
 
 
 def forge(cluster: Cluster, certificate_pem: str, changed: x509.ExtensionType) -> str:
@@ -404,7 +425,7 @@ def test_server_context_refuses_a_certificate_that_a_ca_issued_outside_its_clust
     elsewhere = x509.SubjectAlternativeName([x509.DNSName(f"n2.node.{OTHER_ID}.cyoloctl")])
     forged = forge(cluster, certificate, elsewhere)
     with pytest.raises(ssl.SSLCertVerificationError, match="subtree"):
-        handshake(client_context(cluster.ca, (forged, key), tmp_path), pki.server_context(cluster.pki_dir))
+        handshake(client_context(cluster.ca, (forged, key), tmp_path), server_context(cluster.pki_dir))
 
 
 def test_context_of_an_encrypted_key_raises_config_error(fresh: Cluster) -> None:
@@ -415,30 +436,31 @@ def test_context_of_an_encrypted_key_raises_config_error(fresh: Cluster) -> None
         serialization.BestAvailableEncryption(b"secret"),
     )
     (fresh.pki_dir / "node.key").write_bytes(encrypted)
-    for make in (pki.server_context, pki.peer_context):
+    for make in (server_context, peer_context):
         with pytest.raises(ConfigError, match=r"node\.key"):
             make(fresh.pki_dir)
 
 
 def test_context_without_files_names_the_missing_one(tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match=r"cannot read .*ca\.crt"):
-        pki.server_context(tmp_path)
+        server_context(tmp_path)
 
 
 # -- sealing ------------------------------------------------------------------------------------
 
 
 def test_open_sealed_with_the_key_and_info_gives_the_plaintext_back() -> None:
-    request = pki.make_request("n1")
-    sealed = pki.seal(request.sealing_key, b"plain", b"info")
-    assert pki.open_sealed(request.sealing_key_pem, sealed, b"info") == b"plain"
-    assert pki.seal(request.sealing_key, b"plain", b"info") != sealed
+    request = make_request("n1")
+    sealed = seal(request.sealing_key, b"plain", b"info")
+    assert open_sealed(request.sealing_key_pem, sealed, b"info") == b"plain"
+    assert seal(request.sealing_key, b"plain", b"info") != sealed
 
 
 def test_open_sealed_with_another_key_info_or_text_raises_one_error() -> None:
-    request, stranger = pki.make_request("n1"), pki.make_request("n1")
-    sealed = pki.seal(request.sealing_key, b"plain", b"info")
-    damaged = base64.b64encode(base64.b64decode(sealed)[:-1] + b"\0").decode()
+    request, stranger = make_request("n1"), make_request("n1")
+    sealed = seal(request.sealing_key, b"plain", b"info")
+    raw = base64.b64decode(sealed)
+    damaged = base64.b64encode(raw[:-1] + bytes([raw[-1] ^ 1])).decode()
     messages = set()
     for key, text, info in [
         (stranger, sealed, b"info"),
@@ -449,7 +471,7 @@ def test_open_sealed_with_another_key_info_or_text_raises_one_error() -> None:
         (request, "\u00e9", b"info"),
     ]:
         with pytest.raises(InvalidInput) as caught:
-            pki.open_sealed(key.sealing_key_pem, text, info)
+            open_sealed(key.sealing_key_pem, text, info)
         messages.add(caught.value.message)
     assert len(messages) == 1
 
@@ -457,7 +479,7 @@ def test_open_sealed_with_another_key_info_or_text_raises_one_error() -> None:
 @pytest.mark.parametrize("key", ["", "AAAA", base64.b64encode(bytes(32)).decode(), "\u00e9"])
 def test_seal_to_something_that_is_no_key_raises_invalid_input(key: str) -> None:
     with pytest.raises(InvalidInput, match="sealing key"):
-        pki.seal(key, b"plain", b"info")
+        seal(key, b"plain", b"info")
 
 
 # -- requests -----------------------------------------------------------------------------------
@@ -465,24 +487,24 @@ def test_seal_to_something_that_is_no_key_raises_invalid_input(key: str) -> None
 
 @pytest.mark.parametrize("cluster_id", [None, ID])
 def test_check_request_of_what_make_request_made_passes(cluster_id: str | None) -> None:
-    request = pki.make_request("n2", cluster_id)
-    pki.check_request(request.request_pem, "n2", request.sealing_key, ID)
+    request = make_request("n2", cluster_id)
+    check_request(request.request_pem, "n2", request.sealing_key, ID)
 
 
 def test_check_request_for_another_name_key_or_cluster_raises_invalid_input() -> None:
-    request, stranger = pki.make_request("n2", ID), pki.make_request("n2", ID)
+    request, stranger = make_request("n2", ID), make_request("n2", ID)
     for name, sealing_key, cluster_id, part in [
         ("n3", request.sealing_key, ID, "not for 'n3'"),
         ("n2", stranger.sealing_key, ID, "sealing key is another"),
         ("n2", request.sealing_key, OTHER_ID, "another cluster"),
     ]:
         with pytest.raises(InvalidInput, match=part):
-            pki.check_request(request.request_pem, name, sealing_key, cluster_id)
+            check_request(request.request_pem, name, sealing_key, cluster_id)
 
 
 def test_check_request_signed_by_another_key_raises_invalid_input() -> None:
     # The same request with one bit of its signature, at the end of the DER, flipped.
-    request = pki.make_request("n2")
+    request = make_request("n2")
     der = bytearray(
         x509.load_pem_x509_csr(request.request_pem.encode()).public_bytes(serialization.Encoding.DER)
     )
@@ -491,14 +513,14 @@ def test_check_request_signed_by_another_key_raises_invalid_input() -> None:
     lines = "\n".join(body[at : at + 64] for at in range(0, len(body), 64))
     forged = f"-----BEGIN CERTIFICATE REQUEST-----\n{lines}\n-----END CERTIFICATE REQUEST-----\n"
     with pytest.raises(InvalidInput, match="signature is wrong"):
-        pki.check_request(forged, "n2", request.sealing_key, None)
+        check_request(forged, "n2", request.sealing_key, None)
 
 
 @pytest.mark.parametrize(
     "make_key", [ed25519.Ed25519PrivateKey.generate, lambda: ec.generate_private_key(ec.SECP384R1())]
 )
 def test_check_request_for_a_key_of_another_kind_raises_invalid_input(make_key: Callable[[], Any]) -> None:
-    request = pki.make_request("n2")
+    request = make_request("n2")
     good = x509.load_pem_x509_csr(request.request_pem.encode())
     key = make_key()
     builder = x509.CertificateSigningRequestBuilder().subject_name(good.subject)
@@ -507,63 +529,57 @@ def test_check_request_for_a_key_of_another_kind_raises_invalid_input(make_key: 
     algorithm = None if isinstance(key, ed25519.Ed25519PrivateKey) else hashes.SHA256()
     text = builder.sign(key, algorithm).public_bytes(serialization.Encoding.PEM).decode()
     with pytest.raises(InvalidInput, match="P-256"):
-        pki.check_request(text, "n2", request.sealing_key, None)
+        check_request(text, "n2", request.sealing_key, None)
 
 
 def test_check_request_without_a_sealing_key_raises_invalid_input() -> None:
-    request = pki.make_request("n2")
+    request = make_request("n2")
     subject = x509.load_pem_x509_csr(request.request_pem.encode()).subject
     bare = x509.CertificateSigningRequestBuilder().subject_name(subject)
     text = bare.sign(ec.generate_private_key(ec.SECP256R1()), hashes.SHA256())
     with pytest.raises(InvalidInput, match="damaged"):
-        pki.check_request(
-            text.public_bytes(serialization.Encoding.PEM).decode(), "n2", request.sealing_key, None
-        )
+        check_request(text.public_bytes(serialization.Encoding.PEM).decode(), "n2", request.sealing_key, None)
 
 
 def test_prepare_request_twice_gives_the_same_request_and_keys(tmp_path: Path) -> None:
-    first = pki.prepare_request(tmp_path / "pki", "n2", ID)
-    assert pki.prepare_request(tmp_path / "pki", "n2", ID) == first
-    assert pki.request_sha256(first.request_pem) == pki.request_sha256(
-        (tmp_path / "pki" / "node.csr").read_text()
-    )
+    first = prepare_request(tmp_path / "pki", "n2", ID)
+    assert prepare_request(tmp_path / "pki", "n2", ID) == first
+    assert csr_sha256(first.request_pem) == csr_sha256((tmp_path / "pki" / "node.csr").read_text())
     assert {stat.S_IMODE(path.stat().st_mode) for path in (tmp_path / "pki").iterdir()} == {0o600}
     assert stat.S_IMODE((tmp_path / "pki").stat().st_mode) == 0o700
 
 
 @pytest.mark.parametrize("lost", ["node.csr", "sealing.key", "node.key"])
 def test_prepare_request_after_a_crash_keeps_the_keys_that_are_there(tmp_path: Path, lost: str) -> None:
-    pki.prepare_request(tmp_path, "n2", ID)
+    prepare_request(tmp_path, "n2", ID)
     before = {path.name: path.read_text() for path in tmp_path.iterdir()}
     (tmp_path / lost).unlink()
-    again = pki.prepare_request(tmp_path, "n2", ID)
-    pki.check_request(again.request_pem, "n2", again.sealing_key, ID)
+    again = prepare_request(tmp_path, "n2", ID)
+    check_request(again.request_pem, "n2", again.sealing_key, ID)
     for key in {"node.key", "sealing.key"} - {lost}:
         assert (tmp_path / key).read_text() == before[key]
 
 
 def test_prepare_request_for_another_cluster_makes_another_request_for_the_same_key(tmp_path: Path) -> None:
-    first = pki.prepare_request(tmp_path, "n2", ID)
-    second = pki.prepare_request(tmp_path, "n2", OTHER_ID)
+    first = prepare_request(tmp_path, "n2", ID)
+    second = prepare_request(tmp_path, "n2", OTHER_ID)
     assert second.request_pem != first.request_pem
     assert second.node_key_pem == first.node_key_pem
 
 
 def test_pending_request_repr_shows_no_private_key() -> None:
-    request = pki.make_request("n2")
+    request = make_request("n2")
     assert "PRIVATE" not in repr(request)
 
 
 def test_decode_request_of_an_encoded_one_is_the_same() -> None:
-    pending = pki.make_request("n2")
-    request = pki.NodeRequest(
-        NodeName("n2"), Address("10.0.0.2", 7700), pending.request_pem, pending.sealing_key
-    )
-    text = pki.encode_request(request)
-    assert pki.decode_request(text) == request
+    pending = make_request("n2")
+    request = NodeRequest(NodeName("n2"), Address("10.0.0.2", 7700), pending.request_pem, pending.sealing_key)
+    text = encode_request(request)
+    assert decode_request(text) == request
     assert "PRIVATE" not in text
     with pytest.raises(VersionMismatch, match="upgrade"):
-        pki.decode_request(text.replace('"schema_version": 1', '"schema_version": 2, "more": 1'))
+        decode_request(text.replace('"schema_version": 1', '"schema_version": 2, "more": 1'))
     for wrong in [
         "",
         "[]",
@@ -574,16 +590,16 @@ def test_decode_request_of_an_encoded_one_is_the_same() -> None:
         "[" * 9999,
     ]:
         with pytest.raises(InvalidInput):
-            pki.decode_request(wrong)
+            decode_request(wrong)
     with pytest.raises(InvalidInput):
-        pki.decode_request(text.replace('"name"', '"name": "n2", "name"'))
+        decode_request(text.replace('"name"', '"name": "n2", "name"'))
 
 
 # -- grants -------------------------------------------------------------------------------------
 
 
 def answer(
-    cluster: Cluster, pending: pki.PendingRequest, *, learner: bool = False, **changes: Any
+    cluster: Cluster, pending: PendingRequest, *, learner: bool = False, **changes: Any
 ) -> dict[str, Any]:
     """The cluster's grant for a request."""
     arguments: dict[str, Any] = {
@@ -598,15 +614,15 @@ def answer(
         "peers": {"n1": Address("10.0.0.1", 7700)},
         "now": NOW,
     }
-    value: dict[str, Any] = json.loads(json.dumps(pki.grant(**(arguments | changes))))
+    value: dict[str, Any] = json.loads(json.dumps(make_grant(**(arguments | changes))))
     return value
 
 
-def join(cluster: Cluster, directory: Path, name: str, *, learner: bool = False) -> pki.Grant:
-    pending = pki.prepare_request(directory, name, cluster.id)
+def join(cluster: Cluster, directory: Path, name: str, *, learner: bool = False) -> Grant:
+    pending = prepare_request(directory, name, cluster.id)
     value = answer(cluster, pending, learner=learner)
-    return pki.accept_grant(
-        directory, value, name=name, cluster_id=cluster.id, ca_sha256=pki.certificate_sha256(cluster.ca)
+    return accept_grant(
+        directory, value, name=name, cluster_id=cluster.id, ca_sha256=certificate_sha256(cluster.ca)
     )
 
 
@@ -615,11 +631,11 @@ def test_accept_grant_of_a_voter_makes_a_node_that_can_admit_others(cluster: Clu
     assert (granted.cluster_id, granted.cluster, granted.name) == (ID, "demo", "n2")
     assert (granted.learner, granted.has_ca_key, granted.storage) == (False, True, "disk")
     assert granted.peers == {"n1": Address("10.0.0.1", 7700)}
-    files = pki.check_private_files(tmp_path / "n2", name="n2", cluster_id=ID, now=NOW)
+    files = check_private_files(tmp_path / "n2", name="n2", cluster_id=ID, now=NOW)
     assert files.has_ca_key
     assert files.certificate_expires_at == granted.certificate_expires_at
-    assert pki.read_ca(tmp_path / "n2") == (cluster.ca, cluster.key)
-    second = replace(cluster, directory=tmp_path, ca=cluster.ca, key=pki.read_ca(tmp_path / "n2")[1])
+    assert read_ca(tmp_path / "n2") == (cluster.ca, cluster.key)
+    second = replace(cluster, directory=tmp_path, ca=cluster.ca, key=read_ca(tmp_path / "n2")[1])
     assert join(second, tmp_path / "n3", "n3").has_ca_key
 
 
@@ -628,46 +644,46 @@ def test_accept_grant_of_a_learner_or_with_an_offline_ca_brings_no_ca_key(
 ) -> None:
     assert not join(cluster, tmp_path / "n2", "n2", learner=True).has_ca_key
     with pytest.raises(ConfigError, match="cannot issue certificates"):
-        pki.read_ca(tmp_path / "n2")
-    pending = pki.prepare_request(tmp_path / "n3", "n3")
+        read_ca(tmp_path / "n2")
+    pending = prepare_request(tmp_path / "n3", "n3")
     value = answer(cluster, pending, hand_over_ca_key=False)
     assert value["ca_key_sealed"] is None
-    assert not pki.accept_grant(tmp_path / "n3", value, name="n3").has_ca_key
-    assert not pki.check_private_files(tmp_path / "n3", name="n3", cluster_id=ID).has_ca_key
+    assert not accept_grant(tmp_path / "n3", value, name="n3").has_ca_key
+    assert not check_private_files(tmp_path / "n3", name="n3", cluster_id=ID).has_ca_key
 
 
 def test_accept_grant_twice_is_the_same(cluster: Cluster, tmp_path: Path) -> None:
-    pending = pki.prepare_request(tmp_path, "n2")
+    pending = prepare_request(tmp_path, "n2")
     value = answer(cluster, pending)
-    first = pki.accept_grant(tmp_path, value, name="n2")
-    assert pki.accept_grant(tmp_path, value, name="n2") == first
+    first = accept_grant(tmp_path, value, name="n2")
+    assert accept_grant(tmp_path, value, name="n2") == first
 
 
 def test_grant_seals_the_ca_key_so_that_another_node_cannot_open_it(cluster: Cluster) -> None:
-    pending, stranger = pki.make_request("n2"), pki.make_request("n2")
+    pending, stranger = make_request("n2"), make_request("n2")
     value = answer(cluster, pending)
     assert "PRIVATE" not in json.dumps(value)
     info = b"\0".join([b"cyoloctl ca-key 1", ID.encode(), b"n2"])
-    opened = pki.open_sealed(pending.sealing_key_pem, value["ca_key_sealed"], info)
+    opened = open_sealed(pending.sealing_key_pem, value["ca_key_sealed"], info)
     assert opened.decode() == cluster.key
     with pytest.raises(InvalidInput, match="not sealed for this node"):
-        pki.open_sealed(stranger.sealing_key_pem, value["ca_key_sealed"], info)
+        open_sealed(stranger.sealing_key_pem, value["ca_key_sealed"], info)
     for other_info in (info.replace(b"n2", b"n3"), info.replace(ID.encode(), OTHER_ID.encode())):
         with pytest.raises(InvalidInput, match="not sealed for this node"):
-            pki.open_sealed(pending.sealing_key_pem, value["ca_key_sealed"], other_info)
+            open_sealed(pending.sealing_key_pem, value["ca_key_sealed"], other_info)
 
 
 def test_grant_for_a_sealing_key_that_the_request_did_not_sign_is_refused(cluster: Cluster) -> None:
-    pending, thief = pki.make_request("n2"), pki.make_request("n2")
+    pending, thief = make_request("n2"), make_request("n2")
     with pytest.raises(InvalidInput, match="sealing key is another"):
         answer(cluster, pending, sealing_key=thief.sealing_key)
 
 
 def test_grant_for_another_name_or_cluster_than_requested_is_refused(cluster: Cluster) -> None:
     with pytest.raises(InvalidInput, match="not for 'n3'"):
-        answer(cluster, pki.make_request("n2"), name="n3")
+        answer(cluster, make_request("n2"), name="n3")
     with pytest.raises(InvalidInput, match="another cluster"):
-        answer(cluster, pki.make_request("n2", OTHER_ID))
+        answer(cluster, make_request("n2", OTHER_ID))
 
 
 @pytest.mark.parametrize("key", ["absent", "null"])
@@ -688,23 +704,23 @@ def test_grant_for_another_name_or_cluster_than_requested_is_refused(cluster: Cl
 def test_accept_grant_without_a_field_writes_nothing(
     cluster: Cluster, tmp_path: Path, field: str, key: str
 ) -> None:
-    pending = pki.prepare_request(tmp_path, "n2")
+    pending = prepare_request(tmp_path, "n2")
     value = answer(cluster, pending) | {field: None}
     if key == "absent":
         del value[field]
     with pytest.raises(InvalidInput):
-        pki.accept_grant(tmp_path, value, name="n2")
+        accept_grant(tmp_path, value, name="n2")
     assert sorted(os.listdir(tmp_path)) == ["node.csr", "node.key", "sealing.key"]
 
 
 def test_accept_grant_of_a_wrong_grant_writes_nothing(
     cluster: Cluster, other: Cluster, tmp_path: Path
 ) -> None:
-    pending = pki.prepare_request(tmp_path, "n2")
+    pending = prepare_request(tmp_path, "n2")
     good = answer(cluster, pending)
     foreign = answer(other, pending)
     info = b"\0".join([b"cyoloctl ca-key 1", ID.encode(), b"n2"])
-    viewer = pki.issue(
+    viewer = issue_certificate(
         cluster.ca, cluster.key, pending.request_pem, cluster.identity("n2", "viewer"), now=NOW
     )
     client_only = x509.ExtendedKeyUsage([ExtendedKeyUsageOID.CLIENT_AUTH])
@@ -732,29 +748,27 @@ def test_accept_grant_of_a_wrong_grant_writes_nothing(
         (good | {"certificate_pem": viewer}, "another name"),
         (good | {"certificate_pem": forge(cluster, good["certificate_pem"], client_only)}, "not a node's"),
         (
-            good | {"certificate_pem": answer(cluster, pki.make_request("n2"))["certificate_pem"]},
+            good | {"certificate_pem": answer(cluster, make_request("n2"))["certificate_pem"]},
             "another key",
         ),
         (
-            good | {"certificate_pem": answer(cluster, pki.make_request("n3"))["certificate_pem"]},
+            good | {"certificate_pem": answer(cluster, make_request("n3"))["certificate_pem"]},
             "another name",
         ),
-        (good | {"ca_key_sealed": answer(cluster, pki.make_request("n2"))["ca_key_sealed"]}, "not sealed"),
+        (good | {"ca_key_sealed": answer(cluster, make_request("n2"))["ca_key_sealed"]}, "not sealed"),
         (good | {"ca_key_sealed": "AAAA"}, "not sealed"),
         (
-            good | {"ca_key_sealed": pki.seal(pending.sealing_key, other.key.encode(), info)},
+            good | {"ca_key_sealed": seal(pending.sealing_key, other.key.encode(), info)},
             "does not belong",
         ),
-        (good | {"ca_key_sealed": pki.seal(pending.sealing_key, b"\xff", info)}, "does not belong"),
+        (good | {"ca_key_sealed": seal(pending.sealing_key, b"\xff", info)}, "does not belong"),
         (good | {"learner": True}, "learner gets no CA key"),
     ]
     for value, part in wrong:
         with pytest.raises(InvalidInput, match=part):
-            pki.accept_grant(
-                tmp_path, value, name="n2", cluster_id=ID, ca_sha256=pki.certificate_sha256(cluster.ca)
-            )
+            accept_grant(tmp_path, value, name="n2", cluster_id=ID, ca_sha256=certificate_sha256(cluster.ca))
     with pytest.raises(VersionMismatch):
-        pki.accept_grant(tmp_path, good | {"schema_version": 2}, name="n2")
+        accept_grant(tmp_path, good | {"schema_version": 2}, name="n2")
     assert sorted(os.listdir(tmp_path)) == ["node.csr", "node.key", "sealing.key"]
 
 
@@ -762,15 +776,15 @@ def test_accept_grant_trusts_no_authority_that_the_token_does_not_name(
     cluster: Cluster, tmp_path: Path
 ) -> None:
     """Whoever answers a joiner may be a member whose key was stolen: it must not bring a CA of its own."""
-    rogue = pki.create_ca(ID, "demo", NOW)
-    pinned = pki.certificate_sha256(cluster.ca)
-    pending = pki.prepare_request(tmp_path, "n2", ID)
+    rogue = create_ca(ID, "demo", NOW)
+    pinned = certificate_sha256(cluster.ca)
+    pending = prepare_request(tmp_path, "n2", ID)
     good = answer(cluster, pending)
     identity = cluster.identity("n2", "node")
-    forged = pki.issue(*rogue, pending.request_pem, identity, now=NOW)
+    forged = issue_certificate(*rogue, pending.request_pem, identity, now=NOW)
     for ca_pem in (rogue[0], cluster.ca + rogue[0], rogue[0] + cluster.ca):
         with pytest.raises(InvalidInput):
-            pki.accept_grant(
+            accept_grant(
                 tmp_path,
                 good | {"ca_pem": ca_pem, "certificate_pem": forged, "ca_key_sealed": None},
                 name="n2",
@@ -778,39 +792,39 @@ def test_accept_grant_trusts_no_authority_that_the_token_does_not_name(
                 ca_sha256=pinned,
             )
     assert sorted(os.listdir(tmp_path)) == ["node.csr", "node.key", "sealing.key"]
-    pki.accept_grant(
+    accept_grant(
         tmp_path, good | {"ca_pem": cluster.ca + rogue[0]}, name="n2", cluster_id=ID, ca_sha256=pinned
     )
-    assert pki.read_authorities(tmp_path) == (cluster.ca,)
+    assert read_authorities(tmp_path) == (cluster.ca,)
 
 
 def test_accept_grant_while_the_ca_is_exchanged_trusts_both_that_the_token_names(
     cluster: Cluster, tmp_path: Path
 ) -> None:
-    newer = pki.create_ca(ID, "demo", NOW)
-    pinned = ",".join(pki.certificate_sha256(pem) for pem in (cluster.ca, newer[0]))
-    good = answer(cluster, pki.prepare_request(tmp_path, "n2", ID))
-    pki.accept_grant(
+    newer = create_ca(ID, "demo", NOW)
+    pinned = ",".join(certificate_sha256(pem) for pem in (cluster.ca, newer[0]))
+    good = answer(cluster, prepare_request(tmp_path, "n2", ID))
+    accept_grant(
         tmp_path, good | {"ca_pem": cluster.ca + newer[0]}, name="n2", cluster_id=ID, ca_sha256=pinned
     )
-    assert pki.read_authorities(tmp_path) == (cluster.ca, newer[0])
+    assert read_authorities(tmp_path) == (cluster.ca, newer[0])
 
 
 def test_accept_grant_of_another_cluster_into_a_node_raises_conflict(
     cluster: Cluster, other: Cluster, tmp_path: Path
 ) -> None:
     join(cluster, tmp_path, "n2")
-    value = answer(other, pki.make_request("n2"))
+    value = answer(other, make_request("n2"))
     with pytest.raises(Conflict, match="empty data directory"):
-        pki.accept_grant(tmp_path, value, name="n2")
+        accept_grant(tmp_path, value, name="n2")
 
 
 def test_decode_grant_of_a_grant_is_the_object(cluster: Cluster) -> None:
-    value = answer(cluster, pki.make_request("n2"))
-    assert pki.decode_grant(json.dumps(value)) == value
+    value = answer(cluster, make_request("n2"))
+    assert decode_grant(json.dumps(value)) == value
     for wrong in ["", "[]", '{"a":1,"a":2}', "\ud800"]:
         with pytest.raises(InvalidInput):
-            pki.decode_grant(wrong)
+            decode_grant(wrong)
 
 
 # -- the directory ------------------------------------------------------------------------------
@@ -832,11 +846,11 @@ def test_new_cluster_writes_private_files_that_belong_together(fresh: Cluster) -
     assert stat.S_IMODE(fresh.pki_dir.stat().st_mode) == 0o700
     for path in [*fresh.pki_dir.iterdir(), fresh.directory / "operator.yaml"]:
         assert stat.S_IMODE(path.stat().st_mode) == 0o600
-    files = pki.check_private_files(fresh.pki_dir, name="n1", cluster_id=ID, now=NOW)
+    files = check_private_files(fresh.pki_dir, name="n1", cluster_id=ID, now=NOW)
     assert files.identity == fresh.identity("n1", "node")
     assert files.has_ca_key
-    sealed = pki.seal(files.sealing_key, b"plain", b"")
-    assert pki.open_sealed((fresh.pki_dir / "sealing.key").read_text(), sealed, b"") == b"plain"
+    sealed = seal(files.sealing_key, b"plain", b"")
+    assert open_sealed((fresh.pki_dir / "sealing.key").read_text(), sealed, b"") == b"plain"
 
 
 def test_new_cluster_operator_file_is_json_that_opens_a_connection(fresh: Cluster, tmp_path: Path) -> None:
@@ -846,49 +860,49 @@ def test_new_cluster_operator_file_is_json_that_opens_a_connection(fresh: Cluste
     }  # fmt: skip
     assert (bundle["schema_version"], bundle["role"], bundle["cluster_id"]) == (1, "operator", ID)
     context = client_context(bundle["ca_pem"], (bundle["certificate_pem"], bundle["key_pem"]), tmp_path)
-    _, server = handshake(context, pki.server_context(fresh.pki_dir))
-    assert pki.identity_from_peer(server, cluster_id=ID) == fresh.identity(bundle["name"], "operator")
+    _, server = handshake(context, server_context(fresh.pki_dir))
+    assert identity_from_peer(server, cluster_id=ID) == fresh.identity(bundle["name"], "operator")
 
 
 def test_credentials_of_a_viewer_written_exclusively_are_private(cluster: Cluster, tmp_path: Path) -> None:
-    bundle = pki.credentials(cluster.ca, cluster.key, name="grafana", role="viewer", now=NOW, days=30)
+    bundle = make_credentials(cluster.ca, cluster.key, name="grafana", role="viewer", now=NOW, days=30)
     path = tmp_path / "viewer.yaml"
-    pki.write_credentials(path, bundle, exclusive=True)
+    write_credentials(path, bundle, exclusive=True)
     assert json.loads(path.read_text()) == bundle
     assert stat.S_IMODE(path.stat().st_mode) == 0o600
     with pytest.raises(AlreadyExists):
-        pki.write_credentials(path, bundle, exclusive=True)
+        write_credentials(path, bundle, exclusive=True)
 
 
 def test_new_cluster_over_a_node_raises_already_exists_and_changes_nothing(fresh: Cluster) -> None:
     before = {path: path.read_bytes() for path in fresh.directory.rglob("*") if path.is_file()}
     with pytest.raises(AlreadyExists, match="another data directory"):
-        pki.new_cluster(fresh.directory, name="n1", cluster="demo", now=NOW)
+        new_cluster(fresh.directory, name="n1", cluster="demo", now=NOW)
     assert {path: path.read_bytes() for path in fresh.directory.rglob("*") if path.is_file()} == before
 
 
 def test_new_cluster_with_an_offline_ca_keeps_its_key_out_of_the_node(tmp_path: Path) -> None:
     offline = tmp_path / "offline.key"
-    files = pki.new_cluster(tmp_path / "n1", name="n1", cluster="demo", now=NOW, offline_ca_key=offline)
+    files = new_cluster(tmp_path / "n1", name="n1", cluster="demo", now=NOW, offline_ca_key=offline)
     assert not files.has_ca_key
     directory = tmp_path / "n1" / "pki"
     assert not (directory / "ca.key").exists()
     assert stat.S_IMODE(offline.stat().st_mode) == 0o600
-    pair = pki.read_ca(directory, ca_key=offline)
-    pki.credentials(*pair, name="who", role="viewer", now=NOW)
+    pair = read_ca(directory, ca_key=offline)
+    make_credentials(*pair, name="who", role="viewer", now=NOW)
     offline.chmod(0o644)
     with pytest.raises(ConfigError, match=r"chmod 600 .*offline\.key"):
-        pki.read_ca(directory, ca_key=offline)
+        read_ca(directory, ca_key=offline)
 
 
 def test_new_cluster_that_fails_leaves_no_directory(tmp_path: Path) -> None:
     (tmp_path / "offline.key").write_text("mine")
     with pytest.raises(AlreadyExists):
-        pki.new_cluster(
+        new_cluster(
             tmp_path / "n1", name="n1", cluster="demo", now=NOW, offline_ca_key=tmp_path / "offline.key"
         )
     with pytest.raises(InvalidInput):
-        pki.new_cluster(tmp_path / "n1", name="N1", cluster="demo", now=NOW)
+        new_cluster(tmp_path / "n1", name="N1", cluster="demo", now=NOW)
     assert os.listdir(tmp_path / "n1") == []
     assert (tmp_path / "offline.key").read_text() == "mine"
 
@@ -903,12 +917,12 @@ def test_check_private_files_of_an_open_key_gives_the_command_that_closes_it(
     path = fresh.directory / file
     path.chmod(mode)
     with pytest.raises(ConfigError) as caught:
-        pki.check_private_files(fresh.pki_dir, name="n1", cluster_id=ID)
+        check_private_files(fresh.pki_dir, name="n1", cluster_id=ID)
     assert caught.value.exit_status == 78
     command = caught.value.message.split("`")[1]
     assert command == f"chmod 600 {path}"
     subprocess.run(command, shell=True, check=True)
-    pki.check_private_files(fresh.pki_dir, name="n1", cluster_id=ID)
+    check_private_files(fresh.pki_dir, name="n1", cluster_id=ID)
 
 
 @pytest.mark.parametrize("file", ["node.key", "sealing.key", "ca.key", "node.crt", "ca.crt"])
@@ -918,7 +932,7 @@ def test_check_private_files_of_a_symbolic_link_is_refused(fresh: Cluster, tmp_p
     path.rename(elsewhere)
     path.symlink_to(elsewhere)
     with pytest.raises(ConfigError, match="symbolic link"):
-        pki.check_private_files(fresh.pki_dir, name="n1", cluster_id=ID)
+        check_private_files(fresh.pki_dir, name="n1", cluster_id=ID)
 
 
 @pytest.mark.parametrize("file", ["node.key", "ca.crt"])
@@ -927,27 +941,27 @@ def test_check_private_files_of_a_pipe_does_not_wait(fresh: Cluster, file: str) 
     path.unlink()
     os.mkfifo(path, 0o600)
     with pytest.raises(ConfigError, match="is not a file"):
-        pki.check_private_files(fresh.pki_dir, name="n1", cluster_id=ID)
+        check_private_files(fresh.pki_dir, name="n1", cluster_id=ID)
 
 
 @pytest.mark.skipif(os.geteuid() != 0, reason="needs root to be two users")
 def test_check_private_files_of_a_key_of_another_user_is_refused(fresh: Cluster) -> None:
     os.chown(fresh.pki_dir / "node.key", 12345, 12345)
     with pytest.raises(ConfigError, match="chown 0"):
-        pki.check_private_files(fresh.pki_dir, name="n1", cluster_id=ID)
+        check_private_files(fresh.pki_dir, name="n1", cluster_id=ID)
 
 
 def test_server_context_of_a_key_that_others_may_read_is_refused(fresh: Cluster) -> None:
     (fresh.pki_dir / "node.key").chmod(0o644)
     with pytest.raises(ConfigError, match="chmod 600"):
-        pki.server_context(fresh.pki_dir)
+        server_context(fresh.pki_dir)
 
 
 def test_check_private_files_command_quotes_the_path(tmp_path: Path) -> None:
     spoiled = make_cluster(tmp_path / "it's; here", ID)
     spoiled.pki_dir.chmod(0o770)
     with pytest.raises(ConfigError) as caught:
-        pki.check_private_files(spoiled.pki_dir, name="n1", cluster_id=ID)
+        check_private_files(spoiled.pki_dir, name="n1", cluster_id=ID)
     subprocess.run(caught.value.message.split("`")[1], shell=True, check=True)
     assert stat.S_IMODE(spoiled.pki_dir.stat().st_mode) == 0o700
 
@@ -957,7 +971,7 @@ def test_check_private_files_command_quotes_the_path(tmp_path: Path) -> None:
 def test_check_private_files_of_a_damaged_file_names_it(fresh: Cluster, file: str, content: bytes) -> None:
     (fresh.pki_dir / file).write_bytes(content)
     with pytest.raises(ConfigError) as caught:
-        pki.check_private_files(fresh.pki_dir, name="n1", cluster_id=ID)
+        check_private_files(fresh.pki_dir, name="n1", cluster_id=ID)
     assert str(fresh.pki_dir / file) in caught.value.message
 
 
@@ -965,13 +979,13 @@ def test_check_private_files_of_a_damaged_file_names_it(fresh: Cluster, file: st
 def test_check_private_files_of_a_missing_file_names_it(fresh: Cluster, file: str) -> None:
     (fresh.pki_dir / file).unlink()
     with pytest.raises(ConfigError) as caught:
-        pki.check_private_files(fresh.pki_dir, name="n1", cluster_id=ID)
+        check_private_files(fresh.pki_dir, name="n1", cluster_id=ID)
     assert f"cannot read {fresh.pki_dir / file}" in caught.value.message
 
 
 def test_check_private_files_of_a_missing_directory_names_it(tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match=r"cannot read .*/none: No such file"):
-        pki.check_private_files(tmp_path / "none", name="n1", cluster_id=ID)
+        check_private_files(tmp_path / "none", name="n1", cluster_id=ID)
 
 
 @pytest.mark.parametrize("file", ["node.key", "node.crt", "ca.crt", "ca.key"])
@@ -980,7 +994,7 @@ def test_check_private_files_with_a_file_of_another_cluster_raises_config_error(
 ) -> None:
     (fresh.pki_dir / file).write_bytes((other.pki_dir / file).read_bytes())
     with pytest.raises(ConfigError, match="restore the right"):
-        pki.check_private_files(fresh.pki_dir, name="n1", cluster_id=ID)
+        check_private_files(fresh.pki_dir, name="n1", cluster_id=ID)
 
 
 @pytest.mark.parametrize(("name", "cluster_id"), [("n2", ID), ("n1", OTHER_ID)])
@@ -988,7 +1002,7 @@ def test_check_private_files_of_another_name_or_cluster_raises_config_error(
     cluster: Cluster, name: str, cluster_id: str
 ) -> None:
     with pytest.raises(ConfigError, match=r"node\.yaml"):
-        pki.check_private_files(cluster.pki_dir, name=name, cluster_id=cluster_id)
+        check_private_files(cluster.pki_dir, name=name, cluster_id=cluster_id)
 
 
 @pytest.mark.parametrize(("days", "part"), [(826, "cyoloctl node renew"), (-2, "set the clock")])
@@ -996,13 +1010,13 @@ def test_check_private_files_of_a_certificate_outside_its_dates_says_what_to_do(
     cluster: Cluster, days: int, part: str
 ) -> None:
     with pytest.raises(ConfigError, match=part):
-        pki.check_private_files(cluster.pki_dir, name="n1", cluster_id=ID, now=NOW + timedelta(days=days))
+        check_private_files(cluster.pki_dir, name="n1", cluster_id=ID, now=NOW + timedelta(days=days))
 
 
 def test_renew_node_certificate_moves_the_end_and_keeps_the_key(fresh: Cluster) -> None:
-    before = pki.check_private_files(fresh.pki_dir, name="n1", cluster_id=ID)
+    before = check_private_files(fresh.pki_dir, name="n1", cluster_id=ID)
     later = NOW + timedelta(days=800)
     end = renew_own(fresh.pki_dir, later)
-    after = pki.check_private_files(fresh.pki_dir, name="n1", cluster_id=ID, now=later)
+    after = check_private_files(fresh.pki_dir, name="n1", cluster_id=ID, now=later)
     assert after.certificate_expires_at == end > before.certificate_expires_at
-    assert pki.key_id(after.certificate_pem) == pki.key_id(before.certificate_pem)
+    assert public_key_sha256(after.certificate_pem) == public_key_sha256(before.certificate_pem)

@@ -12,8 +12,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from cyoloctl import pki
 from cyoloctl.errors import ConfigError, InvalidInput
+from cyoloctl.pki.seal import seal
 from cyoloctl.rendezvous.codes import (
     MAX_RESULT_BYTES,
     USER_CODE_ALPHABET,
@@ -134,7 +134,7 @@ def test_sealed_result_of_another_key_record_or_purpose_does_not_open() -> None:
         (PRIVATE, PUBLIC, flipped),
         (PRIVATE, PUBLIC, sealed[:-4]),
         (PRIVATE, PUBLIC, ""),
-        (PRIVATE, PUBLIC, pki.seal(PUBLIC, b"x", b"")),
+        (PRIVATE, PUBLIC, seal(PUBLIC, b"x", b"")),
     ]
     for private, public, text in cases:
         with pytest.raises(InvalidInput, match="start another"):

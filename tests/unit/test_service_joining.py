@@ -17,9 +17,7 @@ from cryptography import x509
 from cryptography.hazmat.primitives import serialization
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
-from cyoloctl import joining, pki
 from cyoloctl.authorities.renewal import Issuer
-from cyoloctl.authority import Authority
 from cyoloctl.errors import (
     ConfigError,
     Conflict,
@@ -33,6 +31,12 @@ from cyoloctl.errors import (
 from cyoloctl.members.joining import Allowance, JoinService
 from cyoloctl.model import Address, ClusterId, NodeName, Stamp
 from cyoloctl.node.config import Config
+from cyoloctl.pki import join_token
+from cyoloctl.pki.ca import MAX_CERTIFICATE_DAYS, Authority
+from cyoloctl.pki.files import NodeFiles, read_ca
+from cyoloctl.pki.founding import new_cluster
+from cyoloctl.pki.requests import make_request
+from cyoloctl.pki.x509 import certificate_sha256, public_key_sha256
 from cyoloctl.replicated.command import decode_result_with_index, encode_command
 from cyoloctl.state import ClusterState
 from tests.support.joining import join_body, sign_body, token_key
@@ -47,13 +51,13 @@ class Files:
     """One pki directory for all tests of the module."""
 
     directory: Path
-    node: pki.NodeFiles
+    node: NodeFiles
 
 
 @pytest.fixture(scope="module")
 def files(tmp_path_factory: pytest.TempPathFactory) -> Files:
     directory = tmp_path_factory.mktemp("n1")
-    node = pki.new_cluster(directory, name="n1", cluster="demo", now=NOW, cluster_id=ID)
+    node = new_cluster(directory, name="n1", cluster="demo", now=NOW, cluster_id=ID)
     return Files(directory / "pki", node)
 
 
@@ -133,8 +137,8 @@ class Node:
     def _issuer(self, files: Files, ca_key: bool) -> Any:
         if not ca_key:
             raise ConfigError("this node holds no CA key")
-        authority = Authority(*pki.read_ca(files.directory))
-        return Issuer(authority, "", pki.MAX_CERTIFICATE_DAYS)
+        authority = Authority(*read_ca(files.directory))
+        return Issuer(authority, "", MAX_CERTIFICATE_DAYS)
 
     async def _ask(self, name: str, operation: str, arguments: Json, timeout_s: float) -> Json:
         self.asked.append((name, operation))
@@ -144,14 +148,14 @@ class Node:
         found: Json = await answer.service.join(arguments, passed_on=True, timeout_s=timeout_s)
         return found
 
-    def invite(self, name: str = "n2", **options: Any) -> joining.JoinToken:
+    def invite(self, name: str = "n2", **options: Any) -> join_token.JoinToken:
         given = {"learner": False, "ttl_s": 3600, "timeout_s": 1.0, **options}
         made = asyncio.run(self.service.invite(name, **given))
-        return joining.decode_token(made["token"])
+        return join_token.decode_token(made["token"])
 
     def body(self, secret: str, name: str, **changes: Any) -> Json:
         """What a joiner sends that was told of this cluster's CA."""
-        given = {"ca_sha256": pki.certificate_sha256(self.files.node.ca_pem), **changes}
+        given = {"ca_sha256": certificate_sha256(self.files.node.ca_pem), **changes}
         return join_body(secret, name, ID, **given)
 
     def join(self, body: Json, *, passed_on: bool = False) -> Json:
@@ -170,7 +174,7 @@ async def found(node: Node) -> None:
         "sealing_key": node.files.node.sealing_key,
         "raft_id": "n1",
         "certificate_expires_at": None,
-        "key_hash": pki.key_id(node.files.node.certificate_pem),
+        "key_hash": public_key_sha256(node.files.node.certificate_pem),
     }
     await node.cluster.apply("members", "announce", founder, request_id=None, timeout_s=1.0)
 
@@ -197,11 +201,11 @@ def test_invite_before_the_founder_is_a_member_waits_for_it(files: Files) -> Non
 def test_invite_names_members_with_addresses_and_the_digest_of_the_ca(node: Node, files: Files) -> None:
     token = node.invite()
     assert token.members == (("n1", Address("10.0.0.1", 7700)),)
-    assert token.ca_sha256 == pki.certificate_sha256(files.node.ca_pem)
+    assert token.ca_sha256 == certificate_sha256(files.node.ca_pem)
     assert token.expires_unix_s == node.cluster.now_ms // 1000 + 3600
     known = node.cluster.machine.members.invitation("n2")
     assert known is not None
-    assert known.public_key == joining.public_key(token.secret, ID, "n2")
+    assert known.public_key == join_token.public_key(token.secret, ID, "n2")
     assert token.secret.encode() not in node.cluster.machine.snapshot()
 
 
@@ -213,7 +217,7 @@ def test_join_with_its_token_gets_a_certificate_by_the_clusters_time(node: Node)
     assert 0 <= node.cluster.now_ms / 1000 - certificate.not_valid_before_utc.timestamp() <= 2 * 86_400
     member = node.cluster.machine.members.get("n2")
     assert member is not None
-    assert member.key_hash == pki.key_id(grant["certificate_pem"])
+    assert member.key_hash == public_key_sha256(grant["certificate_pem"])
     assert node.cluster.barriers == 0
 
 
@@ -234,7 +238,7 @@ def _captured(node: Node) -> Json:
 
 def _forgeries() -> dict[str, Callable[[Json], Json]]:
     """What whoever intercepts a request can make of it, with keys of their own and the standard library."""
-    own = pki.make_request("n2", ID)  # a request that names the joiner, for other keys
+    own = make_request("n2", ID)  # a request that names the joiner, for other keys
     mine = Ed25519PrivateKey.generate()
     return {
         "own request": lambda body: {
@@ -318,7 +322,7 @@ def test_join_of_a_removed_member_is_rejected_and_the_log_says_why(
 
 
 def test_join_without_an_invitation_reaches_the_cluster_a_few_times_a_second(node: Node) -> None:
-    stranger = node.body(joining.new_secret(), "n2")
+    stranger = node.body(join_token.new_secret(), "n2")
     token = node.invite("n3")
 
     def flood(seconds: float) -> int:
@@ -340,7 +344,7 @@ def test_join_without_an_invitation_reaches_the_cluster_a_few_times_a_second(nod
 
 def test_join_of_a_request_that_is_wrong_but_signed_is_invalid_and_leaves_the_token_good(node: Node) -> None:
     token = node.invite()
-    other = pki.make_request("n5", ID)
+    other = make_request("n5", ID)
     wrong = node.body(token.secret, "n2", request_pem=other.request_pem, sealing_key=other.sealing_key)
     with pytest.raises(InvalidInput):
         node.join(wrong)

@@ -9,13 +9,14 @@ from typing import Any, cast
 
 import pytest
 
-from cyoloctl import authority, pki
 from cyoloctl.authorities.operations import PkiService
 from cyoloctl.authorities.renewal import CertificateService
 from cyoloctl.errors import ConfigError
+from cyoloctl.pki import renewal
+from cyoloctl.pki.founding import new_cluster
+from cyoloctl.pki.tls import TlsIdentity
 from cyoloctl.replicated.proposer import Replicated
 from cyoloctl.state import ClusterState
-from cyoloctl.tls import TlsIdentity
 
 ID = "0123456789abcdef0123456789abcdef"
 NOW = datetime(2026, 6, 1, tzinfo=UTC)
@@ -29,7 +30,7 @@ class World:
     """One node with real files and machines, and a time that the test sets; no engine runs."""
 
     def __init__(self, where: Path) -> None:
-        files = pki.new_cluster(where, name="n1", cluster="c", now=NOW, cluster_id=ID)
+        files = new_cluster(where, name="n1", cluster="c", now=NOW, cluster_id=ID)
         pki_dir = where / "pki"
         self.machine = ClusterState()
         self.now_ms = NOW_MS
@@ -131,7 +132,7 @@ def test_certificate_that_ended_by_the_journals_time_is_renewed_at_the_start_wit
     world = World(tmp_path / "a")
     world.now_ms = END_MS
     world.certificates.start()
-    life = authority.life_of(world.certificates.files.certificate_pem)
+    life = renewal.life_of(world.certificates.files.certificate_pem)
     assert life == (END_MS, END_MS + 825 * DAY_MS)
     bare = World(tmp_path / "b")
     (tmp_path / "b" / "pki" / "ca.key").unlink()

@@ -9,17 +9,19 @@ from pathlib import Path
 
 import pytest
 
-from cyoloctl import pki
 from cyoloctl.errors import ConfigError
-from cyoloctl.tls import TlsIdentity
+from cyoloctl.pki.ca import new_cluster_id
+from cyoloctl.pki.files import PKI_DIRECTORY, check_private_files, read_ca
+from cyoloctl.pki.founding import new_cluster
+from cyoloctl.pki.tls import TlsIdentity
 from tests.support.authorities import renew_own
 
 NOW = datetime.now(UTC)
 
 
 def _node(where: Path, cluster_id: str | None = None) -> Path:
-    pki.new_cluster(where, name="n1", cluster="c", now=NOW, cluster_id=cluster_id)
-    return where / pki.PKI_DIRECTORY
+    new_cluster(where, name="n1", cluster="c", now=NOW, cluster_id=cluster_id)
+    return where / PKI_DIRECTORY
 
 
 async def _handshake(tls: TlsIdentity, client: ssl.SSLContext) -> tuple[bytes, bytes]:
@@ -62,7 +64,7 @@ def test_listener_after_a_renewal_shows_the_new_certificate(tmp_path: Path) -> N
 
 
 def test_listener_after_a_second_ca_trusts_both_and_after_the_drop_only_one(tmp_path: Path) -> None:
-    cluster_id = pki.new_cluster_id()
+    cluster_id = new_cluster_id()
     pki_dir = _node(tmp_path / "a", cluster_id)
     other_dir = _node(tmp_path / "b", cluster_id)
     tls, other = TlsIdentity(pki_dir), TlsIdentity(other_dir)
@@ -78,8 +80,8 @@ def test_listener_after_a_second_ca_trusts_both_and_after_the_drop_only_one(tmp_
     assert tls.is_trusted(_der(other_dir))
     assert len(tls.authorities) == 2
     for directory in (pki_dir, other_dir):
-        pki.check_private_files(directory, name="n1", cluster_id=cluster_id)
-        assert pki.read_ca(directory)[0] in tls.authorities
+        check_private_files(directory, name="n1", cluster_id=cluster_id)
+        assert read_ca(directory)[0] in tls.authorities
 
     (pki_dir / "ca.crt").write_text(tls.authorities[0])
     tls.reload()

@@ -30,8 +30,8 @@ from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey,
 from cryptography.hazmat.primitives.kdf.hkdf import HKDF
 
 from cyoloctl.errors import CyoloctlError, InvalidInput
-from cyoloctl.identity import parse_cluster_id
 from cyoloctl.model import Address, ClusterId, NodeName, parse_address, parse_name
+from cyoloctl.pki.identity import parse_cluster_id
 from cyoloctl.tokens.format import pre_auth_encoding
 
 __all__ = [

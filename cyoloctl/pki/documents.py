@@ -1,0 +1,74 @@
+"""JSON files by which nodes and people carry requests and grants: written and read strictly."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from typing import Any
+
+from cyoloctl.errors import InvalidInput, VersionMismatch
+
+__all__ = [
+    "SCHEMA_VERSION",
+    "parse_fields",
+    "parse_object",
+    "parse_string",
+    "to_text",
+]
+
+SCHEMA_VERSION = 1
+
+
+def to_text(value: Mapping[str, Any]) -> str:
+    return json.dumps(value, indent=2) + "\n"
+
+
+def parse_object(text: str, what: str, limit: int) -> dict[str, Any]:
+    def once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+        found = dict(pairs)
+        if len(found) != len(pairs):
+            raise ValueError
+        return found
+
+    try:
+        if len(text) > limit:
+            raise ValueError
+        value = json.loads(text, object_pairs_hook=once)
+    except (ValueError, RecursionError):
+        value = None
+    if not isinstance(value, dict):
+        raise InvalidInput(f"this is not a {what} file of cyoloctl: use the whole, unchanged file")
+    return value
+
+
+def parse_fields(value: object, what: str, **types: Any) -> dict[str, Any]:
+    """The object's fields, its schema version checked first: a newer one may have others."""
+    version = value.get("schema_version") if isinstance(value, dict) else None
+    if type(version) is int and version > SCHEMA_VERSION:
+        raise VersionMismatch(
+            f"this {what} was written by a newer release (schema version {version}): upgrade cyoloctl"
+        )
+    found = _exact(value, what, schema_version=int, **types)
+    if version != SCHEMA_VERSION:
+        raise InvalidInput(f"this is not a {what} of cyoloctl: use the whole, unchanged file")
+    return found
+
+
+def _exact(value: object, what: str, **types: Any) -> dict[str, Any]:
+    """Exactly these fields of exactly these types: True is no number."""
+    if (
+        not isinstance(value, dict)
+        or value.keys() != types.keys()
+        or not all(
+            type(value[name]) in (kind if isinstance(kind, tuple) else (kind,))
+            for name, kind in types.items()
+        )
+    ):
+        raise InvalidInput(f"this is not a {what} of cyoloctl: use the whole, unchanged file")
+    return value
+
+
+def parse_string(value: object, what: str) -> str:
+    if not isinstance(value, str):
+        raise InvalidInput(f"this is not a {what} of cyoloctl: use the whole, unchanged file")
+    return value

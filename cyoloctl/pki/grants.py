@@ -1,0 +1,238 @@
+"""Grants: the answer to a node's request, which makes it a member."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping
+from dataclasses import dataclass
+from datetime import datetime
+from pathlib import Path
+from typing import Any, cast
+
+from cryptography.hazmat.primitives import hashes
+
+from cyoloctl.errors import ConfigError, Conflict, InvalidInput
+from cyoloctl.model import Address, ClusterId, NodeName, Storage, parse_address, parse_name
+from cyoloctl.paths import write_private
+from cyoloctl.pki.ca import MAX_CERTIFICATE_DAYS, issue_certificate, load_ca
+from cyoloctl.pki.documents import SCHEMA_VERSION, parse_fields, parse_object, parse_string
+from cyoloctl.pki.files import (
+    CA_CERT,
+    CA_KEY,
+    NODE_CERT,
+    NODE_KEY,
+    SEALING_KEY,
+    check_mode,
+    load_file,
+    read_pem,
+)
+from cyoloctl.pki.identity import Identity, parse_cluster_id
+from cyoloctl.pki.requests import check_request
+from cyoloctl.pki.seal import open_sealed, seal
+from cyoloctl.pki.x509 import (
+    certificate_problem,
+    cluster_of_ca,
+    issued_by,
+    load_authorities,
+    load_certificate,
+    load_key,
+    to_pem,
+)
+
+__all__ = [
+    "Grant",
+    "accept_grant",
+    "decode_grant",
+    "make_grant",
+]
+
+
+@dataclass(frozen=True, slots=True)
+class Grant:
+    """An accepted grant: which cluster the node is in now.
+
+    storage: where the cluster keeps its log, disk or memory.  peers: where to dial first.
+    has_ca_key: whether this node can admit others.
+    """
+
+    cluster_id: ClusterId
+    cluster: NodeName
+    name: NodeName
+    learner: bool
+    storage: Storage
+    peers: Mapping[NodeName, Address]
+    has_ca_key: bool
+    certificate_expires_at: datetime
+
+
+def make_grant(
+    *,
+    ca_cert_pem: str,
+    ca_key_pem: str,
+    request_pem: str,
+    sealing_key: str,
+    name: str,
+    cluster: str,
+    learner: bool,
+    storage: Storage,
+    peers: Mapping[str, Address],
+    now: datetime,
+    days: int = MAX_CERTIFICATE_DAYS,
+    hand_over_ca_key: bool = True,
+    trust_pem: str | None = None,
+) -> dict[str, Any]:
+    """Answer a request: the JSON object that makes a node a member.
+
+    Whether the requester may become one was decided before (an invitation, or
+    the operator).  hand_over_ca_key: False where the CA key stays offline;
+    learners never get it.  days: validity of the certificate, 1 to 825.
+    trust_pem: every CA that the node must trust, where that is more than this one.
+
+    Raises InvalidInput for the request (check_request), ConfigError for the CA.
+    """
+    ca, _ = load_ca(ca_cert_pem, ca_key_pem)
+    cluster_id = cluster_of_ca(ca)
+    check_request(request_pem, name, sealing_key, cluster_id)
+    identity = Identity(parse_name(name), "node", cluster_id)
+    certificate = issue_certificate(
+        ca_cert_pem, ca_key_pem, request_pem, identity, now=now, days=days, beyond_ca=True
+    )
+    sealed = None
+    if hand_over_ca_key and not learner:
+        sealed = seal(sealing_key, ca_key_pem.encode(), _ca_key_info(cluster_id, name))
+    return {
+        "schema_version": SCHEMA_VERSION,
+        "cluster_id": cluster_id,
+        "cluster": parse_name(cluster, "cluster name"),
+        "name": identity.name,
+        "learner": learner,
+        "certificate_pem": certificate,
+        "ca_pem": trust_pem or to_pem(ca),
+        "storage": storage,
+        "peers": {parse_name(peer): str(address) for peer, address in peers.items()},
+        "ca_key_sealed": sealed,
+    }
+
+
+def decode_grant(text: str) -> dict[str, Any]:
+    """The object in a grant file.  Raises InvalidInput; accept_grant checks what is in it."""
+    return parse_object(text, "grant", 1 << 20)
+
+
+def accept_grant(
+    pki_dir: Path,
+    value: object,
+    *,
+    name: str,
+    cluster_id: str | None = None,
+    ca_sha256: str | None = None,
+) -> Grant:
+    """Verify a grant against this node's keys and write its certificate, the CA and the CA key.
+
+    value: the grant object.  cluster_id, ca_sha256: what the join token
+    pinned (one digest, or two with a comma); None only where the grant came by
+    hand.  No CA is trusted that is not pinned.  A directory that already
+    trusts a CA accepts no other.  Dates are not judged: the cluster set them by
+    its time, and this machine's clock may be wrong.  Idempotent.  Nothing is
+    written unless all of it holds.
+
+    Raises InvalidInput where the grant is malformed, or for another key, name,
+    cluster or CA; Conflict where the directory belongs to another cluster;
+    VersionMismatch, ConfigError, StorageError.
+    """
+    fields = parse_fields(
+        value,
+        "grant",
+        cluster_id=str,
+        cluster=str,
+        name=str,
+        learner=bool,
+        certificate_pem=str,
+        ca_pem=str,
+        storage=str,
+        peers=dict,
+        ca_key_sealed=(str, type(None)),
+    )
+    granted_id = parse_cluster_id(fields["cluster_id"])
+    cluster = parse_name(fields["cluster"], "cluster name")
+    peers = {
+        parse_name(key): parse_address(parse_string(item, "grant")) for key, item in fields["peers"].items()
+    }
+    if fields["storage"] not in ("disk", "memory"):
+        raise _grant_error("its storage is neither disk nor memory")
+    if fields["name"] != name:
+        raise _grant_error(f"it is not for {name!r}")
+    if cluster_id is not None and granted_id != cluster_id:
+        raise _grant_error("it is for another cluster")
+
+    authorities = load_authorities(fields["ca_pem"])
+    if {cluster_of_ca(each) for each in authorities} != {granted_id}:
+        raise _grant_error("its CA is of another cluster")
+    if ca_sha256 is not None:
+        # Whoever answers may name more CAs than the token does, and could have made them.  One that takes
+        # the place of a pinned one is in the log, with that one's signature.
+        pinned = ca_sha256.split(",")
+        authorities = [each for each in authorities if each.fingerprint(hashes.SHA256()).hex() in pinned]
+    if not authorities:
+        raise _grant_error("its CA is not the one that the token names")
+    trusted = pki_dir / CA_CERT
+    if os.path.lexists(trusted) and not any(
+        each in authorities for each in load_file(trusted, load_authorities)
+    ):
+        raise Conflict(f"{trusted} is of another cluster: use an empty data directory")
+
+    certificate = load_certificate(fields["certificate_pem"], canonical=True)
+    ca = next((each for each in authorities if issued_by(certificate, each)), authorities[0])
+    identity = Identity(parse_name(name), "node", granted_id)
+    problem = certificate_problem(certificate, ca, identity)
+    if problem is not None:
+        raise _grant_error(problem)
+    check_mode(pki_dir / NODE_KEY)
+    check_mode(pki_dir / SEALING_KEY)
+    if certificate.public_key() != load_file(pki_dir / NODE_KEY, load_key).public_key():
+        raise _grant_error("its certificate is for another key than this node's")
+
+    ca_key: str | None = None
+    if fields["ca_key_sealed"] is not None:
+        if fields["learner"]:
+            raise _grant_error("a learner gets no CA key")
+        info = _ca_key_info(granted_id, name)
+        ca_key = _ca_key_text(
+            open_sealed(read_pem(pki_dir / SEALING_KEY), fields["ca_key_sealed"], info), to_pem(ca)
+        )
+
+    # The CA first: node.crt, which makes the directory usable, never stands without it.
+    write_private(trusted, "".join(map(to_pem, authorities)).encode())
+    if ca_key is not None:
+        write_private(pki_dir / CA_KEY, ca_key.encode())
+    write_private(pki_dir / NODE_CERT, fields["certificate_pem"].encode())
+    return Grant(
+        cluster_id=granted_id,
+        cluster=cluster,
+        name=identity.name,
+        learner=fields["learner"],
+        storage=cast(Storage, fields["storage"]),
+        peers=peers,
+        has_ca_key=ca_key is not None,
+        certificate_expires_at=certificate.not_valid_after_utc,
+    )
+
+
+def _ca_key_info(cluster_id: str, name: str) -> bytes:
+    # Neither part can hold a zero byte, so no other pair gives the same bytes.
+    return b"\0".join([b"cyoloctl ca-key 1", cluster_id.encode(), name.encode()])
+
+
+def _ca_key_text(opened: bytes, ca_pem: str) -> str:
+    try:
+        text = opened.decode("ascii")
+        load_ca(ca_pem, text)
+    except (UnicodeDecodeError, ConfigError):
+        raise _grant_error("its CA key does not belong to its CA") from None
+    return text
+
+
+def _grant_error(problem: str) -> InvalidInput:
+    return InvalidInput(
+        f"the grant cannot be accepted: {problem}; ask for a new one with this node's request"
+    )
