@@ -9,7 +9,7 @@ from typing import Annotated
 import typer
 
 from cyoloctl.cli.counter import RequestIdOption
-from cyoloctl.cli.invocation import Session, command, confirm
+from cyoloctl.cli.invocation import Invocation, command, confirm
 from cyoloctl.errors import UsageError
 
 __all__ = ["COMMANDS", "AdvertiseOption", "GatewayOption", "GatewayUrlOption", "ListenOption"]
@@ -42,7 +42,7 @@ GatewayUrlOption = Annotated[
 
 @command(connects=False, timeout_s=None)
 def init(
-    session: Session,
+    invocation: Invocation,
     name: Annotated[
         str, typer.Option("--name", metavar="NAME", help="The node's name, its identity for good.")
     ],
@@ -79,9 +79,9 @@ def init(
     from cyoloctl.node import create
 
     made = create.init_cluster(
-        session.data_dir, name, listen, advertise, cluster, storage, gateway, gateway_url, certificate_days
+        invocation.data_dir, name, listen, advertise, cluster, storage, gateway, gateway_url, certificate_days
     )
-    session.fields(
+    invocation.fields(
         made,
         [
             ("cluster", f"{made['cluster']['name']} ({made['cluster']['id']})"),
@@ -92,7 +92,7 @@ def init(
         ],
     )
     directory = shlex.quote(made["data_dir"])
-    session.hint(
+    invocation.hint(
         "\nnext:\n"
         f"  cyoloctl node start -d {directory} --background\n"
         f"  cyoloctl member invite -d {directory} --name NAME --out token   # then, on the other machine:\n"
@@ -103,7 +103,7 @@ def init(
 
 @command()
 def set_time(
-    session: Session,
+    invocation: Invocation,
     to_members: Annotated[
         bool,
         typer.Option("--to-members", help="To what the clocks of a majority of the members show."),
@@ -123,14 +123,14 @@ def set_time(
     """
     if not to_members:
         raise UsageError("say --to-members: the time is set to what the members' clocks show")
-    client = session.client()
+    client = invocation.client()
     if not dry_run:
         confirm(yes, "set cluster time to what a majority of the members' clocks show?")
     done = client.set_time(dry_run=dry_run, request_id=request_id)
     affected = ", ".join(f"{count} {what}" for what, count in done["affected"].items() if count) or "nothing"
     effect = "would live longer" if done["moves_s"] < 0 else "would expire"
     verb = "would move" if dry_run else "moved"
-    session.fields(
+    invocation.fields(
         done,
         [
             ("from", done["from"]),

@@ -8,7 +8,7 @@ from typing import Annotated, Any
 import typer
 
 from cyoloctl.cli import output
-from cyoloctl.cli.invocation import Session, command, confirm, parse_int64
+from cyoloctl.cli.invocation import Invocation, command, confirm, parse_int64
 from cyoloctl.model import parse_name
 
 __all__ = ["COMMANDS"]
@@ -37,44 +37,50 @@ def _bare(document: Mapping[str, Any]) -> str:
     return str(document.get("value_string", document["value"]))
 
 
-def _add(session: Session, name: str, by: int, request_id: str | None) -> None:
+def _add(invocation: Invocation, name: str, by: int, request_id: str | None) -> None:
     parse_name(name, "counter")
-    document = session.client().counter_add(name, by, request_id=request_id)
-    session.value(document, _bare(document))
+    document = invocation.client().counter_add(name, by, request_id=request_id)
+    invocation.value(document, _bare(document))
 
 
 @command()
 def incr(
-    session: Session, name: NameArgument = "default", by: ByOption = "1", request_id: RequestIdOption = None
+    invocation: Invocation,
+    name: NameArgument = "default",
+    by: ByOption = "1",
+    request_id: RequestIdOption = None,
 ) -> None:
     """Add to a counter and print its new value.
 
     Overflow is refused (exit 65); nothing wraps.
     """
-    _add(session, name, parse_int64(by, "--by"), request_id)
+    _add(invocation, name, parse_int64(by, "--by"), request_id)
 
 
 @command()
 def decr(
-    session: Session, name: NameArgument = "default", by: ByOption = "1", request_id: RequestIdOption = None
+    invocation: Invocation,
+    name: NameArgument = "default",
+    by: ByOption = "1",
+    request_id: RequestIdOption = None,
 ) -> None:
     """Subtract from a counter and print its new value."""
     # The negative of the smallest number is out of range: parse_int64 says so.
-    _add(session, name, parse_int64(str(-parse_int64(by, "--by")), "--by, negated,"), request_id)
+    _add(invocation, name, parse_int64(str(-parse_int64(by, "--by")), "--by, negated,"), request_id)
 
 
 @command()
-def get(session: Session, name: NameArgument = "default", stale: StaleOption = False) -> None:
+def get(invocation: Invocation, name: NameArgument = "default", stale: StaleOption = False) -> None:
     """Print the value of a counter, linearizable unless --stale."""
     parse_name(name, "counter")
-    document = session.client().counter_get(name, stale=stale)
-    session.value(document, _bare(document))
+    document = invocation.client().counter_get(name, stale=stale)
+    invocation.value(document, _bare(document))
 
 
 @command()
-def list_(session: Session, stale: StaleOption = False) -> None:
+def list_(invocation: Invocation, stale: StaleOption = False) -> None:
     """List every counter with its value."""
-    client = session.client()
+    client = invocation.client()
     counters: list[dict[str, Any]] = []
     after: str | None = None
     while True:
@@ -83,16 +89,16 @@ def list_(session: Session, stale: StaleOption = False) -> None:
         after = page.get("next")
         if after is None:
             break
-    if session.mode == "table":
+    if invocation.mode == "table":
         rows = [(str(counter["name"]), _bare(counter)) for counter in counters]
         output.table(("COUNTER", "VALUE"), rows, right=frozenset({"VALUE"}))
     else:
-        output.structured({"schema_version": 1, "counters": counters}, session.mode)
+        output.structured({"schema_version": 1, "counters": counters}, invocation.mode)
 
 
 @command()
 def reset(
-    session: Session,
+    invocation: Invocation,
     name: Annotated[str, typer.Argument(metavar="NAME", help="The counter.")],
     yes: Annotated[bool, typer.Option("--yes", help="Do not ask.")] = False,
     request_id: RequestIdOption = None,
@@ -103,16 +109,16 @@ def reset(
     """
     parse_name(name, "counter")
     confirm(yes, f"reset counter {name} to 0?")
-    document = session.client().counter_reset(name, request_id=request_id)
-    session.value(document, _bare(document))
+    document = invocation.client().counter_reset(name, request_id=request_id)
+    invocation.value(document, _bare(document))
 
 
 @command()
-def watch(session: Session, name: NameArgument = "default") -> None:
+def watch(invocation: Invocation, name: NameArgument = "default") -> None:
     """Print the value of a counter now and after every change, until interrupted."""
     parse_name(name, "counter")
-    for document in session.client().counter_watch(name):
-        session.value(document, _bare(document), stream=True)
+    for document in invocation.client().counter_watch(name):
+        invocation.value(document, _bare(document), stream=True)
 
 
 COMMANDS: dict[str, Callable[..., None]] = {

@@ -11,7 +11,7 @@ from typing import Annotated, Any
 import typer
 
 from cyoloctl.cli import output
-from cyoloctl.cli.invocation import Session, command, confirm, file_error, parse_duration_s, read_secret
+from cyoloctl.cli.invocation import Invocation, command, confirm, file_error, parse_duration_s, read_secret
 from cyoloctl.errors import (
     AlreadyExists,
     ConfigError,
@@ -56,7 +56,7 @@ def _role(text: str) -> str:
 
 @command()
 def create(
-    session: Session,
+    invocation: Invocation,
     out: OutOption,
     name: Annotated[
         str | None, typer.Option("--name", metavar="NAME", help="Name, unique among those that count.")
@@ -87,7 +87,7 @@ def create(
                 raise InvalidInput(f"--{option} is {given!r}, and the request is for {asked[option]!r}")
         body = {**_asked_body(asked), "ttl_s": ttl_s, "request_id": request_id}
         _refuse_existing(out)
-        _finish(session, out, session.client().call("credential_create", body=body), asked)
+        _finish(invocation, out, invocation.client().call("credential_create", body=body), asked)
         return
     if name is None or role is None:
         raise UsageError("missing --name and --role, or --request FILE")
@@ -96,7 +96,7 @@ def create(
     asked = _draft(out, name, _role(role))
     body = {**_asked_body(asked), "ttl_s": ttl_s, "request_id": request_id}
     try:
-        issued = session.client().call("credential_create", body=body)
+        issued = invocation.client().call("credential_create", body=body)
     except OutcomeUnknown as error:
         output.note(f"{out} holds the key already: repeat the same command")
         raise error
@@ -105,12 +105,12 @@ def create(
         if fresh:
             out.unlink(missing_ok=True)
         raise
-    _finish(session, out, issued, asked)
+    _finish(invocation, out, issued, asked)
 
 
 @command(connects=False, data_dir=False, timeout_s=None)
 def request(
-    session: Session,
+    invocation: Invocation,
     name: Annotated[str, typer.Option("--name", metavar="NAME", help="Name of the credentials.")],
     role: Annotated[str, typer.Option("--role", metavar="ROLE", help="One of viewer, gateway, operator.")],
     key_out: Annotated[
@@ -138,43 +138,45 @@ def request(
     write_private(key_out, key_pem.encode(), exclusive=True)
     _write_text(out, json.dumps(document, indent=2) + "\n")
     shown = {"schema_version": 1, "name": name, "role": role, "request": str(out), "key": str(key_out)}
-    session.fields(shown, [("request", str(out)), ("key", str(key_out))])
-    session.hint(f"next, where the cluster is: cyoloctl credentials create --request {out.name} --out FILE")
+    invocation.fields(shown, [("request", str(out)), ("key", str(key_out))])
+    invocation.hint(
+        f"next, where the cluster is: cyoloctl credentials create --request {out.name} --out FILE"
+    )
 
 
 @command()
-def list_(session: Session) -> None:
+def list_(invocation: Invocation) -> None:
     """List whose keys count or counted: the register, and the members as role node."""
-    document = session.client().call("credential_list")
-    if session.mode == "table":
+    document = invocation.client().call("credential_list")
+    if invocation.mode == "table":
         _table(document["credentials"])
     else:
-        output.structured(document, session.mode)
+        output.structured(document, invocation.mode)
 
 
 @command()
-def show(session: Session, name: NameArgument) -> None:
+def show(invocation: Invocation, name: NameArgument) -> None:
     """Show one entry: role, hash of the key, who made it, when it ends or was revoked."""
-    document = session.client().call("credential_show", name)
-    session.fields(document, [(field.replace("_", " "), str(document[field] or "-")) for field in _ENTRY])
+    document = invocation.client().call("credential_show", name)
+    invocation.fields(document, [(field.replace("_", " "), str(document[field] or "-")) for field in _ENTRY])
 
 
 @command()
 def revoke(
-    session: Session,
+    invocation: Invocation,
     name: NameArgument,
     yes: Annotated[bool, typer.Option("--yes", help="Do not ask.")] = False,
     request_id: RequestIdOption = None,
 ) -> None:
     """End credentials for good: what they have open ends within two seconds. Repeating it does no harm."""
     confirm(yes, f"revoke the credentials {name}?")
-    document = session.client().call("credential_revoke", name, {"request_id": request_id})
-    session.value(document, name)
+    document = invocation.client().call("credential_revoke", name, {"request_id": request_id})
+    invocation.value(document, name)
 
 
 @command()
 def renew(
-    session: Session,
+    invocation: Invocation,
     out: OutOption,
     name: Annotated[
         str | None,
@@ -196,7 +198,7 @@ def renew(
     as a whole.
     """
     ttl_s = None if ttl is None else parse_duration_s(ttl, "--ttl", **_TTL)
-    source = out if name is not None else session.credentials or session.data_dir / "operator.yaml"
+    source = out if name is not None else invocation.credentials or invocation.data_dir / "operator.yaml"
     old = _read_old(source) if source.exists() else None
     if name is None and old is None:
         raise NotFound(
@@ -208,11 +210,11 @@ def renew(
     if old is not None and old["name"] != whose:
         raise InvalidInput(f"{source} holds the credentials {old['name']}, not {whose}: choose another file")
     own = name is None
-    client = session.client()
+    client = invocation.client()
     if own:
-        remote = [url for url in session.endpoints if url.startswith("https:")]
-        if not remote and (session.credentials is not None or not session.endpoints):
-            client, remote = _client_of_members(session, source)
+        remote = [url for url in invocation.endpoints if url.startswith("https:")]
+        if not remote and (invocation.credentials is not None or not invocation.endpoints):
+            client, remote = _client_of_members(invocation, source)
         own = bool(remote)
     if request is not None:
         asked = _read_request(request)
@@ -228,7 +230,7 @@ def renew(
         issued = client.call("credential_renew_own", body=body)
     else:
         issued = client.call("credential_renew", whose, body)
-    _finish(session, out, issued, asked, replace=True)
+    _finish(invocation, out, issued, asked, replace=True)
 
 
 # -- below: parts ---------------------------------------------------------------------------------
@@ -248,13 +250,13 @@ def _new_request(name: str, role: str, key_pem: str | None, old: Json | None, ne
     return {**asked, "key_pem": key}
 
 
-def _client_of_members(session: Session, source: Path) -> tuple[Any, list[str]]:
+def _client_of_members(invocation: Invocation, source: Path) -> tuple[Any, list[str]]:
     from cyoloctl.control.client import Client, member_endpoints
 
     endpoints = member_endpoints(source)
     if not endpoints:
         raise UsageError(f"{source} lists no members: use -e https://HOST:PORT")
-    return Client(endpoints, credentials=source, timeout_s=session.timeout_s), endpoints
+    return Client(endpoints, credentials=source, timeout_s=invocation.timeout_s), endpoints
 
 
 def _refuse_existing(path: Path) -> None:
@@ -320,7 +322,7 @@ def _write_text(path: Path, text: str) -> None:
         raise file_error(path, error, "write") from None
 
 
-def _finish(session: Session, out: Path, issued: Json, asked: Json, *, replace: bool = False) -> None:
+def _finish(invocation: Invocation, out: Path, issued: Json, asked: Json, *, replace: bool = False) -> None:
     """Write the credentials file and say what it holds."""
     key: Json = {name: asked[name] for name in ("key_pem", "key_file") if name in asked}
     document: Json = {
@@ -333,7 +335,7 @@ def _finish(session: Session, out: Path, issued: Json, asked: Json, *, replace: 
     overwrite = replace or "key_pem" in key
     write_private(out, (json.dumps(document, indent=2) + "\n").encode(), exclusive=not overwrite)
     shown: Json = {"schema_version": 1, **{name: issued[name] for name in _ENTRY}, "file": str(out)}
-    session.fields(
+    invocation.fields(
         shown,
         [
             ("file", str(out)),
@@ -343,7 +345,7 @@ def _finish(session: Session, out: Path, issued: Json, asked: Json, *, replace: 
         ],
     )
     if "key_file" in key:
-        session.hint(f"{out} holds no key: put it beside {key['key_file']}, on the machine that asked")
+        invocation.hint(f"{out} holds no key: put it beside {key['key_file']}, on the machine that asked")
 
 
 def _table(rows: list[Json]) -> None:

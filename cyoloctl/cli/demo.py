@@ -22,7 +22,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from cyoloctl.cli import output
-from cyoloctl.cli.invocation import Session, command, file_error, parse_int64
+from cyoloctl.cli.invocation import Invocation, command, file_error, parse_int64
 from cyoloctl.errors import (
     Conflict,
     CyoloctlError,
@@ -348,11 +348,11 @@ def _final_status(demo: _Demo) -> dict[str, Any]:
     return document
 
 
-def _prepare(session: Session) -> tuple[Path, bool]:
+def _prepare(invocation: Invocation) -> tuple[Path, bool]:
     """The directory, and whether it is ours to remove."""
-    if not session.data_dir_given:
+    if not invocation.data_dir_given:
         return Path(tempfile.mkdtemp(prefix="cyoloctl-demo-")), True
-    directory = session.data_dir
+    directory = invocation.data_dir
     try:
         directory.mkdir(mode=0o700, parents=True, exist_ok=True)
         if any(directory.iterdir()):
@@ -407,7 +407,7 @@ DirectoryOption = Annotated[
 
 @command(connects=False, own_data_dir=DirectoryOption, timeout_s=10.0)
 def demo(
-    session: Session,
+    invocation: Invocation,
     nodes: Annotated[str, typer.Option("--nodes", metavar="N", help="How many nodes, 3 to 9.")] = "3",
     keep: Annotated[
         bool, typer.Option("--keep", help="Leave the cluster running and print how to use and stop it.")
@@ -419,25 +419,25 @@ def demo(
     (or an empty --data-dir). Exits 0 only if every step held.
     """
     count = _node_count(nodes)
-    directory, ours = _prepare(session)
+    directory, ours = _prepare(invocation)
     names = [f"n{number}" for number in range(1, count + 1)]
     interrupts = _Interrupts()
-    show = _Demo(directory, names, session.timeout_s, session.mode != "table", interrupts)
+    show = _Demo(directory, names, invocation.timeout_s, invocation.mode != "table", interrupts)
     with interrupts.installed():
-        _carry_out(session, show, keep, ours)
+        _carry_out(invocation, show, keep, ours)
 
 
-def _carry_out(session: Session, show: _Demo, keep: bool, ours: bool) -> None:
+def _carry_out(invocation: Invocation, show: _Demo, keep: bool, ours: bool) -> None:
     """Run, report, and end the processes.  ours: the directory is ours to remove."""
     directory = show.directory
     running = False
     failed = True
     try:
-        session.hint(f"{len(show.names)} nodes in {directory}")
+        invocation.hint(f"{len(show.names)} nodes in {directory}")
         document = _run(show)
         extra = _keep(show, show.names) if keep else {}
         result = {"schema_version": 1, "ok": True, "steps": show.steps, "status": document, **extra}
-        _report(session, result, extra)
+        _report(invocation, result, extra)
         failed = False
         running = keep
     except CyoloctlError as error:
@@ -461,9 +461,9 @@ def _carry_out(session: Session, show: _Demo, keep: bool, ours: bool) -> None:
                 shutil.rmtree(directory, ignore_errors=True)
 
 
-def _report(session: Session, result: dict[str, Any], kept: dict[str, Any]) -> None:
-    if session.mode != "table":
-        output.structured(result, session.mode)
+def _report(invocation: Invocation, result: dict[str, Any], kept: dict[str, Any]) -> None:
+    if invocation.mode != "table":
+        output.structured(result, invocation.mode)
         return
     from cyoloctl.cli.status import show_status
 

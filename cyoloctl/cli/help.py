@@ -6,7 +6,7 @@ from collections.abc import Callable
 from typing import Any
 
 from cyoloctl.cli import output
-from cyoloctl.cli.invocation import Session, command
+from cyoloctl.cli.invocation import Invocation, command
 from cyoloctl.errors import error_classes
 
 __all__ = ["COMMANDS", "exit_code_table"]
@@ -30,11 +30,11 @@ def exit_code_table() -> list[dict[str, Any]]:
 
 
 @command(connects=False, data_dir=False, timeout_s=None)
-def exit_codes(session: Session) -> None:
+def exit_codes(invocation: Invocation) -> None:
     """List the exit statuses with their codes, HTTP statuses and meanings."""
     codes = exit_code_table()
-    if session.mode != "table":
-        output.structured({"schema_version": 1, "exit_codes": codes}, session.mode)
+    if invocation.mode != "table":
+        output.structured({"schema_version": 1, "exit_codes": codes}, invocation.mode)
         return
     output.table(
         ("STATUS", "CODE", "HTTP", "MEANING"),

@@ -1,7 +1,7 @@
 """What the commands share: the common options, numbers, confirmation, files.
 
 ``@command(...)`` appends the common options to a leaf's own and hands the
-function a Session instead.  Flags beat environment beats default.
+function an Invocation instead.  Flags beat environment beats default.
 """
 
 from __future__ import annotations
@@ -38,7 +38,7 @@ if TYPE_CHECKING:
 __all__ = [
     "INT64_MAX",
     "INT64_MIN",
-    "Session",
+    "Invocation",
     "command",
     "confirm",
     "create_secret_file",
@@ -108,7 +108,7 @@ def _timeout_option(default_s: float) -> Any:
 
 
 @dataclass(frozen=True, slots=True)
-class Session:
+class Invocation:
     """The common options of one command, resolved.
 
     mode: table, json or yaml.  data_dir: absolute.  data_dir_given: by flag or
@@ -177,9 +177,9 @@ def _timeout_s(flag: str | None, default_s: float) -> float:
     return seconds
 
 
-def _session(
+def _invocation(
     options: Mapping[str, Any], *, connects: bool, default_timeout_s: float, environment_data_dir: bool
-) -> Session:
+) -> Invocation:
     mode = _mode(options.get("output_"))
     dir_flag: Path | None = options.get("data_dir_")
     dir_text = os.environ.get("CYOLOCTL_DATA_DIR", "") if environment_data_dir else ""
@@ -198,7 +198,7 @@ def _session(
     if credentials is None and any(url.startswith("https:") for url in endpoints):
         own = data_dir / "operator.yaml"
         credentials = own if own.exists() else None
-    return Session(
+    return Invocation(
         mode=mode,
         data_dir=data_dir,
         data_dir_given=chosen is not None,
@@ -215,7 +215,7 @@ def command(
     own_data_dir: Any = None,
     timeout_s: float | None = 5.0,
 ) -> Callable[[Callable[..., None]], Callable[..., None]]:
-    """Make a function (session, own options...) into a leaf command.
+    """Make a function (invocation, own options...) into a leaf command.
 
     connects: takes -e and --credentials.  data_dir: takes -d.
     own_data_dir: an annotation in its place, for a command whose directory is
@@ -236,13 +236,13 @@ def command(
         def leaf(**values: Any) -> None:
             options = {name: values.pop(name) for name in common}
             try:
-                session = _session(
+                invocation = _invocation(
                     options,
                     connects=connects,
                     default_timeout_s=timeout_s or 5.0,
                     environment_data_dir=own_data_dir is None,
                 )
-                function(session, **values)
+                function(invocation, **values)
             except BrokenPipeError as error:
                 # typer takes any broken pipe for a closed stdout and would hide this one.
                 raise InternalError(f"a connection broke in an unforeseen place: {error!r}") from error

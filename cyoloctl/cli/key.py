@@ -11,7 +11,7 @@ import typer
 
 from cyoloctl.cli import output
 from cyoloctl.cli.invocation import (
-    Session,
+    Invocation,
     command,
     confirm,
     create_secret_file,
@@ -72,70 +72,70 @@ def _warn(keys: list[Json]) -> None:
         )
 
 
-def _written(session: Session, key: Json) -> None:
-    session.value(key, str(key["key_id"]))
+def _written(invocation: Invocation, key: Json) -> None:
+    invocation.value(key, str(key["key_id"]))
 
 
 @command()
-def generate(session: Session, request_id: RequestIdOption = None) -> None:
+def generate(invocation: Invocation, request_id: RequestIdOption = None) -> None:
     """Make a key and print its id; it is pending until it is promoted."""
-    _written(session, session.client().call("key_generate", body={"request_id": request_id}))
+    _written(invocation, invocation.client().call("key_generate", body={"request_id": request_id}))
 
 
 @command(timeout_s=30.0)
-def rotate(session: Session, request_id: RequestIdOption = None) -> None:
+def rotate(invocation: Invocation, request_id: RequestIdOption = None) -> None:
     """Make a key, wait until every member holds it, make it the primary one; print its id.
 
     A member that is down keeps the rotation from ending: the new key then stays pending, and the
     command says whom it waits for.
     """
-    _written(session, session.client().call("key_rotate", body={"request_id": request_id}))
+    _written(invocation, invocation.client().call("key_rotate", body={"request_id": request_id}))
 
 
 @command()
-def list_(session: Session) -> None:
+def list_(invocation: Invocation) -> None:
     """List the keys: states, fingerprints, who holds them. Never key material."""
-    document = session.client().call("key_list")
-    if session.mode == "table":
+    document = invocation.client().call("key_list")
+    if invocation.mode == "table":
         _rows(document["keys"])
     else:
-        output.structured(document, session.mode)
+        output.structured(document, invocation.mode)
 
 
 @command()
-def status(session: Session) -> None:
+def status(invocation: Invocation) -> None:
     """Whether every member holds every key, and the same ones; exits 4 when not."""
-    document = session.client().call("key_status")
-    if session.mode == "table":
+    document = invocation.client().call("key_status")
+    if invocation.mode == "table":
         _rows([key for key in document["keys"] if key["state"] != "destroyed"])
     else:
-        output.structured(document, session.mode)
+        output.structured(document, invocation.mode)
     _warn(document["keys"])
     if not document["agreed"]:
         raise Conflict("the members do not agree on the keys: " + "; ".join(document["problems"]))
 
 
 @command()
-def promote(session: Session, kid: KeyArgument) -> None:
+def promote(invocation: Invocation, kid: KeyArgument) -> None:
     """Make a key the primary one, under which tokens are made. Every member must hold it."""
-    _written(session, session.client().call("key_promote", kid))
+    _written(invocation, invocation.client().call("key_promote", kid))
 
 
 @command()
-def disable(session: Session, kid: KeyArgument, force: ForceOption = False) -> None:
+def disable(invocation: Invocation, kid: KeyArgument, force: ForceOption = False) -> None:
     """Refuse the tokens under a key until it is enabled again."""
-    _written(session, session.client().call("key_disable", kid, {"force": force}))
+    _written(invocation, invocation.client().call("key_disable", kid, {"force": force}))
 
 
 @command()
-def enable(session: Session, kid: KeyArgument) -> None:
+def enable(invocation: Invocation, kid: KeyArgument) -> None:
     """Accept the tokens under a disabled key again."""
-    _written(session, session.client().call("key_enable", kid))
+    _written(invocation, invocation.client().call("key_enable", kid))
 
 
 @command()
 def destroy(
-    session: Session,
+    invocation: Invocation,
     kid: KeyArgument,
     force: ForceOption = False,
     yes: Annotated[bool, typer.Option("--yes", help="Do not ask.")] = False,
@@ -145,22 +145,22 @@ def destroy(
     Asks on a terminal; without one --yes is needed.
     """
     confirm(yes, f"destroy key {kid} for ever?")
-    _written(session, session.client().call("key_destroy", kid, {"force": force}))
+    _written(invocation, invocation.client().call("key_destroy", kid, {"force": force}))
 
 
 @command()
-def rewrap(session: Session) -> None:
+def rewrap(invocation: Invocation) -> None:
     """Seal every key anew to every member, for example after one changed its sealing key."""
-    document = session.client().call("key_rewrap", repeatable=True)
-    if session.mode == "table":
+    document = invocation.client().call("key_rewrap", repeatable=True)
+    if invocation.mode == "table":
         _rows(document["keys"])
     else:
-        output.structured(document, session.mode)
+        output.structured(document, invocation.mode)
 
 
 @command()
 def policy(
-    session: Session,
+    invocation: Invocation,
     rotate_every: Annotated[
         str | None,
         typer.Option(
@@ -177,7 +177,7 @@ def policy(
     ] = None,
 ) -> None:
     """Show the rotation policy, or set what is given."""
-    client = session.client()
+    client = invocation.client()
     found = client.call("key_policy")
     if rotate_every is not None or keep is not None:
         body = {name: found[name] for name in ("rotate_every_s", "keep_s")}
@@ -191,23 +191,23 @@ def policy(
             body["keep_s"] = parse_duration_s(keep, "--keep", **_PERIOD)
         found = client.call("key_set_policy", body=body, repeatable=True)
     every = found["rotate_every_s"]
-    session.fields(
+    invocation.fields(
         found,
         [("rotate every", "never" if every is None else f"{every} s"), ("keep", f"{found['keep_s']} s")],
     )
 
 
 @command()
-def identity(session: Session) -> None:
+def identity(invocation: Invocation) -> None:
     """Print what another cluster needs to seal its key ring to this node (`key export --to-node`)."""
-    document = session.client().call("key_identity")
-    session.value(document, str(document["identity"]).rstrip("\n"))
-    session.hint(f"the fingerprint to read out to the other operator: {document['ca_sha256']}")
+    document = invocation.client().call("key_identity")
+    invocation.value(document, str(document["identity"]).rstrip("\n"))
+    invocation.hint(f"the fingerprint to read out to the other operator: {document['ca_sha256']}")
 
 
 @command(timeout_s=30.0)
 def export(
-    session: Session,
+    invocation: Invocation,
     passphrase_file: Annotated[
         str | None,
         typer.Option(
@@ -244,12 +244,12 @@ def export(
     if to_node is not None:
         body |= {"to_node": _read(to_node, "node identity"), "to_ca": to_ca}
     if out is None:
-        document = session.client().call("key_export_ring", body=body)
-        session.value(document, str(document["data"]).rstrip("\n"))
+        document = invocation.client().call("key_export_ring", body=body)
+        invocation.value(document, str(document["data"]).rstrip("\n"))
         return
     descriptor = create_secret_file(out, "key ring")
     try:
-        document = session.client().call("key_export_ring", body=body)
+        document = invocation.client().call("key_export_ring", body=body)
         with os.fdopen(descriptor, "w", closefd=False) as file:
             file.write(document["data"])
             file.flush()
@@ -259,12 +259,12 @@ def export(
         raise
     finally:
         os.close(descriptor)
-    session.hint(f"{document['keys']} keys are in {out}")
+    invocation.hint(f"{document['keys']} keys are in {out}")
 
 
 @command(timeout_s=30.0)
 def import_(
-    session: Session,
+    invocation: Invocation,
     file: Annotated[Path, typer.Argument(metavar="FILE", help="What `key export` wrote.")],
     passphrase_file: Annotated[
         str | None, typer.Option("--passphrase-file", metavar="FILE|-", help="Its passphrase.")
@@ -288,11 +288,11 @@ def import_(
     body: Json = {"data": _read(file, "key ring"), "from_ca": from_ca, "adopt": adopt}
     if passphrase_file is not None:
         body["passphrase"] = read_secret(passphrase_file, "passphrase")
-    document = session.client().call("key_import_ring", body=body, repeatable=True)
-    if session.mode == "table":
+    document = invocation.client().call("key_import_ring", body=body, repeatable=True)
+    if invocation.mode == "table":
         _rows(document["keys"])
     else:
-        output.structured(document, session.mode)
+        output.structured(document, invocation.mode)
 
 
 def _read(path: Path, what: str) -> str:

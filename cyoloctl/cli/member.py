@@ -12,7 +12,7 @@ import typer
 
 from cyoloctl.cli import output
 from cyoloctl.cli.invocation import (
-    Session,
+    Invocation,
     command,
     confirm,
     create_secret_file,
@@ -35,7 +35,7 @@ NodeArgument = Annotated[str, typer.Argument(metavar="NAME", help="The member's 
 
 @command()
 def invite(
-    session: Session,
+    invocation: Invocation,
     name: Annotated[str, typer.Option("--name", metavar="NAME", help="The new node's name.")],
     learner: Annotated[
         bool, typer.Option("--learner", help="Invite a learner: replicates, never votes.")
@@ -56,9 +56,9 @@ def invite(
     parse_name(name, "node")
     ttl_s = parse_duration_s(ttl, "--ttl", minimum_s=60, maximum_s=604_800)
     if out is None:
-        made = session.client().member_invite(name, learner=learner, ttl_s=ttl_s)
-        session.value(made, made["token"])
-        session.hint(
+        made = invocation.client().member_invite(name, learner=learner, ttl_s=ttl_s)
+        invocation.value(made, made["token"])
+        invocation.hint(
             f"the token works once, until {made['expires_at']}; treat it as a password\n"
             + _NEXT.format(name=name)
         )
@@ -68,7 +68,7 @@ def invite(
     descriptor = create_secret_file(out, "token")
     try:
         try:
-            made = session.client().member_invite(name, learner=learner, ttl_s=ttl_s)
+            made = invocation.client().member_invite(name, learner=learner, ttl_s=ttl_s)
             with os.fdopen(os.dup(descriptor), "w", encoding="ascii") as file:
                 file.write(made["token"] + "\n")
                 file.flush()
@@ -81,10 +81,10 @@ def invite(
     finally:
         os.close(descriptor)
     shown = {key: value for key, value in made.items() if key != "token"} | {"token_file": str(out)}
-    session.fields(
+    invocation.fields(
         shown, [("token file", str(out)), ("name", made["name"]), ("expires at", made["expires_at"])]
     )
-    session.hint(_NEXT.format(name=name))
+    invocation.hint(_NEXT.format(name=name))
     _say_replaced(made)
 
 
@@ -94,11 +94,11 @@ def _say_replaced(made: dict[str, Any]) -> None:
 
 
 @command()
-def invitations(session: Session) -> None:
+def invitations(invocation: Invocation) -> None:
     """List the invitations: who may still join, and until when. Never a secret."""
-    document = session.client().member_invitations()
-    if session.mode != "table":
-        output.structured(document, session.mode)
+    document = invocation.client().member_invitations()
+    if invocation.mode != "table":
+        output.structured(document, invocation.mode)
         return
     rows = [
         (
@@ -120,22 +120,22 @@ def invitations(session: Session) -> None:
 
 
 @command()
-def uninvite(session: Session, name: NodeArgument) -> None:
+def uninvite(invocation: Invocation, name: NodeArgument) -> None:
     """Withdraw an invitation: its token admits nobody any more.
 
     Exits 3 when there is none, 4 when the node has joined with it.
     """
     parse_name(name, "node")
-    done = session.client().member_uninvite(name)
-    session.value(done, name)
+    done = invocation.client().member_uninvite(name)
+    invocation.value(done, name)
 
 
 @command()
-def list_(session: Session) -> None:
+def list_(invocation: Invocation) -> None:
     """List the members with role and address."""
-    document = session.client().member_list()
-    if session.mode != "table":
-        output.structured(document, session.mode)
+    document = invocation.client().member_list()
+    if invocation.mode != "table":
+        output.structured(document, invocation.mode)
         return
     from cyoloctl.cli.status import member_table
 
@@ -143,13 +143,13 @@ def list_(session: Session) -> None:
 
 
 @command()
-def show(session: Session, name: NodeArgument) -> None:
+def show(invocation: Invocation, name: NodeArgument) -> None:
     """Show one member."""
     parse_name(name, "node")
-    document = session.client().member_show(name)
+    document = invocation.client().member_show(name)
     from cyoloctl.cli.status import field_text
 
-    session.fields(
+    invocation.fields(
         document,
         [(key.replace("_", " "), field_text(document[key])) for key in document if key != "schema_version"],
     )
@@ -157,7 +157,7 @@ def show(session: Session, name: NodeArgument) -> None:
 
 @command()
 def grant(
-    session: Session,
+    invocation: Invocation,
     request: Annotated[
         str,
         typer.Option("--request", metavar="FILE|-", help="What `node renew --request` wrote; - is stdin."),
@@ -172,7 +172,7 @@ def grant(
     secret; `node renew --grant` puts it in place.
     """
     text = read_secret(request, "request")
-    made = session.client().call("pki_grant", body={"request": text}, repeatable=True)
+    made = invocation.client().call("pki_grant", body={"request": text}, repeatable=True)
     if out is None:
         output.structured(made, "json")
         return
@@ -182,11 +182,11 @@ def grant(
             file.write(json.dumps(made, indent=2) + "\n")
     except OSError as error:
         raise file_error(out, error, "write") from None
-    session.fields(
+    invocation.fields(
         {"schema_version": 1, "name": made["name"], "grant": str(out)},
         [("name", made["name"]), ("grant", str(out))],
     )
-    session.hint(f"next, on {made['name']}, with this file:\n  cyoloctl node renew -d DIR --grant FILE")
+    invocation.hint(f"next, on {made['name']}, with this file:\n  cyoloctl node renew -d DIR --grant FILE")
 
 
 def _tolerance(document: dict[str, Any]) -> str:
@@ -196,7 +196,7 @@ def _tolerance(document: dict[str, Any]) -> str:
 
 @command()
 def remove(
-    session: Session,
+    invocation: Invocation,
     name: NodeArgument,
     dry_run: Annotated[
         bool, typer.Option("--dry-run", help="Change nothing; print the failure tolerance before and after.")
@@ -212,25 +212,25 @@ def remove(
     quorum is refused (exit 4) without --force.
     """
     parse_name(name, "node")
-    client = session.client()
+    client = invocation.client()
     if not dry_run:
         question = f"remove {name}{' whatever it costs' if force else ''}? its name cannot come back."
         confirm(yes, question)
     done = client.member_remove(name, force=force, dry_run=dry_run)
-    if session.mode != "table":
-        output.structured(done, session.mode)
+    if invocation.mode != "table":
+        output.structured(done, invocation.mode)
         return
     head = f"{name} would be removed" if dry_run else f"{name} is removed"
     output.write(f"{head}; {_tolerance(done)}\n")
     if done.get("ca_rotation_due"):
-        session.hint(
+        invocation.hint(
             "a removed voter has had the CA's key: exchange the CA (`cyoloctl pki rotate-ca --dry-run` first)"
         )
 
 
 @command()
 def transfer_leadership(
-    session: Session,
+    invocation: Invocation,
     to: Annotated[
         str | None,
         typer.Option("--to", metavar="NAME", help="The new leader. [default: the most advanced voter]"),
@@ -239,15 +239,15 @@ def transfer_leadership(
     """Hand leadership to another voter and print its name."""
     if to is not None:
         parse_name(to, "node")
-    done = session.client().transfer_leadership(to)
+    done = invocation.client().transfer_leadership(to)
     from cyoloctl.cli.status import field_text
 
-    session.value(done, field_text(done["leader"]))
+    invocation.value(done, field_text(done["leader"]))
 
 
 @command()
 def set_host(
-    session: Session,
+    invocation: Invocation,
     name: NodeArgument,
     host: Annotated[
         str | None, typer.Argument(metavar="HOST", help="Its host name, such as app-1.example.com.")
@@ -260,8 +260,8 @@ def set_host(
         raise UsageError("give a host name, or --clear")
     if host is not None:
         parse_hostname(host)
-    done = session.client().call("member_set_host", name, {"host": host}, repeatable=True)
-    session.value(done, str(done["host"] or "-"))
+    done = invocation.client().call("member_set_host", name, {"host": host}, repeatable=True)
+    invocation.value(done, str(done["host"] or "-"))
 
 
 COMMANDS: dict[str, Callable[..., None]] = {

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from cyoloctl.cli.cluster import AdvertiseOption, GatewayOption, GatewayUrlOption, ListenOption
-from cyoloctl.cli.invocation import Session, command, read_secret
+from cyoloctl.cli.invocation import Invocation, command, read_secret
 from cyoloctl.errors import ConfigError, Unavailable, Unreachable, UsageError
 
 if TYPE_CHECKING:
@@ -33,7 +33,7 @@ def _check_choice(value: str | None, option: str, allowed: tuple[str, ...]) -> N
 
 @command(connects=False, timeout_s=30.0)
 def start(
-    session: Session,
+    invocation: Invocation,
     background: Annotated[
         bool,
         typer.Option("--background", help="Return when the node is ready, or with the reason why it is not."),
@@ -75,11 +75,11 @@ def start(
 
     if not background:
         if ready_fd is None:
-            launch.require_node(session.data_dir)
+            launch.require_node(invocation.data_dir)
         from cyoloctl.node.run import run
 
         status = run(
-            session.data_dir,
+            invocation.data_dir,
             log_format=log_format,
             log_level=log_level,
             log_file=log_file,
@@ -88,18 +88,18 @@ def start(
         )
         raise typer.Exit(status)
     node_process = launch.start_node(
-        session.data_dir, log_format=log_format, log_level=log_level, socket_group=socket_group
+        invocation.data_dir, log_format=log_format, log_level=log_level, socket_group=socket_group
     )
     try:
-        answer = node_process.wait_ready(session.timeout_s)
+        answer = node_process.wait_ready(invocation.timeout_s)
     except BaseException:
         node_process.end()
         raise
     node_process.detach()
-    log = str(session.data_dir / launch.LOG_NAME)
+    log = str(invocation.data_dir / launch.LOG_NAME)
     started = {"schema_version": 1, **answer, "pid": node_process.pid, "log": log}
-    session.fields(started, [("pid", str(node_process.pid)), ("log", log)])
-    session.hint(f"ready; stop it with: cyoloctl node stop -d {shlex.quote(str(session.data_dir))}")
+    invocation.fields(started, [("pid", str(node_process.pid)), ("log", log)])
+    invocation.hint(f"ready; stop it with: cyoloctl node stop -d {shlex.quote(str(invocation.data_dir))}")
 
 
 def _listener_pid(endpoint: str) -> int | None:
@@ -146,7 +146,7 @@ def _is_zombie(pid: int) -> bool:
 
 @command(timeout_s=30.0)
 def stop(
-    session: Session,
+    invocation: Invocation,
     force: Annotated[
         bool, typer.Option("--force", help="Even when it ends a cluster that lives in memory.")
     ] = False,
@@ -157,22 +157,22 @@ def stop(
     could take it back, and stopping would end the cluster, that is refused
     (exit 4) without --force.
     """
-    client = session.client()
-    deadline = time.monotonic() + session.timeout_s
-    pid = _listener_pid(session.endpoints[0])
+    client = invocation.client()
+    deadline = time.monotonic() + invocation.timeout_s
+    pid = _listener_pid(invocation.endpoints[0])
     client.stop(force=force)
     while _runs(client, pid):
         if time.monotonic() > deadline:
             raise Unavailable(
-                f"the node still runs after {session.timeout_s:g} s: it goes on stopping; "
+                f"the node still runs after {invocation.timeout_s:g} s: it goes on stopping; "
                 "wait, or look at its log"
             )
         time.sleep(_POLL_S)
-    session.fields({"schema_version": 1, "stopped": True}, [("stopped", "yes")])
+    invocation.fields({"schema_version": 1, "stopped": True}, [("stopped", "yes")])
 
 
 @command(connects=False, timeout_s=None)
-def reload(session: Session) -> None:
+def reload(invocation: Invocation) -> None:
     """Have the running node use its certificate files as they are now, and open its log anew.
 
     New connections get the new certificates; those that are open stay. Files
@@ -180,9 +180,9 @@ def reload(session: Session) -> None:
     """
     from cyoloctl.paths import control_socket_path
 
-    pid = _listener_pid(f"unix://{control_socket_path(session.data_dir)}")
+    pid = _listener_pid(f"unix://{control_socket_path(invocation.data_dir)}")
     if pid is None:
-        directory = shlex.quote(str(session.data_dir))
+        directory = shlex.quote(str(invocation.data_dir))
         raise Unreachable(
             f"no node runs in {directory}: start it with `cyoloctl node start -d {directory} --background`"
         )
@@ -194,14 +194,14 @@ def reload(session: Session) -> None:
         raise ConfigError(
             f"the node runs as another user (process {pid}): run this as that user or as root"
         ) from None
-    session.fields(
+    invocation.fields(
         {"schema_version": 1, "reloaded": True, "pid": pid}, [("reloaded", "yes"), ("pid", str(pid))]
     )
 
 
 @command(connects=False)
 def join(
-    session: Session,
+    invocation: Invocation,
     name: Annotated[str, typer.Option("--name", metavar="NAME", help="The node's name, as it was invited.")],
     listen: ListenOption,
     token_file: Annotated[
@@ -221,9 +221,9 @@ def join(
     from cyoloctl.node import create
 
     joined = create.join(
-        session.data_dir, name, listen, advertise, token, session.timeout_s, gateway, gateway_url
+        invocation.data_dir, name, listen, advertise, token, invocation.timeout_s, gateway, gateway_url
     )
-    session.fields(
+    invocation.fields(
         joined,
         [
             ("cluster", f"{joined['cluster']['name']} ({joined['cluster']['id']})"),
@@ -232,16 +232,16 @@ def join(
             ("data directory", joined["data_dir"]),
         ],
     )
-    session.hint(f"\nnext:\n  cyoloctl node start -d {shlex.quote(joined['data_dir'])} --background")
+    invocation.hint(f"\nnext:\n  cyoloctl node start -d {shlex.quote(joined['data_dir'])} --background")
 
 
 @command(connects=False, timeout_s=None)
-def info(session: Session) -> None:
+def info(invocation: Invocation) -> None:
     """Show what the data directory says about its node; needs no running node."""
     from cyoloctl.node import create
 
-    document = create.node_info(session.data_dir)
-    session.fields(
+    document = create.node_info(invocation.data_dir)
+    invocation.fields(
         document,
         [
             ("name", document["name"]),
@@ -258,7 +258,7 @@ def info(session: Session) -> None:
 
 @command(connects=False, timeout_s=None)
 def renew(
-    session: Session,
+    invocation: Invocation,
     request: Annotated[
         Path | None,
         typer.Option("--request", metavar="FILE", help="Write a request for `member grant` to a new file."),
@@ -280,11 +280,11 @@ def renew(
         raise UsageError("use --request or --grant, not both")
     from cyoloctl.node import create
 
-    directory = shlex.quote(str(session.data_dir))
+    directory = shlex.quote(str(invocation.data_dir))
     if request is not None:
-        written = create.write_renewal_request(session.data_dir, request)
-        session.fields(written, [("name", written["name"]), ("request", written["request"])])
-        session.hint(
+        written = create.write_renewal_request(invocation.data_dir, request)
+        invocation.fields(written, [("name", written["name"]), ("request", written["request"])])
+        invocation.hint(
             "\nnext, on a member of the cluster, with this file:\n"
             "  cyoloctl member grant --request FILE --out FILE\n"
             "then here, with what it wrote:\n"
@@ -292,10 +292,10 @@ def renew(
         )
         return
     if grant is None:
-        done = create.renew_here(session.data_dir)
+        done = create.renew_here(invocation.data_dir)
     else:
-        done = create.accept_renewal(session.data_dir, read_secret(grant, "grant"))
-    session.fields(
+        done = create.accept_renewal(invocation.data_dir, read_secret(grant, "grant"))
+    invocation.fields(
         done,
         [
             ("name", done["name"]),

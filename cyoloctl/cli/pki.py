@@ -8,7 +8,7 @@ from typing import Annotated, Any
 import typer
 
 from cyoloctl.cli import output
-from cyoloctl.cli.invocation import Session, command, confirm, parse_duration_s
+from cyoloctl.cli.invocation import Invocation, command, confirm, parse_duration_s
 from cyoloctl.cli.output import Cell
 from cyoloctl.errors import UsageError
 
@@ -28,11 +28,11 @@ def _exchange(member: dict[str, Any]) -> Cell:
 
 
 @command()
-def status(session: Session) -> None:
+def status(invocation: Invocation) -> None:
     """Show the CAs, who holds their keys, and whose certificates are under which."""
-    document = session.client().call("pki_status")
-    if session.mode != "table":
-        output.structured(document, session.mode)
+    document = invocation.client().call("pki_status")
+    if invocation.mode != "table":
+        output.structured(document, invocation.mode)
         return
     output.table(
         ("CA", "STATE", "UNTIL", "KEY HELD BY"),
@@ -69,7 +69,7 @@ def status(session: Session) -> None:
 
 @command()
 def rotate_ca(
-    session: Session,
+    invocation: Invocation,
     dry_run: Annotated[
         bool, typer.Option("--dry-run", help="Change nothing; print who takes part and what to renew.")
     ] = False,
@@ -97,14 +97,14 @@ def rotate_ca(
     if abandon and dry_run:
         raise UsageError("use --abandon or --dry-run, not both")
     overlap_s = parse_duration_s(overlap, "--overlap", minimum_s=0, maximum_s=366 * 86_400)
-    client = session.client()
+    client = invocation.client()
     if abandon:
         confirm(yes, "take the rotation of the CA back?")
     elif not dry_run:
         confirm(yes, "give the cluster a new CA? credentials that are not renewed meanwhile stop counting.")
     body = {"overlap_s": overlap_s, "dry_run": dry_run, "abandon": abandon}
     done = client.call("pki_rotate", body=body)
-    session.fields(
+    invocation.fields(
         done,
         [
             ("new CA", done["sha256"] or "-"),
@@ -114,7 +114,7 @@ def rotate_ca(
         ],
     )
     if done["sha256"] is not None:
-        session.hint("it goes on by itself; see how far it is: cyoloctl pki status")
+        invocation.hint("it goes on by itself; see how far it is: cyoloctl pki status")
 
 
 COMMANDS: dict[str, Callable[..., None]] = {"status": status, "rotate-ca": rotate_ca}

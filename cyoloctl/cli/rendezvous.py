@@ -11,7 +11,7 @@ from typing import Annotated, Any
 import typer
 
 from cyoloctl.cli import output
-from cyoloctl.cli.invocation import Session, command, parse_duration_s, read_secret
+from cyoloctl.cli.invocation import Invocation, command, parse_duration_s, read_secret
 from cyoloctl.errors import (
     AuthorizationPending,
     InvalidInput,
@@ -119,19 +119,19 @@ def _which(text: str) -> Json:
     return {"id": given} if re.fullmatch(_ID, given) else {"user_code": given}
 
 
-def _show(session: Session, record: Json) -> None:
+def _show(invocation: Invocation, record: Json) -> None:
     rows = [
         (name, str(record[name] if record[name] is not None else "-"))
         for name in ("id", "kind", "state", "node", "initiator", "origin", "claimed_by")
     ]
     rows += [(name, str(record[name])) for name in ("created_at", "expires_at", "changed_at")]
     rows += [(f"data {key}", str(value)) for key, value in sorted(record["data"].items())]
-    session.fields(record, rows)
+    invocation.fields(record, rows)
 
 
 @command()
 def start(
-    session: Session,
+    invocation: Invocation,
     kind: Annotated[str, typer.Option("--kind", metavar="KIND", help="What it is for, a name such as mfa.")],
     ttl: Annotated[
         str, typer.Option("--ttl", metavar="DURATION", help="Until it expires, 10s to 24h.")
@@ -166,18 +166,18 @@ def start(
     if token_file is not None:
         token = read_secret(token_file, "session token")
         body |= {"token": token, "cookie_name": cookie_name, "audience": audience}
-    made = session.client().call("rendezvous_start", body=body)
+    made = invocation.client().call("rendezvous_start", body=body)
     rows = [
         (name, "-" if value is None else str(value))
         for name, value in made.items()
         if name != "schema_version"
     ]
-    session.fields(made, rows)
+    invocation.fields(made, rows)
 
 
 @command(timeout_s=60.0)
 def wait(
-    session: Session,
+    invocation: Invocation,
     id: IdArgument,
     request_id: Annotated[
         str | None,
@@ -197,13 +197,13 @@ def wait(
     from cyoloctl.control.client import Client, new_request_id
 
     body = {"id": _id(id), "redemption": request_id or new_request_id()}
-    deadline = time.monotonic() + session.timeout_s
-    endpoints = list(session.endpoints)
+    deadline = time.monotonic() + invocation.timeout_s
+    endpoints = list(invocation.endpoints)
     while True:
         left = deadline - time.monotonic()
         # One endpoint a poll: a share of the time for each would end the first one early.
         client = Client(
-            endpoints[:1], credentials=session.credentials, timeout_s=max(0.1, min(left, _POLL_S))
+            endpoints[:1], credentials=invocation.credentials, timeout_s=max(0.1, min(left, _POLL_S))
         )
         try:
             answer = client.call("rendezvous_wait", body=body, repeatable=True)
@@ -216,19 +216,19 @@ def wait(
             if deadline - time.monotonic() < 0.5:
                 raise
             time.sleep(0.2)  # all of them may be down: do not spin
-    if session.mode == "table":
+    if invocation.mode == "table":
         data = answer["data"] or {}
         rows = [("state", "approved"), ("approved_by", str(answer["approved_by"] or "-"))]
         rows += [(f"data {key}", str(value)) for key, value in sorted(data.items())]
         rows += [("sealed_result", str(answer["sealed_result"]))] if answer["sealed_result"] else []
-        session.fields(answer, rows)
+        invocation.fields(answer, rows)
     else:
-        output.structured(answer, session.mode)
+        output.structured(answer, invocation.mode)
 
 
 @command()
 def claim(
-    session: Session,
+    invocation: Invocation,
     which: IdOrCode,
     by: ByOption = None,
     token_file: TokenFileOption = None,
@@ -239,12 +239,12 @@ def claim(
     """Take a rendezvous: nobody else can approve it then."""
     acting = _acting(which, by, token_file, cookie_name, audience)
     body = {**_which(which), **acting, "request_id": request_id}
-    _show(session, session.client().call("rendezvous_claim", body=body))
+    _show(invocation, invocation.client().call("rendezvous_claim", body=body))
 
 
 @command()
 def approve(
-    session: Session,
+    invocation: Invocation,
     which: IdOrCode,
     data: DataOption = None,
     by: ByOption = None,
@@ -260,12 +260,12 @@ def approve(
     """
     acting = _acting(which, by, token_file, cookie_name, audience)
     body = {**_which(which), **acting, "data": _data(data), "request_id": request_id}
-    _show(session, session.client().call("rendezvous_approve", body=body))
+    _show(invocation, invocation.client().call("rendezvous_approve", body=body))
 
 
 @command()
 def deny(
-    session: Session,
+    invocation: Invocation,
     which: IdOrCode,
     by: ByOption = None,
     token_file: TokenFileOption = None,
@@ -276,34 +276,34 @@ def deny(
     """Deny a rendezvous, permanently."""
     acting = _acting(which, by, token_file, cookie_name, audience)
     body = {**_which(which), **acting, "request_id": request_id}
-    _show(session, session.client().call("rendezvous_deny", body=body))
+    _show(invocation, invocation.client().call("rendezvous_deny", body=body))
 
 
 @command()
-def cancel(session: Session, id: IdArgument, request_id: RequestIdOption = None) -> None:
+def cancel(invocation: Invocation, id: IdArgument, request_id: RequestIdOption = None) -> None:
     """Cancel a rendezvous that has not ended."""
     body = {"id": _id(id), "request_id": request_id}
-    _show(session, session.client().call("rendezvous_cancel", body=body))
+    _show(invocation, invocation.client().call("rendezvous_cancel", body=body))
 
 
 @command()
-def show(session: Session, which: IdOrCode) -> None:
+def show(invocation: Invocation, which: IdOrCode) -> None:
     """Show a rendezvous."""
     name = _given(which)
     if not re.fullmatch(_ID, name):
         name = name.replace("-", "").replace(" ", "").lower()
-    _show(session, session.client().call("rendezvous_show", name))
+    _show(invocation, invocation.client().call("rendezvous_show", name))
 
 
 @command()
 def list_(
-    session: Session,
+    invocation: Invocation,
     state: Annotated[
         str | None, typer.Option("--state", metavar="STATE", help="Only these, pending for example.")
     ] = None,
 ) -> None:
     """List the rendezvous, those that ended within a day too, the oldest first."""
-    client = session.client()
+    client = invocation.client()
     found: list[Json] = []
     after: str | None = None
     while True:
@@ -313,13 +313,13 @@ def list_(
         after = page["next"]
         if after is None:
             break
-    if session.mode == "table":
+    if invocation.mode == "table":
         columns = ("id", "kind", "state", "node", "initiator", "expires_at")
         rows = [tuple(str(record[name]) for name in columns) for record in found]
         optional = ("NODE", "EXPIRES_AT", "INITIATOR")
         output.table(tuple(name.upper() for name in columns), rows, optional=optional)
     else:
-        output.structured({"schema_version": 1, "rendezvous": found}, session.mode)
+        output.structured({"schema_version": 1, "rendezvous": found}, invocation.mode)
 
 
 def _required(given: list[str] | None) -> Json:
@@ -346,7 +346,7 @@ def _rule(policy: Json) -> tuple[str, str, str]:
 
 @command()
 def policy(
-    session: Session,
+    invocation: Invocation,
     kind: Annotated[
         str | None, typer.Argument(metavar="[KIND]", help="What rendezvous are for, such as mfa.")
     ] = None,
@@ -374,18 +374,20 @@ def policy(
     if changes and kind is None:
         raise UsageError("for which kind? give its name")
     if kind is not None and changes:
-        found = [session.client().call("rendezvous_policy", body={"kind": kind, **wanted}, repeatable=True)]
+        found = [
+            invocation.client().call("rendezvous_policy", body={"kind": kind, **wanted}, repeatable=True)
+        ]
     else:
-        found = session.client().call("rendezvous_policies")["policies"]
+        found = invocation.client().call("rendezvous_policies")["policies"]
         if kind is not None:
             default = {"kind": kind, "require": {}, "allow_self": False}
             found = [policy for policy in found if policy["kind"] == kind] or [default]
-    if session.mode == "table":
+    if invocation.mode == "table":
         output.table(("KIND", "REQUIRE", "ALLOW SELF"), [_rule(policy) for policy in found])
     elif kind is not None:
-        output.structured({"schema_version": 1, **found[0]}, session.mode)
+        output.structured({"schema_version": 1, **found[0]}, invocation.mode)
     else:
-        output.structured({"schema_version": 1, "policies": found}, session.mode)
+        output.structured({"schema_version": 1, "policies": found}, invocation.mode)
 
 
 COMMANDS: dict[str, Callable[..., None]] = {

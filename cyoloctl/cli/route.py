@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Annotated, Any, cast
 import typer
 
 from cyoloctl.cli import output
-from cyoloctl.cli.invocation import Session, command, parse_duration_s
+from cyoloctl.cli.invocation import Invocation, command, parse_duration_s
 from cyoloctl.errors import ConfigError, CyoloctlError, InvalidInput, Unavailable, UsageError
 from cyoloctl.model import parse_hostname
 from cyoloctl.process import child_environment
@@ -70,8 +70,8 @@ RequestIdOption = Annotated[
 HostArgument = Annotated[str, typer.Argument(metavar="HOST", help="A host name.")]
 
 
-def _fetch(session: Session) -> Json:
-    return session.client().call("route_list")
+def _fetch(invocation: Invocation) -> Json:
+    return invocation.client().call("route_list")
 
 
 def _table(document: Json, *, every: bool = False) -> RoutingTable:
@@ -127,11 +127,11 @@ def _options(
 
 
 @command()
-def list_(session: Session) -> None:
+def list_(invocation: Invocation) -> None:
     """List the members as reverse proxies see them, and the shared host names."""
-    document = _fetch(session)
-    if session.mode != "table":
-        output.structured(document, session.mode)
+    document = _fetch(invocation)
+    if invocation.mode != "table":
+        output.structured(document, invocation.mode)
         return
     rows = [
         (
@@ -149,22 +149,22 @@ def list_(session: Session) -> None:
 
 @command()
 def which(
-    session: Session,
+    invocation: Invocation,
     key: Annotated[str, typer.Argument(metavar="KEY", help="Any text: a session, a user, a link.")],
 ) -> None:
     """Print the node of a key: rendezvous hashing (highest random weight) over the live members."""
     from cyoloctl.routing.hrw import order
 
-    found = order(key, [row["name"] for row in _fetch(session)["backends"] if row["alive"]])
+    found = order(key, [row["name"] for row in _fetch(invocation)["backends"] if row["alive"]])
     if not found:
         raise Unavailable("no member is alive: try again")
-    session.value({"schema_version": 1, "key": key, "node": found[0], "order": found}, found[0])
+    invocation.value({"schema_version": 1, "key": key, "node": found[0], "order": found}, found[0])
 
 
 @command()
-def resolve(session: Session, host: HostArgument) -> None:
+def resolve(invocation: Invocation, host: HostArgument) -> None:
     """Print the node that a host name goes to, then those that take over, in their order."""
-    document = _fetch(session)
+    document = _fetch(invocation)
     rows = {row["name"]: row for row in document["backends"]}
     # Proxies know the members with a gateway only, so only those take over; where none has one, all do.
     gateways = any(row["address"] for row in rows.values())
@@ -174,30 +174,30 @@ def resolve(session: Session, host: HostArgument) -> None:
         raise Unavailable(f"no live member serves {host}: try again")
     nodes = [{"name": b.name, "address": rows[b.name]["address"], "alive": b.alive} for b in found]
     answer = {"schema_version": 1, "host": host.lower(), "node": found[0].name, "order": nodes}
-    session.value(answer, "\n".join(b.name for b in found))
+    invocation.value(answer, "\n".join(b.name for b in found))
 
 
-def _share(session: Session, host: str, shared: bool, request_id: str | None) -> None:
+def _share(invocation: Invocation, host: str, shared: bool, request_id: str | None) -> None:
     body = {"host": parse_hostname(host), "shared": shared, "request_id": request_id}
-    document = session.client().call("route_share", body=body)
-    session.value(document, str(document["host"]))
+    document = invocation.client().call("route_share", body=body)
+    invocation.value(document, str(document["host"]))
 
 
 @command()
-def share(session: Session, host: HostArgument, request_id: RequestIdOption = None) -> None:
+def share(invocation: Invocation, host: HostArgument, request_id: RequestIdOption = None) -> None:
     """Let every member serve a host name; browsers stay with one node by a cookie."""
-    _share(session, host, True, request_id)
+    _share(invocation, host, True, request_id)
 
 
 @command()
-def unshare(session: Session, host: HostArgument, request_id: RequestIdOption = None) -> None:
+def unshare(invocation: Invocation, host: HostArgument, request_id: RequestIdOption = None) -> None:
     """Let no member serve a shared host name any longer."""
-    _share(session, host, False, request_id)
+    _share(invocation, host, False, request_id)
 
 
 @command()
 def export(
-    session: Session,
+    invocation: Invocation,
     proxy: FormatOption,
     pin: PinOption = "soft",
     listen: ListenOption = "",
@@ -208,13 +208,13 @@ def export(
 ) -> None:
     """Print a complete configuration for nginx 1.22 or haproxy 2.6."""
     options = _options(pin, listen, tls_certificate, backend_tls_ca, fragment, run_dir)
-    text = _render(proxy, _table(_fetch(session)), options)
-    session.value({"schema_version": 1, "format": proxy, "text": text}, text.rstrip("\n"))
+    text = _render(proxy, _table(_fetch(invocation)), options)
+    invocation.value({"schema_version": 1, "format": proxy, "text": text}, text.rstrip("\n"))
 
 
 @command()
 def watch(
-    session: Session,
+    invocation: Invocation,
     proxy: FormatOption,
     out: Annotated[Path, typer.Option("--out", metavar="FILE", help="The file that the proxy reads.")],
     exec_: Annotated[
@@ -256,7 +256,7 @@ def watch(
         raise InvalidInput("--exec is empty: name a command, or leave it out")
     publisher = _Publisher(proxy, out, words, reload_, options, whole)
     if once:
-        publisher.publish(_table(_fetch(session)))
+        publisher.publish(_table(_fetch(invocation)))
         return
     # A service is stopped by SIGTERM: as Ctrl-C does it leaves no half-made file behind.
     signal.signal(signal.SIGTERM, signal.default_int_handler)
@@ -264,7 +264,7 @@ def watch(
     complaint = ""
     while True:
         try:
-            document = _fetch(session)
+            document = _fetch(invocation)
             # Two looks must agree: a member that flickers must not reload the proxy at each blink.
             settled = {key: document[key] for key in ("backends", "shared_hosts")}
             if settled == seen or seen is None:

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from cyoloctl.cli import output
-from cyoloctl.cli.invocation import Session, command
+from cyoloctl.cli.invocation import Invocation, command
 from cyoloctl.cli.output import Cell
 from cyoloctl.errors import Conflict, Interrupted, InvalidInput
 
@@ -86,9 +86,9 @@ def _show_trace(found: Violation, replay: str) -> None:
     output.note(f"seed {found.seed} at {found.at_s:g} s: {found.kind}: {found.claim}\nreplay: {replay}")
 
 
-def _show(session: Session, document: dict[str, Any], tally: _Tally, elapsed_s: float) -> None:
-    if session.mode != "table":
-        output.structured(document, session.mode)
+def _show(invocation: Invocation, document: dict[str, Any], tally: _Tally, elapsed_s: float) -> None:
+    if invocation.mode != "table":
+        output.structured(document, invocation.mode)
         return
     violations = document["violations"]
     rows: list[tuple[Cell | str, Cell | str]] = [
@@ -112,7 +112,7 @@ def _show(session: Session, document: dict[str, Any], tally: _Tally, elapsed_s: 
 
 @command(connects=False, data_dir=False, timeout_s=None)
 def sim(
-    session: Session,
+    invocation: Invocation,
     seeds: Annotated[
         str, typer.Option("--seeds", metavar="A:B", help="The seeds A to B-1, one run each.")
     ] = "0:100",
@@ -173,7 +173,7 @@ def sim(
         interrupted = True
     progress.clear()
     elapsed_s = time.monotonic() - began
-    _show(session, tally.document(elapsed_s), tally, elapsed_s)
+    _show(invocation, tally.document(elapsed_s), tally, elapsed_s)
     if interrupted:
         raise Interrupted(f"interrupted after {tally.seeds} of {len(wanted)} seeds")
     if tally.violations:

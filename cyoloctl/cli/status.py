@@ -15,7 +15,7 @@ from typing import Annotated, Any
 import typer
 
 from cyoloctl.cli import output
-from cyoloctl.cli.invocation import Session, command
+from cyoloctl.cli.invocation import Invocation, command
 from cyoloctl.cli.output import Cell
 from cyoloctl.errors import (
     ClientTimeout,
@@ -217,9 +217,9 @@ def _refresh_s(text: str) -> float:
     return seconds
 
 
-def _watch(session: Session, interval_s: float) -> None:
+def _watch(invocation: Invocation, interval_s: float) -> None:
     """Until interrupted; a node that does not answer is shown and asked again."""
-    client = session.client()
+    client = invocation.client()
     while True:
         try:
             document = client.status()
@@ -227,13 +227,13 @@ def _watch(session: Session, interval_s: float) -> None:
             failure: CyoloctlError | None = error
         else:
             failure = None
-            if session.mode == "table":
+            if invocation.mode == "table":
                 show_status(document, before=output.clear_screen)
                 output.write("\n" if not output.is_terminal() else "")
             else:
-                output.structured(document, session.mode, stream=True)
+                output.structured(document, invocation.mode, stream=True)
         if failure is not None:
-            if output.is_terminal() and session.mode == "table":
+            if output.is_terminal() and invocation.mode == "table":
                 output.clear_screen()
             output.note(f"no status: {failure.message}")
         time.sleep(interval_s)
@@ -241,7 +241,7 @@ def _watch(session: Session, interval_s: float) -> None:
 
 @command()
 def status(
-    session: Session,
+    invocation: Invocation,
     watch: Annotated[bool, typer.Option("--watch", help="Again and again, until interrupted.")] = False,
     interval: Annotated[
         str, typer.Option("--interval", metavar="SECONDS", help="Between two looks of --watch, 0.2 to 3600.")
@@ -255,13 +255,13 @@ def status(
     """
     interval_s = _refresh_s(interval)
     if watch:
-        _watch(session, interval_s)
+        _watch(invocation, interval_s)
         return
-    document = session.client().status()
-    if session.mode == "table":
+    document = invocation.client().status()
+    if invocation.mode == "table":
         show_status(document)
     else:
-        output.structured(document, session.mode)
+        output.structured(document, invocation.mode)
     _judge(document, check)
 
 

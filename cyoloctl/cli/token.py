@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from cyoloctl.cli import output
-from cyoloctl.cli.invocation import Session, command, file_error, parse_duration_s, read_secret
+from cyoloctl.cli.invocation import Invocation, command, file_error, parse_duration_s, read_secret
 from cyoloctl.errors import (
     InvalidInput,
     OutcomeUnknown,
@@ -170,8 +170,8 @@ def _context(cookie_name: str, audience: str) -> Json:
     return {"cookie_name": cookie_name, "audience": audience}
 
 
-def _show(session: Session, document: Json, set_cookie: bool) -> None:
-    session.value(document, document["set_cookie"] if set_cookie else document["token"])
+def _show(invocation: Invocation, document: Json, set_cookie: bool) -> None:
+    invocation.value(document, document["set_cookie"] if set_cookie else document["token"])
 
 
 # --- offline --------------------------------------------------------------------------------------
@@ -214,10 +214,10 @@ def _offline(issuer: Issuer, operation: str, item: Any, context: Json, **making:
 
 
 def _run(
-    session: Session, operation: str, body: Json, keyring: Path | None, passphrase_file: str | None
+    invocation: Invocation, operation: str, body: Json, keyring: Path | None, passphrase_file: str | None
 ) -> Json:
     if keyring is None:
-        return session.client().call(f"token_{operation}", body=body)
+        return invocation.client().call(f"token_{operation}", body=body)
     from cyoloctl.tokens.format import cookie_value
 
     issuer = _issuer(keyring, passphrase_file)
@@ -291,7 +291,7 @@ def _item(operation: str, line: bytes) -> Any:
 
 
 def _batch(
-    session: Session,
+    invocation: Invocation,
     operation: str,
     context: Json,
     options: Json,
@@ -301,7 +301,7 @@ def _batch(
 ) -> None:
     """Answer every line of stdin in order; afterwards raise what the worst of the refusals was."""
     issuer = None if keyring is None else _issuer(keyring, passphrase_file)
-    client = session.client() if issuer is None else None
+    client = invocation.client() if issuer is None else None
     encode = json.JSONEncoder(separators=(",", ":")).encode
     refused: dict[str, int] = {}
     number = 0
@@ -354,7 +354,7 @@ def _offline_item(issuer: Issuer, operation: str, item: Any, context: Json) -> J
 
 @command()
 def mint(
-    session: Session,
+    invocation: Invocation,
     sub: Annotated[str | None, typer.Option("--sub", metavar="SUBJECT", help="Whose session it is.")] = None,
     claim: Annotated[
         list[str] | None,
@@ -403,7 +403,7 @@ def mint(
     )
     if batch:
         defaults = {"ttl_s": ttl_s, "max_age_s": max_age_s}
-        _batch(session, "mint", context, {}, defaults, keyring, passphrase_file)
+        _batch(invocation, "mint", context, {}, defaults, keyring, passphrase_file)
         return
     if sub is None:
         raise UsageError("missing option --sub")
@@ -416,12 +416,12 @@ def mint(
         "set_cookie": set_cookie,
         **context,
     }
-    _show(session, _run(session, "mint", body, keyring, passphrase_file), set_cookie)
+    _show(invocation, _run(invocation, "mint", body, keyring, passphrase_file), set_cookie)
 
 
 @command()
 def inspect(
-    session: Session,
+    invocation: Invocation,
     token: TokenArgument = None,
     cookie: CookieOption = False,
     cookie_name: CookieNameOption = "cyolo-sid",
@@ -451,7 +451,7 @@ def inspect(
     )
     quorum = {} if keyring is not None else {"require_quorum": require_quorum}
     if batch:
-        _batch(session, "inspect", context, quorum, {}, keyring, passphrase_file)
+        _batch(invocation, "inspect", context, quorum, {}, keyring, passphrase_file)
         return
     if no_key:
         _refuse(
@@ -470,7 +470,7 @@ def inspect(
         except InvalidInput:
             raise TokenRejected("token rejected") from None
         document = {"schema_version": 1, "valid": False, "verified": False, **seen}
-        session.fields(
+        invocation.fields(
             document, [(key, str(value)) for key, value in document.items() if key != "schema_version"]
         )
         output.flush()
@@ -479,7 +479,7 @@ def inspect(
     if keyring is None:
         body["explain"] = explain
     try:
-        document = _run(session, "inspect", body, keyring, passphrase_file)
+        document = _run(invocation, "inspect", body, keyring, passphrase_file)
     except TokenRejected as error:
         if explain and error.reason:  # offline: a node's answer has it in its message
             raise TokenRejected(f"{error.message}: {error.reason}") from None
@@ -489,12 +489,12 @@ def inspect(
         for name in ("sub", "sid", "gen", "issued_at", "expires_at", "max_expires_at", "key_id")
     ]
     claims = [(f"claim {key}", json.dumps(value)) for key, value in sorted(document["claims"].items())]
-    session.fields(document, rows + claims)
+    invocation.fields(document, rows + claims)
 
 
 @command()
 def update(
-    session: Session,
+    invocation: Invocation,
     token: TokenArgument = None,
     set_: Annotated[
         list[str] | None, typer.Option("--set", metavar="K=V", help="Set a claim; repeat for more.")
@@ -541,7 +541,7 @@ def update(
     )
     if batch:
         options = {"keep_previous": keep_previous}
-        _batch(session, "update", context, options, {}, keyring, passphrase_file)
+        _batch(invocation, "update", context, options, {}, keyring, passphrase_file)
         return
     body = {
         **_token_body(token, cookie),
@@ -552,12 +552,12 @@ def update(
     }
     if keyring is None:
         body |= {"keep_previous": keep_previous, "request_id": request_id}
-    _show(session, _run(session, "update", body, keyring, passphrase_file), set_cookie)
+    _show(invocation, _run(invocation, "update", body, keyring, passphrase_file), set_cookie)
 
 
 @command()
 def refresh(
-    session: Session,
+    invocation: Invocation,
     token: TokenArgument = None,
     ttl: TtlOption = "15m",
     cookie: CookieOption = False,
@@ -583,15 +583,15 @@ def refresh(
     )
     quorum = {} if keyring is not None else {"require_quorum": require_quorum}
     if batch:
-        _batch(session, "refresh", context, quorum, {"ttl_s": ttl_s}, keyring, passphrase_file)
+        _batch(invocation, "refresh", context, quorum, {"ttl_s": ttl_s}, keyring, passphrase_file)
         return
     body = {**_token_body(token, cookie), "ttl_s": ttl_s, "set_cookie": set_cookie, **context, **quorum}
-    _show(session, _run(session, "refresh", body, keyring, passphrase_file), set_cookie)
+    _show(invocation, _run(invocation, "refresh", body, keyring, passphrase_file), set_cookie)
 
 
 @command()
 def revoke(
-    session: Session,
+    invocation: Invocation,
     token: TokenArgument = None,
     sid: Annotated[str | None, typer.Option("--sid", metavar="SID", help="Revoke this session.")] = None,
     sub: Annotated[
@@ -608,14 +608,14 @@ def revoke(
     body: Json = {"sid": sid, "sub": sub, "request_id": request_id, **_context(cookie_name, audience)}
     if sid is None and sub is None:
         body["token"] = _read_token(token)
-    document = session.client().call("token_revoke", body=body)
-    session.value(document, document["value"])
+    document = invocation.client().call("token_revoke", body=body)
+    invocation.value(document, document["value"])
 
 
 @command()
-def revocations(session: Session) -> None:
+def revocations(invocation: Invocation) -> None:
     """List what is revoked, until when."""
-    client = session.client()
+    client = invocation.client()
     found: list[Json] = []
     after: str | None = None
     while True:
@@ -624,11 +624,11 @@ def revocations(session: Session) -> None:
         after = page["next"]
         if after is None:
             break
-    if session.mode == "table":
+    if invocation.mode == "table":
         rows = [(row["kind"], str(row["value"]), _what(row), str(row["expires_at"])) for row in found]
         output.table(("KIND", "VALUE", "REFUSED", "UNTIL"), rows)
     else:
-        output.structured({"schema_version": 1, "revocations": found}, session.mode)
+        output.structured({"schema_version": 1, "revocations": found}, invocation.mode)
 
 
 def _what(row: Mapping[str, Any]) -> str:
