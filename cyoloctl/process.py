@@ -19,7 +19,7 @@ _PR_SET_DUMPABLE = 4
 
 
 def child_command(*arguments: str) -> list[str]:
-    """The command line that runs ``cyoloctl arguments...`` with the code of this process.
+    """The command line that runs ``cyoloctl ARGUMENTS...`` with the code of this process.
 
     -I: no directory of the caller's and no user's site directory on the path,
     PYTHON* variables ignored.  The package is named by its file, so that it is

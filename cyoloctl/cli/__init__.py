@@ -2,7 +2,7 @@
 
 Only the module of the command that was named is imported, and only that
 command is built: a trivial command must stay near the cost of importing
-typer (DESIGN.md, the row on the client path).  ``--help``, suggestions and
+typer (``tests/cli/test_startup.py``).  ``--help``, suggestions and
 the generated completions still see the whole tree.
 """
 

@@ -186,7 +186,7 @@ class Opened:
 class Forms:
     """Seals what a form carries for one purpose, browser and person, and opens it again.
 
-    ``key id (4) || nonce (12) || AES-256-GCM(time in s (8) || payload)`` in
+    ``id of the key (4) || nonce (12) || AES-256-GCM(time in s (8) || payload)`` in
     base64url, with purpose, browser and person as associated data.  random: n -> n random bytes.
     """
 

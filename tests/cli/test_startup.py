@@ -1,4 +1,4 @@
-"""What the path of a trivial command costs (DESIGN.md, the client path)."""
+"""What the path of a trivial command costs (docs/architecture.md, the row of `typer<0.29`)."""
 
 from __future__ import annotations
 

@@ -1,0 +1,58 @@
+"""What a page says that the program prints is what the program prints.
+
+Two places quote messages: the first column of a table headed "what you see", in backticks, and blocks
+marked ``message``.  In a quotation capitals (NAME), numbers and ``...`` stand for what varies.
+"""
+
+from __future__ import annotations
+
+import re
+
+import pytest
+
+from cyoloctl.errors import error_classes
+from tests.docs.reading import Text, quotations, strings
+
+# What varies in a message, with the unit of a number.
+VARIES = re.compile(r"\.\.\.|\S*(?:\d|\b[A-Z]{2,})\S*(?: (?:days|hours|minutes|seconds)\b)?")
+
+
+def occurs(quotation: str, source: str) -> bool:
+    """Whether the fixed parts of a quotation stand in a message, in their order."""
+    at = 0
+    for part in VARIES.split(quotation):
+        found = source.find(part.strip(), at)
+        if found < 0:
+            return False
+        at = found + len(part.strip())
+    return True
+
+
+QUOTATIONS = list(quotations())
+#: Words of the output that are no message: codes of errors and headings of a table.
+WORDS = {cls.code for cls in error_classes()}
+
+
+def test_pages_quote_messages() -> None:
+    assert len(QUOTATIONS) > 20
+
+
+@pytest.mark.parametrize("quotation", QUOTATIONS, ids=lambda q: f"{q.where} {q.text[:40]}")
+def test_quoted_message_is_one_that_the_program_prints(quotation: Text) -> None:
+    assert len("".join(VARIES.split(quotation.text))) >= 4, "nothing of it is fixed"
+    assert quotation.text in WORDS or any(
+        occurs(quotation.text, text.text) for text in strings(docstrings=False)
+    )
+
+
+@pytest.mark.parametrize(
+    ("quotation", "source", "expected"),
+    [
+        ("NAME answers there, not NAME", "{} answers there, not {}: check the address", True),
+        ("the clock of n3 is 9 days ahead", "the clock of {} is {} ahead", True),
+        ("no space left", "the disk is full: make space", False),
+        ("ahead ... of the clocks", "of the clocks, ahead", False),
+    ],
+)
+def test_check_of_a_quotation_knows_what_varies(quotation: str, source: str, expected: bool) -> None:
+    assert occurs(quotation, source) is expected
