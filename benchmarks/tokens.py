@@ -80,7 +80,8 @@ def compact(value: object) -> bytes:
 
 
 def cyoloctl_system() -> System:
-    from cyoloctl.tokens.format import Key, Keyring, KeyState, Session, open_token, seal
+    from cyoloctl.keys.keyring import Key, Keyring, KeyState
+    from cyoloctl.tokens.format import Session, open_token, seal
 
     states = [KeyState.ENABLED, KeyState.ENABLED, KeyState.PRIMARY]
     ring = Keyring(
@@ -99,7 +100,8 @@ def cyoloctl_system() -> System:
 
 
 def new_session_system() -> System:
-    from cyoloctl.tokens.format import Key, Keyring, KeyState, new_session, open_token, seal
+    from cyoloctl.keys.keyring import Key, Keyring, KeyState
+    from cyoloctl.tokens.format import new_session, open_token, seal
 
     ring = Keyring([Key(b"\xfc\0\0\0", os.urandom(32), KeyState.PRIMARY, "0123456789abcdef" * 2)])
     return System(
@@ -242,7 +244,8 @@ def over_fernet() -> list[int]:
     """Characters more than Fernet's, for payloads of 200 to 247 bytes: Fernet pads to 16."""
     from cryptography.fernet import Fernet
 
-    from cyoloctl.tokens.format import Key, Keyring, KeyState, new_session, seal
+    from cyoloctl.keys.keyring import Key, Keyring, KeyState
+    from cyoloctl.tokens.format import new_session, seal
 
     ring = Keyring([Key(b"\xfc\0\0\0", os.urandom(32), KeyState.PRIMARY, "0123456789abcdef" * 2)])
     fernet = Fernet(Fernet.generate_key())

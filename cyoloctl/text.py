@@ -10,7 +10,14 @@ from __future__ import annotations
 import base64
 from datetime import UTC, datetime
 
-__all__ = ["decode_base64", "encode_base64", "from_unix_ms", "to_unix_ms"]
+__all__ = [
+    "decode_base64",
+    "encode_base64",
+    "from_unix_ms",
+    "pre_auth_encoding",
+    "to_unix_ms",
+    "utf8_or_none",
+]
 
 
 def encode_base64(data: bytes) -> str:
@@ -34,3 +41,22 @@ def to_unix_ms(moment: datetime) -> int:
 def from_unix_ms(unix_ms: int) -> datetime:
     """The moment, in UTC."""
     return datetime.fromtimestamp(unix_ms / 1000, UTC)
+
+
+def pre_auth_encoding(*parts: bytes) -> bytes:
+    """The parts as bytes that no other parts give: their number, then each after its length.
+
+    Numbers are 4 bytes, big-endian (after the PAE of PASETO, with 32 bits).
+    """
+    encoded = [len(parts).to_bytes(4, "big")]
+    for part in parts:
+        encoded += len(part).to_bytes(4, "big"), part
+    return b"".join(encoded)
+
+
+def utf8_or_none(text: str) -> bytes | None:
+    """None for half of a surrogate pair, which is no character.  Here, so that no error holds the text."""
+    try:
+        return text.encode()
+    except UnicodeEncodeError:
+        return None

@@ -178,8 +178,8 @@ def _show(invocation: Invocation, document: Json, set_cookie: bool) -> None:
 
 
 def _issuer(keyring: Path, passphrase_file: str | None) -> Issuer:
+    from cyoloctl.keys.keyring import Keyring
     from cyoloctl.keys.ring_file import import_ring
-    from cyoloctl.tokens.format import Keyring
     from cyoloctl.tokens.issuer import Issuer
 
     assert passphrase_file is not None  # _check_options saw to it

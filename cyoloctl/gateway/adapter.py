@@ -12,6 +12,7 @@ from urllib.parse import urlsplit
 from cyoloctl import __version__
 from cyoloctl.caller import Actor
 from cyoloctl.errors import NotFound, SlowDown, TokenRejected
+from cyoloctl.keys.keyring import KeyState
 from cyoloctl.keys.operations import KeyService
 from cyoloctl.model import parse_address
 from cyoloctl.rendezvous import codes
@@ -20,7 +21,7 @@ from cyoloctl.rendezvous.operations import RendezvousService, counted, person_di
 from cyoloctl.replicated.proposer import Json, Replicated
 from cyoloctl.routing.operations import RouteService
 from cyoloctl.tokens import format as token_format
-from cyoloctl.tokens.format import DEFAULT_TTL_S, KeyState
+from cyoloctl.tokens.format import DEFAULT_TTL_S
 from cyoloctl.tokens.operations import TokenService
 
 __all__ = ["GatewayService"]

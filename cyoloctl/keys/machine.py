@@ -1,7 +1,7 @@
 """The token keys, as the cluster agreed: which there are, in which state, and sealed to whom.
 
 Never a key itself: each member's copy is sealed to that member's sealing key
-(``cyoloctl.keys.ring_file``).  What proves that a sealing key is its node's is kept
+(``cyoloctl.keys.wrapping``).  What proves that a sealing key is its node's is kept
 beside it and checked by whoever seals; nothing cryptographic happens here.
 
 When a key may go

@@ -27,10 +27,19 @@ from cyoloctl.errors import (
     Unavailable,
 )
 from cyoloctl.keys import ring_file
+from cyoloctl.keys.keyring import Key, Keyring, KeyState, new_key
 from cyoloctl.keys.machine import KeyRecord, NodeKey
+from cyoloctl.keys.wrapping import (
+    NodeIdentity,
+    decode_identity,
+    encode_identity,
+    sign_sealing_key,
+    unwrap,
+    verify_sealing_key,
+    wrap,
+)
 from cyoloctl.pki.files import NodeFiles, read_node_keys
 from cyoloctl.replicated.proposer import Json, Replicated, rfc3339
-from cyoloctl.tokens.format import Key, Keyring, KeyState
 
 __all__ = ["KeyService"]
 
@@ -71,12 +80,12 @@ class KeyService:
     def renewed(self, files: NodeFiles) -> None:
         """The node has another certificate, or trusts another CA: what vouches for its sealing key."""
         self._authorities = files.authorities
-        self._identity = ring_file.NodeIdentity(
+        self._identity = NodeIdentity(
             name=self._name,
             cluster_id=self._cluster_id,
             certificate_pem=files.certificate_pem,
             sealing_key=files.sealing_key,
-            signature=ring_file.sign_sealing_key(
+            signature=sign_sealing_key(
                 cluster_id=self._cluster_id,
                 name=self._name,
                 sealing_key=files.sealing_key,
@@ -131,7 +140,7 @@ class KeyService:
                 found.append(record)
             elif blob is not None and self._unreadable.get(record.key_id) != blob:
                 try:
-                    self._opened[record.key_id] = ring_file.unwrap(
+                    self._opened[record.key_id] = unwrap(
                         blob,
                         key_id=record.key_id,
                         cluster_id=record.cluster_id,
@@ -242,7 +251,7 @@ class KeyService:
     async def generate(self, *, request_id: str | None, timeout_s: float) -> Json:
         await self._replicated.fresh(timeout_s=timeout_s)
         taken = self._taken()
-        key = ring_file.new_key(self._cluster_id, taken=taken)
+        key = new_key(self._cluster_id, taken=taken)
         if request_id is not None:
             # The same request makes the same id, so a repetition finds the key that the first one made.
             key_id = _key_id_of(request_id)
@@ -275,7 +284,7 @@ class KeyService:
     def _wrapped(self, key: Key, names: Collection[str] | None = None) -> dict[str, str]:
         """The key sealed to each of these members, or all, whose sealing key the CA vouches for."""
         return {
-            name: ring_file.wrap(key, node=name, sealing_key=sealing_key)
+            name: wrap(key, node=name, sealing_key=sealing_key)
             for name, sealing_key in self._trusted().items()
             if names is None or name in names
         }
@@ -302,7 +311,7 @@ class KeyService:
         refusal: CyoloctlError | None = None
         for ca_pem in self._authorities:
             try:
-                ring_file.verify_sealing_key(
+                verify_sealing_key(
                     **asdict(announced), cluster_id=self._cluster_id, name=name, ca_pem=ca_pem, now=now
                 )
                 return
@@ -392,7 +401,7 @@ class KeyService:
     async def identity(self, *, timeout_s: float) -> Json:
         return {
             "schema_version": 1,
-            "identity": ring_file.encode_identity(self._identity),
+            "identity": encode_identity(self._identity),
             "ca_sha256": self._identity.ca_sha256,
         }
 
@@ -427,7 +436,7 @@ class KeyService:
             now = self._now()
             data = ring_file.export_ring_to_node(
                 ring,
-                to=ring_file.decode_identity(str(to_node), now=now),
+                to=decode_identity(str(to_node), now=now),
                 sender=self._identity,
                 node_key_pem=self._node_key_pem,
                 to_ca=to_ca,
@@ -525,7 +534,7 @@ class KeyService:
         primary, policy = self._keys.primary(), self._keys.policy
         if primary is None:
             if self._keys.nodes().get(self._name) is not None:
-                await self._propose(ring_file.new_key(self._cluster_id, taken=self._taken()), _STEP_TIMEOUT_S)
+                await self._propose(new_key(self._cluster_id, taken=self._taken()), _STEP_TIMEOUT_S)
                 return True
             return False
         if policy.rotate_every_s is None:
@@ -539,7 +548,7 @@ class KeyService:
             return False
         pending = self._next()
         if pending is None:
-            await self._propose(ring_file.new_key(self._cluster_id, taken=self._taken()), _STEP_TIMEOUT_S)
+            await self._propose(new_key(self._cluster_id, taken=self._taken()), _STEP_TIMEOUT_S)
             return True
         if self._missing(pending.key_id):
             return False  # a member is away: it must hold the key before tokens are made with it

@@ -1,10 +1,8 @@
-"""Token keys outside of a process: sealed to the nodes of a cluster, and carried to other networks.
+"""Key rings in files, carried to other networks.
 
-A key leaves the process that made it in three ways only:
+A ring leaves its cluster in two ways only (``keys.wrapping`` has the third way
+out of a process, a key sealed to a node):
 
-* wrapped for a node of its cluster: HPKE to the node's sealing key, 80 bytes,
-  replicated.  ``verify_sealing_key`` comes before ``wrap``: whoever can put
-  his own sealing key under a node's name would be sealed every key.
 * in a file under a passphrase::
 
       cyoloctl keyring 1 passphrase
@@ -31,10 +29,9 @@ ASCII.  Secrets and salts in it are base64.  Destroyed keys are left out.
 from __future__ import annotations
 
 import base64
-import json
 import os
 import unicodedata
-from collections.abc import Callable, Collection, Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from datetime import datetime
 from typing import Any
@@ -44,37 +41,39 @@ from cryptography.hazmat.primitives.ciphers.aead import AESGCM
 from cryptography.hazmat.primitives.kdf.argon2 import Argon2id
 
 from cyoloctl.errors import AccessDenied, InvalidInput, VersionMismatch
+from cyoloctl.keys.keyring import Key, Keyring, KeyState
+from cyoloctl.keys.wrapping import (
+    MAX_FILE_BYTES,
+    NodeIdentity,
+    canonical_json,
+    check_fields,
+    parse_key_id,
+    read_object,
+    verify_identity,
+    wrap,
+)
 from cyoloctl.model import parse_name
 from cyoloctl.pki.identity import parse_cluster_id
 from cyoloctl.pki.seal import open_sealed, seal
 from cyoloctl.pki.statements import sign_statement, verify_statement
 from cyoloctl.pki.x509 import certificate_sha256
-from cyoloctl.tokens.format import Key, Keyring, KeyState, pre_auth_encoding
+from cyoloctl.text import pre_auth_encoding
 
 __all__ = [
     "MIN_PASSPHRASE_CHARACTERS",
-    "NodeIdentity",
     "Ring",
     "RingKey",
-    "decode_identity",
-    "encode_identity",
     "export_ring",
     "export_ring_to_node",
     "import_arguments",
     "import_ring",
     "import_ring_from_node",
-    "new_key",
-    "sign_sealing_key",
-    "unwrap",
-    "verify_sealing_key",
-    "wrap",
 ]
 
 MIN_PASSPHRASE_CHARACTERS = 12
 
 Json = dict[str, Any]
 
-_MAX_FILE_BYTES = 1 << 20
 _MAX_KEYS = 64
 _MIN_PERIOD_S, _MAX_PERIOD_S = 3_600, 366 * 86_400
 _MAX_TIME_UNIX_MS = 2**53
@@ -85,150 +84,6 @@ _DOMAIN = b"cyoloctl keyring v1"
 _MAX_MEMORY_KIB, _MAX_PASSES, _MAX_LANES = 256 * 1024, 10, 16
 _NOT_A_RING = "this is not a key ring of cyoloctl: use the whole, unchanged file that `key export` wrote"
 _DAMAGED = "the key ring cannot be opened: it is for another node, or the file was changed"
-
-
-# -- one key ------------------------------------------------------------------------------------
-
-
-def new_key(
-    cluster_id: str, *, random: Callable[[int], bytes] = os.urandom, taken: Collection[str] = ()
-) -> Key:
-    """A new pending key: 32 random bytes under a random id.
-
-    cluster_id: 32 hexadecimal digits.  taken: ids (hexadecimal) that it must not get.
-    """
-    parse_cluster_id(cluster_id)
-    while (key_id := b"\xfc" + random(3)).hex() in taken:
-        pass
-    return Key(key_id, random(32), KeyState.PENDING, cluster_id)
-
-
-def wrap(key: Key, *, node: str, sealing_key: str) -> str:
-    """The key sealed to a node, 80 bytes in base64, other ones each time.
-
-    sealing_key: the node's, after verify_sealing_key.  Raises InvalidInput
-    for one that is not valid.
-    """
-    return seal(sealing_key, key.secret, _wrap_info(key.cluster_id, key.key_id, node))
-
-
-def unwrap(
-    blob: str,
-    *,
-    key_id: str,
-    cluster_id: str,
-    node: str,
-    sealing_key_pem: str,
-    state: str,
-    fingerprint: str,
-) -> Key:
-    """The key in what ``wrap`` gave.
-
-    key_id: 8 hexadecimal digits; cluster_id, state and fingerprint: what is
-    replicated of the key.
-
-    Raises InvalidInput, the same for every reason; ConfigError for a private
-    sealing key that is not one.
-    """
-    try:
-        raw_id = _key_id(key_id)
-        secret = open_sealed(sealing_key_pem, blob, _wrap_info(cluster_id, raw_id, node))
-        key = Key(raw_id, secret, KeyState(state), cluster_id)
-        if key.fingerprint == fingerprint:
-            return key
-    except (InvalidInput, ValueError):
-        pass
-    raise InvalidInput(
-        f"key {key_id} cannot be opened here: it was sealed to another sealing key, or damaged; "
-        "seal it anew (key rewrap)"
-    )
-
-
-def _wrap_info(cluster_id: str, key_id: bytes, node: str) -> bytes:
-    return pre_auth_encoding(b"cyoloctl key v1", cluster_id.encode(), key_id, node.encode())
-
-
-# -- whose sealing key it is --------------------------------------------------------------------
-
-
-def sign_sealing_key(*, cluster_id: str, name: str, sealing_key: str, node_key_pem: str) -> str:
-    """A node's signature of its own sealing key, base64.  Raises ConfigError for the private key."""
-    return sign_statement(node_key_pem, _sealing_statement(cluster_id, name, sealing_key))
-
-
-def verify_sealing_key(
-    *,
-    cluster_id: str,
-    name: str,
-    sealing_key: str,
-    certificate_pem: str,
-    signature: str,
-    ca_pem: str,
-    now: datetime,
-) -> None:
-    """Check that a sealing key is the node's: signed by its certificate, issued by the CA, valid now.
-
-    Raises InvalidInput with what is wrong.
-    """
-    verify_statement(
-        _sealing_statement(cluster_id, name, sealing_key),
-        signature,
-        certificate_pem,
-        ca_pem=ca_pem,
-        name=name,
-        cluster_id=cluster_id,
-        now=now,
-    )
-
-
-def _sealing_statement(cluster_id: str, name: str, sealing_key: str) -> bytes:
-    return pre_auth_encoding(
-        b"cyoloctl sealing key v1", cluster_id.encode(), name.encode(), sealing_key.encode()
-    )
-
-
-@dataclass(frozen=True, slots=True)
-class NodeIdentity:
-    """What a node shows so that others can seal a ring to it.  Nothing secret.
-
-    Certificate and CA in PEM; sealing key (X25519) and signature (sign_sealing_key) in base64.
-    """
-
-    name: str
-    cluster_id: str
-    certificate_pem: str
-    sealing_key: str
-    signature: str
-    ca_pem: str
-
-    @property
-    def ca_sha256(self) -> str:
-        """The fingerprint of its CA, 64 hexadecimal digits, for its operator to confirm."""
-        return certificate_sha256(self.ca_pem)
-
-
-_IDENTITY = dict.fromkeys(NodeIdentity.__slots__, str)
-
-
-def encode_identity(identity: NodeIdentity) -> str:
-    """The text of a node's identity: one line of JSON."""
-    return _canonical({name: getattr(identity, name) for name in _IDENTITY}) + "\n"
-
-
-def decode_identity(text: str, *, now: datetime) -> NodeIdentity:
-    """The identity in a text, its signature and certificate checked by its own CA.
-
-    Whether that CA is the right one only its operator can say: ``ca_sha256``.
-
-    Raises InvalidInput.
-    """
-    identity = NodeIdentity(**_object(text.removesuffix("\n"), _IDENTITY, "a node identity"))
-    _verify_identity(identity, now)
-    return identity
-
-
-def _verify_identity(identity: NodeIdentity, now: datetime) -> None:
-    verify_sealing_key(now=now, **{name: getattr(identity, name) for name in _IDENTITY})
 
 
 # -- rings --------------------------------------------------------------------------------------
@@ -328,7 +183,7 @@ def _encode_ring(ring: Ring) -> bytes:
         }
         for entry in ring.entries
     ]
-    return _canonical({"cluster_id": ring.cluster_id, "keep_s": ring.keep_s, "keys": keys}).encode()
+    return canonical_json({"cluster_id": ring.cluster_id, "keep_s": ring.keep_s, "keys": keys}).encode()
 
 
 _RING = {"cluster_id": str, "keep_s": int, "keys": list}
@@ -346,12 +201,12 @@ _RING_KEY = {
 def _decode_ring(data: bytes, cluster_id: str) -> Ring:
     """Raises InvalidInput, without a cause: it could quote a secret."""
     try:
-        top = _object(data.decode("ascii"), _RING, "a key ring")
-        items = [_exact(item, _RING_KEY, "a key ring") for item in top["keys"]]
+        top = read_object(data.decode("ascii"), _RING, "a key ring")
+        items = [check_fields(item, _RING_KEY, "a key ring") for item in top["keys"]]
         entries = [
             RingKey(
                 Key(
-                    _key_id(item["key_id"]),
+                    parse_key_id(item["key_id"]),
                     _b64decode(item["secret"]),
                     KeyState(item["state"]),
                     item["cluster_id"],
@@ -396,7 +251,7 @@ def _export(
             f"the passphrase is too short: use at least {MIN_PASSPHRASE_CHARACTERS} characters"
         )
     salt = random(16)
-    header = _canonical(
+    header = canonical_json(
         {
             "cluster_id": ring.cluster_id,
             "kdf": "argon2id",
@@ -424,7 +279,7 @@ def import_ring(data: bytes, *, passphrase: str) -> Ring:
     release.
     """
     header_line, body = _lines(data, "passphrase", 2)
-    header = _object(header_line, _HEADER, "a key ring")
+    header = read_object(header_line, _HEADER, "a key ring")
     cluster_id = parse_cluster_id(header["cluster_id"])
     memory_kib, passes, lanes = header["memory_kib"], header["passes"], header["lanes"]
     try:
@@ -474,13 +329,13 @@ def export_ring_to_node(
     that nobody vouches for; the message shows its fingerprint.
     """
     for identity in (to, sender):
-        _verify_identity(identity, now)
+        verify_identity(identity, now)
     _check_ca(to.name, to.cluster_id, to.ca_pem, sender.cluster_id, sender.ca_pem, to_ca, "--to-ca")
     header = {
         "from": {name: getattr(sender, name) for name in _FROM},
         "to": {name: getattr(to, name) for name in _TO},
     }
-    front = [f"{_NAME} {_VERSION} node", _canonical(header)]
+    front = [f"{_NAME} {_VERSION} node", canonical_json(header)]
     front.append(seal(to.sealing_key, _encode_ring(ring), _signed(*front)))
     return "\n".join([*front, sign_statement(node_key_pem, _signed(*front)), ""]).encode()
 
@@ -511,9 +366,9 @@ def import_ring_from_node(
     the private sealing key.
     """
     header_line, body, signature = _lines(data, "node", 3)
-    header = _object(header_line, {"from": dict, "to": dict}, "a key ring")
-    sender = _exact(header["from"], _FROM, "a key ring")
-    to = _exact(header["to"], _TO, "a key ring")
+    header = read_object(header_line, {"from": dict, "to": dict}, "a key ring")
+    sender = check_fields(header["from"], _FROM, "a key ring")
+    to = check_fields(header["to"], _TO, "a key ring")
     if (to["name"], to["cluster_id"]) != (name, cluster_id):
         raise AccessDenied(_DAMAGED)
     _check_ca(
@@ -562,7 +417,7 @@ def _check_ca(
 
 def _lines(data: bytes, kind: str, count: int) -> list[str]:
     """The lines of a file after its first one."""
-    lines = data.decode("latin-1").split("\n") if len(data) <= _MAX_FILE_BYTES else []
+    lines = data.decode("latin-1").split("\n") if len(data) <= MAX_FILE_BYTES else []
     words = lines[0].split(" ") if lines else []
     if len(words) != 4 or " ".join(words[:2]) != _NAME:
         raise InvalidInput(_NOT_A_RING)
@@ -599,46 +454,6 @@ def _derive(secret: bytes, salt: bytes, passes: int, lanes: int, memory_kib: int
     return Argon2id(salt=salt, length=44, iterations=passes, lanes=lanes, memory_cost=memory_kib).derive(
         secret
     )
-
-
-def _canonical(value: object) -> str:
-    return json.dumps(value, sort_keys=True, separators=(",", ":"), allow_nan=False)
-
-
-def _object(text: str, types: Mapping[str, Any], what: str) -> Json:
-    """The object of canonical JSON with exactly these fields of these types.  Raises InvalidInput."""
-    try:
-        if len(text) > _MAX_FILE_BYTES:
-            raise ValueError
-        value = json.loads(text)
-        # Refuses other spellings at once: repeated keys, blanks, 1.0, NaN, escapes.  And what is not ASCII,
-        # which none of these values is: half of a surrogate pair could not even be encoded.
-        if _canonical(value) != text or "\\u" in text:
-            raise ValueError
-    except (ValueError, RecursionError):
-        value = None
-    return _exact(value, types, what)
-
-
-def _exact(value: object, types: Mapping[str, Any], what: str) -> Json:
-    if (
-        type(value) is not dict
-        or value.keys() != types.keys()
-        or not all(
-            type(value[name]) in (kind if isinstance(kind, tuple) else (kind,))
-            for name, kind in types.items()
-        )
-    ):
-        raise InvalidInput(f"this is not {what} of cyoloctl: use the whole, unchanged file")
-    return value
-
-
-def _key_id(text: str) -> bytes:
-    """The bytes of a key id.  Raises ValueError; fromhex alone would take blanks and capitals."""
-    data = bytes.fromhex(text)
-    if data.hex() != text:
-        raise ValueError
-    return data
 
 
 def _b64decode(text: str) -> bytes:

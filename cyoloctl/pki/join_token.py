@@ -10,7 +10,7 @@ can admit nobody but the node that made it:
     signature = over PAE("cyoloctl join v1", cluster id, name, SHA-256 of the request, address,
                 sealing key, SHA-256 of the CA)
 
-PAE is `tokens.pre_auth_encoding`.  The token also says whom to dial: the
+PAE is `text.pre_auth_encoding`.  The token also says whom to dial: the
 names of members with their addresses, and the SHA-256 of the cluster's CA.
 """
 
@@ -32,7 +32,7 @@ from cryptography.hazmat.primitives.kdf.hkdf import HKDF
 from cyoloctl.errors import CyoloctlError, InvalidInput
 from cyoloctl.model import Address, ClusterId, NodeName, parse_address, parse_name
 from cyoloctl.pki.identity import parse_cluster_id
-from cyoloctl.tokens.format import pre_auth_encoding
+from cyoloctl.text import pre_auth_encoding
 
 __all__ = [
     "MAX_TOKEN_MEMBERS",

@@ -29,10 +29,9 @@ import os
 import re
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field, replace
-from enum import StrEnum
 from functools import lru_cache
 from hmac import compare_digest
-from typing import Any, NoReturn, SupportsIndex
+from typing import Any, NoReturn
 
 from cryptography.exceptions import InvalidTag
 from cryptography.hazmat.primitives.ciphers.aead import AESGCM
@@ -40,6 +39,8 @@ from cryptography.hazmat.primitives.hashes import SHA256
 from cryptography.hazmat.primitives.kdf.hkdf import HKDF
 
 from cyoloctl.errors import ClockSetBack, InternalError, InvalidInput, TokenRejected, Unavailable
+from cyoloctl.keys.keyring import Key, Keyring, KeyState, context_bytes
+from cyoloctl.text import pre_auth_encoding, utf8_or_none
 
 __all__ = [
     "DEFAULT_MAX_AGE_S",
@@ -48,9 +49,6 @@ __all__ = [
     "MAX_AGE_S",
     "MAX_TOKEN_CHARACTERS",
     "ClockGuard",
-    "Key",
-    "KeyState",
-    "Keyring",
     "Session",
     "cookie_value",
     "cookie_values",
@@ -58,7 +56,6 @@ __all__ = [
     "key_id_of",
     "new_session",
     "open_token",
-    "pre_auth_encoding",
     "refresh",
     "seal",
     "set_cookie",
@@ -71,16 +68,16 @@ MAX_AGE_S = 400 * 86_400  # browsers keep no cookie longer (RFC 6265bis 5.5); re
 LEEWAY_S = 60
 MAX_TOKEN_CHARACTERS = 3_800
 
-_MAGIC, _VERSION, _KEY_ID_FIRST = 0x54, 0x01, 0xFC
+_MAGIC, _VERSION = 0x54, 0x01
 _HEADER, _SALT_END, _COMMITTED, _OVERHEAD = 6, 30, 62, 78
 _MAX_PAYLOAD_BYTES = MAX_TOKEN_CHARACTERS * 3 // 4 - _OVERHEAD
 _MAX_SUB_BYTES = 256
-_MAX_CONTEXT_BYTES = 255
 _MAX_COOKIE_HEADER = 65_536
 _MAX_DEPTH = 16
 _MAX_INTEGER = 2**53 - 1  # RFC 7493: what every JSON reader keeps exactly
 _MAX_TIME_UNIX_S = 253_402_300_799  # the end of the year 9999: every language can print it
 _FIELDS = ("abs", "c", "exp", "gen", "iat", "sid", "sub")
+_OPENS = frozenset({KeyState.PENDING, KeyState.PRIMARY, KeyState.ENABLED})
 
 _ALPHABET = b"ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789-_"
 # To the alphabet that binascii reads, and everything outside ours ('+', '/' and '=' too) to what it refuses.
@@ -112,150 +109,6 @@ def _no_number(text: str) -> NoReturn:
 
 
 _parse = json.JSONDecoder(parse_int=_integer, parse_float=_no_number, parse_constant=_no_number).raw_decode
-
-
-def pre_auth_encoding(*parts: bytes) -> bytes:
-    """The parts as bytes that no other parts give: their number, then each after its length.
-
-    Numbers are 4 bytes, big-endian (after the PAE of PASETO, with 32 bits).
-    """
-    encoded = [len(parts).to_bytes(4, "big")]
-    for part in parts:
-        encoded += len(part).to_bytes(4, "big"), part
-    return b"".join(encoded)
-
-
-def _utf8(text: str) -> bytes | None:
-    """None for half of a surrogate pair, which is no character.  Here, so that no error holds the text."""
-    try:
-        return text.encode()
-    except UnicodeEncodeError:
-        return None
-
-
-def _context_bytes(text: str, what: str) -> bytes:
-    data = _utf8(text)
-    if data is None or len(data) > _MAX_CONTEXT_BYTES:
-        raise InvalidInput(
-            f"the {what} is not Unicode, or is longer than {_MAX_CONTEXT_BYTES} bytes of UTF-8"
-        )
-    return data
-
-
-# ---- keys ----
-
-
-class KeyState(StrEnum):
-    """pending and enabled open, primary mints too, disabled refuses, destroyed has no secret any more."""
-
-    PENDING = "pending"
-    PRIMARY = "primary"
-    ENABLED = "enabled"
-    DISABLED = "disabled"
-    DESTROYED = "destroyed"
-
-
-_OPENS = frozenset({KeyState.PENDING, KeyState.PRIMARY, KeyState.ENABLED})
-
-
-@dataclass(frozen=True, slots=True)
-class Key:
-    """One token key.  Never prints its secret and cannot be pickled.
-
-    key_id: 4 bytes, the first 0xFC.
-    secret: 32 bytes; empty when and only when the key is destroyed.
-    state: a KeyState or its text.
-    cluster_id: goes into the derivation, so a ring adopted from another cluster keeps that cluster's;
-    1 to 255 bytes of UTF-8.
-
-    Raises InvalidInput for anything else.
-    """
-
-    key_id: bytes
-    secret: bytes
-    state: KeyState
-    cluster_id: str
-
-    def __post_init__(self) -> None:
-        if self.state not in KeyState.__members__.values():
-            raise InvalidInput("the key has no such state: use " + ", ".join(KeyState))
-        object.__setattr__(self, "state", KeyState(self.state))
-        if type(self.key_id) is not bytes or len(self.key_id) != 4 or self.key_id[0] != _KEY_ID_FIRST:
-            raise InvalidInput("the key id is not 4 bytes that begin with fc")
-        if type(self.secret) is not bytes or len(self.secret) != 32 * (self.state != KeyState.DESTROYED):
-            raise InvalidInput("a key has 32 bytes, and none when it is destroyed")
-        if not self.cluster_id:
-            raise InvalidInput("the key has no cluster id")
-        _context_bytes(self.cluster_id, "cluster id")
-
-    def __repr__(self) -> str:
-        return f"Key({self.key_id_hex}, secret=(hidden), {self.state}, cluster_id={self.cluster_id!r})"
-
-    def __reduce_ex__(self, protocol: SupportsIndex) -> NoReturn:
-        raise TypeError("a key is never pickled or copied: wrap it for the node that needs it")
-
-    @property
-    def key_id_hex(self) -> str:
-        """The key id as 8 hexadecimal digits, such as ``fc01aabb``."""
-        return self.key_id.hex()
-
-    @property
-    def fingerprint(self) -> str:
-        """32 hexadecimal digits that tell two secrets under one key id apart; empty for a destroyed key.
-
-        The first half of SHA-256(PAE("cyoloctl key fingerprint v1", cluster id, key id, secret)).  Tells
-        nothing about the secret, which is 32 random bytes.
-        """
-        if self.state is KeyState.DESTROYED:
-            return ""
-        from hashlib import sha256
-
-        parts = (b"cyoloctl key fingerprint v1", self.cluster_id.encode(), self.key_id, self.secret)
-        return sha256(pre_auth_encoding(*parts)).hexdigest()[:32]
-
-
-class Keyring:
-    """Keys by id, at most one of them primary.  Immutable; prints ids and states only.
-
-    Raises InvalidInput when two keys have one id, or two are primary.
-    """
-
-    __slots__ = ("_by_id", "_primary")
-
-    def __init__(self, keys: Iterable[Key] = ()) -> None:
-        by_id: dict[bytes, Key] = {}
-        primary: Key | None = None
-        for key in keys:
-            if by_id.setdefault(key.key_id, key) is not key:
-                raise InvalidInput(f"the keyring holds the key id {key.key_id_hex} twice")
-            if key.state is KeyState.PRIMARY:
-                if primary is not None:
-                    raise InvalidInput(
-                        f"the keyring has two primaries, {primary.key_id_hex} and {key.key_id_hex}"
-                    )
-                primary = key
-        self._by_id = by_id
-        self._primary = primary
-
-    @property
-    def keys(self) -> tuple[Key, ...]:
-        """Every key, in the order in which they were given."""
-        return tuple(self._by_id.values())
-
-    @property
-    def primary(self) -> Key | None:
-        """The key that mints, if there is one."""
-        return self._primary
-
-    def get(self, key_id: bytes) -> Key | None:
-        """The key of this id, in whatever state."""
-        return self._by_id.get(key_id)
-
-    def __repr__(self) -> str:
-        return f"Keyring({', '.join(f'{key.key_id_hex} {key.state}' for key in self._by_id.values())})"
-
-    def __reduce_ex__(self, protocol: SupportsIndex) -> NoReturn:
-        raise TypeError("a keyring is never pickled or copied: export it")
 
 
 # ---- sessions ----
@@ -301,7 +154,7 @@ def _fault(session: Session) -> str | None:
 
         if not is_normalized("NFC", sub):
             return "sub must be Unicode in normal form C"
-    data = _utf8(sub)
+    data = utf8_or_none(sub)
     if data is None or len(data) > _MAX_SUB_BYTES:
         return f"sub must be at most {_MAX_SUB_BYTES} bytes of UTF-8"
     if type(session.claims) is not dict:
@@ -458,9 +311,9 @@ _INFO_START = pre_auth_encoding(b"cyoloctl token v1", bytes(_HEADER), b"")[: -_H
 def _info_end(cluster_id: str, cookie_name: str, audience: str) -> bytes:
     """What follows the header in HKDF's info: the length and bytes of the context's encoding."""
     context = pre_auth_encoding(
-        _context_bytes(cluster_id, "cluster id"),
+        context_bytes(cluster_id, "cluster id"),
         _checked_cookie_name(cookie_name).encode(),
-        _context_bytes(audience, "audience"),
+        context_bytes(audience, "audience"),
     )
     return len(context).to_bytes(4, "big") + context
 
@@ -484,7 +337,7 @@ def _payload_of(session: Session) -> bytes:
             "sub": session.sub,
         }
     )
-    payload = _utf8(text)
+    payload = utf8_or_none(text)
     if payload is None:
         raise InvalidInput("a claim holds half of a surrogate pair, which is no character")
     return payload

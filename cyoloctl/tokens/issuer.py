@@ -16,8 +16,9 @@ from functools import lru_cache
 from typing import Any
 
 from cyoloctl.errors import CyoloctlError, InvalidInput, TokenRejected, Unavailable
+from cyoloctl.keys.keyring import Keyring
 from cyoloctl.tokens import format as token_format
-from cyoloctl.tokens.format import DEFAULT_MAX_AGE_S, DEFAULT_TTL_S, ClockGuard, Keyring, Session
+from cyoloctl.tokens.format import DEFAULT_MAX_AGE_S, DEFAULT_TTL_S, ClockGuard, Session
 
 __all__ = ["Context", "Issuer", "read_item", "refusal", "to_json"]
 

@@ -40,6 +40,16 @@ from cyoloctl.errors import (
     VersionMismatch,
 )
 from cyoloctl.keys import ring_file
+from cyoloctl.keys.keyring import Key, Keyring, KeyState
+from cyoloctl.keys.wrapping import (
+    NodeIdentity,
+    _wrap_info,
+    decode_identity,
+    encode_identity,
+    sign_sealing_key,
+    unwrap,
+    wrap,
+)
 from cyoloctl.model import Address, NodeName, Stamp, parse_address
 from cyoloctl.node import service
 from cyoloctl.node.config import Config, dump_config, load_config
@@ -695,9 +705,7 @@ def _join_request_seeds() -> list[bytes]:
     ]
 
 
-_RING = token_format.Keyring(
-    [token_format.Key(b"\xfc\0\0\1", bytes(32), token_format.KeyState.PRIMARY, "c" * 32)]
-)
+_RING = Keyring([Key(b"\xfc\0\0\1", bytes(32), KeyState.PRIMARY, "c" * 32)])
 _SESSION = token_format.new_session("alice", {"mfa": True}, now_unix_s=1_800_000_000, random=bytes)
 
 
@@ -736,8 +744,8 @@ _PASSPHRASE = "correct horse battery"
 @functools.cache
 def _ring() -> ring_file.Ring:
     cluster_id = worlds.keys().cluster_id
-    key = token_format.Key(b"\xfc\0\0\1", bytes(32), token_format.KeyState.PRIMARY, cluster_id)
-    retired = token_format.Key(b"\xfc\0\0\2", bytes(32), token_format.KeyState.ENABLED, cluster_id)
+    key = Key(b"\xfc\0\0\1", bytes(32), KeyState.PRIMARY, cluster_id)
+    retired = Key(b"\xfc\0\0\2", bytes(32), KeyState.ENABLED, cluster_id)
     entries = (ring_file.RingKey(key, 5), ring_file.RingKey(retired, 1, 2, 3))
     return ring_file.Ring(cluster_id, 7 * 86_400, entries)
 
@@ -761,16 +769,16 @@ def _ring_file(data: bytes) -> None:
 
 
 @functools.cache
-def _node_identity() -> ring_file.NodeIdentity:
+def _node_identity() -> NodeIdentity:
     known = worlds.keys()
     directory = known.first / PKI_DIRECTORY
     sealing_key = known.files.sealing_key
-    return ring_file.NodeIdentity(
+    return NodeIdentity(
         name="n1",
         cluster_id=known.cluster_id,
         certificate_pem=(directory / "node.crt").read_text(),
         sealing_key=sealing_key,
-        signature=ring_file.sign_sealing_key(
+        signature=sign_sealing_key(
             cluster_id=known.cluster_id,
             name="n1",
             sealing_key=sealing_key,
@@ -830,17 +838,17 @@ def _node_ring() -> bytes:
 
 
 def _identity_text(data: bytes) -> None:
-    identity = ring_file.decode_identity(_text(data), now=worlds.NOW)
-    assert ring_file.decode_identity(ring_file.encode_identity(identity), now=worlds.NOW) == identity
+    identity = decode_identity(_text(data), now=worlds.NOW)
+    assert decode_identity(encode_identity(identity), now=worlds.NOW) == identity
 
 
 def _wrapped_key(data: bytes) -> None:
     """As text, as the bytes behind it, and as a secret that was sealed rightly."""
     key, sealing_key = _ring().keys[0], worlds.keys().files.sealing_key
-    sealed = seal(sealing_key, data, ring_file._wrap_info(key.cluster_id, key.key_id, "n1"))
+    sealed = seal(sealing_key, data, _wrap_info(key.cluster_id, key.key_id, "n1"))
     for blob in (_text(data), base64.b64encode(data).decode(), sealed):
         try:
-            opened = ring_file.unwrap(
+            opened = unwrap(
                 blob,
                 key_id=key.key_id.hex(),
                 cluster_id=key.cluster_id,
@@ -858,7 +866,7 @@ def _wrapped_key(data: bytes) -> None:
 
 def _wrapped_seeds() -> list[bytes]:
     key = _ring().keys[0]
-    blob = ring_file.wrap(key, node="n1", sealing_key=worlds.keys().files.sealing_key)
+    blob = wrap(key, node="n1", sealing_key=worlds.keys().files.sealing_key)
     return [blob.encode(), base64.b64decode(blob), key.secret]
 
 
@@ -1314,9 +1322,9 @@ TARGETS: tuple[Target, ...] = (
         (InvalidInput,),
         _identity_text,
         lambda: [
-            ring_file.encode_identity(_node_identity()).encode(),
+            encode_identity(_node_identity()).encode(),
             # Half of a surrogate pair: canonical JSON, and no text that could be encoded.
-            ring_file.encode_identity(replace(_node_identity(), sealing_key="\ud800")).encode(),
+            encode_identity(replace(_node_identity(), sealing_key="\ud800")).encode(),
         ],
     ),
     Target(

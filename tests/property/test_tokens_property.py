@@ -11,16 +11,14 @@ from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
 from cyoloctl.errors import InvalidInput, TokenRejected
+from cyoloctl.keys.keyring import Key, Keyring, KeyState
+from cyoloctl.text import pre_auth_encoding
 from cyoloctl.tokens import format as token_format
 from cyoloctl.tokens.format import (
-    Key,
-    Keyring,
-    KeyState,
     Session,
     cookie_value,
     new_session,
     open_token,
-    pre_auth_encoding,
     refresh,
     seal,
     set_cookie,

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from cyoloctl.errors import TokenRejected, Unavailable
-from cyoloctl.tokens.format import Key, Keyring
+from cyoloctl.keys.keyring import Key, Keyring
 from cyoloctl.tokens.issuer import Context, Issuer
 
 NOW = 1_800_000_000

@@ -20,7 +20,17 @@ from cryptography.hazmat.primitives.kdf.argon2 import Argon2id
 
 from cyoloctl.errors import AccessDenied, ConfigError, CyoloctlError, InvalidInput, VersionMismatch
 from cyoloctl.keys import ring_file
-from cyoloctl.keys.ring_file import NodeIdentity, Ring, RingKey
+from cyoloctl.keys.keyring import Key, Keyring, KeyState, new_key
+from cyoloctl.keys.ring_file import Ring, RingKey
+from cyoloctl.keys.wrapping import (
+    NodeIdentity,
+    decode_identity,
+    encode_identity,
+    sign_sealing_key,
+    unwrap,
+    verify_sealing_key,
+    wrap,
+)
 from cyoloctl.model import NodeName
 from cyoloctl.pki.ca import create_ca, issue_certificate
 from cyoloctl.pki.identity import AccessRole, Identity, parse_cluster_id
@@ -30,7 +40,8 @@ from cyoloctl.pki.statements import sign_statement, verify_statement
 from cyoloctl.pki.x509 import certificate_sha256
 from cyoloctl.replicated.command import decode_result
 from cyoloctl.state import ClusterState
-from cyoloctl.tokens.format import Key, Keyring, KeyState, new_session, open_token, pre_auth_encoding, seal
+from cyoloctl.text import pre_auth_encoding
+from cyoloctl.tokens.format import new_session, open_token, seal
 from tests.support.old_commands import encode_command
 
 NOW = datetime(2027, 1, 15, 8, tzinfo=UTC)
@@ -69,7 +80,7 @@ def new_node(cluster: Cluster, name: str, *, role: AccessRole = "node", now: dat
     certificate = issue_certificate(
         cluster.ca, cluster.ca_key, request.request_pem, identity, now=now, days=30
     )
-    signature = ring_file.sign_sealing_key(
+    signature = sign_sealing_key(
         cluster_id=cluster.id,
         name=name,
         sealing_key=request.sealing_key,
@@ -99,11 +110,11 @@ def ring(cluster_id: str = ID) -> Ring:
 
 def test_new_key_is_pending_and_random_and_not_taken() -> None:
     bytes_given = itertools.chain([b"\0\0\1", b"\0\0\2", b"k" * 32])
-    key = ring_file.new_key(ID, random=lambda size: next(bytes_given), taken={"fc000001"})
+    key = new_key(ID, random=lambda size: next(bytes_given), taken={"fc000001"})
     assert (key.key_id_hex, key.secret, key.state, key.cluster_id) == ("fc000002", b"k" * 32, "pending", ID)
-    assert ring_file.new_key(ID).secret != ring_file.new_key(ID).secret
+    assert new_key(ID).secret != new_key(ID).secret
     with pytest.raises(InvalidInput):
-        ring_file.new_key("mine")
+        new_key("mine")
 
 
 def unwrapped(blob: str, **other: Any) -> Key:
@@ -115,11 +126,11 @@ def unwrapped(blob: str, **other: Any) -> Key:
         "state": "primary",
         "fingerprint": KEY.fingerprint,
     }
-    return ring_file.unwrap(blob, **{**known, **other})
+    return unwrap(blob, **{**known, **other})
 
 
 def test_wrap_then_unwrap_is_the_key_in_80_bytes_that_differ_each_time() -> None:
-    blobs = [ring_file.wrap(KEY, node="n1", sealing_key=N1.identity.sealing_key) for _ in range(2)]
+    blobs = [wrap(KEY, node="n1", sealing_key=N1.identity.sealing_key) for _ in range(2)]
     assert blobs[0] != blobs[1]
     assert {len(base64.b64decode(blob)) for blob in blobs} == {80}
     assert unwrapped(blobs[0]) == KEY
@@ -127,7 +138,7 @@ def test_wrap_then_unwrap_is_the_key_in_80_bytes_that_differ_each_time() -> None
 
 
 def test_wrap_is_hpke_with_the_documented_info() -> None:
-    blob = ring_file.wrap(KEY, node="n1", sealing_key=N1.identity.sealing_key)
+    blob = wrap(KEY, node="n1", sealing_key=N1.identity.sealing_key)
     info = pre_auth_encoding(b"cyoloctl key v1", ID.encode(), b"\xfc\x00\x00\x01", b"n1")
     assert open_sealed(N1.sealing_pem, blob, info) == bytes(range(32))
 
@@ -152,14 +163,14 @@ def test_wrap_is_hpke_with_the_documented_info() -> None:
     ids=str,
 )
 def test_unwrap_of_anything_else_is_one_error_without_the_key(other: dict[str, Any]) -> None:
-    blob = ring_file.wrap(KEY, node="n1", sealing_key=N1.identity.sealing_key)
+    blob = wrap(KEY, node="n1", sealing_key=N1.identity.sealing_key)
     with pytest.raises(InvalidInput, match=r"cannot be opened here: .* \(key rewrap\)") as caught:
         unwrapped(blob, **other)
     assert caught.value.__context__ is None
 
 
 def test_unwrap_of_every_changed_bit_and_of_any_text_is_the_one_error() -> None:
-    good = base64.b64decode(ring_file.wrap(KEY, node="n1", sealing_key=N1.identity.sealing_key))
+    good = base64.b64decode(wrap(KEY, node="n1", sealing_key=N1.identity.sealing_key))
     rng = random.Random(1)
     flipped = [
         base64.b64encode(good[: bit // 8] + bytes([good[bit // 8] ^ 1 << bit % 8]) + good[bit // 8 + 1 :])
@@ -180,14 +191,14 @@ def test_unwrap_with_a_broken_private_key_is_a_configuration_error() -> None:
 
 def test_wrap_to_a_point_of_low_order_is_invalid_input() -> None:
     with pytest.raises(InvalidInput):
-        ring_file.wrap(KEY, node="n1", sealing_key=base64.b64encode(bytes(32)).decode())
+        wrap(KEY, node="n1", sealing_key=base64.b64encode(bytes(32)).decode())
 
 
 # -- whose sealing key it is --------------------------------------------------------------------
 
 
 def verify(identity: NodeIdentity, *, now: datetime = NOW, **other: Any) -> None:
-    ring_file.verify_sealing_key(now=now, **{name: getattr(identity, name) for name in FIELDS} | other)
+    verify_sealing_key(now=now, **{name: getattr(identity, name) for name in FIELDS} | other)
 
 
 FIELDS = ("cluster_id", "name", "sealing_key", "certificate_pem", "signature", "ca_pem")
@@ -248,24 +259,24 @@ def test_sealing_key_statement_names_cluster_name_and_key_apart() -> None:
 
 
 def test_identity_is_read_back_and_shows_the_fingerprint_of_its_ca() -> None:
-    text = ring_file.encode_identity(FAR.identity)
+    text = encode_identity(FAR.identity)
     assert text.count("\n") == 1
-    identity = ring_file.decode_identity(text, now=NOW)
+    identity = decode_identity(text, now=NOW)
     assert identity == FAR.identity
     assert identity.ca_sha256 == certificate_sha256(THEIRS.ca)
     assert len(identity.ca_sha256) == 64
 
 
 def test_decode_identity_of_changed_text_is_invalid_input() -> None:
-    text = ring_file.encode_identity(N1.identity)
+    text = encode_identity(N1.identity)
     rng = random.Random(2)
     for at in rng.sample(range(len(text) - 1), 200):
         changed = text[:at] + chr(ord(text[at]) ^ 1 << rng.randrange(7)) + text[at + 1 :]
         with pytest.raises(InvalidInput):
-            ring_file.decode_identity(changed, now=NOW)
+            decode_identity(changed, now=NOW)
     for wrong in ("", "[]", "null", "[" * 100_000, text + " ", text.replace('"name"', '"nome"'), "9" * 5000):
         with pytest.raises(InvalidInput):
-            ring_file.decode_identity(wrong, now=NOW)
+            decode_identity(wrong, now=NOW)
 
 
 # -- files under a passphrase -------------------------------------------------------------------
@@ -641,7 +652,7 @@ def test_imported_ring_becomes_replicated_keys_that_each_node_opens() -> None:
     assert (old.state, old.retired_unix_ms, old.tokens_until_unix_ms) == ("disabled", 1000, 2000)
     for node in (N1, N2):
         for record, key in zip((primary, old), ring().keys, strict=True):
-            opened = ring_file.unwrap(
+            opened = unwrap(
                 record.wrapped[node.name],
                 key_id=record.key_id,
                 cluster_id=record.cluster_id,

@@ -69,8 +69,8 @@ ORDER = [
     "raft",
     "replicated",
     "members",
-    "tokens",
     "keys",
+    "tokens",
     "authorities",
     "counters",
     "credentials",
@@ -87,10 +87,8 @@ ORDER = [
 
 # Arrows upward that are still to be turned.
 UPWARD: dict[str, str] = {
-    "pki.join_token": "tokens.format",
     "replicated.proposer": "state node.config",
     "members.joining": "authorities.renewal",
-    "tokens.operations": "keys.operations",
 }
 
 # Who may import what from outside; ``lazily`` is inside functions.  Everything else: the standard library.
@@ -111,7 +109,7 @@ LAZY_VENDORS: dict[str, str] = {"cli.output": "rich yaml", "node.run": "uvloop"}
 # No clock, no randomness, no I/O.
 PURE = """
     errors model text base64url caller pki.identity state counters.machine members.machine members.presence
-    keys.machine  authorities.machine credentials.machine tokens.machine tokens.issuer
+    keys.machine authorities.machine credentials.machine tokens.machine tokens.issuer
     rendezvous.machine replicated.checks  replicated.clock replicated.command replicated.requests
     raft.links raft.witnesses control.wire  gateway.forms gateway.metrics gateway.pages
     gateway.settings routing.haproxy routing.hrw routing.nginx  routing.table web.strangers

@@ -17,8 +17,9 @@ from urllib.parse import quote
 import pytest
 
 from cyoloctl.errors import ClockSetBack, CyoloctlError, InvalidInput, TokenRejected
+from cyoloctl.keys.keyring import Key, Keyring, KeyState
 from cyoloctl.tokens import format as token_format
-from cyoloctl.tokens.format import ClockGuard, Key, Keyring, KeyState, Session, new_session, open_token, seal
+from cyoloctl.tokens.format import ClockGuard, Session, new_session, open_token, seal
 
 NOW = 1_800_000_000
 CLUSTER = "0123456789abcdef0123456789abcdef"

@@ -14,11 +14,10 @@ from typing import Any
 import pytest
 
 from cyoloctl.errors import ClockSetBack, ConfigError, InternalError, InvalidInput, TokenRejected, Unavailable
+from cyoloctl.keys.keyring import Key, Keyring, KeyState
+from cyoloctl.text import pre_auth_encoding
 from cyoloctl.tokens.format import (
     ClockGuard,
-    Key,
-    Keyring,
-    KeyState,
     Session,
     cookie_value,
     cookie_values,
@@ -26,7 +25,6 @@ from cyoloctl.tokens.format import (
     key_id_of,
     new_session,
     open_token,
-    pre_auth_encoding,
     refresh,
     seal,
     set_cookie,
