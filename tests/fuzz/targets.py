@@ -24,7 +24,6 @@ from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.hazmat.primitives.ciphers.aead import AESGCM
 
-from cyoloctl import routing
 from cyoloctl.control import wire
 from cyoloctl.control.client import _read_credentials
 from cyoloctl.errors import (
@@ -85,6 +84,9 @@ from cyoloctl.replicated.command import (
     encode_command,
     refusal_reason,
 )
+from cyoloctl.routing.haproxy import export_haproxy
+from cyoloctl.routing.nginx import export_nginx
+from cyoloctl.routing.table import Backend, ExportOptions, RoutingTable
 from cyoloctl.state import ClusterState
 from cyoloctl.tokens import format as token_format
 from tests.fuzz import worlds
@@ -901,13 +903,11 @@ def _export(data: bytes) -> None:
     if not _alike(given, _ROUTES):
         raise InvalidInput
     rows = given["backends"]
-    table = routing.RoutingTable(
-        tuple(routing.Backend(**row) for row in rows), tuple(given["shared_hosts"]), 1
-    )
-    options = routing.ExportOptions(**given["options"])
+    table = RoutingTable(tuple(Backend(**row) for row in rows), tuple(given["shared_hosts"]), 1)
+    options = ExportOptions(**given["options"])
     values = [row[key] for row in rows for key in ("name", "host", "address") if row[key] is not None]
     values += [*given["shared_hosts"], *(given["options"][key] for key in _PATHS if given["options"][key])]
-    for export in (routing.export_nginx, routing.export_haproxy):
+    for export in (export_nginx, export_haproxy):
         text = export(table, options)
         assert _PLAIN.fullmatch(text)
         assert text == export(table, options)
