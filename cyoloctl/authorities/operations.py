@@ -7,14 +7,14 @@ from datetime import datetime
 from typing import Any
 
 from cyoloctl.authorities.machine import Rotation
-from cyoloctl.authorities.renewal import Ask, CertificateService
+from cyoloctl.authorities.renewal import Ask, CertificateRenewal
 from cyoloctl.errors import ConfigError, Conflict
 from cyoloctl.pki import exchange, renewal
 from cyoloctl.pki.requests import decode_request
 from cyoloctl.pki.x509 import certificate_dates, certificate_sha256
 from cyoloctl.replicated.proposer import Json, Replicated, rfc3339
 
-__all__ = ["PkiService"]
+__all__ = ["AuthorityOperations"]
 
 _log = logging.getLogger("cyoloctl.certificates")
 
@@ -22,10 +22,10 @@ _CA_DUE_MS = 365 * 86_400_000
 """A CA that ends sooner is to be exchanged."""
 
 
-class PkiService:
+class AuthorityOperations:
     """What control.server calls for pki_*, and what `status` asks."""
 
-    def __init__(self, replicated: Replicated, certificates: CertificateService, *, ask: Ask) -> None:
+    def __init__(self, replicated: Replicated, certificates: CertificateRenewal, *, ask: Ask) -> None:
         """ask: a connected member by name."""
         self._replicated = replicated
         self._certificates = certificates

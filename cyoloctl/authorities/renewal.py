@@ -37,7 +37,7 @@ from cyoloctl.pki.tls import TlsIdentity
 from cyoloctl.pki.x509 import certificate_sha256, public_key_sha256
 from cyoloctl.replicated.proposer import Json, Replicated, rfc3339
 
-__all__ = ["CertificateService", "Issuer"]
+__all__ = ["CertificateRenewal", "Issuer"]
 
 _log = logging.getLogger("cyoloctl.certificates")
 
@@ -61,7 +61,7 @@ class Issuer(NamedTuple):
     days: int
 
 
-class CertificateService:
+class CertificateRenewal:
     """What this node has, gets and gives of certificates.
 
     files: what the pki directory holds now.  pending: the time that this

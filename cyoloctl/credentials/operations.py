@@ -30,7 +30,7 @@ from cyoloctl.pki.requests import check_credential_request
 from cyoloctl.pki.x509 import certificate_expires_at, public_key_sha256
 from cyoloctl.replicated.proposer import Json, Replicated, rfc3339
 
-__all__ = ["CredentialService"]
+__all__ = ["CredentialOperations"]
 
 _log = logging.getLogger("cyoloctl.node")
 
@@ -49,7 +49,7 @@ _PASSED_ON: dict[str, dict[str, tuple[type, ...]]] = {
 }
 
 
-class CredentialService:
+class CredentialOperations:
     """The register of credentials, for the API.
 
     Any node answers.  What changes the register runs on a voter, what makes a

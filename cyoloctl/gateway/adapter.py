@@ -13,18 +13,18 @@ from cyoloctl import __version__
 from cyoloctl.caller import Actor
 from cyoloctl.errors import NotFound, SlowDown, TokenRejected
 from cyoloctl.keys.keyring import KeyState
-from cyoloctl.keys.operations import KeyService
+from cyoloctl.keys.operations import KeyOperations
 from cyoloctl.model import parse_address
 from cyoloctl.rendezvous import codes
 from cyoloctl.rendezvous.machine import Rendezvous
-from cyoloctl.rendezvous.operations import RendezvousService, counted, person_digest
+from cyoloctl.rendezvous.operations import RendezvousOperations, counted, person_digest
 from cyoloctl.replicated.proposer import Json, Replicated
-from cyoloctl.routing.operations import RouteService
+from cyoloctl.routing.operations import RouteOperations
 from cyoloctl.tokens import format as token_format
 from cyoloctl.tokens.format import DEFAULT_TTL_S
-from cyoloctl.tokens.operations import TokenService
+from cyoloctl.tokens.operations import TokenOperations
 
-__all__ = ["GatewayService"]
+__all__ = ["GatewayAdapter"]
 
 # What browsers may leave to be approved: of one person, or of one client without a session, IPv6 by
 # /64; and of all, out of the machine's 10,000, which are for programs too.  Whoever has a session
@@ -41,16 +41,16 @@ _MAX_COOKIES = 4
 _FORM_KEYS = (KeyState.PRIMARY, KeyState.ENABLED, KeyState.PENDING)
 
 
-class GatewayService:
+class GatewayAdapter:
     """Narrow on purpose: what people outside reach of a node is what is listed here."""
 
     def __init__(
         self,
         replicated: Replicated,
-        keys: KeyService,
-        tokens: TokenService,
-        routes: RouteService,
-        rendezvous: RendezvousService,
+        keys: KeyOperations,
+        tokens: TokenOperations,
+        routes: RouteOperations,
+        rendezvous: RendezvousOperations,
         describe: Callable[[], Json],
     ) -> None:
         self._replicated = replicated
@@ -229,7 +229,7 @@ class GatewayService:
     async def begin(
         self, kind: str, *, client: str, network: str, actor: Actor, request_id: str, timeout_s: float
     ) -> Json:
-        """What RendezvousService.start answers; the same request id begins once.
+        """What RendezvousOperations.start answers; the same request id begins once.
 
         What is live is counted in the replicated records; requests that are
         under way at other nodes are not, and may pass the bound by a few.

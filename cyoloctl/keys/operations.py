@@ -41,7 +41,7 @@ from cyoloctl.keys.wrapping import (
 from cyoloctl.pki.files import NodeFiles, read_node_keys
 from cyoloctl.replicated.proposer import Json, Replicated, rfc3339
 
-__all__ = ["KeyService"]
+__all__ = ["KeyOperations"]
 
 _log = logging.getLogger("cyoloctl.keys")
 
@@ -59,7 +59,7 @@ def _key_id_of(request_id: str) -> str:
     return "fc" + hashlib.sha256(request_id.encode()).hexdigest()[:6]
 
 
-class KeyService:
+class KeyOperations:
     """What control.server calls for key_*, and the ring that tokens are made and opened with."""
 
     def __init__(self, replicated: Replicated, files: NodeFiles, pki_dir: Path) -> None:

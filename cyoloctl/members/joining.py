@@ -33,7 +33,7 @@ from cyoloctl.pki.requests import check_request, csr_sha256
 from cyoloctl.pki.x509 import certificate_sha256, public_key_sha256
 from cyoloctl.replicated.proposer import Json, Replicated, rfc3339
 
-__all__ = ["JOIN_FIELDS", "Allowance", "JoinService"]
+__all__ = ["JOIN_FIELDS", "Allowance", "JoinOperations"]
 
 _log = logging.getLogger("cyoloctl.node")
 
@@ -65,7 +65,7 @@ class Allowance:
         return True
 
 
-class JoinService:
+class JoinOperations:
     """What a node does for those who invite and those who join.
 
     files: the node's files as they are now.  issuer: the CA of new

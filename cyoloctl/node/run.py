@@ -153,7 +153,7 @@ class Node:
         """Raises ConfigError, StorageError, Conflict or VersionMismatch; nothing runs then."""
         config, data_dir = self._config, self._data_dir
         pki_dir = data_dir / PKI_DIRECTORY
-        # Its dates are judged by the cluster's time, which the service knows (CertificateService.start).
+        # Its dates are judged by the cluster's time, which the service knows (CertificateRenewal.start).
         files = check_private_files(pki_dir, name=config.name, cluster_id=config.cluster_id)
         self.tls = TlsIdentity(pki_dir)
         self._gateway_tls = self._gateway_context()

@@ -19,11 +19,11 @@ from typing import Any
 
 from cyoloctl import __version__
 from cyoloctl.audit import audit
-from cyoloctl.authorities.operations import PkiService
-from cyoloctl.authorities.renewal import CertificateService
+from cyoloctl.authorities.operations import AuthorityOperations
+from cyoloctl.authorities.renewal import CertificateRenewal
 from cyoloctl.caller import CALLER
 from cyoloctl.credentials.admission import Admission
-from cyoloctl.credentials.operations import CredentialService
+from cyoloctl.credentials.operations import CredentialOperations
 from cyoloctl.errors import (
     AccessDenied,
     Conflict,
@@ -34,9 +34,9 @@ from cyoloctl.errors import (
     NotFound,
     error_from_code,
 )
-from cyoloctl.gateway.adapter import GatewayService
-from cyoloctl.keys.operations import KeyService
-from cyoloctl.members.joining import JOIN_FIELDS, JoinService
+from cyoloctl.gateway.adapter import GatewayAdapter
+from cyoloctl.keys.operations import KeyOperations
+from cyoloctl.members.joining import JOIN_FIELDS, JoinOperations
 from cyoloctl.members.machine import Member
 from cyoloctl.model import parse_hostname
 from cyoloctl.node.config import Config
@@ -46,11 +46,11 @@ from cyoloctl.pki.files import NodeFiles
 from cyoloctl.pki.tls import TlsIdentity
 from cyoloctl.pki.x509 import public_key_sha256
 from cyoloctl.raft import Engine, ReplicaStatus
-from cyoloctl.rendezvous.operations import RendezvousService
+from cyoloctl.rendezvous.operations import RendezvousOperations
 from cyoloctl.replicated.proposer import Json, Replicated, rfc3339
-from cyoloctl.routing.operations import RouteService
+from cyoloctl.routing.operations import RouteOperations
 from cyoloctl.state import ClusterState
-from cyoloctl.tokens.operations import TokenService
+from cyoloctl.tokens.operations import TokenOperations
 
 __all__ = ["Service"]
 
@@ -148,11 +148,11 @@ class Service:
             pki_dir=pki_dir,
             is_trusted=tls.is_trusted,
         )
-        self.keys = KeyService(self._replicated, files, pki_dir)
-        self.certificates = CertificateService(
+        self.keys = KeyOperations(self._replicated, files, pki_dir)
+        self.certificates = CertificateRenewal(
             self._replicated, files, pki_dir, tls, ask=self._ask, on_renewed=self.keys.renewed
         )
-        self.credentials = CredentialService(
+        self.credentials = CredentialOperations(
             self._replicated,
             pki_dir,
             self.admission,
@@ -161,21 +161,21 @@ class Service:
             addresses=self._dial_addresses,
         )
         self.admission.before_ready = self.credentials.bootstrap
-        self.pki = PkiService(self._replicated, self.certificates, ask=self._ask)
+        self.pki = AuthorityOperations(self._replicated, self.certificates, ask=self._ask)
         # Before time steps past their end, certificates are renewed.
         self.certificates.pending = engine.clock.pending_unix_ms
         engine.clock.ready = self.certificates.ready
-        self.joining = JoinService(
+        self.joining = JoinOperations(
             self._replicated,
             files=lambda: self._files,
             issuer=self.certificates.issuer,
             addresses=self.addresses,
             ask=self._ask,
         )
-        self.tokens = TokenService(self._replicated, self.keys)
-        self.routes = RouteService(self._replicated)
-        self.rendezvous = RendezvousService(self._replicated, self.keys, self.tokens, self.routes.page_url)
-        self.gateway = GatewayService(
+        self.tokens = TokenOperations(self._replicated, self.keys)
+        self.routes = RouteOperations(self._replicated)
+        self.rendezvous = RendezvousOperations(self._replicated, self.keys, self.tokens, self.routes.page_url)
+        self.gateway = GatewayAdapter(
             self._replicated, self.keys, self.tokens, self.routes, self.rendezvous, self.describe
         )
         machine.counters.on_change = self._on_counter
@@ -807,7 +807,7 @@ class Service:
             role="voter" if mine is None else mine.role,
             sealing_key=self._files.sealing_key,
             raft_id=self._raft_id,
-            # Whoever waits for it counts on sessions that rest on it (see CertificateService.ready).
+            # Whoever waits for it counts on sessions that rest on it (see CertificateRenewal.ready).
             certificate_expires_at=self.certificates.expires_at()
             if mine is None or self.certificates.settled()
             else mine.certificate_expires_at,

@@ -22,14 +22,14 @@ from cyoloctl.errors import (
     InvalidInput,
     NotFound,
 )
-from cyoloctl.keys.operations import KeyService
+from cyoloctl.keys.operations import KeyOperations
 from cyoloctl.model import NAME_PATTERN
 from cyoloctl.rendezvous import codes
 from cyoloctl.rendezvous.machine import Rendezvous
 from cyoloctl.replicated.proposer import Json, Replicated, rfc3339
-from cyoloctl.tokens.operations import TokenService
+from cyoloctl.tokens.operations import TokenOperations
 
-__all__ = ["Counted", "RendezvousService", "counted", "person_digest"]
+__all__ = ["Counted", "RendezvousOperations", "counted", "person_digest"]
 
 INTERVAL_S = 5
 # Codes that are taken are drawn again; with 10,000 live ones among 20**8 this is never needed twice.
@@ -97,7 +97,7 @@ def _digests(actor: Actor) -> list[str]:
     return sorted(_digest(kind, name) for kind, name in names.items() if name is not None)
 
 
-class RendezvousService:
+class RendezvousOperations:
     """What control.server and the gateway call for rendezvous_*.
 
     page_url: where the page of a node is, None when it has none.
@@ -106,8 +106,8 @@ class RendezvousService:
     def __init__(
         self,
         replicated: Replicated,
-        keys: KeyService,
-        tokens: TokenService,
+        keys: KeyOperations,
+        tokens: TokenOperations,
         page_url: Callable[[str], str | None],
     ) -> None:
         self._replicated = replicated

@@ -5,10 +5,10 @@ from __future__ import annotations
 from cyoloctl.model import parse_hostname
 from cyoloctl.replicated.proposer import Json, Replicated
 
-__all__ = ["RouteService"]
+__all__ = ["RouteOperations"]
 
 
-class RouteService:
+class RouteOperations:
     """What control.server calls for route_*; also where the pages of members are."""
 
     def __init__(self, replicated: Replicated) -> None:

@@ -9,14 +9,14 @@ from typing import Any
 
 from cyoloctl import base64url
 from cyoloctl.errors import CyoloctlError, InvalidInput, TokenRejected, Unavailable
-from cyoloctl.keys.operations import KeyService
+from cyoloctl.keys.operations import KeyOperations
 from cyoloctl.replicated.proposer import Json, Replicated, rfc3339
 from cyoloctl.tokens import format as token_format
 from cyoloctl.tokens.format import Session
 from cyoloctl.tokens.issuer import Context, Issuer, read_item, refusal
 from cyoloctl.tokens.machine import MAX_AHEAD_MS, Revocation
 
-__all__ = ["TokenService"]
+__all__ = ["TokenOperations"]
 
 # An entry outlives the last token that it is for by what clocks may differ.
 _MARGIN_S = 120
@@ -25,10 +25,10 @@ _TURN = 50
 _UPDATES_AT_ONCE = 100
 
 
-class TokenService:
+class TokenOperations:
     """What control.server calls for token_*.  Every answer is the contract's JSON."""
 
-    def __init__(self, replicated: Replicated, keys: KeyService) -> None:
+    def __init__(self, replicated: Replicated, keys: KeyOperations) -> None:
         self._replicated = replicated
         self._keys = keys
         self._sessions = replicated.machine.sessions

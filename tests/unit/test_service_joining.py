@@ -28,7 +28,7 @@ from cyoloctl.errors import (
     Overloaded,
     Unavailable,
 )
-from cyoloctl.members.joining import Allowance, JoinService
+from cyoloctl.members.joining import Allowance, JoinOperations
 from cyoloctl.model import Address, ClusterId, NodeName, Stamp
 from cyoloctl.node.config import Config
 from cyoloctl.pki import join_token
@@ -118,7 +118,7 @@ class Node:
             fresh=cluster.fresh,
             now_ms=lambda: cluster.now_ms,
         )
-        self.service = JoinService(
+        self.service = JoinOperations(
             replicated,
             files=lambda: files.node,
             issuer=lambda: self._issuer(files, ca_key),

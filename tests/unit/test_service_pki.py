@@ -9,8 +9,8 @@ from typing import Any, cast
 
 import pytest
 
-from cyoloctl.authorities.operations import PkiService
-from cyoloctl.authorities.renewal import CertificateService
+from cyoloctl.authorities.operations import AuthorityOperations
+from cyoloctl.authorities.renewal import CertificateRenewal
 from cyoloctl.errors import ConfigError
 from cyoloctl.pki import renewal
 from cyoloctl.pki.founding import new_cluster
@@ -50,8 +50,8 @@ class World:
         async def ask(name: str, operation: str, arguments: Any, timeout_s: float) -> Any:
             raise AssertionError
 
-        self.certificates = CertificateService(replicated, files, pki_dir, TlsIdentity(pki_dir), ask=ask)
-        self.pki = PkiService(replicated, self.certificates, ask=ask)
+        self.certificates = CertificateRenewal(replicated, files, pki_dir, TlsIdentity(pki_dir), ask=ask)
+        self.pki = AuthorityOperations(replicated, self.certificates, ask=ask)
 
     def member(self, name: str, expires_at: str | None, role: str = "voter") -> None:
         given = {"name": name, "address": "h:1", "role": role, "sealing_key": "A" * 43 + "=", "raft_id": name}

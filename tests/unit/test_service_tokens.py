@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 
 from cyoloctl.errors import InvalidInput, Unavailable
 from cyoloctl.tokens.machine import Revocation
-from cyoloctl.tokens.operations import TokenService, _mark, _next
+from cyoloctl.tokens.operations import TokenOperations, _mark, _next
 
 
 @given(st.sampled_from(["sid", "sub"]), st.text(max_size=40))
@@ -39,13 +39,13 @@ async def test_session_is_not_refused_while_the_time_is_not_known() -> None:
 
     now_ms = 0
     service = cast(
-        "TokenService",
+        "TokenOperations",
         SimpleNamespace(
             _replicated=SimpleNamespace(caught_up=at_once, now_ms=lambda: now_ms),
             _keys=SimpleNamespace(wait_whole=at_once),
         ),
     )
     with pytest.raises(Unavailable, match="time"):
-        await TokenService._judge(service, False, 1.0)
+        await TokenOperations._judge(service, False, 1.0)
     now_ms = 1_767_225_600_000
-    await TokenService._judge(service, False, 1.0)
+    await TokenOperations._judge(service, False, 1.0)
