@@ -648,7 +648,6 @@ class Replica:
         """
         if self.failed is not None:
             return
-        self._engine.use_clock()
         try:
             self._journal.sync()
             self._release()
@@ -829,7 +828,6 @@ class Replica:
         """A link with an authenticated, not removed peer of the cluster began."""
         if self.failed is not None:
             return
-        self._engine.use_clock()
         node = self._node(peer)
         engine = self._engine
         engine.connected.add(node)
@@ -844,7 +842,6 @@ class Replica:
         """The link with the peer ended; what was in flight is lost."""
         if self.failed is not None:
             return
-        self._engine.use_clock()
         node = self._node(peer)
         engine = self._engine
         self._cluster_clock.forget(peer.partition("~")[0])
@@ -1031,7 +1028,6 @@ class Replica:
             # Row 3: one change at a time, and none before the own term's no-op is applied.
             callback(None, Conflict("another membership change is in progress: try again"))
         else:
-            self._engine.use_clock()
             index = engine.append_command(encode_membership(operation, raft_id), None)
             self._membership_waiting[index] = (engine.term(), callback)
 
@@ -2209,7 +2205,6 @@ class Replica:
         handler = _HANDLERS.get(message["type"])
         if handler is None:
             return False
-        self._engine.use_clock()
         node = self._node(peer)
         if node not in self._engine.connected:
             return False

@@ -252,7 +252,7 @@ class _SyncObj(vendor.SyncObj):  # type: ignore[misc]  # the vendor is untyped
             appendEntriesBatchSizeBytes=2**20,  # row 22: above the largest command
             journalFile=_JournalView(journal, owner),
         )
-        self.use_clock()
+        self._set_time()
         stock_create_journal = vendor.createJournal
         vendor.createJournal = lambda view: view
         try:
@@ -268,8 +268,11 @@ class _SyncObj(vendor.SyncObj):  # type: ignore[misc]  # the vendor is untyped
         self.connected: set[Node] = self.__connectedNodes
         self.waiting_commit: dict[int, list[tuple[int, Any]]] = self.__commandsWaitingCommit
 
-    def use_clock(self) -> None:
-        """The vendor reads the time through a module global: point it at this replica's clock."""
+    def _set_time(self) -> None:
+        """The vendor reads the time through a module global: point it at this replica's clock.
+
+        Before each call into vendor code that looks at the time; several replicas may share a process.
+        """
         vendor.monotonicTime = self._clock
 
     # Plain methods, not properties: the vendor's constructor evaluates every attribute of the class.
@@ -341,6 +344,7 @@ class _SyncObj(vendor.SyncObj):  # type: ignore[misc]  # the vendor is untyped
 
     def deliver(self, node: Node, message: dict[str, Any]) -> None:
         """Hand the vendor a message that the replica has checked and trimmed."""
+        self._set_time()
         self.__onMessageReceived(node, message)
 
     def append_command(self, command: bytes, callback: Callable[[Any, int], None] | None) -> int:
@@ -363,6 +367,7 @@ class _SyncObj(vendor.SyncObj):  # type: ignore[misc]  # the vendor is untyped
         again, after we looked.  Unless an election was granted, the deadline
         is out of reach while it runs.
         """
+        self._set_time()
         saved = self.__raftElectionDeadline
         if may_campaign:
             super()._onTick(0.0)
