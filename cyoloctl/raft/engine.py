@@ -15,17 +15,12 @@ from cyoloctl.errors import CyoloctlError, InternalError, NoLeader, OutcomeUnkno
 from cyoloctl.raft.clock import ClusterClock
 from cyoloctl.raft.journal import Journal
 from cyoloctl.raft.links import COPY, OLDER, REMOVED, Hello, Pong, Refusal
+from cyoloctl.raft.machine import StateMachine
 from cyoloctl.raft.messages import encode
-from cyoloctl.raft.replica import (
-    DEFAULT_LIMITS,
-    DEFAULT_TIMING,
-    Limits,
-    Replica,
-    ReplicaStatus,
-    StateMachine,
-    Timing,
-)
+from cyoloctl.raft.replica import Replica
+from cyoloctl.raft.settings import DEFAULT_LIMITS, DEFAULT_TIMING, Limits, Timing
 from cyoloctl.raft.snapshot import SnapshotStore
+from cyoloctl.raft.status import ReplicaStatus
 from cyoloctl.raft.ticker import Ticker
 from cyoloctl.raft.transport import Connector, Identify, PeerIdentity, PeerInfo, PeerNetwork
 from cyoloctl.raft.witnesses import Witnesses

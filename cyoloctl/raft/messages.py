@@ -23,6 +23,7 @@ __all__ = [
     "MAX_FRAME_BYTES",
     "MESSAGE_TYPES",
     "FrameReader",
+    "Message",
     "PeerProtocolError",
     "decode",
     "encode",

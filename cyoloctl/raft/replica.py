@@ -25,9 +25,9 @@ from __future__ import annotations
 import logging
 import random
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
-from typing import Any, Literal, Protocol
+from typing import Any
 
 from cyoloctl.errors import (
     Conflict,
@@ -46,8 +46,12 @@ from cyoloctl.model import Role, Stamp
 from cyoloctl.raft.batch import decode_batch, encode_batch, stamp_of
 from cyoloctl.raft.clock import ClusterClock
 from cyoloctl.raft.journal import Entry, Journal
+from cyoloctl.raft.machine import PeerRole, StateMachine
+from cyoloctl.raft.messages import Message
 from cyoloctl.raft.proposals import Done, Proposal, ProposalQueue
+from cyoloctl.raft.settings import DEFAULT_LIMITS, DEFAULT_TIMING, MAX_REMOVED, Limits, Timing
 from cyoloctl.raft.snapshot import Receiver, SnapshotMeta, SnapshotStore, Transfer, is_shortage
+from cyoloctl.raft.status import ReplicaStatus, Trouble
 from cyoloctl.raft.vendor import (
     MEMBERSHIP,
     NO_OP,
@@ -60,155 +64,14 @@ from cyoloctl.raft.vendor import (
     encode_membership,
 )
 
-__all__ = [
-    "DEFAULT_LIMITS",
-    "DEFAULT_TIMING",
-    "MAX_COMMAND_BYTES",
-    "Limits",
-    "Proposal",
-    "ReadRequest",
-    "Replica",
-    "ReplicaStatus",
-    "StateMachine",
-    "Timing",
-    "Trouble",
-]
-
-MAX_COMMAND_BYTES = 512 * 1024
-
-MAX_REMOVED = 16_384
-"""Raft ids in the list of a snapshot's message."""
+__all__ = ["ReadRequest", "Replica"]
 
 _DISPUTE_SHOWN_S = 60.0
-
-Message = dict[str, Any]
-PeerRole = Literal["voter", "learner"]
 
 _ITEM_OVERHEAD_BYTES = 12
 _log = logging.getLogger("cyoloctl.raft")
 
 _LONGEST_SAVE_PAUSE_S = 60.0
-
-
-class StateMachine(Protocol):
-    """What is replicated.  Bytes in, bytes out; no clock, no randomness, no I/O."""
-
-    def advance(self, stamp: Stamp) -> None:
-        """An entry of this stamp is applied: its commands follow."""
-        ...
-
-    def stamp(self) -> Stamp:
-        """The time that the state has reached."""
-        ...
-
-    def admit(self, command: bytes, peer: str, role: PeerRole) -> bytes | None:
-        """As leader, before a peer's command is logged: the result that refuses it, None to log it.
-
-        peer: its name.  role: what the configuration in force says of it.
-        """
-        ...
-
-    def apply(self, index: int, command: bytes, after: int | None = None) -> bytes:
-        """Apply one command.  Deterministic and total: refusals are results.
-
-        after: see `BatchItem`.  Raises VersionMismatch for what this release
-        cannot apply and a newer one can: the node then stops.
-        """
-        ...
-
-    def begin_snapshot(self) -> Callable[[], bytes]:
-        """The whole state of this moment, the same bytes for the same state.
-
-        Quick, for it holds the node up; the returned function encodes in
-        another thread, in steps that do not, while commands are applied.
-        """
-        ...
-
-    def restore(self, data: bytes) -> None:
-        """Replace the state.  Raises StorageError or VersionMismatch and then changes nothing."""
-        ...
-
-
-@dataclass(frozen=True, slots=True)
-class Timing:
-    """Periods in seconds."""
-
-    heartbeat_s: float = 0.1
-    election_min_s: float = 0.5
-    election_max_s: float = 1.0
-    leader_fallback_s: float = 1.5
-    commit_notice_s: float = 0.003
-    """How long an idle leader waits before it tells followers of a new commit index."""
-    transfer_retry_s: float = 0.02
-    transfer_limit_s: float = 5.0
-    lost_leader_spread_s: float = 0.15
-    """After the connection to the leader broke: ask for pre-votes within this time."""
-    refused_first_s: float = 1.0
-    """After a peer refused the snapshot, it is sent again; the pause doubles each time."""
-    refused_last_s: float = 60.0
-
-
-@dataclass(frozen=True, slots=True)
-class Limits:
-    """Bounds on memory and messages."""
-
-    entry_bytes: int = MAX_COMMAND_BYTES
-    batch_bytes: int = 2**20
-    window_bytes: int = 8 * 2**20
-    """Entries sent to one peer and not yet acknowledged."""
-    uncommitted_entries: int = 1
-    pending_commands: int = 20_000
-    pending_bytes: int = 64 * 2**20
-    pending_reads: int = 20_000
-    result_bytes: int = 2**20
-    """Results of forwarded commands in one message."""
-    term_step: int = 2**32
-    """A message that is this far ahead of the own term or log comes from no correct peer."""
-    chunk_bytes: int = 256 * 1024
-    compact_entries: int = 10_000
-    compact_bytes: int = 8 * 2**20
-    keep_entries: int = 1_000
-    """Entries kept below a snapshot, so that a peer that was briefly away needs none."""
-    promote_lag: int = 64
-    """A learner that trails by more entries is not made a voter."""
-
-
-DEFAULT_TIMING = Timing()
-DEFAULT_LIMITS = Limits()
-
-
-@dataclass(frozen=True, slots=True)
-class Trouble:
-    """What this replica and a peer cannot settle between themselves; for people.
-
-    code: ``snapshot_refused`` (the peer refuses ours), ``snapshot_unusable``
-    (we refuse the peer's) or ``log_differs``.
-    """
-
-    code: str
-    peer: str
-    message: str
-
-
-@dataclass(frozen=True, slots=True)
-class ReplicaStatus:
-    """A snapshot of what this replica knows.  `match` is only known to a leader."""
-
-    raft_id: str
-    role: Role
-    term: int
-    leader: str | None
-    first_index: int
-    last_index: int
-    commit_index: int
-    applied_index: int
-    snapshot_index: int
-    voters: tuple[str, ...]
-    learners: tuple[str, ...]
-    removed: tuple[str, ...]
-    connected: tuple[str, ...]
-    match: Mapping[str, int]
-    troubles: tuple[Trouble, ...] = ()
 
 
 @dataclass(slots=True, eq=False)

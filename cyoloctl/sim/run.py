@@ -12,7 +12,9 @@ from typing import Any
 
 from cyoloctl.errors import CyoloctlError
 from cyoloctl.raft.journal import Entry
-from cyoloctl.raft.replica import Limits, Proposal, ReadRequest
+from cyoloctl.raft.proposals import Proposal
+from cyoloctl.raft.replica import ReadRequest
+from cyoloctl.raft.settings import Limits
 from cyoloctl.raft.vendor import NO_OP, encode_membership
 from cyoloctl.replicated.command import MAX_TIME_UNIX_MS, encode_command
 from cyoloctl.sim.world import Node, World

@@ -33,7 +33,8 @@ from cyoloctl.raft.links import (
     Pong,
 )
 from cyoloctl.raft.messages import encode
-from cyoloctl.raft.replica import Limits, Replica
+from cyoloctl.raft.replica import Replica
+from cyoloctl.raft.settings import Limits
 from cyoloctl.raft.snapshot import SnapshotStore
 from cyoloctl.sim.disk import Crash, Disk, DiskFiles, DiskStore
 from cyoloctl.sim.invariants import Invariants, WatchedJournal, WatchedMachine

@@ -11,12 +11,12 @@ import os
 import sys
 
 from cyoloctl.cli import main
-from cyoloctl.raft import replica
+from cyoloctl.raft import settings
 
 if __name__ == "__main__":
     entries = int(os.environ.get("CYOFAULT_COMPACT", "0"))
     if entries:
         # The default of every engine is this one object, and a node has no setting for it.
-        object.__setattr__(replica.DEFAULT_LIMITS, "compact_entries", entries)
-        object.__setattr__(replica.DEFAULT_LIMITS, "keep_entries", max(1, entries // 10))
+        object.__setattr__(settings.DEFAULT_LIMITS, "compact_entries", entries)
+        object.__setattr__(settings.DEFAULT_LIMITS, "keep_entries", max(1, entries // 10))
     sys.exit(main())

@@ -16,7 +16,7 @@ from pysyncobj.node import TCPNode
 from pysyncobj.serializer import Serializer
 from pysyncobj.transport import TCPTransport
 
-from cyoloctl.raft.replica import Limits
+from cyoloctl.raft.settings import Limits
 from cyoloctl.raft.snapshot import SnapshotMeta, SnapshotStore
 from tests.support import raft_evil
 from tests.support.engine_harness import Cluster, Outcome, StockCluster, StockMachine

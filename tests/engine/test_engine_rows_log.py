@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from cyoloctl.raft.replica import Limits
+from cyoloctl.raft.settings import Limits
 from tests.support.engine_harness import Cluster, Outcome, PerfectJournal, StockCluster
 from tests.support.raft_ours import OurCluster
 

@@ -8,7 +8,8 @@ from typing import Any
 import pytest
 
 from cyoloctl.errors import VersionMismatch
-from cyoloctl.raft.replica import Limits, _Configuration
+from cyoloctl.raft.replica import _Configuration
+from cyoloctl.raft.settings import Limits
 from cyoloctl.raft.snapshot import SnapshotMeta, SnapshotStore
 from tests.support.raft_ours import OurCluster, append
 

@@ -13,7 +13,7 @@ import pytest
 
 from cyoloctl.errors import StorageError
 from cyoloctl.raft import snapshot
-from cyoloctl.raft.replica import Limits
+from cyoloctl.raft.settings import Limits
 from cyoloctl.raft.snapshot import SnapshotMeta, SnapshotStore
 from tests.support.raft_ours import ListMachine, OurCluster
 

@@ -18,7 +18,8 @@ from cyoloctl.raft.batch import decode_batch, encode_batch, stamp_of
 from cyoloctl.raft.clock import ClusterClock
 from cyoloctl.raft.journal import Journal, MemoryStore
 from cyoloctl.raft.messages import MAX_FRAME_BYTES, MESSAGE_TYPES, PeerProtocolError, decode, encode
-from cyoloctl.raft.replica import Limits, Replica
+from cyoloctl.raft.replica import Replica
+from cyoloctl.raft.settings import Limits
 from cyoloctl.raft.snapshot import SnapshotMeta, SnapshotStore
 from tests.support.engine_harness import Machine, Outcome
 from tests.support.raft_ours import ListMachine, OurCluster, append

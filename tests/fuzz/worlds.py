@@ -40,7 +40,8 @@ from cyoloctl.raft import ClusterClock, Engine, PeerIdentity
 from cyoloctl.raft.batch import encode_batch
 from cyoloctl.raft.journal import Journal, MemoryStore, SqliteStore
 from cyoloctl.raft.messages import PeerProtocolError, decode, encode
-from cyoloctl.raft.replica import Limits, Replica
+from cyoloctl.raft.replica import Replica
+from cyoloctl.raft.settings import Limits
 from cyoloctl.raft.snapshot import SnapshotStore
 from cyoloctl.raft.vendor import NO_OP, encode_membership
 from cyoloctl.replicated.command import encode_command

@@ -12,7 +12,8 @@ from typing import Any, ClassVar
 from cyoloctl.model import NO_STAMP, Stamp
 from cyoloctl.raft.clock import ClusterClock
 from cyoloctl.raft.journal import Journal, MemoryStore
-from cyoloctl.raft.replica import Limits, Replica, Timing
+from cyoloctl.raft.replica import Replica
+from cyoloctl.raft.settings import Limits, Timing
 from cyoloctl.raft.snapshot import SnapshotStore
 from tests.support.engine_harness import Cluster, Luck, Machine, Outcome
 

@@ -19,7 +19,7 @@ from cyoloctl.raft.clock import ClusterClock
 from cyoloctl.raft.engine import Engine
 from cyoloctl.raft.journal import Journal, MemoryStore
 from cyoloctl.raft.messages import FrameReader, decode, encode
-from cyoloctl.raft.replica import Limits
+from cyoloctl.raft.settings import Limits
 from cyoloctl.raft.snapshot import SnapshotStore
 from cyoloctl.raft.transport import PROTOCOL_VERSION, PeerIdentity
 from cyoloctl.raft.vendor import NO_OP, encode_membership

@@ -1,0 +1,51 @@
+"""What the engine asks of the state machine that it replicates."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Literal, Protocol
+
+from cyoloctl.model import Stamp
+
+__all__ = ["PeerRole", "StateMachine"]
+
+PeerRole = Literal["voter", "learner"]
+
+
+class StateMachine(Protocol):
+    """What is replicated.  Bytes in, bytes out; no clock, no randomness, no I/O."""
+
+    def advance(self, stamp: Stamp) -> None:
+        """An entry of this stamp is applied: its commands follow."""
+        ...
+
+    def stamp(self) -> Stamp:
+        """The time that the state has reached."""
+        ...
+
+    def admit(self, command: bytes, peer: str, role: PeerRole) -> bytes | None:
+        """As leader, before a peer's command is logged: the result that refuses it, None to log it.
+
+        peer: its name.  role: what the configuration in force says of it.
+        """
+        ...
+
+    def apply(self, index: int, command: bytes, after: int | None = None) -> bytes:
+        """Apply one command.  Deterministic and total: refusals are results.
+
+        after: see `BatchItem`.  Raises VersionMismatch for what this release
+        cannot apply and a newer one can: the node then stops.
+        """
+        ...
+
+    def begin_snapshot(self) -> Callable[[], bytes]:
+        """The whole state of this moment, the same bytes for the same state.
+
+        Quick, for it holds the node up; the returned function encodes in
+        another thread, in steps that do not, while commands are applied.
+        """
+        ...
+
+    def restore(self, data: bytes) -> None:
+        """Replace the state.  Raises StorageError or VersionMismatch and then changes nothing."""
+        ...
