@@ -19,6 +19,7 @@ __all__ = [
     "Stamp",
     "Storage",
     "Term",
+    "majority",
     "parse_address",
     "parse_hostname",
     "parse_name",
@@ -36,6 +37,11 @@ NAME_PATTERN = r"[a-z0-9]([a-z0-9-]{0,61}[a-z0-9])?"
 _NAME = re.compile(NAME_PATTERN)
 # The last label of an address in any spelling that a resolver or browser takes: 127.1, 0x7f.1, 2130706433.
 _NUMBER = re.compile(r"[0-9]+|0x[0-9a-f]*")
+
+
+def majority(voters: int) -> int:
+    """How many of so many voters are a majority: more than half."""
+    return voters // 2 + 1
 
 
 class Stamp(NamedTuple):

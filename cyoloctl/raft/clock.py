@@ -43,7 +43,7 @@ from __future__ import annotations
 from collections.abc import Callable, Collection, Mapping
 from typing import NamedTuple
 
-from cyoloctl.model import NO_STAMP, Stamp
+from cyoloctl.model import NO_STAMP, Stamp, majority
 
 __all__ = [
     "FIRST_WALL_UNIX_MS",
@@ -169,8 +169,8 @@ class ClusterClock:
         """The latest time that a majority of these voters' clocks show or have passed; None: not known."""
         walls = self.walls(since=since)
         shown = sorted((walls[name] for name in voters if name in walls), reverse=True)
-        quorum = len(voters) // 2 + 1
-        return shown[quorum - 1] if voters and len(shown) >= quorum else None
+        needed = majority(len(voters))
+        return shown[needed - 1] if voters and len(shown) >= needed else None
 
     def pending_unix_ms(self) -> int | None:
         """As leader: the time to which a step is due, while it is held; else None."""
@@ -289,8 +289,8 @@ class ClusterClock:
     def _maybe_step(self, at: float, now: int, voters: Collection[str], since: float) -> None:
         walls = self.walls(since=since)
         later = {name for name in voters if walls.get(name, 0) > now + STEP_S * 1000}
-        quorum = len(voters) // 2 + 1
-        if self._behind is None or len(self._behind[1] & later) < quorum:
+        needed = majority(len(voters))
+        if self._behind is None or len(self._behind[1] & later) < needed:
             self._behind = (at, later)
             self._pending_ms = self._held_since = None
             return
@@ -298,7 +298,7 @@ class ClusterClock:
         if at - self._behind[0] < SURE_S:
             return
         # What those show who have said so all the time: a clock that came and went is not among them.
-        target = sorted((walls[name] for name in self._behind[1]), reverse=True)[quorum - 1]
+        target = sorted((walls[name] for name in self._behind[1]), reverse=True)[needed - 1]
         if not self.ready(target) and (self._held_since is None or at - self._held_since < HOLD_S):
             self._held_since = at if self._held_since is None else self._held_since
             self._pending_ms = target

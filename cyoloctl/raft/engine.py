@@ -12,6 +12,7 @@ from functools import partial
 from typing import Any, Protocol
 
 from cyoloctl.errors import CyoloctlError, InternalError, NoLeader, OutcomeUnknown
+from cyoloctl.model import majority
 from cyoloctl.raft.clock import ClusterClock
 from cyoloctl.raft.journal import Journal
 from cyoloctl.raft.links import COPY, OLDER, REMOVED, Hello, Pong, Refusal
@@ -405,7 +406,7 @@ class Engine:
             for name in voters
             if name in peers and (name == leader or peers[name].info.get("leader") == leader)
         ]
-        if len(following) * 2 > len(voters):
+        if len(following) >= majority(len(voters)):
             self._replica.fail_disputed()
 
     def _voter_names(self) -> frozenset[str]:
@@ -424,7 +425,7 @@ class Engine:
         if voters:
             return any(raft_id in peers[name].voters for name in voters if name in peers)
         said = sum(raft_id in peers[name].voters for name in self._named if name in peers)
-        return not self._named or said * 2 > len(self._named)
+        return not self._named or said >= majority(len(self._named))
 
     def _flush(self) -> None:
         if self._outgoing:

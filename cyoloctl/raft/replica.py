@@ -42,7 +42,7 @@ from cyoloctl.errors import (
     Unavailable,
     VersionMismatch,
 )
-from cyoloctl.model import Role, Stamp
+from cyoloctl.model import Role, Stamp, majority
 from cyoloctl.raft.batch import decode_batch, encode_batch, stamp_of
 from cyoloctl.raft.clock import ClusterClock
 from cyoloctl.raft.journal import Entry, Journal
@@ -873,7 +873,7 @@ class Replica:
         heard = sum(
             1 for node in left if node in engine.connected and engine.last_response.get(node, -1e9) > since
         )
-        return 1 + heard > (len(left) + 1) / 2
+        return 1 + heard >= majority(len(left) + 1)
 
     def _change_membership(self, operation: str, raft_id: str, callback: Done) -> None:
         engine = self._engine
@@ -1216,7 +1216,7 @@ class Replica:
 
     def _is_confirmed(self, reading: _ReadRound) -> bool:
         voters = self._engine.others()
-        return 1 + len(reading.confirmed & voters) > (len(voters) + 1) / 2
+        return 1 + len(reading.confirmed & voters) >= majority(len(voters) + 1)
 
     def _complete_round(self) -> None:
         reading = self._round
@@ -1428,7 +1428,7 @@ class Replica:
             self._prevote = None
             return
         self._prevote[1].add(node)
-        if 1 + len(self._prevote[1]) > (len(engine.others()) + 1) / 2:
+        if 1 + len(self._prevote[1]) >= majority(len(engine.others()) + 1):
             self._grant_election()
 
     def on_become_leader(self) -> None:

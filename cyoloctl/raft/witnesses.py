@@ -12,6 +12,8 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Collection
 
+from cyoloctl.model import majority
+
 __all__ = ["WINDOW_S", "Witnesses"]
 
 WINDOW_S = 30.0
@@ -43,6 +45,6 @@ class Witnesses:
         judges: names of those who may say so; this process may be among them, and says nothing.
         """
         reasons = [reason for peer, reason in self.said(now).items() if peer in judges]
-        if len(reasons) * 2 <= len(judges):
+        if len(reasons) < majority(len(judges)):
             return None
         return max(sorted(Counter(reasons).items()), key=lambda item: item[1])[0]
