@@ -99,6 +99,7 @@ VENDORS: dict[str, str] = {
     "keys.ring_file": "cryptography",
     "rendezvous.codes": "cryptography",
     "gateway.forms": "cryptography",  # a form names a record encrypted: its id must not reach who approves
+    "gateway.metrics": "prometheus_client",
     "gateway.server": "aiohttp",
     "control.server": "aiohttp",
     "node.config": "yaml",
