@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from dataclasses import dataclass
-from typing import Literal, NamedTuple, NewType
+from typing import Literal, NamedTuple, NewType, Protocol
 
 from cyoloctl.errors import InvalidInput
 
@@ -13,6 +13,7 @@ __all__ = [
     "NO_STAMP",
     "Address",
     "ClusterId",
+    "LocalNode",
     "LogIndex",
     "NodeName",
     "Role",
@@ -69,6 +70,25 @@ class Address:
 
     def __str__(self) -> str:
         return f"[{self.host}]:{self.port}" if ":" in self.host else f"{self.host}:{self.port}"
+
+
+class LocalNode(Protocol):
+    """What the operations of a node know of the node itself.
+
+    name: its identity.  cluster_id, cluster: the cluster that it belongs to.
+    storage: where its log is.  advertise: where the other members reach it.
+    """
+
+    @property
+    def name(self) -> NodeName: ...
+    @property
+    def cluster_id(self) -> ClusterId: ...
+    @property
+    def cluster(self) -> NodeName: ...
+    @property
+    def storage(self) -> Storage: ...
+    @property
+    def advertise(self) -> Address: ...
 
 
 def parse_name(text: str, what: str = "name") -> NodeName:

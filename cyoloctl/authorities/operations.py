@@ -6,13 +6,16 @@ import logging
 from datetime import datetime
 from typing import Any
 
-from cyoloctl.authorities.machine import Rotation
+from cyoloctl.authorities.machine import AuthorityMachine, Rotation
 from cyoloctl.authorities.renewal import Ask, CertificateRenewal
+from cyoloctl.credentials.machine import CredentialMachine
 from cyoloctl.errors import ConfigError, Conflict
+from cyoloctl.members.machine import MemberMachine
+from cyoloctl.model import LocalNode
 from cyoloctl.pki import exchange, renewal
 from cyoloctl.pki.requests import decode_request
 from cyoloctl.pki.x509 import certificate_dates, certificate_sha256
-from cyoloctl.replicated.proposer import Json, Replicated, rfc3339
+from cyoloctl.replicated.proposer import Json, Proposer, rfc3339
 
 __all__ = ["AuthorityOperations"]
 
@@ -25,21 +28,31 @@ _CA_DUE_MS = 365 * 86_400_000
 class AuthorityOperations:
     """What control.server calls for pki_*, and what `status` asks."""
 
-    def __init__(self, replicated: Replicated, certificates: CertificateRenewal, *, ask: Ask) -> None:
+    def __init__(
+        self,
+        proposer: Proposer,
+        node: LocalNode,
+        members: MemberMachine,
+        authorities: AuthorityMachine,
+        *,
+        credentials: CredentialMachine,
+        certificates: CertificateRenewal,
+        ask: Ask,
+    ) -> None:
         """ask: a connected member by name."""
-        self._replicated = replicated
+        self._proposer = proposer
         self._certificates = certificates
         self._ask = ask
-        self._engine = replicated.engine
-        self._config = replicated.config
-        self._name = str(replicated.config.name)
-        self._members = replicated.machine.members
-        self._authorities = replicated.machine.authorities
-        self._credentials = replicated.machine.credentials
+        self._engine = proposer.engine
+        self._node = node
+        self._name = str(node.name)
+        self._members = members
+        self._authorities = authorities
+        self._credentials = credentials
 
     async def status(self, *, timeout_s: float) -> Json:
         """The CAs, who holds their keys, whose certificates are under which, whether a rotation is due."""
-        await self._replicated.fresh(timeout_s=timeout_s)
+        await self._proposer.fresh(timeout_s=timeout_s)
         going = self._authorities.rotation
         told = {
             name: (peer.info.get("certificate_ca"), peer.info.get("ca_keys"))
@@ -126,7 +139,7 @@ class AuthorityOperations:
     def _to_renew(self) -> list[str]:
         """Credentials that do not outlive the old CA: made before every member trusted the new one."""
         going = self._authorities.rotation
-        now_ms = self._replicated.now_ms()
+        now_ms = self._proposer.now_ms()
         ready_ms = None if going is None else going.ready_unix_ms
         return [
             entry.name
@@ -141,7 +154,7 @@ class AuthorityOperations:
         members have confirmed.  Raises Conflict while one goes on, ConfigError
         where no connected node holds the CA key.
         """
-        await self._replicated.fresh(timeout_s=timeout_s)
+        await self._proposer.fresh(timeout_s=timeout_s)
         going = self._authorities.rotation
         if abandon:
             if going is None:
@@ -155,16 +168,16 @@ class AuthorityOperations:
             return await self._rotate_there(overlap_s, dry_run, timeout_s)
         if dry_run:
             return self._rotate_answer(None, overlap_s, dry_run=True)
-        cluster_id = str(self._config.cluster_id)
+        cluster_id = str(self._node.cluster_id)
         new, voucher = exchange.new_authority(
-            old, cluster_id, str(self._config.cluster), self._replicated.now_ms()
+            old, cluster_id, str(self._node.cluster), self._proposer.now_ms()
         )
         keys = {
             member.name: exchange.seal_key(new, cluster_id, member.name, member.sealing_key)
             for member in self._members.members()
             if member.role == "voter"
         }
-        await self._replicated.apply_here(
+        await self._proposer.apply_here(
             "authorities",
             "begin",
             {
@@ -243,7 +256,7 @@ class AuthorityOperations:
         """As grant, on a node that holds the CA key."""
         certificate, ca_pem = await self._certificates.issue(name, request_pem, timeout_s)
         return renewal.encode_renewal(
-            certificate, cluster_id=str(self._config.cluster_id), name=name, ca_pem=ca_pem
+            certificate, cluster_id=str(self._node.cluster_id), name=name, ca_pem=ca_pem
         )
 
     # ------------------------------------------------------------- problems

@@ -17,9 +17,9 @@ import time
 from collections.abc import Awaitable, Callable, Iterable, Sequence
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
-from cyoloctl.authorities.machine import DEFAULT_CERTIFICATE_DAYS, Rotation
+from cyoloctl.authorities.machine import DEFAULT_CERTIFICATE_DAYS, AuthorityMachine, Rotation
 from cyoloctl.errors import (
     AccessDenied,
     ConfigError,
@@ -28,16 +28,19 @@ from cyoloctl.errors import (
     NotFound,
     Unavailable,
 )
+from cyoloctl.members.machine import MemberMachine
+from cyoloctl.model import LocalNode
 from cyoloctl.pki import exchange, renewal
-from cyoloctl.pki.ca import Authority, issue_for_node
+from cyoloctl.pki.ca import Authority, CertificateIssuer, issue_for_node
 from cyoloctl.pki.files import NodeFiles, check_private_files
 from cyoloctl.pki.identity import Identity
 from cyoloctl.pki.requests import check_request, prepare_request
 from cyoloctl.pki.tls import TlsIdentity
 from cyoloctl.pki.x509 import certificate_sha256, public_key_sha256
-from cyoloctl.replicated.proposer import Json, Replicated, rfc3339
+from cyoloctl.replicated.clock import ClockMachine
+from cyoloctl.replicated.proposer import Json, Proposer, rfc3339
 
-__all__ = ["CertificateRenewal", "Issuer"]
+__all__ = ["CertificateRenewal"]
 
 _log = logging.getLogger("cyoloctl.certificates")
 
@@ -53,14 +56,6 @@ _SETTLED_S = 1.0
 _LAST_UNIX_MS = int(renewal.CLOCK_UNTIL.timestamp() * 1000)
 
 
-class Issuer(NamedTuple):
-    """What issuing takes.  trust_pem: the CAs that the holder of the certificate must trust."""
-
-    authority: Authority
-    trust_pem: str
-    days: int
-
-
 class CertificateRenewal:
     """What this node has, gets and gives of certificates.
 
@@ -72,20 +67,25 @@ class CertificateRenewal:
 
     def __init__(
         self,
-        replicated: Replicated,
+        proposer: Proposer,
+        node: LocalNode,
+        members: MemberMachine,
+        authorities: AuthorityMachine,
+        *,
+        clock: ClockMachine,
         files: NodeFiles,
         pki_dir: Path,
         tls: TlsIdentity,
-        *,
         ask: Ask,
         on_renewed: Callable[[NodeFiles], None] = lambda files: None,
     ) -> None:
-        self._replicated = replicated
-        self._engine = replicated.engine
-        self._members = replicated.machine.members
-        self._authorities = replicated.machine.authorities
-        self._config = replicated.config
-        self._name = str(replicated.config.name)
+        self._proposer = proposer
+        self._engine = proposer.engine
+        self._members = members
+        self._authorities = authorities
+        self._clock = clock
+        self._node = node
+        self._name = str(node.name)
         self._pki_dir = pki_dir
         self._tls = tls
         self._ask = ask
@@ -106,7 +106,7 @@ class CertificateRenewal:
 
     def judged_ms(self) -> int:
         """Cluster time, or the time that the leader is about to step to."""
-        told = [self._replicated.now_ms()]
+        told = [self._proposer.now_ms()]
         leader = (self._engine.leader() or "").partition("~")[0]
         if leader == self._name:
             told.append(self.pending() or 0)
@@ -149,7 +149,7 @@ class CertificateRenewal:
         """Whether this node can issue certificates for nodes now."""
         return self.issuing() is not None
 
-    def issuer(self, *, credentials: bool = False) -> Issuer:
+    def issuer(self, *, credentials: bool = False) -> CertificateIssuer:
         """The CA of new certificates: of nodes, or of credentials.
 
         While CAs are exchanged both are trusted by whoever gets a certificate,
@@ -163,7 +163,7 @@ class CertificateRenewal:
             raise ConfigError(
                 "this node holds no CA key and cannot issue certificates: ask a voter that does (pki status)"
             )
-        return Issuer(found, "".join(self.files.authorities), self.certificate_days())
+        return CertificateIssuer(found, "".join(self.files.authorities), self.certificate_days())
 
     def certificate_days(self) -> int:
         """Life of new certificates."""
@@ -187,7 +187,7 @@ class CertificateRenewal:
         ConfigError for a certificate that ended by cluster time where the
         node cannot renew it: nobody would let it in.
         """
-        now_ms, wall = self._replicated.now_ms(), datetime.now(UTC)
+        now_ms, wall = self._proposer.now_ms(), datetime.now(UTC)
         ended = renewal.life_of(self.files.certificate_pem).end_unix_ms <= now_ms
         found = self.issuing()
         if found is None:
@@ -263,7 +263,7 @@ class CertificateRenewal:
 
     def reload(self) -> None:
         """Use what the pki directory holds now.  Raises ConfigError; then everything is as it was."""
-        files = check_private_files(self._pki_dir, name=self._name, cluster_id=str(self._config.cluster_id))
+        files = check_private_files(self._pki_dir, name=self._name, cluster_id=str(self._node.cluster_id))
         held = exchange.held(self._pki_dir)
         self._tls.reload()
         self._seen = self._stamps()
@@ -356,7 +356,7 @@ class CertificateRenewal:
 
     async def _renew_there(self) -> None:
         """Ask the leader first, then everybody else that is connected."""
-        request = prepare_request(self._pki_dir, self._name, str(self._config.cluster_id))
+        request = prepare_request(self._pki_dir, self._name, str(self._node.cluster_id))
         leader = (self._engine.leader() or "").partition("~")[0]
         others = sorted(self._engine.peers(), key=lambda name: (name != leader, name))
         refusal: CyoloctlError = Unavailable("no member is connected that could be asked for a certificate")
@@ -385,11 +385,11 @@ class CertificateRenewal:
     async def issue(self, name: str, request_pem: str, timeout_s: float) -> tuple[str, str]:
         """The certificate and the CA that issued it."""
         issuer = self.issuer()
-        await self._replicated.fresh(timeout_s=timeout_s)
+        await self._proposer.fresh(timeout_s=timeout_s)
         member = self._members.get(name)
         if member is None:
             raise NotFound(f"there is no member {name}: a new node joins with a token (member invite)")
-        check_request(request_pem, name, member.sealing_key, str(self._config.cluster_id))
+        check_request(request_pem, name, member.sealing_key, str(self._node.cluster_id))
         if member.key_hash is None:
             raise Unavailable(f"{name} has not announced its key yet: try again")
         if public_key_sha256(request_pem) != member.key_hash:
@@ -400,7 +400,7 @@ class CertificateRenewal:
         certificate = issue_for_node(
             issuer.authority,
             request_pem,
-            Identity(self.files.identity.name.__class__(name), "node", self._config.cluster_id),
+            Identity(self.files.identity.name.__class__(name), "node", self._node.cluster_id),
             now_unix_ms=self.judged_ms(),
             days=issuer.days,
         )
@@ -413,7 +413,7 @@ class CertificateRenewal:
         """Bring the files to where the cluster is."""
         if self._engine.leader() is None or self._members.get(self._name) is None:
             return False
-        await self._replicated.caught_up(timeout_s=_STEP_TIMEOUT_S)
+        await self._proposer.caught_up(timeout_s=_STEP_TIMEOUT_S)
         going, own_ca = self._authorities.rotation, self.files.ca_pem
         before = (self.files.authorities, tuple(self._held))
         if going is not None:
@@ -421,7 +421,7 @@ class CertificateRenewal:
         else:
             wanted = self._authorities.current or own_ca
             # A cluster in memory that was switched off has forgotten which CA it had chosen.
-            known = self._authorities.current is not None or self._config.storage == "disk"
+            known = self._authorities.current is not None or self._node.storage == "disk"
             if (
                 known
                 and own_ca == wanted
@@ -434,7 +434,7 @@ class CertificateRenewal:
         return before != (self.files.authorities, tuple(self._held))
 
     def _follow(self, going: Rotation) -> None:
-        cluster_id = str(self._config.cluster_id)
+        cluster_id = str(self._node.cluster_id)
         if going.ca_pem not in self.files.authorities:
             exchange.check_voucher(going.ca_pem, going.voucher, self.files.authorities, cluster_id)
             exchange.trust(self._pki_dir, [*self.files.authorities, going.ca_pem])
@@ -491,7 +491,7 @@ class CertificateRenewal:
             await self.write("confirm", {"name": self._name, **sha256})
             return True
         if not going.issuing:
-            now_ms = max(self._replicated.now_ms(), self._replicated.machine.time_unix_ms)
+            now_ms = max(self._proposer.now_ms(), self._clock.stamp.time_unix_ms)
             if now_ms < going.overlap_until_unix_ms:
                 return False
             await self.write("advance", sha256)
@@ -519,9 +519,7 @@ class CertificateRenewal:
         """Seal the new CA's key to voters that lack it."""
         members = (self._members.get(name) for name in lacking)
         keys = {
-            member.name: exchange.seal_key(
-                found, str(self._config.cluster_id), member.name, member.sealing_key
-            )
+            member.name: exchange.seal_key(found, str(self._node.cluster_id), member.name, member.sealing_key)
             for member in members
             if member is not None
         }
@@ -536,6 +534,6 @@ class CertificateRenewal:
         return {}
 
     async def write(self, operation: str, arguments: Json) -> None:
-        await self._replicated.apply_here(
+        await self._proposer.apply_here(
             "authorities", operation, arguments, request_id=None, timeout_s=_STEP_TIMEOUT_S
         )

@@ -10,10 +10,9 @@ from pathlib import Path
 from typing import Any
 
 from cyoloctl.audit import audit
-from cyoloctl.authorities.renewal import Issuer
 from cyoloctl.caller import CALLER, Caller
 from cyoloctl.credentials.admission import Admission
-from cyoloctl.credentials.machine import Credential
+from cyoloctl.credentials.machine import Credential, CredentialMachine
 from cyoloctl.errors import (
     AccessDenied,
     ConfigError,
@@ -23,12 +22,14 @@ from cyoloctl.errors import (
     NoLeader,
     NotFound,
 )
-from cyoloctl.pki.ca import issue_certificate
+from cyoloctl.members.machine import MemberMachine
+from cyoloctl.model import LocalNode
+from cyoloctl.pki.ca import CertificateIssuer, issue_certificate
 from cyoloctl.pki.files import read_operator
 from cyoloctl.pki.identity import Identity
 from cyoloctl.pki.requests import check_credential_request
 from cyoloctl.pki.x509 import certificate_expires_at, public_key_sha256
-from cyoloctl.replicated.proposer import Json, Replicated, rfc3339
+from cyoloctl.replicated.proposer import Json, Proposer, rfc3339
 
 __all__ = ["CredentialOperations"]
 
@@ -60,12 +61,15 @@ class CredentialOperations:
 
     def __init__(
         self,
-        replicated: Replicated,
+        proposer: Proposer,
+        node: LocalNode,
+        register: CredentialMachine,
+        members: MemberMachine,
+        *,
         pki_dir: Path,
         admission: Admission,
-        *,
         ask: Callable[[str, str, Json, float], Awaitable[Json]],
-        issuer: Callable[[], Issuer],
+        issuer: Callable[[], CertificateIssuer],
         addresses: Callable[[], dict[str, str]],
     ) -> None:
         """ask: a peer, by raft id or name: operation, arguments, timeout in seconds.
@@ -74,21 +78,22 @@ class CredentialOperations:
 
         addresses: where the members are, this node included.
         """
-        self._replicated = replicated
+        self._proposer = proposer
+        self._node = node
         self._pki_dir = pki_dir
         self._admission = admission
         self._ask = ask
         self._issuer = issuer
         self._addresses = addresses
-        self._members = replicated.machine.members
-        self._register = replicated.machine.credentials
-        self._name = str(replicated.config.name)
+        self._members = members
+        self._register = register
+        self._name = str(node.name)
 
     # ------------------------------------------------------------- reading
 
     async def list(self, *, timeout_s: float) -> Json:
         """Every key that counts or counted: the register, and the members as role ``node``."""
-        await self._replicated.fresh(timeout_s=timeout_s)
+        await self._proposer.fresh(timeout_s=timeout_s)
         rows = [_row(entry) for entry in self._register.entries()]
         rows += [
             {
@@ -168,9 +173,7 @@ class CredentialOperations:
             return False
         name, key_hash, expires_ms = found
         arguments = {"name": name, "key_hash": key_hash, "expires_unix_ms": expires_ms}
-        await self._replicated.apply_here(
-            "credentials", "bootstrap", arguments, request_id=None, timeout_s=5.0
-        )
+        await self._proposer.apply_here("credentials", "bootstrap", arguments, request_id=None, timeout_s=5.0)
         audit("credentials bootstrap", credentials=name, role="operator", key_hash=key_hash)
         return True
 
@@ -222,9 +225,9 @@ class CredentialOperations:
             )
         if operation == "revoke" or self._can_issue():
             return await self._here(operation, given, request_id, timeout_s)
-        leader = self._replicated.engine.leader()
+        leader = self._proposer.engine.leader()
         first = "" if leader is None else leader.partition("~")[0]
-        connected = sorted(self._replicated.engine.peers(), key=lambda peer: (peer != first, peer))
+        connected = sorted(self._proposer.engine.peers(), key=lambda peer: (peer != first, peer))
         refused: CyoloctlError = ConfigError(
             "no connected voter holds the CA key, which makes certificates: run this on one that does"
         )
@@ -264,7 +267,7 @@ class CredentialOperations:
         if operation == "create":
             role = given["role"]
         else:
-            await self._replicated.fresh(timeout_s=timeout_s)
+            await self._proposer.fresh(timeout_s=timeout_s)
             entry = self._register.get(name)
             role = "viewer" if entry is None else entry.role
             if entry is None and self._members.get(name) is not None:
@@ -294,20 +297,20 @@ class CredentialOperations:
         return self._issued(value, issuer, request_pem)
 
     async def _apply(self, operation: str, arguments: Json, request_id: str | None, timeout_s: float) -> Json:
-        return await self._replicated.apply_here(
+        return await self._proposer.apply_here(
             "credentials", operation, arguments, request_id=request_id, timeout_s=timeout_s
         )
 
-    def _issued(self, value: Json, issuer: Issuer, request_pem: str) -> Json:
+    def _issued(self, value: Json, issuer: CertificateIssuer, request_pem: str) -> Json:
         """The object of a credentials file, without the private key, and the entry."""
-        cluster_id = self._replicated.config.cluster_id
+        cluster_id = self._node.cluster_id
         identity = Identity(value["name"], value["role"], cluster_id)
         certificate = issue_certificate(
             issuer.authority.ca_pem,
             issuer.authority.key_pem,
             request_pem,
             identity,
-            now=datetime.fromtimestamp(self._replicated.now_ms() / 1000, UTC),
+            now=datetime.fromtimestamp(self._proposer.now_ms() / 1000, UTC),
             until=datetime.fromtimestamp(value["expires_unix_ms"] // 1000, UTC),
         )
         return {

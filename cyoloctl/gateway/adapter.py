@@ -14,11 +14,12 @@ from cyoloctl.caller import Actor
 from cyoloctl.errors import NotFound, SlowDown, TokenRejected
 from cyoloctl.keys.keyring import KeyState
 from cyoloctl.keys.operations import KeyOperations
-from cyoloctl.model import parse_address
+from cyoloctl.members.machine import MemberMachine
+from cyoloctl.model import LocalNode, parse_address
 from cyoloctl.rendezvous import codes
-from cyoloctl.rendezvous.machine import Rendezvous
+from cyoloctl.rendezvous.machine import Rendezvous, RendezvousMachine
 from cyoloctl.rendezvous.operations import RendezvousOperations, counted, person_digest
-from cyoloctl.replicated.proposer import Json, Replicated
+from cyoloctl.replicated.proposer import Json, Proposer
 from cyoloctl.routing.operations import RouteOperations
 from cyoloctl.tokens import format as token_format
 from cyoloctl.tokens.format import DEFAULT_TTL_S
@@ -46,37 +47,42 @@ class GatewayAdapter:
 
     def __init__(
         self,
-        replicated: Replicated,
+        proposer: Proposer,
+        node: LocalNode,
+        members: MemberMachine,
+        records: RendezvousMachine,
+        *,
         keys: KeyOperations,
         tokens: TokenOperations,
         routes: RouteOperations,
         rendezvous: RendezvousOperations,
         describe: Callable[[], Json],
     ) -> None:
-        self._replicated = replicated
-        self._members = replicated.machine.members
+        self._proposer = proposer
+        self._node = node
+        self._members = members
+        self._records = records
         self._keys = keys
         self._tokens = tokens
         self._routes = routes
         self._rendezvous = rendezvous
         self._describe = describe
         self._beginning: Counter[str] = Counter()
-        self.name = str(replicated.config.name)
+        self.name = str(node.name)
 
     def ready(self) -> bool:
         """Whether a request could be served now: a leader was heard of lately, and there is a key."""
-        return self._replicated.engine.leader() is not None and self._keys.ring().primary is not None
+        return self._proposer.engine.leader() is not None and self._keys.ring().primary is not None
 
     def facts(self) -> Json:
         """What /metrics shows of the node."""
-        engine, told = self._replicated.engine, self._describe()
-        machine = self._replicated.machine
-        now_ms = self._replicated.now_ms()
+        engine, told = self._proposer.engine, self._describe()
+        now_ms = self._proposer.now_ms()
         return {
             "name": self.name,
-            "cluster": str(self._replicated.config.cluster),
+            "cluster": str(self._node.cluster),
             "version": __version__,
-            "storage": self._replicated.config.storage,
+            "storage": self._node.storage,
             "uptime_s": told["uptime_s"],
             "role": told["role"],
             "is_leader": engine.is_leader(),
@@ -88,7 +94,7 @@ class GatewayAdapter:
             "voters": len(engine.status().voters),
             "fsync_p99_s": told["fsync_p99_ms"] / 1000,
             "tokens": dict(self._tokens.counts),
-            "rendezvous": machine.rendezvous.counts(now_ms),
+            "rendezvous": self._records.counts(now_ms),
         }
 
     def form_keys(self) -> list[tuple[bytes, bytes]]:
@@ -132,7 +138,7 @@ class GatewayAdapter:
 
     def now_unix_s(self) -> int:
         """The cluster's time, by which forms and sessions end."""
-        return self._replicated.now_ms() // 1000
+        return self._proposer.now_ms() // 1000
 
     async def session(self, cookie: str, *, current: bool, timeout_s: float) -> Json:
         """sub, sid and claims of the session that a ``Cookie:`` header carries.
@@ -211,7 +217,7 @@ class GatewayAdapter:
         return self._shown(record)
 
     def _shown(self, record: Rendezvous) -> Json:
-        now_ms = self._replicated.now_ms()
+        now_ms = self._proposer.now_ms()
         expires_in_s = max(0, (record.expires_unix_ms - now_ms) // 1000)
         return {**self._rendezvous.to_json(record), "expires_in_s": expires_in_s}
 
@@ -235,9 +241,9 @@ class GatewayAdapter:
         under way at other nodes are not, and may pass the bound by a few.
         Raises SlowDown, Unavailable, OutcomeUnknown.
         """
-        await self._replicated.fresh(timeout_s=timeout_s)
-        now_ms = self._replicated.now_ms()
-        live = [r for r in self._replicated.machine.rendezvous.live(now_ms) if r.initiator == _BROWSER]
+        await self._proposer.fresh(timeout_s=timeout_s)
+        now_ms = self._proposer.now_ms()
+        live = [r for r in self._records.live(now_ms) if r.initiator == _BROWSER]
         if actor.sub is None:
             addresses, most, who = ip_network(network), MAX_BEGUN, network
             mine = sum(_is_in(r.origin, addresses) for r in live)

@@ -28,7 +28,7 @@ from cyoloctl.errors import (
 )
 from cyoloctl.keys import ring_file
 from cyoloctl.keys.keyring import Key, Keyring, KeyState, new_key
-from cyoloctl.keys.machine import KeyRecord, NodeKey
+from cyoloctl.keys.machine import KeyMachine, KeyRecord, NodeKey
 from cyoloctl.keys.wrapping import (
     NodeIdentity,
     decode_identity,
@@ -38,8 +38,10 @@ from cyoloctl.keys.wrapping import (
     verify_sealing_key,
     wrap,
 )
+from cyoloctl.members.machine import MemberMachine
+from cyoloctl.model import LocalNode
 from cyoloctl.pki.files import NodeFiles, read_node_keys
-from cyoloctl.replicated.proposer import Json, Replicated, rfc3339
+from cyoloctl.replicated.proposer import Json, Proposer, rfc3339
 
 __all__ = ["KeyOperations"]
 
@@ -62,12 +64,21 @@ def _key_id_of(request_id: str) -> str:
 class KeyOperations:
     """What control.server calls for key_*, and the ring that tokens are made and opened with."""
 
-    def __init__(self, replicated: Replicated, files: NodeFiles, pki_dir: Path) -> None:
-        self._replicated = replicated
-        self._keys = replicated.machine.keys
-        self._members = replicated.machine.members
-        self._name = str(replicated.config.name)
-        self._cluster_id = str(replicated.config.cluster_id)
+    def __init__(
+        self,
+        proposer: Proposer,
+        node: LocalNode,
+        keys: KeyMachine,
+        members: MemberMachine,
+        *,
+        files: NodeFiles,
+        pki_dir: Path,
+    ) -> None:
+        self._proposer = proposer
+        self._keys = keys
+        self._members = members
+        self._name = str(node.name)
+        self._cluster_id = str(node.cluster_id)
         self._node_key_pem, self._sealing_key_pem = read_node_keys(pki_dir)
         self.renewed(files)
         self._opened: dict[str, Key] = {}
@@ -98,7 +109,7 @@ class KeyOperations:
         )
 
     def _now(self) -> datetime:
-        return datetime.fromtimestamp(self._replicated.now_ms() / 1000, UTC)
+        return datetime.fromtimestamp(self._proposer.now_ms() / 1000, UTC)
 
     def _on_change(self, index: int) -> None:
         self._changed = True
@@ -124,7 +135,7 @@ class KeyOperations:
         deadline = time.monotonic() + min(timeout_s, _GIVEN_WITHIN_S)
         self.ring()
         while not self._whole and (left := deadline - time.monotonic()) > 0:
-            await self._replicated.engine.wait_changed(min(0.05, left))
+            await self._proposer.engine.wait_changed(min(0.05, left))
             self.ring()
 
     def _mine(self) -> Sequence[KeyRecord]:
@@ -181,7 +192,7 @@ class KeyOperations:
                 raise Unavailable(
                     "this node has no primary key yet: try again, or see who holds the keys (key status)"
                 )
-            await self._replicated.engine.wait_changed(min(0.1, left))
+            await self._proposer.engine.wait_changed(min(0.1, left))
 
     # ------------------------------------------------------------- operations
 
@@ -211,14 +222,14 @@ class KeyOperations:
         return {"schema_version": 1, **self._json(record)}
 
     async def _write(self, operation: str, arguments: Json, timeout_s: float) -> None:
-        await self._replicated.apply_here("keys", operation, arguments, request_id=None, timeout_s=timeout_s)
+        await self._proposer.apply_here("keys", operation, arguments, request_id=None, timeout_s=timeout_s)
 
     async def list(self, *, timeout_s: float) -> Json:
-        await self._replicated.fresh(timeout_s=timeout_s)
+        await self._proposer.fresh(timeout_s=timeout_s)
         return self._listing()
 
     async def status(self, *, timeout_s: float) -> Json:
-        await self._replicated.fresh(timeout_s=timeout_s)
+        await self._proposer.fresh(timeout_s=timeout_s)
         records = self._keys.records()
         live = [record for record in records if record.state != "destroyed"]
         members = [member.name for member in self._members.members()]
@@ -249,7 +260,7 @@ class KeyOperations:
         }
 
     async def generate(self, *, request_id: str | None, timeout_s: float) -> Json:
-        await self._replicated.fresh(timeout_s=timeout_s)
+        await self._proposer.fresh(timeout_s=timeout_s)
         taken = self._taken()
         key = new_key(self._cluster_id, taken=taken)
         if request_id is not None:
@@ -307,7 +318,7 @@ class KeyOperations:
 
     def _verify(self, name: str, announced: NodeKey) -> None:
         """Raises InvalidInput where no CA that is trusted vouches for it."""
-        now = datetime.fromtimestamp(self._replicated.now_ms() / 1000, UTC)
+        now = datetime.fromtimestamp(self._proposer.now_ms() / 1000, UTC)
         refusal: CyoloctlError | None = None
         for ca_pem in self._authorities:
             try:
@@ -322,7 +333,7 @@ class KeyOperations:
 
     async def rotate(self, *, request_id: str | None, timeout_s: float) -> Json:
         deadline = time.monotonic() + timeout_s
-        await self._replicated.fresh(timeout_s=timeout_s)
+        await self._proposer.fresh(timeout_s=timeout_s)
         done = None if request_id is None else self._of_request(request_id)
         if done is not None and done.state != "pending":
             return self._answer(done.key_id)  # the answer to the first attempt was lost
@@ -348,7 +359,7 @@ class KeyOperations:
                     f"{', '.join(missing)} cannot open {key_id} yet, so it stays pending: bring them back, "
                     "or remove them, and repeat `key rotate`"
                 )
-            await self._replicated.engine.wait_changed(min(0.1, left))
+            await self._proposer.engine.wait_changed(min(0.1, left))
 
     def _next(self) -> KeyRecord | None:
         """The pending key to promote: none that a removed member knows."""
@@ -383,14 +394,14 @@ class KeyOperations:
         return self._answer(key_id)
 
     async def rewrap(self, *, timeout_s: float) -> Json:
-        await self._replicated.fresh(timeout_s=timeout_s)
+        await self._proposer.fresh(timeout_s=timeout_s)
         for key in self.ring().keys:
             arguments = {"key_id": key.key_id_hex, "wrapped": self._wrapped(key)}
             await self._write("wrap", arguments, timeout_s)
         return self._listing()
 
     async def policy(self, *, timeout_s: float) -> Json:
-        await self._replicated.fresh(timeout_s=timeout_s)
+        await self._proposer.fresh(timeout_s=timeout_s)
         policy = self._keys.policy
         return {"schema_version": 1, "rotate_every_s": policy.rotate_every_s, "keep_s": policy.keep_s}
 
@@ -410,7 +421,7 @@ class KeyOperations:
     ) -> Json:
         if (passphrase is None) == (to_node is None):
             raise InvalidInput("give a passphrase or a node to seal the ring to")
-        await self._replicated.fresh(timeout_s=timeout_s)
+        await self._proposer.fresh(timeout_s=timeout_s)
         opened = {key.key_id_hex: key for key in self.ring().keys}
         live = [record for record in self._keys.records() if record.state != "destroyed"]
         lacking = [record.key_id for record in live if record.key_id not in opened]
@@ -466,8 +477,8 @@ class KeyOperations:
             raise Conflict(
                 f"this key ring is of the cluster {ring.cluster_id}: with --adopt its tokens open here too"
             )
-        await self._replicated.fresh(timeout_s=timeout_s)
-        arguments = ring_file.import_arguments(ring, self._trusted(), now_unix_ms=self._replicated.now_ms())
+        await self._proposer.fresh(timeout_s=timeout_s)
+        arguments = ring_file.import_arguments(ring, self._trusted(), now_unix_ms=self._proposer.now_ms())
         await self._write("import", arguments, max(0.1, deadline - time.monotonic()))
         return self._listing()
 
@@ -494,7 +505,7 @@ class KeyOperations:
             await self._write("reject", {"name": self._name, "keys": lost}, _STEP_TIMEOUT_S)
             return True
         return await self._wrap_for_others() or (
-            self._replicated.engine.is_leader() and await self._follow_policy()
+            self._proposer.engine.is_leader() and await self._follow_policy()
         )
 
     async def _announce(self) -> bool:
@@ -506,7 +517,7 @@ class KeyOperations:
 
     async def _wrap_for_others(self) -> bool:
         """Seal keys to members that lack them: the leader does, or the first holder when it cannot."""
-        engine, ring, wrote = self._replicated.engine, self.ring(), False
+        engine, ring, wrote = self._proposer.engine, self.ring(), False
         announced = self._keys.nodes().keys()
         reachable = {self._name, *engine.peers()}
         leader = (engine.leader() or "").partition("~")[0]
@@ -530,7 +541,7 @@ class KeyOperations:
 
         By cluster time, which no single clock moves.
         """
-        now_ms = self._replicated.now_ms()
+        now_ms = self._proposer.now_ms()
         primary, policy = self._keys.primary(), self._keys.policy
         if primary is None:
             if self._keys.nodes().get(self._name) is not None:

@@ -14,7 +14,6 @@ from datetime import UTC, datetime
 from typing import Any
 
 from cyoloctl.audit import audit
-from cyoloctl.authorities.renewal import Issuer
 from cyoloctl.errors import (
     ConfigError,
     Conflict,
@@ -24,14 +23,15 @@ from cyoloctl.errors import (
     Overloaded,
     Unavailable,
 )
-from cyoloctl.members.machine import REJECTED, Invitation
-from cyoloctl.model import Address, NodeName, parse_address
+from cyoloctl.members.machine import REJECTED, Invitation, MemberMachine
+from cyoloctl.model import Address, LocalNode, NodeName, parse_address
 from cyoloctl.pki import join_token
+from cyoloctl.pki.ca import CertificateIssuer
 from cyoloctl.pki.files import NodeFiles
 from cyoloctl.pki.grants import make_grant
 from cyoloctl.pki.requests import check_request, csr_sha256
 from cyoloctl.pki.x509 import certificate_sha256, public_key_sha256
-from cyoloctl.replicated.proposer import Json, Replicated, rfc3339
+from cyoloctl.replicated.proposer import Json, Proposer, rfc3339
 
 __all__ = ["JOIN_FIELDS", "Allowance", "JoinOperations"]
 
@@ -75,18 +75,20 @@ class JoinOperations:
 
     def __init__(
         self,
-        replicated: Replicated,
+        proposer: Proposer,
+        node: LocalNode,
+        members: MemberMachine,
         *,
         files: Callable[[], NodeFiles],
-        issuer: Callable[[], Issuer],
+        issuer: Callable[[], CertificateIssuer],
         addresses: Callable[[], Mapping[str, str]],
         ask: Callable[[str, str, Json, float], Awaitable[Json]],
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
-        self._replicated = replicated
-        self._config = replicated.config
-        self._engine = replicated.engine
-        self._members = replicated.machine.members
+        self._proposer = proposer
+        self._node = node
+        self._engine = proposer.engine
+        self._members = members
         self._files = files
         self._issuer = issuer
         self._addresses = addresses
@@ -102,20 +104,20 @@ class JoinOperations:
         await self._founded(timeout_s)
         secret = join_token.new_secret()
         # By the cluster's time, which decides when it expires; this machine's clock may be wrong.
-        expires_unix_s = self._replicated.now_ms() // 1000 + ttl_s
+        expires_unix_s = self._proposer.now_ms() // 1000 + ttl_s
         arguments = {
             "name": name,
             "learner": learner,
-            "public_key": join_token.public_key(secret, self._config.cluster_id, name),
+            "public_key": join_token.public_key(secret, self._node.cluster_id, name),
             "expires_unix_ms": expires_unix_s * 1000,
         }
-        _, made, _ = await self._replicated.apply(
+        _, made, _ = await self._proposer.apply(
             "members", "issue_invitation", arguments, request_id=None, timeout_s=timeout_s
         )
         audit("member invite", member=name, role="learner" if learner else "voter")
         token = join_token.JoinToken(
-            cluster_id=self._config.cluster_id,
-            cluster=self._config.cluster,
+            cluster_id=self._node.cluster_id,
+            cluster=self._node.cluster,
             ca_sha256=",".join(certificate_sha256(pem) for pem in self._files().authorities[-2:]),
             name=NodeName(name),
             learner=learner,
@@ -147,7 +149,7 @@ class JoinOperations:
 
     def _whom_to_dial(self, joiner: str) -> dict[NodeName, Address]:
         """This node, the voters and the learners, in this order, with their addresses."""
-        found = {self._config.name: self._config.advertise}
+        found = {self._node.name: self._node.advertise}
         addresses = self._addresses()
 
         def is_learner(name: str) -> bool:
@@ -161,8 +163,8 @@ class JoinOperations:
 
     async def invitations(self, *, timeout_s: float) -> Json:
         """Every invitation that the cluster still knows, by name."""
-        await self._replicated.fresh(timeout_s=timeout_s)
-        now_ms = self._replicated.now_ms()
+        await self._proposer.fresh(timeout_s=timeout_s)
+        now_ms = self._proposer.now_ms()
 
         def state(used_by: str | None, expires_unix_ms: int, otherwise: str) -> str:
             return "used" if used_by else "expired" if now_ms >= expires_unix_ms else otherwise
@@ -191,7 +193,7 @@ class JoinOperations:
 
     async def uninvite(self, name: str, *, timeout_s: float) -> Json:
         """Withdraw an invitation."""
-        _, done, _ = await self._replicated.apply(
+        _, done, _ = await self._proposer.apply(
             "members", "uninvite", {"name": name}, request_id=None, timeout_s=timeout_s
         )
         _log.info("invitation withdrawn", extra={"member": name})
@@ -204,7 +206,7 @@ class JoinOperations:
         """The CAs of this cluster, for whoever compares them with a digest that they trust."""
         return {
             "schema_version": 1,
-            "cluster_id": self._config.cluster_id,
+            "cluster_id": self._node.cluster_id,
             "certificates": list(self._files().authorities),
         }
 
@@ -218,7 +220,7 @@ class JoinOperations:
         name = asked["name"]
         request_sha256 = csr_sha256(asked["request_pem"])
         invitation = await self._backing(asked, request_sha256, timeout_s)
-        check_request(asked["request_pem"], name, asked["sealing_key"], self._config.cluster_id)
+        check_request(asked["request_pem"], name, asked["sealing_key"], self._node.cluster_id)
         if not self._backed.take():
             raise Overloaded("this node is asked to admit too many nodes at once: try again in a second")
         left = max(0.1, deadline - time.monotonic())
@@ -239,19 +241,19 @@ class JoinOperations:
         peers: dict[str, Address] = {
             peer: parse_address(where) for peer, where in self._addresses().items() if peer != name
         }
-        peers[self._config.name] = self._config.advertise
+        peers[self._node.name] = self._node.advertise
         return make_grant(
             ca_cert_pem=issuer.authority.ca_pem,
             ca_key_pem=issuer.authority.key_pem,
             request_pem=asked["request_pem"],
             sealing_key=asked["sealing_key"],
             name=name,
-            cluster=self._config.cluster,
+            cluster=self._node.cluster,
             learner=invitation.learner,
-            storage=self._config.storage,
+            storage=self._node.storage,
             peers=peers,
             # By the cluster's time: whoever judges the certificate does the same.
-            now=datetime.fromtimestamp(self._replicated.now_ms() / 1000, UTC),
+            now=datetime.fromtimestamp(self._proposer.now_ms() / 1000, UTC),
             days=issuer.days,
             trust_pem=issuer.trust_pem,
         )
@@ -267,7 +269,7 @@ class JoinOperations:
             "raft_id": name,
             "key_hash": public_key_sha256(asked["request_pem"]),
         }
-        _, admitted, _ = await self._replicated.apply(
+        _, admitted, _ = await self._proposer.apply(
             "members", "admit", arguments, request_id=None, timeout_s=timeout_s
         )
         _log.info("member admitted", extra={"member": name, "role": admitted["role"]})
@@ -288,7 +290,7 @@ class JoinOperations:
                 "too many nodes ask to join that this node knows no invitation for: try again in a second"
             )
         # It may have been made a moment ago, at another member.
-        await self._replicated.fresh(timeout_s=timeout_s)
+        await self._proposer.fresh(timeout_s=timeout_s)
         found = self._judge(asked, request_sha256)
         if isinstance(found, Invitation):
             return found
@@ -315,10 +317,10 @@ class JoinOperations:
                 return "used"
         elif joined:
             return "name taken"
-        elif not invitation.is_open(self._replicated.now_ms()):
+        elif not invitation.is_open(self._proposer.now_ms()):
             return "expired"
         signed = join_token.JoinRequest(
-            cluster_id=self._config.cluster_id,
+            cluster_id=self._node.cluster_id,
             name=name,
             request_sha256=request_sha256,
             address=asked["address"],
@@ -342,7 +344,7 @@ class JoinOperations:
         )
         for name in dict.fromkeys(names):
             left = deadline - time.monotonic()
-            if name == self._config.name or left <= 0.1:
+            if name == self._node.name or left <= 0.1:
                 continue
             try:
                 return await self._ask(name, "join", asked, left)

@@ -47,7 +47,7 @@ from cyoloctl.pki.tls import TlsIdentity
 from cyoloctl.pki.x509 import public_key_sha256
 from cyoloctl.raft import Engine, ReplicaStatus
 from cyoloctl.rendezvous.operations import RendezvousOperations
-from cyoloctl.replicated.proposer import Json, Replicated, rfc3339
+from cyoloctl.replicated.proposer import Json, Proposer, rfc3339
 from cyoloctl.routing.operations import RouteOperations
 from cyoloctl.state import ClusterState
 from cyoloctl.tokens.operations import TokenOperations
@@ -137,46 +137,85 @@ class Service:
         self._counter_index: dict[str, int] = {}
         self._parting: dict[str, float] = {}
         self._stepped_out: set[str] = set()  # raft ids of members in memory that are stopping
-        self._replicated = Replicated(config, engine, machine)
+        self._proposer = Proposer(engine)
         self.admission = Admission(
             name=str(config.name),
             cluster_id=config.cluster_id,
             members=machine.members,
             credentials=machine.credentials,
             link=engine,
-            now_ms=self._replicated.now_ms,
+            now_ms=self._proposer.now_ms,
             pki_dir=pki_dir,
             is_trusted=tls.is_trusted,
         )
-        self.keys = KeyOperations(self._replicated, files, pki_dir)
+        self.keys = KeyOperations(
+            self._proposer, config, machine.keys, machine.members, files=files, pki_dir=pki_dir
+        )
         self.certificates = CertificateRenewal(
-            self._replicated, files, pki_dir, tls, ask=self._ask, on_renewed=self.keys.renewed
+            self._proposer,
+            config,
+            machine.members,
+            machine.authorities,
+            clock=machine.clock,
+            files=files,
+            pki_dir=pki_dir,
+            tls=tls,
+            ask=self._ask,
+            on_renewed=self.keys.renewed,
         )
         self.credentials = CredentialOperations(
-            self._replicated,
-            pki_dir,
-            self.admission,
+            self._proposer,
+            config,
+            machine.credentials,
+            machine.members,
+            pki_dir=pki_dir,
+            admission=self.admission,
             ask=self._ask,
             issuer=partial(self.certificates.issuer, credentials=True),
             addresses=self._dial_addresses,
         )
         self.admission.before_ready = self.credentials.bootstrap
-        self.pki = AuthorityOperations(self._replicated, self.certificates, ask=self._ask)
+        self.pki = AuthorityOperations(
+            self._proposer,
+            config,
+            machine.members,
+            machine.authorities,
+            credentials=machine.credentials,
+            certificates=self.certificates,
+            ask=self._ask,
+        )
         # Before time steps past their end, certificates are renewed.
         self.certificates.pending = engine.clock.pending_unix_ms
         engine.clock.ready = self.certificates.ready
         self.joining = JoinOperations(
-            self._replicated,
+            self._proposer,
+            config,
+            machine.members,
             files=lambda: self._files,
             issuer=self.certificates.issuer,
             addresses=self.addresses,
             ask=self._ask,
         )
-        self.tokens = TokenOperations(self._replicated, self.keys)
-        self.routes = RouteOperations(self._replicated)
-        self.rendezvous = RendezvousOperations(self._replicated, self.keys, self.tokens, self.routes.page_url)
+        self.tokens = TokenOperations(self._proposer, machine.sessions, self.keys)
+        self.routes = RouteOperations(self._proposer, config, machine.members)
+        self.rendezvous = RendezvousOperations(
+            self._proposer,
+            config,
+            machine.rendezvous,
+            keys=self.keys,
+            tokens=self.tokens,
+            page_url=self.routes.page_url,
+        )
         self.gateway = GatewayAdapter(
-            self._replicated, self.keys, self.tokens, self.routes, self.rendezvous, self.describe
+            self._proposer,
+            config,
+            machine.members,
+            machine.rendezvous,
+            keys=self.keys,
+            tokens=self.tokens,
+            routes=self.routes,
+            rendezvous=self.rendezvous,
+            describe=self.describe,
         )
         machine.counters.on_change = self._on_counter
         machine.on_restore = self._on_restore
@@ -184,26 +223,26 @@ class Service:
     # ------------------------------------------------------------- counters
 
     async def counter_add(self, name: str, by: int, *, request_id: str | None, timeout_s: float) -> Json:
-        index, value, identifier = await self._replicated.apply(
+        index, value, identifier = await self._proposer.apply(
             "counter", "add", {"name": name, "by": by}, request_id=request_id, timeout_s=timeout_s
         )
         return _written(name, value, index, identifier)
 
     async def counter_reset(self, name: str, *, request_id: str | None, timeout_s: float) -> Json:
-        index, value, identifier = await self._replicated.apply(
+        index, value, identifier = await self._proposer.apply(
             "counter", "reset", {"name": name}, request_id=request_id, timeout_s=timeout_s
         )
         return _written(name, value, index, identifier)
 
     async def counter_get(self, name: str, *, stale: bool, timeout_s: float) -> Json:
-        await self._replicated.fresh(stale=stale, timeout_s=timeout_s)
+        await self._proposer.fresh(stale=stale, timeout_s=timeout_s)
         value = self._machine.counters.get(name)
         if value is None:
             raise NotFound(f"there is no counter {name!r}: `counter incr {name}` makes it")
         return _counter(name, value, self._engine.applied_index())
 
     async def counter_list(self, *, after: str | None, limit: int, stale: bool, timeout_s: float) -> Json:
-        await self._replicated.fresh(stale=stale, timeout_s=timeout_s)
+        await self._proposer.fresh(stale=stale, timeout_s=timeout_s)
         index = self._engine.applied_index()
         found = self._machine.counters.list(after, limit + 1)
         page = [_counter(name, value, index) for name, value in found[:limit]]
@@ -404,7 +443,7 @@ class Service:
             )
         from_ms, epoch = clock.now_unix_ms(), machine.clock.stamp.epoch
         if not dry_run:
-            await self._replicated.apply(
+            await self._proposer.apply(
                 "clock",
                 "set",
                 {"to_unix_ms": to_ms, "epoch": epoch, "by": by},
@@ -448,7 +487,7 @@ class Service:
 
     async def member_set_host(self, name: str, *, host: str | None, timeout_s: float) -> Json:
         arguments = {"name": name, "host": None if host is None else parse_hostname(host)}
-        _, value, _ = await self._replicated.apply(
+        _, value, _ = await self._proposer.apply(
             "members", "set_host", arguments, request_id=None, timeout_s=timeout_s
         )
         return {"schema_version": 1, **value}
@@ -618,7 +657,7 @@ class Service:
             raise NoLeader("leadership is handed over before the leader is removed: try again")
         if member is not None and member.role == "learner":
             # First: whoever finishes the removal does not know any more that it never had the CA's key.
-            await self._replicated.apply(
+            await self._proposer.apply(
                 "authorities",
                 "exempt",
                 {"name": name},
@@ -628,7 +667,7 @@ class Service:
         for raft_id in sorted(raft_ids):
             await self._patiently(partial(self._engine.remove, raft_id, force=force), deadline)
         if member is not None:
-            await self._replicated.apply(
+            await self._proposer.apply(
                 "members",
                 "remove",
                 {"name": name},
@@ -817,7 +856,7 @@ class Service:
             return await self._announce_gateway()
         arguments = wanted.to_json()
         del arguments["role"]  # whatever the cluster says
-        await self._replicated.apply("members", "announce", arguments, request_id=None, timeout_s=5.0)
+        await self._proposer.apply("members", "announce", arguments, request_id=None, timeout_s=5.0)
         return True
 
     async def _presence(self) -> bool:
@@ -835,7 +874,7 @@ class Service:
                 "boot": boot,
                 "index": self._engine.applied_index(),
             }
-            await self._replicated.apply("presence", "boot", arguments, request_id=None, timeout_s=5.0)
+            await self._proposer.apply("presence", "boot", arguments, request_id=None, timeout_s=5.0)
             return True
         if self._engine.is_leader():
             status = self._engine.status()
@@ -843,9 +882,7 @@ class Service:
                 index, known = self._engine.acknowledged(raft_id), presence.get(raft_id)
                 if raft_id not in status.connected and known is not None and index > known.index:
                     reached = {"name": raft_id, "index": index}
-                    await self._replicated.apply(
-                        "presence", "reached", reached, request_id=None, timeout_s=5.0
-                    )
+                    await self._proposer.apply("presence", "reached", reached, request_id=None, timeout_s=5.0)
                     return True
         return False
 
@@ -857,7 +894,7 @@ class Service:
         if wanted == (None if known is None else known._asdict()):
             return False
         arguments = {"name": name, "gateway": wanted}
-        await self._replicated.apply("members", "set_gateway", arguments, request_id=None, timeout_s=5.0)
+        await self._proposer.apply("members", "set_gateway", arguments, request_id=None, timeout_s=5.0)
         return True
 
     async def _promote(self) -> bool:
@@ -868,7 +905,7 @@ class Service:
         busy = False
         for member in members:
             if member.raft_id in status.removed:
-                await self._replicated.apply(
+                await self._proposer.apply(
                     "members", "remove", {"name": member.name}, request_id=None, timeout_s=5.0
                 )
             elif member.role == "voter" and member.raft_id not in status.voters:

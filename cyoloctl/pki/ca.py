@@ -9,7 +9,7 @@ import os
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
-from typing import Any, Literal
+from typing import Any, Literal, NamedTuple
 
 from cryptography import x509
 from cryptography.hazmat.primitives import hashes
@@ -39,6 +39,7 @@ from cyoloctl.text import from_unix_ms
 __all__ = [
     "MAX_CERTIFICATE_DAYS",
     "Authority",
+    "CertificateIssuer",
     "ca_of_key",
     "check_ca",
     "create_ca",
@@ -166,6 +167,14 @@ def issue_certificate(
         .sign(ca_key, hashes.SHA256())
     )
     return to_pem(certificate)
+
+
+class CertificateIssuer(NamedTuple):
+    """What issuing takes.  trust_pem: the CAs that the holder of the certificate must trust."""
+
+    authority: Authority
+    trust_pem: str
+    days: int
 
 
 def issue_for_node(

@@ -23,10 +23,10 @@ from cyoloctl.errors import (
     NotFound,
 )
 from cyoloctl.keys.operations import KeyOperations
-from cyoloctl.model import NAME_PATTERN
+from cyoloctl.model import NAME_PATTERN, LocalNode
 from cyoloctl.rendezvous import codes
-from cyoloctl.rendezvous.machine import Rendezvous
-from cyoloctl.replicated.proposer import Json, Replicated, rfc3339
+from cyoloctl.rendezvous.machine import Rendezvous, RendezvousMachine
+from cyoloctl.replicated.proposer import Json, Proposer, rfc3339
 from cyoloctl.tokens.operations import TokenOperations
 
 __all__ = ["Counted", "RendezvousOperations", "counted", "person_digest"]
@@ -105,15 +105,19 @@ class RendezvousOperations:
 
     def __init__(
         self,
-        replicated: Replicated,
+        proposer: Proposer,
+        node: LocalNode,
+        records: RendezvousMachine,
+        *,
         keys: KeyOperations,
         tokens: TokenOperations,
         page_url: Callable[[str], str | None],
     ) -> None:
-        self._replicated = replicated
+        self._proposer = proposer
+        self._node = node
         self._keys = keys
         self._tokens = tokens
-        self._records = replicated.machine.rendezvous
+        self._records = records
         self._page_url = page_url
         self._waiting: dict[str, set[asyncio.Event]] = {}
         self._records.on_change = self._on_change
@@ -130,12 +134,12 @@ class RendezvousOperations:
 
     def _now_ms(self) -> int:
         """Replicated time goes on only with the log: a record is due by cluster time."""
-        return self._replicated.now_ms()
+        return self._proposer.now_ms()
 
     async def _write(
         self, operation: str, arguments: Json, timeout_s: float, request_id: str | None = None
     ) -> Json:
-        return await self._replicated.apply_here(
+        return await self._proposer.apply_here(
             "rendezvous", operation, arguments, request_id=request_id, timeout_s=timeout_s
         )
 
@@ -224,7 +228,7 @@ class RendezvousOperations:
                 "kind": kind,
                 "user_code_sha256": codes.hash_user_code(beginning.user_code),
                 "ttl_ms": ttl_s * 1000,
-                "node": str(self._replicated.config.name),
+                "node": str(self._node.name),
                 "initiator": initiator,
                 "origin": origin,
                 "data": data,
@@ -238,7 +242,7 @@ class RendezvousOperations:
             except Conflict as error:
                 if request_id is not None:
                     # Another node may be doing the same request, with its own name in the command.
-                    await self._replicated.fresh(timeout_s=timeout_s)
+                    await self._proposer.fresh(timeout_s=timeout_s)
                     if self._was_begun(beginning, public_key):
                         break
                 # Only a taken code is drawn again; what is no conflict of codes is the caller's to know.
@@ -283,7 +287,7 @@ class RendezvousOperations:
         if request_id is None:
             keys, what = [os.urandom(32)], ""
         else:
-            await self._replicated.fresh(timeout_s=timeout_s)
+            await self._proposer.fresh(timeout_s=timeout_s)
             await self._keys.wait_primary(timeout_s=timeout_s)
             ring, what = self._keys.ring(), request_id
             keys = [key.secret for key in sorted(ring.keys, key=lambda key: key is not ring.primary)]
@@ -313,7 +317,7 @@ class RendezvousOperations:
                 if left <= 0:
                     raise AuthorizationPending("the rendezvous is still pending: ask again")
                 event.clear()
-                await self._replicated.fresh(timeout_s=left)
+                await self._proposer.fresh(timeout_s=left)
                 record = self._records.get(id, self._now_ms())
                 if record is None:
                     raise NotFound("there is no such rendezvous: it never was, or it ended long ago")
@@ -386,7 +390,7 @@ class RendezvousOperations:
                 )
             id = str(tried["id"])
         else:
-            await self._replicated.fresh(timeout_s=timeout_s)
+            await self._proposer.fresh(timeout_s=timeout_s)
         record = self._records.get(str(id), self._now_ms())
         if record is None:
             raise NotFound("there is no such rendezvous: it never was, or it ended long ago")
@@ -463,7 +467,7 @@ class RendezvousOperations:
             # What is sealed is sealed anew, so a repetition is another command to the machine.
             if data is None or not error.message.startswith("the request id was used"):
                 raise
-            await self._replicated.fresh(timeout_s=left)
+            await self._proposer.fresh(timeout_s=left)
             done = self._records.get(record.id, self._now_ms())
             sealed = done is not None and done.sealed_result is not None
             if done is None or done.claimed_by != by or not (sealed or done.state == "consumed"):
@@ -550,7 +554,7 @@ class RendezvousOperations:
 
     async def policies(self, *, timeout_s: float) -> Json:
         """Every policy that is not the default."""
-        await self._replicated.fresh(timeout_s=timeout_s)
+        await self._proposer.fresh(timeout_s=timeout_s)
         found = [
             {"kind": kind, "require": dict(policy.require), "allow_self": policy.allow_self}
             for kind, policy in self._records.policies().items()
@@ -585,7 +589,7 @@ class RendezvousOperations:
 
     async def show(self, name: str, *, timeout_s: float) -> Json:
         """name: an id, or a user code; wrong codes of operators are not counted, who can list them all."""
-        await self._replicated.fresh(timeout_s=timeout_s)
+        await self._proposer.fresh(timeout_s=timeout_s)
         if len(name) == 32:
             return self._answer(name)
         id = self._records.find_code(codes.hash_user_code(name), self._now_ms())
@@ -594,7 +598,7 @@ class RendezvousOperations:
         return self._answer(id)
 
     async def list(self, *, state: str | None, limit: int, after: str | None, timeout_s: float) -> Json:
-        await self._replicated.fresh(timeout_s=timeout_s)
+        await self._proposer.fresh(timeout_s=timeout_s)
         # By its time and id a record has a place, whatever became of it since the page before.
         begin = (-1, "") if after is None else (int(after[:-33]), after[-32:])
         found = [

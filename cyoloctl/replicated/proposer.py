@@ -1,4 +1,4 @@
-"""Writing to and reading from the replicated machines, for all services of a node."""
+"""Writing to the replicated machines, and waiting until a node's own copy of them is fresh."""
 
 from __future__ import annotations
 
@@ -10,12 +10,10 @@ from typing import Any
 
 from cyoloctl.caller import CALLER
 from cyoloctl.errors import CyoloctlError, OutcomeUnknown
-from cyoloctl.node.config import Config
 from cyoloctl.raft import Engine
 from cyoloctl.replicated.command import decode_result_with_index, encode_command, refusal_reason
-from cyoloctl.state import ClusterState
 
-__all__ = ["Json", "Replicated", "rfc3339"]
+__all__ = ["Json", "Proposer", "rfc3339"]
 
 _log = logging.getLogger("cyoloctl.node")
 
@@ -29,13 +27,11 @@ def rfc3339(unix_s: float) -> str:
     return datetime.fromtimestamp(min(int(unix_s), _LAST_UNIX_S), UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
 
 
-class Replicated:
-    """The engine and the machines of a node, and cluster time."""
+class Proposer:
+    """Proposes the commands of a node's operations, and tells them cluster time."""
 
-    def __init__(self, config: Config, engine: Engine, machine: ClusterState) -> None:
-        self.config = config
+    def __init__(self, engine: Engine) -> None:
         self.engine = engine
-        self.machine = machine
         self._caught_up = False
 
     def now_ms(self) -> int:

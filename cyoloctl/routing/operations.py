@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from cyoloctl.model import parse_hostname
-from cyoloctl.replicated.proposer import Json, Replicated
+from cyoloctl.members.machine import MemberMachine
+from cyoloctl.model import LocalNode, parse_hostname
+from cyoloctl.replicated.proposer import Json, Proposer
 
 __all__ = ["RouteOperations"]
 
@@ -11,9 +12,10 @@ __all__ = ["RouteOperations"]
 class RouteOperations:
     """What control.server calls for route_*; also where the pages of members are."""
 
-    def __init__(self, replicated: Replicated) -> None:
-        self._replicated = replicated
-        self._members = replicated.machine.members
+    def __init__(self, proposer: Proposer, node: LocalNode, members: MemberMachine) -> None:
+        self._proposer = proposer
+        self._node = node
+        self._members = members
 
     def base_url(self, name: str) -> str | None:
         """Where browsers find a member: by its configured URL, its host name, or its gateway's address."""
@@ -32,12 +34,12 @@ class RouteOperations:
 
     def reachable(self) -> set[str]:
         """The members that this node has a link with, and itself."""
-        return {str(self._replicated.config.name), *self._replicated.engine.peers()}
+        return {str(self._node.name), *self._proposer.engine.peers()}
 
     async def list(self, *, timeout_s: float) -> Json:
-        await self._replicated.fresh(timeout_s=timeout_s)
+        await self._proposer.fresh(timeout_s=timeout_s)
         reachable = self.reachable()
-        engine = self._replicated.engine
+        engine = self._proposer.engine
         status, leader = engine.status(), (engine.leader() or "").partition("~")[0]
         voters = {raft_id.partition("~")[0] for raft_id in status.voters}
         backends = []
@@ -64,7 +66,7 @@ class RouteOperations:
     async def share(self, *, host: str, shared: bool, request_id: str | None, timeout_s: float) -> Json:
         operation = "share_host" if shared else "unshare_host"
         arguments = {"host": parse_hostname(host)}
-        _, value, _ = await self._replicated.apply(
+        _, value, _ = await self._proposer.apply(
             "members", operation, arguments, request_id=request_id, timeout_s=timeout_s
         )
         return {"schema_version": 1, **value}

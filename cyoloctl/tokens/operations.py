@@ -10,11 +10,11 @@ from typing import Any
 from cyoloctl import base64url
 from cyoloctl.errors import CyoloctlError, InvalidInput, TokenRejected, Unavailable
 from cyoloctl.keys.operations import KeyOperations
-from cyoloctl.replicated.proposer import Json, Replicated, rfc3339
+from cyoloctl.replicated.proposer import Json, Proposer, rfc3339
 from cyoloctl.tokens import format as token_format
 from cyoloctl.tokens.format import Session
 from cyoloctl.tokens.issuer import Context, Issuer, read_item, refusal
-from cyoloctl.tokens.machine import MAX_AHEAD_MS, Revocation
+from cyoloctl.tokens.machine import MAX_AHEAD_MS, Revocation, SessionMachine
 
 __all__ = ["TokenOperations"]
 
@@ -28,10 +28,10 @@ _UPDATES_AT_ONCE = 100
 class TokenOperations:
     """What control.server calls for token_*.  Every answer is the contract's JSON."""
 
-    def __init__(self, replicated: Replicated, keys: KeyOperations) -> None:
-        self._replicated = replicated
+    def __init__(self, proposer: Proposer, sessions: SessionMachine, keys: KeyOperations) -> None:
+        self._proposer = proposer
         self._keys = keys
-        self._sessions = replicated.machine.sessions
+        self._sessions = sessions
         self._issuer = Issuer(
             ring=keys.ring,
             keep_s=keys.keep_s,
@@ -51,20 +51,20 @@ class TokenOperations:
         return self._sessions.refuses(session.sid, session.gen, session.sub, session.iat)
 
     def _now_s(self) -> int:
-        return self._replicated.now_ms() // 1000
+        return self._proposer.now_ms() // 1000
 
     def _until_ms(self, unix_s: int) -> int:
         """When an entry may be forgotten that is for tokens until unix_s: a little later."""
-        return min((unix_s + _MARGIN_S) * 1000, self._replicated.now_ms() + MAX_AHEAD_MS)
+        return min((unix_s + _MARGIN_S) * 1000, self._proposer.now_ms() + MAX_AHEAD_MS)
 
     async def _judge(self, require_quorum: bool, timeout_s: float) -> None:
         """Before revocations are judged by this node's copy: is there one, and how new must it be?"""
         if require_quorum:
-            await self._replicated.fresh(timeout_s=timeout_s)
+            await self._proposer.fresh(timeout_s=timeout_s)
         else:
-            await self._replicated.caught_up(timeout_s=timeout_s)
+            await self._proposer.caught_up(timeout_s=timeout_s)
         await self._keys.wait_whole(timeout_s=timeout_s)
-        if not self._replicated.now_ms():
+        if not self._proposer.now_ms():
             # Every session would seem to come from the future: not known is not refused.
             raise Unavailable(
                 "this node does not know the cluster's time yet: try again, or ask another node"
@@ -143,7 +143,7 @@ class TokenOperations:
             session, set, _names(unset), context=context, now_unix_s=now_s, set_cookie=set_cookie
         )
         if not keep_previous:
-            await self._replicated.apply_here(
+            await self._proposer.apply_here(
                 "sessions",
                 "advance",
                 {
@@ -201,14 +201,14 @@ class TokenOperations:
         if sub is not None:
             sub = unicodedata.normalize("NFC", sub)
             arguments: Json = {"sub": sub, "issued_before_unix_s": None, "until_unix_ms": None}
-            value = await self._replicated.apply_here(
+            value = await self._proposer.apply_here(
                 "sessions", "revoke_sub", arguments, request_id=request_id, timeout_s=timeout_s
             )
             found = Revocation("sub", sub, None, value["issued_before_unix_s"], value["until_unix_ms"])
             return {"schema_version": 1, **_row(found)}
         until_ms = None
         if sid is None:
-            await self._replicated.caught_up(timeout_s=timeout_s)
+            await self._proposer.caught_up(timeout_s=timeout_s)
             session = self._issuer.open(
                 _token(token, cookie, cookie_name),
                 context=Context(cookie_name, audience),
@@ -216,7 +216,7 @@ class TokenOperations:
                 revoked_too=True,
             )
             sid, until_ms = session.sid, self._until_ms(session.abs)
-        value = await self._replicated.apply_here(
+        value = await self._proposer.apply_here(
             "sessions",
             "revoke_sid",
             {"sid": sid, "until_unix_ms": until_ms},
@@ -227,7 +227,7 @@ class TokenOperations:
         return {"schema_version": 1, **_row(found)}
 
     async def revocations(self, *, limit: int, after: str | None, timeout_s: float) -> Json:
-        await self._replicated.fresh(timeout_s=timeout_s)
+        await self._proposer.fresh(timeout_s=timeout_s)
         found = self._sessions.list(None if after is None else _mark(after), limit + 1)
         page = found[:limit]
         return {

@@ -17,7 +17,6 @@ from cryptography import x509
 from cryptography.hazmat.primitives import serialization
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
-from cyoloctl.authorities.renewal import Issuer
 from cyoloctl.errors import (
     ConfigError,
     Conflict,
@@ -32,7 +31,7 @@ from cyoloctl.members.joining import Allowance, JoinOperations
 from cyoloctl.model import Address, ClusterId, NodeName, Stamp
 from cyoloctl.node.config import Config
 from cyoloctl.pki import join_token
-from cyoloctl.pki.ca import MAX_CERTIFICATE_DAYS, Authority
+from cyoloctl.pki.ca import MAX_CERTIFICATE_DAYS, Authority, CertificateIssuer
 from cyoloctl.pki.files import NodeFiles, read_ca
 from cyoloctl.pki.founding import new_cluster
 from cyoloctl.pki.requests import make_request
@@ -108,18 +107,18 @@ class Node:
             listen=Address("127.0.0.1", 1),
             advertise=Address("10.0.0.1", 7700),
         )
-        replicated: Any = SimpleNamespace(
-            config=config,
+        proposer: Any = SimpleNamespace(
             engine=SimpleNamespace(
                 status=lambda: self.status, peers=lambda: self.peers, wait_changed=self._wait_changed
             ),
-            machine=cluster.machine,
             apply=cluster.apply,
             fresh=cluster.fresh,
             now_ms=lambda: cluster.now_ms,
         )
         self.service = JoinOperations(
-            replicated,
+            proposer,
+            config,
+            cluster.machine.members,
             files=lambda: files.node,
             issuer=lambda: self._issuer(files, ca_key),
             addresses=lambda: {m.name: m.address for m in cluster.machine.members.members()},
@@ -138,7 +137,7 @@ class Node:
         if not ca_key:
             raise ConfigError("this node holds no CA key")
         authority = Authority(*read_ca(files.directory))
-        return Issuer(authority, "", MAX_CERTIFICATE_DAYS)
+        return CertificateIssuer(authority, "", MAX_CERTIFICATE_DAYS)
 
     async def _ask(self, name: str, operation: str, arguments: Json, timeout_s: float) -> Json:
         self.asked.append((name, operation))

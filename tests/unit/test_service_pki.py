@@ -12,10 +12,11 @@ import pytest
 from cyoloctl.authorities.operations import AuthorityOperations
 from cyoloctl.authorities.renewal import CertificateRenewal
 from cyoloctl.errors import ConfigError
+from cyoloctl.model import LocalNode
 from cyoloctl.pki import renewal
 from cyoloctl.pki.founding import new_cluster
 from cyoloctl.pki.tls import TlsIdentity
-from cyoloctl.replicated.proposer import Replicated
+from cyoloctl.replicated.proposer import Proposer
 from cyoloctl.state import ClusterState
 
 ID = "0123456789abcdef0123456789abcdef"
@@ -41,17 +42,33 @@ class World:
             peers=lambda: {"n2": SimpleNamespace(info=self.told)},
             recheck=lambda judge: [],
         )
-        config = SimpleNamespace(name="n1", cluster_id=ID, cluster="c", storage="disk")
-        replicated = cast(
-            Replicated,
-            SimpleNamespace(engine=engine, machine=self.machine, config=config, now_ms=lambda: self.now_ms),
-        )
+        node = cast(LocalNode, SimpleNamespace(name="n1", cluster_id=ID, cluster="c", storage="disk"))
+        proposer = cast(Proposer, SimpleNamespace(engine=engine, now_ms=lambda: self.now_ms))
+        machine = self.machine
 
         async def ask(name: str, operation: str, arguments: Any, timeout_s: float) -> Any:
             raise AssertionError
 
-        self.certificates = CertificateRenewal(replicated, files, pki_dir, TlsIdentity(pki_dir), ask=ask)
-        self.pki = AuthorityOperations(replicated, self.certificates, ask=ask)
+        self.certificates = CertificateRenewal(
+            proposer,
+            node,
+            machine.members,
+            machine.authorities,
+            clock=machine.clock,
+            files=files,
+            pki_dir=pki_dir,
+            tls=TlsIdentity(pki_dir),
+            ask=ask,
+        )
+        self.pki = AuthorityOperations(
+            proposer,
+            node,
+            machine.members,
+            machine.authorities,
+            credentials=machine.credentials,
+            certificates=self.certificates,
+            ask=ask,
+        )
 
     def member(self, name: str, expires_at: str | None, role: str = "voter") -> None:
         given = {"name": name, "address": "h:1", "role": role, "sealing_key": "A" * 43 + "=", "raft_id": name}
