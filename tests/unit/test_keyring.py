@@ -160,7 +160,8 @@ def test_wrap_is_hpke_with_the_documented_info() -> None:
         {"fingerprint": "0" * 32},
         {"fingerprint": ""},
     ],
-    ids=str,
+    # Cut before the key, which differs from process to process: test workers compare these names.
+    ids=lambda other: str(other)[:40],
 )
 def test_unwrap_of_anything_else_is_one_error_without_the_key(other: dict[str, Any]) -> None:
     blob = wrap(KEY, node="n1", sealing_key=N1.identity.sealing_key)
