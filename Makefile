@@ -10,6 +10,8 @@ BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip --disable-pip-version-check -qq
 # More arguments, for example: make demo ARGS="--nodes 5", make pytest ARGS="tests/unit -x"
 ARGS ?=
+# Test processes: tests of clusters mostly wait, so twice as many as cores keep the cores busy.
+WORKERS ?= $(shell expr 2 '*' $$(nproc))
 
 # The stamps name what is installed; a change of pyproject.toml or of the version installs again.
 PYTHON_READY := $(VENV)/.python-ready
@@ -35,8 +37,12 @@ install: $(RUNTIME) ## the command in .venv/bin/cyoloctl
 
 dev: $(DEV) ## the same with the development tools
 
-pytest: $(DEV) ## the tests alone; ARGS="tests/unit -x" narrows
-	$(BIN)/python -m pytest $(ARGS)
+# In parallel, then those that need the machine alone.  Status 5 is "no test was chosen": ARGS may choose
+# tests of one kind only.
+pytest: $(DEV) ## the tests, without lint and types; ARGS="tests/unit -x" narrows
+	@status=0; $(BIN)/python -m pytest --numprocesses $(WORKERS) --dist worksteal $(ARGS) || status=$$?; \
+		[ $$status = 0 ] || [ $$status = 5 ] || exit $$status; \
+		$(BIN)/python -m pytest --alone $(ARGS) || { last=$$?; [ $$last = 5 ] && exit $$status; exit $$last; }
 
 lint: $(DEV) ## ruff
 	$(BIN)/python -m ruff check .

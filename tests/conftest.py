@@ -1,4 +1,8 @@
-"""Settings that every test shares; fixtures live beside the tests that use them."""
+"""Settings that every test shares; fixtures live beside the tests that use them.
+
+`make pytest` runs the tests twice: in parallel (pytest-xdist) without those that are marked `alone`, then
+those, one after another.  `python -m pytest` without options runs every test, one after another.
+"""
 
 from __future__ import annotations
 
@@ -12,6 +16,23 @@ from hypothesis import settings
 settings.register_profile("developer", deadline=None)
 settings.register_profile("ci", deadline=None, derandomize=True, print_blob=True)
 settings.load_profile("ci" if os.environ.get("CI") else "developer")
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    parser.addoption("--alone", action="store_true", help="only the tests that need the machine alone")
+
+
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    """Workers of a parallel run leave out what needs the machine alone; `--alone` keeps nothing else."""
+    in_parallel = hasattr(config, "workerinput")
+    if not in_parallel and not config.getoption("alone"):
+        return
+    chosen, others = [], []
+    for item in items:
+        alone = item.get_closest_marker("alone") is not None
+        (others if alone == in_parallel else chosen).append(item)
+    config.hook.pytest_deselected(items=others)
+    items[:] = chosen
 
 
 @pytest.fixture(autouse=True)

@@ -16,6 +16,7 @@ import pytest
 from cyoloctl.cli import main
 from cyoloctl.errors import Conflict
 from tests.cli.harness import LIMIT_S, run
+from tests.support.cluster import free_port
 
 pytestmark = pytest.mark.cluster
 
@@ -44,17 +45,11 @@ def directory(tmp_path: Path) -> Iterator[Path]:
         os.kill(pid, signal.SIGKILL)
 
 
-def _free_port() -> int:
-    with socket.socket() as holder:
-        holder.bind(("127.0.0.1", 0))
-        return int(holder.getsockname()[1])
-
-
 def test_node_start_in_the_background_returns_when_it_serves_and_stop_when_it_is_gone(
     directory: Path, capsys: Capture
 ) -> None:
     node = str(directory / "a")
-    assert main(["cluster", "init", "-d", node, "--name", "a", "--listen", f"127.0.0.1:{_free_port()}"]) == 0
+    assert main(["cluster", "init", "-d", node, "--name", "a", "--listen", f"127.0.0.1:{free_port()}"]) == 0
     capsys.readouterr()
     assert main(["node", "start", "-d", node, "--background", "-o", "json"]) == 0
     pid = json.loads(capsys.readouterr().out)["pid"]

@@ -72,6 +72,7 @@ def test_request_id_repeated_gives_the_first_result_across_leader_change_and_ful
     assert cluster.client().counter_get("default")["value"] == 8
 
 
+@pytest.mark.alone
 @pytest.mark.parametrize("way", ["command", "sigterm"])
 def test_leader_stopped_gracefully_hands_over_within_a_second_and_writes_go_on(
     cluster: Cluster, way: str

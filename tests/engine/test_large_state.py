@@ -24,6 +24,7 @@ def _large() -> ClusterState:
     return composite
 
 
+@pytest.mark.alone
 def test_snapshot_of_a_large_state_holds_nobody_up_while_it_is_encoded() -> None:
     composite = _large()
     started = time.perf_counter()

@@ -99,14 +99,21 @@ def wait_until(what: str, holds: Callable[[], _T], timeout_s: float = LIMIT_S) -
 _ports_given: set[int] = set()
 
 
-def free_port() -> int:
-    """A loopback port that nobody listens on and that this function never gave before.
+def _ports() -> range:
+    """Those of this test process: a node that is off for a moment must find its port free afterwards.
 
-    Below the range of outgoing connections, so that none of those takes it meanwhile.
+    Below the range of outgoing connections, so that none of those takes one meanwhile.
     """
-    picker = random.Random()
+    workers = int(os.environ.get("PYTEST_XDIST_WORKER_COUNT", "1"))
+    worker = int(os.environ.get("PYTEST_XDIST_WORKER", "gw0").removeprefix("gw")) % workers
+    return range(15_000, 32_000)[worker::workers]
+
+
+def free_port() -> int:
+    """A loopback port that nobody listens on and that this function never gave before."""
+    picker, ports = random.Random(), _ports()
     while True:
-        port = picker.randrange(15_000, 32_000)
+        port = picker.choice(ports)
         if port in _ports_given:
             continue
         with socket.socket() as probe:

@@ -311,6 +311,7 @@ async def test_lost_answer_is_retried_on_the_next_endpoint_with_the_same_request
     assert live.service.calls[0][1]["request_id"] == result["request_id"]
 
 
+@pytest.mark.alone
 async def test_hanging_endpoint_leaves_time_for_the_next(live: Live, script: Callable[..., Script]) -> None:
     first = script(None)
     started = time.monotonic()

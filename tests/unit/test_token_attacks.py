@@ -237,6 +237,7 @@ def test_token_with_parts_of_two_good_tokens_is_rejected() -> None:
 # ---- size and time ----
 
 
+@pytest.mark.alone
 @pytest.mark.parametrize(
     "token",
     [

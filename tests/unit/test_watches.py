@@ -8,6 +8,8 @@ import time
 from collections.abc import AsyncIterator
 from typing import Any
 
+import pytest
+
 from cyoloctl.control import watches as watching
 from cyoloctl.control.watches import Watcher, Watches
 from cyoloctl.errors import CyoloctlError, InternalError
@@ -119,6 +121,7 @@ async def test_watcher_that_comes_later_is_told_nothing_older_and_misses_nothing
     assert old.indexes() == sorted(set(old.indexes()))
 
 
+@pytest.mark.alone
 async def test_lines_take_at_most_a_tenth_of_the_time() -> None:
     source = Source()
     watches = Watches(source.watch, _no_bug)
