@@ -9,7 +9,7 @@ import subprocess
 import time
 from collections.abc import Callable
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, cast
+from typing import TYPE_CHECKING, Annotated, Any, NoReturn, cast
 
 import typer
 
@@ -258,6 +258,11 @@ def watch(
     if once:
         publisher.publish(_table(_fetch(invocation)))
         return
+    _follow(invocation, publisher, pause_s)
+
+
+def _follow(invocation: Invocation, publisher: _Publisher, pause_s: float) -> NoReturn:
+    """Publish the table whenever it changed, until a signal ends the command."""
     # A service is stopped by SIGTERM: as Ctrl-C does it leaves no half-made file behind.
     signal.signal(signal.SIGTERM, signal.default_int_handler)
     seen: Json | None = None

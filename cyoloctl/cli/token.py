@@ -8,7 +8,7 @@ import sys
 import time
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, NoReturn
 
 import typer
 
@@ -419,6 +419,20 @@ def mint(
     _show(invocation, _run(invocation, "mint", body, keyring, passphrase_file), set_cookie)
 
 
+def _show_unverified(invocation: Invocation, token: str) -> NoReturn:
+    from cyoloctl.tokens.format import describe_unverified
+
+    try:
+        seen = describe_unverified(token)
+    except InvalidInput:
+        raise TokenRejected("token rejected") from None
+    document = {"schema_version": 1, "valid": False, "verified": False, **seen}
+    rows = [(key, str(value)) for key, value in document.items() if key != "schema_version"]
+    invocation.fields(document, rows)
+    output.flush()
+    raise TokenRejected("nothing was verified: anybody can make such a token")
+
+
 @command()
 def inspect(
     invocation: Invocation,
@@ -463,18 +477,7 @@ def inspect(
                 "--keyring": keyring,
             },
         )
-        from cyoloctl.tokens.format import describe_unverified
-
-        try:
-            seen = describe_unverified(_read_token(token))
-        except InvalidInput:
-            raise TokenRejected("token rejected") from None
-        document = {"schema_version": 1, "valid": False, "verified": False, **seen}
-        invocation.fields(
-            document, [(key, str(value)) for key, value in document.items() if key != "schema_version"]
-        )
-        output.flush()
-        raise TokenRejected("nothing was verified: anybody can make such a token")
+        _show_unverified(invocation, _read_token(token))
     body = {**_token_body(token, cookie), **context, **quorum}
     if keyring is None:
         body["explain"] = explain
