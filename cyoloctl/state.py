@@ -54,110 +54,42 @@ from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import dataclass
 from hashlib import sha256
-from typing import Any, Literal, Protocol
+from typing import Any, Literal, TypeVar
 
 from cyoloctl.authorities.machine import AuthorityMachine
 from cyoloctl.counters.machine import CounterMachine
-from cyoloctl.credentials.machine import Credential, CredentialMachine
+from cyoloctl.credentials.machine import CredentialMachine
 from cyoloctl.errors import StorageError, VersionMismatch
-from cyoloctl.keys.machine import KeyMachine, KeyPolicy, KeyRecord, NodeKey
-from cyoloctl.members.machine import Invitation, Member, MemberMachine, SecretInvitation
-from cyoloctl.members.presence import Presence, PresenceMachine
+from cyoloctl.keys.machine import KeyMachine
+from cyoloctl.members.machine import MemberMachine
+from cyoloctl.members.presence import PresenceMachine
 from cyoloctl.model import Stamp
 from cyoloctl.rendezvous.machine import RendezvousMachine
-from cyoloctl.replicated.clock import ClockMachine, TimeSet
+from cyoloctl.replicated.clock import ClockMachine
 from cyoloctl.replicated.command import (
-    MAX_COMMAND_BYTES,
     MAX_TIME_UNIX_MS,
     Command,
     Malformed,
     Refused,
     canonical_in_slices,
     decode_command,
-    decode_result,
-    decode_result_with_index,
-    describe_command,
-    encode_command,
     encode_refusal,
     encode_result,
     operation_of,
     parse_canonical,
-    refusal_reason,
 )
-from cyoloctl.replicated.requests import LIMITS, Forgotten, Limits, RequestTable, TableLimits
-from cyoloctl.tokens.machine import Revocation, SessionMachine
+from cyoloctl.replicated.machine import Machine
+from cyoloctl.replicated.requests import LIMITS, Forgotten, Limits, RequestTable
+from cyoloctl.tokens.machine import SessionMachine
 
-__all__ = [
-    "LIMITS",
-    "MAX_COMMAND_BYTES",
-    "MAX_TIME_UNIX_MS",
-    "SNAPSHOT_VERSION",
-    "AuthorityMachine",
-    "ClockMachine",
-    "ClusterState",
-    "Command",
-    "CounterMachine",
-    "Credential",
-    "CredentialMachine",
-    "Invitation",
-    "KeyMachine",
-    "KeyPolicy",
-    "KeyRecord",
-    "Limits",
-    "Machine",
-    "Malformed",
-    "Member",
-    "MemberMachine",
-    "NodeKey",
-    "Presence",
-    "PresenceMachine",
-    "RendezvousMachine",
-    "Revocation",
-    "SecretInvitation",
-    "SessionMachine",
-    "TableLimits",
-    "TimeSet",
-    "decode_command",
-    "decode_result",
-    "decode_result_with_index",
-    "describe_command",
-    "encode_command",
-    "refusal_reason",
-]
+__all__ = ["SNAPSHOT_VERSION", "ClusterState"]
+
+_M = TypeVar("_M", bound=Machine)
 
 SNAPSHOT_VERSION = 2
 _OLD_VERSION = 1
 _LENGTH = struct.Struct(">I")
 _DIGEST_END = 1 + 32
-
-# Machines of which an operation that is not listed is anybody's to propose; of the others, a voter's.
-_OPEN_MACHINES = frozenset({"counter", "rendezvous", "sessions"})
-
-
-class Machine(Protocol):
-    """One state machine inside the composite.
-
-    It may have ``PROPOSERS``, operation -> who may propose it to the leader:
-    ``any`` member, ``voter``, ``self`` (only the member that the argument
-    ``name`` names), ``leader`` (nobody forwards it).
-    """
-
-    def operations(self) -> frozenset[str]:
-        """The operations that `apply` knows."""
-
-    def apply(
-        self, operation: str, arguments: dict[str, Any], index: int, now_unix_ms: int
-    ) -> dict[str, Any]:
-        """The value of the answer.  Raises Malformed or Refused, and only before it changes anything."""
-
-    def export_state(self) -> dict[str, Any]:
-        """The state as JSON without floats; equal states give equal JSON."""
-
-    def prepare_restore(self, state: object) -> Callable[[], None]:
-        """Checks any JSON value; the returned function puts it in place and cannot fail.
-
-        Raises ValueError.
-        """
 
 
 @dataclass(slots=True)
@@ -179,15 +111,6 @@ _KINDS: tuple[Literal["client", "node", "browser", "refused"], ...] = (
 )
 
 
-def _frozen(machine: Machine) -> Callable[[], dict[str, Any]]:
-    """The state of a machine at this moment; those that stay small make it here."""
-    freeze: Callable[[], Callable[[], dict[str, Any]]] | None = getattr(machine, "freeze", None)
-    if freeze is not None:
-        return freeze()
-    state = machine.export_state()
-    return lambda: state
-
-
 class ClusterState:
     """All machines, the replicated time and the remembered requests.
 
@@ -200,30 +123,24 @@ class ClusterState:
     """
 
     def __init__(self, *, limits: Limits = LIMITS) -> None:
-        self.counters = CounterMachine()
-        self.members = MemberMachine()
-        self.credentials = CredentialMachine(self.members)
-        self.keys = KeyMachine(self.members)
-        self.presence = PresenceMachine(self.members)
-        self.authorities = AuthorityMachine(self.members)
-        self.sessions = SessionMachine(self.keys.last_end_unix_ms)
-        self.rendezvous = RendezvousMachine()
-        self.clock = ClockMachine()
+        self._machines: dict[str, Machine] = {}
+        self.counters = self._add(CounterMachine())
+        self.members = self._add(MemberMachine())
+        self.presence = self._add(PresenceMachine(self.members))
+        self.credentials = self._add(CredentialMachine(self.members))
+        self.authorities = self._add(AuthorityMachine(self.members))
+        self.keys = self._add(KeyMachine(self.members))
+        self.sessions = self._add(SessionMachine(self.keys.last_end_unix_ms))
+        self.rendezvous = self._add(RendezvousMachine())
+        self.clock = self._add(ClockMachine())
         self.on_restore: Callable[[], None] | None = None
         self._limits = limits
-        self._machines: dict[str, Machine] = {
-            "authorities": self.authorities,
-            "clock": self.clock,
-            "counter": self.counters,
-            "credentials": self.credentials,
-            "keys": self.keys,
-            "presence": self.presence,
-            "members": self.members,
-            "rendezvous": self.rendezvous,
-            "sessions": self.sessions,
-        }
         self._tables = {kind: _Table(RequestTable(getattr(limits, kind))) for kind in _KINDS}
         self._horizon_unix_ms = -1  # of automatic commands of release 0.1.0
+
+    def _add(self, machine: _M) -> _M:
+        self._machines[machine.NAME] = machine
+        return machine
 
     @property
     def time_unix_ms(self) -> int:
@@ -247,14 +164,13 @@ class ClusterState:
         """
         found = operation_of(command)
         machine = None if found is None else self._machines.get(found[0])
-        if found is None or machine is None or found[1] not in machine.operations():
+        if found is None or machine is None or not machine.knows(found[1]):
             return encode_refusal(
                 0,
                 "version_mismatch",
                 "the leader does not know this command: run the same release on every node",
             )
-        rules: dict[str, str] = getattr(machine, "PROPOSERS", {})
-        rule = rules.get(found[1], "any" if found[0] in _OPEN_MACHINES else "voter")
+        rule = machine.proposer(found[1])
         if rule == "any" or (rule == "voter" and role == "voter"):
             return None
         if rule == "self":
@@ -326,14 +242,14 @@ class ClusterState:
         """
         machine = self._machines.get(request.machine)
         old = request.time_unix_ms >= 0  # then an unknown operation was refused, and is
-        if machine is None or (request.operation not in machine.operations() and not old):
+        if machine is None or not (old or machine.knows(request.operation)):
             raise VersionMismatch(f"{request.machine}.{request.operation} is unknown here")
         try:
             value = machine.apply(request.operation, request.arguments, index, now_ms)
             if machine is self.members and request.operation == "remove":
                 # In the same entry: no state ever holds keys for a member that is gone.
-                self.keys.forget_member(value["name"], index)
-                self.presence.forget_member(value["name"])
+                for each in self._machines.values():
+                    each.forget_member(value["name"], index)
             if machine is self.clock:
                 self._was_set(value["from_unix_ms"], value["to_unix_ms"])
             return encode_result(index, value), True
@@ -349,9 +265,8 @@ class ClusterState:
     def _was_set(self, from_ms: int, to_ms: int) -> None:
         """The time was set: what was made in a future that never was keeps what it had left to live."""
         if to_ms < from_ms:
-            self.rendezvous.set_back(from_ms, to_ms)
-            self.keys.set_back(to_ms)
-            self.sessions.set_back(to_ms)
+            for machine in self._machines.values():
+                machine.set_back(from_ms, to_ms)
 
     def _apply_old(self, index: int, request: Command) -> bytes:
         """A command of release 0.1.0, to the same result and the same state as there.
@@ -400,7 +315,7 @@ class ClusterState:
         """What makes the content of this moment: cheap to get here, and the work in any thread."""
         horizon_unix_ms = self._horizon_unix_ms
         horizons = {kind: self._tables[kind].horizon for kind in _KINDS}
-        states = {name: _frozen(machine) for name, machine in self._machines.items()}
+        states = {name: machine.freeze() for name, machine in self._machines.items()}
         tables = [self._tables[kind].requests.freeze() for kind in _KINDS]
 
         def content() -> bytes:

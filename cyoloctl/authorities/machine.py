@@ -30,7 +30,6 @@ from __future__ import annotations
 import binascii
 import hashlib
 from collections.abc import Callable
-from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from typing import Any, ClassVar
 
@@ -39,7 +38,6 @@ from cyoloctl.members.machine import MAX_NAMES, MemberMachine
 from cyoloctl.replicated.checks import (
     Check,
     checked,
-    checked_operation,
     exact,
     flag,
     integer,
@@ -48,6 +46,7 @@ from cyoloctl.replicated.checks import (
     text,
 )
 from cyoloctl.replicated.command import MAX_TIME_UNIX_MS, Malformed, Refused
+from cyoloctl.replicated.machine import Machine, Operations
 
 __all__ = [
     "DEFAULT_CERTIFICATE_DAYS",
@@ -116,7 +115,7 @@ class Rotation:
         }
 
 
-class AuthorityMachine:
+class AuthorityMachine(Machine):
     """Operations and their answers; ``sha256`` always names the new CA of the rotation that goes on:
 
     ``set_certificate_days {days}`` -> ``{days}``: life of certificates that
@@ -137,15 +136,13 @@ class AuthorityMachine:
     all members confirmed it: certificates may have been issued under it.
     ``exempt {name}`` -> ``{name}``: this member is a learner and never had a
     CA's key, so that its removal makes no rotation due.  conflict for a voter.
-
-    on_change: called with the log index after any change.  Not replicated;
-    what it raises is dropped.
     """
 
+    NAME = "authorities"
     PROPOSERS: ClassVar[dict[str, str]] = {"confirm": "self", "reissued": "self"}
 
     def __init__(self, members: MemberMachine) -> None:
-        self.on_change: Callable[[int], None] | None = None
+        super().__init__(_OPERATIONS)
         self._members = members
         self._certificate_days: int | None = None
         self._current: str | None = None
@@ -202,30 +199,11 @@ class AuthorityMachine:
             return []
         return [member.name for member in self._members.members() if member.name not in done]
 
-    def operations(self) -> frozenset[str]:
-        """The operations that `apply` knows."""
-        return frozenset(_OPERATIONS)
-
-    def apply(
-        self, operation: str, arguments: dict[str, Any], index: int, now_unix_ms: int
-    ) -> dict[str, Any]:
-        """The value of the answer.  Raises Malformed or Refused, then nothing changed."""
-        run, clean = checked_operation("authorities", _OPERATIONS, operation, arguments)
-        before = self._state()
-        value = run(self, clean, now_unix_ms)
-        if self.on_change is not None and self._state() != before:
-            with suppress(Exception):
-                self.on_change(index)
-        return value
-
-    def _state(self) -> tuple[object, ...]:
-        return self._certificate_days, self._current, self._rotation, self._exempt
-
-    def _set_certificate_days(self, given: dict[str, Any], now_unix_ms: int) -> dict[str, Any]:
+    def _set_certificate_days(self, given: dict[str, Any], index: int, now_unix_ms: int) -> dict[str, Any]:
         self._certificate_days = given["days"]
         return {"days": given["days"]}
 
-    def _begin(self, given: dict[str, Any], now_unix_ms: int) -> dict[str, Any]:
+    def _begin(self, given: dict[str, Any], index: int, now_unix_ms: int) -> dict[str, Any]:
         going = self._rotation
         sha256 = _fingerprint(given["ca_pem"])
         if going is not None:
@@ -248,7 +226,7 @@ class AuthorityMachine:
         self._given_key(given["keys"])
         return {"sha256": sha256}
 
-    def _wrap(self, given: dict[str, Any], now_unix_ms: int) -> dict[str, Any]:
+    def _wrap(self, given: dict[str, Any], index: int, now_unix_ms: int) -> dict[str, Any]:
         going = self._going(given)
         # A key that a voter has is not replaced: it may be storing it.
         self._rotation = replace(going, keys={**given["keys"], **going.keys})
@@ -258,7 +236,7 @@ class AuthorityMachine:
     def _given_key(self, keys: dict[str, str]) -> None:
         self._exempt = tuple(name for name in self._exempt if name not in keys)
 
-    def _confirm(self, given: dict[str, Any], now_unix_ms: int) -> dict[str, Any]:
+    def _confirm(self, given: dict[str, Any], index: int, now_unix_ms: int) -> dict[str, Any]:
         name, going = given["name"], self._going(given)
         member = self._members.get(name)
         if member is None:
@@ -270,7 +248,7 @@ class AuthorityMachine:
             self._rotation = replace(self._rotation, ready_unix_ms=now_unix_ms)
         return {"name": name}
 
-    def _advance(self, given: dict[str, Any], now_unix_ms: int) -> dict[str, Any]:
+    def _advance(self, given: dict[str, Any], index: int, now_unix_ms: int) -> dict[str, Any]:
         going, missing = self._going(given), self.unconfirmed()
         if missing:
             raise Refused(Conflict(f"{_names(missing)} did not confirm the new CA yet: see pki status"))
@@ -280,7 +258,7 @@ class AuthorityMachine:
         self._rotation = replace(going, ready_unix_ms=ready_ms, issuing=True)
         return {"sha256": given["sha256"]}
 
-    def _reissued(self, given: dict[str, Any], now_unix_ms: int) -> dict[str, Any]:
+    def _reissued(self, given: dict[str, Any], index: int, now_unix_ms: int) -> dict[str, Any]:
         name, going = given["name"], self._going(given)
         if self._members.get(name) is None:
             raise Refused(NotFound(f"there is no member {name}: see member list"))
@@ -291,7 +269,7 @@ class AuthorityMachine:
         )
         return {"name": name}
 
-    def _finish(self, given: dict[str, Any], now_unix_ms: int) -> dict[str, Any]:
+    def _finish(self, given: dict[str, Any], index: int, now_unix_ms: int) -> dict[str, Any]:
         if self._rotation is None and self._current and _fingerprint(self._current) == given["sha256"]:
             return {"sha256": given["sha256"]}
         going, missing = self._going(given), self.not_reissued()
@@ -304,7 +282,7 @@ class AuthorityMachine:
         self._rotation = None
         return {"sha256": given["sha256"]}
 
-    def _abandon(self, given: dict[str, Any], now_unix_ms: int) -> dict[str, Any]:
+    def _abandon(self, given: dict[str, Any], index: int, now_unix_ms: int) -> dict[str, Any]:
         going = self._going(given)
         if going.ready_unix_ms is not None or not self.unconfirmed():
             raise Refused(
@@ -313,7 +291,7 @@ class AuthorityMachine:
         self._rotation = None
         return {"sha256": given["sha256"]}
 
-    def _exempt_learner(self, given: dict[str, Any], now_unix_ms: int) -> dict[str, Any]:
+    def _exempt_learner(self, given: dict[str, Any], index: int, now_unix_ms: int) -> dict[str, Any]:
         name = given["name"]
         member = self._members.get(name)
         if member is None:
@@ -421,8 +399,6 @@ def _name_list(value: object) -> tuple[str, ...]:
     return names
 
 
-_Run = Callable[[AuthorityMachine, dict[str, Any], int], dict[str, Any]]
-
 _sha256 = text(r"[0-9a-f]{64}", "a digest is not valid: use the 64 hex digits of a sha-256")
 _days = integer(1, DEFAULT_CERTIFICATE_DAYS, "days")
 _time = integer(0, MAX_TIME_UNIX_MS, "the time")
@@ -450,7 +426,7 @@ _STATE: dict[str, Check] = {
     "rotation": lambda value: value,  # checked by _ROTATION
 }
 _SELF: dict[str, Check] = {"name": member_name, "sha256": _sha256}
-_OPERATIONS: dict[str, tuple[dict[str, Check], _Run]] = {
+_OPERATIONS: Operations = {
     "set_certificate_days": ({"days": _days}, AuthorityMachine._set_certificate_days),
     "begin": (
         {

@@ -8,7 +8,6 @@ the role is the one that stands here.
 from __future__ import annotations
 
 from collections.abc import Callable
-from contextlib import suppress
 from dataclasses import dataclass, replace
 from typing import Any, ClassVar, Literal, Protocol, cast
 
@@ -16,7 +15,6 @@ from cyoloctl.errors import AlreadyExists, Conflict, InvalidInput, NotFound, Ove
 from cyoloctl.replicated.checks import (
     Check,
     checked,
-    checked_operation,
     exact,
     flag,
     integer,
@@ -25,6 +23,7 @@ from cyoloctl.replicated.checks import (
     text,
 )
 from cyoloctl.replicated.command import MAX_TIME_UNIX_MS, Malformed, Refused
+from cyoloctl.replicated.machine import Machine, Operations
 
 __all__ = ["MAX_CREDENTIALS", "MAX_LIFETIME_MS", "Credential", "CredentialMachine", "CredentialRole"]
 
@@ -89,7 +88,7 @@ class MemberNames(Protocol):
     def is_removed(self, name: str, /) -> bool: ...
 
 
-class CredentialMachine:
+class CredentialMachine(Machine):
     """Operations; the answer of each is the entry, all its fields.
 
     ``create {name, role, key_hash, ttl_ms, latest_unix_ms, created_by}``: a
@@ -111,11 +110,9 @@ class CredentialMachine:
     conflict once the register has ever had an operator, except for the same
     key, whose entry is given.  Its name may be that of a member: both are
     chosen by ``cluster init``.
-
-    on_change: called with the log index after an entry changed.  Not
-    replicated; what it raises is dropped.
     """
 
+    NAME = "credentials"
     PROPOSERS: ClassVar[dict[str, str]] = {
         "bootstrap": "voter",
         "create": "voter",
@@ -125,7 +122,7 @@ class CredentialMachine:
 
     def __init__(self, members: MemberNames) -> None:
         """members: whose names nobody else may have; read, never changed."""
-        self.on_change: Callable[[int], None] | None = None
+        super().__init__(_OPERATIONS)
         self._members = members
         self._entries: dict[str, Credential] = {}  # by key hash
         self._had_operator = False
@@ -148,28 +145,11 @@ class CredentialMachine:
         """All entries, by name, then by age."""
         return sorted(self._entries.values(), key=lambda e: (e.name, e.created_unix_ms, e.key_hash))
 
-    def operations(self) -> frozenset[str]:
-        """The operations that `apply` knows."""
-        return frozenset(_OPERATIONS)
-
-    def apply(
-        self, operation: str, arguments: dict[str, Any], index: int, now_unix_ms: int
-    ) -> dict[str, Any]:
-        """The value of the answer.  Raises Malformed or Refused, then nothing changed."""
-        run, clean = checked_operation("credentials", _OPERATIONS, operation, arguments)
-        before = self._entries
-        entry = run(self, clean, now_unix_ms)
-        if self._entries is not before and self.on_change is not None:
-            # An observer is not replicated: whatever happens in it must not make this node differ.
-            with suppress(Exception):
-                self.on_change(index)
-        return entry.to_json()
-
-    def _create(self, given: dict[str, Any], now_unix_ms: int) -> Credential:
+    def _create(self, given: dict[str, Any], index: int, now_unix_ms: int) -> dict[str, Any]:
         name, role, key_hash = given["name"], given["role"], given["key_hash"]
         same = self._entries.get(key_hash)
         if same is not None and (same.name, same.role) == (name, role) and same.is_live(now_unix_ms):
-            return same
+            return same.to_json()
         self._refuse_name(name)
         current = self.get(name)
         if current is not None and current.is_live(now_unix_ms):
@@ -186,9 +166,9 @@ class CredentialMachine:
             name, role, key_hash, now_unix_ms, given["created_by"], expires_ms, lifetime_ms, None
         )
         self._put(entry, now_unix_ms)
-        return entry
+        return entry.to_json()
 
-    def _renew(self, given: dict[str, Any], now_unix_ms: int) -> Credential:
+    def _renew(self, given: dict[str, Any], index: int, now_unix_ms: int) -> dict[str, Any]:
         name, former, key_hash = given["name"], given["from_key_hash"], given["key_hash"]
         current = self._existing(name)
         if current.revoked_unix_ms is not None:
@@ -198,7 +178,7 @@ class CredentialMachine:
         lifetime_ms = given["ttl_ms"] or current.lifetime_ms
         if former is not None:
             if current.key_hash == key_hash != former:
-                return current  # the holder asks again for the answer that was lost
+                return current.to_json()  # the holder asks again for the answer that was lost
             if current.key_hash != former:
                 raise Refused(
                     Conflict(
@@ -217,22 +197,22 @@ class CredentialMachine:
             lifetime_ms=current.lifetime_ms if former is not None else lifetime_ms,
         )
         self._put(entry, now_unix_ms, instead_of=current)
-        return entry
+        return entry.to_json()
 
-    def _revoke(self, given: dict[str, Any], now_unix_ms: int) -> Credential:
+    def _revoke(self, given: dict[str, Any], index: int, now_unix_ms: int) -> dict[str, Any]:
         current = self._existing(given["name"])
         open_ = [e for e in self._entries.values() if e.name == current.name and e.revoked_unix_ms is None]
         if open_:
             self._entries = self._entries | {
                 entry.key_hash: replace(entry, revoked_unix_ms=now_unix_ms) for entry in open_
             }
-        return self._entries[current.key_hash]
+        return self._entries[current.key_hash].to_json()
 
-    def _bootstrap(self, given: dict[str, Any], now_unix_ms: int) -> Credential:
+    def _bootstrap(self, given: dict[str, Any], index: int, now_unix_ms: int) -> dict[str, Any]:
         key_hash, expires_ms = given["key_hash"], given["expires_unix_ms"]
         same = self._entries.get(key_hash)
         if same is not None:
-            return same
+            return same.to_json()
         if self._had_operator:
             raise Refused(Conflict("the register has had an operator: make others with credentials create"))
         lifetime_ms = min(max(expires_ms - now_unix_ms, 1), MAX_LIFETIME_MS)
@@ -240,7 +220,7 @@ class CredentialMachine:
             given["name"], "operator", key_hash, now_unix_ms, "cluster init", expires_ms, lifetime_ms, None
         )
         self._put(entry, now_unix_ms)
-        return entry
+        return entry.to_json()
 
     def _existing(self, name: str) -> Credential:
         entry = self.get(name)
@@ -352,8 +332,7 @@ _FIELDS: dict[str, Check] = {
     "revoked_unix_ms": _optional_time,
     "role": _role,
 }
-_Run = Callable[[CredentialMachine, dict[str, Any], int], Credential]
-_OPERATIONS: dict[str, tuple[dict[str, Check], _Run]] = {
+_OPERATIONS: Operations = {
     "create": (
         {
             "name": member_name,

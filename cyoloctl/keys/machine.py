@@ -17,8 +17,7 @@ or destroyed 60 s (the leeway of clocks) after it.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
-from contextlib import suppress
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import asdict, dataclass, field, fields, replace
 from datetime import datetime, timedelta
 from typing import Any, ClassVar, Literal
@@ -28,7 +27,6 @@ from cyoloctl.members.machine import MAX_NAMES, MemberMachine
 from cyoloctl.replicated.checks import (
     Check,
     checked,
-    checked_operation,
     exact,
     flag,
     integer,
@@ -38,6 +36,7 @@ from cyoloctl.replicated.checks import (
     text,
 )
 from cyoloctl.replicated.command import MAX_TIME_UNIX_MS, Malformed, Refused
+from cyoloctl.replicated.machine import Json, Machine, Observed, Operations
 
 __all__ = [
     "DEFAULT_KEEP_S",
@@ -164,7 +163,7 @@ class KeyRecord:
         )
 
 
-class KeyMachine:
+class KeyMachine(Observed, Machine):
     """Operations and their answers; a repetition that finds what it wants gets the same answer.
 
     ``announce {name, sealing_key, certificate_pem, signature}`` -> ``{name}``:
@@ -202,16 +201,17 @@ class KeyMachine:
     replicated; what it raises is dropped.
     """
 
+    NAME = "keys"
     PROPOSERS: ClassVar[dict[str, str]] = {"announce": "self", "confirm": "self", "reject": "self"}
 
     def __init__(self, members: MemberMachine) -> None:
-        self.on_change: Callable[[int], None] | None = None
+        super().__init__(_OPERATIONS)
         self._members = members
         self._nodes: dict[str, NodeKey] = {}
         self._keys: dict[str, KeyRecord] = {}
         self._primary: str | None = None
         self._policy = KeyPolicy()
-        self._changed = False
+        self._is_changed = False
 
     @property
     def policy(self) -> KeyPolicy:
@@ -250,28 +250,18 @@ class KeyMachine:
     def _live(self) -> list[KeyRecord]:
         return [record for record in self.records() if record.state != "destroyed"]
 
-    def operations(self) -> frozenset[str]:
-        """The operations that `apply` knows."""
-        return frozenset(_OPERATIONS)
-
-    def apply(
-        self, operation: str, arguments: dict[str, Any], index: int, now_unix_ms: int
-    ) -> dict[str, Any]:
-        """The value of the answer.  Raises Malformed or Refused, then nothing changed."""
-        run, clean = checked_operation("keys", _OPERATIONS, operation, arguments)
-        answer = run(self, clean, now_unix_ms)
+    def apply(self, operation: str, arguments: Mapping[str, Any], index: int, now_unix_ms: int) -> Json:
+        """As of every machine; the observer is told once for an entry."""
+        answer = super().apply(operation, arguments, index, now_unix_ms)
         self._tell(index)
         return answer
 
     def forget_member(self, name: str, index: int) -> None:
-        """A member was removed: drops its sealing key and blobs, and remembers which keys it knew.
-
-        The composite calls it while it applies the removal.
-        """
-        self._changed = self._nodes.pop(name, None) is not None
+        """A member was removed: drops its sealing key and blobs, and remembers which keys it knew."""
+        self._is_changed = self._nodes.pop(name, None) is not None
         for record in self._live():
             if name in record.known_to:
-                self._changed = True
+                self._is_changed = True
                 self._keys[record.key_id] = replace(
                     record._without(name),
                     known_to=tuple(node for node in record.known_to if node != name),
@@ -279,7 +269,7 @@ class KeyMachine:
                 )
         self._tell(index)
 
-    def set_back(self, to_unix_ms: int) -> None:
+    def set_back(self, from_unix_ms: int, to_unix_ms: int) -> None:
         """The time was set back: nothing was made, promoted or retired later than now.
 
         Else a rotation would wait until the future has come in which the last one took place.
@@ -299,7 +289,7 @@ class KeyMachine:
             for key_id, record in self._keys.items()
         }
 
-    def _announce(self, given: dict[str, Any], now_unix_ms: int) -> dict[str, Any]:
+    def _announce(self, given: dict[str, Any], index: int, now_unix_ms: int) -> dict[str, Any]:
         name = self._member(given["name"])
         new = NodeKey(given["sealing_key"], given["certificate_pem"], given["signature"])
         old = self._nodes.get(name)
@@ -308,10 +298,10 @@ class KeyMachine:
                 for record in self._live():
                     self._keys[record.key_id] = record._without(name)
             self._nodes[name] = new
-            self._changed = True
+            self._is_changed = True
         return {"name": name}
 
-    def _generate(self, given: dict[str, Any], now_unix_ms: int) -> dict[str, Any]:
+    def _generate(self, given: dict[str, Any], index: int, now_unix_ms: int) -> dict[str, Any]:
         known = self._known(given)
         if known is not None:
             return _answer(known)
@@ -330,12 +320,12 @@ class KeyMachine:
             self._primary = record.key_id
         return self._put(record._with_blobs(given["wrapped"]))
 
-    def _wrap(self, given: dict[str, Any], now_unix_ms: int) -> dict[str, Any]:
+    def _wrap(self, given: dict[str, Any], index: int, now_unix_ms: int) -> dict[str, Any]:
         record = self._live_key(given["key_id"])
         self._check_blobs(given["wrapped"])
         return self._put(record._with_blobs(given["wrapped"]))
 
-    def _confirm(self, given: dict[str, Any], now_unix_ms: int) -> dict[str, Any]:
+    def _confirm(self, given: dict[str, Any], index: int, now_unix_ms: int) -> dict[str, Any]:
         name = self._member(given["name"])
         confirmed = []
         for key_id, fingerprint in sorted(given["keys"].items()):
@@ -348,14 +338,14 @@ class KeyMachine:
             self._put(replace(record, holders=_names({*record.holders, name})))
         return {"name": name, "confirmed": len(confirmed)}
 
-    def _reject(self, given: dict[str, Any], now_unix_ms: int) -> dict[str, Any]:
+    def _reject(self, given: dict[str, Any], index: int, now_unix_ms: int) -> dict[str, Any]:
         name = self._member(given["name"])
         rejected = [r for key_id in given["keys"] if (r := self._keys.get(key_id)) and name in r.wrapped]
         for record in rejected:
             self._put(record._without(name))
         return {"name": name, "rejected": len(rejected)}
 
-    def _promote(self, given: dict[str, Any], now_unix_ms: int) -> dict[str, Any]:
+    def _promote(self, given: dict[str, Any], index: int, now_unix_ms: int) -> dict[str, Any]:
         record = self._live_key(given["key_id"])
         if record.state == "primary":
             return _answer(record)
@@ -380,21 +370,21 @@ class KeyMachine:
         self._primary = record.key_id
         return self._put(replace(record, state="primary", promoted_unix_ms=now_unix_ms, retired_unix_ms=None))
 
-    def _disable(self, given: dict[str, Any], now_unix_ms: int) -> dict[str, Any]:
+    def _disable(self, given: dict[str, Any], index: int, now_unix_ms: int) -> dict[str, Any]:
         record = self._live_key(given["key_id"])
         if record.state == "disabled":
             return _answer(record)
         _refuse_in_use(record, given["force"], now_unix_ms)
         return self._put(replace(record, state="disabled"))
 
-    def _enable(self, given: dict[str, Any], now_unix_ms: int) -> dict[str, Any]:
+    def _enable(self, given: dict[str, Any], index: int, now_unix_ms: int) -> dict[str, Any]:
         record = self._live_key(given["key_id"])
         if record.state != "disabled":
             return _answer(record)
         never = record.tokens_until_unix_ms is None
         return self._put(replace(record, state="pending" if never else "enabled"))
 
-    def _destroy(self, given: dict[str, Any], now_unix_ms: int) -> dict[str, Any]:
+    def _destroy(self, given: dict[str, Any], index: int, now_unix_ms: int) -> dict[str, Any]:
         record = self._existing(given["key_id"])
         if record.state == "destroyed":
             return _answer(record)
@@ -417,7 +407,7 @@ class KeyMachine:
             )
         )
 
-    def _import(self, given: dict[str, Any], now_unix_ms: int) -> dict[str, Any]:
+    def _import(self, given: dict[str, Any], index: int, now_unix_ms: int) -> dict[str, Any]:
         known: list[str] = []
         new: list[KeyRecord] = []
         for item in given["keys"]:
@@ -431,7 +421,7 @@ class KeyMachine:
             self._put(record)
         return {"imported": [record.key_id for record in new], "known": known}
 
-    def _set_policy(self, given: dict[str, Any], now_unix_ms: int) -> dict[str, Any]:
+    def _set_policy(self, given: dict[str, Any], index: int, now_unix_ms: int) -> dict[str, Any]:
         new = KeyPolicy(**given)
         if new.rotate_every_s is not None and new.keep_s // new.rotate_every_s + _SPARE_KEYS > MAX_KEYS:
             raise Refused(
@@ -445,7 +435,7 @@ class KeyMachine:
                 until_ms = self._tokens_until(primary, now_unix_ms)
                 self._keys[primary.key_id] = replace(primary, tokens_until_unix_ms=until_ms)
             self._policy = new
-            self._changed = True
+            self._is_changed = True
         return asdict(new)
 
     def _tokens_until(self, primary: KeyRecord, now_unix_ms: int) -> int:
@@ -490,15 +480,13 @@ class KeyMachine:
     def _put(self, record: KeyRecord) -> dict[str, Any]:
         if self._keys.get(record.key_id) != record:
             self._keys[record.key_id] = record
-            self._changed = True
+            self._is_changed = True
         return _answer(record)
 
     def _tell(self, index: int) -> None:
-        changed, self._changed = self._changed, False
-        if changed and self.on_change is not None:
-            # An observer is not replicated: whatever happens in it must not make this node differ.
-            with suppress(Exception):
-                self.on_change(index)
+        changed, self._is_changed = self._is_changed, False
+        if changed:
+            self._changed("keys", index)
 
     def export_state(self) -> dict[str, Any]:
         """The state for the snapshot, the same for the same state whatever its history."""
@@ -688,8 +676,7 @@ _RECORD: dict[str, Check] = {
 }
 assert {"key_id", *_RECORD} == {item.name for item in fields(KeyRecord)}
 
-_Run = Callable[[KeyMachine, dict[str, Any], int], dict[str, Any]]
-_OPERATIONS: dict[str, tuple[dict[str, Check], _Run]] = {
+_OPERATIONS: Operations = {
     "announce": ({"name": member_name, **_NODE}, KeyMachine._announce),
     "generate": (
         {

@@ -111,7 +111,7 @@ class KeyOperations:
     def _now(self) -> datetime:
         return datetime.fromtimestamp(self._proposer.now_ms() / 1000, UTC)
 
-    def _on_change(self, index: int) -> None:
+    def _on_change(self, what: str, index: int) -> None:
         self._changed = True
 
     def restored(self) -> None:

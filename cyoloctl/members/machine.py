@@ -10,7 +10,6 @@ from __future__ import annotations
 import base64
 import re
 from collections.abc import Callable
-from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from typing import Any, ClassVar, Literal, NamedTuple, cast
 
@@ -25,7 +24,6 @@ from cyoloctl.errors import (
 from cyoloctl.model import parse_address, parse_hostname
 from cyoloctl.replicated.checks import (
     checked,
-    checked_operation,
     exact,
     json_object,
     member_name,
@@ -33,6 +31,7 @@ from cyoloctl.replicated.checks import (
     text,
 )
 from cyoloctl.replicated.command import MAX_TIME_UNIX_MS, Malformed, Refused, is_request_id
+from cyoloctl.replicated.machine import Machine, Operations
 
 __all__ = [
     "MAX_INVITATIONS",
@@ -172,7 +171,7 @@ class Gateway(NamedTuple):
     url: str | None
 
 
-class MemberMachine:
+class MemberMachine(Machine):
     """Operations and their answers:
 
     ``issue_invitation {name, learner, public_key, expires_unix_ms}`` ->
@@ -219,12 +218,9 @@ class MemberMachine:
 
     PROPOSERS: which node may propose an operation: "self" only the node that
     ``name`` names, "voter" any voter, "nobody" none (old logs only).
-
-    on_change: called with a member's name and the log index after that member
-    was made, changed or removed, or with a host name after it was shared or
-    unshared.  Not replicated; what it raises is dropped.
     """
 
+    NAME = "members"
     PROPOSERS: ClassVar[dict[str, str]] = {
         "issue_invitation": "voter",
         "uninvite": "voter",
@@ -243,7 +239,7 @@ class MemberMachine:
     }
 
     def __init__(self) -> None:
-        self.on_change: Callable[[str, int], None] | None = None
+        super().__init__(_OPERATIONS)
         self._members: dict[str, Member] = {}
         self._removed: set[str] = set()
         self._invitations: dict[str, Invitation] = {}  # by name: at most one for each
@@ -299,17 +295,6 @@ class MemberMachine:
     def secret_invitations(self) -> list[SecretInvitation]:
         """All invitations of release 0.1.0, used and expired ones too, by expiry, then digest."""
         return sorted(self._secret_invitations.values(), key=lambda i: (i.expires_unix_ms, i.secret_sha256))
-
-    def operations(self) -> frozenset[str]:
-        """The operations that `apply` knows."""
-        return frozenset(_OPERATIONS)
-
-    def apply(
-        self, operation: str, arguments: dict[str, Any], index: int, now_unix_ms: int
-    ) -> dict[str, Any]:
-        """The value of the answer.  Raises Malformed or Refused, then nothing changed."""
-        run, clean = checked_operation("members", _OPERATIONS, operation, arguments)
-        return run(self, clean, index, now_unix_ms)
 
     def _issue_invitation(self, given: dict[str, Any], index: int, now_unix_ms: int) -> dict[str, Any]:
         name = given["name"]
@@ -492,7 +477,6 @@ class MemberMachine:
         self._drop_host(name)
         self._gateways.pop(name, None)
         self._invitations.pop(name, None)
-        self._changed(name, index)
         return {"name": name, "removed": True}
 
     def _set_gateway(self, given: dict[str, Any], index: int, now_unix_ms: int) -> dict[str, Any]:
@@ -502,7 +486,6 @@ class MemberMachine:
             self._gateways.pop(name, None)
         else:
             self._gateways[name] = gateway
-        self._changed(name, index)
         return {"name": name, "gateway": None if gateway is None else gateway._asdict()}
 
     def _set_host(self, given: dict[str, Any], index: int, now_unix_ms: int) -> dict[str, Any]:
@@ -515,7 +498,6 @@ class MemberMachine:
         self._drop_host(name)
         if host is not None:
             self._hosts[host] = name
-        self._changed(name, index)
         return {"name": name, "host": host}
 
     def _share_host(self, given: dict[str, Any], index: int, now_unix_ms: int) -> dict[str, Any]:
@@ -525,7 +507,6 @@ class MemberMachine:
             if len(self._shared_hosts) >= MAX_SHARED_HOSTS:
                 raise Refused(Overloaded(f"{MAX_SHARED_HOSTS} hosts are shared already: unshare one of them"))
             self._shared_hosts.add(host)
-            self._changed(host, index)
         return {"host": host, "shared": True}
 
     def _unshare_host(self, given: dict[str, Any], index: int, now_unix_ms: int) -> dict[str, Any]:
@@ -533,7 +514,6 @@ class MemberMachine:
         if host not in self._shared_hosts:
             raise Refused(NotFound(f"host {host} is not shared: see route list"))
         self._shared_hosts.remove(host)
-        self._changed(host, index)
         return {"host": host, "shared": False}
 
     def _refuse_host_of(self, host: str, name: str | None) -> None:
@@ -589,14 +569,7 @@ class MemberMachine:
 
     def _put(self, member: Member, index: int) -> dict[str, Any]:
         self._members[member.name] = member
-        self._changed(member.name, index)
         return member.to_json()
-
-    def _changed(self, name: str, index: int) -> None:
-        if self.on_change is not None:
-            # An observer is not replicated: whatever happens in it must not make this node differ.
-            with suppress(Exception):
-                self.on_change(name, index)
 
     def export_state(self) -> dict[str, Any]:
         """The state for the snapshot, the same for the same state whatever its history.
@@ -792,7 +765,6 @@ def _optional_gateway(value: object) -> Gateway | None:
 
 
 _Check = Callable[[object], Any]
-_Run = Callable[[MemberMachine, dict[str, Any], int, int], dict[str, Any]]
 
 _INVITATION: dict[str, _Check] = {
     "learner": _flag,
@@ -815,7 +787,7 @@ _FIELDS: dict[str, _Check] = {
     "certificate_expires_at": _date,
 }
 _PUT: dict[str, _Check] = {"name": member_name, **_FIELDS}
-_OPERATIONS: dict[str, tuple[dict[str, _Check], _Run]] = {
+_OPERATIONS: Operations = {
     "issue_invitation": (
         {"name": member_name, "learner": _flag, "public_key": _public_key, "expires_unix_ms": _time},
         MemberMachine._issue_invitation,

@@ -10,6 +10,7 @@ from cyoloctl.errors import Conflict, InvalidInput, NotFound
 from cyoloctl.members.machine import MemberMachine
 from cyoloctl.replicated.checks import Check, checked, integer, json_object, member_name, text
 from cyoloctl.replicated.command import MAX_TIME_UNIX_MS, Malformed, Refused
+from cyoloctl.replicated.machine import Json, Machine, Operations
 
 __all__ = ["Presence", "PresenceMachine"]
 
@@ -26,7 +27,7 @@ class Presence:
     index: int
 
 
-class PresenceMachine:
+class PresenceMachine(Machine):
     """Operations, each answered with ``{"name","boots","index"}``:
 
     ``boot {name, boots, boot, index}``: a process of a member began; index is
@@ -44,9 +45,11 @@ class PresenceMachine:
     the leader's own word, so no peer may forward it.
     """
 
+    NAME = "presence"
     PROPOSERS: ClassVar[dict[str, str]] = {"boot": "self", "reached": "leader"}
 
     def __init__(self, members: MemberMachine) -> None:
+        super().__init__(_OPERATIONS)
         self._members = members
         self._nodes: dict[str, Presence] = {}
 
@@ -58,44 +61,38 @@ class PresenceMachine:
         """True while no process was ever announced."""
         return not self._nodes
 
-    def forget_member(self, name: str) -> None:
+    def forget_member(self, name: str, index: int) -> None:
         """The member was removed; its name never returns."""
         self._nodes.pop(name, None)
 
-    def operations(self) -> frozenset[str]:
-        """The operations that `apply` knows."""
-        return frozenset(_OPERATIONS)
+    def _boot(self, given: Json, index: int, now_unix_ms: int) -> Json:
+        name, boots, boot = given["name"], given["boots"], given["boot"]
+        self._refuse(given, index)
+        known = self._nodes.get(name)
+        if known is not None and (known.boots > boots or (known.boots == boots and known.boot != boot)):
+            raise Refused(
+                Conflict(
+                    f"another process of {name} was started {known.boots} times, this one {boots}: "
+                    "one of them runs on a copy of the other's disk"
+                )
+            )
+        return self._put(name, boots, boot, given["index"])
 
-    def apply(
-        self, operation: str, arguments: dict[str, Any], index: int, now_unix_ms: int
-    ) -> dict[str, Any]:
-        """The value of the answer.  Raises Malformed or Refused, then nothing changed."""
-        if operation not in _OPERATIONS:
-            raise Malformed("presence knows boot and reached only: upgrade every node")
-        try:
-            given = checked(arguments, _OPERATIONS[operation])
-        except ValueError:
-            raise Malformed(f"presence.{operation} takes other arguments") from None
+    def _reached(self, given: Json, index: int, now_unix_ms: int) -> Json:
+        self._refuse(given, index)
+        known = self._nodes.get(given["name"], Presence(0, "", 0))
+        return self._put(given["name"], known.boots, known.boot, given["index"])
+
+    def _refuse(self, given: Json, index: int) -> None:
         name = given["name"]
         if self._members.get(name) is None:
             raise Refused(NotFound(f"there is no member {name}: see member list"))
         if given["index"] > index:
             raise Refused(InvalidInput(f"{name} cannot hold entry {given['index']} at entry {index}"))
+
+    def _put(self, name: str, boots: int, boot: str, index: int) -> Json:
         known = self._nodes.get(name)
-        held = max(given["index"], known.index if known is not None else 0)
-        if operation == "boot":
-            boots, boot = given["boots"], given["boot"]
-            if known is not None and (known.boots > boots or (known.boots == boots and known.boot != boot)):
-                raise Refused(
-                    Conflict(
-                        f"another process of {name} was started {known.boots} times, this one {boots}: "
-                        "one of them runs on a copy of the other's disk"
-                    )
-                )
-        elif known is None:
-            boots, boot = 0, ""
-        else:
-            boots, boot = known.boots, known.boot
+        held = max(index, known.index if known is not None else 0)
         self._nodes[name] = Presence(boots, boot, held)
         return {"name": name, "boots": boots, "index": held}
 
@@ -126,7 +123,7 @@ _boots = integer(0, MAX_TIME_UNIX_MS, "the number of starts")
 _index = integer(0, MAX_TIME_UNIX_MS, "the index")
 _boot = text(r"[\x21-\x7e]{0,64}", "the boot is not valid: use up to 64 printable ascii characters")
 _STATE: dict[str, Check] = {"boots": _boots, "boot": _boot, "index": _index}
-_OPERATIONS: dict[str, dict[str, Check]] = {
-    "boot": {"name": member_name, **_STATE},
-    "reached": {"name": member_name, "index": _index},
+_OPERATIONS: Operations = {
+    "boot": ({"name": member_name, **_STATE}, PresenceMachine._boot),
+    "reached": ({"name": member_name, "index": _index}, PresenceMachine._reached),
 }

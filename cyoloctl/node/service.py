@@ -276,7 +276,7 @@ class Service:
                 self._watchers.pop(name, None)
                 self._counter_index.pop(name, None)
 
-    def _on_counter(self, name: str, value: int, index: int) -> None:
+    def _on_counter(self, name: str, index: int) -> None:
         watchers = self._watchers.get(name)
         if watchers:
             self._counter_index[name] = index

@@ -91,7 +91,6 @@ from cyoloctl.model import NAME_PATTERN
 from cyoloctl.replicated.checks import (
     Check,
     checked,
-    checked_operation,
     exact,
     flag,
     integer,
@@ -100,6 +99,7 @@ from cyoloctl.replicated.checks import (
     text,
 )
 from cyoloctl.replicated.command import MAX_TIME_UNIX_MS, Malformed, Refused, canonical
+from cyoloctl.replicated.machine import Machine, Observed, Operations
 
 __all__ = [
     "ATTEMPT_WINDOW_MS",
@@ -258,7 +258,7 @@ def id_of_public_key(public_key: str) -> str:
     return sha256(b"cyoloctl rendezvous id v1" + key).hexdigest()[:32]
 
 
-class RendezvousMachine:
+class RendezvousMachine(Observed, Machine):
     """Operations and their answers; a transition answers ``{id, state}``:
 
     ``start {id, kind, user_code_sha256, ttl_ms, node, initiator, origin, data,
@@ -300,6 +300,8 @@ class RendezvousMachine:
     """
 
     #: Which node may propose what; "nobody" what only old logs hold; any node what is not listed.
+    NAME = "rendezvous"
+    PROPOSER = "any"
     PROPOSERS: ClassVar[dict[str, str]] = {
         "set_policy": "voter",
         "start": "nobody",
@@ -309,7 +311,7 @@ class RendezvousMachine:
     }
 
     def __init__(self) -> None:
-        self.on_change: Callable[[str, int], None] | None = None
+        super().__init__(_OPERATIONS)
         self._load({}, {}, {}, {})
 
     def _load(
@@ -405,19 +407,6 @@ class RendezvousMachine:
         if record is None or record.redemption_sha256 != redemption_sha256 or not _has_result(record):
             return None
         return record.answer, record.sealed_result
-
-    def operations(self) -> frozenset[str]:
-        """The operations that `apply` knows."""
-        return frozenset(_OPERATIONS)
-
-    def apply(
-        self, operation: str, arguments: dict[str, Any], index: int, now_unix_ms: int
-    ) -> dict[str, Any]:
-        """The value of the answer.  Raises Malformed or Refused, then only time had its effect."""
-        run, clean = checked_operation("rendezvous", _OPERATIONS, operation, arguments)
-        # After the checks: a malformed command does not move replicated time.
-        self._advance(clean, index, now_unix_ms)
-        return run(self, clean, index, now_unix_ms)
 
     def _start(self, given: dict[str, Any], index: int, now_unix_ms: int) -> dict[str, Any]:
         id, code, key = given["id"], given["user_code_sha256"], given["initiator_public_key"]
@@ -615,7 +604,7 @@ class RendezvousMachine:
         if self._bytes + more > MAX_TOTAL_BYTES:
             raise Refused(Overloaded("the rendezvous hold 32 MiB already: wait until some end"))
 
-    def _advance(self, given: dict[str, Any], index: int, now_unix_ms: int) -> None:
+    def _before(self, given: dict[str, Any], index: int, now_unix_ms: int) -> None:
         """What time changed: of the records that the command is about, and of the oldest of all others.
 
         Of those at most `EXPIRED_AT_ONCE`, so that no command takes long; the rest is left to the next
@@ -658,10 +647,7 @@ class RendezvousMachine:
             heappush(self._timers, (due, record.id))
             if len(self._timers) > 2 * len(self._records) + 64:
                 self._set_timers()
-        if self.on_change is not None:
-            # An observer is not replicated: whatever happens in it must not make this node differ.
-            with suppress(Exception):
-                self.on_change(record.id, index)
+        self._changed(record.id, index)
 
     def export_state(self) -> dict[str, Any]:
         """The state for the snapshot, the same for the same state whatever its history."""
@@ -955,8 +941,6 @@ def _miss(value: object) -> tuple[int, int]:
     return integer(1, MAX_CALLER_ATTEMPTS, "a count")(value[0]), _time(value[1])
 
 
-_Run = Callable[[RendezvousMachine, dict[str, Any], int, int], dict[str, Any]]
-
 _id = text(r"[0-9a-f]{32}", "the id is not valid: use the 32 hex digits of a rendezvous")
 _kind = text(NAME_PATTERN, "the kind is not valid: use 1 to 63 of a-z, 0-9 and inner dashes")
 _digest = text(r"[0-9a-f]{64}", "a digest is not valid: use the 64 hex digits of a sha-256")
@@ -1000,7 +984,7 @@ _APPROVAL: dict[str, Check] = {
     "answer": _optional(_data),
     "sealed_result": _optional(_sealed),
 }
-_OPERATIONS: dict[str, tuple[dict[str, Check], _Run]] = {
+_OPERATIONS: Operations = {
     "start": (_START, RendezvousMachine._start),
     "begin": ({**_START, "begun_by": _begun_by}, RendezvousMachine._start),
     "try_code": (

@@ -9,8 +9,8 @@ version.
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Mapping
-from typing import Any, TypeVar
+from collections.abc import Callable
+from typing import Any
 
 from cyoloctl.errors import InvalidInput
 from cyoloctl.model import parse_name
@@ -19,7 +19,6 @@ from cyoloctl.replicated.command import MAX_TIME_UNIX_MS, Malformed
 __all__ = [
     "Check",
     "checked",
-    "checked_operation",
     "exact",
     "flag",
     "integer",
@@ -31,29 +30,7 @@ __all__ = [
 
 Check = Callable[[object], Any]
 
-_Run = TypeVar("_Run")
-
 _KEY = re.compile(r"[A-Za-z0-9+/]{43}=")
-
-
-def checked_operation(
-    machine: str,
-    operations: Mapping[str, tuple[Mapping[str, Check], _Run]],
-    operation: str,
-    arguments: Mapping[str, Any],
-) -> tuple[_Run, dict[str, Any]]:
-    """What runs an operation of a machine, and its clean arguments.  Raises Malformed.
-
-    operations: by name, the check of each argument and what runs it.
-    """
-    known = operations.get(operation)
-    if known is None:
-        raise Malformed(f"unknown operation on {machine}: upgrade every node before using what is new")
-    checks, run = known
-    if arguments.keys() != checks.keys():
-        raise Malformed(f"{machine}.{operation} takes {', '.join(sorted(checks))}")
-    # In the table's order, so that of two wrong arguments every node names the same.
-    return run, {key: check(arguments[key]) for key, check in checks.items()}
 
 
 def member_name(value: object) -> str:

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any, ClassVar
+from typing import Any
 
 from cyoloctl.errors import Conflict
 from cyoloctl.model import NO_STAMP, Stamp
-from cyoloctl.replicated.checks import Check, exact, integer, text
+from cyoloctl.replicated.checks import exact, integer, text
 from cyoloctl.replicated.command import MAX_TIME_UNIX_MS, Malformed, Refused
+from cyoloctl.replicated.machine import Json, Machine, Operations
 
 __all__ = ["MAX_HISTORY", "ClockMachine", "TimeSet"]
 
@@ -28,7 +29,7 @@ class TimeSet:
     by: str
 
 
-class ClockMachine:
+class ClockMachine(Machine):
     """Operations and their answers:
 
     ``set {to_unix_ms, epoch, by}`` -> ``{epoch, from_unix_ms, to_unix_ms}``:
@@ -39,15 +40,12 @@ class ClockMachine:
     goes back within an epoch.
     """
 
-    PROPOSERS: ClassVar[dict[str, str]] = {"set": "voter"}
+    NAME = "clock"
 
     def __init__(self) -> None:
+        super().__init__(_OPERATIONS)
         self.stamp: Stamp = NO_STAMP
         self._history: tuple[TimeSet, ...] = ()
-
-    def operations(self) -> frozenset[str]:
-        """The operations that `apply` knows."""
-        return frozenset({"set"})
 
     def advance(self, stamp: Stamp) -> None:
         """An entry of this stamp is applied."""
@@ -63,15 +61,7 @@ class ClockMachine:
         """How operators have set the time, the oldest first."""
         return self._history
 
-    def apply(
-        self, operation: str, arguments: dict[str, Any], index: int, now_unix_ms: int
-    ) -> dict[str, Any]:
-        """The value of the answer.  Raises Malformed or Refused, then nothing changed."""
-        if operation != "set":
-            raise Malformed("unknown operation on the clock: upgrade every node before using what is new")
-        if arguments.keys() != _SET.keys():
-            raise Malformed("clock.set takes by, epoch, to_unix_ms")
-        given = {key: check(arguments[key]) for key, check in _SET.items()}
+    def _set(self, given: Json, index: int, now_unix_ms: int) -> Json:
         present = self.stamp
         if given["epoch"] != present.epoch:
             raise Refused(Conflict("the time was set meanwhile: look at the status, then set it again"))
@@ -119,4 +109,4 @@ _count = integer(0, 2**63 - 1, "the number")
 _time = integer(0, MAX_TIME_UNIX_MS, "the time")
 _by = text(r"[!-~]{0,80}", "the name of who sets the time is not valid: use 80 printable ascii characters")
 
-_SET: dict[str, Check] = {"to_unix_ms": _time, "epoch": _count, "by": _by}
+_OPERATIONS: Operations = {"set": ({"to_unix_ms": _time, "epoch": _count, "by": _by}, ClockMachine._set)}

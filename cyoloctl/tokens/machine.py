@@ -10,7 +10,6 @@ from __future__ import annotations
 import builtins
 from bisect import bisect_right
 from collections.abc import Callable
-from contextlib import suppress
 from dataclasses import dataclass
 from heapq import heapify, heappop, heappush, merge
 from typing import Any, Literal
@@ -18,6 +17,7 @@ from typing import Any, Literal
 from cyoloctl.errors import InvalidInput, Overloaded, TokenRejected
 from cyoloctl.replicated.checks import Check, exact, integer, text
 from cyoloctl.replicated.command import MAX_TIME_UNIX_MS, Malformed, Refused, batched
+from cyoloctl.replicated.machine import Json, Machine, Operations
 
 __all__ = ["MAX_AHEAD_MS", "MAX_GENERATION", "MAX_REVOCATIONS", "Revocation", "SessionMachine"]
 
@@ -149,7 +149,7 @@ def _columns(entries: dict[str, tuple[int, int]], keys: list[str]) -> dict[str, 
     return {"keys": keys, "levels": [level for level, _ in rows], "untils": [until for _, until in rows]}
 
 
-class SessionMachine:
+class SessionMachine(Machine):
     """Operations and their answers.  ``until_unix_ms`` is when the last token that
     the entry is for ends, at most 400 days ahead (else invalid_input); an entry
     whose end has come already is not made, and answered like one that was.
@@ -181,16 +181,16 @@ class SessionMachine:
 
     last_end_unix_ms: from now to when the last token that can be out ends;
     part of the replicated state.
-
-    on_change: called with the log index after an operation that was not
-    refused.  Not replicated; what it raises is dropped.
     """
+
+    NAME = "sessions"
+    PROPOSER = "any"
 
     def __init__(
         self, last_end_unix_ms: Callable[[int], int] = lambda now_unix_ms: now_unix_ms + MAX_AHEAD_MS
     ) -> None:
+        super().__init__(_OPERATIONS)
         self._last_end_unix_ms = last_end_unix_ms
-        self.on_change: Callable[[int], None] | None = None
         self._sids = _Table({})
         self._subs = _Table({})
 
@@ -219,7 +219,7 @@ class SessionMachine:
             for _, until in table.entries.values()
         )
 
-    def set_back(self, to_unix_ms: int) -> None:
+    def set_back(self, from_unix_ms: int, to_unix_ms: int) -> None:
         """The time was set back: what was revoked in the future is revoked until now.
 
         Else nobody so revoked could sign in again before that future has come.
@@ -250,48 +250,41 @@ class SessionMachine:
                         found.append(Revocation("sub", key, None, level, until))
         return found
 
-    def operations(self) -> frozenset[str]:
-        """The operations that `apply` knows."""
-        return frozenset(_OPERATIONS)
+    def _minimum(self, given: Json, index: int, now_unix_ms: int) -> Json:
+        return self._raise_sid(given["sid"], given["gen"], self._end(given, now_unix_ms), now_unix_ms)
 
-    def apply(
-        self, operation: str, arguments: dict[str, Any], index: int, now_unix_ms: int
-    ) -> dict[str, Any]:
-        """The value of the answer.  Raises Malformed or Refused, then nothing changed."""
-        checks = _OPERATIONS.get(operation)
-        if checks is None:
-            raise Malformed("unknown operation on sessions: upgrade every node before using what is new")
-        if arguments.keys() != checks.keys():
-            raise Malformed(f"sessions.{operation} takes {', '.join(sorted(checks))}")
-        # In the table's order, so that of two wrong arguments every node names the same.
-        given = {key: check(arguments[key]) for key, check in checks.items()}
-        until_ms = given["until_unix_ms"]
+    def _advance(self, given: Json, index: int, now_unix_ms: int) -> Json:
+        end_ms = self._end(given, now_unix_ms)
+        reason = self.refuses(given["sid"], given["gen"], given["sub"], given["iat_unix_s"])
+        if reason is not None:
+            raise Refused(TokenRejected("token rejected"), reason)
+        return self._raise_sid(given["sid"], min(given["gen"] + 1, MAX_GENERATION), end_ms, now_unix_ms)
+
+    def _revoke_sid(self, given: Json, index: int, now_unix_ms: int) -> Json:
+        return self._raise_sid(given["sid"], _REVOKED, self._end(given, now_unix_ms), now_unix_ms)
+
+    def _revoke_sub(self, given: Json, index: int, now_unix_ms: int) -> Json:
+        end_ms = self._end(given, now_unix_ms)
+        issued_s = given["issued_before_unix_s"]
+        if issued_s is None:
+            issued_s = now_unix_ms // 1000 + _AHEAD_S
+        if issued_s > now_unix_ms // 1000 + _SKEW_S:
+            raise Refused(InvalidInput("tokens of the future cannot be revoked: check the clocks"))
+        level, until_ms = self._subs.put(given["sub"], issued_s, end_ms, now_unix_ms)
+        return {"issued_before_unix_s": level, "until_unix_ms": until_ms}
+
+    def _raise_sid(self, sid: str, gen: int, end_ms: int, now_unix_ms: int) -> Json:
+        level, until_ms = self._sids.put(sid, gen, end_ms, now_unix_ms)
+        return {"minimum_gen": _shown(level), "until_unix_ms": until_ms}
+
+    def _end(self, given: Json, now_unix_ms: int) -> int:
+        """When the entry ends.  Raises Refused."""
+        until_ms: int | None = given["until_unix_ms"]
         if until_ms is None:
             until_ms = min(self._last_end_unix_ms(now_unix_ms), now_unix_ms + MAX_AHEAD_MS)
         if until_ms > now_unix_ms + MAX_AHEAD_MS:
             raise Refused(InvalidInput("the entry would end in more than 400 days: check the clocks"))
-        if operation == "revoke_sub":
-            issued_s = given["issued_before_unix_s"]
-            if issued_s is None:
-                issued_s = now_unix_ms // 1000 + _AHEAD_S
-            if issued_s > now_unix_ms // 1000 + _SKEW_S:
-                raise Refused(InvalidInput("tokens of the future cannot be revoked: check the clocks"))
-            level, until_ms = self._subs.put(given["sub"], issued_s, until_ms, now_unix_ms)
-            answer: dict[str, Any] = {"issued_before_unix_s": level, "until_unix_ms": until_ms}
-        else:
-            gen = given.get("gen", _REVOKED)
-            if operation == "advance":
-                reason = self.refuses(given["sid"], gen, given["sub"], given["iat_unix_s"])
-                if reason is not None:
-                    raise Refused(TokenRejected("token rejected"), reason)
-                gen = min(gen + 1, MAX_GENERATION)
-            level, until_ms = self._sids.put(given["sid"], gen, until_ms, now_unix_ms)
-            answer = {"minimum_gen": _shown(level), "until_unix_ms": until_ms}
-        if self.on_change is not None:
-            # An observer is not replicated: whatever happens in it must not make this node differ.
-            with suppress(Exception):
-                self.on_change(index)
-        return answer
+        return until_ms
 
     def freeze(self) -> Callable[[], dict[str, Any]]:
         """`export_state` of this moment, whatever comes meanwhile; the work is in the returned function."""
@@ -346,13 +339,15 @@ def _or_null(check: Check) -> Check:
     return lambda value: None if value is None else check(value)
 
 
-_OPERATIONS: dict[str, dict[str, Check]] = {
-    "minimum": {"sid": _sid, "gen": _generation, "until_unix_ms": _until},
-    "advance": {"sid": _sid, "gen": _generation, "sub": _sub, "iat_unix_s": _issued, "until_unix_ms": _until},
-    "revoke_sid": {"sid": _sid, "until_unix_ms": _or_null(_until)},
-    "revoke_sub": {
-        "sub": _sub,
-        "issued_before_unix_s": _or_null(_issued),
-        "until_unix_ms": _or_null(_until),
-    },
+_OPERATIONS: Operations = {
+    "minimum": ({"sid": _sid, "gen": _generation, "until_unix_ms": _until}, SessionMachine._minimum),
+    "advance": (
+        {"sid": _sid, "gen": _generation, "sub": _sub, "iat_unix_s": _issued, "until_unix_ms": _until},
+        SessionMachine._advance,
+    ),
+    "revoke_sid": ({"sid": _sid, "until_unix_ms": _or_null(_until)}, SessionMachine._revoke_sid),
+    "revoke_sub": (
+        {"sub": _sub, "issued_before_unix_s": _or_null(_issued), "until_unix_ms": _or_null(_until)},
+        SessionMachine._revoke_sub,
+    ),
 }

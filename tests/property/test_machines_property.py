@@ -389,7 +389,7 @@ def test_composite_answers_and_state_agree_with_the_model(steps: list[Step]) -> 
 @given(st.lists(everything, max_size=30))
 def test_apply_never_applies_one_automatic_command_twice(commands: list[bytes]) -> None:
     composite = ClusterState(limits=SMALL)
-    applied: list[tuple[str, int, int]] = []
+    applied: list[tuple[str, int]] = []
     composite.counters.on_change = lambda *change: applied.append(change)
     done: set[bytes] = set()
     for index, command in enumerate(commands * 2):

@@ -106,7 +106,8 @@ LAZY_VENDORS: dict[str, str] = {"cli.output": "rich yaml", "node.run": "uvloop"}
 PURE = """
     errors model text base64url caller pki.identity state counters.machine members.machine members.presence
     keys.machine authorities.machine credentials.machine tokens.machine tokens.issuer
-    rendezvous.machine replicated.checks  replicated.clock replicated.command replicated.requests
+    rendezvous.machine replicated.checks replicated.clock replicated.command replicated.machine
+    replicated.requests
     raft.links raft.witnesses control.wire  gateway.forms gateway.metrics gateway.pages
     gateway.settings routing.haproxy routing.hrw routing.nginx  routing.table web.strangers
 """

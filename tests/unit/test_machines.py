@@ -476,7 +476,7 @@ def test_restore_of_a_snapshot_gives_the_same_state_and_answers() -> None:
 def test_restore_keeps_machines_and_observers_and_tells_on_restore() -> None:
     composite = ClusterState()
     counters, calls = composite.counters, list[str]()
-    composite.counters.on_change = lambda name, value, index: calls.append(f"{name}={value}@{index}")
+    composite.counters.on_change = lambda name, index: calls.append(f"{name}={counters.get(name)}@{index}")
     composite.on_restore = lambda: calls.append(f"restored {counters.get('n4')}")
     composite.restore(filled().snapshot())
     composite.apply(70, add("x", 1, name="n4"))

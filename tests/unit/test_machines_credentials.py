@@ -212,21 +212,6 @@ def test_full_register_forgets_what_ended_first_and_refuses_when_all_count(regis
     assert len(register.machine.entries()) == MAX_CREDENTIALS
 
 
-def test_observer_hears_of_changes_only(register: Register) -> None:
-    heard: list[int] = []
-
-    def hear(index: int) -> None:
-        heard.append(index)
-        raise RuntimeError("not replicated")
-
-    register.machine.on_change = hear
-    register.create()
-    register.create()
-    register.apply("revoke", name="ann")
-    register.apply("revoke", name="ann")
-    assert heard == [1, 3]
-
-
 @pytest.mark.parametrize(
     "changes",
     [

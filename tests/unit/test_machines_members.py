@@ -296,22 +296,6 @@ def test_members_are_listed_by_name(members: Members) -> None:
     assert [m.name for m in members.machine.members()] == ["n1", "n2", "n3"]
 
 
-def test_on_change_names_the_members_that_changed_and_may_raise(members: Members) -> None:
-    seen: list[tuple[str, int]] = []
-
-    def observe(name: str, index: int) -> None:
-        seen.append((name, index))
-        raise RuntimeError
-
-    members.machine.on_change = observe
-    members.put()
-    members.invite()
-    members.redeem()
-    members.do("remove", name="n1")
-    members.do("remove", name="n1")
-    assert seen == [("n1", 1), ("n2", 3), ("n1", 4)]
-
-
 def test_invitation_repr_hides_the_digest_of_its_secret(members: Members) -> None:
     members.invite()
     assert SECRET not in repr(members.machine.secret_invitations())
@@ -488,17 +472,6 @@ def test_host_that_is_no_host_name_is_malformed_and_changes_nothing(members: Mem
 @pytest.mark.parametrize("host", ["a", "1a", "a.b-c.example", "0xg", "1.a", ".".join(["a" * 62] * 4)])
 def test_host_that_is_a_host_name_is_taken(members: Members, host: str) -> None:
     assert members.do("share_host", host=host)["host"] == host
-
-
-def test_on_change_names_members_and_hosts_whose_hosts_changed(members: Members) -> None:
-    seen: list[tuple[str, int]] = []
-    members.put()
-    members.machine.on_change = lambda *change: seen.append(change)
-    members.do("set_host", name="n1", host="app-1")
-    members.do("share_host", host="app")
-    members.do("share_host", host="app")
-    members.do("unshare_host", host="app")
-    assert seen == [("n1", 2), ("app", 3), ("app", 5)]
 
 
 def test_export_without_hosts_is_what_older_releases_wrote(members: Members) -> None:
@@ -903,17 +876,6 @@ def test_prepare_restore_of_wrong_invitations_or_keys_is_a_value_error(members: 
     change(state)
     with pytest.raises(ValueError):
         members.machine.prepare_restore(state)
-
-
-def test_on_change_names_the_members_that_were_admitted_and_announced(members: Members) -> None:
-    seen: list[tuple[str, int]] = []
-    members.machine.on_change = lambda *change: seen.append(change)
-    members.announce("n1", key_hash=OTHER_HASH)
-    members.issue()
-    members.admit()
-    members.admit()
-    members.announce("n2")
-    assert seen == [("n1", 1), ("n2", 3), ("n2", 5)]
 
 
 def test_proposers_let_nobody_but_the_node_itself_announce_and_learners_change_nothing_else() -> None:

@@ -118,6 +118,6 @@ def test_presence_goes_with_the_member() -> None:
     empty = composite.snapshot()
     composite.presence._nodes["n1"] = Presence(1, "a", 1)
     assert composite.snapshot() != empty
-    composite.presence.forget_member("n1")
-    composite.presence.forget_member("n1")
+    composite.presence.forget_member("n1", 2)
+    composite.presence.forget_member("n1", 2)
     assert composite.snapshot() == empty

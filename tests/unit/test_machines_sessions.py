@@ -271,17 +271,6 @@ def test_subject_of_any_text_without_control_characters_is_taken(s: Sessions, su
     assert other.sessions.refuses(SID, 1, sub, 50) == "revoked"
 
 
-def test_on_change_is_told_the_index_and_may_fail(s: Sessions) -> None:
-    seen: list[int] = []
-    s.machine.on_change = seen.append
-    s.minimum(2)
-    with pytest.raises(errors.InvalidInput):
-        s.minimum(0)
-    assert seen == [1]
-    s.machine.on_change = lambda index: 1 // 0  # type: ignore[assignment]  # an observer's bug
-    assert s.minimum(3)["minimum_gen"] == 3
-
-
 def test_export_is_the_same_for_the_same_state_whatever_the_order() -> None:
     steps = [("minimum", sid, gen) for sid in (SID, OTHER) for gen in (1, 5, 3)]
     exports = set()

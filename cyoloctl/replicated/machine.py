@@ -1,0 +1,121 @@
+"""What every replicated machine has in common: its operations, its observer, its part of a snapshot."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Mapping
+from contextlib import suppress
+from typing import Any, ClassVar
+
+from cyoloctl.replicated.checks import Check
+from cyoloctl.replicated.command import Malformed
+
+__all__ = ["Json", "Machine", "Observed", "Operations"]
+
+Json = dict[str, Any]
+
+Operations = Mapping[str, tuple[Mapping[str, Check], Callable[..., Json]]]
+"""By name: the check of each argument, and the method that runs it.
+
+The method gets the clean arguments, the log index and the replicated time in
+Unix milliseconds.  It returns the value of the answer, or raises Refused
+before it changes anything.
+"""
+
+
+class Machine(ABC):
+    """One state machine of the cluster's state.  Pure: no clock, no randomness, no I/O.
+
+    NAME: of the machine in commands and snapshots.
+    PROPOSERS: operation -> who may propose it to the leader: ``any`` member,
+    ``voter``, ``self`` (only the member that the argument ``name`` names),
+    ``leader`` (nobody forwards it), ``nobody`` (old logs alone hold it).
+    PROPOSER: the same for every operation that PROPOSERS does not list.
+    """
+
+    NAME: ClassVar[str]
+    PROPOSER: ClassVar[str] = "voter"
+    PROPOSERS: ClassVar[Mapping[str, str]] = {}
+
+    def __init__(self, operations: Operations) -> None:
+        self._operations = operations
+
+    def operations(self) -> frozenset[str]:
+        """The operations that `apply` knows."""
+        return frozenset(self._operations)
+
+    def knows(self, operation: str) -> bool:
+        """Whether `apply` knows an operation."""
+        return operation in self._operations
+
+    def proposer(self, operation: str) -> str:
+        """Who may propose an operation; see PROPOSERS."""
+        return self.PROPOSERS.get(operation, self.PROPOSER)
+
+    def apply(self, operation: str, arguments: Mapping[str, Any], index: int, now_unix_ms: int) -> Json:
+        """The value of the answer.
+
+        index: of the log entry.  now_unix_ms: replicated time.
+
+        Raises Malformed for an operation or arguments that are not valid, and
+        Refused.  Either way nothing changed.
+        """
+        known = self._operations.get(operation)
+        if known is None:
+            raise Malformed(f"unknown operation on {self.NAME}: upgrade every node before using what is new")
+        checks, run = known
+        if arguments.keys() != checks.keys():
+            raise Malformed(f"{self.NAME}.{operation} takes {', '.join(sorted(checks))}")
+        # In the table's order, so that of two wrong arguments every node names the same.
+        given = {key: check(arguments[key]) for key, check in checks.items()}
+        self._before(given, index, now_unix_ms)
+        return run(self, given, index, now_unix_ms)
+
+    def _before(self, given: Json, index: int, now_unix_ms: int) -> None:  # noqa: B027 - most machines have nothing to do
+        """What every well-formed command does first."""
+
+    def forget_member(self, name: str, index: int) -> None:  # noqa: B027 - most machines have nothing to do
+        """A member was removed, in this very entry; its name never returns."""
+
+    def set_back(self, from_unix_ms: int, to_unix_ms: int) -> None:  # noqa: B027 - most machines have nothing to do
+        """Cluster time was set back, in this very entry: what was dated in that future is so no more."""
+
+    @abstractmethod
+    def export_state(self) -> Json:
+        """The state as JSON without floats; equal states give equal JSON.
+
+        Not a copy: encode it before the next `apply`.
+        """
+
+    def freeze(self) -> Callable[[], Json]:
+        """`export_state` of this moment, whatever comes meanwhile.
+
+        A machine that can be large does the work in the returned function,
+        which may run in another thread.
+        """
+        state = self.export_state()
+        return lambda: state
+
+    @abstractmethod
+    def prepare_restore(self, state: object) -> Callable[[], None]:
+        """Check any JSON value; the returned function puts it in place and cannot fail.
+
+        Raises ValueError.
+        """
+
+
+class Observed:
+    """A machine that tells an observer of this node what an entry changed.
+
+    on_change: called with the name of what changed and the log index.  Not
+    replicated; what it raises is dropped.  It must not propose or change
+    anything here.
+    """
+
+    on_change: Callable[[str, int], None] | None = None
+
+    def _changed(self, what: str, index: int) -> None:
+        if self.on_change is not None:
+            # An observer is not replicated: whatever happens in it must not make this node differ.
+            with suppress(Exception):
+                self.on_change(what, index)
