@@ -205,6 +205,14 @@ class MemoryStore:
             self._entries[entry[1]] = entry
         self._record = batch.record
 
+    def record(self) -> Record:
+        """What was committed last, beside the entries."""
+        return self._record or Record()
+
+    def entry(self, index: int) -> Entry | None:
+        """The committed entry at an index."""
+        return self._entries.get(index)
+
     def close(self) -> None:
         """See Store."""
 

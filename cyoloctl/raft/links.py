@@ -710,6 +710,10 @@ class Links:
         """The connected peers, by name."""
         return {name: link.info for name, link in self._live.items()}
 
+    def wire(self, name: str) -> Wire:
+        """What carries the live link with a connected peer."""
+        return self._live[name]._wire
+
     def _level_for(self, name: str, reason: str) -> int:
         """Level of a log line that repeats with every dial: a warning once a minute."""
         now, key = self.clock(), (name, reason)

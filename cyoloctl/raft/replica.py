@@ -407,6 +407,14 @@ class Replica:
         """Peers that a committed entry removed: admit all others (row 21)."""
         return self._applied.removed
 
+    def term(self) -> int:
+        """The current term."""
+        return self._engine.term()
+
+    def commit_index(self) -> int:
+        """Index of the last entry that this node knows to be committed."""
+        return self._engine.commit_index()
+
     def applied_index(self) -> int:
         """Index of the last applied entry."""
         return self._engine.applied_index()
@@ -414,6 +422,10 @@ class Replica:
     def voters(self) -> frozenset[str]:
         """Raft ids of the voters, as the own log says."""
         return self._current.voters
+
+    def configuration(self) -> tuple[frozenset[str], frozenset[str]]:
+        """Raft ids of the voters, and of the members that were removed, as the own log says."""
+        return self._current.voters, self._current.removed
 
     def progress(self) -> tuple[int, int]:
         """Term and last index of the own log; at least what was acknowledged to anybody."""

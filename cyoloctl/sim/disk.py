@@ -54,7 +54,7 @@ class Disk:
 
     def record(self) -> Record:
         """What the durable journal says."""
-        return self.journal._record or Record()
+        return self.journal.record()
 
     def sync(self) -> float:
         """How long it takes in seconds.  Raises OSError when it fails."""

@@ -25,13 +25,13 @@ from __future__ import annotations
 
 import json
 from collections import defaultdict
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any
 
 from cyoloctl.model import Stamp
 from cyoloctl.raft.batch import decode_batch
 from cyoloctl.raft.clock import STEP_S
-from cyoloctl.raft.journal import Entry, Journal, Store
+from cyoloctl.raft.journal import Batch, Entry, Journal, Store, StoredState
 from cyoloctl.raft.vendor import MEMBERSHIP, STAMPED, decode_membership
 from cyoloctl.replicated.command import decode_command
 from cyoloctl.state import ClusterState
@@ -68,28 +68,48 @@ def _after(configuration: Configuration, command: bytes) -> Configuration:
     return voters - {name}, removed
 
 
-class WatchedJournal(Journal):
-    """The journal, with every entry that is durable or leaves it shown to the invariants.
+class WatchedStore:
+    """`Store` that shows every entry that is durable to the invariants.
 
     An entry that was neither stored nor sent is nobody's: a node that stops may use its index and
     term for another one.
     """
 
     def __init__(self, store: Store, invariants: Invariants, node: Node) -> None:
-        self._watch, self._node = invariants, node
-        super().__init__(store, clock=lambda: 0.0)
-        self._show(0)
+        self._store, self._watch, self._node = store, invariants, node
 
-    def _show(self, position: int) -> None:
-        before = self.entries[position - 1][2] if position else -1
-        for entry in self.entries[position:]:
+    def load(self) -> StoredState | None:
+        """See Store."""
+        state = self._store.load()
+        if state is not None:
+            self._show(state.entries)
+        return state
+
+    def commit(self, batch: Batch) -> None:
+        """See Store."""
+        self._store.commit(batch)
+        self._show(batch.entries)
+
+    def close(self) -> None:
+        """See Store."""
+        self._store.close()
+
+    def _show(self, entries: Sequence[Entry]) -> None:
+        if not entries:
+            return
+        previous = self._node.disk.journal.entry(entries[0][1] - 1)
+        before = -1 if previous is None else previous[2]
+        for entry in entries:
             self._watch.holds(self._node, entry, before)
             before = entry[2]
 
-    def _commit(self) -> None:
-        begin = max(self._clean_to + 1 - self.first_index, 0)
-        super()._commit()
-        self._show(begin)
+
+class WatchedJournal(Journal):
+    """The journal, with every entry that is durable or leaves it shown to the invariants."""
+
+    def __init__(self, store: Store, invariants: Invariants, node: Node) -> None:
+        self._watch, self._node = invariants, node
+        super().__init__(WatchedStore(store, invariants, node), clock=lambda: 0.0)
 
     def truncate_from(self, index: int) -> None:
         """See Journal."""
@@ -317,7 +337,7 @@ class Invariants:
         record = node.disk.record()
         term = record.term
         if message.get("term", 0) > term:
-            last = node.disk.journal._entries.get(record.last_index)
+            last = node.disk.journal.entry(record.last_index)
             if last is None or message["term"] > last[2]:
                 claim = f"{node.name} tells {peer} of term {message['term']} and has {term} on disk"
                 self.world.fail("persistence", claim)
@@ -340,7 +360,7 @@ class Invariants:
         if kind == "next_node_idx" and message["success"]:
             index = message["next_node_idx"] - 1
             entry = node.journal.entry(index)
-            on_disk = node.disk.journal._entries.get(index)
+            on_disk = node.disk.journal.entry(index)
             if record.last_index < index or (
                 entry is not None and on_disk is not None and entry[2] != on_disk[2]
             ):
@@ -361,8 +381,7 @@ class Invariants:
             return
         node.machine.check_restored()
         self._check_clock(node, seen)
-        engine = replica._engine
-        term, leads, commit = engine.term(), engine.is_leader(), engine.commit_index()
+        term, leads, commit = replica.term(), replica.is_leader(), replica.commit_index()
         if (leads, term) != seen.role:
             if leads:
                 self._leads(node, term)
@@ -405,11 +424,10 @@ class Invariants:
         """What the node has committed since the last look."""
         replica, seen = node.replica, self._seen[node.name]
         if replica is not None:
-            engine = replica._engine
-            commit = engine.commit_index()
+            commit = replica.commit_index()
             if commit > seen.commit:
                 since, seen.commit = seen.commit, commit
-                self._commits(node, since, commit, engine.term() if engine.is_leader() else None)
+                self._commits(node, since, commit, replica.term() if replica.is_leader() else None)
 
     def _leads(self, node: Node, term: int) -> None:
         self.world.count("leader")
@@ -455,11 +473,11 @@ class Invariants:
         """A leader says committed: a majority of the voters holds it on disk."""
         entry = node.journal.entry(commit)
         assert node.replica is not None
-        voters = node.replica._current.voters
+        voters = node.replica.voters()
         holders = []
         for name in voters:
             disk = self.world.disk_of(name)
-            record, there = disk.record(), disk.journal._entries.get(commit)
+            record, there = disk.record(), disk.journal.entry(commit)
             same = there is not None and entry is not None and there[2] == entry[2]
             if same or record.first_index > commit:
                 holders.append(name)
@@ -475,9 +493,9 @@ class Invariants:
             if command[:1] == MEMBERSHIP:
                 expected = _after(expected, command)
         assert node.replica is not None
-        current = node.replica._current
-        if (current.voters, current.removed) != expected:
-            claim = f"{node.name} has {sorted(current.voters)}, its log says {sorted(expected[0])}"
+        configuration = node.replica.configuration()
+        if configuration != expected:
+            claim = f"{node.name} has {sorted(configuration[0])}, its log says {sorted(expected[0])}"
             self.world.fail("configuration", claim)
 
     # Clients.

@@ -459,7 +459,7 @@ class Node:
 
     def _live_end(self, peer: str) -> End:
         """Of the live link: what a link held back while it was contested comes from no reading."""
-        end = self.links._live[peer.partition("~")[0]]._wire
+        end = self.links.wire(peer.partition("~")[0])
         assert isinstance(end, End)
         return end
 
