@@ -10,6 +10,7 @@ from cyoloctl.authorities.machine import AuthorityMachine, Rotation
 from cyoloctl.authorities.renewal import Ask, CertificateRenewal
 from cyoloctl.credentials.machine import CredentialMachine
 from cyoloctl.errors import ConfigError, Conflict
+from cyoloctl.members.api import Problem
 from cyoloctl.members.machine import MemberMachine
 from cyoloctl.model import LocalNode
 from cyoloctl.pki import exchange, renewal
@@ -261,11 +262,11 @@ class AuthorityOperations:
 
     # ------------------------------------------------------------- problems
 
-    def problems(self) -> list[Json]:
+    def problems(self) -> list[Problem]:
         """What needs a hand: each with code, member (or None), message and command."""
         now_ms = self._certificates.judged_ms()
         warn_ms = renewal.warn_before_s(self._certificates.certificate_days()) * 1000
-        found: list[Json] = []
+        found: list[Problem] = []
         for member in self._members.members():
             expires_at = member.certificate_expires_at
             if member.name == self._name:
@@ -310,7 +311,7 @@ class AuthorityOperations:
         return found
 
 
-def _problem(code: str, member: str | None, message: str, command: str) -> Json:
+def _problem(code: str, member: str | None, message: str, command: str) -> Problem:
     return {"code": code, "member": member, "message": message, "command": command}
 
 

@@ -25,7 +25,7 @@ import socket
 import time
 from typing import TYPE_CHECKING, Any
 
-from cyoloctl.control import wire
+from cyoloctl.control.table import path_for
 from cyoloctl.errors import (
     AccessDenied,
     ClientTimeout,
@@ -40,11 +40,30 @@ from cyoloctl.errors import (
     UsageError,
     VersionMismatch,
 )
+from cyoloctl.web.encoding import (
+    MAX_RESPONSE_BYTES,
+    SCHEMA_VERSION,
+    clean_text,
+    decode_error,
+    decode_object,
+    encode_body,
+)
+from cyoloctl.web.schema import (
+    KEEPALIVE_LINE_S,
+    MAX_TIMEOUT_S,
+    MIN_TIMEOUT_S,
+    REQUEST_ID_PATTERN,
+    REQUEST_ID_RULE,
+    Route,
+    check_name,
+)
 
 if TYPE_CHECKING:
     import ssl
     from collections.abc import Iterator, Mapping, Sequence
     from pathlib import Path
+
+    from cyoloctl.control.table import Node
 
 __all__ = ["Client", "join_cluster", "member_endpoints", "new_request_id"]
 
@@ -54,7 +73,7 @@ _MAX_WATCH_LINE_BYTES = 1 << 20
 _MAX_AUTHORITIES_BYTES = 64 * 1024  # whoever answers may send it
 _STATUS_LINE = re.compile(rb"HTTP/1\.[01] ([1-5][0-9]{2})(?: [^\r\n]*)?\r?\n")
 # A node that says nothing in a watch for three keep-alive periods is gone.
-_WATCH_SILENCE_S = 3 * wire.KEEPALIVE_LINE_S
+_WATCH_SILENCE_S = 3 * KEEPALIVE_LINE_S
 # X509_V_FLAG_NO_CHECK_TIME of OpenSSL, which the ssl module has no name for.
 _NO_CHECK_TIME = 0x200000
 _NOT_A_NODE = "something that is not a cyoloctl node of this version answers"
@@ -156,7 +175,7 @@ class _TlsEndpoint:
             suffix = f".node.{self.trust.cluster_id}.cyoloctl"
             if len(names) != 1 or not names[0].endswith(suffix):
                 raise _untrusted(self.text, "its certificate does not name a node of this cluster")
-            who = clean(names[0].removesuffix(suffix), 80)
+            who = clean_text(names[0].removesuffix(suffix), 80)
             if self.name is not None and names != [self.name + suffix]:
                 raise AccessDenied(
                     f"{self.text}: {who} answers there, not {self.name}: nothing was sent; "
@@ -225,7 +244,7 @@ class _PinnedEndpoint(_TlsEndpoint):
         return super().connect(deadline)
 
     def _authorities(self, deadline: _Deadline) -> list[Any]:
-        route, path = wire.path_for("ca")
+        route, path = path_for("ca")
         stranger = _StrangerEndpoint(self.text, self.host, self.port, self.trust)
         try:
             with _Exchange(stranger, deadline, deadline) as exchange:
@@ -392,7 +411,7 @@ def _load_chain(context: ssl.SSLContext, pem: str) -> None:
 
 def _untrusted(endpoint: str, why: str) -> AccessDenied:
     return AccessDenied(
-        f"{endpoint}: the node belongs to another cluster, or the credentials do ({clean(why)}); "
+        f"{endpoint}: the node belongs to another cluster, or the credentials do ({clean_text(why)}); "
         "check the address and --credentials FILE"
     )
 
@@ -416,10 +435,7 @@ def _why(error: Exception) -> str:
         return "timed out"
     text: str = getattr(error, "strerror", None) or str(error) or type(error).__name__
     # "No such file", but not "EOF occurred".
-    return clean(text if text[:2].isupper() else text[:1].lower() + text[1:])
-
-
-clean = wire.clean_text
+    return clean_text(text if text[:2].isupper() else text[:1].lower() + text[1:])
 
 
 def _read_credentials(path: Path) -> _Trust:
@@ -433,7 +449,7 @@ def _read_credentials(path: Path) -> _Trust:
     if mode & 0o077:
         raise ConfigError(f"credentials file {path} is open to other users: run chmod 600 {path}")
     try:
-        value = wire.decode_object(raw, "credentials file")
+        value = decode_object(raw, "credentials file")
         if value.get("schema_version") != 1:
             raise VersionMismatch(f"credentials file {path} has another schema version; get the file anew")
         ca, cluster, certificate = (value[name] for name in ("ca_pem", "cluster_id", "certificate_pem"))
@@ -491,7 +507,7 @@ def _parse_endpoint(text: str, trust: _Trust | None) -> _Endpoint:
         name, at, where = text[len("https://") :].rstrip("/").rpartition("@")
         try:
             if at:
-                wire.check_name(name, "node name")
+                check_name(name, "node name")
             address = parse_address(where, "endpoint")
         except InvalidInput:
             address = None
@@ -500,7 +516,7 @@ def _parse_endpoint(text: str, trust: _Trust | None) -> _Endpoint:
                 raise UsageError(f"{text} needs a certificate: use --credentials FILE")
             return _TlsEndpoint(text, address.host, address.port, trust, name or None)
     raise UsageError(
-        f"endpoint {clean(text, 200)!r} is not valid: use unix:///PATH/control.sock, https://HOST:PORT "
+        f"endpoint {clean_text(text, 200)!r} is not valid: use unix:///PATH/control.sock, https://HOST:PORT "
         "or https://NAME@HOST:PORT"
     )
 
@@ -606,7 +622,7 @@ class _Exchange:
             if status >= 200:
                 return status, headers
 
-    def body(self, headers: Mapping[str, str], limit: int = wire.MAX_RESPONSE_BYTES) -> bytes:
+    def body(self, headers: Mapping[str, str], limit: int = MAX_RESPONSE_BYTES) -> bytes:
         """The whole body, at most limit bytes.  Raises _Lost, VersionMismatch, AccessDenied."""
         if headers.get("transfer-encoding", "").lower() == "chunked":
             chunks: list[bytes] = []
@@ -629,7 +645,7 @@ class _Exchange:
                 raise self.too_large(limit)
         return bytes(self._buffer)
 
-    def too_large(self, limit: int = wire.MAX_RESPONSE_BYTES) -> VersionMismatch:
+    def too_large(self, limit: int = MAX_RESPONSE_BYTES) -> VersionMismatch:
         return VersionMismatch(
             f"{self.endpoint.text}: the answer is larger than {limit} bytes; "
             "check the endpoint and run the same release"
@@ -642,7 +658,7 @@ class _Exchange:
             if not re.fullmatch(rb"[0-9A-Fa-f]{1,8}", text):
                 raise self.not_a_node()
             size = int(text, 16)
-            if size > wire.MAX_RESPONSE_BYTES:
+            if size > MAX_RESPONSE_BYTES:
                 raise self.too_large()
             if size == 0:
                 return
@@ -656,7 +672,7 @@ class _Exchange:
         try:
             if not headers.get("content-type", "").startswith(("application/json", "application/x-ndjson")):
                 raise InvalidInput
-            value = wire.decode_object(raw, "answer", wire.MAX_RESPONSE_BYTES)
+            value = decode_object(raw, "answer", MAX_RESPONSE_BYTES)
         except InvalidInput:
             if status >= 500:
                 # A proxy in front of a node answers like this when it lost the node.
@@ -667,12 +683,12 @@ class _Exchange:
         version = value.get("schema_version")
         if type(version) is not int:
             raise self.not_a_node()
-        if version != wire.SCHEMA_VERSION:
+        if version != SCHEMA_VERSION:
             raise VersionMismatch(
                 f"{self.endpoint.text}: the node answers in schema version {version}, "
-                f"this release speaks {wire.SCHEMA_VERSION}; use a matching release"
+                f"this release speaks {SCHEMA_VERSION}; use a matching release"
             )
-        error = wire.decode_error(value, status)
+        error = decode_error(value, status)
         if error is not None:
             raise error
         if status != 200:
@@ -680,18 +696,18 @@ class _Exchange:
         return value
 
 
-def _request_bytes(route: wire.Route, target: str, body: Mapping[str, Any] | None) -> bytes:
+def _request_bytes(route: Route[Node], target: str, body: Mapping[str, Any] | None) -> bytes:
     lines = f"{route.method} {target} HTTP/1.1\r\nHost: cyoloctl\r\nConnection: close\r\n"
     if body is None:
         return (lines + "\r\n").encode("ascii")
-    data = wire.encode_body(body)
+    data = encode_body(body)
     lines += f"Content-Type: application/json\r\nContent-Length: {len(data)}\r\n\r\n"
     return lines.encode("ascii") + data
 
 
 def _target(path: str, query: Mapping[str, Any], timeout_s: float) -> str:
     # The node gives up a little before we do, so that its answer still arrives.
-    seconds = max(wire.MIN_TIMEOUT_S, timeout_s - min(0.25, timeout_s / 10))
+    seconds = max(MIN_TIMEOUT_S, timeout_s - min(0.25, timeout_s / 10))
     parts = [f"{key}={value}" for key, value in query.items() if value is not None]
     return f"{path}?{'&'.join([*parts, f'timeout_s={seconds:.3f}'])}"
 
@@ -838,7 +854,7 @@ class Client:
     ) -> dict[str, Any]:
         """A page of 1 to 1000 counters by name, after the name `after`."""
         if after is not None:
-            wire.check_name(after, "counter name")
+            check_name(after, "counter name")
         if type(limit) is not int or not 1 <= limit <= 1000:
             raise InvalidInput("limit must be 1 to 1000")
         return self._call("counter_list", query={"limit": limit, "after": after, **_consistency(stale)})
@@ -860,12 +876,12 @@ class Client:
         *,
         repeatable: bool = False,
     ) -> dict[str, Any]:
-        """Any operation of `wire.ROUTES` (token_mint, key_list...), with the fields of its body and query.
+        """Any operation of the API (token_mint, key_list...), with the fields of its body and query.
 
         An operation that takes a request id gets a fresh one where the body
         has none.  repeatable: sending it twice does no harm.
         """
-        route = wire.path_for(operation, name)[0]
+        route = path_for(operation, name)[0]
         if route.body:
             body = dict(body or {})
             if "request_id" in route.body_fields:
@@ -895,7 +911,7 @@ class Client:
         )
 
     def _watch(self, operation: str, name: str) -> Iterator[dict[str, Any]]:
-        route, path = wire.path_for(operation, name)
+        route, path = path_for(operation, name)
         deadline = _Deadline(self._timeout_s)
         failures = _Failures(route, None)
         exchange: _Exchange | None = None
@@ -972,15 +988,15 @@ def join_cluster(
 
 
 def _check_timeout(timeout_s: float) -> None:
-    if not wire.MIN_TIMEOUT_S <= timeout_s <= wire.MAX_TIMEOUT_S:
-        raise UsageError(f"the timeout must be {wire.MIN_TIMEOUT_S} to {wire.MAX_TIMEOUT_S:.0f} seconds")
+    if not MIN_TIMEOUT_S <= timeout_s <= MAX_TIMEOUT_S:
+        raise UsageError(f"the timeout must be {MIN_TIMEOUT_S} to {MAX_TIMEOUT_S:.0f} seconds")
 
 
 def _request_id(given: str | None) -> str:
     if given is None:
         return new_request_id()
-    if not re.fullmatch(wire.REQUEST_ID_PATTERN, given):
-        raise InvalidInput(f"the request id is not valid: use {wire.REQUEST_ID_RULE}")
+    if not re.fullmatch(REQUEST_ID_PATTERN, given):
+        raise InvalidInput(f"the request id is not valid: use {REQUEST_ID_RULE}")
     return given
 
 
@@ -991,7 +1007,7 @@ def _consistency(stale: bool) -> dict[str, str]:
 class _Failures:
     """What went wrong at each endpoint, and which error that makes in the end."""
 
-    def __init__(self, route: wire.Route, request_id: str | None) -> None:
+    def __init__(self, route: Route[Node], request_id: str | None) -> None:
         self._route = route
         self._request_id = request_id
         self._seen: list[tuple[_Endpoint, Exception]] = []
@@ -1042,7 +1058,7 @@ def _call(
     query: Mapping[str, Any],
     repeatable: bool,
 ) -> dict[str, Any]:
-    route, path = wire.path_for(operation, name)
+    route, path = path_for(operation, name)
     if body is not None:
         # The node would say the same, but only after it was reached.
         route.check_body(body)

@@ -1,7 +1,7 @@
 """The control API over a unix socket and over TLS connections that others accept.
 
 aiohttp parses and frames HTTP; routing, bodies, roles and errors are ours and
-come from the table in `wire`.  Below `aiohttp.web.Application` on purpose: with
+come from `table`.  Below `aiohttp.web.Application` on purpose: with
 strict bodies, roles and a time limit, an increment costs 38 to 40 us of CPU here;
 with Application, `request.json()` and `json_response` and none of those, 47 to 50
 (aiohttp 3.14.5, Python 3.11, wrk -t1 -c100 over loopback).
@@ -30,7 +30,7 @@ from typing import TYPE_CHECKING, Any, Protocol, cast
 from aiohttp import web
 
 from cyoloctl.caller import CALLER, Caller
-from cyoloctl.control import wire
+from cyoloctl.control import table
 from cyoloctl.control.watches import Watcher, Watches, next_of
 from cyoloctl.errors import (
     AccessDenied,
@@ -45,13 +45,17 @@ from cyoloctl.errors import (
     StorageError,
     Unavailable,
 )
+from cyoloctl.web.encoding import encode_error, encode_object
+from cyoloctl.web.schema import Route, check_name, role_allows
 from cyoloctl.web.strangers import Budget
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Awaitable
+    from collections.abc import Awaitable
     from pathlib import Path
 
-__all__ = ["ControlServer", "Guest", "Identify", "NodeService", "ServerLimits", "build_server"]
+    from cyoloctl.control.table import Node
+
+__all__ = ["ControlServer", "Guest", "Identify", "ServerLimits", "build_server"]
 
 
 class Guest(Protocol):
@@ -77,116 +81,6 @@ class Guest(Protocol):
         """The connection is closed."""
 
 
-class NodeService(Protocol):
-    """The node, as the API sees it.
-
-    Answers are JSON objects with the fields of `wire`; `schema_version` is
-    added when it is missing.  Arguments are validated.  Errors are errors.py's;
-    anything else counts as a bug and is answered with `internal`.  timeout_s
-    (seconds) bounds each call; the server cuts in one second later.
-    """
-
-    def health(self) -> dict[str, Any]:
-        """The node's own health; never waits."""
-
-    async def status(self, *, timeout_s: float) -> dict[str, Any]:
-        """The cluster and its members."""
-
-    async def member_list(self, *, timeout_s: float) -> dict[str, Any]:
-        """Every member."""
-
-    async def member_show(self, name: str, *, timeout_s: float) -> dict[str, Any]:
-        """One member.  Raises NotFound."""
-
-    async def member_invite(
-        self, name: str, *, learner: bool, ttl_s: int, timeout_s: float
-    ) -> dict[str, Any]:
-        """A single-use join token, in the place of an older one for this name."""
-
-    async def member_invitations(self, *, timeout_s: float) -> dict[str, Any]:
-        """Who is invited."""
-
-    async def member_uninvite(self, name: str, *, timeout_s: float) -> dict[str, Any]:
-        """Withdraw an invitation.  Raises NotFound, Conflict."""
-
-    async def ca(self, *, timeout_s: float) -> dict[str, Any]:
-        """The cluster's authorities; never waits.  The caller is not authenticated."""
-
-    async def join(
-        self,
-        *,
-        name: str,
-        public_key: str,
-        signature: str,
-        request_pem: str,
-        sealing_key: str,
-        address: str,
-        ca_sha256: str,
-        timeout_s: float,
-    ) -> dict[str, Any]:
-        """Redeem a join token: the grant.  The caller is not authenticated.  Raises InvitationRejected."""
-
-    async def member_remove(
-        self, name: str, *, force: bool, dry_run: bool, timeout_s: float
-    ) -> dict[str, Any]:
-        """Remove a member.  Raises NotFound, Conflict."""
-
-    async def member_set_host(self, name: str, *, host: str | None, timeout_s: float) -> dict[str, Any]:
-        """Give a member its host identifier, None: take it away.  Raises NotFound, AlreadyExists."""
-
-    async def transfer_leadership(self, to: str | None, *, timeout_s: float) -> dict[str, Any]:
-        """Hand leadership over.  Raises NotFound, Conflict."""
-
-    async def set_time(self, *, dry_run: bool, request_id: str | None, timeout_s: float) -> dict[str, Any]:
-        """Set cluster time to what the members' clocks show.  Raises Conflict."""
-
-    async def counter_add(
-        self, name: str, by: int, *, request_id: str | None, timeout_s: float
-    ) -> dict[str, Any]:
-        """Add `by` (-2^63 to 2^63-1, not 0).  Raises CounterOverflow."""
-
-    async def counter_reset(self, name: str, *, request_id: str | None, timeout_s: float) -> dict[str, Any]:
-        """Set to 0.  Raises NotFound."""
-
-    async def counter_get(self, name: str, *, stale: bool, timeout_s: float) -> dict[str, Any]:
-        """Read.  Raises NotFound."""
-
-    async def counter_list(
-        self, *, after: str | None, limit: int, stale: bool, timeout_s: float
-    ) -> dict[str, Any]:
-        """A page."""
-
-    @property
-    def tokens(self) -> Any:
-        """Each operation token_X of the table as a coroutine function X of the body's and query's fields."""
-
-    @property
-    def credentials(self) -> Any:
-        """As tokens, for credential_X; the name comes first."""
-
-    @property
-    def keys(self) -> Any:
-        """As tokens, for key_X; the id of a key comes first."""
-
-    @property
-    def pki(self) -> Any:
-        """As tokens, for pki_X."""
-
-    @property
-    def rendezvous(self) -> Any:
-        """As tokens, for rendezvous_X."""
-
-    @property
-    def routes(self) -> Any:
-        """As tokens, for route_X."""
-
-    def counter_watch(self, name: str) -> AsyncIterator[dict[str, Any]]:
-        """The present value, then changes.  Closed (aclose) when the client leaves."""
-
-    async def stop(self, *, force: bool) -> dict[str, Any]:
-        """Begin to stop; returns before the node has stopped."""
-
-
 #: From the ssl_object of a connection (it may carry no certificate) to the
 #: caller's (name, role), None for nobody.  May raise AccessDenied or
 #: Unavailable: then the caller is told why.
@@ -207,77 +101,21 @@ _STRANGER_S = 30.0
 _LINGER_S = 2.0
 # How long a caller waits for a node that cannot tell yet whose credentials count.
 _READY_S = 2.0
-# How long past its timeout a service call may run before the server gives up on it.
+# How long past its timeout a call may run before the server gives up on it.
 _GUARD_S = 1.0
 # How often they are looked at: one timer for all costs a request less than a timer each (asyncio.timeout).
 _GUARD_SWEEP_S = 0.25
 
-_Operation = Callable[[NodeService, str, dict[str, Any], dict[str, Any], float], "Awaitable[dict[str, Any]]"]
-
-
-async def _health(service: NodeService) -> dict[str, Any]:
-    return service.health()
-
-
-# Operations whose arguments are not simply those of the request, by name.
-_SPECIAL: dict[str, _Operation] = {
-    "health": lambda s, _n, _b, _q, _t: _health(s),
-    "counter_increment": lambda s, n, b, _q, t: s.counter_add(
-        n, b["by"], request_id=b["request_id"], timeout_s=t
-    ),
-    "counter_decrement": lambda s, n, b, _q, t: s.counter_add(
-        n, -b["by"], request_id=b["request_id"], timeout_s=t
-    ),
-    "counter_get": lambda s, n, _b, q, t: s.counter_get(n, stale=q["consistency"] == "stale", timeout_s=t),
-    "counter_list": lambda s, _n, _b, q, t: s.counter_list(
-        after=q["after"], limit=q["limit"], stale=q["consistency"] == "stale", timeout_s=t
-    ),
-    "stop": lambda s, _n, b, _q, _t: s.stop(force=b["force"]),
-}
-
-
-# Services of their own: the operation token_mint is the method mint of the service's tokens.
-_GROUPS = {
-    "credential": "credentials",
-    "token": "tokens",
-    "key": "keys",
-    "rendezvous": "rendezvous",
-    "route": "routes",
-    "pki": "pki",
-}
-
-
-def _plain(route: wire.Route) -> _Operation:
-    """The method of the operation's name, with the name in the path, the body's and the query's fields."""
-    operation, has_name = route.operation, route.has_name
-    group = _GROUPS.get(operation.partition("_")[0])
-    method_name = operation if group is None else operation.partition("_")[2]
-
-    def call(
-        service: NodeService, name: str, body: dict[str, Any], query: dict[str, Any], timeout_s: float
-    ) -> Awaitable[dict[str, Any]]:
-        method = getattr(service if group is None else getattr(service, group), method_name)
-        arguments = {**body, **query, "timeout_s": timeout_s}
-        answer: Awaitable[dict[str, Any]] = method(name, **arguments) if has_name else method(**arguments)
-        return answer
-
-    return call
-
-
-_OPERATIONS: dict[str, _Operation] = {
-    route.operation: _SPECIAL.get(route.operation) or _plain(route) for route in wire.ROUTES
-}
-
 
 def build_server(
-    service: NodeService,
+    node: Node,
     *,
     logger: logging.Logger,
     identify: Identify | None = None,
     wait_ready: Callable[[float], Awaitable[object]] | None = None,
     limits: ServerLimits | None = None,
 ) -> ControlServer:
-    """A server for `service`; call it inside the running loop.
+    """A server for a node; call it inside the running loop.
 
     identify: see `Identify`; it must not block, and is asked again whenever
     `ControlServer.recheck` is called.  None: every network caller is nobody.
@@ -285,7 +123,7 @@ def build_server(
     called after it raised Unavailable.  limits: of identified callers.
     """
     return ControlServer(
-        service, logger=logger, identify=identify, wait_ready=wait_ready, limits=limits or ServerLimits()
+        node, logger=logger, identify=identify, wait_ready=wait_ready, limits=limits or ServerLimits()
     )
 
 
@@ -547,7 +385,7 @@ class ControlServer:
 
     def __init__(
         self,
-        service: NodeService,
+        node: Node,
         *,
         logger: logging.Logger,
         identify: Identify | None,
@@ -557,7 +395,9 @@ class ControlServer:
         self.loop = asyncio.get_running_loop()
         # aiohttp's own lines repeat what ours say, at error level and with tracebacks.
         self.quiet = logging.Logger("cyoloctl.control.aiohttp", logging.CRITICAL + 1)
-        self._service = service
+        self._handlers: dict[Route[Node], Callable[..., Any]] = {
+            route: route.handler(node) for route in table.routes() if route.handler is not None
+        }
         self._logger = self.logger = logger
         self._identify = identify
         self._wait_ready = wait_ready
@@ -575,7 +415,11 @@ class ControlServer:
         self._stranger_bytes = Budget(in_all=_STRANGER_BYTES, each=_STRANGER_BYTES // 4)
         self._body_bytes = Budget(in_all=_CALLER_BYTES, each=_CALLER_BYTES // 4)
         self._stranger_calls = Budget(in_all=_STRANGER_CALLS, each=_STRANGER_CALLS // 4)
-        self._watches = Watches(service.counter_watch, self.internal_error)
+        self._watches = {
+            route: Watches(handler, self.internal_error)
+            for route, handler in self._handlers.items()
+            if route.stream
+        }
         # Whoever may open the control socket is bounded apart: nobody on the network takes its share.
         self._held = Budget(in_all=limits.held, each=limits.held_each)
         self._local_held = Budget(in_all=limits.held, each=limits.held)
@@ -688,7 +532,7 @@ class ControlServer:
     ) -> web.StreamResponse:
         """The response for an error; status 0 means the error's own."""
         status = status or error.http_status
-        data = wire.encode_error(error)
+        data = encode_error(error)
         try:
             phrase = HTTPStatus(status).phrase
         except ValueError:  # 499
@@ -720,7 +564,7 @@ class ControlServer:
             answer = self.answer_error(error, keep_alive=keep_alive)
         except Exception as error:
             answer = self.answer_error(
-                self.internal_error(f"{request.method} {wire.shown_path(request.raw_path)}", error),
+                self.internal_error(f"{request.method} {table.shown_path(request.raw_path)}", error),
                 keep_alive=False,
             )
         finally:
@@ -733,7 +577,7 @@ class ControlServer:
             self._logger.debug(
                 "control: method=%s path=%s status=%d caller=%s ms=%.1f",
                 request.method,
-                wire.shown_path(request.raw_path),
+                table.shown_path(request.raw_path),
                 answer.status,
                 connection.caller,
                 (time.monotonic() - started) * 1000,
@@ -745,14 +589,14 @@ class ControlServer:
     ) -> web.StreamResponse:
         method = request.method
         path, mark, query_text = request.raw_path.partition("?")
-        found = wire.match(method, path)
+        found = table.match(method, path)
         if found is None:
             return self._no_route(method, path, keep_alive)
         route, name = found
-        if route.role != "none" and not wire.role_allows(connection.current_role(), route.role):
+        if route.role != "none" and not role_allows(connection.current_role(), route.role):
             if isinstance(connection.refusal, Unavailable) and self._wait_ready is not None:
                 await self._wait_ready(_READY_S)
-            if not wire.role_allows(connection.current_role(), route.role):
+            if not role_allows(connection.current_role(), route.role):
                 raise _denied(connection, route)
         CALLER.set(Caller("client", connection.caller))
         if route.method == "POST" and "Origin" in request.headers:
@@ -767,7 +611,7 @@ class ControlServer:
             if connection.ended:
                 raise _denied(connection, route)
         if route.has_name:
-            wire.check_name(name, route.what)
+            check_name(name, route.what)
         query = route.read_query(query_text) if mark else route.query_defaults
         if route.body:
             body = route.read_body(raw)
@@ -775,12 +619,12 @@ class ControlServer:
             raise InvalidInput("this request takes no body")
         else:
             body = {}
-        if body.get("explain") and not wire.role_allows(connection.role, "operator"):
+        if body.get("explain") and not role_allows(connection.role, "operator"):
             # Why a token is rejected is for whoever administers the keys: to others it is an oracle.
             raise AccessDenied("why a token is rejected is told to operators only: leave out `explain`")
-        if route.operation in _HELD:
+        if route.held:
             return await self._hold(request, connection, route, name, body, query, keep_alive)
-        if route.operation == "openapi":
+        if route.handler is None:
             return self._answer(_openapi(), keep_alive)
         if route.write and connection.stranger:
             return self._answer(
@@ -789,7 +633,7 @@ class ControlServer:
         return self._answer(await self._call(connection, route, name, body, query), keep_alive)
 
     async def _read_bounded(
-        self, request: web.BaseRequest, connection: _Connection, route: wire.Route
+        self, request: web.BaseRequest, connection: _Connection, route: Route[Node]
     ) -> bytes:
         """A body that has not wholly arrived, if there is room for it.  Raises BodyTooLarge, Overloaded."""
         length = request.content_length
@@ -810,7 +654,7 @@ class ControlServer:
     async def _call_for_stranger(
         self,
         connection: _Connection,
-        route: wire.Route,
+        route: Route[Node],
         name: str,
         body: dict[str, Any],
         query: dict[str, Any],
@@ -828,7 +672,7 @@ class ControlServer:
     async def _call(
         self,
         connection: _Connection,
-        route: wire.Route,
+        route: Route[Node],
         name: str,
         body: dict[str, Any],
         query: dict[str, Any],
@@ -842,7 +686,8 @@ class ControlServer:
         if self._guard_timer is None:
             self._guard_timer = self.loop.call_later(_GUARD_SWEEP_S, self._end_overdue)
         try:
-            value = await _OPERATIONS[route.operation](self._service, name, body, query, timeout_s)
+            handler, arguments = self._handlers[route], {**body, **query}
+            value = await (handler(name, **arguments) if route.has_name else handler(**arguments))
         except asyncio.CancelledError:
             if not guard.expired or task.uncancel():
                 raise
@@ -859,7 +704,7 @@ class ControlServer:
         finally:
             self._guards.discard(guard)
             connection.guard = None
-        return wire.encode_object(value)
+        return encode_object(value)
 
     def _end_overdue(self) -> None:
         """Cancel the calls that outlived their guard, and look again while any run."""
@@ -872,7 +717,7 @@ class ControlServer:
         self._guard_timer = self.loop.call_later(_GUARD_SWEEP_S, self._end_overdue) if again else None
 
     def _no_route(self, method: str, path: str, keep_alive: bool) -> web.StreamResponse:
-        allowed = wire.allowed_methods(path)
+        allowed = table.allowed_methods(path)
         # The answer to HEAD has no body, and its length would be taken for one.
         head = method == "HEAD"
         if allowed:
@@ -895,7 +740,7 @@ class ControlServer:
         self,
         request: web.BaseRequest,
         connection: _Connection,
-        route: wire.Route,
+        route: Route[Node],
         name: str,
         body: dict[str, Any],
         query: dict[str, Any],
@@ -924,7 +769,7 @@ class ControlServer:
         self,
         request: web.BaseRequest,
         connection: _Connection,
-        route: wire.Route,
+        route: Route[Node],
         name: str,
         timeout_s: float,
         keep_alive: bool,
@@ -948,27 +793,27 @@ class ControlServer:
                 + ("" if keep_alive else "Connection: close\r\n")
                 + "\r\n"
             )
-            transport.write(head.encode("ascii") + watcher.frame(wire.encode_object(value) + b"\n"))
-            self._watches.join(name, watcher)
+            transport.write(head.encode("ascii") + watcher.frame(encode_object(value) + b"\n"))
+            self._watches[route].join(name, watcher)
             await asyncio.wait((watcher.done, connection.gone, self._closing), return_when=_FIRST)
             last = None
             if watcher.done.done():
                 last = watcher.done.result()
             elif connection.ended and connection.refusal is not None:
-                last = wire.encode_error(connection.refusal) + b"\n"
+                last = encode_error(connection.refusal) + b"\n"
             elif self._closing.done():
-                last = wire.encode_error(Unavailable("the node is stopping: watch on another node")) + b"\n"
+                last = encode_error(Unavailable("the node is stopping: watch on another node")) + b"\n"
             return cast("web.StreamResponse", _Answer(200, watcher.last(last), keep_alive))
         finally:
             connection.gone = None
             if watcher is not None:
-                await self._watches.leave(name, watcher)
+                await self._watches[route].leave(name, watcher)
 
     async def _first_value(
-        self, connection: _Connection, route: wire.Route, name: str, timeout_s: float
+        self, connection: _Connection, route: Route[Node], name: str, timeout_s: float
     ) -> dict[str, Any]:
         gone = cast("asyncio.Future[None]", connection.gone)
-        items = self._service.counter_watch(name)
+        items = self._handlers[route](name)
         upcoming = asyncio.ensure_future(next_of(items))
         try:
             await asyncio.wait((upcoming, gone, self._closing), timeout=timeout_s, return_when=_FIRST)
@@ -994,23 +839,19 @@ class ControlServer:
 
 
 _FIRST = asyncio.FIRST_COMPLETED
-# Requests that wait for something to happen.
-_HELD = frozenset(
-    route.operation for route in wire.ROUTES if route.stream or route.operation == "rendezvous_wait"
-)
 _COMMON = "Content-Type: application/json\r\nCache-Control: no-store\r\n"
 
 
-def _ended(refusal: CyoloctlError, route: wire.Route) -> CyoloctlError:
+def _ended(refusal: CyoloctlError, route: Route[Node]) -> CyoloctlError:
     # A wait that is cut short has redeemed nothing, or the same redemption gives the answer again.
-    if route.write and route.operation != "rendezvous_wait":
+    if route.write and not route.held:
         return OutcomeUnknown(
             f"{refusal.message}; it ended while the write ran, which may or may not have been applied"
         )
     return refusal
 
 
-def _denied(connection: _Connection, route: wire.Route) -> CyoloctlError:
+def _denied(connection: _Connection, route: Route[Node]) -> CyoloctlError:
     if connection.refusal is not None:
         return connection.refusal
     if connection.role is None:
@@ -1024,7 +865,7 @@ def _denied(connection: _Connection, route: wire.Route) -> CyoloctlError:
     )
 
 
-async def _read_body(request: web.BaseRequest, route: wire.Route, limit: int) -> bytes:
+async def _read_body(request: web.BaseRequest, route: Route[Node], limit: int) -> bytes:
     """A body that has not wholly arrived, of at most limit bytes.
 
     Raises BodyTooLarge before reading it all, InvalidInput when it dawdles.

@@ -13,8 +13,9 @@ import asyncio
 from collections.abc import AsyncIterator, Callable
 from typing import Any
 
-from cyoloctl.control import wire
 from cyoloctl.errors import CyoloctlError, Unavailable
+from cyoloctl.web import schema
+from cyoloctl.web.encoding import encode_error, encode_object
 
 __all__ = ["Watcher", "Watches"]
 
@@ -129,7 +130,7 @@ class Watches:
         try:
             while True:
                 upcoming = upcoming or asyncio.ensure_future(next_of(items))
-                await asyncio.wait((upcoming,), timeout=wire.KEEPALIVE_LINE_S)
+                await asyncio.wait((upcoming,), timeout=schema.KEEPALIVE_LINE_S)
                 async with self._turn:
                     waited = self._free_at - self._loop.time()
                     if waited > 0:
@@ -163,14 +164,14 @@ class Watches:
                 await close()
         if self._channels.get(channel.name) is channel:
             del self._channels[channel.name]
-        line = wire.encode_error(error) + b"\n"
+        line = encode_error(error) + b"\n"
         for watcher in channel.watchers:
             watcher.finish(line)
 
     async def _broadcast(self, channel: _Channel, value: _Json | None) -> None:
         """Write a value to all who have not seen it, or a blank line (None) to all."""
         now = started = self._loop.time()
-        line = b"\n" if value is None else wire.encode_object(value) + b"\n"
+        line = b"\n" if value is None else encode_object(value) + b"\n"
         chunk = b"%x\r\n%b\r\n" % (len(line), line)
         index = 0 if value is None else int(value["index"])
         for number, watcher in enumerate(list(channel.watchers), 1):

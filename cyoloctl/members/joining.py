@@ -38,7 +38,7 @@ __all__ = ["JOIN_FIELDS", "Allowance", "JoinOperations"]
 _log = logging.getLogger("cyoloctl.node")
 
 JOIN_FIELDS = ("name", "public_key", "signature", "request_pem", "sealing_key", "address", "ca_sha256")
-"""What a joiner sends, all of it text; see `control.wire`."""
+"""What a joiner sends, all of it text; see `members.api`."""
 
 _UNBACKED_PER_S, _UNBACKED_AT_ONCE = 2.0, 5
 _BACKED_PER_S, _BACKED_AT_ONCE = 10.0, 20

@@ -5,12 +5,12 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator, Mapping
 from typing import Any, Protocol
 
+from cyoloctl.members.api import Problem
 from cyoloctl.raft import COPY, OLDER, Engine, PeerInfo, ReplicaStatus
 from cyoloctl.state import ClusterState
 
 __all__ = ["Facts", "missing_links", "peer_problems", "voters_up"]
 
-Json = dict[str, Any]
 
 _SETTLED = 3
 """Pongs: a node that has just started is given so many seconds to find the others."""
@@ -55,11 +55,11 @@ def missing_links(
     ]
 
 
-def _problem(code: str, member: str | None, message: str, command: str | None) -> Json:
+def _problem(code: str, member: str | None, message: str, command: str | None) -> Problem:
     return {"code": code, "member": member, "message": message, "command": command}
 
 
-def peer_problems(facts: Facts) -> Iterator[Json]:
+def peer_problems(facts: Facts) -> Iterator[Problem]:
     """Each with the member that it concerns and the command that mends it, or shows more."""
     engine, name = facts.engine, facts.name
     status = engine.status()
@@ -97,7 +97,7 @@ def peer_problems(facts: Facts) -> Iterator[Json]:
             )
 
 
-def _kept_out(member: str, reason: str, address: str) -> Json:
+def _kept_out(member: str, reason: str, address: str) -> Problem:
     where = f" at {address}" if address and address.isprintable() else ""
     if reason == COPY:
         text = (
@@ -112,7 +112,7 @@ def _kept_out(member: str, reason: str, address: str) -> Json:
     return _problem(reason.replace(" ", "_"), member, text, f"cyoloctl member remove {member}")
 
 
-def _trouble(name: str, code: str, peer: str, message: str) -> Json:
+def _trouble(name: str, code: str, peer: str, message: str) -> Problem:
     if code == "snapshot_refused":
         return _problem(
             code,

@@ -9,15 +9,14 @@ from __future__ import annotations
 from collections.abc import Callable, Collection, Iterable, Mapping
 from dataclasses import dataclass
 from itertools import chain
-from typing import Any
 
+from cyoloctl.members.api import Member, Problem
 from cyoloctl.node.peer_problems import peer_problems
 from cyoloctl.raft import Engine, is_a_time
 from cyoloctl.state import ClusterState
 
-__all__ = ["CLOCK_OFF_MS", "Facts", "Json", "clock_problems", "find_problems", "problem", "time_ahead_ms"]
+__all__ = ["CLOCK_OFF_MS", "Facts", "clock_problems", "find_problems", "problem", "time_ahead_ms"]
 
-Json = dict[str, Any]
 
 CLOCK_OFF_MS = 60_000
 """A clock that differs from cluster time by more, and cluster time ahead by more, needs a hand."""
@@ -31,11 +30,11 @@ class Facts:
 
     engine: Engine
     machine: ClusterState
-    rows: tuple[Mapping[str, Any], ...]
+    rows: tuple[Member, ...]
     name: str
 
 
-def problem(code: str, member: str | None, message: str, command: str | None) -> Json:
+def problem(code: str, member: str | None, message: str, command: str | None) -> Problem:
     """One problem.  member: whom it concerns, None for the cluster."""
     return {"code": code, "member": member, "message": message, "command": command}
 
@@ -48,7 +47,7 @@ def _duration(ms: float) -> str:
     return f"{seconds:.0f} s"
 
 
-def _members(facts: Facts) -> Iterable[Json]:
+def _members(facts: Facts) -> Iterable[Problem]:
     for row in facts.rows:
         if not row["reachable"]:
             yield problem(
@@ -59,7 +58,7 @@ def _members(facts: Facts) -> Iterable[Json]:
             )
 
 
-def _clocks(facts: Facts) -> Iterable[Json]:
+def _clocks(facts: Facts) -> Iterable[Problem]:
     clock = facts.engine.clock
     return clock_problems(
         clock.now_unix_ms(),
@@ -77,7 +76,7 @@ def clock_problems(
     members: Collection[str],
     voters: Collection[str],
     ahead_ms: float | None,
-) -> Iterable[Json]:
+) -> Iterable[Problem]:
     """The clocks that are off by more than `CLOCK_OFF_MS`, and cluster time where it is the odd one.
 
     now_unix_ms: cluster time, 0 while it is not known.  skews_ms: wall clocks
@@ -128,7 +127,7 @@ def clock_problems(
         )
 
 
-def _keys(facts: Facts) -> Iterable[Json]:
+def _keys(facts: Facts) -> Iterable[Problem]:
     members = {member.name for member in facts.machine.members.members()}
     for record in facts.machine.keys.records():
         lacking = sorted(members - set(record.holders)) if record.state != "destroyed" else []
@@ -150,12 +149,12 @@ def time_ahead_ms(engine: Engine) -> float | None:
     return None if majority is None else max(0.0, float(engine.clock.now_unix_ms() - majority))
 
 
-_PROBLEMS: tuple[Callable[[Facts], Iterable[Json]], ...] = (_members, peer_problems, _clocks, _keys)
+_PROBLEMS: tuple[Callable[[Facts], Iterable[Problem]], ...] = (_members, peer_problems, _clocks, _keys)
 
 
-def find_problems(facts: Facts, more: Iterable[Json] = ()) -> list[Json]:
+def find_problems(facts: Facts, more: Iterable[Problem] = ()) -> list[Problem]:
     """All problems now, each once.  more: those that other services of the node know."""
-    found: list[Json] = []
+    found: list[Problem] = []
     for item in chain(*(look(facts) for look in _PROBLEMS), more):
         if item not in found:
             found.append(item)

@@ -1,6 +1,6 @@
 """What a node does for its callers: counters, members and status over the replicated machines.
 
-Implements `control.server.NodeService`.  Any node takes any request: writes
+Implements `control.table.Node`.  Any node takes any request: writes
 and reads go through the Raft engine, which forwards them to the leader; what
 only the leader can do (removing members, handing leadership over) is passed
 to it, once, over the link between the two nodes.
@@ -22,6 +22,7 @@ from cyoloctl.audit import audit
 from cyoloctl.authorities.operations import AuthorityOperations
 from cyoloctl.authorities.renewal import CertificateRenewal
 from cyoloctl.caller import CALLER
+from cyoloctl.counters.api import Counter, CounterList, CounterWritten
 from cyoloctl.credentials.admission import Admission
 from cyoloctl.credentials.operations import CredentialOperations
 from cyoloctl.errors import (
@@ -36,6 +37,8 @@ from cyoloctl.errors import (
 )
 from cyoloctl.gateway.adapter import GatewayAdapter
 from cyoloctl.keys.operations import KeyOperations
+from cyoloctl.members.api import Member as MemberRow
+from cyoloctl.members.api import MemberList, Role, Status
 from cyoloctl.members.joining import JOIN_FIELDS, JoinOperations
 from cyoloctl.members.machine import Member
 from cyoloctl.model import parse_hostname
@@ -60,8 +63,8 @@ _PARTING_S = 0.5
 _HOUSEKEEPING_S = 0.5
 
 
-def _counter(name: str, value: int, index: int) -> Json:
-    return {"schema_version": 1, "name": name, "value": value, "value_string": str(value), "index": index}
+def _counter(name: str, value: int, index: int) -> Counter:
+    return {"name": name, "value": value, "value_string": str(value), "index": index}
 
 
 _TOLD: dict[str, tuple[type, ...]] = {
@@ -86,7 +89,7 @@ def _told(info: Mapping[str, Any]) -> Json:
     }
 
 
-def _written(name: str, value: Json, index: int, request_id: str) -> Json:
+def _written(name: str, value: Json, index: int, request_id: str) -> CounterWritten:
     """The answer to a write, from what the leader said.  Raises InternalError when that is no counter."""
     number = value.get("value")
     if type(number) is not int:
@@ -222,39 +225,47 @@ class Service:
 
     # ------------------------------------------------------------- counters
 
-    async def counter_add(self, name: str, by: int, *, request_id: str | None, timeout_s: float) -> Json:
+    async def counter_increment(
+        self, name: str, *, by: int, request_id: str | None, timeout_s: float
+    ) -> CounterWritten:
+        return await self.counter_add(name, by, request_id=request_id, timeout_s=timeout_s)
+
+    async def counter_decrement(
+        self, name: str, *, by: int, request_id: str | None, timeout_s: float
+    ) -> CounterWritten:
+        return await self.counter_add(name, -by, request_id=request_id, timeout_s=timeout_s)
+
+    async def counter_add(
+        self, name: str, by: int, *, request_id: str | None, timeout_s: float
+    ) -> CounterWritten:
         index, value, identifier = await self._proposer.apply(
             "counter", "add", {"name": name, "by": by}, request_id=request_id, timeout_s=timeout_s
         )
         return _written(name, value, index, identifier)
 
-    async def counter_reset(self, name: str, *, request_id: str | None, timeout_s: float) -> Json:
+    async def counter_reset(self, name: str, *, request_id: str | None, timeout_s: float) -> CounterWritten:
         index, value, identifier = await self._proposer.apply(
             "counter", "reset", {"name": name}, request_id=request_id, timeout_s=timeout_s
         )
         return _written(name, value, index, identifier)
 
-    async def counter_get(self, name: str, *, stale: bool, timeout_s: float) -> Json:
-        await self._proposer.fresh(stale=stale, timeout_s=timeout_s)
+    async def counter_get(self, name: str, *, consistency: str, timeout_s: float) -> Counter:
+        await self._proposer.fresh(stale=consistency == "stale", timeout_s=timeout_s)
         value = self._machine.counters.get(name)
         if value is None:
             raise NotFound(f"there is no counter {name!r}: `counter incr {name}` makes it")
         return _counter(name, value, self._engine.applied_index())
 
-    async def counter_list(self, *, after: str | None, limit: int, stale: bool, timeout_s: float) -> Json:
-        await self._proposer.fresh(stale=stale, timeout_s=timeout_s)
+    async def counter_list(
+        self, *, after: str | None, limit: int, consistency: str, timeout_s: float
+    ) -> CounterList:
+        await self._proposer.fresh(stale=consistency == "stale", timeout_s=timeout_s)
         index = self._engine.applied_index()
         found = self._machine.counters.list(after, limit + 1)
         page = [_counter(name, value, index) for name, value in found[:limit]]
-        for item in page:
-            del item["schema_version"]
-        return {
-            "schema_version": 1,
-            "counters": page,
-            "next": page[-1]["name"] if len(found) > limit and page else None,
-        }
+        return {"counters": page, "next": page[-1]["name"] if len(found) > limit and page else None}
 
-    async def counter_watch(self, name: str) -> AsyncIterator[Json]:
+    async def counter_watch(self, name: str) -> AsyncIterator[Counter]:
         """The present value, then each later one that this node has applied; fast changes are merged."""
         event = asyncio.Event()
         event.set()
@@ -294,7 +305,7 @@ class Service:
 
     # ------------------------------------------------------------- status
 
-    def health(self) -> Json:
+    async def health(self, *, timeout_s: float) -> Json:
         status = self._engine.status()
         return {
             "schema_version": 1,
@@ -325,7 +336,7 @@ class Service:
     def _files(self) -> NodeFiles:
         return self.certificates.files
 
-    def _member_rows(self, status: ReplicaStatus) -> list[Json]:
+    def _member_rows(self, status: ReplicaStatus) -> list[MemberRow]:
         members = {member.name: member for member in self._machine.members.members()}
         names = set(members) | {raft_id.partition("~")[0] for raft_id in status.voters} | {self._config.name}
         names -= set(self._machine.members.removed())
@@ -337,7 +348,7 @@ class Service:
         known += [info["commit_index"] for info in told.values() if "commit_index" in info]
         newest = max(known)
         skews = self._engine.clock.skews_ms() if self._engine.clock.now_unix_ms() else {}
-        rows = []
+        rows: list[MemberRow] = []
         for name in sorted(names):
             member = members.get(name)
             peer = peers.get(name)
@@ -352,7 +363,7 @@ class Service:
                 ids = [raft_id for raft_id in status.voters if raft_id.partition("~")[0] == name]
                 reachable = peer is not None and (not ids or any(i in status.connected for i in ids))
                 address = "" if peer is None or not peer.address.isprintable() else peer.address
-            role = "leader" if name == leader else "follower" if name in voters else "learner"
+            role: Role = "leader" if name == leader else "follower" if name in voters else "learner"
             if role == "follower" and info.get("role") == "candidate":
                 role = "candidate"
             applied = info.get("applied_index")
@@ -377,7 +388,7 @@ class Service:
             )
         return rows
 
-    async def status(self, *, timeout_s: float) -> Json:
+    async def status(self, *, timeout_s: float) -> Status:
         status = self._engine.status()
         rows = self._member_rows(status)
         quorum = len(status.voters) // 2 + 1
@@ -392,7 +403,6 @@ class Service:
         now_ms, ahead_ms = self._engine.clock.now_unix_ms(), time_ahead_ms(self._engine)
         facts = Facts(self._engine, self._machine, tuple(rows), str(self._config.name))
         return {
-            "schema_version": 1,
             "cluster": {
                 "name": self._config.cluster,
                 "id": self._config.cluster_id,
@@ -474,15 +484,15 @@ class Service:
             },
         }
 
-    async def member_list(self, *, timeout_s: float) -> Json:
+    async def member_list(self, *, timeout_s: float) -> MemberList:
         await self._engine.read_barrier(timeout_s=timeout_s)
-        return {"schema_version": 1, "members": self._member_rows(self._engine.status())}
+        return {"members": self._member_rows(self._engine.status())}
 
-    async def member_show(self, name: str, *, timeout_s: float) -> Json:
+    async def member_show(self, name: str, *, timeout_s: float) -> MemberRow:
         listed = await self.member_list(timeout_s=timeout_s)
         for row in listed["members"]:
             if row["name"] == name:
-                return {"schema_version": 1, **row}
+                return row
         raise NotFound(f"there is no member {name!r}: see `member list`")
 
     async def member_set_host(self, name: str, *, host: str | None, timeout_s: float) -> Json:
@@ -505,7 +515,7 @@ class Service:
     def _dial_addresses(self) -> dict[str, str]:
         return {**self.addresses(), str(self._config.name): str(self._config.advertise)}
 
-    async def member_invite(self, name: str, *, learner: bool, ttl_s: int, timeout_s: float) -> Json:
+    async def member_invite(self, *, name: str, learner: bool, ttl_s: int, timeout_s: float) -> Json:
         return await self.joining.invite(name, learner=learner, ttl_s=ttl_s, timeout_s=timeout_s)
 
     async def member_invitations(self, *, timeout_s: float) -> Json:
@@ -517,7 +527,27 @@ class Service:
     async def ca(self, *, timeout_s: float) -> Json:
         return self.joining.authorities()
 
-    async def join(self, *, timeout_s: float, **asked: str) -> Json:
+    async def join(
+        self,
+        *,
+        name: str,
+        public_key: str,
+        signature: str,
+        request_pem: str,
+        sealing_key: str,
+        address: str,
+        ca_sha256: str,
+        timeout_s: float,
+    ) -> Json:
+        asked = {
+            "name": name,
+            "public_key": public_key,
+            "signature": signature,
+            "request_pem": request_pem,
+            "sealing_key": sealing_key,
+            "address": address,
+            "ca_sha256": ca_sha256,
+        }
         return await self.joining.join(asked, passed_on=False, timeout_s=timeout_s)
 
     # ------------------------------------------------------------- what only the leader does
@@ -619,7 +649,7 @@ class Service:
             audit("member remove", member=name, force=force)
         return answer
 
-    async def transfer_leadership(self, to: str | None, *, timeout_s: float) -> Json:
+    async def transfer_leadership(self, *, to: str | None, timeout_s: float) -> Json:
         if to is not None and self._machine.members.get(to) is None:
             raise NotFound(f"there is no member {to!r}: see `member list`")
         return await self._at_leader("transfer", {"to": to}, self._transfer_here, timeout_s)
@@ -690,9 +720,9 @@ class Service:
                 await asyncio.sleep(0.05)
 
     def _removal(
-        self, name: str, dry_run: bool, before: Mapping[str, Json], after: Mapping[str, Json]
+        self, name: str, dry_run: bool, before: Mapping[str, MemberRow], after: Mapping[str, MemberRow]
     ) -> Json:
-        def tolerance(rows: Mapping[str, Json]) -> int:
+        def tolerance(rows: Mapping[str, MemberRow]) -> int:
             voters = [row for row in rows.values() if row["role"] != "learner"]
             return sum(1 for row in voters if row["reachable"]) - (len(voters) // 2 + 1)
 
@@ -924,7 +954,7 @@ class Service:
                 await self._engine.demote(raft_id, timeout_s=5.0)
         return busy
 
-    async def stop(self, *, force: bool) -> Json:
+    async def stop(self, *, force: bool, timeout_s: float) -> Json:
         reason = self._end_of_memory()
         if reason is not None:
             if not force:

@@ -15,9 +15,10 @@ from typing import Any
 
 import pytest
 
-from cyoloctl.control import wire
+from cyoloctl.control import table
 from cyoloctl.control.client import Client
 from cyoloctl.errors import AccessDenied, CyoloctlError
+from cyoloctl.web import schema
 from tests.support.cluster import Cluster, Peer, assert_refused, cluster_id_of, run, wait_until
 from tests.support.forger import Forger
 
@@ -100,10 +101,10 @@ def test_every_route_lets_in_exactly_the_roles_of_the_table(shared: Cluster) -> 
     files = {role: shared.made(f"all-{role}", role) for role in ("viewer", "gateway", "operator")}
     for role, path in files.items():
         api = client(shared, path, timeout_s=2.0)
-        for route in wire.ROUTES:
+        for route in table.routes():
             if route.stream or route.operation in ("stop", "transfer_leadership", "member_remove"):
                 continue
-            allowed = wire.role_allows(role, route.role)
+            allowed = schema.role_allows(role, route.role)
             if allowed and role != "viewer":
                 continue  # what they may do is tried elsewhere; here it would change the cluster
             try:
@@ -114,11 +115,11 @@ def test_every_route_lets_in_exactly_the_roles_of_the_table(shared: Cluster) -> 
             assert refused is not allowed, (role, route)
 
 
-def _bare(api: Client, route: wire.Route) -> None:
+def _bare(api: Client, route: schema.Route[Any]) -> None:
     """The route with an empty body, past the client's own check."""
     saved = route.check_body
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(wire.Route, "check_body", lambda self, given: dict(given))
+        patch.setattr(schema.Route, "check_body", lambda self, given: dict(given))
         api.call(
             route.operation, "abc" if route.has_name else "", {} if route.body else None, repeatable=True
         )

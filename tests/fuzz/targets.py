@@ -24,7 +24,7 @@ from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.hazmat.primitives.ciphers.aead import AESGCM
 
-from cyoloctl.control import wire
+from cyoloctl.control import table
 from cyoloctl.control.client import _read_credentials
 from cyoloctl.errors import (
     AccessDenied,
@@ -89,6 +89,7 @@ from cyoloctl.routing.nginx import export_nginx
 from cyoloctl.routing.table import Backend, ExportOptions, RoutingTable
 from cyoloctl.state import ClusterState
 from cyoloctl.tokens import format as token_format
+from cyoloctl.web import encoding, schema
 from tests.fuzz import worlds
 from tests.fuzz.mutate import MAX_BYTES, mutate
 from tests.support import old_commands
@@ -676,7 +677,7 @@ def _join_request(data: bytes) -> None:
     for text in texts:
         assert not join_token.signed_by(good["public_key"], text, asked) or text == good["signature"]
         assert not join_token.signed_by(text, good["signature"], asked) or text == good["public_key"]
-    body = wire.path_for("join")[0].read_body(data)
+    body = table.path_for("join")[0].read_body(data)
     signed = join_token.JoinRequest(
         known.cluster_id,
         body["name"],
@@ -899,7 +900,7 @@ _PLAIN = re.compile(r"[ -~\n]*")
 
 def _export(data: bytes) -> None:
     """Every text and number of a table and its options; the types are the caller's."""
-    given = wire.decode_object(data, "table")
+    given = encoding.decode_object(data, "table")
     if not _alike(given, _ROUTES):
         raise InvalidInput
     rows = given["backends"]
@@ -1037,15 +1038,15 @@ def _credentials_seeds() -> list[bytes]:
 # --- HTTP ----------------------------------------------------------------------------------------
 
 
-def _any_route(reads: Callable[[wire.Route], bool]) -> None:
+def _any_route(reads: Callable[[schema.Route[Any]], bool]) -> None:
     """Every route reads or refuses; raises the last refusal where all do."""
     taken = False
-    for route in wire.ROUTES:
+    for route in table.routes():
         try:
             assert reads(route)
             taken = True
         except InvalidInput as error:
-            wire.encode_error(error)
+            encoding.encode_error(error)
             refused = error
     if not taken:
         raise refused
@@ -1058,11 +1059,11 @@ def _body(data: bytes) -> None:
 def _query(data: bytes) -> None:
     text = _text(data)
     path = text.partition("?")[0]
-    for method in wire.allowed_methods(path):
-        found = wire.match(method, path)
+    for method in table.allowed_methods(path):
+        found = table.match(method, path)
         assert found is not None
         if found[0].has_name:
-            wire.check_name(found[1])
+            schema.check_name(found[1])
     _any_route(lambda route: set(route.read_query(text)) == set(route.query_fields))
 
 
@@ -1080,9 +1081,7 @@ def _body_seeds() -> list[bytes]:
 
 def _requests() -> list[bytes]:
     found = []
-    for route in wire.ROUTES:
-        if not worlds.serves(route.operation):
-            continue
+    for route in table.routes():
         path = route.template.replace("{name}", "n1")
         for body in _body_seeds()[:5] if route.body else [b""]:
             head = f"{route.method} {path}?timeout_s=1.5 HTTP/1.1\r\nHost: x\r\n"

@@ -24,9 +24,9 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, BinaryIO, TypeVar
 
-from cyoloctl.control import wire
+from cyoloctl.control import openapi
 from cyoloctl.control.client import Client, _Deadline, _UnixEndpoint
-from cyoloctl.control.server import _GROUPS, build_server
+from cyoloctl.control.server import build_server
 from cyoloctl.errors import CyoloctlError, StorageError
 from cyoloctl.model import Address, NodeName, Stamp
 from cyoloctl.node.config import Config
@@ -46,6 +46,7 @@ from cyoloctl.raft.snapshot import SnapshotStore
 from cyoloctl.raft.vendor import NO_OP, encode_membership
 from cyoloctl.replicated.command import encode_command
 from cyoloctl.state import ClusterState
+from cyoloctl.web import encoding
 
 __all__ = [
     "NOW",
@@ -62,7 +63,7 @@ __all__ = [
     "peer_call",
     "peer_link",
     "replica_hears",
-    "serves",
+    "unstarted_service",
 ]
 
 NOW = datetime(2026, 6, 1, 12, tzinfo=UTC)
@@ -458,7 +459,7 @@ async def _peer_link(choice: int, more: list[bytes]) -> None:
             assert node.engine._replica.failed is None, node.engine._replica.failed
             untouched.check()
             _check_rows((await node.service.status(timeout_s=1.0))["members"])
-            wire.encode_object(node.service.health())
+            encoding.encode_object(await node.service.health(timeout_s=1.0))
             link.connection_lost(None)
             await _settle()
         finally:
@@ -490,7 +491,7 @@ async def _leader_answers(data: bytes) -> None:
                 await asyncio.sleep(0)
             answer = {"type": "forward_result", "id": asked[0]["id"], "results": [data]}
             link.data_received(encode({**answer, "last": True, "error": None}))
-            wire.encode_object(await write)
+            encoding.encode_object(await write)
             link.connection_lost(None)
         finally:
             await node.engine.stop()
@@ -498,15 +499,20 @@ async def _leader_answers(data: bytes) -> None:
 
 def _check_rows(rows: list[dict[str, Any]]) -> None:
     """As the API document has them, and printable."""
-    shapes = wire.openapi()["components"]["schemas"]["Member"]["properties"]
+    shapes = openapi.openapi()["components"]["schemas"]["Member"]["properties"]
     kinds = {"integer": int, "number": (int, float), "string": str, "boolean": bool, "null": type(None)}
     for row in rows:
-        wire.encode_object(row)
+        encoding.encode_object(row)
         for name, value in row.items():
             named = shapes[name].get("type", "string" if value is not None else "null")
             allowed = [named] if isinstance(named, str) else named
             assert any(isinstance(value, kinds[kind]) for kind in allowed), (name, value)  # type: ignore[arg-type]
             assert not isinstance(value, str) or value.isprintable(), (name, value)
+
+
+def unstarted_service() -> Service:
+    """A node's service on an engine that does not run.  Call it in the loop."""
+    return _node(_journal(MemoryStore(), "n1")).service
 
 
 async def _settle() -> None:
@@ -549,12 +555,6 @@ def ask_server(data: bytes) -> None:
         request = b"GET /v1/counters/c HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n"
         good = _run(_exchange(path, request, whole=True))
     assert good.startswith(b"HTTP/1.1 200"), good
-
-
-def serves(operation: str) -> bool:
-    """Whether the node has the service of an operation, such as `tokens` of token_mint."""
-    group = _GROUPS.get(operation.partition("_")[0])
-    return group is None or hasattr(_server()[1].service, group)
 
 
 async def _exchange(path: Path, data: bytes, *, whole: bool = False) -> bytes:

@@ -1,4 +1,4 @@
-"""An in-memory node behind the NodeService protocol, and certificates to reach it with.
+"""An in-memory node behind the `Node` protocol of the table of routes, and certificates to reach it with.
 
 Only tests use it: a dictionary of counters with a table of request ids, no cluster.
 """
@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import asyncio
 import datetime
+import inspect
 import ipaddress
 import json
 import ssl
@@ -20,7 +21,13 @@ from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.x509.oid import NameOID
 
+from cyoloctl.authorities.api import AuthorityApi
+from cyoloctl.credentials.api import CredentialApi
 from cyoloctl.errors import CounterOverflow, CyoloctlError, InvitationRejected, NotFound
+from cyoloctl.keys.api import KeyApi
+from cyoloctl.rendezvous.api import RendezvousApi
+from cyoloctl.routing.api import RouteApi
+from cyoloctl.tokens.api import TokenApi
 
 __all__ = ["GOOD_SIGNATURE", "Authority", "MemoryService", "identify"]
 
@@ -30,14 +37,18 @@ _SUFFIX = ".cyoloctl"
 
 
 class _Group:
-    """A service of its own, such as that of the tokens: answers every operation with its name."""
+    """The operations of a subject: each that its protocol has answers with its name."""
 
-    def __init__(self, service: MemoryService, group: str) -> None:
+    def __init__(self, service: MemoryService, group: str, operations: type) -> None:
         self._service = service
         self._group = group
+        self._operations = operations
 
     def __getattr__(self, name: str) -> Any:
+        signature = inspect.signature(getattr(self._operations, name))
+
         async def operation(*names: str, **arguments: Any) -> dict[str, Any]:
+            signature.bind(self, *names, **arguments)  # or TypeError: the subject has no such arguments
             await self._service._enter(f"{self._group}.{name}", names=names, **arguments)
             return {"operation": f"{self._group}.{name}"}
 
@@ -45,7 +56,7 @@ class _Group:
 
 
 class MemoryService:
-    """A NodeService that keeps everything in memory.
+    """A node that keeps everything in memory.
 
     fail: raised by every asynchronous call.  hang: every asynchronous call waits
     for `release`.  calls: (operation, arguments) of each call that arrived.
@@ -65,12 +76,12 @@ class MemoryService:
         self.watch_ended = asyncio.Event()
         self.cluster_id = ""
         self.ca_certificates: list[str] = []
-        self.tokens = _Group(self, "tokens")
-        self.keys = _Group(self, "keys")
-        self.credentials = _Group(self, "credentials")
-        self.rendezvous = _Group(self, "rendezvous")
-        self.routes = _Group(self, "routes")
-        self.pki = _Group(self, "pki")
+        self.tokens: Any = _Group(self, "tokens", TokenApi)
+        self.keys: Any = _Group(self, "keys", KeyApi)
+        self.credentials: Any = _Group(self, "credentials", CredentialApi)
+        self.rendezvous: Any = _Group(self, "rendezvous", RendezvousApi)
+        self.routes: Any = _Group(self, "routes", RouteApi)
+        self.pki: Any = _Group(self, "pki", AuthorityApi)
 
     async def _enter(self, operation: str, **arguments: Any) -> None:
         self.calls.append((operation, arguments))
@@ -98,7 +109,7 @@ class MemoryService:
                 self.changed.notify_all()
         return self.results[request_id]
 
-    def health(self) -> dict[str, Any]:
+    async def health(self, *, timeout_s: float) -> dict[str, Any]:
         return {"ready": True}
 
     async def status(self, *, timeout_s: float) -> dict[str, Any]:
@@ -114,7 +125,7 @@ class MemoryService:
         return {"name": name, "role": "leader"}
 
     async def member_invite(
-        self, name: str, *, learner: bool, ttl_s: int, timeout_s: float
+        self, *, name: str, learner: bool, ttl_s: int, timeout_s: float
     ) -> dict[str, Any]:
         await self._enter("member_invite", name=name, learner=learner, ttl_s=ttl_s, timeout_s=timeout_s)
         return {
@@ -166,7 +177,11 @@ class MemoryService:
             "failure_tolerance_after": 0,
         }
 
-    async def transfer_leadership(self, to: str | None, *, timeout_s: float) -> dict[str, Any]:
+    async def member_set_host(self, name: str, *, host: str | None, timeout_s: float) -> dict[str, Any]:
+        await self._enter("member_set_host", name=name, host=host, timeout_s=timeout_s)
+        return {"name": name, "host": host}
+
+    async def transfer_leadership(self, *, to: str | None, timeout_s: float) -> dict[str, Any]:
         await self._enter("transfer_leadership", to=to, timeout_s=timeout_s)
         return {"leader": to, "previous": "a"}
 
@@ -181,25 +196,33 @@ class MemoryService:
             "affected": {"rendezvous": 0, "invitations": 0, "keys": 0, "revocations": 2},
         }
 
-    async def counter_add(
-        self, name: str, by: int, *, request_id: str | None, timeout_s: float
+    async def counter_increment(
+        self, name: str, *, by: int, request_id: str | None, timeout_s: float
     ) -> dict[str, Any]:
-        await self._enter("counter_add", name=name, by=by, request_id=request_id, timeout_s=timeout_s)
+        await self._enter("counter_increment", name=name, by=by, request_id=request_id, timeout_s=timeout_s)
         return await self._write(name, self.counters.get(name, 0) + by, request_id)
+
+    async def counter_decrement(
+        self, name: str, *, by: int, request_id: str | None, timeout_s: float
+    ) -> dict[str, Any]:
+        await self._enter("counter_decrement", name=name, by=by, request_id=request_id, timeout_s=timeout_s)
+        return await self._write(name, self.counters.get(name, 0) - by, request_id)
 
     async def counter_reset(self, name: str, *, request_id: str | None, timeout_s: float) -> dict[str, Any]:
         await self._enter("counter_reset", name=name, request_id=request_id, timeout_s=timeout_s)
         self._counter(name)
         return await self._write(name, 0, request_id)
 
-    async def counter_get(self, name: str, *, stale: bool, timeout_s: float) -> dict[str, Any]:
-        await self._enter("counter_get", name=name, stale=stale, timeout_s=timeout_s)
+    async def counter_get(self, name: str, *, consistency: str, timeout_s: float) -> dict[str, Any]:
+        await self._enter("counter_get", name=name, consistency=consistency, timeout_s=timeout_s)
         return self._counter(name)
 
     async def counter_list(
-        self, *, after: str | None, limit: int, stale: bool, timeout_s: float
+        self, *, after: str | None, limit: int, consistency: str, timeout_s: float
     ) -> dict[str, Any]:
-        await self._enter("counter_list", after=after, limit=limit, stale=stale, timeout_s=timeout_s)
+        await self._enter(
+            "counter_list", after=after, limit=limit, consistency=consistency, timeout_s=timeout_s
+        )
         names = sorted(name for name in self.counters if after is None or name > after)
         page = names[:limit]
         return {
@@ -223,8 +246,8 @@ class MemoryService:
             self.watchers -= 1
             self.watch_ended.set()
 
-    async def stop(self, *, force: bool) -> dict[str, Any]:
-        await self._enter("stop", force=force)
+    async def stop(self, *, force: bool, timeout_s: float) -> dict[str, Any]:
+        await self._enter("stop", force=force, timeout_s=timeout_s)
         return {"stopping": True}
 
 

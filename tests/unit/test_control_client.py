@@ -20,7 +20,6 @@ import pytest
 
 from cyoloctl import errors
 from cyoloctl.control import client as client_module
-from cyoloctl.control import wire
 from cyoloctl.control.client import Client, join_cluster
 from cyoloctl.control.server import build_server
 from cyoloctl.errors import (
@@ -38,6 +37,7 @@ from cyoloctl.errors import (
     UsageError,
     VersionMismatch,
 )
+from cyoloctl.web import encoding, schema
 from tests.support.service import GOOD_SIGNATURE, Authority, MemoryService, identify
 
 LOGGER = logging.getLogger("test.control")
@@ -195,10 +195,12 @@ async def test_every_method_reaches_its_service_method(live: Live) -> None:
     called = [operation for operation, _ in live.service.calls]
     assert called == [
         "status", "member_list", "member_show", "member_invite", "member_invitations", "member_uninvite",
-        "member_remove", "transfer_leadership", "transfer_leadership", "counter_add", "counter_add",
-        "counter_add", "counter_get", "counter_get", "counter_list", "counter_reset", "stop",
+        "member_remove", "transfer_leadership", "transfer_leadership",
+        "counter_increment", "counter_increment", "counter_decrement",
+        "counter_get", "counter_get", "counter_list", "counter_reset", "stop",
     ]  # fmt: skip
-    assert [arguments.get("stale") for _, arguments in live.service.calls[12:15]] == [False, True, False]
+    modes = [arguments.get("consistency") for _, arguments in live.service.calls[12:15]]
+    assert modes == ["linearizable", "stale", "linearizable"]
     # The node gives up before the client does, so that its answer arrives.
     assert all(a["timeout_s"] < 5 for _, a in live.service.calls if "timeout_s" in a)
 
@@ -432,7 +434,9 @@ def test_newer_schema_is_a_version_mismatch_naming_both(script: Callable[..., Sc
 )
 def test_answer_past_eight_mebibytes_is_refused(script: Callable[..., Script], head: bytes) -> None:
     reply = (
-        b"HTTP/1.1 200 OK\r\nContent-Type: application/json\r\n" + head + b" " * (wire.MAX_RESPONSE_BYTES + 1)
+        b"HTTP/1.1 200 OK\r\nContent-Type: application/json\r\n"
+        + head
+        + b" " * (encoding.MAX_RESPONSE_BYTES + 1)
     )
     with pytest.raises(VersionMismatch, match="larger than"):
         unix(script(reply).endpoint).status()
@@ -764,7 +768,7 @@ def test_watch_lines_split_over_chunks_and_blank_lines_are_read(script: Callable
 def test_watch_silent_node_is_given_up(
     script: Callable[..., Script], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    assert client_module._WATCH_SILENCE_S > 2 * wire.KEEPALIVE_LINE_S
+    assert client_module._WATCH_SILENCE_S > 2 * schema.KEEPALIVE_LINE_S
     monkeypatch.setattr(client_module, "_WATCH_SILENCE_S", 0.05)
     first = script(STREAM + b"1\r\n\n\r\n", hold=True)
     watch = unix(first.endpoint).counter_watch("c")

@@ -18,10 +18,11 @@ from typing import Any, cast
 import pytest
 
 from cyoloctl import errors
+from cyoloctl.control import openapi, table
 from cyoloctl.control import server as server_module
-from cyoloctl.control import wire
 from cyoloctl.control.server import ControlServer, ServerLimits, build_server
 from cyoloctl.errors import AccessDenied, Conflict, NoLeader, StorageError, Unavailable
+from cyoloctl.web import schema
 from tests.support.service import Authority, MemoryService, identify
 
 LOGGER = logging.getLogger("test.control")
@@ -157,7 +158,7 @@ async def test_increment_over_the_socket_is_applied_and_answered(
     assert answer.headers["content-type"] == "application/json"
     assert answer.headers["cache-control"] == "no-store"
     assert service.calls == [
-        ("counter_add", {"name": "default", "by": 5, "request_id": "r1", "timeout_s": 2.5})
+        ("counter_increment", {"name": "default", "by": 5, "request_id": "r1", "timeout_s": 2.5})
     ]
 
 
@@ -186,10 +187,10 @@ async def test_decrement_of_the_whole_range_reaches_the_service_signed(
             "POST", "/v1/members/transfer-leadership", b"",
             ("transfer_leadership", {"to": None, "timeout_s": 5.0}),
         ),
-        ("POST", "/v1/node/stop", b"{}", ("stop", {"force": False})),
+        ("POST", "/v1/node/stop", b"{}", ("stop", {"force": False, "timeout_s": 5.0})),
         (
             "GET", "/v1/counters?after=a&limit=2&consistency=stale", b"",
-            ("counter_list", {"after": "a", "limit": 2, "stale": True, "timeout_s": 5.0}),
+            ("counter_list", {"after": "a", "limit": 2, "consistency": "stale", "timeout_s": 5.0}),
         ),
     ],
 )  # fmt: skip
@@ -210,7 +211,7 @@ async def test_route_calls_the_service_with_defaults(
 
 async def test_openapi_is_served_as_checked_in(server: ControlServer, directory: Path) -> None:
     answer = await send(directory, request("GET", "/v1/openapi.json"))
-    assert answer.json == wire.openapi()
+    assert answer.json == openapi.openapi()
 
 
 async def test_connection_is_kept_for_pipelined_requests_and_refusals(
@@ -478,12 +479,12 @@ async def test_roles_over_tls_follow_the_table(
     reader, writer = await asyncio.open_connection(
         "127.0.0.1", tls_port, ssl=client_context(authority, directory, role)
     )
-    for route in wire.ROUTES:
+    for route in table.routes():
         if route.stream:
             continue
         writer.write(request(route.method, route.template.replace("{name}", "abc")))
         answer = await read_answer(reader)
-        allowed = wire.role_allows(role, route.role)
+        allowed = schema.role_allows(role, route.role)
         assert (answer.status == 403) is not allowed, route
         if not allowed:
             assert answer.error == (403, "access_denied")
@@ -717,8 +718,8 @@ async def test_watch_gives_the_present_value_then_changes_and_ends_with_the_clie
 async def test_watch_sends_blank_lines_while_nothing_happens(
     server: ControlServer, service: MemoryService, directory: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    assert wire.KEEPALIVE_LINE_S <= 10
-    monkeypatch.setattr(wire, "KEEPALIVE_LINE_S", 0.02)
+    assert schema.KEEPALIVE_LINE_S <= 10
+    monkeypatch.setattr(schema, "KEEPALIVE_LINE_S", 0.02)
     service.counters["default"] = 1
     async with connected(directory) as (reader, writer):
         writer.write(request("GET", "/v1/counters/default/watch"))

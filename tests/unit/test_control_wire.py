@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 import json
 import subprocess
 import sys
@@ -11,14 +12,16 @@ from typing import Any
 import pytest
 
 from cyoloctl import errors, model
-from cyoloctl.control import client, server, wire
+from cyoloctl.control import table
 from cyoloctl.errors import BodyTooLarge, InvalidInput
+from cyoloctl.web import encoding, schema
+from tests.fuzz import worlds
 
-OPENAPI = Path(wire.__file__).with_name("openapi.json")
-INCREMENT = wire.path_for("counter_increment", "x")[0]
-INVITE = wire.path_for("member_invite")[0]
-JOIN = wire.path_for("join")[0]
-LIST = wire.path_for("counter_list")[0]
+OPENAPI = Path(table.__file__).with_name("openapi.json")
+INCREMENT = table.path_for("counter_increment", "x")[0]
+INVITE = table.path_for("member_invite")[0]
+JOIN = table.path_for("join")[0]
+LIST = table.path_for("counter_list")[0]
 
 GOOD_JOIN: dict[str, Any] = {
     "name": "n2",
@@ -32,7 +35,7 @@ GOOD_JOIN: dict[str, Any] = {
 
 
 def test_name_pattern_equals_the_models() -> None:
-    assert wire.NAME_PATTERN == model.NAME_PATTERN
+    assert schema.NAME_PATTERN == model.NAME_PATTERN
 
 
 def test_body_defaults_are_filled_in() -> None:
@@ -79,7 +82,7 @@ def test_increment_body_malformed_is_refused_naming_the_reason(raw: bytes, says:
     with pytest.raises(InvalidInput) as caught:
         INCREMENT.read_body(raw)
     assert says in caught.value.message
-    assert "\x1b" not in json.loads(wire.encode_error(caught.value))["error"]["message"]
+    assert "\x1b" not in json.loads(encoding.encode_error(caught.value))["error"]["message"]
 
 
 def test_body_past_the_largest_of_its_route_is_too_large() -> None:
@@ -90,14 +93,14 @@ def test_body_past_the_largest_of_its_route_is_too_large() -> None:
 
 
 def test_largest_bodies_fit_what_the_routes_take() -> None:
-    limits = {route.operation: route.max_body_bytes for route in wire.ROUTES if route.body}
+    limits = {route.operation: route.max_body_bytes for route in table.routes() if route.body}
     assert limits["counter_increment"] == limits["member_remove"] == limits["rendezvous_cancel"] == 8 << 10
     assert limits["join"] == limits["credential_renew_own"] == 16 << 10
     assert limits["token_mint"] == limits["rendezvous_approve"] == 64 << 10
     assert {name for name, limit in limits.items() if limit > 64 << 10} == {"token_batch", "key_import_ring"}
-    assert max(limits.values()) == wire.MAX_BODY_BYTES
+    assert max(limits.values()) == encoding.MAX_BODY_BYTES
     # What nobody vouches for is small.
-    assert all(route.max_body_bytes <= 16 << 10 for route in wire.ROUTES if route.role == "none")
+    assert all(route.max_body_bytes <= 16 << 10 for route in table.routes() if route.role == "none")
 
 
 @pytest.mark.parametrize("key", sorted(GOOD_JOIN))
@@ -166,9 +169,9 @@ def test_query_bad_is_refused(text: str) -> None:
         LIST.read_query(text)
 
 
-@pytest.mark.parametrize("route", wire.ROUTES, ids=lambda route: route.operation)
-def test_match_every_route_is_found_by_its_own_path(route: wire.Route) -> None:
-    assert wire.match(route.method, route.template.replace("{name}", "abc")) == (
+@pytest.mark.parametrize("route", table.routes(), ids=lambda route: route.operation)
+def test_match_every_route_is_found_by_its_own_path(route: schema.Route[Any]) -> None:
+    assert table.match(route.method, route.template.replace("{name}", "abc")) == (
         route,
         "abc" if route.has_name else "",
     )
@@ -184,43 +187,43 @@ def test_match_every_route_is_found_by_its_own_path(route: wire.Route) -> None:
     ],
 )  # fmt: skip
 def test_match_other_paths_are_not_found(path: str) -> None:
-    found = [wire.match(method, path) for method in ("GET", "POST")]
+    found = [table.match(method, path) for method in ("GET", "POST")]
     # "/v1/counters/" is a counter with an empty name, which check_name refuses.
     assert all(item is None or item[1] == "" for item in found)
     for item in found:
         if item is not None:
             with pytest.raises(InvalidInput):
-                wire.check_name(item[1])
+                schema.check_name(item[1])
 
 
 def test_match_node_named_like_a_fixed_path_is_still_reachable() -> None:
-    found = wire.match("GET", "/v1/members/invitations")
+    found = table.match("GET", "/v1/members/invitations")
     assert found is not None
     assert (found[0].operation, found[1]) == ("member_show", "invitations")
-    assert wire.allowed_methods("/v1/members/invitations") == ["GET", "POST"]
+    assert table.allowed_methods("/v1/members/invitations") == ["GET", "POST"]
 
 
 def test_path_for_traversal_in_the_name_is_refused() -> None:
     for name in ("../status", "a/b", "", "A", "a?b", "a%2e", "a\r\nX: y"):
         with pytest.raises(InvalidInput):
-            wire.path_for("counter_get", name)
+            table.path_for("counter_get", name)
 
 
 def test_roles_each_may_do_what_the_ones_before_it_may() -> None:
-    for rank, have in enumerate(wire.ROLES):
-        assert [wire.role_allows(have, need) for need in wire.ROLES] == [
-            need_rank <= rank for need_rank in range(len(wire.ROLES))
+    for rank, have in enumerate(schema.ROLES):
+        assert [schema.role_allows(have, need) for need in schema.ROLES] == [
+            need_rank <= rank for need_rank in range(len(schema.ROLES))
         ]
-    assert not wire.role_allows(None, "viewer")
+    assert not schema.role_allows(None, "viewer")
     for nobody in ("admin", "node"):
-        assert not wire.role_allows(nobody, "viewer")
-    assert wire.role_allows(None, "none")
+        assert not schema.role_allows(nobody, "viewer")
+    assert schema.role_allows(None, "none")
 
 
 def test_roles_of_the_table_are_what_each_role_is_for() -> None:
     """Every route: a new one belongs in one of these lists, with a thought about who may use it."""
     by_role: dict[str, set[str]] = {}
-    for route in wire.ROUTES:
+    for route in table.routes():
         by_role.setdefault(route.role, set()).add(route.operation)
     assert by_role["none"] == {"health", "join", "openapi", "ca"}
     assert by_role["gateway"] == {
@@ -237,18 +240,20 @@ def test_roles_of_the_table_are_what_each_role_is_for() -> None:
         *("token_revocations", "key_list", "key_status", "key_policy", "key_identity", "route_list"),
         "pki_status",
     }
-    assert by_role.keys() == set(wire.ROLES)
+    assert by_role.keys() == set(schema.ROLES)
 
 
 @pytest.mark.parametrize("cls", errors.error_classes(), ids=lambda cls: cls.__name__)
 def test_error_survives_encoding(cls: type[errors.CyoloctlError]) -> None:
-    decoded = wire.decode_error(json.loads(wire.encode_error(cls("why, and what to do"))), cls.http_status)
+    decoded = encoding.decode_error(
+        json.loads(encoding.encode_error(cls("why, and what to do"))), cls.http_status
+    )
     assert type(decoded) is cls
     assert decoded.message == "why, and what to do"
 
 
 def test_error_unknown_code_gives_the_root() -> None:
-    decoded = wire.decode_error({"error": {"code": "from_the_future", "message": "a\x1b[2Jb"}})
+    decoded = encoding.decode_error({"error": {"code": "from_the_future", "message": "a\x1b[2Jb"}})
     assert type(decoded) is errors.CyoloctlError
     assert "\x1b" not in decoded.message
 
@@ -257,31 +262,34 @@ def test_error_unknown_code_gives_the_root() -> None:
     "value", [{}, {"error": None}, {"error": {"code": 1, "message": "x"}}, {"error": []}]
 )
 def test_error_of_another_shape_is_no_error(value: dict[str, Any]) -> None:
-    assert wire.decode_error(value) is None
+    assert encoding.decode_error(value) is None
 
 
 def test_encode_object_adds_the_schema_version_and_is_ascii() -> None:
-    assert json.loads(wire.encode_object({"a": "\u00e9\ud800"})) == {"schema_version": 1, "a": "\u00e9\ud800"}
-    assert wire.encode_object({"schema_version": 1}) == b'{"schema_version":1}'
+    assert json.loads(encoding.encode_object({"a": "\u00e9\ud800"})) == {
+        "schema_version": 1,
+        "a": "\u00e9\ud800",
+    }
+    assert encoding.encode_object({"schema_version": 1}) == b'{"schema_version":1}'
 
 
 def test_openapi_file_is_what_the_module_prints() -> None:
     printed = subprocess.run(
-        [sys.executable, "-W", "error", "-m", "cyoloctl.control.wire"], capture_output=True, check=True
+        [sys.executable, "-W", "error", "-m", "cyoloctl.control.openapi"], capture_output=True, check=True
     )
     assert OPENAPI.read_bytes() == printed.stdout, (
-        "stale: python -m cyoloctl.control.wire > cyoloctl/control/openapi.json"
+        "stale: python -m cyoloctl.control.openapi > cyoloctl/control/openapi.json"
     )
 
 
-@pytest.mark.parametrize("route", wire.ROUTES, ids=lambda route: route.operation)
-def test_openapi_describes_every_route_with_every_error(route: wire.Route) -> None:
+@pytest.mark.parametrize("route", table.routes(), ids=lambda route: route.operation)
+def test_openapi_describes_every_route_with_every_error(route: schema.Route[Any]) -> None:
     document = json.loads(OPENAPI.read_bytes())
     operation = document["paths"][route.template][route.method.lower()]
     assert operation["operationId"] == route.operation
     assert operation["x-role"] == route.role
-    assert set(operation["responses"]) == {"200"} | {str(cls.http_status) for cls in wire.route_errors(route)}
-    for cls in wire.route_errors(route):
+    assert set(operation["responses"]) == {"200"} | {str(cls.http_status) for cls in route.possible_errors()}
+    for cls in route.possible_errors():
         response = operation["responses"][str(cls.http_status)]
         assert f"`{cls.api_code or cls.code}`" in response["description"]
         assert response["content"]["application/json"]["schema"]["$ref"].endswith("/Error")
@@ -302,17 +310,32 @@ def test_openapi_references_all_resolve_and_nothing_is_left_over() -> None:
     document = json.loads(OPENAPI.read_bytes())
     used = {part.split('"')[0] for part in OPENAPI.read_text().split('"#/components/schemas/')[1:]}
     assert used == set(document["components"]["schemas"])
-    assert set(document["paths"]) == {route.template for route in wire.ROUTES}
+    assert set(document["paths"]) == {route.template for route in table.routes()}
     assert document["openapi"].startswith("3.1")
 
 
-def test_every_route_has_a_call_in_the_server_and_a_method_in_the_client() -> None:
-    operations = {route.operation for route in wire.ROUTES}
-    assert set(server._OPERATIONS) | {"openapi", "counter_watch"} == operations
-    # Those of services of their own go through Client.call.
-    plain = {operation for operation in operations if operation.partition("_")[0] not in server._GROUPS}
-    for operation in plain - {"counter_increment", "counter_decrement", "member_set_host"}:
-        assert callable(getattr(client.Client, operation))
+async def test_every_handler_takes_what_its_route_reads() -> None:
+    node: Any = worlds.unstarted_service()
+    for route in table.routes():
+        if route.handler is None:
+            continue
+        parameters = list(inspect.signature(route.handler(node)).parameters.values())
+        named = [each.name for each in parameters if each.kind is each.KEYWORD_ONLY]
+        positional = [each for each in parameters if each.kind is each.POSITIONAL_OR_KEYWORD]
+        fields = [] if route.stream else [*route.body_fields, *route.query_fields]
+        assert sorted(named) == sorted(fields), route
+        assert len(positional) == route.has_name, route
+        assert len(parameters) == len(named) + len(positional), route
+
+
+def test_only_the_document_has_no_handler() -> None:
+    assert [route.operation for route in table.routes() if route.handler is None] == ["openapi"]
+
+
+def test_every_operation_is_found_by_its_name_and_is_one() -> None:
+    operations = [route.operation for route in table.routes()]
+    assert len(set(operations)) == len(operations)
+    assert all(table.path_for(name, "x")[0].operation == name for name in operations)
 
 
 def test_client_import_loads_nothing_slow() -> None:
@@ -320,7 +343,7 @@ def test_client_import_loads_nothing_slow() -> None:
         "ssl", "asyncio", "http.client", "email", "dataclasses", "pathlib", "urllib.parse", "yaml", "rich",
         "typer", "cryptography", "aiohttp", "inspect", "cyoloctl.model",
     }  # fmt: skip
-    root = Path(wire.__file__).parents[2]
+    root = Path(table.__file__).parents[2]
     code = (
         f"import sys; sys.path.insert(0, {str(root)!r}); import cyoloctl.control.client; print(*sys.modules)"
     )

@@ -1,0 +1,144 @@
+"""The API of the certificate authorities: routes, answers, and what a node must have to serve them."""
+
+from __future__ import annotations
+
+from typing import Protocol, TypedDict
+
+from cyoloctl.web.schema import MAX_LIFE_S, Count, Field, Json, Name, Route
+
+__all__ = [
+    "ROUTES",
+    "Authorities",
+    "AuthorityApi",
+    "CertificateGrant",
+    "HasAuthorities",
+    "PkiRotation",
+    "PkiStatus",
+]
+
+
+class Authorities(TypedDict):
+    """Certificates of the cluster's authorities, in PEM"""
+
+    cluster_id: str
+    certificates: list[str]
+
+
+class PkiStatus(TypedDict):
+    """The CAs, who holds their keys, whose certificates are under which"""
+
+    authorities: list[Json]
+    members: list[Json]
+    rotation: Json | None
+    rotation_due: bool
+    reasons: list[str]
+    certificate_days: Count
+    credentials_to_renew: list[str]
+
+
+class PkiRotation(TypedDict):
+    """A rotation of the CA that has begun, or would"""
+
+    dry_run: bool
+    sha256: str | None
+    overlap_s: Count
+    members: list[Name]
+    away: list[Name]
+    credentials_to_renew: list[str]
+
+
+class CertificateGrant(TypedDict):
+    """A renewed certificate for one member; no secret"""
+
+    kind: str
+    cluster_id: str
+    name: Name
+    ca_sha256: str
+    certificate_pem: str
+
+
+class AuthorityApi(Protocol):
+    """What a node does for callers of this API."""
+
+    async def status(self, *, timeout_s: float) -> Json:
+        """The CAs, and who is under which."""
+
+    async def rotate(self, *, overlap_s: int, dry_run: bool, abandon: bool, timeout_s: float) -> Json:
+        """Begin to exchange the CA, or take a beginning back."""
+
+    async def grant(self, *, request: str, timeout_s: float) -> Json:
+        """Renew the certificate of a member that cannot reach the cluster."""
+
+
+class HasAuthorities(Protocol):
+    """A node that serves this API."""
+
+    @property
+    def pki(self) -> AuthorityApi:
+        """The operations."""
+
+    async def ca(self, *, timeout_s: float) -> Json:
+        """The cluster's authorities; never waits.  The caller is not authenticated."""
+
+
+ROUTES: tuple[Route[HasAuthorities], ...] = (
+    Route(
+        "GET",
+        "/v1/ca",
+        "none",
+        "ca",
+        "The cluster's certificate authorities: public, and worth what the caller compares them with",
+        answer=Authorities,
+        handler=lambda node: node.ca,
+    ),
+    Route(
+        "GET",
+        "/v1/pki",
+        "viewer",
+        "pki_status",
+        "The CAs, and who is under which",
+        answer=PkiStatus,
+        handler=lambda node: node.pki.status,
+    ),
+    Route(
+        "POST",
+        "/v1/pki/rotate",
+        "operator",
+        "pki_rotate",
+        "Begin to exchange the CA, or take a beginning back",
+        answer=PkiRotation,
+        handler=lambda node: node.pki.rotate,
+        body=(
+            Field(
+                "overlap_s",
+                "integer",
+                "seconds for which certificates come from the old CA at least",
+                default=604_800,
+                minimum=0,
+                maximum=MAX_LIFE_S,
+            ),
+            Field("dry_run", "boolean", "only say what would be", default=False),
+            Field("abandon", "boolean", "take back one that not all members trust yet", default=False),
+        ),
+        write=True,
+    ),
+    Route(
+        "POST",
+        "/v1/pki/grant",
+        "operator",
+        "pki_grant",
+        "Renew the certificate of a member that cannot reach the cluster",
+        answer=CertificateGrant,
+        handler=lambda node: node.pki.grant,
+        body=(
+            Field(
+                "request",
+                "string",
+                "the text of the request file that `node renew --request` wrote",
+                pattern=r"[\n\r -~]{1,65536}",
+                rule="text of at most 64 KiB",
+            ),
+        ),
+        write=True,
+    ),
+)

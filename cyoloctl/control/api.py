@@ -1,0 +1,99 @@
+"""The API of the node itself: routes, answers, and what a node must have to serve them."""
+
+from __future__ import annotations
+
+from typing import Protocol, TypedDict
+
+from cyoloctl.web.schema import REQUEST_ID, Count, Field, Json, Route, Time
+
+__all__ = ["ROUTES", "Health", "NodeApi", "OpenAPI", "Stopping", "TimeSet"]
+
+
+class Health(TypedDict):
+    """The node's own health"""
+
+
+TimeSet = TypedDict(
+    "TimeSet",
+    {
+        "dry_run": bool,
+        "from": Time,
+        "to": Time,
+        "moves_s": float,
+        "epoch": Count,
+        "affected": dict[str, Count],
+    },
+)
+TimeSet.__doc__ = "How cluster time was, or would be, set"
+
+
+class Stopping(TypedDict):
+    """The node is stopping"""
+
+    stopping: bool
+
+
+class OpenAPI(TypedDict):
+    """OpenAPI 3.1"""
+
+
+class NodeApi(Protocol):
+    """What a node does for callers of this API."""
+
+    async def health(self, *, timeout_s: float) -> Json:
+        """The node's own health; never waits."""
+
+    async def set_time(self, *, dry_run: bool, request_id: str | None, timeout_s: float) -> Json:
+        """Set cluster time to what the members' clocks show.  Raises Conflict."""
+
+    async def stop(self, *, force: bool, timeout_s: float) -> Json:
+        """Begin to stop; returns before the node has stopped."""
+
+
+ROUTES: tuple[Route[NodeApi], ...] = (
+    Route(
+        "GET",
+        "/v1/health",
+        "none",
+        "health",
+        "Whether the node is alive and ready",
+        answer=Health,
+        handler=lambda node: node.health,
+        local=True,
+    ),
+    Route(
+        "POST",
+        "/v1/cluster/set-time",
+        "operator",
+        "set_time",
+        "Set cluster time to what a majority of the members' clocks show",
+        answer=TimeSet,
+        handler=lambda node: node.set_time,
+        body=(
+            Field("dry_run", "boolean", "only say what it would do", default=False),
+            REQUEST_ID,
+        ),
+        write=True,
+    ),
+    Route(
+        "POST",
+        "/v1/node/stop",
+        "operator",
+        "stop",
+        "Hand leadership over, then stop the node",
+        answer=Stopping,
+        handler=lambda node: node.stop,
+        body=(Field("force", "boolean", "even if it ends a cluster that lives in memory", default=False),),
+        write=True,
+    ),
+    Route(
+        "GET",
+        "/v1/openapi.json",
+        "none",
+        "openapi",
+        "This document",
+        answer=OpenAPI,
+        handler=None,
+        local=True,
+    ),
+)

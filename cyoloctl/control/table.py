@@ -1,0 +1,149 @@
+"""The table of the HTTP/JSON API v1: the routes of all subjects, and which route a path means.
+
+The one place where a subject joins the API: its type among the bases of `Node`,
+its routes in `_subjects`.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Protocol
+
+from cyoloctl.web.encoding import clean_text
+from cyoloctl.web.schema import Route, check_name
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from cyoloctl.authorities.api import HasAuthorities
+    from cyoloctl.control.api import NodeApi
+    from cyoloctl.counters.api import CounterApi
+    from cyoloctl.credentials.api import HasCredentials
+    from cyoloctl.keys.api import HasKeys
+    from cyoloctl.members.api import MemberApi
+    from cyoloctl.rendezvous.api import HasRendezvous
+    from cyoloctl.routing.api import HasRoutes
+    from cyoloctl.tokens.api import HasTokens
+
+    class Node(
+        NodeApi,
+        CounterApi,
+        MemberApi,
+        HasTokens,
+        HasKeys,
+        HasRendezvous,
+        HasCredentials,
+        HasRoutes,
+        HasAuthorities,
+        Protocol,
+    ):
+        """The node, as the API sees it.
+
+        Answers are JSON objects of their route's type; `schema_version` is added
+        where it is missing.  Arguments are validated.  Errors are errors.py's;
+        anything else counts as a bug and is answered with `internal`.
+        timeout_s (seconds) bounds each call; the server cuts in one second later.
+        """
+
+
+__all__ = ["Node", "allowed_methods", "match", "path_for", "routes", "shown_path"]
+
+
+def _subjects() -> Iterator[tuple[Route[Node], ...]]:
+    """The routes of each subject in turn: a command looks no further than its own, and pays for no more."""
+    from cyoloctl.counters import api as counters
+
+    yield counters.ROUTES
+    from cyoloctl.tokens import api as tokens
+
+    yield tokens.ROUTES
+    from cyoloctl.members import api as members
+
+    yield members.ROUTES
+    from cyoloctl.control import api as control
+
+    yield control.ROUTES
+    from cyoloctl.keys import api as keys
+
+    yield keys.ROUTES
+    from cyoloctl.rendezvous import api as rendezvous
+
+    yield rendezvous.ROUTES
+    from cyoloctl.credentials import api as credentials
+
+    yield credentials.ROUTES
+    from cyoloctl.routing import api as routing
+
+    yield routing.ROUTES
+    from cyoloctl.authorities import api as authorities
+
+    yield authorities.ROUTES
+
+
+_all: list[Route[Node]] = []
+# Templates have one of three shapes, so a lookup is one or two dictionary accesses:
+# /v1/X[/Y] exact, /v1/X/{name}, /v1/X/{name}/Y.
+_exact: dict[tuple[str, str], Route[Node]] = {}
+_named: dict[tuple[str, str, str], Route[Node]] = {}
+
+
+def routes() -> list[Route[Node]]:
+    """Every route."""
+    if not _all:
+        for group in _subjects():
+            _all.extend(group)
+        for route in _all:
+            parts = route.template.split("/")
+            if route.has_name:
+                _named[(route.method, parts[2], parts[4] if len(parts) == 5 else "")] = route
+            else:
+                _exact[(route.method, route.template)] = route
+    return _all
+
+
+def match(method: str, path: str) -> tuple[Route[Node], str] | None:
+    """The route of a raw path and the name in it ("" for none), or None.
+
+    The name is not checked here: see `check_name`.
+    """
+    if not _all:
+        routes()
+    route = _exact.get((method, path))
+    if route is not None:
+        return route, ""
+    parts = path.split("/", 5)
+    count = len(parts)
+    if parts[0] or count < 4 or count > 5 or parts[1] != "v1":
+        return None
+    if count == 5 and not parts[4]:
+        return None  # /v1/counters/x/ is not /v1/counters/x
+    route = _named.get((method, parts[2], parts[4] if count == 5 else ""))
+    return None if route is None else (route, parts[3])
+
+
+def shown_path(raw_path: str) -> str:
+    """A path as logs may hold it: without its query, and without the id or code of a rendezvous."""
+    path = raw_path.partition("?")[0]
+    if path.startswith("/v1/rendezvous/"):
+        found = match("POST", path)
+        if found is None or found[0].has_name:
+            path = "/v1/rendezvous/(hidden)"
+    return clean_text(path, 200)
+
+
+def allowed_methods(path: str) -> list[str]:
+    """The methods of a path, empty when there is no such path."""
+    return [method for method in ("GET", "POST") if match(method, path) is not None]
+
+
+def path_for(operation: str, name: str = "") -> tuple[Route[Node], str]:
+    """The route of an operation and its path for a name.
+
+    Raises InvalidInput for a bad name, KeyError for an operation that is not there.
+    """
+    for group in _subjects():
+        for route in group:
+            if route.operation == operation:
+                if not route.has_name:
+                    return route, route.template
+                return route, route.template.replace("{name}", check_name(name, route.what))
+    raise KeyError(operation)

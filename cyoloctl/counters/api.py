@@ -1,0 +1,174 @@
+"""The API of the counters: routes, answers, errors, and what a node must have to serve them."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Annotated, Protocol, TypedDict
+
+from cyoloctl.errors import CounterOverflow
+from cyoloctl.web.schema import (
+    NAME_PATTERN,
+    NAME_RULE,
+    REQUEST_ID,
+    REQUEST_ID_PATTERN,
+    Count,
+    Field,
+    Name,
+    Route,
+    Shape,
+)
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncIterator
+
+__all__ = ["ROUTES", "Counter", "CounterApi", "CounterList", "CounterWritten"]
+
+
+class Counter(TypedDict):
+    """A counter"""
+
+    name: Name
+    value: Annotated[int, Shape(format="int64")]
+    value_string: Annotated[str, Shape(pattern="^-?[0-9]{1,19}$")]
+    index: Count
+
+
+class CounterWritten(Counter):
+    """A counter after the write; the same for every repetition of the request id"""
+
+    request_id: Annotated[str, Shape(pattern=f"^{REQUEST_ID_PATTERN}$")]
+
+
+class CounterList(TypedDict):
+    """A page of counters"""
+
+    counters: list[Counter]
+    next: Name | None
+
+
+class CounterApi(Protocol):
+    """What a node does for callers of this API."""
+
+    async def counter_increment(
+        self, name: str, *, by: int, request_id: str | None, timeout_s: float
+    ) -> CounterWritten:
+        """Add 1 to 2^63-1.  Raises CounterOverflow."""
+
+    async def counter_decrement(
+        self, name: str, *, by: int, request_id: str | None, timeout_s: float
+    ) -> CounterWritten:
+        """Subtract 1 to 2^63.  Raises CounterOverflow."""
+
+    async def counter_reset(self, name: str, *, request_id: str | None, timeout_s: float) -> CounterWritten:
+        """Set to 0.  Raises NotFound."""
+
+    async def counter_get(self, name: str, *, consistency: str, timeout_s: float) -> Counter:
+        """Read.  Raises NotFound."""
+
+    async def counter_list(
+        self, *, after: str | None, limit: int, consistency: str, timeout_s: float
+    ) -> CounterList:
+        """A page."""
+
+    def counter_watch(self, name: str) -> AsyncIterator[Counter]:
+        """The present value, then changes.  Closed (aclose) when the client leaves."""
+
+
+def _by(maximum: int) -> Field:
+    return Field("by", "integer", "how much", default=1, minimum=1, maximum=maximum)
+
+
+_MAX_I64 = 2**63 - 1
+_CONSISTENCY = Field(
+    "consistency",
+    "string",
+    "linearizable asks a majority, stale reads what this node has",
+    default="linearizable",
+    choices=("linearizable", "stale"),
+)
+
+
+ROUTES: tuple[Route[CounterApi], ...] = (
+    Route(
+        "POST",
+        "/v1/counters/{name}/increment",
+        "operator",
+        "counter_increment",
+        "Add to a counter",
+        answer=CounterWritten,
+        handler=lambda node: node.counter_increment,
+        what="counter name",
+        body=(_by(_MAX_I64), REQUEST_ID),
+        write=True,
+        errors=(CounterOverflow,),
+    ),
+    Route(
+        "POST",
+        "/v1/counters/{name}/decrement",
+        "operator",
+        "counter_decrement",
+        "Subtract from a counter",
+        answer=CounterWritten,
+        handler=lambda node: node.counter_decrement,
+        what="counter name",
+        body=(_by(_MAX_I64 + 1), REQUEST_ID),
+        write=True,
+        errors=(CounterOverflow,),
+    ),
+    Route(
+        "POST",
+        "/v1/counters/{name}/reset",
+        "operator",
+        "counter_reset",
+        "Set a counter to 0",
+        answer=CounterWritten,
+        handler=lambda node: node.counter_reset,
+        what="counter name",
+        body=(REQUEST_ID,),
+        write=True,
+    ),
+    Route(
+        "GET",
+        "/v1/counters/{name}",
+        "viewer",
+        "counter_get",
+        "Read a counter",
+        answer=Counter,
+        handler=lambda node: node.counter_get,
+        what="counter name",
+        query=(_CONSISTENCY,),
+    ),
+    Route(
+        "GET",
+        "/v1/counters",
+        "viewer",
+        "counter_list",
+        "List counters by name, a page at a time",
+        answer=CounterList,
+        handler=lambda node: node.counter_list,
+        query=(
+            _CONSISTENCY,
+            Field("limit", "integer", "counters a page", default=100, minimum=1, maximum=1000),
+            Field(
+                "after",
+                "string",
+                "begin after this name (`next` of the page before)",
+                default=None,
+                nullable=True,
+                pattern=NAME_PATTERN,
+                rule=NAME_RULE,
+            ),
+        ),
+    ),
+    Route(
+        "GET",
+        "/v1/counters/{name}/watch",
+        "viewer",
+        "counter_watch",
+        "Follow a counter: one object a line, the present value first; a blank line at least every "
+        "10 seconds; an object with `error` ends the stream",
+        answer=Counter,
+        handler=lambda node: node.counter_watch,
+        what="counter name",
+        stream=True,
+    ),
+)

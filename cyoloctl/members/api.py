@@ -1,0 +1,401 @@
+"""The API of the members and of the status of their cluster: routes, answers, errors, operations."""
+
+from __future__ import annotations
+
+from typing import Annotated, Literal, Protocol, TypedDict
+
+from cyoloctl.errors import InvitationRejected, NotFound
+from cyoloctl.web.schema import (
+    HOST,
+    NAME,
+    NAME_PATTERN,
+    NAME_RULE,
+    REQUEST_BODY_BYTES,
+    Count,
+    Field,
+    Json,
+    Loose,
+    Name,
+    Route,
+    Shape,
+    Time,
+)
+
+__all__ = [
+    "ROUTES",
+    "Cluster",
+    "Grant",
+    "Invitation",
+    "InvitationInList",
+    "InvitationList",
+    "Leadership",
+    "Member",
+    "MemberApi",
+    "MemberHost",
+    "MemberList",
+    "Problem",
+    "Removal",
+    "Role",
+    "Status",
+    "Uninvited",
+]
+
+
+Role = Literal["leader", "follower", "candidate", "learner"]
+
+
+class Member(TypedDict):
+    """One member"""
+
+    name: Name
+    role: Role
+    address: str
+    reachable: bool
+    term: Count | None
+    commit_index: Count | None
+    applied_index: Count | None
+    lag: Count | None
+    uptime_s: float | None
+    version: str | None
+    storage: Literal["disk", "memory"] | None
+    fsync_p99_ms: float | None
+    certificate_expires_at: Time | None
+    clock_skew_ms: float | None
+
+
+class MemberList(TypedDict):
+    """Every member"""
+
+    members: list[Member]
+
+
+class Cluster(TypedDict):
+    """The cluster, in a status"""
+
+    name: Name
+    id: Annotated[str, Shape(pattern="^[0-9a-f]{32}$")]
+    leader: Name | None
+    term: Count
+    voters: Count
+    learners: Count
+    quorum: Count
+    failure_tolerance: int
+    healthy: bool
+    commit_index: Count
+    storage: Literal["disk", "memory"]
+    time: Time | None
+    time_ahead_s: float | None
+
+
+class Problem(TypedDict):
+    """A problem, in a status"""
+
+    code: str
+    member: str | None
+    message: str
+    command: str | None
+
+
+class Status(TypedDict):
+    """What the asked node knows"""
+
+    cluster: Annotated[Cluster, Loose]
+    members: list[Member]
+    problems: list[Annotated[Problem, Loose]]
+
+
+class Invitation(TypedDict):
+    """A join token; it is a secret. replaced: an older one for this name admits nobody any more"""
+
+    token: str
+    name: Name
+    learner: bool
+    expires_at: Time
+    replaced: bool
+
+
+class InvitationInList(TypedDict):
+    """An invitation without its token"""
+
+    name: Name
+    learner: bool
+    created_at: Time | None
+    expires_at: Time
+    state: Literal["open", "used", "expired", "outdated"]
+
+
+class InvitationList(TypedDict):
+    """Who is invited"""
+
+    invitations: list[InvitationInList]
+
+
+class Uninvited(TypedDict):
+    """An invitation that was withdrawn"""
+
+    name: Name
+    uninvited: bool
+
+
+class Grant(TypedDict):
+    """What a node needs to be a member, sealed where it is secret"""
+
+
+class Removal(TypedDict):
+    """What was, or would be, removed"""
+
+    name: Name
+    removed: bool
+    dry_run: bool
+    failure_tolerance_before: int
+    failure_tolerance_after: int
+    ca_rotation_due: bool
+
+
+class Leadership(TypedDict):
+    """Who leads now"""
+
+    leader: Name | None
+    previous: Name | None
+
+
+class MemberHost(TypedDict):
+    """A member and its host identifier"""
+
+    name: Name
+    host: str | None
+
+
+class MemberApi(Protocol):
+    """What a node does for callers of this API.  A member that is not there: NotFound."""
+
+    async def status(self, *, timeout_s: float) -> Status:
+        """The cluster and its members."""
+
+    async def member_list(self, *, timeout_s: float) -> MemberList:
+        """Every member."""
+
+    async def member_show(self, name: str, *, timeout_s: float) -> Member:
+        """One member."""
+
+    async def member_invite(self, *, name: str, learner: bool, ttl_s: int, timeout_s: float) -> Json:
+        """A single-use join token, in the place of an older one for this name."""
+
+    async def member_invitations(self, *, timeout_s: float) -> Json:
+        """Who is invited."""
+
+    async def member_uninvite(self, name: str, *, timeout_s: float) -> Json:
+        """Withdraw an invitation.  Raises NotFound, Conflict."""
+
+    async def join(
+        self,
+        *,
+        name: str,
+        public_key: str,
+        signature: str,
+        request_pem: str,
+        sealing_key: str,
+        address: str,
+        ca_sha256: str,
+        timeout_s: float,
+    ) -> Json:
+        """Redeem a join token: the grant.  The caller is not authenticated.  Raises InvitationRejected."""
+
+    async def member_remove(self, name: str, *, force: bool, dry_run: bool, timeout_s: float) -> Json:
+        """Remove a member.  Raises Conflict."""
+
+    async def member_set_host(self, name: str, *, host: str | None, timeout_s: float) -> Json:
+        """Give a member its host identifier, None: take it away.  Raises AlreadyExists."""
+
+    async def transfer_leadership(self, *, to: str | None, timeout_s: float) -> Json:
+        """Hand leadership over.  Raises Conflict."""
+
+
+def _check_address(text: str) -> None:
+    from cyoloctl.model import parse_address
+
+    parse_address(text)
+
+
+ROUTES: tuple[Route[MemberApi], ...] = (
+    Route(
+        "GET",
+        "/v1/status",
+        "viewer",
+        "status",
+        "The cluster and its members",
+        answer=Status,
+        handler=lambda node: node.status,
+    ),
+    Route(
+        "GET",
+        "/v1/members",
+        "viewer",
+        "member_list",
+        "List the members",
+        answer=MemberList,
+        handler=lambda node: node.member_list,
+    ),
+    Route(
+        "GET",
+        "/v1/members/{name}",
+        "viewer",
+        "member_show",
+        "Show a member",
+        answer=Member,
+        handler=lambda node: node.member_show,
+        what="member name",
+    ),
+    Route(
+        "POST",
+        "/v1/members/invitations",
+        "operator",
+        "member_invite",
+        "Make a single-use join token",
+        answer=Invitation,
+        handler=lambda node: node.member_invite,
+        body=(
+            NAME,
+            Field("learner", "boolean", "join as a learner for good", default=False),
+            Field("ttl_s", "integer", "seconds until it expires", default=3600, minimum=60, maximum=604_800),
+        ),
+        write=True,
+    ),
+    Route(
+        "GET",
+        "/v1/invitations",
+        "viewer",
+        "member_invitations",
+        "List the invitations, those that were used or expired a short while ago too",
+        answer=InvitationList,
+        handler=lambda node: node.member_invitations,
+    ),
+    Route(
+        "POST",
+        "/v1/invitations/{name}/withdraw",
+        "operator",
+        "member_uninvite",
+        "Withdraw an invitation: its token admits nobody any more",
+        answer=Uninvited,
+        handler=lambda node: node.member_uninvite,
+        what="member name",
+        body=(),
+        write=True,
+    ),
+    Route(
+        "POST",
+        "/v1/join",
+        "none",
+        "join",
+        "Redeem a join token: idempotent for the same request",
+        answer=Grant,
+        handler=lambda node: node.join,
+        body=(
+            NAME,
+            Field(
+                "public_key",
+                "string",
+                "the Ed25519 public key that the token's secret gives",
+                pattern=r"[A-Za-z0-9+/]{42}[AEIMQUYcgkosw048]=",
+                rule="32 bytes in base64",
+            ),
+            Field(
+                "signature",
+                "string",
+                "the joiner's signature, with that key, over the rest of this request",
+                pattern=r"[A-Za-z0-9+/]{86}==",
+                rule="64 bytes in base64",
+            ),
+            Field(
+                "request_pem",
+                "string",
+                "the certificate request",
+                pattern=r"[\n\r -~]{1,8192}",
+                rule="PEM text of at most 8 KiB",
+            ),
+            Field(
+                "sealing_key",
+                "string",
+                "the X25519 public key that the grant is sealed to",
+                pattern=r"[A-Za-z0-9+/]{42}[AEIMQUYcgkosw048]=",
+                rule="32 bytes in base64",
+            ),
+            Field(
+                "address",
+                "string",
+                "where the peers reach the new node",
+                pattern=r"[!-~]{1,300}",
+                rule="HOST:PORT or [IPV6]:PORT, port 1 to 65535",
+                check_text=_check_address,
+            ),
+            Field(
+                "ca_sha256",
+                "string",
+                "the certificate authority that the token names; two while the cluster exchanges it",
+                pattern=r"[0-9a-f]{64}(,[0-9a-f]{64})?",
+                rule="the 64 hex digits of a SHA-256, or two with a comma",
+            ),
+        ),
+        write=True,
+        max_body_bytes=REQUEST_BODY_BYTES,
+        errors=(InvitationRejected,),
+    ),
+    Route(
+        "POST",
+        "/v1/members/{name}/remove",
+        "operator",
+        "member_remove",
+        "Remove a member",
+        answer=Removal,
+        handler=lambda node: node.member_remove,
+        what="member name",
+        body=(
+            Field("force", "boolean", "even if the cluster would lose its quorum", default=False),
+            Field("dry_run", "boolean", "only compute the failure tolerance", default=False),
+        ),
+        write=True,
+    ),
+    Route(
+        "POST",
+        "/v1/members/transfer-leadership",
+        "operator",
+        "transfer_leadership",
+        "Hand leadership over",
+        answer=Leadership,
+        handler=lambda node: node.transfer_leadership,
+        body=(
+            Field(
+                "to",
+                "string",
+                "the new leader; null: the most advanced voter",
+                default=None,
+                nullable=True,
+                pattern=NAME_PATTERN,
+                rule=NAME_RULE,
+            ),
+        ),
+        write=True,
+        errors=(NotFound,),
+    ),
+    Route(
+        "POST",
+        "/v1/members/{name}/host",
+        "operator",
+        "member_set_host",
+        "Give a member its host identifier; null takes it away",
+        answer=MemberHost,
+        handler=lambda node: node.member_set_host,
+        what="member name",
+        body=(
+            Field(
+                "host",
+                "string",
+                "the host name by which clients ask for this very member",
+                nullable=True,
+                pattern=HOST.pattern,
+                rule=HOST.rule,
+            ),
+        ),
+        write=True,
+    ),
+)

@@ -1,0 +1,429 @@
+"""The API of the rendezvous: routes, answers, errors, and what a node must have to serve them."""
+
+from __future__ import annotations
+
+from typing import Literal, Protocol, TypedDict
+
+from cyoloctl.errors import (
+    ApprovalRefused,
+    AuthorizationPending,
+    Denied,
+    Expired,
+    NotFound,
+    SlowDown,
+    TokenRejected,
+)
+from cyoloctl.tokens.api import CONTEXT
+from cyoloctl.web.schema import NAME_PATTERN, NAME_RULE, REQUEST_ID, Count, Field, Json, Name, Route, Time
+
+__all__ = [
+    "ROUTES",
+    "HasRendezvous",
+    "Redeemed",
+    "Rendezvous",
+    "RendezvousApi",
+    "RendezvousList",
+    "RendezvousPolicies",
+    "RendezvousPolicy",
+    "RendezvousStarted",
+]
+
+
+class RendezvousStarted(TypedDict):
+    """What the initiator keeps (id) and shows (user code and link); words of RFC 8628"""
+
+    id: str
+    user_code: str
+    verification_uri: str | None
+    verification_uri_complete: str | None
+    expires_in: Count
+    interval: Count
+    node: Name
+
+
+class Redeemed(TypedDict):
+    """The answer: `data`, or `sealed_result` when the initiator gave a key"""
+
+    id: str
+    state: Literal["consumed"]
+    kind: Name
+    approved_by: str | None
+    data: Json | None
+    sealed_result: str | None
+    node: Name
+
+
+class Rendezvous(TypedDict):
+    """A rendezvous"""
+
+    id: str
+    kind: Name
+    state: Literal["pending", "claimed", "approved", "denied", "consumed", "expired", "cancelled"]
+    node: Name
+    initiator: str
+    origin: str | None
+    data: Json
+    claimed_by: str | None
+    sealed: bool
+    failed_attempts: Count
+    created_at: Time
+    expires_at: Time
+    changed_at: Time
+
+
+class RendezvousList(TypedDict):
+    """A page of rendezvous"""
+
+    rendezvous: list[Rendezvous]
+    next: str | None
+
+
+class RendezvousPolicy(TypedDict):
+    """Who may approve what a kind is for"""
+
+    kind: Name
+    require: dict[str, bool | int | str]
+    allow_self: bool
+
+
+class RendezvousPolicies(TypedDict):
+    """Every policy that is not the default"""
+
+    policies: list[RendezvousPolicy]
+
+
+class RendezvousApi(Protocol):
+    """What a node does for callers of this API."""
+
+    async def start(
+        self,
+        *,
+        kind: str,
+        ttl_s: int,
+        data: Json,
+        public_key: str | None,
+        initiator: str,
+        origin: str | None,
+        token: str | None,
+        cookie_name: str,
+        audience: str,
+        request_id: str | None,
+        timeout_s: float,
+    ) -> Json:
+        """Begin one."""
+
+    async def wait(self, *, id: str, redemption: str, timeout_s: float) -> Json:
+        """The answer, once.  Raises AuthorizationPending when there is none in time."""
+
+    async def claim(
+        self,
+        *,
+        id: str | None,
+        user_code: str | None,
+        by: str | None,
+        token: str | None,
+        cookie_name: str,
+        audience: str,
+        request_id: str | None,
+        timeout_s: float,
+    ) -> Json:
+        """Take one."""
+
+    async def approve(
+        self,
+        *,
+        id: str | None,
+        user_code: str | None,
+        by: str | None,
+        data: Json,
+        token: str | None,
+        cookie_name: str,
+        audience: str,
+        request_id: str | None,
+        timeout_s: float,
+    ) -> Json:
+        """Approve one and answer it."""
+
+    async def deny(
+        self,
+        *,
+        id: str | None,
+        user_code: str | None,
+        by: str | None,
+        token: str | None,
+        cookie_name: str,
+        audience: str,
+        request_id: str | None,
+        timeout_s: float,
+    ) -> Json:
+        """Deny one."""
+
+    async def cancel(self, *, id: str, request_id: str | None, timeout_s: float) -> Json:
+        """End one that has not ended."""
+
+    async def policy(
+        self, *, kind: str, require: Json, allow_self: bool, request_id: str | None, timeout_s: float
+    ) -> Json:
+        """Set who may approve a kind."""
+
+    async def policies(self, *, timeout_s: float) -> Json:
+        """Who may approve what."""
+
+    async def show(self, name: str, *, timeout_s: float) -> Json:
+        """The record of an id or a user code."""
+
+    async def list(self, *, state: str | None, limit: int, after: str | None, timeout_s: float) -> Json:
+        """A page."""
+
+
+class HasRendezvous(Protocol):
+    """A node that serves this API."""
+
+    @property
+    def rendezvous(self) -> RendezvousApi:
+        """The operations."""
+
+
+_RENDEZVOUS = (
+    Field(
+        "id",
+        "string",
+        "the id of the rendezvous",
+        default=None,
+        nullable=True,
+        pattern=r"[0-9a-f]{32}",
+        rule="32 hex digits",
+    ),
+    Field("user_code", "string", "its user code, such as WDJB-MJHT", default=None, nullable=True),
+)
+_BY = Field(
+    "by",
+    "string",
+    "who acts, as the caller says, who is believed; null: whose token it is, else `operator`",
+    default=None,
+    nullable=True,
+    pattern=r"[^\x00-\x1f\x7f]{1,256}",
+    rule="1 to 256 characters, no control characters",
+)
+_FOR = (
+    Field(
+        "token",
+        "string",
+        "the session token of the person for whom the caller acts; null: the caller acts for itself",
+        default=None,
+        nullable=True,
+    ),
+    *CONTEXT,
+)
+_DATA = Field("data", "object", "texts by name", default={})
+_ID = Field("id", "string", "the id of the rendezvous", pattern=r"[0-9a-f]{32}", rule="32 hex digits")
+
+
+ROUTES: tuple[Route[HasRendezvous], ...] = (
+    Route(
+        "POST",
+        "/v1/rendezvous/start",
+        "gateway",
+        "rendezvous_start",
+        "Begin a transaction that somebody else approves",
+        answer=RendezvousStarted,
+        handler=lambda node: node.rendezvous.start,
+        body=(
+            Field("kind", "string", "what it is for, a name", pattern=NAME_PATTERN, rule=NAME_RULE),
+            Field("ttl_s", "integer", "seconds until it expires", default=300, minimum=10, maximum=86_400),
+            _DATA,
+            Field(
+                "public_key",
+                "string",
+                "an X25519 public key of the initiator, base64: the answer is sealed to it",
+                default=None,
+                nullable=True,
+            ),
+            Field(
+                "initiator",
+                "string",
+                "who asks, as the approver sees it and the caller says",
+                default="operator",
+                pattern=_BY.pattern,
+                rule=_BY.rule,
+            ),
+            Field(
+                "origin",
+                "string",
+                "from where it asks, as the approver sees it and the caller says",
+                default=None,
+                nullable=True,
+                pattern=_BY.pattern,
+                rule=_BY.rule,
+            ),
+            *_FOR,
+            REQUEST_ID,
+        ),
+        write=True,
+        errors=(TokenRejected,),
+    ),
+    Route(
+        "POST",
+        "/v1/rendezvous/wait",
+        "gateway",
+        "rendezvous_wait",
+        "Wait for the answer and redeem it once; `authorization_pending` when there is none in time",
+        answer=Redeemed,
+        handler=lambda node: node.rendezvous.wait,
+        held=True,
+        body=(
+            _ID,
+            Field(
+                "redemption",
+                "string",
+                "a secret of the redeemer: who brings the same gets the same answer again for 5 minutes",
+                pattern=r"[!-~]{16,128}",
+                rule="16 to 128 printable ASCII characters without spaces",
+            ),
+        ),
+        write=True,
+        errors=(
+            NotFound,
+            Expired,
+            AuthorizationPending,
+            Denied,
+        ),
+    ),
+    Route(
+        "POST",
+        "/v1/rendezvous/claim",
+        "gateway",
+        "rendezvous_claim",
+        "Take a rendezvous: nobody else can approve it then",
+        answer=Rendezvous,
+        handler=lambda node: node.rendezvous.claim,
+        body=(*_RENDEZVOUS, _BY, *_FOR, REQUEST_ID),
+        write=True,
+        errors=(
+            NotFound,
+            Expired,
+            SlowDown,
+            ApprovalRefused,
+            TokenRejected,
+        ),
+    ),
+    Route(
+        "POST",
+        "/v1/rendezvous/approve",
+        "gateway",
+        "rendezvous_approve",
+        "Approve a rendezvous and answer it",
+        answer=Rendezvous,
+        handler=lambda node: node.rendezvous.approve,
+        body=(*_RENDEZVOUS, _BY, _DATA, *_FOR, REQUEST_ID),
+        write=True,
+        errors=(
+            NotFound,
+            Expired,
+            SlowDown,
+            ApprovalRefused,
+            TokenRejected,
+        ),
+    ),
+    Route(
+        "POST",
+        "/v1/rendezvous/deny",
+        "gateway",
+        "rendezvous_deny",
+        "Deny a rendezvous",
+        answer=Rendezvous,
+        handler=lambda node: node.rendezvous.deny,
+        body=(*_RENDEZVOUS, _BY, *_FOR, REQUEST_ID),
+        write=True,
+        errors=(
+            NotFound,
+            Expired,
+            SlowDown,
+            TokenRejected,
+        ),
+    ),
+    Route(
+        "POST",
+        "/v1/rendezvous/cancel",
+        "gateway",
+        "rendezvous_cancel",
+        "Cancel a rendezvous that has not ended",
+        answer=Rendezvous,
+        handler=lambda node: node.rendezvous.cancel,
+        body=(_ID, REQUEST_ID),
+        write=True,
+        errors=(
+            NotFound,
+            Expired,
+        ),
+    ),
+    Route(
+        "POST",
+        "/v1/rendezvous/policy",
+        "operator",
+        "rendezvous_policy",
+        "Set who may approve what a kind is for, the whole of it; the defaults remove it",
+        answer=RendezvousPolicy,
+        handler=lambda node: node.rendezvous.policy,
+        body=(
+            Field("kind", "string", "the kind", pattern=NAME_PATTERN, rule=NAME_RULE),
+            Field(
+                "require",
+                "object",
+                "claims that the approver's session must have: true, false, integers or texts by name",
+                default={},
+            ),
+            Field("allow_self", "boolean", "whoever began may approve", default=False),
+            REQUEST_ID,
+        ),
+        write=True,
+    ),
+    Route(
+        "GET",
+        "/v1/rendezvous/policies",
+        "gateway",
+        "rendezvous_policies",
+        "Who may approve what, for each kind that has no default policy",
+        answer=RendezvousPolicies,
+        handler=lambda node: node.rendezvous.policies,
+    ),
+    Route(
+        "GET",
+        "/v1/rendezvous/{name}",
+        "gateway",
+        "rendezvous_show",
+        "Show a rendezvous, by its id or its user code in lower case",
+        answer=Rendezvous,
+        handler=lambda node: node.rendezvous.show,
+        what="rendezvous id",
+    ),
+    Route(
+        "GET",
+        "/v1/rendezvous",
+        "gateway",
+        "rendezvous_list",
+        "List rendezvous, those that ended within a day too, the oldest first",
+        answer=RendezvousList,
+        handler=lambda node: node.rendezvous.list,
+        query=(
+            Field(
+                "state",
+                "string",
+                "only these",
+                default=None,
+                nullable=True,
+                choices=("pending", "claimed", "approved", "denied", "consumed", "expired", "cancelled"),
+            ),
+            Field("limit", "integer", "rendezvous a page", default=100, minimum=1, maximum=1000),
+            Field(
+                "after",
+                "string",
+                "begin after this place",
+                default=None,
+                nullable=True,
+                pattern=r"(0|[1-9][0-9]{0,15})-[0-9a-f]{32}",
+                rule="`next` of the page before",
+            ),
+        ),
+    ),
+)

@@ -1,0 +1,66 @@
+"""The API of the routes for reverse proxies: routes, answers, and what a node must have to serve them."""
+
+from __future__ import annotations
+
+from typing import Protocol, TypedDict
+
+from cyoloctl.web.schema import HOST, REQUEST_ID, Count, Field, Json, Route
+
+__all__ = ["ROUTES", "HasRoutes", "RouteApi", "RouteList", "SharedHost"]
+
+
+class RouteList(TypedDict):
+    """Members and host names"""
+
+    backends: list[Json]
+    shared_hosts: list[str]
+    index: Count
+
+
+class SharedHost(TypedDict):
+    """A host name that any member serves"""
+
+    host: str
+    shared: bool
+
+
+class RouteApi(Protocol):
+    """What a node does for callers of this API."""
+
+    async def list(self, *, timeout_s: float) -> Json:
+        """The members as proxies see them."""
+
+    async def share(self, *, host: str, shared: bool, request_id: str | None, timeout_s: float) -> Json:
+        """Let every member serve a host name, or no longer."""
+
+
+class HasRoutes(Protocol):
+    """A node that serves this API."""
+
+    @property
+    def routes(self) -> RouteApi:
+        """The operations."""
+
+
+ROUTES: tuple[Route[HasRoutes], ...] = (
+    Route(
+        "GET",
+        "/v1/routes",
+        "viewer",
+        "route_list",
+        "The members as reverse proxies see them, and who serves which host name",
+        answer=RouteList,
+        handler=lambda node: node.routes.list,
+    ),
+    Route(
+        "POST",
+        "/v1/routes/share",
+        "operator",
+        "route_share",
+        "Let every member serve a host name, or no longer",
+        answer=SharedHost,
+        handler=lambda node: node.routes.share,
+        body=(HOST, Field("shared", "boolean", "false: no longer", default=True), REQUEST_ID),
+        write=True,
+    ),
+)

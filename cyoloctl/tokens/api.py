@@ -1,0 +1,344 @@
+"""The API of the session tokens: routes, answers, errors, and what a node must have to serve them."""
+
+from __future__ import annotations
+
+from typing import Any, Literal, Protocol, TypedDict
+
+from cyoloctl.errors import TokenRejected
+from cyoloctl.web.encoding import MAX_BODY_BYTES
+from cyoloctl.web.schema import MAX_LIFE_S, REQUEST_ID, Count, Field, Json, Route, Time
+
+__all__ = [
+    "CONTEXT",
+    "MAX_BATCH",
+    "ROUTES",
+    "HasTokens",
+    "Revocation",
+    "RevocationList",
+    "Token",
+    "TokenApi",
+    "TokenBatch",
+]
+
+#: Tokens in one batch.
+MAX_BATCH = 1000
+
+
+class Token(TypedDict):
+    """A session; `token` and `set_cookie` where one was made"""
+
+    valid: Literal[True]
+    sub: str
+    sid: str
+    gen: Count
+    issued_at: Time
+    expires_at: Time
+    max_expires_at: Time
+    key_id: str
+    claims: Json
+
+
+class TokenBatch(TypedDict):
+    """A result an item, in order: a session with its token, or `valid` false with a `code`"""
+
+    results: list[Json]
+
+
+class Revocation(TypedDict):
+    """What is refused from now on"""
+
+    kind: Literal["sid", "sub"]
+    value: str
+    minimum_gen: Count | None
+    issued_before: Time | None
+    expires_at: Time
+
+
+class RevocationList(TypedDict):
+    """A page of revocations"""
+
+    revocations: list[Revocation]
+    next: str | None
+
+
+class TokenApi(Protocol):
+    """What a node does for callers of this API."""
+
+    async def mint(
+        self,
+        *,
+        sub: str,
+        claims: Json,
+        ttl_s: int,
+        max_age_s: int,
+        cookie_name: str,
+        audience: str,
+        set_cookie: bool,
+        timeout_s: float,
+    ) -> Json:
+        """A new session's token."""
+
+    async def inspect(
+        self,
+        *,
+        token: str | None,
+        cookie: str | None,
+        cookie_name: str,
+        audience: str,
+        require_quorum: bool,
+        explain: bool,
+        timeout_s: float,
+    ) -> Json:
+        """What a token says.  Raises TokenRejected."""
+
+    async def update(
+        self,
+        *,
+        token: str | None,
+        cookie: str | None,
+        set: Json,
+        unset: list[Any],
+        keep_previous: bool,
+        cookie_name: str,
+        audience: str,
+        set_cookie: bool,
+        request_id: str | None,
+        timeout_s: float,
+    ) -> Json:
+        """Other claims.  Raises TokenRejected."""
+
+    async def refresh(
+        self,
+        *,
+        token: str | None,
+        cookie: str | None,
+        ttl_s: int,
+        cookie_name: str,
+        audience: str,
+        require_quorum: bool,
+        set_cookie: bool,
+        timeout_s: float,
+    ) -> Json:
+        """A later end.  Raises TokenRejected."""
+
+    async def batch(
+        self,
+        *,
+        operation: str,
+        items: list[Any],
+        keep_previous: bool,
+        cookie_name: str,
+        audience: str,
+        require_quorum: bool,
+        timeout_s: float,
+    ) -> Json:
+        """Many at once; refusals are among the results."""
+
+    async def revoke(
+        self,
+        *,
+        token: str | None,
+        cookie: str | None,
+        sid: str | None,
+        sub: str | None,
+        cookie_name: str,
+        audience: str,
+        request_id: str | None,
+        timeout_s: float,
+    ) -> Json:
+        """Refuse a session, or every session of a subject.  Raises TokenRejected."""
+
+    async def revocations(self, *, limit: int, after: str | None, timeout_s: float) -> Json:
+        """A page."""
+
+
+class HasTokens(Protocol):
+    """A node that serves this API."""
+
+    @property
+    def tokens(self) -> TokenApi:
+        """The operations."""
+
+
+_TTL_S = Field(
+    "ttl_s",
+    "integer",
+    "seconds until it expires when it is not refreshed",
+    default=900,
+    minimum=1,
+    maximum=MAX_LIFE_S,
+)
+_TOKEN = (
+    Field(
+        "token",
+        "string",
+        "the token; whatever is not one is refused as `token_rejected`",
+        default=None,
+        nullable=True,
+    ),
+    Field(
+        "cookie",
+        "string",
+        "in place of the token: the value of the Cookie header that holds it",
+        default=None,
+        nullable=True,
+    ),
+)
+#: Where a token travels and for whom it is.
+CONTEXT = (
+    Field(
+        "cookie_name",
+        "string",
+        "the cookie that carries the token",
+        default="cyolo-sid",
+        pattern=r"[!#$%&'*+.^_`|~0-9A-Za-z-]{1,128}",
+        rule="1 to 128 characters that a cookie name may have",
+    ),
+    Field(
+        "audience",
+        "string",
+        "whom the token is for, a host identifier, say; empty: anybody",
+        default="",
+        pattern=r"[^\x00-\x1f\x7f]{0,255}",
+        rule="up to 255 bytes of UTF-8 without control characters",
+    ),
+)
+_REQUIRE_QUORUM = Field(
+    "require_quorum", "boolean", "ask a majority first, so that no revocation is missed", default=False
+)
+_EXPLAIN = Field("explain", "boolean", "say why a token is rejected", default=False)
+_SET_COOKIE = Field("set_cookie", "boolean", "answer with the Set-Cookie line too", default=False)
+
+
+ROUTES: tuple[Route[HasTokens], ...] = (
+    Route(
+        "POST",
+        "/v1/tokens/mint",
+        "gateway",
+        "token_mint",
+        "Make a session token",
+        answer=Token,
+        handler=lambda node: node.tokens.mint,
+        body=(
+            Field(
+                "sub",
+                "string",
+                "whose session it is",
+                pattern=r"[^\x00-\x1f\x7f]{1,256}",
+                rule="1 to 256 characters, no control characters",
+            ),
+            Field("claims", "object", "what the session carries", default={}),
+            _TTL_S,
+            Field(
+                "max_age_s",
+                "integer",
+                "seconds after which it ends however often it is refreshed",
+                default=28_800,
+                minimum=1,
+                maximum=MAX_LIFE_S,
+            ),
+            *CONTEXT,
+            _SET_COOKIE,
+        ),
+    ),
+    Route(
+        "POST",
+        "/v1/tokens/inspect",
+        "gateway",
+        "token_inspect",
+        "Open a token",
+        answer=Token,
+        handler=lambda node: node.tokens.inspect,
+        body=(*_TOKEN, *CONTEXT, _REQUIRE_QUORUM, _EXPLAIN),
+        errors=(TokenRejected,),
+    ),
+    Route(
+        "POST",
+        "/v1/tokens/update",
+        "gateway",
+        "token_update",
+        "Change the claims of a token: the older copies are refused on every node from then on",
+        answer=Token,
+        handler=lambda node: node.tokens.update,
+        body=(
+            *_TOKEN,
+            Field("set", "object", "claims to set", default={}),
+            Field("unset", "array", "names of claims to remove", default=[], minimum=0, maximum=100),
+            Field("keep_previous", "boolean", "let the older copies live", default=False),
+            *CONTEXT,
+            _SET_COOKIE,
+            REQUEST_ID,
+        ),
+        write=True,
+        errors=(TokenRejected,),
+    ),
+    Route(
+        "POST",
+        "/v1/tokens/refresh",
+        "gateway",
+        "token_refresh",
+        "Move the expiry of a token forward, under the primary key",
+        answer=Token,
+        handler=lambda node: node.tokens.refresh,
+        body=(*_TOKEN, _TTL_S, *CONTEXT, _REQUIRE_QUORUM, _SET_COOKIE),
+        errors=(TokenRejected,),
+    ),
+    Route(
+        "POST",
+        "/v1/tokens/batch",
+        "gateway",
+        "token_batch",
+        "Mint, inspect, update or refresh many: one result an item, in order",
+        answer=TokenBatch,
+        handler=lambda node: node.tokens.batch,
+        body=(
+            Field("operation", "string", "what to do", choices=("mint", "inspect", "update", "refresh")),
+            Field("items", "array", "the bodies of the single requests", minimum=1, maximum=MAX_BATCH),
+            Field("keep_previous", "boolean", "of updates: let the older copies live", default=False),
+            *CONTEXT,
+            _REQUIRE_QUORUM,
+        ),
+        write=True,
+        max_brackets=20_000,
+        max_body_bytes=MAX_BODY_BYTES,
+    ),
+    Route(
+        "POST",
+        "/v1/tokens/revoke",
+        "gateway",
+        "token_revoke",
+        "Revoke a session (token or sid), or every session of a subject issued before now",
+        answer=Revocation,
+        handler=lambda node: node.tokens.revoke,
+        body=(
+            *_TOKEN,
+            Field(
+                "sid",
+                "string",
+                "the session",
+                default=None,
+                nullable=True,
+                pattern=r"[A-Za-z0-9_-]{22}",
+                rule="the 22 characters of a sid",
+            ),
+            Field("sub", "string", "the subject", default=None, nullable=True),
+            *CONTEXT,
+            REQUEST_ID,
+        ),
+        write=True,
+        errors=(TokenRejected,),
+    ),
+    Route(
+        "GET",
+        "/v1/tokens/revocations",
+        "viewer",
+        "token_revocations",
+        "List what is revoked, a page at a time",
+        answer=RevocationList,
+        handler=lambda node: node.tokens.revocations,
+        query=(
+            Field("limit", "integer", "revocations a page", default=100, minimum=1, maximum=1000),
+            Field("after", "string", "`next` of the page before", default=None, nullable=True),
+        ),
+    ),
+)

@@ -1,0 +1,471 @@
+"""The language in which a subject's `api.py` describes its routes: fields, routes, answers, names, roles.
+
+Sans-io: no socket, no clock, no randomness.  A route holds what it takes, what it
+answers, how it may fail and its handler, so that the server, the client and the
+OpenAPI document cannot drift apart.
+
+Every command imports this module (through the client), so it imports neither
+dataclasses (which costs ``inspect``) nor urllib.
+
+Contract of `Route.read_body` and `read_query`: anything gives validated values or
+raises ``InvalidInput`` (``BodyTooLarge`` for size), nothing else.  A message names
+the field and the rule and never repeats a value, for a value may be a secret.
+"""
+
+from __future__ import annotations
+
+import re
+from typing import TYPE_CHECKING, Annotated, Any, Generic, TypeVar
+
+from cyoloctl.errors import (
+    AccessDenied,
+    BodyTooLarge,
+    Conflict,
+    CyoloctlError,
+    InternalError,
+    InvalidInput,
+    NotFound,
+    OutcomeUnknown,
+    StorageError,
+    Unavailable,
+    VersionMismatch,
+)
+from cyoloctl.web.encoding import MAX_BRACKETS, clean_text, decode_object
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterable, Mapping
+
+__all__ = [
+    "HOST",
+    "KEEPALIVE_LINE_S",
+    "MAX_LIFE_S",
+    "MAX_TIMEOUT_S",
+    "MIN_TIMEOUT_S",
+    "NAME",
+    "NAME_PATTERN",
+    "NAME_RULE",
+    "REQUEST_BODY_BYTES",
+    "REQUEST_ID",
+    "REQUEST_ID_PATTERN",
+    "REQUEST_ID_RULE",
+    "REQUEST_PEM_PATTERN",
+    "REQUEST_PEM_RULE",
+    "REQUIRED",
+    "ROLES",
+    "Count",
+    "Field",
+    "Json",
+    "Loose",
+    "Name",
+    "Route",
+    "Shape",
+    "Time",
+    "check_name",
+    "role_allows",
+]
+
+MIN_TIMEOUT_S = 0.1
+MAX_TIMEOUT_S = 300.0
+DEFAULT_TIMEOUT_S = 5.0
+#: A watch sends a line, blank if there is nothing to say, at least this often.
+KEEPALIVE_LINE_S = 10.0
+
+# model.NAME_PATTERN again, because importing model imports dataclasses (8 ms in
+# every command).  A test holds the two equal.
+NAME_PATTERN = r"[a-z0-9]([a-z0-9-]{0,61}[a-z0-9])?"
+NAME_RULE = "1 to 63 of a-z, 0-9 and '-', beginning and ending with a letter or digit"
+REQUEST_ID_PATTERN = r"[!-~]{1,128}"
+REQUEST_ID_RULE = "1 to 128 printable ASCII characters without spaces"
+
+#: Each role may do what the ones before it may.  ``none``: no certificate needed.  ``gateway``: what a
+#: gateway in another language needs, sessions and rendezvous.  A node's certificate has none of them.
+ROLES = ("none", "viewer", "gateway", "operator")
+_RANK = {role: rank for rank, role in enumerate(ROLES)}
+
+#: The longest life of anything but credentials.
+MAX_LIFE_S = 366 * 86_400
+_SMALL_BODY_BYTES = 8 * 1024
+#: The largest body with a certificate request in it.
+REQUEST_BODY_BYTES = 16 * 1024
+_BODY_BYTES = 64 * 1024
+
+Json = dict[str, Any]
+
+
+class Shape:
+    """More of the JSON Schema of an answer's field than its Python type says."""
+
+    __slots__ = ("keywords",)
+
+    def __init__(self, **keywords: Any) -> None:
+        self.keywords = keywords
+
+
+Name = Annotated[str, Shape(pattern=f"^(?:{NAME_PATTERN})$")]
+Count = Annotated[int, Shape(minimum=0)]
+Time = Annotated[str, Shape(format="date-time")]
+#: Marks an object of which another release may leave fields out.
+Loose = "loose"
+
+
+class _Required:
+    def __repr__(self) -> str:
+        return "REQUIRED"
+
+
+REQUIRED: Any = _Required()
+
+
+def role_allows(have: str | None, need: str) -> bool:
+    """Whether a caller of role `have` (None: nobody in particular) may use a route of role `need`."""
+    return _RANK.get(have or "none", 0) >= _RANK[need]
+
+
+class Field:
+    """One field of a body or query: its type, range and default.
+
+    kind: boolean, integer, number, string, object or array.  minimum and
+    maximum are inclusive; of an array they bound its length.  pattern must
+    match the whole string.  rule is the pattern in words.  check_text validates
+    a string further (raises InvalidInput).  What is inside an object or array
+    is the service's to check.
+    """
+
+    __slots__ = (
+        "_matches",
+        "check_text",
+        "choices",
+        "default",
+        "kind",
+        "maximum",
+        "minimum",
+        "name",
+        "nullable",
+        "pattern",
+        "rule",
+        "summary",
+    )
+
+    def __init__(
+        self,
+        name: str,
+        kind: str,
+        summary: str,
+        *,
+        default: Any = REQUIRED,
+        nullable: bool = False,
+        minimum: float | None = None,
+        maximum: float | None = None,
+        pattern: str | None = None,
+        rule: str = "",
+        choices: tuple[str, ...] = (),
+        check_text: Callable[[str], None] | None = None,
+    ) -> None:
+        self.name = name
+        self.kind = kind
+        self.summary = summary
+        self.default = default
+        self.nullable = nullable
+        self.minimum = minimum
+        self.maximum = maximum
+        self.pattern = pattern
+        self.rule = rule
+        self.choices = choices
+        self.check_text = check_text
+        self._matches: Callable[[str], object] | None = None
+
+    @property
+    def is_bounded(self) -> bool:
+        """Whether no value of it is longer than a few hundred bytes."""
+        if self.kind == "string":
+            return bool(self.pattern or self.choices or self.check_text)
+        return self.kind not in ("object", "array")
+
+    def _refuse(self, why: str) -> InvalidInput:
+        return InvalidInput(f"field {self.name!r}: {why}")
+
+    def check(self, value: Any) -> Any:
+        """The value, when it is one; raises InvalidInput that names the field."""
+        # type() and not isinstance(): True is an int and must not count as one.
+        kind = type(value)
+        if kind is int and self.kind == "integer":
+            if not self.minimum <= value <= self.maximum:
+                raise self._refuse(f"must be {self.minimum} to {self.maximum}")
+            return value
+        if kind is str and self.kind == "string":
+            if self.pattern is not None:
+                if self._matches is None:  # compiled when needed: most commands need none of them
+                    self._matches = re.compile(self.pattern).fullmatch
+                if self._matches(value) is None:
+                    raise self._refuse(f"must be {self.rule}")
+            if self.choices and value not in self.choices:
+                raise self._refuse(f"must be one of {', '.join(self.choices)}")
+            if self.check_text is not None:
+                try:
+                    self.check_text(value)
+                except InvalidInput:
+                    raise self._refuse(f"must be {self.rule}") from None
+            return value
+        if kind is bool and self.kind == "boolean":
+            return value
+        if kind is dict and self.kind == "object":
+            return value
+        if kind is list and self.kind == "array":
+            length: Any = len(value)
+            if not self.minimum <= length <= self.maximum:
+                raise self._refuse(f"must have {self.minimum} to {self.maximum} items")
+            return value
+        if value is None and self.nullable:
+            return None
+        if self.kind == "number" and kind in (int, float):
+            # NaN fails both comparisons.
+            if not self.minimum <= value <= self.maximum:
+                raise self._refuse(f"must be {self.minimum} to {self.maximum}")
+            return float(value)
+        article = "an" if self.kind in ("integer", "object", "array") else "a"
+        wanted = f"{article} {self.kind}{' or null' if self.nullable else ''}"
+        raise self._refuse(f"must be {wanted}")
+
+    def parse(self, text: str) -> Any:
+        """The value that a query string spells; raises InvalidInput that names the field."""
+        if self.kind == "integer":
+            if not (text.isascii() and text.isdigit() and len(text) <= 19):
+                raise self._refuse(f"must be {self.minimum} to {self.maximum}")
+            return self.check(int(text))
+        if self.kind == "number":
+            if not re.fullmatch(r"[0-9]{1,9}(\.[0-9]{1,9})?", text, re.ASCII):
+                raise self._refuse(f"must be {self.minimum} to {self.maximum}")
+            return self.check(float(text))
+        return self.check(text)
+
+    def schema(self) -> dict[str, Any]:
+        """The field as JSON Schema (OpenAPI 3.1)."""
+        schema: dict[str, Any] = {
+            "type": [self.kind, "null"] if self.nullable else self.kind,
+            "description": self.summary + (f": {self.rule}" if self.rule else ""),
+        }
+        if self.default is not REQUIRED:
+            schema["default"] = self.default
+        ends = ("minItems", "maxItems") if self.kind == "array" else ("minimum", "maximum")
+        if self.minimum is not None:
+            schema[ends[0]] = self.minimum
+        if self.maximum is not None:
+            schema[ends[1]] = self.maximum
+        if self.pattern is not None:
+            schema["pattern"] = f"^(?:{self.pattern})$"
+        if self.choices:
+            schema["enum"] = list(self.choices)
+        return schema
+
+
+N_contra = TypeVar("N_contra", contravariant=True)
+
+
+class Route(Generic[N_contra]):
+    """One operation of the API, for nodes of a type that has what the handler needs.
+
+    operation: its name in the client and the document.  role: the least role.
+    answer: a TypedDict; its name and docstring are those of the schema.
+    handler: the method of a node that answers, called with the name in the path
+    (if there is one), then the fields of body and query by name; that of a
+    stream with the name only, for an iterator of answers; None: the server
+    answers by itself.  what: the kind of
+    name in the path, for messages.  errors: what it may answer with beside what
+    follows from its role, body and name.
+
+    write: it may change something, so a timeout means that the outcome is
+    unknown.  stream: it answers with one JSON object per line instead of one.
+    held: it waits for something to happen, and a caller may have only so many
+    of those.  local: the node alone answers, and always can.
+    max_brackets: opening brackets and braces that a long body may hold, which
+    bounds its nesting.  max_body_bytes: the largest body; by default 8 KiB where
+    every field is bounded, else 64 KiB.
+    """
+
+    __slots__ = (
+        "answer",
+        "body",
+        "body_defaults",
+        "body_fields",
+        "errors",
+        "handler",
+        "has_name",
+        "held",
+        "local",
+        "max_body_bytes",
+        "max_brackets",
+        "method",
+        "operation",
+        "query_defaults",
+        "query_fields",
+        "role",
+        "stream",
+        "summary",
+        "template",
+        "what",
+        "write",
+    )
+
+    def __init__(
+        self,
+        method: str,
+        template: str,
+        role: str,
+        operation: str,
+        summary: str,
+        *,
+        answer: type,
+        handler: Callable[[N_contra], Callable[..., Any]] | None,
+        body: Iterable[Field] | None = None,
+        query: Iterable[Field] = (),
+        what: str = "name",
+        errors: Iterable[type[CyoloctlError]] = (),
+        write: bool = False,
+        stream: bool = False,
+        held: bool = False,
+        local: bool = False,
+        max_brackets: int = MAX_BRACKETS,
+        max_body_bytes: int = 0,
+    ) -> None:
+        self.method = method
+        self.template = template
+        self.role = role
+        self.operation = operation
+        self.summary = summary
+        self.answer = answer
+        self.handler = handler
+        self.errors = tuple(errors)
+        self.write = write
+        self.stream = stream
+        self.held = held or stream
+        self.local = local
+        self.max_brackets = max_brackets
+        self.has_name = "{name}" in template
+        self.what = what
+        self.body = body is not None
+        self.body_fields = {field.name: field for field in body or ()}
+        self.query_fields = {field.name: field for field in (*query, TIMEOUT)}
+        bounded = all(field.is_bounded for field in self.body_fields.values())
+        self.max_body_bytes = max_body_bytes or (_SMALL_BODY_BYTES if bounded else _BODY_BYTES)
+        self.body_defaults = _defaults(self.body_fields)
+        self.query_defaults = _defaults(self.query_fields)
+
+    def __repr__(self) -> str:
+        return f"<Route {self.method} {self.template}>"
+
+    def possible_errors(self) -> list[type[CyoloctlError]]:
+        """Every error that it may answer with, by HTTP status and code."""
+        found: list[type[CyoloctlError]] = [InvalidInput, InternalError, *self.errors]
+        if self.role != "none":
+            found.append(AccessDenied)
+        if self.body:
+            found.append(BodyTooLarge)
+        if self.has_name:
+            found.append(NotFound)
+        if not self.local:
+            found += [Unavailable, StorageError]
+        if self.write:
+            found += [Conflict, OutcomeUnknown, VersionMismatch]
+        return sorted(found, key=lambda cls: (cls.http_status, cls.code))
+
+    def read_body(self, raw: bytes) -> dict[str, Any]:
+        """The validated body with its defaults filled in.  An empty body counts as {}.
+
+        Raises InvalidInput naming the field, BodyTooLarge past max_body_bytes.
+        """
+        if len(raw) > self.max_body_bytes:
+            raise self.too_large()
+        return self.check_body(decode_object(raw, "body", max_brackets=self.max_brackets) if raw else {})
+
+    def too_large(self) -> BodyTooLarge:
+        """The error for a body that is larger than this route takes."""
+        return BodyTooLarge(f"the body is larger than {self.max_body_bytes} bytes: send less")
+
+    def check_body(self, given: Mapping[str, Any]) -> dict[str, Any]:
+        """The validated body with its defaults filled in.  Raises InvalidInput naming the field."""
+        result = self.body_defaults.copy()
+        fields = self.body_fields
+        for key, value in given.items():
+            field = fields.get(key)
+            if field is None:
+                raise _unknown(key, "field", fields)
+            result[key] = field.check(value)
+        if len(result) != len(fields):
+            missing = next(name for name in fields if name not in result)
+            raise InvalidInput(f"field {missing!r}: is required")
+        return result
+
+    def read_query(self, text: str) -> dict[str, Any]:
+        """The validated query with its defaults filled in; `text` is what follows the question mark.
+
+        Raises InvalidInput naming the parameter.
+        """
+        result = self.query_defaults.copy()
+        seen: set[str] = set()
+        if len(text) > 4096:
+            raise InvalidInput("the query is longer than 4096 characters")
+        for part in text.split("&"):
+            if not part:
+                continue
+            key, _, value = part.partition("=")
+            if "%" in part or "+" in part:
+                # Nothing that this API takes needs quoting, but a client may quote anything.
+                from urllib.parse import unquote_plus
+
+                key, value = unquote_plus(key), unquote_plus(value)
+            field = self.query_fields.get(key)
+            if field is None:
+                raise _unknown(key, "query parameter", self.query_fields)
+            if key in seen:
+                raise InvalidInput(f"field {key!r}: is given twice")
+            seen.add(key)
+            result[key] = field.parse(value)
+        return result
+
+
+def _defaults(fields: Mapping[str, Field]) -> dict[str, Any]:
+    return {field.name: field.default for field in fields.values() if field.default is not REQUIRED}
+
+
+def _unknown(key: str, what: str, known: Iterable[str]) -> InvalidInput:
+    return InvalidInput(f"{what} {clean_text(key, 64)!r} is unknown: use {', '.join(known) or 'none'}")
+
+
+def check_name(text: str, what: str = "name") -> str:
+    """`text`, when it is a name; raises InvalidInput that shows the rule."""
+    if _name_matches(text) is None:
+        raise InvalidInput(f"{what} {clean_text(text, 80)!r} is not valid: use {NAME_RULE}")
+    return text
+
+
+_name_matches = re.compile(NAME_PATTERN).fullmatch
+
+# --- fields of several subjects -----------------------------------------------------------------
+
+TIMEOUT = Field(
+    "timeout_s",
+    "number",
+    "seconds after which the node gives up",
+    default=DEFAULT_TIMEOUT_S,
+    minimum=MIN_TIMEOUT_S,
+    maximum=MAX_TIMEOUT_S,
+)
+NAME = Field("name", "string", "the name", pattern=NAME_PATTERN, rule=NAME_RULE)
+REQUEST_ID = Field(
+    "request_id",
+    "string",
+    "the same id applies once, however often it is sent; null: the node makes one",
+    default=None,
+    nullable=True,
+    pattern=REQUEST_ID_PATTERN,
+    rule=REQUEST_ID_RULE,
+)
+REQUEST_PEM_PATTERN = r"[\n\r -~]{1,8192}"
+REQUEST_PEM_RULE = "PEM text of at most 8 KiB"
+HOST = Field(
+    "host",
+    "string",
+    "a host name",
+    pattern=r"(?=.{1,253}$)[a-z0-9]([a-z0-9-]{0,61}[a-z0-9])?(\.[a-z0-9]([a-z0-9-]{0,61}[a-z0-9])?)*",
+    rule="a host name in lower case, without a port",
+)
