@@ -17,7 +17,7 @@ import signal
 import socket
 import ssl
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Coroutine
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, cast
@@ -45,7 +45,7 @@ from cyoloctl.paths import (
     open_to_group,
     write_private,
 )
-from cyoloctl.pki.files import PKI_DIRECTORY, check_private_files
+from cyoloctl.pki.files import PKI_DIRECTORY, NodeFiles, check_private_files
 from cyoloctl.pki.tls import ALPN_RAFT, ALPN_RAFT_BEFORE, TlsIdentity
 from cyoloctl.process import harden
 from cyoloctl.raft import (
@@ -53,7 +53,9 @@ from cyoloctl.raft import (
     OLDER,
     ClusterClock,
     Engine,
+    Journal,
     PeerIdentity,
+    SnapshotStore,
     count_start,
     memory_storage,
     open_storage,
@@ -151,110 +153,31 @@ class Node:
 
     async def start(self) -> None:
         """Raises ConfigError, StorageError, Conflict or VersionMismatch; nothing runs then."""
-        config, data_dir = self._config, self._data_dir
-        pki_dir = data_dir / PKI_DIRECTORY
+        config = self._config
+        pki_dir = self._data_dir / PKI_DIRECTORY
         # Its dates are judged by the cluster's time, which the service knows (CertificateRenewal.start).
         files = check_private_files(pki_dir, name=config.name, cluster_id=config.cluster_id)
         self.tls = TlsIdentity(pki_dir)
         self._gateway_tls = self._gateway_context()
         self._descriptors = raise_descriptor_limit()
-        make_private_directory(data_dir)
+        make_private_directory(self._data_dir)
         boot = os.urandom(8).hex()
-        raft_id = str(config.name)
-        if config.storage == "disk":
-            journal, snapshots = open_storage(data_dir, cluster_id=config.cluster_id, name=config.name)
-        else:
-            # What was in memory is gone: the node comes back as somebody new to Raft.
-            raft_id = f"{config.name}~{boot}"
-            journal, snapshots = memory_storage(founder=raft_id if self._founds_memory_cluster() else None)
-        machine = ClusterState()
-        listening: list[socket.socket] = []
+        # What was in memory is gone: the node comes back as somebody new to Raft.
+        raft_id = str(config.name) if config.storage == "disk" else f"{config.name}~{boot}"
+        journal, snapshots = self._open_storage(raft_id)
+        sockets: list[socket.socket] = []
         try:
-            listening.append(_listen(config.listen, "listen"))
+            sockets.append(_listen(config.listen, "listen"))
             if config.gateway is not None:
-                listening.append(_listen(config.gateway.listen, "gateway.listen"))
-            boots = count_start(journal) if config.storage == "disk" else 0
-            identity = PeerIdentity(
-                name=config.name,
-                raft_id=raft_id,
-                cluster_id=config.cluster_id,
-                boot=boot,
-                address=str(config.advertise),
-                release=__version__,
-                boots=boots,
-            )
-            self.engine = Engine(
-                identity,
-                journal=journal,
-                snapshots=snapshots,
-                machine=machine,
-                clock=ClusterClock(
-                    str(config.name),
-                    wall_unix_ms=lambda: time.time_ns() // 1_000_000,
-                    monotonic=time.monotonic,
-                ),
-                identify=self._identify_peer,
-                connect=_connector(self.tls),
-                describe=self._describe,
-                on_call=self._on_call,
-                register=_Register(machine),
-            )
-            self.service = Service(
-                config,
-                files,
-                pki_dir,
-                self.engine,
-                machine,
-                raft_id=raft_id,
-                process=(boots, boot),
-                request_stop=self._stop_requested.set,
-                tls=self.tls,
-            )
-            admission = self.service.admission
-            self.control = build_server(
-                self.service,
-                logger=logging.getLogger("cyoloctl.api"),
-                identify=admission.judge_caller,
-                wait_ready=admission.wait_caught_up,
-                limits=_server_limits(self._descriptors),
-            )
-            admission.recheck_callers = self.control.recheck
-            self.engine.on_unwanted = self._on_unwanted
+                sockets.append(_listen(config.gateway.listen, "gateway.listen"))
+            self._assemble(files, journal, snapshots, raft_id=raft_id, boot=boot)
             self.engine.start(self.service.where_to_dial())
             self.service.certificates.start()  # nothing was dialled yet: that takes the loop
-            loop = asyncio.get_running_loop()
-            self._listener = Listener(
-                listening[0],
-                lambda guest: _Demultiplexer(self, guest),
-                Visitors(stranger_limits(self._descriptors)),
-                name="api",
-                tls=lambda: self.tls.server,
-            )
-            self._listener.start()
-            control_socket = control_socket_path(data_dir, create=True)
-            await self.control.start_unix(control_socket)
-            if config.socket_group is not None:
-                group_id = open_to_group(data_dir, config.socket_group, control_socket)
-                await self.control.start_unix(
-                    control_socket.with_name(GATEWAY_SOCKET), role="gateway", group_id=group_id
-                )
-            if config.gateway is not None:
-                gateway_limits = stranger_limits(self._descriptors, at_most=_MAX_BROWSERS)
-                self._gateway = Gateway(
-                    self.service.gateway,
-                    _gateway_settings(config.gateway),
-                    GatewayLimits(
-                        connections=gateway_limits.connections,
-                        client_connections=min(128, gateway_limits.per_source),
-                    ),
-                )
-                await self._gateway.start(
-                    listening[1], None if self._gateway_tls is None else self._current_gateway_tls
-                )
+            await self._open_doors(*sockets)
         except BaseException:
             if self._listener is not None:
                 self._listener.close()
-            for each in listening:
+            for each in sockets:
                 each.close()
             with contextlib.suppress(CyoloctlError):
                 if hasattr(self, "engine"):
@@ -262,15 +185,7 @@ class Node:
                 else:
                     journal.close()
             raise
-        self._tasks = [
-            loop.create_task(self._watch_failure()),
-            loop.create_task(self.service.housekeeping()),
-            loop.create_task(self.service.certificates.run()),
-            loop.create_task(self.service.admission.run()),
-        ]
-        self._tasks.append(loop.create_task(_tell_suppressed()))
-        if config.storage == "memory":
-            self._tasks.append(loop.create_task(self._remember_peers()))
+        self._start_tasks()
         _log.info(
             "node started",
             extra={
@@ -281,6 +196,106 @@ class Node:
                 "storage": config.storage,
             },
         )
+
+    def _open_storage(self, raft_id: str) -> tuple[Journal, SnapshotStore]:
+        config = self._config
+        if config.storage == "disk":
+            return open_storage(self._data_dir, cluster_id=config.cluster_id, name=config.name)
+        return memory_storage(founder=raft_id if self._founds_memory_cluster() else None)
+
+    def _assemble(
+        self, files: NodeFiles, journal: Journal, snapshots: SnapshotStore, *, raft_id: str, boot: str
+    ) -> None:
+        """Make the engine, the service on it and the server of its API, and tell them of each other."""
+        config = self._config
+        machine = ClusterState()
+        boots = count_start(journal) if config.storage == "disk" else 0
+        self.engine = Engine(
+            PeerIdentity(
+                name=config.name,
+                raft_id=raft_id,
+                cluster_id=config.cluster_id,
+                boot=boot,
+                address=str(config.advertise),
+                release=__version__,
+                boots=boots,
+            ),
+            journal=journal,
+            snapshots=snapshots,
+            machine=machine,
+            clock=ClusterClock(
+                str(config.name),
+                wall_unix_ms=lambda: time.time_ns() // 1_000_000,
+                monotonic=time.monotonic,
+            ),
+            identify=self._identify_peer,
+            connect=_connector(self.tls),
+            describe=self._describe,
+            on_call=self._on_call,
+            register=_Register(machine),
+        )
+        self.service = Service(
+            config,
+            files,
+            self._data_dir / PKI_DIRECTORY,
+            self.engine,
+            machine,
+            raft_id=raft_id,
+            process=(boots, boot),
+            request_stop=self._stop_requested.set,
+            tls=self.tls,
+        )
+        admission = self.service.admission
+        self.control = build_server(
+            self.service,
+            logger=logging.getLogger("cyoloctl.api"),
+            identify=admission.judge_caller,
+            wait_ready=admission.wait_caught_up,
+            limits=_server_limits(self._descriptors),
+        )
+        admission.recheck_callers = self.control.recheck
+        self.engine.on_unwanted = self._on_unwanted
+
+    async def _open_doors(self, listening: socket.socket, browsers: socket.socket | None = None) -> None:
+        """Take connections: TLS of peers and API, the control sockets, the gateway's."""
+        config = self._config
+        self._listener = Listener(
+            listening,
+            lambda guest: _Demultiplexer(self, guest),
+            Visitors(stranger_limits(self._descriptors)),
+            name="api",
+            tls=lambda: self.tls.server,
+        )
+        self._listener.start()
+        control_socket = control_socket_path(self._data_dir, create=True)
+        await self.control.start_unix(control_socket)
+        if config.socket_group is not None:
+            group_id = open_to_group(self._data_dir, config.socket_group, control_socket)
+            await self.control.start_unix(
+                control_socket.with_name(GATEWAY_SOCKET), role="gateway", group_id=group_id
+            )
+        if config.gateway is not None and browsers is not None:
+            limits = stranger_limits(self._descriptors, at_most=_MAX_BROWSERS)
+            self._gateway = Gateway(
+                self.service.gateway,
+                _gateway_settings(config.gateway),
+                GatewayLimits(connections=limits.connections, client_connections=min(128, limits.per_source)),
+            )
+            tls = None if self._gateway_tls is None else self._current_gateway_tls
+            await self._gateway.start(browsers, tls)
+
+    def _start_tasks(self) -> None:
+        work: list[Coroutine[Any, Any, None]] = [
+            self._watch_failure(),
+            self.service.housekeeping(),
+            self.service.certificates.run(),
+            self.service.admission.run(),
+            _tell_suppressed(),
+        ]
+        if self._config.storage == "memory":
+            work.append(self._remember_peers())
+        loop = asyncio.get_running_loop()
+        self._tasks = [loop.create_task(each) for each in work]
 
     async def wait(self) -> None:
         """Returns when the node was asked to stop; raises the error that stopped it."""
