@@ -24,7 +24,6 @@ from __future__ import annotations
 
 import logging
 import random
-from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
 from typing import Any
@@ -45,12 +44,14 @@ from cyoloctl.errors import (
 from cyoloctl.model import Role, Stamp, majority
 from cyoloctl.raft.batch import decode_batch, encode_batch, stamp_of
 from cyoloctl.raft.clock import ClusterClock
+from cyoloctl.raft.core import Core
 from cyoloctl.raft.journal import Entry, Journal
 from cyoloctl.raft.machine import PeerRole, StateMachine
 from cyoloctl.raft.messages import Message
+from cyoloctl.raft.progress import PROBE, SNAPSHOT, Progress
 from cyoloctl.raft.proposals import Done, Proposal, ProposalQueue
 from cyoloctl.raft.settings import DEFAULT_LIMITS, DEFAULT_TIMING, MAX_REMOVED, Limits, Timing
-from cyoloctl.raft.snapshot import Receiver, SnapshotMeta, SnapshotStore, Transfer, is_shortage
+from cyoloctl.raft.snapshot import Receiver, SnapshotMeta, SnapshotStore, is_shortage
 from cyoloctl.raft.status import ReplicaStatus, Trouble
 from cyoloctl.raft.vendor import (
     MEMBERSHIP,
@@ -98,24 +99,6 @@ class _ReadRound:
     requests: list[ReadRequest]
     sent_at: float
     confirmed: set[Node] = field(default_factory=set)
-
-
-@dataclass(slots=True)
-class _Sending:
-    """A snapshot on its way to one peer."""
-
-    transfer: Transfer
-    offset: int = 0
-    sent_at: float = -1.0
-
-
-@dataclass(slots=True)
-class _Refused:
-    """A peer could not use the snapshot: when to send it again."""
-
-    reason: str
-    until: float
-    pause_s: float
 
 
 @dataclass(slots=True)
@@ -216,7 +199,9 @@ class Replica:
         each message; the default is for tests.
         """
         self.raft_id = self._id = raft_id
-        self._me = Node(raft_id)
+        self._core = core = Core(raft_id, journal=journal, clock=clock, rng=rng, timing=timing, limits=limits)
+        self._me = core.me
+        self._progress = core.progress
         self._journal = journal
         self._snapshots = snapshots
         self._machine = machine
@@ -230,10 +215,7 @@ class Replica:
         self._timing = timing
         self._limits = limits
 
-        self.failed: CyoloctlError | None = None
-        self._nodes: dict[str, Node] = {raft_id: self._me}
-        self._outbox: list[tuple[Node, Message]] = []
-        self._peer_list: list[Node] = []
+        self.send = core.send  # no call in between: it is hot
         self._engine: VendorEngine
 
         # Configuration: what the snapshot (or genesis) says, then every membership entry above it.
@@ -243,20 +225,10 @@ class Replica:
         self._current = self._base
         self._applied = self._base
 
-        # Leader state a peer.
-        self._probing: set[Node] = set()
-        self._probe_sent: dict[Node, int] = {}
-        self._inflight: dict[Node, deque[tuple[int, int]]] = {}
-        self._inflight_bytes: dict[Node, int] = {}
-        self._told_commit: dict[Node, int] = {}
         self._commit_notice_at: float | None = None
-        self._sending: dict[Node, _Sending] = {}
         self._receiving: _Receiving | None = None
         self._handover: _Handover | None = None
         self._membership_waiting: dict[int, tuple[int, Done]] = {}
-        self._acknowledged: dict[str, int] = {}  # raft id -> highest index in this leadership
-        self._parting: dict[Node, int] = {}  # removed, and to be told so by the entry at this index
-        self._refused: dict[Node, _Refused] = {}
 
         # What peers and this node cannot settle.
         self._unusable: tuple[str, str] | None = None  # whose snapshot, why
@@ -266,7 +238,6 @@ class Replica:
         self._bounded: set[Node] = set()  # said once that they may not lead
 
         # Elections.
-        self._leader_seen_at = -1e9
         self._prevote: tuple[int, set[Node]] | None = None
         self._election_granted = False
         self._votes: tuple[int, set[Node]] = (-1, set())
@@ -284,7 +255,6 @@ class Replica:
         self._next_read = rng.getrandbits(62)
         self._ready_reads: list[ReadRequest] = []
 
-        self._heard_commit = 0  # the highest commit index that a leader told this node
         self._voter_names: frozenset[str] = frozenset()
         self._swept_at = -1e9
         self._saving = False
@@ -293,8 +263,6 @@ class Replica:
         self._save_again_at = float("-inf")
         self._snapshot_bytes_mark = 0
         self._seen: tuple[str, int, Node | None] = ("follower", 0, None)
-        self.on_change: Callable[[], None] = lambda: None
-        """Called after role, term, leader or membership changed."""
 
     # ------------------------------------------------------------------ start
 
@@ -338,7 +306,7 @@ class Replica:
         if journal.commit_index > journal.last_index:
             journal.set_commit_index(journal.last_index)  # row 18
         timing = self._timing
-        self._engine = VendorEngine(
+        self._engine = self._core.engine = VendorEngine(
             self._me,
             owner=self,
             journal=journal,
@@ -348,6 +316,7 @@ class Replica:
             election_min_s=timing.election_min_s,
             election_max_s=timing.election_max_s,
             leader_fallback_s=timing.leader_fallback_s,
+            progress=self._progress,
         )
         self._engine.set_applied(applied)
         self._changes = [
@@ -363,6 +332,20 @@ class Replica:
             self._engine.set_election_deadline(self._clock())  # alone: nobody to wait for
 
     # ----------------------------------------------------------- public state
+
+    @property
+    def failed(self) -> CyoloctlError | None:
+        """The error that silenced this replica."""
+        return self._core.failed
+
+    @property
+    def on_change(self) -> Callable[[], None]:
+        """Called after role, term, leader or membership changed."""
+        return self._core.on_change
+
+    @on_change.setter
+    def on_change(self, call: Callable[[], None]) -> None:
+        self._core.on_change = call
 
     def _last_stamp(self) -> Stamp:
         """The latest stamp in the own log, of what need not be committed; else that of the state."""
@@ -388,20 +371,8 @@ class Replica:
         """Who leads, as far as this node knows; None when that node was not heard from lately."""
         if self._engine.is_leader():
             return self._id
-        leader = self._live_leader()
+        leader = self._core.live_leader()
         return None if leader is None else str(leader.id)
-
-    def _live_leader(self) -> Node | None:
-        """The other node that leads: there is a link with it, and it acted as leader of late.
-
-        A leader that lost its majority falls silent without telling anybody.
-        """
-        engine = self._engine
-        leader = engine.leader()
-        if leader is None or leader == self._me or leader not in engine.connected:
-            return None
-        silent_s = self._clock() - self._leader_seen_at
-        return leader if silent_s <= self._timing.leader_fallback_s else None
 
     def removed_peers(self) -> frozenset[str]:
         """Peers that a committed entry removed: admit all others (row 21)."""
@@ -433,7 +404,7 @@ class Replica:
 
     def acknowledged(self, raft_id: str) -> int:
         """The highest committed index that a peer is known to hold; 0 unless this node leads."""
-        known = self._acknowledged.get(raft_id, 0) if self._engine.is_leader() else 0
+        known = self._core.acknowledged.get(raft_id, 0) if self._engine.is_leader() else 0
         return min(known, self._engine.commit_index())
 
     def forgot(self, raft_id: str, term: int, last_index: int) -> bool:
@@ -443,7 +414,9 @@ class Replica:
         """
         engine = self._engine
         return (
-            engine.is_leader() and term <= engine.term() and last_index < self._acknowledged.get(raft_id, 0)
+            engine.is_leader()
+            and term <= engine.term()
+            and last_index < self._core.acknowledged.get(raft_id, 0)
         )
 
     def status(self) -> ReplicaStatus:
@@ -471,15 +444,16 @@ class Replica:
             learners=tuple(sorted(str(node.id) for node in engine.readonly())),
             removed=tuple(sorted(self._current.removed)),
             connected=tuple(sorted(str(node.id) for node in engine.connected)),
-            match={str(node.id): index for node, index in engine.match_index.items()}
+            match={str(node.id): progress.match_index for node, progress in self._progress.items()}
             if engine.is_leader()
             else {},
             troubles=tuple(self._troubles()),
         )
 
     def _troubles(self) -> Iterator[Trouble]:
-        for node, refused in sorted(self._refused.items(), key=lambda item: str(item[0].id)):
-            yield Trouble("snapshot_refused", str(node.id), refused.reason)
+        for node, progress in sorted(self._progress.items(), key=lambda item: str(item[0].id)):
+            if progress.refused is not None:
+                yield Trouble("snapshot_refused", str(node.id), progress.refused.reason)
         if self._unusable is not None:
             yield Trouble("snapshot_unusable", *self._unusable)
         if self.disputed is not None:
@@ -541,14 +515,14 @@ class Replica:
 
     def _release(self, only: str | None = None) -> None:
         """Send what is queued, or the messages of one type; the rest waits for the next sync."""
-        if not self._outbox:
+        if not self._core.outbox:
             return
-        outbox, self._outbox = self._outbox, []
+        outbox, self._core.outbox = self._core.outbox, []
         for node, message in outbox:
             if only is None or message["type"] == only:
                 self._send(str(node.id), message)
             else:
-                self._outbox.append((node, message))
+                self._core.outbox.append((node, message))
         self._flush()
 
     def _commits_alone(self) -> bool:
@@ -599,8 +573,8 @@ class Replica:
         if self._commit_notice_at is not None and now >= self._commit_notice_at:
             self._commit_notice_at = None
             commit = engine.commit_index()
-            for node in self._peers():
-                if self._told_commit.get(node, 0) < commit:
+            for node in self._core.peers:
+                if self._progress[node].told_commit < commit:
                     self._replicate_to(node, heartbeat=True)
         self._continue_round(now)
         self._continue_handover(now)
@@ -629,8 +603,10 @@ class Replica:
 
     def _stop_leading(self) -> None:
         self._drop_leader_state()
-        if self._parting:
-            self._parting.clear()
+        parting = [progress for progress in self._progress.values() if progress.parting is not None]
+        if parting:
+            for progress in parting:
+                progress.parting = None
             self._derive_readonly()
         if not self._engine.is_leader():
             self._cluster_clock.follow()
@@ -648,22 +624,15 @@ class Replica:
             )
 
     def _drop_leader_state(self) -> None:
-        self._probing.clear()
-        self._probe_sent.clear()
-        self._inflight.clear()
-        self._inflight_bytes.clear()
-        self._told_commit.clear()
+        for progress in self._progress.values():
+            progress.reset()
         self._commit_notice_at = None
-        self._acknowledged.clear()
-        self._refused.clear()
-        for sending in self._sending.values():
-            sending.transfer.close()
-        self._sending.clear()
+        self._core.acknowledged.clear()
 
     def fail(self, error: CyoloctlError) -> None:
         """Go silent: nothing that was not persisted may be voted for or acknowledged."""
-        self.failed = error
-        self._outbox.clear()
+        self._core.failed = error
+        self._core.outbox.clear()
         _log.critical("the replica stopped", extra={"error": error.message, "code": error.code})
         self.abandon(error)
         self.on_change()
@@ -703,26 +672,28 @@ class Replica:
         """A link with an authenticated, not removed peer of the cluster began."""
         if self.failed is not None:
             return
-        node = self._node(peer)
+        node = self._core.node(peer)
         engine = self._engine
         engine.connected.add(node)
-        self._refused.pop(node, None)
+        if node in self._progress:
+            self._progress[node].refused = None
         self._derive_readonly()
-        if engine.is_leader() and node in engine.match_index:
+        if engine.is_leader() and node in self._progress:
             # What was in flight is lost with the old link.
-            self._restart_peer(node)
+            self._progress[node].restart(self._journal.last_index)
             self._replicate_to(node, heartbeat=True)
 
     def peer_disconnected(self, peer: str) -> None:
         """The link with the peer ended; what was in flight is lost."""
         if self.failed is not None:
             return
-        node = self._node(peer)
+        node = self._core.node(peer)
         engine = self._engine
         self._cluster_clock.forget(peer.partition("~")[0])
         engine.connected.discard(node)
-        self._parting.pop(node, None)
-        self._cancel_sending(node)
+        if node in self._progress:
+            self._progress[node].parting = None
+            self._progress[node].stop_sending()
         if self._receiving is not None and self._receiving.source == node:
             self._receiving.receiver.abort()
             self._receiving = None
@@ -734,7 +705,7 @@ class Replica:
         if not engine.is_leader() and engine.leader() == node:
             # A leader that was killed closes its sockets: do not wait for the whole timeout.
             # Should it live, the others still hear it and refuse the pre-vote.
-            self._leader_seen_at = -1e9
+            self._core.leader_seen_at = -1e9
             spread = self._timing.lost_leader_spread_s * self._rng.random()
             engine.set_election_deadline(min(engine.election_deadline(), self._clock() + spread))
 
@@ -747,16 +718,6 @@ class Replica:
             self._cluster_clock.measured(peer.partition("~")[0], wall_unix_ms, trip_s)
             if not self._engine.is_leader() and self.leader() == peer:
                 self._cluster_clock.observe(epoch, unix_ms)
-
-    def _node(self, raft_id: str) -> Node:
-        node = self._nodes.get(raft_id)
-        if node is None:
-            node = self._nodes[raft_id] = Node(raft_id)
-        return node
-
-    def _peers(self) -> list[Node]:
-        """Connected voters and learners, in a fixed order."""
-        return self._peer_list
 
     # ---------------------------------------------------------- configuration
 
@@ -794,12 +755,11 @@ class Replica:
         """Make the engine's set of voters what the log says."""
         engine = self._engine
         self._current = self._configuration_at(self._journal.last_index)
-        others = {self._node(raft_id) for raft_id in self._current.voters} - {self._me}
+        others = {self._core.node(raft_id) for raft_id in self._current.voters} - {self._me}
         for node in others - engine.others():
-            engine.next_index.setdefault(node, self._journal.last_index + 1)
-            engine.match_index.setdefault(node, 0)
+            self._core.follow_peer(node)
             if engine.is_leader():
-                engine.last_response.setdefault(node, self._clock())
+                self._progress[node].count_as_voter(self._clock())
         engine.set_others(others)
         self._voter_names = frozenset(raft_id.partition("~")[0] for raft_id in self._current.voters)
         self._derive_readonly()
@@ -811,23 +771,21 @@ class Replica:
         readonly = {
             node
             for node in engine.connected - engine.others()
-            if node != self._me and (node.id not in removed or node in self._parting)
+            if node != self._me and (node.id not in removed or self._is_parting(node))
         }
         for node in readonly - engine.readonly():
-            engine.next_index.setdefault(node, self._journal.last_index + 1)
-            engine.match_index.setdefault(node, 0)
-            if engine.is_leader():
-                self._probing.add(node)
+            self._core.follow_peer(node)
+            self._progress[node].lose_certainty()
         engine.set_readonly(readonly)
-        for node in set(engine.match_index) - readonly - engine.others():
-            engine.match_index.pop(node, None)
-            engine.next_index.pop(node, None)
-            engine.last_response.pop(node, None)
-            self._refused.pop(node, None)
-            self._forget_flow(node)
-        self._peer_list = sorted(
+        for node in self._progress.keys() - readonly - engine.others():
+            self._core.forget_peer(node)
+        self._core.peers = sorted(
             (engine.others() | readonly) & engine.connected, key=lambda node: str(node.id)
         )
+
+    def _is_parting(self, node: Node) -> bool:
+        progress = self._progress.get(node)
+        return progress is not None and progress.parting is not None
 
     def add_voter(self, raft_id: str, callback: Done) -> None:
         """Make a learner that has caught up a voter.  Leader only.
@@ -835,7 +793,7 @@ class Replica:
         callback(index, error): Conflict when refused (a change is in progress,
         not connected, removed, too far behind), NoLeader when this is not the leader.
         """
-        node = self._node(raft_id)
+        node = self._core.node(raft_id)
         engine = self._engine
         if raft_id in self._current.voters and raft_id in self._applied.voters:
             callback(engine.applied_index(), None)
@@ -846,7 +804,7 @@ class Replica:
         if engine.is_leader() and node not in engine.readonly():
             callback(None, Conflict(f"{raft_id} is not connected to the leader"))
             return
-        match = engine.match_index.get(node, 0)
+        match = self._match_of(node)
         if engine.is_leader() and (match == 0 or match < self._journal.last_index - self._limits.promote_lag):
             callback(None, Conflict(f"{raft_id} has not caught up yet"))
             return
@@ -883,7 +841,7 @@ class Replica:
         left = {node for node in engine.others() if node.id != raft_id}
         since = self._clock() - self._timing.leader_fallback_s
         heard = sum(
-            1 for node in left if node in engine.connected and engine.last_response.get(node, -1e9) > since
+            1 for node in left if node in engine.connected and self._progress[node].last_heard > since
         )
         return 1 + heard >= majority(len(left) + 1)
 
@@ -949,8 +907,9 @@ class Replica:
         if self._engine.is_leader():
             # A removed node believes the entry itself: it gets that, and no more.
             for raft_id in self._applied.removed - removed_before:
-                if self._node(raft_id) in self._engine.connected:
-                    self._parting[self._node(raft_id)] = index
+                node = self._core.node(raft_id)
+                if node in self._engine.connected and node in self._progress:
+                    self._progress[node].parting = index
         self._derive_readonly()
         waiting = self._membership_waiting.pop(index, None)
         if waiting is not None:
@@ -1005,7 +964,7 @@ class Replica:
                 engine.append_command(entry, self._settle_batch(batch))
 
     def _take_batch(self) -> list[Proposal]:
-        committed = max(self._heard_commit, self._engine.commit_index())
+        committed = max(self._core.heard_commit, self._engine.commit_index())
         return self._pending.take_batch(self._limits.entry_bytes, _ITEM_OVERHEAD_BYTES, committed)
 
     def _settle_batch(self, batch: list[Proposal]) -> Callable[[Any, int | None], None]:
@@ -1033,7 +992,7 @@ class Replica:
 
     def _forward_pending(self) -> None:
         """Not the leader: hand what waits to the leader, once."""
-        leader = self._live_leader()
+        leader = self._core.live_leader()
         for proposal in self._pending.take_remote():
             proposal.settle(None, NoLeader("not the leader"))
         if leader is None or self._clock() < self._forward_after:
@@ -1259,7 +1218,7 @@ class Replica:
                 return
             self._reads = requests + self._reads
             self._asked = None
-        leader = self._live_leader()
+        leader = self._core.live_leader()
         if not self._reads or leader is None:
             return
         requests = [request for request in self._reads if not request.cancelled]
@@ -1286,9 +1245,9 @@ class Replica:
         def done(index: int | None, error: CyoloctlError | None) -> None:
             if (
                 index is not None
-                and self._told_commit.get(node, 0) < index
                 and self._engine.is_leader()
-                and node in self._peers()
+                and node in self._core.peers
+                and self._progress[node].told_commit < index
             ):
                 self._replicate_to(node, heartbeat=True)
             self.send(node, {"type": "read_index_result", "id": identifier, "index": index})
@@ -1338,7 +1297,7 @@ class Replica:
             what = "no other voter is" if to is None else f"{to} is not a voter or not"
             callback(None, Conflict(f"{what} connected: leadership stays here"))
             return
-        target = max(candidates, key=lambda node: (engine.match_index.get(node, 0), str(node.id)))
+        target = max(candidates, key=lambda node: (self._match_of(node), str(node.id)))
         self._handover = _Handover(target, now + self._timing.transfer_limit_s, now, callback)
 
     def _continue_handover(self, now: float) -> None:
@@ -1352,7 +1311,7 @@ class Replica:
             handover.callback(None, Unavailable("leadership could not be transferred in time: it stays here"))
             return
         handover.next_try = now + self._timing.transfer_retry_s
-        if engine.match_index.get(handover.target, 0) == self._journal.last_index:
+        if self._match_of(handover.target) == self._journal.last_index:
             self.send(handover.target, {"type": "timeout_now", "term": engine.term()})
 
     # -------------------------------------------------------------- elections
@@ -1415,7 +1374,8 @@ class Replica:
         _, index, last_term = self._journal.entries[-1]
         up_to_date = (message["last_log_term"], message["last_log_index"]) >= (last_term, index)
         leader_alive = engine.is_leader() or (
-            engine.leader() is not None and self._clock() - self._leader_seen_at < self._timing.election_min_s
+            engine.leader() is not None
+            and self._clock() - self._core.leader_seen_at < self._timing.election_min_s
         )
         granted = message["term"] > engine.term() and up_to_date and not leader_alive
         self.send(
@@ -1446,7 +1406,6 @@ class Replica:
     def on_become_leader(self) -> None:
         """Fresh flow control for every peer; the no-op follows at once."""
         self._drop_leader_state()
-        self._probing = set(self._engine.others() | self._engine.readonly())
         self._cluster_clock.lead(max(self._last_stamp(), self._machine.stamp()))
         self._cluster_clock.judge(self._voter_names)
 
@@ -1473,43 +1432,39 @@ class Replica:
 
     def replicate(self, *, heartbeat: bool) -> None:
         """Send every connected peer what it lacks; with heartbeat at least an empty message."""
-        for node in self._peers():
+        for node in self._core.peers:
             self._replicate_to(node, heartbeat=heartbeat)
 
     def _replicate_to(self, node: Node, *, heartbeat: bool) -> None:
-        engine, journal = self._engine, self._journal
-        next_index = engine.next_index[node]
+        journal, progress = self._journal, self._progress[node]
+        next_index = progress.next_index
         last = journal.last_index
         if next_index <= journal.first_index:
-            self._send_snapshot(node, heartbeat=heartbeat)
+            self._send_snapshot(node, progress, heartbeat=heartbeat)
             return
-        if node in self._sending:
-            self._cancel_sending(node)
-        if node in self._probing:
+        if progress.state is PROBE:
             # One message at a time until its log is known to match; again with each heartbeat.
-            if self._probe_sent.get(node) != next_index:
-                self._probe_sent[node] = next_index
-                self._send_entries(node, next_index - 1, self._slice(next_index))
+            if progress.probed != next_index:
+                progress.probed = next_index
+                self._send_entries(node, progress, next_index - 1, self._slice(next_index))
             elif heartbeat:
-                self._send_entries(node, next_index - 1, [])
+                self._send_entries(node, progress, next_index - 1, [])
             return
+        if progress.state is SNAPSHOT:
+            progress.become_replicate()  # it has acknowledged what it was to be sent
         if next_index > last:
             if heartbeat:
-                self._send_entries(node, last, [])
+                self._send_entries(node, progress, last, [])
             return
         sent = False
-        while next_index <= last and self._inflight_bytes.get(node, 0) < self._limits.window_bytes:
+        while next_index <= last and progress.inflight_bytes < self._limits.window_bytes:
             entries = self._slice(next_index)
-            self._send_entries(node, next_index - 1, entries)
+            self._send_entries(node, progress, next_index - 1, entries)
             sent = True
-            next_index = entries[-1][1] + 1
-            engine.next_index[node] = next_index
-            size = sum(len(entry[0]) + 32 for entry in entries)
-            self._inflight.setdefault(node, deque()).append((next_index - 1, size))
-            self._inflight_bytes[node] = self._inflight_bytes.get(node, 0) + size
+            progress.sent(entries[-1][1], sum(len(entry[0]) + 32 for entry in entries))
+            next_index = progress.next_index
         if heartbeat and not sent:
-            match = max(engine.match_index.get(node, 0), journal.first_index)
-            self._send_entries(node, match, [])
+            self._send_entries(node, progress, max(progress.match_index, journal.first_index), [])
 
     def _slice(self, start: int) -> list[Entry]:
         journal = self._journal
@@ -1523,12 +1478,16 @@ class Replica:
             entries.append(entry)
         return entries
 
-    def _send_entries(self, node: Node, previous: int, entries: list[Entry]) -> None:
+    def _match_of(self, node: Node) -> int:
+        progress = self._progress.get(node)
+        return 0 if progress is None else progress.match_index
+
+    def _send_entries(self, node: Node, progress: Progress, previous: int, entries: list[Entry]) -> None:
         engine = self._engine
         entry = self._journal.entry(previous)
         if entry is None or not engine.is_leader():
             raise InternalError(f"entry {previous} cannot be sent: it is missing, or this node does not lead")
-        self._told_commit[node] = engine.commit_index()
+        progress.told_commit = engine.commit_index()
         self.send(
             node,
             {
@@ -1541,86 +1500,46 @@ class Replica:
             },
         )
 
-    def _restart_peer(self, node: Node) -> None:
-        """Begin again with a peer in a new link.
-
-        What it held is where to look first, not what it holds: a disk that
-        was damaged at its end may have lost some of it meanwhile.
-        """
-        engine = self._engine
-        match = engine.match_index.get(node, 0)
-        engine.next_index[node] = match + 1 if match else self._journal.last_index + 1
-        engine.match_index[node] = 0
-        self._forget_flow(node)
-        self._probing.add(node)
-
-    def _forget_flow(self, node: Node) -> None:
-        self._inflight.pop(node, None)
-        self._inflight_bytes.pop(node, None)
-        self._told_commit.pop(node, None)
-        self._probe_sent.pop(node, None)
-        self._probing.discard(node)
-        self._cancel_sending(node)
-
     def _on_next_node_idx(self, node: Node, message: Message) -> bool | None:
         engine, journal = self._engine, self._journal
         if message["term"] > engine.term():
             self._follow_term(node, message["term"])
             return None
-        if message["term"] < engine.term() or not engine.is_leader() or node not in engine.match_index:
+        progress = self._progress.get(node)
+        if message["term"] < engine.term() or not engine.is_leader() or progress is None:
             return None  # rows 8 and 20
-        engine.last_response[node] = self._clock()
+        progress.last_heard = self._clock()
         asked = message["next_node_idx"]
-        match = engine.match_index[node]
         if message["success"]:
             if asked - 1 > journal.last_index:
                 return None  # claims what this leader never sent
-            if asked - 1 > match:
-                match = engine.match_index[node] = asked - 1
-            if engine.next_index[node] <= match:
-                engine.next_index[node] = match + 1
-            if match > self._acknowledged.get(str(node.id), 0):
-                self._acknowledged[str(node.id)] = match
-            self._refused.pop(node, None)
-            if node in self._parting:
-                self._part(node, match)
+            progress.acknowledged(asked - 1)
+            match = progress.match_index
+            if match > self._core.acknowledged.get(str(node.id), 0):
+                self._core.acknowledged[str(node.id)] = match
+            if progress.parting is not None:
+                self._part(node, progress, progress.parting)
                 return None
-            sending = self._sending.get(node)
-            if sending is not None and match >= sending.transfer.meta.index:
-                self._cancel_sending(node)
-            self._probing.discard(node)
-            self._probe_sent.pop(node, None)
-            flow = self._inflight.get(node)
-            while flow and flow[0][0] <= match:
-                self._inflight_bytes[node] -= flow.popleft()[1]
+            progress.go_on()
             # The second of two acknowledgements mostly commits nothing and calls for nothing.
             return (
                 match > engine.commit_index()
-                or engine.next_index[node] <= journal.last_index
+                or progress.next_index <= journal.last_index
                 or self._handover is not None
             )
-        elif message["reset"]:
-            # Rows 7 and 16: never below what is known to match, and never up.
-            # Entry 1 is the same everywhere.
-            wanted = max(match + 1, 2, min(engine.next_index[node], asked))
-            if node in self._probing:
-                if wanted < engine.next_index[node]:
-                    engine.next_index[node] = wanted
-                return None
-            self._forget_flow(node)
-            engine.next_index[node] = wanted
-            self._probing.add(node)
+        if message["reset"]:
+            progress.rejected(asked)
         return None
 
-    def _part(self, node: Node, match: int) -> None:
+    def _part(self, node: Node, progress: Progress, index: int) -> None:
         """Tell a removed node that its removal is committed, once it holds it; then no more."""
-        engine, index = self._engine, self._parting[node]
+        match = progress.match_index
         if match >= index:
             if match >= self._journal.first_index:
-                self._send_entries(node, match, [])
-            del self._parting[node]
+                self._send_entries(node, progress, match, [])
+            progress.parting = None
             self._derive_readonly()
-        elif engine.next_index[node] <= self._journal.last_index:
+        elif progress.next_index <= self._journal.last_index:
             self._replicate_to(node, heartbeat=False)
 
     # Follower's side.
@@ -1643,7 +1562,7 @@ class Replica:
                 "a peer claims to lead in this leader's term", extra={"peer": node.id, "term": term}
             )
             return False
-        self._leader_seen_at = self._clock()
+        self._core.leader_seen_at = self._clock()
         self._prevote = None
         self._election_granted = False
         engine.deliver(node, {"type": "append_entries", "term": term, "commit_index": engine.commit_index()})
@@ -1655,7 +1574,7 @@ class Replica:
             return
         if not self._follow(node, message["term"]):
             return
-        self._heard_commit = max(self._heard_commit, message["commit_index"])
+        self._core.heard_commit = max(self._core.heard_commit, message["commit_index"])
         previous, previous_term = message["prevLogIdx"], message["prevLogTerm"]
         entries: list[Entry] = message["entries"]
         last_of_message = previous + len(entries)
@@ -1758,15 +1677,15 @@ class Replica:
 
     # -------------------------------------------------------------- snapshots
 
-    def _send_snapshot(self, node: Node, *, heartbeat: bool) -> None:
+    def _send_snapshot(self, node: Node, progress: Progress, *, heartbeat: bool) -> None:
         """Rows 6 and 23: one checked chunk at a time, the next when it was acknowledged."""
         now = self._clock()
-        refused = self._refused.get(node)
+        refused = progress.refused
         if refused is not None and now < refused.until:
             if heartbeat:
                 self.send(node, {"type": "heartbeat", "term": self._engine.term()})
             return
-        sending = self._sending.get(node)
+        sending = progress.sending
         if sending is None:
             try:
                 transfer = self._snapshots.open_transfer()
@@ -1796,7 +1715,7 @@ class Replica:
                         },
                     )
                 return
-            sending = self._sending[node] = _Sending(transfer)
+            sending = progress.become_snapshot(transfer)
         if sending.sent_at >= 0 and not (heartbeat and now - sending.sent_at >= self._timing.heartbeat_s):
             return
         transfer = sending.transfer
@@ -1818,20 +1737,16 @@ class Replica:
             },
         )
 
-    def _cancel_sending(self, node: Node) -> None:
-        sending = self._sending.pop(node, None)
-        if sending is not None:
-            sending.transfer.close()
-
     def _on_snapshot_ack(self, node: Node, message: Message) -> None:
         engine = self._engine
         if message["term"] > engine.term():
             self._follow_term(node, message["term"])
             return
-        if message["term"] < engine.term() or not engine.is_leader() or node not in engine.match_index:
+        progress = self._progress.get(node)
+        if message["term"] < engine.term() or not engine.is_leader() or progress is None:
             return
-        engine.last_response[node] = self._clock()
-        sending = self._sending.get(node)
+        progress.last_heard = self._clock()
+        sending = progress.sending
         if (
             sending is None
             or message["digest"] != sending.transfer.digest
@@ -1841,25 +1756,20 @@ class Replica:
             return
         sending.offset = message["offset"]
         sending.sent_at = -1.0
-        self._send_snapshot(node, heartbeat=False)
+        self._send_snapshot(node, progress, heartbeat=False)
 
     def _on_snapshot_refused(self, node: Node, message: Message) -> None:
         """The peer cannot use the snapshot: again later, and people are told."""
         engine, timing = self._engine, self._timing
-        if message["term"] != engine.term() or not engine.is_leader() or node not in engine.match_index:
+        progress = self._progress.get(node)
+        if message["term"] != engine.term() or not engine.is_leader() or progress is None:
             return
-        engine.last_response[node] = self._clock()
-        sending = self._sending.get(node)
+        now = progress.last_heard = self._clock()
+        sending = progress.sending
         if sending is None or sending.transfer.digest != message["digest"]:
             return
-        self._cancel_sending(node)
         reason = message["reason"] if message["reason"].isprintable() else "it gave no readable reason"
-        before = self._refused.get(node)
-        pause_s = timing.refused_first_s
-        if before is not None:
-            pause_s = min(2 * before.pause_s, timing.refused_last_s)
-        self._refused[node] = _Refused(reason, self._clock() + pause_s, pause_s)
-        if before is None or before.reason != reason:
+        if progress.refuse(reason, now, first_s=timing.refused_first_s, last_s=timing.refused_last_s):
             _log.warning(
                 "a peer refuses the snapshot", extra={"peer": node.id, "reason": reason, "_seldom": True}
             )
@@ -2055,7 +1965,10 @@ class Replica:
             entry = journal.entry(keep_from)
             kept_bytes += 0 if entry is None else len(entry[0])
         # A peer that is being sent an older snapshot goes on from there, if that costs little.
-        oldest = min([keep_from, *(sending.transfer.meta.index for sending in self._sending.values())])
+        sendings = [progress.sending for progress in self._progress.values()]
+        oldest = min(
+            [keep_from, *(sending.transfer.meta.index for sending in sendings if sending is not None)]
+        )
         if oldest > journal.first_index and journal.byte_size < 4 * self._limits.compact_bytes:
             keep_from = oldest
         journal.compact_to(keep_from)
@@ -2064,10 +1977,6 @@ class Replica:
         _log.info("compacted the log", extra={"index": meta.index, "first_index": keep_from})
 
     # --------------------------------------------------------------- messages
-
-    def send(self, node: Node, message: Message) -> None:
-        """Queue a message; it leaves at the end of the tick, after everything was persisted."""
-        self._outbox.append((node, message))
 
     def receive(self, peer: str, message: Message) -> bool:
         """A message from the live link of an authenticated peer, decoded and well-typed.
@@ -2080,7 +1989,7 @@ class Replica:
         handler = _HANDLERS.get(message["type"])
         if handler is None:
             return False
-        node = self._node(peer)
+        node = self._core.node(peer)
         if node not in self._engine.connected:
             return False
         if message.get("term", 0) - self._engine.term() > self._limits.term_step:

@@ -17,6 +17,7 @@ import json
 import math
 import random
 from collections.abc import Callable
+from operator import attrgetter
 from typing import Any, Protocol
 
 import pysyncobj.syncobj as vendor
@@ -26,6 +27,7 @@ from pysyncobj.transport import Transport
 
 from cyoloctl.errors import InternalError
 from cyoloctl.raft.journal import Journal
+from cyoloctl.raft.progress import Progress
 
 __all__ = [
     "MEMBERSHIP",
@@ -209,6 +211,24 @@ class _Outbox(Transport):  # type: ignore[misc]  # the vendor is untyped
         pass
 
 
+class _Column:
+    """One field of the peers' progress, as the dictionary by node that the vendor keeps."""
+
+    def __init__(self, progress: dict[Node, Progress], field: str) -> None:
+        self._progress = progress
+        self._read = attrgetter(field)
+        self._field = field
+
+    def __getitem__(self, node: Node) -> Any:
+        return self._read(self._progress[node])
+
+    def __setitem__(self, node: Node, value: Any) -> None:
+        setattr(self._progress[node], self._field, value)
+
+    def clear(self) -> None:
+        """The vendor clears the times of the last answers when it becomes leader, and sets them again."""
+
+
 class _NoPoller:
     """Sockets belong to asyncio; the vendor polls nothing."""
 
@@ -236,7 +256,9 @@ class _SyncObj(vendor.SyncObj):  # type: ignore[misc]  # the vendor is untyped
         election_min_s: float,
         election_max_s: float,
         leader_fallback_s: float,
+        progress: dict[Node, Progress],
     ) -> None:
+        """progress: of every other voter and every learner, and of nobody else."""
         self._owner = owner
         self._clock = clock
         self._rng = rng
@@ -262,9 +284,9 @@ class _SyncObj(vendor.SyncObj):  # type: ignore[misc]  # the vendor is untyped
         self._poller = _NoPoller()
         self.__needLoadDumpFile = False  # our snapshot store loads it, and refuses what is damaged (row 12)
         # The vendor changes these in place and never rebinds them.
-        self.next_index: dict[Node, int] = self.__raftNextIndex
-        self.match_index: dict[Node, int] = self.__raftMatchIndex
-        self.last_response: dict[Node, float] = self.__lastResponseTime
+        self.__raftNextIndex = _Column(progress, "next_index")
+        self.__raftMatchIndex = _Column(progress, "match_index")
+        self.__lastResponseTime = _Column(progress, "last_heard")
         self.connected: set[Node] = self.__connectedNodes
         self.waiting_commit: dict[int, list[tuple[int, Any]]] = self.__commandsWaitingCommit
 

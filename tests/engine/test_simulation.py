@@ -170,12 +170,10 @@ def learners_count(patch: pytest.MonkeyPatch) -> None:
 
     def wrong(self: Replica, node: Any, message: Any) -> None:
         handle(self, node, message)
-        engine = self._engine
+        engine, progress = self._engine, self._progress
         if message["success"] and node in engine.readonly() and engine.is_leader():
             for voter in engine.others():
-                engine.match_index[voter] = max(
-                    engine.match_index.get(voter, 0), engine.match_index.get(node, 0)
-                )
+                progress[voter].match_index = max(progress[voter].match_index, progress[node].match_index)
 
     _handlers(patch, "next_node_idx", wrong)
 

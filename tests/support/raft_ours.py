@@ -200,8 +200,8 @@ class OurCluster(Cluster):
 
     def _power_off(self, engine: Running) -> None:
         # What was not synced is in the dropped Journal object only.
-        for sending in engine.replica._sending.values():
-            sending.transfer.close()
+        for progress in engine.replica._progress.values():
+            progress.stop_sending()
         if engine.replica._receiving is not None:
             engine.replica._receiving.receiver.abort()
 

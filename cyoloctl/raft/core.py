@@ -1,0 +1,88 @@
+"""What the parts of one replica share: its log, its peers, the vendor's core, time and the outbox."""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Callable
+
+from cyoloctl.errors import CyoloctlError
+from cyoloctl.raft.journal import Journal
+from cyoloctl.raft.messages import Message
+from cyoloctl.raft.progress import NEVER, Progress
+from cyoloctl.raft.settings import Limits, Timing
+from cyoloctl.raft.vendor import Node, VendorEngine
+
+__all__ = ["Core"]
+
+
+class Core:
+    """Shared by the parts of one `Replica`, which makes it."""
+
+    engine: VendorEngine
+    """From `Replica.start` on."""
+
+    def __init__(
+        self,
+        raft_id: str,
+        *,
+        journal: Journal,
+        clock: Callable[[], float],
+        rng: random.Random,
+        timing: Timing,
+        limits: Limits,
+    ) -> None:
+        """clock: seconds, monotonic."""
+        self.raft_id = raft_id
+        self.me = Node(raft_id)
+        self.journal = journal
+        self.clock = clock
+        self.rng = rng
+        self.timing = timing
+        self.limits = limits
+        self.failed: CyoloctlError | None = None
+        """The error that silenced this replica."""
+        self.progress: dict[Node, Progress] = {}
+        """Of every other voter and every learner."""
+        self.peers: list[Node] = []
+        """Those of them that are connected, in a fixed order."""
+        self.acknowledged: dict[str, int] = {}
+        """Raft id to the highest index that it acknowledged in this leadership, connected or not."""
+        self.leader_seen_at = NEVER
+        self.heard_commit = 0
+        """The highest commit index that a leader told this node."""
+        self.outbox: list[tuple[Node, Message]] = []
+        self.on_change: Callable[[], None] = lambda: None
+        """Called after role, term, leader or membership changed."""
+        self._nodes: dict[str, Node] = {raft_id: self.me}
+
+    def node(self, raft_id: str) -> Node:
+        """The one object for a raft id."""
+        node = self._nodes.get(raft_id)
+        if node is None:
+            node = self._nodes[raft_id] = Node(raft_id)
+        return node
+
+    def send(self, node: Node, message: Message) -> None:
+        """Queue a message; it leaves at the end of the tick, after everything was persisted."""
+        self.outbox.append((node, message))
+
+    def live_leader(self) -> Node | None:
+        """The other node that leads: there is a link with it, and it acted as leader of late.
+
+        A leader that lost its majority falls silent without telling anybody.
+        """
+        engine = self.engine
+        leader = engine.leader()
+        if leader is None or leader == self.me or leader not in engine.connected:
+            return None
+        silent_s = self.clock() - self.leader_seen_at
+        return leader if silent_s <= self.timing.leader_fallback_s else None
+
+    def follow_peer(self, node: Node) -> None:
+        """Keep a progress of this voter or learner, if there is none yet."""
+        if node not in self.progress:
+            self.progress[node] = Progress(self.journal.last_index + 1)
+
+    def forget_peer(self, node: Node) -> None:
+        """It is neither voter nor learner any more, or gone."""
+        self.progress.pop(node).reset_flow()
