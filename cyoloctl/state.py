@@ -188,6 +188,10 @@ class ClusterState:
             )
         return encode_refusal(0, "access_denied", "the leader alone proposes this")
 
+    def was_applied(self, kind: str, request_id: str) -> bool:
+        """Whether a command of this kind of caller is remembered as applied, not refused, under this id."""
+        return request_id in self._tables[kind].requests  # type: ignore[index]  # one of KINDS
+
     def apply(self, index: int, command: bytes, after: int | None = None) -> bytes:
         """Applies a committed command, of any bytes, and returns its result.
 

@@ -59,6 +59,10 @@ def _problem(code: str, member: str | None, message: str, command: str | None) -
     return {"code": code, "member": member, "message": message, "command": command}
 
 
+#: The codes of the problems whose reason a peer gives.
+_CODES = {COPY: "copy", OLDER: "older_disk"}
+
+
 def peer_problems(facts: Facts) -> Iterator[Problem]:
     """Each with the member that it concerns and the command that mends it, or shows more."""
     engine, name = facts.engine, facts.name
@@ -109,7 +113,7 @@ def _kept_out(member: str, reason: str, address: str) -> Problem:
             f"{member} came back{where} with an older copy of its disk, and is kept out: start the newer "
             "disk, or remove the member and join under a new name"
         )
-    return _problem(reason.replace(" ", "_"), member, text, f"cyoloctl member remove {member}")
+    return _problem(_CODES[reason], member, text, f"cyoloctl member remove {member}")
 
 
 def _trouble(name: str, code: str, peer: str, message: str) -> Problem:

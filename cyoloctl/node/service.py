@@ -208,6 +208,7 @@ class Service:
             keys=self.keys,
             tokens=self.tokens,
             page_url=self.routes.page_url,
+            was_applied=machine.was_applied,
         )
         self.gateway = GatewayAdapter(
             self._proposer,

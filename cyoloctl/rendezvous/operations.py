@@ -100,7 +100,8 @@ def _digests(actor: Actor) -> list[str]:
 class RendezvousOperations:
     """What control.server and the gateway call for rendezvous_*.
 
-    page_url: where the page of a node is, None when it has none.
+    page_url: where the page of a node is, None when it has none.  was_applied: whether a command of this kind
+    of caller was applied under this request id.
     """
 
     def __init__(
@@ -112,6 +113,7 @@ class RendezvousOperations:
         keys: KeyOperations,
         tokens: TokenOperations,
         page_url: Callable[[str], str | None],
+        was_applied: Callable[[str, str], bool],
     ) -> None:
         self._proposer = proposer
         self._node = node
@@ -119,6 +121,7 @@ class RendezvousOperations:
         self._tokens = tokens
         self._records = records
         self._page_url = page_url
+        self._was_applied = was_applied
         self._waiting: dict[str, set[asyncio.Event]] = {}
         self._records.on_change = self._on_change
 
@@ -463,11 +466,13 @@ class RendezvousOperations:
         try:
             await self._write(_COMMANDS[operation], command, left, request_id)
             return self._answer(record.id)
-        except Conflict as error:
+        except Conflict:
             # What is sealed is sealed anew, so a repetition is another command to the machine.
-            if data is None or not error.message.startswith("the request id was used"):
+            if data is None or request_id is None:
                 raise
             await self._proposer.fresh(timeout_s=left)
+            if not self._was_applied(CALLER.get().kind, request_id):
+                raise
             done = self._records.get(record.id, self._now_ms())
             sealed = done is not None and done.sealed_result is not None
             if done is None or done.claimed_by != by or not (sealed or done.state == "consumed"):
