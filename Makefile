@@ -54,8 +54,8 @@ format: $(DEV) ## let ruff repair what it can and format
 types: $(DEV) ## mypy, strict
 	$(BIN)/python -m mypy
 
-generate: $(DEV) ## the checked-in generated files: CLI reference, completions, exit codes
-	$(BIN)/python -m cyoloctl.cli.generate $(ARGS)
+generate: $(DEV) ## the checked-in generated files: CLI reference, exit statuses, completions, openapi.json
+	$(BIN)/python -m tools.generate $(ARGS)
 
 screenshots: $(DEV) ## the pictures of docs/rendezvous.md, by a browser (apt-get install chromium chromium-driver)
 	SCREENSHOTS=1 $(BIN)/python -m pytest -q tests/browser
@@ -82,7 +82,7 @@ sim: $(RUNTIME) ## 10,000 simulated clusters under faults, about half an hour on
 
 clean: ## remove caches and build results
 	rm -rf build dist .mypy_cache .pytest_cache .ruff_cache .hypothesis
-	find cyoloctl tests benchmarks -name __pycache__ -type d -prune -exec rm -rf {} +
+	find cyoloctl tests benchmarks tools -name __pycache__ -type d -prune -exec rm -rf {} +
 
 distclean: clean ## and the virtual environment
 	rm -rf $(VENV)

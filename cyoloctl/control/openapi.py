@@ -1,6 +1,6 @@
 """The OpenAPI 3.1 document of the API, made from the table of routes and the types of their answers.
 
-``python -m cyoloctl.control.openapi`` prints it.  What the checked-in document
+`make generate` writes it.  What the checked-in document
 has already keeps its place in it, so that the difference is the change.
 """
 
@@ -187,7 +187,3 @@ def openapi() -> dict[str, Any]:
             "securitySchemes": {"clientCertificate": {"type": "mutualTLS"}},
         },
     }
-
-
-if __name__ == "__main__":
-    print(json.dumps(openapi(), indent=2))

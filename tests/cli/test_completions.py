@@ -14,8 +14,8 @@ from pathlib import Path
 
 import pytest
 
-from cyoloctl.cli import generate
 from tests.cli.harness import LIMIT_S
+from tools import generate
 
 COMPLETIONS = Path(__file__).resolve().parents[2] / "completions"
 
@@ -134,7 +134,7 @@ def _until(terminal: int, pattern: bytes) -> bytes:
 
 def test_generator_with_check_names_what_is_stale(tmp_path: Path) -> None:
     (tmp_path / "docs").mkdir()
-    arguments = [sys.executable, "-m", "cyoloctl.cli.generate"]
+    arguments = [sys.executable, "-m", "tools.generate"]
     environment = {**os.environ, "PYTHONPATH": str(COMPLETIONS.parent)}
 
     def call(*more: str) -> subprocess.CompletedProcess[str]:

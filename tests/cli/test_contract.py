@@ -6,9 +6,10 @@ from pathlib import Path
 
 import pytest
 
-from cyoloctl.cli import GROUPS, LEAVES, generate, main
-from cyoloctl.cli.generate import Command
+from cyoloctl.cli import GROUPS, LEAVES, main
 from cyoloctl.errors import error_classes
+from tools import generate
+from tools.generate import Command
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -124,7 +125,7 @@ def test_every_option_has_a_text_that_begins_with_a_capital(tree: dict[str, Comm
 @pytest.mark.parametrize("path", [path.as_posix() for path in generate.files()])
 def test_generated_file_is_what_the_tree_generates(path: str) -> None:
     text = generate.files()[Path(path)]
-    assert (ROOT / path).read_text("utf-8") == text, "run python -m cyoloctl.cli.generate"
+    assert (ROOT / path).read_text("utf-8") == text, "run make generate"
 
 
 def test_reference_names_every_command_option_and_exit_status(tree: dict[str, Command]) -> None:

@@ -13,9 +13,10 @@ from typing import Any
 
 import pytest
 
-from cyoloctl.cli import generate, main
+from cyoloctl.cli import main
 from cyoloctl.replicated.requests import RequestTable
 from cyoloctl.sim import FAULTS
+from tools import generate
 
 
 def run(capsys: pytest.CaptureFixture[str], *arguments: str) -> tuple[int, str, str]:

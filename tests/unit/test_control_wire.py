@@ -273,15 +273,6 @@ def test_encode_object_adds_the_schema_version_and_is_ascii() -> None:
     assert encoding.encode_object({"schema_version": 1}) == b'{"schema_version":1}'
 
 
-def test_openapi_file_is_what_the_module_prints() -> None:
-    printed = subprocess.run(
-        [sys.executable, "-W", "error", "-m", "cyoloctl.control.openapi"], capture_output=True, check=True
-    )
-    assert OPENAPI.read_bytes() == printed.stdout, (
-        "stale: python -m cyoloctl.control.openapi > cyoloctl/control/openapi.json"
-    )
-
-
 @pytest.mark.parametrize("route", table.routes(), ids=lambda route: route.operation)
 def test_openapi_describes_every_route_with_every_error(route: schema.Route[Any]) -> None:
     document = json.loads(OPENAPI.read_bytes())
