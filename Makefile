@@ -57,7 +57,8 @@ types: $(DEV) ## mypy, strict
 generate: $(DEV) ## the checked-in generated files: CLI reference, exit statuses, completions, openapi.json
 	$(BIN)/python -m tools.generate $(ARGS)
 
-screenshots: $(DEV) ## the pictures of docs/rendezvous.md, by a browser (apt-get install chromium chromium-driver)
+screenshots: $(DEV) ## the pictures of README.md and docs/rendezvous.md (apt-get install chromium chromium-driver)
+	$(BIN)/python -m tools.screenshots
 	SCREENSHOTS=1 $(BIN)/python -m pytest -q tests/browser
 
 # Seconds of faults for each size, and where the reports go.  As root: it makes network namespaces.

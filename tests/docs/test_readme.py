@@ -1,0 +1,133 @@
+"""The blocks of README.md, one after the other in one shell, on a clean clone."""
+
+from __future__ import annotations
+
+import os
+import re
+import shutil
+import signal
+import subprocess
+import sys
+import sysconfig
+from pathlib import Path
+
+import pytest
+
+from tests.docs.reading import ROOT, Block, blocks
+from tests.support.cluster import free_port
+
+LIMIT_S = 180
+
+pytestmark = [pytest.mark.cluster, pytest.mark.slow, pytest.mark.timeout(LIMIT_S + 60)]
+
+
+def clone(target: Path) -> None:
+    """What is committed or would be, and an environment that has the dependencies.
+
+    `make install` would fetch them; the stamp tells it that it did.  That it can is seen whenever the
+    tests run in a clean clone, since they begin with the same rules.
+    """
+    listed = subprocess.run(
+        ["git", "ls-files", "-z", "--cached", "--others", "--exclude-standard"],
+        cwd=ROOT,
+        capture_output=True,
+        check=False,
+    )
+    if listed.returncode:
+        pytest.skip("README IS NOT TRIED: this is no clone")
+    for name in filter(None, listed.stdout.decode().split("\0")):
+        if (ROOT / name).is_file():
+            (target / name).parent.mkdir(parents=True, exist_ok=True)
+            shutil.copy2(ROOT / name, target / name)
+    environment = target / ".venv"
+    subprocess.run([sys.executable, "-m", "venv", "--without-pip", environment], check=True)
+    packages = next(environment.glob("lib/python*/site-packages"))
+    (packages / "clone.pth").write_text(f"{target}\n{sysconfig.get_path('purelib')}\n", encoding="utf-8")
+    script = environment / "bin" / "cyoloctl"
+    script.write_text(
+        f"#!{environment}/bin/python\nimport sys\nfrom cyoloctl.cli import main\n"
+        'if __name__ == "__main__":\n    sys.exit(main())\n',
+        encoding="utf-8",
+    )
+    script.chmod(0o755)
+    for stamp in (".python-ready", ".runtime-installed"):
+        (environment / stamp).touch()
+
+
+def ports() -> str:
+    """The first digits of three free ports that end in 1, 2 and 3."""
+    while True:
+        first = str(free_port())[:-1]
+        if all(_is_free(int(f"{first}{n}")) for n in (1, 2, 3)):
+            return first
+
+
+def _is_free(port: int) -> bool:
+    import socket
+
+    with socket.socket() as probe:
+        try:
+            probe.bind(("127.0.0.1", port))
+        except OSError:
+            return False
+    return True
+
+
+def script(steps: list[Block]) -> str:
+    lines = ["set -euo pipefail"]
+    for number, block in enumerate(steps):
+        lines += [f"echo '=== {number}'", block.text.replace("127.0.0.1:770", f"127.0.0.1:{ports()}")]
+    return "\n".join(lines)
+
+
+def test_blocks_of_the_readme_work_one_after_the_other_on_a_clean_clone(tmp_path: Path) -> None:
+    target = tmp_path / "clone"
+    target.mkdir()
+    clone(target)
+    everything = blocks("README.md")
+    steps = [block for block in everything if block.info == "bash"]
+    (tmp_path / "readme.sh").write_text(script(steps), encoding="utf-8")
+    kept = {
+        k: v for k, v in os.environ.items() if not k.startswith("CYOLOCTL_") and k not in ("CI", "PYTHONPATH")
+    }
+    process = subprocess.Popen(
+        ["bash", tmp_path / "readme.sh"],
+        cwd=target,
+        env={**kept, "NO_COLOR": "1"},
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+        start_new_session=True,
+    )
+    try:
+        shown, _ = process.communicate(timeout=LIMIT_S)
+    finally:
+        for pid in running_in(target):
+            os.kill(pid, signal.SIGKILL)
+    assert process.returncode == 0, shown
+    parts = re.split(r"^=== \d+\n", shown, flags=re.MULTILINE)[1:]
+    assert len(parts) == len(steps)
+    for step, part in zip(steps, parts, strict=True):
+        after = everything[everything.index(step) + 1 :]
+        if after and after[0].info == "output":
+            assert part.endswith(after[0].text), (step.text, part)
+    assert running_in(target) == []
+    assert not (target / "site").exists()
+
+
+def running_in(directory: Path) -> list[int]:
+    """The processes that have the directory in their command line."""
+    found = []
+    for entry in Path("/proc").glob("[0-9]*/cmdline"):
+        try:
+            line = entry.read_bytes()
+        except OSError:
+            continue
+        pid = int(entry.parent.name)
+        if str(directory).encode() in line and pid != os.getpid():
+            found.append(pid)
+    return found
+
+
+def test_every_block_of_the_readme_is_run_or_is_no_command() -> None:
+    assert {block.info for block in blocks("README.md")} <= {"bash", "output", "text"}
