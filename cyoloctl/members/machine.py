@@ -196,8 +196,6 @@ class MemberMachine(Machine):
     makes the founder, a voter.  not_found for a name that is not a member,
     conflict for a removed name, another key, or another member's raft_id or
     key.
-    ``set_address {name, address}``, ``set_role {name, role}`` -> the member.
-    not_found.
     ``remove {name}`` -> ``{name, removed}``: removed is false when it was
     removed before.  not_found.  A removed name is never used again: its log
     and votes may still be somewhere.  Its host is free again.
@@ -227,8 +225,6 @@ class MemberMachine(Machine):
         "admit": "voter",
         "announce": "self",
         "set_gateway": "self",
-        "set_address": "voter",
-        "set_role": "voter",
         "remove": "voter",
         "set_host": "voter",
         "share_host": "voter",
@@ -460,12 +456,6 @@ class MemberMachine(Machine):
         self._refuse_full(name)
         known = self._members.get(name)
         return self._put(Member(**given, key_hash=None if known is None else known.key_hash), index)
-
-    def _set_address(self, given: dict[str, Any], index: int, now_unix_ms: int) -> dict[str, Any]:
-        return self._put(replace(self._existing(given["name"]), address=given["address"]), index)
-
-    def _set_role(self, given: dict[str, Any], index: int, now_unix_ms: int) -> dict[str, Any]:
-        return self._put(replace(self._existing(given["name"]), role=given["role"]), index)
 
     def _remove(self, given: dict[str, Any], index: int, now_unix_ms: int) -> dict[str, Any]:
         name = given["name"]
@@ -832,8 +822,6 @@ _OPERATIONS: Operations = {
         MemberMachine._redeem,
     ),
     "put": (_PUT, MemberMachine._put_member),
-    "set_address": ({"name": member_name, "address": _address}, MemberMachine._set_address),
-    "set_role": ({"name": member_name, "role": _role}, MemberMachine._set_role),
     "remove": ({"name": member_name}, MemberMachine._remove),
     "set_host": ({"name": member_name, "host": _optional_host}, MemberMachine._set_host),
     "set_gateway": ({"name": member_name, "gateway": _optional_gateway}, MemberMachine._set_gateway),

@@ -623,7 +623,7 @@ class _Run:
                         "expires_unix_ms": MAX_TIME_UNIX_MS,
                     },
                 ),
-                ("set_role", {"name": name, "role": self.random.choice(("voter", "learner"))}),
+                ("uninvite", {"name": name}),
                 ("remove", {"name": name})
                 if self.random.random() < 0.2
                 else ("admit", {**_JOINER, "name": name, "raft_id": name, "key_hash": name[1] * 64}),

@@ -154,12 +154,11 @@ class SessionMachine(Machine):
     the entry is for ends, at most 400 days ahead (else invalid_input); an entry
     whose end has come already is not made, and answered like one that was.
 
-    ``minimum {sid, gen, until_unix_ms}`` -> ``{minimum_gen, until_unix_ms}``:
-    tokens of the session below this generation are refused.  gen: 1 to 2**53 - 1.
-    ``advance {sid, gen, sub, iat_unix_s, until_unix_ms}`` -> as ``minimum``:
-    a token of this generation is replaced by the next one, and it and the
-    older ones are refused from then on.  token_rejected when it is refused
-    already, so that of two changes of one token one wins.
+    ``advance {sid, gen, sub, iat_unix_s, until_unix_ms}`` ->
+    ``{minimum_gen, until_unix_ms}``: a token of this generation (1 to
+    2**53 - 1) is replaced by the next one, and it and the older ones are
+    refused from then on.  token_rejected when it is refused already, so that
+    of two changes of one token one wins.
     ``revoke_sid {sid, until_unix_ms}`` -> the same, minimum_gen null: all of them are.
     ``revoke_sub {sub, issued_before_unix_s, until_unix_ms}`` ->
     ``{issued_before_unix_s, until_unix_ms}``: every token of the subject that
@@ -250,9 +249,6 @@ class SessionMachine(Machine):
                         found.append(Revocation("sub", key, None, level, until))
         return found
 
-    def _minimum(self, given: Json, index: int, now_unix_ms: int) -> Json:
-        return self._raise_sid(given["sid"], given["gen"], self._end(given, now_unix_ms), now_unix_ms)
-
     def _advance(self, given: Json, index: int, now_unix_ms: int) -> Json:
         end_ms = self._end(given, now_unix_ms)
         reason = self.refuses(given["sid"], given["gen"], given["sub"], given["iat_unix_s"])
@@ -340,7 +336,6 @@ def _or_null(check: Check) -> Check:
 
 
 _OPERATIONS: Operations = {
-    "minimum": ({"sid": _sid, "gen": _generation, "until_unix_ms": _until}, SessionMachine._minimum),
     "advance": (
         {"sid": _sid, "gen": _generation, "sub": _sub, "iat_unix_s": _issued, "until_unix_ms": _until},
         SessionMachine._advance,

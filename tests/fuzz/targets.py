@@ -193,7 +193,11 @@ def _key_steps(sealing_key: str) -> list[_Step]:
 def _session_steps() -> list[_Step]:
     advance = {"sid": "A" * 22, "gen": 3, "sub": "ann", "iat_unix_s": 1, "until_unix_ms": 9_000}
     return [
-        ("sessions", "minimum", {"sid": "A" * 22, "gen": 2, "until_unix_ms": 9_000}),
+        (
+            "sessions",
+            "advance",
+            {"sid": "A" * 22, "gen": 1, "sub": "ann", "iat_unix_s": 0, "until_unix_ms": 9_000},
+        ),
         ("sessions", "advance", advance),
         ("sessions", "revoke_sid", {"sid": "A" * 22, "until_unix_ms": None}),
         ("sessions", "revoke_sub", {"sub": "ann", "issued_before_unix_s": 0, "until_unix_ms": None}),
@@ -259,8 +263,6 @@ def _commands() -> tuple[bytes, ...]:
         ("members", "announce", {**third, "certificate_expires_at": "2027-01-02T03:04:05Z"}),
         ("members", "issue_invitation", {**issue, "name": "n4"}),
         ("members", "uninvite", {"name": "n4"}),
-        ("members", "set_address", {"name": "n2", "address": "[::1]:2"}),
-        ("members", "set_role", {"name": "n2", "role": "learner"}),
         ("members", "set_host", {"name": "n2", "host": "app-2.example.com"}),
         ("members", "share_host", {"host": "app.example.com"}),
         ("members", "set_gateway", {"name": "n2", "gateway": {"address": "h:8", "url": "https://a.example"}}),

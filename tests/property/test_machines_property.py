@@ -195,8 +195,6 @@ MEMBER_OPERATIONS: dict[str, dict[str, st.SearchStrategy[Any]]] = {
         "raft_id": raft_ids,
         "certificate_expires_at": st.sampled_from([None, "2027-01-02T03:04:05Z"]),
     },
-    "set_address": {"name": names, "address": addresses},
-    "set_role": {"name": names, "role": roles},
     "remove": {"name": names},
     "set_host": {"name": names, "host": st.sampled_from([None, "h1", "h2"])},
     "share_host": {"host": st.sampled_from(["h1", "h2"])},
@@ -261,7 +259,6 @@ KEY_OPERATIONS: dict[str, dict[str, st.SearchStrategy[Any]]] = {
 sids = st.sampled_from(["A" * 22, "B" * 21 + "A", "C" * 21 + "A"])
 ends = st.integers(0, 400)
 SESSION_OPERATIONS: dict[str, dict[str, st.SearchStrategy[Any]]] = {
-    "minimum": {"sid": sids, "gen": st.integers(1, 4), "until_unix_ms": ends},
     "advance": {
         "sid": sids,
         "gen": st.integers(1, 4),

@@ -6,6 +6,7 @@ state that it gave there.  What is new is in test_machines_requests.py.
 
 from __future__ import annotations
 
+import ast
 import json
 from dataclasses import replace
 from hashlib import sha256
@@ -16,7 +17,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from cyoloctl import errors
+from cyoloctl import errors, state
 from cyoloctl.counters.machine import CounterMachine
 from cyoloctl.replicated import command
 from cyoloctl.replicated.command import (
@@ -648,3 +649,21 @@ def test_snapshot_that_was_begun_is_of_that_moment_whatever_is_applied_meanwhile
     composite.sessions._sids.entries.clear()
     assert composite.snapshot() != expected
     assert encode() == expected == encode()
+
+
+# -- operations ----------------------------------------------------------------------------------
+
+
+def test_every_operation_is_proposed_by_some_operations_module_or_is_in_an_old_log() -> None:
+    root = Path(state.__file__).parent
+    proposed = {
+        node.value
+        for path in root.rglob("*.py")
+        if path.name in {"operations.py", "service.py", "joining.py", "renewal.py"}
+        for node in ast.walk(ast.parse(path.read_text("utf-8")))
+        if isinstance(node, ast.Constant)
+    }
+    for name, machine in ClusterState()._machines.items():
+        rules: dict[str, str] = getattr(machine, "PROPOSERS", {})
+        old = {operation for operation, rule in rules.items() if rule == "nobody"}
+        assert machine.operations() - proposed - old == set(), name

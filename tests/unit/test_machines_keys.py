@@ -498,7 +498,6 @@ def test_removed_member_that_had_a_blob_before_its_sealing_key_changed_is_named_
 def test_member_whose_removal_is_refused_keeps_its_blobs(two: Keys) -> None:
     with pytest.raises(errors.NotFound):
         two.send("members", "remove", {"name": "n3"})
-    two.send("members", "set_role", {"name": "n2", "role": "learner"})
     assert two.key().holders == ("n1", "n2")
 
 

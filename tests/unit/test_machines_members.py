@@ -129,7 +129,6 @@ def test_redeem_of_an_invitation_makes_the_member_with_its_role(
 def test_redeem_again_with_the_same_request_gives_the_same_answer_also_after_expiry(members: Members) -> None:
     members.invite()
     first = members.redeem()
-    members.do("set_role", name="n2", role="learner")
     members.now = 9999
     assert members.redeem(address="elsewhere:1") == first
     assert members.machine.get("n2").address == "10.0.0.1:7000"  # type: ignore[union-attr]  # it is there
@@ -260,25 +259,9 @@ def test_put_with_the_raft_id_of_another_member_is_a_conflict(members: Members) 
     assert members.put("n1", raft_id="n1.2")["raft_id"] == "n1.2"
 
 
-def test_set_address_and_set_role_change_one_field(members: Members) -> None:
-    before = members.put()
-    assert members.do("set_address", name="n1", address="h:1") == {**before, "address": "h:1"}
-    assert members.do("set_role", name="n1", role="learner") == {
-        **before,
-        "address": "h:1",
-        "role": "learner",
-    }
-
-
-@pytest.mark.parametrize(
-    ("operation", "other"),
-    [("set_address", {"address": "h:1"}), ("set_role", {"role": "voter"}), ("remove", {})],
-)
-def test_change_of_an_unknown_member_is_not_found(
-    members: Members, operation: str, other: dict[str, str]
-) -> None:
+def test_removal_of_an_unknown_member_is_not_found(members: Members) -> None:
     with pytest.raises(errors.NotFound, match="n9"):
-        members.do(operation, name="n9", **other)
+        members.do("remove", name="n9")
 
 
 def test_remove_leaves_a_tombstone_and_may_be_repeated(members: Members) -> None:
@@ -379,7 +362,7 @@ def test_host_stays_when_the_member_announces_itself_again(members: Members) -> 
     members.put()
     members.do("set_host", name="n1", host="app-1")
     members.put(address="elsewhere:1")
-    members.do("set_address", name="n1", address="h:1")
+    members.announce("n1", address="h:1")
     assert members.machine.host("n1") == "app-1"
 
 
@@ -581,7 +564,6 @@ def test_admit_again_with_the_same_request_gives_the_same_answer_until_the_membe
 ) -> None:
     members.issue()
     first = members.admit()
-    members.do("set_role", name="n2", role="learner")
     members.now = 9999
     assert members.admit(address="elsewhere:1") == first
     assert members.machine.get("n2").address == "10.0.0.1:7000"  # type: ignore[union-attr]  # it is there

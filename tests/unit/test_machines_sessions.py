@@ -42,7 +42,10 @@ class Sessions:
         return decode_result(self.composite.apply(self.index, command))
 
     def minimum(self, gen: int, sid: str = SID, *, ttl_ms: int = 1000) -> dict[str, Any]:
-        return self.do("minimum", sid=sid, gen=gen, until_unix_ms=self.now + ttl_ms)
+        """Take what is older than a generation out of use, by an update of the one before it."""
+        return self.do(
+            "advance", sid=sid, gen=gen - 1, sub="eve", iat_unix_s=99, until_unix_ms=self.now + ttl_ms
+        )
 
     def revoke_sid(self, sid: str = SID, *, ttl_ms: int = 1000) -> dict[str, Any]:
         return self.do("revoke_sid", sid=sid, until_unix_ms=self.now + ttl_ms)
@@ -67,7 +70,7 @@ def test_revocation_without_times_is_from_now_until_the_last_token_of_any_key_en
     assert s.machine.refuses(SID, 1, "ann", NOW // 1000 + 6) is None
     assert s.do("revoke_sid", sid=SID, until_unix_ms=None)["until_unix_ms"] == answer["until_unix_ms"]
     with pytest.raises(errors.InvalidInput):
-        s.do("minimum", sid=SID, gen=1, until_unix_ms=None)
+        s.do("advance", sid=SID, gen=1, sub="ann", iat_unix_s=NOW // 1000 + 9, until_unix_ms=None)
 
 
 def test_revocation_without_times_repeated_later_is_the_same_command(s: Sessions) -> None:
@@ -99,14 +102,16 @@ def test_refuses_below_the_minimum_generation_is_superseded(s: Sessions, gen: in
 
 def test_minimum_never_falls_and_neither_does_its_end(s: Sessions) -> None:
     s.minimum(5, ttl_ms=2000)
-    assert s.minimum(3, ttl_ms=1000) == {"minimum_gen": 5, "until_unix_ms": NOW + 2000}
-    assert s.minimum(3, ttl_ms=9000) == {"minimum_gen": 5, "until_unix_ms": NOW + 9000}
-    assert s.minimum(7, ttl_ms=1000) == {"minimum_gen": 7, "until_unix_ms": NOW + 9000}
+    with pytest.raises(errors.TokenRejected):
+        s.minimum(3, ttl_ms=9000)
+    assert s.minimum(7, ttl_ms=1000) == {"minimum_gen": 7, "until_unix_ms": NOW + 2000}
+    assert s.minimum(8, ttl_ms=9000) == {"minimum_gen": 8, "until_unix_ms": NOW + 9000}
 
 
 def test_revoke_sid_refuses_every_generation_and_a_later_minimum_does_not_undo_it(s: Sessions) -> None:
     assert s.revoke_sid() == {"minimum_gen": None, "until_unix_ms": NOW + 1000}
-    assert s.minimum(3)["minimum_gen"] is None
+    with pytest.raises(errors.TokenRejected):
+        s.minimum(3)
     assert s.machine.refuses(SID, MAX_GENERATION, "ann", 99) == "revoked"
     assert s.machine.refuses(OTHER, 1, "ann", 99) is None
 
@@ -155,19 +160,19 @@ def test_expired_entries_leave_with_the_next_one_of_their_kind(s: Sessions) -> N
 
 def test_entry_whose_end_was_raised_outlives_its_first_end(s: Sessions) -> None:
     s.minimum(3, ttl_ms=1000)
-    s.minimum(3, ttl_ms=5000)
+    s.minimum(4, ttl_ms=5000)
     s.now += 2000
-    s.minimum(1, OTHER)
+    s.minimum(2, OTHER)
     assert s.machine.refuses(SID, 2, "ann", 0) == "superseded"
     s.now += 3000
-    s.minimum(2, OTHER)
+    s.minimum(3, OTHER)
     assert s.machine.refuses(SID, 2, "ann", 0) is None
 
 
 def test_expiry_is_by_replicated_time_not_the_proposers(s: Sessions) -> None:
     s.minimum(3, ttl_ms=1000)
     s.now += 5000
-    s.minimum(1, OTHER)
+    s.minimum(2, OTHER)
     s.now = NOW  # a slow clock proposes
     assert s.minimum(9)["until_unix_ms"] == NOW + 1000
     assert s.machine.refuses(SID, 1, "ann", 0) is None
@@ -175,10 +180,10 @@ def test_expiry_is_by_replicated_time_not_the_proposers(s: Sessions) -> None:
 
 def test_one_entry_raised_many_times_does_not_grow_the_table_of_ends(s: Sessions) -> None:
     for n in range(1000):
-        s.minimum(1, ttl_ms=1000 + n)
+        s.minimum(2 + n, ttl_ms=1000 + n)
     assert len(s.machine._sids._ends) < 100
     s.now += 2000
-    s.minimum(1, OTHER)
+    s.minimum(2, OTHER)
     assert len(s.machine) == 1
 
 
@@ -225,12 +230,12 @@ def test_list_pages_by_kind_then_value(s: Sessions) -> None:
 
 
 GOOD: dict[str, dict[str, Any]] = {
-    "minimum": {"sid": SID, "gen": 2, "until_unix_ms": NOW + 5},
+    "advance": {"sid": SID, "gen": 2, "sub": "ann", "iat_unix_s": 5, "until_unix_ms": NOW + 5},
     "revoke_sid": {"sid": SID, "until_unix_ms": NOW + 5},
     "revoke_sub": {"sub": "ann", "issued_before_unix_s": 5, "until_unix_ms": NOW + 5},
 }
 BAD: list[tuple[str, str, Any]] = [
-    *[("minimum", "gen", value) for value in (0, -1, 2**53, True, "1", None)],
+    *[("advance", "gen", value) for value in (0, -1, 2**53, True, "1", None)],
     *[
         ("revoke_sid", "sid", v)
         for v in ("", "A" * 21, "A" * 23, "A" * 21 + "B", "A" * 21 + "=", "é" * 22, 5)
@@ -238,7 +243,7 @@ BAD: list[tuple[str, str, Any]] = [
     *[("revoke_sub", "sub", v) for v in ("", "a" * 257, "é" * 129, "a\n", "\x7f", "\0", "\ud800", 5, None)],
     *[("revoke_sub", "issued_before_unix_s", value) for value in (-1, 2**53, False, "5")],
     *[("revoke_sid", "until_unix_ms", value) for value in (-1, 2**63, True, "5")],
-    ("minimum", "until_unix_ms", None),
+    ("advance", "until_unix_ms", None),
 ]
 
 
@@ -272,13 +277,14 @@ def test_subject_of_any_text_without_control_characters_is_taken(s: Sessions, su
 
 
 def test_export_is_the_same_for_the_same_state_whatever_the_order() -> None:
-    steps = [("minimum", sid, gen) for sid in (SID, OTHER) for gen in (1, 5, 3)]
+    steps = [(sid, ttl_ms) for sid in (SID, OTHER) for ttl_ms in (100, 500, 300)]
     exports = set()
     for seed in range(20):
         random.Random(seed).shuffle(steps)
         s = Sessions()
-        for _, sid, gen in steps:
-            s.minimum(gen, sid, ttl_ms=100 * gen)
+        for sid, ttl_ms in steps:
+            s.revoke_sid(sid, ttl_ms=ttl_ms)
+            s.revoke_sub(ttl_ms // 100, sid, ttl_ms=ttl_ms)
         exports.add(json.dumps(s.machine.export_state(), sort_keys=True))
     assert len(exports) == 1
 
