@@ -27,6 +27,7 @@ from cyoloctl.rendezvous import codes
 from tests.support.cluster import (
     Cluster,
     Node,
+    NotYet,
     assert_refused,
     environment,
     http_exchange,
@@ -120,9 +121,16 @@ class Waiter:
 
 
 def raw(node: Node, method: str, path: str, body: object = None) -> tuple[int, dict[str, Any]]:
+    """The answer of a node that has a leader: a busy machine may be without one for a moment."""
     data = None if body is None else json.dumps(body).encode()
-    status, answer = http_exchange(unix_connect(node), method, path, data)
-    return status, answer
+
+    def answered() -> tuple[int, dict[str, Any]]:
+        status, answer = http_exchange(unix_connect(node), method, path, data)
+        if status == 503 and answer["error"]["code"] == "no_leader":
+            raise NotYet(str(answer))
+        return status, answer
+
+    return wait_until("an answer under a leader", answered)
 
 
 def code_of(answer: tuple[int, dict[str, Any]]) -> tuple[int, str]:

@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from cyoloctl.errors import TokenRejected
+from cyoloctl.errors import CyoloctlError, TokenRejected
 from tests.support.cluster import Cluster, Node, wait_until
 
 __all__ = ["assert_rejected", "call", "inspect", "mint", "refresh", "rejected", "update", "wait_keys"]
@@ -30,7 +30,16 @@ def mint(node: Node, sub: str = "zoe", **body: Any) -> str:
 
 def inspect(node: Node, token: str, **body: Any) -> dict[str, Any]:
     """What the token says; judged by what a majority knows, unless the body says otherwise."""
-    return call(node, "token_inspect", token=token, **{"require_quorum": True, **body})
+    asked = {"token": token, "require_quorum": True, **body}
+    try:
+        return call(node, "token_inspect", **asked)
+    except TokenRejected as refusal:
+        # The one message tells a test that did not expect it nothing.
+        try:
+            call(node, "token_inspect", **{**asked, "explain": True})
+        except CyoloctlError as explained:
+            refusal.add_note(f"{node.name} explains: {explained.message}")
+        raise
 
 
 def update(node: Node, token: str, **body: Any) -> dict[str, Any]:
