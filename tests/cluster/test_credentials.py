@@ -20,7 +20,7 @@ from cyoloctl.control.client import Client
 from cyoloctl.errors import AccessDenied, CyoloctlError
 from cyoloctl.web import schema
 from tests.support.cluster import Cluster, Peer, assert_refused, cluster_id_of, run, wait_until
-from tests.support.forger import Forger
+from tests.support.thief import Forger
 
 pytestmark = pytest.mark.cluster
 
@@ -335,9 +335,9 @@ def test_stolen_ca_key_of_a_removed_voter_makes_no_node(robbed: tuple[Cluster, P
     cluster, loot = robbed
     forger = Forger(loot / "pki")
     for name in ("ghost", "n2", "n3"):
-        certificate = forger.certificate(name, "node").write(tmp_path / name)
+        forged = forger.certificate(name, "node").write(tmp_path / name)
         for _ in range(3):  # n2 is asked the first time, and vouches for nobody
-            with Peer(cluster["n1"], certificate) as peer:
+            with Peer(cluster["n1"], (forged.certificate, forged.key)) as peer:
                 with contextlib.suppress(OSError):
                     peer.hello(name, cluster_id_of(cluster["n1"]))
                 assert {message["type"] for message in peer.wait_closed()} <= {"goodbye"}, name

@@ -22,6 +22,7 @@ import threading
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
+from hashlib import sha256
 from pathlib import Path
 from typing import Any
 
@@ -30,7 +31,18 @@ from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec, x25519
 from cryptography.x509.oid import NameOID
 
-__all__ = ["Answer", "Credentials", "Loot", "PeerPort", "Trap", "credentials_of_file", "request_for", "steal"]
+__all__ = [
+    "Answer",
+    "Credentials",
+    "Forged",
+    "Forger",
+    "Loot",
+    "PeerPort",
+    "Trap",
+    "credentials_of_file",
+    "request_for",
+    "steal",
+]
 
 PEER_PROTOCOL = 2
 PEER_ALPN = "cyoloctl-raft/2"
@@ -119,56 +131,108 @@ class Loot:
     @property
     def cluster_id(self) -> str:
         """As its certificate has it."""
-        return _cluster_of(self._node_certificate())
+        return _cluster_of(x509.load_pem_x509_certificate(self.node.certificate.read_bytes()))
 
     def operator(self) -> Credentials:
         """The operator's credentials beside the node's files."""
         return credentials_of_file(self.directory / "operator.yaml", self.directory)
 
-    def forge(self, name: str, role: str, *, days: float = 300.0) -> Credentials:
-        """A certificate for any name and role with a fresh key, signed by the stolen key of the CA.
+    def forge(self, name: str, role: str) -> Credentials:
+        """A certificate for any name and role, signed by the stolen key of the CA."""
+        return Forger(self.directory / "pki").certificate(name, role).write(self.directory, f"{name}-{role}")
 
-        A clone of the node's own: what it does not have, no check of the chain can miss.
-        """
-        model = self._node_certificate()
-        ca_key = serialization.load_pem_private_key((self.directory / "pki" / "ca.key").read_bytes(), None)
-        assert isinstance(ca_key, ec.EllipticCurvePrivateKey)
-        key = ec.generate_private_key(ec.SECP256R1())
-        subject = x509.Name(
-            [
-                x509.NameAttribute(
-                    item.oid, {NameOID.COMMON_NAME: name, NameOID.ORGANIZATIONAL_UNIT_NAME: role}[item.oid]
-                )
-                if item.oid in (NameOID.COMMON_NAME, NameOID.ORGANIZATIONAL_UNIT_NAME)
-                else item
-                for item in model.subject
-            ]
-        )
-        now = datetime.now(UTC)
+
+@dataclass(frozen=True, slots=True)
+class Forged:
+    """A certificate and its key, PEM."""
+
+    certificate_pem: str
+    key_pem: str
+
+    @property
+    def der(self) -> bytes:
+        certificate = x509.load_pem_x509_certificate(self.certificate_pem.encode())
+        return certificate.public_bytes(serialization.Encoding.DER)
+
+    @property
+    def key_hash(self) -> str:
+        """SHA-256 of the public key, as the register keeps it."""
+        public_key = x509.load_pem_x509_certificate(self.certificate_pem.encode()).public_key()
+        form = serialization.PublicFormat.SubjectPublicKeyInfo
+        return sha256(public_key.public_bytes(serialization.Encoding.DER, form)).hexdigest()
+
+    def write(self, directory: Path, stem: str = "forged") -> Credentials:
+        """As files of this directory."""
+        directory.mkdir(parents=True, exist_ok=True)
+        paths = directory / f"{stem}.crt", directory / f"{stem}.key"
+        paths[0].write_text(self.certificate_pem)
+        paths[1].write_text(self.key_pem)
+        return Credentials(*paths)
+
+
+class Forger:
+    """Holds the ``pki`` directory of a node, with the key of the CA: signs anything.
+
+    What it makes is a clone of the node's own certificate: what that does not have, no check of the chain
+    can miss.
+    """
+
+    def __init__(self, pki_dir: Path) -> None:
+        self.ca_pem = (pki_dir / "ca.crt").read_text()
+        self._ca = x509.load_pem_x509_certificate(self.ca_pem.encode())
+        self._key = _private_key((pki_dir / "ca.key").read_text())
+        self._model = x509.load_pem_x509_certificate((pki_dir / "node.crt").read_bytes())
+        self.cluster_id = _cluster_of(self._model)
+
+    def certificate(
+        self, name: str, role: str, *, days: float = 300.0, key_pem: str | None = None, sans: int = 1
+    ) -> Forged:
+        """A certificate for any name and role.  key_pem: None: a fresh key; sans: how often it is named."""
+        key = ec.generate_private_key(ec.SECP256R1()) if key_pem is None else _private_key(key_pem)
+        changed = {NameOID.COMMON_NAME: name, NameOID.ORGANIZATIONAL_UNIT_NAME: role}
+        subject = [x509.NameAttribute(e.oid, changed.get(e.oid, str(e.value))) for e in self._model.subject]
+        ends = min(datetime.now(UTC) + timedelta(days=days), self._ca.not_valid_after_utc)
         builder = (
             x509.CertificateBuilder()
-            .subject_name(subject)
-            .issuer_name(model.issuer)
+            .subject_name(x509.Name(subject))
+            .issuer_name(self._model.issuer)
             .public_key(key.public_key())
             .serial_number(x509.random_serial_number())
-            .not_valid_before(now - timedelta(days=1))
-            .not_valid_after(now + timedelta(days=days))
+            .not_valid_before(min(datetime.now(UTC), ends) - timedelta(days=1))
+            .not_valid_after(ends)
         )
-        san = f"{name}.{role}.{_cluster_of(model)}.cyoloctl"
-        for extension in model.extensions:
+        san = x509.DNSName(f"{name}.{role}.{self.cluster_id}.cyoloctl")
+        for extension in self._model.extensions:
             value = extension.value
             if isinstance(value, x509.SubjectAlternativeName):
-                value = x509.SubjectAlternativeName([x509.DNSName(san)])
+                value = x509.SubjectAlternativeName([san] * sans)
             elif isinstance(value, x509.SubjectKeyIdentifier):
                 value = x509.SubjectKeyIdentifier.from_public_key(key.public_key())
             builder = builder.add_extension(value, critical=extension.critical)
-        paths = self.directory / f"{name}-{role}.crt", self.directory / f"{name}-{role}.key"
-        paths[0].write_bytes(builder.sign(ca_key, hashes.SHA256()).public_bytes(serialization.Encoding.PEM))
-        paths[1].write_bytes(_private_pem(key))
-        return Credentials(*paths)
+        certificate = builder.sign(self._key, hashes.SHA256()).public_bytes(serialization.Encoding.PEM)
+        key_text = key.private_bytes(
+            serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8, serialization.NoEncryption()
+        )
+        return Forged(certificate.decode(), key_text.decode())
 
-    def _node_certificate(self) -> x509.Certificate:
-        return x509.load_pem_x509_certificate(self.node.certificate.read_bytes())
+    def credentials(self, path: Path, name: str, role: str, forged: Forged | None = None) -> Path:
+        """A credentials file with a forged certificate, mode 0600."""
+        forged = forged or self.certificate(name, role)
+        path.touch(0o600)
+        path.write_text(
+            json.dumps(
+                {
+                    "schema_version": 1,
+                    "role": role,
+                    "name": name,
+                    "cluster_id": self.cluster_id,
+                    "ca_pem": self.ca_pem,
+                    "certificate_pem": forged.certificate_pem,
+                    "key_pem": forged.key_pem,
+                }
+            )
+        )
+        return path
 
 
 def _cluster_of(certificate: x509.Certificate) -> str:
@@ -176,10 +240,10 @@ def _cluster_of(certificate: x509.Certificate) -> str:
     return names.get_values_for_type(x509.DNSName)[0].split(".")[2]
 
 
-def _private_pem(key: ec.EllipticCurvePrivateKey) -> bytes:
-    return key.private_bytes(
-        serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8, serialization.NoEncryption()
-    )
+def _private_key(pem: str) -> ec.EllipticCurvePrivateKey:
+    key = serialization.load_pem_private_key(pem.encode(), None)
+    assert isinstance(key, ec.EllipticCurvePrivateKey)
+    return key
 
 
 def steal(directory: Path, where: Path) -> Loot:

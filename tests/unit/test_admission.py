@@ -17,7 +17,7 @@ from cyoloctl.credentials.admission import Admission
 from cyoloctl.errors import AccessDenied, NoLeader, Unavailable
 from cyoloctl.pki.founding import new_cluster
 from cyoloctl.state import ClusterState
-from tests.support.forger import Forged, Forger
+from tests.support.thief import Forged, Forger
 
 ID = "c" * 32
 KEY = "A" * 43 + "="
