@@ -251,7 +251,8 @@ def _new_request(name: str, role: str, key_pem: str | None, old: Json | None, ne
 
 
 def _client_of_members(invocation: Invocation, source: Path) -> tuple[Any, list[str]]:
-    from cyoloctl.control.client import Client, member_endpoints
+    from cyoloctl.control.client import Client
+    from cyoloctl.control.endpoints import member_endpoints
 
     endpoints = member_endpoints(source)
     if not endpoints:

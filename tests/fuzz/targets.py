@@ -25,7 +25,7 @@ from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.hazmat.primitives.ciphers.aead import AESGCM
 
 from cyoloctl.control import table
-from cyoloctl.control.client import _read_credentials
+from cyoloctl.control.endpoints import read_credentials
 from cyoloctl.errors import (
     AccessDenied,
     BodyTooLarge,
@@ -1026,7 +1026,7 @@ def _config_seeds() -> list[bytes]:
 
 
 def _credentials(data: bytes) -> None:
-    _read_credentials(worlds.fill("operator.yaml", data)).context()
+    read_credentials(worlds.fill("operator.yaml", data)).context()
 
 
 def _credentials_seeds() -> list[bytes]:

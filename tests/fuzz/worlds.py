@@ -25,7 +25,9 @@ from pathlib import Path
 from typing import Any, BinaryIO, TypeVar
 
 from cyoloctl.control import openapi
-from cyoloctl.control.client import Client, _Deadline, _UnixEndpoint
+from cyoloctl.control.client import Client
+from cyoloctl.control.endpoints import UnixEndpoint
+from cyoloctl.control.http1 import Deadline
 from cyoloctl.control.server import build_server
 from cyoloctl.errors import CyoloctlError, StorageError
 from cyoloctl.model import Address, NodeName, Stamp
@@ -582,14 +584,14 @@ async def _exchange(path: Path, data: bytes, *, whole: bool = False) -> bytes:
             await writer.wait_closed()
 
 
-class _Canned(_UnixEndpoint):
+class _Canned(UnixEndpoint):
     """An endpoint whose node answers with these bytes, whatever it is asked, and closes."""
 
     def __init__(self, answer: bytes) -> None:
         super().__init__("unix:///canned", "/canned")
         self._answer = answer
 
-    def connect(self, deadline: _Deadline) -> socket.socket:
+    def connect(self, deadline: Deadline) -> socket.socket:
         ours, theirs = socket.socketpair()
         with theirs:
             theirs.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, 2**20)

@@ -113,11 +113,13 @@ PURE = """
 """
 # On the path of every command: SLOW modules, and ours below, inside functions only.
 QUICK = """
-    paths process cli.* control.client control.table web.encoding web.schema *.api
+    paths process cli.* control.client control.endpoints control.http1 control.table
+    web.encoding web.schema *.api
     routing.hrw routing.table routing.haproxy routing.nginx routing.publish
 """
 QUICK_OURS = (
-    "errors model caller paths process control.client control.table web.encoding web.schema *.api cli.*"
+    "errors model caller paths process control.client control.endpoints control.http1 control.table "
+    "web.encoding web.schema *.api cli.*"
 )
 
 # Faces: what others import of a package is in its __init__; nobody imports the modules behind it.
