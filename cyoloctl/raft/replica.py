@@ -50,6 +50,7 @@ from cyoloctl.raft.machine import PeerRole, StateMachine
 from cyoloctl.raft.messages import Message
 from cyoloctl.raft.progress import PROBE, SNAPSHOT, Progress
 from cyoloctl.raft.proposals import Done, Proposal, ProposalQueue
+from cyoloctl.raft.reads import ReadIndex, ReadRequest
 from cyoloctl.raft.settings import DEFAULT_LIMITS, DEFAULT_TIMING, MAX_REMOVED, Limits, Timing
 from cyoloctl.raft.snapshot import Receiver, SnapshotMeta, SnapshotStore, is_shortage
 from cyoloctl.raft.status import ReplicaStatus, Trouble
@@ -65,7 +66,7 @@ from cyoloctl.raft.vendor import (
     encode_membership,
 )
 
-__all__ = ["ReadRequest", "Replica"]
+__all__ = ["Replica"]
 
 _DISPUTE_SHOWN_S = 60.0
 
@@ -73,32 +74,6 @@ _ITEM_OVERHEAD_BYTES = 12
 _log = logging.getLogger("cyoloctl.raft")
 
 _LONGEST_SAVE_PAUSE_S = 60.0
-
-
-@dataclass(slots=True, eq=False)
-class ReadRequest:
-    """A linearizable read on its way.  The callback gets the index that is applied."""
-
-    callback: Done
-    remote: bool = False
-    """A peer asks; it is told when this node does not lead."""
-    cancelled: bool = False
-    index: int = 0
-
-    def settle(self, index: int | None, error: CyoloctlError | None) -> None:
-        if not self.cancelled:
-            self.cancelled = True
-            self.callback(index, error)
-
-
-@dataclass(slots=True)
-class _ReadRound:
-    sequence: int
-    term: int
-    index: int
-    requests: list[ReadRequest]
-    sent_at: float
-    confirmed: set[Node] = field(default_factory=set)
 
 
 @dataclass(slots=True)
@@ -248,13 +223,7 @@ class Replica:
         self._forwarded_bytes = 0
         self._next_forward = rng.getrandbits(62)  # row 9: never an id of an earlier boot
         self._forward_after = -1e9
-        self._reads: list[ReadRequest] = []
-        self._round: _ReadRound | None = None
-        self._read_sequence = rng.getrandbits(62)
-        self._asked: tuple[int, Node, list[ReadRequest], float] | None = None
-        self._next_read = rng.getrandbits(62)
-        self._ready_reads: list[ReadRequest] = []
-
+        self._reads = ReadIndex(core, tell_commit=lambda node: self._replicate_to(node, heartbeat=True))
         self._voter_names: frozenset[str] = frozenset()
         self._swept_at = -1e9
         self._saving = False
@@ -262,6 +231,25 @@ class Replica:
         self._save_pause_s = 0.0
         self._save_again_at = float("-inf")
         self._snapshot_bytes_mark = 0
+        self._handlers: dict[str, Callable[[Node, Message], bool | None]] = {
+            "append_entries": self._on_append_entries,
+            "next_node_idx": self._on_next_node_idx,
+            "request_vote": self._on_request_vote,
+            "response_vote": self._on_response_vote,
+            "pre_vote": self._on_pre_vote,
+            "pre_vote_response": self._on_pre_vote_response,
+            "timeout_now": self._on_timeout_now,
+            "heartbeat": self._on_heartbeat,
+            "snapshot_chunk": self._on_snapshot_chunk,
+            "snapshot_ack": self._on_snapshot_ack,
+            "snapshot_refused": self._on_snapshot_refused,
+            "forward": self._on_forward,
+            "forward_result": self._on_forward_result,
+            "read_confirm": self._reads.on_read_confirm,
+            "read_confirmed": self._reads.on_read_confirmed,
+            "read_index": self._reads.on_read_index,
+            "read_index_result": self._reads.on_read_index_result,
+        }
         self._seen: tuple[str, int, Node | None] = ("follower", 0, None)
 
     # ------------------------------------------------------------------ start
@@ -479,8 +467,7 @@ class Replica:
         deadline = self._clock() + 1.0
         if self.is_member():
             deadline = min(deadline, engine.election_deadline())
-        if self._asked is not None:
-            deadline = min(deadline, self._asked[3] + self._timing.heartbeat_s * 5)
+        deadline = min(deadline, self._reads.asks_again_at())
         if self._pending and self._forward_after > self._clock():
             deadline = min(deadline, self._forward_after)
         return deadline
@@ -548,8 +535,8 @@ class Replica:
             self._lead(now, commit_before)
         else:
             self._forward_pending()
-            self._ask_leader(now)
-        self._serve_ready_reads()
+            self._reads.ask(now)
+        self._reads.serve()
 
     def _sweep(self, now: float) -> None:
         """Once a second: forget what nobody waits for, and let a commit index that moved alone be stored."""
@@ -559,8 +546,7 @@ class Replica:
         if self.disputed is not None and now - self._disputed_at > _DISPUTE_SHOWN_S:
             self.disputed = None
         self._pending.drop_cancelled()
-        self._reads = [request for request in self._reads if not request.cancelled]
-        self._ready_reads = [request for request in self._ready_reads if not request.cancelled]
+        self._reads.drop_cancelled()
         self._journal.flush()
 
     def _lead(self, now: float, commit_before: int) -> None:
@@ -576,7 +562,7 @@ class Replica:
             for node in self._core.peers:
                 if self._progress[node].told_commit < commit:
                     self._replicate_to(node, heartbeat=True)
-        self._continue_round(now)
+        self._reads.lead(now)
         self._continue_handover(now)
 
     def _notice_changes(self) -> None:
@@ -610,10 +596,7 @@ class Replica:
             self._derive_readonly()
         if not self._engine.is_leader():
             self._cluster_clock.follow()
-        if self._round is not None:
-            self._reads = self._round.requests + self._reads
-            self._round = None
-        self._refuse_remote_reads()
+        self._reads.stop_leading()
         if self._handover is not None:
             handover, self._handover = self._handover, None
             handover.callback(self.leader(), None)
@@ -651,14 +634,7 @@ class Replica:
         self._engine.waiting_commit.clear()
         for proposal in held + self._pending.take_all():
             proposal.settle(None, unknown if proposal.sent else error)
-        reads = self._reads + self._ready_reads
-        if self._round is not None:
-            reads += self._round.requests
-        if self._asked is not None:
-            reads += self._asked[2]
-        self._reads, self._ready_reads, self._round, self._asked = [], [], None, None
-        for read in reads:
-            read.settle(None, error)
+        self._reads.abandon(error)
         waiting_changes, self._membership_waiting = self._membership_waiting, {}
         for _, done in waiting_changes.values():
             done(None, unknown)
@@ -699,9 +675,7 @@ class Replica:
             self._receiving = None
         self._derive_readonly()
         self._take_back_forwarded(node)
-        if self._asked is not None and self._asked[1] == node:
-            self._reads = self._asked[2] + self._reads
-            self._asked = None
+        self._reads.disconnected(node)
         if not engine.is_leader() and engine.leader() == node:
             # A leader that was killed closes its sockets: do not wait for the whole timeout.
             # Should it live, the others still hear it and refuse the pre-vote.
@@ -1122,152 +1096,8 @@ class Replica:
     # ------------------------------------------------------------------ reads
 
     def read(self, callback: Done) -> ReadRequest:
-        """Linearizable barrier (dissertation 6.4): callback(index, error) once that index is applied.
-
-        Held across changes of leader; the caller bounds the time and then sets `cancelled`.
-        """
-        request = ReadRequest(callback)
-        if self.failed is not None:
-            request.settle(None, self.failed)
-        elif len(self._reads) >= self._limits.pending_reads:
-            request.settle(None, Overloaded("too many reads are waiting: try again later"))
-        else:
-            self._reads.append(request)
-        return request
-
-    def _continue_round(self, now: float) -> None:
-        engine = self._engine
-        reading = self._round
-        if reading is not None:
-            # The voters may have become fewer since the last confirmation.
-            if self._is_confirmed(reading):
-                self._complete_round()
-            elif now - reading.sent_at >= self._timing.heartbeat_s:
-                self._send_round(reading, now)
-            return
-        if not self._reads or engine.applied_index() < engine.no_op_index():
-            return
-        requests = [request for request in self._reads if not request.cancelled]
-        self._reads = []
-        if not requests:
-            return
-        # Reads that arrive from here on belong to the next round: this one's index is fixed now.
-        self._read_sequence += 1
-        self._round = _ReadRound(self._read_sequence, engine.term(), engine.commit_index(), requests, now)
-        if self._is_confirmed(self._round):
-            self._complete_round()
-        else:
-            self._send_round(self._round, now)
-
-    def _send_round(self, reading: _ReadRound, now: float) -> None:
-        reading.sent_at = now
-        for node in self._engine.others():
-            if node not in reading.confirmed and node in self._engine.connected:
-                self.send(node, {"type": "read_confirm", "seq": reading.sequence, "term": reading.term})
-
-    def _on_read_confirm(self, node: Node, message: Message) -> None:
-        engine = self._engine
-        if message["term"] == engine.term() and engine.leader() == node and not engine.is_leader():
-            self.send(node, {"type": "read_confirmed", "seq": message["seq"], "term": message["term"]})
-
-    def _on_read_confirmed(self, node: Node, message: Message) -> None:
-        engine, reading = self._engine, self._round
-        if (
-            reading is None
-            or not engine.is_leader()
-            or message["term"] != engine.term()
-            or reading.term != engine.term()
-            or message["seq"] != reading.sequence
-            or node not in engine.others()
-        ):
-            return
-        reading.confirmed.add(node)
-        if self._is_confirmed(reading):
-            self._complete_round()
-
-    def _is_confirmed(self, reading: _ReadRound) -> bool:
-        voters = self._engine.others()
-        return 1 + len(reading.confirmed & voters) >= majority(len(voters) + 1)
-
-    def _complete_round(self) -> None:
-        reading = self._round
-        if reading is None:
-            return
-        self._round = None
-        for request in reading.requests:
-            request.index = reading.index
-        self._ready_reads.extend(reading.requests)
-
-    def _serve_ready_reads(self) -> None:
-        if not self._ready_reads:
-            return
-        applied = self._engine.applied_index()
-        ready = [request for request in self._ready_reads if request.index <= applied]
-        if ready:
-            self._ready_reads = [r for r in self._ready_reads if r.index > applied and not r.cancelled]
-            for request in ready:
-                request.settle(request.index, None)
-
-    def _ask_leader(self, now: float) -> None:
-        """Not the leader: ask it for an index, one request for all reads that wait."""
-        engine = self._engine
-        self._refuse_remote_reads()
-        if self._asked is not None:
-            _, target, requests, sent_at = self._asked
-            if target == engine.leader() and now - sent_at < self._timing.heartbeat_s * 5:
-                return
-            self._reads = requests + self._reads
-            self._asked = None
-        leader = self._core.live_leader()
-        if not self._reads or leader is None:
-            return
-        requests = [request for request in self._reads if not request.cancelled]
-        self._reads = []
-        if requests:
-            self._next_read += 1
-            self._asked = (self._next_read, leader, requests, now)
-            self.send(leader, {"type": "read_index", "id": self._next_read})
-
-    def _refuse_remote_reads(self) -> None:
-        """Not the leader any more: peers ask the next one themselves."""
-        if any(request.remote for request in self._reads):
-            remote = [request for request in self._reads if request.remote]
-            self._reads = [request for request in self._reads if not request.remote]
-            for request in remote:
-                request.settle(None, NoLeader("not the leader"))
-
-    def _on_read_index(self, node: Node, message: Message) -> None:
-        identifier = message["id"]
-        if not self._engine.is_leader() or len(self._reads) >= self._limits.pending_reads:
-            self.send(node, {"type": "read_index_result", "id": identifier, "index": None})
-            return
-
-        def done(index: int | None, error: CyoloctlError | None) -> None:
-            if (
-                index is not None
-                and self._engine.is_leader()
-                and node in self._core.peers
-                and self._progress[node].told_commit < index
-            ):
-                self._replicate_to(node, heartbeat=True)
-            self.send(node, {"type": "read_index_result", "id": identifier, "index": index})
-
-        self._reads.append(ReadRequest(done, remote=True))
-
-    def _on_read_index_result(self, node: Node, message: Message) -> None:
-        asked = self._asked
-        if asked is None or asked[0] != message["id"] or asked[1] != node:
-            return
-        index = message["index"]
-        if index is None:
-            # It leads no more: ask again soon, or at once when another leader is known.
-            retry = self._clock() - self._timing.heartbeat_s * 5 + self._timing.transfer_retry_s
-            self._asked = (asked[0], asked[1], asked[2], retry)
-            return
-        self._asked = None
-        for request in asked[2]:
-            request.index = index
-        self._ready_reads.extend(asked[2])
+        """Linearizable barrier: see `ReadIndex.read`."""
+        return self._reads.read(callback)
 
     # --------------------------------------------------------------- transfer
 
@@ -1986,7 +1816,7 @@ class Replica:
         """
         if self.failed is not None:
             return True
-        handler = _HANDLERS.get(message["type"])
+        handler = self._handlers.get(message["type"])
         if handler is None:
             return False
         node = self._core.node(peer)
@@ -1996,28 +1826,7 @@ class Replica:
             _log.critical("a peer's term is beyond reason: ignored", extra={"peer": peer})
             return False
         try:
-            return handler(self, node, message) is not False
+            return handler(node, message) is not False
         except CyoloctlError as error:
             self.fail(error)
             return True
-
-
-_HANDLERS: dict[str, Callable[[Replica, Node, Message], bool | None]] = {
-    "append_entries": Replica._on_append_entries,
-    "next_node_idx": Replica._on_next_node_idx,
-    "request_vote": Replica._on_request_vote,
-    "response_vote": Replica._on_response_vote,
-    "pre_vote": Replica._on_pre_vote,
-    "pre_vote_response": Replica._on_pre_vote_response,
-    "timeout_now": Replica._on_timeout_now,
-    "heartbeat": Replica._on_heartbeat,
-    "snapshot_chunk": Replica._on_snapshot_chunk,
-    "snapshot_ack": Replica._on_snapshot_ack,
-    "snapshot_refused": Replica._on_snapshot_refused,
-    "forward": Replica._on_forward,
-    "forward_result": Replica._on_forward_result,
-    "read_confirm": Replica._on_read_confirm,
-    "read_confirmed": Replica._on_read_confirmed,
-    "read_index": Replica._on_read_index,
-    "read_index_result": Replica._on_read_index_result,
-}

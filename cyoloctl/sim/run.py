@@ -13,7 +13,7 @@ from typing import Any
 from cyoloctl.errors import CyoloctlError
 from cyoloctl.raft.journal import Entry
 from cyoloctl.raft.proposals import Proposal
-from cyoloctl.raft.replica import ReadRequest
+from cyoloctl.raft.reads import ReadRequest
 from cyoloctl.raft.settings import Limits
 from cyoloctl.raft.vendor import NO_OP, encode_membership
 from cyoloctl.replicated.command import MAX_TIME_UNIX_MS, encode_command

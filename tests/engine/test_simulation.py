@@ -20,6 +20,7 @@ from cyoloctl.raft.clock import ClusterClock
 from cyoloctl.raft.journal import Journal
 from cyoloctl.raft.links import Link, Links
 from cyoloctl.raft.messages import decode
+from cyoloctl.raft.reads import ReadIndex
 from cyoloctl.raft.replica import Replica
 from cyoloctl.replicated.clock import ClockMachine
 from cyoloctl.replicated.requests import RequestTable
@@ -175,7 +176,7 @@ def learners_count(patch: pytest.MonkeyPatch) -> None:
             for voter in engine.others():
                 progress[voter].match_index = max(progress[voter].match_index, progress[node].match_index)
 
-    _handlers(patch, "next_node_idx", wrong)
+    patch.setattr(Replica, "_on_next_node_idx", wrong)
 
 
 def everyone_campaigns(patch: pytest.MonkeyPatch) -> None:
@@ -185,7 +186,7 @@ def everyone_campaigns(patch: pytest.MonkeyPatch) -> None:
 
 def reads_without_confirmation(patch: pytest.MonkeyPatch) -> None:
     """The leader serves reads without asking whether it still leads."""
-    patch.setattr(Replica, "_send_round", lambda self, reading, now: self._complete_round())
+    patch.setattr(ReadIndex, "_send_round", lambda self, reading, now: self._complete())
 
 
 def commits_what_it_did_not_see(patch: pytest.MonkeyPatch) -> None:
@@ -198,7 +199,7 @@ def commits_what_it_did_not_see(patch: pytest.MonkeyPatch) -> None:
         if message["term"] == self._engine.term() and not self._engine.is_leader():
             self._advance_commit(node, message["term"], commit)
 
-    _handlers(patch, "append_entries", wrong)
+    patch.setattr(Replica, "_on_append_entries", wrong)
 
 
 def journal_cut_before_the_snapshot(patch: pytest.MonkeyPatch) -> None:
@@ -308,10 +309,6 @@ def ids_grow_old_by_the_time_of_day(patch: pytest.MonkeyPatch) -> None:
         self.stamp = self.stamp._replace(steady_ms=self.stamp.time_unix_ms)
 
     patch.setattr(ClockMachine, "advance", wrong)
-
-
-def _handlers(patch: pytest.MonkeyPatch, kind: str, handler: Callable[[Replica, Any, Any], None]) -> None:
-    patch.setitem(Replica.__init__.__globals__["_HANDLERS"], kind, handler)
 
 
 CLOCKS: dict[str, Any] = {"faults": ("clock", "transfer"), "nodes": 3}
