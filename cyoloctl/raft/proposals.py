@@ -7,7 +7,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
-from cyoloctl.errors import CyoloctlError
+from cyoloctl.errors import CyoloctlError, NoLeader
 
 __all__ = ["Done", "Proposal", "ProposalQueue"]
 
@@ -78,6 +78,19 @@ class ProposalQueue:
         """Put proposals that were taken back to the front, in their order."""
         self._items.extendleft(reversed(batch))
         self._bytes += sum(len(proposal.command) for proposal in batch)
+
+    def hold_again(self, batch: list[Proposal]) -> None:
+        """Not known to be applied: propose them again, for commands apply once.
+
+        A peer proposes again itself what it forwarded.
+        """
+        again = []
+        for proposal in batch:
+            if proposal.remote:
+                proposal.settle(None, NoLeader("the leader changed"))
+            elif not proposal.cancelled:
+                again.append(proposal)
+        self.put_back(again)
 
     def take_batch(self, max_bytes: int, overhead_bytes: int, committed: int) -> list[Proposal]:
         """The next proposals whose commands together stay below max_bytes, at least one; marked as sent.

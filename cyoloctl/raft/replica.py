@@ -25,7 +25,7 @@ from __future__ import annotations
 import logging
 import random
 from collections.abc import Callable, Iterable, Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any
 
 from cyoloctl.errors import (
@@ -45,8 +45,9 @@ from cyoloctl.model import Role, Stamp, majority
 from cyoloctl.raft.batch import decode_batch, encode_batch, stamp_of
 from cyoloctl.raft.clock import ClusterClock
 from cyoloctl.raft.core import Core
+from cyoloctl.raft.forwarding import Forwarding
 from cyoloctl.raft.journal import Entry, Journal
-from cyoloctl.raft.machine import PeerRole, StateMachine
+from cyoloctl.raft.machine import StateMachine
 from cyoloctl.raft.messages import Message
 from cyoloctl.raft.progress import PROBE, SNAPSHOT, Progress
 from cyoloctl.raft.proposals import Done, Proposal, ProposalQueue
@@ -70,20 +71,9 @@ __all__ = ["Replica"]
 
 _DISPUTE_SHOWN_S = 60.0
 
-_ITEM_OVERHEAD_BYTES = 12
 _log = logging.getLogger("cyoloctl.raft")
 
 _LONGEST_SAVE_PAUSE_S = 60.0
-
-
-@dataclass(slots=True)
-class _Forwarded:
-    """Commands that the leader was asked to log, and the results that have come back."""
-
-    target: Node
-    batch: list[Proposal]
-    size: int
-    results: list[bytes] = field(default_factory=list)
 
 
 @dataclass(slots=True)
@@ -219,10 +209,7 @@ class Replica:
 
         # Proposals and reads.
         self._pending = ProposalQueue(limits.pending_commands, limits.pending_bytes)
-        self._forwarded: dict[int, _Forwarded] = {}
-        self._forwarded_bytes = 0
-        self._next_forward = rng.getrandbits(62)  # row 9: never an id of an earlier boot
-        self._forward_after = -1e9
+        self._forwarding = Forwarding(core, self._pending, machine)
         self._reads = ReadIndex(core, tell_commit=lambda node: self._replicate_to(node, heartbeat=True))
         self._voter_names: frozenset[str] = frozenset()
         self._swept_at = -1e9
@@ -243,8 +230,8 @@ class Replica:
             "snapshot_chunk": self._on_snapshot_chunk,
             "snapshot_ack": self._on_snapshot_ack,
             "snapshot_refused": self._on_snapshot_refused,
-            "forward": self._on_forward,
-            "forward_result": self._on_forward_result,
+            "forward": self._forwarding.on_forward,
+            "forward_result": self._forwarding.on_forward_result,
             "read_confirm": self._reads.on_read_confirm,
             "read_confirmed": self._reads.on_read_confirmed,
             "read_index": self._reads.on_read_index,
@@ -468,9 +455,7 @@ class Replica:
         if self.is_member():
             deadline = min(deadline, engine.election_deadline())
         deadline = min(deadline, self._reads.asks_again_at())
-        if self._pending and self._forward_after > self._clock():
-            deadline = min(deadline, self._forward_after)
-        return deadline
+        return min(deadline, self._forwarding.next_deadline())
 
     # ------------------------------------------------------------------- tick
 
@@ -534,7 +519,7 @@ class Replica:
         if engine.is_leader():
             self._lead(now, commit_before)
         else:
-            self._forward_pending()
+            self._forwarding.forward()
             self._reads.ask(now)
         self._reads.serve()
 
@@ -577,8 +562,7 @@ class Replica:
         if was_role == "leader" and (role != "leader" or engine.term() != was_term):
             self._stop_leading()
         if leader != was_leader or role != was_role:
-            self._take_back_forwarded(None)
-            self._forward_after = -1e9
+            self._forwarding.leader_changed()
         if role == "leader":
             self._prevote = None
         _log.info(
@@ -624,10 +608,7 @@ class Replica:
         """Answer everything that waits: unknown where it may be in a log, else with the error."""
         unknown = OutcomeUnknown(f"{error.message}; the write may or may not have been applied")
         held = self._pending.take_all()
-        for forwarded in self._forwarded.values():
-            held.extend(forwarded.batch)
-        self._forwarded.clear()
-        self._forwarded_bytes = 0
+        held.extend(self._forwarding.take_all())
         for waiting in list(self._engine.waiting_commit.values()):
             for _, callback in waiting:
                 callback(None, None)
@@ -674,7 +655,7 @@ class Replica:
             self._receiving.receiver.abort()
             self._receiving = None
         self._derive_readonly()
-        self._take_back_forwarded(node)
+        self._forwarding.disconnected(node)
         self._reads.disconnected(node)
         if not engine.is_leader() and engine.leader() == node:
             # A leader that was killed closes its sockets: do not wait for the whole timeout.
@@ -930,16 +911,12 @@ class Replica:
         if uncommitted >= self._limits.uncommitted_entries:
             return  # what waits travels as one entry when the one before it is committed
         while self._pending:
-            batch = self._take_batch()
+            batch = self._forwarding.take_batch()
             if batch:
                 entry = encode_batch(
                     [(proposal.command, proposal.after) for proposal in batch], self._cluster_clock.stamp()
                 )
                 engine.append_command(entry, self._settle_batch(batch))
-
-    def _take_batch(self) -> list[Proposal]:
-        committed = max(self._core.heard_commit, self._engine.commit_index())
-        return self._pending.take_batch(self._limits.entry_bytes, _ITEM_OVERHEAD_BYTES, committed)
 
     def _settle_batch(self, batch: list[Proposal]) -> Callable[[Any, int | None], None]:
         def done(results: list[bytes] | None, reason: int | None) -> None:
@@ -950,148 +927,9 @@ class Replica:
                     except Exception:  # row 11: a caller's bug must not apply the entry again
                         _log.critical("a proposal's callback raised", exc_info=True)
             else:
-                self._hold_again(batch)
+                self._pending.hold_again(batch)
 
         return done
-
-    def _hold_again(self, batch: list[Proposal]) -> None:
-        """Not known to be applied: propose again (commands apply once), or let the sender do so."""
-        again = []
-        for proposal in batch:
-            if proposal.remote:
-                proposal.settle(None, NoLeader("the leader changed"))
-            elif not proposal.cancelled:
-                again.append(proposal)
-        self._pending.put_back(again)
-
-    def _forward_pending(self) -> None:
-        """Not the leader: hand what waits to the leader, once."""
-        leader = self._core.live_leader()
-        for proposal in self._pending.take_remote():
-            proposal.settle(None, NoLeader("not the leader"))
-        if leader is None or self._clock() < self._forward_after:
-            return
-        while self._pending and self._forwarded_bytes < self._limits.window_bytes:
-            batch = self._take_batch()
-            if batch:
-                size = sum(len(proposal.command) for proposal in batch)
-                self._next_forward += 1
-                self._forwarded[self._next_forward] = _Forwarded(leader, batch, size)
-                self._forwarded_bytes += size
-                self.send(
-                    leader,
-                    {
-                        "type": "forward",
-                        "id": self._next_forward,
-                        "commands": [p.command for p in batch],
-                        "after": [p.after for p in batch],
-                    },
-                )
-
-    def _take_back_forwarded(self, node: Node | None) -> None:
-        """The link to the leader broke, or the leader changed: send again to the next one."""
-        for key in sorted(self._forwarded, reverse=True):
-            if node is None or self._forwarded[key].target == node:
-                self._hold_again(self._end_forward(key).batch)
-
-    def _end_forward(self, key: int) -> _Forwarded:
-        forwarded = self._forwarded.pop(key)
-        self._forwarded_bytes -= forwarded.size
-        return forwarded
-
-    def _on_forward(self, node: Node, message: Message) -> None:
-        identifier, commands, afters = message["id"], message["commands"], message["after"]
-        if len(commands) != len(afters):
-            _log.warning("a peer forwards commands without their place", extra={"peer": node.id})
-            return
-        if not self._engine.is_leader():
-            self._answer_forward(node, identifier, [], "not_leader")
-            return
-        if self._pending.is_full():
-            self._answer_forward(node, identifier, [], "overloaded")
-            return
-        results: list[bytes] = [b""] * len(commands)
-        left = len(commands)
-        failed = False
-
-        def settled(position: int) -> Done:
-            def done(result: bytes | None, error: CyoloctlError | None) -> None:
-                nonlocal left, failed
-                left -= 1
-                if error is not None or result is None:
-                    failed = True
-                else:
-                    results[position] = result
-                if left == 0:
-                    self._answer_forward(
-                        node, identifier, [] if failed else results, "not_leader" if failed else None
-                    )
-
-            return done
-
-        name = str(node.id).partition("~")[0]
-        role: PeerRole = "voter" if node in self._engine.others() else "learner"
-        for position, command in enumerate(commands):
-            if len(command) > self._limits.entry_bytes - 64:
-                settled(position)(None, InternalError("command too large"))
-                continue
-            refusal = self._machine.admit(command, name, role)
-            if refusal is not None:
-                _log.warning("a peer's command is refused", extra={"peer": name, "role": role})
-                settled(position)(refusal, None)
-            else:
-                self._pending.append(
-                    Proposal(command, settled(position), remote=True, after=afters[position])
-                )
-
-    def _answer_forward(self, node: Node, identifier: int, results: list[bytes], error: str | None) -> None:
-        """In as many messages as keep each well below the largest frame; the last one says so."""
-        start = 0
-        while True:
-            end, size = start, 0
-            while end < len(results) and (
-                end == start or size + len(results[end]) <= self._limits.result_bytes
-            ):
-                size += len(results[end])
-                end += 1
-            last = end == len(results)
-            self.send(
-                node,
-                {
-                    "type": "forward_result",
-                    "id": identifier,
-                    "results": results[start:end],
-                    "last": last,
-                    "error": error,
-                },
-            )
-            if last:
-                return
-            start = end
-
-    def _on_forward_result(self, node: Node, message: Message) -> None:
-        forwarded = self._forwarded.get(message["id"])
-        if forwarded is None or forwarded.target != node:
-            return
-        forwarded.results.extend(message["results"])
-        if not message["last"] and len(forwarded.results) <= len(forwarded.batch):
-            return
-        self._end_forward(message["id"])
-        batch, results, error = forwarded.batch, forwarded.results, message["error"]
-        if error is None and len(results) == len(batch):
-            for proposal, result in zip(batch, results, strict=True):
-                proposal.settle(result, None)
-            return
-        again = []
-        for proposal in batch:
-            if error == "overloaded" and proposal.sends == 1:
-                proposal.settle(None, Overloaded("the leader is overloaded: try again later"))
-            else:
-                # It may be in a log already, or the node leads no more: it will be known soon who does.
-                again.append(proposal)
-        if again:
-            self._forward_after = self._clock() + self._timing.transfer_retry_s
-            self._hold_again(again)
 
     # ------------------------------------------------------------------ reads
 

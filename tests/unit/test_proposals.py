@@ -1,0 +1,71 @@
+"""The bounded queue of commands."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from cyoloctl.errors import NoLeader
+from cyoloctl.raft.proposals import Proposal, ProposalQueue
+
+
+class Told:
+    """What proposers were told."""
+
+    def __init__(self) -> None:
+        self.answers: list[tuple[Any, Any]] = []
+
+    def proposal(self, command: bytes, *, remote: bool = False) -> Proposal:
+        return Proposal(command, lambda result, error: self.answers.append((result, error)), remote=remote)
+
+
+def queue_of(*proposals: Proposal) -> ProposalQueue:
+    queue = ProposalQueue(3, 100)
+    for proposal in proposals:
+        queue.append(proposal)
+    return queue
+
+
+def test_batch_takes_what_fits_in_order_and_counts_it_as_sent() -> None:
+    told = Told()
+    queue = queue_of(told.proposal(b"aaaa"), told.proposal(b"bbbb"), told.proposal(b"cccc"))
+    batch = queue.take_batch(12, 2, committed=7)
+    assert [(p.command, p.sends, p.after) for p in batch] == [(b"aaaa", 1, 7), (b"bbbb", 1, 7)]
+    assert [p.command for p in queue.take_batch(12, 2, committed=9)] == [b"cccc"]
+
+
+def test_command_larger_than_a_batch_is_a_batch_of_its_own() -> None:
+    told = Told()
+    queue = queue_of(told.proposal(b"a" * 50), told.proposal(b"b"))
+    assert len(queue.take_batch(10, 2, committed=0)) == 1
+
+
+def test_held_again_waits_in_front_with_the_index_of_its_first_sending() -> None:
+    told = Told()
+    first, second = told.proposal(b"a"), told.proposal(b"b")
+    queue = queue_of(first, second)
+    queue.hold_again(queue.take_batch(1, 0, committed=7))
+    again = queue.take_batch(10, 0, committed=9)
+    assert [(p.command, p.sends, p.after) for p in again] == [(b"a", 2, 7), (b"b", 1, 9)]
+    assert told.answers == []
+
+
+def test_held_again_tells_the_peer_that_forwarded_it_and_drops_what_nobody_waits_for() -> None:
+    told = Told()
+    remote, cancelled = told.proposal(b"a", remote=True), told.proposal(b"b")
+    cancelled.cancelled = True
+    queue = queue_of()
+    queue.hold_again([remote, cancelled])
+    assert not queue
+    assert [type(error) for _, error in told.answers] == [NoLeader]
+
+
+def test_queue_is_full_by_count_or_bytes_and_cancelled_ones_make_room() -> None:
+    told = Told()
+    proposals = [told.proposal(b"a") for _ in range(3)]
+    queue = queue_of(*proposals)
+    assert queue.is_full()
+    proposals[1].cancelled = True
+    assert not queue.is_full()
+    assert len(queue) == 2
+    queue.append(told.proposal(b"c" * 100))
+    assert queue.is_full()
