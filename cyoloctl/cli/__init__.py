@@ -31,7 +31,7 @@ GROUPS: dict[str, str] = {
     "cluster": "Create a cluster.",
     "node": "Run, stop, join, renew and inspect the node of a data directory.",
     "member": "Invite, list, renew and remove members; move leadership.",
-    "pki": "The certificate authority: its state, its exchange.",
+    "pki": "The certificate authority: its state and its exchange.",
     "credentials": "Who may call the API: create, list, renew and revoke viewers, gateways and operators.",
     "counter": "The replicated counters (signed 64-bit).",
     "key": "The key ring of session tokens: rotate, inspect, carry to another network.",

@@ -15,18 +15,22 @@ from cyoloctl.errors import UsageError
 __all__ = ["COMMANDS", "AdvertiseOption", "GatewayOption", "GatewayUrlOption", "ListenOption"]
 
 ListenOption = Annotated[
-    str, typer.Option("--listen", metavar="HOST:PORT", help="Where the node listens, for peers and clients.")
+    str, typer.Option("--listen", metavar="HOST:PORT", help="Address to listen on, for peers and clients.")
 ]
 AdvertiseOption = Annotated[
     str | None,
     typer.Option(
-        "--advertise", metavar="HOST:PORT", help="Where others reach the node. [default: the listen address]"
+        "--advertise",
+        metavar="HOST:PORT",
+        help="Address at which others reach the node. [default: the listen address]",
     ),
 ]
 GatewayOption = Annotated[
     str | None,
     typer.Option(
-        "--gateway", metavar="HOST:PORT", help="Where browsers and proxies are served. [default: no gateway]"
+        "--gateway",
+        metavar="HOST:PORT",
+        help="Address of the gateway, for browsers and proxies. [default: no gateway]",
     ),
 ]
 GatewayUrlOption = Annotated[
@@ -34,7 +38,7 @@ GatewayUrlOption = Annotated[
     typer.Option(
         "--gateway-url",
         metavar="URL",
-        help="The base of links for people, such as https://app-1.example.com. "
+        help="Base of the links for people, such as https://app-1.example.com. "
         "[default: by the node's host name, or the gateway address]",
     ),
 ]
@@ -44,17 +48,15 @@ GatewayUrlOption = Annotated[
 def init(
     invocation: Invocation,
     name: Annotated[
-        str, typer.Option("--name", metavar="NAME", help="The node's name, its identity for good.")
+        str, typer.Option("--name", metavar="NAME", help="Name of the node: its permanent identity.")
     ],
     listen: ListenOption,
     advertise: AdvertiseOption = None,
-    cluster: Annotated[
-        str, typer.Option("--cluster", metavar="NAME", help="A name for the cluster.")
-    ] = "cyolo",
+    cluster: Annotated[str, typer.Option("--cluster", metavar="NAME", help="Name of the cluster.")] = "cyolo",
     storage: Annotated[
         str,
         typer.Option(
-            "--storage", metavar="disk|memory", help="Where the log is kept; memory forgets it at a restart."
+            "--storage", metavar="disk|memory", help="Storage of the log; memory loses it at a restart."
         ),
     ] = "disk",
     gateway: GatewayOption = None,
@@ -62,7 +64,9 @@ def init(
     certificate_days: Annotated[
         int,
         typer.Option(
-            "--certificate-days", metavar="N", help="Life of certificates, 1 to 825; nodes renew theirs."
+            "--certificate-days",
+            metavar="N",
+            help="Lifetime of certificates in days, 1 to 825; nodes renew theirs.",
         ),
     ] = 825,
 ) -> None:
@@ -106,20 +110,20 @@ def set_time(
     invocation: Invocation,
     to_members: Annotated[
         bool,
-        typer.Option("--to-members", help="To what the clocks of a majority of the members show."),
+        typer.Option("--to-members", help="Set it to what the clocks of a majority of the members show."),
     ] = False,
     dry_run: Annotated[
         bool,
         typer.Option("--dry-run", help="Change nothing; print what would expire, or live longer."),
     ] = False,
-    yes: Annotated[bool, typer.Option("--yes", help="Do not ask.")] = False,
+    yes: Annotated[bool, typer.Option("--yes", help="Do not ask for confirmation.")] = False,
     request_id: RequestIdOption = None,
 ) -> None:
-    """Set cluster time, after the clocks of most members had been wrong.
+    """Set cluster time, after the clocks of most members were wrong.
 
     Correct the clocks of the machines first. Cluster time then goes to what
     a majority of them shows, back or forward. The setting is kept in the
-    cluster's state for good.
+    cluster's state permanently.
     """
     if not to_members:
         raise UsageError("say --to-members: the time is set to what the members' clocks show")

@@ -15,21 +15,22 @@ __all__ = ["COMMANDS"]
 
 _PAGE = 1000  # counters a request; the most that the API gives
 
-NameArgument = Annotated[str, typer.Argument(metavar="NAME", help="The counter.")]
+NameArgument = Annotated[str, typer.Argument(metavar="NAME", help="Name of the counter.")]
 ByOption = Annotated[
-    str, typer.Option("--by", metavar="N", help="How much, a signed 64-bit number; may be negative.")
+    str, typer.Option("--by", metavar="N", help="Amount, a signed 64-bit number; may be negative.")
 ]
 RequestIdOption = Annotated[
     str | None,
     typer.Option(
         "--request-id",
         metavar="ID",
-        help="The same id applies once, however often it is sent, and returns the first result. "
+        help="Id under which the write is applied once, however often it is sent. "
         "1 to 128 printable characters. [default: a random one]",
     ),
 ]
 StaleOption = Annotated[
-    bool, typer.Option("--stale", help="Read the node's own state: fast, perhaps old, needs no leader.")
+    bool,
+    typer.Option("--stale", help="Read the node's own state: fast, perhaps outdated, and without a leader."),
 ]
 
 
@@ -99,13 +100,13 @@ def list_(invocation: Invocation, stale: StaleOption = False) -> None:
 @command()
 def reset(
     invocation: Invocation,
-    name: Annotated[str, typer.Argument(metavar="NAME", help="The counter.")],
-    yes: Annotated[bool, typer.Option("--yes", help="Do not ask.")] = False,
+    name: Annotated[str, typer.Argument(metavar="NAME", help="Name of the counter.")],
+    yes: Annotated[bool, typer.Option("--yes", help="Do not ask for confirmation.")] = False,
     request_id: RequestIdOption = None,
 ) -> None:
-    """Set a counter back to 0 and print its new value.
+    """Reset a counter to 0 and print its new value.
 
-    Asks on a terminal; without one --yes is needed.
+    Asks for confirmation on a terminal; elsewhere it needs --yes.
     """
     parse_name(name, "counter")
     confirm(yes, f"reset counter {name} to 0?")

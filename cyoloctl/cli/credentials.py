@@ -32,10 +32,12 @@ _ROLES = ("viewer", "gateway", "operator")
 _TTL = {"minimum_s": 60, "maximum_s": 825 * 86_400}
 _ENTRY = ("name", "role", "key_hash", "created_at", "created_by", "expires_at", "revoked_at")
 
-NameArgument = Annotated[str, typer.Argument(metavar="NAME", help="The name of the credentials.")]
+NameArgument = Annotated[str, typer.Argument(metavar="NAME", help="Name of the credentials.")]
 RequestIdOption = Annotated[
     str | None,
-    typer.Option("--request-id", metavar="ID", help="The same id applies once. [default: a random one]"),
+    typer.Option(
+        "--request-id", metavar="ID", help="Id under which the write is applied once. [default: a random one]"
+    ),
 ]
 OutOption = Annotated[Path, typer.Option("--out", metavar="FILE", help="Credentials file to write (0600).")]
 RequestOption = Annotated[
@@ -43,7 +45,7 @@ RequestOption = Annotated[
     typer.Option(
         "--request",
         metavar="FILE",
-        help="Request of another machine, whose private key stays there (`credentials request`).",
+        help="Request from another machine, whose private key stays there (`credentials request`).",
     ),
 ]
 
@@ -59,7 +61,7 @@ def create(
     invocation: Invocation,
     out: OutOption,
     name: Annotated[
-        str | None, typer.Option("--name", metavar="NAME", help="Name, unique among those that count.")
+        str | None, typer.Option("--name", metavar="NAME", help="Name, unique among valid credentials.")
     ] = None,
     role: Annotated[
         str | None,
@@ -146,7 +148,7 @@ def request(
 
 @command()
 def list_(invocation: Invocation) -> None:
-    """List whose keys count or counted: the register, and the members as role node."""
+    """List the register: whose keys count or have counted, members included (role node)."""
     document = invocation.client().call("credential_list")
     if invocation.mode == "table":
         _table(document["credentials"])
@@ -165,10 +167,10 @@ def show(invocation: Invocation, name: NameArgument) -> None:
 def revoke(
     invocation: Invocation,
     name: NameArgument,
-    yes: Annotated[bool, typer.Option("--yes", help="Do not ask.")] = False,
+    yes: Annotated[bool, typer.Option("--yes", help="Do not ask for confirmation.")] = False,
     request_id: RequestIdOption = None,
 ) -> None:
-    """End credentials for good: what they have open ends within two seconds. Repeating it does no harm."""
+    """Revoke credentials permanently: their open connections end within two seconds. Safe to repeat."""
     confirm(yes, f"revoke the credentials {name}?")
     document = invocation.client().call("credential_revoke", name, {"request_id": request_id})
     invocation.value(document, name)
@@ -180,7 +182,10 @@ def renew(
     out: OutOption,
     name: Annotated[
         str | None,
-        typer.Argument(metavar="[NAME]", help="Whose. [default: the caller's own, of --credentials FILE]"),
+        typer.Argument(
+            metavar="[NAME]",
+            help="Name of the credentials. [default: the caller's own, of --credentials FILE]",
+        ),
     ] = None,
     ttl: Annotated[
         str | None,

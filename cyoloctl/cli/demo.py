@@ -408,12 +408,12 @@ DirectoryOption = Annotated[
 @command(connects=False, own_data_dir=DirectoryOption, timeout_s=10.0)
 def demo(
     invocation: Invocation,
-    nodes: Annotated[str, typer.Option("--nodes", metavar="N", help="How many nodes, 3 to 9.")] = "3",
+    nodes: Annotated[str, typer.Option("--nodes", metavar="N", help="Number of nodes, 3 to 9.")] = "3",
     keep: Annotated[
         bool, typer.Option("--keep", help="Leave the cluster running and print how to use and stop it.")
     ] = False,
 ) -> None:
-    """Form a cluster on this machine, carry a session through it, kill its leader, show that nothing is lost.
+    """Form a cluster on this machine, carry a session through it, kill its leader, and show nothing is lost.
 
     Real processes on the loopback with disk storage in a temporary directory
     (or an empty --data-dir). Exits 0 only if every step held.

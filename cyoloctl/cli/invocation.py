@@ -61,7 +61,7 @@ OutputOption = Annotated[
         "-o",
         "--output",
         metavar="table|json|yaml",
-        help="Form of the result. [env: CYOLOCTL_OUTPUT; default: table]",
+        help="Output format. [env: CYOLOCTL_OUTPUT; default: table]",
     ),
 ]
 DataDirOption = Annotated[
@@ -70,7 +70,7 @@ DataDirOption = Annotated[
         "-d",
         "--data-dir",
         metavar="DIR",
-        help="The node's data directory. "
+        help="Data directory of the node. "
         "[env: CYOLOCTL_DATA_DIR; default: /var/lib/cyoloctl for root, else $XDG_DATA_HOME/cyoloctl]",
     ),
 ]
@@ -80,7 +80,8 @@ EndpointOption = Annotated[
         "-e",
         "--endpoint",
         metavar="URL",
-        help="unix:///PATH/control.sock or https://HOST:PORT; repeat to give several, tried in turn. "
+        help="Node to ask: unix:///PATH/control.sock or https://HOST:PORT; repeat to give several, tried "
+        "in turn. "
         "[env: CYOLOCTL_ENDPOINT, comma separated; default: the socket in the data directory]",
     ),
 ]
@@ -89,7 +90,7 @@ CredentialsOption = Annotated[
     typer.Option(
         "--credentials",
         metavar="FILE",
-        help="Operator or viewer credentials for https endpoints. "
+        help="Credentials file for https endpoints. "
         "[env: CYOLOCTL_CREDENTIALS; default: operator.yaml in the data directory]",
     ),
 ]
@@ -101,7 +102,7 @@ def _timeout_option(default_s: float) -> Any:
         typer.Option(
             "--timeout",
             metavar="SECONDS",
-            help=f"How long to wait, {_TIMEOUT_MIN_S:g} to {_TIMEOUT_MAX_S:g}. "
+            help=f"Time limit, {_TIMEOUT_MIN_S:g} to {_TIMEOUT_MAX_S:g}. "
             f"[env: CYOLOCTL_TIMEOUT; default: {default_s:g}]",
         ),
     ]

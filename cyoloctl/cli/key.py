@@ -28,15 +28,20 @@ Json = dict[str, Any]
 _PERIOD = {"minimum_s": 3600, "maximum_s": 366 * 86_400}
 _MAX_RING_BYTES = 1 << 20
 
-KeyArgument = Annotated[str, typer.Argument(metavar="KID", help="The key id (`key list`).")]
+KeyArgument = Annotated[str, typer.Argument(metavar="KID", help="Key id (`key list`).")]
 ForceOption = Annotated[
-    bool, typer.Option("--force", help="Even while tokens under the key may live: they are refused then.")
+    bool,
+    typer.Option(
+        "--force", help="Do it even while tokens under the key may be valid; they are refused then."
+    ),
 ]
 
 
 RequestIdOption = Annotated[
     str | None,
-    typer.Option("--request-id", metavar="ID", help="The same id applies once. [default: a random one]"),
+    typer.Option(
+        "--request-id", metavar="ID", help="Id under which the write is applied once. [default: a random one]"
+    ),
 ]
 
 
@@ -104,7 +109,7 @@ def list_(invocation: Invocation) -> None:
 
 @command()
 def status(invocation: Invocation) -> None:
-    """Whether every member holds every key, and the same ones; exits 4 when not."""
+    """Show whether every member holds every key, and the same ones; exits 4 if not."""
     document = invocation.client().call("key_status")
     if invocation.mode == "table":
         _rows([key for key in document["keys"] if key["state"] != "destroyed"])
@@ -138,11 +143,11 @@ def destroy(
     invocation: Invocation,
     kid: KeyArgument,
     force: ForceOption = False,
-    yes: Annotated[bool, typer.Option("--yes", help="Do not ask.")] = False,
+    yes: Annotated[bool, typer.Option("--yes", help="Do not ask for confirmation.")] = False,
 ) -> None:
-    """Forget a key for ever: its tokens can never be opened again.
+    """Destroy a key permanently: its tokens can never be opened again.
 
-    Asks on a terminal; without one --yes is needed.
+    Asks for confirmation on a terminal; elsewhere it needs --yes.
     """
     confirm(yes, f"destroy key {kid} for ever?")
     _written(invocation, invocation.client().call("key_destroy", kid, {"force": force}))
@@ -150,7 +155,7 @@ def destroy(
 
 @command()
 def rewrap(invocation: Invocation) -> None:
-    """Seal every key anew to every member, for example after one changed its sealing key."""
+    """Seal every key again to every member, for example after one changed its sealing key."""
     document = invocation.client().call("key_rewrap", repeatable=True)
     if invocation.mode == "table":
         _rows(document["keys"])
@@ -164,7 +169,7 @@ def policy(
     rotate_every: Annotated[
         str | None,
         typer.Option(
-            "--rotate-every", metavar="DURATION|never", help="Replace the primary key by itself, 1h to 366d."
+            "--rotate-every", metavar="DURATION|never", help="Interval of automatic rotation, 1h to 366d."
         ),
     ] = None,
     keep: Annotated[
@@ -172,7 +177,7 @@ def policy(
         typer.Option(
             "--keep",
             metavar="DURATION",
-            help="How long a replaced key opens tokens, 1h to 366d; no token lives longer.",
+            help="Time for which a replaced key opens tokens, 1h to 366d; no token lives longer.",
         ),
     ] = None,
 ) -> None:
@@ -213,7 +218,7 @@ def export(
         typer.Option(
             "--passphrase-file",
             metavar="FILE|-",
-            help="Seal it under this passphrase, 12 characters or more.",
+            help="Passphrase to seal it under, 12 characters or more.",
         ),
     ] = None,
     to_node: Annotated[
@@ -265,9 +270,9 @@ def export(
 @command(timeout_s=30.0)
 def import_(
     invocation: Invocation,
-    file: Annotated[Path, typer.Argument(metavar="FILE", help="What `key export` wrote.")],
+    file: Annotated[Path, typer.Argument(metavar="FILE", help="File that `key export` wrote.")],
     passphrase_file: Annotated[
-        str | None, typer.Option("--passphrase-file", metavar="FILE|-", help="Its passphrase.")
+        str | None, typer.Option("--passphrase-file", metavar="FILE|-", help="Passphrase of the ring.")
     ] = None,
     from_ca: Annotated[
         str | None,
@@ -279,7 +284,7 @@ def import_(
         ),
     ] = None,
     adopt: Annotated[
-        bool, typer.Option("--adopt", help="Even of another cluster: its tokens open here then.")
+        bool, typer.Option("--adopt", help="Accept the ring of another cluster; its tokens then open here.")
     ] = False,
 ) -> None:
     """Add the keys of an exported ring; they open tokens, the primary key stays."""

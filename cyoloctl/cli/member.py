@@ -30,18 +30,18 @@ _NEXT = (
     "  cyoloctl node join -d DIR --name {name} --listen HOST:PORT --token-file FILE"
 )
 
-NodeArgument = Annotated[str, typer.Argument(metavar="NAME", help="The member's node name.")]
+NodeArgument = Annotated[str, typer.Argument(metavar="NAME", help="Name of the member.")]
 
 
 @command()
 def invite(
     invocation: Invocation,
-    name: Annotated[str, typer.Option("--name", metavar="NAME", help="The new node's name.")],
+    name: Annotated[str, typer.Option("--name", metavar="NAME", help="Name of the new node.")],
     learner: Annotated[
-        bool, typer.Option("--learner", help="Invite a learner: replicates, never votes.")
+        bool, typer.Option("--learner", help="Invite a learner, which replicates and never votes.")
     ] = False,
     ttl: Annotated[
-        str, typer.Option("--ttl", metavar="DURATION", help="Until it expires, 60s to 7d.")
+        str, typer.Option("--ttl", metavar="DURATION", help="Lifetime of the token, 60s to 7d.")
     ] = "1h",
     out: Annotated[
         Path | None, typer.Option("--out", metavar="FILE", help="Write the token to a new file of mode 0600.")
@@ -51,7 +51,7 @@ def invite(
 
     The token pins the cluster, its certificate authority, the name and the
     expiry; it works once. Treat it as a password. A second one for the same
-    name takes the place of the first.
+    name replaces the first.
     """
     parse_name(name, "node")
     ttl_s = parse_duration_s(ttl, "--ttl", minimum_s=60, maximum_s=604_800)
@@ -95,7 +95,7 @@ def _say_replaced(made: dict[str, Any]) -> None:
 
 @command()
 def invitations(invocation: Invocation) -> None:
-    """List the invitations: who may still join, and until when. Never a secret."""
+    """List the invitations: who may still join, and until when. Shows no secret."""
     document = invocation.client().member_invitations()
     if invocation.mode != "table":
         output.structured(document, invocation.mode)
@@ -121,7 +121,7 @@ def invitations(invocation: Invocation) -> None:
 
 @command()
 def uninvite(invocation: Invocation, name: NodeArgument) -> None:
-    """Withdraw an invitation: its token admits nobody any more.
+    """Withdraw an invitation: its token no longer admits anyone.
 
     Exits 3 when there is none, 4 when the node has joined with it.
     """
@@ -160,7 +160,9 @@ def grant(
     invocation: Invocation,
     request: Annotated[
         str,
-        typer.Option("--request", metavar="FILE|-", help="What `node renew --request` wrote; - is stdin."),
+        typer.Option(
+            "--request", metavar="FILE|-", help="File that `node renew --request` wrote; - is stdin."
+        ),
     ],
     out: Annotated[
         Path | None, typer.Option("--out", metavar="FILE", help="Write the grant to a new file.")
@@ -202,11 +204,11 @@ def remove(
         bool, typer.Option("--dry-run", help="Change nothing; print the failure tolerance before and after.")
     ] = False,
     force: Annotated[
-        bool, typer.Option("--force", help="Even when the cluster would lose its quorum. Needs --yes.")
+        bool, typer.Option("--force", help="Remove it even if the cluster loses its quorum; needs --yes.")
     ] = False,
-    yes: Annotated[bool, typer.Option("--yes", help="Do not ask.")] = False,
+    yes: Annotated[bool, typer.Option("--yes", help="Do not ask for confirmation.")] = False,
 ) -> None:
-    """Remove a member for good.
+    """Remove a member permanently.
 
     A leader hands leadership over first. A removal that would cost the
     quorum is refused (exit 4) without --force.
@@ -233,7 +235,7 @@ def transfer_leadership(
     invocation: Invocation,
     to: Annotated[
         str | None,
-        typer.Option("--to", metavar="NAME", help="The new leader. [default: the most advanced voter]"),
+        typer.Option("--to", metavar="NAME", help="New leader. [default: the most advanced voter]"),
     ] = None,
 ) -> None:
     """Hand leadership to another voter and print its name."""
@@ -250,11 +252,11 @@ def set_host(
     invocation: Invocation,
     name: NodeArgument,
     host: Annotated[
-        str | None, typer.Argument(metavar="HOST", help="Its host name, such as app-1.example.com.")
+        str | None, typer.Argument(metavar="HOST", help="Host name, such as app-1.example.com.")
     ] = None,
-    clear: Annotated[bool, typer.Option("--clear", help="Take its host name away.")] = False,
+    clear: Annotated[bool, typer.Option("--clear", help="Remove the host name.")] = False,
 ) -> None:
-    """Give a member its host identifier: reverse proxies send requests for it to this member."""
+    """Give a member its host name: reverse proxies send requests for it to this member."""
     parse_name(name, "node")
     if (host is None) != clear:
         raise UsageError("give a host name, or --clear")

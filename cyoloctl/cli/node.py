@@ -41,7 +41,7 @@ def start(
     log_format: Annotated[
         str | None,
         typer.Option(
-            "--log-format", metavar="text|json", help="Form of the log lines. [default: as in node.yaml]"
+            "--log-format", metavar="text|json", help="Format of the log lines. [default: as in node.yaml]"
         ),
     ] = None,
     log_level: Annotated[
@@ -49,7 +49,7 @@ def start(
         typer.Option(
             "--log-level",
             metavar="debug|info|warning|error",
-            help="Least that is logged. [default: as in node.yaml]",
+            help="Minimum log level. [default: as in node.yaml]",
         ),
     ] = None,
     socket_group: Annotated[
@@ -148,7 +148,7 @@ def _is_zombie(pid: int) -> bool:
 def stop(
     invocation: Invocation,
     force: Annotated[
-        bool, typer.Option("--force", help="Even when it ends a cluster that lives in memory.")
+        bool, typer.Option("--force", help="Stop it even if that ends a cluster in memory.")
     ] = False,
 ) -> None:
     """Hand leadership over, stop the node, and return when it is gone.
@@ -173,10 +173,10 @@ def stop(
 
 @command(connects=False, timeout_s=None)
 def reload(invocation: Invocation) -> None:
-    """Have the running node use its certificate files as they are now, and open its log anew.
+    """Make the running node read its certificate files again and reopen its log.
 
-    New connections get the new certificates; those that are open stay. Files
-    that cannot be used are left aside: the node's log says why.
+    New connections get the new certificates; open ones stay. Files
+    that cannot be used are ignored, and the node's log says why.
     """
     from cyoloctl.paths import control_socket_path
 
@@ -202,11 +202,11 @@ def reload(invocation: Invocation) -> None:
 @command(connects=False)
 def join(
     invocation: Invocation,
-    name: Annotated[str, typer.Option("--name", metavar="NAME", help="The node's name, as it was invited.")],
+    name: Annotated[str, typer.Option("--name", metavar="NAME", help="Name of the node, as invited.")],
     listen: ListenOption,
     token_file: Annotated[
         str,
-        typer.Option("--token-file", metavar="FILE|-", help="The join token of `member invite`; - is stdin."),
+        typer.Option("--token-file", metavar="FILE|-", help="Join token from `member invite`; - is stdin."),
     ],
     advertise: AdvertiseOption = None,
     gateway: GatewayOption = None,
@@ -265,7 +265,7 @@ def renew(
     ] = None,
     grant: Annotated[
         str | None,
-        typer.Option("--grant", metavar="FILE|-", help="Put in place what `member grant` wrote; - is stdin."),
+        typer.Option("--grant", metavar="FILE|-", help="Install what `member grant` wrote; - is stdin."),
     ] = None,
 ) -> None:
     """Renew the node's certificate, offline; the key stays.
@@ -273,7 +273,7 @@ def renew(
     Nodes renew theirs by themselves; this is for one whose certificate has
     ended while it was away. Without options the CA key in its own directory
     is used. A node without one writes a request, which any node of the
-    cluster grants, and puts the answer in place. A node that runs uses the
+    cluster grants, and puts the answer in place. A running node uses the
     new certificate within a second.
     """
     if request is not None and grant is not None:

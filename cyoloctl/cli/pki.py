@@ -78,13 +78,13 @@ def rotate_ca(
         typer.Option(
             "--overlap",
             metavar="DURATION",
-            help="Both CAs are trusted for at least this long, 0s to 366d; renew credentials meanwhile.",
+            help="Minimum time for which both CAs are trusted, 0s to 366d; renew credentials meanwhile.",
         ),
     ] = "7d",
     abandon: Annotated[
         bool, typer.Option("--abandon", help="Take back a rotation that not all members trust yet.")
     ] = False,
-    yes: Annotated[bool, typer.Option("--yes", help="Do not ask.")] = False,
+    yes: Annotated[bool, typer.Option("--yes", help="Do not ask for confirmation.")] = False,
 ) -> None:
     """Give the cluster a new CA; the nodes exchange it by themselves.
 

@@ -31,24 +31,26 @@ _POLL_S = 10.0
 
 IdOrCode = Annotated[
     str,
-    typer.Argument(
-        metavar="ID|USER_CODE", help="The id, or the user code in any spelling, or - to read it from stdin."
-    ),
+    typer.Argument(metavar="ID|USER_CODE", help="Id, or user code in any spelling; - reads it from stdin."),
 ]
 IdArgument = Annotated[
     str,
-    typer.Argument(metavar="ID", help="The id that `rendezvous start` printed, or - to read it from stdin."),
+    typer.Argument(metavar="ID", help="Id that `rendezvous start` printed; - reads it from stdin."),
 ]
 ByOption = Annotated[
     str | None,
-    typer.Option("--by", metavar="WHO", help="Who acts, as the record shall say. [default: operator:LOGIN]"),
+    typer.Option(
+        "--by", metavar="WHO", help="Name of whoever acts, for the record. [default: operator:LOGIN]"
+    ),
 ]
 DataOption = Annotated[
-    list[str] | None, typer.Option("--data", metavar="K=V", help="A text by name; repeat for more.")
+    list[str] | None, typer.Option("--data", metavar="K=V", help="Named text; repeat for more.")
 ]
 RequestIdOption = Annotated[
     str | None,
-    typer.Option("--request-id", metavar="ID", help="The same id applies once. [default: a random one]"),
+    typer.Option(
+        "--request-id", metavar="ID", help="Id under which the write is applied once. [default: a random one]"
+    ),
 ]
 
 
@@ -57,14 +59,14 @@ TokenFileOption = Annotated[
     typer.Option(
         "--token-file",
         metavar="FILE|-",
-        help="The session token of the person for whom you act, in a file; - reads stdin.",
+        help="File with the session token of the person for whom you act; - is stdin.",
     ),
 ]
 CookieNameOption = Annotated[
-    str, typer.Option("--cookie-name", metavar="NAME", help="The cookie that carries the token.")
+    str, typer.Option("--cookie-name", metavar="NAME", help="Name of the cookie that carries the token.")
 ]
 AudienceOption = Annotated[
-    str, typer.Option("--audience", metavar="HOST", help="Whom the token is for. [default: anybody]")
+    str, typer.Option("--audience", metavar="HOST", help="Audience of the token. [default: anyone]")
 ]
 _COOKIE = "cyolo-sid"
 
@@ -132,16 +134,14 @@ def _show(invocation: Invocation, record: Json) -> None:
 @command()
 def start(
     invocation: Invocation,
-    kind: Annotated[str, typer.Option("--kind", metavar="KIND", help="What it is for, a name such as mfa.")],
-    ttl: Annotated[
-        str, typer.Option("--ttl", metavar="DURATION", help="Until it expires, 10s to 24h.")
-    ] = "5m",
+    kind: Annotated[str, typer.Option("--kind", metavar="KIND", help="Purpose, a name such as mfa.")],
+    ttl: Annotated[str, typer.Option("--ttl", metavar="DURATION", help="Lifetime, 10s to 24h.")] = "5m",
     data: DataOption = None,
     by: ByOption = None,
     public_key: Annotated[
         str | None,
         typer.Option(
-            "--public-key", metavar="BASE64", help="An X25519 public key: the answer is sealed to it."
+            "--public-key", metavar="BASE64", help="X25519 public key to which the answer is sealed."
         ),
     ] = None,
     token_file: TokenFileOption = None,
@@ -149,7 +149,7 @@ def start(
     audience: AudienceOption = "",
     request_id: RequestIdOption = None,
 ) -> None:
-    """Begin a transaction: keep the id, give the user code or the link to whoever shall approve.
+    """Begin a transaction: keep the id, give the user code or the link to whoever is to approve.
 
     The id redeems the answer: treat it as a password. The approver is shown
     who begins it (--by) as you say, and believes it as far as operators are believed.
@@ -184,15 +184,15 @@ def wait(
         typer.Option(
             "--request-id",
             metavar="ID",
-            help="A secret of yours, 16 characters or more: who brings the same is told the same answer "
-            "again for 5 minutes. [default: a random one]",
+            help="Secret of yours, 16 characters or more: anyone who presents it gets the same "
+            "answer again for 5 minutes. [default: a random one]",
         ),
     ] = None,
 ) -> None:
     """Wait for the answer and redeem it, exactly once.
 
     0: approved and redeemed. 4: denied, expired, cancelled or redeemed by somebody else. 3: unknown.
-    75: still pending at the timeout. When the node dies meanwhile, the next endpoint is asked.
+    75: still pending at the timeout. If the node dies meanwhile, the next endpoint is asked.
     """
     from cyoloctl.control.client import Client, new_request_id
 
@@ -236,7 +236,7 @@ def claim(
     audience: AudienceOption = "",
     request_id: RequestIdOption = None,
 ) -> None:
-    """Take a rendezvous: nobody else can approve it then."""
+    """Claim a rendezvous: nobody else can approve it then."""
     acting = _acting(which, by, token_file, cookie_name, audience)
     body = {**_which(which), **acting, "request_id": request_id}
     _show(invocation, invocation.client().call("rendezvous_claim", body=body))
@@ -299,10 +299,10 @@ def show(invocation: Invocation, which: IdOrCode) -> None:
 def list_(
     invocation: Invocation,
     state: Annotated[
-        str | None, typer.Option("--state", metavar="STATE", help="Only these, pending for example.")
+        str | None, typer.Option("--state", metavar="STATE", help="Show only this state, such as pending.")
     ] = None,
 ) -> None:
-    """List the rendezvous, those that ended within a day too, the oldest first."""
+    """List the rendezvous, including those that ended within a day, oldest first."""
     client = invocation.client()
     found: list[Json] = []
     after: str | None = None
@@ -348,22 +348,25 @@ def _rule(policy: Json) -> tuple[str, str, str]:
 def policy(
     invocation: Invocation,
     kind: Annotated[
-        str | None, typer.Argument(metavar="[KIND]", help="What rendezvous are for, such as mfa.")
+        str | None, typer.Argument(metavar="[KIND]", help="Purpose of rendezvous, such as mfa.")
     ] = None,
     require: Annotated[
         list[str] | None,
         typer.Option(
             "--require",
             metavar="CLAIM=VALUE",
-            help="Only somebody whose session has this claim may approve, such as mfa=true; repeat for more.",
+            help="Claim that the session of an approver must have, such as mfa=true; repeat for more.",
         ),
     ] = None,
     allow_self: Annotated[
-        bool, typer.Option("--allow-self", help="Even whoever began it may approve it.")
+        bool, typer.Option("--allow-self", help="Let whoever began it approve it.")
     ] = False,
-    reset: Annotated[bool, typer.Option("--reset", help="No claim, and nobody approves themselves.")] = False,
+    reset: Annotated[
+        bool,
+        typer.Option("--reset", help="Return to the default: no claim, and nobody approves what they began."),
+    ] = False,
 ) -> None:
-    """Show who may approve what, or set it for a kind, the whole of it and on every node.
+    """Show who may approve what, or set it for a kind, as a whole and on every node.
 
     By default whoever began a rendezvous cannot approve it: the same browser, session, person or credentials.
     """

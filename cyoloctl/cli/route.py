@@ -30,20 +30,22 @@ _EXEC_LIMIT_S = 60
 _CHECKS = {"nginx": "nginx -t -q -c {}", "haproxy": "haproxy -c -q -f {}"}
 
 FormatOption = Annotated[
-    str, typer.Option("--format", metavar="nginx|haproxy", help="For which reverse proxy.")
+    str, typer.Option("--format", metavar="nginx|haproxy", help="Reverse proxy to write for.")
 ]
 PinOption = Annotated[
     str,
     typer.Option(
         "--pin",
         metavar="soft|strict",
-        help="When the node of a host is down: soft lets the next one answer, strict answers 503.",
+        help="Behaviour when the node of a host is down: soft lets the next one answer, strict answers 503.",
     ),
 ]
 ListenOption = Annotated[
     str,
     typer.Option(
-        "--listen", metavar="HOST:PORT", help="Where the proxy listens. [default: 0.0.0.0:80, with TLS :443]"
+        "--listen",
+        metavar="HOST:PORT",
+        help="Address on which the proxy listens. [default: 0.0.0.0:80, with TLS :443]",
     ),
 ]
 CertificateOption = Annotated[
@@ -54,20 +56,24 @@ CertificateOption = Annotated[
 ]
 BackendCaOption = Annotated[
     str | None,
-    typer.Option("--backend-tls-ca", metavar="FILE", help="The gateways use TLS, certified by this CA."),
+    typer.Option(
+        "--backend-tls-ca", metavar="FILE", help="CA of the gateways' certificates, when they use TLS."
+    ),
 ]
 FragmentOption = Annotated[
-    bool, typer.Option("--fragment", help="Only what goes beside a configuration of your own.")
+    bool, typer.Option("--fragment", help="Write only what goes beside a configuration of your own.")
 ]
 RunDirOption = Annotated[
     str | None,
-    typer.Option("--run-dir", metavar="DIR", help="For a proxy without root: where it keeps its files."),
+    typer.Option("--run-dir", metavar="DIR", help="Directory for the files of a proxy without root."),
 ]
 RequestIdOption = Annotated[
     str | None,
-    typer.Option("--request-id", metavar="ID", help="The same id applies once. [default: a random one]"),
+    typer.Option(
+        "--request-id", metavar="ID", help="Id under which the write is applied once. [default: a random one]"
+    ),
 ]
-HostArgument = Annotated[str, typer.Argument(metavar="HOST", help="A host name.")]
+HostArgument = Annotated[str, typer.Argument(metavar="HOST", help="Host name.")]
 
 
 def _fetch(invocation: Invocation) -> Json:
@@ -163,7 +169,7 @@ def which(
 
 @command()
 def resolve(invocation: Invocation, host: HostArgument) -> None:
-    """Print the node that a host name goes to, then those that take over, in their order."""
+    """Print the node that a host name goes to, then those that take over, in order."""
     document = _fetch(invocation)
     rows = {row["name"]: row for row in document["backends"]}
     # Proxies know the members with a gateway only, so only those take over; where none has one, all do.
@@ -191,7 +197,7 @@ def share(invocation: Invocation, host: HostArgument, request_id: RequestIdOptio
 
 @command()
 def unshare(invocation: Invocation, host: HostArgument, request_id: RequestIdOption = None) -> None:
-    """Let no member serve a shared host name any longer."""
+    """Stop serving a shared host name."""
     _share(invocation, host, False, request_id)
 
 
@@ -216,11 +222,13 @@ def export(
 def watch(
     invocation: Invocation,
     proxy: FormatOption,
-    out: Annotated[Path, typer.Option("--out", metavar="FILE", help="The file that the proxy reads.")],
+    out: Annotated[Path, typer.Option("--out", metavar="FILE", help="File that the proxy reads.")],
     exec_: Annotated[
         str | None,
         typer.Option(
-            "--exec", metavar="COMMAND", help="Run after the file changed: 'nginx -s reload'. No shell."
+            "--exec",
+            metavar="COMMAND",
+            help="Command to run after the file changed, such as 'nginx -s reload'; no shell.",
         ),
     ] = None,
     check: Annotated[
@@ -228,14 +236,14 @@ def watch(
         typer.Option(
             "--check",
             metavar="COMMAND",
-            help="Accepts a new file, {}, or refuses it. [default: nginx -t, haproxy -c]",
+            help="Command that accepts or refuses a new file, {}. [default: nginx -t, haproxy -c]",
         ),
     ] = None,
     interval: Annotated[
         str,
-        typer.Option("--interval", metavar="DURATION", help="Between two looks, 1s to 1h."),
+        typer.Option("--interval", metavar="DURATION", help="Interval between two looks, 1s to 1h."),
     ] = "2s",
-    once: Annotated[bool, typer.Option("--once", help="Write the file if need be, and return.")] = False,
+    once: Annotated[bool, typer.Option("--once", help="Write the file if needed, and return.")] = False,
     pin: PinOption = "soft",
     listen: ListenOption = "",
     tls_certificate: CertificateOption = None,

@@ -114,14 +114,14 @@ def _show(invocation: Invocation, document: dict[str, Any], tally: _Tally, elaps
 def sim(
     invocation: Invocation,
     seeds: Annotated[
-        str, typer.Option("--seeds", metavar="A:B", help="The seeds A to B-1, one run each.")
+        str, typer.Option("--seeds", metavar="A:B", help="Seeds A to B-1, one run each.")
     ] = "0:100",
     faults: Annotated[
         str,
         typer.Option(
             "--faults",
             metavar="LIST",
-            help="What goes wrong: all, none, or some of crash,disk,partition,slow,drop,pause,clock,"
+            help="Faults: all, none, or some of crash,disk,partition,slow,drop,pause,clock,"
             "membership,transfer,compaction.",
         ),
     ] = "all",
@@ -131,10 +131,10 @@ def sim(
     ] = None,
     jobs: Annotated[
         int | None,
-        typer.Option("--jobs", metavar="N", help="Processes. [default: one for each core]"),
+        typer.Option("--jobs", metavar="N", help="Number of processes. [default: one per core]"),
     ] = None,
     stop_on_failure: Annotated[
-        bool, typer.Option("--stop-on-failure", help="End with the first run that breaks an invariant.")
+        bool, typer.Option("--stop-on-failure", help="Stop at the first run that breaks an invariant.")
     ] = False,
 ) -> None:
     """Look for lost, doubled or stale data in simulated clusters under faults.

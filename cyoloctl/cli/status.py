@@ -242,11 +242,11 @@ def _watch(invocation: Invocation, interval_s: float) -> None:
 @command()
 def status(
     invocation: Invocation,
-    watch: Annotated[bool, typer.Option("--watch", help="Again and again, until interrupted.")] = False,
+    watch: Annotated[bool, typer.Option("--watch", help="Repeat until interrupted.")] = False,
     interval: Annotated[
-        str, typer.Option("--interval", metavar="SECONDS", help="Between two looks of --watch, 0.2 to 3600.")
+        str, typer.Option("--interval", metavar="SECONDS", help="Refresh interval for --watch, 0.2 to 3600.")
     ] = "2",
-    check: Annotated[bool, typer.Option("--check", help="Exit 4 when anything needs a hand.")] = False,
+    check: Annotated[bool, typer.Option("--check", help="Exit 4 when anything needs attention.")] = False,
 ) -> None:
     """Show the cluster and its members.
 

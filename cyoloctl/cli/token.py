@@ -43,28 +43,29 @@ _LIFE = {"minimum_s": 1, "maximum_s": 366 * 86_400}
 TokenArgument = Annotated[
     str | None,
     typer.Argument(
-        metavar="[TOKEN|-]", help="The token; - or nothing: from stdin, where other processes cannot see it."
+        metavar="[TOKEN|-]",
+        help="Token; - or nothing reads it from stdin, where other processes cannot see it.",
     ),
 ]
 CookieNameOption = Annotated[
-    str, typer.Option("--cookie-name", metavar="NAME", help="The cookie that carries the token.")
+    str, typer.Option("--cookie-name", metavar="NAME", help="Name of the cookie that carries the token.")
 ]
 AudienceOption = Annotated[
-    str, typer.Option("--audience", metavar="HOST", help="Whom the token is for. [default: anybody]")
+    str, typer.Option("--audience", metavar="HOST", help="Audience of the token. [default: anyone]")
 ]
 CookieOption = Annotated[
     bool,
-    typer.Option("--cookie", help="The input is a Cookie: header; one with the cookie twice is rejected."),
+    typer.Option(
+        "--cookie", help="Treat the input as a Cookie: header; one with the cookie twice is rejected."
+    ),
 ]
-TtlOption = Annotated[
-    str, typer.Option("--ttl", metavar="DURATION", help="Until it expires when it is not refreshed.")
-]
+TtlOption = Annotated[str, typer.Option("--ttl", metavar="DURATION", help="Lifetime without a refresh.")]
 SetCookieOption = Annotated[
     bool, typer.Option("--set-cookie", help="Print the whole Set-Cookie: line instead of the token.")
 ]
 BatchOption = Annotated[
     bool,
-    typer.Option("--batch", help="One item a line on stdin, one JSON result a line on stdout, in order."),
+    typer.Option("--batch", help="One item per line on stdin, one JSON result per line on stdout, in order."),
 ]
 KeyringOption = Annotated[
     Path | None,
@@ -72,7 +73,7 @@ KeyringOption = Annotated[
 ]
 PassphraseOption = Annotated[
     str | None,
-    typer.Option("--passphrase-file", metavar="FILE|-", help="The passphrase of --keyring."),
+    typer.Option("--passphrase-file", metavar="FILE|-", help="Passphrase of --keyring."),
 ]
 QuorumOption = Annotated[
     bool,
@@ -82,7 +83,9 @@ QuorumOption = Annotated[
 ]
 RequestIdOption = Annotated[
     str | None,
-    typer.Option("--request-id", metavar="ID", help="The same id applies once. [default: a random one]"),
+    typer.Option(
+        "--request-id", metavar="ID", help="Id under which the write is applied once. [default: a random one]"
+    ),
 ]
 
 
@@ -355,13 +358,15 @@ def _offline_item(issuer: Issuer, operation: str, item: Any, context: Json) -> J
 @command()
 def mint(
     invocation: Invocation,
-    sub: Annotated[str | None, typer.Option("--sub", metavar="SUBJECT", help="Whose session it is.")] = None,
+    sub: Annotated[
+        str | None, typer.Option("--sub", metavar="SUBJECT", help="Subject of the session.")
+    ] = None,
     claim: Annotated[
         list[str] | None,
         typer.Option(
             "--claim",
             metavar="K=V",
-            help="A claim; repeat for more. true, false, null, whole numbers and what begins with "
+            help="Claim; repeat for more. true, false, null, integers and anything that begins with "
             '{, [ or " are JSON, the rest is text.',
         ),
     ] = None,
@@ -372,7 +377,7 @@ def mint(
     max_age: Annotated[
         str,
         typer.Option(
-            "--max-age", metavar="DURATION", help="After this it ends however often it is refreshed."
+            "--max-age", metavar="DURATION", help="Maximum lifetime, however often it is refreshed."
         ),
     ] = "8h",
     cookie_name: CookieNameOption = "cyolo-sid",
@@ -506,7 +511,7 @@ def update(
         list[str] | None, typer.Option("--unset", metavar="K", help="Remove a claim; repeat for more.")
     ] = None,
     keep_previous: Annotated[
-        bool, typer.Option("--keep-previous", help="Let the older copies of the session live.")
+        bool, typer.Option("--keep-previous", help="Keep the older copies of the session valid.")
     ] = False,
     cookie: CookieOption = False,
     cookie_name: CookieNameOption = "cyolo-sid",
