@@ -152,11 +152,6 @@ class AuthorityMachine(Machine):
         self._rotation: Rotation | None = None
 
     @property
-    def is_empty(self) -> bool:
-        """Whether it never held anything."""
-        return not self.export_state()
-
-    @property
     def certificate_days(self) -> int | None:
         """Life of new certificates in days; None where nobody chose one."""
         return self._certificate_days

@@ -145,10 +145,6 @@ class CertificateRenewal:
 
         return sorted({name for name, _ in self._engine.recheck(judge)})
 
-    def holds_ca_key(self) -> bool:
-        """Whether this node can issue certificates for nodes now."""
-        return self.issuing() is not None
-
     def issuer(self, *, credentials: bool = False) -> CertificateIssuer:
         """The CA of new certificates: of nodes, or of credentials.
 

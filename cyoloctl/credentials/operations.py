@@ -11,7 +11,6 @@ from typing import Any
 
 from cyoloctl.audit import audit
 from cyoloctl.caller import CALLER, Caller
-from cyoloctl.credentials.admission import Admission
 from cyoloctl.credentials.machine import Credential, CredentialMachine
 from cyoloctl.errors import (
     AccessDenied,
@@ -67,7 +66,6 @@ class CredentialOperations:
         members: MemberMachine,
         *,
         pki_dir: Path,
-        admission: Admission,
         ask: Callable[[str, str, Json, float], Awaitable[Json]],
         issuer: Callable[[], CertificateIssuer],
         addresses: Callable[[], dict[str, str]],
@@ -81,7 +79,6 @@ class CredentialOperations:
         self._proposer = proposer
         self._node = node
         self._pki_dir = pki_dir
-        self._admission = admission
         self._ask = ask
         self._issuer = issuer
         self._addresses = addresses

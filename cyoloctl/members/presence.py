@@ -57,10 +57,6 @@ class PresenceMachine(Machine):
         """What is known of a member's processes."""
         return self._nodes.get(name)
 
-    def is_empty(self) -> bool:
-        """True while no process was ever announced."""
-        return not self._nodes
-
     def forget_member(self, name: str, index: int) -> None:
         """The member was removed; its name never returns."""
         self._nodes.pop(name, None)

@@ -172,7 +172,6 @@ class Service:
             machine.credentials,
             machine.members,
             pki_dir=pki_dir,
-            admission=self.admission,
             ask=self._ask,
             issuer=partial(self.certificates.issuer, credentials=True),
             addresses=self._dial_addresses,

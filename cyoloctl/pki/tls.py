@@ -58,7 +58,7 @@ class TlsIdentity:
     them with every connection.  listening: for a listener that takes one
     context once and for all, such as ``loop.create_server``: its connections
     use what `server` is when they shake hands.  authorities: the CAs that are
-    trusted now, in PEM.  generation: grows with every exchange.
+    trusted now, in PEM.
     """
 
     def __init__(self, pki_dir: Path) -> None:
@@ -67,7 +67,6 @@ class TlsIdentity:
         self._trusted: dict[bytes, bool] = {}
         self._certificate = b""
         self._present: WeakSet[ssl.SSLContext] = WeakSet()  # contexts with the present certificate
-        self.generation = 0
         self.server: ssl.SSLContext
         self.client: ssl.SSLContext
         self.authorities: tuple[str, ...]
@@ -89,7 +88,6 @@ class TlsIdentity:
         self._present.update((server, client))
         self.server, self.client, self.authorities = server, client, authorities
         self._trusted.clear()
-        self.generation += 1
 
     def shows_present(self, connection: ssl.SSLObject | ssl.SSLSocket) -> bool:
         """Whether the other end of a connection was shown the certificate that the node has now."""

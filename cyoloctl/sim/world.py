@@ -157,7 +157,6 @@ class Node:
         self.busy_until = 0.0
         self.elapsed = 0.0  # since the present turn began
         self.fuse: int | None = None  # steps until the process dies
-        self.slow_save = False
         self._wall_error_ms = self.rng.randint(-RIGHT_MS, RIGHT_MS)
         self._wrong_wall: tuple[float, float, float] | None = None  # shown, since, rate
         self._righted_at = -_FORGOTTEN_S

@@ -96,7 +96,7 @@ def test_malformed_operation_changes_nothing(operation: str, arguments: dict[str
     world = World()
     with pytest.raises(Malformed):
         world.machine.apply(operation, arguments, 100, 0)
-    assert world.machine.is_empty()
+    assert world.machine.export_state() == {}
 
 
 def test_state_is_restored_as_it_was_and_a_damaged_one_is_refused() -> None:
