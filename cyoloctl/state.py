@@ -71,15 +71,14 @@ from cyoloctl.replicated.command import (
     Command,
     Malformed,
     Refused,
-    canonical_in_slices,
     decode_command,
     encode_refusal,
     encode_result,
     operation_of,
-    parse_canonical,
 )
 from cyoloctl.replicated.machine import Machine
 from cyoloctl.replicated.requests import LIMITS, Forgotten, Limits, RequestTable
+from cyoloctl.text import canonical_json_in_slices, parse_canonical_json
 from cyoloctl.tokens.machine import SessionMachine
 
 __all__ = ["SNAPSHOT_VERSION", "ClusterState"]
@@ -324,7 +323,7 @@ class ClusterState:
 
         def content() -> bytes:
             head = "".join(
-                canonical_in_slices(
+                canonical_json_in_slices(
                     {
                         "horizon_unix_ms": horizon_unix_ms,
                         "horizons": horizons,
@@ -386,7 +385,7 @@ class ClusterState:
                 raise ValueError("its checksum is wrong")
             (length,) = _LENGTH.unpack_from(content)
             at = _LENGTH.size + length
-            head = parse_canonical(content[_LENGTH.size : at].decode("ascii"))
+            head = parse_canonical_json(content[_LENGTH.size : at].decode("ascii"))
             if type(head) is not dict:
                 raise ValueError("its head is no object")
             read = _read_old if data[0] == _OLD_VERSION else _read

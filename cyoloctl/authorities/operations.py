@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import logging
-from datetime import datetime
 from typing import Any
 
 from cyoloctl.authorities.machine import AuthorityMachine, Rotation
@@ -16,7 +15,8 @@ from cyoloctl.model import LocalNode
 from cyoloctl.pki import exchange, renewal
 from cyoloctl.pki.requests import decode_request
 from cyoloctl.pki.x509 import certificate_dates, certificate_sha256
-from cyoloctl.replicated.proposer import Json, Proposer, rfc3339
+from cyoloctl.replicated.proposer import Json, Proposer
+from cyoloctl.text import parse_rfc3339, rfc3339, to_unix_ms
 
 __all__ = ["AuthorityOperations"]
 
@@ -273,9 +273,7 @@ class AuthorityOperations:
                 expires_at = self._certificates.expires_at()
             if expires_at is None:
                 continue
-            left_ms = (
-                int(datetime.fromisoformat(expires_at.replace("Z", "+00:00")).timestamp() * 1000) - now_ms
-            )
+            left_ms = to_unix_ms(parse_rfc3339(expires_at)) - now_ms
             if left_ms < warn_ms:
                 found.append(
                     _problem(

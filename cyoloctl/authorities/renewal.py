@@ -38,7 +38,8 @@ from cyoloctl.pki.requests import check_request, prepare_request
 from cyoloctl.pki.tls import TlsIdentity
 from cyoloctl.pki.x509 import certificate_sha256, public_key_sha256
 from cyoloctl.replicated.clock import ClockMachine
-from cyoloctl.replicated.proposer import Json, Proposer, rfc3339
+from cyoloctl.replicated.proposer import Json, Proposer
+from cyoloctl.text import rfc3339, rfc3339_of
 
 __all__ = ["CertificateRenewal"]
 
@@ -189,7 +190,7 @@ class CertificateRenewal:
         if found is None:
             path = self._pki_dir / "node.crt"
             directory = shlex.quote(str(self._pki_dir.parent))
-            end = f"{self.files.certificate_expires_at:%Y-%m-%dT%H:%M:%SZ}"
+            end = rfc3339_of(self.files.certificate_expires_at)
             if ended:
                 raise ConfigError(
                     f"{path} ended at {end}, and the cluster's time was {rfc3339(now_ms / 1000)} already "
@@ -201,7 +202,7 @@ class CertificateRenewal:
                 _log.warning(
                     "the certificate has ended by this machine's clock: if no member lets this node in, "
                     "renew it by file (cyoloctl node renew)",
-                    extra={"certificate": str(path), "ended_at": end, "clock": f"{wall:%Y-%m-%dT%H:%M:%SZ}"},
+                    extra={"certificate": str(path), "ended_at": end, "clock": rfc3339_of(wall)},
                 )
             return
         if ended:

@@ -7,7 +7,6 @@ table, the warnings below it still say.
 
 from __future__ import annotations
 
-import datetime
 import time
 from collections.abc import Callable, Mapping, Sequence
 from typing import Annotated, Any
@@ -26,6 +25,7 @@ from cyoloctl.errors import (
     Unavailable,
     Unreachable,
 )
+from cyoloctl.text import parse_rfc3339
 
 __all__ = ["COMMANDS", "field_text", "member_table", "show_status", "warnings"]
 
@@ -62,7 +62,7 @@ def _expires_in_s(text: object, now_s: float) -> float | None:
     if not isinstance(text, str):
         return None
     try:
-        return datetime.datetime.fromisoformat(text.replace("Z", "+00:00")).timestamp() - now_s
+        return parse_rfc3339(text).timestamp() - now_s
     except ValueError:
         return None
 
@@ -123,10 +123,8 @@ _OPTIONAL = ("STORAGE", "CLOCK", "VERSION", "CERTIFICATE", "FSYNC P99", "UPTIME"
 
 def _now_s(document: Mapping[str, Any]) -> float:
     """Cluster time in Unix seconds; this machine's clock where the node does not know it."""
-    from datetime import datetime
-
     text = document["cluster"].get("time")
-    return time.time() if not isinstance(text, str) else datetime.fromisoformat(text).timestamp()
+    return time.time() if not isinstance(text, str) else parse_rfc3339(text).timestamp()
 
 
 def member_table(

@@ -22,6 +22,7 @@ from cyoloctl.errors import (
     UsageError,
     error_from_code,
 )
+from cyoloctl.text import strict_json_decoder
 
 if TYPE_CHECKING:
     from cyoloctl.tokens.issuer import Issuer
@@ -89,13 +90,6 @@ RequestIdOption = Annotated[
 ]
 
 
-def _unique(pairs: list[tuple[str, Any]]) -> Json:
-    found = dict(pairs)
-    if len(found) != len(pairs):
-        raise ValueError("a name is given twice")
-    return found
-
-
 def _finite(text: str) -> float:
     number = float(text)
     if number - number != 0:
@@ -104,7 +98,7 @@ def _finite(text: str) -> float:
 
 
 # Strict, as the node is: what this lets through can be sent.
-_decode = json.JSONDecoder(object_pairs_hook=_unique, parse_float=_finite, parse_constant=_finite).decode
+_decode = strict_json_decoder(parse_float=_finite).decode
 
 
 def _value(text: str) -> Any:

@@ -34,7 +34,6 @@ import logging
 import os
 from collections.abc import Awaitable, Callable, Iterable, Mapping
 from contextlib import suppress
-from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, NamedTuple, Protocol
 
@@ -43,6 +42,7 @@ from cyoloctl.errors import AccessDenied, CyoloctlError, Unavailable
 from cyoloctl.members.machine import Member
 from cyoloctl.paths import write_private
 from cyoloctl.pki.tls import Presented, presented
+from cyoloctl.text import from_unix_ms, rfc3339_of
 
 __all__ = ["KNOWN_MEMBERS", "Admission", "Link"]
 
@@ -405,7 +405,7 @@ def _known(member: Member) -> Known:
 
 def _shown(unix_ms: int) -> str:
     try:
-        return datetime.fromtimestamp(unix_ms // 1000, UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
+        return rfc3339_of(from_unix_ms(unix_ms))
     except (ValueError, OverflowError, OSError):
         return f"{unix_ms} ms since 1970"
 

@@ -5,7 +5,6 @@ from __future__ import annotations
 import logging
 import time
 from collections.abc import Awaitable, Callable
-from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
@@ -28,7 +27,8 @@ from cyoloctl.pki.files import read_operator
 from cyoloctl.pki.identity import Identity
 from cyoloctl.pki.requests import check_credential_request
 from cyoloctl.pki.x509 import certificate_expires_at, public_key_sha256
-from cyoloctl.replicated.proposer import Json, Proposer, rfc3339
+from cyoloctl.replicated.proposer import Json, Proposer
+from cyoloctl.text import from_unix_ms, rfc3339
 
 __all__ = ["CredentialOperations"]
 
@@ -307,8 +307,8 @@ class CredentialOperations:
             issuer.authority.key_pem,
             request_pem,
             identity,
-            now=datetime.fromtimestamp(self._proposer.now_ms() / 1000, UTC),
-            until=datetime.fromtimestamp(value["expires_unix_ms"] // 1000, UTC),
+            now=from_unix_ms(self._proposer.now_ms()),
+            until=from_unix_ms(value["expires_unix_ms"] // 1000 * 1000),
         )
         return {
             "schema_version": 1,

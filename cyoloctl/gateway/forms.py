@@ -17,9 +17,9 @@ from urllib.parse import parse_qsl
 from cryptography.exceptions import InvalidTag
 from cryptography.hazmat.primitives.ciphers.aead import AESGCM
 
-from cyoloctl import base64url
 from cyoloctl.caller import Caller
 from cyoloctl.errors import InvalidInput, Unavailable
+from cyoloctl.text import decode_base64url, encode_base64url
 
 __all__ = [
     "FORM_LIFE_S",
@@ -203,7 +203,7 @@ class Forms:
         nonce = self._random(12)
         plain = now_unix_s.to_bytes(8, "big") + payload
         sealed = AESGCM(key).encrypt(nonce, plain, self._context(purpose, browser, person))
-        return base64url.encode(key_id + nonce + sealed)
+        return encode_base64url(key_id + nonce + sealed)
 
     def open(self, form: str, purpose: str, browser: str, person: str, now_unix_s: int) -> Opened:
         """Raises Refused, for every reason the same, another spelling of the same bytes too."""
@@ -214,7 +214,7 @@ class Forms:
             "no cookies. Nothing was changed: begin again.",
         )
         try:
-            data = base64url.decode(form) if len(form) <= 256 else b""
+            data = decode_base64url(form) if len(form) <= 256 else b""
         except ValueError:
             raise stale from None
         for key_id, key in self._keys():

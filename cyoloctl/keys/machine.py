@@ -37,6 +37,7 @@ from cyoloctl.replicated.checks import (
 )
 from cyoloctl.replicated.command import MAX_TIME_UNIX_MS, Malformed, Refused
 from cyoloctl.replicated.machine import Json, Machine, Observed, Operations
+from cyoloctl.text import rfc3339_of
 
 __all__ = [
     "DEFAULT_KEEP_S",
@@ -560,7 +561,7 @@ def _date(unix_ms: int) -> str:
         moment = datetime(1970, 1, 1) + timedelta(seconds=-(-unix_ms // 1000))
     except OverflowError:
         moment = datetime.max
-    return f"{moment:%Y-%m-%dT%H:%M:%S}Z"
+    return rfc3339_of(moment)
 
 
 def _consistent(record: KeyRecord) -> KeyRecord:

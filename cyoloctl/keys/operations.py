@@ -15,7 +15,7 @@ import logging
 import time
 from collections.abc import Collection, Sequence
 from dataclasses import asdict
-from datetime import UTC, datetime
+from datetime import datetime
 from pathlib import Path
 
 from cyoloctl.errors import (
@@ -41,7 +41,8 @@ from cyoloctl.keys.wrapping import (
 from cyoloctl.members.machine import MemberMachine
 from cyoloctl.model import LocalNode
 from cyoloctl.pki.files import NodeFiles, read_node_keys
-from cyoloctl.replicated.proposer import Json, Proposer, rfc3339
+from cyoloctl.replicated.proposer import Json, Proposer
+from cyoloctl.text import from_unix_ms, rfc3339
 
 __all__ = ["KeyOperations"]
 
@@ -109,7 +110,7 @@ class KeyOperations:
         )
 
     def _now(self) -> datetime:
-        return datetime.fromtimestamp(self._proposer.now_ms() / 1000, UTC)
+        return from_unix_ms(self._proposer.now_ms())
 
     def _on_change(self, what: str, index: int) -> None:
         self._changed = True
@@ -318,7 +319,7 @@ class KeyOperations:
 
     def _verify(self, name: str, announced: NodeKey) -> None:
         """Raises InvalidInput where no CA that is trusted vouches for it."""
-        now = datetime.fromtimestamp(self._proposer.now_ms() / 1000, UTC)
+        now = from_unix_ms(self._proposer.now_ms())
         refusal: CyoloctlError | None = None
         for ca_pem in self._authorities:
             try:

@@ -28,7 +28,6 @@ ASCII.  Secrets and salts in it are base64.  Destroyed keys are left out.
 
 from __future__ import annotations
 
-import base64
 import os
 import unicodedata
 from collections.abc import Callable, Mapping
@@ -45,7 +44,6 @@ from cyoloctl.keys.keyring import Key, Keyring, KeyState
 from cyoloctl.keys.wrapping import (
     MAX_FILE_BYTES,
     NodeIdentity,
-    canonical_json,
     check_fields,
     parse_key_id,
     read_object,
@@ -57,7 +55,7 @@ from cyoloctl.pki.identity import parse_cluster_id
 from cyoloctl.pki.seal import open_sealed, seal
 from cyoloctl.pki.statements import sign_statement, verify_statement
 from cyoloctl.pki.x509 import certificate_sha256
-from cyoloctl.text import pre_auth_encoding
+from cyoloctl.text import canonical_json, decode_base64, encode_base64, pre_auth_encoding
 
 __all__ = [
     "MIN_PASSPHRASE_CHARACTERS",
@@ -177,7 +175,7 @@ def _encode_ring(ring: Ring) -> bytes:
             "created_unix_ms": entry.created_unix_ms,
             "key_id": entry.key.key_id_hex,
             "retired_unix_ms": entry.retired_unix_ms,
-            "secret": base64.b64encode(entry.key.secret).decode(),
+            "secret": encode_base64(entry.key.secret),
             "state": str(entry.key.state),
             "tokens_until_unix_ms": entry.tokens_until_unix_ms,
         }
@@ -207,7 +205,7 @@ def _decode_ring(data: bytes, cluster_id: str) -> Ring:
             RingKey(
                 Key(
                     parse_key_id(item["key_id"]),
-                    _b64decode(item["secret"]),
+                    decode_base64(item["secret"]),
                     KeyState(item["state"]),
                     item["cluster_id"],
                 ),
@@ -258,13 +256,13 @@ def _export(
             "lanes": lanes,
             "memory_kib": memory_kib,
             "passes": passes,
-            "salt": base64.b64encode(salt).decode(),
+            "salt": encode_base64(salt),
         }
     )
     front = f"{_NAME} {_VERSION} passphrase\n{header}\n".encode()
     derived = _derive(secret, salt, passes, lanes, memory_kib)
     sealed = AESGCM(derived[:32]).encrypt(derived[32:], _encode_ring(ring), front)
-    return front + base64.b64encode(sealed) + b"\n"
+    return front + encode_base64(sealed).encode() + b"\n"
 
 
 _HEADER = {"cluster_id": str, "kdf": str, "lanes": int, "memory_kib": int, "passes": int, "salt": str}
@@ -283,7 +281,7 @@ def import_ring(data: bytes, *, passphrase: str) -> Ring:
     cluster_id = parse_cluster_id(header["cluster_id"])
     memory_kib, passes, lanes = header["memory_kib"], header["passes"], header["lanes"]
     try:
-        salt, sealed = _b64decode(header["salt"]), _b64decode(body)
+        salt, sealed = decode_base64(header["salt"]), decode_base64(body)
         if header["kdf"] != "argon2id" or len(salt) != 16:
             raise ValueError
     except ValueError:
@@ -454,11 +452,3 @@ def _derive(secret: bytes, salt: bytes, passes: int, lanes: int, memory_kib: int
     return Argon2id(salt=salt, length=44, iterations=passes, lanes=lanes, memory_cost=memory_kib).derive(
         secret
     )
-
-
-def _b64decode(text: str) -> bytes:
-    """Exactly what b64encode gives.  Raises ValueError."""
-    data = base64.b64decode(text, validate=True)
-    if base64.b64encode(data).decode() != text:
-        raise ValueError
-    return data

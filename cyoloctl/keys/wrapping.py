@@ -7,7 +7,6 @@ their own sealing key under a node's name would be sealed every key.
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import datetime
@@ -18,12 +17,11 @@ from cyoloctl.keys.keyring import Key, KeyState
 from cyoloctl.pki.seal import open_sealed, seal
 from cyoloctl.pki.statements import sign_statement, verify_statement
 from cyoloctl.pki.x509 import certificate_sha256
-from cyoloctl.text import pre_auth_encoding
+from cyoloctl.text import canonical_json, parse_canonical_json, pre_auth_encoding
 
 __all__ = [
     "MAX_FILE_BYTES",
     "NodeIdentity",
-    "canonical_json",
     "check_fields",
     "decode_identity",
     "encode_identity",
@@ -173,21 +171,16 @@ def verify_identity(identity: NodeIdentity, now: datetime) -> None:
 # -- written strictly -------------------------------------------------------------------------------
 
 
-def canonical_json(value: object) -> str:
-    """Sorted keys, no spaces, ASCII."""
-    return json.dumps(value, sort_keys=True, separators=(",", ":"), allow_nan=False)
-
-
 def read_object(text: str, types: Mapping[str, Any], what: str) -> Json:
     """The object of canonical JSON with exactly these fields of these types.  Raises InvalidInput."""
     try:
         if len(text) > MAX_FILE_BYTES:
             raise ValueError
-        value = json.loads(text)
-        # Refuses other spellings at once: repeated keys, blanks, 1.0, NaN, escapes.  And what is not ASCII,
-        # which none of these values is: half of a surrogate pair could not even be encoded.
-        if canonical_json(value) != text or "\\u" in text:
+        # What is not ASCII is refused too, none of these values is: half of a surrogate pair could not
+        # even be encoded.
+        if "\\u" in text:
             raise ValueError
+        value = parse_canonical_json(text)
     except (ValueError, RecursionError):
         value = None
     return check_fields(value, types, what)

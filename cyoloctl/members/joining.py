@@ -10,7 +10,6 @@ from __future__ import annotations
 import logging
 import time
 from collections.abc import Awaitable, Callable, Mapping
-from datetime import UTC, datetime
 from typing import Any
 
 from cyoloctl.audit import audit
@@ -31,7 +30,8 @@ from cyoloctl.pki.files import NodeFiles
 from cyoloctl.pki.grants import make_grant
 from cyoloctl.pki.requests import check_request, csr_sha256
 from cyoloctl.pki.x509 import certificate_sha256, public_key_sha256
-from cyoloctl.replicated.proposer import Json, Proposer, rfc3339
+from cyoloctl.replicated.proposer import Json, Proposer
+from cyoloctl.text import from_unix_ms, rfc3339
 
 __all__ = ["JOIN_FIELDS", "Allowance", "JoinOperations"]
 
@@ -253,7 +253,7 @@ class JoinOperations:
             storage=self._node.storage,
             peers=peers,
             # By the cluster's time: whoever judges the certificate does the same.
-            now=datetime.fromtimestamp(self._proposer.now_ms() / 1000, UTC),
+            now=from_unix_ms(self._proposer.now_ms()),
             days=issuer.days,
             trust_pem=issuer.trust_pem,
         )

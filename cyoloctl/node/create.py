@@ -47,6 +47,7 @@ from cyoloctl.pki.grants import accept_grant, decode_grant
 from cyoloctl.pki.requests import NodeRequest, PendingRequest, csr_sha256, encode_request, prepare_request
 from cyoloctl.pki.x509 import certificate_expires_at, certificate_sha256
 from cyoloctl.raft import create_storage
+from cyoloctl.text import rfc3339_of
 
 __all__ = ["accept_renewal", "init_cluster", "join", "node_info", "renew_here", "write_renewal_request"]
 
@@ -56,10 +57,6 @@ _WILDCARDS = ("0.0.0.0", "::", "*")
 
 def _now() -> datetime:
     return datetime.now(UTC)
-
-
-def _rfc3339(moment: datetime) -> str:
-    return f"{moment.astimezone(UTC):%Y-%m-%dT%H:%M:%SZ}"
 
 
 def _addresses(listen: str, advertise: str | None) -> tuple[Address, Address]:
@@ -138,7 +135,7 @@ def _description(config: Config, data_dir: Path, expires_at: datetime) -> dict[s
         "address": str(config.advertise),
         "storage": config.storage,
         "data_dir": str(data_dir),
-        "certificate_expires_at": _rfc3339(expires_at),
+        "certificate_expires_at": rfc3339_of(expires_at),
     }
 
 
@@ -341,7 +338,7 @@ def _renewed(config: Config, pki_dir: Path) -> dict[str, Any]:
         "schema_version": 1,
         "name": config.name,
         "certificate": str(pki_dir / "node.crt"),
-        "certificate_expires_at": _rfc3339(files.certificate_expires_at),
+        "certificate_expires_at": rfc3339_of(files.certificate_expires_at),
     }
 
 
@@ -407,12 +404,12 @@ def node_info(data_dir: Path) -> dict[str, Any]:
         files = check_private_files(
             data_dir / PKI_DIRECTORY, name=config.name, cluster_id=config.cluster_id, now=_now()
         )
-        expires_at = _rfc3339(files.certificate_expires_at)
+        expires_at = rfc3339_of(files.certificate_expires_at)
     except ConfigError as error:
         problem = error.message
         with suppress(OSError, ValueError, InvalidInput):
             text = (data_dir / PKI_DIRECTORY / "node.crt").read_text("ascii")
-            expires_at = _rfc3339(certificate_expires_at(text))
+            expires_at = rfc3339_of(certificate_expires_at(text))
     return {
         "schema_version": 1,
         "name": config.name,

@@ -50,9 +50,10 @@ from cyoloctl.pki.tls import TlsIdentity
 from cyoloctl.pki.x509 import public_key_sha256
 from cyoloctl.raft import Engine, ReplicaStatus
 from cyoloctl.rendezvous.operations import RendezvousOperations
-from cyoloctl.replicated.proposer import Json, Proposer, rfc3339
+from cyoloctl.replicated.proposer import Json, Proposer
 from cyoloctl.routing.operations import RouteOperations
 from cyoloctl.state import ClusterState
+from cyoloctl.text import rfc3339
 from cyoloctl.tokens.operations import TokenOperations
 
 __all__ = ["Service"]

@@ -7,6 +7,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from cyoloctl.errors import InvalidInput, VersionMismatch
+from cyoloctl.text import parse_json_object
 
 __all__ = [
     "SCHEMA_VERSION",
@@ -23,22 +24,12 @@ def to_text(value: Mapping[str, Any]) -> str:
     return json.dumps(value, indent=2) + "\n"
 
 
-def parse_object(text: str, what: str, limit: int) -> dict[str, Any]:
-    def once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-        found = dict(pairs)
-        if len(found) != len(pairs):
-            raise ValueError
-        return found
-
+def parse_object(text: str, what: str, max_characters: int) -> dict[str, Any]:
+    """The object in such a file.  Raises InvalidInput."""
     try:
-        if len(text) > limit:
-            raise ValueError
-        value = json.loads(text, object_pairs_hook=once)
-    except (ValueError, RecursionError):
-        value = None
-    if not isinstance(value, dict):
-        raise InvalidInput(f"this is not a {what} file of cyoloctl: use the whole, unchanged file")
-    return value
+        return parse_json_object(text, max_characters=max_characters)
+    except ValueError:
+        raise InvalidInput(f"this is not a {what} file of cyoloctl: use the whole, unchanged file") from None
 
 
 def parse_fields(value: object, what: str, **types: Any) -> dict[str, Any]:

@@ -39,6 +39,7 @@ from cyoloctl.pki.x509 import (
     to_pem,
     utc,
 )
+from cyoloctl.text import rfc3339_of
 
 __all__ = [
     "CA_CERT",
@@ -158,11 +159,10 @@ def _check_dates(certificate: x509.Certificate, path: Path, now: datetime) -> No
     start, end = certificate.not_valid_before_utc, certificate.not_valid_after_utc
     if now < start:
         raise ConfigError(
-            f"{path} is valid from {start:%Y-%m-%dT%H:%M:%SZ} on and the clock says "
-            f"{now:%Y-%m-%dT%H:%M:%SZ}: set the clock"
+            f"{path} is valid from {rfc3339_of(start)} on and the clock says {rfc3339_of(now)}: set the clock"
         )
     if now > end:
-        raise ConfigError(f"{path} expired at {end:%Y-%m-%dT%H:%M:%SZ}: renew it with `cyoloctl node renew`")
+        raise ConfigError(f"{path} expired at {rfc3339_of(end)}: renew it with `cyoloctl node renew`")
 
 
 def read_authorities(pki_dir: Path) -> tuple[str, ...]:

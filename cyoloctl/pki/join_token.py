@@ -16,8 +16,6 @@ names of members with their addresses, and the SHA-256 of the cluster's CA.
 
 from __future__ import annotations
 
-import base64
-import json
 import re
 import secrets
 from collections.abc import Callable
@@ -32,7 +30,15 @@ from cryptography.hazmat.primitives.kdf.hkdf import HKDF
 from cyoloctl.errors import CyoloctlError, InvalidInput
 from cyoloctl.model import Address, ClusterId, NodeName, parse_address, parse_name
 from cyoloctl.pki.identity import parse_cluster_id
-from cyoloctl.text import pre_auth_encoding
+from cyoloctl.text import (
+    canonical_json,
+    decode_base64,
+    decode_base64url,
+    encode_base64,
+    encode_base64url,
+    parse_canonical_json,
+    pre_auth_encoding,
+)
 
 __all__ = [
     "MAX_TOKEN_MEMBERS",
@@ -134,12 +140,12 @@ class JoinRequest:
 
 def new_secret(random: Callable[[int], bytes] = secrets.token_bytes) -> str:
     """A fresh secret for an invitation: 256 random bits, base64url.  Only what public_key gives is stored."""
-    return base64.urlsafe_b64encode(random(32)).decode().rstrip("=")
+    return encode_base64url(random(32))
 
 
 def _signing_key(secret: str, cluster_id: str, name: str) -> Ed25519PrivateKey:
     info = pre_auth_encoding(b"cyoloctl join key v1", cluster_id.encode(), name.encode())
-    seed = HKDF(hashes.SHA256(), 32, salt=None, info=info).derive(base64.urlsafe_b64decode(secret + "="))
+    seed = HKDF(hashes.SHA256(), 32, salt=None, info=info).derive(decode_base64url(secret))
     return Ed25519PrivateKey.from_private_bytes(seed)
 
 
@@ -147,13 +153,13 @@ def public_key(secret: str, cluster_id: str, name: str) -> str:
     """The public key (Ed25519, base64) by which the cluster knows the token for this name."""
     key = _signing_key(secret, cluster_id, name).public_key()
     raw = key.public_bytes(serialization.Encoding.Raw, serialization.PublicFormat.Raw)
-    return base64.b64encode(raw).decode()
+    return encode_base64(raw)
 
 
 def sign(secret: str, request: JoinRequest) -> str:
     """The signature (Ed25519, base64) with which the holder of the secret asks to be admitted."""
     key = _signing_key(secret, request.cluster_id, request.name)
-    return base64.b64encode(key.sign(request.statement())).decode()
+    return encode_base64(key.sign(request.statement()))
 
 
 def signed_by(public_key: str, signature: str, request: JoinRequest) -> bool:
@@ -162,8 +168,8 @@ def signed_by(public_key: str, signature: str, request: JoinRequest) -> bool:
     Any text is taken; what is not a key or a signature signed nothing.
     """
     try:
-        key = Ed25519PublicKey.from_public_bytes(_b64decode(public_key))
-        key.verify(_b64decode(signature), request.statement())
+        key = Ed25519PublicKey.from_public_bytes(decode_base64(public_key))
+        key.verify(decode_base64(signature), request.statement())
     except (InvalidSignature, ValueError, TypeError, InvalidInput):
         return False
     return True
@@ -182,7 +188,7 @@ def encode_token(token: JoinToken) -> str:
         "expires_unix_s": token.expires_unix_s,
         "members": [{"name": name, "address": str(address)} for name, address in token.members],
     }
-    return _PREFIX + base64.urlsafe_b64encode(_canonical(value)).decode().rstrip("=")
+    return _PREFIX + encode_base64url(canonical_json(value).encode())
 
 
 def decode_token(text: str) -> JoinToken:
@@ -213,11 +219,8 @@ def _decode_token(text: str) -> JoinToken:
     encoded = text.removeprefix(_PREFIX)
     if len(text) > _MAX_CHARS or len(encoded) == len(text):
         raise ValueError
-    data = base64.b64decode(encoded + "=" * (-len(encoded) % 4), altchars=b"-_", validate=True)
-    value = json.loads(data)
-    # Refuses other spellings of the same token at once: repeated keys, blanks, 1.0, NaN, escapes.
-    if _canonical(value) != data or base64.urlsafe_b64encode(data).decode().rstrip("=") != encoded:
-        raise ValueError
+    # There is one text for a token: another spelling of the same JSON or the same base64 is refused.
+    value = parse_canonical_json(decode_base64url(encoded).decode("ascii"))
     fields = _exact(
         value,
         v=int,
@@ -237,18 +240,6 @@ def _decode_token(text: str) -> JoinToken:
     ]:
         raise ValueError
     return JoinToken(**fields, members=members)
-
-
-def _b64decode(text: str) -> bytes:
-    """Exactly what b64encode gives.  Raises ValueError."""
-    data = base64.b64decode(text, validate=True)
-    if base64.b64encode(data).decode() != text:
-        raise ValueError
-    return data
-
-
-def _canonical(value: object) -> bytes:
-    return json.dumps(value, sort_keys=True, separators=(",", ":"), allow_nan=False).encode("ascii")
 
 
 def _exact(value: object, **types: type) -> dict[str, Any]:

@@ -16,7 +16,7 @@ from cyoloctl.pki.ca import MAX_CERTIFICATE_DAYS, Authority, issue_for_node
 from cyoloctl.pki.files import CA_CERT, NODE_CERT, read_authorities, read_node_public_key
 from cyoloctl.pki.identity import Identity
 from cyoloctl.pki.x509 import certificate_dates, certificate_sha256, node_certificate_problem
-from cyoloctl.text import to_unix_ms
+from cyoloctl.text import parse_rfc3339, to_unix_ms
 
 __all__ = [
     "CLOCK_FROM",
@@ -98,7 +98,7 @@ def ready(members: Iterable[tuple[str, str | None]], pending_unix_ms: int) -> li
     late = []
     for name, expires_at in members:
         try:
-            end = None if expires_at is None else datetime.fromisoformat(expires_at.replace("Z", "+00:00"))
+            end = None if expires_at is None else parse_rfc3339(expires_at)
         except ValueError:
             end = None
         if end is None or to_unix_ms(end) <= pending_unix_ms:

@@ -19,7 +19,7 @@ from cyoloctl.pki.x509 import (
     p256_key,
     utc,
 )
-from cyoloctl.text import decode_base64, encode_base64
+from cyoloctl.text import decode_base64, encode_base64, rfc3339_of
 
 __all__ = [
     "is_signed_by_ca",
@@ -60,8 +60,8 @@ def verify_statement(
     # Its beginning says nothing: it may have been issued while the time was wrong.
     if problem is None and moment > certificate.not_valid_after_utc:
         problem = (
-            f"its certificate ended at {certificate.not_valid_after_utc:%Y-%m-%dT%H:%M:%SZ}, "
-            f"and the time is {moment:%Y-%m-%dT%H:%M:%SZ}"
+            f"its certificate ended at {rfc3339_of(certificate.not_valid_after_utc)}, "
+            f"and the time is {rfc3339_of(moment)}"
         )
     if problem is None:
         try:

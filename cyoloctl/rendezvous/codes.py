@@ -5,7 +5,6 @@ Randomness is an argument; there is no clock and no I/O.
 
 from __future__ import annotations
 
-import base64
 import os
 from collections.abc import Callable
 from hashlib import sha256
@@ -16,6 +15,7 @@ from cryptography.hazmat.primitives.asymmetric import x25519
 from cyoloctl.errors import InvalidInput
 from cyoloctl.pki.seal import open_sealed, seal
 from cyoloctl.rendezvous.machine import MAX_SEALED_LENGTH, id_of_public_key
+from cyoloctl.text import encode_base64
 
 __all__ = [
     "MAX_RESULT_BYTES",
@@ -90,7 +90,7 @@ def new_key(random: Callable[[int], bytes] = os.urandom) -> tuple[str, str]:
     pem = key.private_bytes(
         serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8, serialization.NoEncryption()
     )
-    return pem.decode("ascii"), base64.b64encode(key.public_key().public_bytes_raw()).decode("ascii")
+    return pem.decode("ascii"), encode_base64(key.public_key().public_bytes_raw())
 
 
 def seal_result(public_key: str, result: bytes) -> str:

@@ -64,7 +64,6 @@ before the next operation makes it so.
 
 from __future__ import annotations
 
-import base64
 import re
 from collections import Counter
 from collections.abc import Callable, Iterable, Mapping
@@ -98,8 +97,9 @@ from cyoloctl.replicated.checks import (
     member_name,
     text,
 )
-from cyoloctl.replicated.command import MAX_TIME_UNIX_MS, Malformed, Refused, canonical
+from cyoloctl.replicated.command import MAX_TIME_UNIX_MS, Malformed, Refused
 from cyoloctl.replicated.machine import Machine, Observed, Operations
+from cyoloctl.text import canonical_json, decode_base64
 
 __all__ = [
     "ATTEMPT_WINDOW_MS",
@@ -383,8 +383,8 @@ class RendezvousMachine(Observed, Machine):
             return ApprovalRefused("whoever began a rendezvous cannot approve it: let somebody else approve")
         for name, value in sorted(policy.require.items()):  # the message is part of the state: one order
             # By JSON, in which true and 1 differ.
-            if name not in claims or canonical(claims[name]) != canonical(value):
-                shown = value if type(value) is str else canonical(value)
+            if name not in claims or canonical_json(claims[name]) != canonical_json(value):
+                shown = value if type(value) is str else canonical_json(value)
                 return ApprovalRefused(
                     f"a rendezvous of kind {record.kind} is approved only by somebody whose session has the "
                     f"claim {name}={shown}: sign in so that it has, and show the session"
@@ -746,7 +746,7 @@ def _table(level: str, given: object) -> dict[str, tuple[int, int]]:
 
 def _weight(record: Rendezvous) -> int:
     """The bytes that the caller chose, of a record."""
-    texts = (canonical(data) for data in (record.data, record.answer) if data)
+    texts = (canonical_json(data) for data in (record.data, record.answer) if data)
     return sum(map(len, texts)) + len(record.sealed_result or "")
 
 
@@ -869,7 +869,7 @@ def _data(value: object) -> dict[str, str]:
             raise Malformed(
                 f"a data value is not valid: use one line of text of at most {MAX_VALUE_BYTES} bytes"
             )
-    if len(canonical(value)) > MAX_DATA_BYTES:
+    if len(canonical_json(value)) > MAX_DATA_BYTES:
         raise Malformed(f"the data is longer than {MAX_DATA_BYTES} bytes as ascii json: send less")
     return value
 
@@ -915,10 +915,9 @@ def _counted(value: object) -> list[tuple[str, str]]:
 def _decode64(spelt: str) -> bytes | None:
     """What base64 of one spelling holds, None for anything else."""
     try:
-        data = base64.b64decode(spelt, validate=True)
+        return decode_base64(spelt)
     except ValueError:
         return None
-    return data if base64.b64encode(data).decode() == spelt else None
 
 
 def _public_key(value: object) -> str:

@@ -27,13 +27,12 @@ white space without a rule for each, and equally on every Python version.
 
 from __future__ import annotations
 
-import json
-from collections.abc import Iterator, Sequence
 from functools import lru_cache
 from hashlib import blake2b
-from typing import Any, NamedTuple, NoReturn, TypeVar
+from typing import Any, NamedTuple
 
 from cyoloctl.errors import CyoloctlError, InternalError, InvalidInput, error_from_code
+from cyoloctl.text import canonical_json, parse_canonical_json, scan_json
 
 __all__ = [
     "COMMAND_VERSION",
@@ -44,9 +43,6 @@ __all__ = [
     "Command",
     "Malformed",
     "Refused",
-    "batched",
-    "canonical",
-    "canonical_in_slices",
     "decode_command",
     "decode_result",
     "decode_result_with_index",
@@ -57,7 +53,6 @@ __all__ = [
     "is_caller",
     "is_request_id",
     "operation_of",
-    "parse_canonical",
     "refusal_reason",
 ]
 
@@ -76,7 +71,6 @@ MAX_CALLER_LENGTH = 80
 # and the depth at which the parser gives up differs between Python versions.
 _MAX_BRACKETS = 200
 _MAX_ARGUMENT_DEPTH = 16
-_INTEGER_CHARACTERS = 20  # "-9223372036854775808"
 _SHOWN_ARGUMENTS = frozenset(
     {
         "address",
@@ -144,75 +138,6 @@ class Command(NamedTuple):
         return self.kind == "node"
 
 
-def _integer(text: str) -> int:
-    # A limit of our own: the interpreter's limit on digits can be changed from the environment.
-    if len(text) > _INTEGER_CHARACTERS:
-        raise ValueError
-    return int(text)
-
-
-def _no_number(text: str) -> NoReturn:
-    raise ValueError
-
-
-# Built once: json.dumps and json.loads with options build a new encoder or decoder at every call.
-_encode = json.JSONEncoder(
-    ensure_ascii=True, check_circular=False, allow_nan=False, sort_keys=True, separators=(",", ":")
-).encode
-_decode = json.JSONDecoder(parse_int=_integer, parse_float=_no_number, parse_constant=_no_number).raw_decode
-
-
-def canonical(value: object) -> str:
-    """The canonical JSON of str, bool, None, integers of 64 bits, lists and dicts with string keys."""
-    return _encode(value)
-
-
-def canonical_in_slices(value: object, *, depth: int = 4) -> Iterator[str]:
-    """The text of `canonical` in pieces, none of which takes long to make.
-
-    One call of the encoder holds the interpreter until it returns, whatever
-    thread it runs in, so that a node with a large state would be deaf.
-    """
-    if depth and type(value) is dict and len(value) > 0:
-        before = "{"
-        for keys in batched(sorted(value), _SLICE):
-            if any(type(value[key]) in (dict, list) for key in keys):
-                for key in keys:
-                    yield f"{before}{_encode(key)}:"
-                    yield from canonical_in_slices(value[key], depth=depth - 1)
-                    before = ","
-            else:
-                yield before + _encode({key: value[key] for key in keys})[1:-1]
-                before = ","
-        yield "}"
-    elif depth and type(value) is list and len(value) > _SLICE:
-        before = "["
-        for items in batched(value, _SLICE):
-            yield before + _encode(items)[1:-1]
-            before = ","
-        yield "]"
-    else:
-        yield _encode(value)
-
-
-_SLICE = 1000
-_T = TypeVar("_T")
-
-
-def batched(items: Sequence[_T], size: int) -> Iterator[Sequence[_T]]:
-    """The items in order, so many at a time."""
-    for start in range(0, len(items), size):
-        yield items[start : start + size]
-
-
-def parse_canonical(text: str) -> Any:
-    """The value of canonical JSON.  Raises ValueError for anything else, RecursionError for deep nesting."""
-    value, end = _decode(text)
-    if end != len(text) or _encode(value) != text:
-        raise ValueError("not canonical")
-    return value
-
-
 def is_request_id(value: object) -> bool:
     """True for 1 to 128 printable ASCII characters without spaces."""
     return (
@@ -233,11 +158,11 @@ def is_caller(value: object) -> bool:
 def _caller_text(caller: str) -> str | None:
     """The JSON of a caller, None for what is none.  Kept: the same few callers write again and again."""
     good = len(caller) <= MAX_CALLER_LENGTH and caller.isascii() and " " not in caller
-    return _encode(caller) if good and (not caller or caller.isprintable()) else None
+    return canonical_json(caller) if good and (not caller or caller.isprintable()) else None
 
 
 def _tail(request_id: str, kind: str, caller: str) -> str:
-    return f',{_encode(request_id)},"{kind}",{_caller_text(caller)}]'
+    return f',{canonical_json(request_id)},"{kind}",{_caller_text(caller)}]'
 
 
 def _check_argument(value: object, depth: int = 0) -> None:
@@ -288,7 +213,7 @@ def encode_command(
     if kind not in KINDS or not is_caller(caller):
         raise InternalError("a command has no proper caller")
     _check_argument(arguments)
-    head = _encode([machine, operation, arguments])
+    head = canonical_json([machine, operation, arguments])
     data = b"\x02" + (head[:-1] + _tail(request_id, kind, caller)).encode("ascii")
     if len(data) > MAX_COMMAND_BYTES:
         raise InvalidInput(f"the command has {len(data)} bytes, more than {MAX_COMMAND_BYTES}: send less")
@@ -329,7 +254,7 @@ def decode_command(data: bytes) -> Command:
         text = data[1:].decode("ascii")
         if text.count("[") + text.count("{") > _MAX_BRACKETS:
             raise ValueError
-        value, _end = _decode(text)
+        value, _end = scan_json(text)
         machine, operation, arguments, request_id, kind, last = value
         if not (
             type(value) is list
@@ -349,9 +274,9 @@ def decode_command(data: bytes) -> Command:
             if type(kind) is not bool or type(last) is not int or not 0 <= last <= MAX_TIME_UNIX_MS:
                 raise ValueError
             time_unix_ms = last
-            tail = f",{_encode(request_id)},{'true' if kind else 'false'},{time_unix_ms}]"
+            tail = f",{canonical_json(request_id)},{'true' if kind else 'false'},{time_unix_ms}]"
             kind = "node" if kind else "client"
-        head = _encode([machine, operation, arguments])[:-1]
+        head = canonical_json([machine, operation, arguments])[:-1]
         if head + tail != text:
             raise ValueError
     except (ValueError, TypeError):  # TypeError: a JSON value that is no sequence
@@ -370,7 +295,7 @@ def decode_command(data: bytes) -> Command:
 
 def encode_result(index: int, value: dict[str, Any]) -> bytes:
     """The bytes of a success."""
-    return _encode({"index": index, "value": value}).encode("ascii")
+    return canonical_json({"index": index, "value": value}).encode("ascii")
 
 
 def encode_refusal(index: int, code: str, message: str, reason: str | None = None) -> bytes:
@@ -378,12 +303,12 @@ def encode_refusal(index: int, code: str, message: str, reason: str | None = Non
     error = {"code": code, "message": message}
     if reason is not None:
         error["reason"] = reason
-    return _encode({"error": error, "index": index}).encode("ascii")
+    return canonical_json({"error": error, "index": index}).encode("ascii")
 
 
 def _parse_result(result: bytes) -> dict[str, Any]:
     try:
-        value = parse_canonical(result.decode("ascii"))
+        value = parse_canonical_json(result.decode("ascii"))
         if type(value) is dict and type(value["index"]) is int and len(value) == 2:
             error = value.get("error")
             if type(value.get("value")) is dict or (
@@ -433,11 +358,11 @@ def describe_command(data: bytes) -> str:
     except Malformed:
         return f"malformed command of {len(data)} bytes"
     arguments = " ".join(
-        f"{_encode(key)[1:-1]}={_encode(value) if key in _SHOWN_ARGUMENTS else '(hidden)'}"
+        f"{canonical_json(key)[1:-1]}={canonical_json(value) if key in _SHOWN_ARGUMENTS else '(hidden)'}"
         for key, value in sorted(command.arguments.items())
     )
     text = (
-        f"{_encode(command.machine)[1:-1]}.{_encode(command.operation)[1:-1]} "
+        f"{canonical_json(command.machine)[1:-1]}.{canonical_json(command.operation)[1:-1]} "
         f"request_id={command.request_id} kind={command.kind} {arguments}"
     ).rstrip()
     return text if len(text) <= 400 else text[:397] + "..."

@@ -5,7 +5,6 @@ from __future__ import annotations
 import logging
 import os
 import time
-from datetime import UTC, datetime
 from typing import Any
 
 from cyoloctl.caller import CALLER
@@ -13,18 +12,11 @@ from cyoloctl.errors import CyoloctlError, OutcomeUnknown
 from cyoloctl.raft import Engine
 from cyoloctl.replicated.command import decode_result_with_index, encode_command, refusal_reason
 
-__all__ = ["Json", "Proposer", "rfc3339"]
+__all__ = ["Json", "Proposer"]
 
 _log = logging.getLogger("cyoloctl.node")
 
 Json = dict[str, Any]
-
-_LAST_UNIX_S = 253_402_300_799
-
-
-def rfc3339(unix_s: float) -> str:
-    """A time in Unix seconds as ``YYYY-MM-DDTHH:MM:SSZ``, rounded down; none after the year 9999."""
-    return datetime.fromtimestamp(min(int(unix_s), _LAST_UNIX_S), UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
 
 
 class Proposer:

@@ -11,12 +11,12 @@ import re
 from base64 import urlsafe_b64decode
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from datetime import UTC, datetime
 from functools import lru_cache
 from typing import Any
 
 from cyoloctl.errors import CyoloctlError, InvalidInput, TokenRejected, Unavailable
 from cyoloctl.keys.keyring import Keyring
+from cyoloctl.text import rfc3339
 from cyoloctl.tokens import format as token_format
 from cyoloctl.tokens.format import DEFAULT_MAX_AGE_S, DEFAULT_TTL_S, ClockGuard, Session
 
@@ -45,7 +45,7 @@ _controls = re.compile(r"[\x00-\x1f\x7f]").search
 
 @lru_cache(maxsize=1024)  # the items of a batch share their times
 def _date(unix_s: int) -> str:
-    return datetime.fromtimestamp(unix_s, UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
+    return rfc3339(unix_s)
 
 
 def read_item(operation: str, item: Any) -> Json:

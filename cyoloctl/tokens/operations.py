@@ -7,10 +7,10 @@ import unicodedata
 from collections.abc import Awaitable, Callable, Mapping
 from typing import Any
 
-from cyoloctl import base64url
 from cyoloctl.errors import CyoloctlError, InvalidInput, TokenRejected, Unavailable
 from cyoloctl.keys.operations import KeyOperations
-from cyoloctl.replicated.proposer import Json, Proposer, rfc3339
+from cyoloctl.replicated.proposer import Json, Proposer
+from cyoloctl.text import decode_base64url, encode_base64url, rfc3339
 from cyoloctl.tokens import format as token_format
 from cyoloctl.tokens.format import Session
 from cyoloctl.tokens.issuer import Context, Issuer, read_item, refusal
@@ -322,12 +322,12 @@ def _row(revocation: Revocation) -> Json:
 
 def _next(last: Revocation) -> str:
     """A mark that needs no quoting in a URL, whatever characters the subject has."""
-    return base64url.encode(f"{last.kind}:{last.value}".encode())
+    return encode_base64url(f"{last.kind}:{last.value}".encode())
 
 
 def _mark(text: str) -> tuple[str, str]:
     try:
-        kind, _, value = base64url.decode(text).decode().partition(":")
+        kind, _, value = decode_base64url(text).decode().partition(":")
     except ValueError:
         kind, value = "", ""
     if kind not in ("sid", "sub"):

@@ -11,6 +11,7 @@ import json
 from typing import TYPE_CHECKING, Any
 
 from cyoloctl.errors import BodyTooLarge, CyoloctlError, Denied, InvalidInput, error_from_code
+from cyoloctl.text import DuplicateName, NotANumber, strict_json_decoder
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -37,22 +38,7 @@ MAX_BRACKETS = 256
 _SHORT_BODY_BYTES = 1024
 
 
-def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-    result = dict(pairs)
-    if len(result) != len(pairs):
-        seen: set[str] = set()
-        for key, _ in pairs:
-            if key in seen:
-                raise InvalidInput(f"field {clean_text(key, 64)!r}: is given twice")
-            seen.add(key)
-    return result
-
-
-def _no_constant(text: str) -> None:
-    raise InvalidInput(f"{text} is not JSON: use a number")
-
-
-_decoder = json.JSONDecoder(object_pairs_hook=_unique, parse_constant=_no_constant)
+_decode = strict_json_decoder().decode
 # ASCII only: a lone surrogate in a name can then not break the encoding of an error.
 _encode = json.JSONEncoder(separators=(",", ":"), allow_nan=False).encode
 
@@ -75,11 +61,15 @@ def decode_object(
     ):
         raise InvalidInput(f"the {what} nests too deeply")
     try:
-        value = _decoder.decode(raw.decode("utf-8"))
+        value = _decode(raw.decode("utf-8"))
     except UnicodeDecodeError:
         raise InvalidInput(f"the {what} is not UTF-8: send a JSON object") from None
     except RecursionError:
         raise InvalidInput(f"the {what} nests too deeply") from None
+    except DuplicateName as error:
+        raise InvalidInput(f"field {clean_text(error.name, 64)!r}: is given twice") from None
+    except NotANumber as error:
+        raise InvalidInput(f"{error.text} is not JSON: use a number") from None
     except ValueError as error:
         # JSONDecodeError has a position; an integer of thousands of digits gives a plain ValueError.
         where = f" at {error.lineno}:{error.colno}" if isinstance(error, json.JSONDecodeError) else ""

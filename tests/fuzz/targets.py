@@ -77,7 +77,6 @@ from cyoloctl.rendezvous import codes
 from cyoloctl.replicated.command import (
     KINDS,
     Malformed,
-    canonical,
     decode_command,
     decode_result_with_index,
     describe_command,
@@ -88,6 +87,7 @@ from cyoloctl.routing.haproxy import export_haproxy
 from cyoloctl.routing.nginx import export_nginx
 from cyoloctl.routing.table import Backend, ExportOptions, RoutingTable
 from cyoloctl.state import ClusterState
+from cyoloctl.text import canonical_json
 from cyoloctl.tokens import format as token_format
 from cyoloctl.web import encoding, schema
 from tests.fuzz import worlds
@@ -439,7 +439,7 @@ def _command(data: bytes) -> None:
         tail: list[Any] = [command.automatic, command.time_unix_ms]
     else:
         tail = [command.kind, command.caller]
-    assert data[:1] + canonical([*command[:4], *tail]).encode("ascii") == data
+    assert data[:1] + canonical_json([*command[:4], *tail]).encode("ascii") == data
 
 
 def _apply(data: bytes) -> None:

@@ -14,9 +14,10 @@ from hypothesis import example, given
 from hypothesis import strategies as st
 
 from cyoloctl.errors import StorageError, VersionMismatch
-from cyoloctl.replicated.command import canonical, decode_command, describe_command
+from cyoloctl.replicated.command import decode_command, describe_command
 from cyoloctl.replicated.requests import Limits, TableLimits
 from cyoloctl.state import ClusterState
+from cyoloctl.text import canonical_json
 from tests.support.old_commands import encode_command
 
 # Small enough that a list of thirty commands forgets some.
@@ -111,7 +112,9 @@ def applied_or_stopped(composite: ClusterState, index: int, command: bytes) -> b
     try:
         return composite.apply(index, command)
     except VersionMismatch as error:
-        return canonical({"error": {"code": error.code, "message": error.message}, "index": index}).encode()
+        return canonical_json(
+            {"error": {"code": error.code, "message": error.message}, "index": index}
+        ).encode()
 
 
 ids = st.sampled_from([f"r{n}" for n in range(12)])

@@ -21,7 +21,8 @@ from cyoloctl.rendezvous.machine import (
     RendezvousMachine,
     id_of_public_key,
 )
-from cyoloctl.replicated.command import Malformed, Refused, canonical
+from cyoloctl.replicated.command import Malformed, Refused
+from cyoloctl.text import canonical_json
 
 KEY = "A" * 43 + "="
 IDS = ["1" * 32, "2" * 32, id_of_public_key(KEY)]
@@ -216,7 +217,7 @@ class Model:
 
 def run(machine: RendezvousMachine, step: Step, index: int, now: int) -> Any:
     try:
-        return machine.apply(step[0], json.loads(canonical(step[1])), index, now)
+        return machine.apply(step[0], json.loads(canonical_json(step[1])), index, now)
     except Refused as refused:
         return refused.error.code
     except Malformed as malformed:
@@ -226,7 +227,7 @@ def run(machine: RendezvousMachine, step: Step, index: int, now: int) -> Any:
 def restored(machine: RendezvousMachine) -> RendezvousMachine:
     fresh = RendezvousMachine()
     fresh.apply(*START, 1, 5)
-    fresh.prepare_restore(json.loads(canonical(machine.export_state())))()
+    fresh.prepare_restore(json.loads(canonical_json(machine.export_state())))()
     return fresh
 
 
@@ -278,7 +279,7 @@ def test_restored_machine_goes_on_as_the_one_that_never_stopped(done: list[Step]
         if index == cut:
             resumed = restored(resumed)
         assert run(whole, step, index, now) == run(resumed, step, index, now)
-        assert canonical(whole.export_state()) == canonical(resumed.export_state())
+        assert canonical_json(whole.export_state()) == canonical_json(resumed.export_state())
         assert (whole._bytes, whole._codes, sorted(whole._ended)) == (
             resumed._bytes,
             resumed._codes,
@@ -372,11 +373,11 @@ def test_apply_of_any_arguments_answers_and_malformed_ones_change_nothing(
     arguments = data.draw(st.fixed_dictionaries(OPERATIONS[operation]))
     for key in data.draw(st.sets(st.sampled_from([*arguments, "other"]), min_size=1)):
         arguments[key] = data.draw(json_values)
-    before = canonical(machine.export_state())
+    before = canonical_json(machine.export_state())
     try:
-        machine.apply(operation, json.loads(canonical(arguments)), 99, now + TOMBSTONE_MS)
+        machine.apply(operation, json.loads(canonical_json(arguments)), 99, now + TOMBSTONE_MS)
     except Malformed:
-        assert canonical(machine.export_state()) == before
+        assert canonical_json(machine.export_state()) == before
     except Refused:
         pass
 
@@ -389,7 +390,7 @@ def test_restore_of_a_changed_state_is_refused_or_exact_and_then_total(
     for index, step in enumerate(done):
         now += step[2]
         run(machine, step, index, now)
-    state = json.loads(canonical(machine.export_state()))
+    state = json.loads(canonical_json(machine.export_state()))
     for record in state["records"].values():
         for key in data.draw(st.sets(st.sampled_from(sorted(record)), max_size=2)):
             others = [other[key] for other in state["records"].values()]
@@ -403,7 +404,7 @@ def test_restore_of_a_changed_state_is_refused_or_exact_and_then_total(
         assert fresh.export_state() == RendezvousMachine().export_state()
         return
     commit()
-    assert canonical(fresh.export_state()) == canonical(state)
+    assert canonical_json(fresh.export_state()) == canonical_json(state)
     for index, step in enumerate(done):
         now += step[2]
         run(fresh, step, index, now)

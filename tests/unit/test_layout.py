@@ -59,7 +59,6 @@ SLOW = frozenset({"asyncio", "ssl", "sqlite3", "http.client", "urllib.request", 
 ORDER = [
     "errors",
     "text",
-    "base64url",
     "model",
     "caller",
     "audit",
@@ -104,7 +103,7 @@ LAZY_VENDORS: dict[str, str] = {"cli.output": "rich yaml", "node.run": "uvloop"}
 
 # No clock, no randomness, no I/O.
 PURE = """
-    errors model text base64url caller pki.identity state counters.machine members.machine members.presence
+    errors model text caller pki.identity state counters.machine members.machine members.presence
     keys.machine authorities.machine credentials.machine tokens.machine tokens.issuer
     rendezvous.machine replicated.checks replicated.clock replicated.command replicated.machine
     replicated.requests raft.links raft.witnesses control.table web.encoding web.schema *.api
@@ -118,7 +117,7 @@ QUICK = """
     routing.hrw routing.table routing.haproxy routing.nginx routing.publish
 """
 QUICK_OURS = (
-    "errors model caller paths process control.client control.endpoints control.http1 control.table "
+    "errors model text caller paths process control.client control.endpoints control.http1 control.table "
     "web.encoding web.schema *.api cli.*"
 )
 

@@ -14,12 +14,9 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from hypothesis import given
-from hypothesis import strategies as st
 
 from cyoloctl import errors, state
 from cyoloctl.counters.machine import CounterMachine
-from cyoloctl.replicated import command
 from cyoloctl.replicated.command import (
     MAX_COMMAND_BYTES,
     decode_command,
@@ -617,22 +614,6 @@ def test_apply_of_a_vector_gives_the_pinned_results_and_digest(name: str) -> Non
 
 
 # -- the snapshot that another thread encodes ----------------------------------------------------
-
-
-@given(
-    value=st.recursive(
-        st.one_of(st.none(), st.booleans(), st.integers(-(2**63), 2**63 - 1), st.text(max_size=5)),
-        lambda inner: st.one_of(
-            st.lists(inner, max_size=5), st.dictionaries(st.text(max_size=3), inner, max_size=5)
-        ),
-        max_leaves=30,
-    ),
-    size=st.integers(1, 3),
-)
-def test_canonical_text_in_slices_is_the_same_text(value: Any, size: int) -> None:
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(command, "_SLICE", size)
-        assert "".join(command.canonical_in_slices(value)) == command.canonical(value)
 
 
 def test_snapshot_that_was_begun_is_of_that_moment_whatever_is_applied_meanwhile() -> None:

@@ -31,8 +31,9 @@ from cyoloctl.rendezvous.machine import (
     RendezvousMachine,
     id_of_public_key,
 )
-from cyoloctl.replicated.command import Malformed, Refused, canonical, decode_result, parse_canonical
+from cyoloctl.replicated.command import Malformed, Refused, decode_result
 from cyoloctl.state import ClusterState
+from cyoloctl.text import canonical_json, parse_canonical_json
 from tests.support.old_commands import encode_command
 
 ID, OTHER = "1" * 32, "2" * 32
@@ -56,7 +57,9 @@ class Points:
     def do(self, operation: str, **arguments: Any) -> dict[str, Any]:
         self.index += 1
         try:
-            return self.machine.apply(operation, parse_canonical(canonical(arguments)), self.index, self.now)
+            return self.machine.apply(
+                operation, parse_canonical_json(canonical_json(arguments)), self.index, self.now
+            )
         except Refused as refused:
             raise refused.error from None
 
@@ -90,7 +93,7 @@ class Points:
         return None if record is None else record.state
 
     def exported(self) -> str:
-        return canonical(self.machine.export_state())
+        return canonical_json(self.machine.export_state())
 
     def into(self, state: str) -> None:
         """A record in this state."""
@@ -615,7 +618,7 @@ def test_data_beyond_the_total_is_overloaded_until_some_is_forgotten(
     assert MAX_TOTAL_BYTES == 32 << 20  # as the message says
     monkeypatch.setattr(module, "MAX_TOTAL_BYTES", 1 << 20)
     big = {f"k{n}": "x" * 1000 for n in range(8)}
-    each = len(canonical(big))
+    each = len(canonical_json(big))
     assert each <= MAX_DATA_BYTES
     count = (1 << 20) // each
     for n in range(count):
@@ -737,7 +740,7 @@ def test_restore_gives_back_every_kind_of_record(points: Points) -> None:
         code = f"{n:064x}" if state in (*LIVE_STATES, "expired") else None
         restored = {"records": {f"{n:032x}": {**record, "user_code_sha256": code}}, "misses": {}}
         machine = RendezvousMachine()
-        machine.prepare_restore(json.loads(canonical(restored)))()
+        machine.prepare_restore(json.loads(canonical_json(restored)))()
         assert machine.export_state() == restored
         shown = machine.get(f"{n:032x}", other.now)
         assert shown is not None
@@ -870,5 +873,5 @@ def test_records_that_expire_at_once_are_ended_a_bounded_number_with_each_comman
             points.do("cancel", id="e" * 32, expected=None)
     assert sorted(set(changed) - {"f" * 32}) == [f"{number:032x}" for number in range(count)]
     again = RendezvousMachine()
-    again.prepare_restore(parse_canonical(canonical(points.machine.export_state())))()
+    again.prepare_restore(parse_canonical_json(canonical_json(points.machine.export_state())))()
     assert again.export_state() == points.machine.export_state()

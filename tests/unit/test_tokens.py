@@ -15,7 +15,6 @@ import pytest
 
 from cyoloctl.errors import ClockSetBack, ConfigError, InternalError, InvalidInput, TokenRejected, Unavailable
 from cyoloctl.keys.keyring import Key, Keyring, KeyState
-from cyoloctl.text import pre_auth_encoding
 from cyoloctl.tokens.format import (
     ClockGuard,
     Session,
@@ -158,11 +157,6 @@ def bytes_of(token: str) -> bytes:
 
 
 # ---- encoding ----
-
-
-def test_pre_auth_encoding_is_counts_and_lengths_of_32_bits() -> None:
-    assert pre_auth_encoding() == bytes(4)
-    assert pre_auth_encoding(b"", b"ab") == bytes.fromhex("00000002 00000000 00000002 6162")
 
 
 def test_seal_layout_is_as_documented() -> None:
