@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import signal
 import tempfile
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -9,7 +11,7 @@ from typing import Any
 
 import pytest
 
-from tests.cli.harness import Endpoint
+from tests.cli.harness import Endpoint, processes_of
 
 
 @pytest.fixture
@@ -27,3 +29,11 @@ def serve() -> Iterator[Callable[[dict[tuple[str, str], Any]], Endpoint]]:
         yield open_endpoint
         for endpoint in opened:
             endpoint.close()
+
+
+@pytest.fixture
+def directory(tmp_path: Path) -> Iterator[Path]:
+    """A directory whose node processes are ended whatever the test does."""
+    yield tmp_path
+    for pid in processes_of(tmp_path):
+        os.kill(pid, signal.SIGKILL)

@@ -38,6 +38,20 @@ def run(
     )
 
 
+def processes_of(directory: Path) -> list[int]:
+    """Processes whose command line names the directory, this one excepted."""
+    found = []
+    for entry in Path("/proc").iterdir():
+        if entry.name.isdigit() and int(entry.name) != os.getpid():
+            try:
+                words = (entry / "cmdline").read_bytes().split(b"\0")
+            except OSError:
+                continue
+            if any(word.startswith(os.fsencode(directory)) for word in words):
+                found.append(int(entry.name))
+    return found
+
+
 class Endpoint:
     """A control socket in a thread.
 

@@ -1,4 +1,4 @@
-"""What the commands of rendezvous and routes send, retry and show."""
+"""What `cyoloctl rendezvous` sends, retries and shows."""
 
 from __future__ import annotations
 
@@ -16,38 +16,31 @@ from cyoloctl.errors import AuthorizationPending, CyoloctlError, Denied, NotFoun
 from tests.cli.harness import Endpoint
 
 Serve = Callable[[dict[tuple[str, str], Any]], Endpoint]
+
 Capture = pytest.CaptureFixture[str]
 
 ID = "0123456789abcdef" * 2
+
 WAIT = ("POST", "/v1/rendezvous/wait")
+
 LIST = ("GET", "/v1/rendezvous")
-ROUTES = ("GET", "/v1/routes")
+
 RECORD = {
     "id": ID, "kind": "mfa", "state": "claimed", "node": "n1", "initiator": "cli:zoe", "origin": None,
     "data": {"b": "2", "a": "1"}, "claimed_by": "ann", "sealed": False, "failed_attempts": 0,
     "created_at": "2030-01-01T00:00:00Z", "expires_at": "2030-01-01T00:05:00Z",
     "changed_at": "2030-01-01T00:00:09Z",
 }  # fmt: skip
+
 STARTED = {
     "id": ID, "user_code": "WDJB-MJHT", "verification_uri": None, "verification_uri_complete": None,
     "expires_in": 300, "interval": 5, "node": "n1",
 }  # fmt: skip
+
 ANSWER = {
     "id": ID, "state": "consumed", "kind": "mfa", "approved_by": "ann", "data": {"role": "admin"},
     "sealed_result": None, "node": "n1",
 }  # fmt: skip
-
-
-def backend(name: str, host: str | None, *, gateway: bool = True, alive: bool = True) -> dict[str, Any]:
-    address = f"127.0.0.{name[1:]}:8080"
-    return {
-        "name": name, "host": host, "address": address if gateway else None, "url": None, "alive": alive,
-        "role": "follower",
-    }  # fmt: skip
-
-
-def table(*backends: dict[str, Any], shared: tuple[str, ...] = ()) -> dict[str, Any]:
-    return {"backends": list(backends), "shared_hosts": list(shared), "index": 7}
 
 
 def test_start_sends_what_is_asked_and_shows_what_to_do_with_it(
@@ -155,53 +148,8 @@ def test_wait_ends_with_the_status_of_its_error(
     assert capsys.readouterr().out == ""
 
 
-def test_share_and_unshare_send_one_host_with_a_request_id(serve: Serve, capsys: Capture) -> None:
-    endpoint = serve({("POST", "/v1/routes/share"): {"host": "app.example.com", "shared": True}})
-    for command in ("share", "unshare"):
-        assert main(["route", command, "app.example.com", "-e", endpoint.url]) == 0
-    assert capsys.readouterr().out == "app.example.com\n" * 2
-    sent = [request[2] for request in endpoint.requests]
-    assert [body["shared"] for body in sent] == [True, False]
-    assert len({body["request_id"] for body in sent}) == 2
-
-
-def test_route_list_shows_who_serves_what(serve: Serve, capsys: Capture) -> None:
-    rows = (backend("n1", "app-1.example.com"), backend("n2", None, gateway=False, alive=False))
-    endpoint = serve({ROUTES: table(*rows, shared=("app.example.com",))})
-    assert main(["route", "list", "-e", endpoint.url]) == 0
-    assert [line.split() for line in capsys.readouterr().out.splitlines()] == [
-        ["HOST", "NODE", "GATEWAY", "ALIVE", "ROLE"],
-        ["app-1.example.com", "n1", "127.0.0.1:8080", "yes", "follower"],
-        ["-", "n2", "no", "gateway", "no", "follower"],
-        ["app.example.com", "any", "-", "-", "-"],
-    ]
-
-
-def test_resolve_names_the_own_node_then_those_that_proxies_know(serve: Serve, capsys: Capture) -> None:
-    rows = (
-        backend("n1", "app-1.example.com", gateway=False),
-        backend("n2", None, gateway=False),
-        backend("n3", None),
-    )
-    endpoint = serve({ROUTES: table(*rows, shared=("app.example.com",))})
-    for host, names in (("App-1.example.com", "n1\nn3\n"), ("app.example.com", "n3\n")):
-        assert main(["route", "resolve", host, "-e", endpoint.url]) == 0
-        assert capsys.readouterr().out == names
-    assert main(["route", "resolve", "app-1.example.com", "-o", "json", "-e", endpoint.url]) == 0
-    assert json.loads(capsys.readouterr().out)["order"][0] == {"name": "n1", "address": None, "alive": True}
-    assert main(["route", "resolve", "other.example.com", "-e", endpoint.url]) == 3
-
-
-def test_which_and_resolve_without_a_live_member_are_unavailable(serve: Serve, capsys: Capture) -> None:
-    endpoint = serve({ROUTES: table(backend("n1", None, alive=False), shared=("app.example.com",))})
-    assert main(["route", "which", "key", "-e", endpoint.url]) == 75
-    assert main(["route", "resolve", "app.example.com", "-e", endpoint.url]) == 75
-    assert capsys.readouterr().out == ""
-
-
-# --- who may approve -----------------------------------------------------------------------------
-
 POLICY = ("POST", "/v1/rendezvous/policy")
+
 POLICIES = ("GET", "/v1/rendezvous/policies")
 
 

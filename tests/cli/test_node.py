@@ -1,10 +1,11 @@
-"""Making a node's files: cluster init, node info, and what node join and node start refuse."""
+"""`cyoloctl node`: start and stop real processes, tell what is there, and refuse to join over something."""
 
 from __future__ import annotations
 
 import json
 import os
 import shutil
+import socket
 import stat
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -12,18 +13,17 @@ from pathlib import Path
 import pytest
 
 from cyoloctl.cli import main
-from cyoloctl.errors import StorageError, Unreachable
+from cyoloctl.errors import Conflict, Unreachable
 from cyoloctl.model import Address, ClusterId, NodeName
-from cyoloctl.node import create
-from cyoloctl.node.config import load_config
 from cyoloctl.pki import join_token
 from cyoloctl.pki.ca import create_ca, new_cluster_id
-from cyoloctl.pki.files import check_private_files
 from cyoloctl.pki.founding import new_cluster
 from cyoloctl.pki.x509 import certificate_sha256
-from tests.cli.harness import run
+from tests.cli.harness import processes_of, run
+from tests.support.cluster import free_port
 
 Capture = pytest.CaptureFixture[str]
+
 INIT = ["cluster", "init", "--name", "a", "--listen", "127.0.0.1:7001"]
 
 
@@ -50,89 +50,6 @@ def token() -> join_token.JoinToken:
         expires_unix_s=int((now + timedelta(hours=1)).timestamp()),
         members=((NodeName("a"), Address("127.0.0.1", 1)),),
     )
-
-
-def test_cluster_init_makes_private_files_that_fit_together(tmp_path: Path, capsys: Capture) -> None:
-    directory = tmp_path / "new" / "node"
-    assert main([*INIT, "-d", str(directory), "-o", "json", "--cluster", "blue"]) == 0
-    shown = capsys.readouterr()
-    made = json.loads(shown.out)
-    assert shown.err == ""
-    assert (made["name"], made["cluster"]["name"], made["address"]) == ("a", "blue", "127.0.0.1:7001")
-    config = load_config(directory / "node.yaml")
-    files = check_private_files(directory / "pki", name="a", cluster_id=config.cluster_id)
-    assert files.has_ca_key
-    assert stat.S_IMODE(directory.stat().st_mode) == 0o700
-    modes = _tree(directory)
-    assert modes.pop("pki") == 0o700
-    assert set(modes.values()) == {0o600}
-    assert {"node.yaml", "operator.yaml"} <= set(modes)
-
-
-def test_cluster_init_says_what_to_do_next_on_stderr(tmp_path: Path, capsys: Capture) -> None:
-    assert main([*INIT, "-d", str(tmp_path / "a")]) == 0
-    shown = capsys.readouterr()
-    assert "node start" not in shown.out
-    assert f"cyoloctl node start -d {tmp_path / 'a'}" in shown.err
-
-
-def test_cluster_init_in_a_directory_with_a_node_changes_nothing_and_exits_4(tmp_path: Path) -> None:
-    directory = tmp_path / "a"
-    assert main([*INIT, "-d", str(directory)]) == 0
-    before = {path: path.read_bytes() for path in directory.rglob("*") if path.is_file()}
-    assert main([*INIT, "-d", str(directory)]) == 4
-    assert {path: path.read_bytes() for path in directory.rglob("*") if path.is_file()} == before
-
-
-@pytest.mark.parametrize("left", ["pki", "raft.db", "operator.yaml"])
-def test_cluster_init_in_a_directory_with_parts_of_a_node_exits_4(left: str, tmp_path: Path) -> None:
-    (tmp_path / left).mkdir()
-    assert main([*INIT, "-d", str(tmp_path)]) == 4
-    assert list(_tree(tmp_path)) == [left]
-
-
-@pytest.mark.parametrize(
-    ("changes", "expected"),
-    [
-        (["--name", "A"], 65),
-        (["--cluster", "a_b"], 65),
-        (["--listen", "7001"], 65),
-        (["--listen", "0.0.0.0:7001"], 65),
-        (["--advertise", "[::]:7001"], 65),
-        (["--storage", "tape"], 2),
-    ],
-)
-def test_cluster_init_with_bad_values_leaves_nothing(
-    changes: list[str], expected: int, tmp_path: Path
-) -> None:
-    assert main([*INIT, *changes, "-d", str(tmp_path / "a")]) == expected
-    assert list(tmp_path.iterdir()) == []
-
-
-def test_cluster_init_that_fails_half_way_leaves_nothing(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    def full(*arguments: object, **settings: object) -> None:
-        raise StorageError("the disk is full")
-
-    monkeypatch.setattr(create, "write_config", full)
-    assert main([*INIT, "-d", str(tmp_path / "a")]) == 74
-    assert list(tmp_path.iterdir()) == []
-
-
-def test_cluster_init_where_others_can_write_exits_78(tmp_path: Path) -> None:
-    directory = tmp_path / "open"
-    directory.mkdir()
-    directory.chmod(0o777)
-    assert main([*INIT, "-d", str(directory)]) == 78
-    assert list(directory.iterdir()) == []
-
-
-def test_cluster_init_closes_an_empty_directory_of_ours(tmp_path: Path) -> None:
-    directory = tmp_path / "a"
-    directory.mkdir(0o755)
-    assert main([*INIT, "-d", str(directory)]) == 0
-    assert stat.S_IMODE(directory.stat().st_mode) == 0o700
 
 
 def test_node_info_works_without_a_node_running_and_tells_a_problem(tmp_path: Path, capsys: Capture) -> None:
@@ -226,3 +143,40 @@ def test_node_join_over_the_journal_of_another_node_exits_4_before_the_token_is_
     # 69 would mean that the cluster was asked.
     assert main([*arguments, "-d", str(directory)]) == 4
     assert (directory / "raft.db").read_bytes() == journal
+
+
+@pytest.mark.cluster
+def test_node_start_in_the_background_returns_when_it_serves_and_stop_when_it_is_gone(
+    directory: Path, capsys: Capture
+) -> None:
+    node = str(directory / "a")
+    assert main(["cluster", "init", "-d", node, "--name", "a", "--listen", f"127.0.0.1:{free_port()}"]) == 0
+    capsys.readouterr()
+    assert main(["node", "start", "-d", node, "--background", "-o", "json"]) == 0
+    pid = json.loads(capsys.readouterr().out)["pid"]
+    assert processes_of(directory) == [pid]
+    assert (directory / "a" / "node.log").stat().st_mode & 0o777 == 0o600
+    assert main(["counter", "incr", "-d", node]) == 0
+    assert capsys.readouterr().out == "1\n"
+    # A second one is told why it cannot run.
+    assert main(["node", "start", "-d", node, "--background"]) == Conflict.exit_status
+    assert "use" in capsys.readouterr().err
+    assert main(["node", "stop", "-d", node]) == 0
+    os.waitpid(pid, 0)  # a child of this process, as the command ran inside it
+    assert processes_of(directory) == []
+    assert main(["node", "stop", "-d", node]) == 69
+
+
+@pytest.mark.cluster
+def test_node_start_with_a_port_in_use_ends_with_the_nodes_reason(directory: Path, capsys: Capture) -> None:
+    node = str(directory / "a")
+    with socket.socket() as holder:
+        holder.bind(("127.0.0.1", 0))
+        holder.listen()
+        port = holder.getsockname()[1]
+        assert main(["cluster", "init", "-d", node, "--name", "a", "--listen", f"127.0.0.1:{port}"]) == 0
+        capsys.readouterr()
+        assert main(["node", "start", "-d", node, "--background", "-o", "json"]) == Conflict.exit_status
+    error = json.loads(capsys.readouterr().err)["error"]
+    assert (error["code"], str(port) in error["message"]) == ("conflict", True)
+    assert processes_of(directory) == []
