@@ -119,7 +119,7 @@ def test_bomb_is_refused_within_bounded_memory_and_time(bomb: str) -> None:
     name, data = BOMBS[bomb]
     target = BY_NAME[name]
     target.check(b"")  # what is made once a process is not its cost
-    began = time.monotonic()
+    began = time.process_time()  # of this process alone, however busy the machine is
     tracemalloc.start()
     try:
         target.check(data)
@@ -127,7 +127,7 @@ def test_bomb_is_refused_within_bounded_memory_and_time(bomb: str) -> None:
     finally:
         tracemalloc.stop()
     assert peak < _PEAK_BYTES + 2 * len(data), f"{peak >> 20} MiB"
-    assert time.monotonic() - began < _LIMIT_S
+    assert time.process_time() - began < _LIMIT_S
 
 
 def test_credentials_with_an_encrypted_key_are_refused_without_asking_the_terminal(tmp_path: Path) -> None:
