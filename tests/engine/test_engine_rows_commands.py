@@ -18,7 +18,7 @@ from pysyncobj.transport import TCPTransport
 
 from cyoloctl.raft.settings import Limits
 from cyoloctl.raft.snapshot import SnapshotMeta, SnapshotStore
-from tests.support import raft_evil
+from tests.support import hostile_pickle
 from tests.support.engine_harness import Cluster, Outcome, StockCluster, StockMachine
 from tests.support.raft_ours import OurCluster
 
@@ -312,8 +312,8 @@ def test_row24_snapshot_store_keeps_the_newer(tmp_path: Path) -> None:
 
 def hostile_peer_story(cluster: Cluster) -> None:
     """A peer sends commands that are pickles, and claims to be in charge."""
-    raft_evil.fired.clear()
-    evil = raft_evil.payload()
+    hostile_pickle.fired.clear()
+    evil = hostile_pickle.payload()
     cluster.elect("a")
     cluster.write("a", b"x1")
     cluster.run(0.2)
@@ -325,21 +325,21 @@ def hostile_peer_story(cluster: Cluster) -> None:
 
 def test_row25_stock_runs_code_from_a_peer() -> None:
     hostile_peer_story(StockCluster("abc"))
-    assert raft_evil.fired
+    assert hostile_pickle.fired
 
 
 def test_row25_apply_command_of_a_peer_is_ignored() -> None:
     cluster = OurCluster("abc")
     hostile_peer_story(cluster)
-    assert raft_evil.fired == []
+    assert hostile_pickle.fired == []
     assert all(cluster.state(n) == [b"x1"] for n in "abc")
     assert not any(e.message["type"] == "apply_command_response" for e in cluster.sent)
     assert [c[:1] for c, _, _ in cluster.log("a")] == [b"\x01", b"\x01", b"\x03"]
 
 
 def test_row25_pickles_in_forwarded_commands_and_entries_are_only_bytes() -> None:
-    raft_evil.fired.clear()
-    evil = raft_evil.payload()
+    hostile_pickle.fired.clear()
+    evil = hostile_pickle.payload()
     cluster = OurCluster("abc")
     cluster.elect("a")
     cluster.run(0.2)
@@ -349,7 +349,7 @@ def test_row25_pickles_in_forwarded_commands_and_entries_are_only_bytes() -> Non
     cluster.run(0.5)
     assert cluster.state("b") == cluster.state("a")
     assert evil in cluster.state("b")  # replicated as the bytes that it is
-    assert raft_evil.fired == []
+    assert hostile_pickle.fired == []
 
 
 @pytest.mark.parametrize("name", ["add", "remove", "set_version", "transfer", "status"])
