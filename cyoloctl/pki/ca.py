@@ -53,11 +53,7 @@ __all__ = [
 
 MAX_CERTIFICATE_DAYS = 825
 """Longest, and default, validity of a certificate, in days; platforms refuse longer ones."""
-
-
 _CA_DAYS = 3650
-
-
 _EARLY = timedelta(days=1)
 """Validity starts this much early, for clocks that are behind."""
 

@@ -19,10 +19,18 @@ import os
 from collections.abc import Iterable
 from pathlib import Path
 
-from cyoloctl.errors import ConfigError, InvalidInput, StorageError
-from cyoloctl.paths import sync_directory, write_private
+from cyoloctl.errors import ConfigError, InvalidInput
+from cyoloctl.paths import write_private
 from cyoloctl.pki.ca import Authority, check_ca, create_ca
-from cyoloctl.pki.files import CA_CERT, CA_KEY, NEXT_CA_KEY, read_authorities, read_ca, read_node_keys
+from cyoloctl.pki.files import (
+    CA_CERT,
+    CA_KEY,
+    NEXT_CA_KEY,
+    read_authorities,
+    read_ca,
+    read_node_keys,
+    remove_file,
+)
 from cyoloctl.pki.seal import open_sealed, seal
 from cyoloctl.pki.statements import is_signed_by_ca, sign_statement
 from cyoloctl.pki.x509 import ca_cluster_id, certificate_sha256
@@ -123,21 +131,13 @@ def close_exchange(pki_dir: Path, ca_pem: str) -> None:
     new = held(pki_dir).get(certificate_sha256(ca_pem))
     path = pki_dir / CA_KEY
     if new is None:
-        _remove(path)  # of a CA that counts no more: worth nothing here, and something to a thief
+        remove_file(path)  # of a CA that counts no more: worth nothing here, and something to a thief
     elif not os.path.lexists(path) or read_ca(pki_dir)[0] != ca_pem:
         write_private(path, new.key_pem.encode())
-    _remove(pki_dir / NEXT_CA_KEY)
+    remove_file(pki_dir / NEXT_CA_KEY)
     trust(pki_dir, [ca_pem])
 
 
 def exchanging(pki_dir: Path) -> bool:
     """Whether a new CA's key lies beside the present one's."""
     return os.path.lexists(pki_dir / NEXT_CA_KEY)
-
-
-def _remove(path: Path) -> None:
-    try:
-        path.unlink(missing_ok=True)
-        sync_directory(path.parent)
-    except OSError as error:
-        raise StorageError(f"cannot remove {path}: {error.strerror}; correct the permissions") from error

@@ -19,9 +19,9 @@ from typing import Any, BinaryIO, TypeVar
 
 from cryptography import x509
 
-from cyoloctl.errors import ConfigError, InvalidInput
+from cyoloctl.errors import ConfigError, InvalidInput, StorageError
 from cyoloctl.model import parse_name
-from cyoloctl.paths import write_private
+from cyoloctl.paths import sync_directory, write_private
 from cyoloctl.pki.ca import ca_of_key
 from cyoloctl.pki.documents import to_text
 from cyoloctl.pki.identity import Identity, parse_cluster_id, parse_identity
@@ -65,26 +65,19 @@ __all__ = [
     "read_node_public_key",
     "read_operator",
     "read_pem",
+    "remove_file",
     "write_credentials",
 ]
 
 PKI_DIRECTORY = "pki"
 """The directory's name in the data directory."""
-
-
 OPERATOR_FILE = "operator.yaml"
 """The name of the operator's credentials in the data directory."""
-
-
 CA_CERT, CA_KEY, NEXT_CA_KEY = "ca.crt", "ca.key", "ca-next.key"
 NODE_CERT, NODE_KEY, NODE_REQUEST = "node.crt", "node.key", "node.csr"
 SEALING_KEY = "sealing.key"
 OPERATOR_CERT, OPERATOR_KEY = "operator.crt", "operator.key"
-
-
 _MAX_FILE_BYTES = 64 * 1024
-
-
 _T = TypeVar("_T")
 
 
@@ -259,6 +252,15 @@ def read_pem(path: Path) -> str:
         return data.decode("ascii")
     except ValueError:
         raise ConfigError(f"{path} is not a PEM file: restore the right one") from None
+
+
+def remove_file(path: Path) -> None:
+    """Remove a file durably, if it is there.  Raises StorageError."""
+    try:
+        path.unlink(missing_ok=True)
+        sync_directory(path.parent)
+    except OSError as error:
+        raise StorageError(f"cannot remove {path}: {error.strerror}; correct the permissions") from error
 
 
 def check_mode(path: Path, *, directory: bool = False) -> None:

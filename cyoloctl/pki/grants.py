@@ -9,12 +9,13 @@ from datetime import datetime
 from pathlib import Path
 from typing import Any, cast
 
+from cryptography import x509
 from cryptography.hazmat.primitives import hashes
 
 from cyoloctl.errors import ConfigError, Conflict, InvalidInput
 from cyoloctl.model import Address, ClusterId, NodeName, Storage, parse_address, parse_name
 from cyoloctl.paths import write_private
-from cyoloctl.pki.ca import MAX_CERTIFICATE_DAYS, issue_certificate, load_ca
+from cyoloctl.pki.ca import MAX_CERTIFICATE_DAYS, check_ca, issue_certificate, load_ca
 from cyoloctl.pki.documents import SCHEMA_VERSION, parse_fields, parse_object, parse_string
 from cyoloctl.pki.files import (
     CA_CERT,
@@ -45,6 +46,19 @@ __all__ = [
     "decode_grant",
     "make_grant",
 ]
+
+
+_GRANT_FIELDS = {
+    "cluster_id": str,
+    "cluster": str,
+    "name": str,
+    "learner": bool,
+    "certificate_pem": str,
+    "ca_pem": str,
+    "storage": str,
+    "peers": dict,
+    "ca_key_sealed": (str, type(None)),
+}
 
 
 @dataclass(frozen=True, slots=True)
@@ -140,19 +154,7 @@ def accept_grant(
     cluster or CA; Conflict where the directory belongs to another cluster;
     VersionMismatch, ConfigError, StorageError.
     """
-    fields = parse_fields(
-        value,
-        "grant",
-        cluster_id=str,
-        cluster=str,
-        name=str,
-        learner=bool,
-        certificate_pem=str,
-        ca_pem=str,
-        storage=str,
-        peers=dict,
-        ca_key_sealed=(str, type(None)),
-    )
+    fields = parse_fields(value, "grant", **_GRANT_FIELDS)
     granted_id = parse_cluster_id(fields["cluster_id"])
     cluster = parse_name(fields["cluster"], "cluster name")
     peers = {
@@ -165,41 +167,19 @@ def accept_grant(
     if cluster_id is not None and granted_id != cluster_id:
         raise _grant_error("it is for another cluster")
 
-    authorities = load_authorities(fields["ca_pem"])
-    if {cluster_of_ca(each) for each in authorities} != {granted_id}:
-        raise _grant_error("its CA is of another cluster")
-    if ca_sha256 is not None:
-        # Whoever answers may name more CAs than the token does, and could have made them.  One that takes
-        # the place of a pinned one is in the log, with that one's signature.
-        pinned = ca_sha256.split(",")
-        authorities = [each for each in authorities if each.fingerprint(hashes.SHA256()).hex() in pinned]
-    if not authorities:
-        raise _grant_error("its CA is not the one that the token names")
+    authorities = _pinned_authorities(fields["ca_pem"], granted_id, ca_sha256)
     trusted = pki_dir / CA_CERT
     if os.path.lexists(trusted) and not any(
         each in authorities for each in load_file(trusted, load_authorities)
     ):
         raise Conflict(f"{trusted} is of another cluster: use an empty data directory")
-
-    certificate = load_certificate(fields["certificate_pem"], canonical=True)
-    ca = next((each for each in authorities if issued_by(certificate, each)), authorities[0])
     identity = Identity(parse_name(name), "node", granted_id)
-    problem = certificate_problem(certificate, ca, identity)
-    if problem is not None:
-        raise _grant_error(problem)
-    check_mode(pki_dir / NODE_KEY)
-    check_mode(pki_dir / SEALING_KEY)
-    if certificate.public_key() != load_file(pki_dir / NODE_KEY, load_key).public_key():
-        raise _grant_error("its certificate is for another key than this node's")
-
+    certificate, ca = _own_certificate(pki_dir, fields["certificate_pem"], authorities, identity)
     ca_key: str | None = None
     if fields["ca_key_sealed"] is not None:
         if fields["learner"]:
             raise _grant_error("a learner gets no CA key")
-        info = _ca_key_info(granted_id, name)
-        ca_key = _ca_key_text(
-            open_sealed(read_pem(pki_dir / SEALING_KEY), fields["ca_key_sealed"], info), to_pem(ca)
-        )
+        ca_key = _open_ca_key(pki_dir, fields["ca_key_sealed"], identity, ca)
 
     # The CA first: node.crt, which makes the directory usable, never stands without it.
     write_private(trusted, "".join(map(to_pem, authorities)).encode())
@@ -218,18 +198,52 @@ def accept_grant(
     )
 
 
+def _pinned_authorities(text: str, cluster_id: str, ca_sha256: str | None) -> list[x509.Certificate]:
+    """The CAs of a grant that may be trusted: all of its cluster, and pinned where anything is."""
+    authorities = load_authorities(text)
+    if {cluster_of_ca(each) for each in authorities} != {cluster_id}:
+        raise _grant_error("its CA is of another cluster")
+    if ca_sha256 is not None:
+        # Whoever answers may name more CAs than the token does, and could have made them.  One that takes
+        # the place of a pinned one is in the log, with that one's signature.
+        pinned = ca_sha256.split(",")
+        authorities = [each for each in authorities if each.fingerprint(hashes.SHA256()).hex() in pinned]
+    if not authorities:
+        raise _grant_error("its CA is not the one that the token names")
+    return authorities
+
+
+def _own_certificate(
+    pki_dir: Path, pem: str, authorities: list[x509.Certificate], identity: Identity
+) -> tuple[x509.Certificate, x509.Certificate]:
+    """The certificate in a grant and the CA that issued it: for this identity, and for this node's key."""
+    certificate = load_certificate(pem, canonical=True)
+    ca = next((each for each in authorities if issued_by(certificate, each)), authorities[0])
+    problem = certificate_problem(certificate, ca, identity)
+    if problem is not None:
+        raise _grant_error(problem)
+    check_mode(pki_dir / NODE_KEY)
+    check_mode(pki_dir / SEALING_KEY)
+    if certificate.public_key() != load_file(pki_dir / NODE_KEY, load_key).public_key():
+        raise _grant_error("its certificate is for another key than this node's")
+    return certificate, ca
+
+
+def _open_ca_key(pki_dir: Path, sealed: str, identity: Identity, ca: x509.Certificate) -> str:
+    """The CA's private key (PEM) that was sealed to this node."""
+    info = _ca_key_info(identity.cluster_id, identity.name)
+    opened = open_sealed(read_pem(pki_dir / SEALING_KEY), sealed, info)
+    try:
+        key_pem = opened.decode("ascii")
+        check_ca(to_pem(ca), key_pem)
+    except (UnicodeDecodeError, ConfigError):
+        raise _grant_error("its CA key does not belong to its CA") from None
+    return key_pem
+
+
 def _ca_key_info(cluster_id: str, name: str) -> bytes:
     # Neither part can hold a zero byte, so no other pair gives the same bytes.
     return b"\0".join([b"cyoloctl ca-key 1", cluster_id.encode(), name.encode()])
-
-
-def _ca_key_text(opened: bytes, ca_pem: str) -> str:
-    try:
-        text = opened.decode("ascii")
-        load_ca(ca_pem, text)
-    except (UnicodeDecodeError, ConfigError):
-        raise _grant_error("its CA key does not belong to its CA") from None
-    return text
 
 
 def _grant_error(problem: str) -> InvalidInput:

@@ -34,18 +34,10 @@ __all__ = [
 ]
 
 CLOCK_FROM = datetime(2020, 1, 1, tzinfo=UTC)
-
-
 CLOCK_UNTIL = datetime(2200, 1, 1, tzinfo=UTC)
 """A wall clock outside of these was never set: nothing is judged by it."""
-
-
 _DAY_S = 86_400
-
-
 _WARN_S = 30 * _DAY_S
-
-
 _KIND = "cyoloctl certificate"
 
 

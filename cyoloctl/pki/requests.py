@@ -53,8 +53,6 @@ _MAX_FILE_CHARS = 64 * 1024
 # The request's extension that carries the sealing key, as a DER octet string.  Under 2.25 anybody
 # may use the number of a UUID of his own (ITU-T X.667): this is c4b0f4a2-6e0d-4d58-9a8f-31b7b1b9f2d6.
 _SEALING_OID = x509.ObjectIdentifier(f"2.25.{0xC4B0F4A26E0D4D589A8F31B7B1B9F2D6}")
-
-
 _SEALING_DER = b"\x04\x20"
 
 

@@ -38,15 +38,9 @@ __all__ = [
 ]
 
 ALPN_RAFT = "cyoloctl-raft/2"
-
-
 ALPN_RAFT_BEFORE = ("cyoloctl-raft/1",)
 """Accepted in a handshake only so that both ends can be told which of them must be upgraded."""
-
-
 ALPN_HTTP = "http/1.1"
-
-
 NO_CHECK_TIME = 0x200000
 """X509_V_FLAG_NO_CHECK_TIME of OpenSSL, which Python's ssl has no name for."""
 

@@ -15,7 +15,13 @@ from cyoloctl.model import ClusterId, NodeName
 from cyoloctl.paths import write_private
 from cyoloctl.pki import exchange, renewal
 from cyoloctl.pki.ca import Authority, issue_certificate, issue_for_node
-from cyoloctl.pki.files import NodeFiles, check_private_files, read_authorities, read_node_public_key
+from cyoloctl.pki.files import (
+    NodeFiles,
+    check_private_files,
+    read_authorities,
+    read_node_public_key,
+    remove_file,
+)
 from cyoloctl.pki.founding import new_cluster
 from cyoloctl.pki.identity import Identity
 from cyoloctl.pki.tls import TlsIdentity
@@ -208,7 +214,7 @@ def test_exchange_that_ends_at_any_write_leaves_files_that_fit_and_goes_on(
 
     for module in (exchange, renewal):
         monkeypatch.setattr(module, "write_private", counted(write_private))
-    monkeypatch.setattr(exchange, "_remove", counted(exchange._remove))
+    monkeypatch.setattr(exchange, "remove_file", counted(remove_file))
 
     def follow() -> None:
         """As a node does it, from whatever is there."""
