@@ -18,6 +18,7 @@ from typing import Any, cast
 import pytest
 
 from cyoloctl import errors
+from cyoloctl.control import connection as connection_module
 from cyoloctl.control import openapi, table
 from cyoloctl.control import server as server_module
 from cyoloctl.control.server import ControlServer, ServerLimits, build_server
@@ -375,7 +376,7 @@ async def test_slow_body_is_cut_off(
 async def test_slow_head_is_cut_off(
     server: ControlServer, directory: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(server_module, "_IDLE_S", 0.05)
+    monkeypatch.setattr(connection_module, "_IDLE_S", 0.05)
     async with connected(directory) as (reader, writer):
         writer.write(b"GET /v1/status HTTP/1.1\r\nHost: ")
         async with asyncio.timeout(5):
@@ -664,7 +665,7 @@ async def test_body_of_a_caller_revoked_while_it_arrives_is_not_acted_on(
     async with asyncio.timeout(5):
         while connection is None or not connection.busy:
             await asyncio.sleep(0.01)
-            connection = next(iter(judged[0]._http.connections), None)
+            connection = next(iter(judged[0].connections), None)
     register.revoked.add("caller")
     judged[0].recheck()
     writer.write(whole[-3:])

@@ -1,0 +1,209 @@
+"""Who the caller of a connection is, and what ends with their right to be there."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, Protocol
+
+from cyoloctl.errors import AccessDenied, CyoloctlError, Unavailable
+from cyoloctl.web.connection import Connection
+
+if TYPE_CHECKING:
+    from cyoloctl.web.connection import HttpServer
+    from cyoloctl.web.listener import Guest
+    from cyoloctl.web.schema import Route
+    from cyoloctl.web.strangers import Budget
+
+__all__ = ["CallerConnection", "Guard", "Owner"]
+
+# How long a connection may be idle, or dribble a request's head.
+_IDLE_S = 60.0
+# How long what is left of a refused body is read and thrown away, so that the
+# client gets to read the refusal.
+_LINGER_S = 2.0
+
+
+class Owner(Protocol):
+    """What a connection asks of its server."""
+
+    logger: logging.Logger
+    network_connections: Budget
+    local_connections: Budget
+
+    @property
+    def server(self) -> HttpServer[Any]:
+        """The server, as the connection's base sees it."""
+
+    def identify_peer(self, ssl_object: Any) -> tuple[str, str] | None:
+        """Name and role of a TLS peer; None when nobody can tell.  Raises AccessDenied, Unavailable."""
+
+
+@dataclass(slots=True, eq=False)
+class Guard:
+    """The latest end of one call, on the loop's clock."""
+
+    task: asyncio.Task[Any]
+    deadline: float
+    expired: bool = False
+    refusal: CyoloctlError | None = None  # the caller's certificate does not count any more
+
+
+class CallerConnection(Connection):
+    """One connection of the API, and who the caller is."""
+
+    __slots__ = (
+        "_counted",
+        "_identified",
+        "_local",
+        "_owner",
+        "_unix",
+        "caller",
+        "ended",
+        "gone",
+        "guard",
+        "refusal",
+        "role",
+    )
+
+    def __init__(self, owner: Owner, *, unix: str | None, guest: Guest | None = None) -> None:
+        """unix: the role of whoever can open the unix socket; None for the network."""
+        super().__init__(owner.server, guest, idle_s=_IDLE_S, linger_s=_LINGER_S)
+        self._owner = owner
+        self._unix = unix is not None
+        # Those of the gateway's socket share with the network: they must not keep the operator out.
+        self._local = unix == "operator"
+        # Whose share this connection counts against.
+        self._counted: str | None = None
+        self._identified = self._unix
+        self.caller = "unix socket" if self._local else f"{unix} socket" if unix else "nobody"
+        self.role: str | None = unix
+        #: Why there is no role, where that can be said.
+        self.refusal: CyoloctlError | None = None
+        #: Its identity was accepted once and is not any more: nothing but the refusal is answered.
+        self.ended = False
+        #: Of the call that is being answered.
+        self.guard: Guard | None = None
+        #: Done when the connection is lost; made for watches only.
+        self.gone: asyncio.Future[None] | None = None
+
+    def refused(self, route: Route[Any]) -> CyoloctlError:
+        """Why the caller may not use a route."""
+        if self.refusal is not None:
+            return self.refusal
+        if self.role is None:
+            return AccessDenied(
+                f"this request needs a client certificate of this cluster with the role {route.role}: "
+                "use --credentials FILE, or the control socket on the node"
+            )
+        return AccessDenied(
+            f"this request needs the role {route.role}, the credentials {self.caller} have the role "
+            f"{self.role}: use other credentials"
+        )
+
+    def current_role(self) -> str | None:
+        """The caller's role, as of the last look; nobody is looked at again for each request."""
+        if not self._identified:
+            self.identify()
+        return self.role
+
+    def identify(self) -> None:
+        """Ask who the caller is."""
+        transport = self.transport
+        ssl_object = None if transport is None else transport.get_extra_info("ssl_object")
+        identity = None
+        self.refusal = None
+        if ssl_object is not None:
+            try:
+                identity = self._owner.identify_peer(ssl_object)
+            except (AccessDenied, Unavailable) as error:
+                self.refusal = error
+        self.caller, self.role = identity or ("nobody", None)
+        self._identified = identity is not None
+        if self._guest is not None:
+            if identity is None:
+                self._guest.unidentified()
+            else:
+                self._guest.identified()
+        self._count(None if identity is None else self.caller)
+
+    def _count(self, caller: str | None) -> None:
+        """Count the connection for a caller, or turn it away when that one has too many."""
+        budget = self._owner.local_connections if self._local else self._owner.network_connections
+        if caller == self._counted:
+            return
+        if self._counted is not None:
+            budget.give_back(self._counted)
+            self._counted = None
+        if caller is None:
+            return
+        if budget.take(caller):
+            self._counted = caller
+        else:
+            self._owner.logger.warning(
+                "connection refused", extra={"caller": caller, "reason": "too many", "_seldom": True}
+            )
+            self.force_close()
+
+    @property
+    def local(self) -> bool:
+        """Whether the caller came by the control socket."""
+        return self._local
+
+    @property
+    def stranger(self) -> bool:
+        """Whether nobody vouches for the caller."""
+        return not self._unix and self.role is None
+
+    @property
+    def source(self) -> str:
+        """What bounds hold for: the caller's name, a stranger's address."""
+        if self.stranger:
+            return f"address {'' if self._guest is None else self._guest.source}"
+        return self.caller
+
+    def recheck(self) -> None:
+        """Ask again; a caller who may less than before loses the connection, and what runs on it."""
+        if self._unix or not self._identified or self.ended:
+            return
+        before = self.role
+        self.identify()
+        if self.role == before:
+            return
+        self.ended = True
+        refusal = self.refusal or AccessDenied(
+            "the certificate is not accepted any more: use other credentials"
+        )
+        self.refusal, self.role = refusal, None
+        if self.gone is not None:
+            self.close()  # after its last line
+            if not self.gone.done():
+                self.gone.set_result(None)
+        elif self.guard is not None:
+            self.close()  # after its answer
+            self.guard.refusal = refusal
+            self.guard.expired = True
+            self.guard.task.cancel()
+        elif not self.busy:
+            self.force_close()
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        """Begin to read; turn the caller away when the server is closing."""
+        super().connection_made(transport)
+        if self._server.closing:
+            return
+        if self._unix:
+            self._count(self.caller)
+        else:
+            tls = transport.get_extra_info("ssl_object")
+            if tls is not None and tls.getpeercert(binary_form=True) is not None:
+                # At once, not with the first request: who is identified is no stranger.
+                self.current_role()
+
+    def connection_lost(self, exc: BaseException | None) -> None:
+        """End the watch of this connection."""
+        super().connection_lost(exc)
+        self._count(None)
+        if self.gone is not None and not self.gone.done():
+            self.gone.set_result(None)
