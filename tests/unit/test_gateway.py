@@ -12,6 +12,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from cyoloctl.errors import ConfigError, CyoloctlError, InvalidInput, Unavailable, error_classes
+from cyoloctl.gateway.answers import refused
 from cyoloctl.gateway.forms import (
     Forms,
     Refused,
@@ -22,8 +23,8 @@ from cyoloctl.gateway.forms import (
     parse_host,
     person_caller,
 )
-from cyoloctl.gateway.pages import Html, fill
-from cyoloctl.gateway.server import _refused, tls_context
+from cyoloctl.gateway.server import tls_context
+from cyoloctl.gateway.templates import Html, fill
 from cyoloctl.text import decode_base64url, encode_base64url
 
 TRUSTED = [ipaddress.ip_network(text) for text in ("127.0.0.0/8", "::1/128", "10.0.0.0/8")]
@@ -53,7 +54,7 @@ def test_client_address_is_the_last_that_no_trusted_proxy_vouches_for(
 
 
 @pytest.mark.parametrize("forwarded", ["", "me", "198.51.100.1:80", "198.51.100.1,", "1", "\u0661.1.1.1"])
-def test_client_address_named_wrongly_by_a_trusted_proxy_is_refused(forwarded: str) -> None:
+def test_client_address_named_wrongly_by_a_trusted_proxy_isrefused(forwarded: str) -> None:
     with pytest.raises(InvalidInput):
         client_address("127.0.0.1", [forwarded], TRUSTED)
 
@@ -120,7 +121,7 @@ def test_parse_host_gives_one_spelling(text: str, expected: tuple[str, int | Non
 @pytest.mark.parametrize(
     "text", ["", "a b", "a/b", "a@b", "a:b", "a:1:2", "::1", "[x]", "[:::]", "a\r\nb", "\u00e9"]
 )
-def test_parse_host_of_anything_else_is_refused(text: str) -> None:
+def test_parse_host_of_anything_else_isrefused(text: str) -> None:
     with pytest.raises(InvalidInput):
         parse_host(text)
 
@@ -187,12 +188,12 @@ def test_fill_keeps_any_text_out_of_the_markup(text: str) -> None:
 
 @pytest.mark.parametrize("cls", error_classes())
 def test_every_error_has_a_page_with_a_status_that_says_who_must_act(cls: type[CyoloctlError]) -> None:
-    refused = _refused(cls("the reason"))
-    assert 400 <= refused.status <= 599
-    assert refused.title
-    assert refused.text
+    told = refused(cls("the reason"))
+    assert 400 <= told.status <= 599
+    assert told.title
+    assert told.text
     # What a person cannot mend is not explained to strangers.
-    assert refused.status < 500 or "reason" not in refused.text
+    assert told.status < 500 or "reason" not in told.text
 
 
 def test_tls_context_of_what_is_no_certificate_names_the_setting(tmp_path: Path) -> None:

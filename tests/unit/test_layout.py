@@ -94,7 +94,11 @@ VENDORS: dict[str, str] = {
     "rendezvous.codes": "cryptography",
     "gateway.forms": "cryptography",  # a form names a record encrypted: its id must not reach who approves
     "gateway.metrics": "prometheus_client",
+    "web.connection": "aiohttp",  # the one module that bends it
     "gateway.server": "aiohttp",
+    "gateway.callers": "aiohttp",
+    "gateway.programs": "aiohttp",
+    "gateway.rendezvous_pages": "aiohttp",
     "control.server": "aiohttp",
     "node.config": "yaml",
     "cli.*": "typer",
@@ -107,7 +111,7 @@ PURE = """
     keys.machine authorities.machine credentials.machine tokens.machine tokens.issuer
     rendezvous.machine replicated.checks replicated.clock replicated.command replicated.machine
     replicated.requests raft.links raft.witnesses control.table web.encoding web.schema *.api
-    gateway.forms gateway.metrics gateway.pages gateway.settings
+    gateway.forms gateway.metrics gateway.settings
     routing.haproxy routing.hrw routing.nginx routing.table web.strangers
 """
 # On the path of every command: SLOW modules, and ours below, inside functions only.

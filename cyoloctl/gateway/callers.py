@@ -1,0 +1,176 @@
+"""On whose behalf a request is: the browser, the person or the network, and what each of them may take."""
+
+from __future__ import annotations
+
+import hashlib
+import logging
+import os
+import secrets
+from collections import Counter
+from urllib.parse import parse_qsl
+
+from aiohttp import web
+
+from cyoloctl.caller import CALLER, Actor, Caller
+from cyoloctl.errors import BodyTooLarge, InvalidInput, TokenRejected
+from cyoloctl.gateway.answers import Answer, page
+from cyoloctl.gateway.forms import (
+    Asked,
+    Forms,
+    Opened,
+    Refused,
+    browser_of,
+    network_caller,
+    person_caller,
+)
+from cyoloctl.gateway.settings import GatewayNode, GatewaySettings, Limits
+from cyoloctl.gateway.templates import SIGN_IN, Html, fill
+from cyoloctl.web.connection import read_body
+
+__all__ = ["LIMIT_S", "Callers", "SignInFirst", "answered_by", "once"]
+
+_log = logging.getLogger("cyoloctl.gateway")
+
+_MAX_BODY_BYTES = 8 * 1024
+#: How long the node may take for a request.  What proxies wait is longer (routing.ExportOptions): they must
+#: hear our 503, not give up on us.
+LIMIT_S = 4.5
+
+
+class SignInFirst(Exception):
+    """Ends a request with the page that says so."""
+
+
+class Callers:
+    """The callers of one gateway."""
+
+    def __init__(self, node: GatewayNode, settings: GatewaySettings, limits: Limits) -> None:
+        self.forms = Forms(node.form_keys, os.urandom)
+        self._node = node
+        self._settings = settings
+        self._limits = limits
+        #: How many requests of a caller are being answered.
+        self._served: Counter[str] = Counter()
+
+    def done(self, asked: Asked) -> None:
+        """The request is answered."""
+        name = asked.served
+        if name is not None:
+            self._served[name] -= 1
+            if self._served[name] <= 0:
+                del self._served[name]
+
+    async def body(self, request: web.BaseRequest) -> bytes:
+        """A request's body.  Raises BodyTooLarge, InvalidInput when it dawdles."""
+        too_large = BodyTooLarge(f"the body is larger than {_MAX_BODY_BYTES} bytes")
+        return await read_body(request, _MAX_BODY_BYTES, self._limits.body_s, too_large)
+
+    def form_cookie(self, asked: Asked) -> str:
+        """The name of the cookie that forms are sealed for."""
+        # The prefix keeps other hosts of the same site from setting it (RFC 6265bis 4.1.3); it needs TLS.
+        return "__Host-cyolo-form" if asked.scheme == "https" else "cyolo-form"
+
+    def browser(self, asked: Asked) -> tuple[str, list[str]]:
+        """Which browser it is, and the cookie that makes it known from now on."""
+        cookie = self.form_cookie(asked)
+        browser = browser_of(asked.cookie, cookie)
+        if browser is not None:
+            return browser, []
+        browser = secrets.token_urlsafe(16)
+        secure = "; Secure" if asked.scheme == "https" else ""
+        return browser, [f"{cookie}={browser}; Path=/; HttpOnly; SameSite=Strict{secure}"]
+
+    async def actor(self, asked: Asked, browser: str, *, current: bool) -> Actor:
+        """Who asks, as far as the cookies prove it; the request is served on their behalf from now on.
+
+        current: as of now in the whole cluster.  Raises Refused for who asks for too much at once.
+        """
+        CALLER.set(network_caller(asked.client))
+        actor = Actor(browser=browser or None)
+        try:
+            found = await self._node.session(asked.cookie, current=current, timeout_s=LIMIT_S)
+        except TokenRejected:
+            pass
+        else:
+            CALLER.set(person_caller(found["sub"]))
+            actor = Actor(sub=found["sub"], sid=found["sid"], browser=browser or None, claims=found["claims"])
+        self.serve(asked, CALLER.get())
+        return actor
+
+    def serve(self, asked: Asked, caller: Caller) -> None:
+        """Count the request for its caller until it is answered.  Raises Refused."""
+        if self._served[caller.name] >= self._limits.caller_requests:
+            raise Refused(
+                429,
+                "Too many at once",
+                "Too many of your requests are being answered at this moment. Nothing was changed: "
+                "try again in a moment.",
+                {"Retry-After": "1"},
+            )
+        asked.served = caller.name
+        self._served[caller.name] += 1
+
+    def person(self, actor: Actor) -> str | None:
+        """Whose session it is, "" where none is needed; None: sign in first."""
+        if actor.sub is not None:
+            return actor.sub
+        return None if self._settings.require_session else ""
+
+    def sign_in(self, status: int) -> Answer:
+        """The page that says where to sign in."""
+        url = self._settings.sign_in_url
+        link = Html("<p>Ask the operator where to sign in.</p>")
+        if url is not None:
+            link = fill('<a class="button" href="{url}" rel="noreferrer">Sign in</a>', url=url)
+        return page(self._node.name, status, "Sign in first", fill(SIGN_IN, link=link))
+
+    def from_our_page(self, asked: Asked) -> None:
+        """Raises Refused, and logs it, for a request that another site's page made."""
+        try:
+            asked.refuse_other_origins()
+        except Refused:
+            _log.info("a request of another origin was refused", extra={"expected": asked.origin})
+            raise
+
+    async def fields(self, asked: Asked, request: web.BaseRequest, *fields: str) -> dict[str, str]:
+        """What a form of ours holds, these fields and "form".  Raises Refused, InvalidInput."""
+        self.from_our_page(asked)
+        if request.content_type != "application/x-www-form-urlencoded":
+            raise InvalidInput("this is not a form of this page")
+        try:
+            pairs = parse_qsl(
+                (await self.body(request)).decode("ascii"),
+                keep_blank_values=True,
+                strict_parsing=True,
+                errors="strict",
+                max_num_fields=len(fields) + 1,
+            )
+        except ValueError:
+            raise InvalidInput("this is not a form of this page") from None
+        given = dict(pairs)
+        if len(pairs) != len(given) or given.keys() != {"form", *fields}:
+            raise InvalidInput("this is not a form of this page")
+        return given
+
+    async def posted(
+        self, asked: Asked, request: web.BaseRequest, purpose: str, *fields: str
+    ) -> tuple[dict[str, str], Opened, Actor, str]:
+        """The fields, what the form sealed, who sent it and the person.  Raises Refused, InvalidInput."""
+        given = await self.fields(asked, request, *fields)
+        browser = browser_of(asked.cookie, self.form_cookie(asked)) or ""
+        actor = await self.actor(asked, browser, current=True)
+        person = self.person(actor)
+        if person is None:
+            raise SignInFirst()
+        opened = self.forms.open(given["form"], purpose, browser, person, self._node.now_unix_s())
+        return given, opened, actor, person
+
+
+def answered_by(asked: Asked, person: str) -> str:
+    """Who answers a rendezvous, as its record says: the person, else the address."""
+    return person or f"ip:{asked.client}"
+
+
+def once(purpose: str, what: str, form: Opened) -> str:
+    """The request id of what a form does, 32 hex digits: the same however and wherever it is sent again."""
+    return hashlib.sha256("\0".join((purpose, what, form.digest)).encode()).hexdigest()[:32]

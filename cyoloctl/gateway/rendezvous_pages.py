@@ -1,0 +1,291 @@
+"""The pages of a rendezvous: enter a code and decide; begin one in the browser and get its answer.
+
+* A GET changes nothing and looks no code up.
+* The form names the record encrypted: the id redeems the answer, so whoever
+  approves must not learn it.
+* What a browser began is in a cookie of its own, sealed by the same keys: any node
+  goes on with it, and no other browser.
+* A form counts once: the request id of the transition is a hash of what the form
+  seals, so it can be sent again, to another node, when the answer to the first was
+  lost, and no other way to write it down is another request.
+* Consent phishing (RFC 10027, BCP 247: somebody sends their own link to a victim who
+  approves) cannot be told from a right approval by the machine.  The page says
+  who asks, where it began and that nothing should be approved which one did not
+  start oneself; codes live minutes, guesses are counted in the cluster.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import logging
+from collections.abc import Awaitable, Callable, Mapping
+from urllib.parse import urlsplit
+
+from aiohttp import web
+
+from cyoloctl.errors import Conflict, InvalidInput, NotFound, OutcomeUnknown, Unavailable
+from cyoloctl.gateway.answers import TRY_AGAIN, Answer, page, refused, text
+from cyoloctl.gateway.callers import LIMIT_S, Callers, answered_by, once
+from cyoloctl.gateway.forms import (
+    FORM_LIFE_S,
+    Asked,
+    Begun,
+    Refused,
+    browser_of,
+    code_in,
+    cookie_of,
+    network_of,
+    shown_code,
+)
+from cyoloctl.gateway.settings import GatewayNode, GatewaySettings
+from cyoloctl.gateway.templates import (
+    BEGIN,
+    DECIDE,
+    ENTER,
+    GO_ON,
+    REDEEMED,
+    WAIT,
+    buttons,
+    clock,
+    data_html,
+    fill,
+    left,
+)
+
+__all__ = ["RendezvousPages"]
+
+_log = logging.getLogger("cyoloctl.gateway")
+
+_LOOK_AGAIN_S = 5  # RFC 8628's interval
+
+
+class RendezvousPages:
+    """The pages of one gateway."""
+
+    def __init__(self, node: GatewayNode, settings: GatewaySettings, callers: Callers) -> None:
+        self._node = node
+        self._settings = settings
+        self._callers = callers
+
+    def routes(self) -> Mapping[str, Mapping[str, Callable[[Asked, web.BaseRequest], Awaitable[Answer]]]]:
+        """Handlers by path and method."""
+        answering = {
+            "/rendezvous": {"GET": self._enter, "POST": self._find},
+            "/rendezvous/approve": {"POST": self._approve},
+            "/rendezvous/deny": {"POST": self._deny},
+            "/r/": {"GET": self._to_owner},
+        }
+        beginning = {
+            "/begin": {"GET": self._begin_page, "POST": self._begin},
+            "/begin/wait": {"GET": self._wait},
+            "/begin/redeem": {"POST": self._redeem},
+        }
+        return answering | (beginning if self._settings.begin else {})
+
+    async def _enter(self, asked: Asked, request: web.BaseRequest) -> Answer:
+        """The form for a code.  Looks nothing up: a link must not tell whether a code is right."""
+        browser, cookies = self._callers.browser(asked)
+        person = self._callers.person(await self._callers.actor(asked, browser, current=False))
+        if person is None:
+            return self._callers.sign_in(200)
+        form = self._callers.forms.seal("enter", browser, person, b"", self._node.now_unix_s())
+        body = fill(ENTER, root=asked.root, form=form, code=code_in(asked.query))
+        answer = page(self._node.name, 200, "Enter the code", body)
+        answer.cookies = cookies
+        return answer
+
+    async def _find(self, asked: Asked, request: web.BaseRequest) -> Answer:
+        given, opened, actor, person = await self._callers.posted(asked, request, "enter", "user_code")
+        by = answered_by(asked, person)
+        try:
+            found = await self._node.find(
+                given["user_code"],
+                client=str(asked.client),
+                actor=actor,
+                request_id=once("find", by, opened),
+                timeout_s=LIMIT_S,
+            )
+        except OutcomeUnknown:
+            raise Unavailable("the code was not looked up in time") from None
+        if found["state"] != "pending" and not (found["state"] == "claimed" and found["claimed_by"] == by):
+            raise Refused(
+                409,
+                "Somebody was faster",
+                f"This request is {found['state']} already. Nothing was changed.",
+            )
+        form = self._callers.forms.seal(
+            "decide", actor.browser or "", person, bytes.fromhex(found["id"]), self._node.now_unix_s()
+        )
+        body = fill(
+            DECIDE,
+            code=shown_code(given["user_code"]),
+            initiator=found["initiator"],
+            origin=found["origin"] or "not said",
+            kind=found["kind"],
+            node=found["node"],
+            created_at=clock(found["created_at"]),
+            expires_at=clock(found["expires_at"]),
+            left=left(found["expires_in_s"]),
+            data=data_html("What it says about the request", found["data"]),
+            person=f"You answer as {person}." if person else f"You answer from {asked.client}.",
+            form=form,
+            root=asked.root,
+        )
+        return page(self._node.name, 200, f"Approve \u201c{found['kind']}\u201d?", body)
+
+    async def _approve(self, asked: Asked, request: web.BaseRequest) -> Answer:
+        return await self._decide(
+            asked,
+            request,
+            "approve",
+            "Approved",
+            "The device or program that waited goes on. You can close this page.",
+        )
+
+    async def _deny(self, asked: Asked, request: web.BaseRequest) -> Answer:
+        return await self._decide(
+            asked,
+            request,
+            "deny",
+            "Denied",
+            "Nothing was granted. If you did not start this yourself, tell your operator: somebody tried.",
+        )
+
+    async def _decide(
+        self, asked: Asked, request: web.BaseRequest, operation: str, title: str, text: str
+    ) -> Answer:
+        _, opened, actor, person = await self._callers.posted(asked, request, "decide")
+        by = answered_by(asked, person)
+        # One form, one answer: a repetition, here or at another node, is told the same.
+        request_id = once(operation, by, opened)
+        await self._node.decide(
+            operation,
+            opened.payload.hex(),
+            by=by,
+            actor=actor,
+            request_id=request_id,
+            timeout_s=LIMIT_S,
+        )
+        _log.info("rendezvous answered on the page", extra={"operation": operation, "by": by})
+        return page(self._node.name, 200, title, fill("<p>{text}</p>", text=text))
+
+    async def _to_owner(self, asked: Asked, request: web.BaseRequest) -> Answer:
+        """/r/NODE?user_code=CODE: to the page of the node where it began, or here when that one is away."""
+        code = code_in(asked.query)
+        base = self._node.owner_url(asked.path.removeprefix("/r/"))
+        where = asked.root if base is None or urlsplit(base).hostname == asked.host else f"{base}/"
+        return text(302, "", Location=f"{where}rendezvous" + (f"?user_code={code}" if code else ""))
+
+    def _begun_cookie(self, asked: Asked, value: str) -> str:
+        """Set-Cookie for what this browser began; an empty value ends it."""
+        prefix, secure = ("__Host-", "; Secure") if asked.scheme == "https" else ("", "")
+        # Lax: it may come back by a link from elsewhere, and a GET changes nothing.
+        rest = f"Path=/; Max-Age={FORM_LIFE_S if value else 0}; HttpOnly; SameSite=Lax{secure}"
+        return f"{prefix}cyolo-begun={value}; {rest}"
+
+    def _begun(self, asked: Asked) -> tuple[Begun, str]:
+        """What this browser began, and which cookie its forms are sealed for.  Raises Refused."""
+        name = self._begun_cookie(asked, "").partition("=")[0]
+        value = cookie_of(asked.cookie, name) or ""
+        try:
+            begun = Begun.open(self._callers.forms, value, self._node.now_unix_s())
+        except Refused:
+            raise self._over(
+                asked,
+                404,
+                "Nothing was begun here",
+                "This browser began nothing lately, or it keeps no cookies. The answer is for the browser "
+                "that began.",
+            ) from None
+        return begun, hashlib.sha256(value.encode()).hexdigest()
+
+    def _over(self, asked: Asked, status: int, title: str, text: str) -> Refused:
+        return Refused(status, title, text, {"Set-Cookie": self._begun_cookie(asked, "")})
+
+    async def _begin_page(self, asked: Asked, request: web.BaseRequest) -> Answer:
+        browser, cookies = self._callers.browser(asked)
+        form = self._callers.forms.seal("begin", browser, "", b"", self._node.now_unix_s())
+        body = fill(BEGIN, root=asked.root, form=form, buttons=buttons(self._settings.begin))
+        answer = page(self._node.name, 200, "Begin", body)
+        answer.cookies = cookies
+        return answer
+
+    async def _begin(self, asked: Asked, request: web.BaseRequest) -> Answer:
+        given = await self._callers.fields(asked, request, "kind")
+        browser = browser_of(asked.cookie, self._callers.form_cookie(asked)) or ""
+        actor = await self._callers.actor(asked, browser, current=False)
+        opened = self._callers.forms.open(given["form"], "begin", browser, "", self._node.now_unix_s())
+        if given["kind"] not in self._settings.begin:
+            raise InvalidInput("this kind is not begun here: use a button of the page")
+
+        def secret(purpose: str) -> str:
+            # Of the form, which only this browser has: sent again, to any node, it begins the same once.
+            return once(purpose, given["kind"], opened)
+
+        started = await self._node.begin(
+            given["kind"],
+            client=str(asked.client),
+            network=network_of(asked.client),
+            actor=actor,
+            request_id=secret("begin"),
+            timeout_s=LIMIT_S,
+        )
+        begun = Begun(started["id"], secret("redeem"), started["user_code"])
+        answer = text(303, "", Location=f"{asked.root}begin/wait")
+        answer.cookies = [self._begun_cookie(asked, begun.seal(self._callers.forms, self._node.now_unix_s()))]
+        return answer
+
+    async def _wait(self, asked: Asked, request: web.BaseRequest) -> Answer:
+        begun, cookie = self._begun(asked)
+        try:
+            await self._callers.actor(asked, "", current=False)
+            found = await self._node.look(begun.id, timeout_s=LIMIT_S)
+        except (Unavailable, OutcomeUnknown):
+            text = "Too few nodes answer at the moment. Nothing is lost: this page looks again by itself."
+            body = fill('<p>{text}</p>\n<p class="big code">{code}</p>', text=text, code=begun.user_code)
+            return page(self._node.name, 503, "Still waiting", body, TRY_AGAIN, _LOOK_AGAIN_S)
+        match found["state"]:
+            case "approved" | "consumed":
+                form = self._callers.forms.seal("redeem", cookie, "", b"", self._node.now_unix_s())
+                body = fill(GO_ON, by=found["claimed_by"], kind=found["kind"], form=form, root=asked.root)
+                return page(self._node.name, 200, "Approved: go on", body)
+            case "denied":
+                text = f"{found['claimed_by']} denied it. Nothing was granted."
+                raise self._over(asked, 403, "It was denied", text)
+            case "expired":
+                raise self._over(asked, 410, "It has expired", "Nobody approved it in time.")
+            case "cancelled":
+                text = "The operator ended it, or somebody tried too many wrong codes."
+                raise self._over(asked, 409, "It was cancelled", text)
+        claimed = (
+            f"{found['claimed_by']} looks at it." if found["state"] == "claimed" else "Not approved yet."
+        )
+        body = fill(
+            WAIT,
+            link=self._node.page_url(asked.host) or f"{asked.origin}/rendezvous",
+            code=begun.user_code,
+            status=claimed,
+            who="somebody who is signed in" if self._settings.require_session else "anybody who has the code",
+            kind=found["kind"],
+            node=found["node"],
+            left=left(found["expires_in_s"]),
+            expires_at=clock(found["expires_at"]),
+            interval=_LOOK_AGAIN_S,
+            root=asked.root,
+        )
+        return page(self._node.name, 200, "Waiting for approval", body, look_again_s=_LOOK_AGAIN_S)
+
+    async def _redeem(self, asked: Asked, request: web.BaseRequest) -> Answer:
+        begun, cookie = self._begun(asked)
+        given = await self._callers.fields(asked, request)
+        self._callers.forms.open(given["form"], "redeem", cookie, "", self._node.now_unix_s())
+        await self._callers.actor(asked, "", current=False)
+        try:
+            answer = await self._node.redeem(begun.id, begun.redemption, timeout_s=LIMIT_S)
+        except (Conflict, NotFound) as error:
+            # It expired or was cancelled meanwhile, or five minutes are over.
+            why = refused(error)
+            raise self._over(asked, why.status, why.title, why.text) from None
+        said = data_html("The answer", answer["data"] or {})
+        body = fill(REDEEMED, by=answer["approved_by"], kind=answer["kind"], data=said)
+        return page(self._node.name, 200, "Approved", body)

@@ -1,0 +1,116 @@
+"""What people see: HTML without a script, and the headers that protect it.
+
+The pages are the files in pages/, read once, when this module is imported.
+
+What strangers said (who asks, from where, for what) is escaped where it is put
+into the page, and only into text and double-quoted attributes.
+"""
+
+from __future__ import annotations
+
+import base64
+import hashlib
+from collections.abc import Mapping, Sequence
+from html import escape
+from importlib import resources
+
+__all__ = [
+    "BEGIN",
+    "DECIDE",
+    "ENTER",
+    "GO_ON",
+    "PAGE",
+    "REDEEMED",
+    "SECURITY",
+    "SIGN_IN",
+    "WAIT",
+    "Html",
+    "buttons",
+    "clock",
+    "data_html",
+    "fill",
+    "left",
+    "refresh",
+]
+
+
+class Html(str):
+    """Text that is HTML already."""
+
+    __slots__ = ()
+
+
+def fill(template: str, **values: object) -> Html:
+    """Values into a template, escaped unless they are Html; for text and double-quoted attributes only."""
+    return Html(
+        template.format_map(
+            {
+                name: value if isinstance(value, Html) else escape(str(value), quote=True)
+                for name, value in values.items()
+            }
+        )
+    )
+
+
+def _read(name: str) -> str:
+    return resources.files("cyoloctl.gateway").joinpath("pages", name).read_text(encoding="utf-8")
+
+
+_STYLE = "\n" + _read("style.css")
+_STYLE_HASH = base64.b64encode(hashlib.sha256(_STYLE.encode()).digest()).decode()
+
+SECURITY = {
+    "Content-Security-Policy": (
+        f"default-src 'none'; style-src 'sha256-{_STYLE_HASH}'; form-action 'self'; "
+        "frame-ancestors 'none'; base-uri 'none'"
+    ),
+    "X-Frame-Options": "DENY",
+    # Not no-referrer: then browsers say "Origin: null" of our own forms (Fetch, append a request Origin).
+    "Referrer-Policy": "same-origin",
+    "X-Content-Type-Options": "nosniff",
+    "Cross-Origin-Opener-Policy": "same-origin",
+    "Cross-Origin-Resource-Policy": "same-origin",
+    "Cache-Control": "no-store",
+}
+
+PAGE = _read("page.html").replace("{style}", _STYLE.replace("{", "{{").replace("}", "}}"))
+BEGIN = _read("begin.html").removesuffix("\n")
+DECIDE = _read("decide.html").removesuffix("\n")
+ENTER = _read("enter.html").removesuffix("\n")
+GO_ON = _read("go_on.html").removesuffix("\n")
+REDEEMED = _read("redeemed.html").removesuffix("\n")
+SIGN_IN = _read("sign_in.html").removesuffix("\n")
+WAIT = _read("wait.html").removesuffix("\n")
+
+
+def refresh(seconds: int | None) -> Html:
+    """The element that has the browser load the page again; None: no such element."""
+    return Html() if seconds is None else fill('<meta http-equiv="refresh" content="{s}">\n', s=seconds)
+
+
+def buttons(kinds: Sequence[str]) -> Html:
+    """A button that begins each of the kinds."""
+    one = '<button type="submit" name="kind" value="{kind}">Begin \u201c{kind}\u201d</button>'
+    return Html("\n".join(fill(one, kind=kind) for kind in kinds))
+
+
+def left(seconds: int) -> str:
+    if seconds < 90:
+        return f"{seconds} second{'' if seconds == 1 else 's'}"
+    minutes = seconds // 60
+    return f"{minutes} minutes" if minutes < 120 else f"{minutes // 60} hours"
+
+
+def data_html(heading: str, data: Mapping[str, str]) -> Html:
+    """A list of what somebody said, nothing for no data."""
+    if not data:
+        return Html()
+    rows = "".join(
+        fill("<div><dt><bdi>{key}</bdi></dt><dd><bdi>{value}</bdi></dd></div>\n", key=key, value=value)
+        for key, value in sorted(data.items())
+    )
+    return fill("<h2>{heading}</h2>\n<dl>\n{rows}</dl>", heading=heading, rows=Html(rows))
+
+
+def clock(rfc3339: str) -> str:
+    return f"{rfc3339[:10]} {rfc3339[11:19]} UTC"
