@@ -54,7 +54,7 @@ def test_client_address_is_the_last_that_no_trusted_proxy_vouches_for(
 
 
 @pytest.mark.parametrize("forwarded", ["", "me", "198.51.100.1:80", "198.51.100.1,", "1", "\u0661.1.1.1"])
-def test_client_address_named_wrongly_by_a_trusted_proxy_isrefused(forwarded: str) -> None:
+def test_client_address_named_wrongly_by_a_trusted_proxy_is_refused(forwarded: str) -> None:
     with pytest.raises(InvalidInput):
         client_address("127.0.0.1", [forwarded], TRUSTED)
 
@@ -121,7 +121,7 @@ def test_parse_host_gives_one_spelling(text: str, expected: tuple[str, int | Non
 @pytest.mark.parametrize(
     "text", ["", "a b", "a/b", "a@b", "a:b", "a:1:2", "::1", "[x]", "[:::]", "a\r\nb", "\u00e9"]
 )
-def test_parse_host_of_anything_else_isrefused(text: str) -> None:
+def test_parse_host_of_anything_else_is_refused(text: str) -> None:
     with pytest.raises(InvalidInput):
         parse_host(text)
 
