@@ -147,6 +147,8 @@ def test_blocks_of_a_page_say_what_they_are(page: str) -> None:
 @pytest.mark.parametrize("page", WORLDS)
 def test_commands_of_a_page_work_from_top_to_bottom(page: str, tmp_path: Path) -> None:
     world = WORLDS[page]
+    if page == "docs/api.md" and shutil.which("curl") is None:
+        pytest.skip("THE EXAMPLES OF docs/api.md ARE NOT TRIED: apt-get install curl")
     work = tmp_path / "work"
     work.mkdir()
     tools(tmp_path / "bin", world.allowed)

@@ -102,3 +102,12 @@ def test_tests_that_a_page_names_exist(page: str) -> None:
     names = {span.text for span in spans(page) if re.fullmatch(r"test_\w+", span.text)}
     text = "".join((ROOT / file).read_text("utf-8") for file in FILES if re.search(r"test_\w+\.py$", file))
     assert {name for name in names if f"def {name}(" not in text} == set()
+
+
+@pytest.mark.parametrize("file", sorted(f for f in FILES if f.startswith("docs/images/")))
+def test_picture_is_small_shown_on_some_page_and_takes_nothing_from_the_network(file: str) -> None:
+    picture = (ROOT / file).read_bytes()
+    assert len(picture) < 96 * 1024
+    links = set(re.findall(rb"https?://[^\s\"')]+", picture)) if file.endswith(".svg") else set()
+    assert {link for link in links if b"w3.org" not in link and b"textualize.io" not in link} == set()
+    assert any(Path(file).name in text for text in pages().values())
