@@ -54,7 +54,7 @@ format: $(DEV) ## let ruff repair what it can and format
 types: $(DEV) ## mypy, strict
 	$(BIN)/python -m mypy
 
-generate: $(DEV) ## the checked-in generated files: CLI reference, exit statuses, completions, openapi.json
+generate: $(DEV) ## the checked-in generated files: reference, man page, completions, openapi.json
 	$(BIN)/python -m tools.generate $(ARGS)
 
 screenshots: $(DEV) ## the pictures of README.md and docs/rendezvous.md (apt-get install chromium chromium-driver)

@@ -1,7 +1,7 @@
 """Generate every file that is made from the program: `make generate`.
 
-The CLI reference with the exit statuses (docs/cli.md) and the shell
-completions (completions/*) come from the command tree, the description of the
+The CLI reference with the exit statuses (docs/cli.md), the manual page (man/cyoloctl.1)
+and the shell completions (completions/*) come from the command tree, the description of the
 API (cyoloctl/control/openapi.json) from the table of routes.
 
 ``python -m tools.generate`` writes them below the current directory;
@@ -23,6 +23,7 @@ from typing import Any
 import typer
 import typer.core
 
+from cyoloctl import __version__
 from cyoloctl.cli import PROGRAM, command_tree
 from cyoloctl.cli.help import exit_code_table
 from cyoloctl.control.openapi import openapi
@@ -350,6 +351,46 @@ def fish(tree: Sequence[Command]) -> str:
     return "\n".join([*lines, ""])
 
 
+def _roff(text: str) -> str:
+    """Text for troff: nothing in it is a request, an escape or a typographic hyphen."""
+    plain = text.replace("\\", "\\e").replace("-", "\\-").replace("`", "")
+    return "\n".join("\\&" + line if line[:1] in (".", "'") else line for line in plain.split("\n"))
+
+
+def manual(tree: Sequence[Command]) -> str:
+    """man/cyoloctl.1: all commands in one page."""
+    root = tree[0]
+    lines = [
+        f'.\\" {_NOTICE}',
+        f'.TH {PROGRAM.upper()} 1 "" "{PROGRAM} {__version__}" "User Commands"',
+        ".SH NAME",
+        _roff(f"{PROGRAM} - {_first_line(root.help)}"),
+        ".SH SYNOPSIS",
+        f".B {PROGRAM}",
+        "COMMAND [OPTION]...",
+        ".SH DESCRIPTION",
+        "Results go to stdout, everything else to stderr.",
+        "Flags beat the environment, which beats the defaults.",
+        ".SH COMMANDS",
+    ]
+    for command in tree[1:]:
+        if command.children:
+            continue
+        lines += [f".SS {_roff(' '.join(command.path[1:]))}", f".B {_roff(command.usage)}", ".PP"]
+        lines += [_roff(line) if line.strip() else ".PP" for line in command.help.split("\n")]
+        for name, text, default in command.arguments:
+            lines += [".TP", f".I {_roff(name)}", _roff(text + (f" [default: {default}]" if default else ""))]
+        for option in command.options:
+            if "--help" in option.names:
+                continue
+            names = ", ".join(option.names) + (f" {option.metavar}" if option.metavar else "")
+            lines += [".TP", f".B {_roff(names)}", _roff(option.help)]
+    lines += [".SH EXIT STATUS"]
+    for row in exit_code_table():
+        lines += [".TP", f".B {row['exit_status']}", _roff(f"{row['meaning']} ({row['code']})")]
+    return "\n".join([*lines, ""])
+
+
 def files() -> dict[Path, str]:
     """Every generated file, by its path below the root of the repository."""
     tree = list(commands())
@@ -358,6 +399,7 @@ def files() -> dict[Path, str]:
         Path(f"completions/{PROGRAM}.bash"): bash(tree),
         Path(f"completions/_{PROGRAM}"): zsh(tree),
         Path(f"completions/{PROGRAM}.fish"): fish(tree),
+        Path(f"man/{PROGRAM}.1"): manual(tree),
         Path("cyoloctl/control/openapi.json"): json.dumps(openapi(), indent=2) + "\n",
     }
 
