@@ -214,7 +214,7 @@ def _no_constant(text: str) -> NoReturn:
 
 
 def strict_json_decoder(*, parse_float: Callable[[str], Any] | None = None) -> json.JSONDecoder:
-    """A decoder of JSON that somebody else wrote.
+    """A decoder of JSON that someone else wrote.
 
     Its `decode` raises DuplicateName, NotANumber or another ValueError, and
     RecursionError for deep nesting.
@@ -226,7 +226,7 @@ _strict = strict_json_decoder()
 
 
 def parse_json_object(text: str, *, max_characters: int) -> dict[str, Any]:
-    """A JSON object that somebody else wrote.  Raises ValueError for anything else, also for deep nesting."""
+    """A JSON object that someone else wrote.  Raises ValueError for anything else, also for deep nesting."""
     if len(text) > max_characters:
         raise ValueError(f"more than {max_characters} characters")
     try:

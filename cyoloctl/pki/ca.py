@@ -60,7 +60,7 @@ _EARLY = timedelta(days=1)
 
 @dataclass(frozen=True, slots=True)
 class Authority:
-    """A CA with its private key: who holds it can issue."""
+    """A CA with its private key: whoever holds it can issue certificates."""
 
     ca_pem: str
     key_pem: str = field(repr=False)
@@ -137,7 +137,8 @@ def issue_certificate(
     if not beyond_ca and not ca.not_valid_before_utc <= start < ca.not_valid_after_utc:
         raise ConfigError(
             f"the CA is valid from {ca.not_valid_before_utc:%Y-%m-%d} to {ca.not_valid_after_utc:%Y-%m-%d}, "
-            f"and the clock says {start:%Y-%m-%d}: set the clock, or make a new cluster"
+            f"and the clock says {start:%Y-%m-%d}: "
+            "set the clock, or exchange the CA (`cyoloctl pki rotate-ca`)"
         )
     public = load_public_key(public_key_pem)
     purposes = [ExtendedKeyUsageOID.CLIENT_AUTH]
@@ -166,7 +167,7 @@ def issue_certificate(
 
 
 class CertificateIssuer(NamedTuple):
-    """What issuing takes.  trust_pem: the CAs that the holder of the certificate must trust."""
+    """A CA that issues, and how.  trust_pem: the CAs that the holder of the certificate must trust."""
 
     authority: Authority
     trust_pem: str
@@ -178,8 +179,8 @@ def issue_for_node(
 ) -> str:
     """A node's certificate in PEM.
 
-    It may last longer than its CA: a CA that has ended is exchanged, and the
-    nodes must live to do so.  public_key_pem: a key or a request.  Raises
+    It may last longer than its CA: to exchange a CA that has ended, the nodes
+    need certificates that count.  public_key_pem: a key or a request.  Raises
     InvalidInput, ConfigError.
     """
     return issue_certificate(
@@ -204,7 +205,7 @@ def make_credentials(
 ) -> dict[str, Any]:
     """A new key and certificate for a person or script, as the object of a credentials file.
 
-    It holds the private key: write it with write_credentials.  Raises as issue does.
+    It holds the private key: write it with write_credentials.  Raises as issue_certificate does.
     """
     ca = load_certificate(ca_cert_pem)
     identity = Identity(parse_name(name), role, cluster_of_ca(ca))
@@ -229,6 +230,7 @@ def issuer_of(certificate_pem: str, authorities: Iterable[str]) -> str | None:
 
 
 def load_ca(cert_pem: str, key_pem: str) -> tuple[x509.Certificate, ec.EllipticCurvePrivateKey]:
+    """A cluster's CA and its private key, which belong together.  Raises ConfigError."""
     try:
         ca = load_certificate(cert_pem)
         cluster_of_ca(ca)

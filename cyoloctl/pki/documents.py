@@ -1,4 +1,4 @@
-"""JSON files by which nodes and people carry requests and grants: written and read strictly."""
+"""JSON files that carry requests, grants and credentials, written and read strictly."""
 
 from __future__ import annotations
 
@@ -21,6 +21,7 @@ SCHEMA_VERSION = 1
 
 
 def to_text(value: Mapping[str, Any]) -> str:
+    """The text of such a file."""
     return json.dumps(value, indent=2) + "\n"
 
 
@@ -33,7 +34,11 @@ def parse_object(text: str, what: str, max_characters: int) -> dict[str, Any]:
 
 
 def parse_fields(value: object, what: str, **types: Any) -> dict[str, Any]:
-    """The object's fields, its schema version checked first: a newer one may have others."""
+    """The object's fields, exactly these of exactly these types.
+
+    Its schema version is checked first: a newer one may have others.  Raises
+    InvalidInput, VersionMismatch.
+    """
     version = value.get("schema_version") if isinstance(value, dict) else None
     if type(version) is int and version > SCHEMA_VERSION:
         raise VersionMismatch(
@@ -60,6 +65,7 @@ def _exact(value: object, what: str, **types: Any) -> dict[str, Any]:
 
 
 def parse_string(value: object, what: str) -> str:
+    """A value that must be a string.  Raises InvalidInput."""
     if not isinstance(value, str):
         raise InvalidInput(f"this is not a {what} of cyoloctl: use the whole, unchanged file")
     return value

@@ -64,7 +64,8 @@ def check_voucher(ca_pem: str, voucher: str, trusted: Iterable[str], cluster_id:
     ):
         raise InvalidInput(
             "the new CA is not vouched for by the one that this node trusts: "
-            "see who began the rotation (pki status), and abandon it (pki rotate-ca --abandon --yes)"
+            "see who began the rotation (`cyoloctl pki status`), and abandon it "
+            "(`cyoloctl pki rotate-ca --abandon --yes`)"
         )
 
 
@@ -90,7 +91,10 @@ def open_key(pki_dir: Path, sealed: str, cluster_id: str, name: str, ca_pem: str
         found = Authority(ca_pem, opened.decode("ascii"))
         check_ca(found.ca_pem, found.key_pem)
     except (UnicodeDecodeError, ConfigError):
-        raise InvalidInput("what was sealed to this node is not the CA's key") from None
+        raise InvalidInput(
+            "what was sealed to this node is not the CA's key: "
+            "abandon the rotation (`cyoloctl pki rotate-ca --abandon --yes`) and begin it again"
+        ) from None
     return found
 
 
@@ -123,7 +127,7 @@ def store_next_key(pki_dir: Path, authority: Authority) -> None:
 
 
 def close_exchange(pki_dir: Path, ca_pem: str) -> None:
-    """The exchange has ended, or never came to be: from now on only this CA counts.
+    """End the exchange, finished or abandoned: from now on only this CA counts.
 
     The node's certificate must be of it.  Idempotent; after a crash between
     two of its steps the files fit together.  Raises ConfigError, StorageError.
@@ -131,7 +135,7 @@ def close_exchange(pki_dir: Path, ca_pem: str) -> None:
     new = held(pki_dir).get(certificate_sha256(ca_pem))
     path = pki_dir / CA_KEY
     if new is None:
-        remove_file(path)  # of a CA that counts no more: worth nothing here, and something to a thief
+        remove_file(path)  # of a CA that no longer counts: worth nothing here, and something to a thief
     elif not os.path.lexists(path) or read_ca(pki_dir)[0] != ca_pem:
         write_private(path, new.key_pem.encode())
     remove_file(pki_dir / NEXT_CA_KEY)

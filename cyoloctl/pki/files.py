@@ -1,4 +1,4 @@
-"""The pki directory of a node: what stands in it, who may read it, and whether it fits together.
+"""The pki directory of a node: its files, who may read them, and whether they belong together.
 
 Files of a node, in ``DIR/pki`` (0700, every file 0600): ca.crt, ca.key (voters
 only), ca-next.key (while the CA is exchanged), node.crt, node.key, node.csr,
@@ -83,7 +83,7 @@ _T = TypeVar("_T")
 
 @dataclass(frozen=True, slots=True)
 class NodeFiles:
-    """What check_private_files found in a node's pki directory; no private keys.
+    """The files of a node's pki directory, checked; no private keys.
 
     ca_pem: the CA that issued the node's certificate.  authorities: all CAs
     that the directory trusts, more than one while they are exchanged.
@@ -107,7 +107,7 @@ def check_private_files(
     not valid at that time.  Private keys, and the operator's file beside the
     directory, must be closed to group and others (ssh does the same).
 
-    Raises ConfigError that names the file and the remedy.
+    Raises ConfigError, which names the file and the remedy.
     """
     check_mode(pki_dir, directory=True)
     keys = [NODE_KEY, SEALING_KEY]
@@ -169,7 +169,7 @@ def read_ca(pki_dir: Path, *, ca_key: Path | None = None) -> tuple[str, str]:
     ca_key: where the key is, for a CA that is kept offline.  Raises
     ConfigError, also where this node holds no CA key.
     """
-    # A key that somebody names may be behind a link, on a stick say; in our directory there are none.
+    # A key that someone names may be behind a link, on a stick say; in our directory there are none.
     path = pki_dir / CA_KEY if ca_key is None else Path(os.path.realpath(ca_key))
     if not os.path.lexists(path):
         raise ConfigError(
@@ -232,6 +232,7 @@ def write_credentials(
 
 
 def load_file(path: Path, load: Callable[[str], _T]) -> _T:
+    """What a function makes of the text of a PEM file.  Raises ConfigError, which names the file."""
     text = read_pem(path)
     try:
         return load(text)

@@ -63,7 +63,7 @@ _GRANT_FIELDS = {
 
 @dataclass(frozen=True, slots=True)
 class Grant:
-    """An accepted grant: which cluster the node is in now.
+    """An accepted grant: the cluster that the node is in now.
 
     storage: where the cluster keeps its log, disk or memory.  peers: where to dial first.
     has_ca_key: whether this node can admit others.
@@ -148,7 +148,7 @@ def accept_grant(
     hand.  No CA is trusted that is not pinned.  A directory that already
     trusts a CA accepts no other.  Dates are not judged: the cluster set them by
     its time, and this machine's clock may be wrong.  Idempotent.  Nothing is
-    written unless all of it holds.
+    written unless everything is right.
 
     Raises InvalidInput where the grant is malformed, or for another key, name,
     cluster or CA; Conflict where the directory belongs to another cluster;

@@ -1,6 +1,6 @@
 """Who is at the other end of a TLS connection, by the name in its certificate.
 
-Pure and quick to import, for whoever handles connections; pki makes the certificates.
+Pure and quick to import, for whatever handles connections.
 """
 
 from __future__ import annotations

@@ -203,7 +203,7 @@ def decode_token(text: str) -> JoinToken:
     if stripped.startswith(_OLD_PREFIX):
         raise InvalidInput(
             "the join token is of release 0.1.0, which sent its secret over the network: "
-            "invite the node again (cyoloctl member invite)"
+            "invite the node again (`cyoloctl member invite`)"
         )
     try:
         return _decode_token(stripped)

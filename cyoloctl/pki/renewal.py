@@ -45,7 +45,7 @@ _KIND = "cyoloctl certificate"
 
 
 class Life(NamedTuple):
-    """From when to when a certificate counts, in Unix milliseconds."""
+    """The time for which a certificate counts, in Unix milliseconds."""
 
     issued_unix_ms: int
     end_unix_ms: int
@@ -58,31 +58,31 @@ class Life(NamedTuple):
 
     @property
     def renew_unix_ms(self) -> int:
-        """From when on it is renewed: at two thirds of its life."""
+        """The time of its renewal: at two thirds of its life."""
         return self.issued_unix_ms + (self.end_unix_ms - self.issued_unix_ms) * 2 // 3
 
 
 def life_of(certificate_pem: str) -> Life:
-    """When a certificate was issued, and its end.  Raises InvalidInput."""
+    """The life of a certificate.  Raises InvalidInput."""
     start, end = certificate_dates(certificate_pem)
     return Life(to_unix_ms(start) + _DAY_S * 1000, to_unix_ms(end))
 
 
 def warn_before_s(life_days: int) -> int:
-    """How long before a certificate's end people are warned: 30 days, or nearly a third of a shorter life.
+    """The time before a certificate's end at which people are warned, in seconds.
 
-    Nearly: renewal by itself comes first.
+    30 days, or nearly a third of a shorter life: automatic renewal comes first.
     """
     return min(_WARN_S, life_days * _DAY_S * 3 // 10)
 
 
 def has_ended(certificate_pem: str, now: datetime) -> bool:
-    """Whether a certificate has ended by a clock that was ever set; False by any other clock."""
+    """Whether a certificate has ended by this clock; False by a clock that was never set."""
     return CLOCK_FROM <= now < CLOCK_UNTIL and life_of(certificate_pem).end_unix_ms <= to_unix_ms(now)
 
 
 def ready(members: Iterable[tuple[str, str | None]], pending_unix_ms: int) -> list[str]:
-    """The names of those whose certificate would have ended at a time: none means that it may come.
+    """The names of members whose certificate would have ended at a time: none means that it may come.
 
     members: name and ``certificate_expires_at`` (RFC 3339, None where it is
     unknown) of every connected member.
@@ -114,7 +114,7 @@ def offline_now(now: datetime) -> datetime:
 def renew_own(pki_dir: Path, authority: Authority, identity: Identity, *, now_unix_ms: int, days: int) -> str:
     """Give this node a new certificate of this CA for the key that it has; returns it.
 
-    Raises ConfigError, StorageError; then the old one is as it was.
+    Raises ConfigError, StorageError; then the old one stays as it was.
     """
     public = read_node_public_key(pki_dir)
     new = issue_for_node(authority, public, identity, now_unix_ms=now_unix_ms, days=days)
@@ -169,11 +169,11 @@ def decode_renewal(value: Mapping[str, Any], pki_dir: Path, identity: Identity) 
         raise Conflict("the certificate is of another cluster: grant it on a node of this one")
     if texts["name"] != identity.name:
         raise InvalidInput(
-            f"the certificate is for {texts['name']!r}, not for {identity.name}: use that node's"
+            f"the certificate is for {texts['name']!r}, not for {identity.name}: use this node's file"
         )
     if texts["ca_sha256"] not in {certificate_sha256(ca) for ca in read_authorities(pki_dir)}:
         raise Conflict(
-            f"the certificate is of a CA that {pki_dir / CA_CERT} does not hold: this node missed that the "
-            "CA was exchanged; remove the member and join it under a new name"
+            f"the certificate is of a CA that {pki_dir / CA_CERT} does not hold: this node missed an "
+            "exchange of the CA; remove the member and join it under a new name"
         )
     return str(texts["certificate_pem"])

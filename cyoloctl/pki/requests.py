@@ -50,8 +50,8 @@ __all__ = [
 _MAX_FILE_CHARS = 64 * 1024
 
 
-# The request's extension that carries the sealing key, as a DER octet string.  Under 2.25 anybody
-# may use the number of a UUID of his own (ITU-T X.667): this is c4b0f4a2-6e0d-4d58-9a8f-31b7b1b9f2d6.
+# The request's extension that carries the sealing key, as a DER octet string.  Under 2.25 anyone
+# may use the number of a UUID of their own (ITU-T X.667): this is c4b0f4a2-6e0d-4d58-9a8f-31b7b1b9f2d6.
 _SEALING_OID = x509.ObjectIdentifier(f"2.25.{0xC4B0F4A26E0D4D589A8F31B7B1B9F2D6}")
 _SEALING_DER = b"\x04\x20"
 
@@ -69,7 +69,7 @@ class PendingRequest:
 
 @dataclass(frozen=True, slots=True)
 class NodeRequest:
-    """What a node sends, or carries on a stick, to be admitted: no secrets.
+    """The request of a node to be admitted, sent or carried on a stick: no secrets.
 
     address: where others can dial it.  sealing_key: X25519 public key, base64,
     the one that the request signs.
@@ -119,11 +119,11 @@ def make_request(
 
 
 def prepare_request(pki_dir: Path, name: str, cluster_id: str | None = None) -> PendingRequest:
-    """The request of the node in a directory, on the disk before anybody sees it.
+    """The request of the node in a directory, on the disk before anyone sees it.
 
-    Idempotent: keys that are there are used and never replaced, and a request
-    that still fits is given again, byte for byte, so that joining can be tried
-    again after a crash with the same token, and a certificate be renewed.
+    Idempotent: keys that are there are used and never replaced.  A request that
+    still fits is given again, byte for byte.  So joining can be tried again
+    after a crash with the same token, and a certificate can be renewed.
 
     Raises ConfigError for unusable files, StorageError.
     """

@@ -1,4 +1,4 @@
-"""Sealed boxes: what must reach one node only, such as the CA key.
+"""Sealed boxes for what only one node may read, such as the CA key.
 
 HPKE (RFC 9180, base mode, DHKEM(X25519, HKDF-SHA256), HKDF-SHA256,
 AES-256-GCM) to the X25519 key that the node signed into its certificate
@@ -42,7 +42,7 @@ def seal(sealing_key: str, plaintext: bytes, info: bytes) -> str:
 def open_sealed(sealing_key_pem: str, sealed: str, info: bytes) -> bytes:
     """Decrypt what was sealed to this key with this info.
 
-    Raises InvalidInput, the same for every reason, ConfigError for a private
+    Raises InvalidInput, the same for every reason; ConfigError for a private
     key that is not one.
     """
     try:
@@ -54,6 +54,7 @@ def open_sealed(sealing_key_pem: str, sealed: str, info: bytes) -> bytes:
 
 
 def load_sealing_key(pem: str) -> x25519.X25519PrivateKey:
+    """The private half of a sealing key, from a PEM text.  Raises ConfigError."""
     try:
         key = serialization.load_pem_private_key(pem.encode("ascii"), password=None)
         if isinstance(key, x25519.X25519PrivateKey):
@@ -64,6 +65,7 @@ def load_sealing_key(pem: str) -> x25519.X25519PrivateKey:
 
 
 def parse_sealing_key(text: str) -> x25519.X25519PublicKey:
+    """The public half of a sealing key, from base64.  Raises InvalidInput."""
     try:
         return x25519.X25519PublicKey.from_public_bytes(decode_base64(text))
     except ValueError:

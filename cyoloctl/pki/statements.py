@@ -45,9 +45,9 @@ def verify_statement(
 ) -> None:
     """Check that the node of this name in this cluster signed a statement.
 
-    The CA must be the cluster's own, the certificate issued by it, not ended
-    by now, and that node's and nobody else's.  Whether the CA is the right one
-    is for the caller to know.
+    The CA must be the cluster's own.  The certificate must be issued by it, be
+    that node's and nobody else's, and not have ended.  Whether the CA is the
+    right one is for the caller to know.
 
     Raises InvalidInput with what is wrong.
     """
@@ -57,7 +57,7 @@ def verify_statement(
     if problem is None and cluster_of_ca(ca) != cluster_id:
         problem = "its CA is of another cluster"
     moment = utc(now)
-    # Its beginning says nothing: it may have been issued while the time was wrong.
+    # Its first day says nothing: it may have been issued while the time was wrong.
     if problem is None and moment > certificate.not_valid_after_utc:
         problem = (
             f"its certificate ended at {rfc3339_of(certificate.not_valid_after_utc)}, "
@@ -71,7 +71,7 @@ def verify_statement(
             problem = "its signature is wrong"
     if problem is not None:
         raise InvalidInput(
-            f"the statement of node {name} cannot be trusted: {problem}; let the node make it anew"
+            f"the statement of node {name} cannot be trusted: {problem}; make it again on that node"
         )
 
 

@@ -69,7 +69,7 @@ class TlsIdentity:
         self.listening.sni_callback = self._exchange
 
     def reload(self) -> None:
-        """Read the files again: connections made from now on use them, those that live are left alone.
+        """Read the files again, for new connections; those that live are left alone.
 
         Raises ConfigError; then everything is as it was.
         """
@@ -110,8 +110,8 @@ class TlsIdentity:
 def server_context(pki_dir: Path) -> ssl.SSLContext:
     """TLS for the one port of a node: TLS 1.3, both protocols, client certificates optional.
 
-    A certificate that is presented is verified against the cluster's CA; who
-    it is, `presented` tells.  Without one the routes decide.  Raises ConfigError.
+    A certificate that is presented is verified against the cluster's CA;
+    `presented` tells whose it is.  Without one the routes decide.  Raises ConfigError.
     """
     context = _context(ssl.PROTOCOL_TLS_SERVER, pki_dir)
     context.verify_mode = ssl.CERT_OPTIONAL
@@ -166,10 +166,10 @@ def _context(protocol: ssl._SSLMethod, pki_dir: Path) -> ssl.SSLContext:
 
 @dataclass(frozen=True, slots=True)
 class Presented:
-    """What the certificate of a finished handshake says.
+    """The name and key that a certificate showed in a finished handshake.
 
-    key_hash: as of `public_key_sha256`.  expires_unix_ms: the moment from which on it is
-    out of date; nobody has compared it with a clock yet.
+    key_hash: as of `public_key_sha256`.  expires_unix_ms: its end; nobody has
+    compared it with a clock yet.
     """
 
     identity: Identity

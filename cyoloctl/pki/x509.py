@@ -74,7 +74,10 @@ DEFECTS = (
 
 
 def load_certificate(pem: str, *, canonical: bool = False) -> x509.Certificate:
-    """canonical: exactly one certificate and nothing else, as we write it."""
+    """The certificate in a PEM text, its key a P-256 one.  Raises InvalidInput.
+
+    canonical: exactly one certificate and nothing else, as we write it.
+    """
     try:
         with warnings.catch_warnings():
             # What the library merely announces to refuse one day is refused today.
@@ -90,7 +93,7 @@ def load_certificate(pem: str, *, canonical: bool = False) -> x509.Certificate:
 
 
 def load_authorities(text: str) -> list[x509.Certificate]:
-    """One CA of a cluster after another, and nothing else."""
+    """The CAs of a cluster in a PEM text: one after another, and nothing else.  Raises InvalidInput."""
     end = "-----END CERTIFICATE-----\n"
     pems = [part + end for part in text.split(end)[:-1]]
     found = [load_certificate(pem, canonical=True) for pem in pems]
@@ -102,6 +105,7 @@ def load_authorities(text: str) -> list[x509.Certificate]:
 
 
 def load_request(pem: str) -> x509.CertificateSigningRequest:
+    """The certificate request in a PEM text, as we write it.  Raises InvalidInput."""
     try:
         if len(pem) > _MAX_REQUEST_CHARS:
             raise ValueError
@@ -114,6 +118,7 @@ def load_request(pem: str) -> x509.CertificateSigningRequest:
 
 
 def load_public_key(pem: str) -> ec.EllipticCurvePublicKey:
+    """The public key in a certificate, a request or a public key.  Raises InvalidInput."""
     if "BEGIN CERTIFICATE REQUEST" in pem:
         return p256_key(load_request(pem).public_key)
     if "BEGIN CERTIFICATE" in pem:
@@ -122,6 +127,7 @@ def load_public_key(pem: str) -> ec.EllipticCurvePublicKey:
 
 
 def load_key(pem: str) -> ec.EllipticCurvePrivateKey:
+    """The private key of a certificate, from a PEM text.  Raises ConfigError."""
     try:
         key = serialization.load_pem_private_key(pem.encode("ascii"), password=None)
         if isinstance(key, ec.EllipticCurvePrivateKey) and isinstance(key.curve, ec.SECP256R1):
@@ -132,6 +138,7 @@ def load_key(pem: str) -> ec.EllipticCurvePrivateKey:
 
 
 def p256_key(public_key: Callable[[], object]) -> ec.EllipticCurvePublicKey:
+    """What a call gives, if it is a P-256 key.  Raises InvalidInput for another key, or where it fails."""
     try:
         key = public_key()
     except DEFECTS:
@@ -142,16 +149,19 @@ def p256_key(public_key: Callable[[], object]) -> ec.EllipticCurvePublicKey:
 
 
 def to_pem(item: x509.Certificate | x509.CertificateSigningRequest) -> str:
+    """The PEM text of a certificate or a request."""
     return item.public_bytes(serialization.Encoding.PEM).decode("ascii")
 
 
 def private_to_pem(key: ec.EllipticCurvePrivateKey | x25519.X25519PrivateKey) -> str:
+    """The PEM text of a private key (PKCS #8), not encrypted."""
     return key.private_bytes(
         serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8, serialization.NoEncryption()
     ).decode("ascii")
 
 
 def public_to_pem(key: ec.EllipticCurvePrivateKey) -> str:
+    """The PEM text of the public half of a key."""
     return (
         key.public_key()
         .public_bytes(serialization.Encoding.PEM, serialization.PublicFormat.SubjectPublicKeyInfo)
@@ -163,12 +173,14 @@ def public_to_pem(key: ec.EllipticCurvePrivateKey) -> str:
 
 
 def utc(now: datetime) -> datetime:
+    """A moment in UTC, in whole seconds.  Raises ValueError without a time zone."""
     if now.tzinfo is None:
         raise ValueError("now needs a time zone")
     return now.astimezone(UTC).replace(microsecond=0)
 
 
 def subject_name(common_name: str, unit: str) -> x509.Name:
+    """The subject of a certificate or request of ours."""
     return x509.Name(
         [
             x509.NameAttribute(NameOID.ORGANIZATION_NAME, "cyoloctl"),
@@ -179,7 +191,7 @@ def subject_name(common_name: str, unit: str) -> x509.Name:
 
 
 def dns_names(extensions: x509.Extensions) -> list[str]:
-    """Every subject alternative name; one of another kind makes the list useless on purpose."""
+    """Every subject alternative name; one of another kind stands there as text that names nobody."""
     try:
         names = extensions.get_extension_for_class(x509.SubjectAlternativeName).value
     except x509.ExtensionNotFound:
@@ -219,7 +231,7 @@ def certificate_sha256(pem: str) -> str:
 def public_key_sha256(pem: str) -> str:
     """The SHA-256, in hex, of the public key (SubjectPublicKeyInfo) in a certificate, request or public key.
 
-    The same key has the same id in all three.  Raises InvalidInput.
+    The same key has the same digest in all three.  Raises InvalidInput.
     """
     public = load_public_key(pem)
     return hashlib.sha256(
@@ -252,6 +264,7 @@ def ca_cluster_id(ca_pem: str) -> ClusterId:
 
 
 def issued_by(certificate: x509.Certificate, ca: x509.Certificate) -> bool:
+    """Whether a CA signed a certificate; names and dates are not looked at."""
     try:
         certificate.verify_directly_issued_by(ca)
     except DEFECTS:
@@ -272,9 +285,7 @@ def certificate_problem(
     certificate: x509.Certificate, ca: x509.Certificate, identity: Identity
 ) -> str | None:
     """What makes a certificate useless as this identity's, or None.  Dates are not looked at."""
-    try:
-        certificate.verify_directly_issued_by(ca)
-    except DEFECTS:
+    if not issued_by(certificate, ca):
         return "its certificate was issued by another CA"
     try:
         names = dns_names(certificate.extensions)
@@ -306,4 +317,5 @@ def node_certificate_problem(
 
 
 def request_error(problem: str) -> InvalidInput:
+    """The error for a node's request that cannot be granted."""
     return InvalidInput(f"the request cannot be granted: {problem}; make a new one on the node")
