@@ -10,7 +10,8 @@ from contextlib import contextmanager
 from functools import partial
 
 from cyoloctl.process import child_environment
-from cyoloctl.sim.run import FAULTS, Report, run_seed
+from cyoloctl.sim.faults import FAULTS
+from cyoloctl.sim.run import Report, run_seed
 
 __all__ = ["replay_command", "run_seeds"]
 

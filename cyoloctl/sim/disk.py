@@ -24,6 +24,8 @@ from cyoloctl.raft.journal import Batch, MemoryStore, Record, StoredState
 
 __all__ = ["Crash", "Disk", "DiskFiles", "DiskStore"]
 
+_SYNC_S = (0.0001, 0.0005)
+
 
 class Crash(BaseException):
     """The process dies here.  Not an Exception: nothing may handle it."""
@@ -41,7 +43,7 @@ class Disk:
         self.pending: Batch | None = None  # written, not synced
         self.full = False
         self.fail_sync = False
-        self.sync_s = (0.0001, 0.0005)
+        self.sync_s = _SYNC_S
         self.failures = 0  # injected since the last start
         self.broken: str | None = None  # a rule that the code above broke
         self._contents: dict[int, bytes] = {}  # durable content by file
@@ -51,6 +53,11 @@ class Disk:
         self._changes: list[tuple[str, int | None]] = []  # of names, not synced
         self._count = 0
         self.life = 0
+
+    def heal(self) -> None:
+        """Every fault ends."""
+        self.full = self.fail_sync = False
+        self.sync_s = _SYNC_S
 
     def record(self) -> Record:
         """What the durable journal says."""

@@ -25,21 +25,22 @@ from __future__ import annotations
 
 import json
 from collections import defaultdict
-from collections.abc import Callable, Sequence
-from typing import TYPE_CHECKING, Any
+from collections.abc import Callable, Iterable, Sequence
+from typing import Any, Protocol
 
 from cyoloctl.model import Stamp
 from cyoloctl.raft.batch import decode_batch
-from cyoloctl.raft.clock import STEP_S
+from cyoloctl.raft.clock import STEP_S, ClusterClock
 from cyoloctl.raft.journal import Batch, Entry, Journal, Store, StoredState
+from cyoloctl.raft.replica import Replica
+from cyoloctl.raft.snapshot import SnapshotStore
 from cyoloctl.raft.vendor import MEMBERSHIP, STAMPED, decode_membership
 from cyoloctl.replicated.command import decode_command
+from cyoloctl.sim.disk import Disk
+from cyoloctl.sim.timeline import Timeline
 from cyoloctl.state import ClusterState
 
-if TYPE_CHECKING:
-    from cyoloctl.sim.world import Node, World
-
-__all__ = ["Invariants", "Model", "WatchedJournal", "WatchedMachine"]
+__all__ = ["Invariants", "Member", "Model", "WatchedJournal", "WatchedMachine"]
 
 _DIGEST_EVERY = 16  # indexes
 
@@ -50,6 +51,35 @@ CLOCK_SLOW = 0.89
 CLOCK_BEHIND_MS = 1000 * STEP_S + 500
 
 Configuration = tuple[frozenset[str], frozenset[str]]
+
+
+class Member(Protocol):
+    """What the invariants look at in a node.
+
+    life: the number of its process, which grows when one ends.  elapsed:
+    seconds since the present turn began.  replica: None without a process.
+    """
+
+    @property
+    def name(self) -> str: ...
+    @property
+    def raft_id(self) -> str: ...
+    @property
+    def life(self) -> int: ...
+    @property
+    def elapsed(self) -> float: ...
+    @property
+    def disk(self) -> Disk: ...
+    @property
+    def journal(self) -> Journal: ...
+    @property
+    def snapshots(self) -> SnapshotStore: ...
+    @property
+    def machine(self) -> WatchedMachine: ...
+    @property
+    def cluster_clock(self) -> ClusterClock: ...
+    @property
+    def replica(self) -> Replica | None: ...
 
 
 def _after(configuration: Configuration, command: bytes) -> Configuration:
@@ -75,7 +105,7 @@ class WatchedStore:
     term for another one.
     """
 
-    def __init__(self, store: Store, invariants: Invariants, node: Node) -> None:
+    def __init__(self, store: Store, invariants: Invariants, node: Member) -> None:
         self._store, self._watch, self._node = store, invariants, node
 
     def load(self) -> StoredState | None:
@@ -107,7 +137,7 @@ class WatchedStore:
 class WatchedJournal(Journal):
     """The journal, with every entry that is durable or leaves it shown to the invariants."""
 
-    def __init__(self, store: Store, invariants: Invariants, node: Node) -> None:
+    def __init__(self, store: Store, invariants: Invariants, node: Member) -> None:
         self._watch, self._node = invariants, node
         super().__init__(WatchedStore(store, invariants, node), clock=lambda: 0.0)
 
@@ -128,8 +158,8 @@ class WatchedJournal(Journal):
 class WatchedMachine:
     """The real machines, with every result shown to the invariants."""
 
-    def __init__(self, composite: ClusterState, invariants: Invariants, node: Node) -> None:
-        self._composite, self._watch, self._node = composite, invariants, node
+    def __init__(self, state: ClusterState, invariants: Invariants, node: Member) -> None:
+        self._state, self._watch, self._node = state, invariants, node
         self._index = self._position = 0
         self._digest_done = 0
         self._restored: str | None = None  # digest of a state whose index is not known yet
@@ -137,35 +167,35 @@ class WatchedMachine:
     def advance(self, stamp: Stamp) -> None:
         """See StateMachine."""
         self.check_restored()
-        self._composite.advance(stamp)
+        self._state.advance(stamp)
 
     def stamp(self) -> Stamp:
         """See StateMachine."""
-        return self._composite.stamp()
+        return self._state.stamp()
 
     def admit(self, command: bytes, peer: str, role: str) -> bytes | None:
         """See StateMachine."""
-        return self._composite.admit(command, peer, role)
+        return self._state.admit(command, peer, role)
 
     def apply(self, index: int, command: bytes, after: int | None = None) -> bytes:
         """See StateMachine."""
         self.check_restored()
         if index != self._index:
             if index < self._index:
-                self._watch.world.fail("apply", f"{self._node.name} applies {index} after {self._index}")
+                self._watch.time.fail("apply", f"{self._node.name} applies {index} after {self._index}")
             self._index, self._position = index, 0
             if index // _DIGEST_EVERY > self._digest_done:
                 self._digest_done = index // _DIGEST_EVERY
                 # All that is below this index: the same moment on every node.
-                self._watch.state(self._node, index - 0.5, self._composite.digest())
-        result = self._composite.apply(index, command, after)
+                self._watch.state(self._node, index - 0.5, self._state.digest())
+        result = self._state.apply(index, command, after)
         self._watch.applied(self._node, index, self._position, command, result)
         self._position += 1
         return result
 
     def begin_snapshot(self) -> Callable[[], bytes]:
         """See StateMachine."""
-        encode, replica = self._composite.begin_snapshot(), self._node.replica
+        encode, replica = self._state.begin_snapshot(), self._node.replica
         index = None if replica is None else replica.applied_index()
 
         def watched() -> bytes:
@@ -179,9 +209,9 @@ class WatchedMachine:
 
     def restore(self, data: bytes) -> None:
         """See StateMachine."""
-        self._composite.restore(data)
+        self._state.restore(data)
         if self._node.replica is not None:
-            self._watch.world.count("snapshot installed")
+            self._watch.time.count("snapshot installed")
         self._restored = data[1:33].hex()
 
     def check_restored(self) -> None:
@@ -247,14 +277,16 @@ class _Seen:
         self.commit = 0
         self.role: tuple[bool, int] = (False, 0)
         self.configuration: tuple[object, ...] = ()
-        self.clock: tuple[float, int, int] | None = None  # world's time, epoch, cluster time
+        self.clock: tuple[float, int, int] | None = None  # time of the run, epoch, cluster time
 
 
 class Invariants:
-    """The claims of the module, against one world."""
+    """The claims at the head of this module, checked on one run."""
 
-    def __init__(self, world: World) -> None:
-        self.world = world
+    def __init__(self, time: Timeline) -> None:
+        self.time = time
+        self.disks: dict[str, Disk] = {}
+        """Where each member keeps its log, or kept it when its process ended, by raft id."""
         self.model = Model()
         self.committed: dict[int, tuple[bytes, int]] = {}
         self.top = 1  # the highest committed index
@@ -270,43 +302,43 @@ class Invariants:
 
     # The log.
 
-    def holds(self, node: Node, entry: Entry, before: int) -> None:
+    def holds(self, node: Member, entry: Entry, before: int) -> None:
         """A node's log has this entry after one of the term `before` (-1: it is the base)."""
         command, index, term = entry
         if before < 0:
             return  # a base's command need not be kept, nor what was before it
         known = self._entries.setdefault((index, term), (command, before))
         if known != (command, before):
-            self.world.fail("log matching", f"{node.name} has another entry {index} of term {term}")
+            self.time.fail("log matching", f"{node.name} has another entry {index} of term {term}")
 
-    def drops(self, node: Node, entry: Entry) -> None:
+    def drops(self, node: Member, entry: Entry) -> None:
         """A node's log loses this entry."""
         command, index, term = entry
         if self.committed.get(index) == (command, term):
-            self.world.fail("durability", f"{node.name} drops the committed entry {index} of term {term}")
+            self.time.fail("durability", f"{node.name} drops the committed entry {index} of term {term}")
 
     # The state.
 
-    def applied(self, node: Node, index: int, position: int, command: bytes, result: bytes) -> None:
+    def applied(self, node: Member, index: int, position: int, command: bytes, result: bytes) -> None:
         known = self._results.get((index, position))
         if known is None:
             self._results[index, position] = (command, result)
             wrong = self.model.apply(index, command, json.loads(result))
             if wrong is not None:
-                self.world.fail("exactly once", f"{node.name}: {wrong}")
+                self.time.fail("exactly once", f"{node.name}: {wrong}")
         elif known != (command, result):
             claim = f"{node.name} applied {command!r} -> {result!r} at {index}, another node {known}"
-            self.world.fail("state machine safety", claim)
+            self.time.fail("state machine safety", claim)
 
-    def state(self, node: Node, index: float, digest: str) -> None:
+    def state(self, node: Member, index: float, digest: str) -> None:
         if self._states.setdefault(index, digest) != digest:
-            self.world.fail("state machine safety", f"{node.name} has another state at index {index:g}")
+            self.time.fail("state machine safety", f"{node.name} has another state at index {index:g}")
 
-    def restored(self, node: Node, index: int, voters: tuple[str, ...], removed: tuple[str, ...]) -> None:
+    def restored(self, node: Member, index: int, voters: tuple[str, ...], removed: tuple[str, ...]) -> None:
         expected = self._configuration_at(index)
         if (frozenset(voters), frozenset(removed)) != expected:
             claim = f"{node.name} restored {voters}, {removed} at {index}, committed is {expected}"
-            self.world.fail("configuration", claim)
+            self.time.fail("configuration", claim)
 
     def _configuration_at(self, index: int) -> Configuration:
         found = self._configurations[0][1]
@@ -326,12 +358,12 @@ class Invariants:
 
     # Messages.
 
-    def sending(self, node: Node, peer: str, message: dict[str, Any]) -> None:
+    def sending(self, node: Member, peer: str, message: dict[str, Any]) -> None:
         """Figure 2: on stable storage before responding."""
         kind = message["type"]
         replica = node.replica
         if replica is not None and replica.failed is not None:
-            self.world.fail("silence", f"{node.name} sends {kind} after its disk failed")
+            self.time.fail("silence", f"{node.name} sends {kind} after its disk failed")
         if kind in ("pre_vote", "pre_vote_response"):
             return
         record = node.disk.record()
@@ -340,7 +372,7 @@ class Invariants:
             last = node.disk.journal.entry(record.last_index)
             if last is None or message["term"] > last[2]:
                 claim = f"{node.name} tells {peer} of term {message['term']} and has {term} on disk"
-                self.world.fail("persistence", claim)
+                self.time.fail("persistence", claim)
         if kind == "append_entries":  # the one message that may leave before its own sync
             before = message["prevLogTerm"]
             for entry in message["entries"]:
@@ -352,11 +384,11 @@ class Invariants:
                 claim = (
                     f"{node.name} votes for {peer} in term {term} and has a vote for {record.vote} on disk"
                 )
-                self.world.fail("persistence", claim)
+                self.time.fail("persistence", claim)
             earlier = self._votes.setdefault((node.raft_id, message["term"]), peer)
             if earlier != peer:
                 claim = f"{node.name} votes for {earlier} and {peer} in term {message['term']}"
-                self.world.fail("election safety", claim)
+                self.time.fail("election safety", claim)
         if kind == "next_node_idx" and message["success"]:
             index = message["next_node_idx"] - 1
             entry = node.journal.entry(index)
@@ -365,18 +397,18 @@ class Invariants:
                 entry is not None and on_disk is not None and entry[2] != on_disk[2]
             ):
                 claim = f"{node.name} acknowledges {index} and has {record.last_index} on disk"
-                self.world.fail("persistence", claim)
+                self.time.fail("persistence", claim)
 
     # A turn.
 
-    def started(self, node: Node) -> None:
+    def started(self, node: Member) -> None:
         self._seen[node.name] = _Seen(node.life)
 
-    def observe(self, node: Node) -> None:
+    def observe(self, node: Member) -> None:
         """After a turn of a node."""
         replica, seen = node.replica, self._seen[node.name]
         if node.disk.broken is not None:
-            self.world.fail("disk", f"{node.name}: {node.disk.broken}")
+            self.time.fail("disk", f"{node.name}: {node.disk.broken}")
         if replica is None or replica.failed is not None:
             return
         node.machine.check_restored()
@@ -393,34 +425,37 @@ class Invariants:
             seen.configuration = now
             self._check_configuration(node, commit)
 
-    def _check_clock(self, node: Node, seen: _Seen) -> None:
+    def _check_clock(self, node: Member, seen: _Seen) -> None:
         """Cluster time, as this node knows it."""
-        world = self.world
+        time = self.time
         now, epoch = node.cluster_clock.now_unix_ms(), node.cluster_clock.epoch
-        if not now or world.monotonic_faults:
+        if not now or time.monotonic_faults:
             return
-        here = world.now + node.elapsed
-        late = now - world.latest_right_unix_ms() - int(node.elapsed * 1000)
+        here = time.now + node.elapsed
+        late = now - time.latest_right_unix_ms() - int(node.elapsed * 1000)
         if late > CLOCK_LATE_MS:
-            world.fail("clock", f"cluster time on {node.name} is {late} ms later than every right clock")
+            self.time.fail("clock", f"cluster time on {node.name} is {late} ms later than every right clock")
         before, seen.clock = seen.clock, (here, epoch, now)
         if before is not None and before[1] == epoch:
             passed = (here - before[0]) * 1000
             if now - before[2] < passed * CLOCK_SLOW - 2:
                 claim = f"cluster time on {node.name} went {now - before[2]} ms in {passed:.0f} ms"
-                world.fail("clock", claim)
+                self.time.fail("clock", claim)
 
-    def check_clocks_agree(self) -> None:
-        """After a while of peace: nobody's cluster time is behind by more than time steps for."""
-        world = self.world
-        for node in world.running():
+    def check_clocks_agree(self, nodes: Iterable[Member]) -> None:
+        """After a while of peace, cluster time is nowhere so far behind that it should have stepped.
+
+        nodes: those with a process.
+        """
+        for node in nodes:
             if self.was_removed(node.raft_id):
                 continue
-            behind = world.earliest_right_unix_ms() - node.cluster_clock.now_unix_ms()
-            if behind > CLOCK_BEHIND_MS and not world.monotonic_faults:
-                world.fail("clock", f"cluster time on {node.name} is {behind} ms behind every right clock")
+            behind = self.time.earliest_right_unix_ms() - node.cluster_clock.now_unix_ms()
+            if behind > CLOCK_BEHIND_MS and not self.time.monotonic_faults:
+                claim = f"cluster time on {node.name} is {behind} ms behind every right clock"
+                self.time.fail("clock", claim)
 
-    def _catch_up(self, node: Node) -> None:
+    def _catch_up(self, node: Member) -> None:
         """What the node has committed since the last look."""
         replica, seen = node.replica, self._seen[node.name]
         if replica is not None:
@@ -429,26 +464,26 @@ class Invariants:
                 since, seen.commit = seen.commit, commit
                 self._commits(node, since, commit, replica.term() if replica.is_leader() else None)
 
-    def _leads(self, node: Node, term: int) -> None:
-        self.world.count("leader")
-        self.world.log("%s leads in term %d", node.name, term)
+    def _leads(self, node: Member, term: int) -> None:
+        self.time.count("leader")
+        self.time.log("%s leads in term %d", node.name, term)
         key = (node.name, node.life)
         if self._leaders.setdefault(term, key) != key:
             claim = f"{node.name} and {self._leaders[term][0]} both lead in term {term}"
-            self.world.fail("election safety", claim)
+            self.time.fail("election safety", claim)
         earlier = max((top for t, top in self._committed_in.items() if t < term), default=0)
         entry = node.journal.entry(earlier)
         held = entry is not None and (entry[0], entry[2]) == self.committed.get(earlier)
         if earlier > node.journal.first_index and not held:
             claim = f"{node.name} leads in term {term} without the committed entry {earlier}"
-            self.world.fail("leader completeness", claim)
+            self.time.fail("leader completeness", claim)
 
-    def _commits(self, node: Node, since: int, commit: int, leads_term: int | None) -> None:
+    def _commits(self, node: Member, since: int, commit: int, leads_term: int | None) -> None:
         journal, first = node.journal, node.journal.first_index
         for index in range(max(since + 1, first), commit + 1):
             entry = journal.entry(index)
             if entry is None:
-                self.world.fail("durability", f"{node.name} has committed {index} and does not hold it")
+                self.time.fail("durability", f"{node.name} has committed {index} and does not hold it")
                 return
             command, _, term = entry
             if index == first and index > 1:
@@ -460,32 +495,32 @@ class Invariants:
                     before = self._configurations[-1][1]
                     self._configurations.append((index, _after(before, command)))
                 if index != self.top + 1 and index != 1:
-                    self.world.fail("durability", f"{index} is committed after {self.top}")
+                    self.time.fail("durability", f"{index} is committed after {self.top}")
                 self.top = index
             elif known != (command, term):
                 claim = f"{node.name} has another committed entry {index}: term {term}, not {known[1]}"
-                self.world.fail("state machine safety", claim)
+                self.time.fail("state machine safety", claim)
         if leads_term is not None:
             self._committed_in[leads_term] = max(commit, self._committed_in.get(leads_term, 0))
             self._check_majority(node, commit)
 
-    def _check_majority(self, node: Node, commit: int) -> None:
+    def _check_majority(self, node: Member, commit: int) -> None:
         """A leader says committed: a majority of the voters holds it on disk."""
         entry = node.journal.entry(commit)
         assert node.replica is not None
         voters = node.replica.voters()
         holders = []
         for name in voters:
-            disk = self.world.disk_of(name)
+            disk = self.disks[name]
             record, there = disk.record(), disk.journal.entry(commit)
             same = there is not None and entry is not None and there[2] == entry[2]
             if same or record.first_index > commit:
                 holders.append(name)
         if 2 * len(holders) <= len(voters):
             where = f"on disk of {sorted(holders)} of {sorted(voters)}"
-            self.world.fail("durability", f"{node.name} says {commit} is committed: {where}")
+            self.time.fail("durability", f"{node.name} says {commit} is committed: {where}")
 
-    def _check_configuration(self, node: Node, commit: int) -> None:
+    def _check_configuration(self, node: Member, commit: int) -> None:
         expected = self._configuration_at(commit)
         journal = node.journal
         start = max(0, commit + 1 - journal.first_index)
@@ -496,41 +531,39 @@ class Invariants:
         configuration = node.replica.configuration()
         if configuration != expected:
             claim = f"{node.name} has {sorted(configuration[0])}, its log says {sorted(expected[0])}"
-            self.world.fail("configuration", claim)
+            self.time.fail("configuration", claim)
 
     # Clients.
 
-    def acknowledged(self, node: Node, command: bytes, answer: dict[str, Any], floor: int) -> None:
+    def acknowledged(self, node: Member, command: bytes, answer: dict[str, Any], floor: int) -> None:
         """A client was told of success: it is applied, once, and after all it could know of."""
         self._catch_up(node)  # the leader answers in the middle of its turn
         request = decode_command(command)
         known = self.model.first.get(request.request_id)
         if known is None or known[1] != answer:
-            self.world.fail("acknowledgement", f"acknowledged {answer}, applied is {known}")
+            self.time.fail("acknowledgement", f"acknowledged {answer}, applied is {known}")
             return
         index = known[0]
         if index not in self.committed or self.committed[index][0][:1] != STAMPED:
-            self.world.fail("acknowledgement", f"acknowledged at {index}, which is not committed")
+            self.time.fail("acknowledgement", f"acknowledged at {index}, which is not committed")
         elif request.automatic and command not in [c for c, _ in decode_batch(self.committed[index][0])]:
-            self.world.fail("acknowledgement", f"acknowledged at {index}, which holds something else")
+            self.time.fail("acknowledgement", f"acknowledged at {index}, which holds something else")
         if index <= floor:
-            self.world.fail("linearizability", f"a write took index {index}, clients had seen {floor} before")
+            self.time.fail("linearizability", f"a write took index {index}, clients had seen {floor} before")
         self.observed = max(self.observed, index)
 
-    def acknowledged_change(self, node: Node, index: int) -> None:
+    def acknowledged_change(self, node: Member, index: int) -> None:
         """Whoever asked for a change of the configuration was told that it took place."""
         self._catch_up(node)
         if self.committed.get(index, (b"", 0))[0][:1] != MEMBERSHIP and index > self.top:
-            self.world.fail(
-                "acknowledgement", f"a change was acknowledged at {index}, which is not committed"
-            )
+            self.time.fail("acknowledgement", f"a change was acknowledged at {index}, which is not committed")
 
-    def read(self, node: Node, index: int, floor: int, name: str, value: int | None) -> None:
+    def read(self, node: Member, index: int, floor: int, name: str, value: int | None) -> None:
         """A client has read a counter at an applied index."""
         if index < floor:
             claim = f"{node.name} answers a read at index {index}, clients had seen {floor} before"
-            self.world.fail("stale read", claim)
+            self.time.fail("stale read", claim)
         if value != self.model.value_at(name, index):
             claim = f"{node.name} reads {name} = {value} at {index}, not {self.model.value_at(name, index)}"
-            self.world.fail("wrong read", claim)
+            self.time.fail("wrong read", claim)
         self.observed = max(self.observed, index)

@@ -2,28 +2,70 @@
 
 A connection delivers bytes in order in each direction, after a delay.  A cut
 direction holds them back, as TCP does until it gives up.  A connection that
-breaks loses a suffix of what was in flight, at any byte; each side learns of
-it in its own time, so that one may have dialled anew and said hello before
-the other has read all of the old connection.
+breaks loses a suffix of what was in flight, at any byte.  Each side learns of
+it in its own time, so one side may have dialled again and said hello before
+the other has read everything from the old connection.
 
-Who dials when, hello, which of two links lives, pings and calls are not
-here: `raft/links.py` decides them, as in a real node.
+When to dial, hello, which of two links lives, pings and calls are not decided
+here but in `raft/links.py`, as in a real node.
 """
 
 from __future__ import annotations
 
 import random
 from collections import deque
+from collections.abc import Callable, Mapping
 from functools import partial
-from typing import TYPE_CHECKING
+from typing import Any, Protocol
 
-from cyoloctl.raft.links import DIAL_TIMEOUT_S, Link
+from cyoloctl.raft.links import DIAL_TIMEOUT_S, Link, Links
 from cyoloctl.raft.messages import FrameReader, decode
+from cyoloctl.sim.timeline import Timeline
 
-if TYPE_CHECKING:
-    from cyoloctl.sim.world import Node, World
+__all__ = ["End", "Host", "Network"]
 
-__all__ = ["End", "Network"]
+_DELAY_S = (0.0002, 0.002)
+_OF_LINKS = ("hello", "goodbye", "ping", "pong", "call", "reply")
+
+
+class Host(Protocol):
+    """A node as the network knows it.
+
+    life: the number of its process, which grows when one ends.  elapsed:
+    seconds since the present turn began.  reading: the connection whose bytes
+    are being handled.
+    """
+
+    reading: End | None
+
+    @property
+    def name(self) -> str: ...
+    @property
+    def life(self) -> int: ...
+    @property
+    def elapsed(self) -> float: ...
+    @property
+    def links(self) -> Links: ...
+
+    def is_up(self) -> bool:
+        """True while it has a process."""
+        ...
+
+    def is_paused(self) -> bool:
+        """True while its process stands still."""
+        ...
+
+    def step(self, what: str) -> None:
+        """Raises Crash when the process dies here."""
+
+    def put(self, life: int, call: Callable[[], object]) -> None:
+        """Give input to a process; its next turn handles it."""
+
+    def said_hello(self, end: End) -> None:
+        """A peer's hello on this connection was accepted."""
+
+    def receive_late(self, peer: str, message: dict[str, Any]) -> None:
+        """A message has come on a link that had ended."""
 
 
 class _Pipe:
@@ -35,11 +77,16 @@ class _Pipe:
         self.last_due = 0.0
         self.shut = False
 
+    def names(self) -> tuple[str, str]:
+        """From which node to which."""
+        return self.source.node.name, self.target.node.name
+
 
 class End:
     """One node's side of a connection: the wire of a real link (see Wire)."""
 
-    def __init__(self, node: Node, peer: Node, *, dialled: bool) -> None:
+    def __init__(self, network: Network, node: Host, peer: Host, *, dialled: bool) -> None:
+        self._network = network
         self.node, self.peer, self.dialled = node, peer, dialled
         self.life, self.peer_life = node.life, peer.life
         self.closed = False
@@ -48,23 +95,23 @@ class End:
         self._over = self._heard = False
         self._copy = FrameReader()  # of what comes in, for messages that are delivered late
 
-    # What the link calls.
+    # Called by the link.
 
     def write(self, data: bytes, /) -> None:
         """See Wire."""
-        self.node.world.network.post(self.out, data)
+        self._network.post(self.out, data)
 
     def close(self) -> None:
-        """See Wire.  The other side learns it when what is in flight has arrived."""
+        """See Wire.  The other side learns of it after everything in flight has arrived."""
         if not self.closed:
             self.closed = True
-            self.node.world.network.shut(self, broken=False)
+            self._network.shut(self, broken=False)
 
     def abort(self) -> None:
         """See Wire."""
         if not self.closed:
             self.closed = True
-            self.node.world.network.shut(self, broken=True)
+            self._network.shut(self, broken=True)
 
     def is_closing(self) -> bool:
         """See Wire."""
@@ -72,9 +119,9 @@ class End:
 
     def get_write_buffer_size(self) -> int:
         """See Wire."""
-        return self.node.world.network.held_back(self.out)
+        return self._network.held_back(self.out)
 
-    # What the network calls, as input of the node.
+    # Called by the network, as input of the node.
 
     def opened(self) -> None:
         """The connection is authenticated."""
@@ -82,14 +129,14 @@ class End:
         self.link = self.node.links.opened(self, self.peer.name, expected=expected)
 
     def data(self, data: bytes) -> None:
-        """Bytes have come; to a link that ended, too, which must ignore them."""
-        node, late = self.node, self.node.world.network.late
+        """Bytes have come.  A link that has ended gets them too, and must ignore them."""
+        node, time, late = self.node, self._network.time, self._network.late
         frames = self._copy.feed(data) if late else []
         if self.closed:
-            node.world.count("late bytes of an ended link")
+            time.count("late bytes of an ended link")
             for message in map(decode, frames):
-                if message["type"] not in ("hello", "goodbye", "ping", "pong", "call", "reply"):
-                    node.world.count("late message")
+                if message["type"] not in _OF_LINKS:
+                    time.count("late message")
                     node.receive_late(self.link.raft_id, message)
         node.reading = self
         self.link.received(data)
@@ -98,7 +145,7 @@ class End:
             self._heard = True
             node.said_hello(self)
         if self.link.refused is not None and "protocol" in self.link.refused:
-            node.world.fail("link", f"{node.name} refuses {self.peer.name}: {self.link.refused}")
+            time.fail("link", f"{node.name} refuses {self.peer.name}: {self.link.refused}")
 
     def lost(self) -> None:
         """The connection is gone."""
@@ -106,129 +153,52 @@ class End:
             self._over = True
             if not self.closed:
                 self.closed = True
-                self.node.world.network.post(self.out, None)
+                self._network.post(self.out, None)
             self.link.lost()
 
 
 class Network:
     """Everything between the nodes.
 
-    late: messages of ended links are delivered all the same, which the real links never do.
+    hosts: the nodes by name; they may become more.  late: messages from links
+    that have ended are delivered all the same, which the real links never do.
     """
 
-    def __init__(self, world: World, rng: random.Random, *, late: bool) -> None:
-        self.world, self.rng, self.late = world, rng, late
-        self.cut: dict[tuple[str, str], int] = {}  # how many faults cut this direction
-        self.slow: dict[tuple[str, str], tuple[float, float]] = {}
-        self.delay_s = (0.0002, 0.002)
+    def __init__(self, time: Timeline, rng: random.Random, hosts: Mapping[str, Host], *, late: bool) -> None:
+        self.time, self.hosts, self.late = time, hosts, late
+        self._rng = rng
+        self._cuts: dict[tuple[str, str], int] = {}  # how many faults cut this direction
+        self._slow: dict[tuple[str, str], tuple[float, float]] = {}
         self._pipes: list[tuple[_Pipe, _Pipe]] = []
 
-    # Time.
+    # Faults.
 
-    def _delay(self, source: str, target: str) -> float:
-        return self.rng.uniform(*self.slow.get((source, target), self.delay_s))
+    def cut(self, source: str, target: str) -> None:
+        """Hold back what is sent in one direction."""
+        self._cuts[source, target] = self._cuts.get((source, target), 0) + 1
 
-    def post(self, pipe: _Pipe, data: bytes | None) -> None:
-        """Bytes, or the end of the stream."""
-        if pipe.shut:
-            return
-        node = pipe.source.node
-        if data is not None:
-            node.step("send")
-        else:
-            pipe.shut = True
-        sent_at = self.world.now + node.elapsed
-        due = max(pipe.last_due, sent_at + self._delay(node.name, pipe.target.node.name))
-        pipe.last_due = due
-        pipe.queue.append((due, sent_at, data))
-        self.world.at(due, lambda: self._pump(pipe))
-
-    def _pump(self, pipe: _Pipe) -> None:
-        key = (pipe.source.node.name, pipe.target.node.name)
-        while pipe.queue and pipe.queue[0][0] <= self.world.now and not self.cut.get(key):
-            data = pipe.queue.popleft()[2]
-            target = pipe.target
-            if data is None:
-                target.node.put(target.life, target.lost)
-            else:
-                target.node.put(target.life, partial(target.data, data))
-
-    def block(self, source: str, target: str, change: int) -> None:
-        """Cut one direction (+1), or heal it (-1)."""
-        key = (source, target)
-        left = max(0, self.cut.get(key, 0) + change)
-        self.cut[key] = left
+    def mend(self, source: str, target: str) -> None:
+        """Undo one `cut`; after the last one, what was held back arrives."""
+        self._cuts[source, target] = left = max(0, self._cuts.get((source, target), 0) - 1)
         if not left:
-            self.wake()
+            self._wake()
 
-    def wake(self) -> None:
-        """What was held back arrives soon, in order."""
-        for pair in self._pipes:
-            for pipe in pair:
-                if pipe.queue:
-                    at = self.world.now + self.rng.uniform(0.0, 0.2)
-                    self.world.at(at, partial(self._pump, pipe))
-
-    def held_back(self, pipe: _Pipe) -> int:
-        """Bytes that a cut keeps from leaving."""
-        if not self.cut.get((pipe.source.node.name, pipe.target.node.name)):
-            return 0
-        return sum(len(data or b"") for _, _, data in pipe.queue)
-
-    # Connections.
-
-    def dial(self, node: Node, name: str) -> None:
-        """A connection comes to be, or the dial fails: at once where nobody listens, else by and by."""
-        peer = self.world.nodes[name]
-        wait = self._delay(node.name, name) + self._delay(name, node.name)
-        if peer.replica is not None and not self._reaches(node, peer):
-            wait = self.rng.uniform(0.2, DIAL_TIMEOUT_S)
-        self.world.at(self.world.now + node.elapsed + wait, partial(self._connect, node, node.life, peer))
-
-    def _reaches(self, node: Node, peer: Node) -> bool:
-        there, back = (node.name, peer.name), (peer.name, node.name)
-        up = peer.replica is not None and not peer.paused()
-        return up and not self.cut.get(there) and not self.cut.get(back)
-
-    def _connect(self, node: Node, life: int, peer: Node) -> None:
-        if node.life != life:
-            return
-        if not self._reaches(node, peer):
-            node.put(life, partial(node.links.dial_failed, peer.name))
-            return
-        self._pipes = [p for p in self._pipes if any(pipe.queue or not pipe.shut for pipe in p)]
-        here, there = End(node, peer, dialled=True), End(peer, node, dialled=False)
-        here.out, there.out = _Pipe(here, there), _Pipe(there, here)
-        self._pipes.append((here.out, there.out))
-        node.put(node.life, here.opened)
-        peer.put(peer.life, there.opened)
-
-    def shut(self, end: End, *, broken: bool) -> None:
-        """A node ends its connection, which takes a moment: the end of TLS is waited for."""
-        if broken:
-            self._break(end)
+    def slow(self, source: str, target: str, delay_s: tuple[float, float] | None) -> None:
+        """Delay one direction by this much, at least and at most; None: as usual."""
+        if delay_s is None:
+            self._slow.pop((source, target), None)
         else:
-            self.post(end.out, None)
-        wait = self.rng.uniform(0.0, 1.0) if self.rng.random() < 0.2 else 0.0
-        self.world.at(self.world.now + wait, lambda: end.node.put(end.life, end.lost))
+            self._slow[source, target] = delay_s
 
-    def _break(self, end: End) -> None:
-        """The stream from this end is cut off at any byte, then it ends."""
-        pipe = end.out
-        if pipe.queue:
-            keep = self.rng.randint(0, len(pipe.queue))
-            items = list(pipe.queue)
-            pipe.queue = deque(items[:keep])
-            if keep < len(items) and items[keep][2] is not None and self.rng.random() < 0.5:
-                due, sent, data = items[keep]
-                assert data is not None
-                pipe.queue.append((due, sent, data[: self.rng.randint(0, len(data))]))
-            pipe.last_due = pipe.queue[-1][0] if pipe.queue else self.world.now
-        if not pipe.shut:
-            self.post(pipe, None)
+    def heal(self) -> None:
+        """End every cut and every unusual delay."""
+        for key in self._cuts:
+            self._cuts[key] = 0
+        self._slow.clear()
+        self._wake()
 
-    def drop(self, node: Node, peer: Node) -> bool:
-        """Break the link of two nodes; each learns it in its own time."""
+    def drop(self, node: Host, peer: Host) -> None:
+        """Break the connections of two nodes; each learns of it in its own time."""
         pairs = [
             (a, b)
             for a, b in self._pipes
@@ -238,26 +208,120 @@ class Network:
             for pipe in pair:
                 if not pipe.source.closed and not pipe.shut:
                     self._silently(pipe)
-        return bool(pairs)
 
-    def _silently(self, pipe: _Pipe) -> None:
-        self._break(pipe.source)
-        if self.rng.random() < 0.5:  # what is left of it comes so late that a new connection may be there
-            late = self.rng.uniform(0.1, 1.0)
-            pipe.queue = deque((due + late, sent, data) for due, sent, data in pipe.queue)
-            for due, _, _ in pipe.queue:
-                self.world.at(due, partial(self._pump, pipe))
-
-    def gone(self, node: Node, *, power: bool) -> None:
-        """The process is gone.  Its system closes the sockets, unless the power went too."""
+    def gone(self, node: Host, *, power: bool) -> None:
+        """A process is gone.  Its system closes the sockets, unless the power went too."""
         for pair in self._pipes:
             for pipe in pair:
                 if pipe.source.node is node and pipe.source.life == node.life:
                     pipe.source.closed = True
                     # What it would have sent after it was stopped was never sent.
-                    kept = [item for item in pipe.queue if item[1] <= self.world.now]
+                    kept = [item for item in pipe.queue if item[1] <= self.time.now]
                     pipe.queue = deque(kept)
                     if power:
                         pipe.shut = True
                     elif not pipe.shut:
                         self._break(pipe.source)
+
+    # Bytes.
+
+    def post(self, pipe: _Pipe, data: bytes | None) -> None:
+        """Send bytes, or the end of the stream."""
+        if pipe.shut:
+            return
+        node = pipe.source.node
+        if data is not None:
+            node.step("send")
+        else:
+            pipe.shut = True
+        sent_at = self.time.now + node.elapsed
+        due = max(pipe.last_due, sent_at + self._delay(node.name, pipe.target.node.name))
+        pipe.last_due = due
+        pipe.queue.append((due, sent_at, data))
+        self.time.at(due, lambda: self._pump(pipe))
+
+    def held_back(self, pipe: _Pipe) -> int:
+        """Bytes that a cut keeps from leaving."""
+        if not self._cuts.get(pipe.names()):
+            return 0
+        return sum(len(data or b"") for _, _, data in pipe.queue)
+
+    def _delay(self, source: str, target: str) -> float:
+        return self._rng.uniform(*self._slow.get((source, target), _DELAY_S))
+
+    def _pump(self, pipe: _Pipe) -> None:
+        key = pipe.names()
+        while pipe.queue and pipe.queue[0][0] <= self.time.now and not self._cuts.get(key):
+            data = pipe.queue.popleft()[2]
+            target = pipe.target
+            if data is None:
+                target.node.put(target.life, target.lost)
+            else:
+                target.node.put(target.life, partial(target.data, data))
+
+    def _wake(self) -> None:
+        """What was held back arrives soon, in order."""
+        for pair in self._pipes:
+            for pipe in pair:
+                if pipe.queue:
+                    self.time.later(self._rng.uniform(0.0, 0.2), partial(self._pump, pipe))
+
+    # Connections.
+
+    def dial(self, node: Host, name: str) -> None:
+        """Connect a node to another one, or fail: at once where nobody listens, else after a while."""
+        peer = self.hosts[name]
+        wait = self._delay(node.name, name) + self._delay(name, node.name)
+        if peer.is_up() and not self._reaches(node, peer):
+            wait = self._rng.uniform(0.2, DIAL_TIMEOUT_S)
+        self.time.at(self.time.now + node.elapsed + wait, partial(self._connect, node, node.life, peer))
+
+    def _reaches(self, node: Host, peer: Host) -> bool:
+        there, back = (node.name, peer.name), (peer.name, node.name)
+        up = peer.is_up() and not peer.is_paused()
+        return up and not self._cuts.get(there) and not self._cuts.get(back)
+
+    def _connect(self, node: Host, life: int, peer: Host) -> None:
+        if node.life != life:
+            return
+        if not self._reaches(node, peer):
+            node.put(life, partial(node.links.dial_failed, peer.name))
+            return
+        self._pipes = [p for p in self._pipes if any(pipe.queue or not pipe.shut for pipe in p)]
+        here, there = End(self, node, peer, dialled=True), End(self, peer, node, dialled=False)
+        here.out, there.out = _Pipe(here, there), _Pipe(there, here)
+        self._pipes.append((here.out, there.out))
+        node.put(node.life, here.opened)
+        peer.put(peer.life, there.opened)
+
+    def shut(self, end: End, *, broken: bool) -> None:
+        """A node ends its connection, which takes a moment: it waits for the end of TLS."""
+        if broken:
+            self._break(end)
+        else:
+            self.post(end.out, None)
+        wait = self._rng.uniform(0.0, 1.0) if self._rng.random() < 0.2 else 0.0
+        self.time.later(wait, lambda: end.node.put(end.life, end.lost))
+
+    def _break(self, end: End) -> None:
+        """The stream from this end is cut off at any byte, then it ends."""
+        pipe = end.out
+        if pipe.queue:
+            keep = self._rng.randint(0, len(pipe.queue))
+            items = list(pipe.queue)
+            pipe.queue = deque(items[:keep])
+            if keep < len(items) and items[keep][2] is not None and self._rng.random() < 0.5:
+                due, sent, data = items[keep]
+                assert data is not None
+                pipe.queue.append((due, sent, data[: self._rng.randint(0, len(data))]))
+            pipe.last_due = pipe.queue[-1][0] if pipe.queue else self.time.now
+        if not pipe.shut:
+            self.post(pipe, None)
+
+    def _silently(self, pipe: _Pipe) -> None:
+        self._break(pipe.source)
+        if self._rng.random() < 0.5:  # the rest comes so late that a new connection may be there
+            late = self._rng.uniform(0.1, 1.0)
+            pipe.queue = deque((due + late, sent, data) for due, sent, data in pipe.queue)
+            for due, _, _ in pipe.queue:
+                self.time.at(due, partial(self._pump, pipe))

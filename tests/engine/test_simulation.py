@@ -26,7 +26,7 @@ from cyoloctl.replicated.clock import ClockMachine
 from cyoloctl.replicated.requests import RequestTable
 from cyoloctl.sim import FAULTS, run_seed
 from cyoloctl.sim.disk import DiskFiles
-from cyoloctl.sim.world import Node
+from cyoloctl.sim.node import Node
 
 pytestmark = [pytest.mark.fault, pytest.mark.slow]
 

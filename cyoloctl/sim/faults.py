@@ -1,0 +1,406 @@
+"""What goes wrong in a run.  Each fault has a name, and ends by itself."""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Callable
+from typing import Any
+
+from cyoloctl.errors import CyoloctlError
+from cyoloctl.raft.vendor import NO_OP
+from cyoloctl.sim.node import Node
+from cyoloctl.sim.world import World
+
+__all__ = ["FAULTS", "Faults"]
+
+_WRONG_MS = (
+    *(-2_000, 2_000, -600_000, 600_000, 20 * 60_000, -3 * 3_600_000),
+    *(9 * 86_400_000, -9 * 86_400_000, 400 * 86_400_000, -400 * 86_400_000),
+)
+"""Some of the errors of a wrong wall clock."""
+
+_SLEPT_MS = (60_000, 8 * 3_600_000, 3 * 86_400_000)
+_JOINERS = 4
+
+
+class Faults:
+    """Injects the named faults into a world, as long as it is working.
+
+    injected: how many of each.
+    """
+
+    def __init__(self, world: World, rng: random.Random, names: tuple[str, ...], *, mean_s: float) -> None:
+        """mean_s: mean time from one fault to the next."""
+        self.injected = dict.fromkeys(names, 0)
+        self._world, self._time, self._rng = world, world.time, rng
+        self._names, self._mean_s = names, mean_s
+        self._joined = 0
+
+    def start(self) -> None:
+        """Begin, shortly after the nodes."""
+        self._time.later(0.5, self._renew)
+        if self._names:
+            self._time.later(0.5 + self._rng.expovariate(1 / self._mean_s), self._inject)
+
+    def _inject(self) -> None:
+        if not self._world.working:
+            return
+        name = self._rng.choices(self._names, [FAULTS[name] for name in self._names])[0]
+        if _BY_NAME[name](self):
+            self.injected[name] += 1
+        self._time.later(self._rng.expovariate(1 / self._mean_s), self._inject)
+
+    def _victim(self) -> Node | None:
+        leaders, running = self._world.leaders(), self._world.running()
+        if leaders and self._rng.random() < 0.4:
+            return self._rng.choice(leaders)
+        return self._rng.choice(running) if running else None
+
+    # Each of these returns whether it found a victim.
+
+    def crash(self) -> bool:
+        """A process ends: at its next steps, when asked to, at once, with the power, or all of them."""
+        node = self._victim()
+        if node is None:
+            return False
+        how = self._rng.random()
+        if how < 0.5:
+            steps = self._rng.choice((1, 2, 3, 4, 5, 6, 8, 12, 25))
+            node.die_within(steps)
+            self._time.log("%s will die within %d steps", node.name, steps)
+        elif how < 0.6:
+            self._time.log("%s is stopped", node.name)
+            node.quit()
+        elif how < 0.92:
+            node.crash(power=how < 0.75)
+        else:
+            for other in self._world.running():
+                other.crash(power=how < 0.97)
+        return True
+
+    def disk(self) -> bool:
+        """A disk fails at its next sync, is full for a while, or slow."""
+        node = self._victim()
+        if node is None:
+            return False
+        disk, how = node.disk, self._rng.randrange(3)
+        if how == 0:
+            disk.fail_sync = True
+            self._time.log("the next sync of %s fails", node.name)
+        elif how == 1:
+            disk.full = True
+            self._time.log("the disk of %s is full", node.name)
+
+            def freed() -> None:
+                disk.full = False
+
+            self._time.later(self._rng.uniform(0.1, 2.0), freed)
+        else:
+            before = disk.sync_s
+            disk.sync_s = (0.005, self._rng.choice((0.02, 0.2, 0.7)))
+            self._time.log("the disk of %s is slow", node.name)
+
+            def fast() -> None:
+                disk.sync_s = before
+
+            self._time.later(self._rng.uniform(0.2, 2.0), fast)
+        return True
+
+    def partition(self) -> bool:
+        """Some nodes cannot reach others: both ways, one way, or on one link alone."""
+        names, network = self._world.names(), self._world.network
+        if len(names) < 2:
+            return False
+        how = self._rng.randrange(5)
+        leaders = [node.name for node in self._world.leaders()]
+        group = self._rng.sample(names, self._rng.randrange(1, len(names)))
+        if how >= 2 and leaders:
+            group = leaders[:1]
+        others = [name for name in names if name not in group]
+        links: list[tuple[str, str]] = []
+        if how != 3:  # 3: the leader is heard and hears nothing
+            links += [(a, b) for a in group for b in others]
+        if how != 4:  # 4: the leader hears and is not heard
+            links += [(b, a) for a in group for b in others]
+        if how == 1:  # one link alone, one way
+            links = [self._rng.choice(links)]
+        for source, target in links:
+            network.cut(source, target)
+        self._time.log("cut off: %s", links)
+
+        def heal() -> None:
+            for source, target in links:
+                network.mend(source, target)
+            self._time.log("healed: %s", links)
+
+        self._time.later(self._rng.choice((0.2, 0.8, 2.0, 5.0)), heal)
+        return True
+
+    def slow(self) -> bool:
+        """One link is slow, or all of them are."""
+        names, network = self._world.names(), self._world.network
+        if len(names) < 2:
+            return False
+        delay_s = self._rng.choice(((0.0, 0.0), (0.01, 0.03), (0.02, 0.2), (0.0, 0.5)))
+        everywhere = self._rng.random() < 0.4
+        links = [(a, b) for a in names for b in names if a != b]
+        links = links if everywhere else [self._rng.choice(links)]
+        for source, target in links:
+            network.slow(source, target, delay_s)
+        self._time.log("delays of %s s on %s", delay_s, "all links" if everywhere else links)
+
+        def heal() -> None:
+            for source, target in links:
+                network.slow(source, target, None)
+
+        self._time.later(self._rng.uniform(0.3, 3.0), heal)
+        return True
+
+    def drop(self) -> bool:
+        """The connections of a node break: one of them, or all."""
+        nodes = [node for node in self._world.running() if node.links.peers()]
+        if not nodes:
+            return False
+        node = self._rng.choice(nodes)
+        peers = sorted(node.links.peers())
+        for peer in peers if self._rng.random() < 0.3 else [self._rng.choice(peers)]:
+            self._time.log("the connection of %s and %s breaks", node.name, peer)
+            self._world.network.drop(node, self._world.nodes[peer])
+        return True
+
+    def pause(self) -> bool:
+        """A process stands still, as under SIGSTOP or in a machine that is moved."""
+        node = self._victim()
+        if node is None:
+            return False
+        pause_s = self._rng.choice((0.05, 0.4, 1.2, 2.5))
+        node.pause(pause_s)
+        self._time.log("%s is paused until %.3f", node.name, self._time.now + pause_s)
+        return True
+
+    # Clocks.
+
+    def clock(self) -> bool:
+        """Wall clocks of any minority are wrong in any way; in some runs monotonic clocks are, too."""
+        if self._time.monotonic_faults and self._rng.random() < 0.5:
+            return self._monotonic()
+        if self._rng.random() < 0.15:
+            return self._sleep()
+        nodes = [node for node in self._world.nodes.values() if node.wall_is_wrong()]
+        if not nodes or self._rng.random() < 0.7:
+            nodes = list(self._world.nodes.values())
+        node = self._rng.choice(nodes)
+        if node.wall_is_wrong() and self._rng.random() < 0.3:
+            node.set_wall(None)
+        elif not self.wrong_wall(node):
+            return False
+        self._time.log("the wall clock of %s shows %d", node.name, node.wall_unix_ms())
+        if self._rng.random() < 0.2 and node.replica is not None:
+            node.crash(power=True)  # a machine that starts with a wrong clock
+        return True
+
+    def _monotonic(self) -> bool:
+        node = self._victim()
+        if node is None:
+            return False
+        if self._rng.random() < 0.5:
+            node.set_clock(rate=self._rng.choice((0.5, 0.9, 1.0, 1.1, 2.0)), leap_s=0.0)
+        else:
+            node.set_clock(rate=1.0, leap_s=self._rng.choice((0.3, 1.0, 30.0)))
+        self._time.log("the monotonic clock of %s", node.name)
+        return True
+
+    def _sleep(self) -> bool:
+        """All machines stop; hours or days later they start again."""
+        if not self._world.running():
+            return False
+        for node in self._world.running():
+            node.crash(power=True)
+        self._time.slept_ms += self._rng.choice(_SLEPT_MS)
+        self._time.log("everybody sleeps; the time of day is %d now", self._time.true_unix_ms())
+        self._time.count("slept")
+        return True
+
+    def wrong_wall(self, node: Node) -> bool:
+        """Set a wall clock wrong, unless too many would be wrong then."""
+        if not self._may_be_wrong(node.name):
+            return False
+        rate = self._rng.choice((1.0, 1.0, 0.1, 0.5, 2.0, 10.0))
+        shown = self._time.true_unix_ms() + self._rng.choice(_WRONG_MS)
+        node.set_wall(self._rng.choice((0.0, 5_000.0, 2.0**53)) if self._rng.random() < 0.1 else shown, rate)
+        return True
+
+    def wrong_clocks_are_few(self) -> bool:
+        """True while the wrong wall clocks are a minority of the voters, in every configuration in force."""
+        return self._is_minority({node.name for node in self._world.nodes.values() if node.wall_is_wrong()})
+
+    def _may_be_wrong(self, name: str) -> bool:
+        return self._is_minority(self._believed_wrong() | {name})
+
+    def _believed_wrong(self) -> set[str]:
+        return {node.name for node in self._world.nodes.values() if node.wall_is_believed_wrong()}
+
+    def _is_minority(self, wrong: set[str], fewer: int = 0) -> bool:
+        """Whether these are a minority of the voters in force, and stay one with fewer of them."""
+        running = self._world.running()
+        configurations = [set(self._world.invariants.voter_names())]
+        for node in running:
+            assert node.replica is not None
+            configurations.append(set(node.replica.voter_names()))
+        if not running:
+            return not wrong  # a change may wait in a log that nobody has read yet
+        return all(
+            2 * len(wrong & voters) < len(voters) - fewer or not wrong & voters for voters in configurations
+        )
+
+    # Members.
+
+    def membership(self) -> bool:
+        """A node joins, or a leader is asked to promote, demote or remove one."""
+        what = self._rng.choice(("join", "add", "add", "add", "demote", "remove"))
+        if what == "join":
+            return self._join()
+        leaders = self._world.leaders()
+        if not leaders:
+            return False
+        leader = self._rng.choice(leaders)
+        assert leader.replica is not None
+        status = leader.replica.status()
+        others = [name for name in status.voters if name != leader.raft_id and "~" not in name]
+        if what == "add":
+            targets = list(status.learners)
+        elif what == "demote":
+            targets = others
+        else:
+            targets = [*others, *(name for name in status.learners if "~" not in name)]
+        if not targets:
+            return False
+        self._change(leader, what, self._rng.choice(targets))
+        return True
+
+    def _join(self) -> bool:
+        if self._joined >= _JOINERS:
+            return False
+        self._joined += 1
+        name, memory = f"x{self._joined}", self._rng.random() < 0.5
+        self._time.log("%s joins%s", name, ", its log in memory" if memory else "")
+        self._world.add_node(name, [(NO_OP, 1, 0)], memory=memory)
+        self._time.count("join")
+        if not memory and self._rng.random() < 0.7:
+            self._time.later(0.5, lambda: self._promote(name))
+        return True
+
+    def _promote(self, name: str) -> None:
+        """Ask until the joiner is a voter, as a real node does."""
+        if not self._world.working:
+            return
+        for leader in self._world.leaders():
+            assert leader.replica is not None
+            status = leader.replica.status()
+            if name in status.voters or name in status.removed:
+                return
+            self._change(leader, "add", name)
+        self._time.later(0.5, lambda: self._promote(name))
+
+    def _renew(self) -> None:
+        """Promote a member in memory under its new raft id and remove its old one, as a real node does."""
+        current = {node.raft_id for node in self._world.nodes.values()}
+        for leader in self._world.leaders():
+            assert leader.replica is not None
+            status = leader.replica.status()
+            targets = [(name, "add") for name in status.learners if "~" in name and name in current]
+            targets += [(name, "remove") for name in status.voters if "~" in name and name not in current]
+            if targets:
+                name, what = self._rng.choice(targets)
+                self._change(leader, what, name)
+        self._time.later(0.3, self._renew)
+
+    def _change(self, leader: Node, what: str, target: str) -> None:
+        """Ask a leader for a change of the configuration."""
+
+        def done(index: Any, error: CyoloctlError | None) -> None:
+            if error is None:
+                self._world.invariants.acknowledged_change(leader, index)
+                self._time.count(f"{what} in memory" if "~" in target else what)
+                self._time.log("%s of %s took place at %s", what, target, index)
+
+        if not self._is_minority(self._believed_wrong(), fewer=1):
+            for node in self._world.nodes.values():  # the voters may become fewer, the wrong clocks not
+                if node.wall_is_wrong():
+                    node.set_wall(None)
+
+        def ask() -> None:
+            if leader.replica is not None:
+                if _leaves_too_few_disks(leader.replica.voters(), what, target):
+                    return
+                change = {
+                    "add": leader.replica.add_voter,
+                    "demote": leader.replica.demote,
+                    "remove": leader.replica.remove,
+                }[what]
+                change(target, done)
+
+        self._time.log("%s is asked to %s %s", leader.name, what, target)
+        leader.put(leader.life, ask)
+
+    def transfer(self) -> bool:
+        """A leader is asked to hand leadership over."""
+        leaders = self._world.leaders()
+        if not leaders:
+            return False
+        leader = self._rng.choice(leaders)
+
+        def done(new: Any, error: CyoloctlError | None) -> None:
+            if error is None:
+                self._time.count("transfer")
+
+        def ask() -> None:
+            if leader.replica is not None:
+                leader.replica.transfer_leadership(None, done)
+
+        self._time.log("%s hands leadership over", leader.name)
+        leader.put(leader.life, ask)
+        return True
+
+    def compaction(self) -> bool:
+        """A node saves a snapshot and cuts its log now."""
+        node = self._victim()
+        if node is None:
+            return False
+
+        def compact() -> None:
+            if node.replica is not None:
+                node.replica.maybe_compact(force=True)
+
+        node.put(node.life, compact)
+        return True
+
+
+def _leaves_too_few_disks(voters: frozenset[str], what: str, target: str) -> bool:
+    """True when half of the voters or more would keep their log in memory after a change.
+
+    A crash of all of those would end the cluster, as it must.
+    """
+    in_memory = sum("~" in name for name in voters)
+    on_disk = len(voters) - in_memory
+    in_memory += what == "add" and "~" in target
+    on_disk -= what != "add" and target in voters and "~" not in target
+    return in_memory >= on_disk and in_memory > 0
+
+
+_TABLE: dict[str, tuple[int, Callable[[Faults], bool]]] = {
+    "crash": (6, Faults.crash),
+    "disk": (3, Faults.disk),
+    "partition": (5, Faults.partition),
+    "slow": (3, Faults.slow),
+    "drop": (5, Faults.drop),
+    "pause": (3, Faults.pause),
+    "clock": (4, Faults.clock),
+    "membership": (5, Faults.membership),
+    "transfer": (3, Faults.transfer),
+    "compaction": (2, Faults.compaction),
+}
+_BY_NAME = {name: inject for name, (_, inject) in _TABLE.items()}
+
+FAULTS: dict[str, int] = {name: weight for name, (weight, _) in _TABLE.items()}
+"""The kinds of faults, and how often each is chosen relative to the others."""

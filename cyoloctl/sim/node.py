@@ -1,0 +1,542 @@
+"""One simulated node, and its life.
+
+A `Node` is what one process of cyoloctl is to its peers: the real replica,
+links, journal, snapshot store and state machines, over a simulated disk,
+clock and network.  One turn of the event loop is one call of `Node.run`: the
+input that has come, then one tick, then the wait for the next input or
+deadline.  Everything a node does takes time, so the messages that follow a
+sync leave after it.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import random
+import traceback
+from collections import deque
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import partial
+from typing import Any
+
+from cyoloctl.errors import CyoloctlError, NoLeader, OutcomeUnknown
+from cyoloctl.raft.clock import MEASURED_S, ClusterClock
+from cyoloctl.raft.journal import Entry, Journal
+from cyoloctl.raft.links import (
+    MAX_UNSENT_BYTES,
+    OLDER,
+    REMOVED,
+    Hello,
+    Link,
+    Links,
+    PeerIdentity,
+    Pong,
+)
+from cyoloctl.raft.messages import encode
+from cyoloctl.raft.replica import Replica
+from cyoloctl.raft.settings import Limits
+from cyoloctl.raft.snapshot import SnapshotStore
+from cyoloctl.sim.disk import Crash, Disk, DiskFiles, DiskStore
+from cyoloctl.sim.invariants import Invariants, WatchedJournal, WatchedMachine
+from cyoloctl.sim.network import End, Network
+from cyoloctl.sim.timeline import RIGHT_MS, Timeline
+from cyoloctl.state import ClusterState
+
+__all__ = ["Node", "Plan"]
+
+_SHORTEST_S = 0.001  # as Ticker
+_READING_S = 1e-6  # each look at the clock takes time (row 26)
+_FORGOTTEN_S = MEASURED_S + 3.0  # what a clock said is believed this long after it was on its way
+
+
+@dataclass(frozen=True, slots=True)
+class Plan:
+    """What the nodes of one run have in common.
+
+    unsent_bytes: a peer is cut off when more waits for it.
+    """
+
+    seed: int
+    limits: Limits
+    unsent_bytes: int = MAX_UNSENT_BYTES
+
+
+class Node:
+    """One member: its disk, which stays, and its process, which comes and goes."""
+
+    def __init__(
+        self,
+        plan: Plan,
+        time: Timeline,
+        network: Network,
+        invariants: Invariants,
+        *,
+        name: str,
+        log: list[Entry],
+        memory: bool,
+    ) -> None:
+        """log: what its disk holds at first.
+
+        memory: every start begins with that log, under a new raft id.
+        """
+        self._plan, self.time, self._network, self._invariants = plan, time, network, invariants
+        self.name, self.memory = name, memory
+        self.raft_id = name
+        self.rng = random.Random(f"{plan.seed} {name}")
+        self._log = log
+        self.disk = self._new_disk()
+        self.life = 0
+        self.replica: Replica | None = None
+        self.journal: WatchedJournal
+        self.snapshots: SnapshotStore
+        self.state: ClusterState
+        self.machine: WatchedMachine
+        self.links: Links
+        self.reading: End | None = None  # whose bytes are being handled
+        self._paused_until = self._busy_until = 0.0
+        self.elapsed = 0.0  # since the present turn began
+        self._fuse: int | None = None  # steps until the process dies
+        self._wall_error_ms = self.rng.randint(-RIGHT_MS, RIGHT_MS)
+        self._wrong_wall: tuple[float, float, float] | None = None  # shown, since, rate
+        self._righted_at = -_FORGOTTEN_S
+        self._rate, self._zero, self._base = 1.0, 0.0, 1000.0
+        self._inbox: deque[tuple[int, Callable[[], object]]] = deque()
+        self._wake_at: float | None = None
+        self._outgoing: dict[str, list[bytes]] = {}
+        self._linked: dict[str, End | None] = {}  # peers with a link: where it came to be
+        self._heard: dict[str, int] = {}  # peer -> its latest process that said hello
+        self._dialled: tuple[object, ...] = ()
+        self._calls = 0
+
+    # Time.
+
+    def clock(self) -> float:
+        """This node's monotonic clock, which may run fast or slow, or leap ahead."""
+        self.elapsed += _READING_S
+        return self._base + (self.time.now + self.elapsed - self._zero) * self._rate
+
+    def set_clock(self, *, rate: float, leap_s: float) -> None:
+        base = self._base + (self.time.now - self._zero) * self._rate + leap_s
+        self._base, self._zero, self._rate = base, self.time.now, rate
+        self.wake(self.time.now)
+
+    def wall_unix_ms(self) -> int:
+        """The wall clock: right, or wrong in any way."""
+        if self._wrong_wall is None:
+            return self.time.true_unix_ms() + self._wall_error_ms
+        shown, since, rate = self._wrong_wall
+        return max(0, int(shown + (self.time.now - since) * 1000 * rate))
+
+    def wall_is_wrong(self) -> bool:
+        return self._wrong_wall is not None
+
+    def wall_is_believed_wrong(self) -> bool:
+        """Also a while after it was set right: what it said before is still believed elsewhere."""
+        return self.wall_is_wrong() or self.time.now < self._righted_at + _FORGOTTEN_S
+
+    def set_wall(self, unix_ms: float | None, rate: float = 1.0) -> None:
+        """A wall clock that shows this from now on; None: the right time."""
+        if unix_ms is None and self._wrong_wall is not None:
+            self._righted_at = self.time.now
+        self._wrong_wall = None if unix_ms is None else (unix_ms, self.time.now, rate)
+
+    def is_up(self) -> bool:
+        """See Host."""
+        return self.replica is not None
+
+    def is_paused(self) -> bool:
+        """See Host."""
+        return self.time.now < self._paused_until
+
+    def pause(self, seconds: float) -> None:
+        """Stand still for a while."""
+        self._paused_until = self.time.now + seconds
+
+    def _took(self, seconds: float) -> None:
+        self.elapsed += seconds
+
+    def step(self, what: str) -> None:
+        """The process may die before what follows."""
+        if self._fuse is not None:
+            self._fuse -= 1
+            if self._fuse <= 0:
+                self._fuse = None
+                self.time.count(f"died at {what}")
+                self.time.log("%s dies at %s", self.name, what)
+                raise Crash
+
+    # Life.
+
+    def _new_disk(self) -> Disk:
+        disk = Disk(self.rng)
+        journal = Journal(disk.journal)
+        for command, index, term in self._log:
+            journal.append(index, term, command)
+        journal.sync()
+        return disk
+
+    def start(self) -> None:
+        """A process starts on what the disk holds."""
+        if self.memory:
+            self.raft_id = f"{self.name}~{self.life}"
+            self.disk = self._new_disk()
+        self._invariants.disks[self.raft_id] = self.disk
+        self._inbox.clear()
+        self._outgoing.clear()
+        self._linked.clear()
+        self._heard.clear()
+        self._dialled = ()
+        self.elapsed = 0.0
+        self._busy_until = self._paused_until = 0.0
+        self._wake_at = None
+        self.disk.failures = 0
+        self.links = self._new_links()
+        try:
+            replica = self._new_replica()
+            self._invariants.started(self)
+            replica.start()
+        except Crash:
+            self.stop(power=self.rng.random() < 0.5)
+            self.start_later()
+            return
+        except CyoloctlError as error:
+            if not self.disk.failures:
+                self.time.fail("start", f"{self.name} cannot start: {error.message}")
+            self.stop(power=False)
+            self.start_later()
+            return
+        self.replica = replica
+        self.time.count("start")
+        self.time.log("%s starts, log %d to %d", self.name, self.journal.first_index, self.journal.last_index)
+        self._know(frozenset())
+        self.wake(self.time.now)
+
+    def _new_links(self) -> Links:
+        life = self.life
+        # The last word is part of the seed: another one would make another run of every seed.
+        rng = random.Random(f"{self._plan.seed} {self.name} {life} sessions")
+        return Links(
+            PeerIdentity(
+                self.name,
+                self.raft_id,
+                "simulation",
+                str(life),
+                "simulated:1",
+                "0",
+                boots=0 if self.memory else life + 1,
+            ),
+            self,
+            dial=lambda name, address: self._network.dial(self, name),
+            serve=self._serve,
+            wake=lambda: None,  # the deadlines are read at the end of every turn
+            clock=self.clock,
+            wall_clock=lambda: self.wall_unix_ms() / 1000,
+            jitter=rng.random,
+            first_call=rng.getrandbits(62),
+            max_unsent_bytes=self._plan.unsent_bytes,
+        )
+
+    def _new_replica(self) -> Replica:
+        """The replica on the disk, not started.  Raises what a disk raises."""
+        life = self.life
+        self.journal = WatchedJournal(DiskStore(self.disk, self.step, self._took), self._invariants, self)
+        self.snapshots = SnapshotStore(DiskFiles(self.disk, self.step, self._took))
+        self.state = ClusterState()
+        self.machine = WatchedMachine(self.state, self._invariants, self)
+        self.cluster_clock = ClusterClock(self.name, wall_unix_ms=self.wall_unix_ms, monotonic=self.clock)
+        return Replica(
+            self.raft_id,
+            journal=self.journal,
+            snapshots=self.snapshots,
+            machine=self.machine,
+            clock=self.clock,
+            cluster_clock=self.cluster_clock,
+            rng=random.Random(f"{self._plan.seed} {self.name} {life}"),
+            send=self._send,
+            run_save=lambda job: self._run_save(life, job),
+            flush=self._flush,
+            limits=self._plan.limits,
+        )
+
+    def stop(self, *, power: bool) -> None:
+        """The process is gone."""
+        self.time.log("%s is down%s", self.name, ", power lost" if power else "")
+        if self.replica is not None:
+            self._network.gone(self, power=power)
+        self.life += 1
+        self.replica = None
+        self._fuse = None
+        self.disk.stop(power=power)
+
+    def start_later(self, delay_s: float | None = None) -> None:
+        """Starts after a while.
+
+        Never before the moment that its last turn had come to: what that turn
+        had written may be on the disk, with the time at which it was written.
+        """
+        life = self.life
+        gone_at = max(self.time.now + self.elapsed, self._busy_until)
+        wait = self.rng.choice((0.02, 0.3, 1.5)) if delay_s is None else delay_s
+
+        def due() -> None:
+            if self.life == life and self.replica is None:
+                self.start()
+
+        self.time.at(gone_at + wait, due)
+
+    def crash(self, *, power: bool) -> None:
+        """Stop, and start again after a while."""
+        self.stop(power=power)
+        self.start_later()
+
+    # Input, one turn of the loop, output.
+
+    def put(self, life: int, call: Callable[[], object]) -> None:
+        """Input for a process; the next turn handles it."""
+        if life == self.life and self.replica is not None:
+            self._inbox.append((life, call))
+            self.wake(self.time.now)
+
+    def wake(self, when: float) -> None:
+        """Have a turn at that time."""
+        if self._wake_at is None or when < self._wake_at:
+            self._wake_at = when
+            life = self.life
+
+            def due() -> None:
+                if self._wake_at == when and self.life == life:
+                    self.run()
+
+            self.time.at(when, due)
+
+    def run(self) -> None:
+        """One turn: input, tick, output."""
+        time, replica = self.time, self.replica
+        self._wake_at = None
+        if replica is None:
+            return
+        free = max(self._busy_until, self._paused_until)
+        if time.now < free:
+            self.wake(free)
+            return
+        self.elapsed = 0.0
+        inbox = self._inbox
+        try:
+            # Mostly all of what has come is one turn; now and then the turn ends in between.
+            left = len(inbox) if self.rng.random() < 0.8 else self.rng.randint(0, len(inbox))
+            while left:
+                left -= 1
+                inbox.popleft()[1]()
+            if self.clock() >= self.links.next_deadline():
+                self.links.tick()
+            if replica.failed is None:
+                replica.tick()
+            self._know(replica.removed_peers() if replica.failed is None else frozenset())
+        except Crash:
+            self.crash(power=self.rng.random() < 0.5)
+            return
+        except Exception as error:  # what comes out here would end the real node's tick
+            where = traceback.extract_tb(error.__traceback__)[-1]
+            claim = f"{self.name} raised {error!r} in {where.name}, line {where.lineno} of {where.filename}"
+            time.fail("exception", claim)
+            return
+        self._invariants.observe(self)
+        self._busy_until = time.now + self.elapsed
+        if replica.failed is not None:
+            self._failed(replica.failed)
+            return
+        deadline = min(replica.next_deadline(), self.links.next_deadline())
+        deadline = self._zero + (deadline - self._base) / self._rate
+        self.elapsed = 0.0
+        self.wake(self._busy_until if inbox else max(deadline, self._busy_until + _SHORTEST_S))
+
+    def _know(self, removed: frozenset[str]) -> None:
+        """As the node does when members come and go: whom to dial, and with whom to part."""
+        known = (len(self._network.hosts), removed)
+        if known != self._dialled:
+            self._dialled = known
+            self.links.set_addresses({n: ("simulated:1",) for n in self._network.hosts if n not in removed})
+        for raft_id in sorted(removed & self._linked.keys()):
+            self.links.disconnect(raft_id.partition("~")[0], reason="removed")
+
+    def _failed(self, error: CyoloctlError) -> None:
+        """As the node does: the process ends, and somebody repairs the disk."""
+        if not self.disk.failures:
+            self.time.fail("failure", f"{self.name} stopped: {error.message}")
+        self.time.count("stopped by its disk")
+        self.time.log("%s stops: %s", self.name, error.message)
+        self._close()
+        self.stop(power=self.rng.random() < 0.3)
+        self.disk.full = self.disk.fail_sync = False
+        self.start_later()
+
+    def die_within(self, steps: int) -> None:
+        """The process will die at one of its next steps: see Crash."""
+        self._fuse = steps
+
+    def heal(self) -> None:
+        """Every fault of this node ends, except a wrong wall clock; without a process, it starts one."""
+        self._fuse = None
+        self.disk.heal()
+        self.set_clock(rate=1.0, leap_s=0.0)
+        self._paused_until = 0.0
+        if self.replica is None:
+            self.start_later(0.0)
+        else:
+            self.wake(self.time.now)
+
+    def quit(self) -> None:
+        """A graceful stop, as by Engine.stop, and a start after a while."""
+        if self.replica is not None:
+            self.replica.abandon(NoLeader("the node is stopping: try another one"))
+            self.links.stop()
+            self._close()
+            self.crash(power=False)
+
+    def _close(self) -> None:
+        with contextlib.suppress(Crash, CyoloctlError):  # it is over in any case
+            self.journal.close()
+
+    def _send(self, peer: str, message: dict[str, Any]) -> None:
+        self._invariants.sending(self, peer, message)
+        self._outgoing.setdefault(peer, []).append(encode(message))
+
+    def _flush(self) -> None:
+        """Peers in the order of their names: the engine's own order is that of a set."""
+        outgoing, self._outgoing = self._outgoing, {}
+        for peer, frames in sorted(outgoing.items()):
+            self.links.send_frames(peer, b"".join(frames))
+
+    def _run_save(self, life: int, job: Callable[[], None]) -> None:
+        delay = self.rng.choice((0.0, 0.005, 0.2))
+        self.time.later(delay, lambda: self.put(life, job))
+
+    # What the links report: see LinkHandler.
+
+    def on_peer_connected(self, peer: str, /) -> None:
+        """See LinkHandler."""
+        if peer in self._linked:
+            self.time.fail("link", f"{self.name} has two links with {peer}")
+        self._linked[peer] = self._live_end(peer)
+        if self.replica is not None:
+            self.time.log("%s has a link with %s", self.name, peer)
+            self.replica.peer_connected(peer)
+
+    def _live_end(self, peer: str) -> End:
+        """Of the live link: what a link held back while it was contested comes from no reading."""
+        end = self.links.wire(peer.partition("~")[0])
+        assert isinstance(end, End)
+        return end
+
+    def on_peer_disconnected(self, peer: str, /) -> None:
+        """See LinkHandler."""
+        if self._linked.pop(peer, None) is None:
+            self.time.fail("link", f"{self.name} lost a link with {peer} that it had not")
+        if self.replica is not None:
+            self.time.log("%s lost its link with %s", self.name, peer)
+            self.replica.peer_disconnected(peer)
+
+    def on_peer_message(self, peer: str, message: dict[str, Any], /) -> None:
+        """See LinkHandler."""
+        end = self.reading or self._live_end(peer)
+        if self._linked.get(peer) is not end:
+            self.time.fail("link", f"{self.name} has {message['type']} of a link with {peer} that is over")
+        if end.peer_life < self._heard.get(end.peer.name, 0):
+            self.time.fail("link", f"{self.name} hears {peer} as it was before its restart")
+        if self.replica is not None:
+            self.replica.receive(peer, message)
+
+    def receive_late(self, peer: str, message: dict[str, Any]) -> None:
+        """A message that the links would not have delivered."""
+        if self.replica is not None:
+            self.replica.receive(peer, message)
+
+    def said_hello(self, end: End) -> None:
+        """The hello of a peer's process was taken: no link with an earlier one may go on (row 24)."""
+        self._heard[end.peer.name] = max(end.peer_life, self._heard.get(end.peer.name, 0))
+        for kept in self._linked.values():
+            if kept is not None and kept.peer is end.peer and kept.peer_life < end.peer_life:
+                claim = f"{self.name} keeps a link with {end.peer.name} as it was before its restart"
+                self.time.fail("link", claim)
+
+    def is_removed(self, raft_id: str, /) -> bool:
+        """See LinkHandler."""
+        return self.replica is not None and raft_id in self.replica.removed_peers()
+
+    def refusal(self, hello: Hello, /) -> str | None:
+        """See LinkHandler."""
+        if self.replica is not None and hello.boot != self.links.last_process(hello.name):
+            return OLDER if self.replica.forgot(hello.raft_id, hello.term, hello.last_index) else None
+        return None
+
+    def progress(self) -> tuple[int, int]:
+        """See LinkHandler."""
+        return (0, 0) if self.replica is None else self.replica.progress()
+
+    def voters(self) -> list[str]:
+        """See LinkHandler."""
+        return [] if self.replica is None else sorted(self.replica.voters())
+
+    def on_refused(self, name: str, reason: str, /) -> None:
+        """See LinkHandler.  A real process would end: here a removed node keeps coming back."""
+        if reason != REMOVED:
+            self.time.fail("link", f"{name} told {self.raft_id}: {reason}, and no disk was copied")
+        self.time.count("told that it was removed")
+        if not self._invariants.was_removed(self.raft_id):
+            self.time.fail("link", f"{name} told {self.raft_id} that it was removed, which it was not")
+
+    def describe(self) -> dict[str, Any]:
+        """See LinkHandler."""
+        return {}
+
+    def cluster_time(self) -> tuple[int, int]:
+        """See LinkHandler."""
+        return self.cluster_clock.epoch, self.cluster_clock.now_unix_ms()
+
+    def on_pong(self, peer: str, pong: Pong, /) -> None:
+        """See LinkHandler."""
+        if self.replica is not None:
+            self.replica.peer_clocks(
+                peer,
+                wall_unix_ms=pong.wall_unix_ms,
+                trip_s=pong.trip_s,
+                epoch=pong.epoch,
+                unix_ms=pong.cluster_unix_ms,
+            )
+
+    # Calls.
+
+    def ask(self, peer: str) -> None:
+        """Call a peer: the answer is the one to this question, or the end of the link, or nothing."""
+        self._calls += 1
+        body = f"{self.name} {self.life} {self._calls}".encode()
+        time, life, answered = self.time, self.life, []
+
+        def done(answer: bytes | None, error: CyoloctlError | None) -> None:
+            answered.append(answer)
+            time.count("call answered" if error is None else "call broken off")
+            wrong = answer != _answer(peer, body) if error is None else not isinstance(error, OutcomeUnknown)
+            if wrong or len(answered) > 1 or life != self.life:
+                time.fail("call", f"{self.name} asked {peer} {body!r}: {answered}, {error}")
+
+        def give_up() -> None:
+            if not answered:
+                time.count("call given up")
+                self.links.forget(identifier)
+                answered.append(None)
+
+        try:
+            identifier = self.links.call(peer, body, done)
+        except NoLeader:
+            return
+        time.later(1.0, lambda: self.put(life, give_up))
+
+    def _serve(self, link: Link, identifier: int, body: bytes) -> None:
+        delay = self.rng.choice((0.0, 0.01, 0.3, 1.2))
+        answer = partial(link.answer, identifier, _answer(self.name, body))
+        life = self.life
+        self.time.later(delay, lambda: self.put(life, answer))
+
+
+def _answer(name: str, body: bytes) -> bytes:
+    return b"%s answers %s" % (name.encode(), body)

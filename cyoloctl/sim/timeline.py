@@ -1,0 +1,86 @@
+"""Virtual time: the events of one run, in order, and what was noted of them."""
+
+from __future__ import annotations
+
+import heapq
+from collections import Counter, deque
+from collections.abc import Callable
+
+__all__ = ["RIGHT_MS", "Timeline"]
+
+_START_UNIX_MS = 1_767_225_600_000
+_TRACED = 400  # events
+
+RIGHT_MS = 100
+"""A right wall clock differs from the true time by no more than this."""
+
+
+class Timeline:
+    """The clock of a run; everything happens in `run_until`, in order of time.
+
+    now: seconds since the beginning.  counts: how often what happened.  trace:
+    the latest events, as time, text and values.  broken: the first invariant
+    that broke, as kind and claim.  slept_ms: how much of the time of day the
+    monotonic clocks have not seen.  monotonic_faults: some monotonic clock runs
+    fast, slow or leaps, and nothing is promised of cluster time.
+    """
+
+    def __init__(self) -> None:
+        self.now = 0.0
+        self.counts: Counter[str] = Counter()
+        self.trace: deque[tuple[float, str, tuple[object, ...]]] = deque(maxlen=_TRACED)
+        self.broken: tuple[str, str] | None = None
+        self.slept_ms = 0
+        self.monotonic_faults = False
+        self._events: list[tuple[float, int, Callable[[], object]]] = []
+        self._number = 0
+
+    # Events.
+
+    def at(self, when: float, call: Callable[[], object]) -> None:
+        """Call at a time, but not before now; equal times keep the order of the calls of `at`."""
+        self._number += 1
+        heapq.heappush(self._events, (when, self._number, call))
+
+    def later(self, seconds: float, call: Callable[[], object]) -> None:
+        """Call after this many seconds."""
+        self.at(self.now + seconds, call)
+
+    def run_until(self, when: float) -> None:
+        """Let time pass up to a moment, or until an invariant breaks."""
+        events = self._events
+        while events and events[0][0] <= when and self.broken is None:
+            at, _, call = heapq.heappop(events)
+            self.now = max(self.now, at)
+            call()
+        if self.broken is None:
+            self.now = max(self.now, when)
+
+    # The time of day.
+
+    def true_unix_ms(self) -> int:
+        """The true time of day."""
+        return _START_UNIX_MS + self.slept_ms + int(self.now * 1000)
+
+    def latest_right_unix_ms(self) -> int:
+        """The time on the latest of all right wall clocks."""
+        return self.true_unix_ms() + RIGHT_MS
+
+    def earliest_right_unix_ms(self) -> int:
+        """The time on the earliest of all right wall clocks."""
+        return self.true_unix_ms() - RIGHT_MS
+
+    # Notes.
+
+    def count(self, what: str) -> None:
+        """Count one more of something."""
+        self.counts[what] += 1
+
+    def log(self, text: str, *values: object) -> None:
+        """Add an event to the trace; it is formatted only when it is shown."""
+        self.trace.append((self.now, text, values))
+
+    def fail(self, kind: str, claim: str) -> None:
+        """Note a broken invariant.  Nothing is raised: the code under test handles some exceptions itself."""
+        if self.broken is None:
+            self.broken = (kind, claim)
