@@ -2,8 +2,8 @@
 
 The replica, links, journal, snapshot store, wire format and state machines are
 the real ones; clock, network and disk are simulated.  A run is a function of
-its seed.  Part of the product, so that everybody can look for more faults
-than the project's own runs did: ``cyoloctl sim``.
+its seed.  The simulation is part of the product, so that anyone can look
+further than the project's own runs did: ``cyoloctl sim``.
 """
 
 from cyoloctl.sim.campaign import replay_command, run_seeds

@@ -1,4 +1,4 @@
-"""Many runs, on as many processes as wanted."""
+"""Many runs, on any number of processes."""
 
 from __future__ import annotations
 
@@ -23,10 +23,11 @@ def _ignore_interrupts() -> None:
 def run_seeds(
     seeds: range, *, faults: tuple[str, ...], nodes: int | None, jobs: int
 ) -> Generator[Report, None, None]:
-    """The reports of these seeds, in the order in which they end.
+    """The reports of these seeds, in the order in which the runs end.
 
-    faults, nodes: see `run_seed`.  jobs: processes, 1 or more; one runs in the
-    caller's.  Close the iterator, or read it to its end, to end the processes.
+    faults, nodes: see `run_seed`.  jobs: processes, 1 or more; a single one is
+    the caller's own.  Close the iterator, or read it to its end, to end the
+    processes.
     """
     run = partial(run_seed, faults=faults, nodes=nodes)
     if jobs == 1 or len(seeds) == 1:
@@ -34,7 +35,7 @@ def run_seeds(
         return
     # Not fork: the caller may have threads.
     spawn = multiprocessing.get_context("spawn")
-    # The environment stays so until the end: a worker that died is replaced.
+    # The environment stays like this until the end, since a worker that died is replaced.
     with _environment_of_workers(), spawn.Pool(min(jobs, len(seeds)), _ignore_interrupts) as pool:
         yield from pool.imap_unordered(run, seeds)
 

@@ -1,14 +1,14 @@
-"""A simulated disk: what a node finds again after its process, or the power, went away.
+"""A simulated disk: what a node finds again after its process, or the power, is gone.
 
-The journal above it is the real one; a transaction of its SQLite file is here
-one batch, whole or not at all, which is what ``SqliteStore`` promises and its
-own tests prove with torn files.  Snapshot files are bytes: what was not
-synced is torn, names that were not synced may be the old ones.
+The journal above it is the real one.  Here a transaction of its SQLite file is
+one batch, whole or not at all: ``SqliteStore`` promises that, and its own
+tests prove it with torn files.  Snapshot files are bytes: content that was not
+synced is torn, and names that were not synced may be the old ones.
 
-Every operation is a *step*: the process may die at each of them.  After a
-failed sync nothing may be written again before a restart (Rebello et al.,
-"Can Applications Recover from fsync Failures?", USENIX ATC 2020); a commit
-after a failed one is noted in `broken`.
+Every operation is a *step*, and the process may die at each step.  After a
+failed sync nothing may be written before a restart (Rebello et al., "Can
+Applications Recover from fsync Failures?", USENIX ATC 2020); a commit after a
+failed one is noted in `broken`.
 """
 
 from __future__ import annotations
@@ -32,9 +32,10 @@ class Crash(BaseException):
 
 
 class Disk:
-    """The disk of one node; outlives its processes.
+    """The disk of one node; it outlives the node's processes.
 
-    full: writes fail.  fail_sync: the next sync fails.  sync_s: how long one takes.
+    full: writes fail.  fail_sync: the next sync fails.  sync_s: duration of a
+    sync, at least and at most.
     """
 
     def __init__(self, rng: random.Random) -> None:
@@ -60,11 +61,11 @@ class Disk:
         self.sync_s = _SYNC_S
 
     def record(self) -> Record:
-        """What the durable journal says."""
+        """The record in the durable journal."""
         return self.journal.record()
 
     def sync(self) -> float:
-        """How long it takes in seconds.  Raises OSError when it fails."""
+        """Duration of a sync in seconds.  Raises OSError when it fails."""
         if self.fail_sync:
             self.fail_sync = False
             self.failures += 1
@@ -72,14 +73,12 @@ class Disk:
         return self._rng.uniform(*self.sync_s)
 
     def stop(self, *, power: bool) -> None:
-        """The process is gone, and with the power what was not synced."""
+        """The process is gone, and without power everything that was not synced."""
         self.life += 1
         self.broken = None
         pending, self.pending = self.pending, None
-        if (
-            pending is not None and self._rng.random() < 0.5
-        ):  # all of it had reached the disk: else it is torn
-            self.journal.commit(pending)
+        if pending is not None and self._rng.random() < 0.5:
+            self.journal.commit(pending)  # all of it had reached the disk; otherwise it is torn
         for number, file in self._written.items():
             data = file.kept()
             if power and file.synced != data:
@@ -257,6 +256,6 @@ class DiskFiles:
 
     def remove(self, name: str) -> None:
         """See Files."""
-        if not self._gone():  # cleaning up after a crash is not for the dead
+        if not self._gone():  # a dead process does not clean up
             self._disk.number(name)
             self._disk.change((name, None))

@@ -1,24 +1,25 @@
-"""What must hold at every step, whatever happened before.
+"""The invariants: what must hold at every step, whatever happened before.
 
 Names in brackets are those of the Raft paper, figure 3.  Each check costs
 little, so all of them run after every turn of every node:
 
-- one leader a term [election safety];
-- an entry of an index and term is the same everywhere, and so is the one
-  before it, which by induction makes the logs equal up to it [log matching];
+- there is one leader per term [election safety];
+- two entries with the same index and term are the same, and so are the ones
+  before them, which by induction makes the logs equal up to there [log
+  matching];
 - a leader holds every entry committed before its term [leader completeness];
 - a committed entry is the same on every node, and no node drops it;
 - an entry is committed only when a majority of the voters holds it on disk;
-- at every index every node gives the same results, and has the same state:
-  those of a model of the counters that knows each request once
-  [state machine safety, exactly once];
+- at every index all nodes give the same results and have the same state, and
+  the results are those of a model of the counters that applies each request
+  once [state machine safety, exactly once];
 - term, vote and acknowledged entries are on disk before a message tells of
   them [figure 2], and a node whose disk failed says nothing more;
-- the configuration of a node is the committed one and the changes in its log;
-- with any minority of wall clocks wrong: cluster time on no node is later than
+- the configuration of a node is the committed one with the changes in its log;
+- with any minority of wall clocks wrong, cluster time on no node is later than
   the latest right clock, goes back, or stands still (`CLOCK_LATE_MS`,
-  `CLOCK_SLOW`); and at the end it is not behind the earliest right one by more
-  than what time steps for (`CLOCK_BEHIND_MS`).
+  `CLOCK_SLOW`), and at the end it is not so far behind the earliest right
+  clock that it should have stepped (`CLOCK_BEHIND_MS`).
 """
 
 from __future__ import annotations
@@ -45,9 +46,9 @@ __all__ = ["Invariants", "Member", "Model", "WatchedJournal", "WatchedMachine"]
 _DIGEST_EVERY = 16  # indexes
 
 CLOCK_LATE_MS = 250
-"""A measurement is a lower bound; what is left is what right clocks differ by, and one look of slewing."""
+"""A measurement is a lower bound; this covers how far right clocks differ, and slewing between two looks."""
 CLOCK_SLOW = 0.89
-"""Cluster time passes at nine tenths of the time at least."""
+"""Cluster time passes at nine tenths of real time or faster."""
 CLOCK_BEHIND_MS = 1000 * STEP_S + 500
 
 Configuration = tuple[frozenset[str], frozenset[str]]
@@ -83,7 +84,10 @@ class Member(Protocol):
 
 
 def _after(configuration: Configuration, command: bytes) -> Configuration:
-    """Said once more, in other words than the replica's: a node votes or not, and never returns."""
+    """The configuration after a command, worked out independently of the replica.
+
+    A removed id never returns.
+    """
     change = decode_membership(command)
     if change is None:
         return configuration
@@ -101,8 +105,8 @@ def _after(configuration: Configuration, command: bytes) -> Configuration:
 class WatchedStore:
     """`Store` that shows every entry that is durable to the invariants.
 
-    An entry that was neither stored nor sent is nobody's: a node that stops may use its index and
-    term for another one.
+    An entry that was neither stored nor sent does not count: a node that stops may use its index
+    and term for another one.
     """
 
     def __init__(self, store: Store, invariants: Invariants, node: Member) -> None:
@@ -135,7 +139,7 @@ class WatchedStore:
 
 
 class WatchedJournal(Journal):
-    """The journal, with every entry that is durable or leaves it shown to the invariants."""
+    """The journal, with every entry that becomes durable or is dropped shown to the invariants."""
 
     def __init__(self, store: Store, invariants: Invariants, node: Member) -> None:
         self._watch, self._node = invariants, node
@@ -215,7 +219,10 @@ class WatchedMachine:
         self._restored = data[1:33].hex()
 
     def check_restored(self) -> None:
-        """A snapshot is readable before it is durable: its index is known only once it is in place."""
+        """Show a restored state once its index is known.
+
+        A snapshot is readable before it is in place.
+        """
         digest, meta = self._restored, self._node.snapshots.meta
         if digest is not None and meta is not None:
             self._restored = None
@@ -226,7 +233,7 @@ class WatchedMachine:
 
 
 class Model:
-    """What the counters must be, written down a second time and naively."""
+    """What the counters must be, written a second time, naively."""
 
     def __init__(self) -> None:
         self.values: dict[str, int] = {}
@@ -234,7 +241,7 @@ class Model:
         self.first: dict[str, tuple[int, dict[str, Any]]] = {}  # request id -> index, answer
 
     def apply(self, index: int, command: bytes, answer: dict[str, Any]) -> str | None:
-        """What is wrong with a state machine's answer to a command at an index; None: nothing."""
+        """What is wrong with a state machine's answer to a command at an index, or None."""
         request = decode_command(command)
         known = self.first.get(request.request_id)
         if known is not None:
@@ -246,7 +253,7 @@ class Model:
             return f"request {request.request_id} was applied at {known[0]} and answered {answer} at {index}"
         if request.automatic and answer.get("error", {}).get("code") == "outcome_unknown":
             return None
-        if request.machine != "counter":  # no second model of it: the nodes must answer and be the same
+        if request.machine != "counter":  # there is no second model of the others: the nodes must agree
             self.first[request.request_id] = (index, answer)
             return None
         name = request.arguments["name"]
@@ -270,7 +277,7 @@ class Model:
 
 
 class _Seen:
-    """How much of one process was looked at."""
+    """How far one process was watched."""
 
     def __init__(self, life: int) -> None:
         self.life = life
@@ -303,10 +310,10 @@ class Invariants:
     # The log.
 
     def holds(self, node: Member, entry: Entry, before: int) -> None:
-        """A node's log has this entry after one of the term `before` (-1: it is the base)."""
+        """A node's log has this entry after one of the term `before`; -1: this one is the base."""
         command, index, term = entry
         if before < 0:
-            return  # a base's command need not be kept, nor what was before it
+            return  # a base need not keep its command, nor what was before it
         known = self._entries.setdefault((index, term), (command, before))
         if known != (command, before):
             self.time.fail("log matching", f"{node.name} has another entry {index} of term {term}")
@@ -320,6 +327,7 @@ class Invariants:
     # The state.
 
     def applied(self, node: Member, index: int, position: int, command: bytes, result: bytes) -> None:
+        """A node applied a command, one of those at an index, with this result."""
         known = self._results.get((index, position))
         if known is None:
             self._results[index, position] = (command, result)
@@ -331,10 +339,12 @@ class Invariants:
             self.time.fail("state machine safety", claim)
 
     def state(self, node: Member, index: float, digest: str) -> None:
+        """A node's state has this digest at an index."""
         if self._states.setdefault(index, digest) != digest:
             self.time.fail("state machine safety", f"{node.name} has another state at index {index:g}")
 
     def restored(self, node: Member, index: int, voters: tuple[str, ...], removed: tuple[str, ...]) -> None:
+        """A node restored a snapshot of an index, with this configuration."""
         expected = self._configuration_at(index)
         if (frozenset(voters), frozenset(removed)) != expected:
             claim = f"{node.name} restored {voters}, {removed} at {index}, committed is {expected}"
@@ -402,6 +412,7 @@ class Invariants:
     # A turn.
 
     def started(self, node: Member) -> None:
+        """A node has a new process."""
         self._seen[node.name] = _Seen(node.life)
 
     def observe(self, node: Member) -> None:
@@ -456,7 +467,7 @@ class Invariants:
                 self.time.fail("clock", claim)
 
     def _catch_up(self, node: Member) -> None:
-        """What the node has committed since the last look."""
+        """Check what a node committed since it was last watched."""
         replica, seen = node.replica, self._seen[node.name]
         if replica is not None:
             commit = replica.commit_index()
@@ -505,7 +516,7 @@ class Invariants:
             self._check_majority(node, commit)
 
     def _check_majority(self, node: Member, commit: int) -> None:
-        """A leader says committed: a majority of the voters holds it on disk."""
+        """What a leader calls committed, a majority of the voters holds on disk."""
         entry = node.journal.entry(commit)
         assert node.replica is not None
         voters = node.replica.voters()
@@ -536,7 +547,7 @@ class Invariants:
     # Clients.
 
     def acknowledged(self, node: Member, command: bytes, answer: dict[str, Any], floor: int) -> None:
-        """A client was told of success: it is applied, once, and after all it could know of."""
+        """A client was told of success: its command was applied once, after all the client could know."""
         self._catch_up(node)  # the leader answers in the middle of its turn
         request = decode_command(command)
         known = self.model.first.get(request.request_id)
@@ -553,7 +564,7 @@ class Invariants:
         self.observed = max(self.observed, index)
 
     def acknowledged_change(self, node: Member, index: int) -> None:
-        """Whoever asked for a change of the configuration was told that it took place."""
+        """The caller who asked for a change of the configuration was told that it took place."""
         self._catch_up(node)
         if self.committed.get(index, (b"", 0))[0][:1] != MEMBERSHIP and index > self.top:
             self.time.fail("acknowledgement", f"a change was acknowledged at {index}, which is not committed")

@@ -45,8 +45,8 @@ from cyoloctl.state import ClusterState
 __all__ = ["Node", "Plan"]
 
 _SHORTEST_S = 0.001  # as Ticker
-_READING_S = 1e-6  # each look at the clock takes time (row 26)
-_FORGOTTEN_S = MEASURED_S + 3.0  # what a clock said is believed this long after it was on its way
+_READING_S = 1e-6  # reading the clock takes time (row 26)
+_FORGOTTEN_S = MEASURED_S + 3.0  # a clock is believed this long, time on the way included
 
 
 @dataclass(frozen=True, slots=True)
@@ -116,6 +116,7 @@ class Node:
         return self._base + (self.time.now + self.elapsed - self._zero) * self._rate
 
     def set_clock(self, *, rate: float, leap_s: float) -> None:
+        """Let the monotonic clock leap ahead, and run at another rate from now on."""
         base = self._base + (self.time.now - self._zero) * self._rate + leap_s
         self._base, self._zero, self._rate = base, self.time.now, rate
         self.wake(self.time.now)
@@ -128,14 +129,15 @@ class Node:
         return max(0, int(shown + (self.time.now - since) * 1000 * rate))
 
     def wall_is_wrong(self) -> bool:
+        """True while the wall clock is set wrong."""
         return self._wrong_wall is not None
 
     def wall_is_believed_wrong(self) -> bool:
-        """Also a while after it was set right: what it said before is still believed elsewhere."""
+        """Also for a while after it was set right, since others still believe what it said before."""
         return self.wall_is_wrong() or self.time.now < self._righted_at + _FORGOTTEN_S
 
     def set_wall(self, unix_ms: float | None, rate: float = 1.0) -> None:
-        """A wall clock that shows this from now on; None: the right time."""
+        """Set the wall clock, and let it run at a rate from now on; None: set it right."""
         if unix_ms is None and self._wrong_wall is not None:
             self._righted_at = self.time.now
         self._wrong_wall = None if unix_ms is None else (unix_ms, self.time.now, rate)
@@ -156,7 +158,7 @@ class Node:
         self.elapsed += seconds
 
     def step(self, what: str) -> None:
-        """The process may die before what follows."""
+        """See Host.  Called before everything that a crash can prevent."""
         if self._fuse is not None:
             self._fuse -= 1
             if self._fuse <= 0:
@@ -213,7 +215,7 @@ class Node:
 
     def _new_links(self) -> Links:
         life = self.life
-        # The last word is part of the seed: another one would make another run of every seed.
+        # The last word is part of the seed: with another one every seed would be another run.
         rng = random.Random(f"{self._plan.seed} {self.name} {life} sessions")
         return Links(
             PeerIdentity(
@@ -237,7 +239,7 @@ class Node:
         )
 
     def _new_replica(self) -> Replica:
-        """The replica on the disk, not started.  Raises what a disk raises."""
+        """The replica on the disk, not started.  Raises Crash, and StorageError of the disk."""
         life = self.life
         self.journal = WatchedJournal(DiskStore(self.disk, self.step, self._took), self._invariants, self)
         self.snapshots = SnapshotStore(DiskFiles(self.disk, self.step, self._took))
@@ -269,10 +271,10 @@ class Node:
         self.disk.stop(power=power)
 
     def start_later(self, delay_s: float | None = None) -> None:
-        """Starts after a while.
+        """Start after a while.
 
-        Never before the moment that its last turn had come to: what that turn
-        had written may be on the disk, with the time at which it was written.
+        Never before the moment that its last turn had reached: what that turn
+        wrote may be on the disk, with the time at which it was written.
         """
         life = self.life
         gone_at = max(self.time.now + self.elapsed, self._busy_until)
@@ -292,13 +294,13 @@ class Node:
     # Input, one turn of the loop, output.
 
     def put(self, life: int, call: Callable[[], object]) -> None:
-        """Input for a process; the next turn handles it."""
+        """See Host."""
         if life == self.life and self.replica is not None:
             self._inbox.append((life, call))
             self.wake(self.time.now)
 
     def wake(self, when: float) -> None:
-        """Have a turn at that time."""
+        """Have a turn at this time."""
         if self._wake_at is None or when < self._wake_at:
             self._wake_at = when
             life = self.life
@@ -322,7 +324,7 @@ class Node:
         self.elapsed = 0.0
         inbox = self._inbox
         try:
-            # Mostly all of what has come is one turn; now and then the turn ends in between.
+            # A turn mostly handles everything that has come, and now and then only a part.
             left = len(inbox) if self.rng.random() < 0.8 else self.rng.randint(0, len(inbox))
             while left:
                 left -= 1
@@ -335,7 +337,7 @@ class Node:
         except Crash:
             self.crash(power=self.rng.random() < 0.5)
             return
-        except Exception as error:  # what comes out here would end the real node's tick
+        except Exception as error:  # it would have ended the real node's tick
             where = traceback.extract_tb(error.__traceback__)[-1]
             claim = f"{self.name} raised {error!r} in {where.name}, line {where.lineno} of {where.filename}"
             time.fail("exception", claim)
@@ -351,7 +353,7 @@ class Node:
         self.wake(self._busy_until if inbox else max(deadline, self._busy_until + _SHORTEST_S))
 
     def _know(self, removed: frozenset[str]) -> None:
-        """As the node does when members come and go: whom to dial, and with whom to part."""
+        """When members come or go, change whom to dial and part with the removed, as the real node does."""
         known = (len(self._network.hosts), removed)
         if known != self._dialled:
             self._dialled = known
@@ -360,7 +362,7 @@ class Node:
             self.links.disconnect(raft_id.partition("~")[0], reason="removed")
 
     def _failed(self, error: CyoloctlError) -> None:
-        """As the node does: the process ends, and somebody repairs the disk."""
+        """End the process, as the real node does; somebody repairs the disk."""
         if not self.disk.failures:
             self.time.fail("failure", f"{self.name} stopped: {error.message}")
         self.time.count("stopped by its disk")
@@ -371,11 +373,11 @@ class Node:
         self.start_later()
 
     def die_within(self, steps: int) -> None:
-        """The process will die at one of its next steps: see Crash."""
+        """The process will die within this many steps: see Crash."""
         self._fuse = steps
 
     def heal(self) -> None:
-        """Every fault of this node ends, except a wrong wall clock; without a process, it starts one."""
+        """Every fault of this node ends, except a wrong wall clock.  A process starts if none runs."""
         self._fuse = None
         self.disk.heal()
         self.set_clock(rate=1.0, leap_s=0.0)
@@ -402,7 +404,7 @@ class Node:
         self._outgoing.setdefault(peer, []).append(encode(message))
 
     def _flush(self) -> None:
-        """Peers in the order of their names: the engine's own order is that of a set."""
+        """Send to peers in the order of their names, since the engine's own order is that of a set."""
         outgoing, self._outgoing = self._outgoing, {}
         for peer, frames in sorted(outgoing.items()):
             self.links.send_frames(peer, b"".join(frames))
@@ -423,7 +425,10 @@ class Node:
             self.replica.peer_connected(peer)
 
     def _live_end(self, peer: str) -> End:
-        """Of the live link: what a link held back while it was contested comes from no reading."""
+        """The end under the live link.
+
+        Nothing is being read when a link delivers what it held back while it was contested.
+        """
         end = self.links.wire(peer.partition("~")[0])
         assert isinstance(end, End)
         return end
@@ -447,12 +452,12 @@ class Node:
             self.replica.receive(peer, message)
 
     def receive_late(self, peer: str, message: dict[str, Any]) -> None:
-        """A message that the links would not have delivered."""
+        """See Host.  Real links would not have delivered this message."""
         if self.replica is not None:
             self.replica.receive(peer, message)
 
     def said_hello(self, end: End) -> None:
-        """The hello of a peer's process was taken: no link with an earlier one may go on (row 24)."""
+        """See Host.  No link with an earlier process of the peer may go on (row 24)."""
         self._heard[end.peer.name] = max(end.peer_life, self._heard.get(end.peer.name, 0))
         for kept in self._linked.values():
             if kept is not None and kept.peer is end.peer and kept.peer_life < end.peer_life:
@@ -478,7 +483,7 @@ class Node:
         return [] if self.replica is None else sorted(self.replica.voters())
 
     def on_refused(self, name: str, reason: str, /) -> None:
-        """See LinkHandler.  A real process would end: here a removed node keeps coming back."""
+        """See LinkHandler.  A real process would end; here a removed node keeps coming back."""
         if reason != REMOVED:
             self.time.fail("link", f"{name} told {self.raft_id}: {reason}, and no disk was copied")
         self.time.count("told that it was removed")
@@ -507,7 +512,7 @@ class Node:
     # Calls.
 
     def ask(self, peer: str) -> None:
-        """Call a peer: the answer is the one to this question, or the end of the link, or nothing."""
+        """Call a peer.  What comes back is the answer to this question, the end of the link, or nothing."""
         self._calls += 1
         body = f"{self.name} {self.life} {self._calls}".encode()
         time, life, answered = self.time, self.life, []

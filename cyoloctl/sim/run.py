@@ -39,7 +39,7 @@ class Report:
     """What a run went through.
 
     operations: of clients, answered.  faults: injected, by kind.  counts: what
-    they led to, for tests and the curious.
+    they led to.  simulated_s: virtual time.
     """
 
     seed: int
@@ -180,9 +180,9 @@ def run_seed(
 ) -> Report:
     """One run; the same arguments give the same report, on every machine.
 
-    faults: of `FAULTS`; none: a cluster in peace.  nodes: voters at the start,
-    1 to 9; None: by the seed.  late: messages of ended links are delivered,
-    which the real links rule out.
+    faults: names from `FAULTS`, or none for a cluster in peace.  nodes: voters
+    at the start, 1 to 9; None: the seed decides.  late: messages from links
+    that have ended are delivered, which the real links rule out.
     """
     with _quiet():
         return _Run(seed, faults, nodes, late=late).run()
