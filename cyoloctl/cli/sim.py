@@ -7,7 +7,7 @@ import os
 import re
 import time
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Generator
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
@@ -35,7 +35,7 @@ def _seeds(text: str) -> range:
 
 
 def _faults(text: str, known: tuple[str, ...]) -> tuple[str, ...]:
-    """The named faults in the order of the table, so that the order on the command line changes nothing."""
+    """The named faults in the order of the table: the order on the command line changes nothing."""
     if text == "all":
         return known
     if text == "none":
@@ -48,7 +48,7 @@ def _faults(text: str, known: tuple[str, ...]) -> tuple[str, ...]:
 
 
 class _Tally:
-    """What the runs so far amount to."""
+    """Totals of the runs so far."""
 
     def __init__(self, replay: Callable[[int], str]) -> None:
         self._replay = replay
@@ -78,6 +78,29 @@ class _Tally:
             "faults": dict(sorted(self.faults.items())),
             "seeds_per_s": round(self.seeds / elapsed_s, 2) if elapsed_s else 0.0,
         }
+
+
+def _run(reports: Generator[Report, None, None], tally: _Tally, total: int, *, stop_on_failure: bool) -> bool:
+    """Add every report to the tally, and show progress and the first traces.  False when interrupted."""
+    progress = output.Progress(total)
+    began = time.monotonic()
+    complete = True
+    try:
+        with contextlib.closing(reports):
+            for report in reports:
+                tally.add(report)
+                elapsed_s = time.monotonic() - began
+                if report.violation is not None and len(tally.violations) <= _SHOWN_TRACES:
+                    progress.clear()
+                    _show_trace(report.violation, tally.violations[-1]["replay"])
+                text = f"{len(tally.violations)} violations, {tally.seeds / elapsed_s:.1f} seeds/s"
+                progress.show(tally.seeds, elapsed_s, text)
+                if report.violation is not None and stop_on_failure:
+                    break
+    except KeyboardInterrupt:
+        complete = False
+    progress.clear()
+    return complete
 
 
 def _show_trace(found: Violation, replay: str) -> None:
@@ -127,7 +150,9 @@ def sim(
     ] = "all",
     nodes: Annotated[
         int | None,
-        typer.Option("--nodes", metavar="N", help="Voters at the start, 1 to 9. [default: by the seed]"),
+        typer.Option(
+            "--nodes", metavar="N", help="Voters at the start, 1 to 9. [default: chosen by the seed]"
+        ),
     ] = None,
     jobs: Annotated[
         int | None,
@@ -139,10 +164,10 @@ def sim(
 ) -> None:
     """Look for lost, doubled or stale data in simulated clusters under faults.
 
-    Each seed is one run: the engine, journal, snapshots and state machines of
-    this release over a simulated clock, network and disk.  The same seed is
-    the same run.  Needs no node and writes no file.  Exits 4 when a run broke
-    an invariant, with a trace and the command that repeats the run.
+    Each seed is one run of the engine, journal, snapshots and state machines of
+    this release over a simulated clock, network and disk.  The same seed always
+    gives the same run.  Needs no node and writes no file.  Exits 4 when a run
+    broke an invariant, and shows a trace and the command that repeats the run.
     """
     wanted = _seeds(seeds)
     if nodes is not None and not 1 <= nodes <= _MAX_NODES:
@@ -153,28 +178,12 @@ def sim(
 
     chosen = _faults(faults, tuple(FAULTS))
     tally = _Tally(lambda seed: replay_command(seed, faults=chosen, nodes=nodes))
-    progress = output.Progress(len(wanted))
-    began = time.monotonic()
-    interrupted = False
     reports = run_seeds(wanted, faults=chosen, nodes=nodes, jobs=jobs or os.cpu_count() or 1)
-    try:
-        with contextlib.closing(reports):
-            for report in reports:
-                tally.add(report)
-                elapsed_s = time.monotonic() - began
-                if report.violation is not None and len(tally.violations) <= _SHOWN_TRACES:
-                    progress.clear()
-                    _show_trace(report.violation, tally.violations[-1]["replay"])
-                text = f"{len(tally.violations)} violations, {tally.seeds / elapsed_s:.1f} seeds/s"
-                progress.show(tally.seeds, elapsed_s, text)
-                if report.violation is not None and stop_on_failure:
-                    break
-    except KeyboardInterrupt:
-        interrupted = True
-    progress.clear()
+    began = time.monotonic()
+    complete = _run(reports, tally, len(wanted), stop_on_failure=stop_on_failure)
     elapsed_s = time.monotonic() - began
     _show(invocation, tally.document(elapsed_s), tally, elapsed_s)
-    if interrupted:
+    if not complete:
         raise Interrupted(f"interrupted after {tally.seeds} of {len(wanted)} seeds")
     if tally.violations:
         count = f"{len(tally.violations)} of {tally.seeds}"
