@@ -149,7 +149,7 @@ def destroy(
 
     Asks for confirmation on a terminal; elsewhere it needs --yes.
     """
-    confirm(yes, f"destroy key {kid} for ever?")
+    confirm(yes, f"destroy key {kid} permanently?")
     _written(invocation, invocation.client().call("key_destroy", kid, {"force": force}))
 
 

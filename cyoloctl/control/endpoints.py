@@ -248,7 +248,7 @@ class Trust:
                     _load_chain(context, self._certificate_pem + "\n" + self._key_pem)
             except (ssl.SSLError, ValueError, TypeError, IndexError, OSError):  # TypeError: not ASCII
                 raise ConfigError(
-                    f"{self._source}: its certificates or key cannot be used; get the file anew"
+                    f"{self._source}: its certificates or key cannot be used; get the file again"
                 ) from None
             self._context = context
         return self._context
@@ -371,7 +371,7 @@ def read_credentials(path: Path) -> Trust:
     try:
         value = decode_object(raw, "credentials file")
         if value.get("schema_version") != 1:
-            raise VersionMismatch(f"credentials file {path} has another schema version; get the file anew")
+            raise VersionMismatch(f"credentials file {path} has another schema version; get the file again")
         ca, cluster, certificate = (value[name] for name in ("ca_pem", "cluster_id", "certificate_pem"))
         key = value["key_pem"] if "key_pem" in value else _read_key(path, value["key_file"])
         members = value.get("members")
@@ -382,7 +382,7 @@ def read_credentials(path: Path) -> Trust:
         ):
             raise KeyError
     except (InvalidInput, KeyError):
-        raise ConfigError(f"credentials file {path} is damaged; get the file anew") from None
+        raise ConfigError(f"credentials file {path} is damaged; get the file again") from None
     return Trust(ca, cluster, certificate, key, source=f"credentials file {path}", members=members)
 
 

@@ -3,7 +3,7 @@
 The CA's signature opens nothing by itself.  A node counts while the members
 machine holds its name and key, an operator, gateway or viewer while the
 register holds the key, and both while they are in date by the cluster's time.
-Whoever has stolen a CA key can therefore sign what he likes: without a
+Whoever has stolen a CA key can therefore sign what they like: without a
 replicated write, which stands in the register, nobody lets it in.
 
 Three cases in which this node's copy of the state is not enough

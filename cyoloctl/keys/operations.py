@@ -165,7 +165,7 @@ class KeyOperations:
                 except CyoloctlError as error:
                     self._unreadable[record.key_id] = blob
                     _log.error(
-                        "a token key cannot be opened: it must be sealed to this node anew",
+                        "a token key cannot be opened: it must be sealed to this node again",
                         extra={"key": record.key_id, "reason": error.message},
                     )
         return found
@@ -501,7 +501,7 @@ class KeyOperations:
             await self._write("confirm", {"name": self._name, "keys": unconfirmed}, _STEP_TIMEOUT_S)
             return True
         if self._unreadable:
-            # Sealed to another key of ours, or damaged: ask to have it sealed anew.
+            # Sealed to another key of ours, or damaged: ask to have it sealed again.
             lost, self._unreadable = sorted(self._unreadable), {}
             await self._write("reject", {"name": self._name, "keys": lost}, _STEP_TIMEOUT_S)
             return True

@@ -76,7 +76,7 @@ def unwrap(
         pass
     raise InvalidInput(
         f"key {key_id} cannot be opened here: it was sealed to another sealing key, or damaged; "
-        "seal it anew (key rewrap)"
+        "seal it again (key rewrap)"
     )
 
 

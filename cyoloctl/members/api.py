@@ -256,7 +256,7 @@ ROUTES: tuple[Route[MemberApi], ...] = (
         handler=lambda node: node.member_invite,
         body=(
             NAME,
-            Field("learner", "boolean", "join as a learner for good", default=False),
+            Field("learner", "boolean", "join as a permanent learner", default=False),
             Field("ttl_s", "integer", "seconds until it expires", default=3600, minimum=60, maximum=604_800),
         ),
         write=True,

@@ -263,7 +263,7 @@ def _handlers() -> list[LogHandler]:
 
 
 def reopen() -> None:
-    """Open the log file anew, when the log goes to one that is rotated."""
+    """Reopen the log file, when the log goes to one that is rotated."""
     for handler in _handlers():
         handler.reopen()
 

@@ -53,7 +53,7 @@ def _members(facts: Facts) -> Iterable[Problem]:
             yield problem(
                 "member_away",
                 row["name"],
-                f"{row['name']} is not connected to {facts.name}: start it, or look at the network between",
+                f"{row['name']} is not connected to {facts.name}: start it, or check the network between them",
                 "cyoloctl status",
             )
 

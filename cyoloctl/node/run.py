@@ -363,7 +363,7 @@ class Node:
         self._stop_requested.set()
 
     def _on_unwanted(self, reason: str) -> None:
-        """The cluster keeps this process out for good."""
+        """The cluster keeps this process out permanently."""
         if self._failure is None:
             self._failure = Conflict(_UNWANTED.get(reason, _REMOVED).format(name=self._config.name))
             self._stop_requested.set()

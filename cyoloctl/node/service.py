@@ -709,7 +709,7 @@ class Service:
         return answer
 
     async def _patiently(self, change: Callable[..., Awaitable[Any]], deadline: float) -> None:
-        """Wait for another membership change to end; a refusal for good lasts to the deadline."""
+        """Wait for another membership change to end; a permanent refusal lasts to the deadline."""
         while True:
             left = deadline - time.monotonic()
             try:
@@ -813,7 +813,7 @@ class Service:
     # ------------------------------------------------------------- housekeeping
 
     async def housekeeping(self) -> None:
-        """Runs for ever: announce this node, follow addresses, promote and clean up as leader."""
+        """Runs until cancelled: announce this node, follow addresses, promote and clean up as leader."""
         pause = 0.1
         while True:
             await self._engine.wait_changed(pause)
