@@ -202,7 +202,7 @@ def _judge(document: Mapping[str, Any], check: bool) -> None:
     problems = document.get("problems", ())
     if check and (problems or not cluster.get("healthy")):
         found = [str(problem["message"]) for problem in problems] or warnings(document, _now_s(document))
-        raise Conflict(f"the cluster needs a hand: {'; '.join(found) or 'see the members'}")
+        raise Conflict(f"the cluster needs attention: {'; '.join(found) or 'see the members'}")
 
 
 def _refresh_s(text: str) -> float:
