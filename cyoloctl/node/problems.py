@@ -53,7 +53,8 @@ def _members(facts: Facts) -> Iterable[Problem]:
             yield problem(
                 "member_away",
                 row["name"],
-                f"{row['name']} is not connected to {facts.name}: start it, or check the network between them",
+                f"{row['name']} is not connected to {facts.name}: start it, or check the network "
+                "between them",
                 "cyoloctl status",
             )
 
