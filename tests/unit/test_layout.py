@@ -147,7 +147,7 @@ class Import:
 
 
 def module_name(path: Path) -> str:
-    """``cyoloctl/raft/_journal.py`` is ``raft.journal``; a package is named like its directory."""
+    """``cyoloctl/raft/journal.py`` is ``raft.journal``; a package is named like its directory."""
     parts = list(path.relative_to(ROOT).with_suffix("").parts)
     if parts[-1] == "__init__":
         parts.pop()
