@@ -1,0 +1,160 @@
+"""TLS contexts of a node, with real handshakes."""
+
+from __future__ import annotations
+
+import ssl
+from dataclasses import replace
+from datetime import timedelta
+from pathlib import Path
+
+import pytest
+from cryptography import x509
+from cryptography.hazmat.primitives import serialization
+
+from cyoloctl.errors import ConfigError
+from cyoloctl.pki.ca import create_ca
+from cyoloctl.pki.identity import AccessRole, identity_from_peer
+from cyoloctl.pki.tls import peer_context, presented, server_context
+from cyoloctl.pki.x509 import certificate_expires_at, public_key_sha256
+from tests.support.authorities import renew_own
+from tests.support.pki import (
+    ID,
+    NOW,
+    OTHER_ID,
+    Cluster,
+    client_context,
+    forge,
+    handshake,
+    join,
+    make_cluster,
+    server_with,
+)
+
+
+def test_peer_handshake_between_nodes_names_both_and_is_tls_1_3(cluster: Cluster, tmp_path: Path) -> None:
+    join(cluster, tmp_path, "n2")
+    client, server = handshake(peer_context(tmp_path), server_context(cluster.pki_dir))
+    assert identity_from_peer(server, cluster_id=ID) == cluster.identity("n2", "node")
+    assert identity_from_peer(client, cluster_id=ID) == cluster.identity("n1", "node")
+    assert client.version() == server.version() == "TLSv1.3"
+    assert client.selected_alpn_protocol() == server.selected_alpn_protocol() == "cyoloctl-raft/2"
+
+
+def test_server_context_without_a_client_certificate_serves_http_to_nobody_in_particular(
+    cluster: Cluster, tmp_path: Path
+) -> None:
+    context = client_context(cluster.ca, None, tmp_path)
+    context.set_alpn_protocols(["http/1.1"])
+    client, server = handshake(context, server_context(cluster.pki_dir))
+    assert identity_from_peer(server, cluster_id=ID) is None
+    assert server.selected_alpn_protocol() == "http/1.1"
+    assert identity_from_peer(client, cluster_id=ID) == cluster.identity("n1", "node")
+
+
+@pytest.mark.parametrize("role", ["node", "operator", "gateway", "viewer"])
+def test_server_context_takes_name_and_role_from_the_certificate(
+    cluster: Cluster, tmp_path: Path, role: AccessRole
+) -> None:
+    context = client_context(cluster.ca, cluster.certified("who", role), tmp_path)
+    _, server = handshake(context, server_context(cluster.pki_dir))
+    assert identity_from_peer(server, cluster_id=ID) == cluster.identity("who", role)
+
+
+def test_server_context_gives_no_ticket_so_that_each_connection_shows_its_certificate(
+    cluster: Cluster, tmp_path: Path
+) -> None:
+    client, _ = handshake(client_context(cluster.ca, None, tmp_path), server_context(cluster.pki_dir))
+    with pytest.raises(ssl.SSLWantReadError):
+        client.read(1)  # a ticket would come after the handshake
+    session = client.session
+    assert session is not None
+    assert not session.has_ticket
+
+
+def test_server_context_refuses_tls_1_2(cluster: Cluster, tmp_path: Path) -> None:
+    context = client_context(cluster.ca, None, tmp_path)
+    context.maximum_version = ssl.TLSVersion.TLSv1_2
+    with pytest.raises(ssl.SSLError, match=r"(?i)version|protocol"):
+        handshake(context, server_context(cluster.pki_dir))
+
+
+def test_server_context_refuses_a_client_of_another_ca(
+    cluster: Cluster, other: Cluster, tmp_path: Path
+) -> None:
+    context = client_context(cluster.ca, other.certified("n2"), tmp_path)
+    with pytest.raises(ssl.SSLCertVerificationError, match="unable to get local issuer"):
+        handshake(context, server_context(cluster.pki_dir))
+
+
+def test_server_context_refuses_a_client_of_a_second_ca_with_the_same_id_and_name(
+    cluster: Cluster, tmp_path: Path
+) -> None:
+    forged = replace(cluster, ca="", key="")
+    ca, key = create_ca(ID, "demo", NOW)
+    context = client_context(cluster.ca, replace(forged, ca=ca, key=key).certified("n1"), tmp_path)
+    with pytest.raises(ssl.SSLCertVerificationError):
+        handshake(context, server_context(cluster.pki_dir))
+
+
+def test_peer_context_refuses_a_server_of_another_cluster(cluster: Cluster, other: Cluster) -> None:
+    with pytest.raises(ssl.SSLCertVerificationError):
+        handshake(peer_context(cluster.pki_dir), server_context(other.pki_dir))
+
+
+@pytest.mark.parametrize("role", ["operator", "gateway", "viewer"])
+def test_peer_context_refuses_an_operator_or_viewer_as_server(
+    cluster: Cluster, tmp_path: Path, role: AccessRole
+) -> None:
+    server = server_with(cluster.certified("n1", role), cluster.ca, tmp_path)
+    with pytest.raises(ssl.SSLCertVerificationError, match="purpose"):
+        handshake(peer_context(cluster.pki_dir), server)
+
+
+@pytest.mark.parametrize("days", [-100, 100], ids=["expired", "early"])
+def test_contexts_leave_dates_to_the_judge_and_show_them_on_both_sides(tmp_path: Path, days: int) -> None:
+    """Cluster time judges them: OpenSSL would ask the clock of this machine."""
+    old = make_cluster(tmp_path / "old", ID, NOW - timedelta(days=1000))
+    renew_own(old.pki_dir, NOW)
+    certified = old.certified("n2", now=NOW + timedelta(days=days), days=30)
+    _, server = handshake(client_context(old.ca, certified, tmp_path), server_context(old.pki_dir))
+    client, _ = handshake(peer_context(old.pki_dir), server_with(certified, old.ca, tmp_path))
+    for side in (server, client):
+        shown = presented(side, cluster_id=ID)
+        assert shown is not None
+        assert shown.identity == old.identity("n2", "node")
+        assert shown.key_hash == public_key_sha256(certified[0])
+        assert shown.expires_unix_ms == certificate_expires_at(certified[0]).timestamp() * 1000
+
+
+def test_server_context_refuses_a_certificate_that_a_ca_issued_outside_its_cluster(
+    cluster: Cluster, tmp_path: Path
+) -> None:
+    certificate, key = cluster.certified("n2")
+    elsewhere = x509.SubjectAlternativeName([x509.DNSName(f"n2.node.{OTHER_ID}.cyoloctl")])
+    forged = forge(cluster, certificate, elsewhere)
+    with pytest.raises(ssl.SSLCertVerificationError, match="subtree"):
+        handshake(client_context(cluster.ca, (forged, key), tmp_path), server_context(cluster.pki_dir))
+
+
+def test_context_of_an_encrypted_key_raises_config_error(fresh: Cluster) -> None:
+    key = serialization.load_pem_private_key((fresh.pki_dir / "node.key").read_bytes(), None)
+    encrypted = key.private_bytes(
+        serialization.Encoding.PEM,
+        serialization.PrivateFormat.PKCS8,
+        serialization.BestAvailableEncryption(b"secret"),
+    )
+    (fresh.pki_dir / "node.key").write_bytes(encrypted)
+    for make in (server_context, peer_context):
+        with pytest.raises(ConfigError, match=r"node\.key"):
+            make(fresh.pki_dir)
+
+
+def test_context_without_files_names_the_missing_one(tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match=r"cannot read .*ca\.crt"):
+        server_context(tmp_path)
+
+
+def test_server_context_of_a_key_that_others_may_read_is_refused(fresh: Cluster) -> None:
+    (fresh.pki_dir / "node.key").chmod(0o644)
+    with pytest.raises(ConfigError, match="chmod 600"):
+        server_context(fresh.pki_dir)
