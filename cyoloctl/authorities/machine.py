@@ -34,7 +34,8 @@ from dataclasses import dataclass, field, replace
 from typing import Any, ClassVar
 
 from cyoloctl.errors import Conflict, NotFound
-from cyoloctl.members.machine import MAX_NAMES, MemberMachine
+from cyoloctl.members.machine import MemberMachine
+from cyoloctl.members.records import MAX_NAMES
 from cyoloctl.replicated.checks import (
     Check,
     checked,

@@ -39,7 +39,7 @@ from typing import Any, NamedTuple, Protocol
 
 from cyoloctl.credentials.machine import CredentialMachine
 from cyoloctl.errors import AccessDenied, CyoloctlError, Unavailable
-from cyoloctl.members.machine import Member
+from cyoloctl.members.records import Member
 from cyoloctl.paths import write_private
 from cyoloctl.pki.tls import Presented, presented
 from cyoloctl.text import from_unix_ms, rfc3339_of

@@ -17,8 +17,9 @@ from cyoloctl.keys.operations import KeyOperations
 from cyoloctl.members.machine import MemberMachine
 from cyoloctl.model import LocalNode, parse_address
 from cyoloctl.rendezvous import codes
-from cyoloctl.rendezvous.machine import Rendezvous, RendezvousMachine
+from cyoloctl.rendezvous.machine import RendezvousMachine
 from cyoloctl.rendezvous.operations import RendezvousOperations, counted, person_digest
+from cyoloctl.rendezvous.records import Rendezvous
 from cyoloctl.replicated.proposer import Json, Proposer
 from cyoloctl.routing.operations import RouteOperations
 from cyoloctl.tokens import format as token_format

@@ -17,151 +17,51 @@ or destroyed 60 s (the leeway of clocks) after it.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping
-from dataclasses import asdict, dataclass, field, fields, replace
+from collections.abc import Callable, Mapping
+from dataclasses import asdict, replace
 from datetime import datetime, timedelta
-from typing import Any, ClassVar, Literal
+from typing import Any, ClassVar
 
 from cyoloctl.errors import AlreadyExists, Conflict, InvalidInput, NotFound
-from cyoloctl.members.machine import MAX_NAMES, MemberMachine
+from cyoloctl.keys.checks import (
+    NODE,
+    POLICY,
+    RECORD,
+    check_cluster_id,
+    check_fingerprint,
+    check_fingerprints,
+    check_imported,
+    check_key_id,
+    check_key_ids,
+    check_wrapped,
+    consistent,
+)
+from cyoloctl.keys.records import (
+    LEEWAY_MS,
+    MAX_DESTROYED,
+    MAX_KEYS,
+    KeyPolicy,
+    KeyRecord,
+    NodeKey,
+    sorted_names,
+)
+from cyoloctl.members.machine import MemberMachine
 from cyoloctl.replicated.checks import (
-    Check,
     checked,
     exact,
     flag,
-    integer,
     json_object,
     member_name,
-    sealing_key,
-    text,
 )
 from cyoloctl.replicated.command import MAX_TIME_UNIX_MS, Malformed, Refused
 from cyoloctl.replicated.machine import Json, Machine, Observed, Operations
 from cyoloctl.text import rfc3339_of
 
-__all__ = [
-    "DEFAULT_KEEP_S",
-    "MAX_DESTROYED",
-    "MAX_KEYS",
-    "MAX_PERIOD_S",
-    "MIN_PERIOD_S",
-    "KeyMachine",
-    "KeyPolicy",
-    "KeyRecord",
-    "KeyState",
-    "NodeKey",
-]
+__all__ = ["KeyMachine"]
 
-MAX_KEYS = 64
-"""Keys that are not destroyed."""
 
-MAX_DESTROYED = 256
-"""Records of destroyed keys; the oldest is forgotten."""
-
-MIN_PERIOD_S, MAX_PERIOD_S = 3_600, 366 * 86_400
-DEFAULT_KEEP_S = 604_800
-_LEEWAY_MS = 60_000
 _SPARE_KEYS = 8  # the primary one, a pending one, and some that an operator makes
 _SHOWN_NAMES = 10
-
-KeyState = Literal["pending", "primary", "enabled", "disabled", "destroyed"]
-
-
-@dataclass(frozen=True, slots=True)
-class NodeKey:
-    """A node's sealing key, X25519 in base64, and the proof: its certificate and that key's signature."""
-
-    sealing_key: str
-    certificate_pem: str
-    signature: str
-
-
-@dataclass(frozen=True, slots=True)
-class KeyPolicy:
-    """rotate_every_s: seconds between rotations; None for none.
-
-    keep_s: how long a retired key is kept at least, and the longest that any
-    token may live (``abs - iat``) that a node mints.  Both 1 hour to 366 days.
-    """
-
-    rotate_every_s: int | None = None
-    keep_s: int = DEFAULT_KEEP_S
-
-
-@dataclass(frozen=True, slots=True)
-class KeyRecord:
-    """What is replicated of one key.
-
-    key_id: 8 hexadecimal digits.  cluster_id: of the cluster where the key was
-    made; it goes into the derivation of tokens.  fingerprint: 32 hexadecimal
-    digits.  Times in replicated Unix milliseconds: promoted, the last time it
-    became primary; retired, when it stopped to be; tokens_until, see the
-    module, None while no token was ever under it; destroyed.
-    wrapped: node -> the key sealed to it.  holders: the nodes that confirmed
-    that they opened theirs.  known_to: the members that were ever given one.
-    compromised_by: the same of removed members.  All names in order.
-    """
-
-    key_id: str
-    cluster_id: str
-    fingerprint: str
-    state: KeyState
-    created_unix_ms: int
-    promoted_unix_ms: int | None = None
-    retired_unix_ms: int | None = None
-    tokens_until_unix_ms: int | None = None
-    destroyed_unix_ms: int | None = None
-    wrapped: dict[str, str] = field(default_factory=dict, repr=False)
-    holders: tuple[str, ...] = ()
-    known_to: tuple[str, ...] = ()
-    compromised_by: tuple[str, ...] = ()
-
-    @property
-    def free_unix_ms(self) -> int | None:
-        """From when on it may be disabled or destroyed without force; 0: at once; None: not while primary."""
-        if self.state == "primary":
-            return None
-        return 0 if self.tokens_until_unix_ms is None else self.tokens_until_unix_ms + _LEEWAY_MS
-
-    def to_json(self) -> dict[str, Any]:
-        """All fields but the sealed keys and known_to."""
-        return {
-            "key_id": self.key_id,
-            "cluster_id": self.cluster_id,
-            "fingerprint": self.fingerprint,
-            "state": self.state,
-            "created_unix_ms": self.created_unix_ms,
-            "promoted_unix_ms": self.promoted_unix_ms,
-            "retired_unix_ms": self.retired_unix_ms,
-            "tokens_until_unix_ms": self.tokens_until_unix_ms,
-            "destroyed_unix_ms": self.destroyed_unix_ms,
-            "holders": list(self.holders),
-            "compromised_by": list(self.compromised_by),
-        }
-
-    def _fields(self) -> dict[str, Any]:
-        return {
-            "wrapped": self.wrapped,
-            "known_to": list(self.known_to),
-            **{name: value for name, value in self.to_json().items() if name != "key_id"},
-        }
-
-    def _with_blobs(self, blobs: dict[str, str]) -> KeyRecord:
-        # Whoever gets another blob must show again that it opens.
-        new = {name for name, blob in blobs.items() if self.wrapped.get(name) != blob}
-        return replace(
-            self,
-            wrapped={**self.wrapped, **blobs},
-            holders=_names(set(self.holders) - new),
-            known_to=_names({*self.known_to, *blobs}),
-        )
-
-    def _without(self, name: str) -> KeyRecord:
-        return replace(
-            self,
-            wrapped={node: blob for node, blob in self.wrapped.items() if node != name},
-            holders=tuple(node for node in self.holders if node != name),
-        )
 
 
 class KeyMachine(Observed, Machine):
@@ -238,7 +138,7 @@ class KeyMachine(Observed, Machine):
     def last_end_unix_ms(self, now_unix_ms: int) -> int:
         """When the last token that can be out by now ends, and the clocks' leeway on both sides."""
         ends = [record.tokens_until_unix_ms or 0 for record in self._keys.values()]
-        return max(now_unix_ms + self._policy.keep_s * 1000, *ends, 0) + 2 * _LEEWAY_MS
+        return max(now_unix_ms + self._policy.keep_s * 1000, *ends, 0) + 2 * LEEWAY_MS
 
     def missing(self, name: str) -> list[str]:
         """The ids of the keys that were not sealed to this node, the oldest key first."""
@@ -264,9 +164,9 @@ class KeyMachine(Observed, Machine):
             if name in record.known_to:
                 self._is_changed = True
                 self._keys[record.key_id] = replace(
-                    record._without(name),
+                    record.without(name),
                     known_to=tuple(node for node in record.known_to if node != name),
-                    compromised_by=_names({*record.compromised_by, name}),
+                    compromised_by=sorted_names({*record.compromised_by, name}),
                 )
         self._tell(index)
 
@@ -297,7 +197,7 @@ class KeyMachine(Observed, Machine):
         if old != new:
             if old is not None and old.sealing_key != new.sealing_key:
                 for record in self._live():
-                    self._keys[record.key_id] = record._without(name)
+                    self._keys[record.key_id] = record.without(name)
             self._nodes[name] = new
             self._is_changed = True
         return {"name": name}
@@ -319,12 +219,12 @@ class KeyMachine(Observed, Machine):
         )
         if first:
             self._primary = record.key_id
-        return self._put(record._with_blobs(given["wrapped"]))
+        return self._put(record.with_blobs(given["wrapped"]))
 
     def _wrap(self, given: dict[str, Any], index: int, now_unix_ms: int) -> dict[str, Any]:
         record = self._live_key(given["key_id"])
         self._check_blobs(given["wrapped"])
-        return self._put(record._with_blobs(given["wrapped"]))
+        return self._put(record.with_blobs(given["wrapped"]))
 
     def _confirm(self, given: dict[str, Any], index: int, now_unix_ms: int) -> dict[str, Any]:
         name = self._member(given["name"])
@@ -336,14 +236,14 @@ class KeyMachine(Observed, Machine):
             if record is not None and name in record.wrapped:
                 confirmed.append(record)
         for record in confirmed:
-            self._put(replace(record, holders=_names({*record.holders, name})))
+            self._put(replace(record, holders=sorted_names({*record.holders, name})))
         return {"name": name, "confirmed": len(confirmed)}
 
     def _reject(self, given: dict[str, Any], index: int, now_unix_ms: int) -> dict[str, Any]:
         name = self._member(given["name"])
         rejected = [r for key_id in given["keys"] if (r := self._keys.get(key_id)) and name in r.wrapped]
         for record in rejected:
-            self._put(record._without(name))
+            self._put(record.without(name))
         return {"name": name, "rejected": len(rejected)}
 
     def _promote(self, given: dict[str, Any], index: int, now_unix_ms: int) -> dict[str, Any]:
@@ -416,7 +316,7 @@ class KeyMachine(Observed, Machine):
                 known.append(item["key_id"])
                 continue
             self._check_blobs(item["wrapped"])
-            new.append(KeyRecord(**{**item, "wrapped": {}})._with_blobs(item["wrapped"]))
+            new.append(KeyRecord(**{**item, "wrapped": {}}).with_blobs(item["wrapped"]))
         self._refuse_full(len(new))
         for record in new:
             self._put(record)
@@ -492,7 +392,7 @@ class KeyMachine(Observed, Machine):
     def export_state(self) -> dict[str, Any]:
         """The state for the snapshot, the same for the same state whatever its history."""
         return {
-            "keys": {key_id: record._fields() for key_id, record in self._keys.items()},
+            "keys": {key_id: record.to_state() for key_id, record in self._keys.items()},
             "nodes": {name: asdict(node) for name, node in self._nodes.items()},
             "policy": asdict(self._policy),
         }
@@ -502,14 +402,14 @@ class KeyMachine(Observed, Machine):
         top = exact(state, {"keys", "nodes", "policy"})
         try:
             keys = {
-                key_id: _consistent(KeyRecord(key_id=_key_id(key_id), **checked(item, _RECORD)))
+                key_id: consistent(KeyRecord(key_id=check_key_id(key_id), **checked(item, RECORD)))
                 for key_id, item in json_object(top["keys"]).items()
             }
             nodes = {
-                member_name(name): NodeKey(**checked(item, _NODE))
+                member_name(name): NodeKey(**checked(item, NODE))
                 for name, item in json_object(top["nodes"]).items()
             }
-            policy = KeyPolicy(**checked(top["policy"], _POLICY))
+            policy = KeyPolicy(**checked(top["policy"], POLICY))
         except Malformed:
             raise ValueError("a key or a sealing key is not valid") from None
         primaries = [key_id for key_id, record in keys.items() if record.state == "primary"]
@@ -527,10 +427,6 @@ class KeyMachine(Observed, Machine):
 
 
 _TWO_KEYS = "key {}: same key id with different keys on two nodes"
-
-
-def _names(names: Iterable[str]) -> tuple[str, ...]:
-    return tuple(sorted(names))
 
 
 def _answer(record: KeyRecord) -> dict[str, Any]:
@@ -564,137 +460,24 @@ def _date(unix_ms: int) -> str:
     return rfc3339_of(moment)
 
 
-def _consistent(record: KeyRecord) -> KeyRecord:
-    """A record as the operations leave it.  Raises ValueError."""
-    known = set(record.known_to)
-    if (
-        (record.state == "destroyed") != (record.destroyed_unix_ms is not None)
-        or (record.state == "destroyed" and (known or record.compromised_by))
-        or not set(record.holders) <= record.wrapped.keys() <= known
-        or known & set(record.compromised_by)
-        or len(known) + len(record.compromised_by) > MAX_NAMES
-    ):
-        raise ValueError("a key contradicts itself")
-    return record
-
-
-def _wrapped(value: object) -> dict[str, str]:
-    if type(value) is not dict or len(value) > MAX_NAMES:
-        raise Malformed("the sealed keys are not valid: use an object of node names and sealed keys")
-    # In order, so that of two wrong ones every node names the same.
-    return {member_name(name): _blob(blob) for name, blob in sorted(value.items())}
-
-
-def _some_wrapped(value: object) -> dict[str, str]:
-    wrapped = _wrapped(value)
-    if not wrapped:
-        raise Malformed("the key is sealed to nobody: seal it to one member at least")
-    return wrapped
-
-
-def _fingerprints(value: object) -> dict[str, str]:
-    if type(value) is not dict or len(value) > MAX_KEYS + MAX_DESTROYED:
-        raise Malformed("the keys are not valid: use an object of key ids and fingerprints")
-    return {_key_id(key_id): _fingerprint(item) for key_id, item in sorted(value.items())}
-
-
-def _key_ids(value: object) -> list[str]:
-    ids = [_key_id(item) for item in value] if type(value) is list else []
-    if not ids or len(set(ids)) != len(ids):
-        raise Malformed("the keys are not valid: use a list of key ids, each once")
-    return ids
-
-
-def _imported(value: object) -> list[dict[str, Any]]:
-    if type(value) is not list or not 0 < len(value) <= MAX_KEYS:
-        raise Malformed(f"the keys are not valid: use a list of 1 to {MAX_KEYS}")
-    try:
-        items = [checked(item, _IMPORT) for item in value]
-    except ValueError:
-        raise Malformed(f"an imported key has {', '.join(sorted(_IMPORT))}") from None
-    _key_ids([item["key_id"] for item in items])
-    return items
-
-
-def _in_order(value: object) -> tuple[str, ...]:
-    names = tuple(member_name(item) for item in value) if type(value) is list else ("",)
-    if any(a >= b for a, b in zip(("", *names), names, strict=False)):
-        raise Malformed("the names are not valid: use a list in order, each once")
-    return names
-
-
-_key_id = text(r"fc[0-9a-f]{6}", "the key id is not valid: use 8 hex digits that begin with fc")
-_cluster_id = text(r"[0-9a-f]{32}", "the cluster id is not valid: use 32 hex digits")
-_fingerprint = text(r"[0-9a-f]{32}", "the fingerprint is not valid: use 32 hex digits")
-# 80 bytes; the last character before the padding holds 4 bits only.
-_blob = text(r"[A-Za-z0-9+/]{106}[AEIMQUYcgkosw048]=", "the sealed key is not valid: use 80 bytes in base64")
-_certificate = text(
-    r"(?=[\s\S]{1,4096}\Z)-----BEGIN CERTIFICATE-----\n"
-    r"(?:[A-Za-z0-9+/=]{1,64}\n)+-----END CERTIFICATE-----\n",
-    "the certificate is not valid: use one certificate in pem, of 4096 characters at most",
-)
-_signature = text(
-    r"(?=.{12,96}\Z)(?:[A-Za-z0-9+/]{4})+(?:[A-Za-z0-9+/]{2}==|[A-Za-z0-9+/]{3}=)?",
-    "the signature is not valid: use an ecdsa signature in base64",
-)
-_state = text("pending|primary|enabled|disabled|destroyed", "the state is not valid")
-_imported_state = text("enabled|disabled", "the state is not valid: use enabled or disabled")
-_time = integer(0, MAX_TIME_UNIX_MS, "a time")
-_optional_time = integer(0, MAX_TIME_UNIX_MS, "a time", optional=True)
-
-_NODE: dict[str, Check] = {
-    "sealing_key": sealing_key,
-    "certificate_pem": _certificate,
-    "signature": _signature,
-}
-_POLICY: dict[str, Check] = {
-    "rotate_every_s": integer(MIN_PERIOD_S, MAX_PERIOD_S, "rotate_every_s", optional=True),
-    "keep_s": integer(MIN_PERIOD_S, MAX_PERIOD_S, "keep_s"),
-}
-_IMPORT: dict[str, Check] = {
-    "key_id": _key_id,
-    "cluster_id": _cluster_id,
-    "fingerprint": _fingerprint,
-    "state": _imported_state,
-    "created_unix_ms": _time,
-    "retired_unix_ms": _time,
-    "tokens_until_unix_ms": _time,
-    "wrapped": _some_wrapped,
-}
-_RECORD: dict[str, Check] = {
-    "cluster_id": _cluster_id,
-    "fingerprint": _fingerprint,
-    "state": _state,
-    "created_unix_ms": _time,
-    "promoted_unix_ms": _optional_time,
-    "retired_unix_ms": _optional_time,
-    "tokens_until_unix_ms": _optional_time,
-    "destroyed_unix_ms": _optional_time,
-    "wrapped": _wrapped,
-    "holders": _in_order,
-    "known_to": _in_order,
-    "compromised_by": _in_order,
-}
-assert {"key_id", *_RECORD} == {item.name for item in fields(KeyRecord)}
-
 _OPERATIONS: Operations = {
-    "announce": ({"name": member_name, **_NODE}, KeyMachine._announce),
+    "announce": ({"name": member_name, **NODE}, KeyMachine._announce),
     "generate": (
         {
-            "key_id": _key_id,
-            "cluster_id": _cluster_id,
-            "fingerprint": _fingerprint,
-            "wrapped": _some_wrapped,
+            "key_id": check_key_id,
+            "cluster_id": check_cluster_id,
+            "fingerprint": check_fingerprint,
+            "wrapped": check_wrapped,
         },
         KeyMachine._generate,
     ),
-    "wrap": ({"key_id": _key_id, "wrapped": _some_wrapped}, KeyMachine._wrap),
-    "confirm": ({"name": member_name, "keys": _fingerprints}, KeyMachine._confirm),
-    "reject": ({"name": member_name, "keys": _key_ids}, KeyMachine._reject),
-    "promote": ({"key_id": _key_id}, KeyMachine._promote),
-    "disable": ({"key_id": _key_id, "force": flag("force")}, KeyMachine._disable),
-    "enable": ({"key_id": _key_id}, KeyMachine._enable),
-    "destroy": ({"key_id": _key_id, "force": flag("force")}, KeyMachine._destroy),
-    "import": ({"keys": _imported}, KeyMachine._import),
-    "policy": (_POLICY, KeyMachine._set_policy),
+    "wrap": ({"key_id": check_key_id, "wrapped": check_wrapped}, KeyMachine._wrap),
+    "confirm": ({"name": member_name, "keys": check_fingerprints}, KeyMachine._confirm),
+    "reject": ({"name": member_name, "keys": check_key_ids}, KeyMachine._reject),
+    "promote": ({"key_id": check_key_id}, KeyMachine._promote),
+    "disable": ({"key_id": check_key_id, "force": flag("force")}, KeyMachine._disable),
+    "enable": ({"key_id": check_key_id}, KeyMachine._enable),
+    "destroy": ({"key_id": check_key_id, "force": flag("force")}, KeyMachine._destroy),
+    "import": ({"keys": check_imported}, KeyMachine._import),
+    "policy": (POLICY, KeyMachine._set_policy),
 }

@@ -28,7 +28,8 @@ from cyoloctl.errors import (
 )
 from cyoloctl.keys import ring_file
 from cyoloctl.keys.keyring import Key, Keyring, KeyState, new_key
-from cyoloctl.keys.machine import KeyMachine, KeyRecord, NodeKey
+from cyoloctl.keys.machine import KeyMachine
+from cyoloctl.keys.records import KeyRecord, NodeKey
 from cyoloctl.keys.wrapping import (
     NodeIdentity,
     decode_identity,

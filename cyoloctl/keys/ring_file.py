@@ -89,7 +89,7 @@ _DAMAGED = "the key ring cannot be opened: it is for another node, or the file w
 
 @dataclass(frozen=True, slots=True)
 class RingKey:
-    """A key with its times in Unix milliseconds; see cyoloctl.keys.machine.
+    """A key with its times in Unix milliseconds; see cyoloctl.keys.records.
 
     tokens_until_unix_ms: the end of the last token under it; None while it
     mints, or never did.

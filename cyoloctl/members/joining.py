@@ -22,7 +22,8 @@ from cyoloctl.errors import (
     Overloaded,
     Unavailable,
 )
-from cyoloctl.members.machine import REJECTED, Invitation, MemberMachine
+from cyoloctl.members.machine import MemberMachine
+from cyoloctl.members.records import REJECTED, Invitation
 from cyoloctl.model import Address, LocalNode, NodeName, parse_address
 from cyoloctl.pki import join_token
 from cyoloctl.pki.ca import CertificateIssuer

@@ -7,10 +7,9 @@ has caught up.
 
 from __future__ import annotations
 
-import re
 from collections.abc import Callable
-from dataclasses import dataclass, field, replace
-from typing import Any, ClassVar, Literal, NamedTuple, cast
+from dataclasses import replace
+from typing import Any, ClassVar
 
 from cyoloctl.errors import (
     AlreadyExists,
@@ -20,155 +19,45 @@ from cyoloctl.errors import (
     NotFound,
     Overloaded,
 )
-from cyoloctl.model import parse_address, parse_hostname
+from cyoloctl.members.checks import (
+    INVITATION,
+    MEMBER,
+    SECRET_INVITATION,
+    check_address,
+    check_date,
+    check_digest,
+    check_flag,
+    check_gateway,
+    check_host,
+    check_optional_gateway,
+    check_optional_host,
+    check_public_key,
+    check_raft_id,
+    check_time,
+    stored_member,
+)
+from cyoloctl.members.records import (
+    MAX_INVITATIONS,
+    MAX_NAMES,
+    MAX_SHARED_HOSTS,
+    REJECTED,
+    USED_KEPT_MS,
+    Gateway,
+    Invitation,
+    Member,
+    SecretInvitation,
+)
 from cyoloctl.replicated.checks import (
     checked,
     exact,
     json_object,
     member_name,
     sealing_key,
-    text,
 )
-from cyoloctl.replicated.command import MAX_TIME_UNIX_MS, Malformed, Refused, is_request_id
+from cyoloctl.replicated.command import Malformed, Refused
 from cyoloctl.replicated.machine import Machine, Operations
-from cyoloctl.text import decode_base64
 
-__all__ = [
-    "MAX_INVITATIONS",
-    "MAX_NAMES",
-    "MAX_SHARED_HOSTS",
-    "REJECTED",
-    "USED_KEPT_MS",
-    "Gateway",
-    "Invitation",
-    "Member",
-    "MemberMachine",
-    "SecretInvitation",
-    "WantedRole",
-]
-
-MAX_INVITATIONS = 1_000
-MAX_NAMES = 10_000  # members and removed names together
-MAX_SHARED_HOSTS = 100
-
-USED_KEPT_MS = 7 * 24 * 3_600_000
-"""How long after its expiry a used invitation still answers the node that it admitted, in milliseconds."""
-
-WantedRole = Literal["voter", "learner"]
-
-_SHA256 = re.compile(r"[0-9a-f]{64}")
-_PUBLIC_KEY = re.compile(r"[A-Za-z0-9+/]{43}=")
-_DATE = re.compile(r"[0-9]{4}-[0-9]{2}-[0-9]{2}T[0-9]{2}:[0-9]{2}:[0-9]{2}Z")
-
-# One text for every cause: a stranger with a guessed token learns nothing from it.
-REJECTED = (
-    "the join token was rejected: it is wrong, expired, used, or for another name or cluster; "
-    "ask for a new one (member invite)"
-)
-
-
-@dataclass(frozen=True, slots=True)
-class Member:
-    """A node that was admitted.
-
-    name: its identity.  address: HOST:PORT, where it is now.  role: the role
-    that it is meant to have.  sealing_key: its X25519 public key in base64.
-    raft_id: its id in the Raft configuration.  certificate_expires_at:
-    ``YYYY-MM-DDTHH:MM:SSZ``, or None before it is known.  key_hash: SHA-256
-    (64 hex digits) of the SubjectPublicKeyInfo of its certificate's key; None
-    only for a member that release 0.1.0 admitted and that has not announced
-    its key yet.
-    """
-
-    name: str
-    address: str
-    role: WantedRole
-    sealing_key: str
-    raft_id: str
-    certificate_expires_at: str | None
-    key_hash: str | None = None
-
-    def to_json(self) -> dict[str, Any]:
-        """All fields; key_hash is left out while it is None."""
-        return {"name": self.name, **self._fields()}
-
-    def _fields(self) -> dict[str, Any]:
-        return {
-            "address": self.address,
-            "certificate_expires_at": self.certificate_expires_at,
-            "raft_id": self.raft_id,
-            "role": self.role,
-            "sealing_key": self.sealing_key,
-            # Left out while unknown: what older releases wrote and answered stays the same, to the byte.
-            **({} if self.key_hash is None else {"key_hash": self.key_hash}),
-        }
-
-
-@dataclass(frozen=True, slots=True)
-class Invitation:
-    """A join token that was handed out: one for each name, known by what its secret signs with.
-
-    public_key: Ed25519, base64; the token's secret gives the private half.
-    created_unix_ms, expires_unix_ms: replicated time; refused from the latter
-    on.  used_by: SHA-256 of the certificate request that was admitted on it,
-    None before.
-    """
-
-    name: str
-    learner: bool
-    public_key: str
-    created_unix_ms: int
-    expires_unix_ms: int
-    used_by: str | None
-
-    @property
-    def role(self) -> WantedRole:
-        """The role that the node will be given."""
-        return "learner" if self.learner else "voter"
-
-    def is_open(self, now_unix_ms: int) -> bool:
-        """Whether it still admits its node."""
-        return self.used_by is None and now_unix_ms < self.expires_unix_ms
-
-    def _fields(self) -> dict[str, Any]:
-        return {
-            "created_unix_ms": self.created_unix_ms,
-            "expires_unix_ms": self.expires_unix_ms,
-            "learner": self.learner,
-            "public_key": self.public_key,
-            "used_by": self.used_by,
-        }
-
-
-@dataclass(frozen=True, slots=True)
-class SecretInvitation:
-    """A join token of release 0.1.0, known by the SHA-256 of its secret (64 hex digits).
-
-    Kept so that logs and snapshots of that release give the same state; it
-    admits nobody any more, because its token would travel in the clear to
-    whoever answers.
-
-    expires_unix_ms: refused from this replicated time on.  used_by: SHA-256
-    of the certificate request that redeemed it, None before.
-    """
-
-    secret_sha256: str = field(repr=False)
-    name: str
-    learner: bool
-    expires_unix_ms: int
-    used_by: str | None
-
-    @property
-    def role(self) -> WantedRole:
-        """The role that the node will be given."""
-        return "learner" if self.learner else "voter"
-
-
-class Gateway(NamedTuple):
-    """Where browsers reach a member: HOST:PORT, and the base of its links (None: by its host name)."""
-
-    address: str
-    url: str | None
+__all__ = ["Check", "MemberMachine"]
 
 
 class MemberMachine(Machine):
@@ -567,7 +456,7 @@ class MemberMachine(Machine):
         What release 0.1.0 did not know is left out where there is none: what it wrote stays readable, to
         the byte.
         """
-        issued = {name: each._fields() for name, each in self._invitations.items()}
+        issued = {name: each.to_state() for name, each in self._invitations.items()}
         return {
             **({"issued_invitations": issued} if issued else {}),
             **({"hosts": self.hosts()} if self._hosts else {}),
@@ -582,7 +471,7 @@ class MemberMachine(Machine):
                 }
                 for key, invitation in self._secret_invitations.items()
             },
-            "members": {name: member._fields() for name, member in self._members.items()},
+            "members": {name: member.to_state() for name, member in self._members.items()},
             "removed": self.removed(),
         }
 
@@ -595,28 +484,29 @@ class MemberMachine(Machine):
             raise ValueError("what is empty is not left out")
         try:
             secret_invitations = {
-                _digest(key): SecretInvitation(key, **checked(fields, _SECRET_INVITATION))
+                check_digest(key): SecretInvitation(key, **checked(fields, SECRET_INVITATION))
                 for key, fields in json_object(top["invitations"]).items()
             }
             invitations = {
-                name: Invitation(name=member_name(name), **checked(fields, _INVITATION))
+                name: Invitation(name=member_name(name), **checked(fields, INVITATION))
                 for name, fields in json_object(top.get("issued_invitations", {})).items()
             }
             members = {
-                name: _stored_member(name, json_object(fields))
+                name: stored_member(name, json_object(fields))
                 for name, fields in json_object(top["members"]).items()
             }
             if type(top["removed"]) is not list:
                 raise ValueError("removed names are not a list")
             names = [member_name(name) for name in top["removed"]]
             hosts = {
-                _host(host): member_name(name) for host, name in json_object(top.get("hosts", {})).items()
+                check_host(host): member_name(name)
+                for host, name in json_object(top.get("hosts", {})).items()
             }
             if type(top.get("shared_hosts", [])) is not list:
                 raise ValueError("shared hosts are not a list")
-            shared = [_host(host) for host in top.get("shared_hosts", [])]
+            shared = [check_host(host) for host in top.get("shared_hosts", [])]
             gateways = {
-                member_name(name): _gateway(value)
+                member_name(name): check_gateway(value)
                 for name, value in json_object(top.get("gateways", {})).items()
             }
         except Malformed:
@@ -658,175 +548,67 @@ class MemberMachine(Machine):
 # parsers: what is printable beyond it depends on the interpreter's Unicode version.
 
 
-def _address(value: object) -> str:
-    if type(value) is not str or not value.isascii() or len(value) > 300:
-        raise Malformed("the address is not valid: use HOST:PORT (or [IPV6]:PORT), port 1 to 65535")
-    try:
-        return str(parse_address(value))
-    except InvalidInput as error:
-        raise Malformed(error.message) from None
+Check = Callable[[object], Any]
 
-
-def _host(value: object) -> str:
-    if type(value) is not str or not value.isascii():
-        raise Malformed("the host is not valid: use a host name in lower case ascii")
-    try:
-        return parse_hostname(value)
-    except InvalidInput as error:
-        raise Malformed(error.message) from None
-
-
-def _optional_host(value: object) -> str | None:
-    return None if value is None else _host(value)
-
-
-def _digest(value: object) -> str:
-    if type(value) is not str or not _SHA256.fullmatch(value):
-        raise Malformed("a digest is not valid: use the 64 hex digits of a sha-256")
-    return value
-
-
-def _stored_member(name: str, fields: dict[str, Any]) -> Member:
-    known = _FIELDS if "key_hash" not in fields else {**_FIELDS, "key_hash": _digest}
-    return Member(name=member_name(name), **checked(fields, known))
-
-
-def _optional_digest(value: object) -> str | None:
-    return None if value is None else _digest(value)
-
-
-def _public_key(value: object) -> str:
-    """An Ed25519 public key in base64, in its one spelling: 32 bytes."""
-    try:
-        if type(value) is str and _PUBLIC_KEY.fullmatch(value):
-            decode_base64(value)
-            return value
-    except ValueError:
-        pass
-    raise Malformed("the public key is not valid: use an ed25519 public key in base64")
-
-
-def _raft_id(value: object) -> str:
-    if not is_request_id(value):
-        raise Malformed("the raft id is not valid: use 1 to 128 printable ascii characters without spaces")
-    return cast("str", value)
-
-
-def _role(value: object) -> str:
-    if type(value) is not str or value not in ("voter", "learner"):
-        raise Malformed("the role is not valid: use voter or learner")
-    return value
-
-
-def _date(value: object) -> str | None:
-    if value is None:
-        return None
-    if type(value) is not str or not _DATE.fullmatch(value):
-        raise Malformed("the end of the certificate is not valid: use YYYY-MM-DDTHH:MM:SSZ or null")
-    return value
-
-
-def _flag(value: object) -> bool:
-    if type(value) is not bool:
-        raise Malformed("learner is not valid: use true or false")
-    return value
-
-
-def _time(value: object) -> int:
-    if type(value) is not int or not 0 <= value <= MAX_TIME_UNIX_MS:
-        raise Malformed("the expiry is not valid: use milliseconds since 1970, 0 to 2**53")
-    return value
-
-
-_url = text(
-    r"https?://[a-zA-Z0-9.\-\[\]:]{1,255}(/[a-zA-Z0-9._~/-]{0,200})?",
-    "the url is not valid: use https://HOST or https://HOST:PORT, and a path if need be",
-)
-
-
-def _gateway(value: object) -> Gateway:
-    try:
-        fields = exact(value, {"address", "url"})
-    except ValueError:
-        raise Malformed("the gateway is not valid: use an object of address and url, or null") from None
-    return Gateway(_address(fields["address"]), None if fields["url"] is None else _url(fields["url"]))
-
-
-def _optional_gateway(value: object) -> Gateway | None:
-    return None if value is None else _gateway(value)
-
-
-_Check = Callable[[object], Any]
-
-_INVITATION: dict[str, _Check] = {
-    "learner": _flag,
-    "public_key": _public_key,
-    "created_unix_ms": _time,
-    "expires_unix_ms": _time,
-    "used_by": _optional_digest,
-}
-_SECRET_INVITATION: dict[str, _Check] = {
-    "name": member_name,
-    "learner": _flag,
-    "expires_unix_ms": _time,
-    "used_by": _optional_digest,
-}
-_FIELDS: dict[str, _Check] = {
-    "address": _address,
-    "role": _role,
-    "sealing_key": sealing_key,
-    "raft_id": _raft_id,
-    "certificate_expires_at": _date,
-}
-_PUT: dict[str, _Check] = {"name": member_name, **_FIELDS}
+_PUT: dict[str, Check] = {"name": member_name, **MEMBER}
 _OPERATIONS: Operations = {
     "issue_invitation": (
-        {"name": member_name, "learner": _flag, "public_key": _public_key, "expires_unix_ms": _time},
+        {
+            "name": member_name,
+            "learner": check_flag,
+            "public_key": check_public_key,
+            "expires_unix_ms": check_time,
+        },
         MemberMachine._issue_invitation,
     ),
     "uninvite": ({"name": member_name}, MemberMachine._uninvite),
     "admit": (
         {
             "name": member_name,
-            "public_key": _public_key,
-            "request_sha256": _digest,
-            "address": _address,
+            "public_key": check_public_key,
+            "request_sha256": check_digest,
+            "address": check_address,
             "sealing_key": sealing_key,
-            "raft_id": _raft_id,
-            "key_hash": _digest,
+            "raft_id": check_raft_id,
+            "key_hash": check_digest,
         },
         MemberMachine._admit,
     ),
     "announce": (
         {
             "name": member_name,
-            "address": _address,
+            "address": check_address,
             "sealing_key": sealing_key,
-            "raft_id": _raft_id,
-            "certificate_expires_at": _date,
-            "key_hash": _digest,
+            "raft_id": check_raft_id,
+            "certificate_expires_at": check_date,
+            "key_hash": check_digest,
         },
         MemberMachine._announce,
     ),
     "invite": (
-        {"name": member_name, "learner": _flag, "secret_sha256": _digest, "expires_unix_ms": _time},
+        {
+            "name": member_name,
+            "learner": check_flag,
+            "secret_sha256": check_digest,
+            "expires_unix_ms": check_time,
+        },
         MemberMachine._invite,
     ),
     "redeem": (
         {
             "name": member_name,
-            "secret_sha256": _digest,
-            "request_sha256": _digest,
-            "address": _address,
+            "secret_sha256": check_digest,
+            "request_sha256": check_digest,
+            "address": check_address,
             "sealing_key": sealing_key,
-            "raft_id": _raft_id,
+            "raft_id": check_raft_id,
         },
         MemberMachine._redeem,
     ),
     "put": (_PUT, MemberMachine._put_member),
     "remove": ({"name": member_name}, MemberMachine._remove),
-    "set_host": ({"name": member_name, "host": _optional_host}, MemberMachine._set_host),
-    "set_gateway": ({"name": member_name, "gateway": _optional_gateway}, MemberMachine._set_gateway),
-    "share_host": ({"host": _host}, MemberMachine._share_host),
-    "unshare_host": ({"host": _host}, MemberMachine._unshare_host),
+    "set_host": ({"name": member_name, "host": check_optional_host}, MemberMachine._set_host),
+    "set_gateway": ({"name": member_name, "gateway": check_optional_gateway}, MemberMachine._set_gateway),
+    "share_host": ({"host": check_host}, MemberMachine._share_host),
+    "unshare_host": ({"host": check_host}, MemberMachine._unshare_host),
 }

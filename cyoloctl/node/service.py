@@ -40,7 +40,7 @@ from cyoloctl.keys.operations import KeyOperations
 from cyoloctl.members.api import Member as MemberRow
 from cyoloctl.members.api import MemberList, Role, Status
 from cyoloctl.members.joining import JOIN_FIELDS, JoinOperations
-from cyoloctl.members.machine import Member
+from cyoloctl.members.records import Member
 from cyoloctl.model import parse_hostname
 from cyoloctl.node.config import Config
 from cyoloctl.node.peer_problems import missing_links, voters_up

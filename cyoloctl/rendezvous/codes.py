@@ -14,7 +14,7 @@ from cryptography.hazmat.primitives.asymmetric import x25519
 
 from cyoloctl.errors import InvalidInput
 from cyoloctl.pki.seal import open_sealed, seal
-from cyoloctl.rendezvous.machine import MAX_SEALED_LENGTH, id_of_public_key
+from cyoloctl.rendezvous.records import MAX_SEALED_LENGTH, id_of_public_key
 from cyoloctl.text import encode_base64
 
 __all__ = [

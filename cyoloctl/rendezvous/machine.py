@@ -64,198 +64,78 @@ before the next operation makes it so.
 
 from __future__ import annotations
 
-import re
 from collections import Counter
 from collections.abc import Callable, Iterable, Mapping
-from contextlib import suppress
-from dataclasses import dataclass, field, fields, replace
-from hashlib import sha256
+from dataclasses import replace
 from heapq import heapify, heappop, heappush
-from typing import Any, ClassVar, Literal, NamedTuple
+from typing import Any, ClassVar
 
 from cyoloctl.errors import (
     AlreadyExists,
     ApprovalRefused,
-    AuthorizationPending,
     Conflict,
-    CyoloctlError,
-    Denied,
-    Expired,
     InvalidInput,
     NotFound,
     Overloaded,
     SlowDown,
 )
-from cyoloctl.model import NAME_PATTERN
+from cyoloctl.rendezvous.checks import (
+    APPROVAL,
+    APPROVER,
+    POLICY,
+    START,
+    STEP,
+    check_begun_by,
+    check_counted,
+    check_digest,
+    check_id,
+    check_kind,
+    check_line,
+    exported,
+    optional,
+    restored,
+    restored_miss,
+    restored_table,
+)
+from cyoloctl.rendezvous.records import (
+    ATTEMPT_WINDOW_MS,
+    DEFAULT_POLICY,
+    EXPIRED_AT_ONCE,
+    LEVELS,
+    LIVE_STATES,
+    MAX_ATTEMPTS,
+    MAX_CALLER_ATTEMPTS,
+    MAX_CALLERS,
+    MAX_LIVE,
+    MAX_POLICIES,
+    MAX_TOMBSTONES,
+    MAX_TOTAL_BYTES,
+    TOMBSTONE_MS,
+    TRANSITIONS,
+    Policy,
+    Rendezvous,
+    State,
+    as_of,
+    due_unix_ms,
+    expired_record,
+    has_result,
+    id_of_public_key,
+    is_coherent,
+    tombstone,
+    weight,
+    without_result,
+    wrong_state,
+)
 from cyoloctl.replicated.checks import (
-    Check,
     checked,
     exact,
-    flag,
-    integer,
     json_object,
-    member_name,
-    text,
 )
-from cyoloctl.replicated.command import MAX_TIME_UNIX_MS, Malformed, Refused
+from cyoloctl.replicated.command import Malformed, Refused
 from cyoloctl.replicated.machine import Machine, Observed, Operations
-from cyoloctl.text import canonical_json, decode_base64
+from cyoloctl.text import canonical_json
 
-__all__ = [
-    "ATTEMPT_WINDOW_MS",
-    "EXPIRED_AT_ONCE",
-    "LEVELS",
-    "LIVE_STATES",
-    "MAX_ATTEMPTS",
-    "MAX_CALLERS",
-    "MAX_CALLER_ATTEMPTS",
-    "MAX_DATA_BYTES",
-    "MAX_LIVE",
-    "MAX_POLICIES",
-    "MAX_REQUIRED",
-    "MAX_SEALED_LENGTH",
-    "MAX_TOMBSTONES",
-    "MAX_TOTAL_BYTES",
-    "MAX_TTL_MS",
-    "MIN_TTL_MS",
-    "REDELIVERY_MS",
-    "TOMBSTONE_MS",
-    "TRANSITIONS",
-    "Level",
-    "Policy",
-    "Rendezvous",
-    "RendezvousMachine",
-    "State",
-    "id_of_public_key",
-]
-
-State = Literal["pending", "claimed", "approved", "denied", "consumed", "expired", "cancelled"]
-
-LIVE_STATES = ("pending", "claimed", "approved")
-_ENDED_STATES = ("denied", "consumed", "expired", "cancelled")
-TRANSITIONS: dict[str, tuple[tuple[str, ...], State]] = {
-    "claim": (("pending",), "claimed"),
-    "approve": (("pending", "claimed"), "approved"),
-    "deny": (("pending", "claimed"), "denied"),
-    "consume": (("approved",), "consumed"),
-    "cancel": (LIVE_STATES, "cancelled"),
-}
-
-MIN_TTL_MS = 10 * 1000
-MAX_TTL_MS = 24 * 3600 * 1000
-TOMBSTONE_MS = 24 * 3600 * 1000
-REDELIVERY_MS = 5 * 60 * 1000
-ATTEMPT_WINDOW_MS = 10 * 60 * 1000
-MAX_ATTEMPTS = 5
-MAX_CALLER_ATTEMPTS = 10
-MAX_CALLERS = 1_000
-MAX_LIVE = 10_000
-EXPIRED_AT_ONCE = 200
-"""Records that time alone ends in one command; the others wait for the next commands."""
-MAX_TOMBSTONES = 10_000
-MAX_DATA_ENTRIES = 16
-MAX_VALUE_BYTES = 1024
-MAX_DATA_BYTES = 8 * 1024  # of the data, and of the answer, as canonical JSON
-MAX_SEALED_LENGTH = 8 * 1024  # characters of base64
-MAX_TOTAL_BYTES = 32 * 1024 * 1024  # data, answers and sealed results together
-MAX_POLICIES = 1_000
-MAX_REQUIRED = 8  # claims, of one kind
-_MAX_TEXT = 256
-_MAX_BEGUN_BY = 4
-
-
-class Level(NamedTuple):
-    """What wrong codes are counted for.
-
-    limit: in 10 minutes.  size: so many are remembered.  whose: for the refusal.
-    """
-
-    limit: int
-    size: int
-    whose: str
-
-
-# Who counts says which of them it is: machines know no addresses.  "network" is one customer's, an IPv4
-# address or an IPv6 /64.
-LEVELS: dict[str, Level] = {
-    "person": Level(10, 10_000, "of yours"),
-    "network": Level(10, 10_000, "from your network"),
-    "site": Level(50, 10_000, "from around your network: sign in if you can"),
-    "region": Level(500, 10_000, "from around your network: sign in if you can"),
-    "all": Level(10_000, 1, "from everywhere: sign in if you can"),
-}
-
-_DATA_KEY = re.compile(r"[a-z0-9_.-]{1,64}")
-# People judge by these texts: nothing may hide, reorder or begin a new line.  Ranges, not str.isprintable,
-# which depends on the interpreter's Unicode version; the last one is what UTF-8 cannot hold.
-_UNCLEAN = re.compile(
-    "[\x00-\x1f\x7f-\x9f\u061c\u200b\u200e\u200f\u2028-\u202e\u2060-\u2069\ufeff\ud800-\udfff]"
-)
-
-
-@dataclass(frozen=True, slots=True)
-class Rendezvous:
-    """One record.
-
-    id: 32 hex digits.  kind: what it is for, a name.  user_code_sha256: None
-    once it ended.  node: the member where it began.  initiator, origin: who
-    asks and from where, as that node saw it.  data: what the initiator says,
-    to be shown to the approver.  initiator_public_key: X25519, base64, or None.
-    claimed_by: who claimed or approved.  answer, sealed_result: one of them
-    while approved, and for 5 minutes once consumed.  redemption_sha256: of
-    whom redeemed.  expires_unix_ms: expired from this replicated time on;
-    changed_unix_ms: of the last transition.
-    """
-
-    id: str = field(repr=False)
-    kind: str
-    state: State
-    user_code_sha256: str | None = field(repr=False)
-    node: str
-    initiator: str
-    origin: str | None
-    data: Mapping[str, str] = field(repr=False)
-    initiator_public_key: str | None
-    claimed_by: str | None
-    answer: Mapping[str, str] | None = field(repr=False)
-    sealed_result: str | None = field(repr=False)
-    redemption_sha256: str | None = field(repr=False)
-    failed_attempts: int
-    created_unix_ms: int
-    expires_unix_ms: int
-    changed_unix_ms: int
-    begun_by: tuple[str, ...] = field(default=(), repr=False)
-
-    def to_json(self) -> dict[str, Any]:
-        """What an operator may see: no answer, no hash."""
-        hidden = ("user_code_sha256", "answer", "sealed_result", "redemption_sha256", "begun_by")
-        return {f.name: getattr(self, f.name) for f in fields(self) if f.name not in hidden}
-
-
-@dataclass(frozen=True, slots=True)
-class Policy:
-    """Who may approve what a kind is for.
-
-    require: claims that the approver's session must have, with these values.
-    allow_self: even who began it.
-    """
-
-    require: Mapping[str, bool | int | str] = field(default_factory=dict)
-    allow_self: bool = False
-
-
-_DEFAULT = Policy()
-
-
-def id_of_public_key(public_key: str) -> str:
-    """The id of a record whose result is sealed to this X25519 public key (base64).
-
-    Raises InvalidInput for what is not 32 bytes in base64.
-    """
-    key = _decode64(public_key)
-    if key is None or len(key) != 32:
-        raise InvalidInput("the public key is not valid: use an x25519 public key in base64")
-    return sha256(b"cyoloctl rendezvous id v1" + key).hexdigest()[:32]
+__all__ = ["RendezvousMachine"]
 
 
 class RendezvousMachine(Observed, Machine):
@@ -327,24 +207,24 @@ class RendezvousMachine(Observed, Machine):
         self._policies = policies
         self._codes = {r.user_code_sha256: r.id for r in records.values() if r.user_code_sha256 is not None}
         self._misses = misses  # caller -> wrong codes, and the time of the first
-        self._bytes = sum(map(_weight, records.values()))
+        self._bytes = sum(map(weight, records.values()))
         self._ended = [(r.changed_unix_ms, r.id) for r in records.values() if r.state not in LIVE_STATES]
         heapify(self._ended)  # exactly the tombstones, the oldest first
         self._set_timers()
 
     def _set_timers(self) -> None:
         # When a record changes by time alone.  What was overtaken stays until it is due.
-        self._timers = [(due, r.id) for r in self._records.values() if (due := _due(r)) is not None]
+        self._timers = [(due, r.id) for r in self._records.values() if (due := due_unix_ms(r)) is not None]
         heapify(self._timers)
 
     def get(self, id: str, now_unix_ms: int) -> Rendezvous | None:
         """The record as it is at a replicated time, tombstones too."""
         record = self._records.get(id)
-        return None if record is None else _at(record, now_unix_ms)
+        return None if record is None else as_of(record, now_unix_ms)
 
     def records(self, now_unix_ms: int) -> list[Rendezvous]:
         """All records as they are at a replicated time, tombstones too, the oldest first."""
-        found = (_at(record, now_unix_ms) for record in self._records.values())
+        found = (as_of(record, now_unix_ms) for record in self._records.values())
         return sorted(
             (record for record in found if record is not None), key=lambda r: (r.created_unix_ms, r.id)
         )
@@ -368,7 +248,7 @@ class RendezvousMachine(Observed, Machine):
 
     def policy(self, kind: str) -> Policy:
         """Who may approve what this kind is for; the default where nothing was set."""
-        return self._policies.get(kind, _DEFAULT)
+        return self._policies.get(kind, DEFAULT_POLICY)
 
     def policies(self) -> dict[str, Policy]:
         """Those that are not the default, by kind."""
@@ -404,7 +284,7 @@ class RendezvousMachine(Observed, Machine):
     ) -> tuple[Mapping[str, str] | None, str | None] | None:
         """Answer and sealed result (one of them) for whom redeemed; None for others and after 5 minutes."""
         record = self.get(id, now_unix_ms)
-        if record is None or record.redemption_sha256 != redemption_sha256 or not _has_result(record):
+        if record is None or record.redemption_sha256 != redemption_sha256 or not has_result(record):
             return None
         return record.answer, record.sealed_result
 
@@ -433,19 +313,19 @@ class RendezvousMachine(Observed, Machine):
             changed_unix_ms=now_unix_ms,
             begun_by=begun_by,
         )
-        self._refuse_heavy(_weight(record))
+        self._refuse_heavy(weight(record))
         self._put(record, index)
         return {"id": id, "state": "pending", "expires_unix_ms": expires_ms}
 
     def _try_record(self, id: str, code: str, index: int, now_unix_ms: int) -> dict[str, Any]:
         record = self._existing(id)
         if record.state not in LIVE_STATES:
-            raise Refused(_wrong_state(record))
+            raise Refused(wrong_state(record))
         failed = record.failed_attempts
         if record.user_code_sha256 == code:
             return {"id": id, "attempts_left": MAX_ATTEMPTS - failed}
         record = replace(record, failed_attempts=failed + 1)
-        self._put(record if failed + 1 < MAX_ATTEMPTS else _end(record, "cancelled", now_unix_ms), index)
+        self._put(record if failed + 1 < MAX_ATTEMPTS else tombstone(record, "cancelled", now_unix_ms), index)
         return {"id": None, "attempts_left": MAX_ATTEMPTS - failed - 1}
 
     def _try_code(self, given: dict[str, Any], index: int, now_unix_ms: int) -> dict[str, Any]:
@@ -473,7 +353,7 @@ class RendezvousMachine(Observed, Machine):
 
     def _set_policy(self, given: dict[str, Any], index: int, now_unix_ms: int) -> dict[str, Any]:
         kind, policy = given["kind"], Policy(given["require"], given["allow_self"])
-        if policy == _DEFAULT:
+        if policy == DEFAULT_POLICY:
             self._policies.pop(kind, None)
         elif kind not in self._policies and len(self._policies) >= MAX_POLICIES:
             raise Refused(Conflict(f"{MAX_POLICIES} kinds have a policy: reset one (`rendezvous policy`)"))
@@ -526,16 +406,16 @@ class RendezvousMachine(Observed, Machine):
             sealed_result=sealed,
             changed_unix_ms=now_unix_ms,
         )
-        self._refuse_heavy(_weight(approved) - _weight(record))
+        self._refuse_heavy(weight(approved) - weight(record))
         return self._moved(approved, index)
 
     def _deny(self, given: dict[str, Any], index: int, now_unix_ms: int) -> dict[str, Any]:
         record = self._enter("deny", given)
-        return self._moved(_end(replace(record, claimed_by=given["by"]), "denied", now_unix_ms), index)
+        return self._moved(tombstone(replace(record, claimed_by=given["by"]), "denied", now_unix_ms), index)
 
     def _cancel(self, given: dict[str, Any], index: int, now_unix_ms: int) -> dict[str, Any]:
         record = self._enter("cancel", given)
-        return self._moved(_end(record, "cancelled", now_unix_ms), index)
+        return self._moved(tombstone(record, "cancelled", now_unix_ms), index)
 
     def _consume(self, given: dict[str, Any], index: int, now_unix_ms: int) -> dict[str, Any]:
         id, redemption = given["id"], given["redemption_sha256"]
@@ -543,7 +423,7 @@ class RendezvousMachine(Observed, Machine):
             return {"id": id, "state": "consumed"}  # it asks for the answer that it lost
         record = self._enter("consume", given)
         consumed = replace(
-            _end(record, "consumed", now_unix_ms),
+            tombstone(record, "consumed", now_unix_ms),
             answer=record.answer,
             sealed_result=record.sealed_result,
             redemption_sha256=redemption,
@@ -589,7 +469,7 @@ class RendezvousMachine(Observed, Machine):
         """The record, in a state that the operation leaves."""
         record = self._existing(given["id"])
         if record.state not in TRANSITIONS[operation][0]:
-            raise Refused(_wrong_state(record, consuming=operation == "consume"))
+            raise Refused(wrong_state(record, consuming=operation == "consume"))
         if given["expected"] not in (None, record.state):
             raise Refused(
                 Conflict(f"the rendezvous is {record.state}, not {given['expected']}: look at it again")
@@ -622,19 +502,19 @@ class RendezvousMachine(Observed, Machine):
     def _pass(self, id: str, index: int, now_unix_ms: int) -> bool:
         """Let time change a record once; False when it does not."""
         record = self._records.get(id)
-        due = None if record is None else _due(record)
+        due = None if record is None else due_unix_ms(record)
         if record is None or due is None or due > now_unix_ms:
             return False
-        self._put(_expired(record) if record.state in LIVE_STATES else _forgotten(record), index)
+        self._put(expired_record(record) if record.state in LIVE_STATES else without_result(record), index)
         return True
 
     def _forget_oldest(self) -> None:
-        self._bytes -= _weight(self._records.pop(heappop(self._ended)[1]))
+        self._bytes -= weight(self._records.pop(heappop(self._ended)[1]))
 
     def _put(self, record: Rendezvous, index: int) -> None:
         old = self._records.get(record.id)
         self._records[record.id] = record
-        self._bytes += _weight(record) - (0 if old is None else _weight(old))
+        self._bytes += weight(record) - (0 if old is None else weight(old))
         if record.user_code_sha256 is not None:
             self._codes[record.user_code_sha256] = record.id
         elif old is not None and old.user_code_sha256 is not None:
@@ -642,8 +522,8 @@ class RendezvousMachine(Observed, Machine):
             heappush(self._ended, (record.changed_unix_ms, record.id))
             if len(self._ended) > MAX_TOMBSTONES:
                 self._forget_oldest()
-        due = _due(record)
-        if due is not None and (old is None or due != _due(old)):
+        due = due_unix_ms(record)
+        if due is not None and (old is None or due != due_unix_ms(old)):
             heappush(self._timers, (due, record.id))
             if len(self._timers) > 2 * len(self._records) + 64:
                 self._set_timers()
@@ -661,7 +541,7 @@ class RendezvousMachine(Observed, Machine):
         def export() -> dict[str, Any]:
             state: dict[str, Any] = {
                 "misses": {caller: list(miss) for caller, miss in misses.items()},
-                "records": {id: _exported(record) for id, record in records.items()},
+                "records": {id: exported(record) for id, record in records.items()},
             }
             # What release 0.1.0 did not have is there only when there is something in it.
             if any(tries.values()):
@@ -687,319 +567,57 @@ class RendezvousMachine(Observed, Machine):
             raise ValueError("a field that is left out when it is empty is there")
         top = exact(later | given, {"misses", "records", *later})
         try:
-            records = {_id(id): _restored(id, record) for id, record in json_object(top["records"]).items()}
-            misses = {_digest(caller): _miss(miss) for caller, miss in json_object(top["misses"]).items()}
-            tries = {level: _table(level, table) for level, table in json_object(top["tries"]).items()}
+            records = {
+                check_id(id): restored(id, record) for id, record in json_object(top["records"]).items()
+            }
+            misses = {
+                check_digest(caller): restored_miss(miss)
+                for caller, miss in json_object(top["misses"]).items()
+            }
+            tries = {
+                level: restored_table(level, table) for level, table in json_object(top["tries"]).items()
+            }
             policies = {
-                _kind(kind): Policy(**checked(policy, _POLICY))
+                check_kind(kind): Policy(**checked(policy, POLICY))
                 for kind, policy in json_object(top["policies"]).items()
             }
         except Malformed:
             raise ValueError("a rendezvous is not valid") from None
         live = [record for record in records.values() if record.state in LIVE_STATES]
         if (
-            not all(map(_coherent, records.values()))
+            not all(map(is_coherent, records.values()))
             or len({record.user_code_sha256 for record in live}) != len(live)
             or len(live) > MAX_LIVE
             or len(records) - len(live) > MAX_TOMBSTONES
             or len(misses) > MAX_CALLERS
             or len(policies) > MAX_POLICIES
-            or _DEFAULT in policies.values()
-            or sum(map(_weight, records.values())) > MAX_TOTAL_BYTES
+            or DEFAULT_POLICY in policies.values()
+            or sum(map(weight, records.values())) > MAX_TOTAL_BYTES
         ):
             raise ValueError("rendezvous contradict each other")
         return lambda: self._load(records, misses, tries, policies)
 
 
-def _exported(record: Rendezvous) -> dict[str, Any]:
-    begun_by = {"begun_by": list(record.begun_by)} if record.begun_by else {}
-    return {name: getattr(record, name) for name in _RECORD} | begun_by
-
-
-def _restored(id: str, given: object) -> Rendezvous:
-    """A record of an exported state.  Raises ValueError, Malformed."""
-    state = dict(json_object(given))
-    begun_by = state.pop("begun_by", None)
-    if begun_by == []:
-        raise ValueError("a field that is left out when it is empty is there")
-    known = () if begun_by is None else tuple(_begun_by(begun_by))
-    return Rendezvous(id=id, **checked(state, _RECORD), begun_by=known)
-
-
-def _table(level: str, given: object) -> dict[str, tuple[int, int]]:
-    """The counters of a level.  Raises ValueError, Malformed."""
-    if level not in LEVELS or type(given) is not list or not 0 < len(given) <= LEVELS[level].size:
-        raise ValueError("a table of wrong codes is not valid")
-    found: dict[str, tuple[int, int]] = {}
-    before_ms = 0
-    for entry in given:
-        if type(entry) is not list or len(entry) != 3:
-            raise ValueError("a count of wrong codes is not valid")
-        who, count, since_ms = _digest(entry[0]), entry[1], _time(entry[2])
-        integer(1, LEVELS[level].limit, "a count")(count)
-        if who in found or since_ms < before_ms:
-            raise ValueError("wrong codes are out of order")
-        found[who] = (count, since_ms)
-        before_ms = since_ms
-    return found
-
-
-def _weight(record: Rendezvous) -> int:
-    """The bytes that the caller chose, of a record."""
-    texts = (canonical_json(data) for data in (record.data, record.answer) if data)
-    return sum(map(len, texts)) + len(record.sealed_result or "")
-
-
-def _has_result(record: Rendezvous) -> bool:
-    return record.answer is not None or record.sealed_result is not None
-
-
-def _end(record: Rendezvous, state: State, at_unix_ms: int) -> Rendezvous:
-    """The tombstone of a record."""
-    return replace(
-        record,
-        state=state,
-        user_code_sha256=None,
-        origin=None,
-        data={},
-        initiator_public_key=None,
-        answer=None,
-        sealed_result=None,
-        changed_unix_ms=at_unix_ms,
-        begun_by=(),
-    )
-
-
-def _expired(record: Rendezvous) -> Rendezvous:
-    # At the time it was due, not when it was noticed, so that readers see no difference.
-    return _end(record, "expired", record.expires_unix_ms)
-
-
-def _forgotten(record: Rendezvous) -> Rendezvous:
-    return replace(record, answer=None, sealed_result=None)
-
-
-def _due(record: Rendezvous) -> int | None:
-    """When time alone changes a record, short of forgetting it."""
-    if record.state in LIVE_STATES:
-        return record.expires_unix_ms
-    return record.changed_unix_ms + REDELIVERY_MS if _has_result(record) else None
-
-
-def _at(record: Rendezvous, now_unix_ms: int) -> Rendezvous | None:
-    """The record at a time, None when its tombstone is forgotten."""
-    due = _due(record)
-    if due is not None and due <= now_unix_ms:
-        record = _expired(record) if record.state in LIVE_STATES else _forgotten(record)
-    ended = record.state not in LIVE_STATES
-    return None if ended and record.changed_unix_ms + TOMBSTONE_MS <= now_unix_ms else record
-
-
-def _wrong_state(record: Rendezvous, *, consuming: bool = False) -> CyoloctlError:
-    state = record.state
-    if state == "denied":
-        return Denied("the rendezvous was denied: start another")
-    if state == "expired":
-        return Expired("the rendezvous expired: start another")
-    if state == "consumed":
-        return Conflict("the rendezvous was already redeemed: start another")
-    if state == "cancelled":
-        why = (
-            f"ended after {MAX_ATTEMPTS} wrong codes"
-            if record.failed_attempts >= MAX_ATTEMPTS
-            else "was cancelled"
-        )
-        return Conflict(f"the rendezvous {why}: start another")
-    if consuming:
-        return AuthorizationPending(f"the rendezvous is {state}, not yet approved: ask again later")
-    return Conflict(f"the rendezvous was already {state}: look at it again")
-
-
-def _coherent(record: Rendezvous) -> bool:
-    """Whether the machine could have made this of fields that are each valid."""
-    live, state = record.state in LIVE_STATES, record.state
-    life_ms = record.expires_unix_ms - record.created_unix_ms
-    results = (record.answer is not None) + (record.sealed_result is not None)
-    key = record.initiator_public_key
-    return (
-        MIN_TTL_MS <= life_ms <= MAX_TTL_MS
-        and record.created_unix_ms <= record.changed_unix_ms <= record.expires_unix_ms
-        and (record.changed_unix_ms == record.expires_unix_ms) == (state == "expired")
-        and live == (record.user_code_sha256 is not None)
-        and (live or (not record.data and record.origin is None and key is None and not record.begun_by))
-        and (state == "consumed") == (record.redemption_sha256 is not None)
-        and (results == 1 if state == "approved" else results <= (state == "consumed"))
-        and (state != "approved" or (key is None) == (record.sealed_result is None))
-        and (key is None or record.id == id_of_public_key(key))
-        and (state != "pending" or record.claimed_by is None)
-        and (state not in ("claimed", "approved", "denied", "consumed") or record.claimed_by is not None)
-        and (record.failed_attempts < MAX_ATTEMPTS or state == "cancelled")
-    )
-
-
 # Each check returns its value or raises Malformed.
 
 
-def _one_of(values: tuple[str, ...], what: str) -> Check:
-    def check(value: object) -> str:
-        if type(value) is not str or value not in values:
-            raise Malformed(what)
-        return value
-
-    return check
-
-
-def _optional(check: Check) -> Check:
-    return lambda value: None if value is None else check(value)
-
-
-def _text(value: object) -> str:
-    if type(value) is not str or not 0 < len(value) <= _MAX_TEXT or _UNCLEAN.search(value):
-        raise Malformed(f"a subject or origin is not valid: use 1 to {_MAX_TEXT} characters on one line")
-    return value
-
-
-def _data(value: object) -> dict[str, str]:
-    if type(value) is not dict or len(value) > MAX_DATA_ENTRIES:
-        raise Malformed(f"the data is not valid: use an object of at most {MAX_DATA_ENTRIES} texts")
-    for key, said in value.items():
-        if not _DATA_KEY.fullmatch(key):
-            raise Malformed("a data key is not valid: use 1 to 64 of a-z, 0-9, '_', '.' and '-'")
-        if type(said) is not str or _UNCLEAN.search(said) or len(said.encode()) > MAX_VALUE_BYTES:
-            raise Malformed(
-                f"a data value is not valid: use one line of text of at most {MAX_VALUE_BYTES} bytes"
-            )
-    if len(canonical_json(value)) > MAX_DATA_BYTES:
-        raise Malformed(f"the data is longer than {MAX_DATA_BYTES} bytes as ascii json: send less")
-    return value
-
-
-def _digests(most: int) -> Check:
-    """Digests in ascending order, each once: one way to write them."""
-
-    def check(value: object) -> list[str]:
-        if type(value) is not list or len(value) > most:
-            raise Malformed(f"use a list of at most {most} sha-256 digests")
-        found = [_digest(item) for item in value]
-        if found != sorted(set(found)):
-            raise Malformed("the digests are not in ascending order, each once: sort them")
-        return found
-
-    return check
-
-
-def _claims(value: object) -> dict[str, bool | int | str]:
-    if type(value) is not dict or len(value) > MAX_REQUIRED:
-        raise Malformed(f"the claims are not valid: use an object of at most {MAX_REQUIRED} claims")
-    for name, said in value.items():
-        if not 0 < len(name) <= _MAX_TEXT or _UNCLEAN.search(name):
-            raise Malformed("a claim's name is not valid: use one line of text")
-        if type(said) is str and len(said) <= _MAX_TEXT and not _UNCLEAN.search(said):
-            continue
-        if type(said) is not bool and (type(said) is not int or abs(said) > MAX_TIME_UNIX_MS):
-            raise Malformed("a claim's value is not valid: use true, false, an integer or one line of text")
-    return value
-
-
-def _counted(value: object) -> list[tuple[str, str]]:
-    if type(value) is not list or not 0 < len(value) <= len(LEVELS):
-        raise Malformed("nobody is named for whom a wrong code would count")
-    found: dict[str, str] = {}
-    for item in value:
-        if type(item) is not list or len(item) != 2 or _level(item[0]) in found:
-            raise Malformed("a wrong code counts for pairs of level and digest, one for a level")
-        found[item[0]] = _digest(item[1])
-    return list(found.items())
-
-
-def _decode64(spelt: str) -> bytes | None:
-    """What base64 of one spelling holds, None for anything else."""
-    try:
-        return decode_base64(spelt)
-    except ValueError:
-        return None
-
-
-def _public_key(value: object) -> str:
-    if type(value) is str:
-        with suppress(InvalidInput):
-            id_of_public_key(value)
-            return value
-    raise Malformed("the public key is not valid: use an x25519 public key in base64")
-
-
-def _sealed(value: object) -> str:
-    if type(value) is not str or not 0 < len(value) <= MAX_SEALED_LENGTH or _decode64(value) is None:
-        raise Malformed(f"the sealed result is not valid: use base64, {MAX_SEALED_LENGTH} characters at most")
-    return value
-
-
-def _miss(value: object) -> tuple[int, int]:
-    if type(value) is not list or len(value) != 2:
-        raise Malformed("a count of wrong codes is not valid")
-    return integer(1, MAX_CALLER_ATTEMPTS, "a count")(value[0]), _time(value[1])
-
-
-_id = text(r"[0-9a-f]{32}", "the id is not valid: use the 32 hex digits of a rendezvous")
-_kind = text(NAME_PATTERN, "the kind is not valid: use 1 to 63 of a-z, 0-9 and inner dashes")
-_digest = text(r"[0-9a-f]{64}", "a digest is not valid: use the 64 hex digits of a sha-256")
-_time = integer(0, MAX_TIME_UNIX_MS + MAX_TTL_MS, "a time")
-_level = _one_of(tuple(LEVELS), "the level of a count is not valid: upgrade every node")
-_begun_by = _digests(_MAX_BEGUN_BY)
-_state = _one_of((*LIVE_STATES, *_ENDED_STATES), "the state is not valid: use one that a rendezvous can have")
-_BEGINNING: dict[str, Check] = {
-    "kind": _kind,
-    "node": member_name,
-    "initiator": _text,
-    "origin": _optional(_text),
-    "data": _data,
-    "initiator_public_key": _optional(_public_key),
-}
-_RECORD: dict[str, Check] = {
-    **_BEGINNING,
-    "state": _state,
-    "user_code_sha256": _optional(_digest),
-    "claimed_by": _optional(_text),
-    "answer": _optional(_data),
-    "sealed_result": _optional(_sealed),
-    "redemption_sha256": _optional(_digest),
-    "failed_attempts": integer(0, MAX_ATTEMPTS, "a count"),
-    "created_unix_ms": _time,
-    "expires_unix_ms": _time,
-    "changed_unix_ms": _time,
-}
-_POLICY: dict[str, Check] = {"require": _claims, "allow_self": flag("allow_self")}
-_APPROVER: dict[str, Check] = {"actors": _begun_by, "claims": _claims}
-_STEP: dict[str, Check] = {"id": _id, "expected": _optional(_state)}
-_START: dict[str, Check] = {
-    "id": _id,
-    "user_code_sha256": _digest,
-    "ttl_ms": integer(MIN_TTL_MS, MAX_TTL_MS, "the ttl in ms"),
-    **_BEGINNING,
-}
-_APPROVAL: dict[str, Check] = {
-    **_STEP,
-    "by": _text,
-    "answer": _optional(_data),
-    "sealed_result": _optional(_sealed),
-}
 _OPERATIONS: Operations = {
-    "start": (_START, RendezvousMachine._start),
-    "begin": ({**_START, "begun_by": _begun_by}, RendezvousMachine._start),
+    "start": (START, RendezvousMachine._start),
+    "begin": ({**START, "begun_by": check_begun_by}, RendezvousMachine._start),
     "try_code": (
-        {"id": _optional(_id), "user_code_sha256": _digest, "counted": _counted},
+        {"id": optional(check_id), "user_code_sha256": check_digest, "counted": check_counted},
         RendezvousMachine._try_code,
     ),
-    "claim_as": ({**_STEP, "by": _text, **_APPROVER}, RendezvousMachine._claim),
-    "approve_as": ({**_APPROVAL, **_APPROVER}, RendezvousMachine._approve),
-    "set_policy": ({"kind": _kind, **_POLICY}, RendezvousMachine._set_policy),
+    "claim_as": ({**STEP, "by": check_line, **APPROVER}, RendezvousMachine._claim),
+    "approve_as": ({**APPROVAL, **APPROVER}, RendezvousMachine._approve),
+    "set_policy": ({"kind": check_kind, **POLICY}, RendezvousMachine._set_policy),
     "attempt": (
-        {"id": _optional(_id), "user_code_sha256": _digest, "caller_sha256": _digest},
+        {"id": optional(check_id), "user_code_sha256": check_digest, "caller_sha256": check_digest},
         RendezvousMachine._attempt,
     ),
-    "claim": ({**_STEP, "by": _text}, RendezvousMachine._claim),
-    "approve": (_APPROVAL, RendezvousMachine._approve),
-    "deny": ({**_STEP, "by": _text}, RendezvousMachine._deny),
-    "cancel": (_STEP, RendezvousMachine._cancel),
-    "consume": ({**_STEP, "redemption_sha256": _digest}, RendezvousMachine._consume),
+    "claim": ({**STEP, "by": check_line}, RendezvousMachine._claim),
+    "approve": (APPROVAL, RendezvousMachine._approve),
+    "deny": ({**STEP, "by": check_line}, RendezvousMachine._deny),
+    "cancel": (STEP, RendezvousMachine._cancel),
+    "consume": ({**STEP, "redemption_sha256": check_digest}, RendezvousMachine._consume),
 }

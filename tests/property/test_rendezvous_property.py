@@ -12,13 +12,13 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from cyoloctl.rendezvous import machine as module
-from cyoloctl.rendezvous.machine import (
+from cyoloctl.rendezvous.machine import RendezvousMachine
+from cyoloctl.rendezvous.records import (
     ATTEMPT_WINDOW_MS,
     LEVELS,
     MIN_TTL_MS,
     REDELIVERY_MS,
     TOMBSTONE_MS,
-    RendezvousMachine,
     id_of_public_key,
 )
 from cyoloctl.replicated.command import Malformed, Refused

@@ -107,10 +107,9 @@ LAZY_VENDORS: dict[str, str] = {"cli.output": "rich yaml", "node.run": "uvloop"}
 
 # No clock, no randomness, no I/O.
 PURE = """
-    errors model text caller pki.identity state counters.machine members.machine members.presence
-    keys.machine authorities.machine credentials.machine tokens.machine tokens.issuer
-    rendezvous.machine replicated.checks replicated.clock replicated.command replicated.machine
-    replicated.requests raft.links raft.witnesses control.table web.encoding web.schema *.api
+    errors model text caller pki.identity state *.machine *.records *.checks *.api members.presence
+    tokens.issuer replicated.clock replicated.command replicated.requests
+    raft.links raft.witnesses control.table web.encoding web.schema
     gateway.forms gateway.metrics gateway.settings
     routing.haproxy routing.hrw routing.nginx routing.table web.strangers
 """

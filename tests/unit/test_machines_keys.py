@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from cyoloctl import errors
-from cyoloctl.keys.machine import MAX_DESTROYED, MAX_KEYS, KeyPolicy, KeyRecord, NodeKey
+from cyoloctl.keys.records import MAX_DESTROYED, MAX_KEYS, KeyPolicy, KeyRecord, NodeKey
 from cyoloctl.replicated.command import decode_result
 from cyoloctl.state import ClusterState
 from tests.support.old_commands import encode_command

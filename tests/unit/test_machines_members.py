@@ -7,14 +7,14 @@ from typing import Any
 import pytest
 
 from cyoloctl import errors
-from cyoloctl.members.machine import (
+from cyoloctl.members.machine import MemberMachine
+from cyoloctl.members.records import (
     MAX_INVITATIONS,
     MAX_NAMES,
     MAX_SHARED_HOSTS,
     USED_KEPT_MS,
     Invitation,
     Member,
-    MemberMachine,
     SecretInvitation,
 )
 from cyoloctl.replicated.command import decode_result, refusal_reason

@@ -10,7 +10,8 @@ import pytest
 
 from cyoloctl import errors
 from cyoloctl.rendezvous import machine as module
-from cyoloctl.rendezvous.machine import (
+from cyoloctl.rendezvous.machine import RendezvousMachine
+from cyoloctl.rendezvous.records import (
     ATTEMPT_WINDOW_MS,
     EXPIRED_AT_ONCE,
     LEVELS,
@@ -28,7 +29,6 @@ from cyoloctl.rendezvous.machine import (
     REDELIVERY_MS,
     TOMBSTONE_MS,
     TRANSITIONS,
-    RendezvousMachine,
     id_of_public_key,
 )
 from cyoloctl.replicated.command import Malformed, Refused, decode_result

@@ -26,7 +26,7 @@ from cyoloctl.rendezvous.codes import (
     open_result,
     seal_result,
 )
-from cyoloctl.rendezvous.machine import MAX_SEALED_LENGTH
+from cyoloctl.rendezvous.records import MAX_SEALED_LENGTH
 
 PRIVATE, PUBLIC = new_key(lambda n: b"k" * n)
 

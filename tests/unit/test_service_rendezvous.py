@@ -8,8 +8,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from cyoloctl.rendezvous.machine import LEVELS
 from cyoloctl.rendezvous.operations import _has, counted
+from cyoloctl.rendezvous.records import LEVELS
 
 
 def shared(one: str, other: str) -> set[str]:

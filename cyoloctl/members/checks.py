@@ -1,0 +1,170 @@
+"""What the commands and the snapshots of the members machine may hold.
+
+Each check returns the clean value or raises Malformed.  Only ASCII reaches the
+parsers: what is printable beyond it depends on the interpreter's Unicode version.
+"""
+
+from __future__ import annotations
+
+import re
+from typing import Any, cast
+
+from cyoloctl.errors import InvalidInput
+from cyoloctl.members.records import Gateway, Member
+from cyoloctl.model import parse_address, parse_hostname
+from cyoloctl.replicated.checks import Check, checked, exact, member_name, sealing_key, text
+from cyoloctl.replicated.command import MAX_TIME_UNIX_MS, Malformed, is_request_id
+from cyoloctl.text import decode_base64
+
+__all__ = [
+    "INVITATION",
+    "MEMBER",
+    "SECRET_INVITATION",
+    "check_address",
+    "check_date",
+    "check_digest",
+    "check_flag",
+    "check_gateway",
+    "check_host",
+    "check_optional_digest",
+    "check_optional_gateway",
+    "check_optional_host",
+    "check_public_key",
+    "check_raft_id",
+    "check_role",
+    "check_time",
+    "stored_member",
+]
+
+
+_SHA256 = re.compile(r"[0-9a-f]{64}")
+
+
+_PUBLIC_KEY = re.compile(r"[A-Za-z0-9+/]{43}=")
+
+
+_DATE = re.compile(r"[0-9]{4}-[0-9]{2}-[0-9]{2}T[0-9]{2}:[0-9]{2}:[0-9]{2}Z")
+
+
+def check_address(value: object) -> str:
+    if type(value) is not str or not value.isascii() or len(value) > 300:
+        raise Malformed("the address is not valid: use HOST:PORT (or [IPV6]:PORT), port 1 to 65535")
+    try:
+        return str(parse_address(value))
+    except InvalidInput as error:
+        raise Malformed(error.message) from None
+
+
+def check_host(value: object) -> str:
+    if type(value) is not str or not value.isascii():
+        raise Malformed("the host is not valid: use a host name in lower case ascii")
+    try:
+        return parse_hostname(value)
+    except InvalidInput as error:
+        raise Malformed(error.message) from None
+
+
+def check_optional_host(value: object) -> str | None:
+    return None if value is None else check_host(value)
+
+
+def check_digest(value: object) -> str:
+    if type(value) is not str or not _SHA256.fullmatch(value):
+        raise Malformed("a digest is not valid: use the 64 hex digits of a sha-256")
+    return value
+
+
+def stored_member(name: str, fields: dict[str, Any]) -> Member:
+    known = MEMBER if "key_hash" not in fields else {**MEMBER, "key_hash": check_digest}
+    return Member(name=member_name(name), **checked(fields, known))
+
+
+def check_optional_digest(value: object) -> str | None:
+    return None if value is None else check_digest(value)
+
+
+def check_public_key(value: object) -> str:
+    """An Ed25519 public key in base64, in its one spelling: 32 bytes."""
+    try:
+        if type(value) is str and _PUBLIC_KEY.fullmatch(value):
+            decode_base64(value)
+            return value
+    except ValueError:
+        pass
+    raise Malformed("the public key is not valid: use an ed25519 public key in base64")
+
+
+def check_raft_id(value: object) -> str:
+    if not is_request_id(value):
+        raise Malformed("the raft id is not valid: use 1 to 128 printable ascii characters without spaces")
+    return cast("str", value)
+
+
+def check_role(value: object) -> str:
+    if type(value) is not str or value not in ("voter", "learner"):
+        raise Malformed("the role is not valid: use voter or learner")
+    return value
+
+
+def check_date(value: object) -> str | None:
+    if value is None:
+        return None
+    if type(value) is not str or not _DATE.fullmatch(value):
+        raise Malformed("the end of the certificate is not valid: use YYYY-MM-DDTHH:MM:SSZ or null")
+    return value
+
+
+def check_flag(value: object) -> bool:
+    if type(value) is not bool:
+        raise Malformed("learner is not valid: use true or false")
+    return value
+
+
+def check_time(value: object) -> int:
+    if type(value) is not int or not 0 <= value <= MAX_TIME_UNIX_MS:
+        raise Malformed("the expiry is not valid: use milliseconds since 1970, 0 to 2**53")
+    return value
+
+
+_url = text(
+    r"https?://[a-zA-Z0-9.\-\[\]:]{1,255}(/[a-zA-Z0-9._~/-]{0,200})?",
+    "the url is not valid: use https://HOST or https://HOST:PORT, and a path if need be",
+)
+
+
+def check_gateway(value: object) -> Gateway:
+    try:
+        fields = exact(value, {"address", "url"})
+    except ValueError:
+        raise Malformed("the gateway is not valid: use an object of address and url, or null") from None
+    return Gateway(check_address(fields["address"]), None if fields["url"] is None else _url(fields["url"]))
+
+
+def check_optional_gateway(value: object) -> Gateway | None:
+    return None if value is None else check_gateway(value)
+
+
+INVITATION: dict[str, Check] = {
+    "learner": check_flag,
+    "public_key": check_public_key,
+    "created_unix_ms": check_time,
+    "expires_unix_ms": check_time,
+    "used_by": check_optional_digest,
+}
+
+
+SECRET_INVITATION: dict[str, Check] = {
+    "name": member_name,
+    "learner": check_flag,
+    "expires_unix_ms": check_time,
+    "used_by": check_optional_digest,
+}
+
+
+MEMBER: dict[str, Check] = {
+    "address": check_address,
+    "role": check_role,
+    "sealing_key": sealing_key,
+    "raft_id": check_raft_id,
+    "certificate_expires_at": check_date,
+}
