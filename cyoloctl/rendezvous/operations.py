@@ -27,7 +27,8 @@ from cyoloctl.model import NAME_PATTERN, LocalNode
 from cyoloctl.rendezvous import codes
 from cyoloctl.rendezvous.machine import RendezvousMachine
 from cyoloctl.rendezvous.records import Rendezvous
-from cyoloctl.replicated.proposer import Json, Proposer, rfc3339
+from cyoloctl.replicated.proposer import Json, Proposer
+from cyoloctl.text import rfc3339
 from cyoloctl.tokens.operations import TokenOperations
 
 __all__ = ["Counted", "RendezvousOperations", "counted", "person_digest"]

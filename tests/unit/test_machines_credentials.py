@@ -9,9 +9,7 @@ import pytest
 
 from cyoloctl.credentials.machine import MAX_CREDENTIALS, MAX_LIFETIME_MS, CredentialMachine
 from cyoloctl.members.machine import MemberMachine
-from cyoloctl.replicated.command import Malformed, Refused
-from cyoloctl.state import ClusterState
-from tests.support.old_commands import encode_command
+from cyoloctl.replicated.command import Refused
 
 FAR = 2**52
 KEY = "A" * 43 + "="
@@ -210,63 +208,3 @@ def test_full_register_forgets_what_ended_first_and_refuses_when_all_count(regis
     assert register.machine.find(key(7)) is None
     assert register.machine.find(key(5)) is not None
     assert len(register.machine.entries()) == MAX_CREDENTIALS
-
-
-@pytest.mark.parametrize(
-    "changes",
-    [
-        {"name": "Ann"},
-        {"role": "node"},
-        {"key_hash": "A" * 64},
-        {"ttl_ms": 0},
-        {"ttl_ms": MAX_LIFETIME_MS + 1},
-        {"latest_unix_ms": True},
-        {"created_by": "\n"},
-        {"extra": 1},
-    ],
-)
-def test_create_with_a_wrong_argument_is_malformed(register: Register, changes: dict[str, Any]) -> None:
-    with pytest.raises(Malformed):
-        register.create(**changes)
-
-
-def test_state_survives_a_snapshot_and_a_damaged_one_is_refused(register: Register) -> None:
-    register.create(role="operator")
-    register.create("bob", 2)
-    register.apply("revoke", name="bob")
-    state = json.loads(json.dumps(register.machine.export_state()))
-    other = CredentialMachine(register.members)
-    other.prepare_restore(state)()
-    assert other.export_state() == register.machine.export_state()
-    assert other.had_operator
-    for damage in (
-        {"had_operator": False},
-        {"had_operator": 1},
-        {"entries": []},
-        {"entries": {"x": {}}},
-        {"entries": {key(1): state["entries"][key(1)] | {"role": "node"}}},
-        {"more": 1},
-    ):
-        with pytest.raises(ValueError, match=r".+"):
-            other.prepare_restore(state | damage)
-
-
-def test_composite_snapshot_holds_the_register() -> None:
-    made, again = ClusterState(), ClusterState()
-    made.apply(1, created())
-    again.restore(made.snapshot())
-    assert again.credentials.entries() == made.credentials.entries() != []
-
-
-def created() -> bytes:
-    arguments = {
-        "name": "ann",
-        "role": "operator",
-        "key_hash": key(1),
-        "ttl_ms": 100,
-        "latest_unix_ms": FAR,
-        "created_by": "",
-    }
-    return encode_command(
-        "credentials", "create", arguments, request_id="r", automatic=False, time_unix_ms=1000
-    )

@@ -229,44 +229,6 @@ def test_list_pages_by_kind_then_value(s: Sessions) -> None:
     }
 
 
-GOOD: dict[str, dict[str, Any]] = {
-    "advance": {"sid": SID, "gen": 2, "sub": "ann", "iat_unix_s": 5, "until_unix_ms": NOW + 5},
-    "revoke_sid": {"sid": SID, "until_unix_ms": NOW + 5},
-    "revoke_sub": {"sub": "ann", "issued_before_unix_s": 5, "until_unix_ms": NOW + 5},
-}
-BAD: list[tuple[str, str, Any]] = [
-    *[("advance", "gen", value) for value in (0, -1, 2**53, True, "1", None)],
-    *[
-        ("revoke_sid", "sid", v)
-        for v in ("", "A" * 21, "A" * 23, "A" * 21 + "B", "A" * 21 + "=", "é" * 22, 5)
-    ],
-    *[("revoke_sub", "sub", v) for v in ("", "a" * 257, "é" * 129, "a\n", "\x7f", "\0", "\ud800", 5, None)],
-    *[("revoke_sub", "issued_before_unix_s", value) for value in (-1, 2**53, False, "5")],
-    *[("revoke_sid", "until_unix_ms", value) for value in (-1, 2**63, True, "5")],
-    ("advance", "until_unix_ms", None),
-]
-
-
-@pytest.mark.parametrize(("operation", "field", "value"), BAD)
-def test_bad_argument_is_malformed_and_changes_nothing(
-    s: Sessions, operation: str, field: str, value: Any
-) -> None:
-    before = s.composite.digest()
-    with pytest.raises(errors.InvalidInput):
-        s.do(operation, **{**GOOD[operation], field: value})
-    assert s.composite.digest() == before
-
-
-@pytest.mark.parametrize("operation", GOOD)
-def test_argument_missing_or_too_many_is_malformed(s: Sessions, operation: str) -> None:
-    s.do(operation, **GOOD[operation])
-    before = s.composite.digest()
-    for arguments in ({**GOOD[operation], "x": 1}, dict(list(GOOD[operation].items())[1:]), {}):
-        with pytest.raises(errors.InvalidInput, match="takes"):
-            s.do(operation, **arguments)
-    assert s.composite.digest() == before
-
-
 @pytest.mark.parametrize("sub", ["a", "é" * 128, "a" * 256, " ", "\u0085", "\u202e", "e\u0301", "😀" * 64])
 def test_subject_of_any_text_without_control_characters_is_taken(s: Sessions, sub: str) -> None:
     s.revoke_sub(sub=sub)
@@ -304,40 +266,6 @@ def test_restore_keeps_what_refuses_and_when_it_ends(s: Sessions) -> None:
     assert [entry.value for entry in other.machine.list(None, 9)] == [OTHER, "bob"]
 
 
-@pytest.mark.parametrize(
-    "change",
-    [
-        lambda t: t.pop("sids"),
-        lambda t: t.update(more={}),
-        lambda t: t.update(subs=[]),
-        lambda t: t["sids"].pop("levels"),
-        lambda t: t["sids"]["keys"].pop(),
-        lambda t: t["sids"]["levels"].pop(),
-        lambda t: t["sids"]["untils"].append(5),
-        lambda t: t["sids"]["keys"].reverse(),
-        lambda t: t["sids"]["keys"].__setitem__(1, SID),
-        lambda t: t["sids"]["keys"].__setitem__(1, "C"),
-        lambda t: t["sids"]["keys"].__setitem__(1, None),
-        lambda t: t["sids"].update(keys="ab"),
-        lambda t: t["sids"]["levels"].__setitem__(0, 0),
-        lambda t: t["sids"]["levels"].__setitem__(0, 2**53 + 1),
-        lambda t: t["sids"]["levels"].__setitem__(0, True),
-        lambda t: t["subs"]["keys"].__setitem__(0, ""),
-        lambda t: t["subs"]["untils"].__setitem__(0, -1),
-        lambda t: t["subs"]["untils"].__setitem__(0, "5"),
-    ],
-)
-def test_prepare_restore_of_a_wrong_state_is_a_value_error(s: Sessions, change: Any) -> None:
-    s.minimum(3)
-    s.revoke_sid(OTHER)
-    s.revoke_sub()
-    state = json.loads(json.dumps(s.machine.export_state()))
-    s.machine.prepare_restore(json.loads(json.dumps(state)))
-    change(state)
-    with pytest.raises(ValueError):
-        s.machine.prepare_restore(state)
-
-
 def test_a_full_table_of_sids_and_subs_survives_a_snapshot() -> None:
     numbers = range(MAX_REVOCATIONS)
     sids = sorted(base64.urlsafe_b64encode(n.to_bytes(16, "big")).decode().rstrip("=") for n in numbers)
@@ -350,11 +278,12 @@ def test_a_full_table_of_sids_and_subs_survives_a_snapshot() -> None:
     machine.prepare_restore(json.loads(json.dumps(state)))()
     assert len(machine) == 2 * MAX_REVOCATIONS
     assert machine.export_state() == state
+    later = {"sub": "ann", "issued_before_unix_s": 5, "until_unix_ms": NOW + 10**9}
     with pytest.raises(Refused, match="100000"):
-        machine.apply("revoke_sub", {**GOOD["revoke_sub"], "until_unix_ms": NOW + 10**9}, 1, NOW - 1)
-    machine.apply("revoke_sub", {**GOOD["revoke_sub"], "until_unix_ms": NOW + 10**9}, 1, NOW + 10**6)
+        machine.apply("revoke_sub", later, 1, NOW - 1)
+    machine.apply("revoke_sub", later, 1, NOW + 10**6)
     assert len(machine) == 2 * MAX_REVOCATIONS + 1 - 1000  # so many at once, and no command takes long
     for number in range(MAX_REVOCATIONS // 1000):
-        given = {**GOOD["revoke_sub"], "sub": f"later{number}", "until_unix_ms": NOW + 10**9}
+        given = {**later, "sub": f"later{number}"}
         machine.apply("revoke_sub", given, 1, NOW + 10**6)
     assert len(machine) == MAX_REVOCATIONS + 1 + MAX_REVOCATIONS // 1000

@@ -1,0 +1,791 @@
+"""What every machine is tried with: good and wrong arguments, a state with something of everything, damage.
+
+One case per machine.  A new machine adds its case here, and every test of test_every_machine.py holds for it.
+More than 700 lines, because a table is data: nothing here branches.
+"""
+
+from __future__ import annotations
+
+import base64
+from collections.abc import Callable
+from dataclasses import dataclass
+from hashlib import sha256
+from typing import Any
+
+from cyoloctl.credentials.machine import MAX_LIFETIME_MS
+from cyoloctl.rendezvous.records import MAX_CALLERS, MAX_REQUIRED, MAX_TTL_MS
+
+__all__ = ["CASES", "NOW", "Case"]
+
+Json = dict[str, Any]
+Damage = Callable[[Any], object]
+
+NOW = 1_800_000_000_000
+CLUSTER = "c" * 32
+SEALING = base64.b64encode(bytes(32)).decode()
+PEM = "-----BEGIN CERTIFICATE-----\nMIIB\n-----END CERTIFICATE-----\n"
+SIGNATURE = "AAAA" * 24
+DIGEST, OTHER_DIGEST = "a" * 64, "b" * 64
+
+
+@dataclass(frozen=True)
+class Case:
+    """history: (machine, operation, arguments) of commands that leave something of everything behind.
+
+    good: well-formed arguments for every operation, which the machine may refuse.
+    wrong: values that are malformed, by operation and argument.
+    damage: changes of the state after the history that make it one that the machine never exports.
+    """
+
+    history: tuple[tuple[str, str, Json], ...]
+    good: dict[str, Json]
+    wrong: dict[tuple[str, str], list[Any]]
+    damage: tuple[Damage, ...]
+
+
+def _set(path: str, value: Any) -> Damage:
+    def change(state: Json) -> None:
+        *parents, last = path.split("/")
+        for step in parents:
+            state = state[step]
+        state[last] = value
+
+    return change
+
+
+def _member(name: str, role: str = "voter") -> tuple[str, str, Json]:
+    fields = {"address": "h:1", "role": role, "raft_id": name, "certificate_expires_at": None}
+    return "members", "put", {"name": name, "sealing_key": SEALING, **fields}
+
+
+# -- counters -----------------------------------------------------------------------------------
+
+_counter = Case(
+    history=(
+        ("counter", "add", {"name": "b", "by": 5}),
+        ("counter", "add", {"name": "a", "by": -7}),
+        ("counter", "reset", {"name": "c"}),
+    ),
+    good={"add": {"name": "a", "by": 1}, "reset": {"name": "a"}},
+    wrong={
+        ("add", "name"): ["", "A", "é", "a b", "-a", "a" * 64, 5, None, ["a"], "\ud800"],
+        ("add", "by"): [-(2**63) - 1, 2**63 + 1, True, "1", None, 1.5],
+        ("reset", "name"): ["", "A", None],
+    },
+    damage=(
+        lambda s: s.update(A=1),
+        lambda s: s.update(a=2**63),
+        lambda s: s.update(a=-(2**63) - 1),
+        lambda s: s.update(a=True),
+        lambda s: s.update(a="1"),
+        lambda s: s.update(a=None),
+    ),
+)
+
+
+# -- members ------------------------------------------------------------------------------------
+
+KEY = "A" * 43 + "="
+SECRET, REQUEST = "5" * 64, "a" * 64
+PUBLIC = "C" * 42 + "A="
+HASH = "c" * 64
+_NO_HOSTS: list[Any] = [
+    "",
+    ".",
+    "a.",
+    ".a",
+    "a..b",
+    "-a",
+    "a-",
+    "A",
+    "a_b",
+    "a b",
+    "a:1",
+    "é",
+    "[::1]",
+    "127.0.0.1",
+    "127.1",
+    "1",
+    "0x7f000001",
+    "a.0x1",
+    "a" * 64,
+    ".".join(["a" * 63] * 4),
+    5,
+    ["a"],
+    "\ud800",
+    "a\n",
+]
+_NODE: Json = {"address": "10.0.0.1:7000", "sealing_key": KEY, "raft_id": "n2"}
+_DATED: Json = {**_NODE, "certificate_expires_at": None}
+_ANNOUNCE: Json = {"name": "n1", **_DATED, "raft_id": "n1", "key_hash": HASH}
+_NO_DIGESTS: list[Any] = [None, "", 5, "x y", "F" * 64]
+
+_members = Case(
+    history=(
+        ("members", "announce", _ANNOUNCE),
+        _member("gone"),
+        ("members", "remove", {"name": "gone"}),
+        (
+            "members",
+            "issue_invitation",
+            {"name": "n2", "learner": False, "public_key": PUBLIC, "expires_unix_ms": NOW + 500},
+        ),
+        (
+            "members",
+            "invite",
+            {"name": "n3", "learner": True, "secret_sha256": SECRET, "expires_unix_ms": NOW + 500},
+        ),
+    ),
+    good={
+        "issue_invitation": {
+            "name": "n2",
+            "learner": False,
+            "public_key": PUBLIC,
+            "expires_unix_ms": NOW + 900,
+        },
+        "uninvite": {"name": "n2"},
+        "admit": {"name": "n2", "public_key": PUBLIC, "request_sha256": REQUEST, **_NODE, "key_hash": HASH},
+        "announce": _ANNOUNCE,
+        "invite": {"name": "n4", "learner": False, "secret_sha256": REQUEST, "expires_unix_ms": NOW + 9},
+        "redeem": {"name": "n3", "secret_sha256": SECRET, "request_sha256": REQUEST, **_NODE},
+        "put": {"name": "n2", "role": "voter", **_DATED},
+        "remove": {"name": "n1"},
+        "set_host": {"name": "n1", "host": "app-1"},
+        "set_gateway": {"name": "n1", "gateway": {"address": "h:80", "url": None}},
+        "share_host": {"host": "app"},
+        "unshare_host": {"host": "app"},
+    },
+    wrong={
+        ("put", "name"): ["N1", "é", 1, "\ud800"],
+        ("put", "address"): ["nohost", "h:0", "é:1", None, "a" * 400 + ":1"],
+        ("put", "role"): ["leader", ["voter"], True],
+        ("put", "sealing_key"): ["x", 5, "A" * 44, KEY + "\n"],
+        ("put", "raft_id"): ["", "a b", []],
+        ("put", "certificate_expires_at"): [5, "2027-01-02", "\uff12027-01-02T03:04:05Z"],
+        ("invite", "learner"): [1, None],
+        ("invite", "secret_sha256"): [SECRET.replace("5", "A"), "55"],
+        ("invite", "expires_unix_ms"): [True, -1, 2**53 + 1, "9"],
+        ("issue_invitation", "public_key"): [PUBLIC[:-1], "C" * 44, "D" * 43 + "=", PUBLIC + "\n", None],
+        ("issue_invitation", "learner"): [1],
+        ("issue_invitation", "expires_unix_ms"): [2**53 + 1],
+        ("issue_invitation", "name"): ["N2"],
+        **{("admit", field): _NO_DIGESTS for field in ("key_hash", "request_sha256", "public_key")},
+        ("admit", "raft_id"): [None, "", 5, "x y"],
+        ("announce", "key_hash"): _NO_DIGESTS,
+        ("set_host", "host"): _NO_HOSTS,
+        ("share_host", "host"): _NO_HOSTS,
+        ("unshare_host", "host"): _NO_HOSTS,
+        ("set_gateway", "gateway"): [5, {}, {"address": "h:80"}, {"address": "h", "url": None}],
+    },
+    damage=(
+        lambda s: s.pop("removed"),
+        lambda s: s.update(removed=["n1"]),
+        lambda s: s.update(removed=["b", "a"]),
+        lambda s: s.update(removed=["a", "a"]),
+        lambda s: s.update(removed={}),
+        lambda s: s.update(removed=[1]),
+        lambda s: s.update(members=[]),
+        lambda s: s["members"]["n1"].pop("role"),
+        lambda s: s["members"]["n1"].update(role="leader"),
+        lambda s: s["members"]["n1"].update(name="n2"),
+        lambda s: s["members"]["n1"].update(address="h:080"),
+        lambda s: s["members"].update(n2=s["members"]["n1"]),
+        lambda s: s["members"].update(N2=s["members"].pop("n1")),
+        lambda s: s["members"].update(n1=None),
+        lambda s: s["invitations"][SECRET].update(used_by="x"),
+        lambda s: s["invitations"][SECRET].update(secret_sha256=SECRET),
+        lambda s: s["invitations"].update(x=s["invitations"].pop(SECRET)),
+        lambda s: s["invitations"].update({SECRET: []}),
+        lambda s: s.update(hosts={}),
+        lambda s: s.update(hosts=["a"]),
+        lambda s: s.update(hosts={"a": "n9"}),
+        lambda s: s.update(hosts={"a": "n1", "b": "n1"}),
+        lambda s: s.update(hosts={"A": "n1"}),
+        lambda s: s.update(hosts={"a": 1}),
+        lambda s: s.update(hosts={"a": "n1"}, shared_hosts=["a"]),
+        lambda s: s.update(shared_hosts=[]),
+        lambda s: s.update(shared_hosts="a"),
+        lambda s: s.update(shared_hosts=["b", "a"]),
+        lambda s: s.update(shared_hosts=["a", "a"]),
+        lambda s: s.update(shared_hosts=[1]),
+        lambda s: s.update(shared_hosts=sorted(f"h{n}" for n in range(101))),
+        lambda s: s.update(issued_invitations={}),
+        lambda s: s["issued_invitations"]["n2"].pop("learner"),
+        lambda s: s["issued_invitations"]["n2"].update(name="n2"),
+        lambda s: s["issued_invitations"]["n2"].update(public_key="x"),
+        lambda s: s["issued_invitations"]["n2"].update(created_unix_ms=None),
+        lambda s: s["issued_invitations"].update(N2=s["issued_invitations"].pop("n2")),
+        lambda s: s["removed"].append("n2"),
+        lambda s: s["members"]["n1"].update(key_hash=None),
+        lambda s: s["members"]["n1"].update(key_hash="X" * 64),
+        lambda s: s["members"].update(n5={**s["members"]["n1"], "raft_id": "n5"}),
+    ),
+)
+
+
+# -- presence -----------------------------------------------------------------------------------
+
+_presence = Case(
+    history=(
+        _member("n1"),
+        _member("n2"),
+        ("presence", "boot", {"name": "n1", "boots": 3, "boot": "c", "index": 1}),
+        ("presence", "reached", {"name": "n2", "index": 2}),
+    ),
+    good={
+        "boot": {"name": "n1", "boots": 4, "boot": "d", "index": 1},
+        "reached": {"name": "n1", "index": 1},
+    },
+    wrong={
+        ("boot", "boots"): [True, -1, "1", None],
+        ("boot", "boot"): [None, "a b", "é", "x" * 65],
+        ("reached", "index"): [2**53 + 1, -1, None],
+        ("reached", "name"): ["N1", None],
+    },
+    damage=(
+        lambda s: s.update(n1={}),
+        lambda s: s.update(N1=s["n1"]),
+        lambda s: s["n1"].update(boots="3"),
+        lambda s: s["n1"].update(more=1),
+        lambda s: s["n1"].pop("index"),
+    ),
+)
+
+
+# -- keys ---------------------------------------------------------------------------------------
+
+K1, K2, K3 = "fc000001", "fc000002", "fc000003"
+PRINT = "1" * 32
+HOUR_MS = 3_600_000
+
+
+def blob(text: str = "") -> str:
+    return base64.b64encode(text.encode().ljust(80, b"\0")).decode()
+
+
+def imported(key_id: str, **other: Any) -> dict[str, Any]:
+    return {
+        "key_id": key_id,
+        "cluster_id": "d" * 32,
+        "fingerprint": PRINT,
+        "state": "enabled",
+        "created_unix_ms": 5,
+        "retired_unix_ms": NOW - HOUR_MS,
+        "tokens_until_unix_ms": NOW + HOUR_MS,
+        "wrapped": {"n1": blob(key_id)},
+        **other,
+    }
+
+
+def _announced(name: str) -> tuple[str, str, Json]:
+    proof = {"certificate_pem": PEM, "signature": SIGNATURE}
+    return "keys", "announce", {"name": name, "sealing_key": SEALING, **proof}
+
+
+def _given(key_id: str, *names: str) -> tuple[tuple[str, str, Json], ...]:
+    made = {"key_id": key_id, "cluster_id": CLUSTER, "fingerprint": PRINT}
+    return (
+        ("keys", "generate", {**made, "wrapped": {name: blob(name) for name in names}}),
+        *(("keys", "confirm", {"name": name, "keys": {key_id: PRINT}}) for name in names),
+    )
+
+
+_NAMES = ("n1", "n2", "n3")
+_keys = Case(
+    # Every state of a key, a removed member, a member without blobs, another policy.
+    history=(
+        *(_member(name) for name in _NAMES),
+        *(_announced(name) for name in _NAMES),
+        *_given(K1, *_NAMES),
+        *_given(K2, *_NAMES),
+        ("keys", "promote", {"key_id": K2}),
+        *_given(K3, "n1"),
+        ("keys", "import", {"keys": [imported("fc000004", state="disabled"), imported("fc000005")]}),
+        ("keys", "destroy", {"key_id": "fc000005", "force": True}),
+        ("keys", "policy", {"rotate_every_s": 86_400, "keep_s": 7200}),
+        ("members", "remove", {"name": "n3"}),
+        (
+            "keys",
+            "announce",
+            {**_announced("n2")[2], "sealing_key": "B" * 42 + "A="},
+        ),
+    ),
+    good={
+        "announce": {
+            "name": "n1",
+            "sealing_key": SEALING,
+            "certificate_pem": PEM,
+            "signature": SIGNATURE,
+        },
+        "generate": {"key_id": K2, "cluster_id": CLUSTER, "fingerprint": PRINT, "wrapped": {"n1": blob()}},
+        "wrap": {"key_id": K1, "wrapped": {"n1": blob()}},
+        "confirm": {"name": "n1", "keys": {K1: PRINT}},
+        "reject": {"name": "n1", "keys": [K1]},
+        "promote": {"key_id": K1},
+        "disable": {"key_id": K1, "force": False},
+        "enable": {"key_id": K1},
+        "destroy": {"key_id": K1, "force": False},
+        "import": {"keys": [imported(K2)]},
+        "policy": {"rotate_every_s": None, "keep_s": 3600},
+    },
+    wrong={
+        ("announce", "name"): ["", "N1", "é", 5, None],
+        ("announce", "sealing_key"): ["", "A" * 44, None],
+        ("announce", "certificate_pem"): [
+            "",
+            PEM * 2,
+            PEM.strip(),
+            PEM.replace("MIIB", ""),
+            PEM.replace("MIIB", "é"),
+            PEM.replace("MIIB\n", "MIIB\n" * 900),
+            None,
+        ],
+        ("announce", "signature"): ["", "AAA", "A" * 100, "AAAA" * 3 + "\n", "=" * 16, None],
+        ("generate", "key_id"): ["", "fd000001", "FC000001", "fc00001", "fc0000001", 5, None],
+        ("generate", "cluster_id"): ["", "C" * 32, "c" * 31, None],
+        ("generate", "fingerprint"): ["", "1" * 31, "g" * 32, 5],
+        ("wrap", "wrapped"): [
+            {},
+            [],
+            None,
+            {"n1": ""},
+            {"n1": None},
+            {"N1": blob()},
+            {"n1": blob()[:-1]},
+            {"n1": base64.b64encode(bytes(81)).decode()},
+            {"n1": base64.b64encode(bytes(79)).decode()},
+            {"n1": blob()[:-2] + "B="},  # a bit set that no byte has
+        ],
+        ("confirm", "keys"): [[], None, {K1: ""}, {"x": PRINT}, {K1: None}],
+        ("reject", "keys"): [[], None, {}, [K1, K1], ["x"], [None]],
+        ("disable", "force"): [0, None, "true"],
+        ("import", "keys"): [
+            [],
+            {},
+            None,
+            [None],
+            [imported(K2)] * 2,
+            [{"key_id": K2}],
+            [imported(K2, state="primary")],
+            [imported(K2, state="destroyed")],
+            [imported(K2, wrapped={})],
+            [imported(K2, created_unix_ms=-1)],
+            [imported(K2, retired_unix_ms=None)],
+            [imported(K2, tokens_until_unix_ms=2**53 + 1)],
+            [imported(K2, secret="x")],
+        ],
+        ("policy", "keep_s"): [3599, 366 * 86_400 + 1, True, None, "3600"],
+        ("policy", "rotate_every_s"): [0, 3599, 366 * 86_400 + 1, False],
+    },
+    damage=(
+        lambda s: s.pop("policy"),
+        lambda s: s.update(more=1),
+        lambda s: s["keys"][K1].pop("holders"),
+        lambda s: s["keys"].update(fd000001=s["keys"].pop(K1)),
+        lambda s: s["nodes"].update(N1=s["nodes"].pop("n1")),
+        _set("keys", []),
+        _set("nodes/n1", None),
+        _set("nodes/n1/signature", ""),
+        _set("policy/keep_s", 0),
+        _set(f"keys/{K1}/state", "primary"),  # a second one
+        _set(f"keys/{K1}/state", "lost"),
+        _set(f"keys/{K1}/state", "destroyed"),  # without its time
+        _set(f"keys/{K1}/destroyed_unix_ms", 5),
+        _set(f"keys/{K1}/created_unix_ms", -5),
+        _set(f"keys/{K1}/holders", ["n2"]),  # no blob
+        _set(f"keys/{K1}/holders", ["n1", "n1"]),
+        _set(f"keys/{K1}/known_to", ["n2", "n1"]),
+        _set(f"keys/{K1}/known_to", ["n2"]),  # n1 has a blob
+        _set(f"keys/{K1}/known_to", "n1"),
+        _set(f"keys/{K1}/compromised_by", ["n1"]),
+        _set(f"keys/{K1}/wrapped", {"n1": "x"}),
+        _set("keys/fc000005/compromised_by", ["n9"]),
+    ),
+)
+
+
+# -- sessions -----------------------------------------------------------------------------------
+
+SID, OTHER_SID = "A" * 22, "B" * 21 + "A"
+_UNTIL = NOW + 1000
+_sessions = Case(
+    history=(
+        (
+            "sessions",
+            "advance",
+            {"sid": SID, "gen": 2, "sub": "bob", "iat_unix_s": 5, "until_unix_ms": _UNTIL},
+        ),
+        ("sessions", "revoke_sid", {"sid": OTHER_SID, "until_unix_ms": _UNTIL}),
+        ("sessions", "revoke_sub", {"sub": "ann", "issued_before_unix_s": 50, "until_unix_ms": _UNTIL}),
+    ),
+    good={
+        "advance": {"sid": SID, "gen": 3, "sub": "bob", "iat_unix_s": 5, "until_unix_ms": NOW + 5},
+        "revoke_sid": {"sid": SID, "until_unix_ms": NOW + 5},
+        "revoke_sub": {"sub": "ann", "issued_before_unix_s": 5, "until_unix_ms": NOW + 5},
+    },
+    wrong={
+        ("advance", "gen"): [0, -1, 2**53, True, "1", None],
+        ("advance", "until_unix_ms"): [None],
+        ("advance", "iat_unix_s"): [-1, None],
+        ("revoke_sid", "sid"): ["", "A" * 21, "A" * 23, "A" * 21 + "B", "A" * 21 + "=", "é" * 22, 5],
+        ("revoke_sid", "until_unix_ms"): [-1, 2**63, True, "5"],
+        ("revoke_sub", "sub"): ["", "a" * 257, "é" * 129, "a\n", "\x7f", "\0", "\ud800", 5, None],
+        ("revoke_sub", "issued_before_unix_s"): [-1, 2**53, False, "5"],
+    },
+    damage=(
+        lambda t: t.pop("sids"),
+        lambda t: t.update(more={}),
+        lambda t: t.update(subs=[]),
+        lambda t: t["sids"].pop("levels"),
+        lambda t: t["sids"]["keys"].pop(),
+        lambda t: t["sids"]["levels"].pop(),
+        lambda t: t["sids"]["untils"].append(5),
+        lambda t: t["sids"]["keys"].reverse(),
+        lambda t: t["sids"]["keys"].__setitem__(1, SID),
+        lambda t: t["sids"]["keys"].__setitem__(1, "C"),
+        lambda t: t["sids"]["keys"].__setitem__(1, None),
+        lambda t: t["sids"].update(keys="ab"),
+        lambda t: t["sids"]["levels"].__setitem__(0, 0),
+        lambda t: t["sids"]["levels"].__setitem__(0, 2**53 + 1),
+        lambda t: t["sids"]["levels"].__setitem__(0, True),
+        lambda t: t["subs"]["keys"].__setitem__(0, ""),
+        lambda t: t["subs"]["untils"].__setitem__(0, -1),
+        lambda t: t["subs"]["untils"].__setitem__(0, "5"),
+    ),
+)
+
+
+# -- credentials --------------------------------------------------------------------------------
+
+FAR = 2**52
+_CREATE: Json = {
+    "name": "ann",
+    "role": "operator",
+    "key_hash": f"{1:064x}",
+    "ttl_ms": 100,
+    "latest_unix_ms": FAR,
+    "created_by": "unix socket",
+}
+_credentials = Case(
+    history=(
+        ("credentials", "create", _CREATE),
+        ("credentials", "create", {**_CREATE, "name": "bob", "key_hash": f"{2:064x}", "role": "viewer"}),
+        ("credentials", "revoke", {"name": "bob"}),
+    ),
+    good={
+        "create": {**_CREATE, "name": "eve", "key_hash": f"{3:064x}"},
+        "renew": {
+            "name": "ann",
+            "from_key_hash": None,
+            "key_hash": f"{4:064x}",
+            "ttl_ms": None,
+            "latest_unix_ms": FAR,
+        },
+        "revoke": {"name": "ann"},
+        "bootstrap": {"name": "root", "key_hash": f"{5:064x}", "expires_unix_ms": FAR},
+    },
+    wrong={
+        ("create", "name"): ["Ann", None],
+        ("create", "role"): ["node", None, ["viewer"]],
+        ("create", "key_hash"): ["A" * 64, None],
+        ("create", "ttl_ms"): [0, MAX_LIFETIME_MS + 1, None],
+        ("create", "latest_unix_ms"): [True, -1],
+        ("create", "created_by"): ["\n", "é", "x" * 129, None],
+        ("renew", "from_key_hash"): ["A" * 64, 5],
+        ("revoke", "name"): ["Ann", 5],
+        ("bootstrap", "expires_unix_ms"): [-1, None],
+    },
+    damage=(
+        lambda s: s.update(had_operator=False),
+        lambda s: s.update(had_operator=1),
+        lambda s: s.update(entries=[]),
+        lambda s: s.update(entries={"x": {}}),
+        lambda s: s.update(more=1),
+        lambda s: s["entries"][f"{1:064x}"].update(role="node"),
+        lambda s: s["entries"][f"{1:064x}"].pop("name"),
+    ),
+)
+
+
+# -- authorities --------------------------------------------------------------------------------
+
+
+def _pem(letter: str) -> str:
+    return f"-----BEGIN CERTIFICATE-----\n{letter * 64}\n-----END CERTIFICATE-----\n"
+
+
+OLD_CA, NEW_CA = _pem("A"), _pem("B")
+SEALED, VOUCHER = "c2VhbGVk", "c2lnbmVk"
+NEW_SHA256 = sha256(base64.b64decode("B" * 64)).hexdigest()
+_BEGIN: Json = {
+    "ca_pem": NEW_CA,
+    "old_ca_pem": OLD_CA,
+    "voucher": VOUCHER,
+    "keys": {"n1": SEALED},
+    "overlap_ms": 100,
+}
+_OF_NEW: Json = {"sha256": NEW_SHA256}
+_authorities = Case(
+    history=(
+        *(_member(name) for name in ("n1", "n2")),
+        _member("l1", "learner"),
+        ("authorities", "set_certificate_days", {"days": 30}),
+        ("authorities", "exempt", {"name": "l1"}),
+        ("authorities", "begin", _BEGIN),
+        ("authorities", "confirm", {"name": "n1", **_OF_NEW}),
+    ),
+    good={
+        "set_certificate_days": {"days": 90},
+        "begin": _BEGIN,
+        "wrap": {**_OF_NEW, "keys": {"n2": SEALED}},
+        "confirm": {"name": "n1", **_OF_NEW},
+        "advance": _OF_NEW,
+        "reissued": {"name": "n1", **_OF_NEW},
+        "finish": _OF_NEW,
+        "abandon": _OF_NEW,
+        "exempt": {"name": "l1"},
+    },
+    wrong={
+        ("set_certificate_days", "days"): [0, 826, True, None],
+        ("begin", "ca_pem"): ["", PEM[:-1], NEW_CA * 2, None],
+        ("begin", "voucher"): ["", "?", None],
+        ("begin", "overlap_ms"): [-1, 367 * 86_400_000, None],
+        ("advance", "sha256"): ["B" * 64, None],
+        ("wrap", "keys"): [{"N": SEALED}, {"n": "?"}, [], None],
+        ("exempt", "name"): [1, "L1"],
+    },
+    damage=(
+        lambda s: s.update(other=1),
+        lambda s: s.update(covered=[]),
+        lambda s: s.update(exempt=["b", "a"]),
+        lambda s: s.update(current=OLD_CA),
+        lambda s: s.update(finished_unix_ms=1),
+        lambda s: s.update(rotation={}),
+        lambda s: s.update(certificate_days=0),
+        lambda s: s["rotation"].update(reissued=["n1"]),
+        lambda s: s["rotation"].update(issuing=True),
+    ),
+)
+
+
+# -- rendezvous ---------------------------------------------------------------------------------
+
+_STATES = ("pending", "claimed", "approved", "denied", "consumed", "cancelled")
+ID, OTHER = "1" * 32, "2" * 32
+IDS = {state: f"{number:032x}" for number, state in enumerate(_STATES, start=0x10)}
+CODE, WRONG = "a" * 64, "f" * 64
+MINE, THEIRS = "c" * 64, "d" * 64
+CALLER = "8" * 64
+TTL = 60_000
+_STEP: Json = {"id": ID, "expected": None}
+_START: Json = {
+    "ttl_ms": TTL,
+    "kind": "approval",
+    "node": "n1",
+    "initiator": "alice@example.com",
+    "origin": "192.0.2.1",
+    "data": {"reason": "deploy"},
+    "initiator_public_key": None,
+}
+_BY: Json = {"by": "bob"}
+_APPROVE: Json = {**_BY, "answer": {"group": "ops"}, "sealed_result": None}
+_AS: Json = {"actors": [MINE], "claims": {}}
+
+
+_DAMAGED_RECORDS: list[tuple[str, Json]] = [
+    ("pending", {"claimed_by": "bob"}),
+    ("pending", {"user_code_sha256": None}),
+    ("pending", {"answer": {}}),
+    ("pending", {"failed_attempts": 5}),
+    ("pending", {"failed_attempts": 6}),
+    ("pending", {"expires_unix_ms": NOW}),
+    ("pending", {"changed_unix_ms": NOW - 1}),
+    ("pending", {"changed_unix_ms": NOW + TTL}),
+    ("pending", {"created_unix_ms": -1}),
+    ("pending", {"created_unix_ms": 1.5}),
+    ("pending", {"initiator_public_key": KEY}),
+    ("pending", {"state": "melted"}),
+    ("pending", {"state": ["pending"]}),
+    ("pending", {"data": {"k": 1}}),
+    ("pending", {"redemption_sha256": MINE}),
+    ("pending", {"extra": 1}),
+    ("claimed", {"claimed_by": None}),
+    ("approved", {"answer": None}),
+    ("approved", {"answer": None, "sealed_result": SEALED}),
+    ("approved", {"sealed_result": SEALED}),
+    ("consumed", {"redemption_sha256": None}),
+    ("consumed", {"sealed_result": SEALED}),
+    ("denied", {"user_code_sha256": CODE}),
+    ("denied", {"data": {"k": "v"}}),
+    ("denied", {"origin": "here"}),
+    ("denied", {"answer": {}}),
+    ("cancelled", {"state": "expired"}),
+]
+
+
+def _started(state: str, *steps: tuple[str, Json]) -> tuple[tuple[str, str, Json], ...]:
+    """A record that is left in a state."""
+    id = IDS[state]
+    return (
+        ("rendezvous", "start", {**_START, "id": id, "user_code_sha256": id * 2}),
+        *(("rendezvous", operation, {"id": id, "expected": None, **more}) for operation, more in steps),
+    )
+
+
+_rendezvous = Case(
+    history=(
+        (
+            "rendezvous",
+            "begin",
+            {**_START, "id": ID, "user_code_sha256": CODE, "begun_by": [MINE], "kind": "mfa"},
+        ),
+        *_started("pending"),
+        *_started("claimed", ("claim", _BY)),
+        *_started("approved", ("approve", _APPROVE)),
+        *_started("denied", ("deny", _BY)),
+        *_started("consumed", ("approve", _APPROVE), ("consume", {"redemption_sha256": MINE})),
+        *_started("cancelled", ("cancel", {})),
+        ("rendezvous", "attempt", {"id": None, "user_code_sha256": WRONG, "caller_sha256": CALLER}),
+        (
+            "rendezvous",
+            "try_code",
+            {"id": None, "user_code_sha256": WRONG, "counted": [["person", MINE]]},
+        ),
+        ("rendezvous", "set_policy", {"kind": "mfa", "require": {"mfa": True}, "allow_self": False}),
+    ),
+    good={
+        "start": {**_START, "id": OTHER, "user_code_sha256": "b" * 64},
+        "begin": {**_START, "id": OTHER, "user_code_sha256": "b" * 64, "begun_by": [MINE]},
+        "try_code": {"id": None, "user_code_sha256": CODE, "counted": [["person", THEIRS]]},
+        "claim_as": {**_STEP, **_BY, **_AS},
+        "approve_as": {**_STEP, **_APPROVE, **_AS},
+        "set_policy": {"kind": "mfa", "require": {}, "allow_self": True},
+        "attempt": {"id": None, "user_code_sha256": CODE, "caller_sha256": CALLER},
+        "claim": {**_STEP, **_BY},
+        "approve": {**_STEP, **_APPROVE},
+        "deny": {**_STEP, **_BY},
+        "cancel": _STEP,
+        "consume": {**_STEP, "redemption_sha256": MINE},
+    },
+    wrong={
+        ("start", "id"): ["1" * 31, "A" * 32, None],
+        ("start", "user_code_sha256"): ["WDJB-MJHT"],
+        ("start", "ttl_ms"): [9_999, MAX_TTL_MS + 1, True],
+        ("start", "kind"): ["Kind", ""],
+        ("start", "node"): ["n 1"],
+        ("start", "initiator"): ["", "a" * 257, "a\nb", "a\u202eb", None],
+        ("start", "origin"): ["", 5],
+        ("start", "data"): [
+            None,
+            [],
+            {"K": "v"},
+            {"": "v"},
+            {"k" * 65: "v"},
+            {"k": 1},
+            {"k": "\ud800"},
+            {"k": "a\x1b[2J"},
+            {"k": "é" * 513},
+            {f"k{n}": "" for n in range(17)},
+            {f"k{n}": "x" * 1024 for n in range(8)},
+        ],
+        ("start", "initiator_public_key"): ["", "A" * 44, "A" * 42 + "B="],
+        ("claim", "expected"): ["done"],
+        ("claim", "by"): [""],
+        ("claim", "id"): [WRONG],
+        ("deny", "by"): [None],
+        ("consume", "redemption_sha256"): [None],
+        ("approve", "answer"): [{"A": "b"}],
+        ("approve", "sealed_result"): ["c2VhbGVk\n", "", "é", "AAAA" * 2049],
+        ("begin", "begun_by"): [None, ["x"], [THEIRS, MINE], [MINE] * 2, [f"{n:064x}" for n in range(5)]],
+        ("try_code", "counted"): [
+            None,
+            [],
+            [["person"]],
+            [["person", MINE, 1]],
+            [["street", MINE]],
+            [[["person"], MINE]],
+            [["person", "x"]],
+            [["person", MINE], ["person", THEIRS]],
+            {"person": MINE},
+        ],
+        ("set_policy", "require"): [
+            [],
+            {"": True},
+            {"a\nb": 1},
+            {"a": None},
+            {"a": []},
+            {"a": "x" * 257},
+            {"a": 2**53 + 1},
+            {f"k{n}": 1 for n in range(MAX_REQUIRED + 1)},
+        ],
+    },
+    damage=(
+        lambda s: s.update(tries={}),
+        lambda s: s.update(policies={}),
+        lambda s: s["tries"].update(person=[]),
+        lambda s: s["tries"].update(street=s["tries"]["person"]),
+        lambda s: s["tries"]["person"].append([MINE, 1, 2_000_000]),
+        lambda s: s["tries"]["person"].append([THEIRS, 1, 1]),
+        lambda s: s["tries"]["person"].append([THEIRS, 11, 2_000_000]),
+        lambda s: s["tries"]["person"].append([THEIRS, 0, 2_000_000]),
+        lambda s: s["tries"]["person"].append([THEIRS, True, 2_000_000]),
+        lambda s: s["tries"]["person"].append([THEIRS, 1]),
+        lambda s: s["policies"].update(mfa={"require": {}, "allow_self": False}),
+        lambda s: s["policies"]["mfa"].update(more=1),
+        lambda s: s["records"][ID].update(begun_by=[]),
+        lambda s: s["records"][ID].update(begun_by=[THEIRS, MINE]),
+        lambda s: s["records"][ID].update(begun_by=["x"]),
+        lambda s: s["records"][ID].update(begun_by=[f"{n:064x}" for n in range(5)]),
+        lambda s: s.pop("misses"),
+        lambda s: s.update(extra={}),
+        lambda s: s.update(records=[]),
+        lambda s: s["records"].update({OTHER: s["records"][ID]}),  # the code of two live records
+        lambda s: s["records"].update(x=s["records"].pop(ID)),
+        lambda s: s["records"].update({ID: None}),
+        lambda s: s["records"][ID].pop("kind"),
+        lambda s: s["misses"].update({CALLER: [11, 0]}),
+        lambda s: s["misses"].update({CALLER: [0, 0]}),
+        lambda s: s["misses"].update({CALLER: [1]}),
+        lambda s: s["misses"].update({CALLER: 1}),
+        lambda s: s["misses"].update(x=[1, 0]),
+        lambda s: s["misses"].update({f"{n:064x}": [1, 0] for n in range(MAX_CALLERS)}),
+        *(
+            lambda s, state=state, change=change: s["records"][IDS[state]].update(change)
+            for state, change in _DAMAGED_RECORDS
+        ),
+    ),
+)
+
+
+# -- the clock ----------------------------------------------------------------------------------
+
+_clock = Case(
+    history=(("clock", "set", {"to_unix_ms": NOW, "epoch": 0, "by": "admin"}),),
+    good={"set": {"to_unix_ms": NOW + 5, "epoch": 1, "by": "admin"}},
+    wrong={
+        ("set", "to_unix_ms"): [-1, 2**53 + 1, None, True],
+        ("set", "epoch"): [-1, None, "1"],
+        ("set", "by"): ["a b", "é", "x" * 81, None],
+    },
+    damage=(
+        lambda s: s.update(epoch=-1),
+        lambda s: s.update(time_unix_ms=None),
+        lambda s: s.pop("steady_ms"),
+        lambda s: s.update(history={}),
+        lambda s: s.update(history=[[1, 2, 3]]),
+        lambda s: s.update(history=[[1, 2, 3, 4, "a b"]]),
+        lambda s: s.update(history=s["history"] * 101),
+    ),
+)
+
+CASES: dict[str, Case] = {
+    "authorities": _authorities,
+    "clock": _clock,
+    "counter": _counter,
+    "credentials": _credentials,
+    "keys": _keys,
+    "members": _members,
+    "presence": _presence,
+    "rendezvous": _rendezvous,
+    "sessions": _sessions,
+}
