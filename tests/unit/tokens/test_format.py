@@ -30,7 +30,7 @@ from cyoloctl.tokens.format import (
     update,
 )
 
-VECTORS = Path(__file__).parents[1] / "vectors" / "token"
+VECTORS = Path(__file__).parents[2] / "vectors" / "token"
 NAMES = sorted(path.stem for path in VECTORS.glob("*.json"))
 NOW = 1_800_000_000
 CLUSTER = "0123456789abcdef0123456789abcdef"

@@ -1,7 +1,7 @@
 """Commands, results, the request tables and snapshots of the composite state machine.
 
 Times come with the commands here, as in a log of release 0.1.0: whatever such a log holds must give the
-state that it gave there.  What is new is in test_machines_requests.py.
+state that it gave there.  What is new is in replicated/test_requests.py.
 """
 
 from __future__ import annotations

@@ -458,7 +458,7 @@ def test_import_paths_loads_nothing_slow() -> None:
     slow = ["asyncio", "ssl", "socket", "hashlib", "_hashlib", "json", "yaml", "cryptography", "tempfile"]
     code = f"import sys, cyoloctl.paths; print([m for m in {slow!r} if m in sys.modules])"
     # -S: without site, since what an installation's .pth files import is not ours.
-    root = Path(__file__).resolve().parents[2]
+    root = Path(__file__).resolve().parents[3]
     found = subprocess.run(
         [sys.executable, "-S", "-c", code], cwd=root, capture_output=True, text=True, check=True
     )
