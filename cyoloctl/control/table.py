@@ -16,18 +16,18 @@ if TYPE_CHECKING:
 
     from cyoloctl.authorities.api import HasAuthorities
     from cyoloctl.control.api import NodeApi
-    from cyoloctl.counters.api import CounterApi
+    from cyoloctl.counters.api import HasCounters
     from cyoloctl.credentials.api import HasCredentials
     from cyoloctl.keys.api import HasKeys
-    from cyoloctl.members.api import MemberApi
+    from cyoloctl.members.api import HasMembers
     from cyoloctl.rendezvous.api import HasRendezvous
     from cyoloctl.routing.api import HasRoutes
     from cyoloctl.tokens.api import HasTokens
 
     class Node(
         NodeApi,
-        CounterApi,
-        MemberApi,
+        HasCounters,
+        HasMembers,
         HasTokens,
         HasKeys,
         HasRendezvous,

@@ -20,7 +20,7 @@ from cyoloctl.web.schema import (
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator
 
-__all__ = ["ROUTES", "Counter", "CounterApi", "CounterList", "CounterWritten"]
+__all__ = ["ROUTES", "Counter", "CounterApi", "CounterList", "CounterWritten", "HasCounters"]
 
 
 class Counter(TypedDict):
@@ -48,29 +48,35 @@ class CounterList(TypedDict):
 class CounterApi(Protocol):
     """What a node does for callers of this API."""
 
-    async def counter_increment(
+    async def increment(
         self, name: str, *, by: int, request_id: str | None, timeout_s: float
     ) -> CounterWritten:
         """Add 1 to 2^63-1.  Raises CounterOverflow."""
 
-    async def counter_decrement(
+    async def decrement(
         self, name: str, *, by: int, request_id: str | None, timeout_s: float
     ) -> CounterWritten:
         """Subtract 1 to 2^63.  Raises CounterOverflow."""
 
-    async def counter_reset(self, name: str, *, request_id: str | None, timeout_s: float) -> CounterWritten:
+    async def reset(self, name: str, *, request_id: str | None, timeout_s: float) -> CounterWritten:
         """Set to 0.  Raises NotFound."""
 
-    async def counter_get(self, name: str, *, consistency: str, timeout_s: float) -> Counter:
+    async def get(self, name: str, *, consistency: str, timeout_s: float) -> Counter:
         """Read.  Raises NotFound."""
 
-    async def counter_list(
-        self, *, after: str | None, limit: int, consistency: str, timeout_s: float
-    ) -> CounterList:
+    async def list(self, *, after: str | None, limit: int, consistency: str, timeout_s: float) -> CounterList:
         """A page."""
 
-    def counter_watch(self, name: str) -> AsyncIterator[Counter]:
+    def watch(self, name: str) -> AsyncIterator[Counter]:
         """The present value, then changes.  Closed (aclose) when the client leaves."""
+
+
+class HasCounters(Protocol):
+    """A node that serves this API."""
+
+    @property
+    def counters(self) -> CounterApi:
+        """The operations."""
 
 
 def _by(maximum: int) -> Field:
@@ -87,7 +93,7 @@ _CONSISTENCY = Field(
 )
 
 
-ROUTES: tuple[Route[CounterApi], ...] = (
+ROUTES: tuple[Route[HasCounters], ...] = (
     Route(
         "POST",
         "/v1/counters/{name}/increment",
@@ -95,7 +101,7 @@ ROUTES: tuple[Route[CounterApi], ...] = (
         "counter_increment",
         "Add to a counter",
         answer=CounterWritten,
-        handler=lambda node: node.counter_increment,
+        handler=lambda node: node.counters.increment,
         what="counter name",
         body=(_by(_MAX_I64), REQUEST_ID),
         write=True,
@@ -108,7 +114,7 @@ ROUTES: tuple[Route[CounterApi], ...] = (
         "counter_decrement",
         "Subtract from a counter",
         answer=CounterWritten,
-        handler=lambda node: node.counter_decrement,
+        handler=lambda node: node.counters.decrement,
         what="counter name",
         body=(_by(_MAX_I64 + 1), REQUEST_ID),
         write=True,
@@ -121,7 +127,7 @@ ROUTES: tuple[Route[CounterApi], ...] = (
         "counter_reset",
         "Set a counter to 0",
         answer=CounterWritten,
-        handler=lambda node: node.counter_reset,
+        handler=lambda node: node.counters.reset,
         what="counter name",
         body=(REQUEST_ID,),
         write=True,
@@ -133,7 +139,7 @@ ROUTES: tuple[Route[CounterApi], ...] = (
         "counter_get",
         "Read a counter",
         answer=Counter,
-        handler=lambda node: node.counter_get,
+        handler=lambda node: node.counters.get,
         what="counter name",
         query=(_CONSISTENCY,),
     ),
@@ -144,7 +150,7 @@ ROUTES: tuple[Route[CounterApi], ...] = (
         "counter_list",
         "List counters by name, a page at a time",
         answer=CounterList,
-        handler=lambda node: node.counter_list,
+        handler=lambda node: node.counters.list,
         query=(
             _CONSISTENCY,
             Field("limit", "integer", "counters a page", default=100, minimum=1, maximum=1000),
@@ -167,7 +173,7 @@ ROUTES: tuple[Route[CounterApi], ...] = (
         "Follow a counter: one object a line, the present value first; a blank line at least every "
         "10 seconds; an object with `error` ends the stream",
         answer=Counter,
-        handler=lambda node: node.counter_watch,
+        handler=lambda node: node.counters.watch,
         what="counter name",
         stream=True,
     ),

@@ -13,7 +13,7 @@ import asyncio
 import hashlib
 import logging
 import time
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from dataclasses import asdict
 from datetime import datetime
 from pathlib import Path
@@ -39,6 +39,7 @@ from cyoloctl.keys.wrapping import (
     verify_sealing_key,
     wrap,
 )
+from cyoloctl.members.api import Problem
 from cyoloctl.members.machine import MemberMachine
 from cyoloctl.model import LocalNode
 from cyoloctl.pki.files import NodeFiles, read_node_keys
@@ -483,6 +484,22 @@ class KeyOperations:
         arguments = ring_file.import_arguments(ring, self._trusted(), now_unix_ms=self._proposer.now_ms())
         await self._write("import", arguments, max(0.1, deadline - time.monotonic()))
         return self._listing()
+
+    # ------------------------------------------------------------- problems
+
+    def problems(self) -> Iterator[Problem]:
+        """The members that cannot open a key."""
+        members = {member.name for member in self._members.members()}
+        for record in self._keys.records():
+            lacking = sorted(members - set(record.holders)) if record.state != "destroyed" else []
+            for name in lacking:
+                yield {
+                    "code": "key_lacking",
+                    "member": name,
+                    "message": f"{name} cannot open the token key {record.key_id}: "
+                    "start it, and see who holds what",
+                    "command": "cyoloctl key status",
+                }
 
     # ------------------------------------------------------------- upkeep
 

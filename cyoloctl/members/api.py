@@ -25,6 +25,7 @@ __all__ = [
     "ROUTES",
     "Cluster",
     "Grant",
+    "HasMembers",
     "Invitation",
     "InvitationInList",
     "InvitationList",
@@ -172,19 +173,19 @@ class MemberApi(Protocol):
     async def status(self, *, timeout_s: float) -> Status:
         """The cluster and its members."""
 
-    async def member_list(self, *, timeout_s: float) -> MemberList:
+    async def list(self, *, timeout_s: float) -> MemberList:
         """Every member."""
 
-    async def member_show(self, name: str, *, timeout_s: float) -> Member:
+    async def show(self, name: str, *, timeout_s: float) -> Member:
         """One member."""
 
-    async def member_invite(self, *, name: str, learner: bool, ttl_s: int, timeout_s: float) -> Json:
+    async def invite(self, *, name: str, learner: bool, ttl_s: int, timeout_s: float) -> Json:
         """A single-use join token, in the place of an older one for this name."""
 
-    async def member_invitations(self, *, timeout_s: float) -> Json:
+    async def invitations(self, *, timeout_s: float) -> Json:
         """Who is invited."""
 
-    async def member_uninvite(self, name: str, *, timeout_s: float) -> Json:
+    async def uninvite(self, name: str, *, timeout_s: float) -> Json:
         """Withdraw an invitation.  Raises NotFound, Conflict."""
 
     async def join(
@@ -201,14 +202,22 @@ class MemberApi(Protocol):
     ) -> Json:
         """Redeem a join token: the grant.  The caller is not authenticated.  Raises InvitationRejected."""
 
-    async def member_remove(self, name: str, *, force: bool, dry_run: bool, timeout_s: float) -> Json:
+    async def remove(self, name: str, *, force: bool, dry_run: bool, timeout_s: float) -> Json:
         """Remove a member.  Raises Conflict."""
 
-    async def member_set_host(self, name: str, *, host: str | None, timeout_s: float) -> Json:
+    async def set_host(self, name: str, *, host: str | None, timeout_s: float) -> Json:
         """Give a member its host identifier, None: take it away.  Raises AlreadyExists."""
 
     async def transfer_leadership(self, *, to: str | None, timeout_s: float) -> Json:
         """Hand leadership over.  Raises Conflict."""
+
+
+class HasMembers(Protocol):
+    """A node that serves this API."""
+
+    @property
+    def members(self) -> MemberApi:
+        """The operations."""
 
 
 def _check_address(text: str) -> None:
@@ -217,7 +226,7 @@ def _check_address(text: str) -> None:
     parse_address(text)
 
 
-ROUTES: tuple[Route[MemberApi], ...] = (
+ROUTES: tuple[Route[HasMembers], ...] = (
     Route(
         "GET",
         "/v1/status",
@@ -225,7 +234,7 @@ ROUTES: tuple[Route[MemberApi], ...] = (
         "status",
         "The cluster and its members",
         answer=Status,
-        handler=lambda node: node.status,
+        handler=lambda node: node.members.status,
     ),
     Route(
         "GET",
@@ -234,7 +243,7 @@ ROUTES: tuple[Route[MemberApi], ...] = (
         "member_list",
         "List the members",
         answer=MemberList,
-        handler=lambda node: node.member_list,
+        handler=lambda node: node.members.list,
     ),
     Route(
         "GET",
@@ -243,7 +252,7 @@ ROUTES: tuple[Route[MemberApi], ...] = (
         "member_show",
         "Show a member",
         answer=Member,
-        handler=lambda node: node.member_show,
+        handler=lambda node: node.members.show,
         what="member name",
     ),
     Route(
@@ -253,7 +262,7 @@ ROUTES: tuple[Route[MemberApi], ...] = (
         "member_invite",
         "Make a single-use join token",
         answer=Invitation,
-        handler=lambda node: node.member_invite,
+        handler=lambda node: node.members.invite,
         body=(
             NAME,
             Field("learner", "boolean", "join as a permanent learner", default=False),
@@ -268,7 +277,7 @@ ROUTES: tuple[Route[MemberApi], ...] = (
         "member_invitations",
         "List the invitations, those that were used or expired a short while ago too",
         answer=InvitationList,
-        handler=lambda node: node.member_invitations,
+        handler=lambda node: node.members.invitations,
     ),
     Route(
         "POST",
@@ -277,7 +286,7 @@ ROUTES: tuple[Route[MemberApi], ...] = (
         "member_uninvite",
         "Withdraw an invitation: its token admits nobody any more",
         answer=Uninvited,
-        handler=lambda node: node.member_uninvite,
+        handler=lambda node: node.members.uninvite,
         what="member name",
         body=(),
         write=True,
@@ -289,7 +298,7 @@ ROUTES: tuple[Route[MemberApi], ...] = (
         "join",
         "Redeem a join token: idempotent for the same request",
         answer=Grant,
-        handler=lambda node: node.join,
+        handler=lambda node: node.members.join,
         body=(
             NAME,
             Field(
@@ -347,7 +356,7 @@ ROUTES: tuple[Route[MemberApi], ...] = (
         "member_remove",
         "Remove a member",
         answer=Removal,
-        handler=lambda node: node.member_remove,
+        handler=lambda node: node.members.remove,
         what="member name",
         body=(
             Field("force", "boolean", "even if the cluster would lose its quorum", default=False),
@@ -362,7 +371,7 @@ ROUTES: tuple[Route[MemberApi], ...] = (
         "transfer_leadership",
         "Hand leadership over",
         answer=Leadership,
-        handler=lambda node: node.transfer_leadership,
+        handler=lambda node: node.members.transfer_leadership,
         body=(
             Field(
                 "to",
@@ -384,7 +393,7 @@ ROUTES: tuple[Route[MemberApi], ...] = (
         "member_set_host",
         "Give a member its host identifier; null takes it away",
         answer=MemberHost,
-        handler=lambda node: node.member_set_host,
+        handler=lambda node: node.members.set_host,
         what="member name",
         body=(
             Field(

@@ -171,7 +171,7 @@ class Node:
             if config.gateway is not None:
                 sockets.append(_listen(config.gateway.listen, "gateway.listen"))
             self._assemble(files, journal, snapshots, raft_id=raft_id, boot=boot)
-            self.engine.start(self.service.where_to_dial())
+            self.engine.start(self.service.addresses.to_dial())
             self.service.certificates.start()  # nothing was dialled yet: that takes the loop
             await self._open_doors(*sockets)
         except BaseException:
@@ -287,7 +287,7 @@ class Node:
     def _start_tasks(self) -> None:
         work: list[Coroutine[Any, Any, None]] = [
             self._watch_failure(),
-            self.service.housekeeping(),
+            self.service.upkeep.run(),
             self.service.certificates.run(),
             self.service.admission.run(),
             _tell_suppressed(),
@@ -311,7 +311,7 @@ class Node:
             except CyoloctlError as error:
                 _log.warning("leadership was not handed over", extra={"reason": error.message})
         if self._failure is None and self._config.storage == "memory":
-            await self.service.give_vote_back(timeout_s=_HANDOVER_TIMEOUT_S)
+            await self.service.votes.give_vote_back(timeout_s=_HANDOVER_TIMEOUT_S)
         for task in self._tasks:
             task.cancel()
         await asyncio.gather(*self._tasks, return_exceptions=True)
@@ -371,10 +371,10 @@ class Node:
     # The engine is made before the service that it asks.
 
     def _describe(self) -> dict[str, Any]:
-        return self.service.describe()
+        return self.service.member_status.describe()
 
     async def _on_call(self, name: str, body: bytes) -> bytes:
-        return await self.service.on_call(name, body)
+        return await self.service.calls.answer(name, body)
 
     def _identify_peer(self, tls: Any) -> str | None:
         if tls.getpeercert(True) is None:
@@ -393,7 +393,7 @@ class Node:
     async def _remember_peers(self) -> None:
         path = self._data_dir / _KNOWN_PEERS
         while True:
-            others = {k: v for k, v in self.service.addresses().items() if k != self._config.name}
+            others = {k: v for k, v in self.service.addresses.known().items() if k != self._config.name}
             if others:
                 text = json.dumps(others, sort_keys=True)
                 if not path.exists() or path.read_text() != text:

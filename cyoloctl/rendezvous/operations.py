@@ -28,6 +28,7 @@ from cyoloctl.rendezvous import codes
 from cyoloctl.rendezvous.machine import RendezvousMachine
 from cyoloctl.rendezvous.records import Rendezvous
 from cyoloctl.replicated.proposer import Json, Proposer
+from cyoloctl.replicated.watchers import Watchers
 from cyoloctl.text import rfc3339
 from cyoloctl.tokens.operations import TokenOperations
 
@@ -124,18 +125,15 @@ class RendezvousOperations:
         self._records = records
         self._page_url = page_url
         self._was_applied = was_applied
-        self._waiting: dict[str, set[asyncio.Event]] = {}
-        self._records.on_change = self._on_change
+        self._watchers = Watchers()
+        records.on_change = self._on_change
 
     def _on_change(self, id: str, index: int) -> None:
-        for event in self._waiting.get(id, ()):
-            event.set()
+        self._watchers.changed(id)
 
     def restored(self) -> None:
         """The machines were replaced by a snapshot."""
-        for events in self._waiting.values():
-            for event in events:
-                event.set()
+        self._watchers.all_changed()
 
     def _now_ms(self) -> int:
         """Replicated time goes on only with the log: a record is due by cluster time."""
@@ -314,9 +312,7 @@ class RendezvousOperations:
         """
         deadline = time.monotonic() + timeout_s
         digest = _sha256("cyoloctl redemption v1", redemption)
-        event = asyncio.Event()
-        self._waiting.setdefault(id, set()).add(event)
-        try:
+        with self._watchers.watch(id) as event:
             while True:
                 left = deadline - time.monotonic()
                 if left <= 0:
@@ -337,11 +333,6 @@ class RendezvousOperations:
                 if found is None:
                     raise Conflict("the rendezvous was already redeemed: start another")
                 return self._redeemed(record, *found)
-        finally:
-            events = self._waiting[id]
-            events.discard(event)
-            if not events:
-                del self._waiting[id]
 
     def _redeemed(self, record: Rendezvous, answer: Mapping[str, str] | None, sealed: str | None) -> Json:
         return {

@@ -50,7 +50,6 @@ from cyoloctl.keys.wrapping import (
     wrap,
 )
 from cyoloctl.model import Address, NodeName, Stamp, parse_address
-from cyoloctl.node import service
 from cyoloctl.node.config import Config, dump_config, load_config
 from cyoloctl.pki import join_token
 from cyoloctl.pki.ca import make_credentials
@@ -83,6 +82,7 @@ from cyoloctl.replicated.command import (
     encode_command,
     refusal_reason,
 )
+from cyoloctl.replicated.peer_calls import read_answer
 from cyoloctl.routing.haproxy import export_haproxy
 from cyoloctl.routing.nginx import export_nginx
 from cyoloctl.routing.table import Backend, ExportOptions, RoutingTable
@@ -425,7 +425,7 @@ def _call_bodies() -> list[bytes]:
 
 
 def _answer(data: bytes) -> None:
-    assert type(service._read_answer(data)) is dict
+    assert type(read_answer(data)) is dict
 
 
 # --- the state machine ---------------------------------------------------------------------------

@@ -377,13 +377,13 @@ def _node(journal: Journal) -> _Node:
     node: _Node
 
     async def on_call(name: str, body: bytes) -> bytes:
-        answer = await node.service.on_call(name, body)
+        answer = await node.service.calls.answer(name, body)
         error = json.loads(answer).get("error")
         assert error is None or error["code"] != "internal", error
         return answer
 
     def describe() -> dict[str, Any]:
-        return node.service.describe()
+        return node.service.member_status.describe()
 
     def stop() -> None:
         node.asked_to_stop = True
@@ -460,7 +460,7 @@ async def _peer_link(choice: int, more: list[bytes]) -> None:
             assert not node.asked_to_stop
             assert node.engine._replica.failed is None, node.engine._replica.failed
             untouched.check()
-            _check_rows((await node.service.status(timeout_s=1.0))["members"])
+            _check_rows((await node.service.members.status(timeout_s=1.0))["members"])
             encoding.encode_object(await node.service.health(timeout_s=1.0))
             link.connection_lost(None)
             await _settle()
@@ -488,7 +488,9 @@ async def _leader_answers(data: bytes) -> None:
             link.connection_made(transport)
             lead = {"type": "append_entries", "term": 2, "commit_index": last, "prevLogIdx": last}
             link.data_received(_hello("n2") + encode({**lead, "prevLogTerm": 1, "entries": []}))
-            write = asyncio.create_task(node.service.counter_add("c", 1, request_id=None, timeout_s=5.0))
+            write = asyncio.create_task(
+                node.service.counters.increment("c", by=1, request_id=None, timeout_s=5.0)
+            )
             while not (asked := [m for m in transport.heard if m["type"] == "forward"]):
                 await asyncio.sleep(0)
             answer = {"type": "forward_result", "id": asked[0]["id"], "results": [data]}
@@ -541,7 +543,7 @@ def _server() -> tuple[Path, _Node]:
             await node.engine.stop()
 
         atexit.register(lambda: _loop().run_until_complete(stop()))
-        await node.service.counter_add("c", 1, request_id=None, timeout_s=5.0)
+        await node.service.counters.increment("c", by=1, request_id=None, timeout_s=5.0)
         return node
 
     return path, _run(start())

@@ -14,6 +14,7 @@ import ssl
 from collections.abc import AsyncIterator
 from dataclasses import dataclass, field
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 from cryptography import x509
@@ -63,7 +64,7 @@ class MemoryService:
     """
 
     def __init__(self) -> None:
-        self.counters: dict[str, int] = {}
+        self.values: dict[str, int] = {}
         self.results: dict[str, dict[str, Any]] = {}
         self.index = 0
         self.calls: list[tuple[str, dict[str, Any]]] = []
@@ -76,6 +77,26 @@ class MemoryService:
         self.watch_ended = asyncio.Event()
         self.cluster_id = ""
         self.ca_certificates: list[str] = []
+        self.counters: Any = SimpleNamespace(
+            increment=self.counter_increment,
+            decrement=self.counter_decrement,
+            reset=self.counter_reset,
+            get=self.counter_get,
+            list=self.counter_list,
+            watch=self.counter_watch,
+        )
+        self.members: Any = SimpleNamespace(
+            status=self.status,
+            list=self.member_list,
+            show=self.member_show,
+            invite=self.member_invite,
+            invitations=self.member_invitations,
+            uninvite=self.member_uninvite,
+            join=self.join,
+            remove=self.member_remove,
+            set_host=self.member_set_host,
+            transfer_leadership=self.transfer_leadership,
+        )
         self.tokens: Any = _Group(self, "tokens", TokenApi)
         self.keys: Any = _Group(self, "keys", KeyApi)
         self.credentials: Any = _Group(self, "credentials", CredentialApi)
@@ -92,9 +113,9 @@ class MemoryService:
             raise self.fail
 
     def _counter(self, name: str) -> dict[str, Any]:
-        if name not in self.counters:
+        if name not in self.values:
             raise NotFound(f"there is no counter {name}")
-        value = self.counters[name]
+        value = self.values[name]
         return {"name": name, "value": value, "value_string": str(value), "index": self.index}
 
     async def _write(self, name: str, value: int, request_id: str | None) -> dict[str, Any]:
@@ -103,7 +124,7 @@ class MemoryService:
             if not -(2**63) <= value < 2**63:
                 raise CounterOverflow
             self.index += 1
-            self.counters[name] = value
+            self.values[name] = value
             self.results[request_id] = {**self._counter(name), "request_id": request_id}
             async with self.changed:
                 self.changed.notify_all()
@@ -200,13 +221,13 @@ class MemoryService:
         self, name: str, *, by: int, request_id: str | None, timeout_s: float
     ) -> dict[str, Any]:
         await self._enter("counter_increment", name=name, by=by, request_id=request_id, timeout_s=timeout_s)
-        return await self._write(name, self.counters.get(name, 0) + by, request_id)
+        return await self._write(name, self.values.get(name, 0) + by, request_id)
 
     async def counter_decrement(
         self, name: str, *, by: int, request_id: str | None, timeout_s: float
     ) -> dict[str, Any]:
         await self._enter("counter_decrement", name=name, by=by, request_id=request_id, timeout_s=timeout_s)
-        return await self._write(name, self.counters.get(name, 0) - by, request_id)
+        return await self._write(name, self.values.get(name, 0) - by, request_id)
 
     async def counter_reset(self, name: str, *, request_id: str | None, timeout_s: float) -> dict[str, Any]:
         await self._enter("counter_reset", name=name, request_id=request_id, timeout_s=timeout_s)
@@ -223,7 +244,7 @@ class MemoryService:
         await self._enter(
             "counter_list", after=after, limit=limit, consistency=consistency, timeout_s=timeout_s
         )
-        names = sorted(name for name in self.counters if after is None or name > after)
+        names = sorted(name for name in self.values if after is None or name > after)
         page = names[:limit]
         return {
             "counters": [self._counter(name) for name in page],

@@ -744,7 +744,7 @@ async def test_watch_unknown_counter_is_not_found(live: Live) -> None:
 
 
 async def test_watch_error_in_the_stream_is_raised(live: Live) -> None:
-    live.service.counters["c"] = 1
+    live.service.values["c"] = 1
     watch = unix(live.unix).counter_watch("c")
     await call(next, watch)
     live.service.fail = NoLeader("lost it")

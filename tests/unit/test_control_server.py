@@ -268,7 +268,7 @@ async def test_bad_request_is_refused_in_the_error_shape(
 ) -> None:
     answer = await send(directory, data)
     assert answer.error == expected
-    assert service.counters == {}
+    assert service.values == {}
     # Anybody can send garbage: it must not fill the log.
     assert caplog.records == []
     # And the server goes on.
@@ -637,7 +637,7 @@ async def test_watch_of_a_revoked_caller_ends_with_the_reason(
     register: Register,
     service: MemoryService,
 ) -> None:
-    service.counters["default"] = 1
+    service.values["default"] = 1
     reader, writer = await opened(judged, authority, directory, "viewer")
     writer.write(request("GET", "/v1/counters/default/watch"))
     await reader.readuntil(b"\r\n\r\n")
@@ -721,7 +721,7 @@ async def test_watch_sends_blank_lines_while_nothing_happens(
 ) -> None:
     assert schema.KEEPALIVE_LINE_S <= 10
     monkeypatch.setattr(schema, "KEEPALIVE_LINE_S", 0.02)
-    service.counters["default"] = 1
+    service.values["default"] = 1
     async with connected(directory) as (reader, writer):
         writer.write(request("GET", "/v1/counters/default/watch"))
         await reader.readuntil(b"\r\n\r\n")
@@ -736,7 +736,7 @@ async def test_watch_of_an_unknown_counter_is_a_plain_error(server: ControlServe
 async def test_watch_failure_in_the_stream_is_its_last_line(
     server: ControlServer, service: MemoryService, directory: Path
 ) -> None:
-    service.counters["default"] = 1
+    service.values["default"] = 1
     async with connected(directory) as (reader, writer):
         writer.write(request("GET", "/v1/counters/default/watch"))
         await reader.readuntil(b"\r\n\r\n")
@@ -768,7 +768,7 @@ async def _watching(
 async def test_watches_and_long_polls_of_one_caller_are_bounded_and_its_other_requests_are_not(
     service: MemoryService, authority: Authority, directory: Path
 ) -> None:
-    service.counters["default"] = 1
+    service.values["default"] = 1
     limits = ServerLimits(held=3, held_each=2)
     built = build_server(service, logger=LOGGER, identify=identify, limits=limits)
     await built.start_unix(directory / "control.sock")
@@ -930,7 +930,7 @@ async def test_close_lets_a_running_request_finish(
 async def test_close_ends_watches_with_a_last_line_and_hung_requests_by_force(
     server: ControlServer, service: MemoryService, directory: Path
 ) -> None:
-    service.counters["default"] = 1
+    service.values["default"] = 1
     async with connected(directory) as (watch, watcher), connected(directory) as (hung, writer):
         watcher.write(request("GET", "/v1/counters/default/watch"))
         await watch.readuntil(b"\r\n\r\n")

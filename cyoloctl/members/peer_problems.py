@@ -7,7 +7,6 @@ from typing import Any, Protocol
 
 from cyoloctl.members.api import Problem
 from cyoloctl.raft import COPY, OLDER, Engine, PeerInfo, ReplicaStatus
-from cyoloctl.state import ClusterState
 
 __all__ = ["Facts", "missing_links", "peer_problems", "voters_up"]
 
@@ -21,8 +20,6 @@ class Facts(Protocol):
 
     @property
     def engine(self) -> Engine: ...
-    @property
-    def machine(self) -> ClusterState: ...
     @property
     def rows(self) -> tuple[Mapping[str, Any], ...]: ...
     @property

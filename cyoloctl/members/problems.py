@@ -11,9 +11,8 @@ from dataclasses import dataclass
 from itertools import chain
 
 from cyoloctl.members.api import Member, Problem
-from cyoloctl.node.peer_problems import peer_problems
+from cyoloctl.members.peer_problems import peer_problems
 from cyoloctl.raft import Engine, is_a_time
-from cyoloctl.state import ClusterState
 
 __all__ = ["CLOCK_OFF_MS", "Facts", "clock_problems", "find_problems", "problem", "time_ahead_ms"]
 
@@ -29,7 +28,6 @@ class Facts:
     """What a node knows when it is asked.  rows: the members as `status` shows them."""
 
     engine: Engine
-    machine: ClusterState
     rows: tuple[Member, ...]
     name: str
 
@@ -128,19 +126,6 @@ def clock_problems(
         )
 
 
-def _keys(facts: Facts) -> Iterable[Problem]:
-    members = {member.name for member in facts.machine.members.members()}
-    for record in facts.machine.keys.records():
-        lacking = sorted(members - set(record.holders)) if record.state != "destroyed" else []
-        for name in lacking:
-            yield problem(
-                "key_lacking",
-                name,
-                f"{name} cannot open the token key {record.key_id}: start it, and see who holds what",
-                "cyoloctl key status",
-            )
-
-
 def time_ahead_ms(engine: Engine) -> float | None:
     """How far cluster time is ahead of the majority's clocks, in milliseconds; 0 when it is not.
 
@@ -150,11 +135,11 @@ def time_ahead_ms(engine: Engine) -> float | None:
     return None if majority is None else max(0.0, float(engine.clock.now_unix_ms() - majority))
 
 
-_PROBLEMS: tuple[Callable[[Facts], Iterable[Problem]], ...] = (_members, peer_problems, _clocks, _keys)
+_PROBLEMS: tuple[Callable[[Facts], Iterable[Problem]], ...] = (_members, peer_problems, _clocks)
 
 
 def find_problems(facts: Facts, more: Iterable[Problem] = ()) -> list[Problem]:
-    """All problems now, each once.  more: those that other services of the node know."""
+    """All problems now, each once.  more: those that other subjects know."""
     found: list[Problem] = []
     for item in chain(*(look(facts) for look in _PROBLEMS), more):
         if item not in found:

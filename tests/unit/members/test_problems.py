@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
-from cyoloctl.node.problems import clock_problems
+from cyoloctl.members.problems import clock_problems
 
 NOW = 1_790_000_000_000
 DAY_MS = 86_400_000

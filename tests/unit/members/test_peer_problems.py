@@ -6,7 +6,7 @@ from dataclasses import replace
 
 import pytest
 
-from cyoloctl.node.peer_problems import missing_links, voters_up
+from cyoloctl.members.peer_problems import missing_links, voters_up
 from cyoloctl.raft import PeerInfo, ReplicaStatus
 
 

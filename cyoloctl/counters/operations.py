@@ -1,0 +1,105 @@
+"""Operations of a node on counters."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator
+
+from cyoloctl.counters.api import Counter, CounterList, CounterWritten
+from cyoloctl.counters.machine import CounterMachine
+from cyoloctl.errors import InternalError, NotFound
+from cyoloctl.replicated.proposer import Json, Proposer
+from cyoloctl.replicated.watchers import Watchers
+
+__all__ = ["CounterOperations"]
+
+
+class CounterOperations:
+    """Implements `counters.api.CounterApi`.  Any node takes any request."""
+
+    def __init__(self, proposer: Proposer, counters: CounterMachine) -> None:
+        self._proposer = proposer
+        self._counters = counters
+        self._watchers = Watchers()
+        self._changed_at: dict[str, int] = {}  # log index, of counters that are watched
+        counters.on_change = self._on_change
+
+    def _on_change(self, name: str, index: int) -> None:
+        if self._watchers.is_watched(name):
+            self._changed_at[name] = index
+            self._watchers.changed(name)
+
+    def restored(self) -> None:
+        """The machine's state was replaced by a snapshot."""
+        index = self._proposer.engine.applied_index()
+        self._changed_at = dict.fromkeys(self._watchers.names(), index)
+        self._watchers.all_changed()
+
+    async def increment(
+        self, name: str, *, by: int, request_id: str | None, timeout_s: float
+    ) -> CounterWritten:
+        """Add.  Raises CounterOverflow."""
+        return await self._add(name, by, request_id, timeout_s)
+
+    async def decrement(
+        self, name: str, *, by: int, request_id: str | None, timeout_s: float
+    ) -> CounterWritten:
+        """Subtract.  Raises CounterOverflow."""
+        return await self._add(name, -by, request_id, timeout_s)
+
+    async def _add(self, name: str, by: int, request_id: str | None, timeout_s: float) -> CounterWritten:
+        return await self._write("add", {"name": name, "by": by}, request_id, timeout_s)
+
+    async def reset(self, name: str, *, request_id: str | None, timeout_s: float) -> CounterWritten:
+        """Set to 0; makes the counter if there is none."""
+        return await self._write("reset", {"name": name}, request_id, timeout_s)
+
+    async def _write(
+        self, operation: str, arguments: Json, request_id: str | None, timeout_s: float
+    ) -> CounterWritten:
+        """Raises InternalError when what the leader answers is no counter."""
+        index, value, identifier = await self._proposer.apply(
+            "counter", operation, arguments, request_id=request_id, timeout_s=timeout_s
+        )
+        number = value.get("value")
+        if type(number) is not int:
+            raise InternalError("the leader's answer makes no sense: upgrade every node")
+        return {**_counter(arguments["name"], number, index), "request_id": identifier}
+
+    async def get(self, name: str, *, consistency: str, timeout_s: float) -> Counter:
+        """Read.  Raises NotFound."""
+        await self._proposer.fresh(stale=consistency == "stale", timeout_s=timeout_s)
+        value = self._counters.get(name)
+        if value is None:
+            raise NotFound(f"there is no counter {name!r}: `counter incr {name}` makes it")
+        return _counter(name, value, self._proposer.engine.applied_index())
+
+    async def list(self, *, after: str | None, limit: int, consistency: str, timeout_s: float) -> CounterList:
+        """A page, by name."""
+        await self._proposer.fresh(stale=consistency == "stale", timeout_s=timeout_s)
+        index = self._proposer.engine.applied_index()
+        found = self._counters.list(after, limit + 1)
+        page = [_counter(name, value, index) for name, value in found[:limit]]
+        return {"counters": page, "next": page[-1]["name"] if len(found) > limit and page else None}
+
+    async def watch(self, name: str) -> AsyncIterator[Counter]:
+        """The present value, then each later one that this node has applied; fast changes are merged."""
+        shown: tuple[int, int] | None = None
+        try:
+            with self._watchers.watch(name) as event:
+                event.set()
+                while True:
+                    await event.wait()
+                    event.clear()
+                    value = self._counters.get(name) or 0
+                    at_first = self._proposer.engine.applied_index() if shown is None else 0
+                    index = self._changed_at.get(name, at_first)
+                    if (value, index) != shown:
+                        shown = (value, index)
+                        yield _counter(name, value, index)
+        finally:
+            if not self._watchers.is_watched(name):
+                self._changed_at.pop(name, None)
+
+
+def _counter(name: str, value: int, index: int) -> Counter:
+    return {"name": name, "value": value, "value_string": str(value), "index": index}

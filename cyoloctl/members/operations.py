@@ -1,0 +1,237 @@
+"""Operations of a node on members: listing, inviting, removing them, handing leadership over."""
+
+from __future__ import annotations
+
+import logging
+import time
+from collections.abc import Callable, Mapping
+from functools import partial
+
+from cyoloctl.audit import audit
+from cyoloctl.errors import Conflict, NoLeader, NotFound
+from cyoloctl.members.api import Member, MemberList, Status
+from cyoloctl.members.joining import JoinOperations
+from cyoloctl.members.machine import MemberMachine
+from cyoloctl.members.status import MemberStatus
+from cyoloctl.members.voting import patiently
+from cyoloctl.model import parse_hostname
+from cyoloctl.replicated.peer_calls import PeerCalls
+from cyoloctl.replicated.proposer import Json, Proposer
+
+__all__ = ["MemberOperations"]
+
+_log = logging.getLogger("cyoloctl.node")
+
+
+class MemberOperations:
+    """Implements `members.api.MemberApi`.
+
+    Any node takes any request.  What only the leader can do is passed to it,
+    once, over the link between the two nodes.
+
+    raft_id: this node's.  rotation_due: whether a removed member knows the
+    key of the CA.
+    """
+
+    def __init__(
+        self,
+        proposer: Proposer,
+        members: MemberMachine,
+        *,
+        status: MemberStatus,
+        joining: JoinOperations,
+        calls: PeerCalls,
+        raft_id: str,
+        rotation_due: Callable[[], bool],
+    ) -> None:
+        self._proposer = proposer
+        self._engine = proposer.engine
+        self._members = members
+        self._status = status
+        self._joining = joining
+        self._calls = calls
+        self._raft_id = raft_id
+        self._rotation_due = rotation_due
+        calls.offer(
+            "remove",
+            {"name": str, "force": bool, "dry_run": bool},
+            lambda peer, given, timeout_s: self._remove(**given, timeout_s=timeout_s),
+            to="voters of the leader",
+        )
+        calls.offer(
+            "transfer",
+            {"to": (str, type(None))},
+            lambda peer, given, timeout_s: self._transfer(**given, timeout_s=timeout_s),
+            to="voters of the leader",
+        )
+
+    # ------------------------------------------------------------- reading
+
+    async def status(self, *, timeout_s: float) -> Status:
+        """The cluster and its members, as this node knows them; never waits."""
+        return self._status.status()
+
+    async def list(self, *, timeout_s: float) -> MemberList:
+        """Every member."""
+        await self._engine.read_barrier(timeout_s=timeout_s)
+        return {"members": self._status.rows(self._engine.status())}
+
+    async def show(self, name: str, *, timeout_s: float) -> Member:
+        """One member.  Raises NotFound."""
+        listed = await self.list(timeout_s=timeout_s)
+        for row in listed["members"]:
+            if row["name"] == name:
+                return row
+        raise NotFound(f"there is no member {name!r}: see `member list`")
+
+    # ------------------------------------------------------------- inviting, joining
+
+    async def invite(self, *, name: str, learner: bool, ttl_s: int, timeout_s: float) -> Json:
+        """A single-use join token, in the place of an older one for this name."""
+        return await self._joining.invite(name, learner=learner, ttl_s=ttl_s, timeout_s=timeout_s)
+
+    async def invitations(self, *, timeout_s: float) -> Json:
+        """Every invitation that the cluster still knows."""
+        return await self._joining.invitations(timeout_s=timeout_s)
+
+    async def uninvite(self, name: str, *, timeout_s: float) -> Json:
+        """Withdraw an invitation.  Raises NotFound, Conflict."""
+        return await self._joining.uninvite(name, timeout_s=timeout_s)
+
+    async def join(
+        self,
+        *,
+        name: str,
+        public_key: str,
+        signature: str,
+        request_pem: str,
+        sealing_key: str,
+        address: str,
+        ca_sha256: str,
+        timeout_s: float,
+    ) -> Json:
+        """Redeem a join token: the grant.  Raises InvitationRejected."""
+        request = {
+            "name": name,
+            "public_key": public_key,
+            "signature": signature,
+            "request_pem": request_pem,
+            "sealing_key": sealing_key,
+            "address": address,
+            "ca_sha256": ca_sha256,
+        }
+        return await self._joining.join(request, passed_on=False, timeout_s=timeout_s)
+
+    # ------------------------------------------------------------- changing
+
+    async def set_host(self, name: str, *, host: str | None, timeout_s: float) -> Json:
+        """Give a member its host name, None: take it away.  Raises NotFound, AlreadyExists."""
+        arguments = {"name": name, "host": None if host is None else parse_hostname(host)}
+        _, value, _ = await self._proposer.apply(
+            "members", "set_host", arguments, request_id=None, timeout_s=timeout_s
+        )
+        return {"schema_version": 1, **value}
+
+    async def remove(self, name: str, *, force: bool, dry_run: bool, timeout_s: float) -> Json:
+        """Remove a member.  Raises NotFound, Conflict, NoLeader."""
+        answer = await self._calls.at_leader(
+            "remove", {"name": name, "force": force, "dry_run": dry_run}, self._remove, timeout_s
+        )
+        if not dry_run:
+            audit("member remove", member=name, force=force)
+        return answer
+
+    async def transfer_leadership(self, *, to: str | None, timeout_s: float) -> Json:
+        """Hand leadership over, to: None: to any voter.  Raises NotFound, Conflict."""
+        if to is not None and self._members.get(to) is None:
+            raise NotFound(f"there is no member {to!r}: see `member list`")
+        return await self._calls.at_leader("transfer", {"to": to}, self._transfer, timeout_s)
+
+    async def _remove(self, name: str, force: bool, dry_run: bool, timeout_s: float) -> Json:
+        deadline = time.monotonic() + timeout_s
+        await self._engine.read_barrier(timeout_s=timeout_s)
+        status = self._engine.status()
+        rows = {row["name"]: row for row in self._status.rows(status)}
+        if name not in rows:
+            if name in self._members.removed():
+                return self._removal(name, dry_run, rows, rows)
+            raise NotFound(f"there is no member {name!r}: see `member list`")
+        after = {other: row for other, row in rows.items() if other != name}
+        answer = self._removal(name, dry_run, rows, after)
+        voters_after = [row for row in after.values() if row["role"] != "learner"]
+        is_voter = rows[name]["role"] != "learner"
+        if is_voter:
+            if not voters_after:
+                raise Conflict(f"{name} is the only voter: a cluster cannot remove its last one")
+            reachable = sum(1 for row in voters_after if row["reachable"])
+            if reachable < len(voters_after) // 2 + 1 and not force:
+                raise Conflict(
+                    f"without {name} {reachable} of {len(voters_after)} voters are reachable, no majority: "
+                    "bring a member back first, or use --force --yes"
+                )
+        if dry_run:
+            return answer
+        member = self._members.get(name)
+        raft_ids = {raft_id for raft_id in status.voters if raft_id.partition("~")[0] == name}
+        if member is not None:
+            raft_ids.add(member.raft_id)
+        if self._raft_id in raft_ids:
+            await self._engine.transfer_leadership(None, timeout_s=max(0.1, deadline - time.monotonic()))
+            raise NoLeader("leadership is handed over before the leader is removed: try again")
+        if member is not None and member.role == "learner":
+            # First: whoever finishes the removal does not know any more that it never had the CA's key.
+            await self._proposer.apply(
+                "authorities",
+                "exempt",
+                {"name": name},
+                request_id=None,
+                timeout_s=max(0.1, deadline - time.monotonic()),
+            )
+        for raft_id in sorted(raft_ids):
+            await patiently(partial(self._engine.remove, raft_id, force=force), deadline)
+        if member is not None:
+            await self._proposer.apply(
+                "members",
+                "remove",
+                {"name": name},
+                request_id=None,
+                timeout_s=max(0.1, deadline - time.monotonic()),
+            )
+        _log.info("member removed", extra={"member": name})
+        return answer
+
+    def _removal(
+        self, name: str, dry_run: bool, before: Mapping[str, Member], after: Mapping[str, Member]
+    ) -> Json:
+        def tolerance(rows: Mapping[str, Member]) -> int:
+            voters = [row for row in rows.values() if row["role"] != "learner"]
+            return sum(1 for row in voters if row["reachable"]) - (len(voters) // 2 + 1)
+
+        return {
+            "schema_version": 1,
+            "name": name,
+            "removed": not dry_run,
+            "dry_run": dry_run,
+            "failure_tolerance_before": tolerance(before),
+            "failure_tolerance_after": tolerance(after),
+            # A voter has had the CA's key: until the CA is exchanged it can vouch for anybody.
+            "ca_rotation_due": (name in before and before[name]["role"] != "learner") or self._rotation_due(),
+        }
+
+    async def _transfer(self, to: str | None, timeout_s: float) -> Json:
+        deadline = time.monotonic() + timeout_s
+        target = None
+        if to is not None:
+            member = self._members.get(to)
+            if member is None:
+                raise NotFound(f"there is no member {to!r}: see `member list`")
+            target = member.raft_id
+        previous = self._raft_id.partition("~")[0]
+        await self._engine.transfer_leadership(target, timeout_s=timeout_s)
+        while (leader := self._engine.leader()) is None and time.monotonic() < deadline:
+            await self._engine.wait_changed(0.05)
+        return {
+            "schema_version": 1,
+            "leader": None if leader is None else leader.partition("~")[0],
+            "previous": previous,
+        }

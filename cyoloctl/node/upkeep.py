@@ -1,0 +1,199 @@
+"""Upkeep of a node: what it does by itself while it runs."""
+
+from __future__ import annotations
+
+import logging
+import time
+
+from cyoloctl.authorities.renewal import CertificateRenewal
+from cyoloctl.credentials.admission import Admission
+from cyoloctl.credentials.operations import CredentialOperations
+from cyoloctl.errors import CyoloctlError
+from cyoloctl.keys.operations import KeyOperations
+from cyoloctl.members.addresses import Addresses
+from cyoloctl.members.records import Member
+from cyoloctl.members.voting import MemoryVotes
+from cyoloctl.node.config import Config
+from cyoloctl.pki.x509 import public_key_sha256
+from cyoloctl.replicated.proposer import Proposer
+from cyoloctl.state import ClusterState
+
+__all__ = ["Upkeep"]
+
+_log = logging.getLogger("cyoloctl.node")
+
+_PARTING_S = 0.5
+_PAUSE_S = 0.5
+
+
+class Upkeep:
+    """Announces this node, follows the addresses of the others, and as leader promotes and cleans up.
+
+    raft_id: this node's.  process: how often its disk was started, and a
+    random name of this process.
+    """
+
+    def __init__(
+        self,
+        proposer: Proposer,
+        config: Config,
+        state: ClusterState,
+        *,
+        addresses: Addresses,
+        votes: MemoryVotes,
+        admission: Admission,
+        certificates: CertificateRenewal,
+        credentials: CredentialOperations,
+        keys: KeyOperations,
+        raft_id: str,
+        process: tuple[int, str],
+    ) -> None:
+        self._proposer = proposer
+        self._engine = proposer.engine
+        self._config = config
+        self._members = state.members
+        self._presence = state.presence
+        self._addresses = addresses
+        self._votes = votes
+        self._admission = admission
+        self._certificates = certificates
+        self._credentials = credentials
+        self._keys = keys
+        self._raft_id = raft_id
+        self._process = process
+        self._is_key_reported = False
+        self._parting: dict[str, float] = {}
+
+    async def run(self) -> None:
+        """Runs while the node does: announce this node, follow addresses, promote and clean up as leader."""
+        pause = 0.1
+        while True:
+            await self._engine.wait_changed(pause)
+            pause = _PAUSE_S
+            self._engine.set_addresses(self._addresses.to_dial())
+            self._part_with_removed()
+            self._engine.part_with_copies()
+            try:
+                if self._admission.is_caught_up and await self._credentials.bootstrap():
+                    pause = 0.2
+                if self._engine.leader() is not None and (
+                    await self._announce() or await self._announce_process()
+                ):
+                    pause = 0.2
+                if self._engine.is_leader() and await self._promote():
+                    pause = 0.2
+                if self._engine.leader() is not None and await self._keys.maintain():
+                    pause = 0.05
+            except CyoloctlError as error:
+                _log.debug("upkeep", extra={"code": error.code, "reason": error.message})
+                pause = 0.2
+
+    def _part_with_removed(self) -> None:
+        """End the sessions of removed members, a moment later: one may still wait for an answer."""
+        now = time.monotonic()
+        for name in self._members.removed():
+            if name in self._engine.peers():
+                since = self._parting.setdefault(name, now)
+                if now - since >= _PARTING_S:
+                    self._engine.disconnect(name)
+
+    async def _announce(self) -> bool:
+        """Keep the own record true: address, raft id, certificate.  True when it was written."""
+        members = self._members
+        name = self._config.name
+        mine = members.get(name)
+        if members.is_removed(name) or (mine is None and (members.members() or not self._engine.is_leader())):
+            return False  # not admitted yet, as far as this node has applied
+        key_hash = public_key_sha256(self._certificates.files.certificate_pem)
+        if mine is not None and mine.key_hash not in (None, key_hash):
+            if not self._is_key_reported:
+                self._is_key_reported = True
+                _log.critical(
+                    "another key was admitted under this node's name: restore its pki directory, "
+                    "or remove the member and join under a new name",
+                    extra={"member": name},
+                )
+            return False
+        wanted = Member(
+            name=name,
+            address=str(self._config.advertise),
+            role="voter" if mine is None else mine.role,
+            sealing_key=self._certificates.files.sealing_key,
+            raft_id=self._raft_id,
+            # Whoever waits for it counts on sessions that rest on it (see CertificateRenewal.ready).
+            certificate_expires_at=self._certificates.expires_at()
+            if mine is None or self._certificates.settled()
+            else mine.certificate_expires_at,
+            key_hash=key_hash,
+        )
+        if mine == wanted:
+            return await self._announce_gateway()
+        arguments = wanted.to_json()
+        del arguments["role"]  # whatever the cluster says
+        await self._proposer.apply("members", "announce", arguments, request_id=None, timeout_s=5.0)
+        return True
+
+    async def _announce_process(self) -> bool:
+        """Say which process this is; as leader also how far the voters that are away had got.
+
+        So that a copy of a disk, or an older one that comes back, is known as such by every node.
+        """
+        presence, name = self._presence, str(self._config.name)
+        boots, boot = self._process
+        known = presence.get(name)
+        if boots and self._members.get(name) is not None and (known is None or known.boots < boots):
+            arguments = {
+                "name": name,
+                "boots": boots,
+                "boot": boot,
+                "index": self._engine.applied_index(),
+            }
+            await self._proposer.apply("presence", "boot", arguments, request_id=None, timeout_s=5.0)
+            return True
+        if self._engine.is_leader():
+            status = self._engine.status()
+            for raft_id in status.voters:
+                index, known = self._engine.acknowledged(raft_id), presence.get(raft_id)
+                if raft_id not in status.connected and known is not None and index > known.index:
+                    reached = {"name": raft_id, "index": index}
+                    await self._proposer.apply("presence", "reached", reached, request_id=None, timeout_s=5.0)
+                    return True
+        return False
+
+    async def _announce_gateway(self) -> bool:
+        """Say where browsers and proxies reach this node, or that they do not."""
+        config, name = self._config.gateway, str(self._config.name)
+        wanted = None if config is None else {"address": str(config.advertise), "url": config.url}
+        known = self._members.gateway(name)
+        if wanted == (None if known is None else known._asdict()):
+            return False
+        arguments = {"name": name, "gateway": wanted}
+        await self._proposer.apply("members", "set_gateway", arguments, request_id=None, timeout_s=5.0)
+        return True
+
+    async def _promote(self) -> bool:
+        """As leader: voters in waiting become voters, what a removal left half done is finished."""
+        status = self._engine.status()
+        members = self._members.members()
+        known = {member.raft_id for member in members}
+        busy = False
+        for member in members:
+            if member.raft_id in status.removed:
+                await self._proposer.apply(
+                    "members", "remove", {"name": member.name}, request_id=None, timeout_s=5.0
+                )
+            elif member.role == "voter" and member.raft_id not in status.voters:
+                busy = True
+                if member.raft_id in status.learners and not self._votes.has_stepped_out(member.raft_id):
+                    await self._engine.add_voter(member.raft_id, timeout_s=5.0)
+                    _log.info("promoted", extra={"member": member.name})
+        for raft_id in status.voters:
+            # A member that keeps its log in memory came back under a new raft id.
+            if (
+                raft_id not in known
+                and raft_id != self._raft_id
+                and "~" in raft_id
+                and len(status.voters) > 1
+            ):
+                await self._engine.demote(raft_id, timeout_s=5.0)
+        return busy
