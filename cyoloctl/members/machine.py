@@ -55,9 +55,9 @@ from cyoloctl.replicated.checks import (
     sealing_key,
 )
 from cyoloctl.replicated.command import Malformed, Refused
-from cyoloctl.replicated.machine import Machine, Operations
+from cyoloctl.replicated.machine import Json, Machine, Operations
 
-__all__ = ["Check", "MemberMachine"]
+__all__ = ["MemberMachine"]
 
 
 class MemberMachine(Machine):
@@ -511,30 +511,15 @@ class MemberMachine(Machine):
             }
         except Malformed:
             raise ValueError("a member, a host or an invitation is not valid") from None
-        removed = set(names)
-        key_hashes = [member.key_hash for member in members.values() if member.key_hash is not None]
-        if (
-            names != sorted(removed)
-            or removed & members.keys()
-            or len(members) + len(removed) > MAX_NAMES
-            or len(invitations) + len(secret_invitations) > 2 * MAX_INVITATIONS
-            or removed & invitations.keys()
-            or len(set(key_hashes)) != len(key_hashes)
-            or len({member.raft_id for member in members.values()}) != len(members)
-            # Addresses are kept in one spelling; another was never written here.
-            or any(top["members"][name]["address"] != member.address for name, member in members.items())
-            or len(set(hosts.values()) & members.keys()) != len(hosts)
-            or not gateways.keys() <= members.keys()
-            or any(top["gateways"][name]["address"] != value.address for name, value in gateways.items())
-            or shared != sorted(set(shared))
-            or len(shared) > MAX_SHARED_HOSTS
-            or hosts.keys() & set(shared)
+        if not (
+            _is_coherent(top, members, names, set(invitations), len(secret_invitations))
+            and _are_ways_coherent(top, members, hosts, shared, gateways)
         ):
             raise ValueError("members, invitations, hosts and removed names contradict each other")
 
         def commit() -> None:
             self._members = members
-            self._removed = removed
+            self._removed = set(names)
             self._invitations = invitations
             self._secret_invitations = secret_invitations
             self._hosts = hosts
@@ -544,13 +529,43 @@ class MemberMachine(Machine):
         return commit
 
 
-# Each check returns the clean value or raises Malformed.  Only ASCII reaches the
-# parsers: what is printable beyond it depends on the interpreter's Unicode version.
+def _is_coherent(
+    top: Json, members: dict[str, Member], removed: list[str], invited: set[str], secret_invitations: int
+) -> bool:
+    """Whether members, removed names and invitations of a snapshot fit together."""
+    gone = set(removed)
+    key_hashes = [member.key_hash for member in members.values() if member.key_hash is not None]
+    return (
+        removed == sorted(gone)
+        and gone.isdisjoint(members)
+        and gone.isdisjoint(invited)
+        and len(members) + len(gone) <= MAX_NAMES
+        and len(invited) + secret_invitations <= 2 * MAX_INVITATIONS
+        and len(set(key_hashes)) == len(key_hashes)
+        and len({member.raft_id for member in members.values()}) == len(members)
+        # Addresses are kept in one spelling; another was never written here.
+        and all(top["members"][name]["address"] == member.address for name, member in members.items())
+    )
 
 
-Check = Callable[[object], Any]
+def _are_ways_coherent(
+    top: Json,
+    members: dict[str, Member],
+    hosts: dict[str, str],
+    shared: list[str],
+    gateways: dict[str, Gateway],
+) -> bool:
+    """Whether hosts and gateways of a snapshot fit its members and each other."""
+    return (
+        len(set(hosts.values()) & members.keys()) == len(hosts)
+        and gateways.keys() <= members.keys()
+        and all(top["gateways"][name]["address"] == value.address for name, value in gateways.items())
+        and shared == sorted(set(shared))
+        and len(shared) <= MAX_SHARED_HOSTS
+        and hosts.keys().isdisjoint(shared)
+    )
 
-_PUT: dict[str, Check] = {"name": member_name, **MEMBER}
+
 _OPERATIONS: Operations = {
     "issue_invitation": (
         {
@@ -605,7 +620,7 @@ _OPERATIONS: Operations = {
         },
         MemberMachine._redeem,
     ),
-    "put": (_PUT, MemberMachine._put_member),
+    "put": ({"name": member_name, **MEMBER}, MemberMachine._put_member),
     "remove": ({"name": member_name}, MemberMachine._remove),
     "set_host": ({"name": member_name, "host": check_optional_host}, MemberMachine._set_host),
     "set_gateway": ({"name": member_name, "gateway": check_optional_gateway}, MemberMachine._set_gateway),

@@ -43,7 +43,7 @@ from cyoloctl.pki import join_token, renewal
 from cyoloctl.pki.ca import MAX_CERTIFICATE_DAYS, Authority
 from cyoloctl.pki.files import OPERATOR_FILE, PKI_DIRECTORY, NodeFiles, check_private_files, read_ca
 from cyoloctl.pki.founding import new_cluster
-from cyoloctl.pki.grants import accept_grant, decode_grant
+from cyoloctl.pki.grants import Grant, accept_grant, decode_grant
 from cyoloctl.pki.requests import NodeRequest, PendingRequest, csr_sha256, encode_request, prepare_request
 from cyoloctl.pki.x509 import certificate_expires_at, certificate_sha256
 from cyoloctl.raft import create_storage
@@ -235,27 +235,7 @@ def join(
     pki_dir = data_dir / PKI_DIRECTORY
     _refuse_another_ca(pki_dir / "ca.crt", token.ca_sha256)
     with _private_directory(data_dir):
-        fresh = [path for path in (pki_dir, *_journal_files(data_dir)) if not os.path.lexists(path)]
-        try:
-            # Before the token is spent: a journal that is there and is not this node's.
-            create_storage(data_dir, cluster_id=token.cluster_id, name=node_name, founder=False)
-            request = prepare_request(pki_dir, node_name, token.cluster_id)
-            answer = join_cluster(
-                [(member, str(address)) for member, address in token.members],
-                token.ca_sha256,
-                token.cluster_id,
-                _join_body(token, request, shown),
-                timeout_s,
-            )
-            granted = accept_grant(
-                pki_dir, answer, name=node_name, cluster_id=token.cluster_id, ca_sha256=token.ca_sha256
-            )
-        except (OutcomeUnknown, Unavailable, ClientTimeout):
-            raise  # the token may be redeemed already, and only for these keys
-        except CyoloctlError:
-            for path in fresh:
-                _remove(path)
-            raise
+        granted = _redeem(data_dir, token, shown, timeout_s)
         config = Config(
             name=node_name,
             cluster_id=ClusterId(token.cluster_id),
@@ -274,6 +254,32 @@ def join(
         **_description(config, data_dir, granted.certificate_expires_at),
         "learner": granted.learner,
     }
+
+
+def _redeem(data_dir: Path, token: join_token.JoinToken, advertise: Address, timeout_s: float) -> Grant:
+    """Redeem a token for keys and a journal that this makes.  After a refusal nothing of them stays."""
+    pki_dir = data_dir / PKI_DIRECTORY
+    fresh = [path for path in (pki_dir, *_journal_files(data_dir)) if not os.path.lexists(path)]
+    try:
+        # Before the token is spent: a journal that is there and is not this node's.
+        create_storage(data_dir, cluster_id=token.cluster_id, name=token.name, founder=False)
+        request = prepare_request(pki_dir, token.name, token.cluster_id)
+        answer = join_cluster(
+            [(member, str(address)) for member, address in token.members],
+            token.ca_sha256,
+            token.cluster_id,
+            _join_body(token, request, advertise),
+            timeout_s,
+        )
+        return accept_grant(
+            pki_dir, answer, name=token.name, cluster_id=token.cluster_id, ca_sha256=token.ca_sha256
+        )
+    except (OutcomeUnknown, Unavailable, ClientTimeout):
+        raise  # the token may be redeemed already, and only for these keys
+    except CyoloctlError:
+        for path in fresh:
+            _remove(path)
+        raise
 
 
 def _join_body(token: join_token.JoinToken, request: PendingRequest, address: Address) -> dict[str, Any]:

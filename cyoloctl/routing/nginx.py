@@ -129,7 +129,26 @@ def _upstreams(table: RoutingTable, options: ExportOptions) -> str:
     return "\n\n".join(blocks)
 
 
-def _server(options: ExportOptions) -> str:
+_ERROR_PAGES = """\
+    error_page 502 = @failed;
+    error_page 504 = @timeout;
+    location @failed {
+        if ($cyolo_undelivered) {
+            return 503;
+        }
+        return 502;
+    }
+    location @timeout {
+        if ($cyolo_undelivered) {
+            return 503;
+        }
+        return 504;
+    }
+"""
+
+
+def _tls(options: ExportOptions) -> tuple[str, str]:
+    """The lines for TLS to browsers, and those for TLS to nodes."""
     listen_tls = backend_tls = ""
     if options.tls_certificate:
         # HTTP/1.1 only: with HTTP/2, nginx 1.22 leaves $http_host empty.
@@ -148,6 +167,11 @@ def _server(options: ExportOptions) -> str:
         proxy_ssl_server_name on;
         proxy_ssl_protocols TLSv1.2 TLSv1.3;
         proxy_ssl_session_reuse off;"""
+    return listen_tls, backend_tls
+
+
+def _server(options: ExportOptions) -> str:
+    listen_tls, backend_tls = _tls(options)
     timeout_s = options.response_timeout_s
     access_log = f"{options.run_dir}/access.log" if options.run_dir else "/var/log/nginx/access.log"
     return f"""\
@@ -191,21 +215,7 @@ server {{
         add_header Set-Cookie $cyolo_set_cookie always;
     }}
 
-    error_page 502 = @failed;
-    error_page 504 = @timeout;
-    location @failed {{
-        if ($cyolo_undelivered) {{
-            return 503;
-        }}
-        return 502;
-    }}
-    location @timeout {{
-        if ($cyolo_undelivered) {{
-            return 503;
-        }}
-        return 504;
-    }}
-}}"""
+{_ERROR_PAGES}}}"""
 
 
 def _quoted(host: str) -> str:

@@ -56,21 +56,6 @@ def publish(
     path = os.path.realpath(path)
     directory, name = os.path.split(path)
     made: list[str] = []
-
-    def write_beside(content: str) -> str:
-        made.append(os.path.join(directory, f".{name[:64]}.{os.urandom(8).hex()}.tmp"))
-        with open(
-            os.open(made[-1], os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o644), "wb"
-        ) as file:
-            if before is not None:
-                if (before.st_uid, before.st_gid) != (os.geteuid(), os.getegid()):
-                    os.fchown(file.fileno(), before.st_uid, before.st_gid)
-                os.fchmod(file.fileno(), stat.S_IMODE(before.st_mode))
-            file.write(content.encode())
-            file.flush()
-            os.fsync(file.fileno())
-        return made[-1]
-
     try:
         before: os.stat_result | None = None
         try:
@@ -80,8 +65,12 @@ def publish(
                     return Published("unchanged")
         except FileNotFoundError:
             pass
-        temporary = write_beside(text)
-        checked = temporary if validated_text is None else write_beside(validated_text)
+        made.append(_temporary(directory, name))
+        _write_like(made[0], text, before)
+        if validated_text is not None:
+            made.append(_temporary(directory, name))
+            _write_like(made[1], validated_text, before)
+        temporary, checked = made[0], made[-1]
         accepted, output = _run([word.replace("{}", checked) for word in validate])
         if not accepted:
             return Published("refused", output)
@@ -96,6 +85,22 @@ def publish(
         for leftover in made:
             if os.path.lexists(leftover):
                 os.unlink(leftover)
+
+
+def _temporary(directory: str, name: str) -> str:
+    return os.path.join(directory, f".{name[:64]}.{os.urandom(8).hex()}.tmp")
+
+
+def _write_like(path: str, content: str, like: os.stat_result | None) -> None:
+    """Write a new file to the disk, with the mode and owner of another.  Raises OSError."""
+    with open(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o644), "wb") as file:
+        if like is not None:
+            if (like.st_uid, like.st_gid) != (os.geteuid(), os.getegid()):
+                os.fchown(file.fileno(), like.st_uid, like.st_gid)
+            os.fchmod(file.fileno(), stat.S_IMODE(like.st_mode))
+        file.write(content.encode())
+        file.flush()
+        os.fsync(file.fileno())
 
 
 def _run(command: list[str]) -> tuple[bool, str]:
