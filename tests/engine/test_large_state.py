@@ -15,23 +15,23 @@ _REVOCATIONS, _COUNTERS = 60_000, 40_000
 
 
 def _large() -> ClusterState:
-    composite = ClusterState()
-    composite.sessions._sids.entries.update(
+    cluster = ClusterState()
+    cluster.sessions._sids.entries.update(
         {f"{number:022d}": (2**53, 10**12) for number in range(_REVOCATIONS)}
     )
-    composite.counters._values.update({f"c{number}": number for number in range(_COUNTERS)})
-    composite.counters._names = sorted(composite.counters._values)
-    return composite
+    cluster.counters._values.update({f"c{number}": number for number in range(_COUNTERS)})
+    cluster.counters._names = sorted(cluster.counters._values)
+    return cluster
 
 
 @pytest.mark.alone
 def test_snapshot_of_a_large_state_holds_nobody_up_while_it_is_encoded() -> None:
-    composite = _large()
+    cluster = _large()
     started = time.perf_counter()
-    expected = composite.snapshot()
+    expected = cluster.snapshot()
     whole_s = time.perf_counter() - started
     started = time.perf_counter()
-    encode = composite.begin_snapshot()
+    encode = cluster.begin_snapshot()
     begun_s = time.perf_counter() - started
     found: list[bytes] = []
     thread = threading.Thread(target=lambda: found.append(encode()))

@@ -1,4 +1,4 @@
-"""The composite state machine against a slow, obvious model, and against bytes that nobody should send."""
+"""The cluster state machine against a slow, obvious model, and against bytes that nobody should send."""
 
 from __future__ import annotations
 
@@ -107,10 +107,10 @@ def answer_of(result: bytes) -> Any:
     return value["error"]["code"] if "error" in value else (value["index"], value["value"])
 
 
-def applied_or_stopped(composite: ClusterState, index: int, command: bytes) -> bytes:
+def applied_or_stopped(cluster: ClusterState, index: int, command: bytes) -> bytes:
     """The answer; for what a newer release wrote, that the node stops."""
     try:
-        return composite.apply(index, command)
+        return cluster.apply(index, command)
     except VersionMismatch as error:
         return canonical_json(
             {"error": {"code": error.code, "message": error.message}, "index": index}
@@ -378,23 +378,23 @@ everything = st.one_of(
 
 
 @given(st.lists(counter_steps, max_size=40))
-def test_composite_answers_and_state_agree_with_the_model(steps: list[Step]) -> None:
-    composite, model = ClusterState(limits=SMALL), Model()
+def test_cluster_state_answers_and_state_agree_with_the_model(steps: list[Step]) -> None:
+    cluster, model = ClusterState(limits=SMALL), Model()
     for index, step in enumerate(steps):
-        assert answer_of(composite.apply(index, step.encode())) == model.apply(index, step)
-        assert composite.counters.list(None, 99) == sorted(model.counters.items())
-        assert composite.time_unix_ms == model.time
+        assert answer_of(cluster.apply(index, step.encode())) == model.apply(index, step)
+        assert cluster.counters.list(None, 99) == sorted(model.counters.items())
+        assert cluster.time_unix_ms == model.time
 
 
 @given(st.lists(everything, max_size=30))
 def test_apply_never_applies_one_automatic_command_twice(commands: list[bytes]) -> None:
-    composite = ClusterState(limits=SMALL)
+    cluster = ClusterState(limits=SMALL)
     applied: list[tuple[str, int]] = []
-    composite.counters.on_change = lambda *change: applied.append(change)
+    cluster.counters.on_change = lambda *change: applied.append(change)
     done: set[bytes] = set()
     for index, command in enumerate(commands * 2):
         applied.clear()
-        applied_or_stopped(composite, index, command)
+        applied_or_stopped(cluster, index, command)
         if applied:
             if decode_command(command).automatic:
                 assert command not in done
@@ -424,18 +424,18 @@ def test_snapshot_and_suffix_equal_the_full_replay(commands: list[bytes], cut: i
 def test_apply_of_any_bytes_answers_and_a_malformed_command_changes_nothing(
     before: list[bytes], command: bytes
 ) -> None:
-    composite = ClusterState(limits=SMALL)
+    cluster = ClusterState(limits=SMALL)
     for index, earlier in enumerate(before):
-        applied_or_stopped(composite, index, earlier)
-    digest, time = composite.digest(), composite.time_unix_ms
-    answer = answer_of(applied_or_stopped(composite, 99, command))
+        applied_or_stopped(cluster, index, earlier)
+    digest, time = cluster.digest(), cluster.time_unix_ms
+    answer = answer_of(applied_or_stopped(cluster, 99, command))
     assert answer != "internal"
     malformed = describe_command(command).startswith("malformed")
     if malformed:
         assert answer in ("invalid_input", "version_mismatch")
     if malformed or answer == "outcome_unknown":
-        assert composite.digest() == digest
-        assert composite.time_unix_ms == time
+        assert cluster.digest() == digest
+        assert cluster.time_unix_ms == time
     assert describe_command(command).isascii()
 
 
@@ -450,8 +450,8 @@ def test_a_decoded_command_encodes_to_the_same_bytes(commands: list[bytes]) -> N
 
 @given(st.lists(member_steps, max_size=30))
 def test_members_machine_keeps_its_invariants(steps: list[Step]) -> None:
-    composite = ClusterState()
-    machine = composite.members
+    cluster = ClusterState()
+    machine = cluster.members
     gone: set[str] = set()
     used: dict[tuple[str, str], str] = {}
     admitted: dict[tuple[str, str], str] = {}
@@ -459,7 +459,7 @@ def test_members_machine_keeps_its_invariants(steps: list[Step]) -> None:
     for index, step in enumerate(steps):
         had = {member.name for member in machine.members()}
         were_open = {i.name: i for i in machine.invitations() if i.used_by is None}
-        answer = answer_of(composite.apply(index, step.encode()))
+        answer = answer_of(cluster.apply(index, step.encode()))
         assert answer != "internal"
         present = {member.name for member in machine.members()}
         gone |= set(machine.removed())
@@ -500,12 +500,12 @@ def test_members_machine_keeps_its_invariants(steps: list[Step]) -> None:
             assert step.operation in ("put", "redeem", "admit", "announce")
             if step.operation == "admit":
                 assert were_open[name].public_key == step.arguments["public_key"]
-                assert composite.time_unix_ms < were_open[name].expires_unix_ms
+                assert cluster.time_unix_ms < were_open[name].expires_unix_ms
             if step.operation == "announce":
                 assert not had
     other = ClusterState()
-    other.restore(composite.snapshot())
-    assert other.snapshot() == composite.snapshot()
+    other.restore(cluster.snapshot())
+    assert other.snapshot() == cluster.snapshot()
 
 
 def key_step(operation: str, arguments: dict[str, Any], time_unix_ms: int = 0) -> Step:
@@ -572,18 +572,18 @@ FIRST_STEPS = [
 
 @given(key_stories)
 def test_keys_machine_keeps_its_invariants(steps: list[Step]) -> None:
-    composite = ClusterState()
-    machine = composite.keys
+    cluster = ClusterState()
+    machine = cluster.keys
     until: dict[str, int] = {}
     had_primary = False
     for index, step in enumerate(FIRST_STEPS + steps):
         # New ids, so that every step is applied.
         replaced = Step(step.machine, step.operation, step.arguments, f"r{index}", False, step.time_unix_ms)
         before = machine.primary()
-        answer = answer_of(composite.apply(index, replaced.encode()))
+        answer = answer_of(cluster.apply(index, replaced.encode()))
         assert answer != "internal"
         records = list(machine.records())
-        members = {member.name for member in composite.members.members()}
+        members = {member.name for member in cluster.members.members()}
         primaries = [record for record in records if record.state == "primary"]
         assert primaries == [primary for primary in [machine.primary()] if primary is not None]
         assert machine.nodes().keys() <= members
@@ -602,25 +602,25 @@ def test_keys_machine_keeps_its_invariants(steps: list[Step]) -> None:
         if step.operation == "promote" and isinstance(answer, tuple) and machine.primary() != before:
             assert set(primaries[0].holders) == members
     other = ClusterState()
-    other.restore(composite.snapshot())
-    assert other.snapshot() == composite.snapshot()
+    other.restore(cluster.snapshot())
+    assert other.snapshot() == cluster.snapshot()
     assert other.keys.records() == machine.records()
 
 
 @given(st.lists(session_steps, max_size=40), st.integers(0, 40))
 def test_sessions_machine_agrees_with_a_slow_model(steps: list[Step], cut: int) -> None:
-    composite = ClusterState()
+    cluster = ClusterState()
     entries: dict[tuple[str, str], tuple[int, int]] = {}  # (kind, value) -> (level, until)
     for index, step in enumerate(steps):
         if index == cut:
-            snapshot = composite.snapshot()
-            composite = ClusterState()
-            composite.restore(snapshot)
+            snapshot = cluster.snapshot()
+            cluster = ClusterState()
+            cluster.restore(snapshot)
         given_ = step.arguments
         replaced = Step(step.machine, step.operation, given_, f"r{index}", False, step.time_unix_ms)
-        answer = answer_of(composite.apply(index, replaced.encode()))
+        answer = answer_of(cluster.apply(index, replaced.encode()))
         assert answer != "internal"
-        now = composite.time_unix_ms  # a refusal moves it too, what is malformed does not: tested elsewhere
+        now = cluster.time_unix_ms  # a refusal moves it too, what is malformed does not: tested elsewhere
         if step.operation == "advance":
             superseded = given_["gen"] < entries.get(("sid", given_["sid"]), (0, 0))[0]
             revoked = given_["iat_unix_s"] <= entries.get(("sub", given_["sub"]), (-1, 0))[0]
@@ -640,25 +640,25 @@ def test_sessions_machine_agrees_with_a_slow_model(steps: list[Step], cut: int) 
                 (r.minimum_gen or 2**53) if r.kind == "sid" else r.issued_before_unix_s,
                 r.until_unix_ms,
             )
-            for r in composite.sessions.list(None, 999)
+            for r in cluster.sessions.list(None, 999)
         }
         assert found == entries
         for kind, value in entries:
             level = entries[kind, value][0]
             if kind == "sid":
                 reason = "revoked" if level == 2**53 else "superseded"
-                assert composite.sessions.refuses(value, level - 1, "nobody", 999) == reason
-                assert composite.sessions.refuses(value, level, "nobody", 999) is None
+                assert cluster.sessions.refuses(value, level - 1, "nobody", 999) == reason
+                assert cluster.sessions.refuses(value, level, "nobody", 999) is None
             else:
-                assert composite.sessions.refuses("D" * 21 + "A", 1, value, level) == "revoked"
-                assert composite.sessions.refuses("D" * 21 + "A", 1, value, level + 1) is None
+                assert cluster.sessions.refuses("D" * 21 + "A", 1, value, level) == "revoked"
+                assert cluster.sessions.refuses("D" * 21 + "A", 1, value, level + 1) is None
 
 
 def valid_snapshot(commands: list[bytes]) -> bytes:
-    composite = ClusterState(limits=SMALL)
+    cluster = ClusterState(limits=SMALL)
     for index, command in enumerate(commands):
-        applied_or_stopped(composite, index, command)
-    return composite.snapshot()
+        applied_or_stopped(cluster, index, command)
+    return cluster.snapshot()
 
 
 @given(st.lists(everything, max_size=8), st.data())
@@ -677,15 +677,15 @@ def test_restore_of_mutated_bytes_is_refused_or_exact_and_never_half_done(
 
 
 def check_restore(data: bytes) -> None:
-    composite = ClusterState(limits=SMALL)
-    composite.apply(1, Step("counter", "add", {"name": "mine", "by": 1}, "mine", False, 9).encode())
-    before = composite.snapshot()
+    cluster = ClusterState(limits=SMALL)
+    cluster.apply(1, Step("counter", "add", {"name": "mine", "by": 1}, "mine", False, 9).encode())
+    before = cluster.snapshot()
     try:
-        composite.restore(data)
+        cluster.restore(data)
     except (StorageError, VersionMismatch):
-        assert composite.snapshot() == before
+        assert cluster.snapshot() == before
     else:
-        assert composite.snapshot() == data
+        assert cluster.snapshot() == data
 
 
 @given(st.lists(everything, min_size=1, max_size=8), st.data())

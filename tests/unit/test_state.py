@@ -1,4 +1,4 @@
-"""Commands, results, the request tables and snapshots of the composite state machine.
+"""Commands, results, the request tables and snapshots of the cluster state machine.
 
 Times come with the commands here, as in a log of release 0.1.0: whatever such a log holds must give the
 state that it gave there.  What is new is in replicated/test_requests.py.
@@ -277,20 +277,20 @@ def test_apply_of_the_body_that_the_malformed_cases_change_is_accepted() -> None
 
 @pytest.mark.parametrize("command", MALFORMED.values(), ids=MALFORMED.keys())
 def test_apply_malformed_command_is_refused_and_changes_nothing(command: bytes) -> None:
-    composite = ClusterState()
-    composite.apply(1, add("first", time_unix_ms=3))
-    before = composite.digest()
-    assert code_of(composite.apply(2, command)) == "invalid_input"
-    assert composite.digest() == before
+    cluster = ClusterState()
+    cluster.apply(1, add("first", time_unix_ms=3))
+    before = cluster.digest()
+    assert code_of(cluster.apply(2, command)) == "invalid_input"
+    assert cluster.digest() == before
 
 
 @pytest.mark.parametrize("version", [0, 3, 255])
 def test_apply_command_of_another_version_stops_the_node_and_changes_nothing(version: int) -> None:
-    composite = ClusterState()
-    before = composite.digest()
+    cluster = ClusterState()
+    before = cluster.digest()
     with pytest.raises(errors.VersionMismatch):
-        composite.apply(1, bytes([version]) + BODY.encode())
-    assert composite.digest() == before
+        cluster.apply(1, bytes([version]) + BODY.encode())
+    assert cluster.digest() == before
 
 
 def test_apply_when_a_machine_has_a_bug_answers_internal_and_is_not_remembered() -> None:
@@ -298,11 +298,11 @@ def test_apply_when_a_machine_has_a_bug_answers_internal_and_is_not_remembered()
         def apply(self, *_: Any) -> dict[str, Any]:
             raise ZeroDivisionError
 
-    composite = ClusterState()
-    composite._machines["counter"] = Broken()
-    before = composite.digest()
-    assert code_of(composite.apply(1, add("r", time_unix_ms=4))) == "internal"
-    assert composite.digest() == before
+    cluster = ClusterState()
+    cluster._machines["counter"] = Broken()
+    before = cluster.digest()
+    assert code_of(cluster.apply(1, add("r", time_unix_ms=4))) == "internal"
+    assert cluster.digest() == before
 
 
 # --- exactly once
@@ -313,103 +313,103 @@ def test_apply_when_a_machine_has_a_bug_answers_internal_and_is_not_remembered()
 def test_apply_same_id_again_gives_the_first_bytes_and_changes_nothing(
     automatic: bool, again_automatic: bool
 ) -> None:
-    composite = ClusterState()
-    first = composite.apply(1, add("r", 2, automatic=automatic, time_unix_ms=5))
-    composite.apply(2, add("other", time_unix_ms=6))
-    before = composite.digest()
-    assert composite.apply(3, add("r", 2, automatic=again_automatic, time_unix_ms=900)) == first
-    assert composite.digest() == before
-    assert composite.time_unix_ms == 6
+    cluster = ClusterState()
+    first = cluster.apply(1, add("r", 2, automatic=automatic, time_unix_ms=5))
+    cluster.apply(2, add("other", time_unix_ms=6))
+    before = cluster.digest()
+    assert cluster.apply(3, add("r", 2, automatic=again_automatic, time_unix_ms=900)) == first
+    assert cluster.digest() == before
+    assert cluster.time_unix_ms == 6
 
 
 def test_apply_same_id_with_another_command_is_a_conflict_and_changes_nothing() -> None:
-    composite = ClusterState()
-    composite.apply(1, add("r", 2))
-    before = composite.digest()
+    cluster = ClusterState()
+    cluster.apply(1, add("r", 2))
+    before = cluster.digest()
     with pytest.raises(errors.Conflict, match="another command"):
-        decode_result(composite.apply(2, add("r", 3, time_unix_ms=8)))
-    assert composite.digest() == before
+        decode_result(cluster.apply(2, add("r", 3, time_unix_ms=8)))
+    assert cluster.digest() == before
 
 
 def test_apply_same_id_after_a_refusal_gives_the_first_refusal() -> None:
-    composite = ClusterState()
-    composite.apply(1, add("a", 2**63 - 1))
-    first = composite.apply(2, add("b", 1))
+    cluster = ClusterState()
+    cluster.apply(1, add("a", 2**63 - 1))
+    first = cluster.apply(2, add("b", 1))
     assert code_of(first) == "counter_overflow"
-    composite.apply(3, add("c", -10))
-    assert composite.apply(4, add("b", 1)) == first
+    cluster.apply(3, add("c", -10))
+    assert cluster.apply(4, add("b", 1)) == first
 
 
 def test_apply_same_id_after_a_malformed_command_is_applied() -> None:
-    composite = ClusterState()
-    assert code_of(composite.apply(1, b"\x01" + BODY.replace(":1,", ":true,").encode())) == "invalid_input"
-    assert decode_result(composite.apply(2, b"\x01" + BODY.encode())) == {"name": "a", "value": 1}
+    cluster = ClusterState()
+    assert code_of(cluster.apply(1, b"\x01" + BODY.replace(":1,", ":true,").encode())) == "invalid_input"
+    assert decode_result(cluster.apply(2, b"\x01" + BODY.encode())) == {"name": "a", "value": 1}
 
 
 def test_apply_client_ids_are_remembered_to_the_bound_then_the_oldest_goes() -> None:
     small = replace(LIMITS, client=TableLimits(soft=3, keep_ms=0, hard=3, expiry_ms=HOUR_MS))
-    composite = ClusterState(limits=small)
+    cluster = ClusterState(limits=small)
     for n in range(4):
-        composite.apply(n, add(f"r{n}"))
-    composite.apply(5, add("r1"))
-    assert composite.counters.get("default") == 4
-    composite.apply(6, add("r0"))
-    assert composite.counters.get("default") == 5
+        cluster.apply(n, add(f"r{n}"))
+    cluster.apply(5, add("r1"))
+    assert cluster.counters.get("default") == 4
+    cluster.apply(6, add("r0"))
+    assert cluster.counters.get("default") == 5
 
 
 def test_apply_client_id_is_remembered_for_24_hours_of_replicated_time() -> None:
-    composite = ClusterState()
-    composite.apply(1, add("r", time_unix_ms=1))
-    composite.apply(2, add("x", time_unix_ms=24 * HOUR_MS))
-    composite.apply(3, add("r", time_unix_ms=24 * HOUR_MS))
-    assert composite.counters.get("default") == 2
-    composite.apply(4, add("y", time_unix_ms=24 * HOUR_MS + 1))
-    composite.apply(5, add("r", time_unix_ms=24 * HOUR_MS + 1))
-    assert composite.counters.get("default") == 4
+    cluster = ClusterState()
+    cluster.apply(1, add("r", time_unix_ms=1))
+    cluster.apply(2, add("x", time_unix_ms=24 * HOUR_MS))
+    cluster.apply(3, add("r", time_unix_ms=24 * HOUR_MS))
+    assert cluster.counters.get("default") == 2
+    cluster.apply(4, add("y", time_unix_ms=24 * HOUR_MS + 1))
+    cluster.apply(5, add("r", time_unix_ms=24 * HOUR_MS + 1))
+    assert cluster.counters.get("default") == 4
 
 
 def test_apply_forgotten_automatic_command_is_outcome_unknown_and_not_applied() -> None:
-    composite = ClusterState()
+    cluster = ClusterState()
     late = add("late", automatic=True, time_unix_ms=1000)
-    composite.apply(1, late)
-    composite.apply(2, add("x", automatic=True, time_unix_ms=1000 + 5 * MINUTE_MS))
-    before = composite.digest()
+    cluster.apply(1, late)
+    cluster.apply(2, add("x", automatic=True, time_unix_ms=1000 + 5 * MINUTE_MS))
+    before = cluster.digest()
     with pytest.raises(errors.OutcomeUnknown):
-        decode_result(composite.apply(3, late))
-    assert composite.digest() == before
+        decode_result(cluster.apply(3, late))
+    assert cluster.digest() == before
 
 
 def test_apply_client_command_is_not_measured_by_the_horizon() -> None:
-    composite = ClusterState()
-    composite.apply(1, add("a", automatic=True, time_unix_ms=1000))
-    composite.apply(2, add("b", automatic=True, time_unix_ms=1000 + 5 * MINUTE_MS))
-    assert code_of(composite.apply(3, add("c", time_unix_ms=1))) is None
+    cluster = ClusterState()
+    cluster.apply(1, add("a", automatic=True, time_unix_ms=1000))
+    cluster.apply(2, add("b", automatic=True, time_unix_ms=1000 + 5 * MINUTE_MS))
+    assert code_of(cluster.apply(3, add("c", time_unix_ms=1))) is None
 
 
 def test_apply_horizon_is_the_highest_time_forgotten_not_the_last() -> None:
-    composite = ClusterState()
-    composite.apply(1, add("a", automatic=True, time_unix_ms=1000))
-    composite.apply(2, add("b", automatic=True, time_unix_ms=10))  # a slow clock
-    composite.apply(3, add("c", automatic=True, time_unix_ms=1000 + 5 * MINUTE_MS))
-    assert code_of(composite.apply(4, add("d", automatic=True, time_unix_ms=1000))) == "outcome_unknown"
-    assert code_of(composite.apply(5, add("d", automatic=True, time_unix_ms=1001))) is None
+    cluster = ClusterState()
+    cluster.apply(1, add("a", automatic=True, time_unix_ms=1000))
+    cluster.apply(2, add("b", automatic=True, time_unix_ms=10))  # a slow clock
+    cluster.apply(3, add("c", automatic=True, time_unix_ms=1000 + 5 * MINUTE_MS))
+    assert code_of(cluster.apply(4, add("d", automatic=True, time_unix_ms=1000))) == "outcome_unknown"
+    assert code_of(cluster.apply(5, add("d", automatic=True, time_unix_ms=1001))) is None
 
 
 def test_apply_automatic_at_33_a_second_tolerates_a_clock_nearly_5_minutes_behind() -> None:
-    composite = ClusterState()
+    cluster = ClusterState()
     for n in range(10_500):
-        composite.apply(n, add(f"r{n}", automatic=True, time_unix_ms=HOUR_MS + n * 31))
-    slow = composite.time_unix_ms - 5 * MINUTE_MS + 1000
-    assert code_of(composite.apply(10_500, add("slow", automatic=True, time_unix_ms=slow))) is None
+        cluster.apply(n, add(f"r{n}", automatic=True, time_unix_ms=HOUR_MS + n * 31))
+    slow = cluster.time_unix_ms - 5 * MINUTE_MS + 1000
+    assert code_of(cluster.apply(10_500, add("slow", automatic=True, time_unix_ms=slow))) is None
 
 
 def test_apply_automatic_at_2500_a_second_tolerates_a_clock_10_s_behind() -> None:
-    composite = ClusterState()
+    cluster = ClusterState()
     for n in range(26_000):
-        composite.apply(n, add(f"r{n}", automatic=True, time_unix_ms=HOUR_MS + n * 2 // 5))
-    now = composite.time_unix_ms
-    assert code_of(composite.apply(1, add("slow", automatic=True, time_unix_ms=now - 9_990))) is None
-    assert code_of(composite.apply(1, add("slower", automatic=True, time_unix_ms=now - 10_200))) == (
+        cluster.apply(n, add(f"r{n}", automatic=True, time_unix_ms=HOUR_MS + n * 2 // 5))
+    now = cluster.time_unix_ms
+    assert code_of(cluster.apply(1, add("slow", automatic=True, time_unix_ms=now - 9_990))) is None
+    assert code_of(cluster.apply(1, add("slower", automatic=True, time_unix_ms=now - 10_200))) == (
         "outcome_unknown"
     )
 
@@ -417,42 +417,42 @@ def test_apply_automatic_at_2500_a_second_tolerates_a_clock_10_s_behind() -> Non
 @pytest.mark.parametrize(("age_ms", "code"), [(19, None), (20, "outcome_unknown")])
 def test_apply_automatic_above_the_soft_limit_is_kept_until_its_age(age_ms: int, code: str | None) -> None:
     tight = TableLimits(soft=1, keep_ms=20, hard=5, expiry_ms=5 * MINUTE_MS)
-    composite = ClusterState(limits=replace(LIMITS, node=tight))
+    cluster = ClusterState(limits=replace(LIMITS, node=tight))
     first = add("first", automatic=True, time_unix_ms=100)
-    composite.apply(1, first)
-    composite.apply(2, add("second", automatic=True, time_unix_ms=100 + age_ms))
-    assert code_of(composite.apply(3, first)) == code
-    assert composite.counters.get("default") == 2
+    cluster.apply(1, first)
+    cluster.apply(2, add("second", automatic=True, time_unix_ms=100 + age_ms))
+    assert code_of(cluster.apply(3, first)) == code
+    assert cluster.counters.get("default") == 2
 
 
 def test_apply_automatic_within_one_millisecond_is_bounded_by_50000() -> None:
-    composite = ClusterState(
+    cluster = ClusterState(
         limits=replace(LIMITS, node=TableLimits(soft=2, keep_ms=10_000, hard=5, expiry_ms=5 * MINUTE_MS))
     )
     for n in range(6):
-        composite.apply(n, add(f"r{n}", automatic=True, time_unix_ms=7))
-    assert code_of(composite.apply(9, add("r1", automatic=True, time_unix_ms=7))) is None
-    assert composite.counters.get("default") == 6
-    assert code_of(composite.apply(9, add("r0", automatic=True, time_unix_ms=7))) == "outcome_unknown"
+        cluster.apply(n, add(f"r{n}", automatic=True, time_unix_ms=7))
+    assert code_of(cluster.apply(9, add("r1", automatic=True, time_unix_ms=7))) is None
+    assert cluster.counters.get("default") == 6
+    assert code_of(cluster.apply(9, add("r0", automatic=True, time_unix_ms=7))) == "outcome_unknown"
     assert LIMITS.node.hard == 50_000
 
 
 def test_time_unix_ms_never_goes_back() -> None:
-    composite = ClusterState()
-    composite.apply(1, add("a", time_unix_ms=50))
-    composite.apply(2, add("b", time_unix_ms=20))
-    assert composite.time_unix_ms == 50
+    cluster = ClusterState()
+    cluster.apply(1, add("a", time_unix_ms=50))
+    cluster.apply(2, add("b", time_unix_ms=20))
+    assert cluster.time_unix_ms == 50
 
 
 # --- snapshots
 
 
 def filled() -> ClusterState:
-    composite = ClusterState()
+    cluster = ClusterState()
     for n in range(5):
-        composite.apply(n, add(f"c{n}", n, name=f"n{n}", time_unix_ms=n))
-        composite.apply(n, add(f"a{n}", -n, name=f"n{n}", automatic=True, time_unix_ms=n))
-    return composite
+        cluster.apply(n, add(f"c{n}", n, name=f"n{n}", time_unix_ms=n))
+        cluster.apply(n, add(f"a{n}", -n, name=f"n{n}", automatic=True, time_unix_ms=n))
+    return cluster
 
 
 def seal(content: bytes) -> bytes:
@@ -460,42 +460,42 @@ def seal(content: bytes) -> bytes:
 
 
 def test_restore_of_a_snapshot_gives_the_same_state_and_answers() -> None:
-    composite = filled()
+    cluster = filled()
     other = ClusterState()
-    other.restore(composite.snapshot())
-    assert other.snapshot() == composite.snapshot()
-    assert other.digest() == composite.digest()
-    assert other.time_unix_ms == composite.time_unix_ms
-    assert other.counters.list(None, 9) == composite.counters.list(None, 9)
+    other.restore(cluster.snapshot())
+    assert other.snapshot() == cluster.snapshot()
+    assert other.digest() == cluster.digest()
+    assert other.time_unix_ms == cluster.time_unix_ms
+    assert other.counters.list(None, 9) == cluster.counters.list(None, 9)
     again = add("c3", 3, name="n3")
-    assert other.apply(99, again) == composite.apply(99, again)
+    assert other.apply(99, again) == cluster.apply(99, again)
 
 
 def test_restore_keeps_machines_and_observers_and_tells_on_restore() -> None:
-    composite = ClusterState()
-    counters, calls = composite.counters, list[str]()
-    composite.counters.on_change = lambda name, index: calls.append(f"{name}={counters.get(name)}@{index}")
-    composite.on_restore = lambda: calls.append(f"restored {counters.get('n4')}")
-    composite.restore(filled().snapshot())
-    composite.apply(70, add("x", 1, name="n4"))
-    assert composite.counters is counters
+    cluster = ClusterState()
+    counters, calls = cluster.counters, list[str]()
+    cluster.counters.on_change = lambda name, index: calls.append(f"{name}={counters.get(name)}@{index}")
+    cluster.on_restore = lambda: calls.append(f"restored {counters.get('n4')}")
+    cluster.restore(filled().snapshot())
+    cluster.apply(70, add("x", 1, name="n4"))
+    assert cluster.counters is counters
     assert calls == ["restored 0", "n4=1@70"]
 
 
 def test_restore_observer_that_raises_is_ignored() -> None:
-    composite = ClusterState()
-    composite.on_restore = lambda: 1 // 0  # type: ignore[assignment]  # the point of the test
-    composite.restore(filled().snapshot())
-    assert composite.digest() == filled().digest()
+    cluster = ClusterState()
+    cluster.on_restore = lambda: 1 // 0  # type: ignore[assignment]  # the point of the test
+    cluster.restore(filled().snapshot())
+    assert cluster.digest() == filled().digest()
 
 
 def test_restore_keeps_the_horizon() -> None:
-    composite = ClusterState()
+    cluster = ClusterState()
     late = add("late", automatic=True, time_unix_ms=1)
-    composite.apply(1, late)
-    composite.apply(2, add("x", automatic=True, time_unix_ms=5 * MINUTE_MS + 1))
+    cluster.apply(1, late)
+    cluster.apply(2, add("x", automatic=True, time_unix_ms=5 * MINUTE_MS + 1))
     other = ClusterState()
-    other.restore(composite.snapshot())
+    other.restore(cluster.snapshot())
     assert code_of(other.apply(3, late)) == "outcome_unknown"
 
 
@@ -503,18 +503,18 @@ def test_snapshot_of_the_same_state_by_another_history_is_the_same_bytes() -> No
     names = ["b", "a", "d", "c"]
     snapshots = set()
     for order in (names, sorted(names), names[::-1]):
-        composite = ClusterState()
+        cluster = ClusterState()
         for n, name in enumerate(order):
-            composite.apply(n, add(f"r{name}", 1, name=name))
-        composite.apply(9, add("last", 1, name="a", time_unix_ms=25 * HOUR_MS))
-        snapshots.add(composite.snapshot())
+            cluster.apply(n, add(f"r{name}", 1, name=name))
+        cluster.apply(9, add("last", 1, name="a", time_unix_ms=25 * HOUR_MS))
+        snapshots.add(cluster.snapshot())
     assert len(snapshots) == 1
 
 
 def test_restore_of_a_snapshot_without_a_machine_makes_that_one_empty() -> None:
-    composite = filled()
+    cluster = filled()
     sub = {"sub": "ann", "issued_before_unix_s": 0, "until_unix_ms": HOUR_MS}
-    older = composite.snapshot()[33:]
+    older = cluster.snapshot()[33:]
     length = int.from_bytes(older[:4], "big")
     head = json.loads(older[4 : 4 + length])
     for name in ("keys", "sessions"):
@@ -526,7 +526,7 @@ def test_restore_of_a_snapshot_without_a_machine_makes_that_one_empty() -> None:
     assert len(other.sessions) == 1
     other.restore(seal(len(text).to_bytes(4, "big") + text + older[4 + length :]))
     assert len(other.sessions) == 0
-    assert other.snapshot() == composite.snapshot()
+    assert other.snapshot() == cluster.snapshot()
 
 
 def test_restore_of_another_version_is_a_version_mismatch() -> None:
@@ -589,13 +589,13 @@ def damaged_snapshots() -> dict[str, bytes]:
 
 @pytest.mark.parametrize("data", damaged_snapshots().values(), ids=damaged_snapshots().keys())
 def test_restore_of_a_damaged_snapshot_is_a_storage_error_and_changes_nothing(data: bytes) -> None:
-    composite = ClusterState()
-    composite.apply(1, add("mine", 77))
-    before = composite.digest()
+    cluster = ClusterState()
+    cluster.apply(1, add("mine", 77))
+    before = cluster.digest()
     with pytest.raises(errors.StorageError, match="damaged"):
-        composite.restore(data)
-    assert composite.digest() == before
-    assert composite.counters.list(None, 5) == [("default", 77)]
+        cluster.restore(data)
+    assert cluster.digest() == before
+    assert cluster.counters.list(None, 5) == [("default", 77)]
 
 
 # --- vectors: the same bytes and results on every release and every Python version
@@ -604,12 +604,12 @@ def test_restore_of_a_damaged_snapshot_is_a_storage_error_and_changes_nothing(da
 @pytest.mark.parametrize("name", sorted(path.name for path in VECTORS.glob("*.json")))
 def test_apply_of_a_vector_gives_the_pinned_results_and_digest(name: str) -> None:
     vector = json.loads((VECTORS / name).read_text())
-    composite = ClusterState()
+    cluster = ClusterState()
     for step in vector["steps"]:
-        result = composite.apply(step["index"], b"\x01" + step["command"].encode())
+        result = cluster.apply(step["index"], b"\x01" + step["command"].encode())
         assert json.loads(result) == step["result"], step["comment"]
-    state = {name: composite._machines[name].export_state() for name in vector["machines"]}
-    text = json.dumps({"machines": state, "time_unix_ms": composite.time_unix_ms}, sort_keys=True)
+    state = {name: cluster._machines[name].export_state() for name in vector["machines"]}
+    text = json.dumps({"machines": state, "time_unix_ms": cluster.time_unix_ms}, sort_keys=True)
     assert sha256(text.encode()).hexdigest() == vector["digest"]
 
 
@@ -617,18 +617,18 @@ def test_apply_of_a_vector_gives_the_pinned_results_and_digest(name: str) -> Non
 
 
 def test_snapshot_that_was_begun_is_of_that_moment_whatever_is_applied_meanwhile() -> None:
-    composite = filled()
-    expected = composite.snapshot()
-    encode = composite.begin_snapshot()
+    cluster = filled()
+    expected = cluster.snapshot()
+    encode = cluster.begin_snapshot()
     for number in range(50):
-        composite.apply(
+        cluster.apply(
             1000 + number,
             new_command("counter", "add", {"name": f"later{number}", "by": 1}, request_id=f"later{number}"),
         )
-    composite.members._members.clear()
-    composite.rendezvous._records.clear()
-    composite.sessions._sids.entries.clear()
-    assert composite.snapshot() != expected
+    cluster.members._members.clear()
+    cluster.rendezvous._records.clear()
+    cluster.sessions._sids.entries.clear()
+    assert cluster.snapshot() != expected
     assert encode() == expected == encode()
 
 

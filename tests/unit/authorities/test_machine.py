@@ -204,8 +204,8 @@ def test_state_after_every_step_is_restored_as_it_was(steps: int) -> None:
 
 
 def test_snapshot_without_authorities_leaves_them_empty() -> None:
-    composite = ClusterState()
-    before = composite.snapshot()
-    composite.authorities.apply("set_certificate_days", {"days": 3}, 1, 0)
-    composite.restore(before)
-    assert composite.authorities.export_state() == {}
+    cluster = ClusterState()
+    before = cluster.snapshot()
+    cluster.authorities.apply("set_certificate_days", {"days": 3}, 1, 0)
+    cluster.restore(before)
+    assert cluster.authorities.is_empty

@@ -16,11 +16,11 @@ MIN, MAX = -(2**63), 2**63 - 1
 
 
 class Counters:
-    """A composite with a new request id for every command."""
+    """A cluster state with a new request id for every command."""
 
     def __init__(self) -> None:
-        self.composite = ClusterState()
-        self.machine = self.composite.counters
+        self.cluster = ClusterState()
+        self.machine = self.cluster.counters
         self.index = 0
 
     def do(self, operation: str, **arguments: Any) -> dict[str, Any]:
@@ -28,7 +28,7 @@ class Counters:
         command = encode_command(
             "counter", operation, arguments, request_id=f"r{self.index}", automatic=True, time_unix_ms=0
         )
-        return decode_result(self.composite.apply(self.index, command))
+        return decode_result(self.cluster.apply(self.index, command))
 
 
 @pytest.fixture
@@ -103,7 +103,7 @@ def test_list_after_restore_is_sorted(counters: Counters) -> None:
     for name in ("d", "b", "a"):
         counters.do("add", name=name, by=1)
     other = Counters()
-    other.composite.restore(counters.composite.snapshot())
+    other.cluster.restore(counters.cluster.snapshot())
     other.index = counters.index
     other.do("add", name="c", by=1)
     assert [name for name, _ in other.machine.list(None, 9)] == ["a", "b", "c", "d"]
@@ -120,7 +120,7 @@ def test_on_change_is_called_for_what_was_applied_only(counters: Counters) -> No
     again = encode_command(
         "counter", "add", {"name": "a", "by": 5}, request_id="r1", automatic=True, time_unix_ms=0
     )
-    counters.composite.apply(9, again)
+    counters.cluster.apply(9, again)
     assert seen == [("a", 1), ("a", 2), ("a", 4)]
 
 
@@ -128,4 +128,4 @@ def test_on_change_that_raises_changes_no_answer_and_no_state(counters: Counters
     plain = Counters()
     counters.machine.on_change = lambda *change: 1 // 0  # type: ignore[assignment]  # the point
     assert counters.do("add", name="a", by=5) == plain.do("add", name="a", by=5)
-    assert counters.composite.digest() == plain.composite.digest()
+    assert counters.cluster.digest() == plain.cluster.digest()

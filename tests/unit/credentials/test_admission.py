@@ -81,7 +81,7 @@ class World:
 
     def __init__(self, directory: Path, forger: Forger, *, caught_up: bool = True) -> None:
         self.directory, self.forger = directory, forger
-        self.composite = ClusterState()
+        self.whole = ClusterState()
         self.net = Net()
         self.now_ms = time.time_ns() // 1_000_000
         self.index = 0
@@ -91,8 +91,8 @@ class World:
         self.judge = Admission(
             name="n1",
             cluster_id=ID,
-            members=self.composite.members,
-            credentials=self.composite.credentials,
+            members=self.whole.members,
+            credentials=self.whole.credentials,
             link=self.net,
             now_ms=lambda: self.now_ms,
             pki_dir=self.directory,
@@ -103,7 +103,7 @@ class World:
 
     def apply(self, machine: str, operation: str, **arguments: Any) -> dict[str, Any]:
         self.index += 1
-        return self.composite._machines[machine].apply(operation, arguments, self.index, self.now_ms)
+        return self.whole._machines[machine].apply(operation, arguments, self.index, self.now_ms)
 
     def member(self, name: str, shown: Forged | None = None, *, role: str = "voter") -> Forged:
         shown = shown or self.forger.certificate(name, "node")
@@ -116,9 +116,9 @@ class World:
             "certificate_expires_at": None,
         }
         self.apply("members", "put", **arguments)
-        member = self.composite.members.get(name)
+        member = self.whole.members.get(name)
         assert member is not None
-        self.composite.members._members[name] = _with_key(member, shown.key_hash)
+        self.whole.members._members[name] = _with_key(member, shown.key_hash)
         return shown
 
     def credentials(self, name: str, role: str = "operator", **changes: Any) -> Forged:
@@ -264,8 +264,8 @@ async def test_peer_with_another_key_than_the_members_is_refused(world: World) -
 
 async def test_peer_of_an_older_release_is_believed_by_name_until_it_announced(world: World) -> None:
     world.member("n2")
-    member = world.composite.members.get("n2")
-    world.composite.members._members["n2"] = _with_key(member, None)
+    member = world.whole.members.get("n2")
+    world.whole.members._members["n2"] = _with_key(member, None)
     assert world.judge.peer(Tls(world.forger.certificate("n2", "node"))) == "n2"
 
 
@@ -313,7 +313,7 @@ async def test_node_that_starts_judges_by_what_it_knew_when_it_ran_last(world: W
     known, removed, new = world.member("n2"), world.member("n3"), world.forger.certificate("n4", "node")
     world.apply("members", "remove", name="n3")
     await run_for(world.judge, (world.directory / "members.json").exists)
-    world.composite = ClusterState()  # a start with an empty state
+    world.whole = ClusterState()  # a start with an empty state
     judge = world.restart(caught_up=False)
     assert judge.peer(Tls(known)) == "n2"
     assert "somebody else" in world.why_peer(world.forger.certificate("n2", "node"))
@@ -327,7 +327,7 @@ async def test_node_that_starts_judges_by_what_it_knew_when_it_ran_last(world: W
 @pytest.mark.parametrize("text", ["", "{}", '{"members":[],"removed":1}', "\xff", '{"members":{"n2":{}}}'])
 async def test_damaged_memory_of_members_counts_as_none(world: World, text: str) -> None:
     (world.directory / "members.json").write_bytes(text.encode("latin-1"))
-    world.composite = ClusterState()
+    world.whole = ClusterState()
     world.restart(caught_up=False)
     assert world.judge.peer(Tls(world.forger.certificate("n2", "node"))) == "n2"
 

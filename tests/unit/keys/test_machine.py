@@ -30,11 +30,11 @@ def blob(text: str = "") -> str:
 
 
 class Keys:
-    """A composite with a new request id for every command; ``now`` is the proposers' time."""
+    """A cluster state with a new request id for every command; ``now`` is the proposers' time."""
 
     def __init__(self, *members: str) -> None:
-        self.composite = ClusterState()
-        self.machine = self.composite.keys
+        self.cluster = ClusterState()
+        self.machine = self.cluster.keys
         self.index = 0
         self.now = NOW
         for name in members:
@@ -51,7 +51,7 @@ class Keys:
             automatic=True,
             time_unix_ms=self.now,
         )
-        return decode_result(self.composite.apply(self.index, command))
+        return decode_result(self.cluster.apply(self.index, command))
 
     def do(self, operation: str, **arguments: Any) -> dict[str, Any]:
         return self.send("keys", operation, arguments)
@@ -305,9 +305,9 @@ def test_retired_key_goes_60_s_after_its_last_token_or_by_force(two: Keys, opera
     two.now = NOW + KEEP_MS + 60_000 - 1
     with pytest.raises(errors.Conflict, match="may live until 2027-01-22T08:01:00Z"):
         two.do(operation, key_id=K1, force=False)
-    snapshot = two.composite.snapshot()
+    snapshot = two.cluster.snapshot()
     assert two.do(operation, key_id=K1, force=True)["state"] == f"{operation}d".replace("yd", "yed")
-    two.composite.restore(snapshot)
+    two.cluster.restore(snapshot)
     two.now += 1
     two.do(operation, key_id=K1, force=False)
 
@@ -348,7 +348,7 @@ def test_destroy_forgets_the_oldest_beyond_256(two: Keys) -> None:
     assert two.machine.get("fc000100") is None
     assert two.state("fc000101") == "destroyed"
     assert len(two.machine.records()) == MAX_DESTROYED + 1
-    ClusterState().restore(two.composite.snapshot())
+    ClusterState().restore(two.cluster.snapshot())
 
 
 @pytest.mark.parametrize(
@@ -536,9 +536,9 @@ def eventful() -> Keys:
 def test_restore_gives_back_keys_nodes_and_policy() -> None:
     keys = eventful()
     restored = Keys()
-    restored.composite.restore(keys.composite.snapshot())
-    other = restored.composite
-    assert other.snapshot() == keys.composite.snapshot()
+    restored.cluster.restore(keys.cluster.snapshot())
+    other = restored.cluster
+    assert other.snapshot() == keys.cluster.snapshot()
     assert other.keys.records() == keys.machine.records()
     assert other.keys.primary() == keys.machine.primary()
     assert other.keys.nodes() == keys.machine.nodes()

@@ -621,14 +621,14 @@ def test_import_of_the_other_kind_of_file_says_which_it_is() -> None:
 
 
 def test_imported_ring_becomes_replicated_keys_that_each_node_opens() -> None:
-    composite, index = ClusterState(), itertools.count(1)
+    whole, index = ClusterState(), itertools.count(1)
 
     def apply(machine: str, operation: str, arguments: dict[str, Any]) -> dict[str, Any]:
         n = next(index)
         command = encode_command(
             machine, operation, arguments, request_id=f"r{n}", automatic=True, time_unix_ms=NOW_MS
         )
-        return decode_result(composite.apply(n, command))
+        return decode_result(whole.apply(n, command))
 
     for node in (N1, N2):
         shown = node.identity
@@ -644,11 +644,11 @@ def test_imported_ring_becomes_replicated_keys_that_each_node_opens() -> None:
                 "signature": shown.signature,
             },
         )
-    sealing = {name: announced.sealing_key for name, announced in composite.keys.nodes().items()}
+    sealing = {name: announced.sealing_key for name, announced in whole.keys.nodes().items()}
     arguments = ring_file.import_arguments(ring(), sealing, now_unix_ms=NOW_MS)
     assert apply("keys", "import", arguments) == {"imported": ["fc000001", "fc000002"], "known": []}
 
-    primary, old = composite.keys.records()
+    primary, old = whole.keys.records()
     assert (primary.state, primary.tokens_until_unix_ms) == ("enabled", NOW_MS + 604_800_000)
     assert (old.state, old.retired_unix_ms, old.tokens_until_unix_ms) == ("disabled", 1000, 2000)
     for node in (N1, N2):
@@ -667,7 +667,7 @@ def test_imported_ring_becomes_replicated_keys_that_each_node_opens() -> None:
     assert apply("keys", "promote", {"key_id": "fc000001"})["state"] == "primary"
     for secret in (key.secret for key in ring().keys):
         for form in (secret, base64.b64encode(secret), secret.hex().encode()):
-            assert form not in composite.snapshot()
+            assert form not in whole.snapshot()
 
 
 def test_every_refusal_is_an_error_with_a_status() -> None:

@@ -30,11 +30,11 @@ NODE: dict[str, Any] = {"address": "10.0.0.1:7000", "sealing_key": KEY}
 
 
 class Members:
-    """A composite with a new request id for every command; ``now`` is the proposers' time."""
+    """A cluster state with a new request id for every command; ``now`` is the proposers' time."""
 
     def __init__(self) -> None:
-        self.composite = ClusterState()
-        self.machine = self.composite.members
+        self.cluster = ClusterState()
+        self.machine = self.cluster.members
         self.index = 0
         self.now = 1000
 
@@ -48,7 +48,7 @@ class Members:
             automatic=True,
             time_unix_ms=self.now,
         )
-        return self.composite.apply(self.index, command)
+        return self.cluster.apply(self.index, command)
 
     def do(self, operation: str, **arguments: Any) -> dict[str, Any]:
         return decode_result(self.raw(operation, **arguments))
@@ -286,7 +286,7 @@ def test_invitation_repr_hides_the_digest_of_its_secret(members: Members) -> Non
 
 def test_put_keeps_an_address_in_one_spelling(members: Members) -> None:
     assert members.put(address="[node.example]:0080")["address"] == "node.example:80"
-    ClusterState().restore(members.composite.snapshot())
+    ClusterState().restore(members.cluster.snapshot())
 
 
 def test_set_host_gives_replaces_and_clears_the_host_of_a_member(members: Members) -> None:
@@ -368,7 +368,7 @@ def test_export_without_hosts_is_what_older_releases_wrote(members: Members) -> 
     hosts = members.machine.export_state()
     assert (hosts["hosts"], hosts["shared_hosts"]) == ({"app-1": "n1"}, ["app"])
     other = Members()
-    other.composite.restore(members.composite.snapshot())
+    other.cluster.restore(members.cluster.snapshot())
     assert other.machine.export_state() == hosts
     other.machine.prepare_restore(before)()
     assert (other.machine.hosts(), other.machine.shared_hosts()) == ({}, [])
@@ -382,11 +382,11 @@ def test_restore_gives_back_members_invitations_and_tombstones(members: Members)
     members.redeem()
     members.invite("n5", OTHER_SECRET, learner=True)
     other = Members()
-    other.composite.restore(members.composite.snapshot())
+    other.cluster.restore(members.cluster.snapshot())
     assert other.machine.members() == members.machine.members()
     assert other.machine.secret_invitations() == members.machine.secret_invitations()
     assert other.machine.removed() == ["gone"]
-    assert other.composite.snapshot() == members.composite.snapshot()
+    assert other.cluster.snapshot() == members.cluster.snapshot()
 
 
 # -- the operations of the present release --------------------------------------------------------
@@ -590,10 +590,10 @@ def test_announce_changes_all_but_the_role_and_the_key(members: Members) -> None
         "certificate_expires_at": "2027-01-02T03:04:05Z",
         "key_hash": HASH,
     }
-    before = members.composite.members.export_state()
+    before = members.cluster.members.export_state()
     with pytest.raises(errors.Conflict, match="another key"):
         members.announce("n2", key_hash="e" * 64)
-    assert members.composite.members.export_state() == before
+    assert members.cluster.members.export_state() == before
 
 
 def test_announce_of_a_member_of_release_0_1_0_gives_it_its_key_once(members: Members) -> None:
@@ -637,10 +637,10 @@ def test_restore_gives_back_invitations_and_key_hashes(members: Members) -> None
     members.admit("n2")
     members.issue("n3", OTHER_PUBLIC, learner=True)
     other = Members()
-    other.composite.restore(members.composite.snapshot())
+    other.cluster.restore(members.cluster.snapshot())
     assert other.machine.invitations() == members.machine.invitations()
     assert other.machine.members() == members.machine.members()
-    assert other.composite.snapshot() == members.composite.snapshot()
+    assert other.cluster.snapshot() == members.cluster.snapshot()
     other.index = members.index
     assert other.admit("n2") == {"name": "n2", "role": "voter"}
 

@@ -81,10 +81,10 @@ def test_presence_of_an_unknown_name_is_refused() -> None:
 
 
 def test_presence_goes_with_the_member() -> None:
-    composite = ClusterState()
-    empty = composite.snapshot()
-    composite.presence._nodes["n1"] = Presence(1, "a", 1)
-    assert composite.snapshot() != empty
-    composite.presence.forget_member("n1", 2)
-    composite.presence.forget_member("n1", 2)
-    assert composite.snapshot() == empty
+    cluster = ClusterState()
+    empty = cluster.snapshot()
+    cluster.presence._nodes["n1"] = Presence(1, "a", 1)
+    assert cluster.snapshot() != empty
+    cluster.presence.forget_member("n1", 2)
+    cluster.presence.forget_member("n1", 2)
+    assert cluster.snapshot() == empty

@@ -625,8 +625,8 @@ def test_restore_gives_back_every_kind_of_record(points: Points) -> None:
 
 
 def test_answer_is_in_no_snapshot_five_minutes_after_it_was_redeemed() -> None:
-    composite, points = ClusterState(), Points()
-    points.machine = composite.rendezvous
+    cluster, points = ClusterState(), Points()
+    points.machine = cluster.rendezvous
 
     def do(operation: str, **arguments: Any) -> dict[str, Any]:
         points.index += 1
@@ -638,18 +638,18 @@ def test_answer_is_in_no_snapshot_five_minutes_after_it_was_redeemed() -> None:
             automatic=False,
             time_unix_ms=points.now,
         )
-        return decode_result(composite.apply(points.index, command))
+        return decode_result(cluster.apply(points.index, command))
 
     points.do = do  # type: ignore[method-assign]  # the same steps, as the commands that Raft applies
     points.into("consumed")
-    assert composite.rendezvous.answer(ID, MINE, points.now) == ({"group": "ops"}, None)
-    assert b"ops" in composite.snapshot()
+    assert cluster.rendezvous.answer(ID, MINE, points.now) == ({"group": "ops"}, None)
+    assert b"ops" in cluster.snapshot()
     points.now += REDELIVERY_MS
     points.start(OTHER, OTHER_CODE, data={})
-    assert b"ops" not in composite.snapshot()
+    assert b"ops" not in cluster.snapshot()
     restored = ClusterState()
-    restored.restore(composite.snapshot())
-    assert restored.rendezvous.records(points.now) == composite.rendezvous.records(points.now)
+    restored.restore(cluster.snapshot())
+    assert restored.rendezvous.records(points.now) == cluster.rendezvous.records(points.now)
 
 
 def test_records_that_expire_at_once_are_ended_a_bounded_number_with_each_command() -> None:

@@ -33,7 +33,7 @@ def code_of(result: bytes) -> str | None:
 
 
 def small(**bounds: int) -> ClusterState:
-    """A composite whose tables hold so many entries."""
+    """A cluster whose tables hold so many entries."""
     tight = {kind: TableLimits(soft=n, keep_ms=0, hard=n, expiry_ms=10 * DAY) for kind, n in bounds.items()}
     return ClusterState(limits=replace(LIMITS, **tight))
 
@@ -42,73 +42,71 @@ def small(**bounds: int) -> ClusterState:
 
 
 def test_command_that_is_logged_again_after_it_was_forgotten_is_never_applied_twice() -> None:
-    composite = small(client=3)
+    cluster = small(client=3)
     job = add("job")
-    assert code_of(composite.apply(10, job, 9)) is None
+    assert code_of(cluster.apply(10, job, 9)) is None
     for index in range(11, 15):
-        composite.apply(index, add(f"newer-{index}"), index - 1)
-    assert code_of(composite.apply(15, job, 9)) == "outcome_unknown"
-    assert composite.counters.get("c") == 5
+        cluster.apply(index, add(f"newer-{index}"), index - 1)
+    assert code_of(cluster.apply(15, job, 9)) == "outcome_unknown"
+    assert cluster.counters.get("c") == 5
 
 
 def test_command_that_the_machine_finds_malformed_forgets_nothing() -> None:
-    composite = ClusterState()
-    composite.apply(1, add("job"), 0)
-    composite.advance(Stamp(0, NOW, 10 * DAY))  # the id of job is due to be forgotten
-    before = composite.digest()
-    assert code_of(composite.apply(2, add("bad", by=2**63 - 1, name="no spaces"), 1)) == "invalid_input"
-    assert composite.digest() == before
+    cluster = ClusterState()
+    cluster.apply(1, add("job"), 0)
+    cluster.advance(Stamp(0, NOW, 10 * DAY))  # the id of job is due to be forgotten
+    before = cluster.digest()
+    assert code_of(cluster.apply(2, add("bad", by=2**63 - 1, name="no spaces"), 1)) == "invalid_input"
+    assert cluster.digest() == before
 
 
 def test_caller_that_asks_again_with_a_forgotten_id_is_served_again() -> None:
-    composite = small(client=1)
-    composite.apply(10, add("job"), 9)
-    composite.apply(11, add("newer"), 10)
-    assert code_of(composite.apply(12, add("job"), 11)) is None
-    assert composite.counters.get("c") == 3
+    cluster = small(client=1)
+    cluster.apply(10, add("job"), 9)
+    cluster.apply(11, add("newer"), 10)
+    assert code_of(cluster.apply(12, add("job"), 11)) is None
+    assert cluster.counters.get("c") == 3
 
 
 @pytest.mark.parametrize("kind", ["client", "node", "browser"])
 def test_fresh_command_at_the_horizon_is_applied(kind: str) -> None:
-    composite = small(**{kind: 1})
-    composite.apply(10, add("a", kind=kind), 9)
-    composite.apply(11, add("b", kind=kind), 9)  # forgets a: the horizon is 10
-    assert code_of(composite.apply(12, add("c", kind=kind), 9)) == "outcome_unknown"
-    assert code_of(composite.apply(12, add("c", kind=kind), 10)) is None
+    cluster = small(**{kind: 1})
+    cluster.apply(10, add("a", kind=kind), 9)
+    cluster.apply(11, add("b", kind=kind), 9)  # forgets a: the horizon is 10
+    assert code_of(cluster.apply(12, add("c", kind=kind), 9)) == "outcome_unknown"
+    assert code_of(cluster.apply(12, add("c", kind=kind), 10)) is None
 
 
 def test_refusal_that_is_logged_again_stays_a_refusal_and_costs_no_place() -> None:
-    composite = small(client=2, refused=2)
-    composite.apply(1, add("full", by=2**63 - 1), 0)
-    refused = composite.apply(2, add("job"), 1)
+    cluster = small(client=2, refused=2)
+    cluster.apply(1, add("full", by=2**63 - 1), 0)
+    refused = cluster.apply(2, add("job"), 1)
     assert code_of(refused) == "counter_overflow"
-    composite.apply(3, add("less", by=-5), 2)
-    assert composite.apply(4, add("job"), 1) == refused
-    assert (
-        code_of(composite.apply(5, add("full", by=2**63 - 1), 0)) is None
-    )  # remembered: two done, none lost
+    cluster.apply(3, add("less", by=-5), 2)
+    assert cluster.apply(4, add("job"), 1) == refused
+    assert code_of(cluster.apply(5, add("full", by=2**63 - 1), 0)) is None  # remembered: two done, none lost
     for index in range(6, 9):
-        composite.apply(index, add(f"over-{index}", by=2**63 - 1), index - 1)
-    assert code_of(composite.apply(9, add("job"), 1)) == "outcome_unknown"
+        cluster.apply(index, add(f"over-{index}", by=2**63 - 1), index - 1)
+    assert code_of(cluster.apply(9, add("job"), 1)) == "outcome_unknown"
 
 
 @given(st.lists(st.tuples(st.integers(0, 8), st.integers(0, 12), st.booleans()), max_size=60))
 def test_no_command_is_applied_twice_whatever_is_logged_again(steps: list[tuple[int, int, bool]]) -> None:
-    composite = small(client=3, refused=2)
+    cluster = small(client=3, refused=2)
     applied: dict[int, int] = {}
     after: dict[int, int] = {}
     for index, (number, _, restored) in enumerate(steps, start=1):
         # Sent first when this index was the highest known to be committed; sent again as it was.
         after.setdefault(number, index - 1)
-        value = composite.counters.get(f"c{number}") or 0
-        composite.apply(index, add(f"r{number}", name=f"c{number}"), after[number])
-        applied[number] = applied.get(number, 0) + (composite.counters.get(f"c{number}") or 0) - value
+        value = cluster.counters.get(f"c{number}") or 0
+        cluster.apply(index, add(f"r{number}", name=f"c{number}"), after[number])
+        applied[number] = applied.get(number, 0) + (cluster.counters.get(f"c{number}") or 0) - value
         assert applied[number] <= 1
         if restored:
             again = small(client=3, refused=2)
-            again.restore(composite.snapshot())
-            assert again.snapshot() == composite.snapshot()
-            composite = again
+            again.restore(cluster.snapshot())
+            assert again.snapshot() == cluster.snapshot()
+            cluster = again
 
 
 # --- kinds and callers
@@ -116,23 +114,21 @@ def test_no_command_is_applied_twice_whatever_is_logged_again(steps: list[tuple[
 
 @pytest.mark.parametrize("flood", ["browser", "node"])
 def test_ids_of_another_kind_push_no_clients_id_out_and_take_none(flood: str) -> None:
-    composite = small(client=2, node=2, browser=2)
-    first = composite.apply(1, add("job-17"), 0)
+    cluster = small(client=2, node=2, browser=2)
+    first = cluster.apply(1, add("job-17"), 0)
     for index in range(2, 30):
-        composite.apply(index, add(f"x{index}", kind=flood), index - 1)
-    assert composite.apply(40, add("job-17"), 39) == first
-    assert code_of(composite.apply(41, add("job-17", kind=flood, by=5), 40)) is None
+        cluster.apply(index, add(f"x{index}", kind=flood), index - 1)
+    assert cluster.apply(40, add("job-17"), 39) == first
+    assert code_of(cluster.apply(41, add("job-17", kind=flood, by=5), 40)) is None
 
 
 def test_volume_of_one_caller_pushes_no_other_callers_ids_out() -> None:
-    composite = small(client=10)
-    first = composite.apply(1, add("weekly", caller="ann"), 0)
+    cluster = small(client=10)
+    first = cluster.apply(1, add("weekly", caller="ann"), 0)
     for index in range(2, 2_000):
-        composite.apply(index, add(f"x{index}", caller="noisy"), index - 1)
-    assert (
-        composite.apply(3_000, add("weekly", caller="bob"), 2_999) == first
-    )  # by whomever it is asked again
-    assert code_of(composite.apply(3_001, add("x5", caller="noisy"), 3_000)) is None
+        cluster.apply(index, add(f"x{index}", caller="noisy"), index - 1)
+    assert cluster.apply(3_000, add("weekly", caller="bob"), 2_999) == first  # by whomever it is asked again
+    assert code_of(cluster.apply(3_001, add("x5", caller="noisy"), 3_000)) is None
 
 
 def test_requests_of_a_snapshot_lose_the_same_entries_as_those_that_went_on() -> None:
@@ -148,27 +144,27 @@ def test_requests_of_a_snapshot_lose_the_same_entries_as_those_that_went_on() ->
 
 
 def test_step_of_time_forgets_no_request_id() -> None:
-    composite = ClusterState()
-    composite.advance(Stamp(0, NOW, 1_000))
-    first = composite.apply(1, add("job"), 0)
-    composite.advance(Stamp(0, NOW + 400 * DAY, 2_000))
-    composite.apply(2, add("other"), 1)
-    assert composite.apply(3, add("job"), 2) == first
-    composite.advance(Stamp(0, NOW + 400 * DAY, 1_001 + DAY))
-    composite.apply(4, add("more"), 3)
-    assert code_of(composite.apply(5, add("job"), 4)) is None
-    assert composite.counters.get("c") == 4
+    cluster = ClusterState()
+    cluster.advance(Stamp(0, NOW, 1_000))
+    first = cluster.apply(1, add("job"), 0)
+    cluster.advance(Stamp(0, NOW + 400 * DAY, 2_000))
+    cluster.apply(2, add("other"), 1)
+    assert cluster.apply(3, add("job"), 2) == first
+    cluster.advance(Stamp(0, NOW + 400 * DAY, 1_001 + DAY))
+    cluster.apply(4, add("more"), 3)
+    assert code_of(cluster.apply(5, add("job"), 4)) is None
+    assert cluster.counters.get("c") == 4
 
 
 def test_many_that_expire_at_once_are_forgotten_in_parts() -> None:
-    composite = ClusterState()
-    composite.advance(Stamp(0, NOW, 0))
+    cluster = ClusterState()
+    cluster.advance(Stamp(0, NOW, 0))
     for index in range(1, 1_001):
-        composite.apply(index, add(f"r{index}"), index - 1)
-    composite.advance(Stamp(0, NOW + 2 * DAY, 2 * DAY))
-    composite.apply(1_001, add("late"), 1_000)
-    assert len(composite._tables["client"].requests) == 801
-    assert code_of(composite.apply(1_002, add("r1"), 0)) == "outcome_unknown"
+        cluster.apply(index, add(f"r{index}"), index - 1)
+    cluster.advance(Stamp(0, NOW + 2 * DAY, 2 * DAY))
+    cluster.apply(1_001, add("late"), 1_000)
+    assert len(cluster._tables["client"].requests) == 801
+    assert code_of(cluster.apply(1_002, add("r1"), 0)) == "outcome_unknown"
 
 
 # --- the leader's door
@@ -238,72 +234,70 @@ def test_admit_what_would_stop_every_node_is_refused() -> None:
 
 @pytest.mark.parametrize("one", [command("counter", "multiply"), command("of_a_newer_release", "add")])
 def test_apply_what_this_release_does_not_know_stops_the_node(one: bytes) -> None:
-    composite = ClusterState()
-    before = composite.digest()
+    cluster = ClusterState()
+    before = cluster.digest()
     with pytest.raises(VersionMismatch):
-        composite.apply(1, one, 0)
-    assert composite.digest() == before
+        cluster.apply(1, one, 0)
+    assert cluster.digest() == before
 
 
 # --- time
 
 
 def test_time_is_that_of_the_entries_and_no_command_moves_it() -> None:
-    composite = ClusterState()
-    composite.advance(Stamp(0, NOW, 5))
-    composite.apply(1, add("r"), 0)
-    assert composite.stamp() == Stamp(0, NOW, 5)
-    composite.advance(Stamp(0, NOW - 50, 7))
-    assert composite.stamp() == Stamp(0, NOW, 7)
-    composite.advance(Stamp(9, NOW + DAY, 7))  # no entry can be of an epoch that has not begun
-    assert composite.stamp() == Stamp(0, NOW, 7)
+    cluster = ClusterState()
+    cluster.advance(Stamp(0, NOW, 5))
+    cluster.apply(1, add("r"), 0)
+    assert cluster.stamp() == Stamp(0, NOW, 5)
+    cluster.advance(Stamp(0, NOW - 50, 7))
+    assert cluster.stamp() == Stamp(0, NOW, 7)
+    cluster.advance(Stamp(9, NOW + DAY, 7))  # no entry can be of an epoch that has not begun
+    assert cluster.stamp() == Stamp(0, NOW, 7)
 
 
 def test_stamp_beyond_all_time_leaves_a_state_that_a_snapshot_can_hold() -> None:
-    composite, again = ClusterState(), ClusterState()
-    composite.advance(Stamp(0, 2**64 - 1, 2**64 - 1))
-    composite.apply(1, add("r"), 0)
-    assert composite.stamp() == Stamp(0, 2**53, 2**53)
-    again.restore(composite.snapshot())
-    assert again.stamp() == composite.stamp()
+    cluster, again = ClusterState(), ClusterState()
+    cluster.advance(Stamp(0, 2**64 - 1, 2**64 - 1))
+    cluster.apply(1, add("r"), 0)
+    assert cluster.stamp() == Stamp(0, 2**53, 2**53)
+    again.restore(cluster.snapshot())
+    assert again.stamp() == cluster.stamp()
 
 
 def test_set_begins_an_epoch_that_entries_before_it_do_not_move() -> None:
-    composite = ClusterState()
-    composite.advance(Stamp(0, NOW + 400 * DAY, 5))
+    cluster = ClusterState()
+    cluster.advance(Stamp(0, NOW + 400 * DAY, 5))
     set_back = {"to_unix_ms": NOW, "epoch": 0, "by": "admin"}
-    composite.apply(7, encode_command("clock", "set", set_back, request_id="s"), 6)
-    assert composite.stamp() == Stamp(1, NOW, 5)
-    composite.advance(Stamp(0, NOW + 400 * DAY, 6))
-    assert composite.stamp() == Stamp(1, NOW, 6)
-    composite.advance(Stamp(1, NOW + 10, 7))
-    assert composite.time_unix_ms == NOW + 10
+    cluster.apply(7, encode_command("clock", "set", set_back, request_id="s"), 6)
+    assert cluster.stamp() == Stamp(1, NOW, 5)
+    cluster.advance(Stamp(0, NOW + 400 * DAY, 6))
+    assert cluster.stamp() == Stamp(1, NOW, 6)
+    cluster.advance(Stamp(1, NOW + 10, 7))
+    assert cluster.time_unix_ms == NOW + 10
     assert (
-        code_of(composite.apply(8, encode_command("clock", "set", set_back, request_id="t"), 7)) == "conflict"
+        code_of(cluster.apply(8, encode_command("clock", "set", set_back, request_id="t"), 7)) == "conflict"
     )
-    (only,) = composite.clock.history()
+    (only,) = cluster.clock.history()
     assert (only.from_unix_ms, only.to_unix_ms, only.by, only.index) == (NOW + 400 * DAY, NOW, "admin", 7)
     again = ClusterState()
-    again.restore(composite.snapshot())
-    assert again.clock.history() == composite.clock.history()
-    assert again.stamp() == composite.stamp()
+    again.restore(cluster.snapshot())
+    assert again.clock.history() == cluster.clock.history()
+    assert again.stamp() == cluster.stamp()
 
 
 def test_set_back_leaves_what_began_in_the_wrong_future_its_time_to_live() -> None:
-    composite = ClusterState()
-    composite.advance(Stamp(0, NOW + 400 * DAY, 5))
+    cluster = ClusterState()
+    cluster.advance(Stamp(0, NOW + 400 * DAY, 5))
     start = {
         "id": "0" * 32, "kind": "mfa", "user_code_sha256": "a" * 64, "ttl_ms": 300_000, "node": "n1",
         "initiator": "i", "origin": None, "data": {}, "initiator_public_key": None,
     }  # fmt: skip
-    assert (
-        code_of(composite.apply(1, encode_command("rendezvous", "start", start, request_id="a"), 0)) is None
-    )
+    assert code_of(cluster.apply(1, encode_command("rendezvous", "start", start, request_id="a"), 0)) is None
     sub = {"sub": "ann", "issued_before_unix_s": None, "until_unix_ms": None}
-    composite.apply(2, encode_command("sessions", "revoke_sub", sub, request_id="b"), 1)
+    cluster.apply(2, encode_command("sessions", "revoke_sub", sub, request_id="b"), 1)
     set_back = {"to_unix_ms": NOW, "epoch": 0, "by": "admin"}
-    composite.apply(3, encode_command("clock", "set", set_back, request_id="c"), 2)
-    record = composite.rendezvous.get("0" * 32, NOW)
+    cluster.apply(3, encode_command("clock", "set", set_back, request_id="c"), 2)
+    record = cluster.rendezvous.get("0" * 32, NOW)
     assert record is not None
     assert record.expires_unix_ms == NOW + 300_000
-    assert composite.sessions.earliest_iat_unix_s("ann") <= NOW // 1000 + 60
+    assert cluster.sessions.earliest_iat_unix_s("ann") <= NOW // 1000 + 60

@@ -21,11 +21,11 @@ NOW = 1_800_000_000_000
 
 
 class Sessions:
-    """A composite with a new request id for every command; ``now`` is the proposers' time."""
+    """A cluster state with a new request id for every command; ``now`` is the proposers' time."""
 
     def __init__(self) -> None:
-        self.composite = ClusterState()
-        self.machine = self.composite.sessions
+        self.cluster = ClusterState()
+        self.machine = self.cluster.sessions
         self.index = 0
         self.now = NOW
 
@@ -39,7 +39,7 @@ class Sessions:
             automatic=True,
             time_unix_ms=self.now,
         )
-        return decode_result(self.composite.apply(self.index, command))
+        return decode_result(self.cluster.apply(self.index, command))
 
     def minimum(self, gen: int, sid: str = SID, *, ttl_ms: int = 1000) -> dict[str, Any]:
         """Take what is older than a generation out of use, by an update of the one before it."""
@@ -76,7 +76,7 @@ def test_revocation_without_times_is_from_now_until_the_last_token_of_any_key_en
 def test_revocation_without_times_repeated_later_is_the_same_command(s: Sessions) -> None:
     arguments = {"sub": "ann", "issued_before_unix_s": None, "until_unix_ms": None}
     results = [
-        s.composite.apply(
+        s.cluster.apply(
             index,
             encode_command(
                 "sessions", "revoke_sub", arguments, request_id="once", automatic=False,
@@ -234,7 +234,7 @@ def test_subject_of_any_text_without_control_characters_is_taken(s: Sessions, su
     s.revoke_sub(sub=sub)
     assert s.machine.refuses(SID, 1, sub, 50) == "revoked"
     other = ClusterState()
-    other.restore(s.composite.snapshot())
+    other.restore(s.cluster.snapshot())
     assert other.sessions.refuses(SID, 1, sub, 50) == "revoked"
 
 
@@ -257,9 +257,9 @@ def test_restore_keeps_what_refuses_and_when_it_ends(s: Sessions) -> None:
     s.revoke_sub(ttl_ms=1000)
     other = Sessions()
     other.index = 10
-    other.composite.restore(s.composite.snapshot())
+    other.cluster.restore(s.cluster.snapshot())
     assert other.machine.list(None, 9) == s.machine.list(None, 9)
-    assert other.composite.snapshot() == s.composite.snapshot()
+    assert other.cluster.snapshot() == s.cluster.snapshot()
     other.now += 1000
     other.revoke_sid(OTHER, ttl_ms=9000)
     other.revoke_sub(1, "bob")
