@@ -55,20 +55,22 @@ class AuthorityOperations:
         """The CAs, who holds their keys, whose certificates are under which, whether a rotation is due."""
         await self._proposer.fresh(timeout_s=timeout_s)
         going = self._authorities.rotation
-        told = {
+        reported = {
             name: (peer.info.get("certificate_ca"), peer.info.get("ca_keys"))
             for name, peer in self._engine.peers().items()
         }
         own = self._certificates.describe()
-        told[self._name] = (own["certificate_ca"], own["ca_keys"])
+        reported[self._name] = (own["certificate_ca"], own["ca_keys"])
         members = [
-            self._member_row(member.name, member.role, member.certificate_expires_at, told.get(member.name))
+            self._member_row(
+                member.name, member.role, member.certificate_expires_at, reported.get(member.name)
+            )
             for member in self._members.members()
         ]
         reasons = self._due_reasons()
         return {
             "schema_version": 1,
-            "authorities": [self._ca_row(pem, told) for pem in self._all_authorities()],
+            "authorities": [self._ca_row(pem, reported) for pem in self._all_authorities()],
             "members": members,
             "rotation": None if going is None else self._rotation_row(going),
             "rotation_due": bool(reasons),
@@ -83,7 +85,7 @@ class AuthorityOperations:
             return [going.old_ca_pem, going.ca_pem]
         return [self._authorities.current or self._certificates.files.ca_pem]
 
-    def _ca_row(self, pem: str, told: dict[str, tuple[Any, Any]]) -> Json:
+    def _ca_row(self, pem: str, reported: dict[str, tuple[Any, Any]]) -> Json:
         going, sha256 = self._authorities.rotation, certificate_sha256(pem)
         state = "current"
         if going is not None:
@@ -98,17 +100,21 @@ class AuthorityOperations:
             "not_before": rfc3339(start.timestamp()),
             "not_after": rfc3339(end.timestamp()),
             "key_holders": sorted(
-                name for name, (_, keys) in told.items() if isinstance(keys, str) and sha256 in keys.split()
+                name
+                for name, (_, keys) in reported.items()
+                if isinstance(keys, str) and sha256 in keys.split()
             ),
         }
 
-    def _member_row(self, name: str, role: str, expires_at: str | None, told: tuple[Any, Any] | None) -> Json:
+    def _member_row(
+        self, name: str, role: str, expires_at: str | None, reported: tuple[Any, Any] | None
+    ) -> Json:
         going = self._authorities.rotation
-        ca = None if told is None or not isinstance(told[0], str) else told[0]
+        ca = None if reported is None or not isinstance(reported[0], str) else reported[0]
         return {
             "name": name,
             "role": role,
-            "connected": told is not None,
+            "connected": reported is not None,
             "certificate_expires_at": expires_at,
             # Of a member that is away only its last word is known.
             "ca_sha256": ca if going is None or ca is not None else _last_word(going, name),
@@ -133,7 +139,7 @@ class AuthorityOperations:
             f"{name} was removed and has had the key of the CA" for name in self._authorities.due_for()
         ]
         end = certificate_dates(self._all_authorities()[-1])[1]
-        if int(end.timestamp() * 1000) - self._certificates.judged_ms() < _CA_DUE_MS:
+        if int(end.timestamp() * 1000) - self._certificates.validity_ms() < _CA_DUE_MS:
             reasons.append(f"the CA ends at {rfc3339(end.timestamp())}")
         return reasons
 
@@ -243,13 +249,13 @@ class AuthorityOperations:
         no member, AccessDenied for another key than it was admitted with,
         InvalidInput, ConfigError where no connected node holds the CA key.
         """
-        asked = decode_request(request)
-        name = str(asked.name)
+        decoded = decode_request(request)
+        name = str(decoded.name)
         if self._certificates.issuing() is not None:
-            return await self.grant_for(name=name, request_pem=asked.request_pem, timeout_s=timeout_s)
+            return await self.grant_for(name=name, request_pem=decoded.request_pem, timeout_s=timeout_s)
         for holder in self._key_holders():
             return await self._ask(
-                holder, "grant", {"name": name, "request_pem": asked.request_pem}, timeout_s
+                holder, "grant", {"name": name, "request_pem": decoded.request_pem}, timeout_s
             )
         raise ConfigError("no connected member holds the key of the CA (pki status): start a voter that does")
 
@@ -264,7 +270,7 @@ class AuthorityOperations:
 
     def problems(self) -> list[Problem]:
         """What needs a hand: each with code, member (or None), message and command."""
-        now_ms = self._certificates.judged_ms()
+        now_ms = self._certificates.validity_ms()
         warn_ms = renewal.warn_before_s(self._certificates.certificate_days()) * 1000
         found: list[Problem] = []
         for member in self._members.members():

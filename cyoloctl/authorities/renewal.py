@@ -105,17 +105,17 @@ class CertificateRenewal:
 
     # ------------------------------------------------------------- what others of the node ask
 
-    def judged_ms(self) -> int:
+    def validity_ms(self) -> int:
         """Cluster time, or the time that the leader is about to step to."""
-        told = [self._proposer.now_ms()]
+        times = [self._proposer.now_ms()]
         leader = (self._engine.leader() or "").partition("~")[0]
         if leader == self._name:
-            told.append(self.pending() or 0)
+            times.append(self.pending() or 0)
         elif (peer := self._engine.peers().get(leader)) is not None:
             pending = peer.info.get("pending_unix_ms")
             if type(pending) is int and pending < _LAST_UNIX_MS:
-                told.append(pending)
-        return max(told)
+                times.append(pending)
+        return max(times)
 
     def ready(self, pending_unix_ms: int) -> bool:
         """Whether every connected member's certificate, this node's too, lasts beyond a time."""
@@ -231,7 +231,7 @@ class CertificateRenewal:
         busy = self._remake_links() or busy
         try:
             if self._engine.leader() is not None:
-                busy = await self._tell() or busy
+                busy = await self._report_progress() or busy
                 if self._engine.is_leader():
                     busy = await self._lead() or busy
         except CyoloctlError as error:
@@ -315,7 +315,7 @@ class CertificateRenewal:
     def _due(self) -> bool:
         if self._shut_out_ms() is not None:
             return True
-        if self.judged_ms() >= renewal.life_of(self.files.certificate_pem).renew_unix_ms:
+        if self.validity_ms() >= renewal.life_of(self.files.certificate_pem).renew_unix_ms:
             return True
         going = self._authorities.rotation
         if going is not None:
@@ -328,7 +328,7 @@ class CertificateRenewal:
         try:
             found = self.issuing()
             if found is not None and found.ca_pem in self.files.authorities:
-                self._renew_here(found, max(self.judged_ms(), self._shut_out_ms() or 0))
+                self._renew_here(found, max(self.validity_ms(), self._shut_out_ms() or 0))
             else:
                 await self._renew_there()
             if self._due():
@@ -398,7 +398,7 @@ class CertificateRenewal:
             issuer.authority,
             request_pem,
             Identity(self.files.identity.name.__class__(name), "node", self._node.cluster_id),
-            now_unix_ms=self.judged_ms(),
+            now_unix_ms=self.validity_ms(),
             days=issuer.days,
         )
         _log.info("certificate issued", extra={"member": name})
@@ -443,7 +443,7 @@ class CertificateRenewal:
             exchange.store_next_key(self._pki_dir, found)
             self.reload()
 
-    async def _tell(self) -> bool:
+    async def _report_progress(self) -> bool:
         """Say what this node has done for the rotation that goes on."""
         going = self._authorities.rotation
         member = self._members.get(self._name)

@@ -115,7 +115,7 @@ class Admission:
         self._remembered, self._remembered_removed = _read_known(self._path)
         self._caught_up = asyncio.Event()
         self._vouched: dict[tuple[str, str], float] = {}  # name, key -> until, on the loop's clock
-        self._asked: dict[tuple[str, str], float] = {}
+        self._queried: dict[tuple[str, str], float] = {}
         self._doubted: dict[tuple[str, str], float] = {}  # connected, and not known (any more): since when
         self._tasks: set[asyncio.Task[None]] = set()
         self._written: str | None = None
@@ -129,14 +129,14 @@ class Admission:
     def peer(self, ssl_object: Any) -> str | None:
         """The name of the node at the other end; None where it is none of this cluster."""
         try:
-            return self.judge_peer(ssl_object)
+            return self.authenticate_peer(ssl_object)
         except AccessDenied:
             return None
 
     def caller(self, ssl_object: Any) -> tuple[str, str] | None:
         """Name and role of a caller of the API; None where the certificate is missing or does not count."""
         try:
-            return self.judge_caller(ssl_object)
+            return self.authenticate_caller(ssl_object)
         except (AccessDenied, Unavailable):
             return None
 
@@ -146,7 +146,9 @@ class Admission:
             not self._caught_up.is_set() and name in self._remembered_removed
         )
 
-    def judge_peer(self, ssl_object: Any, *, removed_too: bool = False, connected: bool = False) -> str:
+    def authenticate_peer(
+        self, ssl_object: Any, *, removed_too: bool = False, connected: bool = False
+    ) -> str:
         """As `peer`.  Raises AccessDenied with the certificate, the clock and the remedy.
 
         removed_too: name a node as well that the state here says was removed,
@@ -177,7 +179,7 @@ class Admission:
         if known is None:
             if self._knows_nobody() or self._is_vouched(name, key_hash):
                 return name
-            self._ask_about(name, key_hash)
+            self._query_about(name, key_hash)
             if connected and self._in_doubt(name, key_hash):
                 return name
             raise AccessDenied(
@@ -191,7 +193,7 @@ class Admission:
             )
         return name
 
-    def judge_caller(self, ssl_object: Any) -> tuple[str, str] | None:
+    def authenticate_caller(self, ssl_object: Any) -> tuple[str, str] | None:
         """As `caller`.  Raises AccessDenied with the certificate, the clock and the remedy.
 
         Raises Unavailable while this node is not up to date: it would forget
@@ -312,14 +314,14 @@ class Admission:
             if self._known(name) is not None or until <= loop_now:
                 del self._vouched[name, key_hash]
             elif until - loop_now < _VOUCHED_S / 2 and name in self._link.peers():
-                self._ask_about(name, key_hash)
-        for name, reason in self._link.recheck(self._judge_connected):
+                self._query_about(name, key_hash)
+        for name, reason in self._link.recheck(self._recheck_peer):
             _log.warning("peer refused", extra={"peer": name, "reason": reason})
             self._link.disconnect(name, "removed" if self.is_removed(name) else reason)
         self.recheck_callers()
 
-    def _judge_connected(self, ssl_object: Any) -> str:
-        return self.judge_peer(ssl_object, connected=True)
+    def _recheck_peer(self, ssl_object: Any) -> str:
+        return self.authenticate_peer(ssl_object, connected=True)
 
     async def _remember(self) -> None:
         """Keep members.json as this node's state is."""
@@ -357,23 +359,23 @@ class Admission:
             del self._doubted[key]
         return now - self._doubted.setdefault((name, key_hash), now) < _DOUBT_S
 
-    def _ask_about(self, name: str, key_hash: str) -> None:
+    def _query_about(self, name: str, key_hash: str) -> None:
         """Ask the admitted voters about a node that the state here does not know."""
         loop = asyncio.get_running_loop()
         now = loop.time()
-        asked = self._asked
-        if now - asked.get((name, key_hash), float("-inf")) < _ASK_AGAIN_S:
+        queried = self._queried
+        if now - queried.get((name, key_hash), float("-inf")) < _ASK_AGAIN_S:
             return
-        for key in [key for key, at in asked.items() if now - at > _VOUCHED_S]:
-            del asked[key]
-        if len(asked) >= _MAX_STRANGERS:
+        for key in [key for key, at in queried.items() if now - at > _VOUCHED_S]:
+            del queried[key]
+        if len(queried) >= _MAX_STRANGERS:
             return
-        asked[name, key_hash] = now
-        task = loop.create_task(self._ask(name, key_hash))
+        queried[name, key_hash] = now
+        task = loop.create_task(self._query_voters(name, key_hash))
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)
 
-    async def _ask(self, name: str, key_hash: str) -> None:
+    async def _query_voters(self, name: str, key_hash: str) -> None:
         body = json.dumps(
             {
                 "operation": "vouch",

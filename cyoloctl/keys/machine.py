@@ -154,7 +154,7 @@ class KeyMachine(Observed, Machine):
     def apply(self, operation: str, arguments: Mapping[str, Any], index: int, now_unix_ms: int) -> Json:
         """As of every machine; the observer is told once for an entry."""
         answer = super().apply(operation, arguments, index, now_unix_ms)
-        self._tell(index)
+        self._notify(index)
         return answer
 
     def forget_member(self, name: str, index: int) -> None:
@@ -168,7 +168,7 @@ class KeyMachine(Observed, Machine):
                     known_to=tuple(node for node in record.known_to if node != name),
                     compromised_by=sorted_names({*record.compromised_by, name}),
                 )
-        self._tell(index)
+        self._notify(index)
 
     def set_back(self, from_unix_ms: int, to_unix_ms: int) -> None:
         """The time was set back: nothing was made, promoted or retired later than now.
@@ -384,7 +384,7 @@ class KeyMachine(Observed, Machine):
             self._is_changed = True
         return _answer(record)
 
-    def _tell(self, index: int) -> None:
+    def _notify(self, index: int) -> None:
         changed, self._is_changed = self._is_changed, False
         if changed:
             self._changed("keys", index)

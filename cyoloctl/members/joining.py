@@ -211,17 +211,17 @@ class JoinOperations:
             "certificates": list(self._files().authorities),
         }
 
-    async def join(self, asked: Mapping[str, str], *, passed_on: bool, timeout_s: float) -> Json:
+    async def join(self, request: Mapping[str, str], *, passed_on: bool, timeout_s: float) -> Json:
         """Admit a node, or give the one that was admitted its answer again: the grant.
 
-        asked: JOIN_FIELDS.  passed_on: another member asks for the joiner, and
+        request: JOIN_FIELDS.  passed_on: another member asks for the joiner, and
         nothing is passed on a second time; the signature is checked all the same.
         """
         deadline = time.monotonic() + timeout_s
-        name = asked["name"]
-        request_sha256 = csr_sha256(asked["request_pem"])
-        invitation = await self._backing(asked, request_sha256, timeout_s)
-        check_request(asked["request_pem"], name, asked["sealing_key"], self._node.cluster_id)
+        name = request["name"]
+        request_sha256 = csr_sha256(request["request_pem"])
+        invitation = await self._find_invitation(request, request_sha256, timeout_s)
+        check_request(request["request_pem"], name, request["sealing_key"], self._node.cluster_id)
         if not self._backed.take():
             raise Overloaded("this node is asked to admit too many nodes at once: try again in a second")
         left = max(0.1, deadline - time.monotonic())
@@ -230,15 +230,15 @@ class JoinOperations:
         except ConfigError:
             if passed_on:
                 raise
-            return await self._at_a_ca_holder(dict(asked), left)
-        if certificate_sha256(issuer.authority.ca_pem) not in asked["ca_sha256"].split(","):
+            return await self._pass_to_ca_holder(dict(request), left)
+        if certificate_sha256(issuer.authority.ca_pem) not in request["ca_sha256"].split(","):
             # Before the invitation is used: the joiner would refuse a certificate of another CA.
             raise Conflict(
                 "the cluster has another certificate authority than when the token was made: "
                 f"invite the node again (member invite --name {name})"
             )
         if invitation.used_by is None:
-            await self._admit(asked, request_sha256, left)
+            await self._admit(request, request_sha256, left)
         peers: dict[str, Address] = {
             peer: parse_address(where) for peer, where in self._addresses().items() if peer != name
         }
@@ -246,8 +246,8 @@ class JoinOperations:
         return make_grant(
             ca_cert_pem=issuer.authority.ca_pem,
             ca_key_pem=issuer.authority.key_pem,
-            request_pem=asked["request_pem"],
-            sealing_key=asked["sealing_key"],
+            request_pem=request["request_pem"],
+            sealing_key=request["sealing_key"],
             name=name,
             cluster=self._node.cluster,
             learner=invitation.learner,
@@ -259,16 +259,16 @@ class JoinOperations:
             trust_pem=issuer.trust_pem,
         )
 
-    async def _admit(self, asked: Mapping[str, str], request_sha256: str, timeout_s: float) -> None:
-        name = asked["name"]
+    async def _admit(self, request: Mapping[str, str], request_sha256: str, timeout_s: float) -> None:
+        name = request["name"]
         arguments = {
             "name": name,
-            "public_key": asked["public_key"],
+            "public_key": request["public_key"],
             "request_sha256": request_sha256,
-            "address": asked["address"],
-            "sealing_key": asked["sealing_key"],
+            "address": request["address"],
+            "sealing_key": request["sealing_key"],
             "raft_id": name,
-            "key_hash": public_key_sha256(asked["request_pem"]),
+            "key_hash": public_key_sha256(request["request_pem"]),
         }
         _, admitted, _ = await self._proposer.apply(
             "members", "admit", arguments, request_id=None, timeout_s=timeout_s
@@ -276,13 +276,15 @@ class JoinOperations:
         _log.info("member admitted", extra={"member": name, "role": admitted["role"]})
         audit("member admit", member=name, role=admitted["role"], key_hash=arguments["key_hash"])
 
-    async def _backing(self, asked: Mapping[str, str], request_sha256: str, timeout_s: float) -> Invitation:
+    async def _find_invitation(
+        self, request: Mapping[str, str], request_sha256: str, timeout_s: float
+    ) -> Invitation:
         """The invitation whose holder signed what is asked.
 
         Raises InvitationRejected, the same for every reason; Overloaded where
         this node has asked the cluster often enough for such as these.
         """
-        found = self._judge(asked, request_sha256)
+        found = self._verify(request, request_sha256)
         if isinstance(found, Invitation):
             return found
         if not self._unbacked.take():
@@ -292,25 +294,25 @@ class JoinOperations:
             )
         # It may have been made a moment ago, at another member.
         await self._proposer.fresh(timeout_s=timeout_s)
-        found = self._judge(asked, request_sha256)
+        found = self._verify(request, request_sha256)
         if isinstance(found, Invitation):
             return found
-        facts: dict[str, Any] = {"reason": found, "member": asked["name"], "_seldom": True}
+        facts: dict[str, Any] = {"reason": found, "member": request["name"], "_seldom": True}
         if self._turned_away:
             facts["turned_away_before"] = self._turned_away
             self._turned_away = 0
         _log.warning("join refused", extra=facts)
         raise InvitationRejected(REJECTED)
 
-    def _judge(self, asked: Mapping[str, str], request_sha256: str) -> Invitation | str:
+    def _verify(self, request: Mapping[str, str], request_sha256: str) -> Invitation | str:
         """The invitation, or why there is none, by this node's copy of the log."""
-        name = asked["name"]
+        name = request["name"]
         invitation = self._members.invitation(name)
         if self._members.is_removed(name):
             return "removed"
         if invitation is None:
             return "unknown"
-        if invitation.public_key != asked["public_key"]:
+        if invitation.public_key != request["public_key"]:
             return "other key"
         joined = self._members.get(name) is not None
         if invitation.used_by is not None:
@@ -324,17 +326,17 @@ class JoinOperations:
             cluster_id=self._node.cluster_id,
             name=name,
             request_sha256=request_sha256,
-            address=asked["address"],
-            sealing_key=asked["sealing_key"],
-            ca_sha256=asked["ca_sha256"],
+            address=request["address"],
+            sealing_key=request["sealing_key"],
+            ca_sha256=request["ca_sha256"],
         )
         return (
             invitation
-            if join_token.signed_by(invitation.public_key, asked["signature"], signed)
+            if join_token.signed_by(invitation.public_key, request["signature"], signed)
             else "forged"
         )
 
-    async def _at_a_ca_holder(self, asked: Json, timeout_s: float) -> Json:
+    async def _pass_to_ca_holder(self, request: Json, timeout_s: float) -> Json:
         """Let a voter that holds the CA key admit it: the leader, else another one that is connected."""
         deadline = time.monotonic() + timeout_s
         status = self._engine.status()
@@ -348,7 +350,7 @@ class JoinOperations:
             if name == self._node.name or left <= 0.1:
                 continue
             try:
-                return await self._ask(name, "join", asked, left)
+                return await self._ask(name, "join", request, left)
             except (InvitationRejected, InvalidInput, Conflict):
                 raise
             except (ConfigError, Unavailable) as error:

@@ -42,13 +42,13 @@ def missing_links(
     name: this node.  Every node says once a second whom it has links.
     """
     known, voting = set(members), set(voters)
-    told = {peer: info.links for peer, info in peers.items() if info.pongs >= _SETTLED and peer in known}
+    reported = {peer: info.links for peer, info in peers.items() if info.pongs >= _SETTLED and peer in known}
     return [
         (a, b)
-        for a in sorted(told)
-        for b in sorted(told)
+        for a in sorted(reported)
+        for b in sorted(reported)
         if a < b and name not in (a, b) and (a in voting or b in voting)
-        if b not in told[a] and a not in told[b]
+        if b not in reported[a] and a not in reported[b]
     ]
 
 

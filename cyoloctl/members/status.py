@@ -89,8 +89,8 @@ class MemberStatus:
         leader = None if status.leader is None else status.leader.partition("~")[0]
         peers = self._engine.peers()
         known = [status.commit_index]
-        told = {name: _shown_facts(peer.info) for name, peer in peers.items()}
-        known += [info["commit_index"] for info in told.values() if "commit_index" in info]
+        reported = {name: _shown_facts(peer.info) for name, peer in peers.items()}
+        known += [info["commit_index"] for info in reported.values() if "commit_index" in info]
         newest = max(known)
         skews = self._engine.clock.skews_ms() if self._engine.clock.now_unix_ms() else {}
         rows: list[Member] = []
@@ -103,7 +103,7 @@ class MemberStatus:
                 info, reachable = self.describe(), True
                 address = str(self._node.advertise)
             else:
-                info = told.get(name, {})
+                info = reported.get(name, {})
                 # A member in memory that came back is no voter yet, and its vote is not up.
                 ids = [raft_id for raft_id in status.voters if raft_id.partition("~")[0] == name]
                 reachable = peer is not None and (not ids or any(i in status.connected for i in ids))

@@ -27,7 +27,7 @@ __all__ = [
     "TextFormatter",
     "configure",
     "reopen",
-    "tell_suppressed",
+    "report_suppressed",
 ]
 
 MAX_LOG_BYTES = 16 * 2**20
@@ -191,7 +191,7 @@ class LogHandler(logging.Handler):
         except Exception:
             self.handleError(record)
 
-    def tell_suppressed(self) -> None:
+    def report_suppressed(self) -> None:
         """Write what was kept back for a second; to be called now and then."""
         with self.lock or contextlib.nullcontext():
             for record in self._seldom.due():
@@ -268,7 +268,7 @@ def reopen() -> None:
         handler.reopen()
 
 
-def tell_suppressed() -> None:
+def report_suppressed() -> None:
     """Write the lines that were kept back for a second."""
     for handler in _handlers():
-        handler.tell_suppressed()
+        handler.report_suppressed()

@@ -249,7 +249,7 @@ class Node:
         self.control = build_server(
             self.service,
             logger=logging.getLogger("cyoloctl.api"),
-            identify=admission.judge_caller,
+            identify=admission.authenticate_caller,
             wait_ready=admission.wait_caught_up,
             limits=_server_limits(self._descriptors),
         )
@@ -290,7 +290,7 @@ class Node:
             self.service.upkeep.run(),
             self.service.certificates.run(),
             self.service.admission.run(),
-            _tell_suppressed(),
+            _report_suppressed(),
         ]
         if self._config.storage == "memory":
             work.append(self._remember_peers())
@@ -380,7 +380,7 @@ class Node:
         if tls.getpeercert(True) is None:
             return None  # a stranger is told nothing
         # One that was removed too: its session is refused with the reason.
-        return self.service.admission.judge_peer(tls, removed_too=True)
+        return self.service.admission.authenticate_peer(tls, removed_too=True)
 
     def _founds_memory_cluster(self) -> bool:
         """True for the first node of an in-memory cluster, as long as it has not seen another member.
@@ -401,10 +401,10 @@ class Node:
             await self.engine.wait_changed(5.0)
 
 
-async def _tell_suppressed() -> None:
+async def _report_suppressed() -> None:
     while True:
         await asyncio.sleep(1.0)
-        logs.tell_suppressed()
+        logs.report_suppressed()
 
 
 def _server_limits(descriptors: int) -> ServerLimits:
@@ -544,7 +544,7 @@ def run(
     StorageError, Conflict, VersionMismatch.
     """
     started = time.monotonic()
-    told = False
+    is_logging = False
     try:
         harden()
         # Until the node can reload, a hang-up is nothing: without this it would end the process.
@@ -554,11 +554,11 @@ def run(
         if socket_group is not None:
             config = replace(config, socket_group=socket_group)
         logs.configure(log_format or config.log.format, log_level or config.log.level, path=log_file)
-        told = True
+        is_logging = True
         with asyncio.Runner(loop_factory=_loop_factory()) as runner:
             runner.run(_run(data_dir, config, ready_fd))
     except CyoloctlError as error:
-        if told:
+        if is_logging:
             _log.error(
                 "node cannot go on",
                 extra={

@@ -57,7 +57,7 @@ class TokenOperations:
         """When an entry may be forgotten that is for tokens until unix_s: a little later."""
         return min((unix_s + _MARGIN_S) * 1000, self._proposer.now_ms() + MAX_AHEAD_MS)
 
-    async def _judge(self, require_quorum: bool, timeout_s: float) -> None:
+    async def _ensure_fresh(self, require_quorum: bool, timeout_s: float) -> None:
         """Before revocations are judged by this node's copy: is there one, and how new must it be?"""
         if require_quorum:
             await self._proposer.fresh(timeout_s=timeout_s)
@@ -82,7 +82,7 @@ class TokenOperations:
         set_cookie: bool,
         timeout_s: float,
     ) -> Json:
-        await self._judge(False, timeout_s)
+        await self._ensure_fresh(False, timeout_s)
         await self._keys.wait_primary(timeout_s=timeout_s)
         return self._issuer.mint(
             sub=sub,
@@ -105,7 +105,7 @@ class TokenOperations:
         explain: bool,
         timeout_s: float,
     ) -> Json:
-        await self._judge(require_quorum, timeout_s)
+        await self._ensure_fresh(require_quorum, timeout_s)
         try:
             found = _token(token, cookie, cookie_name)
             context = Context(cookie_name, audience)
@@ -129,7 +129,7 @@ class TokenOperations:
         request_id: str | None,
         timeout_s: float,
     ) -> Json:
-        await self._judge(False, timeout_s)
+        await self._ensure_fresh(False, timeout_s)
         context = Context(cookie_name, audience)
         now_s = self._now_s()
         # Without keep_previous the replicated machine judges: a repetition of this very request must pass.
@@ -174,7 +174,7 @@ class TokenOperations:
         set_cookie: bool,
         timeout_s: float,
     ) -> Json:
-        await self._judge(require_quorum, timeout_s)
+        await self._ensure_fresh(require_quorum, timeout_s)
         return self._issuer.refresh(
             _token(token, cookie, cookie_name),
             ttl_s=ttl_s,
@@ -247,7 +247,7 @@ class TokenOperations:
         require_quorum: bool,
         timeout_s: float,
     ) -> Json:
-        await self._judge(require_quorum, timeout_s)
+        await self._ensure_fresh(require_quorum, timeout_s)
         if operation == "mint":
             await self._keys.wait_primary(timeout_s=timeout_s)
         context = Context(cookie_name, audience)

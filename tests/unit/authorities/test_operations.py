@@ -124,11 +124,11 @@ def test_time_that_a_leader_is_about_to_step_to_counts_only_where_it_is_a_time(
 ) -> None:
     world = World(tmp_path / "a")
     world.told["pending_unix_ms"] = told
-    assert world.certificates.judged_ms() == NOW_MS
+    assert world.certificates.validity_ms() == NOW_MS
     world.told["pending_unix_ms"] = END_MS
-    assert world.certificates.judged_ms() == END_MS
+    assert world.certificates.validity_ms() == END_MS
     world.leader = "n3"  # n2 does not lead: its word counts for nothing
-    assert world.certificates.judged_ms() == NOW_MS
+    assert world.certificates.validity_ms() == NOW_MS
 
 
 def test_time_may_not_come_while_a_connected_member_has_not_announced_its_renewal(tmp_path: Path) -> None:

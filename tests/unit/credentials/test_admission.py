@@ -139,13 +139,13 @@ class World:
 
     def why_caller(self, shown: Forged) -> str:
         with pytest.raises(AccessDenied) as caught:
-            self.judge.judge_caller(Tls(shown))
+            self.judge.authenticate_caller(Tls(shown))
         return caught.value.message
 
     def why_peer(self, shown: Forged | None) -> str:
         assert self.judge.peer(Tls(shown)) is None
         with pytest.raises(AccessDenied) as caught:
-            self.judge.judge_peer(Tls(shown))
+            self.judge.authenticate_peer(Tls(shown))
         return caught.value.message
 
 
@@ -242,7 +242,7 @@ async def test_caller_of_a_node_that_is_not_up_to_date_is_told_to_try_again(
     world = World(tmp_path, forger, caught_up=False)
     operator = world.credentials("ann")
     with pytest.raises(Unavailable):
-        world.judge.judge_caller(Tls(operator))
+        world.judge.authenticate_caller(Tls(operator))
     assert world.caller(operator) is None
     task = asyncio.create_task(world.judge.run())
     assert await world.judge.wait_caught_up(5.0)
@@ -279,7 +279,7 @@ async def test_peer_that_was_removed_is_refused_with_any_key(world: World) -> No
     world.apply("members", "remove", name="n2")
     for each in (shown, world.forger.certificate("n2", "node")):
         assert "was removed" in world.why_peer(each)
-        assert world.judge.judge_peer(Tls(each), removed_too=True) == "n2"
+        assert world.judge.authenticate_peer(Tls(each), removed_too=True) == "n2"
 
 
 async def test_peer_whose_certificate_ended_is_refused_with_clock_and_command(world: World) -> None:
@@ -320,7 +320,7 @@ async def test_node_that_starts_judges_by_what_it_knew_when_it_ran_last(world: W
     assert judge.is_removed("n3")
     assert "was removed" in world.why_peer(removed)
     with pytest.raises(AccessDenied):  # the session could not know it by the state
-        judge.judge_peer(Tls(removed), removed_too=True)
+        judge.authenticate_peer(Tls(removed), removed_too=True)
     assert "no member" in world.why_peer(new)
 
 
@@ -412,7 +412,7 @@ async def test_word_of_a_voter_runs_out_unless_it_is_renewed(
 async def test_strangers_cost_a_bounded_number_of_questions(world: World, tmp_path: Path) -> None:
     await vouching(world, tmp_path)
     for number in range(300):
-        world.judge._ask_about(f"g{number}", f"{number:064x}")
+        world.judge._query_about(f"g{number}", f"{number:064x}")
     assert len(world.judge._tasks) == admission._MAX_STRANGERS
     await until(lambda: not world.judge._tasks)
 

@@ -43,14 +43,14 @@ def test_refusals_within_a_second_are_one_line_and_a_count(log: Log) -> None:
     (first,) = log.lines()
     assert first["reason"] == "r0"
     assert "_seldom" not in first
-    log.handler.tell_suppressed()
+    log.handler.report_suppressed()
     assert log.lines() == []
     log.now += 1.0
-    log.handler.tell_suppressed()
+    log.handler.report_suppressed()
     (last,) = log.lines()
     assert (last["reason"], last["suppressed"]) == ("r999", 998)
     log.now += 0.5
-    log.handler.tell_suppressed()
+    log.handler.report_suppressed()
     assert log.lines() == []
     log.now += 5.0
     log.logger.warning("peer refused", extra={"reason": "later", "_seldom": True})

@@ -46,6 +46,6 @@ async def test_session_is_not_refused_while_the_time_is_not_known() -> None:
         ),
     )
     with pytest.raises(Unavailable, match="time"):
-        await TokenOperations._judge(service, False, 1.0)
+        await TokenOperations._ensure_fresh(service, False, 1.0)
     now_ms = 1_767_225_600_000
-    await TokenOperations._judge(service, False, 1.0)
+    await TokenOperations._ensure_fresh(service, False, 1.0)
