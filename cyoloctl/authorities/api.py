@@ -58,7 +58,7 @@ class CertificateGrant(TypedDict):
 
 
 class AuthorityApi(Protocol):
-    """What a node does for callers of this API."""
+    """Operations of a node for callers of this API."""
 
     async def status(self, *, timeout_s: float) -> Json:
         """The CAs, and who is under which."""

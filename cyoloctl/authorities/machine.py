@@ -1,7 +1,7 @@
 """The cluster's certificate authorities, as the cluster agreed: how one takes the place of another.
 
 A rotation has these steps, each one replicated, so that any member may die
-between any two of them and whoever is left goes on:
+between any two of them and the others go on:
 
 1. ``begin``: the new CA, vouched for by the old one, and its private key
    sealed to each voter.  Members trust both CAs from now on, voters store the
@@ -9,7 +9,7 @@ between any two of them and whoever is left goes on:
 2. ``advance``, once every member confirmed and the overlap has passed:
    certificates come from the new CA.  Every member gets itself one and says
    so (``reissued``).
-3. ``finish``, once every member did: the old CA is trusted by nobody.
+3. ``finish``, once every member has: nobody trusts the old CA any more.
 
 A member that is away holds step 2 or 3 up, until it is back or removed.
 
@@ -173,7 +173,7 @@ class AuthorityMachine(Machine):
         return self._rotation
 
     def due_for(self) -> list[str]:
-        """The removed members that know the present CA's key, in order: as long as there are any, rotate."""
+        """Removed members that know the present CA's key, in order: while there are any, rotate."""
         return sorted(set(self._members.removed()) - set(self._covered) - set(self._exempt))
 
     def unconfirmed(self) -> list[str]:

@@ -1,4 +1,4 @@
-"""What operators see and do about certificates and CAs: state, exchange, renewal by file, problems."""
+"""Operations on certificates and CAs: status, exchange, renewal by file, problems."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ _CA_DUE_MS = 365 * 86_400_000
 
 
 class AuthorityOperations:
-    """What control.server calls for pki_*, and what `status` asks."""
+    """Implements `authorities.api.AuthorityApi`; `status` asks it for problems."""
 
     def __init__(
         self,

@@ -1,6 +1,6 @@
 """A node's certificate, renewed by itself, and the exchange of the cluster's CA.
 
-`run` does the next thing that is this node's to do, about twice a second.
+`run` takes this node's next step about twice per second.
 What needs no other node (a renewal with the own CA key) needs no leader
 either: a cluster whose certificates have all ended gets up by itself.  All is
 judged by cluster time, or by the time that the leader is about to step to
@@ -58,7 +58,7 @@ _LAST_UNIX_MS = int(renewal.CLOCK_UNTIL.timestamp() * 1000)
 
 
 class CertificateRenewal:
-    """What this node has, gets and gives of certificates.
+    """Certificates of this node: those it holds, renews and issues.
 
     files: what the pki directory holds now.  pending: the time that this
     node, as leader, is about to step to, in Unix milliseconds; None otherwise.
@@ -149,7 +149,7 @@ class CertificateRenewal:
     def issuer(self, *, credentials: bool = False) -> CertificateIssuer:
         """The CA of new certificates: of nodes, or of credentials.
 
-        While CAs are exchanged both are trusted by whoever gets a certificate,
+        While CAs are exchanged both are trusted by anyone who gets a certificate,
         and credentials come from the new CA as soon as every member trusts it,
         so that they outlive the old one.
 
@@ -167,7 +167,7 @@ class CertificateRenewal:
         return self._authorities.certificate_days or renewal.life_of(self.files.certificate_pem).days
 
     def describe(self) -> Json:
-        """What this node tells its peers about its certificates."""
+        """Facts about its certificates that this node sends to its peers."""
         return {
             "certificate_ca": certificate_sha256(self.files.ca_pem),
             "ca_keys": " ".join(sorted(self._held)),
@@ -179,7 +179,7 @@ class CertificateRenewal:
         """Before this node dials anybody: renew a certificate that has ended, where the CA key is here.
 
         Judged by the cluster time that the journal knows.  The wall clock may
-        be years off, and a certificate from then is good for nobody today; if
+        be years off, and a certificate issued by it would be valid nowhere today; if
         it is right, a majority says so soon, and `maintain` renews.  Raises
         ConfigError for a certificate that ended by cluster time where the
         node cannot renew it: nobody would let it in.
@@ -297,7 +297,7 @@ class CertificateRenewal:
         return next(iter(self._held.values()), None)
 
     def _shut_out_ms(self) -> int | None:
-        """The wall clock of a node that nobody lets in and whose certificate has ended by it, else None.
+        """The wall clock of a node that nobody lets in and whose certificate it shows as ended, else None.
 
         It was away until its certificate ended: nobody can tell it the time.
         While anybody lets it in, or this clock was never set, the clock counts

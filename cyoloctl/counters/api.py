@@ -46,7 +46,7 @@ class CounterList(TypedDict):
 
 
 class CounterApi(Protocol):
-    """What a node does for callers of this API."""
+    """Operations of a node for callers of this API."""
 
     async def increment(
         self, name: str, *, by: int, request_id: str | None, timeout_s: float

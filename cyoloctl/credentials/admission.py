@@ -3,14 +3,14 @@
 The CA's signature opens nothing by itself.  A node counts while the members
 machine holds its name and key, an operator, gateway or viewer while the
 register holds the key, and both while they are in date by the cluster's time.
-Whoever has stolen a CA key can therefore sign what they like: without a
-replicated write, which stands in the register, nobody lets it in.
+Anyone who has stolen a CA key can therefore sign what they like: without a
+replicated write, which stands in the register, no node lets them in.
 
 Three cases in which this node's copy of the state is not enough
 -----------------------------------------------------------------
 *It never had one* (a node that joins, a cluster that begins): until it is up
-to date for the first time it believes the CA, which its join token pinned, of
-whom its state does not know.  It has nothing to give away, and nothing by
+to date for the first time it believes the CA, which its join token pinned, about
+whom its state says nothing.  It has nothing to give away, and nothing by
 which it could judge.
 
 *It has just started.*  Its log is on the disk, but how much of it is committed

@@ -56,7 +56,7 @@ class CredentialIssued(Credential):
 
 
 class CredentialApi(Protocol):
-    """What a node does for callers of this API.  Credentials that are not there: NotFound."""
+    """Operations of a node for callers of this API.  Credentials that are not there: NotFound."""
 
     async def list(self, *, timeout_s: float) -> Json:
         """Every entry."""

@@ -36,7 +36,7 @@ _log = logging.getLogger("cyoloctl.node")
 
 _MAX_TTL_S = 825 * 86_400
 
-#: What a node may ask another one to do, and the fields that it gives.
+#: Operations that a node may pass to another one, and their fields.
 _PASSED_ON: dict[str, dict[str, tuple[type, ...]]] = {
     "create": {"name": (str,), "role": (str,), "request_pem": (str,), "ttl_s": (int,)},
     "renew": {
@@ -184,7 +184,7 @@ class CredentialOperations:
         caller: str,
         timeout_s: float,
     ) -> Json:
-        """What a peer passed on.  Raises AccessDenied for a peer that is no voter."""
+        """Answer an operation that a peer passed on.  Raises AccessDenied for a peer that is no voter."""
         if not self._is_voter(peer):
             raise AccessDenied("a learner does not change who is trusted: ask a voter")
         fields = _PASSED_ON.get(operation)

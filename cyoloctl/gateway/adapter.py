@@ -1,4 +1,4 @@
-"""What the gateway asks of its node: implements `gateway.GatewayNode`."""
+"""The node as its gateway sees it."""
 
 from __future__ import annotations
 
@@ -29,8 +29,8 @@ from cyoloctl.tokens.operations import TokenOperations
 __all__ = ["GatewayAdapter"]
 
 # What browsers may leave to be approved: of one person, or of one client without a session, IPv6 by
-# /64; and of all, out of the machine's 10,000, which are for programs too.  Whoever has a session
-# has room that nobody without one can take.
+# /64; and of all, out of the machine's 10,000, which are for programs too.  Anyone who has a
+# session has room that nobody without one can take.
 MAX_BEGUN_BY_CLIENT = 10
 MAX_BEGUN = 1_000
 MAX_BEGUN_WITH_SESSIONS = 5_000
@@ -44,7 +44,7 @@ _FORM_KEYS = (KeyState.PRIMARY, KeyState.ENABLED, KeyState.PENDING)
 
 
 class GatewayAdapter:
-    """Narrow on purpose: what people outside reach of a node is what is listed here."""
+    """Narrow on purpose: people outside reach nothing of a node but these operations."""
 
     def __init__(
         self,
@@ -123,7 +123,7 @@ class GatewayAdapter:
         return found
 
     def owner_url(self, name: str) -> str | None:
-        """The base of the links of another member that is up, None for this node and who is away.
+        """The base of the links of another member that is up, None for this node and for one that is away.
 
         Raises NotFound for what is no member.
         """

@@ -73,7 +73,7 @@ class KeyIdentity(TypedDict):
 
 
 class KeyApi(Protocol):
-    """What a node does for callers of this API.  A key that is not there: NotFound."""
+    """Operations of a node for callers of this API.  A key that is not there: NotFound."""
 
     async def list(self, *, timeout_s: float) -> Json:
         """Every key."""

@@ -2,7 +2,7 @@
 
 Never a key itself: each member's copy is sealed to that member's sealing key
 (``cyoloctl.keys.wrapping``).  What proves that a sealing key is its node's is kept
-beside it and checked by whoever seals; nothing cryptographic happens here.
+beside it and checked by the node that seals; nothing cryptographic happens here.
 
 When a key may go
 -----------------
@@ -69,13 +69,13 @@ class KeyMachine(Observed, Machine):
 
     ``announce {name, sealing_key, certificate_pem, signature}`` -> ``{name}``:
     a member's sealing key.  Another one than before drops what was sealed to
-    the old one, and the confirmations.  not_found for who is no member.
+    the old one, and the confirmations.  not_found for a name that is no member.
     ``generate {key_id, cluster_id, fingerprint, wrapped}`` -> ``{key_id,
     state}``: a new key, sealed to one member at least; primary when there is
     none, else pending.  already_exists for a known id of another key, also of
     a destroyed one; conflict beyond 64 keys.
     ``wrap {key_id, wrapped}`` -> ``{key_id, state}``: seals it to more members,
-    or anew.  Whoever gets another blob has not confirmed it.
+    or again.  A member that gets another blob has not confirmed it.
     ``confirm {name, keys: {key_id: fingerprint}}`` -> ``{name, confirmed}``:
     the member opened these; those that it holds no blob of are left out.
     conflict when a fingerprint is another: one id, two keys.

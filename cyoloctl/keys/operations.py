@@ -1,10 +1,10 @@
-"""The operations key_*, and this node's part in keeping the key ring whole.
+"""Operations on token keys, and this node's part in keeping the key ring whole.
 
 Raft holds the keys wrapped for each member; this holds the opened ones, in
-memory only.  `maintain` runs every half second and does what is this node's
-to do: announce its sealing key, open and confirm what was wrapped for it,
-wrap for members that lack a key, and, as leader, make the first key and
-follow the rotation policy.
+memory only.  `maintain` runs twice per second and does this node's share:
+announce its sealing key, open and confirm what was wrapped for it, wrap for
+members that lack a key, and, as leader, make the first key and follow the
+rotation policy.
 """
 
 from __future__ import annotations
@@ -65,7 +65,7 @@ def _key_id_of(request_id: str) -> str:
 
 
 class KeyOperations:
-    """What control.server calls for key_*, and the ring that tokens are made and opened with."""
+    """Implements `keys.api.KeyApi`, and holds the ring that tokens are made and opened with."""
 
     def __init__(
         self,
@@ -519,7 +519,7 @@ class KeyOperations:
             await self._write("confirm", {"name": self._name, "keys": unconfirmed}, _STEP_TIMEOUT_S)
             return True
         if self._unreadable:
-            # Sealed to another key of ours, or damaged: ask to have it sealed again.
+            # Sealed to another key of ours, or damaged: ask for it to be sealed again.
             lost, self._unreadable = sorted(self._unreadable), {}
             await self._write("reject", {"name": self._name, "keys": lost}, _STEP_TIMEOUT_S)
             return True

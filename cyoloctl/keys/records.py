@@ -125,7 +125,7 @@ class KeyRecord:
         }
 
     def with_blobs(self, blobs: dict[str, str]) -> KeyRecord:
-        # Whoever gets another blob must show again that it opens.
+        # A member that gets another blob must show again that it can open it.
         new = {name for name, blob in blobs.items() if self.wrapped.get(name) != blob}
         return replace(
             self,

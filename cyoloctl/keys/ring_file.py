@@ -78,7 +78,7 @@ _MAX_TIME_UNIX_MS = 2**53
 _NAME, _VERSION = "cyoloctl keyring", 1
 _DOMAIN = b"cyoloctl keyring v1"
 
-# What a file may ask of whoever opens it.
+# Bounds on what a file may demand of anyone who opens it.
 _MAX_MEMORY_KIB, _MAX_PASSES, _MAX_LANES = 256 * 1024, 10, 16
 _NOT_A_RING = "this is not a key ring of cyoloctl: use the whole, unchanged file that `key export` wrote"
 _DAMAGED = "the key ring cannot be opened: it is for another node, or the file was changed"

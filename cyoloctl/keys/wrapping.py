@@ -40,7 +40,7 @@ MAX_FILE_BYTES = 1 << 20
 
 
 def wrap(key: Key, *, node: str, sealing_key: str) -> str:
-    """The key sealed to a node, 80 bytes in base64, other ones each time.
+    """The key sealed to a node, 80 bytes in base64, different each time.
 
     sealing_key: the node's, after verify_sealing_key.  Raises InvalidInput
     for one that is not valid.

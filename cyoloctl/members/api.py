@@ -168,7 +168,7 @@ class MemberHost(TypedDict):
 
 
 class MemberApi(Protocol):
-    """What a node does for callers of this API.  A member that is not there: NotFound."""
+    """Operations of a node for callers of this API.  A member that is not there: NotFound."""
 
     async def status(self, *, timeout_s: float) -> Status:
         """The cluster and its members."""

@@ -1,8 +1,8 @@
 """Invitations, and admitting the nodes that hold one.
 
-Whoever asks to join is nobody yet.  What they ask is checked against this
+A joiner is unknown yet.  Its request is checked against this
 node's own copy of the log first; what no open invitation backs there reaches
-the cluster (a read barrier, never a log entry) a few times a second at most.
+the cluster (a read barrier, never a log entry) a few times per second at most.
 """
 
 from __future__ import annotations
@@ -39,7 +39,7 @@ __all__ = ["JOIN_FIELDS", "Allowance", "JoinOperations"]
 _log = logging.getLogger("cyoloctl.node")
 
 JOIN_FIELDS = ("name", "public_key", "signature", "request_pem", "sealing_key", "address", "ca_sha256")
-"""What a joiner sends, all of it text; see `members.api`."""
+"""Fields of a join request, all of them text; see `members.api`."""
 
 _UNBACKED_PER_S, _UNBACKED_AT_ONCE = 2.0, 5
 _BACKED_PER_S, _BACKED_AT_ONCE = 10.0, 20
@@ -67,7 +67,7 @@ class Allowance:
 
 
 class JoinOperations:
-    """What a node does for those who invite and those who join.
+    """Operations for those who invite and those who join.
 
     files: the node's files as they are now.  issuer: the CA of new
     certificates; raises ConfigError where this node holds no CA key.  addresses: where members are, by
@@ -139,7 +139,7 @@ class JoinOperations:
         """Return when there is a member.
 
         The first node of a cluster records itself, and may do so only while
-        nobody else is there: whoever was invited before would shut it out.
+        there is no other: a guest that came before would shut it out.
         """
         deadline = time.monotonic() + timeout_s
         while not self._members.members():
@@ -204,7 +204,7 @@ class JoinOperations:
     # ------------------------------------------------------------- joining
 
     def authorities(self) -> Json:
-        """The CAs of this cluster, for whoever compares them with a digest that they trust."""
+        """The CAs of this cluster, for anyone who compares them with a digest that they trust."""
         return {
             "schema_version": 1,
             "cluster_id": self._node.cluster_id,
@@ -253,7 +253,7 @@ class JoinOperations:
             learner=invitation.learner,
             storage=self._node.storage,
             peers=peers,
-            # By the cluster's time: whoever judges the certificate does the same.
+            # By the cluster's time: those who check the certificate do the same.
             now=from_unix_ms(self._proposer.now_ms()),
             days=issuer.days,
             trust_pem=issuer.trust_pem,

@@ -65,15 +65,15 @@ class MemberMachine(Machine):
 
     ``issue_invitation {name, learner, public_key, expires_unix_ms}`` ->
     ``{name, learner, expires_unix_ms, replaced}``: replaced says that another
-    invitation of this name was open and admits nobody any more.
+    invitation of this name was open and no longer admits a node.
     already_exists for a member, conflict for a removed name, invalid_input
     for an expiry in the past, overloaded beyond 1,000 invitations or 10,000
     names.  Drops what expired first.
     ``uninvite {name}`` -> ``{name, uninvited: true}``.  not_found where no
     invitation is there, conflict where the node has joined on it.
     ``admit {name, public_key, request_sha256, address, sealing_key, raft_id,
-    key_hash}`` -> ``{name, role}``: makes the member.  Whoever proposes it
-    has checked that the request was signed with the private half of
+    key_hash}`` -> ``{name, role}``: makes the member.  The node that
+    proposes it has checked that the request was signed with the private half of
     public_key.  The same request_sha256 again gets the same answer until the
     member announces itself, is removed, or 7 days after the expiry.
     Otherwise invitation_rejected, with the reason unknown, other_key, used,

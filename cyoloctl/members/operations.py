@@ -179,7 +179,7 @@ class MemberOperations:
             await self._engine.transfer_leadership(None, timeout_s=max(0.1, deadline - time.monotonic()))
             raise NoLeader("leadership is handed over before the leader is removed: try again")
         if member is not None and member.role == "learner":
-            # First: whoever finishes the removal does not know any more that it never had the CA's key.
+            # First: the node that finishes the removal no longer knows that it never had the CA's key.
             await self._proposer.apply(
                 "authorities",
                 "exempt",

@@ -1,4 +1,4 @@
-"""What is wrong between the nodes: links that are missing, processes that were kept out, logs that differ."""
+"""Problems between nodes: missing links, processes that were kept out, logs that differ."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ _SETTLED = 3
 
 
 class Facts(Protocol):
-    """What a node knows when it is asked.  rows: the members as `status` shows them."""
+    """Facts that problems are found by.  rows: the members as `status` shows them."""
 
     @property
     def engine(self) -> Engine: ...
@@ -39,7 +39,7 @@ def missing_links(
 ) -> list[tuple[str, str]]:
     """Pairs of members that this node reaches and that do not reach each other; of each pair one votes.
 
-    name: this node.  Every node says once a second whom it has links.
+    name: this node.  Every node reports once per second which members it has a link with.
     """
     known, voting = set(members), set(voters)
     reported = {peer: info.links for peer, info in peers.items() if info.pongs >= _SETTLED and peer in known}

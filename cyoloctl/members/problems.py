@@ -1,4 +1,4 @@
-"""What needs a hand: the problems that ``status`` shows and ``status --check`` fails for.
+"""Problems that need a hand: ``status`` shows them, ``status --check`` fails for them.
 
 Each names what is wrong, whom it concerns and the command that mends it, or
 shows more.
@@ -25,7 +25,7 @@ _SET_CLOCK = "date -u --set 'YYYY-MM-DD HH:MM:SS'"
 
 @dataclass(frozen=True, slots=True)
 class Facts:
-    """What a node knows when it is asked.  rows: the members as `status` shows them."""
+    """Facts that problems are found by.  rows: the members as `status` shows them."""
 
     engine: Engine
     rows: tuple[Member, ...]
@@ -105,7 +105,7 @@ def clock_problems(
         else:
             what = f"is {_duration(skew)} {'ahead of' if skew > 0 else 'behind'} cluster time"
             if ahead_ms > CLOCK_OFF_MS and abs(skew + ahead_ms) <= CLOCK_OFF_MS:
-                # It may be right, and cluster time wrong: whoever set it now would do harm.
+                # It may be right, and cluster time wrong: setting it now would do harm.
                 yield problem(
                     "clock", name, f"the clock of {name} {what}, like a majority's", "cyoloctl status"
                 )

@@ -122,8 +122,8 @@ class SecretInvitation:
     """A join token of release 0.1.0, known by the SHA-256 of its secret (64 hex digits).
 
     Kept so that logs and snapshots of that release give the same state; it
-    admits nobody any more, because its token would travel in the clear to
-    whoever answers.
+    admits no node any more, because its token would travel in the clear to
+    anyone who answers.
 
     expires_unix_ms: refused from this replicated time on.  used_by: SHA-256
     of the certificate request that redeemed it, None before.

@@ -32,7 +32,7 @@ _FACTS: dict[str, tuple[type, ...]] = {
 
 
 def _shown_facts(info: Mapping[str, Any]) -> Json:
-    """What a peer says about itself with `describe`, as far as it has the right types and can be shown."""
+    """The facts that a peer reports about itself, as far as they have the right types and can be shown."""
     return {
         key: info[key]
         for key, kinds in _FACTS.items()
@@ -41,10 +41,10 @@ def _shown_facts(info: Mapping[str, Any]) -> Json:
 
 
 class MemberStatus:
-    """What this node tells its callers and its peers about itself and the others.
+    """Status of this node and the others, for callers and for peers.
 
-    certificates: what it tells of its certificate.  problems: those that
-    other subjects know.
+    certificates: facts about this node's certificate.  problems: those of
+    other subjects.
     """
 
     def __init__(
@@ -64,7 +64,7 @@ class MemberStatus:
         self._started_at = time.monotonic()
 
     def describe(self) -> Json:
-        """What this node tells its peers about itself, every second."""
+        """Facts about itself that this node sends to its peers, once per second."""
         status = self._engine.status()
         return {
             "role": status.role,

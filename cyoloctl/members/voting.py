@@ -22,7 +22,7 @@ _log = logging.getLogger("cyoloctl.node")
 
 
 async def patiently(change: Callable[..., Awaitable[Any]], deadline: float) -> None:
-    """Wait for another membership change to end; a refusal for good lasts to the deadline."""
+    """Wait for another membership change to end; a permanent refusal lasts to the deadline."""
     while True:
         left = deadline - time.monotonic()
         try:
@@ -56,7 +56,7 @@ class MemoryVotes:
         return raft_id in self._stepped_out
 
     def end_of_memory(self) -> str | None:
-        """Why stopping this member would end its cluster, whose state is in memories only."""
+        """Why stopping this member would end its cluster, whose state is in memory only, else None."""
         status = self._engine.status()
         if self._node.storage != "memory" or self._raft_id not in status.voters:
             return None

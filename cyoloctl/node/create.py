@@ -283,7 +283,7 @@ def _redeem(data_dir: Path, token: join_token.JoinToken, advertise: Address, tim
 
 
 def _join_body(token: join_token.JoinToken, request: PendingRequest, address: Address) -> dict[str, Any]:
-    """What a joiner sends: everything but the secret, signed with the key that the secret gives."""
+    """The body of a join request: everything but the secret, signed with the key that the secret gives."""
     asked = join_token.JoinRequest(
         cluster_id=token.cluster_id,
         name=token.name,

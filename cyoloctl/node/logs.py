@@ -2,7 +2,7 @@
 
 An event is a message of fixed words and named fields (``extra=``).  Secrets
 are never passed to a logger; field names that suggest one are masked all the
-same.  What strangers can cause fills no disk: one line a second of each kind,
+same.  What strangers can cause fills no disk: one line per second of each kind,
 with a count, and files that are rotated by size.
 """
 
@@ -105,11 +105,11 @@ def _shown(value: Any) -> str:
 
 
 class _Seldom:
-    """At most one line a second of each kind of event; the next one tells how many there were.
+    """At most one line per second of each kind of event; the next one tells how many there were.
 
     Bounded are events that say so (``extra={"_seldom": True}``) because somebody
     without an identity can cause them, and every other warning or error that
-    comes more often than `_BURST` times a second.  A kind is its logger and its
+    comes more often than `_BURST` times per second.  A kind is its logger and its
     fixed words, never what a caller said.
     """
 

@@ -65,7 +65,7 @@ class Upkeep:
         self._parting: dict[str, float] = {}
 
     async def run(self) -> None:
-        """Runs while the node does: announce this node, follow addresses, promote and clean up as leader."""
+        """Run while the node does: announce it, follow addresses, and as leader promote and clean up."""
         pause = 0.1
         while True:
             await self._engine.wait_changed(pause)
@@ -89,7 +89,7 @@ class Upkeep:
                 pause = 0.2
 
     def _part_with_removed(self) -> None:
-        """End the sessions of removed members, a moment later: one may still wait for an answer."""
+        """End the links of removed members, a moment later: one may still wait for an answer."""
         now = time.monotonic()
         for name in self._members.removed():
             if name in self._engine.peers():
@@ -98,7 +98,7 @@ class Upkeep:
                     self._engine.disconnect(name)
 
     async def _announce(self) -> bool:
-        """Keep the own record true: address, raft id, certificate.  True when it was written."""
+        """Keep this node's record true: address, raft id, certificate.  True when it was written."""
         members = self._members
         name = self._config.name
         mine = members.get(name)
@@ -120,7 +120,7 @@ class Upkeep:
             role="voter" if mine is None else mine.role,
             sealing_key=self._certificates.files.sealing_key,
             raft_id=self._raft_id,
-            # Whoever waits for it counts on sessions that rest on it (see CertificateRenewal.ready).
+            # Those who wait for it count on links that rest on it (see CertificateRenewal.ready).
             certificate_expires_at=self._certificates.expires_at()
             if mine is None or self._certificates.settled()
             else mine.certificate_expires_at,
@@ -134,7 +134,7 @@ class Upkeep:
         return True
 
     async def _announce_process(self) -> bool:
-        """Say which process this is; as leader also how far the voters that are away had got.
+        """Announce this process; as leader also how far the voters that are away had got.
 
         So that a copy of a disk, or an older one that comes back, is known as such by every node.
         """
@@ -161,7 +161,7 @@ class Upkeep:
         return False
 
     async def _announce_gateway(self) -> bool:
-        """Say where browsers and proxies reach this node, or that they do not."""
+        """Announce where browsers and proxies reach this node, or that they do not."""
         config, name = self._config.gateway, str(self._config.name)
         wanted = None if config is None else {"address": str(config.advertise), "url": config.url}
         known = self._members.gateway(name)

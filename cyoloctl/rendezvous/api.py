@@ -93,7 +93,7 @@ class RendezvousPolicies(TypedDict):
 
 
 class RendezvousApi(Protocol):
-    """What a node does for callers of this API."""
+    """Operations of a node for callers of this API."""
 
     async def start(
         self,

@@ -29,7 +29,7 @@ The *id* (128 bits, random or the hash of the initiator's public key) is all tha
 redeeming takes: it is shown to the initiator and to operators, never on the
 approver's page, and is not hashed here, because whoever reads the journal reads
 an unsealed answer beside it.  An answer that must stay secret from the nodes'
-disks is sealed: the id then commits to the key, so that nobody can put his own
+disks is sealed: the id then commits to the key, so that nobody can put their own
 key under an id that the initiator shows, and the machine takes no other answer.
 The *user code* is kept as a hash, which keeps it out of sight and no more: 35
 bits are searched in seconds by whoever has the state.  Guessing it from outside
@@ -50,7 +50,7 @@ not heard of it yet lets nobody through.
 
 Exactly one redemption
 ----------------------
-Whoever redeems brings the hash of a secret of its own, and is told the same answer
+The initiator that redeems brings the hash of a secret of its own, and is told the same answer
 again for 5 minutes; everybody else is told that it was redeemed.  So a client whose
 node died asks another one and cannot lose, or double, the answer.  ``consume`` does not
 hold the answer in its result, which the request tables would keep for a day: read

@@ -1,4 +1,4 @@
-"""The operations rendezvous_*: transactions that begin at one actor and end at another."""
+"""Operations on rendezvous: transactions that begin at one actor and end at another."""
 
 from __future__ import annotations
 
@@ -43,7 +43,7 @@ _Draw = Callable[[int, str], bytes]
 
 
 class _Beginning(NamedTuple):
-    """What a start draws.  request_id: the command's."""
+    """The random parts of a start.  request_id: of the command."""
 
     id: str
     user_code: str
@@ -101,7 +101,7 @@ def _digests(actor: Actor) -> list[str]:
 
 
 class RendezvousOperations:
-    """What control.server and the gateway call for rendezvous_*.
+    """Implements `rendezvous.api.RendezvousApi`; the gateway calls it too.
 
     page_url: where the page of a node is, None when it has none.  was_applied: whether a command of this kind
     of caller was applied under this request id.
@@ -284,7 +284,7 @@ class RendezvousOperations:
 
         Whoever repeats must get the same id and code, of which only hashes are
         kept: both come from the request id under the primary token key, so
-        that who guesses the request id learns nothing.  After it, those of the
+        that anyone who guesses the request id learns nothing.  After it, those of the
         other keys, of which one was primary before a rotation.
         """
         if request_id is None:
@@ -408,7 +408,7 @@ class RendezvousOperations:
         """For a caller of the API; data: of an approval.
 
         Wrong codes are counted for the person whose session is shown, else for
-        each `by`, so that who mistypes stops nobody else.  That is what the
+        each `by`, so that whoever mistypes stops nobody else.  That is what the
         caller claims: who may call this may also list the records.
         """
         deadline = time.monotonic() + timeout_s
@@ -460,7 +460,7 @@ class RendezvousOperations:
             await self._write(_COMMANDS[operation], command, left, request_id)
             return self._answer(record.id)
         except Conflict:
-            # What is sealed is sealed anew, so a repetition is another command to the machine.
+            # What is sealed is sealed again, so a repetition is another command to the machine.
             if data is None or request_id is None:
                 raise
             await self._proposer.fresh(timeout_s=left)

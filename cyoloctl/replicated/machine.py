@@ -1,4 +1,4 @@
-"""What every replicated machine has in common: its operations, its observer, its part of a snapshot."""
+"""The base of every replicated machine: operations, observer, part of a snapshot."""
 
 from __future__ import annotations
 

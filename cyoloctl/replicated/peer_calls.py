@@ -1,4 +1,4 @@
-"""What one node asks another over the link between them.
+"""Calls from one node to another over the link between them.
 
 Most requests of callers need one node only.  What a certain node has to do
 (the leader, a holder of the CA's key) is passed to it, once: nothing is

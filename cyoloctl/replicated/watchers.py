@@ -1,4 +1,4 @@
-"""Who waits for a change of something that has a name."""
+"""Waiting for changes of things that have names."""
 
 from __future__ import annotations
 

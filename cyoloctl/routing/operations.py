@@ -1,4 +1,4 @@
-"""The operations route_*: which member serves which host name, as reverse proxies see it."""
+"""Operations on routes: which member serves which host name, as reverse proxies see it."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ __all__ = ["RouteOperations"]
 
 
 class RouteOperations:
-    """What control.server calls for route_*; also where the pages of members are."""
+    """Implements `routing.api.RouteApi`, and knows where the pages of members are."""
 
     def __init__(self, proposer: Proposer, node: LocalNode, members: MemberMachine) -> None:
         self._proposer = proposer

@@ -353,8 +353,8 @@ def seal(
 ) -> str:
     """The session as a token under the primary key: at most 3,800 characters, different ones each time.
 
-    cookie_name: an RFC 6265 token of at most 128 characters; audience: at most 255 bytes of UTF-8.  Only who
-    names the same two can open it.
+    cookie_name: an RFC 6265 token of at most 128 characters; audience: at most 255 bytes of UTF-8.  Only
+    a caller that names the same two can open it.
     random: a number of bytes to that many random bytes; the salt, on which the nonce depends, comes from it.
 
     Raises InvalidInput for a session that is not valid or, with the number of bytes over, too large;

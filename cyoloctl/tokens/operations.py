@@ -1,4 +1,4 @@
-"""The operations token_*: sessions made, opened, changed and revoked by this node."""
+"""Operations on session tokens: this node makes, opens, changes and revokes them."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ _UPDATES_AT_ONCE = 100
 
 
 class TokenOperations:
-    """What control.server calls for token_*.  Every answer is the contract's JSON."""
+    """Implements `tokens.api.TokenApi`.  Every answer is the contract's JSON."""
 
     def __init__(self, proposer: Proposer, sessions: SessionMachine, keys: KeyOperations) -> None:
         self._proposer = proposer
@@ -58,7 +58,10 @@ class TokenOperations:
         return min((unix_s + _MARGIN_S) * 1000, self._proposer.now_ms() + MAX_AHEAD_MS)
 
     async def _ensure_fresh(self, require_quorum: bool, timeout_s: float) -> None:
-        """Before revocations are judged by this node's copy: is there one, and how new must it be?"""
+        """Wait until this node's revocations are fresh enough, and its keys and the time are known.
+
+        require_quorum: as of now in the whole cluster.  Raises Unavailable.
+        """
         if require_quorum:
             await self._proposer.fresh(timeout_s=timeout_s)
         else:
