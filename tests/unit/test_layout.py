@@ -130,7 +130,7 @@ FACES: dict[str, str] = {"raft": "sim.*"}  # the simulation takes the place of r
 # Private names of others that a module may use all the same, each with its reason.
 PRIVATE: dict[str, str] = {
     "members.machine": "_asdict",  # public in fact: what a NamedTuple documents begins with an underscore
-    "node.service": "_asdict",
+    "node.upkeep": "_asdict",
     "pki.tls": "_SSLMethod",  # the type stubs of the standard library have no public name for it
     "raft.vendor": "_onTick",  # the vendor's method that ours overrides
 }
