@@ -137,6 +137,16 @@ def sign_in(shown: Browser, site: Site) -> None:
     shown.add_cookie("cyolo-sid", session(site.cluster["n2"]))
 
 
+def open_code(shown: Browser, site: Site, code: str) -> None:
+    """Open the form with a code; again while the nodes of a busy machine have no leader."""
+
+    def opened() -> str:
+        shown.open(f"{site.url}/rendezvous?user_code={code}")
+        return shown.find("#user_code")
+
+    wait_until("the form with the code", opened)
+
+
 def look(shown: Browser, name: str) -> None:
     """A picture for the documentation, when `make screenshots` asks for it."""
     if os.environ.get("SCREENSHOTS"):
@@ -159,7 +169,7 @@ def test_flow_when_the_first_node_is_killed_between_form_and_answer_completes(
     started = begin(cluster["n1"])
     assert started["node"] == "n1"
     sign_in(shown, mortal)
-    shown.open(f"{mortal.url}/rendezvous?user_code={started['user_code'].lower()}")
+    open_code(shown, mortal, started["user_code"].lower())
     assert shown.attribute("#user_code", "value") == started["user_code"]
     look(shown, "code")
     shown.click("button")
@@ -195,7 +205,7 @@ def test_flow_without_scripts_by_keyboard_alone_completes(mortal: Site, tmp_path
         shown.open("data:text/html,<title>off</title><script>document.title='on'</script>")
         assert shown.title == "off"
         sign_in(shown, mortal)
-        shown.open(f"{mortal.url}/rendezvous?user_code={started['user_code']}")
+        open_code(shown, mortal, started["user_code"])
         shown.keys(TAB, ENTER)
         wait_until("who asks is shown", lambda: shown.title == "Approve \u201cmfa\u201d?")
         mortal.cluster["n1"].kill()
@@ -212,7 +222,7 @@ def test_flow_begun_in_the_browser_and_approved_from_another_client_is_redeemed(
     cluster = mortal.cluster
     started = begin(cluster["n1"])
     sign_in(shown, mortal)
-    shown.open(f"{mortal.url}/rendezvous?user_code={started['user_code']}")
+    open_code(shown, mortal, started["user_code"])
     shown.click("button")
     cluster["n1"].kill()
     approved = cluster["n2"].json("rendezvous", "approve", started["user_code"], "--by", "bob")
@@ -297,7 +307,7 @@ def test_flow_begun_without_scripts_by_keyboard_and_answered_by_a_phone_complete
         sign_in(shown, mortal)
         mortal.cluster["n1"].kill()
         mortal.through("n3")
-        shown.open(f"{mortal.url}/rendezvous?user_code={code}")
+        open_code(shown, mortal, code)
         shown.click("button")
         assert "browser" in shown.texts("dd")
         shown.click("button:not(.no)")
@@ -342,7 +352,7 @@ def test_denying_in_the_browser_ends_the_wait(site: Site, shown: Browser) -> Non
 def test_reload_of_the_answer_counts_once_and_shows_it_again(site: Site, shown: Browser) -> None:
     started = begin(site.cluster["n1"])
     sign_in(shown, site)
-    shown.open(f"{site.url}/rendezvous?user_code={started['user_code']}")
+    open_code(shown, site, started["user_code"])
     shown.click("button")
     shown.click("button:not(.no)")
     shown.command("POST", "/refresh", {})
@@ -353,7 +363,7 @@ def test_page_in_the_browser_has_names_and_roles_and_breaks_no_policy(site: Site
     started = begin(site.cluster["n1"])
     with browser(tmp_path / "profile", arguments=RESOLVE) as shown:
         sign_in(shown, site)
-        shown.open(f"{site.url}/rendezvous?user_code={started['user_code']}")
+        open_code(shown, site, started["user_code"])
         assert (shown.role("#user_code"), shown.label("#user_code")) == ("textbox", "Code")
         assert shown.run("return document.documentElement.lang") == "en"
         # The style applies under the policy: a browser would drop it for a wrong hash.
@@ -380,7 +390,7 @@ def test_page_on_a_narrow_phone_with_hostile_data_stays_readable(site: Site, tmp
         arguments=RESOLVE,
     ) as shown:
         sign_in(shown, site)
-        shown.open(f"{site.url}/rendezvous?user_code={started['user_code']}")
+        open_code(shown, site, started["user_code"])
         assert shown.run("return document.documentElement.scrollWidth") <= 320
         shown.click("button")
         assert shown.title == "Approve \u201cmfa\u201d?"
