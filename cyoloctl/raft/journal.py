@@ -56,6 +56,7 @@ from pathlib import Path
 from typing import NoReturn, Protocol
 
 from cyoloctl.errors import Conflict, InternalError, StorageError, VersionMismatch
+from cyoloctl.text import canonical_json
 
 __all__ = [
     "Batch",
@@ -112,7 +113,7 @@ class Record:
     def crc(self) -> int:
         """CRC-32 of the canonical JSON array of the fields."""
         fields = [self.term, self.vote, self.commit_index, self.first_index, self.last_index, self.identity]
-        return zlib.crc32(json.dumps(fields, separators=(",", ":")).encode("ascii"))
+        return zlib.crc32(canonical_json(fields).encode("ascii"))
 
 
 @dataclass(frozen=True, slots=True)
@@ -764,7 +765,7 @@ class Journal:
         self._check()
         if self._meta.get(key) != value:
             self._meta[key] = value
-            self._identity = json.dumps(self._meta, sort_keys=True, separators=(",", ":"))
+            self._identity = canonical_json(self._meta)
             self._pending = True
 
     def sync(self) -> None:

@@ -39,6 +39,7 @@ from pathlib import Path
 from typing import BinaryIO, NoReturn, Protocol
 
 from cyoloctl.errors import InternalError, InvalidInput, StorageError, VersionMismatch
+from cyoloctl.text import canonical_json
 
 __all__ = [
     "MAX_SNAPSHOT_BYTES",
@@ -97,16 +98,14 @@ class _DamagedError(Exception):
 
 def _encode_head(meta: SnapshotMeta, data_bytes: int) -> bytes:
     """Everything before the data.  Raises InvalidInput if it would be too large."""
-    header = json.dumps(
+    header = canonical_json(
         {
             "index": meta.index,
             "removed": list(meta.removed),
             "term": meta.term,
             "total": data_bytes,
             "voters": list(meta.voters),
-        },
-        sort_keys=True,
-        separators=(",", ":"),
+        }
     ).encode("ascii")
     if len(header) > _MAX_HEADER_BYTES:
         raise InvalidInput(f"the snapshot lists too many members: its header has {len(header)} bytes")
