@@ -38,7 +38,6 @@ from cyoloctl.errors import (
     OutcomeUnknown,
     Overloaded,
     StorageError,
-    Unavailable,
     VersionMismatch,
 )
 from cyoloctl.model import Role, Stamp, majority
@@ -46,6 +45,7 @@ from cyoloctl.raft.batch import decode_batch, encode_batch, stamp_of
 from cyoloctl.raft.clock import ClusterClock
 from cyoloctl.raft.core import Core
 from cyoloctl.raft.forwarding import Forwarding
+from cyoloctl.raft.handover import Handover
 from cyoloctl.raft.journal import Entry, Journal
 from cyoloctl.raft.machine import StateMachine
 from cyoloctl.raft.messages import Message
@@ -81,16 +81,6 @@ class _Receiving:
     source: Node
     key: tuple[int, int, int, str]
     receiver: Receiver
-
-
-@dataclass(slots=True)
-class _Handover:
-    """A leadership transfer in progress; new commands wait."""
-
-    target: Node
-    until: float
-    next_try: float
-    callback: Done
 
 
 @dataclass(frozen=True, slots=True)
@@ -192,7 +182,7 @@ class Replica:
 
         self._commit_notice_at: float | None = None
         self._receiving: _Receiving | None = None
-        self._handover: _Handover | None = None
+        self._handover = Handover(core)
         self._membership_waiting: dict[int, tuple[int, Done]] = {}
 
         # What peers and this node cannot settle.
@@ -448,9 +438,7 @@ class Replica:
                 return self._clock()
             if self._commit_notice_at is not None:
                 deadline = min(deadline, self._commit_notice_at)
-            if self._handover is not None:
-                deadline = min(deadline, self._handover.next_try)
-            return deadline
+            return min(deadline, self._handover.next_deadline())
         deadline = self._clock() + 1.0
         if self.is_member():
             deadline = min(deadline, engine.election_deadline())
@@ -548,7 +536,7 @@ class Replica:
                 if self._progress[node].told_commit < commit:
                     self._replicate_to(node, heartbeat=True)
         self._reads.lead(now)
-        self._continue_handover(now)
+        self._handover.lead(now)
 
     def _notice_changes(self) -> None:
         engine = self._engine
@@ -581,9 +569,7 @@ class Replica:
         if not self._engine.is_leader():
             self._cluster_clock.follow()
         self._reads.stop_leading()
-        if self._handover is not None:
-            handover, self._handover = self._handover, None
-            handover.callback(self.leader(), None)
+        self._handover.end(self.leader(), None)
         waiting, self._membership_waiting = self._membership_waiting, {}
         for _, callback in waiting.values():
             callback(
@@ -619,9 +605,7 @@ class Replica:
         waiting_changes, self._membership_waiting = self._membership_waiting, {}
         for _, done in waiting_changes.values():
             done(None, unknown)
-        if self._handover is not None:
-            handover, self._handover = self._handover, None
-            handover.callback(None, error)
+        self._handover.end(None, error)
 
     # --------------------------------------------------------------- links
 
@@ -808,7 +792,7 @@ class Replica:
             callback(None, NoLeader("this node is not the leader"))
         elif raft_id == self._id:
             callback(None, Conflict("the leader cannot remove itself: transfer leadership first"))
-        elif self._handover is not None:
+        elif self._handover.is_going():
             callback(None, Conflict("leadership is being transferred: try again"))
         elif engine.applied_index() < engine.no_op_index() or (
             self._changes and self._changes[-1][0] > engine.applied_index()
@@ -905,7 +889,7 @@ class Replica:
     def append_pending(self) -> None:
         """Called in the leader's tick: what waits becomes log entries, many commands to one."""
         engine = self._engine
-        if not engine.is_leader() or self._handover is not None:
+        if not engine.is_leader() or self._handover.is_going():
             return
         uncommitted = self._journal.last_index - engine.commit_index()
         if uncommitted >= self._limits.uncommitted_entries:
@@ -940,47 +924,8 @@ class Replica:
     # --------------------------------------------------------------- transfer
 
     def transfer_leadership(self, to: str | None, callback: Done) -> None:
-        """Hand leadership to a voter (dissertation 3.10).  Leader only.
-
-        New commands wait meanwhile.  callback(new leader or None, error): Conflict
-        when there is no such connected voter, Unavailable when it did not happen in time.
-        """
-        engine, now = self._engine, self._clock()
-        if self.failed is not None:
-            callback(None, self.failed)
-            return
-        if not engine.is_leader():
-            callback(None, NoLeader("this node is not the leader"))
-            return
-        if to == self._id:
-            callback(self._id, None)
-            return
-        if self._handover is not None:
-            callback(None, Conflict("leadership is being transferred already"))
-            return
-        candidates = [node for node in engine.others() if node in engine.connected]
-        if to is not None:
-            candidates = [node for node in candidates if node.id == to]
-        if not candidates:
-            what = "no other voter is" if to is None else f"{to} is not a voter or not"
-            callback(None, Conflict(f"{what} connected: leadership stays here"))
-            return
-        target = max(candidates, key=lambda node: (self._match_of(node), str(node.id)))
-        self._handover = _Handover(target, now + self._timing.transfer_limit_s, now, callback)
-
-    def _continue_handover(self, now: float) -> None:
-        handover = self._handover
-        if handover is None or now < handover.next_try:
-            return
-        engine = self._engine
-        lost = handover.target not in engine.connected or handover.target not in engine.others()
-        if lost or now >= handover.until:
-            self._handover = None
-            handover.callback(None, Unavailable("leadership could not be transferred in time: it stays here"))
-            return
-        handover.next_try = now + self._timing.transfer_retry_s
-        if self._match_of(handover.target) == self._journal.last_index:
-            self.send(handover.target, {"type": "timeout_now", "term": engine.term()})
+        """Hand leadership to a voter: see `Handover.begin`."""
+        self._handover.begin(to, callback)
 
     # -------------------------------------------------------------- elections
 
@@ -1193,7 +1138,7 @@ class Replica:
             return (
                 match > engine.commit_index()
                 or progress.next_index <= journal.last_index
-                or self._handover is not None
+                or self._handover.is_going()
             )
         if message["reset"]:
             progress.rejected(asked)

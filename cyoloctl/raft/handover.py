@@ -1,0 +1,89 @@
+"""Leadership handed to another voter (Ongaro, dissertation 3.10).
+
+New commands wait.  As soon as the target's log equals the leader's it is asked
+to stand for election at once, again and again until it leads or time is up.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+from cyoloctl.errors import Conflict, CyoloctlError, NoLeader, Unavailable
+from cyoloctl.raft.core import Core
+from cyoloctl.raft.proposals import Done
+from cyoloctl.raft.vendor import Node
+
+__all__ = ["Handover"]
+
+
+@dataclass(slots=True)
+class _Going:
+    target: Node
+    until: float
+    next_try: float
+    callback: Done
+
+
+class Handover:
+    """The transfer of leadership that is going on, if one is."""
+
+    def __init__(self, core: Core) -> None:
+        self._core = core
+        self._going: _Going | None = None
+
+    def is_going(self) -> bool:
+        """True while new commands wait for the next leader."""
+        return self._going is not None
+
+    def next_deadline(self) -> float:
+        """When `lead` must be called at the latest; inf while nothing is going on."""
+        return math.inf if self._going is None else self._going.next_try
+
+    def begin(self, to: str | None, callback: Done) -> None:
+        """Hand leadership to a voter, None: to whichever holds most.  Leader only.
+
+        callback(new leader or None, error): Conflict when there is no such
+        connected voter, Unavailable when it did not happen in time.
+        """
+        core, engine, now = self._core, self._core.engine, self._core.clock()
+        if core.failed is not None:
+            callback(None, core.failed)
+            return
+        if not engine.is_leader():
+            callback(None, NoLeader("this node is not the leader"))
+            return
+        if to == core.raft_id:
+            callback(core.raft_id, None)
+            return
+        if self._going is not None:
+            callback(None, Conflict("leadership is being transferred already"))
+            return
+        candidates = [node for node in engine.others() if node in engine.connected]
+        if to is not None:
+            candidates = [node for node in candidates if node.id == to]
+        if not candidates:
+            what = "no other voter is" if to is None else f"{to} is not a voter or not"
+            callback(None, Conflict(f"{what} connected: leadership stays here"))
+            return
+        target = max(candidates, key=lambda node: (core.progress[node].match_index, str(node.id)))
+        self._going = _Going(target, now + core.timing.transfer_limit_s, now, callback)
+
+    def lead(self, now: float) -> None:
+        """As leader, in each tick: ask the target once more, or give up."""
+        going, engine = self._going, self._core.engine
+        if going is None or now < going.next_try:
+            return
+        lost = going.target not in engine.connected or going.target not in engine.others()
+        if lost or now >= going.until:
+            self.end(None, Unavailable("leadership could not be transferred in time: it stays here"))
+            return
+        going.next_try = now + self._core.timing.transfer_retry_s
+        if self._core.progress[going.target].match_index == self._core.journal.last_index:
+            self._core.send(going.target, {"type": "timeout_now", "term": engine.term()})
+
+    def end(self, leader: str | None, error: CyoloctlError | None) -> None:
+        """This node leads no more, or the transfer failed: tell whoever asked for it."""
+        if self._going is not None:
+            going, self._going = self._going, None
+            going.callback(leader, error)
