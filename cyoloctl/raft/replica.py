@@ -29,12 +29,9 @@ from dataclasses import dataclass
 from typing import Any
 
 from cyoloctl.errors import (
-    Conflict,
     CyoloctlError,
     InternalError,
     InvalidInput,
-    NoLeader,
-    NotFound,
     OutcomeUnknown,
     Overloaded,
     StorageError,
@@ -48,6 +45,7 @@ from cyoloctl.raft.forwarding import Forwarding
 from cyoloctl.raft.handover import Handover
 from cyoloctl.raft.journal import Entry, Journal
 from cyoloctl.raft.machine import StateMachine
+from cyoloctl.raft.membership import Membership
 from cyoloctl.raft.messages import Message
 from cyoloctl.raft.progress import PROBE, SNAPSHOT, Progress
 from cyoloctl.raft.proposals import Done, Proposal, ProposalQueue
@@ -63,8 +61,6 @@ from cyoloctl.raft.vendor import (
     SUCCESS,
     Node,
     VendorEngine,
-    decode_membership,
-    encode_membership,
 )
 
 __all__ = ["Replica"]
@@ -81,41 +77,6 @@ class _Receiving:
     source: Node
     key: tuple[int, int, int, str]
     receiver: Receiver
-
-
-@dataclass(frozen=True, slots=True)
-class _Configuration:
-    voters: frozenset[str]
-    removed: frozenset[str]
-
-    def after(self, change: tuple[str, str]) -> _Configuration:
-        operation, raft_id = change
-        if operation == "add":
-            if raft_id in self.removed:
-                return self  # a name is never reused
-            return _Configuration(self.voters | {raft_id}, self.removed)
-        removed = self.removed
-        if operation == "remove":
-            removed = _without_lives_of(raft_id, removed) | {raft_id}
-        return _Configuration(self.voters - {raft_id}, removed)
-
-
-def _without_lives_of(raft_id: str, removed: frozenset[str]) -> frozenset[str]:
-    """Drop a name's other raft ids ``name~boot``: one is kept for each name, however often it restarts.
-
-    Nobody can add an earlier life again: its process forgot everything, ids
-    are random, and only the id that the member announced last is made a voter.
-    """
-    name, tilde, _ = raft_id.partition("~")
-    if not tilde:
-        return removed
-    return frozenset(other for other in removed if not other.startswith(name + "~"))
-
-
-def _one_life_each(removed: Iterable[str]) -> frozenset[str]:
-    """The same for what release 0.1.0 wrote, which kept them all."""
-    kept = {raft_id.partition("~")[0] if "~" in raft_id else raft_id + "~": raft_id for raft_id in removed}
-    return frozenset(kept.values())
 
 
 class Replica:
@@ -173,17 +134,11 @@ class Replica:
         self.send = core.send  # no call in between: it is hot
         self._engine: VendorEngine
 
-        # Configuration: what the snapshot (or genesis) says, then every membership entry above it.
-        self._base = _Configuration(frozenset(genesis), frozenset())
-        self._base_index = 1
-        self._changes: list[tuple[int, tuple[str, str]]] = []
-        self._current = self._base
-        self._applied = self._base
+        self._handover = Handover(core)
+        self._membership = Membership(core, frozenset(genesis), self._handover)
 
         self._commit_notice_at: float | None = None
         self._receiving: _Receiving | None = None
-        self._handover = Handover(core)
-        self._membership_waiting: dict[int, tuple[int, Done]] = {}
 
         # What peers and this node cannot settle.
         self._unusable: tuple[str, str] | None = None  # whose snapshot, why
@@ -201,7 +156,6 @@ class Replica:
         self._pending = ProposalQueue(limits.pending_commands, limits.pending_bytes)
         self._forwarding = Forwarding(core, self._pending, machine)
         self._reads = ReadIndex(core, tell_commit=lambda node: self._replicate_to(node, heartbeat=True))
-        self._voter_names: frozenset[str] = frozenset()
         self._swept_at = -1e9
         self._saving = False
         self._saved: tuple[SnapshotMeta, CyoloctlError | MemoryError | None] | None = None
@@ -266,7 +220,7 @@ class Replica:
             entry = journal.entry(meta.index)
             if entry is None or entry[2] != meta.term:
                 journal.reset(meta.index, meta.term)  # row 5: stopped between snapshot and cut
-            self._rebase(meta)
+            self._membership.rebase(meta)
             applied = meta.index
         if journal.commit_index > journal.last_index:
             journal.set_commit_index(journal.last_index)  # row 18
@@ -284,16 +238,10 @@ class Replica:
             progress=self._progress,
         )
         self._engine.set_applied(applied)
-        self._changes = [
-            (index, change)
-            for command, index, _ in journal.entries
-            if index > self._base_index and (change := decode_membership(command)) is not None
-        ]
-        self._applied = self._base
-        self._reconfigure()
+        self._membership.load()
         self._cluster_clock.applied(self._machine.stamp())
         self._cluster_clock.applied(self._last_stamp())
-        if self._current.voters == {self._id}:
+        if self._membership.current.voters == {self._id}:
             self._engine.set_election_deadline(self._clock())  # alone: nobody to wait for
 
     # ----------------------------------------------------------- public state
@@ -322,11 +270,11 @@ class Replica:
 
     def voter_names(self) -> frozenset[str]:
         """The names of the voters, as the own log says."""
-        return self._voter_names
+        return self._membership.voter_names
 
     def is_member(self) -> bool:
         """True while the own log makes this node a voter (rows 4 and 10)."""
-        return self._id in self._current.voters
+        return self._id in self._membership.current.voters
 
     def is_leader(self) -> bool:
         """True while this node takes itself for the leader; reads confirm it."""
@@ -341,7 +289,7 @@ class Replica:
 
     def removed_peers(self) -> frozenset[str]:
         """Peers that a committed entry removed: admit all others (row 21)."""
-        return self._applied.removed
+        return self._membership.applied.removed
 
     def term(self) -> int:
         """The current term."""
@@ -357,11 +305,11 @@ class Replica:
 
     def voters(self) -> frozenset[str]:
         """Raft ids of the voters, as the own log says."""
-        return self._current.voters
+        return self._membership.current.voters
 
     def configuration(self) -> tuple[frozenset[str], frozenset[str]]:
         """Raft ids of the voters, and of the members that were removed, as the own log says."""
-        return self._current.voters, self._current.removed
+        return self._membership.current.voters, self._membership.current.removed
 
     def progress(self) -> tuple[int, int]:
         """Term and last index of the own log; at least what was acknowledged to anybody."""
@@ -405,9 +353,9 @@ class Replica:
             commit_index=engine.commit_index(),
             applied_index=engine.applied_index(),
             snapshot_index=1 if meta is None else meta.index,
-            voters=tuple(sorted(self._current.voters)),
+            voters=tuple(sorted(self._membership.current.voters)),
             learners=tuple(sorted(str(node.id) for node in engine.readonly())),
-            removed=tuple(sorted(self._current.removed)),
+            removed=tuple(sorted(self._membership.current.removed)),
             connected=tuple(sorted(str(node.id) for node in engine.connected)),
             match={str(node.id): progress.match_index for node, progress in self._progress.items()}
             if engine.is_leader()
@@ -524,7 +472,7 @@ class Replica:
 
     def _lead(self, now: float, commit_before: int) -> None:
         engine = self._engine
-        self._cluster_clock.judge(self._voter_names)
+        self._cluster_clock.judge(self._membership.voter_names)
         if engine.commit_index() > commit_before:
             # Under load the next entries carry the news; the notice is for the last one.
             self._commit_notice_at = now + self._timing.commit_notice_s
@@ -561,20 +509,14 @@ class Replica:
 
     def _stop_leading(self) -> None:
         self._drop_leader_state()
-        parting = [progress for progress in self._progress.values() if progress.parting is not None]
-        if parting:
-            for progress in parting:
-                progress.parting = None
-            self._derive_readonly()
+        self._membership.stop_leading()
         if not self._engine.is_leader():
             self._cluster_clock.follow()
         self._reads.stop_leading()
         self._handover.end(self.leader(), None)
-        waiting, self._membership_waiting = self._membership_waiting, {}
-        for _, callback in waiting.values():
-            callback(
-                None, OutcomeUnknown("the leader changed while the membership changed: look at the members")
-            )
+        self._membership.abandon(
+            OutcomeUnknown("the leader changed while the membership changed: look at the members")
+        )
 
     def _drop_leader_state(self) -> None:
         for progress in self._progress.values():
@@ -602,9 +544,7 @@ class Replica:
         for proposal in held + self._pending.take_all():
             proposal.settle(None, unknown if proposal.sent else error)
         self._reads.abandon(error)
-        waiting_changes, self._membership_waiting = self._membership_waiting, {}
-        for _, done in waiting_changes.values():
-            done(None, unknown)
+        self._membership.abandon(unknown)
         self._handover.end(None, error)
 
     # --------------------------------------------------------------- links
@@ -618,7 +558,7 @@ class Replica:
         engine.connected.add(node)
         if node in self._progress:
             self._progress[node].refused = None
-        self._derive_readonly()
+        self._membership.derive_learners()
         if engine.is_leader() and node in self._progress:
             # What was in flight is lost with the old link.
             self._progress[node].restart(self._journal.last_index)
@@ -638,7 +578,7 @@ class Replica:
         if self._receiving is not None and self._receiving.source == node:
             self._receiving.receiver.abort()
             self._receiving = None
-        self._derive_readonly()
+        self._membership.derive_learners()
         self._forwarding.disconnected(node)
         self._reads.disconnected(node)
         if not engine.is_leader() and engine.leader() == node:
@@ -663,145 +603,26 @@ class Replica:
     def on_membership_logged(self) -> None:
         """A membership entry was appended to the log: it holds from now on (row 4)."""
         command, index, _ = self._journal.entries[-1]
-        change = decode_membership(command)
-        if change is not None:
-            self._changes.append((index, change))
-            self._reconfigure()
+        self._membership.logged(index, command)
 
     def on_truncated(self, index: int) -> None:
         """Entries from index on left the log: so do the configurations they brought."""
-        if self._changes and self._changes[-1][0] >= index:
-            self._changes = [item for item in self._changes if item[0] < index]
-            self._reconfigure()
+        self._membership.truncated(index)
         for position in sorted((i for i in self._engine.waiting_commit if i >= index), reverse=True):
             for _, callback in self._engine.waiting_commit.pop(position):
                 callback(None, None)
 
-    def _rebase(self, meta: SnapshotMeta) -> None:
-        self._base = _Configuration(frozenset(meta.voters), _one_life_each(sorted(meta.removed)))
-        self._base_index = meta.index
-        self._changes = [item for item in self._changes if item[0] > meta.index]
-
-    def _configuration_at(self, index: int) -> _Configuration:
-        configuration = self._base
-        for position, change in self._changes:
-            if position > index:
-                break
-            configuration = configuration.after(change)
-        return configuration
-
-    def _reconfigure(self) -> None:
-        """Make the engine's set of voters what the log says."""
-        engine = self._engine
-        self._current = self._configuration_at(self._journal.last_index)
-        others = {self._core.node(raft_id) for raft_id in self._current.voters} - {self._me}
-        for node in others - engine.others():
-            self._core.follow_peer(node)
-            if engine.is_leader():
-                self._progress[node].count_as_voter(self._clock())
-        engine.set_others(others)
-        self._voter_names = frozenset(raft_id.partition("~")[0] for raft_id in self._current.voters)
-        self._derive_readonly()
-
-    def _derive_readonly(self) -> None:
-        """Learners rule 2: connected, no voter, not removed by an applied entry."""
-        engine = self._engine
-        removed = self._applied.removed
-        readonly = {
-            node
-            for node in engine.connected - engine.others()
-            if node != self._me and (node.id not in removed or self._is_parting(node))
-        }
-        for node in readonly - engine.readonly():
-            self._core.follow_peer(node)
-            self._progress[node].lose_certainty()
-        engine.set_readonly(readonly)
-        for node in self._progress.keys() - readonly - engine.others():
-            self._core.forget_peer(node)
-        self._core.peers = sorted(
-            (engine.others() | readonly) & engine.connected, key=lambda node: str(node.id)
-        )
-
-    def _is_parting(self, node: Node) -> bool:
-        progress = self._progress.get(node)
-        return progress is not None and progress.parting is not None
-
     def add_voter(self, raft_id: str, callback: Done) -> None:
-        """Make a learner that has caught up a voter.  Leader only.
-
-        callback(index, error): Conflict when refused (a change is in progress,
-        not connected, removed, too far behind), NoLeader when this is not the leader.
-        """
-        node = self._core.node(raft_id)
-        engine = self._engine
-        if raft_id in self._current.voters and raft_id in self._applied.voters:
-            callback(engine.applied_index(), None)
-            return
-        if raft_id in self._current.removed:
-            callback(None, Conflict(f"{raft_id} was removed: join again under a new name"))
-            return
-        if engine.is_leader() and node not in engine.readonly():
-            callback(None, Conflict(f"{raft_id} is not connected to the leader"))
-            return
-        match = self._match_of(node)
-        if engine.is_leader() and (match == 0 or match < self._journal.last_index - self._limits.promote_lag):
-            callback(None, Conflict(f"{raft_id} has not caught up yet"))
-            return
-        self._change_membership("add", raft_id, callback)
+        """Make a learner that has caught up a voter: see `Membership.add_voter`."""
+        self._membership.add_voter(raft_id, callback)
 
     def remove(self, raft_id: str, callback: Done, *, force: bool = False) -> None:
-        """Remove a voter or learner for ever.  Leader only; never the leader itself.
-
-        Conflict, unless force: no majority of the voters that would be left
-        was heard from lately, so that the removal could never be committed.
-        """
-        if raft_id in self._current.removed and raft_id in self._applied.removed:
-            callback(self._engine.applied_index(), None)
-            return
-        if not force and not self._majority_without(raft_id):
-            callback(None, Conflict(f"without {raft_id} no majority of the voters is reachable"))
-            return
-        self._change_membership("remove", raft_id, callback)
+        """Remove a voter or learner permanently: see `Membership.remove`."""
+        self._membership.remove(raft_id, callback, force=force)
 
     def demote(self, raft_id: str, callback: Done) -> None:
-        """Make a voter a learner.  Leader only; never the leader itself."""
-        if raft_id not in self._current.voters and raft_id not in self._applied.voters:
-            callback(None, NotFound(f"{raft_id} is not a voter"))
-            return
-        if not self._majority_without(raft_id):
-            callback(None, Conflict(f"without {raft_id} no majority of the voters is reachable"))
-            return
-        self._change_membership("demote", raft_id, callback)
-
-    def _majority_without(self, raft_id: str) -> bool:
-        engine = self._engine
-        if not engine.is_leader() or raft_id == self._id or raft_id not in self._current.voters:
-            return True  # refused elsewhere, or changes no majority
-        left = {node for node in engine.others() if node.id != raft_id}
-        since = self._clock() - self._timing.leader_fallback_s
-        heard = sum(
-            1 for node in left if node in engine.connected and self._progress[node].last_heard > since
-        )
-        return 1 + heard >= majority(len(left) + 1)
-
-    def _change_membership(self, operation: str, raft_id: str, callback: Done) -> None:
-        engine = self._engine
-        if self.failed is not None:
-            callback(None, self.failed)
-        elif not engine.is_leader():
-            callback(None, NoLeader("this node is not the leader"))
-        elif raft_id == self._id:
-            callback(None, Conflict("the leader cannot remove itself: transfer leadership first"))
-        elif self._handover.is_going():
-            callback(None, Conflict("leadership is being transferred: try again"))
-        elif engine.applied_index() < engine.no_op_index() or (
-            self._changes and self._changes[-1][0] > engine.applied_index()
-        ):
-            # Row 3: one change at a time, and none before the own term's no-op is applied.
-            callback(None, Conflict("another membership change is in progress: try again"))
-        else:
-            index = engine.append_command(encode_membership(operation, raft_id), None)
-            self._membership_waiting[index] = (engine.term(), callback)
+        """Make a voter a learner: see `Membership.demote`."""
+        self._membership.demote(raft_id, callback)
 
     # --------------------------------------------------------------- applying
 
@@ -837,33 +658,8 @@ class Replica:
             self._cluster_clock.applied(self._machine.stamp())
             return results
         if kind == MEMBERSHIP:
-            self._apply_membership(index)
+            self._membership.apply(index)
         return None
-
-    def _apply_membership(self, index: int) -> None:
-        removed_before = self._applied.removed
-        self._applied = self._configuration_at(index)
-        if self._engine.is_leader():
-            # A removed node believes the entry itself: it gets that, and no more.
-            for raft_id in self._applied.removed - removed_before:
-                node = self._core.node(raft_id)
-                if node in self._engine.connected and node in self._progress:
-                    self._progress[node].parting = index
-        self._derive_readonly()
-        waiting = self._membership_waiting.pop(index, None)
-        if waiting is not None:
-            term, callback = waiting
-            entry = self._journal.entry(index)
-            if entry is not None and entry[2] == term:
-                callback(index, None)
-            else:
-                callback(None, NoLeader("another leader replaced the membership change: try again"))
-        if self._applied.removed != removed_before:
-            _log.info(
-                "members removed",
-                extra={"index": index, "removed": sorted(self._applied.removed - removed_before)},
-            )
-        self.on_change()
 
     # -------------------------------------------------------------- proposals
 
@@ -1020,7 +816,7 @@ class Replica:
         """Fresh flow control for every peer; the no-op follows at once."""
         self._drop_leader_state()
         self._cluster_clock.lead(max(self._last_stamp(), self._machine.stamp()))
-        self._cluster_clock.judge(self._voter_names)
+        self._cluster_clock.judge(self._membership.voter_names)
 
     def _on_request_vote(self, node: Node, message: Message) -> None:
         if self._counts(node):
@@ -1151,7 +947,7 @@ class Replica:
             if match >= self._journal.first_index:
                 self._send_entries(node, progress, match, [])
             progress.parting = None
-            self._derive_readonly()
+            self._membership.derive_learners()
         elif progress.next_index <= self._journal.last_index:
             self._replicate_to(node, heartbeat=False)
 
@@ -1492,13 +1288,11 @@ class Replica:
             meta, data = loaded
             self._machine.restore(data)
         journal.reset(meta.index, meta.term)
-        self._changes = []
-        self._rebase(meta)
-        self._applied = self._base
+        self._membership.replace(meta)
         engine.set_applied(meta.index)
         self._cluster_clock.applied(self._machine.stamp())
         self._snapshot_bytes_mark = journal.byte_size
-        self._reconfigure()
+        self._membership.reconfigure()
         for position in sorted(engine.waiting_commit, reverse=True):
             for _, callback in engine.waiting_commit.pop(position):
                 callback(None, None)
@@ -1512,18 +1306,17 @@ class Replica:
         if self._saving or (self._clock() < self._save_again_at and not force):
             return
         applied = engine.applied_index()
-        if applied <= self._base_index:
+        if applied <= self._membership.base_index:
             return
-        grown = applied - self._base_index >= limits.compact_entries
+        grown = applied - self._membership.base_index >= limits.compact_entries
         heavy = journal.byte_size - self._snapshot_bytes_mark >= limits.compact_bytes
         if not (grown or heavy or force):
             return
         entry = journal.entry(applied)
         if entry is None:
             raise InternalError(f"applied entry {applied} is missing from the log")
-        meta = SnapshotMeta(
-            applied, entry[2], tuple(sorted(self._applied.voters)), tuple(sorted(self._applied.removed))
-        )
+        members = self._membership.applied
+        meta = SnapshotMeta(applied, entry[2], tuple(sorted(members.voters)), tuple(sorted(members.removed)))
         try:
             encode = self._machine.begin_snapshot()
         except MemoryError as failure:
@@ -1567,10 +1360,10 @@ class Replica:
             raise error
         self._save_pause_s = 0.0
         current = self._snapshots.meta
-        if current is None or current.index != meta.index or meta.index <= self._base_index:
+        if current is None or current.index != meta.index or meta.index <= self._membership.base_index:
             return  # a newer one was installed meanwhile
         journal = self._journal
-        self._rebase(meta)
+        self._membership.rebase(meta)
         keep_from, kept_bytes = meta.index, 0
         lowest = max(journal.first_index, meta.index - self._limits.keep_entries)
         while keep_from > lowest and kept_bytes < self._limits.compact_bytes // 4:
@@ -1586,7 +1379,7 @@ class Replica:
             keep_from = oldest
         journal.compact_to(keep_from)
         self._snapshot_bytes_mark = journal.byte_size
-        self._reconfigure()
+        self._membership.reconfigure()
         _log.info("compacted the log", extra={"index": meta.index, "first_index": keep_from})
 
     # --------------------------------------------------------------- messages

@@ -442,7 +442,7 @@ class _SyncObj(vendor.SyncObj):  # type: ignore[misc]  # the vendor is untyped
         self._owner.on_become_leader()
         super().__onBecomeLeader()
 
-    # Row 4: configuration follows the log (Replica._reconfigure), never these.
+    # Row 4: configuration follows the log (Membership.reconfigure), never these.
 
     def __parseChangeClusterRequest(self, command: bytes) -> None:
         return None

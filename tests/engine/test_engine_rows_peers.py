@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from cyoloctl.errors import VersionMismatch
-from cyoloctl.raft.replica import _Configuration
+from cyoloctl.raft.membership import Configuration
 from cyoloctl.raft.settings import Limits
 from cyoloctl.raft.snapshot import SnapshotMeta, SnapshotStore
 from tests.support.raft_ours import OurCluster, append
@@ -171,11 +171,11 @@ def test_snapshot_that_was_refused_is_taken_once_the_peer_can_and_nothing_is_lef
 
 
 def test_removed_lives_of_a_member_in_memory_are_not_kept_however_often_it_restarts() -> None:
-    configuration = _Configuration(frozenset({"n1~0", "n2~0"}), frozenset({"gone", "n2"}))
+    configuration = Configuration(frozenset({"n1~0", "n2~0"}), frozenset({"gone", "n2"}))
     for life in range(100_000):
         configuration = configuration.after(("remove", f"n2~{life}"))
         configuration = configuration.after(("add", f"n2~{life + 1}"))
-    assert configuration == _Configuration(
+    assert configuration == Configuration(
         frozenset({"n1~0", "n2~100000"}), frozenset({"gone", "n2", "n2~99999"})
     )
     meta = SnapshotMeta(9, 1, tuple(configuration.voters), tuple(configuration.removed))

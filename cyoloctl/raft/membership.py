@@ -1,0 +1,279 @@
+"""Who is a voter, a learner or removed: what the log says, committed or not (row 4).
+
+The configuration is the snapshot's, then every membership entry above it.  A
+connected node that is neither voter nor removed is a learner.  One change at a
+time (row 3), and none before the own term's no-op is applied.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Iterable
+from dataclasses import dataclass
+
+from cyoloctl.errors import Conflict, CyoloctlError, NoLeader, NotFound
+from cyoloctl.model import majority
+from cyoloctl.raft.core import Core
+from cyoloctl.raft.handover import Handover
+from cyoloctl.raft.proposals import Done
+from cyoloctl.raft.snapshot import SnapshotMeta
+from cyoloctl.raft.vendor import Node, decode_membership, encode_membership
+
+__all__ = ["Configuration", "Membership"]
+
+_log = logging.getLogger("cyoloctl.raft")
+
+
+@dataclass(frozen=True, slots=True)
+class Configuration:
+    """Raft ids of the voters, and of the members that were removed."""
+
+    voters: frozenset[str]
+    removed: frozenset[str]
+
+    def after(self, change: tuple[str, str]) -> Configuration:
+        """The configuration that a membership entry makes of this one; change: operation, raft id."""
+        operation, raft_id = change
+        if operation == "add":
+            if raft_id in self.removed:
+                return self  # a name is never reused
+            return Configuration(self.voters | {raft_id}, self.removed)
+        removed = self.removed
+        if operation == "remove":
+            removed = without_lives_of(raft_id, removed) | {raft_id}
+        return Configuration(self.voters - {raft_id}, removed)
+
+
+def without_lives_of(raft_id: str, removed: frozenset[str]) -> frozenset[str]:
+    """Drop a name's other raft ids ``name~boot``: one is kept for each name, however often it restarts.
+
+    Nobody can add an earlier life again: its process forgot everything, ids
+    are random, and only the id that the member announced last is made a voter.
+    """
+    name, tilde, _ = raft_id.partition("~")
+    if not tilde:
+        return removed
+    return frozenset(other for other in removed if not other.startswith(name + "~"))
+
+
+def one_life_each(removed: Iterable[str]) -> frozenset[str]:
+    """The same for what release 0.1.0 wrote, which kept them all."""
+    kept = {raft_id.partition("~")[0] if "~" in raft_id else raft_id + "~": raft_id for raft_id in removed}
+    return frozenset(kept.values())
+
+
+class Membership:
+    """The configuration of one replica, and the changes of it that are under way."""
+
+    def __init__(self, core: Core, genesis: frozenset[str], handover: Handover) -> None:
+        """genesis: voters before the first log entry."""
+        self._core = core
+        self._handover = handover
+        self.base = Configuration(genesis, frozenset())
+        """The snapshot's, or genesis."""
+        self.base_index = 1
+        self.current = self.base
+        """In force: what the last entry of the log says."""
+        self.applied = self.base
+        """What the last applied entry says."""
+        self.voter_names: frozenset[str] = frozenset()
+        self._changes: list[tuple[int, tuple[str, str]]] = []  # above the base, by index
+        self._waiting: dict[int, tuple[int, Done]] = {}  # by index: the term of the change, and who asked
+
+    # What the log says.
+
+    def load(self) -> None:
+        """At the start: every membership entry above the base."""
+        self._changes = [
+            (index, change)
+            for command, index, _ in self._core.journal.entries
+            if index > self.base_index and (change := decode_membership(command)) is not None
+        ]
+        self.applied = self.base
+        self.reconfigure()
+
+    def logged(self, index: int, command: bytes) -> None:
+        """A membership entry was appended to the log: it holds from now on."""
+        change = decode_membership(command)
+        if change is not None:
+            self._changes.append((index, change))
+            self.reconfigure()
+
+    def truncated(self, index: int) -> None:
+        """Entries from index on left the log: so do the configurations that they brought."""
+        if self._changes and self._changes[-1][0] >= index:
+            self._changes = [item for item in self._changes if item[0] < index]
+            self.reconfigure()
+
+    def replace(self, meta: SnapshotMeta) -> None:
+        """A received snapshot takes the place of the log; `reconfigure` follows."""
+        self._changes = []
+        self.rebase(meta)
+        self.applied = self.base
+
+    def stop_leading(self) -> None:
+        """Nobody is told of a removal by this node any more."""
+        parting = [progress for progress in self._core.progress.values() if progress.parting is not None]
+        for progress in parting:
+            progress.parting = None
+        if parting:
+            self.derive_learners()
+
+    def abandon(self, error: CyoloctlError) -> None:
+        """Answer whoever waits for a change with the error."""
+        waiting, self._waiting = self._waiting, {}
+        for _, done in waiting.values():
+            done(None, error)
+
+    def rebase(self, meta: SnapshotMeta) -> None:
+        self.base = Configuration(frozenset(meta.voters), one_life_each(sorted(meta.removed)))
+        self.base_index = meta.index
+        self._changes = [item for item in self._changes if item[0] > meta.index]
+
+    def _configuration_at(self, index: int) -> Configuration:
+        configuration = self.base
+        for position, change in self._changes:
+            if position > index:
+                break
+            configuration = configuration.after(change)
+        return configuration
+
+    def reconfigure(self) -> None:
+        """Make the engine's set of voters what the log says."""
+        engine = self._core.engine
+        self.current = self._configuration_at(self._core.journal.last_index)
+        others = {self._core.node(raft_id) for raft_id in self.current.voters} - {self._core.me}
+        for node in others - engine.others():
+            self._core.follow_peer(node)
+            if engine.is_leader():
+                self._core.progress[node].count_as_voter(self._core.clock())
+        engine.set_others(others)
+        self.voter_names = frozenset(raft_id.partition("~")[0] for raft_id in self.current.voters)
+        self.derive_learners()
+
+    def derive_learners(self) -> None:
+        """Learners rule 2: connected, no voter, not removed by an applied entry."""
+        engine = self._core.engine
+        removed = self.applied.removed
+        readonly = {
+            node
+            for node in engine.connected - engine.others()
+            if node != self._core.me and (node.id not in removed or self._is_parting(node))
+        }
+        for node in readonly - engine.readonly():
+            self._core.follow_peer(node)
+            self._core.progress[node].lose_certainty()
+        engine.set_readonly(readonly)
+        for node in self._core.progress.keys() - readonly - engine.others():
+            self._core.forget_peer(node)
+        self._core.peers = sorted(
+            (engine.others() | readonly) & engine.connected, key=lambda node: str(node.id)
+        )
+
+    def _is_parting(self, node: Node) -> bool:
+        progress = self._core.progress.get(node)
+        return progress is not None and progress.parting is not None
+
+    def add_voter(self, raft_id: str, callback: Done) -> None:
+        """Make a learner that has caught up a voter.  Leader only.
+
+        callback(index, error): Conflict when refused (a change is in progress,
+        not connected, removed, too far behind), NoLeader when this is not the leader.
+        """
+        node = self._core.node(raft_id)
+        engine = self._core.engine
+        if raft_id in self.current.voters and raft_id in self.applied.voters:
+            callback(engine.applied_index(), None)
+            return
+        if raft_id in self.current.removed:
+            callback(None, Conflict(f"{raft_id} was removed: join again under a new name"))
+            return
+        if engine.is_leader() and node not in engine.readonly():
+            callback(None, Conflict(f"{raft_id} is not connected to the leader"))
+            return
+        progress = self._core.progress.get(node)
+        match = 0 if progress is None else progress.match_index
+        lag = self._core.journal.last_index - match
+        if engine.is_leader() and (match == 0 or lag > self._core.limits.promote_lag):
+            callback(None, Conflict(f"{raft_id} has not caught up yet"))
+            return
+        self._change("add", raft_id, callback)
+
+    def remove(self, raft_id: str, callback: Done, *, force: bool = False) -> None:
+        """Remove a voter or learner for ever.  Leader only; never the leader itself.
+
+        Conflict, unless force: no majority of the voters that would be left
+        was heard from lately, so that the removal could never be committed.
+        """
+        if raft_id in self.current.removed and raft_id in self.applied.removed:
+            callback(self._core.engine.applied_index(), None)
+            return
+        if not force and not self._majority_without(raft_id):
+            callback(None, Conflict(f"without {raft_id} no majority of the voters is reachable"))
+            return
+        self._change("remove", raft_id, callback)
+
+    def demote(self, raft_id: str, callback: Done) -> None:
+        """Make a voter a learner.  Leader only; never the leader itself."""
+        if raft_id not in self.current.voters and raft_id not in self.applied.voters:
+            callback(None, NotFound(f"{raft_id} is not a voter"))
+            return
+        if not self._majority_without(raft_id):
+            callback(None, Conflict(f"without {raft_id} no majority of the voters is reachable"))
+            return
+        self._change("demote", raft_id, callback)
+
+    def _majority_without(self, raft_id: str) -> bool:
+        engine = self._core.engine
+        if not engine.is_leader() or raft_id == self._core.raft_id or raft_id not in self.current.voters:
+            return True  # refused elsewhere, or changes no majority
+        left = {node for node in engine.others() if node.id != raft_id}
+        since = self._core.clock() - self._core.timing.leader_fallback_s
+        heard = sum(
+            1 for node in left if node in engine.connected and self._core.progress[node].last_heard > since
+        )
+        return 1 + heard >= majority(len(left) + 1)
+
+    def _change(self, operation: str, raft_id: str, callback: Done) -> None:
+        engine = self._core.engine
+        if self._core.failed is not None:
+            callback(None, self._core.failed)
+        elif not engine.is_leader():
+            callback(None, NoLeader("this node is not the leader"))
+        elif raft_id == self._core.raft_id:
+            callback(None, Conflict("the leader cannot remove itself: transfer leadership first"))
+        elif self._handover.is_going():
+            callback(None, Conflict("leadership is being transferred: try again"))
+        elif engine.applied_index() < engine.no_op_index() or (
+            self._changes and self._changes[-1][0] > engine.applied_index()
+        ):
+            # Row 3: one change at a time, and none before the own term's no-op is applied.
+            callback(None, Conflict("another membership change is in progress: try again"))
+        else:
+            index = engine.append_command(encode_membership(operation, raft_id), None)
+            self._waiting[index] = (engine.term(), callback)
+
+    def apply(self, index: int) -> None:
+        removed_before = self.applied.removed
+        self.applied = self._configuration_at(index)
+        if self._core.engine.is_leader():
+            # A removed node believes the entry itself: it gets that, and no more.
+            for raft_id in self.applied.removed - removed_before:
+                node = self._core.node(raft_id)
+                if node in self._core.engine.connected and node in self._core.progress:
+                    self._core.progress[node].parting = index
+        self.derive_learners()
+        waiting = self._waiting.pop(index, None)
+        if waiting is not None:
+            term, callback = waiting
+            entry = self._core.journal.entry(index)
+            if entry is not None and entry[2] == term:
+                callback(index, None)
+            else:
+                callback(None, NoLeader("another leader replaced the membership change: try again"))
+        if self.applied.removed != removed_before:
+            _log.info(
+                "members removed",
+                extra={"index": index, "removed": sorted(self.applied.removed - removed_before)},
+            )
+        self._core.on_change()
