@@ -165,6 +165,7 @@ class Engine:
         await self._network.stop()
         if self._save_jobs:
             await asyncio.wait(self._save_jobs)
+        self._replica.close()
         self._journal.close()
 
     async def wait_failed(self) -> CyoloctlError:

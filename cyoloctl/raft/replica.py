@@ -25,13 +25,11 @@ from __future__ import annotations
 import logging
 import random
 from collections.abc import Callable, Iterable, Iterator
-from dataclasses import dataclass
 from typing import Any
 
 from cyoloctl.errors import (
     CyoloctlError,
     InternalError,
-    InvalidInput,
     OutcomeUnknown,
     Overloaded,
     StorageError,
@@ -50,8 +48,9 @@ from cyoloctl.raft.messages import Message
 from cyoloctl.raft.progress import PROBE, SNAPSHOT, Progress
 from cyoloctl.raft.proposals import Done, Proposal, ProposalQueue
 from cyoloctl.raft.reads import ReadIndex, ReadRequest
-from cyoloctl.raft.settings import DEFAULT_LIMITS, DEFAULT_TIMING, MAX_REMOVED, Limits, Timing
-from cyoloctl.raft.snapshot import Receiver, SnapshotMeta, SnapshotStore, is_shortage
+from cyoloctl.raft.settings import DEFAULT_LIMITS, DEFAULT_TIMING, Limits, Timing
+from cyoloctl.raft.snapshot import SnapshotStore
+from cyoloctl.raft.snapshotting import Snapshotting
 from cyoloctl.raft.status import ReplicaStatus, Trouble
 from cyoloctl.raft.vendor import (
     MEMBERSHIP,
@@ -68,15 +67,6 @@ __all__ = ["Replica"]
 _DISPUTE_SHOWN_S = 60.0
 
 _log = logging.getLogger("cyoloctl.raft")
-
-_LONGEST_SAVE_PAUSE_S = 60.0
-
-
-@dataclass(slots=True)
-class _Receiving:
-    source: Node
-    key: tuple[int, int, int, str]
-    receiver: Receiver
 
 
 class Replica:
@@ -125,7 +115,6 @@ class Replica:
         self._cluster_clock = cluster_clock
         self._rng = rng
         self._send = send
-        self._run_save = run_save
         self._flush = flush
         self._may_lead = may_lead
         self._timing = timing
@@ -138,10 +127,8 @@ class Replica:
         self._membership = Membership(core, frozenset(genesis), self._handover)
 
         self._commit_notice_at: float | None = None
-        self._receiving: _Receiving | None = None
 
         # What peers and this node cannot settle.
-        self._unusable: tuple[str, str] | None = None  # whose snapshot, why
         self.disputed: tuple[str, int, int] | None = None
         """A peer claimed to lead in a term, and its log contradicts what is committed here at an index."""
         self._disputed_at = 0.0
@@ -157,11 +144,16 @@ class Replica:
         self._forwarding = Forwarding(core, self._pending, machine)
         self._reads = ReadIndex(core, tell_commit=lambda node: self._replicate_to(node, heartbeat=True))
         self._swept_at = -1e9
-        self._saving = False
-        self._saved: tuple[SnapshotMeta, CyoloctlError | MemoryError | None] | None = None
-        self._save_pause_s = 0.0
-        self._save_again_at = float("-inf")
-        self._snapshot_bytes_mark = 0
+        self._snapshotting = Snapshotting(
+            core,
+            snapshots=snapshots,
+            machine=machine,
+            membership=self._membership,
+            cluster_clock=cluster_clock,
+            run_save=run_save,
+            follow=self._follow,
+            follow_term=self._follow_term,
+        )
         self._handlers: dict[str, Callable[[Node, Message], bool | None]] = {
             "append_entries": self._on_append_entries,
             "next_node_idx": self._on_next_node_idx,
@@ -171,9 +163,9 @@ class Replica:
             "pre_vote_response": self._on_pre_vote_response,
             "timeout_now": self._on_timeout_now,
             "heartbeat": self._on_heartbeat,
-            "snapshot_chunk": self._on_snapshot_chunk,
-            "snapshot_ack": self._on_snapshot_ack,
-            "snapshot_refused": self._on_snapshot_refused,
+            "snapshot_chunk": self._snapshotting.on_snapshot_chunk,
+            "snapshot_ack": self._snapshotting.on_snapshot_ack,
+            "snapshot_refused": self._snapshotting.on_snapshot_refused,
             "forward": self._forwarding.on_forward,
             "forward_result": self._forwarding.on_forward_result,
             "read_confirm": self._reads.on_read_confirm,
@@ -367,8 +359,8 @@ class Replica:
         for node, progress in sorted(self._progress.items(), key=lambda item: str(item[0].id)):
             if progress.refused is not None:
                 yield Trouble("snapshot_refused", str(node.id), progress.refused.reason)
-        if self._unusable is not None:
-            yield Trouble("snapshot_unusable", *self._unusable)
+        if self._snapshotting.unusable is not None:
+            yield Trouble("snapshot_unusable", *self._snapshotting.unusable)
         if self.disputed is not None:
             peer, term, index = self.disputed
             yield Trouble(
@@ -440,7 +432,7 @@ class Replica:
 
     def _tick(self) -> None:
         engine, now = self._engine, self._clock()
-        self._collect_saved()
+        self._snapshotting.collect_saved()
         self._sweep(now)
         was_leader = engine.is_leader()
         self._maybe_prevote(now)
@@ -547,6 +539,10 @@ class Replica:
         self._membership.abandon(unknown)
         self._handover.end(None, error)
 
+    def close(self) -> None:
+        """Leave no file open; nothing may be called after it."""
+        self._snapshotting.close()
+
     # --------------------------------------------------------------- links
 
     def peer_connected(self, peer: str) -> None:
@@ -575,9 +571,7 @@ class Replica:
         if node in self._progress:
             self._progress[node].parting = None
             self._progress[node].stop_sending()
-        if self._receiving is not None and self._receiving.source == node:
-            self._receiving.receiver.abort()
-            self._receiving = None
+        self._snapshotting.disconnected(node)
         self._membership.derive_learners()
         self._forwarding.disconnected(node)
         self._reads.disconnected(node)
@@ -849,7 +843,7 @@ class Replica:
         next_index = progress.next_index
         last = journal.last_index
         if next_index <= journal.first_index:
-            self._send_snapshot(node, progress, heartbeat=heartbeat)
+            self._snapshotting.send(node, progress, heartbeat=heartbeat)
             return
         if progress.state is PROBE:
             # One message at a time until its log is known to match; again with each heartbeat.
@@ -1015,7 +1009,7 @@ class Replica:
             self._advance_commit(node, message["term"], commit)
             engine.send_acknowledgement(node, next_index=last_of_message + 1, success=True)
             return
-        self._unusable = None
+        self._snapshotting.unusable = None
         first = fresh[0][1]
         before = journal.entry(first - 1)
         if before is None:
@@ -1084,303 +1078,14 @@ class Replica:
         if commit > self._engine.commit_index():
             self._engine.deliver(node, {"type": "append_entries", "term": term, "commit_index": commit})
 
-    # -------------------------------------------------------------- snapshots
-
-    def _send_snapshot(self, node: Node, progress: Progress, *, heartbeat: bool) -> None:
-        """Rows 6 and 23: one checked chunk at a time, the next when it was acknowledged."""
-        now = self._clock()
-        refused = progress.refused
-        if refused is not None and now < refused.until:
-            if heartbeat:
-                self.send(node, {"type": "heartbeat", "term": self._engine.term()})
-            return
-        sending = progress.sending
-        if sending is None:
-            try:
-                transfer = self._snapshots.open_transfer()
-            except StorageError as error:
-                if not is_shortage(error):
-                    raise
-                transfer = None  # with a later heartbeat
-                _log.warning(
-                    "a snapshot cannot be sent now, it is tried again",
-                    extra={"peer": node.id, "error": error.message, "_seldom": True},
-                )
-            if transfer is not None and len(transfer.meta.removed) > MAX_REMOVED:
-                self.maybe_compact(force=True)  # release 0.1.0 wrote it: the next one lists fewer
-            if (
-                transfer is None
-                or transfer.meta.index < self._journal.first_index
-                or len(transfer.meta.removed) > MAX_REMOVED
-            ):
-                if transfer is not None:
-                    transfer.close()
-                if heartbeat:
-                    self.send(
-                        node,
-                        {
-                            "type": "heartbeat",
-                            "term": self._engine.term(),
-                        },
-                    )
-                return
-            sending = progress.become_snapshot(transfer)
-        if sending.sent_at >= 0 and not (heartbeat and now - sending.sent_at >= self._timing.heartbeat_s):
-            return
-        transfer = sending.transfer
-        sending.sent_at = now
-        meta = transfer.meta
-        self.send(
-            node,
-            {
-                "type": "snapshot_chunk",
-                "term": self._engine.term(),
-                "index": meta.index,
-                "snapshot_term": meta.term,
-                "voters": list(meta.voters),
-                "removed": list(meta.removed),
-                "total": transfer.total,
-                "digest": transfer.digest,
-                "offset": sending.offset,
-                "data": transfer.read(sending.offset, self._limits.chunk_bytes),
-            },
-        )
-
-    def _on_snapshot_ack(self, node: Node, message: Message) -> None:
-        engine = self._engine
-        if message["term"] > engine.term():
-            self._follow_term(node, message["term"])
-            return
-        progress = self._progress.get(node)
-        if message["term"] < engine.term() or not engine.is_leader() or progress is None:
-            return
-        progress.last_heard = self._clock()
-        sending = progress.sending
-        if (
-            sending is None
-            or message["digest"] != sending.transfer.digest
-            or not 0 <= message["offset"] < sending.transfer.total
-            or message["offset"] == sending.offset
-        ):
-            return
-        sending.offset = message["offset"]
-        sending.sent_at = -1.0
-        self._send_snapshot(node, progress, heartbeat=False)
-
-    def _on_snapshot_refused(self, node: Node, message: Message) -> None:
-        """The peer cannot use the snapshot: again later, and people are told."""
-        engine, timing = self._engine, self._timing
-        progress = self._progress.get(node)
-        if message["term"] != engine.term() or not engine.is_leader() or progress is None:
-            return
-        now = progress.last_heard = self._clock()
-        sending = progress.sending
-        if sending is None or sending.transfer.digest != message["digest"]:
-            return
-        reason = message["reason"] if message["reason"].isprintable() else "it gave no readable reason"
-        if progress.refuse(reason, now, first_s=timing.refused_first_s, last_s=timing.refused_last_s):
-            _log.warning(
-                "a peer refuses the snapshot", extra={"peer": node.id, "reason": reason, "_seldom": True}
-            )
-            self.on_change()
-
-    def _refuse_snapshot(self, node: Node, digest: str, error: CyoloctlError) -> None:
-        """Tell the leader that its snapshot is of no use here, and people why."""
-        if self._receiving is not None:
-            self._receiving.receiver.abort()
-            self._receiving = None
-        if self._unusable != (str(node.id), error.message):
-            self._unusable = (str(node.id), error.message)
-            _log.warning(
-                "a received snapshot was refused",
-                extra={"peer": node.id, "error": error.message, "_seldom": True},
-            )
-            self.on_change()
-        self.send(
-            node,
-            {
-                "type": "snapshot_refused",
-                "term": self._engine.term(),
-                "digest": digest,
-                "reason": error.message[:1000],
-            },
-        )
-
     def _on_heartbeat(self, node: Node, message: Message) -> None:
         if self._follow(node, message["term"]):
             # The term alone: nothing is claimed about the log.
             self._engine.send_acknowledgement(node, next_index=1, success=False)
 
-    def _on_snapshot_chunk(self, node: Node, message: Message) -> None:
-        try:
-            self._take_chunk(node, message)
-        except StorageError as error:
-            if not is_shortage(error):
-                raise
-            # The leader sends it again.
-            _log.warning(
-                "a snapshot cannot be received now, it is tried again",
-                extra={"peer": node.id, "error": error.message, "_seldom": True},
-            )
-            if self._receiving is not None:
-                self._receiving.receiver.abort()
-            self._receiving = None
-        except InvalidInput as error:
-            # No correct leader sends it.  The leader begins again later, or another one does.
-            self._refuse_snapshot(node, message["digest"], error)
-
-    def _take_chunk(self, node: Node, message: Message) -> None:
-        engine, journal = self._engine, self._journal
-        if not self._follow(node, message["term"]):
-            return
-        index, term = message["index"], message["snapshot_term"]
-        if term > message["term"] or index - journal.last_index > self._limits.term_step:
-            raise InvalidInput("it is of a term or index that no leader can have")
-        own = journal.entry(index)
-        if index <= engine.applied_index() or (own is not None and own[2] == term):
-            # Row 7: nothing in it that is not here.
-            engine.send_acknowledgement(node, next_index=index + 1, success=True)
-            return
-        meta = SnapshotMeta(index, term, tuple(message["voters"]), tuple(message["removed"]))
-        key = (index, term, message["total"], message["digest"])
-        receiving = self._receiving
-        if receiving is None or receiving.key != key or receiving.source != node:
-            if receiving is not None:
-                receiving.receiver.abort()
-            receiving = self._receiving = _Receiving(
-                node, key, self._snapshots.begin_receive(meta, message["total"], message["digest"])
-            )
-        offset = receiving.receiver.write(message["offset"], message["data"])
-        if offset < message["total"]:
-            self.send(
-                node,
-                {
-                    "type": "snapshot_ack",
-                    "term": engine.term(),
-                    "digest": message["digest"],
-                    "offset": offset,
-                },
-            )
-            return
-        self._receiving = None
-        try:
-            self._install(node, receiving.receiver)
-        except StorageError as error:
-            # The machine may have the state already, and the disk has not: this is not tried again.
-            raise StorageError(error.message) from None
-
-    def _install(self, node: Node, receiver: Receiver) -> None:
-        """A complete snapshot: readable, then durable, then the journal is cut, then it is acknowledged."""
-        engine, journal = self._engine, self._journal
-        try:
-            finished = receiver.finish(self._machine.restore)
-        except StorageError:
-            raise
-        except CyoloctlError as error:
-            self._refuse_snapshot(node, receiver.digest, error)
-            return
-        self._unusable = None
-        meta = receiver.meta
-        if not finished:  # a newer one was saved meanwhile
-            loaded = self._snapshots.load()
-            if loaded is None:
-                raise InternalError("the received snapshot is gone")
-            meta, data = loaded
-            self._machine.restore(data)
-        journal.reset(meta.index, meta.term)
-        self._membership.replace(meta)
-        engine.set_applied(meta.index)
-        self._cluster_clock.applied(self._machine.stamp())
-        self._snapshot_bytes_mark = journal.byte_size
-        self._membership.reconfigure()
-        for position in sorted(engine.waiting_commit, reverse=True):
-            for _, callback in engine.waiting_commit.pop(position):
-                callback(None, None)
-        _log.info("installed a snapshot", extra={"index": meta.index, "peer": node.id})
-        engine.send_acknowledgement(node, next_index=meta.index + 1, success=True)
-        self.on_change()
-
     def maybe_compact(self, *, force: bool = False) -> None:
-        """Save a snapshot in the background when the log has grown by count or bytes."""
-        engine, journal, limits = self._engine, self._journal, self._limits
-        if self._saving or (self._clock() < self._save_again_at and not force):
-            return
-        applied = engine.applied_index()
-        if applied <= self._membership.base_index:
-            return
-        grown = applied - self._membership.base_index >= limits.compact_entries
-        heavy = journal.byte_size - self._snapshot_bytes_mark >= limits.compact_bytes
-        if not (grown or heavy or force):
-            return
-        entry = journal.entry(applied)
-        if entry is None:
-            raise InternalError(f"applied entry {applied} is missing from the log")
-        members = self._membership.applied
-        meta = SnapshotMeta(applied, entry[2], tuple(sorted(members.voters)), tuple(sorted(members.removed)))
-        try:
-            encode = self._machine.begin_snapshot()
-        except MemoryError as failure:
-            self._save_later(failure)
-            return
-        self._saving = True
-        store = self._snapshots
-
-        def save() -> None:
-            error: CyoloctlError | MemoryError | None = None
-            try:
-                store.save(meta, encode())
-            except (CyoloctlError, MemoryError) as failure:
-                error = failure
-            self._saved = (meta, error)
-
-        try:
-            self._run_save(save)
-        except (RuntimeError, MemoryError):  # no thread can be started
-            self._saved = (meta, MemoryError())
-
-    def _save_later(self, error: CyoloctlError | MemoryError) -> None:
-        """The log is whole without a new snapshot, only longer: try again, with longer and longer pauses."""
-        if not self._save_pause_s:
-            _log.warning(
-                "the snapshot cannot be saved now, it is tried again",
-                extra={"error": getattr(error, "message", None) or "no memory or thread is left for it"},
-            )
-        self._save_pause_s = min(_LONGEST_SAVE_PAUSE_S, max(1.0, 2 * self._save_pause_s))
-        self._save_again_at = self._clock() + self._save_pause_s
-
-    def _collect_saved(self) -> None:
-        """A background save ended: cut the journal to it (row 13: only with a durable snapshot)."""
-        if self._saved is None:
-            return
-        (meta, error), self._saved, self._saving = self._saved, None, False
-        if error is not None and is_shortage(error):
-            self._save_later(error)
-            return
-        if error is not None:
-            raise error
-        self._save_pause_s = 0.0
-        current = self._snapshots.meta
-        if current is None or current.index != meta.index or meta.index <= self._membership.base_index:
-            return  # a newer one was installed meanwhile
-        journal = self._journal
-        self._membership.rebase(meta)
-        keep_from, kept_bytes = meta.index, 0
-        lowest = max(journal.first_index, meta.index - self._limits.keep_entries)
-        while keep_from > lowest and kept_bytes < self._limits.compact_bytes // 4:
-            keep_from -= 1
-            entry = journal.entry(keep_from)
-            kept_bytes += 0 if entry is None else len(entry[0])
-        # A peer that is being sent an older snapshot goes on from there, if that costs little.
-        sendings = [progress.sending for progress in self._progress.values()]
-        oldest = min(
-            [keep_from, *(sending.transfer.meta.index for sending in sendings if sending is not None)]
-        )
-        if oldest > journal.first_index and journal.byte_size < 4 * self._limits.compact_bytes:
-            keep_from = oldest
-        journal.compact_to(keep_from)
-        self._snapshot_bytes_mark = journal.byte_size
-        self._membership.reconfigure()
-        _log.info("compacted the log", extra={"index": meta.index, "first_index": keep_from})
+        """Save a snapshot when the log has grown: see `Snapshotting.maybe_compact`."""
+        self._snapshotting.maybe_compact(force=force)
 
     # --------------------------------------------------------------- messages
 

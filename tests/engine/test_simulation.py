@@ -22,6 +22,7 @@ from cyoloctl.raft.links import Link, Links
 from cyoloctl.raft.messages import decode
 from cyoloctl.raft.reads import ReadIndex
 from cyoloctl.raft.replica import Replica
+from cyoloctl.raft.snapshotting import Snapshotting
 from cyoloctl.replicated.clock import ClockMachine
 from cyoloctl.replicated.requests import RequestTable
 from cyoloctl.sim import FAULTS, run_seed
@@ -205,15 +206,15 @@ def commits_what_it_did_not_see(patch: pytest.MonkeyPatch) -> None:
 
 def journal_cut_before_the_snapshot(patch: pytest.MonkeyPatch) -> None:
     """Row 13: the journal is cut while the snapshot is still being written."""
-    compact = Replica.maybe_compact
+    compact = Snapshotting.maybe_compact
 
-    def hasty(self: Replica, *, force: bool = False) -> None:
+    def hasty(self: Snapshotting, *, force: bool = False) -> None:
         saving = self._saving
         compact(self, force=force)
         if self._saving and not saving:
-            self._journal.compact_to(self._engine.applied_index())
+            self._core.journal.compact_to(self._core.engine.applied_index())
 
-    patch.setattr(Replica, "maybe_compact", hasty)
+    patch.setattr(Snapshotting, "maybe_compact", hasty)
 
 
 def snapshot_is_not_synced(patch: pytest.MonkeyPatch) -> None:

@@ -200,10 +200,7 @@ class OurCluster(Cluster):
 
     def _power_off(self, engine: Running) -> None:
         # What was not synced is in the dropped Journal object only.
-        for progress in engine.replica._progress.values():
-            progress.stop_sending()
-        if engine.replica._receiving is not None:
-            engine.replica._receiving.receiver.abort()
+        engine.replica.close()
 
     def close(self) -> None:
         """The end of the story: no file stays open."""

@@ -1,0 +1,379 @@
+"""Snapshots of a replica: saved in the background, sent in checked chunks, received and installed.
+
+A snapshot is durable before the journal is cut to it, and before it is
+acknowledged (rows 5, 6, 7 and 13).  A disk or memory that runs short ends
+nothing: the log is whole without a new snapshot, only longer.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from cyoloctl.errors import CyoloctlError, InternalError, InvalidInput, StorageError
+from cyoloctl.raft.clock import ClusterClock
+from cyoloctl.raft.core import Core
+from cyoloctl.raft.machine import StateMachine
+from cyoloctl.raft.membership import Membership
+from cyoloctl.raft.messages import Message
+from cyoloctl.raft.progress import Progress
+from cyoloctl.raft.settings import MAX_REMOVED
+from cyoloctl.raft.snapshot import Receiver, SnapshotMeta, SnapshotStore, Transfer, is_shortage
+from cyoloctl.raft.vendor import Node
+
+__all__ = ["Snapshotting"]
+
+_LONGEST_SAVE_PAUSE_S = 60.0
+
+_log = logging.getLogger("cyoloctl.raft")
+
+
+@dataclass(slots=True)
+class _Receiving:
+    source: Node
+    key: tuple[int, int, int, str]
+    receiver: Receiver
+
+
+class Snapshotting:
+    """What one replica does with snapshots."""
+
+    def __init__(
+        self,
+        core: Core,
+        *,
+        snapshots: SnapshotStore,
+        machine: StateMachine,
+        membership: Membership,
+        cluster_clock: ClusterClock,
+        run_save: Callable[[Callable[[], None]], None],
+        follow: Callable[[Node, int], bool],
+        follow_term: Callable[[Node, int], None],
+    ) -> None:
+        """run_save: see `Replica`.
+
+        follow(node, term): take a leader's message; False when it is stale, or of a peer that may
+        not lead.  follow_term(node, term): a higher term in an answer.
+        """
+        self._core = core
+        self._snapshots = snapshots
+        self._machine = machine
+        self._membership = membership
+        self._cluster_clock = cluster_clock
+        self._run_save = run_save
+        self._follow = follow
+        self._follow_term = follow_term
+        self.unusable: tuple[str, str] | None = None
+        """Whose snapshot cannot be used here, and why."""
+        self._receiving: _Receiving | None = None
+        self._saving = False
+        self._saved: tuple[SnapshotMeta, CyoloctlError | MemoryError | None] | None = None
+        self._save_pause_s = 0.0
+        self._save_again_at = float("-inf")
+        self._bytes_mark = 0
+
+    def disconnected(self, node: Node) -> None:
+        """The link with a peer ended: a transfer ends with it (row 6)."""
+        if self._receiving is not None and self._receiving.source == node:
+            self._stop_receiving()
+
+    def close(self) -> None:
+        """Leave no file open."""
+        for progress in self._core.progress.values():
+            progress.stop_sending()
+        self._stop_receiving()
+
+    def _stop_receiving(self) -> None:
+        if self._receiving is not None:
+            self._receiving.receiver.abort()
+            self._receiving = None
+
+    def send(self, node: Node, progress: Progress, *, heartbeat: bool) -> None:
+        """Rows 6 and 23: one checked chunk at a time, the next when it was acknowledged."""
+        now = self._core.clock()
+        refused = progress.refused
+        if refused is not None and now < refused.until:
+            if heartbeat:
+                self._core.send(node, {"type": "heartbeat", "term": self._core.engine.term()})
+            return
+        sending = progress.sending
+        if sending is None:
+            transfer = self._open_transfer(node)
+            if transfer is None:
+                if heartbeat:
+                    self._core.send(node, {"type": "heartbeat", "term": self._core.engine.term()})
+                return
+            sending = progress.become_snapshot(transfer)
+        if sending.sent_at >= 0 and not (
+            heartbeat and now - sending.sent_at >= self._core.timing.heartbeat_s
+        ):
+            return
+        transfer = sending.transfer
+        sending.sent_at = now
+        meta = transfer.meta
+        self._core.send(
+            node,
+            {
+                "type": "snapshot_chunk",
+                "term": self._core.engine.term(),
+                "index": meta.index,
+                "snapshot_term": meta.term,
+                "voters": list(meta.voters),
+                "removed": list(meta.removed),
+                "total": transfer.total,
+                "digest": transfer.digest,
+                "offset": sending.offset,
+                "data": transfer.read(sending.offset, self._core.limits.chunk_bytes),
+            },
+        )
+
+    def _open_transfer(self, node: Node) -> Transfer | None:
+        """The present snapshot; None when there is none that can be sent: a later heartbeat tries again."""
+        try:
+            transfer = self._snapshots.open_transfer()
+        except StorageError as error:
+            if not is_shortage(error):
+                raise
+            _log.warning(
+                "a snapshot cannot be sent now, it is tried again",
+                extra={"peer": node.id, "error": error.message, "_seldom": True},
+            )
+            return None
+        if transfer is None:
+            return None
+        too_long = len(transfer.meta.removed) > MAX_REMOVED
+        if too_long:
+            self.maybe_compact(force=True)  # release 0.1.0 wrote it: the next one lists fewer
+        if too_long or transfer.meta.index < self._core.journal.first_index:
+            transfer.close()
+            return None
+        return transfer
+
+    def on_snapshot_ack(self, node: Node, message: Message) -> None:
+        """The peer took a chunk, and says at which offset it wants the next."""
+        engine = self._core.engine
+        if message["term"] > engine.term():
+            self._follow_term(node, message["term"])
+            return
+        progress = self._core.progress.get(node)
+        if message["term"] < engine.term() or not engine.is_leader() or progress is None:
+            return
+        progress.last_heard = self._core.clock()
+        sending = progress.sending
+        if (
+            sending is None
+            or message["digest"] != sending.transfer.digest
+            or not 0 <= message["offset"] < sending.transfer.total
+            or message["offset"] == sending.offset
+        ):
+            return
+        sending.offset = message["offset"]
+        sending.sent_at = -1.0
+        self.send(node, progress, heartbeat=False)
+
+    def on_snapshot_refused(self, node: Node, message: Message) -> None:
+        """The peer cannot use the snapshot: again later, and people are told."""
+        engine, timing = self._core.engine, self._core.timing
+        progress = self._core.progress.get(node)
+        if message["term"] != engine.term() or not engine.is_leader() or progress is None:
+            return
+        now = progress.last_heard = self._core.clock()
+        sending = progress.sending
+        if sending is None or sending.transfer.digest != message["digest"]:
+            return
+        reason = message["reason"] if message["reason"].isprintable() else "it gave no readable reason"
+        if progress.refuse(reason, now, first_s=timing.refused_first_s, last_s=timing.refused_last_s):
+            _log.warning(
+                "a peer refuses the snapshot", extra={"peer": node.id, "reason": reason, "_seldom": True}
+            )
+            self._core.on_change()
+
+    def _refuse(self, node: Node, digest: str, error: CyoloctlError) -> None:
+        """Tell the leader that its snapshot is of no use here, and people why."""
+        self._stop_receiving()
+        if self.unusable != (str(node.id), error.message):
+            self.unusable = (str(node.id), error.message)
+            _log.warning(
+                "a received snapshot was refused",
+                extra={"peer": node.id, "error": error.message, "_seldom": True},
+            )
+            self._core.on_change()
+        self._core.send(
+            node,
+            {
+                "type": "snapshot_refused",
+                "term": self._core.engine.term(),
+                "digest": digest,
+                "reason": error.message[:1000],
+            },
+        )
+
+    def on_snapshot_chunk(self, node: Node, message: Message) -> None:
+        """A part of the leader's snapshot; the last one installs it."""
+        try:
+            self._take_chunk(node, message)
+        except StorageError as error:
+            if not is_shortage(error):
+                raise
+            # The leader sends it again.
+            _log.warning(
+                "a snapshot cannot be received now, it is tried again",
+                extra={"peer": node.id, "error": error.message, "_seldom": True},
+            )
+            self._stop_receiving()
+        except InvalidInput as error:
+            # No correct leader sends it.  The leader begins again later, or another one does.
+            self._refuse(node, message["digest"], error)
+
+    def _take_chunk(self, node: Node, message: Message) -> None:
+        engine, journal = self._core.engine, self._core.journal
+        if not self._follow(node, message["term"]):
+            return
+        index, term = message["index"], message["snapshot_term"]
+        if term > message["term"] or index - journal.last_index > self._core.limits.term_step:
+            raise InvalidInput("it is of a term or index that no leader can have")
+        own = journal.entry(index)
+        if index <= engine.applied_index() or (own is not None and own[2] == term):
+            # Row 7: nothing in it that is not here.
+            engine.send_acknowledgement(node, next_index=index + 1, success=True)
+            return
+        meta = SnapshotMeta(index, term, tuple(message["voters"]), tuple(message["removed"]))
+        key = (index, term, message["total"], message["digest"])
+        receiving = self._receiving
+        if receiving is None or receiving.key != key or receiving.source != node:
+            self._stop_receiving()
+            receiving = self._receiving = _Receiving(
+                node, key, self._snapshots.begin_receive(meta, message["total"], message["digest"])
+            )
+        offset = receiving.receiver.write(message["offset"], message["data"])
+        if offset < message["total"]:
+            self._core.send(
+                node,
+                {
+                    "type": "snapshot_ack",
+                    "term": engine.term(),
+                    "digest": message["digest"],
+                    "offset": offset,
+                },
+            )
+            return
+        self._receiving = None
+        try:
+            self._install(node, receiving.receiver)
+        except StorageError as error:
+            # The machine may have the state already, and the disk has not: this is not tried again.
+            raise StorageError(error.message) from None
+
+    def _install(self, node: Node, receiver: Receiver) -> None:
+        """A complete snapshot: readable, then durable, then the journal is cut, then it is acknowledged."""
+        engine, journal = self._core.engine, self._core.journal
+        try:
+            finished = receiver.finish(self._machine.restore)
+        except StorageError:
+            raise
+        except CyoloctlError as error:
+            self._refuse(node, receiver.digest, error)
+            return
+        self.unusable = None
+        meta = receiver.meta
+        if not finished:  # a newer one was saved meanwhile
+            loaded = self._snapshots.load()
+            if loaded is None:
+                raise InternalError("the received snapshot is gone")
+            meta, data = loaded
+            self._machine.restore(data)
+        journal.reset(meta.index, meta.term)
+        self._membership.replace(meta)
+        engine.set_applied(meta.index)
+        self._cluster_clock.applied(self._machine.stamp())
+        self._bytes_mark = journal.byte_size
+        self._membership.reconfigure()
+        for position in sorted(engine.waiting_commit, reverse=True):
+            for _, callback in engine.waiting_commit.pop(position):
+                callback(None, None)
+        _log.info("installed a snapshot", extra={"index": meta.index, "peer": node.id})
+        engine.send_acknowledgement(node, next_index=meta.index + 1, success=True)
+        self._core.on_change()
+
+    def maybe_compact(self, *, force: bool = False) -> None:
+        """Save a snapshot in the background when the log has grown by count or bytes."""
+        engine, journal, limits = self._core.engine, self._core.journal, self._core.limits
+        if self._saving or (self._core.clock() < self._save_again_at and not force):
+            return
+        applied = engine.applied_index()
+        if applied <= self._membership.base_index:
+            return
+        grown = applied - self._membership.base_index >= limits.compact_entries
+        heavy = journal.byte_size - self._bytes_mark >= limits.compact_bytes
+        if not (grown or heavy or force):
+            return
+        entry = journal.entry(applied)
+        if entry is None:
+            raise InternalError(f"applied entry {applied} is missing from the log")
+        members = self._membership.applied
+        meta = SnapshotMeta(applied, entry[2], tuple(sorted(members.voters)), tuple(sorted(members.removed)))
+        try:
+            encode = self._machine.begin_snapshot()
+        except MemoryError as failure:
+            self._save_later(failure)
+            return
+        self._saving = True
+        store = self._snapshots
+
+        def save() -> None:
+            error: CyoloctlError | MemoryError | None = None
+            try:
+                store.save(meta, encode())
+            except (CyoloctlError, MemoryError) as failure:
+                error = failure
+            self._saved = (meta, error)
+
+        try:
+            self._run_save(save)
+        except (RuntimeError, MemoryError):  # no thread can be started
+            self._saved = (meta, MemoryError())
+
+    def _save_later(self, error: CyoloctlError | MemoryError) -> None:
+        """The log is whole without a new snapshot, only longer: try again, with longer and longer pauses."""
+        if not self._save_pause_s:
+            _log.warning(
+                "the snapshot cannot be saved now, it is tried again",
+                extra={"error": getattr(error, "message", None) or "no memory or thread is left for it"},
+            )
+        self._save_pause_s = min(_LONGEST_SAVE_PAUSE_S, max(1.0, 2 * self._save_pause_s))
+        self._save_again_at = self._core.clock() + self._save_pause_s
+
+    def collect_saved(self) -> None:
+        """A background save ended: cut the journal to it (row 13: only with a durable snapshot)."""
+        if self._saved is None:
+            return
+        (meta, error), self._saved, self._saving = self._saved, None, False
+        if error is not None and is_shortage(error):
+            self._save_later(error)
+            return
+        if error is not None:
+            raise error
+        self._save_pause_s = 0.0
+        current = self._snapshots.meta
+        if current is None or current.index != meta.index or meta.index <= self._membership.base_index:
+            return  # a newer one was installed meanwhile
+        journal = self._core.journal
+        self._membership.rebase(meta)
+        keep_from, kept_bytes = meta.index, 0
+        lowest = max(journal.first_index, meta.index - self._core.limits.keep_entries)
+        while keep_from > lowest and kept_bytes < self._core.limits.compact_bytes // 4:
+            keep_from -= 1
+            entry = journal.entry(keep_from)
+            kept_bytes += 0 if entry is None else len(entry[0])
+        # A peer that is being sent an older snapshot goes on from there, if that costs little.
+        sendings = [progress.sending for progress in self._core.progress.values()]
+        oldest = min(
+            [keep_from, *(sending.transfer.meta.index for sending in sendings if sending is not None)]
+        )
+        if oldest > journal.first_index and journal.byte_size < 4 * self._core.limits.compact_bytes:
+            keep_from = oldest
+        journal.compact_to(keep_from)
+        self._bytes_mark = journal.byte_size
+        self._membership.reconfigure()
+        _log.info("compacted the log", extra={"index": meta.index, "first_index": keep_from})
