@@ -45,9 +45,9 @@ from cyoloctl.raft.journal import Entry, Journal
 from cyoloctl.raft.machine import StateMachine
 from cyoloctl.raft.membership import Membership
 from cyoloctl.raft.messages import Message
-from cyoloctl.raft.progress import PROBE, SNAPSHOT, Progress
 from cyoloctl.raft.proposals import Done, Proposal, ProposalQueue
 from cyoloctl.raft.reads import ReadIndex, ReadRequest
+from cyoloctl.raft.replication import Replication
 from cyoloctl.raft.settings import DEFAULT_LIMITS, DEFAULT_TIMING, Limits, Timing
 from cyoloctl.raft.snapshot import SnapshotStore
 from cyoloctl.raft.snapshotting import Snapshotting
@@ -126,8 +126,6 @@ class Replica:
         self._handover = Handover(core)
         self._membership = Membership(core, frozenset(genesis), self._handover)
 
-        self._commit_notice_at: float | None = None
-
         # What peers and this node cannot settle.
         self.disputed: tuple[str, int, int] | None = None
         """A peer claimed to lead in a term, and its log contradicts what is committed here at an index."""
@@ -142,7 +140,7 @@ class Replica:
         # Proposals and reads.
         self._pending = ProposalQueue(limits.pending_commands, limits.pending_bytes)
         self._forwarding = Forwarding(core, self._pending, machine)
-        self._reads = ReadIndex(core, tell_commit=lambda node: self._replicate_to(node, heartbeat=True))
+        self._reads = ReadIndex(core, tell_commit=lambda node: self._replication.send(node, heartbeat=True))
         self._swept_at = -1e9
         self._snapshotting = Snapshotting(
             core,
@@ -154,9 +152,12 @@ class Replica:
             follow=self._follow,
             follow_term=self._follow_term,
         )
+        self._replication = Replication(
+            core, self._membership, self._snapshotting, self._handover, follow_term=self._follow_term
+        )
         self._handlers: dict[str, Callable[[Node, Message], bool | None]] = {
             "append_entries": self._on_append_entries,
-            "next_node_idx": self._on_next_node_idx,
+            "next_node_idx": self._replication.on_next_node_idx,
             "request_vote": self._on_request_vote,
             "response_vote": self._on_response_vote,
             "pre_vote": self._on_pre_vote,
@@ -376,9 +377,7 @@ class Replica:
             deadline = engine.heartbeat_due()
             if self._commits_alone():
                 return self._clock()
-            if self._commit_notice_at is not None:
-                deadline = min(deadline, self._commit_notice_at)
-            return min(deadline, self._handover.next_deadline())
+            return min(deadline, self._replication.next_deadline(), self._handover.next_deadline())
         deadline = self._clock() + 1.0
         if self.is_member():
             deadline = min(deadline, engine.election_deadline())
@@ -463,18 +462,8 @@ class Replica:
         self._journal.flush()
 
     def _lead(self, now: float, commit_before: int) -> None:
-        engine = self._engine
         self._cluster_clock.judge(self._membership.voter_names)
-        if engine.commit_index() > commit_before:
-            # Under load the next entries carry the news; the notice is for the last one.
-            self._commit_notice_at = now + self._timing.commit_notice_s
-        self.replicate(heartbeat=False)
-        if self._commit_notice_at is not None and now >= self._commit_notice_at:
-            self._commit_notice_at = None
-            commit = engine.commit_index()
-            for node in self._core.peers:
-                if self._progress[node].told_commit < commit:
-                    self._replicate_to(node, heartbeat=True)
+        self._replication.lead(now, commit_before)
         self._reads.lead(now)
         self._handover.lead(now)
 
@@ -500,7 +489,7 @@ class Replica:
         self.on_change()
 
     def _stop_leading(self) -> None:
-        self._drop_leader_state()
+        self._replication.reset()
         self._membership.stop_leading()
         if not self._engine.is_leader():
             self._cluster_clock.follow()
@@ -509,12 +498,6 @@ class Replica:
         self._membership.abandon(
             OutcomeUnknown("the leader changed while the membership changed: look at the members")
         )
-
-    def _drop_leader_state(self) -> None:
-        for progress in self._progress.values():
-            progress.reset()
-        self._commit_notice_at = None
-        self._core.acknowledged.clear()
 
     def fail(self, error: CyoloctlError) -> None:
         """Go silent: nothing that was not persisted may be voted for or acknowledged."""
@@ -558,7 +541,7 @@ class Replica:
         if engine.is_leader() and node in self._progress:
             # What was in flight is lost with the old link.
             self._progress[node].restart(self._journal.last_index)
-            self._replicate_to(node, heartbeat=True)
+            self._replication.send(node, heartbeat=True)
 
     def peer_disconnected(self, peer: str) -> None:
         """The link with the peer ended; what was in flight is lost."""
@@ -808,7 +791,7 @@ class Replica:
 
     def on_become_leader(self) -> None:
         """Fresh flow control for every peer; the no-op follows at once."""
-        self._drop_leader_state()
+        self._replication.reset()
         self._cluster_clock.lead(max(self._last_stamp(), self._machine.stamp()))
         self._cluster_clock.judge(self._membership.voter_names)
 
@@ -834,116 +817,8 @@ class Replica:
     # ------------------------------------------------------------ replication
 
     def replicate(self, *, heartbeat: bool) -> None:
-        """Send every connected peer what it lacks; with heartbeat at least an empty message."""
-        for node in self._core.peers:
-            self._replicate_to(node, heartbeat=heartbeat)
-
-    def _replicate_to(self, node: Node, *, heartbeat: bool) -> None:
-        journal, progress = self._journal, self._progress[node]
-        next_index = progress.next_index
-        last = journal.last_index
-        if next_index <= journal.first_index:
-            self._snapshotting.send(node, progress, heartbeat=heartbeat)
-            return
-        if progress.state is PROBE:
-            # One message at a time until its log is known to match; again with each heartbeat.
-            if progress.probed != next_index:
-                progress.probed = next_index
-                self._send_entries(node, progress, next_index - 1, self._slice(next_index))
-            elif heartbeat:
-                self._send_entries(node, progress, next_index - 1, [])
-            return
-        if progress.state is SNAPSHOT:
-            progress.become_replicate()  # it has acknowledged what it was to be sent
-        if next_index > last:
-            if heartbeat:
-                self._send_entries(node, progress, last, [])
-            return
-        sent = False
-        while next_index <= last and progress.inflight_bytes < self._limits.window_bytes:
-            entries = self._slice(next_index)
-            self._send_entries(node, progress, next_index - 1, entries)
-            sent = True
-            progress.sent(entries[-1][1], sum(len(entry[0]) + 32 for entry in entries))
-            next_index = progress.next_index
-        if heartbeat and not sent:
-            self._send_entries(node, progress, max(progress.match_index, journal.first_index), [])
-
-    def _slice(self, start: int) -> list[Entry]:
-        journal = self._journal
-        position = start - journal.first_index
-        entries: list[Entry] = []
-        size = 0
-        for entry in journal.entries[position : position + 1024]:
-            size += len(entry[0]) + 32
-            if entries and size > self._limits.batch_bytes:
-                break
-            entries.append(entry)
-        return entries
-
-    def _match_of(self, node: Node) -> int:
-        progress = self._progress.get(node)
-        return 0 if progress is None else progress.match_index
-
-    def _send_entries(self, node: Node, progress: Progress, previous: int, entries: list[Entry]) -> None:
-        engine = self._engine
-        entry = self._journal.entry(previous)
-        if entry is None or not engine.is_leader():
-            raise InternalError(f"entry {previous} cannot be sent: it is missing, or this node does not lead")
-        progress.told_commit = engine.commit_index()
-        self.send(
-            node,
-            {
-                "type": "append_entries",
-                "term": engine.term(),
-                "commit_index": engine.commit_index(),
-                "prevLogIdx": previous,
-                "prevLogTerm": entry[2],
-                "entries": entries,
-            },
-        )
-
-    def _on_next_node_idx(self, node: Node, message: Message) -> bool | None:
-        engine, journal = self._engine, self._journal
-        if message["term"] > engine.term():
-            self._follow_term(node, message["term"])
-            return None
-        progress = self._progress.get(node)
-        if message["term"] < engine.term() or not engine.is_leader() or progress is None:
-            return None  # rows 8 and 20
-        progress.last_heard = self._clock()
-        asked = message["next_node_idx"]
-        if message["success"]:
-            if asked - 1 > journal.last_index:
-                return None  # claims what this leader never sent
-            progress.acknowledged(asked - 1)
-            match = progress.match_index
-            if match > self._core.acknowledged.get(str(node.id), 0):
-                self._core.acknowledged[str(node.id)] = match
-            if progress.parting is not None:
-                self._part(node, progress, progress.parting)
-                return None
-            progress.go_on()
-            # The second of two acknowledgements mostly commits nothing and calls for nothing.
-            return (
-                match > engine.commit_index()
-                or progress.next_index <= journal.last_index
-                or self._handover.is_going()
-            )
-        if message["reset"]:
-            progress.rejected(asked)
-        return None
-
-    def _part(self, node: Node, progress: Progress, index: int) -> None:
-        """Tell a removed node that its removal is committed, once it holds it; then no more."""
-        match = progress.match_index
-        if match >= index:
-            if match >= self._journal.first_index:
-                self._send_entries(node, progress, match, [])
-            progress.parting = None
-            self._membership.derive_learners()
-        elif progress.next_index <= self._journal.last_index:
-            self._replicate_to(node, heartbeat=False)
+        """Send every connected peer what it lacks: see `Replication.replicate`."""
+        self._replication.replicate(heartbeat=heartbeat)
 
     # Follower's side.
 

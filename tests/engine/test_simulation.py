@@ -22,6 +22,7 @@ from cyoloctl.raft.links import Link, Links
 from cyoloctl.raft.messages import decode
 from cyoloctl.raft.reads import ReadIndex
 from cyoloctl.raft.replica import Replica
+from cyoloctl.raft.replication import Replication
 from cyoloctl.raft.snapshotting import Snapshotting
 from cyoloctl.replicated.clock import ClockMachine
 from cyoloctl.replicated.requests import RequestTable
@@ -169,16 +170,16 @@ def votes_are_not_stored(patch: pytest.MonkeyPatch) -> None:
 
 def learners_count(patch: pytest.MonkeyPatch) -> None:
     """A learner's acknowledgement counts as if a voter had sent it."""
-    handle = Replica._on_next_node_idx
+    handle = Replication.on_next_node_idx
 
-    def wrong(self: Replica, node: Any, message: Any) -> None:
+    def wrong(self: Replication, node: Any, message: Any) -> None:
         handle(self, node, message)
-        engine, progress = self._engine, self._progress
+        engine, progress = self._core.engine, self._core.progress
         if message["success"] and node in engine.readonly() and engine.is_leader():
             for voter in engine.others():
                 progress[voter].match_index = max(progress[voter].match_index, progress[node].match_index)
 
-    patch.setattr(Replica, "_on_next_node_idx", wrong)
+    patch.setattr(Replication, "on_next_node_idx", wrong)
 
 
 def everyone_campaigns(patch: pytest.MonkeyPatch) -> None:

@@ -1,0 +1,176 @@
+"""The leader's side of replication: which entries go to whom, and what their answers mean."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+
+from cyoloctl.errors import InternalError
+from cyoloctl.raft.core import Core
+from cyoloctl.raft.handover import Handover
+from cyoloctl.raft.journal import Entry
+from cyoloctl.raft.membership import Membership
+from cyoloctl.raft.messages import Message
+from cyoloctl.raft.progress import PROBE, SNAPSHOT, Progress
+from cyoloctl.raft.snapshotting import Snapshotting
+from cyoloctl.raft.vendor import Node
+
+__all__ = ["Replication"]
+
+_ENTRY_OVERHEAD_BYTES = 32
+_MAX_ENTRIES = 1024
+
+
+class Replication:
+    """Sends entries to the peers of one replica while it leads."""
+
+    def __init__(
+        self,
+        core: Core,
+        membership: Membership,
+        snapshotting: Snapshotting,
+        handover: Handover,
+        *,
+        follow_term: Callable[[Node, int], None],
+    ) -> None:
+        """follow_term(node, term): a higher term in an answer."""
+        self._core = core
+        self._membership = membership
+        self._snapshotting = snapshotting
+        self._handover = handover
+        self._follow_term = follow_term
+        self._notice_at = math.inf
+
+    def reset(self) -> None:
+        """Another leadership begins, or this one ended: nothing is known of any peer."""
+        for progress in self._core.progress.values():
+            progress.reset()
+        self._core.acknowledged.clear()
+        self._notice_at = math.inf
+
+    def next_deadline(self) -> float:
+        """When idle followers must be told of a new commit index; inf while they know it."""
+        return self._notice_at
+
+    def lead(self, now: float, commit_before: int) -> None:
+        """As leader, in each tick: what peers lack, and the news of a commit that nothing else carries."""
+        commit = self._core.engine.commit_index()
+        if commit > commit_before:
+            # Under load the next entries carry the news; the notice is for the last one.
+            self._notice_at = now + self._core.timing.commit_notice_s
+        self.replicate(heartbeat=False)
+        if now >= self._notice_at:
+            self._notice_at = math.inf
+            for node in self._core.peers:
+                if self._core.progress[node].told_commit < commit:
+                    self.send(node, heartbeat=True)
+
+    def replicate(self, *, heartbeat: bool) -> None:
+        """Send every connected peer what it lacks; with heartbeat at least an empty message."""
+        for node in self._core.peers:
+            self.send(node, heartbeat=heartbeat)
+
+    def send(self, node: Node, *, heartbeat: bool) -> None:
+        """Send a connected peer what its state calls for; with heartbeat at least an empty message."""
+        journal, progress = self._core.journal, self._core.progress[node]
+        next_index = progress.next_index
+        last = journal.last_index
+        if next_index <= journal.first_index:
+            self._snapshotting.send(node, progress, heartbeat=heartbeat)
+            return
+        if progress.state is PROBE:
+            # One message at a time until its log is known to match; again with each heartbeat.
+            if progress.probed != next_index:
+                progress.probed = next_index
+                self._send_entries(node, progress, next_index - 1, self._slice(next_index))
+            elif heartbeat:
+                self._send_entries(node, progress, next_index - 1, [])
+            return
+        if progress.state is SNAPSHOT:
+            progress.become_replicate()  # it has acknowledged what it was to be sent
+        if next_index > last:
+            if heartbeat:
+                self._send_entries(node, progress, last, [])
+            return
+        sent = False
+        while next_index <= last and progress.inflight_bytes < self._core.limits.window_bytes:
+            entries = self._slice(next_index)
+            self._send_entries(node, progress, next_index - 1, entries)
+            sent = True
+            progress.sent(entries[-1][1], sum(len(entry[0]) + _ENTRY_OVERHEAD_BYTES for entry in entries))
+            next_index = progress.next_index
+        if heartbeat and not sent:
+            self._send_entries(node, progress, max(progress.match_index, journal.first_index), [])
+
+    def _slice(self, start: int) -> list[Entry]:
+        journal = self._core.journal
+        position = start - journal.first_index
+        entries: list[Entry] = []
+        size = 0
+        for entry in journal.entries[position : position + _MAX_ENTRIES]:
+            size += len(entry[0]) + _ENTRY_OVERHEAD_BYTES
+            if entries and size > self._core.limits.batch_bytes:
+                break
+            entries.append(entry)
+        return entries
+
+    def _send_entries(self, node: Node, progress: Progress, previous: int, entries: list[Entry]) -> None:
+        engine = self._core.engine
+        entry = self._core.journal.entry(previous)
+        if entry is None or not engine.is_leader():
+            raise InternalError(f"entry {previous} cannot be sent: it is missing, or this node does not lead")
+        progress.told_commit = engine.commit_index()
+        self._core.send(
+            node,
+            {
+                "type": "append_entries",
+                "term": engine.term(),
+                "commit_index": engine.commit_index(),
+                "prevLogIdx": previous,
+                "prevLogTerm": entry[2],
+                "entries": entries,
+            },
+        )
+
+    def on_next_node_idx(self, node: Node, message: Message) -> bool | None:
+        """A peer acknowledges, or asks for other entries.  Returns False when that calls for no tick."""
+        engine, journal = self._core.engine, self._core.journal
+        if message["term"] > engine.term():
+            self._follow_term(node, message["term"])
+            return None
+        progress = self._core.progress.get(node)
+        if message["term"] < engine.term() or not engine.is_leader() or progress is None:
+            return None  # rows 8 and 20
+        progress.last_heard = self._core.clock()
+        asked = message["next_node_idx"]
+        if message["success"]:
+            if asked - 1 > journal.last_index:
+                return None  # claims what this leader never sent
+            progress.acknowledged(asked - 1)
+            match = progress.match_index
+            if match > self._core.acknowledged.get(str(node.id), 0):
+                self._core.acknowledged[str(node.id)] = match
+            if progress.parting is not None:
+                self._part_with(node, progress, progress.parting)
+                return None
+            progress.go_on()
+            # The second of two acknowledgements mostly commits nothing and calls for nothing.
+            return (
+                match > engine.commit_index()
+                or progress.next_index <= journal.last_index
+                or self._handover.is_going()
+            )
+        if message["reset"]:
+            progress.rejected(asked)
+        return None
+
+    def _part_with(self, node: Node, progress: Progress, index: int) -> None:
+        """Tell a removed node that its removal is committed, once it holds it; then no more."""
+        match = progress.match_index
+        if match >= index:
+            if match >= self._core.journal.first_index:
+                self._send_entries(node, progress, match, [])
+            progress.parting = None
+            self._membership.derive_learners()
+        elif progress.next_index <= self._core.journal.last_index:
+            self.send(node, heartbeat=False)
