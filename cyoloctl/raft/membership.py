@@ -80,6 +80,10 @@ class Membership:
         self._changes: list[tuple[int, tuple[str, str]]] = []  # above the base, by index
         self._waiting: dict[int, tuple[int, Done]] = {}  # by index: the term of the change, and who asked
 
+    def is_voter(self) -> bool:
+        """True while the own log makes this node a voter (rows 4 and 10)."""
+        return self._core.raft_id in self.current.voters
+
     # What the log says.
 
     def load(self) -> None:

@@ -35,10 +35,11 @@ from cyoloctl.errors import (
     StorageError,
     VersionMismatch,
 )
-from cyoloctl.model import Role, Stamp, majority
+from cyoloctl.model import Role, Stamp
 from cyoloctl.raft.batch import decode_batch, encode_batch, stamp_of
 from cyoloctl.raft.clock import ClusterClock
 from cyoloctl.raft.core import Core
+from cyoloctl.raft.elections import Elections
 from cyoloctl.raft.forwarding import Forwarding
 from cyoloctl.raft.handover import Handover
 from cyoloctl.raft.journal import Entry, Journal
@@ -116,7 +117,6 @@ class Replica:
         self._rng = rng
         self._send = send
         self._flush = flush
-        self._may_lead = may_lead
         self._timing = timing
         self._limits = limits
 
@@ -130,12 +130,7 @@ class Replica:
         self.disputed: tuple[str, int, int] | None = None
         """A peer claimed to lead in a term, and its log contradicts what is committed here at an index."""
         self._disputed_at = 0.0
-        self._bounded: set[Node] = set()  # said once that they may not lead
-
-        # Elections.
-        self._prevote: tuple[int, set[Node]] | None = None
-        self._election_granted = False
-        self._votes: tuple[int, set[Node]] = (-1, set())
+        self._elections = Elections(core, self._membership, may_lead)
 
         # Proposals and reads.
         self._pending = ProposalQueue(limits.pending_commands, limits.pending_bytes)
@@ -150,19 +145,23 @@ class Replica:
             cluster_clock=cluster_clock,
             run_save=run_save,
             follow=self._follow,
-            follow_term=self._follow_term,
+            follow_term=self._elections.follow_term,
         )
         self._replication = Replication(
-            core, self._membership, self._snapshotting, self._handover, follow_term=self._follow_term
+            core,
+            self._membership,
+            self._snapshotting,
+            self._handover,
+            follow_term=self._elections.follow_term,
         )
         self._handlers: dict[str, Callable[[Node, Message], bool | None]] = {
             "append_entries": self._on_append_entries,
             "next_node_idx": self._replication.on_next_node_idx,
-            "request_vote": self._on_request_vote,
-            "response_vote": self._on_response_vote,
-            "pre_vote": self._on_pre_vote,
-            "pre_vote_response": self._on_pre_vote_response,
-            "timeout_now": self._on_timeout_now,
+            "request_vote": self._elections.on_request_vote,
+            "response_vote": self._elections.on_response_vote,
+            "pre_vote": self._elections.on_pre_vote,
+            "pre_vote_response": self._elections.on_pre_vote_response,
+            "timeout_now": self._elections.on_timeout_now,
             "heartbeat": self._on_heartbeat,
             "snapshot_chunk": self._snapshotting.on_snapshot_chunk,
             "snapshot_ack": self._snapshotting.on_snapshot_ack,
@@ -267,7 +266,7 @@ class Replica:
 
     def is_member(self) -> bool:
         """True while the own log makes this node a voter (rows 4 and 10)."""
-        return self._id in self._membership.current.voters
+        return self._membership.is_voter()
 
     def is_leader(self) -> bool:
         """True while this node takes itself for the leader; reads confirm it."""
@@ -333,7 +332,7 @@ class Replica:
             role = "leader"
         elif not self.is_member():
             role = "learner"
-        elif engine.is_candidate() or (self._prevote is not None and engine.leader() is None):
+        elif engine.is_candidate() or (self._elections.is_asking() and engine.leader() is None):
             role = "candidate"
         meta = self._snapshots.meta
         return ReplicaStatus(
@@ -434,11 +433,10 @@ class Replica:
         self._snapshotting.collect_saved()
         self._sweep(now)
         was_leader = engine.is_leader()
-        self._maybe_prevote(now)
-        may_campaign = self.is_member() and (self._election_granted or engine.transfer_requested())
+        may_campaign = self._elections.may_campaign(now)
         commit_before = engine.commit_index()
         engine.run_tick(may_campaign=may_campaign)
-        self._election_granted = False
+        self._elections.campaigned()
         if not engine.is_leader() and (was_leader or engine.election_deadline() <= now):
             # Stepped down, or may not campaign now (no member, nobody connected): wait anew.
             engine.restart_election_timer()
@@ -481,7 +479,7 @@ class Replica:
         if leader != was_leader or role != was_role:
             self._forwarding.leader_changed()
         if role == "leader":
-            self._prevote = None
+            self._elections.led()
         _log.info(
             "raft state changed",
             extra={"role": role, "term": engine.term(), "leader": None if leader is None else leader.id},
@@ -702,117 +700,11 @@ class Replica:
 
     # -------------------------------------------------------------- elections
 
-    def vote_arrived(self, node: Node) -> bool:
-        """Row 17: a vote counts once a member and term."""
-        term = self._engine.term()
-        if self._votes[0] != term:
-            self._votes = (term, set())
-        if node in self._votes[1]:
-            return False
-        self._votes[1].add(node)
-        return True
-
-    def _maybe_prevote(self, now: float) -> None:
-        """Row 19: ask whether an election would be won before disturbing anyone."""
-        engine = self._engine
-        if engine.is_leader() or not self.is_member() or self._election_granted:
-            return
-        if engine.election_deadline() > now or engine.transfer_requested():
-            return
-        engine.restart_election_timer()
-        term = engine.term() + 1
-        self._prevote = (term, set())
-        if not engine.others():
-            self._grant_election()
-            return
-        _, index, last_term = self._journal.entries[-1]
-        for node in sorted(engine.others(), key=lambda other: str(other.id)):
-            self.send(
-                node, {"type": "pre_vote", "term": term, "last_log_index": index, "last_log_term": last_term}
-            )
-
-    def _grant_election(self) -> None:
-        self._prevote = None
-        self._election_granted = True
-        self._engine.set_election_deadline(-1.0)
-
-    def _counts(self, node: Node) -> bool:
-        """True when what a peer says of terms, votes and the log counts: it is, or may be, a voter."""
-        if node in self._engine.others() or self._may_lead(str(node.id)):
-            return True
-        if node not in self._bounded:
-            self._bounded.add(node)
-            _log.warning(
-                "a peer that is no voter acts as one: ignored until a voter says that it is",
-                extra={"peer": node.id},
-            )
-        return False
-
-    def _follow_term(self, node: Node, term: int) -> None:
-        """A higher term in an answer deposes (row 8), if it comes from somebody who may vote."""
-        if self._counts(node):
-            self._engine.step_down(term)
-
-    def _on_pre_vote(self, node: Node, message: Message) -> None:
-        engine = self._engine
-        if not self._counts(node):
-            return
-        _, index, last_term = self._journal.entries[-1]
-        up_to_date = (message["last_log_term"], message["last_log_index"]) >= (last_term, index)
-        leader_alive = engine.is_leader() or (
-            engine.leader() is not None
-            and self._clock() - self._core.leader_seen_at < self._timing.election_min_s
-        )
-        granted = message["term"] > engine.term() and up_to_date and not leader_alive
-        self.send(
-            node,
-            {
-                "type": "pre_vote_response",
-                "term": message["term"] if granted else engine.term(),
-                "granted": granted,
-            },
-        )
-
-    def _on_pre_vote_response(self, node: Node, message: Message) -> None:
-        engine = self._engine
-        if not message["granted"]:
-            if message["term"] > engine.term() and self._counts(node):
-                engine.step_down(message["term"])
-                self._prevote = None
-            return
-        if self._prevote is None or node not in engine.others() or message["term"] != self._prevote[0]:
-            return
-        if self._prevote[0] != engine.term() + 1 or engine.is_leader():
-            self._prevote = None
-            return
-        self._prevote[1].add(node)
-        if 1 + len(self._prevote[1]) >= majority(len(engine.others()) + 1):
-            self._grant_election()
-
     def on_become_leader(self) -> None:
         """Fresh flow control for every peer; the no-op follows at once."""
         self._replication.reset()
         self._cluster_clock.lead(max(self._last_stamp(), self._machine.stamp()))
         self._cluster_clock.judge(self._membership.voter_names)
-
-    def _on_request_vote(self, node: Node, message: Message) -> None:
-        if self._counts(node):
-            self._engine.deliver(node, message)
-
-    def _on_response_vote(self, node: Node, message: Message) -> None:
-        engine = self._engine
-        if (
-            engine.is_candidate()
-            and message["term"] == engine.term()
-            and node in engine.others()
-            and self.vote_arrived(node)
-        ):
-            engine.deliver(node, message)
-
-    def _on_timeout_now(self, node: Node, message: Message) -> None:
-        engine = self._engine
-        if self.is_member() and engine.leader() == node and message["term"] == engine.term():
-            engine.deliver(node, message)
 
     # ------------------------------------------------------------ replication
 
@@ -828,7 +720,7 @@ class Replica:
         False when it is stale, or of a peer that may not lead.
         """
         engine = self._engine
-        if not self._counts(node):
+        if not self._elections.counts(node):
             return False
         if term < engine.term():
             # Row 8: tell a stale leader our term.
@@ -841,8 +733,7 @@ class Replica:
             )
             return False
         self._core.leader_seen_at = self._clock()
-        self._prevote = None
-        self._election_granted = False
+        self._elections.led()
         engine.deliver(node, {"type": "append_entries", "term": term, "commit_index": engine.commit_index()})
         return True
 
@@ -923,7 +814,7 @@ class Replica:
                     break
             else:
                 return False
-        if not self._counts(node):
+        if not self._elections.counts(node):
             return True
         before, self.disputed = self.disputed, (str(node.id), message["term"], index)
         self._disputed_at = self._clock()

@@ -18,7 +18,7 @@ Z = b"\x00z"
 
 def _bound(cluster: OurCluster, name: str) -> None:
     """Nobody vouches for a peer that is no voter in this node's log."""
-    cluster.replica(name)._may_lead = lambda raft_id: False
+    cluster.replica(name)._elections._may_lead = lambda raft_id: False
 
 
 # -- row 21 -----------------------------------------------------------------------------------

@@ -19,6 +19,7 @@ from cyoloctl.errors import StorageError
 from cyoloctl.raft.clock import ClusterClock
 from cyoloctl.raft.journal import Journal
 from cyoloctl.raft.links import Link, Links
+from cyoloctl.raft.membership import Membership
 from cyoloctl.raft.messages import decode
 from cyoloctl.raft.reads import ReadIndex
 from cyoloctl.raft.replica import Replica
@@ -184,7 +185,7 @@ def learners_count(patch: pytest.MonkeyPatch) -> None:
 
 def everyone_campaigns(patch: pytest.MonkeyPatch) -> None:
     """Row 10: a node outside the configuration stands for election."""
-    patch.setattr(Replica, "is_member", lambda self: True)
+    patch.setattr(Membership, "is_voter", lambda self: True)
 
 
 def reads_without_confirmation(patch: pytest.MonkeyPatch) -> None:

@@ -1,0 +1,164 @@
+"""Elections: who may stand, whose word counts, and the question before each whether it would be won.
+
+Counting votes and granting them is the vendor's.  Here stands what keeps it
+honest: pre-vote (Ongaro, dissertation 9.6; row 19), a vote that counts once
+(row 17), and deafness to peers that are no voters.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable
+
+from cyoloctl.model import majority
+from cyoloctl.raft.core import Core
+from cyoloctl.raft.membership import Membership
+from cyoloctl.raft.messages import Message
+from cyoloctl.raft.vendor import Node
+
+__all__ = ["Elections"]
+
+_log = logging.getLogger("cyoloctl.raft")
+
+
+class Elections:
+    """The elections in which one replica takes part."""
+
+    def __init__(self, core: Core, membership: Membership, may_lead: Callable[[str], bool]) -> None:
+        """may_lead: see `Replica`."""
+        self._core = core
+        self._membership = membership
+        self._may_lead = may_lead
+        self._prevote: tuple[int, set[Node]] | None = None  # the term that is asked about, and who would vote
+        self._granted = False
+        self._votes: tuple[int, set[Node]] = (-1, set())
+        self._bounded: set[Node] = set()  # said once that they may not lead
+
+    def is_asking(self) -> bool:
+        """True while a pre-vote is open."""
+        return self._prevote is not None
+
+    def may_campaign(self, now: float) -> bool:
+        """In each tick: ask when it is time to; True when this node may stand for election in this tick."""
+        self._maybe_ask(now)
+        return self._membership.is_voter() and (self._granted or self._core.engine.transfer_requested())
+
+    def campaigned(self) -> None:
+        """The tick is over: another election takes another question."""
+        self._granted = False
+
+    def led(self) -> None:
+        """There is a leader: nothing is asked any more."""
+        self._prevote = None
+        self._granted = False
+
+    def _is_new_vote(self, node: Node) -> bool:
+        """Row 17: a vote counts once a member and term."""
+        term = self._core.engine.term()
+        if self._votes[0] != term:
+            self._votes = (term, set())
+        if node in self._votes[1]:
+            return False
+        self._votes[1].add(node)
+        return True
+
+    def _maybe_ask(self, now: float) -> None:
+        """Row 19: ask whether an election would be won before disturbing anyone."""
+        engine = self._core.engine
+        if engine.is_leader() or not self._membership.is_voter() or self._granted:
+            return
+        if engine.election_deadline() > now or engine.transfer_requested():
+            return
+        engine.restart_election_timer()
+        term = engine.term() + 1
+        self._prevote = (term, set())
+        if not engine.others():
+            self._grant()
+            return
+        _, index, last_term = self._core.journal.entries[-1]
+        for node in sorted(engine.others(), key=lambda other: str(other.id)):
+            self._core.send(
+                node, {"type": "pre_vote", "term": term, "last_log_index": index, "last_log_term": last_term}
+            )
+
+    def _grant(self) -> None:
+        self._prevote = None
+        self._granted = True
+        self._core.engine.set_election_deadline(-1.0)
+
+    def counts(self, node: Node) -> bool:
+        """True when what a peer says of terms, votes and the log counts: it is, or may be, a voter."""
+        if node in self._core.engine.others() or self._may_lead(str(node.id)):
+            return True
+        if node not in self._bounded:
+            self._bounded.add(node)
+            _log.warning(
+                "a peer that is no voter acts as one: ignored until a voter says that it is",
+                extra={"peer": node.id},
+            )
+        return False
+
+    def follow_term(self, node: Node, term: int) -> None:
+        """A higher term in an answer deposes (row 8), if it comes from somebody who may vote."""
+        if self.counts(node):
+            self._core.engine.step_down(term)
+
+    def on_pre_vote(self, node: Node, message: Message) -> None:
+        """A peer asks whether it would win an election."""
+        engine = self._core.engine
+        if not self.counts(node):
+            return
+        _, index, last_term = self._core.journal.entries[-1]
+        up_to_date = (message["last_log_term"], message["last_log_index"]) >= (last_term, index)
+        leader_alive = engine.is_leader() or (
+            engine.leader() is not None
+            and self._core.clock() - self._core.leader_seen_at < self._core.timing.election_min_s
+        )
+        granted = message["term"] > engine.term() and up_to_date and not leader_alive
+        self._core.send(
+            node,
+            {
+                "type": "pre_vote_response",
+                "term": message["term"] if granted else engine.term(),
+                "granted": granted,
+            },
+        )
+
+    def on_pre_vote_response(self, node: Node, message: Message) -> None:
+        """A voter would vote for this node, or refuses and tells its term."""
+        engine = self._core.engine
+        if not message["granted"]:
+            if message["term"] > engine.term() and self.counts(node):
+                engine.step_down(message["term"])
+                self._prevote = None
+            return
+        if self._prevote is None or node not in engine.others() or message["term"] != self._prevote[0]:
+            return
+        if self._prevote[0] != engine.term() + 1 or engine.is_leader():
+            self._prevote = None
+            return
+        self._prevote[1].add(node)
+        if 1 + len(self._prevote[1]) >= majority(len(engine.others()) + 1):
+            self._grant()
+
+    def on_request_vote(self, node: Node, message: Message) -> None:
+        """A candidate asks for the vote; the vendor decides, and the journal keeps it."""
+        if self.counts(node):
+            self._core.engine.deliver(node, message)
+
+    def on_response_vote(self, node: Node, message: Message) -> None:
+        """A vote for this candidate."""
+        engine = self._core.engine
+        if (
+            engine.is_candidate()
+            and message["term"] == engine.term()
+            and node in engine.others()
+            and self._is_new_vote(node)
+        ):
+            engine.deliver(node, message)
+
+    def on_timeout_now(self, node: Node, message: Message) -> None:
+        """The leader hands leadership over: stand for election at once."""
+        engine = self._core.engine
+        if self._membership.is_voter() and engine.leader() == node and message["term"] == engine.term():
+            engine.deliver(node, message)
