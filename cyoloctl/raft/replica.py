@@ -119,20 +119,16 @@ class Replica:
         self._flush = flush
         self._timing = timing
         self._limits = limits
-
         self.send = core.send  # no call in between: it is hot
         self._engine: VendorEngine
-
         self._handover = Handover(core)
         self._membership = Membership(core, frozenset(genesis), self._handover)
 
-        # What peers and this node cannot settle.
         self.disputed: tuple[str, int, int] | None = None
         """A peer claimed to lead in a term, and its log contradicts what is committed here at an index."""
         self._disputed_at = 0.0
         self._elections = Elections(core, self._membership, may_lead)
 
-        # Proposals and reads.
         self._pending = ProposalQueue(limits.pending_commands, limits.pending_bytes)
         self._forwarding = Forwarding(core, self._pending, machine)
         self._reads = ReadIndex(core, tell_commit=lambda node: self._replication.send(node, heartbeat=True))
@@ -143,18 +139,19 @@ class Replica:
             machine=machine,
             membership=self._membership,
             cluster_clock=cluster_clock,
+            elections=self._elections,
             run_save=run_save,
             follow=self._follow,
-            follow_term=self._elections.follow_term,
         )
         self._replication = Replication(
-            core,
-            self._membership,
-            self._snapshotting,
-            self._handover,
-            follow_term=self._elections.follow_term,
+            core, self._membership, self._snapshotting, self._handover, self._elections
         )
-        self._handlers: dict[str, Callable[[Node, Message], bool | None]] = {
+        self._handlers = self._handlers_by_type()
+        self._seen: tuple[str, int, Node | None] = ("follower", 0, None)
+
+    def _handlers_by_type(self) -> dict[str, Callable[[Node, Message], bool | None]]:
+        """Who takes which message; False means that it calls for no tick."""
+        return {
             "append_entries": self._on_append_entries,
             "next_node_idx": self._replication.on_next_node_idx,
             "request_vote": self._elections.on_request_vote,
@@ -173,7 +170,6 @@ class Replica:
             "read_index": self._reads.on_read_index,
             "read_index_result": self._reads.on_read_index_result,
         }
-        self._seen: tuple[str, int, Node | None] = ("follower", 0, None)
 
     # ------------------------------------------------------------------ start
 

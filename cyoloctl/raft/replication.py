@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
 
 from cyoloctl.errors import InternalError
 from cyoloctl.raft.core import Core
+from cyoloctl.raft.elections import Elections
 from cyoloctl.raft.handover import Handover
 from cyoloctl.raft.journal import Entry
 from cyoloctl.raft.membership import Membership
@@ -30,15 +30,13 @@ class Replication:
         membership: Membership,
         snapshotting: Snapshotting,
         handover: Handover,
-        *,
-        follow_term: Callable[[Node, int], None],
+        elections: Elections,
     ) -> None:
-        """follow_term(node, term): a higher term in an answer."""
         self._core = core
         self._membership = membership
         self._snapshotting = snapshotting
         self._handover = handover
-        self._follow_term = follow_term
+        self._elections = elections
         self._notice_at = math.inf
 
     def reset(self) -> None:
@@ -136,7 +134,7 @@ class Replication:
         """A peer acknowledges, or asks for other entries.  Returns False when that calls for no tick."""
         engine, journal = self._core.engine, self._core.journal
         if message["term"] > engine.term():
-            self._follow_term(node, message["term"])
+            self._elections.follow_term(node, message["term"])
             return None
         progress = self._core.progress.get(node)
         if message["term"] < engine.term() or not engine.is_leader() or progress is None:

@@ -14,6 +14,7 @@ from dataclasses import dataclass
 from cyoloctl.errors import CyoloctlError, InternalError, InvalidInput, StorageError
 from cyoloctl.raft.clock import ClusterClock
 from cyoloctl.raft.core import Core
+from cyoloctl.raft.elections import Elections
 from cyoloctl.raft.machine import StateMachine
 from cyoloctl.raft.membership import Membership
 from cyoloctl.raft.messages import Message
@@ -47,14 +48,14 @@ class Snapshotting:
         machine: StateMachine,
         membership: Membership,
         cluster_clock: ClusterClock,
+        elections: Elections,
         run_save: Callable[[Callable[[], None]], None],
         follow: Callable[[Node, int], bool],
-        follow_term: Callable[[Node, int], None],
     ) -> None:
         """run_save: see `Replica`.
 
         follow(node, term): take a leader's message; False when it is stale, or of a peer that may
-        not lead.  follow_term(node, term): a higher term in an answer.
+        not lead.
         """
         self._core = core
         self._snapshots = snapshots
@@ -63,7 +64,7 @@ class Snapshotting:
         self._cluster_clock = cluster_clock
         self._run_save = run_save
         self._follow = follow
-        self._follow_term = follow_term
+        self._elections = elections
         self.unusable: tuple[str, str] | None = None
         """Whose snapshot cannot be used here, and why."""
         self._receiving: _Receiving | None = None
@@ -154,7 +155,7 @@ class Snapshotting:
         """The peer took a chunk, and says at which offset it wants the next."""
         engine = self._core.engine
         if message["term"] > engine.term():
-            self._follow_term(node, message["term"])
+            self._elections.follow_term(node, message["term"])
             return
         progress = self._core.progress.get(node)
         if message["term"] < engine.term() or not engine.is_leader() or progress is None:
