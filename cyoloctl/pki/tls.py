@@ -37,8 +37,8 @@ __all__ = [
     "server_context",
 ]
 
-ALPN_RAFT = "cyoloctl-raft/2"
-ALPN_RAFT_BEFORE = ("cyoloctl-raft/1",)
+ALPN_RAFT = "cyoloctl-raft/3"
+ALPN_RAFT_BEFORE = ("cyoloctl-raft/2", "cyoloctl-raft/1")
 """Accepted in a handshake only so that both ends can be told which of them must be upgraded."""
 ALPN_HTTP = "http/1.1"
 NO_CHECK_TIME = 0x200000

@@ -146,7 +146,7 @@ class Elections:
         if self.counts(node):
             self._core.engine.deliver(node, message)
 
-    def on_response_vote(self, node: Node, message: Message) -> None:
+    def on_vote_response(self, node: Node, message: Message) -> None:
         """A vote for this candidate."""
         engine = self._core.engine
         if (

@@ -58,7 +58,7 @@ __all__ = [
     "Wire",
 ]
 
-PROTOCOL_VERSION = 2
+PROTOCOL_VERSION = 3
 
 REMOVED, COPY, OLDER = "removed", "copy", "older disk"
 REFUSALS = (REMOVED, COPY, OLDER)

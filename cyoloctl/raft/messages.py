@@ -1,4 +1,4 @@
-"""Peer messages as bytes: protocol ``cyoloctl-raft/2``.
+"""Peer messages as bytes: protocol ``cyoloctl-raft/3``.
 
 A frame is the length of what follows (4 bytes, big-endian), the length of the
 header (4 bytes), the header (a JSON object, UTF-8) and a tail of raw bytes.
@@ -136,14 +136,14 @@ MESSAGE_TYPES: dict[str, dict[str, _Kind]] = {
     # Raft.
     "append_entries": {
         "term": _integer,
-        "commit_index": _integer,
-        "prevLogIdx": _integer,
-        "prevLogTerm": _integer,
+        "leader_commit": _integer,
+        "prev_log_index": _integer,
+        "prev_log_term": _integer,
         "entries": _ENTRIES,
     },
-    "next_node_idx": {"term": _integer, "next_node_idx": _integer, "reset": _boolean, "success": _boolean},
+    "append_response": {"term": _integer, "next_index": _integer, "reset": _boolean, "success": _boolean},
     "request_vote": {"term": _integer, "last_log_index": _integer, "last_log_term": _integer},
-    "response_vote": {"term": _integer},
+    "vote_response": {"term": _integer},
     "pre_vote": {"term": _integer, "last_log_index": _integer, "last_log_term": _integer},
     "pre_vote_response": {"term": _integer, "granted": _boolean},
     "timeout_now": {"term": _integer},
@@ -220,7 +220,7 @@ def _entries(tail: bytes, shapes: Any, header: Message) -> list[tuple[bytes, int
     if type(shapes) is not list or len(shapes) > _MAX_ITEMS:
         raise PeerProtocolError("entries are malformed")
     lengths = []
-    previous, term = header.get("prevLogIdx"), header.get("prevLogTerm")
+    previous, term = header.get("prev_log_index"), header.get("prev_log_term")
     for shape in shapes:
         if type(shape) is not list or len(shape) != 3 or not all(map(_integer, shape)):
             raise PeerProtocolError("an entry is malformed")

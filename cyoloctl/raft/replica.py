@@ -153,9 +153,9 @@ class Replica:
         """Who takes which message; False means that it calls for no tick."""
         return {
             "append_entries": self._on_append_entries,
-            "next_node_idx": self._replication.on_next_node_idx,
+            "append_response": self._replication.on_append_response,
             "request_vote": self._elections.on_request_vote,
-            "response_vote": self._elections.on_response_vote,
+            "vote_response": self._elections.on_vote_response,
             "pre_vote": self._elections.on_pre_vote,
             "pre_vote_response": self._elections.on_pre_vote_response,
             "timeout_now": self._elections.on_timeout_now,
@@ -730,7 +730,7 @@ class Replica:
             return False
         self._core.leader_seen_at = self._clock()
         self._elections.led()
-        engine.deliver(node, {"type": "append_entries", "term": term, "commit_index": engine.commit_index()})
+        engine.deliver(node, {"type": "append_entries", "term": term, "leader_commit": engine.commit_index()})
         return True
 
     def _on_append_entries(self, node: Node, message: Message) -> None:
@@ -739,12 +739,12 @@ class Replica:
             return
         if not self._follow(node, message["term"]):
             return
-        self._core.heard_commit = max(self._core.heard_commit, message["commit_index"])
-        previous, previous_term = message["prevLogIdx"], message["prevLogTerm"]
+        self._core.heard_commit = max(self._core.heard_commit, message["leader_commit"])
+        previous, previous_term = message["prev_log_index"], message["prev_log_term"]
         entries: list[Entry] = message["entries"]
         last_of_message = previous + len(entries)
         # Rows 1 and 2: commit only what this message has shown to match.
-        commit = min(message["commit_index"], last_of_message)
+        commit = min(message["leader_commit"], last_of_message)
         base = journal.first_index
         if last_of_message <= base:
             engine.send_acknowledgement(node, next_index=last_of_message + 1, success=True)
@@ -781,9 +781,9 @@ class Replica:
             {
                 "type": "append_entries",
                 "term": message["term"],
-                "commit_index": commit,
-                "prevLogIdx": first - 1,
-                "prevLogTerm": before[2],
+                "leader_commit": commit,
+                "prev_log_index": first - 1,
+                "prev_log_term": before[2],
                 "entries": fresh,
             },
         )
@@ -797,11 +797,11 @@ class Replica:
         `fail_disputed`.
         """
         journal, commit = self._journal, self._engine.commit_index()
-        index = message["prevLogIdx"]
+        index = message["prev_log_index"]
         if index > commit:
             return False
         own = journal.entry(index)
-        if own is None or own[2] == message["prevLogTerm"]:
+        if own is None or own[2] == message["prev_log_term"]:
             for _, index, term in message["entries"]:  # the index is that of the conflict
                 if index > commit:
                     return False
@@ -838,7 +838,7 @@ class Replica:
 
     def _advance_commit(self, node: Node, term: int, commit: int) -> None:
         if commit > self._engine.commit_index():
-            self._engine.deliver(node, {"type": "append_entries", "term": term, "commit_index": commit})
+            self._engine.deliver(node, {"type": "append_entries", "term": term, "leader_commit": commit})
 
     def _on_heartbeat(self, node: Node, message: Message) -> None:
         if self._follow(node, message["term"]):

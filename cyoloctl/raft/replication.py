@@ -123,14 +123,14 @@ class Replication:
             {
                 "type": "append_entries",
                 "term": engine.term(),
-                "commit_index": engine.commit_index(),
-                "prevLogIdx": previous,
-                "prevLogTerm": entry[2],
+                "leader_commit": engine.commit_index(),
+                "prev_log_index": previous,
+                "prev_log_term": entry[2],
                 "entries": entries,
             },
         )
 
-    def on_next_node_idx(self, node: Node, message: Message) -> bool | None:
+    def on_append_response(self, node: Node, message: Message) -> bool | None:
         """A peer acknowledges, or asks for other entries.  Returns False when that calls for no tick."""
         engine, journal = self._core.engine, self._core.journal
         if message["term"] > engine.term():
@@ -140,7 +140,7 @@ class Replication:
         if message["term"] < engine.term() or not engine.is_leader() or progress is None:
             return None  # rows 8 and 20
         progress.last_heard = self._core.clock()
-        asked = message["next_node_idx"]
+        asked = message["next_index"]
         if message["success"]:
             if asked - 1 > journal.last_index:
                 return None  # claims what this leader never sent

@@ -185,6 +185,28 @@ class _JournalView:
         raise InternalError("the engine tried to compact the journal")
 
 
+def _to_vendor(message: dict[str, Any]) -> dict[str, Any]:
+    """A peer's message in the vendor's words."""
+    kind = message["type"]
+    if kind == "append_entries":
+        theirs = {"type": kind, "term": message["term"], "commit_index": message["leader_commit"]}
+        if "entries" in message:
+            theirs["prevLogIdx"] = message["prev_log_index"]
+            theirs["prevLogTerm"] = message["prev_log_term"]
+            theirs["entries"] = message["entries"]
+        return theirs
+    if kind == "vote_response":
+        return {"type": "response_vote", "term": message["term"]}
+    return message  # request_vote and timeout_now: the same in both
+
+
+def _from_vendor(message: dict[str, Any]) -> dict[str, Any]:
+    """What the vendor sends by itself, in ours: requests for votes, and votes."""
+    if message["type"] == "response_vote":
+        return {"type": "vote_response", "term": message["term"]}
+    return message
+
+
 class _Outbox(Transport):  # type: ignore[misc]  # the vendor is untyped
     """The vendor's way out: messages go to the owner, which persists before it sends."""
 
@@ -195,7 +217,7 @@ class _Outbox(Transport):  # type: ignore[misc]  # the vendor is untyped
         self._owner = owner
 
     def send(self, node: Node, message: dict[str, Any]) -> bool:
-        self._owner.send(node, message)
+        self._owner.send(node, _from_vendor(message))
         return True
 
     def tryGetReady(self) -> None:
@@ -367,7 +389,7 @@ class _SyncObj(vendor.SyncObj):  # type: ignore[misc]  # the vendor is untyped
     def deliver(self, node: Node, message: dict[str, Any]) -> None:
         """Hand the vendor a message that the replica has checked and trimmed."""
         self._set_time()
-        self.__onMessageReceived(node, message)
+        self.__onMessageReceived(node, _to_vendor(message))
 
     def append_command(self, command: bytes, callback: Callable[[Any, int], None] | None) -> int:
         """Append to the own log as leader; callback gets (result, FAIL_REASON) once it is settled."""
@@ -419,9 +441,9 @@ class _SyncObj(vendor.SyncObj):  # type: ignore[misc]  # the vendor is untyped
         self._owner.send(
             node,
             {
-                "type": "next_node_idx",
+                "type": "append_response",
                 "term": self.__raftCurrentTerm,
-                "next_node_idx": nextNodeIdx,
+                "next_index": nextNodeIdx,
                 "reset": reset,
                 "success": success,
             },

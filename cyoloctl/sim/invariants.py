@@ -384,11 +384,11 @@ class Invariants:
                 claim = f"{node.name} tells {peer} of term {message['term']} and has {term} on disk"
                 self.time.fail("persistence", claim)
         if kind == "append_entries":  # the one message that may leave before its own sync
-            before = message["prevLogTerm"]
+            before = message["prev_log_term"]
             for entry in message["entries"]:
                 self.holds(node, entry, before)
                 before = entry[2]
-        if kind == "response_vote":
+        if kind == "vote_response":
             # A vote of a term that has passed meanwhile binds nobody any more: the higher term does.
             if term == message["term"] and record.vote != peer:
                 claim = (
@@ -399,8 +399,8 @@ class Invariants:
             if earlier != peer:
                 claim = f"{node.name} votes for {earlier} and {peer} in term {message['term']}"
                 self.time.fail("election safety", claim)
-        if kind == "next_node_idx" and message["success"]:
-            index = message["next_node_idx"] - 1
+        if kind == "append_response" and message["success"]:
+            index = message["next_index"] - 1
             entry = node.journal.entry(index)
             on_disk = node.disk.journal.entry(index)
             if record.last_index < index or (

@@ -46,7 +46,7 @@ def _seeds() -> list[bytes]:
     file = b"cyolosnp\x01" + struct.pack(">I", len(header)) + header + b"wrong"
     file += sha256(file).digest()
     changed: dict[str, dict[str, Any]] = {
-        "append_entries": {"term": 0, "prevLogTerm": 0, "entries": []},
+        "append_entries": {"term": 0, "prev_log_term": 0, "entries": []},
         "forward": {"commands": [add, b"", b"\x01[]", add[:-1], b"\xff" * 500], "after": [1, 0, 2**62, 3, 4]},
         "snapshot_chunk": {
             "term": 99, "snapshot_term": 1, "index": 999, "removed": [], "total": len(file), "data": file,

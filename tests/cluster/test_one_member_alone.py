@@ -70,15 +70,17 @@ def test_goodbye_of_one_voter_ends_no_other_node(cluster: Cluster, hello: bool) 
         wait_until(f"{node.name} serving", lambda node=node: _serves(node))  # type: ignore[misc]
 
 
-def test_peer_of_the_protocol_before_is_told_to_upgrade(cluster: Cluster) -> None:
+@pytest.mark.parametrize("alpn", ALPN_RAFT_BEFORE)
+def test_peer_of_a_protocol_before_is_told_to_upgrade(cluster: Cluster, alpn: str) -> None:
+    version = alpn.partition("/")[2]
     node = cluster["n1"]
     since = node.log_size()
-    with Peer(node, _keys(cluster["n2"]), alpn=ALPN_RAFT_BEFORE) as peer:
+    with Peer(node, _keys(cluster["n2"]), alpn=(alpn,)) as peer:
         (goodbye,) = peer.wait_closed()
     assert goodbye["type"] == "goodbye"
-    assert "protocol version 2 is spoken here, not 1: upgrade your node" in goodbye["reason"]
+    assert f"protocol version 3 is spoken here, not {version}: upgrade your node" in goodbye["reason"]
     told = [str(event.get("reason")) for event in node.log_events(since)]
-    assert any("it speaks protocol version 1" in reason for reason in told)
+    assert any(f"it speaks protocol version {version}" in reason for reason in told)
 
 
 def test_node_that_joined_and_was_removed_before_its_first_start_ends_and_says_so(cluster: Cluster) -> None:

@@ -33,7 +33,7 @@ from tests.support.cluster import (
 
 pytestmark = pytest.mark.cluster
 
-_RAFT = "cyoloctl-raft/2"
+_RAFT = "cyoloctl-raft/3"
 
 
 @pytest.fixture(autouse=True)
@@ -185,7 +185,7 @@ def test_plain_http_on_the_port_is_refused(shared: Cluster) -> None:
         assert b"HTTP/1.1 200" not in _answer(connection)
 
 
-@pytest.mark.parametrize("alpn", [[], ["h2"], ["http/1.1"], ["cyoloctl-raft/2"]], ids=str)
+@pytest.mark.parametrize("alpn", [[], ["h2"], ["http/1.1"], ["cyoloctl-raft/3"]], ids=str)
 def test_garbage_over_tls_is_refused(shared: Cluster, alpn: list[str]) -> None:
     try:
         connection = tls_connect(shared["n2"].port, alpn=alpn)
@@ -274,11 +274,11 @@ def test_node_certificate_with_malformed_frames_instead_of_hello_is_refused(
 _LATER = {
     **_FRAMES,
     "entries-without-command": _frame(
-        b'{"type":"append_entries","term":1,"commit_index":1,"prevLogIdx":1,"prevLogTerm":0,'
+        b'{"type":"append_entries","term":1,"leader_commit":1,"prev_log_index":1,"prev_log_term":0,'
         b'"entries":[[0,2,1]]}'
     ),
     "entry-longer-than-frame": _frame(
-        b'{"type":"append_entries","term":1,"commit_index":1,"prevLogIdx":1,"prevLogTerm":0,'
+        b'{"type":"append_entries","term":1,"leader_commit":1,"prev_log_index":1,"prev_log_term":0,'
         b'"entries":[[99,2,1]]}', b"x"
     ),
     "forward-longer-than-frame": _frame(b'{"type":"forward","id":1,"commands":[99]}', b"x"),
@@ -313,8 +313,8 @@ def test_node_certificate_with_well_formed_nonsense_harms_nothing(
         {"type": "forward_result", "id": 99, "results": [b"x"], "error": None},
         {"type": "read_index_result", "id": 99, "index": 2**62},
         {"type": "read_confirmed", "seq": 2**62, "term": 1},
-        {"type": "next_node_idx", "term": 1, "next_node_idx": 2**62, "reset": False, "success": True},
-        {"type": "response_vote", "term": 1},
+        {"type": "append_response", "term": 1, "next_index": 2**62, "reset": False, "success": True},
+        {"type": "vote_response", "term": 1},
         {"type": "pre_vote_response", "term": 1, "granted": True},
         {
             "type": "pong",

@@ -46,7 +46,7 @@ def test_row01_message_with_a_known_prefix_leaves_the_tail(length: int) -> None:
     cluster.inject("b", "a", append(1, (1, 0), *known))
     cluster.tick("b")
     assert shape(cluster) == FULL
-    assert cluster.in_flight("b", "a")[-1]["next_node_idx"] == 2 + length  # no more than it has shown
+    assert cluster.in_flight("b", "a")[-1]["next_index"] == 2 + length  # no more than it has shown
 
 
 def test_row01_conflicting_tail_is_cut_where_it_differs() -> None:
@@ -97,7 +97,7 @@ def test_row01_conflict_with_a_leader_whom_a_majority_follows_stops_the_node() -
 
 def test_row02_stock_chunk_commits_the_tail() -> None:
     cluster = follower(StockCluster("abc"))
-    cluster.inject("b", "c", {"type": "append_entries", "term": 2, "commit_index": 9, "serialized": None})
+    cluster.inject("b", "c", {"type": "append_entries", "term": 2, "leader_commit": 9, "serialized": None})
     assert cluster.commit_index("b") == 4
 
 
@@ -177,7 +177,7 @@ def test_row07_older_snapshot_is_skipped(tmp_path: Path) -> None:
     cluster.tick("b")
     assert cluster.log("b") == before
     assert cluster.state("b") == state
-    assert cluster.in_flight("b", "a")[-1]["next_node_idx"] == chunk["index"] + 1
+    assert cluster.in_flight("b", "a")[-1]["next_index"] == chunk["index"] + 1
 
 
 def test_row07_snapshot_of_what_is_in_the_log_and_not_applied_is_skipped(tmp_path: Path) -> None:
@@ -213,7 +213,7 @@ def test_row06_damaged_snapshot_is_not_acknowledged(tmp_path: Path, what: str) -
     cluster.tick("c")
     assert cluster.log("c") == before
     assert cluster.state("c") == [b"x1"]
-    assert not any(m.get("success") for m in cluster.in_flight("c", "a", "next_node_idx"))
+    assert not any(m.get("success") for m in cluster.in_flight("c", "a", "append_response"))
     cluster.run(1.0)  # and the true one is installed
     assert len(cluster.state("c")) == 8
 
@@ -232,7 +232,7 @@ def test_row07_reset_never_goes_below_what_matches() -> None:
     cluster.write("a", b"x1", b"x2", b"x3")
     cluster.run(0.3)
     match = cluster.replica("a").status().match["b"]
-    refusal = {"type": "next_node_idx", "term": 1, "next_node_idx": 2, "reset": True, "success": False}
+    refusal = {"type": "append_response", "term": 1, "next_index": 2, "reset": True, "success": False}
     mark = len(cluster.sent)
     for _ in range(3):
         cluster.inject("a", "b", refusal)
@@ -240,7 +240,7 @@ def test_row07_reset_never_goes_below_what_matches() -> None:
         cluster.tick("a")
     sent = [e.message for e in cluster.sent[mark:] if e.target == "b"]
     assert sent
-    assert all(m["prevLogIdx"] >= match for m in sent if m["type"] == "append_entries")
+    assert all(m["prev_log_index"] >= match for m in sent if m["type"] == "append_entries")
 
 
 # -- row 16 -----------------------------------------------------------------------------------
@@ -262,16 +262,16 @@ def test_row16_later_refusal_never_raises_what_is_sent_next() -> None:
     seen = []
     for asked in (6, 9, 11, 4, 12):
         refusal = {
-            "type": "next_node_idx",
+            "type": "append_response",
             "term": 2,
-            "next_node_idx": asked,
+            "next_index": asked,
             "reset": True,
             "success": False,
         }
         cluster.inject("a", "c", refusal)
         cluster.advance(0.11)
         cluster.tick("a")
-        seen.append(last_append(cluster, "c")["prevLogIdx"])
+        seen.append(last_append(cluster, "c")["prev_log_index"])
     assert seen == [5, 5, 5, 3, 3]
 
 
@@ -312,7 +312,7 @@ def test_row17_vote_of_a_learner_does_not_elect_a_candidate() -> None:
         cluster.tick("b")
     assert cluster.in_flight("b", "c", "request_vote")
     for name in "dede":
-        cluster.inject("b", name, {"type": "response_vote", "term": cluster.term("b")})
+        cluster.inject("b", name, {"type": "vote_response", "term": cluster.term("b")})
         cluster.tick("b")
     assert not cluster.is_leader("b")
 
@@ -486,8 +486,8 @@ def test_row16_refusal_that_asks_for_what_is_not_there_raises_nothing(above: int
     cluster.write("a", b"x1")
     cluster.run(0.5)
     asked = cluster.log("a")[-1][1] + 1 + above
-    refusal = {"term": cluster.term("a"), "next_node_idx": asked, "reset": True, "success": False}
-    cluster.inject("a", "b", {"type": "next_node_idx", **refusal})
+    refusal = {"term": cluster.term("a"), "next_index": asked, "reset": True, "success": False}
+    cluster.inject("a", "b", {"type": "append_response", **refusal})
     cluster.tick("a")
     assert cluster.replica("a").failed is None
     cluster.write("a", b"x2")

@@ -261,11 +261,13 @@ def stranger_answers_story(cluster: Cluster) -> None:
     cluster.write("a", b"x1")
     cluster.run(0.3)
     answer = next(
-        e.message for e in reversed(cluster.sent) if e.source == "c" and e.message["type"] == "next_node_idx"
+        e.message
+        for e in reversed(cluster.sent)
+        if e.source == "c" and e.message["type"] == "append_response"
     )
     removed = cluster.remove("a", "c")
     assert cluster.run_until(lambda: removed.ok, within=2.0)
-    cluster.inject("a", "c", {**answer, "success": True, "next_node_idx": 100})
+    cluster.inject("a", "c", {**answer, "success": True, "next_index": 100})
 
 
 def test_row20_member_stock_raises_in_its_loop() -> None:
@@ -354,7 +356,7 @@ def test_learner_vote_never_counts() -> None:
         cluster.exchange("c", "d", "e", "f")
         for name in "def":  # a learner that answered all the same
             cluster.inject("c", name, {"type": "pre_vote_response", "term": 2, "granted": True})
-            cluster.inject("c", name, {"type": "response_vote", "term": 2})
+            cluster.inject("c", name, {"type": "vote_response", "term": 2})
         cluster.tick("c")
     assert cluster.term("c") == 1
     assert not cluster.is_leader("c")

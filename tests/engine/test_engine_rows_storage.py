@@ -94,26 +94,26 @@ def test_row14_stock_votes_twice_in_one_term_after_a_torn_meta_file(tmp_path: Pa
     cluster = StockCluster("abc", directory=tmp_path, file_journal=True)
     request = {"type": "request_vote", "term": 7, "last_log_index": 9, "last_log_term": 6}
     cluster.inject("b", "a", request)
-    assert len(cluster.in_flight("b", "a", "response_vote")) == 1
+    assert len(cluster.in_flight("b", "a", "vote_response")) == 1
     cluster.crash("b")
     meta = Path(cluster.machines["b"].disk + ".meta")
     meta.write_bytes(b"")
     cluster.restart("b")
     cluster.inject("b", "c", request)
-    assert len(cluster.in_flight("b", "c", "response_vote")) == 1
+    assert len(cluster.in_flight("b", "c", "vote_response")) == 1
 
 
 def test_row14_vote_is_on_disk_before_the_answer_leaves() -> None:
     cluster = OurCluster("abc")
     request = {"type": "request_vote", "term": 7, "last_log_index": 9, "last_log_term": 6}
     cluster.inject("b", "a", request)
-    assert not cluster.in_flight("b", "a", "response_vote")  # only a tick lets it go
+    assert not cluster.in_flight("b", "a", "vote_response")  # only a tick lets it go
     cluster.tick("b")
-    assert len(cluster.in_flight("b", "a", "response_vote")) == 1
+    assert len(cluster.in_flight("b", "a", "vote_response")) == 1
     cluster.restart("b")
     cluster.inject("b", "c", request)
     cluster.tick("b")
-    assert not cluster.in_flight("b", "c", "response_vote")
+    assert not cluster.in_flight("b", "c", "vote_response")
 
 
 def test_row14_vote_that_was_not_synced_was_not_sent() -> None:
@@ -121,10 +121,10 @@ def test_row14_vote_that_was_not_synced_was_not_sent() -> None:
     request = {"type": "request_vote", "term": 7, "last_log_index": 9, "last_log_term": 6}
     cluster.inject("b", "a", request)
     cluster.restart("b")  # the vote is gone, and nobody was told of it
-    assert not any(e.message["type"] == "response_vote" for e in cluster.sent)
+    assert not any(e.message["type"] == "vote_response" for e in cluster.sent)
     cluster.inject("b", "c", request)
     cluster.tick("b")
-    assert len(cluster.in_flight("b", "c", "response_vote")) == 1
+    assert len(cluster.in_flight("b", "c", "vote_response")) == 1
 
 
 def test_row14_stock_kill_inside_compaction_loses_the_log(
@@ -213,7 +213,7 @@ def test_row14_failed_sync_silences_the_replica_for_ever() -> None:
     assert outcome.ok  # a and c
     assert isinstance(cluster.replica("b").failed, StorageError)
     answers = [e.message for e in cluster.sent[mark:] if e.source == "b"]
-    assert all(m.get("next_node_idx", 0) <= 4 for m in answers)
+    assert all(m.get("next_index", 0) <= 4 for m in answers)
     refused = cluster.propose("b", b"x3")
     assert refused.status == "error"
     assert isinstance(refused.error, CyoloctlError)

@@ -100,7 +100,7 @@ def test_row08_ackterm_stale_leader_learns_the_new_term() -> None:
     cluster.tick("a")
     cluster.deliver("a", "c")
     cluster.queues["c", "a"] = type(cluster.queues["c", "a"])(
-        e for e in cluster.queues["c", "a"] if e.message["type"] == "next_node_idx"
+        e for e in cluster.queues["c", "a"] if e.message["type"] == "append_response"
     )
     cluster.deliver("c", "a")
     assert not cluster.is_leader("a")
@@ -145,7 +145,7 @@ def vote_twice_story(cluster: Cluster) -> None:
     assert cluster.in_flight("a", "b", "request_vote")
     cluster.isolate("a", "b")
     cluster.deliver("a", "b")
-    (vote,) = cluster.in_flight("b", "a", "response_vote")
+    (vote,) = cluster.in_flight("b", "a", "vote_response")
     for _ in range(4):
         cluster.inject("a", "b", vote)
         cluster.tick("a")

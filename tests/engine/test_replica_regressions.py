@@ -319,7 +319,7 @@ def filled(kind: str, term: int) -> Any:
     values: dict[str, Any] = {
         **chunk(term),
         **append(term, (1, 0)),
-        "next_node_idx": 2,
+        "next_index": 2,
         "reset": False,
         "success": False,
         "last_log_index": 100,
@@ -381,12 +381,12 @@ class Lone:
             if message["type"] == "pre_vote":
                 answer = {"type": "pre_vote_response", "term": message["term"], "granted": True}
             elif message["type"] == "request_vote":
-                answer = {"type": "response_vote", "term": message["term"]}
+                answer = {"type": "vote_response", "term": message["term"]}
             elif message["type"] == "append_entries":
                 answer = {
-                    "type": "next_node_idx",
+                    "type": "append_response",
                     "term": message["term"],
-                    "next_node_idx": message["prevLogIdx"] + len(message["entries"]) + 1,
+                    "next_index": message["prev_log_index"] + len(message["entries"]) + 1,
                     "reset": False,
                     "success": True,
                 }
@@ -408,7 +408,7 @@ class Lone:
         for name in MESSAGE_TYPES[kind]:
             value = values[name]
             if name == "entries":
-                index, term = message["prevLogIdx"], message["prevLogTerm"]
+                index, term = message["prev_log_index"], message["prev_log_term"]
                 entries = []
                 for command, raised in value:
                     index, term = index + 1, message["term"] if raised else term

@@ -171,7 +171,7 @@ def votes_are_not_stored(patch: pytest.MonkeyPatch) -> None:
 
 def learners_count(patch: pytest.MonkeyPatch) -> None:
     """A learner's acknowledgement counts as if a voter had sent it."""
-    handle = Replication.on_next_node_idx
+    handle = Replication.on_append_response
 
     def wrong(self: Replication, node: Any, message: Any) -> None:
         handle(self, node, message)
@@ -180,7 +180,7 @@ def learners_count(patch: pytest.MonkeyPatch) -> None:
             for voter in engine.others():
                 progress[voter].match_index = max(progress[voter].match_index, progress[node].match_index)
 
-    patch.setattr(Replication, "on_next_node_idx", wrong)
+    patch.setattr(Replication, "on_append_response", wrong)
 
 
 def everyone_campaigns(patch: pytest.MonkeyPatch) -> None:
@@ -199,7 +199,7 @@ def commits_what_it_did_not_see(patch: pytest.MonkeyPatch) -> None:
 
     def wrong(self: Replica, node: Any, message: Any) -> None:
         handle(self, node, message)
-        commit = min(message["commit_index"], self._journal.last_index)
+        commit = min(message["leader_commit"], self._journal.last_index)
         if message["term"] == self._engine.term() and not self._engine.is_leader():
             self._advance_commit(node, message["term"], commit)
 

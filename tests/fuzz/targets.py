@@ -149,7 +149,7 @@ def _json(value: object) -> bytes:
 # --- peers ---------------------------------------------------------------------------------------
 
 _VALUES: dict[str, Any] = {
-    "version": 2, "boots": 1, "last_index": 6, "links": ["n1", "n3"], "addresses": {"n3": "h:3"},
+    "version": 3, "boots": 1, "last_index": 6, "links": ["n1", "n3"], "addresses": {"n3": "h:3"},
     "cluster_id": "c" * 32, "name": "n2", "raft_id": "n2", "boot": "b", "address": "h:1",
     "release": "1", "reason": "stopping", "sent_ms": 5, "wall_unix_ms": 1_780_000_000_000, "id": 7,
     "info": {
@@ -157,7 +157,7 @@ _VALUES: dict[str, Any] = {
         "storage": "disk", "fsync_p99_ms": 0.5, "certificate_expires_at": "2027-01-01T00:00:00Z",
     },
     "body": b'{"operation":"transfer","arguments":{"to":null},"timeout_s":0.1}',
-    "term": 3, "commit_index": 6, "prevLogIdx": 6, "prevLogTerm": 1, "next_node_idx": 7, "reset": False,
+    "term": 3, "leader_commit": 6, "prev_log_index": 6, "prev_log_term": 1, "next_index": 7, "reset": False,
     "success": True, "last_log_index": 9, "last_log_term": 3, "granted": True, "index": 9, "snapshot_term": 2,
     "voters": ["n1", "n2", "n3"], "removed": ["n9"], "results": [b"{}", b""], "last": True,
     "error": None, "seq": 4, "epoch": 0, "cluster_unix_ms": 1_780_000_000_000,

@@ -67,7 +67,7 @@ BOMBS: dict[str, tuple[str, bytes]] = {
     "entry-of-2**62": (
         "peer-frame",
         _header(
-            b'"append_entries","term":1,"commit_index":1,"prevLogIdx":1,"prevLogTerm":0,"entries":[[%d,2,1]]'
+            b'"append_entries","term":1,"leader_commit":1,"prev_log_index":1,"prev_log_term":0,"entries":[[%d,2,1]]'
         ),
     ),
     "commands-of-2**62": ("replica-message", b'\1{"type":"forward","id":1,"commands":[4611686018427387904]}'),

@@ -268,7 +268,7 @@ def replica_hears(data: bytes) -> None:
         replica.peer_connected(peer)
     if choice & 1:
         now[0] += 2.0
-        for kind in ("pre_vote_response", "response_vote"):
+        for kind in ("pre_vote_response", "vote_response"):
             replica.tick()
             answer = {"type": kind, "term": 2}
             replica.receive("n2", {**answer, "granted": True} if kind == "pre_vote_response" else answer)
@@ -433,7 +433,7 @@ _ZERO = {"boots": 0, "term": 0, "last_index": 0}
 
 
 def _hello(name: str) -> bytes:
-    hello = {"type": "hello", "version": 2, "cluster_id": keys().cluster_id, "name": name, "raft_id": name}
+    hello = {"type": "hello", "version": 3, "cluster_id": keys().cluster_id, "name": name, "raft_id": name}
     return encode({**hello, "boot": "b", "address": "127.0.0.1:2", "release": "1", **_ZERO})
 
 
@@ -486,8 +486,8 @@ async def _leader_answers(data: bytes) -> None:
             link: Any = node.engine.accept()
             transport = _Wire("n2")
             link.connection_made(transport)
-            lead = {"type": "append_entries", "term": 2, "commit_index": last, "prevLogIdx": last}
-            link.data_received(_hello("n2") + encode({**lead, "prevLogTerm": 1, "entries": []}))
+            lead = {"type": "append_entries", "term": 2, "leader_commit": last, "prev_log_index": last}
+            link.data_received(_hello("n2") + encode({**lead, "prev_log_term": 1, "entries": []}))
             write = asyncio.create_task(
                 node.service.counters.increment("c", by=1, request_id=None, timeout_s=5.0)
             )

@@ -654,7 +654,7 @@ class Peer:
     def hello(self, name: str, cluster_id: str, **changes: Any) -> None:
         message = {
             "type": "hello",
-            "version": 2,
+            "version": 3,
             "cluster_id": cluster_id,
             "name": name,
             "raft_id": name,

@@ -583,6 +583,32 @@ class PerfectJournal(vendor_journal.Journal):  # type: ignore[misc]  # pysyncobj
         self.stored_commit = self.commit
 
 
+# The stories speak our words; the stock engine has its own.
+_TO_STOCK = {
+    "append_response": "next_node_idx",
+    "vote_response": "response_vote",
+    "leader_commit": "commit_index",
+    "prev_log_index": "prevLogIdx",
+    "prev_log_term": "prevLogTerm",
+    "next_index": "next_node_idx",
+}
+_TO_OURS = {
+    **{theirs: ours for ours, theirs in _TO_STOCK.items() if ours != "append_response"},
+    "type": {"next_node_idx": "append_response", "response_vote": "vote_response"},
+}
+
+
+def _renamed(message: Any, words: dict[str, Any]) -> Any:
+    """A message with its type and fields in the words of the other side."""
+    types = words.get("type", words)
+    return {
+        words.get(field, field) if field != "type" else field: types.get(value, value)
+        if field == "type"
+        else value
+        for field, value in message.items()
+    }
+
+
 class StockMachine(SyncObj):  # type: ignore[misc]  # pysyncobj is untyped
     """A list of commands, replicated by the stock engine."""
 
@@ -628,7 +654,7 @@ class _Wire(Transport):  # type: ignore[misc]  # pysyncobj is untyped
                 self._cluster._disconnected(peer, self._owner)
 
     def send(self, node: Node, message: Any) -> bool:
-        return self._cluster.post(self._owner, node.id, message)
+        return self._cluster.post(self._owner, node.id, _renamed(message, _TO_OURS))
 
 
 class StockCluster(Cluster):
@@ -705,7 +731,7 @@ class StockCluster(Cluster):
 
     def _receive(self, machine: Machine, source: str, message: Any) -> None:
         with self.inside(machine.name):
-            machine.engine.wire._onMessageReceived(Node(source), message)
+            machine.engine.wire._onMessageReceived(Node(source), _renamed(message, _TO_STOCK))
 
     def _connected(self, machine: Machine, peer: str) -> None:
         with self.inside(machine.name):

@@ -25,9 +25,9 @@ def append(term: int, previous: tuple[int, int], *entries: tuple[bytes, int, int
     return {
         "type": "append_entries",
         "term": term,
-        "commit_index": commit,
-        "prevLogIdx": previous[0],
-        "prevLogTerm": previous[1],
+        "leader_commit": commit,
+        "prev_log_index": previous[0],
+        "prev_log_term": previous[1],
         "entries": list(entries),
     }
 

@@ -45,7 +45,7 @@ __all__ = [
 ]
 
 PEER_PROTOCOL = 2
-PEER_ALPN = "cyoloctl-raft/2"
+PEER_ALPN = "cyoloctl-raft/3"
 
 # The extension of a node's request that carries its sealing key.
 _SEALING_OID = x509.ObjectIdentifier(f"2.25.{0xC4B0F4A26E0D4D589A8F31B7B1B9F2D6}")

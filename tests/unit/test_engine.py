@@ -170,9 +170,9 @@ class Peer(asyncio.Transport):
             {
                 "type": "append_entries",
                 "term": term,
-                "commit_index": 3,
-                "prevLogIdx": 3,
-                "prevLogTerm": 0,
+                "leader_commit": 3,
+                "prev_log_index": 3,
+                "prev_log_term": 0,
                 "entries": [],
             }
         )
@@ -450,7 +450,13 @@ async def test_node_with_an_empty_log_follows_whom_most_of_its_configuration_cal
     addresses = {"a": ["a:1"], "b": ["b:1"], "c": ["c:1"]}
     async with running(voters=(), addresses=addresses, register=Register(roles={})) as engine:
         peers = {name: Peer(engine, name) for name in ("a", "b", "x")}
-        begin = {"type": "append_entries", "term": 5, "commit_index": 1, "prevLogIdx": 1, "prevLogTerm": 0}
+        begin = {
+            "type": "append_entries",
+            "term": 5,
+            "leader_commit": 1,
+            "prev_log_index": 1,
+            "prev_log_term": 0,
+        }
         for name in ("x", "a"):
             peers[name].say(_pong(["a", "c"]))
             peers["a"].say({**begin, "entries": []})
@@ -486,9 +492,9 @@ def _append(term: int, index: int, entry_term: int, *, commit: int) -> dict[str,
     return {
         "type": "append_entries",
         "term": term,
-        "commit_index": commit,
-        "prevLogIdx": index,
-        "prevLogTerm": entry_term,
+        "leader_commit": commit,
+        "prev_log_index": index,
+        "prev_log_term": entry_term,
         "entries": [],
     }
 
@@ -502,9 +508,7 @@ async def test_leader_keeps_a_process_out_that_holds_less_than_the_one_before_it
         await until(lambda: engine.status().commit_index == 3)
         first = Peer(engine, "l", changes={"boots": 1, "boot": "A"})
         term = engine.status().term
-        first.say(
-            {"type": "next_node_idx", "term": term, "next_node_idx": 4, "reset": False, "success": True}
-        )
+        first.say({"type": "append_response", "term": term, "next_index": 4, "reset": False, "success": True})
         await until(lambda: engine.acknowledged("l") == 3)
         first.close()
         first._link.connection_lost(None)

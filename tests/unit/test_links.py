@@ -201,7 +201,7 @@ def test_hello_in_single_bytes_with_a_message_behind_it_is_the_same() -> None:
         ("gone", None, {}, ["goodbye"], "removed"),
         ("gone", "gone", {}, ["goodbye"], "removed"),
         ("m", None, {"raft_id": "m~1"}, ["hello", "goodbye"], "removed"),
-        ("a", None, {"version": 3}, ["hello", "goodbye"], "version 3"),
+        ("a", None, {"version": 4}, ["hello", "goodbye"], "version 4"),
         ("a", None, {"cluster_id": "d" * 32}, ["hello"], "another cluster"),
         ("a", None, {"name": "c"}, ["hello"], "its certificate says 'a'"),
         ("b", None, {}, ["hello"], "own name"),
@@ -612,14 +612,15 @@ def test_refusals_are_logged_once_a_minute(caplog: pytest.LogCaptureFixture) -> 
     assert len([record for record in caplog.records if record.levelname == "WARNING"]) == 2
 
 
-def test_peer_of_another_protocol_version_is_told_which_one_to_upgrade() -> None:
+@pytest.mark.parametrize("version", [1, 2])
+def test_peer_of_another_protocol_version_is_told_which_one_to_upgrade(version: int) -> None:
     host = Host("b")
     line = Line()
-    link = host.links.opened(line, "a", version=1)
+    link = host.links.opened(line, "a", version=version)
     link.received(hello("a"))
     assert line.kinds() == ["goodbye"]
-    assert "protocol version 2 is spoken here, not 1: upgrade your node" in line.sent[0]["reason"]
-    assert "it speaks protocol version 1" in str(link.refused)
+    assert f"protocol version 3 is spoken here, not {version}: upgrade your node" in line.sent[0]["reason"]
+    assert f"it speaks protocol version {version}" in str(link.refused)
     assert host.events == []
 
 

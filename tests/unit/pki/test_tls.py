@@ -37,7 +37,7 @@ def test_peer_handshake_between_nodes_names_both_and_is_tls_1_3(cluster: Cluster
     assert identity_from_peer(server, cluster_id=ID) == cluster.identity("n2", "node")
     assert identity_from_peer(client, cluster_id=ID) == cluster.identity("n1", "node")
     assert client.version() == server.version() == "TLSv1.3"
-    assert client.selected_alpn_protocol() == server.selected_alpn_protocol() == "cyoloctl-raft/2"
+    assert client.selected_alpn_protocol() == server.selected_alpn_protocol() == "cyoloctl-raft/3"
 
 
 def test_server_context_without_a_client_certificate_serves_http_to_nobody_in_particular(
