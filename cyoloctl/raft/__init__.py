@@ -6,11 +6,12 @@ package.
 
 from cyoloctl.raft.clock import ClusterClock, is_a_time
 from cyoloctl.raft.engine import Engine, Register
-from cyoloctl.raft.journal import Journal, MemoryStore, SqliteStore
+from cyoloctl.raft.journal import Journal, MemoryStore
 from cyoloctl.raft.links import COPY, OLDER, REMOVED, Refusal
 from cyoloctl.raft.machine import StateMachine
 from cyoloctl.raft.settings import Limits, Timing
 from cyoloctl.raft.snapshot import SnapshotStore
+from cyoloctl.raft.sqlite_store import SqliteStore
 from cyoloctl.raft.status import ReplicaStatus, Trouble
 from cyoloctl.raft.stores import count_start, create_storage, memory_storage, open_storage
 from cyoloctl.raft.transport import PeerIdentity, PeerInfo

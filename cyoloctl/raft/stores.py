@@ -13,8 +13,9 @@ import logging
 from pathlib import Path
 
 from cyoloctl.errors import AlreadyExists, ConfigError, StorageError
-from cyoloctl.raft.journal import Journal, MemoryStore, SqliteStore
+from cyoloctl.raft.journal import Journal, MemoryStore
 from cyoloctl.raft.snapshot import SnapshotStore
+from cyoloctl.raft.sqlite_store import SqliteStore
 from cyoloctl.raft.upgrade import back_up_old
 from cyoloctl.raft.vendor import NO_OP, encode_membership
 

@@ -16,7 +16,8 @@ import pytest
 
 from cyoloctl.errors import CyoloctlError, StorageError
 from cyoloctl.raft import vendor as adapter
-from cyoloctl.raft.journal import Journal, SqliteStore
+from cyoloctl.raft.journal import Journal
+from cyoloctl.raft.sqlite_store import SqliteStore
 from tests.support.engine_harness import Crash, QuietFile, StockCluster
 from tests.support.raft_ours import OurCluster
 

@@ -61,7 +61,6 @@ from cyoloctl.pki.statements import sign_statement
 from cyoloctl.pki.tls import server_context
 from cyoloctl.pki.x509 import certificate_sha256, public_key_sha256
 from cyoloctl.raft.batch import decode_batch, encode_batch, stamp_of
-from cyoloctl.raft.journal import check_wal
 from cyoloctl.raft.messages import (
     MAX_FRAME_BYTES,
     MESSAGE_TYPES,
@@ -72,6 +71,7 @@ from cyoloctl.raft.messages import (
 )
 from cyoloctl.raft.snapshot import SnapshotMeta, SnapshotStore
 from cyoloctl.raft.vendor import decode_membership, encode_membership
+from cyoloctl.raft.wal import check_wal
 from cyoloctl.rendezvous import codes
 from cyoloctl.replicated.command import (
     KINDS,

@@ -20,7 +20,7 @@ from cryptography.hazmat.primitives import serialization
 
 from cyoloctl.pki.ca import make_credentials
 from cyoloctl.pki.files import write_credentials
-from cyoloctl.raft.journal import _wal_checksum
+from cyoloctl.raft.wal import checksum
 from tests.fuzz import worlds
 from tests.fuzz.targets import BY_NAME, example
 
@@ -55,7 +55,7 @@ def _header(fields: bytes) -> bytes:
 def _wal(page_bytes: int) -> bytes:
     """A header with right checksums."""
     data = struct.pack(">6I", 0x377F0682, 3007000, page_bytes, 0, 0, 0)
-    sums = _wal_checksum(struct.unpack("<6I", data), 0, 0)
+    sums = checksum(struct.unpack("<6I", data), 0, 0)
     return data + struct.pack(">2I", *sums) + bytes(64)
 
 

@@ -40,11 +40,12 @@ from cyoloctl.pki.requests import PendingRequest, prepare_request
 from cyoloctl.pki.tls import TlsIdentity
 from cyoloctl.raft import ClusterClock, Engine, PeerIdentity
 from cyoloctl.raft.batch import encode_batch
-from cyoloctl.raft.journal import Journal, MemoryStore, SqliteStore
+from cyoloctl.raft.journal import Journal, MemoryStore
 from cyoloctl.raft.messages import PeerProtocolError, decode, encode
 from cyoloctl.raft.replica import Replica
 from cyoloctl.raft.settings import Limits
 from cyoloctl.raft.snapshot import SnapshotStore
+from cyoloctl.raft.sqlite_store import SqliteStore
 from cyoloctl.raft.vendor import NO_OP, encode_membership
 from cyoloctl.replicated.command import encode_command
 from cyoloctl.state import ClusterState

@@ -10,7 +10,8 @@ from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
 
-from cyoloctl.raft.journal import Entry, Journal, MemoryStore, SqliteStore, Store
+from cyoloctl.raft.journal import Entry, Journal, MemoryStore, Store
+from cyoloctl.raft.sqlite_store import SqliteStore
 
 Durable = tuple[list[Entry], int, str | None, dict[str, str]]
 

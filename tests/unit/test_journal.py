@@ -16,17 +16,9 @@ from pathlib import Path
 import pytest
 
 from cyoloctl.errors import Conflict, InternalError, StorageError, VersionMismatch
-from cyoloctl.raft.journal import (
-    Batch,
-    Entry,
-    Journal,
-    MemoryStore,
-    Record,
-    SqliteStore,
-    Store,
-    StoredState,
-    check_wal,
-)
+from cyoloctl.raft.journal import Batch, Entry, Journal, MemoryStore, Record, Store, StoredState
+from cyoloctl.raft.sqlite_store import SqliteStore
+from cyoloctl.raft.wal import check_wal
 
 ROOT = Path(__file__).parents[2]
 ENVIRONMENT = {**os.environ, "PYTHONPATH": str(ROOT)}
@@ -400,7 +392,7 @@ OPEN = """
 import sys
 from pathlib import Path
 from cyoloctl.errors import CyoloctlError
-from cyoloctl.raft.journal import SqliteStore
+from cyoloctl.raft.sqlite_store import SqliteStore
 try:
     SqliteStore(Path(sys.argv[1]))
 except CyoloctlError as error:
@@ -548,7 +540,8 @@ import random, sys
 from pathlib import Path
 sys.path.insert(0, sys.argv[3])
 from test_journal import step
-from cyoloctl.raft.journal import Journal, SqliteStore
+from cyoloctl.raft.journal import Journal
+from cyoloctl.raft.sqlite_store import SqliteStore
 journal, draw = Journal(SqliteStore(Path(sys.argv[1]))), random.Random(int(sys.argv[2]))
 for count in range(1, 100_000):
     step(journal, draw)
@@ -787,7 +780,8 @@ FULL = """
 import resource, sys
 from pathlib import Path
 from cyoloctl.errors import StorageError
-from cyoloctl.raft.journal import Journal, SqliteStore
+from cyoloctl.raft.journal import Journal
+from cyoloctl.raft.sqlite_store import SqliteStore
 journal = Journal(SqliteStore(Path(sys.argv[1])))
 hard = resource.getrlimit(resource.RLIMIT_FSIZE)[1]
 resource.setrlimit(resource.RLIMIT_FSIZE, (100_000, hard))

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from cyoloctl.errors import Conflict, StorageError, VersionMismatch
-from cyoloctl.raft.journal import SqliteStore
+from cyoloctl.raft.sqlite_store import SqliteStore
 from cyoloctl.raft.stores import JOURNAL_NAME, create_storage, open_storage
 from cyoloctl.raft.upgrade import BACKUP_NAME, back_up_old, journal_format
 
