@@ -73,6 +73,14 @@ class Engine:
     Every call belongs to the loop that `start` ran in.  An operation that
     fails says what is known: NoLeader and Overloaded mean not applied,
     OutcomeUnknown means that it may have been or may yet be.
+
+    clock: cluster time, steered here.
+
+    describe: what `peers` of the other nodes show about this one, small JSON.
+
+    on_call: answers `call` of the other nodes; its errors are its own to encode.
+
+    register: None: nobody is removed and every peer may vote.
     """
 
     def __init__(
@@ -91,14 +99,6 @@ class Engine:
         timing: Timing = DEFAULT_TIMING,
         limits: Limits = DEFAULT_LIMITS,
     ) -> None:
-        """clock: cluster time, steered here.
-
-        describe: what `peers` of the other nodes show about this one, small JSON.
-
-        on_call: answers `call` of the other nodes; its errors are its own to encode.
-
-        register: None: nobody is removed and every peer may vote.
-        """
         self._name = identity.name
         self._process = (identity.boots, identity.boot)
         self._register: Register = register or _NoRegister()

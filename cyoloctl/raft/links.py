@@ -26,6 +26,9 @@ Duties of the caller: `Link.lost` exactly once for each link, never from
 within a call of its wire; `Links.dial_failed` for a dial that led to no
 connection; `Links.tick` no later than `next_deadline` says, which may come
 closer with every call of `wake`.
+
+It is more than 700 lines: `Link` and `Links` are one state machine, and each
+looks into the other.
 """
 
 from __future__ import annotations

@@ -13,8 +13,12 @@ time is the clock that the caller hands in; output is what `tick` passes to
    they are logged: after a change of leader a command may be sent again.
 
 `tick` persists before anything it sent leaves, and before the leader counts
-itself.  After a storage error the replica is silent for ever: it neither
-votes nor acknowledges what it could not persist.
+itself.  After a storage error the replica is silent until the process ends: it
+neither votes nor acknowledges what it could not persist.
+
+It is more than 700 lines: the parts (elections, replication, reads, ...) have
+modules of their own, and what is left is one order of events, in which each
+tick persists, lets them act and sends.
 
 Sources: Ongaro, "Consensus: Bridging Theory and Practice" (pre-vote 9.6,
 leadership transfer 3.10, ReadIndex 6.4); rows refer to DESIGN.md.
@@ -71,7 +75,22 @@ _log = logging.getLogger("cyoloctl.raft")
 
 
 class Replica:
-    """One member of a Raft group: see the module."""
+    """One member of a Raft group: see the module.
+
+    clock: seconds, monotonic.  cluster_clock: stamps what this node appends as leader.
+
+    genesis: voters before the first log entry, the same on every member; a log that
+    `create_storage` began needs none, since it names its founder.
+
+    send(peer, message) must not raise and may drop; flush is called when a
+    group of sends is complete; run_save(job) runs a
+    blocking job, in a thread or at once, after which `tick` must be called.
+
+    may_lead(peer): whether a peer that is no voter in the own log may be
+    one by now, so that its term, its votes and its entries count: a log
+    that lags does not know the latest voters (row 21).  Asked again for
+    each message; the default is for tests.
+    """
 
     def __init__(
         self,
@@ -91,23 +110,8 @@ class Replica:
         timing: Timing = DEFAULT_TIMING,
         limits: Limits = DEFAULT_LIMITS,
     ) -> None:
-        """clock: seconds, monotonic.  cluster_clock: stamps what this node appends as leader.
-
-        genesis: voters before the first log entry, the same on every member; a log that
-        `create_storage` began needs none, since it names its founder.
-
-        send(peer, message) must not raise and may drop; flush is called when a
-        group of sends is complete; run_save(job) runs a
-        blocking job, in a thread or at once, after which `tick` must be called.
-
-        may_lead(peer): whether a peer that is no voter in the own log may be
-        one by now, so that its term, its votes and its entries count: a log
-        that lags does not know the latest voters (row 21).  Asked again for
-        each message; the default is for tests.
-        """
         self.raft_id = self._id = raft_id
         self._core = core = Core(raft_id, journal=journal, clock=clock, rng=rng, timing=timing, limits=limits)
-        self._me = core.me
         self._progress = core.progress
         self._journal = journal
         self._snapshots = snapshots
@@ -214,7 +218,7 @@ class Replica:
             journal.set_commit_index(journal.last_index)  # row 18
         timing = self._timing
         self._engine = self._core.engine = VendorEngine(
-            self._me,
+            self._core.me,
             owner=self,
             journal=journal,
             clock=self._clock,
