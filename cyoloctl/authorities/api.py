@@ -1,4 +1,4 @@
-"""The API of the certificate authorities: routes, answers, and what a node must have to serve them."""
+"""The API of the certificate authorities: routes, answers, and the operations behind them."""
 
 from __future__ import annotations
 
@@ -71,7 +71,7 @@ class AuthorityApi(Protocol):
 
 
 class HasAuthorities(Protocol):
-    """A node that serves this API."""
+    """A node with the operations behind this API."""
 
     @property
     def pki(self) -> AuthorityApi:

@@ -1,4 +1,4 @@
-"""The API of the node itself: routes, answers, and what a node must have to serve them."""
+"""The API of the node itself: routes, answers, and the operations behind them."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ class OpenAPI(TypedDict):
 
 
 class NodeApi(Protocol):
-    """What a node does for callers of this API."""
+    """Operations of a node for callers of this API."""
 
     async def health(self, *, timeout_s: float) -> Json:
         """The node's own health; never waits."""

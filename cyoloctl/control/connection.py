@@ -1,4 +1,4 @@
-"""Who the caller of a connection is, and what ends with their right to be there."""
+"""The caller of a connection: identity, role, bounds, and what ends when the role does."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ _LINGER_S = 2.0
 
 
 class Owner(Protocol):
-    """What a connection asks of its server."""
+    """The server, as its connections use it."""
 
     logger: logging.Logger
     network_connections: Budget
@@ -51,7 +51,7 @@ class Guard:
 
 
 class CallerConnection(Connection):
-    """One connection of the API, and who the caller is."""
+    """One connection of the API, with its caller."""
 
     __slots__ = (
         "_counted",
@@ -103,13 +103,13 @@ class CallerConnection(Connection):
         )
 
     def current_role(self) -> str | None:
-        """The caller's role, as of the last look; nobody is looked at again for each request."""
+        """The caller's role, as last seen.  A caller without one is identified again with each request."""
         if not self._identified:
             self.identify()
         return self.role
 
     def identify(self) -> None:
-        """Ask who the caller is."""
+        """Identify the caller, and tell the listener."""
         transport = self.transport
         ssl_object = None if transport is None else transport.get_extra_info("ssl_object")
         identity = None
@@ -129,7 +129,7 @@ class CallerConnection(Connection):
         self._count(None if identity is None else self.caller)
 
     def _count(self, caller: str | None) -> None:
-        """Count the connection for a caller, or turn it away when that one has too many."""
+        """Count the connection for a caller, or close it when that caller has too many."""
         budget = self._owner.local_connections if self._local else self._owner.network_connections
         if caller == self._counted:
             return
@@ -158,13 +158,13 @@ class CallerConnection(Connection):
 
     @property
     def source(self) -> str:
-        """What bounds hold for: the caller's name, a stranger's address."""
+        """The key of this caller's bounds: their name, or the address of a stranger."""
         if self.stranger:
             return f"address {'' if self._guest is None else self._guest.source}"
         return self.caller
 
     def recheck(self) -> None:
-        """Ask again; a caller who may less than before loses the connection, and what runs on it."""
+        """Identify the caller again.  Whoever lost their role loses the connection and what runs on it."""
         if self._unix or not self._identified or self.ended:
             return
         before = self.role
@@ -189,7 +189,7 @@ class CallerConnection(Connection):
             self.force_close()
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        """Begin to read; turn the caller away when the server is closing."""
+        """Begin to read, and identify the caller; close when the server is closing."""
         super().connection_made(transport)
         if self._server.closing:
             return
@@ -198,7 +198,7 @@ class CallerConnection(Connection):
         else:
             tls = transport.get_extra_info("ssl_object")
             if tls is not None and tls.getpeercert(binary_form=True) is not None:
-                # At once, not with the first request: who is identified is no stranger.
+                # At once, not with the first request: whoever is identified is no stranger.
                 self.current_role()
 
     def connection_lost(self, exc: BaseException | None) -> None:

@@ -1,4 +1,4 @@
-"""Where a client finds nodes and whom it believes: sockets, addresses, credentials files.
+"""Endpoints of nodes and trust in them: sockets, addresses, credentials files.
 
 No ssl at import: a command over the control socket does not pay for it.
 """

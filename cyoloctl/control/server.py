@@ -98,7 +98,7 @@ def build_server(
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ServerLimits:
-    """What identified callers of the network may take; the control socket's may take as much again.
+    """Bounds on identified callers of the network; those of the control socket have as much again.
 
     connections: at once, in all.  held: watches and long polls at once, in
     all.  Each also for one caller.
@@ -203,7 +203,7 @@ class ControlServer(HttpServer[CallerConnection]):
         return self
 
     def recheck(self) -> None:
-        """Ask again who every caller is, and end the connections of those who are refused now.
+        """Identify every caller again, and end the connections of those who are refused now.
 
         A running call is cancelled, a watch ends with the refusal as its last line.
         """
@@ -211,7 +211,7 @@ class ControlServer(HttpServer[CallerConnection]):
             connection.recheck()
 
     def identify_peer(self, ssl_object: Any) -> tuple[str, str] | None:
-        """Who a TLS peer is; None when nobody can tell.  Raises what `Identify` may."""
+        """Name and role of a TLS peer; None when nobody can tell.  Raises what `Identify` may."""
         if self._identify is None:
             return None
         try:
@@ -371,7 +371,7 @@ class ControlServer(HttpServer[CallerConnection]):
         body: dict[str, Any],
         query: dict[str, Any],
     ) -> bytes:
-        """A call that costs the cluster something, for somebody whom nobody vouches for: few at once."""
+        """A call that costs the cluster something, for a stranger: only a few run at once."""
         source = connection.source
         if not self._stranger_calls.take(source):
             raise Overloaded("too many joins run here at once: try again in a moment, or ask another node")
@@ -458,7 +458,7 @@ class ControlServer(HttpServer[CallerConnection]):
         query: dict[str, Any],
         keep_alive: bool,
     ) -> web.StreamResponse:
-        """A watch or a long poll: so many at once, in all and of one caller."""
+        """A watch or a long poll, bounded in all and for each caller."""
         budget = self._local_held if connection.local else self._held
         caller = connection.caller
         if not budget.take(caller):

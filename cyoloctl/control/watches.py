@@ -1,4 +1,4 @@
-"""Many watchers of few counters: one line for all, after the requests, for a bounded share of the time.
+"""Many watchers of few counters: one line for all of them, in a bounded share of the time.
 
 A counter that is watched has one *channel*, whose task reads its changes and
 writes each, encoded once, to all its watchers.  How long that took is measured;
@@ -34,7 +34,7 @@ _Json = dict[str, Any]
 
 
 class Watcher:
-    """One stream of lines.  transport: where to.  index: of the value that it has seen."""
+    """One stream of lines to a transport.  index: that of the value it has seen."""
 
     __slots__ = ("_chunked", "_stuck_at", "_transport", "done", "index")
 

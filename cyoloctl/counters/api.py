@@ -1,4 +1,4 @@
-"""The API of the counters: routes, answers, errors, and what a node must have to serve them."""
+"""The API of the counters: routes, answers, errors, and the operations behind them."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The API of the credentials: routes, answers, and what a node must have to serve them."""
+"""The API of the credentials: routes, answers, and the operations behind them."""
 
 from __future__ import annotations
 
@@ -91,7 +91,7 @@ class CredentialApi(Protocol):
 
 
 class HasCredentials(Protocol):
-    """A node that serves this API."""
+    """A node with the operations behind this API."""
 
     @property
     def credentials(self) -> CredentialApi:

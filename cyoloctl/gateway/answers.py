@@ -1,4 +1,4 @@
-"""What the gateway answers with: pages for people, a line of text for programs."""
+"""Answers of the gateway: pages for people, a line of text for programs."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""On whose behalf a request is: the browser, the person or the network, and what each of them may take."""
+"""On whose behalf a request is served: a browser, a person or a network, and the bounds of each."""
 
 from __future__ import annotations
 
@@ -81,9 +81,9 @@ class Callers:
         return browser, [f"{cookie}={browser}; Path=/; HttpOnly; SameSite=Strict{secure}"]
 
     async def actor(self, asked: Asked, browser: str, *, current: bool) -> Actor:
-        """Who asks, as far as the cookies prove it; the request is served on their behalf from now on.
+        """The caller, as far as cookies prove it.  The request is served on their behalf from now on.
 
-        current: as of now in the whole cluster.  Raises Refused for who asks for too much at once.
+        current: as of now in the whole cluster.  Raises Refused for whoever asks for too much at once.
         """
         CALLER.set(network_caller(asked.client))
         actor = Actor(browser=browser or None)

@@ -1,4 +1,4 @@
-"""Who asks, and what a form carries: believed only as far as it is proved.  Pure.
+"""The caller and the contents of a form, believed only as far as they are proved.  Pure.
 
 A form names its record encrypted: the id redeems the answer, so whoever approves
 must not learn it.  The keys come from the token keys, so any node opens what
@@ -65,7 +65,7 @@ def client_address(peer: str, forwarded_for: Iterable[str], trusted: Sequence[Ip
 
 
 def network_of(address: IpAddress) -> str:
-    """The network that is one customer's: an IPv4 address, of IPv6 the /64."""
+    """The network of one customer: an IPv4 address, or the /64 of an IPv6 address."""
     if isinstance(address, ipaddress.IPv6Address):
         return str(ipaddress.ip_network((address, 64), strict=False))
     return str(address)
@@ -173,7 +173,7 @@ class Refused(Exception):
 
 @dataclass(frozen=True, slots=True)
 class Opened:
-    """What a form carried.
+    """The contents of a form.
 
     digest: 64 hex digits, of the sealed bytes: another one for each form that
     was made, and the same however the form is sent.

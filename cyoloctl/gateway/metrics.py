@@ -1,4 +1,4 @@
-"""What /metrics says: requests are counted here, and Prometheus's own library writes the text.
+"""The text of /metrics: requests are counted here, and Prometheus's own library writes the text.
 
 Counting is plain arithmetic, since it is on the path of every request; the
 library's counters take eight times as long.

@@ -1,4 +1,4 @@
-"""What programs ask of the gateway: health, metrics, the refresh of a session."""
+"""Health, metrics and session refresh: the requests of programs."""
 
 from __future__ import annotations
 

@@ -10,8 +10,8 @@
   lost, and no other way to write it down is another request.
 * Consent phishing (RFC 10027, BCP 247: somebody sends their own link to a victim who
   approves) cannot be told from a right approval by the machine.  The page says
-  who asks, where it began and that nothing should be approved which one did not
-  start oneself; codes live minutes, guesses are counted in the cluster.
+  who asks, where it began and that nothing should be approved that they did
+  not start themselves; codes live minutes, guesses are counted in the cluster.
 """
 
 from __future__ import annotations

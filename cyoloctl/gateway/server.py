@@ -67,7 +67,7 @@ def tls_context(certificate: str, key: str) -> ssl.SSLContext:
 
 
 class _Connection(Connection):
-    """One connection; of proxies that are trusted so many at once."""
+    """One connection.  Trusted proxies share a bound of their own."""
 
     __slots__ = ("_gateway",)
 
@@ -78,7 +78,7 @@ class _Connection(Connection):
         self._gateway = gateway
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        """Begin to read; turn away who is too many."""
+        """Begin to read, or close when there are too many."""
         super().connection_made(transport)
         # The listener bounds strangers.  Proxies do not count among them, and have room of their own.
         proxies = 0 if self.stranger else sum(not each.stranger for each in self._gateway.connections)

@@ -1,4 +1,4 @@
-"""What the gateway asks of its node, and what it is told once: settings and limits."""
+"""The node as the gateway sees it, its settings and its limits."""
 
 from __future__ import annotations
 
@@ -47,7 +47,7 @@ class GatewayNode(Protocol):
         """The record of a code; wrong ones are counted, by person or else by the client's address.
 
         The same request id counts the same code once, however it is written.
-        Raises ApprovalRefused for who could not approve it, NotFound, SlowDown, InvalidInput.
+        Raises ApprovalRefused for whoever could not approve it, NotFound, SlowDown, InvalidInput.
         """
 
     def page_url(self, host: str) -> str | None:
@@ -90,7 +90,7 @@ class GatewaySettings:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Limits:
-    """What slow and many clients may take.
+    """Bounds on slow clients and on many of them.
 
     idle_s: between requests, and to dribble a request's head.  body_s: to send
     a body.  connections: of callers that are no trusted proxies, and again of

@@ -1,4 +1,4 @@
-"""The API of the token keys: routes, answers, and what a node must have to serve them."""
+"""The API of the token keys: routes, answers, and the operations behind them."""
 
 from __future__ import annotations
 
@@ -123,7 +123,7 @@ class KeyApi(Protocol):
 
 
 class HasKeys(Protocol):
-    """A node that serves this API."""
+    """A node with the operations behind this API."""
 
     @property
     def keys(self) -> KeyApi:

@@ -1,4 +1,4 @@
-"""The API of the rendezvous: routes, answers, errors, and what a node must have to serve them."""
+"""The API of the rendezvous: routes, answers, errors, and the operations behind them."""
 
 from __future__ import annotations
 
@@ -177,7 +177,7 @@ class RendezvousApi(Protocol):
 
 
 class HasRendezvous(Protocol):
-    """A node that serves this API."""
+    """A node with the operations behind this API."""
 
     @property
     def rendezvous(self) -> RendezvousApi:

@@ -1,4 +1,4 @@
-"""The API of the routes for reverse proxies: routes, answers, and what a node must have to serve them."""
+"""The API of the routes for reverse proxies: routes, answers, and the operations behind them."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ class SharedHost(TypedDict):
 
 
 class RouteApi(Protocol):
-    """What a node does for callers of this API."""
+    """Operations of a node for callers of this API."""
 
     async def list(self, *, timeout_s: float) -> Json:
         """The members as proxies see them."""
@@ -35,7 +35,7 @@ class RouteApi(Protocol):
 
 
 class HasRoutes(Protocol):
-    """A node that serves this API."""
+    """A node with the operations behind this API."""
 
     @property
     def routes(self) -> RouteApi:

@@ -1,4 +1,4 @@
-"""The API of the session tokens: routes, answers, errors, and what a node must have to serve them."""
+"""The API of the session tokens: routes, answers, errors, and the operations behind them."""
 
 from __future__ import annotations
 
@@ -62,7 +62,7 @@ class RevocationList(TypedDict):
 
 
 class TokenApi(Protocol):
-    """What a node does for callers of this API."""
+    """Operations of a node for callers of this API."""
 
     async def mint(
         self,
@@ -153,7 +153,7 @@ class TokenApi(Protocol):
 
 
 class HasTokens(Protocol):
-    """A node that serves this API."""
+    """A node with the operations behind this API."""
 
     @property
     def tokens(self) -> TokenApi:

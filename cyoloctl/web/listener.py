@@ -1,6 +1,6 @@
 """An accept loop of our own, so that strangers are bounded before their TLS handshake.
 
-asyncio's servers accept whoever comes, up to the process's descriptors, and only
+asyncio's servers accept anyone who comes, up to the process's descriptors, and only
 then ask a protocol.  Here every connection first gets a place among the strangers
 (`strangers.Visitors`), or ends; works the same on asyncio's loop and on uvloop.
 """
@@ -165,7 +165,7 @@ class Listener:
             self._admit(connection, str(address[0]) if isinstance(address, tuple) else "")
 
     def _back_off(self, error: OSError) -> None:
-        """No descriptor for one more: strangers go, and the listener looks again a little later."""
+        """Out of descriptors: end strangers, and accept again a little later."""
         self._pause_s = min(_LONGEST_PAUSE_S, max(_FIRST_PAUSE_S, 2 * self._pause_s))
         self.loop.remove_reader(self._listening.fileno())
         self._resume = self.loop.call_later(self._pause_s, self._go_on)

@@ -185,7 +185,7 @@ class Field:
         return InvalidInput(f"field {self.name!r}: {why}")
 
     def check(self, value: Any) -> Any:
-        """The value, when it is one; raises InvalidInput that names the field."""
+        """The value, if the field may hold it; raises InvalidInput that names the field."""
         # type() and not isinstance(): True is an int and must not count as one.
         kind = type(value)
         if kind is int and self.kind == "integer":
@@ -432,7 +432,7 @@ def _unknown(key: str, what: str, known: Iterable[str]) -> InvalidInput:
 
 
 def check_name(text: str, what: str = "name") -> str:
-    """`text`, when it is a name; raises InvalidInput that shows the rule."""
+    """`text`, if it is a name; raises InvalidInput that shows the rule."""
     if _name_matches(text) is None:
         raise InvalidInput(f"{what} {clean_text(text, 80)!r} is not valid: use {NAME_RULE}")
     return text

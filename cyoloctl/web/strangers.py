@@ -1,4 +1,4 @@
-"""The accounts of connections that nobody vouches for yet: who may be here, for how long, and who goes first.
+"""Accounts of connections that nobody vouches for yet: how many, for how long, and which goes first.
 
 A *visit* is one accepted connection.  It counts as a stranger's until its caller
 is identified, and never against those who are: their visits leave the account.
@@ -35,7 +35,7 @@ _MAX_RESERVE = 1024
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class StrangerLimits:
-    """What those without an identity may take.
+    """Bounds on callers without an identity.
 
     connections: in all.  per_source: from one address (IPv6: one /64).
     grace_s: for so long nobody is sent away to make room.  handshake_s: to
@@ -54,25 +54,25 @@ class StrangerLimits:
 
 
 def reserved_descriptors(descriptors: int) -> int:
-    """How many of a process's descriptors no network caller gets: files, peers, the control socket."""
+    """Descriptors that no network caller gets, out of a process's: for files, peers, the control socket."""
     return min(_MAX_RESERVE, max(64, descriptors // 4))
 
 
 def stranger_limits(descriptors: int, *, at_most: int = _MAX_STRANGERS) -> StrangerLimits:
-    """The limits of one listener in a process that may open so many descriptors (RLIMIT_NOFILE)."""
+    """The limits of one listener in a process with this many descriptors (RLIMIT_NOFILE)."""
     room = max(0, descriptors - reserved_descriptors(descriptors))
     connections = max(8, min(at_most, room // 3))
     return StrangerLimits(connections=connections, per_source=max(4, connections // 4))
 
 
 def callers_limit(descriptors: int) -> int:
-    """How many connections identified callers of the API may hold in all; one of them, half of it."""
+    """Connections that identified callers of the API may hold in all; one caller may hold half of them."""
     room = max(0, descriptors - reserved_descriptors(descriptors))
     return max(16, min(_MAX_CALLERS, room // 3))
 
 
 def source_of(host: str) -> str:
-    """What an address counts as: an IPv4 address itself (in IPv6 clothes too), an IPv6 one its /64."""
+    """The source of an address: an IPv4 address itself (IPv4-mapped too), or the /64 of an IPv6 address."""
     try:
         address = ipaddress.ip_address(host.partition("%")[0])
     except ValueError:
@@ -140,7 +140,7 @@ class Visitors:
 
     @staticmethod
     def _goes_first(here: dict[Visit, None]) -> Visit:
-        """The oldest of those who wait; who is being answered goes after them."""
+        """The oldest visit that waits; those that are being answered go last."""
         return next((visit for visit in here if not visit.busy), next(iter(here)))
 
     def begun(self, visit: Visit, now: float) -> None:
