@@ -51,7 +51,6 @@ from cyoloctl.replicated.machine import Machine, Operations
 
 __all__ = [
     "DEFAULT_CERTIFICATE_DAYS",
-    "DEFAULT_OVERLAP_MS",
     "MAX_OVERLAP_MS",
     "AuthorityMachine",
     "Rotation",
@@ -60,7 +59,6 @@ __all__ = [
 DEFAULT_CERTIFICATE_DAYS = 825
 """Life of a certificate where nobody chose another one."""
 
-DEFAULT_OVERLAP_MS = 7 * 86_400_000
 MAX_OVERLAP_MS = 366 * 86_400_000
 
 
@@ -161,11 +159,6 @@ class AuthorityMachine(Machine):
     def current(self) -> str | None:
         """The present CA in PEM; None before the first rotation ended."""
         return self._current
-
-    @property
-    def finished_unix_ms(self) -> int | None:
-        """When the last rotation ended, in replicated time."""
-        return self._finished_unix_ms
 
     @property
     def rotation(self) -> Rotation | None:

@@ -53,7 +53,6 @@ _log = logging.getLogger("cyoloctl.keys")
 _STEP_TIMEOUT_S = 5.0
 # The ring reaches a new member within a second or so; what it is asked before that may wait for it.
 _GIVEN_WITHIN_S = 2.0
-_LEEWAY_S = 60
 
 
 def _when(unix_ms: int | None) -> str | None:

@@ -173,10 +173,6 @@ class MemberMachine(Machine):
         """All invitations by name, used and expired ones too."""
         return [invitation for _, invitation in sorted(self._invitations.items())]
 
-    def secret_invitation(self, secret_sha256: str) -> SecretInvitation | None:
-        """The invitation of release 0.1.0 with this digest of its secret."""
-        return self._secret_invitations.get(secret_sha256)
-
     def secret_invitations(self) -> list[SecretInvitation]:
         """All invitations of release 0.1.0, used and expired ones too, by expiry, then digest."""
         return sorted(self._secret_invitations.values(), key=lambda i: (i.expires_unix_ms, i.secret_sha256))

@@ -22,7 +22,6 @@ __all__ = [
     "USER_CODE_ALPHABET",
     "hash_user_code",
     "id_of_public_key",
-    "new_id",
     "new_key",
     "new_user_code",
     "normalise_user_code",
@@ -74,11 +73,6 @@ def hash_user_code(code: str) -> str:
     Raises InvalidInput.
     """
     return sha256(b"cyoloctl user code v1" + normalise_user_code(code).encode("ascii")).hexdigest()
-
-
-def new_id(random: Callable[[int], bytes] = os.urandom) -> str:
-    """The id of a record whose result is not sealed: 32 hex digits.  random: n -> n random bytes."""
-    return random(16).hex()
 
 
 def new_key(random: Callable[[int], bytes] = os.urandom) -> tuple[str, str]:

@@ -46,7 +46,6 @@ __all__ = [
     "decode_command",
     "decode_result",
     "decode_result_with_index",
-    "describe_command",
     "encode_command",
     "encode_refusal",
     "encode_result",
@@ -71,27 +70,6 @@ MAX_CALLER_LENGTH = 80
 # and the depth at which the parser gives up differs between Python versions.
 _MAX_BRACKETS = 200
 _MAX_ARGUMENT_DEPTH = 16
-_SHOWN_ARGUMENTS = frozenset(
-    {
-        "address",
-        "by",
-        "created_by",
-        "expires_unix_ms",
-        "fingerprint",
-        "force",
-        "gen",
-        "keep_s",
-        "key_id",
-        "latest_unix_ms",
-        "learner",
-        "name",
-        "raft_id",
-        "role",
-        "rotate_every_s",
-        "ttl_ms",
-        "until_unix_ms",
-    }
-)
 
 
 class Malformed(Exception):
@@ -349,20 +327,3 @@ def refusal_reason(result: bytes) -> str | None:
     error = _parse_result(result).get("error")
     reason = error.get("reason") if error is not None else None
     return reason if type(reason) is str else None
-
-
-def describe_command(data: bytes) -> str:
-    """One line of ASCII for logs, at most 400 characters; keys and digests are hidden.  Never raises."""
-    try:
-        command = decode_command(data)
-    except Malformed:
-        return f"malformed command of {len(data)} bytes"
-    arguments = " ".join(
-        f"{canonical_json(key)[1:-1]}={canonical_json(value) if key in _SHOWN_ARGUMENTS else '(hidden)'}"
-        for key, value in sorted(command.arguments.items())
-    )
-    text = (
-        f"{canonical_json(command.machine)[1:-1]}.{canonical_json(command.operation)[1:-1]} "
-        f"request_id={command.request_id} kind={command.kind} {arguments}"
-    ).rstrip()
-    return text if len(text) <= 400 else text[:397] + "..."

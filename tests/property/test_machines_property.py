@@ -14,7 +14,7 @@ from hypothesis import example, given
 from hypothesis import strategies as st
 
 from cyoloctl.errors import StorageError, VersionMismatch
-from cyoloctl.replicated.command import decode_command, describe_command
+from cyoloctl.replicated.command import Malformed, decode_command
 from cyoloctl.replicated.requests import Limits, TableLimits
 from cyoloctl.state import ClusterState
 from cyoloctl.text import canonical_json
@@ -377,6 +377,14 @@ everything = st.one_of(
 )
 
 
+def is_malformed(command: bytes) -> bool:
+    try:
+        decode_command(command)
+    except Malformed:
+        return True
+    return False
+
+
 @given(st.lists(counter_steps, max_size=40))
 def test_cluster_state_answers_and_state_agree_with_the_model(steps: list[Step]) -> None:
     cluster, model = ClusterState(limits=SMALL), Model()
@@ -430,19 +438,18 @@ def test_apply_of_any_bytes_answers_and_a_malformed_command_changes_nothing(
     digest, time = cluster.digest(), cluster.time_unix_ms
     answer = answer_of(applied_or_stopped(cluster, 99, command))
     assert answer != "internal"
-    malformed = describe_command(command).startswith("malformed")
+    malformed = is_malformed(command)
     if malformed:
         assert answer in ("invalid_input", "version_mismatch")
     if malformed or answer == "outcome_unknown":
         assert cluster.digest() == digest
         assert cluster.time_unix_ms == time
-    assert describe_command(command).isascii()
 
 
 @given(st.lists(everything, max_size=10))
 def test_a_decoded_command_encodes_to_the_same_bytes(commands: list[bytes]) -> None:
     for data in commands:
-        if not describe_command(data).startswith("malformed"):
+        if not is_malformed(data):
             command = decode_command(data)
             step = Step(*command[:4], command.automatic, command.time_unix_ms)
             assert step.encode() == data
@@ -476,7 +483,8 @@ def test_members_machine_keeps_its_invariants(steps: list[Step]) -> None:
                 key = (invitation.secret_sha256, f"{invitation.name}@{invitation.expires_unix_ms}")
                 assert used.setdefault(key, invitation.used_by) == invitation.used_by
         if step.operation == "redeem" and answer not in ("conflict", "outcome_unknown"):
-            fresh = machine.secret_invitation(step.arguments["secret_sha256"])
+            secrets = {each.secret_sha256: each for each in machine.secret_invitations()}
+            fresh = secrets.get(step.arguments["secret_sha256"])
             if isinstance(answer, tuple) and answer[0] == index:
                 assert fresh is not None
                 assert fresh.used_by == step.arguments["request_sha256"]

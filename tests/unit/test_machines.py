@@ -22,7 +22,6 @@ from cyoloctl.replicated.command import (
     decode_command,
     decode_result,
     decode_result_with_index,
-    describe_command,
     refusal_reason,
 )
 from cyoloctl.replicated.command import (
@@ -169,35 +168,6 @@ def test_decode_result_of_a_refusal_raises_the_error_of_its_code(
 def test_decode_result_of_other_bytes_is_an_internal_error(data: bytes) -> None:
     with pytest.raises(errors.InternalError):
         decode_result(data)
-
-
-def test_describe_command_hides_digests_and_keys() -> None:
-    data = encode_command(
-        "members",
-        "invite",
-        {"name": "n1", "learner": False, "secret_sha256": "ab" * 32, "expires_unix_ms": 5},
-        request_id="r",
-        automatic=True,
-        time_unix_ms=4,
-    )
-    assert describe_command(data) == (
-        "members.invite request_id=r kind=node "
-        'expires_unix_ms=5 learner=false name="n1" secret_sha256=(hidden)'
-    )
-    assert describe_command(b"\xffab") == "malformed command of 3 bytes"
-
-
-def test_describe_command_hides_who_is_revoked_and_sealed_keys() -> None:
-    sub = {"sub": "ann", "issued_before_unix_s": 3, "until_unix_ms": 5}
-    wrapped = {"key_id": "fc000001", "wrapped": {"n1": "c2VhbGVk"}}
-    described = [
-        describe_command(
-            encode_command(machine, "o", arguments, request_id="r", automatic=True, time_unix_ms=4)
-        )
-        for machine, arguments in (("sessions", sub), ("keys", wrapped))
-    ]
-    assert described[0].endswith("issued_before_unix_s=(hidden) sub=(hidden) until_unix_ms=5")
-    assert described[1].endswith('key_id="fc000001" wrapped=(hidden)')
 
 
 # --- malformed commands

@@ -123,7 +123,7 @@ def test_redeem_of_an_invitation_makes_the_member_with_its_role(
     member = members.machine.get("n2")
     assert member is not None
     assert (member.role, member.address, member.raft_id) == (role, "10.0.0.1:7000", "n2")
-    assert members.machine.secret_invitation(SECRET) == SecretInvitation(SECRET, "n2", learner, 1500, REQUEST)
+    assert members.machine.secret_invitations() == [SecretInvitation(SECRET, "n2", learner, 1500, REQUEST)]
 
 
 def test_redeem_again_with_the_same_request_gives_the_same_answer_also_after_expiry(members: Members) -> None:
