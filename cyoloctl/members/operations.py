@@ -14,7 +14,7 @@ from cyoloctl.members.joining import JoinOperations
 from cyoloctl.members.machine import MemberMachine
 from cyoloctl.members.status import MemberStatus
 from cyoloctl.members.voting import patiently
-from cyoloctl.model import parse_hostname
+from cyoloctl.model import majority, parse_hostname
 from cyoloctl.replicated.peer_calls import PeerCalls
 from cyoloctl.replicated.proposer import Json, Proposer
 
@@ -164,7 +164,7 @@ class MemberOperations:
             if not voters_after:
                 raise Conflict(f"{name} is the only voter: a cluster cannot remove its last one")
             reachable = sum(1 for row in voters_after if row["reachable"])
-            if reachable < len(voters_after) // 2 + 1 and not force:
+            if reachable < majority(len(voters_after)) and not force:
                 raise Conflict(
                     f"without {name} {reachable} of {len(voters_after)} voters are reachable, no majority: "
                     "bring a member back first, or use --force --yes"
@@ -205,7 +205,7 @@ class MemberOperations:
     ) -> Json:
         def tolerance(rows: Mapping[str, Member]) -> int:
             voters = [row for row in rows.values() if row["role"] != "learner"]
-            return sum(1 for row in voters if row["reachable"]) - (len(voters) // 2 + 1)
+            return sum(1 for row in voters if row["reachable"]) - majority(len(voters))
 
         return {
             "schema_version": 1,

@@ -11,7 +11,7 @@ from cyoloctl.members.api import Member, Problem, Role, Status
 from cyoloctl.members.machine import MemberMachine
 from cyoloctl.members.peer_problems import missing_links, voters_up
 from cyoloctl.members.problems import Facts, find_problems, time_ahead_ms
-from cyoloctl.model import LocalNode
+from cyoloctl.model import LocalNode, majority
 from cyoloctl.raft import Engine, ReplicaStatus
 from cyoloctl.replicated.proposer import Json
 from cyoloctl.text import rfc3339
@@ -137,7 +137,7 @@ class MemberStatus:
         """The cluster, its members and their problems."""
         status = self._engine.status()
         rows = self.rows(status)
-        quorum = len(status.voters) // 2 + 1
+        quorum = majority(len(status.voters))
         reachable = voters_up(status)
         linked = not missing_links(
             self._node.name,

@@ -53,7 +53,7 @@ class Elections:
         self._granted = False
 
     def _is_new_vote(self, node: Node) -> bool:
-        """Row 17: a vote counts once a member and term."""
+        """Row 17: a vote counts once per member and term."""
         term = self._core.engine.term()
         if self._votes[0] != term:
             self._votes = (term, set())

@@ -231,7 +231,7 @@ class Engine:
         return await self._membership(self._replica.add_voter, raft_id, timeout_s)
 
     async def remove(self, raft_id: str, *, force: bool = False, timeout_s: float) -> int:
-        """Remove a member for ever.  Leader only, never itself; Conflict when refused.
+        """Remove a member permanently.  Leader only, never itself; Conflict when refused.
 
         force: also when no majority of those that are left is reachable.
         """

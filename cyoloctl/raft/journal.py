@@ -355,7 +355,7 @@ class Journal:
     def sync(self) -> None:
         """Make every change durable, except a commit index that changed alone.
 
-        Nothing pending: returns at once.  Raises StorageError, now and for ever after.
+        Nothing pending: returns at once.  Raises StorageError, from then on with every call.
         """
         self._check()
         if self._pending:

@@ -204,7 +204,7 @@ class Membership:
         self._change("add", raft_id, callback)
 
     def remove(self, raft_id: str, callback: Done, *, force: bool = False) -> None:
-        """Remove a voter or learner for ever.  Leader only; never the leader itself.
+        """Remove a voter or learner permanently.  Leader only; never the leader itself.
 
         Conflict, unless force: no majority of the voters that would be left
         was heard from lately, so that the removal could never be committed.

@@ -61,7 +61,7 @@ class Progress:
     """What is known of one voter or learner, and what is on its way to it.
 
     next_index: the entry to send next.  match_index: up to here its log is
-    known to equal the leader's.  Both begin anew with each leadership.
+    known to equal the leader's.  Both start again with each leadership.
     last_heard: when it last answered this leader.  probed: the index that a
     probe asked about last, 0 for none.  told_commit: the commit index that it
     was told last.  parting: it was removed, by the entry at this index, and

@@ -438,7 +438,7 @@ class Replica:
         engine.run_tick(may_campaign=may_campaign)
         self._elections.campaigned()
         if not engine.is_leader() and (was_leader or engine.election_deadline() <= now):
-            # Stepped down, or may not campaign now (no member, nobody connected): wait anew.
+            # Stepped down, or may not campaign now (no member, nobody connected): wait again.
             engine.restart_election_timer()
         self._notice_changes()
         if engine.is_leader():
@@ -701,7 +701,7 @@ class Replica:
     # -------------------------------------------------------------- elections
 
     def on_become_leader(self) -> None:
-        """Fresh flow control for every peer; the no-op follows at once."""
+        """Start again with every peer; the no-op follows at once."""
         self._replication.reset()
         self._cluster_clock.lead(max(self._last_stamp(), self._machine.stamp()))
         self._cluster_clock.judge(self._membership.voter_names)

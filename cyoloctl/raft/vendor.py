@@ -457,7 +457,7 @@ class _SyncObj(vendor.SyncObj):  # type: ignore[misc]  # the vendor is untyped
         self._owner.maybe_compact()
 
     def __doApplyCommand(self, command: bytes) -> Any:
-        # Row 11: the owner's apply is total; the vendor would retry an exception for ever.
+        # Row 11: the owner's apply is total; the vendor would retry an exception endlessly.
         return self._owner.apply_entry(self.__raftLastApplied + 1, command)
 
     def __onBecomeLeader(self) -> None:
