@@ -26,8 +26,12 @@ def thief_rows() -> list[list[str]]:
 
 
 def defined_tests() -> dict[str, set[str]]:
-    """The names of the test functions of each file, by its name."""
-    return {path.name: set(_DEFINED.findall(path.read_text())) for path in ROOT.glob("tests/*/test_*.py")}
+    """The names of the test functions of each file, by its path below tests/."""
+    tests = ROOT / "tests"
+    return {
+        path.relative_to(tests).as_posix(): set(_DEFINED.findall(path.read_text()))
+        for path in tests.glob("*/**/test_*.py")
+    }
 
 
 def test_every_row_of_the_thieves_table_names_tests_that_exist() -> None:
@@ -42,4 +46,4 @@ def test_every_row_of_the_thieves_table_names_tests_that_exist() -> None:
 
 def test_every_test_of_the_thieves_stands_in_the_table() -> None:
     named = {name for cells in thief_rows() for name in _NAME.findall(cells[-1])}
-    assert defined_tests()["test_thieves.py"] - named == set()
+    assert defined_tests()["cluster/test_thieves.py"] - named == set()
