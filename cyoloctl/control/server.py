@@ -330,9 +330,9 @@ class ControlServer(HttpServer[CallerConnection]):
             raise InvalidInput("this request takes no body")
         else:
             body = {}
-        if body.get("explain") and not role_allows(connection.role, "operator"):
-            # Why a token is rejected is for whoever administers the keys: to others it is an oracle.
-            raise AccessDenied("why a token is rejected is told to operators only: leave out `explain`")
+        for field in route.reserved:
+            if body[field.name] and not role_allows(connection.role, "operator"):
+                raise AccessDenied(field.operators_only)
         if route.held:
             return await self._hold(request, connection, route, name, body, query, keep_alive)
         if route.handler is None:

@@ -206,7 +206,14 @@ CONTEXT = (
 _REQUIRE_QUORUM = Field(
     "require_quorum", "boolean", "ask a majority first, so that no revocation is missed", default=False
 )
-_EXPLAIN = Field("explain", "boolean", "say why a token is rejected", default=False)
+_EXPLAIN = Field(
+    "explain",
+    "boolean",
+    "say why a token is rejected",
+    default=False,
+    # It is for whoever administers the keys: to others it is an oracle.
+    operators_only="why a token is rejected is told to operators only: leave out `explain`",
+)
 _SET_COOKIE = Field("set_cookie", "boolean", "answer with the Set-Cookie line too", default=False)
 
 

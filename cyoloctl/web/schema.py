@@ -127,7 +127,8 @@ class Field:
     kind: boolean, integer, number, string, object or array.  minimum and
     maximum are inclusive; of an array they bound its length.  pattern must
     match the whole string.  rule is the pattern in words.  check_text validates
-    a string further (raises InvalidInput).  What is inside an object or array
+    a string further (raises InvalidInput).  operators_only: why a caller of a
+    lower role may not set it; empty: any caller may.  What is inside an object or array
     is the service's to check.
     """
 
@@ -141,6 +142,7 @@ class Field:
         "minimum",
         "name",
         "nullable",
+        "operators_only",
         "pattern",
         "rule",
         "summary",
@@ -160,6 +162,7 @@ class Field:
         rule: str = "",
         choices: tuple[str, ...] = (),
         check_text: Callable[[str], None] | None = None,
+        operators_only: str = "",
     ) -> None:
         self.name = name
         self.kind = kind
@@ -172,6 +175,7 @@ class Field:
         self.rule = rule
         self.choices = choices
         self.check_text = check_text
+        self.operators_only = operators_only
         self._matches: Callable[[str], object] | None = None
 
     @property
@@ -298,6 +302,7 @@ class Route(Generic[N_contra]):
         "operation",
         "query_defaults",
         "query_fields",
+        "reserved",
         "role",
         "stream",
         "summary",
@@ -347,6 +352,7 @@ class Route(Generic[N_contra]):
         self.query_fields = {field.name: field for field in (*query, TIMEOUT)}
         bounded = all(field.is_bounded for field in self.body_fields.values())
         self.max_body_bytes = max_body_bytes or (_SMALL_BODY_BYTES if bounded else _BODY_BYTES)
+        self.reserved = tuple(field for field in self.body_fields.values() if field.operators_only)
         self.body_defaults = _defaults(self.body_fields)
         self.query_defaults = _defaults(self.query_fields)
 
