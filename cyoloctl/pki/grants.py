@@ -168,11 +168,7 @@ def accept_grant(
         raise _grant_error("it is for another cluster")
 
     authorities = _pinned_authorities(fields["ca_pem"], granted_id, ca_sha256)
-    trusted = pki_dir / CA_CERT
-    if os.path.lexists(trusted) and not any(
-        each in authorities for each in load_file(trusted, load_authorities)
-    ):
-        raise Conflict(f"{trusted} is of another cluster: use an empty data directory")
+    _check_trusted(pki_dir / CA_CERT, authorities)
     identity = Identity(parse_name(name), "node", granted_id)
     certificate, ca = _own_certificate(pki_dir, fields["certificate_pem"], authorities, identity)
     ca_key: str | None = None
@@ -182,7 +178,7 @@ def accept_grant(
         ca_key = _open_ca_key(pki_dir, fields["ca_key_sealed"], identity, ca)
 
     # The CA first: node.crt, which makes the directory usable, never stands without it.
-    write_private(trusted, "".join(map(to_pem, authorities)).encode())
+    write_private(pki_dir / CA_CERT, "".join(map(to_pem, authorities)).encode())
     if ca_key is not None:
         write_private(pki_dir / CA_KEY, ca_key.encode())
     write_private(pki_dir / NODE_CERT, fields["certificate_pem"].encode())
@@ -211,6 +207,12 @@ def _pinned_authorities(text: str, cluster_id: str, ca_sha256: str | None) -> li
     if not authorities:
         raise _grant_error("its CA is not the one that the token names")
     return authorities
+
+
+def _check_trusted(path: Path, authorities: list[x509.Certificate]) -> None:
+    """Refuse CAs that have none in common with those that the directory trusts already."""
+    if os.path.lexists(path) and not any(each in authorities for each in load_file(path, load_authorities)):
+        raise Conflict(f"{path} is of another cluster: use an empty data directory")
 
 
 def _own_certificate(
