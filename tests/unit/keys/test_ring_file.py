@@ -20,7 +20,7 @@ from cryptography.hazmat.primitives.kdf.argon2 import Argon2id
 
 from cyoloctl.errors import AccessDenied, ConfigError, CyoloctlError, InvalidInput, VersionMismatch
 from cyoloctl.keys import ring_file
-from cyoloctl.keys.keyring import Key, Keyring, KeyState, new_key
+from cyoloctl.keys.keyring import Key, Keyring, KeyState
 from cyoloctl.keys.ring_file import Ring, RingKey
 from cyoloctl.keys.wrapping import (
     NodeIdentity,
@@ -106,15 +106,6 @@ def ring(cluster_id: str = ID) -> Ring:
 
 
 # -- one key ------------------------------------------------------------------------------------
-
-
-def test_new_key_is_pending_and_random_and_not_taken() -> None:
-    bytes_given = itertools.chain([b"\0\0\1", b"\0\0\2", b"k" * 32])
-    key = new_key(ID, random=lambda size: next(bytes_given), taken={"fc000001"})
-    assert (key.key_id_hex, key.secret, key.state, key.cluster_id) == ("fc000002", b"k" * 32, "pending", ID)
-    assert new_key(ID).secret != new_key(ID).secret
-    with pytest.raises(InvalidInput):
-        new_key("mine")
 
 
 def unwrapped(blob: str, **other: Any) -> Key:
