@@ -16,7 +16,7 @@ import pytest
 from cyoloctl.errors import InternalError, InvalidInput, StorageError, VersionMismatch
 from cyoloctl.raft.snapshot import MAX_SNAPSHOT_BYTES, SnapshotMeta, SnapshotStore, Transfer
 
-ENVIRONMENT = {**os.environ, "PYTHONPATH": str(Path(__file__).parents[2])}
+ENVIRONMENT = {**os.environ, "PYTHONPATH": str(Path(__file__).parents[3])}
 
 META = SnapshotMeta(index=7, term=2, voters=("a", "b"), removed=("z",))
 NEWER = SnapshotMeta(index=9, term=3, voters=("a",), removed=("b", "z"))

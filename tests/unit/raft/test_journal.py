@@ -20,7 +20,7 @@ from cyoloctl.raft.journal import Batch, Entry, Journal, MemoryStore, Record, St
 from cyoloctl.raft.sqlite_store import SqliteStore
 from cyoloctl.raft.wal import check_wal
 
-ROOT = Path(__file__).parents[2]
+ROOT = Path(__file__).parents[3]
 ENVIRONMENT = {**os.environ, "PYTHONPATH": str(ROOT)}
 REMEDY = "cyoloctl member remove"
 
