@@ -1,4 +1,4 @@
-"""The attacks on a token that a reviewer runs, as far as they concern the format."""
+"""Hostile tokens: altered, mixed or oversized ones are rejected, and no rejection shows a secret."""
 
 from __future__ import annotations
 
