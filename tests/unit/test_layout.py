@@ -137,6 +137,13 @@ PRIVATE: dict[str, str] = {
     "raft.vendor": "_onTick",  # the vendor's method that ours overrides
 }
 
+# Tests that stand for no single module, each with its reason.
+WITHOUT_MODULE: dict[str, str] = {
+    "test_layout.py": "the whole package",
+    "replicated/test_every_machine.py": "one set of tests for the machines of all subjects",
+    "tokens/test_hostile_tokens.py": "what an attacker does to a token, beside the rules in test_format.py",
+}
+
 
 @dataclass(frozen=True)
 class Import:
@@ -426,6 +433,17 @@ def test_checker_with_allowed_imports_is_silent(module: str, source: str) -> Non
 def test_checker_resolves_relative_imports_of_a_package() -> None:
     found = violations("from ..node import x", "raft", is_package=True, known={"raft", "node"})
     assert found == ["raft:1: imports cyoloctl.node: upward"]
+
+
+def test_tests_stand_where_their_modules_stand() -> None:
+    unit = Path(__file__).parent
+    found = {str(path.relative_to(unit)) for path in unit.rglob("test_*.py")}
+    homeless = {
+        name
+        for name in found
+        if not (ROOT / Path(name).with_name(Path(name).name.removeprefix("test_"))).is_file()
+    }
+    assert homeless == set(WITHOUT_MODULE)
 
 
 def test_cli_when_imported_loads_nothing_slow() -> None:
