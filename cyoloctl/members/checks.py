@@ -14,7 +14,7 @@ from cyoloctl.members.records import Gateway, Member
 from cyoloctl.model import parse_address, parse_hostname
 from cyoloctl.replicated.checks import Check, checked, exact, member_name, sealing_key, text
 from cyoloctl.replicated.command import MAX_TIME_UNIX_MS, Malformed, is_request_id
-from cyoloctl.text import decode_base64
+from cyoloctl.text import decode_base64, parse_rfc3339
 
 __all__ = [
     "INVITATION",
@@ -109,9 +109,13 @@ def check_role(value: object) -> str:
 def check_date(value: object) -> str | None:
     if value is None:
         return None
-    if type(value) is not str or not _DATE.fullmatch(value):
-        raise Malformed("the end of the certificate is not valid: use YYYY-MM-DDTHH:MM:SSZ or null")
-    return value
+    try:
+        if type(value) is str and _DATE.fullmatch(value):
+            parse_rfc3339(value)  # 9999-99-99 looks like a date, and nobody could count with it
+            return value
+    except ValueError:
+        pass
+    raise Malformed("the end of the certificate is not valid: use YYYY-MM-DDTHH:MM:SSZ or null")
 
 
 def check_flag(value: object) -> bool:

@@ -161,7 +161,12 @@ _members = Case(
         ("put", "role"): ["leader", ["voter"], True],
         ("put", "sealing_key"): ["x", 5, "A" * 44, KEY + "\n"],
         ("put", "raft_id"): ["", "a b", []],
-        ("put", "certificate_expires_at"): [5, "2027-01-02", "\uff12027-01-02T03:04:05Z"],
+        ("put", "certificate_expires_at"): [
+            5,
+            "2027-01-02",
+            "9999-99-99T99:99:99Z",
+            "\uff12027-01-02T03:04:05Z",
+        ],
         ("invite", "learner"): [1, None],
         ("invite", "secret_sha256"): [SECRET.replace("5", "A"), "55"],
         ("invite", "expires_unix_ms"): [True, -1, 2**53 + 1, "9"],
