@@ -14,13 +14,14 @@ __all__ = [
     "Address",
     "ClusterId",
     "LocalNode",
-    "LogIndex",
     "NodeName",
+    "RaftId",
     "Role",
     "Stamp",
     "Storage",
-    "Term",
+    "is_in_memory",
     "majority",
+    "name_of",
     "parse_address",
     "parse_hostname",
     "parse_name",
@@ -28,8 +29,8 @@ __all__ = [
 
 NodeName = NewType("NodeName", str)
 ClusterId = NewType("ClusterId", str)
-Term = NewType("Term", int)
-LogIndex = NewType("LogIndex", int)
+RaftId = NewType("RaftId", str)
+"""A member in the Raft configuration: NAME, or in memory NAME~LIFE, for each process another LIFE."""
 
 Role = Literal["leader", "follower", "candidate", "learner"]
 Storage = Literal["disk", "memory"]
@@ -43,6 +44,16 @@ _NUMBER = re.compile(r"[0-9]+|0x[0-9a-f]*")
 def majority(voters: int) -> int:
     """How many of so many voters are a majority: more than half."""
     return voters // 2 + 1
+
+
+def name_of(raft_id: RaftId) -> str:
+    """The name of the member that has this raft id."""
+    return raft_id.partition("~")[0]
+
+
+def is_in_memory(raft_id: RaftId) -> bool:
+    """Whether the raft id is that of a process whose log is in memory."""
+    return "~" in raft_id
 
 
 class Stamp(NamedTuple):

@@ -29,7 +29,7 @@ from cyoloctl.errors import (
     Unavailable,
 )
 from cyoloctl.members.machine import MemberMachine
-from cyoloctl.model import LocalNode
+from cyoloctl.model import LocalNode, RaftId, name_of
 from cyoloctl.pki import exchange, renewal
 from cyoloctl.pki.ca import Authority, CertificateIssuer, issue_for_node
 from cyoloctl.pki.files import NodeFiles, check_private_files
@@ -108,7 +108,7 @@ class CertificateRenewal:
     def validity_ms(self) -> int:
         """Cluster time, or the time that the leader is about to step to."""
         times = [self._proposer.now_ms()]
-        leader = (self._engine.leader() or "").partition("~")[0]
+        leader = name_of(self._engine.leader() or RaftId(""))
         if leader == self._name:
             times.append(self.pending() or 0)
         elif (peer := self._engine.peers().get(leader)) is not None:
@@ -354,7 +354,7 @@ class CertificateRenewal:
     async def _renew_there(self) -> None:
         """Ask the leader first, then everybody else that is connected."""
         request = prepare_request(self._pki_dir, self._name, str(self._node.cluster_id))
-        leader = (self._engine.leader() or "").partition("~")[0]
+        leader = name_of(self._engine.leader() or RaftId(""))
         others = sorted(self._engine.peers(), key=lambda name: (name != leader, name))
         refusal: CyoloctlError = Unavailable("no member is connected that could be asked for a certificate")
         for name in others:

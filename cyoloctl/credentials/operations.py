@@ -21,7 +21,7 @@ from cyoloctl.errors import (
     NotFound,
 )
 from cyoloctl.members.machine import MemberMachine
-from cyoloctl.model import LocalNode
+from cyoloctl.model import LocalNode, name_of
 from cyoloctl.pki.ca import CertificateIssuer, issue_certificate
 from cyoloctl.pki.files import read_operator
 from cyoloctl.pki.identity import Identity
@@ -223,7 +223,7 @@ class CredentialOperations:
         if operation == "revoke" or self._can_issue():
             return await self._here(operation, given, request_id, timeout_s)
         leader = self._proposer.engine.leader()
-        first = "" if leader is None else leader.partition("~")[0]
+        first = "" if leader is None else name_of(leader)
         connected = sorted(self._proposer.engine.peers(), key=lambda peer: (peer != first, peer))
         refused: CyoloctlError = ConfigError(
             "no connected voter holds the CA key, which makes certificates: run this on one that does"

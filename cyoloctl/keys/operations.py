@@ -41,7 +41,7 @@ from cyoloctl.keys.wrapping import (
 )
 from cyoloctl.members.api import Problem
 from cyoloctl.members.machine import MemberMachine
-from cyoloctl.model import LocalNode
+from cyoloctl.model import LocalNode, RaftId, name_of
 from cyoloctl.pki.files import NodeFiles, read_node_keys
 from cyoloctl.replicated.proposer import Json, Proposer
 from cyoloctl.text import from_unix_ms, rfc3339
@@ -538,7 +538,7 @@ class KeyOperations:
         engine, ring, wrote = self._proposer.engine, self.ring(), False
         announced = self._keys.nodes().keys()
         reachable = {self._name, *engine.peers()}
-        leader = (engine.leader() or "").partition("~")[0]
+        leader = name_of(engine.leader() or RaftId(""))
         for record in self._keys.records():
             key = ring.get(bytes.fromhex(record.key_id))
             lacking = sorted(announced - record.wrapped.keys())

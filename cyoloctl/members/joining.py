@@ -24,7 +24,7 @@ from cyoloctl.errors import (
 )
 from cyoloctl.members.machine import MemberMachine
 from cyoloctl.members.records import REJECTED, Invitation
-from cyoloctl.model import Address, LocalNode, NodeName, parse_address
+from cyoloctl.model import Address, LocalNode, NodeName, name_of, parse_address
 from cyoloctl.pki import join_token
 from cyoloctl.pki.ca import CertificateIssuer
 from cyoloctl.pki.files import NodeFiles
@@ -340,8 +340,8 @@ class JoinOperations:
         """Let a voter that holds the CA key admit it: the leader, else another one that is connected."""
         deadline = time.monotonic() + timeout_s
         status = self._engine.status()
-        names = [] if status.leader is None else [status.leader.partition("~")[0]]
-        names += sorted({voter.partition("~")[0] for voter in status.voters} & self._engine.peers().keys())
+        names = [] if status.leader is None else [name_of(status.leader)]
+        names += sorted({name_of(voter) for voter in status.voters} & self._engine.peers().keys())
         problem: CyoloctlError = ConfigError(
             "this node holds no CA key, and no voter that does is connected: join through another voter"
         )

@@ -47,6 +47,7 @@ from cyoloctl.members.records import (
     Member,
     SecretInvitation,
 )
+from cyoloctl.model import RaftId, name_of
 from cyoloctl.replicated.checks import (
     checked,
     exact,
@@ -432,14 +433,14 @@ class MemberMachine(Machine):
         if name not in self._members and len(self._members) + len(self._removed) >= MAX_NAMES:
             raise Refused(Overloaded(f"{MAX_NAMES} names of members are used up: make a new cluster"))
 
-    def _raft_id_taken(self, name: str, raft_id: str) -> bool:
+    def _raft_id_taken(self, name: str, raft_id: RaftId) -> bool:
         return any(other.raft_id == raft_id and other.name != name for other in self._members.values())
 
     def _key_taken(self, name: str, key_hash: str) -> bool:
         return any(other.key_hash == key_hash and other.name != name for other in self._members.values())
 
-    def _refuse_other_raft_id(self, name: str, raft_id: str) -> None:
-        if raft_id.partition("~")[0] != name:
+    def _refuse_other_raft_id(self, name: str, raft_id: RaftId) -> None:
+        if name_of(raft_id) != name:
             raise Refused(InvalidInput(f"the raft id {raft_id} is not one of {name}: use NAME or NAME~LIFE"))
 
     def _put(self, member: Member, index: int) -> dict[str, Any]:

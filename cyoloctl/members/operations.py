@@ -14,7 +14,7 @@ from cyoloctl.members.joining import JoinOperations
 from cyoloctl.members.machine import MemberMachine
 from cyoloctl.members.status import MemberStatus
 from cyoloctl.members.voting import patiently
-from cyoloctl.model import majority, parse_hostname
+from cyoloctl.model import RaftId, majority, name_of, parse_hostname
 from cyoloctl.replicated.peer_calls import PeerCalls
 from cyoloctl.replicated.proposer import Json, Proposer
 
@@ -41,7 +41,7 @@ class MemberOperations:
         status: MemberStatus,
         joining: JoinOperations,
         calls: PeerCalls,
-        raft_id: str,
+        raft_id: RaftId,
         rotation_due: Callable[[], bool],
     ) -> None:
         self._proposer = proposer
@@ -172,7 +172,7 @@ class MemberOperations:
         if dry_run:
             return answer
         member = self._members.get(name)
-        raft_ids = {raft_id for raft_id in status.voters if raft_id.partition("~")[0] == name}
+        raft_ids = {raft_id for raft_id in status.voters if name_of(raft_id) == name}
         if member is not None:
             raft_ids.add(member.raft_id)
         if self._raft_id in raft_ids:
@@ -226,12 +226,12 @@ class MemberOperations:
             if member is None:
                 raise NotFound(f"there is no member {to!r}: see `member list`")
             target = member.raft_id
-        previous = self._raft_id.partition("~")[0]
+        previous = name_of(self._raft_id)
         await self._engine.transfer_leadership(target, timeout_s=timeout_s)
         while (leader := self._engine.leader()) is None and time.monotonic() < deadline:
             await self._engine.wait_changed(0.05)
         return {
             "schema_version": 1,
-            "leader": None if leader is None else leader.partition("~")[0],
+            "leader": None if leader is None else name_of(leader),
             "previous": previous,
         }

@@ -6,6 +6,7 @@ from collections.abc import Iterable, Iterator, Mapping
 from typing import Any, Protocol
 
 from cyoloctl.members.api import Problem
+from cyoloctl.model import is_in_memory, name_of
 from cyoloctl.raft import COPY, OLDER, Engine, PeerInfo, ReplicaStatus
 
 __all__ = ["Facts", "missing_links", "peer_problems", "voters_up"]
@@ -64,7 +65,7 @@ def peer_problems(facts: Facts) -> Iterator[Problem]:
     """Each with the member that it concerns and the command that mends it, or shows more."""
     engine, name = facts.engine, facts.name
     status = engine.status()
-    voters = {raft_id.partition("~")[0] for raft_id in status.voters}
+    voters = {name_of(raft_id) for raft_id in status.voters}
     known = [str(row["name"]) for row in facts.rows]
     for a, b in missing_links(name, voters, known, engine.peers()):
         yield _problem(
@@ -84,11 +85,11 @@ def peer_problems(facts: Facts) -> Iterator[Problem]:
             f"cyoloctl member remove {name}" if reason in (COPY, OLDER) else "cyoloctl member list",
         )
     for trouble in status.troubles:
-        yield _trouble(name, trouble.code, trouble.peer.partition("~")[0], trouble.message)
-    present = {raft_id.partition("~")[0]: raft_id for raft_id in status.connected}
+        yield _trouble(name, trouble.code, name_of(trouble.peer), trouble.message)
+    present = {name_of(raft_id): raft_id for raft_id in status.connected}
     for raft_id in status.voters:
-        member = raft_id.partition("~")[0]
-        if "~" in raft_id and present.get(member, raft_id) != raft_id:
+        member = name_of(raft_id)
+        if is_in_memory(raft_id) and present.get(member, raft_id) != raft_id:
             yield _problem(
                 "vote_lost",
                 member,

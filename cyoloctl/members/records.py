@@ -5,6 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import Any, Literal, NamedTuple
 
+from cyoloctl.model import RaftId
+
 __all__ = [
     "MAX_INVITATIONS",
     "MAX_NAMES",
@@ -61,7 +63,7 @@ class Member:
     address: str
     role: WantedRole
     sealing_key: str
-    raft_id: str
+    raft_id: RaftId
     certificate_expires_at: str | None
     key_hash: str | None = None
 

@@ -11,7 +11,7 @@ from cyoloctl.members.api import Member, Problem, Role, Status
 from cyoloctl.members.machine import MemberMachine
 from cyoloctl.members.peer_problems import missing_links, voters_up
 from cyoloctl.members.problems import Facts, find_problems, time_ahead_ms
-from cyoloctl.model import LocalNode, majority
+from cyoloctl.model import LocalNode, majority, name_of
 from cyoloctl.raft import Engine, ReplicaStatus
 from cyoloctl.replicated.proposer import Json
 from cyoloctl.text import rfc3339
@@ -68,7 +68,7 @@ class MemberStatus:
         status = self._engine.status()
         return {
             "role": status.role,
-            "leader": None if status.leader is None else status.leader.partition("~")[0],
+            "leader": None if status.leader is None else name_of(status.leader),
             "term": status.term,
             "commit_index": status.commit_index,
             "applied_index": status.applied_index,
@@ -83,10 +83,10 @@ class MemberStatus:
     def rows(self, status: ReplicaStatus) -> list[Member]:
         """The members by name.  status: of the engine, which the caller may use too."""
         members = {member.name: member for member in self._members.members()}
-        names = set(members) | {raft_id.partition("~")[0] for raft_id in status.voters} | {self._node.name}
+        names = set(members) | {name_of(raft_id) for raft_id in status.voters} | {self._node.name}
         names -= set(self._members.removed())
-        voters = {raft_id.partition("~")[0] for raft_id in status.voters}
-        leader = None if status.leader is None else status.leader.partition("~")[0]
+        voters = {name_of(raft_id) for raft_id in status.voters}
+        leader = None if status.leader is None else name_of(status.leader)
         peers = self._engine.peers()
         known = [status.commit_index]
         reported = {name: _shown_facts(peer.info) for name, peer in peers.items()}
@@ -105,7 +105,7 @@ class MemberStatus:
             else:
                 info = reported.get(name, {})
                 # A member in memory that came back is no voter yet, and its vote is not up.
-                ids = [raft_id for raft_id in status.voters if raft_id.partition("~")[0] == name]
+                ids = [raft_id for raft_id in status.voters if name_of(raft_id) == name]
                 reachable = peer is not None and (not ids or any(i in status.connected for i in ids))
                 address = "" if peer is None or not peer.address.isprintable() else peer.address
             role: Role = "leader" if name == leader else "follower" if name in voters else "learner"
@@ -141,11 +141,11 @@ class MemberStatus:
         reachable = voters_up(status)
         linked = not missing_links(
             self._node.name,
-            (raft_id.partition("~")[0] for raft_id in status.voters),
+            (name_of(raft_id) for raft_id in status.voters),
             (row["name"] for row in rows),
             self._engine.peers(),
         )
-        leader = None if status.leader is None else status.leader.partition("~")[0]
+        leader = None if status.leader is None else name_of(status.leader)
         now_ms, ahead_ms = self._engine.clock.now_unix_ms(), time_ahead_ms(self._engine)
         facts = Facts(self._engine, tuple(rows), str(self._node.name))
         return {

@@ -11,7 +11,7 @@ from typing import Any
 
 from cyoloctl.errors import AccessDenied, Conflict, CyoloctlError, NotFound
 from cyoloctl.members.machine import MemberMachine
-from cyoloctl.model import LocalNode
+from cyoloctl.model import LocalNode, RaftId, is_in_memory, name_of
 from cyoloctl.raft import Engine
 from cyoloctl.replicated.peer_calls import PeerCalls
 from cyoloctl.replicated.proposer import Json
@@ -41,7 +41,7 @@ class MemoryVotes:
     """
 
     def __init__(
-        self, engine: Engine, node: LocalNode, members: MemberMachine, calls: PeerCalls, raft_id: str
+        self, engine: Engine, node: LocalNode, members: MemberMachine, calls: PeerCalls, raft_id: RaftId
     ) -> None:
         self._engine = engine
         self._node = node
@@ -51,7 +51,7 @@ class MemoryVotes:
         self._stepped_out: set[str] = set()
         calls.offer("step_out", {"raft_id": str}, self._answer_step_out, to="members of the leader")
 
-    def has_stepped_out(self, raft_id: str) -> bool:
+    def has_stepped_out(self, raft_id: RaftId) -> bool:
         """Whether a member has given its vote back and is stopping."""
         return raft_id in self._stepped_out
 
@@ -96,11 +96,11 @@ class MemoryVotes:
     async def _answer_step_out(self, peer: str, arguments: Json, timeout_s: float) -> Json:
         raft_id = arguments["raft_id"]
         # Its own vote, and one that can never be used again.
-        if "~" not in raft_id or raft_id.partition("~")[0] != peer:
+        if not is_in_memory(raft_id) or name_of(raft_id) != peer:
             raise AccessDenied("a member gives back its own vote only, and only one in memory")
         return await self._step_out(raft_id, timeout_s)
 
-    async def _step_out(self, raft_id: str, timeout_s: float) -> Json:
+    async def _step_out(self, raft_id: RaftId, timeout_s: float) -> Json:
         deadline = time.monotonic() + timeout_s
         self._stepped_out.add(raft_id)
         try:
@@ -110,5 +110,5 @@ class MemoryVotes:
         except BaseException:
             self._stepped_out.discard(raft_id)
             raise
-        _log.info("a member in memory gave its vote back", extra={"member": raft_id.partition("~")[0]})
+        _log.info("a member in memory gave its vote back", extra={"member": name_of(raft_id)})
         return {"raft_id": raft_id}

@@ -33,7 +33,7 @@ from cyoloctl.errors import (
 from cyoloctl.gateway.server import Gateway, tls_context
 from cyoloctl.gateway.settings import GatewaySettings
 from cyoloctl.gateway.settings import Limits as GatewayLimits
-from cyoloctl.model import Address, parse_address
+from cyoloctl.model import Address, RaftId, parse_address
 from cyoloctl.node import logs
 from cyoloctl.node.config import CONFIG_NAME, Config, GatewayConfig, load_config
 from cyoloctl.node.service import Service
@@ -163,7 +163,7 @@ class Node:
         make_private_directory(self._data_dir)
         boot = os.urandom(8).hex()
         # What was in memory is gone: the node comes back as somebody new to Raft.
-        raft_id = str(config.name) if config.storage == "disk" else f"{config.name}~{boot}"
+        raft_id = RaftId(config.name if config.storage == "disk" else f"{config.name}~{boot}")
         journal, snapshots = self._open_storage(raft_id)
         sockets: list[socket.socket] = []
         try:
@@ -197,14 +197,14 @@ class Node:
             },
         )
 
-    def _open_storage(self, raft_id: str) -> tuple[Journal, SnapshotStore]:
+    def _open_storage(self, raft_id: RaftId) -> tuple[Journal, SnapshotStore]:
         config = self._config
         if config.storage == "disk":
             return open_storage(self._data_dir, cluster_id=config.cluster_id, name=config.name)
         return memory_storage(founder=raft_id if self._founds_memory_cluster() else None)
 
     def _assemble(
-        self, files: NodeFiles, journal: Journal, snapshots: SnapshotStore, *, raft_id: str, boot: str
+        self, files: NodeFiles, journal: Journal, snapshots: SnapshotStore, *, raft_id: RaftId, boot: str
     ) -> None:
         """Make the engine, the service on it and the server of its API, and tell them of each other."""
         config = self._config

@@ -24,6 +24,7 @@ from cyoloctl.members.joining import JOIN_FIELDS, JoinOperations
 from cyoloctl.members.operations import MemberOperations
 from cyoloctl.members.status import MemberStatus
 from cyoloctl.members.voting import MemoryVotes
+from cyoloctl.model import RaftId
 from cyoloctl.node.cluster_time import ClusterTime
 from cyoloctl.node.config import Config
 from cyoloctl.node.upkeep import Upkeep
@@ -57,7 +58,7 @@ class Service:
         engine: Engine,
         state: ClusterState,
         *,
-        raft_id: str,
+        raft_id: RaftId,
         process: tuple[int, str] = (0, ""),
         request_stop: Callable[[], None],
         tls: TlsIdentity,
@@ -140,7 +141,7 @@ class Service:
         self.certificates.pending = self._engine.clock.pending_unix_ms
         self._engine.clock.ready = self.certificates.ready
 
-    def _assemble_members(self, raft_id: str) -> None:
+    def _assemble_members(self, raft_id: RaftId) -> None:
         proposer, config, state = self._proposer, self._config, self._state
         self.member_status = MemberStatus(
             self._engine,

@@ -13,6 +13,7 @@ from cyoloctl.keys.operations import KeyOperations
 from cyoloctl.members.addresses import Addresses
 from cyoloctl.members.records import Member
 from cyoloctl.members.voting import MemoryVotes
+from cyoloctl.model import RaftId, is_in_memory
 from cyoloctl.node.config import Config
 from cyoloctl.pki.x509 import public_key_sha256
 from cyoloctl.replicated.proposer import Proposer
@@ -45,7 +46,7 @@ class Upkeep:
         certificates: CertificateRenewal,
         credentials: CredentialOperations,
         keys: KeyOperations,
-        raft_id: str,
+        raft_id: RaftId,
         process: tuple[int, str],
     ) -> None:
         self._proposer = proposer
@@ -192,7 +193,7 @@ class Upkeep:
             if (
                 raft_id not in known
                 and raft_id != self._raft_id
-                and "~" in raft_id
+                and is_in_memory(raft_id)
                 and len(status.voters) > 1
             ):
                 await self._engine.demote(raft_id, timeout_s=5.0)

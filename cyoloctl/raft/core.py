@@ -6,6 +6,7 @@ import random
 from collections.abc import Callable
 
 from cyoloctl.errors import CyoloctlError
+from cyoloctl.model import RaftId
 from cyoloctl.raft.journal import Journal
 from cyoloctl.raft.messages import Message
 from cyoloctl.raft.progress import NEVER, Progress
@@ -23,7 +24,7 @@ class Core:
 
     def __init__(
         self,
-        raft_id: str,
+        raft_id: RaftId,
         *,
         journal: Journal,
         clock: Callable[[], float],
@@ -55,7 +56,7 @@ class Core:
         """Called after role, term, leader or membership changed."""
         self._nodes: dict[str, Node] = {raft_id: self.me}
 
-    def node(self, raft_id: str) -> Node:
+    def node(self, raft_id: RaftId) -> Node:
         """The one object for a raft id."""
         node = self._nodes.get(raft_id)
         if node is None:

@@ -10,7 +10,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Callable
 
-from cyoloctl.model import majority
+from cyoloctl.model import RaftId, majority
 from cyoloctl.raft.core import Core
 from cyoloctl.raft.membership import Membership
 from cyoloctl.raft.messages import Message
@@ -24,7 +24,7 @@ _log = logging.getLogger("cyoloctl.raft")
 class Elections:
     """The elections in which one replica takes part."""
 
-    def __init__(self, core: Core, membership: Membership, may_lead: Callable[[str], bool]) -> None:
+    def __init__(self, core: Core, membership: Membership, may_lead: Callable[[RaftId], bool]) -> None:
         """may_lead: see `Replica`."""
         self._core = core
         self._membership = membership
@@ -76,7 +76,7 @@ class Elections:
             self._grant()
             return
         _, index, last_term = self._core.journal.entries[-1]
-        for node in sorted(engine.others(), key=lambda other: str(other.id)):
+        for node in sorted(engine.others(), key=lambda other: other.id):
             self._core.send(
                 node, {"type": "pre_vote", "term": term, "last_log_index": index, "last_log_term": last_term}
             )
@@ -88,7 +88,7 @@ class Elections:
 
     def counts(self, node: Node) -> bool:
         """True when what a peer says of terms, votes and the log counts: it is, or may be, a voter."""
-        if node in self._core.engine.others() or self._may_lead(str(node.id)):
+        if node in self._core.engine.others() or self._may_lead(node.id):
             return True
         if node not in self._bounded:
             self._bounded.add(node)

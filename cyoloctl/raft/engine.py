@@ -12,7 +12,7 @@ from functools import partial
 from typing import Any, Protocol
 
 from cyoloctl.errors import CyoloctlError, InternalError, NoLeader, OutcomeUnknown
-from cyoloctl.model import majority
+from cyoloctl.model import RaftId, is_in_memory, majority, name_of
 from cyoloctl.raft.clock import ClusterClock
 from cyoloctl.raft.journal import Journal
 from cyoloctl.raft.links import COPY, OLDER, REMOVED, Hello, Pong, Refusal
@@ -111,7 +111,7 @@ class Engine:
         self._describe = describe
         self._on_call = on_call
         self._awaiting_index: dict[asyncio.Future[None], int] = {}
-        self._outgoing: dict[str, list[bytes]] = {}
+        self._outgoing: dict[RaftId, list[bytes]] = {}
         self._save_jobs: set[asyncio.Future[None]] = set()
         self._limits = limits
         rng = random.SystemRandom()
@@ -226,22 +226,22 @@ class Engine:
             )
         return NoLeader(f"the leader {leader} did not answer within {timeout_s:g} s: try again")
 
-    async def add_voter(self, raft_id: str, *, timeout_s: float) -> int:
+    async def add_voter(self, raft_id: RaftId, *, timeout_s: float) -> int:
         """Make a connected learner that has caught up a voter.  Leader only; Conflict when refused."""
         return await self._membership(self._replica.add_voter, raft_id, timeout_s)
 
-    async def remove(self, raft_id: str, *, force: bool = False, timeout_s: float) -> int:
+    async def remove(self, raft_id: RaftId, *, force: bool = False, timeout_s: float) -> int:
         """Remove a member permanently.  Leader only, never itself; Conflict when refused.
 
         force: also when no majority of those that are left is reachable.
         """
         return await self._membership(partial(self._replica.remove, force=force), raft_id, timeout_s)
 
-    async def demote(self, raft_id: str, *, timeout_s: float) -> int:
+    async def demote(self, raft_id: RaftId, *, timeout_s: float) -> int:
         """Make a voter a learner.  Leader only, never itself; Conflict when refused."""
         return await self._membership(self._replica.demote, raft_id, timeout_s)
 
-    async def _membership(self, change: Callable[..., None], raft_id: str, timeout_s: float) -> int:
+    async def _membership(self, change: Callable[..., None], raft_id: RaftId, timeout_s: float) -> int:
         result = await self._callback(lambda done: change(raft_id, done), timeout_s, "membership change")
         return int(result)
 
@@ -273,7 +273,7 @@ class Engine:
         """True while this node takes itself for the leader."""
         return self._replica.is_leader()
 
-    def leader(self) -> str | None:
+    def leader(self) -> RaftId | None:
         """Raft id of the leader, as far as this node knows."""
         return self._replica.leader()
 
@@ -323,7 +323,7 @@ class Engine:
         """Peers that keep this process out at present, and why; no majority yet."""
         return self._witnesses.said(self._loop.time())
 
-    def acknowledged(self, raft_id: str) -> int:
+    def acknowledged(self, raft_id: RaftId) -> int:
         """The highest committed index that a peer is known to hold; 0 unless this node leads."""
         return self._replica.acknowledged(raft_id)
 
@@ -400,7 +400,7 @@ class Engine:
         """Whose log is wrong, a majority of the voters decides: whom they follow (row 1)."""
         disputed = self._replica.disputed
         assert disputed is not None
-        leader = disputed[0].partition("~")[0]
+        leader = name_of(disputed[0])
         peers, voters = self._network.peers(), self._voter_names()
         following = [
             name
@@ -411,16 +411,16 @@ class Engine:
             self._replica.fail_disputed()
 
     def _voter_names(self) -> frozenset[str]:
-        return frozenset(raft_id.partition("~")[0] for raft_id in self._replica.voters())
+        return frozenset(name_of(raft_id) for raft_id in self._replica.voters())
 
     def _end(self, reason: str) -> None:
         if not self._unwanted:
             self._unwanted = True
             self.on_unwanted(reason)
 
-    def _may_lead(self, raft_id: str) -> bool:
+    def _may_lead(self, raft_id: RaftId) -> bool:
         """Whether a peer that is no voter in the own log may be one by now: see DESIGN.md."""
-        if self._register.role(raft_id.partition("~")[0]) == "voter":
+        if self._register.role(name_of(raft_id)) == "voter":
             return True
         peers, voters = self._network.peers(), self._voter_names()
         if voters:
@@ -439,7 +439,7 @@ class Engine:
             return self._loop.time() + 3600.0
         return self._replica.next_deadline()
 
-    def _queue(self, raft_id: str, message: dict[str, Any]) -> None:
+    def _queue(self, raft_id: RaftId, message: dict[str, Any]) -> None:
         self._outgoing.setdefault(raft_id, []).append(encode(message))
 
     def _run_save(self, job: Callable[[], None]) -> None:
@@ -459,32 +459,32 @@ class Engine:
 
     # The network reports here.
 
-    def on_peer_connected(self, raft_id: str) -> None:
-        self._witnesses.withdrawn(raft_id.partition("~")[0])
+    def on_peer_connected(self, raft_id: RaftId) -> None:
+        self._witnesses.withdrawn(name_of(raft_id))
         self._replica.peer_connected(raft_id)
         self._ticker.wake()
         self._notify()
 
-    def on_peer_disconnected(self, raft_id: str) -> None:
+    def on_peer_disconnected(self, raft_id: RaftId) -> None:
         self._replica.peer_disconnected(raft_id)
         self._ticker.wake()
         self._notify()
 
-    def on_peer_message(self, raft_id: str, message: dict[str, Any]) -> None:
+    def on_peer_message(self, raft_id: RaftId, message: dict[str, Any]) -> None:
         if self._replica.receive(raft_id, message):
             self._ticker.wake()
 
-    def is_removed(self, raft_id: str) -> bool:
+    def is_removed(self, raft_id: RaftId) -> bool:
         """True when a committed entry removed it, by its name or as this raft id.
 
         A node whose log is in memory has a new raft id with each start: the name holds for all of them.
         """
-        name = raft_id.partition("~")[0]
+        name = name_of(raft_id)
         return raft_id in self._replica.removed_peers() or self._register.is_removed(name)
 
     def refusal(self, hello: Hello) -> str | None:
         """Why a process must be kept out: its disk is a copy, or older than what its node acknowledged."""
-        if "~" in hello.raft_id:
+        if is_in_memory(hello.raft_id):
             return None
         known = self._register.process(hello.name)
         if known is not None:
@@ -522,7 +522,7 @@ class Engine:
     def cluster_time(self) -> tuple[int, int]:
         return self.clock.epoch, self.clock.now_unix_ms()
 
-    def on_pong(self, raft_id: str, pong: Pong) -> None:
+    def on_pong(self, raft_id: RaftId, pong: Pong) -> None:
         self._replica.peer_clocks(
             raft_id,
             wall_unix_ms=pong.wall_unix_ms,

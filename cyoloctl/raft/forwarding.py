@@ -12,6 +12,7 @@ import math
 from dataclasses import dataclass, field
 
 from cyoloctl.errors import CyoloctlError, InternalError, NoLeader, Overloaded
+from cyoloctl.model import name_of
 from cyoloctl.raft.core import Core
 from cyoloctl.raft.machine import PeerRole, StateMachine
 from cyoloctl.raft.messages import Message
@@ -141,7 +142,7 @@ class Forwarding:
 
             return done
 
-        name = str(node.id).partition("~")[0]
+        name = name_of(node.id)
         role: PeerRole = "voter" if node in self._core.engine.others() else "learner"
         for position, command in enumerate(commands):
             if len(command) > self._core.limits.entry_bytes - 64:

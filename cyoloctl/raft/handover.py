@@ -66,7 +66,7 @@ class Handover:
             what = "no other voter is" if to is None else f"{to} is not a voter or not"
             callback(None, Conflict(f"{what} connected: leadership stays here"))
             return
-        target = max(candidates, key=lambda node: (core.progress[node].match_index, str(node.id)))
+        target = max(candidates, key=lambda node: (core.progress[node].match_index, node.id))
         self._going = _Going(target, now + core.timing.transfer_limit_s, now, callback)
 
     def lead(self, now: float) -> None:

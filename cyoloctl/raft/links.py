@@ -40,6 +40,7 @@ from dataclasses import dataclass, field
 from typing import Any, NamedTuple, Protocol
 
 from cyoloctl.errors import CyoloctlError, InternalError, NoLeader, OutcomeUnknown, Unavailable
+from cyoloctl.model import RaftId, name_of
 from cyoloctl.raft.messages import MAX_CALL_BYTES, FrameReader, PeerProtocolError, decode, encode
 
 __all__ = [
@@ -104,7 +105,7 @@ class PeerIdentity:
     """
 
     name: str
-    raft_id: str
+    raft_id: RaftId
     cluster_id: str
     boot: str
     address: str
@@ -120,7 +121,7 @@ class Hello:
     """
 
     name: str
-    raft_id: str
+    raft_id: RaftId
     boots: int
     boot: str
     address: str
@@ -148,7 +149,7 @@ class PeerInfo:
     round_trip_ms: float | None = None
     links: frozenset[str] = frozenset()
     """Names of the nodes that the peer has links with."""
-    voters: frozenset[str] = frozenset()
+    voters: frozenset[RaftId] = frozenset()
     """Raft ids of the voters in the peer's log."""
     boots: int = 0
     boot: str = ""
@@ -188,10 +189,10 @@ class Wire(Protocol):
 class LinkHandler(Protocol):
     """What the links tell their owner.  Nothing of a link comes after its disconnected."""
 
-    def on_peer_connected(self, raft_id: str, /) -> None: ...
-    def on_peer_disconnected(self, raft_id: str, /) -> None: ...
-    def on_peer_message(self, raft_id: str, message: dict[str, Any], /) -> None: ...
-    def is_removed(self, raft_id: str, /) -> bool: ...
+    def on_peer_connected(self, raft_id: RaftId, /) -> None: ...
+    def on_peer_disconnected(self, raft_id: RaftId, /) -> None: ...
+    def on_peer_message(self, raft_id: RaftId, message: dict[str, Any], /) -> None: ...
+    def is_removed(self, raft_id: RaftId, /) -> bool: ...
     def refusal(self, hello: Hello, /) -> str | None:
         """One of `REFUSALS` when this process must be kept out."""
 
@@ -208,7 +209,7 @@ class LinkHandler(Protocol):
 
     def describe(self) -> dict[str, Any]: ...
     def cluster_time(self) -> tuple[int, int]: ...
-    def on_pong(self, raft_id: str, pong: Pong, /) -> None: ...
+    def on_pong(self, raft_id: RaftId, pong: Pong, /) -> None: ...
 
 
 class Link:
@@ -243,7 +244,7 @@ class Link:
         self.name = name
         self.expected = expected
         """The name that was dialled; None for a connection that came in."""
-        self.raft_id = self.boot = ""
+        self.raft_id, self.boot = RaftId(""), ""
         self.boots = 0
         self.said_hello = self.live = False
         self.contested = False
@@ -347,7 +348,7 @@ class Link:
             self._refuse(refusal or "no node certificate of this cluster")
         elif self.expected is not None and self.name != self.expected:
             self._refuse(f"expected {self.expected} at this address, found {self.name}")
-        elif not self._is_removed(self.name):
+        elif not self._is_removed(RaftId(self.name)):
             term, last_index = links.handler.progress()
             self.write(
                 {
@@ -382,7 +383,7 @@ class Link:
             lasting=True,
         )
 
-    def _is_removed(self, raft_id: str) -> bool:
+    def _is_removed(self, raft_id: RaftId) -> bool:
         if not self._links.handler.is_removed(raft_id):
             return False
         self._keep_out(REMOVED)
@@ -422,7 +423,7 @@ class Link:
             self._refuse(f"it claims to be {message['name']!r}, its certificate says {self.name!r}")
         elif self.name == identity.name:
             self._refuse("it has this node's own name")
-        elif raft_id.partition("~")[0] != self.name:
+        elif name_of(raft_id) != self.name:
             self._refuse("its raft id is not its name")
         else:
             self.info = PeerInfo(message["address"], message["release"])
@@ -737,9 +738,9 @@ class Links:
         self._refusals = {name: found for name, found in self._refusals.items() if found.at >= since}
         return [found for _, found in sorted(self._refusals.items())]
 
-    def send_frames(self, raft_id: str, frames: bytes) -> None:
+    def send_frames(self, raft_id: RaftId, frames: bytes) -> None:
         """Write encoded messages to a peer; dropped when there is no link."""
-        link = self._live.get(raft_id.partition("~")[0])
+        link = self._live.get(name_of(raft_id))
         if link is not None and link.raft_id == raft_id:
             link.write_frames(frames)
 

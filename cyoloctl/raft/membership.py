@@ -12,7 +12,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 
 from cyoloctl.errors import Conflict, CyoloctlError, NoLeader, NotFound
-from cyoloctl.model import majority
+from cyoloctl.model import RaftId, is_in_memory, majority, name_of
 from cyoloctl.raft.core import Core
 from cyoloctl.raft.handover import Handover
 from cyoloctl.raft.proposals import Done
@@ -28,10 +28,10 @@ _log = logging.getLogger("cyoloctl.raft")
 class Configuration:
     """Raft ids of the voters, and of the members that were removed."""
 
-    voters: frozenset[str]
-    removed: frozenset[str]
+    voters: frozenset[RaftId]
+    removed: frozenset[RaftId]
 
-    def after(self, change: tuple[str, str]) -> Configuration:
+    def after(self, change: tuple[str, RaftId]) -> Configuration:
         """The configuration that a membership entry makes of this one; change: operation, raft id."""
         operation, raft_id = change
         if operation == "add":
@@ -44,28 +44,28 @@ class Configuration:
         return Configuration(self.voters - {raft_id}, removed)
 
 
-def without_lives_of(raft_id: str, removed: frozenset[str]) -> frozenset[str]:
+def without_lives_of(raft_id: RaftId, removed: frozenset[RaftId]) -> frozenset[RaftId]:
     """Drop a name's other raft ids ``name~boot``: one is kept for each name, however often it restarts.
 
     Nobody can add an earlier life again: its process forgot everything, ids
     are random, and only the id that the member announced last is made a voter.
     """
-    name, tilde, _ = raft_id.partition("~")
-    if not tilde:
+    if not is_in_memory(raft_id):
         return removed
-    return frozenset(other for other in removed if not other.startswith(name + "~"))
+    name = name_of(raft_id)
+    return frozenset(other for other in removed if not (is_in_memory(other) and name_of(other) == name))
 
 
-def one_life_each(removed: Iterable[str]) -> frozenset[str]:
+def one_life_each(removed: Iterable[RaftId]) -> frozenset[RaftId]:
     """The same for what release 0.1.0 wrote, which kept them all."""
-    kept = {raft_id.partition("~")[0] if "~" in raft_id else raft_id + "~": raft_id for raft_id in removed}
+    kept = {name_of(raft_id) if is_in_memory(raft_id) else raft_id + "~": raft_id for raft_id in removed}
     return frozenset(kept.values())
 
 
 class Membership:
     """The configuration of one replica, and the changes of it that are under way."""
 
-    def __init__(self, core: Core, genesis: frozenset[str], handover: Handover) -> None:
+    def __init__(self, core: Core, genesis: frozenset[RaftId], handover: Handover) -> None:
         """genesis: voters before the first log entry."""
         self._core = core
         self._handover = handover
@@ -77,7 +77,7 @@ class Membership:
         self.applied = self.base
         """What the last applied entry says."""
         self.voter_names: frozenset[str] = frozenset()
-        self._changes: list[tuple[int, tuple[str, str]]] = []  # above the base, by index
+        self._changes: list[tuple[int, tuple[str, RaftId]]] = []  # above the base, by index
         self._waiting: dict[int, tuple[int, Done]] = {}  # by index: the term of the change, and who asked
 
     def is_voter(self) -> bool:
@@ -152,7 +152,7 @@ class Membership:
             if engine.is_leader():
                 self._core.progress[node].count_as_voter(self._core.clock())
         engine.set_others(others)
-        self.voter_names = frozenset(raft_id.partition("~")[0] for raft_id in self.current.voters)
+        self.voter_names = frozenset(name_of(raft_id) for raft_id in self.current.voters)
         self.derive_learners()
 
     def derive_learners(self) -> None:
@@ -170,15 +170,13 @@ class Membership:
         engine.set_readonly(readonly)
         for node in self._core.progress.keys() - readonly - engine.others():
             self._core.forget_peer(node)
-        self._core.peers = sorted(
-            (engine.others() | readonly) & engine.connected, key=lambda node: str(node.id)
-        )
+        self._core.peers = sorted((engine.others() | readonly) & engine.connected, key=lambda node: node.id)
 
     def _is_parting(self, node: Node) -> bool:
         progress = self._core.progress.get(node)
         return progress is not None and progress.parting is not None
 
-    def add_voter(self, raft_id: str, callback: Done) -> None:
+    def add_voter(self, raft_id: RaftId, callback: Done) -> None:
         """Make a learner that has caught up a voter.  Leader only.
 
         callback(index, error): Conflict when refused (a change is in progress,
@@ -203,7 +201,7 @@ class Membership:
             return
         self._change("add", raft_id, callback)
 
-    def remove(self, raft_id: str, callback: Done, *, force: bool = False) -> None:
+    def remove(self, raft_id: RaftId, callback: Done, *, force: bool = False) -> None:
         """Remove a voter or learner permanently.  Leader only; never the leader itself.
 
         Conflict, unless force: no majority of the voters that would be left
@@ -217,7 +215,7 @@ class Membership:
             return
         self._change("remove", raft_id, callback)
 
-    def demote(self, raft_id: str, callback: Done) -> None:
+    def demote(self, raft_id: RaftId, callback: Done) -> None:
         """Make a voter a learner.  Leader only; never the leader itself."""
         if raft_id not in self.current.voters and raft_id not in self.applied.voters:
             callback(None, NotFound(f"{raft_id} is not a voter"))
@@ -227,7 +225,7 @@ class Membership:
             return
         self._change("demote", raft_id, callback)
 
-    def _majority_without(self, raft_id: str) -> bool:
+    def _majority_without(self, raft_id: RaftId) -> bool:
         engine = self._core.engine
         if not engine.is_leader() or raft_id == self._core.raft_id or raft_id not in self.current.voters:
             return True  # refused elsewhere, or changes no majority
@@ -238,7 +236,7 @@ class Membership:
         )
         return 1 + heard >= majority(len(left) + 1)
 
-    def _change(self, operation: str, raft_id: str, callback: Done) -> None:
+    def _change(self, operation: str, raft_id: RaftId, callback: Done) -> None:
         engine = self._core.engine
         if self._core.failed is not None:
             callback(None, self._core.failed)

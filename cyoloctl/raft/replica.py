@@ -39,7 +39,7 @@ from cyoloctl.errors import (
     StorageError,
     VersionMismatch,
 )
-from cyoloctl.model import Role, Stamp
+from cyoloctl.model import RaftId, Role, Stamp, name_of
 from cyoloctl.raft.batch import decode_batch, encode_batch, stamp_of
 from cyoloctl.raft.clock import ClusterClock
 from cyoloctl.raft.core import Core
@@ -94,19 +94,19 @@ class Replica:
 
     def __init__(
         self,
-        raft_id: str,
+        raft_id: RaftId,
         *,
-        genesis: Iterable[str] = (),
+        genesis: Iterable[RaftId] = (),
         journal: Journal,
         snapshots: SnapshotStore,
         machine: StateMachine,
         clock: Callable[[], float],
         cluster_clock: ClusterClock,
         rng: random.Random,
-        send: Callable[[str, Message], None],
+        send: Callable[[RaftId, Message], None],
         run_save: Callable[[Callable[[], None]], None],
         flush: Callable[[], None] = lambda: None,
-        may_lead: Callable[[str], bool] = lambda raft_id: True,
+        may_lead: Callable[[RaftId], bool] = lambda raft_id: True,
         timing: Timing = DEFAULT_TIMING,
         limits: Limits = DEFAULT_LIMITS,
     ) -> None:
@@ -128,7 +128,7 @@ class Replica:
         self._handover = Handover(core)
         self._membership = Membership(core, frozenset(genesis), self._handover)
 
-        self.disputed: tuple[str, int, int] | None = None
+        self.disputed: tuple[RaftId, int, int] | None = None
         """A peer claimed to lead in a term, and its log contradicts what is committed here at an index."""
         self._disputed_at = 0.0
         self._elections = Elections(core, self._membership, may_lead)
@@ -272,14 +272,14 @@ class Replica:
         """True while this node takes itself for the leader; reads confirm it."""
         return self._engine.is_leader()
 
-    def leader(self) -> str | None:
+    def leader(self) -> RaftId | None:
         """Who leads, as far as this node knows; None when that node was not heard from lately."""
         if self._engine.is_leader():
             return self._id
         leader = self._core.live_leader()
-        return None if leader is None else str(leader.id)
+        return None if leader is None else leader.id
 
-    def removed_peers(self) -> frozenset[str]:
+    def removed_peers(self) -> frozenset[RaftId]:
         """Peers that a committed entry removed: admit all others (row 21)."""
         return self._membership.applied.removed
 
@@ -295,11 +295,11 @@ class Replica:
         """Index of the last applied entry."""
         return self._engine.applied_index()
 
-    def voters(self) -> frozenset[str]:
+    def voters(self) -> frozenset[RaftId]:
         """Raft ids of the voters, as the own log says."""
         return self._membership.current.voters
 
-    def configuration(self) -> tuple[frozenset[str], frozenset[str]]:
+    def configuration(self) -> tuple[frozenset[RaftId], frozenset[RaftId]]:
         """Raft ids of the voters, and of the members that were removed, as the own log says."""
         return self._membership.current.voters, self._membership.current.removed
 
@@ -307,12 +307,12 @@ class Replica:
         """Term and last index of the own log; at least what was acknowledged to anybody."""
         return self._journal.term, self._journal.last_index
 
-    def acknowledged(self, raft_id: str) -> int:
+    def acknowledged(self, raft_id: RaftId) -> int:
         """The highest committed index that a peer is known to hold; 0 unless this node leads."""
         known = self._core.acknowledged.get(raft_id, 0) if self._engine.is_leader() else 0
         return min(known, self._engine.commit_index())
 
-    def forgot(self, raft_id: str, term: int, last_index: int) -> bool:
+    def forgot(self, raft_id: RaftId, term: int, last_index: int) -> bool:
         """True when a new process of a peer holds less than what an earlier one acknowledged to this leader.
 
         term, last_index: of its log.  Only a leader of a later term may have cut it.
@@ -346,19 +346,19 @@ class Replica:
             applied_index=engine.applied_index(),
             snapshot_index=1 if meta is None else meta.index,
             voters=tuple(sorted(self._membership.current.voters)),
-            learners=tuple(sorted(str(node.id) for node in engine.readonly())),
+            learners=tuple(sorted(node.id for node in engine.readonly())),
             removed=tuple(sorted(self._membership.current.removed)),
-            connected=tuple(sorted(str(node.id) for node in engine.connected)),
-            match={str(node.id): progress.match_index for node, progress in self._progress.items()}
+            connected=tuple(sorted(node.id for node in engine.connected)),
+            match={node.id: progress.match_index for node, progress in self._progress.items()}
             if engine.is_leader()
             else {},
             troubles=tuple(self._troubles()),
         )
 
     def _troubles(self) -> Iterator[Trouble]:
-        for node, progress in sorted(self._progress.items(), key=lambda item: str(item[0].id)):
+        for node, progress in sorted(self._progress.items(), key=lambda item: item[0].id):
             if progress.refused is not None:
-                yield Trouble("snapshot_refused", str(node.id), progress.refused.reason)
+                yield Trouble("snapshot_refused", node.id, progress.refused.reason)
         if self._snapshotting.unusable is not None:
             yield Trouble("snapshot_unusable", *self._snapshotting.unusable)
         if self.disputed is not None:
@@ -418,7 +418,7 @@ class Replica:
         outbox, self._core.outbox = self._core.outbox, []
         for node, message in outbox:
             if only is None or message["type"] == only:
-                self._send(str(node.id), message)
+                self._send(node.id, message)
             else:
                 self._core.outbox.append((node, message))
         self._flush()
@@ -526,7 +526,7 @@ class Replica:
 
     # --------------------------------------------------------------- links
 
-    def peer_connected(self, peer: str) -> None:
+    def peer_connected(self, peer: RaftId) -> None:
         """A link with an authenticated, not removed peer of the cluster began."""
         if self.failed is not None:
             return
@@ -541,13 +541,13 @@ class Replica:
             self._progress[node].restart(self._journal.last_index)
             self._replication.send(node, heartbeat=True)
 
-    def peer_disconnected(self, peer: str) -> None:
+    def peer_disconnected(self, peer: RaftId) -> None:
         """The link with the peer ended; what was in flight is lost."""
         if self.failed is not None:
             return
         node = self._core.node(peer)
         engine = self._engine
-        self._cluster_clock.forget(peer.partition("~")[0])
+        self._cluster_clock.forget(name_of(peer))
         engine.connected.discard(node)
         if node in self._progress:
             self._progress[node].parting = None
@@ -563,13 +563,15 @@ class Replica:
             spread = self._timing.lost_leader_spread_s * self._rng.random()
             engine.set_election_deadline(min(engine.election_deadline(), self._clock() + spread))
 
-    def peer_clocks(self, peer: str, *, wall_unix_ms: int, trip_s: float, epoch: int, unix_ms: int) -> None:
+    def peer_clocks(
+        self, peer: RaftId, *, wall_unix_ms: int, trip_s: float, epoch: int, unix_ms: int
+    ) -> None:
         """A peer answered what its clocks show: its wall clock, and cluster time as it knows it.
 
         Its wall clock counts as one of the voters'.  Cluster time is the leader's to say.
         """
         if self.failed is None:
-            self._cluster_clock.measured(peer.partition("~")[0], wall_unix_ms, trip_s)
+            self._cluster_clock.measured(name_of(peer), wall_unix_ms, trip_s)
             if not self._engine.is_leader() and self.leader() == peer:
                 self._cluster_clock.observe(epoch, unix_ms)
 
@@ -587,15 +589,15 @@ class Replica:
             for _, callback in self._engine.waiting_commit.pop(position):
                 callback(None, None)
 
-    def add_voter(self, raft_id: str, callback: Done) -> None:
+    def add_voter(self, raft_id: RaftId, callback: Done) -> None:
         """Make a learner that has caught up a voter: see `Membership.add_voter`."""
         self._membership.add_voter(raft_id, callback)
 
-    def remove(self, raft_id: str, callback: Done, *, force: bool = False) -> None:
+    def remove(self, raft_id: RaftId, callback: Done, *, force: bool = False) -> None:
         """Remove a voter or learner permanently: see `Membership.remove`."""
         self._membership.remove(raft_id, callback, force=force)
 
-    def demote(self, raft_id: str, callback: Done) -> None:
+    def demote(self, raft_id: RaftId, callback: Done) -> None:
         """Make a voter a learner: see `Membership.demote`."""
         self._membership.demote(raft_id, callback)
 
@@ -816,7 +818,7 @@ class Replica:
                 return False
         if not self._elections.counts(node):
             return True
-        before, self.disputed = self.disputed, (str(node.id), message["term"], index)
+        before, self.disputed = self.disputed, (node.id, message["term"], index)
         self._disputed_at = self._clock()
         if before != self.disputed:
             _log.critical(
@@ -855,7 +857,7 @@ class Replica:
 
     # --------------------------------------------------------------- messages
 
-    def receive(self, peer: str, message: Message) -> bool:
+    def receive(self, peer: RaftId, message: Message) -> bool:
         """A message from the live link of an authenticated peer, decoded and well-typed.
 
         Returns False when no `tick` is needed for it; else call that next.

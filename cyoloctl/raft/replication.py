@@ -146,8 +146,8 @@ class Replication:
                 return None  # claims what this leader never sent
             progress.acknowledged(asked - 1)
             match = progress.match_index
-            if match > self._core.acknowledged.get(str(node.id), 0):
-                self._core.acknowledged[str(node.id)] = match
+            if match > self._core.acknowledged.get(node.id, 0):
+                self._core.acknowledged[node.id] = match
             if progress.parting is not None:
                 self._part_with(node, progress, progress.parting)
                 return None

@@ -39,6 +39,7 @@ from pathlib import Path
 from typing import BinaryIO, NoReturn, Protocol
 
 from cyoloctl.errors import InternalError, InvalidInput, StorageError, VersionMismatch
+from cyoloctl.model import RaftId
 from cyoloctl.text import canonical_json
 
 __all__ = [
@@ -82,8 +83,8 @@ class SnapshotMeta:
 
     index: int
     term: int
-    voters: tuple[str, ...]
-    removed: tuple[str, ...]
+    voters: tuple[RaftId, ...]
+    removed: tuple[RaftId, ...]
 
 
 def is_shortage(error: BaseException | None) -> bool:

@@ -12,6 +12,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 from cyoloctl.errors import CyoloctlError, InternalError, InvalidInput, StorageError
+from cyoloctl.model import RaftId
 from cyoloctl.raft.clock import ClusterClock
 from cyoloctl.raft.core import Core
 from cyoloctl.raft.elections import Elections
@@ -65,7 +66,7 @@ class Snapshotting:
         self._run_save = run_save
         self._follow = follow
         self._elections = elections
-        self.unusable: tuple[str, str] | None = None
+        self.unusable: tuple[RaftId, str] | None = None
         """Whose snapshot cannot be used here, and why."""
         self._receiving: _Receiving | None = None
         self._saving = False
@@ -193,8 +194,8 @@ class Snapshotting:
     def _refuse(self, node: Node, digest: str, error: CyoloctlError) -> None:
         """Tell the leader that its snapshot is of no use here, and people why."""
         self._stop_receiving()
-        if self.unusable != (str(node.id), error.message):
-            self.unusable = (str(node.id), error.message)
+        if self.unusable != (node.id, error.message):
+            self.unusable = (node.id, error.message)
             _log.warning(
                 "a received snapshot was refused",
                 extra={"peer": node.id, "error": error.message, "_seldom": True},

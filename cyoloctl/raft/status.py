@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-from cyoloctl.model import Role
+from cyoloctl.model import RaftId, Role
 
 __all__ = ["ReplicaStatus", "Trouble"]
 
@@ -19,7 +19,7 @@ class Trouble:
     """
 
     code: str
-    peer: str
+    peer: RaftId
     message: str
 
 
@@ -27,18 +27,18 @@ class Trouble:
 class ReplicaStatus:
     """A snapshot of what this replica knows.  `match` is only known to a leader."""
 
-    raft_id: str
+    raft_id: RaftId
     role: Role
     term: int
-    leader: str | None
+    leader: RaftId | None
     first_index: int
     last_index: int
     commit_index: int
     applied_index: int
     snapshot_index: int
-    voters: tuple[str, ...]
-    learners: tuple[str, ...]
-    removed: tuple[str, ...]
-    connected: tuple[str, ...]
-    match: Mapping[str, int]
+    voters: tuple[RaftId, ...]
+    learners: tuple[RaftId, ...]
+    removed: tuple[RaftId, ...]
+    connected: tuple[RaftId, ...]
+    match: Mapping[RaftId, int]
     troubles: tuple[Trouble, ...] = ()

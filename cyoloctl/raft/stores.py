@@ -13,6 +13,7 @@ import logging
 from pathlib import Path
 
 from cyoloctl.errors import AlreadyExists, ConfigError, StorageError
+from cyoloctl.model import RaftId
 from cyoloctl.raft.journal import Journal, MemoryStore
 from cyoloctl.raft.snapshot import SnapshotStore
 from cyoloctl.raft.sqlite_store import SqliteStore
@@ -26,7 +27,7 @@ JOURNAL_NAME = "raft.db"
 _log = logging.getLogger("cyoloctl.raft")
 
 
-def _begin(journal: Journal, founder: str | None) -> None:
+def _begin(journal: Journal, founder: RaftId | None) -> None:
     journal.append(1, 0, NO_OP)
     if founder is not None:
         journal.append(2, 0, encode_membership("add", founder))
@@ -51,7 +52,7 @@ def create_storage(data_dir: Path, *, cluster_id: str, name: str, founder: bool)
             return
         journal.set_meta("cluster_id", cluster_id)
         journal.set_meta("name", name)
-        _begin(journal, name if founder else None)
+        _begin(journal, RaftId(name) if founder else None)
     finally:
         journal.close()
 
@@ -100,7 +101,7 @@ def count_start(journal: Journal) -> int:
     return boots
 
 
-def memory_storage(*, founder: str | None) -> tuple[Journal, SnapshotStore]:
+def memory_storage(*, founder: RaftId | None) -> tuple[Journal, SnapshotStore]:
     """The same in memory, gone with the process.  founder: raft id of the only voter of a new log."""
     journal = Journal(MemoryStore())
     _begin(journal, founder)

@@ -26,6 +26,7 @@ from pysyncobj.node import Node as _VendorNode
 from pysyncobj.transport import Transport
 
 from cyoloctl.errors import InternalError
+from cyoloctl.model import RaftId
 from cyoloctl.raft.journal import Journal
 from cyoloctl.raft.progress import Progress
 
@@ -76,14 +77,14 @@ _FOLLOWER, _CANDIDATE, _LEADER = 0, 1, 2  # pysyncobj.syncobj._RAFT_STATE
 _MEMBERSHIP_OPERATIONS = ("add", "demote", "remove")
 
 
-def encode_membership(operation: str, raft_id: str) -> bytes:
+def encode_membership(operation: str, raft_id: RaftId) -> bytes:
     """A membership entry: operation is ``add``, ``demote`` or ``remove``."""
     if operation not in _MEMBERSHIP_OPERATIONS:
         raise InternalError(f"unknown membership operation {operation!r}")
     return MEMBERSHIP + json.dumps([operation, raft_id]).encode("ascii")
 
 
-def decode_membership(command: bytes) -> tuple[str, str] | None:
+def decode_membership(command: bytes) -> tuple[str, RaftId] | None:
     """The operation and raft id of a membership entry, or None.
 
     Total: bytes that are no well-formed membership entry change nothing, on
@@ -97,7 +98,7 @@ def decode_membership(command: bytes) -> tuple[str, str] | None:
         return None
     if operation not in _MEMBERSHIP_OPERATIONS or not isinstance(raft_id, str):
         return None
-    return operation, raft_id
+    return operation, RaftId(raft_id)
 
 
 class Node(_VendorNode):  # type: ignore[misc]  # the vendor is untyped
@@ -107,12 +108,12 @@ class Node(_VendorNode):  # type: ignore[misc]  # the vendor is untyped
     look at the id, dozens of times a write; here they are the object's.
     """
 
-    id = ""
+    id = RaftId("")
     __hash__ = object.__hash__
     __eq__ = object.__eq__
     __ne__ = object.__ne__
 
-    def __init__(self, raft_id: str) -> None:
+    def __init__(self, raft_id: RaftId) -> None:
         super().__init__(raft_id)
         object.__setattr__(self, "id", raft_id)
 

@@ -21,6 +21,7 @@ from cyoloctl.errors import (
     NoLeader,
     error_from_code,
 )
+from cyoloctl.model import name_of
 from cyoloctl.raft import Engine
 
 __all__ = ["Ask", "Audience", "Fields", "PeerCalls", "read_answer"]
@@ -66,10 +67,10 @@ class PeerCalls:
         """Let peers ask for an operation.  run: the peer's name, the arguments, seconds."""
         self._operations[name] = _Operation(fields, to, run)
 
-    async def ask(self, raft_id: str, operation: str, arguments: Json, timeout_s: float) -> Json:
+    async def ask(self, name: str, operation: str, arguments: Json, timeout_s: float) -> Json:
         """The answer of a connected member.  Raises its error."""
         body = json.dumps({"operation": operation, "arguments": arguments, "timeout_s": timeout_s}).encode()
-        answer = await self._engine.call(raft_id.partition("~")[0], body, timeout_s=timeout_s)
+        answer = await self._engine.call(name, body, timeout_s=timeout_s)
         return read_answer(answer)
 
     async def at_leader(
@@ -86,7 +87,7 @@ class PeerCalls:
                 if self._engine.is_leader():
                     return await here(**arguments, timeout_s=left)
                 if leader is not None:
-                    return await self.ask(leader, operation, arguments, left)
+                    return await self.ask(name_of(leader), operation, arguments, left)
             except NoLeader:
                 if left <= 0.1:
                     raise

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from cyoloctl.members.machine import MemberMachine
-from cyoloctl.model import LocalNode, parse_hostname
+from cyoloctl.model import LocalNode, RaftId, name_of, parse_hostname
 from cyoloctl.replicated.proposer import Json, Proposer
 
 __all__ = ["RouteOperations"]
@@ -40,8 +40,8 @@ class RouteOperations:
         await self._proposer.fresh(timeout_s=timeout_s)
         reachable = self.reachable()
         engine = self._proposer.engine
-        status, leader = engine.status(), (engine.leader() or "").partition("~")[0]
-        voters = {raft_id.partition("~")[0] for raft_id in status.voters}
+        status, leader = engine.status(), name_of(engine.leader() or RaftId(""))
+        voters = {name_of(raft_id) for raft_id in status.voters}
         backends = []
         for member in self._members.members():
             name = member.name

@@ -7,6 +7,7 @@ from collections.abc import Callable
 from typing import Any
 
 from cyoloctl.errors import CyoloctlError
+from cyoloctl.model import RaftId, is_in_memory
 from cyoloctl.raft.vendor import NO_OP
 from cyoloctl.sim.node import Node
 from cyoloctl.sim.world import World
@@ -266,13 +267,13 @@ class Faults:
         leader = self._rng.choice(leaders)
         assert leader.replica is not None
         status = leader.replica.status()
-        others = [name for name in status.voters if name != leader.raft_id and "~" not in name]
+        others = [name for name in status.voters if name != leader.raft_id and not is_in_memory(name)]
         if what == "add":
             targets = list(status.learners)
         elif what == "demote":
             targets = others
         else:
-            targets = [*others, *(name for name in status.learners if "~" not in name)]
+            targets = [*others, *(name for name in status.learners if not is_in_memory(name))]
         if not targets:
             return False
         self._change(leader, what, self._rng.choice(targets))
@@ -282,7 +283,7 @@ class Faults:
         if self._joined >= _JOINERS:
             return False
         self._joined += 1
-        name, memory = f"x{self._joined}", self._rng.random() < 0.5
+        name, memory = RaftId(f"x{self._joined}"), self._rng.random() < 0.5
         self._time.log("%s joins%s", name, ", its log in memory" if memory else "")
         self._world.add_node(name, [(NO_OP, 1, 0)], memory=memory)
         self._time.count("join")
@@ -290,7 +291,7 @@ class Faults:
             self._time.later(0.5, lambda: self._promote(name))
         return True
 
-    def _promote(self, name: str) -> None:
+    def _promote(self, name: RaftId) -> None:
         """Ask until the joiner is a voter, as a real node does."""
         if not self._world.working:
             return
@@ -308,20 +309,22 @@ class Faults:
         for leader in self._world.leaders():
             assert leader.replica is not None
             status = leader.replica.status()
-            targets = [(name, "add") for name in status.learners if "~" in name and name in current]
-            targets += [(name, "remove") for name in status.voters if "~" in name and name not in current]
+            targets = [(name, "add") for name in status.learners if is_in_memory(name) and name in current]
+            targets += [
+                (name, "remove") for name in status.voters if is_in_memory(name) and name not in current
+            ]
             if targets:
                 name, what = self._rng.choice(targets)
                 self._change(leader, what, name)
         self._time.later(0.3, self._renew)
 
-    def _change(self, leader: Node, what: str, target: str) -> None:
+    def _change(self, leader: Node, what: str, target: RaftId) -> None:
         """Ask a leader for a change of the configuration."""
 
         def done(index: Any, error: CyoloctlError | None) -> None:
             if error is None:
                 self._world.invariants.acknowledged_change(leader, index)
-                self._time.count(f"{what} in memory" if "~" in target else what)
+                self._time.count(f"{what} in memory" if is_in_memory(target) else what)
                 self._time.log("%s of %s took place at %s", what, target, index)
 
         if not self._is_minority(self._believed_wrong(), fewer=1):
@@ -376,15 +379,15 @@ class Faults:
         return True
 
 
-def _leaves_too_few_disks(voters: frozenset[str], what: str, target: str) -> bool:
+def _leaves_too_few_disks(voters: frozenset[RaftId], what: str, target: RaftId) -> bool:
     """True when half of the voters or more would keep their log in memory after a change.
 
     A crash of all of those would end the cluster, as it must.
     """
-    in_memory = sum("~" in name for name in voters)
+    in_memory = sum(is_in_memory(name) for name in voters)
     on_disk = len(voters) - in_memory
-    in_memory += what == "add" and "~" in target
-    on_disk -= what != "add" and target in voters and "~" not in target
+    in_memory += what == "add" and is_in_memory(target)
+    on_disk -= what != "add" and target in voters and not is_in_memory(target)
     return in_memory >= on_disk and in_memory > 0
 
 

@@ -29,7 +29,7 @@ from collections import defaultdict
 from collections.abc import Callable, Iterable, Sequence
 from typing import Any, Protocol
 
-from cyoloctl.model import Stamp
+from cyoloctl.model import RaftId, Stamp, name_of
 from cyoloctl.raft.batch import decode_batch
 from cyoloctl.raft.clock import STEP_S, ClusterClock
 from cyoloctl.raft.journal import Batch, Entry, Journal, Store, StoredState
@@ -51,7 +51,7 @@ CLOCK_SLOW = 0.89
 """Cluster time passes at nine tenths of real time or faster."""
 CLOCK_BEHIND_MS = 1000 * STEP_S + 500
 
-Configuration = tuple[frozenset[str], frozenset[str]]
+Configuration = tuple[frozenset[RaftId], frozenset[RaftId]]
 
 
 class Member(Protocol):
@@ -64,7 +64,7 @@ class Member(Protocol):
     @property
     def name(self) -> str: ...
     @property
-    def raft_id(self) -> str: ...
+    def raft_id(self) -> RaftId: ...
     @property
     def life(self) -> int: ...
     @property
@@ -343,7 +343,9 @@ class Invariants:
         if self._states.setdefault(index, digest) != digest:
             self.time.fail("state machine safety", f"{node.name} has another state at index {index:g}")
 
-    def restored(self, node: Member, index: int, voters: tuple[str, ...], removed: tuple[str, ...]) -> None:
+    def restored(
+        self, node: Member, index: int, voters: tuple[RaftId, ...], removed: tuple[RaftId, ...]
+    ) -> None:
         """A node restored a snapshot of an index, with this configuration."""
         expected = self._configuration_at(index)
         if (frozenset(voters), frozenset(removed)) != expected:
@@ -360,9 +362,9 @@ class Invariants:
 
     def voter_names(self) -> set[str]:
         """Names of the voters of the latest committed configuration; none before there is one."""
-        return {raft_id.partition("~")[0] for raft_id in self._configurations[-1][1][0]}
+        return {name_of(raft_id) for raft_id in self._configurations[-1][1][0]}
 
-    def was_removed(self, raft_id: str) -> bool:
+    def was_removed(self, raft_id: RaftId) -> bool:
         """True when a committed entry removed it."""
         return raft_id in self._configurations[-1][1][1]
 

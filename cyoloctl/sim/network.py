@@ -18,6 +18,7 @@ from collections.abc import Callable, Mapping
 from functools import partial
 from typing import Any, Protocol
 
+from cyoloctl.model import RaftId
 from cyoloctl.raft.links import DIAL_TIMEOUT_S, Link, Links
 from cyoloctl.raft.messages import FrameReader, decode
 from cyoloctl.sim.timeline import Timeline
@@ -64,7 +65,7 @@ class Host(Protocol):
     def said_hello(self, end: End) -> None:
         """A peer's hello on this connection was accepted."""
 
-    def receive_late(self, peer: str, message: dict[str, Any]) -> None:
+    def receive_late(self, peer: RaftId, message: dict[str, Any]) -> None:
         """A message has come on a link that had ended."""
 
 

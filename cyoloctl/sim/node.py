@@ -20,6 +20,7 @@ from functools import partial
 from typing import Any
 
 from cyoloctl.errors import CyoloctlError, NoLeader, OutcomeUnknown
+from cyoloctl.model import RaftId, name_of
 from cyoloctl.raft.clock import MEASURED_S, ClusterClock
 from cyoloctl.raft.journal import Entry, Journal
 from cyoloctl.raft.links import (
@@ -81,7 +82,7 @@ class Node:
         """
         self._plan, self.time, self._network, self._invariants = plan, time, network, invariants
         self.name, self.memory = name, memory
-        self.raft_id = name
+        self.raft_id = RaftId(name)
         self.rng = random.Random(f"{plan.seed} {name}")
         self._log = log
         self.disk = self._new_disk()
@@ -102,8 +103,8 @@ class Node:
         self._rate, self._zero, self._base = 1.0, 0.0, 1000.0
         self._inbox: deque[tuple[int, Callable[[], object]]] = deque()
         self._wake_at: float | None = None
-        self._outgoing: dict[str, list[bytes]] = {}
-        self._linked: dict[str, End | None] = {}  # peers with a link: where it came to be
+        self._outgoing: dict[RaftId, list[bytes]] = {}
+        self._linked: dict[RaftId, End | None] = {}  # peers with a link: where it came to be
         self._heard: dict[str, int] = {}  # peer -> its latest process that said hello
         self._dialled: tuple[object, ...] = ()
         self._calls = 0
@@ -180,7 +181,7 @@ class Node:
     def start(self) -> None:
         """A process starts on what the disk holds."""
         if self.memory:
-            self.raft_id = f"{self.name}~{self.life}"
+            self.raft_id = RaftId(f"{self.name}~{self.life}")
             self.disk = self._new_disk()
         self._invariants.disks[self.raft_id] = self.disk
         self._inbox.clear()
@@ -352,14 +353,14 @@ class Node:
         self.elapsed = 0.0
         self.wake(self._busy_until if inbox else max(deadline, self._busy_until + _SHORTEST_S))
 
-    def _know(self, removed: frozenset[str]) -> None:
+    def _know(self, removed: frozenset[RaftId]) -> None:
         """When members come or go, change whom to dial and part with the removed, as the real node does."""
         known = (len(self._network.hosts), removed)
         if known != self._dialled:
             self._dialled = known
             self.links.set_addresses({n: ("simulated:1",) for n in self._network.hosts if n not in removed})
         for raft_id in sorted(removed & self._linked.keys()):
-            self.links.disconnect(raft_id.partition("~")[0], reason="removed")
+            self.links.disconnect(name_of(raft_id), reason="removed")
 
     def _failed(self, error: CyoloctlError) -> None:
         """End the process, as the real node does; somebody repairs the disk."""
@@ -399,7 +400,7 @@ class Node:
         with contextlib.suppress(Crash, CyoloctlError):  # it is over in any case
             self.journal.close()
 
-    def _send(self, peer: str, message: dict[str, Any]) -> None:
+    def _send(self, peer: RaftId, message: dict[str, Any]) -> None:
         self._invariants.sending(self, peer, message)
         self._outgoing.setdefault(peer, []).append(encode(message))
 
@@ -415,7 +416,7 @@ class Node:
 
     # What the links report: see LinkHandler.
 
-    def on_peer_connected(self, peer: str, /) -> None:
+    def on_peer_connected(self, peer: RaftId, /) -> None:
         """See LinkHandler."""
         if peer in self._linked:
             self.time.fail("link", f"{self.name} has two links with {peer}")
@@ -424,16 +425,16 @@ class Node:
             self.time.log("%s has a link with %s", self.name, peer)
             self.replica.peer_connected(peer)
 
-    def _live_end(self, peer: str) -> End:
+    def _live_end(self, peer: RaftId) -> End:
         """The end under the live link.
 
         Nothing is being read when a link delivers what it held back while it was contested.
         """
-        end = self.links.wire(peer.partition("~")[0])
+        end = self.links.wire(name_of(peer))
         assert isinstance(end, End)
         return end
 
-    def on_peer_disconnected(self, peer: str, /) -> None:
+    def on_peer_disconnected(self, peer: RaftId, /) -> None:
         """See LinkHandler."""
         if self._linked.pop(peer, None) is None:
             self.time.fail("link", f"{self.name} lost a link with {peer} that it had not")
@@ -441,7 +442,7 @@ class Node:
             self.time.log("%s lost its link with %s", self.name, peer)
             self.replica.peer_disconnected(peer)
 
-    def on_peer_message(self, peer: str, message: dict[str, Any], /) -> None:
+    def on_peer_message(self, peer: RaftId, message: dict[str, Any], /) -> None:
         """See LinkHandler."""
         end = self.reading or self._live_end(peer)
         if self._linked.get(peer) is not end:
@@ -451,7 +452,7 @@ class Node:
         if self.replica is not None:
             self.replica.receive(peer, message)
 
-    def receive_late(self, peer: str, message: dict[str, Any]) -> None:
+    def receive_late(self, peer: RaftId, message: dict[str, Any]) -> None:
         """See Host.  Real links would not have delivered this message."""
         if self.replica is not None:
             self.replica.receive(peer, message)
@@ -464,7 +465,7 @@ class Node:
                 claim = f"{self.name} keeps a link with {end.peer.name} as it was before its restart"
                 self.time.fail("link", claim)
 
-    def is_removed(self, raft_id: str, /) -> bool:
+    def is_removed(self, raft_id: RaftId, /) -> bool:
         """See LinkHandler."""
         return self.replica is not None and raft_id in self.replica.removed_peers()
 
@@ -498,7 +499,7 @@ class Node:
         """See LinkHandler."""
         return self.cluster_clock.epoch, self.cluster_clock.now_unix_ms()
 
-    def on_pong(self, peer: str, pong: Pong, /) -> None:
+    def on_pong(self, peer: RaftId, pong: Pong, /) -> None:
         """See LinkHandler."""
         if self.replica is not None:
             self.replica.peer_clocks(

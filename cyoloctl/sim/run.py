@@ -8,6 +8,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 
+from cyoloctl.model import RaftId
 from cyoloctl.raft.journal import Entry
 from cyoloctl.raft.settings import Limits
 from cyoloctl.raft.vendor import NO_OP, encode_membership
@@ -79,7 +80,7 @@ class _Run:
         names = [f"n{number}" for number in range(1, size + 1)]
         # As create_storage begins a log, and as if the others had joined at once.
         log: list[Entry] = [(NO_OP, 1, 0)]
-        log += [(encode_membership("add", name), 2 + i, 0) for i, name in enumerate(names)]
+        log += [(encode_membership("add", RaftId(name)), 2 + i, 0) for i, name in enumerate(names)]
         for name in names:
             self._world.add_node(name, log)
         if "clock" in faults and rng.random() < 0.5:

@@ -16,6 +16,7 @@ from typing import Any
 import pytest
 
 from cyoloctl.errors import StorageError
+from cyoloctl.model import name_of
 from cyoloctl.raft.clock import ClusterClock
 from cyoloctl.raft.journal import Journal
 from cyoloctl.raft.links import Link, Links
@@ -266,7 +267,7 @@ def removed_lives_count_for_the_name(patch: pytest.MonkeyPatch) -> None:
 
     def wrong(self: Node, raft_id: str) -> bool:
         removed = frozenset() if self.replica is None else self.replica.removed_peers()
-        return raft_id.partition("~")[0] in {one.partition("~")[0] for one in removed}
+        return name_of(raft_id) in {name_of(one) for one in removed}
 
     patch.setattr(Node, "is_removed", wrong)
 
