@@ -102,7 +102,7 @@ def test_peer_that_claims_another_name_than_its_certificate_is_refused(
     [
         ({"raft_id": "n3"}, "raft id"),
         ({"cluster_id": "0" * 32}, "another cluster"),
-        ({"version": 3}, "protocol version 3"),
+        ({"version": 4}, "protocol version 4"),
     ],
 )
 def test_peer_with_a_wrong_hello_is_refused(
