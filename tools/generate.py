@@ -24,8 +24,8 @@ import typer
 import typer.core
 
 from cyoloctl import __version__
-from cyoloctl.cli import PROGRAM, command_tree
 from cyoloctl.cli.help import exit_code_table
+from cyoloctl.cli.tree import PROGRAM, command_tree
 from cyoloctl.control.openapi import openapi
 
 __all__ = ["Command", "Option", "commands", "files", "main"]

@@ -1,0 +1,90 @@
+"""The boundary of a command: every way in which one can end becomes an exit status and a message.
+
+The statuses themselves are in errors.py, one for each class of error.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+from collections.abc import Sequence
+
+import typer
+import typer.core
+
+from cyoloctl.cli.tree import PROGRAM, command_tree
+from cyoloctl.errors import CyoloctlError, InternalError, Interrupted, UsageError
+from cyoloctl.process import open_standard_streams
+
+__all__ = ["main"]
+
+
+def _usage_error(error: typer.TyperException) -> tuple[CyoloctlError, str]:
+    """Our error for one of typer's, and the lines that help to repair the command."""
+    text = error.format_message().rstrip(".")
+    text = text[:1].lower() + text[1:]
+    context = getattr(error, "ctx", None)
+    if context is None:
+        return UsageError(text), ""
+    if isinstance(context.command, typer.core.TyperGroup) and text == "missing command":
+        names = ", ".join(context.command.commands)
+        return UsageError(f"missing command: one of {names}"), context.get_help()
+    return UsageError(text), f"{context.get_usage()}\nTry '{context.command_path} --help'."
+
+
+def _internal_error(error: BaseException) -> InternalError:
+    return InternalError(
+        f"internal error: {type(error).__name__}: {error}; nothing more is known about what was done. "
+        f"This is a bug: please report this text, the command and `{PROGRAM} --version` "
+        "(CYOLOCTL_DEBUG=1 shows the traceback to add)"
+    )
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run one command and return its exit status (`help exit-codes`).
+
+    arguments: without the program's name; default sys.argv.  Never raises: an
+    error of the tree in errors.py gives its exit status, anything else 70.
+    """
+    if arguments is None:
+        open_standard_streams()
+    argv = list(sys.argv[1:] if arguments is None else arguments)
+    try:
+        return _run(argv)
+    except KeyboardInterrupt:
+        # Between the commands' own handling and here, for example during an import.
+        return Interrupted.exit_status
+
+
+def _run(argv: list[str]) -> int:
+    from cyoloctl.cli import output
+
+    hint = ""
+    failure: CyoloctlError
+    try:
+        result = command_tree().main(args=argv, prog_name=PROGRAM, standalone_mode=False)
+        output.flush()
+        if result != Interrupted.exit_status:
+            return result if isinstance(result, int) else 0
+        failure = Interrupted("interrupted")
+    except output.OutputClosed:
+        # The reader of stdout went away (`| head`): what was asked is done, nobody wants to read on.
+        return 0
+    except CyoloctlError as error:
+        failure = error
+    except typer.TyperException as error:
+        failure, hint = _usage_error(error)
+    except (typer.Abort, KeyboardInterrupt):
+        failure = Interrupted("interrupted")
+    except SystemExit as stop:
+        # typer leaves this way only when its own help text met a closed pipe.
+        output.abandon_stdout()
+        return 0 if stop.code == 1 else int(stop.code or 0)
+    except Exception as error:
+        failure = _internal_error(error)
+        if os.environ.get("CYOLOCTL_DEBUG") == "1":
+            import traceback
+
+            hint = "".join(traceback.format_exception(error)).rstrip()
+    output.write_error(failure, argv, hint)
+    return failure.exit_status
