@@ -9,7 +9,7 @@ between any two of them and the others go on:
 2. ``advance``, once every member confirmed and the overlap has passed:
    certificates come from the new CA.  Every member gets itself one and says
    so (``reissued``).
-3. ``finish``, once every member has: nobody trusts the old CA any more.
+3. ``finish``, once every member has: nobody trusts the old CA now.
 
 A member that is away holds step 2 or 3 up, until it is back or removed.
 

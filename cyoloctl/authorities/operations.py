@@ -269,7 +269,7 @@ class AuthorityOperations:
     # ------------------------------------------------------------- problems
 
     def problems(self) -> list[Problem]:
-        """What needs a hand: each with code, member (or None), message and command."""
+        """Problems that an operator must settle: each with code, member (or None), message and command."""
         now_ms = self._certificates.validity_ms()
         warn_ms = renewal.warn_before_s(self._certificates.certificate_days()) * 1000
         found: list[Problem] = []

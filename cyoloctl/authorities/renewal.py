@@ -149,7 +149,7 @@ class CertificateRenewal:
     def issuer(self, *, credentials: bool = False) -> CertificateIssuer:
         """The CA of new certificates: of nodes, or of credentials.
 
-        While CAs are exchanged both are trusted by anyone who gets a certificate,
+        While CAs are exchanged whoever gets a certificate trusts both,
         and credentials come from the new CA as soon as every member trusts it,
         so that they outlive the old one.
 
@@ -249,7 +249,7 @@ class CertificateRenewal:
         return tuple(found)
 
     def _notice_files(self) -> None:
-        """What `node renew` or an operator put in place is used without a restart."""
+        """Use, without a restart, files that `node renew` or an operator put in place."""
         stamps = self._stamps()
         if stamps != self._seen:
             self._seen = stamps
@@ -469,7 +469,7 @@ class CertificateRenewal:
         return False
 
     async def _lead(self) -> bool:
-        """What only the leader does: give keys to voters that lack them, take the next step."""
+        """Do the leader's part: give keys to voters that lack them, take the next step."""
         life = renewal.life_of(self.files.certificate_pem)
         if self._authorities.certificate_days is None and life.days != DEFAULT_CERTIFICATE_DAYS:
             await self.write("set_certificate_days", {"days": life.days})  # as `cluster init` chose
@@ -484,7 +484,7 @@ class CertificateRenewal:
         if self._authorities.unconfirmed():
             return False
         if going.ready_unix_ms is None:
-            # Who held it up was removed.
+            # The member that held it up was removed.
             await self.write("confirm", {"name": self._name, **sha256})
             return True
         if not going.issuing:
@@ -496,7 +496,7 @@ class CertificateRenewal:
             return True
         if not self._authorities.not_reissued():
             await self.write("finish", sha256)
-            _log.info("the old CA counts no more", extra={"ca": going.sha256[:16]})
+            _log.info("the old CA no longer counts", extra={"ca": going.sha256[:16]})
             return True
         return False
 

@@ -13,7 +13,7 @@ from cyoloctl.model import parse_name
 
 __all__ = ["COMMANDS"]
 
-_PAGE = 1000  # counters a request; the most that the API gives
+_PAGE = 1000  # counters per request; the most that the API gives
 
 NameArgument = Annotated[str, typer.Argument(metavar="NAME", help="Name of the counter.")]
 ByOption = Annotated[

@@ -1,4 +1,4 @@
-"""What the commands share: the common options, numbers, confirmation, files.
+"""Common ground of the commands: the common options, numbers, confirmation, files.
 
 ``@command(...)`` appends the common options to a leaf's own and hands the
 function an Invocation instead.  Flags beat environment beats default.

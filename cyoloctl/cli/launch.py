@@ -45,7 +45,7 @@ class NodeProcess:
         return self.process.pid
 
     def wait_ready(self, timeout_s: float) -> dict[str, Any]:
-        """What the node says when it is ready.
+        """The node's announcement that it is ready.
 
         Raises the error that it says instead; InternalError when it ended
         without a word; Unavailable when timeout_s passed.

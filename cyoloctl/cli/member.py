@@ -90,7 +90,7 @@ def invite(
 
 def _say_replaced(made: dict[str, Any]) -> None:
     if made["replaced"]:
-        output.note(f"an older invitation for {made['name']} was open: its token admits nobody any more")
+        output.note(f"an older invitation for {made['name']} was open: its token no longer admits anybody")
 
 
 @command()
@@ -114,7 +114,7 @@ def invitations(invocation: Invocation) -> None:
     outdated = sorted({str(each["name"]) for each in document["invitations"] if each["state"] == "outdated"})
     if outdated:
         output.note(
-            f"invited by release 0.1.0, whose tokens admit nobody any more: {', '.join(outdated)}; "
+            f"invited by release 0.1.0, whose tokens no longer admit anybody: {', '.join(outdated)}; "
             "invite again with `cyoloctl member invite`"
         )
 

@@ -293,7 +293,7 @@ def _boxed(
 
 
 class Progress:
-    """How far a long command is, on stderr: a bar on a terminal, a line now and then elsewhere.
+    """Progress of a long command, on stderr: a bar on a terminal, a line now and then elsewhere.
 
     total: 1 or more.  Nothing that happens to stderr fails the command.
     """

@@ -89,7 +89,7 @@ def rotate_ca(
     """Give the cluster a new CA; the nodes exchange it by themselves.
 
     All members trust both CAs for the overlap. Then every node gets itself a
-    certificate of the new CA, and the old one counts no more. A member that
+    certificate of the new CA, and the old one no longer counts. A member that
     is away holds this up until it is back or removed. Credentials that were
     made before all members trusted the new CA end with the old one: renew
     them during the overlap (`credentials renew`).

@@ -72,7 +72,7 @@ _COOKIE = "cyolo-sid"
 
 
 def _acting(which: str, by: str | None, token_file: str | None, cookie_name: str, audience: str) -> Json:
-    """The body's fields that say who acts: for a person whose token is shown, else for who calls."""
+    """The body's fields that say who acts: for the person whose token is shown, otherwise for the caller."""
     if token_file is None:
         return {"by": _who(by)}
     if token_file == which == "-":
@@ -151,8 +151,8 @@ def start(
 ) -> None:
     """Begin a transaction: keep the id, give the user code or the link to whoever is to approve.
 
-    The id redeems the answer: treat it as a password. The approver is shown
-    who begins it (--by) as you say, and believes it as far as operators are believed.
+    The id redeems the answer: treat it as a password. The approver sees
+    the name that you give with --by, and trusts it as far as operators are trusted.
     With --token-file the person of that session cannot approve it.
     """
     body: Json = {

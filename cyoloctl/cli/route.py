@@ -81,7 +81,7 @@ def _fetch(invocation: Invocation) -> Json:
 
 
 def _table(document: Json, *, every: bool = False) -> RoutingTable:
-    """What the proxies need: the members with a gateway; every: for looking up, the others too."""
+    """The routing table for proxies: members with a gateway; every: the others too, for look-ups."""
     from cyoloctl.routing.table import Backend, RoutingTable
 
     return RoutingTable(
@@ -307,7 +307,7 @@ class _Publisher:
         self._reload_due = False
 
     def publish(self, table: RoutingTable) -> None:
-        """Raises ConfigError when the proxy refuses the file or the reload fails: it is tried again."""
+        """Write the file and reload the proxy.  Raises ConfigError when either fails; it is tried again."""
         from cyoloctl.routing.publish import publish
 
         text = _render(self._proxy, table, self._options)

@@ -85,7 +85,7 @@ def _number(value: object, suffix: str = "", limit: float | None = None) -> Cell
 
 
 def _clock(member: Mapping[str, Any]) -> Cell:
-    """How far the machine's clock is off: -2.7 ms, +9d."""
+    """Offset of the machine's clock: -2.7 ms, +9d."""
     skew = member.get("clock_skew_ms")
     if not isinstance(skew, int | float) or abs(skew) <= _CLOCK_SKEW_WARN_MS:
         return _number(skew, " ms")
@@ -134,14 +134,14 @@ def member_table(
     below: Sequence[Cell | str] = (),
     now_s: float | None = None,
 ) -> None:
-    """Write the members, one a line.  now_s: cluster time; None: this machine's."""
+    """Write the members, one per line.  now_s: cluster time; None: this machine's."""
     now_s = time.time() if now_s is None else now_s
     rows = [[column(member, now_s) for column in _COLUMNS.values()] for member in members]
     output.table(tuple(_COLUMNS), rows, right=_RIGHT, optional=_OPTIONAL, title=title, below=below)
 
 
 def warnings(document: Mapping[str, Any], now_s: float) -> list[str]:
-    """What needs a look, one sentence each, the gravest first."""
+    """Warnings, one sentence each, the gravest first."""
     cluster = document["cluster"]
     found: list[str] = []
     voters = [member for member in document["members"] if member.get("role") != "learner"]

@@ -118,12 +118,12 @@ class Client:
         """A single-use join token, good for ttl_s (60 to 604800) seconds.
 
         It takes the place of an older one for this name, which admits nobody
-        any more.  Not repeated when the outcome is unknown: then invite again.
+        from now on.  Not repeated when the outcome is unknown: then invite again.
         """
         return self._call("member_invite", body={"name": name, "learner": learner, "ttl_s": ttl_s})
 
     def member_invitations(self) -> dict[str, Any]:
-        """Who is invited."""
+        """Open invitations."""
         return self._call("member_invitations")
 
     def member_uninvite(self, name: str) -> dict[str, Any]:
@@ -353,7 +353,7 @@ def _consistency(stale: bool) -> dict[str, str]:
 
 
 class _Failures:
-    """What went wrong at each endpoint, and which error that makes in the end."""
+    """Failures of each endpoint, and the error that they add up to."""
 
     def __init__(self, route: Route[Node], request_id: str | None) -> None:
         self._route = route

@@ -47,7 +47,7 @@ class Guard:
     task: asyncio.Task[Any]
     deadline: float
     expired: bool = False
-    refusal: CyoloctlError | None = None  # the caller's certificate does not count any more
+    refusal: CyoloctlError | None = None  # the caller's certificate no longer counts
 
 
 class CallerConnection(Connection):
@@ -81,7 +81,7 @@ class CallerConnection(Connection):
         self.role: str | None = unix
         #: Why there is no role, where that can be said.
         self.refusal: CyoloctlError | None = None
-        #: Its identity was accepted once and is not any more: nothing but the refusal is answered.
+        #: Its identity was accepted once and no longer is: nothing but the refusal is answered.
         self.ended = False
         #: Of the call that is being answered.
         self.guard: Guard | None = None
@@ -172,9 +172,7 @@ class CallerConnection(Connection):
         if self.role == before:
             return
         self.ended = True
-        refusal = self.refusal or AccessDenied(
-            "the certificate is not accepted any more: use other credentials"
-        )
+        refusal = self.refusal or AccessDenied("the certificate is no longer accepted: use other credentials")
         self.refusal, self.role = refusal, None
         if self.gone is not None:
             self.close()  # after its last line

@@ -359,7 +359,7 @@ def _untrusted(endpoint: str, why: str) -> AccessDenied:
 
 
 def read_credentials(path: Path) -> Trust:
-    """Raises ConfigError for a file that is missing, open to others or damaged."""
+    """The trust in a credentials file.  Raises ConfigError if it is missing, open to others or damaged."""
     try:
         with open(path, "rb") as file:
             mode = os.fstat(file.fileno()).st_mode

@@ -73,7 +73,7 @@ class Deadline:
 
 
 class Connectable(Protocol):
-    """Where an exchange connects to.  text: what messages call it."""
+    """Destination of an exchange.  text: its name in messages."""
 
     @property
     def text(self) -> str:

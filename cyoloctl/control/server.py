@@ -289,7 +289,7 @@ class ControlServer(HttpServer[CallerConnection]):
         return answer
 
     def refuse_unreadable(self, error: BaseException | None) -> web.StreamResponse:
-        """What is not HTTP, in the API's shape."""
+        """The answer to bytes that are not HTTP, in the API's shape."""
         refusal: CyoloctlError = InvalidInput("the request is not valid HTTP/1.1: check what is sending it")
         if error is not None:
             refusal = self.internal_error("the HTTP layer failed", error)

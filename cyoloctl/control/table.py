@@ -49,7 +49,7 @@ __all__ = ["Node", "allowed_methods", "match", "path_for", "routes", "shown_path
 
 
 def _subjects() -> Iterator[tuple[Route[Node], ...]]:
-    """The routes of each subject in turn: a command looks no further than its own, and pays for no more."""
+    """The routes of each subject in turn: a command imports only as far as its own."""
     from cyoloctl.counters import api as counters
 
     yield counters.ROUTES

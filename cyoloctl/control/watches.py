@@ -26,7 +26,7 @@ _LONGEST_PAUSE_S = 2.0
 _CHANNEL_PAUSE_S = 0.01
 # Watchers that are written to before requests get their turn.
 _SLICE = 64
-# A watcher with so many unread bytes gets no more lines, and ends when it reads nothing for so long.
+# A watcher with this many unread bytes gets no further lines, and ends when it reads nothing for this long.
 _UNREAD_BYTES = 64 * 1024
 _STUCK_S = 30.0
 
@@ -113,7 +113,7 @@ class Watches:
         channel.watchers[watcher] = None
 
     async def leave(self, name: str, watcher: Watcher) -> None:
-        """The watcher gets no more.  Idempotent."""
+        """Stop sending to the watcher.  Idempotent."""
         channel = self._channels.get(name)
         if channel is None or watcher not in channel.watchers:
             return

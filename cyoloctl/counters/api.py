@@ -148,12 +148,12 @@ ROUTES: tuple[Route[HasCounters], ...] = (
         "/v1/counters",
         "viewer",
         "counter_list",
-        "List counters by name, a page at a time",
+        "List counters by name, in pages",
         answer=CounterList,
         handler=lambda node: node.counters.list,
         query=(
             _CONSISTENCY,
-            Field("limit", "integer", "counters a page", default=100, minimum=1, maximum=1000),
+            Field("limit", "integer", "counters per page", default=100, minimum=1, maximum=1000),
             Field(
                 "after",
                 "string",
@@ -170,7 +170,7 @@ ROUTES: tuple[Route[HasCounters], ...] = (
         "/v1/counters/{name}/watch",
         "viewer",
         "counter_watch",
-        "Follow a counter: one object a line, the present value first; a blank line at least every "
+        "Follow a counter: one object per line, the present value first; a blank line at least every "
         "10 seconds; an object with `error` ends the stream",
         answer=Counter,
         handler=lambda node: node.counters.watch,

@@ -56,7 +56,7 @@ class CounterOperations:
     async def _write(
         self, operation: str, arguments: Json, request_id: str | None, timeout_s: float
     ) -> CounterWritten:
-        """Raises InternalError when what the leader answers is no counter."""
+        """Propose a write.  Raises InternalError when the leader's answer is no counter."""
         index, value, identifier = await self._proposer.apply(
             "counter", operation, arguments, request_id=request_id, timeout_s=timeout_s
         )

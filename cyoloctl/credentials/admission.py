@@ -61,14 +61,14 @@ _MAX_FILE_BYTES = 4 << 20
 
 
 class Known(NamedTuple):
-    """What is known of a member: the hash of its key (None: not announced yet), whether it is a voter."""
+    """A member as this node knows it: the hash of its key (None: not announced yet), and whether it votes."""
 
     key_hash: str | None
     voter: bool
 
 
 class Link(Protocol):
-    """What the judge needs of the engine."""
+    """The engine, as far as the judge needs it."""
 
     def peers(self) -> Mapping[str, Any]: ...
     async def call(self, name: str, body: bytes, *, timeout_s: float) -> bytes: ...
@@ -78,7 +78,7 @@ class Link(Protocol):
 
 
 class Members(Protocol):
-    """What the judge needs of the members machine."""
+    """The members machine, as far as the judge needs it."""
 
     def get(self, name: str, /) -> Member | None: ...
     def members(self) -> Iterable[Member]: ...
@@ -116,7 +116,7 @@ class Admission:
         self._caught_up = asyncio.Event()
         self._vouched: dict[tuple[str, str], float] = {}  # name, key -> until, on the loop's clock
         self._queried: dict[tuple[str, str], float] = {}
-        self._doubted: dict[tuple[str, str], float] = {}  # connected, and not known (any more): since when
+        self._doubted: dict[tuple[str, str], float] = {}  # connected, but not known (now): since when
         self._tasks: set[asyncio.Task[None]] = set()
         self._written: str | None = None
         self.before_ready: Callable[[], Awaitable[object]] | None = None
@@ -236,7 +236,7 @@ class Admission:
         return name, entry.role
 
     def _presented(self, ssl_object: Any) -> Presented | None:
-        """Raises AccessDenied for a name of another cluster, and for a CA that was dropped since."""
+        """The presented certificate.  Raises AccessDenied for another cluster's or a dropped CA's."""
         shown = presented(ssl_object, cluster_id=self._cluster_id)
         if shown is not None and not self._is_trusted(ssl_object.getpeercert(True)):
             raise AccessDenied(
@@ -308,7 +308,7 @@ class Admission:
         self._caught_up.set()
 
     def sweep(self) -> None:
-        """Judge every live connection again; end those whose certificate does not count any more."""
+        """Judge every live connection again; end those whose certificate no longer counts."""
         loop_now = asyncio.get_running_loop().time()
         for (name, key_hash), until in list(self._vouched.items()):
             if self._known(name) is not None or until <= loop_now:

@@ -82,7 +82,7 @@ class Credential:
 
 
 class MemberNames(Protocol):
-    """What the register asks of the machine of members."""
+    """The members machine, as far as the register needs it."""
 
     def get(self, name: str, /) -> Any: ...
     def is_removed(self, name: str, /) -> bool: ...
@@ -105,7 +105,7 @@ class CredentialMachine(Machine):
     operator renews; conflict where the register has another by now.  ttl_ms:
     null for the lifetime that it had; the holder gets at most that one.
     not_found, conflict for one that was revoked, and as create.
-    ``revoke {name}``: it counts no more.  Idempotent.  not_found.
+    ``revoke {name}``: it no longer counts.  Idempotent.  not_found.
     ``bootstrap {name, key_hash, expires_unix_ms}``: the founder's operator.
     conflict once the register has ever had an operator, except for the same
     key, whose entry is given.  Its name may be that of a member: both are
@@ -242,7 +242,7 @@ class CredentialMachine(Machine):
             return
         if other.is_live(now_unix_ms):
             raise Refused(AlreadyExists(f"this key is that of {other.name}: make a new key"))
-        raise Refused(Conflict(f"this key was that of {other.name} and counts no more: make a new key"))
+        raise Refused(Conflict(f"this key was that of {other.name} and no longer counts: make a new key"))
 
     def _put(self, entry: Credential, now_unix_ms: int, *, instead_of: Credential | None = None) -> None:
         """Store an entry; makes room by forgetting the one that ended first.  Raises Refused."""

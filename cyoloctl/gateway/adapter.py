@@ -76,7 +76,7 @@ class GatewayAdapter:
         return self._proposer.engine.leader() is not None and self._keys.ring().primary is not None
 
     def facts(self) -> Json:
-        """What /metrics shows of the node."""
+        """The node's figures for /metrics."""
         engine, told = self._proposer.engine, self._describe()
         now_ms = self._proposer.now_ms()
         return {
@@ -203,7 +203,7 @@ class GatewayAdapter:
         """The record of a user code; a wrong one is counted, in the cluster.
 
         The same request id counts the same code once, however it is written.
-        Raises ApprovalRefused for who could not approve it, NotFound, SlowDown, InvalidInput,
+        Raises ApprovalRefused for anyone who could not approve it, NotFound, SlowDown, InvalidInput,
         Unavailable, OutcomeUnknown.
         """
         once = f"{request_id} {codes.hash_user_code(user_code)}"
@@ -236,9 +236,9 @@ class GatewayAdapter:
     async def begin(
         self, kind: str, *, client: str, network: str, actor: Actor, request_id: str, timeout_s: float
     ) -> Json:
-        """What RendezvousOperations.start answers; the same request id begins once.
+        """Begin a rendezvous: the answer of RendezvousOperations.start; one request id begins one.
 
-        What is live is counted in the replicated records; requests that are
+        Live ones are counted in the replicated records; requests that are
         under way at other nodes are not, and may pass the bound by a few.
         Raises SlowDown, Unavailable, OutcomeUnknown.
         """

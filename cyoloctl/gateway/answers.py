@@ -64,7 +64,7 @@ def page(
 
 
 def refused(error: Exception) -> Refused:
-    """What a person is told about an error, each kind with its own status."""
+    """The refusal that a person sees for an error, each kind with its own status."""
     text = error.message[:1].upper() + error.message[1:] + "." if isinstance(error, CyoloctlError) else ""
     match error:
         case NotFound():

@@ -71,7 +71,7 @@ class Callers:
         return "__Host-cyolo-form" if asked.scheme == "https" else "cyolo-form"
 
     def browser(self, asked: Asked) -> tuple[str, list[str]]:
-        """Which browser it is, and the cookie that makes it known from now on."""
+        """The browser's secret, and the cookies that make it known from now on."""
         cookie = self.form_cookie(asked)
         browser = browser_of(asked.cookie, cookie)
         if browser is not None:
@@ -125,7 +125,7 @@ class Callers:
         return page(self._node.name, status, "Sign in first", fill(SIGN_IN, link=link))
 
     def from_our_page(self, asked: Asked) -> None:
-        """Raises Refused, and logs it, for a request that another site's page made."""
+        """Check that no other site's page made the request.  Raises Refused, and logs it."""
         try:
             asked.refuse_other_origins()
         except Refused:
@@ -133,7 +133,7 @@ class Callers:
             raise
 
     async def fields(self, asked: Asked, request: web.BaseRequest, *fields: str) -> dict[str, str]:
-        """What a form of ours holds, these fields and "form".  Raises Refused, InvalidInput."""
+        """The fields of one of our forms: these and "form".  Raises Refused, InvalidInput."""
         self.from_our_page(asked)
         if request.content_type != "application/x-www-form-urlencoded":
             raise InvalidInput("this is not a form of this page")
@@ -167,7 +167,7 @@ class Callers:
 
 
 def answered_by(asked: Asked, person: str) -> str:
-    """Who answers a rendezvous, as its record says: the person, else the address."""
+    """Name of the one who answers a rendezvous, for its record: the person, otherwise the address."""
     return person or f"ip:{asked.client}"
 
 

@@ -195,7 +195,7 @@ class Forms:
         self._random = random
 
     def seal(self, purpose: str, browser: str, person: str, payload: bytes, now_unix_s: int) -> str:
-        """Raises Unavailable while the node has no key."""
+        """A sealed form for one browser and person.  Raises Unavailable while the node has no key."""
         keys = self._keys()
         if not keys:
             raise Unavailable("this node has no key yet: try again")
@@ -206,7 +206,7 @@ class Forms:
         return encode_base64url(key_id + nonce + sealed)
 
     def open(self, form: str, purpose: str, browser: str, person: str, now_unix_s: int) -> Opened:
-        """Raises Refused, for every reason the same, another spelling of the same bytes too."""
+        """Open a form.  Raises the same Refused for every reason, another spelling of the same bytes too."""
         stale = Refused(
             400,
             "This form is no longer valid",
@@ -255,7 +255,7 @@ def browser_of(cookie: str, name: str) -> str | None:
 
 @dataclass(frozen=True, slots=True)
 class Begun:
-    """What a browser keeps of the rendezvous that it began, sealed in a cookie so that any node goes on.
+    """A browser's record of the rendezvous that it began, sealed in a cookie so that any node goes on.
 
     id: of the record.  redemption: the secret that redeems it, 32 hex digits.
     user_code: as it is shown.
@@ -272,7 +272,7 @@ class Begun:
 
     @classmethod
     def open(cls, forms: Forms, value: str, now_unix_s: int) -> Begun:
-        """Raises Refused, for every reason the same."""
+        """Open a cookie's value.  Raises the same Refused for every reason."""
         payload = forms.open(value, "begun", "", "", now_unix_s).payload
         return cls(payload[:16].hex(), payload[16:32].hex(), payload[32:].decode("ascii"))
 

@@ -184,7 +184,7 @@ class RendezvousPages:
         return f"{prefix}cyolo-begun={value}; {rest}"
 
     def _begun(self, asked: Asked) -> tuple[Begun, str]:
-        """What this browser began, and which cookie its forms are sealed for.  Raises Refused."""
+        """This browser's rendezvous, and the cookie for which its forms are sealed.  Raises Refused."""
         name = self._begun_cookie(asked, "").partition("=")[0]
         value = cookie_of(asked.cookie, name) or ""
         try:

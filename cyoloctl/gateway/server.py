@@ -135,7 +135,7 @@ class Gateway(HttpServer[_Connection]):
         self._listener.start()
 
     def strangers(self) -> int:
-        """How many connections there are of callers that are no trusted proxies."""
+        """Number of connections from callers that are no trusted proxies."""
         return 0 if self._listener is None else len(self._listener.visitors)
 
     async def close(self, timeout_s: float = 2.0) -> None:
@@ -183,7 +183,7 @@ class Gateway(HttpServer[_Connection]):
         return response
 
     def refuse_unreadable(self, error: BaseException | None) -> web.StreamResponse:
-        """What is not HTTP, or too long a head."""
+        """The answer to bytes that are not HTTP, or to too long a head."""
         if error is not None:
             _log.error("the HTTP layer failed", exc_info=error)
         status = 400 if error is None else 500
@@ -207,7 +207,7 @@ class Gateway(HttpServer[_Connection]):
         return response
 
     def _asked(self, request: web.BaseRequest, path: str, query: str) -> Asked:
-        """Raises InvalidInput, Refused for a host that is not ours."""
+        """The request as the pages see it.  Raises InvalidInput, and Refused for a host that is not ours."""
         peer = ip(request.remote or "")
         by_proxy = is_in(peer, self._trusted)
         headers = request.headers

@@ -21,7 +21,7 @@ class GatewayNode(Protocol):
         """Whether a request could be served now; never waits."""
 
     def facts(self) -> Json:
-        """What /metrics shows of the node."""
+        """The node's figures for /metrics."""
 
     def form_keys(self) -> list[tuple[bytes, bytes]]:
         """(id of 4 bytes, key of 32 bytes) to seal forms with, the one to use first; empty: none yet."""
@@ -78,7 +78,7 @@ class GatewayNode(Protocol):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class GatewaySettings:
-    """What config.GatewayConfig says, without the addresses to listen on."""
+    """Settings of the gateway: config.GatewayConfig without the addresses to listen on."""
 
     trusted_proxies: tuple[str, ...]
     metrics_clients: tuple[str, ...]

@@ -1,4 +1,4 @@
-"""What people see: HTML without a script, and the headers that protect it.
+"""The pages: HTML without a script, and the headers that protect it.
 
 The pages are the files in pages/, read once, when this module is imported.
 

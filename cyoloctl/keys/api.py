@@ -42,7 +42,7 @@ class KeyList(TypedDict):
 
 
 class KeyStatus(TypedDict):
-    """Who holds which key"""
+    """The keys, and the members that hold each"""
 
     agreed: bool
     primary: str | None
@@ -66,7 +66,7 @@ class KeyExport(TypedDict):
 
 
 class KeyIdentity(TypedDict):
-    """What another cluster needs to seal a ring to this node"""
+    """Identity of this node, for another cluster to seal a ring to"""
 
     identity: str
     ca_sha256: str
@@ -79,7 +79,7 @@ class KeyApi(Protocol):
         """Every key."""
 
     async def status(self, *, timeout_s: float) -> Json:
-        """Who holds which key."""
+        """The keys, and the members that hold each."""
 
     async def generate(self, *, request_id: str | None, timeout_s: float) -> Json:
         """A pending key."""
@@ -119,7 +119,7 @@ class KeyApi(Protocol):
         """Add the keys of a ring."""
 
     async def identity(self, *, timeout_s: float) -> Json:
-        """What rings are sealed to."""
+        """The identity that rings are sealed to."""
 
 
 class HasKeys(Protocol):

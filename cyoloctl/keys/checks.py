@@ -1,4 +1,4 @@
-"""What the commands and the snapshots of the key machine may hold: each check raises Malformed."""
+"""Checks of the commands and snapshots of the key machine: each raises Malformed."""
 
 from __future__ import annotations
 

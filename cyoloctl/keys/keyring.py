@@ -29,7 +29,7 @@ def context_bytes(text: str, what: str) -> bytes:
 
 
 class KeyState(StrEnum):
-    """pending and enabled open, primary mints too, disabled refuses, destroyed has no secret any more."""
+    """pending and enabled open, primary mints too, disabled refuses, destroyed has lost its secret."""
 
     PENDING = "pending"
     PRIMARY = "primary"

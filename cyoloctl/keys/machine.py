@@ -173,7 +173,7 @@ class KeyMachine(Observed, Machine):
     def set_back(self, from_unix_ms: int, to_unix_ms: int) -> None:
         """The time was set back: nothing was made, promoted or retired later than now.
 
-        Else a rotation would wait until the future has come in which the last one took place.
+        Otherwise a rotation would wait until the last one, dated in that future, lay in the past.
         """
 
         def past(unix_ms: int | None) -> int | None:

@@ -319,7 +319,7 @@ class KeyOperations:
         return found
 
     def _verify(self, name: str, announced: NodeKey) -> None:
-        """Raises InvalidInput where no CA that is trusted vouches for it."""
+        """Check an announced key.  Raises InvalidInput unless a trusted CA vouches for it."""
         now = from_unix_ms(self._proposer.now_ms())
         refusal: CyoloctlError | None = None
         for ca_pem in self._authorities:

@@ -68,7 +68,7 @@ class KeyPolicy:
 
 @dataclass(frozen=True, slots=True)
 class KeyRecord:
-    """What is replicated of one key.
+    """The replicated part of one key.
 
     key_id: 8 hexadecimal digits.  cluster_id: of the cluster where the key was
     made; it goes into the derivation of tokens.  fingerprint: 32 hexadecimal

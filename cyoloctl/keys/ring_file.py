@@ -197,7 +197,7 @@ _RING_KEY = {
 
 
 def _decode_ring(data: bytes, cluster_id: str) -> Ring:
-    """Raises InvalidInput, without a cause: it could quote a secret."""
+    """The ring in these bytes.  Raises InvalidInput without a cause, which could quote a secret."""
     try:
         top = read_object(data.decode("ascii"), _RING, "a key ring")
         items = [check_fields(item, _RING_KEY, "a key ring") for item in top["keys"]]
@@ -398,7 +398,7 @@ def _signed(*lines: str) -> bytes:
 def _check_ca(
     name: str, cluster_id: str, ca_pem: str, own_id: str, own_ca_pem: str, given: str | None, option: str
 ) -> None:
-    """Raises AccessDenied unless the CA is our own or the one that the operator names."""
+    """Check a ring's CA.  Raises AccessDenied unless it is our own or the one that the operator names."""
     found = certificate_sha256(ca_pem)
     if cluster_id == own_id and found != certificate_sha256(own_ca_pem):
         raise AccessDenied(

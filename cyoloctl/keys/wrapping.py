@@ -125,7 +125,7 @@ def _sealing_statement(cluster_id: str, name: str, sealing_key: str) -> bytes:
 
 @dataclass(frozen=True, slots=True)
 class NodeIdentity:
-    """What a node shows so that others can seal a ring to it.  Nothing secret.
+    """Identity of a node, for others to seal a ring to.  Nothing secret.
 
     Certificate and CA in PEM; sealing key (X25519) and signature (sign_sealing_key) in base64.
     """

@@ -1,4 +1,4 @@
-"""Where members are."""
+"""Addresses of the members."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ class Addresses:
         self._configured = {str(name): str(address) for name, address in configured.items()}
 
     def known(self) -> dict[str, str]:
-        """What the log says, else what node.yaml says."""
+        """Address of each member: from the log, otherwise from node.yaml."""
         found = dict(self._configured)
         found.update({member.name: member.address for member in self._members.members()})
         for name in self._members.removed():
@@ -37,7 +37,7 @@ class Addresses:
         return {**self.known(), str(self._node.name): str(self._node.advertise)}
 
     def to_dial(self) -> dict[str, tuple[str, ...]]:
-        """Where members may be: what the log says first, then what node.yaml says."""
+        """Possible addresses of each member: those in the log first, then those in node.yaml."""
         return {
             name: tuple(dict.fromkeys((address, self._configured.get(name, address))))
             for name, address in self.known().items()

@@ -98,7 +98,7 @@ class Problem(TypedDict):
 
 
 class Status(TypedDict):
-    """What the asked node knows"""
+    """The cluster as the asked node knows it"""
 
     cluster: Annotated[Cluster, Loose]
     members: list[Member]
@@ -106,7 +106,7 @@ class Status(TypedDict):
 
 
 class Invitation(TypedDict):
-    """A join token; it is a secret. replaced: an older one for this name admits nobody any more"""
+    """A join token; it is a secret. replaced: an older one for this name no longer admits anybody"""
 
     token: str
     name: Name
@@ -126,7 +126,7 @@ class InvitationInList(TypedDict):
 
 
 class InvitationList(TypedDict):
-    """Who is invited"""
+    """The open invitations"""
 
     invitations: list[InvitationInList]
 
@@ -139,11 +139,11 @@ class Uninvited(TypedDict):
 
 
 class Grant(TypedDict):
-    """What a node needs to be a member, sealed where it is secret"""
+    """The grant that makes a node a member, sealed where it is secret"""
 
 
 class Removal(TypedDict):
-    """What was, or would be, removed"""
+    """A removal, or its preview"""
 
     name: Name
     removed: bool
@@ -154,7 +154,7 @@ class Removal(TypedDict):
 
 
 class Leadership(TypedDict):
-    """Who leads now"""
+    """The present leadership"""
 
     leader: Name | None
     previous: Name | None
@@ -183,7 +183,7 @@ class MemberApi(Protocol):
         """A single-use join token, in the place of an older one for this name."""
 
     async def invitations(self, *, timeout_s: float) -> Json:
-        """Who is invited."""
+        """The open invitations."""
 
     async def uninvite(self, name: str, *, timeout_s: float) -> Json:
         """Withdraw an invitation.  Raises NotFound, Conflict."""
@@ -284,7 +284,7 @@ ROUTES: tuple[Route[HasMembers], ...] = (
         "/v1/invitations/{name}/withdraw",
         "operator",
         "member_uninvite",
-        "Withdraw an invitation: its token admits nobody any more",
+        "Withdraw an invitation: its token no longer admits anybody",
         answer=Uninvited,
         handler=lambda node: node.members.uninvite,
         what="member name",

@@ -1,4 +1,4 @@
-"""What the commands and the snapshots of the members machine may hold.
+"""Checks of the commands and snapshots of the members machine.
 
 Each check returns the clean value or raises Malformed.  Only ASCII reaches the
 parsers: what is printable beyond it depends on the interpreter's Unicode version.

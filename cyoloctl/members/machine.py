@@ -1,4 +1,4 @@
-"""Who belongs to the cluster, as the cluster agreed: members, invitations, removed names.
+"""The membership on which the cluster agreed: members, invitations, removed names.
 
 Raft's own configuration says who votes now; this says who may, and where they
 are.  ``role`` is the wanted role: a node made voter here becomes one when it
@@ -159,7 +159,7 @@ class MemberMachine(Machine):
         return dict(sorted(self._hosts.items()))
 
     def gateway(self, name: str) -> Gateway | None:
-        """Where browsers reach a member; None where it has no gateway, or has not said so."""
+        """The gateway of a member; None where it has none, or has not said so."""
         return self._gateways.get(name)
 
     def shared_hosts(self) -> list[str]:

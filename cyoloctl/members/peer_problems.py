@@ -28,7 +28,7 @@ class Facts(Protocol):
 
 
 def voters_up(status: ReplicaStatus) -> int:
-    """How many of the voters are connected, this node among them.
+    """Number of connected voters, this node included.
 
     By raft id: a member in memory that came back is a new one, and its old vote is gone until it is removed.
     """

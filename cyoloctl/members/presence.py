@@ -1,4 +1,4 @@
-"""Which process of each node is the latest, and how far its disk had got: so that copies are known."""
+"""The latest process of each node, and how far its disk had got: so that copies are recognised."""
 
 from __future__ import annotations
 
@@ -54,7 +54,7 @@ class PresenceMachine(Machine):
         self._nodes: dict[str, Presence] = {}
 
     def get(self, name: str) -> Presence | None:
-        """What is known of a member's processes."""
+        """The latest known process of a member."""
         return self._nodes.get(name)
 
     def forget_member(self, name: str, index: int) -> None:

@@ -127,7 +127,7 @@ def clock_problems(
 
 
 def time_ahead_ms(engine: Engine) -> float | None:
-    """How far cluster time is ahead of the majority's clocks, in milliseconds; 0 when it is not.
+    """Lead of cluster time over the majority's clocks, in milliseconds; 0 when it has none.
 
     None while a majority's clocks are not known.
     """

@@ -124,7 +124,7 @@ class SecretInvitation:
     """A join token of release 0.1.0, known by the SHA-256 of its secret (64 hex digits).
 
     Kept so that logs and snapshots of that release give the same state; it
-    admits no node any more, because its token would travel in the clear to
+    no longer admits a node, because its token would travel in the clear to
     anyone who answers.
 
     expires_unix_ms: refused from this replicated time on.  used_by: SHA-256
@@ -144,7 +144,7 @@ class SecretInvitation:
 
 
 class Gateway(NamedTuple):
-    """Where browsers reach a member: HOST:PORT, and the base of its links (None: by its host name)."""
+    """A member's gateway, for browsers: HOST:PORT, and the base of its links (None: by its host name)."""
 
     address: str
     url: str | None

@@ -76,7 +76,7 @@ class MemoryVotes:
         return None
 
     async def give_vote_back(self, *, timeout_s: float) -> None:
-        """Before a member in memory stops: be no voter any more, so that the others stay a majority.
+        """Give up the vote of a member in memory before it stops, so that the others stay a majority.
 
         It will come back under another raft id, and its present vote never.  Raises nothing; what
         could not be done is in the log.

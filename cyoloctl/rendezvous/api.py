@@ -30,7 +30,7 @@ __all__ = [
 
 
 class RendezvousStarted(TypedDict):
-    """What the initiator keeps (id) and shows (user code and link); words of RFC 8628"""
+    """A started rendezvous: the initiator keeps the id, and shows user code and link; words of RFC 8628"""
 
     id: str
     user_code: str
@@ -79,7 +79,7 @@ class RendezvousList(TypedDict):
 
 
 class RendezvousPolicy(TypedDict):
-    """Who may approve what a kind is for"""
+    """The policy of a kind: who may approve it"""
 
     kind: Name
     require: dict[str, bool | int | str]
@@ -167,7 +167,7 @@ class RendezvousApi(Protocol):
         """Set who may approve a kind."""
 
     async def policies(self, *, timeout_s: float) -> Json:
-        """Who may approve what."""
+        """The policies of approval, by kind."""
 
     async def show(self, name: str, *, timeout_s: float) -> Json:
         """The record of an id or a user code."""
@@ -199,7 +199,7 @@ _RENDEZVOUS = (
 _BY = Field(
     "by",
     "string",
-    "who acts, as the caller says, who is believed; null: whose token it is, else `operator`",
+    "name of whoever acts; the caller is trusted with it; null: the person of the token, or `operator`",
     default=None,
     nullable=True,
     pattern=r"[^\x00-\x1f\x7f]{1,256}",
@@ -242,7 +242,7 @@ ROUTES: tuple[Route[HasRendezvous], ...] = (
             Field(
                 "initiator",
                 "string",
-                "who asks, as the approver sees it and the caller says",
+                "name of whoever asks, as claimed by the caller and shown to the approver",
                 default="operator",
                 pattern=_BY.pattern,
                 rule=_BY.rule,
@@ -276,7 +276,7 @@ ROUTES: tuple[Route[HasRendezvous], ...] = (
             Field(
                 "redemption",
                 "string",
-                "a secret of the redeemer: who brings the same gets the same answer again for 5 minutes",
+                "a secret of the redeemer: whoever brings the same gets the same answer again for 5 minutes",
                 pattern=r"[!-~]{16,128}",
                 rule="16 to 128 printable ASCII characters without spaces",
             ),
@@ -383,7 +383,7 @@ ROUTES: tuple[Route[HasRendezvous], ...] = (
         "/v1/rendezvous/policies",
         "gateway",
         "rendezvous_policies",
-        "Who may approve what, for each kind that has no default policy",
+        "The policies of approval, for each kind without the default",
         answer=RendezvousPolicies,
         handler=lambda node: node.rendezvous.policies,
     ),

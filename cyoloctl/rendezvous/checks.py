@@ -1,4 +1,4 @@
-"""What commands and snapshots of rendezvous may hold: a check returns the value or raises Malformed."""
+"""Checks of the commands and snapshots of rendezvous: each returns the value or raises Malformed."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What both ends of a rendezvous compute: user codes, ids, and sealed results.
+"""Computations of both ends of a rendezvous: user codes, ids, and sealed results.
 
 Randomness is an argument; there is no clock and no I/O.
 """
@@ -68,7 +68,7 @@ def normalise_user_code(text: str) -> str:
 
 
 def hash_user_code(code: str) -> str:
-    """What the cluster keeps of a user code: 64 hex digits, the same for each way to write it.
+    """The cluster's hash of a user code: 64 hex digits, the same for each way to write it.
 
     Raises InvalidInput.
     """

@@ -23,15 +23,15 @@ denial or cancellation may come from anybody, because it grants nothing.  What
 has ended leaves a tombstone without data for 24 hours, so that "redeemed",
 "denied" and "expired" can be told from "unknown".
 
-Who can do what with what is known
-----------------------------------
+What each secret allows
+-----------------------
 The *id* (128 bits, random or the hash of the initiator's public key) is all that
 redeeming takes: it is shown to the initiator and to operators, never on the
 approver's page, and is not hashed here, because whoever reads the journal reads
 an unsealed answer beside it.  An answer that must stay secret from the nodes'
 disks is sealed: the id then commits to the key, so that nobody can put their own
 key under an id that the initiator shows, and the machine takes no other answer.
-The *user code* is kept as a hash, which keeps it out of sight and no more: 35
+The *user code* is kept as a hash, which only keeps it out of sight: 35
 bits are searched in seconds by whoever has the state.  Guessing it from outside
 is what is counted, here and not per node: 5 wrong codes against a record that was
 named; else 10 in 10 minutes of one person, or of somebody unknown the network and
@@ -42,7 +42,7 @@ minutes meet 20**8 codes: one in 25,000 finds one of 100 live records.
 
 Nobody approves themselves
 --------------------------
-A record keeps digests of who began it: browser, session, person, credentials.
+A record keeps digests of whoever began it: browser, session, person, credentials.
 Whoever claims or approves brings theirs, and one in common is a refusal, unless the
 kind's policy allows it.  A policy may also demand claims of the approver's session.
 It is judged here, by the policy at that place in the log, so that a node that has
@@ -170,7 +170,7 @@ class RendezvousMachine(Observed, Machine):
     and ``attempt`` with one caller_sha256, of whom 1,000 are remembered and
     unknown ones refused while all are; no node may propose them or ``start``.
 
-    expected: the state that the caller saw, or null for any.  by: who acts.
+    expected: the state that the caller saw, or null for any.  by: whoever acts.
     A record in another state is a conflict that says which, rendezvous_denied or
     expired_token; not_found for an unknown one.
 
@@ -235,7 +235,7 @@ class RendezvousMachine(Observed, Machine):
         return [record for record in found if now_unix_ms < record.expires_unix_ms]
 
     def counts(self, now_unix_ms: int) -> Counter[State]:
-        """How many `records` there are in each state, at a third of the cost."""
+        """Number of `records` in each state, at a third of the cost."""
         found: Counter[State] = Counter()
         for record in self._records.values():
             ended = record.state not in LIVE_STATES
@@ -247,7 +247,7 @@ class RendezvousMachine(Observed, Machine):
         return found
 
     def policy(self, kind: str) -> Policy:
-        """Who may approve what this kind is for; the default where nothing was set."""
+        """The policy of this kind; the default where none was set."""
         return self._policies.get(kind, DEFAULT_POLICY)
 
     def policies(self) -> dict[str, Policy]:
@@ -282,7 +282,7 @@ class RendezvousMachine(Observed, Machine):
     def answer(
         self, id: str, redemption_sha256: str, now_unix_ms: int
     ) -> tuple[Mapping[str, str] | None, str | None] | None:
-        """Answer and sealed result (one of them) for whom redeemed; None for others and after 5 minutes."""
+        """Answer or sealed result, for whoever redeemed it; None for others and after 5 minutes."""
         record = self.get(id, now_unix_ms)
         if record is None or record.redemption_sha256 != redemption_sha256 or not has_result(record):
             return None
@@ -436,7 +436,7 @@ class RendezvousMachine(Observed, Machine):
             raise Refused(refusal)
 
     def set_back(self, from_unix_ms: int, to_unix_ms: int) -> None:
-        """The time was set back: what began in a future that never was lasts as long as it would have."""
+        """The time was set back: records of that future begin earlier, and last as long as before."""
         less_ms = from_unix_ms - to_unix_ms
 
         def moved(record: Rendezvous) -> Rendezvous:
@@ -485,7 +485,7 @@ class RendezvousMachine(Observed, Machine):
             raise Refused(Overloaded("the rendezvous hold 32 MiB already: wait until some end"))
 
     def _before(self, given: dict[str, Any], index: int, now_unix_ms: int) -> None:
-        """What time changed: of the records that the command is about, and of the oldest of all others.
+        """Apply what time changed: of the records that the command is about, and of the oldest of all others.
 
         Of those at most `EXPIRED_AT_ONCE`, so that no command takes long; the rest is left to the next
         ones, and shown as it is by now meanwhile (`_at`).

@@ -80,7 +80,7 @@ def counted(sub: str | None, client: str) -> Counted:
 
 
 def _credentials() -> str | None:
-    """The name in the certificate of who calls; None at the control socket, which has no such name."""
+    """The name in the caller's certificate; None at the control socket, which has no such name."""
     name = CALLER.get().name
     return name if re.fullmatch(NAME_PATTERN, name) else None
 
@@ -90,12 +90,12 @@ def _digest(kind: str, name: str) -> str:
 
 
 def person_digest(sub: str) -> str:
-    """What a record that a person began keeps of them, among others."""
+    """Digest of a person, kept in each record that they began."""
     return _digest("sub", sub)
 
 
 def _digests(actor: Actor) -> list[str]:
-    """What the record keeps of who began it, and compares with who answers."""
+    """Digests of an actor: kept of whoever began a record, compared with whoever answers it."""
     names = {"sub": actor.sub, "sid": actor.sid, "browser": actor.browser, "credentials": actor.credentials}
     return sorted(_digest(kind, name) for kind, name in names.items() if name is not None)
 
@@ -408,8 +408,8 @@ class RendezvousOperations:
         """For a caller of the API; data: of an approval.
 
         Wrong codes are counted for the person whose session is shown, else for
-        each `by`, so that whoever mistypes stops nobody else.  That is what the
-        caller claims: who may call this may also list the records.
+        each `by`, so that whoever mistypes stops nobody else.  `by` is only
+        the caller's claim: whoever may call this may also list the records.
         """
         deadline = time.monotonic() + timeout_s
         actor = await self._actor(token, cookie_name, audience, current=True, timeout_s=timeout_s)
@@ -473,7 +473,7 @@ class RendezvousOperations:
             return self._answer(record.id)
 
     def refuse(self, record: Rendezvous, actor: Actor) -> None:
-        """Raises ApprovalRefused where the machine would, without a command that a request id remembers."""
+        """Raise ApprovalRefused where the machine would, without a command that a request id remembers."""
         refusal = self._records.refusal(record, _digests(actor), self._shown_claims(record, actor))
         if refusal is not None:
             raise refusal
@@ -562,7 +562,7 @@ class RendezvousOperations:
     # ------------------------------------------------------------- who looks
 
     def to_json(self, record: Rendezvous) -> Json:
-        """What an operator may see of a record."""
+        """A record, as far as operators may see it."""
         return {
             "id": record.id,
             "kind": record.kind,
@@ -586,7 +586,7 @@ class RendezvousOperations:
         return {"schema_version": 1, **self.to_json(record)}
 
     async def show(self, name: str, *, timeout_s: float) -> Json:
-        """name: an id, or a user code; wrong codes of operators are not counted, who can list them all."""
+        """name: an id, or a user code.  Operators' wrong codes are not counted: they can list all records."""
         await self._proposer.fresh(timeout_s=timeout_s)
         if len(name) == 32:
             return self._answer(name)
@@ -631,7 +631,7 @@ async def _wait(event: asyncio.Event, timeout_s: float) -> None:
 
 
 def _begin(draw: _Draw, number: int, public_key: str | None) -> _Beginning:
-    """What the draw of a number begins."""
+    """The beginning that a numbered draw gives."""
     id = draw(number, "id").hex()[:32] if public_key is None else codes.id_of_public_key(public_key)
     blocks = itertools.count()
     user_code = codes.new_user_code(lambda count: draw(number, f"code {next(blocks)}")[:count])

@@ -136,7 +136,7 @@ MAX_BEGUN_BY = 4
 
 
 class Level(NamedTuple):
-    """What wrong codes are counted for.
+    """A level at which wrong codes are counted.
 
     limit: in 10 minutes.  size: so many are remembered.  whose: for the refusal.
     """
@@ -146,7 +146,7 @@ class Level(NamedTuple):
     whose: str
 
 
-# Who counts says which of them it is: machines know no addresses.  "network" is one customer's, an IPv4
+# Whoever counts names the level: machines know no addresses.  "network" is one customer's, an IPv4
 # address or an IPv6 /64.
 LEVELS: dict[str, Level] = {
     "person": Level(10, 10_000, "of yours"),
@@ -162,12 +162,12 @@ class Rendezvous:
     """One record.
 
     id: 32 hex digits.  kind: what it is for, a name.  user_code_sha256: None
-    once it ended.  node: the member where it began.  initiator, origin: who
+    once it ended.  node: the member where it began.  initiator, origin: whoever
     asks and from where, as that node saw it.  data: what the initiator says,
     to be shown to the approver.  initiator_public_key: X25519, base64, or None.
-    claimed_by: who claimed or approved.  answer, sealed_result: one of them
+    claimed_by: whoever claimed or approved.  answer, sealed_result: one of them
     while approved, and for 5 minutes once consumed.  redemption_sha256: of
-    whom redeemed.  expires_unix_ms: expired from this replicated time on;
+    whoever redeemed.  expires_unix_ms: expired from this replicated time on;
     changed_unix_ms: of the last transition.
     """
 
@@ -191,17 +191,17 @@ class Rendezvous:
     begun_by: tuple[str, ...] = field(default=(), repr=False)
 
     def to_json(self) -> dict[str, Any]:
-        """What an operator may see: no answer, no hash."""
+        """The record, as far as operators may see it: no answer, no hash."""
         hidden = ("user_code_sha256", "answer", "sealed_result", "redemption_sha256", "begun_by")
         return {f.name: getattr(self, f.name) for f in fields(self) if f.name not in hidden}
 
 
 @dataclass(frozen=True, slots=True)
 class Policy:
-    """Who may approve what a kind is for.
+    """The policy of a kind: who may approve it.
 
     require: claims that the approver's session must have, with these values.
-    allow_self: even who began it.
+    allow_self: even whoever began it.
     """
 
     require: Mapping[str, bool | int | str] = field(default_factory=dict)
@@ -316,7 +316,7 @@ def is_coherent(record: Rendezvous) -> bool:
 
 
 def decode64(spelt: str) -> bytes | None:
-    """What base64 of one spelling holds, None for anything else."""
+    """The bytes in canonical base64, None for anything else."""
     try:
         return decode_base64(spelt)
     except ValueError:

@@ -39,13 +39,13 @@ class Token(TypedDict):
 
 
 class TokenBatch(TypedDict):
-    """A result an item, in order: a session with its token, or `valid` false with a `code`"""
+    """One result per item, in order: a session with its token, or `valid` false with a `code`"""
 
     results: list[Json]
 
 
 class Revocation(TypedDict):
-    """What is refused from now on"""
+    """A revocation: the tokens that are refused from now on"""
 
     kind: Literal["sid", "sub"]
     value: str
@@ -89,7 +89,7 @@ class TokenApi(Protocol):
         explain: bool,
         timeout_s: float,
     ) -> Json:
-        """What a token says.  Raises TokenRejected."""
+        """Open a token: its session.  Raises TokenRejected."""
 
     async def update(
         self,
@@ -340,11 +340,11 @@ ROUTES: tuple[Route[HasTokens], ...] = (
         "/v1/tokens/revocations",
         "viewer",
         "token_revocations",
-        "List what is revoked, a page at a time",
+        "List revocations, in pages",
         answer=RevocationList,
         handler=lambda node: node.tokens.revocations,
         query=(
-            Field("limit", "integer", "revocations a page", default=100, minimum=1, maximum=1000),
+            Field("limit", "integer", "revocations per page", default=100, minimum=1, maximum=1000),
             Field("after", "string", "`next` of the page before", default=None, nullable=True),
         ),
     ),

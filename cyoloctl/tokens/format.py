@@ -116,7 +116,7 @@ _parse = json.JSONDecoder(parse_int=_integer, parse_float=_no_number, parse_cons
 
 @dataclass(frozen=True, slots=True)
 class Session:
-    """What a token says.  Its repr leaves the claims out.
+    """The content of a token.  Its repr leaves the claims out.
 
     sub: the subject, Unicode NFC, 1 to 256 bytes of UTF-8.
     sid: the session, 16 random bytes as base64url; the same through every update and refresh.
@@ -136,7 +136,7 @@ class Session:
 
 
 def _fault(session: Session) -> str | None:
-    """What is wrong with the fields of a session, its claims' values aside."""
+    """The fault in the fields of a session, its claims' values aside; None for none."""
     for value in (session.gen, session.iat, session.exp, session.abs):
         if type(value) is not int:  # a bool is an int to isinstance
             return "gen, iat, exp and abs must be integers"
@@ -282,7 +282,7 @@ class ClockGuard:
         self._highest_unix_s = 0
 
     def check(self, now_unix_s: int) -> None:
-        """Raises ClockSetBack when the time is more than 60 s before the highest; otherwise remembers it."""
+        """Remember the highest time.  Raises ClockSetBack when this one is more than 60 s before it."""
         back_s = self._highest_unix_s - now_unix_s
         if back_s > LEEWAY_S:
             raise ClockSetBack(
@@ -309,7 +309,7 @@ _INFO_START = pre_auth_encoding(b"cyoloctl token v1", bytes(_HEADER), b"")[: -_H
 
 @lru_cache(maxsize=256)  # nothing secret; half a megabyte at most
 def _info_end(cluster_id: str, cookie_name: str, audience: str) -> bytes:
-    """What follows the header in HKDF's info: the length and bytes of the context's encoding."""
+    """The part after the header in HKDF's info: the length and bytes of the context's encoding."""
     context = pre_auth_encoding(
         context_bytes(cluster_id, "cluster id"),
         _checked_cookie_name(cookie_name).encode(),
@@ -509,7 +509,7 @@ def key_id_of(token: str | bytes) -> bytes:
 
 
 def describe_unverified(token: str | bytes) -> dict[str, Any]:
-    """What a token shows without its key: version, key_id in hexadecimal, token_bytes of text, payload_bytes.
+    """Parts of a token that need no key: version, key_id in hexadecimal, token_bytes of text, payload_bytes.
 
     Nothing is verified.  Raises InvalidInput for what has not even the form of a token.
     """

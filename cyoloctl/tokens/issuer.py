@@ -78,7 +78,7 @@ def refusal(error: CyoloctlError) -> Json:
 
 @dataclass(frozen=True, slots=True)
 class Context:
-    """What a token is bound to besides the cluster: the cookie that carries it and its audience."""
+    """Binding of a token besides the cluster: the cookie that carries it, and its audience."""
 
     cookie_name: str = "cyolo-sid"
     audience: str = ""
@@ -216,7 +216,7 @@ class Issuer:
             )
 
     def inspect(self, token: str, *, context: Context, now_unix_s: int) -> Json:
-        """What a token says.  Raises TokenRejected, ClockSetBack."""
+        """Open a token: its session.  Raises TokenRejected, ClockSetBack."""
         return to_json(self.open(token, context=context, now_unix_s=now_unix_s), token)
 
     def seal_updated(

@@ -1,4 +1,4 @@
-"""Which sessions must not come back: minimum generations and revocations, until the last token would end.
+"""Sessions that must not come back: minimum generations and revocations, until the last token would end.
 
 A token is refused by its session id (``sid``), when that was revoked or its
 generation is older than the minimum, or by its subject (``sub``), when it was
@@ -36,7 +36,7 @@ _AHEAD_S = 5  # what another member issued a moment ago may be dated this much a
 
 @dataclass(frozen=True, slots=True)
 class Revocation:
-    """What is remembered of one session id or subject.
+    """The record of one session id or subject.
 
     value: the session id or the subject.  minimum_gen: tokens of a lower
     generation are refused; None where all are, and for subjects.
@@ -69,13 +69,13 @@ class _Table:
 
     def __init__(self, entries: dict[str, tuple[int, int]]) -> None:
         self.entries = entries
-        # Ends, not replicated.  Whoever is raised leaves his old end behind, to be skipped.
+        # Ends, not replicated.  An entry that is raised leaves its old end behind, to be skipped.
         self._ends = [(until, key) for key, (_, until) in entries.items()]
         heapify(self._ends)
         self._order: list[str] | None = None
 
     def put(self, key: str, level: int, until_ms: int, now_ms: int) -> tuple[int, int]:
-        """What the entry is now; an entry that would have ended already is not made."""
+        """Raise an entry, and return it; an entry that would have ended already is not made."""
         old = self.entries.get(key)
         new = (level, until_ms) if old is None else (max(level, old[0]), max(until_ms, old[1]))
         if new == old or new[1] <= now_ms:
@@ -100,7 +100,7 @@ class _Table:
         return new
 
     def _forget(self, now_ms: int) -> None:
-        """What ended, so much at once that no command takes long; the rest is of no effect meanwhile."""
+        """Forget some of the ended entries, so few that no command takes long; the rest have no effect."""
         left = _FORGOTTEN_AT_ONCE
         while left and self._ends and self._ends[0][0] <= now_ms:
             until, key = heappop(self._ends)
@@ -133,7 +133,7 @@ class _Table:
 
     @classmethod
     def load(cls, state: object, key_check: Check, level_check: Check) -> _Table:
-        """Raises ValueError, Malformed."""
+        """The table in a snapshot.  Raises ValueError, Malformed."""
         columns = exact(state, {"keys", "levels", "untils"})
         keys, levels, untils = columns["keys"], columns["levels"], columns["untils"]
         if not type(keys) is type(levels) is type(untils) is list or len(keys) > MAX_REVOCATIONS:
@@ -212,7 +212,7 @@ class SessionMachine(Machine):
         return 0 if known is None else known[0] + 1
 
     def ending_between(self, low_unix_ms: int, high_unix_ms: int) -> int:
-        """How many entries end after the one time and not after the other."""
+        """Number of entries that end after the one time and not after the other."""
         return sum(
             low_unix_ms < until <= high_unix_ms
             for table in (self._sids, self._subs)
@@ -222,7 +222,7 @@ class SessionMachine(Machine):
     def set_back(self, from_unix_ms: int, to_unix_ms: int) -> None:
         """The time was set back: what was revoked in the future is revoked until now.
 
-        Else nobody so revoked could sign in again before that future has come.
+        Otherwise nobody so revoked could sign in again before that future has come.
         """
         latest_s = to_unix_ms // 1000 + _AHEAD_S
         entries = self._subs.entries

@@ -44,7 +44,7 @@ class TokenOperations:
 
     @property
     def counts(self) -> Mapping[str, int]:
-        """How many tokens this process minted, opened and rejected."""
+        """Numbers of tokens that this process minted, opened and rejected."""
         return self._issuer.counts
 
     def _refuses(self, session: Session) -> str | None:
