@@ -18,7 +18,7 @@ CallerKind = Literal["node", "client", "browser"]
 
 
 class Caller(NamedTuple):
-    """Who asked.
+    """The caller of an operation.
 
     kind: ``node`` for the node's own upkeep, ``client`` for a caller of the
     API, ``browser`` for somebody at the gateway.  name: of the credentials, of
@@ -37,7 +37,7 @@ CALLER: ContextVar[Caller] = ContextVar("caller", default=NODE)
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Actor:
-    """Who begins or answers something, as far as it was proved; None for what was not.
+    """Whoever begins or answers something, as far as proved; None for what was not.
 
     sub, sid, claims: of the session that was shown.  browser: the secret that
     one browser keeps.  credentials: the name in a certificate.

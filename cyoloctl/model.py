@@ -42,7 +42,7 @@ _NUMBER = re.compile(r"[0-9]+|0x[0-9a-f]*")
 
 
 def majority(voters: int) -> int:
-    """How many of so many voters are a majority: more than half."""
+    """The smallest majority of this many voters: more than half."""
     return voters // 2 + 1
 
 
@@ -74,7 +74,7 @@ NO_STAMP = Stamp(0, 0, 0)
 
 @dataclass(frozen=True, slots=True)
 class Address:
-    """Where a node is now: a host name or IP address, and a TCP port 1..65535."""
+    """Present address of a node: a host name or IP address, and a TCP port 1..65535."""
 
     host: str
     port: int
@@ -84,7 +84,7 @@ class Address:
 
 
 class LocalNode(Protocol):
-    """What the operations of a node know of the node itself.
+    """The node itself, as its operations know it.
 
     name: its identity.  cluster_id, cluster: the cluster that it belongs to.
     storage: where its log is.  advertise: where the other members reach it.

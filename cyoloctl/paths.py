@@ -1,4 +1,4 @@
-"""Where a node's files are: the data directory, the control socket, private files.
+"""Locations of a node's files: the data directory, the control socket, private files.
 
 Every command imports this module, so it imports next to nothing.
 """

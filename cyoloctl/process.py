@@ -1,4 +1,4 @@
-"""What a process of ours takes from whoever starts it, and what it leaves behind.
+"""Surroundings of our processes: what they take from whoever starts them, and what they leave behind.
 
 A child of ours runs the code that is installed and nothing else: not what lies in
 the directory that the caller stands in, and not what PYTHON* variables name.

@@ -315,7 +315,7 @@ class ClusterState:
         return self._freeze()()
 
     def _freeze(self) -> Callable[[], bytes]:
-        """What makes the content of this moment: cheap to get here, and the work in any thread."""
+        """A function that makes the content of this moment: cheap to get here, runs in any thread."""
         horizon_unix_ms = self._horizon_unix_ms
         horizons = {kind: self._tables[kind].horizon for kind in _KINDS}
         states = {name: machine.freeze() for name, machine in self._machines.items()}

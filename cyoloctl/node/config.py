@@ -68,7 +68,7 @@ LogLevel = Literal["debug", "info", "warning", "error"]
 
 @dataclass(frozen=True, slots=True)
 class LogConfig:
-    """How the node logs."""
+    """Settings of the node's log."""
 
     format: LogFormat = "text"
     level: LogLevel = "info"
@@ -102,7 +102,7 @@ class GatewayConfig:
     begin: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
-        """Raises InvalidInput for an address that proxies' files could not hold."""
+        """Check the addresses.  Raises InvalidInput for one that proxies' files could not hold."""
         _host(self.advertise.host.lower())
 
 
@@ -245,7 +245,7 @@ def _dump_gateway(gateway: GatewayConfig | None) -> str:
     return f"""
 # The listener for browsers: HOST:PORT, and where reverse proxies reach it.  url: the base of
 # links for people.  tls: PEM files, absolute.  trusted_proxies: whose X-Forwarded-* are believed;
-# metrics_clients: who may read /metrics (IP addresses or networks).  See docs/rendezvous.md.
+# metrics_clients: IP addresses or networks that may read /metrics.  See docs/rendezvous.md.
 gateway:
   listen: {_scalar(str(gateway.listen))}
   advertise: {_scalar(str(gateway.advertise))}

@@ -398,7 +398,7 @@ def accept_renewal(data_dir: Path, text: str) -> dict[str, Any]:
 
 
 def node_info(data_dir: Path) -> dict[str, Any]:
-    """What the directory says about its node, as JSON; needs no running node.
+    """Description of the directory's node, as JSON; needs no running node.
 
     problem: what keeps the files from being used, None when nothing does.
     Raises ConfigError where there is no node, or node.yaml is wrong.

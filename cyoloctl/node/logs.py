@@ -1,8 +1,8 @@
-"""Structured logs: one event a line, as text or JSON, on stderr.
+"""Structured logs: one event per line, as text or JSON, on stderr.
 
 An event is a message of fixed words and named fields (``extra=``).  Secrets
 are never passed to a logger; field names that suggest one are masked all the
-same.  What strangers can cause fills no disk: one line per second of each kind,
+same.  What strangers can cause fills no disk: one line per second for each kind,
 with a count, and files that are rotated by size.
 """
 
@@ -55,7 +55,7 @@ def _time(record: logging.LogRecord) -> str:
 
 
 def _frames(record: logging.LogRecord) -> str | None:
-    """Where an exception came from; its text is the message's business."""
+    """Type, text and origin of an exception, for its log line."""
     if not record.exc_info or record.exc_info[0] is None:
         return None
     frames = traceback.extract_tb(record.exc_info[2])
@@ -64,7 +64,7 @@ def _frames(record: logging.LogRecord) -> str | None:
 
 
 class JsonFormatter(logging.Formatter):
-    """One JSON object a line: time (RFC 3339 UTC), level, logger, event, then the fields."""
+    """One JSON object per line: time (RFC 3339 UTC), level, logger, event, then the fields."""
 
     def format(self, record: logging.LogRecord) -> str:
         event: dict[str, Any] = {

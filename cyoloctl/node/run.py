@@ -94,7 +94,7 @@ _UNWANTED = {
 
 
 class _Register:
-    """What the replicated machines say about nodes, for the engine."""
+    """The engine's view of nodes in the replicated machines."""
 
     def __init__(self, machine: ClusterState) -> None:
         self._machine = machine
@@ -152,7 +152,7 @@ class Node:
         self.service: Service
 
     async def start(self) -> None:
-        """Raises ConfigError, StorageError, Conflict or VersionMismatch; nothing runs then."""
+        """Start.  Raises ConfigError, StorageError, Conflict or VersionMismatch; nothing runs then."""
         config = self._config
         pki_dir = self._data_dir / PKI_DIRECTORY
         # Its dates are judged by the cluster's time, which the service knows (CertificateRenewal.start).
@@ -349,7 +349,7 @@ class Node:
     # Inside.
 
     def _gateway_context(self) -> ssl.SSLContext | None:
-        """Raises ConfigError."""
+        """TLS of the gateway, None where it has none.  Raises ConfigError."""
         gateway = self._config.gateway
         if gateway is None or gateway.certificate is None:
             return None
@@ -408,7 +408,7 @@ async def _report_suppressed() -> None:
 
 
 def _server_limits(descriptors: int) -> ServerLimits:
-    """What identified callers may take of so many descriptors; one of them half of it."""
+    """Limits of identified callers for this many descriptors; one caller may take half."""
     connections = callers_limit(descriptors)
     held = min(ServerLimits().held, connections)
     return ServerLimits(

@@ -92,7 +92,7 @@ class Service:
         state.on_restore = self._on_restore
 
     def _assemble_trust(self, files: NodeFiles, pki_dir: Path, tls: TlsIdentity) -> None:
-        """Keys, certificates, and who is let in."""
+        """Keys, certificates and admission."""
         proposer, config, state = self._proposer, self._config, self._state
         self.admission = Admission(
             name=str(config.name),
@@ -197,7 +197,7 @@ class Service:
         )
 
     def _offer_to_peers(self) -> None:
-        """What peers may ask of this node; votes, members and time offer theirs themselves."""
+        """Register the calls that peers may make; votes, members and time register theirs themselves."""
 
         async def vouch(peer: str, given: Json, timeout_s: float) -> Json:
             return {"vouched": self.admission.vouches(**given)}

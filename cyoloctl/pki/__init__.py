@@ -1,1 +1,1 @@
-"""Who is who by a certificate, and how one becomes a member: import the module that you mean."""
+"""Certificates, identities and admission of members: import the module that you mean."""

@@ -224,7 +224,7 @@ def make_credentials(
 
 
 def issuer_of(certificate_pem: str, authorities: Iterable[str]) -> str | None:
-    """Which of these CAs (PEM) issued a certificate.  Raises InvalidInput."""
+    """The one of these CAs (PEM) that issued a certificate.  Raises InvalidInput."""
     der = certificate_der(certificate_pem)
     return next((ca for ca in authorities if is_issued_by(der, ca)), None)
 

@@ -232,7 +232,7 @@ def write_credentials(
 
 
 def load_file(path: Path, load: Callable[[str], _T]) -> _T:
-    """What a function makes of the text of a PEM file.  Raises ConfigError, which names the file."""
+    """Result of a function on the text of a PEM file.  Raises ConfigError, which names the file."""
     text = read_pem(path)
     try:
         return load(text)

@@ -1,4 +1,4 @@
-"""Who is at the other end of a TLS connection, by the name in its certificate.
+"""Identity of the other end of a TLS connection, by the name in its certificate.
 
 Pure and quick to import, for whatever handles connections.
 """
@@ -82,7 +82,7 @@ class TlsObject(Protocol):
 
 
 def identity_from_peer(ssl_object: PeerCertificate | None, *, cluster_id: str) -> Identity | None:
-    """Who presented the certificate of a finished handshake.
+    """Identity in the certificate that a finished handshake presented.
 
     ssl_object: what asyncio calls get_extra_info("ssl_object"); None for a unix socket.
     cluster_id: ours; a certificate for another cluster is refused.

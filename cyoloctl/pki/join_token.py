@@ -108,7 +108,7 @@ class JoinToken:
 
 @dataclass(frozen=True, slots=True)
 class JoinRequest:
-    """What a joiner asks and signs.
+    """A joiner's request, which it signs.
 
     request_sha256: of the DER of its certificate request, hex.  address:
     HOST:PORT, as it is sent.  sealing_key: X25519 public key, base64.

@@ -1,4 +1,4 @@
-"""TLS of a node: its contexts, exchanged without a restart, and who is at the other end.
+"""TLS of a node: its contexts, exchanged without a restart, and the identity of the other end.
 
 Certificates are renewed and CAs exchanged while connections live.  Everything
 that opens or accepts one asks a `TlsIdentity` for the context of the moment, so
@@ -56,7 +56,7 @@ class TlsIdentity:
     """
 
     def __init__(self, pki_dir: Path) -> None:
-        """Raises ConfigError for files that make no identity."""
+        """Read the files of the identity.  Raises ConfigError where they make none."""
         self._pki_dir = pki_dir
         self._trusted: dict[bytes, bool] = {}
         self._certificate = b""
@@ -178,7 +178,7 @@ class Presented:
 
 
 def presented(ssl_object: TlsObject | None, *, cluster_id: str) -> Presented | None:
-    """Who presented which key in a finished handshake; None where no certificate was presented.
+    """Identity and key that a finished handshake presented; None where no certificate was presented.
 
     Chain and purpose were checked by the handshake (of a context that asks for
     certificates); dates and register are for the caller to judge.  Raises

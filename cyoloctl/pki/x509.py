@@ -138,7 +138,7 @@ def load_key(pem: str) -> ec.EllipticCurvePrivateKey:
 
 
 def p256_key(public_key: Callable[[], object]) -> ec.EllipticCurvePublicKey:
-    """What a call gives, if it is a P-256 key.  Raises InvalidInput for another key, or where it fails."""
+    """The P-256 key that a call returns.  Raises InvalidInput for another key, or where it fails."""
     try:
         key = public_key()
     except DEFECTS:
@@ -284,7 +284,7 @@ def is_issued_by(certificate_der: bytes, ca_pem: str) -> bool:
 def certificate_problem(
     certificate: x509.Certificate, ca: x509.Certificate, identity: Identity
 ) -> str | None:
-    """What makes a certificate useless as this identity's, or None.  Dates are not looked at."""
+    """Reason why a certificate is useless as this identity's, or None.  Dates are not looked at."""
     if not issued_by(certificate, ca):
         return "its certificate was issued by another CA"
     try:
@@ -302,7 +302,7 @@ def certificate_problem(
 def node_certificate_problem(
     certificate_pem: str, authorities: Iterable[str], identity: Identity, public_key_pem: str
 ) -> str | None:
-    """What makes a certificate useless as this node's, or None.  Dates are not looked at.
+    """Reason why a certificate is useless as this node's, or None.  Dates are not looked at.
 
     authorities: the CAs (PEM) that may have issued it.  Raises InvalidInput
     for what is no certificate.

@@ -141,7 +141,7 @@ class ClusterClock:
         self._base_ms, self._base_at, self._rate = now_ms, self._monotonic(), rate
 
     def walls(self, *, since: float = -1e9) -> Mapping[str, int]:
-        """What the wall clocks show now at least, by name: this node's own and those measured lately.
+        """Least present readings of the wall clocks, by name: this node's own and those measured lately.
 
         since: measurements before this monotonic second do not count.  Clocks that show no time are left out.
         """
@@ -186,7 +186,7 @@ class ClusterClock:
         self._measured[name] = _Measured(wall_unix_ms, self._monotonic(), max(0.0, trip_s))
 
     def forget(self, name: str) -> None:
-        """The link with a peer ended: its clock is not measured any more."""
+        """The link with a peer ended: its clock is no longer measured."""
         self._measured.pop(name, None)
 
     # As a follower.
@@ -236,7 +236,7 @@ class ClusterClock:
         self._judged_at = -1e9
 
     def follow(self) -> None:
-        """This node leads no more."""
+        """This node has stopped leading."""
         self._steady_ms = self._steady_now()
         self._leads_since = None
         self._set(self.now_unix_ms())

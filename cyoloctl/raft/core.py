@@ -1,4 +1,4 @@
-"""What the parts of one replica share: its log, its peers, the vendor's core, time and the outbox."""
+"""Common state of the parts of one replica: its log, its peers, the vendor's core, time and the outbox."""
 
 from __future__ import annotations
 
@@ -85,5 +85,5 @@ class Core:
             self.progress[node] = Progress(self.journal.last_index + 1)
 
     def forget_peer(self, node: Node) -> None:
-        """It is neither voter nor learner any more, or gone."""
+        """It is no longer voter or learner, or it is gone."""
         self.progress.pop(node).reset_flow()

@@ -44,11 +44,11 @@ class Elections:
         return self._membership.is_voter() and (self._granted or self._core.engine.transfer_requested())
 
     def campaigned(self) -> None:
-        """The tick is over: another election takes another question."""
+        """End of the tick: the next election needs a pre-vote of its own."""
         self._granted = False
 
     def led(self) -> None:
-        """There is a leader: nothing is asked any more."""
+        """There is a leader: give up the open pre-vote."""
         self._prevote = None
         self._granted = False
 

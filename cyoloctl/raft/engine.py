@@ -32,7 +32,7 @@ _log = logging.getLogger("cyoloctl.raft")
 
 
 class Register(Protocol):
-    """What the replicated state says about nodes, as far as this node has applied it."""
+    """Nodes in the replicated state, as far as this node has applied it."""
 
     def is_removed(self, name: str) -> bool:
         """True when the name was removed from the cluster."""
@@ -199,7 +199,7 @@ class Engine:
             return await future
         finally:
             timer.cancel()
-            proposal.cancelled = True  # also when the caller was cancelled: nobody waits any more
+            proposal.cancelled = True  # also when the caller was cancelled: nobody is waiting now
 
     async def read_barrier(self, *, timeout_s: float) -> int:
         """After this, the local state machine holds everything acknowledged before the call.
@@ -246,7 +246,7 @@ class Engine:
         return int(result)
 
     async def transfer_leadership(self, to: str | None, *, timeout_s: float) -> None:
-        """Hand leadership to a voter; returns when this node leads no more.  Leader only."""
+        """Hand leadership to a voter; returns when this node has stopped leading.  Leader only."""
         await self._callback(
             lambda done: self._replica.transfer_leadership(to, done), timeout_s, "leadership transfer"
         )
@@ -266,7 +266,7 @@ class Engine:
             raise OutcomeUnknown(f"the {what} was not confirmed within {timeout_s:g} s") from None
 
     def status(self) -> ReplicaStatus:
-        """What the local replica knows."""
+        """Status of the local replica."""
         return self._replica.status()
 
     def is_leader(self) -> bool:
@@ -328,7 +328,7 @@ class Engine:
         return self._replica.acknowledged(raft_id)
 
     def set_addresses(self, addresses: Mapping[str, Sequence[str]]) -> None:
-        """Where peers are dialled from now on."""
+        """Set the addresses at which peers are dialled from now on."""
         self._network.set_addresses(addresses)
 
     def disconnect(self, name: str, reason: str = REMOVED) -> None:
@@ -349,7 +349,7 @@ class Engine:
         self._network.reconnect(name)
 
     def recheck(self, judge: Callable[[Any], str]) -> list[tuple[str, str]]:
-        """The connected peers whose certificate does not count any more, and why; see `PeerNetwork`."""
+        """The connected peers whose certificate no longer counts, and why; see `PeerNetwork`."""
         return self._network.recheck(judge)
 
     async def call(self, name: str, body: bytes, *, timeout_s: float) -> bytes:

@@ -95,7 +95,7 @@ class Forwarding:
         return math.inf
 
     def take_all(self) -> list[Proposal]:
-        """What was forwarded and not answered yet: nobody waits for the answers any more."""
+        """Remove and return all forwarded proposals that were not answered: their answers are not awaited."""
         held = [proposal for forwarded in self._forwarded.values() for proposal in forwarded.batch]
         self._forwarded.clear()
         self._bytes = 0
@@ -201,7 +201,7 @@ class Forwarding:
             if error == "overloaded" and proposal.sends == 1:
                 proposal.settle(None, Overloaded("the leader is overloaded: try again later"))
             else:
-                # It may be in a log already, or the node leads no more: it will be known soon who does.
+                # It may be in a log already, or the node has stopped leading: the next is known soon.
                 again.append(proposal)
         if again:
             self._not_before = self._core.clock() + self._core.timing.transfer_retry_s

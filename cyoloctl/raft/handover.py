@@ -83,7 +83,7 @@ class Handover:
             self._core.send(going.target, {"type": "timeout_now", "term": engine.term()})
 
     def end(self, leader: str | None, error: CyoloctlError | None) -> None:
-        """This node leads no more, or the transfer failed: tell whoever asked for it."""
+        """This node has stopped leading, or the transfer failed: tell whoever asked for it."""
         if self._going is not None:
             going, self._going = self._going, None
             going.callback(leader, error)

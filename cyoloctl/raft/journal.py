@@ -76,7 +76,7 @@ class Record:
 
 @dataclass(frozen=True, slots=True)
 class StoredState:
-    """What a store held when it was opened."""
+    """Content of a store when it was opened."""
 
     record: Record
     entries: list[Entry]
@@ -118,7 +118,7 @@ class Store(Protocol):
 
 
 def verify(state: StoredState, where: str) -> None:
-    """Raises StorageError unless the entries are one contiguous log that the record describes."""
+    """Check a store's content: raises StorageError unless the record describes one contiguous log."""
     record, entries = state.record, state.entries
     first, last = (entries[0][1], entries[-1][1]) if entries else (0, 0)
     if (record.first_index, record.last_index) != (first, last):
@@ -165,7 +165,7 @@ class MemoryStore:
         self._record = batch.record
 
     def record(self) -> Record:
-        """What was committed last, beside the entries."""
+        """The record that was committed last: everything durable beside the entries."""
         return self._record or Record()
 
     def entry(self, index: int) -> Entry | None:

@@ -2,7 +2,7 @@
 
 A `Link` is what one authenticated connection carries: hello first, then
 messages, pings and calls, until either end closes it.  `Links` is all of
-them: at most one live link a peer, whom to dial and when, which calls wait
+them: at most one live link per peer, whom to dial and when, which calls wait
 for an answer.  Input is calls of their methods, output is calls of the `Wire`
 under a link, of the `LinkHandler` above it and of what the constructor
 was given.  `transport.py` puts sockets under this, `cyoloctl/sim` simulated
@@ -98,7 +98,7 @@ Done = Callable[[bytes | None, CyoloctlError | None], None]
 
 @dataclass(frozen=True, slots=True)
 class PeerIdentity:
-    """Who this process is to its peers.
+    """Identity of this process towards its peers.
 
     boot: random, new with every process.  boots: how often this disk was
     started, the present start included; 0 where nobody counts.
@@ -115,7 +115,7 @@ class PeerIdentity:
 
 @dataclass(frozen=True, slots=True)
 class Hello:
-    """What a peer says about its process before anything else.
+    """A peer's first message, about its process.
 
     term, last_index: of its log when the connection came to be.
     """
@@ -141,7 +141,7 @@ class Refusal:
 
 @dataclass(slots=True)
 class PeerInfo:
-    """What a connected peer last said about itself."""
+    """A connected peer's latest description of itself."""
 
     address: str
     release: str
@@ -160,7 +160,7 @@ class PeerInfo:
 
 
 class Pong(NamedTuple):
-    """What a peer's clocks showed when it answered a ping.
+    """Readings of a peer's clocks when it answered a ping.
 
     wall_unix_ms: its wall clock.  epoch, cluster_unix_ms: cluster time as it
     knows it.  trip_s: seconds from the question to the answer, by our clock.
@@ -187,7 +187,10 @@ class Wire(Protocol):
 
 
 class LinkHandler(Protocol):
-    """What the links tell their owner.  Nothing of a link comes after its disconnected."""
+    """Owner of the links, as they call it.
+
+    `on_peer_disconnected` is the last call about a link.
+    """
 
     def on_peer_connected(self, raft_id: RaftId, /) -> None: ...
     def on_peer_disconnected(self, raft_id: RaftId, /) -> None: ...
@@ -497,7 +500,7 @@ class Link:
         self._links._on_reply(self.name, message)
 
     def _deliver_held(self) -> None:
-        """What came while it was not decided which process of the peer lives."""
+        """Handle the messages that came before it was decided which process of the peer lives."""
         held, self._held = self._held, []
         for message in held:
             if not self.live or self._wire.is_closing():
@@ -638,7 +641,7 @@ class Links:
     # Dialling.
 
     def set_addresses(self, addresses: Mapping[str, Sequence[str]]) -> None:
-        """Where peers may be dialled: name to one or more HOST:PORT.  The own name is ignored."""
+        """Set the addresses to dial: name to one or more HOST:PORT.  The own name is ignored."""
         wanted = {
             name: tuple(given) for name, given in addresses.items() if given and name != self.identity.name
         }
@@ -654,11 +657,11 @@ class Links:
                 self._wake()
 
     def addresses(self) -> dict[str, tuple[str, ...]]:
-        """Where peers are dialled now, in the order in which it is tried."""
+        """Addresses of the peers now, in the order in which they are tried."""
         return {name: self._where(name) for name in self._given}
 
     def _where(self, name: str) -> tuple[str, ...]:
-        """What is known of a peer's addresses: its own word, the caller's, then other peers' words."""
+        """Known addresses of a peer: its own word, the caller's, then other peers' words."""
         own = self._own_word.get(name)
         found = dict.fromkeys([] if own is None else [own])
         found.update(dict.fromkeys(self._given[name]))
@@ -668,7 +671,7 @@ class Links:
         return tuple(found)
 
     def _addresses_to_tell(self) -> dict[str, str]:
-        """What peers said of their own addresses, to be passed on: each is the only source of its own."""
+        """Peers' own addresses, to be passed on: each peer is the only source of its own."""
         return dict(sorted(self._own_word.items())[:_MAX_ADDRESSES])
 
     def dial_failed(self, name: str) -> None:
@@ -715,7 +718,7 @@ class Links:
         return {name: link.info for name, link in self._live.items()}
 
     def wire(self, name: str) -> Wire:
-        """What carries the live link with a connected peer."""
+        """The wire of the live link with a connected peer."""
         return self._live[name]._wire
 
     def _level_for(self, name: str, reason: str) -> int:
@@ -758,7 +761,7 @@ class Links:
             link.close()
 
     def stop(self) -> None:
-        """End every link; the handler hears of none of them any more, calls are not answered."""
+        """End every link without a word to the handler; calls are not answered."""
         self._dials.clear()
         self._fail_calls(None, OutcomeUnknown("the node stopped before the answer came"))
         links = [*self._live.values(), *self._waiting]
@@ -847,7 +850,7 @@ class Links:
         return new.dialled == (self.identity.name < new.name)
 
     def _drop(self, link: Link) -> None:
-        """Nothing of it is delivered any more."""
+        """Deliver nothing further of it."""
         link.live = False
         del self._live[link.name]
         name = link.name
@@ -898,7 +901,7 @@ class Links:
         return self._next_call
 
     def forget(self, identifier: int) -> None:
-        """Nobody waits for the answer any more.  Idempotent."""
+        """Give up waiting for the answer.  Idempotent."""
         self._calls.pop(identifier, None)
 
     def _fail_calls(self, name: str | None, error: CyoloctlError) -> None:

@@ -1,4 +1,4 @@
-"""What the engine asks of the state machine that it replicates."""
+"""Interface of the state machine that the engine replicates."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ PeerRole = Literal["voter", "learner"]
 
 
 class StateMachine(Protocol):
-    """What is replicated.  Bytes in, bytes out; no clock, no randomness, no I/O."""
+    """The replicated state machine.  Bytes in, bytes out; no clock, no randomness, no I/O."""
 
     def advance(self, stamp: Stamp) -> None:
         """An entry of this stamp is applied: its commands follow."""

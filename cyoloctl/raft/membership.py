@@ -1,4 +1,4 @@
-"""Who is a voter, a learner or removed: what the log says, committed or not (row 4).
+"""The voters, learners and removed nodes that the log names, committed or not (row 4).
 
 The configuration is the snapshot's, then every membership entry above it.  A
 connected node that is neither voter nor removed is a learner.  One change at a
@@ -116,7 +116,7 @@ class Membership:
         self.applied = self.base
 
     def stop_leading(self) -> None:
-        """Nobody is told of a removal by this node any more."""
+        """This node stops telling others of removals."""
         parting = [progress for progress in self._core.progress.values() if progress.parting is not None]
         for progress in parting:
             progress.parting = None
@@ -259,7 +259,7 @@ class Membership:
         removed_before = self.applied.removed
         self.applied = self._configuration_at(index)
         if self._core.engine.is_leader():
-            # A removed node believes the entry itself: it gets that, and no more.
+            # A removed node believes the entry itself: it gets that, and nothing further.
             for raft_id in self.applied.removed - removed_before:
                 node = self._core.node(raft_id)
                 if node in self._core.engine.connected and node in self._core.progress:

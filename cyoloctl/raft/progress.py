@@ -1,4 +1,4 @@
-"""What a leader knows of each peer, and what it sends to it next.  Pure.
+"""A leader's knowledge of each peer, and what it sends to it next.  Pure.
 
 A peer is in one of three states, as in etcd's tracker (`tracker/progress.go`):
 
@@ -28,7 +28,7 @@ NEVER = -1e9
 
 
 class State(enum.Enum):
-    """How a peer is served: see the module."""
+    """Ways to serve a peer: see the module."""
 
     PROBE = "probe"
     REPLICATE = "replicate"
@@ -58,7 +58,7 @@ class RefusedSnapshot:
 
 @dataclass(slots=True, eq=False)
 class Progress:
-    """What is known of one voter or learner, and what is on its way to it.
+    """Knowledge of one voter or learner, and the messages on their way to it.
 
     next_index: the entry to send next.  match_index: up to here its log is
     known to equal the leader's.  Both start again with each leadership.
@@ -83,7 +83,7 @@ class Progress:
     # States.
 
     def become_probe(self) -> None:
-        """Whether its log matches is to be found out again; what was on its way counts for nothing."""
+        """Find out again whether its log matches; messages on their way no longer count."""
         self.reset_flow()
         self.state = PROBE
 

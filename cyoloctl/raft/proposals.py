@@ -129,7 +129,7 @@ class ProposalQueue:
         return items
 
     def drop_cancelled(self) -> None:
-        """Forget those that nobody waits for any more."""
+        """Forget proposals for which nobody waits."""
         if any(proposal.cancelled for proposal in self._items):
             self._keep([proposal for proposal in self._items if not proposal.cancelled])
 

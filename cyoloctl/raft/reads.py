@@ -58,7 +58,7 @@ class _Round:
 
 @dataclass(slots=True)
 class _Question:
-    """What the leader was asked: one request for an index, for all reads that wait."""
+    """A question to the leader: one request for an index, for all reads that wait."""
 
     identifier: int
     leader: Node
@@ -192,7 +192,7 @@ class ReadIndex:
             self._core.send(leader, {"type": "read_index", "id": self._next_question})
 
     def _refuse_remote(self) -> None:
-        """Not the leader any more: peers ask the next one themselves."""
+        """This node has stopped leading: peers ask the next leader themselves."""
         if any(request.remote for request in self._waiting):
             remote = [request for request in self._waiting if request.remote]
             self._waiting = [request for request in self._waiting if not request.remote]
@@ -225,7 +225,7 @@ class ReadIndex:
             return
         index = message["index"]
         if index is None:
-            # It leads no more: ask again soon, or at once when another leader is known.
+            # It has stopped leading: ask again soon, or at once when another leader is known.
             asked.again_at = self._core.clock() + self._core.timing.transfer_retry_s
             return
         self._asked = None
@@ -240,7 +240,7 @@ class ReadIndex:
         return math.inf if self._asked is None else self._asked.again_at
 
     def stop_leading(self) -> None:
-        """The running round is worth nothing any more; its reads wait for the next leader."""
+        """The running round has become worthless; its reads wait for the next leader."""
         if self._round is not None:
             self._waiting = self._round.requests + self._waiting
             self._round = None
@@ -252,7 +252,7 @@ class ReadIndex:
             self._take_back()
 
     def drop_cancelled(self) -> None:
-        """Forget those that nobody waits for any more."""
+        """Forget reads for which nobody waits."""
         self._waiting = [request for request in self._waiting if not request.cancelled]
         self._ready = [request for request in self._ready if not request.cancelled]
 

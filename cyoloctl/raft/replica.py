@@ -154,7 +154,7 @@ class Replica:
         self._seen: tuple[str, int, Node | None] = ("follower", 0, None)
 
     def _handlers_by_type(self) -> dict[str, Callable[[Node, Message], bool | None]]:
-        """Who takes which message; False means that it calls for no tick."""
+        """The handler of each type of message; one that returns False calls for no tick."""
         return {
             "append_entries": self._on_append_entries,
             "append_response": self._replication.on_append_response,
@@ -273,7 +273,7 @@ class Replica:
         return self._engine.is_leader()
 
     def leader(self) -> RaftId | None:
-        """Who leads, as far as this node knows; None when that node was not heard from lately."""
+        """The leader, as far as this node knows; None when it was not heard from lately."""
         if self._engine.is_leader():
             return self._id
         leader = self._core.live_leader()
@@ -325,7 +325,7 @@ class Replica:
         )
 
     def status(self) -> ReplicaStatus:
-        """What this replica knows now."""
+        """Present status of this replica."""
         engine = self._engine
         role: Role = "follower"
         if engine.is_leader():

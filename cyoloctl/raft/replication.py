@@ -163,7 +163,7 @@ class Replication:
         return None
 
     def _part_with(self, node: Node, progress: Progress, index: int) -> None:
-        """Tell a removed node that its removal is committed, once it holds it; then no more."""
+        """Tell a removed node that its removal is committed, once it holds it; then send nothing further."""
         match = progress.match_index
         if match >= index:
             if match >= self._core.journal.first_index:

@@ -75,7 +75,7 @@ _REPLACE = (
 
 @dataclass(frozen=True)
 class SnapshotMeta:
-    """What a snapshot stands for.
+    """Description of a snapshot.
 
     index, term: of the last log entry that it contains.
     voters: the configuration at that entry.  removed: names that may never return.
@@ -233,7 +233,7 @@ class Files(Protocol):
         ...
 
     def sync(self, file: BinaryIO) -> None:
-        """What was written to a created file is durable; its name need not be."""
+        """Make the content of a created file durable; its name need not be."""
         ...
 
     def rename(self, old: str, new: str) -> None:
@@ -373,7 +373,7 @@ class SnapshotStore:
     Temporary files of an earlier run are removed.
     Raises StorageError (damaged or unreadable) or VersionMismatch, naming the
     file and the remedy: a node never starts beside a snapshot that it cannot
-    read.  Reads the whole file once, about a second a GiB.
+    read.  Reads the whole file once, about one second per GiB.
 
     Thread-safe: `save` and `Receiver.finish` may run in another thread while
     transfers are opened and read.  A single transfer or receiver belongs to

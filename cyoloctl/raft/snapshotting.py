@@ -39,7 +39,7 @@ class _Receiving:
 
 
 class Snapshotting:
-    """What one replica does with snapshots."""
+    """Snapshots of one replica: taken, sent and installed."""
 
     def __init__(
         self,

@@ -5,7 +5,7 @@ SQLite 3, ``application_id`` 0x6379726c (``cyrl``), ``user_version`` = format
 version, and two tables.
 
 ``entries(position INTEGER PRIMARY KEY, term, command BLOB, crc)``
-    One row an entry, position = log index, without gaps.  crc = CRC-32 of
+    One row per entry, position = log index, without gaps.  crc = CRC-32 of
     index and term (8 bytes each, big-endian) and command.  The lowest row is
     the base: the entry before the first retained one, or the no-op that every
     log begins with.

@@ -1,4 +1,4 @@
-"""What a replica tells about itself."""
+"""Status of a replica, as it reports itself."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ __all__ = ["ReplicaStatus", "Trouble"]
 
 @dataclass(frozen=True, slots=True)
 class Trouble:
-    """What this replica and a peer cannot settle between themselves; for people.
+    """A dispute that this replica and a peer cannot settle between themselves; for people.
 
     code: ``snapshot_refused`` (the peer refuses ours), ``snapshot_unusable``
     (we refuse the peer's) or ``log_differs``.

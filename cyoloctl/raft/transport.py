@@ -50,7 +50,7 @@ Connector = Callable[[str, Callable[[], asyncio.Protocol]], Awaitable[Any]]
 
 
 class PeerHandler(LinkHandler, Protocol):
-    """What the network tells its owner, and asks."""
+    """Owner of the network, as the network calls it."""
 
     async def on_call(self, name: str, body: bytes) -> bytes: ...
 
@@ -159,11 +159,11 @@ class PeerNetwork:
         await asyncio.gather(*tasks, return_exceptions=True)
 
     def set_addresses(self, addresses: Mapping[str, Sequence[str]]) -> None:
-        """Where peers may be dialled: name to one or more HOST:PORT.  The own name is ignored."""
+        """Set the addresses to dial: name to one or more HOST:PORT.  The own name is ignored."""
         self._links.set_addresses(addresses)
 
     def addresses(self) -> dict[str, tuple[str, ...]]:
-        """Where peers are dialled now."""
+        """Addresses at which peers are dialled now."""
         return self._links.addresses()
 
     def accept(self) -> asyncio.Protocol:

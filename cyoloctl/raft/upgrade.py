@@ -1,4 +1,4 @@
-"""What becomes of a data directory that release 0.1.0 wrote: a backup beside it, once, then it is used.
+"""Upgrade of a data directory that release 0.1.0 wrote: a backup beside it, once, then it is used.
 
 The journal's format is raised from 1 to 2 when this release opens it, since
 the entries that follow mean nothing to release 0.1.0.  Until then nothing in

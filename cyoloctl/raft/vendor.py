@@ -105,7 +105,7 @@ class Node(_VendorNode):  # type: ignore[misc]  # the vendor is untyped
     """A member, as the vendor knows it.  One object for each raft id of a replica.
 
     The vendor's own spends a call of Python on every hash, comparison and
-    look at the id, dozens of times a write; here they are the object's.
+    look at the id, dozens of times per write; here they are the object's.
     """
 
     id = RaftId("")
@@ -119,7 +119,7 @@ class Node(_VendorNode):  # type: ignore[misc]  # the vendor is untyped
 
 
 class EngineOwner(Protocol):
-    """What the engine asks of the replica that drives it."""
+    """The replica that drives the engine, as the engine calls it."""
 
     def send(self, node: Node, message: dict[str, Any]) -> None: ...
     def replicate(self, *, heartbeat: bool) -> None: ...
@@ -202,7 +202,7 @@ def _to_vendor(message: dict[str, Any]) -> dict[str, Any]:
 
 
 def _from_vendor(message: dict[str, Any]) -> dict[str, Any]:
-    """What the vendor sends by itself, in ours: requests for votes, and votes."""
+    """The vendor's own messages in our words: requests for votes, and votes."""
     if message["type"] == "response_vote":
         return {"type": "vote_response", "term": message["term"]}
     return message

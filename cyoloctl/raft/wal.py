@@ -14,7 +14,7 @@ over, so frames of an earlier use do not count.  Behind the first bad frame:
 - a frame verifies and one with a commit mark lies before it: two
   transactions, so the bad one had been synced;
 - a frame verifies and a page number occurs twice since the last good
-  commit: a transaction writes a page once, and each of ours writes the
+  commit: a transaction writes each page once, and each of ours writes the
   record's page, so again two transactions;
 - otherwise one transaction of which the middle did not reach the disk:
   SQLite drops it.

@@ -21,7 +21,7 @@ WINDOW_S = 30.0
 
 
 class Witnesses:
-    """What peers said lately about this process."""
+    """Recent statements of peers about this process."""
 
     def __init__(self) -> None:
         self._said: dict[str, tuple[str, float]] = {}  # peer -> reason, when
@@ -35,7 +35,7 @@ class Witnesses:
         self._said.pop(peer, None)
 
     def said(self, now: float) -> dict[str, str]:
-        """Who keeps this process out at present, and why."""
+        """The peers that keep this process out at present, and why."""
         self._said = {peer: word for peer, word in self._said.items() if now - word[1] <= WINDOW_S}
         return {peer: reason for peer, (reason, _) in sorted(self._said.items())}
 

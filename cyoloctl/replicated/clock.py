@@ -58,7 +58,7 @@ class ClockMachine(Machine):
         self.stamp = Stamp(present.epoch, time_ms, steady_ms)
 
     def history(self) -> tuple[TimeSet, ...]:
-        """How operators have set the time, the oldest first."""
+        """Settings of the time by operators, the oldest first."""
         return self._history
 
     def _set(self, given: Json, index: int, now_unix_ms: int) -> Json:
@@ -107,6 +107,6 @@ class ClockMachine(Machine):
 
 _count = integer(0, 2**63 - 1, "the number")
 _time = integer(0, MAX_TIME_UNIX_MS, "the time")
-_by = text(r"[!-~]{0,80}", "the name of who sets the time is not valid: use 80 printable ascii characters")
+_by = text(r"[!-~]{0,80}", "the name of whoever sets the time is invalid: use 80 printable ascii characters")
 
 _OPERATIONS: Operations = {"set": ({"to_unix_ms": _time, "epoch": _count, "by": _by}, ClockMachine._set)}

@@ -49,7 +49,7 @@ class Machine(ABC):
         return operation in self._operations
 
     def proposer(self, operation: str) -> str:
-        """Who may propose an operation; see PROPOSERS."""
+        """The proposer that an operation allows; see PROPOSERS."""
         return self.PROPOSERS.get(operation, self.PROPOSER)
 
     def apply(self, operation: str, arguments: Mapping[str, Any], index: int, now_unix_ms: int) -> Json:
@@ -72,13 +72,13 @@ class Machine(ABC):
         return run(self, given, index, now_unix_ms)
 
     def _before(self, given: Json, index: int, now_unix_ms: int) -> None:  # noqa: B027 - most machines have nothing to do
-        """What every well-formed command does first."""
+        """First step of every well-formed command."""
 
     def forget_member(self, name: str, index: int) -> None:  # noqa: B027 - most machines have nothing to do
         """A member was removed, in this very entry; its name never returns."""
 
     def set_back(self, from_unix_ms: int, to_unix_ms: int) -> None:  # noqa: B027 - most machines have nothing to do
-        """Cluster time was set back, in this very entry: what was dated in that future is so no more."""
+        """Cluster time was set back, in this very entry: correct the dates that now lie ahead."""
 
     @abstractmethod
     def export_state(self) -> Json:

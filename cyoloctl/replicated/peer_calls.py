@@ -37,7 +37,7 @@ Fields = Mapping[str, type | tuple[type, ...]]
 """The arguments of an operation, and their types."""
 
 Audience = Literal["members", "voters", "voters of the leader", "members of the leader"]
-"""Who may ask.  Of the leader: only while this node leads."""
+"""The peers that may ask.  Of the leader: only while this node leads."""
 
 _MAX_TIMEOUT_S = 300
 
@@ -124,7 +124,7 @@ class PeerCalls:
         return await operation.run(peer, arguments, timeout_s)
 
     def _refuse(self, audience: Audience, peer: str) -> None:
-        """Raises AccessDenied, NoLeader."""
+        """Refuse a peer outside the audience.  Raises AccessDenied, NoLeader."""
         if audience == "voters" and not self._is_voter(peer):
             raise AccessDenied("only a voter may ask for this")
         if audience in ("voters of the leader", "members of the leader") and not self._engine.is_leader():

@@ -4,7 +4,7 @@ A record is one bytes object, so that a table of any length is nothing for the
 garbage collector to walk: digest (8), steady time when applied (8), place in
 the table (8), log index (8), proposer time of a command of release 0.1.0 (8,
 all ones for others), length of the caller (1), caller, result.  About 270
-bytes an entry for a 32 character id and a counter's result.
+bytes per entry for a 32 character id and a counter's result.
 """
 
 from __future__ import annotations

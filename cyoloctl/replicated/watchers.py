@@ -33,7 +33,7 @@ class Watchers:
         return name in self._events
 
     def names(self) -> list[str]:
-        """What anybody waits for."""
+        """The names for which anybody waits."""
         return list(self._events)
 
     def changed(self, name: str) -> None:

@@ -77,7 +77,7 @@ def _frontend(table: RoutingTable, options: ExportOptions) -> str:
             f"    http-request set-header X-Forwarded-Proto {'https' if options.tls_certificate else 'http'}",
             "    http-request set-header X-Forwarded-Host %[req.hdr(host)]",
             "    http-request del-header Forwarded",
-            "    # For this connection only; haproxy itself takes out no more than what Connection names.",
+            "    # For this connection only; haproxy itself takes out only what Connection names.",
             *(f"    http-request del-header {name}" for name in ("Keep-Alive", "TE", "Upgrade")),
             "    # Whatever became of it, a POST that was sent goes to nobody else.",
             "    http-request disable-l7-retry unless METH_GET",

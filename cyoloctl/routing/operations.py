@@ -18,7 +18,7 @@ class RouteOperations:
         self._members = members
 
     def base_url(self, name: str) -> str | None:
-        """Where browsers find a member: by its configured URL, its host name, or its gateway's address."""
+        """Base URL of a member: by its configured URL, its host name, or its gateway's address."""
         gateway = self._members.gateway(name)
         if gateway is None:
             return None

@@ -20,7 +20,7 @@ _VALIDATE_LIMIT_S = 30
 
 @dataclass(frozen=True, slots=True)
 class Published:
-    """What became of a file.  output: what the validator said, empty where it did not run."""
+    """Outcome for a file.  output: of the validator, empty where it did not run."""
 
     outcome: Literal["changed", "unchanged", "refused"]
     output: str = ""

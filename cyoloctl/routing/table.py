@@ -1,4 +1,4 @@
-"""Who serves which host name, and what the exported files say about themselves."""
+"""The routing table: members by host name, and the head of the exported files."""
 
 from __future__ import annotations
 
@@ -86,7 +86,7 @@ class RoutingTable:
                     raise InvalidInput(f"{what} {value} is there twice: give each member its own")
 
     def resolve(self, host: str) -> list[Backend]:
-        """Where requests for a host name go, first choice first.
+        """Backends for a host name, first choice first.
 
         For the host of a member: that member, alive or not, then the live ones
         of the others, by rendezvous hashing of the host.  For a shared host:
@@ -103,14 +103,14 @@ class RoutingTable:
         raise NotFound(f"no member has the host {host[:253]!r}, and it is not shared: see route list")
 
     def others(self, own: Backend) -> list[Backend]:
-        """Who takes over from a member, alive or not: rendezvous hashing of its host, or else of its name."""
+        """Backends that take over from a member, alive or not: by rendezvous hashing of its host or name."""
         by_name = {b.name: b for b in self.backends if b is not own}
         return [by_name[name] for name in order(own.host or own.name, by_name)]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ExportOptions:
-    """What the table does not say about a proxy's configuration.
+    """Options of a proxy's configuration that the table does not hold.
 
     pin: "soft" lets the next node answer for a host whose node is down,
     "strict" answers 503.  listen: HOST:PORT of the proxy; a host of 0.0.0.0 or

@@ -1,4 +1,4 @@
-"""What goes wrong in a run.  Each fault has a name, and ends by itself."""
+"""The faults of a run.  Each has a name, and ends by itself."""
 
 from __future__ import annotations
 

@@ -55,7 +55,7 @@ Configuration = tuple[frozenset[RaftId], frozenset[RaftId]]
 
 
 class Member(Protocol):
-    """What the invariants look at in a node.
+    """A node, as far as the invariants look at it.
 
     life: the number of its process, which grows when one ends.  elapsed:
     seconds since the present turn began.  replica: None without a process.
@@ -233,7 +233,7 @@ class WatchedMachine:
 
 
 class Model:
-    """What the counters must be, written a second time, naively."""
+    """The expected counters: a second, naive implementation."""
 
     def __init__(self) -> None:
         self.values: dict[str, int] = {}
@@ -241,7 +241,7 @@ class Model:
         self.first: dict[str, tuple[int, dict[str, Any]]] = {}  # request id -> index, answer
 
     def apply(self, index: int, command: bytes, answer: dict[str, Any]) -> str | None:
-        """What is wrong with a state machine's answer to a command at an index, or None."""
+        """The fault in a state machine's answer to a command at an index, or None."""
         request = decode_command(command)
         known = self.first.get(request.request_id)
         if known is not None:
@@ -277,7 +277,7 @@ class Model:
 
 
 class _Seen:
-    """How far one process was watched."""
+    """Extent to which one process was watched."""
 
     def __init__(self, life: int) -> None:
         self.life = life
@@ -391,7 +391,7 @@ class Invariants:
                 self.holds(node, entry, before)
                 before = entry[2]
         if kind == "vote_response":
-            # A vote of a term that has passed meanwhile binds nobody any more: the higher term does.
+            # A vote of a term that has passed meanwhile binds nobody: the higher term does.
             if term == message["term"] and record.vote != peer:
                 claim = (
                     f"{node.name} votes for {peer} in term {term} and has a vote for {record.vote} on disk"
@@ -518,7 +518,7 @@ class Invariants:
             self._check_majority(node, commit)
 
     def _check_majority(self, node: Member, commit: int) -> None:
-        """What a leader calls committed, a majority of the voters holds on disk."""
+        """A majority of the voters holds on disk everything that a leader calls committed."""
         entry = node.journal.entry(commit)
         assert node.replica is not None
         voters = node.replica.voters()

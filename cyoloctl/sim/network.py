@@ -57,7 +57,7 @@ class Host(Protocol):
         ...
 
     def step(self, what: str) -> None:
-        """Raises Crash when the process dies here."""
+        """One step of the process.  Raises Crash when it dies here."""
 
     def put(self, life: int, call: Callable[[], object]) -> None:
         """Give input to a process; its next turn handles it."""
@@ -261,7 +261,7 @@ class Network:
                 target.node.put(target.life, partial(target.data, data))
 
     def _wake(self) -> None:
-        """What was held back arrives soon, in order."""
+        """Let messages that were held back arrive soon, in order."""
         for pair in self._pipes:
             for pipe in pair:
                 if pipe.queue:

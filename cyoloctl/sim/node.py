@@ -52,7 +52,7 @@ _FORGOTTEN_S = MEASURED_S + 3.0  # a clock is believed this long, time on the wa
 
 @dataclass(frozen=True, slots=True)
 class Plan:
-    """What the nodes of one run have in common.
+    """Common settings of the nodes of one run.
 
     unsent_bytes: a peer is cut off when more waits for it.
     """

@@ -37,7 +37,7 @@ class Violation:
 
 @dataclass(frozen=True, slots=True)
 class Report:
-    """What a run went through.
+    """Report of a run.
 
     operations: of clients, answered.  faults: injected, by kind.  counts: what
     they led to.  simulated_s: virtual time.

@@ -144,7 +144,7 @@ class Connection(web.RequestHandler):
         exc: BaseException | None = None,
         message: str | None = None,
     ) -> web.StreamResponse:
-        """What is not HTTP, or has too long a head; without a log line, for anybody can send garbage."""
+        """Answer what is not HTTP, or too long a head; without a log line, for anybody can send garbage."""
         return self._server.refuse_unreadable(None if status == 400 else exc or RuntimeError(message))
 
 

@@ -57,11 +57,11 @@ class Guest:
         self._visit = visit
 
     def identified(self) -> None:
-        """The caller is somebody: it counts no more, and no stranger's limit holds.  Idempotent."""
+        """The caller is known: it no longer counts, and no stranger's limit holds.  Idempotent."""
         self._listener.visitors.identified(self._visit)
 
     def unidentified(self) -> None:
-        """The caller is nobody any more.  Idempotent."""
+        """The caller is a stranger again.  Idempotent."""
         self._listener.visitors.unidentified(self._visit, self._listener.loop.time())
 
     def asked(self) -> None:
@@ -85,7 +85,7 @@ class Guest:
 
     @property
     def source(self) -> str:
-        """What the caller's address counts as."""
+        """The source that the caller's address counts as."""
         return self._visit.source
 
 
@@ -136,7 +136,7 @@ class Listener:
         self._sweep = self.loop.call_later(_SWEEP_S, self._end_expired)
 
     def close(self) -> None:
-        """Accept no more; handshakes that run end, connections stay.  Idempotent."""
+        """Stop accepting; handshakes that run end, connections stay.  Idempotent."""
         if not self._open:
             return
         self._open = False

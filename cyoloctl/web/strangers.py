@@ -6,7 +6,7 @@ When there are too many, the oldest of the source that has the most gives way to
 the new one, because whoever may come in is identified within milliseconds and
 whoever only takes up room grows old.  Nobody is sent away in the first moment of
 a visit (`grace_s`); a flood is refused instead, so that it costs a bounded number
-of TLS handshakes a second.
+of TLS handshakes per second.
 
 Pure: no socket, no clock.  Times are seconds on any clock that only goes forward.
 """
@@ -110,11 +110,11 @@ class Visitors:
         self._count = 0
 
     def __len__(self) -> int:
-        """How many strangers there are."""
+        """Number of strangers."""
         return self._count
 
     def from_source(self, source: str) -> int:
-        """How many strangers there are from one source."""
+        """Number of strangers from one source."""
         return len(self._by_source.get(source, ()))
 
     def admit(self, source: str, now: float) -> tuple[Visit | None, list[Visit]]:
@@ -158,13 +158,13 @@ class Visitors:
         visit.deadline = now + self.limits.idle_s
 
     def identified(self, visit: Visit) -> None:
-        """The caller is somebody: the visit counts no more.  Idempotent."""
+        """The caller is known: the visit no longer counts.  Idempotent."""
         if visit.stranger:
             visit.stranger = False
             self._discard(visit)
 
     def unidentified(self, visit: Visit, now: float) -> None:
-        """The caller is nobody any more.  Idempotent; may exceed the limits until the next `expired`."""
+        """The caller is a stranger again.  Idempotent; may exceed the limits until the next `expired`."""
         if not visit.stranger and not visit.over:
             visit.stranger = True
             visit.deadline = now + self.limits.idle_s
@@ -178,7 +178,7 @@ class Visitors:
                 self._discard(visit)
 
     def expired(self, now: float) -> list[Visit]:
-        """Those whose time is over; each is told once and counts no more."""
+        """Those whose time is over; each is told once and no longer counts."""
         found = [visit for here in self._by_source.values() for visit in here if now >= visit.deadline]
         for visit in found:
             self._discard(visit)
@@ -220,11 +220,11 @@ class Budget:
 
     @property
     def total(self) -> int:
-        """What is taken now."""
+        """The amount taken now."""
         return self._total
 
     def used_by(self, caller: str) -> int:
-        """What one caller has taken."""
+        """The amount that one caller has taken."""
         return self._used.get(caller, 0)
 
     def take(self, caller: str, amount: int = 1) -> bool:
@@ -237,7 +237,7 @@ class Budget:
         return True
 
     def give_back(self, caller: str, amount: int = 1) -> None:
-        """What was taken before."""
+        """Return an amount that was taken before."""
         left = self._used.get(caller, 0) - amount
         if left > 0:
             self._used[caller] = left
