@@ -87,6 +87,14 @@ def start(
             socket_group=socket_group,
         )
         raise typer.Exit(status)
+    _start_in_background(invocation, log_format=log_format, log_level=log_level, socket_group=socket_group)
+
+
+def _start_in_background(
+    invocation: Invocation, *, log_format: str | None, log_level: str | None, socket_group: str | None
+) -> None:
+    from cyoloctl.cli import launch
+
     node_process = launch.start_node(
         invocation.data_dir, log_format=log_format, log_level=log_level, socket_group=socket_group
     )

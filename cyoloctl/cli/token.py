@@ -61,6 +61,19 @@ CookieOption = Annotated[
     ),
 ]
 TtlOption = Annotated[str, typer.Option("--ttl", metavar="DURATION", help="Lifetime without a refresh.")]
+ClaimOption = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--claim",
+        metavar="K=V",
+        help="Claim; repeat for more. true, false, null, integers and anything that begins with "
+        '{, [ or " are JSON, the rest is text.',
+    ),
+]
+MaxAgeOption = Annotated[
+    str,
+    typer.Option("--max-age", metavar="DURATION", help="Maximum lifetime, however often it is refreshed."),
+]
 SetCookieOption = Annotated[
     bool, typer.Option("--set-cookie", help="Print the whole Set-Cookie: line instead of the token.")
 ]
@@ -355,25 +368,12 @@ def mint(
     sub: Annotated[
         str | None, typer.Option("--sub", metavar="SUBJECT", help="Subject of the session.")
     ] = None,
-    claim: Annotated[
-        list[str] | None,
-        typer.Option(
-            "--claim",
-            metavar="K=V",
-            help="Claim; repeat for more. true, false, null, integers and anything that begins with "
-            '{, [ or " are JSON, the rest is text.',
-        ),
-    ] = None,
+    claim: ClaimOption = None,
     claims_file: Annotated[
         str | None, typer.Option("--claims-file", metavar="FILE|-", help="Claims as a JSON object.")
     ] = None,
     ttl: TtlOption = "15m",
-    max_age: Annotated[
-        str,
-        typer.Option(
-            "--max-age", metavar="DURATION", help="Maximum lifetime, however often it is refreshed."
-        ),
-    ] = "8h",
+    max_age: MaxAgeOption = "8h",
     cookie_name: CookieNameOption = "cyolo-sid",
     audience: AudienceOption = "",
     set_cookie: SetCookieOption = False,
