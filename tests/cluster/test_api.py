@@ -10,7 +10,8 @@ from typing import Any
 
 import pytest
 
-from tests.support.cluster import Cluster, assert_refused, http_exchange, run, tls_connect, unix_connect
+from tests.support.cluster import Cluster, assert_refused, run
+from tests.support.connections import http_exchange, tls_connect, unix_connect
 
 pytestmark = pytest.mark.cluster
 

@@ -23,9 +23,9 @@ from tests.support.cluster import (
     Writers,
     assert_refused,
     run,
-    tls_connect,
     wait_until,
 )
+from tests.support.connections import tls_connect
 
 HOUR_S = 3600
 

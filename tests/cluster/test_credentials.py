@@ -19,7 +19,13 @@ from cyoloctl.control import table
 from cyoloctl.control.client import Client
 from cyoloctl.errors import AccessDenied, CyoloctlError
 from cyoloctl.web import schema
-from tests.support.cluster import Cluster, Peer, assert_refused, cluster_id_of, run, wait_until
+from tests.support.cluster import (
+    Cluster,
+    assert_refused,
+    run,
+    wait_until,
+)
+from tests.support.connections import Peer, cluster_id_of
 from tests.support.thief import Forger
 
 pytestmark = pytest.mark.cluster

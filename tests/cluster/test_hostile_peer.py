@@ -21,7 +21,13 @@ from cyoloctl.raft.messages import MESSAGE_TYPES, PeerProtocolError, decode, enc
 from cyoloctl.replicated.command import encode_command
 from tests.fuzz.mutate import mutate
 from tests.fuzz.targets import example
-from tests.support.cluster import Cluster, Node, Peer, cluster_id_of, rss_kib, wait_until
+from tests.support.cluster import (
+    Cluster,
+    Node,
+    rss_kib,
+    wait_until,
+)
+from tests.support.connections import Peer, cluster_id_of
 
 pytestmark = [pytest.mark.cluster, pytest.mark.slow]
 

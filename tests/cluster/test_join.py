@@ -26,11 +26,10 @@ from tests.support.cluster import (
     Node,
     assert_refused,
     free_port,
-    http_exchange,
     run,
-    tls_connect,
     wait_until,
 )
+from tests.support.connections import http_exchange, tls_connect
 from tests.support.joining import join_body, sign_body
 
 pytestmark = pytest.mark.cluster

@@ -12,12 +12,11 @@ from cyoloctl.pki.tls import ALPN_RAFT_BEFORE
 from tests.support.cluster import (
     Cluster,
     Node,
-    Peer,
-    cluster_id_of,
     free_port,
     run,
     wait_until,
 )
+from tests.support.connections import Peer, cluster_id_of
 
 pytestmark = [pytest.mark.cluster, pytest.mark.slow]
 

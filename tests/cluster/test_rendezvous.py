@@ -30,10 +30,9 @@ from tests.support.cluster import (
     NotYet,
     assert_refused,
     environment,
-    http_exchange,
-    unix_connect,
     wait_until,
 )
+from tests.support.connections import http_exchange, unix_connect
 from tests.support.tokens import call, wait_keys
 
 pytestmark = pytest.mark.cluster

@@ -21,11 +21,10 @@ from tests.support.cluster import (
     Node,
     assert_refused,
     environment,
-    http_exchange,
     run,
-    unix_connect,
     wait_until,
 )
+from tests.support.connections import http_exchange, unix_connect
 from tests.support.gateways import add_gateways, wait_gateways
 from tests.support.proxies import require
 

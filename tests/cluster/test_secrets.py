@@ -10,7 +10,8 @@ import pytest
 
 from cyoloctl.errors import InvitationRejected
 from cyoloctl.pki import join_token
-from tests.support.cluster import Cluster, Peer, cluster_id_of, issue_node, wait_until
+from tests.support.cluster import Cluster, wait_until
+from tests.support.connections import Peer, cluster_id_of, issue_node
 from tests.support.joining import join_body
 
 pytestmark = pytest.mark.cluster

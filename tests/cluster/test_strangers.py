@@ -22,14 +22,12 @@ from cyoloctl.raft.messages import MAX_FRAME_BYTES
 from tests.support.cluster import (
     Cluster,
     Node,
-    Peer,
     assert_refused,
-    cluster_id_of,
     rss_kib,
     run,
-    tls_connect,
     wait_until,
 )
+from tests.support.connections import Peer, cluster_id_of, tls_connect
 
 pytestmark = pytest.mark.cluster
 

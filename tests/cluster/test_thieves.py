@@ -22,7 +22,13 @@ from typing import Any
 import pytest
 
 from cyoloctl.errors import NotFound
-from tests.support.cluster import Cluster, Node, assert_refused, cluster_id_of, wait_until
+from tests.support.cluster import (
+    Cluster,
+    Node,
+    assert_refused,
+    wait_until,
+)
+from tests.support.connections import cluster_id_of
 from tests.support.thief import (
     Credentials,
     Loot,

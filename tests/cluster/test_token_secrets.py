@@ -13,7 +13,8 @@ from pathlib import Path
 import pytest
 
 from cyoloctl.keys.ring_file import import_ring
-from tests.support.cluster import Cluster, Node, environment, http_exchange, unix_connect
+from tests.support.cluster import Cluster, Node, environment
+from tests.support.connections import http_exchange, unix_connect
 from tests.support.tokens import mint, wait_keys
 
 pytestmark = pytest.mark.cluster
