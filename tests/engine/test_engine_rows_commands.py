@@ -19,8 +19,9 @@ from pysyncobj.transport import TCPTransport
 from cyoloctl.raft.settings import Limits
 from cyoloctl.raft.snapshot import SnapshotMeta, SnapshotStore
 from tests.support import hostile_pickle
-from tests.support.engine_harness import Cluster, Outcome, StockCluster, StockMachine
+from tests.support.engine_harness import Cluster, Outcome
 from tests.support.raft_ours import OurCluster
+from tests.support.raft_stock import StockCluster, StockMachine
 
 pytestmark = pytest.mark.fault
 

@@ -8,8 +8,9 @@ from typing import Any
 import pytest
 
 from cyoloctl.errors import StorageError
-from tests.support.engine_harness import Cluster, StockCluster
+from tests.support.engine_harness import Cluster
 from tests.support.raft_ours import OurCluster, append
+from tests.support.raft_stock import StockCluster
 
 pytestmark = pytest.mark.fault
 

@@ -11,8 +11,9 @@ from pathlib import Path
 import pytest
 
 from cyoloctl.raft.settings import Limits
-from tests.support.engine_harness import Cluster, Outcome, PerfectJournal, StockCluster
+from tests.support.engine_harness import Cluster, Outcome
 from tests.support.raft_ours import OurCluster
+from tests.support.raft_stock import PerfectJournal, StockCluster
 
 pytestmark = pytest.mark.fault
 

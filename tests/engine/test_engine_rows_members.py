@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import pytest
 
-from tests.support.engine_harness import Cluster, Outcome, StockCluster
+from tests.support.engine_harness import Cluster, Outcome
 from tests.support.raft_ours import OurCluster
+from tests.support.raft_stock import StockCluster
 
 pytestmark = pytest.mark.fault
 

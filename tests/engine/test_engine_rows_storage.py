@@ -18,8 +18,9 @@ from cyoloctl.errors import CyoloctlError, StorageError
 from cyoloctl.raft import vendor as adapter
 from cyoloctl.raft.journal import Journal
 from cyoloctl.raft.sqlite_store import SqliteStore
-from tests.support.engine_harness import Crash, QuietFile, StockCluster
+from tests.support.engine_harness import Crash
 from tests.support.raft_ours import OurCluster
+from tests.support.raft_stock import QuietFile, StockCluster
 
 pytestmark = pytest.mark.fault
 
