@@ -152,7 +152,10 @@ def browser(
     scripts: bool = True,
     arguments: Sequence[str] = (),
 ) -> Iterator[Browser]:
-    """A browser with an empty profile and a screen of so many CSS pixels."""
+    """A browser with an empty profile and a screen of so many CSS pixels.
+
+    More than 60 lines, because most are the options of the browser, which are data.
+    """
     chromium, driver = require_chromium()
     port = free_port()
     options: dict[str, Any] = {

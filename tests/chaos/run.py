@@ -84,6 +84,10 @@ def _run(
     rate: float,
     stale: bool,
 ) -> tuple[dict[str, Any], Outcome]:
+    """The faults, the reads after them, and the verdict.
+
+    More than 60 lines, because it is one order of events, and the last third names what the report holds.
+    """
     history = History()
     endpoints = {name: node.endpoint for name, node in cluster.nodes.items()}
     load = Clients(history, endpoints, count=clients, rate=rate, seed=seed, stale=stale)

@@ -2,6 +2,8 @@
 
 One entry of `TARGETS` puts a decoder under all fuzzers: ``test_fuzz.py`` (hypothesis, in ``make test``),
 ``atheris_run.py`` (``make fuzz``), and the table in ``docs/correctness.md``, which a test compares.
+
+More than 700 lines, because it is one table: each decoder stands beside its contract and its seeds.
 """
 
 from __future__ import annotations

@@ -1,4 +1,7 @@
-"""The cluster state machine against a slow, obvious model, and against bytes that nobody should send."""
+"""The cluster state machine against a slow, obvious model, and against bytes that nobody should send.
+
+More than 700 lines, because properties of all machines draw on the same strategies of commands.
+"""
 
 from __future__ import annotations
 

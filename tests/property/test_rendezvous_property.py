@@ -112,7 +112,10 @@ class Model:
         return found[0] if found else None
 
     def apply(self, operation: str, a: dict[str, Any], now: int) -> Any:
-        """The value of a success, or a code."""
+        """The value of a success, or a code.
+
+        More than 60 lines, because a model is there to be read in one go beside docs/rendezvous.md.
+        """
         self.tick(now)
         if operation == "set_policy":
             self.policies[a["kind"]] = a

@@ -260,6 +260,8 @@ async def site(
 
     edit: changes the exported text, to see what a directive is good for.
     ready_status: what the shared host answers as soon as the proxy serves.
+
+    More than 60 lines, because what it starts it also ends, whatever fails in between.
     """
     program = require(kind)
     own = directory or Path(tempfile.mkdtemp(prefix="cyoloctl-proxy-"))

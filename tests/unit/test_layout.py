@@ -137,6 +137,9 @@ PRIVATE: dict[str, str] = {
     "raft.vendor": "_onTick",  # the vendor's method that ours overrides
 }
 
+# What is longer says in its docstring that it is, and why ("More than 700 lines, because ...").
+FILE_LINES, FUNCTION_LINES = 700, 60
+
 # Tests that stand for no single module, each with its reason.
 WITHOUT_MODULE: dict[str, str] = {
     "test_layout.py": "the whole package",
@@ -444,6 +447,49 @@ def test_tests_stand_where_their_modules_stand() -> None:
         if not (ROOT / Path(name).with_name(Path(name).name.removeprefix("test_"))).is_file()
     }
     assert homeless == set(WITHOUT_MODULE)
+
+
+def too_long(source: str) -> list[str]:
+    """What in a source is too long and does not say why, or says that it is and is not."""
+
+    def wrong(node: ast.Module | ast.FunctionDef | ast.AsyncFunctionDef, lines: int, limit: int) -> bool:
+        said = " ".join((ast.get_docstring(node) or "").split()).lower()
+        return (lines > limit) != (f"more than {limit} lines" in said)
+
+    tree = ast.parse(source)
+    found = [f"the file, {lines} lines"] if wrong(tree, lines := source.count("\n"), FILE_LINES) else []
+    for node in ast.walk(tree):
+        if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef):
+            lines = (node.end_lineno or 0) - node.lineno + 1
+            if wrong(node, lines, FUNCTION_LINES):
+                found.append(f"{node.name}, {lines} lines")
+    return found
+
+
+@pytest.mark.parametrize("folder", [PACKAGE, "tests", "tools", "benchmarks"])
+def test_long_files_and_functions_say_why_they_are(folder: str) -> None:
+    root = ROOT.parent
+    found = {
+        str(path.relative_to(root)): wrong
+        for path in sorted((root / folder).rglob("*.py"))
+        if (wrong := too_long(path.read_text(encoding="utf-8")))
+    }
+    assert found == {}
+
+
+@pytest.mark.parametrize(
+    ("source", "expected"),
+    [
+        ('"""It is more than\n700 lines: one table."""\n' + "x = 1\n" * 700, []),
+        ('"""One table."""\n' + "x = 1\n" * 700, ["the file, 701 lines"]),
+        ('"""More than 700 lines, because."""\n', ["the file, 1 lines"]),
+        ("def f():\n" + " x = 1\n" * 59, []),
+        ("async def f():\n" + " x = 1\n" * 60, ["f, 61 lines"]),
+        ('def f():\n """More than 60 lines, because."""\n' + " x = 1\n" * 60, []),
+    ],
+)
+def test_checker_finds_what_is_long_and_does_not_say_why(source: str, expected: list[str]) -> None:
+    assert too_long(source) == expected
 
 
 def test_cli_when_imported_loads_nothing_slow() -> None:

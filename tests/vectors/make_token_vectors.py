@@ -139,7 +139,10 @@ def with_trailing_bit(text: str) -> str:
 
 
 def vectors() -> dict[str, dict[str, object]]:
-    """Every vector by its name."""
+    """Every vector by its name.
+
+    More than 60 lines, because it is the table of the vectors: each differs from a good token in one thing.
+    """
     found: dict[str, dict[str, object]] = {}
 
     def add(

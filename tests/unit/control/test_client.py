@@ -1,4 +1,7 @@
-"""The client against real servers: ours, dead ones, hanging ones and things that are not a node."""
+"""The client against real servers: ours, dead ones, hanging ones and things that are not a node.
+
+More than 700 lines, because one client meets every kind of server here, with the same helpers.
+"""
 
 from __future__ import annotations
 

@@ -1,4 +1,7 @@
-"""The server on a real unix socket and real TLS connections, with bad and good callers."""
+"""The server on a real unix socket and real TLS connections, with bad and good callers.
+
+More than 700 lines, because every section needs the same server on real sockets and its scripted node.
+"""
 
 from __future__ import annotations
 

@@ -1,4 +1,7 @@
-"""The journal: what was synced is there, or the node refuses to start.  Real files, real kills."""
+"""The journal: what was synced is there, or the node refuses to start.  Real files, real kills.
+
+More than 700 lines, because the same journal is written, killed and damaged, with the same helpers.
+"""
 
 from __future__ import annotations
 

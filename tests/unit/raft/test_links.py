@@ -1,4 +1,7 @@
-"""The decisions of the links, as pure functions of what comes: no socket, no clock."""
+"""The decisions of the links, as pure functions of what comes: no socket, no clock.
+
+More than 700 lines, as its module is: every decision of the links has its test, over one wire in memory.
+"""
 
 from __future__ import annotations
 
