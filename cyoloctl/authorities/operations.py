@@ -10,6 +10,7 @@ from cyoloctl.authorities.renewal import Ask, CertificateRenewal
 from cyoloctl.credentials.machine import CredentialMachine
 from cyoloctl.errors import ConfigError, Conflict
 from cyoloctl.members.api import Problem
+from cyoloctl.members.facts import problem
 from cyoloctl.members.machine import MemberMachine
 from cyoloctl.model import LocalNode
 from cyoloctl.pki import exchange, renewal
@@ -282,7 +283,7 @@ class AuthorityOperations:
             left_ms = to_unix_ms(parse_rfc3339(expires_at)) - now_ms
             if left_ms < warn_ms:
                 found.append(
-                    _problem(
+                    problem(
                         "certificate_expired" if left_ms <= 0 else "certificate_expiring",
                         member.name,
                         f"the certificate of {member.name} {_ends(left_ms)}, at {expires_at}: it renews "
@@ -292,12 +293,12 @@ class AuthorityOperations:
                 )
         if self._certificates.problem is not None:
             message = f"{self._name} cannot renew its certificate: {self._certificates.problem}"
-            found.append(_problem("certificate_renewal_failed", self._name, message, "cyoloctl pki status"))
+            found.append(problem("certificate_renewal_failed", self._name, message, "cyoloctl pki status"))
         if self._certificates.exchange_problem is not None:
             message = (
                 f"{self._name} does not follow the exchange of the CA: {self._certificates.exchange_problem}"
             )
-            found.append(_problem("ca_exchange_failed", self._name, message, "cyoloctl pki status"))
+            found.append(problem("ca_exchange_failed", self._name, message, "cyoloctl pki status"))
         for entry in self._credentials.entries():
             left_ms = entry.expires_unix_ms - now_ms
             life_days = max(1, entry.lifetime_ms // 86_400_000)
@@ -306,17 +307,13 @@ class AuthorityOperations:
             if entry.revoked_unix_ms is None and 0 < left_ms < warn_ms:
                 message = f"the credentials of {entry.name} ({entry.role}) {_ends(left_ms)}"
                 command = f"cyoloctl credentials renew {entry.name} --out FILE"
-                found.append(_problem("credentials_expiring", None, message, command))
+                found.append(problem("credentials_expiring", None, message, command))
         for reason in self._due_reasons():
             message = f"the CA must be exchanged: {reason}"
             if self._authorities.rotation is not None:
                 message = f"the CA is being exchanged, which was due: {reason}"
-            found.append(_problem("ca_rotation_due", None, message, "cyoloctl pki rotate-ca"))
+            found.append(problem("ca_rotation_due", None, message, "cyoloctl pki rotate-ca"))
         return found
-
-
-def _problem(code: str, member: str | None, message: str, command: str) -> Problem:
-    return {"code": code, "member": member, "message": message, "command": command}
 
 
 def _ends(left_ms: int) -> str:

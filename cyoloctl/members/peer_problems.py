@@ -3,28 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping
-from typing import Any, Protocol
 
 from cyoloctl.members.api import Problem
+from cyoloctl.members.facts import Facts, problem
 from cyoloctl.model import is_in_memory, name_of
-from cyoloctl.raft import COPY, OLDER, Engine, PeerInfo, ReplicaStatus
+from cyoloctl.raft import COPY, OLDER, PeerInfo, ReplicaStatus
 
-__all__ = ["Facts", "missing_links", "peer_problems", "voters_up"]
+__all__ = ["missing_links", "peer_problems", "voters_up"]
 
 
 _SETTLED = 3
 """Pongs: a node that has just started is given so many seconds to find the others."""
-
-
-class Facts(Protocol):
-    """Facts that problems are found by.  rows: the members as `status` shows them."""
-
-    @property
-    def engine(self) -> Engine: ...
-    @property
-    def rows(self) -> tuple[Mapping[str, Any], ...]: ...
-    @property
-    def name(self) -> str: ...
 
 
 def voters_up(status: ReplicaStatus) -> int:
@@ -53,10 +42,6 @@ def missing_links(
     ]
 
 
-def _problem(code: str, member: str | None, message: str, command: str | None) -> Problem:
-    return {"code": code, "member": member, "message": message, "command": command}
-
-
 #: The codes of the problems whose reason a peer gives.
 _CODES = {COPY: "copy", OLDER: "older_disk"}
 
@@ -68,7 +53,7 @@ def peer_problems(facts: Facts) -> Iterator[Problem]:
     voters = {name_of(raft_id) for raft_id in status.voters}
     known = [str(row["name"]) for row in facts.rows]
     for a, b in missing_links(name, voters, known, engine.peers()):
-        yield _problem(
+        yield problem(
             "link",
             a,
             f"{a} and {b} do not reach each other, though {name} reaches both: open the way between them",
@@ -78,7 +63,7 @@ def peer_problems(facts: Facts) -> Iterator[Problem]:
         if refusal.reason in (COPY, OLDER):
             yield _kept_out(refusal.name, refusal.reason, refusal.address)
     for peer, reason in engine.kept_out_by().items():
-        yield _problem(
+        yield problem(
             "kept_out",
             name,
             f"{peer} keeps {name} out ({reason}); {name} ends when a majority of the voters says so",
@@ -90,7 +75,7 @@ def peer_problems(facts: Facts) -> Iterator[Problem]:
     for raft_id in status.voters:
         member = name_of(raft_id)
         if is_in_memory(raft_id) and present.get(member, raft_id) != raft_id:
-            yield _problem(
+            yield problem(
                 "vote_lost",
                 member,
                 f"{member} came back without its log and cannot vote for its former self: "
@@ -111,25 +96,25 @@ def _kept_out(member: str, reason: str, address: str) -> Problem:
             f"{member} came back{where} with an older copy of its disk, and is kept out: start the newer "
             "disk, or remove the member and join under a new name"
         )
-    return _problem(_CODES[reason], member, text, f"cyoloctl member remove {member}")
+    return problem(_CODES[reason], member, text, f"cyoloctl member remove {member}")
 
 
 def _trouble(name: str, code: str, peer: str, message: str) -> Problem:
     if code == "snapshot_refused":
-        return _problem(
+        return problem(
             code,
             peer,
             f"{peer} refuses the snapshot of {name}, and stays behind: {message}",
             f"cyoloctl member remove {peer}",
         )
     if code == "snapshot_unusable":
-        return _problem(
+        return problem(
             code,
             name,
             f"{name} cannot use the snapshot of {peer}, and stays behind: {message}",
             f"cyoloctl member remove {name}",
         )
-    return _problem(
+    return problem(
         code,
         peer,
         f"the logs of {peer} and {name} contradict each other: {message}; one of the disks is not its own",

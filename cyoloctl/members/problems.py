@@ -7,34 +7,20 @@ shows more.
 from __future__ import annotations
 
 from collections.abc import Callable, Collection, Iterable, Mapping
-from dataclasses import dataclass
 from itertools import chain
 
-from cyoloctl.members.api import Member, Problem
+from cyoloctl.members.api import Problem
+from cyoloctl.members.facts import Facts, problem
 from cyoloctl.members.peer_problems import peer_problems
 from cyoloctl.raft import Engine, is_a_time
 
-__all__ = ["CLOCK_OFF_MS", "Facts", "clock_problems", "find_problems", "problem", "time_ahead_ms"]
+__all__ = ["CLOCK_OFF_MS", "clock_problems", "find_problems", "time_ahead_ms"]
 
 
 CLOCK_OFF_MS = 60_000
 """A clock that differs from cluster time by more, and cluster time ahead by more, needs a hand."""
 
 _SET_CLOCK = "date -u --set 'YYYY-MM-DD HH:MM:SS'"
-
-
-@dataclass(frozen=True, slots=True)
-class Facts:
-    """Facts that problems are found by.  rows: the members as `status` shows them."""
-
-    engine: Engine
-    rows: tuple[Member, ...]
-    name: str
-
-
-def problem(code: str, member: str | None, message: str, command: str | None) -> Problem:
-    """One problem.  member: whom it concerns, None for the cluster."""
-    return {"code": code, "member": member, "message": message, "command": command}
 
 
 def _duration(ms: float) -> str:

@@ -8,9 +8,10 @@ from typing import Any
 
 from cyoloctl import __version__
 from cyoloctl.members.api import Member, Problem, Role, Status
+from cyoloctl.members.facts import Facts
 from cyoloctl.members.machine import MemberMachine
 from cyoloctl.members.peer_problems import missing_links, voters_up
-from cyoloctl.members.problems import Facts, find_problems, time_ahead_ms
+from cyoloctl.members.problems import find_problems, time_ahead_ms
 from cyoloctl.model import LocalNode, majority, name_of
 from cyoloctl.raft import Engine, ReplicaStatus
 from cyoloctl.replicated.proposer import Json
