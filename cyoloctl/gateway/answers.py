@@ -21,10 +21,10 @@ from cyoloctl.errors import (
     SlowDown,
     Unavailable,
 )
-from cyoloctl.gateway.forms import Refused
+from cyoloctl.gateway.forms import RefusalPage
 from cyoloctl.gateway.templates import PAGE, Html, fill, refresh
 
-__all__ = ["TRY_AGAIN", "Answer", "page", "refused", "text"]
+__all__ = ["TRY_AGAIN", "Answer", "page", "refusal_page", "text"]
 
 _log = logging.getLogger("cyoloctl.gateway")
 
@@ -63,28 +63,28 @@ def page(
     return Answer(status, filled, headers=dict(headers or {}))
 
 
-def refused(error: Exception) -> Refused:
+def refusal_page(error: Exception) -> RefusalPage:
     """The refusal that a person sees for an error, each kind with its own status."""
     text = error.message[:1].upper() + error.message[1:] + "." if isinstance(error, CyoloctlError) else ""
     match error:
         case NotFound():
-            return Refused(404, "Not found", text)
+            return RefusalPage(404, "Not found", text)
         case SlowDown():
-            return Refused(429, "Too many attempts", text, {"Retry-After": "600"})
+            return RefusalPage(429, "Too many attempts", text, {"Retry-After": "600"})
         case Expired():
-            return Refused(410, "It has expired", text)
+            return RefusalPage(410, "It has expired", text)
         case ApprovalRefused():
-            return Refused(403, "You cannot approve this", text)
+            return RefusalPage(403, "You cannot approve this", text)
         case Denied():
-            return Refused(409, "It was denied", text)
+            return RefusalPage(409, "It was denied", text)
         case Conflict():
-            return Refused(409, "Already answered", text)
+            return RefusalPage(409, "Already answered", text)
         case BodyTooLarge():
-            return Refused(413, "Too much", text)
+            return RefusalPage(413, "Too much", text)
         case InvalidInput():
-            return Refused(400, "This cannot be read", text)
+            return RefusalPage(400, "This cannot be read", text)
         case OutcomeUnknown() | TimeoutError():
-            return Refused(
+            return RefusalPage(
                 504,
                 "Not sure yet",
                 "Your answer may or may not have been recorded. Reload this page to send it again: "
@@ -92,10 +92,10 @@ def refused(error: Exception) -> Refused:
             )
         case Overloaded():
             text = "There is too much to do at the moment. Nothing was changed: try again in a moment."
-            return Refused(503, "Try again", text, TRY_AGAIN)
+            return RefusalPage(503, "Try again", text, TRY_AGAIN)
         case Unavailable():
             text = "Too few nodes answer at the moment. Nothing was changed: try again in a moment."
-            return Refused(503, "Try again", text, TRY_AGAIN)
+            return RefusalPage(503, "Try again", text, TRY_AGAIN)
     incident = secrets.token_hex(4)
     _log.error("internal error %s", incident, exc_info=error)
-    return Refused(500, "Something failed here", f"Tell the operator the number {incident}.")
+    return RefusalPage(500, "Something failed here", f"Tell the operator the number {incident}.")

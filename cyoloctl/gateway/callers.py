@@ -15,10 +15,10 @@ from cyoloctl.caller import CALLER, Actor, Caller
 from cyoloctl.errors import BodyTooLarge, InvalidInput, TokenRejected
 from cyoloctl.gateway.answers import Answer, page
 from cyoloctl.gateway.forms import (
-    Asked,
     Forms,
+    GatewayRequest,
     Opened,
-    Refused,
+    RefusalPage,
     browser_of,
     network_caller,
     person_caller,
@@ -52,7 +52,7 @@ class Callers:
         #: How many requests of a caller are being answered.
         self._served: Counter[str] = Counter()
 
-    def done(self, asked: Asked) -> None:
+    def done(self, asked: GatewayRequest) -> None:
         """The request is answered."""
         name = asked.served
         if name is not None:
@@ -65,12 +65,12 @@ class Callers:
         too_large = BodyTooLarge(f"the body is larger than {_MAX_BODY_BYTES} bytes")
         return await read_body(request, _MAX_BODY_BYTES, self._limits.body_s, too_large)
 
-    def form_cookie(self, asked: Asked) -> str:
+    def form_cookie(self, asked: GatewayRequest) -> str:
         """The name of the cookie that forms are sealed for."""
         # The prefix keeps other hosts of the same site from setting it (RFC 6265bis 4.1.3); it needs TLS.
         return "__Host-cyolo-form" if asked.scheme == "https" else "cyolo-form"
 
-    def browser(self, asked: Asked) -> tuple[str, list[str]]:
+    def browser(self, asked: GatewayRequest) -> tuple[str, list[str]]:
         """The browser's secret, and the cookies that make it known from now on."""
         cookie = self.form_cookie(asked)
         browser = browser_of(asked.cookie, cookie)
@@ -80,10 +80,10 @@ class Callers:
         secure = "; Secure" if asked.scheme == "https" else ""
         return browser, [f"{cookie}={browser}; Path=/; HttpOnly; SameSite=Strict{secure}"]
 
-    async def actor(self, asked: Asked, browser: str, *, current: bool) -> Actor:
+    async def actor(self, asked: GatewayRequest, browser: str, *, current: bool) -> Actor:
         """The caller, as far as cookies prove it.  The request is served on their behalf from now on.
 
-        current: as of now in the whole cluster.  Raises Refused for whoever asks for too much at once.
+        current: as of now in the whole cluster.  Raises RefusalPage for whoever asks for too much at once.
         """
         CALLER.set(network_caller(asked.client))
         actor = Actor(browser=browser or None)
@@ -97,10 +97,10 @@ class Callers:
         self.serve(asked, CALLER.get())
         return actor
 
-    def serve(self, asked: Asked, caller: Caller) -> None:
-        """Count the request for its caller until it is answered.  Raises Refused."""
+    def serve(self, asked: GatewayRequest, caller: Caller) -> None:
+        """Count the request for its caller until it is answered.  Raises RefusalPage."""
         if self._served[caller.name] >= self._limits.caller_requests:
-            raise Refused(
+            raise RefusalPage(
                 429,
                 "Too many at once",
                 "Too many of your requests are being answered at this moment. Nothing was changed: "
@@ -124,16 +124,16 @@ class Callers:
             link = fill('<a class="button" href="{url}" rel="noreferrer">Sign in</a>', url=url)
         return page(self._node.name, status, "Sign in first", fill(SIGN_IN, link=link))
 
-    def from_our_page(self, asked: Asked) -> None:
-        """Check that no other site's page made the request.  Raises Refused, and logs it."""
+    def from_our_page(self, asked: GatewayRequest) -> None:
+        """Check that no other site's page made the request.  Raises RefusalPage, and logs it."""
         try:
             asked.refuse_other_origins()
-        except Refused:
+        except RefusalPage:
             _log.info("a request of another origin was refused", extra={"expected": asked.origin})
             raise
 
-    async def fields(self, asked: Asked, request: web.BaseRequest, *fields: str) -> dict[str, str]:
-        """The fields of one of our forms: these and "form".  Raises Refused, InvalidInput."""
+    async def fields(self, asked: GatewayRequest, request: web.BaseRequest, *fields: str) -> dict[str, str]:
+        """The fields of one of our forms: these and "form".  Raises RefusalPage, InvalidInput."""
         self.from_our_page(asked)
         if request.content_type != "application/x-www-form-urlencoded":
             raise InvalidInput("this is not a form of this page")
@@ -153,9 +153,9 @@ class Callers:
         return given
 
     async def posted(
-        self, asked: Asked, request: web.BaseRequest, purpose: str, *fields: str
+        self, asked: GatewayRequest, request: web.BaseRequest, purpose: str, *fields: str
     ) -> tuple[dict[str, str], Opened, Actor, str]:
-        """The fields, what the form sealed, who sent it and the person.  Raises Refused, InvalidInput."""
+        """The fields, what the form sealed, who sent it and the person.  Raises RefusalPage, InvalidInput."""
         given = await self.fields(asked, request, *fields)
         browser = browser_of(asked.cookie, self.form_cookie(asked)) or ""
         actor = await self.actor(asked, browser, current=True)
@@ -166,7 +166,7 @@ class Callers:
         return given, opened, actor, person
 
 
-def answered_by(asked: Asked, person: str) -> str:
+def answered_by(asked: GatewayRequest, person: str) -> str:
     """Name of the one who answers a rendezvous, for its record: the person, otherwise the address."""
     return person or f"ip:{asked.client}"
 

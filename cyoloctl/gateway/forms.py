@@ -23,13 +23,13 @@ from cyoloctl.text import decode_base64url, encode_base64url
 
 __all__ = [
     "FORM_LIFE_S",
-    "Asked",
     "Begun",
     "Forms",
+    "GatewayRequest",
     "IpAddress",
     "IpNetwork",
     "Opened",
-    "Refused",
+    "RefusalPage",
     "browser_of",
     "client_address",
     "code_in",
@@ -124,7 +124,7 @@ def origin_of(scheme: str, host: str, port: int | None) -> str:
 
 
 @dataclass(slots=True)
-class Asked:
+class GatewayRequest:
     """A request, as far as it can be believed; served: the caller for whom it is counted."""
 
     method: str
@@ -144,7 +144,7 @@ class Asked:
         return "../" * (self.path.count("/") - 1)
 
     def refuse_other_origins(self) -> None:
-        """For what changes something.  Raises Refused for a request that no page of ours sent.
+        """For what changes something.  Raises RefusalPage for a request that no page of ours sent.
 
         Every browser of today says at least one of the two with a POST; what
         says neither is no browser, and has the API.
@@ -152,7 +152,7 @@ class Asked:
         origin, site = self.headers.get("Origin"), self.headers.get("Sec-Fetch-Site")
         unsaid = origin is None and site is None
         if unsaid or origin not in (None, self.origin) or site not in (None, "same-origin"):
-            raise Refused(
+            raise RefusalPage(
                 403,
                 "Not from this page",
                 "Your browser says that another web site sent this request, so nothing was done. "
@@ -160,7 +160,7 @@ class Asked:
             )
 
 
-class Refused(Exception):
+class RefusalPage(Exception):
     """Ends a request with a page."""
 
     def __init__(self, status: int, title: str, text: str, headers: Mapping[str, str] | None = None) -> None:
@@ -206,8 +206,8 @@ class Forms:
         return encode_base64url(key_id + nonce + sealed)
 
     def open(self, form: str, purpose: str, browser: str, person: str, now_unix_s: int) -> Opened:
-        """Open a form.  Raises the same Refused for every reason, another spelling of the same bytes too."""
-        stale = Refused(
+        """Open a form.  Raises the same RefusalPage for every reason, another spelling of the same bytes too."""
+        stale = RefusalPage(
             400,
             "This form is no longer valid",
             "It was made for another browser or person, it is older than ten minutes, or your browser keeps "
@@ -272,7 +272,7 @@ class Begun:
 
     @classmethod
     def open(cls, forms: Forms, value: str, now_unix_s: int) -> Begun:
-        """Open a cookie's value.  Raises the same Refused for every reason."""
+        """Open a cookie's value.  Raises the same RefusalPage for every reason."""
         payload = forms.open(value, "begun", "", "", now_unix_s).payload
         return cls(payload[:16].hex(), payload[16:32].hex(), payload[32:].decode("ascii"))
 

@@ -10,7 +10,7 @@ from aiohttp import web
 from cyoloctl.errors import InvalidInput, TokenRejected
 from cyoloctl.gateway.answers import Answer, text
 from cyoloctl.gateway.callers import LIMIT_S, Callers
-from cyoloctl.gateway.forms import Asked, is_in
+from cyoloctl.gateway.forms import GatewayRequest, is_in
 from cyoloctl.gateway.metrics import Metrics
 from cyoloctl.gateway.settings import GatewayNode, GatewaySettings
 
@@ -37,7 +37,9 @@ class Programs:
         self._closing = closing
         self._connections = connections
 
-    def routes(self) -> Mapping[str, Mapping[str, Callable[[Asked, web.BaseRequest], Awaitable[Answer]]]]:
+    def routes(
+        self,
+    ) -> Mapping[str, Mapping[str, Callable[[GatewayRequest, web.BaseRequest], Awaitable[Answer]]]]:
         """Handlers by path and method."""
         return {
             "/healthz": {"GET": self._healthz},
@@ -46,7 +48,7 @@ class Programs:
             "/session/refresh": {"POST": self._refresh},
         }
 
-    async def _refresh(self, asked: Asked, request: web.BaseRequest) -> Answer:
+    async def _refresh(self, asked: GatewayRequest, request: web.BaseRequest) -> Answer:
         self._callers.from_our_page(asked)
         if await self._callers.body(request):
             raise InvalidInput("this request takes no body")
@@ -60,15 +62,15 @@ class Programs:
             answer = text(401, f"{error.message}: sign in again\n", WWW_Authenticate="Cookie")
         return answer
 
-    async def _healthz(self, asked: Asked, request: web.BaseRequest) -> Answer:
+    async def _healthz(self, asked: GatewayRequest, request: web.BaseRequest) -> Answer:
         return text(200, "ok\n")
 
-    async def _readyz(self, asked: Asked, request: web.BaseRequest) -> Answer:
+    async def _readyz(self, asked: GatewayRequest, request: web.BaseRequest) -> Answer:
         if self._closing() or not self._node.ready():
             return text(503, "not ready: no leader was heard of lately\n", Retry_After="1")
         return text(200, "ready\n")
 
-    async def _show_metrics(self, asked: Asked, request: web.BaseRequest) -> Answer:
+    async def _show_metrics(self, asked: GatewayRequest, request: web.BaseRequest) -> Answer:
         if not is_in(asked.client, self._metrics_clients):
             return text(403, "metrics are not for you: see gateway.metrics_clients in node.yaml\n")
         body = self._metrics.text(self._node.facts(), self._connections())

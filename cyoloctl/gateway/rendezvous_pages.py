@@ -24,13 +24,13 @@ from urllib.parse import urlsplit
 from aiohttp import web
 
 from cyoloctl.errors import Conflict, InvalidInput, NotFound, OutcomeUnknown, Unavailable
-from cyoloctl.gateway.answers import TRY_AGAIN, Answer, page, refused, text
+from cyoloctl.gateway.answers import TRY_AGAIN, Answer, page, refusal_page, text
 from cyoloctl.gateway.callers import LIMIT_S, Callers, answered_by, once
 from cyoloctl.gateway.forms import (
     FORM_LIFE_S,
-    Asked,
     Begun,
-    Refused,
+    GatewayRequest,
+    RefusalPage,
     browser_of,
     code_in,
     cookie_of,
@@ -67,7 +67,9 @@ class RendezvousPages:
         self._settings = settings
         self._callers = callers
 
-    def routes(self) -> Mapping[str, Mapping[str, Callable[[Asked, web.BaseRequest], Awaitable[Answer]]]]:
+    def routes(
+        self,
+    ) -> Mapping[str, Mapping[str, Callable[[GatewayRequest, web.BaseRequest], Awaitable[Answer]]]]:
         """Handlers by path and method."""
         answering = {
             "/rendezvous": {"GET": self._enter, "POST": self._find},
@@ -82,7 +84,7 @@ class RendezvousPages:
         }
         return answering | (beginning if self._settings.begin else {})
 
-    async def _enter(self, asked: Asked, request: web.BaseRequest) -> Answer:
+    async def _enter(self, asked: GatewayRequest, request: web.BaseRequest) -> Answer:
         """The form for a code.  Looks nothing up: a link must not tell whether a code is right."""
         browser, cookies = self._callers.browser(asked)
         person = self._callers.person(await self._callers.actor(asked, browser, current=False))
@@ -94,7 +96,7 @@ class RendezvousPages:
         answer.cookies = cookies
         return answer
 
-    async def _find(self, asked: Asked, request: web.BaseRequest) -> Answer:
+    async def _find(self, asked: GatewayRequest, request: web.BaseRequest) -> Answer:
         given, opened, actor, person = await self._callers.posted(asked, request, "enter", "user_code")
         by = answered_by(asked, person)
         try:
@@ -108,7 +110,7 @@ class RendezvousPages:
         except OutcomeUnknown:
             raise Unavailable("the code was not looked up in time") from None
         if found["state"] != "pending" and not (found["state"] == "claimed" and found["claimed_by"] == by):
-            raise Refused(
+            raise RefusalPage(
                 409,
                 "Somebody was faster",
                 f"This request is {found['state']} already. Nothing was changed.",
@@ -133,7 +135,7 @@ class RendezvousPages:
         )
         return page(self._node.name, 200, f"Approve \u201c{found['kind']}\u201d?", body)
 
-    async def _approve(self, asked: Asked, request: web.BaseRequest) -> Answer:
+    async def _approve(self, asked: GatewayRequest, request: web.BaseRequest) -> Answer:
         return await self._decide(
             asked,
             request,
@@ -142,7 +144,7 @@ class RendezvousPages:
             "The device or program that waited goes on. You can close this page.",
         )
 
-    async def _deny(self, asked: Asked, request: web.BaseRequest) -> Answer:
+    async def _deny(self, asked: GatewayRequest, request: web.BaseRequest) -> Answer:
         return await self._decide(
             asked,
             request,
@@ -152,7 +154,7 @@ class RendezvousPages:
         )
 
     async def _decide(
-        self, asked: Asked, request: web.BaseRequest, operation: str, title: str, text: str
+        self, asked: GatewayRequest, request: web.BaseRequest, operation: str, title: str, text: str
     ) -> Answer:
         _, opened, actor, person = await self._callers.posted(asked, request, "decide")
         by = answered_by(asked, person)
@@ -169,27 +171,27 @@ class RendezvousPages:
         _log.info("rendezvous answered on the page", extra={"operation": operation, "by": by})
         return page(self._node.name, 200, title, fill("<p>{text}</p>", text=text))
 
-    async def _to_owner(self, asked: Asked, request: web.BaseRequest) -> Answer:
+    async def _to_owner(self, asked: GatewayRequest, request: web.BaseRequest) -> Answer:
         """/r/NODE?user_code=CODE: to the page of the node where it began, or here when that one is away."""
         code = code_in(asked.query)
         base = self._node.owner_url(asked.path.removeprefix("/r/"))
         where = asked.root if base is None or urlsplit(base).hostname == asked.host else f"{base}/"
         return text(302, "", Location=f"{where}rendezvous" + (f"?user_code={code}" if code else ""))
 
-    def _begun_cookie(self, asked: Asked, value: str) -> str:
+    def _begun_cookie(self, asked: GatewayRequest, value: str) -> str:
         """Set-Cookie for what this browser began; an empty value ends it."""
         prefix, secure = ("__Host-", "; Secure") if asked.scheme == "https" else ("", "")
         # Lax: it may come back by a link from elsewhere, and a GET changes nothing.
         rest = f"Path=/; Max-Age={FORM_LIFE_S if value else 0}; HttpOnly; SameSite=Lax{secure}"
         return f"{prefix}cyolo-begun={value}; {rest}"
 
-    def _begun(self, asked: Asked) -> tuple[Begun, str]:
-        """This browser's rendezvous, and the cookie for which its forms are sealed.  Raises Refused."""
+    def _begun(self, asked: GatewayRequest) -> tuple[Begun, str]:
+        """This browser's rendezvous, and the cookie for which its forms are sealed.  Raises RefusalPage."""
         name = self._begun_cookie(asked, "").partition("=")[0]
         value = cookie_of(asked.cookie, name) or ""
         try:
             begun = Begun.open(self._callers.forms, value, self._node.now_unix_s())
-        except Refused:
+        except RefusalPage:
             raise self._over(
                 asked,
                 404,
@@ -199,10 +201,10 @@ class RendezvousPages:
             ) from None
         return begun, hashlib.sha256(value.encode()).hexdigest()
 
-    def _over(self, asked: Asked, status: int, title: str, text: str) -> Refused:
-        return Refused(status, title, text, {"Set-Cookie": self._begun_cookie(asked, "")})
+    def _over(self, asked: GatewayRequest, status: int, title: str, text: str) -> RefusalPage:
+        return RefusalPage(status, title, text, {"Set-Cookie": self._begun_cookie(asked, "")})
 
-    async def _begin_page(self, asked: Asked, request: web.BaseRequest) -> Answer:
+    async def _begin_page(self, asked: GatewayRequest, request: web.BaseRequest) -> Answer:
         browser, cookies = self._callers.browser(asked)
         form = self._callers.forms.seal("begin", browser, "", b"", self._node.now_unix_s())
         body = fill(BEGIN, root=asked.root, form=form, buttons=buttons(self._settings.begin))
@@ -210,7 +212,7 @@ class RendezvousPages:
         answer.cookies = cookies
         return answer
 
-    async def _begin(self, asked: Asked, request: web.BaseRequest) -> Answer:
+    async def _begin(self, asked: GatewayRequest, request: web.BaseRequest) -> Answer:
         given = await self._callers.fields(asked, request, "kind")
         browser = browser_of(asked.cookie, self._callers.form_cookie(asked)) or ""
         actor = await self._callers.actor(asked, browser, current=False)
@@ -235,7 +237,7 @@ class RendezvousPages:
         answer.cookies = [self._begun_cookie(asked, begun.seal(self._callers.forms, self._node.now_unix_s()))]
         return answer
 
-    async def _wait(self, asked: Asked, request: web.BaseRequest) -> Answer:
+    async def _wait(self, asked: GatewayRequest, request: web.BaseRequest) -> Answer:
         begun, cookie = self._begun(asked)
         try:
             await self._callers.actor(asked, "", current=False)
@@ -275,7 +277,7 @@ class RendezvousPages:
         )
         return page(self._node.name, 200, "Waiting for approval", body, look_again_s=_LOOK_AGAIN_S)
 
-    async def _redeem(self, asked: Asked, request: web.BaseRequest) -> Answer:
+    async def _redeem(self, asked: GatewayRequest, request: web.BaseRequest) -> Answer:
         begun, cookie = self._begun(asked)
         given = await self._callers.fields(asked, request)
         self._callers.forms.open(given["form"], "redeem", cookie, "", self._node.now_unix_s())
@@ -284,7 +286,7 @@ class RendezvousPages:
             answer = await self._node.redeem(begun.id, begun.redemption, timeout_s=LIMIT_S)
         except (Conflict, NotFound) as error:
             # It expired or was cancelled meanwhile, or five minutes are over.
-            why = refused(error)
+            why = refusal_page(error)
             raise self._over(asked, why.status, why.title, why.text) from None
         said = data_html("The answer", answer["data"] or {})
         body = fill(REDEEMED, by=answer["approved_by"], kind=answer["kind"], data=said)

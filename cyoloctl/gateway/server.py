@@ -29,9 +29,17 @@ from collections.abc import Callable
 from aiohttp import web
 
 from cyoloctl.errors import ConfigError, InvalidInput
-from cyoloctl.gateway.answers import Answer, page, refused, text
+from cyoloctl.gateway.answers import Answer, page, refusal_page, text
 from cyoloctl.gateway.callers import LIMIT_S, Callers, SignInFirst
-from cyoloctl.gateway.forms import Asked, Refused, client_address, ip, is_in, origin_of, parse_host
+from cyoloctl.gateway.forms import (
+    GatewayRequest,
+    RefusalPage,
+    client_address,
+    ip,
+    is_in,
+    origin_of,
+    parse_host,
+)
 from cyoloctl.gateway.metrics import Metrics
 from cyoloctl.gateway.programs import Programs
 from cyoloctl.gateway.rendezvous_pages import RendezvousPages
@@ -151,24 +159,24 @@ class Gateway(HttpServer[_Connection]):
         started = time.monotonic()
         path, _, query = request.raw_path.partition("?")
         route = "/r/" if path.startswith("/r/") else path
-        asked: Asked | None = None
+        asked: GatewayRequest | None = None
         try:
             async with asyncio.timeout(LIMIT_S + self.limits.body_s + 1):
                 methods = self._routes.get(route)
                 asked = self._asked(request, path, query)
                 method = "GET" if request.method == "HEAD" else request.method
                 if methods is None:
-                    raise Refused(404, "Nothing is here", "The link may be wrong or incomplete.")
+                    raise RefusalPage(404, "Nothing is here", "The link may be wrong or incomplete.")
                 if method not in methods:
                     allowed = ", ".join(sorted({*methods, *(("HEAD",) if "GET" in methods else ())}))
-                    raise Refused(
+                    raise RefusalPage(
                         405, "Not this way", "This page is not made to be used like that.", {"Allow": allowed}
                     )
                 answer = await methods[method](asked, request)
         except SignInFirst:
             answer = self._callers.sign_in(403)
         except Exception as error:
-            why = error if isinstance(error, Refused) else refused(error)
+            why = error if isinstance(error, RefusalPage) else refusal_page(error)
             answer = self._refusal(route, asked, why)
         finally:
             if asked is not None:
@@ -206,8 +214,8 @@ class Gateway(HttpServer[_Connection]):
             response.headers.add("Set-Cookie", cookie)
         return response
 
-    def _asked(self, request: web.BaseRequest, path: str, query: str) -> Asked:
-        """The request as the pages see it.  Raises InvalidInput, and Refused for a host that is not ours."""
+    def _asked(self, request: web.BaseRequest, path: str, query: str) -> GatewayRequest:
+        """The request as the pages see it.  Raises InvalidInput, and RefusalPage for a host that is not ours."""
         peer = ip(request.remote or "")
         by_proxy = is_in(peer, self._trusted)
         headers = request.headers
@@ -229,13 +237,13 @@ class Gateway(HttpServer[_Connection]):
         ):  # which say nothing, and are asked by address or without a name
             host, port = parse_host(forwarded("X-Forwarded-Host") or (named[0] if named else ""))
             if host not in self._settings.allowed_hosts and host not in self._node.hosts():
-                raise Refused(
+                raise RefusalPage(
                     421,
                     "Not served here",
                     "No node here has the host name of this link. The operator can allow it: "
                     "member set-host, route share, or gateway.allowed_hosts.",
                 )
-        return Asked(
+        return GatewayRequest(
             method=request.method,
             path=path,
             query=query,
@@ -247,7 +255,7 @@ class Gateway(HttpServer[_Connection]):
             headers=headers,
         )
 
-    def _refusal(self, route: str, asked: Asked | None, why: Refused) -> Answer:
+    def _refusal(self, route: str, asked: GatewayRequest | None, why: RefusalPage) -> Answer:
         if not route.startswith(("/r", "/begin")) or route == "/readyz":  # programs ask there
             return Answer(why.status, f"{why.text}\n", "text/plain", dict(why.headers))
         again = Html()

@@ -12,10 +12,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from cyoloctl.errors import ConfigError, CyoloctlError, InvalidInput, Unavailable, error_classes
-from cyoloctl.gateway.answers import refused
+from cyoloctl.gateway.answers import refusal_page
 from cyoloctl.gateway.forms import (
     Forms,
-    Refused,
+    RefusalPage,
     browser_of,
     client_address,
     network_caller,
@@ -85,7 +85,7 @@ def test_form_has_one_spelling() -> None:
         opened = forms.open(form, "decide", BROWSER, "alice", 1000)
         assert opened == forms.open(form, "decide", BROWSER, "alice", 1001)
         for other in other_spellings(form):
-            with pytest.raises(Refused):
+            with pytest.raises(RefusalPage):
                 forms.open(other, "decide", BROWSER, "alice", 1000)
 
 
@@ -153,14 +153,14 @@ def test_form_opens_for_its_purpose_browser_person_and_time_only() -> None:
         ("decide", BROWSER, "alice", 1601),
         ("decide", BROWSER, "alice", 900),
     ):
-        with pytest.raises(Refused):
+        with pytest.raises(RefusalPage):
             forms.open(form, *changed)
 
 
 def test_form_of_another_node_opens_before_and_after_a_rotation_until_its_key_is_gone() -> None:
     form = Forms(lambda: KEYS[:1], os.urandom).seal("enter", BROWSER, "", b"", 0)
     assert Forms(lambda: [KEYS[1], KEYS[0]], os.urandom).open(form, "enter", BROWSER, "", 0).payload == b""
-    with pytest.raises(Refused):
+    with pytest.raises(RefusalPage):
         Forms(lambda: KEYS[1:], os.urandom).open(form, "enter", BROWSER, "", 0)
     with pytest.raises(Unavailable):
         Forms(list, os.urandom).seal("enter", BROWSER, "", b"", 0)
@@ -174,7 +174,7 @@ def test_form_hides_what_it_carries() -> None:
 
 @given(st.text())
 def test_form_of_any_text_is_refused_and_nothing_else(text: str) -> None:
-    with pytest.raises(Refused):
+    with pytest.raises(RefusalPage):
         Forms(lambda: KEYS, os.urandom).open(text, "enter", BROWSER, "", 0)
 
 
@@ -188,7 +188,7 @@ def test_fill_keeps_any_text_out_of_the_markup(text: str) -> None:
 
 @pytest.mark.parametrize("cls", error_classes())
 def test_every_error_has_a_page_with_a_status_that_says_who_must_act(cls: type[CyoloctlError]) -> None:
-    told = refused(cls("the reason"))
+    told = refusal_page(cls("the reason"))
     assert 400 <= told.status <= 599
     assert told.title
     assert told.text
