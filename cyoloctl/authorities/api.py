@@ -74,7 +74,7 @@ class HasAuthorities(Protocol):
     """A node with the operations behind this API."""
 
     @property
-    def pki(self) -> AuthorityApi:
+    def authorities(self) -> AuthorityApi:
         """The operations."""
 
     async def ca(self, *, timeout_s: float) -> Json:
@@ -98,7 +98,7 @@ ROUTES: tuple[Route[HasAuthorities], ...] = (
         "pki_status",
         "The CAs, and who is under which",
         answer=PkiStatus,
-        handler=lambda node: node.pki.status,
+        handler=lambda node: node.authorities.status,
     ),
     Route(
         "POST",
@@ -107,7 +107,7 @@ ROUTES: tuple[Route[HasAuthorities], ...] = (
         "pki_rotate",
         "Begin to exchange the CA, or take a beginning back",
         answer=PkiRotation,
-        handler=lambda node: node.pki.rotate,
+        handler=lambda node: node.authorities.rotate,
         body=(
             Field(
                 "overlap_s",
@@ -129,7 +129,7 @@ ROUTES: tuple[Route[HasAuthorities], ...] = (
         "pki_grant",
         "Renew the certificate of a member that cannot reach the cluster",
         answer=CertificateGrant,
-        handler=lambda node: node.pki.grant,
+        handler=lambda node: node.authorities.grant,
         body=(
             Field(
                 "request",

@@ -130,7 +130,7 @@ class CertificateRenewal:
         return rfc3339(self.files.certificate_expires_at.timestamp())
 
     def settled(self) -> bool:
-        """Whether all sessions rest on the present certificate: only then is it announced.
+        """Whether all links rest on the present certificate: only then is it announced.
 
         Not for a moment after a renewal: a handshake may have begun before it.
         """
@@ -141,7 +141,7 @@ class CertificateRenewal:
 
         def judge(connection: Any) -> str:
             if not self._tls.shows_present(connection):
-                raise AccessDenied("the session rests on a certificate that was replaced")
+                raise AccessDenied("the link rests on a certificate that was replaced")
             return ""
 
         return sorted({name for name, _ in self._engine.recheck(judge)})

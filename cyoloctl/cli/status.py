@@ -195,7 +195,7 @@ def show_status(document: Mapping[str, Any], *, before: Callable[[], None] = lam
     member_table(document["members"], title=title, below=below, now_s=now_s)
 
 
-def _judge(document: Mapping[str, Any], check: bool) -> None:
+def _raise_if_unhealthy(document: Mapping[str, Any], check: bool) -> None:
     cluster = document["cluster"]
     if not cluster.get("leader"):
         raise NoLeader("the asked node knows of no leader: look at the members that it cannot reach")
@@ -260,7 +260,7 @@ def status(
         show_status(document)
     else:
         output.structured(document, invocation.mode)
-    _judge(document, check)
+    _raise_if_unhealthy(document, check)
 
 
 COMMANDS: dict[str, Callable[..., None]] = {"status": status}

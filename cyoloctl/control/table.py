@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from cyoloctl.keys.api import HasKeys
     from cyoloctl.members.api import HasMembers
     from cyoloctl.rendezvous.api import HasRendezvous
-    from cyoloctl.routing.api import HasRoutes
+    from cyoloctl.routing.api import HasRouting
     from cyoloctl.tokens.api import HasTokens
 
     class Node(
@@ -32,7 +32,7 @@ if TYPE_CHECKING:
         HasKeys,
         HasRendezvous,
         HasCredentials,
-        HasRoutes,
+        HasRouting,
         HasAuthorities,
         Protocol,
     ):

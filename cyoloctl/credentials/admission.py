@@ -44,7 +44,7 @@ from cyoloctl.paths import write_private
 from cyoloctl.pki.tls import Presented, presented
 from cyoloctl.text import from_unix_ms, rfc3339_of
 
-__all__ = ["KNOWN_MEMBERS", "Admission", "Link"]
+__all__ = ["KNOWN_MEMBERS", "Admission", "EngineView"]
 
 _log = logging.getLogger("cyoloctl.node")
 
@@ -67,7 +67,7 @@ class Known(NamedTuple):
     voter: bool
 
 
-class Link(Protocol):
+class EngineView(Protocol):
     """The engine, as far as the judge needs it."""
 
     def peers(self) -> Mapping[str, Any]: ...
@@ -96,7 +96,7 @@ class Admission:
         cluster_id: str,
         members: Members,
         credentials: CredentialMachine,
-        link: Link,
+        engine: EngineView,
         now_ms: Callable[[], int],
         pki_dir: Path,
         is_trusted: Callable[[bytes], bool] = lambda der: True,
@@ -108,7 +108,7 @@ class Admission:
         self._cluster_id = cluster_id
         self._members = members
         self._credentials = credentials
-        self._link = link
+        self._engine = engine
         self._now_ms = now_ms
         self._is_trusted = is_trusted
         self._path = pki_dir / KNOWN_MEMBERS
@@ -165,7 +165,7 @@ class Admission:
             raise AccessDenied(f"the certificate of {identity.role} {name} is not a node's")
         if self.is_removed(name):
             if removed_too and self._members.is_removed(name):
-                return name  # the session says so, by the same state
+                return name  # the link says so, by the same state
             if connected and self._in_doubt(name, ""):
                 return name  # it may still wait for an answer; housekeeping parts with it in a moment
             raise AccessDenied(f"node {name} was removed from the cluster: join again under a new name")
@@ -295,7 +295,7 @@ class Admission:
     async def _catch_up(self) -> None:
         while not self._caught_up.is_set():
             try:
-                await self._link.read_barrier(timeout_s=2.0)
+                await self._engine.read_barrier(timeout_s=2.0)
                 break
             except CyoloctlError as error:
                 _log.debug("not up to date yet", extra={"reason": error.message})
@@ -313,11 +313,11 @@ class Admission:
         for (name, key_hash), until in list(self._vouched.items()):
             if self._known(name) is not None or until <= loop_now:
                 del self._vouched[name, key_hash]
-            elif until - loop_now < _VOUCHED_S / 2 and name in self._link.peers():
+            elif until - loop_now < _VOUCHED_S / 2 and name in self._engine.peers():
                 self._query_about(name, key_hash)
-        for name, reason in self._link.recheck(self._recheck_peer):
+        for name, reason in self._engine.recheck(self._recheck_peer):
             _log.warning("peer refused", extra={"peer": name, "reason": reason})
-            self._link.disconnect(name, "removed" if self.is_removed(name) else reason)
+            self._engine.disconnect(name, "removed" if self.is_removed(name) else reason)
         self.recheck_callers()
 
     def _recheck_peer(self, ssl_object: Any) -> str:
@@ -385,11 +385,11 @@ class Admission:
         ).encode()
         voters = [
             peer
-            for peer in self._link.peers()
+            for peer in self._engine.peers()
             if peer != name and (known := self._known(peer)) is not None and known.voter
         ]
         answers: list[Awaitable[bytes]] = [
-            self._link.call(peer, body, timeout_s=_ASK_TIMEOUT_S) for peer in voters
+            self._engine.call(peer, body, timeout_s=_ASK_TIMEOUT_S) for peer in voters
         ]
         for answer in asyncio.as_completed(answers):
             try:

@@ -21,7 +21,7 @@ from cyoloctl.rendezvous.machine import RendezvousMachine
 from cyoloctl.rendezvous.operations import RendezvousOperations, counted, person_digest
 from cyoloctl.rendezvous.records import Rendezvous
 from cyoloctl.replicated.proposer import Json, Proposer
-from cyoloctl.routing.operations import RouteOperations
+from cyoloctl.routing.operations import RoutingOperations
 from cyoloctl.tokens import format as token_format
 from cyoloctl.tokens.format import DEFAULT_TTL_S
 from cyoloctl.tokens.operations import TokenOperations
@@ -55,7 +55,7 @@ class GatewayAdapter:
         *,
         keys: KeyOperations,
         tokens: TokenOperations,
-        routes: RouteOperations,
+        routing: RoutingOperations,
         rendezvous: RendezvousOperations,
         describe: Callable[[], Json],
     ) -> None:
@@ -65,7 +65,7 @@ class GatewayAdapter:
         self._records = records
         self._keys = keys
         self._tokens = tokens
-        self._routes = routes
+        self._routing = routing
         self._rendezvous = rendezvous
         self._describe = describe
         self._beginning: Counter[str] = Counter()
@@ -129,12 +129,12 @@ class GatewayAdapter:
         """
         if self._members.get(name) is None:
             raise NotFound("the link names no node of this cluster: check it")
-        away = name == self.name or name not in self._routes.reachable()
-        return None if away else self._routes.base_url(name)
+        away = name == self.name or name not in self._routing.reachable()
+        return None if away else self._routing.base_url(name)
 
     def page_url(self, host: str) -> str | None:
         """The rendezvous page by this node's own links, None when they do not go to the host."""
-        url = self._routes.page_url(self.name)
+        url = self._routing.page_url(self.name)
         return url if url is not None and urlsplit(url).hostname == host else None
 
     def now_unix_s(self) -> int:

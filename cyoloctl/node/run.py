@@ -93,7 +93,7 @@ _UNWANTED = {
 }
 
 
-class _Register:
+class _AppliedMembership:
     """The engine's view of nodes in the replicated machines."""
 
     def __init__(self, machine: ClusterState) -> None:
@@ -126,7 +126,7 @@ class _Demultiplexer(asyncio.Protocol):
             protocol = self._node.engine.accept()
             if self._node.service.admission.peer(tls) is not None:
                 self._guest.identified()
-            # Else the session refuses it at once, and the listener ends what lingers.
+            # Otherwise the link refuses it at once, and the listener ends what lingers.
         else:
             protocol = self._node.control.protocol_factory(self._guest)
         stream.set_protocol(protocol)
@@ -232,7 +232,7 @@ class Node:
             connect=_connector(self.tls),
             describe=self._describe,
             on_call=self._on_call,
-            register=_Register(machine),
+            membership_view=_AppliedMembership(machine),
         )
         self.service = Service(
             config,
@@ -379,7 +379,7 @@ class Node:
     def _identify_peer(self, tls: Any) -> str | None:
         if tls.getpeercert(True) is None:
             return None  # a stranger is told nothing
-        # One that was removed too: its session is refused with the reason.
+        # One that was removed too: its link is refused with the reason.
         return self.service.admission.authenticate_peer(tls, removed_too=True)
 
     def _founds_memory_cluster(self) -> bool:

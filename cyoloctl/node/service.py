@@ -34,7 +34,7 @@ from cyoloctl.raft import Engine
 from cyoloctl.rendezvous.operations import RendezvousOperations
 from cyoloctl.replicated.peer_calls import PeerCalls
 from cyoloctl.replicated.proposer import Json, Proposer
-from cyoloctl.routing.operations import RouteOperations
+from cyoloctl.routing.operations import RoutingOperations
 from cyoloctl.state import ClusterState
 from cyoloctl.tokens.operations import TokenOperations
 
@@ -99,7 +99,7 @@ class Service:
             cluster_id=config.cluster_id,
             members=state.members,
             credentials=state.credentials,
-            link=self._engine,
+            engine=self._engine,
             now_ms=proposer.now_ms,
             pki_dir=pki_dir,
             is_trusted=tls.is_trusted,
@@ -128,7 +128,7 @@ class Service:
             addresses=self.addresses.with_own,
         )
         self.admission.before_ready = self.credentials.bootstrap
-        self.pki = AuthorityOperations(
+        self.authorities = AuthorityOperations(
             proposer,
             config,
             state.members,
@@ -174,14 +174,14 @@ class Service:
         """Tokens, rendezvous, routes, and the gateway to them."""
         proposer, config, state = self._proposer, self._config, self._state
         self.tokens = TokenOperations(proposer, state.sessions, self.keys)
-        self.routes = RouteOperations(proposer, config, state.members)
+        self.routing = RoutingOperations(proposer, config, state.members)
         self.rendezvous = RendezvousOperations(
             proposer,
             config,
             state.rendezvous,
             keys=self.keys,
             tokens=self.tokens,
-            page_url=self.routes.page_url,
+            page_url=self.routing.page_url,
             was_applied=state.was_applied,
         )
         self.gateway = GatewayAdapter(
@@ -191,7 +191,7 @@ class Service:
             state.rendezvous,
             keys=self.keys,
             tokens=self.tokens,
-            routes=self.routes,
+            routing=self.routing,
             rendezvous=self.rendezvous,
             describe=self.member_status.describe,
         )
@@ -225,13 +225,13 @@ class Service:
         offer(
             "grant",
             {"name": str, "request_pem": str},
-            lambda peer, given, timeout_s: self.pki.grant_for(**given, timeout_s=timeout_s),
+            lambda peer, given, timeout_s: self.authorities.grant_for(**given, timeout_s=timeout_s),
             to="voters",
         )
         offer(
             "rotate_ca",
             {"overlap_s": int, "dry_run": bool},
-            lambda peer, given, timeout_s: self.pki.rotate_for(**given, timeout_s=timeout_s),
+            lambda peer, given, timeout_s: self.authorities.rotate_for(**given, timeout_s=timeout_s),
             to="voters",
         )
         offer(
@@ -250,7 +250,7 @@ class Service:
 
     def _problems(self) -> Iterator[Problem]:
         yield from self.keys.problems()
-        yield from self.pki.problems()
+        yield from self.authorities.problems()
 
     def _on_restore(self) -> None:
         self.keys.restored()

@@ -5,7 +5,7 @@ package.
 """
 
 from cyoloctl.raft.clock import ClusterClock, is_a_time
-from cyoloctl.raft.engine import Engine, Register
+from cyoloctl.raft.engine import Engine, MembershipView
 from cyoloctl.raft.journal import Journal, MemoryStore
 from cyoloctl.raft.links import COPY, OLDER, REMOVED, Refusal
 from cyoloctl.raft.machine import StateMachine
@@ -24,11 +24,11 @@ __all__ = [
     "Engine",
     "Journal",
     "Limits",
+    "MembershipView",
     "MemoryStore",
     "PeerIdentity",
     "PeerInfo",
     "Refusal",
-    "Register",
     "ReplicaStatus",
     "SnapshotStore",
     "SqliteStore",

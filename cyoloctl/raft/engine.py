@@ -26,12 +26,12 @@ from cyoloctl.raft.ticker import Ticker
 from cyoloctl.raft.transport import Connector, Identify, PeerIdentity, PeerInfo, PeerNetwork
 from cyoloctl.raft.witnesses import Witnesses
 
-__all__ = ["Engine", "Register"]
+__all__ = ["Engine", "MembershipView"]
 
 _log = logging.getLogger("cyoloctl.raft")
 
 
-class Register(Protocol):
+class MembershipView(Protocol):
     """Nodes in the replicated state, as far as this node has applied it."""
 
     def is_removed(self, name: str) -> bool:
@@ -54,7 +54,7 @@ def _is_copy(known: tuple[int, str, int] | None, boots: int, boot: str) -> bool:
     return known[0] > boots or (known[0] == boots and known[1] != boot)
 
 
-class _NoRegister:
+class _NobodyKnown:
     """For an engine alone."""
 
     def is_removed(self, name: str) -> bool:
@@ -80,7 +80,7 @@ class Engine:
 
     on_call: answers `call` of the other nodes; its errors are its own to encode.
 
-    register: None: nobody is removed and every peer may vote.
+    membership_view: None: nobody is removed and every peer may vote.
     """
 
     def __init__(
@@ -95,13 +95,13 @@ class Engine:
         connect: Connector,
         describe: Callable[[], dict[str, Any]],
         on_call: Callable[[str, bytes], Awaitable[bytes]],
-        register: Register | None = None,
+        membership_view: MembershipView | None = None,
         timing: Timing = DEFAULT_TIMING,
         limits: Limits = DEFAULT_LIMITS,
     ) -> None:
         self._name = identity.name
         self._process = (identity.boots, identity.boot)
-        self._register: Register = register or _NoRegister()
+        self._membership_view: MembershipView = membership_view or _NobodyKnown()
         self._witnesses = Witnesses()
         self._named: frozenset[str] = frozenset()
         self._unwanted = False
@@ -341,7 +341,7 @@ class Engine:
         Two copies that started at once may each have found a peer that had not heard of the other.
         """
         for name, info in self._network.peers().items():
-            if _is_copy(self._register.process(name), info.boots, info.boot):
+            if _is_copy(self._membership_view.process(name), info.boots, info.boot):
                 self._network.disconnect(name, reason=COPY)
 
     def reconnect(self, name: str) -> None:
@@ -393,7 +393,7 @@ class Engine:
             self._failure.set_result(replica.failed)
         elif not self._unwanted and self.is_removed(replica.raft_id):
             self._end(REMOVED)
-        elif not self._unwanted and _is_copy(self._register.process(self._name), *self._process):
+        elif not self._unwanted and _is_copy(self._membership_view.process(self._name), *self._process):
             self._end(COPY)
 
     def _settle_dispute(self) -> None:
@@ -420,7 +420,7 @@ class Engine:
 
     def _may_lead(self, raft_id: RaftId) -> bool:
         """Whether a peer that is no voter in the own log may be one by now: see DESIGN.md."""
-        if self._register.role(name_of(raft_id)) == "voter":
+        if self._membership_view.role(name_of(raft_id)) == "voter":
             return True
         peers, voters = self._network.peers(), self._voter_names()
         if voters:
@@ -480,13 +480,13 @@ class Engine:
         A node whose log is in memory has a new raft id with each start: the name holds for all of them.
         """
         name = name_of(raft_id)
-        return raft_id in self._replica.removed_peers() or self._register.is_removed(name)
+        return raft_id in self._replica.removed_peers() or self._membership_view.is_removed(name)
 
     def refusal(self, hello: Hello) -> str | None:
         """Why a process must be kept out: its disk is a copy, or older than what its node acknowledged."""
         if is_in_memory(hello.raft_id):
             return None
-        known = self._register.process(hello.name)
+        known = self._membership_view.process(hello.name)
         if known is not None:
             boots, boot, index = known
             if hello.boots == boots and hello.boot != boot:

@@ -584,7 +584,7 @@ class Links:
         self._waiting: dict[Link, float] = {}  # for a hello, until
         self._given: dict[str, tuple[str, ...]] = {}
         self._own_word: dict[str, str] = {}  # name -> address, as it said in its last hello
-        self._told: dict[str, dict[str, str]] = {}  # peer -> name -> address, as its last pong said
+        self._peer_addresses: dict[str, dict[str, str]] = {}  # peer -> name -> address, as its last pong said
         self._contests: dict[str, tuple[int, float]] = {}  # name -> the ping to be answered, until when
         self._processes: dict[str, str] = {}  # name -> boot of its last live link
         self._refusals: dict[str, Refusal] = {}
@@ -665,7 +665,7 @@ class Links:
         own = self._own_word.get(name)
         found = dict.fromkeys([] if own is None else [own])
         found.update(dict.fromkeys(self._given[name]))
-        for _, told in sorted(self._told.items()):
+        for _, told in sorted(self._peer_addresses.items()):
             if name in told:
                 found[told[name]] = None
         return tuple(found)
@@ -803,7 +803,7 @@ class Links:
                 self._establish(link)
 
     def _on_pong(self, link: Link, message: dict[str, Any]) -> None:
-        self._told[link.name] = message["addresses"]
+        self._peer_addresses[link.name] = message["addresses"]
         contest = self._contests.get(link.name)
         if contest is not None and contest[0] == message["sent_ms"]:
             self._decide(link.name, alive=True)
@@ -854,7 +854,7 @@ class Links:
         link.live = False
         del self._live[link.name]
         name = link.name
-        self._told.pop(name, None)
+        self._peer_addresses.pop(name, None)
         self._fail_calls(name, OutcomeUnknown(f"the connection to {name} broke before it answered"))
         self.handler.on_peer_disconnected(link.raft_id)
 

@@ -6,7 +6,7 @@ from typing import Protocol, TypedDict
 
 from cyoloctl.web.schema import HOST, REQUEST_ID, Count, Field, Json, Route
 
-__all__ = ["ROUTES", "HasRoutes", "RouteApi", "RouteList", "SharedHost"]
+__all__ = ["ROUTES", "HasRouting", "RouteList", "RoutingApi", "SharedHost"]
 
 
 class RouteList(TypedDict):
@@ -24,7 +24,7 @@ class SharedHost(TypedDict):
     shared: bool
 
 
-class RouteApi(Protocol):
+class RoutingApi(Protocol):
     """Operations of a node for callers of this API."""
 
     async def list(self, *, timeout_s: float) -> Json:
@@ -34,15 +34,15 @@ class RouteApi(Protocol):
         """Let every member serve a host name, or no longer."""
 
 
-class HasRoutes(Protocol):
+class HasRouting(Protocol):
     """A node with the operations behind this API."""
 
     @property
-    def routes(self) -> RouteApi:
+    def routing(self) -> RoutingApi:
         """The operations."""
 
 
-ROUTES: tuple[Route[HasRoutes], ...] = (
+ROUTES: tuple[Route[HasRouting], ...] = (
     Route(
         "GET",
         "/v1/routes",
@@ -50,7 +50,7 @@ ROUTES: tuple[Route[HasRoutes], ...] = (
         "route_list",
         "The members as reverse proxies see them, and who serves which host name",
         answer=RouteList,
-        handler=lambda node: node.routes.list,
+        handler=lambda node: node.routing.list,
     ),
     Route(
         "POST",
@@ -59,7 +59,7 @@ ROUTES: tuple[Route[HasRoutes], ...] = (
         "route_share",
         "Let every member serve a host name, or no longer",
         answer=SharedHost,
-        handler=lambda node: node.routes.share,
+        handler=lambda node: node.routing.share,
         body=(HOST, Field("shared", "boolean", "false: no longer", default=True), REQUEST_ID),
         write=True,
     ),

@@ -6,11 +6,11 @@ from cyoloctl.members.machine import MemberMachine
 from cyoloctl.model import LocalNode, RaftId, name_of, parse_hostname
 from cyoloctl.replicated.proposer import Json, Proposer
 
-__all__ = ["RouteOperations"]
+__all__ = ["RoutingOperations"]
 
 
-class RouteOperations:
-    """Implements `routing.api.RouteApi`, and knows where the pages of members are."""
+class RoutingOperations:
+    """Implements `routing.api.RoutingApi`, and knows where the pages of members are."""
 
     def __init__(self, proposer: Proposer, node: LocalNode, members: MemberMachine) -> None:
         self._proposer = proposer

@@ -349,7 +349,7 @@ def peer_call(data: bytes) -> None:
     _run(_peer_link(5, [struct.pack(">I", len(head)) + head + data]))
 
 
-class _Register:
+class _NobodyRemoved:
     """n2 was admitted as a voter, l as a learner; z is unknown."""
 
     def is_removed(self, name: str) -> bool:
@@ -399,7 +399,7 @@ def _node(journal: Journal) -> _Node:
         connect=_no_network,
         describe=describe,
         on_call=on_call,
-        register=_Register(),
+        membership_view=_NobodyRemoved(),
     )
     config = Config(
         name=NodeName("n1"),

@@ -27,7 +27,7 @@ from cyoloctl.credentials.api import CredentialApi
 from cyoloctl.errors import CounterOverflow, CyoloctlError, InvitationRejected, NotFound
 from cyoloctl.keys.api import KeyApi
 from cyoloctl.rendezvous.api import RendezvousApi
-from cyoloctl.routing.api import RouteApi
+from cyoloctl.routing.api import RoutingApi
 from cyoloctl.tokens.api import TokenApi
 
 __all__ = ["GOOD_SIGNATURE", "Authority", "MemoryService", "identify"]
@@ -101,8 +101,8 @@ class MemoryService:
         self.keys: Any = _Group(self, "keys", KeyApi)
         self.credentials: Any = _Group(self, "credentials", CredentialApi)
         self.rendezvous: Any = _Group(self, "rendezvous", RendezvousApi)
-        self.routes: Any = _Group(self, "routes", RouteApi)
-        self.pki: Any = _Group(self, "pki", AuthorityApi)
+        self.routing: Any = _Group(self, "routing", RoutingApi)
+        self.authorities: Any = _Group(self, "authorities", AuthorityApi)
 
     async def _enter(self, operation: str, **arguments: Any) -> None:
         self.calls.append((operation, arguments))

@@ -60,7 +60,7 @@ class World:
             tls=TlsIdentity(pki_dir),
             ask=ask,
         )
-        self.pki = AuthorityOperations(
+        self.operations = AuthorityOperations(
             proposer,
             node,
             machine.members,
@@ -76,7 +76,7 @@ class World:
 
     def codes(self, at_ms: int) -> list[tuple[str, str | None]]:
         self.now_ms = at_ms
-        return [(problem["code"], problem["member"]) for problem in self.pki.problems()]
+        return [(problem["code"], problem["member"]) for problem in self.operations.problems()]
 
 
 def test_certificate_is_warned_of_from_thirty_days_before_its_end(tmp_path: Path) -> None:
@@ -87,7 +87,7 @@ def test_certificate_is_warned_of_from_thirty_days_before_its_end(tmp_path: Path
     soon = [("certificate_expiring", "n1"), ("certificate_expiring", "n2")]
     assert world.codes(END_MS - 29 * DAY_MS) == soon
     assert world.codes(END_MS) == [("certificate_expired", "n1"), ("certificate_expired", "n2")]
-    assert all("cyoloctl " in problem["command"] for problem in world.pki.problems())
+    assert all("cyoloctl " in problem["command"] for problem in world.operations.problems())
 
 
 def test_credentials_are_warned_of_before_their_end_and_not_after_they_were_revoked(tmp_path: Path) -> None:
@@ -99,7 +99,7 @@ def test_credentials_are_warned_of_before_their_end_and_not_after_they_were_revo
     world.machine.credentials.apply("revoke", {"name": "bob"}, 2, NOW_MS)
     assert world.codes(NOW_MS + 50 * DAY_MS) == []
     assert world.codes(NOW_MS + 70 * DAY_MS) == [("credentials_expiring", None)]
-    assert world.pki.problems()[0]["command"].startswith("cyoloctl credentials renew ann")
+    assert world.operations.problems()[0]["command"].startswith("cyoloctl credentials renew ann")
     assert world.codes(NOW_MS + 91 * DAY_MS) == []
 
 
@@ -112,7 +112,7 @@ def test_ca_is_to_be_exchanged_after_a_voter_was_removed_and_a_year_before_its_e
     assert world.codes(NOW_MS) == []
     world.machine.members.apply("remove", {"name": "n3"}, 1, 0)
     assert world.codes(NOW_MS) == [("ca_rotation_due", None)]
-    assert "n3 was removed" in world.pki.problems()[0]["message"]
+    assert "n3 was removed" in world.operations.problems()[0]["message"]
     late = World(tmp_path / "b")
     assert late.codes(NOW_MS + 3_284 * DAY_MS) == []
     assert late.codes(NOW_MS + 3_286 * DAY_MS) == [("ca_rotation_due", None)]

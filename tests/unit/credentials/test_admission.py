@@ -93,7 +93,7 @@ class World:
             cluster_id=ID,
             members=self.whole.members,
             credentials=self.whole.credentials,
-            link=self.net,
+            engine=self.net,
             now_ms=lambda: self.now_ms,
             pki_dir=self.directory,
         )

@@ -50,7 +50,7 @@ class Echo:
         pass
 
 
-class Register:
+class Membership:
     """What the replicated state says of nodes."""
 
     def __init__(
@@ -95,7 +95,7 @@ async def running(
     limits: Limits | None = None,
     voters: tuple[str, ...] = ("a", "b~77"),
     addresses: Mapping[str, Sequence[str]] | None = None,
-    register: Register | None = None,
+    membership: Membership | None = None,
     boots: int = 0,
 ) -> AsyncIterator[Engine]:
     """The engine of node e, no voter; its log says that a and b are: b keeps its log in memory."""
@@ -115,7 +115,7 @@ async def running(
         describe=dict,
         on_call=_no_calls,
         limits=limits or Limits(),
-        register=register,
+        membership_view=membership,
     )
     engine.start(addresses or {})
     try:
@@ -342,7 +342,7 @@ async def test_goodbye_to_a_node_with_an_empty_log_counts_from_those_that_its_co
 
 
 async def test_removed_name_is_kept_out_under_every_raft_id() -> None:
-    async with running(register=Register(removed=("m",))) as engine:
+    async with running(membership=Membership(removed=("m",))) as engine:
         for raft_id in ("m", "m~1", "m~2"):
             peer = Peer(engine, "m", raft_id=raft_id)
             assert peer.is_closing()
@@ -350,22 +350,22 @@ async def test_removed_name_is_kept_out_under_every_raft_id() -> None:
 
 
 async def test_node_whose_own_applied_log_says_that_it_was_removed_ends() -> None:
-    register = Register()
-    async with running(register=register) as engine:
+    membership = Membership()
+    async with running(membership=membership) as engine:
         told = _told(engine)
-        register.removed.add("e")
+        membership.removed.add("e")
         Peer(engine, "a").lead(1)
         await until(lambda: told == ["removed"])
 
 
 async def test_process_that_the_register_comes_to_know_as_a_copy_is_parted_with() -> None:
-    register = Register()
-    async with running(register=register) as engine:
+    membership = Membership()
+    async with running(membership=membership) as engine:
         peer = Peer(engine, "a", changes={"boots": 5, "boot": "C", "last_index": 9})
-        register.known = (5, "C", 1)
+        membership.known = (5, "C", 1)
         engine.part_with_copies()
         assert not peer.is_closing()
-        register.known = (5, "B", 1)
+        membership.known = (5, "B", 1)
         engine.part_with_copies()
         assert peer.is_closing()
 
@@ -376,10 +376,10 @@ async def test_process_that_the_register_comes_to_know_as_a_copy_is_parted_with(
 async def test_node_whose_own_log_knows_a_later_process_of_it_ends(
     known: tuple[int, str, int], ends: bool
 ) -> None:
-    register = Register()
-    async with running(register=register, boots=7) as engine:
+    membership = Membership()
+    async with running(membership=membership, boots=7) as engine:
         told = _told(engine)
-        register.own = known
+        membership.own = known
         Peer(engine, "a").lead(1)
         await until(lambda: engine.applied_index() == 3)
         for _ in range(20):  # turns of the loop, each with its tick
@@ -401,7 +401,7 @@ async def test_node_whose_own_log_knows_a_later_process_of_it_ends(
 async def test_process_on_a_copied_or_older_disk_is_kept_out(
     known: tuple[int, str, int] | None, changes: dict[str, Any], reason: str | None
 ) -> None:
-    async with running(register=Register(process=known)) as engine:
+    async with running(membership=Membership(process=known)) as engine:
         peer = Peer(engine, "a", changes=changes)
         assert peer.is_closing() == (reason is not None)
         assert [found.reason for found in engine.refusals()] == [reason] * (reason is not None)
@@ -428,7 +428,7 @@ def _pong(voters: list[str], **info: Any) -> dict[str, Any]:
 async def test_peer_that_is_no_voter_leads_once_a_voter_of_the_own_log_says_that_it_is_one(
     role: str | None,
 ) -> None:
-    async with running(register=Register(roles={"n": role} if role else {})) as engine:
+    async with running(membership=Membership(roles={"n": role} if role else {})) as engine:
         newcomer, stranger, voter = Peer(engine, "n"), Peer(engine, "x"), Peer(engine, "a")
         newcomer.lead(5)
         assert (engine.leader(), engine.status().term) == (None, 0)
@@ -441,14 +441,14 @@ async def test_peer_that_is_no_voter_leads_once_a_voter_of_the_own_log_says_that
 
 
 async def test_peer_that_was_admitted_as_a_voter_leads_before_its_promotion_is_known() -> None:
-    async with running(register=Register(roles={"n": "voter"})) as engine:
+    async with running(membership=Membership(roles={"n": "voter"})) as engine:
         Peer(engine, "n").lead(5)
         assert engine.leader() == "n"
 
 
 async def test_node_with_an_empty_log_follows_whom_most_of_its_configuration_call_a_voter() -> None:
     addresses = {"a": ["a:1"], "b": ["b:1"], "c": ["c:1"]}
-    async with running(voters=(), addresses=addresses, register=Register(roles={})) as engine:
+    async with running(voters=(), addresses=addresses, membership=Membership(roles={})) as engine:
         peers = {name: Peer(engine, name) for name in ("a", "b", "x")}
         begin = {
             "type": "append_entries",
