@@ -339,8 +339,8 @@ class ClusterState:
         """SHA-256 of the snapshot's content, in hex: equal when the whole replicated state is equal."""
         return sha256(self._content()).hexdigest()
 
-    def snapshot(self) -> bytes:
-        """The whole state; the same state gives the same bytes.
+    def begin_snapshot(self) -> Callable[[], bytes]:
+        """What makes the snapshot of this moment, whatever is applied meanwhile; equal states, equal bytes.
 
         Version byte, SHA-256 of the content, content: length (4 bytes, big
         endian) and canonical JSON of horizons and machines; the tables of
@@ -348,11 +348,6 @@ class ClusterState:
         (``RequestTable.encode``).  Version 1, of release 0.1.0, had the
         replicated time in place of the horizons, and two tables.
         Not compressed: what zlib makes differs between its versions.
-        """
-        return self.begin_snapshot()()
-
-    def begin_snapshot(self) -> Callable[[], bytes]:
-        """`snapshot` of this moment: what the returned function gives, whatever is applied meanwhile.
 
         This call copies what changes in place, a few milliseconds for the
         largest state; the function encodes, and is for another thread.
@@ -372,7 +367,7 @@ class ClusterState:
         wrote it, becomes empty.
 
         Raises VersionMismatch for another version, StorageError for bytes
-        that ``snapshot`` did not make; the state is then as it was.
+        that ``begin_snapshot`` did not make; the state is then as it was.
         """
         if data and data[0] not in (SNAPSHOT_VERSION, _OLD_VERSION):
             raise VersionMismatch(

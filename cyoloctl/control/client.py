@@ -102,10 +102,6 @@ class Client:
         """The cluster and its members, as the asked node knows them."""
         return self._call("status")
 
-    def openapi(self) -> dict[str, Any]:
-        """The node's OpenAPI document."""
-        return self._call("openapi")
-
     def member_list(self) -> dict[str, Any]:
         """Every member."""
         return self._call("member_list")
@@ -129,36 +125,6 @@ class Client:
     def member_uninvite(self, name: str) -> dict[str, Any]:
         """Withdraw an invitation.  Raises NotFound, Conflict for a node that has joined."""
         return self._call("member_uninvite", name, body={})
-
-    def ca(self) -> dict[str, Any]:
-        """The cluster's certificate authorities, as the asked node knows them."""
-        return self._call("ca")
-
-    def join(
-        self,
-        *,
-        name: str,
-        public_key: str,
-        signature: str,
-        request_pem: str,
-        sealing_key: str,
-        address: str,
-        ca_sha256: str,
-    ) -> dict[str, Any]:
-        """Redeem a join token; idempotent for the same request.  Raises InvitationRejected.
-
-        A node that has no certificate yet uses `join_cluster`.
-        """
-        body = {
-            "name": name,
-            "public_key": public_key,
-            "signature": signature,
-            "request_pem": request_pem,
-            "sealing_key": sealing_key,
-            "address": address,
-            "ca_sha256": ca_sha256,
-        }
-        return self._call("join", body=body, repeatable=True)
 
     def member_remove(self, name: str, *, force: bool = False, dry_run: bool = False) -> dict[str, Any]:
         """Remove a member, or only say what it would cost.  Raises NotFound, Conflict."""

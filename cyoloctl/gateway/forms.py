@@ -206,7 +206,10 @@ class Forms:
         return encode_base64url(key_id + nonce + sealed)
 
     def open(self, form: str, purpose: str, browser: str, person: str, now_unix_s: int) -> Opened:
-        """Open a form.  Raises the same RefusalPage for every reason, another spelling of the same bytes too."""
+        """Open a form.
+
+        Raises the same RefusalPage for every reason, another spelling of the same bytes too.
+        """
         stale = RefusalPage(
             400,
             "This form is no longer valid",

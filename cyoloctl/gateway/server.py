@@ -142,10 +142,6 @@ class Gateway(HttpServer[_Connection]):
         )
         self._listener.start()
 
-    def strangers(self) -> int:
-        """Number of connections from callers that are no trusted proxies."""
-        return 0 if self._listener is None else len(self._listener.visitors)
-
     async def close(self, timeout_s: float = 2.0) -> None:
         """Stop accepting, let running requests finish for up to timeout_s seconds.  Idempotent."""
         if self._listener is not None:
@@ -215,7 +211,10 @@ class Gateway(HttpServer[_Connection]):
         return response
 
     def _asked(self, request: web.BaseRequest, path: str, query: str) -> GatewayRequest:
-        """The request as the pages see it.  Raises InvalidInput, and RefusalPage for a host that is not ours."""
+        """The request as the pages see it.
+
+        Raises InvalidInput, and RefusalPage for a host that is not ours.
+        """
         peer = ip(request.remote or "")
         by_proxy = is_in(peer, self._trusted)
         headers = request.headers

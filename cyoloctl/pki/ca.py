@@ -6,7 +6,7 @@ A CA is constrained to the names of its cluster.
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 from typing import Any, Literal, NamedTuple
@@ -21,10 +21,8 @@ from cyoloctl.model import ClusterId, parse_name
 from cyoloctl.pki.documents import SCHEMA_VERSION
 from cyoloctl.pki.identity import Identity, parse_cluster_id
 from cyoloctl.pki.x509 import (
-    certificate_der,
     certificate_sha256,
     cluster_of_ca,
-    is_issued_by,
     load_certificate,
     load_key,
     load_public_key,
@@ -45,7 +43,6 @@ __all__ = [
     "create_ca",
     "issue_certificate",
     "issue_for_node",
-    "issuer_of",
     "load_ca",
     "make_credentials",
     "new_cluster_id",
@@ -221,12 +218,6 @@ def make_credentials(
         ),
         "key_pem": private_to_pem(key),
     }
-
-
-def issuer_of(certificate_pem: str, authorities: Iterable[str]) -> str | None:
-    """The one of these CAs (PEM) that issued a certificate.  Raises InvalidInput."""
-    der = certificate_der(certificate_pem)
-    return next((ca for ca in authorities if is_issued_by(der, ca)), None)
 
 
 def load_ca(cert_pem: str, key_pem: str) -> tuple[x509.Certificate, ec.EllipticCurvePrivateKey]:

@@ -9,15 +9,13 @@ import re
 from dataclasses import dataclass
 from typing import Any, Literal, Protocol, cast, get_args
 
-from cyoloctl.errors import AccessDenied, InvalidInput
+from cyoloctl.errors import InvalidInput
 from cyoloctl.model import NAME_PATTERN, ClusterId, NodeName, parse_name
 
 __all__ = [
     "AccessRole",
     "Identity",
-    "PeerCertificate",
     "TlsObject",
-    "identity_from_peer",
     "parse_cluster_id",
     "parse_identity",
 ]
@@ -65,38 +63,9 @@ def parse_identity(dns_name: str) -> Identity | None:
     return Identity(NodeName(name), cast(AccessRole, role), ClusterId(cluster_id))
 
 
-class PeerCertificate(Protocol):
-    """An ssl.SSLObject or ssl.SSLSocket after its handshake."""
-
-    def getpeercert(self) -> Any:
-        """The decoded certificate; None without one; an empty dict where it was not verified."""
-        ...
-
-
 class TlsObject(Protocol):
     """An ssl.SSLObject or ssl.SSLSocket after its handshake, for the certificate itself."""
 
     def getpeercert(self, binary_form: bool, /) -> Any:
         """With True the certificate in DER, None without one."""
         ...
-
-
-def identity_from_peer(ssl_object: PeerCertificate | None, *, cluster_id: str) -> Identity | None:
-    """Identity in the certificate that a finished handshake presented.
-
-    ssl_object: what asyncio calls get_extra_info("ssl_object"); None for a unix socket.
-    cluster_id: ours; a certificate for another cluster is refused.
-
-    None where no certificate was presented.  Raises AccessDenied for one that
-    was not verified (a context without CERT_OPTIONAL or CERT_REQUIRED), does
-    not carry exactly one name, exactly of our form, or is of another cluster.
-    Chain and purpose were checked by the handshake.
-    """
-    certificate = None if ssl_object is None else ssl_object.getpeercert()
-    if certificate is None:
-        return None
-    names = certificate.get("subjectAltName", ())
-    identity = parse_identity(names[0][1]) if len(names) == 1 and names[0][0] == "DNS" else None
-    if identity is None or identity.cluster_id != cluster_id:
-        raise AccessDenied("the certificate does not name a member of this cluster: use one issued by it")
-    return identity

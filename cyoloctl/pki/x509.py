@@ -30,7 +30,6 @@ __all__ = [
     "certificate_dates",
     "certificate_der",
     "certificate_expires_at",
-    "certificate_names",
     "certificate_problem",
     "certificate_sha256",
     "cluster_of_ca",
@@ -208,11 +207,6 @@ def certificate_dates(pem: str) -> tuple[datetime, datetime]:
     """The first and last moment (UTC) at which a certificate is valid.  Raises InvalidInput."""
     certificate = load_certificate(pem)
     return certificate.not_valid_before_utc, certificate.not_valid_after_utc
-
-
-def certificate_names(pem: str) -> list[str]:
-    """The names in a certificate: of ours exactly one.  Raises InvalidInput."""
-    return dns_names(load_certificate(pem).extensions)
 
 
 def certificate_der(pem: str) -> bytes:

@@ -104,7 +104,9 @@ def seal_result(public_key: str, result: bytes) -> str:
 
 
 def open_result(private_key_pem: str, public_key: str, sealed: str) -> bytes:
-    """Decrypt a result.
+    """Decrypt a result: the other half of `--sealed`, for whoever holds the private key.
+
+    No command does it here: the node never sees that key.
 
     Raises InvalidInput, the same for every reason, and ConfigError for a
     private key that is not one.

@@ -44,7 +44,6 @@ __all__ = [
     "Malformed",
     "Refused",
     "decode_command",
-    "decode_result",
     "decode_result_with_index",
     "encode_command",
     "encode_refusal",
@@ -301,22 +300,14 @@ def _parse_result(result: bytes) -> dict[str, Any]:
 def decode_result_with_index(result: bytes) -> tuple[int, dict[str, Any]]:
     """The log index at which the command was applied (the first time), and its value.
 
-    Raises what ``decode_result`` raises.
+    Raises the error of ``cyoloctl.errors`` that a refusal names (its root
+    class for a code of a newer release), InternalError for other bytes.
     """
     value = _parse_result(result)
     error = value.get("error")
     if error is not None:
         raise error_from_code(error["code"], error["message"])
     return value["index"], value["value"]
-
-
-def decode_result(result: bytes) -> dict[str, Any]:
-    """The value in a result of ``ClusterState.apply``.
-
-    Raises the error of ``cyoloctl.errors`` that a refusal names (its root
-    class for a code of a newer release), InternalError for other bytes.
-    """
-    return decode_result_with_index(result)[1]
 
 
 def refusal_reason(result: bytes) -> str | None:

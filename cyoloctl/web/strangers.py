@@ -113,10 +113,6 @@ class Visitors:
         """Number of strangers."""
         return self._count
 
-    def from_source(self, source: str) -> int:
-        """Number of strangers from one source."""
-        return len(self._by_source.get(source, ()))
-
     def admit(self, source: str, now: float) -> tuple[Visit | None, list[Visit]]:
         """A new visit, and those that end for it; None when nobody here is old enough to go."""
         gone: list[Visit] = []

@@ -110,7 +110,11 @@ def test_join_that_trusts_another_cluster_shows_us_no_secret(
     pointed = join_token.encode_token(dataclasses.replace(foreign, secret=good.secret, members=good.members))
     # Our secret under their CA.
     _assert_not_joined(tmp_path / "n2", _join(tmp_path / "n2", "n2", pointed), 77, "another cluster")
-    honest = ours["n1"].client().join(**join_body(good.secret, "n2", good.cluster_id, good.ca_sha256))
+    honest = (
+        ours["n1"]
+        .client()
+        .call("join", body=join_body(good.secret, "n2", good.cluster_id, good.ca_sha256), repeatable=True)
+    )
     assert honest["name"] == "n2"
     ours["n1"].client(30.0).member_remove("n2")
 
@@ -141,7 +145,10 @@ def test_join_with_a_used_token_is_rejected(ours: Cluster, tmp_path: Path) -> No
 def test_join_repeated_with_the_same_request_gets_the_same_admission(ours: Cluster) -> None:
     token = join_token.decode_token(ours.invite("again"))
     body = join_body(token.secret, "again", token.cluster_id, token.ca_sha256)
-    first, second = ours["n1"].client().join(**body), ours["n1"].client().join(**body)
+    first, second = (
+        ours["n1"].client().call("join", body=body, repeatable=True),
+        ours["n1"].client().call("join", body=body, repeatable=True),
+    )
     assert first["name"] == second["name"] == "again"
     ours["n1"].client(30.0).member_remove("again")
 
@@ -174,7 +181,9 @@ def _states(node: Node) -> dict[str, str]:
 def test_join_refusals_by_the_cluster_are_one_message_for_every_reason(ours: Cluster) -> None:
     node = ours["n1"]
     used = join_token.decode_token(ours.invite("msg-used"))
-    node.client().join(**join_body(used.secret, "msg-used", used.cluster_id, used.ca_sha256))
+    node.client().call(
+        "join", body=join_body(used.secret, "msg-used", used.cluster_id, used.ca_sha256), repeatable=True
+    )
     other = join_token.decode_token(ours.invite("msg-other"))
     good = join_body(other.secret, "msg-other", used.cluster_id, used.ca_sha256)
     bodies = [

@@ -44,7 +44,9 @@ def eventful(tmp_path_factory: pytest.TempPathFactory) -> tuple[Cluster, list[st
         tokens.append(cluster.invite("n3"))
         decoded = join_token.decode_token(tokens[1])
         with pytest.raises(InvitationRejected):
-            node.client().join(**join_body(decoded.secret, "wrong", decoded.cluster_id))
+            node.client().call(
+                "join", body=join_body(decoded.secret, "wrong", decoded.cluster_id), repeatable=True
+            )
         with Peer(node, issue_node(node, "stranger", base / "keys")) as peer:
             peer.hello("n2", cluster_id_of(node))
             peer.wait_closed()

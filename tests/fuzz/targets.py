@@ -306,7 +306,7 @@ def _snapshot_file() -> tuple[bytes, bytes]:
     machine = ClusterState()
     for index, command in enumerate(_commands()):
         machine.apply(index + 1, command)
-    data = machine.snapshot()
+    data = machine.begin_snapshot()()
     files = worlds.MemoryFiles()
     SnapshotStore(files).save(SnapshotMeta(9, 2, ("n1", "n2", "n3"), ("n9",)), data)
     return data, files.found["snapshot"]
@@ -469,7 +469,7 @@ def _apply(data: bytes) -> None:
         elif machine.digest() != before:
             assert machine.apply(3, command, after) == result
     again = ClusterState()
-    again.restore(machine.snapshot())
+    again.restore(machine.begin_snapshot()())
     assert again.digest() == machine.digest()
 
 
@@ -487,14 +487,14 @@ def _machine_snapshot(data: bytes) -> None:
     for attempt in (data, data[:1] + sha256(data[33:]).digest() + data[33:]):
         machine = ClusterState()
         machine.apply(1, _commands()[0])
-        before = machine.snapshot()
+        before = machine.begin_snapshot()()
         try:
             machine.restore(attempt)
         except (StorageError, VersionMismatch) as error:
-            assert machine.snapshot() == before
+            assert machine.begin_snapshot()() == before
             refused: CyoloctlError = error
         else:
-            assert machine.snapshot() == attempt
+            assert machine.begin_snapshot()() == attempt
             taken = True
     if not taken:
         raise refused

@@ -12,7 +12,7 @@ from cyoloctl.pki.files import NodeFiles, check_private_files
 from cyoloctl.pki.founding import new_cluster
 from cyoloctl.pki.identity import Identity, parse_identity
 from cyoloctl.pki.tls import TlsIdentity
-from cyoloctl.pki.x509 import certificate_expires_at, certificate_names
+from cyoloctl.pki.x509 import certificate_expires_at, dns_names, load_certificate
 
 __all__ = ["DAY_MS", "ID", "N1", "NOW", "NOW_MS", "certificate", "node", "only", "renew_own", "usable"]
 
@@ -50,7 +50,7 @@ def renew_own(pki_dir: Path, now: datetime | None = None, days: int = 825) -> da
     """A new certificate from the node's own CA key, and its end."""
     moment = now or datetime.now(UTC)
     (held,) = exchange.held(pki_dir).values()
-    name = certificate_names((pki_dir / "node.crt").read_text())[0]
+    (name,) = dns_names(load_certificate((pki_dir / "node.crt").read_text()).extensions)
     identity = parse_identity(name)
     assert identity is not None
     new = renewal.renew_own(pki_dir, held, identity, now_unix_ms=int(moment.timestamp() * 1000), days=days)

@@ -20,6 +20,7 @@ from cyoloctl.pki.founding import new_cluster
 from cyoloctl.pki.grants import Grant, accept_grant, make_grant
 from cyoloctl.pki.identity import AccessRole, Identity, parse_cluster_id
 from cyoloctl.pki.requests import PendingRequest, make_request, prepare_request
+from cyoloctl.pki.tls import presented
 from cyoloctl.pki.x509 import certificate_sha256
 
 __all__ = [
@@ -110,6 +111,12 @@ def handshake(client: ssl.SSLContext, server: ssl.SSLContext) -> tuple[ssl.SSLOb
         if not waiting:
             return sides[0], sides[1]
     raise AssertionError("the handshake does not end")
+
+
+def identity_of(side: ssl.SSLObject) -> Identity | None:
+    """Who the other side of a finished handshake is."""
+    found = presented(side, cluster_id=ID)
+    return None if found is None else found.identity
 
 
 def forge(cluster: Cluster, certificate_pem: str, changed: x509.ExtensionType) -> str:

@@ -20,7 +20,6 @@ from cyoloctl.counters.machine import CounterMachine
 from cyoloctl.replicated.command import (
     MAX_COMMAND_BYTES,
     decode_command,
-    decode_result,
     decode_result_with_index,
     refusal_reason,
 )
@@ -30,6 +29,7 @@ from cyoloctl.replicated.command import (
 from cyoloctl.replicated.requests import LIMITS, TableLimits
 from cyoloctl.state import ClusterState
 from tests.support.old_commands import encode_command
+from tests.support.results import decode_result
 
 VECTORS = Path(__file__).parent.parent / "vectors" / "command"
 MINUTE_MS = 60_000
@@ -432,8 +432,8 @@ def seal(content: bytes) -> bytes:
 def test_restore_of_a_snapshot_gives_the_same_state_and_answers() -> None:
     cluster = filled()
     other = ClusterState()
-    other.restore(cluster.snapshot())
-    assert other.snapshot() == cluster.snapshot()
+    other.restore(cluster.begin_snapshot()())
+    assert other.begin_snapshot()() == cluster.begin_snapshot()()
     assert other.digest() == cluster.digest()
     assert other.time_unix_ms == cluster.time_unix_ms
     assert other.counters.list(None, 9) == cluster.counters.list(None, 9)
@@ -446,7 +446,7 @@ def test_restore_keeps_machines_and_observers_and_tells_on_restore() -> None:
     counters, calls = cluster.counters, list[str]()
     cluster.counters.on_change = lambda name, index: calls.append(f"{name}={counters.get(name)}@{index}")
     cluster.on_restore = lambda: calls.append(f"restored {counters.get('n4')}")
-    cluster.restore(filled().snapshot())
+    cluster.restore(filled().begin_snapshot()())
     cluster.apply(70, add("x", 1, name="n4"))
     assert cluster.counters is counters
     assert calls == ["restored 0", "n4=1@70"]
@@ -455,7 +455,7 @@ def test_restore_keeps_machines_and_observers_and_tells_on_restore() -> None:
 def test_restore_observer_that_raises_is_ignored() -> None:
     cluster = ClusterState()
     cluster.on_restore = lambda: 1 // 0  # type: ignore[assignment]  # the point of the test
-    cluster.restore(filled().snapshot())
+    cluster.restore(filled().begin_snapshot()())
     assert cluster.digest() == filled().digest()
 
 
@@ -465,7 +465,7 @@ def test_restore_keeps_the_horizon() -> None:
     cluster.apply(1, late)
     cluster.apply(2, add("x", automatic=True, time_unix_ms=5 * MINUTE_MS + 1))
     other = ClusterState()
-    other.restore(cluster.snapshot())
+    other.restore(cluster.begin_snapshot()())
     assert code_of(other.apply(3, late)) == "outcome_unknown"
 
 
@@ -477,14 +477,14 @@ def test_snapshot_of_the_same_state_by_another_history_is_the_same_bytes() -> No
         for n, name in enumerate(order):
             cluster.apply(n, add(f"r{name}", 1, name=name))
         cluster.apply(9, add("last", 1, name="a", time_unix_ms=25 * HOUR_MS))
-        snapshots.add(cluster.snapshot())
+        snapshots.add(cluster.begin_snapshot()())
     assert len(snapshots) == 1
 
 
 def test_restore_of_a_snapshot_without_a_machine_makes_that_one_empty() -> None:
     cluster = filled()
     sub = {"sub": "ann", "issued_before_unix_s": 0, "until_unix_ms": HOUR_MS}
-    older = cluster.snapshot()[33:]
+    older = cluster.begin_snapshot()()[33:]
     length = int.from_bytes(older[:4], "big")
     head = json.loads(older[4 : 4 + length])
     for name in ("keys", "sessions"):
@@ -496,16 +496,16 @@ def test_restore_of_a_snapshot_without_a_machine_makes_that_one_empty() -> None:
     assert len(other.sessions) == 1
     other.restore(seal(len(text).to_bytes(4, "big") + text + older[4 + length :]))
     assert len(other.sessions) == 0
-    assert other.snapshot() == cluster.snapshot()
+    assert other.begin_snapshot()() == cluster.begin_snapshot()()
 
 
 def test_restore_of_another_version_is_a_version_mismatch() -> None:
     with pytest.raises(errors.VersionMismatch, match="version 3"):
-        ClusterState().restore(b"\x03" + filled().snapshot()[1:])
+        ClusterState().restore(b"\x03" + filled().begin_snapshot()()[1:])
 
 
 def damaged_snapshots() -> dict[str, bytes]:
-    good = filled().snapshot()
+    good = filled().begin_snapshot()()
     content = good[33:]
     length = int.from_bytes(content[:4], "big")
     head, tables = content[4 : 4 + length], content[4 + length :]
@@ -588,7 +588,7 @@ def test_apply_of_a_vector_gives_the_pinned_results_and_digest(name: str) -> Non
 
 def test_snapshot_that_was_begun_is_of_that_moment_whatever_is_applied_meanwhile() -> None:
     cluster = filled()
-    expected = cluster.snapshot()
+    expected = cluster.begin_snapshot()()
     encode = cluster.begin_snapshot()
     for number in range(50):
         cluster.apply(
@@ -598,7 +598,7 @@ def test_snapshot_that_was_begun_is_of_that_moment_whatever_is_applied_meanwhile
     cluster.members._members.clear()
     cluster.rendezvous._records.clear()
     cluster.sessions._sids.entries.clear()
-    assert cluster.snapshot() != expected
+    assert cluster.begin_snapshot()() != expected
     assert encode() == expected == encode()
 
 

@@ -8,9 +8,9 @@ import pytest
 
 from cyoloctl import errors
 from cyoloctl.counters.machine import MAX_COUNTERS
-from cyoloctl.replicated.command import decode_result
 from cyoloctl.state import ClusterState
 from tests.support.old_commands import encode_command
+from tests.support.results import decode_result
 
 MIN, MAX = -(2**63), 2**63 - 1
 
@@ -103,7 +103,7 @@ def test_list_after_restore_is_sorted(counters: Counters) -> None:
     for name in ("d", "b", "a"):
         counters.do("add", name=name, by=1)
     other = Counters()
-    other.cluster.restore(counters.cluster.snapshot())
+    other.cluster.restore(counters.cluster.begin_snapshot()())
     other.index = counters.index
     other.do("add", name="c", by=1)
     assert [name for name, _ in other.machine.list(None, 9)] == ["a", "b", "c", "d"]

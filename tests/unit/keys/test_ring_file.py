@@ -38,11 +38,11 @@ from cyoloctl.pki.requests import make_request
 from cyoloctl.pki.seal import open_sealed
 from cyoloctl.pki.statements import sign_statement, verify_statement
 from cyoloctl.pki.x509 import certificate_sha256
-from cyoloctl.replicated.command import decode_result
 from cyoloctl.state import ClusterState
 from cyoloctl.text import pre_auth_encoding
 from cyoloctl.tokens.format import new_session, open_token, seal
 from tests.support.old_commands import encode_command
+from tests.support.results import decode_result
 
 NOW = datetime(2027, 1, 15, 8, tzinfo=UTC)
 NOW_MS = int(NOW.timestamp()) * 1000
@@ -658,7 +658,7 @@ def test_imported_ring_becomes_replicated_keys_that_each_node_opens() -> None:
     assert apply("keys", "promote", {"key_id": "fc000001"})["state"] == "primary"
     for secret in (key.secret for key in ring().keys):
         for form in (secret, base64.b64encode(secret), secret.hex().encode()):
-            assert form not in whole.snapshot()
+            assert form not in whole.begin_snapshot()()
 
 
 def test_every_refusal_is_an_error_with_a_status() -> None:

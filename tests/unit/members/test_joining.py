@@ -205,7 +205,7 @@ def test_invite_names_members_with_addresses_and_the_digest_of_the_ca(node: Node
     known = node.cluster.machine.members.invitation("n2")
     assert known is not None
     assert known.public_key == join_token.public_key(token.secret, ID, "n2")
-    assert token.secret.encode() not in node.cluster.machine.snapshot()
+    assert token.secret.encode() not in node.cluster.machine.begin_snapshot()()
 
 
 def test_join_with_its_token_gets_a_certificate_by_the_clusters_time(node: Node) -> None:

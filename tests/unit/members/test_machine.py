@@ -17,9 +17,10 @@ from cyoloctl.members.records import (
     Member,
     SecretInvitation,
 )
-from cyoloctl.replicated.command import decode_result, refusal_reason
+from cyoloctl.replicated.command import refusal_reason
 from cyoloctl.state import ClusterState
 from tests.support.old_commands import encode_command
+from tests.support.results import decode_result
 
 KEY = "A" * 43 + "="
 SECRET, OTHER_SECRET = "5" * 64, "6" * 64
@@ -286,7 +287,7 @@ def test_invitation_repr_hides_the_digest_of_its_secret(members: Members) -> Non
 
 def test_put_keeps_an_address_in_one_spelling(members: Members) -> None:
     assert members.put(address="[node.example]:0080")["address"] == "node.example:80"
-    ClusterState().restore(members.cluster.snapshot())
+    ClusterState().restore(members.cluster.begin_snapshot()())
 
 
 def test_set_host_gives_replaces_and_clears_the_host_of_a_member(members: Members) -> None:
@@ -368,7 +369,7 @@ def test_export_without_hosts_is_what_older_releases_wrote(members: Members) -> 
     hosts = members.machine.export_state()
     assert (hosts["hosts"], hosts["shared_hosts"]) == ({"app-1": "n1"}, ["app"])
     other = Members()
-    other.cluster.restore(members.cluster.snapshot())
+    other.cluster.restore(members.cluster.begin_snapshot()())
     assert other.machine.export_state() == hosts
     other.machine.prepare_restore(before)()
     assert (other.machine.hosts(), other.machine.shared_hosts()) == ({}, [])
@@ -382,11 +383,11 @@ def test_restore_gives_back_members_invitations_and_tombstones(members: Members)
     members.redeem()
     members.invite("n5", OTHER_SECRET, learner=True)
     other = Members()
-    other.cluster.restore(members.cluster.snapshot())
+    other.cluster.restore(members.cluster.begin_snapshot()())
     assert other.machine.members() == members.machine.members()
     assert other.machine.secret_invitations() == members.machine.secret_invitations()
     assert other.machine.removed() == ["gone"]
-    assert other.cluster.snapshot() == members.cluster.snapshot()
+    assert other.cluster.begin_snapshot()() == members.cluster.begin_snapshot()()
 
 
 # -- the operations of the present release --------------------------------------------------------
@@ -637,10 +638,10 @@ def test_restore_gives_back_invitations_and_key_hashes(members: Members) -> None
     members.admit("n2")
     members.issue("n3", OTHER_PUBLIC, learner=True)
     other = Members()
-    other.cluster.restore(members.cluster.snapshot())
+    other.cluster.restore(members.cluster.begin_snapshot()())
     assert other.machine.invitations() == members.machine.invitations()
     assert other.machine.members() == members.machine.members()
-    assert other.cluster.snapshot() == members.cluster.snapshot()
+    assert other.cluster.begin_snapshot()() == members.cluster.begin_snapshot()()
     other.index = members.index
     assert other.admit("n2") == {"name": "n2", "role": "voter"}
 

@@ -13,10 +13,9 @@ from cyoloctl.errors import AlreadyExists, ConfigError, InvalidInput
 from cyoloctl.pki.ca import make_credentials
 from cyoloctl.pki.files import check_private_files, read_ca
 from cyoloctl.pki.founding import new_cluster
-from cyoloctl.pki.identity import identity_from_peer
 from cyoloctl.pki.seal import open_sealed, seal
 from cyoloctl.pki.tls import server_context
-from tests.support.pki import ID, NOW, Cluster, client_context, handshake
+from tests.support.pki import ID, NOW, Cluster, client_context, handshake, identity_of
 
 
 def test_new_cluster_writes_private_files_that_belong_together(fresh: Cluster) -> None:
@@ -50,7 +49,7 @@ def test_new_cluster_operator_file_is_json_that_opens_a_connection(fresh: Cluste
     assert (bundle["schema_version"], bundle["role"], bundle["cluster_id"]) == (1, "operator", ID)
     context = client_context(bundle["ca_pem"], (bundle["certificate_pem"], bundle["key_pem"]), tmp_path)
     _, server = handshake(context, server_context(fresh.pki_dir))
-    assert identity_from_peer(server, cluster_id=ID) == fresh.identity(bundle["name"], "operator")
+    assert identity_of(server) == fresh.identity(bundle["name"], "operator")
 
 
 def test_new_cluster_over_a_node_raises_already_exists_and_changes_nothing(fresh: Cluster) -> None:

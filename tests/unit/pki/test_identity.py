@@ -6,10 +6,10 @@ from typing import Any
 
 import pytest
 
-from cyoloctl.errors import AccessDenied, InvalidInput
+from cyoloctl.errors import InvalidInput
 from cyoloctl.model import NodeName
-from cyoloctl.pki.identity import Identity, identity_from_peer, parse_cluster_id, parse_identity
-from tests.support.pki import ID, OTHER_ID
+from cyoloctl.pki.identity import Identity, parse_cluster_id, parse_identity
+from tests.support.pki import ID
 
 
 def test_identity_and_its_dns_name_are_one_to_one() -> None:
@@ -45,39 +45,3 @@ def test_parse_identity_of_anything_else_is_none(text: str) -> None:
 def test_identity_of_invalid_parts_raises_invalid_input(name: Any, role: Any, cluster_id: Any) -> None:
     with pytest.raises(InvalidInput):
         Identity(name, role, cluster_id)
-
-
-class Presented:
-    """The certificate of a finished handshake, as the TLS library tells it."""
-
-    def __init__(self, certificate: object) -> None:
-        self._certificate = certificate
-
-    def getpeercert(self) -> object:
-        return self._certificate
-
-
-NAME = f"n1.node.{ID}.cyoloctl"
-
-
-@pytest.mark.parametrize(
-    "certificate",
-    [
-        {},
-        {"subject": ((("commonName", NAME),),)},
-        {"subjectAltName": ()},
-        {"subjectAltName": (("DNS", NAME), ("DNS", NAME))},
-        {"subjectAltName": (("DNS", NAME), ("IP Address", "127.0.0.1"))},
-        {"subjectAltName": (("URI", NAME),)},
-        {"subjectAltName": (("DNS", "localhost"),)},
-        {"subjectAltName": (("DNS", f"n1.node.{OTHER_ID}.cyoloctl"),)},
-    ],
-)
-def test_identity_from_peer_of_another_form_or_cluster_raises_access_denied(certificate: object) -> None:
-    with pytest.raises(AccessDenied):
-        identity_from_peer(Presented(certificate), cluster_id=ID)
-
-
-def test_identity_from_peer_without_a_certificate_or_tls_is_none() -> None:
-    assert identity_from_peer(Presented(None), cluster_id=ID) is None
-    assert identity_from_peer(None, cluster_id=ID) is None

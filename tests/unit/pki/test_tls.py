@@ -6,19 +6,20 @@ import asyncio
 import ssl
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
+from ipaddress import ip_address
 from pathlib import Path
 
 import pytest
 from cryptography import x509
 from cryptography.hazmat.primitives import serialization
 
-from cyoloctl.errors import ConfigError
+from cyoloctl.errors import AccessDenied, ConfigError
 from cyoloctl.pki.ca import create_ca, new_cluster_id
 from cyoloctl.pki.files import PKI_DIRECTORY, check_private_files, read_ca
 from cyoloctl.pki.founding import new_cluster
-from cyoloctl.pki.identity import AccessRole, identity_from_peer
+from cyoloctl.pki.identity import AccessRole
 from cyoloctl.pki.tls import TlsIdentity, peer_context, presented, server_context
-from cyoloctl.pki.x509 import certificate_expires_at, public_key_sha256
+from cyoloctl.pki.x509 import certificate_der, certificate_expires_at, public_key_sha256
 from tests.support.authorities import renew_own
 from tests.support.pki import (
     ID,
@@ -28,6 +29,7 @@ from tests.support.pki import (
     client_context,
     forge,
     handshake,
+    identity_of,
     join,
     make_cluster,
     server_with,
@@ -37,8 +39,8 @@ from tests.support.pki import (
 def test_peer_handshake_between_nodes_names_both_and_is_tls_1_3(cluster: Cluster, tmp_path: Path) -> None:
     join(cluster, tmp_path, "n2")
     client, server = handshake(peer_context(tmp_path), server_context(cluster.pki_dir))
-    assert identity_from_peer(server, cluster_id=ID) == cluster.identity("n2", "node")
-    assert identity_from_peer(client, cluster_id=ID) == cluster.identity("n1", "node")
+    assert identity_of(server) == cluster.identity("n2", "node")
+    assert identity_of(client) == cluster.identity("n1", "node")
     assert client.version() == server.version() == "TLSv1.3"
     assert client.selected_alpn_protocol() == server.selected_alpn_protocol() == "cyoloctl-raft/3"
 
@@ -49,9 +51,9 @@ def test_server_context_without_a_client_certificate_serves_http_to_nobody_in_pa
     context = client_context(cluster.ca, None, tmp_path)
     context.set_alpn_protocols(["http/1.1"])
     client, server = handshake(context, server_context(cluster.pki_dir))
-    assert identity_from_peer(server, cluster_id=ID) is None
+    assert identity_of(server) is None
     assert server.selected_alpn_protocol() == "http/1.1"
-    assert identity_from_peer(client, cluster_id=ID) == cluster.identity("n1", "node")
+    assert identity_of(client) == cluster.identity("n1", "node")
 
 
 @pytest.mark.parametrize("role", ["node", "operator", "gateway", "viewer"])
@@ -60,7 +62,52 @@ def test_server_context_takes_name_and_role_from_the_certificate(
 ) -> None:
     context = client_context(cluster.ca, cluster.certified("who", role), tmp_path)
     _, server = handshake(context, server_context(cluster.pki_dir))
-    assert identity_from_peer(server, cluster_id=ID) == cluster.identity("who", role)
+    assert identity_of(server) == cluster.identity("who", role)
+
+
+class _Der:
+    """A finished handshake in which this certificate was shown."""
+
+    def __init__(self, der: bytes | None) -> None:
+        self._der = der
+
+    def getpeercert(self, binary_form: bool, /) -> bytes | None:
+        assert binary_form
+        return self._der
+
+
+_NAME = f"n1.node.{ID}.cyoloctl"
+
+
+@pytest.mark.parametrize(
+    "names",
+    [
+        [x509.DNSName(_NAME), x509.DNSName(_NAME)],
+        [x509.DNSName(_NAME), x509.IPAddress(ip_address("127.0.0.1"))],
+        [x509.UniformResourceIdentifier(_NAME)],
+        [x509.DNSName("localhost")],
+        [x509.DNSName(f"n1.node.{OTHER_ID}.cyoloctl")],
+    ],
+)
+def test_certificate_with_names_of_another_form_or_cluster_is_refused(
+    cluster: Cluster, names: list[x509.GeneralName]
+) -> None:
+    good = cluster.certified("n1", "node")[0]
+    assert presented(_Der(certificate_der(good)), cluster_id=ID) is not None
+    forged = forge(cluster, good, x509.SubjectAlternativeName(names))
+    with pytest.raises(AccessDenied):
+        presented(_Der(certificate_der(forged)), cluster_id=ID)
+
+
+def test_certificate_without_a_name_and_what_is_none_are_refused(cluster: Cluster) -> None:
+    for der in (certificate_der(cluster.ca), b"", b"no certificate"):
+        with pytest.raises(AccessDenied):
+            presented(_Der(der), cluster_id=ID)
+
+
+def test_nobody_is_presented_without_a_certificate_or_tls() -> None:
+    assert presented(_Der(None), cluster_id=ID) is None
+    assert presented(None, cluster_id=ID) is None
 
 
 def test_server_context_gives_no_ticket_so_that_each_connection_shows_its_certificate(

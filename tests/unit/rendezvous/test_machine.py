@@ -30,10 +30,11 @@ from cyoloctl.rendezvous.records import (
     TRANSITIONS,
     id_of_public_key,
 )
-from cyoloctl.replicated.command import Malformed, Refused, decode_result
+from cyoloctl.replicated.command import Malformed, Refused
 from cyoloctl.state import ClusterState
 from cyoloctl.text import canonical_json, parse_canonical_json
 from tests.support.old_commands import encode_command
+from tests.support.results import decode_result
 
 ID, OTHER = "1" * 32, "2" * 32
 CODE, OTHER_CODE, WRONG = "a" * 64, "b" * 64, "f" * 64
@@ -643,12 +644,12 @@ def test_answer_is_in_no_snapshot_five_minutes_after_it_was_redeemed() -> None:
     points.do = do  # type: ignore[method-assign]  # the same steps, as the commands that Raft applies
     points.into("consumed")
     assert cluster.rendezvous.answer(ID, MINE, points.now) == ({"group": "ops"}, None)
-    assert b"ops" in cluster.snapshot()
+    assert b"ops" in cluster.begin_snapshot()()
     points.now += REDELIVERY_MS
     points.start(OTHER, OTHER_CODE, data={})
-    assert b"ops" not in cluster.snapshot()
+    assert b"ops" not in cluster.begin_snapshot()()
     restored = ClusterState()
-    restored.restore(cluster.snapshot())
+    restored.restore(cluster.begin_snapshot()())
     assert restored.rendezvous.records(points.now) == cluster.rendezvous.records(points.now)
 
 

@@ -135,9 +135,9 @@ def test_unknown_operation_is_malformed_and_changes_nothing(name: str) -> None:
 @pytest.mark.parametrize("name", MACHINES)
 def test_snapshot_gives_back_the_state_to_the_byte(name: str) -> None:
     world, other = World(name), ClusterState()
-    snapshot = world.state.snapshot()
+    snapshot = world.state.begin_snapshot()()
     other.restore(snapshot)
-    assert other.snapshot() == snapshot
+    assert other.begin_snapshot()() == snapshot
     assert other._machines[name].export_state() == world.machine(name).export_state()
 
 

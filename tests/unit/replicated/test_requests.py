@@ -104,8 +104,8 @@ def test_no_command_is_applied_twice_whatever_is_logged_again(steps: list[tuple[
         assert applied[number] <= 1
         if restored:
             again = small(client=3, refused=2)
-            again.restore(cluster.snapshot())
-            assert again.snapshot() == cluster.snapshot()
+            again.restore(cluster.begin_snapshot()())
+            assert again.begin_snapshot()() == cluster.begin_snapshot()()
             cluster = again
 
 
@@ -260,7 +260,7 @@ def test_stamp_beyond_all_time_leaves_a_state_that_a_snapshot_can_hold() -> None
     cluster.advance(Stamp(0, 2**64 - 1, 2**64 - 1))
     cluster.apply(1, add("r"), 0)
     assert cluster.stamp() == Stamp(0, 2**53, 2**53)
-    again.restore(cluster.snapshot())
+    again.restore(cluster.begin_snapshot()())
     assert again.stamp() == cluster.stamp()
 
 
@@ -280,7 +280,7 @@ def test_set_begins_an_epoch_that_entries_before_it_do_not_move() -> None:
     (only,) = cluster.clock.history()
     assert (only.from_unix_ms, only.to_unix_ms, only.by, only.index) == (NOW + 400 * DAY, NOW, "admin", 7)
     again = ClusterState()
-    again.restore(cluster.snapshot())
+    again.restore(cluster.begin_snapshot()())
     assert again.clock.history() == cluster.clock.history()
     assert again.stamp() == cluster.stamp()
 

@@ -10,11 +10,12 @@ from typing import Any
 import pytest
 
 from cyoloctl import errors
-from cyoloctl.replicated.command import Refused, decode_result
+from cyoloctl.replicated.command import Refused
 from cyoloctl.state import ClusterState
 from cyoloctl.tokens import machine as sessions
 from cyoloctl.tokens.machine import MAX_AHEAD_MS, MAX_GENERATION, MAX_REVOCATIONS, Revocation, SessionMachine
 from tests.support.old_commands import encode_command
+from tests.support.results import decode_result
 
 SID, OTHER = "A" * 22, "B" * 21 + "A"
 NOW = 1_800_000_000_000
@@ -234,7 +235,7 @@ def test_subject_of_any_text_without_control_characters_is_taken(s: Sessions, su
     s.revoke_sub(sub=sub)
     assert s.machine.refuses(SID, 1, sub, 50) == "revoked"
     other = ClusterState()
-    other.restore(s.cluster.snapshot())
+    other.restore(s.cluster.begin_snapshot()())
     assert other.sessions.refuses(SID, 1, sub, 50) == "revoked"
 
 
@@ -257,9 +258,9 @@ def test_restore_keeps_what_refuses_and_when_it_ends(s: Sessions) -> None:
     s.revoke_sub(ttl_ms=1000)
     other = Sessions()
     other.index = 10
-    other.cluster.restore(s.cluster.snapshot())
+    other.cluster.restore(s.cluster.begin_snapshot()())
     assert other.machine.list(None, 9) == s.machine.list(None, 9)
-    assert other.cluster.snapshot() == s.cluster.snapshot()
+    assert other.cluster.begin_snapshot()() == s.cluster.begin_snapshot()()
     other.now += 1000
     other.revoke_sid(OTHER, ttl_ms=9000)
     other.revoke_sub(1, "bob")
