@@ -94,7 +94,7 @@ def say(text: str) -> None:
 
 
 def machine_facts(scratch: Path) -> dict[str, Any]:
-    """What the figures depend on: processor, kernel, file system, the disk's fsync."""
+    """Conditions of the figures: processor, kernel, file system, the disk's fsync."""
     model = "unknown"
     for line in Path("/proc/cpuinfo").read_text().splitlines():
         if line.startswith("model name"):
@@ -212,7 +212,7 @@ def measure_throughput(
                 f"        {name:8} {clients:3} clients: median {rates[name]:8,.0f}/s"
                 f"  p50 {statistics.median(one.p50_ms for one in each):6.2f} ms"
                 f"  p99 {statistics.median(one.p99_ms for one in each):6.2f} ms"
-                f"  members' cpu {statistics.median(one.members_cpu_ms for one in each):.2f} ms a write"
+                f"  members' cpu {statistics.median(one.members_cpu_ms for one in each):.2f} ms per write"
                 f"  generator {statistics.median(one.generator_cpu for one in each):.0%} of a core"
                 f"  rounds {' '.join(f'{one.rate:,.0f}' for one in each)}"
             )

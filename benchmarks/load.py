@@ -48,7 +48,7 @@ class Spec:
 
 @dataclass
 class Result:
-    """What one round gave.
+    """Result of one round.
 
     acknowledged counts every success, those of the warm-up and of the moments after the end too; rate, p50
     and p99 look at the measured window only.  errors holds the first few answers that were no success, or

@@ -126,7 +126,7 @@ def _environment() -> dict[str, str]:
 
 
 class System(Protocol):
-    """What compare.py asks of a system."""
+    """A measured system, as compare.py uses it."""
 
     name: str
     members: list[Member]
@@ -141,7 +141,7 @@ class System(Protocol):
         """SIGKILL one member."""
 
     def check_alive(self) -> None:
-        """Raises BenchmarkError when a member has ended by itself."""
+        """Check that no member has ended by itself.  Raises BenchmarkError."""
 
     def leader(self) -> Member | None:
         """The member that a majority follows, None while there is none."""
@@ -190,7 +190,7 @@ class _Base:
         member.process.wait()
 
     def check_alive(self) -> None:
-        """Raises BenchmarkError with the end of the log when a member has ended by itself."""
+        """Check that no member has ended by itself.  Raises BenchmarkError with the end of its log."""
         for member in self.members:
             if member.process is not None and member.process.poll() is not None:
                 log = (self.scratch / f"{member.name}.log").read_text(errors="replace")[-1500:]

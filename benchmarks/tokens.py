@@ -64,7 +64,7 @@ class System:
 
 @dataclass
 class Result:
-    """rates: one a round, per second.  import_ms: over an empty interpreter, median of fresh processes."""
+    """rates: one per round, per second.  import_ms: over an empty interpreter, median of fresh processes."""
 
     name: str
     note: str
@@ -194,7 +194,7 @@ MAKERS = [
 
 
 def rate(act: Callable[[], object], seconds: float) -> float:
-    """Calls a second, over at least that many seconds."""
+    """Calls per second, over at least that many seconds."""
     calls, batch = 0, 64
     begun = time.perf_counter()
     while (elapsed := time.perf_counter() - begun) < seconds:
@@ -228,7 +228,7 @@ def alterations(token: str) -> Iterator[tuple[str, bytes]]:
 
 
 def accepted(system: System, token: str) -> dict[str, int]:
-    """How many altered spellings open, by kind, each distinct one once."""
+    """Number of altered spellings that open, by kind, each distinct one once."""
     seen: set[bytes] = set()
     counts = {"replaced": 0, "inserted": 0, "padding": 0}
     for kind, altered in alterations(token):
@@ -300,7 +300,7 @@ def missed(results: list[Result]) -> list[str]:
     found = []
     for what, rates in (("mints", ours.mints), ("opens", ours.opens)):
         if statistics.median(rates) < TARGET_RATE:
-            found.append(f"fewer than {TARGET_RATE:,} {what} a second")
+            found.append(f"fewer than {TARGET_RATE:,} {what} per second")
     if ours.characters > fernet.characters + TARGET_EXTRA_CHARACTERS:
         found.append(f"more than {TARGET_EXTRA_CHARACTERS} characters longer than Fernet")
     if sum(ours.altered_accepted.values()):

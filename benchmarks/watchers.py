@@ -1,6 +1,6 @@
-"""What watchers cost a node's writes: ``python -m benchmarks.watchers``.
+"""Cost of watchers for a node's writes: ``python -m benchmarks.watchers``.
 
-Three nodes; a program writes to the leader, in rounds that alternate: without watchers, and with so many
+Three nodes; a program writes to the leader, in rounds that alternate: without watchers, and with several
 that watch the counter that is written, on the leader's control socket or over TLS.  The figure is the median
 of the pairs' ratios.  The watchers are one process at the lowest priority, since in life they are other
 machines; they read and count, nothing more.
@@ -150,7 +150,7 @@ def _measure(options: argparse.Namespace, system: Cyoloctl) -> int:
         pairs = " ".join(f"{w:,.0f}/{n:,.0f}" for n, w in zip(rates[False], rates[True], strict=True))
         say(
             f"{where:15} {options.watchers} watchers: {with_:,.0f}/s beside {without:,.0f}/s without,"
-            f" ratio {ratio:.3f}; members' cpu {statistics.median(cost[True]):.3f} ms a write beside"
+            f" ratio {ratio:.3f}; members' cpu {statistics.median(cost[True]):.3f} ms per write beside"
             f" {statistics.median(cost[False]):.3f}; each watcher {lines:.2f} lines/s, their process"
             f" {share:.0%} of a core; rounds {pairs}"
         )

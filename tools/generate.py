@@ -54,7 +54,7 @@ class Option:
 
     @property
     def kind(self) -> str:
-        """What the value is: flag, choice, dir, file or text."""
+        """Kind of the value: flag, choice, dir, file or text."""
         if not self.metavar:
             return "flag"
         if self.choices:

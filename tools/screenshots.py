@@ -33,7 +33,7 @@ _LIMIT_S = 120
 
 
 def _on_a_terminal(arguments: Sequence[str]) -> str:
-    """What a command shows on a terminal, with its colours.  Raises CalledProcessError when it fails."""
+    """Output of a command on a terminal, with its colours.  Raises CalledProcessError when it fails."""
     ours, theirs = pty.openpty()
     fcntl.ioctl(theirs, termios.TIOCSWINSZ, struct.pack("HHHH", 50, _COLUMNS, 0, 0))
     environment = {k: v for k, v in os.environ.items() if k != "NO_COLOR" and not k.startswith("CYOLOCTL_")}

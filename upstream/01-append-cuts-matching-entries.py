@@ -7,7 +7,7 @@ Expected: a follower deletes an entry only where it conflicts with the leader's 
 Observed: everything after prevLogIdx is deleted, matching or not, and the message's entries are added.  Two
     late `reset` answers make the leader send the same suffix twice, in several messages.  The follower has
     acknowledged the whole suffix when the first message of the second copy arrives: all that is behind that
-    message is gone.  If the leader dies now, acknowledged commands are lost for ever.  Without any failure, a
+    message is gone.  If the leader dies now, acknowledged commands are lost for good.  Without any failure, a
     load test logs "truncating already-applied log entries".
 Cause: syncobj.py, SyncObj.__onMessageReceived, `if len(prevEntries) > 1`.
 Change: skip the entries that are there already; delete from the first one that differs.  The commit index

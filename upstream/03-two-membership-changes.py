@@ -7,7 +7,7 @@ Expected: a leader refuses a membership change while the previous one is not com
 Observed: the guard variable is never set.  A leader that is cut off from both other nodes removes both, is
     its own majority, and acknowledges commands; the other two elect a leader and acknowledge others.
 Cause: syncobj.py, SyncObj.__changeCluster: __changeClusterIDx is only ever assigned None.
-Change: set it to the index that the entry will have; forget it when this node becomes leader anew (its no-op
+Change: set it to the index that the entry will have; forget it when this node becomes leader again (its no-op
     already guards the changes of earlier terms).
 
 --- a/pysyncobj/syncobj.py

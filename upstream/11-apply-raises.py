@@ -1,4 +1,4 @@
-r"""One command whose method raises stops the whole cluster, for ever.
+r"""One command whose method raises stops the whole cluster, permanently.
 
 pysyncobj 0.3.17.
 
@@ -61,4 +61,4 @@ cluster.run(1.0)
 last = cluster.propose("a", "last")
 cluster.run(3.0)
 print("all were restarted; 'last' is acknowledged:", last.ok, "; calls for 'bad':", bad.calls)
-verdict(not last.ok, "no command gets through any more", "the caller of 'bad' has an error, the others go on")
+verdict(not last.ok, "no command gets through now", "the caller of 'bad' has an error, the others go on")

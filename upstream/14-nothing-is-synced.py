@@ -6,7 +6,7 @@ Expected: entries, term and vote are on disk before a message tells another node
 Observed: no fsync and no msync happens until the journal is closed.
 Cause: journal.py, FileJournal.add, clear, deleteEntriesFrom, deleteEntriesTo; MetaStorer.storeMeta.
 Change: sync after each of them (below, without deleteEntriesTo, see 14-kill-inside-compaction.py).  To keep
-    the throughput, sync once a tick instead, before the messages of that tick are sent.  The header is
+    the throughput, sync once per tick instead, before the messages of that tick are sent.  The header is
     written after the record but may reach the disk first: a checksum per record is needed too.
 
 --- a/pysyncobj/journal.py

@@ -29,7 +29,7 @@ cluster.elect("a")
 cluster.write("a", "first")
 cluster.held |= {("b", "a"), ("c", "a")}
 start = cluster.now
-print("no answer reaches a any more")
+print("from now on no answer reaches a")
 while cluster.leads("a") and cluster.now < start + 60:
     cluster.now += 0.05
     cluster.tick("a")

@@ -5,7 +5,7 @@ pysyncobj 0.3.17, FIFO connections.
 Expected: nextIndex goes down with each refusal until the logs match (Raft paper, 5.3).
 Observed: the leader sends what it has in several messages.  The first is refused and lowers nextIndex; the
     following ones are refused too and set it again, to the index in front of themselves, which is higher.
-    The leader sends the same messages again, for ever.
+    The leader sends the same messages again and again, permanently.
 Cause: syncobj.py, SyncObj.__onMessageReceived, the two refusals with reset=True.
 Change: every refusal asks for the entry behind the commit index.  What is committed matches, and all
     answers ask for the same.  (Apply 01-append-cuts-matching-entries.py first: then the longer suffix does

@@ -3,7 +3,7 @@ r"""Votes are counted, not collected: one vote that arrives twice is two.
 pysyncobj 0.3.17, a transport that may deliver a message twice.  TCPTransport does not by itself, but the
 interface promises nothing, and a superseded connection (24-superseded-connection.py) still delivers.
 
-Expected: a candidate counts each member once a term (Raft paper, 5.2).
+Expected: a candidate counts each member once per term (Raft paper, 5.2).
 Observed: every response_vote of the term adds one, whoever sent it.  Two leaders in one term.
 Cause: syncobj.py, SyncObj.__onMessageReceived, `self.__votesCount += 1`.
 Change: a set of voters; only members of the configuration count.

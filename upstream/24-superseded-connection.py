@@ -2,7 +2,7 @@ r"""A peer's old connection still delivers after a new one has taken its place.
 
 pysyncobj 0.3.17, TCPTransport.
 
-Expected: one live connection a peer; no message of an earlier one arrives after it was replaced.
+Expected: one live connection per peer; no message of an earlier one arrives after it was replaced.
 Observed: a second connection of the same peer replaces the first in the table, and that is all: the first is
     neither closed nor silenced, dropNode does not find it either, and the engine is not told that what was
     in flight is lost.  Raft over this transport sees stale messages in any order.
@@ -37,7 +37,7 @@ class Owner:
 
 
 class Connection:
-    """What TCPTransport sees of a socket."""
+    """A socket, as far as TCPTransport uses it."""
 
     def __init__(self):
         self.closed, self.on_message, self.on_disconnected = False, None, None

@@ -4,7 +4,7 @@ pysyncobj 0.3.17.
 
 Expected: every callback is called, with an error if need be.
 Observed: callbacks of forwarded commands are told of a change of leader only.  If the connection to the
-    leader breaks with the command in flight and the leader stays, the callback waits for ever, and
+    leader breaks with the command in flight and the leader stays, the callback waits forever, and
     `__commandsWaitingReply` grows.
 Cause: syncobj.py, SyncObj.__onNodeDisconnected.
 Change: answer them when the connection to the leader is lost.  What they are told should be UNKNOWN_OUTCOME
@@ -34,4 +34,4 @@ print("b has forwarded a command to a; the connection breaks and is there again"
 cluster.reconnect("a", "b")
 cluster.run(60.0)
 print("a leads:", cluster.leads("a"), "; a minute later b's caller was called", answer.calls, "times")
-verdict(answer.calls == 0, "the caller waits for ever", "the caller was told")
+verdict(answer.calls == 0, "the caller waits forever", "the caller was told")

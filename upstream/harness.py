@@ -58,7 +58,7 @@ class Items(SyncObj):
 
 
 class Answer:
-    """What a caller is told about a command: nothing yet (`calls` is 0), a result, or an error."""
+    """A caller's answer to a command: none yet (`calls` is 0), a result, or an error."""
 
     def __init__(self, item):
         self.item, self.calls, self.result, self.error = item, 0, None, None
@@ -186,7 +186,7 @@ class Cluster:
             self.connect(a, b)
 
     def disconnect(self, a, b):
-        """What is in flight both ways is lost."""
+        """Break the connection; messages in flight both ways are lost."""
         if frozenset((a, b)) in self.sessions:
             self.sessions.discard(frozenset((a, b)))
             for name, peer in ((a, b), (b, a)):
