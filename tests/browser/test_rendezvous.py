@@ -132,7 +132,7 @@ def mortal(formed: Cluster, tmp_path: Path) -> Iterator[Site]:
 
 
 def sign_in(shown: Browser, site: Site) -> None:
-    """What a login of the application would do: leave a session cookie."""
+    """Sign in as an application would: leave a session cookie."""
     shown.open(f"{site.url}/healthz")
     shown.add_cookie("cyolo-sid", session(site.cluster["n2"]))
 

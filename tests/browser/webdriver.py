@@ -139,7 +139,7 @@ class Browser:
         path.write_bytes(base64.b64decode(self.command("GET", f"/element/{self.find('body')}/screenshot")))
 
     def console(self) -> list[str]:
-        """What the browser complained about, the content security policy too."""
+        """Complaints of the browser, those of the content security policy too."""
         return [entry["message"] for entry in self.command("POST", "/se/log", {"type": "browser"})]
 
 

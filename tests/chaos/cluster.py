@@ -141,7 +141,7 @@ class FaultNode:
         return status
 
     def traces(self) -> list[str]:
-        """What looks like a bug in the log."""
+        """Traces of bugs in the log."""
         lines = self.log().splitlines()
         return [line[:2000] for line in lines if any(trace in line for trace in _TRACES)]
 

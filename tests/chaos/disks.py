@@ -53,7 +53,7 @@ class Disk:
         self._mounted = True
 
     def unmount(self) -> None:
-        """Raises RuntimeError while a process has a file open there."""
+        """Unmount.  Raises RuntimeError while a process has a file open there."""
         run_checked("umount", str(self.path))
         self._mounted = False
 

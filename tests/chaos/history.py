@@ -1,4 +1,4 @@
-"""What the clients did and what they were told, as it happened.
+"""History of the clients' operations and answers, as it happened.
 
 An answer of success has a value.  `refused` (statuses 69 and 75) says that the
 write was certainly not applied: it is left out of what is checked, so if it was
@@ -80,7 +80,7 @@ class History:
             return [op for record in self.records if (op := record.op()) is not None]
 
     def write(self, path: Path) -> None:
-        """One JSON object a line, in order of start."""
+        """One JSON object per line, in order of start."""
         with open(path, "w", encoding="utf-8") as file:
             for record in self.records:
                 row = asdict(record)

@@ -66,7 +66,7 @@ class Op:
 
 @dataclass(frozen=True, slots=True)
 class Verdict:
-    """What the search found for one counter.
+    """Result of the search for one counter.
 
     offender: the operation that no order explains, None when the history is
     linearizable.  possible: the values that the counter may have had just
@@ -102,7 +102,7 @@ _Config = tuple[int, frozenset[int], tuple[int, ...]]
 
 
 def check(history: Iterable[Op]) -> list[Verdict]:
-    """One verdict a counter, by name.  Every counter begins at 0."""
+    """One verdict per counter, by name.  Every counter begins at 0."""
     ordered = sorted(history, key=lambda op: op.counter)
     return [check_counter(list(ops)) for _, ops in groupby(ordered, key=lambda op: op.counter)]
 

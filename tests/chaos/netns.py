@@ -107,7 +107,7 @@ class Network:
         return f"10.77.0.{self.names.index(name) + 1}"
 
     def inside(self, name: str) -> list[str]:
-        """What to put before a command so that it runs in the node's namespace, and ends with us."""
+        """Prefix of a command, so that it runs in the node's namespace and ends with us."""
         return ["nsenter", f"--net=/run/netns/{self._namespace(name)}", "setpriv", "--pdeathsig", "KILL"]
 
     def _namespace(self, name: str) -> str:
@@ -158,7 +158,7 @@ class Network:
             self._rules(name)
 
     def cut(self, source: str, target: str) -> None:
-        """Nothing from source reaches target any more; the other way is another cut."""
+        """Let nothing from source reach target; the other way is another cut."""
         self._blocked[target].add(source)
         self._rules(target)
 
@@ -170,7 +170,7 @@ class Network:
         return {(source, target) for target, sources in self._blocked.items() for source in sources}
 
     def weather(self, **rule: Any) -> None:
-        """What the switch does to packets (see switch.py); nothing without arguments."""
+        """Set the switch's treatment of packets (see switch.py); none without arguments."""
         assert self._switch is not None
         assert self._switch.stdin is not None
         self._switch.stdin.write(json.dumps(rule) + "\n")

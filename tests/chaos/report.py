@@ -1,4 +1,4 @@
-"""What a run leaves: summary.json, report.md, latency.svg, history.jsonl."""
+"""Files that a run leaves: summary.json, report.md, latency.svg, history.jsonl."""
 
 from __future__ import annotations
 

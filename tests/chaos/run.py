@@ -221,7 +221,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--report", type=Path, default=None, help="directory for the report")
     parser.add_argument("--faults", default=",".join(FAULTS), help="some of: %(default)s")
     parser.add_argument("--clients", type=int, default=8)
-    parser.add_argument("--rate", type=float, default=150.0, help="operations a second, at most")
+    parser.add_argument("--rate", type=float, default=150.0, help="maximum operations per second")
     parser.add_argument(
         "--compact", type=int, default=1000, metavar="ENTRIES", help="log entries between snapshots"
     )

@@ -52,7 +52,7 @@ def _explains(order: Sequence[Op]) -> bool:
 def _concurrent_history(
     rng: random.Random, count: int, lost: float, sizes: Sequence[int] = (1, 2)
 ) -> list[Op]:
-    """What correct counters would answer to overlapping clients: an effect inside each interval."""
+    """Answers of correct counters to overlapping clients: an effect inside each interval."""
     raw = []
     for _ in range(count):
         start = rng.random() * count

@@ -26,7 +26,7 @@ def test_real_nodes_under_faults_stay_linearizable_and_apply_once(tmp_path: Path
     faults = ["kill", "pause", "partition", "one-way", "weather", "read-only", "clock"]
     report = tmp_path / "report"
 
-    # Few entries to a snapshot: a busy machine writes no more than 150 or so.
+    # Few entries to a snapshot: a busy machine writes only 150 or so.
     summary, outcome = run(
         nodes=3, seconds=15.0, seed=1, report=report, faults=faults, rate=120.0, compact_entries=40
     )

@@ -1,4 +1,4 @@
-"""What every command has in common: options, environment, output modes, errors, streams."""
+"""Common behaviour of every command: options, environment, output modes, errors, streams."""
 
 from __future__ import annotations
 

@@ -121,7 +121,7 @@ def test_zsh_completion_offers_in_an_interactive_shell(tmp_path: Path) -> None:
 
 
 def _until(terminal: int, pattern: bytes) -> bytes:
-    """What the terminal shows until the pattern is there.  Fails after a while."""
+    """Output of the terminal up to the pattern.  Fails after a while."""
     shown = b""
     deadline = time.monotonic() + LIMIT_S
     while not re.search(pattern, shown):

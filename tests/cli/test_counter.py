@@ -1,4 +1,4 @@
-"""What `cyoloctl counter` sends and shows."""
+"""Requests and output of `cyoloctl counter`."""
 
 from __future__ import annotations
 

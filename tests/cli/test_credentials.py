@@ -1,4 +1,4 @@
-"""What `cyoloctl credentials` sends, and what it leaves on the disk."""
+"""Requests of `cyoloctl credentials`, and the files that it leaves."""
 
 from __future__ import annotations
 

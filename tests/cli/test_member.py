@@ -1,4 +1,4 @@
-"""What `cyoloctl member` sends, shows and leaves on the disk."""
+"""Requests, output and files of `cyoloctl member`."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What the processes that cyoloctl starts take from their surroundings: code, descriptors, signals."""
+"""Surroundings of the processes that cyoloctl starts: code, descriptors, signals."""
 
 from __future__ import annotations
 

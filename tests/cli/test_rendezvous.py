@@ -1,4 +1,4 @@
-"""What `cyoloctl rendezvous` sends, retries and shows."""
+"""Requests, retries and output of `cyoloctl rendezvous`."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What `cyoloctl route` sends and shows."""
+"""Requests and output of `cyoloctl route`."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What the path of a trivial command costs (docs/architecture.md, the row of `typer<0.29`)."""
+"""Cost of a trivial command's path (docs/architecture.md, the row of `typer<0.29`)."""
 
 from __future__ import annotations
 

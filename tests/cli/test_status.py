@@ -1,4 +1,4 @@
-"""What `cyoloctl status` asks for and shows, and how it ends."""
+"""Requests, output and exit statuses of `cyoloctl status`."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Who may approve: nobody what they began, and where a kind demands it only a session with a claim."""
+"""Approval: nobody approves what they began, and some kinds demand a session with a claim."""
 
 from __future__ import annotations
 

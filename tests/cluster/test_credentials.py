@@ -1,4 +1,4 @@
-"""The register of credentials with real nodes: who counts, who does not any more, and what thieves get."""
+"""The register of credentials with real nodes: who counts, who no longer does, and what thieves get."""
 
 from __future__ import annotations
 

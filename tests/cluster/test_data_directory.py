@@ -255,7 +255,7 @@ def _crash_with_a_long_wal(cluster: Cluster, victim: str) -> Path:
 def test_start_with_a_journal_torn_at_its_end_catches_up_or_is_kept_out(
     cluster: Cluster, cut_bytes: int
 ) -> None:
-    """What was never acknowledged is fetched again; a disk that lost what it acknowledged must not vote."""
+    """Entries never acknowledged are fetched again; a disk that lost acknowledged ones must not vote."""
     victim = cluster.followers()[0]
     wal = _crash_with_a_long_wal(cluster, victim)
     with open(wal, "r+b") as file:

@@ -466,7 +466,7 @@ def test_redeeming_with_a_forged_or_another_browsers_cookie_is_refused(open_gate
     assert open_gateways.cluster["n2"].cli("rendezvous", "approve", code).returncode == 0
     page = visitor.get("/begin/wait")
     refused(page, 200, "Approved: go on")
-    # His own cookie with her form, and her page fetched with his cookie.
+    # One person's cookie with the other's form, and the other's page fetched with that cookie.
     refused(other.post("/begin/redeem", {"form": page.form}), 400, "This form is no longer valid")
     refused(other.get("/begin/wait"), 200, "Waiting for approval")
     right = visitor.cookies[BEGUN]

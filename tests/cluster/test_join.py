@@ -1,4 +1,4 @@
-"""Who is let in: join tokens that are right once, and everything that is wrong with others."""
+"""Admission: join tokens that are right once, and everything that is wrong with others."""
 
 from __future__ import annotations
 
@@ -75,7 +75,7 @@ def _join(directory: Path, name: str, token: str) -> Any:
 
 
 def _ask(node: Node, body: dict[str, Any]) -> tuple[int, dict[str, Any]]:
-    """What the node answers to a join of anybody, as in _join."""
+    """The node's answer to a join of anybody, as in _join."""
 
     def answered() -> Any:
         connection = tls_connect(node.port, alpn=["http/1.1"])
@@ -249,7 +249,7 @@ def test_invite_of_a_removed_name_is_refused(ours: Cluster, tmp_path: Path) -> N
     assert _join(tmp_path / "first", "gone", token).returncode == 0
     assert ours["n1"].cli("member", "remove", "gone", "--yes").returncode == 0
     assert_refused(ours["n1"].cli("member", "invite", "--name", "gone"), 4, "gone", "never reused")
-    # A token from before the removal is worth nothing any more.
+    # A token from before the removal is worth nothing now.
     _assert_not_joined(tmp_path / "second", _join(tmp_path / "second", "gone", token), 77, "rejected")
 
 

@@ -86,7 +86,7 @@ def test_primary_key_cannot_be_disabled_or_destroyed_and_a_retired_one_not_early
     assert node.cli("key", "enable", old).returncode == 0
     for other in nodes:
         assert inspect(other, token)["key_id"] == old
-    # Destroyed: for ever.
+    # Destroyed: permanently.
     assert node.cli("key", "destroy", old, "--force", "--yes").returncode == 0
     assert_rejected(nodes, token)
     for command in ("enable", "promote"):
@@ -161,7 +161,7 @@ def test_member_that_joins_gets_the_ring_by_itself_and_one_that_is_removed_loses
 
 
 def _blobs(node: Node, name: str) -> set[bytes]:
-    """What is sealed to a member in the files of a node: 80 bytes in base64, after its name."""
+    """Blobs sealed to a member in the files of a node: 80 bytes in base64, after its name."""
     found: set[bytes] = set()
     for path in [*node.directory.glob("raft.db*"), *node.directory.glob("snapshot*")]:
         data = path.read_bytes() if path.is_file() else b""

@@ -1,4 +1,4 @@
-"""What one node says, or one disk holds, decides nothing for the others: real nodes."""
+"""The word of one node, or the content of one disk, decides nothing for the others: real nodes."""
 
 from __future__ import annotations
 

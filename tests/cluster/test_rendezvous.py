@@ -137,7 +137,7 @@ def code_of(answer: tuple[int, dict[str, Any]]) -> tuple[int, str]:
 
 
 def hanging(node: Node) -> int:
-    """How many connections of clients the node's socket has."""
+    """Number of client connections of the node's socket."""
     path = f" {control_socket_path(node.directory)}\n"
     lines = Path("/proc/net/unix").read_text().splitlines(keepends=True)
     return sum(line.endswith(path) and line.split()[5] == "03" for line in lines)
@@ -467,7 +467,7 @@ def test_sealed_answer_opens_with_the_key_of_the_initiator_alone(nodes: list[Nod
     assert show(nodes[1], begun["id"])["sealed"] is True
     request = {"user_code": begun["user_code"], "data": {"password": "söme"}, "request_id": begun["id"]}
     call(nodes[1], "rendezvous_approve", **request)
-    # Sealed anew each time; the same request all the same.
+    # Sealed again each time; it is the same request all the same.
     assert call(nodes[2], "rendezvous_approve", **request)["state"] == "approved"
     with pytest.raises(Conflict, match="already approved"):
         call(nodes[2], "rendezvous_approve", **{**request, "request_id": f"other-{begun['id']}"})

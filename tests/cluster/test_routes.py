@@ -343,7 +343,7 @@ class Watch:
         return without_comments(self.file.read_text()) if self.file.exists() else ""
 
     def count(self) -> int:
-        """How often the proxy was told."""
+        """Number of reloads of the proxy."""
         return self.reloads.read_text().count("END\n") if self.reloads.exists() else 0
 
     def wait(self, what: str, holds: Callable[[str], bool]) -> None:
@@ -425,7 +425,7 @@ def test_watch_follows_deaths_returns_and_removals_and_leaves_the_file_when_nobo
 
 
 def backup(text: str, name: str) -> str:
-    """Who takes over from the pin of a member, in a file of nginx."""
+    """Backup of a member's pin, in a file of nginx."""
     block = text.partition(f"upstream cyolo-pin-{name} {{")[2].partition("}")[0]
     return block.partition("max_fails=0;  # ")[2].split("\n")[0].strip()
 

@@ -1,4 +1,4 @@
-"""What a node writes down and prints: useful lines, and never a secret."""
+"""Files and output of a node: useful lines, and never a secret."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ _TIME = re.compile(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d\.\d{3}Z")
 def eventful(tmp_path_factory: pytest.TempPathFactory) -> tuple[Cluster, list[str]]:
     """Two nodes that formed, refused, elected and stopped, logging everything; the tokens that were used.
 
-    Nothing runs any more.
+    Nothing is running now.
     """
     base = tmp_path_factory.mktemp("eventful")
     tokens: list[str] = []

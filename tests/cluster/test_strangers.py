@@ -1,4 +1,4 @@
-"""Who and what else connects to a node's port: impostors, other clusters, bytes that mean nothing."""
+"""Strangers at a node's port: impostors, other clusters, bytes that mean nothing."""
 
 from __future__ import annotations
 
@@ -169,7 +169,7 @@ def test_node_of_another_cluster_pointed_at_us_is_refused_and_goes_on_alone(
 
 
 def _answer(connection: socket.socket) -> bytes:
-    """What the node says until it closes; TimeoutError when it does not."""
+    """Bytes of the node until it closes; TimeoutError when it does not."""
     found = b""
     with contextlib.suppress(ConnectionError, ssl.SSLError):
         while data := connection.recv(65536):
@@ -375,7 +375,7 @@ def test_port_probe_that_closes_at_once_is_nothing(shared: Cluster) -> None:
 
 @contextlib.contextmanager
 def _idle_strangers(cluster: Cluster, count: int) -> Iterator[None]:
-    """So many TLS connections without a certificate to each node, each opened anew when it is ended."""
+    """So many TLS connections without a certificate to each node, each opened again when it is ended."""
     with tempfile.TemporaryDirectory() as directory:
         program = Path(directory) / "strangers.py"
         program.write_text(_STRANGERS)
@@ -486,7 +486,7 @@ def test_body_that_is_too_long_for_its_route_is_refused_before_it_is_sent(shared
 
 
 def test_strangers_that_come_again_and_again_fill_no_log(shared: Cluster) -> None:
-    """Eight of them wrote 31 GB a day."""
+    """Eight of them wrote 31 GB per day."""
     node = shared["n2"]
     before = node.log_size()
     started = time.monotonic()

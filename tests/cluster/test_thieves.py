@@ -1,4 +1,4 @@
-"""What each stolen thing is worth: the rows of the table in docs/security.md, played by a thief.
+"""Worth of each stolen thing: the rows of the table in docs/security.md, played by a thief.
 
 The thief is `tests.support.thief.py`, which imports nothing of ours.  Each test takes a copy of somebody's
 files, lets the operator do what the documentation says, and tries everything that the files were good for.

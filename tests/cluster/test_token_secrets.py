@@ -25,14 +25,14 @@ OTHER_PASSPHRASE = "a wrong passphrase, also secret"
 
 @dataclass(slots=True)
 class Leaks:
-    """Where secrets could be, and the secrets: name -> bytes that must not be there."""
+    """Places to search, and the secrets: name -> bytes that must not be there."""
 
     places: dict[str, bytes]
     secrets: dict[str, bytes]
 
 
 def _spellings(secret: bytes) -> dict[str, bytes]:
-    """How key bytes could be written: as they are, in hexadecimal, in base64 at each offset, as a repr."""
+    """Spellings of key bytes: as they are, in hexadecimal, in base64 at each offset, as a repr."""
     found = {
         "raw": secret,
         "hex": secret.hex().encode(),

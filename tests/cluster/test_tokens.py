@@ -250,7 +250,7 @@ def test_older_copies_stay_refused_from_a_snapshot_and_on_a_learner_that_begins_
         stopped.client().counter_add("default", 1)
     for node in stopped.nodes.values():
         wait_until(f"a snapshot of {node.name}", lambda n=node: (n.directory / "snapshot").exists())  # type: ignore[misc]
-    for node in stopped.nodes.values():  # not before all have one: the last would get no more entries
+    for node in stopped.nodes.values():  # not before all have one: the last would get no further entries
         node.kill()
     stopped.start_all()
     stopped.wait_leader()

@@ -38,7 +38,7 @@ def base(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def before(base: Path) -> dict[str, dict[str, str]]:
-    """What release 0.1.0 left, by node."""
+    """Remains of release 0.1.0, by node."""
     with tarfile.open(FIXTURES / "data-directories-0.1.0.tar.gz") as archive:
         archive.extractall(base, filter="data")
     return {name: _digests(base / name) for name in EXPECTED["members"]}

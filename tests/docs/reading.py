@@ -72,7 +72,7 @@ def prose(page: str) -> str:
 
 
 def spans(page: str) -> Iterator[Text]:
-    """What stands in backticks in the prose of a page."""
+    """Text in backticks in the prose of a page."""
     for number, line in enumerate(prose(page).splitlines(), 1):
         for span in re.findall(r"(?<!`)`([^`]+)`(?!`)", line.replace("\\|", "|")):
             yield Text(f"{page}:{number}", span)

@@ -26,7 +26,7 @@ DOMAIN = re.compile(r"cyoloctl [a-z ,'-]+ v?\d")
 
 
 def complaint(text: str) -> str | None:
-    """What is wrong with ``cyoloctl GROUP LEAF --option ...``, or None."""
+    """Fault of ``cyoloctl GROUP LEAF --option ...``, or None."""
     try:
         words = shlex.split(text.replace("{}", "X"))[1:]
     except ValueError:
@@ -61,7 +61,7 @@ def shell_commands(text: str) -> Iterator[str]:
 
 
 def named(text: str) -> Iterator[str]:
-    """What a piece in backticks names: with the program's name, or beginning with a group or leaf."""
+    """Commands in a piece in backticks: with the program's name, or beginning with a group or leaf."""
     plain = text.strip()
     if plain.startswith(f"{PROGRAM} "):
         yield from shell_commands(plain)

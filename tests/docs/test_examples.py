@@ -37,7 +37,7 @@ PAGES = sorted(page for page in pages() if page.startswith("docs/") and page not
 
 @dataclass
 class World:
-    """What a page is tried on.
+    """World in which a page is tried.
 
     voters: how many nodes.  options: of `cluster init`.  allowed: exit statuses that are no failure, as a
     pattern of the shell.  prepare: makes what else the page takes for granted, and says what stands for the

@@ -56,7 +56,7 @@ def missing(name: str, near: str) -> bool:
 
 
 def anchors(page: str) -> set[str]:
-    """What GitHub makes of the headings of a page."""
+    """Anchors that GitHub makes of the headings of a page."""
     found = re.findall(r"^#+ (.*)$", prose(page), re.MULTILINE)
     return {re.sub(r"[^\w\- ]", "", heading.lower()).replace(" ", "-") for heading in found}
 

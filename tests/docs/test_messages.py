@@ -1,4 +1,4 @@
-"""What a page says that the program prints is what the program prints.
+"""Messages that pages quote are messages that the program prints.
 
 Two places quote messages: the first column of a table headed "what you see", in backticks, and blocks
 marked ``message``.  In a quotation capitals (NAME), numbers and ``...`` stand for what varies.

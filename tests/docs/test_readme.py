@@ -22,7 +22,7 @@ pytestmark = [pytest.mark.cluster, pytest.mark.slow, pytest.mark.timeout(LIMIT_S
 
 
 def clone(target: Path) -> None:
-    """What is committed or would be, and an environment that has the dependencies.
+    """Clone of everything committed or about to be, and an environment that has the dependencies.
 
     `make install` would fetch them; the stamp tells it that it did.  That it can is seen whenever the
     tests run in a clean clone, since they begin with the same rules.

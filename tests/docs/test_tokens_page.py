@@ -27,7 +27,7 @@ def vector(name: str) -> dict[str, Any]:
 
 @pytest.fixture(scope="module")
 def page() -> dict[str, Any]:
-    """What the page's Python block defines."""
+    """Names that the page's Python block defines."""
     [source] = blocks("python")
     assert "cyoloctl" not in source.replace('b"cyoloctl token v1"', "")
     namespace: dict[str, Any] = {}

@@ -189,7 +189,7 @@ def test_row24_log_entry_holds_the_commands_bytes_and_nothing_of_ours() -> None:
 
 
 class _Connection:
-    """What TCPTransport sees of a socket."""
+    """A socket, as far as TCPTransport uses it."""
 
     encryptor = None
 

@@ -47,7 +47,7 @@ def test_row01_message_with_a_known_prefix_leaves_the_tail(length: int) -> None:
     cluster.inject("b", "a", append(1, (1, 0), *known))
     cluster.tick("b")
     assert shape(cluster) == FULL
-    assert cluster.in_flight("b", "a")[-1]["next_index"] == 2 + length  # no more than it has shown
+    assert cluster.in_flight("b", "a")[-1]["next_index"] == 2 + length  # only as far as it has shown
 
 
 def test_row01_conflicting_tail_is_cut_where_it_differs() -> None:

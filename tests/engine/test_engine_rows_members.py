@@ -73,7 +73,7 @@ def test_row03_oneconf_second_change_is_refused_until_the_first_is_applied() -> 
 
 
 def test_row03_oneconf_no_change_before_the_own_terms_no_op_is_applied() -> None:
-    """Else a change of an earlier term may be committed, or not, beside it (Ongaro's erratum)."""
+    """Otherwise a change of an earlier term may be committed, or not, beside it (Ongaro's erratum)."""
     cluster = OurCluster("abc")
     cluster.elect("a")
     cluster.write("a", b"x1")

@@ -1,4 +1,4 @@
-"""What one peer may do to another: who may lead, who is removed, whose snapshot is refused."""
+"""Powers of one peer over another: who may lead, who is removed, whose snapshot is refused."""
 
 from __future__ import annotations
 
@@ -88,7 +88,7 @@ def test_removed_member_that_is_connected_learns_it_from_its_own_log() -> None:
     mark = len(cluster.sent)
     cluster.write("a", b"y")
     cluster.run(0.5, reconnect=False)
-    assert not [e for e in cluster.sent[mark:] if (e.source, e.target) == ("a", "c")]  # no more after it
+    assert not [e for e in cluster.sent[mark:] if (e.source, e.target) == ("a", "c")]  # none after it
 
 
 # -- a process that forgot ----------------------------------------------------------------------
@@ -131,7 +131,7 @@ def _refusing(cluster: OurCluster) -> None:
 
 
 def _begun(cluster: OurCluster) -> int:
-    """How often the snapshot was sent from its beginning to c."""
+    """Number of times the snapshot was sent to c from its beginning."""
     return sum(
         1
         for e in cluster.sent

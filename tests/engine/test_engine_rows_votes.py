@@ -112,7 +112,7 @@ def test_row08_ackterm_stale_leader_learns_the_new_term() -> None:
 
 
 def cut_off_leader_story(cluster: Cluster) -> float:
-    """How long, in seconds, a leader that nobody answers takes itself for the leader."""
+    """Seconds for which a leader that nobody answers takes itself for the leader."""
     cluster.elect("a")
     cluster.write("a", b"x1")
     cluster.hold("b", "a")

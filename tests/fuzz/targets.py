@@ -347,7 +347,7 @@ def _stream(data: bytes) -> None:
 
 
 def _lines() -> list[bytes]:
-    """Links for `worlds.frames`: a byte of choices, then a header, a zero byte and a tail a line."""
+    """Links for `worlds.frames`: a byte of choices, then per line a header, a zero byte and a tail."""
     links = []
     for choice in (0, 1, 2, 3, 4, 10, 11):
         for kind in MESSAGE_TYPES:
@@ -382,7 +382,7 @@ def _links() -> list[bytes]:
 
 
 def _broken_links() -> list[bytes]:
-    """What ended a node, or made its API fail, before it was refused."""
+    """Inputs that ended a node, or made its API fail, before they were refused."""
     hello = {**example("hello"), "cluster_id": worlds.keys().cluster_id, "raft_id": "n2~\ud800"}
     vote = {**example("request_vote"), "last_log_index": 99}
     found = [b"\0" + b"\n".join((_json(hello), _json(vote)))]
@@ -531,7 +531,7 @@ def _growing_header() -> bytes:
 
 
 def _transfer(data: bytes) -> None:
-    """What a peer announces and sends: the digest is right, the rest is the bytes'."""
+    """Receive a snapshot from a peer: the digest is right, the rest is as the bytes say."""
     data = _sealed_file(data)
     store = SnapshotStore(worlds.MemoryFiles())
     meta = SnapshotMeta(9, 2, ("n1", "n2", "n3"), ("n9",))

@@ -118,7 +118,7 @@ BOMBS: dict[str, tuple[str, bytes]] = {
 def test_bomb_is_refused_within_bounded_memory_and_time(bomb: str) -> None:
     name, data = BOMBS[bomb]
     target = BY_NAME[name]
-    target.check(b"")  # what is made once a process is not its cost
+    target.check(b"")  # what is made once per process is not its cost
     began = time.process_time()  # of this process alone, however busy the machine is
     tracemalloc.start()
     try:

@@ -25,7 +25,7 @@ def test_contract_is_in_the_documentation(target: Target) -> None:
 
 @targets
 def test_valid_input_is_taken(target: Target) -> None:
-    """Else the fuzzers would stop at the first byte."""
+    """Otherwise the fuzzers would stop at the first byte."""
     taken = [target.check(seed) for seed in target.seeds]
     assert any(taken)
 

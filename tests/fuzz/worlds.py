@@ -1,6 +1,6 @@
-"""What a decoder needs around it: keys, a replica, a node's service behind a link, a server, an answer.
+"""Surroundings of a decoder: keys, a replica, a node's service behind a link, a server, an answer.
 
-Made once a process where bytes leave nothing behind, else anew for every input.
+Made once per process where bytes leave nothing behind, otherwise again for every input.
 """
 
 from __future__ import annotations
@@ -90,7 +90,7 @@ def _loop() -> asyncio.AbstractEventLoop:
 
 
 def _run(call: Coroutine[Any, Any, _T]) -> _T:
-    """In one loop a process; what a task or callback raised unseen counts as broken."""
+    """Run in one loop per process; an error that a task or callback raised unseen counts as broken."""
     unseen: list[Any] = []
     loop = _loop()
     loop.set_exception_handler(lambda _, context: unseen.append(context))
@@ -227,7 +227,7 @@ def _speaker(choice: int) -> str:
 
 
 class _Untouched:
-    """What a peer that is no voter must leave as it is: the term, and the log as far as it went."""
+    """State that a peer that is no voter must not touch: the term, and the log as far as it went."""
 
     def __init__(self, replica: Replica, speaker: str) -> None:
         self._replica, self._speaker = replica, speaker
@@ -563,7 +563,7 @@ def ask_server(data: bytes) -> None:
 
 
 async def _exchange(path: Path, data: bytes, *, whole: bool = False) -> bytes:
-    """What the server answers until it closes.
+    """The server's answer until it closes.
 
     whole: it will; else it is told that nothing more comes when it has said nothing for a while.
     """

@@ -56,7 +56,7 @@ class Step:
 
 @dataclass
 class Model:
-    """What the documentation says, without any thought of speed."""
+    """Model of the documentation, without any thought of speed."""
 
     counters: dict[str, int] = field(default_factory=dict)
     time: int = 0
@@ -525,7 +525,7 @@ def key_step(operation: str, arguments: dict[str, Any], time_unix_ms: int = 0) -
 
 @st.composite
 def given_to_all(draw: st.DrawFn) -> list[Step]:
-    """What leads to another primary key, which single steps at random hardly ever do."""
+    """Steps to another primary key, which single random steps hardly ever reach."""
     key_id = draw(key_ids)
     blobs = dict.fromkeys(("n1", "n2"), "A" * 107 + "=")
     made = {"key_id": key_id, "cluster_id": "c" * 32, "fingerprint": "1" * 32, "wrapped": blobs}
@@ -598,7 +598,7 @@ def test_keys_machine_keeps_its_invariants(steps: list[Step]) -> None:
         primaries = [record for record in records if record.state == "primary"]
         assert primaries == [primary for primary in [machine.primary()] if primary is not None]
         assert machine.nodes().keys() <= members
-        # Once there is a primary key there is one for ever.
+        # Once there is a primary key there always is one.
         had_primary = had_primary or bool(primaries)
         assert len(primaries) == had_primary
         for record in records:

@@ -90,7 +90,7 @@ runs = st.lists(steps, max_size=40)
 
 @dataclass
 class Model:
-    """What the documentation says: every record is looked at at every step, nothing is remembered twice."""
+    """Model of the documentation: every record is looked at at every step, nothing is remembered twice."""
 
     records: dict[str, dict[str, Any]] = field(default_factory=dict)
     misses: list[tuple[str, int, int]] = field(default_factory=list)  # caller, time, time of its first

@@ -35,7 +35,7 @@ class Nodes:
     ports: dict[str, int]
 
     def handled(self, route: str) -> dict[str, int]:
-        """How many requests of a route each living node answered, by what its own gateway says."""
+        """Number of requests of a route that each living node answered, as its own gateway counts them."""
         found = {}
         for name in ("n2", "n3"):
             page = Visitor(self.ports[name], HOST).get("/metrics")

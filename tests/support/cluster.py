@@ -61,7 +61,7 @@ def environment(**changes: str) -> dict[str, str]:
 
 
 class NotYet(Exception):
-    """What a condition saw instead, for the message at the deadline."""
+    """State that a condition saw instead, for the message at the deadline."""
 
 
 def wait_until(what: str, holds: Callable[[], _T], timeout_s: float = LIMIT_S) -> _T:
@@ -280,7 +280,7 @@ class Node:
         return self.log_path.read_text()[-characters:] if self.log_path.exists() else ""
 
     def log_size(self) -> int:
-        """Where the log ends now, for `log_events`."""
+        """Present end of the log, for `log_events`."""
         return self.log_path.stat().st_size if self.log_path.exists() else 0
 
     def log_events(self, since: int = 0) -> list[dict[str, Any]]:
@@ -505,7 +505,7 @@ class Writers:
         assert not self.errors, self.errors
 
     def wait_more(self, count: int) -> None:
-        """Until that many more writes are acknowledged."""
+        """Wait until that many further writes are acknowledged."""
         target = len(self.acknowledged) + count
         wait_until(
             f"{count} more acknowledged writes", lambda: len(self.acknowledged) >= target or self.errors

@@ -34,7 +34,7 @@ class Crash(BaseException):
 
 @dataclass
 class Outcome:
-    """What a caller was told about one request."""
+    """A caller's answer to one request."""
 
     node: str
     command: bytes
@@ -148,7 +148,7 @@ class Cluster(ABC):
 
     @abstractmethod
     def _power_off(self, engine: Any) -> None:
-        """What the system does for a process that died: close its files."""
+        """Do the system's part for a process that died: close its files."""
 
     @abstractmethod
     def admits(self, name: str, peer: str) -> bool:

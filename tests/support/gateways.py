@@ -73,14 +73,14 @@ class Page:
 
     @property
     def form(self) -> str:
-        """What the page's hidden field holds."""
+        """Content of the page's hidden field."""
         found = re.search(r'name="form" value="([^"]*)"', self.body)
         assert found, self.text
         return html.unescape(found[1])
 
     @property
     def text(self) -> str:
-        """What a person reads."""
+        """Text that a person reads."""
         body = re.sub(r"(?s)<style>.*?</style>", "", self.body)
         return " ".join(html.unescape(re.sub(r"<[^>]*>", " ", body)).split())
 

@@ -1,4 +1,4 @@
-"""What a hostile peer would make a node run: named by a pickle, called while it is loaded."""
+"""Code that a hostile peer would make a node run: named by a pickle, called while it is loaded."""
 
 from __future__ import annotations
 

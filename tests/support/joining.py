@@ -1,4 +1,4 @@
-"""What a joiner sends, made by hand from the written format: nothing of cyoloctl.pki.join_token is used."""
+"""A joiner's request, made by hand from the written format: nothing of cyoloctl.pki.join_token is used."""
 
 from __future__ import annotations
 
@@ -55,7 +55,7 @@ def sign_body(key: Ed25519PrivateKey, body: dict[str, Any], cluster_id: str) -> 
 def join_body(
     secret: str, name: str, cluster_id: str, ca_sha256: str = "c" * 64, **changes: Any
 ) -> dict[str, Any]:
-    """What the holder of a secret sends to join under a name; changes are made before it is signed."""
+    """Request of a secret's holder to join under a name; changes are made before it is signed."""
     pending = make_request(name, cluster_id)
     body = {
         "name": name,

@@ -143,7 +143,7 @@ class Answer:
 
     @property
     def node(self) -> str | None:
-        """Who answered; None for the proxy itself."""
+        """The node that answered; None for the proxy itself."""
         return self.body if self.body in NAMES else None
 
     @property
@@ -175,7 +175,7 @@ class Site:
         return self.table.resolve(host_of(name))[1].name
 
     def received(self, method: str) -> int:
-        """How many requests reached any node."""
+        """Number of requests that reached any node."""
         return sum(node.count(method) for node in self.nodes.values())
 
     async def ask(self, host: str | None, method: str = "GET", path: str = "/", **headers: str) -> Answer:

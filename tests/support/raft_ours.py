@@ -75,7 +75,7 @@ class ListMachine:
 
 @dataclass
 class Disk:
-    """What survives a crash."""
+    """Data that survives a crash."""
 
     store: MemoryStore
     snapshots: SnapshotStore | None  # in memory

@@ -68,7 +68,7 @@ class Credentials:
         return context
 
     def connect(self, port: int, alpn: str = "http/1.1", timeout_s: float = 10.0) -> ssl.SSLSocket:
-        """Raises OSError (`ssl.SSLError` is one) when it is refused in the handshake."""
+        """Connect.  Raises OSError (`ssl.SSLError` is one) when the handshake is refused."""
         plain = socket.create_connection(("127.0.0.1", port), timeout=timeout_s)
         try:
             return self.context(alpn).wrap_socket(plain)
@@ -125,7 +125,7 @@ class Loot:
 
     @property
     def node(self) -> Credentials:
-        """What the node itself shows."""
+        """Credentials that the node itself shows."""
         return Credentials(self.directory / "pki" / "node.crt", self.directory / "pki" / "node.key")
 
     @property
@@ -255,7 +255,7 @@ def steal(directory: Path, where: Path) -> Loot:
 
 
 def credentials_of_file(path: Path, where: Path) -> Credentials:
-    """What a credentials file holds, as PEM files."""
+    """Content of a credentials file, as PEM files."""
     fields = json.loads(path.read_text())
     stem = f"{path.stem}-{os.urandom(4).hex()}"
     paths = where / f"{stem}.crt", where / f"{stem}.key"

@@ -27,7 +27,7 @@ def mint(node: Node, sub: str = "zoe", **body: Any) -> str:
 
 
 def inspect(node: Node, token: str, **body: Any) -> dict[str, Any]:
-    """What the token says; judged by what a majority knows, unless the body says otherwise."""
+    """Content of the token; judged by what a majority knows, unless the body says otherwise."""
     asked = {"token": token, "require_quorum": True, **body}
     try:
         return call(node, "token_inspect", **asked)

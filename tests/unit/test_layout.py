@@ -1,4 +1,4 @@
-"""Who may import what, enforced on the syntax tree of every module.
+"""Rules of imports, enforced on the syntax tree of every module.
 
 *Lazy* means inside a function, so that commands which do not need
 the module do not pay for it.  Imports under ``if TYPE_CHECKING`` cost nothing either, so they count as lazy;
@@ -237,7 +237,7 @@ def imports_of(source: str, module: str, is_package: bool, known: set[str]) -> I
 
 
 def violations(source: str, module: str, *, is_package: bool, known: set[str]) -> list[str]:
-    """What a module's source does that the rules do not allow, one sentence each."""
+    """Violations in a module's source, one sentence each."""
     home = module.partition(".")[0]
     if home not in ORDER:
         return [f"{module}: {home} has no place in ORDER; decide what it may stand on"] if module else []

@@ -1,4 +1,4 @@
-"""How many voters are a majority."""
+"""Majorities of voters."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What a node warns of: certificates, credentials and CAs that come to their end."""
+"""Warnings of a node: certificates, credentials and CAs that come to their end."""
 
 from __future__ import annotations
 

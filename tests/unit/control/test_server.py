@@ -44,7 +44,7 @@ WAIT = json.dumps({"id": "0" * 32, "redemption": "r" * 16}).encode()
 
 
 class Handover(asyncio.Protocol):
-    """What the node's listener does: accept with TLS, then give the connection away."""
+    """Stand-in of the node's listener: accept with TLS, then hand over the connection."""
 
     def __init__(self, server: ControlServer) -> None:
         self._server = server
@@ -919,7 +919,7 @@ async def test_close_lets_a_running_request_finish(
         writer.write(request("POST", INCREMENT, b"{}"))
         await service.entered.wait()
         closing = asyncio.create_task(server.close())
-        # Idle connections end at once, and nobody gets in any more.
+        # Idle connections end at once, and nobody new gets in.
         async with asyncio.timeout(1):
             assert await idle.read() == b""
         with pytest.raises((ConnectionError, FileNotFoundError)):

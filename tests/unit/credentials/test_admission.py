@@ -1,4 +1,4 @@
-"""The judge of certificates, against a thief who holds the CA key and signs what he likes."""
+"""The judge of certificates, against a thief who holds the CA key and signs anything."""
 
 from __future__ import annotations
 

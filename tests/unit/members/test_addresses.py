@@ -1,4 +1,4 @@
-"""Where members are: the log before node.yaml, and nobody who was removed."""
+"""Addresses of members: the log before node.yaml, and nobody who was removed."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Who is admitted, over real machines and real certificates, without a network."""
+"""Admission, over real machines and real certificates, without a network."""
 
 from __future__ import annotations
 
@@ -153,7 +153,7 @@ class Node:
         return join_token.decode_token(made["token"])
 
     def body(self, secret: str, name: str, **changes: Any) -> Json:
-        """What a joiner sends that was told of this cluster's CA."""
+        """Request of a joiner that was told of this cluster's CA."""
         given = {"ca_sha256": certificate_sha256(self.files.node.ca_pem), **changes}
         return join_body(secret, name, ID, **given)
 
@@ -231,12 +231,12 @@ def test_join_again_before_the_first_start_gets_the_answer_without_a_log_entry(n
 
 
 def _captured(node: Node) -> Json:
-    """What a man in the middle saw of a rightful joiner, before anybody else did."""
+    """Request of a rightful joiner, intercepted before anybody else saw it."""
     return node.body(node.invite().secret, "n2")
 
 
 def _forgeries() -> dict[str, Callable[[Json], Json]]:
-    """What whoever intercepts a request can make of it, with keys of their own and the standard library."""
+    """Forgeries of an intercepted request, made with the thief's own keys and the standard library."""
     own = make_request("n2", ID)  # a request that names the joiner, for other keys
     mine = Ed25519PrivateKey.generate()
     return {

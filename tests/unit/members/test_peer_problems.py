@@ -1,4 +1,4 @@
-"""Which links are missing, as each node tells it."""
+"""Missing links, as each node reports them."""
 
 from __future__ import annotations
 

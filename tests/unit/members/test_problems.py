@@ -1,4 +1,4 @@
-"""What `status` says about clocks: whose is off, and advice that breaks no machine."""
+"""Problems of clocks in `status`: whose is off, and advice that breaks no machine."""
 
 from __future__ import annotations
 

@@ -58,7 +58,7 @@ def stored(path: Path, last: int = 10) -> None:
 
 
 def crash_image(source: Path, target: Path) -> None:
-    """What a crash at this moment leaves: the files of a journal that is still open."""
+    """Remains of a crash at this moment: the files of a journal that is still open."""
     target.mkdir(exist_ok=True)
     for name in ("raft.db", "raft.db-wal"):
         (target / name).unlink(missing_ok=True)
@@ -620,7 +620,7 @@ class Image:
         assert (len(self.wal) > self.end) == used_before
 
     def open(self, *, database: bytes | None = None, wal: bytes | None = None) -> str:
-        """What a node that finds these files does."""
+        """Outcome for a node that finds these files."""
         path = self.target / "raft.db"
         path.write_bytes(self.database if database is None else database)
         path.with_name("raft.db-wal").write_bytes(self.wal if wal is None else wal)

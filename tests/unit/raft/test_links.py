@@ -47,7 +47,7 @@ class Line:
         return self.unsent
 
     def kinds(self) -> list[str]:
-        """What was said, but for the pings."""
+        """Kinds of the messages sent, except pings."""
         return [message["type"] for message in self.sent if message["type"] != "ping"]
 
 
@@ -184,7 +184,7 @@ def test_hello_of_a_peer_makes_a_link_and_its_messages_are_delivered() -> None:
     assert line.kinds() == ["hello"]
     assert host.events == [("connected", "a"), ("heartbeat", "a")]
     assert host.links.peers()["a"].address == "a:1"
-    assert host.links.next_deadline() == 101.0  # the ping: no hello is waited for any more
+    assert host.links.next_deadline() == 101.0  # the ping: no hello is awaited now
 
 
 def test_hello_in_single_bytes_with_a_message_behind_it_is_the_same() -> None:

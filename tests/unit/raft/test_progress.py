@@ -1,4 +1,4 @@
-"""What a leader knows of a peer, state by state."""
+"""A leader's knowledge of a peer, state by state."""
 
 from __future__ import annotations
 

@@ -9,7 +9,7 @@ from cyoloctl.raft.proposals import Proposal, ProposalQueue
 
 
 class Told:
-    """What proposers were told."""
+    """Answers to proposers."""
 
     def __init__(self) -> None:
         self.answers: list[tuple[Any, Any]] = []

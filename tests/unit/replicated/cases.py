@@ -1,4 +1,4 @@
-"""What every machine is tried with: good and wrong arguments, a state with something of everything, damage.
+"""Cases for every machine: good and wrong arguments, a state with something of everything, damage.
 
 One case per machine.  A new machine adds its case here, and every test of test_every_machine.py holds for it.
 More than 700 lines, because a table is data: nothing here branches.

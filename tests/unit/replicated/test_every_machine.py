@@ -1,4 +1,4 @@
-"""What holds for every machine: wrong commands change nothing, and a snapshot gives back what was there."""
+"""Promises of every machine: wrong commands change nothing, and a snapshot gives back what was there."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What one node asks another: who may ask for what, and what comes back."""
+"""Calls from one node to another: who may ask for what, and what comes back."""
 
 from __future__ import annotations
 

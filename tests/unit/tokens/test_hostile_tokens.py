@@ -293,7 +293,7 @@ def test_two_cookies_in_one_header_are_rejected_whichever_is_good() -> None:
 
 
 def spellings(secret: bytes) -> Iterator[str]:
-    """How a secret might show: as text, hexadecimal, base64 or the repr of bytes."""
+    """Spellings of a secret: as text, hexadecimal, base64 or the repr of bytes."""
     yield from (secret.hex(), b64encode(secret).decode()[:40], urlsafe_b64encode(secret).decode()[:40])
     yield repr(secret)[2:-1]
     yield repr(list(secret))[1:-1]

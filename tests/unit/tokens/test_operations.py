@@ -1,4 +1,4 @@
-"""What the token service reads and writes besides tokens: the marks of its pages."""
+"""Marks of the pages that the token service reads and writes besides tokens."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What `web.connection` relies on in aiohttp is what was read there."""
+"""Assumptions of `web.connection` about aiohttp, checked against its source."""
 
 from __future__ import annotations
 

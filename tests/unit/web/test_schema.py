@@ -1,4 +1,4 @@
-"""What routes take: bodies and queries are validated, or refused with the field's name and no value."""
+"""Input of routes: bodies and queries are validated, or refused with the field's name and no value."""
 
 from __future__ import annotations
 
