@@ -134,7 +134,7 @@ class Peer:
         self.connection.sendall(encode(message))
 
     def messages(self) -> Iterator[dict[str, Any]]:
-        """What the node says, until it closes or says nothing for the connection's timeout."""
+        """Messages of the node, until it closes or says nothing for the connection's timeout."""
         while True:
             while self._messages:
                 yield self._messages.pop(0)

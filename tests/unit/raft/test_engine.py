@@ -51,7 +51,7 @@ class Echo:
 
 
 class Membership:
-    """What the replicated state says of nodes."""
+    """Nodes in the replicated state."""
 
     def __init__(
         self,
