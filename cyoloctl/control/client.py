@@ -149,11 +149,10 @@ class Client:
         """
         if type(by) is not int or not -(2**63) <= by <= 2**63 - 1 or by == 0:
             raise InvalidInput("by must be a signed 64-bit number other than 0")
-        return self._call(
-            "counter_increment" if by > 0 else "counter_decrement",
-            name,
-            body={"by": abs(by), "request_id": _request_id(request_id)},
-        )
+        from cyoloctl.counters.api import route_to_add
+
+        operation, amount = route_to_add(by)
+        return self._call(operation, name, body={"by": amount, "request_id": _request_id(request_id)})
 
     def counter_reset(self, name: str, *, request_id: str | None = None) -> dict[str, Any]:
         """Set a counter to 0, once per request id.  Raises NotFound."""

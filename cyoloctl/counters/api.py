@@ -18,9 +18,9 @@ from cyoloctl.web.schema import (
 )
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator
+    from collections.abc import AsyncIterator, Awaitable, Callable
 
-__all__ = ["ROUTES", "Counter", "CounterApi", "CounterList", "CounterWritten", "HasCounters"]
+__all__ = ["ROUTES", "Counter", "CounterApi", "CounterList", "CounterWritten", "HasCounters", "route_to_add"]
 
 
 class Counter(TypedDict):
@@ -48,15 +48,8 @@ class CounterList(TypedDict):
 class CounterApi(Protocol):
     """Operations of a node for callers of this API."""
 
-    async def increment(
-        self, name: str, *, by: int, request_id: str | None, timeout_s: float
-    ) -> CounterWritten:
-        """Add 1 to 2^63-1.  Raises CounterOverflow."""
-
-    async def decrement(
-        self, name: str, *, by: int, request_id: str | None, timeout_s: float
-    ) -> CounterWritten:
-        """Subtract 1 to 2^63.  Raises CounterOverflow."""
+    async def add(self, name: str, *, by: int, request_id: str | None, timeout_s: float) -> CounterWritten:
+        """Add -(2^63) to 2^63-1.  Raises CounterOverflow."""
 
     async def reset(self, name: str, *, request_id: str | None, timeout_s: float) -> CounterWritten:
         """Set to 0.  Raises NotFound."""
@@ -93,6 +86,19 @@ _CONSISTENCY = Field(
 )
 
 
+# The code has one signed amount; the API has two routes, whose amounts are positive.  Both ways are here.
+def route_to_add(by: int) -> tuple[str, int]:
+    """The operation of the API that adds a signed amount, and the amount in its body."""
+    return ("counter_increment", by) if by > 0 else ("counter_decrement", -by)
+
+
+def _subtracting(node: HasCounters) -> Callable[..., Awaitable[CounterWritten]]:
+    async def subtract(name: str, *, by: int, request_id: str | None, timeout_s: float) -> CounterWritten:
+        return await node.counters.add(name, by=-by, request_id=request_id, timeout_s=timeout_s)
+
+    return subtract
+
+
 ROUTES: tuple[Route[HasCounters], ...] = (
     Route(
         "POST",
@@ -101,7 +107,7 @@ ROUTES: tuple[Route[HasCounters], ...] = (
         "counter_increment",
         "Add to a counter",
         answer=CounterWritten,
-        handler=lambda node: node.counters.increment,
+        handler=lambda node: node.counters.add,
         what="counter name",
         body=(_by(_MAX_I64), REQUEST_ID),
         write=True,
@@ -114,7 +120,7 @@ ROUTES: tuple[Route[HasCounters], ...] = (
         "counter_decrement",
         "Subtract from a counter",
         answer=CounterWritten,
-        handler=lambda node: node.counters.decrement,
+        handler=_subtracting,
         what="counter name",
         body=(_by(_MAX_I64 + 1), REQUEST_ID),
         write=True,

@@ -34,19 +34,8 @@ class CounterOperations:
         self._changed_at = dict.fromkeys(self._watchers.names(), index)
         self._watchers.all_changed()
 
-    async def increment(
-        self, name: str, *, by: int, request_id: str | None, timeout_s: float
-    ) -> CounterWritten:
-        """Add.  Raises CounterOverflow."""
-        return await self._add(name, by, request_id, timeout_s)
-
-    async def decrement(
-        self, name: str, *, by: int, request_id: str | None, timeout_s: float
-    ) -> CounterWritten:
-        """Subtract.  Raises CounterOverflow."""
-        return await self._add(name, -by, request_id, timeout_s)
-
-    async def _add(self, name: str, by: int, request_id: str | None, timeout_s: float) -> CounterWritten:
+    async def add(self, name: str, *, by: int, request_id: str | None, timeout_s: float) -> CounterWritten:
+        """Add a signed amount.  Raises CounterOverflow."""
         return await self._write("add", {"name": name, "by": by}, request_id, timeout_s)
 
     async def reset(self, name: str, *, request_id: str | None, timeout_s: float) -> CounterWritten:

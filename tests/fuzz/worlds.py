@@ -489,9 +489,7 @@ async def _leader_answers(data: bytes) -> None:
             link.connection_made(transport)
             lead = {"type": "append_entries", "term": 2, "leader_commit": last, "prev_log_index": last}
             link.data_received(_hello("n2") + encode({**lead, "prev_log_term": 1, "entries": []}))
-            write = asyncio.create_task(
-                node.service.counters.increment("c", by=1, request_id=None, timeout_s=5.0)
-            )
+            write = asyncio.create_task(node.service.counters.add("c", by=1, request_id=None, timeout_s=5.0))
             while not (asked := [m for m in transport.heard if m["type"] == "forward"]):
                 await asyncio.sleep(0)
             answer = {"type": "forward_result", "id": asked[0]["id"], "results": [data]}
@@ -544,7 +542,7 @@ def _server() -> tuple[Path, _Node]:
             await node.engine.stop()
 
         atexit.register(lambda: _loop().run_until_complete(stop()))
-        await node.service.counters.increment("c", by=1, request_id=None, timeout_s=5.0)
+        await node.service.counters.add("c", by=1, request_id=None, timeout_s=5.0)
         return node
 
     return path, _run(start())

@@ -78,8 +78,7 @@ class MemoryService:
         self.cluster_id = ""
         self.ca_certificates: list[str] = []
         self.counters: Any = SimpleNamespace(
-            increment=self.counter_increment,
-            decrement=self.counter_decrement,
+            add=self.counter_add,
             reset=self.counter_reset,
             get=self.counter_get,
             list=self.counter_list,
@@ -217,17 +216,11 @@ class MemoryService:
             "affected": {"rendezvous": 0, "invitations": 0, "keys": 0, "revocations": 2},
         }
 
-    async def counter_increment(
+    async def counter_add(
         self, name: str, *, by: int, request_id: str | None, timeout_s: float
     ) -> dict[str, Any]:
-        await self._enter("counter_increment", name=name, by=by, request_id=request_id, timeout_s=timeout_s)
+        await self._enter("counter_add", name=name, by=by, request_id=request_id, timeout_s=timeout_s)
         return await self._write(name, self.values.get(name, 0) + by, request_id)
-
-    async def counter_decrement(
-        self, name: str, *, by: int, request_id: str | None, timeout_s: float
-    ) -> dict[str, Any]:
-        await self._enter("counter_decrement", name=name, by=by, request_id=request_id, timeout_s=timeout_s)
-        return await self._write(name, self.values.get(name, 0) - by, request_id)
 
     async def counter_reset(self, name: str, *, request_id: str | None, timeout_s: float) -> dict[str, Any]:
         await self._enter("counter_reset", name=name, request_id=request_id, timeout_s=timeout_s)

@@ -200,7 +200,7 @@ async def test_every_method_reaches_its_service_method(live: Live) -> None:
     assert called == [
         "status", "member_list", "member_show", "member_invite", "member_invitations", "member_uninvite",
         "member_remove", "transfer_leadership", "transfer_leadership",
-        "counter_increment", "counter_increment", "counter_decrement",
+        "counter_add", "counter_add", "counter_add",
         "counter_get", "counter_get", "counter_list", "counter_reset", "stop",
     ]  # fmt: skip
     modes = [arguments.get("consistency") for _, arguments in live.service.calls[12:15]]

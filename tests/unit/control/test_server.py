@@ -162,7 +162,7 @@ async def test_increment_over_the_socket_is_applied_and_answered(
     assert answer.headers["content-type"] == "application/json"
     assert answer.headers["cache-control"] == "no-store"
     assert service.calls == [
-        ("counter_increment", {"name": "default", "by": 5, "request_id": "r1", "timeout_s": 2.5})
+        ("counter_add", {"name": "default", "by": 5, "request_id": "r1", "timeout_s": 2.5})
     ]
 
 
