@@ -202,7 +202,7 @@ class Transfer:
             self._file.seek(offset)
             data = self._file.read(wanted)
         except OSError as error:
-            _raise_storage(self._name, error)
+            _raise_snapshot_error(self._name, error)
         if len(data) != wanted:
             raise StorageError(f"{self._name} is damaged: it is too short; {_REPLACE}")
         return data
@@ -314,7 +314,7 @@ class Receiver:
             self._file.write(data)
         except OSError as error:
             self.abort()
-            _raise_storage(self._store.name, error)
+            _raise_snapshot_error(self._store.name, error)
         self._next += len(data)
         return self._next
 
@@ -352,7 +352,7 @@ class Receiver:
                     raise InvalidInput(error.message) from error
             return self._store._install(self._file, self._temporary, meta, self.total, digest)
         except OSError as error:
-            _raise_storage(self._store.name, error)
+            _raise_snapshot_error(self._store.name, error)
         finally:
             self.abort()
 
@@ -392,7 +392,7 @@ class SnapshotStore:
                 for leftover in self._files.leftovers():
                     self._files.remove(leftover)
             except OSError as error:
-                _raise_storage(self.name, error)
+                _raise_snapshot_error(self.name, error)
         found = self._read(with_data=False)
         if found is not None:
             self._current = found[0]
@@ -432,7 +432,7 @@ class SnapshotStore:
             total = len(head) + len(data) + _DIGEST_BYTES
             return self._install(file, temporary, meta, total, digest.digest())
         except OSError as error:
-            _raise_storage(self.name, error)
+            _raise_snapshot_error(self.name, error)
         finally:
             self._discard(file, temporary)
 
@@ -445,7 +445,7 @@ class SnapshotStore:
             try:
                 file = self._open()
             except OSError as error:
-                _raise_storage(self.name, error)
+                _raise_snapshot_error(self.name, error)
             if file is None:
                 raise StorageError(f"{self.name} is gone; {_REPLACE}")
         return Transfer(file, meta, total, digest, self.name)
@@ -499,7 +499,7 @@ class SnapshotStore:
         except VersionMismatch as error:
             raise VersionMismatch(f"{self.name}: {error.message}") from error
         except OSError as error:
-            _raise_storage(self.name, error)
+            _raise_snapshot_error(self.name, error)
         return (meta, size, digest.hex()), data
 
     def _new_file(self) -> tuple[BinaryIO, str | None]:
@@ -511,7 +511,7 @@ class SnapshotStore:
         try:
             return self._files.create(temporary), temporary
         except OSError as error:
-            _raise_storage(self.name, error)
+            _raise_snapshot_error(self.name, error)
 
     def _install(
         self, file: BinaryIO, temporary: str | None, meta: SnapshotMeta, total: int, digest: bytes
@@ -542,7 +542,7 @@ class SnapshotStore:
                 self._files.remove(temporary)
 
 
-def _raise_storage(name: str, error: OSError) -> NoReturn:
+def _raise_snapshot_error(name: str, error: OSError) -> NoReturn:
     if error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
         text = f"{name} cannot be written, the disk is full: free space, then restart the node"
     elif error.errno in _SHORTAGES:

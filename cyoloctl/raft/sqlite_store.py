@@ -83,13 +83,13 @@ class SqliteStore:
         try:
             self._descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
         except OSError as error:
-            _raise_storage(path, error)
+            _raise_journal_error(path, error)
         try:
             self._open()
         except BaseException as error:
             self.close()
             if isinstance(error, (OSError, sqlite3.Error)):
-                _raise_storage(path, error)
+                _raise_journal_error(path, error)
             raise
 
     def _open(self) -> None:
@@ -196,7 +196,7 @@ class SqliteStore:
                     raise StorageError(f"{self.path} is damaged: log entry {index} is wrong; {REPLACE}")
                 entries.append((command, index, term))
         except (sqlite3.Error, UnicodeError, OverflowError) as error:
-            _raise_storage(self.path, error)
+            _raise_journal_error(self.path, error)
         if not rows and not entries:
             return None
         record = _record_of(rows)
@@ -243,7 +243,7 @@ class SqliteStore:
             if self._frames >= _CHECKPOINT_FRAMES or batch.drop_before or batch.cut_from:
                 self._checkpoint(connection)
         except (sqlite3.Error, OSError) as error:
-            _raise_storage(self.path, error)
+            _raise_journal_error(self.path, error)
 
     def _checkpoint(self, connection: sqlite3.Connection) -> None:
         connection.execute("PRAGMA wal_checkpoint(PASSIVE)").fetchone()
@@ -298,7 +298,7 @@ def _sync_directory(directory: Path) -> None:
         os.close(descriptor)
 
 
-def _raise_storage(path: Path, error: Exception) -> NoReturn:
+def _raise_journal_error(path: Path, error: Exception) -> NoReturn:
     """The one place where errors of SQLite and of the system become ours."""
     primary = getattr(error, "sqlite_errorcode", 0) & 0xFF
     number = error.errno if isinstance(error, OSError) else 0
