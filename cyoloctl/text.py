@@ -17,6 +17,7 @@ from typing import Any, NoReturn, TypeVar
 
 __all__ = [
     "DuplicateName",
+    "Json",
     "NotANumber",
     "batched",
     "canonical_json",
@@ -37,6 +38,9 @@ __all__ = [
     "to_unix_ms",
     "utf8_or_none",
 ]
+
+Json = dict[str, Any]
+"""A JSON object."""
 
 _T = TypeVar("_T")
 

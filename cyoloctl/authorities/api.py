@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from typing import Protocol, TypedDict
 
-from cyoloctl.web.schema import MAX_LIFE_S, Count, Field, Json, Name, Route
+from cyoloctl.text import Json
+from cyoloctl.web.schema import MAX_LIFE_S, Count, Field, Name, Route
 
 __all__ = [
     "ROUTES",

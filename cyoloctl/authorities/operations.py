@@ -16,8 +16,8 @@ from cyoloctl.model import LocalNode
 from cyoloctl.pki import exchange, renewal
 from cyoloctl.pki.requests import decode_request
 from cyoloctl.pki.x509 import certificate_dates, certificate_sha256
-from cyoloctl.replicated.proposer import Json, Proposer
-from cyoloctl.text import parse_rfc3339, rfc3339, to_unix_ms
+from cyoloctl.replicated.proposer import Proposer
+from cyoloctl.text import Json, parse_rfc3339, rfc3339, to_unix_ms
 
 __all__ = ["AuthorityOperations"]
 

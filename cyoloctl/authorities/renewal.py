@@ -38,8 +38,8 @@ from cyoloctl.pki.requests import check_request, prepare_request
 from cyoloctl.pki.tls import TlsIdentity
 from cyoloctl.pki.x509 import certificate_sha256, public_key_sha256
 from cyoloctl.replicated.clock import ClockMachine
-from cyoloctl.replicated.proposer import Json, Proposer
-from cyoloctl.text import rfc3339, rfc3339_of
+from cyoloctl.replicated.proposer import Proposer
+from cyoloctl.text import Json, rfc3339, rfc3339_of
 
 __all__ = ["CertificateRenewal"]
 

@@ -8,8 +8,7 @@ from typing import Annotated
 
 import typer
 
-from cyoloctl.cli.counter import RequestIdOption
-from cyoloctl.cli.invocation import Invocation, command, confirm
+from cyoloctl.cli.invocation import Invocation, RequestIdOption, command, confirm
 from cyoloctl.errors import UsageError
 
 __all__ = ["COMMANDS", "AdvertiseOption", "GatewayOption", "GatewayUrlOption", "ListenOption"]

@@ -8,7 +8,7 @@ from typing import Annotated, Any
 import typer
 
 from cyoloctl.cli import output
-from cyoloctl.cli.invocation import Invocation, command, confirm, parse_int64
+from cyoloctl.cli.invocation import Invocation, RequestIdOption, command, confirm, parse_int64
 from cyoloctl.model import parse_name
 
 __all__ = ["COMMANDS"]
@@ -18,15 +18,6 @@ _PAGE = 1000  # counters per request; the most that the API gives
 NameArgument = Annotated[str, typer.Argument(metavar="NAME", help="Name of the counter.")]
 ByOption = Annotated[
     str, typer.Option("--by", metavar="N", help="Amount, a signed 64-bit number; may be negative.")
-]
-RequestIdOption = Annotated[
-    str | None,
-    typer.Option(
-        "--request-id",
-        metavar="ID",
-        help="Id under which the write is applied once, however often it is sent. "
-        "1 to 128 printable characters. [default: a random one]",
-    ),
 ]
 StaleOption = Annotated[
     bool,

@@ -11,7 +11,15 @@ from typing import Annotated, Any
 import typer
 
 from cyoloctl.cli import output
-from cyoloctl.cli.invocation import Invocation, command, confirm, file_error, parse_duration_s, read_secret
+from cyoloctl.cli.invocation import (
+    Invocation,
+    RequestIdOption,
+    command,
+    confirm,
+    file_error,
+    parse_duration_s,
+    read_secret,
+)
 from cyoloctl.errors import (
     AlreadyExists,
     ConfigError,
@@ -23,22 +31,16 @@ from cyoloctl.errors import (
 )
 from cyoloctl.model import parse_name
 from cyoloctl.paths import write_private
+from cyoloctl.text import Json
 
 __all__ = ["COMMANDS"]
 
-Json = dict[str, Any]
 
 _ROLES = ("viewer", "gateway", "operator")
 _TTL = {"minimum_s": 60, "maximum_s": 825 * 86_400}
 _ENTRY = ("name", "role", "key_hash", "created_at", "created_by", "expires_at", "revoked_at")
 
 NameArgument = Annotated[str, typer.Argument(metavar="NAME", help="Name of the credentials.")]
-RequestIdOption = Annotated[
-    str | None,
-    typer.Option(
-        "--request-id", metavar="ID", help="Id under which the write is applied once. [default: a random one]"
-    ),
-]
 OutOption = Annotated[Path, typer.Option("--out", metavar="FILE", help="Credentials file to write (0600).")]
 RequestOption = Annotated[
     Path | None,

@@ -39,6 +39,7 @@ __all__ = [
     "INT64_MAX",
     "INT64_MIN",
     "Invocation",
+    "RequestIdOption",
     "command",
     "confirm",
     "create_secret_file",
@@ -92,6 +93,17 @@ CredentialsOption = Annotated[
         metavar="FILE",
         help="Credentials file for https endpoints. "
         "[env: CYOLOCTL_CREDENTIALS; default: operator.yaml in the data directory]",
+    ),
+]
+
+
+RequestIdOption = Annotated[
+    str | None,
+    typer.Option(
+        "--request-id",
+        metavar="ID",
+        help="Id under which the write is applied once, however often it is sent. "
+        "1 to 128 printable characters. [default: a random one]",
     ),
 ]
 

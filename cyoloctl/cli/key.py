@@ -5,13 +5,14 @@ from __future__ import annotations
 import os
 from collections.abc import Callable
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated
 
 import typer
 
 from cyoloctl.cli import output
 from cyoloctl.cli.invocation import (
     Invocation,
+    RequestIdOption,
     command,
     confirm,
     create_secret_file,
@@ -20,10 +21,10 @@ from cyoloctl.cli.invocation import (
     read_secret,
 )
 from cyoloctl.errors import Conflict, UsageError
+from cyoloctl.text import Json
 
 __all__ = ["COMMANDS"]
 
-Json = dict[str, Any]
 
 _PERIOD = {"minimum_s": 3600, "maximum_s": 366 * 86_400}
 _MAX_RING_BYTES = 1 << 20
@@ -33,14 +34,6 @@ ForceOption = Annotated[
     bool,
     typer.Option(
         "--force", help="Do it even while tokens under the key may be valid; they are refused then."
-    ),
-]
-
-
-RequestIdOption = Annotated[
-    str | None,
-    typer.Option(
-        "--request-id", metavar="ID", help="Id under which the write is applied once. [default: a random one]"
     ),
 ]
 

@@ -6,12 +6,12 @@ import os
 import re
 import time
 from collections.abc import Callable
-from typing import Annotated, Any
+from typing import Annotated
 
 import typer
 
 from cyoloctl.cli import output
-from cyoloctl.cli.invocation import Invocation, command, parse_duration_s, read_secret
+from cyoloctl.cli.invocation import Invocation, RequestIdOption, command, parse_duration_s, read_secret
 from cyoloctl.errors import (
     AuthorizationPending,
     InvalidInput,
@@ -20,10 +20,10 @@ from cyoloctl.errors import (
     Unreachable,
     UsageError,
 )
+from cyoloctl.text import Json
 
 __all__ = ["COMMANDS"]
 
-Json = dict[str, Any]
 
 _PAGE = 1000
 # A poll is short enough for the death of its node to be noticed, and long enough to cost little.
@@ -45,12 +45,6 @@ ByOption = Annotated[
 ]
 DataOption = Annotated[
     list[str] | None, typer.Option("--data", metavar="K=V", help="Named text; repeat for more.")
-]
-RequestIdOption = Annotated[
-    str | None,
-    typer.Option(
-        "--request-id", metavar="ID", help="Id under which the write is applied once. [default: a random one]"
-    ),
 ]
 
 

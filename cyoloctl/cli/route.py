@@ -9,22 +9,22 @@ import subprocess
 import time
 from collections.abc import Callable
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, NoReturn, cast
+from typing import TYPE_CHECKING, Annotated, NoReturn, cast
 
 import typer
 
 from cyoloctl.cli import output
-from cyoloctl.cli.invocation import Invocation, command, parse_duration_s
+from cyoloctl.cli.invocation import Invocation, RequestIdOption, command, parse_duration_s
 from cyoloctl.errors import ConfigError, CyoloctlError, InvalidInput, Unavailable, UsageError
 from cyoloctl.model import parse_hostname
 from cyoloctl.process import child_environment
+from cyoloctl.text import Json
 
 if TYPE_CHECKING:
     from cyoloctl.routing.table import ExportOptions, Pin, RoutingTable
 
 __all__ = ["COMMANDS"]
 
-Json = dict[str, Any]
 
 _EXEC_LIMIT_S = 60
 _CHECKS = {"nginx": "nginx -t -q -c {}", "haproxy": "haproxy -c -q -f {}"}
@@ -66,12 +66,6 @@ FragmentOption = Annotated[
 RunDirOption = Annotated[
     str | None,
     typer.Option("--run-dir", metavar="DIR", help="Directory for the files of a proxy without root."),
-]
-RequestIdOption = Annotated[
-    str | None,
-    typer.Option(
-        "--request-id", metavar="ID", help="Id under which the write is applied once. [default: a random one]"
-    ),
 ]
 HostArgument = Annotated[str, typer.Argument(metavar="HOST", help="Host name.")]
 

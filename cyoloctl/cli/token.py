@@ -13,7 +13,14 @@ from typing import TYPE_CHECKING, Annotated, Any, NoReturn
 import typer
 
 from cyoloctl.cli import output
-from cyoloctl.cli.invocation import Invocation, command, file_error, parse_duration_s, read_secret
+from cyoloctl.cli.invocation import (
+    Invocation,
+    RequestIdOption,
+    command,
+    file_error,
+    parse_duration_s,
+    read_secret,
+)
 from cyoloctl.errors import (
     InvalidInput,
     OutcomeUnknown,
@@ -22,14 +29,13 @@ from cyoloctl.errors import (
     UsageError,
     error_from_code,
 )
-from cyoloctl.text import strict_json_decoder
+from cyoloctl.text import Json, strict_json_decoder
 
 if TYPE_CHECKING:
     from cyoloctl.tokens.issuer import Issuer
 
 __all__ = ["COMMANDS"]
 
-Json = dict[str, Any]
 
 _MAX_TOKEN_INPUT_BYTES = 64 * 1024
 _MAX_LINE_BYTES = 64 * 1024
@@ -93,12 +99,6 @@ QuorumOption = Annotated[
     bool,
     typer.Option(
         "--require-quorum", help="Ask a majority first, so that no revocation is missed; 75 without one."
-    ),
-]
-RequestIdOption = Annotated[
-    str | None,
-    typer.Option(
-        "--request-id", metavar="ID", help="Id under which the write is applied once. [default: a random one]"
     ),
 ]
 

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from typing import Protocol, TypedDict
 
-from cyoloctl.web.schema import REQUEST_ID, Count, Field, Json, Route, Time
+from cyoloctl.text import Json
+from cyoloctl.web.schema import REQUEST_ID, Count, Field, Route, Time
 
 __all__ = ["ROUTES", "Health", "NodeApi", "OpenAPI", "Stopping", "TimeSet"]
 

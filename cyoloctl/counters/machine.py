@@ -9,7 +9,8 @@ from cyoloctl.errors import CounterOverflow, InvalidInput, Overloaded
 from cyoloctl.model import parse_name
 from cyoloctl.replicated.checks import integer
 from cyoloctl.replicated.command import Malformed, Refused
-from cyoloctl.replicated.machine import Json, Machine, Observed, Operations
+from cyoloctl.replicated.machine import Machine, Observed, Operations
+from cyoloctl.text import Json
 
 __all__ = ["MAX_COUNTERS", "MAX_VALUE", "MIN_VALUE", "CounterMachine"]
 

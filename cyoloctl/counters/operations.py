@@ -7,8 +7,9 @@ from collections.abc import AsyncIterator
 from cyoloctl.counters.api import Counter, CounterList, CounterWritten
 from cyoloctl.counters.machine import CounterMachine
 from cyoloctl.errors import InternalError, NotFound
-from cyoloctl.replicated.proposer import Json, Proposer
+from cyoloctl.replicated.proposer import Proposer
 from cyoloctl.replicated.watchers import Watchers
+from cyoloctl.text import Json
 
 __all__ = ["CounterOperations"]
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Annotated, Literal, Protocol, TypedDict
 
+from cyoloctl.text import Json
 from cyoloctl.web.schema import (
     NAME,
     REQUEST_BODY_BYTES,
@@ -11,7 +12,6 @@ from cyoloctl.web.schema import (
     REQUEST_PEM_PATTERN,
     REQUEST_PEM_RULE,
     Field,
-    Json,
     Name,
     Route,
     Shape,

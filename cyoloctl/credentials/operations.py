@@ -27,8 +27,8 @@ from cyoloctl.pki.files import read_operator
 from cyoloctl.pki.identity import Identity
 from cyoloctl.pki.requests import check_credential_request
 from cyoloctl.pki.x509 import certificate_expires_at, public_key_sha256
-from cyoloctl.replicated.proposer import Json, Proposer
-from cyoloctl.text import from_unix_ms, rfc3339
+from cyoloctl.replicated.proposer import Proposer
+from cyoloctl.text import Json, from_unix_ms, rfc3339
 
 __all__ = ["CredentialOperations"]
 
@@ -185,7 +185,7 @@ class CredentialOperations:
         timeout_s: float,
     ) -> Json:
         """Answer an operation that a peer passed on.  Raises AccessDenied for a peer that is no voter."""
-        if not self._is_voter(peer):
+        if not self._members.is_voter(peer):
             raise AccessDenied("a learner does not change who is trusted: ask a voter")
         fields = _PASSED_ON.get(operation)
         if (
@@ -199,10 +199,6 @@ class CredentialOperations:
 
     # ------------------------------------------------------------- inside
 
-    def _is_voter(self, name: str) -> bool:
-        member = self._members.get(name)
-        return member is not None and member.role == "voter"
-
     def _can_issue(self) -> bool:
         try:
             self._issuer()
@@ -215,7 +211,7 @@ class CredentialOperations:
     ) -> Json:
         """Here where this node is a voter and holds what is needed, else on one that does."""
         deadline = time.monotonic() + timeout_s
-        if not self._is_voter(self._name):
+        if not self._members.is_voter(self._name):
             raise Conflict(
                 f"{self._name} is a learner, and learners do not change who is trusted: ask a voter, "
                 f"{self._voters()}"
@@ -230,7 +226,7 @@ class CredentialOperations:
         )
         for peer in connected:
             left = deadline - time.monotonic()
-            if not self._is_voter(peer) or left <= 0:
+            if not self._members.is_voter(peer) or left <= 0:
                 continue
             arguments = {
                 "operation": operation,

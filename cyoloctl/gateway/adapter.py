@@ -20,8 +20,9 @@ from cyoloctl.rendezvous import codes
 from cyoloctl.rendezvous.machine import RendezvousMachine
 from cyoloctl.rendezvous.operations import RendezvousOperations, counted, person_digest
 from cyoloctl.rendezvous.records import Rendezvous
-from cyoloctl.replicated.proposer import Json, Proposer
+from cyoloctl.replicated.proposer import Proposer
 from cyoloctl.routing.operations import RoutingOperations
+from cyoloctl.text import Json
 from cyoloctl.tokens import format as token_format
 from cyoloctl.tokens.format import DEFAULT_TTL_S
 from cyoloctl.tokens.operations import TokenOperations

@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Protocol
 
 from cyoloctl.caller import Actor
+from cyoloctl.text import Json
 
-__all__ = ["GatewayNode", "GatewaySettings", "Json", "Limits"]
-
-Json = dict[str, Any]
+__all__ = ["GatewayNode", "GatewaySettings", "Limits"]
 
 
 class GatewayNode(Protocol):

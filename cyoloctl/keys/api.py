@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from typing import Literal, Protocol, TypedDict
 
+from cyoloctl.text import Json
 from cyoloctl.web.encoding import MAX_BODY_BYTES
-from cyoloctl.web.schema import MAX_LIFE_S, REQUEST_ID, Count, Field, Json, Name, Route, Time
+from cyoloctl.web.schema import MAX_LIFE_S, REQUEST_ID, Count, Field, Name, Route, Time
 
 __all__ = [
     "ROUTES",

@@ -54,8 +54,8 @@ from cyoloctl.replicated.checks import (
     member_name,
 )
 from cyoloctl.replicated.command import MAX_TIME_UNIX_MS, Malformed, Refused
-from cyoloctl.replicated.machine import Json, Machine, Observed, Operations
-from cyoloctl.text import rfc3339_of
+from cyoloctl.replicated.machine import Machine, Observed, Operations
+from cyoloctl.text import Json, rfc3339_of
 
 __all__ = ["KeyMachine"]
 

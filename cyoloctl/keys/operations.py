@@ -43,8 +43,8 @@ from cyoloctl.members.api import Problem
 from cyoloctl.members.machine import MemberMachine
 from cyoloctl.model import LocalNode, RaftId, name_of
 from cyoloctl.pki.files import NodeFiles, read_node_keys
-from cyoloctl.replicated.proposer import Json, Proposer
-from cyoloctl.text import from_unix_ms, rfc3339
+from cyoloctl.replicated.proposer import Proposer
+from cyoloctl.text import Json, from_unix_ms, rfc3339
 
 __all__ = ["KeyOperations"]
 

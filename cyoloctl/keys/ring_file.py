@@ -33,7 +33,6 @@ import unicodedata
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from datetime import datetime
-from typing import Any
 
 from cryptography.exceptions import InvalidTag
 from cryptography.hazmat.primitives.ciphers.aead import AESGCM
@@ -55,7 +54,7 @@ from cyoloctl.pki.identity import parse_cluster_id
 from cyoloctl.pki.seal import open_sealed, seal
 from cyoloctl.pki.statements import sign_statement, verify_statement
 from cyoloctl.pki.x509 import certificate_sha256
-from cyoloctl.text import canonical_json, decode_base64, encode_base64, pre_auth_encoding
+from cyoloctl.text import Json, canonical_json, decode_base64, encode_base64, pre_auth_encoding
 
 __all__ = [
     "MIN_PASSPHRASE_CHARACTERS",
@@ -70,7 +69,6 @@ __all__ = [
 
 MIN_PASSPHRASE_CHARACTERS = 12
 
-Json = dict[str, Any]
 
 _MAX_KEYS = 64
 _MIN_PERIOD_S, _MAX_PERIOD_S = 3_600, 366 * 86_400

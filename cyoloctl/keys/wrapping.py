@@ -17,7 +17,7 @@ from cyoloctl.keys.keyring import Key, KeyState
 from cyoloctl.pki.seal import open_sealed, seal
 from cyoloctl.pki.statements import sign_statement, verify_statement
 from cyoloctl.pki.x509 import certificate_sha256
-from cyoloctl.text import canonical_json, parse_canonical_json, pre_auth_encoding
+from cyoloctl.text import Json, canonical_json, parse_canonical_json, pre_auth_encoding
 
 __all__ = [
     "MAX_FILE_BYTES",
@@ -34,7 +34,6 @@ __all__ = [
     "wrap",
 ]
 
-Json = dict[str, Any]
 
 MAX_FILE_BYTES = 1 << 20
 

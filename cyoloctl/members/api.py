@@ -5,6 +5,8 @@ from __future__ import annotations
 from typing import Annotated, Literal, Protocol, TypedDict
 
 from cyoloctl.errors import InvitationRejected, NotFound
+from cyoloctl.model import Role
+from cyoloctl.text import Json
 from cyoloctl.web.schema import (
     HOST,
     NAME,
@@ -13,7 +15,6 @@ from cyoloctl.web.schema import (
     REQUEST_BODY_BYTES,
     Count,
     Field,
-    Json,
     Loose,
     Name,
     Route,
@@ -36,13 +37,9 @@ __all__ = [
     "MemberList",
     "Problem",
     "Removal",
-    "Role",
     "Status",
     "Uninvited",
 ]
-
-
-Role = Literal["leader", "follower", "candidate", "learner"]
 
 
 class Member(TypedDict):

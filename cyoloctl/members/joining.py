@@ -31,8 +31,8 @@ from cyoloctl.pki.files import NodeFiles
 from cyoloctl.pki.grants import make_grant
 from cyoloctl.pki.requests import check_request, csr_sha256
 from cyoloctl.pki.x509 import certificate_sha256, public_key_sha256
-from cyoloctl.replicated.proposer import Json, Proposer
-from cyoloctl.text import from_unix_ms, rfc3339
+from cyoloctl.replicated.proposer import Proposer
+from cyoloctl.text import Json, from_unix_ms, rfc3339
 
 __all__ = ["JOIN_FIELDS", "Allowance", "JoinOperations"]
 

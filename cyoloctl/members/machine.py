@@ -56,7 +56,8 @@ from cyoloctl.replicated.checks import (
     sealing_key,
 )
 from cyoloctl.replicated.command import Malformed, Refused
-from cyoloctl.replicated.machine import Json, Machine, Operations
+from cyoloctl.replicated.machine import Machine, Operations
+from cyoloctl.text import Json
 
 __all__ = ["MemberMachine"]
 
@@ -141,6 +142,11 @@ class MemberMachine(Machine):
     def members(self) -> list[Member]:
         """All members by name."""
         return [member for _, member in sorted(self._members.items())]
+
+    def is_voter(self, name: str) -> bool:
+        """True when a member of this name was admitted to vote."""
+        member = self._members.get(name)
+        return member is not None and member.role == "voter"
 
     def is_removed(self, name: str) -> bool:
         """True when a member of this name was removed."""

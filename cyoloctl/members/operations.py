@@ -16,7 +16,8 @@ from cyoloctl.members.status import MemberStatus
 from cyoloctl.members.voting import patiently
 from cyoloctl.model import RaftId, majority, name_of, parse_hostname
 from cyoloctl.replicated.peer_calls import PeerCalls
-from cyoloctl.replicated.proposer import Json, Proposer
+from cyoloctl.replicated.proposer import Proposer
+from cyoloctl.text import Json
 
 __all__ = ["MemberOperations"]
 

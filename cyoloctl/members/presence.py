@@ -10,7 +10,8 @@ from cyoloctl.errors import Conflict, InvalidInput, NotFound
 from cyoloctl.members.machine import MemberMachine
 from cyoloctl.replicated.checks import Check, checked, integer, json_object, member_name, text
 from cyoloctl.replicated.command import MAX_TIME_UNIX_MS, Malformed, Refused
-from cyoloctl.replicated.machine import Json, Machine, Operations
+from cyoloctl.replicated.machine import Machine, Operations
+from cyoloctl.text import Json
 
 __all__ = ["Presence", "PresenceMachine"]
 

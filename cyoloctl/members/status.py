@@ -7,15 +7,14 @@ from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
 from cyoloctl import __version__
-from cyoloctl.members.api import Member, Problem, Role, Status
+from cyoloctl.members.api import Member, Problem, Status
 from cyoloctl.members.facts import Facts
 from cyoloctl.members.machine import MemberMachine
 from cyoloctl.members.peer_problems import missing_links, voters_up
 from cyoloctl.members.problems import find_problems, time_ahead_ms
-from cyoloctl.model import LocalNode, majority, name_of
+from cyoloctl.model import LocalNode, Role, majority, name_of
 from cyoloctl.raft import Engine, ReplicaStatus
-from cyoloctl.replicated.proposer import Json
-from cyoloctl.text import rfc3339
+from cyoloctl.text import Json, rfc3339
 
 __all__ = ["MemberStatus"]
 

@@ -14,7 +14,7 @@ from cyoloctl.members.machine import MemberMachine
 from cyoloctl.model import LocalNode, RaftId, is_in_memory, name_of
 from cyoloctl.raft import Engine
 from cyoloctl.replicated.peer_calls import PeerCalls
-from cyoloctl.replicated.proposer import Json
+from cyoloctl.text import Json
 
 __all__ = ["MemoryVotes", "patiently"]
 

@@ -7,9 +7,9 @@ import logging
 from cyoloctl.caller import CALLER
 from cyoloctl.errors import Conflict
 from cyoloctl.replicated.peer_calls import PeerCalls
-from cyoloctl.replicated.proposer import Json, Proposer
+from cyoloctl.replicated.proposer import Proposer
 from cyoloctl.state import ClusterState
-from cyoloctl.text import rfc3339
+from cyoloctl.text import Json, rfc3339
 
 __all__ = ["ClusterTime"]
 

@@ -33,9 +33,10 @@ from cyoloctl.pki.tls import TlsIdentity
 from cyoloctl.raft import Engine
 from cyoloctl.rendezvous.operations import RendezvousOperations
 from cyoloctl.replicated.peer_calls import PeerCalls
-from cyoloctl.replicated.proposer import Json, Proposer
+from cyoloctl.replicated.proposer import Proposer
 from cyoloctl.routing.operations import RoutingOperations
 from cyoloctl.state import ClusterState
+from cyoloctl.text import Json
 from cyoloctl.tokens.operations import TokenOperations
 
 __all__ = ["Service"]
@@ -68,7 +69,7 @@ class Service:
         self._state = state
         self._request_stop = request_stop
         self._proposer = proposer = Proposer(engine)
-        self.calls = PeerCalls(engine, self._is_voter)
+        self.calls = PeerCalls(engine, state.members.is_voter)
         self.addresses = Addresses(config, state.members, config.peers)
         self.counters = CounterOperations(proposer, state.counters)
         self._assemble_trust(files, pki_dir, tls)
@@ -240,10 +241,6 @@ class Service:
             lambda peer, given, timeout_s: self.certificates.wrap_for_leader(**given, timeout_s=timeout_s),
             to="voters",
         )
-
-    def _is_voter(self, name: str) -> bool:
-        member = self._state.members.get(name)
-        return member is not None and member.role == "voter"
 
     def _certificate_facts(self) -> Json:
         return {"certificate_expires_at": self.certificates.expires_at(), **self.certificates.describe()}

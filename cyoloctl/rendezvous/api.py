@@ -13,8 +13,9 @@ from cyoloctl.errors import (
     SlowDown,
     TokenRejected,
 )
+from cyoloctl.text import Json
 from cyoloctl.tokens.api import CONTEXT
-from cyoloctl.web.schema import NAME_PATTERN, NAME_RULE, REQUEST_ID, Count, Field, Json, Name, Route, Time
+from cyoloctl.web.schema import NAME_PATTERN, NAME_RULE, REQUEST_ID, Count, Field, Name, Route, Time
 
 __all__ = [
     "ROUTES",

@@ -27,9 +27,9 @@ from cyoloctl.model import NAME_PATTERN, LocalNode
 from cyoloctl.rendezvous import codes
 from cyoloctl.rendezvous.machine import RendezvousMachine
 from cyoloctl.rendezvous.records import Rendezvous
-from cyoloctl.replicated.proposer import Json, Proposer
+from cyoloctl.replicated.proposer import Proposer
 from cyoloctl.replicated.watchers import Watchers
-from cyoloctl.text import rfc3339
+from cyoloctl.text import Json, rfc3339
 from cyoloctl.tokens.operations import TokenOperations
 
 __all__ = ["Counted", "RendezvousOperations", "counted", "person_digest"]

@@ -10,7 +10,8 @@ from cyoloctl.errors import Conflict
 from cyoloctl.model import NO_STAMP, Stamp
 from cyoloctl.replicated.checks import exact, integer, text
 from cyoloctl.replicated.command import MAX_TIME_UNIX_MS, Malformed, Refused
-from cyoloctl.replicated.machine import Json, Machine, Operations
+from cyoloctl.replicated.machine import Machine, Operations
+from cyoloctl.text import Json
 
 __all__ = ["MAX_HISTORY", "ClockMachine", "TimeSet"]
 

@@ -9,10 +9,10 @@ from typing import Any, ClassVar
 
 from cyoloctl.replicated.checks import Check
 from cyoloctl.replicated.command import Malformed
+from cyoloctl.text import Json
 
-__all__ = ["Json", "Machine", "Observed", "Operations"]
+__all__ = ["Machine", "Observed", "Operations"]
 
-Json = dict[str, Any]
 
 Operations = Mapping[str, tuple[Mapping[str, Check], Callable[..., Json]]]
 """By name: the check of each argument, and the method that runs it.

@@ -11,7 +11,7 @@ import json
 import logging
 import time
 from collections.abc import Awaitable, Callable, Mapping
-from typing import Any, Literal, NamedTuple
+from typing import Literal, NamedTuple
 
 from cyoloctl.errors import (
     AccessDenied,
@@ -23,12 +23,12 @@ from cyoloctl.errors import (
 )
 from cyoloctl.model import name_of
 from cyoloctl.raft import Engine
+from cyoloctl.text import Json
 
 __all__ = ["Ask", "Audience", "Fields", "PeerCalls", "read_answer"]
 
 _log = logging.getLogger("cyoloctl.node")
 
-Json = dict[str, Any]
 
 Ask = Callable[[str, str, Json, float], Awaitable[Json]]
 """Ask a connected member by name or raft id: operation, arguments, seconds."""

@@ -5,18 +5,16 @@ from __future__ import annotations
 import logging
 import os
 import time
-from typing import Any
 
 from cyoloctl.caller import CALLER
 from cyoloctl.errors import CyoloctlError, OutcomeUnknown
 from cyoloctl.raft import Engine
 from cyoloctl.replicated.command import decode_result_with_index, encode_command, refusal_reason
+from cyoloctl.text import Json
 
-__all__ = ["Json", "Proposer"]
+__all__ = ["Proposer"]
 
 _log = logging.getLogger("cyoloctl.node")
-
-Json = dict[str, Any]
 
 
 class Proposer:

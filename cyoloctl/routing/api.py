@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from typing import Protocol, TypedDict
 
-from cyoloctl.web.schema import HOST, REQUEST_ID, Count, Field, Json, Route
+from cyoloctl.text import Json
+from cyoloctl.web.schema import HOST, REQUEST_ID, Count, Field, Route
 
 __all__ = ["ROUTES", "HasRouting", "RouteList", "RoutingApi", "SharedHost"]
 

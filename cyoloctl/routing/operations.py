@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from cyoloctl.members.machine import MemberMachine
 from cyoloctl.model import LocalNode, RaftId, name_of, parse_hostname
-from cyoloctl.replicated.proposer import Json, Proposer
+from cyoloctl.replicated.proposer import Proposer
+from cyoloctl.text import Json
 
 __all__ = ["RoutingOperations"]
 

@@ -5,8 +5,9 @@ from __future__ import annotations
 from typing import Any, Literal, Protocol, TypedDict
 
 from cyoloctl.errors import TokenRejected
+from cyoloctl.text import Json
 from cyoloctl.web.encoding import MAX_BODY_BYTES
-from cyoloctl.web.schema import MAX_LIFE_S, REQUEST_ID, Count, Field, Json, Route, Time
+from cyoloctl.web.schema import MAX_LIFE_S, REQUEST_ID, Count, Field, Route, Time
 
 __all__ = [
     "CONTEXT",

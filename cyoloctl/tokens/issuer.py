@@ -16,13 +16,12 @@ from typing import Any
 
 from cyoloctl.errors import CyoloctlError, InvalidInput, TokenRejected, Unavailable
 from cyoloctl.keys.keyring import Keyring
-from cyoloctl.text import rfc3339
+from cyoloctl.text import Json, rfc3339
 from cyoloctl.tokens import format as token_format
 from cyoloctl.tokens.format import DEFAULT_MAX_AGE_S, DEFAULT_TTL_S, ClockGuard, Session
 
 __all__ = ["Context", "Issuer", "read_item", "refusal", "to_json"]
 
-Json = dict[str, Any]
 
 _REQUIRED: Any = object()
 _ITEMS: dict[str, dict[str, tuple[type, str, Any]]] = {

@@ -17,8 +17,8 @@ from typing import Any, Literal
 from cyoloctl.errors import InvalidInput, Overloaded, TokenRejected
 from cyoloctl.replicated.checks import Check, exact, integer, text
 from cyoloctl.replicated.command import MAX_TIME_UNIX_MS, Malformed, Refused
-from cyoloctl.replicated.machine import Json, Machine, Operations
-from cyoloctl.text import batched
+from cyoloctl.replicated.machine import Machine, Operations
+from cyoloctl.text import Json, batched
 
 __all__ = ["MAX_AHEAD_MS", "MAX_GENERATION", "MAX_REVOCATIONS", "Revocation", "SessionMachine"]
 

@@ -9,8 +9,8 @@ from typing import Any
 
 from cyoloctl.errors import CyoloctlError, InvalidInput, TokenRejected, Unavailable
 from cyoloctl.keys.operations import KeyOperations
-from cyoloctl.replicated.proposer import Json, Proposer
-from cyoloctl.text import decode_base64url, encode_base64url, rfc3339
+from cyoloctl.replicated.proposer import Proposer
+from cyoloctl.text import Json, decode_base64url, encode_base64url, rfc3339
 from cyoloctl.tokens import format as token_format
 from cyoloctl.tokens.format import Session
 from cyoloctl.tokens.issuer import Context, Issuer, read_item, refusal

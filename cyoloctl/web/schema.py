@@ -54,7 +54,6 @@ __all__ = [
     "ROLES",
     "Count",
     "Field",
-    "Json",
     "Loose",
     "Name",
     "Route",
@@ -88,8 +87,6 @@ _SMALL_BODY_BYTES = 8 * 1024
 #: The largest body with a certificate request in it.
 REQUEST_BODY_BYTES = 16 * 1024
 _BODY_BYTES = 64 * 1024
-
-Json = dict[str, Any]
 
 
 class Shape:

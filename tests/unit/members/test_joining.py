@@ -38,11 +38,11 @@ from cyoloctl.pki.requests import make_request
 from cyoloctl.pki.x509 import certificate_sha256, public_key_sha256
 from cyoloctl.replicated.command import decode_result_with_index, encode_command
 from cyoloctl.state import ClusterState
+from cyoloctl.text import Json
 from tests.support.joining import join_body, sign_body, token_key
 
 ID = "0123456789abcdef0123456789abcdef"
 NOW = datetime(2026, 6, 1, 12, tzinfo=UTC)
-Json = dict[str, Any]
 
 
 @dataclass(frozen=True)

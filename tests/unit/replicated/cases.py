@@ -14,10 +14,10 @@ from typing import Any
 
 from cyoloctl.credentials.machine import MAX_LIFETIME_MS
 from cyoloctl.rendezvous.records import MAX_CALLERS, MAX_REQUIRED, MAX_TTL_MS
+from cyoloctl.text import Json
 
 __all__ = ["CASES", "NOW", "Case"]
 
-Json = dict[str, Any]
 Damage = Callable[[Any], object]
 
 NOW = 1_800_000_000_000

@@ -11,10 +11,9 @@ from cyoloctl.model import Stamp
 from cyoloctl.replicated.command import Malformed, Refused
 from cyoloctl.replicated.machine import Machine
 from cyoloctl.state import ClusterState
-from cyoloctl.text import canonical_json, parse_canonical_json
+from cyoloctl.text import Json, canonical_json, parse_canonical_json
 from tests.unit.replicated.cases import CASES, NOW
 
-Json = dict[str, Any]
 MACHINES = sorted(CASES)
 WRONG = [
     (name, operation, argument, value)

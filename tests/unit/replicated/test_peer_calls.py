@@ -11,8 +11,7 @@ import pytest
 from cyoloctl.errors import Conflict, InternalError, NoLeader
 from cyoloctl.raft import Engine
 from cyoloctl.replicated.peer_calls import Audience, PeerCalls, read_answer
-
-Json = dict[str, Any]
+from cyoloctl.text import Json
 
 
 class Pair:
