@@ -1,4 +1,4 @@
-"""On whose behalf the present task runs.
+"""The caller on whose behalf the present task runs.
 
 Set once for each request at the edge (control API, gateway) and read where a
 write is proposed or a register entry is made, so that every bound can be kept

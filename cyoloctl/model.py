@@ -57,7 +57,7 @@ def is_in_memory(raft_id: RaftId) -> bool:
 
 
 class Stamp(NamedTuple):
-    """When the leader appended a log entry.
+    """The stamp of a log entry: when the leader appended it.
 
     epoch: how often an operator has set the time.  time_unix_ms: cluster
     time.  steady_ms: milliseconds of leadership, which only leaders'

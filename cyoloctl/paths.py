@@ -223,7 +223,7 @@ def check_ownership(data_dir: str | os.PathLike[str]) -> None:
 
     Root's new files among a service user's would keep that user's node from
     starting; files that this user cannot use would end it halfway.  Raises
-    ConfigError with the command that mends it; says nothing of a directory
+    ConfigError with the command that solves it; says nothing of a directory
     that is not there.
     """
     me, text = os.geteuid(), os.fspath(data_dir)

@@ -340,7 +340,9 @@ class ClusterState:
         return sha256(self._content()).hexdigest()
 
     def begin_snapshot(self) -> Callable[[], bytes]:
-        """What makes the snapshot of this moment, whatever is applied meanwhile; equal states, equal bytes.
+        """A function that makes the snapshot of this moment, whatever is applied meanwhile.
+
+        Equal states give equal bytes.
 
         Version byte, SHA-256 of the content, content: length (4 bytes, big
         endian) and canonical JSON of horizons and machines; the tables of

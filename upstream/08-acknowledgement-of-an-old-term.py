@@ -9,7 +9,7 @@ Observed: `next_node_idx` has an index only.  b acknowledges entries of term 1; 
     For the same reason a deposed leader is never told: followers ignore its lower term in silence.
 Cause: syncobj.py, SyncObj.__sendNextNodeIdx and the `next_node_idx` branch of __onMessageReceived.
 Change: send the term; ignore answers of another one, step down on a higher one; answer append_entries of a
-    lower term with the own term.
+    lower term with its own term.
 
 --- a/pysyncobj/syncobj.py
 +++ b/pysyncobj/syncobj.py

@@ -1,8 +1,8 @@
 """A node's certificate, renewed by itself, and the exchange of the cluster's CA.
 
 `run` takes this node's next step about twice per second.
-What needs no other node (a renewal with the own CA key) needs no leader
-either: a cluster whose certificates have all ended gets up by itself.  All is
+What needs no other node (a renewal with this node's CA key) needs no leader
+either: a cluster whose certificates have all ended recovers by itself.  All is
 judged by cluster time, or by the time that the leader is about to step to
 where that is later, so that a cluster that lay switched off for years renews
 its certificates before it takes up the new time.
@@ -176,7 +176,7 @@ class CertificateRenewal:
     # ------------------------------------------------------------- at the start
 
     def start(self) -> None:
-        """Before this node dials anybody: renew a certificate that has ended, where the CA key is here.
+        """Renew a certificate that has ended, where the CA key is here, before this node dials anybody.
 
         Judged by the cluster time that the journal knows.  The wall clock may
         be years off, and a certificate issued by it would be valid nowhere today; if

@@ -305,7 +305,7 @@ class Progress:
         self._drawn = False
 
     def show(self, done: int, elapsed_s: float, text: str) -> None:
-        """done of total after elapsed_s; drawn only when it is time to."""
+        """Show done of total after elapsed_s; drawn only when due."""
         if elapsed_s < self._next_s:
             return
         if not self._terminal:

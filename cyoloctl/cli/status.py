@@ -216,7 +216,7 @@ def _refresh_s(text: str) -> float:
 
 
 def _watch(invocation: Invocation, interval_s: float) -> None:
-    """Until interrupted; a node that does not answer is shown and asked again."""
+    """Show the status until interrupted; a node that does not answer is shown so, and asked again."""
     client = invocation.client()
     while True:
         try:

@@ -88,7 +88,7 @@ def build_server(
 
     identify: see `Identify`; it must not block, and is asked again whenever
     `ControlServer.recheck` is called.  None: every network caller is nobody.
-    wait_ready: waits until identify can tell, for so many seconds at most;
+    wait_ready: waits until identify can tell, for this many seconds at most;
     called after it raised Unavailable.  limits: of identified callers.
     """
     return ControlServer(

@@ -60,7 +60,7 @@ class Credential:
         return self.revoked_unix_ms is None and now_unix_ms < self.expires_unix_ms
 
     def ended_unix_ms(self) -> int:
-        """When it stopped or will stop counting."""
+        """Time when it stopped, or will stop, counting."""
         if self.revoked_unix_ms is None:
             return self.expires_unix_ms
         return min(self.revoked_unix_ms, self.expires_unix_ms)
@@ -137,7 +137,7 @@ class CredentialMachine(Machine):
         return self._entries.get(key_hash)
 
     def get(self, name: str) -> Credential | None:
-        """The entry of this name: the one that was not revoked if there is one, else the latest."""
+        """The entry of this name: the one that was not revoked if there is one, otherwise the latest."""
         named = [entry for entry in self._entries.values() if entry.name == name]
         return max(named, key=_precedence, default=None)
 

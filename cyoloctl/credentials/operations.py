@@ -209,7 +209,7 @@ class CredentialOperations:
     async def _where_allowed(
         self, operation: str, given: Json, request_id: str | None, timeout_s: float
     ) -> Json:
-        """Here where this node is a voter and holds what is needed, else on one that does."""
+        """Do it here where this node is a voter and holds what is needed, otherwise on a node that does."""
         deadline = time.monotonic() + timeout_s
         if not self._members.is_voter(self._name):
             raise Conflict(

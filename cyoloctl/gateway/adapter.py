@@ -73,7 +73,7 @@ class GatewayAdapter:
         self.name = str(node.name)
 
     def ready(self) -> bool:
-        """Whether a request could be served now: a leader was heard of lately, and there is a key."""
+        """Whether a request could be served now: a leader was heard recently, and there is a key."""
         return self._proposer.engine.leader() is not None and self._keys.ring().primary is not None
 
     def facts(self) -> Json:

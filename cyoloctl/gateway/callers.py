@@ -1,4 +1,4 @@
-"""On whose behalf a request is served: a browser, a person or a network, and the bounds of each."""
+"""Callers of the gateway: browsers, persons and networks, and the bounds of each."""
 
 from __future__ import annotations
 

@@ -72,12 +72,12 @@ def network_of(address: IpAddress) -> str:
 
 
 def network_caller(address: IpAddress) -> Caller:
-    """On whose behalf somebody without a session is served."""
+    """The caller behind a request without a session."""
     return _caller("network", network_of(address))
 
 
 def person_caller(sub: str) -> Caller:
-    """On whose behalf somebody with a session is served, through whatever address and session."""
+    """The caller behind a request with a session, through whatever address and session."""
     return _caller("person", sub)
 
 
@@ -144,10 +144,10 @@ class GatewayRequest:
         return "../" * (self.path.count("/") - 1)
 
     def refuse_other_origins(self) -> None:
-        """For what changes something.  Raises RefusalPage for a request that no page of ours sent.
+        """Check a request for a change.  Raises RefusalPage for a request that no page of ours sent.
 
-        Every browser of today says at least one of the two with a POST; what
-        says neither is no browser, and has the API.
+        Every present browser sends at least one of the two with a POST; a client
+        that sends neither is no browser, and has the API.
         """
         origin, site = self.headers.get("Origin"), self.headers.get("Sec-Fetch-Site")
         unsaid = origin is None and site is None

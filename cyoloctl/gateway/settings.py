@@ -43,7 +43,7 @@ class GatewayNode(Protocol):
     async def find(
         self, user_code: str, *, client: str, actor: Actor, request_id: str, timeout_s: float
     ) -> Json:
-        """The record of a code; wrong ones are counted, by person or else by the client's address.
+        """The record of a code; wrong ones are counted, by person or by the client's address.
 
         The same request id counts the same code once, however it is written.
         Raises ApprovalRefused for whoever could not approve it, NotFound, SlowDown, InvalidInput.

@@ -53,7 +53,7 @@ class KeyStatus(TypedDict):
 
 
 class KeyPolicy(TypedDict):
-    """When keys are replaced and how long replaced ones are kept"""
+    """The policy of keys: when they are replaced, and how long replaced ones are kept"""
 
     rotate_every_s: Count | None
     keep_s: Count

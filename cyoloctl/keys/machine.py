@@ -136,7 +136,7 @@ class KeyMachine(Observed, Machine):
         return dict(sorted(self._nodes.items()))
 
     def last_end_unix_ms(self, now_unix_ms: int) -> int:
-        """When the last token that can be out by now ends, and the clocks' leeway on both sides."""
+        """Time when the last token that may exist ends, plus the clocks' leeway on both sides."""
         ends = [record.tokens_until_unix_ms or 0 for record in self._keys.values()]
         return max(now_unix_ms + self._policy.keep_s * 1000, *ends, 0) + 2 * LEEWAY_MS
 
@@ -152,7 +152,7 @@ class KeyMachine(Observed, Machine):
         return [record for record in self.records() if record.state != "destroyed"]
 
     def apply(self, operation: str, arguments: Mapping[str, Any], index: int, now_unix_ms: int) -> Json:
-        """As of every machine; the observer is told once for an entry."""
+        """As `Machine.apply`; the observer is told once per entry."""
         answer = super().apply(operation, arguments, index, now_unix_ms)
         self._notify(index)
         return answer

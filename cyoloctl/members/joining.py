@@ -337,7 +337,7 @@ class JoinOperations:
         )
 
     async def _pass_to_ca_holder(self, request: Json, timeout_s: float) -> Json:
-        """Let a voter that holds the CA key admit it: the leader, else another one that is connected."""
+        """Let a voter that holds the CA key admit it: the leader, or another one that is connected."""
         deadline = time.monotonic() + timeout_s
         status = self._engine.status()
         names = [] if status.leader is None else [name_of(status.leader)]

@@ -13,7 +13,7 @@ __all__ = ["missing_links", "peer_problems", "voters_up"]
 
 
 _SETTLED = 3
-"""Pongs: a node that has just started is given so many seconds to find the others."""
+"""Pongs, one per second: a node that has just started has this long to find the others."""
 
 
 def voters_up(status: ReplicaStatus) -> int:
@@ -47,7 +47,7 @@ _CODES = {COPY: "copy", OLDER: "older_disk"}
 
 
 def peer_problems(facts: Facts) -> Iterator[Problem]:
-    """Each with the member that it concerns and the command that mends it, or shows more."""
+    """Each with the member that it concerns and the command that solves it, or shows more."""
     engine, name = facts.engine, facts.name
     status = engine.status()
     voters = {name_of(raft_id) for raft_id in status.voters}

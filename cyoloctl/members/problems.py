@@ -1,6 +1,6 @@
 """Problems that need a hand: ``status`` shows them, ``status --check`` fails for them.
 
-Each names what is wrong, whom it concerns and the command that mends it, or
+Each names what is wrong, whom it concerns and the command that solves it, or
 shows more.
 """
 

@@ -56,7 +56,7 @@ class MemoryVotes:
         return raft_id in self._stepped_out
 
     def end_of_memory(self) -> str | None:
-        """Why stopping this member would end its cluster, whose state is in memory only, else None."""
+        """Why stopping this member would end its cluster, whose state is in memory only; otherwise None."""
         status = self._engine.status()
         if self._node.storage != "memory" or self._raft_id not in status.voters:
             return None

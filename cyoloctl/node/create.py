@@ -316,7 +316,7 @@ def _remove(path: Path) -> None:
 
 
 def _refuse_another_ca(path: Path, ca_sha256: str) -> None:
-    """Before the token is spent: keys of another cluster in the directory."""
+    """Refuse keys of another cluster in the directory, before the token is spent."""
     try:
         text = path.read_text("ascii")
         same = certificate_sha256(text) in ca_sha256.split(",")

@@ -62,13 +62,13 @@ LAST_WALL_UNIX_MS = 7_258_118_400_000
 """2200-01-01: a wall clock after it is broken."""
 
 MEASURED_S = 4.0
-"""A measurement of a peer's clock counts for so long; peers are asked every second."""
+"""How long a measurement of a peer's clock counts; peers are asked every second."""
 STEP_S = 6.0
-"""Behind by more than this, time steps; a tenth of a minute is what slewing mends in one."""
+"""Time that is further behind than this steps; slewing corrects 6 seconds per minute."""
 SURE_S = 3.0
-"""For so long the same majority must say that time is behind before it steps."""
+"""How long the same majority must say that time is behind before it steps."""
 HOLD_S = 60.0
-"""For so long a step waits for `ClusterClock.ready`."""
+"""How long a step waits for `ClusterClock.ready`."""
 
 _SLEW = 0.1
 _SLEW_LIMIT_MS = 600_000
@@ -173,7 +173,7 @@ class ClusterClock:
         return shown[needed - 1] if voters and len(shown) >= needed else None
 
     def pending_unix_ms(self) -> int | None:
-        """As leader: the time to which a step is due, while it is held; else None."""
+        """As leader: the time to which a held step is due; None while none is held."""
         return self._pending_ms
 
     # Measurements.
@@ -297,7 +297,7 @@ class ClusterClock:
         self._behind = (self._behind[0], self._behind[1] & later)
         if at - self._behind[0] < SURE_S:
             return
-        # What those show who have said so all the time: a clock that came and went is not among them.
+        # Only clocks that have said so throughout: one that came and went is not among them.
         target = sorted((walls[name] for name in self._behind[1]), reverse=True)[needed - 1]
         if not self.ready(target) and (self._held_since is None or at - self._held_since < HOLD_S):
             self._held_since = at if self._held_since is None else self._held_since

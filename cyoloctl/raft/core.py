@@ -43,7 +43,7 @@ class Core:
         self.failed: CyoloctlError | None = None
         """The error that silenced this replica."""
         self.progress: dict[Node, Progress] = {}
-        """Of every other voter and every learner."""
+        """Progress of every other voter and every learner."""
         self.peers: list[Node] = []
         """Those of them that are connected, in a fixed order."""
         self.acknowledged: dict[str, int] = {}
@@ -68,7 +68,7 @@ class Core:
         self.outbox.append((node, message))
 
     def live_leader(self) -> Node | None:
-        """The other node that leads: there is a link with it, and it acted as leader of late.
+        """The other node that leads: there is a link with it, and it acted as leader recently.
 
         A leader that lost its majority falls silent without telling anybody.
         """

@@ -39,7 +39,7 @@ class Elections:
         return self._prevote is not None
 
     def may_campaign(self, now: float) -> bool:
-        """In each tick: ask when it is time to; True when this node may stand for election in this tick."""
+        """Start a pre-vote when it is due, in each tick; True when this node may stand for election now."""
         self._maybe_ask(now)
         return self._membership.is_voter() and (self._granted or self._core.engine.transfer_requested())
 

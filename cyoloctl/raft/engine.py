@@ -55,7 +55,7 @@ def _is_copy(known: tuple[int, str, int] | None, boots: int, boot: str) -> bool:
 
 
 class _NobodyKnown:
-    """For an engine alone."""
+    """The register of an engine without replicated members."""
 
     def is_removed(self, name: str) -> bool:
         return False
@@ -304,7 +304,7 @@ class Engine:
         return self._network.peers()
 
     def voter_names(self) -> frozenset[str]:
-        """The names of the voters, as the own log says."""
+        """Names of the voters in this node's log."""
         return self._replica.voter_names()
 
     def fsync_p99_ms(self) -> float:
@@ -419,7 +419,7 @@ class Engine:
             self.on_unwanted(reason)
 
     def _may_lead(self, raft_id: RaftId) -> bool:
-        """Whether a peer that is no voter in the own log may be one by now: see DESIGN.md."""
+        """Whether a peer that is no voter in this node's log may be one by now: see DESIGN.md."""
         if self._membership_view.role(name_of(raft_id)) == "voter":
             return True
         peers, voters = self._network.peers(), self._voter_names()

@@ -158,7 +158,7 @@ class Forwarding:
                 )
 
     def _answer_forward(self, node: Node, identifier: int, results: list[bytes], error: str | None) -> None:
-        """In as many messages as keep each well below the largest frame; the last one says so."""
+        """Send the results, in messages well below the largest frame; the last one says that it is."""
         start = 0
         while True:
             end, size = start, 0

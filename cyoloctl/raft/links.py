@@ -117,7 +117,7 @@ class PeerIdentity:
 class Hello:
     """A peer's first message, about its process.
 
-    term, last_index: of its log when the connection came to be.
+    term, last_index: of its log when the connection was made.
     """
 
     name: str
@@ -203,11 +203,11 @@ class LinkHandler(Protocol):
         """A peer keeps this process out.  It is one peer's word."""
 
     def progress(self) -> tuple[int, int]:
-        """Term and last index of the own log."""
+        """Term and last index of this node's log."""
         ...
 
     def voters(self) -> Sequence[str]:
-        """Raft ids of the voters in the own log."""
+        """Raft ids of the voters in this node's log."""
         ...
 
     def describe(self) -> dict[str, Any]: ...
@@ -251,12 +251,12 @@ class Link:
         self.boots = 0
         self.said_hello = self.live = False
         self.contested = False
-        """It said hello, and waits whether another process of the peer still lives."""
+        """It said hello, and waits until it is known whether another process of the peer lives."""
         self._held: list[dict[str, Any]] = []
         self.since = self.last_received = links.clock()
         links.opened_count += 1
         self.number = links.opened_count
-        """In the order in which connections came to be."""
+        """Number of the connection, in the order in which they were made."""
         self.info = PeerInfo("", "")
         self.refused: str | None = None
         """Why this node ended it, when the peer broke a rule."""
@@ -701,7 +701,7 @@ class Links:
         version: int = PROTOCOL_VERSION,
         refusal: str | None = None,
     ) -> Link:
-        """A connection came to be.  name: the peer's, by its certificate; None: it has no valid one.
+        """A connection was made.  name: the peer's, by its certificate; None: it has no valid one.
 
         expected: the name that was dialled; None when it came in.  version: of
         the protocol, as both ends agreed when they connected.  refusal: why

@@ -2,7 +2,7 @@
 
 The configuration is the snapshot's, then every membership entry above it.  A
 connected node that is neither voter nor removed is a learner.  One change at a
-time (row 3), and none before the own term's no-op is applied.
+time (row 3), and none before the no-op of its term is applied.
 """
 
 from __future__ import annotations
@@ -70,18 +70,18 @@ class Membership:
         self._core = core
         self._handover = handover
         self.base = Configuration(genesis, frozenset())
-        """The snapshot's, or genesis."""
+        """The configuration of the snapshot, or genesis."""
         self.base_index = 1
         self.current = self.base
-        """In force: what the last entry of the log says."""
+        """The configuration in force: that of the last entry of the log."""
         self.applied = self.base
-        """What the last applied entry says."""
+        """The configuration of the last applied entry."""
         self.voter_names: frozenset[str] = frozenset()
         self._changes: list[tuple[int, tuple[str, RaftId]]] = []  # above the base, by index
         self._waiting: dict[int, tuple[int, Done]] = {}  # by index: the term of the change, and who asked
 
     def is_voter(self) -> bool:
-        """True while the own log makes this node a voter (rows 4 and 10)."""
+        """True while its log makes this node a voter (rows 4 and 10)."""
         return self._core.raft_id in self.current.voters
 
     # What the log says.
@@ -249,7 +249,7 @@ class Membership:
         elif engine.applied_index() < engine.no_op_index() or (
             self._changes and self._changes[-1][0] > engine.applied_index()
         ):
-            # Row 3: one change at a time, and none before the own term's no-op is applied.
+            # Row 3: one change at a time, and none before the no-op of this term is applied.
             callback(None, Conflict("another membership change is in progress: try again"))
         else:
             index = engine.append_command(encode_membership(operation, raft_id), None)

@@ -24,7 +24,7 @@ from cyoloctl.raft.snapshot import Transfer
 __all__ = ["NEVER", "PROBE", "REPLICATE", "SNAPSHOT", "Progress", "RefusedSnapshot", "Sending", "State"]
 
 NEVER = -1e9
-"""Before any time that a replica's clock shows."""
+"""A time before any that a replica's clock shows."""
 
 
 class State(enum.Enum):

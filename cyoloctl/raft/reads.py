@@ -24,7 +24,7 @@ __all__ = ["ReadIndex", "ReadRequest"]
 
 
 _ASK_AGAIN_HEARTBEATS = 5
-"""After so many without an answer the leader is asked again."""
+"""Heartbeats without an answer after which the leader is asked again."""
 
 
 @dataclass(slots=True, eq=False)

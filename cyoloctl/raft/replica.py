@@ -86,7 +86,7 @@ class Replica:
     group of sends is complete; run_save(job) runs a
     blocking job, in a thread or at once, after which `tick` must be called.
 
-    may_lead(peer): whether a peer that is no voter in the own log may be
+    may_lead(peer): whether a peer that is no voter in its log may be
     one by now, so that its term, its votes and its entries count: a log
     that lags does not know the latest voters (row 21).  Asked again for
     each message; the default is for tests.
@@ -253,7 +253,7 @@ class Replica:
         self._core.on_change = call
 
     def _last_stamp(self) -> Stamp:
-        """The latest stamp in the own log, of what need not be committed; else that of the state."""
+        """The latest stamp in the log, even of an uncommitted entry; otherwise that of the state."""
         for command, _, _ in reversed(self._journal.entries):
             stamp = stamp_of(command)
             if stamp is not None:
@@ -261,11 +261,11 @@ class Replica:
         return self._machine.stamp()
 
     def voter_names(self) -> frozenset[str]:
-        """The names of the voters, as the own log says."""
+        """Names of the voters in this node's log."""
         return self._membership.voter_names
 
     def is_member(self) -> bool:
-        """True while the own log makes this node a voter (rows 4 and 10)."""
+        """True while its log makes this node a voter (rows 4 and 10)."""
         return self._membership.is_voter()
 
     def is_leader(self) -> bool:
@@ -296,15 +296,15 @@ class Replica:
         return self._engine.applied_index()
 
     def voters(self) -> frozenset[RaftId]:
-        """Raft ids of the voters, as the own log says."""
+        """Raft ids of the voters in this node's log."""
         return self._membership.current.voters
 
     def configuration(self) -> tuple[frozenset[RaftId], frozenset[RaftId]]:
-        """Raft ids of the voters, and of the members that were removed, as the own log says."""
+        """Raft ids of the voters and of the removed members in this node's log."""
         return self._membership.current.voters, self._membership.current.removed
 
     def progress(self) -> tuple[int, int]:
-        """Term and last index of the own log; at least what was acknowledged to anybody."""
+        """Term and last index of this node's log; at least what was acknowledged to anybody."""
         return self._journal.term, self._journal.last_index
 
     def acknowledged(self, raft_id: RaftId) -> int:
@@ -506,7 +506,7 @@ class Replica:
         self.on_change()
 
     def abandon(self, error: CyoloctlError) -> None:
-        """Answer everything that waits: unknown where it may be in a log, else with the error."""
+        """Answer everything that waits: unknown where it may be in a log, otherwise with the error."""
         unknown = OutcomeUnknown(f"{error.message}; the write may or may not have been applied")
         held = self._pending.take_all()
         held.extend(self._forwarding.take_all())
@@ -781,7 +781,7 @@ class Replica:
         first = fresh[0][1]
         before = journal.entry(first - 1)
         if before is None:
-            raise InternalError(f"entry {first - 1} is missing from the own log")
+            raise InternalError(f"entry {first - 1} is missing from this node's log")
         engine.deliver(
             node,
             {
@@ -799,7 +799,7 @@ class Replica:
 
         Such a message is as if lost: nothing is followed, cut or acknowledged,
         so it harms nothing, and one peer's lie ends no other node.  Whether
-        it is the own log that is wrong, a majority of the voters decides: see
+        it is this node's log that is wrong, a majority of the voters decides: see
         `fail_disputed`.
         """
         journal, commit = self._journal, self._engine.commit_index()

@@ -51,7 +51,7 @@ class Replication:
         return self._notice_at
 
     def lead(self, now: float, commit_before: int) -> None:
-        """As leader, in each tick: what peers lack, and the news of a commit that nothing else carries."""
+        """As leader, in each tick: send what peers lack, and news of a commit that nothing else carries."""
         commit = self._core.engine.commit_index()
         if commit > commit_before:
             # Under load the next entries carry the news; the notice is for the last one.

@@ -46,7 +46,7 @@ class Limits:
     result_bytes: int = 2**20
     """Results of forwarded commands in one message."""
     term_step: int = 2**32
-    """A message that is this far ahead of the own term or log comes from no correct peer."""
+    """A message this far ahead of this node's term or log comes from no correct peer."""
     chunk_bytes: int = 256 * 1024
     compact_entries: int = 10_000
     compact_bytes: int = 8 * 2**20

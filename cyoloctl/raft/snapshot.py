@@ -399,7 +399,7 @@ class SnapshotStore:
 
     @property
     def meta(self) -> SnapshotMeta | None:
-        """Of the current, durable snapshot; None if there is none."""
+        """Description of the current, durable snapshot; None if there is none."""
         current = self._current
         return None if current is None else current[0]
 

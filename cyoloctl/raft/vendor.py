@@ -341,7 +341,7 @@ class _SyncObj(vendor.SyncObj):  # type: ignore[misc]  # the vendor is untyped
         return int(self.__raftLastApplied)
 
     def no_op_index(self) -> int:
-        """Index of the no-op of the own term (only while leader)."""
+        """Index of the no-op of this node's term (only while leader)."""
         return int(self.__noopIDx)
 
     def others(self) -> set[Node]:
@@ -393,7 +393,7 @@ class _SyncObj(vendor.SyncObj):  # type: ignore[misc]  # the vendor is untyped
         self.__onMessageReceived(node, _to_vendor(message))
 
     def append_command(self, command: bytes, callback: Callable[[Any, int], None] | None) -> int:
-        """Append to the own log as leader; callback gets (result, FAIL_REASON) once it is settled."""
+        """Append to this node's log as leader; callback gets (result, FAIL_REASON) once it is settled."""
         index, term = self.__raftLog[-1][1] + 1, self.__raftCurrentTerm
         self.__raftLog.add(command, index, term)
         if callback is not None:

@@ -17,7 +17,7 @@ from cyoloctl.model import majority
 __all__ = ["WINDOW_S", "Witnesses"]
 
 WINDOW_S = 30.0
-"""What a peer said counts for so long; it says it again whenever it is dialled."""
+"""How long a peer's statement counts; the peer repeats it whenever it is dialled."""
 
 
 class Witnesses:

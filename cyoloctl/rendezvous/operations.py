@@ -65,7 +65,7 @@ _NETWORKS = {
 
 
 def counted(sub: str | None, client: str) -> Counted:
-    """For whom a wrong code counts: for the person alone, else for the networks of the client's address.
+    """Accounts of a wrong code: the person's alone, or those of the networks of the client's address.
 
     So that nobody with a session is stopped by others behind the same address.
     """
@@ -149,7 +149,7 @@ class RendezvousOperations:
     async def _actor(
         self, token: str | None, cookie_name: str, audience: str, *, current: bool, timeout_s: float
     ) -> Actor:
-        """For whom a caller of the API acts: for the person whose session it shows, else for itself.
+        """The actor behind a caller of the API: the person whose session it shows, or the caller itself.
 
         The control socket belongs to everybody who administers the machine, so
         it is no one in particular.  current: as of now in the whole cluster.
@@ -365,7 +365,7 @@ class RendezvousOperations:
 
         counts_for: see `counted`; empty where there is only an id.  request_id:
         the same one with the same code finds the same record again, even when
-        that has ended and has no code any more.  Raises NotFound, SlowDown,
+        that has ended and no longer has a code.  Raises NotFound, SlowDown,
         Conflict (ended), InvalidInput.
         """
         if id is None and user_code is None:
@@ -405,7 +405,7 @@ class RendezvousOperations:
         timeout_s: float,
         data: Json | None = None,
     ) -> Json:
-        """For a caller of the API; data: of an approval.
+        """Answer a record for a caller of the API; data: of an approval.
 
         Wrong codes are counted for the person whose session is shown, else for
         each `by`, so that whoever mistypes stops nobody else.  `by` is only

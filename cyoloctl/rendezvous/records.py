@@ -138,7 +138,7 @@ MAX_BEGUN_BY = 4
 class Level(NamedTuple):
     """A level at which wrong codes are counted.
 
-    limit: in 10 minutes.  size: so many are remembered.  whose: for the refusal.
+    limit: in 10 minutes.  size: how many are remembered.  whose: for the refusal.
     """
 
     limit: int
@@ -258,7 +258,7 @@ def without_result(record: Rendezvous) -> Rendezvous:
 
 
 def due_unix_ms(record: Rendezvous) -> int | None:
-    """When time alone changes a record, short of forgetting it."""
+    """The moment at which time alone changes a record, short of forgetting it."""
     if record.state in LIVE_STATES:
         return record.expires_unix_ms
     return record.changed_unix_ms + REDELIVERY_MS if has_result(record) else None

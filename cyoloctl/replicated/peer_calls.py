@@ -76,7 +76,7 @@ class PeerCalls:
     async def at_leader(
         self, operation: str, arguments: Json, here: Callable[..., Awaitable[Json]], timeout_s: float
     ) -> Json:
-        """Run it here when this is the leader, else there; NoLeader is waited out, nothing else."""
+        """Run it at the leader, here or there; only NoLeader is waited out."""
         deadline = time.monotonic() + timeout_s
         while True:
             left = deadline - time.monotonic()

@@ -31,7 +31,7 @@ _FORGET_AT_ONCE = 200
 
 @dataclass(frozen=True, slots=True)
 class TableLimits:
-    """When an entry is forgotten: as soon as one of these holds.
+    """Limits beyond which an entry is forgotten, as soon as one of these holds.
 
     hard: there are more entries than this; then the oldest of the caller with
     the most goes.  soft, keep_ms: there are more than ``soft`` and the entry,

@@ -418,7 +418,7 @@ class Invariants:
         self._seen[node.name] = _Seen(node.life)
 
     def observe(self, node: Member) -> None:
-        """After a turn of a node."""
+        """Check a node after its turn."""
         replica, seen = node.replica, self._seen[node.name]
         if node.disk.broken is not None:
             self.time.fail("disk", f"{node.name}: {node.disk.broken}")
@@ -456,7 +456,7 @@ class Invariants:
                 self.time.fail("clock", claim)
 
     def check_clocks_agree(self, nodes: Iterable[Member]) -> None:
-        """After a while of peace, cluster time is nowhere so far behind that it should have stepped.
+        """After some peace: check that cluster time is nowhere so far behind that it should have stepped.
 
         nodes: those with a process.
         """

@@ -104,7 +104,7 @@ class Node:
         self._inbox: deque[tuple[int, Callable[[], object]]] = deque()
         self._wake_at: float | None = None
         self._outgoing: dict[RaftId, list[bytes]] = {}
-        self._linked: dict[RaftId, End | None] = {}  # peers with a link: where it came to be
+        self._linked: dict[RaftId, End | None] = {}  # peers with a link: where it was made
         self._heard: dict[str, int] = {}  # peer -> its latest process that said hello
         self._dialled: tuple[object, ...] = ()
         self._calls = 0
@@ -134,7 +134,7 @@ class Node:
         return self._wrong_wall is not None
 
     def wall_is_believed_wrong(self) -> bool:
-        """Also for a while after it was set right, since others still believe what it said before."""
+        """True while the wall clock is wrong and for a while after, since others still believe it."""
         return self.wall_is_wrong() or self.time.now < self._righted_at + _FORGOTTEN_S
 
     def set_wall(self, unix_ms: float | None, rate: float = 1.0) -> None:
@@ -354,7 +354,7 @@ class Node:
         self.wake(self._busy_until if inbox else max(deadline, self._busy_until + _SHORTEST_S))
 
     def _know(self, removed: frozenset[RaftId]) -> None:
-        """When members come or go, change whom to dial and part with the removed, as the real node does."""
+        """Follow the members as the real node does: change whom to dial, and part with the removed."""
         known = (len(self._network.hosts), removed)
         if known != self._dialled:
             self._dialled = known

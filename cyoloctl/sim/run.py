@@ -125,7 +125,7 @@ class _Run:
             time.fail("convergence", f"no convergence within {_SETTLE_S:g} s: {state}")
 
     def _watch_clocks(self) -> None:
-        """After some runs with wrong clocks: peace is dull, and takes as long as the rest."""
+        """Check the clocks after some runs with wrong ones: peace is dull, and takes as long as the rest."""
         time = self._time
         looked_at = self._faults.injected.get("clock", 0) and (self._seed % 3 == 0 or time.slept_ms)
         if looked_at and self._faults.wrong_clocks_are_few():

@@ -275,7 +275,7 @@ class SessionMachine(Machine):
         return {"minimum_gen": _shown(level), "until_unix_ms": until_ms}
 
     def _end(self, given: Json, now_unix_ms: int) -> int:
-        """When the entry ends.  Raises Refused."""
+        """Time when the entry ends.  Raises Refused."""
         until_ms: int | None = given["until_unix_ms"]
         if until_ms is None:
             until_ms = min(self._last_end_unix_ms(now_unix_ms), now_unix_ms + MAX_AHEAD_MS)

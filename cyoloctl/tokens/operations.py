@@ -20,7 +20,7 @@ __all__ = ["TokenOperations"]
 
 # An entry outlives the last token that it is for by what clocks may differ.
 _MARGIN_S = 120
-# Other callers get a turn after so many items of a batch.
+# Other callers get a turn after this many items of a batch.
 _TURN = 50
 _UPDATES_AT_ONCE = 100
 
@@ -54,7 +54,7 @@ class TokenOperations:
         return self._proposer.now_ms() // 1000
 
     def _until_ms(self, unix_s: int) -> int:
-        """When an entry may be forgotten that is for tokens until unix_s: a little later."""
+        """Time when an entry about tokens until unix_s may be forgotten: a little later."""
         return min((unix_s + _MARGIN_S) * 1000, self._proposer.now_ms() + MAX_AHEAD_MS)
 
     async def _ensure_fresh(self, require_quorum: bool, timeout_s: float) -> None:

@@ -38,7 +38,7 @@ class StrangerLimits:
     """Bounds on callers without an identity.
 
     connections: in all.  per_source: from one address (IPv6: one /64).
-    grace_s: for so long nobody is sent away to make room.  handshake_s: to
+    grace_s: how long a visit is safe from being sent away.  handshake_s: to
     finish the TLS handshake.  head_s: then, to send a request's whole head.
     idle_s: between an answer and the next whole head.  busy_s: from a whole
     head to the end of the answer, the body included.

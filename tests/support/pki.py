@@ -114,7 +114,7 @@ def handshake(client: ssl.SSLContext, server: ssl.SSLContext) -> tuple[ssl.SSLOb
 
 
 def identity_of(side: ssl.SSLObject) -> Identity | None:
-    """Who the other side of a finished handshake is."""
+    """Identity of the other side of a finished handshake."""
     found = presented(side, cluster_id=ID)
     return None if found is None else found.identity
 

@@ -450,7 +450,7 @@ def test_tests_stand_where_their_modules_stand() -> None:
 
 
 def too_long(source: str) -> list[str]:
-    """What in a source is too long and does not say why, or says that it is and is not."""
+    """Parts of a source that are too long without a reason, or give a reason and are not."""
 
     def wrong(node: ast.Module | ast.FunctionDef | ast.AsyncFunctionDef, lines: int, limit: int) -> bool:
         said = " ".join((ast.get_docstring(node) or "").split()).lower()
