@@ -255,6 +255,7 @@ class CredentialOperations:
             value = await self._apply("revoke", {"name": name}, request_id, timeout_s)
             audit("credentials revoke", credentials=name, role=value["role"], key_hash=value["key_hash"])
             return {"schema_version": 1, **_row_of(value)}
+        await self._proposer.in_time(timeout_s=timeout_s)
         issuer = self._issuer()
         request_pem = given["request_pem"]
         if operation == "create":

@@ -103,6 +103,7 @@ class JoinOperations:
     async def invite(self, name: str, *, learner: bool, ttl_s: int, timeout_s: float) -> Json:
         """A join token for a name, in the place of an older one."""
         await self._founded(timeout_s)
+        await self._proposer.in_time(timeout_s=timeout_s)
         secret = join_token.new_secret()
         # By the cluster's time, which decides when it expires; this machine's clock may be wrong.
         expires_unix_s = self._proposer.now_ms() // 1000 + ttl_s

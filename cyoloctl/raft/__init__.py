@@ -4,7 +4,7 @@ What the rest of cyoloctl may use is listed below; pysyncobj never leaves this
 package.
 """
 
-from cyoloctl.raft.clock import ClusterClock, is_a_time
+from cyoloctl.raft.clock import MEASURED_S, ClusterClock, is_a_time
 from cyoloctl.raft.engine import Engine, MembershipView
 from cyoloctl.raft.journal import Journal, MemoryStore
 from cyoloctl.raft.links import COPY, OLDER, REMOVED, Refusal
@@ -18,6 +18,7 @@ from cyoloctl.raft.transport import PeerIdentity, PeerInfo
 
 __all__ = [
     "COPY",
+    "MEASURED_S",
     "OLDER",
     "REMOVED",
     "ClusterClock",

@@ -172,6 +172,14 @@ class ClusterClock:
         needed = majority(len(voters))
         return shown[needed - 1] if voters and len(shown) >= needed else None
 
+    def is_behind(self, voters: Collection[str]) -> bool | None:
+        """Whether time is about to step forward: a majority's clocks are further ahead than slewing mends.
+
+        None: their clocks are not known.
+        """
+        majority = self.majority_unix_ms(voters)
+        return None if majority is None else majority - self.now_unix_ms() > STEP_S * 1000
+
     def pending_unix_ms(self) -> int | None:
         """As leader: the time to which a held step is due; None while none is held."""
         return self._pending_ms

@@ -142,6 +142,7 @@ class RendezvousOperations:
     async def _write(
         self, operation: str, arguments: Json, timeout_s: float, request_id: str | None = None
     ) -> Json:
+        await self._proposer.in_time(timeout_s=timeout_s)
         return await self._proposer.apply_here(
             "rendezvous", operation, arguments, request_id=request_id, timeout_s=timeout_s
         )

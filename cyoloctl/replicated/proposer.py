@@ -2,19 +2,24 @@
 
 from __future__ import annotations
 
+import asyncio
 import logging
 import os
 import time
 
 from cyoloctl.caller import CALLER
-from cyoloctl.errors import CyoloctlError, OutcomeUnknown
-from cyoloctl.raft import Engine
+from cyoloctl.errors import CyoloctlError, OutcomeUnknown, Unavailable
+from cyoloctl.raft import MEASURED_S, Engine
 from cyoloctl.replicated.command import decode_result_with_index, encode_command, refusal_reason
 from cyoloctl.text import Json
 
 __all__ = ["Proposer"]
 
 _log = logging.getLogger("cyoloctl.node")
+
+_LOOK_EVERY_S = 0.2
+_UNKNOWN_S = MEASURED_S
+"""A majority's clocks are measured within this after a start, or nobody can say that time is behind."""
 
 
 class Proposer:
@@ -23,6 +28,8 @@ class Proposer:
     def __init__(self, engine: Engine) -> None:
         self.engine = engine
         self._caught_up = False
+        self._started_at = time.monotonic()
+        self._in_time_until = self._started_at
 
     def now_ms(self) -> int:
         """Cluster time in Unix milliseconds; see ``raft/clock.py``.  Never this machine's own clock."""
@@ -70,6 +77,29 @@ class Proposer:
         if not stale:
             await self.engine.read_barrier(timeout_s=timeout_s)
             self._caught_up = True
+
+    async def in_time(self, *, timeout_s: float) -> None:
+        """Return when cluster time is not about to step forward: what is given an end now keeps it.
+
+        After a cold start time goes on from where it stopped, for the seconds
+        in which a majority's clocks are asked and believed; what was made then
+        would be over with the step.  Where a majority's clocks cannot be
+        known, nothing steps and nothing waits for it.
+
+        Raises Unavailable.
+        """
+        deadline = time.monotonic() + timeout_s
+        while (now := time.monotonic()) >= self._in_time_until:
+            behind = self.engine.clock.is_behind(self.engine.voter_names())
+            if behind is False or (behind is None and now - self._started_at > _UNKNOWN_S):
+                self._in_time_until = now + _LOOK_EVERY_S
+                return
+            if now >= deadline:
+                raise Unavailable(
+                    "the cluster's time is being set forward after a standstill: repeat the command "
+                    "in a few seconds"
+                )
+            await asyncio.sleep(min(_LOOK_EVERY_S, deadline - now))
 
     async def caught_up(self, *, timeout_s: float) -> None:
         """Return when this process has been up to date at least once.

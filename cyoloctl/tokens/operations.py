@@ -66,6 +66,7 @@ class TokenOperations:
             await self._proposer.fresh(timeout_s=timeout_s)
         else:
             await self._proposer.caught_up(timeout_s=timeout_s)
+        await self._proposer.in_time(timeout_s=timeout_s)
         await self._keys.wait_whole(timeout_s=timeout_s)
         if not self._proposer.now_ms():
             # Every session would seem to come from the future: not known is not refused.

@@ -484,6 +484,28 @@ def test_cluster_init_on_a_machine_without_the_time_is_refused_with_the_command_
     assert not (node.directory / "node.yaml").exists()
 
 
+# --- a night off -----------------------------------------------------------------------------------
+
+
+def test_what_is_made_right_after_a_cold_start_lives_as_long_as_it_says(stopped: Cluster) -> None:
+    cluster = stopped
+    cluster.start_all()
+    cluster.wait_settled(voters=3)
+    wait_keys(cluster)
+    cluster.stop_all()
+    for node in cluster.nodes.values():
+        node.step_clock(12 * 3600)
+    cluster.start_all()
+    # At once, with nobody waiting for the time: it begins where it stopped, half a day ago.
+    token = mint(cluster["n1"])
+    begun = call(cluster["n2"], "rendezvous_start", kind="mfa")
+    then_s = time.time() + 12 * 3600
+    wait_until("the new time", lambda: abs(cluster_time_s(cluster["n3"]) - then_s) < NEAR_S, 30.0)
+    for node in cluster.nodes.values():
+        assert inspect(node, token)["gen"] == 1
+        assert node.client().call("rendezvous_show", begun["id"])["state"] == "pending"
+
+
 # --- three years in a box -----------------------------------------------------------------------
 
 

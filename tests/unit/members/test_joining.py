@@ -84,6 +84,9 @@ class Cluster:
         index, value = decode_result_with_index(self.machine.apply(self.index, command))
         return index, value, ""
 
+    async def in_time(self, *, timeout_s: float) -> None:
+        """This cluster's time never steps by itself."""
+
     async def fresh(self, *, stale: bool = False, timeout_s: float) -> None:
         self.barriers += 1
 
@@ -113,6 +116,7 @@ class Node:
             ),
             apply=cluster.apply,
             fresh=cluster.fresh,
+            in_time=cluster.in_time,
             now_ms=lambda: cluster.now_ms,
         )
         self.service = JoinOperations(

@@ -109,6 +109,18 @@ def test_time_behind_the_majority_steps_once_they_have_said_so_for_a_while() -> 
     assert abs(world.error()) <= 20
 
 
+def test_time_that_is_about_to_step_is_behind_until_it_has() -> None:
+    world = World()
+    assert world.clock.is_behind(THREE) is None  # nobody was asked yet
+    world.lead(Stamp(0, world.true() - 8 * 3600_000, 0))
+    assert world.clock.is_behind(THREE) is True
+    world.pass_time(SURE_S + 1.5)
+    assert world.clock.is_behind(THREE) is False
+    world.off["n3"] = 9 * DAY  # one wrong clock says nothing
+    world.pass_time(2)
+    assert world.clock.is_behind(THREE) is False
+
+
 def test_time_a_little_behind_is_mended_by_running_faster() -> None:
     world = World()
     world.lead(Stamp(0, world.true() - int(STEP_S * 1000) + 500, 0))
