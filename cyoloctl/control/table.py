@@ -84,6 +84,8 @@ _all: list[Route[Node]] = []
 # /v1/X[/Y] exact, /v1/X/{name}, /v1/X/{name}/Y.
 _exact: dict[tuple[str, str], Route[Node]] = {}
 _named: dict[tuple[str, str, str], Route[Node]] = {}
+# What paths begin with whose next part is a secret.
+_secret: set[str] = set()
 
 
 def routes() -> list[Route[Node]]:
@@ -94,6 +96,8 @@ def routes() -> list[Route[Node]]:
         for route in _all:
             parts = route.template.split("/")
             if route.has_name:
+                if route.secret_name:
+                    _secret.add(route.template.partition("{name}")[0])
                 _named[(route.method, parts[2], parts[4] if len(parts) == 5 else "")] = route
             else:
                 _exact[(route.method, route.template)] = route
@@ -123,10 +127,12 @@ def match(method: str, path: str) -> tuple[Route[Node], str] | None:
 def shown_path(raw_path: str) -> str:
     """A path as logs may hold it: without its query, and without the id or code of a rendezvous."""
     path = raw_path.partition("?")[0]
-    if path.startswith("/v1/rendezvous/"):
-        found = match("POST", path)
-        if found is None or found[0].has_name:
-            path = "/v1/rendezvous/(hidden)"
+    routes()
+    for beginning in _secret:
+        if path.startswith(beginning):
+            found = match("POST", path)
+            if found is None or found[0].has_name:
+                path = f"{beginning}(hidden)"
     return clean_text(path, 200)
 
 

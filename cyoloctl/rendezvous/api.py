@@ -397,6 +397,7 @@ ROUTES: tuple[Route[HasRendezvous], ...] = (
         answer=Rendezvous,
         handler=lambda node: node.rendezvous.show,
         what="rendezvous id",
+        secret_name=True,
     ),
     Route(
         "GET",

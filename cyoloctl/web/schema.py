@@ -278,6 +278,7 @@ class Route(Generic[N_contra]):
     unknown.  stream: it answers with one JSON object per line instead of one.
     held: it waits for something to happen, and a caller may have only so many
     of those.  local: the node alone answers, and always can.
+    secret_name: logs do not show the name in the path.
     max_brackets: opening brackets and braces that a long body may hold, which
     bounds its nesting.  max_body_bytes: the largest body; by default 8 KiB where
     every field is bounded, else 64 KiB.
@@ -301,6 +302,7 @@ class Route(Generic[N_contra]):
         "query_fields",
         "reserved",
         "role",
+        "secret_name",
         "stream",
         "summary",
         "template",
@@ -326,6 +328,7 @@ class Route(Generic[N_contra]):
         stream: bool = False,
         held: bool = False,
         local: bool = False,
+        secret_name: bool = False,
         max_brackets: int = MAX_BRACKETS,
         max_body_bytes: int = 0,
     ) -> None:
@@ -341,6 +344,7 @@ class Route(Generic[N_contra]):
         self.stream = stream
         self.held = held or stream
         self.local = local
+        self.secret_name = secret_name
         self.max_brackets = max_brackets
         self.has_name = "{name}" in template
         self.what = what

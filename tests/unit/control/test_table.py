@@ -103,6 +103,20 @@ def test_every_operation_is_found_by_its_name_and_is_one() -> None:
     assert all(table.path_for(name, "x")[0].operation == name for name in operations)
 
 
+@pytest.mark.parametrize(
+    ("path", "shown"),
+    [
+        ("/v1/rendezvous/bcdf-ghjk?timeout_s=1", "/v1/rendezvous/(hidden)"),
+        ("/v1/rendezvous/a/b", "/v1/rendezvous/(hidden)"),
+        ("/v1/rendezvous/start?timeout_s=1", "/v1/rendezvous/start"),
+        ("/v1/rendezvous", "/v1/rendezvous"),
+        ("/v1/members/n1?timeout_s=1", "/v1/members/n1"),
+    ],
+)
+def test_path_in_logs_hides_the_name_that_is_a_secret(path: str, shown: str) -> None:
+    assert table.shown_path(path) == shown
+
+
 def test_client_import_loads_nothing_slow() -> None:
     slow = {
         "ssl", "asyncio", "http.client", "email", "dataclasses", "pathlib", "urllib.parse", "yaml", "rich",
