@@ -147,9 +147,15 @@ class Node:
         self._tasks: list[asyncio.Task[Any]] = []
         self._gateway: Gateway | None = None
         self.tls: TlsIdentity
-        self.engine: Engine
+        self._engine: Engine | None = None
         self.control: ControlServer
         self.service: Service
+
+    @property
+    def engine(self) -> Engine:
+        """The engine, from the moment that `start` has made it."""
+        assert self._engine is not None
+        return self._engine
 
     async def start(self) -> None:
         """Start.  Raises ConfigError, StorageError, Conflict or VersionMismatch; nothing runs then."""
@@ -180,8 +186,8 @@ class Node:
             for each in sockets:
                 each.close()
             with contextlib.suppress(CyoloctlError):
-                if hasattr(self, "engine"):
-                    await self.engine.stop()
+                if self._engine is not None:
+                    await self._engine.stop()
                 else:
                     journal.close()
             raise
@@ -210,7 +216,7 @@ class Node:
         config = self._config
         machine = ClusterState()
         boots = count_start(journal) if config.storage == "disk" else 0
-        self.engine = Engine(
+        self._engine = Engine(
             PeerIdentity(
                 name=config.name,
                 raft_id=raft_id,
