@@ -54,7 +54,7 @@ from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import dataclass
 from hashlib import sha256
-from typing import Any, Literal, TypeVar
+from typing import Any, TypeVar
 
 from cyoloctl.authorities.machine import AuthorityMachine
 from cyoloctl.counters.machine import CounterMachine
@@ -102,12 +102,12 @@ class _Table:
         self.horizon = max(self.horizon, forgotten.index)
 
 
-_KINDS: tuple[Literal["client", "node", "browser", "refused"], ...] = (
-    "client",
-    "node",
-    "browser",
-    "refused",
-)
+_KINDS = ("client", "node", "browser", "refused")
+"""The order of the tables in a snapshot."""
+
+
+def _new_tables(limits: Limits) -> dict[str, _Table]:
+    return {kind: _Table(RequestTable(limits.of(kind))) for kind in _KINDS}
 
 
 class ClusterState:
@@ -125,6 +125,7 @@ class ClusterState:
         self._machines: dict[str, Machine] = {}
         self.counters = self._add(CounterMachine())
         self.members = self._add(MemberMachine())
+        self.members.on_removed = self._forget_member
         self.presence = self._add(PresenceMachine(self.members))
         self.credentials = self._add(CredentialMachine(self.members))
         self.authorities = self._add(AuthorityMachine(self.members))
@@ -134,7 +135,7 @@ class ClusterState:
         self.clock = self._add(ClockMachine())
         self.on_restore: Callable[[], None] | None = None
         self._limits = limits
-        self._tables = {kind: _Table(RequestTable(getattr(limits, kind))) for kind in _KINDS}
+        self._tables = _new_tables(limits)
         self._horizon_unix_ms = -1  # of automatic commands of release 0.1.0
 
     def _add(self, machine: _M) -> _M:
@@ -189,7 +190,7 @@ class ClusterState:
 
     def was_applied(self, kind: str, request_id: str) -> bool:
         """Whether a command of this kind of caller is remembered as applied, not refused, under this id."""
-        return request_id in self._tables[kind].requests  # type: ignore[index]  # one of KINDS
+        return request_id in self._tables[kind].requests
 
     def apply(self, index: int, command: bytes, after: int | None = None) -> bytes:
         """Applies a committed command, of any bytes, and returns its result.
@@ -211,7 +212,7 @@ class ClusterState:
         if request.time_unix_ms >= 0:
             return self._apply_old(index, request)
         request_id = request.request_id
-        table = self._tables[request.kind]  # type: ignore[index]  # one of KINDS
+        table = self._tables[request.kind]
         refused = self._tables["refused"]
         refused_id = f"{request.kind[0]}:{request_id}"
         known = table.requests.find(request_id) or refused.requests.find(refused_id)
@@ -249,10 +250,6 @@ class ClusterState:
             raise VersionMismatch(f"{request.machine}.{request.operation} is unknown here")
         try:
             value = machine.apply(request.operation, request.arguments, index, now_ms)
-            if machine is self.members and request.operation == "remove":
-                # In the same entry: no state ever holds keys for a member that is gone.
-                for each in self._machines.values():
-                    each.forget_member(value["name"], index)
             if machine is self.clock:
                 self._was_set(value["from_unix_ms"], value["to_unix_ms"])
             return encode_result(index, value), True
@@ -264,6 +261,11 @@ class ClusterState:
             raise
         except Exception:
             return None, None
+
+    def _forget_member(self, name: str, index: int) -> None:
+        """In the entry that removes a member: no state ever holds keys for one that is gone."""
+        for machine in self._machines.values():
+            machine.forget_member(name, index)
 
     def _was_set(self, from_ms: int, to_ms: int) -> None:
         """The time was set: what was made in a future that never was keeps what it had left to live."""
@@ -411,7 +413,7 @@ class ClusterState:
                 self.on_restore()
 
 
-_Read = tuple[Stamp | None, int, dict[Literal["client", "node", "browser", "refused"], _Table]]
+_Read = tuple[Stamp | None, int, dict[str, _Table]]
 
 
 def _read(content: bytes, at: int, head: dict[str, Any], limits: Limits) -> _Read:
@@ -429,7 +431,7 @@ def _read(content: bytes, at: int, head: dict[str, Any], limits: Limits) -> _Rea
         raise ValueError("its time is wrong")
     tables = {}
     for kind in _KINDS:
-        requests, at = RequestTable.decode(content, at, getattr(limits, kind), steady_ms)
+        requests, at = RequestTable.decode(content, at, limits.of(kind), steady_ms)
         tables[kind] = _Table(requests, horizons[kind])
     if at != len(content):
         raise ValueError("something follows its end")
@@ -452,7 +454,7 @@ def _read_old(content: bytes, at: int, head: dict[str, Any], limits: Limits) -> 
     node, at = RequestTable.decode_old(content, at, limits.node, time_ms)
     if at != len(content):
         raise ValueError("something follows its end")
-    tables = {kind: _Table(RequestTable(getattr(limits, kind))) for kind in _KINDS}
+    tables = _new_tables(limits)
     tables["client"], tables["node"] = _Table(client), _Table(node)
     return Stamp(0, time_ms, time_ms), horizon_ms, tables
 

@@ -134,6 +134,8 @@ class MemberMachine(Machine):
         self._hosts: dict[str, str] = {}  # host -> the member's name: no host twice
         self._shared_hosts: set[str] = set()
         self._gateways: dict[str, Gateway] = {}
+        self.on_removed: Callable[[str, int], None] | None = None
+        """Replicated too: what else forgets a member in the entry, of this index, that removes it."""
 
     def get(self, name: str) -> Member | None:
         """The member of this name."""
@@ -351,15 +353,17 @@ class MemberMachine(Machine):
 
     def _remove(self, given: dict[str, Any], index: int, now_unix_ms: int) -> dict[str, Any]:
         name = given["name"]
-        if name in self._removed:
-            return {"name": name, "removed": False}
-        self._existing(name)
-        del self._members[name]
-        self._removed.add(name)
-        self._drop_host(name)
-        self._gateways.pop(name, None)
-        self._invitations.pop(name, None)
-        return {"name": name, "removed": True}
+        fresh = name not in self._removed
+        if fresh:
+            self._existing(name)
+            del self._members[name]
+            self._removed.add(name)
+            self._drop_host(name)
+            self._gateways.pop(name, None)
+            self._invitations.pop(name, None)
+        if self.on_removed is not None:
+            self.on_removed(name, index)
+        return {"name": name, "removed": fresh}
 
     def _set_gateway(self, given: dict[str, Any], index: int, now_unix_ms: int) -> dict[str, Any]:
         name, gateway = given["name"], given["gateway"]

@@ -54,6 +54,12 @@ class Limits:
     browser: TableLimits
     refused: TableLimits
 
+    def of(self, kind: str) -> TableLimits:
+        """Limits of a table, by its kind."""
+        return {"client": self.client, "node": self.node, "browser": self.browser, "refused": self.refused}[
+            kind
+        ]
+
 
 LIMITS = Limits(
     client=TableLimits(soft=50_000, keep_ms=0, hard=50_000, expiry_ms=24 * 3600 * 1000),
