@@ -7,6 +7,8 @@ import secrets
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
+from markupsafe import Markup
+
 from cyoloctl.errors import (
     ApprovalRefused,
     BodyTooLarge,
@@ -22,7 +24,7 @@ from cyoloctl.errors import (
     Unavailable,
 )
 from cyoloctl.gateway.forms import RefusalPage
-from cyoloctl.gateway.templates import PAGE, Html, fill, refresh
+from cyoloctl.gateway.templates import PAGE, refresh
 
 __all__ = ["TRY_AGAIN", "Answer", "page", "refusal_page", "text"]
 
@@ -52,13 +54,13 @@ def page(
     node: str,
     status: int,
     title: str,
-    body: Html,
+    body: Markup,
     headers: Mapping[str, str] | None = None,
     look_again_s: int | None = None,
 ) -> Answer:
     """A page that a node serves; with look_again_s the browser loads it again."""
-    filled = fill(
-        PAGE, title=title, body=body, footer=f"Served by node {node}.", refresh=refresh(look_again_s)
+    filled = PAGE.format(
+        title=title, body=body, footer=f"Served by node {node}.", refresh=refresh(look_again_s)
     )
     return Answer(status, filled, headers=dict(headers or {}))
 

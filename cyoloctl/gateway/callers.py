@@ -10,6 +10,7 @@ from collections import Counter
 from urllib.parse import parse_qsl
 
 from aiohttp import web
+from markupsafe import Markup
 
 from cyoloctl.caller import CALLER, Actor, Caller
 from cyoloctl.errors import BodyTooLarge, InvalidInput, TokenRejected
@@ -24,7 +25,7 @@ from cyoloctl.gateway.forms import (
     person_caller,
 )
 from cyoloctl.gateway.settings import GatewayNode, GatewaySettings, Limits
-from cyoloctl.gateway.templates import SIGN_IN, Html, fill
+from cyoloctl.gateway.templates import SIGN_IN
 from cyoloctl.web.connection import read_body
 
 __all__ = ["LIMIT_S", "Callers", "SignInFirst", "answered_by", "once"]
@@ -119,10 +120,10 @@ class Callers:
     def sign_in(self, status: int) -> Answer:
         """The page that says where to sign in."""
         url = self._settings.sign_in_url
-        link = Html("<p>Ask the operator where to sign in.</p>")
+        link = Markup("<p>Ask the operator where to sign in.</p>")
         if url is not None:
-            link = fill('<a class="button" href="{url}" rel="noreferrer">Sign in</a>', url=url)
-        return page(self._node.name, status, "Sign in first", fill(SIGN_IN, link=link))
+            link = Markup('<a class="button" href="{url}" rel="noreferrer">Sign in</a>').format(url=url)
+        return page(self._node.name, status, "Sign in first", SIGN_IN.format(link=link))
 
     def from_our_page(self, asked: GatewayRequest) -> None:
         """Check that no other site's page made the request.  Raises RefusalPage, and logs it."""

@@ -22,6 +22,7 @@ from collections.abc import Awaitable, Callable, Mapping
 from urllib.parse import urlsplit
 
 from aiohttp import web
+from markupsafe import Markup
 
 from cyoloctl.errors import Conflict, InvalidInput, NotFound, OutcomeUnknown, Unavailable
 from cyoloctl.gateway.answers import TRY_AGAIN, Answer, page, refusal_page, text
@@ -48,7 +49,6 @@ from cyoloctl.gateway.templates import (
     buttons,
     clock,
     data_html,
-    fill,
     left,
 )
 
@@ -91,7 +91,7 @@ class RendezvousPages:
         if person is None:
             return self._callers.sign_in(200)
         form = self._callers.forms.seal("enter", browser, person, b"", self._node.now_unix_s())
-        body = fill(ENTER, root=asked.root, form=form, code=code_in(asked.query))
+        body = ENTER.format(root=asked.root, form=form, code=code_in(asked.query))
         answer = page(self._node.name, 200, "Enter the code", body)
         answer.cookies = cookies
         return answer
@@ -118,8 +118,7 @@ class RendezvousPages:
         form = self._callers.forms.seal(
             "decide", actor.browser or "", person, bytes.fromhex(found["id"]), self._node.now_unix_s()
         )
-        body = fill(
-            DECIDE,
+        body = DECIDE.format(
             code=shown_code(given["user_code"]),
             initiator=found["initiator"],
             origin=found["origin"] or "not said",
@@ -169,7 +168,7 @@ class RendezvousPages:
             timeout_s=LIMIT_S,
         )
         _log.info("rendezvous answered on the page", extra={"operation": operation, "by": by})
-        return page(self._node.name, 200, title, fill("<p>{text}</p>", text=text))
+        return page(self._node.name, 200, title, Markup("<p>{text}</p>").format(text=text))
 
     async def _to_owner(self, asked: GatewayRequest, request: web.BaseRequest) -> Answer:
         """/r/NODE?user_code=CODE: to the page of the node where it began, or here when that one is away."""
@@ -207,7 +206,7 @@ class RendezvousPages:
     async def _begin_page(self, asked: GatewayRequest, request: web.BaseRequest) -> Answer:
         browser, cookies = self._callers.browser(asked)
         form = self._callers.forms.seal("begin", browser, "", b"", self._node.now_unix_s())
-        body = fill(BEGIN, root=asked.root, form=form, buttons=buttons(self._settings.begin))
+        body = BEGIN.format(root=asked.root, form=form, buttons=buttons(self._settings.begin))
         answer = page(self._node.name, 200, "Begin", body)
         answer.cookies = cookies
         return answer
@@ -244,12 +243,14 @@ class RendezvousPages:
             found = await self._node.look(begun.id, timeout_s=LIMIT_S)
         except (Unavailable, OutcomeUnknown):
             text = "Too few nodes answer at the moment. Nothing is lost: this page looks again by itself."
-            body = fill('<p>{text}</p>\n<p class="big code">{code}</p>', text=text, code=begun.user_code)
+            body = Markup('<p>{text}</p>\n<p class="big code">{code}</p>').format(
+                text=text, code=begun.user_code
+            )
             return page(self._node.name, 503, "Still waiting", body, TRY_AGAIN, _LOOK_AGAIN_S)
         match found["state"]:
             case "approved" | "consumed":
                 form = self._callers.forms.seal("redeem", cookie, "", b"", self._node.now_unix_s())
-                body = fill(GO_ON, by=found["claimed_by"], kind=found["kind"], form=form, root=asked.root)
+                body = GO_ON.format(by=found["claimed_by"], kind=found["kind"], form=form, root=asked.root)
                 return page(self._node.name, 200, "Approved: go on", body)
             case "denied":
                 text = f"{found['claimed_by']} denied it. Nothing was granted."
@@ -262,8 +263,7 @@ class RendezvousPages:
         claimed = (
             f"{found['claimed_by']} looks at it." if found["state"] == "claimed" else "Not approved yet."
         )
-        body = fill(
-            WAIT,
+        body = WAIT.format(
             link=self._node.page_url(asked.host) or f"{asked.origin}/rendezvous",
             code=begun.user_code,
             status=claimed,
@@ -289,5 +289,5 @@ class RendezvousPages:
             why = refusal_page(error)
             raise self._over(asked, why.status, why.title, why.text) from None
         said = data_html("The answer", answer["data"] or {})
-        body = fill(REDEEMED, by=answer["approved_by"], kind=answer["kind"], data=said)
+        body = REDEEMED.format(by=answer["approved_by"], kind=answer["kind"], data=said)
         return page(self._node.name, 200, "Approved", body)

@@ -27,6 +27,7 @@ import time
 from collections.abc import Callable
 
 from aiohttp import web
+from markupsafe import Markup
 
 from cyoloctl.errors import ConfigError, InvalidInput
 from cyoloctl.gateway.answers import Answer, page, refusal_page, text
@@ -44,7 +45,7 @@ from cyoloctl.gateway.metrics import Metrics
 from cyoloctl.gateway.programs import Programs
 from cyoloctl.gateway.rendezvous_pages import RendezvousPages
 from cyoloctl.gateway.settings import GatewayNode, GatewaySettings, Limits
-from cyoloctl.gateway.templates import SECURITY, Html, fill
+from cyoloctl.gateway.templates import SECURITY
 from cyoloctl.routing.table import NODE_COOKIE
 from cyoloctl.web.connection import Connection, HttpServer
 from cyoloctl.web.listener import Guest, Listener
@@ -257,11 +258,11 @@ class Gateway(HttpServer[_Connection]):
     def _refusal(self, route: str, asked: GatewayRequest | None, why: RefusalPage) -> Answer:
         if not route.startswith(("/r", "/begin")) or route == "/readyz":  # programs ask there
             return Answer(why.status, f"{why.text}\n", "text/plain", dict(why.headers))
-        again = Html()
+        again = Markup()
         if asked is not None:
             to, text = ("rendezvous", "Enter a code")
             if route.startswith("/begin") and self._settings.begin:
                 to, text = ("begin", "Begin again")
-            again = fill('<a class="button" href="{to}">{text}</a>', to=asked.root + to, text=text)
-        body = fill("<p>{text}</p>\n{again}", text=why.text, again=again)
+            again = Markup('<a class="button" href="{to}">{text}</a>').format(to=asked.root + to, text=text)
+        body = Markup("<p>{text}</p>\n{again}").format(text=why.text, again=again)
         return page(self._node.name, why.status, why.title, body, why.headers)

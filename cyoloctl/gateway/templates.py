@@ -2,8 +2,8 @@
 
 The pages are the files in pages/, read once, when this module is imported.
 
-What strangers said (who asks, from where, for what) is escaped where it is put
-into the page, and only into text and double-quoted attributes.
+They are `Markup`: what strangers said (who asks, from where, for what) is escaped
+where `format` puts it into the page, and only into text and quoted attributes.
 """
 
 from __future__ import annotations
@@ -11,8 +11,9 @@ from __future__ import annotations
 import base64
 import hashlib
 from collections.abc import Mapping, Sequence
-from html import escape
 from importlib import resources
+
+from markupsafe import Markup
 
 __all__ = [
     "BEGIN",
@@ -24,36 +25,16 @@ __all__ = [
     "SECURITY",
     "SIGN_IN",
     "WAIT",
-    "Html",
     "buttons",
     "clock",
     "data_html",
-    "fill",
     "left",
     "refresh",
 ]
 
 
-class Html(str):
-    """Text that is HTML already."""
-
-    __slots__ = ()
-
-
-def fill(template: str, **values: object) -> Html:
-    """Values into a template, escaped unless they are Html; for text and double-quoted attributes only."""
-    return Html(
-        template.format_map(
-            {
-                name: value if isinstance(value, Html) else escape(str(value), quote=True)
-                for name, value in values.items()
-            }
-        )
-    )
-
-
-def _read(name: str) -> str:
-    return resources.files("cyoloctl.gateway").joinpath("pages", name).read_text(encoding="utf-8")
+def _read(name: str) -> Markup:
+    return Markup(resources.files("cyoloctl.gateway").joinpath("pages", name).read_text(encoding="utf-8"))
 
 
 _STYLE = "\n" + _read("style.css")
@@ -83,15 +64,17 @@ SIGN_IN = _read("sign_in.html").removesuffix("\n")
 WAIT = _read("wait.html").removesuffix("\n")
 
 
-def refresh(seconds: int | None) -> Html:
+def refresh(seconds: int | None) -> Markup:
     """The element that has the browser load the page again; None: no such element."""
-    return Html() if seconds is None else fill('<meta http-equiv="refresh" content="{s}">\n', s=seconds)
+    if seconds is None:
+        return Markup()
+    return Markup('<meta http-equiv="refresh" content="{s}">\n').format(s=seconds)
 
 
-def buttons(kinds: Sequence[str]) -> Html:
+def buttons(kinds: Sequence[str]) -> Markup:
     """A button that begins each of the kinds."""
-    one = '<button type="submit" name="kind" value="{kind}">Begin \u201c{kind}\u201d</button>'
-    return Html("\n".join(fill(one, kind=kind) for kind in kinds))
+    one = Markup('<button type="submit" name="kind" value="{kind}">Begin \u201c{kind}\u201d</button>')
+    return Markup("\n").join(one.format(kind=kind) for kind in kinds)
 
 
 def left(seconds: int) -> str:
@@ -101,15 +84,13 @@ def left(seconds: int) -> str:
     return f"{minutes} minutes" if minutes < 120 else f"{minutes // 60} hours"
 
 
-def data_html(heading: str, data: Mapping[str, str]) -> Html:
+def data_html(heading: str, data: Mapping[str, str]) -> Markup:
     """A list of what somebody said, nothing for no data."""
     if not data:
-        return Html()
-    rows = "".join(
-        fill("<div><dt><bdi>{key}</bdi></dt><dd><bdi>{value}</bdi></dd></div>\n", key=key, value=value)
-        for key, value in sorted(data.items())
-    )
-    return fill("<h2>{heading}</h2>\n<dl>\n{rows}</dl>", heading=heading, rows=Html(rows))
+        return Markup()
+    row = Markup("<div><dt><bdi>{key}</bdi></dt><dd><bdi>{value}</bdi></dd></div>\n")
+    rows = Markup().join(row.format(key=key, value=value) for key, value in sorted(data.items()))
+    return Markup("<h2>{heading}</h2>\n<dl>\n{rows}</dl>").format(heading=heading, rows=rows)
 
 
 def clock(rfc3339: str) -> str:

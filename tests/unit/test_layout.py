@@ -95,10 +95,12 @@ VENDORS: dict[str, str] = {
     "gateway.forms": "cryptography",  # a form names a record encrypted: its id must not reach who approves
     "gateway.metrics": "prometheus_client",
     "web.connection": "aiohttp",  # the one module that bends it
-    "gateway.server": "aiohttp",
-    "gateway.callers": "aiohttp",
+    "gateway.server": "aiohttp markupsafe",
+    "gateway.answers": "markupsafe",
+    "gateway.templates": "markupsafe",
+    "gateway.callers": "aiohttp markupsafe",
     "gateway.programs": "aiohttp",
-    "gateway.rendezvous_pages": "aiohttp",
+    "gateway.rendezvous_pages": "aiohttp markupsafe",
     "control.server": "aiohttp",
     "node.config": "yaml",
     "cli.*": "typer",
