@@ -44,7 +44,7 @@ __all__ = [
     "steal",
 ]
 
-PEER_PROTOCOL = 2
+PEER_PROTOCOL = 3
 PEER_ALPN = "cyoloctl-raft/3"
 
 # The extension of a node's request that carries its sealing key.
