@@ -26,7 +26,7 @@ class Authorities(TypedDict):
 
 
 class PkiStatus(TypedDict):
-    """The CAs, who holds their keys, whose certificates are under which"""
+    """The CAs, the holders of their keys, and the certificates under each"""
 
     authorities: list[Json]
     members: list[Json]
@@ -62,10 +62,10 @@ class AuthorityApi(Protocol):
     """Operations of a node for callers of this API."""
 
     async def status(self, *, timeout_s: float) -> Json:
-        """The CAs, and who is under which."""
+        """The CAs, and the members under each."""
 
     async def rotate(self, *, overlap_s: int, dry_run: bool, abandon: bool, timeout_s: float) -> Json:
-        """Begin to exchange the CA, or take a beginning back."""
+        """Begin an exchange of the CA, or abandon one."""
 
     async def grant(self, *, request: str, timeout_s: float) -> Json:
         """Renew the certificate of a member that cannot reach the cluster."""
@@ -97,7 +97,7 @@ ROUTES: tuple[Route[HasAuthorities], ...] = (
         "/v1/pki",
         "viewer",
         "pki_status",
-        "The CAs, and who is under which",
+        "The CAs, and the members under each",
         answer=PkiStatus,
         handler=lambda node: node.authorities.status,
     ),
@@ -106,20 +106,20 @@ ROUTES: tuple[Route[HasAuthorities], ...] = (
         "/v1/pki/rotate",
         "operator",
         "pki_rotate",
-        "Begin to exchange the CA, or take a beginning back",
+        "Begin an exchange of the CA, or abandon one",
         answer=PkiRotation,
         handler=lambda node: node.authorities.rotate,
         body=(
             Field(
                 "overlap_s",
                 "integer",
-                "seconds for which certificates come from the old CA at least",
+                "minimum seconds for which certificates come from the old CA",
                 default=604_800,
                 minimum=0,
                 maximum=MAX_LIFE_S,
             ),
-            Field("dry_run", "boolean", "only say what would be", default=False),
-            Field("abandon", "boolean", "take back one that not all members trust yet", default=False),
+            Field("dry_run", "boolean", "only report what would happen", default=False),
+            Field("abandon", "boolean", "abandon one that not all members trust yet", default=False),
         ),
         write=True,
     ),

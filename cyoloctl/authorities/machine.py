@@ -198,7 +198,7 @@ class AuthorityMachine(Machine):
         if going is not None:
             if going.ca_pem == given["ca_pem"]:
                 return {"sha256": sha256}
-            raise Refused(Conflict("a rotation of the CA goes on already: see pki status"))
+            raise Refused(Conflict("a rotation of the CA is already under way: see pki status"))
         if self._current is not None and given["old_ca_pem"] != self._current:
             raise Refused(Conflict("the CA was exchanged meanwhile: see pki status"))
         if given["ca_pem"] == given["old_ca_pem"]:
@@ -292,7 +292,7 @@ class AuthorityMachine(Machine):
 
     def _going(self, given: dict[str, Any]) -> Rotation:
         if self._rotation is None or self._rotation.sha256 != given["sha256"]:
-            raise Refused(Conflict("this rotation of the CA does not go on: see pki status"))
+            raise Refused(Conflict("this rotation of the CA is not under way: see pki status"))
         return self._rotation
 
     def export_state(self) -> dict[str, Any]:

@@ -53,7 +53,7 @@ class AuthorityOperations:
         self._credentials = credentials
 
     async def status(self, *, timeout_s: float) -> Json:
-        """The CAs, who holds their keys, whose certificates are under which, whether a rotation is due."""
+        """The CAs, the holders of their keys, and the certificates under each, whether a rotation is due."""
         await self._proposer.fresh(timeout_s=timeout_s)
         going = self._authorities.rotation
         reported = {
@@ -166,11 +166,11 @@ class AuthorityOperations:
         going = self._authorities.rotation
         if abandon:
             if going is None:
-                raise Conflict("no rotation of the CA goes on: see `cyoloctl pki status`")
+                raise Conflict("no rotation of the CA is under way: see `cyoloctl pki status`")
             await self._certificates.write("abandon", {"sha256": going.sha256})
             return self._rotate_answer(None, 0, dry_run=False)
         if going is not None:
-            raise Conflict("a rotation of the CA goes on already: see `cyoloctl pki status`")
+            raise Conflict("a rotation of the CA is already under way: see `cyoloctl pki status`")
         old = self._certificates.issuing()
         if old is None:
             return await self._rotate_there(overlap_s, dry_run, timeout_s)

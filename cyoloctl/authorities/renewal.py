@@ -391,7 +391,7 @@ class CertificateRenewal:
             raise Unavailable(f"{name} has not announced its key yet: try again")
         if public_key_sha256(request_pem) != member.key_hash:
             raise AccessDenied(
-                f"the request is signed by another key than member {name} was admitted with: if its key is "
+                f"the request is not signed by the key with which member {name} was admitted: if that key is "
                 "lost, remove the member and join the node under a new name"
             )
         certificate = issue_for_node(
@@ -526,7 +526,7 @@ class CertificateRenewal:
         """Answer of a voter that holds the key to a leader that does not."""
         going, found = self._authorities.rotation, self._held.get(sha256)
         if going is None or going.sha256 != sha256 or found is None:
-            raise Conflict("this rotation of the CA does not go on, or its key is not here")
+            raise Conflict("this rotation of the CA is not under way, or its key is not here")
         await self.wrap(going, found, self._authorities.lacking_key())
         return {}
 

@@ -209,7 +209,7 @@ def renew(
     old = _read_old(source) if source.exists() else None
     if name is None and old is None:
         raise NotFound(
-            f"there is no credentials file {source}: use --credentials FILE, or name whom to renew"
+            f"there is no credentials file {source}: use --credentials FILE, or name the credentials to renew"
         )
     if out.exists() and not (old is not None and out.resolve() == source.resolve()):
         raise AlreadyExists(f"{out} exists: remove it or choose another file for the credentials")

@@ -80,7 +80,7 @@ class NodeProcess:
             return answer
         error = answer.get("error") if isinstance(answer, dict) else None
         if not isinstance(error, dict):
-            raise InternalError(f"the node in {self.data_dir} answered what no release answers: {answer!r}")
+            raise InternalError(f"the node in {self.data_dir} gave an answer of no known release: {answer!r}")
         raise error_from_code(str(error.get("code")), str(error.get("message")))
 
     def _died(self) -> CyoloctlError:

@@ -232,7 +232,7 @@ def table(
     parts.append(_boxed(shown, cells, right, colour) if terminal else _aligned(shown, cells, right))
     if hidden:
         left_out = ", ".join(heading for heading in headings if heading in hidden)
-        parts.append(_paint(Cell(f"left out for want of width: {left_out}", "dim"), colour) + "\n")
+        parts.append(_paint(Cell(f"left out for lack of width: {left_out}", "dim"), colour) + "\n")
     parts += [_paint(line, colour) + "\n" for line in below]
     write("".join(parts))
 

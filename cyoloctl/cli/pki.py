@@ -59,7 +59,7 @@ def status(invocation: Invocation) -> None:
     rotation = document["rotation"]
     if rotation is not None:
         output.write(
-            f"\na rotation goes on: {rotation['step']}, overlap until {rotation['overlap_until']}, "
+            f"\na rotation is under way: {rotation['step']}, overlap until {rotation['overlap_until']}, "
             f"waiting for {_names(rotation['waiting_for'])}\n"
             f"credentials to renew: {_names(document['credentials_to_renew'])}\n"
         )
@@ -99,7 +99,7 @@ def rotate_ca(
     overlap_s = parse_duration_s(overlap, "--overlap", minimum_s=0, maximum_s=366 * 86_400)
     client = invocation.client()
     if abandon:
-        confirm(yes, "take the rotation of the CA back?")
+        confirm(yes, "abandon the rotation of the CA?")
     elif not dry_run:
         confirm(yes, "give the cluster a new CA? credentials that are not renewed meanwhile stop counting.")
     body = {"overlap_s": overlap_s, "dry_run": dry_run, "abandon": abandon}

@@ -25,7 +25,7 @@ TimeSet = TypedDict(
         "affected": dict[str, Count],
     },
 )
-TimeSet.__doc__ = "How cluster time was, or would be, set"
+TimeSet.__doc__ = "The setting of cluster time, or its preview"
 
 
 class Stopping(TypedDict):
@@ -71,7 +71,7 @@ ROUTES: tuple[Route[NodeApi], ...] = (
         answer=TimeSet,
         handler=lambda node: node.set_time,
         body=(
-            Field("dry_run", "boolean", "only say what it would do", default=False),
+            Field("dry_run", "boolean", "only report what it would do", default=False),
             REQUEST_ID,
         ),
         write=True,

@@ -211,7 +211,7 @@ class Admission:
             )
         if not self._caught_up.is_set():
             raise Unavailable(
-                "this node is not up to date with its cluster since it started, and cannot tell whose "
+                "this node has not caught up with its cluster since it started, and cannot tell whose "
                 "credentials count: try again, or use its control socket"
             )
         entry = self._credentials.find(shown.key_hash)
@@ -428,5 +428,5 @@ def _read_known(path: Path) -> tuple[dict[str, Known], frozenset[str]]:
     except FileNotFoundError:
         return nothing
     except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError):
-        _log.warning("members.json cannot be read: starting as if it were not there")
+        _log.warning("members.json cannot be read: starting as if it did not exist")
         return nothing

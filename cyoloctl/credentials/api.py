@@ -109,7 +109,7 @@ _MAX_CREDENTIAL_S = 825 * 86_400
 _RENEWED_TTL_S = Field(
     "ttl_s",
     "integer",
-    "seconds until it expires; null: as long as it was granted for",
+    "seconds until it expires; null: the lifetime granted before",
     default=None,
     nullable=True,
     minimum=60,
@@ -123,7 +123,7 @@ ROUTES: tuple[Route[HasCredentials], ...] = (
         "/v1/credentials",
         "viewer",
         "credential_list",
-        "List whose keys count or counted: operators, gateways, viewers and nodes",
+        "List the keys that count or counted: operators, gateways, viewers and nodes",
         answer=CredentialList,
         handler=lambda node: node.credentials.list,
     ),
@@ -137,7 +137,7 @@ ROUTES: tuple[Route[HasCredentials], ...] = (
         handler=lambda node: node.credentials.create,
         body=(
             NAME,
-            Field("role", "string", "what it may do", choices=("viewer", "gateway", "operator")),
+            Field("role", "string", "its permissions", choices=("viewer", "gateway", "operator")),
             _REQUEST_PEM,
             Field(
                 "ttl_s",

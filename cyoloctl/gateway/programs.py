@@ -67,7 +67,7 @@ class Programs:
 
     async def _readyz(self, asked: GatewayRequest, request: web.BaseRequest) -> Answer:
         if self._closing() or not self._node.ready():
-            return text(503, "not ready: no leader was heard of lately\n", Retry_After="1")
+            return text(503, "not ready: no leader was heard recently\n", Retry_After="1")
         return text(200, "ready\n")
 
     async def _show_metrics(self, asked: GatewayRequest, request: web.BaseRequest) -> Answer:

@@ -195,7 +195,7 @@ class RendezvousPages:
                 asked,
                 404,
                 "Nothing was begun here",
-                "This browser began nothing lately, or it keeps no cookies. The answer is for the browser "
+                "This browser began nothing recently, or it keeps no cookies. The answer is for the browser "
                 "that began.",
             ) from None
         return begun, hashlib.sha256(value.encode()).hexdigest()

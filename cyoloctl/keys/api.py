@@ -131,7 +131,7 @@ class HasKeys(Protocol):
         """The operations."""
 
 
-_FORCE = Field("force", "boolean", "even while tokens under the key may live", default=False)
+_FORCE = Field("force", "boolean", "even while tokens under the key may be valid", default=False)
 
 
 ROUTES: tuple[Route[HasKeys], ...] = (
@@ -255,7 +255,7 @@ ROUTES: tuple[Route[HasKeys], ...] = (
             Field(
                 "rotate_every_s",
                 "integer",
-                "seconds between rotations; null: never by itself",
+                "seconds between rotations; null: never automatically",
                 default=None,
                 nullable=True,
                 minimum=3600,

@@ -290,9 +290,7 @@ class JoinOperations:
             return found
         if not self._unbacked.take():
             self._turned_away += 1
-            raise Overloaded(
-                "too many nodes ask to join that this node knows no invitation for: try again in a second"
-            )
+            raise Overloaded("too many nodes ask to join without a known invitation: try again in a second")
         # It may have been made a moment ago, at another member.
         await self._proposer.fresh(timeout_s=timeout_s)
         found = self._verify(request, request_sha256)

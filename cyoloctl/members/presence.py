@@ -108,7 +108,7 @@ class PresenceMachine(Machine):
                 for name, fields in json_object(state).items()
             }
         except Malformed:
-            raise ValueError("what is known of a node's processes is not valid") from None
+            raise ValueError("the record of a node's processes is not valid") from None
 
         def commit() -> None:
             self._nodes = nodes

@@ -337,7 +337,7 @@ def test_ca_is_exchanged_under_writes_and_what_the_old_one_vouches_for_counts_no
             assert planned["members"] == ["l1", "n1", "n2", "n3"]
             assert pki_status(n1)["rotation"] is None
             begun = cluster["n2"].json("pki", "rotate-ca", "--overlap", "0s", "--yes")
-            assert_refused(n1.cli("pki", "rotate-ca", "--yes"), 4, "goes on already", "pki status")
+            assert_refused(n1.cli("pki", "rotate-ca", "--yes"), 4, "already under way", "pki status")
             new = wait_exchanged(cluster, n1, old)
             assert begun["sha256"] == new
             writers.wait_more(20)
