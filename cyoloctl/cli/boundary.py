@@ -68,7 +68,7 @@ def _run(argv: list[str]) -> int:
             return result if isinstance(result, int) else 0
         failure = Interrupted("interrupted")
     except output.OutputClosed:
-        # The reader of stdout went away (`| head`): what was asked is done, nobody wants to read on.
+        # The reader of stdout went away (`| head`): the command is done, and nobody reads on.
         return 0
     except CyoloctlError as error:
         failure = error

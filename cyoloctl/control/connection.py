@@ -20,8 +20,8 @@ __all__ = ["CallerConnection", "Guard", "Owner"]
 
 # How long a connection may be idle, or dribble a request's head.
 _IDLE_S = 60.0
-# How long what is left of a refused body is read and thrown away, so that the
-# client gets to read the refusal.
+# How long the rest of a refused body is read and thrown away, so that the client
+# can read the refusal.
 _LINGER_S = 2.0
 
 

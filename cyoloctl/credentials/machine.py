@@ -100,8 +100,8 @@ class CredentialMachine(Machine):
     invalid_input when it would have expired already; overloaded beyond 1,000
     that count.
     ``renew {name, from_key_hash, key_hash, ttl_ms, latest_unix_ms}``: another
-    expiry and, where key_hash is another, another key; the former key counts
-    no more.  from_key_hash: the key that the holder has, null where an
+    expiry and, where key_hash is another, another key; the former key no
+    longer counts.  from_key_hash: the key that the holder has, null where an
     operator renews; conflict where the register has another by now.  ttl_ms:
     null for the lifetime that it had; the holder gets at most that one.
     not_found, conflict for one that was revoked, and as create.

@@ -285,7 +285,7 @@ def _opened(path: Path, *, private: bool) -> BinaryIO:
     private: refuse one that group or others may read, or that another user owns.
     """
     try:
-        # Not blocking: something else that has the name, a pipe say, must not hold us up.
+        # Not blocking: something else of that name, such as a pipe, must not hold us up.
         descriptor = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)
     except OSError as error:
         if error.errno == errno.ELOOP:

@@ -125,7 +125,7 @@ class SqliteStore:
             if pragma == "journal_mode=WAL" and answer != ("wal",):
                 raise StorageError(f"{self.path} cannot be switched to WAL: use a local file system")
         self._check_format(connection)
-        # SQLite would go on in the recovered WAL, among what is left of a torn transaction, under the same
+        # SQLite would go on in the recovered WAL, among the remains of a torn transaction, under the same
         # salts.  Start it over: then check_wal finds the traces of one crash at most.
         if connection.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchone()[0] != 0:
             raise StorageError(f"{self.path} is busy: stop the programs that read it, {_RESTART}")

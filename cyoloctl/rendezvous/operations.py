@@ -249,7 +249,7 @@ class RendezvousOperations:
                     await self._proposer.fresh(timeout_s=timeout_s)
                     if self._was_begun(beginning, public_key):
                         break
-                # Only a taken code is drawn again; what is no conflict of codes is the caller's to know.
+                # Only a taken code is drawn again; any other conflict goes to the caller.
                 if type(error) is not Conflict or number == _DRAWS - 1:
                     raise
         return self._started(beginning)

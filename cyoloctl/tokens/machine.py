@@ -318,7 +318,7 @@ def _sub(value: object) -> str:
             size = len(value) if value.isascii() else len(value.encode("utf-8"))
         except UnicodeEncodeError:  # half of a surrogate pair
             size = 0
-        # By code point: what is printable depends on the interpreter's Unicode version.
+        # By code point, since `str.isprintable` depends on the interpreter's Unicode version.
         if 0 < size <= 256 and min(value) >= " " and "\x7f" not in value:
             return value
     raise Malformed("the subject is not valid: use 1 to 256 bytes of utf-8 without control characters")

@@ -22,7 +22,7 @@ def test_map_names_every_home_in_the_order_of_the_layout() -> None:
 
 
 def test_functions_and_types_that_the_page_names_in_a_file_are_there() -> None:
-    """What a newcomer searches for by name must be found."""
+    """A name for which a newcomer searches must be found."""
     for file, names in {
         "raft/replica.py": ["def tick"],
         "tokens/issuer.py": ["def open"],

@@ -1,4 +1,4 @@
-"""What gets an end waits until cluster time is not about to step forward."""
+"""Proposals that set an end wait until cluster time is not about to step forward."""
 
 from __future__ import annotations
 
