@@ -70,7 +70,6 @@ class AuthorityOperations:
         ]
         reasons = self._due_reasons()
         return {
-            "schema_version": 1,
             "authorities": [self._ca_row(pem, reported) for pem in self._all_authorities()],
             "members": members,
             "rotation": None if going is None else self._rotation_row(going),
@@ -234,7 +233,6 @@ class AuthorityOperations:
         members = self._members.members()
         connected = {self._name, *self._engine.peers()}
         return {
-            "schema_version": 1,
             "dry_run": dry_run,
             "sha256": sha256,
             "overlap_s": overlap_s,

@@ -105,7 +105,7 @@ class CredentialOperations:
             for member in self._members.members()
         ]
         rows.sort(key=lambda row: (row["name"], row["role"] == "node", row["created_at"] or ""))
-        return {"schema_version": 1, "credentials": rows}
+        return {"credentials": rows}
 
     async def show(self, name: str, *, timeout_s: float) -> Json:
         """One entry.  Raises NotFound."""
@@ -114,7 +114,7 @@ class CredentialOperations:
         key_hash = None if entry is None else entry.key_hash
         for row in listed["credentials"]:
             if row["name"] == name and (entry is None or row["key_hash"] == key_hash):
-                return {"schema_version": 1, **row}
+                return dict(row)
         raise NotFound(f"there are no credentials of the name {name}: see `credentials list`")
 
     # ------------------------------------------------------------- changing
@@ -254,7 +254,7 @@ class CredentialOperations:
         if operation == "revoke":
             value = await self._apply("revoke", {"name": name}, request_id, timeout_s)
             audit("credentials revoke", credentials=name, role=value["role"], key_hash=value["key_hash"])
-            return {"schema_version": 1, **_row_of(value)}
+            return _row_of(value)
         await self._proposer.in_time(timeout_s=timeout_s)
         issuer = self._issuer()
         request_pem = given["request_pem"]
@@ -308,7 +308,6 @@ class CredentialOperations:
             until=from_unix_ms(value["expires_unix_ms"] // 1000 * 1000),
         )
         return {
-            "schema_version": 1,
             **_row_of(value),
             "cluster_id": cluster_id,
             "ca_pem": issuer.trust_pem,

@@ -215,13 +215,13 @@ class KeyOperations:
         }
 
     def _listing(self) -> Json:
-        return {"schema_version": 1, "keys": [self._json(record) for record in self._keys.records()]}
+        return {"keys": [self._json(record) for record in self._keys.records()]}
 
     def _answer(self, key_id: str) -> Json:
         record = self._keys.get(key_id)
         if record is None:
             raise NotFound(f"there is no key {key_id}: see `key list`")
-        return {"schema_version": 1, **self._json(record)}
+        return self._json(record)
 
     async def _write(self, operation: str, arguments: Json, timeout_s: float) -> None:
         await self._proposer.apply_here("keys", operation, arguments, request_id=None, timeout_s=timeout_s)
@@ -244,7 +244,6 @@ class KeyOperations:
         for key_id in self._unreadable.keys() & {record.key_id for record in live} - self._opened.keys():
             problems.append(f"{self._name} was given a {key_id} that it cannot open")
         return {
-            "schema_version": 1,
             "agreed": not problems,
             "primary": None if primary is None else primary.key_id,
             "problems": problems,
@@ -405,7 +404,7 @@ class KeyOperations:
     async def policy(self, *, timeout_s: float) -> Json:
         await self._proposer.fresh(timeout_s=timeout_s)
         policy = self._keys.policy
-        return {"schema_version": 1, "rotate_every_s": policy.rotate_every_s, "keep_s": policy.keep_s}
+        return {"rotate_every_s": policy.rotate_every_s, "keep_s": policy.keep_s}
 
     async def set_policy(self, *, rotate_every_s: int | None, keep_s: int, timeout_s: float) -> Json:
         await self._write("policy", {"rotate_every_s": rotate_every_s, "keep_s": keep_s}, timeout_s)
@@ -413,7 +412,6 @@ class KeyOperations:
 
     async def identity(self, *, timeout_s: float) -> Json:
         return {
-            "schema_version": 1,
             "identity": encode_identity(self._identity),
             "ca_sha256": self._identity.ca_sha256,
         }
@@ -456,7 +454,7 @@ class KeyOperations:
                 now=now,
             )
         _log.warning("the key ring was exported", extra={"keys": len(live)})
-        return {"schema_version": 1, "data": data.decode("ascii"), "keys": len(live)}
+        return {"data": data.decode("ascii"), "keys": len(live)}
 
     async def import_ring(
         self, *, data: str, passphrase: str | None, from_ca: str | None, adopt: bool, timeout_s: float

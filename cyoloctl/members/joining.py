@@ -128,7 +128,6 @@ class JoinOperations:
             members=tuple(self._whom_to_dial(name).items())[: join_token.MAX_TOKEN_MEMBERS],
         )
         return {
-            "schema_version": 1,
             "token": join_token.encode_token(token),
             "name": name,
             "learner": learner,
@@ -191,7 +190,7 @@ class JoinOperations:
             }
             for old in self._members.secret_invitations()
         ]
-        return {"schema_version": 1, "invitations": sorted(rows, key=lambda row: str(row["name"]))}
+        return {"invitations": sorted(rows, key=lambda row: str(row["name"]))}
 
     async def uninvite(self, name: str, *, timeout_s: float) -> Json:
         """Withdraw an invitation."""
@@ -200,14 +199,13 @@ class JoinOperations:
         )
         _log.info("invitation withdrawn", extra={"member": name})
         audit("member uninvite", member=name)
-        return {"schema_version": 1, **done}
+        return done
 
     # ------------------------------------------------------------- joining
 
     def authorities(self) -> Json:
         """The CAs of this cluster, for anyone who compares them with a digest that they trust."""
         return {
-            "schema_version": 1,
             "cluster_id": self._node.cluster_id,
             "certificates": list(self._files().authorities),
         }

@@ -131,7 +131,7 @@ class MemberOperations:
         _, value, _ = await self._proposer.apply(
             "members", "set_host", arguments, request_id=None, timeout_s=timeout_s
         )
-        return {"schema_version": 1, **value}
+        return value
 
     async def remove(self, name: str, *, force: bool, dry_run: bool, timeout_s: float) -> Json:
         """Remove a member.  Raises NotFound, Conflict, NoLeader."""
@@ -209,7 +209,6 @@ class MemberOperations:
             return sum(1 for row in voters if row["reachable"]) - majority(len(voters))
 
         return {
-            "schema_version": 1,
             "name": name,
             "removed": not dry_run,
             "dry_run": dry_run,
@@ -232,7 +231,6 @@ class MemberOperations:
         while (leader := self._engine.leader()) is None and time.monotonic() < deadline:
             await self._engine.wait_changed(0.05)
         return {
-            "schema_version": 1,
             "leader": None if leader is None else name_of(leader),
             "previous": previous,
         }

@@ -72,7 +72,6 @@ class ClusterTime:
             return unix_ms is not None and low < unix_ms <= high
 
         return {
-            "schema_version": 1,
             "dry_run": dry_run,
             "from": rfc3339(from_ms / 1000),
             "to": rfc3339(to_ms / 1000),

@@ -260,7 +260,6 @@ class Service:
         """Whether a leader is known; never waits."""
         status = self._engine.status()
         return {
-            "schema_version": 1,
             "status": "ok" if status.leader is not None else "no_leader",
             "name": self._config.name,
             "role": status.role,
@@ -282,4 +281,4 @@ class Service:
                 raise Conflict(f"{reason}; to stop it all the same: `cyoloctl node stop --force`")
             _log.critical("stopping by force", extra={"reason": reason})
         self._request_stop()
-        return {"schema_version": 1, "stopping": True}
+        return {"stopping": True}

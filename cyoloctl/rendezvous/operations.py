@@ -270,7 +270,6 @@ class RendezvousOperations:
             raise Conflict("the request id began a rendezvous that ended long ago: use a new one")
         page = self._page_url(record.node)
         return {
-            "schema_version": 1,
             "id": record.id,
             "user_code": user_code,
             "verification_uri": page,
@@ -337,7 +336,6 @@ class RendezvousOperations:
 
     def _redeemed(self, record: Rendezvous, answer: Mapping[str, str] | None, sealed: str | None) -> Json:
         return {
-            "schema_version": 1,
             "id": record.id,
             "state": "consumed",
             "kind": record.kind,
@@ -549,7 +547,7 @@ class RendezvousOperations:
     ) -> Json:
         """Set who may approve what a kind is for, the whole of it; the defaults remove it."""
         arguments = {"kind": kind, "require": require, "allow_self": allow_self}
-        return {"schema_version": 1, **await self._write("set_policy", arguments, timeout_s, request_id)}
+        return await self._write("set_policy", arguments, timeout_s, request_id)
 
     async def policies(self, *, timeout_s: float) -> Json:
         """Every policy that is not the default."""
@@ -558,7 +556,7 @@ class RendezvousOperations:
             {"kind": kind, "require": dict(policy.require), "allow_self": policy.allow_self}
             for kind, policy in self._records.policies().items()
         ]
-        return {"schema_version": 1, "policies": found}
+        return {"policies": found}
 
     # ------------------------------------------------------------- who looks
 
@@ -584,7 +582,7 @@ class RendezvousOperations:
         record = self._records.get(id, self._now_ms())
         if record is None:
             raise NotFound("there is no such rendezvous: it never was, or it ended long ago")
-        return {"schema_version": 1, **self.to_json(record)}
+        return self.to_json(record)
 
     async def show(self, name: str, *, timeout_s: float) -> Json:
         """name: an id, or a user code.  Operators' wrong codes are not counted: they can list all records."""
@@ -607,7 +605,6 @@ class RendezvousOperations:
         ]
         page = found[:limit]
         return {
-            "schema_version": 1,
             "rendezvous": [self.to_json(record) for record in page],
             "next": f"{page[-1].created_unix_ms}-{page[-1].id}" if len(found) > limit else None,
         }

@@ -58,7 +58,6 @@ class RoutingOperations:
                 }
             )
         return {
-            "schema_version": 1,
             "backends": backends,
             "shared_hosts": self._members.shared_hosts(),
             "index": engine.applied_index(),
@@ -70,4 +69,4 @@ class RoutingOperations:
         _, value, _ = await self._proposer.apply(
             "members", operation, arguments, request_id=request_id, timeout_s=timeout_s
         )
-        return {"schema_version": 1, **value}
+        return value

@@ -209,7 +209,7 @@ class TokenOperations:
                 "sessions", "revoke_sub", arguments, request_id=request_id, timeout_s=timeout_s
             )
             found = Revocation("sub", sub, None, value["issued_before_unix_s"], value["until_unix_ms"])
-            return {"schema_version": 1, **_row(found)}
+            return _row(found)
         until_ms = None
         if sid is None:
             await self._proposer.caught_up(timeout_s=timeout_s)
@@ -228,14 +228,13 @@ class TokenOperations:
             timeout_s=timeout_s,
         )
         found = Revocation("sid", sid, value["minimum_gen"], None, value["until_unix_ms"])
-        return {"schema_version": 1, **_row(found)}
+        return _row(found)
 
     async def revocations(self, *, limit: int, after: str | None, timeout_s: float) -> Json:
         await self._proposer.fresh(timeout_s=timeout_s)
         found = self._sessions.list(None if after is None else _mark(after), limit + 1)
         page = found[:limit]
         return {
-            "schema_version": 1,
             "revocations": [_row(revocation) for revocation in page],
             "next": _next(page[-1]) if len(found) > limit else None,
         }
@@ -282,7 +281,7 @@ class TokenOperations:
                     results.append(refusal(error))
                 if number % _TURN == _TURN - 1:
                     await asyncio.sleep(0)
-        return {"schema_version": 1, "results": results}
+        return {"results": results}
 
     def _one(self, operation: str, context: Context) -> Callable[[Any], Json]:
         issuer, now_s = self._issuer, self._now_s()
