@@ -41,7 +41,7 @@ async def test_session_is_not_refused_while_the_time_is_not_known() -> None:
     service = cast(
         "TokenOperations",
         SimpleNamespace(
-            _proposer=SimpleNamespace(caught_up=at_once, now_ms=lambda: now_ms),
+            _proposer=SimpleNamespace(caught_up=at_once, in_time=at_once, now_ms=lambda: now_ms),
             _keys=SimpleNamespace(wait_whole=at_once),
         ),
     )
