@@ -377,7 +377,14 @@ def test_join_overheard_admits_nobody_else_and_passed_on_it_admits_the_joiner(ou
 def test_join_without_an_invitation_writes_nothing_and_is_bounded(ours: Cluster) -> None:
     node = ours["n1"]
     stranger = json.dumps(join_body(join_token.new_secret(), "stranger", "f" * 32)).encode()
-    index = node.client().status()["cluster"]["commit_index"]
+    seen: list[int] = []
+
+    def wrote_its_first_entries() -> bool:
+        seen.append(node.client().status()["cluster"]["commit_index"])
+        return len(seen) > 20 and len(set(seen[-20:])) == 1
+
+    wait_until("a node that writes nothing of its own any longer", wrote_its_first_entries)
+    index = seen[-1]
     since = node.log_size()
     answers = [
         http_exchange(tls_connect(node.port, alpn=["http/1.1"]), "POST", "/v1/join", stranger)[0]

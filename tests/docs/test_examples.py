@@ -25,7 +25,7 @@ import yaml
 from cyoloctl.keys.keyring import Key, Keyring, KeyState
 from cyoloctl.node import config
 from tests.docs.reading import GENERATED, ROOT, Block, blocks, pages
-from tests.support.cluster import Cluster, Node, environment, free_port
+from tests.support.cluster import Cluster, Node, environment, free_port, wait_until
 
 KINDS = {"bash", "yaml", "python", "py", "json", "output", "message", "text"}
 LIMIT_S = 150
@@ -99,6 +99,8 @@ def rendezvous(cluster: Cluster, work: Path) -> dict[str, str]:
 
 def routing(cluster: Cluster, work: Path) -> dict[str, str]:
     node = cluster["n1"]
+    exported = ("route", "export", "--format", "nginx")
+    wait_until("the gateway known to the cluster", lambda: node.cli(*exported).returncode == 0)
     shutil.copy(node.directory / "operator.yaml", work / "operator.yaml")
     return {
         "cyoloctl route watch": "cyoloctl route watch --once",
