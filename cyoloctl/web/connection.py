@@ -14,6 +14,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+from abc import ABC, abstractmethod
 from typing import TYPE_CHECKING, Any, Generic, TypeVar, cast
 
 from aiohttp import web
@@ -151,7 +152,7 @@ class Connection(web.RequestHandler):
 C = TypeVar("C", bound="Connection")
 
 
-class HttpServer(Generic[C]):
+class HttpServer(ABC, Generic[C]):
     """Connections that answer requests.  Belongs to the running loop."""
 
     def __init__(self, name: str) -> None:
@@ -165,13 +166,13 @@ class HttpServer(Generic[C]):
         self._idle.set()
         self._closing: asyncio.Future[None] = self.loop.create_future()
 
+    @abstractmethod
     async def respond(self, request: web.BaseRequest, connection: C) -> web.StreamResponse:
         """The answer to a request; raises nothing."""
-        raise NotImplementedError
 
+    @abstractmethod
     def refuse_unreadable(self, error: BaseException | None) -> web.StreamResponse:
         """The answer to what is not HTTP; error: what failed here, if something did."""
-        raise NotImplementedError
 
     @property
     def connections(self) -> list[C]:
