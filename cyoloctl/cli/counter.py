@@ -107,7 +107,10 @@ def reset(
 
 @command()
 def watch(invocation: Invocation, name: NameArgument = "default") -> None:
-    """Print the value of a counter now and after every change, until interrupted."""
+    """Print the value of a counter now and after every change, until interrupted.
+
+    Exits 3 when there is no such counter, as `counter get` does.
+    """
     parse_name(name, "counter")
     for document in invocation.client().counter_watch(name):
         invocation.value(document, _bare(document), stream=True)

@@ -148,12 +148,20 @@ def destroy(
 
 @command()
 def rewrap(invocation: Invocation) -> None:
-    """Seal every key again to every member, for example after one changed its sealing key."""
+    """Seal every key again to every member, for example after one changed its sealing key.
+
+    Waits until the connected members have opened theirs.
+    """
     document = invocation.client().call("key_rewrap", repeatable=True)
     if invocation.mode == "table":
         _rows(document["keys"])
     else:
         output.structured(document, invocation.mode)
+    lacking = sorted({name for key in document["keys"] for name in key["missing"]})
+    if lacking:
+        output.note(
+            f"sealed to {', '.join(lacking)} too, but not opened there yet: `cyoloctl key status` shows when"
+        )
 
 
 @command()
@@ -174,7 +182,11 @@ def policy(
         ),
     ] = None,
 ) -> None:
-    """Show the rotation policy, or set what is given."""
+    """Show the rotation policy, or set what is given.
+
+    With --keep below 8h, the default age of a token is refused: `token mint`
+    then needs a --max-age that is no longer.
+    """
     client = invocation.client()
     found = client.call("key_policy")
     if rotate_every is not None or keep is not None:
@@ -193,6 +205,14 @@ def policy(
         found,
         [("rotate every", "never" if every is None else f"{every} s"), ("keep", f"{found['keep_s']} s")],
     )
+    from cyoloctl.tokens.format import DEFAULT_MAX_AGE_S
+
+    if found["keep_s"] < DEFAULT_MAX_AGE_S:
+        output.note(
+            f"no token may live longer than {found['keep_s']} s now, and the default is "
+            f"{DEFAULT_MAX_AGE_S} s: `cyoloctl token mint` is refused without --max-age {found['keep_s']}s "
+            "or less"
+        )
 
 
 @command()

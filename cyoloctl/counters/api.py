@@ -61,7 +61,7 @@ class CounterApi(Protocol):
         """A page."""
 
     def watch(self, name: str) -> AsyncIterator[Counter]:
-        """The present value, then changes.  Closed (aclose) when the client leaves."""
+        """The present value, then changes.  Raises NotFound.  Closed (aclose) when the client leaves."""
 
 
 class HasCounters(Protocol):

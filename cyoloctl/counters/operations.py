@@ -13,6 +13,9 @@ from cyoloctl.text import Json
 
 __all__ = ["CounterOperations"]
 
+# How long the first line of a watch may wait for a majority.
+_FRESH_S = 5.0
+
 
 class CounterOperations:
     """Implements `counters.api.CounterApi`.  Any node takes any request."""
@@ -58,10 +61,13 @@ class CounterOperations:
     async def get(self, name: str, *, consistency: str, timeout_s: float) -> Counter:
         """Read.  Raises NotFound."""
         await self._proposer.fresh(stale=consistency == "stale", timeout_s=timeout_s)
+        return _counter(name, self._existing(name), self._proposer.engine.applied_index())
+
+    def _existing(self, name: str) -> int:
         value = self._counters.get(name)
         if value is None:
             raise NotFound(f"there is no counter {name!r}: `counter incr {name}` makes it")
-        return _counter(name, value, self._proposer.engine.applied_index())
+        return value
 
     async def list(self, *, after: str | None, limit: int, consistency: str, timeout_s: float) -> CounterList:
         """A page, by name."""
@@ -72,7 +78,14 @@ class CounterOperations:
         return {"counters": page, "next": page[-1]["name"] if len(found) > limit and page else None}
 
     async def watch(self, name: str) -> AsyncIterator[Counter]:
-        """The present value, then each later one that this node has applied; fast changes are merged."""
+        """The present value, then each later one that this node has applied; fast changes are merged.
+
+        Raises NotFound for a counter that does not exist, as `get` does, and
+        NoLeader where that cannot be known.
+        """
+        if self._counters.get(name) is None:
+            await self._proposer.fresh(timeout_s=_FRESH_S)  # it may have been made on another node just now
+            self._existing(name)
         shown: tuple[int, int] | None = None
         try:
             with self._watchers.watch(name) as event:

@@ -53,6 +53,8 @@ _log = logging.getLogger("cyoloctl.keys")
 _STEP_TIMEOUT_S = 5.0
 # The ring reaches a new member within a second or so; what it is asked before that may wait for it.
 _GIVEN_WITHIN_S = 2.0
+# Kept for the answer of an operation that waited.
+_ANSWER_S = 0.2
 
 
 def _when(unix_ms: int | None) -> str | None:
@@ -395,11 +397,22 @@ class KeyOperations:
         return self._answer(key_id)
 
     async def rewrap(self, *, timeout_s: float) -> Json:
+        deadline = time.monotonic() + timeout_s
         await self._proposer.fresh(timeout_s=timeout_s)
         for key in self.ring().keys:
             arguments = {"key_id": key.key_id_hex, "wrapped": self._wrapped(key)}
-            await self._write("wrap", arguments, timeout_s)
+            await self._write("wrap", arguments, max(0.1, deadline - time.monotonic()))
+        # A new blob counts once its member has opened it: until then it would seem that nobody holds a key.
+        while self._unconfirmed_here() and (left := deadline - time.monotonic()) > _ANSWER_S:
+            await self._proposer.engine.wait_changed(min(0.05, left))
         return self._listing()
+
+    def _unconfirmed_here(self) -> bool:
+        """Whether a member that is connected has not confirmed a key yet."""
+        present = {self._name, *self._proposer.engine.peers()} & {m.name for m in self._members.members()}
+        return any(
+            present - set(record.holders) for record in self._keys.records() if record.state != "destroyed"
+        )
 
     async def policy(self, *, timeout_s: float) -> Json:
         await self._proposer.fresh(timeout_s=timeout_s)

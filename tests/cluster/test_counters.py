@@ -14,7 +14,7 @@ from collections.abc import Iterator
 
 import pytest
 
-from cyoloctl.errors import OutcomeUnknown, Unavailable
+from cyoloctl.errors import NotFound, OutcomeUnknown, Unavailable
 from tests.support.cluster import Cluster, Node, assert_refused, environment, run, wait_until
 
 pytestmark = pytest.mark.cluster
@@ -96,6 +96,17 @@ def test_watch_sees_changes_made_through_another_node_and_ends_cleanly_on_sigint
     assert status == 130
     assert "Traceback" not in message
     assert shared["n2"].client().counter_get("watched")["value"] == 13
+
+
+def test_watch_and_get_of_a_counter_that_nobody_made_are_not_found(shared: Cluster) -> None:
+    client = shared["n2"].client()
+    for read in (client.counter_get, lambda name: next(client.counter_watch(name))):
+        with pytest.raises(NotFound, match="there is no counter 'unmade'"):
+            read("unmade")
+    assert_refused(shared["n3"].cli("counter", "watch", "unmade"), 3, "counter incr unmade")
+    shared["n1"].client().counter_add("unmade", 1)
+    # Made on another node a moment ago: it is there, whatever this one has applied.
+    assert next(client.counter_watch("unmade"))["value"] == 1
 
 
 def test_watch_goes_on_across_a_change_of_leader(shared: Cluster) -> None:
