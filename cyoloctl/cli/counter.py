@@ -9,6 +9,7 @@ import typer
 
 from cyoloctl.cli import output
 from cyoloctl.cli.invocation import Invocation, RequestIdOption, command, confirm, parse_int64
+from cyoloctl.cli.output import Column
 from cyoloctl.model import parse_name
 
 __all__ = ["COMMANDS"]
@@ -83,7 +84,7 @@ def list_(invocation: Invocation, stale: StaleOption = False) -> None:
             break
     if invocation.mode == "table":
         rows = [(str(counter["name"]), _bare(counter)) for counter in counters]
-        output.table(("COUNTER", "VALUE"), rows, right=frozenset({"VALUE"}))
+        output.table((Column("COUNTER", identifier=True), Column("VALUE", right=True)), rows)
     else:
         output.structured({"schema_version": 1, "counters": counters}, invocation.mode)
 

@@ -20,6 +20,7 @@ from cyoloctl.cli.invocation import (
     parse_duration_s,
     read_secret,
 )
+from cyoloctl.cli.output import Column, rows_of, text_of
 from cyoloctl.errors import (
     AlreadyExists,
     ConfigError,
@@ -162,7 +163,7 @@ def list_(invocation: Invocation) -> None:
 def show(invocation: Invocation, name: NameArgument) -> None:
     """Show one entry: role, hash of the key, who made it, when it ends or was revoked."""
     document = invocation.client().call("credential_show", name)
-    invocation.fields(document, [(field.replace("_", " "), str(document[field] or "-")) for field in _ENTRY])
+    invocation.fields(document, rows_of(document, *_ENTRY))
 
 
 @command()
@@ -356,24 +357,33 @@ def _finish(invocation: Invocation, out: Path, issued: Json, asked: Json, *, rep
         invocation.hint(f"{out} holds no key: put it beside {key['key_file']}, on the machine that asked")
 
 
+_COLUMNS = (
+    Column("NAME", identifier=True),
+    Column("ROLE"),
+    Column("KEY", drop=1),
+    Column("CREATED", drop=2),
+    Column("BY", drop=3),
+    Column("EXPIRES"),
+)
+
+
 def _table(rows: list[Json]) -> None:
     def state(row: Json) -> str:
-        return f"revoked {row['revoked_at']}" if row["revoked_at"] else str(row["expires_at"] or "-")
+        return f"revoked {row['revoked_at']}" if row["revoked_at"] else text_of(row["expires_at"])
 
     output.table(
-        ("NAME", "ROLE", "KEY", "CREATED", "BY", "EXPIRES"),
+        _COLUMNS,
         [
             (
                 str(row["name"]),
                 str(row["role"]),
-                str(row["key_hash"] or "-")[:16],
-                str(row["created_at"] or "-"),
-                str(row["created_by"] or "-"),
+                text_of(row["key_hash"]),
+                text_of(row["created_at"]),
+                text_of(row["created_by"]),
                 state(row),
             )
             for row in rows
         ],
-        optional=("CREATED", "BY", "KEY"),
     )
 
 

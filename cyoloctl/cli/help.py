@@ -7,9 +7,17 @@ from typing import Any
 
 from cyoloctl.cli import output
 from cyoloctl.cli.invocation import Invocation, command
+from cyoloctl.cli.output import Column
 from cyoloctl.errors import error_classes
 
 __all__ = ["COMMANDS", "exit_code_table"]
+
+_COLUMNS = (
+    Column("STATUS", identifier=True, right=True),
+    Column("CODE", identifier=True),
+    Column("HTTP", right=True),
+    Column("MEANING"),
+)
 
 
 def exit_code_table() -> list[dict[str, Any]]:
@@ -37,9 +45,8 @@ def exit_codes(invocation: Invocation) -> None:
         output.structured({"schema_version": 1, "exit_codes": codes}, invocation.mode)
         return
     output.table(
-        ("STATUS", "CODE", "HTTP", "MEANING"),
+        _COLUMNS,
         [(str(c["exit_status"]), c["code"], str(c["http_status"]), c["meaning"]) for c in codes],
-        right=frozenset({"STATUS", "HTTP"}),
     )
 
 

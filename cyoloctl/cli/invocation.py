@@ -12,7 +12,7 @@ import math
 import os
 import re
 import sys
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, get_type_hints
@@ -149,11 +149,10 @@ class Invocation:
         else:
             output.structured(document, self.mode, stream=stream)
 
-    def fields(self, document: Mapping[str, Any], rows: list[tuple[str, str]]) -> None:
+    def fields(self, document: Mapping[str, Any], rows: Sequence[tuple[str, object]]) -> None:
         """Write ``name  value`` lines in table mode, the document otherwise."""
         if self.mode == "table":
-            width = max(len(name) for name, _ in rows)
-            output.write("".join(f"{name.ljust(width)}  {text}".rstrip() + "\n" for name, text in rows))
+            output.write(output.fields(rows))
         else:
             output.structured(document, self.mode)
 

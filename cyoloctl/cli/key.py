@@ -20,6 +20,7 @@ from cyoloctl.cli.invocation import (
     parse_duration_s,
     read_secret,
 )
+from cyoloctl.cli.output import Column, text_of
 from cyoloctl.errors import Conflict, UsageError
 from cyoloctl.text import Json
 
@@ -37,6 +38,16 @@ ForceOption = Annotated[
     ),
 ]
 
+_COLUMNS = (
+    Column("KEY", identifier=True),
+    Column("STATE"),
+    Column("FINGERPRINT", drop=1),
+    Column("HOLDERS", drop=4, right=True),
+    Column("MISSING"),
+    Column("PROMOTED", drop=3),
+    Column("RETIRED", drop=2),
+)
+
 
 def _rows(keys: list[Json]) -> None:
     rows = [
@@ -45,17 +56,13 @@ def _rows(keys: list[Json]) -> None:
             str(key["state"]),
             str(key["fingerprint"]),
             str(len(key["holders"])),
-            " ".join(key["missing"]) or "-",
-            str(key["promoted_at"] or "-"),
-            str(key["retired_at"] or "-"),
+            text_of(key["missing"]),
+            text_of(key["promoted_at"]),
+            text_of(key["retired_at"]),
         )
         for key in keys
     ]
-    output.table(
-        ("KEY", "STATE", "FINGERPRINT", "HOLDERS", "MISSING", "PROMOTED", "RETIRED"),
-        rows,
-        right=frozenset({"HOLDERS"}),
-    )
+    output.table(_COLUMNS, rows)
 
 
 def _warn(keys: list[Json]) -> None:

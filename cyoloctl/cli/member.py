@@ -20,6 +20,7 @@ from cyoloctl.cli.invocation import (
     parse_duration_s,
     read_secret,
 )
+from cyoloctl.cli.output import Column, rows_of, text_of
 from cyoloctl.errors import UsageError
 from cyoloctl.model import parse_hostname, parse_name
 
@@ -93,6 +94,15 @@ def _say_replaced(made: dict[str, Any]) -> None:
         output.note(f"an older invitation for {made['name']} was open: its token no longer admits anybody")
 
 
+_INVITATION_COLUMNS = (
+    Column("NAME", identifier=True),
+    Column("ROLE"),
+    Column("STATE"),
+    Column("CREATED", drop=1),
+    Column("EXPIRES"),
+)
+
+
 @command()
 def invitations(invocation: Invocation) -> None:
     """List the invitations: who may still join, and until when. Shows no secret."""
@@ -105,12 +115,12 @@ def invitations(invocation: Invocation) -> None:
             str(each["name"]),
             "learner" if each["learner"] else "voter",
             str(each["state"]),
-            str(each["created_at"] or "-"),
+            text_of(each["created_at"]),
             str(each["expires_at"]),
         )
         for each in document["invitations"]
     ]
-    output.table(("NAME", "ROLE", "STATE", "CREATED", "EXPIRES"), rows, optional=("CREATED",))
+    output.table(_INVITATION_COLUMNS, rows)
     outdated = sorted({str(each["name"]) for each in document["invitations"] if each["state"] == "outdated"})
     if outdated:
         output.note(
@@ -147,12 +157,7 @@ def show(invocation: Invocation, name: NodeArgument) -> None:
     """Show one member."""
     parse_name(name, "node")
     document = invocation.client().member_show(name)
-    from cyoloctl.cli.status import field_text
-
-    invocation.fields(
-        document,
-        [(key.replace("_", " "), field_text(document[key])) for key in document if key != "schema_version"],
-    )
+    invocation.fields(document, rows_of(document))
 
 
 @command()
@@ -242,9 +247,7 @@ def transfer_leadership(
     if to is not None:
         parse_name(to, "node")
     done = invocation.client().transfer_leadership(to)
-    from cyoloctl.cli.status import field_text
-
-    invocation.value(done, field_text(done["leader"]))
+    invocation.value(done, text_of(done["leader"]))
 
 
 @command()
@@ -263,7 +266,7 @@ def set_host(
     if host is not None:
         parse_hostname(host)
     done = invocation.client().call("member_set_host", name, {"host": host}, repeatable=True)
-    invocation.value(done, str(done["host"] or "-"))
+    invocation.value(done, text_of(done["host"]))
 
 
 COMMANDS: dict[str, Callable[..., None]] = {

@@ -12,25 +12,29 @@ import os
 import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, TextIO
+from typing import Any, Literal, TextIO
 
 from cyoloctl.errors import CyoloctlError, StorageError
 
 __all__ = [
     "MODES",
     "Cell",
+    "Column",
     "OutputClosed",
     "Progress",
     "abandon_stdout",
     "clear_screen",
     "coloured",
+    "fields",
     "flush",
     "is_terminal",
     "note",
     "render",
+    "rows_of",
     "structured",
     "table",
     "terminal_width",
+    "text_of",
     "wanted_mode",
     "write",
     "write_error",
@@ -54,6 +58,21 @@ class Cell:
 
     text: str
     style: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Column:
+    """A column of a table.
+
+    identifier: other commands take what stands in it, so it is never hidden, cut or folded.  drop: turn in
+    which the column is hidden on a terminal that is too narrow, 1 first; 0: never, it is folded between
+    words.  right: aligned right.
+    """
+
+    heading: str
+    identifier: bool = False
+    drop: int = 0
+    right: bool = False
 
 
 def abandon_stdout() -> None:
@@ -194,7 +213,14 @@ def write_error(error: CyoloctlError, arguments: Sequence[str], hint: str = "") 
 
 
 def _text(cell: Cell | str) -> str:
-    return cell if isinstance(cell, str) else cell.text
+    return _printable(cell if isinstance(cell, str) else cell.text)
+
+
+def _printable(text: str) -> str:
+    """The text with its control characters spelled out: values come from strangers too."""
+    if text.isprintable():
+        return text
+    return "".join(char if char.isprintable() else repr(char)[1:-1] for char in text)
 
 
 def _paint(cell: Cell | str, colour: bool) -> str:
@@ -202,65 +228,130 @@ def _paint(cell: Cell | str, colour: bool) -> str:
     return f"\x1b[{code}m{_text(cell)}\x1b[0m" if code and colour else _text(cell)
 
 
+def text_of(value: object) -> str:
+    """A JSON value as a person writes it: yes, no, - for nothing, a list with commas."""
+    if value is None or value in ([], {}, ""):
+        return "-"
+    if isinstance(value, bool):
+        return "yes" if value else "no"
+    if isinstance(value, list | tuple):
+        return ", ".join(text_of(item) for item in value)
+    if isinstance(value, Mapping):
+        return ", ".join(f"{name}={text_of(item)}" for name, item in value.items())
+    return str(value)
+
+
+def rows_of(document: Mapping[str, Any], *names: str) -> list[tuple[str, object]]:
+    """Rows for fields(): those of the document that are named, or all, with their names as words."""
+    wanted = names or [name for name in document if name != "schema_version"]
+    return [(name.replace("_", " "), document[name]) for name in wanted]
+
+
+def fields(rows: Sequence[tuple[str, object]]) -> str:
+    """``name  value`` lines, one for each row.  Nothing is cut: a terminal folds what is too long."""
+    width = max(len(name) for name, _ in rows)
+    return "".join(
+        f"{_printable(name).ljust(width)}  {_printable(text_of(value))}".rstrip() + "\n"
+        for name, value in rows
+    )
+
+
+Rows = Sequence[Sequence[Cell | str]]
+
+
 def table(
-    headings: Sequence[str],
-    rows: Sequence[Sequence[Cell | str]],
+    columns: Sequence[Column],
+    rows: Rows,
     *,
-    right: frozenset[str] = frozenset(),
-    optional: Sequence[str] = (),
     title: Sequence[Cell | str] = (),
     below: Sequence[Cell | str] = (),
+    everything: str = "-o json shows everything",
 ) -> None:
     """Write a table to stdout: boxes and colour on a terminal, aligned columns elsewhere.
 
-    right: headings whose column is aligned right.  optional: headings that may
-    be left out, the first named first, when the terminal is too narrow; without
-    a terminal nothing is left out.  title and below: lines around the table.
+    title and below: lines around the table.  Without a terminal nothing is hidden or folded.  On one that
+    is too narrow, columns are hidden first, as they are declared; a line below names them, and everything
+    says where they are.  Then cells are folded between words.  Where that does not do, because an
+    identifier is never broken, each row becomes a record: a line for each of its cells.
     """
     terminal = is_terminal()
     colour = terminal and coloured(sys.stdout)
-    hidden: list[str] = []
-    if terminal:
-        for heading in optional:
-            if _box_width(headings, rows, hidden) <= terminal_width():
-                break
-            hidden.append(heading)
-    keep = [i for i, heading in enumerate(headings) if heading not in hidden]
-    shown = [headings[i] for i in keep]
-    cells = [[row[i] for i in keep] for row in rows]
     parts = [_paint(line, colour) + "\n" for line in title]
-    parts.append(_boxed(shown, cells, right, colour) if terminal else _aligned(shown, cells, right))
-    if hidden:
-        left_out = ", ".join(heading for heading in headings if heading in hidden)
-        parts.append(_paint(Cell(f"left out for lack of width: {left_out}", "dim"), colour) + "\n")
+    if not terminal:
+        parts.append(_aligned(columns, rows))
+    else:
+        keep, widths = _fit(columns, rows, terminal_width())
+        if widths is None:
+            records = _records(columns, rows, colour)
+            parts += ["\n" if title else "", records, "\n" if below else ""]
+        else:
+            shown = [columns[i] for i in keep]
+            parts.append(_boxed(shown, [[row[i] for i in keep] for row in rows], widths, colour))
+        if len(keep) < len(columns):
+            hidden = ", ".join(columns[i].heading.lower() for i in range(len(columns)) if i not in keep)
+            parts.append(_paint(Cell(f"hidden at this width: {hidden}; {everything}", "dim"), colour) + "\n")
     parts += [_paint(line, colour) + "\n" for line in below]
     write("".join(parts))
 
 
-def _box_width(headings: Sequence[str], rows: Sequence[Sequence[Cell | str]], hidden: Sequence[str]) -> int:
-    total = 1
-    for index, heading in enumerate(headings):
-        if heading not in hidden:
-            total += 3 + max([len(heading), *(len(_text(row[index])) for row in rows)])
-    return total
+def _fit(columns: Sequence[Column], rows: Rows, limit: int) -> tuple[list[int], list[int] | None]:
+    """The columns to show, and the width of each; no widths: the rows have to become records.
+
+    A row of n cells takes three characters for each and one more: blanks, and the lines of the box.
+    """
+    from rich.cells import cell_len
+
+    whole, least = [], []
+    for i, column in enumerate(columns):
+        texts = [column.heading, *(_text(row[i]) for row in rows)]
+        whole.append(max(map(cell_len, texts)))
+        words = [word for text in texts for word in text.split()]
+        least.append(whole[i] if column.identifier else max(map(cell_len, words), default=0))
+    every = list(range(len(columns)))
+
+    def excess(shown: Sequence[int], widths: Sequence[int]) -> int:
+        return 1 + sum(widths[i] + 3 for i in shown) - limit
+
+    keep = [i for i in every if not columns[i].drop]
+    for i in sorted(set(every) - set(keep), key=lambda i: -columns[i].drop):
+        if excess([*keep, i], whole) <= 0:
+            keep.append(i)
+    keep.sort()
+    if excess(keep, least) > 0:
+        return every, None
+    while (over := excess(keep, whole)) > 0:
+        # The widest gives way first, no further than to the next one's width.
+        first, *others = sorted((i for i in keep if whole[i] > least[i]), key=lambda i: -whole[i])
+        second = min(whole[others[0]], whole[first] - 1) if others else 0
+        whole[first] = max(whole[first] - over, least[first], second)
+    return keep, [whole[i] for i in keep]
 
 
-def _aligned(headings: Sequence[str], rows: Sequence[Sequence[Cell | str]], right: frozenset[str]) -> str:
-    lines = [list(headings), *([_text(cell) for cell in row] for row in rows)]
-    widths = [max(len(line[i]) for line in lines) for i in range(len(headings))]
+def _records(columns: Sequence[Column], rows: Rows, colour: bool) -> str:
+    width = max(len(column.heading) for column in columns)
+    return "\n".join(
+        "".join(
+            f"{column.heading.lower().ljust(width)}  {_paint(cell, colour)}\n"
+            for column, cell in zip(columns, row, strict=True)
+        )
+        for row in rows
+    )
+
+
+def _aligned(columns: Sequence[Column], rows: Rows) -> str:
+    lines = [[column.heading for column in columns], *([_text(cell) for cell in row] for row in rows)]
+    widths = [max(len(line[i]) for line in lines) for i in range(len(columns))]
     return "".join(
         "  ".join(
-            text.rjust(width) if heading in right else text.ljust(width)
-            for text, width, heading in zip(line, widths, headings, strict=True)
+            text.rjust(width) if column.right else text.ljust(width)
+            for text, width, column in zip(line, widths, columns, strict=True)
         ).rstrip()
         + "\n"
         for line in lines
     )
 
 
-def _boxed(
-    headings: Sequence[str], rows: Sequence[Sequence[Cell | str]], right: frozenset[str], colour: bool
-) -> str:
+def _boxed(columns: Sequence[Column], rows: Rows, widths: Sequence[int], colour: bool) -> str:
     import io
 
     from rich import box
@@ -270,8 +361,9 @@ def _boxed(
 
     styles = {"good": "green", "warn": "yellow", "bad": "bold red", "dim": "dim", "bold": "bold"}
     drawn = Table(box=box.ROUNDED, header_style="bold", border_style="dim", pad_edge=True)
-    for heading in headings:
-        drawn.add_column(Text(heading), justify="right" if heading in right else "left", no_wrap=True)
+    for column, width in zip(columns, widths, strict=True):
+        justify: Literal["left", "right"] = "right" if column.right else "left"
+        drawn.add_column(Text(column.heading), justify=justify, width=width)
     for row in rows:
         drawn.add_row(
             *(

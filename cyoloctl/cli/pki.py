@@ -9,14 +9,20 @@ import typer
 
 from cyoloctl.cli import output
 from cyoloctl.cli.invocation import Invocation, command, confirm, parse_duration_s
-from cyoloctl.cli.output import Cell
+from cyoloctl.cli.output import Cell, Column, text_of
 from cyoloctl.errors import UsageError
 
 __all__ = ["COMMANDS"]
 
 
-def _names(names: list[str]) -> str:
-    return ", ".join(names) or "-"
+_MEMBER_COLUMNS = (
+    Column("MEMBER", identifier=True),
+    Column("ROLE", drop=1),
+    Column("UP"),
+    Column("CA"),
+    Column("EXPIRES"),
+    Column("EXCHANGE"),
+)
 
 
 def _exchange(member: dict[str, Any]) -> Cell:
@@ -35,21 +41,23 @@ def status(invocation: Invocation) -> None:
         output.structured(document, invocation.mode)
         return
     output.table(
-        ("CA", "STATE", "UNTIL", "KEY HELD BY"),
+        (Column("CA", identifier=True), Column("STATE"), Column("UNTIL"), Column("KEY HELD BY")),
         [
-            [ca["sha256"][:16], ca["state"], ca["not_after"], _names(ca["key_holders"])]
+            [ca["sha256"], ca["state"], ca["not_after"], text_of(ca["key_holders"])]
             for ca in document["authorities"]
         ],
     )
     output.write("\n")
+    # Which of the CAs above a member is under; one that is not among them by its fingerprint.
+    states = {ca["sha256"]: ca["state"] for ca in document["authorities"]}
     output.table(
-        ("MEMBER", "ROLE", "UP", "CA", "EXPIRES", "EXCHANGE"),
+        _MEMBER_COLUMNS,
         [
             [
                 Cell(member["name"], "bold"),
                 member["role"],
                 Cell("yes", "good") if member["connected"] else Cell("no", "bad"),
-                (member["ca_sha256"] or "?")[:16],
+                states.get(member["ca_sha256"], member["ca_sha256"] or "?"),
                 member["certificate_expires_at"] or "?",
                 _exchange(member),
             ]
@@ -60,8 +68,8 @@ def status(invocation: Invocation) -> None:
     if rotation is not None:
         output.write(
             f"\na rotation is under way: {rotation['step']}, overlap until {rotation['overlap_until']}, "
-            f"waiting for {_names(rotation['waiting_for'])}\n"
-            f"credentials to renew: {_names(document['credentials_to_renew'])}\n"
+            f"waiting for {text_of(rotation['waiting_for'])}\n"
+            f"credentials to renew: {text_of(document['credentials_to_renew'])}\n"
         )
     for reason in document["reasons"]:
         output.write(f"! a rotation is due: {reason}\n")
@@ -107,10 +115,10 @@ def rotate_ca(
     invocation.fields(
         done,
         [
-            ("new CA", done["sha256"] or "-"),
-            ("members", _names(done["members"])),
-            ("away", _names(done["away"])),
-            ("credentials to renew", _names(done["credentials_to_renew"])),
+            ("new CA", done["sha256"]),
+            ("members", done["members"]),
+            ("away", done["away"]),
+            ("credentials to renew", done["credentials_to_renew"]),
         ],
     )
     if done["sha256"] is not None:

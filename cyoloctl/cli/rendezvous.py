@@ -12,6 +12,7 @@ import typer
 
 from cyoloctl.cli import output
 from cyoloctl.cli.invocation import Invocation, RequestIdOption, command, parse_duration_s, read_secret
+from cyoloctl.cli.output import Column, rows_of, text_of
 from cyoloctl.errors import (
     AuthorizationPending,
     InvalidInput,
@@ -116,12 +117,9 @@ def _which(text: str) -> Json:
 
 
 def _show(invocation: Invocation, record: Json) -> None:
-    rows = [
-        (name, str(record[name] if record[name] is not None else "-"))
-        for name in ("id", "kind", "state", "node", "initiator", "origin", "claimed_by")
-    ]
-    rows += [(name, str(record[name])) for name in ("created_at", "expires_at", "changed_at")]
-    rows += [(f"data {key}", str(value)) for key, value in sorted(record["data"].items())]
+    names = ("id", "kind", "state", "node", "initiator", "origin", "claimed_by")
+    rows = rows_of(record, *names, "created_at", "expires_at", "changed_at")
+    rows += [(f"data {key}", value) for key, value in sorted(record["data"].items())]
     invocation.fields(record, rows)
 
 
@@ -161,12 +159,7 @@ def start(
         token = read_secret(token_file, "session token")
         body |= {"token": token, "cookie_name": cookie_name, "audience": audience}
     made = invocation.client().call("rendezvous_start", body=body)
-    rows = [
-        (name, "-" if value is None else str(value))
-        for name, value in made.items()
-        if name != "schema_version"
-    ]
-    invocation.fields(made, rows)
+    invocation.fields(made, rows_of(made))
 
 
 @command(timeout_s=60.0)
@@ -212,9 +205,9 @@ def wait(
             time.sleep(0.2)  # all of them may be down: do not spin
     if invocation.mode == "table":
         data = answer["data"] or {}
-        rows = [("state", "approved"), ("approved_by", str(answer["approved_by"] or "-"))]
-        rows += [(f"data {key}", str(value)) for key, value in sorted(data.items())]
-        rows += [("sealed_result", str(answer["sealed_result"]))] if answer["sealed_result"] else []
+        rows: list[tuple[str, object]] = [("state", "approved"), ("approved by", answer["approved_by"])]
+        rows += [(f"data {key}", value) for key, value in sorted(data.items())]
+        rows += [("sealed result", answer["sealed_result"])] if answer["sealed_result"] else []
         invocation.fields(answer, rows)
     else:
         output.structured(answer, invocation.mode)
@@ -289,6 +282,16 @@ def show(invocation: Invocation, which: IdOrCode) -> None:
     _show(invocation, invocation.client().call("rendezvous_show", name))
 
 
+_COLUMNS = (
+    Column("ID", identifier=True),
+    Column("KIND"),
+    Column("STATE"),
+    Column("NODE", drop=1),
+    Column("INITIATOR", drop=3),
+    Column("EXPIRES", drop=2),
+)
+
+
 @command()
 def list_(
     invocation: Invocation,
@@ -308,10 +311,8 @@ def list_(
         if after is None:
             break
     if invocation.mode == "table":
-        columns = ("id", "kind", "state", "node", "initiator", "expires_at")
-        rows = [tuple(str(record[name]) for name in columns) for record in found]
-        optional = ("NODE", "EXPIRES_AT", "INITIATOR")
-        output.table(tuple(name.upper() for name in columns), rows, optional=optional)
+        names = ("id", "kind", "state", "node", "initiator", "expires_at")
+        output.table(_COLUMNS, [[text_of(record[name]) for name in names] for record in found])
     else:
         output.structured({"schema_version": 1, "rendezvous": found}, invocation.mode)
 
@@ -335,7 +336,7 @@ def _rule(policy: Json) -> tuple[str, str, str]:
         f"{name}={value if isinstance(value, str) else str(value).lower()}"
         for name, value in sorted(policy["require"].items())
     ]
-    return policy["kind"], " ".join(required) or "-", "yes" if policy["allow_self"] else "no"
+    return policy["kind"], text_of(required), text_of(policy["allow_self"])
 
 
 @command()
@@ -380,7 +381,8 @@ def policy(
             default = {"kind": kind, "require": {}, "allow_self": False}
             found = [policy for policy in found if policy["kind"] == kind] or [default]
     if invocation.mode == "table":
-        output.table(("KIND", "REQUIRE", "ALLOW SELF"), [_rule(policy) for policy in found])
+        columns = (Column("KIND", identifier=True), Column("REQUIRE"), Column("ALLOW SELF"))
+        output.table(columns, [_rule(policy) for policy in found])
     elif kind is not None:
         output.structured({"schema_version": 1, **found[0]}, invocation.mode)
     else:

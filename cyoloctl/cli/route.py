@@ -15,6 +15,7 @@ import typer
 
 from cyoloctl.cli import output
 from cyoloctl.cli.invocation import Invocation, RequestIdOption, command, parse_duration_s
+from cyoloctl.cli.output import Column, text_of
 from cyoloctl.errors import ConfigError, CyoloctlError, InvalidInput, Unavailable, UsageError
 from cyoloctl.model import parse_hostname
 from cyoloctl.process import child_environment
@@ -126,6 +127,15 @@ def _options(
     )
 
 
+_COLUMNS = (
+    Column("HOST", identifier=True),
+    Column("NODE", identifier=True),
+    Column("GATEWAY"),
+    Column("ALIVE"),
+    Column("ROLE", drop=1),
+)
+
+
 @command()
 def list_(invocation: Invocation) -> None:
     """List the members as reverse proxies see them, and the shared host names."""
@@ -135,16 +145,16 @@ def list_(invocation: Invocation) -> None:
         return
     rows = [
         (
-            str(row["host"] or "-"),
+            text_of(row["host"]),
             str(row["name"]),
             str(row["address"] or "no gateway"),
-            "yes" if row["alive"] else "no",
+            text_of(row["alive"]),
             str(row["role"]),
         )
         for row in document["backends"]
     ]
     rows += [(host, "any", "-", "-", "-") for host in document["shared_hosts"]]
-    output.table(("HOST", "NODE", "GATEWAY", "ALIVE", "ROLE"), rows)
+    output.table(_COLUMNS, rows)
 
 
 @command()

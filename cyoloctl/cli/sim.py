@@ -14,7 +14,7 @@ import typer
 
 from cyoloctl.cli import output
 from cyoloctl.cli.invocation import Invocation, command
-from cyoloctl.cli.output import Cell
+from cyoloctl.cli.output import Cell, Column
 from cyoloctl.errors import Conflict, Interrupted, InvalidInput
 
 if TYPE_CHECKING:
@@ -124,12 +124,17 @@ def _show(invocation: Invocation, document: dict[str, Any], tally: _Tally, elaps
         ("real time", f"{elapsed_s:.1f} s"),
         ("seeds per second", f"{document['seeds_per_s']:.2f}"),
     ]
-    output.table(("WHAT", "COUNT"), rows, right=frozenset({"COUNT"}))
+    output.table((Column("WHAT"), Column("COUNT", right=True)), rows)
     if violations:
+        output.write("\n")
         output.table(
-            ("SEED", "KIND", "AT", "REPLAY"),
+            (
+                Column("SEED", identifier=True, right=True),
+                Column("KIND"),
+                Column("AT", right=True),
+                Column("REPLAY", identifier=True),
+            ),
             [(str(v["seed"]), Cell(v["kind"], "bad"), f"{v['at_s']:.3f} s", v["replay"]) for v in violations],
-            right=frozenset({"SEED", "AT"}),
         )
 
 

@@ -15,7 +15,7 @@ import typer
 
 from cyoloctl.cli import output
 from cyoloctl.cli.invocation import Invocation, command
-from cyoloctl.cli.output import Cell
+from cyoloctl.cli.output import Cell, Column, text_of
 from cyoloctl.errors import (
     ClientTimeout,
     Conflict,
@@ -27,21 +27,12 @@ from cyoloctl.errors import (
 )
 from cyoloctl.text import parse_rfc3339
 
-__all__ = ["COMMANDS", "field_text", "member_table", "show_status", "warnings"]
+__all__ = ["COMMANDS", "member_table", "show_status", "warnings"]
 
 # Where a figure turns into a warning.
 _CLOCK_SKEW_WARN_MS = 1000
 _FSYNC_WARN_MS = 100
 _LAG_WARN = 1000
-
-
-def field_text(value: object) -> str:
-    """A JSON value as a person writes it."""
-    if value is None:
-        return "-"
-    if isinstance(value, bool):
-        return "yes" if value else "no"
-    return str(value)
 
 
 def _duration(seconds: float) -> str:
@@ -96,8 +87,8 @@ _ROLE_STYLE = {"leader": "bold", "candidate": "warn", "learner": "dim"}
 
 _COLUMNS: dict[str, Callable[[Mapping[str, Any], float], Cell]] = {
     "NAME": lambda m, now: Cell(str(m["name"]), "bold"),
-    "ROLE": lambda m, now: Cell(field_text(m.get("role")), _ROLE_STYLE.get(str(m.get("role")), "")),
-    "ADDRESS": lambda m, now: Cell(field_text(m.get("address"))),
+    "ROLE": lambda m, now: Cell(text_of(m.get("role")), _ROLE_STYLE.get(str(m.get("role")), "")),
+    "ADDRESS": lambda m, now: Cell(text_of(m.get("address"))),
     "UP": lambda m, now: (
         Cell("yes", "good")
         if m.get("reachable")
@@ -108,17 +99,16 @@ _COLUMNS: dict[str, Callable[[Mapping[str, Any], float], Cell]] = {
     "UPTIME": lambda m, now: (
         Cell(_duration(m["uptime_s"])) if isinstance(m.get("uptime_s"), int | float) else Cell("-", "dim")
     ),
-    "VERSION": lambda m, now: Cell(field_text(m.get("version"))),
-    "STORAGE": lambda m, now: Cell(
-        field_text(m.get("storage")), "warn" if m.get("storage") == "memory" else ""
-    ),
+    "VERSION": lambda m, now: Cell(text_of(m.get("version"))),
+    "STORAGE": lambda m, now: Cell(text_of(m.get("storage")), "warn" if m.get("storage") == "memory" else ""),
     "FSYNC P99": lambda m, now: _number(m.get("fsync_p99_ms"), " ms", _FSYNC_WARN_MS),
     "CERTIFICATE": _certificate,
     "CLOCK": lambda m, now: _clock(m),
 }
 _RIGHT = frozenset({"APPLIED", "LAG", "UPTIME", "FSYNC P99", "CLOCK"})
-#: Left out first on a narrow terminal; the warnings cover what is out of the ordinary in each.
-_OPTIONAL = ("STORAGE", "CLOCK", "VERSION", "CERTIFICATE", "FSYNC P99", "UPTIME", "APPLIED")
+#: Hidden first on a narrow terminal; the warnings cover what is out of the ordinary in each.
+_DROPPED = ("STORAGE", "CLOCK", "VERSION", "CERTIFICATE", "FSYNC P99", "UPTIME", "APPLIED", "LAG")
+_IDENTIFIERS = frozenset({"NAME", "ADDRESS"})
 
 
 def _now_s(document: Mapping[str, Any]) -> float:
@@ -137,7 +127,16 @@ def member_table(
     """Write the members, one per line.  now_s: cluster time; None: this machine's."""
     now_s = time.time() if now_s is None else now_s
     rows = [[column(member, now_s) for column in _COLUMNS.values()] for member in members]
-    output.table(tuple(_COLUMNS), rows, right=_RIGHT, optional=_OPTIONAL, title=title, below=below)
+    columns = [
+        Column(
+            heading,
+            identifier=heading in _IDENTIFIERS,
+            drop=_DROPPED.index(heading) + 1 if heading in _DROPPED else 0,
+            right=heading in _RIGHT,
+        )
+        for heading in _COLUMNS
+    ]
+    output.table(columns, rows, title=title, below=below)
 
 
 def warnings(document: Mapping[str, Any], now_s: float) -> list[str]:
@@ -170,7 +169,7 @@ def show_status(document: Mapping[str, Any], *, before: Callable[[], None] = lam
     cluster = document["cluster"]
     healthy = bool(cluster.get("healthy"))
     tolerance = cluster.get("failure_tolerance")
-    voters, learners = field_text(cluster.get("voters")), cluster.get("learners") or 0
+    voters, learners = text_of(cluster.get("voters")), cluster.get("learners") or 0
     membership = f"{voters} voters" if cluster.get("voters") != 1 else "1 voter"
     if learners:
         membership += f", {learners} learner{'s' if learners != 1 else ''}"
@@ -180,11 +179,11 @@ def show_status(document: Mapping[str, Any], *, before: Callable[[], None] = lam
             f"{'may lose ' + str(tolerance) + ' more' if tolerance else 'no failure tolerated'}",
             ("good" if tolerance else "warn") if healthy else "bad",
         ),
-        f"leader {cluster.get('leader') or '(none)'}, term {field_text(cluster.get('term'))}, "
-        f"commit index {field_text(cluster.get('commit_index'))}"
+        f"leader {cluster.get('leader') or '(none)'}, term {text_of(cluster.get('term'))}, "
+        f"commit index {text_of(cluster.get('commit_index'))}"
         + (f", time {cluster['time']}" if cluster.get("time") else ""),
-        f"{membership}, quorum {field_text(cluster.get('quorum'))}, "
-        f"storage {field_text(cluster.get('storage'))}, cluster id {cluster.get('id')}",
+        f"{membership}, quorum {text_of(cluster.get('quorum'))}, "
+        f"storage {text_of(cluster.get('storage'))}, cluster id {cluster.get('id')}",
     ]
     now_s = _now_s(document)
     below: list[Cell | str] = [Cell(f"! {text}", "warn") for text in warnings(document, now_s)]

@@ -21,6 +21,7 @@ from cyoloctl.cli.invocation import (
     parse_duration_s,
     read_secret,
 )
+from cyoloctl.cli.output import Column, rows_of
 from cyoloctl.errors import (
     InvalidInput,
     OutcomeUnknown,
@@ -426,8 +427,7 @@ def _show_unverified(invocation: Invocation, token: str) -> NoReturn:
     except InvalidInput:
         raise TokenRejected("token rejected") from None
     document = {"schema_version": 1, "valid": False, "verified": False, **seen}
-    rows = [(key, str(value)) for key, value in document.items() if key != "schema_version"]
-    invocation.fields(document, rows)
+    invocation.fields(document, rows_of(document))
     output.flush()
     raise TokenRejected("nothing was verified: anybody can make such a token")
 
@@ -486,12 +486,10 @@ def inspect(
         if explain and error.reason:  # offline: a node's answer has it in its message
             raise TokenRejected(f"{error.message}: {error.reason}") from None
         raise
-    rows = [
-        (name, str(document[name]))
-        for name in ("sub", "sid", "gen", "issued_at", "expires_at", "max_expires_at", "key_id")
-    ]
+    names = ("sub", "sid", "gen", "issued_at", "expires_at", "max_expires_at", "key_id")
+    rows = rows_of(document, *names)
     claims = [(f"claim {key}", json.dumps(value)) for key, value in sorted(document["claims"].items())]
-    invocation.fields(document, rows + claims)
+    invocation.fields(document, [*rows, *claims])
 
 
 @command()
@@ -628,7 +626,8 @@ def revocations(invocation: Invocation) -> None:
             break
     if invocation.mode == "table":
         rows = [(row["kind"], str(row["value"]), _what(row), str(row["expires_at"])) for row in found]
-        output.table(("KIND", "VALUE", "REFUSED", "UNTIL"), rows)
+        columns = (Column("KIND"), Column("VALUE", identifier=True), Column("REFUSED"), Column("UNTIL"))
+        output.table(columns, rows)
     else:
         output.structured({"schema_version": 1, "revocations": found}, invocation.mode)
 

@@ -176,8 +176,7 @@ def test_list_shows_keys_that_count_and_when_one_was_revoked(serve: Serve, capsy
     assert main(["credentials", "list", "-e", endpoint.url]) == 0
     shown = capsys.readouterr().out
     assert "revoked 2030-02-02T00:00:00Z" in shown
-    assert "a" * 16 in shown
-    assert "a" * 17 not in shown
+    assert f" {'a' * 64} " in shown  # whole: a table that is no terminal's is not cut
     assert main(["credentials", "list", "-e", endpoint.url, "-o", "json"]) == 0
     assert json.loads(capsys.readouterr().out) == {"schema_version": 1, "credentials": rows}
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import json
+import re
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -53,8 +54,8 @@ def test_start_sends_what_is_asked_and_shows_what_to_do_with_it(
     sent = endpoint.requests[0][2]
     assert (sent["kind"], sent["ttl_s"], sent["data"]) == ("mfa", 90, {"a": "b=c", "empty": ""})
     assert (sent["initiator"], sent["public_key"], sent["request_id"]) == ("operator:zoe", None, "mine")
-    lines = dict(line.split(maxsplit=1) for line in capsys.readouterr().out.splitlines())
-    assert (lines["user_code"], lines["verification_uri"], lines["expires_in"]) == ("WDJB-MJHT", "-", "300")
+    lines = dict(re.split("  +", line, maxsplit=1) for line in capsys.readouterr().out.splitlines())
+    assert (lines["user code"], lines["verification uri"], lines["expires in"]) == ("WDJB-MJHT", "-", "300")
 
 
 @pytest.mark.parametrize("command", ["claim", "approve", "deny"])
@@ -121,7 +122,7 @@ def test_wait_asks_again_after_a_poll_that_ended_and_always_as_the_same_redeemer
 
     endpoint = serve({WAIT: failing})
     assert main(["rendezvous", "wait", ID, "-e", endpoint.url]) == 0
-    assert capsys.readouterr().out == "state        approved\napproved_by  ann\ndata role    admin\n"
+    assert capsys.readouterr().out == "state        approved\napproved by  ann\ndata role    admin\n"
     assert len(endpoint.requests) == 4
     assert len({request[2]["redemption"] for request in endpoint.requests}) == 1
 
@@ -165,7 +166,7 @@ def test_policy_is_sent_whole_with_the_values_that_json_would_have(serve: Serve,
         "mfa": True, "off": False, "level": 3, "code": "007", "text": "a=b", "empty": "",
     }  # fmt: skip
     assert sent["allow_self"] is False
-    assert capsys.readouterr().out.split("\n")[1].split() == ["mfa", "group=ops", "mfa=true", "no"]
+    assert capsys.readouterr().out.split("\n")[1].split() == ["mfa", "group=ops,", "mfa=true", "no"]
 
 
 @pytest.mark.parametrize(("option", "allow_self"), [("--reset", False), ("--allow-self", True)])
