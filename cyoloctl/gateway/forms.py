@@ -19,6 +19,7 @@ from cryptography.hazmat.primitives.ciphers.aead import AESGCM
 
 from cyoloctl.caller import Caller
 from cyoloctl.errors import InvalidInput, Unavailable
+from cyoloctl.rendezvous.codes import shown_user_code
 from cyoloctl.text import decode_base64url, encode_base64url
 
 __all__ = [
@@ -41,7 +42,6 @@ __all__ = [
     "origin_of",
     "parse_host",
     "person_caller",
-    "shown_code",
 ]
 
 IpAddress = ipaddress.IPv4Address | ipaddress.IPv6Address
@@ -280,18 +280,10 @@ class Begun:
         return cls(payload[:16].hex(), payload[16:32].hex(), payload[32:].decode("ascii"))
 
 
-_CODE = re.compile(r"([A-Za-z]{4})[- ]?([A-Za-z]{4})")
-
-
-def shown_code(text: str) -> str:
-    """A user code as it is shown, "" for what is none."""
-    found = _CODE.fullmatch(text.strip())
-    return "" if found is None else f"{found[1]}-{found[2]}".upper()
-
-
 def code_in(query: str) -> str:
+    """The user code that a link fills in, as it is shown; "" for none."""
     try:
         fields = dict(parse_qsl(query, max_num_fields=8))
-    except ValueError:
+        return shown_user_code(fields.get("user_code", ""))
+    except (ValueError, InvalidInput):
         return ""
-    return shown_code(fields.get("user_code", ""))

@@ -36,7 +36,6 @@ from cyoloctl.gateway.forms import (
     code_in,
     cookie_of,
     network_of,
-    shown_code,
 )
 from cyoloctl.gateway.settings import GatewayNode, GatewaySettings
 from cyoloctl.gateway.templates import (
@@ -51,6 +50,7 @@ from cyoloctl.gateway.templates import (
     data_html,
     left,
 )
+from cyoloctl.rendezvous.codes import shown_user_code
 
 __all__ = ["RendezvousPages"]
 
@@ -119,7 +119,7 @@ class RendezvousPages:
             "decide", actor.browser or "", person, bytes.fromhex(found["id"]), self._node.now_unix_s()
         )
         body = DECIDE.format(
-            code=shown_code(given["user_code"]),
+            code=shown_user_code(given["user_code"]),
             initiator=found["initiator"],
             origin=found["origin"] or "not said",
             kind=found["kind"],

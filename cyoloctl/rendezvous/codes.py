@@ -6,6 +6,7 @@ Randomness is an argument; there is no clock and no I/O.
 from __future__ import annotations
 
 import os
+import unicodedata
 from collections.abc import Callable
 from hashlib import sha256
 
@@ -27,10 +28,12 @@ __all__ = [
     "normalise_user_code",
     "open_result",
     "seal_result",
+    "shown_user_code",
 ]
 
 USER_CODE_ALPHABET = "BCDFGHJKLMNPQRSTVWXZ"  # RFC 8628 6.1: no vowels, so no words
 _CODE_LETTERS = 8
+_MAX_TEXT = 64
 
 _HPKE_OVERHEAD_BYTES = 48  # X25519 encapsulation 32, AES-GCM tag 16
 MAX_RESULT_BYTES = MAX_SEALED_LENGTH // 4 * 3 - _HPKE_OVERHEAD_BYTES
@@ -53,11 +56,12 @@ def new_user_code(random: Callable[[int], bytes] = os.urandom) -> str:
 def normalise_user_code(text: str) -> str:
     """The 8 letters of a user code in upper case, whatever its case, dashes and spaces.
 
-    Raises InvalidInput, which does not repeat the text.
+    Mail programs and word processors make other dashes and spaces of ours, and put
+    invisible characters between letters.  Raises InvalidInput, which does not repeat the text.
     """
-    letters = text.translate({ord("-"): None, ord(" "): None})
+    letters = "" if len(text) > _MAX_TEXT else "".join(c for c in text if not _separates(c))
     # ASCII before upper(), which makes ASCII of some other letters (U+017F becomes S).
-    if len(text) <= 64 and len(letters) == _CODE_LETTERS and letters.isascii():
+    if len(letters) == _CODE_LETTERS and letters.isascii():
         letters = letters.upper()
         if all(letter in USER_CODE_ALPHABET for letter in letters):
             return letters
@@ -65,6 +69,17 @@ def normalise_user_code(text: str) -> str:
         f"the user code is not valid: use the {_CODE_LETTERS} letters that were shown, such as WDJB-MJHT; "
         f"it has the letters {USER_CODE_ALPHABET} only"
     )
+
+
+def _separates(character: str) -> bool:
+    # Unicode's spaces, dashes (those that mathematics and hyphenation know, too) and invisible formats.
+    return unicodedata.category(character) in ("Zs", "Pd", "Cf") or character == "\N{MINUS SIGN}"
+
+
+def shown_user_code(text: str) -> str:
+    """A user code as it is shown, however it is written.  Raises InvalidInput."""
+    letters = normalise_user_code(text)
+    return f"{letters[:4]}-{letters[4:]}"
 
 
 def hash_user_code(code: str) -> str:

@@ -587,7 +587,7 @@ class RendezvousOperations:
     async def show(self, name: str, *, timeout_s: float) -> Json:
         """name: an id, or a user code.  Operators' wrong codes are not counted: they can list all records."""
         await self._proposer.fresh(timeout_s=timeout_s)
-        if len(name) == 32:
+        if re.fullmatch("[0-9a-f]{32}", name):
             return self._answer(name)
         id = self._records.find_code(codes.hash_user_code(name), self._now_ms())
         if id is None:

@@ -24,6 +24,7 @@ from cyoloctl.rendezvous.codes import (
     normalise_user_code,
     open_result,
     seal_result,
+    shown_user_code,
 )
 from cyoloctl.rendezvous.records import MAX_SEALED_LENGTH
 
@@ -54,6 +55,24 @@ def test_user_code_is_read_whatever_its_case_dashes_and_spaces(code: str) -> Non
     for text in (code, plain, code.lower(), f" {plain[0]} {plain[1:]}-", "-".join(plain.lower())):
         assert normalise_user_code(text) == plain
         assert hash_user_code(text) == hash_user_code(code)
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "wdjb\N{EN DASH}mjht",
+        "WDJB\N{NON-BREAKING HYPHEN}MJHT",
+        "WDJB\N{MINUS SIGN}MJHT",
+        "WDJB\N{EM DASH}MJHT",
+        "WDJB\N{SOFT HYPHEN}-\N{SOFT HYPHEN}MJHT",
+        "\N{NO-BREAK SPACE}WDJB\N{NARROW NO-BREAK SPACE}MJHT\N{IDEOGRAPHIC SPACE}",
+        "\N{ZERO WIDTH NO-BREAK SPACE}WDJB-\N{ZERO WIDTH SPACE}MJHT\N{WORD JOINER}",
+        "\N{LEFT-TO-RIGHT MARK}W\N{ZERO WIDTH JOINER}DJB-MJHT\N{POP DIRECTIONAL ISOLATE}",
+    ],
+)
+def test_user_code_is_read_with_what_other_programs_make_of_its_dash_and_spaces(text: str) -> None:
+    assert normalise_user_code(text) == "WDJBMJHT"
+    assert shown_user_code(text) == "WDJB-MJHT"
 
 
 @pytest.mark.parametrize(
