@@ -16,7 +16,7 @@ _cyoloctl() {
         esac
     done
     case "$path $prev" in
-        *' --nodes'|'cyoloctl key policy --keep'|*' --timeout'|*' --name'|*' --listen'|*' --advertise'|*' --cluster'|*' --gateway'|*' --gateway-url'|*' --certificate-days'|*' --request-id'|*' -e'|*' --endpoint'|*' --socket-group'|*' --ttl'|*' --to'|*' --interval'|'cyoloctl route watch --check'|*' --overlap'|*' --role'|*' --by'|*' --sub'|*' --claim'|*' --max-age'|*' --cookie-name'|*' --audience'|*' --set'|*' --unset'|*' --sid'|*' --to-ca'|*' --from-ca'|*' --rotate-every'|*' --kind'|*' --data'|*' --public-key'|*' --state'|*' --require'|*' --exec'|*' --seeds'|*' --faults'|*' --jobs') :; return ;;
+        *' --nodes'|'cyoloctl key policy --keep'|*' --timeout'|*' --name'|*' --listen'|*' --advertise'|*' --cluster'|*' --gateway'|*' --gateway-url'|*' --certificate-days'|*' --request-id'|*' -e'|*' --endpoint'|*' --socket-group'|*' --ttl'|*' --to'|*' --interval'|'cyoloctl route watch --check'|*' --overlap'|*' --role'|*' --by'|*' --sub'|*' --claim'|*' --claim-string'|*' --claim-json'|*' --max-age'|*' --cookie-name'|*' --audience'|*' --set'|*' --set-string'|*' --set-json'|*' --unset'|*' --sid'|*' --to-ca'|*' --from-ca'|*' --rotate-every'|*' --kind'|*' --data'|*' --public-key'|*' --state'|*' --require'|*' --require-string'|*' --exec'|*' --seeds'|*' --faults'|*' --jobs') :; return ;;
         *' -o'|*' --output') mapfile -t COMPREPLY < <(compgen -W "table json yaml" -- "$cur"); return ;;
         *' -d'|*' --data-dir'|*' --run-dir') compopt -o filenames; mapfile -t COMPREPLY < <(compgen -d -- "$cur"); return ;;
         *' --storage') mapfile -t COMPREPLY < <(compgen -W "disk memory" -- "$cur"); return ;;
@@ -69,9 +69,9 @@ _cyoloctl() {
         'cyoloctl counter reset') words='--yes --request-id -o --output -d --data-dir -e --endpoint --credentials --timeout -h --help' ;;
         'cyoloctl counter watch') words='-o --output -d --data-dir -e --endpoint --credentials --timeout -h --help' ;;
         'cyoloctl token') words='mint inspect update refresh revoke revocations -h --help' ;;
-        'cyoloctl token mint') words='--sub --claim --claims-file --ttl --max-age --cookie-name --audience --set-cookie --batch --keyring --passphrase-file -o --output -d --data-dir -e --endpoint --credentials --timeout -h --help' ;;
+        'cyoloctl token mint') words='--sub --claim --claim-string --claim-json --claims-file --ttl --max-age --cookie-name --audience --set-cookie --batch --keyring --passphrase-file -o --output -d --data-dir -e --endpoint --credentials --timeout -h --help' ;;
         'cyoloctl token inspect') words='--cookie --cookie-name --audience --require-quorum --explain --no-key --batch --keyring --passphrase-file -o --output -d --data-dir -e --endpoint --credentials --timeout -h --help' ;;
-        'cyoloctl token update') words='--set --unset --keep-previous --cookie --cookie-name --audience --set-cookie --request-id --batch --keyring --passphrase-file -o --output -d --data-dir -e --endpoint --credentials --timeout -h --help' ;;
+        'cyoloctl token update') words='--set --set-string --set-json --unset --keep-previous --cookie --cookie-name --audience --set-cookie --request-id --batch --keyring --passphrase-file -o --output -d --data-dir -e --endpoint --credentials --timeout -h --help' ;;
         'cyoloctl token refresh') words='--ttl --cookie --cookie-name --audience --require-quorum --set-cookie --batch --keyring --passphrase-file -o --output -d --data-dir -e --endpoint --credentials --timeout -h --help' ;;
         'cyoloctl token revoke') words='--sid --sub --cookie-name --audience --request-id -o --output -d --data-dir -e --endpoint --credentials --timeout -h --help' ;;
         'cyoloctl token revocations') words='-o --output -d --data-dir -e --endpoint --credentials --timeout -h --help' ;;
@@ -98,7 +98,7 @@ _cyoloctl() {
         'cyoloctl rendezvous wait') words='--request-id -o --output -d --data-dir -e --endpoint --credentials --timeout -h --help' ;;
         'cyoloctl rendezvous show') words='-o --output -d --data-dir -e --endpoint --credentials --timeout -h --help' ;;
         'cyoloctl rendezvous list') words='--state -o --output -d --data-dir -e --endpoint --credentials --timeout -h --help' ;;
-        'cyoloctl rendezvous policy') words='--require --allow-self --reset -o --output -d --data-dir -e --endpoint --credentials --timeout -h --help' ;;
+        'cyoloctl rendezvous policy') words='--require --require-string --allow-self --reset -o --output -d --data-dir -e --endpoint --credentials --timeout -h --help' ;;
         'cyoloctl route') words='list which resolve share unshare export watch -h --help' ;;
         'cyoloctl route list') words='-o --output -d --data-dir -e --endpoint --credentials --timeout -h --help' ;;
         'cyoloctl route which') words='-o --output -d --data-dir -e --endpoint --credentials --timeout -h --help' ;;

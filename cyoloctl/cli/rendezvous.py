@@ -11,6 +11,7 @@ from typing import Annotated
 import typer
 
 from cyoloctl.cli import output
+from cyoloctl.cli.claims import read_claims
 from cyoloctl.cli.invocation import Invocation, RequestIdOption, command, parse_duration_s, read_secret
 from cyoloctl.cli.output import Column, rows_of, text_of
 from cyoloctl.errors import (
@@ -317,20 +318,6 @@ def list_(
         output.structured({"schema_version": 1, "rendezvous": found}, invocation.mode)
 
 
-def _required(given: list[str] | None) -> Json:
-    found: Json = {}
-    for text in given or ():
-        name, equals, value = text.partition("=")
-        if not equals or not name:
-            raise InvalidInput(f"--require is {text[:80]!r}: use CLAIM=VALUE, such as mfa=true")
-        if name in found:
-            raise InvalidInput(f"--require {name[:80]} is given twice: give it once")
-        found[name] = {"true": True, "false": False}.get(value, value)
-        if re.fullmatch(r"0|-?[1-9][0-9]{0,15}", value):
-            found[name] = int(value)
-    return found
-
-
 def _rule(policy: Json) -> tuple[str, str, str]:
     required = [
         f"{name}={value if isinstance(value, str) else str(value).lower()}"
@@ -353,6 +340,14 @@ def policy(
             help="Claim that the session of an approver must have, such as mfa=true; repeat for more.",
         ),
     ] = None,
+    require_string: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--require-string",
+            metavar="CLAIM=TEXT",
+            help="The same for a claim that is text, whatever it looks like.",
+        ),
+    ] = None,
     allow_self: Annotated[
         bool, typer.Option("--allow-self", help="Let whoever began it approve it.")
     ] = False,
@@ -365,9 +360,10 @@ def policy(
 
     By default whoever began a rendezvous cannot approve it: the same browser, session, person or credentials.
     """
-    wanted = {"require": _required(require), "allow_self": allow_self}
-    changes = bool(require) or allow_self or reset
-    if reset and (require or allow_self):
+    claims = read_claims("--require", require, require_string, form="CLAIM=VALUE, such as mfa=true")
+    wanted = {"require": claims, "allow_self": allow_self}
+    changes = bool(claims) or allow_self or reset
+    if reset and (claims or allow_self):
         raise UsageError("--reset takes no other option: leave the others out")
     if changes and kind is None:
         raise UsageError("for which kind? give its name")

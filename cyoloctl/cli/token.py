@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import re
 import sys
 import time
 from collections.abc import Callable, Iterator, Mapping
@@ -13,6 +12,7 @@ from typing import TYPE_CHECKING, Annotated, Any, NoReturn
 import typer
 
 from cyoloctl.cli import output
+from cyoloctl.cli.claims import decode_json, read_claims
 from cyoloctl.cli.invocation import (
     Invocation,
     RequestIdOption,
@@ -30,7 +30,7 @@ from cyoloctl.errors import (
     UsageError,
     error_from_code,
 )
-from cyoloctl.text import Json, strict_json_decoder
+from cyoloctl.text import Json
 
 if TYPE_CHECKING:
     from cyoloctl.tokens.issuer import Issuer
@@ -73,9 +73,38 @@ ClaimOption = Annotated[
     typer.Option(
         "--claim",
         metavar="K=V",
-        help="Claim; repeat for more. true, false, null, integers and anything that begins with "
+        help="Claim; repeat for more. true, false, null, whole numbers and anything that begins with "
         '{, [ or " are JSON, the rest is text.',
     ),
+]
+ClaimStringOption = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--claim-string", metavar="K=V", help="Claim that is text, whatever it looks like; repeat for more."
+    ),
+]
+ClaimJsonOption = Annotated[
+    list[str] | None,
+    typer.Option("--claim-json", metavar="K=JSON", help="Claim that is JSON; repeat for more."),
+]
+SetOption = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--set", metavar="K=V", help="Set a claim, typed as --claim of `token mint`; repeat for more."
+    ),
+]
+SetStringOption = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--set-string", metavar="K=V", help="Set a claim to text, whatever it looks like; repeat for more."
+    ),
+]
+SetJsonOption = Annotated[
+    list[str] | None,
+    typer.Option("--set-json", metavar="K=JSON", help="Set a claim to JSON; repeat for more."),
+]
+UnsetOption = Annotated[
+    list[str] | None, typer.Option("--unset", metavar="K", help="Remove a claim; repeat for more.")
 ]
 MaxAgeOption = Annotated[
     str,
@@ -104,41 +133,6 @@ QuorumOption = Annotated[
 ]
 
 
-def _finite(text: str) -> float:
-    number = float(text)
-    if number - number != 0:
-        raise ValueError("not a number that JSON has")
-    return number
-
-
-# Strict, as the node is: what this lets through can be sent.
-_decode = strict_json_decoder(parse_float=_finite).decode
-
-
-def _value(text: str) -> Any:
-    """The value in K=V: true, false, null, whole numbers and JSON objects, lists and strings; else text."""
-    if re.fullmatch(r"-?(0|[1-9][0-9]{0,18})|true|false|null|[\[{\"].*", text, re.ASCII | re.DOTALL):
-        try:
-            return _decode(text)
-        except (ValueError, RecursionError):
-            raise InvalidInput(
-                f"{text[:80]!r} is not JSON: quote it, or begin with another character"
-            ) from None
-    return text
-
-
-def _pairs(given: list[str] | None, option: str) -> Json:
-    found: Json = {}
-    for text in given or ():
-        key, equals, value = text.partition("=")
-        if not equals or not key:
-            raise InvalidInput(f"{option} is {text[:80]!r}: use KEY=VALUE")
-        if key in found:
-            raise InvalidInput(f"{option} {key[:80]} is given twice: give it once")
-        found[key] = _value(value)
-    return found
-
-
 def _claims_file(path: str) -> Json:
     try:
         if path == "-":
@@ -149,7 +143,7 @@ def _claims_file(path: str) -> Json:
     except OSError as error:
         raise file_error(path, error, "read the claims from") from None
     try:
-        found = _decode(data.decode()) if len(data) <= _MAX_TOKEN_INPUT_BYTES else None
+        found = decode_json(data.decode()) if len(data) <= _MAX_TOKEN_INPUT_BYTES else None
     except (ValueError, RecursionError):
         found = None
     if not isinstance(found, dict):
@@ -296,7 +290,7 @@ def _item(operation: str, line: bytes) -> Any:
     if operation in ("inspect", "refresh") and not line.startswith(b"{"):
         return {"token": line.decode() if line.isascii() else ""}
     try:
-        return _decode(line.decode())
+        return decode_json(line.decode())
     except (ValueError, RecursionError):
         return None
 
@@ -370,6 +364,8 @@ def mint(
         str | None, typer.Option("--sub", metavar="SUBJECT", help="Subject of the session.")
     ] = None,
     claim: ClaimOption = None,
+    claim_string: ClaimStringOption = None,
+    claim_json: ClaimJsonOption = None,
     claims_file: Annotated[
         str | None, typer.Option("--claims-file", metavar="FILE|-", help="Claims as a JSON object.")
     ] = None,
@@ -397,6 +393,8 @@ def mint(
         not_in_batch={
             "--sub": sub,
             "--claim": claim,
+            "--claim-string": claim_string,
+            "--claim-json": claim_json,
             "--claims-file": claims_file,
             "--set-cookie": set_cookie,
         },
@@ -410,7 +408,7 @@ def mint(
     claims = _claims_file(claims_file) if claims_file is not None else {}
     body = {
         "sub": sub,
-        "claims": {**claims, **_pairs(claim, "--claim")},
+        "claims": {**claims, **read_claims("--claim", claim, claim_string, claim_json)},
         "ttl_s": ttl_s,
         "max_age_s": max_age_s,
         "set_cookie": set_cookie,
@@ -496,12 +494,10 @@ def inspect(
 def update(
     invocation: Invocation,
     token: TokenArgument = None,
-    set_: Annotated[
-        list[str] | None, typer.Option("--set", metavar="K=V", help="Set a claim; repeat for more.")
-    ] = None,
-    unset: Annotated[
-        list[str] | None, typer.Option("--unset", metavar="K", help="Remove a claim; repeat for more.")
-    ] = None,
+    set_: SetOption = None,
+    set_string: SetStringOption = None,
+    set_json: SetJsonOption = None,
+    unset: UnsetOption = None,
     keep_previous: Annotated[
         bool, typer.Option("--keep-previous", help="Keep the older copies of the session valid.")
     ] = False,
@@ -532,6 +528,8 @@ def update(
         not_in_batch={
             "TOKEN": given,
             "--set": set_,
+            "--set-string": set_string,
+            "--set-json": set_json,
             "--unset": unset,
             "--cookie": cookie,
             "--set-cookie": set_cookie,
@@ -540,12 +538,11 @@ def update(
         not_offline={"--request-id": request_id},
     )
     if batch:
-        options = {"keep_previous": keep_previous}
-        _batch(invocation, "update", context, options, {}, keyring, passphrase_file)
+        _batch(invocation, "update", context, {"keep_previous": keep_previous}, {}, keyring, passphrase_file)
         return
     body = {
         **_token_body(token, cookie),
-        "set": _pairs(set_, "--set"),
+        "set": read_claims("--set", set_, set_string, set_json),
         "unset": unset or [],
         "set_cookie": set_cookie,
         **context,

@@ -18,7 +18,8 @@ of what was read from it, which refuses duplicate and unsorted keys, white space
 without a rule for each.  That is stricter than its authentication demands: it holds implementations in other
 languages to one format, and no two of them can read one payload differently.
 
-Nothing here logs.  No message holds a token, a key or a claim, and no exception is chained to one that does.
+Nothing here logs.  No message holds a token, a key or a claim's value, and no exception is chained to one
+that does.
 """
 
 from __future__ import annotations
@@ -162,7 +163,17 @@ def _fault(session: Session) -> str | None:
     return None
 
 
-def _plain(value: object, depth: int) -> Any:
+def _plain_claims(claims: dict[Any, Any]) -> dict[str, Any]:
+    """A copy of the claims.  Raises InvalidInput with the name of one that a payload cannot hold."""
+    copy = {}
+    for name, value in claims.items():
+        if not isinstance(name, str):
+            raise InvalidInput("the name of a claim is not a string")
+        copy[name] = _plain(value, 3, name)
+    return copy
+
+
+def _plain(value: object, depth: int, claim: str) -> Any:
     """A copy of a claim's value.  Raises InvalidInput, without the value, for what a payload cannot hold."""
     if value is None or isinstance(value, (str, bool)):
         return value
@@ -170,21 +181,24 @@ def _plain(value: object, depth: int) -> Any:
         if -_MAX_INTEGER <= value <= _MAX_INTEGER:
             return value
         raise InvalidInput(
-            "a claim is an integer past 2**53-1, which some readers round: write it as a string"
+            f"claim {claim[:80]!r} is an integer past 2**53-1, which some readers round: write it as a string"
         )
     if isinstance(value, (dict, list)):
         if depth > _MAX_DEPTH:
-            raise InvalidInput(f"the claims nest deeper than {_MAX_DEPTH - 1} levels: flatten them")
+            raise InvalidInput(
+                f"the claims nest deeper than {_MAX_DEPTH - 1} levels in {claim[:80]!r}: flatten them"
+            )
         if isinstance(value, list):
-            return [_plain(item, depth + 1) for item in value]
+            return [_plain(item, depth + 1, claim) for item in value]
         copy = {}
         for name, item in value.items():
             if not isinstance(name, str):
-                raise InvalidInput("the name of a claim is not a string")
-            copy[name] = _plain(item, depth + 1)
+                raise InvalidInput(f"a name within claim {claim[:80]!r} is not a string")
+            copy[name] = _plain(item, depth + 1, claim)
         return copy
     raise InvalidInput(
-        f"a claim is a {type(value).__name__}: use strings, integers, booleans, null, lists and objects"
+        f"claim {claim[:80]!r} is a {type(value).__name__}: use strings, integers, booleans, null, lists and "
+        "objects"
     )
 
 
@@ -192,8 +206,7 @@ def _checked_claims(session: Session) -> dict[str, Any]:
     """A copy of the claims.  Raises InvalidInput that says what is wrong with the session."""
     if fault := _fault(session):
         raise InvalidInput(f"the session is not valid: {fault}")
-    claims: dict[str, Any] = _plain(session.claims, 2)
-    return claims
+    return _plain_claims(session.claims)
 
 
 def _checked(session: Session) -> Session:

@@ -18,6 +18,8 @@ OUTPUT = "-o --output"
 ACTING = "--token-file --cookie-name --audience"
 CONNECTION = f"{OUTPUT} -d --data-dir -e --endpoint --credentials --timeout"
 CONTEXT = "--cookie-name --audience"
+CLAIMS = "--claim --claim-string --claim-json"
+SETS = "--set --set-string --set-json"
 OFFLINE = f"--batch --keyring --passphrase-file {CONTEXT} {CONNECTION}"
 PROXY = "--format --pin --listen --tls-certificate --backend-tls-ca --fragment --run-dir"
 
@@ -63,9 +65,9 @@ CONTRACT = {
     "key rewrap": CONNECTION,
     "key policy": f"--rotate-every --keep {CONNECTION}",
     "key identity": CONNECTION,
-    "token mint": f"--sub --claim --claims-file --ttl --max-age --set-cookie {OFFLINE}",
+    "token mint": f"--sub {CLAIMS} --claims-file --ttl --max-age --set-cookie {OFFLINE}",
     "token inspect": f"--cookie --no-key --explain --require-quorum {OFFLINE}",
-    "token update": f"--set --unset --keep-previous --cookie --set-cookie --request-id {OFFLINE}",
+    "token update": f"{SETS} --unset --keep-previous --cookie --set-cookie --request-id {OFFLINE}",
     "token refresh": f"--ttl --cookie --require-quorum --set-cookie {OFFLINE}",
     "token revoke": f"--sid --sub --request-id {CONTEXT} {CONNECTION}",
     "token revocations": CONNECTION,
@@ -83,7 +85,7 @@ CONTRACT = {
     "rendezvous cancel": f"--request-id {CONNECTION}",
     "rendezvous wait": f"--request-id {CONNECTION}",
     "rendezvous show": CONNECTION,
-    "rendezvous policy": f"--require --allow-self --reset {CONNECTION}",
+    "rendezvous policy": f"--require --require-string --allow-self --reset {CONNECTION}",
     "rendezvous list": f"--state {CONNECTION}",
     "route list": CONNECTION,
     "route which": CONNECTION,

@@ -311,6 +311,13 @@ def test_claims_that_no_payload_holds_are_refused_at_each_entrance(claims: Any) 
         mint(session(claims=claims))
 
 
+def test_claim_that_no_payload_holds_is_named_and_its_value_is_not() -> None:
+    for value in (2**53 + 7, [{"y": 2**53 + 7}], 0.5, {"y": (7,)}, nested(15)):
+        with pytest.raises(InvalidInput, match="'limit'") as caught:
+            new_session("alice", {"good": 1, "limit": value}, now_unix_s=NOW)
+        assert str(2**53 + 7) not in caught.value.message
+
+
 def test_claims_that_hold_themselves_are_refused() -> None:
     loop: dict[str, Any] = {}
     loop["loop"] = loop
