@@ -20,11 +20,14 @@ __all__ = [
     "Stamp",
     "Storage",
     "is_in_memory",
+    "is_wildcard",
     "majority",
     "name_of",
     "parse_address",
+    "parse_dialable_address",
     "parse_hostname",
     "parse_name",
+    "same_place",
 ]
 
 NodeName = NewType("NodeName", str)
@@ -39,6 +42,8 @@ NAME_PATTERN = r"[a-z0-9]([a-z0-9-]{0,61}[a-z0-9])?"
 _NAME = re.compile(NAME_PATTERN)
 # The last label of an address in any spelling that a resolver or browser takes: 127.1, 0x7f.1, 2130706433.
 _NUMBER = re.compile(r"[0-9]+|0x[0-9a-f]*")
+# 0.0.0.0 in any spelling that inet_aton(3), and with it getaddrinfo(3), reads: 0, 0.0, 0x0.
+_ZERO = re.compile(r"(?:0[xX])?0+(?:\.(?:0[xX])?0+){0,3}")
 
 
 def majority(voters: int) -> int:
@@ -150,3 +155,48 @@ def parse_address(text: str, what: str = "address") -> Address:
             f"{what} {text[:80]!r} is not valid: use HOST:PORT (or [IPV6]:PORT), port 1 to 65535"
         )
     return Address(host, int(port_text))
+
+
+def is_wildcard(host: str) -> bool:
+    """Whether a host, in any spelling, is every address of a machine: one can listen there, not dial."""
+    if ":" not in host:
+        return host == "*" or _ZERO.fullmatch(host) is not None
+    import ipaddress  # here: most commands never see an IPv6 address
+
+    try:
+        address = ipaddress.IPv6Address(host)
+    except ValueError:
+        return False
+    mapped = address.ipv4_mapped
+    return address.is_unspecified or (mapped is not None and mapped.is_unspecified)
+
+
+def same_place(one: Address, other: Address) -> bool:
+    """Whether two addresses are spellings of one, as far as that can be told without looking names up."""
+    return (_canonical_host(one.host), one.port) == (_canonical_host(other.host), other.port)
+
+
+def _canonical_host(host: str) -> str:
+    import ipaddress
+
+    try:
+        address = ipaddress.ip_address(host)
+    except ValueError:
+        return host.lower().removesuffix(".")
+    return str(getattr(address, "ipv4_mapped", None) or address)
+
+
+def parse_dialable_address(text: str, what: str = "address") -> Address:
+    """As parse_address, for an address that others are told: ASCII, and no wildcard.  Raises InvalidInput."""
+    if not text.isascii():
+        raise InvalidInput(
+            f"{what} {text[:80]!r} is not valid: write the host name in ASCII (its xn-- form), "
+            "as the other members would look it up"
+        )
+    address = parse_address(text, what)
+    if is_wildcard(address.host):
+        raise InvalidInput(
+            f"{what} {str(address)!r} is not valid: nobody can dial a wildcard; use an address "
+            "at which others reach this node"
+        )
+    return address

@@ -218,9 +218,9 @@ class HasMembers(Protocol):
 
 
 def _check_address(text: str) -> None:
-    from cyoloctl.model import parse_address
+    from cyoloctl.model import parse_dialable_address
 
-    parse_address(text)
+    parse_dialable_address(text)
 
 
 ROUTES: tuple[Route[HasMembers], ...] = (

@@ -24,7 +24,7 @@ from cyoloctl.errors import (
 )
 from cyoloctl.members.machine import MemberMachine
 from cyoloctl.members.records import REJECTED, Invitation
-from cyoloctl.model import Address, LocalNode, NodeName, name_of, parse_address
+from cyoloctl.model import Address, LocalNode, NodeName, name_of, parse_address, same_place
 from cyoloctl.pki import join_token
 from cyoloctl.pki.ca import CertificateIssuer
 from cyoloctl.pki.files import NodeFiles
@@ -221,6 +221,8 @@ class JoinOperations:
         request_sha256 = csr_sha256(request["request_pem"])
         invitation = await self._find_invitation(request, request_sha256, timeout_s)
         check_request(request["request_pem"], name, request["sealing_key"], self._node.cluster_id)
+        if invitation.used_by is None:
+            self._refuse_taken_address(name, request["address"])
         if not self._backed.take():
             raise Overloaded("this node is asked to admit too many nodes at once: try again in a second")
         left = max(0.1, deadline - time.monotonic())
@@ -257,6 +259,17 @@ class JoinOperations:
             days=issuer.days,
             trust_pem=issuer.trust_pem,
         )
+
+    def _refuse_taken_address(self, name: str, address: str) -> None:
+        """Refuse an address at which the others would reach somebody else.  Raises Conflict."""
+        asked = parse_address(address)
+        for member in self._members.members():
+            if member.name != name and same_place(parse_address(member.address), asked):
+                raise Conflict(
+                    f"{address} is the address of member {member.name}: join with another --listen or "
+                    f"--advertise, or, if {member.name} is gone, remove it first "
+                    f"(`cyoloctl member remove {member.name}`)"
+                )
 
     async def _admit(self, request: Mapping[str, str], request_sha256: str, timeout_s: float) -> None:
         name = request["name"]

@@ -25,7 +25,9 @@ from cyoloctl.model import (
     ClusterId,
     NodeName,
     Storage,
+    is_wildcard,
     parse_address,
+    parse_dialable_address,
     parse_hostname,
     parse_name,
 )
@@ -401,13 +403,14 @@ class _Fields:
 
     def _listen_and_advertise(self) -> tuple[Address, Address]:
         listen = self._address("listen")
-        advertise = self._address("advertise") if "advertise" in self._values else listen
-        if _is_wildcard(advertise.host):
-            at = self._values.get("advertise") or self._values["listen"]
+        if "advertise" in self._values:
+            return listen, self._address("advertise", parse_dialable_address)
+        if is_wildcard(listen.host):
             raise self._error(
-                at, f"the others cannot dial {advertise}: set advertise to an address that they can reach"
+                self._values["listen"],
+                f"the others cannot dial {listen}: set advertise to an address that they can reach",
             )
-        return listen, advertise
+        return listen, self._address("listen", parse_dialable_address)
 
     def _url(self, name: str, parse: Callable[[str], str]) -> str | None:
         return self._parsed(self._values[name], repr(name), parse) if name in self._values else None
@@ -510,16 +513,16 @@ class _Fields:
         except InvalidInput as error:
             raise self._error(node, error.message) from None
 
-    def _address(self, name: str) -> Address:
+    def _address(self, name: str, parse: Callable[[str, str], Address] = parse_address) -> Address:
         node = self._required(name)
         try:
-            return parse_address(self._text(node, repr(name)), repr(name))
+            return parse(self._text(node, repr(name)), repr(name))
         except InvalidInput as error:
             raise self._error(node, error.message) from None
 
     def _addresses(self) -> dict[NodeName, Address]:
         return {
-            self._parsed_name(key, f"a name in {self._what}"): self._address(text)
+            self._parsed_name(key, f"a name in {self._what}"): self._address(text, parse_dialable_address)
             for text, key in self._keys.items()
         }
 
@@ -572,13 +575,6 @@ def _error(where: str, line: int, column: int, problem: str) -> ConfigError:
 
 def _position(before: str) -> tuple[int, int]:
     return before.count("\n"), len(before) - (before.rfind("\n") + 1)
-
-
-def _is_wildcard(host: str) -> bool:
-    try:
-        return ipaddress.ip_address(host).is_unspecified
-    except ValueError:
-        return host == "*"
 
 
 def _scalar(text: str) -> str:

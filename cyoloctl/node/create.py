@@ -29,7 +29,16 @@ from cyoloctl.errors import (
     OutcomeUnknown,
     Unavailable,
 )
-from cyoloctl.model import Address, ClusterId, NodeName, Storage, parse_address, parse_name
+from cyoloctl.model import (
+    Address,
+    ClusterId,
+    NodeName,
+    Storage,
+    is_wildcard,
+    parse_address,
+    parse_dialable_address,
+    parse_name,
+)
 from cyoloctl.node.config import (
     CONFIG_NAME,
     Config,
@@ -52,7 +61,6 @@ from cyoloctl.text import rfc3339_of
 __all__ = ["accept_renewal", "init_cluster", "join", "node_info", "renew_here", "write_renewal_request"]
 
 _STATE = ("raft.db", "snapshot")
-_WILDCARDS = ("0.0.0.0", "::", "*")
 
 
 def _now() -> datetime:
@@ -62,16 +70,12 @@ def _now() -> datetime:
 def _addresses(listen: str, advertise: str | None) -> tuple[Address, Address]:
     listens = parse_address(listen, "listen address")
     if advertise is not None:
-        shown = parse_address(advertise, "advertise address")
-    elif listens.host in _WILDCARDS:
+        return listens, parse_dialable_address(advertise, "advertise address")
+    if is_wildcard(listens.host):
         raise InvalidInput(
             f"nobody can dial {listens}: add --advertise HOST:PORT, where others reach this node"
         )
-    else:
-        shown = listens
-    if shown.host in _WILDCARDS:
-        raise InvalidInput(f"nobody can dial {shown}: advertise an address that others can reach")
-    return listens, shown
+    return listens, parse_dialable_address(listen, "listen address")
 
 
 def _gateway(listen: str | None, url: str | None) -> GatewayConfig | None:
@@ -80,7 +84,7 @@ def _gateway(listen: str | None, url: str | None) -> GatewayConfig | None:
             raise InvalidInput("a gateway url needs a gateway: add --gateway HOST:PORT")
         return None
     listens = parse_address(listen, "gateway address")
-    if listens.host in _WILDCARDS:
+    if is_wildcard(listens.host):
         raise InvalidInput(
             f"proxies cannot dial {listens}: give an address that they can reach, or set gateway.advertise "
             "in node.yaml afterwards"

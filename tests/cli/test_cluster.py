@@ -73,6 +73,11 @@ def test_cluster_init_in_a_directory_with_parts_of_a_node_exits_4(left: str, tmp
         (["--listen", "7001"], 65),
         (["--listen", "0.0.0.0:7001"], 65),
         (["--advertise", "[::]:7001"], 65),
+        (["--listen", "[::0]:7001"], 65),
+        (["--listen", "0x0:7001"], 65),
+        (["--advertise", "[::ffff:0.0.0.0]:7001"], 65),
+        (["--advertise", "b\u00fccher.example:7001"], 65),
+        (["--gateway", "0:7002"], 65),
         (["--storage", "tape"], 2),
     ],
 )

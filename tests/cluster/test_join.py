@@ -102,6 +102,20 @@ def test_join_with_the_secret_of_another_cluster_is_rejected(
 
 
 @pytest.mark.usefixtures("went_on")
+def test_join_at_an_address_that_nobody_can_dial_or_that_is_a_members_leaves_the_token_good(
+    ours: Cluster, tmp_path: Path
+) -> None:
+    token, directory = ours.invite("n2"), tmp_path / "n2"
+    join = ("node", "join", "-d", directory, "--name", "n2", "--token-file", "-")
+    for listen in ("0:7001", "[::0]:7001", "[::ffff:0.0.0.0]:7001"):
+        _assert_not_joined(directory, run(*join, "--listen", listen, stdin=token), 65, "--advertise")
+    taken = run(*join, "--listen", "0.0:7001", "--advertise", ours["n1"].address, stdin=token)
+    _assert_not_joined(directory, taken, 4, ours["n1"].address, "member remove n1")
+    assert [each["state"] for each in ours["n1"].json("member", "invitations")["invitations"]] == ["open"]
+    assert ours["n1"].cli("member", "uninvite", "n2").returncode == 0
+
+
+@pytest.mark.usefixtures("went_on")
 def test_join_that_trusts_another_cluster_shows_us_no_secret(
     ours: Cluster, theirs: Cluster, tmp_path: Path
 ) -> None:

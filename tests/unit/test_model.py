@@ -1,10 +1,14 @@
-"""Majorities of voters."""
+"""Majorities of voters, and spellings of addresses."""
 
 from __future__ import annotations
 
+import itertools
+import socket
+
 import pytest
 
-from cyoloctl.model import majority
+from cyoloctl.errors import InvalidInput
+from cyoloctl.model import is_wildcard, majority, parse_address, parse_dialable_address, same_place
 
 
 @pytest.mark.parametrize(
@@ -13,3 +17,62 @@ from cyoloctl.model import majority
 def test_majority_of_so_many_voters_is_more_than_half(voters: int, needed: int) -> None:
     assert majority(voters) == needed
     assert 2 * needed > voters >= 2 * (needed - 1)
+
+
+def _numeric(host: str) -> str | None:
+    """The address that the system takes a host for without looking anything up."""
+    try:
+        found = socket.getaddrinfo(host, 1, type=socket.SOCK_STREAM, flags=socket.AI_NUMERICHOST)
+    except (OSError, UnicodeError):
+        return None
+    return str(found[0][4][0])
+
+
+def test_every_host_that_the_system_takes_for_a_wildcard_is_one() -> None:
+    for length in range(1, 8):
+        for characters in itertools.product("0x.", repeat=length):
+            host = "".join(characters)
+            assert is_wildcard(host) == (_numeric(host) == "0.0.0.0"), host
+    for length in range(1, 7):
+        for characters in itertools.product("0:f", repeat=length):
+            host = "".join(characters)
+            if ":" in host:
+                assert is_wildcard(host) == (_numeric(host) in ("::", "::ffff:0.0.0.0")), host
+
+
+@pytest.mark.parametrize(
+    "host",
+    [
+        *("*", "0", "00", "0.0", "0x0", "0X00.0", "0.0.0.0", "[0.0.0.0]", "[::]", "[::0]"),
+        *("[0:0:0:0:0:0:0:0]", "[::0.0.0.0]", "[::ffff:0.0.0.0]", "[::FFFF:0:0]", "[::%1]"),
+    ],
+)
+def test_dialable_address_is_no_wildcard_in_any_spelling(host: str) -> None:
+    assert is_wildcard(parse_address(f"{host}:7700").host)
+    with pytest.raises(InvalidInput, match="nobody can dial"):
+        parse_dialable_address(f"{host}:7700")
+
+
+@pytest.mark.parametrize("host", ["\uff10", "\uff10.\uff10.\uff10.\uff10", "b\u00fccher.example"])
+def test_dialable_address_is_ascii_as_the_log_holds_it(host: str) -> None:
+    with pytest.raises(InvalidInput, match="xn--"):
+        parse_dialable_address(f"{host}:7700")
+
+
+@pytest.mark.parametrize("host", ["0.0.0.1", "10.0.0.0", "0x", "0.example", "[::1]", "[::ffff:10.0.0.1]"])
+def test_dialable_address_of_one_machine_is_taken(host: str) -> None:
+    assert str(parse_dialable_address(f"{host}:7700")) == f"{host}:7700"
+
+
+@pytest.mark.parametrize(
+    ("one", "other", "same"),
+    [
+        ("N2.example:1", "n2.example.:1", True),
+        ("[::ffff:10.0.0.1]:1", "10.0.0.1:1", True),
+        ("[0:0::1]:1", "[::1]:1", True),
+        ("10.0.0.1:1", "10.0.0.1:2", False),
+        ("10.0.0.1:1", "10.0.0.2:1", False),
+    ],
+)
+def test_two_spellings_of_an_address_are_the_same_place(one: str, other: str, same: bool) -> None:
+    assert same_place(parse_address(one), parse_address(other)) is same

@@ -234,6 +234,20 @@ def test_join_again_before_the_first_start_gets_the_answer_without_a_log_entry(n
     assert node.cluster.index == before
 
 
+@pytest.mark.parametrize("address", ["10.0.0.1:7700", "[::ffff:10.0.0.1]:7700"])
+def test_join_at_the_address_of_another_member_is_refused_and_leaves_the_token_good(
+    node: Node, address: str
+) -> None:
+    token = node.invite()
+    before = node.cluster.index
+    with pytest.raises(Conflict, match=r"address of member n1.*member remove n1"):
+        node.join(node.body(token.secret, "n2", address=address))
+    assert node.cluster.index == before
+    body = node.body(token.secret, "n2", address="10.0.0.2:7700")
+    assert node.join(body)["name"] == "n2"
+    assert node.join(body)["name"] == "n2", "its own address is no other member's"
+
+
 def _captured(node: Node) -> Json:
     """Request of a rightful joiner, intercepted before anybody else saw it."""
     return node.body(node.invite().secret, "n2")
