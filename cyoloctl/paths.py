@@ -5,6 +5,8 @@ Every command imports this module, so it imports next to nothing.
 
 from __future__ import annotations
 
+import contextlib
+import errno
 import os
 import stat
 import sys
@@ -15,12 +17,16 @@ from cyoloctl.errors import AlreadyExists, ConfigError, StorageError
 
 __all__ = [
     "GATEWAY_SOCKET",
+    "LOG_NAME",
     "MAX_SOCKET_PATH_BYTES",
     "check_ownership",
     "control_socket_path",
     "default_data_dir",
+    "hand_directory_to_owner",
+    "hand_to_owner_of",
     "make_private_directory",
     "sync_directory",
+    "write_node_file",
     "write_private",
 ]
 
@@ -29,6 +35,9 @@ MAX_SOCKET_PATH_BYTES = 107 if sys.platform.startswith("linux") else 103
 
 GATEWAY_SOCKET = "gateway.sock"
 """The socket beside control.sock whose users have the role of a gateway."""
+
+LOG_NAME = "node.log"
+"""The log of a node in the background; older ones are LOG_NAME.1 and so on."""
 
 _SOCKET_NAME = "control.sock"
 
@@ -169,14 +178,20 @@ def _check_owned(path: str, owner: int) -> None:
     )
 
 
-def make_private_directory(path: str | os.PathLike[str]) -> None:
+def make_private_directory(path: str | os.PathLike[str], *, is_nodes: bool = False) -> None:
     """Make a directory and its missing parents, 0700, unless it is there.
 
+    is_nodes: one inside a data directory, which belongs to the owner of that.
     Raises StorageError.  Leaves the mode of one that is there alone.
     """
     try:
         Path(path).parent.mkdir(parents=True, exist_ok=True)
-        Path(path).mkdir(mode=0o700, exist_ok=True)
+        with contextlib.suppress(FileExistsError):
+            Path(path).mkdir(mode=0o700)
+            if is_nodes:
+                hand_directory_to_owner(path)
+        if not Path(path).is_dir():
+            raise NotADirectoryError(errno.ENOTDIR, os.strerror(errno.ENOTDIR))
     except OSError as error:
         raise StorageError(
             f"cannot make the directory {os.fspath(path)}: {error.strerror}; "
@@ -232,7 +247,8 @@ def check_ownership(data_dir: str | os.PathLike[str]) -> None:
         needs = {text: os.R_OK | os.W_OK | os.X_OK}
         if os.access(text, os.R_OK | os.X_OK):
             for entry in os.scandir(text):
-                if entry.is_file(follow_symlinks=False):
+                # An old log is no reason to stay away: a new one takes its place (`logs.open_log`).
+                if entry.is_file(follow_symlinks=False) and not entry.name.startswith(LOG_NAME):
                     needs[entry.path] = os.R_OK | os.W_OK
             with os.scandir(os.path.join(text, "pki")) as entries:
                 needs.update((entry.path, os.R_OK) for entry in entries)
@@ -261,6 +277,32 @@ def _quoted(text: str) -> str:
     return shlex.quote(text)
 
 
+def hand_to_owner_of(directory: str | os.PathLike[str], descriptor: int) -> None:
+    """As root, give an open file to the user whose directory it was made in; else nothing.
+
+    For a node's own files: what root makes among a service user's must not
+    keep that user's node from starting.  Raises OSError.
+    """
+    if os.geteuid() == 0:
+        found = os.stat(directory)
+        if found.st_uid != 0:
+            os.fchown(descriptor, found.st_uid, found.st_gid)
+
+
+def hand_directory_to_owner(path: str | os.PathLike[str]) -> None:
+    """As `hand_to_owner_of`, for a directory that was just made.  Raises OSError."""
+    descriptor = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC)
+    try:
+        hand_to_owner_of(os.path.dirname(os.path.abspath(path)), descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def write_node_file(path: str | os.PathLike[str], data: bytes, *, exclusive: bool = False) -> None:
+    """As write_private, for a file of a node: whoever writes it, it belongs to the directory's owner."""
+    _write(path, data, exclusive=exclusive, is_owners=True)
+
+
 def write_private(path: str | os.PathLike[str], data: bytes, *, exclusive: bool = False) -> None:
     """Write a whole file, mode 0600, so that a crash leaves the old one or the new one.
 
@@ -270,6 +312,10 @@ def write_private(path: str | os.PathLike[str], data: bytes, *, exclusive: bool 
     When this returns, file and directory entry are on the disk (fsync of
     both).  Raises StorageError; then the old file is as it was.
     """
+    _write(path, data, exclusive=exclusive, is_owners=False)
+
+
+def _write(path: str | os.PathLike[str], data: bytes, *, exclusive: bool, is_owners: bool) -> None:
     path = os.path.abspath(path)
     directory, name = os.path.split(path)
     # Random, so that nobody can make it first and no leftover of a crash is in the way.
@@ -279,6 +325,8 @@ def write_private(path: str | os.PathLike[str], data: bytes, *, exclusive: bool 
         with open(os.open(temporary, flags, 0o600), "wb") as file:
             try:
                 os.fchmod(file.fileno(), 0o600)  # whatever the umask took away
+                if is_owners:
+                    hand_to_owner_of(directory, file.fileno())
                 file.write(data)
                 file.flush()
                 os.fsync(file.fileno())

@@ -13,11 +13,11 @@ from typing import Any
 
 from cyoloctl.cli.invocation import file_error
 from cyoloctl.errors import ConfigError, CyoloctlError, InternalError, Unavailable, error_from_code
+from cyoloctl.paths import LOG_NAME, check_ownership
 from cyoloctl.process import child_command, child_environment
 
 __all__ = ["LOG_NAME", "NodeProcess", "require_node", "start_node"]
 
-LOG_NAME = "node.log"
 _READY_LIMIT_BYTES = 64 * 1024
 _STOP_S = 10.0
 
@@ -125,11 +125,13 @@ def start_node(
 
     Raises ConfigError when the directory holds no node or cannot be written, StorageError.
     """
+    from cyoloctl.node.logs import open_log
+
     require_node(data_dir)
+    check_ownership(data_dir)  # before a file is made that its owner could not use
     log = data_dir / LOG_NAME
-    flags = os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC | os.O_NOFOLLOW
     try:
-        log_fd = os.open(log, flags, 0o600)
+        log_fd = open_log(str(log))
     except OSError as error:
         raise file_error(log, error, "open") from None
     ready_fd, node_fd = os.pipe()

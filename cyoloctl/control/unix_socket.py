@@ -43,6 +43,15 @@ def bind_unix(path: str, group_id: int | None = None) -> tuple[socket.socket, tu
     return sock, (made.st_dev, made.st_ino)
 
 
+def _listens(path: str) -> bool:
+    """Whether any process has a socket at a path, as the system tells everybody, or True."""
+    try:
+        with open("/proc/net/unix", "rb") as file:
+            return any(line.rstrip(b"\n").partition(b" /")[2] == os.fsencode(path)[1:] for line in file)
+    except OSError:
+        return True
+
+
 def _remove_stale(path: str) -> None:
     try:
         mode = os.stat(path, follow_symlinks=False).st_mode
@@ -60,6 +69,11 @@ def _remove_stale(path: str) -> None:
             return
         except FileNotFoundError:
             return
+        except PermissionError:
+            # Another user's, in a directory of ours: root ran this node once, and may still.
+            if not _listens(path):
+                os.unlink(path)
+                return
         except TimeoutError:
             pass
     raise Conflict(f"another process answers on {path}: stop it first (cyoloctl node stop -d DIR)")

@@ -31,7 +31,7 @@ from cyoloctl.model import (
     parse_hostname,
     parse_name,
 )
-from cyoloctl.paths import write_private
+from cyoloctl.paths import write_node_file
 from cyoloctl.pki.identity import parse_cluster_id
 
 __all__ = [
@@ -270,7 +270,7 @@ def write_config(path: str | os.PathLike[str], config: Config, *, exclusive: boo
     exclusive: raise AlreadyExists rather than replace a file.  Comments that
     somebody added are lost.  Raises StorageError.
     """
-    write_private(path, dump_config(config).encode(), exclusive=exclusive)
+    write_node_file(path, dump_config(config).encode(), exclusive=exclusive)
 
 
 class _Loader(yaml.SafeLoader):

@@ -12,12 +12,15 @@ import contextlib
 import json
 import logging
 import os
+import stat
 import sys
 import time
 import traceback
 from collections.abc import Callable
 from datetime import UTC, datetime
 from typing import Any, TextIO
+
+from cyoloctl.errors import ConfigError
 
 __all__ = [
     "LOG_FILES",
@@ -26,9 +29,12 @@ __all__ = [
     "LogHandler",
     "TextFormatter",
     "configure",
+    "open_log",
     "reopen",
     "report_suppressed",
 ]
+
+_log = logging.getLogger("cyoloctl.node")
 
 MAX_LOG_BYTES = 16 * 2**20
 LOG_FILES = 4
@@ -154,6 +160,51 @@ class _Seldom:
         return found
 
 
+def open_log(path: str) -> int:
+    """A descriptor that appends to a node's log file, made 0600 where there is none.
+
+    One of another user, which root once left there, is moved out of the way.
+    A symbolic link is not followed: whoever made it would choose where the
+    node writes.  Raises ConfigError for that and for what is no file, OSError.
+    """
+    flags = os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC | os.O_NOFOLLOW
+    try:
+        # A pipe without a reader would hold us up without O_NONBLOCK.
+        descriptor = os.open(path, flags | os.O_NONBLOCK, 0o600)
+    except PermissionError:
+        found = os.lstat(path)
+        if found.st_uid == os.geteuid() or not stat.S_ISREG(found.st_mode):
+            raise
+        _shift(path)
+        descriptor = os.open(path, flags | os.O_EXCL, 0o600)
+    except OSError:
+        if os.path.islink(path):
+            raise ConfigError(
+                f"{path} is a symbolic link, which the node does not follow: remove it; to have the log "
+                "elsewhere, run the node in the foreground and let a supervisor collect its stderr"
+            ) from None
+        if os.path.lexists(path) and not os.path.isfile(path):
+            raise _no_file(path) from None
+        raise
+    if not stat.S_ISREG(os.fstat(descriptor).st_mode):
+        os.close(descriptor)
+        raise _no_file(path)
+    os.set_blocking(descriptor, True)
+    return descriptor
+
+
+def _no_file(path: str) -> ConfigError:
+    return ConfigError(f"{path} is not a file, so the node cannot write its log there: move it away")
+
+
+def _shift(path: str) -> None:
+    """Make room for a new file: PATH becomes PATH.1, that PATH.2 and so on.  Raises OSError."""
+    for number in range(LOG_FILES - 1, 0, -1):
+        older = path if number == 1 else f"{path}.{number - 1}"
+        with contextlib.suppress(FileNotFoundError):
+            os.replace(older, f"{path}.{number}")
+
+
 class LogHandler(logging.Handler):
     """Writes lines to a descriptor; with a path, to a file that it rotates by size itself."""
 
@@ -204,9 +255,9 @@ class LogHandler(logging.Handler):
         """A log that cannot be written (a full disk, a closed pipe) must not disturb what it tells of."""
 
     def reopen(self) -> None:
-        """Go on in a new file when somebody moved the old one away."""
+        """Go on in a new file when somebody moved the old one away.  Raises ConfigError, OSError."""
         if self._path is not None:
-            with self.lock or contextlib.nullcontext(), contextlib.suppress(OSError):
+            with self.lock or contextlib.nullcontext():
                 self._redirect()
 
     def _write(self, record: logging.LogRecord) -> None:
@@ -219,24 +270,20 @@ class LogHandler(logging.Handler):
         data = line.encode(errors="backslashreplace")
         if self._size and self._size + len(data) > self._max_bytes and self._clock() >= self._retry_at:
             try:
-                self._rotate()
-            except OSError:
+                self._size = os.fstat(
+                    2
+                ).st_size  # somebody else may have emptied it (logrotate, copytruncate)
+                if self._size + len(data) > self._max_bytes:
+                    _shift(self._path)
+                    self._redirect()
+            except (OSError, ConfigError):
                 self._retry_at = self._clock() + 60.0  # the old file takes the lines meanwhile
         self._size += len(data)
         while data:
             data = data[os.write(2, data) :]
 
-    def _rotate(self) -> None:
-        path = str(self._path)
-        for number in range(LOG_FILES - 1, 0, -1):
-            older = path if number == 1 else f"{path}.{number - 1}"
-            with contextlib.suppress(FileNotFoundError):
-                os.replace(older, f"{path}.{number}")
-        self._redirect()
-
     def _redirect(self) -> None:
-        flags = os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC | os.O_NOFOLLOW
-        descriptor = os.open(str(self._path), flags, 0o600)
+        descriptor = open_log(str(self._path))
         try:
             self._size = os.fstat(descriptor).st_size
             os.dup2(descriptor, 1)
@@ -263,9 +310,12 @@ def _handlers() -> list[LogHandler]:
 
 
 def reopen() -> None:
-    """Reopen the log file, when the log goes to one that is rotated."""
+    """Reopen the log file, when the log goes to one that is rotated; on failure it goes on in the old one."""
     for handler in _handlers():
-        handler.reopen()
+        try:
+            handler.reopen()
+        except (OSError, ConfigError) as error:
+            _log.error("the log goes on where it was", extra={"reason": str(error)})
 
 
 def report_suppressed() -> None:

@@ -43,7 +43,7 @@ from cyoloctl.paths import (
     control_socket_path,
     make_private_directory,
     open_to_group,
-    write_private,
+    write_node_file,
 )
 from cyoloctl.pki.files import PKI_DIRECTORY, NodeFiles, check_private_files
 from cyoloctl.pki.tls import ALPN_RAFT, ALPN_RAFT_BEFORE, TlsIdentity
@@ -403,7 +403,7 @@ class Node:
             if others:
                 text = json.dumps(others, sort_keys=True)
                 if not path.exists() or path.read_text() != text:
-                    write_private(path, text.encode())
+                    write_node_file(path, text.encode())
             await self.engine.wait_changed(5.0)
 
 

@@ -20,7 +20,7 @@ from collections.abc import Iterable
 from pathlib import Path
 
 from cyoloctl.errors import ConfigError, InvalidInput
-from cyoloctl.paths import write_private
+from cyoloctl.paths import write_node_file
 from cyoloctl.pki.ca import Authority, check_ca, create_ca
 from cyoloctl.pki.files import (
     CA_CERT,
@@ -117,13 +117,13 @@ def trust(pki_dir: Path, authorities: Iterable[str]) -> bool:
     wanted = tuple(authorities)
     if read_authorities(pki_dir) == wanted:
         return False
-    write_private(pki_dir / CA_CERT, "".join(wanted).encode())
+    write_node_file(pki_dir / CA_CERT, "".join(wanted).encode())
     return True
 
 
 def store_next_key(pki_dir: Path, authority: Authority) -> None:
     """Keep the new CA's key beside the present one's.  Raises StorageError."""
-    write_private(pki_dir / NEXT_CA_KEY, authority.key_pem.encode())
+    write_node_file(pki_dir / NEXT_CA_KEY, authority.key_pem.encode())
 
 
 def close_exchange(pki_dir: Path, ca_pem: str) -> None:
@@ -137,7 +137,7 @@ def close_exchange(pki_dir: Path, ca_pem: str) -> None:
     if new is None:
         remove_file(path)  # of a CA that no longer counts: worth nothing here, and something to a thief
     elif not os.path.lexists(path) or read_ca(pki_dir)[0] != ca_pem:
-        write_private(path, new.key_pem.encode())
+        write_node_file(path, new.key_pem.encode())
     remove_file(pki_dir / NEXT_CA_KEY)
     trust(pki_dir, [ca_pem])
 

@@ -21,7 +21,7 @@ from cryptography import x509
 
 from cyoloctl.errors import ConfigError, InvalidInput, StorageError
 from cyoloctl.model import parse_name
-from cyoloctl.paths import sync_directory, write_private
+from cyoloctl.paths import sync_directory, write_node_file
 from cyoloctl.pki.ca import ca_of_key
 from cyoloctl.pki.documents import to_text
 from cyoloctl.pki.identity import Identity, parse_cluster_id, parse_identity
@@ -225,7 +225,7 @@ def write_credentials(
 
     exclusive: raise AlreadyExists rather than replace a file.  Raises StorageError.
     """
-    write_private(path, to_text(bundle).encode(), exclusive=exclusive)
+    write_node_file(path, to_text(bundle).encode(), exclusive=exclusive)
 
 
 # -- one file -----------------------------------------------------------------------------------
@@ -279,10 +279,19 @@ def check_mode(path: Path, *, directory: bool = False) -> None:
         raise _too_open(path, mode, "700")
 
 
+def _owners_of_keys(path: Path) -> tuple[int, ...]:
+    """Users who may own a node's private file: this one, root, and for root the owner of the directory.
+
+    Root works on the files of a service user's node, and must not take them away.
+    """
+    me = os.geteuid()
+    return (me, 0) if me != 0 else (0, os.stat(path.parent).st_uid)
+
+
 def _opened(path: Path, *, private: bool) -> BinaryIO:
     """A file, opened once: what is checked is what is read.  Never through a symbolic link.
 
-    private: refuse one that group or others may read, or that another user owns.
+    private: refuse one that group or others may read, or that a stranger owns (`_owners_of_keys`).
     """
     try:
         # Not blocking: something else of that name, such as a pipe, must not hold us up.
@@ -297,7 +306,7 @@ def _opened(path: Path, *, private: bool) -> BinaryIO:
         problem = ConfigError(f"{path} is not a file: restore the right one")
     elif private and found.st_mode & 0o077:
         problem = _too_open(path, found.st_mode, "600")
-    elif private and found.st_uid not in (os.geteuid(), 0):
+    elif private and found.st_uid not in _owners_of_keys(path):
         problem = ConfigError(
             f"{path} belongs to user {found.st_uid}, who can change it: "
             f"run `chown {os.geteuid()} {shlex.quote(str(path))}`"

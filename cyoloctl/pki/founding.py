@@ -10,7 +10,13 @@ from pathlib import Path
 
 from cyoloctl.errors import AlreadyExists, StorageError
 from cyoloctl.model import ClusterId, NodeName, parse_name
-from cyoloctl.paths import make_private_directory, sync_directory, write_private
+from cyoloctl.paths import (
+    hand_directory_to_owner,
+    make_private_directory,
+    sync_directory,
+    write_node_file,
+    write_private,
+)
 from cyoloctl.pki.ca import (
     MAX_CERTIFICATE_DAYS,
     create_ca,
@@ -86,8 +92,9 @@ def new_cluster(
     staging: str | None = None
     try:
         staging = tempfile.mkdtemp(prefix=".pki.", dir=data_dir)
+        hand_directory_to_owner(staging)
         for file, text in files.items():
-            write_private(Path(staging, file), text.encode(), exclusive=True)
+            write_node_file(Path(staging, file), text.encode(), exclusive=True)
         os.rename(staging, pki_dir)
         staging = None
         sync_directory(data_dir)

@@ -14,7 +14,7 @@ from cryptography.hazmat.primitives import hashes
 
 from cyoloctl.errors import ConfigError, Conflict, InvalidInput
 from cyoloctl.model import Address, ClusterId, NodeName, Storage, parse_address, parse_name
-from cyoloctl.paths import write_private
+from cyoloctl.paths import write_node_file
 from cyoloctl.pki.ca import MAX_CERTIFICATE_DAYS, check_ca, issue_certificate, load_ca
 from cyoloctl.pki.documents import SCHEMA_VERSION, parse_fields, parse_object, parse_string
 from cyoloctl.pki.files import (
@@ -178,10 +178,10 @@ def accept_grant(
         ca_key = _open_ca_key(pki_dir, fields["ca_key_sealed"], identity, ca)
 
     # The CA first: node.crt, which makes the directory usable, never stands without it.
-    write_private(pki_dir / CA_CERT, "".join(map(to_pem, authorities)).encode())
+    write_node_file(pki_dir / CA_CERT, "".join(map(to_pem, authorities)).encode())
     if ca_key is not None:
-        write_private(pki_dir / CA_KEY, ca_key.encode())
-    write_private(pki_dir / NODE_CERT, fields["certificate_pem"].encode())
+        write_node_file(pki_dir / CA_KEY, ca_key.encode())
+    write_node_file(pki_dir / NODE_CERT, fields["certificate_pem"].encode())
     return Grant(
         cluster_id=granted_id,
         cluster=cluster,

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from cyoloctl.errors import ConfigError, Conflict, InvalidInput
-from cyoloctl.paths import write_private
+from cyoloctl.paths import write_node_file
 from cyoloctl.pki.ca import MAX_CERTIFICATE_DAYS, Authority, issue_for_node
 from cyoloctl.pki.files import CA_CERT, NODE_CERT, read_authorities, read_node_public_key
 from cyoloctl.pki.identity import Identity
@@ -118,7 +118,7 @@ def renew_own(pki_dir: Path, authority: Authority, identity: Identity, *, now_un
     """
     public = read_node_public_key(pki_dir)
     new = issue_for_node(authority, public, identity, now_unix_ms=now_unix_ms, days=days)
-    write_private(pki_dir / NODE_CERT, new.encode())
+    write_node_file(pki_dir / NODE_CERT, new.encode())
     return new
 
 
@@ -133,7 +133,7 @@ def store_certificate(pki_dir: Path, certificate_pem: str, identity: Identity) -
     )
     if problem is not None:
         raise InvalidInput(f"the certificate cannot be used: {problem}; ask for a new one")
-    write_private(pki_dir / NODE_CERT, certificate_pem.encode())
+    write_node_file(pki_dir / NODE_CERT, certificate_pem.encode())
 
 
 # -- by file ------------------------------------------------------------------------------------

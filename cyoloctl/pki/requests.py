@@ -15,7 +15,7 @@ from cryptography.x509.oid import NameOID
 
 from cyoloctl.errors import InvalidInput
 from cyoloctl.model import Address, ClusterId, NodeName, parse_address, parse_name
-from cyoloctl.paths import make_private_directory, write_private
+from cyoloctl.paths import make_private_directory, write_node_file
 from cyoloctl.pki.documents import SCHEMA_VERSION, parse_fields, parse_object, to_text
 from cyoloctl.pki.files import NODE_KEY, NODE_REQUEST, SEALING_KEY, check_mode, read_pem
 from cyoloctl.pki.identity import Identity
@@ -127,7 +127,7 @@ def prepare_request(pki_dir: Path, name: str, cluster_id: str | None = None) -> 
 
     Raises ConfigError for unusable files, StorageError.
     """
-    make_private_directory(pki_dir)
+    make_private_directory(pki_dir, is_nodes=True)
     paths = {file: pki_dir / file for file in (NODE_KEY, SEALING_KEY, NODE_REQUEST)}
     have = {file: read_pem(path) for file, path in paths.items() if os.path.lexists(path)}
     for file in (NODE_KEY, SEALING_KEY):
@@ -138,7 +138,7 @@ def prepare_request(pki_dir: Path, name: str, cluster_id: str | None = None) -> 
     )
     for file, text in ((NODE_KEY, pending.node_key_pem), (SEALING_KEY, pending.sealing_key_pem)):
         if file not in have:
-            write_private(paths[file], text.encode(), exclusive=True)
+            write_node_file(paths[file], text.encode(), exclusive=True)
     earlier = have.get(NODE_REQUEST)
     if earlier is not None:
         try:
@@ -153,7 +153,7 @@ def prepare_request(pki_dir: Path, name: str, cluster_id: str | None = None) -> 
                 )
         except InvalidInput:
             pass  # it asks for something else now
-    write_private(paths[NODE_REQUEST], pending.request_pem.encode())
+    write_node_file(paths[NODE_REQUEST], pending.request_pem.encode())
     return pending
 
 

@@ -41,6 +41,7 @@ from pathlib import Path
 from typing import NoReturn
 
 from cyoloctl.errors import Conflict, InternalError, StorageError, VersionMismatch
+from cyoloctl.paths import hand_to_owner_of
 from cyoloctl.raft.journal import REPLACE, Batch, Entry, Record, StoredState, verify
 from cyoloctl.raft.wal import check_wal
 
@@ -95,6 +96,9 @@ class SqliteStore:
     def _open(self) -> None:
         self._lock()
         os.fchmod(self._descriptor, 0o600)
+        if os.fstat(self._descriptor).st_size == 0:
+            # SQLite gives the files beside it to the same user.
+            hand_to_owner_of(self.path.parent, self._descriptor)
         wal = self.path.with_name(self.path.name + "-wal")
         if os.fstat(self._descriptor).st_size == 0:
             # SQLite would delete the WAL of an empty file without a word.

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import contextlib
+import itertools
 import json
 import os
 import re
 import shlex
 import shutil
 import signal
+import socket
 import subprocess
 import sys
 import tempfile
@@ -143,17 +146,35 @@ def _shell(text: str) -> subprocess.CompletedProcess[str]:
     )
 
 
-def test_background_node_started_without_standard_streams_is_ready(node: Node) -> None:
+CLOSED = [
+    " ".join(chosen)
+    for count in range(1, 4)
+    for chosen in itertools.combinations(("<&-", ">&-", "2>&-"), count)
+]
+"""Every combination of standard streams that a service manager or cron may leave closed."""
+
+
+@pytest.mark.parametrize("closed", [">&-", "2>&-", "<&- >&- 2>&-"])
+def test_background_node_started_without_standard_streams_is_ready(node: Node, closed: str) -> None:
     command = f"{sys.executable} -m cyoloctl node start -d {node.directory} --background"
-    assert _shell(f"{command} <&- >&- 2>&-").returncode == 0
+    assert _shell(f"{command} {closed}").returncode == 0
     assert node.client().counter_add("x", 1)["value"] == 1
+    assert "ready" not in (node.directory / "node.log").read_text(), "that line is for the command"
 
 
-@pytest.mark.parametrize("closed", ["<&-", "<&- >&-", "<&- >&- 2>&-"])
+@pytest.mark.parametrize("closed", CLOSED)
 def test_node_started_without_standard_streams_stops_when_told(node: Node, closed: str) -> None:
     command = f"{sys.executable} -m cyoloctl node start -d {node.directory}"
-    with subprocess.Popen(["/bin/sh", "-c", f"exec {command} {closed}"], env=environment()) as process:
+    with subprocess.Popen(
+        ["/bin/sh", "-c", f"exec {command} {closed}"],
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.DEVNULL,
+        env=environment(),
+    ) as process:
         wait_until("the node answering", lambda: node.client().health())
+        for number, stream in enumerate(("<&-", ">&-", "2>&-")):
+            if stream in closed.split():
+                assert os.readlink(f"/proc/{process.pid}/fd/{number}") == "/dev/null"
         process.terminate()
         assert process.wait(30) == 0
 
@@ -185,6 +206,51 @@ def test_node_hung_up_on_with_broken_files_keeps_what_it_has(console: list[str],
     assert node.cli("status", "--check").returncode == 0
 
 
+@pytest.mark.parametrize("what", ["a symbolic link", "a pipe", "a directory"])
+def test_background_node_writes_no_log_into_what_is_not_its_file(
+    node: Node, tmp_path: Path, what: str
+) -> None:
+    log, elsewhere = node.directory / "node.log", tmp_path / "elsewhere"
+    elsewhere.write_text("precious")
+    if what == "a symbolic link":
+        log.symlink_to(elsewhere)
+    elif what == "a pipe":
+        os.mkfifo(log)
+    else:
+        log.mkdir()
+    refused = node.cli("node", "start", "--background", timeout_s=20)
+    assert refused.returncode == 78, refused.stderr
+    assert str(log) in refused.stderr
+    assert what == "a symbolic link" or "move it away" in refused.stderr
+    assert elsewhere.read_text() == "precious"
+
+
+def test_node_listens_with_the_backlog_that_it_asks_for(node: Node) -> None:
+    """Connections of callers that come all at once, while the node is busy, wait in line."""
+    gateway = int(_listening(node.directory).rpartition(":")[2])
+    node.start()
+    os.kill(node.pid, signal.SIGSTOP)
+    try:
+        with contextlib.ExitStack() as opened:
+            for port in (node.port, gateway):
+                for _ in range(400):
+                    opened.enter_context(socket.create_connection(("127.0.0.1", port), timeout=5.0))
+            for _ in range(400):
+                caller = opened.enter_context(socket.socket(socket.AF_UNIX))
+                caller.setblocking(False)  # a full line would be BlockingIOError
+                caller.connect(str(node.directory / "control.sock"))
+    finally:
+        os.kill(node.pid, signal.SIGCONT)
+    node.wait_ready()
+
+
+def _listening(directory: Path) -> str:
+    """Address of the gateway in node.yaml."""
+    found = re.search(r"^gateway:\n  listen: \"?([^\"\n]+)", (directory / "node.yaml").read_text(), re.M)
+    assert found is not None
+    return found[1]
+
+
 def test_reload_of_a_node_that_does_not_run_says_so(node: Node) -> None:
     done = node.cli("node", "reload")
     assert done.returncode == 69, done.stderr
@@ -209,6 +275,91 @@ def test_root_starting_a_service_users_node_is_refused_before_it_leaves_files(no
     assert "12345" in done.stderr
     assert "sudo -u" in done.stderr
     assert sorted(node.directory.rglob("*")) == before
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="needs root to be two users")
+def test_root_starting_a_service_users_node_in_the_background_leaves_no_log_of_its_own(node: Node) -> None:
+    for path in [node.directory, *node.directory.rglob("*")]:
+        os.chown(path, 12345, 12345)
+    done = run("node", "start", "-d", node.directory, "--background")
+    assert done.returncode == 78, done.stderr
+    assert not (node.directory / "node.log").exists()
+
+
+@pytest.fixture
+def service_directory() -> Iterator[Path]:
+    """An empty directory of a service user, which that user can reach."""
+    with tempfile.TemporaryDirectory(dir="/tmp") as reachable:
+        os.chmod(reachable, 0o755)
+        directory = Path(reachable) / "n1"
+        directory.mkdir(0o700)
+        os.chown(directory, 12345, 12345)
+        yield directory
+
+
+@contextlib.contextmanager
+def _run_by_the_service_user(node: Node) -> Iterator[subprocess.Popen[bytes]]:
+    # All modules first: the other user may not be able to read them where they are.
+    script = (
+        "import os, sys; import cyoloctl.node.run, cyoloctl.cli.node, cyoloctl.cli.launch, uvloop; "
+        "import encodings.idna; from cyoloctl.cli import main; "
+        "os.setgroups([]); os.setgid(12345); os.setuid(12345); sys.exit(main())"
+    )
+    with subprocess.Popen(
+        [sys.executable, "-c", script, "node", "start", "-d", str(node.directory)],
+        stderr=subprocess.PIPE,
+        env=environment(),
+    ) as process:
+        try:
+            yield process
+        finally:
+            process.kill()
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="needs root to be two users")
+def test_what_root_makes_in_a_service_users_directory_belongs_to_that_user(service_directory: Path) -> None:
+    node = Node(service_directory, "n1", free_port())
+    made = node.cli("cluster", "init", "--name", "n1", "--listen", node.address)
+    assert made.returncode == 0, made.stderr
+    assert node.cli("node", "renew").returncode == 0
+    (service_directory / "pki" / "node.csr").unlink(missing_ok=True)
+    request = service_directory.parent / "request"
+    assert node.cli("node", "renew", "--request", request).returncode == 0
+    assert request.stat().st_uid == 0, "what is not the node's stays root's"
+    owners = {path: path.stat().st_uid for path in service_directory.rglob("*")}
+    assert len(owners) > 8
+    assert set(owners.values()) == {12345}, owners
+    with _run_by_the_service_user(node) as process:
+        wait_until("the node answering", lambda: node.client().health())
+        process.terminate()
+        assert process.wait(30) == 0
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="needs root to be two users")
+def test_what_a_crashed_node_of_root_left_does_not_keep_the_owner_from_starting(
+    service_directory: Path,
+) -> None:
+    node = Node(service_directory, "n1", free_port())
+    made = node.cli("cluster", "init", "--name", "n1", "--listen", node.address)
+    assert made.returncode == 0, made.stderr
+    left = service_directory / "control.sock"
+    with socket.socket(socket.AF_UNIX) as crashed:
+        crashed.bind(str(left))
+        left.chmod(0o600)
+        for name in ("node.log", "node.log.1"):
+            (service_directory / name).write_text("root's")
+            (service_directory / name).chmod(0o600)
+        with _run_by_the_service_user(node) as process:
+            # As long as somebody has it, it is nobody else's.
+            assert process.wait(30) == 4
+            assert process.stderr is not None
+            assert b"another process answers" in process.stderr.read()
+    assert left.stat().st_uid == 0
+    with _run_by_the_service_user(node) as process:
+        wait_until("the node answering", lambda: node.client().health())
+        assert left.stat().st_uid == 12345
+        process.terminate()
+        assert process.wait(30) == 0
 
 
 @pytest.mark.skipif(os.geteuid() != 0, reason="needs root to be two users")

@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import json
 import logging
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -12,6 +13,7 @@ from typing import Any
 
 import pytest
 
+from cyoloctl.node import logs
 from cyoloctl.node.logs import JsonFormatter, LogHandler
 
 
@@ -133,6 +135,71 @@ def test_log_file_that_was_moved_away_is_reopened(tmp_path: Path) -> None:
     _write(path, 20, str(moved))
     assert len(moved.read_text().splitlines()) == 11
     assert len(path.read_text().splitlines()) == 10
+
+
+def test_log_file_that_somebody_empties_is_written_to_from_its_beginning(tmp_path: Path) -> None:
+    """What `logrotate` does with `copytruncate`."""
+    path = tmp_path / "node.log"
+    path.write_text("x" * 9000 + "\n")
+    with open(path, "ab") as file:
+        script = _WRITER.replace("os.rename(sys.argv[1], sys.argv[3])", "os.truncate(sys.argv[1], 0)")
+        script = script.replace("logs.reopen()", "pass")
+        subprocess.run(
+            [sys.executable, "-c", script, str(path), "60", "truncate"],
+            stdout=file,
+            stderr=file,
+            check=True,
+            timeout=60,
+        )
+    assert [each.name for each in tmp_path.iterdir()] == ["node.log"], "not rotated for bytes that are gone"
+    lines = path.read_text().splitlines()
+    assert len(lines) == 60 - 11 + 1
+    assert "number=11" in lines[0]
+
+
+def test_log_file_that_became_a_symbolic_link_is_not_followed(tmp_path: Path) -> None:
+    path, moved, elsewhere = tmp_path / "node.log", tmp_path / "moved", tmp_path / "elsewhere"
+    elsewhere.write_text("precious")
+    with open(path, "ab") as file:
+        subprocess.run(
+            [
+                *(
+                    sys.executable,
+                    "-c",
+                    _WRITER.replace(
+                        "logs.reopen()", f"os.symlink({str(elsewhere)!r}, {str(path)!r}); logs.reopen()"
+                    ),
+                ),
+                *(str(path), "20", str(moved)),
+            ],
+            stdout=file,
+            stderr=file,
+            check=True,
+            timeout=60,
+        )
+    assert elsewhere.read_text() == "precious"
+    text = moved.read_text()
+    assert "the log goes on where it was" in text
+    assert "number=19" in text
+
+
+def test_log_file_of_another_user_is_moved_out_of_the_way(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = tmp_path / "node.log"
+    path.write_text("root's")
+    opened = os.open
+
+    def refuse(where: str, flags: int, mode: int = 0o777, **more: Any) -> int:
+        if where == str(path) and path.exists() and path.read_text() == "root's":
+            raise PermissionError(13, "Permission denied")
+        return opened(where, flags, mode, **more)
+
+    monkeypatch.setattr(os, "open", refuse)
+    monkeypatch.setattr(os, "geteuid", lambda: path.stat().st_uid + 1)
+    os.close(logs.open_log(str(path)))
+    assert (tmp_path / "node.log.1").read_text() == "root's"
+    assert path.read_text() == ""
 
 
 def test_log_file_that_cannot_be_rotated_is_written_to(tmp_path: Path) -> None:

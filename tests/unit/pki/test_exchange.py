@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from cyoloctl.errors import ConfigError, InvalidInput, StorageError
-from cyoloctl.paths import write_private
+from cyoloctl.paths import write_node_file
 from cyoloctl.pki import exchange, renewal
 from cyoloctl.pki.ca import Authority, issue_for_node
 from cyoloctl.pki.files import (
@@ -80,7 +80,7 @@ def test_exchange_that_ends_at_any_write_leaves_files_that_fit_and_goes_on(
         return run
 
     for module in (exchange, renewal):
-        monkeypatch.setattr(module, "write_private", counted(write_private))
+        monkeypatch.setattr(module, "write_node_file", counted(write_node_file))
     monkeypatch.setattr(exchange, "remove_file", counted(remove_file))
 
     def follow() -> None:
