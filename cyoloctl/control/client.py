@@ -19,7 +19,14 @@ import os
 import re
 from typing import TYPE_CHECKING, Any
 
-from cyoloctl.control.endpoints import Endpoint, PinnedEndpoint, PinnedTrust, parse_endpoint, read_credentials
+from cyoloctl.control.endpoints import (
+    Endpoint,
+    PinnedEndpoint,
+    PinnedTrust,
+    UnixEndpoint,
+    parse_endpoint,
+    read_credentials,
+)
 from cyoloctl.control.http1 import Deadline, Exchange, Lost, NotSent, request_bytes, target
 from cyoloctl.control.table import path_for
 from cyoloctl.errors import (
@@ -227,6 +234,7 @@ class Client:
         route, path = path_for(operation, name)
         deadline = Deadline(self._timeout_s)
         failures = _Failures(route, None)
+        _look_up_all(self._endpoints)
         exchange: Exchange | None = None
         for position, endpoint in enumerate(self._endpoints):
             budget = deadline.left() / (len(self._endpoints) - position)
@@ -361,6 +369,13 @@ class _Failures:
         return Unreachable(f"no node could be reached: {self.reasons()}; {'; '.join(hints)}")
 
 
+def _look_up_all(endpoints: Sequence[Endpoint]) -> None:
+    """Begin to look up the names of all endpoints: those of the later ones meanwhile."""
+    for endpoint in endpoints:
+        if not isinstance(endpoint, UnixEndpoint):
+            endpoint.look_up()
+
+
 def _call(
     endpoints: Sequence[Endpoint],
     timeout_s: float,
@@ -379,6 +394,7 @@ def _call(
     repeatable = repeatable or not route.write or request_id is not None
     deadline = Deadline(timeout_s)
     failures = _Failures(route, request_id)
+    _look_up_all(endpoints)
     for position, endpoint in enumerate(endpoints):
         # A node that hangs must leave time for the others; what cannot be
         # repeated elsewhere shares only the time to connect.

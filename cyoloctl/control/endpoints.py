@@ -37,6 +37,8 @@ if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
     from pathlib import Path
 
+    from cyoloctl.web.lookup import Host
+
 __all__ = [
     "Endpoint",
     "PinnedEndpoint",
@@ -101,9 +103,19 @@ class TlsEndpoint:
         self.port = port
         self.trust = trust
         self.name = name
+        self._host: Host | None = None
 
     def hint(self) -> str:
         return "check the address and that the node runs there"
+
+    def look_up(self) -> Host:
+        """What is known of the host; a look-up of its name runs from now on."""
+        if self._host is None:
+            from cyoloctl.web.lookup import Host
+
+            self._host = Host(self.host, self.port)
+        self._host.begin()
+        return self._host
 
     def connect(self, deadline: Deadline) -> socket.socket:
         """A socket with TLS up and the node's name verified.
@@ -134,10 +146,7 @@ class TlsEndpoint:
     def _handshake(self, context: ssl.SSLContext, deadline: Deadline) -> ssl.SSLSocket:
         import ssl
 
-        try:
-            sock = socket.create_connection((self.host, self.port), timeout=max(deadline.left(), 0.001))
-        except OSError as error:
-            raise NotSent(why(error)) from None
+        sock = self._connected(deadline)
         try:
             sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
             sock.settimeout(max(deadline.left(), 0.001))
@@ -153,6 +162,30 @@ class TlsEndpoint:
         except OSError as error:
             sock.close()
             raise NotSent(f"TLS handshake: {why(error)}") from None
+
+    def _connected(self, deadline: Deadline) -> socket.socket:
+        """A TCP connection to the first of the host's places that takes one.  Raises NotSent."""
+        host = self.look_up()
+        try:
+            places = host.places(deadline.left())
+        except TimeoutError:
+            raise NotSent(f"the name {self.host} was not looked up in time: no name server answers") from None
+        except OSError as error:
+            raise NotSent(why(error)) from None
+        problem = "the name has no address"
+        for position, (family, where) in enumerate(places):
+            sock = socket.socket(family, socket.SOCK_STREAM)
+            try:
+                # A place that swallows everything must leave time for the next one.
+                sock.settimeout(max(deadline.left() / (len(places) - position), 0.001))
+                sock.connect(where)
+            except OSError as error:
+                sock.close()
+                problem = why(error)
+                continue
+            host.worked((family, where))
+            return sock
+        raise NotSent(problem)
 
 
 class StrangerEndpoint(TlsEndpoint):

@@ -33,9 +33,10 @@ from cyoloctl.errors import (
 from cyoloctl.gateway.server import Gateway, tls_context
 from cyoloctl.gateway.settings import GatewaySettings
 from cyoloctl.gateway.settings import Limits as GatewayLimits
-from cyoloctl.model import Address, RaftId, parse_address
+from cyoloctl.model import Address, RaftId
 from cyoloctl.node import logs
 from cyoloctl.node.config import CONFIG_NAME, Config, GatewayConfig, load_config
+from cyoloctl.node.dialing import Dialer
 from cyoloctl.node.service import Service
 from cyoloctl.paths import (
     GATEWAY_SOCKET,
@@ -62,14 +63,15 @@ from cyoloctl.raft import (
 )
 from cyoloctl.state import ClusterState
 from cyoloctl.web.listener import Guest, Listener, raise_descriptor_limit
+from cyoloctl.web.lookup import Host
 from cyoloctl.web.strangers import Visitors, callers_limit, stranger_limits
 
 __all__ = ["Node", "run"]
 
 _log = logging.getLogger("cyoloctl.node")
 
-_HANDSHAKE_TIMEOUT_S = 5.0
 _HANDOVER_TIMEOUT_S = 3.0
+_LOOKUP_TIMEOUT_S = 5.0
 _MAX_BROWSERS = 1024
 _KNOWN_PEERS = "peers.json"
 _COLLECT_EVERY = 50_000
@@ -235,7 +237,7 @@ class Node:
                 monotonic=time.monotonic,
             ),
             identify=self._identify_peer,
-            connect=_connector(self.tls),
+            connect=Dialer(self.tls).connect,
             describe=self._describe,
             on_call=self._on_call,
             membership_view=_AppliedMembership(machine),
@@ -439,14 +441,12 @@ def _gateway_settings(config: GatewayConfig) -> GatewaySettings:
 def _listen(address: Address, setting: str) -> socket.socket:
     """A listening socket that accepts nothing yet: the port is ours before anything else happens."""
     try:
-        found = socket.getaddrinfo(
-            address.host, address.port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE
-        )
-        family, kind, protocol, _, where = found[0]
-        listening = socket.socket(family, kind, protocol)
+        host = "0.0.0.0" if address.host == "*" else address.host
+        family, where = Host(host, address.port).places(_LOOKUP_TIMEOUT_S)[0]
+        listening = socket.socket(family, socket.SOCK_STREAM)
     except OSError as error:
         raise ConfigError(
-            f"cannot listen on {address}: {error.strerror}; correct `{setting}` in node.yaml"
+            f"cannot listen on {address}: {error.strerror or error}; correct `{setting}` in node.yaml"
         ) from None
     try:
         listening.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
@@ -464,22 +464,6 @@ def _listen(address: Address, setting: str) -> socket.socket:
             f"cannot listen on {address}: {error.strerror}; correct `{setting}` in node.yaml"
         ) from None
     return listening
-
-
-def _connector(tls: TlsIdentity) -> Callable[..., Any]:
-    async def connect(address: str, factory: Callable[[], asyncio.Protocol]) -> Any:
-        where = parse_address(address)
-        return await asyncio.get_running_loop().create_connection(
-            factory,
-            where.host,
-            where.port,
-            ssl=tls.client,
-            server_hostname="",
-            ssl_handshake_timeout=_HANDSHAKE_TIMEOUT_S,
-            ssl_shutdown_timeout=1.0,
-        )
-
-    return connect
 
 
 def _loop_factory() -> Callable[[], asyncio.AbstractEventLoop] | None:
