@@ -574,7 +574,7 @@ complete --command cyoloctl --condition '__cyoloctl_at cyoloctl rendezvous cance
 complete --command cyoloctl --condition '__cyoloctl_at cyoloctl rendezvous cancel' --long-option credentials --require-parameter --force-files --description 'Credentials file for https endpoints'
 complete --command cyoloctl --condition '__cyoloctl_at cyoloctl rendezvous cancel' --long-option timeout --exclusive --description 'Time limit, 0.1 to 300'
 complete --command cyoloctl --condition '__cyoloctl_at cyoloctl rendezvous cancel' --short-option h --long-option help --description 'Show this message and exit'
-complete --command cyoloctl --condition '__cyoloctl_at cyoloctl rendezvous wait' --long-option request-id --exclusive --description 'Secret of yours, 16 characters or more: anyone who presents it gets the same answer again for 5 minutes'
+complete --command cyoloctl --condition '__cyoloctl_at cyoloctl rendezvous wait' --long-option request-id --exclusive --description 'Id under which the answer is redeemed: with the same id it is given again for 5 minutes, so choose one that nobody guesses'
 complete --command cyoloctl --condition '__cyoloctl_at cyoloctl rendezvous wait' --short-option o --long-option output --exclusive --arguments 'table json yaml' --description 'Output format'
 complete --command cyoloctl --condition '__cyoloctl_at cyoloctl rendezvous wait' --short-option d --long-option data-dir --exclusive --arguments '(__fish_complete_directories)' --description 'Data directory of the node'
 complete --command cyoloctl --condition '__cyoloctl_at cyoloctl rendezvous wait' --short-option e --long-option endpoint --exclusive --description 'Node to ask: unix:///PATH/control.sock or https://HOST:PORT; repeat to give several, tried in turn'

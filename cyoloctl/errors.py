@@ -56,6 +56,8 @@ class CyoloctlError(Exception):
     api_code: ClassVar[str | None] = None
     """The code in the API's answers where RFC 8628 has another; the HTTP status tells which is meant."""
     meaning: ClassVar[str] = "unclassified error"
+    request_id: str | None = None
+    """Of the write that it ended, where one was sent under an id."""
 
     def __init__(self, message: str = "") -> None:
         super().__init__(message or self.meaning)

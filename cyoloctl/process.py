@@ -13,7 +13,7 @@ import resource
 import sys
 from collections.abc import Mapping
 
-__all__ = ["child_command", "child_environment", "harden", "open_standard_streams"]
+__all__ = ["child_command", "child_environment", "harden", "open_standard_streams", "was_closed"]
 
 _PR_SET_DUMPABLE = 4
 
@@ -34,6 +34,14 @@ def child_environment(environ: Mapping[str, str]) -> dict[str, str]:
     return {name: value for name, value in environ.items() if not name.startswith("PYTHON")}
 
 
+_closed: set[str] = set()
+
+
+def was_closed(name: str) -> bool:
+    """Whether stdin, stdout or stderr was closed when this process began."""
+    return name in _closed
+
+
 def open_standard_streams() -> None:
     """Give descriptors 0, 1 and 2 a meaning where the caller closed them (/dev/null).
 
@@ -43,6 +51,7 @@ def open_standard_streams() -> None:
         try:
             os.fstat(number)
         except OSError:
+            _closed.add(name)
             # The lowest free number is this one: those below are open by now.
             os.open(os.devnull, os.O_RDWR)
             os.set_inheritable(number, True)

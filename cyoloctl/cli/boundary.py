@@ -13,7 +13,7 @@ import typer
 import typer.core
 
 from cyoloctl.cli.tree import PROGRAM, command_tree
-from cyoloctl.errors import CyoloctlError, InternalError, Interrupted, UsageError
+from cyoloctl.errors import CyoloctlError, InternalError, Interrupted, StorageError, UsageError
 from cyoloctl.process import open_standard_streams
 
 __all__ = ["main"]
@@ -33,8 +33,9 @@ def _usage_error(error: typer.TyperException) -> tuple[CyoloctlError, str]:
 
 
 def _internal_error(error: BaseException) -> InternalError:
+    known = "; ".join(getattr(error, "__notes__", ())) or "nothing more is known about what was done"
     return InternalError(
-        f"internal error: {type(error).__name__}: {error}; nothing more is known about what was done. "
+        f"internal error: {type(error).__name__}: {error}; {known}. "
         f"This is a bug: please report this text, the command and `{PROGRAM} --version` "
         "(CYOLOCTL_DEBUG=1 shows the traceback to add)"
     )
@@ -70,6 +71,8 @@ def _run(argv: list[str]) -> int:
     except output.OutputClosed:
         # The reader of stdout went away (`| head`): the command is done, and nobody reads on.
         return 0
+    except output.OutputFailed as error:  # of a text that no command of ours wrote, such as a help text
+        failure = StorageError(str(error))
     except CyoloctlError as error:
         failure = error
     except typer.TyperException as error:

@@ -13,7 +13,7 @@ import os
 import re
 import sys
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, get_type_hints
 
@@ -26,11 +26,13 @@ from cyoloctl.errors import (
     Conflict,
     CyoloctlError,
     InternalError,
+    Interrupted,
     InvalidInput,
     StorageError,
     UsageError,
 )
 from cyoloctl.paths import control_socket_path, default_data_dir
+from cyoloctl.process import was_closed
 
 if TYPE_CHECKING:
     from cyoloctl.control.client import Client
@@ -126,7 +128,7 @@ class Invocation:
 
     mode: table, json or yaml.  data_dir: absolute.  data_dir_given: by flag or
     environment.  endpoints: tried in turn; empty only for a command that does
-    not connect.  timeout_s: 0.1 to 300.
+    not connect.  timeout_s: 0.1 to 300.  sent: the request ids of the writes that were sent, in order.
     """
 
     mode: str
@@ -135,12 +137,54 @@ class Invocation:
     endpoints: tuple[str, ...]
     credentials: Path | None
     timeout_s: float
+    sent: list[str] = field(default_factory=list, repr=False)
 
-    def client(self) -> Client:
-        """A client of the endpoints; nothing is sent yet."""
+    def client(self, endpoints: Sequence[str] = (), *, timeout_s: float | None = None) -> Client:
+        """A client of the endpoints, all of them unless some are given; nothing is sent yet."""
         from cyoloctl.control.client import Client
 
-        return Client(list(self.endpoints), credentials=self.credentials, timeout_s=self.timeout_s)
+        return Client(
+            list(endpoints or self.endpoints),
+            credentials=self.credentials,
+            timeout_s=self.timeout_s if timeout_s is None else timeout_s,
+            on_write=self.sent.append,
+        )
+
+    def announced(self, request_id: str | None) -> str:
+        """The request id of a write whose answer is worth more than the write: told before it is sent.
+
+        What ends this process, or what it prints to, then costs nobody the answer.
+        """
+        if request_id is not None:
+            return request_id
+        from cyoloctl.control.client import new_request_id
+
+        made = new_request_id()
+        self.hint(f"should the result get lost, the same command with --request-id {made} gives it again")
+        return made
+
+    def _again(self) -> str:
+        """Advice on how to have the result again; empty where nothing was written to the cluster."""
+        if not self.sent:
+            return ""
+        return f"the same command with --request-id {self.sent[-1]} gives the result again"
+
+    def ended(self, error: BaseException) -> BaseException:
+        """The error to end with: of a write, it names the request id under which it is safe to repeat."""
+        again = self._again()
+        if isinstance(error, output.OutputClosed) and again:
+            output.note(f"the result was not read to its end: {again}")
+        if isinstance(error, output.OutputFailed):
+            error = StorageError(
+                f"the command was carried out, but {error}, then {again or 'read the result again'}"
+            )
+        elif isinstance(error, KeyboardInterrupt) and again:
+            error = Interrupted(f"interrupted; {again}, if it was carried out, and else carries it out")
+        elif again and not isinstance(error, CyoloctlError):
+            error.add_note(f"{again}, if it was carried out, and else carries it out")
+        if isinstance(error, CyoloctlError) and self.sent:
+            error.request_id = self.sent[-1]
+        return error
 
     def value(self, document: Mapping[str, Any], bare: str, *, stream: bool = False) -> None:
         """Write the bare value in table mode, the document otherwise."""
@@ -247,17 +291,24 @@ def command(
         @functools.wraps(function)
         def leaf(**values: Any) -> None:
             options = {name: values.pop(name) for name in common}
+            invocation = _invocation(
+                options,
+                connects=connects,
+                default_timeout_s=timeout_s or 5.0,
+                environment_data_dir=own_data_dir is None,
+            )
             try:
-                invocation = _invocation(
-                    options,
-                    connects=connects,
-                    default_timeout_s=timeout_s or 5.0,
-                    environment_data_dir=own_data_dir is None,
-                )
                 function(invocation, **values)
+                if invocation.sent and was_closed("stdout"):
+                    raise output.OutputFailed("stdout is closed: open it to see the result")
             except BrokenPipeError as error:
                 # typer takes any broken pipe for a closed stdout and would hide this one.
                 raise InternalError(f"a connection broke in an unforeseen place: {error!r}") from error
+            except (Exception, KeyboardInterrupt) as error:
+                ended = invocation.ended(error)
+                if ended is error:
+                    raise
+                raise ended from None
 
         hints = get_type_hints(function, include_extras=True)
         own = list(inspect.signature(function).parameters.values())[1:]

@@ -14,13 +14,14 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal, TextIO
 
-from cyoloctl.errors import CyoloctlError, StorageError
+from cyoloctl.errors import CyoloctlError
 
 __all__ = [
     "MODES",
     "Cell",
     "Column",
     "OutputClosed",
+    "OutputFailed",
     "Progress",
     "abandon_stdout",
     "clear_screen",
@@ -50,6 +51,10 @@ _STYLES = {"": "", "good": "32", "warn": "33", "bad": "1;31", "dim": "2", "bold"
 
 class OutputClosed(Exception):
     """The reader of stdout is gone."""
+
+
+class OutputFailed(Exception):
+    """The command was carried out, and its result cannot be written to stdout; the text says why."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -89,19 +94,19 @@ def _stdout_failed(error: OSError) -> Exception:
     abandon_stdout()
     if error.errno == errno.EPIPE:
         return OutputClosed()
-    return StorageError(
-        "the command was carried out, but its result cannot be written to stdout "
-        f"({error.strerror or error}): make room or choose another file, then read the result again"
+    return OutputFailed(
+        f"its result cannot be written to stdout ({error.strerror or error}): "
+        "make room or choose another file"
     )
 
 
 def write(text: str) -> None:
     """Write to stdout and flush.
 
-    Raises OutputClosed (the reader went away) or StorageError (disk full, closed).
+    Raises OutputClosed (the reader went away) or OutputFailed (disk full, closed).
     """
     if sys.stdout is None:  # fd 1 was closed when the process began
-        raise StorageError("the command was carried out, but stdout is closed: open it to see the result")
+        raise OutputFailed("stdout is closed: open it to see the result")
     try:
         sys.stdout.write(text)
         sys.stdout.flush()
@@ -198,10 +203,14 @@ def write_error(error: CyoloctlError, arguments: Sequence[str], hint: str = "") 
     """The error on stderr, in the mode that the command line asked for."""
     mode = wanted_mode(arguments)
     if mode != "table":
-        document = {
-            "schema_version": 1,
-            "error": {"code": error.code, "message": error.message, "exit_status": error.exit_status},
+        about: dict[str, Any] = {
+            "code": error.code,
+            "message": error.message,
+            "exit_status": error.exit_status,
         }
+        if error.request_id is not None:
+            about["request_id"] = error.request_id
+        document = {"schema_version": 1, "error": about}
         if hint.startswith("Traceback"):
             note(hint)
         note(render(document, mode, stream=mode == "json").rstrip("\n"))

@@ -172,8 +172,8 @@ def wait(
         typer.Option(
             "--request-id",
             metavar="ID",
-            help="Secret of yours, 16 characters or more: anyone who presents it gets the same "
-            "answer again for 5 minutes. [default: a random one]",
+            help="Id under which the answer is redeemed: with the same id it is given again for 5 minutes, "
+            "so choose one that nobody guesses. [default: a random one, told before the wait]",
         ),
     ] = None,
 ) -> None:
@@ -181,28 +181,29 @@ def wait(
 
     0: approved and redeemed. 4: denied, expired, cancelled or redeemed by somebody else. 3: unknown.
     75: still pending at the timeout. If the node dies meanwhile, the next endpoint is asked.
+    If the answer gets lost on its way to you, the same command with the same --request-id gives it again.
     """
-    from cyoloctl.control.client import Client, new_request_id
-
-    body = {"id": _id(id), "redemption": request_id or new_request_id()}
+    body = {"id": _id(id), "request_id": invocation.announced(request_id)}
     deadline = time.monotonic() + invocation.timeout_s
     endpoints = list(invocation.endpoints)
+    unknown: OutcomeUnknown | None = None
     while True:
         left = deadline - time.monotonic()
         # One endpoint a poll: a share of the time for each would end the first one early.
-        client = Client(
-            endpoints[:1], credentials=invocation.credentials, timeout_s=max(0.1, min(left, _POLL_S))
-        )
+        client = invocation.client(endpoints[:1], timeout_s=max(0.1, min(left, _POLL_S)))
         try:
             answer = client.call("rendezvous_wait", body=body, repeatable=True)
             break
         except AuthorizationPending:
+            unknown = None  # so nothing was redeemed
             if deadline - time.monotonic() < 0.1:
                 raise
-        except (Unavailable, Unreachable, OutcomeUnknown):  # the redemption may be repeated
+        except (Unavailable, Unreachable, OutcomeUnknown) as error:  # the redemption may be repeated
             endpoints.append(endpoints.pop(0))
+            if isinstance(error, OutcomeUnknown):
+                unknown = error
             if deadline - time.monotonic() < 0.5:
-                raise
+                raise unknown or error from None
             time.sleep(0.2)  # all of them may be down: do not spin
     if invocation.mode == "table":
         data = answer["data"] or {}

@@ -543,12 +543,13 @@ def update(
     body = {
         **_token_body(token, cookie),
         "set": read_claims("--set", set_, set_string, set_json),
-        "unset": unset or [],
-        "set_cookie": set_cookie,
+        **{"unset": unset or [], "set_cookie": set_cookie},
         **context,
     }
     if keyring is None:
         body |= {"keep_previous": keep_previous, "request_id": request_id}
+        if not keep_previous:
+            body["request_id"] = invocation.announced(request_id)
     _show(invocation, _run(invocation, "update", body, keyring, passphrase_file), set_cookie)
 
 

@@ -53,7 +53,7 @@ from cyoloctl.web.schema import (
 )
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Mapping, Sequence
+    from collections.abc import Callable, Iterator, Mapping, Sequence
     from pathlib import Path
 
     from cyoloctl.control.table import Node
@@ -78,7 +78,7 @@ class Client:
     of the members that the credentials file lists.
     credentials: the JSON file that an https endpoint needs (mode 0600).
     timeout_s: 0.1 to 300, for each call with all its attempts; for a watch,
-    until its first line.
+    until its first line.  on_write: told the request id of each write, before it is sent.
 
     Raises UsageError (endpoints, timeout), ConfigError (credentials file).
     Every method returns the JSON object of the answer and raises the error
@@ -91,7 +91,14 @@ class Client:
     - VersionMismatch: another version, or not a cyoloctl node.
     """
 
-    def __init__(self, endpoints: list[str], *, credentials: Path | None, timeout_s: float) -> None:
+    def __init__(
+        self,
+        endpoints: list[str],
+        *,
+        credentials: Path | None,
+        timeout_s: float,
+        on_write: Callable[[str], None] | None = None,
+    ) -> None:
         if not endpoints:
             raise UsageError("no endpoint: use --data-dir DIR or --endpoint URL")
         _check_timeout(timeout_s)
@@ -100,6 +107,7 @@ class Client:
             trust = read_credentials(credentials)
         self._endpoints = [parse_endpoint(text, trust) for text in endpoints]
         self._timeout_s = timeout_s
+        self._on_write = on_write
 
     def health(self) -> dict[str, Any]:
         """The health of the first node that answers."""
@@ -159,11 +167,11 @@ class Client:
         from cyoloctl.counters.api import route_to_add
 
         operation, amount = route_to_add(by)
-        return self._call(operation, name, body={"by": amount, "request_id": _request_id(request_id)})
+        return self._call(operation, name, body={"by": amount, "request_id": request_id})
 
     def counter_reset(self, name: str, *, request_id: str | None = None) -> dict[str, Any]:
         """Set a counter to 0, once per request id.  Raises NotFound."""
-        return self._call("counter_reset", name, body={"request_id": _request_id(request_id)})
+        return self._call("counter_reset", name, body={"request_id": request_id})
 
     def counter_get(self, name: str, *, stale: bool = False) -> dict[str, Any]:
         """A counter: linearizable, or with stale what the asked node has.  Raises NotFound."""
@@ -201,11 +209,6 @@ class Client:
         An operation that takes a request id gets a fresh one where the body
         has none.  repeatable: sending it twice does no harm.
         """
-        route = path_for(operation, name)[0]
-        if route.body:
-            body = dict(body or {})
-            if "request_id" in route.body_fields:
-                body["request_id"] = _request_id(body.get("request_id"))
         return self._call(operation, name, body=body, query=query, repeatable=repeatable)
 
     def stop(self, *, force: bool = False) -> dict[str, Any]:
@@ -226,6 +229,14 @@ class Client:
         only_first: bool = False,
     ) -> dict[str, Any]:
         endpoints = self._endpoints[:1] if only_first else self._endpoints
+        route = path_for(operation, name)[0]
+        if route.body:
+            body = dict(body or {})
+            if "request_id" in route.body_fields:
+                body["request_id"] = request_id = _request_id(body.get("request_id"))
+                route.check_body(body)  # what is refused here is not sent, and leaves no id behind
+                if self._on_write is not None:
+                    self._on_write(request_id)
         return _call(
             endpoints, self._timeout_s, operation, name, body=body, query=query or {}, repeatable=repeatable
         )

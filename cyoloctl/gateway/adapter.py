@@ -282,7 +282,7 @@ class GatewayAdapter:
 
         Raises AuthorizationPending, NotFound, Conflict (Denied, Expired), Unavailable, OutcomeUnknown.
         """
-        return await self._rendezvous.wait(id=id, redemption=redemption, timeout_s=timeout_s)
+        return await self._rendezvous.wait(id=id, request_id=redemption, timeout_s=timeout_s)
 
 
 def _is_in(origin: str | None, network: IPv4Network | IPv6Network) -> bool:

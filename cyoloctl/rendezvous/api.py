@@ -113,7 +113,9 @@ class RendezvousApi(Protocol):
     ) -> Json:
         """Begin one."""
 
-    async def wait(self, *, id: str, redemption: str, timeout_s: float) -> Json:
+    async def wait(
+        self, *, id: str, request_id: str | None, redemption: str | None, timeout_s: float
+    ) -> Json:
         """The answer, once.  Raises AuthorizationPending when there is none in time."""
 
     async def claim(
@@ -275,9 +277,21 @@ ROUTES: tuple[Route[HasRendezvous], ...] = (
         body=(
             _ID,
             Field(
+                "request_id",
+                "string",
+                "the redeemer's: whoever brings the same gets the same answer again for 5 minutes, so it is "
+                "one that nobody guesses; null: the node makes one, and nobody gets the answer again",
+                default=None,
+                nullable=True,
+                pattern=REQUEST_ID.pattern,
+                rule=REQUEST_ID.rule,
+            ),
+            Field(
                 "redemption",
                 "string",
-                "a secret of the redeemer: whoever brings the same gets the same answer again for 5 minutes",
+                "the older name of `request_id`: give one of them",
+                default=None,
+                nullable=True,
                 pattern=r"[!-~]{16,128}",
                 rule="16 to 128 printable ASCII characters without spaces",
             ),

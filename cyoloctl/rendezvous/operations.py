@@ -304,14 +304,19 @@ class RendezvousOperations:
 
         return [draw(key) for key in keys]
 
-    async def wait(self, *, id: str, redemption: str, timeout_s: float) -> Json:
+    async def wait(
+        self, *, id: str, request_id: str | None, redemption: str | None = None, timeout_s: float
+    ) -> Json:
         """The answer, once; AuthorizationPending when there is none in time.
 
-        The same redemption is told the same answer again for 5 minutes, by
+        The same request id is told the same answer again for 5 minutes, by
         whichever node, so a caller whose node died asks another one.
+        redemption: the older name of the request id.
         """
+        if request_id is not None and redemption is not None:
+            raise InvalidInput("give request_id or redemption, its older name, not both")
         deadline = time.monotonic() + timeout_s
-        digest = _sha256("cyoloctl redemption v1", redemption)
+        digest = _sha256("cyoloctl redemption v1", request_id or redemption or os.urandom(16).hex())
         with self._watchers.watch(id) as event:
             while True:
                 left = deadline - time.monotonic()

@@ -124,7 +124,7 @@ def test_wait_asks_again_after_a_poll_that_ended_and_always_as_the_same_redeemer
     assert main(["rendezvous", "wait", ID, "-e", endpoint.url]) == 0
     assert capsys.readouterr().out == "state        approved\napproved by  ann\ndata role    admin\n"
     assert len(endpoint.requests) == 4
-    assert len({request[2]["redemption"] for request in endpoint.requests}) == 1
+    assert len({request[2]["request_id"] for request in endpoint.requests}) == 1
 
 
 def test_wait_goes_to_the_next_endpoint_and_its_own_redeemer_is_kept(serve: Serve, capsys: Capture) -> None:
@@ -134,7 +134,7 @@ def test_wait_goes_to_the_next_endpoint_and_its_own_redeemer_is_kept(serve: Serv
     arguments = ["rendezvous", "wait", ID, "--request-id", "secret-of-my-own", "-o", "json"]
     assert main([*arguments, "-e", silent, "-e", sick.url, "-e", sound.url]) == 0
     assert json.loads(capsys.readouterr().out) == {"schema_version": 1, **ANSWER}
-    assert [request[2]["redemption"] for request in sound.requests] == ["secret-of-my-own"]
+    assert [request[2]["request_id"] for request in sound.requests] == ["secret-of-my-own"]
 
 
 @pytest.mark.parametrize(
