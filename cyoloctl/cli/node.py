@@ -66,8 +66,9 @@ def start(
     """Run the node, in the foreground unless --background.
 
     SIGTERM hands leadership over and stops it, as `node stop` does; SIGHUP
-    does what `node reload` does. --timeout bounds the wait of --background,
-    which logs to node.log in the data directory.
+    does what `node reload` does. --background returns once the node serves
+    and the cluster lets it stay, or nobody could be asked; --timeout bounds
+    that wait, and the log is node.log in the data directory.
     """
     _check_choice(log_format, "--log-format", ("text", "json"))
     _check_choice(log_level, "--log-level", ("debug", "info", "warning", "error"))
@@ -107,6 +108,11 @@ def _start_in_background(
     log = str(invocation.data_dir / launch.LOG_NAME)
     started = {"schema_version": 1, **answer, "pid": node_process.pid, "log": log}
     invocation.fields(started, [("pid", str(node_process.pid)), ("log", log)])
+    for peer, reason in sorted(answer.get("kept_out_by", {}).items()):
+        invocation.hint(
+            f"{peer} keeps this node out ({reason}): it ends when a majority of the voters says so; "
+            "see `cyoloctl status` on a healthy node"
+        )
     invocation.hint(f"ready; stop it with: cyoloctl node stop -d {shlex.quote(str(invocation.data_dir))}")
 
 

@@ -29,6 +29,7 @@ from cyoloctl.errors import (
     Conflict,
     CyoloctlError,
     InternalError,
+    Unavailable,
 )
 from cyoloctl.gateway.server import Gateway, tls_context
 from cyoloctl.gateway.settings import GatewaySettings
@@ -72,6 +73,8 @@ _log = logging.getLogger("cyoloctl.node")
 
 _HANDOVER_TIMEOUT_S = 3.0
 _LOOKUP_TIMEOUT_S = 5.0
+_PLACED_WITHIN_S = 4.0
+"""Longer than an attempt to reach a peer takes, and than it takes a peer to know a copy."""
 _MAX_BROWSERS = 1024
 _KNOWN_PEERS = "peers.json"
 _COLLECT_EVERY = 50_000
@@ -350,6 +353,25 @@ class Node:
         else:
             _log.info("reloaded", extra={"node": self._config.name})
 
+    async def readiness(self) -> dict[str, Any]:
+        """The answer to whoever waits until the node is ready: it runs, and the cluster lets it stay.
+
+        kept_out_by: peers that do not, and why, without being a majority.
+        Raises the error that it ends with instead; Unavailable when it was
+        told to stop meanwhile.
+        """
+        await self.engine.wait_placed(timeout_s=_PLACED_WITHIN_S)
+        if self._stop_requested.is_set():
+            raise self._failure or Unavailable(
+                "the node was told to stop before it was ready: start it again"
+            )
+        return {
+            "ready": True,
+            "name": self._config.name,
+            "address": str(self._config.advertise),
+            "kept_out_by": self.engine.kept_out_by(),
+        }
+
     def request_stop(self) -> None:
         """Make `wait` return.  Safe to call from a signal handler of the loop."""
         self._stop_requested.set()
@@ -507,8 +529,9 @@ async def _run(data_dir: Path, config: Config, ready_fd: int | None) -> None:
     gc.collect()
     gc.freeze()
     gc.set_threshold(_COLLECT_EVERY)
-    _say(ready_fd, {"ready": True, "name": config.name, "address": str(config.advertise)})
     try:
+        if ready_fd is not None:
+            _say(ready_fd, await node.readiness())
         await node.wait()
     finally:
         await node.stop()

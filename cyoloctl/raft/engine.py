@@ -319,6 +319,27 @@ class Engine:
         """Processes of peers that this node kept out lately."""
         return self._network.refusals()
 
+    def absences(self) -> dict[str, str]:
+        """Why peers that were dialled have no link: name -> addresses and reasons."""
+        return self._network.absences()
+
+    async def wait_placed(self, *, timeout_s: float) -> None:
+        """Return once it is known that this process has a place in its cluster, or that nobody can say so.
+
+        A process that was removed, or runs on a copy, hears so from its peers
+        before they do anything else with it (`on_unwanted`).  So it has a
+        place once a leader counts it in; without a leader, once every voter
+        and peer was tried, and nobody said no.  Returns too after timeout_s.
+        """
+        deadline = self._loop.time() + timeout_s
+        while not (self._unwanted or self._failure.done() or self.leader()):
+            if self._network.all_tried(self._voter_names()):
+                return
+            left = deadline - self._loop.time()
+            if left <= 0:
+                return
+            await self.wait_changed(min(0.02, left))
+
     def kept_out_by(self) -> dict[str, str]:
         """Peers that keep this process out at present, and why; no majority yet."""
         return self._witnesses.said(self._loop.time())

@@ -35,12 +35,13 @@ from __future__ import annotations
 
 import logging
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple, Protocol
 
 from cyoloctl.errors import CyoloctlError, InternalError, NoLeader, OutcomeUnknown, Unavailable
 from cyoloctl.model import RaftId, name_of
+from cyoloctl.raft.absences import Absences
 from cyoloctl.raft.messages import MAX_CALL_BYTES, FrameReader, PeerProtocolError, decode, encode
 
 __all__ = [
@@ -80,6 +81,9 @@ _SILENCE_LIMIT_S = 4.0
 _BACKOFF_FIRST_S = 0.1
 _BACKOFF_LAST_S = 1.0
 _GREATER_NAME_DELAY_S = 0.4
+_FIRST_DELAY_S = 0.05
+"""The same for the first dial: a peer that runs does not dial a node that has just started, which somebody
+waits for."""
 _CONTEST_S = 1.5
 _HELD_MESSAGES = 10_000
 _MAX_ADDRESSES = 256
@@ -227,6 +231,7 @@ class Link:
         "boot",
         "boots",
         "contested",
+        "ending",
         "expected",
         "info",
         "last_received",
@@ -260,6 +265,8 @@ class Link:
         self.info = PeerInfo("", "")
         self.refused: str | None = None
         """Why this node ended it, when the peer broke a rule."""
+        self.ending: str | None = None
+        """Why it did not become live, as far as an end said."""
 
     @property
     def dialled(self) -> bool:
@@ -297,9 +304,9 @@ class Link:
             self._refuse(f"protocol error: {error}")
             self.abort()
 
-    def lost(self) -> None:
-        """The connection is gone."""
-        self._links._lost(self)
+    def lost(self, reason: str | None = None) -> None:
+        """The connection is gone.  reason: what the connection says about it, if anything."""
+        self._links._lost(self, reason)
 
     def write(self, message: dict[str, Any]) -> None:
         """Send a message, unless the link is over."""
@@ -312,6 +319,7 @@ class Link:
             return
         if wire.get_write_buffer_size() > self._links.max_unsent_bytes:
             _log.warning("peer reads too slowly", extra={"peer": self.name})
+            self.ending = "it reads too slowly"
             wire.abort()
             return
         wire.write(frames)
@@ -450,6 +458,7 @@ class Link:
                 self._links._meet(self)
 
     def _on_goodbye(self, message: dict[str, Any]) -> None:
+        self.ending = f"it says: {message['reason']}"
         self.close()
         if message["reason"] in REFUSALS:
             self._links.handler.on_refused(self.name, message["reason"])
@@ -512,14 +521,16 @@ class Link:
                 handle(self, message)
 
     def _refuse(self, reason: str, *, lasting: bool = False) -> None:
-        """lasting: it will be the same with every dial, and is logged once a minute."""
+        """lasting: it will be the same with every dial, and is logged once a minute.
+
+        So is whatever a node of this cluster does.  The rest is limited by kind, as others can cause it.
+        """
         self.refused = reason
-        if lasting:
-            level = self._links._level_for(self.name, reason)
-            _log.log(level, "peer refused", extra={"peer": self.name or None, "reason": reason})
-        else:
-            extra = {"peer": self.name or None, "reason": reason, "_seldom": True}
-            _log.warning("peer refused", extra=extra)
+        self.ending = f"refused here: {reason}"
+        same = lasting or self.name != ""
+        level = self._links._level_for(self.name, reason) if same else logging.WARNING
+        extra = {"peer": self.name or None, "reason": reason, "_seldom": not lasting}
+        _log.log(level, "peer refused", extra=extra)
         self._links._waiting.pop(self, None)
         self.close()
 
@@ -537,9 +548,14 @@ _OF_LINKS: dict[str, Callable[[Link, dict[str, Any]], None]] = {
 
 @dataclass(slots=True)
 class _Dialled:
-    """A peer that is dialled.  due: inf while there is a link or an attempt."""
+    """A peer that is dialled.  due: inf while there is a link or an attempt.
+
+    address: of the last attempt.  tried: an attempt has ended.
+    """
 
     due: float
+    address: str = ""
+    tried: bool = False
     attempts: int = 0
     backoff_s: float = _BACKOFF_FIRST_S
     busy: bool = False
@@ -590,6 +606,7 @@ class Links:
         self._refusals: dict[str, Refusal] = {}
         self._logged: dict[tuple[str, str], float] = {}
         self._dials: dict[str, _Dialled] = {}
+        self._absences = Absences()
         self._calls: dict[int, tuple[str, Done]] = {}
         self._next_call = first_call
         self._serving = 0
@@ -624,7 +641,8 @@ class Links:
                 dial.due, dial.busy = math.inf, True
                 found = self._where(name)
                 dial.attempts += 1
-                self._dial(name, found[(dial.attempts - 1) % len(found)])
+                dial.address = found[(dial.attempts - 1) % len(found)]
+                self._dial(name, dial.address)
 
     def _ping_now(self, now: float) -> dict[str, Any]:
         return {"type": "ping", "sent_ms": int(now * 1000)}
@@ -634,6 +652,7 @@ class Links:
         for link in list(self._live.values()):
             if now - link.last_received > _SILENCE_LIMIT_S:
                 _log.warning("peer is silent", extra={"peer": link.name})
+                link.ending = f"silent for {_SILENCE_LIMIT_S:g} s"
                 link.abort()
             else:
                 link.write(ping)
@@ -650,10 +669,12 @@ class Links:
             if name not in wanted:
                 del self._dials[name]
                 self._own_word.pop(name, None)
+                self._absences.forget(name)
         for name in wanted:
             if name not in self._dials:
                 live = name in self._live
-                self._dials[name] = _Dialled(math.inf if live else self.clock() + self._courtesy_s(name))
+                wait_s = _FIRST_DELAY_S if self.identity.name > name else 0.0
+                self._dials[name] = _Dialled(math.inf if live else self.clock() + wait_s)
                 self._wake()
 
     def addresses(self) -> dict[str, tuple[str, ...]]:
@@ -674,13 +695,27 @@ class Links:
         """Peers' own addresses, to be passed on: each peer is the only source of its own."""
         return dict(sorted(self._own_word.items())[:_MAX_ADDRESSES])
 
-    def dial_failed(self, name: str) -> None:
-        """A dial is over and there is no connection: again a little later, unless the peer came itself."""
+    def dial_failed(self, name: str, reason: str | None = None) -> None:
+        """A dial is over and there is no connection: again a little later, unless the peer came itself.
+
+        reason: what an operator is told of it.
+        """
         dial = self._dials.get(name)
         if dial is not None:
-            dial.busy = False
+            dial.busy, dial.tried = False, True
             if name not in self._live:
+                if reason is not None:
+                    self._absences.failed(name, dial.address, reason, self.clock())
                 self._back_off(dial)
+
+    def absences(self) -> dict[str, str]:
+        """Why peers that were dialled have no link: name -> addresses and reasons."""
+        return self._absences.reasons()
+
+    def all_tried(self, names: Collection[str]) -> bool:
+        """Whether each peer to dial, and each of these, has a link, or an attempt at it has ended."""
+        tried = {name for name, dial in self._dials.items() if dial.tried} | self._live.keys()
+        return tried >= {*self._dials, *names} - {self.identity.name}
 
     def _courtesy_s(self, name: str) -> float:
         return _GREATER_NAME_DELAY_S if self.identity.name > name else 0.0
@@ -814,6 +849,7 @@ class Links:
         link.said_hello = True
         self._waiting.pop(link, None)
         dial = self._dials.get(name)
+        self._absences.forget(name)
         if dial is not None and link.dialled:
             dial.busy = False
         current = self._live.get(name)
@@ -858,10 +894,10 @@ class Links:
         self._fail_calls(name, OutcomeUnknown(f"the connection to {name} broke before it answered"))
         self.handler.on_peer_disconnected(link.raft_id)
 
-    def _lost(self, link: Link) -> None:
+    def _lost(self, link: Link, reason: str | None) -> None:
         self._waiting.pop(link, None)
         if link.live:
-            _log.info("peer disconnected", extra={"peer": link.name})
+            _log.info("peer disconnected", extra={"peer": link.name, "reason": link.ending or reason})
             self._drop(link)
             if link.name in self._contests:
                 self._decide(link.name, alive=False)
@@ -877,7 +913,7 @@ class Links:
             dial.due = self.clock() + self._courtesy_s(link.name)
             self._wake()
         elif link.expected is not None and not link.said_hello:
-            self.dial_failed(link.expected)
+            self.dial_failed(link.expected, link.ending or reason or "it ended the connection without a word")
 
     # Calls.
 

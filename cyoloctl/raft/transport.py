@@ -10,8 +10,10 @@ from __future__ import annotations
 import asyncio
 import logging
 import random
+import socket
+import ssl
 import time
-from collections.abc import Awaitable, Callable, Coroutine, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Collection, Coroutine, Mapping, Sequence
 from typing import Any, Protocol, cast
 
 from cyoloctl.errors import AccessDenied, CyoloctlError, OutcomeUnknown
@@ -100,7 +102,7 @@ class _Stream(asyncio.Protocol):
     def connection_lost(self, exc: Exception | None) -> None:
         self._streams.discard(self)
         if self.link is not None:
-            self.link.lost()
+            self.link.lost(None if exc is None else _reason(exc))
 
 
 def _spoken(tls: Any) -> int:
@@ -108,6 +110,21 @@ def _spoken(tls: Any) -> int:
     selected = getattr(tls, "selected_alpn_protocol", None)
     number = str(selected()).rpartition("/")[2] if callable(selected) else ""
     return int(number) if number.isdecimal() else PROTOCOL_VERSION
+
+
+def _reason(error: Exception) -> str:
+    """Why there is no connection, for the operator of either end."""
+    if isinstance(error, TimeoutError):
+        return str(error) or "no answer in time"
+    if isinstance(error, ssl.SSLCertVerificationError):
+        return f"TLS: its certificate is not accepted here: {error.verify_message}"
+    if isinstance(error, ssl.SSLError):
+        return f"TLS: {(error.reason or str(error)).replace('_', ' ').lower()}"
+    if isinstance(error, socket.gaierror):
+        return f"its name cannot be resolved: {error.strerror or error}"
+    if isinstance(error, OSError):
+        return (error.strerror or str(error) or type(error).__name__).lower()
+    return str(error)
 
 
 class PeerNetwork:
@@ -201,6 +218,14 @@ class PeerNetwork:
         """Processes that were kept out lately."""
         return self._links.refusals()
 
+    def absences(self) -> dict[str, str]:
+        """Why peers that were dialled have no link: name -> addresses and reasons."""
+        return self._links.absences()
+
+    def all_tried(self, names: Collection[str]) -> bool:
+        """Whether each peer to dial, and each of these, has a link, or an attempt at it has ended."""
+        return self._links.all_tried(names)
+
     def last_process(self, name: str) -> str | None:
         """`boot` of the process that the last link with this peer was with."""
         return self._links.last_process(name)
@@ -243,16 +268,17 @@ class PeerNetwork:
 
     async def _dial(self, name: str, address: str) -> None:
         stream = _Stream(self._links, self._identify, name, self._streams)
+        reason = None
         try:
             async with asyncio.timeout(DIAL_TIMEOUT_S):
                 await self._connect(address, lambda: stream)
         except (OSError, TimeoutError, CyoloctlError, ValueError) as error:
-            _log.debug("cannot dial", extra={"peer": name, "error": str(error)})
+            reason = _reason(error)
         except Exception:
             _log.critical("dialling failed by a bug", extra={"peer": name}, exc_info=True)
         finally:
             if stream.link is None:
-                self._links.dial_failed(name)
+                self._links.dial_failed(name, reason)
 
     async def _serve(self, link: Link, identifier: int, body: bytes) -> None:
         answer = None

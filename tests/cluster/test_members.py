@@ -24,6 +24,8 @@ def _assert_removed_node_is_out(cluster: Cluster, name: str, through: str) -> No
     assert "new name" in message
     node.launch()
     assert node.wait_exit() == 4, node.log_tail()
+    # Ready means that it stays: this command waits until the cluster has said so.
+    assert_refused(node.cli("node", "start", "--background"), 4, name, "was removed", "new name")
     assert _names(cluster, through) == sorted(set(cluster.nodes) - {name})
     assert_refused(cluster[through].cli("member", "invite", "--name", name), 4, name, "never reused")
 

@@ -782,7 +782,7 @@ def test_dials_the_greater_name_waits_a_moment_and_nobody_dials_itself() -> None
     host.pass_time(0.0)
     assert host.dialled == [(100.0, "c", "c:1")]
     host.pass_time(0.5)
-    assert host.dialled[1:] == [(100.4, "a", "a:1")]
+    assert host.dialled[1:] == [(100.05, "a", "a:1")]
 
 
 def test_dial_that_fails_is_repeated_with_growing_pauses_at_the_latest_address() -> None:
@@ -878,6 +878,51 @@ def test_retired_link_that_is_lost_late_does_not_start_a_second_dial() -> None:
     old.lost()
     host.pass_time(0.9)
     assert len(host.dialled) == 2  # the second attempt is still under way
+
+
+def test_reason_why_a_peer_is_away_is_logged_once_per_change_and_kept(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    host = Host("a")
+    host.links.set_addresses({"b": ["b:1"]})
+    for reason in (*["connection refused"] * 5, *["no answer within 3 s"] * 5):
+        host.pass_time(2.0)
+        host.links.dial_failed("b", reason)
+    host.pass_time(2.0)
+    link, _ = host.open("b", "b")
+    link.lost("TLS: certificate expired")  # the other end's word comes after the handshake
+    host.pass_time(2.0)
+    link, _ = host.open("b", "b")
+    link.received(encode({"type": "goodbye", "reason": "ask for another certificate"}))
+    link.lost()
+    warned = [(r.__dict__["reason"], r.__dict__["address"]) for r in caplog.records if r.msg == "cannot dial"]
+    assert warned == [
+        ("connection refused", "b:1"),
+        ("no answer within 3 s", "b:1"),
+        ("TLS: certificate expired", "b:1"),
+        ("it says: ask for another certificate", "b:1"),
+    ]
+    assert host.links.absences() == {"b": "b:1: it says: ask for another certificate"}
+    host.meet("b")
+    assert host.links.absences() == {}
+
+
+def test_every_peer_was_tried_once_each_has_a_link_or_an_attempt_has_ended() -> None:
+    host = Host("a")
+    assert host.links.all_tried(["a"])  # there is nobody to ask
+    assert not host.links.all_tried(["a", "b"])  # a voter whose address it has yet to find in its log
+    host.links.set_addresses({"b": ["b:1"], "c": ["c:1"], "d": ["d:1"]})
+    host.pass_time(0.0)
+    assert not host.links.all_tried([])
+    host.links.dial_failed("b", "connection refused")
+    host.meet("c")
+    assert not host.links.all_tried([])
+    link, _ = host.open("d", "d")  # connected, and it has not said yet whether it takes this process in
+    assert not host.links.all_tried([])
+    link.received(REMOVED)
+    link.lost()
+    assert host.links.all_tried(["a", "b", "c", "d"])
+    assert not host.links.all_tried(["e"])
 
 
 def test_peer_without_an_address_is_not_dialled_any_more() -> None:
