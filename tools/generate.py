@@ -1,8 +1,8 @@
 """Generate every file that is made from the program: `make generate`.
 
 The CLI reference with the exit statuses (docs/cli.md), the manual page (man/cyoloctl.1)
-and the shell completions (completions/*) come from the command tree, the description of the
-API (cyoloctl/control/openapi.json) from the table of routes.
+and the shell completions (completions/*, and again in the package) come from the command
+tree, the description of the API (cyoloctl/control/openapi.json) from the table of routes.
 
 ``python -m tools.generate`` writes them below the current directory;
 ``--check`` writes nothing and exits 1 when one is stale.
@@ -24,6 +24,7 @@ import typer
 import typer.core
 
 from cyoloctl import __version__
+from cyoloctl.cli.completion import SCRIPTS
 from cyoloctl.cli.help import exit_code_table
 from cyoloctl.cli.tree import PROGRAM, command_tree
 from cyoloctl.control.openapi import openapi
@@ -396,9 +397,12 @@ def files() -> dict[Path, str]:
     tree = list(commands())
     return {
         Path("docs/cli.md"): reference(tree),
-        Path(f"completions/{PROGRAM}.bash"): bash(tree),
-        Path(f"completions/_{PROGRAM}"): zsh(tree),
-        Path(f"completions/{PROGRAM}.fish"): fish(tree),
+        # For packagers, and inside the package for `cyoloctl completion`.
+        **{
+            Path(folder) / SCRIPTS[writer.__name__]: writer(tree)
+            for folder in ("completions", "cyoloctl/cli/completions")
+            for writer in (bash, zsh, fish)
+        },
         Path(f"man/{PROGRAM}.1"): manual(tree),
         Path("cyoloctl/control/openapi.json"): json.dumps(openapi(), indent=2) + "\n",
     }

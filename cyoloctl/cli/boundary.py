@@ -63,7 +63,7 @@ def _run(argv: list[str]) -> int:
     hint = ""
     failure: CyoloctlError
     try:
-        result = command_tree().main(args=argv, prog_name=PROGRAM, standalone_mode=False)
+        result = command_tree().main(args=argv, prog_name=PROGRAM, standalone_mode=False, obj=argv)
         output.flush()
         if result != Interrupted.exit_status:
             return result if isinstance(result, int) else 0

@@ -8,7 +8,7 @@ from typing import Annotated
 
 import typer
 
-from cyoloctl.cli.invocation import Invocation, RequestIdOption, command, confirm
+from cyoloctl.cli.invocation import Invocation, RequestIdOption, command, confirm, parse_choice, parse_int64
 from cyoloctl.errors import UsageError
 
 __all__ = ["COMMANDS", "AdvertiseOption", "GatewayOption", "GatewayUrlOption", "ListenOption"]
@@ -61,13 +61,13 @@ def init(
     gateway: GatewayOption = None,
     gateway_url: GatewayUrlOption = None,
     certificate_days: Annotated[
-        int,
+        str,
         typer.Option(
             "--certificate-days",
             metavar="N",
             help="Lifetime of certificates in days, 1 to 825; nodes renew theirs.",
         ),
-    ] = 825,
+    ] = "825",
 ) -> None:
     """Create a new cluster with one member, offline.
 
@@ -75,14 +75,12 @@ def init(
     and keys, operator credentials and node.yaml. Refuses a directory that
     already holds a node (exit 4).
     """
-    if storage not in ("disk", "memory"):
-        raise UsageError(f"--storage is {storage!r}: use disk or memory")
-    if not 1 <= certificate_days <= 825:
-        raise UsageError(f"--certificate-days is {certificate_days}: use 1 to 825")
+    parse_choice(storage, "--storage", ("disk", "memory"))
+    days = parse_int64(certificate_days.removesuffix("d"), "--certificate-days", 1, 825)
     from cyoloctl.node import create
 
     made = create.init_cluster(
-        invocation.data_dir, name, listen, advertise, cluster, storage, gateway, gateway_url, certificate_days
+        invocation.data_dir, name, listen, advertise, cluster, storage, gateway, gateway_url, days
     )
     invocation.fields(
         made,

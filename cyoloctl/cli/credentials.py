@@ -17,6 +17,7 @@ from cyoloctl.cli.invocation import (
     command,
     confirm,
     file_error,
+    parse_choice,
     parse_duration_s,
     read_secret,
 )
@@ -54,9 +55,7 @@ RequestOption = Annotated[
 
 
 def _role(text: str) -> str:
-    if text not in _ROLES:
-        raise InvalidInput(f"--role is {text[:80]!r}: use {', '.join(_ROLES)}")
-    return text
+    return parse_choice(text, "--role", _ROLES)
 
 
 @command()
@@ -68,7 +67,7 @@ def create(
     ] = None,
     role: Annotated[
         str | None,
-        typer.Option("--role", metavar="ROLE", help="One of viewer, gateway, operator."),
+        typer.Option("--role", metavar="viewer|gateway|operator", help="Role: what they may do."),
     ] = None,
     ttl: Annotated[
         str, typer.Option("--ttl", metavar="DURATION", help="Lifetime, 60s to 825d; never beyond the CA.")
@@ -85,6 +84,8 @@ def create(
     After an unknown outcome, repeat the command: FILE holds the key, and the same key gets the same entry.
     """
     ttl_s = parse_duration_s(ttl, "--ttl", **_TTL)
+    if role is not None:
+        _role(role)
     if request is not None:
         asked = _read_request(request)
         for option, given in (("name", name), ("role", role)):
@@ -117,7 +118,9 @@ def create(
 def request(
     invocation: Invocation,
     name: Annotated[str, typer.Option("--name", metavar="NAME", help="Name of the credentials.")],
-    role: Annotated[str, typer.Option("--role", metavar="ROLE", help="One of viewer, gateway, operator.")],
+    role: Annotated[
+        str, typer.Option("--role", metavar="viewer|gateway|operator", help="Role: what they may do.")
+    ],
     key_out: Annotated[
         Path,
         typer.Option("--key-out", metavar="FILE", help="File for the private key (0600); stays here."),

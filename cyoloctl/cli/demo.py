@@ -28,11 +28,11 @@ from cyoloctl.errors import (
     CyoloctlError,
     InternalError,
     Interrupted,
+    InvalidInput,
     OutcomeUnknown,
     TokenRejected,
     Unavailable,
     Unreachable,
-    UsageError,
 )
 from cyoloctl.paths import control_socket_path
 
@@ -385,12 +385,12 @@ def _run(demo: _Demo) -> dict[str, Any]:
 def _node_count(text: str) -> int:
     count = parse_int64(text, "--nodes")
     if count < 3:
-        raise UsageError(
+        raise InvalidInput(
             f"--nodes is {count}: use 3 to 9, since a cluster of one or two has no majority left when its "
             "leader is killed"
         )
     if count > 9:
-        raise UsageError(f"--nodes is {count}: use 3 to 9, each is a process on this machine")
+        raise InvalidInput(f"--nodes is {count}: use 3 to 9, each is a process on this machine")
     return count
 
 

@@ -1,16 +1,19 @@
-"""``cyoloctl help``: reference texts."""
+"""``cyoloctl help``: the help of every command, and reference texts."""
 
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any
+from typing import Annotated, Any
+
+import typer
+import typer.core
 
 from cyoloctl.cli import output
 from cyoloctl.cli.invocation import Invocation, command
 from cyoloctl.cli.output import Column
-from cyoloctl.errors import error_classes
+from cyoloctl.errors import UsageError, error_classes
 
-__all__ = ["COMMANDS", "exit_code_table"]
+__all__ = ["COMMANDS", "exit_code_table", "show"]
 
 _COLUMNS = (
     Column("STATUS", identifier=True, right=True),
@@ -48,6 +51,24 @@ def exit_codes(invocation: Invocation) -> None:
         _COLUMNS,
         [(str(c["exit_status"]), c["code"], str(c["http_status"]), c["meaning"]) for c in codes],
     )
+
+
+@command(connects=False, data_dir=False, timeout_s=None)
+def show(
+    invocation: Invocation,
+    context: typer.Context,
+    words: Annotated[list[str], typer.Argument(metavar="COMMAND...", help="Words of the command.")],
+) -> None:
+    """Show the help of a command or group; `cyoloctl help` alone shows that of the program."""
+    found: Any = context.find_root()
+    for word in words[1:] if words[0] == found.info_name else words:
+        if not isinstance(found.command, typer.core.TyperGroup):
+            raise UsageError(f"`{found.command_path}` has no sub-command {word[:80]!r}: leave it out")
+        _, command, _ = found.command.resolve_command(found, [word])
+        assert command is not None  # where there is none, typer says so
+        found = typer.Context(command, parent=found, info_name=word)
+    text = found.get_help()
+    invocation.value({"schema_version": 1, "command": found.command_path, "help": text}, text)
 
 
 COMMANDS: dict[str, Callable[..., None]] = {"exit-codes": exit_codes}

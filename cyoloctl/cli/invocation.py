@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import functools
 import inspect
-import math
 import os
 import re
 import sys
@@ -43,11 +42,14 @@ __all__ = [
     "Invocation",
     "RequestIdOption",
     "command",
+    "common_options",
     "confirm",
     "create_secret_file",
     "file_error",
+    "parse_choice",
     "parse_duration_s",
     "parse_int64",
+    "parse_seconds",
     "read_secret",
 ]
 
@@ -110,16 +112,28 @@ RequestIdOption = Annotated[
 ]
 
 
-def _timeout_option(default_s: float) -> Any:
+def _timeout_option(default_s: float | None) -> Any:
+    default = "as the command says" if default_s is None else f"{default_s:g}s"
     return Annotated[
         str | None,
         typer.Option(
             "--timeout",
-            metavar="SECONDS",
-            help=f"Time limit, {_TIMEOUT_MIN_S:g} to {_TIMEOUT_MAX_S:g}. "
-            f"[env: CYOLOCTL_TIMEOUT; default: {default_s:g}]",
+            metavar="DURATION",
+            help=f"Time limit, {_TIMEOUT_MIN_S:g}s to {_TIMEOUT_MAX_S:g}s. "
+            f"[env: CYOLOCTL_TIMEOUT; default: {default}]",
         ),
     ]
+
+
+def common_options() -> dict[str, Any]:
+    """The options that may also stand before a sub-command, as parameters of a function."""
+    return {
+        "output_": OutputOption,
+        "data_dir_": DataDirOption,
+        "endpoint_": EndpointOption,
+        "credentials_": CredentialsOption,
+        "timeout_": _timeout_option(None),
+    }
 
 
 @dataclass(frozen=True, slots=True)
@@ -215,22 +229,14 @@ def _mode(flag: str | None) -> str:
     mode, source = _choose(flag, "--output", "CYOLOCTL_OUTPUT")
     if mode is None:
         return "table"
-    if mode not in output.MODES:
-        raise UsageError(f"{source} is {mode!r}: use table, json or yaml")
-    return mode
+    return parse_choice(mode, source, output.MODES)
 
 
 def _timeout_s(flag: str | None, default_s: float) -> float:
     text, source = _choose(flag, "--timeout", "CYOLOCTL_TIMEOUT")
     if text is None:
         return default_s
-    try:
-        seconds = float(text)
-    except ValueError:
-        seconds = math.nan
-    if not _TIMEOUT_MIN_S <= seconds <= _TIMEOUT_MAX_S:
-        raise InvalidInput(f"{source} is {text!r}: use seconds from {_TIMEOUT_MIN_S:g} to {_TIMEOUT_MAX_S:g}")
-    return seconds
+    return parse_seconds(text, source, minimum_s=_TIMEOUT_MIN_S, maximum_s=_TIMEOUT_MAX_S)
 
 
 def _invocation(
@@ -325,25 +331,55 @@ def command(
     return decorate
 
 
-def parse_int64(text: str, what: str) -> int:
-    """A decimal integer of signed 64 bits.  Raises InvalidInput."""
-    if re.fullmatch(r"[+-]?[0-9]{1,30}", text, re.ASCII) and INT64_MIN <= int(text) <= INT64_MAX:
+def parse_int64(text: str, what: str, minimum: int = INT64_MIN, maximum: int = INT64_MAX) -> int:
+    """A decimal integer, of signed 64 bits if nothing else is said.  Raises InvalidInput."""
+    if re.fullmatch(r"[+-]?[0-9]{1,30}", text, re.ASCII) and minimum <= int(text) <= maximum:
         return int(text)
-    raise InvalidInput(f"{what} is {text[:80]!r}: use a whole number from {INT64_MIN} to {INT64_MAX}")
+    raise InvalidInput(f"{what} is {text[:80]!r}: use a whole number from {minimum} to {maximum}")
 
 
-_UNITS_S = {"": 1, "s": 1, "m": 60, "h": 3600, "d": 86400}
+def parse_choice(text: str, option: str, allowed: Sequence[str]) -> str:
+    """One of the words that an option takes.  Raises UsageError."""
+    if text not in allowed:
+        raise UsageError(f"{option} is {text[:80]!r}: use {', '.join(allowed[:-1])} or {allowed[-1]}")
+    return text
+
+
+_UNITS_S = {"": 1.0, "ms": 0.001, "s": 1.0, "m": 60.0, "h": 3600.0, "d": 86400.0}
+
+
+def _duration_text(seconds: float) -> str:
+    for unit in ("d", "h", "m"):
+        if seconds and seconds % _UNITS_S[unit] == 0:
+            return f"{seconds / _UNITS_S[unit]:g}{unit}"
+    return f"{seconds:g}s"
+
+
+def _seconds(text: str) -> float:
+    match = re.fullmatch(r"([0-9]{1,12}(?:\.[0-9]{1,9})?)(ms|[smhd]?)", text, re.ASCII)
+    return float(match[1]) * _UNITS_S[match[2]] if match else -1.0
+
+
+def parse_seconds(text: str, what: str, *, minimum_s: float, maximum_s: float) -> float:
+    """``0.5``, ``500ms``, ``90s``, ``15m``, ``1.5h`` or ``7d`` in seconds; a bare number is seconds.
+
+    Raises InvalidInput outside the range.
+    """
+    seconds = _seconds(text)
+    if not minimum_s <= seconds <= maximum_s:
+        raise InvalidInput(
+            f"{what} is {text[:80]!r}: use a number with ms, s, m, h or d, "
+            f"from {_duration_text(minimum_s)} to {_duration_text(maximum_s)}"
+        )
+    return seconds
 
 
 def parse_duration_s(text: str, what: str, *, minimum_s: int, maximum_s: int) -> int:
-    """``90``, ``90s``, ``15m``, ``1h`` or ``7d`` in seconds.  Raises InvalidInput outside the range."""
-    match = re.fullmatch(r"([0-9]{1,12})([smhd]?)", text, re.ASCII)
-    seconds = int(match[1]) * _UNITS_S[match[2]] if match else -1
-    if not minimum_s <= seconds <= maximum_s:
-        raise InvalidInput(
-            f"{what} is {text[:80]!r}: use a number with s, m, h or d, from {minimum_s}s to {maximum_s}s"
-        )
-    return seconds
+    """As parse_seconds(), in whole seconds.  Raises InvalidInput for a fraction too."""
+    seconds = round(parse_seconds(text, what, minimum_s=minimum_s, maximum_s=maximum_s), 6)
+    if seconds != int(seconds):
+        raise InvalidInput(f"{what} is {text[:80]!r}: use whole seconds")
+    return int(seconds)
 
 
 def confirm(yes: bool, question: str) -> None:

@@ -194,18 +194,17 @@ def policy(
     With --keep below 8h, the default age of a token is refused: `token mint`
     then needs a --max-age that is no longer.
     """
+    wanted: Json = {}
+    if rotate_every is not None:
+        never = rotate_every == "never"
+        every_s = None if never else parse_duration_s(rotate_every, "--rotate-every", **_PERIOD)
+        wanted["rotate_every_s"] = every_s
+    if keep is not None:
+        wanted["keep_s"] = parse_duration_s(keep, "--keep", **_PERIOD)
     client = invocation.client()
     found = client.call("key_policy")
-    if rotate_every is not None or keep is not None:
-        body = {name: found[name] for name in ("rotate_every_s", "keep_s")}
-        if rotate_every is not None:
-            body["rotate_every_s"] = (
-                None
-                if rotate_every == "never"
-                else parse_duration_s(rotate_every, "--rotate-every", **_PERIOD)
-            )
-        if keep is not None:
-            body["keep_s"] = parse_duration_s(keep, "--keep", **_PERIOD)
+    if wanted:
+        body = {name: found[name] for name in ("rotate_every_s", "keep_s")} | wanted
         found = client.call("key_set_policy", body=body, repeatable=True)
     every = found["rotate_every_s"]
     invocation.fields(
@@ -284,7 +283,8 @@ def export(
         raise
     finally:
         os.close(descriptor)
-    invocation.hint(f"{document['keys']} keys are in {out}")
+    made = {"schema_version": 1, "file": str(out), "keys": document["keys"]}
+    invocation.fields(made, [("file", out), ("keys", document["keys"])])
 
 
 @command(timeout_s=30.0)

@@ -181,7 +181,7 @@ def grant(
     text = read_secret(request, "request")
     made = invocation.client().call("pki_grant", body={"request": text}, repeatable=True)
     if out is None:
-        output.structured(made, "json")
+        output.structured(made, "yaml" if invocation.mode == "yaml" else "json")
         return
     descriptor = create_secret_file(out, "grant")
     try:

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from cyoloctl.cli.cluster import AdvertiseOption, GatewayOption, GatewayUrlOption, ListenOption
-from cyoloctl.cli.invocation import Invocation, command, read_secret
+from cyoloctl.cli.invocation import Invocation, command, parse_choice, read_secret
 from cyoloctl.errors import ConfigError, Unavailable, Unreachable, UsageError
 
 if TYPE_CHECKING:
@@ -24,11 +24,6 @@ if TYPE_CHECKING:
 __all__ = ["COMMANDS"]
 
 _POLL_S = 0.05
-
-
-def _check_choice(value: str | None, option: str, allowed: tuple[str, ...]) -> None:
-    if value is not None and value not in allowed:
-        raise UsageError(f"{option} is {value!r}: use {', '.join(allowed)}")
 
 
 @command(connects=False, timeout_s=30.0)
@@ -70,8 +65,10 @@ def start(
     and the cluster lets it stay, or nobody could be asked; --timeout bounds
     that wait, and the log is node.log in the data directory.
     """
-    _check_choice(log_format, "--log-format", ("text", "json"))
-    _check_choice(log_level, "--log-level", ("debug", "info", "warning", "error"))
+    if log_format is not None:
+        parse_choice(log_format, "--log-format", ("text", "json"))
+    if log_level is not None:
+        parse_choice(log_level, "--log-level", ("debug", "info", "warning", "error"))
     from cyoloctl.cli import launch
 
     if not background:

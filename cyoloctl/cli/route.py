@@ -14,9 +14,9 @@ from typing import TYPE_CHECKING, Annotated, NoReturn, cast
 import typer
 
 from cyoloctl.cli import output
-from cyoloctl.cli.invocation import Invocation, RequestIdOption, command, parse_duration_s
+from cyoloctl.cli.invocation import Invocation, RequestIdOption, command, parse_choice, parse_duration_s
 from cyoloctl.cli.output import Column, text_of
-from cyoloctl.errors import ConfigError, CyoloctlError, InvalidInput, Unavailable, UsageError
+from cyoloctl.errors import ConfigError, CyoloctlError, InvalidInput, Unavailable
 from cyoloctl.model import parse_hostname
 from cyoloctl.process import child_environment
 from cyoloctl.text import Json
@@ -102,12 +102,11 @@ def _render(proxy: str, table: RoutingTable, options: ExportOptions) -> str:
 
     if proxy == "nginx":
         return export_nginx(table, options)
-    if proxy == "haproxy":
-        return export_haproxy(table, options)
-    raise UsageError(f"--format is {proxy[:40]!r}: use nginx or haproxy")
+    return export_haproxy(table, options)
 
 
 def _options(
+    proxy: str,
     pin: str,
     listen: str,
     tls_certificate: str | None,
@@ -115,10 +114,11 @@ def _options(
     fragment: bool,
     run_dir: str | None,
 ) -> ExportOptions:
+    parse_choice(proxy, "--format", tuple(_CHECKS))
     from cyoloctl.routing.table import ExportOptions
 
     return ExportOptions(
-        pin=cast("Pin", pin),
+        pin=cast("Pin", parse_choice(pin, "--pin", ("soft", "strict"))),
         listen=listen,
         tls_certificate=tls_certificate,
         backend_tls_ca=backend_tls_ca,
@@ -217,7 +217,7 @@ def export(
     run_dir: RunDirOption = None,
 ) -> None:
     """Print a complete configuration for nginx 1.22 or haproxy 2.6."""
-    options = _options(pin, listen, tls_certificate, backend_tls_ca, fragment, run_dir)
+    options = _options(proxy, pin, listen, tls_certificate, backend_tls_ca, fragment, run_dir)
     text = _render(proxy, _table(_fetch(invocation)), options)
     invocation.value({"schema_version": 1, "format": proxy, "text": text}, text.rstrip("\n"))
 
@@ -259,8 +259,8 @@ def watch(
 
     A file that the proxy refuses is never put in place. Without a reachable node the file stays as it is.
     """
-    options = _options(pin, listen, tls_certificate, backend_tls_ca, fragment, run_dir)
-    whole = _options(pin, listen, tls_certificate, backend_tls_ca, False, None) if fragment else None
+    options = _options(proxy, pin, listen, tls_certificate, backend_tls_ca, fragment, run_dir)
+    whole = _options(proxy, pin, listen, tls_certificate, backend_tls_ca, False, None) if fragment else None
     pause_s = parse_duration_s(interval, "--interval", minimum_s=1, maximum_s=3600)
     words = shlex.split(check if check is not None else _CHECKS.get(proxy, ""))
     reload_ = shlex.split(exec_) if exec_ is not None else []
@@ -268,9 +268,15 @@ def watch(
         raise InvalidInput("--exec is empty: name a command, or leave it out")
     publisher = _Publisher(proxy, out, words, reload_, options, whole)
     if once:
-        publisher.publish(_table(_fetch(invocation)))
+        changed = publisher.publish(_table(_fetch(invocation)))
+        if invocation.mode != "table":
+            output.structured(_written(out, changed), invocation.mode)
         return
     _follow(invocation, publisher, pause_s)
+
+
+def _written(out: Path, changed: bool) -> Json:
+    return {"schema_version": 1, "file": str(out), "changed": changed}
 
 
 def _follow(invocation: Invocation, publisher: _Publisher, pause_s: float) -> NoReturn:
@@ -285,7 +291,9 @@ def _follow(invocation: Invocation, publisher: _Publisher, pause_s: float) -> No
             # Two looks must agree: a member that flickers must not reload the proxy at each blink.
             settled = {key: document[key] for key in ("backends", "shared_hosts")}
             if settled == seen or seen is None:
-                publisher.publish(_table(document))
+                changed = publisher.publish(_table(document))
+                if changed and invocation.mode != "table":
+                    output.structured(_written(publisher.out, changed), invocation.mode, stream=True)
             seen, complaint = settled, ""
         except CyoloctlError as error:
             if error.message != complaint:  # once, not every two seconds
@@ -306,21 +314,24 @@ class _Publisher:
         options: ExportOptions,
         whole: ExportOptions | None,
     ) -> None:
-        self._proxy, self._out, self._check, self._reload = proxy, out, check, reload_
+        self._proxy, self.out, self._check, self._reload = proxy, out, check, reload_
         self._options, self._whole = options, whole
         self._reload_due = False
 
-    def publish(self, table: RoutingTable) -> None:
-        """Write the file and reload the proxy.  Raises ConfigError when either fails; it is tried again."""
+    def publish(self, table: RoutingTable) -> bool:
+        """Write the file and reload the proxy; whether it has changed.
+
+        Raises ConfigError when either fails; it is tried again.
+        """
         from cyoloctl.routing.publish import publish
 
         text = _render(self._proxy, table, self._options)
         checked = None if self._whole is None else _render(self._proxy, table, self._whole)
-        done = publish(text, self._out, validate=self._check, validated_text=checked)
+        done = publish(text, self.out, validate=self._check, validated_text=checked)
         if done.outcome == "refused":
             raise ConfigError(f"the proxy refuses the new file, the old one stays: {done.output}")
         if done.outcome == "changed":
-            output.note(f"{self._out} is written")
+            output.note(f"{self.out} is written")
             self._reload_due = True
         if self._reload_due and self._reload:
             try:
@@ -334,6 +345,7 @@ class _Publisher:
             except (OSError, subprocess.SubprocessError) as error:
                 raise ConfigError(f"{self._reload[0]} failed: {error}; it is tried again") from None
         self._reload_due = False
+        return done.outcome == "changed"
 
 
 COMMANDS: dict[str, Callable[..., None]] = {

@@ -13,9 +13,9 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from cyoloctl.cli import output
-from cyoloctl.cli.invocation import Invocation, command
+from cyoloctl.cli.invocation import Invocation, command, parse_int64
 from cyoloctl.cli.output import Cell, Column
-from cyoloctl.errors import Conflict, Interrupted, InvalidInput
+from cyoloctl.errors import Conflict, Interrupted, InvalidInput, UsageError
 
 if TYPE_CHECKING:
     from cyoloctl.sim import Report, Violation
@@ -24,6 +24,7 @@ __all__ = ["COMMANDS"]
 
 _MAX_SEED = 2**63
 _MAX_NODES = 9
+_MAX_JOBS = 1024
 _SHOWN_TRACES = 3
 
 
@@ -43,7 +44,7 @@ def _faults(text: str, known: tuple[str, ...]) -> tuple[str, ...]:
     wanted = [name.strip() for name in text.split(",")]
     for name in wanted:
         if name not in known:
-            raise InvalidInput(f"--faults names {name[:40]!r}: use all, none, or some of {','.join(known)}")
+            raise UsageError(f"--faults names {name[:40]!r}: use all, none, or some of {','.join(known)}")
     return tuple(name for name in known if name in wanted)
 
 
@@ -154,13 +155,13 @@ def sim(
         ),
     ] = "all",
     nodes: Annotated[
-        int | None,
+        str | None,
         typer.Option(
             "--nodes", metavar="N", help="Voters at the start, 1 to 9. [default: chosen by the seed]"
         ),
     ] = None,
     jobs: Annotated[
-        int | None,
+        str | None,
         typer.Option("--jobs", metavar="N", help="Number of processes. [default: one per core]"),
     ] = None,
     stop_on_failure: Annotated[
@@ -175,15 +176,13 @@ def sim(
     broke an invariant, and shows a trace and the command that repeats the run.
     """
     wanted = _seeds(seeds)
-    if nodes is not None and not 1 <= nodes <= _MAX_NODES:
-        raise InvalidInput(f"--nodes is {nodes}: use 1 to {_MAX_NODES}")
-    if jobs is not None and not 1 <= jobs <= 1024:
-        raise InvalidInput(f"--jobs is {jobs}: use 1 to 1024")
+    voters = None if nodes is None else parse_int64(nodes, "--nodes", 1, _MAX_NODES)
+    processes = (os.cpu_count() or 1) if jobs is None else parse_int64(jobs, "--jobs", 1, _MAX_JOBS)
     from cyoloctl.sim import FAULTS, replay_command, run_seeds
 
     chosen = _faults(faults, tuple(FAULTS))
-    tally = _Tally(lambda seed: replay_command(seed, faults=chosen, nodes=nodes))
-    reports = run_seeds(wanted, faults=chosen, nodes=nodes, jobs=jobs or os.cpu_count() or 1)
+    tally = _Tally(lambda seed: replay_command(seed, faults=chosen, nodes=voters))
+    reports = run_seeds(wanted, faults=chosen, nodes=voters, jobs=processes)
     began = time.monotonic()
     complete = _run(reports, tally, len(wanted), stop_on_failure=stop_on_failure)
     elapsed_s = time.monotonic() - began

@@ -14,13 +14,12 @@ from typing import Annotated, Any
 import typer
 
 from cyoloctl.cli import output
-from cyoloctl.cli.invocation import Invocation, command
+from cyoloctl.cli.invocation import Invocation, command, parse_seconds
 from cyoloctl.cli.output import Cell, Column, text_of
 from cyoloctl.errors import (
     ClientTimeout,
     Conflict,
     CyoloctlError,
-    InvalidInput,
     NoLeader,
     Unavailable,
     Unreachable,
@@ -204,16 +203,6 @@ def _raise_if_unhealthy(document: Mapping[str, Any], check: bool) -> None:
         raise Conflict(f"the cluster needs attention: {'; '.join(found) or 'see the members'}")
 
 
-def _refresh_s(text: str) -> float:
-    try:
-        seconds = float(text)
-    except ValueError:
-        seconds = -1.0
-    if not 0.2 <= seconds <= 3600:
-        raise InvalidInput(f"--interval is {text!r}: use seconds from 0.2 to 3600")
-    return seconds
-
-
 def _watch(invocation: Invocation, interval_s: float) -> None:
     """Show the status until interrupted; a node that does not answer is shown so, and asked again."""
     client = invocation.client()
@@ -241,8 +230,8 @@ def status(
     invocation: Invocation,
     watch: Annotated[bool, typer.Option("--watch", help="Repeat until interrupted.")] = False,
     interval: Annotated[
-        str, typer.Option("--interval", metavar="SECONDS", help="Refresh interval for --watch, 0.2 to 3600.")
-    ] = "2",
+        str, typer.Option("--interval", metavar="DURATION", help="Refresh interval for --watch, 0.2s to 1h.")
+    ] = "2s",
     check: Annotated[bool, typer.Option("--check", help="Exit 4 when anything needs attention.")] = False,
 ) -> None:
     """Show the cluster and its members.
@@ -250,7 +239,7 @@ def status(
     Exits 75 when there is no leader, and still prints what the asked node
     knows.
     """
-    interval_s = _refresh_s(interval)
+    interval_s = parse_seconds(interval, "--interval", minimum_s=0.2, maximum_s=3600)
     if watch:
         _watch(invocation, interval_s)
         return

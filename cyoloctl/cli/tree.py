@@ -8,7 +8,9 @@ the generated completions still see the whole tree.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, MutableMapping, Sequence
+import copy
+import inspect
+from collections.abc import Callable, Iterator, Mapping, MutableMapping, Sequence
 from importlib import import_module
 from typing import Annotated, Any, cast
 
@@ -17,10 +19,13 @@ import typer.core
 import typer.main
 
 from cyoloctl import __version__
+from cyoloctl.cli.invocation import common_options
 
 __all__ = ["GROUPS", "LEAVES", "PROGRAM", "command_tree"]
 
 PROGRAM = "cyoloctl"
+
+_COMMON = common_options()
 
 #: Groups: name -> one line.
 GROUPS: dict[str, str] = {
@@ -34,7 +39,8 @@ GROUPS: dict[str, str] = {
     "token": "Session tokens: mint, open, change, revoke.",
     "rendezvous": "Transactions of several actors: begin, approve, redeem once.",
     "route": "Host names and sticky keys; configurations for nginx and haproxy.",
-    "help": "Reference texts, such as the exit statuses.",
+    "completion": "Completion scripts for shells.",
+    "help": "The help of any command (`cyoloctl help key list`), and reference texts.",
 }
 
 #: Commands directly under the root; the modules of the same names.
@@ -55,6 +61,7 @@ _MODULES: dict[str, Callable[[], Any]] = {
     "rendezvous": lambda: import_module("cyoloctl.cli.rendezvous"),
     "route": lambda: import_module("cyoloctl.cli.route"),
     "sim": lambda: import_module("cyoloctl.cli.sim"),
+    "completion": lambda: import_module("cyoloctl.cli.completion"),
     "help": lambda: import_module("cyoloctl.cli.help"),
 }
 
@@ -93,9 +100,38 @@ class _LazyCommands(MutableMapping[str, Any]):
 
 
 class _LazyGroup(typer.core.TyperGroup):
+    """A group whose common options count as if they stood after the sub-command, the first of them there."""
+
     def list_commands(self, ctx: Any) -> list[str]:
         # The inherited method walks items(), which would build every command.
         return list(self.commands)
+
+    def resolve_command(self, ctx: Any, args: list[str]) -> tuple[str | None, Any, list[str]]:
+        name, command, rest = super().resolve_command(ctx, args)
+        return name, command, [*_given(self.params, ctx.params), *rest]
+
+
+class _HelpGroup(_LazyGroup):
+    """``help``: what is not one of its texts is a command, whose help is shown; nothing is the root's."""
+
+    def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
+        _, words, _ = self.make_parser(ctx).parse_args(args=list(args))
+        return super().parse_args(ctx, args if words else [*args, PROGRAM])
+
+    def resolve_command(self, ctx: Any, args: list[str]) -> tuple[str | None, Any, list[str]]:
+        if args[0] in self.commands:
+            return super().resolve_command(ctx, args)
+        return None, _leaf("help", _MODULES["help"]().show), [*_given(self.params, ctx.params), *args]
+
+
+def _given(parameters: Sequence[Any], values: Mapping[str, Any]) -> list[str]:
+    """The common options of a group that were given, as words of a command line."""
+    words = []
+    for parameter in parameters:
+        value = values.get(parameter.name) if parameter.name in _COMMON else None
+        for each in value if isinstance(value, list | tuple) else () if value is None else (value,):
+            words.append(f"{parameter.opts[-1]}={each}")
+    return words
 
 
 def _plain_typer(**settings: Any) -> typer.Typer:
@@ -111,35 +147,46 @@ def _leaf(name: str, function: Callable[..., None]) -> Any:
     return typer.main.get_command(app)
 
 
-def _group(name: str) -> Any:
+def _group(name: str, root: typer.core.TyperGroup) -> Any:
     commands: dict[str, Callable[..., None]] = _MODULES[name]().COMMANDS
     lazy = cast("dict[str, Any]", _LazyCommands(tuple(commands), lambda leaf: _leaf(leaf, commands[leaf])))
-    group = _LazyGroup(name=name, help=GROUPS[name], rich_markup_mode=None)
+    # The root's help shows the common options; here they are taken, and not shown again.
+    common = [copy.copy(parameter) for parameter in root.params if parameter.name in _COMMON]
+    for option in common:
+        cast("typer.core.TyperOption", option).hidden = True
+    cls = _HelpGroup if name == "help" else _LazyGroup
+    group = cls(name=name, help=GROUPS[name], params=common, rich_markup_mode=None)
     group.commands = lazy
     return group
 
 
-def _build(name: str) -> Any:
-    if name in GROUPS:
-        return _group(name)
-    return _leaf(name, _MODULES[name]().COMMANDS[name])
-
-
-def _print_version(wanted: bool) -> None:
+def _print_version(context: typer.Context, wanted: bool) -> None:
     if wanted:
         from cyoloctl.cli import output
 
-        output.write(f"{PROGRAM} {__version__}\n")
+        mode = output.wanted_mode(context.obj or ())
+        if mode == "table":
+            output.write(f"{PROGRAM} {__version__}\n")
+        else:
+            output.structured({"schema_version": 1, "version": __version__}, mode)
         raise typer.Exit()
 
 
-def _root(
-    version: Annotated[
-        bool,
-        typer.Option("--version", help="Print the version.", is_eager=True, callback=_print_version),
-    ] = False,
-) -> None:
+def _root(**options: Any) -> None:
     """Small, strongly consistent clusters of Zero Trust connector nodes."""
+
+
+_VersionOption = Annotated[
+    bool, typer.Option("--version", help="Print the version.", is_eager=True, callback=_print_version)
+]
+_KEYWORD = inspect.Parameter.KEYWORD_ONLY
+_root.__signature__ = inspect.Signature(  # type: ignore[attr-defined]  # read by typer
+    [
+        *(inspect.Parameter(name, _KEYWORD, default=None, annotation=kind) for name, kind in _COMMON.items()),
+        inspect.Parameter("version", _KEYWORD, default=False, annotation=_VersionOption),
+    ]
+)
+_root.__annotations__ = {**_COMMON, "version": _VersionOption}
 
 
 def command_tree() -> typer.core.TyperGroup:
@@ -151,5 +198,9 @@ def command_tree() -> typer.core.TyperGroup:
     )
     app.callback()(_root)
     root = cast("typer.core.TyperGroup", typer.main.get_command(app))
-    root.commands = cast("dict[str, Any]", _LazyCommands(tuple(_MODULES), _build))
+
+    def build(name: str) -> Any:
+        return _group(name, root) if name in GROUPS else _leaf(name, _MODULES[name]().COMMANDS[name])
+
+    root.commands = cast("dict[str, Any]", _LazyCommands(tuple(_MODULES), build))
     return root

@@ -52,7 +52,6 @@ def test_version_option_prints_the_version(capsys: Capture) -> None:
         (["status", "-e", "ftp://a"], "endpoint"),
         (["status", "-e", "https://a:1"], "--credentials"),
         (["node", "start", "--log-level", "loud"], "--log-level"),
-        (["demo", "--nodes", "2"], "majority"),
     ],
 )
 def test_wrong_command_line_exits_2_and_says_why(

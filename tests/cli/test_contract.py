@@ -95,6 +95,9 @@ CONTRACT = {
     "route export": f"{PROXY} {CONNECTION}",
     "route watch": f"--out --exec --check --interval --once {PROXY} {CONNECTION}",
     "sim": f"--seeds --faults --nodes --jobs --stop-on-failure {OUTPUT}",
+    "completion bash": OUTPUT,
+    "completion zsh": OUTPUT,
+    "completion fish": OUTPUT,
     "help exit-codes": OUTPUT,
 }
 

@@ -87,7 +87,7 @@ def test_create_that_is_refused_leaves_no_file(serve: Serve, tmp_path: Path) -> 
 @pytest.mark.parametrize(
     ("more", "status"),
     [
-        (["--role", "node", "--name", "ann"], 65),
+        (["--role", "node", "--name", "ann"], 2),
         (["--role", "viewer", "--name", "Ann"], 65),
         (["--role", "viewer"], 2),
         (["--role", "viewer", "--name", "ann", "--ttl", "826d"], 65),

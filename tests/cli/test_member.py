@@ -94,7 +94,7 @@ def test_member_uninvite_prints_the_name_and_exits_3_without_an_invitation(
     assert main(["member", "uninvite", "No", "-e", endpoint.url]) == 65
 
 
-@pytest.mark.parametrize("ttl", ["59", "8d", "1w", "-1h", "", "1.5h"])
+@pytest.mark.parametrize("ttl", ["59", "8d", "1w", "-1h", "", "1h30", "90.5"])
 def test_member_invite_with_a_bad_ttl_exits_65(ttl: str, tmp_path: Path) -> None:
     assert main(["member", "invite", "--name", "b", "--ttl", ttl, "-d", str(tmp_path)]) == 65
 

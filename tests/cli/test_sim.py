@@ -84,24 +84,25 @@ def test_sim_violation_exits_4_with_trace_and_a_command_that_repeats_it(
 
 
 @pytest.mark.parametrize(
-    "arguments",
+    ("arguments", "expected"),
     [
-        ("--seeds", "5"),
-        ("--seeds", "5:5"),
-        ("--seeds", "-1:5"),
-        ("--seeds", "0:9223372036854775809"),
-        ("--faults", "crash,flood"),
-        ("--nodes", "0"),
-        ("--nodes", "10"),
-        ("--jobs", "0"),
+        (("--seeds", "5"), 65),
+        (("--seeds", "5:5"), 65),
+        (("--seeds", "-1:5"), 65),
+        (("--seeds", "0:9223372036854775809"), 65),
+        (("--faults", "crash,flood"), 2),
+        (("--nodes", "0"), 65),
+        (("--nodes", "10"), 65),
+        (("--nodes", "three"), 65),
+        (("--jobs", "0"), 65),
     ],
 )
 def test_sim_with_a_wrong_option_is_refused_before_it_runs(
-    capsys: pytest.CaptureFixture[str], arguments: tuple[str, ...]
+    capsys: pytest.CaptureFixture[str], arguments: tuple[str, ...], expected: int
 ) -> None:
     status = main(["sim", *arguments])
     captured = capsys.readouterr()
-    assert (status, captured.out) == (65, "")
+    assert (status, captured.out) == (expected, "")
     assert arguments[0] in captured.err
 
 

@@ -33,7 +33,15 @@ def complaint(text: str) -> str | None:
         words = text.split()[1:]
     tree, path = command_tree(), []
     command = tree
-    while words and hasattr(command, "commands") and not words[0].startswith("-"):
+    while words and hasattr(command, "commands"):
+        options = {name: option for option in command.params for name in option.opts}
+        if words[0].startswith("-") and len(words) > 1 and (option := options.get(words[0])):
+            del words[: 1 if option.is_flag else 2]  # common options may stand before a sub-command
+            continue
+        if words[0].startswith("-"):
+            break
+        if path == ["help"] and words[0] not in command.commands:
+            return complaint(" ".join([PROGRAM, *words]))  # `help key list` is about `key list`
         names = words.pop(0).split("|")  # `member show|list`
         for name in names:
             if name not in command.commands:
@@ -125,6 +133,12 @@ def test_make_targets_that_a_page_names_exist(page: str) -> None:
         ("cyoloctl rendezvous claim|approve|deny ID", None),
         ("cyoloctl rendezvous claim|agree ID", "cyoloctl rendezvous agree is no command"),
         ("cyoloctl status -d DIR --check", None),
+        ("cyoloctl -o json key -d DIR list", None),
+        ("cyoloctl -o json key lists", "cyoloctl key lists is no command"),
+        ("cyoloctl -o json status --chek", "cyoloctl status has no option --chek"),
+        ("cyoloctl --nope status", "cyoloctl has no option --nope"),
+        ("cyoloctl help key list", None),
+        ("cyoloctl help key lists", "cyoloctl key lists is no command"),
     ],
 )
 def test_check_of_a_command_finds_what_is_wrong(text: str, wrong: str | None) -> None:
