@@ -73,6 +73,11 @@ class Stamp(NamedTuple):
     time_unix_ms: int
     steady_ms: int
 
+    @property
+    def moment(self) -> tuple[int, int]:
+        """What orders stamps in time: the epoch, then the milliseconds."""
+        return self.epoch, self.time_unix_ms
+
 
 NO_STAMP = Stamp(0, 0, 0)
 

@@ -24,6 +24,12 @@ after 2200 is no clock.
   slower while the difference is below ten minutes.  Nothing expires early.
 - A majority that cannot be asked moves nothing: the clock runs.
 
+A step, and a new cluster's first time, has two phases: the leader stamps an
+entry with it at once (`step_is_due`), and its clock, like everybody's, moves
+when that entry is applied.  So nobody shows a step that the next leader may
+not know.  A new leader whose log holds a later time than it shows says
+nothing about time until it has applied it.
+
 Other nodes follow the leader: by the stamps that they apply and by what the
 leader's answers to pings say, in between by their own monotonic clock.  Cut
 off, they go on by it.  No node's clock goes back, but for a new *epoch*: the
@@ -93,6 +99,19 @@ class _Measured(NamedTuple):
     trip_s: float
 
 
+class _Step(NamedTuple):
+    """A time that the clock takes once an entry with its stamp is applied.
+
+    to: what the clock is to show at monotonic second `at`.  logged: an entry with it is in the log.
+    inherited: the log of a new leader held it.
+    """
+
+    to: Stamp
+    at: float
+    logged: bool
+    inherited: bool = False
+
+
 class ClusterClock:
     """Cluster time as one process knows it: see the module.
 
@@ -126,6 +145,7 @@ class ClusterClock:
         self._behind: tuple[float, set[str]] | None = None  # since when, and who has said so throughout
         self._held_since: float | None = None
         self._pending_ms: int | None = None
+        self._step: _Step | None = None
         self._far_ahead_since: float | None = None
 
     # What everybody reads.
@@ -136,6 +156,12 @@ class ClusterClock:
             return 0
         elapsed = max(0.0, self._monotonic() - self._base_at)
         return min(int(self._base_ms + elapsed * 1000 * self._rate), _MAX_UNIX_MS)
+
+    def told(self) -> tuple[int, int]:
+        """(epoch, Unix milliseconds) for whoever asks this node; 0 milliseconds: not known."""
+        if self._step is not None and self._step.inherited:
+            return self.epoch, 0
+        return self.epoch, self.now_unix_ms()
 
     def _set(self, now_ms: float, rate: float = 1.0) -> None:
         self._base_ms, self._base_at, self._rate = now_ms, self._monotonic(), rate
@@ -200,8 +226,8 @@ class ClusterClock:
     # As a follower.
 
     def observe(self, epoch: int, time_unix_ms: int) -> None:
-        """The leader's clock showed this a moment ago."""
-        if self._leads_since is not None or epoch < self.epoch:
+        """The leader's clock showed this a moment ago; 0: it does not know the time yet."""
+        if self._leads_since is not None or epoch < self.epoch or not time_unix_ms:
             return
         now = self.now_unix_ms()
         if epoch > self.epoch or time_unix_ms >= now:
@@ -227,6 +253,8 @@ class ClusterClock:
             self._behind = self._pending_ms = self._held_since = None
         elif stamp.epoch == self.epoch and stamp.time_unix_ms > self.now_unix_ms():
             self._set(stamp.time_unix_ms, self._rate)
+        if self._step is not None and self._step.to.moment <= stamp.moment:
+            self._step = None
         if stamp.steady_ms > self._steady_now():
             self._steady_ms, self._steady_at = float(stamp.steady_ms), self._monotonic()
 
@@ -234,13 +262,14 @@ class ClusterClock:
 
     def lead(self, last: Stamp) -> None:
         """This node leads from now on; last: the latest stamp in its log."""
-        self.applied(last)
         now = self._monotonic()
         self._leads_since = now
-        self._steady_ms, self._steady_at = max(float(last.steady_ms), self._last.steady_ms), now
-        self._last = max(self._last, last)
+        self._steady_ms, self._steady_at = float(last.steady_ms), now
+        self._last = last
         self._set(self.now_unix_ms())
         self._behind = self._pending_ms = self._held_since = None
+        ahead = last.moment > (self.epoch, self.now_unix_ms())
+        self._step = _Step(last, now, logged=True, inherited=True) if ahead else None
         self._judged_at = -1e9
 
     def follow(self) -> None:
@@ -248,20 +277,29 @@ class ClusterClock:
         self._steady_ms = self._steady_now()
         self._leads_since = None
         self._set(self.now_unix_ms())
-        self._behind = self._pending_ms = self._held_since = None
+        self._behind = self._pending_ms = self._held_since = self._step = None
 
     def _steady_now(self) -> float:
         if self._leads_since is None:
             return self._steady_ms
         return self._steady_ms + max(0.0, self._monotonic() - self._steady_at) * 1000
 
+    def step_is_due(self) -> bool:
+        """As leader: whether an entry is to be appended for the sake of its stamp, now."""
+        return self._step is not None and not self._step.logged
+
     def stamp(self) -> Stamp:
         """The stamp of an entry that is appended now; never behind one before it in its epoch."""
-        last = self._last
-        time_ms = self.now_unix_ms()
-        if last.epoch == self.epoch:
+        last, step = self._last, self._step
+        epoch, time_ms = self.epoch, self.now_unix_ms()
+        if step is not None:
+            elapsed_ms = int(max(0.0, self._monotonic() - step.at) * 1000)
+            stepped = (step.to.epoch, min(step.to.time_unix_ms + elapsed_ms, _MAX_UNIX_MS))
+            epoch, time_ms = max((epoch, time_ms), stepped)
+            self._step = step._replace(logged=True)
+        if last.epoch == epoch:
             time_ms = max(time_ms, last.time_unix_ms)
-        self._last = Stamp(self.epoch, time_ms, max(int(self._steady_now()), last.steady_ms))
+        self._last = Stamp(epoch, time_ms, max(int(self._steady_now()), last.steady_ms))
         return self._last
 
     def judge(self, voters: Collection[str]) -> None:
@@ -273,12 +311,15 @@ class ClusterClock:
         self._judged_at = at
         majority = self.majority_unix_ms(voters, since=since)
         now = self.now_unix_ms()
+        if self._step is not None and self._step.logged:
+            return  # time moves when its entry is applied
+        self._step = None
         if majority is None:
             self._behind = self._pending_ms = None
             self._set(now)
             return
         if not now:
-            self._set(majority)  # a new cluster: there is nothing yet that could expire
+            self._begin_step(majority)  # a new cluster: there is nothing yet that could expire
             return
         behind_ms = majority - now
         if behind_ms > STEP_S * 1000:
@@ -312,4 +353,7 @@ class ClusterClock:
             self._pending_ms = target
             return
         self._behind = self._pending_ms = self._held_since = None
-        self._set(target)
+        self._begin_step(target)
+
+    def _begin_step(self, to_ms: int) -> None:
+        self._step = _Step(Stamp(self.epoch, to_ms, 0), self._monotonic(), logged=False)

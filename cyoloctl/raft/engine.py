@@ -541,7 +541,7 @@ class Engine:
         return self._describe()
 
     def cluster_time(self) -> tuple[int, int]:
-        return self.clock.epoch, self.clock.now_unix_ms()
+        return self.clock.told()
 
     def on_pong(self, raft_id: RaftId, pong: Pong) -> None:
         self._replica.peer_clocks(

@@ -232,7 +232,7 @@ class Replica:
         self._engine.set_applied(applied)
         self._membership.load()
         self._cluster_clock.applied(self._machine.stamp())
-        self._cluster_clock.applied(self._last_stamp())
+        self._cluster_clock.applied(self._last_stamp(to_index=journal.commit_index))
         if self._membership.current.voters == {self._id}:
             self._engine.set_election_deadline(self._clock())  # alone: nobody to wait for
 
@@ -252,10 +252,10 @@ class Replica:
     def on_change(self, call: Callable[[], None]) -> None:
         self._core.on_change = call
 
-    def _last_stamp(self) -> Stamp:
-        """The latest stamp in the log, even of an uncommitted entry; otherwise that of the state."""
-        for command, _, _ in reversed(self._journal.entries):
-            stamp = stamp_of(command)
+    def _last_stamp(self, *, to_index: int) -> Stamp:
+        """The latest stamp in the log up to an index; otherwise that of the state."""
+        for command, index, _ in reversed(self._journal.entries):
+            stamp = stamp_of(command) if index <= to_index else None
             if stamp is not None:
                 return stamp
         return self._machine.stamp()
@@ -674,6 +674,8 @@ class Replica:
                     [(proposal.command, proposal.after) for proposal in batch], self._cluster_clock.stamp()
                 )
                 engine.append_command(entry, self._settle_batch(batch))
+        if self._cluster_clock.step_is_due():
+            engine.append_command(encode_batch([], self._cluster_clock.stamp()), None)
 
     def _settle_batch(self, batch: list[Proposal]) -> Callable[[Any, int | None], None]:
         def done(results: list[bytes] | None, reason: int | None) -> None:
@@ -705,7 +707,8 @@ class Replica:
     def on_become_leader(self) -> None:
         """Start again with every peer; the no-op follows at once."""
         self._replication.reset()
-        self._cluster_clock.lead(max(self._last_stamp(), self._machine.stamp()))
+        last = self._last_stamp(to_index=self._journal.last_index)
+        self._cluster_clock.lead(max(last, self._machine.stamp()))
         self._cluster_clock.judge(self._membership.voter_names)
 
     # ------------------------------------------------------------ replication

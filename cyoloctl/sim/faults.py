@@ -248,8 +248,10 @@ class Faults:
         for node in running:
             assert node.replica is not None
             configurations.append(set(node.replica.voter_names()))
-        if not running:
-            return not wrong  # a change may wait in a log that nobody has read yet
+        if not running or not any(configurations):
+            return (
+                not wrong
+            )  # a change may wait in a log that nobody has read yet, or there are no voters yet
         return all(
             2 * len(wrong & voters) < len(voters) - fewer or not wrong & voters for voters in configurations
         )

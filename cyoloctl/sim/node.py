@@ -497,7 +497,7 @@ class Node:
 
     def cluster_time(self) -> tuple[int, int]:
         """See LinkHandler."""
-        return self.cluster_clock.epoch, self.cluster_clock.now_unix_ms()
+        return self.cluster_clock.told()
 
     def on_pong(self, peer: RaftId, pong: Pong, /) -> None:
         """See LinkHandler."""

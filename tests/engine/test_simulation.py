@@ -339,7 +339,7 @@ PLANTED: list[tuple[Plant, int, dict[str, Any], str]] = [
     (snapshot_is_not_synced, 40, {}, "start"),
     (nothing_is_remembered, 20, {}, "exactly once"),
     (ended_links_deliver, 20, {}, "link"),
-    (restarts_go_unnoticed, 60, {"faults": ("crash", "drop", "slow", "pause"), "nodes": 3}, "link"),
+    (restarts_go_unnoticed, 120, {"faults": ("crash", "drop", "slow", "pause"), "nodes": 3}, "link"),
     (dials_are_not_repeated, 40, {}, "convergence"),
     (
         removed_lives_count_for_the_name,
@@ -352,7 +352,7 @@ PLANTED: list[tuple[Plant, int, dict[str, Any], str]] = [
     (time_stands_still_when_ahead, 30, CLOCKS, "clock"),
     (new_leader_begins_with_its_clock, 20, CLOCKS, "clock"),
     (time_never_steps, 20, CLOCKS, "clock"),
-    (ids_grow_old_by_the_time_of_day, 60, {"faults": ("clock", "crash"), "nodes": 3}, "exactly once"),
+    (ids_grow_old_by_the_time_of_day, 130, {"faults": ("clock", "crash"), "nodes": 3}, "exactly once"),
 ]
 
 

@@ -37,17 +37,26 @@ class World:
     def wall(self, name: str) -> int:
         return self.true() + int(self.off.get(name, 0))
 
+    def tick(self) -> None:
+        """A tenth of a second, in which nothing is appended."""
+        self.seconds += 0.1
+        if round(self.seconds * 10) % 10 == 0:
+            for name in self.voters:
+                if name != "n1" and name not in self.away:
+                    self.clock.measured(name, self.wall(name), 0.01)
+        self.clock.judge(self.voters)
+
     def pass_time(self, seconds: float) -> None:
+        """So many seconds, in which an entry that the clock asks for is appended and applied at once."""
         for _ in range(int(seconds * 10)):
-            self.seconds += 0.1
-            if round(self.seconds * 10) % 10 == 0:
-                for name in self.voters:
-                    if name != "n1" and name not in self.away:
-                        self.clock.measured(name, self.wall(name), 0.01)
-            self.clock.judge(self.voters)
+            self.tick()
+            if self.clock.step_is_due():
+                self.clock.applied(self.clock.stamp())
 
     def lead(self, last: Stamp | None = None) -> None:
-        self.clock.lead(last or Stamp(0, self.true(), 0))
+        last = last or Stamp(0, self.true(), 0)
+        self.clock.applied(last)
+        self.clock.lead(last)
         self.pass_time(3)
 
     def error(self) -> int:
@@ -258,3 +267,60 @@ def test_skews_are_against_cluster_time() -> None:
     skews = world.clock.skews_ms()
     assert skews["n2"] == pytest.approx(9_000, abs=50)
     assert skews["n1"] == pytest.approx(0, abs=30)
+
+
+def test_a_step_is_shown_by_nobody_before_its_entry_is_applied() -> None:
+    world = World()
+    eight_hours_ago = Stamp(0, world.true() - 8 * 3600_000, 0)
+    world.clock.applied(eight_hours_ago)
+    world.clock.lead(eight_hours_ago)
+    for _ in range(80):
+        world.tick()
+        if world.clock.step_is_due():
+            break
+    stamp = world.clock.stamp()
+    assert abs(stamp.time_unix_ms - world.true()) <= 20
+    assert not world.clock.step_is_due()  # one entry is enough
+    for _ in range(20):
+        world.tick()
+    assert world.error() < -7 * 3600_000
+    assert world.clock.told() == (0, world.clock.now_unix_ms())
+    assert world.clock.stamp().time_unix_ms - stamp.time_unix_ms == pytest.approx(2_000, abs=5)
+    world.clock.applied(stamp)
+    world.pass_time(30)
+    assert abs(world.error()) <= 60
+
+
+def test_a_step_that_a_leader_did_not_get_through_ends_with_its_leadership() -> None:
+    world = World()
+    world.clock.lead(Stamp(0, 0, 0))
+    for _ in range(13):
+        world.tick()
+    assert world.clock.step_is_due()
+    assert world.clock.now_unix_ms() == 0
+    world.clock.stamp()
+    world.clock.follow()
+    assert world.clock.told() == (0, 0)
+    world.clock.observe(0, START)
+    assert world.clock.now_unix_ms() == START
+
+
+def test_new_leader_says_nothing_about_time_until_it_has_applied_the_time_in_its_log() -> None:
+    world = World()
+    shown = world.true()
+    world.clock.applied(Stamp(0, shown, 5))
+    world.clock.lead(Stamp(0, shown + 3 * DAY, 7))
+    assert world.clock.told() == (0, 0)
+    assert world.clock.now_unix_ms() == shown
+    assert world.clock.stamp() == Stamp(0, shown + 3 * DAY, 7)
+    world.clock.applied(Stamp(0, shown + 3 * DAY, 7))
+    assert world.clock.told() == (0, shown + 3 * DAY)
+
+
+def test_leader_that_does_not_know_the_time_takes_nobody_back() -> None:
+    world = World()
+    world.clock.observe(0, world.true())
+    for _ in range(100):
+        world.seconds += 0.1
+        world.clock.observe(0, 0)
+    assert world.error() == 0

@@ -499,17 +499,17 @@ def _append(term: int, index: int, entry_term: int, *, commit: int) -> dict[str,
     }
 
 
-@pytest.mark.parametrize(("last_index", "kept_out"), [(1, True), (3, False)])
+@pytest.mark.parametrize(("last_index", "kept_out"), [(1, True), (4, False)])
 async def test_leader_keeps_a_process_out_that_holds_less_than_the_one_before_it_acknowledged(
     last_index: int, kept_out: bool
 ) -> None:
     async with running(voters=("e",)) as engine:
         await until(engine.is_leader)
-        await until(lambda: engine.status().commit_index == 3)
+        await until(lambda: engine.status().commit_index == 4)
         first = Peer(engine, "l", changes={"boots": 1, "boot": "A"})
         term = engine.status().term
-        first.say({"type": "append_response", "term": term, "next_index": 4, "reset": False, "success": True})
-        await until(lambda: engine.acknowledged("l") == 3)
+        first.say({"type": "append_response", "term": term, "next_index": 5, "reset": False, "success": True})
+        await until(lambda: engine.acknowledged("l") == 4)
         first.close()
         first._link.connection_lost(None)
         changes = {"boots": 2, "boot": "B", "term": term, "last_index": last_index}
