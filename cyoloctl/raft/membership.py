@@ -176,6 +176,20 @@ class Membership:
         progress = self._core.progress.get(node)
         return progress is not None and progress.parting is not None
 
+    def withheld_from(self, raft_id: RaftId) -> int | None:
+        """The uncommitted entry that takes this voter's vote; it is sent that only once it is committed.
+
+        Otherwise it might hold the longest log and, by that log, stand for no election: if the leader
+        died then, nobody could be elected.
+        """
+        commit = self._core.engine.commit_index()
+        for index, (operation, target) in reversed(self._changes):
+            if index <= commit:
+                return None
+            if target == raft_id and operation != "add":
+                return index
+        return None
+
     def add_voter(self, raft_id: RaftId, callback: Done) -> None:
         """Make a learner that has caught up a voter.  Leader only.
 

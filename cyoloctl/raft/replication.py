@@ -72,7 +72,7 @@ class Replication:
         """Send a connected peer what its state calls for; with heartbeat at least an empty message."""
         journal, progress = self._core.journal, self._core.progress[node]
         next_index = progress.next_index
-        last = journal.last_index
+        last = self._last_for(node, progress)
         if next_index <= journal.first_index:
             self._snapshotting.send(node, progress, heartbeat=heartbeat)
             return
@@ -80,7 +80,7 @@ class Replication:
             # One message at a time until its log is known to match; again with each heartbeat.
             if progress.probed != next_index:
                 progress.probed = next_index
-                self._send_entries(node, progress, next_index - 1, self._slice(next_index))
+                self._send_entries(node, progress, next_index - 1, self._slice(next_index, last))
             elif heartbeat:
                 self._send_entries(node, progress, next_index - 1, [])
             return
@@ -92,7 +92,7 @@ class Replication:
             return
         sent = False
         while next_index <= last and progress.inflight_bytes < self._core.limits.window_bytes:
-            entries = self._slice(next_index)
+            entries = self._slice(next_index, last)
             self._send_entries(node, progress, next_index - 1, entries)
             sent = True
             progress.sent(entries[-1][1], sum(len(entry[0]) + _ENTRY_OVERHEAD_BYTES for entry in entries))
@@ -100,12 +100,19 @@ class Replication:
         if heartbeat and not sent:
             self._send_entries(node, progress, max(progress.match_index, journal.first_index), [])
 
-    def _slice(self, start: int) -> list[Entry]:
+    def _last_for(self, node: Node, progress: Progress) -> int:
+        """The last entry that this peer may have now."""
+        withheld = self._membership.withheld_from(node.id)
+        if withheld is None or progress.match_index >= withheld:
+            return self._core.journal.last_index
+        return withheld - 1
+
+    def _slice(self, start: int, last: int) -> list[Entry]:
         journal = self._core.journal
         position = start - journal.first_index
         entries: list[Entry] = []
         size = 0
-        for entry in journal.entries[position : position + _MAX_ENTRIES]:
+        for entry in journal.entries[position : min(position + _MAX_ENTRIES, last + 1 - journal.first_index)]:
             size += len(entry[0]) + _ENTRY_OVERHEAD_BYTES
             if entries and size > self._core.limits.batch_bytes:
                 break
@@ -148,10 +155,10 @@ class Replication:
             match = progress.match_index
             if match > self._core.acknowledged.get(node.id, 0):
                 self._core.acknowledged[node.id] = match
+            progress.go_on()
             if progress.parting is not None:
                 self._part_with(node, progress, progress.parting)
                 return None
-            progress.go_on()
             # The second of two acknowledgements mostly commits nothing and calls for nothing.
             return (
                 match > engine.commit_index()

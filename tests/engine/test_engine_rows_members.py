@@ -268,6 +268,7 @@ def stranger_answers_story(cluster: Cluster) -> None:
     )
     removed = cluster.remove("a", "c")
     assert cluster.run_until(lambda: removed.ok, within=2.0)
+    cluster.run(0.3)
     cluster.inject("a", "c", {**answer, "success": True, "next_index": 100})
 
 

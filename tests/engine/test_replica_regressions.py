@@ -665,6 +665,26 @@ def test_handover_to_a_target_that_disconnects_ends_at_once_and_writes_go_on() -
     assert cluster.is_leader("a")
 
 
+@pytest.mark.parametrize("change", ["remove", "demote"])
+def test_voter_that_a_dead_leader_wanted_out_helps_to_elect_the_next_leader(change: str) -> None:
+    """It held the longest log, and by that log it was no voter: nobody could be elected."""
+    cluster = OurCluster("abcd")
+    cluster.elect("a")
+    cluster.write("a", b"x1")
+    cluster.run(0.3)
+    for name in "cd":
+        cluster.hold("a", name)
+    changed = getattr(cluster, change)("a", "b")
+    cluster.run(0.2)
+    assert changed.pending
+    cluster.impatient("b", "c", "d")
+    cluster.crash("a")
+    assert cluster.run_until(lambda: bool(cluster.current_leaders()), within=30.0)
+    leader = cluster.current_leaders()[0]
+    cluster.write(leader, b"x2")
+    assert cluster.config(leader) == set("abcd")
+
+
 # -- changes that would stop the cluster -------------------------------------------------------------
 
 
