@@ -296,7 +296,7 @@ class ClusterClock:
             elapsed_ms = int(max(0.0, self._monotonic() - step.at) * 1000)
             stepped = (step.to.epoch, min(step.to.time_unix_ms + elapsed_ms, _MAX_UNIX_MS))
             epoch, time_ms = max((epoch, time_ms), stepped)
-            self._step = step._replace(logged=True)
+            self._step = _Step(step.to, step.at, logged=True, inherited=step.inherited)
         if last.epoch == epoch:
             time_ms = max(time_ms, last.time_unix_ms)
         self._last = Stamp(epoch, time_ms, max(int(self._steady_now()), last.steady_ms))
