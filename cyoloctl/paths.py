@@ -13,18 +13,23 @@ import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-from cyoloctl.errors import AlreadyExists, ConfigError, StorageError
+from cyoloctl.errors import AlreadyExists, ConfigError, CyoloctlError, InvalidInput, StorageError
 
 __all__ = [
     "GATEWAY_SOCKET",
     "LOG_NAME",
     "MAX_SOCKET_PATH_BYTES",
+    "STORAGE_ERRNOS",
+    "check_data_dir",
     "check_ownership",
     "control_socket_path",
     "default_data_dir",
+    "exists_error",
+    "file_error",
     "hand_directory_to_owner",
     "hand_to_owner_of",
     "make_private_directory",
+    "quoted",
     "sync_directory",
     "write_node_file",
     "write_private",
@@ -40,6 +45,46 @@ LOG_NAME = "node.log"
 """The log of a node in the background; older ones are LOG_NAME.1 and so on."""
 
 _SOCKET_NAME = "control.sock"
+
+STORAGE_ERRNOS = (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EIO, errno.EFBIG)
+"""The disk refuses, whatever is written where."""
+
+
+def quoted(path: str | os.PathLike[str]) -> str:
+    """A path as a word of a command that a message shows: the shell reads it back as one word."""
+    import shlex
+
+    return shlex.quote(os.fspath(path))
+
+
+def file_error(path: str | os.PathLike[str], error: OSError, doing: str) -> CyoloctlError:
+    """The error of the tree for one of the operating system on a file or directory that the user named.
+
+    The same mistake has the same exit status in every command: StorageError when the disk refuses,
+    ConfigError when this user may not, InvalidInput for what is not there or is of the wrong kind.
+    """
+    where = os.fspath(path)
+    text = f"cannot {doing} {where}: {(error.strerror or str(error)).lower()}"
+    if error.errno in STORAGE_ERRNOS:
+        return StorageError(f"{text}; free space or repair the disk, then repeat")
+    if error.errno in (errno.EACCES, errno.EPERM):
+        return ConfigError(f"{text}; run as the owner, or choose another place")
+    if error.errno == errno.EISDIR:
+        return InvalidInput(f"{text}; name a file")
+    return InvalidInput(f"{text}; check the path")
+
+
+def exists_error(path: str | os.PathLike[str], what: str = "") -> CyoloctlError:
+    """The error for a new file whose place is taken.  It never tells to remove what is there.
+
+    what: the contents of the new file.
+    """
+    where = os.fspath(path)
+    if os.path.isdir(where):
+        return InvalidInput(f"{where} is a directory: name a file{f' for the {what}' if what else ''} in it")
+    return AlreadyExists(
+        f"{where} exists: choose another file{f' for the {what}' if what else ''}, or move it away"
+    )
 
 
 def default_data_dir(environ: Mapping[str, str], is_root: bool) -> Path:
@@ -182,7 +227,7 @@ def make_private_directory(path: str | os.PathLike[str], *, is_nodes: bool = Fal
     """Make a directory and its missing parents, 0700, unless it is there.
 
     is_nodes: one inside a data directory, which belongs to the owner of that.
-    Raises StorageError.  Leaves the mode of one that is there alone.
+    Raises as file_error does.  Leaves the mode of one that is there alone.
     """
     try:
         Path(path).parent.mkdir(parents=True, exist_ok=True)
@@ -193,10 +238,7 @@ def make_private_directory(path: str | os.PathLike[str], *, is_nodes: bool = Fal
         if not Path(path).is_dir():
             raise NotADirectoryError(errno.ENOTDIR, os.strerror(errno.ENOTDIR))
     except OSError as error:
-        raise StorageError(
-            f"cannot make the directory {os.fspath(path)}: {error.strerror}; "
-            "make it, or choose another with --data-dir"
-        ) from error
+        raise file_error(path, error, "make the directory") from error
 
 
 def open_to_group(data_dir: str | os.PathLike[str], group: str, control_socket: Path) -> int:
@@ -233,6 +275,31 @@ def open_to_group(data_dir: str | os.PathLike[str], group: str, control_socket: 
     return number
 
 
+def check_data_dir(data_dir: str | os.PathLike[str]) -> None:
+    """Refuse a data directory that is no directory, or that this user may not enter.
+
+    Raises ConfigError, whatever the command wants there; says nothing of a directory that is not there.
+    """
+    text, me = os.fspath(data_dir), os.geteuid()
+    try:
+        found = os.stat(text)
+    except FileNotFoundError:
+        return
+    except OSError as error:
+        raise ConfigError(
+            f"cannot use the data directory {text}: {(error.strerror or str(error)).lower()}; run the "
+            "command as the user that runs the node, or name another directory with --data-dir"
+        ) from None
+    if not stat.S_ISDIR(found.st_mode):
+        raise ConfigError(f"{text} is not a directory: name the data directory of a node with --data-dir")
+    if not os.access(text, os.X_OK):
+        raise ConfigError(
+            f"the data directory {text} belongs to user {found.st_uid}, and this user ({me}) may not use it: "
+            f"run the command as that user (`sudo -u '#{found.st_uid}' cyoloctl ...`), or name another "
+            "directory with --data-dir"
+        )
+
+
 def check_ownership(data_dir: str | os.PathLike[str]) -> None:
     """Refuse to run a node as another user than the one whose files these are.
 
@@ -257,24 +324,18 @@ def check_ownership(data_dir: str | os.PathLike[str]) -> None:
     except PermissionError as error:
         owner, needs = me, {str(error.filename): os.R_OK}
     if me == 0 != owner:
-        start = f"cyoloctl node start -d {_quoted(text)}"
+        start = f"cyoloctl node start -d {quoted(text)}"
         raise ConfigError(
             f"{text} belongs to user {owner} and this is root, whose files that user could not use: start "
             f"the node as its owner (`sudo -u '#{owner}' {start}`), or give it to root "
-            f"(`chown -R root {_quoted(text)}`)"
+            f"(`chown -R root {quoted(text)}`)"
         )
     for path, needed in needs.items():
         if not os.access(path, needed) and os.path.lexists(path):
             raise ConfigError(
                 f"{path} belongs to user {os.lstat(path).st_uid} and cannot be used by this one ({me}): "
-                f"start the node as the user that it belongs to, or `sudo chown -R {me} {_quoted(text)}`"
+                f"start the node as the user that it belongs to, or `sudo chown -R {me} {quoted(text)}`"
             )
-
-
-def _quoted(text: str) -> str:
-    import shlex
-
-    return shlex.quote(text)
 
 
 def hand_to_owner_of(directory: str | os.PathLike[str], descriptor: int) -> None:
@@ -339,7 +400,7 @@ def _write(path: str | os.PathLike[str], data: bytes, *, exclusive: bool, is_own
                     os.unlink(temporary)
         sync_directory(directory)
     except FileExistsError as error:
-        raise AlreadyExists(f"{path} is already there: choose another place, or move it away") from error
+        raise exists_error(path) from error
     except OSError as error:
         raise StorageError(
             f"cannot write {path}: {error.strerror}; make space or correct the permissions, then try again"

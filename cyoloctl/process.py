@@ -10,11 +10,23 @@ from __future__ import annotations
 
 import os
 import resource
+import signal
 import sys
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 
-__all__ = ["child_command", "child_environment", "harden", "open_standard_streams", "was_closed"]
+__all__ = [
+    "child_command",
+    "child_environment",
+    "end_with_parent",
+    "harden",
+    "interrupt_on_termination",
+    "interrupts_held",
+    "open_standard_streams",
+    "was_closed",
+]
 
+_PR_SET_PDEATHSIG = 1
 _PR_SET_DUMPABLE = 4
 
 
@@ -59,14 +71,60 @@ def open_standard_streams() -> None:
                 setattr(sys, name, open(number, mode, encoding="utf-8", closefd=False))  # noqa: SIM115
 
 
+def interrupt_on_termination() -> None:
+    """Let SIGTERM and SIGHUP interrupt a command as Ctrl-C does, so that it cleans up and says so.
+
+    The second one ends it at once.  A signal that whoever started us ignores (nohup) stays ignored.
+    """
+    for number in (signal.SIGTERM, signal.SIGHUP):
+        if signal.getsignal(number) is signal.SIG_DFL:
+            signal.signal(number, _interrupt)
+
+
+def _interrupt(number: int, frame: object) -> None:
+    signal.signal(number, signal.SIG_DFL)
+    raise KeyboardInterrupt
+
+
+@contextmanager
+def interrupts_held() -> Iterator[None]:
+    """Let an interrupt that comes inside take effect at the end: what was begun is whole, and known."""
+    came: list[int] = []
+    numbers = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
+    before = {number: signal.getsignal(number) for number in numbers}
+    held = [number for number, handler in before.items() if callable(handler)]
+    for number in held:
+        signal.signal(number, lambda number, frame: came.append(number))
+    try:
+        yield
+    finally:
+        for number in held:
+            signal.signal(number, before[number])
+    if came:
+        raise KeyboardInterrupt
+
+
+def end_with_parent(parent: int) -> None:
+    """End this process when its parent has ended, however that ended (Linux).
+
+    parent: the process that started this one; when it is gone already, this one ends now.
+    """
+    _prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
+    if os.getppid() != parent:
+        raise SystemExit(1)
+
+
 def harden() -> None:
     """No core dump of this process, and nobody but root may look into its memory.
 
-    Keys are in it.  prctl(2) by way of ctypes; where there is none (not Linux),
-    the limit alone holds.
+    Keys are in it.  Where there is no prctl(2) (not Linux), the limit alone holds.
     """
     resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
+    _prctl(_PR_SET_DUMPABLE, 0)
+
+
+def _prctl(option: int, value: int) -> None:
     if sys.platform.startswith("linux"):
         import ctypes
 
-        ctypes.CDLL(None).prctl(_PR_SET_DUMPABLE, 0, 0, 0, 0)
+        ctypes.CDLL(None).prctl(option, value, 0, 0, 0)

@@ -5,6 +5,7 @@ The statuses themselves are in errors.py, one for each class of error.
 
 from __future__ import annotations
 
+import errno
 import os
 import sys
 from collections.abc import Sequence
@@ -13,8 +14,16 @@ import typer
 import typer.core
 
 from cyoloctl.cli.tree import PROGRAM, command_tree
-from cyoloctl.errors import CyoloctlError, InternalError, Interrupted, StorageError, UsageError
-from cyoloctl.process import open_standard_streams
+from cyoloctl.errors import (
+    ConfigError,
+    CyoloctlError,
+    InternalError,
+    Interrupted,
+    StorageError,
+    UsageError,
+)
+from cyoloctl.paths import STORAGE_ERRNOS, file_error
+from cyoloctl.process import interrupt_on_termination, open_standard_streams
 
 __all__ = ["main"]
 
@@ -41,6 +50,25 @@ def _internal_error(error: BaseException) -> InternalError:
     )
 
 
+def _lost_text(error: Exception) -> StorageError:
+    return StorageError(f"the command was carried out, but {error}")
+
+
+def _system_error(error: OSError) -> CyoloctlError:
+    """The error of the tree for one of the operating system that no command has words for."""
+    if error.filename is not None:
+        found = file_error(os.fsdecode(error.filename), error, "use")
+        return type(found)("; ".join([found.message, *getattr(error, "__notes__", ())]))
+    if error.errno in (errno.EMFILE, errno.ENFILE):
+        return ConfigError("too many open files: raise the limit (`ulimit -n 1024`), then repeat the command")
+    if error.errno in STORAGE_ERRNOS:
+        from cyoloctl.cli import output
+
+        # Files have a name by now; what has none is typer's help on its way to stdout.
+        return _lost_text(output.stdout_failed(error))
+    return _internal_error(error)
+
+
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run one command and return its exit status (`help exit-codes`).
 
@@ -49,6 +77,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """
     if arguments is None:
         open_standard_streams()
+        interrupt_on_termination()
     argv = list(sys.argv[1:] if arguments is None else arguments)
     try:
         return _run(argv)
@@ -72,7 +101,7 @@ def _run(argv: list[str]) -> int:
         # The reader of stdout went away (`| head`): the command is done, and nobody reads on.
         return 0
     except output.OutputFailed as error:  # of a text that no command of ours wrote, such as a help text
-        failure = StorageError(str(error))
+        failure = _lost_text(error)
     except CyoloctlError as error:
         failure = error
     except typer.TyperException as error:
@@ -84,7 +113,7 @@ def _run(argv: list[str]) -> int:
         output.abandon_stdout()
         return 0 if stop.code == 1 else int(stop.code or 0)
     except Exception as error:
-        failure = _internal_error(error)
+        failure = _system_error(error) if isinstance(error, OSError) else _internal_error(error)
         if os.environ.get("CYOLOCTL_DEBUG") == "1":
             import traceback
 

@@ -16,14 +16,13 @@ from cyoloctl.cli.invocation import (
     RequestIdOption,
     command,
     confirm,
-    file_error,
     parse_choice,
     parse_duration_s,
     read_secret,
+    store_private,
 )
 from cyoloctl.cli.output import Column, rows_of, text_of
 from cyoloctl.errors import (
-    AlreadyExists,
     ConfigError,
     CyoloctlError,
     InvalidInput,
@@ -32,7 +31,7 @@ from cyoloctl.errors import (
     UsageError,
 )
 from cyoloctl.model import parse_name
-from cyoloctl.paths import write_private
+from cyoloctl.paths import exists_error, file_error
 from cyoloctl.text import Json
 
 __all__ = ["COMMANDS"]
@@ -98,11 +97,12 @@ def create(
     if name is None or role is None:
         raise UsageError("missing --name and --role, or --request FILE")
     parse_name(name)
+    client = invocation.client()
     fresh = not os.path.lexists(out)
     asked = _draft(out, name, _role(role))
     body = {**_asked_body(asked), "ttl_s": ttl_s, "request_id": request_id}
     try:
-        issued = invocation.client().call("credential_create", body=body)
+        issued = client.call("credential_create", body=body)
     except OutcomeUnknown as error:
         output.note(f"{out} holds the key already: repeat the same command")
         raise error
@@ -143,7 +143,7 @@ def request(
         "key_file": key_out.name,
     }
     _refuse_existing(out)
-    write_private(key_out, key_pem.encode(), exclusive=True)
+    store_private(key_out, key_pem)
     _write_text(out, json.dumps(document, indent=2) + "\n")
     shown = {"schema_version": 1, "name": name, "role": role, "request": str(out), "key": str(key_out)}
     invocation.fields(shown, [("request", str(out)), ("key", str(key_out))])
@@ -216,7 +216,7 @@ def renew(
             f"there is no credentials file {source}: use --credentials FILE, or name the credentials to renew"
         )
     if out.exists() and not (old is not None and out.resolve() == source.resolve()):
-        raise AlreadyExists(f"{out} exists: remove it or choose another file for the credentials")
+        raise exists_error(out, "credentials")
     whose = name if name is not None else str((old or {})["name"])
     if old is not None and old["name"] != whose:
         raise InvalidInput(f"{source} holds the credentials {old['name']}, not {whose}: choose another file")
@@ -273,19 +273,19 @@ def _client_of_members(invocation: Invocation, source: Path) -> tuple[Any, list[
 
 def _refuse_existing(path: Path) -> None:
     if os.path.lexists(path):
-        raise AlreadyExists(f"{path} exists: remove it or choose another file")
+        raise exists_error(path)
 
 
 def _draft(out: Path, name: str, role: str) -> Json:
     """The key and request of new credentials; the key is on the disk before anything is sent."""
-    if os.path.lexists(out):
+    if os.path.lexists(out) and not os.path.isdir(out):
         draft = _read_old(out)
         if draft.get("draft") is True and (draft["name"], draft["role"]) == (name, role):
             return _new_request(name, role, _key_of(out, draft), None, False)
-        raise AlreadyExists(f"{out} exists: remove it or choose another file for the credentials")
+        raise exists_error(out, "credentials")
     asked = _new_request(name, role, None, None, False)
     draft = {"schema_version": 1, "draft": True, "name": name, "role": role, "key_pem": asked["key_pem"]}
-    write_private(out, (json.dumps(draft, indent=2) + "\n").encode(), exclusive=True)
+    store_private(out, json.dumps(draft, indent=2) + "\n")
     return asked
 
 
@@ -329,7 +329,7 @@ def _write_text(path: Path, text: str) -> None:
         with open(path, "x", encoding="ascii") as file:
             file.write(text)
     except FileExistsError:
-        raise AlreadyExists(f"{path} exists: remove it or choose another file") from None
+        raise exists_error(path) from None
     except OSError as error:
         raise file_error(path, error, "write") from None
 
@@ -345,7 +345,7 @@ def _finish(invocation: Invocation, out: Path, issued: Json, asked: Json, *, rep
     }
     # A draft of ours, or the file that is renewed, is replaced; nothing else was there a moment ago.
     overwrite = replace or "key_pem" in key
-    write_private(out, (json.dumps(document, indent=2) + "\n").encode(), exclusive=not overwrite)
+    store_private(out, json.dumps(document, indent=2) + "\n", exclusive=not overwrite)
     shown: Json = {"schema_version": 1, **{name: issued[name] for name in _ENTRY}, "file": str(out)}
     invocation.fields(
         shown,

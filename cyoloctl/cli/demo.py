@@ -22,7 +22,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from cyoloctl.cli import output
-from cyoloctl.cli.invocation import Invocation, command, file_error, parse_int64
+from cyoloctl.cli.invocation import Invocation, command, parse_int64
 from cyoloctl.errors import (
     Conflict,
     CyoloctlError,
@@ -34,7 +34,7 @@ from cyoloctl.errors import (
     Unavailable,
     Unreachable,
 )
-from cyoloctl.paths import control_socket_path
+from cyoloctl.paths import control_socket_path, file_error
 
 if TYPE_CHECKING:
     from cyoloctl.cli.launch import NodeProcess

@@ -11,17 +11,17 @@ import inspect
 import os
 import re
 import sys
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, get_type_hints
 
 import typer
+import typer.models
 
 from cyoloctl.cli import output
 from cyoloctl.errors import (
-    AlreadyExists,
-    ConfigError,
     Conflict,
     CyoloctlError,
     InternalError,
@@ -30,7 +30,14 @@ from cyoloctl.errors import (
     StorageError,
     UsageError,
 )
-from cyoloctl.paths import control_socket_path, default_data_dir
+from cyoloctl.paths import (
+    check_data_dir,
+    control_socket_path,
+    default_data_dir,
+    exists_error,
+    file_error,
+    write_private,
+)
 from cyoloctl.process import was_closed
 
 if TYPE_CHECKING:
@@ -44,13 +51,14 @@ __all__ = [
     "command",
     "common_options",
     "confirm",
-    "create_secret_file",
-    "file_error",
     "parse_choice",
+    "parse_command",
     "parse_duration_s",
     "parse_int64",
     "parse_seconds",
     "read_secret",
+    "secret_file",
+    "store_private",
 ]
 
 INT64_MIN = -(2**63)
@@ -142,7 +150,9 @@ class Invocation:
 
     mode: table, json or yaml.  data_dir: absolute.  data_dir_given: by flag or
     environment.  endpoints: tried in turn; empty only for a command that does
-    not connect.  timeout_s: 0.1 to 300.  sent: the request ids of the writes that were sent, in order.
+    not connect.  timeout_s: 0.1 to 300.  from_data_dir: the endpoint or the
+    credentials are those in the data directory.  sent: the request ids of the
+    writes that were sent, in order.
     """
 
     mode: str
@@ -151,11 +161,18 @@ class Invocation:
     endpoints: tuple[str, ...]
     credentials: Path | None
     timeout_s: float
+    from_data_dir: bool
     sent: list[str] = field(default_factory=list, repr=False)
 
     def client(self, endpoints: Sequence[str] = (), *, timeout_s: float | None = None) -> Client:
-        """A client of the endpoints, all of them unless some are given; nothing is sent yet."""
+        """A client of the endpoints, all of them unless some are given; nothing is sent yet.
+
+        Raises ConfigError for a data directory, needed for it, that this user may not use.
+        """
         from cyoloctl.control.client import Client
+
+        if self.from_data_dir:
+            check_data_dir(self.data_dir)
 
         return Client(
             list(endpoints or self.endpoints),
@@ -247,11 +264,14 @@ def _invocation(
     dir_text = os.environ.get("CYOLOCTL_DATA_DIR", "") if environment_data_dir else ""
     chosen = dir_flag if dir_flag is not None else Path(dir_text) if dir_text else None
     data_dir = Path(os.path.abspath(chosen or default_data_dir(os.environ, os.geteuid() == 0)))
+    if not connects and environment_data_dir and "data_dir_" in options:
+        check_data_dir(data_dir)
     endpoints = tuple(options.get("endpoint_") or ())
     # A -d on the command line means the socket in it, whatever the environment says.
     if not endpoints and dir_flag is None:
         listed = os.environ.get("CYOLOCTL_ENDPOINT", "").split(",")
         endpoints = tuple(text.strip() for text in listed if text.strip())
+    from_data_dir = not endpoints
     if not endpoints and connects:
         endpoints = (f"unix://{control_socket_path(data_dir)}",)
     credentials: Path | None = options.get("credentials_")
@@ -259,7 +279,11 @@ def _invocation(
         credentials = Path(os.environ["CYOLOCTL_CREDENTIALS"])
     if credentials is None and any(url.startswith("https:") for url in endpoints):
         own = data_dir / "operator.yaml"
-        credentials = own if own.exists() else None
+        try:
+            credentials = own if own.exists() else None
+        except OSError:  # this user may not look; client() says so
+            credentials = own
+        from_data_dir = credentials is not None
     return Invocation(
         mode=mode,
         data_dir=data_dir,
@@ -267,6 +291,7 @@ def _invocation(
         endpoints=endpoints,
         credentials=credentials,
         timeout_s=_timeout_s(options.get("timeout_"), default_timeout_s),
+        from_data_dir=from_data_dir,
     )
 
 
@@ -324,6 +349,7 @@ def command(
             inspect.Parameter(name, keyword, default=None, annotation=annotation)
             for name, annotation in common.items()
         ]
+        _leave_files_to_us(parameters)
         leaf.__signature__ = inspect.Signature(parameters)  # type: ignore[attr-defined]  # read by typer
         leaf.__annotations__ = {p.name: p.annotation for p in parameters}
         return leaf
@@ -331,11 +357,33 @@ def command(
     return decorate
 
 
+def _leave_files_to_us(parameters: list[inspect.Parameter]) -> None:
+    """Keep typer from a usage error for a file that this user may not read: file_error has words for it."""
+    for parameter in parameters:
+        for info in getattr(parameter.annotation, "__metadata__", ()):
+            if isinstance(info, typer.models.ParameterInfo):
+                info.readable = False
+
+
 def parse_int64(text: str, what: str, minimum: int = INT64_MIN, maximum: int = INT64_MAX) -> int:
     """A decimal integer, of signed 64 bits if nothing else is said.  Raises InvalidInput."""
     if re.fullmatch(r"[+-]?[0-9]{1,30}", text, re.ASCII) and minimum <= int(text) <= maximum:
         return int(text)
     raise InvalidInput(f"{what} is {text[:80]!r}: use a whole number from {minimum} to {maximum}")
+
+
+def parse_command(text: str, option: str) -> list[str]:
+    """The words of a command that runs without a shell.  Raises InvalidInput."""
+    import shlex
+
+    try:
+        words = shlex.split(text)
+    except ValueError as error:  # a quote that is not closed, or a backslash at the end
+        why = str(error).lower()
+        raise InvalidInput(f"{option} is {text[:80]!r}: {why}; write the command as for a shell") from None
+    if not words:
+        raise InvalidInput(f"{option} is empty: name a command, or leave it out")
+    return words
 
 
 def parse_choice(text: str, option: str, allowed: Sequence[str]) -> str:
@@ -397,18 +445,6 @@ def confirm(yes: bool, question: str) -> None:
         raise Conflict("not confirmed; nothing was changed")
 
 
-def file_error(path: object, error: OSError, doing: str) -> CyoloctlError:
-    """The error of the tree for an operating system error on a file that the user named."""
-    import errno
-
-    text = f"cannot {doing} {path}: {(error.strerror or str(error)).lower()}"
-    if error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EIO):
-        return StorageError(f"{text}; free space or repair the disk, then repeat")
-    if error.errno in (errno.EACCES, errno.EPERM):
-        return ConfigError(f"{text}; run as the owner, or choose another place")
-    return InvalidInput(f"{text}; check the path")
-
-
 def read_secret(path: str, what: str) -> str:
     """The text of a secret from a file or ``-`` (stdin), without surrounding white space.
 
@@ -435,14 +471,46 @@ def read_secret(path: str, what: str) -> str:
     return text
 
 
-def create_secret_file(path: Path, what: str) -> int:
-    """Create a file of mode 0600 and return its descriptor.
+@contextmanager
+def secret_file(path: Path, what: str) -> Iterator[Callable[[str], None]]:
+    """A new file of mode 0600, and the function that writes its text, to the disk.
 
-    Raises AlreadyExists rather than write into a file whose mode and readers are not ours.
+    The file comes before the secret is asked for: one that could not be
+    stored would be lost.  It goes again when the block fails.
+
+    Raises AlreadyExists rather than write into a file whose mode and readers
+    are not ours, and what file_error gives.
     """
     try:
-        return os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600)
+        descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600)
     except FileExistsError:
-        raise AlreadyExists(f"{path} exists: remove it or choose another file for the {what}") from None
+        raise exists_error(path, what) from None
     except OSError as error:
         raise file_error(path, error, "create") from None
+
+    def write(text: str) -> None:
+        try:
+            with os.fdopen(descriptor, "w", encoding="utf-8", closefd=False) as file:
+                file.write(text)
+                file.flush()
+                os.fsync(descriptor)
+        except OSError as error:
+            raise file_error(path, error, "write") from None
+
+    try:
+        yield write
+    except BaseException:
+        path.unlink(missing_ok=True)
+        raise
+    finally:
+        os.close(descriptor)
+
+
+def store_private(path: Path, text: str, *, exclusive: bool = True) -> None:
+    """write_private for a file that the user named: the status of a mistake is that of file_error."""
+    try:
+        write_private(path, text.encode(), exclusive=exclusive)
+    except StorageError as error:
+        if isinstance(error.__cause__, OSError):
+            raise file_error(path, error.__cause__, "write") from None
+        raise

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Callable
 from pathlib import Path
 from typing import Annotated
@@ -15,13 +14,13 @@ from cyoloctl.cli.invocation import (
     RequestIdOption,
     command,
     confirm,
-    create_secret_file,
-    file_error,
     parse_duration_s,
     read_secret,
+    secret_file,
 )
 from cyoloctl.cli.output import Column, text_of
 from cyoloctl.errors import Conflict, UsageError
+from cyoloctl.paths import file_error
 from cyoloctl.text import Json
 
 __all__ = ["COMMANDS"]
@@ -271,18 +270,9 @@ def export(
         document = invocation.client().call("key_export_ring", body=body)
         invocation.value(document, str(document["data"]).rstrip("\n"))
         return
-    descriptor = create_secret_file(out, "key ring")
-    try:
+    with secret_file(out, "key ring") as write:
         document = invocation.client().call("key_export_ring", body=body)
-        with os.fdopen(descriptor, "w", closefd=False) as file:
-            file.write(document["data"])
-            file.flush()
-            os.fsync(descriptor)
-    except BaseException:
-        os.unlink(out)
-        raise
-    finally:
-        os.close(descriptor)
+        write(document["data"])
     made = {"schema_version": 1, "file": str(out), "keys": document["keys"]}
     invocation.fields(made, [("file", out), ("keys", document["keys"])])
 

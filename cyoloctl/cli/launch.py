@@ -11,9 +11,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from cyoloctl.cli.invocation import file_error
 from cyoloctl.errors import ConfigError, CyoloctlError, InternalError, Unavailable, error_from_code
-from cyoloctl.paths import LOG_NAME, check_ownership
+from cyoloctl.paths import LOG_NAME, check_ownership, file_error
 from cyoloctl.process import child_command, child_environment
 
 __all__ = ["LOG_NAME", "NodeProcess", "require_node", "start_node"]

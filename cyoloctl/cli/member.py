@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 from collections.abc import Callable
 from pathlib import Path
 from typing import Annotated, Any
@@ -15,10 +14,9 @@ from cyoloctl.cli.invocation import (
     Invocation,
     command,
     confirm,
-    create_secret_file,
-    file_error,
     parse_duration_s,
     read_secret,
+    secret_file,
 )
 from cyoloctl.cli.output import Column, rows_of, text_of
 from cyoloctl.errors import UsageError
@@ -65,22 +63,9 @@ def invite(
         )
         _say_replaced(made)
         return
-    # The file comes first: a token that could not be stored would be lost, and it works once.
-    descriptor = create_secret_file(out, "token")
-    try:
-        try:
-            made = invocation.client().member_invite(name, learner=learner, ttl_s=ttl_s)
-            with os.fdopen(os.dup(descriptor), "w", encoding="ascii") as file:
-                file.write(made["token"] + "\n")
-                file.flush()
-                os.fsync(file.fileno())
-        except OSError as error:
-            raise file_error(out, error, "write") from None
-    except BaseException:
-        out.unlink(missing_ok=True)
-        raise
-    finally:
-        os.close(descriptor)
+    with secret_file(out, "token") as write:
+        made = invocation.client().member_invite(name, learner=learner, ttl_s=ttl_s)
+        write(made["token"] + "\n")
     shown = {key: value for key, value in made.items() if key != "token"} | {"token_file": str(out)}
     invocation.fields(
         shown, [("token file", str(out)), ("name", made["name"]), ("expires at", made["expires_at"])]
@@ -179,16 +164,14 @@ def grant(
     secret; `node renew --grant` puts it in place.
     """
     text = read_secret(request, "request")
-    made = invocation.client().call("pki_grant", body={"request": text}, repeatable=True)
+    client = invocation.client()
     if out is None:
+        made = client.call("pki_grant", body={"request": text}, repeatable=True)
         output.structured(made, "yaml" if invocation.mode == "yaml" else "json")
         return
-    descriptor = create_secret_file(out, "grant")
-    try:
-        with os.fdopen(descriptor, "w", encoding="ascii") as file:
-            file.write(json.dumps(made, indent=2) + "\n")
-    except OSError as error:
-        raise file_error(out, error, "write") from None
+    with secret_file(out, "grant") as write:
+        made = client.call("pki_grant", body={"request": text}, repeatable=True)
+        write(json.dumps(made, indent=2) + "\n")
     invocation.fields(
         {"schema_version": 1, "name": made["name"], "grant": str(out)},
         [("name", made["name"]), ("grant", str(out))],

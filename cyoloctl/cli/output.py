@@ -32,6 +32,7 @@ __all__ = [
     "note",
     "render",
     "rows_of",
+    "stdout_failed",
     "structured",
     "table",
     "terminal_width",
@@ -90,7 +91,8 @@ def abandon_stdout() -> None:
         return
 
 
-def _stdout_failed(error: OSError) -> Exception:
+def stdout_failed(error: OSError) -> OutputClosed | OutputFailed:
+    """The error for a text that stdout did not take; what is left of it is given up."""
     abandon_stdout()
     if error.errno == errno.EPIPE:
         return OutputClosed()
@@ -114,7 +116,7 @@ def write(text: str) -> None:
         sys.stdout.write(text.encode("ascii", "backslashreplace").decode("ascii"))
         flush()
     except OSError as error:
-        raise _stdout_failed(error) from None
+        raise stdout_failed(error) from None
 
 
 def flush() -> None:
@@ -123,7 +125,7 @@ def flush() -> None:
         if sys.stdout is not None:
             sys.stdout.flush()
     except OSError as error:
-        raise _stdout_failed(error) from None
+        raise stdout_failed(error) from None
 
 
 def note(text: str) -> None:

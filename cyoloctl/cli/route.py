@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import os
-import shlex
-import signal
 import subprocess
 import time
 from collections.abc import Callable
@@ -14,9 +12,16 @@ from typing import TYPE_CHECKING, Annotated, NoReturn, cast
 import typer
 
 from cyoloctl.cli import output
-from cyoloctl.cli.invocation import Invocation, RequestIdOption, command, parse_choice, parse_duration_s
+from cyoloctl.cli.invocation import (
+    Invocation,
+    RequestIdOption,
+    command,
+    parse_choice,
+    parse_command,
+    parse_duration_s,
+)
 from cyoloctl.cli.output import Column, text_of
-from cyoloctl.errors import ConfigError, CyoloctlError, InvalidInput, Unavailable
+from cyoloctl.errors import ConfigError, CyoloctlError, Unavailable
 from cyoloctl.model import parse_hostname
 from cyoloctl.process import child_environment
 from cyoloctl.text import Json
@@ -262,10 +267,8 @@ def watch(
     options = _options(proxy, pin, listen, tls_certificate, backend_tls_ca, fragment, run_dir)
     whole = _options(proxy, pin, listen, tls_certificate, backend_tls_ca, False, None) if fragment else None
     pause_s = parse_duration_s(interval, "--interval", minimum_s=1, maximum_s=3600)
-    words = shlex.split(check if check is not None else _CHECKS.get(proxy, ""))
-    reload_ = shlex.split(exec_) if exec_ is not None else []
-    if exec_ is not None and not reload_:
-        raise InvalidInput("--exec is empty: name a command, or leave it out")
+    words = parse_command(check, "--check") if check is not None else _CHECKS.get(proxy, "").split()
+    reload_ = parse_command(exec_, "--exec") if exec_ is not None else []
     publisher = _Publisher(proxy, out, words, reload_, options, whole)
     if once:
         changed = publisher.publish(_table(_fetch(invocation)))
@@ -281,8 +284,6 @@ def _written(out: Path, changed: bool) -> Json:
 
 def _follow(invocation: Invocation, publisher: _Publisher, pause_s: float) -> NoReturn:
     """Publish the table whenever it changed, until a signal ends the command."""
-    # A service is stopped by SIGTERM: as Ctrl-C does it leaves no half-made file behind.
-    signal.signal(signal.SIGTERM, signal.default_int_handler)
     seen: Json | None = None
     complaint = ""
     while True:

@@ -17,7 +17,6 @@ from cyoloctl.cli.invocation import (
     Invocation,
     RequestIdOption,
     command,
-    file_error,
     parse_duration_s,
     read_secret,
 )
@@ -30,6 +29,7 @@ from cyoloctl.errors import (
     UsageError,
     error_from_code,
 )
+from cyoloctl.paths import file_error
 from cyoloctl.text import Json
 
 if TYPE_CHECKING:

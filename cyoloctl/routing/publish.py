@@ -9,8 +9,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal
 
-from cyoloctl.errors import ConfigError, InvalidInput, StorageError
-from cyoloctl.paths import sync_directory
+from cyoloctl.errors import ConfigError, InvalidInput
+from cyoloctl.paths import file_error, sync_directory
 from cyoloctl.process import child_environment
 
 __all__ = ["Published", "publish"]
@@ -48,8 +48,8 @@ def publish(
     does not end in .conf or .cfg, so that no include takes it; it is gone when this returns.
 
     Raises InvalidInput for a validator without ``{}``, which would check some
-    other file, ConfigError where it cannot be run, StorageError where
-    the file cannot be read or written; then the file is as it was.
+    other file, ConfigError where it cannot be run, and what file_error gives
+    where the file cannot be read or written; then the file is as it was.
     """
     if not any("{}" in word for word in validate):
         raise InvalidInput("the check names no file: put {} where its name belongs, as in nginx -t -c {}")
@@ -78,9 +78,7 @@ def publish(
         sync_directory(directory)
         return Published("changed", output)
     except OSError as error:
-        raise StorageError(
-            f"cannot replace {path}: {error.strerror}; make space, or run as a user who may write there"
-        ) from error
+        raise file_error(path, error, "replace") from error
     finally:
         for leftover in made:
             if os.path.lexists(leftover):

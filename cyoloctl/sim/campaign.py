@@ -6,18 +6,20 @@ import multiprocessing
 import os
 import signal
 from collections.abc import Generator, Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from functools import partial
 
-from cyoloctl.process import child_environment
+from cyoloctl.process import child_environment, end_with_parent, interrupts_held
 from cyoloctl.sim.faults import FAULTS
 from cyoloctl.sim.run import Report, run_seed
 
 __all__ = ["replay_command", "run_seeds"]
 
 
-def _ignore_interrupts() -> None:
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # the parent ends its workers itself
+def _prepare_worker(parent: int) -> None:
+    # The parent ends its workers itself; where it is killed, they end with it and say nothing.
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    end_with_parent(parent)
 
 
 def run_seeds(
@@ -36,7 +38,10 @@ def run_seeds(
     # Not fork: the caller may have threads.
     spawn = multiprocessing.get_context("spawn")
     # The environment stays like this until the end, since a worker that died is replaced.
-    with _environment_of_workers(), spawn.Pool(min(jobs, len(seeds)), _ignore_interrupts) as pool:
+    with _environment_of_workers(), ExitStack() as stack:
+        with interrupts_held():  # a worker that is half started would complain
+            workers = min(jobs, len(seeds))
+            pool = stack.enter_context(spawn.Pool(workers, _prepare_worker, (os.getpid(),)))
         yield from pool.imap_unordered(run, seeds)
 
 

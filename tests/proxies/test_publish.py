@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from cyoloctl.errors import ConfigError, InvalidInput, StorageError
+from cyoloctl.errors import ConfigError, InvalidInput
 from cyoloctl.routing.publish import publish
 from cyoloctl.routing.table import Backend, ExportOptions, RoutingTable
 from tests.support.proxies import EXPORTS, Kind, require
@@ -123,6 +123,6 @@ def test_publish_without_a_program_or_a_place_says_so_and_leaves_nothing(tmp_pat
         publish("new\n", tmp_path / "proxy.conf", validate=["no-such-proxy", "{}"])
     with pytest.raises(InvalidInput, match="names no file"):
         publish("new\n", tmp_path / "proxy.conf", validate=["nginx", "-t"])
-    with pytest.raises(StorageError, match="absent"):
+    with pytest.raises(InvalidInput, match="absent"):
         publish("new\n", tmp_path / "absent" / "proxy.conf", validate=["true", "{}"])
     assert os.listdir(tmp_path) == []

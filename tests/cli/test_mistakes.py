@@ -1,0 +1,208 @@
+"""Ordinary mistakes, made with every command: a status that says what is wrong, a sentence, no traceback.
+
+The commands and what they take come from the command tree, so a new one is tried as well.
+"""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from cyoloctl.errors import ConfigError, Interrupted, InvalidInput, StorageError
+from tests.cli.harness import LIMIT_S
+from tests.support.cluster import wait_until
+from tests.support.zygote import Done, Zygote, zygote
+from tools.generate import Command, commands
+
+FULL = "/dev/full"
+
+# What stands for an argument or a required option, by its metavar; a file is one that is not there.
+WORDS = {
+    "HOST:PORT": "127.0.0.1:1",
+    "DURATION": "1h",
+    "ROLE": "viewer",
+    "nginx|haproxy": "nginx",
+    "HOST": "h.example",
+    "ID": "0" * 32,
+    "ID|USER_CODE": "BCDF-GHJK",
+    "FILE": "/nonexistent/file",
+    "FILE|-": "/nonexistent/file",
+}
+
+OWN_DIRECTORY = {"demo"}
+"""Commands whose directory is not a node's."""
+
+
+# What else a command needs before it looks for a node.  Every user may read the file.
+MORE = {
+    "cluster set-time": ["--to-members"],
+    "credentials create": ["--name", "a", "--role", "viewer"],
+    "key export": ["--passphrase-file", "/etc/hostname"],
+    "key import": ["/etc/hostname"],
+    "member grant": ["--request", "/etc/hostname"],
+    "token mint": ["--sub", "a"],
+}
+
+
+def _leaves() -> dict[str, Command]:
+    return {" ".join(each.path[1:]): each for each in commands() if not each.children}
+
+
+LEAVES = _leaves()
+
+
+def _line(path: str, *without: str) -> list[str]:
+    """A command line that is right as far as it can be told without a node; `without` these options."""
+    command, more = LEAVES[path], MORE.get(path, [])
+    words = [*path.split(), *more]
+    for metavar, _, _ in command.arguments:
+        if not metavar.startswith("[") and not more:
+            words.append(WORDS.get(metavar, "a"))
+    for option in command.options:
+        name = option.names[-1]
+        if option.required and name not in (*without, *more):
+            words += [name, WORDS.get(option.metavar, "a")]
+        if name in ("--yes", "--once"):
+            words.append(name)
+    return words
+
+
+def _taking(name: str) -> list[str]:
+    return [path for path, each in LEAVES.items() if any(name in option.names for option in each.options)]
+
+
+def _files() -> list[tuple[str, str, str]]:
+    """Every (command, option, metavar) that takes a file."""
+    return [
+        (path, option.names[-1], option.metavar)
+        for path, each in LEAVES.items()
+        for option in each.options
+        if "FILE" in option.metavar
+    ]
+
+
+@pytest.fixture(scope="module")
+def forked() -> Iterator[Zygote]:
+    environment = {name: value for name, value in os.environ.items() if not name.startswith("CYOLOCTL_")}
+    with zygote(environment) as process:
+        yield process
+
+
+@pytest.fixture
+def theirs(tmp_path: Path) -> Iterator[Path]:
+    """A node's data directory that whoever runs the command may not enter."""
+    where = tmp_path / "theirs"
+    where.mkdir()
+    (where / "node.yaml").write_text("name: n1\n")
+    (where / "operator.yaml").write_text("{}\n")
+    for parent in [tmp_path, *tmp_path.parents][:4]:
+        if parent.owner() == tmp_path.owner() and parent != Path("/tmp"):
+            parent.chmod(0o755)
+    where.chmod(0o700 if os.geteuid() == 0 else 0o000)
+    yield where
+    where.chmod(0o700)
+
+
+def _is_told(done: Done, *words: str) -> bool:
+    """One sentence on stderr, with these words, that is not about a bug of ours."""
+    lines = [line for line in done.err.splitlines() if line.startswith("error: ")]
+    told = len(lines) == 1 and all(word in lines[0] for word in words)
+    return told and "Traceback" not in done.err and "bug" not in done.err
+
+
+def test_sweep_knows_every_command() -> None:
+    assert len(LEAVES) > 60
+    assert len(_taking("--data-dir")) > 60
+    assert len(_taking("--endpoint")) > 50
+
+
+def test_data_directory_of_another_user_is_one_mistake_with_one_status(forked: Zygote, theirs: Path) -> None:
+    wrong = {}
+    for path in set(_taking("--data-dir")) - OWN_DIRECTORY:
+        done = forked.run([*_line(path), "-d", str(theirs)], as_nobody=True)
+        if done.status != ConfigError.exit_status or not _is_told(done, str(theirs)):
+            wrong[path] = done
+    for path in ("node start", "cluster init", "status", "node stop"):
+        done = forked.run(_line(path), env={"CYOLOCTL_DATA_DIR": str(theirs)}, as_nobody=True)
+        if done.status != ConfigError.exit_status or not _is_told(done, str(theirs)):
+            wrong[path, "environment"] = done
+    assert not wrong
+
+
+def test_credentials_in_the_data_directory_of_another_user_are_the_same_mistake(
+    forked: Zygote, theirs: Path
+) -> None:
+    wrong = {}
+    for path in set(_taking("--endpoint")):
+        words = [*_line(path), "-d", str(theirs), "-e", "https://127.0.0.1:1"]
+        done = forked.run(words, as_nobody=True)
+        if done.status != ConfigError.exit_status or not _is_told(done, str(theirs)):
+            wrong[path] = done
+    assert not wrong
+
+
+def test_help_on_a_full_device_exits_74(forked: Zygote) -> None:
+    for words in [[], *(path.split() for path in LEAVES), *([group] for group in ("counter", "node"))]:
+        done = forked.run([*words, "--help"], stdout=FULL)
+        assert done.status == StorageError.exit_status, (words, done)
+        assert _is_told(done, "stdout"), (words, done)
+
+
+@pytest.mark.parametrize("text", ["echo 'x", "'", 'a "b', "a \\", " "])
+@pytest.mark.parametrize("option", ["--exec", "--check"])
+def test_command_that_no_shell_would_take_exits_65(forked: Zygote, option: str, text: str) -> None:
+    done = forked.run([*_line("route watch"), option, text, "-d", "/nonexistent"])
+    assert done.status == InvalidInput.exit_status, done
+    assert _is_told(done, option)
+
+
+def test_sweep_tries_every_option_that_takes_a_command() -> None:
+    found = {
+        (path, option.names[-1])
+        for path, each in LEAVES.items()
+        for option in each.options
+        if option.metavar == "COMMAND"
+    }
+    assert found == {("route watch", "--exec"), ("route watch", "--check")}
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGHUP])
+def test_sim_that_is_terminated_says_how_far_it_came_and_leaves_no_worker(
+    number: signal.Signals,
+) -> None:
+    process = subprocess.Popen(
+        [sys.executable, "-m", "cyoloctl", "sim", "--seeds", "0:1000000", "--jobs", "2"],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+    workers: list[int] = []
+    try:
+        while len(workers) < 3:  # two, and multiprocessing's tracker
+            workers = _children(process.pid)
+        process.send_signal(number)
+        _, err = process.communicate(timeout=LIMIT_S)
+    finally:
+        process.kill()
+        process.wait()
+    assert process.returncode == Interrupted.exit_status
+    assert err.startswith("error: interrupted after ")
+    assert "Traceback" not in err
+    wait_until("the end of every worker", lambda: not any(_runs(pid) for pid in workers))
+
+
+def _children(pid: int) -> list[int]:
+    return [int(text) for text in Path(f"/proc/{pid}/task/{pid}/children").read_text().split()]
+
+
+def _runs(pid: int) -> bool:
+    try:
+        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
+    except OSError:
+        return False
