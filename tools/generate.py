@@ -25,6 +25,7 @@ import typer.core
 
 from cyoloctl import __version__
 from cyoloctl.cli.completion import SCRIPTS
+from cyoloctl.cli.examples import EXAMPLES
 from cyoloctl.cli.help import exit_code_table
 from cyoloctl.cli.tree import PROGRAM, command_tree
 from cyoloctl.control.openapi import openapi
@@ -77,6 +78,7 @@ class Command:
     usage: str
     arguments: tuple[tuple[str, str, str], ...]
     options: tuple[Option, ...]
+    examples: tuple[str, ...]
     children: tuple[tuple[str, str], ...]
 
 
@@ -108,9 +110,8 @@ def _describe(command: Any, path: tuple[str, ...]) -> Command:
     if isinstance(command, typer.core.TyperGroup):
         children = tuple((name, _first_line(command.commands[name].help or "")) for name in command.commands)
     usage = " ".join([*path, *command.collect_usage_pieces(context)])
-    return Command(
-        path, inspect.cleandoc(command.help or ""), usage, tuple(arguments), tuple(options), children
-    )
+    text, examples = inspect.cleandoc(command.help or ""), EXAMPLES[" ".join(path[1:])]
+    return Command(path, text, usage, tuple(arguments), tuple(options), examples, children)
 
 
 def commands() -> Iterator[Command]:
@@ -138,6 +139,7 @@ def reference(tree: Sequence[Command]) -> str:
     ]
     for command in tree:
         parts.append(f"## {' '.join(command.path)}\n\n```\n{command.usage}\n```\n\n{command.help}\n")
+        parts.append("\n".join(["```bash", *command.examples, "```"]) + "\n")
         if command.children:
             rows = [f"| `{name}` | {_cell(text)} |" for name, text in command.children]
             parts.append("\n".join(["| command | |", "|---|---|", *rows]) + "\n")
@@ -379,6 +381,7 @@ def manual(tree: Sequence[Command]) -> str:
             continue
         lines += [f".SS {_roff(' '.join(command.path[1:]))}", f".B {_roff(command.usage)}", ".PP"]
         lines += [_roff(line) if line.strip() else ".PP" for line in command.help.split("\n")]
+        lines += [".PP", ".nf", *map(_roff, command.examples), ".fi"]
         for name, text, default in command.arguments:
             lines += [".TP", f".I {_roff(name)}", _roff(text + (f" [default: {default}]" if default else ""))]
         for option in command.options:

@@ -99,7 +99,27 @@ class _LazyCommands(MutableMapping[str, Any]):
         return len(self._names)
 
 
-class _LazyGroup(typer.core.TyperGroup):
+class _Examples:
+    """Help that ends with the examples of the command."""
+
+    epilog: str | None
+
+    def format_epilog(self, ctx: Any, formatter: Any) -> None:
+        from cyoloctl.cli.examples import EXAMPLES
+
+        with formatter.section("Examples"):
+            for line in EXAMPLES[ctx.command_path.partition(" ")[2].strip()]:
+                formatter.write(f"{'':{formatter.current_indent}}{line}\n")
+        if self.epilog:
+            formatter.write_paragraph()
+            formatter.write_text(self.epilog)
+
+
+class _Leaf(_Examples, typer.core.TyperCommand):
+    pass
+
+
+class _LazyGroup(_Examples, typer.core.TyperGroup):
     """A group whose common options count as if they stood after the sub-command, the first of them there."""
 
     def list_commands(self, ctx: Any) -> list[str]:
@@ -143,7 +163,7 @@ def _plain_typer(**settings: Any) -> typer.Typer:
 
 def _leaf(name: str, function: Callable[..., None]) -> Any:
     app = _plain_typer()
-    app.command(name)(function)
+    app.command(name, cls=_Leaf)(function)
     return typer.main.get_command(app)
 
 

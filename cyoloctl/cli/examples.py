@@ -1,0 +1,160 @@
+"""Examples that ``--help`` shows, by command.
+
+Imported only when help is shown.  ``tests/docs/test_help_examples.py`` runs all of them.
+"""
+
+from __future__ import annotations
+
+__all__ = ["EXAMPLES"]
+
+#: Words of a command without the program's name -> command lines, the commonest first.
+EXAMPLES: dict[str, tuple[str, ...]] = {
+    "": (
+        "cyoloctl demo",
+        "cyoloctl status",
+        "cyoloctl -o json -d /var/lib/cyoloctl key list",
+        "cyoloctl help member invite",
+    ),
+    "demo": ("cyoloctl demo", "cyoloctl demo --nodes 5 --keep"),
+    "cluster": ("cyoloctl cluster init --name n1 --listen 10.0.0.1:7700",),
+    "cluster init": (
+        "cyoloctl cluster init --name n1 --listen 10.0.0.1:7700",
+        "cyoloctl cluster init --name n1 --listen 0.0.0.0:7700 --advertise n1.example.com:7700",
+    ),
+    "cluster set-time": (
+        "cyoloctl cluster set-time --to-members --dry-run",
+        "cyoloctl cluster set-time --to-members --yes",
+    ),
+    "node": ("cyoloctl node start --background", "cyoloctl node info"),
+    "node start": ("cyoloctl node start --background", "cyoloctl node start --background --timeout 1m"),
+    "node stop": ("cyoloctl node stop", "cyoloctl node stop --timeout 2m"),
+    "node reload": ("cyoloctl node reload",),
+    "node join": ("cyoloctl node join --name n4 --listen 10.0.0.4:7700 --token-file n4.token",),
+    "node renew": (
+        "cyoloctl node renew",
+        "cyoloctl node renew --request n4.request",
+        "cyoloctl node renew --grant n4.grant",
+    ),
+    "node info": ("cyoloctl node info", "cyoloctl node info -o json"),
+    "member": ("cyoloctl member list", "cyoloctl member invite --name n4 --out n4.token"),
+    "member invite": (
+        "cyoloctl member invite --name n4 --out n4.token",
+        "cyoloctl member invite --name archive --learner --ttl 1d",
+    ),
+    "member invitations": ("cyoloctl member invitations",),
+    "member uninvite": ("cyoloctl member uninvite archive",),
+    "member list": ("cyoloctl member list", "cyoloctl member list -o json"),
+    "member show": ("cyoloctl member show n2",),
+    "member grant": ("cyoloctl member grant --request n4.request --out n4.grant",),
+    "member remove": ("cyoloctl member remove n4 --dry-run", "cyoloctl member remove n4 --yes"),
+    "member set-host": (
+        "cyoloctl member set-host n1 app-1.example.com",
+        "cyoloctl member set-host n1 --clear",
+    ),
+    "member transfer-leadership": (
+        "cyoloctl member transfer-leadership",
+        "cyoloctl member transfer-leadership --to n2",
+    ),
+    "status": (
+        "cyoloctl status",
+        "cyoloctl status --check",
+        "cyoloctl status --watch --interval 5s",
+    ),
+    "pki": ("cyoloctl pki status",),
+    "pki status": ("cyoloctl pki status",),
+    "pki rotate-ca": ("cyoloctl pki rotate-ca --dry-run", "cyoloctl pki rotate-ca --overlap 14d --yes"),
+    "credentials": ("cyoloctl credentials create --name ann --role viewer --out ann.yaml",),
+    "credentials create": (
+        "cyoloctl credentials create --name ann --role viewer --out ann.yaml",
+        "cyoloctl credentials create --request proxy.request --ttl 30d --out proxy.yaml",
+    ),
+    "credentials request": (
+        "cyoloctl credentials request --name proxy --role gateway --key-out proxy.key --out proxy.request",
+    ),
+    "credentials list": ("cyoloctl credentials list",),
+    "credentials show": ("cyoloctl credentials show ann",),
+    "credentials revoke": ("cyoloctl credentials revoke ann --yes",),
+    "credentials renew": (
+        "cyoloctl credentials renew ann --out ann.yaml",
+        "cyoloctl credentials renew --credentials proxy.yaml --out proxy.yaml",
+    ),
+    "counter": ("cyoloctl counter incr orders", "cyoloctl counter get orders"),
+    "counter incr": (
+        "cyoloctl counter incr",
+        "cyoloctl counter incr orders --by 5 --request-id job-17",
+    ),
+    "counter decr": ("cyoloctl counter decr orders --by 2",),
+    "counter get": ("cyoloctl counter get orders", "cyoloctl counter get orders --stale"),
+    "counter list": ("cyoloctl counter list",),
+    "counter reset": ("cyoloctl counter reset orders --yes",),
+    "counter watch": ("cyoloctl counter watch orders", "cyoloctl counter watch orders -o json"),
+    "key": ("cyoloctl key status", "cyoloctl key rotate"),
+    "key generate": ("cyoloctl key generate",),
+    "key rotate": ("cyoloctl key rotate",),
+    "key list": ("cyoloctl key list", "cyoloctl key list -o json"),
+    "key status": ("cyoloctl key status",),
+    "key promote": ("cyoloctl key promote fc01aabb",),
+    "key disable": ("cyoloctl key disable fc01aabb --force",),
+    "key enable": ("cyoloctl key enable fc01aabb",),
+    "key destroy": ("cyoloctl key destroy fc01aabb --force --yes",),
+    "key export": ("cyoloctl key export --passphrase-file phrase --out keys.ring",),
+    "key import": ("cyoloctl key import keys.ring --passphrase-file phrase",),
+    "key rewrap": ("cyoloctl key rewrap",),
+    "key policy": ("cyoloctl key policy", "cyoloctl key policy --rotate-every 30d --keep 7d"),
+    "key identity": ("cyoloctl key identity > n1.identity",),
+    "token": ("cyoloctl token mint --sub alice > alice.token", "cyoloctl token inspect < alice.token"),
+    "token mint": (
+        "cyoloctl token mint --sub alice --claim mfa=true > alice.token",
+        "cyoloctl token mint --sub alice --ttl 30m --max-age 12h --set-cookie",
+        "cyoloctl token mint --sub alice --keyring keys.ring --passphrase-file phrase",
+    ),
+    "token inspect": (
+        "cyoloctl token inspect < alice.token",
+        "cyoloctl token inspect -o json --explain < alice.token",
+    ),
+    "token update": (
+        "cyoloctl token update --set role=admin --unset mfa < alice.token > alice.new",
+        "cyoloctl token update --set role=user --keep-previous < alice.new",
+    ),
+    "token refresh": ("cyoloctl token refresh --ttl 30m < alice.new",),
+    "token revoke": ("cyoloctl token revoke < alice.new", "cyoloctl token revoke --sub alice"),
+    "token revocations": ("cyoloctl token revocations", "cyoloctl token revocations -o json"),
+    "rendezvous": ("cyoloctl rendezvous start --kind mfa", "cyoloctl rendezvous list --state pending"),
+    "rendezvous start": (
+        "cyoloctl rendezvous start --kind mfa",
+        "cyoloctl rendezvous start --kind door --ttl 2m --data door=west -o json",
+    ),
+    "rendezvous claim": ("cyoloctl rendezvous claim WDJB-MJHT --by ann",),
+    "rendezvous approve": ("cyoloctl rendezvous approve WDJB-MJHT --by ann --data role=admin",),
+    "rendezvous deny": ("cyoloctl rendezvous deny WDJB-MJHT --by ann",),
+    "rendezvous cancel": ("cyoloctl rendezvous cancel - < id",),
+    "rendezvous wait": ("cyoloctl rendezvous wait - --timeout 2m < id",),
+    "rendezvous show": ("cyoloctl rendezvous show WDJB-MJHT", "cyoloctl rendezvous show - < id"),
+    "rendezvous list": ("cyoloctl rendezvous list", "cyoloctl rendezvous list --state pending"),
+    "rendezvous policy": (
+        "cyoloctl rendezvous policy",
+        "cyoloctl rendezvous policy mfa --require mfa=true",
+        "cyoloctl rendezvous policy mfa --reset",
+    ),
+    "route": ("cyoloctl route list", "cyoloctl route export --format nginx > nginx.conf"),
+    "route list": ("cyoloctl route list",),
+    "route which": ("cyoloctl route which session-1234",),
+    "route resolve": ("cyoloctl route resolve app.example.com",),
+    "route share": ("cyoloctl route share app.example.com",),
+    "route unshare": ("cyoloctl route unshare app.example.com",),
+    "route export": (
+        "cyoloctl route export --format nginx > nginx.conf",
+        "cyoloctl route export --format haproxy --pin strict --listen 0.0.0.0:8080 > haproxy.cfg",
+    ),
+    "route watch": (
+        "cyoloctl route watch --format nginx --out nginx.conf --exec 'nginx -s reload'",
+        "cyoloctl route watch --format haproxy --out haproxy.cfg --once",
+    ),
+    "sim": ("cyoloctl sim --seeds 0:500", "cyoloctl sim --seeds 17:18 --faults crash,partition --nodes 5"),
+    "completion": ("cyoloctl completion bash > cyoloctl.bash",),
+    "completion bash": ("cyoloctl completion bash > ~/.local/share/bash-completion/completions/cyoloctl",),
+    "completion zsh": ("cyoloctl completion zsh > ~/.zfunc/_cyoloctl",),
+    "completion fish": ("cyoloctl completion fish > ~/.config/fish/completions/cyoloctl.fish",),
+    "help": ("cyoloctl help key list", "cyoloctl help exit-codes"),
+    "help exit-codes": ("cyoloctl help exit-codes", "cyoloctl help exit-codes -o json"),
+}
