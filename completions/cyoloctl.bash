@@ -18,7 +18,7 @@ _cyoloctl() {
     case "$path $prev" in
         *' -o'|*' --output') mapfile -t COMPREPLY < <(compgen -W "table json yaml" -- "$cur"); return ;;
         *' -d'|*' --data-dir'|*' --run-dir') compopt -o filenames; mapfile -t COMPREPLY < <(compgen -d -- "$cur"); return ;;
-        *' -e'|*' --endpoint'|*' --timeout'|*' --nodes'|'cyoloctl key policy --keep'|*' --name'|*' --listen'|*' --advertise'|*' --cluster'|*' --gateway'|*' --gateway-url'|*' --certificate-days'|*' --request-id'|*' --socket-group'|*' --ttl'|*' --to'|*' --interval'|'cyoloctl route watch --check'|*' --overlap'|*' --by'|*' --sub'|*' --claim'|*' --claim-string'|*' --claim-json'|*' --max-age'|*' --cookie-name'|*' --audience'|*' --set'|*' --set-string'|*' --set-json'|*' --unset'|*' --sid'|*' --to-ca'|*' --from-ca'|*' --rotate-every'|*' --kind'|*' --data'|*' --public-key'|*' --state'|*' --require'|*' --require-string'|*' --exec'|*' --seeds'|*' --faults'|*' --jobs') :; return ;;
+        *' -e'|*' --endpoint'|*' --timeout'|*' --nodes'|'cyoloctl key policy --keep'|*' --name'|*' --listen'|*' --advertise'|*' --cluster'|*' --gateway'|*' --gateway-url'|*' --certificate-days'|*' --request-id'|*' --socket-group'|*' --ttl'|*' --to'|*' --interval'|'cyoloctl route watch --check'|*' --overlap'|*' --by'|*' --sub'|*' --claim'|*' --claim-string'|*' --claim-json'|*' --max-age'|*' --cookie-name'|*' --audience'|*' --set'|*' --set-string'|*' --set-json'|*' --unset'|*' --sid'|*' --to-ca'|*' --from-ca'|*' --rotate-every'|*' --kind'|*' --data'|*' --public-key'|*' --state'|*' --require'|*' --require-string'|*' --tls-in-front'|*' --exec'|*' --seeds'|*' --faults'|*' --jobs') :; return ;;
         *' --credentials'|*' --token-file'|*' --request'|*' --grant'|*' --out'|*' --key-out'|*' --claims-file'|*' --keyring'|*' --passphrase-file'|*' --to-node'|*' --tls-certificate'|*' --backend-tls-ca') compopt -o filenames; mapfile -t COMPREPLY < <(compgen -f -- "$cur"); return ;;
         *' --storage') mapfile -t COMPREPLY < <(compgen -W "disk memory" -- "$cur"); return ;;
         *' --log-format') mapfile -t COMPREPLY < <(compgen -W "text json" -- "$cur"); return ;;
@@ -106,8 +106,8 @@ _cyoloctl() {
         'cyoloctl route resolve') words='-o --output -d --data-dir -e --endpoint --credentials --timeout -h --help' ;;
         'cyoloctl route share') words='--request-id -o --output -d --data-dir -e --endpoint --credentials --timeout -h --help' ;;
         'cyoloctl route unshare') words='--request-id -o --output -d --data-dir -e --endpoint --credentials --timeout -h --help' ;;
-        'cyoloctl route export') words='--format --pin --listen --tls-certificate --backend-tls-ca --fragment --run-dir -o --output -d --data-dir -e --endpoint --credentials --timeout -h --help' ;;
-        'cyoloctl route watch') words='--format --out --exec --check --interval --once --pin --listen --tls-certificate --backend-tls-ca --fragment --run-dir -o --output -d --data-dir -e --endpoint --credentials --timeout -h --help' ;;
+        'cyoloctl route export') words='--format --pin --listen --tls-certificate --backend-tls-ca --fragment --run-dir --tls-in-front -o --output -d --data-dir -e --endpoint --credentials --timeout -h --help' ;;
+        'cyoloctl route watch') words='--format --out --exec --check --interval --once --pin --listen --tls-certificate --backend-tls-ca --fragment --run-dir --tls-in-front -o --output -d --data-dir -e --endpoint --credentials --timeout -h --help' ;;
         'cyoloctl sim') words='--seeds --faults --nodes --jobs --stop-on-failure -o --output -h --help' ;;
         'cyoloctl completion') words='bash zsh fish -h --help' ;;
         'cyoloctl completion bash') words='-o --output -h --help' ;;

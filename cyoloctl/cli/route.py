@@ -6,6 +6,7 @@ import os
 import subprocess
 import time
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, NoReturn, cast
 
@@ -69,6 +70,15 @@ BackendCaOption = Annotated[
 FragmentOption = Annotated[
     bool, typer.Option("--fragment", help="Write only what goes beside a configuration of your own.")
 ]
+InFrontOption = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--tls-in-front",
+        metavar="NETWORK",
+        help="Address or network of whatever ends TLS in front of this proxy; its X-Forwarded-Proto and -For "
+        "are believed. Repeat for more.",
+    ),
+]
 RunDirOption = Annotated[
     str | None,
     typer.Option("--run-dir", metavar="DIR", help="Directory for the files of a proxy without root."),
@@ -118,6 +128,7 @@ def _options(
     backend_tls_ca: str | None,
     fragment: bool,
     run_dir: str | None,
+    tls_in_front: list[str] | None,
 ) -> ExportOptions:
     parse_choice(proxy, "--format", tuple(_CHECKS))
     from cyoloctl.routing.table import ExportOptions
@@ -129,6 +140,7 @@ def _options(
         backend_tls_ca=backend_tls_ca,
         fragment=fragment,
         run_dir=run_dir,
+        tls_in_front=tuple(tls_in_front or ()),
     )
 
 
@@ -179,16 +191,17 @@ def which(
 @command()
 def resolve(invocation: Invocation, host: HostArgument) -> None:
     """Print the node that a host name goes to, then those that take over, in order."""
+    host = host.lower().removesuffix(".")
     document = _fetch(invocation)
     rows = {row["name"]: row for row in document["backends"]}
     # Proxies know the members with a gateway only, so only those take over; where none has one, all do.
     gateways = any(row["address"] for row in rows.values())
     order = _table(document, every=True).resolve(host)
-    found = [b for b in order if rows[b.name]["address"] or not gateways or b.host == host.lower()]
+    found = [b for b in order if rows[b.name]["address"] or not gateways or b.host == host]
     if not found:
         raise Unavailable(f"no live member serves {host}: try again")
     nodes = [{"name": b.name, "address": rows[b.name]["address"], "alive": b.alive} for b in found]
-    answer = {"schema_version": 1, "host": host.lower(), "node": found[0].name, "order": nodes}
+    answer = {"schema_version": 1, "host": host, "node": found[0].name, "order": nodes}
     invocation.value(answer, "\n".join(b.name for b in found))
 
 
@@ -220,9 +233,10 @@ def export(
     backend_tls_ca: BackendCaOption = None,
     fragment: FragmentOption = False,
     run_dir: RunDirOption = None,
+    tls_in_front: InFrontOption = None,
 ) -> None:
     """Print a complete configuration for nginx 1.22 or haproxy 2.6."""
-    options = _options(proxy, pin, listen, tls_certificate, backend_tls_ca, fragment, run_dir)
+    options = _options(proxy, pin, listen, tls_certificate, backend_tls_ca, fragment, run_dir, tls_in_front)
     text = _render(proxy, _table(_fetch(invocation)), options)
     invocation.value({"schema_version": 1, "format": proxy, "text": text}, text.rstrip("\n"))
 
@@ -259,13 +273,14 @@ def watch(
     backend_tls_ca: BackendCaOption = None,
     fragment: FragmentOption = False,
     run_dir: RunDirOption = None,
+    tls_in_front: InFrontOption = None,
 ) -> None:
     """Write the configuration again whenever members or hosts change, until interrupted.
 
     A file that the proxy refuses is never put in place. Without a reachable node the file stays as it is.
     """
-    options = _options(proxy, pin, listen, tls_certificate, backend_tls_ca, fragment, run_dir)
-    whole = _options(proxy, pin, listen, tls_certificate, backend_tls_ca, False, None) if fragment else None
+    options = _options(proxy, pin, listen, tls_certificate, backend_tls_ca, fragment, run_dir, tls_in_front)
+    whole = replace(options, fragment=False) if fragment else None
     pause_s = parse_duration_s(interval, "--interval", minimum_s=1, maximum_s=3600)
     words = parse_command(check, "--check") if check is not None else _CHECKS.get(proxy, "").split()
     reload_ = parse_command(exec_, "--exec") if exec_ is not None else []

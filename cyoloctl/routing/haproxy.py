@@ -73,8 +73,7 @@ def _frontend(table: RoutingTable, options: ExportOptions) -> str:
             "frontend cyolo from cyolo",
             f"    bind {options.listen}{tls}",
             "    # What a client says about itself is replaced, not believed.",
-            "    http-request set-header X-Forwarded-For %[src]",
-            f"    http-request set-header X-Forwarded-Proto {'https' if options.tls_certificate else 'http'}",
+            *_forwarded(options),
             "    http-request set-header X-Forwarded-Host %[req.hdr(host)]",
             "    http-request del-header Forwarded",
             "    # For this connection only; haproxy itself takes out only what Connection names.",
@@ -84,26 +83,46 @@ def _frontend(table: RoutingTable, options: ExportOptions) -> str:
             "    # For monitoring, which asks the nodes themselves.",
             "    http-request deny deny_status 403 if { path /metrics }",
             "    # Which host belongs to which node.",
-            "    http-request set-var(txn.cyolo_host) req.hdr(host),host_only,lower",
+            "    http-request set-var(txn.cyolo_host) req.hdr(host),host_only,lower,regsub([.]$,)",
             *(f"    use_backend {name} if {{ var(txn.cyolo_host) -m str {host} }}" for host, name in routes),
             "    default_backend cyolo-unknown",
         ]
     )
 
 
+def _forwarded(options: ExportOptions) -> list[str]:
+    scheme = "https" if options.tls_certificate else "http"
+    if not options.tls_in_front:
+        return [
+            "    http-request set-header X-Forwarded-For %[src]",
+            f"    http-request set-header X-Forwarded-Proto {scheme}",
+        ]
+    return [
+        "    # Whatever ends TLS in front of this proxy is believed about the browser.",
+        f"    acl cyolo_in_front src {' '.join(options.tls_in_front)}",
+        f"    http-request set-var(txn.cyolo_scheme) str({scheme})",
+        "    http-request set-var(txn.cyolo_scheme) str(https) if cyolo_in_front "
+        "{ req.hdr(X-Forwarded-Proto) -m str -i https }",
+        "    http-request set-header X-Forwarded-Proto %[var(txn.cyolo_scheme)]",
+        "    http-request set-header X-Forwarded-For %[src] unless cyolo_in_front",
+        "    http-request add-header X-Forwarded-For %[src] if cyolo_in_front",
+    ]
+
+
 def _shared(table: RoutingTable, options: ExportOptions) -> str:
     """Every node, with its checks; the pins' backends follow what is found here."""
     hosts = [*table.shared_hosts, *(b.host for b in table.backends if b.host)]
-    secure = " secure" if options.tls_certificate else ""
+    secure = " secure" if options.secure else ""
     check = "check inter 1s fastinter 500ms fall 2 rise 2"
     if options.backend_tls_ca and hosts:
         check += f" check-sni {hosts[0]}"
     return "\n".join(
         [
-            "# The shared hosts: any node, then the same one, by cookie.",
+            "# The shared hosts: any node, then the same one, by cookie.  A node may set it too (preserve),",
+            "# for a link that names another one.",
             "backend cyolo-any from cyolo",
             "    balance roundrobin",
-            f'    cookie {NODE_COOKIE} insert httponly{secure} attr "SameSite=Lax"',
+            f'    cookie {NODE_COOKIE} insert preserve httponly{secure} attr "SameSite=Lax"',
             "    option httpchk",
             "    http-check send meth GET uri /readyz ver HTTP/1.1"
             + (f" hdr Host {hosts[0]}" if hosts else ""),

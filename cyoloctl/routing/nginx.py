@@ -65,13 +65,14 @@ def _maps(table: RoutingTable, options: ExportOptions) -> str:
     """Regular expressions where plain keys would do: those are not bound by nginx's hash bucket sizes,
     which a long host name exceeds and which a fragment could not raise."""
     pins = [(b.host, b.name) for b in table.backends if b.host]
-    attributes = "Path=/; HttpOnly; SameSite=Lax" + ("; Secure" if options.tls_certificate else "")
+    attributes = "Path=/; HttpOnly; SameSite=Lax" + ("; Secure" if options.secure else "")
     lines = [
-        "# Which host belongs to which node.  The header that is forwarded decides, with or without a port.",
+        "# Which host belongs to which node.  The header that is forwarded decides, with or without a",
+        "# port and the dot that ends a whole name.",
         "map $http_host $cyolo_route {",
         '    default "";',
-        *(f'    "~*^{_quoted(host)}(:[0-9]+)?$" cyolo-pin-{name};' for host, name in pins),
-        *(f'    "~*^{_quoted(host)}(:[0-9]+)?$" $cyolo_sticky;' for host in table.shared_hosts),
+        *(f'    "~*^{_quoted(host)}\\.?(:[0-9]+)?$" cyolo-pin-{name};' for host, name in pins),
+        *(f'    "~*^{_quoted(host)}\\.?(:[0-9]+)?$" $cyolo_sticky;' for host in table.shared_hosts),
         "}",
         "",
         "# A shared host: the node that the browser's cookie names, or any.",
@@ -80,12 +81,15 @@ def _maps(table: RoutingTable, options: ExportOptions) -> str:
         *(f'    "~(^|; *){NODE_COOKIE}={b.name}(;|$)" cyolo-stick-{b.name};' for b in table.backends),
         "}",
         "",
-        "# The cookie follows whoever answered; one that is right already is not set again.",
-        f'map "$cyolo_route $upstream_http_{NODE_COOKIE.replace("-", "_")}" $cyolo_set_cookie {{',
+        "# The cookie follows whoever answered; one that is right already is not set again.  Where the node",
+        "# itself sets it, for a link that names another one, that is it.",
+        f'map "$cyolo_route $upstream_http_{NODE_COOKIE.replace("-", "_")} $upstream_http_set_cookie" '
+        "$cyolo_set_cookie {",
         '    default "";',
-        r'    "~^cyolo-stick-(\S+) \1$" "";',
+        rf'    "~^\S* \S* (.*[,;] ?)?{NODE_COOKIE}=" "";',
+        r'    "~^cyolo-stick-(\S+) \1 " "";',
         *(
-            rf'    "~^cyolo-(any|stick-\S+) {b.name}$" "{NODE_COOKIE}={b.name}; {attributes}";'
+            rf'    "~^cyolo-(any|stick-\S+) {b.name} " "{NODE_COOKIE}={b.name}; {attributes}";'
             for b in table.backends
         ),
         "}",
@@ -96,11 +100,34 @@ def _maps(table: RoutingTable, options: ExportOptions) -> str:
         '    "~^[-0, :]*$" 1;',
         "}",
         "",
+        *_in_front(options),
         "# Without the query, which may hold a code that is valid for a few minutes.",
         "log_format cyolo '$remote_addr [$time_iso8601] $request_method $host $uri $status '",
         "                 '$upstream_addr $upstream_status $request_time';",
     ]
     return "\n".join(lines)
+
+
+def _in_front(options: ExportOptions) -> list[str]:
+    """The proxies whose word counts about scheme and address of a browser."""
+    if not options.tls_in_front:
+        return []
+    return [
+        "# What ends TLS in front of this proxy, and is believed about the browser.",
+        "geo $cyolo_in_front {",
+        "    default 0;",
+        *(f"    {network} 1;" for network in options.tls_in_front),
+        "}",
+        'map "$cyolo_in_front $http_x_forwarded_proto" $cyolo_scheme {',
+        "    default $scheme;",
+        '    "~*^1 https$" https;',
+        "}",
+        "map $cyolo_in_front $cyolo_forwarded_for {",
+        "    default $remote_addr;",
+        "    1 $proxy_add_x_forwarded_for;",
+        "}",
+        "",
+    ]
 
 
 def _upstreams(table: RoutingTable, options: ExportOptions) -> str:
@@ -130,6 +157,11 @@ def _upstreams(table: RoutingTable, options: ExportOptions) -> str:
 
 
 _ERROR_PAGES = """\
+    # nginx says 494 to itself when a header has more than 8 kB.
+    error_page 494 = @too_long;
+    location @too_long {
+        return 431 "too many cookies: delete those of this site and of its parent domains, then try again\\n";
+    }
     error_page 502 = @failed;
     error_page 504 = @timeout;
     location @failed {
@@ -199,10 +231,16 @@ server {{
 
         # What a client says about itself is replaced, not believed.
         proxy_set_header Host $http_host;
-        proxy_set_header X-Forwarded-For $remote_addr;
-        proxy_set_header X-Forwarded-Proto $scheme;
+        proxy_set_header X-Forwarded-For {"$cyolo_forwarded_for" if options.tls_in_front else "$remote_addr"};
+        proxy_set_header X-Forwarded-Proto {"$cyolo_scheme" if options.tls_in_front else "$scheme"};
         proxy_set_header X-Forwarded-Host $http_host;
         proxy_set_header Forwarded "";
+
+        # A session cookie alone may have 4 kB.  A head that is larger than this buffer would be a failure of
+        # the node, which then serves nobody for a while.
+        proxy_buffer_size 16k;
+        proxy_buffers 8 16k;
+        proxy_busy_buffers_size 32k;
 
         # The next node gets what did not reach this one.  Without "non_idempotent" a POST that was sent goes
         # to nobody else, whatever became of it; a GET does, also when the node is not ready (503).

@@ -93,7 +93,7 @@ class RoutingTable:
         the live members by rendezvous hashing of the host; none may be alive.
         The host is compared without regard to case.  Raises NotFound.
         """
-        host = host.lower()
+        host = host.lower().removesuffix(".")
         for own in self.backends:
             if own.host == host:
                 return [own, *(b for b in self.others(own) if b.alive)]
@@ -123,6 +123,8 @@ class ExportOptions:
     up (5 s).  run_dir: a directory that the proxy owns, for one that runs
     without root and without Debian's directories; None: Debian's service.
     fragment: only what goes beside an operator's own configuration.
+    tls_in_front: addresses or networks of proxies in front of this one that end
+    TLS: their X-Forwarded-Proto and X-Forwarded-For are believed.
 
     File names are absolute, of letters, digits and ``._/+@=-``.  Raises InvalidInput.
     """
@@ -134,6 +136,12 @@ class ExportOptions:
     response_timeout_s: int = 6
     run_dir: str | None = None
     fragment: bool = False
+    tls_in_front: tuple[str, ...] = ()
+
+    @property
+    def secure(self) -> bool:
+        """Whether browsers use TLS."""
+        return self.tls_certificate is not None or bool(self.tls_in_front)
 
     def __post_init__(self) -> None:
         if self.pin not in get_args(Pin):
@@ -151,6 +159,7 @@ class ExportOptions:
                 )
         if type(self.response_timeout_s) is not int or not 1 <= self.response_timeout_s <= 60:
             raise InvalidInput("the response timeout is not valid: use 1 to 60 seconds")
+        object.__setattr__(self, "tls_in_front", tuple(map(_network, self.tls_in_front)))
         if self.fragment and self.run_dir is not None:
             raise InvalidInput("a fragment has no run directory: that is in the file that includes it")
 
@@ -177,6 +186,15 @@ def header(table: RoutingTable, options: ExportOptions, *, proxy: str, check: st
             "that a node received it and gave no answer.  A POST is sent to one node only.",
         )
     )
+
+
+def _network(text: str) -> str:
+    try:
+        return str(ipaddress.ip_network(text if "%" not in text else ""))
+    except ValueError:
+        raise InvalidInput(
+            f"proxy in front {text[:80]!r} is not valid: use an IP address or a network such as 10.0.0.0/8"
+        ) from None
 
 
 def _address(text: str, what: str) -> str:

@@ -21,7 +21,7 @@ CONTEXT = "--cookie-name --audience"
 CLAIMS = "--claim --claim-string --claim-json"
 SETS = "--set --set-string --set-json"
 OFFLINE = f"--batch --keyring --passphrase-file {CONTEXT} {CONNECTION}"
-PROXY = "--format --pin --listen --tls-certificate --backend-tls-ca --fragment --run-dir"
+PROXY = "--format --pin --listen --tls-certificate --backend-tls-ca --fragment --run-dir --tls-in-front"
 
 # command -> its options, common ones included.
 CONTRACT = {

@@ -21,9 +21,17 @@ AT_ONCE_S = 0.9
 async def test_pins_each_go_to_their_node(kind: Kind) -> None:
     async with site(kind) as proxy:
         for name in NAMES:
-            for host in (host_of(name), host_of(name).upper(), f"{host_of(name)}:{proxy.port}"):
+            for host in (
+                host_of(name),
+                host_of(name).upper(),
+                f"{host_of(name)}:{proxy.port}",
+                f"{host_of(name)}.",
+                f"{host_of(name)}.:{proxy.port}",
+            ):
                 assert (await proxy.ask(host)).node == name
-        assert [node.count("GET") for node in proxy.nodes.values()] == [3, 3, 3]
+        assert [node.count("GET") for node in proxy.nodes.values()] == [5, 5, 5]
+        assert (await proxy.ask(f"{SHARED}.")).node is not None
+        assert (await proxy.ask(f"{SHARED}..")).status in (400, 421)
 
 
 @KINDS
@@ -91,6 +99,45 @@ async def test_shared_host_with_a_cookie_of_nobody_gets_a_new_one(kind: Kind) ->
         ):
             answer = await proxy.ask(SHARED, Cookie=cookie)
             assert answer.cookie == answer.node is not None
+
+
+@KINDS
+async def test_shared_host_leaves_the_cookie_that_a_node_sets_itself(kind: Kind) -> None:
+    async with site(kind) as proxy:
+        for cookie in ("", "cyolo-node=n1", "cyolo-node=n2"):
+            answer = await proxy.ask(SHARED, path="/to-n2", Cookie=cookie)
+            assert answer.status == 200
+            assert answer.cookies == ["cyolo-node=n2; Path=/"]
+
+
+@KINDS
+@pytest.mark.parametrize(
+    ("in_front", "believed"), [("127.0.0.0/8", True), ("127.0.0.1", True), ("192.0.2.0/24", False)]
+)
+async def test_proxy_behind_what_ends_tls_believes_it_and_nobody_else(
+    kind: Kind, in_front: str, believed: bool
+) -> None:
+    async with site(kind, tls_in_front=(in_front, "2001:db8::1")) as proxy:
+        said = {"X_Forwarded_For": "198.51.100.7", "X_Forwarded_Host": "evil.example", "Forwarded": "for=x"}
+        for scheme in ("https", "http", None):
+            more = said if scheme is None else {**said, "X_Forwarded_Proto": scheme}
+            answer = await proxy.ask(SHARED, **more)
+            assert "; secure" in answer.headers["set-cookie"].lower()
+            assert answer.node is not None
+            [(_, _, headers)] = proxy.nodes[answer.node].received
+            proxy.nodes[answer.node].received.clear()
+            assert headers["x-forwarded-proto"] == ("https" if believed and scheme == "https" else "http")
+            heard = headers["x-forwarded-for"].replace(" ", "")
+            assert heard == ("198.51.100.7,127.0.0.1" if believed else "127.0.0.1")
+            assert headers["x-forwarded-host"] == SHARED
+            assert "forwarded" not in headers
+
+
+async def test_header_that_nginx_finds_too_long_is_told_as_such() -> None:
+    async with site("nginx") as proxy:
+        answer = await proxy.ask(SHARED, Cookie="z=" + "y" * 8300)
+        assert (answer.status, "delete those of this site" in answer.body) == (431, True)
+        assert proxy.received("GET") == 0
 
 
 @KINDS

@@ -19,7 +19,8 @@ from pathlib import Path
 import pytest
 
 from cyoloctl.routing.hrw import order
-from tests.support.cluster import Cluster, environment, free_port, wait_until
+from cyoloctl.tokens.format import MAX_TOKEN_CHARACTERS
+from tests.support.cluster import Cluster, Node, environment, free_port, wait_until
 from tests.support.gateways import HOST, Page, Visitor, add_gateways, begin, session, wait_gateways
 from tests.support.proxies import NAMES, Kind, host_of, proxy_process, require
 
@@ -98,6 +99,23 @@ class Proxy:
         return Visitor(self.port, f"{host}:{self.port}", {"cyolo-sid": token} if token else {})
 
 
+def beside(kind: Kind, own: Path, file: Path) -> Path:
+    """A configuration of an operator's own, as nobody may have it, with a fragment beside it."""
+    if kind == "haproxy":
+        whole = own / "whole.cfg"
+        whole.write_text("global\n    maxconn 1000\n\n" + file.read_text())
+        return whole
+    file.write_text(file.read_text().replace("/var/log/nginx/", f"{own}/"))
+    temporary = "".join(
+        f"{k}_temp_path {own}/{k};" for k in ("client_body", "proxy", "fastcgi", "uwsgi", "scgi")
+    )
+    whole = own / "whole.conf"
+    whole.write_text(
+        f"pid {own}/pid; error_log {own}/error.log; events {{}}\nhttp {{ {temporary} include {file}; }}\n"
+    )
+    return whole
+
+
 @contextlib.contextmanager
 def proxy(kind: Kind, nodes: Nodes, *options: str) -> Iterator[Proxy]:
     """The proxy as nobody with the file of `route export`."""
@@ -106,11 +124,13 @@ def proxy(kind: Kind, nodes: Nodes, *options: str) -> Iterator[Proxy]:
     process: subprocess.Popen[bytes] | None = None
     try:
         file = own / f"{kind}.conf"
-        arguments = ("--format", kind, "--listen", f"127.0.0.1:{port}", "--run-dir", str(own), *options)
+        run_dir = () if "--fragment" in options else ("--run-dir", str(own))
+        arguments = ("--format", kind, "--listen", f"127.0.0.1:{port}", *run_dir, *options)
         made = nodes.cluster["n2"].cli("route", "export", *arguments)
         assert made.returncode == 0, made.stderr
         file.write_text(made.stdout)
-        command, user = proxy_process(kind, program, own, file)
+        whole = beside(kind, own, file) if "--fragment" in options else file
+        command, user = proxy_process(kind, program, own, whole)
         if kind == "haproxy":
             command.insert(1, "-W")  # a master process, which can be told to read the file again
         with (own / "output").open("wb") as output:
@@ -262,3 +282,43 @@ def test_host_set_while_watch_runs_is_served_by_the_running_proxy(kind: Kind, no
             before = host
         assert front.process.poll() is None
         assert front.visitor(host_of("n1")).get("/healthz").headers["cyolo-node"] == "n1"
+
+
+def tokens_of_all_sizes(node: Node) -> dict[int, str]:
+    """Tokens by their length, the longest that the format allows too."""
+    bare = len(node.json("token", "mint", "--sub", "m", "--claim", "p=")["token"])
+    most = (MAX_TOKEN_CHARACTERS - bare) * 3 // 4
+    paddings = [*range(0, most, 150), *range(most - 8, most + 1)]
+    items = [{"sub": "m", "claims": {"p": "x" * size}, "ttl_s": 900, "max_age_s": 3600} for size in paddings]
+    body = {"operation": "mint", "items": items, "cookie_name": "cyolo-sid", "audience": ""}
+    return {
+        len(made["token"]): made["token"] for made in node.client().call("token_batch", "", body)["results"]
+    }
+
+
+@KINDS
+@pytest.mark.parametrize("options", [(), ("--fragment",)], ids=["whole", "fragment"])
+def test_session_of_every_size_is_refreshed_and_takes_no_node_away(
+    kind: Kind, options: tuple[str, ...], nodes: Nodes
+) -> None:
+    tokens = tokens_of_all_sizes(nodes.cluster["n1"])
+    assert max(tokens) > MAX_TOKEN_CHARACTERS - 4
+    with proxy(kind, nodes, *options) as front:
+        seen = set()
+        for number, token in enumerate(tokens.values()):
+            for host in (host_of("n1"), HOST):
+                # A name of its own, and a page's cookies beside it.
+                visitor = front.visitor(host, token=token)
+                if host == HOST:
+                    visitor.cookies["cyolo-node"] = NAMES[number % 3]
+                page = visitor.post("/session/refresh", b"")
+                assert (page.status, len(visitor.cookies["cyolo-sid"])) == (204, len(token))
+                seen.add((host, page.headers["cyolo-node"]))
+        assert seen == {(host_of("n1"), "n1"), *((HOST, name) for name in NAMES)}
+        longest = front.visitor(HOST, token=tokens[max(tokens)])
+        longest.cookies |= {f"other-{n}": "y" * 200 for n in range(15)}
+        assert longest.get("/rendezvous").text.startswith("Enter the code")
+        longest.cookies["more"] = "y" * 2000
+        assert longest.get("/rendezvous").status == 431
+        for name in NAMES:
+            assert front.visitor(host_of(name)).get("/rendezvous").headers["cyolo-node"] == name

@@ -65,7 +65,10 @@ def require(program: str) -> str:
 
 @dataclass
 class Upstream:
-    """One gateway: answers with its name (/missing with 404) and counts what it received, checks aside."""
+    """One gateway: answers with its name and counts what it received, checks aside.
+
+    /missing is answered with 404, and /to-n2 with the cookie of n2.
+    """
 
     name: str
     ip: str
@@ -110,7 +113,9 @@ class Upstream:
         head = (await reader.readuntil(b"\r\n\r\n")).decode("latin-1")
         first, *lines = head.split("\r\n")
         method, path, _ = first.split(" ")
-        headers = {name.lower(): value for name, _, value in (line.partition(": ") for line in lines if line)}
+        headers: dict[str, str] = {}
+        for name, _, value in (line.partition(": ") for line in lines if line):
+            headers[name.lower()] = f"{headers[name.lower()]}, {value}" if name.lower() in headers else value
         await reader.readexactly(int(headers.get("content-length", 0)))
         if path != "/readyz":
             self.received.append((method, path, headers))
@@ -128,7 +133,9 @@ class Upstream:
         body = "" if method == "HEAD" else self.name
         writer.write(
             f"HTTP/1.1 {status}\r\nContent-Length: {len(self.name)}\r\n"
-            f"cyolo-node: {self.name}\r\n\r\n{body}".encode()
+            f"cyolo-node: {self.name}\r\n"
+            f"{'Set-Cookie: cyolo-node=n2; Path=/' + chr(13) + chr(10) if path == '/to-n2' else ''}"
+            f"\r\n{body}".encode()
         )
         await writer.drain()
         return headers.get("connection", "").lower() != "close"
@@ -140,6 +147,7 @@ class Answer:
     headers: dict[str, str]
     body: str
     elapsed_s: float
+    cookies: list[str] = field(default_factory=list)
 
     @property
     def node(self) -> str | None:
@@ -213,7 +221,8 @@ class Site:
             answered = {n.lower(): value for n, _, value in (line.partition(": ") for line in rest if line)}
             length = answered.get("content-length")
             data = await (reader.read() if length is None else reader.readexactly(int(length)))
-        return Answer(int(first.split()[1]), answered, data.decode(), time.monotonic() - started)
+        cookies = [line[12:] for line in rest if line.lower().startswith("set-cookie: ")]
+        return Answer(int(first.split()[1]), answered, data.decode(), time.monotonic() - started, cookies)
 
     async def until(self, what: str, holds: Callable[[], Awaitable[bool]], limit_s: float = LIMIT_S) -> None:
         deadline = time.monotonic() + limit_s

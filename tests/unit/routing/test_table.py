@@ -88,7 +88,7 @@ def test_resolve_of_a_shared_host_is_the_live_ones_in_order() -> None:
     assert none.resolve("app.example.com") == []
 
 
-@pytest.mark.parametrize("host", ["", "other.example.com", "n1", "app-1.example.com.", "example.com"])
+@pytest.mark.parametrize("host", ["", "other.example.com", "n1", "app-1.example.com..", "example.com"])
 def test_resolve_of_an_unknown_host_is_not_found(host: str) -> None:
     with pytest.raises(NotFound):
         table().resolve(host)
