@@ -39,12 +39,13 @@ CALLER: ContextVar[Caller] = ContextVar("caller", default=NODE)
 class Actor:
     """Whoever begins or answers something, as far as proved; None for what was not.
 
-    sub, sid, claims: of the session that was shown.  browser: the secret that
-    one browser keeps.  credentials: the name in a certificate.
+    sub, sid, claims: of the session that was shown.  browsers: secrets that one
+    browser keeps, first the one that this request is for.  credentials: the name
+    in a certificate.
     """
 
     sub: str | None = None
     sid: str | None = field(default=None, repr=False)
-    browser: str | None = field(default=None, repr=False)
+    browsers: tuple[str, ...] = field(default=(), repr=False)
     credentials: str | None = None
     claims: Mapping[str, Any] = field(default_factory=dict, repr=False)

@@ -40,7 +40,7 @@ from cyoloctl.errors import (
     Overloaded,
     Unavailable,
 )
-from cyoloctl.web.connection import Answer, HttpServer, read_body
+from cyoloctl.web.connection import Answer, HttpServer, TooLong, read_body
 from cyoloctl.web.encoding import encode_error, encode_object
 from cyoloctl.web.schema import Route, check_name, role_allows
 from cyoloctl.web.strangers import Budget
@@ -288,9 +288,11 @@ class ControlServer(HttpServer[CallerConnection]):
             )
         return answer
 
-    def refuse_unreadable(self, error: BaseException | None) -> web.StreamResponse:
+    def refuse_unreadable(self, error: BaseException | None, too_long: TooLong | None) -> web.StreamResponse:
         """The answer to bytes that are not HTTP, in the API's shape."""
         refusal: CyoloctlError = InvalidInput("the request is not valid HTTP/1.1: check what is sending it")
+        if too_long is not None:
+            refusal = InvalidInput(f"the request's {too_long} is longer than 8 KiB: send less")
         if error is not None:
             refusal = self.internal_error("the HTTP layer failed", error)
         return self.answer_error(refusal, keep_alive=False)

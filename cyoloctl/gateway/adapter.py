@@ -7,11 +7,11 @@ from collections import Counter
 from collections.abc import Callable
 from contextlib import suppress
 from ipaddress import IPv4Network, IPv6Network, ip_address, ip_network
-from urllib.parse import urlsplit
 
 from cyoloctl import __version__
 from cyoloctl.caller import Actor
 from cyoloctl.errors import NotFound, SlowDown, TokenRejected
+from cyoloctl.gateway.forms import host_of_url, one_host
 from cyoloctl.keys.keyring import KeyState
 from cyoloctl.keys.operations import KeyOperations
 from cyoloctl.members.machine import MemberMachine
@@ -38,9 +38,11 @@ MAX_BEGUN_WITH_SESSIONS = 5_000
 # With the 5 minutes in which an answer is told again, as long as a form lives.
 BEGUN_TTL_S = 300
 _BROWSER = "browser"
-_COOKIE_NAME = "cyolo-sid"
-# More cookies of this name are a flood, and each costs an opening.
-_MAX_COOKIES = 4
+# The cookies of a session, the better one first: no other host of the site can set that one, and browsers
+# take it over TLS only (RFC 6265bis 4.1.3.2).
+_COOKIE_NAMES = ("__Host-cyolo-sid", "cyolo-sid")
+# More of one name are a flood, and each costs an opening.
+_MAX_COOKIES = 32
 _FORM_KEYS = (KeyState.PRIMARY, KeyState.ENABLED, KeyState.PENDING)
 
 
@@ -118,9 +120,9 @@ class GatewayAdapter:
         for member in self._members.members():
             gateway = self._members.gateway(member.name)
             if gateway is not None:
-                found.add(parse_address(gateway.address).host.lower())
+                found.add(one_host(parse_address(gateway.address).host))
                 if gateway.url is not None:
-                    found.add(urlsplit(gateway.url).hostname or "")
+                    found.add(host_of_url(gateway.url))
         return found
 
     def owner_url(self, name: str) -> str | None:
@@ -134,9 +136,18 @@ class GatewayAdapter:
         return None if away else self._routing.base_url(name)
 
     def page_url(self, host: str) -> str | None:
-        """The rendezvous page by this node's own links, None when they do not go to the host."""
-        url = self._routing.page_url(self.name)
-        return url if url is not None and urlsplit(url).hostname == host else None
+        """The rendezvous page by the configured base of this node's links, None when its host is another."""
+        gateway = self._members.gateway(self.name)
+        url = None if gateway is None or gateway.url is None else gateway.url.rstrip("/")
+        return f"{url}/rendezvous" if url is not None and host_of_url(url) == host else None
+
+    def shared_hosts(self) -> list[str]:
+        """The host names that every member serves, and at which people are signed in."""
+        return sorted(self._members.shared_hosts())
+
+    def is_pin(self, host: str) -> bool:
+        """Whether a host name is the one of a single member."""
+        return host in self._members.hosts()
 
     def now_unix_s(self) -> int:
         """The cluster's time, by which forms and sessions end."""
@@ -147,36 +158,42 @@ class GatewayAdapter:
 
         current: as of now in the whole cluster.  Raises TokenRejected, Unavailable.
         """
-        return (await self._opened(cookie, current=current, timeout_s=timeout_s))[1]
+        return (await self._opened(cookie, current=current, timeout_s=timeout_s))[2]
 
-    async def _opened(self, cookie: str, *, current: bool, timeout_s: float) -> tuple[str, Json]:
-        """The one token among the cookies that opens, and its session.
+    async def _opened(self, cookie: str, *, current: bool, timeout_s: float) -> tuple[str, str, Json]:
+        """The session that the cookies carry: the cookie's name, its newest token and what that says.
 
-        One that a neighbouring host or an older path left behind hides no good
-        one; of two good ones nobody can say which is the user's.
+        One that a neighbouring host or an older path left behind hides no good one.  Of two sessions in
+        cookies of one name nobody can say which is the user's.
         """
-        if _COOKIE_NAME not in cookie:  # the usual case waits for nothing
-            raise TokenRejected(reason="no cookie")
-        values = token_format.cookie_values(cookie, cookie_name=_COOKIE_NAME)
-        if len(values) > _MAX_COOKIES:
-            raise TokenRejected(reason="too many cookies")
-        found: list[tuple[str, Json]] = []
-        for value in values:
-            # By this node's copy first: what does not open costs the cluster nothing.
-            with suppress(TokenRejected):
-                found.append((value, await self._inspect(value, current=False, timeout_s=timeout_s)))
-        if len(found) != 1:
-            raise TokenRejected(reason="duplicate cookie" if found else "no cookie that opens")
-        token, session = found[0]
-        if current:
-            session = await self._inspect(token, current=True, timeout_s=timeout_s)
-        return token, session
+        for name in _COOKIE_NAMES:
+            if name not in cookie:  # the usual case waits for nothing
+                continue
+            values = token_format.cookie_values(cookie, cookie_name=name)
+            values = [value for value in values if value.startswith(token_format.TOKEN_START)]
+            if len(values) > _MAX_COOKIES:
+                raise TokenRejected(reason="too many cookies")
+            found: list[tuple[Json, str]] = []
+            for value in values:
+                # By this node's copy first: what does not open costs the cluster nothing.
+                with suppress(TokenRejected):
+                    found.append(
+                        (await self._inspect(name, value, current=False, timeout_s=timeout_s), value)
+                    )
+            if len({session["sid"] for session, _ in found}) > 1:
+                raise TokenRejected(reason="cookies of two sessions")
+            if found:
+                session, token = max(found, key=lambda one: (one[0]["gen"], one[0]["expires_at"]))
+                if current:
+                    session = await self._inspect(name, token, current=True, timeout_s=timeout_s)
+                return name, token, session
+        raise TokenRejected(reason="no cookie that opens")
 
-    async def _inspect(self, token: str, *, current: bool, timeout_s: float) -> Json:
+    async def _inspect(self, name: str, token: str, *, current: bool, timeout_s: float) -> Json:
         return await self._tokens.inspect(
             token=token,
             cookie=None,
-            cookie_name=_COOKIE_NAME,
+            cookie_name=name,
             audience="",
             require_quorum=current,
             explain=False,
@@ -184,13 +201,16 @@ class GatewayAdapter:
         )
 
     async def refresh(self, cookie: str, *, timeout_s: float) -> str:
-        """The value of a ``Set-Cookie:`` header with the session refreshed.  Raises TokenRejected."""
-        token, _ = await self._opened(cookie, current=False, timeout_s=timeout_s)
+        """The value of a ``Set-Cookie:`` header with the session refreshed, under the name that it has.
+
+        Raises TokenRejected.
+        """
+        name, token, _ = await self._opened(cookie, current=False, timeout_s=timeout_s)
         made = await self._tokens.refresh(
             token=token,
             cookie=None,
             ttl_s=DEFAULT_TTL_S,
-            cookie_name=_COOKIE_NAME,
+            cookie_name=name,
             audience="",
             require_quorum=False,
             set_cookie=True,

@@ -7,7 +7,8 @@ import logging
 import os
 import secrets
 from collections import Counter
-from urllib.parse import parse_qsl
+from dataclasses import replace
+from urllib.parse import parse_qsl, quote
 
 from aiohttp import web
 from markupsafe import Markup
@@ -20,11 +21,13 @@ from cyoloctl.gateway.forms import (
     GatewayRequest,
     Opened,
     RefusalPage,
-    browser_of,
+    browsers_of,
+    code_of,
+    host_of_url,
     network_caller,
     person_caller,
 )
-from cyoloctl.gateway.settings import GatewayNode, GatewaySettings, Limits
+from cyoloctl.gateway.settings import RETURN, GatewayNode, GatewaySettings, Limits
 from cyoloctl.gateway.templates import SIGN_IN
 from cyoloctl.web.connection import read_body
 
@@ -39,7 +42,11 @@ LIMIT_S = 4.5
 
 
 class SignInFirst(Exception):
-    """Ends a request with the page that says so."""
+    """Ends a request with the page that says so.  code: the user code with which the person comes back."""
+
+    def __init__(self, code: str) -> None:
+        super().__init__("sign in first")
+        self.code = code
 
 
 class Callers:
@@ -67,34 +74,41 @@ class Callers:
         return await read_body(request, _MAX_BODY_BYTES, self._limits.body_s, too_large)
 
     def form_cookie(self, asked: GatewayRequest) -> str:
-        """The name of the cookie that forms are sealed for."""
+        """The name of the cookies that forms are sealed for, up to a dash."""
         # The prefix keeps other hosts of the same site from setting it (RFC 6265bis 4.1.3); it needs TLS.
         return "__Host-cyolo-form" if asked.scheme == "https" else "cyolo-form"
 
-    def browser(self, asked: GatewayRequest) -> tuple[str, list[str]]:
-        """The browser's secret, and the cookies that make it known from now on."""
-        cookie = self.form_cookie(asked)
-        browser = browser_of(asked.cookie, cookie)
-        if browser is not None:
-            return browser, []
-        browser = secrets.token_urlsafe(16)
-        secure = "; Secure" if asked.scheme == "https" else ""
-        return browser, [f"{cookie}={browser}; Path=/; HttpOnly; SameSite=Strict{secure}"]
+    def browsers(self, asked: GatewayRequest) -> tuple[str, ...]:
+        """The secrets that the browser shows."""
+        return browsers_of(asked.cookie, self.form_cookie(asked))
 
-    async def actor(self, asked: GatewayRequest, browser: str, *, current: bool) -> Actor:
+    def browser(self, asked: GatewayRequest) -> tuple[tuple[str, ...], list[str]]:
+        """The browser's secrets, one at least, and the cookies that make them known from now on."""
+        known = self.browsers(asked)
+        if known:
+            return known, []
+        browser = secrets.token_urlsafe(16)
+        # A name of its own: a second page that is opened before this cookie arrives takes nothing away.
+        name = f"{self.form_cookie(asked)}-{secrets.token_hex(4)}"
+        secure = "; Secure" if asked.scheme == "https" else ""
+        # Lax: a link from elsewhere must find the cookie, or it would get another one.  No other site can
+        # send it with a POST, and a GET changes nothing.
+        return (browser,), [f"{name}={browser}; Path=/; HttpOnly; SameSite=Lax{secure}"]
+
+    async def actor(self, asked: GatewayRequest, browsers: tuple[str, ...], *, current: bool) -> Actor:
         """The caller, as far as cookies prove it.  The request is served on their behalf from now on.
 
         current: as of now in the whole cluster.  Raises RefusalPage for whoever asks for too much at once.
         """
         CALLER.set(network_caller(asked.client))
-        actor = Actor(browser=browser or None)
+        actor = Actor(browsers=browsers)
         try:
             found = await self._node.session(asked.cookie, current=current, timeout_s=LIMIT_S)
         except TokenRejected:
             pass
         else:
             CALLER.set(person_caller(found["sub"]))
-            actor = Actor(sub=found["sub"], sid=found["sid"], browser=browser or None, claims=found["claims"])
+            actor = Actor(sub=found["sub"], sid=found["sid"], browsers=browsers, claims=found["claims"])
         self.serve(asked, CALLER.get())
         return actor
 
@@ -117,13 +131,34 @@ class Callers:
             return actor.sub
         return None if self._settings.require_session else ""
 
-    def sign_in(self, status: int) -> Answer:
-        """The page that says where to sign in."""
-        url = self._settings.sign_in_url
+    def page_url(self, asked: GatewayRequest, code: str = "") -> str:
+        """The page for codes at the host that was asked, with the code filled in.
+
+        Nothing of it is a stranger's: the host is one of ours, and the code letters.
+        """
+        url = self._node.page_url(asked.host) or f"{asked.origin}/rendezvous"
+        return f"{url}?user_code={code}" if code else url
+
+    def sign_in(self, asked: GatewayRequest | None, status: int, code: str) -> Answer:
+        """The page that says where to sign in; code: the user code with which the person comes back."""
+        url, then = self._settings.sign_in_url, "open this link again"
         link = Markup("<p>Ask the operator where to sign in.</p>")
+        if url is not None and RETURN in url and asked is not None:
+            url, then = url.replace(RETURN, quote(self.page_url(asked, code), safe="")), "you come back here"
         if url is not None:
             link = Markup('<a class="button" href="{url}" rel="noreferrer">Sign in</a>').format(url=url)
-        return page(self._node.name, status, "Sign in first", SIGN_IN.format(link=link))
+        return page(self._node.name, status, "Sign in first", SIGN_IN.format(link=link, then=then))
+
+    def home(self, asked: GatewayRequest) -> str | None:
+        """The origin of the shared host at which people are signed in, None where this is one or none is.
+
+        Of several, that of the sign-in link.
+        """
+        shared = self._node.shared_hosts()
+        if not shared or not self._node.is_pin(asked.host):
+            return None
+        first = host_of_url(self._settings.sign_in_url or "")
+        return asked.origin_at(first if first in shared else shared[0])
 
     def from_our_page(self, asked: GatewayRequest) -> None:
         """Check that no other site's page made the request.  Raises RefusalPage, and logs it."""
@@ -158,13 +193,18 @@ class Callers:
     ) -> tuple[dict[str, str], Opened, Actor, str]:
         """The fields, what the form sealed, who sent it and the person.  Raises RefusalPage, InvalidInput."""
         given = await self.fields(asked, request, *fields)
-        browser = browser_of(asked.cookie, self.form_cookie(asked)) or ""
-        actor = await self.actor(asked, browser, current=True)
+        actor = await self.actor(asked, self.browsers(asked), current=True)
         person = self.person(actor)
         if person is None:
-            raise SignInFirst()
-        opened = self.forms.open(given["form"], purpose, browser, person, self._node.now_unix_s())
+            raise SignInFirst(code_of(given.get("user_code", "")))
+        opened, actor = self.opened(given["form"], purpose, actor, person)
         return given, opened, actor, person
+
+    def opened(self, form: str, purpose: str, actor: Actor, person: str) -> tuple[Opened, Actor]:
+        """What a form sealed, and who sent it, first by the secret that it is for.  Raises RefusalPage."""
+        opened, browser = self.forms.open(form, purpose, actor.browsers, person, self._node.now_unix_s())
+        others = tuple(other for other in actor.browsers if other != browser)
+        return opened, replace(actor, browsers=(browser, *others))
 
 
 def answered_by(asked: GatewayRequest, person: str) -> str:

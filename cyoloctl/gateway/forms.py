@@ -11,8 +11,9 @@ import hashlib
 import ipaddress
 import re
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field
-from urllib.parse import parse_qsl
+from urllib.parse import parse_qsl, urlsplit
 
 from cryptography.exceptions import InvalidTag
 from cryptography.hazmat.primitives.ciphers.aead import AESGCM
@@ -24,6 +25,7 @@ from cyoloctl.text import decode_base64url, encode_base64url
 
 __all__ = [
     "FORM_LIFE_S",
+    "UNKNOWN",
     "Begun",
     "Forms",
     "GatewayRequest",
@@ -31,14 +33,17 @@ __all__ = [
     "IpNetwork",
     "Opened",
     "RefusalPage",
-    "browser_of",
+    "browsers_of",
     "client_address",
     "code_in",
+    "code_of",
     "cookie_of",
+    "host_of_url",
     "ip",
     "is_in",
     "network_caller",
     "network_of",
+    "one_host",
     "origin_of",
     "parse_host",
     "person_caller",
@@ -46,6 +51,11 @@ __all__ = [
 
 IpAddress = ipaddress.IPv4Address | ipaddress.IPv6Address
 IpNetwork = ipaddress.IPv4Network | ipaddress.IPv6Network
+
+#: The client whose address nobody tells: nobody's address, so that no list of addresses has it.
+UNKNOWN = ipaddress.IPv4Address("0.0.0.0")
+_UNKNOWN = re.compile(r"unknown|_[A-Za-z0-9._-]{1,64}", re.ASCII | re.IGNORECASE)
+_WITH_PORT = re.compile(r"([0-9.]+):[0-9]{1,5}|\[([0-9A-Fa-f:.]+)\](?::[0-9]{1,5})?", re.ASCII)
 
 FORM_LIFE_S = 600
 _SKEW_S = 60
@@ -55,12 +65,18 @@ def client_address(peer: str, forwarded_for: Iterable[str], trusted: Sequence[Ip
     """The client: the last address that no trusted proxy vouches for.
 
     peer: who is connected.  forwarded_for: the X-Forwarded-For lines, in
-    order.  Raises InvalidInput where a trusted proxy names what is no address.
+    order; a port after an address says nothing.  UNKNOWN where a trusted proxy
+    says that it does not know or does not tell (RFC 7239 6.2, 6.3).  Raises
+    InvalidInput where one names what is no address.
     """
     hops = [hop.strip() for line in forwarded_for for hop in line.split(",")]
     address = ip(peer)
     while hops and is_in(address, trusted):
-        address = ip(hops.pop())
+        hop = hops.pop()
+        if _UNKNOWN.fullmatch(hop):
+            return UNKNOWN
+        port = _WITH_PORT.fullmatch(hop)
+        address = ip(hop if port is None else port[1] or port[2])
     return address
 
 
@@ -102,18 +118,35 @@ def is_in(address: IpAddress, networks: Sequence[IpNetwork]) -> bool:
 _HOST = re.compile(r"([a-z0-9._-]{1,253}|\[[0-9a-f:.]{2,45}\])(?::([0-9]{1,5}))?")
 
 
+def one_host(text: str) -> str:
+    """A host in its one spelling: lower case, no dot at the end, an IP address as it is written shortest."""
+    try:
+        return str(ipaddress.ip_address(text.strip("[]")))
+    except ValueError:
+        return text.lower().removesuffix(".")
+
+
+def host_of_url(url: str) -> str:
+    """The host of a link, in its one spelling; "" for none."""
+    return one_host(urlsplit(url).hostname or "")
+
+
 def parse_host(text: str) -> tuple[str, int | None]:
-    """Host name or IP address in lower case, and port, of a Host header.  Raises InvalidInput."""
+    """Host, in its one spelling, and port of a Host header.  Raises InvalidInput."""
     found = _HOST.fullmatch(text.lower())
-    if found is None:
+    host = "" if found is None else one_host(found[1])
+    if found is None or not host or (found[1].startswith("[") and ":" not in host) or "[" in host:
         raise InvalidInput("the Host header is not valid: use a host name")
-    name = found[1].strip("[]")
-    if found[1].startswith("["):
-        try:
-            name = str(ipaddress.IPv6Address(name))
-        except ValueError:
-            raise InvalidInput("the Host header is not valid: use a host name") from None
-    return name, None if found[2] is None else int(found[2])
+    return host, None if found[2] is None else int(found[2])
+
+
+def _one_origin(text: str) -> str:
+    """An origin as `origin_of` spells it; as it is where it is none."""
+    scheme, separator, host = text.partition("://")
+    try:
+        return origin_of(scheme, *parse_host(host)) if separator else text
+    except InvalidInput:
+        return text
 
 
 def origin_of(scheme: str, host: str, port: int | None) -> str:
@@ -136,7 +169,17 @@ class GatewayRequest:
     host: str
     cookie: str
     headers: Mapping[str, str]
+    port: int | None = None
     served: str | None = None
+
+    def origin_at(self, host: str) -> str:
+        """The origin of another host name that is served where this one is: scheme and port are the same."""
+        return origin_of(self.scheme, host, self.port)
+
+    @property
+    def client_name(self) -> str:
+        """The client's address, as people read it."""
+        return "an unknown address" if self.client == UNKNOWN else str(self.client)
 
     @property
     def root(self) -> str:
@@ -151,7 +194,8 @@ class GatewayRequest:
         """
         origin, site = self.headers.get("Origin"), self.headers.get("Sec-Fetch-Site")
         unsaid = origin is None and site is None
-        if unsaid or origin not in (None, self.origin) or site not in (None, "same-origin"):
+        other = origin is not None and _one_origin(origin) != self.origin
+        if unsaid or other or site not in (None, "same-origin"):
             raise RefusalPage(
                 403,
                 "Not from this page",
@@ -205,39 +249,48 @@ class Forms:
         sealed = AESGCM(key).encrypt(nonce, plain, self._context(purpose, browser, person))
         return encode_base64url(key_id + nonce + sealed)
 
-    def open(self, form: str, purpose: str, browser: str, person: str, now_unix_s: int) -> Opened:
-        """Open a form.
+    def open(
+        self, form: str, purpose: str, browsers: Sequence[str], person: str, now_unix_s: int
+    ) -> tuple[Opened, str]:
+        """Open a form that was sealed for one of a browser's secrets: what it says, and for which.
 
-        Raises the same RefusalPage for every reason, another spelling of the same bytes too.
+        Raises RefusalPage, with the reason; for another spelling of the same bytes too.
         """
-        stale = RefusalPage(
-            400,
-            "This form is no longer valid",
-            "It was made for another browser or person, it is older than ten minutes, or your browser keeps "
-            "no cookies. Nothing was changed: begin again.",
-        )
         try:
             data = decode_base64url(form) if len(form) <= 256 else b""
         except ValueError:
-            raise stale from None
+            data = b""
+        for browser in browsers:
+            plain = self._decrypted(data, self._context(purpose, browser, person))
+            if plain is None:
+                continue
+            if -_SKEW_S <= now_unix_s - int.from_bytes(plain[:8], "big") <= FORM_LIFE_S:
+                return Opened(plain[8:], hashlib.sha256(data).hexdigest()), browser
+            raise _stale("It is older than ten minutes.")
+        if not browsers:
+            raise _stale("Your browser sent no cookie of this page: it keeps none, or they were deleted.")
+        raise _stale("It was made for another person or in another browser, or it was damaged.")
+
+    def _decrypted(self, data: bytes, context: bytes) -> bytes | None:
         for key_id, key in self._keys():
             if data[:4] == key_id and len(data) >= 40:
-                try:
-                    plain = AESGCM(key).decrypt(
-                        data[4:16], data[16:], self._context(purpose, browser, person)
-                    )
-                except InvalidTag:
-                    continue
-                if -_SKEW_S <= now_unix_s - int.from_bytes(plain[:8], "big") <= FORM_LIFE_S:
-                    return Opened(plain[8:], hashlib.sha256(data).hexdigest())
-        raise stale
+                with suppress(InvalidTag):
+                    return AESGCM(key).decrypt(data[4:16], data[16:], context)
+        return None
 
     def _context(self, purpose: str, browser: str, person: str) -> bytes:
         # Purpose and browser hold no zero byte, so no two contexts are the same bytes.
         return "\0".join(("cyoloctl form v1", purpose, browser, person)).encode()
 
 
+def _stale(why: str) -> RefusalPage:
+    said = f"{why} Nothing was changed: begin again."
+    return RefusalPage(400, "This form is no longer valid", said)
+
+
 _BROWSER = re.compile(r"[A-Za-z0-9_-]{22}")
+#: More form cookies than a browser gets from us, which gives it one only when it shows none.
+_MAX_BROWSERS = 8
 
 
 def cookie_of(cookie: str, name: str) -> str | None:
@@ -250,10 +303,16 @@ def cookie_of(cookie: str, name: str) -> str | None:
     return found[0] if len(found) == 1 else None
 
 
-def browser_of(cookie: str, name: str) -> str | None:
-    """The value of the form cookie; None for none, a strange one, or several."""
-    found = cookie_of(cookie, name)
-    return found if found is not None and _BROWSER.fullmatch(found) else None
+def browsers_of(cookie: str, name: str) -> tuple[str, ...]:
+    """The values of the form cookies: those of this name, and of it with anything after a dash.
+
+    A browser that opened two pages at once, before it had a cookie, has two: each
+    of the pages is for one of them.  A name that is there twice counts for none.
+    """
+    names = [part.strip(" \t").partition("=")[0] for part in cookie.split(";")]
+    found = (cookie_of(cookie, n) for n in names if n == name or n.startswith(f"{name}-"))
+    known = dict.fromkeys(value for value in found if value is not None and _BROWSER.fullmatch(value))
+    return tuple(known)[:_MAX_BROWSERS]
 
 
 @dataclass(frozen=True, slots=True)
@@ -276,14 +335,22 @@ class Begun:
     @classmethod
     def open(cls, forms: Forms, value: str, now_unix_s: int) -> Begun:
         """Open a cookie's value.  Raises the same RefusalPage for every reason."""
-        payload = forms.open(value, "begun", "", "", now_unix_s).payload
+        payload = forms.open(value, "begun", [""], "", now_unix_s)[0].payload
         return cls(payload[:16].hex(), payload[16:32].hex(), payload[32:].decode("ascii"))
+
+
+def code_of(text: str) -> str:
+    """A user code as it is shown, "" for what is none."""
+    try:
+        return shown_user_code(text)
+    except InvalidInput:
+        return ""
 
 
 def code_in(query: str) -> str:
     """The user code that a link fills in, as it is shown; "" for none."""
     try:
         fields = dict(parse_qsl(query, max_num_fields=8))
-        return shown_user_code(fields.get("user_code", ""))
-    except (ValueError, InvalidInput):
+    except ValueError:
         return ""
+    return code_of(fields.get("user_code", ""))

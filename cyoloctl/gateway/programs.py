@@ -52,7 +52,7 @@ class Programs:
         self._callers.from_our_page(asked)
         if await self._callers.body(request):
             raise InvalidInput("this request takes no body")
-        await self._callers.actor(asked, "", current=False)
+        await self._callers.actor(asked, (), current=False)
         answer = Answer(204)
         try:
             answer.cookies = [await self._node.refresh(asked.cookie, timeout_s=LIMIT_S)]

@@ -19,7 +19,6 @@ from __future__ import annotations
 import hashlib
 import logging
 from collections.abc import Awaitable, Callable, Mapping
-from urllib.parse import urlsplit
 
 from aiohttp import web
 from markupsafe import Markup
@@ -32,9 +31,9 @@ from cyoloctl.gateway.forms import (
     Begun,
     GatewayRequest,
     RefusalPage,
-    browser_of,
     code_in,
     cookie_of,
+    host_of_url,
     network_of,
 )
 from cyoloctl.gateway.settings import GatewayNode, GatewaySettings
@@ -51,6 +50,7 @@ from cyoloctl.gateway.templates import (
     left,
 )
 from cyoloctl.rendezvous.codes import shown_user_code
+from cyoloctl.routing.table import NODE_COOKIE
 
 __all__ = ["RendezvousPages"]
 
@@ -86,12 +86,17 @@ class RendezvousPages:
 
     async def _enter(self, asked: GatewayRequest, request: web.BaseRequest) -> Answer:
         """The form for a code.  Looks nothing up: a link must not tell whether a code is right."""
-        browser, cookies = self._callers.browser(asked)
-        person = self._callers.person(await self._callers.actor(asked, browser, current=False))
+        browsers, cookies = self._callers.browser(asked)
+        person = self._callers.person(await self._callers.actor(asked, browsers, current=False))
+        code = code_in(asked.query)
         if person is None:
-            return self._callers.sign_in(200)
-        form = self._callers.forms.seal("enter", browser, person, b"", self._node.now_unix_s())
-        body = ENTER.format(root=asked.root, form=form, code=code_in(asked.query))
+            home = self._callers.home(asked)
+            if home is not None:  # where a session may be; there the node of this host goes on
+                query = f"?user_code={code}" if code else ""
+                return text(302, "", Location=f"{home}/r/{self._node.name}{query}")
+            return self._callers.sign_in(asked, 200, code)
+        form = self._callers.forms.seal("enter", browsers[0], person, b"", self._node.now_unix_s())
+        body = ENTER.format(root=asked.root, form=form, code=code)
         answer = page(self._node.name, 200, "Enter the code", body)
         answer.cookies = cookies
         return answer
@@ -116,7 +121,7 @@ class RendezvousPages:
                 f"This request is {found['state']} already. Nothing was changed.",
             )
         form = self._callers.forms.seal(
-            "decide", actor.browser or "", person, bytes.fromhex(found["id"]), self._node.now_unix_s()
+            "decide", actor.browsers[0], person, bytes.fromhex(found["id"]), self._node.now_unix_s()
         )
         body = DECIDE.format(
             code=shown_user_code(given["user_code"]),
@@ -128,7 +133,7 @@ class RendezvousPages:
             expires_at=clock(found["expires_at"]),
             left=left(found["expires_in_s"]),
             data=data_html("What it says about the request", found["data"]),
-            person=f"You answer as {person}." if person else f"You answer from {asked.client}.",
+            person=f"You answer as {person}." if person else f"You answer from {asked.client_name}.",
             form=form,
             root=asked.root,
         )
@@ -171,11 +176,28 @@ class RendezvousPages:
         return page(self._node.name, 200, title, Markup("<p>{text}</p>").format(text=text))
 
     async def _to_owner(self, asked: GatewayRequest, request: web.BaseRequest) -> Answer:
-        """/r/NODE?user_code=CODE: to the page of the node where it began, or here when that one is away."""
-        code = code_in(asked.query)
-        base = self._node.owner_url(asked.path.removeprefix("/r/"))
-        where = asked.root if base is None or urlsplit(base).hostname == asked.host else f"{base}/"
-        return text(302, "", Location=f"{where}rendezvous" + (f"?user_code={code}" if code else ""))
+        """/r/NODE?user_code=CODE: to the page as the node where it began serves it, or any when that is away.
+
+        A session is for one host name.  So at a shared host, and wherever the browser has a session, it stays
+        at the host, and the cookie by which proxies choose a node goes to that one.
+        """
+        code, name = code_in(asked.query), asked.path.removeprefix("/r/")
+        query = f"?user_code={code}" if code else ""
+        base = self._node.owner_url(name)
+        if base is not None and host_of_url(base) != asked.host and not await self._stays(asked):
+            home = self._callers.home(asked)
+            there = f"{base}/rendezvous" if home is None else f"{home}/r/{name}"
+            return text(302, "", Location=there + query)
+        answer = text(302, "", Location=f"{asked.root}rendezvous{query}")
+        if base is not None or name == self._node.name:
+            secure = "; Secure" if asked.scheme == "https" else ""
+            answer.cookies = [f"{NODE_COOKIE}={name}; Path=/; HttpOnly; SameSite=Lax{secure}"]
+        return answer
+
+    async def _stays(self, asked: GatewayRequest) -> bool:
+        if asked.host in self._node.shared_hosts():
+            return True
+        return (await self._callers.actor(asked, (), current=False)).sub is not None
 
     def _begun_cookie(self, asked: GatewayRequest, value: str) -> str:
         """Set-Cookie for what this browser began; an empty value ends it."""
@@ -204,8 +226,8 @@ class RendezvousPages:
         return RefusalPage(status, title, text, {"Set-Cookie": self._begun_cookie(asked, "")})
 
     async def _begin_page(self, asked: GatewayRequest, request: web.BaseRequest) -> Answer:
-        browser, cookies = self._callers.browser(asked)
-        form = self._callers.forms.seal("begin", browser, "", b"", self._node.now_unix_s())
+        browsers, cookies = self._callers.browser(asked)
+        form = self._callers.forms.seal("begin", browsers[0], "", b"", self._node.now_unix_s())
         body = BEGIN.format(root=asked.root, form=form, buttons=buttons(self._settings.begin))
         answer = page(self._node.name, 200, "Begin", body)
         answer.cookies = cookies
@@ -213,9 +235,8 @@ class RendezvousPages:
 
     async def _begin(self, asked: GatewayRequest, request: web.BaseRequest) -> Answer:
         given = await self._callers.fields(asked, request, "kind")
-        browser = browser_of(asked.cookie, self._callers.form_cookie(asked)) or ""
-        actor = await self._callers.actor(asked, browser, current=False)
-        opened = self._callers.forms.open(given["form"], "begin", browser, "", self._node.now_unix_s())
+        actor = await self._callers.actor(asked, self._callers.browsers(asked), current=False)
+        opened, actor = self._callers.opened(given["form"], "begin", actor, "")
         if given["kind"] not in self._settings.begin:
             raise InvalidInput("this kind is not begun here: use a button of the page")
 
@@ -239,7 +260,7 @@ class RendezvousPages:
     async def _wait(self, asked: GatewayRequest, request: web.BaseRequest) -> Answer:
         begun, cookie = self._begun(asked)
         try:
-            await self._callers.actor(asked, "", current=False)
+            await self._callers.actor(asked, (), current=False)
             found = await self._node.look(begun.id, timeout_s=LIMIT_S)
         except (Unavailable, OutcomeUnknown):
             text = "Too few nodes answer at the moment. Nothing is lost: this page looks again by itself."
@@ -264,7 +285,7 @@ class RendezvousPages:
             f"{found['claimed_by']} looks at it." if found["state"] == "claimed" else "Not approved yet."
         )
         body = WAIT.format(
-            link=self._node.page_url(asked.host) or f"{asked.origin}/rendezvous",
+            link=self._callers.page_url(asked),
             code=begun.user_code,
             status=claimed,
             who="somebody who is signed in" if self._settings.require_session else "anybody who has the code",
@@ -280,8 +301,8 @@ class RendezvousPages:
     async def _redeem(self, asked: GatewayRequest, request: web.BaseRequest) -> Answer:
         begun, cookie = self._begun(asked)
         given = await self._callers.fields(asked, request)
-        self._callers.forms.open(given["form"], "redeem", cookie, "", self._node.now_unix_s())
-        await self._callers.actor(asked, "", current=False)
+        self._callers.forms.open(given["form"], "redeem", [cookie], "", self._node.now_unix_s())
+        await self._callers.actor(asked, (), current=False)
         try:
             answer = await self._node.redeem(begun.id, begun.redemption, timeout_s=LIMIT_S)
         except (Conflict, NotFound) as error:

@@ -47,7 +47,7 @@ from cyoloctl.gateway.rendezvous_pages import RendezvousPages
 from cyoloctl.gateway.settings import GatewayNode, GatewaySettings, Limits
 from cyoloctl.gateway.templates import SECURITY
 from cyoloctl.routing.table import NODE_COOKIE
-from cyoloctl.web.connection import Connection, HttpServer
+from cyoloctl.web.connection import Connection, HttpServer, TooLong
 from cyoloctl.web.listener import Guest, Listener
 from cyoloctl.web.strangers import StrangerLimits, Visitors
 
@@ -58,6 +58,19 @@ _log = logging.getLogger("cyoloctl.gateway")
 _LINGER_S = 1.0
 _MAX_HEADERS = 64
 _LIMITS = Limits()
+_TOO_LONG: dict[TooLong, tuple[int, str, str]] = {
+    "line": (
+        414,
+        "The link is too long",
+        "A link of this page has less than 8 KiB. Check where it came from.",
+    ),
+    "header": (
+        431,
+        "Too many cookies",
+        "Your browser sent more than 8 KiB of cookies, or another header as long. Delete the cookies of this "
+        "site and of its parent domains, then open the page again.",
+    ),
+}
 
 
 def tls_context(certificate: str, key: str) -> ssl.SSLContext:
@@ -170,8 +183,8 @@ class Gateway(HttpServer[_Connection]):
                         405, "Not this way", "This page is not made to be used like that.", {"Allow": allowed}
                     )
                 answer = await methods[method](asked, request)
-        except SignInFirst:
-            answer = self._callers.sign_in(403)
+        except SignInFirst as error:
+            answer = self._callers.sign_in(asked, 403, error.code)
         except Exception as error:
             why = error if isinstance(error, RefusalPage) else refusal_page(error)
             answer = self._refusal(route, asked, why)
@@ -187,12 +200,16 @@ class Gateway(HttpServer[_Connection]):
             response.force_close()
         return response
 
-    def refuse_unreadable(self, error: BaseException | None) -> web.StreamResponse:
+    def refuse_unreadable(self, error: BaseException | None, too_long: TooLong | None) -> web.StreamResponse:
         """The answer to bytes that are not HTTP, or to too long a head."""
         if error is not None:
             _log.error("the HTTP layer failed", exc_info=error)
         status = 400 if error is None else 500
-        response = self._guarded(text(status, "the request is not valid HTTP/1.1\n"), "http")
+        answer = text(status, "the request is not valid HTTP/1.1\n")
+        if too_long is not None:  # of a browser, whose user can help it
+            status, title, said = _TOO_LONG[too_long]
+            answer = page(self._node.name, status, title, Markup("<p>{text}</p>").format(text=said))
+        response = self._guarded(answer, "http")
         response.force_close()
         return response
 
@@ -251,6 +268,7 @@ class Gateway(HttpServer[_Connection]):
             scheme=scheme,
             origin=origin_of(scheme, host, port),
             host=host,
+            port=port,
             cookie="; ".join(headers.getall("Cookie", [])),
             headers=headers,
         )

@@ -8,7 +8,10 @@ from typing import Protocol
 from cyoloctl.caller import Actor
 from cyoloctl.text import Json
 
-__all__ = ["GatewayNode", "GatewaySettings", "Limits"]
+__all__ = ["RETURN", "GatewayNode", "GatewaySettings", "Limits"]
+
+#: What stands in sign_in_url for the link that brings people back.
+RETURN = "{return}"
 
 
 class GatewayNode(Protocol):
@@ -50,7 +53,13 @@ class GatewayNode(Protocol):
         """
 
     def page_url(self, host: str) -> str | None:
-        """The page for codes as this node's links name it, None when they do not go to the host."""
+        """The page for codes by the configured base of links, None when that is not at the host."""
+
+    def shared_hosts(self) -> list[str]:
+        """The host names that any member serves, in order."""
+
+    def is_pin(self, host: str) -> bool:
+        """Whether the host name is the one of a single member."""
 
     async def begin(
         self, kind: str, *, client: str, network: str, actor: Actor, request_id: str, timeout_s: float

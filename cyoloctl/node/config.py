@@ -61,8 +61,12 @@ LOOPBACK = ("127.0.0.0/8", "::1/128")
 
 # What members.set_gateway takes too: a base to which paths are appended.
 _URL = re.compile(r"https?://[a-zA-Z0-9.\-\[\]:]{1,255}(/[a-zA-Z0-9._~/-]{0,200})?")
-# A link: printable ASCII without what ends an attribute or a header.
-_LINK = re.compile(r"https?://[a-zA-Z0-9.\-\[\]:]{1,255}([/?][!#-;=?-\[\]_a-z~]{0,1000})?")
+# A link: printable ASCII without what ends an attribute or a header; or a path at the host that was asked.
+_LINK = re.compile(
+    r"(https?://[a-zA-Z0-9.\-\[\]:]{1,255}([/?][!#-;=?-\[\]_a-z~]{0,1000})?|/(?!/)[!#-;=?-\[\]_a-z~]{0,1000})"
+)
+#: What stands in it for the link that brings people back, in its query and once.
+_RETURN = "{return}"
 
 LogFormat = Literal["text", "json"]
 LogLevel = Literal["debug", "info", "warning", "error"]
@@ -87,8 +91,9 @@ class GatewayConfig:
     networks whose X-Forwarded-* are believed; metrics_clients: those that may
     read /metrics.  allowed_hosts: host names and IP addresses, besides those of the
     members, that requests may name.  require_session: whether approving takes
-    a session cookie; sign_in_url: where people get one.  begin: the kinds of
-    rendezvous that browsers may begin, which takes no session; none: no such page.
+    a session cookie; sign_in_url: where people get one, with ``{return}`` for the
+    link that brings them back.  begin: the kinds of rendezvous that browsers may
+    begin, which takes no session; none: no such page.
     """
 
     listen: Address
@@ -255,8 +260,8 @@ gateway:
   trusted_proxies: {texts(gateway.trusted_proxies)}
   metrics_clients: {texts(gateway.metrics_clients)}
   allowed_hosts: {texts(gateway.allowed_hosts)}
-  # Approving on the page takes a session cookie; sign_in_url: where people get one.
-  # begin: the kinds that browsers may begin without one, such as [mfa].
+  # Approving on the page takes a session cookie; sign_in_url: where people get one, {{return}} in
+  # it: the link that brings them back.  begin: the kinds that browsers may begin, such as [mfa].
   rendezvous:
     require_session: {"true" if gateway.require_session else "false"}
 {"" if gateway.sign_in_url is None else f"    sign_in_url: {json.dumps(gateway.sign_in_url)}{chr(10)}"}\
@@ -547,8 +552,12 @@ def parse_gateway_url(text: str) -> str:
 
 
 def _link(text: str) -> str:
-    if not _LINK.fullmatch(text):
-        raise InvalidInput(f"url {text[:80]!r} is not valid: use https://HOST/PATH")
+    before, returns, after = text.partition(_RETURN)
+    if not _LINK.fullmatch(before + after) or (returns and "?" not in before):
+        raise InvalidInput(
+            f"url {text[:80]!r} is not valid: use https://HOST/PATH, or /PATH at the same host; "
+            "{return} once, in the query, becomes the link that brings people back"
+        )
     return text
 
 

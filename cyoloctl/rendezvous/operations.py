@@ -10,7 +10,7 @@ import json
 import os
 import re
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from ipaddress import ip_address, ip_network
 from typing import Any, NamedTuple
@@ -26,7 +26,7 @@ from cyoloctl.keys.operations import KeyOperations
 from cyoloctl.model import NAME_PATTERN, LocalNode
 from cyoloctl.rendezvous import codes
 from cyoloctl.rendezvous.machine import RendezvousMachine
-from cyoloctl.rendezvous.records import Rendezvous
+from cyoloctl.rendezvous.records import MAX_BEGUN_BY, Rendezvous
 from cyoloctl.replicated.proposer import Proposer
 from cyoloctl.replicated.watchers import Watchers
 from cyoloctl.text import Json, rfc3339
@@ -94,10 +94,17 @@ def person_digest(sub: str) -> str:
     return _digest("sub", sub)
 
 
-def _digests(actor: Actor) -> list[str]:
-    """Digests of an actor: kept of whoever began a record, compared with whoever answers it."""
-    names = {"sub": actor.sub, "sid": actor.sid, "browser": actor.browser, "credentials": actor.credentials}
-    return sorted(_digest(kind, name) for kind, name in names.items() if name is not None)
+def _digests(actor: Actor, browsers: int | None = None) -> list[str]:
+    """Digests of an actor, of so many of their browser's secrets at most, in ascending order."""
+    names = [("sub", actor.sub), ("sid", actor.sid), ("credentials", actor.credentials)]
+    names += [("browser", name) for name in actor.browsers[:browsers]]
+    return sorted({_digest(kind, name) for kind, name in names if name is not None})
+
+
+def _actors(actor: Actor, begun_by: Sequence[str]) -> list[str]:
+    """Digests of whoever answers a record, as many as a command holds, first those that began it too."""
+    known = sorted(_digests(actor), key=lambda digest: digest not in begun_by)
+    return sorted(known[:MAX_BEGUN_BY])
 
 
 class RendezvousOperations:
@@ -237,7 +244,7 @@ class RendezvousOperations:
                 "origin": origin,
                 "data": data,
                 "initiator_public_key": public_key,
-                "begun_by": _digests(actor),
+                "begun_by": _digests(actor, 1),
             }
             envelope = None if request_id is None else beginning.request_id
             try:
@@ -457,7 +464,10 @@ class RendezvousOperations:
                 "claimed",
             ):  # else it may be a repetition, which is answered as before
                 self.refuse(record, actor)
-            arguments |= {"actors": _digests(actor), "claims": self._shown_claims(record, actor)}
+            arguments |= {
+                "actors": _actors(actor, record.begun_by),
+                "claims": self._shown_claims(record, actor),
+            }
         command = {"id": record.id, "expected": None, **arguments}
         left = max(0.1, deadline - time.monotonic())
         try:

@@ -29,8 +29,15 @@ class RoutingOperations:
         return f"https://{host}" if host is not None else f"http://{gateway.address}"
 
     def page_url(self, name: str) -> str | None:
-        """The rendezvous page of a member (RFC 8628 verification_uri)."""
-        base = self.base_url(name)
+        """The rendezvous page for what a member began (RFC 8628 verification_uri).
+
+        By the member's configured URL, or else at a shared host, where people are signed in: a session is for
+        one host name, and any member serves the page.
+        """
+        base, gateway = self.base_url(name), self._members.gateway(name)
+        shared = self._members.shared_hosts()
+        if gateway is not None and gateway.url is None and shared:
+            base = f"https://{min(shared)}"
         return None if base is None else f"{base}/rendezvous"
 
     def reachable(self) -> set[str]:

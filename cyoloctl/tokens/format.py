@@ -49,6 +49,7 @@ __all__ = [
     "LEEWAY_S",
     "MAX_AGE_S",
     "MAX_TOKEN_CHARACTERS",
+    "TOKEN_START",
     "ClockGuard",
     "Session",
     "cookie_value",
@@ -68,6 +69,9 @@ DEFAULT_MAX_AGE_S = 28_800
 MAX_AGE_S = 400 * 86_400  # browsers keep no cookie longer (RFC 6265bis 5.5); revocations are kept as long
 LEEWAY_S = 60
 MAX_TOKEN_CHARACTERS = 3_800
+
+TOKEN_START = "VAH8"
+"""The first characters of every token of this version: format, version and the first byte of a key id."""
 
 _MAGIC, _VERSION = 0x54, 0x01
 _HEADER, _SALT_END, _COMMITTED, _OVERHEAD = 6, 30, 62, 78

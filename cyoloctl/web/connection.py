@@ -15,9 +15,10 @@ from __future__ import annotations
 import asyncio
 import logging
 from abc import ABC, abstractmethod
-from typing import TYPE_CHECKING, Any, Generic, TypeVar, cast
+from typing import TYPE_CHECKING, Any, Generic, Literal, TypeVar, cast
 
 from aiohttp import web
+from aiohttp.http_exceptions import LineTooLong
 
 from cyoloctl.errors import InvalidInput
 
@@ -25,7 +26,7 @@ if TYPE_CHECKING:
     from cyoloctl.errors import CyoloctlError
     from cyoloctl.web.listener import Guest
 
-__all__ = ["READ", "Answer", "Connection", "HttpServer", "read_body"]
+__all__ = ["READ", "Answer", "Connection", "HttpServer", "TooLong", "read_body"]
 
 #: SHA-256 of the source of each method of RequestHandler that is overridden, called or relied on.
 READ: dict[str, str] = {
@@ -38,6 +39,15 @@ READ: dict[str, str] = {
     "handle_error": "94962ffef500c17222910ffeb4dc46ab273ed0bce8622472138f316d4a5cb1f6",
     "start": "2e565fd40c8e04fb3afb481d5ba52691a61d28396573b4b8a4cf3b168782288e",
 }
+
+
+#: Bytes of a request's first line, and of a header with its name.  They differ so that what is said to be too
+#: long (LineTooLong, by its limit) is known.
+_MAX_LINE_BYTES = 8190
+_MAX_FIELD_BYTES = 8192
+
+TooLong = Literal["line", "header"]
+"""The part of a request's head that is too long."""
 
 
 class Answer:
@@ -102,6 +112,8 @@ class Connection(web.RequestHandler):
             # A compressed body could be a bomb; as it is, it is just not what a route takes.
             auto_decompress=False,
             max_headers=max_headers,
+            max_line_size=_MAX_LINE_BYTES,
+            max_field_size=_MAX_FIELD_BYTES,
             logger=server.quiet,
         )
         self._server = server
@@ -146,7 +158,11 @@ class Connection(web.RequestHandler):
         message: str | None = None,
     ) -> web.StreamResponse:
         """Answer what is not HTTP, or too long a head; without a log line, for anybody can send garbage."""
-        return self._server.refuse_unreadable(None if status == 400 else exc or RuntimeError(message))
+        too_long: TooLong | None = None
+        if isinstance(exc, LineTooLong):
+            too_long = "line" if exc.args[1] == _MAX_LINE_BYTES else "header"
+        error = None if status == 400 else exc or RuntimeError(message)
+        return self._server.refuse_unreadable(error, too_long)
 
 
 C = TypeVar("C", bound="Connection")
@@ -171,8 +187,8 @@ class HttpServer(ABC, Generic[C]):
         """The answer to a request; raises nothing."""
 
     @abstractmethod
-    def refuse_unreadable(self, error: BaseException | None) -> web.StreamResponse:
-        """The answer to what is not HTTP; error: what failed here, if something did."""
+    def refuse_unreadable(self, error: BaseException | None, too_long: TooLong | None) -> web.StreamResponse:
+        """The answer to what is not HTTP, or too long; error: what failed here, if something did."""
 
     @property
     def connections(self) -> list[C]:

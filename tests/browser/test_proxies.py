@@ -9,6 +9,7 @@ import subprocess
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
+from urllib.parse import parse_qs, urlsplit
 
 import pytest
 
@@ -29,7 +30,13 @@ def cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Cluster]:
     with Cluster(tmp_path_factory.mktemp("nodes")) as formed:
         formed.form(3)
         formed.stop_all()
-        ports = add_gateways(formed, allowed_hosts=(), metrics_clients=("127.0.0.1",), begin=("mfa",))
+        ports = add_gateways(
+            formed,
+            allowed_hosts=(),
+            metrics_clients=("127.0.0.1",),
+            begin=("mfa",),
+            sign_in_url="/login?next={return}",
+        )
         formed.start_all()
         formed.wait_healthy()
         wait_gateways(formed, ports)
@@ -84,6 +91,59 @@ def test_real_nodes_behind_a_proxy_have_pins_a_shared_host_and_no_other(kind: Ki
         assert Visitor(port, f"other.example.com:{port}", tls=True).get("/healthz").status == 421
         # Although the proxy itself, on this machine, may read them at the node.
         assert Visitor(port, f"{HOST}:{port}", tls=True).get("/metrics").status == 403
+
+
+@KINDS
+def test_links_to_pins_and_shared_host_lead_to_where_the_person_is_signed_in_in_two_tabs_from_elsewhere(
+    kind: Kind, cluster: Cluster, tmp_path: Path
+) -> None:
+    require_chromium()
+    started = [begin(cluster[name]) for name in ("n2", "n3")]
+    assert {one["verification_uri"] for one in started} == {f"https://{HOST}/rendezvous"}
+    name = "__Host-cyolo-sid"
+    token = cluster["n1"].json("token", "mint", "--sub", "alice", "--cookie-name", name)["token"]
+    with proxy(kind, cluster) as port, browser(tmp_path / "p", arguments=RULES) as shown:
+        shared = f"https://{HOST}:{port}"
+        links = [
+            f"https://{host_of('n2')}:{port}/rendezvous?user_code={started[0]['user_code']}",
+            f"{shared}/r/n3?user_code={started[1]['user_code']}",
+        ]
+        # Not signed in: the pin sends people to the shared host, whose sign-in link brings them back.
+        shown.open(links[0])
+        assert (shown.title, "Served by node n2" in shown.text()) == ("Sign in first", True)
+        assert shown.url == f"{shared}/rendezvous?user_code={started[0]['user_code']}"
+        sign_in = urlsplit(shown.attribute("a.button", "href") or "")
+        assert (sign_in.netloc, sign_in.path) == (f"{HOST}:{port}", "/login")
+        assert parse_qs(sign_in.query) == {"next": [shown.url]}
+        # Signed in, while another host of the site sets junk for all of them.
+        shown.add_cookie(name, token)
+        shown.add_cookie("cyolo-sid", "junk", domain="example.com")
+        # Two links in pages of other sites, in two tabs of a browser that has no form cookie yet.
+        shown.open(f"{shared}/healthz")
+        for cookie in [name for name in shown.cookies() if "form" in name]:
+            shown.command("DELETE", f"/cookie/{cookie}")
+        tabs = [
+            shown.command("GET", "/window"),
+            shown.command("POST", "/window/new", {"type": "tab"})["handle"],
+        ]
+        for tab, link in zip(tabs, links, strict=True):
+            shown.command("POST", "/window", {"handle": tab})
+            shown.open(f"data:text/html,<a href='{link}'>approve</a>")
+            shown.click("a")
+            assert shown.title == "Enter the code"
+            assert shown.url.startswith(f"{shared}/rendezvous?")
+        # Now even a good session of its own.
+        mallory = session(cluster["n1"], "mallory")
+        shown.add_cookie("cyolo-sid", mallory, domain="example.com", path="/rendezvous")
+        for tab, one, node in zip(tabs, started, ("n3", "n3"), strict=True):
+            shown.command("POST", "/window", {"handle": tab})
+            assert shown.attribute("#user_code", "value") == one["user_code"]
+            shown.click("button")
+            assert f"Served by node {node}" in shown.text()
+            assert "You answer as alice." in shown.text()
+            shown.click("button:not(.no)")
+            assert shown.title == "Approved"
+            assert cluster["n1"].json("rendezvous", "show", one["id"])["claimed_by"] == "alice"
 
 
 @KINDS

@@ -128,9 +128,9 @@ class Browser:
     def run(self, script: str) -> Any:
         return self.command("POST", "/execute/sync", {"script": script, "args": []})
 
-    def add_cookie(self, name: str, value: str) -> None:
+    def add_cookie(self, name: str, value: str, **attributes: str) -> None:
         cookie = {"name": name, "value": value, "path": "/", "secure": True, "httpOnly": True}
-        self.command("POST", "/cookie", {"cookie": {**cookie, "sameSite": "Lax"}})
+        self.command("POST", "/cookie", {"cookie": {**cookie, "sameSite": "Lax", **attributes}})
 
     def cookies(self) -> dict[str, dict[str, Any]]:
         return {cookie["name"]: cookie for cookie in self.command("GET", "/cookie")}

@@ -10,6 +10,7 @@ import html
 import re
 import socket
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -256,14 +257,15 @@ def test_form_of_another_browser_person_or_purpose_is_refused(open_gateways: Gat
     other_browser = open_gateways.visitor()
     other_browser.get("/rendezvous")
     other_person = open_gateways.visitor(sub="bob")
-    other_person.cookies["cyolo-form"] = visitor.cookies["cyolo-form"]
+    [form_cookie] = [name for name in visitor.cookies if name.startswith("cyolo-form-")]
+    other_person.cookies[form_cookie] = visitor.cookies[form_cookie]
     title = "This form is no longer valid"
     refused(other_browser.decide("approve", page), 400, title)
     refused(other_person.decide("approve", page), 400, title)
     refused(visitor.decide("approve", entered), 400, title)
     for form in ("", "AAAA", "A" * 300, "\u00e9", page.form[:-1], page.form + "A", "B" + page.form[1:]):
         refused(visitor.post("/rendezvous/approve", {"form": form}), 400, title)
-    del visitor.cookies["cyolo-form"]
+    del visitor.cookies[form_cookie]
     refused(visitor.decide("approve", page), 400, title)
     assert open_gateways.state(started) == "pending"
 
@@ -322,7 +324,10 @@ def test_bytes_that_are_no_http_or_a_head_without_end_are_refused(open_gateways:
     for data in (b"\x16\x03\x01\x00", b"GET / HTTP/1.1\r\n" + b"X: " + b"a" * 20_000 + b"\r\n\r\n"):
         with socket.create_connection(("127.0.0.1", open_gateways.ports["n1"]), timeout=10) as connection:
             connection.sendall(data + b"\r\n\r\n")
-            assert b" 400 Bad Request\r\n" in connection.recv(64)
+            status = (
+                b" 400 Bad Request\r\n" if data[0] == 0x16 else b" 431 Request Header Fields Too Large\r\n"
+            )
+            assert status in connection.recv(64)
     assert open_gateways.visitor().get("/readyz").status == 200
 
 
@@ -588,8 +593,8 @@ def test_page_behind_a_proxy_with_tls_has_a_host_cookie_and_hsts(open_gateways: 
     page = visitor.get("/rendezvous")
     assert page.headers["Strict-Transport-Security"]
     cookie = page.headers["Set-Cookie"]
-    assert cookie.startswith("__Host-cyolo-form=")
-    assert {"Path=/", "HttpOnly", "SameSite=Strict", "Secure"} == set(cookie.split("; ")[1:])
+    assert cookie.startswith("__Host-cyolo-form-")
+    assert {"Path=/", "HttpOnly", "SameSite=Lax", "Secure"} == set(cookie.split("; ")[1:])
     started = begin(open_gateways.cluster["n1"])
     assert visitor.enter(started["user_code"]).status == 200
 
@@ -597,7 +602,7 @@ def test_page_behind_a_proxy_with_tls_has_a_host_cookie_and_hsts(open_gateways: 
 def test_redirect_goes_to_the_owner_that_is_up_and_nowhere_else(gateways: Gateways) -> None:
     cluster = gateways.cluster
     cluster["n1"].client().call("member_set_host", "n2", {"host": "app-2.example.com"})
-    visitor = gateways.visitor("n1")
+    visitor = gateways.visitor("n1", sub=None)
 
     def location(path: str) -> str:
         page = visitor.get(path)
@@ -615,7 +620,26 @@ def test_redirect_goes_to_the_owner_that_is_up_and_nowhere_else(gateways: Gatewa
     visitor.host = "app-2.example.com"
     assert location("/r/n2") == "../rendezvous"
     visitor.host = HOST
+    # A session is for one host: whoever has one there stays, and so does everybody at a shared host, from
+    # which the proxies' cookie leads to the node.
+    signed_in = gateways.visitor("n1")
+    page = signed_in.get("/r/n2?user_code=bcdfghjk")
+    assert page.headers["Location"] == "../rendezvous?user_code=BCDF-GHJK"
+    assert signed_in.cookies["cyolo-node"] == "n2"
+    assert begin(cluster["n2"])["verification_uri"] == "https://app-2.example.com/rendezvous"
+    cluster["n1"].json("route", "share", "web.example.com")
+    wait_until(
+        "n2 knows what is shared",
+        lambda: begin(cluster["n2"])["verification_uri"] == "https://web.example.com/rendezvous",
+    )
+    visitor.host = "app-2.example.com"
+    wait_until("n1 too", lambda: visitor.get("/rendezvous").status == 302)
+    assert location("/rendezvous?user_code=bcdfghjk") == "http://web.example.com/r/n1?user_code=BCDF-GHJK"
+    visitor.host = "web.example.com"
+    assert location("/r/n2") == "../rendezvous"
+    assert visitor.cookies["cyolo-node"] == "n2"
     cluster["n2"].kill()
+    visitor.host = HOST
     wait_until("n2 is away", lambda: location("/r/n2") == "../rendezvous")
 
 
@@ -650,10 +674,80 @@ def test_good_session_is_found_beside_cookies_that_do_not_open_and_not_beside_an
     for cookies in (f"cyolo-sid=junk; cyolo-sid={good}", f"cyolo-sid={good}; cyolo-sid={good[:-1]}"):
         assert visitor.get("/rendezvous", Cookie=cookies).text.startswith("Enter the code")
         assert visitor.post("/session/refresh", b"", Cookie=cookies).status == 204
-    many = "; ".join(f"cyolo-sid=junk{n}" for n in range(9))
-    for cookies in (f"cyolo-sid={good}; cyolo-sid={other}", f"{many}; cyolo-sid={good}", "cyolo-sid=junk"):
+    # Other hosts of the site may set as many as they like; only tokens are tried.
+    many = "; ".join(f"cyolo-sid=junk{n}" for n in range(90))
+    assert visitor.get("/rendezvous", Cookie=f"{many}; cyolo-sid={good}").text.startswith("Enter the code")
+    flood = "; ".join(f"cyolo-sid=VAH8junk{n}" for n in range(40))
+    for cookies in (f"cyolo-sid={good}; cyolo-sid={other}", f"{flood}; cyolo-sid={good}", "cyolo-sid=junk"):
         assert visitor.get("/rendezvous", Cookie=cookies).text.startswith("Sign in first")
         assert visitor.post("/session/refresh", b"", Cookie=cookies).status == 401
+
+
+def test_cookie_that_no_other_host_can_set_comes_first_and_keeps_its_name(open_gateways: Gateways) -> None:
+    visitor = open_gateways.visitor(sub=None)
+    node = open_gateways.cluster["n1"]
+    name = "__Host-cyolo-sid"
+    mine = node.json("token", "mint", "--sub", "alice", "--cookie-name", name)["token"]
+    other, plain = session(node, "mallory"), session(node, "carol")
+    # Another host of the site sets good ones of its own, and copies ours under the plain name.
+    for cookies in (
+        f"cyolo-sid={other}; {name}={mine}",
+        f"cyolo-sid={other}; cyolo-sid={plain}; {name}={mine}",
+        f"cyolo-sid={mine}; {name}={mine}",
+    ):
+        assert "You answer as alice." in visitor_decides(open_gateways, visitor, cookies)
+        page = visitor.post("/session/refresh", b"", Cookie=cookies)
+        assert page.status == 204
+        assert page.headers["Set-Cookie"].startswith(f"{name}=VAH8")
+        assert "; Secure" in page.headers["Set-Cookie"]
+        assert "Domain" not in page.headers["Set-Cookie"]
+    # What is stale there hides no good one of the plain name.
+    assert "You answer as carol." in visitor_decides(
+        open_gateways, visitor, f"cyolo-sid={plain}; {name}=VAH8x"
+    )
+    assert visitor.get("/rendezvous", Cookie=f"{name}={other}").text.startswith("Sign in first")
+
+
+def visitor_decides(gateways: Gateways, visitor: Visitor, cookies: str) -> str:
+    """The page that says who answers, for a session cookie beside the visitor's others."""
+    code = begin(gateways.cluster["n1"])["user_code"]
+    page = visitor.get("/rendezvous", Cookie=cookies)
+    kept = "; ".join(f"{name}={value}" for name, value in visitor.cookies.items() if "form" in name)
+    fields = {"form": page.form, "user_code": code}
+    return visitor.post("/rendezvous", fields, Cookie=f"{cookies}; {kept}").text
+
+
+def test_two_tabs_that_refresh_or_change_a_session_at_once_end_it_for_neither(
+    open_gateways: Gateways,
+) -> None:
+    visitors = [open_gateways.visitor(name, sub=None) for name in ("n1", "n2", "n3")]
+    node = open_gateways.cluster["n1"]
+    before = session(node)
+    with ThreadPoolExecutor(6) as pool:
+        pages = list(
+            pool.map(lambda v: v.post("/session/refresh", b"", Cookie=f"cyolo-sid={before}"), visitors * 2)
+        )
+    assert {page.status for page in pages} == {204}
+    fresh = {page.headers["Set-Cookie"].partition(";")[0] for page in pages}
+    # Copies of one session, left behind under other paths: the newest counts, whatever their order.
+    newer = node.cli("token", "update", "-", "--set", "a=1", "--keep-previous", stdin=before).stdout.strip()
+    for cookies in ([*fresh, f"cyolo-sid={newer}"], [f"cyolo-sid={newer}", *fresh]):
+        page = visitors[1].post("/session/refresh", b"", Cookie="; ".join(cookies))
+        assert page.status == 204
+        token = page.headers["Set-Cookie"].partition(";")[0].removeprefix("cyolo-sid=")
+        assert node.client().call("token_inspect", "", {"token": token})["gen"] == 2
+    # One tab gets a newer generation while the other is on its way with the old one: that is refused, and
+    # leaves the browser the new one.
+    newest = node.cli("token", "update", "-", "--set", "a=2", stdin=newer).stdout.strip()
+
+    def superseded() -> bool:
+        page = visitors[2].post("/session/refresh", b"", Cookie=f"cyolo-sid={newer}")
+        assert "Set-Cookie" not in page.headers or page.status == 204
+        return page.status == 401
+
+    wait_until("n3 knows the newer generation", superseded)
+    both = f"cyolo-sid={newer}; cyolo-sid={newest}"
+    assert visitors[2].post("/session/refresh", b"", Cookie=both).status == 204
 
 
 # -- health and metrics --------------------------------------------------------------------------

@@ -42,6 +42,8 @@ class MemoryNode:
         self.actors: list[Actor] = []
         self.request_ids: list[str] = []
         self.hold: asyncio.Event | None = None
+        self.shared: list[str] = []
+        self.pins: list[str] = []
 
     def ready(self) -> bool:
         return True
@@ -53,13 +55,21 @@ class MemoryNode:
         return [(b"key1", b"k" * 32)]
 
     def hosts(self) -> set[str]:
-        return {"127.0.0.1"}
+        return {"127.0.0.1", *self.shared, *self.pins}
 
     def owner_url(self, name: str) -> str | None:
-        raise NotFound("no such node")
+        if name not in ("n1", "n2"):
+            raise NotFound("no such node")
+        return "https://app-2.example.com" if name == "n2" else None
 
     def page_url(self, host: str) -> str | None:
         return None
+
+    def shared_hosts(self) -> list[str]:
+        return self.shared
+
+    def is_pin(self, host: str) -> bool:
+        return host in self.pins
 
     def now_unix_s(self) -> int:
         return NOW
@@ -293,8 +303,8 @@ async def test_everything_that_a_person_asks_for_is_asked_on_their_behalf_throug
             assert (await ask(port, page.post(path, body, said)))[9:12] in (b"200", b"303")
     asked = [caller for caller in listener.node.callers if caller == person_caller("alice")]
     assert len(asked) == len(listener.node.actors) == 8
-    assert {(actor.sub, actor.sid, actor.browser) for actor in listener.node.actors} == {
-        ("alice", "sid-of-alice", BROWSER)
+    assert {(actor.sub, actor.sid, actor.browsers) for actor in listener.node.actors} == {
+        ("alice", "sid-of-alice", (BROWSER,))
     }
     assert all(actor.claims == {"mfa": True} for actor in listener.node.actors)
 
@@ -401,3 +411,192 @@ async def test_refresh_that_is_refused_leaves_the_browser_the_newer_cookie(liste
     answer = await ask(port, request)
     assert answer.startswith(b"HTTP/1.1 401 ")
     assert b"Set-Cookie" not in answer
+
+
+# -- cookies, links and hosts ----------------------------------------------------------------------
+
+
+def cookies_of(answer: bytes) -> list[str]:
+    """The cookies that an answer sets, as a Cookie header has them."""
+    lines = answer.partition(b"\r\n\r\n")[0].decode().split("\r\n")
+    return [line[12:].partition(";")[0] for line in lines if line.lower().startswith("set-cookie: ")]
+
+
+def location(answer: bytes) -> str:
+    assert answer.startswith(b"HTTP/1.1 302 "), answer
+    return answer.partition(b"Location: ")[2].partition(b"\r\n")[0].decode()
+
+
+def form_in(answer: bytes) -> str:
+    return answer.partition(b'name="form" value="')[2].partition(b'"')[0].decode()
+
+
+async def test_two_pages_opened_from_another_site_at_once_have_forms_that_both_work(
+    listener: Listener,
+) -> None:
+    port = await listener.start()
+    pages = [await ask(port, get("/begin")) for _ in range(2)]
+    kept = [cookie for page in pages for cookie in cookies_of(page)]
+    assert len({cookie.partition("=")[0] for cookie in kept}) == 2
+    assert all(b"SameSite=Lax" in page and b"HttpOnly" in page for page in pages)
+    browser = Page(listener, port)
+    browser.cookie = "; ".join(kept)
+    for page in pages:
+        assert (await browser.begin(form_in(page))).startswith(b"HTTP/1.1 303 ")
+    # Each is for the cookie that came with it; one that is known already is not given again.
+    begun_by = [actor.browsers for actor in listener.node.actors]
+    assert [names[0] for names in begun_by] == [cookie.partition("=")[2] for cookie in kept]
+    assert set(begun_by[0]) == set(begun_by[1])
+    third = await ask(port, get("/begin", browser.cookie))
+    assert cookies_of(third) == []
+    assert (await browser.begin(form_in(third))).startswith(b"HTTP/1.1 303 ")
+    browser.cookie = ""
+    refused = await browser.begin(form_in(third))
+    assert refused.startswith(b"HTTP/1.1 400 ")
+    assert b"Your browser sent no cookie of this page" in refused
+
+
+@pytest.mark.parametrize(
+    ("head", "status", "words"),
+    [
+        ("GET /rendezvous HTTP/1.1\r\nCookie: z=" + "y" * 8300, b"431", b"Delete the cookies of this"),
+        ("GET /rendezvous HTTP/1.1\r\nX: " + "y" * 100_000, b"431", b"more than 8 KiB"),
+        ("GET /rendezvous?user_code=" + "y" * 8300 + " HTTP/1.1", b"414", b"The link is too long"),
+        ("GET /healthz HTTP/1.1\r\nCookie: z=" + "y" * 8100, b"200", b"ok"),
+        ("GET  HTTP/1.1", b"400", b"not valid HTTP"),
+    ],
+)
+async def test_head_that_is_too_long_says_so_and_what_to_do(
+    listener: Listener, head: str, status: bytes, words: bytes
+) -> None:
+    answer = await ask(await listener.start(), f"{head}\r\nHost: 127.0.0.1\r\n\r\n".encode())
+    assert answer[9:12] == status
+    assert words in answer
+
+
+@pytest.mark.parametrize(
+    ("host", "origin"),
+    [
+        ("app.example.com.", "http://app.example.com."),
+        ("App.example.com.:80", "http://app.example.com"),
+        ("[2001:db8:0:0:0:0:0:1]", "http://[2001:db8::1]"),
+        ("[2001:DB8::1]:80", "http://[2001:0db8::1]:80"),
+    ],
+)
+async def test_host_however_it_is_spelt_is_served_and_its_own_origin(
+    listener: Listener, host: str, origin: str
+) -> None:
+    listener.node.pins = ["app.example.com", "2001:db8::1"]
+    page = Page(listener, await listener.start())
+    form = page.forms.seal("begin", BROWSER, "", b"", NOW)
+    request = page.post("/begin", f"form={form}&kind=mfa").replace(
+        b"Host: 127.0.0.1", f"Host: {host}".encode()
+    )
+    for said, status in ((origin, b"303"), ("http://evil.example", b"403"), (f"{origin}/x", b"403")):
+        asked = request.replace(b"Origin: http://127.0.0.1", f"Origin: {said}".encode())
+        assert (await ask(page.port, asked))[9:12] == status
+
+
+def at(host: str, path: str, cookie: str = "") -> bytes:
+    return get(path, cookie).replace(b"Host: 127.0.0.1", f"Host: {host}".encode())
+
+
+@pytest.mark.parametrize(
+    ("url", "path", "link"),
+    [
+        (
+            "https://app.example.com/login?next={return}&x=1",
+            "/rendezvous?user_code=bcdfghjk",
+            "https://app.example.com/login?next=http%3A%2F%2Fapp.example.com%3A81%2Frendezvous%3Fuser_code%3D"
+            "BCDF-GHJK&amp;x=1",
+        ),
+        (
+            "/login?next={return}",
+            "/rendezvous?user_code=%22%3E//evil.example",
+            "/login?next=http%3A%2F%2Fapp.example.com%3A81%2Frendezvous",
+        ),
+        ("https://login.example.com/", "/rendezvous?user_code=bcdfghjk", "https://login.example.com/"),
+    ],
+)
+async def test_sign_in_link_brings_people_back_with_their_code_and_nowhere_else(
+    listener: Listener, url: str, path: str, link: str
+) -> None:
+    listener.node.shared = ["app.example.com"]
+    settings = GatewaySettings(trusted_proxies=(), metrics_clients=(), sign_in_url=url)
+    port = await listener.start(settings)
+    answer = await ask(port, at("app.example.com:81", path))
+    assert b"<title>Sign in first</title>" in answer
+    assert f'href="{link}"'.encode() in answer
+    # The session ended while the form was open: the code that was typed comes along too.
+    page = Page(listener, port)
+    request = page.post("/rendezvous", "form=x&user_code=bcdf%E2%80%93ghjk")
+    for old, new in (
+        (b"Host: 127.0.0.1", b"Host: app.example.com:81"),
+        (b"//127.0.0.1", b"//app.example.com:81"),
+    ):
+        request = request.replace(old, new)
+    answer = await ask(port, request)
+    assert answer.startswith(b"HTTP/1.1 403 ")
+    assert (b"BCDF-GHJK&amp;x=1" in answer) == ("x=1" in url)
+
+
+async def test_page_at_a_pin_without_a_session_goes_to_the_shared_host_and_stays_with_the_node(
+    listener: Listener,
+) -> None:
+    listener.node.shared = ["app.example.com", "web.example.com"]
+    listener.node.pins = ["app-1.example.com"]
+    code = "?user_code=BCDF-GHJK"
+    settings = GatewaySettings(trusted_proxies=(), metrics_clients=(), allowed_hosts=("own.example.com",))
+    port = await listener.start(settings)
+    pin, shared, own = "app-1.example.com:81", "app.example.com:81", "own.example.com:81"
+
+    async def goes(host: str, path: str, cookie: str = "") -> tuple[str, list[str]]:
+        answer = await ask(port, at(host, path, cookie))
+        return location(answer), cookies_of(answer)
+
+    assert await goes(pin, f"/rendezvous{code}") == (f"http://{shared}/r/n1{code}", [])
+    assert await goes(pin, f"/r/n2{code}") == (f"http://{shared}/r/n2{code}", [])
+    # There it stays, and the node that was named is chosen by the proxies' cookie; one that is away is not.
+    for name in ("n1", "n2"):
+        assert await goes(shared, f"/r/{name}{code}") == (f"../rendezvous{code}", [f"cyolo-node={name}"])
+    assert b"Sign in first" in await ask(port, at(shared, f"/rendezvous{code}"))
+    # Whoever has a session at a host stays there, whatever host that is.
+    for host in (pin, shared, own):
+        assert b"Enter the code" in await ask(port, at(host, f"/rendezvous{code}", "cyolo-sid=alice"))
+        assert (await goes(host, f"/r/n2{code}", "cyolo-sid=alice"))[0] == f"../rendezvous{code}"
+    # A host of the operator's own is no pin.
+    assert b"Sign in first" in await ask(port, at(own, f"/rendezvous{code}"))
+    assert await goes(own, f"/r/n2{code}") == (f"https://app-2.example.com/rendezvous{code}", [])
+    # The sign-in link says which of the shared hosts has the sessions.
+    settings = GatewaySettings(
+        trusted_proxies=(), metrics_clients=(), sign_in_url="https://web.example.com/login"
+    )
+    port = await listener.start(settings)
+    assert (await goes(pin, "/rendezvous"))[0] == "http://web.example.com:81/r/n1"
+
+
+async def test_page_at_a_pin_where_nothing_is_shared_or_no_session_is_needed_stays(
+    listener: Listener,
+) -> None:
+    listener.node.pins = ["app-1.example.com"]
+    port = await listener.start()
+    assert b"Sign in first" in await ask(port, at("app-1.example.com", "/rendezvous"))
+    listener.node.shared = ["app.example.com"]
+    port = await listener.start(
+        GatewaySettings(trusted_proxies=(), metrics_clients=(), require_session=False)
+    )
+    assert b"Enter the code" in await ask(port, at("app-1.example.com", "/rendezvous"))
+
+
+async def test_client_that_the_proxy_does_not_know_may_ask_and_reads_no_metrics(listener: Listener) -> None:
+    settings = GatewaySettings(
+        trusted_proxies=("127.0.0.1",), metrics_clients=("127.0.0.0/8",), require_session=False
+    )
+    port = await listener.start(settings)
+    for said, status in (("unknown", b"403"), ("127.0.0.1", b"500"), ("127.0.0.1:5000", b"500")):
+        request = get("/metrics").replace(b"Cookie: ", f"X-Forwarded-For: {said}\r\nCookie: ".encode())
+        assert (await ask(port, request))[9:12] == status  # this node has no figures
+    page = Page(listener, port)
+    form = page.forms.seal("enter", BROWSER, "", b"", NOW)
+    posted = page.post("/rendezvous", f"form={form}&user_code=BCDF-GHJK", "X-Forwarded-For: unknown\r\n")
+    assert b"You answer from an unknown address" in await ask(port, posted)

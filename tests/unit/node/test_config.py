@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import shutil
 import socket
@@ -62,7 +63,7 @@ FULL = Config(
         metrics_clients=(),
         allowed_hosts=("localhost", "::1"),
         require_session=False,
-        sign_in_url="https://login.example.com/?next=a#b",
+        sign_in_url="https://login.example.com/?next={return}&a#b",
         begin=("mfa", "1e3"),
     ),
     socket_group="a group: 1",
@@ -99,6 +100,33 @@ def test_dump_config_has_a_comment_above_every_section() -> None:
     for section in ("name:", "cluster:", "listen:", "storage:", "peers:", "log:", "socket_group:"):
         (at,) = [number for number, line in enumerate(lines) if line.startswith(section)]
         assert lines[at - 1].startswith("# ")
+
+
+@pytest.mark.parametrize(
+    ("url", "good"),
+    [
+        ("https://login.example.com/in?next={return}", True),
+        ("/login?next={return}&x=1", True),
+        ("/login", True),
+        ("//evil.example/login", False),
+        ("https://login.example.com/{return}", False),
+        ("{return}", False),
+        ("/login?a={return}&b={return}", False),
+        ("/login?a={other}", False),
+        ("javascript:alert(1)", False),
+        ("/\\\\evil.example", False),
+    ],
+)
+def test_sign_in_url_is_a_link_or_a_path_with_the_way_back_in_its_query(url: str, good: bool) -> None:
+    text = MINIMAL + (
+        "gateway:\n  listen: 127.0.0.1:8080\n  rendezvous:\n    sign_in_url: " + json.dumps(url) + "\n"
+    )
+    if good:
+        gateway = parse_config(text).gateway
+        assert gateway is not None
+        assert gateway.sign_in_url == url
+    else:
+        assert "{return} once, in the query" in refused(text)
 
 
 def test_config_peers_leaves_out_the_node_itself() -> None:

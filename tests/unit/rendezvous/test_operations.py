@@ -8,8 +8,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from cyoloctl.rendezvous.operations import _has, counted
-from cyoloctl.rendezvous.records import LEVELS
+from cyoloctl.caller import Actor
+from cyoloctl.rendezvous.operations import _actors, _digests, _has, counted
+from cyoloctl.rendezvous.records import LEVELS, MAX_BEGUN_BY
 
 
 def shared(one: str, other: str) -> set[str]:
@@ -55,3 +56,15 @@ def test_claim_that_is_a_list_has_each_of_its_values_and_true_is_not_one() -> No
     for said in (None, 1, "true", [1], ["true"], {"true": True}, []):
         assert not _has(said, True)
     assert not _has(True, 1)
+
+
+def test_whoever_answers_is_compared_by_each_secret_of_their_browser_as_far_as_a_command_holds() -> None:
+    names = tuple("abcdefgh")
+    for own in names:
+        began = _digests(Actor(sub="alice", sid="s", browsers=(own, *names)), 1)
+        assert len(began) == 3
+        answers = _actors(Actor(sub="bob", sid="t", browsers=names), began)
+        assert len(answers) == MAX_BEGUN_BY
+        assert answers == sorted(set(answers))
+        assert set(answers) & set(began) == set(_digests(Actor(browsers=(own,))))
+        assert not set(_actors(Actor(sub="bob", browsers=("x", "y")), began)) & set(began)
