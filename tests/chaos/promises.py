@@ -206,7 +206,7 @@ class Keepers:
         mark = f"{rng.getrandbits(64):016x}"
         asks: tuple[tuple[str, dict[str, Any]], ...] = (
             ("rendezvous_approve", {"request_id": f"approve-{mark}"}),
-            ("rendezvous_wait", {"redemption": mark}),
+            ("rendezvous_wait", {"request_id": mark}),
         )
         for operation, body in asks:
             answer = self._until_answered(rng, began_s, operation, {"id": identifier, **body})
@@ -238,7 +238,7 @@ class Keepers:
     def _redeemed_once(self, rng: random.Random, identifier: str) -> None:
         name = rng.choice(list(self._endpoints))
         try:
-            self._ask(name, "rendezvous_wait", "second redemptions", id=identifier, redemption="f" * 16)
+            self._ask(name, "rendezvous_wait", "second redemptions", id=identifier, request_id="f" * 16)
         except _SILENT:
             return
         except CyoloctlError:

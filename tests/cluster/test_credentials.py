@@ -254,7 +254,7 @@ def test_revoked_operators_watch_and_wait_end_within_seconds(shared: Cluster, tm
             ended["watch"] = time.monotonic(), error
 
     def wait() -> None:
-        body = {"id": started["id"], "redemption": "r" * 32}
+        body = {"id": started["id"], "request_id": "r" * 32}
         try:
             client(shared, path, timeout_s=120.0).call("rendezvous_wait", body=body)
         except CyoloctlError as error:

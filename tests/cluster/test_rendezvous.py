@@ -68,8 +68,8 @@ def show(node: Node, id: str) -> dict[str, Any]:
     return node.client(10.0).call("rendezvous_show", id)
 
 
-def wait(node: Node, id: str, redemption: str = "a" * 16, timeout_s: float = 10.0) -> dict[str, Any]:
-    return call(node, "rendezvous_wait", timeout_s=timeout_s, id=id, redemption=redemption)
+def wait(node: Node, id: str, request_id: str = "a" * 16, timeout_s: float = 10.0) -> dict[str, Any]:
+    return call(node, "rendezvous_wait", timeout_s=timeout_s, id=id, request_id=request_id)
 
 
 def state(node: Node) -> list[dict[str, Any]]:
@@ -197,7 +197,7 @@ def test_wait_exit_statuses_tell_the_states_apart(nodes: list[Node]) -> None:
     assert (refused.returncode, error_of(refused)) == (4, "expired_token")
     assert show(two, short)["state"] == "expired"
     for node in nodes:
-        ask = {"id": short, "redemption": "r" * 16}
+        ask = {"id": short, "request_id": "r" * 16}
         assert code_of(raw(node, "POST", "/v1/rendezvous/wait", ask)) == (410, "expired_token")
         assert code_of(raw(node, "POST", "/v1/rendezvous/approve", {"id": short})) == (410, "expired_token")
     assert_refused(two.cli("rendezvous", "wait", "not-an-id"), 65, "32 hex digits")
@@ -228,7 +228,7 @@ def test_api_names_errors_as_rfc_8628_does(nodes: list[Node]) -> None:
     one, two, three = nodes
     status, begun = raw(one, "POST", "/v1/rendezvous/start", {"kind": "mfa"})
     assert (status, list(begun)) == (200, STARTED)
-    ask = {"id": begun["id"], "redemption": "r" * 16}
+    ask = {"id": begun["id"], "request_id": "r" * 16}
     path = "/v1/rendezvous/wait?timeout_s=1"
     assert code_of(raw(two, "POST", path, ask)) == (400, "authorization_pending")
     # A wait is a long poll: however fast they follow each other, none is told to slow down.
@@ -575,6 +575,7 @@ def test_each_bad_input_is_its_own_error_and_changes_nothing(nodes: list[Node]) 
         ("start", {"kind": "mfa", "initiator": "\x1b[2J"}, InvalidInput, "'initiator'"),
         ("start", {"kind": "mfa", "origin": "a\u2028b"}, InvalidInput, "on one line"),
         ("wait", {"id": pending, "redemption": "short"}, InvalidInput, "'redemption'"),
+        ("wait", {"id": pending, "redemption": "r" * 16, "request_id": "r"}, InvalidInput, "not both"),
     ]
     for operation, body, error, words in cases:
         status, answer = raw(two, "POST", f"/v1/rendezvous/{operation}", body)
@@ -614,7 +615,7 @@ def test_viewer_may_neither_see_nor_answer(shared: Cluster, nodes: list[Node]) -
         ("rendezvous_show", begun["id"], None),
         ("rendezvous_list", "", None),
         ("rendezvous_approve", "", {"id": begun["id"]}),
-        ("rendezvous_wait", "", {"id": begun["id"], "redemption": "r" * 16}),
+        ("rendezvous_wait", "", {"id": begun["id"], "request_id": "r" * 16}),
     ):
         with pytest.raises(CyoloctlError) as refused:
             viewer.call(operation, name, body)

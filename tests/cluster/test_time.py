@@ -177,10 +177,10 @@ class Promises:
             begun = call(node, "rendezvous_start", kind="mfa", ttl_s=60)
             call(nodes[(number + 1) % len(nodes)], "rendezvous_approve", id=begun["id"])
             last = nodes[(number + 2) % len(nodes)]
-            redeemed = call(last, "rendezvous_wait", id=begun["id"], redemption="a" * 16)
+            redeemed = call(last, "rendezvous_wait", id=begun["id"], request_id="a" * 16)
             assert redeemed["state"] == "consumed"
             with pytest.raises(CyoloctlError):
-                call(last, "rendezvous_wait", id=begun["id"], redemption="b" * 16)
+                call(last, "rendezvous_wait", id=begun["id"], request_id="b" * 16)
 
     def invitations_hold(self, nodes: list[Node]) -> None:
         """Every node still invites; the open invitation is redeemed in `redeem`."""
