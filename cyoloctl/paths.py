@@ -26,6 +26,7 @@ __all__ = [
     "default_data_dir",
     "exists_error",
     "file_error",
+    "free_bytes",
     "hand_directory_to_owner",
     "hand_to_owner_of",
     "make_private_directory",
@@ -105,6 +106,18 @@ def default_data_dir(environ: Mapping[str, str], is_root: bool) -> Path:
             raise ConfigError("there is no home directory: name the data directory with --data-dir DIR")
         data_home = os.path.join(home, ".local", "share")
     return Path(data_home, "cyoloctl")
+
+
+def free_bytes(path: str | os.PathLike[str]) -> int | None:
+    """Space left for this process in the file system of a path; 0 without a free inode.
+
+    None where the system does not say.
+    """
+    try:
+        found = os.statvfs(path)
+    except OSError:
+        return None
+    return 0 if found.f_files and not found.f_favail else found.f_bavail * found.f_frsize
 
 
 def control_socket_path(

@@ -152,14 +152,9 @@ def warnings(document: Mapping[str, Any], now_s: float) -> list[str]:
         found.append("the next failure stops the cluster: bring a member back or add one")
     for member in document["members"]:
         name = member["name"]
-        checks = [
-            ((member.get("lag") or 0) > _LAG_WARN, f"lags by {member.get('lag')} entries"),
-            (
-                (member.get("fsync_p99_ms") or 0) > _FSYNC_WARN_MS,
-                f"has a slow disk: fsync takes {member.get('fsync_p99_ms')} ms at the 99th percentile",
-            ),
-        ]
-        found += [f"{name} {text}" for wrong, text in checks if wrong]
+        fsync_ms = member.get("fsync_p99_ms") or 0
+        if fsync_ms > _FSYNC_WARN_MS:
+            found.append(f"{name} has a slow disk: fsync takes {fsync_ms} ms at the 99th percentile")
     return found
 
 
@@ -172,11 +167,12 @@ def show_status(document: Mapping[str, Any], *, before: Callable[[], None] = lam
     membership = f"{voters} voters" if cluster.get("voters") != 1 else "1 voter"
     if learners:
         membership += f", {learners} learner{'s' if learners != 1 else ''}"
+    state = "NOT HEALTHY" if not healthy else "needs attention" if document.get("problems") else "healthy"
     title: list[Cell | str] = [
         Cell(
-            f"{cluster['name']}: {'healthy' if healthy else 'NOT HEALTHY'}, "
+            f"{cluster['name']}: {state}, "
             f"{'may lose ' + str(tolerance) + ' more' if tolerance else 'no failure tolerated'}",
-            ("good" if tolerance else "warn") if healthy else "bad",
+            {"NOT HEALTHY": "bad", "healthy": "good" if tolerance else "warn"}.get(state, "warn"),
         ),
         f"leader {cluster.get('leader') or '(none)'}, term {text_of(cluster.get('term'))}, "
         f"commit index {text_of(cluster.get('commit_index'))}"

@@ -57,6 +57,7 @@ class Member(TypedDict):
     version: str | None
     storage: Literal["disk", "memory"] | None
     fsync_p99_ms: float | None
+    disk_free_bytes: Count | None
     certificate_expires_at: Time | None
     clock_skew_ms: float | None
 

@@ -1,24 +1,59 @@
-"""The facts that problems are found by, and the form of a problem."""
+"""The facts that problems are found by, the form of a problem, and the codes that there are."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Collection, Mapping
+from dataclasses import dataclass, field
 
 from cyoloctl.members.api import Member, Problem
 from cyoloctl.raft import Engine
 
-__all__ = ["Facts", "problem"]
+__all__ = ["CODES", "Facts", "problem"]
+
+CODES: dict[str, str] = {
+    "member_away": "this node has no link with a member",
+    "link": "two members run and do not reach each other",
+    "not_following": "a voter runs and does not follow the leader",
+    "lagging": "a member has not applied what was committed a while ago",
+    "disk_full": "a member's disk has hardly any space left",
+    "copy": "a process on a copy of a member's disk is kept out",
+    "older_disk": "a process on an older copy of a member's disk is kept out",
+    "kept_out": "another member keeps this node out",
+    "vote_lost": "a member in memory came back and cannot vote yet",
+    "snapshot_refused": "a member refuses this node's snapshot",
+    "snapshot_unusable": "this node cannot use a member's snapshot",
+    "log_differs": "two logs contradict each other",
+    "clock": "a clock is off",
+    "time_ahead": "cluster time is ahead of a majority's clocks",
+    "key_lacking": "a member cannot open a token key",
+    "certificate_expiring": "a member's certificate ends soon",
+    "certificate_expired": "a member's certificate has ended",
+    "certificate_renewal_failed": "this node cannot renew its certificate",
+    "ca_exchange_failed": "this node does not follow the exchange of the CA",
+    "ca_rotation_due": "the CA must be exchanged",
+    "credentials_expiring": "somebody's credentials end soon",
+}
+"""Every code that a problem may have, with its meaning."""
 
 
 @dataclass(frozen=True, slots=True)
 class Facts:
-    """Facts that problems are found by.  rows: the members as `status` shows them."""
+    """Facts that problems are found by.
+
+    rows: the members as `status` shows them.  apart: pairs without a link.
+    lagging, astray: members behind, and voters that do not follow the leader.
+    """
 
     engine: Engine
     rows: tuple[Member, ...]
     name: str
+    apart: Collection[tuple[str, str]] = ()
+    lagging: Collection[str] = ()
+    astray: Collection[str] = ()
+    links: Mapping[str, Collection[str]] = field(default_factory=dict)
 
 
 def problem(code: str, member: str | None, message: str, command: str | None) -> Problem:
-    """One problem.  member: whom it concerns, None for the cluster."""
+    """One problem, of a code in `CODES`.  member: whom it concerns, None for the cluster."""
+    assert code in CODES
     return {"code": code, "member": member, "message": message, "command": command}

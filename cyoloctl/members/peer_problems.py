@@ -2,18 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterator
 
 from cyoloctl.members.api import Problem
 from cyoloctl.members.facts import Facts, problem
 from cyoloctl.model import is_in_memory, name_of
-from cyoloctl.raft import COPY, OLDER, PeerInfo, ReplicaStatus
+from cyoloctl.raft import COPY, OLDER, ReplicaStatus
 
-__all__ = ["missing_links", "peer_problems", "voters_up"]
-
-
-_SETTLED = 3
-"""Pongs, one per second: a node that has just started has this long to find the others."""
+__all__ = ["peer_problems", "voters_up"]
 
 
 def voters_up(status: ReplicaStatus) -> int:
@@ -24,24 +20,6 @@ def voters_up(status: ReplicaStatus) -> int:
     return sum(1 for raft_id in status.voters if raft_id in (status.raft_id, *status.connected))
 
 
-def missing_links(
-    name: str, voters: Iterable[str], members: Iterable[str], peers: Mapping[str, PeerInfo]
-) -> list[tuple[str, str]]:
-    """Pairs of members that this node reaches and that do not reach each other; of each pair one votes.
-
-    name: this node.  Every node reports once per second which members it has a link with.
-    """
-    known, voting = set(members), set(voters)
-    reported = {peer: info.links for peer, info in peers.items() if info.pongs >= _SETTLED and peer in known}
-    return [
-        (a, b)
-        for a in sorted(reported)
-        for b in sorted(reported)
-        if a < b and name not in (a, b) and (a in voting or b in voting)
-        if b not in reported[a] and a not in reported[b]
-    ]
-
-
 #: The codes of the problems whose reason a peer gives.
 _CODES = {COPY: "copy", OLDER: "older_disk"}
 
@@ -50,13 +28,13 @@ def peer_problems(facts: Facts) -> Iterator[Problem]:
     """Each with the member that it concerns and the command that solves it, or shows more."""
     engine, name = facts.engine, facts.name
     status = engine.status()
-    voters = {name_of(raft_id) for raft_id in status.voters}
-    known = [str(row["name"]) for row in facts.rows]
-    for a, b in missing_links(name, voters, known, engine.peers()):
+    for a, b in facts.apart:
+        between = sorted(other for other, reached in facts.links.items() if a in reached and b in reached)
+        though = f", though {between[0]} reaches both" if between else ""
         yield problem(
             "link",
             a,
-            f"{a} and {b} do not reach each other, though {name} reaches both: open the way between them",
+            f"{a} and {b} do not reach each other{though}: open the way between them",
             "cyoloctl member list",
         )
     for refusal in engine.refusals():

@@ -14,7 +14,7 @@ from cyoloctl.members.facts import Facts, problem
 from cyoloctl.members.peer_problems import peer_problems
 from cyoloctl.raft import Engine, is_a_time
 
-__all__ = ["CLOCK_OFF_MS", "clock_problems", "find_problems", "time_ahead_ms"]
+__all__ = ["CLOCK_OFF_MS", "DISK_LOW_BYTES", "clock_problems", "find_problems", "time_ahead_ms"]
 
 
 CLOCK_OFF_MS = 60_000
@@ -31,16 +31,32 @@ def _duration(ms: float) -> str:
     return f"{seconds:.0f} s"
 
 
+DISK_LOW_BYTES = 256 * 2**20
+"""A node with less space is about to stop: a snapshot is written beside the one before."""
+
+
 def _members(facts: Facts) -> Iterable[Problem]:
+    reasons = facts.engine.absences()
+    leader = next((row["name"] for row in facts.rows if row["role"] == "leader"), "the leader")
+    apart = {name for pair in facts.apart if facts.name in pair for name in pair}
     for row in facts.rows:
-        if not row["reachable"]:
-            yield problem(
-                "member_away",
-                row["name"],
-                f"{row['name']} is not connected to {facts.name}: start it, or check the network "
-                "between them",
-                "cyoloctl status",
+        name, free, show = row["name"], row["disk_free_bytes"], f"cyoloctl member show {row['name']}"
+        if not row["reachable"] and name not in apart:
+            reason = f" ({reasons[name]})" if name in reasons else ""
+            message = f"{name} is not connected to {facts.name}{reason}: start it, or check the network"
+            yield problem("member_away", name, f"{message} between them", show)
+        if name in facts.astray:
+            message = f"{name} runs and does not follow {leader}: open the way between them, or see its log"
+            yield problem("not_following", name, message, show)
+        if name in facts.lagging:
+            message = f"{name} lags by {row['lag']} entries, and does not catch up: see its disk and its log"
+            yield problem("lagging", name, message, show)
+        if free is not None and free < DISK_LOW_BYTES:
+            message = (
+                f"the disk of {name} has {free // 2**20} MiB left, and a node stops when its disk is full: "
+                "make space in the file system of its data directory"
             )
+            yield problem("disk_full", name, message, show)
 
 
 def _clocks(facts: Facts) -> Iterable[Problem]:

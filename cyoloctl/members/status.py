@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Collection, Iterable, Mapping
 from typing import Any
 
 from cyoloctl import __version__
 from cyoloctl.members.api import Member, Problem, Status
 from cyoloctl.members.facts import Facts
 from cyoloctl.members.machine import MemberMachine
-from cyoloctl.members.peer_problems import missing_links, voters_up
+from cyoloctl.members.peer_problems import voters_up
 from cyoloctl.members.problems import find_problems, time_ahead_ms
+from cyoloctl.members.standing import Standing, missing_links
 from cyoloctl.model import LocalNode, Role, majority, name_of
 from cyoloctl.raft import Engine, ReplicaStatus
 from cyoloctl.text import Json, rfc3339
@@ -20,6 +21,7 @@ __all__ = ["MemberStatus"]
 
 _FACTS: dict[str, tuple[type, ...]] = {
     "role": (str,),
+    "leader": (str,),
     "term": (int,),
     "commit_index": (int,),
     "applied_index": (int,),
@@ -27,8 +29,12 @@ _FACTS: dict[str, tuple[type, ...]] = {
     "version": (str,),
     "storage": (str,),
     "fsync_p99_ms": (int, float),
+    "disk_free_bytes": (int,),
     "certificate_expires_at": (str,),
 }
+
+_SETTLED = 3
+"""Pongs, one per second: a node that has just started has this long to find the others."""
 
 
 def _shown_facts(info: Mapping[str, Any]) -> Json:
@@ -44,7 +50,8 @@ class MemberStatus:
     """Status of this node and the others, for callers and for peers.
 
     certificates: facts about this node's certificate.  problems: those of
-    other subjects.
+    other subjects.  disk_free_bytes: space left for this node, None where
+    that is not known.
     """
 
     def __init__(
@@ -55,16 +62,26 @@ class MemberStatus:
         *,
         certificates: Callable[[], Json],
         problems: Callable[[], Iterable[Problem]],
+        disk_free_bytes: Callable[[], int | None],
+        clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self._engine = engine
         self._node = node
         self._members = members
         self._certificates = certificates
         self._problems = problems
-        self._started_at = time.monotonic()
+        self._disk_free_bytes = disk_free_bytes
+        self._clock = clock
+        self._started_at = clock()
+        self._standing = Standing()
 
     def describe(self) -> Json:
         """Facts about itself that this node sends to its peers, once per second."""
+        own = self._own()
+        self._observe(self._engine.status(), own)
+        return own
+
+    def _own(self) -> Json:
         status = self._engine.status()
         return {
             "role": status.role,
@@ -72,38 +89,70 @@ class MemberStatus:
             "term": status.term,
             "commit_index": status.commit_index,
             "applied_index": status.applied_index,
-            "uptime_s": round(time.monotonic() - self._started_at, 1),
+            "uptime_s": round(self._clock() - self._started_at, 1),
             "version": __version__,
             "storage": self._node.storage,
             "fsync_p99_ms": round(self._engine.fsync_p99_ms(), 2),
+            "disk_free_bytes": self._disk_free_bytes(),
             **self._certificates(),
             "pending_unix_ms": self._engine.clock.pending_unix_ms(),
         }
 
+    def _told(self, own: Json) -> dict[str, Json]:
+        """What each connected member, this one included, says about itself."""
+        said = {name: peer.info for name, peer in self._engine.peers().items()}
+        return {name: _shown_facts(facts) for name, facts in {**said, self._node.name: own}.items()}
+
+    def _links(self) -> dict[str, Collection[str]]:
+        """The links of each member that reports them, this one included."""
+        peers = self._engine.peers()
+        reported = {name: peer.links for name, peer in peers.items() if peer.pongs >= _SETTLED}
+        return {self._node.name: frozenset(peers), **reported}
+
+    def _names(self, status: ReplicaStatus) -> set[str]:
+        """The members: those of the register, the voters and this node."""
+        names = {member.name for member in self._members.members()} | {self._node.name}
+        return (names | {name_of(raft_id) for raft_id in status.voters}) - set(self._members.removed())
+
+    def _observe(self, status: ReplicaStatus, own: Json) -> dict[str, Collection[str]]:
+        """Note how the members stand now; returns their links."""
+        names, voters = self._names(status), {name_of(raft_id) for raft_id in status.voters}
+        told = {name: facts for name, facts in self._told(own).items() if name in names}
+        leader = None if status.leader is None else name_of(status.leader)
+        links = self._links()
+        applied = {name: facts["applied_index"] for name, facts in told.items() if "applied_index" in facts}
+        self._standing.observe(
+            self._clock(),
+            applied=applied,
+            committed=max([status.commit_index, *(f.get("commit_index", 0) for f in told.values())]),
+            astray=[
+                name
+                for name, facts in told.items()
+                if name in voters and leader is not None and facts.get("leader") != leader
+            ],
+            apart=missing_links(links, voters, names),
+        )
+        return links
+
     def rows(self, status: ReplicaStatus) -> list[Member]:
         """The members by name.  status: of the engine, which the caller may use too."""
         members = {member.name: member for member in self._members.members()}
-        names = set(members) | {name_of(raft_id) for raft_id in status.voters} | {self._node.name}
-        names -= set(self._members.removed())
+        names = self._names(status)
         voters = {name_of(raft_id) for raft_id in status.voters}
         leader = None if status.leader is None else name_of(status.leader)
         peers = self._engine.peers()
-        known = [status.commit_index]
-        reported = {name: _shown_facts(peer.info) for name, peer in peers.items()}
-        known += [info["commit_index"] for info in reported.values() if "commit_index" in info]
-        newest = max(known)
+        told = self._told(self._own())
+        newest = max([status.commit_index, *(info.get("commit_index", 0) for info in told.values())])
         skews = self._engine.clock.skews_ms() if self._engine.clock.now_unix_ms() else {}
         rows: list[Member] = []
         for name in sorted(names):
             member = members.get(name)
             peer = peers.get(name)
-            info: Mapping[str, Any]
+            info = told.get(name, {})
             skew = skews.get(name)
             if name == self._node.name:
-                info, reachable = self.describe(), True
-                address = str(self._node.advertise)
+                reachable, address = True, str(self._node.advertise)
             else:
-                info = reported.get(name, {})
                 # A member in memory that came back is no voter yet, and its vote is not up.
                 ids = [raft_id for raft_id in status.voters if name_of(raft_id) == name]
                 reachable = peer is not None and (not ids or any(i in status.connected for i in ids))
@@ -126,6 +175,7 @@ class MemberStatus:
                     "version": info.get("version"),
                     "storage": info.get("storage"),
                     "fsync_p99_ms": info.get("fsync_p99_ms"),
+                    "disk_free_bytes": info.get("disk_free_bytes"),
                     "certificate_expires_at": info.get("certificate_expires_at")
                     or (None if member is None else member.certificate_expires_at),
                     "clock_skew_ms": None if skew is None else round(skew, 1),
@@ -139,15 +189,10 @@ class MemberStatus:
         rows = self.rows(status)
         quorum = majority(len(status.voters))
         reachable = voters_up(status)
-        linked = not missing_links(
-            self._node.name,
-            (name_of(raft_id) for raft_id in status.voters),
-            (row["name"] for row in rows),
-            self._engine.peers(),
-        )
         leader = None if status.leader is None else name_of(status.leader)
         now_ms, ahead_ms = self._engine.clock.now_unix_ms(), time_ahead_ms(self._engine)
-        facts = Facts(self._engine, tuple(rows), str(self._node.name))
+        facts = self._facts(status, rows)
+        problems = find_problems(facts, self._problems())
         return {
             "cluster": {
                 "name": self._node.cluster,
@@ -163,7 +208,7 @@ class MemberStatus:
                     leader is not None
                     and all(row["reachable"] for row in rows)
                     and reachable == len(status.voters)
-                    and linked
+                    and not (facts.apart or facts.astray or facts.lagging)
                 ),
                 "commit_index": status.commit_index,
                 "storage": self._node.storage,
@@ -171,5 +216,18 @@ class MemberStatus:
                 "time_ahead_s": None if ahead_ms is None or not now_ms else round(ahead_ms / 1000, 1),
             },
             "members": rows,
-            "problems": find_problems(facts, self._problems()),
+            "problems": problems,
         }
+
+    def _facts(self, status: ReplicaStatus, rows: list[Member]) -> Facts:
+        links, now = self._observe(status, self._own()), self._clock()
+        both = [(a, b) for a in links for b in links if a < b and self._node.name not in (a, b)]
+        return Facts(
+            self._engine,
+            tuple(rows),
+            str(self._node.name),
+            apart=self._standing.apart(now, at_once=both),
+            lagging=self._standing.lagging(now),
+            astray=self._standing.astray(now),
+            links=links,
+        )

@@ -28,6 +28,7 @@ from cyoloctl.model import RaftId
 from cyoloctl.node.cluster_time import ClusterTime
 from cyoloctl.node.config import Config
 from cyoloctl.node.upkeep import Upkeep
+from cyoloctl.paths import free_bytes
 from cyoloctl.pki.files import NodeFiles
 from cyoloctl.pki.tls import TlsIdentity
 from cyoloctl.raft import Engine
@@ -73,7 +74,7 @@ class Service:
         self.addresses = Addresses(config, state.members, config.peers)
         self.counters = CounterOperations(proposer, state.counters)
         self._assemble_trust(files, pki_dir, tls)
-        self._assemble_members(raft_id)
+        self._assemble_members(raft_id, pki_dir)
         self._assemble_sessions()
         self._offer_to_peers()
         self.time = ClusterTime(proposer, state, self.calls)
@@ -142,7 +143,7 @@ class Service:
         self.certificates.pending = self._engine.clock.pending_unix_ms
         self._engine.clock.ready = self.certificates.ready
 
-    def _assemble_members(self, raft_id: RaftId) -> None:
+    def _assemble_members(self, raft_id: RaftId, pki_dir: Path) -> None:
         proposer, config, state = self._proposer, self._config, self._state
         self.member_status = MemberStatus(
             self._engine,
@@ -150,6 +151,7 @@ class Service:
             state.members,
             certificates=self._certificate_facts,
             problems=self._problems,
+            disk_free_bytes=partial(free_bytes, pki_dir.parent),
         )
         self.joining = JoinOperations(
             proposer,

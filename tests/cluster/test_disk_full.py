@@ -73,6 +73,11 @@ def test_node_with_a_full_disk_stops_the_others_go_on_and_it_comes_back(
         cluster["n1"].client(10.0).transfer_leadership(target)
     assert cluster.wait_leader() == target
 
+    # Before it is full, every node says so.
+    for node in cluster.nodes.values():
+        problems = node.client().status()["problems"]
+        assert [found["member"] for found in problems if found["code"] == "disk_full"] == ["n3"], problems
+
     # A write that reaches the node in its last moment is told of the disk (74).
     with Writers(cluster, threads=3, retried=(*RETRIED, StorageError)) as writers:
         writers.wait_more(30)

@@ -213,6 +213,11 @@ class Node:
         self.module, self.env["CYOFAULT_COMPACT"] = "tests.chaos.node", str(entries)
         return self
 
+    def apart_from(self, other: Node) -> None:
+        """Neither of the two makes a link with the other, from the next start on."""
+        for one, peer in ((self, other), (other, self)):
+            one.module, one.env["CYOFAULT_APART"] = "tests.chaos.node", peer.name
+
     def step_clock(self, offset_s: int) -> None:
         """The wall clock is off by this, within a second when the node runs with a clock already."""
         library = next(iter(sorted(Path("/usr/lib").glob("*/faketime/libfaketimeMT.so.1"))), None)
