@@ -199,7 +199,9 @@ def remove(
     """Remove a member permanently.
 
     A leader hands leadership over first. A removal that would cost the
-    quorum is refused (exit 4) without --force.
+    quorum is refused (exit 4) without --force. With it, the removal is done
+    once a majority of those that are left is up, and says so until then
+    (exit 80); nothing replaces a majority (exit 75).
     """
     parse_name(name, "node")
     client = invocation.client()

@@ -8,7 +8,7 @@ from collections.abc import Callable, Mapping
 from functools import partial
 
 from cyoloctl.audit import audit
-from cyoloctl.errors import Conflict, NoLeader, NotFound
+from cyoloctl.errors import Conflict, CyoloctlError, NoLeader, NotFound, OutcomeUnknown
 from cyoloctl.members.api import Member, MemberList, Status
 from cyoloctl.members.joining import JoinOperations
 from cyoloctl.members.machine import MemberMachine
@@ -134,10 +134,15 @@ class MemberOperations:
         return value
 
     async def remove(self, name: str, *, force: bool, dry_run: bool, timeout_s: float) -> Json:
-        """Remove a member.  Raises NotFound, Conflict, NoLeader."""
-        answer = await self._calls.at_leader(
-            "remove", {"name": name, "force": force, "dry_run": dry_run}, self._remove, timeout_s
-        )
+        """Remove a member.  Raises NotFound, Conflict, NoLeader, OutcomeUnknown."""
+        try:
+            answer = await self._calls.at_leader(
+                "remove", {"name": name, "force": force, "dry_run": dry_run}, self._remove, timeout_s
+            )
+        except (NoLeader, OutcomeUnknown) as error:
+            if dry_run:
+                raise
+            raise self._unfinished(name, force, error) from None
         if not dry_run:
             audit("member remove", member=name, force=force)
         return answer
@@ -168,7 +173,7 @@ class MemberOperations:
             if reachable < majority(len(voters_after)) and not force:
                 raise Conflict(
                     f"without {name} {reachable} of {len(voters_after)} voters are reachable, no majority: "
-                    "bring a member back first, or use --force --yes"
+                    "bring a member back first (with --force --yes the cluster stands still until then)"
                 )
         if dry_run:
             return answer
@@ -200,6 +205,25 @@ class MemberOperations:
             )
         _log.info("member removed", extra={"member": name})
         return answer
+
+    def _unfinished(self, name: str, force: bool, error: CyoloctlError) -> CyoloctlError:
+        """What is known of a removal that did not end, and what brings it to an end."""
+        status = self._engine.status()
+        voters = sorted(name_of(raft_id) for raft_id in status.voters)
+        present = {self._raft_id, *status.connected}
+        away = sorted(name_of(raft_id) for raft_id in status.voters if raft_id not in present)
+        needed = f"a majority of the voters ({', '.join(voters)}) must be up, and {', '.join(away)} "
+        needed += f"{'is' if len(away) == 1 else 'are'} not: start what is away"
+        begun = any(name_of(raft_id) == name for raft_id in status.removed)
+        if begun or isinstance(error, OutcomeUnknown):
+            first = f"{needed}, and" if away else "look at `member list`, or"
+            return OutcomeUnknown(
+                f"{name} may be removed or not: {first} repeat the command, which does nothing twice"
+            )
+        if not away:
+            return error
+        more = ", because --force does not replace a majority" if force else ""
+        return NoLeader(f"{name} was not removed: {needed}{more}")
 
     def _removal(
         self, name: str, dry_run: bool, before: Mapping[str, Member], after: Mapping[str, Member]
