@@ -7,8 +7,9 @@ at every election, start or burst of writes.  Pure: the caller brings the time.
 from __future__ import annotations
 
 from collections.abc import Collection, Iterable, Mapping
+from itertools import combinations
 
-__all__ = ["AWAY_S", "BEHIND_S", "Standing", "missing_links"]
+__all__ = ["AWAY_S", "BEHIND_S", "Standing", "failures_tolerated", "missing_links"]
 
 BEHIND_S = 5.0
 """A member needs a hand once it has not applied for so long what was committed, or followed nobody."""
@@ -79,3 +80,24 @@ def missing_links(
         if (a in voting or b in voting) and (a in links or b in links)
         if b not in links.get(a, ()) and a not in links.get(b, ())
     ]
+
+
+def failures_tolerated(up: Collection[str], apart: Collection[tuple[str, str]], quorum: int) -> int:
+    """How many of the voters that are up may fail, whichever they are, so that one still reaches a quorum.
+
+    apart: pairs without a link, each in order of names.
+    """
+    most = max(0, len(up) - quorum)
+    if not apart:
+        return most
+
+    def goes_on(left: set[str]) -> bool:
+        return any(
+            sum(1 for other in left if (min(one, other), max(one, other)) not in apart) >= quorum
+            for one in left
+        )
+
+    for failures in range(most + 1):
+        if not all(goes_on(set(up) - set(gone)) for gone in combinations(sorted(up), failures)):
+            return max(0, failures - 1)
+    return most

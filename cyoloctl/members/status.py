@@ -12,7 +12,7 @@ from cyoloctl.members.facts import Facts
 from cyoloctl.members.machine import MemberMachine
 from cyoloctl.members.peer_problems import voters_up
 from cyoloctl.members.problems import find_problems, time_ahead_ms
-from cyoloctl.members.standing import Standing, missing_links
+from cyoloctl.members.standing import Standing, failures_tolerated, missing_links
 from cyoloctl.model import LocalNode, Role, majority, name_of
 from cyoloctl.raft import Engine, ReplicaStatus
 from cyoloctl.text import Json, rfc3339
@@ -202,8 +202,8 @@ class MemberStatus:
                 "voters": len(status.voters),
                 "learners": sum(1 for row in rows if row["role"] == "learner"),
                 "quorum": quorum,
-                # How many more voters may fail now, not how many could if all were up.
-                "failure_tolerance": max(0, reachable - quorum),
+                # How many more voters may fail now, not how many could if all were up and linked.
+                "failure_tolerance": failures_tolerated(self._up(status, facts), facts.apart, quorum),
                 "healthy": (
                     leader is not None
                     and all(row["reachable"] for row in rows)
@@ -218,6 +218,13 @@ class MemberStatus:
             "members": rows,
             "problems": problems,
         }
+
+    def _up(self, status: ReplicaStatus, facts: Facts) -> set[str]:
+        """Names of the voters that run: those linked with this node, and those that others reach."""
+        present = (status.raft_id, *status.connected)
+        connected = {name_of(raft_id) for raft_id in status.voters if raft_id in present}
+        elsewhere = {name for pair in facts.apart if self._node.name in pair for name in pair}
+        return connected | elsewhere.intersection(map(name_of, status.voters))
 
     def _facts(self, status: ReplicaStatus, rows: list[Member]) -> Facts:
         links, now = self._observe(status, self._own()), self._clock()

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from cyoloctl.members.standing import AWAY_S, BEHIND_S, Standing, missing_links
+from cyoloctl.members.standing import AWAY_S, BEHIND_S, Standing, failures_tolerated, missing_links
 
 
 def _links(**links: str) -> dict[str, set[str]]:
@@ -52,3 +52,23 @@ def test_member_lags_from_the_moment_since_which_it_owes_an_entry() -> None:
         applied = {"n2": 100 * second + 50, "n3": 100}
         standing.observe(float(second), applied=applied, committed=100 * second + 100, astray=[], apart=[])
         assert standing.lagging(float(second)) == (["n3"] if second >= 1 + BEHIND_S else [])
+
+
+@pytest.mark.parametrize(
+    ("up", "apart", "quorum", "tolerated"),
+    [
+        ("n1 n2 n3", "", 2, 1),
+        ("n1 n2", "", 2, 0),
+        ("n1", "", 2, 0),
+        ("n1 n2 n3", "n2-n3", 2, 0),  # all is well until n1 fails
+        ("n1 n2 n3", "n1-n2 n2-n3", 2, 0),
+        ("n1 n2 n3 n4 n5", "n2-n3", 3, 2),  # whoever is left beside these two reaches both
+        ("n1 n2 n3 n4 n5", "n1-n2 n3-n4", 3, 2),
+        ("n1 n2 n3 n4 n5", "n1-n2 n1-n3 n2-n3", 3, 1),
+    ],
+)
+def test_failures_tolerated_are_those_after_which_somebody_reaches_a_quorum(
+    up: str, apart: str, quorum: int, tolerated: int
+) -> None:
+    pairs = [tuple(pair.split("-")) for pair in apart.split()]
+    assert failures_tolerated(up.split(), pairs, quorum) == tolerated  # type: ignore[arg-type]
