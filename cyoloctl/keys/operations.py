@@ -263,6 +263,7 @@ class KeyOperations:
         }
 
     async def generate(self, *, request_id: str | None, timeout_s: float) -> Json:
+        deadline = time.monotonic() + timeout_s
         await self._proposer.fresh(timeout_s=timeout_s)
         taken = self._taken()
         key = new_key(self._cluster_id, taken=taken)
@@ -277,6 +278,7 @@ class KeyOperations:
         except AlreadyExists:
             if request_id is None:
                 raise
+        await self._until_opened(deadline)
         return self._answer(key.key_id_hex)
 
     async def _propose(self, key: Key, timeout_s: float) -> None:
@@ -402,17 +404,22 @@ class KeyOperations:
         for key in self.ring().keys:
             arguments = {"key_id": key.key_id_hex, "wrapped": self._wrapped(key)}
             await self._write("wrap", arguments, max(0.1, deadline - time.monotonic()))
-        # A new blob counts once its member has opened it: until then it would seem that nobody holds a key.
-        while self._unconfirmed_here() and (left := deadline - time.monotonic()) > _ANSWER_S:
-            await self._proposer.engine.wait_changed(min(0.05, left))
+        await self._until_opened(deadline)
         return self._listing()
 
-    def _unconfirmed_here(self) -> bool:
+    async def _until_opened(self, deadline: float) -> None:
+        """Return when each connected member has opened its blobs, or shortly before the deadline.
+
+        A blob counts once its member has confirmed it: until then it would seem that nobody holds a key.
+        """
+        while deadline - time.monotonic() > _ANSWER_S and self._has_unopened():
+            await self._proposer.engine.wait_changed(0.05)
+
+    def _has_unopened(self) -> bool:
         """Whether a member that is connected has not confirmed a key yet."""
         present = {self._name, *self._proposer.engine.peers()} & {m.name for m in self._members.members()}
-        return any(
-            present - set(record.holders) for record in self._keys.records() if record.state != "destroyed"
-        )
+        live = (record for record in self._keys.records() if record.state != "destroyed")
+        return any(present - set(record.holders) for record in live)
 
     async def policy(self, *, timeout_s: float) -> Json:
         await self._proposer.fresh(timeout_s=timeout_s)
@@ -493,6 +500,7 @@ class KeyOperations:
         await self._proposer.fresh(timeout_s=timeout_s)
         arguments = ring_file.import_arguments(ring, self._trusted(), now_unix_ms=self._proposer.now_ms())
         await self._write("import", arguments, max(0.1, deadline - time.monotonic()))
+        await self._until_opened(deadline)
         return self._listing()
 
     # ------------------------------------------------------------- problems

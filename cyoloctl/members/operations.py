@@ -254,7 +254,9 @@ class MemberOperations:
         await self._engine.transfer_leadership(target, timeout_s=timeout_s)
         while (leader := self._engine.leader()) is None and time.monotonic() < deadline:
             await self._engine.wait_changed(0.05)
-        return {
-            "leader": None if leader is None else name_of(leader),
-            "previous": previous,
-        }
+        if leader is None:
+            raise OutcomeUnknown(
+                f"{previous} leads no more, and nobody is known to lead yet: see `cyoloctl status`, "
+                "and repeat the command if the wrong one does"
+            )
+        return {"leader": name_of(leader), "previous": previous}

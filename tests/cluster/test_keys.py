@@ -62,6 +62,10 @@ def test_rotate_and_generate_with_a_request_id_apply_once(shared: Cluster) -> No
     key_id = made.pop().strip()
     assert not made
     assert _state(shared["n2"], key_id) == "pending"
+    # Made, and held by all when the command answers: it may be promoted at once.
+    another = shared["n2"].json("key", "generate")
+    assert (another["holders"], another["missing"]) == (["n1", "n2", "n3"], [])
+    assert shared["n2"].cli("key", "destroy", another["key_id"], "--force", "--yes").returncode == 0
     # A rotation takes the key that waits already.
     assert shared["n3"].cli("key", "rotate").stdout.strip() == key_id
 
@@ -283,6 +287,8 @@ def test_ring_under_a_passphrase_is_adopted_by_another_cluster_when_asked_to(
     states = {row["key_id"]: row["state"] for row in json.loads(adopted.stdout)["keys"]}
     assert list(states.values()).count("primary") == 1
     assert states[primary] == "primary"
+    live = [row for row in json.loads(adopted.stdout)["keys"] if row["state"] != "destroyed"]
+    assert [row["holders"] for row in live] == [["b1"]] * len(live)
     wait_keys(other)
     assert inspect(there, token)["claims"] == {"mfa": True}
     # What is made of it there is the other cluster's own; the older copy is refused there, not here.
