@@ -12,7 +12,6 @@ from __future__ import annotations
 
 import logging
 import os
-import shlex
 import time
 from collections.abc import Awaitable, Callable, Iterable, Sequence
 from datetime import UTC, datetime
@@ -30,6 +29,7 @@ from cyoloctl.errors import (
 )
 from cyoloctl.members.machine import MemberMachine
 from cyoloctl.model import LocalNode, RaftId, name_of
+from cyoloctl.paths import quoted
 from cyoloctl.pki import exchange, renewal
 from cyoloctl.pki.ca import Authority, CertificateIssuer, issue_for_node
 from cyoloctl.pki.files import NodeFiles, check_private_files
@@ -189,7 +189,7 @@ class CertificateRenewal:
         found = self.issuing()
         if found is None:
             path = self._pki_dir / "node.crt"
-            directory = shlex.quote(str(self._pki_dir.parent))
+            directory = quoted(self._pki_dir.parent)
             end = rfc3339_of(self.files.certificate_expires_at)
             if ended:
                 raise ConfigError(

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import shlex
 from collections.abc import Callable
 from typing import Annotated
 
@@ -10,6 +9,7 @@ import typer
 
 from cyoloctl.cli.invocation import Invocation, RequestIdOption, command, confirm, parse_choice, parse_int64
 from cyoloctl.errors import UsageError
+from cyoloctl.paths import quoted
 
 __all__ = ["COMMANDS", "AdvertiseOption", "GatewayOption", "GatewayUrlOption", "ListenOption"]
 
@@ -92,7 +92,7 @@ def init(
             ("operator credentials", made["operator_credentials"]),
         ],
     )
-    directory = shlex.quote(made["data_dir"])
+    directory = quoted(made["data_dir"])
     invocation.hint(
         "\nnext:\n"
         f"  cyoloctl node start -d {directory} --background\n"

@@ -31,7 +31,7 @@ from cyoloctl.errors import (
     UsageError,
 )
 from cyoloctl.model import parse_name
-from cyoloctl.paths import exists_error, file_error
+from cyoloctl.paths import exists_error, file_error, quoted
 from cyoloctl.text import Json
 
 __all__ = ["COMMANDS"]
@@ -148,7 +148,7 @@ def request(
     shown = {"schema_version": 1, "name": name, "role": role, "request": str(out), "key": str(key_out)}
     invocation.fields(shown, [("request", str(out)), ("key", str(key_out))])
     invocation.hint(
-        f"next, where the cluster is: cyoloctl credentials create --request {out.name} --out FILE"
+        f"next, where the cluster is: cyoloctl credentials create --request {quoted(out.name)} --out FILE"
     )
 
 
@@ -278,7 +278,9 @@ def _refuse_existing(path: Path) -> None:
 
 def _draft(out: Path, name: str, role: str) -> Json:
     """The key and request of new credentials; the key is on the disk before anything is sent."""
-    if os.path.lexists(out) and not os.path.isdir(out):
+    if os.path.isdir(out):
+        raise exists_error(out, "credentials")
+    if os.path.lexists(out):
         draft = _read_old(out)
         if draft.get("draft") is True and (draft["name"], draft["role"]) == (name, role):
             return _new_request(name, role, _key_of(out, draft), None, False)

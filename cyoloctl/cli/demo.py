@@ -7,7 +7,6 @@ every process that the demo started is ended, unless --keep.
 from __future__ import annotations
 
 import os
-import shlex
 import shutil
 import signal
 import sys
@@ -34,7 +33,7 @@ from cyoloctl.errors import (
     Unavailable,
     Unreachable,
 )
-from cyoloctl.paths import control_socket_path, file_error
+from cyoloctl.paths import check_data_dir, control_socket_path, file_error, quoted
 
 if TYPE_CHECKING:
     from cyoloctl.cli.launch import NodeProcess
@@ -353,6 +352,7 @@ def _prepare(invocation: Invocation) -> tuple[Path, bool]:
     if not invocation.data_dir_given:
         return Path(tempfile.mkdtemp(prefix="cyoloctl-demo-")), True
     directory = invocation.data_dir
+    check_data_dir(directory)
     try:
         directory.mkdir(mode=0o700, parents=True, exist_ok=True)
         if any(directory.iterdir()):
@@ -364,7 +364,7 @@ def _prepare(invocation: Invocation) -> tuple[Path, bool]:
 
 def _keep(demo: _Demo, names: list[str]) -> dict[str, Any]:
     endpoints = ",".join(_endpoint(demo.node_dir(name)) for name in names)
-    stop = [f"cyoloctl node stop -d {shlex.quote(str(demo.node_dir(name)))}" for name in names]
+    stop = [f"cyoloctl node stop -d {quoted(demo.node_dir(name))}" for name in names]
     return {
         "environment": {"CYOLOCTL_ENDPOINT": endpoints},
         "pids": {name: demo.processes[name].pid for name in names},
@@ -470,8 +470,8 @@ def _report(invocation: Invocation, result: dict[str, Any], kept: dict[str, Any]
     output.write("\n")
     show_status(result["status"])
     if kept:
-        endpoints = shlex.quote(kept["environment"]["CYOLOCTL_ENDPOINT"])
-        stop = "\n  ".join([*kept["stop"], f"rm -r {shlex.quote(kept['data_dir'])}"])
+        endpoints = quoted(kept["environment"]["CYOLOCTL_ENDPOINT"])
+        stop = "\n  ".join([*kept["stop"], f"rm -r {quoted(kept['data_dir'])}"])
         output.write(
             "\nit goes on running; to use it:\n"
             f"  export CYOLOCTL_ENDPOINT={endpoints}\n  cyoloctl counter incr {_COUNTER}\n"

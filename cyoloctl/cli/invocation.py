@@ -48,6 +48,7 @@ __all__ = [
     "INT64_MIN",
     "Invocation",
     "RequestIdOption",
+    "check_stdin",
     "command",
     "common_options",
     "confirm",
@@ -56,6 +57,7 @@ __all__ = [
     "parse_duration_s",
     "parse_int64",
     "parse_seconds",
+    "read_input",
     "read_secret",
     "secret_file",
     "store_private",
@@ -151,7 +153,7 @@ class Invocation:
     mode: table, json or yaml.  data_dir: absolute.  data_dir_given: by flag or
     environment.  endpoints: tried in turn; empty only for a command that does
     not connect.  timeout_s: 0.1 to 300.  from_data_dir: the endpoint or the
-    credentials are those in the data directory.  sent: the request ids of the
+    credentials are those in the data directory; own_socket: the endpoint is.  sent: the request ids of the
     writes that were sent, in order.
     """
 
@@ -162,6 +164,7 @@ class Invocation:
     credentials: Path | None
     timeout_s: float
     from_data_dir: bool
+    own_socket: bool
     sent: list[str] = field(default_factory=list, repr=False)
 
     def client(self, endpoints: Sequence[str] = (), *, timeout_s: float | None = None) -> Client:
@@ -179,6 +182,7 @@ class Invocation:
             credentials=self.credentials,
             timeout_s=self.timeout_s if timeout_s is None else timeout_s,
             on_write=self.sent.append,
+            data_dir=self.data_dir if self.own_socket else None,
         )
 
     def announced(self, request_id: str | None) -> str:
@@ -271,7 +275,7 @@ def _invocation(
     if not endpoints and dir_flag is None:
         listed = os.environ.get("CYOLOCTL_ENDPOINT", "").split(",")
         endpoints = tuple(text.strip() for text in listed if text.strip())
-    from_data_dir = not endpoints
+    from_data_dir = own_socket = not endpoints
     if not endpoints and connects:
         endpoints = (f"unix://{control_socket_path(data_dir)}",)
     credentials: Path | None = options.get("credentials_")
@@ -292,6 +296,7 @@ def _invocation(
         credentials=credentials,
         timeout_s=_timeout_s(options.get("timeout_"), default_timeout_s),
         from_data_dir=from_data_dir,
+        own_socket=own_socket,
     )
 
 
@@ -445,29 +450,45 @@ def confirm(yes: bool, question: str) -> None:
         raise Conflict("not confirmed; nothing was changed")
 
 
+def check_stdin(what: str) -> None:
+    """Raise InvalidInput when stdin is closed, though something is to be read from it."""
+    if sys.stdin is None or was_closed("stdin"):
+        raise InvalidInput(f"stdin is closed, so there is no {what} to read: pipe it in, or name a file")
+
+
+def read_input(path: str | os.PathLike[str], what: str, limit_bytes: int) -> bytes:
+    """What is in a file, or comes on stdin for ``-``; one byte more than the limit at most.
+
+    Raises InvalidInput when stdin is closed, and what file_error gives.
+    """
+    if path != "-":
+        try:
+            with open(path, "rb") as file:
+                return file.read(limit_bytes + 1)
+        except OSError as error:
+            raise file_error(path, error, f"read the {what} from") from None
+    check_stdin(what)
+    try:
+        return sys.stdin.buffer.read(limit_bytes + 1)
+    except OSError as error:
+        raise file_error("stdin", error, f"read the {what} from") from None
+
+
 def read_secret(path: str, what: str) -> str:
     """The text of a secret from a file or ``-`` (stdin), without surrounding white space.
 
     Raises InvalidInput when it is missing, empty, not text or over 64 KiB.
     """
-    try:
-        if path == "-":
-            if sys.stdin is None:
-                raise InvalidInput(f"stdin is closed: no {what} to read")
-            data = sys.stdin.buffer.read(_SECRET_LIMIT_BYTES + 1)
-        else:
-            with open(path, "rb") as file:
-                data = file.read(_SECRET_LIMIT_BYTES + 1)
-    except OSError as error:
-        raise file_error(path, error, f"read the {what} from") from None
+    data = read_input(path, what, _SECRET_LIMIT_BYTES)
+    where, remedy = ("on stdin", "pipe it in") if path == "-" else (f"in {path}", "check the file")
     if len(data) > _SECRET_LIMIT_BYTES:
-        raise InvalidInput(f"the {what} in {path} is longer than {_SECRET_LIMIT_BYTES} bytes: check the file")
+        raise InvalidInput(f"the {what} {where} is longer than {_SECRET_LIMIT_BYTES} bytes: {remedy}")
     try:
         text = data.decode().strip()
     except UnicodeDecodeError:
         text = ""
     if not text:
-        raise InvalidInput(f"there is no {what} in {path}: check the file")
+        raise InvalidInput(f"there is no {what} {where}: {remedy}")
     return text
 
 
@@ -508,6 +529,8 @@ def secret_file(path: Path, what: str) -> Iterator[Callable[[str], None]]:
 
 def store_private(path: Path, text: str, *, exclusive: bool = True) -> None:
     """write_private for a file that the user named: the status of a mistake is that of file_error."""
+    if path.is_dir():
+        raise exists_error(path)
     try:
         write_private(path, text.encode(), exclusive=exclusive)
     except StorageError as error:

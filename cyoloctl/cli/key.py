@@ -15,12 +15,12 @@ from cyoloctl.cli.invocation import (
     command,
     confirm,
     parse_duration_s,
+    read_input,
     read_secret,
     secret_file,
 )
 from cyoloctl.cli.output import Column, text_of
 from cyoloctl.errors import Conflict, UsageError
-from cyoloctl.paths import file_error
 from cyoloctl.text import Json
 
 __all__ = ["COMMANDS"]
@@ -311,12 +311,7 @@ def import_(
 
 
 def _read(path: Path, what: str) -> str:
-    try:
-        with open(path, "rb") as file:
-            data = file.read(_MAX_RING_BYTES)
-    except OSError as error:
-        raise file_error(path, error, f"read the {what} from") from None
-    return data.decode("ascii", "replace")
+    return read_input(path, what, _MAX_RING_BYTES)[:_MAX_RING_BYTES].decode("ascii", "replace")
 
 
 COMMANDS: dict[str, Callable[..., None]] = {

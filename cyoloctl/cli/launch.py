@@ -15,7 +15,7 @@ from cyoloctl.errors import ConfigError, CyoloctlError, InternalError, Unavailab
 from cyoloctl.paths import LOG_NAME, check_ownership, file_error
 from cyoloctl.process import child_command, child_environment
 
-__all__ = ["LOG_NAME", "NodeProcess", "require_node", "start_node"]
+__all__ = ["LOG_NAME", "NodeProcess", "process_of", "require_node", "start_node"]
 
 _READY_LIMIT_BYTES = 64 * 1024
 _STOP_S = 10.0
@@ -28,6 +28,24 @@ def require_node(data_dir: Path) -> None:
             f"{data_dir} holds no node: run `cyoloctl cluster init` for a new cluster, "
             "or `cyoloctl node join` with a token from `cyoloctl member invite`"
         )
+
+
+def process_of(data_dir: Path) -> int | None:
+    """The process that holds the journal of a directory's node; None where there is none, or not told.
+
+    From the table of locks (proc(5)): to try the lock would keep a node that starts just now from it.
+    """
+    try:
+        found = os.stat(data_dir / "raft.db")
+        where = f"{os.major(found.st_dev):02x}:{os.minor(found.st_dev):02x}:{found.st_ino}"
+        with open("/proc/locks", encoding="ascii") as file:
+            locks = [line.split() for line in file]
+    except OSError:
+        return None
+    for words in locks:
+        if words[1] == "FLOCK" and where in words:
+            return int(words[words.index(where) - 1])
+    return None
 
 
 @dataclass(slots=True)

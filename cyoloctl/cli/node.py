@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import shlex
 import signal
 import socket
 import struct
@@ -17,6 +16,7 @@ import typer
 from cyoloctl.cli.cluster import AdvertiseOption, GatewayOption, GatewayUrlOption, ListenOption
 from cyoloctl.cli.invocation import Invocation, command, parse_choice, read_secret
 from cyoloctl.errors import ConfigError, Unavailable, Unreachable, UsageError
+from cyoloctl.paths import quoted
 
 if TYPE_CHECKING:
     from cyoloctl.control.client import Client
@@ -110,7 +110,7 @@ def _start_in_background(
             f"{peer} keeps this node out ({reason}): it ends when a majority of the voters says so; "
             "see `cyoloctl status` on a healthy node"
         )
-    invocation.hint(f"ready; stop it with: cyoloctl node stop -d {shlex.quote(str(invocation.data_dir))}")
+    invocation.hint(f"ready; stop it with: cyoloctl node stop -d {quoted(invocation.data_dir)}")
 
 
 def _listener_pid(endpoint: str) -> int | None:
@@ -162,24 +162,67 @@ def stop(
         bool, typer.Option("--force", help="Stop it even if that ends a cluster in memory.")
     ] = False,
 ) -> None:
-    """Hand leadership over, stop the node, and return when it is gone.
+    """Hand leadership over, stop the node, and return when it is gone. Safe to repeat.
 
     A member of a cluster in memory gives its vote back first. Where nobody
     could take it back, and stopping would end the cluster, that is refused
-    (exit 4) without --force.
+    (exit 4) without --force. A node of this machine that does not run is
+    stopped already.
     """
     client = invocation.client()
     deadline = time.monotonic() + invocation.timeout_s
-    pid = _listener_pid(invocation.endpoints[0])
-    client.stop(force=force)
-    while _runs(client, pid):
+    was_running = _wait_answering(invocation, deadline)
+    if was_running:
+        pid = _listener_pid(invocation.endpoints[0])
+        client.stop(force=force)
+        while _runs(client, pid):
+            if time.monotonic() > deadline:
+                raise Unavailable(
+                    f"the node still runs after {invocation.timeout_s:g} s: it goes on stopping; "
+                    "wait, or look at its log"
+                )
+            time.sleep(_POLL_S)
+    else:
+        invocation.hint(f"the node in {invocation.data_dir} was not running")
+    document = {"schema_version": 1, "stopped": True, "was_running": was_running}
+    invocation.fields(document, [("stopped", "yes")])
+
+
+def _wait_answering(invocation: Invocation, deadline: float) -> bool:
+    """Whether there is a node to stop.
+
+    One that starts or stops holds its journal and does not answer: its next step is waited for.  Of a
+    node that is not in the data directory nothing is known before it answers.
+
+    Raises ConfigError for a directory without a node, Unavailable at the deadline.
+    """
+    from cyoloctl.cli import launch
+
+    if not invocation.own_socket:
+        return True
+    while _nobody_listens(invocation.endpoints[0].removeprefix("unix://")):
+        launch.require_node(invocation.data_dir)
+        pid = launch.process_of(invocation.data_dir)
+        if pid is None:
+            return False
         if time.monotonic() > deadline:
             raise Unavailable(
-                f"the node still runs after {invocation.timeout_s:g} s: it goes on stopping; "
-                "wait, or look at its log"
+                f"process {pid} holds the journal in {invocation.data_dir} and does not answer: it starts or "
+                "stops; wait, or look at its log"
             )
         time.sleep(_POLL_S)
-    invocation.fields({"schema_version": 1, "stopped": True}, [("stopped", "yes")])
+    return True
+
+
+def _nobody_listens(path: str) -> bool:
+    with socket.socket(socket.AF_UNIX) as probe:
+        try:
+            probe.connect(path)
+        except (FileNotFoundError, ConnectionRefusedError):
+            return True
+        except OSError:
+            return False  # the client has the words for it
+    return False
 
 
 @command(connects=False, timeout_s=None)
@@ -193,7 +236,7 @@ def reload(invocation: Invocation) -> None:
 
     pid = _listener_pid(f"unix://{control_socket_path(invocation.data_dir)}")
     if pid is None:
-        directory = shlex.quote(str(invocation.data_dir))
+        directory = quoted(invocation.data_dir)
         raise Unreachable(
             f"no node runs in {directory}: start it with `cyoloctl node start -d {directory} --background`"
         )
@@ -243,7 +286,7 @@ def join(
             ("data directory", joined["data_dir"]),
         ],
     )
-    invocation.hint(f"\nnext:\n  cyoloctl node start -d {shlex.quote(joined['data_dir'])} --background")
+    invocation.hint(f"\nnext:\n  cyoloctl node start -d {quoted(joined['data_dir'])} --background")
 
 
 @command(connects=False, timeout_s=None)
@@ -291,7 +334,7 @@ def renew(
         raise UsageError("use --request or --grant, not both")
     from cyoloctl.node import create
 
-    directory = shlex.quote(str(invocation.data_dir))
+    directory = quoted(invocation.data_dir)
     if request is not None:
         written = create.write_renewal_request(invocation.data_dir, request)
         invocation.fields(written, [("name", written["name"]), ("request", written["request"])])

@@ -16,8 +16,10 @@ from cyoloctl.cli.claims import decode_json, read_claims
 from cyoloctl.cli.invocation import (
     Invocation,
     RequestIdOption,
+    check_stdin,
     command,
     parse_duration_s,
+    read_input,
     read_secret,
 )
 from cyoloctl.cli.output import Column, rows_of
@@ -134,20 +136,14 @@ QuorumOption = Annotated[
 
 
 def _claims_file(path: str) -> Json:
-    try:
-        if path == "-":
-            data = sys.stdin.buffer.read(_MAX_TOKEN_INPUT_BYTES + 1)
-        else:
-            with open(path, "rb") as file:
-                data = file.read(_MAX_TOKEN_INPUT_BYTES + 1)
-    except OSError as error:
-        raise file_error(path, error, "read the claims from") from None
+    data = read_input(path, "claims", _MAX_TOKEN_INPUT_BYTES)
     try:
         found = decode_json(data.decode()) if len(data) <= _MAX_TOKEN_INPUT_BYTES else None
     except (ValueError, RecursionError):
         found = None
     if not isinstance(found, dict):
-        raise InvalidInput(f"the claims in {path} are not a JSON object of at most 64 KiB: correct the file")
+        where = "on stdin" if path == "-" else f"in {path}"
+        raise InvalidInput(f"the claims {where} are not a JSON object of at most 64 KiB: correct them")
     return found
 
 
@@ -155,9 +151,9 @@ def _read_token(token: str | None) -> str:
     """The token, or the text to look for one in.  Whatever is too long to be one is rejected as one."""
     if token is not None and token != "-":
         return token
-    if sys.stdin is None or (token is None and sys.stdin.isatty()):
+    if token is None and sys.stdin is not None and sys.stdin.isatty():
         raise UsageError("no token: give it on stdin")
-    data = sys.stdin.buffer.read(_MAX_TOKEN_INPUT_BYTES + 1)
+    data = read_input("-", "token", _MAX_TOKEN_INPUT_BYTES)
     if len(data) > _MAX_TOKEN_INPUT_BYTES:
         raise TokenRejected("token rejected")
     # Not a token whatever it was: the opener refuses the replacement characters.
@@ -267,9 +263,10 @@ def _check_options(
 
 def _items(operation: str) -> Iterator[list[Any]]:
     """The lines of stdin as items, by the request.  None is what is no item; it keeps its place."""
+    check_stdin("batch")
     items: list[Any] = []
     size = brackets = 0
-    while sys.stdin is not None and (line := sys.stdin.buffer.readline(_MAX_LINE_BYTES + 1)):
+    while line := sys.stdin.buffer.readline(_MAX_LINE_BYTES + 1):
         too_long = len(line) > _MAX_LINE_BYTES
         while too_long and line and not line.endswith(b"\n"):
             line = sys.stdin.buffer.readline(_MAX_LINE_BYTES)

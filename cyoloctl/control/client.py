@@ -98,14 +98,16 @@ class Client:
         credentials: Path | None,
         timeout_s: float,
         on_write: Callable[[str], None] | None = None,
+        data_dir: Path | None = None,
     ) -> None:
+        """data_dir: where the only endpoint, a socket, is from; for the advice when nobody answers there."""
         if not endpoints:
             raise UsageError("no endpoint: use --data-dir DIR or --endpoint URL")
         _check_timeout(timeout_s)
         trust = None
         if credentials is not None and any(text.startswith("https://") for text in endpoints):
             trust = read_credentials(credentials)
-        self._endpoints = [parse_endpoint(text, trust) for text in endpoints]
+        self._endpoints = [parse_endpoint(text, trust, data_dir) for text in endpoints]
         self._timeout_s = timeout_s
         self._on_write = on_write
 

@@ -57,15 +57,29 @@ _NO_CHECK_TIME = 0x200000
 
 
 class UnixEndpoint:
-    """A control socket in the file system."""
+    """A control socket in the file system.
 
-    def __init__(self, text: str, path: str) -> None:
+    data_dir: the data directory that it was found by, None for one that was named.
+    """
+
+    def __init__(self, text: str, path: str, data_dir: Path | None = None) -> None:
         self.text = text
         self.path = path
+        self._data_dir = data_dir
 
     def hint(self) -> str:
-        directory = os.path.dirname(self.path) or "."
-        return f"start the node with: cyoloctl node start -d {directory}"
+        from cyoloctl.paths import quoted
+
+        # The socket of a directory with a long path is elsewhere, under a name that leads back to nothing.
+        directory = os.fspath(self._data_dir or os.path.dirname(os.path.abspath(self.path)))
+        if os.path.lexists(os.path.join(directory, "node.yaml")):
+            return f"start the node with: cyoloctl node start -d {quoted(directory)} --background"
+        if self._data_dir is None:
+            return "check the path of the socket, and that the node runs"
+        return (
+            f"{directory} holds no node: name the data directory of one with --data-dir, or a node "
+            "elsewhere with --endpoint"
+        )
 
     def connect(self, deadline: Deadline) -> socket.socket:
         """A connected socket.  Raises NotSent, AccessDenied."""
@@ -395,12 +409,10 @@ def read_credentials(path: Path) -> Trust:
     """The trust in a credentials file.  Raises ConfigError if it is missing, open to others or damaged."""
     try:
         with open(path, "rb") as file:
-            mode = os.fstat(file.fileno()).st_mode
+            found = os.fstat(file.fileno())
             raw = file.read(1 << 20)
     except OSError as error:
         raise ConfigError(f"credentials file {path}: {why(error)}; check --credentials FILE") from None
-    if mode & 0o077:
-        raise ConfigError(f"credentials file {path} is open to other users: run chmod 600 {path}")
     try:
         value = decode_object(raw, "credentials file")
         if value.get("schema_version") != 1:
@@ -415,7 +427,11 @@ def read_credentials(path: Path) -> Trust:
         ):
             raise KeyError
     except (InvalidInput, KeyError):
-        raise ConfigError(f"credentials file {path} is damaged; get the file again") from None
+        raise ConfigError(
+            f"{path} is no credentials file, or it is damaged: get the file again, or name another one "
+            "with --credentials FILE"
+        ) from None
+    _refuse_open_to_others(path, found, "credentials file")
     return Trust(ca, cluster, certificate, key, source=f"credentials file {path}", members=members)
 
 
@@ -429,16 +445,29 @@ def _read_key(path: Path, name: object) -> str:
     key_path = os.path.join(os.path.dirname(os.path.abspath(path)), name)
     try:
         with open(key_path, "rb") as file:
-            mode = os.fstat(file.fileno()).st_mode
+            found = os.fstat(file.fileno())
             key = file.read(1 << 16).decode("ascii")
     except (OSError, UnicodeDecodeError) as error:
         raise ConfigError(
             f"credentials file {path} belongs to the key {key_path}, which cannot be read ({why(error)}); "
             "put both into one directory, on the machine that made the request"
         ) from None
-    if mode & 0o077:
-        raise ConfigError(f"key {key_path} is open to other users: run chmod 600 {key_path}")
+    if "PRIVATE KEY" not in key:  # whoever made the credentials file chose the name
+        raise KeyError
+    _refuse_open_to_others(key_path, found, "key")
     return key
+
+
+def _refuse_open_to_others(path: str | os.PathLike[str], found: os.stat_result, what: str) -> None:
+    """Raise ConfigError for a file that others may read.  Its contents are those of such a file."""
+    if not found.st_mode & 0o077:
+        return
+    from cyoloctl.paths import quoted
+
+    remedy = f"run `chmod 600 {quoted(path)}`"
+    if found.st_uid != os.geteuid():
+        remedy = f"it belongs to user {found.st_uid}: make a copy of your own, mode 0600"
+    raise ConfigError(f"{what} {os.fspath(path)} is open to other users: {remedy}")
 
 
 def member_endpoints(credentials: Path) -> list[str]:
@@ -451,9 +480,10 @@ def member_endpoints(credentials: Path) -> list[str]:
     ]
 
 
-def parse_endpoint(text: str, trust: Trust | None) -> Endpoint:
+def parse_endpoint(text: str, trust: Trust | None, data_dir: Path | None = None) -> Endpoint:
+    """The endpoint that a text names.  data_dir: where a socket's path is from.  Raises UsageError."""
     if text.startswith("unix://") and len(text) > len("unix://") and "\0" not in text:
-        return UnixEndpoint(text, text[len("unix://") :])
+        return UnixEndpoint(text, text[len("unix://") :], data_dir)
     if text.startswith("https://"):
         from cyoloctl.model import parse_address
 

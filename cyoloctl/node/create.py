@@ -8,7 +8,6 @@ before leaves no half node behind.
 from __future__ import annotations
 
 import os
-import shlex
 import shutil
 import stat
 from collections.abc import Iterator
@@ -27,6 +26,7 @@ from cyoloctl.errors import (
     InvalidInput,
     InvitationRejected,
     OutcomeUnknown,
+    StorageError,
     Unavailable,
 )
 from cyoloctl.model import (
@@ -47,7 +47,7 @@ from cyoloctl.node.config import (
     parse_gateway_url,
     write_config,
 )
-from cyoloctl.paths import make_private_directory, write_private
+from cyoloctl.paths import file_error, make_private_directory, quoted, write_private
 from cyoloctl.pki import join_token, renewal
 from cyoloctl.pki.ca import MAX_CERTIFICATE_DAYS, Authority
 from cyoloctl.pki.files import OPERATOR_FILE, PKI_DIRECTORY, NodeFiles, check_private_files, read_ca
@@ -116,10 +116,7 @@ def _private_directory(data_dir: Path) -> Iterator[bool]:
     found = os.stat(data_dir)
     mode = stat.S_IMODE(found.st_mode)
     if mode & 0o022:
-        raise ConfigError(
-            f"others can write in {data_dir} (mode {mode:04o}): choose another data directory, "
-            f"or run `chmod 700 {data_dir}`"
-        )
+        raise ConfigError(f"others can write in {data_dir} (mode {mode:04o}): {_remedy(data_dir, found)}")
     if mode != 0o700 and found.st_uid == os.geteuid() and not os.listdir(data_dir):
         os.chmod(data_dir, 0o700)
     try:
@@ -128,6 +125,15 @@ def _private_directory(data_dir: Path) -> Iterator[bool]:
         if made:
             with suppress(OSError):  # not empty: all went well, or something must stay
                 os.rmdir(data_dir)
+
+
+def _remedy(data_dir: Path, found: os.stat_result) -> str:
+    """Advice on a directory that others can write in.  One that may be used by others is left alone."""
+    if found.st_mode & stat.S_ISVTX:  # such as /tmp
+        return f"choose a directory of your own, such as {data_dir / 'cyoloctl'}"
+    if found.st_uid == os.geteuid() and not os.listdir(data_dir):
+        return f"choose another data directory, or run `chmod 700 {quoted(data_dir)}`"
+    return "choose another data directory"
 
 
 def _description(config: Config, data_dir: Path, expires_at: datetime) -> dict[str, Any]:
@@ -360,7 +366,7 @@ def renew_here(data_dir: Path) -> dict[str, Any]:
     """
     config, pki_dir, files = _node_of(data_dir)
     if not files.has_ca_key:
-        directory = shlex.quote(str(data_dir))
+        directory = quoted(data_dir)
         raise ConfigError(
             f"{pki_dir} holds no CA key, so this node cannot renew its certificate itself: write a request "
             f"(`cyoloctl node renew -d {directory} --request FILE`), have it granted on a member "
@@ -381,12 +387,17 @@ def renew_here(data_dir: Path) -> dict[str, Any]:
 def write_renewal_request(data_dir: Path, out: Path) -> dict[str, Any]:
     """Write a request for a new certificate for the key that the node has; no secrets.
 
-    Raises AlreadyExists for a file that is there, ConfigError, StorageError.
+    Raises AlreadyExists for a file that is there, what file_error gives, ConfigError, StorageError.
     """
     config, pki_dir, _ = _node_of(data_dir)
     pending = prepare_request(pki_dir, config.name, config.cluster_id)
     request = NodeRequest(config.name, config.advertise, pending.request_pem, pending.sealing_key)
-    write_private(out, encode_request(request).encode(), exclusive=True)
+    try:
+        write_private(out, encode_request(request).encode(), exclusive=True)
+    except StorageError as error:
+        if isinstance(error.__cause__, OSError):
+            raise file_error(out, error.__cause__, "write") from None
+        raise
     return {"schema_version": 1, "name": config.name, "request": str(out)}
 
 

@@ -178,9 +178,13 @@ class Node:
         journal, snapshots = self._open_storage(raft_id)
         sockets: list[socket.socket] = []
         try:
-            sockets.append(_listen(config.listen, "listen"))
+            sockets.append(_listen(config.listen, config.advertise, "listen", "advertise"))
             if config.gateway is not None:
-                sockets.append(_listen(config.gateway.listen, "gateway.listen"))
+                sockets.append(
+                    _listen(
+                        config.gateway.listen, config.gateway.advertise, "gateway.listen", "gateway.advertise"
+                    )
+                )
             self._assemble(files, journal, snapshots, raft_id=raft_id, boot=boot)
             self.engine.start(self.service.addresses.to_dial())
             self.service.certificates.start()  # nothing was dialled yet: that takes the loop
@@ -460,8 +464,12 @@ def _gateway_settings(config: GatewayConfig) -> GatewaySettings:
     )
 
 
-def _listen(address: Address, setting: str) -> socket.socket:
-    """A listening socket that accepts nothing yet: the port is ours before anything else happens."""
+def _listen(address: Address, shown: Address, setting: str, shown_setting: str) -> socket.socket:
+    """A listening socket that accepts nothing yet: the port is ours before anything else happens.
+
+    shown: where others dial it, from shown_setting of node.yaml; address is from setting.
+    Raises Conflict where the port is taken, ConfigError.
+    """
     try:
         host = "0.0.0.0" if address.host == "*" else address.host
         family, where = Host(host, address.port).places(_LOOKUP_TIMEOUT_S)[0]
@@ -477,15 +485,32 @@ def _listen(address: Address, setting: str) -> socket.socket:
         listening.setblocking(False)
     except OSError as error:
         listening.close()
-        if error.errno == errno.EADDRINUSE:
-            raise Conflict(
-                f"cannot listen on {address}: another process uses this port; stop it, "
-                f"or change `{setting}` in node.yaml"
-            ) from None
-        raise ConfigError(
-            f"cannot listen on {address}: {error.strerror}; correct `{setting}` in node.yaml"
-        ) from None
+        raise _cannot_listen(error, address, shown, setting, shown_setting) from None
     return listening
+
+
+def _cannot_listen(
+    error: OSError, address: Address, shown: Address, setting: str, shown_setting: str
+) -> CyoloctlError:
+    # Whoever changes the port on which the node listens only leaves the others dialling the old one.
+    settings = f"`{setting}`" + (f" and `{shown_setting}`" if shown.port == address.port else "")
+    text = f"cannot listen on {address}"
+    if error.errno == errno.EADDRINUSE:
+        return Conflict(
+            f"{text}: another process uses this port (`ss -ltnp sport = :{address.port}` as root shows it); "
+            f"stop it, or set {settings} in node.yaml to a free port"
+        )
+    if error.errno == errno.EADDRNOTAVAIL:
+        return ConfigError(
+            f"{text}: this machine has no such address; set `{setting}` in node.yaml to one that it has, or "
+            f"to 0.0.0.0:{address.port} for all of them (`{shown_setting}` is what the others dial: {shown})"
+        )
+    if error.errno == errno.EACCES:
+        return ConfigError(
+            f"{text}: this user may not use port {address.port}; set {settings} in node.yaml to a port above "
+            "1023, or give the service the capability CAP_NET_BIND_SERVICE"
+        )
+    return ConfigError(f"{text}: {(error.strerror or str(error)).lower()}; correct `{setting}` in node.yaml")
 
 
 def _loop_factory() -> Callable[[], asyncio.AbstractEventLoop] | None:

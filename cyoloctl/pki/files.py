@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import errno
 import os
-import shlex
 import stat
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -21,7 +20,7 @@ from cryptography import x509
 
 from cyoloctl.errors import ConfigError, InvalidInput, StorageError
 from cyoloctl.model import parse_name
-from cyoloctl.paths import sync_directory, write_node_file
+from cyoloctl.paths import quoted, sync_directory, write_node_file
 from cyoloctl.pki.ca import ca_of_key
 from cyoloctl.pki.documents import to_text
 from cyoloctl.pki.identity import Identity, parse_cluster_id, parse_identity
@@ -270,13 +269,13 @@ def check_mode(path: Path, *, directory: bool = False) -> None:
         with _opened(path, private=True):
             return
     try:
-        mode = os.stat(path).st_mode
+        found = os.stat(path)
     except OSError as error:
         raise _unreadable(path, error) from error
-    if not stat.S_ISDIR(mode):
+    if not stat.S_ISDIR(found.st_mode):
         raise ConfigError(f"{path} is not a directory: restore the right one")
-    if mode & 0o022:
-        raise _too_open(path, mode, "700")
+    if found.st_mode & 0o022:
+        raise _too_open(path, found, "700")
 
 
 def _owners_of_keys(path: Path) -> tuple[int, ...]:
@@ -305,11 +304,11 @@ def _opened(path: Path, *, private: bool) -> BinaryIO:
     if not stat.S_ISREG(found.st_mode):
         problem = ConfigError(f"{path} is not a file: restore the right one")
     elif private and found.st_mode & 0o077:
-        problem = _too_open(path, found.st_mode, "600")
+        problem = _too_open(path, found, "600")
     elif private and found.st_uid not in _owners_of_keys(path):
         problem = ConfigError(
             f"{path} belongs to user {found.st_uid}, who can change it: "
-            f"run `chown {os.geteuid()} {shlex.quote(str(path))}`"
+            f"run `chown {os.geteuid()} {quoted(path)}`"
         )
     if problem is not None:
         os.close(descriptor)
@@ -317,10 +316,11 @@ def _opened(path: Path, *, private: bool) -> BinaryIO:
     return open(descriptor, "rb")
 
 
-def _too_open(path: Path, mode: int, right: str) -> ConfigError:
+def _too_open(path: Path, found: os.stat_result, right: str) -> ConfigError:
+    as_owner = "" if os.geteuid() in (0, found.st_uid) else f"as user {found.st_uid} "
     return ConfigError(
-        f"{path} is open to other users (mode {stat.S_IMODE(mode):04o}): "
-        f"run `chmod {right} {shlex.quote(str(path))}`"
+        f"{path} is open to other users (mode {stat.S_IMODE(found.st_mode):04o}): "
+        f"{as_owner}run `chmod {right} {quoted(path)}`"
     )
 
 

@@ -102,6 +102,7 @@ def test_error_of_the_node_gives_its_exit_status_and_code(
 
 
 def test_unreachable_node_exits_69(tmp_path: Path, capsys: Capture) -> None:
+    (tmp_path / "node.yaml").write_text("")
     assert main(["counter", "incr", "-d", str(tmp_path)]) == 69
     assert "node start" in capsys.readouterr().err
 

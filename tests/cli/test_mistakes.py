@@ -7,17 +7,19 @@ from __future__ import annotations
 
 import os
 import signal
+import socket
 import subprocess
 import sys
+import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
-from cyoloctl.errors import ConfigError, Interrupted, InvalidInput, StorageError
+from cyoloctl.errors import ConfigError, Interrupted, InvalidInput, StorageError, UsageError
 from tests.cli.harness import LIMIT_S
 from tests.support.cluster import wait_until
-from tests.support.zygote import Done, Zygote, zygote
+from tests.support.zygote import CLOSED, Done, Zygote, zygote
 from tools.generate import Command, commands
 
 FULL = "/dev/full"
@@ -206,3 +208,149 @@ def _runs(pid: int) -> bool:
         return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
     except OSError:
         return False
+
+
+# -- files ----------------------------------------------------------------------------------------
+
+# Only written into a proxy's configuration, or looked at after other files or an answer.
+NOT_OPENED = {"--tls-certificate", "--backend-tls-ca"}
+LATER = {
+    ("credentials request", "--out"),
+    ("credentials renew", "--out"),
+    ("credentials renew", "--request"),
+    ("node renew", "--request"),
+    ("route watch", "--out"),
+}
+
+
+@pytest.fixture
+def places(tmp_path: Path, theirs: Path) -> dict[str, Path]:
+    """Places that are wrong for a file, each in its way."""
+    (tmp_path / "file").write_text("x\n")
+    (tmp_path / "secret").write_text("x\n")
+    (tmp_path / "secret").chmod(0o600 if os.geteuid() == 0 else 0o000)
+    (tmp_path / "directory").mkdir()
+    return {
+        "a directory": tmp_path / "directory",
+        "not there": tmp_path / "none" / "file",
+        "below a file": tmp_path / "file" / "x",
+        "not to be read": tmp_path / "secret",
+        "not to be written": theirs / "new",
+    }
+
+
+def _with_file(path: str, option: str, value: str, directory: Path) -> list[str]:
+    words = _line(path, option)
+    if path == "credentials request":
+        words[words.index("--role") + 1] = "viewer"
+    if "--keyring" in (option,):
+        words += ["--passphrase-file", str(directory / "file")]
+    elif option == "--passphrase-file" and path.startswith("token "):
+        words += ["--keyring", str(directory / "file")]
+    if path == "token update":
+        words.append("--keep-previous")
+    if path in _taking("--data-dir"):
+        words += ["-d", str(directory / "none")]
+    return [*words, option, value]
+
+
+def test_wrong_place_for_a_file_has_one_status_for_every_option(
+    forked: Zygote, places: dict[str, Path], tmp_path: Path
+) -> None:
+    wrong = {}
+    tried = 0
+    for path, option, _ in _files():
+        if option in NOT_OPENED | {"--credentials"} or (path, option) in LATER:
+            continue
+        written = option in ("--out", "--key-out")
+        for place in ["a directory", "below a file", "not to be written" if written else "not to be read"]:
+            where = places[place]
+            done = forked.run(_with_file(path, option, str(where), tmp_path), as_nobody=True)
+            expected = ConfigError if place.startswith("not to be") else InvalidInput
+            tried += 1
+            if done.status != expected.exit_status or not _is_told(done, str(where)):
+                wrong[path, option, place] = done
+            if "remove it" in done.err or "chmod" in done.err:
+                wrong[path, option, place, "advice"] = done
+    assert not wrong
+    assert tried > 50
+
+
+def test_credentials_that_are_none_are_a_configuration_error(forked: Zygote, places: dict[str, Path]) -> None:
+    """And nothing of the machine's own is to be closed to others for that."""
+    for where in [*places.values(), Path("/etc/passwd")]:
+        words = ["status", "-e", "https://127.0.0.1:1", "--credentials", str(where)]
+        done = forked.run(words, as_nobody=True)
+        assert done.status == ConfigError.exit_status, done
+        assert _is_told(done, str(where)), done
+        assert "chmod" not in done.err
+
+
+def test_file_in_place_of_the_data_directory_is_told_so(forked: Zygote) -> None:
+    wrong = {}
+    for path in ("node start", "node stop", "node info", "cluster init", "counter get", "demo"):
+        done = forked.run([*_line(path), "-d", "/etc/passwd"])
+        if done.status != ConfigError.exit_status or not _is_told(done, "/etc/passwd", "not a directory"):
+            wrong[path] = done
+    assert not wrong
+
+
+def test_closed_stdin_is_told_where_something_is_to_be_read(forked: Zygote, tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("x\n")
+    lines = [
+        _with_file(path, option, "-", tmp_path)
+        for path, option, metavar in _files()
+        if "-" in metavar.split("|") and not (path.startswith("token ") and option == "--passphrase-file")
+    ]
+    lines += [
+        ["token", "inspect"],
+        ["token", "inspect", "-"],
+        ["token", "refresh", "--batch"],
+        ["token", "revoke", "-"],
+        ["rendezvous", "claim", "-", "-d", "/nonexistent"],
+        ["rendezvous", "show", "-", "-d", "/nonexistent"],
+    ]
+    for words in lines:
+        done = forked.run(words, stdin=CLOSED)
+        assert done.status == InvalidInput.exit_status, (words, done)
+        assert _is_told(done, "stdin is closed"), (words, done)
+    assert len(lines) > 12
+
+
+def test_full_device_under_stderr_changes_no_status(forked: Zygote) -> None:
+    for path in ("node info", "status", "counter incr", "help exit-codes", "key export", "route export"):
+        words = [*_line(path), *(["-d", "/nonexistent"] if path in _taking("-d") else [])]
+        assert forked.run(words, stderr=FULL).status == forked.run(words).status, path
+    assert forked.run(["status", "--nope"], stderr=FULL).status == UsageError.exit_status
+
+
+# -- signals --------------------------------------------------------------------------------------
+
+
+def test_command_that_is_terminated_while_it_waits_says_so(forked: Zygote, tmp_path: Path) -> None:
+    """Whatever it asks: the node takes the connection, and never answers."""
+    with tempfile.TemporaryDirectory() as short, socket.socket(socket.AF_UNIX) as node:
+        node.bind(f"{short}/control.sock")
+        node.listen(512)
+        for path in (
+            *("status", "counter get", "counter incr", "counter watch", "token mint", "key rotate"),
+            *("member list", "rendezvous wait", "node stop", "route export", "member invite"),
+        ):
+            words = [*_line(path), "-d", short, "--timeout", "30"]
+            if path == "member invite":
+                words += ["--out", str(tmp_path / "token")]
+            done = forked.run(words, terminate=True)
+            assert done.status == Interrupted.exit_status, (path, done)
+            assert _is_told(done, "interrupted"), (path, done)
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize("path", ["token mint", "rendezvous claim"])
+def test_command_that_is_terminated_while_it_reads_says_so(forked: Zygote, path: str, tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "pipe")
+    keeper = os.open(tmp_path / "pipe", os.O_RDWR)
+    words = [*_line(path), "--claims-file", "-"] if path == "token mint" else [*path.split(), "-"]
+    done = forked.run(words, stdin=str(tmp_path / "pipe"), terminate=True)
+    os.close(keeper)
+    assert done.status == Interrupted.exit_status, done
+    assert _is_told(done, "interrupted"), done

@@ -32,6 +32,10 @@ CLOSED = "closed"
 NOBODY = 65534
 
 
+_WAITS_S = 0.1
+"""A child that has slept for so long, without any work, waits."""
+
+
 @dataclass(frozen=True, slots=True)
 class Done:
     """A command that ended.  status: negative for a signal, -1000 when it had to be killed."""
@@ -57,20 +61,20 @@ class Zygote:
         stderr: str = "",
         env: Mapping[str, str] | None = None,
         as_nobody: bool = False,
-        terminate_when: str = "",
+        terminate: bool = False,
         limit_s: float = 20.0,
     ) -> Done:
         """Run one command.
 
         stdin, stdout, stderr: a path or CLOSED; "": captured.  as_nobody: as a user that owns nothing.
-        terminate_when: SIGTERM is sent when this path is there.
+        terminate: SIGTERM is sent once it waits for something.
         """
         case = {
             "arguments": list(arguments),
             "streams": [stdin, stdout, stderr],
             "env": dict(env or {}),
             "as_nobody": as_nobody,
-            "terminate_when": terminate_when,
+            "terminate": terminate,
             "limit_s": limit_s,
         }
         with self._lock:
@@ -122,16 +126,19 @@ def _import_everything() -> None:
         "stringprep",
     ):
         importlib.import_module(name)
-    from cyoloctl.cli import main
-    from tools.generate import commands
+    _build_the_tree()
 
-    for _ in commands():
-        pass  # builds every command
-    with open(os.devnull, "w") as null:
-        sys.stdout, before = null, sys.stdout
-        main(["counter", "get", "-d", "/nonexistent/dir"])
-        main(["status", "--help"])
-        sys.stdout = before
+
+def _build_the_tree() -> None:
+    """Every command is built once, here, and not in each child."""
+    from cyoloctl.cli import boundary
+    from cyoloctl.cli.tree import command_tree
+
+    tree = command_tree()
+    for group in tree.commands.values():
+        for leaf in getattr(group, "commands", {}).values():
+            assert leaf.name
+    boundary.command_tree = lambda: tree  # type: ignore[attr-defined]  # imported there, not exported
 
 
 def _become(case: Mapping[str, Any], captured: Sequence[IO[bytes]]) -> None:
@@ -166,14 +173,19 @@ def _become(case: Mapping[str, Any], captured: Sequence[IO[bytes]]) -> None:
 def _wait(pid: int, case: Mapping[str, Any]) -> int:
     """Exit status of the child; it is terminated when the case says so, and killed when it hangs."""
     deadline = time.monotonic() + case["limit_s"]
-    watched = case["terminate_when"]
+    to_terminate = case["terminate"]
+    seen, since = _seen(pid), time.monotonic()
     while True:
         found, status = os.waitpid(pid, os.WNOHANG)
         if found:
             return os.waitstatus_to_exitcode(status)
-        if watched and os.path.lexists(watched):
-            os.kill(pid, signal.SIGTERM)
-            watched = ""
+        if to_terminate:
+            before, seen = seen, _seen(pid)
+            if seen != before or not seen.startswith("S"):
+                since = time.monotonic()
+            elif time.monotonic() - since > _WAITS_S:
+                os.kill(pid, signal.SIGTERM)
+                to_terminate = False
         if time.monotonic() > deadline:
             os.kill(pid, signal.SIGKILL)
             os.waitpid(pid, 0)
@@ -181,14 +193,19 @@ def _wait(pid: int, case: Mapping[str, Any]) -> int:
         time.sleep(0.001)
 
 
+def _seen(pid: int) -> str:
+    """State and processor time of a process (proc(5), stat)."""
+    fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
+    return " ".join([fields[0], *fields[11:13]])
+
+
 def _finish(status: int) -> None:
     """End as the interpreter does, but without freeing a heap that is the parent's."""
-    for stream in (sys.stdout, sys.stderr):
-        try:
-            if stream is not None:
-                stream.flush()
-        except OSError:
-            status = 120
+    try:
+        if sys.stdout is not None:
+            sys.stdout.flush()
+    except OSError:
+        status = 120
     os._exit(status)
 
 

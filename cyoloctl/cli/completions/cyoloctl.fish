@@ -64,7 +64,7 @@ complete --command cyoloctl --condition '__cyoloctl_at cyoloctl cluster set-time
 complete --command cyoloctl --condition '__cyoloctl_at cyoloctl cluster set-time' --long-option timeout --exclusive --description 'Time limit, 0.1s to 300s'
 complete --command cyoloctl --condition '__cyoloctl_at cyoloctl cluster set-time' --short-option h --long-option help --description 'Show this message and exit'
 complete --command cyoloctl --condition '__cyoloctl_at cyoloctl node' --arguments start --description 'Run the node, in the foreground unless --background'
-complete --command cyoloctl --condition '__cyoloctl_at cyoloctl node' --arguments stop --description 'Hand leadership over, stop the node, and return when it is gone'
+complete --command cyoloctl --condition '__cyoloctl_at cyoloctl node' --arguments stop --description 'Hand leadership over, stop the node, and return when it is gone. Safe to repeat'
 complete --command cyoloctl --condition '__cyoloctl_at cyoloctl node' --arguments reload --description 'Make the running node read its certificate files again and reopen its log'
 complete --command cyoloctl --condition '__cyoloctl_at cyoloctl node' --arguments join --description 'Make this node\'s keys and certificate and write its files'
 complete --command cyoloctl --condition '__cyoloctl_at cyoloctl node' --arguments renew --description 'Renew the node\'s certificate, offline; the key stays'

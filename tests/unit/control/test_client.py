@@ -277,6 +277,7 @@ def test_all_dead_is_unreachable_naming_each_endpoint_and_the_remedy(directory: 
     stale = directory / "stale.sock"
     with socket.socket(socket.AF_UNIX) as sock:
         sock.bind(str(stale))
+    (directory / "node.yaml").write_text("")
     with pytest.raises(Unreachable) as caught:
         unix(dead(directory), f"unix://{stale}", f"unix://{'x' * 200}").counter_add("c", 1)
     message = caught.value.message
@@ -572,7 +573,7 @@ async def test_credentials_made_on_request_use_the_key_beside_them(
     path.write_text(json.dumps(document | {"key_file": "mine.key"}))
     assert (await call(secure(live, path).counter_add, "c", 1))["value"] == 1
     key.chmod(0o640)
-    with pytest.raises(ConfigError, match=r"run chmod 600"):
+    with pytest.raises(ConfigError, match=r"run `chmod 600 "):
         secure(live, path)
     key.unlink()
     with pytest.raises(ConfigError, match="put both into one directory"):
