@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from typing import Protocol, TypedDict
+from typing import Annotated, Literal, Protocol, TypedDict
 
 from cyoloctl.text import Json
-from cyoloctl.web.schema import MAX_LIFE_S, Count, Field, Name, Route
+from cyoloctl.web.schema import MAX_LIFE_S, Count, Field, Name, Route, Shape, Time
 
 __all__ = [
     "ROUTES",
@@ -13,9 +13,15 @@ __all__ = [
     "AuthorityApi",
     "CertificateGrant",
     "HasAuthorities",
+    "PkiAuthority",
+    "PkiMember",
     "PkiRotation",
     "PkiStatus",
+    "PkiStep",
 ]
+
+
+Sha256 = Annotated[str, Shape(pattern="^[0-9a-f]{64}$")]
 
 
 class Authorities(TypedDict):
@@ -25,12 +31,46 @@ class Authorities(TypedDict):
     certificates: list[str]
 
 
+class PkiAuthority(TypedDict):
+    """A CA, and the members that report its key"""
+
+    sha256: Sha256
+    state: Literal["current", "previous", "next"]
+    not_before: Time
+    not_after: Time
+    key_holders: list[Name]
+
+
+class PkiMember(TypedDict):
+    """A member, and the CA of its certificate"""
+
+    name: Name
+    role: Literal["voter", "learner"]
+    connected: bool
+    certificate_expires_at: Time | None
+    ca_sha256: str | None
+    confirmed: bool | None
+    reissued: bool | None
+
+
+class PkiStep(TypedDict):
+    """A rotation of the CA under way"""
+
+    step: Literal["distributing", "overlap", "issuing"]
+    from_sha256: Sha256
+    to_sha256: Sha256
+    begun_at: Time
+    overlap_until: Time
+    waiting_for: list[Name]
+    problem: str | None
+
+
 class PkiStatus(TypedDict):
     """The CAs, the holders of their keys, and the certificates under each"""
 
-    authorities: list[Json]
-    members: list[Json]
-    rotation: Json | None
+    authorities: list[PkiAuthority]
+    members: list[PkiMember]
+    rotation: PkiStep | None
     rotation_due: bool
     reasons: list[str]
     certificate_days: Count
@@ -61,7 +101,7 @@ class CertificateGrant(TypedDict):
 class AuthorityApi(Protocol):
     """Operations of a node for callers of this API."""
 
-    async def status(self, *, timeout_s: float) -> Json:
+    async def status(self, *, timeout_s: float) -> PkiStatus:
         """The CAs, and the members under each."""
 
     async def rotate(self, *, overlap_s: int, dry_run: bool, abandon: bool, timeout_s: float) -> Json:
@@ -136,7 +176,9 @@ ROUTES: tuple[Route[HasAuthorities], ...] = (
                 "request",
                 "string",
                 "the text of the request file that `node renew --request` wrote",
-                pattern=r"[\n\r -~]{1,65536}",
+                minimum=1,
+                maximum=65_536,
+                pattern=r"[\n\r -~]+",
                 rule="text of at most 64 KiB",
             ),
         ),

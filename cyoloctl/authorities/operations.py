@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import logging
-from typing import Any
+from typing import Any, Literal
 
+from cyoloctl.authorities.api import PkiAuthority, PkiMember, PkiStatus, PkiStep
 from cyoloctl.authorities.machine import AuthorityMachine, Rotation
 from cyoloctl.authorities.renewal import Ask, CertificateRenewal
 from cyoloctl.credentials.machine import CredentialMachine
@@ -52,7 +53,7 @@ class AuthorityOperations:
         self._authorities = authorities
         self._credentials = credentials
 
-    async def status(self, *, timeout_s: float) -> Json:
+    async def status(self, *, timeout_s: float) -> PkiStatus:
         """The CAs, the holders of their keys, and the certificates under each, whether a rotation is due."""
         await self._proposer.fresh(timeout_s=timeout_s)
         going = self._authorities.rotation
@@ -85,9 +86,9 @@ class AuthorityOperations:
             return [going.old_ca_pem, going.ca_pem]
         return [self._authorities.current or self._certificates.files.ca_pem]
 
-    def _ca_row(self, pem: str, reported: dict[str, tuple[Any, Any]]) -> Json:
+    def _ca_row(self, pem: str, reported: dict[str, tuple[Any, Any]]) -> PkiAuthority:
         going, sha256 = self._authorities.rotation, certificate_sha256(pem)
-        state = "current"
+        state: Literal["current", "previous", "next"] = "current"
         if going is not None:
             is_new = pem == going.ca_pem
             state = (
@@ -108,12 +109,12 @@ class AuthorityOperations:
 
     def _member_row(
         self, name: str, role: str, expires_at: str | None, reported: tuple[Any, Any] | None
-    ) -> Json:
+    ) -> PkiMember:
         going = self._authorities.rotation
         ca = None if reported is None or not isinstance(reported[0], str) else reported[0]
         return {
             "name": name,
-            "role": role,
+            "role": "voter" if role == "voter" else "learner",
             "connected": reported is not None,
             "certificate_expires_at": expires_at,
             # Of a member that is away only its last word is known.
@@ -122,7 +123,7 @@ class AuthorityOperations:
             "reissued": None if going is None else name in going.reissued,
         }
 
-    def _rotation_row(self, going: Rotation) -> Json:
+    def _rotation_row(self, going: Rotation) -> PkiStep:
         waiting = self._authorities.not_reissued() if going.issuing else self._authorities.unconfirmed()
         return {
             "step": "issuing" if going.issuing else "overlap" if going.ready_unix_ms else "distributing",

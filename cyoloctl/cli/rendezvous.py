@@ -280,7 +280,9 @@ def show(invocation: Invocation, which: IdOrCode) -> None:
     """Show a rendezvous."""
     name = _given(which)
     if not re.fullmatch(_ID, name):
-        name = name.replace("-", "").replace(" ", "").lower()
+        from cyoloctl.rendezvous.user_codes import shown_user_code
+
+        name = shown_user_code(name).lower()  # which a node of an earlier release takes too
     _show(invocation, invocation.client().call("rendezvous_show", name))
 
 

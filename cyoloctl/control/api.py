@@ -2,16 +2,20 @@
 
 from __future__ import annotations
 
-from typing import Protocol, TypedDict
+from typing import Literal, Protocol, TypedDict
 
 from cyoloctl.text import Json
-from cyoloctl.web.schema import REQUEST_ID, Count, Field, Route, Time
+from cyoloctl.web.schema import REQUEST_ID, Count, Field, Name, Route, Time
 
 __all__ = ["ROUTES", "Health", "NodeApi", "OpenAPI", "Stopping", "TimeSet"]
 
 
 class Health(TypedDict):
     """The node's own health"""
+
+    status: Literal["ok", "no_leader"]
+    name: Name
+    role: Literal["leader", "follower", "candidate", "learner"]
 
 
 TimeSet = TypedDict(
@@ -41,7 +45,7 @@ class OpenAPI(TypedDict):
 class NodeApi(Protocol):
     """Operations of a node for callers of this API."""
 
-    async def health(self, *, timeout_s: float) -> Json:
+    async def health(self, *, timeout_s: float) -> Health:
         """The node's own health; never waits."""
 
     async def set_time(self, *, dry_run: bool, request_id: str | None, timeout_s: float) -> Json:

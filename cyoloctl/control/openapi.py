@@ -14,6 +14,7 @@ from typing import (
     Annotated,
     Any,
     Literal,
+    NotRequired,
     Union,
     get_args,
     get_origin,
@@ -22,13 +23,12 @@ from typing import (
 )
 
 from cyoloctl.control import table
+from cyoloctl.errors import InvalidInput
 from cyoloctl.web.encoding import SCHEMA_VERSION
-from cyoloctl.web.schema import NAME_PATTERN, REQUIRED, Loose, Route
+from cyoloctl.web.schema import REQUIRED, Choice, Field, Loose, Route
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
-
-    from cyoloctl.errors import CyoloctlError
 
 __all__ = ["CHECKED_IN", "openapi"]
 
@@ -51,17 +51,28 @@ _ERROR = {
 }
 
 
-def _fields(answer: type) -> dict[str, Any]:
-    return {name: _shape(hint) for name, hint in get_type_hints(answer, include_extras=True).items()}
+def _object(answer: type) -> dict[str, Any]:
+    """The JSON Schema of a TypedDict."""
+    fields: dict[str, Any] = {}
+    required = []
+    # Not __required_keys__, which knows nothing of annotations that are strings.
+    for name, hint in get_type_hints(answer, include_extras=True).items():
+        if get_origin(hint) is NotRequired:
+            hint = get_args(hint)[0]
+        else:
+            required.append(name)
+        fields[name] = _shape(hint)
+    return {"type": "object", "required": required, "properties": fields}
 
 
 def _shape(hint: Any) -> dict[str, Any]:
     """The JSON Schema of one type."""
     if hint in _KINDS:
         return {"type": _KINDS[hint]}
+    if hint is Any:
+        return {}
     if is_typeddict(hint):
-        fields = _fields(hint)
-        return {"type": "object", "required": list(fields), "properties": fields}
+        return _object(hint)
     origin, arguments = get_origin(hint), get_args(hint)
     if origin is Annotated:
         shape = _shape(arguments[0])
@@ -76,36 +87,65 @@ def _shape(hint: Any) -> dict[str, Any]:
     if origin is list:
         return {"type": "array", "items": _shape(arguments[0])}
     if origin is dict:
-        values = arguments[1]
-        return (
-            {"type": "object"}
-            if values is Any
-            else {"type": "object", "additionalProperties": _shape(values)}
-        )
+        values = _shape(arguments[1])
+        return {"type": "object", "additionalProperties": values} if values else {"type": "object"}
     if origin in (Union, types.UnionType):
-        shapes = [_shape(each) for each in arguments if each is not type(None)]
-        nullable = ["null"] if type(None) in arguments else []
-        first = shapes[0]
-        if "enum" in first:
-            return {"enum": [*first["enum"], *([None] if nullable else [])]}
-        return {**first, "type": [*(shape["type"] for shape in shapes), *nullable]}
+        return _union(arguments)
     raise TypeError(f"no schema for {hint!r}")
+
+
+def _union(arguments: tuple[Any, ...]) -> dict[str, Any]:
+    shapes = [_shape(each) for each in arguments if each is not type(None)]
+    nullable = type(None) in arguments
+    if len(shapes) == 1 and "enum" in shapes[0]:
+        return {"enum": [*shapes[0]["enum"], None]}
+    if len(shapes) == 1 or all(shape.keys() == {"type"} for shape in shapes):
+        kinds = [shape["type"] for shape in shapes]
+        return {**shapes[0], "type": [*kinds, "null"] if nullable else kinds}
+    return {"anyOf": [*shapes, {"type": "null"}] if nullable else shapes}
 
 
 def _answer(answer: type) -> dict[str, Any]:
     """The component of an answer's type."""
     if answer.__name__ == "OpenAPI":
         return {"type": "object", "description": answer.__doc__}
-    fields = _fields(answer)
+    shape = _object(answer)
     return {
         "type": "object",
         "description": answer.__doc__,
-        "required": ["schema_version", *fields],
-        "properties": {"schema_version": {"const": SCHEMA_VERSION}, **fields},
+        "required": ["schema_version", *shape["required"]],
+        "properties": {"schema_version": {"const": SCHEMA_VERSION}, **shape["properties"]},
     }
 
 
-def _operation(route: Route[table.Node]) -> dict[str, Any]:
+def _field(field: Field) -> dict[str, Any]:
+    """The JSON Schema of a field of a body, with what it holds."""
+    schema = field.schema()
+    holds = field.holds
+    if holds is not None:
+        inside = {"anyOf": [_body(fields) for fields in holds]} if type(holds) is tuple else _shape(holds)
+        schema["items" if field.kind == "array" else "additionalProperties"] = inside
+    return schema
+
+
+def _body(fields: Iterable[Field], choices: Iterable[Choice] = ()) -> dict[str, Any]:
+    """The JSON Schema of an object of these fields."""
+    by_name = {field.name: field for field in fields}
+    schema: dict[str, Any] = {
+        "type": "object",
+        "additionalProperties": False,
+        "properties": {name: _field(field) for name, field in by_name.items()},
+    }
+    required = [name for name, field in by_name.items() if field.default is REQUIRED]
+    if required:
+        schema["required"] = required
+    kinds = {name: field.kind for name, field in by_name.items()}
+    for choice in choices:
+        schema |= choice.schema(kinds)
+    return schema
+
+
+def _parameters(route: Route[table.Node]) -> list[dict[str, Any]]:
     parameters: list[dict[str, Any]] = []
     if route.has_name:
         parameters.append(
@@ -113,47 +153,70 @@ def _operation(route: Route[table.Node]) -> dict[str, Any]:
                 "name": "name",
                 "in": "path",
                 "required": True,
-                "schema": {"type": "string", "pattern": f"^(?:{NAME_PATTERN})$"},
+                "description": f"the {route.what}: {route.name_rule}",
+                "schema": {"type": "string", "pattern": f"^(?:{route.name_pattern})$"},
             }
         )
-    parameters += [
-        {"name": field.name, "in": "query", "required": field.default is REQUIRED, "schema": field.schema()}
+    return parameters + [
+        {
+            "name": field.name,
+            "in": "query",
+            "required": field.default is REQUIRED,
+            "schema": field.schema(in_query=True),
+        }
         for field in route.query_fields.values()
     ]
+
+
+def _reference(kind: str, name: str) -> dict[str, Any]:
+    return {"$ref": f"#/components/{kind}/{name}"}
+
+
+def _responses(route: Route[table.Node]) -> dict[str, Any]:
+    answer = _reference("schemas", route.answer.__name__)
+    content: dict[str, Any] = {"schema": answer}
+    if route.stream:
+        # Line by line: the last one may be an error, and some are blank.
+        content = {"schema": {"anyOf": [answer, _reference("schemas", "Error")]}}
+    if route.example is not None:
+        content["example"] = {"schema_version": SCHEMA_VERSION, **route.example[1]}
     media = "application/x-ndjson" if route.stream else "application/json"
-    reference = {"$ref": f"#/components/schemas/{route.answer.__name__}"}
-    responses: dict[str, Any] = {
-        "200": {"description": route.summary, "content": {media: {"schema": reference}}}
-    }
-    by_status: dict[int, list[type[CyoloctlError]]] = {}
+    responses: dict[str, Any] = {"200": {"description": route.summary, "content": {media: content}}}
+    by_status: dict[int, list[str]] = {}
     for cls in route.possible_errors():
-        by_status.setdefault(cls.http_status, []).append(cls)
-    for status, classes in by_status.items():
+        by_status.setdefault(cls.http_status, []).append(f"`{cls.api_code or cls.code}`: {cls.meaning}")
+    for status, meanings in by_status.items():
         responses[str(status)] = {
-            "description": "; ".join(f"`{cls.api_code or cls.code}`: {cls.meaning}" for cls in classes),
-            "content": {"application/json": {"schema": {"$ref": "#/components/schemas/Error"}}},
+            "description": "; ".join(meanings),
+            "content": {"application/json": {"schema": _reference("schemas", "Error")}},
         }
+    allowed = ", ".join(table.allowed_methods(route.template))
+    responses["405"] = {
+        "description": f"`{InvalidInput.code}`: another method than those in `Allow`; HEAD gets no body",
+        "headers": {"Allow": {"required": True, "schema": {"const": allowed}}},
+        "content": {"application/json": {"schema": _reference("schemas", "Error")}},
+    }
+    return dict(sorted(responses.items()))
+
+
+def _operation(route: Route[table.Node]) -> dict[str, Any]:
     result: dict[str, Any] = {
         "operationId": route.operation,
         "summary": route.summary,
         "x-role": route.role,
         "security": [] if route.role == "none" else [{"clientCertificate": []}],
-        "parameters": parameters,
-        "responses": responses,
+        "parameters": _parameters(route),
+        "responses": _responses(route),
     }
     if route.body:
-        required = [field.name for field in route.body_fields.values() if field.default is REQUIRED]
-        schema: dict[str, Any] = {
-            "type": "object",
-            "additionalProperties": False,
-            "properties": {field.name: field.schema() for field in route.body_fields.values()},
-        }
-        if required:
-            schema["required"] = required
+        schema = _body(route.body_fields.values(), route.choices)
+        content = {"schema": schema}
+        if route.example is not None and route.example[0] is not None:
+            content["example"] = dict(route.example[0])
         result["requestBody"] = {
             "description": f"at most {route.max_body_bytes} bytes",
-            "required": bool(required),
-            "content": {"application/json": {"schema": schema}},
+            "required": bool(schema.get("required") or not all(each.optional for each in route.choices)),
+            "content": {"application/json": content},
         }
     return result
 

@@ -21,6 +21,7 @@ from dataclasses import dataclass
 from email.utils import formatdate
 from http import HTTPStatus
 from typing import TYPE_CHECKING, Any, cast
+from urllib.parse import unquote
 
 from aiohttp import web
 
@@ -42,7 +43,7 @@ from cyoloctl.errors import (
 )
 from cyoloctl.web.connection import Answer, HttpServer, TooLong, read_body
 from cyoloctl.web.encoding import encode_error, encode_object
-from cyoloctl.web.schema import Route, check_name, role_allows
+from cyoloctl.web.schema import Route, role_allows
 from cyoloctl.web.strangers import Budget
 
 if TYPE_CHECKING:
@@ -324,7 +325,9 @@ class ControlServer(HttpServer[CallerConnection]):
             if connection.ended:
                 raise connection.refused(route)
         if route.has_name:
-            check_name(name, route.what)
+            if "%" in name:  # a client may quote anything; what no name has is refused after that
+                name = unquote(name)
+            route.check_name(name)
         query = route.read_query(query_text) if mark else route.query_defaults
         if route.body:
             body = route.read_body(raw)

@@ -9,7 +9,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Protocol
 
 from cyoloctl.web.encoding import clean_text
-from cyoloctl.web.schema import Route, check_name
+from cyoloctl.web.schema import Route
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -107,7 +107,7 @@ def routes() -> list[Route[Node]]:
 def match(method: str, path: str) -> tuple[Route[Node], str] | None:
     """The route of a raw path and the name in it ("" for none), or None.
 
-    The name is not checked here: see `check_name`.
+    The name is as in the path, and not checked: see `Route.check_name`.
     """
     if not _all:
         routes()
@@ -151,5 +151,5 @@ def path_for(operation: str, name: str = "") -> tuple[Route[Node], str]:
             if route.operation == operation:
                 if not route.has_name:
                     return route, route.template
-                return route, route.template.replace("{name}", check_name(name, route.what))
+                return route, route.template.replace("{name}", route.check_name(name))
     raise KeyError(operation)

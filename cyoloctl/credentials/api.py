@@ -9,13 +9,12 @@ from cyoloctl.web.schema import (
     NAME,
     REQUEST_BODY_BYTES,
     REQUEST_ID,
-    REQUEST_PEM_PATTERN,
-    REQUEST_PEM_RULE,
     Field,
     Name,
     Route,
     Shape,
     Time,
+    pem_field,
 )
 
 __all__ = [
@@ -98,13 +97,7 @@ class HasCredentials(Protocol):
         """The operations."""
 
 
-_REQUEST_PEM = Field(
-    "request_pem",
-    "string",
-    "a certificate request, signed by the key that it is for",
-    pattern=REQUEST_PEM_PATTERN,
-    rule=REQUEST_PEM_RULE,
-)
+_REQUEST_PEM = pem_field("a certificate request, signed by the key that it is for")
 _MAX_CREDENTIAL_S = 825 * 86_400
 _RENEWED_TTL_S = Field(
     "ttl_s",

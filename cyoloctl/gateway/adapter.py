@@ -216,7 +216,7 @@ class GatewayAdapter:
             set_cookie=True,
             timeout_s=timeout_s,
         )
-        return str(made["set_cookie"]).removeprefix("Set-Cookie: ")
+        return str(made["set_cookie_value"])
 
     async def find(
         self, user_code: str, *, client: str, actor: Actor, request_id: str, timeout_s: float

@@ -6,7 +6,7 @@ from typing import Literal, Protocol, TypedDict
 
 from cyoloctl.text import Json
 from cyoloctl.web.encoding import MAX_BODY_BYTES
-from cyoloctl.web.schema import MAX_LIFE_S, REQUEST_ID, Count, Field, Name, Route, Time
+from cyoloctl.web.schema import MAX_LIFE_S, REQUEST_ID, Choice, Count, Field, Name, Route, Time
 
 __all__ = [
     "ROUTES",
@@ -14,6 +14,7 @@ __all__ = [
     "Key",
     "KeyApi",
     "KeyExport",
+    "KeyHolder",
     "KeyIdentity",
     "KeyList",
     "KeyPolicy",
@@ -42,13 +43,20 @@ class KeyList(TypedDict):
     keys: list[Key]
 
 
+class KeyHolder(TypedDict):
+    """A member: the fingerprint of each key, null for one that it cannot open"""
+
+    name: Name
+    keys: dict[str, str | None]
+
+
 class KeyStatus(TypedDict):
     """The keys, and the members that hold each"""
 
     agreed: bool
     primary: str | None
     problems: list[str]
-    members: list[Json]
+    members: list[KeyHolder]
     keys: list[Key]
 
 
@@ -293,6 +301,7 @@ ROUTES: tuple[Route[HasKeys], ...] = (
                 rule="64 hex digits",
             ),
         ),
+        choices=(Choice("passphrase", "to_node"),),
     ),
     Route(
         "POST",

@@ -8,7 +8,6 @@ from cyoloctl.errors import InvitationRejected, NotFound
 from cyoloctl.model import Role
 from cyoloctl.text import Json
 from cyoloctl.web.schema import (
-    HOST,
     NAME,
     NAME_PATTERN,
     NAME_RULE,
@@ -20,6 +19,8 @@ from cyoloctl.web.schema import (
     Route,
     Shape,
     Time,
+    host_field,
+    pem_field,
 )
 
 __all__ = [
@@ -138,6 +139,16 @@ class Uninvited(TypedDict):
 
 class Grant(TypedDict):
     """The grant that makes a node a member, sealed where it is secret"""
+
+    cluster_id: Annotated[str, Shape(pattern="^[0-9a-f]{32}$")]
+    cluster: Name
+    name: Name
+    learner: bool
+    certificate_pem: str
+    ca_pem: str
+    storage: Literal["disk", "memory"]
+    peers: dict[str, str]
+    ca_key_sealed: str | None
 
 
 class Removal(TypedDict):
@@ -313,13 +324,7 @@ ROUTES: tuple[Route[HasMembers], ...] = (
                 pattern=r"[A-Za-z0-9+/]{86}==",
                 rule="64 bytes in base64",
             ),
-            Field(
-                "request_pem",
-                "string",
-                "the certificate request",
-                pattern=r"[\n\r -~]{1,8192}",
-                rule="PEM text of at most 8 KiB",
-            ),
+            pem_field("the certificate request"),
             Field(
                 "sealing_key",
                 "string",
@@ -393,16 +398,7 @@ ROUTES: tuple[Route[HasMembers], ...] = (
         answer=MemberHost,
         handler=lambda node: node.members.set_host,
         what="member name",
-        body=(
-            Field(
-                "host",
-                "string",
-                "the host name by which clients ask for this member",
-                nullable=True,
-                pattern=HOST.pattern,
-                rule=HOST.rule,
-            ),
-        ),
+        body=(host_field("the host name by which clients ask for this member", nullable=True),),
         write=True,
     ),
 )

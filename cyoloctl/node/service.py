@@ -12,6 +12,7 @@ from pathlib import Path
 
 from cyoloctl.authorities.operations import AuthorityOperations
 from cyoloctl.authorities.renewal import CertificateRenewal
+from cyoloctl.control.api import Health
 from cyoloctl.counters.operations import CounterOperations
 from cyoloctl.credentials.admission import Admission
 from cyoloctl.credentials.operations import CredentialOperations
@@ -258,7 +259,7 @@ class Service:
 
     # ------------------------------------------------------------- the node itself
 
-    async def health(self, *, timeout_s: float) -> Json:
+    async def health(self, *, timeout_s: float) -> Health:
         """Whether a leader is known; never waits."""
         status = self._engine.status()
         return {

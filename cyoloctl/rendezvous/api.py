@@ -15,7 +15,7 @@ from cyoloctl.errors import (
 )
 from cyoloctl.text import Json
 from cyoloctl.tokens.api import CONTEXT
-from cyoloctl.web.schema import NAME_PATTERN, NAME_RULE, REQUEST_ID, Count, Field, Name, Route, Time
+from cyoloctl.web.schema import NAME_PATTERN, NAME_RULE, REQUEST_ID, Choice, Count, Field, Name, Route, Time
 
 __all__ = [
     "ROUTES",
@@ -218,8 +218,46 @@ _FOR = (
     ),
     *CONTEXT,
 )
-_DATA = Field("data", "object", "texts by name", default={})
+_DATA = Field("data", "object", "texts by name", default={}, holds=str)
+_ID_OR_CODE = Choice("id", "user_code", only_one=False)
 _ID = Field("id", "string", "the id of the rendezvous", pattern=r"[0-9a-f]{32}", rule="32 hex digits")
+
+# What the routes are asked and answer, in one story: a door asks, a person approves on a second device.
+_KNOWN = {"id": "5f0c2d9c8d5f4b6ea7a5f5b0b8f3c1d2"}
+_ASKED = {"kind": "mfa", "initiator": "door-7", "origin": "198.51.100.7", "data": {"door": "north"}}
+_RECORD = {
+    **_KNOWN,
+    **_ASKED,
+    "state": "pending",
+    "node": "n1",
+    "claimed_by": None,
+    "sealed": False,
+    "failed_attempts": 0,
+    "created_at": "2026-11-23T19:29:28Z",
+    "expires_at": "2026-11-23T19:34:28Z",
+    "changed_at": "2026-11-23T19:29:28Z",
+}
+_CLAIMED = {**_RECORD, "state": "claimed", "claimed_by": "alice", "changed_at": "2026-11-23T19:29:59Z"}
+_STARTED = {
+    **_KNOWN,
+    "user_code": "WDJB-MJHT",
+    "verification_uri": "https://app.example.com/rendezvous",
+    "verification_uri_complete": "https://app.example.com/rendezvous?user_code=WDJB-MJHT",
+    "expires_in": 300,
+    "interval": 5,
+    "node": "n1",
+}
+_REDEEMED = {
+    **_KNOWN,
+    "state": "consumed",
+    "kind": "mfa",
+    "approved_by": "alice",
+    "data": {"level": "2"},
+    "sealed_result": None,
+    "node": "n1",
+}
+_POLICY = {"kind": "mfa", "require": {"mfa": True}, "allow_self": False}
+_BY_CODE = {"user_code": "WDJB-MJHT", "by": "alice"}
 
 
 ROUTES: tuple[Route[HasRendezvous], ...] = (
@@ -230,6 +268,10 @@ ROUTES: tuple[Route[HasRendezvous], ...] = (
         "rendezvous_start",
         "Begin a transaction that somebody else approves",
         answer=RendezvousStarted,
+        example=(
+            {"kind": "mfa", "initiator": "door-7", "origin": "198.51.100.7", "data": {"door": "north"}},
+            _STARTED,
+        ),
         handler=lambda node: node.rendezvous.start,
         body=(
             Field("kind", "string", "what it is for, a name", pattern=NAME_PATTERN, rule=NAME_RULE),
@@ -272,6 +314,7 @@ ROUTES: tuple[Route[HasRendezvous], ...] = (
         "rendezvous_wait",
         "Wait for the answer and redeem it once; `authorization_pending` when there is none in time",
         answer=Redeemed,
+        example=({**_KNOWN, "request_id": "6c0fd0a4e1d84bb2b1b38ad9"}, _REDEEMED),
         handler=lambda node: node.rendezvous.wait,
         held=True,
         body=(
@@ -296,6 +339,7 @@ ROUTES: tuple[Route[HasRendezvous], ...] = (
                 rule="16 to 128 printable ASCII characters without spaces",
             ),
         ),
+        choices=(Choice("request_id", "redemption", optional=True),),
         write=True,
         errors=(
             NotFound,
@@ -311,8 +355,10 @@ ROUTES: tuple[Route[HasRendezvous], ...] = (
         "rendezvous_claim",
         "Take a rendezvous: nobody else can approve it then",
         answer=Rendezvous,
+        example=(_BY_CODE, _CLAIMED),
         handler=lambda node: node.rendezvous.claim,
         body=(*_RENDEZVOUS, _BY, *_FOR, REQUEST_ID),
+        choices=(_ID_OR_CODE,),
         write=True,
         errors=(
             NotFound,
@@ -329,8 +375,10 @@ ROUTES: tuple[Route[HasRendezvous], ...] = (
         "rendezvous_approve",
         "Approve a rendezvous and answer it",
         answer=Rendezvous,
+        example=({**_BY_CODE, "data": {"level": "2"}}, {**_CLAIMED, "state": "approved"}),
         handler=lambda node: node.rendezvous.approve,
         body=(*_RENDEZVOUS, _BY, _DATA, *_FOR, REQUEST_ID),
+        choices=(_ID_OR_CODE,),
         write=True,
         errors=(
             NotFound,
@@ -347,8 +395,10 @@ ROUTES: tuple[Route[HasRendezvous], ...] = (
         "rendezvous_deny",
         "Deny a rendezvous",
         answer=Rendezvous,
+        example=(_BY_CODE, {**_CLAIMED, "state": "denied"}),
         handler=lambda node: node.rendezvous.deny,
         body=(*_RENDEZVOUS, _BY, *_FOR, REQUEST_ID),
+        choices=(_ID_OR_CODE,),
         write=True,
         errors=(
             NotFound,
@@ -364,6 +414,7 @@ ROUTES: tuple[Route[HasRendezvous], ...] = (
         "rendezvous_cancel",
         "Cancel a rendezvous that has not ended",
         answer=Rendezvous,
+        example=(_KNOWN, {**_RECORD, "state": "cancelled"}),
         handler=lambda node: node.rendezvous.cancel,
         body=(_ID, REQUEST_ID),
         write=True,
@@ -379,6 +430,7 @@ ROUTES: tuple[Route[HasRendezvous], ...] = (
         "rendezvous_policy",
         "Set who may approve what a kind is for, the whole of it; the defaults remove it",
         answer=RendezvousPolicy,
+        example=(_POLICY, _POLICY),
         handler=lambda node: node.rendezvous.policy,
         body=(
             Field("kind", "string", "the kind", pattern=NAME_PATTERN, rule=NAME_RULE),
@@ -387,6 +439,7 @@ ROUTES: tuple[Route[HasRendezvous], ...] = (
                 "object",
                 "claims that the approver's session must have: true, false, integers or texts by name",
                 default={},
+                holds=bool | int | str,
             ),
             Field("allow_self", "boolean", "whoever began may approve", default=False),
             REQUEST_ID,
@@ -400,6 +453,7 @@ ROUTES: tuple[Route[HasRendezvous], ...] = (
         "rendezvous_policies",
         "The policies of approval, for each kind without the default",
         answer=RendezvousPolicies,
+        example=(None, {"policies": [_POLICY]}),
         handler=lambda node: node.rendezvous.policies,
     ),
     Route(
@@ -407,10 +461,13 @@ ROUTES: tuple[Route[HasRendezvous], ...] = (
         "/v1/rendezvous/{name}",
         "gateway",
         "rendezvous_show",
-        "Show a rendezvous, by its id or its user code in lower case",
+        "Show a rendezvous, by its id or its user code",
         answer=Rendezvous,
+        example=(None, _RECORD),
         handler=lambda node: node.rendezvous.show,
-        what="rendezvous id",
+        what="id or user code",
+        name_pattern=r"[0-9a-f]{32}|[A-Za-z]{4}-?[A-Za-z]{4}",
+        name_rule="the 32 hex digits of an id, or the 8 letters of a user code, with or without the dash",
         secret_name=True,
     ),
     Route(
@@ -420,6 +477,7 @@ ROUTES: tuple[Route[HasRendezvous], ...] = (
         "rendezvous_list",
         "List rendezvous, those that ended within a day too, the oldest first",
         answer=RendezvousList,
+        example=(None, {"rendezvous": [_RECORD], "next": None}),
         handler=lambda node: node.rendezvous.list,
         query=(
             Field(

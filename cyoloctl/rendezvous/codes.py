@@ -6,7 +6,6 @@ Randomness is an argument; there is no clock and no I/O.
 from __future__ import annotations
 
 import os
-import unicodedata
 from collections.abc import Callable
 from hashlib import sha256
 
@@ -16,6 +15,12 @@ from cryptography.hazmat.primitives.asymmetric import x25519
 from cyoloctl.errors import InvalidInput
 from cyoloctl.pki.seal import open_sealed, seal
 from cyoloctl.rendezvous.records import MAX_SEALED_LENGTH, id_of_public_key
+from cyoloctl.rendezvous.user_codes import (
+    CODE_LETTERS,
+    USER_CODE_ALPHABET,
+    normalise_user_code,
+    shown_user_code,
+)
 from cyoloctl.text import encode_base64
 
 __all__ = [
@@ -31,10 +36,6 @@ __all__ = [
     "shown_user_code",
 ]
 
-USER_CODE_ALPHABET = "BCDFGHJKLMNPQRSTVWXZ"  # RFC 8628 6.1: no vowels, so no words
-_CODE_LETTERS = 8
-_MAX_TEXT = 64
-
 _HPKE_OVERHEAD_BYTES = 48  # X25519 encapsulation 32, AES-GCM tag 16
 MAX_RESULT_BYTES = MAX_SEALED_LENGTH // 4 * 3 - _HPKE_OVERHEAD_BYTES
 
@@ -45,40 +46,11 @@ def new_user_code(random: Callable[[int], bytes] = os.urandom) -> str:
     random: n -> n random bytes.
     """
     letters = ""
-    while len(letters) < _CODE_LETTERS:
+    while len(letters) < CODE_LETTERS:
         # 240 is the largest multiple of 20 in a byte: what is above would favour the first letters.
         letters += "".join(
-            USER_CODE_ALPHABET[byte % 20] for byte in random(_CODE_LETTERS - len(letters)) if byte < 240
+            USER_CODE_ALPHABET[byte % 20] for byte in random(CODE_LETTERS - len(letters)) if byte < 240
         )
-    return f"{letters[:4]}-{letters[4:]}"
-
-
-def normalise_user_code(text: str) -> str:
-    """The 8 letters of a user code in upper case, whatever its case, dashes and spaces.
-
-    Mail programs and word processors make other dashes and spaces of ours, and put
-    invisible characters between letters.  Raises InvalidInput, which does not repeat the text.
-    """
-    letters = "" if len(text) > _MAX_TEXT else "".join(c for c in text if not _separates(c))
-    # ASCII before upper(), which makes ASCII of some other letters (U+017F becomes S).
-    if len(letters) == _CODE_LETTERS and letters.isascii():
-        letters = letters.upper()
-        if all(letter in USER_CODE_ALPHABET for letter in letters):
-            return letters
-    raise InvalidInput(
-        f"the user code is not valid: use the {_CODE_LETTERS} letters that were shown, such as WDJB-MJHT; "
-        f"it has the letters {USER_CODE_ALPHABET} only"
-    )
-
-
-def _separates(character: str) -> bool:
-    # Unicode's spaces, dashes (those that mathematics and hyphenation know, too) and invisible formats.
-    return unicodedata.category(character) in ("Zs", "Pd", "Cf") or character == "\N{MINUS SIGN}"
-
-
-def shown_user_code(text: str) -> str:
-    """A user code as it is shown, however it is written.  Raises InvalidInput."""
-    letters = normalise_user_code(text)
     return f"{letters[:4]}-{letters[4:]}"
 
 

@@ -2,18 +2,29 @@
 
 from __future__ import annotations
 
-from typing import Protocol, TypedDict
+from typing import Literal, Protocol, TypedDict
 
 from cyoloctl.text import Json
-from cyoloctl.web.schema import HOST, REQUEST_ID, Count, Field, Route
+from cyoloctl.web.schema import REQUEST_ID, Count, Field, Name, Route, host_field
 
-__all__ = ["ROUTES", "HasRouting", "RouteList", "RoutingApi", "SharedHost"]
+__all__ = ["ROUTES", "Backend", "HasRouting", "RouteList", "RoutingApi", "SharedHost"]
+
+
+class Backend(TypedDict):
+    """A member as reverse proxies see it"""
+
+    name: Name
+    host: str | None
+    address: str | None
+    url: str | None
+    alive: bool
+    role: Literal["leader", "follower", "learner"]
 
 
 class RouteList(TypedDict):
     """Members and host names"""
 
-    backends: list[Json]
+    backends: list[Backend]
     shared_hosts: list[str]
     index: Count
 
@@ -28,7 +39,7 @@ class SharedHost(TypedDict):
 class RoutingApi(Protocol):
     """Operations of a node for callers of this API."""
 
-    async def list(self, *, timeout_s: float) -> Json:
+    async def list(self, *, timeout_s: float) -> RouteList:
         """The members as proxies see them."""
 
     async def share(self, *, host: str, shared: bool, request_id: str | None, timeout_s: float) -> Json:
@@ -61,7 +72,11 @@ ROUTES: tuple[Route[HasRouting], ...] = (
         "Let every member serve a host name, or no longer",
         answer=SharedHost,
         handler=lambda node: node.routing.share,
-        body=(HOST, Field("shared", "boolean", "false: no longer", default=True), REQUEST_ID),
+        body=(
+            host_field("a host name"),
+            Field("shared", "boolean", "false: no longer", default=True),
+            REQUEST_ID,
+        ),
         write=True,
     ),
 )

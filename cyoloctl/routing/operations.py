@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import builtins
+
 from cyoloctl.members.machine import MemberMachine
 from cyoloctl.model import LocalNode, RaftId, name_of, parse_hostname
 from cyoloctl.replicated.proposer import Proposer
+from cyoloctl.routing.api import Backend, RouteList
 from cyoloctl.text import Json
 
 __all__ = ["RoutingOperations"]
@@ -44,13 +47,13 @@ class RoutingOperations:
         """The members that this node has a link with, and itself."""
         return {str(self._node.name), *self._proposer.engine.peers()}
 
-    async def list(self, *, timeout_s: float) -> Json:
+    async def list(self, *, timeout_s: float) -> RouteList:
         await self._proposer.fresh(timeout_s=timeout_s)
         reachable = self.reachable()
         engine = self._proposer.engine
         status, leader = engine.status(), name_of(engine.leader() or RaftId(""))
         voters = {name_of(raft_id) for raft_id in status.voters}
-        backends = []
+        backends: builtins.list[Backend] = []
         for member in self._members.members():
             name = member.name
             gateway = self._members.gateway(name)

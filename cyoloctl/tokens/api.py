@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
-from typing import Any, Literal, Protocol, TypedDict
+from typing import Any, Literal, NotRequired, Protocol, TypedDict
 
 from cyoloctl.errors import TokenRejected
 from cyoloctl.text import Json
 from cyoloctl.web.encoding import MAX_BODY_BYTES
-from cyoloctl.web.schema import MAX_LIFE_S, REQUEST_ID, Count, Field, Route, Time
+from cyoloctl.web.schema import MAX_LIFE_S, REQUEST_ID, Choice, Count, Field, Route, Time
 
 __all__ = [
     "CONTEXT",
+    "ITEMS",
     "MAX_BATCH",
     "ROUTES",
     "HasTokens",
@@ -19,6 +20,9 @@ __all__ = [
     "Token",
     "TokenApi",
     "TokenBatch",
+    "TokenMade",
+    "TokenRefused",
+    "TokenResult",
 ]
 
 #: Tokens in one batch.
@@ -26,7 +30,7 @@ MAX_BATCH = 1000
 
 
 class Token(TypedDict):
-    """A session; `token` and `set_cookie` where one was made"""
+    """A session"""
 
     valid: Literal[True]
     sub: str
@@ -39,10 +43,37 @@ class Token(TypedDict):
     claims: Json
 
 
+class TokenMade(Token):
+    """A session and its token; the cookie that carries it where `set_cookie` was true
+
+    set_cookie is the whole header line, set_cookie_value the value of the header `Set-Cookie`.
+    """
+
+    token: str
+    set_cookie: NotRequired[str]
+    set_cookie_value: NotRequired[str]
+
+
+class TokenResult(Token):
+    """The result of an item: a session, and its token where one was made"""
+
+    schema_version: Literal[1]
+    token: NotRequired[str]
+
+
+class TokenRefused(TypedDict):
+    """The result of an item that was refused; of a rejected token nothing but that it is"""
+
+    schema_version: Literal[1]
+    valid: Literal[False]
+    code: str
+    message: NotRequired[str]
+
+
 class TokenBatch(TypedDict):
     """One result per item, in order: a session with its token, or `valid` false with a `code`"""
 
-    results: list[Json]
+    results: list[TokenResult | TokenRefused]
 
 
 class Revocation(TypedDict):
@@ -185,6 +216,7 @@ _TOKEN = (
         nullable=True,
     ),
 )
+_TOKEN_OR_COOKIE = Choice("token", "cookie")
 #: Where a token travels and for whom it is.
 CONTEXT = (
     Field(
@@ -215,7 +247,38 @@ _EXPLAIN = Field(
     # It is for whoever administers the keys: to others it is an oracle.
     operators_only="why a token is rejected is told to operators only: leave out `explain`",
 )
-_SET_COOKIE = Field("set_cookie", "boolean", "answer with the Set-Cookie line too", default=False)
+_SET_COOKIE = Field(
+    "set_cookie",
+    "boolean",
+    "answer with the cookie too: `set_cookie` is the header line, `set_cookie_value` the header's value",
+    default=False,
+)
+_SUB = Field(
+    "sub",
+    "string",
+    "whose session it is",
+    pattern=r"[^\x00-\x1f\x7f]{1,256}",
+    rule="1 to 256 characters, no control characters",
+)
+_CLAIMS = Field("claims", "object", "what the session carries", default={})
+_MAX_AGE_S = Field(
+    "max_age_s",
+    "integer",
+    "seconds after which it ends however often it is refreshed",
+    default=28_800,
+    minimum=1,
+    maximum=MAX_LIFE_S,
+)
+_SET = Field("set", "object", "claims to set", default={})
+_UNSET = Field("unset", "array", "names of claims to remove", default=[], minimum=0, maximum=100, holds=str)
+_ONE_TOKEN = Field("token", "string", "the token")
+#: The fields of an item of a batch, by operation.
+ITEMS: dict[str, tuple[Field, ...]] = {
+    "mint": (_SUB, _CLAIMS, _TTL_S, _MAX_AGE_S),
+    "inspect": (_ONE_TOKEN,),
+    "update": (_ONE_TOKEN, _SET, _UNSET),
+    "refresh": (_ONE_TOKEN, _TTL_S),
+}
 
 
 ROUTES: tuple[Route[HasTokens], ...] = (
@@ -225,26 +288,13 @@ ROUTES: tuple[Route[HasTokens], ...] = (
         "gateway",
         "token_mint",
         "Make a session token",
-        answer=Token,
+        answer=TokenMade,
         handler=lambda node: node.tokens.mint,
         body=(
-            Field(
-                "sub",
-                "string",
-                "whose session it is",
-                pattern=r"[^\x00-\x1f\x7f]{1,256}",
-                rule="1 to 256 characters, no control characters",
-            ),
-            Field("claims", "object", "what the session carries", default={}),
+            _SUB,
+            _CLAIMS,
             _TTL_S,
-            Field(
-                "max_age_s",
-                "integer",
-                "seconds after which it ends however often it is refreshed",
-                default=28_800,
-                minimum=1,
-                maximum=MAX_LIFE_S,
-            ),
+            _MAX_AGE_S,
             *CONTEXT,
             _SET_COOKIE,
         ),
@@ -258,6 +308,7 @@ ROUTES: tuple[Route[HasTokens], ...] = (
         answer=Token,
         handler=lambda node: node.tokens.inspect,
         body=(*_TOKEN, *CONTEXT, _REQUIRE_QUORUM, _EXPLAIN),
+        choices=(_TOKEN_OR_COOKIE,),
         errors=(TokenRejected,),
     ),
     Route(
@@ -266,17 +317,18 @@ ROUTES: tuple[Route[HasTokens], ...] = (
         "gateway",
         "token_update",
         "Change the claims of a token: the older copies are refused on every node from then on",
-        answer=Token,
+        answer=TokenMade,
         handler=lambda node: node.tokens.update,
         body=(
             *_TOKEN,
-            Field("set", "object", "claims to set", default={}),
-            Field("unset", "array", "names of claims to remove", default=[], minimum=0, maximum=100),
+            _SET,
+            _UNSET,
             Field("keep_previous", "boolean", "let the older copies live", default=False),
             *CONTEXT,
             _SET_COOKIE,
             REQUEST_ID,
         ),
+        choices=(_TOKEN_OR_COOKIE,),
         write=True,
         errors=(TokenRejected,),
     ),
@@ -286,9 +338,10 @@ ROUTES: tuple[Route[HasTokens], ...] = (
         "gateway",
         "token_refresh",
         "Move the expiry of a token forward, under the primary key",
-        answer=Token,
+        answer=TokenMade,
         handler=lambda node: node.tokens.refresh,
         body=(*_TOKEN, _TTL_S, *CONTEXT, _REQUIRE_QUORUM, _SET_COOKIE),
+        choices=(_TOKEN_OR_COOKIE,),
         errors=(TokenRejected,),
     ),
     Route(
@@ -300,8 +353,15 @@ ROUTES: tuple[Route[HasTokens], ...] = (
         answer=TokenBatch,
         handler=lambda node: node.tokens.batch,
         body=(
-            Field("operation", "string", "what to do", choices=("mint", "inspect", "update", "refresh")),
-            Field("items", "array", "the bodies of the single requests", minimum=1, maximum=MAX_BATCH),
+            Field("operation", "string", "what to do", choices=tuple(ITEMS)),
+            Field(
+                "items",
+                "array",
+                "the bodies of the single requests, without the context; a wrong one is refused in its place",
+                minimum=1,
+                maximum=MAX_BATCH,
+                holds=tuple(ITEMS.values()),
+            ),
             Field("keep_previous", "boolean", "of updates: let the older copies live", default=False),
             *CONTEXT,
             _REQUIRE_QUORUM,
@@ -333,6 +393,7 @@ ROUTES: tuple[Route[HasTokens], ...] = (
             *CONTEXT,
             REQUEST_ID,
         ),
+        choices=(Choice("token", "cookie", "sid", "sub"),),
         write=True,
         errors=(TokenRejected,),
     ),

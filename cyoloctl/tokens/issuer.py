@@ -18,27 +18,14 @@ from cyoloctl.errors import CyoloctlError, InvalidInput, TokenRejected, Unavaila
 from cyoloctl.keys.keyring import Keyring
 from cyoloctl.text import Json, rfc3339
 from cyoloctl.tokens import format as token_format
-from cyoloctl.tokens.format import DEFAULT_MAX_AGE_S, DEFAULT_TTL_S, ClockGuard, Session
+from cyoloctl.tokens.api import ITEMS
+from cyoloctl.tokens.format import ClockGuard, Session
+from cyoloctl.web.schema import REQUIRED
 
 __all__ = ["Context", "Issuer", "read_item", "refusal", "to_json"]
 
 
-_REQUIRED: Any = object()
-_ITEMS: dict[str, dict[str, tuple[type, str, Any]]] = {
-    "mint": {
-        "sub": (str, "a string", _REQUIRED),
-        "claims": (dict, "an object", {}),
-        "ttl_s": (int, "an integer", DEFAULT_TTL_S),
-        "max_age_s": (int, "an integer", DEFAULT_MAX_AGE_S),
-    },
-    "inspect": {"token": (str, "a string", _REQUIRED)},
-    "update": {
-        "token": (str, "a string", _REQUIRED),
-        "set": (dict, "an object", {}),
-        "unset": (list, "a list of names", []),
-    },
-    "refresh": {"token": (str, "a string", _REQUIRED), "ttl_s": (int, "an integer", DEFAULT_TTL_S)},
-}
+_ITEMS = {operation: {field.name: field for field in fields} for operation, fields in ITEMS.items()}
 _controls = re.compile(r"[\x00-\x1f\x7f]").search
 
 
@@ -59,11 +46,10 @@ def read_item(operation: str, item: Any) -> Json:
     if type(item) is not dict or not item.keys() <= fields.keys():
         raise InvalidInput(f"an item to {operation} is a JSON object of {', '.join(fields)}")
     given = {}
-    for name, (kind, wanted, default) in fields.items():
-        value = given[name] = item.get(name, default)
-        # type() and not isinstance(): True is an int and must not count as one.
-        if type(value) is not kind:
-            raise InvalidInput(f"field {name!r}: must be {wanted}")
+    for name, field in fields.items():
+        if name not in item and field.default is REQUIRED:
+            raise InvalidInput(f"field {name!r}: is required")
+        given[name] = field.check(item.get(name, field.default))
     if not all(type(name) is str for name in given.get("unset", ())):
         raise InvalidInput("field 'unset': must be a list of names")
     return given
@@ -137,9 +123,11 @@ class Issuer:
         )
         answer = {**to_json(session, token), "token": token}
         if set_cookie:
-            answer["set_cookie"] = token_format.set_cookie(
+            line = token_format.set_cookie(
                 token, session, cookie_name=context.cookie_name, now_unix_s=now_unix_s
             )
+            # For a shell, the line; for a library that sets headers, the value.
+            answer |= {"set_cookie": line, "set_cookie_value": line.removeprefix("Set-Cookie: ")}
         return answer
 
     def mint(

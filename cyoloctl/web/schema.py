@@ -20,12 +20,15 @@ from typing import TYPE_CHECKING, Annotated, Any, Generic, TypeVar
 from cyoloctl.errors import (
     AccessDenied,
     BodyTooLarge,
+    ClientTimeout,
     Conflict,
     CyoloctlError,
     InternalError,
     InvalidInput,
+    NoLeader,
     NotFound,
     OutcomeUnknown,
+    Overloaded,
     StorageError,
     Unavailable,
     VersionMismatch,
@@ -36,7 +39,6 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Mapping
 
 __all__ = [
-    "HOST",
     "KEEPALIVE_LINE_S",
     "MAX_LIFE_S",
     "MAX_TIMEOUT_S",
@@ -48,10 +50,9 @@ __all__ = [
     "REQUEST_ID",
     "REQUEST_ID_PATTERN",
     "REQUEST_ID_RULE",
-    "REQUEST_PEM_PATTERN",
-    "REQUEST_PEM_RULE",
     "REQUIRED",
     "ROLES",
+    "Choice",
     "Count",
     "Field",
     "Loose",
@@ -60,6 +61,8 @@ __all__ = [
     "Shape",
     "Time",
     "check_name",
+    "host_field",
+    "pem_field",
     "role_allows",
 ]
 
@@ -105,6 +108,13 @@ Time = Annotated[str, Shape(format="date-time")]
 Loose = "loose"
 
 
+# No integer up to here is what a reader of JSON made of another one.
+_LARGEST_EXACT = 2**53 - 1
+_JSON_NUMBER = r"-?(?:0|[1-9][0-9]*)(?:\.[0-9]+)?(?:[eE][+-]?[0-9]+)?"
+_NUMBER_CHARACTERS = 40
+_ENDS = {"array": ("minItems", "maxItems"), "string": ("minLength", "maxLength")}
+
+
 class _Required:
     def __repr__(self) -> str:
         return "REQUIRED"
@@ -122,11 +132,16 @@ class Field:
     """One field of a body or query: its type, range and default.
 
     kind: boolean, integer, number, string, object or array.  minimum and
-    maximum are inclusive; of an array they bound its length.  pattern must
-    match the whole string.  rule is the pattern in words.  check_text validates
+    maximum are inclusive; of a string (in characters) and an array they bound
+    its length.  pattern must match the whole string; it has neither look-around
+    nor references back nor more than 1,000 repetitions, so that any engine of
+    regular expressions takes it.  rule is the pattern in words.  check_text validates
     a string further (raises InvalidInput).  operators_only: why a caller of a
     lower role may not set it; empty: any caller may.  What is inside an object or array
-    is the service's to check.
+    is the service's to check; holds is its type, or types, for the document.
+
+    An integer is what JSON Schema calls one: 900.0 and 9e2 too, below 2**53,
+    because readers of JSON round the larger ones.
     """
 
     __slots__ = (
@@ -134,6 +149,7 @@ class Field:
         "check_text",
         "choices",
         "default",
+        "holds",
         "kind",
         "maximum",
         "minimum",
@@ -160,6 +176,7 @@ class Field:
         choices: tuple[str, ...] = (),
         check_text: Callable[[str], None] | None = None,
         operators_only: str = "",
+        holds: Any = None,
     ) -> None:
         self.name = name
         self.kind = kind
@@ -173,13 +190,14 @@ class Field:
         self.choices = choices
         self.check_text = check_text
         self.operators_only = operators_only
+        self.holds = holds
         self._matches: Callable[[str], object] | None = None
 
     @property
     def is_bounded(self) -> bool:
         """Whether no value of it is longer than a few hundred bytes."""
         if self.kind == "string":
-            return bool(self.pattern or self.choices or self.check_text)
+            return bool(self.pattern or self.choices or self.check_text or self.maximum)
         return self.kind not in ("object", "array")
 
     def _refuse(self, why: str) -> InvalidInput:
@@ -194,6 +212,8 @@ class Field:
                 raise self._refuse(f"must be {self.minimum} to {self.maximum}")
             return value
         if kind is str and self.kind == "string":
+            if self.maximum is not None and not (self.minimum or 0) <= len(value) <= self.maximum:
+                raise self._refuse(f"must be {self.rule}")
             if self.pattern is not None:
                 if self._matches is None:  # compiled when needed: most commands need none of them
                     self._matches = re.compile(self.pattern).fullmatch
@@ -223,40 +243,79 @@ class Field:
             if not self.minimum <= value <= self.maximum:
                 raise self._refuse(f"must be {self.minimum} to {self.maximum}")
             return float(value)
+        if self.kind == "integer" and kind is float and value.is_integer():
+            if abs(value) > _LARGEST_EXACT:
+                raise self._refuse("is too large for a decimal point or an exponent: write all its digits")
+            return self.check(int(value))
         article = "an" if self.kind in ("integer", "object", "array") else "a"
         wanted = f"{article} {self.kind}{' or null' if self.nullable else ''}"
         raise self._refuse(f"must be {wanted}")
 
     def parse(self, text: str) -> Any:
-        """The value that a query string spells; raises InvalidInput that names the field."""
-        if self.kind == "integer":
-            if not (text.isascii() and text.isdigit() and len(text) <= 19):
+        """The value that a query string spells, numbers as in JSON; raises InvalidInput naming the field."""
+        if self.kind in ("integer", "number"):
+            if len(text) > _NUMBER_CHARACTERS or not re.fullmatch(_JSON_NUMBER, text, re.ASCII):
                 raise self._refuse(f"must be {self.minimum} to {self.maximum}")
-            return self.check(int(text))
-        if self.kind == "number":
-            if not re.fullmatch(r"[0-9]{1,9}(\.[0-9]{1,9})?", text, re.ASCII):
-                raise self._refuse(f"must be {self.minimum} to {self.maximum}")
-            return self.check(float(text))
+            return self.check(int(text) if text.isdigit() else float(text))
         return self.check(text)
 
-    def schema(self) -> dict[str, Any]:
-        """The field as JSON Schema (OpenAPI 3.1)."""
+    def schema(self, *, in_query: bool = False) -> dict[str, Any]:
+        """The field as JSON Schema (OpenAPI 3.1), without what it holds.
+
+        in_query: a query has no null; what is left out has its default.
+        """
+        nullable = self.nullable and not in_query
         schema: dict[str, Any] = {
-            "type": [self.kind, "null"] if self.nullable else self.kind,
+            "type": [self.kind, "null"] if nullable else self.kind,
             "description": self.summary + (f": {self.rule}" if self.rule else ""),
         }
-        if self.default is not REQUIRED:
+        if self.default is not REQUIRED and (nullable or self.default is not None):
             schema["default"] = self.default
-        ends = ("minItems", "maxItems") if self.kind == "array" else ("minimum", "maximum")
+        least, most = _ENDS.get(self.kind, ("minimum", "maximum"))
         if self.minimum is not None:
-            schema[ends[0]] = self.minimum
+            schema[least] = self.minimum
         if self.maximum is not None:
-            schema[ends[1]] = self.maximum
+            schema[most] = self.maximum
         if self.pattern is not None:
             schema["pattern"] = f"^(?:{self.pattern})$"
         if self.choices:
-            schema["enum"] = list(self.choices)
+            schema["enum"] = [*self.choices, *([None] if nullable else [])]
         return schema
+
+
+class Choice:
+    """Fields of which so many are given, null not counted: at least one, and with only_one no other.
+
+    optional: none may be given too.
+    """
+
+    __slots__ = ("fields", "only_one", "optional")
+
+    def __init__(self, *fields: str, only_one: bool = True, optional: bool = False) -> None:
+        self.fields = fields
+        self.only_one = only_one
+        self.optional = optional
+
+    def check(self, body: Mapping[str, Any]) -> None:
+        """Raise InvalidInput where too few or too many are given; body: with its defaults."""
+        given = sum(body[name] is not None for name in self.fields)
+        if given == 0 and not self.optional:
+            raise InvalidInput(f"give {self._names()}")
+        if given > 1 and self.only_one:
+            raise InvalidInput(f"give {self._names()}, not more than one of them")
+
+    def _names(self) -> str:
+        return f"{', '.join(self.fields[:-1])} or {self.fields[-1]}"
+
+    def schema(self, kinds: Mapping[str, str]) -> dict[str, Any]:
+        """The choice as JSON Schema.  kinds: of the fields."""
+        given = [{"required": [name], "properties": {name: {"type": kinds[name]}}} for name in self.fields]
+        if not self.only_one:
+            return {"anyOf": given}
+        if self.optional:
+            none = {"properties": {name: {"type": "null"} for name in self.fields}}
+            return {"oneOf": [*given, none]}
+        return {"oneOf": given}
 
 
 N_contra = TypeVar("N_contra", contravariant=True)
@@ -270,9 +329,10 @@ class Route(Generic[N_contra]):
     handler: the method of a node that answers, called with the name in the path
     (if there is one), then the fields of body and query by name; that of a
     stream with the name only, for an iterator of answers; None: the server
-    answers by itself.  what: the kind of
-    name in the path, for messages.  errors: what it may answer with beside what
-    follows from its role, body and name.
+    answers by itself.  what: the kind of name in the path, for messages;
+    name_pattern, name_rule: of a name that is not like others.  errors: what it
+    may answer with beside what follows from its role, body and name.  choices:
+    between fields of the body.  example: a body and its answer, for the document.
 
     write: it may change something, so a timeout means that the outcome is
     unknown.  stream: it answers with one JSON object per line instead of one.
@@ -285,11 +345,14 @@ class Route(Generic[N_contra]):
     """
 
     __slots__ = (
+        "_name_matches",
         "answer",
         "body",
         "body_defaults",
         "body_fields",
+        "choices",
         "errors",
+        "example",
         "handler",
         "has_name",
         "held",
@@ -297,6 +360,8 @@ class Route(Generic[N_contra]):
         "max_body_bytes",
         "max_brackets",
         "method",
+        "name_pattern",
+        "name_rule",
         "operation",
         "query_defaults",
         "query_fields",
@@ -323,7 +388,11 @@ class Route(Generic[N_contra]):
         body: Iterable[Field] | None = None,
         query: Iterable[Field] = (),
         what: str = "name",
+        name_pattern: str = NAME_PATTERN,
+        name_rule: str = NAME_RULE,
         errors: Iterable[type[CyoloctlError]] = (),
+        choices: tuple[Choice, ...] = (),
+        example: tuple[Mapping[str, Any] | None, Mapping[str, Any]] | None = None,
         write: bool = False,
         stream: bool = False,
         held: bool = False,
@@ -348,6 +417,11 @@ class Route(Generic[N_contra]):
         self.max_brackets = max_brackets
         self.has_name = "{name}" in template
         self.what = what
+        self.name_pattern = name_pattern
+        self.name_rule = name_rule
+        self._name_matches: Callable[[str], object] | None = None
+        self.choices = choices
+        self.example = example
         self.body = body is not None
         self.body_fields = {field.name: field for field in body or ()}
         self.query_fields = {field.name: field for field in (*query, TIMEOUT)}
@@ -370,7 +444,7 @@ class Route(Generic[N_contra]):
         if self.has_name:
             found.append(NotFound)
         if not self.local:
-            found += [Unavailable, StorageError]
+            found += [Unavailable, NoLeader, Overloaded, ClientTimeout, StorageError]
         if self.write:
             found += [Conflict, OutcomeUnknown, VersionMismatch]
         return sorted(found, key=lambda cls: (cls.http_status, cls.code))
@@ -400,7 +474,18 @@ class Route(Generic[N_contra]):
         if len(result) != len(fields):
             missing = next(name for name in fields if name not in result)
             raise InvalidInput(f"field {missing!r}: is required")
+        for choice in self.choices:
+            choice.check(result)
         return result
+
+    def check_name(self, text: str) -> str:
+        """`text`, if it is a name of this route; raises InvalidInput that shows the rule."""
+        if self._name_matches is None:
+            self._name_matches = re.compile(self.name_pattern).fullmatch
+        if self._name_matches(text) is None:
+            shown = "" if self.secret_name else f"{clean_text(text, 80)!r} "
+            raise InvalidInput(f"{self.what} {shown}is not valid: use {self.name_rule}")
+        return text
 
     def read_query(self, text: str) -> dict[str, Any]:
         """The validated query with its defaults filled in; `text` is what follows the question mark.
@@ -439,7 +524,7 @@ def _unknown(key: str, what: str, known: Iterable[str]) -> InvalidInput:
 
 
 def check_name(text: str, what: str = "name") -> str:
-    """`text`, if it is a name; raises InvalidInput that shows the rule."""
+    """`text`, if it is a member's or counter's name; raises InvalidInput that shows the rule."""
     if _name_matches(text) is None:
         raise InvalidInput(f"{what} {clean_text(text, 80)!r} is not valid: use {NAME_RULE}")
     return text
@@ -467,12 +552,30 @@ REQUEST_ID = Field(
     pattern=REQUEST_ID_PATTERN,
     rule=REQUEST_ID_RULE,
 )
-REQUEST_PEM_PATTERN = r"[\n\r -~]{1,8192}"
-REQUEST_PEM_RULE = "PEM text of at most 8 KiB"
-HOST = Field(
-    "host",
-    "string",
-    "a host name",
-    pattern=r"(?=.{1,253}$)[a-z0-9]([a-z0-9-]{0,61}[a-z0-9])?(\.[a-z0-9]([a-z0-9-]{0,61}[a-z0-9])?)*",
-    rule="a host name in lower case, without a port",
-)
+
+
+def pem_field(summary: str) -> Field:
+    """The field of a certificate request."""
+    return Field(
+        "request_pem",
+        "string",
+        summary,
+        minimum=1,
+        maximum=8192,
+        pattern=r"[\n\r -~]+",
+        rule="PEM text of at most 8 KiB",
+    )
+
+
+def host_field(summary: str, *, nullable: bool = False) -> Field:
+    """The field of a host name."""
+    return Field(
+        "host",
+        "string",
+        summary,
+        nullable=nullable,
+        minimum=1,
+        maximum=253,
+        pattern=r"[a-z0-9]([a-z0-9-]{0,61}[a-z0-9])?(\.[a-z0-9]([a-z0-9-]{0,61}[a-z0-9])?)*",
+        rule="a host name in lower case, without a port",
+    )

@@ -13,7 +13,15 @@ from typing import Any
 import pytest
 
 from cyoloctl.cli import main
-from cyoloctl.errors import AuthorizationPending, CyoloctlError, Denied, NotFound, OutcomeUnknown, Unavailable
+from cyoloctl.errors import (
+    AuthorizationPending,
+    CyoloctlError,
+    Denied,
+    InvalidInput,
+    NotFound,
+    OutcomeUnknown,
+    Unavailable,
+)
 from tests.cli.harness import Endpoint
 
 Serve = Callable[[dict[tuple[str, str], Any]], Endpoint]
@@ -87,6 +95,23 @@ def test_answering_sends_an_id_or_a_code_from_the_argument_or_stdin(
     shown = capsys.readouterr().out
     assert "origin      -\n" in shown
     assert shown.index("data a") < shown.index("data b")
+
+
+@pytest.mark.parametrize(
+    "code",
+    ["WDJB-MJHT", "wdjbmjht", "WDJB\N{NON-BREAKING HYPHEN}MJHT", "WDJB\N{EN DASH}MJ\N{NO-BREAK SPACE}HT"],
+)
+def test_show_finds_a_code_however_it_is_written(serve: Serve, code: str) -> None:
+    endpoint = serve({("GET", "/v1/rendezvous/wdjb-mjht"): RECORD})
+    assert main(["rendezvous", "show", code, "-e", endpoint.url]) == 0
+
+
+@pytest.mark.parametrize("text", ["WDJB-MJH", "WDJB-MJHA", "../status", "WDJB-MJHT/x", "", ID + "0"])
+def test_show_of_what_is_neither_id_nor_code_asks_nobody(serve: Serve, capsys: Capture, text: str) -> None:
+    endpoint = serve({})
+    assert main(["rendezvous", "show", text, "-e", endpoint.url]) == InvalidInput.exit_status
+    assert "such as WDJB-MJHT" in capsys.readouterr().err
+    assert not endpoint.requests
 
 
 def test_list_follows_the_pages_and_asks_for_the_state(serve: Serve, capsys: Capture) -> None:

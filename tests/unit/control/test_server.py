@@ -283,6 +283,41 @@ async def test_wrong_method_names_the_allowed_ones(server: ControlServer, direct
     assert (answer.status, answer.headers["allow"]) == (405, "GET, POST")
 
 
+async def test_wrong_method_is_answered_as_the_document_says(server: ControlServer, directory: Path) -> None:
+    for template, operations in openapi.openapi()["paths"].items():
+        path = template.replace("{name}", "x")
+        # What no operation of the path takes, and the other one of GET and POST.
+        for method in {"DELETE", "OPTIONS", "PATCH", "GET", "POST"} - {name.upper() for name in operations}:
+            answer = await send(directory, request(method, path))
+            for operation in operations.values():
+                allow = operation["responses"]["405"]["headers"]["Allow"]["schema"]["const"]
+                if method in allow.split(", "):  # the path of another template is the same
+                    assert answer.status != 405
+                else:
+                    assert answer.error == (405, "invalid_input"), (method, path)
+                    assert answer.headers["allow"] == allow
+
+
+async def test_name_in_a_path_may_be_quoted_and_is_checked_after_that(
+    server: ControlServer, service: MemoryService, directory: Path
+) -> None:
+    answer = await send(directory, request("POST", "/v1/counters/%61%2Db/increment", b"{}"))
+    assert (answer.status, answer.json["name"]) == (200, "a-b")
+    for wrong in ("a%2Fb", "%", "%zz", "%2e%2e", "a%00", "%FF", "a%252Db", "a%0Ab", "%41", "a%2Db%3F"):
+        answer = await send(directory, request("POST", f"/v1/counters/{wrong}/increment", b"{}"))
+        assert answer.error == (400, "invalid_input"), wrong
+    assert list(service.values) == ["a-b"]
+
+
+@pytest.mark.parametrize("code", ["WDJB-MJHT", "wdjb-mjht", "wdjbmjht", "WDJB%2DMJHT"])
+async def test_rendezvous_is_found_by_its_code_as_it_was_shown(
+    server: ControlServer, service: MemoryService, directory: Path, code: str
+) -> None:
+    assert (await send(directory, request("GET", f"/v1/rendezvous/{code}"))).status == 200
+    ((operation, arguments),) = service.calls
+    assert (operation, arguments["names"]) == ("rendezvous.show", (code.replace("%2D", "-"),))
+
+
 async def test_head_gets_no_body(server: ControlServer, directory: Path) -> None:
     async with connected(directory) as (reader, writer):
         writer.write(request("HEAD", "/v1/status"))

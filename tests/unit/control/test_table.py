@@ -100,7 +100,21 @@ def test_only_the_document_has_no_handler() -> None:
 def test_every_operation_is_found_by_its_name_and_is_one() -> None:
     operations = [route.operation for route in table.routes()]
     assert len(set(operations)) == len(operations)
-    assert all(table.path_for(name, "x")[0].operation == name for name in operations)
+    names = {"rendezvous_show": "WDJB-MJHT"}
+    assert all(table.path_for(name, names.get(name, "x"))[0].operation == name for name in operations)
+
+
+@pytest.mark.parametrize("name", ["0123456789abcdef" * 2, "WDJB-MJHT", "wdjb-mjht", "wdjbmjht"])
+def test_path_of_a_rendezvous_has_its_id_or_its_code_with_the_dash(name: str) -> None:
+    route, path = table.path_for("rendezvous_show", name)
+    assert table.match("GET", path) == (route, name)
+
+
+@pytest.mark.parametrize("name", ["", "..", "WDJB-MJH", "WDJB--MJHT", "0" * 31, "a" * 63, "WDJB\u2010MJHT"])
+def test_path_of_a_rendezvous_with_another_name_is_refused_without_repeating_it(name: str) -> None:
+    with pytest.raises(InvalidInput, match="32 hex digits") as caught:
+        table.path_for("rendezvous_show", name)
+    assert not name or name not in caught.value.message
 
 
 @pytest.mark.parametrize(
