@@ -36,6 +36,8 @@ EXAMPLES: dict[str, tuple[str, ...]] = {
         "cyoloctl node renew --grant n4.grant",
     ),
     "node info": ("cyoloctl node info", "cyoloctl node info -o json"),
+    "node log": ("cyoloctl node log", "cyoloctl node log --from 1200 --limit 50"),
+    "node inspect": ("cyoloctl node inspect", "cyoloctl node inspect --copy raft-copy.db"),
     "member": ("cyoloctl member list", "cyoloctl member invite --name n4 --out n4.token"),
     "member invite": (
         "cyoloctl member invite --name n4 --out n4.token",

@@ -13,8 +13,10 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from cyoloctl.cli import output
 from cyoloctl.cli.cluster import AdvertiseOption, GatewayOption, GatewayUrlOption, ListenOption
 from cyoloctl.cli.invocation import Invocation, command, parse_choice, read_secret
+from cyoloctl.cli.output import Column
 from cyoloctl.errors import ConfigError, Unavailable, Unreachable, UsageError
 from cyoloctl.paths import quoted
 
@@ -311,6 +313,98 @@ def info(invocation: Invocation) -> None:
 
 
 @command(connects=False, timeout_s=None)
+def log(
+    invocation: Invocation,
+    first: Annotated[
+        int | None,
+        typer.Option(
+            "--from", metavar="INDEX", min=0, help="First log index. [default: so that the end shows]"
+        ),
+    ] = None,
+    limit: Annotated[
+        int, typer.Option("--limit", metavar="N", min=1, max=100_000, help="Most entries to show.")
+    ] = 20,
+) -> None:
+    """Show entries of the node's log, read from its files; the node may run or not.
+
+    Which machine and operation each command is for, and its request id. What
+    a command carries is left out, since it is users' data.
+    """
+    from cyoloctl.node import inspection
+
+    document = inspection.node_log(invocation.data_dir, first=first, limit=limit)
+    if invocation.mode != "table":
+        output.structured(document, invocation.mode)
+        return
+    columns = (
+        Column("INDEX", identifier=True, right=True),
+        Column("TERM", right=True, drop=2),
+        Column("TIME", drop=3),
+        Column("BYTES", right=True, drop=1),
+        Column("WHAT"),
+    )
+    rows = [
+        (
+            str(entry["index"]),
+            str(entry["term"]),
+            entry["time"] or "-",
+            str(entry["bytes"]),
+            inspection.summary_of(entry),
+        )
+        for entry in document["entries"]
+    ]
+    output.table(columns, rows)
+    invocation.hint(
+        f"log entries {document['first_index']} to {document['last_index']}, "
+        f"committed up to {document['commit_index']}"
+    )
+
+
+@command(connects=False, timeout_s=None)
+def inspect(
+    invocation: Invocation,
+    copy: Annotated[
+        Path | None,
+        typer.Option("--copy", metavar="FILE", help="Also write the log to a new file, for `sqlite3`."),
+    ] = None,
+) -> None:
+    """Show what the node holds durably, read from its files; the node may run or not.
+
+    Term and vote, the range of its log, voters, the snapshot, and whether the
+    log is whole. A running node keeps raft.db to itself: --copy writes all of
+    it, consistent, to a file that any SQLite program reads.
+    """
+    from cyoloctl.node import inspection
+
+    document = inspection.inspect_node(invocation.data_dir)
+    if copy is not None:
+        inspection.copy_log(invocation.data_dir, copy)
+        document["copy"] = str(copy)
+    snapshot = document["snapshot"]
+    rows = [
+        ("name", document["name"]),
+        ("cluster", f"{document['cluster']['name']} ({document['cluster']['id']})"),
+        ("term", _shown(document["term"])),
+        ("vote", _shown(document["vote"])),
+        ("log entries", f"{_shown(document['first_index'])} to {_shown(document['last_index'])}"),
+        ("committed up to", _shown(document["commit_index"])),
+        ("voters", ", ".join(document["voters"]) or "-"),
+        ("removed", ", ".join(document["removed"]) or "-"),
+        (
+            "snapshot",
+            "-" if snapshot is None else f"of log index {snapshot['index']}, term {snapshot['term']}",
+        ),
+        ("journal", f"{document['journal_bytes']} bytes, and {document['wal_bytes']} beside it"),
+        ("problem", document["problem"] or "none"),
+    ]
+    invocation.fields(document, rows + ([("copy", str(copy))] if copy is not None else []))
+
+
+def _shown(value: object) -> str:
+    return "-" if value is None else str(value)
+
+
+@command(connects=False, timeout_s=None)
 def renew(
     invocation: Invocation,
     request: Annotated[
@@ -366,4 +460,6 @@ COMMANDS: dict[str, Callable[..., None]] = {
     "join": join,
     "renew": renew,
     "info": info,
+    "log": log,
+    "inspect": inspect,
 }

@@ -6,6 +6,7 @@ package.
 
 from cyoloctl.raft.clock import MEASURED_S, ClusterClock, is_a_time
 from cyoloctl.raft.engine import Engine, MembershipView
+from cyoloctl.raft.inspection import JournalCopy, LogEntry, copy_journal, inspect_journal
 from cyoloctl.raft.journal import Journal, MemoryStore
 from cyoloctl.raft.links import COPY, OLDER, REMOVED, Refusal
 from cyoloctl.raft.machine import StateMachine
@@ -24,7 +25,9 @@ __all__ = [
     "ClusterClock",
     "Engine",
     "Journal",
+    "JournalCopy",
     "Limits",
+    "LogEntry",
     "MembershipView",
     "MemoryStore",
     "PeerIdentity",
@@ -36,8 +39,10 @@ __all__ = [
     "StateMachine",
     "Timing",
     "Trouble",
+    "copy_journal",
     "count_start",
     "create_storage",
+    "inspect_journal",
     "is_a_time",
     "memory_storage",
     "open_storage",

@@ -50,6 +50,7 @@ __all__ = [
     "SnapshotStore",
     "Transfer",
     "is_shortage",
+    "read_meta",
 ]
 
 MAX_SNAPSHOT_BYTES = 2**30
@@ -174,6 +175,23 @@ def _verify(file: BinaryIO, size: int) -> tuple[SnapshotMeta, int, bytes]:
         raise _DamagedError("its digest is wrong")
     file.seek(0)
     return *_decode_head(file, size), found
+
+
+def read_meta(path: Path) -> SnapshotMeta | None:
+    """What a snapshot file says that it stands for; None where there is none.
+
+    Its content is not verified.  Changes nothing, so that it may be read beside
+    the node whose it is.  Raises StorageError, VersionMismatch.
+    """
+    try:
+        with open(path, "rb") as file:
+            return _decode_head(file, os.fstat(file.fileno()).st_size)[0]
+    except FileNotFoundError:
+        return None
+    except _DamagedError as error:
+        raise StorageError(f"{path} is damaged: {error}; {_REPLACE}") from None
+    except OSError as error:
+        raise StorageError(f"cannot read {path}: {error.strerror}; check the disk") from error
 
 
 class Transfer:

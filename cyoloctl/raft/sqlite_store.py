@@ -33,10 +33,12 @@ from __future__ import annotations
 import contextlib
 import errno
 import fcntl
+import logging
 import os
 import sqlite3
 import struct
 import zlib
+from collections.abc import Iterator
 from pathlib import Path
 from typing import NoReturn
 
@@ -45,7 +47,9 @@ from cyoloctl.paths import hand_to_owner_of
 from cyoloctl.raft.journal import REPLACE, Batch, Entry, Record, StoredState, verify
 from cyoloctl.raft.wal import check_wal
 
-__all__ = ["FORMAT_VERSION", "SqliteStore"]
+__all__ = ["FORMAT_VERSION", "SqliteStore", "read_entries", "read_record"]
+
+_log = logging.getLogger("cyoloctl.raft")
 
 FORMAT_VERSION = 2
 _OLD_FORMAT_VERSION = 1  # release 0.1.0: the same tables, entries without stamps
@@ -55,6 +59,8 @@ _PAGE_BYTES = 4096
 # 512 frames are 2 MiB: a checkpoint of that takes under a millisecond here, so no sync stands out,
 # and a start after a crash verifies them in a tenth of a second.
 _CHECKPOINT_FRAMES = 512
+_SELECT_RECORD = "SELECT id, term, vote, commit_index, first_index, last_index, identity, crc FROM record"
+_BUSY_TIMEOUT_S = 5.0
 _INDEX_AND_TERM = struct.Struct(">QQ")
 
 _RESTART = "then restart the node"
@@ -94,7 +100,7 @@ class SqliteStore:
             raise
 
     def _open(self) -> None:
-        self._lock()
+        is_alone, is_whole = self._lock(), True
         os.fchmod(self._descriptor, 0o600)
         if os.fstat(self._descriptor).st_size == 0:
             # SQLite gives the files beside it to the same user.
@@ -105,13 +111,38 @@ class SqliteStore:
             if wal.exists() and wal.stat().st_size > 0:
                 raise StorageError(f"{self.path} is damaged: it is empty, but {wal} is not; {REPLACE}")
         else:
-            check_wal(wal)
-        connection = sqlite3.connect(self.path, isolation_level=None, check_same_thread=False, timeout=0)
+            is_whole = check_wal(wal)
+        try:
+            connection = self._connect("EXCLUSIVE", timeout_s=0)
+        except sqlite3.OperationalError as error:
+            if not is_alone or _primary_code(error) != sqlite3.SQLITE_BUSY:
+                raise
+            # No other node: we hold the lock.  Somebody looks into the file, and must not keep us away.
+            self._close_connection()
+            connection = self._connect("NORMAL", timeout_s=_BUSY_TIMEOUT_S)
+            _log.warning(
+                "another program has the journal open: close it; `cyoloctl node log` and "
+                "`cyoloctl node inspect --copy FILE` disturb nobody",
+                extra={"file": str(self.path)},
+            )
+        self._check_format(connection)
+        # SQLite would go on in the recovered WAL, among the remains of a torn transaction, under the same
+        # salts.  Start it over: then check_wal finds the traces of one crash at most.
+        if connection.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchone()[0] != 0 and not is_whole:
+            raise StorageError(
+                f"{self.path} is being read by another program, and a torn transaction at its end cannot be "
+                f"cleared away meanwhile: close that program, {_RESTART}"
+            )
+
+    def _connect(self, locking_mode: str, *, timeout_s: float) -> sqlite3.Connection:
+        connection = sqlite3.connect(
+            self.path, isolation_level=None, check_same_thread=False, timeout=timeout_s
+        )
         self._connection = connection
         for pragma in (
             f"page_size={_PAGE_BYTES}",
             # Before the WAL is first used: then its index is in our memory and there is no -shm file.
-            "locking_mode=EXCLUSIVE",
+            f"locking_mode={locking_mode}",
             "journal_mode=WAL",
             "synchronous=FULL",
             "fullfsync=ON",  # macOS: fsync alone does not reach the platter
@@ -128,14 +159,10 @@ class SqliteStore:
             answer = connection.execute(f"PRAGMA {pragma}").fetchone()
             if pragma == "journal_mode=WAL" and answer != ("wal",):
                 raise StorageError(f"{self.path} cannot be switched to WAL: use a local file system")
-        self._check_format(connection)
-        # SQLite would go on in the recovered WAL, among the remains of a torn transaction, under the same
-        # salts.  Start it over: then check_wal finds the traces of one crash at most.
-        if connection.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchone()[0] != 0:
-            raise StorageError(f"{self.path} is busy: stop the programs that read it, {_RESTART}")
+        return connection
 
-    def _lock(self) -> None:
-        """One process at a time, held until close.
+    def _lock(self) -> bool:
+        """One process at a time, held until close; False where the file system knows no such lock.
 
         Not SQLite's lock, which comes too late for check_wal and is lost when
         the process closes any other descriptor of the file.
@@ -150,6 +177,8 @@ class SqliteStore:
             # No flock on this file system: SQLite's own exclusive lock remains.
             if error.errno not in (errno.ENOLCK, errno.EOPNOTSUPP, errno.EINVAL, errno.ENOSYS):
                 raise
+            return False
+        return True
 
     def _check_format(self, connection: sqlite3.Connection) -> None:
         application = connection.execute("PRAGMA application_id").fetchone()[0]
@@ -189,9 +218,7 @@ class SqliteStore:
             answer = connection.execute("PRAGMA quick_check(1)").fetchone()
             if answer != ("ok",):
                 raise StorageError(f"{self.path} is damaged: {answer[0]}; {REPLACE}")
-            rows = connection.execute(
-                "SELECT id, term, vote, commit_index, first_index, last_index, identity, crc FROM record"
-            ).fetchall()
+            rows = connection.execute(_SELECT_RECORD).fetchall()
             entries: list[Entry] = []
             for index, term, command, crc in connection.execute(
                 "SELECT position, term, command, crc FROM entries ORDER BY position"
@@ -253,16 +280,38 @@ class SqliteStore:
         connection.execute("PRAGMA wal_checkpoint(PASSIVE)").fetchone()
         self._frames = 0
 
-    def close(self) -> None:
-        """See Store."""
+    def _close_connection(self) -> None:
+        """Close SQLite's side; the lock stays."""
         connection, self._connection = self._connection, None
         if connection is not None:
             with contextlib.suppress(sqlite3.Error):
                 connection.close()
+
+    def close(self) -> None:
+        """See Store."""
+        self._close_connection()
         # Last: closing a descriptor of the file drops SQLite's locks on it.
         if self._descriptor >= 0:
             os.close(self._descriptor)
             self._descriptor = -1
+
+
+def read_record(connection: sqlite3.Connection) -> Record | None:
+    """The record in a journal, None where it is missing or wrong.  Raises sqlite3.Error."""
+    return _record_of(connection.execute(_SELECT_RECORD).fetchall())
+
+
+def read_entries(connection: sqlite3.Connection, first: int, last: int) -> Iterator[tuple[Entry, bool]]:
+    """Entries of a range of indexes in a journal, each with whether it is whole.  Raises sqlite3.Error."""
+    for index, term, command, crc in connection.execute(
+        "SELECT position, term, command, crc FROM entries WHERE position BETWEEN ? AND ? ORDER BY position",
+        (first, last),
+    ):
+        whole = _entry_is_whole(index, term, command, crc)
+        yield (
+            (command if isinstance(command, bytes) else b"", index, term if isinstance(term, int) else 0),
+            whole,
+        )
 
 
 def _entry_crc(command: bytes, index: int, term: int) -> int:
@@ -302,9 +351,13 @@ def _sync_directory(directory: Path) -> None:
         os.close(descriptor)
 
 
+def _primary_code(error: Exception) -> int:
+    return int(getattr(error, "sqlite_errorcode", 0)) & 0xFF
+
+
 def _raise_journal_error(path: Path, error: Exception) -> NoReturn:
     """The one place where errors of SQLite and of the system become ours."""
-    primary = getattr(error, "sqlite_errorcode", 0) & 0xFF
+    primary = _primary_code(error)
     number = error.errno if isinstance(error, OSError) else 0
     if primary in (sqlite3.SQLITE_BUSY, sqlite3.SQLITE_LOCKED):
         raise Conflict(

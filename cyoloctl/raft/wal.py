@@ -67,8 +67,8 @@ def _read_header(path: Path, data: bytes) -> tuple[str, int, tuple[int, int], tu
     return None
 
 
-def check_wal(path: Path) -> None:
-    """Refuse a WAL that is damaged before its last transaction.
+def check_wal(path: Path) -> bool:
+    """Refuse a WAL that is damaged before its last transaction; whether it ends with a whole one.
 
     See the module.
 
@@ -78,12 +78,12 @@ def check_wal(path: Path) -> None:
     try:
         data = path.read_bytes()
     except FileNotFoundError:
-        return
+        return True
     if len(data) < _WAL_HEADER.size + _FRAME_HEADER.size:
-        return
+        return True
     header = _read_header(path, data)
     if header is None:
-        return
+        return True
     order, page_bytes, salts, seed = header
     page = struct.Struct(f"{order}{page_bytes // 4}I")
     start = struct.Struct(f"{order}2I")
@@ -91,6 +91,7 @@ def check_wal(path: Path) -> None:
     bad = False
     pages: set[int] = set()  # since the last good commit
     repeated = committed = False  # seen among the frames since the first bad one
+    remains = False  # of a transaction that is torn or was never committed
     for offset in range(_WAL_HEADER.size, len(data) - frame_bytes + 1, frame_bytes):
         number, commit, frame_salt0, frame_salt1, stored0, stored1 = _FRAME_HEADER.unpack_from(data, offset)
         salted = (frame_salt0, frame_salt1) == salts
@@ -108,9 +109,11 @@ def check_wal(path: Path) -> None:
                 f"are lost; {REPLACE}"
             )
         bad = bad or not valid
+        remains = remains or (bad and salted)
         if salted:
             pages.add(number)
         if bad:
             committed = committed or (salted and commit != 0)
         elif commit:
             pages.clear()
+    return not remains and not pages

@@ -35,6 +35,8 @@ CONTRACT = {
     "node join": f"-d --data-dir --name --listen --advertise --token-file --timeout {OUTPUT}",
     "node renew": f"-d --data-dir --request --grant {OUTPUT}",
     "node info": f"-d --data-dir {OUTPUT}",
+    "node log": f"-d --data-dir --from --limit {OUTPUT}",
+    "node inspect": f"-d --data-dir --copy {OUTPUT}",
     "member invite": f"--name --learner --ttl --out {CONNECTION}",
     "member invitations": CONNECTION,
     "member uninvite": CONNECTION,

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import re
 import shutil
 import socket
 import sqlite3
 import subprocess
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -84,6 +86,54 @@ def test_start_with_the_journal_of_another_member_is_refused(stopped: Cluster) -
     assert_refused(refused, 78, str(stopped["n3"].directory / "raft.db"), "'n2'", "'n3'")
     stopped.start_all("n1", "n2")
     assert stopped.client().counter_add("default", 1)["value"] == 1
+
+
+def test_log_is_shown_beside_the_running_node_and_copied_for_any_sqlite(node: Node, tmp_path: Path) -> None:
+    """And a program that has the file open keeps no node from starting."""
+    path = node.directory / "raft.db"
+    look = f"import sqlite3, sys; c = sqlite3.connect('file:{path}?mode=ro', uri=True); "
+    look += "print(c.execute('SELECT count(*) FROM entries').fetchone()[0], flush=True); sys.stdin.read()"
+    with subprocess.Popen(
+        [sys.executable, "-c", look], stdin=subprocess.PIPE, stdout=subprocess.PIPE
+    ) as reader:
+        assert reader.stdin is not None
+        assert reader.stdout is not None
+        assert int(reader.stdout.readline()) > 3
+        node.start()
+        assert "another program has the journal open" in node.log_tail()
+        reader.stdin.close()
+    assert node.terminate() == 0
+    node.start()
+    written = node.client().counter_add("default", 39, request_id="the-42")
+    shown = node.json("node", "log", "--from", written["index"], "--limit", 1)
+    (entry,) = shown["entries"]
+    assert entry["index"] == written["index"] <= shown["last_index"]
+    assert (entry["damaged"], entry["membership"]) == (False, None)
+    (command,) = entry["commands"]
+    assert (command["machine"], command["operation"], command["request_id"]) == ("counter", "add", "the-42")
+    table = node.cli("node", "log", "--limit", 500).stdout
+    assert "membership add n1" in table
+    assert table.count("counter add") == 4
+    copy = tmp_path / "copy.db"
+    inspected = node.json("node", "inspect", "--copy", copy)
+    assert (inspected["voters"], inspected["problem"], inspected["copy"]) == (["n1"], None, str(copy))
+    with contextlib.closing(sqlite3.connect(copy)) as connection:
+        assert connection.execute("PRAGMA integrity_check").fetchone() == ("ok",)
+        assert connection.execute("SELECT max(position) FROM entries").fetchone()[0] >= written["index"]
+    assert_refused(node.cli("node", "inspect", "--copy", copy), 4, str(copy))
+    assert node.client().counter_add("default", 1)["value"] == 43
+
+
+def test_inspection_of_a_damaged_log_names_the_entry(node: Node, tmp_path: Path) -> None:
+    with contextlib.closing(sqlite3.connect(node.directory / "raft.db")) as connection:
+        connection.execute("UPDATE entries SET crc = crc + 1 WHERE position = 2")
+        connection.commit()
+    assert node.json("node", "inspect")["problem"] == "log entry 2 is wrong"
+    assert "damaged" in node.cli("node", "log", "--from", "2", "--limit", "1").stdout
+    memory = tmp_path / "memory"
+    init = ("cluster", "init", "-d", memory, "--name", "n1", "--listen", "127.0.0.1:1", "--storage", "memory")
+    assert run(*init).returncode == 0
+    assert_refused(run("node", "log", "-d", memory), 78, "in memory", "cyoloctl status")
 
 
 def test_start_without_its_journal_is_refused_and_names_the_remedy(node: Node) -> None:

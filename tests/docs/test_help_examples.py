@@ -35,19 +35,18 @@ STATUSES = {"cyoloctl status --check": 4}
 ENDLESS = ("--watch", "watch ")
 
 ORDER = """
-    cluster init, cluster, member invite, member invitations, member uninvite, node join, node start,
-    node stop, node renew, member grant, node info, node reload, node, member list, member, member show,
-    member set-host, member transfer-leadership, member remove, status, counter incr, counter decr,
-    counter get, counter list, counter watch, counter reset, counter, key generate, key promote, key
-    rotate, key list, key status, key disable, key enable, key export, key import, key rewrap, key
-    policy, key identity, key destroy, key, token mint, token inspect, token update, token refresh,
+    cluster init, cluster, member invite, member invitations, member uninvite, node join, node start, node
+    stop, node renew, member grant, node info, node log, node inspect, node reload, node, member list,
+    member, member show, member set-host, member transfer-leadership, member remove, status, counter incr,
+    counter decr, counter get, counter list, counter watch, counter reset, counter, key generate, key
+    promote, key rotate, key list, key status, key disable, key enable, key export, key import, key rewrap,
+    key policy, key identity, key destroy, key, token mint, token inspect, token update, token refresh,
     token revoke, token revocations, token, rendezvous start, rendezvous claim, rendezvous approve,
     rendezvous deny, rendezvous cancel, rendezvous wait, rendezvous show, rendezvous list, rendezvous
     policy, rendezvous, route share, route list, route which, route resolve, route export, route watch,
     route unshare, route, credentials request, credentials create, credentials list, credentials show,
-    credentials renew, credentials revoke, credentials, pki status, pki rotate-ca, pki, cluster
-    set-time, sim, completion bash, completion zsh, completion fish, completion, help exit-codes, help,
-    demo
+    credentials renew, credentials revoke, credentials, pki status, pki rotate-ca, pki, cluster set-time,
+    sim, completion bash, completion zsh, completion fish, completion, help exit-codes, help, demo
 """
 
 
