@@ -534,6 +534,31 @@ async def test_server_that_is_no_valid_node_gets_nothing(
         assert node.service.calls == []
 
 
+async def test_name_with_an_address_that_swallows_everything_is_reached_at_the_next_in_time(
+    live: Live, authority: Authority, directory: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    real, port = socket.getaddrinfo, int(live.https.rpartition(":")[2])
+    with contextlib.ExitStack() as opened:
+        full = opened.enter_context(socket.create_server(("127.0.0.1", 0), backlog=0))
+        for _ in range(3):
+            waiting = opened.enter_context(socket.socket())
+            waiting.setblocking(False)
+            waiting.connect_ex(full.getsockname())
+
+        def getaddrinfo(host: str, *rest: Any, **options: Any) -> Any:
+            if host != "a.example":
+                return real(host, *rest, **options)
+            if options.get("flags") == socket.AI_NUMERICHOST:
+                raise socket.gaierror(socket.EAI_NONAME, "not numeric")
+            places = (full.getsockname(), ("127.0.0.1", port))
+            return [(socket.AF_INET, socket.SOCK_STREAM, 6, "", where) for where in places]
+
+        monkeypatch.setattr(socket, "getaddrinfo", getaddrinfo)
+        endpoint = f"https://a.example:{port}"
+        client = Client([endpoint], credentials=authority.credentials(directory), timeout_s=3.0)
+        assert (await call(client.status))["schema_version"] == 1
+
+
 async def test_endpoint_with_a_name_reaches_exactly_that_node(
     live: Live, authority: Authority, directory: Path
 ) -> None:
