@@ -128,7 +128,7 @@ class _Demultiplexer(asyncio.Protocol):
         tls = stream.get_extra_info("ssl_object")
         protocol: asyncio.Protocol
         if tls.selected_alpn_protocol() in (ALPN_RAFT, *ALPN_RAFT_BEFORE):
-            protocol = self._node.engine.accept()
+            protocol = self._node.engine.accept(self._guest.left)
             if self._node.service.admission.peer(tls) is not None:
                 self._guest.identified()
             # Otherwise the link refuses it at once, and the listener ends what lingers.

@@ -311,9 +311,9 @@ class Engine:
         """99th percentile of the journal's recent syncs, in milliseconds."""
         return self._journal.fsync_p99_ms
 
-    def accept(self) -> asyncio.Protocol:
-        """The protocol for an authenticated peer connection that came in."""
-        return self._network.accept()
+    def accept(self, left: Callable[[], None] = lambda: None) -> asyncio.Protocol:
+        """The protocol for an authenticated peer connection that came in; left: called at its end."""
+        return self._network.accept(left)
 
     def refusals(self) -> list[Refusal]:
         """Processes of peers that this node kept out lately."""

@@ -63,16 +63,24 @@ class _Stream(asyncio.Protocol):
 
     _received: Callable[[bytes], None]
 
-    def __init__(self, links: Links, identify: Identify, expected: str | None, streams: set[_Stream]) -> None:
+    def __init__(
+        self,
+        links: Links,
+        identify: Identify,
+        expected: str | None,
+        streams: set[_Stream],
+        left: Callable[[], None] = lambda: None,
+    ) -> None:
         """expected: the name that was dialled; None for a connection that came in.
 
-        streams: where it is as long as it is connected.
+        streams: where it is as long as it is connected.  left: called at its end.
         """
         self._links = links
         self._streams = streams
         self.ssl_object: Any = None
         self._identify = identify
         self._expected = expected
+        self._left = left
         self.link: Link | None = None
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
@@ -102,6 +110,7 @@ class _Stream(asyncio.Protocol):
 
     def connection_lost(self, exc: Exception | None) -> None:
         self._streams.discard(self)
+        self._left()
         if self.link is not None:
             self.link.lost(None if exc is None else _reason(exc))
 
@@ -184,9 +193,9 @@ class PeerNetwork:
         """Addresses at which peers are dialled now."""
         return self._links.addresses()
 
-    def accept(self) -> asyncio.Protocol:
-        """The protocol for a peer connection that came in."""
-        return _Stream(self._links, self._identify, None, self._streams)
+    def accept(self, left: Callable[[], None]) -> asyncio.Protocol:
+        """The protocol for a peer connection that came in; left: called at its end."""
+        return _Stream(self._links, self._identify, None, self._streams, left)
 
     def disconnect(self, name: str, *, reason: str) -> None:
         """End the link with a peer and tell it why."""

@@ -135,13 +135,14 @@ class Peer(asyncio.Transport):
         raft_id: str | None = None,
         hello: bool = True,
         changes: dict[str, Any] | None = None,
+        left: Callable[[], None] = lambda: None,
     ) -> None:
         super().__init__()
         self._name = name
         self._reader = FrameReader()
         self._heard: asyncio.Queue[Any] = asyncio.Queue()
         self._closing = False
-        self._link = engine.accept()
+        self._link = engine.accept(left)
         self._link.connection_made(self)
         if hello:
             self.say(
@@ -347,6 +348,15 @@ async def test_removed_name_is_kept_out_under_every_raft_id() -> None:
             peer = Peer(engine, "m", raft_id=raft_id)
             assert peer.is_closing()
         assert engine.peers() == {}
+
+
+async def test_refused_peer_is_no_longer_a_guest_when_its_connection_has_ended() -> None:
+    """The listener counts it, and calls it slow, until it is told."""
+    gone: list[bool] = []
+    async with running(membership=Membership(removed=("m",))) as engine:
+        peer = Peer(engine, "m", left=lambda: gone.append(True))
+        await peer.wait_for("goodbye")
+        await until(lambda: gone == [True])
 
 
 async def test_node_whose_own_applied_log_says_that_it_was_removed_ends() -> None:
