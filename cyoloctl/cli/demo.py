@@ -468,7 +468,8 @@ def _report(invocation: Invocation, result: dict[str, Any], kept: dict[str, Any]
     from cyoloctl.cli.status import show_status
 
     output.write("\n")
-    show_status(result["status"])
+    # Not `-o json`, as elsewhere: that would be another demo.
+    show_status(result["status"], everything="a wider terminal shows them")
     if kept:
         endpoints = quoted(kept["environment"]["CYOLOCTL_ENDPOINT"])
         stop = "\n  ".join([*kept["stop"], f"rm -r {quoted(kept['data_dir'])}"])

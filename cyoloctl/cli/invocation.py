@@ -52,6 +52,7 @@ __all__ = [
     "command",
     "common_options",
     "confirm",
+    "duration_text",
     "parse_choice",
     "parse_command",
     "parse_duration_s",
@@ -401,7 +402,8 @@ def parse_choice(text: str, option: str, allowed: Sequence[str]) -> str:
 _UNITS_S = {"": 1.0, "ms": 0.001, "s": 1.0, "m": 60.0, "h": 3600.0, "d": 86400.0}
 
 
-def _duration_text(seconds: float) -> str:
+def duration_text(seconds: float) -> str:
+    """A duration as the options take it, in the largest unit of which it is a whole number."""
     for unit in ("d", "h", "m"):
         if seconds and seconds % _UNITS_S[unit] == 0:
             return f"{seconds / _UNITS_S[unit]:g}{unit}"
@@ -422,7 +424,7 @@ def parse_seconds(text: str, what: str, *, minimum_s: float, maximum_s: float) -
     if not minimum_s <= seconds <= maximum_s:
         raise InvalidInput(
             f"{what} is {text[:80]!r}: use a number with ms, s, m, h or d, "
-            f"from {_duration_text(minimum_s)} to {_duration_text(maximum_s)}"
+            f"from {duration_text(minimum_s)} to {duration_text(maximum_s)}"
         )
     return seconds
 

@@ -14,6 +14,7 @@ from cyoloctl.cli.invocation import (
     RequestIdOption,
     command,
     confirm,
+    duration_text,
     parse_duration_s,
     read_input,
     read_secret,
@@ -208,15 +209,18 @@ def policy(
     every = found["rotate_every_s"]
     invocation.fields(
         found,
-        [("rotate every", "never" if every is None else f"{every} s"), ("keep", f"{found['keep_s']} s")],
+        [
+            ("rotate every", "never" if every is None else duration_text(every)),
+            ("keep", duration_text(found["keep_s"])),
+        ],
     )
     from cyoloctl.tokens.format import DEFAULT_MAX_AGE_S
 
     if found["keep_s"] < DEFAULT_MAX_AGE_S:
         output.note(
-            f"no token may live longer than {found['keep_s']} s now, and the default is "
-            f"{DEFAULT_MAX_AGE_S} s: `cyoloctl token mint` is refused without --max-age {found['keep_s']}s "
-            "or less"
+            f"no token may live longer than {duration_text(found['keep_s'])} now, and the default is "
+            f"{duration_text(DEFAULT_MAX_AGE_S)}: `cyoloctl token mint` is refused without "
+            f"--max-age {duration_text(found['keep_s'])} or less"
         )
 
 

@@ -122,8 +122,9 @@ def member_table(
     title: Sequence[Cell | str] = (),
     below: Sequence[Cell | str] = (),
     now_s: float | None = None,
+    **hidden: str,
 ) -> None:
-    """Write the members, one per line.  now_s: cluster time; None: this machine's."""
+    """Write the members, one per line.  now_s: cluster time; None: this machine's.  hidden: see table()."""
     now_s = time.time() if now_s is None else now_s
     rows = [[column(member, now_s) for column in _COLUMNS.values()] for member in members]
     columns = [
@@ -135,7 +136,7 @@ def member_table(
         )
         for heading in _COLUMNS
     ]
-    output.table(columns, rows, title=title, below=below)
+    output.table(columns, rows, title=title, below=below, **hidden)
 
 
 def warnings(document: Mapping[str, Any], now_s: float) -> list[str]:
@@ -158,8 +159,13 @@ def warnings(document: Mapping[str, Any], now_s: float) -> list[str]:
     return found
 
 
-def show_status(document: Mapping[str, Any], *, before: Callable[[], None] = lambda: None) -> None:
-    """Write the summary, the members and the warnings.  before runs when all is ready to be written."""
+def show_status(
+    document: Mapping[str, Any], *, before: Callable[[], None] = lambda: None, **hidden: str
+) -> None:
+    """Write the summary, the members and the warnings.
+
+    before runs when all is ready to be written.  hidden: see output.table().
+    """
     cluster = document["cluster"]
     healthy = bool(cluster.get("healthy"))
     tolerance = cluster.get("failure_tolerance")
@@ -186,7 +192,7 @@ def show_status(document: Mapping[str, Any], *, before: Callable[[], None] = lam
         command = f": {problem['command']}" if problem.get("command") else ""
         below.append(Cell(f"! {problem['message']}{command}", "bad"))
     before()
-    member_table(document["members"], title=title, below=below, now_s=now_s)
+    member_table(document["members"], title=title, below=below, now_s=now_s, **hidden)
 
 
 def _raise_if_unhealthy(document: Mapping[str, Any], check: bool) -> None:

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import ast
 import json
+import re
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -10,11 +12,11 @@ from typing import Any
 import pytest
 import yaml
 
-from cyoloctl.cli import main
+from cyoloctl.cli import main, output
 from cyoloctl.cli.completion import SCRIPTS
 from cyoloctl.cli.invocation import parse_duration_s, parse_seconds
 from cyoloctl.errors import InvalidInput
-from tests.cli.harness import Endpoint, counter
+from tests.cli.harness import Endpoint, counter, member
 from tools import generate
 from tools.generate import Command
 
@@ -37,12 +39,12 @@ def words_for(command: Command, leave_out: str, base: Path) -> list[str]:
     words += ["x"] * sum(not name.startswith("[") for name, _, _ in command.arguments)
     for option in command.options:
         if option.required and leave_out not in option.names:
-            known = {"HOST:PORT": "127.0.0.1:1", "nginx|haproxy": "nginx"}
+            known = {"HOST:PORT": "127.0.0.1:1", "FILE": str(base / "x")}
             words += [
                 option.names[-1],
                 known.get(option.metavar, option.choices[0] if option.choices else "x"),
             ]
-    return [str(base / "x") if word == "FILE" else word for word in words]
+    return words
 
 
 def options_of(*metavars: str) -> list[tuple[str, str]]:
@@ -255,3 +257,70 @@ def test_commands_that_write_files_print_one_object_too(
     assert one_object(capsys, watch, mode) == {"schema_version": 1, "file": str(conf), "changed": True}
     assert one_object(capsys, watch, mode) == {"schema_version": 1, "file": str(conf), "changed": False}
     assert one_object(capsys, ["--version"], mode)["schema_version"] == 1
+
+
+# --- one style -----------------------------------------------------------------------------------
+
+
+def test_headings_are_words_in_capitals() -> None:
+    headings = {
+        str(node.args[0].value)
+        for path in (ROOT / "cyoloctl" / "cli").glob("*.py")
+        for node in ast.walk(ast.parse(path.read_text("utf-8")))
+        if isinstance(node, ast.Call)
+        and ast.unparse(node.func) == "Column"
+        and isinstance(node.args[0], ast.Constant)
+    }
+    assert len(headings) > 20
+    assert {heading for heading in headings if not re.fullmatch(r"[A-Z0-9]+( [A-Z0-9]+)*", heading)} == set()
+
+
+SHOWN: list[tuple[str, tuple[str, str], dict[str, Any]]] = [
+    ("member show n1", ("GET", "/v1/members/n1"), member("n1", reachable=False, host=None, links=["a", "b"])),
+    (
+        "rendezvous start --kind mfa",
+        ("POST", "/v1/rendezvous/start"),
+        {"id": "0" * 32, "user_code": "WDJB-MJHT", "verification_uri": None, "expires_in": 300},
+    ),
+    (
+        "credentials show ann",
+        ("GET", "/v1/credentials/ann"),
+        dict.fromkeys(("name", "role", "key_hash", "created_at", "created_by", "expires_at", "revoked_at")),
+    ),
+    (
+        "token inspect VAH8x",
+        ("POST", "/v1/tokens/inspect"),
+        {
+            "valid": True, "sub": "zoe", "sid": "A" * 22, "gen": 1, "key_id": "fc01aabb", "claims": {},
+            "issued_at": "t", "expires_at": "t", "max_expires_at": "t",
+        },
+    ),
+    (
+        "pki rotate-ca --dry-run",
+        ("POST", "/v1/pki/rotate"),
+        {"sha256": None, "members": ["n1", "n2"], "away": [], "credentials_to_renew": []},
+    ),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize(("command", "route", "answer"), SHOWN, ids=[case[0] for case in SHOWN])
+def test_fields_are_named_in_words_and_say_yes_no_or_a_dash(
+    serve: Serve, capsys: Capture, command: str, route: tuple[str, str], answer: dict[str, Any]
+) -> None:
+    assert main([*command.split(), "-e", serve({route: answer}).url]) == 0
+    rows = [re.split("  +", line, maxsplit=1) for line in capsys.readouterr().out.splitlines()]
+    assert all(len(row) == 2 for row in rows)
+    assert [name for name, _ in rows if "_" in name] == []
+    assert [text for _, text in rows if re.search(r"\b(True|False|None)\b|[\[\]{}']", text)] == []
+
+
+def test_text_of_a_value_is_the_same_everywhere() -> None:
+    values = [None, True, False, [], ["a", True], {"a": None}, 0, "", 1.5]
+    shown = ["-", "yes", "no", "-", "a, yes", "a=-", "0", "-", "1.5"]
+    assert [output.text_of(value) for value in values] == shown
+
+
+def test_duration_is_shown_as_options_take_it(serve: Serve, capsys: Capture) -> None:
+    ring = serve({("GET", "/v1/keys/policy"): {"rotate_every_s": 5400, "keep_s": 604_800}})
+    assert main(["key", "policy", "-e", ring.url]) == 0
+    assert capsys.readouterr().out == "rotate every  90m\nkeep          7d\n"
