@@ -6,6 +6,7 @@ They run in this process, line by line: 150 interpreters would take longer than 
 from __future__ import annotations
 
 import io
+import json
 import os
 import shlex
 import signal
@@ -84,7 +85,7 @@ class World:
         sys.stdin = io.TextIOWrapper(io.BytesIO(given.read_bytes() if given else b""))
         self.capture.readouterr()
         try:
-            with alarm(any(word in line for word in ENDLESS) and "--once" not in line) as expected:
+            with alarm(endless(line)) as expected:
                 status = main(words[1:])
         finally:
             sys.stdin = stdin
@@ -94,6 +95,11 @@ class World:
             printed.parent.mkdir(parents=True, exist_ok=True)
             printed.write_text(out, "utf-8")
         return out
+
+
+def endless(line: str) -> bool:
+    """Whether the command goes on until it is interrupted."""
+    return any(word in line for word in ENDLESS) and "--once" not in line
 
 
 @contextmanager
@@ -174,7 +180,7 @@ def test_examples_belong_to_commands_and_each_has_its_turn() -> None:
 @pytest.mark.cluster
 @pytest.mark.slow
 @pytest.mark.timeout(240)
-def test_examples_of_help_work(
+def test_examples_of_help_work_and_print_one_object_as_json(
     tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     work = tmp_path / "work"
@@ -186,6 +192,7 @@ def test_examples_of_help_work(
     monkeypatch.setenv("HOME", str(tmp_path / "home"))
     monkeypatch.setenv("PATH", f"{tmp_path}:{os.environ['PATH']}")
     monkeypatch.setenv("CYOLOCTL_DATA_DIR", "")
+    monkeypatch.setenv("CYOLOCTL_OUTPUT", "")
     (work / "phrase").write_text("a passphrase that is long")
     with Cluster(tmp_path) as cluster:
         cluster.init("n1", "--gateway", f"127.0.0.1:{free_port()}")
@@ -210,5 +217,12 @@ def run_all(world: World) -> None:
             text = line
             for word, value in world.words.items():
                 text = text.replace(word, value)
-            world.call(text)
+            # Where the output is kept it has to be what a person gets; everywhere else it is one object.
+            as_json = ">" not in line
+            os.environ["CYOLOCTL_OUTPUT"] = "json" if as_json else ""
+            out = world.call(text)
+            os.environ["CYOLOCTL_OUTPUT"] = ""
+            if as_json:
+                objects = out.splitlines() if endless(line) else [out]
+                assert all(json.loads(found)["schema_version"] == 1 for found in objects), line
             world.done.add(line)
