@@ -304,8 +304,14 @@ def check_data_dir(data_dir: str | os.PathLike[str]) -> None:
             "command as the user that runs the node, or name another directory with --data-dir"
         ) from None
     if not stat.S_ISDIR(found.st_mode):
-        raise ConfigError(f"{text} is not a directory: name the data directory of a node with --data-dir")
+        raise ConfigError(f"{text} is not a directory: name a directory with --data-dir")
     if not os.access(text, os.X_OK):
+        if found.st_uid == me:
+            mode = stat.S_IMODE(found.st_mode)
+            raise ConfigError(
+                f"the data directory {text} has mode {mode:04o}, so nobody may use it: run "
+                f"`chmod 700 {quoted(text)}`"
+            )
         raise ConfigError(
             f"the data directory {text} belongs to user {found.st_uid}, and this user ({me}) may not use it: "
             f"run the command as that user (`sudo -u '#{found.st_uid}' cyoloctl ...`), or name another "

@@ -455,7 +455,7 @@ def confirm(yes: bool, question: str) -> None:
 def check_stdin(what: str) -> None:
     """Raise InvalidInput when stdin is closed, though something is to be read from it."""
     if sys.stdin is None or was_closed("stdin"):
-        raise InvalidInput(f"stdin is closed, so there is no {what} to read: pipe it in, or name a file")
+        raise InvalidInput(f"cannot read the {what}, because stdin is closed: use a pipe, or name a file")
 
 
 def read_input(path: str | os.PathLike[str], what: str, limit_bytes: int) -> bytes:

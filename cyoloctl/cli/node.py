@@ -234,8 +234,10 @@ def reload(invocation: Invocation) -> None:
     New connections get the new certificates; open ones stay. Files
     that cannot be used are ignored, and the node's log says why.
     """
+    from cyoloctl.cli import launch
     from cyoloctl.paths import control_socket_path
 
+    launch.require_node(invocation.data_dir)
     pid = _listener_pid(f"unix://{control_socket_path(invocation.data_dir)}")
     if pid is None:
         directory = quoted(invocation.data_dir)

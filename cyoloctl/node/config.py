@@ -156,6 +156,11 @@ def load_config(path: str | os.PathLike[str]) -> Config:
             f"{where} is not there: run `cyoloctl cluster init` for a new cluster or `cyoloctl node join` "
             "for a new member, or name the right data directory with --data-dir"
         ) from None
+    except PermissionError as error:
+        raise ConfigError(
+            f"cannot read {where}: permission denied; run the command as the user that runs the node, or "
+            "name another directory with --data-dir"
+        ) from error
     except OSError as error:
         raise ConfigError(f"cannot read {where}: {error.strerror}; correct it and try again") from error
     if len(data) > _MAX_BYTES:

@@ -7,6 +7,7 @@ before leaves no half node behind.
 
 from __future__ import annotations
 
+import errno
 import os
 import shutil
 import stat
@@ -109,12 +110,15 @@ def _private_directory(data_dir: Path) -> Iterator[bool]:
     """The data directory, 0700; the value is whether it was made here.
 
     One that was made here and is empty at the end goes again.  Raises
-    ConfigError for a directory in which others can exchange the keys.
+    ConfigError for a directory in which others can exchange the keys, or this user may not write.
     """
     made = not os.path.lexists(data_dir)
     make_private_directory(data_dir)
     found = os.stat(data_dir)
     mode = stat.S_IMODE(found.st_mode)
+    is_read_only = os.statvfs(data_dir).f_flag & os.ST_RDONLY  # of which the first write knows more
+    if not is_read_only and not os.access(data_dir, os.W_OK | os.X_OK):
+        raise file_error(data_dir, PermissionError(errno.EACCES, os.strerror(errno.EACCES)), "write in")
     if mode & 0o022:
         raise ConfigError(f"others can write in {data_dir} (mode {mode:04o}): {_remedy(data_dir, found)}")
     if mode != 0o700 and found.st_uid == os.geteuid() and not os.listdir(data_dir):

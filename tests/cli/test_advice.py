@@ -153,8 +153,11 @@ def test_stop_of_a_node_that_just_starts_waits_for_it(node: Node) -> None:
     assert node.cli("node", "stop").returncode == 0
 
 
-def test_stop_where_there_is_no_node_says_so(tmp_path: Path, capsys: Capture) -> None:
-    assert main(["node", "stop", "-d", str(tmp_path)]) == ConfigError.exit_status
+@pytest.mark.parametrize("command", ["start", "stop", "reload"])
+def test_command_for_a_node_where_there_is_none_says_so(
+    command: str, tmp_path: Path, capsys: Capture
+) -> None:
+    assert main(["node", command, "-d", str(tmp_path)]) == ConfigError.exit_status
     assert "holds no node" in capsys.readouterr().err
 
 

@@ -97,15 +97,20 @@ def forked() -> Iterator[Zygote]:
 
 
 @pytest.fixture
-def theirs(tmp_path: Path) -> Iterator[Path]:
+def public() -> Iterator[Path]:
+    """A directory that every user may enter; those of pytest are closed to others."""
+    with tempfile.TemporaryDirectory(prefix="cyolo") as name:
+        os.chmod(name, 0o755)
+        yield Path(name)
+
+
+@pytest.fixture
+def theirs(public: Path) -> Iterator[Path]:
     """A node's data directory that whoever runs the command may not enter."""
-    where = tmp_path / "theirs"
+    where = public / "theirs"
     where.mkdir()
     (where / "node.yaml").write_text("name: n1\n")
     (where / "operator.yaml").write_text("{}\n")
-    for parent in [tmp_path, *tmp_path.parents][:4]:
-        if parent.owner() == tmp_path.owner() and parent != Path("/tmp"):
-            parent.chmod(0o755)
     where.chmod(0o700 if os.geteuid() == 0 else 0o000)
     yield where
     where.chmod(0o700)
@@ -135,6 +140,17 @@ def test_data_directory_of_another_user_is_one_mistake_with_one_status(forked: Z
         if done.status != ConfigError.exit_status or not _is_told(done, str(theirs)):
             wrong[path, "environment"] = done
     assert not wrong
+
+
+def test_node_is_not_made_where_this_user_may_not_write(forked: Zygote, public: Path, theirs: Path) -> None:
+    """In a directory of somebody else, below one, or with nobody's leave to make one."""
+    seen = public / "seen"
+    seen.mkdir(mode=0o755 if os.geteuid() == 0 else 0o555)
+    for where in (seen, seen / "new", theirs / "new"):
+        done = forked.run([*_line("cluster init"), "-d", str(where)], as_nobody=True)
+        assert done.status == ConfigError.exit_status, done
+        assert _is_told(done, str(where), "permission denied"), done
+    assert list(seen.iterdir()) == []
 
 
 def test_credentials_in_the_data_directory_of_another_user_are_the_same_mistake(
@@ -224,17 +240,17 @@ LATER = {
 
 
 @pytest.fixture
-def places(tmp_path: Path, theirs: Path) -> dict[str, Path]:
+def places(public: Path, theirs: Path) -> dict[str, Path]:
     """Places that are wrong for a file, each in its way."""
-    (tmp_path / "file").write_text("x\n")
-    (tmp_path / "secret").write_text("x\n")
-    (tmp_path / "secret").chmod(0o600 if os.geteuid() == 0 else 0o000)
-    (tmp_path / "directory").mkdir()
+    (public / "file").write_text("x\n")
+    (public / "secret").write_text("x\n")
+    (public / "secret").chmod(0o600 if os.geteuid() == 0 else 0o000)
+    (public / "directory").mkdir()
     return {
-        "a directory": tmp_path / "directory",
-        "not there": tmp_path / "none" / "file",
-        "below a file": tmp_path / "file" / "x",
-        "not to be read": tmp_path / "secret",
+        "a directory": public / "directory",
+        "not there": public / "none" / "file",
+        "below a file": public / "file" / "x",
+        "not to be read": public / "secret",
         "not to be written": theirs / "new",
     }
 
@@ -255,7 +271,7 @@ def _with_file(path: str, option: str, value: str, directory: Path) -> list[str]
 
 
 def test_wrong_place_for_a_file_has_one_status_for_every_option(
-    forked: Zygote, places: dict[str, Path], tmp_path: Path
+    forked: Zygote, places: dict[str, Path], public: Path
 ) -> None:
     wrong = {}
     tried = 0
@@ -265,7 +281,7 @@ def test_wrong_place_for_a_file_has_one_status_for_every_option(
         written = option in ("--out", "--key-out")
         for place in ["a directory", "below a file", "not to be written" if written else "not to be read"]:
             where = places[place]
-            done = forked.run(_with_file(path, option, str(where), tmp_path), as_nobody=True)
+            done = forked.run(_with_file(path, option, str(where), public), as_nobody=True)
             expected = ConfigError if place.startswith("not to be") else InvalidInput
             tried += 1
             if done.status != expected.exit_status or not _is_told(done, str(where)):
@@ -313,7 +329,7 @@ def test_closed_stdin_is_told_where_something_is_to_be_read(forked: Zygote, tmp_
     for words in lines:
         done = forked.run(words, stdin=CLOSED)
         assert done.status == InvalidInput.exit_status, (words, done)
-        assert _is_told(done, "stdin is closed"), (words, done)
+        assert _is_told(done, "because stdin is closed"), (words, done)
     assert len(lines) > 12
 
 

@@ -115,6 +115,7 @@ def _import_everything() -> None:
             importlib.import_module(module.name)
     # What is imported late, by us and by the standard library.
     for name in (
+        "encodings.ascii",
         "encodings.idna",
         "shlex",
         "traceback",
