@@ -40,6 +40,7 @@ from cyoloctl.keys.wrapping import (
     wrap,
 )
 from cyoloctl.members.api import Problem
+from cyoloctl.members.facts import problem
 from cyoloctl.members.machine import MemberMachine
 from cyoloctl.model import LocalNode, RaftId, name_of
 from cyoloctl.pki.files import NodeFiles, read_node_keys
@@ -511,13 +512,10 @@ class KeyOperations:
         for record in self._keys.records():
             lacking = sorted(members - set(record.holders)) if record.state != "destroyed" else []
             for name in lacking:
-                yield {
-                    "code": "key_lacking",
-                    "member": name,
-                    "message": f"{name} cannot open the token key {record.key_id}: "
-                    "start it, and see who holds what",
-                    "command": "cyoloctl key status",
-                }
+                message = (
+                    f"{name} cannot open the token key {record.key_id}: start it, and see who holds what"
+                )
+                yield problem("key_lacking", name, message, "cyoloctl key status")
 
     # ------------------------------------------------------------- upkeep
 

@@ -12,6 +12,7 @@ from cyoloctl.pki.tls import ALPN_RAFT_BEFORE
 from tests.support.cluster import (
     Cluster,
     Node,
+    assert_refused,
     free_port,
     run,
     wait_until,
@@ -93,6 +94,8 @@ def test_node_that_joined_and_was_removed_before_its_first_start_ends_and_says_s
     ended = node.start_refused()
     assert ended.returncode == 4, ended.stderr
     assert "n4 was removed from the cluster" in ended.stderr
+    # Ready would mean that it stays.
+    assert_refused(node.cli("node", "start", "--background"), 4, "n4 was removed from the cluster")
 
 
 def test_copy_of_a_data_directory_started_beside_the_original_ends_and_says_so(cluster: Cluster) -> None:
@@ -108,6 +111,7 @@ def test_copy_of_a_data_directory_started_beside_the_original_ends_and_says_so(c
     assert "`cyoloctl member remove n2`" in ended.stderr
     told = cluster["n1"].client().status()["problems"]
     assert ("copy", "n2") in [(problem["code"], problem["member"]) for problem in told]
+    assert_refused(copy.cli("node", "start", "--background"), 4, "copy", "`cyoloctl member remove n2`")
     again = copy.start_refused()  # counted once more, and so later than the original, which lives
     assert again.returncode == 4, again.stderr
     assert original.running()

@@ -259,7 +259,7 @@ def restarts_go_unnoticed(patch: pytest.MonkeyPatch) -> None:
 
 def dials_are_not_repeated(patch: pytest.MonkeyPatch) -> None:
     """A dial that failed is the last one."""
-    patch.setattr(Links, "dial_failed", lambda self, name: None)
+    patch.setattr(Links, "dial_failed", lambda self, name, reason=None: None)
 
 
 def removed_lives_count_for_the_name(patch: pytest.MonkeyPatch) -> None:

@@ -42,7 +42,7 @@ from cyoloctl.raft import (
     Trouble,
 )
 from cyoloctl.state import ClusterState
-from tests.docs.reading import pages
+from tests.docs.reading import ROOT, pages
 from tests.docs.test_commands import complaint
 from tests.fuzz.worlds import MemoryFiles
 
@@ -315,6 +315,17 @@ UNHEALTHY = {"member_away", "link", "not_following", "lagging", "vote_lost"}
 
 def test_table_of_codes_is_what_something_produces_and_what_the_page_says() -> None:
     assert CASES.keys() == CODES.keys()
+    # Where a code is written out; others are a replica's, or come from a table of reasons.
+    calls = re.compile(r"\bproblem\(\s*\"([a-z_]+)\"(?: if [^,]+ else \"([a-z_]+)\")?")
+    written = {
+        code
+        for source in (ROOT / "cyoloctl").rglob("*.py")
+        for found in calls.findall(source.read_text("utf-8"))
+        for code in found
+        if code
+    }
+    assert len(written) > 10
+    assert written <= CODES.keys()
     section = pages()["docs/operating.md"].partition("## Look at it")[2].partition("\n## ")[0]
     assert dict(re.findall(r"(?m)^\| `([a-z_]+)` \| ([^|]+) \|", section)) == CODES
 
