@@ -87,8 +87,8 @@ def _shape(hint: Any) -> dict[str, Any]:
     if origin is list:
         return {"type": "array", "items": _shape(arguments[0])}
     if origin is dict:
-        values = _shape(arguments[1])
-        return {"type": "object", "additionalProperties": values} if values else {"type": "object"}
+        # Said aloud: some generators take an object without properties for an empty one.
+        return {"type": "object", "additionalProperties": _shape(arguments[1]) or True}
     if origin in (Union, types.UnionType):
         return _union(arguments)
     raise TypeError(f"no schema for {hint!r}")
@@ -108,7 +108,7 @@ def _union(arguments: tuple[Any, ...]) -> dict[str, Any]:
 def _answer(answer: type) -> dict[str, Any]:
     """The component of an answer's type."""
     if answer.__name__ == "OpenAPI":
-        return {"type": "object", "description": answer.__doc__}
+        return {"type": "object", "description": answer.__doc__, "additionalProperties": True}
     shape = _object(answer)
     return {
         "type": "object",
@@ -125,6 +125,8 @@ def _field(field: Field) -> dict[str, Any]:
     if holds is not None:
         inside = {"anyOf": [_body(fields) for fields in holds]} if type(holds) is tuple else _shape(holds)
         schema["items" if field.kind == "array" else "additionalProperties"] = inside
+    elif field.kind == "object":
+        schema["additionalProperties"] = True
     return schema
 
 

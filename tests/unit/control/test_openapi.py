@@ -138,3 +138,15 @@ def test_every_rendezvous_operation_has_an_example() -> None:
     assert not [
         route for route in table.routes() if route.operation.startswith("rendezvous") and not route.example
     ]
+
+
+def test_answer_with_a_field_that_the_document_does_not_name_is_told_at_any_depth() -> None:
+    """Or tests/cluster/test_answers.py could not fail."""
+    schema = DOCUMENT["components"]["schemas"]["RouteList"]
+    backend = {"name": "n1", "host": None, "address": None, "url": None, "alive": True, "role": "leader"}
+    answer = {"schema_version": 1, "backends": [backend], "shared_hosts": [], "index": 7}
+    assert_valid(answer, schema, strict=True)
+    for wrong in ({**answer, "new": 1}, {**answer, "backends": [{**backend, "new": 1}]}):
+        assert_valid(wrong, schema, strict=False)
+        with pytest.raises(AssertionError, match="'new' was unexpected"):
+            assert_valid(wrong, schema, strict=True)

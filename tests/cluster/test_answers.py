@@ -1,0 +1,193 @@
+"""Answers of a running node to every operation: as openapi.json says, with no field that it does not name."""
+
+from __future__ import annotations
+
+import http.client
+import json
+import socket
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from cyoloctl.control import table
+from cyoloctl.pki.join_token import decode_token
+from cyoloctl.pki.requests import make_credential_request
+from tests.support.cluster import Cluster, Node
+from tests.support.connections import http_exchange, tls_connect, unix_connect
+from tests.support.joining import join_body
+from tests.support.openapi import answer_schema, assert_valid
+
+pytestmark = pytest.mark.cluster
+
+
+class Asker:
+    """Asks a node, and holds each answer against the document."""
+
+    def __init__(self, node: Node, connect: Callable[[], socket.socket] | None = None) -> None:
+        self.node = node
+        self.connect = connect or (lambda: unix_connect(node))
+        self.answered: set[str] = set()
+
+    def __call__(
+        self, operation: str, name: str = "x", /, *, query: str = "", status: int = 200, **body: Any
+    ) -> dict[str, Any]:
+        route, path = table.path_for(operation, name)
+        data = json.dumps(body).encode() if route.body else None
+        answered, answer = http_exchange(self.connect(), route.method, f"{path}?{query}", data)
+        assert answered == status, answer
+        assert_valid(answer, answer_schema(route, status), strict=True)
+        if status == 200:
+            self.answered.add(operation)
+        return answer
+
+
+def _watch(ask: Asker) -> None:
+    """The first line of a stream."""
+    route, path = table.path_for("counter_watch", "orders")
+    connection = http.client.HTTPConnection("localhost")
+    connection.sock = unix_connect(ask.node)
+    connection.request("GET", path)
+    with connection.getresponse() as response:
+        assert_valid(json.loads(response.readline()), answer_schema(route), strict=True)
+        assert response.headers["Content-Type"] == "application/x-ndjson"
+    connection.close()
+    ask.answered.add("counter_watch")
+
+
+def _counters(ask: Asker) -> None:
+    for operation in ("counter_increment", "counter_decrement", "counter_reset"):
+        ask(operation, "orders")
+    _watch(ask)
+    ask("counter_increment", "others", by=7.0, request_id="job-17")
+    ask("counter_get", "orders")
+    assert ask("counter_list", query="limit=1&timeout_s=0.30000000000000004")["next"]
+    ask("counter_list", query="consistency=stale")
+    ask("counter_get", "nobody", status=404)
+    ask("counter_increment", "orders", by=2**63 - 1)
+    ask("counter_increment", "orders", status=422)
+
+
+def _tokens(ask: Asker) -> None:
+    made = ask("token_mint", sub="alice", claims={"mfa": True, "groups": ["a"]}, ttl_s=900.0, set_cookie=True)
+    line, value = made["set_cookie"], made["set_cookie_value"]
+    assert line == f"Set-Cookie: {value}"
+    assert value.startswith(f"cyolo-sid={made['token']}; Path=/; ")
+    assert "set_cookie" not in ask("token_mint", sub="bob")
+    ask("token_inspect", cookie=f"a=b; {value.partition(';')[0]}")
+    ask("token_inspect", token="no", status=401)
+    ask("token_inspect", status=400)
+    ask("token_refresh", token=made["token"], set_cookie=True)
+    updated = ask("token_update", token=made["token"], set={"mfa": False}, unset=["groups"])
+    tokens = [{"token": updated["token"]}, {"token": made["token"]}, {}, 7]
+    for operation, items in {
+        "mint": [{"sub": "alice", "ttl_s": 900.0}, {"sub": ""}, {"ttl_s": 1}, None],
+        "inspect": tokens,
+        "refresh": tokens,
+        "update": [*tokens, {"token": updated["token"], "unset": [1]}],
+    }.items():
+        results = ask("token_batch", operation=operation, items=items)["results"]
+        assert [each["valid"] for each in results] == [True] + [False] * (len(items) - 1)
+    ask("token_revoke", sub="alice")
+    ask("token_revoke", sid=made["sid"])
+    assert ask("token_revocations", query="limit=1")["next"]
+    ask("token_revocations")
+
+
+def _rendezvous(ask: Asker) -> None:
+    denied, cancelled, started = (ask("rendezvous_start", kind="mfa", data={"door": "1"}) for _ in range(3))
+    ask("rendezvous_wait", id=started["id"], query="timeout_s=0.1", status=400)
+    ask("rendezvous_show", started["user_code"])
+    ask("rendezvous_claim", user_code=started["user_code"], by="alice")
+    ask("rendezvous_show", started["id"])
+    ask("rendezvous_approve", id=started["id"], by="alice", data={"level": "2"})
+    ask("rendezvous_wait", id=started["id"])
+    ask("rendezvous_deny", id=denied["id"])
+    ask("rendezvous_wait", id=denied["id"], status=400)
+    ask("rendezvous_cancel", id=cancelled["id"])
+    ask("rendezvous_claim", user_code="BCDF-GHJK", status=404)
+    ask("rendezvous_policy", kind="door", require={"mfa": True, "level": 2, "group": "a"})
+    ask("rendezvous_policies")
+    assert ask("rendezvous_list", query="limit=1")["next"]
+    ask("rendezvous_list", query="state=denied")
+
+
+def _keys(ask: Asker) -> None:
+    primary = ask("key_list")["keys"][0]["key_id"]
+    made = ask("key_generate")["key_id"]
+    ask("key_promote", made)
+    ask("key_disable", primary, force=True)
+    ask("key_enable", primary)
+    ask("key_destroy", primary, force=True)
+    ask("key_rotate")
+    ask("key_status")
+    ask("key_rewrap")
+    ask("key_set_policy", rotate_every_s=86_400, keep_s=86_400)
+    ask("key_policy")
+    ask("key_identity")
+    ring = ask("key_export_ring", passphrase="twelve characters")["data"]
+    ask("key_import_ring", data=ring, passphrase="twelve characters")
+    ask("key_export_ring", status=400)
+
+
+def _members(ask: Asker, cluster: Cluster, tmp_path: Path) -> None:
+    invited = ask("member_invite", name="n2", learner=True)
+    ask("member_invite", name="n3")
+    ask("member_invitations")
+    ask("member_uninvite", "n3")
+    token = decode_token(invited["token"])
+    cluster_id = ask("ca")["cluster_id"]
+    ask("join", **join_body(token.secret, "n2", cluster_id, token.ca_sha256))
+    ask("member_set_host", "n2", host="app-2.example.com")
+    ask("member_list")
+    ask("member_show", "n2")
+    ask("member_show", "n1")
+    ask("status")
+    ask("route_share", host="app.example.com")
+    ask("route_list")
+    ask("pki_status")
+    ask("pki_rotate", dry_run=True)
+    ask("transfer_leadership", to="n1")
+    ask("member_remove", "n2", dry_run=True)
+    ask("member_remove", "n1", status=409)
+    ask("member_remove", "n2", force=True)
+    learner = cluster.join("l1", through="n1", learner=True)
+    learner.kill()
+    request = tmp_path / "request"
+    learner.json("node", "renew", "--request", request)
+    ask("pki_grant", request=request.read_text())
+    ask("pki_rotate", overlap_s=0)
+    ask("pki_status")
+
+
+def _credentials(ask: Asker, tmp_path: Path) -> None:
+    request, key = make_credential_request("door", "gateway")
+    made = ask("credential_create", name="door", role="gateway", request_pem=request)
+    files = tmp_path / "door.crt", tmp_path / "door.key"
+    for file, pem in zip(files, (made["certificate_pem"], key), strict=True):
+        file.write_text(pem)
+    # The control socket has no credentials to renew.
+    door = Asker(ask.node, lambda: tls_connect(ask.node.port, alpn=["http/1.1"], certificate=files))
+    door("credential_renew_own", request_pem=request)
+    ask.answered |= door.answered
+    ask("credential_list")
+    ask("credential_show", "door")
+    ask("credential_renew", "door", request_pem=request)
+    ask("credential_revoke", "door")
+    ask("credential_show", "nobody", status=404)
+
+
+def test_every_answer_is_as_the_document_says_and_has_no_other_field(tmp_path: Path) -> None:
+    with Cluster(tmp_path) as cluster:
+        ask = Asker(cluster.init("n1"))
+        ask("health")
+        _counters(ask)
+        _tokens(ask)
+        _rendezvous(ask)
+        _credentials(ask, tmp_path)
+        _keys(ask)
+        _members(ask, cluster, tmp_path)
+        ask("set_time", dry_run=True)
+        ask("stop")
+    assert {route.operation for route in table.routes()} - ask.answered == {"openapi"}
