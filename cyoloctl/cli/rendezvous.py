@@ -282,7 +282,10 @@ def show(invocation: Invocation, which: IdOrCode) -> None:
     if not re.fullmatch(_ID, name):
         from cyoloctl.rendezvous.user_codes import shown_user_code
 
-        name = shown_user_code(name).lower()  # which a node of an earlier release takes too
+        try:
+            name = shown_user_code(name).lower()  # which a node of an earlier release takes too
+        except InvalidInput as error:
+            raise InvalidInput(f"this is no rendezvous id of 32 hex digits, and {error.message}") from None
     _show(invocation, invocation.client().call("rendezvous_show", name))
 
 

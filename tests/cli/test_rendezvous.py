@@ -174,6 +174,18 @@ def test_wait_ends_with_the_status_of_its_error(
     assert capsys.readouterr().out == ""
 
 
+@pytest.mark.parametrize(
+    "code", ["WDJB-MJHT", "wdjbmjht", "wdjb\N{EN DASH}mjht", "\N{NO-BREAK SPACE}WDJB MJHT"]
+)
+def test_show_of_a_code_asks_for_it_in_one_spelling(serve: Serve, capsys: Capture, code: str) -> None:
+    endpoint = serve({("GET", "/v1/rendezvous/wdjb-mjht"): {"schema_version": 1, **RECORD}})
+    assert main(["rendezvous", "show", code, "-e", endpoint.url]) == 0, capsys.readouterr().err
+    assert len(endpoint.requests) == 1
+    assert main(["rendezvous", "show", "nonsense", "-e", endpoint.url]) == 65
+    assert "nonsense" not in capsys.readouterr().err
+    assert len(endpoint.requests) == 1
+
+
 POLICY = ("POST", "/v1/rendezvous/policy")
 
 POLICIES = ("GET", "/v1/rendezvous/policies")
