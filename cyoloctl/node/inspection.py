@@ -6,8 +6,9 @@ from collections import Counter
 from pathlib import Path
 from typing import Any
 
-from cyoloctl.errors import AlreadyExists, ConfigError, StorageError
+from cyoloctl.errors import ConfigError, StorageError
 from cyoloctl.node.config import CONFIG_NAME, Config, load_config
+from cyoloctl.paths import exists_error
 from cyoloctl.raft import JournalCopy, LogEntry, copy_journal, inspect_journal
 from cyoloctl.replicated.command import Malformed, decode_command
 from cyoloctl.text import rfc3339
@@ -149,5 +150,5 @@ def copy_log(data_dir: Path, target: Path) -> None:
     _on_disk(data_dir)
     for path in (target, target.with_name(target.name + "-wal")):
         if path.is_symlink() or path.exists():
-            raise AlreadyExists(f"{path} is already there: choose another place, or move it away")
+            raise exists_error(path, "copy")
     copy_journal(data_dir / _JOURNAL, target)

@@ -26,6 +26,7 @@ from pathlib import Path
 
 from cyoloctl.errors import ConfigError, StorageError, Unavailable
 from cyoloctl.model import RaftId, Stamp
+from cyoloctl.paths import file_error
 from cyoloctl.raft.batch import decode_batch, stamp_of
 from cyoloctl.raft.journal import Entry, Record
 from cyoloctl.raft.membership import Configuration
@@ -144,6 +145,8 @@ def copy_journal(journal: Path, target: Path) -> None:
             "or as root"
         ) from error
     except (OSError, sqlite3.Error) as error:
+        if isinstance(error, OSError) and error.filename is not None and Path(error.filename) == target:
+            raise file_error(target, error, "write") from error
         raise StorageError(
             f"cannot copy {journal} to {target}: {error}; check both, then try again"
         ) from error

@@ -153,6 +153,20 @@ def test_stop_of_a_node_that_just_starts_waits_for_it(node: Node) -> None:
     assert node.cli("node", "stop").returncode == 0
 
 
+@pytest.mark.parametrize("line", [["inspect", "--copy"], ["renew", "--request"]])
+def test_wrong_place_for_a_file_of_a_node_is_told_as_everywhere(
+    line: list[str], tmp_path: Path, capsys: Capture
+) -> None:
+    directory = str(tmp_path / "n1")
+    assert main(["cluster", "init", "-d", directory, "--name", "n1", "--listen", "127.0.0.1:1"]) == 0
+    for where, status in ((tmp_path, 65), (tmp_path / "none" / "x", 65), ("/etc/passwd", 4)):
+        capsys.readouterr()
+        assert main(["node", *line, str(where), "-d", directory]) == status
+        shown = capsys.readouterr().err
+        assert str(where) in shown
+        assert "remove" not in shown
+
+
 @pytest.mark.parametrize("command", ["start", "stop", "reload"])
 def test_command_for_a_node_where_there_is_none_says_so(
     command: str, tmp_path: Path, capsys: Capture

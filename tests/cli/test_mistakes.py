@@ -234,6 +234,7 @@ LATER = {
     ("credentials request", "--out"),
     ("credentials renew", "--out"),
     ("credentials renew", "--request"),
+    ("node inspect", "--copy"),
     ("node renew", "--request"),
     ("route watch", "--out"),
 }
