@@ -118,7 +118,8 @@ def copy_journal(journal: Path, target: Path) -> None:
     """A consistent copy of a journal as one SQLite file; its node may run or not, and notices nothing.
 
     target: must not exist; made 0600.  Raises ConfigError where this user may
-    not, StorageError where a file cannot be read or written, Unavailable when
+    not, InvalidInput for a place that is not there, StorageError where a file
+    cannot be read or written, Unavailable when
     the node wrote too fast each time.
     """
     wal, target_wal = _wal_of(journal), _wal_of(target)

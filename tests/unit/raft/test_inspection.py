@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from cyoloctl.errors import StorageError
+from cyoloctl.errors import InvalidInput, StorageError
 from cyoloctl.model import RaftId, Stamp
 from cyoloctl.raft import inspection
 from cyoloctl.raft.batch import encode_batch
@@ -137,7 +137,7 @@ def test_inspection_without_a_place_for_the_copy_says_where_to_make_room(
         pass
 
 
-def test_copy_into_a_directory_that_is_not_there_is_a_storage_error(tmp_path: Path) -> None:
+def test_copy_into_a_directory_that_is_not_there_names_it(tmp_path: Path) -> None:
     create_storage(tmp_path, cluster_id="c", name="n1", founder=True)
-    with pytest.raises(StorageError, match="absent"):
+    with pytest.raises(InvalidInput, match="absent"):
         copy_journal(tmp_path / "raft.db", tmp_path / "absent" / "copy")
