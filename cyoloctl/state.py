@@ -10,6 +10,8 @@ Every command carries a request id.  The first answer to each is remembered,
 success or refusal, and given again, byte for byte, to a command with the same
 id; such a repetition changes nothing.  The same id with another command is
 refused with ``conflict``.  Malformed commands are answered and forgotten.
+What the proposing node draws for a command, such as a new key, is not what
+makes it another one (``Machine.DRAWN``).
 
 Ids of clients, of browsers and those that nodes make themselves are apart:
 none is looked up for, or pushes out, another kind.  What was refused changed
@@ -65,6 +67,7 @@ from cyoloctl.members.machine import MemberMachine
 from cyoloctl.members.presence import PresenceMachine
 from cyoloctl.model import Stamp
 from cyoloctl.rendezvous.machine import RendezvousMachine
+from cyoloctl.replicated.answers import AnswerMachine
 from cyoloctl.replicated.clock import ClockMachine
 from cyoloctl.replicated.command import (
     MAX_TIME_UNIX_MS,
@@ -72,6 +75,7 @@ from cyoloctl.replicated.command import (
     Malformed,
     Refused,
     decode_command,
+    digest_of,
     encode_refusal,
     encode_result,
     operation_of,
@@ -133,6 +137,7 @@ class ClusterState:
         self.sessions = self._add(SessionMachine(self.keys.last_end_unix_ms))
         self.rendezvous = self._add(RendezvousMachine())
         self.clock = self._add(ClockMachine())
+        self._add(AnswerMachine())
         self.on_restore: Callable[[], None] | None = None
         self._limits = limits
         self._tables = _new_tables(limits)
@@ -192,6 +197,24 @@ class ClusterState:
         """Whether a command of this kind of caller is remembered as applied, not refused, under this id."""
         return request_id in self._tables[kind].requests
 
+    def first_result(self, command: bytes) -> bytes | None:
+        """What a repetition of an applied command would be told, or the conflict; None for a fresh id.
+
+        Refusals are left out: what was refused may be tried again.
+        """
+        request = decode_command(command)
+        known = self._tables[request.kind].requests.find(request.request_id)
+        return None if known is None else _again(0, known, self._identity(request))
+
+    def _identity(self, request: Command) -> bytes:
+        """The digest of what makes a command this one and no other."""
+        machine = self._machines.get(request.machine)
+        drawn = None if machine is None else machine.DRAWN.get(request.operation)
+        if not drawn:
+            return request.digest
+        given = {name: value for name, value in request.arguments.items() if name not in drawn}
+        return digest_of(request.machine, request.operation, given)
+
     def apply(self, index: int, command: bytes, after: int | None = None) -> bytes:
         """Applies a committed command, of any bytes, and returns its result.
 
@@ -216,8 +239,9 @@ class ClusterState:
         refused = self._tables["refused"]
         refused_id = f"{request.kind[0]}:{request_id}"
         known = table.requests.find(request_id) or refused.requests.find(refused_id)
+        identity = self._identity(request)
         if known is not None:
-            return _again(index, known, request)
+            return _again(index, known, identity)
         if after is not None and after < max(table.horizon, refused.horizon):
             return _forgotten(index)
         stamp = self.clock.stamp
@@ -229,7 +253,7 @@ class ClusterState:
         into, key = (table, request_id) if done else (refused, refused_id)
         into.requests.remember(
             key,
-            request.digest,
+            identity,
             caller=request.caller,
             steady_ms=stamp.steady_ms,
             index=index,
@@ -282,7 +306,7 @@ class ClusterState:
         client, node = self._tables["client"], self._tables["node"]
         known = client.requests.find(request.request_id) or node.requests.find(request.request_id)
         if known is not None:
-            return _again(index, known, request)
+            return _again(index, known, request.digest)
         if request.automatic and request.time_unix_ms <= self._horizon_unix_ms:
             return _forgotten(index)
         if request.machine not in self._machines:
@@ -320,7 +344,7 @@ class ClusterState:
         """A function that makes the content of this moment: cheap to get here, runs in any thread."""
         horizon_unix_ms = self._horizon_unix_ms
         horizons = {kind: self._tables[kind].horizon for kind in _KINDS}
-        states = {name: machine.freeze() for name, machine in self._machines.items()}
+        states = {name: machine.freeze() for name, machine in self._machines.items() if not machine.STATELESS}
         tables = [self._tables[kind].requests.freeze() for kind in _KINDS]
 
         def content() -> bytes:
@@ -390,12 +414,13 @@ class ClusterState:
             read = _read_old if data[0] == _OLD_VERSION else _read
             stamp, horizon_ms, tables = read(content, at, head, self._limits)
             states = head["machines"]
-            if type(states) is not dict or not states.keys() <= self._machines.keys():
+            machines = {name: machine for name, machine in self._machines.items() if not machine.STATELESS}
+            if type(states) is not dict or not states.keys() <= machines.keys():
                 raise ValueError("it has unknown state machines")
-            if len(states) < len(self._machines):
+            if len(states) < len(machines):
                 empty = ClusterState()._machines
-                states = {name: empty[name].export_state() for name in empty} | states
-            commits = [machine.prepare_restore(states[name]) for name, machine in self._machines.items()]
+                states = {name: empty[name].export_state() for name in machines} | states
+            commits = [machine.prepare_restore(states[name]) for name, machine in machines.items()]
         except (ValueError, IndexError, KeyError, TypeError, struct.error, RecursionError) as error:
             known = str(error) if type(error) is ValueError else "it is cut short or overwritten"
             raise StorageError(
@@ -459,9 +484,9 @@ def _read_old(content: bytes, at: int, head: dict[str, Any], limits: Limits) -> 
     return Stamp(0, time_ms, time_ms), horizon_ms, tables
 
 
-def _again(index: int, known: tuple[bytes, bytes], request: Command) -> bytes:
+def _again(index: int, known: tuple[bytes, bytes], identity: bytes) -> bytes:
     """The answer to an id that is remembered."""
-    if known[0] == request.digest:
+    if known[0] == identity:
         return known[1]
     return encode_refusal(
         index,

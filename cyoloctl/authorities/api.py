@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Annotated, Literal, Protocol, TypedDict
 
 from cyoloctl.text import Json
-from cyoloctl.web.schema import MAX_LIFE_S, Count, Field, Name, Route, Shape, Time
+from cyoloctl.web.schema import MAX_LIFE_S, REQUEST_ID, Count, Field, Name, Route, Shape, Time
 
 __all__ = [
     "ROUTES",
@@ -104,7 +104,9 @@ class AuthorityApi(Protocol):
     async def status(self, *, timeout_s: float) -> PkiStatus:
         """The CAs, and the members under each."""
 
-    async def rotate(self, *, overlap_s: int, dry_run: bool, abandon: bool, timeout_s: float) -> Json:
+    async def rotate(
+        self, *, overlap_s: int, dry_run: bool, abandon: bool, request_id: str | None, timeout_s: float
+    ) -> Json:
         """Begin an exchange of the CA, or abandon one."""
 
     async def grant(self, *, request: str, timeout_s: float) -> Json:
@@ -160,6 +162,7 @@ ROUTES: tuple[Route[HasAuthorities], ...] = (
             ),
             Field("dry_run", "boolean", "only report what would happen", default=False),
             Field("abandon", "boolean", "abandon one that not all members trust yet", default=False),
+            REQUEST_ID,
         ),
         write=True,
     ),

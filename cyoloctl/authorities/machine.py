@@ -122,6 +122,8 @@ class AuthorityMachine(Machine):
     ``begin {ca_pem, old_ca_pem, voucher, keys, overlap_ms}`` -> ``{sha256}``.
     Repeated with the same ca_pem it changes nothing.  conflict while another
     rotation goes on, and where old_ca_pem is not the present CA.
+    ``exchange``: as begin, for a caller with a request id: whoever repeats it
+    makes another CA and is told of the first one.
     ``wrap {sha256, keys}`` -> ``{sha256}``: its key for voters that lack it.
     ``confirm {name, sha256}``, ``reissued {name, sha256}`` -> ``{name}``: what
     the member did.  May be repeated.  not_found for the member, conflict for
@@ -139,6 +141,9 @@ class AuthorityMachine(Machine):
 
     NAME = "authorities"
     PROPOSERS: ClassVar[dict[str, str]] = {"confirm": "self", "reissued": "self"}
+    DRAWN: ClassVar[dict[str, frozenset[str]]] = {
+        "exchange": frozenset({"ca_pem", "old_ca_pem", "voucher", "keys"})
+    }
 
     def __init__(self, members: MemberMachine) -> None:
         super().__init__(_OPERATIONS)
@@ -415,18 +420,18 @@ _STATE: dict[str, Check] = {
     "rotation": lambda value: value,  # checked by _ROTATION
 }
 _SELF: dict[str, Check] = {"name": member_name, "sha256": _sha256}
+_BEGIN = {
+    "ca_pem": _certificate,
+    "old_ca_pem": _certificate,
+    "voucher": _base64,
+    "keys": _keys,
+    "overlap_ms": _overlap,
+}
+
 _OPERATIONS: Operations = {
     "set_certificate_days": ({"days": _days}, AuthorityMachine._set_certificate_days),
-    "begin": (
-        {
-            "ca_pem": _certificate,
-            "old_ca_pem": _certificate,
-            "voucher": _base64,
-            "keys": _keys,
-            "overlap_ms": _overlap,
-        },
-        AuthorityMachine._begin,
-    ),
+    "begin": (_BEGIN, AuthorityMachine._begin),
+    "exchange": (_BEGIN, AuthorityMachine._begin),
     "wrap": ({"sha256": _sha256, "keys": _keys}, AuthorityMachine._wrap),
     "confirm": (_SELF, AuthorityMachine._confirm),
     "advance": ({"sha256": _sha256}, AuthorityMachine._advance),

@@ -17,7 +17,7 @@ from cyoloctl.model import LocalNode
 from cyoloctl.pki import exchange, renewal
 from cyoloctl.pki.requests import decode_request
 from cyoloctl.pki.x509 import certificate_dates, certificate_sha256
-from cyoloctl.replicated.proposer import Proposer
+from cyoloctl.replicated.proposer import Proposer, step_of
 from cyoloctl.text import Json, parse_rfc3339, rfc3339, to_unix_ms
 
 __all__ = ["AuthorityOperations"]
@@ -155,14 +155,39 @@ class AuthorityOperations:
             if entry.is_live(now_ms) and (ready_ms is None or _made_unix_ms(entry) < ready_ms)
         ]
 
-    async def rotate(self, *, overlap_s: int, dry_run: bool, abandon: bool, timeout_s: float) -> Json:
+    async def rotate(
+        self, *, overlap_s: int, dry_run: bool, abandon: bool, request_id: str | None, timeout_s: float
+    ) -> Json:
         """Begin to exchange the CA; the nodes do the rest by themselves.
 
         dry_run: only say what would be.  abandon: take back one that not all
         members have confirmed.  Raises Conflict while one goes on, ConfigError
         where no connected node holds the CA key.
         """
+        if dry_run or request_id is None:
+            return await self._rotate(overlap_s, dry_run, abandon, timeout_s)
+        step = step_of(request_id, "ca")
+
+        async def begin() -> Json:
+            begun = await self._rotate(overlap_s, False, abandon, timeout_s, step)
+            return {"sha256": begun["sha256"]}
+
+        about = {"overlap_s": overlap_s, "abandon": abandon}
+        kept = await self._proposer.once(
+            "pki_rotate", about, begin, request_id=request_id, timeout_s=timeout_s
+        )
+        return self._rotate_answer(kept["sha256"], overlap_s, dry_run=False)
+
+    async def _rotate(
+        self, overlap_s: int, dry_run: bool, abandon: bool, timeout_s: float, step: str | None = None
+    ) -> Json:
+        """step: the request id of the command that begins it."""
         await self._proposer.fresh(timeout_s=timeout_s)
+        if step is not None and not abandon:
+            asked = {"overlap_ms": overlap_s * 1000}
+            done = self._proposer.first_answer("authorities", "exchange", asked, step)
+            if done is not None:  # by an attempt whose end nobody saw
+                return self._rotate_answer(done["sha256"], overlap_s, dry_run=False)
         going = self._authorities.rotation
         if abandon:
             if going is None:
@@ -187,7 +212,7 @@ class AuthorityOperations:
         }
         await self._proposer.apply_here(
             "authorities",
-            "begin",
+            "begin" if step is None else "exchange",
             {
                 "ca_pem": new.ca_pem,
                 "old_ca_pem": old.ca_pem,
@@ -195,7 +220,7 @@ class AuthorityOperations:
                 "keys": keys,
                 "overlap_ms": overlap_s * 1000,
             },
-            request_id=None,
+            request_id=step,
             timeout_s=timeout_s,
         )
         _log.info("a rotation of the CA has begun", extra={"ca": new.sha256[:16], "overlap_s": overlap_s})
@@ -205,7 +230,7 @@ class AuthorityOperations:
         """As rotate, for a voter that holds no CA key."""
         if self._certificates.issuing() is None:
             raise ConfigError("this node holds no CA key: see who does (pki status)")
-        return await self.rotate(overlap_s=overlap_s, dry_run=dry_run, abandon=False, timeout_s=timeout_s)
+        return await self._rotate(overlap_s, dry_run, False, timeout_s)
 
     async def _rotate_there(self, overlap_s: int, dry_run: bool, timeout_s: float) -> Json:
         for name in self._key_holders():

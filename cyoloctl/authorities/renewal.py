@@ -32,8 +32,9 @@ from cyoloctl.model import LocalNode, RaftId, name_of
 from cyoloctl.paths import quoted
 from cyoloctl.pki import exchange, renewal
 from cyoloctl.pki.ca import Authority, CertificateIssuer, issue_for_node
-from cyoloctl.pki.files import NodeFiles, check_private_files
+from cyoloctl.pki.files import NodeFiles, check_private_files, read_node_keys
 from cyoloctl.pki.identity import Identity
+from cyoloctl.pki.join_token import secret_of
 from cyoloctl.pki.requests import check_request, prepare_request
 from cyoloctl.pki.tls import TlsIdentity
 from cyoloctl.pki.x509 import certificate_sha256, public_key_sha256
@@ -295,6 +296,17 @@ class CertificateRenewal:
         if current is not None:
             return self._held.get(certificate_sha256(current))
         return next(iter(self._held.values()), None)
+
+    def join_secrets(self, what: str) -> Sequence[str]:
+        """The secrets that a text gives under the private keys of this node, the best one first.
+
+        Under the key of the CA every voter that holds it gives the same; under
+        the node's own only this node does.
+        """
+        first = self.issuing()
+        held = sorted(self._held.values(), key=lambda authority: (authority != first, authority.sha256))
+        node_key_pem, _ = read_node_keys(self._pki_dir)
+        return [secret_of(pem, what) for pem in (*(authority.key_pem for authority in held), node_key_pem)]
 
     def _shut_out_ms(self) -> int | None:
         """The wall clock of a node that nobody lets in and whose certificate it shows as ended, else None.

@@ -8,7 +8,15 @@ from typing import Annotated, Any
 import typer
 
 from cyoloctl.cli import output
-from cyoloctl.cli.invocation import Invocation, RequestIdOption, command, confirm, parse_int64
+from cyoloctl.cli.invocation import (
+    Invocation,
+    RequestIdOption,
+    StaleOption,
+    command,
+    confirm,
+    listed,
+    parse_int64,
+)
 from cyoloctl.cli.output import Column
 from cyoloctl.model import parse_name
 
@@ -19,10 +27,6 @@ _PAGE = 1000  # counters per request; the most that the API gives
 NameArgument = Annotated[str, typer.Argument(metavar="NAME", help="Name of the counter.")]
 ByOption = Annotated[
     str, typer.Option("--by", metavar="N", help="Amount, a signed 64-bit number; may be negative.")
-]
-StaleOption = Annotated[
-    bool,
-    typer.Option("--stale", help="Read the node's own state: fast, perhaps outdated, and without a leader."),
 ]
 
 
@@ -86,7 +90,7 @@ def list_(invocation: Invocation, stale: StaleOption = False) -> None:
         rows = [(str(counter["name"]), _bare(counter)) for counter in counters]
         output.table((Column("COUNTER", identifier=True), Column("VALUE", right=True)), rows)
     else:
-        output.structured({"schema_version": 1, "counters": counters}, invocation.mode)
+        output.structured(listed("counters", counters, stale), invocation.mode)
 
 
 @command()

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -14,6 +15,7 @@ from cyoloctl.cli import output
 from cyoloctl.cli.invocation import (
     Invocation,
     RequestIdOption,
+    StaleOption,
     command,
     confirm,
     parse_choice,
@@ -28,6 +30,7 @@ from cyoloctl.errors import (
     InvalidInput,
     NotFound,
     OutcomeUnknown,
+    StorageError,
     UsageError,
 )
 from cyoloctl.model import parse_name
@@ -153,9 +156,9 @@ def request(
 
 
 @command()
-def list_(invocation: Invocation) -> None:
+def list_(invocation: Invocation, stale: StaleOption = False) -> None:
     """List the register: whose keys count or have counted, members included (role node)."""
-    document = invocation.client().call("credential_list")
+    document = invocation.read("credential_list", stale=stale)
     if invocation.mode == "table":
         _table(document["credentials"])
     else:
@@ -206,7 +209,7 @@ def renew(
     With NAME an operator renews anybody's. Without it the holder of --credentials FILE (default:
     operator.yaml in the data directory) renews its own, over the network, for no longer than was
     granted. FILE may be the old file: its key is kept unless --new-key is given, and it is replaced
-    as a whole.
+    as a whole. A new key is in FILE.new-key until then: after an unknown outcome, repeat the command.
     """
     ttl_s = None if ttl is None else parse_duration_s(ttl, "--ttl", **_TTL)
     source = out if name is not None else invocation.credentials or invocation.data_dir / "operator.yaml"
@@ -220,28 +223,23 @@ def renew(
     whose = name if name is not None else str((old or {})["name"])
     if old is not None and old["name"] != whose:
         raise InvalidInput(f"{source} holds the credentials {old['name']}, not {whose}: choose another file")
-    own = name is None
-    client = invocation.client()
-    if own:
-        remote = [url for url in invocation.endpoints if url.startswith("https:")]
-        if not remote and (invocation.credentials is not None or not invocation.endpoints):
-            client, remote = _client_of_members(invocation, source)
-        own = bool(remote)
+    client, own = _renewing_client(invocation, source) if name is None else (invocation.client(), False)
+    kept: Path | None = None  # a new key, on the disk before the register hears of it
     if request is not None:
         asked = _read_request(request)
         if asked["name"] != whose:
             raise InvalidInput(f"the request is for {asked['name']!r}, not for {whose!r}")
     else:
         role = str(old["role"]) if old is not None else str(client.call("credential_show", whose)["role"])
-        asked = _new_request(
-            whose, role, None if old is None or new_key else _key_of(source, old), old, new_key
-        )
+        if old is None or new_key:
+            kept = out.with_name(f"{out.name}.new-key")
+            asked = _draft(kept, whose, role)
+        else:
+            asked = _new_request(whose, role, _key_of(source, old), old, new_key)
     body = {"request_pem": asked["request_pem"], "ttl_s": ttl_s, "request_id": request_id}
-    if own:
-        issued = client.call("credential_renew_own", body=body)
-    else:
-        issued = client.call("credential_renew", whose, body)
-    _finish(invocation, out, issued, asked, replace=True)
+    with _kept_while_unknown(kept):
+        issued = client.call(*(("credential_renew_own", "") if own else ("credential_renew", whose)), body)
+        _finish(invocation, out, issued, asked, replace=True)
 
 
 # -- below: parts ---------------------------------------------------------------------------------
@@ -259,6 +257,28 @@ def _new_request(name: str, role: str, key_pem: str | None, old: Json | None, ne
     if old is not None and "key_file" in old and not new_key:
         return {**asked, "key_file": old["key_file"]}
     return {**asked, "key_pem": key}
+
+
+@contextmanager
+def _kept_while_unknown(kept: Path | None) -> Iterator[None]:
+    """Remove the file of a new key, unless it may be registered and is not in the credentials yet."""
+    known = True
+    try:
+        yield
+    except (OutcomeUnknown, StorageError, KeyboardInterrupt):
+        known = False
+        raise
+    finally:
+        if kept is not None and known:
+            kept.unlink(missing_ok=True)
+
+
+def _renewing_client(invocation: Invocation, source: Path) -> tuple[Any, bool]:
+    """A client for whoever renews their own credentials, and whether it shows them."""
+    remote = [url for url in invocation.endpoints if url.startswith("https:")]
+    if not remote and (invocation.credentials is not None or not invocation.endpoints):
+        return _client_of_members(invocation, source)[0], True
+    return invocation.client(), bool(remote)
 
 
 def _client_of_members(invocation: Invocation, source: Path) -> tuple[Any, list[str]]:
@@ -348,6 +368,7 @@ def _finish(invocation: Invocation, out: Path, issued: Json, asked: Json, *, rep
     # A draft of ours, or the file that is renewed, is replaced; nothing else was there a moment ago.
     overwrite = replace or "key_pem" in key
     store_private(out, json.dumps(document, indent=2) + "\n", exclusive=not overwrite)
+    invocation.sent.clear()  # the file is whole: nothing is lost with what is printed
     shown: Json = {"schema_version": 1, **{name: issued[name] for name in _ENTRY}, "file": str(out)}
     invocation.fields(
         shown,

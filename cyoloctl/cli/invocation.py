@@ -27,6 +27,7 @@ from cyoloctl.errors import (
     InternalError,
     Interrupted,
     InvalidInput,
+    OutcomeUnknown,
     StorageError,
     UsageError,
 )
@@ -48,11 +49,13 @@ __all__ = [
     "INT64_MIN",
     "Invocation",
     "RequestIdOption",
+    "StaleOption",
     "check_stdin",
     "command",
     "common_options",
     "confirm",
     "duration_text",
+    "listed",
     "parse_choice",
     "parse_command",
     "parse_duration_s",
@@ -112,6 +115,10 @@ CredentialsOption = Annotated[
 ]
 
 
+StaleOption = Annotated[
+    bool,
+    typer.Option("--stale", help="Read the node's own state: fast, perhaps outdated, and without a leader."),
+]
 RequestIdOption = Annotated[
     str | None,
     typer.Option(
@@ -186,6 +193,16 @@ class Invocation:
             data_dir=self.data_dir if self.own_socket else None,
         )
 
+    def read(
+        self, operation: str, name: str = "", query: Mapping[str, Any] | None = None, *, stale: bool
+    ) -> dict[str, Any]:
+        """The answer to a read; with stale what the asked node has, which a human is told."""
+        asked = {**(query or {}), **({"consistency": "stale"} if stale else {})}
+        document = self.client().call(operation, name, query=asked)
+        if stale and document.get("next") is None:  # once for all pages
+            self.hint("stale: what the asked node knows, without asking a majority")
+        return document
+
     def announced(self, request_id: str | None) -> str:
         """The request id of a write whose answer is worth more than the write: told before it is sent.
 
@@ -218,6 +235,8 @@ class Invocation:
             error = Interrupted(f"interrupted; {again}, if it was carried out, and else carries it out")
         elif again and not isinstance(error, CyoloctlError):
             error.add_note(f"{again}, if it was carried out, and else carries it out")
+        elif isinstance(error, OutcomeUnknown) and again and self.sent[-1] not in error.message:
+            error = OutcomeUnknown(f"{error.message}; {again}")
         if isinstance(error, CyoloctlError) and self.sent:
             error.request_id = self.sent[-1]
         return error
@@ -435,6 +454,11 @@ def parse_duration_s(text: str, what: str, *, minimum_s: int, maximum_s: int) ->
     if seconds != int(seconds):
         raise InvalidInput(f"{what} is {text[:80]!r}: use whole seconds")
     return int(seconds)
+
+
+def listed(name: str, found: list[dict[str, Any]], stale: bool) -> dict[str, Any]:
+    """The document of a list that came in pages; says so when it is stale."""
+    return {"schema_version": 1, name: found, **({"stale": True} if stale else {})}
 
 
 def confirm(yes: bool, question: str) -> None:

@@ -12,6 +12,7 @@ from cyoloctl.cli import output
 from cyoloctl.cli.invocation import (
     Invocation,
     RequestIdOption,
+    StaleOption,
     command,
     confirm,
     duration_text,
@@ -98,9 +99,9 @@ def rotate(invocation: Invocation, request_id: RequestIdOption = None) -> None:
 
 
 @command()
-def list_(invocation: Invocation) -> None:
+def list_(invocation: Invocation, stale: StaleOption = False) -> None:
     """List the keys: states, fingerprints, who holds them. Never key material."""
-    document = invocation.client().call("key_list")
+    document = invocation.read("key_list", stale=stale)
     if invocation.mode == "table":
         _rows(document["keys"])
     else:
@@ -108,9 +109,9 @@ def list_(invocation: Invocation) -> None:
 
 
 @command()
-def status(invocation: Invocation) -> None:
+def status(invocation: Invocation, stale: StaleOption = False) -> None:
     """Show whether every member holds every key, and the same ones; exits 4 if not."""
-    document = invocation.client().call("key_status")
+    document = invocation.read("key_status", stale=stale)
     if invocation.mode == "table":
         _rows([key for key in document["keys"] if key["state"] != "destroyed"])
     else:
@@ -121,21 +122,27 @@ def status(invocation: Invocation) -> None:
 
 
 @command()
-def promote(invocation: Invocation, kid: KeyArgument) -> None:
+def promote(invocation: Invocation, kid: KeyArgument, request_id: RequestIdOption = None) -> None:
     """Make a key the primary one, under which tokens are made. Every member must hold it."""
-    _written(invocation, invocation.client().call("key_promote", kid))
+    _written(invocation, invocation.client().call("key_promote", kid, {"request_id": request_id}))
 
 
 @command()
-def disable(invocation: Invocation, kid: KeyArgument, force: ForceOption = False) -> None:
+def disable(
+    invocation: Invocation,
+    kid: KeyArgument,
+    force: ForceOption = False,
+    request_id: RequestIdOption = None,
+) -> None:
     """Refuse the tokens under a key until it is enabled again."""
-    _written(invocation, invocation.client().call("key_disable", kid, {"force": force}))
+    body = {"force": force, "request_id": request_id}
+    _written(invocation, invocation.client().call("key_disable", kid, body))
 
 
 @command()
-def enable(invocation: Invocation, kid: KeyArgument) -> None:
+def enable(invocation: Invocation, kid: KeyArgument, request_id: RequestIdOption = None) -> None:
     """Accept the tokens under a disabled key again."""
-    _written(invocation, invocation.client().call("key_enable", kid))
+    _written(invocation, invocation.client().call("key_enable", kid, {"request_id": request_id}))
 
 
 @command()
@@ -144,22 +151,24 @@ def destroy(
     kid: KeyArgument,
     force: ForceOption = False,
     yes: Annotated[bool, typer.Option("--yes", help="Do not ask for confirmation.")] = False,
+    request_id: RequestIdOption = None,
 ) -> None:
     """Destroy a key permanently: its tokens can never be opened again.
 
     Asks for confirmation on a terminal; elsewhere it needs --yes.
     """
     confirm(yes, f"destroy key {kid} permanently?")
-    _written(invocation, invocation.client().call("key_destroy", kid, {"force": force}))
+    body = {"force": force, "request_id": request_id}
+    _written(invocation, invocation.client().call("key_destroy", kid, body))
 
 
 @command()
-def rewrap(invocation: Invocation) -> None:
+def rewrap(invocation: Invocation, request_id: RequestIdOption = None) -> None:
     """Seal every key again to every member, for example after one changed its sealing key.
 
     Waits until the connected members have opened theirs.
     """
-    document = invocation.client().call("key_rewrap", repeatable=True)
+    document = invocation.client().call("key_rewrap", body={"request_id": request_id})
     if invocation.mode == "table":
         _rows(document["keys"])
     else:
@@ -188,6 +197,7 @@ def policy(
             help="Time for which a replaced key opens tokens, 1h to 366d; no token lives longer.",
         ),
     ] = None,
+    request_id: RequestIdOption = None,
 ) -> None:
     """Show the rotation policy, or set what is given.
 
@@ -205,7 +215,7 @@ def policy(
     found = client.call("key_policy")
     if wanted:
         body = {name: found[name] for name in ("rotate_every_s", "keep_s")} | wanted
-        found = client.call("key_set_policy", body=body, repeatable=True)
+        found = client.call("key_set_policy", body={**body, "request_id": request_id})
     every = found["rotate_every_s"]
     invocation.fields(
         found,
@@ -300,14 +310,20 @@ def import_(
     adopt: Annotated[
         bool, typer.Option("--adopt", help="Accept the ring of another cluster; its tokens then open here.")
     ] = False,
+    request_id: RequestIdOption = None,
 ) -> None:
     """Add the keys of an exported ring; they open tokens, the primary key stays."""
     if from_ca is not None and passphrase_file is not None:
         raise UsageError("--from-ca belongs to a ring that is sealed to a node: leave it out")
-    body: Json = {"data": _read(file, "key ring"), "from_ca": from_ca, "adopt": adopt}
+    body: Json = {
+        "data": _read(file, "key ring"),
+        "from_ca": from_ca,
+        "adopt": adopt,
+        "request_id": request_id,
+    }
     if passphrase_file is not None:
         body["passphrase"] = read_secret(passphrase_file, "passphrase")
-    document = invocation.client().call("key_import_ring", body=body, repeatable=True)
+    document = invocation.client().call("key_import_ring", body=body)
     if invocation.mode == "table":
         _rows(document["keys"])
     else:

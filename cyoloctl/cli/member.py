@@ -12,6 +12,8 @@ import typer
 from cyoloctl.cli import output
 from cyoloctl.cli.invocation import (
     Invocation,
+    RequestIdOption,
+    StaleOption,
     command,
     confirm,
     parse_duration_s,
@@ -45,17 +47,18 @@ def invite(
     out: Annotated[
         Path | None, typer.Option("--out", metavar="FILE", help="Write the token to a new file of mode 0600.")
     ] = None,
+    request_id: RequestIdOption = None,
 ) -> None:
     """Print a join token for one new node.
 
     The token pins the cluster, its certificate authority, the name and the
     expiry; it works once. Treat it as a password. A second one for the same
-    name replaces the first.
+    name replaces the first; the same --request-id gives the same token again.
     """
     parse_name(name, "node")
     ttl_s = parse_duration_s(ttl, "--ttl", minimum_s=60, maximum_s=604_800)
     if out is None:
-        made = invocation.client().member_invite(name, learner=learner, ttl_s=ttl_s)
+        made = invocation.client().member_invite(name, learner=learner, ttl_s=ttl_s, request_id=request_id)
         invocation.value(made, made["token"])
         invocation.hint(
             f"the token works once, until {made['expires_at']}; treat it as a password\n"
@@ -64,8 +67,9 @@ def invite(
         _say_replaced(made)
         return
     with secret_file(out, "token") as write:
-        made = invocation.client().member_invite(name, learner=learner, ttl_s=ttl_s)
+        made = invocation.client().member_invite(name, learner=learner, ttl_s=ttl_s, request_id=request_id)
         write(made["token"] + "\n")
+    invocation.sent.clear()  # the token is safe: nothing is lost with what is printed
     shown = {key: value for key, value in made.items() if key != "token"} | {"token_file": str(out)}
     invocation.fields(
         shown, [("token file", str(out)), ("name", made["name"]), ("expires at", made["expires_at"])]
@@ -89,9 +93,9 @@ _INVITATION_COLUMNS = (
 
 
 @command()
-def invitations(invocation: Invocation) -> None:
+def invitations(invocation: Invocation, stale: StaleOption = False) -> None:
     """List the invitations: who may still join, and until when. Shows no secret."""
-    document = invocation.client().member_invitations()
+    document = invocation.read("member_invitations", stale=stale)
     if invocation.mode != "table":
         output.structured(document, invocation.mode)
         return
@@ -115,20 +119,20 @@ def invitations(invocation: Invocation) -> None:
 
 
 @command()
-def uninvite(invocation: Invocation, name: NodeArgument) -> None:
+def uninvite(invocation: Invocation, name: NodeArgument, request_id: RequestIdOption = None) -> None:
     """Withdraw an invitation: its token no longer admits anyone.
 
     Exits 3 when there is none, 4 when the node has joined with it.
     """
     parse_name(name, "node")
-    done = invocation.client().member_uninvite(name)
+    done = invocation.client().member_uninvite(name, request_id=request_id)
     invocation.value(done, name)
 
 
 @command()
-def list_(invocation: Invocation) -> None:
+def list_(invocation: Invocation, stale: StaleOption = False) -> None:
     """List the members with role and address."""
-    document = invocation.client().member_list()
+    document = invocation.read("member_list", stale=stale)
     if invocation.mode != "table":
         output.structured(document, invocation.mode)
         return
@@ -138,10 +142,10 @@ def list_(invocation: Invocation) -> None:
 
 
 @command()
-def show(invocation: Invocation, name: NodeArgument) -> None:
+def show(invocation: Invocation, name: NodeArgument, stale: StaleOption = False) -> None:
     """Show one member."""
     parse_name(name, "node")
-    document = invocation.client().member_show(name)
+    document = invocation.read("member_show", name, stale=stale)
     invocation.fields(document, rows_of(document))
 
 
@@ -195,6 +199,7 @@ def remove(
         bool, typer.Option("--force", help="Remove it even if the cluster loses its quorum; needs --yes.")
     ] = False,
     yes: Annotated[bool, typer.Option("--yes", help="Do not ask for confirmation.")] = False,
+    request_id: RequestIdOption = None,
 ) -> None:
     """Remove a member permanently.
 
@@ -208,7 +213,7 @@ def remove(
     if not dry_run:
         question = f"remove {name}{' whatever it costs' if force else ''}? its name cannot come back."
         confirm(yes, question)
-    done = client.member_remove(name, force=force, dry_run=dry_run)
+    done = client.member_remove(name, force=force, dry_run=dry_run, request_id=request_id)
     if invocation.mode != "table":
         output.structured(done, invocation.mode)
         return
@@ -227,11 +232,12 @@ def transfer_leadership(
         str | None,
         typer.Option("--to", metavar="NAME", help="New leader. [default: the most advanced voter]"),
     ] = None,
+    request_id: RequestIdOption = None,
 ) -> None:
     """Hand leadership to another voter and print its name."""
     if to is not None:
         parse_name(to, "node")
-    done = invocation.client().transfer_leadership(to)
+    done = invocation.client().transfer_leadership(to, request_id=request_id)
     invocation.value(done, text_of(done["leader"]))
 
 
@@ -243,6 +249,7 @@ def set_host(
         str | None, typer.Argument(metavar="HOST", help="Host name, such as app-1.example.com.")
     ] = None,
     clear: Annotated[bool, typer.Option("--clear", help="Remove the host name.")] = False,
+    request_id: RequestIdOption = None,
 ) -> None:
     """Give a member its host name: reverse proxies send requests for it to this member."""
     parse_name(name, "node")
@@ -250,7 +257,8 @@ def set_host(
         raise UsageError("give a host name, or --clear")
     if host is not None:
         parse_hostname(host)
-    done = invocation.client().call("member_set_host", name, {"host": host}, repeatable=True)
+    body = {"host": host, "request_id": request_id}
+    done = invocation.client().call("member_set_host", name, body)
     invocation.value(done, text_of(done["host"]))
 
 

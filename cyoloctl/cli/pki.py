@@ -8,7 +8,7 @@ from typing import Annotated, Any
 import typer
 
 from cyoloctl.cli import output
-from cyoloctl.cli.invocation import Invocation, command, confirm, parse_duration_s
+from cyoloctl.cli.invocation import Invocation, RequestIdOption, command, confirm, parse_duration_s
 from cyoloctl.cli.output import Cell, Column, text_of
 from cyoloctl.errors import UsageError
 
@@ -93,6 +93,7 @@ def rotate_ca(
         bool, typer.Option("--abandon", help="Take back a rotation that not all members trust yet.")
     ] = False,
     yes: Annotated[bool, typer.Option("--yes", help="Do not ask for confirmation.")] = False,
+    request_id: RequestIdOption = None,
 ) -> None:
     """Give the cluster a new CA; the nodes exchange it by themselves.
 
@@ -110,7 +111,7 @@ def rotate_ca(
         confirm(yes, "abandon the rotation of the CA?")
     elif not dry_run:
         confirm(yes, "give the cluster a new CA? credentials that are not renewed meanwhile stop counting.")
-    body = {"overlap_s": overlap_s, "dry_run": dry_run, "abandon": abandon}
+    body = {"overlap_s": overlap_s, "dry_run": dry_run, "abandon": abandon, "request_id": request_id}
     done = client.call("pki_rotate", body=body)
     invocation.fields(
         done,

@@ -12,7 +12,15 @@ import typer
 
 from cyoloctl.cli import output
 from cyoloctl.cli.claims import read_claims
-from cyoloctl.cli.invocation import Invocation, RequestIdOption, command, parse_duration_s, read_secret
+from cyoloctl.cli.invocation import (
+    Invocation,
+    RequestIdOption,
+    StaleOption,
+    command,
+    listed,
+    parse_duration_s,
+    read_secret,
+)
 from cyoloctl.cli.output import Column, rows_of, text_of
 from cyoloctl.errors import (
     AuthorizationPending,
@@ -276,7 +284,7 @@ def cancel(invocation: Invocation, id: IdArgument, request_id: RequestIdOption =
 
 
 @command()
-def show(invocation: Invocation, which: IdOrCode) -> None:
+def show(invocation: Invocation, which: IdOrCode, stale: StaleOption = False) -> None:
     """Show a rendezvous."""
     name = _given(which)
     if not re.fullmatch(_ID, name):
@@ -286,7 +294,7 @@ def show(invocation: Invocation, which: IdOrCode) -> None:
             name = shown_user_code(name).lower()  # which a node of an earlier release takes too
         except InvalidInput as error:
             raise InvalidInput(f"this is no rendezvous id of 32 hex digits, and {error.message}") from None
-    _show(invocation, invocation.client().call("rendezvous_show", name))
+    _show(invocation, invocation.read("rendezvous_show", name, stale=stale))
 
 
 _COLUMNS = (
@@ -305,14 +313,14 @@ def list_(
     state: Annotated[
         str | None, typer.Option("--state", metavar="STATE", help="Show only this state, such as pending.")
     ] = None,
+    stale: StaleOption = False,
 ) -> None:
     """List the rendezvous, including those that ended within a day, oldest first."""
-    client = invocation.client()
     found: list[Json] = []
     after: str | None = None
     while True:
         query = {"limit": _PAGE, "after": after, "state": state}
-        page = client.call("rendezvous_list", query=query)
+        page = invocation.read("rendezvous_list", query=query, stale=stale)
         found += page["rendezvous"]
         after = page["next"]
         if after is None:
@@ -321,7 +329,7 @@ def list_(
         names = ("id", "kind", "state", "node", "initiator", "expires_at")
         output.table(_COLUMNS, [[text_of(record[name]) for name in names] for record in found])
     else:
-        output.structured({"schema_version": 1, "rendezvous": found}, invocation.mode)
+        output.structured(listed("rendezvous", found, stale), invocation.mode)
 
 
 def _rule(policy: Json) -> tuple[str, str, str]:
@@ -361,6 +369,7 @@ def policy(
         bool,
         typer.Option("--reset", help="Return to the default: no claim, and nobody approves what they began."),
     ] = False,
+    request_id: RequestIdOption = None,
 ) -> None:
     """Show who may approve what, or set it for a kind, as a whole and on every node.
 
@@ -374,9 +383,8 @@ def policy(
     if changes and kind is None:
         raise UsageError("for which kind? give its name")
     if kind is not None and changes:
-        found = [
-            invocation.client().call("rendezvous_policy", body={"kind": kind, **wanted}, repeatable=True)
-        ]
+        body = {"kind": kind, **wanted, "request_id": request_id}
+        found = [invocation.client().call("rendezvous_policy", body=body)]
     else:
         found = invocation.client().call("rendezvous_policies")["policies"]
         if kind is not None:

@@ -16,6 +16,7 @@ from cyoloctl.cli import output
 from cyoloctl.cli.invocation import (
     Invocation,
     RequestIdOption,
+    StaleOption,
     command,
     parse_choice,
     parse_command,
@@ -86,8 +87,8 @@ RunDirOption = Annotated[
 HostArgument = Annotated[str, typer.Argument(metavar="HOST", help="Host name.")]
 
 
-def _fetch(invocation: Invocation) -> Json:
-    return invocation.client().call("route_list")
+def _fetch(invocation: Invocation, *, stale: bool = False) -> Json:
+    return invocation.read("route_list", stale=stale)
 
 
 def _table(document: Json, *, every: bool = False) -> RoutingTable:
@@ -154,9 +155,9 @@ _COLUMNS = (
 
 
 @command()
-def list_(invocation: Invocation) -> None:
+def list_(invocation: Invocation, stale: StaleOption = False) -> None:
     """List the members as reverse proxies see them, and the shared host names."""
-    document = _fetch(invocation)
+    document = _fetch(invocation, stale=stale)
     if invocation.mode != "table":
         output.structured(document, invocation.mode)
         return
@@ -178,21 +179,23 @@ def list_(invocation: Invocation) -> None:
 def which(
     invocation: Invocation,
     key: Annotated[str, typer.Argument(metavar="KEY", help="Any text: a session, a user, a link.")],
+    stale: StaleOption = False,
 ) -> None:
     """Print the node of a key: rendezvous hashing (highest random weight) over the live members."""
     from cyoloctl.routing.hrw import order
 
-    found = order(key, [row["name"] for row in _fetch(invocation)["backends"] if row["alive"]])
+    backends = _fetch(invocation, stale=stale)["backends"]
+    found = order(key, [row["name"] for row in backends if row["alive"]])
     if not found:
         raise Unavailable("no member is alive: try again")
     invocation.value({"schema_version": 1, "key": key, "node": found[0], "order": found}, found[0])
 
 
 @command()
-def resolve(invocation: Invocation, host: HostArgument) -> None:
+def resolve(invocation: Invocation, host: HostArgument, stale: StaleOption = False) -> None:
     """Print the node that a host name goes to, then those that take over, in order."""
     host = host.lower().removesuffix(".")
-    document = _fetch(invocation)
+    document = _fetch(invocation, stale=stale)
     rows = {row["name"]: row for row in document["backends"]}
     # Proxies know the members with a gateway only, so only those take over; where none has one, all do.
     gateways = any(row["address"] for row in rows.values())

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import sys
 import time
@@ -16,8 +17,10 @@ from cyoloctl.cli.claims import decode_json, read_claims
 from cyoloctl.cli.invocation import (
     Invocation,
     RequestIdOption,
+    StaleOption,
     check_stdin,
     command,
+    listed,
     parse_duration_s,
     read_input,
     read_secret,
@@ -303,7 +306,7 @@ def _batch(
 ) -> None:
     """Answer every line of stdin in order; afterwards raise what the worst of the refusals was."""
     issuer = None if keyring is None else _issuer(keyring, passphrase_file)
-    client = invocation.client() if issuer is None else None
+    ask = None if issuer is not None else _asking(invocation, operation, {**context, **options})
     encode = json.JSONEncoder(separators=(",", ":")).encode
     refused: dict[str, int] = {}
     number = 0
@@ -312,15 +315,8 @@ def _batch(
         if issuer is not None:
             results = [_offline_item(issuer, operation, item, context) for item in given]
         else:
-            assert client is not None
-            body = {"operation": operation, "items": given, **context, **options}
-            changes = operation == "update" and not options["keep_previous"]
-            try:
-                results = client.call("token_batch", body=body, repeatable=not changes)["results"]
-            except OutcomeUnknown as error:
-                if changes:
-                    raise
-                raise Unavailable(f"no answer, and nothing was changed: {error.message}") from None
+            assert ask is not None
+            results = ask(given, number)
         for place, result in enumerate(results):
             number += 1
             if result.get("valid"):
@@ -340,6 +336,32 @@ def _batch(
         raise error_from_code(
             worst, f"{sum(refused.values())} of the lines were refused: each says so in its place"
         )
+
+
+def _asking(invocation: Invocation, operation: str, fixed: Json) -> Callable[[list[Any], int], list[Json]]:
+    """A function that has a node answer items; it is also told how many came before them.
+
+    fixed: the other fields of the body.  Updates are under one request id for all of
+    stdin, from which that of each request follows, so the same lines get the same results.
+    """
+    client = invocation.client()
+    changes = operation == "update" and not fixed["keep_previous"]
+    whole = invocation.announced(fixed.get("request_id")) if changes else None
+
+    def ask(items: list[Any], before: int) -> list[Json]:
+        part = None if whole is None else hashlib.sha256(f"{whole}\0{before}".encode()).hexdigest()
+        body = {**fixed, "operation": operation, "items": items, "request_id": part}
+        try:
+            found: list[Json] = client.call("token_batch", body=body, repeatable=True)["results"]
+        except OutcomeUnknown as error:
+            if whole is None or part is None:
+                raise Unavailable(f"no answer, and nothing was changed: {error.message}") from None
+            raise OutcomeUnknown(error.message.replace(part, whole)) from None
+        finally:
+            invocation.sent[:] = [] if whole is None else [whole]
+        return found
+
+    return ask
 
 
 def _offline_item(issuer: Issuer, operation: str, item: Any, context: Json) -> Json:
@@ -511,7 +533,7 @@ def update(
 
     The older copies are refused on every node from then on, unless --keep-previous is given. With
     --keyring nothing can be replicated, so --keep-previous is needed. With --batch each line is
-    {"token","set","unset"}.
+    {"token","set","unset"}, and one --request-id is that of all lines together.
     """
     if keyring is not None and not keep_previous:
         raise UsageError("without a node the older copies stay good: add --keep-previous to accept that")
@@ -530,12 +552,12 @@ def update(
             "--unset": unset,
             "--cookie": cookie,
             "--set-cookie": set_cookie,
-            "--request-id": request_id,
         },
         not_offline={"--request-id": request_id},
     )
+    once = {"keep_previous": keep_previous, "request_id": request_id}
     if batch:
-        _batch(invocation, "update", context, {"keep_previous": keep_previous}, {}, keyring, passphrase_file)
+        _batch(invocation, "update", context, once, {}, keyring, passphrase_file)
         return
     body = {
         **_token_body(token, cookie),
@@ -544,7 +566,7 @@ def update(
         **context,
     }
     if keyring is None:
-        body |= {"keep_previous": keep_previous, "request_id": request_id}
+        body |= once
         if not keep_previous:
             body["request_id"] = invocation.announced(request_id)
     _show(invocation, _run(invocation, "update", body, keyring, passphrase_file), set_cookie)
@@ -593,28 +615,28 @@ def revoke(
         str | None,
         typer.Option("--sub", metavar="SUBJECT", help="Revoke every session of a subject issued before now."),
     ] = None,
+    cookie: CookieOption = False,
     cookie_name: CookieNameOption = "cyolo-sid",
     audience: AudienceOption = "",
     request_id: RequestIdOption = None,
 ) -> None:
     """End sessions on every node before they expire: by token, by --sid or by --sub."""
-    if (sid is not None) + (sub is not None) + (token is not None) > 1:
-        raise UsageError("give one of a token, --sid and --sub")
+    if (sid is not None) + (sub is not None) + (token is not None or cookie) > 1:
+        raise UsageError("give one of a token, a cookie, --sid and --sub")
     body: Json = {"sid": sid, "sub": sub, "request_id": request_id, **_context(cookie_name, audience)}
     if sid is None and sub is None:
-        body["token"] = _read_token(token)
+        body |= _token_body(token, cookie)
     document = invocation.client().call("token_revoke", body=body)
     invocation.value(document, document["value"])
 
 
 @command()
-def revocations(invocation: Invocation) -> None:
+def revocations(invocation: Invocation, stale: StaleOption = False) -> None:
     """List what is revoked, until when."""
-    client = invocation.client()
     found: list[Json] = []
     after: str | None = None
     while True:
-        page = client.call("token_revocations", query={"limit": _PAGE, "after": after})
+        page = invocation.read("token_revocations", query={"limit": _PAGE, "after": after}, stale=stale)
         found += page["revocations"]
         after = page["next"]
         if after is None:
@@ -624,7 +646,7 @@ def revocations(invocation: Invocation) -> None:
         columns = (Column("KIND"), Column("VALUE", identifier=True), Column("REFUSED"), Column("UNTIL"))
         output.table(columns, rows)
     else:
-        output.structured({"schema_version": 1, "revocations": found}, invocation.mode)
+        output.structured(listed("revocations", found, stale), invocation.mode)
 
 
 def _what(row: Mapping[str, Any]) -> str:

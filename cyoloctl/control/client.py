@@ -119,39 +119,42 @@ class Client:
         """The cluster and its members, as the asked node knows them."""
         return self._call("status")
 
-    def member_list(self) -> dict[str, Any]:
-        """Every member."""
-        return self._call("member_list")
+    def member_list(self, *, stale: bool = False) -> dict[str, Any]:
+        """Every member; with stale what the asked node has."""
+        return self._call("member_list", query=_consistency(stale))
 
-    def member_show(self, name: str) -> dict[str, Any]:
+    def member_show(self, name: str, *, stale: bool = False) -> dict[str, Any]:
         """One member.  Raises NotFound."""
-        return self._call("member_show", name)
+        return self._call("member_show", name, query=_consistency(stale))
 
-    def member_invite(self, name: str, *, learner: bool = False, ttl_s: int = 3600) -> dict[str, Any]:
-        """A single-use join token, good for ttl_s (60 to 604800) seconds.
+    def member_invite(
+        self, name: str, *, learner: bool = False, ttl_s: int = 3600, request_id: str | None = None
+    ) -> dict[str, Any]:
+        """A single-use join token, good for ttl_s (60 to 604800) seconds; the same one per request id.
 
-        It takes the place of an older one for this name, which admits nobody
-        from now on.  Not repeated when the outcome is unknown: then invite again.
+        It takes the place of an older one for this name, which admits nobody from now on.
         """
-        return self._call("member_invite", body={"name": name, "learner": learner, "ttl_s": ttl_s})
+        body = {"name": name, "learner": learner, "ttl_s": ttl_s, "request_id": request_id}
+        return self._call("member_invite", body=body)
 
-    def member_invitations(self) -> dict[str, Any]:
+    def member_invitations(self, *, stale: bool = False) -> dict[str, Any]:
         """Open invitations."""
-        return self._call("member_invitations")
+        return self._call("member_invitations", query=_consistency(stale))
 
-    def member_uninvite(self, name: str) -> dict[str, Any]:
+    def member_uninvite(self, name: str, *, request_id: str | None = None) -> dict[str, Any]:
         """Withdraw an invitation.  Raises NotFound, Conflict for a node that has joined."""
-        return self._call("member_uninvite", name, body={})
+        return self._call("member_uninvite", name, body={"request_id": request_id})
 
-    def member_remove(self, name: str, *, force: bool = False, dry_run: bool = False) -> dict[str, Any]:
+    def member_remove(
+        self, name: str, *, force: bool = False, dry_run: bool = False, request_id: str | None = None
+    ) -> dict[str, Any]:
         """Remove a member, or only say what it would cost.  Raises NotFound, Conflict."""
-        return self._call(
-            "member_remove", name, body={"force": force, "dry_run": dry_run}, repeatable=dry_run
-        )
+        body = {"force": force, "dry_run": dry_run, "request_id": request_id}
+        return self._call("member_remove", name, body=body)
 
-    def transfer_leadership(self, to: str | None = None) -> dict[str, Any]:
+    def transfer_leadership(self, to: str | None = None, *, request_id: str | None = None) -> dict[str, Any]:
         """Hand leadership to a voter, None: to the most advanced one.  Raises NotFound, Conflict."""
-        return self._call("transfer_leadership", body={"to": to})
+        return self._call("transfer_leadership", body={"to": to, "request_id": request_id})
 
     def set_time(self, *, dry_run: bool, request_id: str | None = None) -> dict[str, Any]:
         """Set cluster time to what a majority of the members' clocks show.  Raises Conflict."""

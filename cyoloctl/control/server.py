@@ -421,6 +421,8 @@ class ControlServer(HttpServer[CallerConnection]):
         finally:
             self._guards.discard(guard)
             connection.guard = None
+        if query.get("consistency") == "stale":
+            value = {**value, "stale": True}
         return encode_object(value)
 
     def _end_overdue(self) -> None:

@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Annotated, Protocol, TypedDict
 
 from cyoloctl.errors import CounterOverflow
 from cyoloctl.web.schema import (
+    CONSISTENCY,
     NAME_PATTERN,
     NAME_RULE,
     REQUEST_ID,
@@ -77,13 +78,6 @@ def _by(maximum: int) -> Field:
 
 
 _MAX_I64 = 2**63 - 1
-_CONSISTENCY = Field(
-    "consistency",
-    "string",
-    "linearizable asks a majority, stale reads what this node has",
-    default="linearizable",
-    choices=("linearizable", "stale"),
-)
 
 
 # The code has one signed amount; the API has two routes, whose amounts are positive.  Both ways are here.
@@ -147,7 +141,7 @@ ROUTES: tuple[Route[HasCounters], ...] = (
         answer=Counter,
         handler=lambda node: node.counters.get,
         what="counter name",
-        query=(_CONSISTENCY,),
+        query=(CONSISTENCY,),
     ),
     Route(
         "GET",
@@ -158,7 +152,7 @@ ROUTES: tuple[Route[HasCounters], ...] = (
         answer=CounterList,
         handler=lambda node: node.counters.list,
         query=(
-            _CONSISTENCY,
+            CONSISTENCY,
             Field("limit", "integer", "counters per page", default=100, minimum=1, maximum=1000),
             Field(
                 "after",

@@ -6,6 +6,7 @@ from typing import Annotated, Literal, Protocol, TypedDict
 
 from cyoloctl.text import Json
 from cyoloctl.web.schema import (
+    CONSISTENCY,
     NAME,
     REQUEST_BODY_BYTES,
     REQUEST_ID,
@@ -57,7 +58,7 @@ class CredentialIssued(Credential):
 class CredentialApi(Protocol):
     """Operations of a node for callers of this API.  Credentials that are not there: NotFound."""
 
-    async def list(self, *, timeout_s: float) -> Json:
+    async def list(self, *, consistency: str, timeout_s: float) -> Json:
         """Every entry."""
 
     async def create(
@@ -119,6 +120,7 @@ ROUTES: tuple[Route[HasCredentials], ...] = (
         "List the keys that count or counted: operators, gateways, viewers and nodes",
         answer=CredentialList,
         handler=lambda node: node.credentials.list,
+        query=(CONSISTENCY,),
     ),
     Route(
         "POST",

@@ -88,9 +88,9 @@ class CredentialOperations:
 
     # ------------------------------------------------------------- reading
 
-    async def list(self, *, timeout_s: float) -> Json:
+    async def list(self, *, consistency: str, timeout_s: float) -> Json:
         """Every key that counts or counted: the register, and the members as role ``node``."""
-        await self._proposer.fresh(timeout_s=timeout_s)
+        await self._proposer.fresh(stale=consistency == "stale", timeout_s=timeout_s)
         rows = [_row(entry) for entry in self._register.entries()]
         rows += [
             {
@@ -109,7 +109,7 @@ class CredentialOperations:
 
     async def show(self, name: str, *, timeout_s: float) -> Json:
         """One entry.  Raises NotFound."""
-        listed = await self.list(timeout_s=timeout_s)
+        listed = await self.list(consistency="linearizable", timeout_s=timeout_s)
         entry = self._register.get(name)
         key_hash = None if entry is None else entry.key_hash
         for row in listed["credentials"]:

@@ -6,7 +6,7 @@ from typing import Literal, Protocol, TypedDict
 
 from cyoloctl.text import Json
 from cyoloctl.web.encoding import MAX_BODY_BYTES
-from cyoloctl.web.schema import MAX_LIFE_S, REQUEST_ID, Choice, Count, Field, Name, Route, Time
+from cyoloctl.web.schema import CONSISTENCY, MAX_LIFE_S, REQUEST_ID, Choice, Count, Field, Name, Route, Time
 
 __all__ = [
     "ROUTES",
@@ -84,10 +84,10 @@ class KeyIdentity(TypedDict):
 class KeyApi(Protocol):
     """Operations of a node for callers of this API.  A key that is not there: NotFound."""
 
-    async def list(self, *, timeout_s: float) -> Json:
+    async def list(self, *, consistency: str, timeout_s: float) -> Json:
         """Every key."""
 
-    async def status(self, *, timeout_s: float) -> Json:
+    async def status(self, *, consistency: str, timeout_s: float) -> Json:
         """The keys, and the members that hold each."""
 
     async def generate(self, *, request_id: str | None, timeout_s: float) -> Json:
@@ -96,25 +96,27 @@ class KeyApi(Protocol):
     async def rotate(self, *, request_id: str | None, timeout_s: float) -> Json:
         """A new primary key."""
 
-    async def promote(self, key_id: str, *, timeout_s: float) -> Json:
+    async def promote(self, key_id: str, *, request_id: str | None, timeout_s: float) -> Json:
         """Make it the primary one."""
 
-    async def disable(self, key_id: str, *, force: bool, timeout_s: float) -> Json:
+    async def disable(self, key_id: str, *, force: bool, request_id: str | None, timeout_s: float) -> Json:
         """Refuse tokens under it."""
 
-    async def enable(self, key_id: str, *, timeout_s: float) -> Json:
+    async def enable(self, key_id: str, *, request_id: str | None, timeout_s: float) -> Json:
         """Accept tokens under it again."""
 
-    async def destroy(self, key_id: str, *, force: bool, timeout_s: float) -> Json:
+    async def destroy(self, key_id: str, *, force: bool, request_id: str | None, timeout_s: float) -> Json:
         """Forget it permanently."""
 
-    async def rewrap(self, *, timeout_s: float) -> Json:
+    async def rewrap(self, *, request_id: str | None, timeout_s: float) -> Json:
         """Seal every key to every member again."""
 
     async def policy(self, *, timeout_s: float) -> Json:
         """The policy."""
 
-    async def set_policy(self, *, rotate_every_s: int | None, keep_s: int, timeout_s: float) -> Json:
+    async def set_policy(
+        self, *, rotate_every_s: int | None, keep_s: int, request_id: str | None, timeout_s: float
+    ) -> Json:
         """Another policy."""
 
     async def export_ring(
@@ -123,7 +125,14 @@ class KeyApi(Protocol):
         """The ring, sealed."""
 
     async def import_ring(
-        self, *, data: str, passphrase: str | None, from_ca: str | None, adopt: bool, timeout_s: float
+        self,
+        *,
+        data: str,
+        passphrase: str | None,
+        from_ca: str | None,
+        adopt: bool,
+        request_id: str | None,
+        timeout_s: float,
     ) -> Json:
         """Add the keys of a ring."""
 
@@ -151,6 +160,7 @@ ROUTES: tuple[Route[HasKeys], ...] = (
         "List the token keys; no key material",
         answer=KeyList,
         handler=lambda node: node.keys.list,
+        query=(CONSISTENCY,),
     ),
     Route(
         "GET",
@@ -160,6 +170,7 @@ ROUTES: tuple[Route[HasKeys], ...] = (
         "Whether every member holds every key, and the same ones",
         answer=KeyStatus,
         handler=lambda node: node.keys.status,
+        query=(CONSISTENCY,),
     ),
     Route(
         "POST",
@@ -192,7 +203,7 @@ ROUTES: tuple[Route[HasKeys], ...] = (
         answer=Key,
         handler=lambda node: node.keys.promote,
         what="key id",
-        body=(),
+        body=(REQUEST_ID,),
         write=True,
     ),
     Route(
@@ -204,7 +215,7 @@ ROUTES: tuple[Route[HasKeys], ...] = (
         answer=Key,
         handler=lambda node: node.keys.disable,
         what="key id",
-        body=(_FORCE,),
+        body=(_FORCE, REQUEST_ID),
         write=True,
     ),
     Route(
@@ -216,7 +227,7 @@ ROUTES: tuple[Route[HasKeys], ...] = (
         answer=Key,
         handler=lambda node: node.keys.enable,
         what="key id",
-        body=(),
+        body=(REQUEST_ID,),
         write=True,
     ),
     Route(
@@ -228,7 +239,7 @@ ROUTES: tuple[Route[HasKeys], ...] = (
         answer=Key,
         handler=lambda node: node.keys.destroy,
         what="key id",
-        body=(_FORCE,),
+        body=(_FORCE, REQUEST_ID),
         write=True,
     ),
     Route(
@@ -239,7 +250,7 @@ ROUTES: tuple[Route[HasKeys], ...] = (
         "Seal every key again to every member",
         answer=KeyList,
         handler=lambda node: node.keys.rewrap,
-        body=(),
+        body=(REQUEST_ID,),
         write=True,
     ),
     Route(
@@ -277,6 +288,7 @@ ROUTES: tuple[Route[HasKeys], ...] = (
                 minimum=3600,
                 maximum=MAX_LIFE_S,
             ),
+            REQUEST_ID,
         ),
         write=True,
     ),
@@ -324,6 +336,7 @@ ROUTES: tuple[Route[HasKeys], ...] = (
                 rule="64 hex digits",
             ),
             Field("adopt", "boolean", "even if it is of another cluster", default=False),
+            REQUEST_ID,
         ),
         write=True,
         max_body_bytes=MAX_BODY_BYTES,

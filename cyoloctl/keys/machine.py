@@ -74,6 +74,8 @@ class KeyMachine(Observed, Machine):
     state}``: a new key, sealed to one member at least; primary when there is
     none, else pending.  already_exists for a known id of another key, also of
     a destroyed one; conflict beyond 64 keys.
+    ``make``: as generate, for a caller with a request id: whoever repeats it
+    draws another key and is told of the first one.
     ``wrap {key_id, wrapped}`` -> ``{key_id, state}``: seals it to more members,
     or again.  A member that gets another blob has not confirmed it.
     ``confirm {name, keys: {key_id: fingerprint}}`` -> ``{name, confirmed}``:
@@ -84,6 +86,8 @@ class KeyMachine(Observed, Machine):
     dropped, so that they are ``missing`` and sealed again.
     ``promote {key_id}`` -> ``{key_id, state}``: primary; the one before becomes
     enabled.  conflict naming the members that have not confirmed it.
+    ``rotate``: as promote, at the end of a rotation under a request id: whoever
+    repeats it is told which key was promoted.
     ``disable {key_id, force}``, ``enable {key_id}``, ``destroy {key_id, force}``
     -> ``{key_id, state}``.  conflict for the primary key, and without force
     until 60 s after tokens_until.  A destroyed key keeps its record, without
@@ -104,6 +108,10 @@ class KeyMachine(Observed, Machine):
 
     NAME = "keys"
     PROPOSERS: ClassVar[dict[str, str]] = {"announce": "self", "confirm": "self", "reject": "self"}
+    DRAWN: ClassVar[dict[str, frozenset[str]]] = {
+        "make": frozenset({"key_id", "fingerprint", "wrapped"}),
+        "rotate": frozenset({"key_id"}),
+    }
 
     def __init__(self, members: MemberMachine) -> None:
         super().__init__(_OPERATIONS)
@@ -460,21 +468,22 @@ def _date(unix_ms: int) -> str:
     return rfc3339_of(moment)
 
 
+_NEW_KEY = {
+    "key_id": check_key_id,
+    "cluster_id": check_cluster_id,
+    "fingerprint": check_fingerprint,
+    "wrapped": check_wrapped,
+}
+
 _OPERATIONS: Operations = {
     "announce": ({"name": member_name, **NODE}, KeyMachine._announce),
-    "generate": (
-        {
-            "key_id": check_key_id,
-            "cluster_id": check_cluster_id,
-            "fingerprint": check_fingerprint,
-            "wrapped": check_wrapped,
-        },
-        KeyMachine._generate,
-    ),
+    "generate": (_NEW_KEY, KeyMachine._generate),
+    "make": (_NEW_KEY, KeyMachine._generate),
     "wrap": ({"key_id": check_key_id, "wrapped": check_wrapped}, KeyMachine._wrap),
     "confirm": ({"name": member_name, "keys": check_fingerprints}, KeyMachine._confirm),
     "reject": ({"name": member_name, "keys": check_key_ids}, KeyMachine._reject),
     "promote": ({"key_id": check_key_id}, KeyMachine._promote),
+    "rotate": ({"key_id": check_key_id}, KeyMachine._promote),
     "disable": ({"key_id": check_key_id, "force": flag("force")}, KeyMachine._disable),
     "enable": ({"key_id": check_key_id}, KeyMachine._enable),
     "destroy": ({"key_id": check_key_id, "force": flag("force")}, KeyMachine._destroy),

@@ -19,7 +19,6 @@ from datetime import datetime
 from pathlib import Path
 
 from cyoloctl.errors import (
-    AlreadyExists,
     Conflict,
     CyoloctlError,
     InvalidInput,
@@ -44,7 +43,7 @@ from cyoloctl.members.facts import problem
 from cyoloctl.members.machine import MemberMachine
 from cyoloctl.model import LocalNode, RaftId, name_of
 from cyoloctl.pki.files import NodeFiles, read_node_keys
-from cyoloctl.replicated.proposer import Proposer
+from cyoloctl.replicated.proposer import Proposer, step_of
 from cyoloctl.text import Json, from_unix_ms, rfc3339
 
 __all__ = ["KeyOperations"]
@@ -60,10 +59,6 @@ _ANSWER_S = 0.2
 
 def _when(unix_ms: int | None) -> str | None:
     return None if unix_ms is None else rfc3339(unix_ms / 1000)
-
-
-def _key_id_of(request_id: str) -> str:
-    return "fc" + hashlib.sha256(request_id.encode()).hexdigest()[:6]
 
 
 class KeyOperations:
@@ -226,15 +221,23 @@ class KeyOperations:
             raise NotFound(f"there is no key {key_id}: see `key list`")
         return self._json(record)
 
-    async def _write(self, operation: str, arguments: Json, timeout_s: float) -> None:
-        await self._proposer.apply_here("keys", operation, arguments, request_id=None, timeout_s=timeout_s)
+    async def _write(
+        self, operation: str, arguments: Json, timeout_s: float, request_id: str | None = None
+    ) -> Json:
+        return await self._proposer.apply_here(
+            "keys", operation, arguments, request_id=request_id, timeout_s=timeout_s
+        )
 
-    async def list(self, *, timeout_s: float) -> Json:
-        await self._proposer.fresh(timeout_s=timeout_s)
+    def _first(self, value: Json) -> Json:
+        """The answer about a key that was written, in the state that this write left it in."""
+        return {**self._answer(value["key_id"]), "state": value["state"]}
+
+    async def list(self, *, consistency: str, timeout_s: float) -> Json:
+        await self._proposer.fresh(stale=consistency == "stale", timeout_s=timeout_s)
         return self._listing()
 
-    async def status(self, *, timeout_s: float) -> Json:
-        await self._proposer.fresh(timeout_s=timeout_s)
+    async def status(self, *, consistency: str, timeout_s: float) -> Json:
+        await self._proposer.fresh(stale=consistency == "stale", timeout_s=timeout_s)
         records = self._keys.records()
         live = [record for record in records if record.state != "destroyed"]
         members = [member.name for member in self._members.members()]
@@ -266,28 +269,18 @@ class KeyOperations:
     async def generate(self, *, request_id: str | None, timeout_s: float) -> Json:
         deadline = time.monotonic() + timeout_s
         await self._proposer.fresh(timeout_s=timeout_s)
-        taken = self._taken()
-        key = new_key(self._cluster_id, taken=taken)
-        if request_id is not None:
-            # The same request makes the same id, so a repetition finds the key that the first one made.
-            key_id = _key_id_of(request_id)
-            if key_id in taken:
-                return self._answer(key_id)
-            key = Key(bytes.fromhex(key_id), key.secret, key.state, key.cluster_id)
-        try:
-            await self._propose(key, timeout_s)
-        except AlreadyExists:
-            if request_id is None:
-                raise
+        made = await self._propose(timeout_s, request_id)
         await self._until_opened(deadline)
-        return self._answer(key.key_id_hex)
+        return self._first(made)
 
-    async def _propose(self, key: Key, timeout_s: float) -> None:
+    async def _propose(self, timeout_s: float, request_id: str | None = None) -> Json:
+        """A new key; of a repeated request the first one, and the one that was drawn now is dropped."""
+        key = new_key(self._cluster_id, taken=self._taken())
         wrapped = self._wrapped(key)
         if self._name not in wrapped:
             raise Unavailable("this node has not announced its sealing key yet: try again")
-        await self._write(
-            "generate",
+        made = await self._write(
+            "generate" if request_id is None else "make",
             {
                 "key_id": key.key_id_hex,
                 "cluster_id": key.cluster_id,
@@ -295,8 +288,11 @@ class KeyOperations:
                 "wrapped": wrapped,
             },
             timeout_s,
+            request_id,
         )
-        _log.info("token key made", extra={"key": key.key_id_hex, "fingerprint": key.fingerprint})
+        if made["key_id"] == key.key_id_hex:
+            _log.info("token key made", extra={"key": key.key_id_hex, "fingerprint": key.fingerprint})
+        return made
 
     def _wrapped(self, key: Key, names: Collection[str] | None = None) -> dict[str, str]:
         """The key sealed to each of these members, or all, whose sealing key the CA vouches for."""
@@ -338,28 +334,31 @@ class KeyOperations:
             raise refusal
 
     async def rotate(self, *, request_id: str | None, timeout_s: float) -> Json:
+        """The same request id rotates once: a repetition goes on with its key, or says what became of it."""
         deadline = time.monotonic() + timeout_s
         await self._proposer.fresh(timeout_s=timeout_s)
-        done = None if request_id is None else self._of_request(request_id)
-        if done is not None and done.state != "pending":
-            return self._answer(done.key_id)  # the answer to the first attempt was lost
-        if done is not None and done.compromised_by:
-            raise Conflict(
-                f"{', '.join(done.compromised_by)} was removed and knows {done.key_id}: rotate with a new "
-                "request id"
-            )
+        begun = None
+        if request_id is not None:
+            done = self._proposer.first_answer("keys", "rotate", {}, request_id)
+            if done is not None:
+                return self._still_primary(done["key_id"])
+            begun = self._begun(step_of(request_id, "key"))
         pending = self._next()
-        if done is not None:
-            key_id = done.key_id
+        if begun is not None:
+            key_id = begun.key_id
         elif pending is not None:
             key_id = pending.key_id  # an earlier rotation waits for a member: finish it
         else:
-            key_id = str((await self.generate(request_id=request_id, timeout_s=timeout_s))["key_id"])
+            step = None if request_id is None else step_of(request_id, "key")
+            key_id = str((await self._propose(timeout_s, step))["key_id"])
         while True:
             missing = self._missing(key_id)
             left = deadline - time.monotonic()
             if not missing:
-                return await self.promote(key_id, timeout_s=max(0.1, left))
+                operation = "promote" if request_id is None else "rotate"
+                await self._write(operation, {"key_id": key_id}, max(0.1, left), request_id)
+                _log.info("token key promoted", extra={"key": key_id})
+                return self._answer(key_id)
             if left <= 0.2:
                 raise Unavailable(
                     f"{', '.join(missing)} cannot open {key_id} yet, so it stays pending: bring them back, "
@@ -372,8 +371,29 @@ class KeyOperations:
         pending = [r for r in self._keys.records() if r.state == "pending" and not r.compromised_by]
         return pending[-1] if pending else None
 
-    def _of_request(self, request_id: str) -> KeyRecord | None:
-        return self._keys.get(_key_id_of(request_id))
+    def _begun(self, step: str) -> KeyRecord | None:
+        """The key that an unfinished rotation of the same request id made.  Raises Conflict."""
+        made = self._proposer.first_answer("keys", "make", {"cluster_id": self._cluster_id}, step)
+        record = None if made is None else self._keys.get(made["key_id"])
+        if record is not None and record.compromised_by:
+            raise Conflict(
+                f"{', '.join(record.compromised_by)} was removed and knows {record.key_id}: rotate with a "
+                "new request id"
+            )
+        if record is not None and record.state not in ("pending", "primary"):
+            self._still_primary(record.key_id)
+        return record
+
+    def _still_primary(self, key_id: str) -> Json:
+        """The answer to a rotation that was done before.  Raises Conflict."""
+        primary = self._keys.primary()
+        if primary is None or primary.key_id != key_id:
+            now = "no key is" if primary is None else f"{primary.key_id} is"
+            raise Conflict(
+                f"this request id made {key_id}, which is the primary key no more ({now}): rotate with a new "
+                "request id"
+            )
+        return self._answer(key_id)
 
     def _missing(self, key_id: str) -> Sequence[str]:
         record = self._keys.get(key_id)
@@ -381,30 +401,34 @@ class KeyOperations:
             raise NotFound(f"there is no key {key_id}: see `key list`")
         return sorted({member.name for member in self._members.members()} - set(record.holders))
 
-    async def promote(self, key_id: str, *, timeout_s: float) -> Json:
-        await self._write("promote", {"key_id": key_id}, timeout_s)
+    async def promote(self, key_id: str, *, request_id: str | None, timeout_s: float) -> Json:
+        value = await self._write("promote", {"key_id": key_id}, timeout_s, request_id)
         _log.info("token key promoted", extra={"key": key_id})
-        return self._answer(key_id)
+        return self._first(value)
 
-    async def disable(self, key_id: str, *, force: bool, timeout_s: float) -> Json:
-        await self._write("disable", {"key_id": key_id, "force": force}, timeout_s)
-        return self._answer(key_id)
+    async def disable(self, key_id: str, *, force: bool, request_id: str | None, timeout_s: float) -> Json:
+        arguments = {"key_id": key_id, "force": force}
+        return self._first(await self._write("disable", arguments, timeout_s, request_id))
 
-    async def enable(self, key_id: str, *, timeout_s: float) -> Json:
-        await self._write("enable", {"key_id": key_id}, timeout_s)
-        return self._answer(key_id)
+    async def enable(self, key_id: str, *, request_id: str | None, timeout_s: float) -> Json:
+        return self._first(await self._write("enable", {"key_id": key_id}, timeout_s, request_id))
 
-    async def destroy(self, key_id: str, *, force: bool, timeout_s: float) -> Json:
-        await self._write("destroy", {"key_id": key_id, "force": force}, timeout_s)
+    async def destroy(self, key_id: str, *, force: bool, request_id: str | None, timeout_s: float) -> Json:
+        value = await self._write("destroy", {"key_id": key_id, "force": force}, timeout_s, request_id)
         _log.info("token key destroyed", extra={"key": key_id})
-        return self._answer(key_id)
+        return self._first(value)
 
-    async def rewrap(self, *, timeout_s: float) -> Json:
+    async def rewrap(self, *, request_id: str | None, timeout_s: float) -> Json:
         deadline = time.monotonic() + timeout_s
-        await self._proposer.fresh(timeout_s=timeout_s)
-        for key in self.ring().keys:
-            arguments = {"key_id": key.key_id_hex, "wrapped": self._wrapped(key)}
-            await self._write("wrap", arguments, max(0.1, deadline - time.monotonic()))
+
+        async def rewrap() -> Json:
+            await self._proposer.fresh(timeout_s=timeout_s)
+            for key in self.ring().keys:
+                arguments = {"key_id": key.key_id_hex, "wrapped": self._wrapped(key)}
+                await self._write("wrap", arguments, max(0.1, deadline - time.monotonic()))
+            return {}
+
+        await self._proposer.once("key_rewrap", {}, rewrap, request_id=request_id, timeout_s=timeout_s)
         await self._until_opened(deadline)
         return self._listing()
 
@@ -427,9 +451,11 @@ class KeyOperations:
         policy = self._keys.policy
         return {"rotate_every_s": policy.rotate_every_s, "keep_s": policy.keep_s}
 
-    async def set_policy(self, *, rotate_every_s: int | None, keep_s: int, timeout_s: float) -> Json:
-        await self._write("policy", {"rotate_every_s": rotate_every_s, "keep_s": keep_s}, timeout_s)
-        return await self.policy(timeout_s=timeout_s)
+    async def set_policy(
+        self, *, rotate_every_s: int | None, keep_s: int, request_id: str | None, timeout_s: float
+    ) -> Json:
+        arguments = {"rotate_every_s": rotate_every_s, "keep_s": keep_s}
+        return await self._write("policy", arguments, timeout_s, request_id)
 
     async def identity(self, *, timeout_s: float) -> Json:
         return {
@@ -478,7 +504,14 @@ class KeyOperations:
         return {"data": data.decode("ascii"), "keys": len(live)}
 
     async def import_ring(
-        self, *, data: str, passphrase: str | None, from_ca: str | None, adopt: bool, timeout_s: float
+        self,
+        *,
+        data: str,
+        passphrase: str | None,
+        from_ca: str | None,
+        adopt: bool,
+        request_id: str | None,
+        timeout_s: float,
     ) -> Json:
         deadline = time.monotonic() + timeout_s
         raw = data.encode("utf-8", "replace")
@@ -498,9 +531,15 @@ class KeyOperations:
             raise Conflict(
                 f"this key ring is of the cluster {ring.cluster_id}: with --adopt its tokens open here too"
             )
-        await self._proposer.fresh(timeout_s=timeout_s)
-        arguments = ring_file.import_arguments(ring, self._trusted(), now_unix_ms=self._proposer.now_ms())
-        await self._write("import", arguments, max(0.1, deadline - time.monotonic()))
+
+        async def add() -> Json:
+            await self._proposer.fresh(timeout_s=timeout_s)
+            arguments = ring_file.import_arguments(ring, self._trusted(), now_unix_ms=self._proposer.now_ms())
+            await self._write("import", arguments, max(0.1, deadline - time.monotonic()))
+            return {}
+
+        about = {"ring": hashlib.sha256(raw).hexdigest(), "adopt": adopt}
+        await self._proposer.once("key_import_ring", about, add, request_id=request_id, timeout_s=timeout_s)
         await self._until_opened(deadline)
         return self._listing()
 
@@ -580,7 +619,7 @@ class KeyOperations:
         primary, policy = self._keys.primary(), self._keys.policy
         if primary is None:
             if self._keys.nodes().get(self._name) is not None:
-                await self._propose(new_key(self._cluster_id, taken=self._taken()), _STEP_TIMEOUT_S)
+                await self._propose(_STEP_TIMEOUT_S)
                 return True
             return False
         if policy.rotate_every_s is None:
@@ -588,17 +627,17 @@ class KeyOperations:
         for record in self._keys.records():
             free_ms = record.free_unix_ms
             if record.state == "enabled" and free_ms and now_ms >= free_ms and not self._is_foreign(record):
-                await self.destroy(record.key_id, force=False, timeout_s=_STEP_TIMEOUT_S)
+                await self.destroy(record.key_id, force=False, request_id=None, timeout_s=_STEP_TIMEOUT_S)
                 return True
         if now_ms < (primary.promoted_unix_ms or 0) + policy.rotate_every_s * 1000:
             return False
         pending = self._next()
         if pending is None:
-            await self._propose(new_key(self._cluster_id, taken=self._taken()), _STEP_TIMEOUT_S)
+            await self._propose(_STEP_TIMEOUT_S)
             return True
         if self._missing(pending.key_id):
             return False  # a member is away: it must hold the key before tokens are made with it
-        await self.promote(pending.key_id, timeout_s=_STEP_TIMEOUT_S)
+        await self.promote(pending.key_id, request_id=None, timeout_s=_STEP_TIMEOUT_S)
         return True
 
     def _is_foreign(self, record: KeyRecord) -> bool:

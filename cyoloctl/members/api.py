@@ -8,10 +8,12 @@ from cyoloctl.errors import InvitationRejected, NotFound
 from cyoloctl.model import Role
 from cyoloctl.text import Json
 from cyoloctl.web.schema import (
+    CONSISTENCY,
     NAME,
     NAME_PATTERN,
     NAME_RULE,
     REQUEST_BODY_BYTES,
+    REQUEST_ID,
     Count,
     Field,
     Loose,
@@ -182,19 +184,21 @@ class MemberApi(Protocol):
     async def status(self, *, timeout_s: float) -> Status:
         """The cluster and its members."""
 
-    async def list(self, *, timeout_s: float) -> MemberList:
+    async def list(self, *, consistency: str, timeout_s: float) -> MemberList:
         """Every member."""
 
-    async def show(self, name: str, *, timeout_s: float) -> Member:
+    async def show(self, name: str, *, consistency: str, timeout_s: float) -> Member:
         """One member."""
 
-    async def invite(self, *, name: str, learner: bool, ttl_s: int, timeout_s: float) -> Json:
+    async def invite(
+        self, *, name: str, learner: bool, ttl_s: int, request_id: str | None, timeout_s: float
+    ) -> Json:
         """A single-use join token, in the place of an older one for this name."""
 
-    async def invitations(self, *, timeout_s: float) -> Json:
+    async def invitations(self, *, consistency: str, timeout_s: float) -> Json:
         """The open invitations."""
 
-    async def uninvite(self, name: str, *, timeout_s: float) -> Json:
+    async def uninvite(self, name: str, *, request_id: str | None, timeout_s: float) -> Json:
         """Withdraw an invitation.  Raises NotFound, Conflict."""
 
     async def join(
@@ -211,13 +215,17 @@ class MemberApi(Protocol):
     ) -> Json:
         """Redeem a join token: the grant.  The caller is not authenticated.  Raises InvitationRejected."""
 
-    async def remove(self, name: str, *, force: bool, dry_run: bool, timeout_s: float) -> Json:
+    async def remove(
+        self, name: str, *, force: bool, dry_run: bool, request_id: str | None, timeout_s: float
+    ) -> Json:
         """Remove a member.  Raises Conflict."""
 
-    async def set_host(self, name: str, *, host: str | None, timeout_s: float) -> Json:
+    async def set_host(
+        self, name: str, *, host: str | None, request_id: str | None, timeout_s: float
+    ) -> Json:
         """Give a member its host identifier, None: take it away.  Raises AlreadyExists."""
 
-    async def transfer_leadership(self, *, to: str | None, timeout_s: float) -> Json:
+    async def transfer_leadership(self, *, to: str | None, request_id: str | None, timeout_s: float) -> Json:
         """Hand leadership over.  Raises Conflict."""
 
 
@@ -253,6 +261,7 @@ ROUTES: tuple[Route[HasMembers], ...] = (
         "List the members",
         answer=MemberList,
         handler=lambda node: node.members.list,
+        query=(CONSISTENCY,),
     ),
     Route(
         "GET",
@@ -263,6 +272,7 @@ ROUTES: tuple[Route[HasMembers], ...] = (
         answer=Member,
         handler=lambda node: node.members.show,
         what="member name",
+        query=(CONSISTENCY,),
     ),
     Route(
         "POST",
@@ -276,6 +286,7 @@ ROUTES: tuple[Route[HasMembers], ...] = (
             NAME,
             Field("learner", "boolean", "join as a permanent learner", default=False),
             Field("ttl_s", "integer", "seconds until it expires", default=3600, minimum=60, maximum=604_800),
+            REQUEST_ID,
         ),
         write=True,
     ),
@@ -287,6 +298,7 @@ ROUTES: tuple[Route[HasMembers], ...] = (
         "List the invitations, recently used or expired ones too",
         answer=InvitationList,
         handler=lambda node: node.members.invitations,
+        query=(CONSISTENCY,),
     ),
     Route(
         "POST",
@@ -297,7 +309,7 @@ ROUTES: tuple[Route[HasMembers], ...] = (
         answer=Uninvited,
         handler=lambda node: node.members.uninvite,
         what="member name",
-        body=(),
+        body=(REQUEST_ID,),
         write=True,
     ),
     Route(
@@ -364,6 +376,7 @@ ROUTES: tuple[Route[HasMembers], ...] = (
         body=(
             Field("force", "boolean", "even if the cluster would lose its quorum", default=False),
             Field("dry_run", "boolean", "only compute the failure tolerance", default=False),
+            REQUEST_ID,
         ),
         write=True,
     ),
@@ -385,6 +398,7 @@ ROUTES: tuple[Route[HasMembers], ...] = (
                 pattern=NAME_PATTERN,
                 rule=NAME_RULE,
             ),
+            REQUEST_ID,
         ),
         write=True,
         errors=(NotFound,),
@@ -398,7 +412,7 @@ ROUTES: tuple[Route[HasMembers], ...] = (
         answer=MemberHost,
         handler=lambda node: node.members.set_host,
         what="member name",
-        body=(host_field("the host name by which clients ask for this member", nullable=True),),
+        body=(host_field("the host name by which clients ask for this member", nullable=True), REQUEST_ID),
         write=True,
     ),
 )

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from typing import Any
 
 from cyoloctl.audit import audit
@@ -31,7 +31,7 @@ from cyoloctl.pki.files import NodeFiles
 from cyoloctl.pki.grants import make_grant
 from cyoloctl.pki.requests import check_request, csr_sha256
 from cyoloctl.pki.x509 import certificate_sha256, public_key_sha256
-from cyoloctl.replicated.proposer import Proposer
+from cyoloctl.replicated.proposer import Proposer, step_of
 from cyoloctl.text import Json, from_unix_ms, rfc3339
 
 __all__ = ["JOIN_FIELDS", "Allowance", "JoinOperations"]
@@ -72,6 +72,7 @@ class JoinOperations:
     files: the node's files as they are now.  issuer: the CA of new
     certificates; raises ConfigError where this node holds no CA key.  addresses: where members are, by
     name.  ask: passes an operation on to the node of a raft id or name, once.
+    secrets: what a request id gives under each private key of this node that may vouch for a joiner.
     """
 
     def __init__(
@@ -84,6 +85,7 @@ class JoinOperations:
         issuer: Callable[[], CertificateIssuer],
         addresses: Callable[[], Mapping[str, str]],
         ask: Callable[[str, str, Json, float], Awaitable[Json]],
+        secrets: Callable[[str], Sequence[str]],
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self._proposer = proposer
@@ -94,28 +96,54 @@ class JoinOperations:
         self._issuer = issuer
         self._addresses = addresses
         self._ask = ask
+        self._secrets = secrets
         self._unbacked = Allowance(_UNBACKED_PER_S, _UNBACKED_AT_ONCE, clock)
         self._backed = Allowance(_BACKED_PER_S, _BACKED_AT_ONCE, clock)
         self._turned_away = 0
 
     # ------------------------------------------------------------- inviting
 
-    async def invite(self, name: str, *, learner: bool, ttl_s: int, timeout_s: float) -> Json:
-        """A join token for a name, in the place of an older one."""
+    async def invite(
+        self, name: str, *, learner: bool, ttl_s: int, request_id: str | None, timeout_s: float
+    ) -> Json:
+        """A join token for a name, in the place of an older one.
+
+        Under a request id the token's secret is what the id gives under a
+        private key of this node: a repetition gives the same token, and the
+        cluster keeps no secret.  The journal has a hash of the id, so whoever
+        steals it with the key cannot make the token either.  Raises Conflict
+        where the key is another node's, or gone.
+        """
         await self._founded(timeout_s)
         await self._proposer.in_time(timeout_s=timeout_s)
-        secret = join_token.new_secret()
-        # By the cluster's time, which decides when it expires; this machine's clock may be wrong.
-        expires_unix_s = self._proposer.now_ms() // 1000 + ttl_s
-        arguments = {
-            "name": name,
-            "learner": learner,
-            "public_key": join_token.public_key(secret, self._node.cluster_id, name),
-            "expires_unix_ms": expires_unix_s * 1000,
-        }
-        _, made, _ = await self._proposer.apply(
-            "members", "issue_invitation", arguments, request_id=None, timeout_s=timeout_s
-        )
+
+        def public(secret: str) -> str:
+            return join_token.public_key(secret, self._node.cluster_id, name)
+
+        arguments: Json = {"name": name, "learner": learner}
+        if request_id is None:
+            secret = join_token.new_secret()
+            # By the cluster's time, which decides when it expires; this machine's clock may be wrong.
+            expires_unix_ms = (self._proposer.now_ms() // 1000 + ttl_s) * 1000
+            arguments |= {"public_key": public(secret), "expires_unix_ms": expires_unix_ms}
+            _, made, _ = await self._proposer.apply(
+                "members", "issue_invitation", arguments, request_id=None, timeout_s=timeout_s
+            )
+        else:
+            secrets = self._secrets(f"invitation of {name}\0{request_id}")
+            arguments |= {"public_key": public(secrets[0]), "ttl_s": ttl_s}
+            once = step_of(request_id, "invite")
+            _, made, _ = await self._proposer.apply(
+                "members", "invite_for", arguments, request_id=once, timeout_s=timeout_s
+            )
+            mine = [each for each in secrets if public(each) == made["public_key"]]
+            if not mine:
+                raise Conflict(
+                    f"the token for {name} was made under a key that this node does not have: repeat the "
+                    "command where it was made, or invite with a new request id, which replaces it"
+                )
+            secret = mine[0]
+        expires_unix_s = made["expires_unix_ms"] // 1000
         audit("member invite", member=name, role="learner" if learner else "voter")
         token = join_token.JoinToken(
             cluster_id=self._node.cluster_id,
@@ -162,9 +190,9 @@ class JoinOperations:
                 found.setdefault(NodeName(name), parse_address(addresses[name]))
         return found
 
-    async def invitations(self, *, timeout_s: float) -> Json:
+    async def invitations(self, *, consistency: str, timeout_s: float) -> Json:
         """Every invitation that the cluster still knows, by name."""
-        await self._proposer.fresh(timeout_s=timeout_s)
+        await self._proposer.fresh(stale=consistency == "stale", timeout_s=timeout_s)
         now_ms = self._proposer.now_ms()
 
         def state(used_by: str | None, expires_unix_ms: int, otherwise: str) -> str:
@@ -192,10 +220,10 @@ class JoinOperations:
         ]
         return {"invitations": sorted(rows, key=lambda row: str(row["name"]))}
 
-    async def uninvite(self, name: str, *, timeout_s: float) -> Json:
+    async def uninvite(self, name: str, *, request_id: str | None, timeout_s: float) -> Json:
         """Withdraw an invitation."""
         _, done, _ = await self._proposer.apply(
-            "members", "uninvite", {"name": name}, request_id=None, timeout_s=timeout_s
+            "members", "uninvite", {"name": name}, request_id=request_id, timeout_s=timeout_s
         )
         _log.info("invitation withdrawn", extra={"member": name})
         audit("member uninvite", member=name)

@@ -51,6 +51,7 @@ from cyoloctl.model import RaftId, name_of
 from cyoloctl.replicated.checks import (
     checked,
     exact,
+    integer,
     json_object,
     member_name,
     sealing_key,
@@ -65,6 +66,9 @@ __all__ = ["MemberMachine"]
 class MemberMachine(Machine):
     """Operations and their answers:
 
+    ``invite_for {name, learner, public_key, ttl_s}``: as issue_invitation, for a
+    caller with a request id, and with the public key in the answer: whoever
+    repeats it is told which key it was, and makes the same token.
     ``issue_invitation {name, learner, public_key, expires_unix_ms}`` ->
     ``{name, learner, expires_unix_ms, replaced}``: replaced says that another
     invitation of this name was open and no longer admits a node.
@@ -110,8 +114,10 @@ class MemberMachine(Machine):
     """
 
     NAME = "members"
+    DRAWN: ClassVar[dict[str, frozenset[str]]] = {"invite_for": frozenset({"public_key"})}
     PROPOSERS: ClassVar[dict[str, str]] = {
         "issue_invitation": "voter",
+        "invite_for": "voter",
         "uninvite": "voter",
         "admit": "voter",
         "announce": "self",
@@ -224,6 +230,11 @@ class MemberMachine(Machine):
             "expires_unix_ms": given["expires_unix_ms"],
             "replaced": bool(superseded) or (older is not None and older.used_by is None),
         }
+
+    def _invite_for(self, given: dict[str, Any], index: int, now_unix_ms: int) -> dict[str, Any]:
+        expires_ms = (now_unix_ms // 1000 + given["ttl_s"]) * 1000
+        made = self._issue_invitation({**given, "expires_unix_ms": expires_ms}, index, now_unix_ms)
+        return {**made, "public_key": given["public_key"]}
 
     def _uninvite(self, given: dict[str, Any], index: int, now_unix_ms: int) -> dict[str, Any]:
         name = given["name"]
@@ -582,6 +593,15 @@ _OPERATIONS: Operations = {
             "expires_unix_ms": check_time,
         },
         MemberMachine._issue_invitation,
+    ),
+    "invite_for": (
+        {
+            "name": member_name,
+            "learner": check_flag,
+            "public_key": check_public_key,
+            "ttl_s": integer(60, 604_800, "the lifetime of an invitation"),
+        },
+        MemberMachine._invite_for,
     ),
     "uninvite": ({"name": member_name}, MemberMachine._uninvite),
     "admit": (

@@ -72,14 +72,14 @@ class MemberOperations:
         """The cluster and its members, as this node knows them; never waits."""
         return self._status.status()
 
-    async def list(self, *, timeout_s: float) -> MemberList:
+    async def list(self, *, consistency: str, timeout_s: float) -> MemberList:
         """Every member."""
-        await self._engine.read_barrier(timeout_s=timeout_s)
+        await self._proposer.fresh(stale=consistency == "stale", timeout_s=timeout_s)
         return {"members": self._status.rows(self._engine.status())}
 
-    async def show(self, name: str, *, timeout_s: float) -> Member:
+    async def show(self, name: str, *, consistency: str, timeout_s: float) -> Member:
         """One member.  Raises NotFound."""
-        listed = await self.list(timeout_s=timeout_s)
+        listed = await self.list(consistency=consistency, timeout_s=timeout_s)
         for row in listed["members"]:
             if row["name"] == name:
                 return row
@@ -87,17 +87,21 @@ class MemberOperations:
 
     # ------------------------------------------------------------- inviting, joining
 
-    async def invite(self, *, name: str, learner: bool, ttl_s: int, timeout_s: float) -> Json:
+    async def invite(
+        self, *, name: str, learner: bool, ttl_s: int, request_id: str | None, timeout_s: float
+    ) -> Json:
         """A single-use join token, in the place of an older one for this name."""
-        return await self._joining.invite(name, learner=learner, ttl_s=ttl_s, timeout_s=timeout_s)
+        return await self._joining.invite(
+            name, learner=learner, ttl_s=ttl_s, request_id=request_id, timeout_s=timeout_s
+        )
 
-    async def invitations(self, *, timeout_s: float) -> Json:
+    async def invitations(self, *, consistency: str, timeout_s: float) -> Json:
         """Every invitation that the cluster still knows."""
-        return await self._joining.invitations(timeout_s=timeout_s)
+        return await self._joining.invitations(consistency=consistency, timeout_s=timeout_s)
 
-    async def uninvite(self, name: str, *, timeout_s: float) -> Json:
+    async def uninvite(self, name: str, *, request_id: str | None, timeout_s: float) -> Json:
         """Withdraw an invitation.  Raises NotFound, Conflict."""
-        return await self._joining.uninvite(name, timeout_s=timeout_s)
+        return await self._joining.uninvite(name, request_id=request_id, timeout_s=timeout_s)
 
     async def join(
         self,
@@ -125,33 +129,55 @@ class MemberOperations:
 
     # ------------------------------------------------------------- changing
 
-    async def set_host(self, name: str, *, host: str | None, timeout_s: float) -> Json:
+    async def set_host(
+        self, name: str, *, host: str | None, request_id: str | None, timeout_s: float
+    ) -> Json:
         """Give a member its host name, None: take it away.  Raises NotFound, AlreadyExists."""
         arguments = {"name": name, "host": None if host is None else parse_hostname(host)}
         _, value, _ = await self._proposer.apply(
-            "members", "set_host", arguments, request_id=None, timeout_s=timeout_s
+            "members", "set_host", arguments, request_id=request_id, timeout_s=timeout_s
         )
         return value
 
-    async def remove(self, name: str, *, force: bool, dry_run: bool, timeout_s: float) -> Json:
+    async def remove(
+        self, name: str, *, force: bool, dry_run: bool, request_id: str | None, timeout_s: float
+    ) -> Json:
         """Remove a member.  Raises NotFound, Conflict, NoLeader, OutcomeUnknown."""
+        given = {"name": name, "force": force, "dry_run": dry_run}
+        if dry_run:
+            return await self._calls.at_leader("remove", given, self._remove, timeout_s)
+        if name == name_of(self._raft_id):
+            request_id = (
+                None  # nobody takes a record from a node that is out; repeated, it finds the name gone
+            )
+
+        async def remove() -> Json:
+            answer = await self._calls.at_leader("remove", given, self._remove, timeout_s)
+            audit("member remove", member=name, force=force)
+            return answer
+
         try:
-            answer = await self._calls.at_leader(
-                "remove", {"name": name, "force": force, "dry_run": dry_run}, self._remove, timeout_s
+            return await self._proposer.once(
+                "member_remove",
+                {"name": name, "force": force},
+                remove,
+                request_id=request_id,
+                timeout_s=timeout_s,
             )
         except (NoLeader, OutcomeUnknown) as error:
-            if dry_run:
-                raise
             raise self._unfinished(name, force, error) from None
-        if not dry_run:
-            audit("member remove", member=name, force=force)
-        return answer
 
-    async def transfer_leadership(self, *, to: str | None, timeout_s: float) -> Json:
+    async def transfer_leadership(self, *, to: str | None, request_id: str | None, timeout_s: float) -> Json:
         """Hand leadership over, to: None: to any voter.  Raises NotFound, Conflict."""
         if to is not None and self._members.get(to) is None:
             raise NotFound(f"there is no member {to!r}: see `member list`")
-        return await self._calls.at_leader("transfer", {"to": to}, self._transfer, timeout_s)
+
+        async def transfer() -> Json:
+            return await self._calls.at_leader("transfer", {"to": to}, self._transfer, timeout_s)
+
+        return await self._proposer.once(
+            "transfer_leadership", {"to": to}, transfer, request_id=request_id, timeout_s=timeout_s
+        )
 
     async def _remove(self, name: str, force: bool, dry_run: bool, timeout_s: float) -> Json:
         deadline = time.monotonic() + timeout_s

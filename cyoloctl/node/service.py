@@ -70,7 +70,7 @@ class Service:
         self._engine = engine
         self._state = state
         self._request_stop = request_stop
-        self._proposer = proposer = Proposer(engine)
+        self._proposer = proposer = Proposer(engine, state.first_result)
         self.calls = PeerCalls(engine, state.members.is_voter)
         self.addresses = Addresses(config, state.members, config.peers)
         self.counters = CounterOperations(proposer, state.counters)
@@ -162,6 +162,7 @@ class Service:
             issuer=self.certificates.issuer,
             addresses=self.addresses.known,
             ask=self.calls.ask,
+            secrets=self.certificates.join_secrets,
         )
         self.votes = MemoryVotes(self._engine, config, state.members, self.calls, raft_id)
         self.members = MemberOperations(

@@ -30,6 +30,7 @@ from cryptography.hazmat.primitives.kdf.hkdf import HKDF
 from cyoloctl.errors import CyoloctlError, InvalidInput
 from cyoloctl.model import Address, ClusterId, NodeName, parse_address, parse_name
 from cyoloctl.pki.identity import parse_cluster_id
+from cyoloctl.pki.x509 import load_key
 from cyoloctl.text import (
     canonical_json,
     decode_base64,
@@ -48,6 +49,7 @@ __all__ = [
     "encode_token",
     "new_secret",
     "public_key",
+    "secret_of",
     "sign",
     "signed_by",
 ]
@@ -141,6 +143,15 @@ class JoinRequest:
 def new_secret(random: Callable[[int], bytes] = secrets.token_bytes) -> str:
     """A fresh secret for an invitation: 256 random bits, base64url.  Only what public_key gives is stored."""
     return encode_base64url(random(32))
+
+
+def secret_of(key_pem: str, what: str) -> str:
+    """The secret that a P-256 private key gives for a text: always the same, known to whoever has the key."""
+    key = load_key(key_pem).private_bytes(
+        serialization.Encoding.DER, serialization.PrivateFormat.PKCS8, serialization.NoEncryption()
+    )
+    info = pre_auth_encoding(b"cyoloctl join secret v1", what.encode())
+    return encode_base64url(HKDF(hashes.SHA256(), 32, salt=None, info=info).derive(key))
 
 
 def _signing_key(secret: str, cluster_id: str, name: str) -> Ed25519PrivateKey:

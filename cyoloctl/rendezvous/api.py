@@ -15,7 +15,18 @@ from cyoloctl.errors import (
 )
 from cyoloctl.text import Json
 from cyoloctl.tokens.api import CONTEXT
-from cyoloctl.web.schema import NAME_PATTERN, NAME_RULE, REQUEST_ID, Choice, Count, Field, Name, Route, Time
+from cyoloctl.web.schema import (
+    CONSISTENCY,
+    NAME_PATTERN,
+    NAME_RULE,
+    REQUEST_ID,
+    Choice,
+    Count,
+    Field,
+    Name,
+    Route,
+    Time,
+)
 
 __all__ = [
     "ROUTES",
@@ -172,10 +183,12 @@ class RendezvousApi(Protocol):
     async def policies(self, *, timeout_s: float) -> Json:
         """The policies of approval, by kind."""
 
-    async def show(self, name: str, *, timeout_s: float) -> Json:
+    async def show(self, name: str, *, consistency: str, timeout_s: float) -> Json:
         """The record of an id or a user code."""
 
-    async def list(self, *, state: str | None, limit: int, after: str | None, timeout_s: float) -> Json:
+    async def list(
+        self, *, state: str | None, limit: int, after: str | None, consistency: str, timeout_s: float
+    ) -> Json:
         """A page."""
 
 
@@ -332,7 +345,7 @@ ROUTES: tuple[Route[HasRendezvous], ...] = (
             Field(
                 "redemption",
                 "string",
-                "the older name of `request_id`: give one of them",
+                "the older name of `request_id`; it counts where both are given",
                 default=None,
                 nullable=True,
                 pattern=r"[!-~]{16,128}",
@@ -466,6 +479,7 @@ ROUTES: tuple[Route[HasRendezvous], ...] = (
         example=(None, _RECORD),
         handler=lambda node: node.rendezvous.show,
         what="id or user code",
+        query=(CONSISTENCY,),
         name_pattern=r"[0-9a-f]{32}|[A-Za-z]{4}-?[A-Za-z]{4}",
         name_rule="the 32 hex digits of an id, or the 8 letters of a user code, with or without the dash",
         secret_name=True,
@@ -480,6 +494,7 @@ ROUTES: tuple[Route[HasRendezvous], ...] = (
         example=(None, {"rendezvous": [_RECORD], "next": None}),
         handler=lambda node: node.rendezvous.list,
         query=(
+            CONSISTENCY,
             Field(
                 "state",
                 "string",

@@ -318,12 +318,10 @@ class RendezvousOperations:
 
         The same request id is told the same answer again for 5 minutes, by
         whichever node, so a caller whose node died asks another one.
-        redemption: the older name of the request id.
+        redemption: the older name of the request id; the one that counts where there is one.
         """
-        if request_id is not None and redemption is not None:
-            raise InvalidInput("give request_id or redemption, its older name, not both")
         deadline = time.monotonic() + timeout_s
-        digest = _sha256("cyoloctl redemption v1", request_id or redemption or os.urandom(16).hex())
+        digest = _sha256("cyoloctl redemption v1", redemption or request_id or os.urandom(16).hex())
         with self._watchers.watch(id) as event:
             while True:
                 left = deadline - time.monotonic()
@@ -599,9 +597,9 @@ class RendezvousOperations:
             raise NotFound("there is no such rendezvous: it never was, or it ended long ago")
         return self.to_json(record)
 
-    async def show(self, name: str, *, timeout_s: float) -> Json:
+    async def show(self, name: str, *, consistency: str, timeout_s: float) -> Json:
         """name: an id, or a user code.  Operators' wrong codes are not counted: they can list all records."""
-        await self._proposer.fresh(timeout_s=timeout_s)
+        await self._proposer.fresh(stale=consistency == "stale", timeout_s=timeout_s)
         if re.fullmatch("[0-9a-f]{32}", name):
             return self._answer(name)
         id = self._records.find_code(codes.hash_user_code(name), self._now_ms())
@@ -609,8 +607,10 @@ class RendezvousOperations:
             raise NotFound("no rendezvous has this user code: check the letters")
         return self._answer(id)
 
-    async def list(self, *, state: str | None, limit: int, after: str | None, timeout_s: float) -> Json:
-        await self._proposer.fresh(timeout_s=timeout_s)
+    async def list(
+        self, *, state: str | None, limit: int, after: str | None, consistency: str, timeout_s: float
+    ) -> Json:
+        await self._proposer.fresh(stale=consistency == "stale", timeout_s=timeout_s)
         # By its time and id a record has a place, whatever became of it since the page before.
         begin = (-1, "") if after is None else (int(after[:-33]), after[-32:])
         found = [

@@ -45,6 +45,7 @@ __all__ = [
     "Refused",
     "decode_command",
     "decode_result_with_index",
+    "digest_of",
     "encode_command",
     "encode_refusal",
     "encode_result",
@@ -258,16 +259,16 @@ def decode_command(data: bytes) -> Command:
             raise ValueError
     except (ValueError, TypeError):  # TypeError: a JSON value that is no sequence
         raise Malformed("the command is malformed: propose what encode_command made") from None
-    return Command(
-        machine,
-        operation,
-        arguments,
-        request_id,
-        kind,
-        caller,
-        time_unix_ms,
-        blake2b(head.encode("ascii"), digest_size=DIGEST_BYTES).digest(),
-    )
+    return Command(machine, operation, arguments, request_id, kind, caller, time_unix_ms, _digest(head))
+
+
+def digest_of(machine: str, operation: str, arguments: dict[str, Any]) -> bytes:
+    """The digest of a command with these arguments."""
+    return _digest(canonical_json([machine, operation, arguments])[:-1])
+
+
+def _digest(head: str) -> bytes:
+    return blake2b(head.encode("ascii"), digest_size=DIGEST_BYTES).digest()
 
 
 def encode_result(index: int, value: dict[str, Any]) -> bytes:

@@ -31,11 +31,18 @@ class Machine(ABC):
     ``voter``, ``self`` (only the member that the argument ``name`` names),
     ``leader`` (nobody forwards it), ``nobody`` (old logs alone hold it).
     PROPOSER: the same for every operation that PROPOSERS does not list.
+    DRAWN: operation -> the arguments that the proposing node draws or computes
+    itself (key material, a sealed copy).  They do not tell two commands apart:
+    a repetition under the same request id draws others, and gets the first
+    answer.  Fixed once an operation has been in a release.
+    STATELESS: it has no state, and no place in snapshots.
     """
 
     NAME: ClassVar[str]
     PROPOSER: ClassVar[str] = "voter"
     PROPOSERS: ClassVar[Mapping[str, str]] = {}
+    DRAWN: ClassVar[Mapping[str, frozenset[str]]] = {}
+    STATELESS: ClassVar[bool] = False
 
     def __init__(self, operations: Operations) -> None:
         self._operations = operations

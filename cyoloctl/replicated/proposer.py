@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import asyncio
+import hashlib
 import logging
 import os
 import time
+from collections.abc import Awaitable, Callable
 
 from cyoloctl.caller import CALLER
 from cyoloctl.errors import CyoloctlError, OutcomeUnknown, Unavailable
@@ -13,7 +15,7 @@ from cyoloctl.raft import MEASURED_S, Engine
 from cyoloctl.replicated.command import decode_result_with_index, encode_command, refusal_reason
 from cyoloctl.text import Json
 
-__all__ = ["Proposer"]
+__all__ = ["Proposer", "step_of"]
 
 _log = logging.getLogger("cyoloctl.node")
 
@@ -22,11 +24,22 @@ _UNKNOWN_S = MEASURED_S
 """A majority's clocks are measured within this after a start, or nobody can say that time is behind."""
 
 
-class Proposer:
-    """Proposes the commands of a node's operations, and tells them cluster time."""
+def step_of(request_id: str, step: str) -> str:
+    """The request id of one step of an operation that is more than one command."""
+    return hashlib.sha256(f"cyoloctl step v1\0{step}\0{request_id}".encode()).hexdigest()
 
-    def __init__(self, engine: Engine) -> None:
+
+class Proposer:
+    """Proposes the commands of a node's operations, and tells them cluster time.
+
+    first_result: see `ClusterState.first_result`.
+    """
+
+    def __init__(
+        self, engine: Engine, first_result: Callable[[bytes], bytes | None] = lambda command: None
+    ) -> None:
         self.engine = engine
+        self._first_result = first_result
         self._caught_up = False
         self._started_at = time.monotonic()
         self._in_time_until = self._started_at
@@ -40,15 +53,8 @@ class Proposer:
     ) -> tuple[int, Json, str]:
         """Replicate one command: log index, value and request id.  Raises what the machine refused."""
         identifier = request_id or os.urandom(16).hex()
-        caller = CALLER.get()
-        command = encode_command(
-            machine,
-            operation,
-            arguments,
-            request_id=identifier,
-            kind="node" if request_id is None else caller.kind,
-            caller=caller.name.replace(" ", "-"),
-        )
+        kind = "node" if request_id is None else CALLER.get().kind
+        command = _command(machine, operation, arguments, identifier, kind)
         result = await self.engine.propose(command, timeout_s=timeout_s)
         try:
             index, value = decode_result_with_index(result)
@@ -71,6 +77,52 @@ class Proposer:
         if not await self.engine.wait_applied(index, timeout_s=left):
             raise OutcomeUnknown("the write is done, but this node has not seen it yet: read it again")
         return value
+
+    def first_answer(self, machine: str, operation: str, arguments: Json, request_id: str) -> Json | None:
+        """The value that a command under this request id got first; None when it is not remembered as done.
+
+        Of this node's copy: `fresh` before.  arguments: without those that are
+        drawn.  Raises Conflict when the id was used for another command.
+        """
+        command = _command(machine, operation, arguments, request_id, CALLER.get().kind)
+        result = self._first_result(command)
+        return None if result is None else decode_result_with_index(result)[1]
+
+    async def once(
+        self,
+        operation: str,
+        about: Json,
+        do: Callable[[], Awaitable[Json]],
+        *,
+        request_id: str | None,
+        timeout_s: float,
+    ) -> Json:
+        """The answer of an operation that is more than one command: the first one to each request id.
+
+        do: does it; safe to run again where its end was not recorded.  about:
+        what is asked for; the same id with another is a Conflict.  The answer
+        is kept in the replicated state, so it holds no secret.
+        """
+        if request_id is None:
+            return await do()
+        deadline = time.monotonic() + timeout_s
+        await self.fresh(timeout_s=timeout_s)
+        asked = {"operation": operation, "about": about}
+        known = self.first_answer("answers", "keep", asked, request_id)
+        if known is None:
+            done = await do()
+            try:
+                known = await self.apply_here(
+                    "answers",
+                    "keep",
+                    {**asked, "answer": done},
+                    request_id=request_id,
+                    timeout_s=max(0.1, deadline - time.monotonic()),
+                )
+            except Unavailable as error:
+                raise OutcomeUnknown(f"it is done, but not recorded ({error.message})") from None
+        answer: Json = known["answer"]
+        return answer
 
     async def fresh(self, *, stale: bool = False, timeout_s: float) -> None:
         """Return when this node has applied all that was acknowledged before the call; at once with stale."""
@@ -110,3 +162,9 @@ class Proposer:
         """
         if not self._caught_up:
             await self.fresh(timeout_s=timeout_s)
+
+
+def _command(machine: str, operation: str, arguments: Json, request_id: str, kind: str) -> bytes:
+    """A command on behalf of the present task's caller."""
+    caller = CALLER.get().name.replace(" ", "-")
+    return encode_command(machine, operation, arguments, request_id=request_id, kind=kind, caller=caller)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Literal, Protocol, TypedDict
 
 from cyoloctl.text import Json
-from cyoloctl.web.schema import REQUEST_ID, Count, Field, Name, Route, host_field
+from cyoloctl.web.schema import CONSISTENCY, REQUEST_ID, Count, Field, Name, Route, host_field
 
 __all__ = ["ROUTES", "Backend", "HasRouting", "RouteList", "RoutingApi", "SharedHost"]
 
@@ -39,7 +39,7 @@ class SharedHost(TypedDict):
 class RoutingApi(Protocol):
     """Operations of a node for callers of this API."""
 
-    async def list(self, *, timeout_s: float) -> RouteList:
+    async def list(self, *, consistency: str, timeout_s: float) -> RouteList:
         """The members as proxies see them."""
 
     async def share(self, *, host: str, shared: bool, request_id: str | None, timeout_s: float) -> Json:
@@ -63,6 +63,7 @@ ROUTES: tuple[Route[HasRouting], ...] = (
         "The members as reverse proxies see them, and who serves which host name",
         answer=RouteList,
         handler=lambda node: node.routing.list,
+        query=(CONSISTENCY,),
     ),
     Route(
         "POST",

@@ -47,8 +47,8 @@ class RoutingOperations:
         """The members that this node has a link with, and itself."""
         return {str(self._node.name), *self._proposer.engine.peers()}
 
-    async def list(self, *, timeout_s: float) -> RouteList:
-        await self._proposer.fresh(timeout_s=timeout_s)
+    async def list(self, *, consistency: str, timeout_s: float) -> RouteList:
+        await self._proposer.fresh(stale=consistency == "stale", timeout_s=timeout_s)
         reachable = self.reachable()
         engine = self._proposer.engine
         status, leader = engine.status(), name_of(engine.leader() or RaftId(""))

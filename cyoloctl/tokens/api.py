@@ -7,7 +7,7 @@ from typing import Any, Literal, NotRequired, Protocol, TypedDict
 from cyoloctl.errors import TokenRejected
 from cyoloctl.text import Json
 from cyoloctl.web.encoding import MAX_BODY_BYTES
-from cyoloctl.web.schema import MAX_LIFE_S, REQUEST_ID, Choice, Count, Field, Route, Time
+from cyoloctl.web.schema import CONSISTENCY, MAX_LIFE_S, REQUEST_ID, Choice, Count, Field, Route, Time
 
 __all__ = [
     "CONTEXT",
@@ -162,6 +162,7 @@ class TokenApi(Protocol):
         cookie_name: str,
         audience: str,
         require_quorum: bool,
+        request_id: str | None,
         timeout_s: float,
     ) -> Json:
         """Many at once; refusals are among the results."""
@@ -180,7 +181,7 @@ class TokenApi(Protocol):
     ) -> Json:
         """Refuse a session, or every session of a subject.  Raises TokenRejected."""
 
-    async def revocations(self, *, limit: int, after: str | None, timeout_s: float) -> Json:
+    async def revocations(self, *, limit: int, after: str | None, consistency: str, timeout_s: float) -> Json:
         """A page."""
 
 
@@ -365,6 +366,7 @@ ROUTES: tuple[Route[HasTokens], ...] = (
             Field("keep_previous", "boolean", "of updates: let the older copies live", default=False),
             *CONTEXT,
             _REQUIRE_QUORUM,
+            REQUEST_ID,
         ),
         write=True,
         max_brackets=20_000,
@@ -406,6 +408,7 @@ ROUTES: tuple[Route[HasTokens], ...] = (
         answer=RevocationList,
         handler=lambda node: node.tokens.revocations,
         query=(
+            CONSISTENCY,
             Field("limit", "integer", "revocations per page", default=100, minimum=1, maximum=1000),
             Field("after", "string", "`next` of the page before", default=None, nullable=True),
         ),

@@ -160,6 +160,9 @@ class SessionMachine(Machine):
     2**53 - 1) is replaced by the next one, and it and the older ones are
     refused from then on.  token_rejected when it is refused already, so that
     of two changes of one token one wins.
+    ``advance_to {..., change}``: as advance, for a caller with a request id.
+    change: 64 hex digits that stand for the new claims, so that the same id
+    with other ones is a conflict.
     ``revoke_sid {sid, until_unix_ms}`` -> the same, minimum_gen null: all of them are.
     ``revoke_sub {sub, issued_before_unix_s, until_unix_ms}`` ->
     ``{issued_before_unix_s, until_unix_ms}``: every token of the subject that
@@ -336,11 +339,12 @@ def _or_null(check: Check) -> Check:
     return lambda value: None if value is None else check(value)
 
 
+_ADVANCE = {"sid": _sid, "gen": _generation, "sub": _sub, "iat_unix_s": _issued, "until_unix_ms": _until}
+_change = text("[0-9a-f]{64}", "the change is not valid: use 64 hex digits")
+
 _OPERATIONS: Operations = {
-    "advance": (
-        {"sid": _sid, "gen": _generation, "sub": _sub, "iat_unix_s": _issued, "until_unix_ms": _until},
-        SessionMachine._advance,
-    ),
+    "advance": (_ADVANCE, SessionMachine._advance),
+    "advance_to": ({**_ADVANCE, "change": _change}, SessionMachine._advance),
     "revoke_sid": ({"sid": _sid, "until_unix_ms": _or_null(_until)}, SessionMachine._revoke_sid),
     "revoke_sub": (
         {"sub": _sub, "issued_before_unix_s": _or_null(_issued), "until_unix_ms": _or_null(_until)},

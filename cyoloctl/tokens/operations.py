@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import asyncio
+import hmac
+import json
 import unicodedata
 from collections.abc import Awaitable, Callable, Mapping
 from typing import Any
 
 from cyoloctl.errors import CyoloctlError, InvalidInput, TokenRejected, Unavailable
 from cyoloctl.keys.operations import KeyOperations
-from cyoloctl.replicated.proposer import Proposer
+from cyoloctl.replicated.proposer import Proposer, step_of
 from cyoloctl.text import Json, decode_base64url, encode_base64url, rfc3339
 from cyoloctl.tokens import format as token_format
 from cyoloctl.tokens.format import Session
@@ -136,9 +138,10 @@ class TokenOperations:
         await self._ensure_fresh(False, timeout_s)
         context = Context(cookie_name, audience)
         now_s = self._now_s()
+        given = _token(token, cookie, cookie_name)
         # Without keep_previous the replicated machine judges: a repetition of this very request must pass.
         session = self._issuer.open(
-            _token(token, cookie, cookie_name),
+            given,
             context=context,
             now_unix_s=now_s,
             revoked_too=not keep_previous,
@@ -147,24 +150,35 @@ class TokenOperations:
             session, set, _names(unset), context=context, now_unix_s=now_s, set_cookie=set_cookie
         )
         if not keep_previous:
+            arguments: Json = {
+                "sid": session.sid,
+                "gen": session.gen,
+                "sub": session.sub,
+                "iat_unix_s": session.iat,
+                "until_unix_ms": self._until_ms(session.abs),
+            }
+            if request_id is not None:
+                arguments["change"] = self._change(given, set, unset)
+            operation = "advance" if request_id is None else "advance_to"
             await self._proposer.apply_here(
-                "sessions",
-                "advance",
-                {
-                    "sid": session.sid,
-                    "gen": session.gen,
-                    "sub": session.sub,
-                    "iat_unix_s": session.iat,
-                    "until_unix_ms": self._until_ms(session.abs),
-                },
-                request_id=request_id,
-                timeout_s=timeout_s,
+                "sessions", operation, arguments, request_id=request_id, timeout_s=timeout_s
             )
             # A repetition is answered like the first attempt, unless the session went on or ended since.
             reason = self._sessions.refuses(session.sid, session.gen + 1, session.sub, session.iat)
             if reason is not None:
                 raise TokenRejected(reason=reason)
         return answer
+
+    def _change(self, token: str, changes: Json, removed: list[Any]) -> str:
+        """What stands for a change of claims in the journal: it tells nothing to whoever lacks the keys.
+
+        Under the key of the token that is changed, which every repetition shows too.
+        """
+        key = self._keys.ring().get(token_format.key_id_of(token))
+        if key is None:  # it opened a token a moment ago, and was destroyed meanwhile
+            raise TokenRejected(reason="unknown key")
+        text = json.dumps([changes, removed], sort_keys=True, separators=(",", ":"))
+        return hmac.digest(key.secret, f"cyoloctl token change v1\0{text}".encode(), "sha256").hex()
 
     async def refresh(
         self,
@@ -230,8 +244,8 @@ class TokenOperations:
         found = Revocation("sid", sid, value["minimum_gen"], None, value["until_unix_ms"])
         return _row(found)
 
-    async def revocations(self, *, limit: int, after: str | None, timeout_s: float) -> Json:
-        await self._proposer.fresh(timeout_s=timeout_s)
+    async def revocations(self, *, limit: int, after: str | None, consistency: str, timeout_s: float) -> Json:
+        await self._proposer.fresh(stale=consistency == "stale", timeout_s=timeout_s)
         found = self._sessions.list(None if after is None else _mark(after), limit + 1)
         page = found[:limit]
         return {
@@ -248,6 +262,7 @@ class TokenOperations:
         cookie_name: str,
         audience: str,
         require_quorum: bool,
+        request_id: str | None,
         timeout_s: float,
     ) -> Json:
         await self._ensure_fresh(require_quorum, timeout_s)
@@ -258,7 +273,7 @@ class TokenOperations:
         if operation == "update":
             gate = asyncio.Semaphore(_UPDATES_AT_ONCE)
 
-            async def update(item: Any) -> Json:
+            async def update(number: int, item: Any) -> Json:
                 async with gate:
                     return await self.update(
                         **read_item("update", item),
@@ -267,11 +282,12 @@ class TokenOperations:
                         cookie_name=cookie_name,
                         audience=audience,
                         set_cookie=False,
-                        request_id=None,
+                        request_id=None if request_id is None else step_of(request_id, f"item {number}"),
                         timeout_s=timeout_s,
                     )
 
-            results = await asyncio.gather(*(_answered(update(item)) for item in items))
+            updates = (update(number, item) for number, item in enumerate(items))
+            results = await asyncio.gather(*map(_answered, updates))
         else:
             run = self._one(operation, context)
             for number, item in enumerate(items):

@@ -39,6 +39,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Mapping
 
 __all__ = [
+    "CONSISTENCY",
     "KEEPALIVE_LINE_S",
     "MAX_LIFE_S",
     "MAX_TIMEOUT_S",
@@ -551,6 +552,13 @@ REQUEST_ID = Field(
     nullable=True,
     pattern=REQUEST_ID_PATTERN,
     rule=REQUEST_ID_RULE,
+)
+CONSISTENCY = Field(
+    "consistency",
+    "string",
+    "linearizable asks a majority; stale reads what this node has, and the answer then has `stale` true",
+    default="linearizable",
+    choices=("linearizable", "stale"),
 )
 
 

@@ -188,3 +188,23 @@ def test_revoke_needs_yes_without_a_terminal(serve: Serve, capsys: Capture) -> N
     assert endpoint.requests == []
     assert main(["credentials", "revoke", "ann", "--yes", "-e", endpoint.url]) == 0
     assert capsys.readouterr().out == "ann\n"
+
+
+def test_new_key_of_a_renewal_whose_outcome_is_unknown_is_kept_and_used_again(
+    serve: Serve, tmp_path: Path
+) -> None:
+    renew_path = ("POST", "/v1/credentials/ann/renew")
+    endpoint = serve({CREATE: ISSUED, renew_path: OutcomeUnknown("?")})
+    out, kept = tmp_path / "ann.yaml", tmp_path / "ann.yaml.new-key"
+    assert create(endpoint, out) == 0
+    renew = ["credentials", "renew", "ann", "--new-key", "--out", str(out), "-e", endpoint.url]
+    assert main(renew) == 80
+    assert kept.stat().st_mode & 0o777 == 0o600
+    key = json.loads(kept.read_text())["key_pem"]
+    endpoint.answers[renew_path] = ISSUED
+    assert main(renew) == 0
+    assert json.loads(out.read_text())["key_pem"] == key
+    assert not kept.exists()
+    endpoint.answers[renew_path] = NotFound("no")
+    assert main(renew) == 3
+    assert not kept.exists()

@@ -15,6 +15,7 @@ from typing import Any
 import pytest
 
 from cyoloctl.cli import main
+from cyoloctl.cli.tree import command_tree
 from cyoloctl.errors import AuthorizationPending, NoLeader, OutcomeUnknown, StorageError
 from tests.cli.harness import LIMIT_S, Endpoint, counter, run
 
@@ -187,3 +188,50 @@ def test_bug_after_a_write_names_the_request_id(serve: Serve, capsys: Capture) -
 def test_refused_input_leaves_no_request_id_behind(tmp_path: Path, capsys: Capture) -> None:
     assert main(["counter", "incr", "--request-id", "with space", "-d", str(tmp_path), "-o", "json"]) == 65
     assert "request_id" not in json.loads(capsys.readouterr().err)["error"]
+
+
+READERS = {
+    # nothing of the cluster changes: a repetition does no harm
+    "demo", "status", "sim", "help exit-codes", "completion bash", "completion zsh", "completion fish",
+    "counter get", "counter list", "counter watch",
+    "credentials list", "credentials show", "credentials request",
+    "key list", "key status", "key export", "key identity",
+    "member list", "member show", "member invitations", "member grant",
+    "pki status",
+    "rendezvous list", "rendezvous show",
+    "route export", "route list", "route resolve", "route watch", "route which",
+    "token inspect", "token mint", "token refresh", "token revocations",
+    # about one node and its directory
+    "cluster init", "node info", "node join", "node reload", "node renew", "node start", "node stop",
+}  # fmt: skip
+
+
+def _leaves(command: Any, path: tuple[str, ...] = ()) -> dict[str, Any]:
+    if not hasattr(command, "commands"):
+        return {" ".join(path): command}
+    found: dict[str, Any] = {}
+    for name in command.commands:
+        found |= _leaves(command.commands[name], (*path, name))
+    return found
+
+
+def test_every_command_that_writes_to_the_cluster_takes_a_request_id() -> None:
+    without = {
+        path
+        for path, command in _leaves(command_tree()).items()
+        if not any("--request-id" in parameter.opts for parameter in command.params)
+    }
+    assert without == READERS
+
+
+def test_revoke_takes_a_whole_cookie_header_from_stdin_as_inspect_does(serve: Serve) -> None:
+    revoked = {"kind": "sid", "value": "s", "minimum_gen": None, "issued_before": None, "expires_at": "x"}
+    endpoint = serve({("POST", "/v1/tokens/revoke"): revoked})
+    header = "Cookie: a=b; my-sid=VAH8-token\n"
+    arguments = ["token", "revoke", "--cookie", "--cookie-name", "my-sid", "-e", endpoint.url]
+    done = run(*arguments, stdin=header)
+    assert done.returncode == 0, done.stderr
+    sent = endpoint.requests[0][2]
+    assert (sent["cookie"], sent["cookie_name"]) == ("a=b; my-sid=VAH8-token", "my-sid")
+    assert "token" not in sent
+    assert run(*arguments, "--sub", "bob", stdin=header).returncode == 2

@@ -136,18 +136,25 @@ class MemoryService:
         await self._enter("status", timeout_s=timeout_s)
         return {"schema_version": 1, "cluster": {"name": "test"}, "members": []}
 
-    async def member_list(self, *, timeout_s: float) -> dict[str, Any]:
+    async def member_list(self, *, consistency: str, timeout_s: float) -> dict[str, Any]:
         await self._enter("member_list", timeout_s=timeout_s)
         return {"schema_version": 1, "members": []}
 
-    async def member_show(self, name: str, *, timeout_s: float) -> dict[str, Any]:
+    async def member_show(self, name: str, *, consistency: str, timeout_s: float) -> dict[str, Any]:
         await self._enter("member_show", name=name, timeout_s=timeout_s)
         return {"name": name, "role": "leader"}
 
     async def member_invite(
-        self, *, name: str, learner: bool, ttl_s: int, timeout_s: float
+        self, *, name: str, learner: bool, ttl_s: int, request_id: str | None, timeout_s: float
     ) -> dict[str, Any]:
-        await self._enter("member_invite", name=name, learner=learner, ttl_s=ttl_s, timeout_s=timeout_s)
+        await self._enter(
+            "member_invite",
+            name=name,
+            learner=learner,
+            ttl_s=ttl_s,
+            request_id=request_id,
+            timeout_s=timeout_s,
+        )
         return {
             "token": "cyolojoin2.x",
             "name": name,
@@ -156,11 +163,11 @@ class MemoryService:
             "replaced": False,
         }
 
-    async def member_invitations(self, *, timeout_s: float) -> dict[str, Any]:
+    async def member_invitations(self, *, consistency: str, timeout_s: float) -> dict[str, Any]:
         await self._enter("member_invitations", timeout_s=timeout_s)
         return {"schema_version": 1, "invitations": []}
 
-    async def member_uninvite(self, name: str, *, timeout_s: float) -> dict[str, Any]:
+    async def member_uninvite(self, name: str, *, request_id: str | None, timeout_s: float) -> dict[str, Any]:
         await self._enter("member_uninvite", name=name, timeout_s=timeout_s)
         return {"name": name, "uninvited": True}
 
@@ -186,9 +193,16 @@ class MemoryService:
         return {"grant": {"name": name}}
 
     async def member_remove(
-        self, name: str, *, force: bool, dry_run: bool, timeout_s: float
+        self, name: str, *, force: bool, dry_run: bool, request_id: str | None, timeout_s: float
     ) -> dict[str, Any]:
-        await self._enter("member_remove", name=name, force=force, dry_run=dry_run, timeout_s=timeout_s)
+        await self._enter(
+            "member_remove",
+            name=name,
+            force=force,
+            dry_run=dry_run,
+            request_id=request_id,
+            timeout_s=timeout_s,
+        )
         return {
             "name": name,
             "removed": not dry_run,
@@ -197,11 +211,15 @@ class MemoryService:
             "failure_tolerance_after": 0,
         }
 
-    async def member_set_host(self, name: str, *, host: str | None, timeout_s: float) -> dict[str, Any]:
+    async def member_set_host(
+        self, name: str, *, host: str | None, request_id: str | None, timeout_s: float
+    ) -> dict[str, Any]:
         await self._enter("member_set_host", name=name, host=host, timeout_s=timeout_s)
         return {"name": name, "host": host}
 
-    async def transfer_leadership(self, *, to: str | None, timeout_s: float) -> dict[str, Any]:
+    async def transfer_leadership(
+        self, *, to: str | None, request_id: str | None, timeout_s: float
+    ) -> dict[str, Any]:
         await self._enter("transfer_leadership", to=to, timeout_s=timeout_s)
         return {"leader": to, "previous": "a"}
 

@@ -355,10 +355,20 @@ async def test_write_without_request_id_is_not_repeated_elsewhere(
 ) -> None:
     first = script(b"")
     with pytest.raises(OutcomeUnknown, match="before you retry"):
-        await call(unix(first.endpoint, live.unix).member_invite, "n")
-    with pytest.raises(OutcomeUnknown):
-        await call(unix(first.endpoint, live.unix).member_remove, "n")
+        await call(unix(first.endpoint, live.unix).call, "pki_grant", "", {"request": "x"})
     assert live.service.calls == []
+
+
+async def test_write_whose_answer_was_lost_is_repeated_elsewhere_under_its_request_id(
+    live: Live, script: Callable[..., Script]
+) -> None:
+    told: list[str] = []
+    first = script(b"")
+    client = Client([first.endpoint, live.unix], credentials=None, timeout_s=5.0, on_write=told.append)
+    assert (await call(client.member_invite, "n"))["name"] == "n"
+    assert (await call(client.member_remove, "n"))["removed"] is True
+    assert [body["request_id"] for body in first.bodies] == told
+    assert [arguments["request_id"] for _, arguments in live.service.calls] == told
 
 
 async def test_stop_never_reaches_a_second_endpoint(live: Live, directory: Path) -> None:

@@ -181,11 +181,17 @@ async def test_decrement_of_the_whole_range_reaches_the_service_signed(
         ("GET", "/v1/members/n1", b"", ("member_show", {"name": "n1", "timeout_s": 5.0})),
         (
             "POST", "/v1/members/invitations", b'{"name":"n4"}',
-            ("member_invite", {"name": "n4", "learner": False, "ttl_s": 3600, "timeout_s": 5.0}),
+            (
+                "member_invite",
+                {"name": "n4", "learner": False, "ttl_s": 3600, "request_id": None, "timeout_s": 5.0},
+            ),
         ),
         (
             "POST", "/v1/members/n2/remove", b'{"dry_run":true}',
-            ("member_remove", {"name": "n2", "force": False, "dry_run": True, "timeout_s": 5.0}),
+            (
+                "member_remove",
+                {"name": "n2", "force": False, "dry_run": True, "request_id": None, "timeout_s": 5.0},
+            ),
         ),
         (
             "POST", "/v1/members/transfer-leadership", b"",

@@ -15,6 +15,7 @@ from typing import Any
 import pytest
 from cryptography import x509
 from cryptography.hazmat.primitives import serialization
+from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
 from cyoloctl.errors import (
@@ -35,7 +36,7 @@ from cyoloctl.pki.ca import MAX_CERTIFICATE_DAYS, Authority, CertificateIssuer
 from cyoloctl.pki.files import NodeFiles, read_ca
 from cyoloctl.pki.founding import new_cluster
 from cyoloctl.pki.requests import make_request
-from cyoloctl.pki.x509 import certificate_sha256, public_key_sha256
+from cyoloctl.pki.x509 import certificate_sha256, private_to_pem, public_key_sha256
 from cyoloctl.replicated.command import decode_result_with_index, encode_command
 from cyoloctl.state import ClusterState
 from cyoloctl.text import Json
@@ -77,8 +78,8 @@ class Cluster:
             machine,
             operation,
             arguments,
-            request_id=f"r{self.index}",
-            kind="node",
+            request_id=request_id or f"r{self.index}",
+            kind="node" if request_id is None else "client",
         )
         self.machine.advance(Stamp(0, self.now_ms, self.index))
         index, value = decode_result_with_index(self.machine.apply(self.index, command))
@@ -100,6 +101,7 @@ class Node:
         self.asked: list[tuple[str, str]] = []
         self.answers: dict[str, Any] = {}
         self.clock = 0.0
+        self.keys = [private_to_pem(ec.generate_private_key(ec.SECP256R1()))]
         self.later: list[Callable[[], Any]] = []
         self.status = SimpleNamespace(leader="n1", voters=("n1", "n3~5"))
         self.peers: dict[str, Any] = {"n1": None, "n3": None}
@@ -127,6 +129,7 @@ class Node:
             issuer=lambda: self._issuer(files, ca_key),
             addresses=lambda: {m.name: m.address for m in cluster.machine.members.members()},
             ask=self._ask,
+            secrets=lambda what: [join_token.secret_of(key, what) for key in self.keys],
             clock=lambda: self.clock,
         )
 
@@ -152,7 +155,7 @@ class Node:
         return found
 
     def invite(self, name: str = "n2", **options: Any) -> join_token.JoinToken:
-        given = {"learner": False, "ttl_s": 3600, "timeout_s": 1.0, **options}
+        given = {"learner": False, "ttl_s": 3600, "request_id": None, "timeout_s": 1.0, **options}
         made = asyncio.run(self.service.invite(name, **given))
         return join_token.decode_token(made["token"])
 
@@ -210,6 +213,39 @@ def test_invite_names_members_with_addresses_and_the_digest_of_the_ca(node: Node
     assert known is not None
     assert known.public_key == join_token.public_key(token.secret, ID, "n2")
     assert token.secret.encode() not in node.cluster.machine.begin_snapshot()()
+
+
+def test_invite_under_the_same_request_id_gives_the_same_token_for_as_long(node: Node) -> None:
+    first = node.invite(request_id="job-1")
+    node.cluster.now_ms += 60_000
+    before = node.cluster.machine.members.invitations()
+    again = node.invite(request_id="job-1")
+    assert (again.secret, again.expires_unix_s) == (first.secret, first.expires_unix_s)
+    assert node.cluster.machine.members.invitations() == before
+    snapshot = node.cluster.machine.begin_snapshot()()
+    assert first.secret.encode() not in snapshot
+    assert b"job-1" not in snapshot  # nor what gives the secret to a thief of the key
+    node.join(node.body(again.secret, "n2"))
+    assert node.invite(request_id="job-1").secret == first.secret  # its own word, though it admits nobody now
+    assert node.invite("n4", request_id="job-2").secret != first.secret
+
+
+def test_invite_under_the_request_id_of_another_name_role_or_lifetime_is_refused(node: Node) -> None:
+    node.invite(request_id="job-1")
+    for other in ({"name": "n4"}, {"learner": True}, {"ttl_s": 60}):
+        with pytest.raises(Conflict, match="request id"):
+            node.invite(**{"name": "n2", "request_id": "job-1", **other})
+
+
+def test_invite_is_repeated_by_whoever_holds_the_key_under_which_it_was_made(
+    node: Node, files: Files
+) -> None:
+    first = node.invite(request_id="job-1")
+    other = Node(files, node.cluster)
+    with pytest.raises(Conflict, match="new request id"):
+        other.invite(request_id="job-1")
+    other.keys = [other.keys[0], node.keys[0]]  # after an exchange of the CA it holds both
+    assert other.invite(request_id="job-1").secret == first.secret
 
 
 def test_join_with_its_token_gets_a_certificate_by_the_clusters_time(node: Node) -> None:
@@ -448,12 +484,12 @@ def test_invitations_tell_their_state_and_no_secret(node: Node) -> None:
 
 def test_uninvite_makes_the_token_worthless(node: Node) -> None:
     token = node.invite()
-    done = asyncio.run(node.service.uninvite("n2", timeout_s=1.0))
+    done = asyncio.run(node.service.uninvite("n2", request_id=None, timeout_s=1.0))
     assert done == {"name": "n2", "uninvited": True}
     with pytest.raises(InvitationRejected):
         node.join(node.body(token.secret, "n2"))
     with pytest.raises(NotFound):
-        asyncio.run(node.service.uninvite("n2", timeout_s=1.0))
+        asyncio.run(node.service.uninvite("n2", request_id=None, timeout_s=1.0))
 
 
 def test_allowance_gives_its_burst_and_then_its_rate() -> None:

@@ -143,6 +143,7 @@ _members = Case(
             "public_key": PUBLIC,
             "expires_unix_ms": NOW + 900,
         },
+        "invite_for": {"name": "n2", "learner": False, "public_key": PUBLIC, "ttl_s": 60},
         "uninvite": {"name": "n2"},
         "admit": {"name": "n2", "public_key": PUBLIC, "request_sha256": REQUEST, **_NODE, "key_hash": HASH},
         "announce": _ANNOUNCE,
@@ -174,6 +175,8 @@ _members = Case(
         ("issue_invitation", "learner"): [1],
         ("issue_invitation", "expires_unix_ms"): [2**53 + 1],
         ("issue_invitation", "name"): ["N2"],
+        ("invite_for", "public_key"): [PUBLIC[:-1], None],
+        ("invite_for", "ttl_s"): [59, 604_801, None, True],
         **{("admit", field): _NO_DIGESTS for field in ("key_hash", "request_sha256", "public_key")},
         ("admit", "raft_id"): [None, "", 5, "x y"],
         ("announce", "key_hash"): _NO_DIGESTS,
@@ -326,7 +329,9 @@ _keys = Case(
         "wrap": {"key_id": K1, "wrapped": {"n1": blob()}},
         "confirm": {"name": "n1", "keys": {K1: PRINT}},
         "reject": {"name": "n1", "keys": [K1]},
+        "make": {"key_id": K2, "cluster_id": CLUSTER, "fingerprint": PRINT, "wrapped": {"n1": blob()}},
         "promote": {"key_id": K1},
+        "rotate": {"key_id": K1},
         "disable": {"key_id": K1, "force": False},
         "enable": {"key_id": K1},
         "destroy": {"key_id": K1, "force": False},
@@ -425,11 +430,16 @@ _sessions = Case(
     ),
     good={
         "advance": {"sid": SID, "gen": 3, "sub": "bob", "iat_unix_s": 5, "until_unix_ms": NOW + 5},
+        "advance_to": {
+            **{"sid": SID, "gen": 3, "sub": "bob", "iat_unix_s": 5, "until_unix_ms": NOW + 5},
+            "change": DIGEST,
+        },
         "revoke_sid": {"sid": SID, "until_unix_ms": NOW + 5},
         "revoke_sub": {"sub": "ann", "issued_before_unix_s": 5, "until_unix_ms": NOW + 5},
     },
     wrong={
         ("advance", "gen"): [0, -1, 2**53, True, "1", None],
+        ("advance_to", "change"): ["", "A" * 64, "a" * 63, None],
         ("advance", "until_unix_ms"): [None],
         ("advance", "iat_unix_s"): [-1, None],
         ("revoke_sid", "sid"): ["", "A" * 21, "A" * 23, "A" * 21 + "B", "A" * 21 + "=", "é" * 22, 5],
@@ -542,6 +552,7 @@ _authorities = Case(
     good={
         "set_certificate_days": {"days": 90},
         "begin": _BEGIN,
+        "exchange": _BEGIN,
         "wrap": {**_OF_NEW, "keys": {"n2": SEALED}},
         "confirm": {"name": "n1", **_OF_NEW},
         "advance": _OF_NEW,
@@ -783,7 +794,22 @@ _clock = Case(
     ),
 )
 
+# -- answers ------------------------------------------------------------------------------------
+
+_answers = Case(
+    history=(),
+    good={"keep": {"operation": "member_remove", "about": {"name": "n1"}, "answer": {"removed": True}}},
+    wrong={
+        ("keep", "operation"): ["", "A", "a b", "x" * 65, None],
+        ("keep", "about"): [None, [], "x", {"x": "y" * 4096}],
+        ("keep", "answer"): [None, [], "x", {"x": "y" * 4096}],
+    },
+    damage=(lambda s: s.update(x=1),),
+)
+
+
 CASES: dict[str, Case] = {
+    "answers": _answers,
     "authorities": _authorities,
     "clock": _clock,
     "counter": _counter,

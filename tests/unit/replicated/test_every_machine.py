@@ -66,7 +66,15 @@ def test_every_machine_and_every_operation_has_a_case() -> None:
 
 @pytest.mark.parametrize("name", MACHINES)
 def test_history_leaves_another_state_than_an_empty_one(name: str) -> None:
-    assert World(name).exported(name) != ClusterState()._machines[name].export_state()
+    machine = ClusterState()._machines[name]
+    assert (World(name).exported(name) != machine.export_state()) is not machine.STATELESS
+
+
+@pytest.mark.parametrize("name", MACHINES)
+def test_drawn_arguments_are_arguments_of_operations_that_there_are(name: str) -> None:
+    good = CASES[name].good
+    for operation, drawn in ClusterState()._machines[name].DRAWN.items():
+        assert drawn < good[operation].keys() or drawn == good[operation].keys() == {"key_id"}, operation
 
 
 @pytest.mark.parametrize("name", MACHINES)
