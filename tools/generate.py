@@ -7,7 +7,8 @@ tree, the description of the API (cyoloctl/control/openapi.json) from the table 
 ``python -m tools.generate`` writes them below the current directory;
 ``--check`` writes nothing and exits 1 when one is stale.
 
-The completions are static scripts: a key press costs no Python start.
+The completions are static scripts: a key press costs no Python start, but where names of the cluster
+are asked for (`cyoloctl.cli.names`).
 """
 
 from __future__ import annotations
@@ -40,6 +41,7 @@ class Option:
     """An option of a command.
 
     names: short and long.  metavar: "" for a flag.  repeats: may be given several times.
+    source: of names that the cluster knows; empty for none.
     """
 
     names: tuple[str, ...]
@@ -48,6 +50,7 @@ class Option:
     default: str
     required: bool
     repeats: bool
+    source: str = ""
 
     @property
     def choices(self) -> tuple[str, ...]:
@@ -56,9 +59,11 @@ class Option:
 
     @property
     def kind(self) -> str:
-        """Kind of the value: flag, choice, dir, file or text."""
+        """Kind of the value: flag, choice, names, dir, file or text."""
         if not self.metavar:
             return "flag"
+        if self.source:
+            return "names"
         if self.choices:
             return "choice"
         return {"DIR": "dir", "FILE": "file", "FILE|-": "file", "CERT": "file"}.get(self.metavar, "text")
@@ -80,6 +85,27 @@ class Command:
     options: tuple[Option, ...]
     examples: tuple[str, ...]
     children: tuple[tuple[str, str], ...]
+
+    @property
+    def source(self) -> str:
+        """Of the names that its arguments take: one of `cyoloctl.cli.names`, file, or empty for none."""
+        metavar = self.arguments[0][0].strip("[]") if self.arguments else ""
+        if metavar == "FILE":
+            return "file"
+        if self.path[2:] == ("uninvite",):
+            return "invitation"
+        return _SOURCES.get((*self.path[1:2], metavar), "")
+
+
+#: Names that the cluster knows, by the group of a command and the metavar of its argument.
+_SOURCES: dict[tuple[str, ...], str] = {
+    ("member", "NAME"): "member",
+    ("counter", "NAME"): "counter",
+    ("key", "KID"): "key",
+    ("credentials", "NAME"): "credentials",
+}
+#: The same, by a command and its option.
+_OPTION_SOURCES = {("member transfer-leadership", "--to"): "member"}
 
 
 def _first_line(text: str) -> str:
@@ -104,7 +130,15 @@ def _describe(command: Any, path: tuple[str, ...]) -> Command:
         names = tuple(sorted(parameter.opts, key=len))
         metavar = "" if parameter.is_flag else parameter.make_metavar(context)
         options.append(
-            Option(names, metavar, text, _default(parameter), parameter.required, parameter.multiple)
+            Option(
+                names,
+                metavar,
+                text,
+                _default(parameter),
+                parameter.required,
+                parameter.multiple,
+                _OPTION_SOURCES.get((" ".join(path[1:]), names[-1]), ""),
+            )
         )
     children: tuple[tuple[str, str], ...] = ()
     if isinstance(command, typer.core.TyperGroup):
@@ -184,7 +218,7 @@ def _values(tree: Sequence[Command]) -> dict[str, Option]:
                 found.setdefault(name, {})[" ".join(command.path)] = option
     values: dict[str, Option] = {}
     for name, options in found.items():
-        if len({(option.kind, option.choices) for option in options.values()}) == 1:
+        if len({(option.kind, option.choices, option.source) for option in options.values()}) == 1:
             values[f"*' {name}'"] = next(iter(options.values()))
         else:
             values |= {f"'{path} {name}'": option for path, option in options.items()}
@@ -214,18 +248,24 @@ def bash(tree: Sequence[Command]) -> str:
         "    done",
         '    case "$path $prev" in',
     ]
-    groups: dict[tuple[str, tuple[str, ...]], list[str]] = {}
+    groups: dict[tuple[str, tuple[str, ...], str], list[str]] = {}
     for name, option in _values(tree).items():
-        groups.setdefault((option.kind, option.choices), []).append(name)
-    for (kind, choices), names in groups.items():
+        groups.setdefault((option.kind, option.choices, option.source), []).append(name)
+    for (kind, choices, source), names in groups.items():
         action = {
             "choice": f'mapfile -t COMPREPLY < <(compgen -W "{" ".join(choices)}" -- "$cur")',
+            "names": _bash_names(source),
             "dir": 'compopt -o filenames; mapfile -t COMPREPLY < <(compgen -d -- "$cur")',
-            "file": 'compopt -o filenames; mapfile -t COMPREPLY < <(compgen -f -- "$cur")',
+            "file": _BASH_FILES,
             "text": ":",
         }[kind]
         lines.append(f"        {'|'.join(names)}) {action}; return ;;")
-    lines += ["    esac", "    local words=", '    case "$path" in']
+    lines += ["    esac", "    if [[ $cur != -* ]]; then", '        case "$path" in']
+    for source in sorted({command.source for command in tree if command.source}):
+        paths = "|".join(f"'{' '.join(command.path)}'" for command in tree if command.source == source)
+        action = _BASH_FILES if source == "file" else _bash_names(source)
+        lines.append(f"            {paths}) {action}; return ;;")
+    lines += ["        esac", "    fi", "    local words=", '    case "$path" in']
     for command in tree:
         words = [name for name, _ in command.children]
         words += [name for option in command.options for name in option.names]
@@ -240,6 +280,14 @@ def bash(tree: Sequence[Command]) -> str:
     return "\n".join(lines)
 
 
+_BASH_FILES = 'compopt -o filenames 2>/dev/null; mapfile -t COMPREPLY < <(compgen -f -- "$cur")'
+
+
+def _bash_names(source: str) -> str:
+    asked = f'"${{COMP_WORDS[0]}}" __names {source} "${{COMP_WORDS[@]:1}}" 2>/dev/null'
+    return f'mapfile -t COMPREPLY < <(compgen -W "$({asked})" -- "$cur")'
+
+
 def _zsh_text(text: str) -> str:
     for char in "\\[]:":
         text = text.replace(char, "\\" + char)
@@ -250,6 +298,7 @@ def _zsh_option(option: Option) -> str:
     action = {
         "flag": "",
         "choice": f":value:({' '.join(option.choices)})",
+        "names": f":name: _{PROGRAM}_names {option.source}",
         "dir": ":directory:_files -/",
         "file": ":file:_files",
         "text": f":{_zsh_text(option.metavar)}: ",
@@ -269,9 +318,15 @@ def zsh(tree: Sequence[Command]) -> str:
         f"#compdef {PROGRAM}",
         f"# zsh completion for {PROGRAM}: {_NOTICE}",
         "",
+        f"_{PROGRAM}_names() {{",
+        "  local -a found",
+        '  found=(${(f)"$("${given[1]}" __names $1 "${(@)given[2,-1]}" 2>/dev/null)"})',
+        "  compadd -a found",
+        "}",
+        "",
         f"_{PROGRAM}() {{",
         f"  local path_={PROGRAM} context state line i last=1",
-        "  local -a list",
+        '  local -a list given=("${words[@]}")',
         "  typeset -A opt_args",
         "  for (( i = 2; i < CURRENT; i++ )); do",
         '    case "$path_ ${words[i]}" in',
@@ -294,7 +349,8 @@ def zsh(tree: Sequence[Command]) -> str:
         lines[-1] = lines[-1].removesuffix(" \\")
         if command.arguments:
             lines[-1] += " \\"
-            lines.append(f"        '*:{_zsh_text(command.arguments[0][0])}: '")
+            action = {"": " ", "file": "_files"}.get(command.source, f" _{PROGRAM}_names {command.source}")
+            lines.append(f"        '*:{_zsh_text(command.arguments[0][0])}:{action}'")
         lines.append("      ;;")
     lines += [
         "  esac",
@@ -331,6 +387,11 @@ def fish(tree: Sequence[Command]) -> str:
         '    test "$path" = "$argv"',
         "end",
         "",
+        f"function __{PROGRAM}_names --description 'names that the cluster knows'",
+        "    set --local words (commandline --tokenize --cut-at-cursor --current-process)",
+        "    type --query $words[1]; and $words[1] __names $argv[1] $words[2..] 2>/dev/null",
+        "end",
+        "",
         f"complete --command {PROGRAM} --no-files",
     ]
     for command in tree:
@@ -338,6 +399,10 @@ def fish(tree: Sequence[Command]) -> str:
         here = f"complete --command {PROGRAM} --condition {condition}"
         for name, text in command.children:
             lines.append(f"{here} --arguments {name} --description {_fish_text(text)}")
+        if command.source == "file":
+            lines.append(f"{here} --force-files")
+        elif command.source:
+            lines.append(f"{here} --arguments '(__{PROGRAM}_names {command.source})'")
         for option in command.options:
             names = " ".join(
                 f"--long-option {name[2:]}" if name.startswith("--") else f"--short-option {name[1:]}"
@@ -346,6 +411,7 @@ def fish(tree: Sequence[Command]) -> str:
             action = {
                 "flag": "",
                 "choice": f" --exclusive --arguments {_fish_text(' '.join(option.choices))}",
+                "names": f" --exclusive --arguments '(__{PROGRAM}_names {option.source})'",
                 "dir": " --exclusive --arguments '(__fish_complete_directories)'",
                 "file": " --require-parameter --force-files",
                 "text": " --exclusive",

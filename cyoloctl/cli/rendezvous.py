@@ -311,7 +311,12 @@ _COLUMNS = (
 def list_(
     invocation: Invocation,
     state: Annotated[
-        str | None, typer.Option("--state", metavar="STATE", help="Show only this state, such as pending.")
+        str | None,
+        typer.Option(
+            "--state",
+            metavar="pending|claimed|approved|denied|consumed|expired|cancelled",
+            help="Show only this state.",
+        ),
     ] = None,
     stale: StaleOption = False,
 ) -> None:

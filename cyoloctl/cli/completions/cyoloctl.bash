@@ -18,15 +18,27 @@ _cyoloctl() {
     case "$path $prev" in
         *' -o'|*' --output') mapfile -t COMPREPLY < <(compgen -W "table json yaml" -- "$cur"); return ;;
         *' -d'|*' --data-dir'|*' --run-dir') compopt -o filenames; mapfile -t COMPREPLY < <(compgen -d -- "$cur"); return ;;
-        *' -e'|*' --endpoint'|*' --timeout'|*' --nodes'|'cyoloctl key policy --keep'|*' --name'|*' --listen'|*' --advertise'|*' --cluster'|*' --gateway'|*' --gateway-url'|*' --certificate-days'|*' --request-id'|*' --socket-group'|*' --from'|*' --limit'|*' --ttl'|*' --to'|*' --interval'|'cyoloctl route watch --check'|*' --overlap'|*' --by'|*' --sub'|*' --claim'|*' --claim-string'|*' --claim-json'|*' --max-age'|*' --cookie-name'|*' --audience'|*' --set'|*' --set-string'|*' --set-json'|*' --unset'|*' --sid'|*' --to-ca'|*' --from-ca'|*' --rotate-every'|*' --kind'|*' --data'|*' --public-key'|*' --state'|*' --require'|*' --require-string'|*' --tls-in-front'|*' --exec'|*' --seeds'|*' --faults'|*' --jobs') :; return ;;
-        *' --credentials'|*' --token-file'|*' --request'|*' --grant'|*' --copy'|*' --out'|*' --key-out'|*' --claims-file'|*' --keyring'|*' --passphrase-file'|*' --to-node'|*' --tls-certificate'|*' --backend-tls-ca') compopt -o filenames; mapfile -t COMPREPLY < <(compgen -f -- "$cur"); return ;;
+        *' -e'|*' --endpoint'|*' --timeout'|*' --nodes'|'cyoloctl key policy --keep'|*' --name'|*' --listen'|*' --advertise'|*' --cluster'|*' --gateway'|*' --gateway-url'|*' --certificate-days'|*' --request-id'|*' --socket-group'|*' --from'|*' --limit'|*' --ttl'|*' --interval'|'cyoloctl route watch --check'|*' --overlap'|*' --by'|*' --sub'|*' --claim'|*' --claim-string'|*' --claim-json'|*' --max-age'|*' --cookie-name'|*' --audience'|*' --set'|*' --set-string'|*' --set-json'|*' --unset'|*' --sid'|*' --to-ca'|*' --from-ca'|*' --rotate-every'|*' --kind'|*' --data'|*' --public-key'|*' --require'|*' --require-string'|*' --tls-in-front'|*' --exec'|*' --seeds'|*' --faults'|*' --jobs') :; return ;;
+        *' --credentials'|*' --token-file'|*' --request'|*' --grant'|*' --copy'|*' --out'|*' --key-out'|*' --claims-file'|*' --keyring'|*' --passphrase-file'|*' --to-node'|*' --tls-certificate'|*' --backend-tls-ca') compopt -o filenames 2>/dev/null; mapfile -t COMPREPLY < <(compgen -f -- "$cur"); return ;;
         *' --storage') mapfile -t COMPREPLY < <(compgen -W "disk memory" -- "$cur"); return ;;
         *' --log-format') mapfile -t COMPREPLY < <(compgen -W "text json" -- "$cur"); return ;;
         *' --log-level') mapfile -t COMPREPLY < <(compgen -W "debug info warning error" -- "$cur"); return ;;
+        *' --to') mapfile -t COMPREPLY < <(compgen -W "$("${COMP_WORDS[0]}" __names member "${COMP_WORDS[@]:1}" 2>/dev/null)" -- "$cur"); return ;;
         *' --role') mapfile -t COMPREPLY < <(compgen -W "viewer gateway operator" -- "$cur"); return ;;
+        *' --state') mapfile -t COMPREPLY < <(compgen -W "pending claimed approved denied consumed expired cancelled" -- "$cur"); return ;;
         *' --format') mapfile -t COMPREPLY < <(compgen -W "nginx haproxy" -- "$cur"); return ;;
         *' --pin') mapfile -t COMPREPLY < <(compgen -W "soft strict" -- "$cur"); return ;;
     esac
+    if [[ $cur != -* ]]; then
+        case "$path" in
+            'cyoloctl counter incr'|'cyoloctl counter decr'|'cyoloctl counter get'|'cyoloctl counter reset'|'cyoloctl counter watch') mapfile -t COMPREPLY < <(compgen -W "$("${COMP_WORDS[0]}" __names counter "${COMP_WORDS[@]:1}" 2>/dev/null)" -- "$cur"); return ;;
+            'cyoloctl credentials show'|'cyoloctl credentials revoke'|'cyoloctl credentials renew') mapfile -t COMPREPLY < <(compgen -W "$("${COMP_WORDS[0]}" __names credentials "${COMP_WORDS[@]:1}" 2>/dev/null)" -- "$cur"); return ;;
+            'cyoloctl key import') compopt -o filenames 2>/dev/null; mapfile -t COMPREPLY < <(compgen -f -- "$cur"); return ;;
+            'cyoloctl member uninvite') mapfile -t COMPREPLY < <(compgen -W "$("${COMP_WORDS[0]}" __names invitation "${COMP_WORDS[@]:1}" 2>/dev/null)" -- "$cur"); return ;;
+            'cyoloctl key promote'|'cyoloctl key disable'|'cyoloctl key enable'|'cyoloctl key destroy') mapfile -t COMPREPLY < <(compgen -W "$("${COMP_WORDS[0]}" __names key "${COMP_WORDS[@]:1}" 2>/dev/null)" -- "$cur"); return ;;
+            'cyoloctl member show'|'cyoloctl member remove'|'cyoloctl member set-host') mapfile -t COMPREPLY < <(compgen -W "$("${COMP_WORDS[0]}" __names member "${COMP_WORDS[@]:1}" 2>/dev/null)" -- "$cur"); return ;;
+        esac
+    fi
     local words=
     case "$path" in
         'cyoloctl') words='demo cluster node member status pki credentials counter token key rendezvous route sim completion help -o --output -d --data-dir -e --endpoint --credentials --timeout --version -h --help' ;;

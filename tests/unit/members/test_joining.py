@@ -168,7 +168,9 @@ class Node:
         return asyncio.run(self.service.join(body, passed_on=passed_on, timeout_s=1.0))
 
     def invitations(self) -> list[Json]:
-        found: list[Json] = asyncio.run(self.service.invitations(timeout_s=1.0))["invitations"]
+        found: list[Json] = asyncio.run(self.service.invitations(consistency="linearizable", timeout_s=1.0))[
+            "invitations"
+        ]
         return found
 
 

@@ -35,7 +35,12 @@ def test_name_pattern_equals_the_models() -> None:
 def test_body_defaults_are_filled_in() -> None:
     assert INCREMENT.read_body(b"{}") == {"by": 1, "request_id": None}
     assert INCREMENT.read_body(b"") == {"by": 1, "request_id": None}
-    assert INVITE.read_body(b'{"name":"n"}') == {"name": "n", "learner": False, "ttl_s": 3600}
+    assert INVITE.read_body(b'{"name":"n"}') == {
+        "name": "n",
+        "learner": False,
+        "ttl_s": 3600,
+        "request_id": None,
+    }
 
 
 @pytest.mark.parametrize(
