@@ -5,7 +5,17 @@ from __future__ import annotations
 from typing import Annotated, Literal, Protocol, TypedDict
 
 from cyoloctl.text import Json
-from cyoloctl.web.schema import MAX_LIFE_S, REQUEST_ID, Count, Field, Name, Route, Shape, Time
+from cyoloctl.web.schema import (
+    MAX_LIFE_S,
+    REQUEST_BODY_BYTES,
+    REQUEST_ID,
+    Count,
+    Field,
+    Name,
+    Route,
+    Shape,
+    Time,
+)
 
 __all__ = [
     "ROUTES",
@@ -180,11 +190,12 @@ ROUTES: tuple[Route[HasAuthorities], ...] = (
                 "string",
                 "the text of the request file that `node renew --request` wrote",
                 minimum=1,
-                maximum=65_536,
+                maximum=8192,
                 pattern=r"[\n\r -~]+",
-                rule="text of at most 64 KiB",
+                rule="text of at most 8 KiB",
             ),
         ),
         write=True,
+        max_body_bytes=REQUEST_BODY_BYTES,
     ),
 )

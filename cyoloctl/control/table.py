@@ -84,6 +84,8 @@ _all: list[Route[Node]] = []
 # /v1/X[/Y] exact, /v1/X/{name}, /v1/X/{name}/Y.
 _exact: dict[tuple[str, str], Route[Node]] = {}
 _named: dict[tuple[str, str, str], Route[Node]] = {}
+# The paths without a name.
+_fixed: set[str] = set()
 # What paths begin with whose next part is a secret.
 _secret: set[str] = set()
 
@@ -101,6 +103,7 @@ def routes() -> list[Route[Node]]:
                 _named[(route.method, parts[2], parts[4] if len(parts) == 5 else "")] = route
             else:
                 _exact[(route.method, route.template)] = route
+                _fixed.add(route.template)
     return _all
 
 
@@ -121,7 +124,10 @@ def match(method: str, path: str) -> tuple[Route[Node], str] | None:
     if count == 5 and not parts[4]:
         return None  # /v1/counters/x/ is not /v1/counters/x
     route = _named.get((method, parts[2], parts[4] if count == 5 else ""))
-    return None if route is None else (route, parts[3])
+    # A path with operations of its own is not about a name that nobody has, such as rendezvous/start.
+    if route is None or (path in _fixed and not route.takes_name(parts[3])):
+        return None
+    return route, parts[3]
 
 
 def shown_path(raw_path: str) -> str:

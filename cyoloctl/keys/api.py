@@ -148,6 +148,8 @@ class HasKeys(Protocol):
         """The operations."""
 
 
+_KEY_ID = "fc[0-9a-f]{6}"
+_KEY_ID_RULE = "8 hex digits that begin with fc"
 _FORCE = Field("force", "boolean", "even while tokens under the key may be valid", default=False)
 
 
@@ -203,6 +205,8 @@ ROUTES: tuple[Route[HasKeys], ...] = (
         answer=Key,
         handler=lambda node: node.keys.promote,
         what="key id",
+        name_pattern=_KEY_ID,
+        name_rule=_KEY_ID_RULE,
         body=(REQUEST_ID,),
         write=True,
     ),
@@ -215,6 +219,8 @@ ROUTES: tuple[Route[HasKeys], ...] = (
         answer=Key,
         handler=lambda node: node.keys.disable,
         what="key id",
+        name_pattern=_KEY_ID,
+        name_rule=_KEY_ID_RULE,
         body=(_FORCE, REQUEST_ID),
         write=True,
     ),
@@ -227,6 +233,8 @@ ROUTES: tuple[Route[HasKeys], ...] = (
         answer=Key,
         handler=lambda node: node.keys.enable,
         what="key id",
+        name_pattern=_KEY_ID,
+        name_rule=_KEY_ID_RULE,
         body=(REQUEST_ID,),
         write=True,
     ),
@@ -239,6 +247,8 @@ ROUTES: tuple[Route[HasKeys], ...] = (
         answer=Key,
         handler=lambda node: node.keys.destroy,
         what="key id",
+        name_pattern=_KEY_ID,
+        name_rule=_KEY_ID_RULE,
         body=(_FORCE, REQUEST_ID),
         write=True,
     ),

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Literal, Protocol, TypedDict
 
+from cyoloctl.errors import NotFound
 from cyoloctl.text import Json
 from cyoloctl.web.schema import CONSISTENCY, REQUEST_ID, Count, Field, Name, Route, host_field
 
@@ -79,5 +80,6 @@ ROUTES: tuple[Route[HasRouting], ...] = (
             REQUEST_ID,
         ),
         write=True,
+        errors=(NotFound,),
     ),
 )

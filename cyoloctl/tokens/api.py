@@ -388,7 +388,7 @@ ROUTES: tuple[Route[HasTokens], ...] = (
                 "the session",
                 default=None,
                 nullable=True,
-                pattern=r"[A-Za-z0-9_-]{22}",
+                pattern=r"[A-Za-z0-9_-]{21}[AQgw]",
                 rule="the 22 characters of a sid",
             ),
             Field("sub", "string", "the subject", default=None, nullable=True),

@@ -479,11 +479,15 @@ class Route(Generic[N_contra]):
             choice.check(result)
         return result
 
-    def check_name(self, text: str) -> str:
-        """`text`, if it is a name of this route; raises InvalidInput that shows the rule."""
+    def takes_name(self, text: str) -> bool:
+        """Whether `text` is a name of this route."""
         if self._name_matches is None:
             self._name_matches = re.compile(self.name_pattern).fullmatch
-        if self._name_matches(text) is None:
+        return self._name_matches(text) is not None
+
+    def check_name(self, text: str) -> str:
+        """`text`, if it is a name of this route; raises InvalidInput that shows the rule."""
+        if not self.takes_name(text):
             shown = "" if self.secret_name else f"{clean_text(text, 80)!r} "
             raise InvalidInput(f"{self.what} {shown}is not valid: use {self.name_rule}")
         return text

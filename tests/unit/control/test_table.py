@@ -50,6 +50,13 @@ def test_match_node_named_like_a_fixed_path_is_still_reachable() -> None:
     assert table.allowed_methods("/v1/members/invitations") == ["GET", "POST"]
 
 
+def test_match_path_of_an_operation_that_is_no_name_is_not_a_name() -> None:
+    for action in ("start", "wait", "claim", "approve", "deny", "cancel", "policy"):
+        assert table.match("GET", f"/v1/rendezvous/{action}") is None
+        assert table.allowed_methods(f"/v1/rendezvous/{action}") == ["POST"]
+    assert table.allowed_methods("/v1/rendezvous/nothing") == ["GET"]  # and refused for its name
+
+
 def test_path_for_traversal_in_the_name_is_refused() -> None:
     for name in ("../status", "a/b", "", "A", "a?b", "a%2e", "a\r\nX: y"):
         with pytest.raises(InvalidInput):
@@ -100,8 +107,9 @@ def test_only_the_document_has_no_handler() -> None:
 def test_every_operation_is_found_by_its_name_and_is_one() -> None:
     operations = [route.operation for route in table.routes()]
     assert len(set(operations)) == len(operations)
-    names = {"rendezvous_show": "WDJB-MJHT"}
-    assert all(table.path_for(name, names.get(name, "x"))[0].operation == name for name in operations)
+    for name in operations:
+        named = "WDJB-MJHT" if name == "rendezvous_show" else "fc0a1b2c" if name.startswith("key_") else "x"
+        assert table.path_for(name, named)[0].operation == name
 
 
 @pytest.mark.parametrize("name", ["0123456789abcdef" * 2, "WDJB-MJHT", "wdjb-mjht", "wdjbmjht"])

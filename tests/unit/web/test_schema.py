@@ -125,6 +125,10 @@ def test_largest_bodies_fit_what_the_routes_take() -> None:
     assert limits["token_mint"] == limits["rendezvous_approve"] == 64 << 10
     assert {name for name, limit in limits.items() if limit > 64 << 10} == {"token_batch", "key_import_ring"}
     assert max(limits.values()) == encoding.MAX_BODY_BYTES
+    for route in table.routes():
+        for field in route.body_fields.values():
+            if field.kind == "string" and field.maximum is not None:
+                assert field.maximum < route.max_body_bytes, field.name  # or it could never be as long
     # What nobody vouches for is small.
     assert all(route.max_body_bytes <= 16 << 10 for route in table.routes() if route.role == "none")
 
