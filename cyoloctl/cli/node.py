@@ -15,7 +15,7 @@ import typer
 
 from cyoloctl.cli import output
 from cyoloctl.cli.cluster import AdvertiseOption, GatewayOption, GatewayUrlOption, ListenOption
-from cyoloctl.cli.invocation import Invocation, command, parse_choice, read_secret
+from cyoloctl.cli.invocation import Invocation, command, parse_choice, parse_int64, read_secret
 from cyoloctl.cli.output import Column
 from cyoloctl.errors import ConfigError, Unavailable, Unreachable, UsageError
 from cyoloctl.paths import quoted
@@ -318,14 +318,12 @@ def info(invocation: Invocation) -> None:
 def log(
     invocation: Invocation,
     first: Annotated[
-        int | None,
-        typer.Option(
-            "--from", metavar="INDEX", min=0, help="First log index. [default: so that the end shows]"
-        ),
+        str | None,
+        typer.Option("--from", metavar="N", help="First log index. [default: so that the end shows]"),
     ] = None,
     limit: Annotated[
-        int, typer.Option("--limit", metavar="N", min=1, max=100_000, help="Most entries to show.")
-    ] = 20,
+        str, typer.Option("--limit", metavar="N", help="Most entries to show, 1 to 100000.")
+    ] = "20",
 ) -> None:
     """Show entries of the node's log, read from its files; the node may run or not.
 
@@ -334,7 +332,9 @@ def log(
     """
     from cyoloctl.node import inspection
 
-    document = inspection.node_log(invocation.data_dir, first=first, limit=limit)
+    begin = None if first is None else parse_int64(first, "--from", 0)
+    most = parse_int64(limit, "--limit", 1, 100_000)
+    document = inspection.node_log(invocation.data_dir, first=begin, limit=most)
     if invocation.mode != "table":
         output.structured(document, invocation.mode)
         return

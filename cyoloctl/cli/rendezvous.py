@@ -18,6 +18,7 @@ from cyoloctl.cli.invocation import (
     StaleOption,
     command,
     listed,
+    parse_choice,
     parse_duration_s,
     read_secret,
 )
@@ -307,6 +308,9 @@ _COLUMNS = (
 )
 
 
+_STATES = ("pending", "claimed", "approved", "denied", "consumed", "expired", "cancelled")
+
+
 @command()
 def list_(
     invocation: Invocation,
@@ -314,13 +318,15 @@ def list_(
         str | None,
         typer.Option(
             "--state",
-            metavar="pending|claimed|approved|denied|consumed|expired|cancelled",
+            metavar="|".join(_STATES),
             help="Show only this state.",
         ),
     ] = None,
     stale: StaleOption = False,
 ) -> None:
     """List the rendezvous, including those that ended within a day, oldest first."""
+    if state is not None:
+        parse_choice(state, "--state", _STATES)
     found: list[Json] = []
     after: str | None = None
     while True:

@@ -169,8 +169,9 @@ def _redeem(cluster: FaultCluster, base: Path, keepers: Keepers) -> int:
     Those that were withdrawn must be refused.  The nodes that are admitted never start: this comes last.
     """
     through = next(iter(cluster.nodes.values()))
+    host = through.address.rpartition(":")[0]
     for guest, token in (keepers.kept | keepers.withdrawn).items():
-        place = ["-d", str(base / guest), "--name", guest, "--listen", through.address]
+        place = ["-d", str(base / guest), "--name", guest, "--listen", f"{host}:7701"]
         try:
             through.run("node", "join", *place, "--token-file", "-", stdin=token)
         except RuntimeError as refusal:

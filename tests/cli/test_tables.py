@@ -97,6 +97,16 @@ ROUTES = {
     ],
     "shared_hosts": ["shared." + HOST], "index": 7,
 }  # fmt: skip
+LOG = {
+    "schema_version": 1, "name": "n1", "first_index": 1, "last_index": 2**40, "commit_index": 2**40,
+    "entries": [
+        {
+            "index": index, "term": 2**31, "time": TIME, "bytes": 2**20, "damaged": False, "membership": None,
+            "commands": [{"machine": "rendezvous", "operation": name} for name in ("begin", "end")],
+        }
+        for index in (2**40 - 1, 2**40)
+    ],
+}  # fmt: skip
 STATUSES = [str(status_) for status_ in (0, 1, 2, 3, 4, 65, 69, 70, 74, 75, 76, 77, 78, 80, 130)]
 
 
@@ -123,6 +133,7 @@ CASES: list[tuple[str, dict[tuple[str, str], Any], list[str]]] = [
         get("/v1/tokens/revocations", {"revocations": REVOCATIONS, "next": None}),
         [*SUBJECTS, "A" * 22],
     ),
+    ("node log", {}, [str(2**40)]),
     ("rendezvous list", get("/v1/rendezvous", {"rendezvous": RENDEZVOUS, "next": None}), [*IDS]),
     ("rendezvous policy", get("/v1/rendezvous/policies", {"policies": POLICIES}), [*NAMES]),
     ("credentials list", get("/v1/credentials", {"credentials": CREDENTIALS}), [*NAMES]),
@@ -162,6 +173,7 @@ def test_table_shows_every_identifier_whole_on_every_screen(
 ) -> None:
     from rich.cells import cell_len
 
+    monkeypatch.setattr("cyoloctl.node.inspection.node_log", lambda *arguments, **options: LOG)
     endpoint = serve(answers)
     arguments = [*command.split(), *(["-e", endpoint.url] if answers else [])]
     for width in WIDTHS:
@@ -197,6 +209,7 @@ def test_every_table_of_the_package_is_among_the_cases(
         table(*arguments, **options)
 
     monkeypatch.setattr(output, "table", noted)
+    monkeypatch.setattr("cyoloctl.node.inspection.node_log", lambda *arguments, **options: LOG)
     for command, answers, _ in CASES:
         main([*command.split(), *(["-e", serve(answers).url] if answers else [])])
     assert {where for where in calls if where not in drawn and where[0] != "sim.py"} == set()

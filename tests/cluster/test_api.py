@@ -185,10 +185,18 @@ def test_command_with_unusable_credentials_names_the_file(shared: Cluster, tmp_p
     garbage.write_text("garbage")
     garbage.chmod(0o600)
     assert_refused(run("status", *remote, garbage), 78, str(garbage))
-    garbage.chmod(0o644)
-    assert_refused(run("status", *remote, garbage), 78, f"chmod 600 {garbage}")
+    open_to_all = tmp_path / "open.yaml"
+    open_to_all.write_bytes(shared.viewer().read_bytes())
+    open_to_all.chmod(0o644)
+    assert_refused(run("status", *remote, open_to_all), 78, f"chmod 600 {open_to_all}")
 
 
-def test_command_without_a_running_node_is_unreachable_and_says_how_to_start_it(tmp_path: Path) -> None:
+def test_command_without_a_running_node_is_unreachable_and_says_how_to_start_it(
+    shared: Cluster, tmp_path: Path
+) -> None:
     result = run("counter", "incr", "-d", tmp_path)
-    assert_refused(result, 69, str(tmp_path), "node start")
+    assert_refused(result, 69, str(tmp_path), "holds no node")
+    stopped = shared["n1"].directory.parent / "made-and-never-started"
+    made = run("cluster", "init", "-d", stopped, "--name", "m1", "--listen", "127.0.0.1:1")
+    assert made.returncode == 0, made.stderr
+    assert_refused(run("counter", "incr", "-d", stopped), 69, f"cyoloctl node start -d {stopped}")

@@ -10,7 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from cyoloctl.errors import ConfigError, InvalidInput, VersionMismatch
-from cyoloctl.model import NAME_PATTERN, Address, ClusterId, NodeName
+from cyoloctl.model import NAME_PATTERN, Address, ClusterId, NodeName, is_wildcard
 from cyoloctl.node.config import Config, LogConfig, dump_config, parse_config
 from cyoloctl.pki import join_token
 from cyoloctl.pki.ca import create_ca
@@ -33,7 +33,7 @@ TEXT = join_token.encode_token(TOKEN)
 REQUEST = make_request("n2", ID)
 
 names = st.from_regex(NAME_PATTERN, fullmatch=True).map(NodeName)
-hosts = st.one_of(names, st.ip_addresses().map(str).filter(lambda host: host not in ("0.0.0.0", "::")))
+hosts = st.one_of(names, st.ip_addresses().map(str)).filter(lambda host: not is_wildcard(host))
 addresses = st.builds(Address, hosts, st.integers(1, 65535))
 configs = st.builds(
     Config,

@@ -66,5 +66,5 @@ def test_exports_of_any_table_have_each_host_and_balanced_braces(pairs: list[tup
     for name, host in pairs:
         assert f"use_backend cyolo-pin-{name} if {{ var(txn.cyolo_host) -m str {host} }}\n" in haproxy
         pattern = host.replace(".", r"\.")
-        assert f'"~*^{pattern}(:[0-9]+)?$" cyolo-pin-{name};\n' in nginx
+        assert f'"~*^{pattern}\\.?(:[0-9]+)?$" cyolo-pin-{name};\n' in nginx
     assert nginx.count("{") == nginx.count("}")

@@ -114,7 +114,7 @@ complete --command cyoloctl --condition '__cyoloctl_at cyoloctl node info' --sho
 complete --command cyoloctl --condition '__cyoloctl_at cyoloctl node info' --short-option d --long-option data-dir --exclusive --arguments '(__fish_complete_directories)' --description 'Data directory of the node'
 complete --command cyoloctl --condition '__cyoloctl_at cyoloctl node info' --short-option h --long-option help --description 'Show this message and exit'
 complete --command cyoloctl --condition '__cyoloctl_at cyoloctl node log' --long-option from --exclusive --description 'First log index'
-complete --command cyoloctl --condition '__cyoloctl_at cyoloctl node log' --long-option limit --exclusive --description 'Most entries to show'
+complete --command cyoloctl --condition '__cyoloctl_at cyoloctl node log' --long-option limit --exclusive --description 'Most entries to show, 1 to 100000'
 complete --command cyoloctl --condition '__cyoloctl_at cyoloctl node log' --short-option o --long-option output --exclusive --arguments 'table json yaml' --description 'Output format'
 complete --command cyoloctl --condition '__cyoloctl_at cyoloctl node log' --short-option d --long-option data-dir --exclusive --arguments '(__fish_complete_directories)' --description 'Data directory of the node'
 complete --command cyoloctl --condition '__cyoloctl_at cyoloctl node log' --short-option h --long-option help --description 'Show this message and exit'
