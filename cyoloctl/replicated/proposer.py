@@ -43,6 +43,7 @@ class Proposer:
         self._caught_up = False
         self._started_at = time.monotonic()
         self._in_time_until = self._started_at
+        self._was_in_time = False
 
     def now_ms(self) -> int:
         """Cluster time in Unix milliseconds; see ``raft/clock.py``.  Never this machine's own clock."""
@@ -143,14 +144,14 @@ class Proposer:
         deadline = time.monotonic() + timeout_s
         while (now := time.monotonic()) >= self._in_time_until:
             behind = self.engine.clock.is_behind(self.engine.voter_names())
-            if behind is False or (behind is None and now - self._started_at > _UNKNOWN_S):
+            waited = self._was_in_time or now - self._started_at > _UNKNOWN_S
+            if behind is False or (behind is None and waited):
                 self._in_time_until = now + _LOOK_EVERY_S
+                self._was_in_time = True
                 return
             if now >= deadline:
-                raise Unavailable(
-                    "the cluster's time is being set forward after a standstill: repeat the command "
-                    "in a few seconds"
-                )
+                doing = "set forward after a standstill" if behind else "compared with the members' clocks"
+                raise Unavailable(f"the cluster's time is being {doing}: repeat the command in a few seconds")
             await asyncio.sleep(min(_LOOK_EVERY_S, deadline - now))
 
     async def caught_up(self, *, timeout_s: float) -> None:

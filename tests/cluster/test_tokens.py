@@ -484,7 +484,6 @@ def test_token_bodies_that_no_session_can_have_are_invalid_input(nodes: list[Nod
         ("mint", "--batch", "--sub", "a"),
         ("mint",),
         ("update", "--batch", "--set", "a=b"),
-        ("update", "--batch", "--request-id", "a"),
         ("update", "--keyring", "x", "--passphrase-file", "y"),
         ("update", "--keyring", "x", "--passphrase-file", "y", "--keep-previous", "--request-id", "a"),
         ("refresh", "--batch", "--set-cookie"),

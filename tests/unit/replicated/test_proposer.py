@@ -46,3 +46,15 @@ async def test_time_that_stays_behind_is_unavailable_at_the_timeout() -> None:
 async def test_clocks_that_cannot_be_known_hold_nothing_up_for_long(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(proposer, "_UNKNOWN_S", 0.3)
     await asyncio.wait_for(stands_on([None]).in_time(timeout_s=30.0), 10.0)
+
+
+async def test_clocks_that_are_lost_again_hold_nothing_up(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(proposer, "_LOOK_EVERY_S", 0.0)
+    stood = stands_on([False, None])
+    for _ in range(3):
+        await stood.in_time(timeout_s=0.0)
+
+
+async def test_clocks_that_are_not_known_yet_are_told_as_such() -> None:
+    with pytest.raises(Unavailable, match="compared with the members' clocks"):
+        await stands_on([None]).in_time(timeout_s=0.0)
