@@ -329,11 +329,12 @@ class Engine:
         A process that was removed, or runs on a copy, hears so from its peers
         before they do anything else with it (`on_unwanted`).  So it has a
         place once a leader counts it in; without a leader, once every voter
-        and peer was tried, and nobody said no.  Returns too after timeout_s.
+        and peer was tried, and nobody said no.  Returns too after timeout_s,
+        where some said no, and the others may not have been heard yet.
         """
         deadline = self._loop.time() + timeout_s
         while not (self._unwanted or self._failure.done() or self.leader()):
-            if self._network.all_tried(self._voter_names()):
+            if self._network.all_tried(self._voter_names()) and not self.kept_out_by():
                 return
             left = deadline - self._loop.time()
             if left <= 0:
