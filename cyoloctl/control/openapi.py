@@ -105,6 +105,9 @@ def _union(arguments: tuple[Any, ...]) -> dict[str, Any]:
     return {"anyOf": [*shapes, {"type": "null"}] if nullable else shapes}
 
 
+_STALE = {"const": True, "description": "the answer is what this node has; no majority was asked"}
+
+
 def _answer(answer: type) -> dict[str, Any]:
     """The component of an answer's type."""
     if answer.__name__ == "OpenAPI":
@@ -234,7 +237,10 @@ def openapi() -> dict[str, Any]:
     schemas: dict[str, Any] = {"Error": _ERROR}
     for route in table.routes():
         paths.setdefault(route.template, {})[route.method.lower()] = _operation(route)
-        schemas[route.answer.__name__] = _answer(route.answer)
+        name = route.answer.__name__
+        schemas.setdefault(name, _answer(route.answer))
+        if "consistency" in route.query_defaults:
+            schemas[name]["properties"]["stale"] = _STALE
     before = json.loads(CHECKED_IN.read_bytes()) if CHECKED_IN.exists() else {"paths": {}, "components": {}}
     return {
         "openapi": "3.1.0",

@@ -170,8 +170,8 @@ def _redeem(cluster: FaultCluster, base: Path, keepers: Keepers) -> int:
     """
     through = next(iter(cluster.nodes.values()))
     host = through.address.rpartition(":")[0]
-    for guest, token in (keepers.kept | keepers.withdrawn).items():
-        place = ["-d", str(base / guest), "--name", guest, "--listen", f"{host}:7701"]
+    for port, (guest, token) in enumerate((keepers.kept | keepers.withdrawn).items(), 7701):
+        place = ["-d", str(base / guest), "--name", guest, "--listen", f"{host}:{port}"]
         try:
             through.run("node", "join", *place, "--token-file", "-", stdin=token)
         except RuntimeError as refusal:

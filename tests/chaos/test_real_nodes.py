@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -41,7 +42,7 @@ def test_real_nodes_under_faults_stay_linearizable_and_apply_once(tmp_path: Path
     assert all(outcome.snapshots.values()), outcome.snapshots
     assert json.loads((report / "summary.json").read_text())["passed"] is True
     assert (report / "latency.svg").read_text().endswith("</svg>\n")
-    assert not list(Path("/run/netns").glob("cyofault-*")), "a namespace was left behind"
+    assert not list(Path("/run/netns").glob(f"cyofault-{os.getpid()}-*")), "a namespace was left behind"
     assert "cyofault" not in Path("/proc/mounts").read_text()
 
 
@@ -81,4 +82,4 @@ def test_cut_one_way_stops_packets_that_way_only_and_is_mended() -> None:
         network.calm()
         assert _reaches(network, "a", "b")
     assert sweep() == []
-    assert not list(Path("/run/netns").glob("cyofault-*"))
+    assert not list(Path("/run/netns").glob(f"cyofault-{os.getpid()}-*"))

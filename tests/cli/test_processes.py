@@ -203,7 +203,7 @@ def test_node_hung_up_on_with_broken_files_keeps_what_it_has(console: list[str],
     wait_until("a complaint", lambda: "the certificates stay as they were" in log.read_text())
     key.write_bytes(good)
     assert node.client().counter_add("x", 1)["value"] == 1
-    assert node.cli("status", "--check").returncode == 0
+    wait_until("health", lambda: node.cli("status", "--check").returncode == 0)
 
 
 @pytest.mark.parametrize("what", ["a symbolic link", "a pipe", "a directory"])

@@ -575,7 +575,12 @@ def test_each_bad_input_is_its_own_error_and_changes_nothing(nodes: list[Node]) 
         ("start", {"kind": "mfa", "initiator": "\x1b[2J"}, InvalidInput, "'initiator'"),
         ("start", {"kind": "mfa", "origin": "a\u2028b"}, InvalidInput, "on one line"),
         ("wait", {"id": pending, "redemption": "short"}, InvalidInput, "'redemption'"),
-        ("wait", {"id": pending, "redemption": "r" * 16, "request_id": "r"}, InvalidInput, "not both"),
+        (
+            "wait",
+            {"id": pending, "redemption": "r" * 16, "request_id": "r"},
+            InvalidInput,
+            "not more than one",
+        ),
     ]
     for operation, body, error, words in cases:
         status, answer = raw(two, "POST", f"/v1/rendezvous/{operation}", body)
