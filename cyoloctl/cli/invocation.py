@@ -229,7 +229,7 @@ class Invocation:
             output.note(f"the result was not read to its end: {again}")
         if isinstance(error, output.OutputFailed):
             error = StorageError(
-                f"the command was carried out, but {error}, then {again or 'read the result again'}"
+                f"the command was carried out, but {error}, then {again or 'run the command again'}"
             )
         elif isinstance(error, KeyboardInterrupt) and again:
             error = Interrupted(f"interrupted; {again}, if it was carried out, and else carries it out")

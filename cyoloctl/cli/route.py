@@ -184,11 +184,13 @@ def which(
     """Print the node of a key: rendezvous hashing (highest random weight) over the live members."""
     from cyoloctl.routing.hrw import order
 
-    backends = _fetch(invocation, stale=stale)["backends"]
+    document = _fetch(invocation, stale=stale)
+    backends = document["backends"]
     found = order(key, [row["name"] for row in backends if row["alive"]])
     if not found:
         raise Unavailable("no member is alive: try again")
-    invocation.value({"schema_version": 1, "key": key, "node": found[0], "order": found}, found[0])
+    answer = {"schema_version": 1, "key": key, "node": found[0], "order": found}
+    invocation.value({**answer, **({"stale": True} if stale else {})}, found[0])
 
 
 @command()

@@ -69,7 +69,8 @@ AudienceOption = Annotated[
 CookieOption = Annotated[
     bool,
     typer.Option(
-        "--cookie", help="Treat the input as a Cookie: header; one with the cookie twice is rejected."
+        "--cookie",
+        help="Treat the input as a Cookie: header; of several cookies of the name the one that opens counts.",
     ),
 ]
 TtlOption = Annotated[str, typer.Option("--ttl", metavar="DURATION", help="Lifetime without a refresh.")]
@@ -222,13 +223,15 @@ def _run(
 ) -> Json:
     if keyring is None:
         return invocation.client().call(f"token_{operation}", body=body)
-    from cyoloctl.tokens.format import cookie_value
-
     issuer = _issuer(keyring, passphrase_file)
     context = {name: body.pop(name) for name in ("cookie_name", "audience")}
     making = {"set_cookie": body.pop("set_cookie")} if "set_cookie" in body else {}
     if "cookie" in body:
-        body["token"] = cookie_value(body.pop("cookie"), cookie_name=context["cookie_name"])
+        from cyoloctl.tokens.issuer import Context
+
+        body["token"] = issuer.token_of(
+            body.pop("cookie"), context=Context(**context), now_unix_s=int(time.time())
+        )
     return _offline(issuer, operation, body, context, **making)
 
 

@@ -66,7 +66,7 @@ class CounterOperations:
     def _existing(self, name: str) -> int:
         value = self._counters.get(name)
         if value is None:
-            raise NotFound(f"there is no counter {name!r}: `counter incr {name}` makes it")
+            raise NotFound(f"there is no counter {name!r}: `cyoloctl counter incr {name}` makes it")
         return value
 
     async def list(self, *, after: str | None, limit: int, consistency: str, timeout_s: float) -> CounterList:

@@ -25,6 +25,7 @@ from cyoloctl.routing.operations import RoutingOperations
 from cyoloctl.text import Json
 from cyoloctl.tokens import format as token_format
 from cyoloctl.tokens.format import DEFAULT_TTL_S
+from cyoloctl.tokens.issuer import MAX_COOKIES
 from cyoloctl.tokens.operations import TokenOperations
 
 __all__ = ["GatewayAdapter"]
@@ -41,8 +42,6 @@ _BROWSER = "browser"
 # The cookies of a session, the better one first: no other host of the site can set that one, and browsers
 # take it over TLS only (RFC 6265bis 4.1.3.2).
 _COOKIE_NAMES = ("__Host-cyolo-sid", "cyolo-sid")
-# More of one name are a flood, and each costs an opening.
-_MAX_COOKIES = 32
 _FORM_KEYS = (KeyState.PRIMARY, KeyState.ENABLED, KeyState.PENDING)
 
 
@@ -171,7 +170,7 @@ class GatewayAdapter:
                 continue
             values = token_format.cookie_values(cookie, cookie_name=name)
             values = [value for value in values if value.startswith(token_format.TOKEN_START)]
-            if len(values) > _MAX_COOKIES:
+            if len(values) > MAX_COOKIES:
                 raise TokenRejected(reason="too many cookies")
             found: list[tuple[Json, str]] = []
             for value in values:

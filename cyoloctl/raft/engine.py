@@ -222,7 +222,7 @@ class Engine:
         leader = self._replica.leader()
         if leader is None:
             return NoLeader(
-                f"no leader within {timeout_s:g} s: a majority of the voters must be up and connected"
+                f"no leader within {timeout_s:.1f} s: a majority of the voters must be up and connected"
             )
         return NoLeader(f"the leader {leader} did not answer within {timeout_s:g} s: try again")
 

@@ -83,7 +83,7 @@ class PeerCalls:
             leader = self._engine.leader()
             try:
                 if left <= 0:
-                    raise NoLeader(f"no leader within {timeout_s:g} s: a majority of the voters must be up")
+                    raise NoLeader(f"no leader within {timeout_s:.1f} s: a majority of the voters must be up")
                 if self._engine.is_leader():
                     return await here(**arguments, timeout_s=left)
                 if leader is not None:

@@ -10,6 +10,7 @@ from __future__ import annotations
 import re
 from base64 import urlsafe_b64decode
 from collections.abc import Callable, Mapping
+from contextlib import suppress
 from dataclasses import dataclass
 from functools import lru_cache
 from typing import Any
@@ -22,7 +23,10 @@ from cyoloctl.tokens.api import ITEMS
 from cyoloctl.tokens.format import ClockGuard, Session
 from cyoloctl.web.schema import REQUIRED
 
-__all__ = ["Context", "Issuer", "read_item", "refusal", "to_json"]
+__all__ = ["MAX_COOKIES", "Context", "Issuer", "read_item", "refusal", "to_json"]
+
+MAX_COOKIES = 32
+"""Cookies of one name in a header that are tried; a browser keeps fewer for a host."""
 
 
 _ITEMS = {operation: {field.name: field for field in fields} for operation, fields in ITEMS.items()}
@@ -190,6 +194,32 @@ class Issuer:
         self.counts["rejected"] -= 1
         self.counts["opened"] += 1
         return session
+
+    def token_of(self, cookie: str, *, context: Context, now_unix_s: int) -> str:
+        """The token in a Cookie header.
+
+        Among several cookies of the name the newest one that opens, since a neighbouring host or an older
+        path may have left the others.  Raises TokenRejected when there is none, or when they are of two
+        sessions, and as `open` does.
+        """
+        header = cookie[7:] if cookie[:7].lower() == "cookie:" else cookie
+        values = token_format.cookie_values(header, cookie_name=context.cookie_name)
+        if not values:
+            return token_format.cookie_value(cookie, cookie_name=context.cookie_name)  # or rather the reason
+        if len(values) == 1:
+            return values[0]
+        if len(values) > MAX_COOKIES:
+            raise TokenRejected(reason="too many cookies")
+        opened: list[tuple[Session, str]] = []
+        for value in values:
+            with suppress(TokenRejected):
+                opened.append(
+                    (self.open(value, context=context, now_unix_s=now_unix_s, revoked_too=True), value)
+                )
+        found = [one for one in opened if self._refuses(one[0]) is None] or opened
+        if len({session.sid for session, _ in found}) != 1:
+            raise TokenRejected(reason="cookies of two sessions" if found else "no cookie that opens")
+        return max(found, key=lambda one: (one[0].gen, one[0].exp))[1]
 
     def _refuse_lacking(self, token: str) -> None:
         """Unknown is not refused: a member that just joined must not end sessions that are good elsewhere."""

@@ -52,6 +52,13 @@ class TokenOperations:
     def _refuses(self, session: Session) -> str | None:
         return self._sessions.refuses(session.sid, session.gen, session.sub, session.iat)
 
+    def _token(self, token: str | None, cookie: str | None, context: Context) -> str:
+        if cookie is not None and token is None:
+            return self._issuer.token_of(cookie, context=context, now_unix_s=self._now_s())
+        if token is not None and cookie is None:
+            return token
+        raise InvalidInput("give a token or a cookie")
+
     def _now_s(self) -> int:
         return self._proposer.now_ms() // 1000
 
@@ -113,8 +120,8 @@ class TokenOperations:
     ) -> Json:
         await self._ensure_fresh(require_quorum, timeout_s)
         try:
-            found = _token(token, cookie, cookie_name)
             context = Context(cookie_name, audience)
+            found = self._token(token, cookie, context)
             return self._issuer.inspect(found, context=context, now_unix_s=self._now_s())
         except TokenRejected as error:
             if explain and error.reason:
@@ -138,7 +145,7 @@ class TokenOperations:
         await self._ensure_fresh(False, timeout_s)
         context = Context(cookie_name, audience)
         now_s = self._now_s()
-        given = _token(token, cookie, cookie_name)
+        given = self._token(token, cookie, context)
         # Without keep_previous the replicated machine judges: a repetition of this very request must pass.
         session = self._issuer.open(
             given,
@@ -193,10 +200,11 @@ class TokenOperations:
         timeout_s: float,
     ) -> Json:
         await self._ensure_fresh(require_quorum, timeout_s)
+        context = Context(cookie_name, audience)
         return self._issuer.refresh(
-            _token(token, cookie, cookie_name),
+            self._token(token, cookie, context),
             ttl_s=ttl_s,
-            context=Context(cookie_name, audience),
+            context=context,
             now_unix_s=self._now_s(),
             set_cookie=set_cookie,
         )
@@ -227,9 +235,10 @@ class TokenOperations:
         until_ms = None
         if sid is None:
             await self._proposer.caught_up(timeout_s=timeout_s)
+            context = Context(cookie_name, audience)
             session = self._issuer.open(
-                _token(token, cookie, cookie_name),
-                context=Context(cookie_name, audience),
+                self._token(token, cookie, context),
+                context=context,
                 now_unix_s=self._now_s(),
                 revoked_too=True,
             )
@@ -320,12 +329,6 @@ def _names(unset: list[Any]) -> list[str]:
     if not all(type(name) is str for name in unset):
         raise InvalidInput("unset is a list of the names of claims")
     return unset
-
-
-def _token(token: str | None, cookie: str | None, cookie_name: str) -> str:
-    if (token is None) == (cookie is None):
-        raise InvalidInput("give a token or a cookie")
-    return token_format.cookie_value(cookie, cookie_name=cookie_name) if cookie is not None else str(token)
 
 
 def _row(revocation: Revocation) -> Json:

@@ -405,8 +405,8 @@ def test_every_rejected_token_has_one_message_and_status_77(nodes: list[Node]) -
     seen = {name: node.cli("token", "inspect", stdin=text) for name, text in inputs.items()}
     seen["other cookie"] = node.cli("token", "inspect", "--cookie-name", "other", stdin=token)
     seen["other audience"] = node.cli("token", "inspect", "--audience", "host-1", stdin=token)
-    seen["cookie twice"] = node.cli(
-        "token", "inspect", "--cookie", stdin=f"Cookie: cyolo-sid={token}; cyolo-sid={token}"
+    seen["two sessions"] = node.cli(
+        "token", "inspect", "--cookie", stdin=f"Cookie: cyolo-sid={token}; cyolo-sid={mint(node)}"
     )
     seen["no cookie"] = node.cli("token", "inspect", "--cookie", stdin=f"other={token}")
     seen["refresh"] = node.cli("token", "refresh", stdin=_turned(token))
@@ -419,15 +419,21 @@ def test_every_rejected_token_has_one_message_and_status_77(nodes: list[Node]) -
     assert_refused(explained, 77, "revoked")
 
 
-def test_inspect_takes_a_cookie_header_with_exactly_one_such_cookie(nodes: list[Node]) -> None:
+def test_cookie_header_gives_the_cookie_that_opens_and_refuses_two_sessions(nodes: list[Node]) -> None:
     token = mint(nodes[0])
     header = f"Cookie: theme=dark; cyolo-sid={token}; lang=de"
     shown = nodes[1].cli("token", "inspect", "--cookie", "-o", "json", stdin=header)
     assert json.loads(shown.stdout)["sub"] == "zoe"
     assert call(nodes[1], "token_inspect", cookie=header.removeprefix("Cookie: "))["sub"] == "zoe"
-    for cookie in (f"cyolo-sid={token}; cyolo-sid=x", f"cyolo-sid={token}; cyolo-sid={token}", "", "a=b"):
+    for cookie in (f"cyolo-sid={token}; cyolo-sid={mint(nodes[0])}", "cyolo-sid=x; cyolo-sid=y", "", "a=b"):
         assert rejected(nodes[1], "token_inspect", cookie=cookie)
         assert rejected(nodes[1], "token_update", cookie=cookie)
+    newer = call(nodes[1], "token_update", cookie=f"cyolo-sid=x; cyolo-sid={token}", set={"a": 1})["token"]
+    for cookie in (f"cyolo-sid={newer}; cyolo-sid={newer}", f"cyolo-sid={token}; cyolo-sid={newer}"):
+        assert call(nodes[1], "token_inspect", cookie=cookie)["claims"] == {"a": 1}
+    revoked = nodes[1].cli("token", "revoke", "--cookie", stdin=f"cyolo-sid=x; cyolo-sid={newer}")
+    assert revoked.returncode == 0, revoked.stderr
+    assert rejected(nodes[1], "token_inspect", cookie=f"cyolo-sid={newer}; cyolo-sid=x")
 
 
 def test_set_cookie_of_a_host_prefixed_name_keeps_the_rules_of_the_prefix(nodes: list[Node]) -> None:
