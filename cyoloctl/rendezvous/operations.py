@@ -229,7 +229,7 @@ class RendezvousOperations:
             for number in range(_DRAWS):
                 beginning = _begin(draw, number, public_key)
                 if self._was_begun(beginning, public_key):
-                    return self._started(beginning)
+                    return self._started(beginning, kind, data)
         for number in range(_DRAWS):
             beginning = _begin(draws[0], number, public_key)
             if request_id is not None and self._was_begun(beginning, public_key):
@@ -259,7 +259,7 @@ class RendezvousOperations:
                 # Only a taken code is drawn again; any other conflict goes to the caller.
                 if type(error) is not Conflict or number == _DRAWS - 1:
                     raise
-        return self._started(beginning)
+        return self._started(beginning, kind, data)
 
     def _was_begun(self, beginning: _Beginning, public_key: str | None) -> bool:
         """Whether the record is that of this very request.
@@ -271,10 +271,12 @@ class RendezvousOperations:
             public_key is None or record.user_code_sha256 == codes.hash_user_code(beginning.user_code)
         )
 
-    def _started(self, beginning: _Beginning) -> Json:
+    def _started(self, beginning: _Beginning, kind: str, data: Json) -> Json:
         record, user_code = self._records.get(beginning.id, self._now_ms()), beginning.user_code
         if record is None:  # the answer to the request id outlived the tombstone
             raise Conflict("the request id began a rendezvous that ended long ago: use a new one")
+        if (record.kind, record.data) != (kind, data):
+            raise Conflict("the request id began another rendezvous: use a new one for this command")
         page = self._page_url(record.node)
         return {
             "id": record.id,

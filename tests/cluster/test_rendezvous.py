@@ -394,6 +394,9 @@ def test_start_with_a_request_id_begins_one_record_across_nodes_and_restarts(clu
     cluster.start_all()
     cluster.wait_healthy()
     assert same(first, nodes[2].json("rendezvous", "start", "--kind", "mfa", "--request-id", "job-1"))
+    for other in ({"kind": "door"}, {"data": {"x": "1"}}):
+        with pytest.raises(Conflict, match="began another rendezvous"):
+            call(nodes[1], "rendezvous_start", **{"kind": "mfa", "request_id": "job-1", **other})
     # A new primary key makes other ids, and still the same request is known.
     call(nodes[0], "key_rotate", timeout_s=20.0)
     for node in nodes:
