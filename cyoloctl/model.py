@@ -204,4 +204,19 @@ def parse_dialable_address(text: str, what: str = "address") -> Address:
             f"{what} {str(address)!r} is not valid: nobody can dial a wildcard; use an address "
             "at which others reach this node"
         )
+    if _is_for_many(address.host):
+        raise InvalidInput(
+            f"{what} {str(address)!r} is not valid: a multicast or broadcast address is no single host; "
+            "use an address at which others reach this node"
+        )
     return address
+
+
+def _is_for_many(host: str) -> bool:
+    import ipaddress
+
+    try:
+        address = ipaddress.ip_address(host)
+    except ValueError:
+        return False
+    return address.is_multicast or str(address) == "255.255.255.255"

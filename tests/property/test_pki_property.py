@@ -33,7 +33,10 @@ TEXT = join_token.encode_token(TOKEN)
 REQUEST = make_request("n2", ID)
 
 names = st.from_regex(NAME_PATTERN, fullmatch=True).map(NodeName)
-hosts = st.one_of(names, st.ip_addresses().map(str)).filter(lambda host: not is_wildcard(host))
+addresses_of_one = st.ip_addresses().filter(
+    lambda one: not one.is_multicast and str(one) != "255.255.255.255"
+)
+hosts = st.one_of(names, addresses_of_one.map(str)).filter(lambda host: not is_wildcard(host))
 addresses = st.builds(Address, hosts, st.integers(1, 65535))
 configs = st.builds(
     Config,

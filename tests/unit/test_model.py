@@ -76,3 +76,9 @@ def test_dialable_address_of_one_machine_is_taken(host: str) -> None:
 )
 def test_two_spellings_of_an_address_are_the_same_place(one: str, other: str, same: bool) -> None:
     assert same_place(parse_address(one), parse_address(other)) is same
+
+
+@pytest.mark.parametrize("host", ["224.0.0.1", "255.255.255.255", "[ff02::1]"])
+def test_dialable_address_is_one_host(host: str) -> None:
+    with pytest.raises(InvalidInput, match="no single host"):
+        parse_dialable_address(f"{host}:7700")
