@@ -1,7 +1,7 @@
 """Generate every file that is made from the program: `make generate`.
 
 The CLI reference with the exit statuses (docs/cli.md), the manual page (man/cyoloctl.1)
-and the shell completions (completions/*, and again in the package) come from the command
+and the shell completions (completions/*, which the package links to) come from the command
 tree, the description of the API (cyoloctl/control/openapi.json) from the table of routes.
 
 ``python -m tools.generate`` writes them below the current directory;
@@ -466,12 +466,7 @@ def files() -> dict[Path, str]:
     tree = list(commands())
     return {
         Path("docs/cli.md"): reference(tree),
-        # For packagers, and inside the package for `cyoloctl completion`.
-        **{
-            Path(folder) / SCRIPTS[writer.__name__]: writer(tree)
-            for folder in ("completions", "cyoloctl/cli/completions")
-            for writer in (bash, zsh, fish)
-        },
+        **{Path("completions") / SCRIPTS[writer.__name__]: writer(tree) for writer in (bash, zsh, fish)},
         Path(f"man/{PROGRAM}.1"): manual(tree),
         Path("cyoloctl/control/openapi.json"): json.dumps(openapi(), indent=2) + "\n",
     }
