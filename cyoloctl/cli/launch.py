@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from cyoloctl.errors import ConfigError, CyoloctlError, InternalError, Unavailable, error_from_code
+from cyoloctl.errors import ConfigError, Conflict, CyoloctlError, InternalError, Unavailable, error_from_code
 from cyoloctl.paths import LOG_NAME, check_ownership, file_error
 from cyoloctl.process import child_command, child_environment
 
@@ -140,12 +140,16 @@ def start_node(
 
     It runs in /, with the code of this process and without PYTHON* variables.
 
-    Raises ConfigError when the directory holds no node or cannot be written, StorageError.
+    Raises Conflict while it runs, ConfigError when the directory holds no node or cannot be written,
+    StorageError.
     """
     from cyoloctl.node.logs import open_log
 
     require_node(data_dir)
     check_ownership(data_dir)  # before a file is made that its owner could not use
+    running = process_of(data_dir)
+    if running is not None:  # before anything is written into its log
+        raise Conflict(f"the node in {data_dir} runs already, as process {running}")
     log = data_dir / LOG_NAME
     try:
         log_fd = open_log(str(log))

@@ -160,7 +160,7 @@ def test_node_start_in_the_background_returns_when_it_serves_and_stop_when_it_is
     assert capsys.readouterr().out == "1\n"
     # A second one is told why it cannot run.
     assert main(["node", "start", "-d", node, "--background"]) == Conflict.exit_status
-    assert "use" in capsys.readouterr().err
+    assert f"runs already, as process {pid}" in capsys.readouterr().err
     assert main(["node", "stop", "-d", node]) == 0
     os.waitpid(pid, 0)  # a child of this process, as the command ran inside it
     assert processes_of(directory) == []
