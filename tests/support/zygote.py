@@ -12,6 +12,7 @@ import importlib
 import json
 import os
 import pkgutil
+import select
 import signal
 import subprocess
 import sys
@@ -33,6 +34,7 @@ NOBODY = 65534
 
 
 _WAITS_S = 0.1
+_LOOK_S = 0.001
 """A child that has slept for so long, without any work, waits."""
 
 
@@ -176,22 +178,22 @@ def _wait(pid: int, case: Mapping[str, Any]) -> int:
     deadline = time.monotonic() + case["limit_s"]
     to_terminate = case["terminate"]
     seen, since = _seen(pid), time.monotonic()
-    while True:
-        found, status = os.waitpid(pid, os.WNOHANG)
-        if found:
-            return os.waitstatus_to_exitcode(status)
-        if to_terminate:
-            before, seen = seen, _seen(pid)
-            if seen != before or not seen.startswith("S"):
-                since = time.monotonic()
-            elif time.monotonic() - since > _WAITS_S:
-                os.kill(pid, signal.SIGTERM)
-                to_terminate = False
-        if time.monotonic() > deadline:
-            os.kill(pid, signal.SIGKILL)
-            os.waitpid(pid, 0)
-            return -1000
-        time.sleep(0.001)
+    with open(os.pidfd_open(pid), "rb", buffering=0) as ended:  # readable once the child has ended
+        while True:
+            left = max(0.0, deadline - time.monotonic())
+            if select.select([ended], [], [], min(_LOOK_S, left) if to_terminate else left)[0]:
+                return os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1])
+            if time.monotonic() > deadline:
+                os.kill(pid, signal.SIGKILL)
+                os.waitpid(pid, 0)
+                return -1000
+            if to_terminate:
+                before, seen = seen, _seen(pid)
+                if seen != before or not seen.startswith("S"):
+                    since = time.monotonic()
+                elif time.monotonic() - since > _WAITS_S:
+                    os.kill(pid, signal.SIGTERM)
+                    to_terminate = False
 
 
 def _seen(pid: int) -> str:
