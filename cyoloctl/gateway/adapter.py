@@ -25,7 +25,6 @@ from cyoloctl.routing.operations import RoutingOperations
 from cyoloctl.text import Json
 from cyoloctl.tokens import format as token_format
 from cyoloctl.tokens.format import DEFAULT_TTL_S
-from cyoloctl.tokens.issuer import MAX_COOKIES
 from cyoloctl.tokens.operations import TokenOperations
 
 __all__ = ["GatewayAdapter"]
@@ -168,12 +167,8 @@ class GatewayAdapter:
         for name in _COOKIE_NAMES:
             if name not in cookie:  # the usual case waits for nothing
                 continue
-            values = token_format.cookie_values(cookie, cookie_name=name)
-            values = [value for value in values if value.startswith(token_format.TOKEN_START)]
-            if len(values) > MAX_COOKIES:
-                raise TokenRejected(reason="too many cookies")
             found: list[tuple[Json, str]] = []
-            for value in values:
+            for value in token_format.token_cookies(cookie, cookie_name=name):
                 # By this node's copy first: what does not open costs the cluster nothing.
                 with suppress(TokenRejected):
                     found.append(

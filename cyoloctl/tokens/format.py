@@ -48,6 +48,7 @@ __all__ = [
     "DEFAULT_TTL_S",
     "LEEWAY_S",
     "MAX_AGE_S",
+    "MAX_COOKIES",
     "MAX_TOKEN_CHARACTERS",
     "TOKEN_START",
     "ClockGuard",
@@ -61,6 +62,7 @@ __all__ = [
     "refresh",
     "seal",
     "set_cookie",
+    "token_cookies",
     "update",
 ]
 
@@ -69,7 +71,8 @@ DEFAULT_MAX_AGE_S = 28_800
 MAX_AGE_S = 400 * 86_400  # browsers keep no cookie longer (RFC 6265bis 5.5); revocations are kept as long
 LEEWAY_S = 60
 MAX_TOKEN_CHARACTERS = 3_800
-
+MAX_COOKIES = 32
+"""Cookies of one name in a header that are tried; a browser keeps fewer for a host."""
 TOKEN_START = "VAH8"
 """The first characters of every token of this version: format, version and the first byte of a key id."""
 
@@ -588,6 +591,18 @@ def cookie_values(header: str, *, cookie_name: str) -> list[str]:
     pairs = (pair.lstrip(" \t").partition("=") for pair in header.split(";"))
     found = (value for name, equals, value in pairs if name == cookie_name and equals)
     return list(dict.fromkeys(value for value in found if _could_be_token(value)))
+
+
+def token_cookies(header: str, *, cookie_name: str) -> list[str]:
+    """Those of `cookie_values` that begin as tokens do, for whoever opens them.
+
+    Raises TokenRejected for more than MAX_COOKIES too: that is a flood, and each costs an opening.
+    """
+    values = cookie_values(header, cookie_name=cookie_name)
+    values = [value for value in values if value.startswith(TOKEN_START)]
+    if len(values) > MAX_COOKIES:
+        raise TokenRejected(reason="too many cookies")
+    return values
 
 
 def _could_be_token(value: str) -> bool:

@@ -23,10 +23,7 @@ from cyoloctl.tokens.api import ITEMS
 from cyoloctl.tokens.format import ClockGuard, Session
 from cyoloctl.web.schema import REQUIRED
 
-__all__ = ["MAX_COOKIES", "Context", "Issuer", "read_item", "refusal", "to_json"]
-
-MAX_COOKIES = 32
-"""Cookies of one name in a header that are tried; a browser keeps fewer for a host."""
+__all__ = ["Context", "Issuer", "read_item", "refusal", "to_json"]
 
 
 _ITEMS = {operation: {field.name: field for field in fields} for operation, fields in ITEMS.items()}
@@ -203,13 +200,11 @@ class Issuer:
         sessions, and as `open` does.
         """
         header = cookie[7:] if cookie[:7].lower() == "cookie:" else cookie
-        values = token_format.cookie_values(header, cookie_name=context.cookie_name)
+        values = token_format.token_cookies(header, cookie_name=context.cookie_name)
         if not values:
             return token_format.cookie_value(cookie, cookie_name=context.cookie_name)  # or rather the reason
         if len(values) == 1:
             return values[0]
-        if len(values) > MAX_COOKIES:
-            raise TokenRejected(reason="too many cookies")
         opened: list[tuple[Session, str]] = []
         for value in values:
             with suppress(TokenRejected):
