@@ -23,7 +23,7 @@ INPUTS := pyproject.toml cyoloctl/__init__.py
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help demo install dev test pytest lint format types generate screenshots faults fuzz bench bench-tokens sim clean distclean
+.PHONY: help demo install dev test pytest lint format types generate screenshots faults fuzz bench bench-tokens sim mutants clean distclean
 
 help: ## this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-12s %s\n", $$1, $$2 }' Makefile
@@ -71,6 +71,9 @@ faults: $(DEV) ## three, then five real nodes under faults, checked (root); SECO
 
 fuzz: $(FUZZ) ## coverage-guided fuzzing of every decoder (atheris); SECONDS=60 for all together
 	@$(BIN)/python -m tests.fuzz.atheris_run --seconds $(SECONDS) $(ARGS)
+
+mutants: $(DEV) ## plant faults, one at a time, that tests must catch: those of changed modules; ARGS="--all", ARGS="raft"
+	@$(BIN)/python -m tests.mutants $(or $(ARGS),--changed)
 
 bench: $(DEV) ## measure beside etcd on this machine (apt-get install etcd-server); ARGS="--help"
 	$(BIN)/python -m benchmarks.compare $(ARGS)
