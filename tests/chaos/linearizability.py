@@ -1,82 +1,140 @@
-"""Is a history of increments and reads of counters linearizable?
+"""Is a history of operations on counters, registers or a map linearizable?
 
 Wing and Gong's search in the form of Lowe ("Testing for linearizability",
-2017): just-in-time linearization, one counter at a time.  A history is
-linearizable if and only if its restriction to each counter is (Herlihy and
-Wing's locality; Lowe calls it partitioning), so each is searched by itself.
+2017): just-in-time linearization, one key at a time.  A history is
+linearizable if and only if its restriction to each key is (Herlihy and Wing's
+locality; Lowe calls it partitioning), so each is searched by itself.
 
 The search walks through starts and returns in order of time and keeps every
-state in which the counter may be.  An operation need not take effect before
-some operation is about to return, so only returns branch.  An operation whose
+state in which the key may be.  An operation need not take effect before some
+operation is about to return, so only returns branch.  An operation whose
 outcome is unknown never returns: it may take effect at any time after its
-start, or never.
+start, or never.  One that was refused never takes effect.
 
-Three facts about counters keep the search small; each is argued where it is
-used and the whole is compared with trying every order in the tests:
+What the operations mean is a `Model`: `COUNTER`, `REGISTER` and `MAP` are
+here.  Four facts keep the search small; each is argued where it is used, and
+the whole is compared with trying every order in the tests:
 
 - a read that fits the present state is taken at once;
-- unknown increments of the same size are interchangeable, so they are counted,
-  not told apart;
-- increments are positive, so a state above what an operation returned is dead.
+- unknown operations that ask the same are interchangeable, so they are
+  counted, not told apart;
+- an unknown operation that would change nothing need not happen;
+- increments are positive, so a counter above what an operation returned is dead.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Hashable, Iterable, Sequence
 from dataclasses import dataclass
 from itertools import groupby
+from typing import Literal
 
-__all__ = ["Op", "Verdict", "check", "check_counter"]
+__all__ = ["COUNTER", "MAP", "REGISTER", "Model", "Op", "Verdict", "check", "check_key"]
+
+_State = Hashable
 
 
 @dataclass(frozen=True, slots=True)
 class Op:
-    """An operation on one counter.
+    """An operation on one key.
 
-    by: what an increment adds, at least 1; 0 for a read.
-    value: what it returned (an increment returns the new value); None when the
-    outcome is unknown.
+    call, given: what was asked, as the model knows it.  answer: with outcome ok.
     start_s, end_s: when it was sent and answered, on one monotonic clock; end_s
-    is infinite when the outcome is unknown.
-    label: for the reader of a report.
+    is infinite when the outcome is unknown.  label: for the reader of a report.
     """
 
-    counter: str
-    by: int
-    value: int | None
+    key: str
+    call: str
+    given: tuple[_State, ...]
+    answer: object
     start_s: float
     end_s: float
+    outcome: Literal["ok", "refused", "unknown"] = "ok"
     label: str = ""
 
     def __post_init__(self) -> None:
-        if self.by < 0:
+        if self.call == "add" and not (isinstance(self.given[0], int) and self.given[0] > 0):
             raise ValueError("increments must be positive: the search relies on it")
-        if (self.value is None) != math.isinf(self.end_s):
-            raise ValueError("an operation has an end exactly when it has a value")
+        if (self.outcome == "unknown") != math.isinf(self.end_s):
+            raise ValueError("an operation has an end exactly when its outcome is known")
         if self.end_s < self.start_s:
             raise ValueError("an operation cannot end before it starts")
 
     def __str__(self) -> str:
-        what = f"add {self.by}" if self.by else "get"
-        seen = "unknown" if self.value is None else f"-> {self.value}"
-        end = "          " if self.value is None else f"{self.end_s:10.4f}"
-        return f"{self.start_s:10.4f} {end}  {self.counter} {what} {seen}  {self.label}"
+        seen = f"-> {self.answer}" if self.outcome == "ok" else self.outcome
+        end = "          " if self.outcome == "unknown" else f"{self.end_s:10.4f}"
+        what = " ".join((self.call, *map(str, self.given)))
+        return f"{self.start_s:10.4f} {end}  {self.key} {what} {seen}  {self.label}"
+
+
+@dataclass(frozen=True, slots=True)
+class Model:
+    """What the operations on one key mean.
+
+    initial: the state at first.  apply: state, call and arguments to the next
+    state and the answer; pure.  reads: whether an answered operation changes
+    no state at all.  may_become: False when no state that follows this one
+    can give the answer of that operation.
+    """
+
+    initial: _State
+    apply: Callable[[_State, str, tuple[_State, ...]], tuple[_State, object]]
+    reads: Callable[[Op], bool]
+    may_become: Callable[[_State, Op], bool] = lambda state, op: True
+
+
+def _count(state: _State, call: str, given: tuple[_State, ...]) -> tuple[_State, object]:
+    """get; add BY, which answers with the new value."""
+    assert isinstance(state, int)
+    if call == "get":
+        return state, state
+    assert call == "add"
+    assert isinstance(given[0], int)
+    return state + given[0], state + given[0]
+
+
+def _register(state: _State, call: str, given: tuple[_State, ...]) -> tuple[_State, object]:
+    """read; write VALUE; cas OLD NEW, which answers whether it found the old value."""
+    if call == "read":
+        return state, state
+    if call == "write":
+        return given[0], None
+    assert call == "cas"
+    old, new = given
+    return (new, True) if state == old else (state, False)
+
+
+def _one_of_a_map(state: _State, call: str, given: tuple[_State, ...]) -> tuple[_State, object]:
+    """get; put VALUE; cas OLD NEW; delete, which answers whether the key was there.  None: it is not."""
+    if call == "delete":
+        return None, state is not None
+    return _register(state, {"get": "read", "put": "write"}.get(call, call), given)
+
+
+def _only_reads(op: Op) -> bool:
+    return op.call in ("get", "read") or (op.call in ("cas", "delete") and op.answer is False)
+
+
+COUNTER = Model(0, _count, _only_reads, lambda state, op: state <= op.answer)  # type: ignore[operator]
+REGISTER = Model(None, _register, _only_reads)
+MAP = Model(None, _one_of_a_map, _only_reads)
+"""One key of it: a map is linearizable when each of its keys is."""
 
 
 @dataclass(frozen=True, slots=True)
 class Verdict:
-    """Result of the search for one counter.
+    """Result of the search for one key.
 
     offender: the operation that no order explains, None when the history is
-    linearizable.  possible: the values that the counter may have had just
+    linearizable.  possible: the states that the key may have had just
     before it returned.  excerpt: the operations around it.
     """
 
-    counter: str
+    key: str
     operations: int
     offender: Op | None = None
-    possible: tuple[int, ...] = ()
+    possible: tuple[_State, ...] = ()
     excerpt: tuple[Op, ...] = ()
 
     @property
@@ -86,44 +144,42 @@ class Verdict:
     def explain(self) -> str:
         """The violation for people, or one line that there is none."""
         if self.offender is None:
-            return f"{self.counter}: {self.operations} operations, linearizable"
+            return f"{self.key}: {self.operations} operations, linearizable"
         lines = [
-            f"{self.counter}: NOT LINEARIZABLE: no order explains this operation:",
+            f"{self.key}: NOT LINEARIZABLE: no order explains this operation:",
             f"    {self.offender}",
-            f"just before it returned the counter could only be {list(self.possible)}; around it:",
+            f"just before it returned it could only be {list(self.possible)}; around it:",
             *(f"  {'>' if op is self.offender else ' '} {op}" for op in self.excerpt),
         ]
         return "\n".join(lines)
 
 
-# What may have happened so far: the counter's value, which of the open operations have taken
-# effect (by position in the history), and how many unknown increments of each size have.
-_Config = tuple[int, frozenset[int], tuple[int, ...]]
+# What may have happened so far: the state, which of the open operations have taken effect (by
+# position in the history), and how many unknown operations of each kind have.
+_Config = tuple[_State, frozenset[int], tuple[int, ...]]
 
 
-def check(history: Iterable[Op]) -> list[Verdict]:
-    """One verdict per counter, by name.  Every counter begins at 0."""
-    ordered = sorted(history, key=lambda op: op.counter)
-    return [check_counter(list(ops)) for _, ops in groupby(ordered, key=lambda op: op.counter)]
+def check(history: Iterable[Op], model: Model = COUNTER) -> list[Verdict]:
+    """One verdict per key, by name."""
+    ordered = sorted(history, key=lambda op: op.key)
+    return [check_key(list(ops), model) for _, ops in groupby(ordered, key=lambda op: op.key)]
 
 
-def check_counter(history: Sequence[Op], *, initial: int = 0) -> Verdict:
-    """The verdict on the operations of one counter, in any order.
+def check_key(history: Sequence[Op], model: Model = COUNTER) -> Verdict:
+    """The verdict on the operations of one key, in any order.
 
     Operations that touch in time (one ends when the other starts) count as
     concurrent, which can only miss a violation, never invent one.
-    Raises ValueError for operations on several counters.
+    Raises ValueError for operations on several keys.
     """
-    names = {op.counter for op in history}
+    names = {op.key for op in history}
     if len(names) > 1:
-        raise ValueError(f"operations on several counters: {sorted(names)}")
-    # A read without an answer says nothing.
-    ops = sorted((op for op in history if op.by or op.value is not None), key=lambda op: op.start_s)
-    sizes = sorted({op.by for op in ops if op.value is None})
+        raise ValueError(f"operations on several keys: {sorted(names)}")
+    ops = sorted((op for op in history if op.outcome != "refused"), key=lambda op: op.start_s)
     events = [(op.start_s, 0, position) for position, op in enumerate(ops)]
-    events += [(op.end_s, 1, position) for position, op in enumerate(ops) if op.value is not None]
-    search = _Search(ops, sizes)
-    configs: set[_Config] = {(initial, frozenset(), (0,) * len(sizes))}
+    events += [(op.end_s, 1, position) for position, op in enumerate(ops) if op.outcome == "ok"]
+    search = _Search(ops, model)
+    configs = search.initial()
     for _, returns, position in sorted(events):
         if not returns:
             search.begin(position)
@@ -131,66 +187,72 @@ def check_counter(history: Sequence[Op], *, initial: int = 0) -> Verdict:
         after = search.end(position, configs)
         if not after:
             return Verdict(
-                counter=ops[position].counter,
+                key=ops[position].key,
                 operations=len(history),
                 offender=ops[position],
-                possible=tuple(sorted({value for value, _, _ in configs})),
+                possible=tuple(sorted({state for state, _, _ in configs}, key=lambda s: (str(type(s)), s))),
                 excerpt=_excerpt(ops, position),
             )
         configs = after
-    return Verdict(counter=next(iter(names), ""), operations=len(history))
+    return Verdict(key=next(iter(names), ""), operations=len(history))
 
 
 class _Search:
     """The open operations, and the step over one return."""
 
-    def __init__(self, ops: Sequence[Op], sizes: Sequence[int]) -> None:
-        self._ops = ops
-        self._sizes = sizes
+    def __init__(self, ops: Sequence[Op], model: Model) -> None:
+        self._ops, self._model = ops, model
         self._open: set[int] = set()
-        # Unknown increments of each size that have started.
-        self._started = [0] * len(sizes)
+        self._open_reads: set[int] = set()
+        # Unknown operations of each kind, and how many of it have started.
+        self._kinds = list(dict.fromkeys((op.call, op.given) for op in ops if op.outcome == "unknown"))
+        self._started = [0] * len(self._kinds)
+
+    def initial(self) -> set[_Config]:
+        return {(self._model.initial, frozenset(), (0,) * len(self._kinds))}
 
     def begin(self, position: int) -> None:
         op = self._ops[position]
-        if op.value is None:
-            self._started[self._sizes.index(op.by)] += 1
+        if op.outcome == "unknown":
+            self._started[self._kinds.index((op.call, op.given))] += 1
         else:
-            self._open.add(position)
+            (self._open_reads if self._model.reads(op) else self._open).add(position)
 
     def end(self, position: int, configs: set[_Config]) -> set[_Config]:
         """Every configuration after the return; none when no order explains it."""
-        target = self._ops[position].value
-        assert target is not None
+        ops, apply, may_become = self._ops, self._model.apply, self._model.may_become
+        target = ops[position]
         after: set[_Config] = set()
         seen: set[_Config] = set()
         todo = list(configs)
         while todo:
-            value, done, used = config = todo.pop()
+            state, done, used = config = todo.pop()
             if config in seen:
                 continue
             seen.add(config)
             # A read that fits changes nothing: having taken it leaves every later choice open.
             done = done.union(
                 other
-                for other in self._open
-                if not self._ops[other].by and self._ops[other].value == value and other not in done
+                for other in self._open_reads - done
+                if apply(state, ops[other].call, ops[other].given)[1] == ops[other].answer
             )
             if position in done:
-                after.add((value, done - {position}, used))
+                after.add((state, done - {position}, used))
                 continue
             for other in self._open - done:
-                op = self._ops[other]
-                assert op.value is not None
-                if op.by and value + op.by == op.value <= target:
-                    todo.append((op.value, done | {other}, used))
-            # Of the unknown increments of one size, taking the one that started first is as
-            # good as any: another could be exchanged with it in every order.
-            for which, size in enumerate(self._sizes):
-                if used[which] < self._started[which] and value + size <= target:
-                    more = (*used[:which], used[which] + 1, *used[which + 1 :])
-                    todo.append((value + size, done, more))
+                op = ops[other]
+                then, answer = apply(state, op.call, op.given)
+                if answer == op.answer and may_become(then, target):
+                    todo.append((then, done | {other}, used))
+            # Of the unknown operations of one kind, taking the one that started first is as good
+            # as any: another could be exchanged with it in every order.
+            for which, (call, given) in enumerate(self._kinds):
+                if used[which] < self._started[which]:
+                    then, _ = apply(state, call, given)
+                    if then != state and may_become(then, target):
+                        todo.append((then, done, (*used[:which], used[which] + 1, *used[which + 1 :])))
         self._open.discard(position)
+        self._open_reads.discard(position)
         return after
 
 
@@ -199,6 +261,6 @@ def _excerpt(ops: Sequence[Op], position: int, around: int = 12) -> tuple[Op, ..
     offender = ops[position]
     before = sorted((op for op in ops if op.end_s < offender.start_s), key=lambda op: op.end_s)[-around:]
     overlap = [op for op in ops if op.start_s <= offender.end_s and op.end_s >= offender.start_s]
-    known = [op for op in overlap if op.value is not None]
-    unknown = [op for op in overlap if op.value is None][-around:]
+    known = [op for op in overlap if op.outcome == "ok"]
+    unknown = [op for op in overlap if op.outcome == "unknown"][-around:]
     return tuple(sorted({*before, *known, *unknown}, key=lambda op: op.start_s))

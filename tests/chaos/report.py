@@ -1,4 +1,4 @@
-"""Files that a run leaves: summary.json, report.md, latency.svg, history.jsonl."""
+"""Files that a run leaves: summary.json, report.md, latency.svg, history.jsonl, history.edn."""
 
 from __future__ import annotations
 
@@ -47,6 +47,7 @@ def write_report(directory: Path, history: History, outcome: Outcome) -> dict[st
     """Write the files; returns the summary."""
     directory.mkdir(parents=True, exist_ok=True)
     history.write(directory / "history.jsonl")
+    history.write_edn(directory / "history.edn")
     summary = _summary(history, outcome)
     (directory / "summary.json").write_text(json.dumps(summary, indent=2) + "\n")
     (directory / "latency.svg").write_text(latency_svg(history.records, outcome.events))
@@ -79,7 +80,7 @@ def _summary(history: History, outcome: Outcome) -> dict[str, Any]:
         "latency_ms": at,
         "longest_without_answer_s": round(_longest_gap(records), 2),
         "faults": dict(sorted(Counter(event.fault for event in outcome.events).items())),
-        "linearizable": {verdict.counter: verdict.linearizable for verdict in outcome.verdicts},
+        "linearizable": {verdict.key: verdict.linearizable for verdict in outcome.verdicts},
         "exactly_once": outcome.exactly_once,
         "promises": outcome.promises,
         "snapshots": outcome.snapshots,
@@ -116,10 +117,7 @@ def _markdown(summary: dict[str, Any], outcome: Outcome) -> str:
         "",
         "| counter | operations | linearizable |",
         "|---|---|---|",
-        *(
-            f"| {v.counter} | {v.operations} | {'yes' if v.linearizable else 'NO'} |"
-            for v in outcome.verdicts
-        ),
+        *(f"| {v.key} | {v.operations} | {'yes' if v.linearizable else 'NO'} |" for v in outcome.verdicts),
         "",
         "| counter | distinct ids acknowledged | value at the end | after all restarted | exactly once |",
         "|---|---|---|---|---|",

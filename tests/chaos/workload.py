@@ -72,7 +72,7 @@ def read(
     """
     record = history.open(client, counter, 0, "-")
     if _send(record, history, name, endpoint, timeout_s, stale=stale) != "ok":
-        record.outcome = "refused"
+        record.refuse(history.now())  # a read has no effect, whatever became of it
     return record.value
 
 
@@ -173,4 +173,7 @@ class Clients:
                 return
             doubtful = doubtful or answer == "unknown"
         # Refused now says nothing about the time that it was sent before.
-        record.outcome = "unknown" if doubtful else "refused"
+        if doubtful:
+            record.outcome = "unknown"
+        else:
+            record.refuse(self._history.now())
