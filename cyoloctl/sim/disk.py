@@ -60,6 +60,10 @@ class Disk:
         self.full = self.fail_sync = False
         self.sync_s = _SYNC_S
 
+    def is_sound(self) -> bool:
+        """True while no fault is on it."""
+        return not self.full and not self.fail_sync and self.sync_s == _SYNC_S
+
     def record(self) -> Record:
         """The record in the durable journal."""
         return self.journal.record()

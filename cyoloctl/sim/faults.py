@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import random
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from typing import Any
 
 from cyoloctl.errors import CyoloctlError
 from cyoloctl.model import RaftId, is_in_memory
 from cyoloctl.raft.vendor import NO_OP
+from cyoloctl.sim.liveness import HANDOVER
 from cyoloctl.sim.node import Node
 from cyoloctl.sim.world import World
 
@@ -27,7 +28,8 @@ _JOINERS = 4
 class Faults:
     """Injects the named faults into a world, as long as it is working.
 
-    injected: how many of each.
+    injected: how many of each.  spared: names of nodes that stay sound together: nothing befalls
+    them or the links between them.
     """
 
     def __init__(self, world: World, rng: random.Random, names: tuple[str, ...], *, mean_s: float) -> None:
@@ -36,6 +38,7 @@ class Faults:
         self._world, self._time, self._rng = world, world.time, rng
         self._names, self._mean_s = names, mean_s
         self._joined = 0
+        self.spared: frozenset[str] = frozenset()
 
     def start(self) -> None:
         """Begin, shortly after the nodes."""
@@ -52,10 +55,23 @@ class Faults:
         self._time.later(self._rng.expovariate(1 / self._mean_s), self._inject)
 
     def _victim(self) -> Node | None:
-        leaders, running = self._world.leaders(), self._world.running()
+        leaders = [node for node in self._world.leaders() if node.name not in self.spared]
+        running = self._exposed()
         if leaders and self._rng.random() < 0.4:
             return self._rng.choice(leaders)
         return self._rng.choice(running) if running else None
+
+    def _exposed(self) -> list[Node]:
+        return [node for node in self._world.running() if node.name not in self.spared]
+
+    def _exposed_links(self, links: Iterable[tuple[str, str]]) -> list[tuple[str, str]]:
+        return [link for link in links if not self.spared.issuperset(link)]
+
+    def _some_links(self, everywhere: float) -> list[tuple[str, str]]:
+        """All directions with this probability, otherwise one; none where no link is exposed."""
+        names = self._world.names()
+        links = self._exposed_links((a, b) for a in names for b in names if a != b)
+        return links if not links or self._rng.random() < everywhere else [self._rng.choice(links)]
 
     # Each of these returns whether it found a victim.
 
@@ -75,7 +91,7 @@ class Faults:
         elif how < 0.92:
             node.crash(power=how < 0.75)
         else:
-            for other in self._world.running():
+            for other in self._exposed():
                 other.crash(power=how < 0.97)
         return True
 
@@ -85,6 +101,7 @@ class Faults:
         if node is None:
             return False
         disk, how = node.disk, self._rng.randrange(3)
+        self._time.disturb(node.name)
         if how == 0:
             disk.fail_sync = True
             self._time.log("the next sync of %s fails", node.name)
@@ -94,6 +111,7 @@ class Faults:
 
             def freed() -> None:
                 disk.full = False
+                self._time.disturb(node.name)
 
             self._time.later(self._rng.uniform(0.1, 2.0), freed)
         else:
@@ -103,6 +121,7 @@ class Faults:
 
             def fast() -> None:
                 disk.sync_s = before
+                self._time.disturb(node.name)
 
             self._time.later(self._rng.uniform(0.2, 2.0), fast)
         return True
@@ -123,6 +142,9 @@ class Faults:
             links += [(a, b) for a in group for b in others]
         if how != 4:  # 4: the leader hears and is not heard
             links += [(b, a) for a in group for b in others]
+        links = self._exposed_links(links)
+        if not links:
+            return False
         if how == 1:  # one link alone, one way
             links = [self._rng.choice(links)]
         for source, target in links:
@@ -139,16 +161,13 @@ class Faults:
 
     def slow(self) -> bool:
         """One link is slow, or all of them are."""
-        names, network = self._world.names(), self._world.network
-        if len(names) < 2:
+        network, links = self._world.network, self._some_links(0.4)
+        if not links:
             return False
         delay_s = self._rng.choice(((0.0, 0.0), (0.01, 0.03), (0.02, 0.2), (0.0, 0.5)))
-        everywhere = self._rng.random() < 0.4
-        links = [(a, b) for a in names for b in names if a != b]
-        links = links if everywhere else [self._rng.choice(links)]
         for source, target in links:
             network.slow(source, target, delay_s)
-        self._time.log("delays of %s s on %s", delay_s, "all links" if everywhere else links)
+        self._time.log("delays of %s s on %s", delay_s, links)
 
         def heal() -> None:
             for source, target in links:
@@ -157,17 +176,47 @@ class Faults:
         self._time.later(self._rng.uniform(0.3, 3.0), heal)
         return True
 
+    def narrow(self) -> bool:
+        """One link carries little, or all of them: what is large takes seconds, and holds up what follows."""
+        network, links = self._world.network, self._some_links(0.3)
+        if not links:
+            return False
+        bytes_per_s = self._rng.choice((3e3, 1e4, 3e4, 1e5))
+        for source, target in links:
+            network.narrow(source, target, bytes_per_s)
+        self._time.log("%d bytes a second on %s", bytes_per_s, links)
+
+        def heal() -> None:
+            for source, target in links:
+                network.narrow(source, target, None)
+
+        self._time.later(self._rng.uniform(0.5, 4.0), heal)
+        return True
+
+    def stall(self) -> bool:
+        """A turn of the event loop takes long: the collector, or a machine that shares its processor."""
+        node = self._victim()
+        if node is None:
+            return False
+        looks, seconds = self._rng.choice((1, 2, 3, 4, 6, 9, 30)), self._rng.choice((0.1, 0.6, 1.6, 3.0))
+        node.stall(looks, seconds)
+        self._time.log("%s will stall for %g s", node.name, seconds)
+        return True
+
     def drop(self) -> bool:
         """The connections of a node break: one of them, or all."""
-        nodes = [node for node in self._world.running() if node.links.peers()]
+        nodes = [node for node in self._world.running() if self._exposed_peers(node)]
         if not nodes:
             return False
         node = self._rng.choice(nodes)
-        peers = sorted(node.links.peers())
+        peers = self._exposed_peers(node)
         for peer in peers if self._rng.random() < 0.3 else [self._rng.choice(peers)]:
             self._time.log("the connection of %s and %s breaks", node.name, peer)
             self._world.network.drop(node, self._world.nodes[peer])
         return True
+
+    def _exposed_peers(self, node: Node) -> list[str]:
+        return [peer for peer in sorted(node.links.peers()) if not self.spared.issuperset((node.name, peer))]
 
     def pause(self) -> bool:
         """A process stands still, as under SIGSTOP or in a machine that is moved."""
@@ -196,7 +245,7 @@ class Faults:
         elif not self.wrong_wall(node):
             return False
         self._time.log("the wall clock of %s shows %d", node.name, node.wall_unix_ms())
-        if self._rng.random() < 0.2 and node.replica is not None:
+        if self._rng.random() < 0.2 and node.replica is not None and node.name not in self.spared:
             node.crash(power=True)  # a machine that starts with a wrong clock
         return True
 
@@ -213,7 +262,7 @@ class Faults:
 
     def _sleep(self) -> bool:
         """All machines stop; hours or days later they start again."""
-        if not self._world.running():
+        if self.spared or not self._world.running():
             return False
         for node in self._world.running():
             node.crash(power=True)
@@ -269,7 +318,8 @@ class Faults:
         leader = self._rng.choice(leaders)
         assert leader.replica is not None
         status = leader.replica.status()
-        others = [name for name in status.voters if name != leader.raft_id and not is_in_memory(name)]
+        kept = {leader.raft_id, *self.spared}
+        others = [name for name in status.voters if name not in kept and not is_in_memory(name)]
         if what == "add":
             targets = list(status.learners)
         elif what == "demote":
@@ -356,11 +406,13 @@ class Faults:
         leader = self._rng.choice(leaders)
 
         def done(new: Any, error: CyoloctlError | None) -> None:
+            self._time.disturb(HANDOVER)
             if error is None:
                 self._time.count("transfer")
 
         def ask() -> None:
             if leader.replica is not None:
+                self._time.disturb(HANDOVER)
                 leader.replica.transfer_leadership(None, done)
 
         self._time.log("%s hands leadership over", leader.name)
@@ -398,8 +450,10 @@ _TABLE: dict[str, tuple[int, Callable[[Faults], bool]]] = {
     "disk": (3, Faults.disk),
     "partition": (5, Faults.partition),
     "slow": (3, Faults.slow),
+    "narrow": (2, Faults.narrow),
     "drop": (5, Faults.drop),
     "pause": (3, Faults.pause),
+    "stall": (2, Faults.stall),
     "clock": (4, Faults.clock),
     "membership": (5, Faults.membership),
     "transfer": (3, Faults.transfer),

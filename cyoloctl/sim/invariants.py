@@ -44,6 +44,7 @@ from cyoloctl.state import ClusterState
 __all__ = ["Invariants", "Member", "Model", "WatchedJournal", "WatchedMachine"]
 
 _DIGEST_EVERY = 16  # indexes
+_LARGE_BYTES = 30_000  # ten seconds on the narrowest link
 
 CLOCK_LATE_MS = 250
 """A measurement is a lower bound; this covers how far right clocks differ, and slewing between two looks."""
@@ -216,6 +217,8 @@ class WatchedMachine:
         self._state.restore(data)
         if self._node.replica is not None:
             self._watch.time.count("snapshot installed")
+            if len(data) > _LARGE_BYTES:
+                self._watch.time.count("large snapshot installed")
         self._restored = data[1:33].hex()
 
     def check_restored(self) -> None:

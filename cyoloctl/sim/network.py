@@ -26,6 +26,10 @@ from cyoloctl.sim.timeline import Timeline
 __all__ = ["End", "Host", "Network"]
 
 _DELAY_S = (0.0002, 0.002)
+_LATEST_S = 1.0
+"""What was on its way when a connection broke comes no later."""
+_PIECE_S = 0.25
+"""A narrow link hands over what takes longer in pieces, as TCP does."""
 _OF_LINKS = ("hello", "goodbye", "ping", "pong", "call", "reply")
 
 
@@ -76,6 +80,7 @@ class _Pipe:
         self.source, self.target = source, target
         self.queue: deque[tuple[float, float, bytes | None]] = deque()  # due, sent at, bytes or end
         self.last_due = 0.0
+        self.free_at = 0.0  # when a narrow link has sent everything before
         self.shut = False
 
     def names(self) -> tuple[str, str]:
@@ -170,6 +175,7 @@ class Network:
         self._rng = rng
         self._cuts: dict[tuple[str, str], int] = {}  # how many faults cut this direction
         self._slow: dict[tuple[str, str], tuple[float, float]] = {}
+        self._narrow: dict[tuple[str, str], float] = {}  # bytes a second
         self._pipes: list[tuple[_Pipe, _Pipe]] = []
 
     # Faults.
@@ -177,10 +183,12 @@ class Network:
     def cut(self, source: str, target: str) -> None:
         """Hold back what is sent in one direction."""
         self._cuts[source, target] = self._cuts.get((source, target), 0) + 1
+        self._disturb(source, target)
 
     def mend(self, source: str, target: str) -> None:
         """Undo one `cut`; after the last one, what was held back arrives."""
         self._cuts[source, target] = left = max(0, self._cuts.get((source, target), 0) - 1)
+        self._disturb(source, target)
         if not left:
             self._wake()
 
@@ -190,16 +198,46 @@ class Network:
             self._slow.pop((source, target), None)
         else:
             self._slow[source, target] = delay_s
+        self._disturb(source, target)
+
+    def narrow(self, source: str, target: str, bytes_per_s: float | None) -> None:
+        """Let one direction carry so many bytes a second; None: any number."""
+        if bytes_per_s is None:
+            self._widen(source, target)
+        else:
+            self._narrow[source, target] = bytes_per_s
+        self._disturb(source, target)
+
+    def _widen(self, source: str, target: str) -> None:
+        if self._narrow.pop((source, target), None) is None:
+            return
+        for pipe in (pipe for pair in self._pipes for pipe in pair if pipe.names() == (source, target)):
+            pipe.queue = deque((min(due, self.time.now), sent, data) for due, sent, data in pipe.queue)
+            pipe.last_due = pipe.free_at = self.time.now
+        self._wake()
+
+    def is_sound(self, one: str, other: str) -> bool:
+        """True while no fault is on the link of two nodes, in either direction."""
+        return not any(
+            self._cuts.get(way) or way in self._slow or way in self._narrow
+            for way in ((one, other), (other, one))
+        )
+
+    def _disturb(self, source: str, target: str) -> None:
+        self.time.disturb(frozenset((source, target)))
 
     def heal(self) -> None:
-        """End every cut and every unusual delay."""
+        """End every cut, every unusual delay and every narrow place."""
         for key in self._cuts:
             self._cuts[key] = 0
         self._slow.clear()
+        for source, target in list(self._narrow):
+            self._widen(source, target)
         self._wake()
 
     def drop(self, node: Host, peer: Host) -> None:
         """Break the connections of two nodes; each learns of it in its own time."""
+        self.time.disturb(frozenset((node.name, peer.name)), for_s=_LATEST_S)
         pairs = [
             (a, b)
             for a, b in self._pipes
@@ -236,14 +274,21 @@ class Network:
         else:
             pipe.shut = True
         sent_at = self.time.now + node.elapsed
-        due = max(pipe.last_due, sent_at + self._delay(node.name, pipe.target.node.name))
-        pipe.last_due = due
-        pipe.queue.append((due, sent_at, data))
-        self.time.at(due, lambda: self._pump(pipe))
+        delay, rate = self._delay(*pipe.names()), self._narrow.get(pipe.names())
+        pieces = [data]
+        if rate is not None and data:
+            size = max(1, int(rate * _PIECE_S))
+            pieces = [data[at : at + size] for at in range(0, len(data), size)]
+        for piece in pieces:
+            if rate is not None and piece:
+                pipe.free_at = max(pipe.free_at, sent_at) + len(piece) / rate
+            due = pipe.last_due = max(pipe.last_due, pipe.free_at, sent_at + delay)
+            pipe.queue.append((due, sent_at, piece))
+            self.time.at(due, partial(self._pump, pipe))
 
     def held_back(self, pipe: _Pipe) -> int:
-        """Bytes that a cut keeps from leaving."""
-        if not self._cuts.get(pipe.names()):
+        """Bytes that a cut, or a narrow link, keeps from leaving."""
+        if not self._cuts.get(pipe.names()) and pipe.names() not in self._narrow:
             return 0
         return sum(len(data or b"") for _, _, data in pipe.queue)
 
@@ -322,7 +367,7 @@ class Network:
     def _silently(self, pipe: _Pipe) -> None:
         self._break(pipe.source)
         if self._rng.random() < 0.5:  # the rest comes so late that a new connection may be there
-            late = self._rng.uniform(0.1, 1.0)
+            late = self._rng.uniform(0.1, _LATEST_S)
             pipe.queue = deque((due + late, sent, data) for due, sent, data in pipe.queue)
             for due, _, _ in pipe.queue:
                 self.time.at(due, partial(self._pump, pipe))

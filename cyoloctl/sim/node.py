@@ -97,6 +97,7 @@ class Node:
         self._paused_until = self._busy_until = 0.0
         self.elapsed = 0.0  # since the present turn began
         self._fuse: int | None = None  # steps until the process dies
+        self._stall: tuple[int, float] | None = None  # looks at the clock until it stalls, and for how long
         self._wall_error_ms = self.rng.randint(-RIGHT_MS, RIGHT_MS)
         self._wrong_wall: tuple[float, float, float] | None = None  # shown, since, rate
         self._righted_at = -_FORGOTTEN_S
@@ -114,10 +115,18 @@ class Node:
     def clock(self) -> float:
         """This node's monotonic clock, which may run fast or slow, or leap ahead."""
         self.elapsed += _READING_S
+        if self._stall is not None:
+            looks, seconds = self._stall
+            self._stall = (looks - 1, seconds) if looks > 1 else None
+            if self._stall is None:
+                self.elapsed += seconds
+                self.time.count("stalled in a turn")
+                self.time.disturb(self.name, for_s=self.elapsed)
         return self._base + (self.time.now + self.elapsed - self._zero) * self._rate
 
     def set_clock(self, *, rate: float, leap_s: float) -> None:
         """Let the monotonic clock leap ahead, and run at another rate from now on."""
+        self.time.disturb(self.name)
         base = self._base + (self.time.now - self._zero) * self._rate + leap_s
         self._base, self._zero, self._rate = base, self.time.now, rate
         self.wake(self.time.now)
@@ -154,6 +163,26 @@ class Node:
     def pause(self, seconds: float) -> None:
         """Stand still for a while."""
         self._paused_until = self.time.now + seconds
+        self.time.disturb(self.name, for_s=seconds)
+
+    def stall(self, looks: int, seconds: float) -> None:
+        """Lose this time between two steps of a turn, after so many looks at the clock.
+
+        Unlike in a pause, what was read before is acted upon later, and the
+        connections that come meanwhile are taken.
+        """
+        self._stall = looks, seconds
+
+    def is_sound(self) -> bool:
+        """True while it runs, and no fault is on it or its disk, nor is one to come."""
+        return (
+            self.replica is not None
+            and not self.is_paused()
+            and self._fuse is None
+            and self._stall is None
+            and self._rate == 1.0
+            and self.disk.is_sound()
+        )
 
     def _took(self, seconds: float) -> None:
         self.elapsed += seconds
@@ -209,6 +238,7 @@ class Node:
             self.start_later()
             return
         self.replica = replica
+        self.time.disturb(self.name)
         self.time.count("start")
         self.time.log("%s starts, log %d to %d", self.name, self.journal.first_index, self.journal.last_index)
         self._know(frozenset())
@@ -264,11 +294,12 @@ class Node:
     def stop(self, *, power: bool) -> None:
         """The process is gone."""
         self.time.log("%s is down%s", self.name, ", power lost" if power else "")
+        self.time.disturb(self.name)
         if self.replica is not None:
             self._network.gone(self, power=power)
         self.life += 1
         self.replica = None
-        self._fuse = None
+        self._fuse = self._stall = None
         self.disk.stop(power=power)
 
     def start_later(self, delay_s: float | None = None) -> None:
@@ -379,7 +410,7 @@ class Node:
 
     def heal(self) -> None:
         """Every fault of this node ends, except a wrong wall clock.  A process starts if none runs."""
-        self._fuse = None
+        self._fuse = self._stall = None
         self.disk.heal()
         self.set_clock(rate=1.0, leap_s=0.0)
         self._paused_until = 0.0

@@ -7,13 +7,16 @@ import random
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from functools import partial
 
-from cyoloctl.model import RaftId
+from cyoloctl.model import RaftId, majority
 from cyoloctl.raft.journal import Entry
 from cyoloctl.raft.settings import Limits
 from cyoloctl.raft.vendor import NO_OP, encode_membership
+from cyoloctl.sim.ballast import load_ballast
 from cyoloctl.sim.clients import Client, Operation, Workload
 from cyoloctl.sim.faults import FAULTS, Faults
+from cyoloctl.sim.liveness import Liveness
 from cyoloctl.sim.node import Plan
 from cyoloctl.sim.world import World
 
@@ -76,13 +79,18 @@ class _Run:
         )
         self._faults = Faults(self._world, rng, faults, mean_s=rng.choice((0.12, 0.4, 1.2)))
         self._time.monotonic_faults = "clock" in faults and rng.random() < 0.4
-        size = nodes or rng.choice((1, 2, 3, 3, 3, 3, 5, 5))
+        size = nodes or rng.choice((1, 2, 3, 3, 3, 3, 4, 5, 5))
         names = [f"n{number}" for number in range(1, size + 1)]
         # As create_storage begins a log, and as if the others had joined at once.
         log: list[Entry] = [(NO_OP, 1, 0)]
         log += [(encode_membership("add", RaftId(name)), 2 + i, 0) for i, name in enumerate(names)]
         for name in names:
             self._world.add_node(name, log)
+        if rng.random() < 0.3:
+            self._faults.spared = frozenset(rng.sample(names, majority(size)))
+        if "narrow" in faults and rng.random() < 0.1:
+            self._time.later(1.0, partial(load_ballast, self._world, rng))
+        self._liveness = Liveness(self._world, random.Random(f"{seed} liveness"))
         if "clock" in faults and rng.random() < 0.5:
             self._faults.wrong_wall(self._world.nodes[rng.choice(names)])
 
@@ -91,6 +99,7 @@ class _Run:
         time = self._time
         self._load.start()
         self._faults.start()
+        self._liveness.start()
         time.run_until(_SECONDS)
         if time.broken is None:
             self._settle()

@@ -32,6 +32,7 @@ class Timeline:
         self.broken: tuple[str, str] | None = None
         self.slept_ms = 0
         self.monotonic_faults = False
+        self._disturbed: dict[object, float] = {}
         self._events: list[tuple[float, int, Callable[[], object]]] = []
         self._number = 0
 
@@ -55,6 +56,16 @@ class Timeline:
             call()
         if self.broken is None:
             self.now = max(self.now, when)
+
+    # Peace.
+
+    def disturb(self, what: object, *, for_s: float = 0.0) -> None:
+        """Note that a fault of a node (its name) or of a link (both names) begins, ends, or lasts so long."""
+        self._disturbed[what] = max(self._disturbed.get(what, 0.0), self.now + for_s)
+
+    def disturbed_at(self, what: object) -> float:
+        """When the latest fault of a node or link began or ended; 0 where there was none."""
+        return self._disturbed.get(what, 0.0)
 
     # The time of day.
 

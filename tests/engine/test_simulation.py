@@ -25,6 +25,7 @@ from cyoloctl.raft.messages import decode
 from cyoloctl.raft.reads import ReadIndex
 from cyoloctl.raft.replica import Replica
 from cyoloctl.raft.replication import Replication
+from cyoloctl.raft.settings import Timing
 from cyoloctl.raft.snapshotting import Snapshotting
 from cyoloctl.replicated.clock import ClockMachine
 from cyoloctl.replicated.requests import RequestTable
@@ -64,6 +65,8 @@ def test_simulation_every_fault_breaks_no_invariant() -> None:
             "demote",
             "transfer",
             "late bytes of an ended link",
+            "stalled in a turn",
+            "answered in time",
             "call answered",
             "call broken off",
             "told that it was removed",
@@ -316,6 +319,16 @@ def ids_grow_old_by_the_time_of_day(patch: pytest.MonkeyPatch) -> None:
     patch.setattr(ClockMachine, "advance", wrong)
 
 
+def deaf_leaders_stay(patch: pytest.MonkeyPatch) -> None:
+    """A leader that hears nobody leads on, and holds the others back: the vendor waits for 30 s."""
+    init = Replica.__init__
+
+    def wrong(self: Replica, *args: Any, **options: Any) -> None:
+        init(self, *args, **{**options, "timing": Timing(leader_fallback_s=30.0)})
+
+    patch.setattr(Replica, "__init__", wrong)
+
+
 CLOCKS: dict[str, Any] = {"faults": ("clock", "transfer"), "nodes": 3}
 
 Plant = Callable[[pytest.MonkeyPatch], None]
@@ -342,7 +355,7 @@ PLANTED: list[tuple[Plant, range, dict[str, Any], str]] = [
     (ended_links_deliver, range(2000, 2020), {}, "link"),
     (
         restarts_go_unnoticed,
-        range(2090, 2130),
+        range(2130, 2170),
         {"faults": ("crash", "drop", "slow", "pause"), "nodes": 3},
         "link",
     ),
@@ -358,9 +371,10 @@ PLANTED: list[tuple[Plant, range, dict[str, Any], str]] = [
     (time_stands_still_when_ahead, range(2000, 2030), CLOCKS, "clock"),
     (new_leader_begins_with_its_clock, range(2000, 2020), CLOCKS, "clock"),
     (time_never_steps, range(2000, 2020), CLOCKS, "clock"),
+    (deaf_leaders_stay, range(2070, 2110), {"faults": ("partition",), "nodes": 3}, "liveness"),
     (
         ids_grow_old_by_the_time_of_day,
-        range(2105, 2145),
+        range(2140, 2180),
         {"faults": ("clock", "crash"), "nodes": 3},
         "exactly once",
     ),
