@@ -15,7 +15,7 @@ FRAME_BYTES = 24 + 4096
 
 @pytest.fixture
 def wal(tmp_path: Path) -> bytes:
-    """Four transactions: of page 2, 2, 2, and of the pages 2 and 3."""
+    """Four transactions: of page 2, 3, 2, and of the pages 2 and 3."""
     connection = sqlite3.connect(tmp_path / "any.db", isolation_level=None)
     for statement in (
         "PRAGMA journal_mode=WAL",
@@ -23,7 +23,7 @@ def wal(tmp_path: Path) -> bytes:
         "CREATE TABLE u(a)",
         "PRAGMA wal_checkpoint(TRUNCATE)",
         "INSERT INTO t VALUES(1)",
-        "INSERT INTO t VALUES(2)",
+        "INSERT INTO u VALUES(2)",
         "INSERT INTO t VALUES(3)",
         "BEGIN",
         "INSERT INTO t VALUES(4)",
@@ -34,7 +34,7 @@ def wal(tmp_path: Path) -> bytes:
     data = (tmp_path / "any.db-wal").read_bytes()
     connection.close()
     assert len(data) == 32 + 5 * FRAME_BYTES
-    assert [int.from_bytes(_frame(data, n)[:4], "big") for n in range(5)] == [2, 2, 2, 2, 3]
+    assert [int.from_bytes(_frame(data, n)[:4], "big") for n in range(5)] == [2, 3, 2, 2, 3]
     return data
 
 
