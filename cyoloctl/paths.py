@@ -29,6 +29,7 @@ __all__ = [
     "free_bytes",
     "hand_directory_to_owner",
     "hand_to_owner_of",
+    "is_read_only",
     "make_private_directory",
     "quoted",
     "sync_directory",
@@ -118,6 +119,14 @@ def free_bytes(path: str | os.PathLike[str]) -> int | None:
     except OSError:
         return None
     return 0 if found.f_files and not found.f_favail else found.f_bavail * found.f_frsize
+
+
+def is_read_only(path: str | os.PathLike[str]) -> bool:
+    """Whether the file system of a path takes no writes, as after an I/O error (ext4: errors=remount-ro)."""
+    try:
+        return bool(os.statvfs(path).f_flag & os.ST_RDONLY)
+    except OSError:
+        return False
 
 
 def control_socket_path(

@@ -16,6 +16,9 @@ CODES: dict[str, str] = {
     "not_following": "a voter runs and does not follow the leader",
     "lagging": "a member has not applied what was committed a while ago",
     "disk_full": "a member's disk has hardly any space left",
+    "disk_slow": "a member's disk takes seconds to sync",
+    "disk_failed": "a member's disk failed or is read-only",
+    "memory": "a member stopped because memory ran out",
     "copy": "a process on a copy of a member's disk is kept out",
     "older_disk": "a process on an older copy of a member's disk is kept out",
     "kept_out": "another member keeps this node out",
@@ -26,6 +29,7 @@ CODES: dict[str, str] = {
     "clock": "a clock is off",
     "time_ahead": "cluster time is ahead of a majority's clocks",
     "key_lacking": "a member cannot open a token key",
+    "certificate_refused": "a member's certificate is not accepted by another",
     "certificate_expiring": "a member's certificate ends soon",
     "certificate_expired": "a member's certificate has ended",
     "certificate_renewal_failed": "this node cannot renew its certificate",
@@ -42,6 +46,8 @@ class Facts:
 
     rows: the members as `status` shows them.  apart: pairs without a link.
     lagging, astray: members behind, and voters that do not follow the leader.
+    silent: connected members that were not heard for a while.  slow_syncs: the
+    milliseconds of a slow sync, and read_only, of those that report it.
     """
 
     engine: Engine
@@ -51,6 +57,9 @@ class Facts:
     lagging: Collection[str] = ()
     astray: Collection[str] = ()
     links: Mapping[str, Collection[str]] = field(default_factory=dict)
+    silent: Collection[str] = ()
+    slow_syncs: Mapping[str, float] = field(default_factory=dict)
+    read_only: Collection[str] = ()
 
 
 def problem(code: str, member: str | None, message: str, command: str | None) -> Problem:

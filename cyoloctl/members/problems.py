@@ -12,7 +12,7 @@ from itertools import chain
 from cyoloctl.members.api import Problem
 from cyoloctl.members.facts import Facts, problem
 from cyoloctl.members.peer_problems import peer_problems
-from cyoloctl.raft import Engine, is_a_time
+from cyoloctl.raft import CERTIFICATE, DISK_FAILED, NO_MEMORY, Engine, is_a_time
 
 __all__ = ["CLOCK_OFF_MS", "DISK_LOW_BYTES", "clock_problems", "find_problems", "time_ahead_ms"]
 
@@ -39,12 +39,19 @@ def _members(facts: Facts) -> Iterable[Problem]:
     reasons = facts.engine.absences()
     leader = next((row["name"] for row in facts.rows if row["role"] == "leader"), "the leader")
     apart = {name for pair in facts.apart if facts.name in pair for name in pair}
+    farewells = facts.engine.farewells()
     for row in facts.rows:
         name, free, show = row["name"], row["disk_free_bytes"], f"cyoloctl member show {row['name']}"
         if not row["reachable"] and name not in apart:
             reason = f" ({reasons[name]})" if name in reasons else ""
             message = f"{name} is not connected to {facts.name}{reason}: start it, or check the network"
             yield problem("member_away", name, f"{message} between them", show)
+            yield from _why_away(facts.name, name, farewells.get(name, ""), reasons.get(name, ""))
+        elif name in facts.silent and name not in apart:
+            message = (
+                f"{name} was not heard by {facts.name} for seconds: the link between them is cut, or {name}"
+            )
+            yield problem("member_away", name, f"{message} stands still", show)
         if name in facts.astray:
             message = f"{name} runs and does not follow {leader}: open the way between them, or see its log"
             yield problem("not_following", name, message, show)
@@ -57,6 +64,34 @@ def _members(facts: Facts) -> Iterable[Problem]:
                 "make space in the file system of its data directory"
             )
             yield problem("disk_full", name, message, show)
+
+
+def _why_away(here: str, name: str, farewell: str, reason: str) -> Iterable[Problem]:
+    """What is known of a member's absence: what it said itself, or what dialling it showed."""
+    if farewell == DISK_FAILED:
+        message = f"{name} stopped because its disk failed: see its log, mend the disk, then start it"
+        yield problem("disk_failed", name, message, f"cyoloctl member show {name}")
+    elif farewell == NO_MEMORY:
+        message = f"{name} stopped because memory ran out: give it more, then start it"
+        yield problem("memory", name, message, f"cyoloctl member show {name}")
+    elif CERTIFICATE in reason:
+        message = f"{here} and {name} have no link because of a certificate ({reason}): see the logs of both"
+        yield problem("certificate_refused", name, message, "cyoloctl pki status")
+
+
+def _disks(facts: Facts) -> Iterable[Problem]:
+    for name, sync_ms in sorted(facts.slow_syncs.items()):
+        message = (
+            f"the disk of {name} takes {sync_ms / 1000:.1f} s to sync, so writes and elections wait for it: "
+            "see what else uses it, or move the data directory"
+        )
+        yield problem("disk_slow", name, message, f"cyoloctl member show {name}")
+    for name in sorted(facts.read_only):
+        message = (
+            f"the disk of {name} is read-only, as after an I/O error: see the system's log there (dmesg), "
+            f"mend the disk, then start {name} again"
+        )
+        yield problem("disk_failed", name, message, f"cyoloctl member show {name}")
 
 
 def _clocks(facts: Facts) -> Iterable[Problem]:
@@ -137,7 +172,12 @@ def time_ahead_ms(engine: Engine) -> float | None:
     return None if majority is None else max(0.0, float(engine.clock.now_unix_ms() - majority))
 
 
-_PROBLEMS: tuple[Callable[[Facts], Iterable[Problem]], ...] = (_members, peer_problems, _clocks)
+_PROBLEMS: tuple[Callable[[Facts], Iterable[Problem]], ...] = (
+    _members,
+    _disks,
+    peer_problems,
+    _clocks,
+)
 
 
 def find_problems(facts: Facts, more: Iterable[Problem] = ()) -> list[Problem]:

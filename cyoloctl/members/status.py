@@ -31,6 +31,8 @@ _FACTS: dict[str, tuple[type, ...]] = {
     "fsync_p99_ms": (int, float),
     "disk_free_bytes": (int,),
     "certificate_expires_at": (str,),
+    "slow_sync_ms": (int, float),
+    "disk_read_only": (bool,),
 }
 
 _SETTLED = 3
@@ -51,7 +53,7 @@ class MemberStatus:
 
     certificates: facts about this node's certificate.  problems: those of
     other subjects.  disk_free_bytes: space left for this node, None where
-    that is not known.
+    that is not known.  disk_read_only: whether its file system takes no writes.
     """
 
     def __init__(
@@ -63,6 +65,7 @@ class MemberStatus:
         certificates: Callable[[], Json],
         problems: Callable[[], Iterable[Problem]],
         disk_free_bytes: Callable[[], int | None],
+        disk_read_only: Callable[[], bool] = lambda: False,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self._engine = engine
@@ -71,6 +74,7 @@ class MemberStatus:
         self._certificates = certificates
         self._problems = problems
         self._disk_free_bytes = disk_free_bytes
+        self._disk_read_only = disk_read_only
         self._clock = clock
         self._started_at = clock()
         self._standing = Standing()
@@ -94,6 +98,8 @@ class MemberStatus:
             "storage": self._node.storage,
             "fsync_p99_ms": round(self._engine.fsync_p99_ms(), 2),
             "disk_free_bytes": self._disk_free_bytes(),
+            "slow_sync_ms": self._engine.slow_sync_ms(),
+            "disk_read_only": self._disk_read_only(),
             **self._certificates(),
             "pending_unix_ms": self._engine.clock.pending_unix_ms(),
         }
@@ -105,9 +111,9 @@ class MemberStatus:
 
     def _links(self) -> dict[str, Collection[str]]:
         """The links of each member that reports them, this one included."""
-        peers = self._engine.peers()
-        reported = {name: peer.links for name, peer in peers.items() if peer.pongs >= _SETTLED}
-        return {self._node.name: frozenset(peers), **reported}
+        heard = {name: peer for name, peer in self._engine.peers().items() if not peer.silent}
+        reported = {name: peer.links for name, peer in heard.items() if peer.pongs >= _SETTLED}
+        return {self._node.name: frozenset(heard), **reported}
 
     def _names(self, status: ReplicaStatus) -> set[str]:
         """The members: those of the register, the voters and this node."""
@@ -227,7 +233,11 @@ class MemberStatus:
         return connected | elsewhere.intersection(map(name_of, status.voters))
 
     def _facts(self, status: ReplicaStatus, rows: list[Member]) -> Facts:
-        links, now = self._observe(status, self._own()), self._clock()
+        own = self._own()
+        links, now = self._observe(status, own), self._clock()
+        told = {
+            name: facts for name, facts in self._told(own).items() if name in {row["name"] for row in rows}
+        }
         both = [(a, b) for a in links for b in links if a < b and self._node.name not in (a, b)]
         return Facts(
             self._engine,
@@ -237,4 +247,9 @@ class MemberStatus:
             lagging=self._standing.lagging(now),
             astray=self._standing.astray(now),
             links=links,
+            silent={name for name, peer in self._engine.peers().items() if peer.silent},
+            slow_syncs={
+                name: facts["slow_sync_ms"] for name, facts in told.items() if "slow_sync_ms" in facts
+            },
+            read_only={name for name, facts in told.items() if facts.get("disk_read_only")},
         )

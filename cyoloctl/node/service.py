@@ -29,7 +29,7 @@ from cyoloctl.model import RaftId
 from cyoloctl.node.cluster_time import ClusterTime
 from cyoloctl.node.config import Config
 from cyoloctl.node.upkeep import Upkeep
-from cyoloctl.paths import free_bytes
+from cyoloctl.paths import free_bytes, is_read_only
 from cyoloctl.pki.files import NodeFiles
 from cyoloctl.pki.tls import TlsIdentity
 from cyoloctl.raft import Engine
@@ -91,6 +91,7 @@ class Service:
             keys=self.keys,
             raft_id=raft_id,
             process=process,
+            problems=lambda: self.member_status.status()["problems"],
         )
         state.on_restore = self._on_restore
 
@@ -153,6 +154,9 @@ class Service:
             certificates=self._certificate_facts,
             problems=self._problems,
             disk_free_bytes=partial(free_bytes, pki_dir.parent),
+            disk_read_only=partial(is_read_only, pki_dir.parent)
+            if config.storage == "disk"
+            else lambda: False,
         )
         self.joining = JoinOperations(
             proposer,

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import time
+from collections.abc import Callable, Iterable
 
 from cyoloctl.authorities.renewal import CertificateRenewal
 from cyoloctl.credentials.admission import Admission
@@ -11,6 +12,8 @@ from cyoloctl.credentials.operations import CredentialOperations
 from cyoloctl.errors import CyoloctlError
 from cyoloctl.keys.operations import KeyOperations
 from cyoloctl.members.addresses import Addresses
+from cyoloctl.members.api import Problem
+from cyoloctl.members.problem_log import ProblemLog
 from cyoloctl.members.records import Member
 from cyoloctl.members.voting import MemoryVotes
 from cyoloctl.model import RaftId, is_in_memory
@@ -25,13 +28,16 @@ _log = logging.getLogger("cyoloctl.node")
 
 _PARTING_S = 0.5
 _PAUSE_S = 0.5
+_LOOK_EVERY_S = 1.0
+_LOOK_FROM_S = 2.0
+"""After a start the links are made first: members are not away yet."""
 
 
 class Upkeep:
     """Announces this node, follows the addresses of the others, and as leader promotes and cleans up.
 
     raft_id: this node's.  process: how often its disk was started, and a
-    random name of this process.
+    random name of this process.  problems: those that `status` shows.
     """
 
     def __init__(
@@ -48,6 +54,7 @@ class Upkeep:
         keys: KeyOperations,
         raft_id: RaftId,
         process: tuple[int, str],
+        problems: Callable[[], Iterable[Problem]],
     ) -> None:
         self._proposer = proposer
         self._engine = proposer.engine
@@ -62,6 +69,9 @@ class Upkeep:
         self._keys = keys
         self._raft_id = raft_id
         self._process = process
+        self._problems = problems
+        self._problem_log = ProblemLog()
+        self._look_at = time.monotonic() + _LOOK_FROM_S
         self._is_key_reported = False
         self._parting: dict[str, float] = {}
 
@@ -74,6 +84,7 @@ class Upkeep:
             self._engine.set_addresses(self._addresses.to_dial())
             self._part_with_removed()
             self._engine.part_with_copies()
+            self._tell_problems()
             try:
                 if self._admission.is_caught_up and await self._credentials.bootstrap():
                     pause = 0.2
@@ -88,6 +99,13 @@ class Upkeep:
             except CyoloctlError as error:
                 _log.debug("upkeep", extra={"code": error.code, "reason": error.message})
                 pause = 0.2
+
+    def _tell_problems(self) -> None:
+        """Once a second: log what has begun to need a hand, and what is over."""
+        now = time.monotonic()
+        if now >= self._look_at:
+            self._look_at = now + _LOOK_EVERY_S
+            self._problem_log.tell(self._problems())
 
     def _part_with_removed(self) -> None:
         """End the links of removed members, a moment later: one may still wait for an answer."""

@@ -4,11 +4,12 @@ What the rest of cyoloctl may use is listed below; pysyncobj never leaves this
 package.
 """
 
+from cyoloctl.raft.absences import CERTIFICATE
 from cyoloctl.raft.clock import MEASURED_S, ClusterClock, is_a_time
 from cyoloctl.raft.engine import Engine, MembershipView
 from cyoloctl.raft.inspection import JournalCopy, LogEntry, copy_journal, inspect_journal
 from cyoloctl.raft.journal import Journal, MemoryStore
-from cyoloctl.raft.links import COPY, OLDER, REMOVED, Refusal
+from cyoloctl.raft.links import COPY, DISK_FAILED, NO_MEMORY, OLDER, REMOVED, Refusal
 from cyoloctl.raft.machine import StateMachine
 from cyoloctl.raft.settings import Limits, Timing
 from cyoloctl.raft.snapshot import SnapshotStore
@@ -18,8 +19,11 @@ from cyoloctl.raft.stores import count_start, create_storage, memory_storage, op
 from cyoloctl.raft.transport import PeerIdentity, PeerInfo
 
 __all__ = [
+    "CERTIFICATE",
     "COPY",
+    "DISK_FAILED",
     "MEASURED_S",
+    "NO_MEMORY",
     "OLDER",
     "REMOVED",
     "ClusterClock",

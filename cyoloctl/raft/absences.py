@@ -9,7 +9,10 @@ import logging
 import math
 from dataclasses import dataclass, field
 
-__all__ = ["Absences"]
+__all__ = ["CERTIFICATE", "Absences"]
+
+CERTIFICATE = "certificate"
+"""The word in every reason that is about one."""
 
 REPEATED_S = 60.0
 """A reason that comes back within this, in turn with others, is not logged again."""

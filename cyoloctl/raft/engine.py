@@ -11,11 +11,11 @@ from collections.abc import Awaitable, Callable, Mapping, Sequence
 from functools import partial
 from typing import Any, Protocol
 
-from cyoloctl.errors import CyoloctlError, InternalError, NoLeader, OutcomeUnknown
+from cyoloctl.errors import CyoloctlError, InternalError, NoLeader, OutcomeUnknown, StorageError
 from cyoloctl.model import RaftId, is_in_memory, majority, name_of
 from cyoloctl.raft.clock import ClusterClock
 from cyoloctl.raft.journal import Journal
-from cyoloctl.raft.links import COPY, OLDER, REMOVED, Hello, Pong, Refusal
+from cyoloctl.raft.links import COPY, DISK_FAILED, NO_MEMORY, OLDER, REMOVED, Hello, Pong, Refusal
 from cyoloctl.raft.machine import StateMachine
 from cyoloctl.raft.messages import encode
 from cyoloctl.raft.replica import Replica
@@ -29,6 +29,11 @@ from cyoloctl.raft.witnesses import Witnesses
 __all__ = ["Engine", "MembershipView"]
 
 _log = logging.getLogger("cyoloctl.raft")
+
+_OUT_OF_MEMORY = (
+    "the Raft engine ran out of memory (MemoryError): give the node more (the limit of its service, "
+    "ulimit -v, the machine), then start it again"
+)
 
 
 class MembershipView(Protocol):
@@ -311,6 +316,10 @@ class Engine:
         """99th percentile of the journal's recent syncs, in milliseconds."""
         return self._journal.fsync_p99_ms
 
+    def slow_sync_ms(self) -> float | None:
+        """The slowest of the journal's recent syncs, in milliseconds; None where none was slow."""
+        return self._journal.slow_sync_ms()
+
     def accept(self, left: Callable[[], None] = lambda: None) -> asyncio.Protocol:
         """The protocol for an authenticated peer connection that came in; left: called at its end."""
         return self._network.accept(left)
@@ -322,6 +331,10 @@ class Engine:
     def absences(self) -> dict[str, str]:
         """Why peers that were dialled have no link: name -> addresses and reasons."""
         return self._network.absences()
+
+    def farewells(self) -> dict[str, str]:
+        """Peers that said what stopped them, and have not come back: name -> `DISK_FAILED` or `NO_MEMORY`."""
+        return self._network.farewells()
 
     async def wait_placed(self, *, timeout_s: float) -> None:
         """Return once it is known that this process has a place in its cluster, or that nobody can say so.
@@ -400,6 +413,9 @@ class Engine:
         if replica.failed is None:
             try:
                 replica.tick()
+            except MemoryError:
+                _log.critical("out of memory", exc_info=True)
+                replica.fail(InternalError(_OUT_OF_MEMORY))
             except Exception as error:
                 # A bug: what was half done must not be acknowledged.
                 _log.critical("the replica raised", exc_info=True)
@@ -413,10 +429,18 @@ class Engine:
             self._settle_dispute()
         if replica.failed is not None and not self._failure.done():
             self._failure.set_result(replica.failed)
+            self._say_farewell(replica.failed)
         elif not self._unwanted and self.is_removed(replica.raft_id):
             self._end(REMOVED)
         elif not self._unwanted and _is_copy(self._membership_view.process(self._name), *self._process):
             self._end(COPY)
+
+    def _say_farewell(self, error: CyoloctlError) -> None:
+        """Tell the peers at once what stops this node: their `status` shall name it."""
+        if error.message == _OUT_OF_MEMORY or isinstance(error.__cause__, MemoryError):
+            self._network.part(NO_MEMORY)
+        elif isinstance(error, StorageError):
+            self._network.part(DISK_FAILED)
 
     def _settle_dispute(self) -> None:
         """Whose log is wrong, a majority of the voters decides: whom they follow (row 1)."""

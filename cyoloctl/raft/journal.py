@@ -14,6 +14,7 @@ has been restarted and the file read again.
 from __future__ import annotations
 
 import json
+import logging
 import time
 import zlib
 from collections import deque
@@ -42,7 +43,14 @@ Entry = tuple[bytes, int, int]
 
 BASE_COMMAND = b"\x01"
 
+SLOW_SYNC_S = 1.0
+"""A sync that takes longer is told of: elections begin, and clients wait."""
+SLOW_SHOWN_S = 15.0
+"""How long `status` shows a slow sync."""
+
 _MAX_INTEGER = 2**63 - 1
+
+_log = logging.getLogger("cyoloctl.raft")
 
 # A damaged log must never be patched or restored from a copy: what this member acknowledged or
 # voted is then forgotten, which is what majorities rest on.
@@ -185,7 +193,7 @@ class Journal:
     become one transaction, so a tick costs one fdatasync.
 
     store: where it lives; the journal owns it and closes it, also when this raises.
-    clock: seconds, monotonic; only for `fsync_p99_ms`.
+    clock: seconds, monotonic; only for `fsync_p99_ms` and `slow_sync_ms`.
     Raises what `Store.load` raises, and StorageError if what it returns is not
     one contiguous log.  A stored commit index is brought into first_index..last_index.
 
@@ -197,6 +205,7 @@ class Journal:
         self._store = store
         self._clock = clock
         self._durations_s: deque[float] = deque(maxlen=512)
+        self._slow: tuple[float, float] | None = None  # when a sync was slow last, and how long it took
         self._closed = False
         self.failed: StorageError | None = None
         try:
@@ -242,6 +251,12 @@ class Journal:
             return 0.0
         ordered = sorted(self._durations_s)
         return ordered[(len(ordered) * 99 - 1) // 100] * 1000.0
+
+    def slow_sync_ms(self) -> float | None:
+        """How long the last slow sync took, in milliseconds; None when all were fast for `SLOW_SHOWN_S`."""
+        if self._slow is None or self._clock() - self._slow[0] > SLOW_SHOWN_S:
+            return None
+        return self._slow[1] * 1000.0
 
     def entry(self, index: int) -> Entry | None:
         """The entry at an index, the base included; None outside the log."""
@@ -405,12 +420,20 @@ class Journal:
             self.failed = (
                 error
                 if isinstance(error, StorageError)
-                else StorageError(f"the journal cannot be written ({error!r}): restart the node")
+                else StorageError(
+                    "the journal cannot be written, as memory ran out: give the node more, and restart it"
+                    if isinstance(error, MemoryError)
+                    else f"the journal cannot be written ({error!r}): restart the node"
+                )
             )
             if isinstance(error, Exception):
                 raise self.failed from (None if error is self.failed else error)
             raise
-        self._durations_s.append(self._clock() - started)
+        now = self._clock()
+        self._durations_s.append(now - started)
+        if now - started >= SLOW_SYNC_S:
+            self._slow = (now, now - started)
+            _log.warning("the disk is slow", extra={"sync_s": round(now - started, 1)})
         self._durable = record
         self._clean_to = last
         self._pending = False

@@ -47,7 +47,9 @@ from cyoloctl.raft.messages import MAX_CALL_BYTES, FrameReader, PeerProtocolErro
 __all__ = [
     "COPY",
     "DIAL_TIMEOUT_S",
+    "DISK_FAILED",
     "MAX_UNSENT_BYTES",
+    "NO_MEMORY",
     "OLDER",
     "PROTOCOL_VERSION",
     "REFUSALS",
@@ -70,6 +72,10 @@ REFUSALS = (REMOVED, COPY, OLDER)
 """Reasons of a goodbye that keep a process out, whichever node it asks: it was removed from the cluster,
 another process runs under its name, its disk forgot what the node had acknowledged."""
 
+DISK_FAILED, NO_MEMORY = "its disk failed", "it ran out of memory"
+_FAILURES = (DISK_FAILED, NO_MEMORY)
+"""Reasons of a goodbye by which a node that stops tells its peers what stopped it."""
+
 DIAL_TIMEOUT_S = 3.0
 """A dial that led to no connection by then has failed."""
 
@@ -78,6 +84,10 @@ MAX_UNSENT_BYTES = 64 * 2**20
 _HELLO_TIMEOUT_S = 5.0
 _PING_PERIOD_S = 1.0
 _SILENCE_LIMIT_S = 4.0
+_SILENT_S = 2.5
+"""A peer that was not heard for so long is told of, and its link does not count as one."""
+_STALL_S = 1.0
+"""A tick that comes so much too late was not kept by the peers: this node stood still."""
 _BACKOFF_FIRST_S = 0.1
 _BACKOFF_LAST_S = 1.0
 _GREATER_NAME_DELAY_S = 0.4
@@ -158,6 +168,8 @@ class PeerInfo:
     boots: int = 0
     boot: str = ""
     """Of the peer's process, see `PeerIdentity`."""
+    silent: bool = False
+    """It was not heard for a while: the link may be cut, or the peer stands still."""
     pongs: int = 0
     """How often the peer has answered a ping, once a second: from the first on `info`, `links` and
     `voters` are its own."""
@@ -463,6 +475,8 @@ class Link:
         if message["reason"] in REFUSALS:
             self._links.handler.on_refused(self.name, message["reason"])
         else:
+            if self.live and message["reason"] in _FAILURES:
+                self._links._farewells[self.name] = message["reason"]
             level = self._links._level_for(self.name, message["reason"])
             _log.log(level, "peer says goodbye", extra={"peer": self.name, "reason": message["reason"]})
 
@@ -480,7 +494,7 @@ class Link:
                 "epoch": epoch,
                 "cluster_unix_ms": cluster_unix_ms,
                 "info": links.handler.describe(),
-                "links": sorted(links._live),
+                "links": sorted(name for name, link in links._live.items() if not link.info.silent),
                 "addresses": links._addresses_to_tell(),
                 "voters": list(links.handler.voters()),
             }
@@ -607,6 +621,7 @@ class Links:
         self._logged: dict[tuple[str, str], float] = {}
         self._dials: dict[str, _Dialled] = {}
         self._absences = Absences()
+        self._farewells: dict[str, str] = {}  # peer -> what stopped it, as it said
         self._calls: dict[int, tuple[str, Done]] = {}
         self._next_call = first_call
         self._serving = 0
@@ -634,8 +649,8 @@ class Links:
             if now >= until:
                 self._decide(name, alive=False)
         if now >= self._ping_at:
-            self._ping_at = now + _PING_PERIOD_S
-            self._ping(now)
+            late_s, self._ping_at = now - self._ping_at, now + _PING_PERIOD_S
+            self._ping(now, late_s)
         for name, dial in list(self._dials.items()):
             if now >= dial.due:
                 dial.due, dial.busy = math.inf, True
@@ -647,12 +662,21 @@ class Links:
     def _ping_now(self, now: float) -> dict[str, Any]:
         return {"type": "ping", "sent_ms": int(now * 1000)}
 
-    def _ping(self, now: float) -> None:
+    def _ping(self, now: float, late_s: float) -> None:
         ping = self._ping_now(now)
+        if late_s >= _STALL_S:
+            # What the peers sent meanwhile is not read yet: their silence would be this node's own.
+            reason = "its disk, processor or memory did not let it run"
+            _log.warning("this node stood still", extra={"for_s": round(late_s, 1), "reason": reason})
         for link in list(self._live.values()):
-            if now - link.last_received > _SILENCE_LIMIT_S:
-                _log.warning("peer is silent", extra={"peer": link.name})
-                link.ending = f"silent for {_SILENCE_LIMIT_S:g} s"
+            silent_s = 0.0 if late_s >= _STALL_S else now - link.last_received
+            if silent_s > _SILENT_S and not link.info.silent:
+                reason = "the link is cut, or the peer stands still"
+                extra = {"peer": link.name, "for_s": round(silent_s, 1), "reason": reason}
+                _log.warning("peer is silent", extra=extra)
+            link.info.silent = silent_s > _SILENT_S
+            if silent_s > _SILENCE_LIMIT_S:
+                link.ending = f"silent for {_SILENCE_LIMIT_S:g} s: the link is cut, or the peer stands still"
                 link.abort()
             else:
                 link.write(ping)
@@ -670,6 +694,7 @@ class Links:
                 del self._dials[name]
                 self._own_word.pop(name, None)
                 self._absences.forget(name)
+                self._farewells.pop(name, None)
         for name in wanted:
             if name not in self._dials:
                 live = name in self._live
@@ -711,6 +736,10 @@ class Links:
     def absences(self) -> dict[str, str]:
         """Why peers that were dialled have no link: name -> addresses and reasons."""
         return self._absences.reasons()
+
+    def farewells(self) -> dict[str, str]:
+        """Peers that said what stopped them, and have not come back: name -> `DISK_FAILED` or `NO_MEMORY`."""
+        return dict(self._farewells)
 
     def all_tried(self, names: Collection[str]) -> bool:
         """Whether each peer to dial, and each of these, has a link, or an attempt at it has ended."""
@@ -789,6 +818,11 @@ class Links:
             link.write({"type": "goodbye", "reason": reason})
             link.close()
 
+    def part(self, reason: str) -> None:
+        """Tell every peer what stops this node, and end the links."""
+        for name in list(self._live):
+            self.disconnect(name, reason=reason)
+
     def reconnect(self, name: str) -> None:
         """End the link with a peer; what was written still leaves, and both ends dial again."""
         link = self._live.get(name)
@@ -850,6 +884,7 @@ class Links:
         self._waiting.pop(link, None)
         dial = self._dials.get(name)
         self._absences.forget(name)
+        self._farewells.pop(name, None)
         if dial is not None and link.dialled:
             dial.busy = False
         current = self._live.get(name)

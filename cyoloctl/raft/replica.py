@@ -480,11 +480,25 @@ class Replica:
             self._forwarding.leader_changed()
         if role == "leader":
             self._elections.led()
-        _log.info(
-            "raft state changed",
-            extra={"role": role, "term": engine.term(), "leader": None if leader is None else leader.id},
-        )
+        extra = {"role": role, "term": engine.term(), "leader": None if leader is None else leader.id}
+        _log.info("raft state changed", extra={**extra, "reason": self._why_no_leader(was_role, was_leader)})
         self.on_change()
+
+    def _why_no_leader(self, was_role: str, was_leader: Node | None) -> str | None:
+        """What ended the leadership that this node knew, for its log; None where a leader is known."""
+        engine = self._engine
+        if engine.leader() is not None:
+            return None
+        if was_role == "leader":
+            return "no word from a majority of the voters, or one of a higher term"
+        if was_leader is None:
+            return None
+        if was_leader not in engine.connected:
+            return f"no link with the leader {was_leader.id}"
+        silent_s = self._clock() - self._core.leader_seen_at
+        if silent_s < self._core.timing.election_min_s:
+            return "a higher term"
+        return f"no word from the leader {was_leader.id} for {silent_s:.1f} s"
 
     def _stop_leading(self) -> None:
         self._replication.reset()

@@ -18,6 +18,7 @@ from collections.abc import Awaitable, Callable, Collection, Coroutine, Mapping,
 from typing import Any, Protocol, cast
 
 from cyoloctl.errors import AccessDenied, CyoloctlError, OutcomeUnknown
+from cyoloctl.raft.absences import CERTIFICATE
 from cyoloctl.raft.links import (
     DIAL_TIMEOUT_S,
     PROTOCOL_VERSION,
@@ -129,7 +130,10 @@ def _reason(error: Exception) -> str:
     if isinstance(error, ssl.SSLCertVerificationError):
         return f"TLS: its certificate is not accepted here: {error.verify_message}"
     if isinstance(error, ssl.SSLError):
-        return f"TLS: {(error.reason or str(error)).replace('_', ' ').lower()}"
+        reason = (error.reason or str(error)).replace("_", " ").lower()
+        # "unknown ca" is an alert of the other end, too.
+        about = f", so this node's {CERTIFICATE} is not accepted there" if "alert" in reason else ""
+        return f"TLS: {reason}{about}"
     if isinstance(error, socket.gaierror):
         return f"its name cannot be resolved: {error.strerror or error}"
     if isinstance(error, OSError) and error.errno:
@@ -231,6 +235,14 @@ class PeerNetwork:
     def absences(self) -> dict[str, str]:
         """Why peers that were dialled have no link: name -> addresses and reasons."""
         return self._links.absences()
+
+    def farewells(self) -> dict[str, str]:
+        """Peers that said what stopped them, and have not come back."""
+        return self._links.farewells()
+
+    def part(self, reason: str) -> None:
+        """Tell every peer what stops this node, and end the links."""
+        self._links.part(reason)
 
     def all_tried(self, names: Collection[str]) -> bool:
         """Whether each peer to dial, and each of these, has a link, or an attempt at it has ended."""

@@ -6,6 +6,7 @@ of them, is put over it.
 
 from __future__ import annotations
 
+import os
 import re
 from collections.abc import Callable
 from dataclasses import replace
@@ -29,6 +30,8 @@ from cyoloctl.pki.founding import new_cluster
 from cyoloctl.pki.tls import TlsIdentity
 from cyoloctl.raft import (
     COPY,
+    DISK_FAILED,
+    NO_MEMORY,
     OLDER,
     ClusterClock,
     Engine,
@@ -63,6 +66,7 @@ class _Engine:
         self.refused: list[Refusal] = []
         self.kept_out: dict[str, str] = {}
         self.away: dict[str, str] = {}
+        self.said: dict[str, str] = {}
 
     def __getattr__(self, name: str) -> Any:
         return getattr(self._real, name)
@@ -90,6 +94,9 @@ class _Engine:
 
     def absences(self) -> dict[str, str]:
         return self.away
+
+    def farewells(self) -> dict[str, str]:
+        return self.said
 
 
 def _peer(name: str) -> PeerInfo:
@@ -284,12 +291,33 @@ def _credentials_expiring(world: World) -> None:
     world.engine.clock.applied(Stamp(0, NOW_MS + DAY_MS * 9 // 10, 0))
 
 
+def _disk_slow(world: World) -> None:
+    world.engine.told["n3"].info["slow_sync_ms"] = 2300.0
+
+
+def _read_only(world: World) -> None:
+    world.engine.told["n3"].info["disk_read_only"] = True
+
+
+def _no_memory(world: World) -> None:
+    _member_away(world)
+    world.engine.said["n2"] = NO_MEMORY
+
+
+def _certificate_refused(world: World) -> None:
+    _member_away(world)
+    world.engine.away["n2"] = "n2:1: TLS: its certificate is not accepted here: unable to get local issuer"
+
+
 CASES: dict[str, tuple[Callable[[World], Any], str | None]] = {
     "member_away": (_member_away, "n2"),
     "link": (_link, "n2"),
     "not_following": (_not_following, "n3"),
     "lagging": (_lagging, "n3"),
     "disk_full": (_disk_full, "n3"),
+    "disk_slow": (_disk_slow, "n3"),
+    "disk_failed": (_read_only, "n3"),
+    "memory": (_no_memory, "n2"),
     "copy": (_refused(COPY), "n2"),
     "older_disk": (_refused(OLDER), "n2"),
     "kept_out": (_kept_out, "n1"),
@@ -300,6 +328,7 @@ CASES: dict[str, tuple[Callable[[World], Any], str | None]] = {
     "clock": (_clock, "n3"),
     "time_ahead": (_time_ahead, None),
     "key_lacking": (_key_lacking, "n2"),
+    "certificate_refused": (_certificate_refused, "n2"),
     "certificate_expiring": (_certificate("2026-06-20T00:00:00Z"), "n2"),
     "certificate_expired": (_certificate("2026-05-31T00:00:00Z"), "n2"),
     "certificate_renewal_failed": (_certificate_renewal_failed, "n1"),
@@ -309,7 +338,7 @@ CASES: dict[str, tuple[Callable[[World], Any], str | None]] = {
 }
 """Code -> how the state becomes so, and the member that it concerns."""
 
-UNHEALTHY = {"member_away", "link", "not_following", "lagging", "vote_lost"}
+UNHEALTHY = {"member_away", "memory", "certificate_refused", "link", "not_following", "lagging", "vote_lost"}
 """What takes the cluster's own word away; the rest needs a hand, and everything works."""
 
 
@@ -367,6 +396,31 @@ async def test_member_away_is_told_with_the_reason(tmp_path: Path) -> None:
     assert found["message"] == (
         "n2 is not connected to n1 (n2:1: connection refused): start it, or check the network between them"
     )
+
+
+async def test_file_system_that_takes_no_writes_is_a_failed_disk(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    world = World(tmp_path / "n1")
+    found = os.statvfs(tmp_path)
+    read_only = os.statvfs_result([*found[:8], found.f_flag | os.ST_RDONLY, found.f_namemax])
+    monkeypatch.setattr(os, "statvfs", lambda path: read_only)
+    assert ("disk_failed", "n1") in world.codes()
+
+
+async def test_connected_member_that_is_silent_is_told_of_at_once(tmp_path: Path) -> None:
+    world = World(tmp_path / "n1")
+    world.engine.told["n2"].silent = True
+    assert world.codes() == {("member_away", "n2")}
+    (found,) = world.problems()
+    assert "link between them is cut" in found["message"]
+
+
+async def test_member_that_said_what_stopped_it_is_away_for_that(tmp_path: Path) -> None:
+    world = World(tmp_path / "n1")
+    _member_away(world)
+    world.engine.said["n2"] = DISK_FAILED
+    assert world.codes() == {("member_away", "n2"), ("disk_failed", "n2")}
 
 
 async def test_member_that_another_one_reaches_is_not_away_but_without_a_link(tmp_path: Path) -> None:

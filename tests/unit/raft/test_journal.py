@@ -19,7 +19,17 @@ from pathlib import Path
 import pytest
 
 from cyoloctl.errors import Conflict, InternalError, StorageError, VersionMismatch
-from cyoloctl.raft.journal import Batch, Entry, Journal, MemoryStore, Record, Store, StoredState
+from cyoloctl.raft.journal import (
+    SLOW_SHOWN_S,
+    SLOW_SYNC_S,
+    Batch,
+    Entry,
+    Journal,
+    MemoryStore,
+    Record,
+    Store,
+    StoredState,
+)
 from cyoloctl.raft.sqlite_store import SqliteStore
 from cyoloctl.raft.wal import check_wal
 
@@ -389,6 +399,31 @@ def test_journal_p99_is_of_the_last_syncs() -> None:
         journal.set_term(term, None)
         journal.sync()
     assert journal.fsync_p99_ms == pytest.approx(500.0)  # 11 of 512 are slow; the first has left
+
+
+def test_slow_sync_is_logged_and_told_for_a_while(caplog: pytest.LogCaptureFixture) -> None:
+    now = [0.0]
+
+    class Slow(MemoryStore):
+        def commit(self, batch: Batch) -> None:
+            now[0] += took_s
+            super().commit(batch)
+
+    journal = Journal(Slow(), clock=lambda: now[0])
+    took_s = SLOW_SYNC_S - 0.01
+    fill(journal, 1)
+    journal.sync()
+    assert journal.slow_sync_ms() is None
+    assert not caplog.records
+
+    took_s = 2.5
+    journal.set_term(1, None)
+    journal.sync()
+    assert journal.slow_sync_ms() == 2500.0
+    (said,) = caplog.records
+    assert (said.levelname, said.message, vars(said)["sync_s"]) == ("WARNING", "the disk is slow", 2.5)
+    now[0] += SLOW_SHOWN_S + 1
+    assert journal.slow_sync_ms() is None
 
 
 class FailsOnce:

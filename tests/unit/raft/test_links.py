@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 
 from cyoloctl.errors import CyoloctlError, InternalError, NoLeader, OutcomeUnknown, Unavailable
-from cyoloctl.raft.links import PROTOCOL_VERSION, Hello, Link, Links, PeerIdentity, Pong
+from cyoloctl.raft.links import DISK_FAILED, PROTOCOL_VERSION, Hello, Link, Links, PeerIdentity, Pong
 from cyoloctl.raft.messages import MAX_CALL_BYTES, MAX_FRAME_BYTES, FrameReader, decode, encode
 
 _CLUSTER = "c" * 32
@@ -511,6 +511,77 @@ def test_silent_peer_is_cut_off_after_four_seconds_and_no_byte_keeps_it_longer()
     link.received(HEARTBEAT[1:])
     link.lost()
     assert host.events == [("connected", "a"), ("disconnected", "a")]
+
+
+def test_silent_peer_is_told_of_before_it_is_cut_off_and_its_link_counts_no_more(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    host = Host("b")
+    host.meet("a")
+    other, line = host.meet("c")
+    for _ in range(31):
+        host.pass_time(0.1)
+        other.received(HEARTBEAT)
+    assert [record.message for record in caplog.records] == ["peer is silent"]
+    assert vars(caplog.records[-1])["peer"] == "a"
+    assert "link" in vars(caplog.records[-1])["reason"]
+    assert {name: peer.silent for name, peer in host.links.peers().items()} == {"a": True, "c": False}
+    other.received(encode({"type": "ping", "sent_ms": 5}))
+    assert line.sent[-1]["links"] == ["c"]
+
+
+def test_peer_that_is_heard_again_is_silent_no_longer() -> None:
+    host = Host("b")
+    link, _ = host.meet("a")
+    host.pass_time(3.0)
+    assert host.links.peers()["a"].silent
+    link.received(HEARTBEAT)
+    host.pass_time(1.0)
+    assert not host.links.peers()["a"].silent
+
+
+def test_node_that_stood_still_says_so_and_blames_no_peer(caplog: pytest.LogCaptureFixture) -> None:
+    host = Host("b")
+    link, line = host.meet("a")
+    host.pass_time(1.0)
+    host.now += 6.0  # nothing ran, and nothing was read
+    host.links.tick()
+    assert [record.message for record in caplog.records] == ["this node stood still"]
+    assert vars(caplog.records[-1])["for_s"] == 5.0
+    assert not host.links.peers()["a"].silent
+    assert not line.ended
+    host.pass_time(1.0)  # what came meanwhile would have been read by now
+    assert line.ended == ["abort"]
+    link.lost()
+
+
+def test_node_that_stops_tells_every_peer_what_stopped_it_and_they_keep_it(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    host = Host("b")
+    lines = [host.meet(name)[1] for name in ("a", "c")]
+    host.links.part(DISK_FAILED)
+    assert [line.sent[-1] for line in lines] == [{"type": "goodbye", "reason": DISK_FAILED}] * 2
+    assert [line.ended for line in lines] == [["close"], ["close"]]
+
+    peer = Host("a")
+    peer.links.set_addresses({"b": ("b:1",)})
+    link, _ = peer.meet("b")
+    link.received(encode({"type": "goodbye", "reason": DISK_FAILED}))
+    link.lost()
+    assert peer.links.farewells() == {"b": DISK_FAILED}
+    assert ("peer says goodbye", DISK_FAILED) in [
+        (record.message, vars(record).get("reason")) for record in caplog.records
+    ]
+    peer.meet("b", boot="2")
+    assert peer.links.farewells() == {}
+
+
+def test_goodbye_before_the_link_began_says_nothing_of_what_stopped_a_peer() -> None:
+    host = Host("b")
+    link, _ = host.open("a")
+    link.received(encode({"type": "goodbye", "reason": DISK_FAILED}))
+    assert host.links.farewells() == {}
 
 
 # -- copies of a disk ------------------------------------------------------------------------
