@@ -101,7 +101,7 @@ def plant(mutant: Mutant, root: Path = ROOT) -> str:
     begin, end, indent = found[0]
     replacement = mutant.replace
     if "\n" in mutant.find or indent:
-        replacement = textwrap.indent(textwrap.dedent(replacement), indent)
+        replacement = textwrap.indent(replacement, indent)
     planted = source[:begin] + replacement + source[end:]
     if planted == source:
         raise NotPlanted(f"{mutant.full_name}: changes nothing")
@@ -122,15 +122,13 @@ def _places(source: str, find: str) -> Iterator[tuple[int, int, str]]:
             yield begin - (0 if line.strip() else len(line)), begin + len(find), "" if line.strip() else line
             begin = source.find(find, begin + 1)
         return
-    wanted = textwrap.dedent(find).split("\n")
+    wanted = find.split("\n")
     lines = source.split("\n")
-    starts = [0]
-    for line in lines:
-        starts.append(starts[-1] + len(line) + 1)
+    begin = 0
     for number, line in enumerate(lines):
-        indent = line[: len(line) - len(line.lstrip())]
-        if line[len(indent) :] != wanted[0]:
-            continue
-        there = lines[number : number + len(wanted)]
-        if there == [indent + text if text else "" for text in wanted]:
-            yield starts[number], starts[number + len(wanted)] - 1, indent
+        if line.endswith(wanted[0]) and not line[: len(line) - len(wanted[0])].strip():
+            indent = line[: len(line) - len(wanted[0])]
+            there = "\n".join(lines[number : number + len(wanted)])
+            if there == textwrap.indent("\n".join(wanted), indent):
+                yield begin, begin + len(there), indent
+        begin += len(line) + 1
