@@ -1,0 +1,284 @@
+"""One story for each line of defence that no other test would miss.
+
+`tests/mutants/catalogue` takes the lines away, one at a time.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+
+from cyoloctl.errors import CyoloctlError, NoLeader, OutcomeUnknown, Overloaded, StorageError
+from cyoloctl.model import Stamp
+from cyoloctl.raft.batch import encode_batch
+from cyoloctl.raft.replica import Replica
+from cyoloctl.raft.settings import Limits
+from tests.support.engine_harness import Machine, Outcome
+from tests.support.raft_ours import OurCluster, append
+
+pytestmark = pytest.mark.fault
+
+NO_OP = b"\x01"
+
+
+def entry(command: bytes) -> bytes:
+    """The log entry of one command."""
+    return encode_batch([(command, 2)], Stamp(0, 0, 0))
+
+
+def hear(cluster: OurCluster, target: str, source: str, *messages: Any) -> None:
+    """`target` gets these as if `source` had sent them, and ticks after each."""
+    for message in messages:
+        cluster.inject(target, source, message)
+        cluster.tick(target)
+
+
+def said(cluster: OurCluster, mark: int, source: str, kind: str, target: str | None = None) -> list[Any]:
+    return [
+        envelope.message
+        for envelope in cluster.sent[mark:]
+        if envelope.source == source
+        and envelope.message["type"] == kind
+        and target in (None, envelope.target)
+    ]
+
+
+# -- persist before you send ---------------------------------------------------------------------
+
+
+class Persisting(OurCluster):
+    """Compares what leaves a node with what its disk holds at that moment."""
+
+    def __init__(self, names: str, **options: Any) -> None:
+        self.broken: list[tuple[str, Any]] = []
+        super().__init__(names, **options)
+
+    def _send(self, machine: Machine, replica: Replica, peer: str, message: Any) -> None:
+        kind, record = message["type"], machine.disk.store.record()
+        kept = True
+        if "term" in message and not kind.startswith("pre_vote"):
+            kept = message["term"] <= record.term
+        if kind == "append_response" and message["success"]:
+            kept = kept and message["next_index"] - 1 <= record.last_index
+        elif kind == "vote_response":
+            kept = kept and (message["term"], peer) == (record.term, record.vote)
+        elif kind == "request_vote":
+            kept = kept and (message["term"], machine.name) == (record.term, record.vote)
+        if not kept:
+            self.broken.append((machine.name, message))
+        super()._send(machine, replica, peer, message)
+
+    def _tick(self, machine: Machine) -> None:
+        super()._tick(machine)
+        if self.is_leader(machine.name):
+            commit = self.commit_index(machine.name)
+            holders = [
+                name for name in self.founders if self.machines[name].disk.store.record().last_index >= commit
+            ]
+            if 2 * len(holders) <= len(self.founders):
+                self.broken.append((machine.name, f"committed {commit}, which only {holders} hold"))
+
+
+def test_nothing_leaves_a_node_before_its_disk_holds_what_it_tells() -> None:
+    cluster = Persisting("abc")
+    for leader, others in (("a", "bc"), ("b", "ca"), ("c", "ab")):
+        cluster.elect(leader, others[0])
+        cluster.write(leader, b"at-" + leader.encode())
+        cluster.write(others[0], b"by-" + others[0].encode())
+        cluster.run(0.3)
+    assert cluster.transfer("c", "a").pending
+    assert cluster.run_until(lambda: cluster.is_leader("a"), within=2.0)
+    cluster.write("a", b"last")
+    assert cluster.broken == []
+
+
+def test_new_leaders_entries_wait_for_its_term_to_be_on_disk() -> None:
+    """A single voter with a learner wins and leads within one tick."""
+    cluster = Persisting("a")
+    cluster.start_joiner("l", "a")
+    mark = len(cluster.sent)
+    cluster.campaign("a")
+    cluster.run(0.3)
+    assert said(cluster, mark, "a", "append_entries", "l")
+    assert cluster.broken == []
+
+
+# -- a failed replica ----------------------------------------------------------------------------
+
+
+def fail_disk(cluster: OurCluster, name: str) -> Callable[[], None]:
+    """Every commit of this node's journal fails, until what is returned is called."""
+    store = cluster.machines[name].disk.store
+    commit = store.commit
+
+    def full(batch: object) -> None:
+        raise StorageError("the disk is full: free space")
+
+    store.commit = full
+
+    def mend() -> None:
+        store.commit = commit
+
+    return mend
+
+
+def test_failed_replica_neither_hears_nor_says_anything_more() -> None:
+    cluster = OurCluster("abc")
+    cluster.elect("a")
+    cluster.write("a", b"x1")
+    cluster.run(0.3)
+    mend = fail_disk(cluster, "b")
+    cluster.propose("a", b"x2")
+    cluster.run(0.3)
+    mend()
+    replica = cluster.replica("b")
+    assert isinstance(replica.failed, StorageError)
+    mark, term, log = len(cluster.sent), replica.term(), cluster.log("b")
+    vote = {"type": "request_vote", "term": term + 1, "last_log_index": 99, "last_log_term": term}
+    for message in (vote, append(term + 1, (2, 0), (NO_OP, 3, term + 1))):
+        assert replica.receive("c", message)
+        replica.tick()
+    cluster.advance(30.0)
+    replica.tick()
+    assert (replica.term(), cluster.log("b")) == (term, log)
+    assert [envelope for envelope in cluster.sent[mark:] if envelope.source == "b"] == []
+
+
+def test_failed_replica_answers_whoever_waits() -> None:
+    cluster = OurCluster("abc")
+    cluster.elect("a")
+    cluster.write("a", b"x1")
+    reading = cluster.read("a")
+    fail_disk(cluster, "a")
+    writing = cluster.propose("a", b"x2")
+    cluster.tick("a")
+    assert isinstance(cluster.replica("a").failed, StorageError)
+    assert isinstance(writing.error, OutcomeUnknown)  # it has been sent already
+    assert isinstance(reading.error, StorageError)
+
+
+# -- what is told of requests that are given up ------------------------------------------------------
+
+
+def give_up(cluster: OurCluster, name: str) -> None:
+    cluster.replica(name).abandon(NoLeader("the node is stopping"))
+
+
+def test_abandoned_write_that_never_left_is_told_the_reason() -> None:
+    cluster = OurCluster("abc")
+    waiting = cluster.propose("a", b"x1")
+    cluster.tick("a")
+    give_up(cluster, "a")
+    assert isinstance(waiting.error, NoLeader)
+    assert waiting.calls == 1
+
+
+def test_abandoned_write_in_the_leaders_log_is_unknown() -> None:
+    cluster = OurCluster("abc")
+    cluster.elect("a")
+    cluster.run(0.3)
+    waiting = cluster.propose("a", b"x1")
+    cluster.tick("a")
+    give_up(cluster, "a")
+    assert isinstance(waiting.error, OutcomeUnknown)
+    assert waiting.calls == 1
+
+
+def test_abandoned_write_on_its_way_to_the_leader_is_unknown() -> None:
+    cluster = OurCluster("abc")
+    cluster.elect("a")
+    cluster.run(0.3)
+    waiting = cluster.propose("b", b"x1")
+    cluster.tick("b")
+    assert cluster.in_flight("b", "a", "forward")
+    give_up(cluster, "b")
+    assert isinstance(waiting.error, OutcomeUnknown)
+    assert waiting.calls == 1
+
+
+def test_abandoned_read_and_transfer_are_told_the_reason_and_a_membership_change_is_unknown() -> None:
+    cluster = OurCluster("abc")
+    cluster.elect("a")
+    cluster.run(0.3)
+    for name in "bc":
+        cluster.hold("a", name)
+    reading, asking = cluster.read("a"), cluster.read("b")
+    change = cluster.remove("a", "c")
+    transfer = cluster.transfer("a", "b")
+    cluster.tick("a", "b")
+    give_up(cluster, "a")
+    give_up(cluster, "b")
+    assert [type(outcome.error) for outcome in (reading, asking, transfer)] == [NoLeader] * 3
+    assert isinstance(change.error, OutcomeUnknown)
+
+
+# -- reads ---------------------------------------------------------------------------------------
+
+
+def test_follower_confirms_a_read_for_its_own_leader_in_its_own_term_only() -> None:
+    cluster = OurCluster("abc")
+    cluster.elect("a")
+    cluster.run(0.3)
+    term = cluster.term("b")
+    mark = len(cluster.sent)
+    hear(cluster, "b", "c", {"type": "read_confirm", "seq": 1, "term": term})
+    hear(cluster, "b", "a", {"type": "read_confirm", "seq": 2, "term": term - 1})
+    hear(cluster, "b", "a", {"type": "read_confirm", "seq": 3, "term": term + 1})
+    assert said(cluster, mark, "b", "read_confirmed") == []
+    hear(cluster, "b", "a", {"type": "read_confirm", "seq": 4, "term": term})
+    assert [message["seq"] for message in said(cluster, mark, "b", "read_confirmed", "a")] == [4]
+
+
+def asked_round(cluster: OurCluster) -> tuple[Outcome, dict[str, Any]]:
+    """`a` leads and has asked the voters about a read; nothing of it arrives."""
+    cluster.elect("a")
+    cluster.run(0.3)
+    for name in cluster.machines:
+        cluster.hold("a", name)
+    mark = len(cluster.sent)
+    reading = cluster.read("a")
+    cluster.tick("a")
+    return reading, said(cluster, mark, "a", "read_confirm")[0]
+
+
+@pytest.mark.parametrize(
+    ("source", "changed"),
+    [("b", {"seq": -1}), ("b", {"term": -1}), ("l", {})],
+    ids=["of another round", "of another term", "of a learner"],
+)
+def test_read_is_served_by_no_confirmation_but_a_voters_of_this_round(
+    source: str, changed: dict[str, int]
+) -> None:
+    cluster = OurCluster("abc")
+    cluster.start_joiner("l", "abc")
+    reading, question = asked_round(cluster)
+    confirmed = {"type": "read_confirmed", "seq": question["seq"], "term": question["term"]}
+    wrong = {**confirmed, **{field: confirmed[field] + by for field, by in changed.items()}}
+    hear(cluster, "a", source, wrong)
+    assert reading.pending
+    hear(cluster, "a", "b", confirmed)
+    assert reading.ok
+
+
+def test_reads_of_peers_are_bounded_at_the_leader() -> None:
+    cluster = OurCluster("abc", limits=Limits(pending_reads=3))
+    cluster.elect("a")
+    cluster.run(0.3)
+    for name in "bc":
+        cluster.hold("a", name)
+    mark = len(cluster.sent)
+    for number in range(6):  # within one turn
+        cluster.inject("a", "b", {"type": "read_index", "id": number})
+    cluster.tick("a")
+    refused = said(cluster, mark, "a", "read_index_result", "b")
+    assert [(message["id"], message["index"]) for message in refused] == [(3, None), (4, None), (5, None)]
+
+
+def test_reads_are_bounded() -> None:
+    cluster = OurCluster("abc", limits=Limits(pending_reads=3))
+    errors: list[CyoloctlError | None] = []
+    for _ in range(5):
+        cluster.replica("a").read(lambda index, error: errors.append(error))
+    assert [type(error) for error in errors] == [Overloaded, Overloaded]
