@@ -10,11 +10,13 @@ from typing import Any
 
 import pytest
 
-from cyoloctl.errors import CyoloctlError, NoLeader, OutcomeUnknown, Overloaded, StorageError
+from cyoloctl.errors import CyoloctlError, InternalError, NoLeader, OutcomeUnknown, Overloaded, StorageError
 from cyoloctl.model import Stamp
 from cyoloctl.raft.batch import encode_batch
+from cyoloctl.raft.journal import Journal, MemoryStore
 from cyoloctl.raft.replica import Replica
 from cyoloctl.raft.settings import Limits
+from cyoloctl.raft.snapshot import SnapshotMeta, SnapshotStore
 from tests.support.engine_harness import Machine, Outcome
 from tests.support.raft_ours import OurCluster, append
 
@@ -95,12 +97,15 @@ def test_nothing_leaves_a_node_before_its_disk_holds_what_it_tells() -> None:
 
 
 def test_new_leaders_entries_wait_for_its_term_to_be_on_disk() -> None:
-    """A single voter with a learner wins and leads within one tick."""
+    """A single voter that a learner's answer deposed stands, wins and leads within one tick."""
     cluster = Persisting("a")
     cluster.start_joiner("l", "a")
+    cluster.run(0.3)
+    answer = {"type": "append_response", "term": 7, "next_index": 1, "reset": False, "success": False}
+    hear(cluster, "a", "l", answer)
+    assert not cluster.is_leader("a")
     mark = len(cluster.sent)
     cluster.campaign("a")
-    cluster.run(0.3)
     assert said(cluster, mark, "a", "append_entries", "l")
     assert cluster.broken == []
 
@@ -146,6 +151,19 @@ def test_failed_replica_neither_hears_nor_says_anything_more() -> None:
     assert [envelope for envelope in cluster.sent[mark:] if envelope.source == "b"] == []
 
 
+def test_replica_that_failed_by_a_bug_is_silent_although_its_disk_works() -> None:
+    cluster = OurCluster("abc")
+    cluster.elect("a")
+    cluster.run(0.3)
+    replica = cluster.replica("b")
+    replica.fail(InternalError("a bug"))
+    mark, term = len(cluster.sent), replica.term()
+    cluster.advance(30.0)
+    replica.tick()
+    assert replica.term() == term
+    assert [envelope for envelope in cluster.sent[mark:] if envelope.source == "b"] == []
+
+
 def test_failed_replica_answers_whoever_waits() -> None:
     cluster = OurCluster("abc")
     cluster.elect("a")
@@ -157,6 +175,65 @@ def test_failed_replica_answers_whoever_waits() -> None:
     assert isinstance(cluster.replica("a").failed, StorageError)
     assert isinstance(writing.error, OutcomeUnknown)  # it has been sent already
     assert isinstance(reading.error, StorageError)
+
+
+# -- what a start finds on the disk --------------------------------------------------------------
+
+
+def start_with(
+    entries: list[tuple[bytes, int, int]], snapshot: tuple[int, int] | None, commit: int = 1
+) -> OurCluster:
+    """`a` starts with this log, and a snapshot that ends at this index and term."""
+    cluster = OurCluster("abc")
+    cluster.crash("a")
+    disk = cluster.machines["a"].disk
+    disk.store, disk.snapshots = MemoryStore(), SnapshotStore(None)
+    journal = Journal(disk.store)
+    for command, index, term in entries:
+        journal.append(index, term, command)
+    if entries:
+        journal.set_term(entries[-1][2], None)
+        journal.set_commit_index(commit)
+    journal.close()
+    if snapshot is not None:
+        state = len(b"of the snapshot").to_bytes(4, "big") + b"of the snapshot"
+        disk.snapshots.save(SnapshotMeta(*snapshot, tuple("abcd"), ("x",)), state)
+    cluster.start("a")
+    return cluster
+
+
+LOG = [(NO_OP, 1, 0), (NO_OP, 2, 1), (entry(b"x1"), 3, 1), (entry(b"x2"), 4, 1)]
+
+
+@pytest.mark.parametrize(
+    ("entries", "snapshot"),
+    [([], (3, 1)), (LOG[2:], None), (LOG[2:], (2, 1))],
+    ids=["snapshot without journal", "journal without snapshot", "a gap between them"],
+)
+def test_start_refuses_a_journal_and_a_snapshot_that_do_not_fit(entries: Any, snapshot: Any) -> None:
+    with pytest.raises(StorageError, match="join again under a new name"):
+        start_with(entries, snapshot)
+
+
+@pytest.mark.parametrize(
+    ("snapshot", "left"),
+    [((3, 1), LOG), ((3, 2), None), ((9, 1), None)],
+    ids=["within the log", "another term", "behind the log"],
+)
+def test_start_takes_snapshot_and_what_fits_behind_it(snapshot: Any, left: Any) -> None:
+    cluster = start_with(LOG, snapshot)
+    assert cluster.log("a") == (left or [(NO_OP, *snapshot)])
+    assert cluster.state("a") == [b"of the snapshot"]
+    assert cluster.replica("a").applied_index() == snapshot[0]
+    assert cluster.replica("a").commit_index() == snapshot[0]
+    assert cluster.config("a") == set("abcd")
+    assert cluster.replica("a").removed_peers() == {"x"}
+
+
+def test_start_applies_what_the_snapshot_lacks_and_nothing_twice() -> None:
+    cluster = start_with(LOG, (3, 1), commit=4)
+    cluster.tick("a")
+    assert cluster.machines["a"].applied == [(4, b"x2")]
 
 
 # -- what is told of requests that are given up ------------------------------------------------------
