@@ -12,7 +12,7 @@ import pytest
 
 from cyoloctl.errors import CyoloctlError, InternalError, NoLeader, OutcomeUnknown, Overloaded, StorageError
 from cyoloctl.model import Stamp
-from cyoloctl.raft.batch import encode_batch
+from cyoloctl.raft.batch import encode_batch, stamp_of
 from cyoloctl.raft.journal import Journal, MemoryStore
 from cyoloctl.raft.replica import Replica
 from cyoloctl.raft.settings import Limits
@@ -359,3 +359,137 @@ def test_reads_are_bounded() -> None:
     for _ in range(5):
         cluster.replica("a").read(lambda index, error: errors.append(error))
     assert [type(error) for error in errors] == [Overloaded, Overloaded]
+
+
+# -- applying ------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("lack", [MemoryError(), RecursionError()], ids=["memory", "stack"])
+def test_lack_of_memory_or_stack_while_applying_stops_that_node_and_no_other(lack: Exception) -> None:
+    cluster = OurCluster("abc")
+    cluster.elect("a")
+    cluster.run(0.3)
+    machine = cluster.machines["b"].engine.machine
+    apply = machine.apply
+
+    def apply_without(index: int, command: bytes, after: int | None = None) -> bytes:
+        raise lack
+
+    machine.apply = apply_without
+    cluster.write("a", b"x1")
+    cluster.run(0.3)
+    assert isinstance(cluster.replica("b").failed, InternalError)
+    machine.apply = apply
+    cluster.write("a", b"x2")
+    assert cluster.state("c")[:1] == [b"x1"]
+    assert cluster.state("b") == []
+
+
+def test_time_of_an_entry_is_applied_before_its_commands_and_shown() -> None:
+    cluster = OurCluster("abc")
+    cluster.elect("a")
+    cluster.run(0.3)
+    _, last, term = cluster.log("b")[-1]
+    late = (encode_batch([(b"x1", 2)], LATE), last + 1, term)
+    hear(cluster, "b", "a", append(term, (last, term), late, commit=last + 1))
+    assert cluster.state("b") == [b"x1"]
+    assert cluster.machines["b"].engine.machine.stamp() == LATE
+    assert cluster.cluster_clock("b").told() == (0, LATE.time_unix_ms)
+
+
+def test_writes_that_wait_are_bounded() -> None:
+    cluster = OurCluster("abc", limits=Limits(pending_commands=3))
+    outcomes = [cluster.propose("a", b"x%d" % number) for number in range(5)]
+    assert [type(outcome.error) for outcome in outcomes[3:]] == [Overloaded, Overloaded]
+    assert all(outcome.pending for outcome in outcomes[:3])
+
+
+def test_log_of_a_leader_without_a_majority_is_bounded() -> None:
+    cluster = OurCluster("abc")
+    cluster.limits = Limits(uncommitted_entries=2)
+    cluster.restart("a")
+    cluster.elect("a")
+    cluster.run(0.3)
+    cluster.isolate("a")
+    before = len(cluster.log("a"))
+    for number in range(10):
+        cluster.propose("a", b"x%d" % number)
+        cluster.tick("a")
+    assert len(cluster.log("a")) == before + 2
+
+
+def test_command_that_no_frame_could_carry_is_refused() -> None:
+    cluster = OurCluster("abc", limits=Limits(entry_bytes=1000))
+    assert isinstance(cluster.propose("a", b"x" * 937).error, InternalError)
+    assert cluster.propose("a", b"x" * 936).pending
+
+
+# -- what a follower believes ----------------------------------------------------------------------
+
+
+def follower_with_log(commit: int) -> OurCluster:
+    """`b` holds `LOG`, of term 1, committed up to this index; `c` will lead term 2."""
+    cluster = OurCluster("abc")
+    hear(cluster, "b", "a", append(1, (1, 0), *LOG[1:], commit=commit))
+    assert cluster.log("b") == LOG
+    assert cluster.commit_index("b") == commit
+    return cluster
+
+
+def test_follower_commits_no_further_than_a_message_has_shown_to_match() -> None:
+    cluster = follower_with_log(commit=2)
+    hear(cluster, "b", "c", append(2, (2, 1), commit=4))  # 3 and 4 of that leader are others
+    assert cluster.commit_index("b") == 2
+    assert cluster.state("b") == []
+    hear(cluster, "b", "c", append(2, (3, 1), commit=4))
+    assert cluster.commit_index("b") == 3
+
+
+def test_follower_acknowledges_no_further_than_a_message_has_shown_to_match() -> None:
+    cluster = follower_with_log(commit=2)
+    mark = len(cluster.sent)
+    hear(cluster, "b", "c", append(2, (2, 1), commit=2), append(2, (2, 1), LOG[2], commit=2))
+    answers = said(cluster, mark, "b", "append_response", "c")
+    assert [(answer["success"], answer["next_index"]) for answer in answers] == [(True, 3), (True, 4)]
+
+
+@pytest.mark.parametrize(
+    "entries",
+    [[(NO_OP, 3, 2)], [LOG[2], (NO_OP, 4, 2)]],
+    ids=["the first entry", "a later one"],
+)
+def test_log_that_contradicts_what_is_committed_changes_nothing(entries: Any) -> None:
+    cluster = follower_with_log(commit=4)
+    mark = len(cluster.sent)
+    hear(cluster, "b", "c", append(2, (2, 1), *entries, commit=2))
+    assert cluster.log("b") == LOG
+    assert cluster.term("b") == 1
+    assert said(cluster, mark, "b", "append_response") == []
+    assert cluster.replica("b").disputed == ("c", 2, entries[-1][1])
+
+
+# -- cluster time --------------------------------------------------------------------------------
+
+LATE = Stamp(0, 1_780_000_000_000 + 3_600_000, 7_200_000)
+
+
+def test_time_after_a_start_is_that_of_the_committed_log() -> None:
+    log = [*LOG, (encode_batch([(b"x3", 4)], LATE), 5, 1)]
+    assert start_with(log, (3, 1), commit=5).cluster_clock("a").told() == (0, LATE.time_unix_ms)
+    assert start_with(log, (3, 1), commit=4).cluster_clock("a").told()[1] < LATE.time_unix_ms
+
+
+def test_leader_begins_from_the_latest_stamp_of_its_log_committed_or_not() -> None:
+    cluster = OurCluster("abc")
+    cluster.elect("a")
+    cluster.run(0.3)
+    (_, last, term) = cluster.log("b")[-1]
+    hear(cluster, "b", "a", append(term, (last, term), (encode_batch([(b"x1", 2)], LATE), last + 1, term)))
+    cluster.isolate("a")
+    cluster.elect("b", "c")
+    cluster.propose("b", b"x2")
+    cluster.tick("b")
+    stamp = stamp_of(cluster.log("b")[-1][0])
+    assert stamp is not None
+    assert stamp.moment >= LATE.moment
+    assert stamp.steady_ms >= LATE.steady_ms

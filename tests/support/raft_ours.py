@@ -90,6 +90,7 @@ class Running:
     journal: Journal
     snapshots: SnapshotStore
     machine: ListMachine
+    cluster_clock: ClusterClock
 
 
 class OurCluster(Cluster):
@@ -135,6 +136,9 @@ class OurCluster(Cluster):
         snapshots = disk.snapshots or SnapshotStore(disk.directory)
         state = ListMachine(machine)
         name = machine.name
+        cluster_clock = ClusterClock(
+            name, wall_unix_ms=lambda: 1_780_000_000_000, monotonic=self.clock_of(name)
+        )
         replica = Replica(
             name,
             genesis=machine.genesis,
@@ -142,9 +146,7 @@ class OurCluster(Cluster):
             snapshots=snapshots,
             machine=state,
             clock=self.clock_of(name),
-            cluster_clock=ClusterClock(
-                name, wall_unix_ms=lambda: 1_780_000_000_000, monotonic=self.clock_of(name)
-            ),
+            cluster_clock=cluster_clock,
             rng=self._rng(name),
             send=lambda peer, message: self._send(machine, replica, peer, message),
             flush=lambda: self._flush(machine, replica),
@@ -153,7 +155,7 @@ class OurCluster(Cluster):
             limits=self.limits,
         )
         replica.start()
-        machine.engine = Running(replica, journal, snapshots, state)
+        machine.engine = Running(replica, journal, snapshots, state, cluster_clock)
 
     def _rng(self, name: str) -> random.Random:
         return Luck(self, name, self.seed * 1000 + self._lives)
@@ -217,6 +219,10 @@ class OurCluster(Cluster):
     def replica(self, name: str) -> Replica:
         engine: Running = self.machines[name].engine
         return engine.replica
+
+    def cluster_clock(self, name: str) -> ClusterClock:
+        engine: Running = self.machines[name].engine
+        return engine.cluster_clock
 
     def running(self) -> list[str]:
         return [n for n in super().running() if self.replica(n).failed is None]
