@@ -16,8 +16,8 @@ from typing import Any, cast
 
 import pytest
 
-from cyoloctl.errors import NoLeader
-from cyoloctl.model import NO_STAMP, Stamp
+from cyoloctl.errors import InternalError, NoLeader, OutcomeUnknown
+from cyoloctl.model import NO_STAMP, RaftId, Stamp
 from cyoloctl.raft.clock import ClusterClock
 from cyoloctl.raft.engine import Engine
 from cyoloctl.raft.journal import Journal, MemoryStore
@@ -557,3 +557,108 @@ async def test_leader_keeps_a_process_out_that_holds_less_than_the_one_before_it
         changes = {"boots": 2, "boot": "B", "term": term, "last_index": last_index}
         assert Peer(engine, "l", changes=changes).is_closing() == kept_out
         assert [found.reason for found in engine.refusals()] == ["older disk"] * kept_out
+
+
+# -- what callers are told ---------------------------------------------------------------------
+
+
+async def leading(engine: Engine) -> None:
+    """The engine of a single voter leads at once."""
+    await until(engine.is_leader)
+    await until(lambda: engine.applied_index() == engine.status().last_index)
+
+
+async def test_wait_applied_waits_for_the_very_index() -> None:
+    async with running(voters=("e",)) as engine:
+        await leading(engine)
+        index = engine.applied_index() + 1
+        assert not await engine.wait_applied(index, timeout_s=0.02)
+        waiting = asyncio.create_task(engine.wait_applied(index, timeout_s=60.0))
+        further = asyncio.create_task(engine.wait_applied(index + 1, timeout_s=60.0))
+        await asyncio.sleep(0)
+        assert await engine.propose(b"x", timeout_s=_LIMIT_S) == b"x"
+        async with asyncio.timeout(_LIMIT_S):
+            assert await waiting
+        assert engine.applied_index() == index
+        assert not further.done()
+        await give_up(further)
+
+
+@pytest.mark.parametrize("done", [False, True], ids=["before its work", "after its work"])
+async def test_bug_in_a_tick_ends_the_node_and_acknowledges_nothing(done: bool) -> None:
+    async with running() as engine:
+        leader = Peer(engine, "a")
+        leader.lead(1)
+        await until(lambda: engine.leader() == "a")
+        tick = engine._replica.tick
+
+        def broken() -> None:
+            if done:
+                tick()
+            raise RuntimeError("a bug")
+
+        engine._replica.tick = broken  # type: ignore[method-assign]
+        with pytest.raises(OutcomeUnknown if done else InternalError):
+            await engine.propose(b"x", timeout_s=_LIMIT_S)
+        async with asyncio.timeout(_LIMIT_S):
+            assert isinstance(await engine.wait_failed(), InternalError)
+        assert engine.status().last_index == 3
+
+
+async def test_write_that_was_sent_and_not_answered_in_time_is_unknown_and_one_that_waits_is_not() -> None:
+    async with running() as engine:
+        with pytest.raises(NoLeader):
+            await engine.propose(b"x", timeout_s=0.02)
+        leader = Peer(engine, "a")
+        leader.lead(1)
+        await until(lambda: engine.leader() == "a")
+        with pytest.raises(OutcomeUnknown):
+            await engine.propose(b"y", timeout_s=0.05)
+
+
+async def test_stop_answers_whoever_waits() -> None:
+    async with running() as engine:
+        writing = asyncio.create_task(engine.propose(b"x", timeout_s=60.0))
+        reading = asyncio.create_task(engine.read_barrier(timeout_s=60.0))
+        await asyncio.sleep(0)
+        await engine.stop()
+        for waiting in (writing, reading):
+            with pytest.raises(NoLeader, match="stopping"):
+                await waiting
+
+
+async def test_membership_change_that_is_not_confirmed_in_time_is_unknown() -> None:
+    async with running() as engine:
+        engine._replica.demote = lambda raft_id, callback: None  # type: ignore[method-assign]
+        with pytest.raises(OutcomeUnknown):
+            await engine.demote(RaftId("a"), timeout_s=0.02)
+
+
+async def test_snapshot_that_cannot_be_saved_by_a_bug_ends_the_node() -> None:
+    async with running() as engine:
+
+        def job() -> None:
+            raise RuntimeError("a bug")
+
+        engine._run_save(job)
+        async with asyncio.timeout(_LIMIT_S):
+            assert isinstance(await engine.wait_failed(), InternalError)
+
+
+async def test_background_save_that_ends_after_stop_was_called_is_waited_for() -> None:
+    ended = threading.Event()
+    goes_on = threading.Event()
+
+    def job() -> None:
+        assert goes_on.wait(_LIMIT_S)
+        ended.set()
+
+    async with running() as engine:
+        engine._run_save(job)
+        stopping = asyncio.create_task(engine.stop())
+        await asyncio.sleep(0)
+        assert not stopping.done()
+        goes_on.set()
+        async with asyncio.timeout(_LIMIT_S):
+            await stopping
+        assert ended.is_set()
