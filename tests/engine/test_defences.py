@@ -453,6 +453,34 @@ def test_follower_acknowledges_no_further_than_a_message_has_shown_to_match() ->
     assert [(answer["success"], answer["next_index"]) for answer in answers] == [(True, 3), (True, 4)]
 
 
+def test_message_that_arrives_late_cuts_nothing_that_matches() -> None:
+    cluster = follower_with_log(commit=2)
+    hear(cluster, "b", "a", append(1, (2, 1), LOG[2], commit=2), append(1, (1, 0), LOG[1], commit=2))
+    assert cluster.log("b") == LOG
+
+
+def test_message_of_an_earlier_term_changes_nothing_and_its_sender_is_told_the_term() -> None:
+    cluster = follower_with_log(commit=2)
+    hear(cluster, "b", "c", append(3, (4, 1), commit=2))
+    mark = len(cluster.sent)
+    hear(cluster, "b", "a", append(2, (2, 1), (NO_OP, 3, 2), commit=3))
+    assert (cluster.log("b"), cluster.commit_index("b")) == (LOG, 2)
+    assert cluster.replica("b").leader() == "c"
+    (answer,) = said(cluster, mark, "b", "append_response", "a")
+    assert (answer["term"], answer["success"]) == (3, False)
+
+
+def test_leader_obeys_nobody_who_claims_to_lead_in_its_own_term() -> None:
+    cluster = OurCluster("abc")
+    cluster.elect("a")
+    cluster.run(0.3)
+    log, term, mark = cluster.log("a"), cluster.term("a"), len(cluster.sent)
+    hear(cluster, "a", "b", append(term, (1, 0), (entry(b"lie"), 2, term)))
+    assert cluster.is_leader("a")
+    assert cluster.log("a") == log
+    assert said(cluster, mark, "a", "append_response") == []
+
+
 @pytest.mark.parametrize(
     "entries",
     [[(NO_OP, 3, 2)], [LOG[2], (NO_OP, 4, 2)]],
