@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import json
+from collections import Counter
 from dataclasses import replace
+from random import Random
 from typing import Any
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from cyoloctl.counters.machine import CounterMachine
 from cyoloctl.errors import VersionMismatch
 from cyoloctl.model import Stamp
 from cyoloctl.replicated.command import encode_command
@@ -109,7 +112,61 @@ def test_no_command_is_applied_twice_whatever_is_logged_again(steps: list[tuple[
             cluster = again
 
 
+def test_horizon_stays_where_it_was_when_something_older_is_forgotten_later() -> None:
+    cluster = small(client=3)
+    cluster.apply(1, add("early", caller="ann"), 0)
+    cluster.apply(2, add("early-too", caller="ann"), 0)
+    jobs = [add(f"job-{index}", caller="noisy") for index in range(3, 6)]
+    for index, job in enumerate(jobs, start=3):
+        cluster.apply(index, job, 2)  # the last one forgets the first one: noisy has the most
+    cluster.apply(6, add("late", caller="ann"), 5)  # and this one forgets what came before that
+    assert code_of(cluster.apply(7, jobs[0], 2)) == "outcome_unknown"
+    assert cluster.counters.get("c") == 6
+
+
+class Failing(CounterMachine):
+    """Every command of it meets this error."""
+
+    def __init__(self, error: BaseException) -> None:
+        super().__init__()
+        self._error = error
+
+    def apply(self, *_: Any) -> dict[str, Any]:
+        raise self._error
+
+
+@pytest.mark.parametrize("error", [ZeroDivisionError(), KeyError("x"), AssertionError(), StopIteration()])
+def test_apply_when_a_machine_has_a_bug_is_answered_and_not_remembered(error: Exception) -> None:
+    cluster = ClusterState()
+    before = cluster.digest()
+    cluster._machines["counter"] = Failing(error)
+    assert code_of(cluster.apply(1, add("r"), 0)) == "internal"
+    cluster._machines["counter"] = cluster.counters
+    assert cluster.digest() == before
+    assert code_of(cluster.apply(2, add("r"), 1)) is None
+
+
+@pytest.mark.parametrize("error", [MemoryError(), RecursionError()])
+def test_apply_when_the_interpreter_is_exhausted_stops_this_node_and_answers_nothing(
+    error: BaseException,
+) -> None:
+    cluster = ClusterState()
+    cluster._machines["counter"] = Failing(error)
+    with pytest.raises(type(error)):
+        cluster.apply(1, add("r"), 0)
+
+
 # --- kinds and callers
+
+
+def test_refusal_of_one_kind_is_no_answer_to_another_kind() -> None:
+    cluster = ClusterState()
+    cluster.apply(1, add("full", by=2**63 - 1), 0)
+    assert code_of(cluster.apply(2, add("job", kind="browser"), 1)) == "counter_overflow"
+    cluster.apply(3, add("less", by=-5), 2)
+    for index, kind in enumerate(("client", "node"), start=4):
+        assert code_of(cluster.apply(index, add("job", kind=kind), 3)) is None
+    assert code_of(cluster.apply(6, add("job", kind="browser"), 3)) == "counter_overflow"
 
 
 @pytest.mark.parametrize("flood", ["browser", "node"])
@@ -141,6 +198,84 @@ def test_requests_of_a_snapshot_lose_the_same_entries_as_those_that_went_on() ->
         assert twin.forget(index) == table.forget(index)
         assert twin.encode() == table.encode()
     assert len(table) == 6
+
+
+class SlowTable:
+    """What `RequestTable` promises, by looking at every entry each time."""
+
+    def __init__(self, limits: TableLimits) -> None:
+        self.limits = limits
+        self.entries: list[tuple[str, str, int, int]] = []  # id, caller, steady time, index; the oldest first
+
+    def forget(self, steady_ms: int, at_once: int) -> tuple[list[str], int]:
+        """Ids that were forgotten, and the highest index among them."""
+        gone = []
+        limits = self.limits
+        while self.entries and len(gone) < at_once:
+            count, age = len(self.entries), steady_ms - self.entries[0][2]
+            if age >= limits.expiry_ms or (limits.keep_ms and count > limits.soft and age >= limits.keep_ms):
+                leaving = self.entries[0]
+            elif count > limits.hard:
+                volumes = Counter(entry[1] for entry in self.entries)
+                most = max(volumes.values())
+                leaving = next(entry for entry in self.entries if volumes[entry[1]] == most)
+            else:
+                break
+            self.entries.remove(leaving)
+            gone.append(leaving)
+        return [entry[0] for entry in gone], max((entry[3] for entry in gone), default=-1)
+
+
+@pytest.mark.parametrize("seed", range(6))
+def test_table_of_requests_agrees_with_a_slow_one(seed: int) -> None:
+    draw = Random(seed)
+    limits = TableLimits(soft=8, keep_ms=draw.choice((0, 40)), hard=12, expiry_ms=200)
+    table, slow = RequestTable(limits), SlowTable(limits)
+    now_ms = 0
+    for index in range(600):
+        # Quiet times empty the table, and busy ones fill it; ids that were forgotten come back.
+        now_ms += draw.choice((0, 0, 1, 5, 20)) if draw.random() < 0.99 else 300
+        request_id = f"r{draw.randrange(40)}"
+        if request_id not in table:
+            caller = draw.choice("aaaabbbccd")
+            table.remember(
+                request_id, b"8 bytes.", caller=caller, steady_ms=now_ms, index=index, result=b"{}"
+            )
+            slow.entries.append((request_id, caller, now_ms, index))
+        at_once = draw.choice((2, 200))
+        ids, highest = slow.forget(now_ms, at_once)
+        assert table.forget(now_ms, at_once=at_once).index == highest
+        assert not any(gone in table for gone in ids)
+        assert len(table) == len(slow.entries) <= 12
+        if index % 50 == 0:
+            encoded = table.encode()
+            places = [encoded.index(bytes([len(one[0])]) + one[0].encode() + b"\0\0") for one in slow.entries]
+            assert places == sorted(places)
+            table, _ = RequestTable.decode(encoded, 0, limits, now_ms)
+            assert table.encode() == encoded
+
+
+def test_id_that_came_back_keeps_nothing_that_is_older_than_it() -> None:
+    table = RequestTable(TableLimits(soft=3, keep_ms=0, hard=3, expiry_ms=100))
+    for at_ms, (request_id, caller) in enumerate([("x", "ann"), ("y", "ann"), ("z", "bob"), ("w", "bob")]):
+        table.remember(request_id, b"8 bytes.", caller=caller, steady_ms=at_ms, index=at_ms, result=b"{}")
+    table.forget(4)
+    assert "x" not in table
+    table.remember("x", b"8 bytes.", caller="ann", steady_ms=50, index=50, result=b"{}")
+    table.forget(102)
+    assert [request_id for request_id in "xyzw" if request_id in table] == ["x", "w"]
+
+
+@pytest.mark.parametrize(
+    ("steady_ms", "index", "result"), [(1, 5, b"{}"), (5, 1, b"{}"), (8, 5, b"{}"), (5, 5, b"")]
+)
+def test_table_that_no_node_can_have_written_is_refused(steady_ms: int, index: int, result: bytes) -> None:
+    table, limits = RequestTable(LIMITS.client), LIMITS.client
+    table.remember("a", b"8 bytes.", caller="", steady_ms=2, index=2, result=b"{}")
+    RequestTable.decode(table.encode(), 0, limits, 7)
+    table.remember("b", b"8 bytes.", caller="", steady_ms=steady_ms, index=index, result=result)
+    with pytest.raises(ValueError, match="request"):
+        RequestTable.decode(table.encode(), 0, limits, 7)
 
 
 def test_step_of_time_forgets_no_request_id() -> None:
@@ -241,6 +376,22 @@ def test_apply_what_this_release_does_not_know_stops_the_node(one: bytes) -> Non
     assert cluster.digest() == before
 
 
+@pytest.mark.parametrize("role", ["voter", "learner"])
+@pytest.mark.parametrize(
+    ("machine", "operation"),
+    [
+        (name, operation)
+        for name, machine in ClusterState()._machines.items()
+        for operation in sorted(machine.operations())
+        if machine.proposer(operation) in ("nobody", "leader")
+    ],
+)
+def test_admit_what_old_logs_or_the_leader_alone_hold_comes_from_nobody(
+    machine: str, operation: str, role: str
+) -> None:
+    assert refused(command(machine, operation, name="n2"), role=role) == "access_denied"
+
+
 # --- time
 
 
@@ -301,3 +452,17 @@ def test_set_back_leaves_what_began_in_the_wrong_future_its_time_to_live() -> No
     assert record is not None
     assert record.expires_unix_ms == NOW + 300_000
     assert cluster.sessions.earliest_iat_unix_s("ann") <= NOW // 1000 + 60
+
+
+def test_set_forward_moves_no_record_of_any_machine() -> None:
+    cluster = ClusterState()
+    cluster.advance(Stamp(0, NOW, 5))
+    sub = {"sub": "ann", "issued_before_unix_s": None, "until_unix_ms": None}
+    cluster.apply(1, encode_command("sessions", "revoke_sub", sub, request_id="b"), 0)
+    told: list[tuple[int, int]] = []
+    cluster.keys.set_back = lambda *times: told.append(times)  # type: ignore[method-assign]
+    forward = {"to_unix_ms": NOW + DAY, "epoch": 0, "by": "admin"}
+    assert code_of(cluster.apply(2, encode_command("clock", "set", forward, request_id="c"), 1)) is None
+    same = {"to_unix_ms": NOW + DAY, "epoch": 1, "by": "admin"}
+    assert code_of(cluster.apply(3, encode_command("clock", "set", same, request_id="d"), 2)) is None
+    assert told == []
