@@ -13,6 +13,7 @@ from cyoloctl.members.records import (
     MAX_NAMES,
     MAX_SHARED_HOSTS,
     USED_KEPT_MS,
+    Gateway,
     Invitation,
     Member,
     SecretInvitation,
@@ -331,6 +332,24 @@ def test_host_of_a_removed_member_is_free_again(members: Members) -> None:
     assert members.machine.hosts() == {"app": "n2"}
 
 
+def test_gateway_is_of_a_member_for_as_long_as_it_is_one(members: Members) -> None:
+    gateway = {"address": "10.0.0.1:443", "url": None}
+    with pytest.raises(errors.NotFound):
+        members.do("set_gateway", name="n1", gateway=gateway)
+    members.put("n1")
+    assert members.do("set_gateway", name="n1", gateway=gateway) == {"name": "n1", "gateway": gateway}
+    other = Members()
+    other.cluster.restore(members.cluster.begin_snapshot()())
+    assert other.machine.gateway("n1") == Gateway("10.0.0.1:443", None)
+    ends: list[tuple[str, Any]] = [("set_gateway", {"gateway": None}), ("remove", {})]
+    for operation, more in ends:
+        members.do("set_gateway", name="n1", gateway=gateway)
+        members.do(operation, name="n1", **more)
+        assert members.machine.gateway("n1") is None
+        other.cluster.restore(members.cluster.begin_snapshot()())
+        assert other.machine.gateway("n1") is None
+
+
 def test_set_host_of_an_unknown_member_is_not_found(members: Members) -> None:
     with pytest.raises(errors.NotFound, match="n9"):
         members.do("set_host", name="n9", host="app")
@@ -476,6 +495,14 @@ def test_admit_rejected_has_one_message_and_its_reason_apart(members: Members, c
     with pytest.raises(errors.InvitationRejected) as expected:
         decode_result(Members().admit_raw())
     assert caught.value.message == expected.value.message
+
+
+def test_admit_with_a_raft_id_of_another_name_is_invalid_and_uses_nothing_up(members: Members) -> None:
+    members.issue()
+    for raft_id in ("n9", "n9~1", "n", "n22"):
+        with pytest.raises(errors.InvalidInput, match="raft id"):
+            members.admit(raft_id=raft_id)
+    assert members.admit(raft_id="n2~1") == {"name": "n2", "role": "voter"}
 
 
 def test_second_invitation_for_a_name_replaces_the_first(members: Members) -> None:

@@ -135,6 +135,9 @@ _members = Case(
             "invite",
             {"name": "n3", "learner": True, "secret_sha256": SECRET, "expires_unix_ms": NOW + 500},
         ),
+        ("members", "set_gateway", {"name": "n1", "gateway": {"address": "h:443", "url": "https://h"}}),
+        ("members", "set_host", {"name": "n1", "host": "n1.test"}),
+        ("members", "share_host", {"host": "all.test"}),
     ),
     good={
         "issue_invitation": {
@@ -198,6 +201,13 @@ _members = Case(
         lambda s: s["members"]["n1"].update(name="n2"),
         lambda s: s["members"]["n1"].update(address="h:080"),
         lambda s: s["members"].update(n2=s["members"]["n1"]),
+        lambda s: s["members"].update(n2={**s["members"]["n1"], "key_hash": "e" * 64}),
+        lambda s: s.update(gateways={}),
+        lambda s: s.update(gateways=[]),
+        lambda s: s["gateways"].update(n9=s["gateways"]["n1"]),
+        lambda s: s["gateways"].update(gone=s["gateways"]["n1"]),
+        lambda s: s["gateways"]["n1"].update(address="h:0443"),
+        lambda s: s["gateways"]["n1"].pop("url"),
         lambda s: s["members"].update(N2=s["members"].pop("n1")),
         lambda s: s["members"].update(n1=None),
         lambda s: s["invitations"][SECRET].update(used_by="x"),
