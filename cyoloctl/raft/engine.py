@@ -18,6 +18,7 @@ from cyoloctl.raft.journal import Journal
 from cyoloctl.raft.links import COPY, DISK_FAILED, NO_MEMORY, OLDER, REMOVED, Hello, Pong, Refusal
 from cyoloctl.raft.machine import StateMachine
 from cyoloctl.raft.messages import encode
+from cyoloctl.raft.proposals import no_leader
 from cyoloctl.raft.replica import Replica
 from cyoloctl.raft.settings import DEFAULT_LIMITS, DEFAULT_TIMING, Limits, Timing
 from cyoloctl.raft.snapshot import SnapshotStore
@@ -193,11 +194,7 @@ class Engine:
         self._ticker.wake()
 
         def expire() -> None:
-            if proposal.sent:
-                unknown = f"not confirmed within {timeout_s:g} s: it may still be applied"
-                proposal.settle(None, OutcomeUnknown(unknown))
-            else:
-                proposal.settle(None, self._no_leader(timeout_s))
+            proposal.give_up(self._replica.leader(), timeout_s)
 
         timer = self._loop.call_later(timeout_s, expire)
         try:
@@ -216,20 +213,16 @@ class Engine:
 
         request = self._replica.read(done)
         self._ticker.wake()
-        timer = self._loop.call_later(timeout_s, lambda: request.settle(None, self._no_leader(timeout_s)))
+
+        def expire() -> None:
+            request.settle(None, no_leader(self._replica.leader(), timeout_s))
+
+        timer = self._loop.call_later(timeout_s, expire)
         try:
             return await future
         finally:
             timer.cancel()
             request.cancelled = True
-
-    def _no_leader(self, timeout_s: float) -> NoLeader:
-        leader = self._replica.leader()
-        if leader is None:
-            return NoLeader(
-                f"no leader within {timeout_s:.1f} s: a majority of the voters must be up and connected"
-            )
-        return NoLeader(f"the leader {leader} did not answer within {timeout_s:g} s: try again")
 
     async def add_voter(self, raft_id: RaftId, *, timeout_s: float) -> int:
         """Make a connected learner that has caught up a voter.  Leader only; Conflict when refused."""

@@ -7,9 +7,10 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
-from cyoloctl.errors import CyoloctlError, NoLeader
+from cyoloctl.errors import CyoloctlError, NoLeader, OutcomeUnknown
+from cyoloctl.model import RaftId
 
-__all__ = ["Done", "Proposal", "ProposalQueue"]
+__all__ = ["Done", "Proposal", "ProposalQueue", "no_leader"]
 
 _MAX_BATCH = 16_384
 
@@ -45,6 +46,26 @@ class Proposal:
         if not self.cancelled:
             self.cancelled = True
             self.callback(result, error)
+
+    def give_up(self, leader: RaftId | None, timeout_s: float) -> None:
+        """Tell the proposer, who waits no longer, what is known: it may be in a log, or it never will be.
+
+        leader: as far as this node knows.
+        """
+        if self.sent:
+            error = OutcomeUnknown(f"not confirmed within {timeout_s:g} s: it may still be applied")
+            self.settle(None, error)
+        else:
+            self.settle(None, no_leader(leader, timeout_s))
+
+
+def no_leader(leader: RaftId | None, timeout_s: float) -> NoLeader:
+    """The error of what no leader did in time; leader: as far as this node knows."""
+    if leader is None:
+        return NoLeader(
+            f"no leader within {timeout_s:.1f} s: a majority of the voters must be up and connected"
+        )
+    return NoLeader(f"the leader {leader} did not answer within {timeout_s:g} s: try again")
 
 
 class ProposalQueue:

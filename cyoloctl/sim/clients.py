@@ -1,27 +1,26 @@
-"""The workload: clients of the counters, and what nodes write and ask on their own."""
+"""The workload: clients of all machines, and what nodes write and ask on their own."""
 
 from __future__ import annotations
 
 import json
 import random
+from collections import deque
 from typing import Any
 
 from cyoloctl.errors import CyoloctlError
 from cyoloctl.raft.proposals import Proposal
 from cyoloctl.raft.reads import ReadRequest
-from cyoloctl.replicated.command import MAX_TIME_UNIX_MS, encode_command
+from cyoloctl.replicated.command import encode_command
+from cyoloctl.sim.model import code_of
 from cyoloctl.sim.node import Node
+from cyoloctl.sim.operations import Step, draw
+from cyoloctl.sim.scene import Scene
+from cyoloctl.sim.told import Attempt
 from cyoloctl.sim.world import World
 
 __all__ = ["Client", "Operation", "Workload"]
 
-_KEY = "A" * 43 + "="
-_JOINER = {
-    "address": "simulated:1",
-    "public_key": _KEY,
-    "request_sha256": "f" * 64,
-    "sealing_key": _KEY,
-}
+_ASKED_ABOUT = 20  # operations of a client that it may ask about again
 
 
 class Workload:
@@ -49,56 +48,49 @@ class Workload:
     # What the nodes write besides the clients' counters.
 
     def _record(self) -> None:
-        """A node writes about members, once; every node refuses the same part of it."""
+        """A node writes, once; every node refuses the same part of it."""
         world = self.world
         if not world.working:
             return
         self._recorded += 1
-        world.time.later(self.rng.expovariate(3.0), self._record)
+        world.time.later(self.rng.expovariate(6.0), self._record)
         running = world.running()
         if not running:
             return
         node, request_id = self.rng.choice(running), f"record-{self._recorded}"
         floor = world.invariants.observed
-        operation, arguments = self._member_change(f"m{self.rng.randrange(6)}")
+        attempt = world.invariants.told.asked(request_id)
 
         def propose() -> None:
             if node.replica is not None:
-                command = encode_command("members", operation, arguments, request_id=request_id, kind="node")
+                machine, operation, arguments = self.draw(node)
+                command = encode_command(machine, operation, arguments, request_id=request_id, kind="node")
 
                 def done(result: Any, error: CyoloctlError | None) -> None:
-                    answer = {} if error is not None else json.loads(result)
-                    code = answer.get("error", {}).get("code")
-                    if code == "access_denied":
-                        world.time.count("record of a learner refused")
-                    elif error is None and code != "outcome_unknown":
+                    if error is not None:
+                        attempt.failed(error)
+                        return
+                    answer = json.loads(result)
+                    if not self.never_logged(attempt, answer) and code_of(answer) != "outcome_unknown":
                         world.invariants.acknowledged(node, command, answer, floor)
-                        world.time.count("record" if code is None else "record refused")
+                        world.time.count("record" if code_of(answer) is None else "record refused")
 
                 node.replica.propose(command, done)
 
         node.put(node.life, propose)
 
-    def _member_change(self, name: str) -> tuple[str, dict[str, Any]]:
-        """An operation on a member, and its arguments."""
-        rng = self.rng
-        return rng.choice(
-            (
-                (
-                    "issue_invitation",
-                    {
-                        "name": name,
-                        "learner": rng.randrange(7) == 0,
-                        "public_key": _KEY,
-                        "expires_unix_ms": MAX_TIME_UNIX_MS,
-                    },
-                ),
-                ("uninvite", {"name": name}),
-                ("remove", {"name": name})
-                if rng.random() < 0.2
-                else ("admit", {**_JOINER, "name": name, "raft_id": name, "key_hash": name[1] * 64}),
-            )
-        )
+    def draw(self, node: Node) -> Step:
+        """A random operation of some machine, for a node to propose."""
+        time = self.world.time
+        return draw(Scene(self.rng, node.name, node.state, time.true_unix_ms(), far=time.monotonic_faults))
+
+    def never_logged(self, attempt: Attempt, answer: dict[str, Any]) -> bool:
+        """Whether a leader refused to log a peer's command; nothing is known of it to be applied then."""
+        if code_of(answer) != "access_denied" or answer["index"] != 0:
+            return False
+        attempt.refused("access_denied")
+        self.world.time.count("not for this node to propose")
+        return True
 
     # What a node asks another one, besides Raft.
 
@@ -115,6 +107,8 @@ class Operation:
     """One wish of a client, across all its attempts.
 
     floor: the highest index of which any client had seen the effect before.
+    command: None before the first attempt.  kind: whose request id it is.
+    drawn: of any machine; otherwise the client changes a counter.
     """
 
     def __init__(self, client: Client, number: int, floor: int) -> None:
@@ -124,6 +118,8 @@ class Operation:
         self.attempts = 0
         self.finished = False
         self.command: bytes | None = None
+        self.kind = "client"
+        self.drawn = False
 
 
 class Client:
@@ -135,6 +131,7 @@ class Client:
         self._number = 0
         self._node: str | None = None
         self._reads = load.rng.choice((0.2, 0.4, 0.95))  # share of its operations
+        self._done: deque[Operation] = deque(maxlen=_ASKED_ABOUT)
 
     def next(self) -> None:
         """Begin the next operation."""
@@ -144,13 +141,27 @@ class Client:
         operation = Operation(self, self._number, self._world.invariants.observed)
         if self._rng.random() < self._reads:
             self._read(operation)
-        else:
-            kind = "reset" if self._rng.random() < 0.05 else "add"
-            self.write(operation, kind, automatic=self._rng.random() < 0.25)
+            return
+        kind = "reset" if self._rng.random() < 0.05 else "add"
+        if self._done and self._rng.random() < 0.06:
+            self._ask_again(operation, self._rng.choice(self._done))
+        operation.drawn = self._rng.random() < 0.5
+        if operation.drawn and self._rng.random() < 0.3:
+            operation.kind = "browser"
+        self.write(operation, kind, automatic=self._rng.random() < 0.25)
+
+    def _ask_again(self, operation: Operation, earlier: Operation) -> None:
+        """Ask with the id of an earlier operation; half the time for what that one was."""
+        operation.request_id, operation.floor, operation.kind = earlier.request_id, -1, earlier.kind
+        self._world.time.count("asked again")
+        if self._rng.random() < 0.5:
+            operation.command = earlier.command
 
     def _finish(self, operation: Operation) -> None:
         if not operation.finished:
             operation.finished = True
+            if operation.command is not None:
+                self._done.append(operation)
             self._world.time.later(self._rng.expovariate(1 / self._load.think_s), self.next)
 
     def _choose(self, operation: Operation) -> Node | None:
@@ -169,13 +180,14 @@ class Client:
         return world.nodes[str(self._node)]
 
     def write(self, operation: Operation, kind: str, *, automatic: bool) -> None:
-        """One attempt to change the client's own counter, or the shared one."""
+        """One attempt to change the client's own counter, or the shared one, or anything else."""
         node = self._choose(operation)
         if node is None:
             return
-        time, settled = self._world.time, False
+        time, settled, life = self._world.time, False, node.life
         proposals: list[Proposal] = []
-        name = "shared" if operation.attempts == 1 and self._rng.random() < 0.3 else f"of-{self.name}"
+        attempt = self._world.invariants.told.asked(operation.request_id)
+        timeout_s = self._rng.choice((0.3, 1.0, 3.0))
 
         def again() -> None:
             nonlocal settled
@@ -186,54 +198,62 @@ class Client:
 
         def done(result: Any, error: CyoloctlError | None) -> None:
             nonlocal settled
-            if error is not None:
+            if error is None:
+                settled = True
+                self._answered(node, operation, json.loads(result), attempt)
+            elif attempt.failed(error) and self._world.working and self._rng.random() < 0.8:
+                settled = True
+                self._finish(operation)  # it knows that nothing happened, and wishes something else
+            else:
                 again()
-                return
-            settled = True
-            self._answered(node, operation, json.loads(result), automatic=automatic)
 
         def propose() -> None:
             if node.replica is None:
                 return
-            if operation.command is None or not automatic:
-                operation.command = self._command(operation, kind, name, automatic=automatic)
+            if operation.command is None:
+                operation.command = self._command(operation, node, kind, automatic=automatic)
             proposals.append(node.replica.propose(operation.command, done))
 
         def expire() -> None:
-            if not settled:
-                for proposal in proposals:
-                    proposal.cancelled = True
-                again()
+            if settled:
+                return
+            if proposals and node.life == life and node.replica is not None and self._rng.random() < 0.7:
+                proposals[0].give_up(node.replica.leader(), timeout_s)
+            for proposal in proposals:  # as when the caller's connection broke: nobody is told anything
+                proposal.cancelled = True
+            again()
 
-        node.put(node.life, propose)
-        time.later(self._rng.choice((0.3, 1.0, 3.0)), expire)
+        node.put(life, propose)
+        time.later(timeout_s, expire)
 
-    def _command(self, operation: Operation, kind: str, name: str, *, automatic: bool) -> bytes:
+    def _command(self, operation: Operation, node: Node, kind: str, *, automatic: bool) -> bytes:
         """The command of an operation: the same bytes at every attempt."""
-        if operation.command is not None:
-            name = _counter_of(operation.command)
-        arguments: dict[str, Any] = {"name": name}
-        if kind == "add":
-            arguments["by"] = 1 + len(operation.request_id)
+        machine, arguments = "counter", dict[str, Any]()
+        if operation.drawn:
+            machine, kind, arguments = self._load.draw(node)
+        else:
+            arguments["name"] = "shared" if self._rng.random() < 0.3 else f"of-{self.name}"
+            if kind == "add":
+                arguments["by"] = 1 + len(operation.request_id)
+        if automatic:
+            operation.kind = "node"
         return encode_command(
-            "counter",
+            machine,
             kind,
             arguments,
             request_id=operation.request_id,
-            kind="node" if automatic else "client",
+            kind=operation.kind,
             caller=self.name,
         )
 
-    def _answered(self, node: Node, operation: Operation, answer: dict[str, Any], *, automatic: bool) -> None:
-        time = self._world.time
-        if "error" in answer:
-            if not (automatic and answer["error"]["code"] == "outcome_unknown"):
-                time.fail("acknowledgement", f"{operation.request_id} was refused: {answer}")
+    def _answered(self, node: Node, operation: Operation, answer: dict[str, Any], attempt: Attempt) -> None:
+        time, code = self._world.time, code_of(answer)
+        if code == "outcome_unknown":
             time.count("refused as too old")
-        elif operation.command is not None:
+        elif operation.command is not None and not self._load.never_logged(attempt, answer):
             self._world.invariants.acknowledged(node, operation.command, answer, operation.floor)
             self._load.operations += 1
-            time.count("write")
+            time.count("write" if code is None else "write refused")
         self._finish(operation)
 
     def _read(self, operation: Operation) -> None:
@@ -264,9 +284,3 @@ class Client:
 
         node.put(life, ask)
         world.time.later(self._rng.choice((0.5, 2.0)), expire)
-
-
-def _counter_of(command: bytes) -> str:
-    """The counter that a command changes."""
-    name: str = json.loads(command[1:])[2]["name"]
-    return name

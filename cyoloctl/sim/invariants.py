@@ -11,40 +11,47 @@ little, so all of them run after every turn of every node:
 - a committed entry is the same on every node, and no node drops it;
 - an entry is committed only when a majority of the voters holds it on disk;
 - at every index all nodes give the same results and have the same state, and
-  the results are those of a model of the counters that applies each request
-  once [state machine safety, exactly once];
+  the results are those of a naive model of the counters, of the memory of
+  requests, and of promises across all machines [state machine safety, exactly
+  once];
+- a client that was told that its write was not applied was told the truth, for
+  good, and one that was given an answer has that of a committed entry;
 - term, vote and acknowledged entries are on disk before a message tells of
   them [figure 2], and a node whose disk failed says nothing more;
 - the configuration of a node is the committed one with the changes in its log;
 - with any minority of wall clocks wrong, cluster time on no node is later than
   the latest right clock, goes back, or stands still (`CLOCK_LATE_MS`,
   `CLOCK_SLOW`), and at the end it is not so far behind the earliest right
-  clock that it should have stepped (`CLOCK_BEHIND_MS`).
+  clock that it should have stepped (`CLOCK_BEHIND_MS`);
+- steady time, by which request ids grow old, is never more than has passed.
 """
 
 from __future__ import annotations
 
 import json
-from collections import defaultdict
 from collections.abc import Callable, Iterable, Sequence
 from typing import Any, Protocol
 
-from cyoloctl.model import RaftId, Stamp, name_of
-from cyoloctl.raft.batch import decode_batch
+from cyoloctl.model import NO_STAMP, RaftId, Stamp, name_of
+from cyoloctl.raft.batch import BatchItem, decode_batch
 from cyoloctl.raft.clock import STEP_S, ClusterClock
 from cyoloctl.raft.journal import Batch, Entry, Journal, Store, StoredState
 from cyoloctl.raft.replica import Replica
 from cyoloctl.raft.snapshot import SnapshotStore
 from cyoloctl.raft.vendor import MEMBERSHIP, STAMPED, decode_membership
 from cyoloctl.replicated.command import decode_command
+from cyoloctl.replicated.requests import LIMITS, Limits
 from cyoloctl.sim.disk import Disk
+from cyoloctl.sim.model import Model
 from cyoloctl.sim.timeline import Timeline
+from cyoloctl.sim.told import Told
 from cyoloctl.state import ClusterState
 
-__all__ = ["Invariants", "Member", "Model", "WatchedJournal", "WatchedMachine"]
+__all__ = ["Invariants", "Member", "WatchedJournal", "WatchedMachine"]
 
 _DIGEST_EVERY = 16  # indexes
 _LARGE_BYTES = 30_000  # ten seconds on the narrowest link
+_STEADY_LATE_MS = 10
 
 CLOCK_LATE_MS = 250
 """A measurement is a lower bound; this covers how far right clocks differ, and slewing between two looks."""
@@ -166,12 +173,14 @@ class WatchedMachine:
     def __init__(self, state: ClusterState, invariants: Invariants, node: Member) -> None:
         self._state, self._watch, self._node = state, invariants, node
         self._index = self._position = 0
+        self._stamp = NO_STAMP  # of the entry that is applied
         self._digest_done = 0
         self._restored: str | None = None  # digest of a state whose index is not known yet
 
     def advance(self, stamp: Stamp) -> None:
         """See StateMachine."""
         self.check_restored()
+        self._stamp = stamp
         self._state.advance(stamp)
 
     def stamp(self) -> Stamp:
@@ -194,7 +203,8 @@ class WatchedMachine:
                 # All that is below this index: the same moment on every node.
                 self._watch.state(self._node, index - 0.5, self._state.digest())
         result = self._state.apply(index, command, after)
-        self._watch.applied(self._node, index, self._position, command, result)
+        item = BatchItem(command, after)
+        self._watch.applied(self._node, index, self._position, item, result, self._stamp)
         self._position += 1
         return result
 
@@ -219,7 +229,7 @@ class WatchedMachine:
             self._watch.time.count("snapshot installed")
             if len(data) > _LARGE_BYTES:
                 self._watch.time.count("large snapshot installed")
-        self._restored = data[1:33].hex()
+        self._restored = self._state.digest()  # of what was made of it, not of what was read
 
     def check_restored(self) -> None:
         """Show a restored state once its index is known.
@@ -233,50 +243,6 @@ class WatchedMachine:
             self._digest_done = max(self._digest_done, meta.index // _DIGEST_EVERY)
             self._watch.state(self._node, meta.index, digest)
             self._watch.restored(self._node, meta.index, meta.voters, meta.removed)
-
-
-class Model:
-    """The expected counters: a second, naive implementation."""
-
-    def __init__(self) -> None:
-        self.values: dict[str, int] = {}
-        self.history: dict[str, list[tuple[int, int]]] = defaultdict(list)
-        self.first: dict[str, tuple[int, dict[str, Any]]] = {}  # request id -> index, answer
-
-    def apply(self, index: int, command: bytes, answer: dict[str, Any]) -> str | None:
-        """The fault in a state machine's answer to a command at an index, or None."""
-        request = decode_command(command)
-        known = self.first.get(request.request_id)
-        if known is not None:
-            if answer == known[1]:
-                return None
-            code = answer.get("error", {}).get("code")
-            if request.automatic and code == "outcome_unknown":
-                return None  # forgotten, and refused for that
-            return f"request {request.request_id} was applied at {known[0]} and answered {answer} at {index}"
-        if request.automatic and answer.get("error", {}).get("code") == "outcome_unknown":
-            return None
-        if request.machine != "counter":  # there is no second model of the others: the nodes must agree
-            self.first[request.request_id] = (index, answer)
-            return None
-        name = request.arguments["name"]
-        value = 0 if request.operation == "reset" else self.values.get(name, 0) + request.arguments["by"]
-        self.values[name] = value
-        self.history[name].append((index, value))
-        expected = {"index": index, "value": {"name": name, "value": value}}
-        self.first[request.request_id] = (index, expected)
-        if answer != expected:
-            return f"request {request.request_id} was answered {answer}, not {expected}"
-        return None
-
-    def value_at(self, name: str, index: int) -> int | None:
-        """The counter after everything up to an index."""
-        found = None
-        for position, value in reversed(self.history[name]):
-            if position <= index:
-                found = value
-                break
-        return found
 
 
 class _Seen:
@@ -293,11 +259,13 @@ class _Seen:
 class Invariants:
     """The claims at the head of this module, checked on one run."""
 
-    def __init__(self, time: Timeline) -> None:
+    def __init__(self, time: Timeline, tables: Limits = LIMITS) -> None:
+        """tables: the limits of the nodes' request tables."""
         self.time = time
+        self.told = Told(time)
         self.disks: dict[str, Disk] = {}
         """Where each member keeps its log, or kept it when its process ended, by raft id."""
-        self.model = Model()
+        self.model = Model(tables)
         self.committed: dict[int, tuple[bytes, int]] = {}
         self.top = 1  # the highest committed index
         self.observed = 0  # the highest index that a client has seen the effect of
@@ -305,7 +273,7 @@ class Invariants:
         self._leaders: dict[int, tuple[str, int]] = {}
         self._committed_in: dict[int, int] = {}  # term -> highest index committed in it
         self._configurations: list[tuple[int, Configuration]] = [(0, (frozenset(), frozenset()))]
-        self._results: dict[tuple[int, int], tuple[bytes, bytes]] = {}
+        self._results: dict[tuple[int, int], tuple[BatchItem, bytes]] = {}
         self._states: dict[float, str] = {}
         self._votes: dict[tuple[str, int], str] = {}
         self._seen: dict[str, _Seen] = {}
@@ -329,17 +297,35 @@ class Invariants:
 
     # The state.
 
-    def applied(self, node: Member, index: int, position: int, command: bytes, result: bytes) -> None:
-        """A node applied a command, one of those at an index, with this result."""
+    def applied(
+        self, node: Member, index: int, position: int, item: BatchItem, result: bytes, stamp: Stamp
+    ) -> None:
+        """A node applied a command, one of those at an index, with this result.
+
+        stamp: of the entry.
+        """
         known = self._results.get((index, position))
         if known is None:
-            self._results[index, position] = (command, result)
-            wrong = self.model.apply(index, command, json.loads(result))
+            self._results[index, position] = (item, result)
+            self._check_steady(node, index, stamp)
+            command, answer = item.command, json.loads(result)
+            wrong, fresh = self.model.apply(index, command, item.after, answer, stamp)
             if wrong is not None:
                 self.time.fail("exactly once", f"{node.name}: {wrong}")
-        elif known != (command, result):
-            claim = f"{node.name} applied {command!r} -> {result!r} at {index}, another node {known}"
+            if fresh:
+                self.told.applied(decode_command(command).request_id, index)
+        elif known != (item, result):
+            claim = f"{node.name} applied {item!r} -> {result!r} at {index}, another node {known}"
             self.time.fail("state machine safety", claim)
+
+    def _check_steady(self, node: Member, index: int, stamp: Stamp) -> None:
+        """Steady time is what leaders' monotonic clocks have counted: no more than has passed."""
+        passed_ms = (self.time.now + node.elapsed) * 1000
+        if stamp.steady_ms > passed_ms + _STEADY_LATE_MS and not self.time.monotonic_faults:
+            claim = (
+                f"entry {index} has the steady time {stamp.steady_ms} ms, {passed_ms:.0f} ms after the start"
+            )
+            self.time.fail("clock", claim)
 
     def state(self, node: Member, index: float, digest: str) -> None:
         """A node's state has this digest at an index."""
@@ -552,18 +538,20 @@ class Invariants:
     # Clients.
 
     def acknowledged(self, node: Member, command: bytes, answer: dict[str, Any], floor: int) -> None:
-        """A client was told of success: its command was applied once, after all the client could know."""
+        """A client was given an answer: its command was applied once, after all the client could know."""
         self._catch_up(node)  # the leader answers in the middle of its turn
         request = decode_command(command)
-        known = self.model.first.get(request.request_id)
-        if known is None or known[1] != answer:
-            self.time.fail("acknowledgement", f"acknowledged {answer}, applied is {known}")
+        given = self.model.given.get(request.request_id, [])
+        found = [at for at, known, known_answer in given if known == command and known_answer == answer]
+        if not found:
+            self.time.fail("acknowledgement", f"acknowledged {answer}, applied is {given}")
             return
-        index = known[0]
-        if index not in self.committed or self.committed[index][0][:1] != STAMPED:
-            self.time.fail("acknowledgement", f"acknowledged at {index}, which is not committed")
-        elif request.automatic and command not in [c for c, _ in decode_batch(self.committed[index][0])]:
-            self.time.fail("acknowledgement", f"acknowledged at {index}, which holds something else")
+        index = answer["index"]
+        for at in {index, found[0]}:
+            if at not in self.committed or self.committed[at][0][:1] != STAMPED:
+                self.time.fail("acknowledgement", f"acknowledged at {at}, which is not committed")
+            elif request.automatic and command not in [c for c, _ in decode_batch(self.committed[at][0])]:
+                self.time.fail("acknowledgement", f"acknowledged at {at}, which holds something else")
         if index <= floor:
             self.time.fail("linearizability", f"a write took index {index}, clients had seen {floor} before")
         self.observed = max(self.observed, index)

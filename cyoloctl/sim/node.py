@@ -37,6 +37,7 @@ from cyoloctl.raft.messages import encode
 from cyoloctl.raft.replica import Replica
 from cyoloctl.raft.settings import Limits
 from cyoloctl.raft.snapshot import SnapshotStore
+from cyoloctl.replicated import requests
 from cyoloctl.sim.disk import Crash, Disk, DiskFiles, DiskStore
 from cyoloctl.sim.invariants import Invariants, WatchedJournal, WatchedMachine
 from cyoloctl.sim.network import End, Network
@@ -54,12 +55,13 @@ _FORGOTTEN_S = MEASURED_S + 3.0  # a clock is believed this long, time on the wa
 class Plan:
     """Common settings of the nodes of one run.
 
-    unsent_bytes: a peer is cut off when more waits for it.
+    unsent_bytes: a peer is cut off when more waits for it.  tables: limits of the request tables.
     """
 
     seed: int
     limits: Limits
     unsent_bytes: int = MAX_UNSENT_BYTES
+    tables: requests.Limits = requests.LIMITS
 
 
 class Node:
@@ -274,7 +276,7 @@ class Node:
         life = self.life
         self.journal = WatchedJournal(DiskStore(self.disk, self.step, self._took), self._invariants, self)
         self.snapshots = SnapshotStore(DiskFiles(self.disk, self.step, self._took))
-        self.state = ClusterState()
+        self.state = ClusterState(limits=self._plan.tables)
         self.machine = WatchedMachine(self.state, self._invariants, self)
         self.cluster_clock = ClusterClock(self.name, wall_unix_ms=self.wall_unix_ms, monotonic=self.clock)
         return Replica(

@@ -43,7 +43,8 @@ class Report:
     """Report of a run.
 
     operations: of clients, answered.  faults: injected, by kind.  counts: what
-    they led to.  simulated_s: virtual time.
+    they led to.  simulated_s: virtual time.  applied: how often each operation
+    of a machine was carried out, and refused, by name.
     """
 
     seed: int
@@ -52,6 +53,7 @@ class Report:
     counts: dict[str, int]
     violation: Violation | None
     simulated_s: float = field(default=0.0)
+    applied: dict[str, int] = field(default_factory=dict)
 
 
 class _Run:
@@ -108,7 +110,8 @@ class _Run:
             kind, claim = time.broken
             violation = Violation(self._seed, kind, now, claim, self._lines())
         faults = {name: count for name, count in self._faults.injected.items() if count}
-        return Report(self._seed, self._load.operations, faults, dict(time.counts), violation, now)
+        applied = dict(self._world.invariants.model.applied)
+        return Report(self._seed, self._load.operations, faults, dict(time.counts), violation, now, applied)
 
     def _settle(self) -> None:
         """Every fault ends.  The cluster must become one again, and serve, within a bound."""

@@ -25,7 +25,7 @@ class World:
         self.nodes: dict[str, Node] = {}
         self.time = Timeline()
         self.network = Network(self.time, random.Random(f"{plan.seed} network"), self.nodes, late=late)
-        self.invariants = Invariants(self.time)
+        self.invariants = Invariants(self.time, plan.tables)
         self.working = True
 
     def add_node(self, name: str, log: list[Entry], *, memory: bool = False) -> Node:

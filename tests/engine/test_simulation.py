@@ -22,6 +22,7 @@ from cyoloctl.raft.journal import Journal
 from cyoloctl.raft.links import Link, Links
 from cyoloctl.raft.membership import Membership
 from cyoloctl.raft.messages import decode
+from cyoloctl.raft.proposals import Proposal, no_leader
 from cyoloctl.raft.reads import ReadIndex
 from cyoloctl.raft.replica import Replica
 from cyoloctl.raft.replication import Replication
@@ -32,14 +33,27 @@ from cyoloctl.replicated.requests import RequestTable
 from cyoloctl.sim import FAULTS, run_seed
 from cyoloctl.sim.disk import DiskFiles
 from cyoloctl.sim.node import Node
+from cyoloctl.sim.operations import OPERATIONS
 
 pytestmark = [pytest.mark.fault, pytest.mark.slow]
 
 ROOT = Path(__file__).resolve().parents[2]
 
 
+NEVER_REFUSED = {
+    "answers.keep",
+    "authorities.set_certificate_days",
+    "counter.reset",
+    "rendezvous.set_policy",
+}
+"""Operations that a machine carries out whenever they are well-formed and nothing is full."""
+
+
 def runs(seeds: range, **options: Any) -> tuple[Counter[str], Counter[str]]:
-    """Faults and counts of these seeds, none of which may break an invariant."""
+    """Faults and counts of these seeds, none of which may break an invariant.
+
+    Among the counts, by name, each operation of a machine that was carried out, and refused.
+    """
     faults: Counter[str] = Counter()
     counts: Counter[str] = Counter()
     for seed in seeds:
@@ -47,6 +61,7 @@ def runs(seeds: range, **options: Any) -> tuple[Counter[str], Counter[str]]:
         assert report.violation is None, report.violation
         faults.update(report.faults)
         counts.update(report.counts)
+        counts.update(report.applied)
     return faults, counts
 
 
@@ -72,12 +87,20 @@ def test_simulation_every_fault_breaks_no_invariant() -> None:
             "told that it was removed",
             "record",
             "record refused",
+            "write refused",
+            "asked again",
+            "told no_leader",
+            "told outcome_unknown",
+            "not for this node to propose",
         ),
     ):
         assert counts[what] > 0, what
     assert counts["converged"] == 60
     assert counts["write"] > 2000
     assert counts["read"] > 2000
+    names = {f"{machine}.{operation}" for machine, operation in OPERATIONS}
+    assert [name for name in sorted(names) if not counts[name]] == []
+    assert {name for name in names if not counts[f"{name} refused"]} == NEVER_REFUSED
 
 
 def test_simulation_members_in_memory_return_as_new_members_and_their_old_ids_go() -> None:
@@ -233,6 +256,27 @@ def nothing_is_remembered(patch: pytest.MonkeyPatch) -> None:
     patch.setattr(RequestTable, "find", lambda self, request_id: None)
 
 
+def abandoned_means_not_applied(patch: pytest.MonkeyPatch) -> None:
+    """A node that stops says "not applied" of what it had sent."""
+    abandon = Replica.abandon
+
+    def wrong(self: Replica, error: Any) -> None:
+        with pytest.MonkeyPatch.context() as meanwhile:
+            meanwhile.setattr(Proposal, "sent", False)
+            abandon(self, error)
+
+    patch.setattr(Replica, "abandon", wrong)
+
+
+def giving_up_means_not_applied(patch: pytest.MonkeyPatch) -> None:
+    """After its time a write is said not to be applied, wherever it was sent."""
+
+    def wrong(self: Proposal, leader: Any, timeout_s: float) -> None:
+        self.settle(None, no_leader(leader, timeout_s))
+
+    patch.setattr(Proposal, "give_up", wrong)
+
+
 def ended_links_deliver(patch: pytest.MonkeyPatch) -> None:
     """Row 24: what still arrives of a link that was superseded or ended is handed on."""
     received = Link.received
@@ -338,7 +382,7 @@ Plant = Callable[[pytest.MonkeyPatch], None]
 PLANTED: list[tuple[Plant, range, dict[str, Any], str]] = [
     (no_first_sync, range(2000, 2020), {}, "persistence"),
     (no_second_sync, range(2000, 2003), {}, "persistence"),
-    (failed_sync_is_retried, range(2000, 2010), {}, "disk, persistence"),
+    (failed_sync_is_retried, range(2000, 2010), {}, "disk, persistence, durability"),
     (votes_are_not_stored, range(2000, 2005), {}, "persistence"),
     (learners_count, range(2000, 2020), {}, "durability, convergence"),
     (
@@ -352,6 +396,8 @@ PLANTED: list[tuple[Plant, range, dict[str, Any], str]] = [
     (journal_cut_before_the_snapshot, range(2000, 2030), {}, "start, acknowledgement, durability"),
     (snapshot_is_not_synced, range(2000, 2040), {}, "start"),
     (nothing_is_remembered, range(2000, 2020), {}, "exactly once"),
+    (abandoned_means_not_applied, range(2000, 2040), {"faults": ("crash",), "nodes": 3}, "told"),
+    (giving_up_means_not_applied, range(2000, 2020), {}, "told"),
     (ended_links_deliver, range(2000, 2020), {}, "link"),
     (
         restarts_go_unnoticed,
@@ -376,7 +422,7 @@ PLANTED: list[tuple[Plant, range, dict[str, Any], str]] = [
         ids_grow_old_by_the_time_of_day,
         range(2140, 2180),
         {"faults": ("clock", "crash"), "nodes": 3},
-        "exactly once",
+        "clock, exactly once",
     ),
 ]
 

@@ -4,7 +4,10 @@ from __future__ import annotations
 
 from typing import Any
 
-from cyoloctl.errors import NoLeader
+import pytest
+
+from cyoloctl.errors import NoLeader, OutcomeUnknown
+from cyoloctl.model import RaftId
 from cyoloctl.raft.proposals import Proposal, ProposalQueue
 
 
@@ -69,3 +72,19 @@ def test_queue_is_full_by_count_or_bytes_and_cancelled_ones_make_room() -> None:
     assert len(queue) == 2
     queue.append(told.proposal(b"c" * 100))
     assert queue.is_full()
+
+
+@pytest.mark.parametrize(
+    ("leader", "said"), [(None, "no leader within 3.0 s"), (RaftId("n2"), "the leader n2 did not answer")]
+)
+def test_giving_up_says_not_applied_only_of_what_was_never_sent(leader: RaftId | None, said: str) -> None:
+    told = Told()
+    waiting, sent = told.proposal(b"a"), told.proposal(b"b")
+    queue_of(sent).take_batch(10, 2, committed=0)
+    for proposal in (waiting, sent, waiting):
+        proposal.give_up(leader, 3.0)
+    (first, second) = [error for _, error in told.answers]
+    assert isinstance(first, NoLeader)
+    assert said in first.message
+    assert isinstance(second, OutcomeUnknown)
+    assert "not confirmed within 3 s" in second.message

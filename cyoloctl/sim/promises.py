@@ -1,0 +1,211 @@
+"""Promises across the machines, each watched by a few lines that know nothing of how it is kept.
+
+- A rendezvous is redeemed by one party, after somebody approved it who had not begun it.
+- A session that was revoked, or a token of it that was replaced, is not used again while tokens of it live.
+- Credentials that were revoked do not count again.
+- The name of a member that was removed is never that of a member again.
+- A join token admits one node.
+- A key that was destroyed is in no other state again.
+- Cluster time is set by one of two who set it at once.
+
+They are told of every command that was carried out, once, and what it was
+answered.  Where time is set back, what has an end may end later: nothing here
+depends on when exactly.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+from cyoloctl.replicated.command import Command
+from cyoloctl.text import Json
+
+__all__ = ["Promises"]
+
+_ALL = 2**60
+
+
+class Promises:
+    """What was promised so far."""
+
+    def __init__(self) -> None:
+        self._begun: dict[str, set[str]] = {}  # rendezvous -> digests of who began it
+        self._lenient: set[str] = set()  # kinds in which people may approve themselves, or could
+        self._kinds: dict[str, str] = {}
+        self._approved: set[str] = set()
+        self._redeemed: dict[str, str] = {}
+        self._ended: set[str] = set()
+        self._sids: dict[str, tuple[int, int]] = {}  # session -> lowest generation, until when
+        self._subs: dict[str, tuple[int, int]] = {}  # subject -> latest time of issue, until when
+        self._revoked_keys: set[str] = set()
+        self._removed: set[str] = set()
+        self._admitted: dict[tuple[str, str], str] = {}  # name, public key -> the request it admitted
+        self._destroyed: set[str] = set()
+        self._epoch = 0
+
+    def applied(self, request: Command, answer: Json, now_unix_ms: int) -> str | None:
+        """The promise that a command broke which was carried out just now, at a replicated time."""
+        check = _CHECKS.get((request.machine, request.operation))
+        value = answer.get("value")
+        if check is None or value is None:
+            return None
+        return check(self, request.arguments, value, now_unix_ms)
+
+    # Rendezvous.
+
+    def _begin(self, given: Json, value: Json, now_ms: int) -> str | None:
+        id = given["id"]  # it may have been used long ago
+        self._begun[id], self._kinds[id] = set(given.get("begun_by", ())), given["kind"]
+        self._approved.discard(id)
+        self._ended.discard(id)
+        self._redeemed.pop(id, None)
+        return None
+
+    def _policy(self, given: Json, value: Json, now_ms: int) -> str | None:
+        if given["allow_self"]:
+            self._lenient.add(given["kind"])
+        else:
+            self._lenient.discard(given["kind"])
+        return None
+
+    def _claim(self, given: Json, value: Json, now_ms: int) -> str | None:
+        id = given["id"]
+        own = not self._begun[id].isdisjoint(given.get("actors", ()))
+        if own and self._kinds[id] not in self._lenient:
+            return f"rendezvous {id} is approved by whoever began it"
+        if id in self._ended or id in self._approved:
+            return f"rendezvous {id} is claimed or approved after it was approved or had ended"
+        return None
+
+    def _approve(self, given: Json, value: Json, now_ms: int) -> str | None:
+        wrong = self._claim(given, value, now_ms)
+        self._approved.add(given["id"])
+        return wrong
+
+    def _end(self, given: Json, value: Json, now_ms: int) -> str | None:
+        again = given["id"] in self._ended
+        self._ended.add(given["id"])
+        return f"rendezvous {given['id']} ended twice" if again else None
+
+    def _consume(self, given: Json, value: Json, now_ms: int) -> str | None:
+        id, who = given["id"], given["redemption_sha256"]
+        if id not in self._approved:
+            return f"rendezvous {id} is redeemed without an approval"
+        if id in self._ended and id not in self._redeemed:
+            return f"rendezvous {id} is redeemed after it had ended"
+        self._ended.add(id)
+        return None if self._redeemed.setdefault(id, who) == who else f"rendezvous {id} is redeemed twice"
+
+    # Sessions.
+
+    def _advance(self, given: Json, value: Json, now_ms: int) -> str | None:
+        low, until = self._sids.get(given["sid"], (0, 0))
+        issued, sub_until = self._subs.get(given["sub"], (-1, 0))
+        if given["gen"] < low and now_ms < until:
+            return f"session {given['sid']} is used at generation {given['gen']}, {low} is the lowest"
+        if given["iat_unix_s"] <= issued and now_ms < sub_until:
+            return f"a session of {given['sub']} is used that was revoked"
+        return self._raise_sid(given["sid"], given["gen"] + 1, value, now_ms)
+
+    def _revoke_sid(self, given: Json, value: Json, now_ms: int) -> str | None:
+        return self._raise_sid(given["sid"], _ALL, value, now_ms)
+
+    def _raise_sid(self, sid: str, low: int, value: Json, now_ms: int) -> str | None:
+        known, until = self._sids.get(sid, (0, 0))
+        if until <= now_ms:
+            known, until = 0, 0  # it may be forgotten
+        shown = value["minimum_gen"]
+        if shown is not None and shown < max(low, known):
+            return f"session {sid} has the lowest generation {shown}, not {max(low, known)}"
+        self._sids[sid] = max(low, known), max(value["until_unix_ms"], until)
+        return None
+
+    def _revoke_sub(self, given: Json, value: Json, now_ms: int) -> str | None:
+        self._subs[given["sub"]] = value["issued_before_unix_s"], value["until_unix_ms"]
+        issued = given["issued_before_unix_s"]
+        if issued is not None and value["issued_before_unix_s"] < issued:
+            return f"sessions of {given['sub']} are revoked to {value}, not to {issued}"
+        return None
+
+    # Credentials, members, keys, time.
+
+    def _has_credentials(self, given: Json, value: Json, now_ms: int) -> str | None:
+        if value["revoked_unix_ms"] is None and value["key_hash"] in self._revoked_keys:
+            return f"credentials {value['name']} count again after they were revoked"
+        return None
+
+    def _revoke(self, given: Json, value: Json, now_ms: int) -> str | None:
+        self._revoked_keys.add(value["key_hash"])
+        return None if value["revoked_unix_ms"] is not None else f"{value} was not revoked"
+
+    def _is_member(self, given: Json, value: Json, now_ms: int) -> str | None:
+        return f"{given['name']} is a member again" if given["name"] in self._removed else None
+
+    def _admit(self, given: Json, value: Json, now_ms: int) -> str | None:
+        token = (given["name"], given.get("public_key") or given["secret_sha256"])
+        if self._admitted.setdefault(token, given["request_sha256"]) != given["request_sha256"]:
+            return f"the invitation of {given['name']} admits two"
+        return self._is_member(given, value, now_ms)
+
+    def _invite(self, given: Json, value: Json, now_ms: int) -> str | None:
+        token = (given["name"], given.get("public_key") or given["secret_sha256"])
+        self._admitted.pop(token, None)
+        return self._is_member(given, value, now_ms)
+
+    def _remove(self, given: Json, value: Json, now_ms: int) -> str | None:
+        known = given["name"] in self._removed
+        self._removed.add(given["name"])
+        return f"{given['name']} is removed twice" if value["removed"] is known else None
+
+    def _has_key(self, given: Json, value: Json, now_ms: int) -> str | None:
+        if value["state"] == "destroyed":
+            self._destroyed.add(value["key_id"])
+        elif value["key_id"] in self._destroyed:
+            return f"key {value['key_id']} is {value['state']} after it was destroyed"
+        return None
+
+    def _set_time(self, given: Json, value: Json, now_ms: int) -> str | None:
+        known, self._epoch = self._epoch, value["epoch"]
+        if given["epoch"] != known or value["epoch"] != known + 1:
+            return f"the time of epoch {known} is set by {given}: {value}"
+        to_s = given["to_unix_ms"] // 1000 + 5
+        # What was revoked in a future that never came is revoked until now.
+        if given["to_unix_ms"] < value["from_unix_ms"]:
+            self._subs = {sub: (min(level, to_s), until) for sub, (level, until) in self._subs.items()}
+        return None
+
+
+_Check = Callable[[Promises, Json, Any, int], str | None]
+
+_CHECKS: dict[tuple[str, str], _Check] = {
+    ("rendezvous", "start"): Promises._begin,
+    ("rendezvous", "begin"): Promises._begin,
+    ("rendezvous", "set_policy"): Promises._policy,
+    ("rendezvous", "claim"): Promises._claim,
+    ("rendezvous", "claim_as"): Promises._claim,
+    ("rendezvous", "approve"): Promises._approve,
+    ("rendezvous", "approve_as"): Promises._approve,
+    ("rendezvous", "deny"): Promises._end,
+    ("rendezvous", "cancel"): Promises._end,
+    ("rendezvous", "consume"): Promises._consume,
+    ("sessions", "advance"): Promises._advance,
+    ("sessions", "advance_to"): Promises._advance,
+    ("sessions", "revoke_sid"): Promises._revoke_sid,
+    ("sessions", "revoke_sub"): Promises._revoke_sub,
+    ("credentials", "create"): Promises._has_credentials,
+    ("credentials", "renew"): Promises._has_credentials,
+    ("credentials", "bootstrap"): Promises._has_credentials,
+    ("credentials", "revoke"): Promises._revoke,
+    ("members", "issue_invitation"): Promises._invite,
+    ("members", "invite_for"): Promises._invite,
+    ("members", "invite"): Promises._invite,
+    ("members", "admit"): Promises._admit,
+    ("members", "redeem"): Promises._admit,
+    ("members", "announce"): Promises._is_member,
+    ("members", "put"): Promises._is_member,
+    ("members", "remove"): Promises._remove,
+    **{("keys", name): Promises._has_key for name in ("generate", "make", "wrap", "promote", "rotate")},
+    **{("keys", name): Promises._has_key for name in ("disable", "enable", "destroy")},
+    ("clock", "set"): Promises._set_time,
+}
