@@ -9,9 +9,10 @@ from pathlib import Path
 
 import pytest
 from cryptography import x509
+from cryptography.x509.oid import ExtendedKeyUsageOID
 
 from cyoloctl.errors import ConfigError, InvalidInput
-from cyoloctl.pki.ca import create_ca
+from cyoloctl.pki.ca import Authority, create_ca
 from cyoloctl.pki.identity import AccessRole
 from cyoloctl.pki.x509 import certificate_expires_at
 from tests.support.pki import ID, NOW, OTHER_ID, Cluster
@@ -75,3 +76,32 @@ def test_issue_for_another_cluster_or_with_another_key_raises_config_error(
 def test_time_without_a_zone_is_refused() -> None:
     with pytest.raises(ValueError, match="time zone"):
         create_ca(ID, "demo", datetime(2026, 1, 1))
+
+
+def test_ca_is_bound_to_its_cluster_and_makes_no_further_ca(cluster: Cluster) -> None:
+    extensions = x509.load_pem_x509_certificate(cluster.ca.encode()).extensions
+    limits = extensions.get_extension_for_class(x509.NameConstraints)
+    assert limits.value == x509.NameConstraints([x509.DNSName(f"{ID}.cyoloctl")], None)
+    assert limits.critical
+    basic = extensions.get_extension_for_class(x509.BasicConstraints)
+    assert basic.value == x509.BasicConstraints(ca=True, path_length=0)
+    assert basic.critical
+    usage = extensions.get_extension_for_class(x509.KeyUsage).value
+    assert (usage.key_cert_sign, usage.digital_signature) == (True, False)
+
+
+@pytest.mark.parametrize("role", ["node", "operator", "gateway", "viewer"])
+def test_certificate_is_no_ca_and_serves_only_for_nodes(cluster: Cluster, role: AccessRole) -> None:
+    extensions = x509.load_pem_x509_certificate(cluster.certified("n1", role)[0].encode()).extensions
+    basic = extensions.get_extension_for_class(x509.BasicConstraints)
+    assert basic.value == x509.BasicConstraints(ca=False, path_length=None)
+    assert basic.critical
+    usage = extensions.get_extension_for_class(x509.KeyUsage).value
+    assert (usage.key_cert_sign, usage.crl_sign, usage.digital_signature) == (False, False, True)
+    purposes = extensions.get_extension_for_class(x509.ExtendedKeyUsage).value
+    assert (ExtendedKeyUsageOID.SERVER_AUTH in purposes) is (role == "node")
+    assert ExtendedKeyUsageOID.CLIENT_AUTH in purposes
+
+
+def test_authority_repr_shows_no_private_key(cluster: Cluster) -> None:
+    assert "PRIVATE" not in repr(Authority(cluster.ca, cluster.key))

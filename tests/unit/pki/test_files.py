@@ -12,8 +12,9 @@ from pathlib import Path
 import pytest
 
 from cyoloctl.errors import AlreadyExists, ConfigError
+from cyoloctl.pki import files
 from cyoloctl.pki.ca import make_credentials
-from cyoloctl.pki.files import check_private_files, write_credentials
+from cyoloctl.pki.files import check_private_files, read_operator, remove_file, write_credentials
 from cyoloctl.pki.x509 import public_key_sha256
 from tests.support.authorities import renew_own
 from tests.support.pki import ID, NOW, OTHER_ID, Cluster, make_cluster
@@ -136,3 +137,56 @@ def test_renew_node_certificate_moves_the_end_and_keeps_the_key(fresh: Cluster) 
     after = check_private_files(fresh.pki_dir, name="n1", cluster_id=ID, now=later)
     assert after.certificate_expires_at == end > before.certificate_expires_at
     assert public_key_sha256(after.certificate_pem) == public_key_sha256(before.certificate_pem)
+
+
+@pytest.mark.parametrize("mode", [0o720, 0o702, 0o777])
+def test_check_private_files_in_a_directory_that_others_may_change_is_refused(
+    fresh: Cluster, mode: int
+) -> None:
+    fresh.pki_dir.chmod(mode)
+    with pytest.raises(ConfigError, match="chmod 700"):
+        check_private_files(fresh.pki_dir, name="n1", cluster_id=ID)
+
+
+def test_check_private_files_owned_by_none_of_those_who_may_is_refused(
+    fresh: Cluster, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(files, "_owners_of_keys", lambda _path: (54_321,))
+    with pytest.raises(ConfigError, match="who can change it"):
+        check_private_files(fresh.pki_dir, name="n1", cluster_id=ID)
+
+
+def test_check_private_files_of_a_certificate_for_another_key_is_refused(fresh: Cluster) -> None:
+    (fresh.pki_dir / "node.crt").write_text(fresh.certified("n1")[0])
+    with pytest.raises(ConfigError, match="does not match"):
+        check_private_files(fresh.pki_dir, name="n1", cluster_id=ID)
+
+
+def test_check_private_files_with_a_second_ca_of_another_cluster_is_refused(
+    fresh: Cluster, other: Cluster
+) -> None:
+    (fresh.pki_dir / "ca.crt").write_text(fresh.ca + other.ca)
+    with pytest.raises(ConfigError, match="another cluster"):
+        check_private_files(fresh.pki_dir, name="n1", cluster_id=ID)
+
+
+def test_removed_file_is_gone_on_disk(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "ca.key").touch()
+    synced: list[bool] = []
+
+    def sync(descriptor: int) -> None:
+        assert os.path.samefile(f"/proc/self/fd/{descriptor}", tmp_path)
+        synced.append((tmp_path / "ca.key").exists())
+
+    monkeypatch.setattr(os, "fsync", sync)
+    remove_file(tmp_path / "ca.key")
+    assert synced == [False]
+
+
+def test_read_operator_takes_an_operators_certificate_only(fresh: Cluster) -> None:
+    found = read_operator(fresh.pki_dir)
+    assert found is not None
+    for role in ("viewer", "gateway", "node"):
+        (fresh.pki_dir / "operator.crt").write_text(fresh.certified("ada", role)[0])
+        with pytest.raises(ConfigError, match="names no operator"):
+            read_operator(fresh.pki_dir)

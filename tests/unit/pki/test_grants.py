@@ -14,6 +14,7 @@ from cryptography.x509.oid import ExtendedKeyUsageOID
 
 from cyoloctl.errors import ConfigError, Conflict, InvalidInput, VersionMismatch
 from cyoloctl.model import Address
+from cyoloctl.pki import grants
 from cyoloctl.pki.ca import create_ca, issue_certificate
 from cyoloctl.pki.files import check_private_files, read_authorities, read_ca
 from cyoloctl.pki.grants import accept_grant, decode_grant
@@ -222,3 +223,35 @@ def test_decode_grant_of_a_grant_is_the_object(cluster: Cluster) -> None:
     for wrong in ["", "[]", '{"a":1,"a":2}', "\ud800"]:
         with pytest.raises(InvalidInput):
             decode_grant(wrong)
+
+
+def test_accept_grant_of_another_cluster_than_the_token_names_is_refused(
+    other: Cluster, tmp_path: Path
+) -> None:
+    pending = prepare_request(tmp_path, "n2")
+    with pytest.raises(InvalidInput, match="another cluster"):
+        accept_grant(tmp_path, answer(other, pending), name="n2", cluster_id=ID)
+    assert sorted(os.listdir(tmp_path)) == ["node.csr", "node.key", "sealing.key"]
+
+
+@pytest.mark.parametrize("writes", range(3))
+def test_accept_grant_that_ends_at_any_write_never_leaves_a_certificate_without_its_ca(
+    cluster: Cluster, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, writes: int
+) -> None:
+    pending = prepare_request(tmp_path, "n2")
+    value = answer(cluster, pending)
+    done: list[str] = []
+    write = grants.write_node_file
+
+    def dying(path: Path, data: bytes) -> None:
+        if len(done) == writes:
+            raise KeyboardInterrupt
+        done.append(path.name)
+        write(path, data)
+
+    monkeypatch.setattr(grants, "write_node_file", dying)
+    with pytest.raises(KeyboardInterrupt):
+        accept_grant(tmp_path, value, name="n2")
+    assert not (tmp_path / "node.crt").exists()
+    monkeypatch.undo()
+    assert accept_grant(tmp_path, value, name="n2").has_ca_key

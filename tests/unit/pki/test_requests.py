@@ -13,14 +13,16 @@ from cryptography import x509
 from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec, ed25519
 
-from cyoloctl.errors import InvalidInput, VersionMismatch
+from cyoloctl.errors import ConfigError, InvalidInput, VersionMismatch
 from cyoloctl.model import Address, NodeName
 from cyoloctl.pki.requests import (
     NodeRequest,
+    check_credential_request,
     check_request,
     csr_sha256,
     decode_request,
     encode_request,
+    make_credential_request,
     make_request,
     prepare_request,
 )
@@ -44,18 +46,45 @@ def test_check_request_for_another_name_key_or_cluster_raises_invalid_input() ->
             check_request(request.request_pem, name, sealing_key, cluster_id)
 
 
-def test_check_request_signed_by_another_key_raises_invalid_input() -> None:
-    # The same request with one bit of its signature, at the end of the DER, flipped.
-    request = make_request("n2")
-    der = bytearray(
-        x509.load_pem_x509_csr(request.request_pem.encode()).public_bytes(serialization.Encoding.DER)
-    )
+def _forged(request_pem: str) -> str:
+    """The same request with one bit of its signature, at the end of the DER, flipped."""
+    der = bytearray(x509.load_pem_x509_csr(request_pem.encode()).public_bytes(serialization.Encoding.DER))
     der[-1] ^= 1
     body = base64.b64encode(der).decode()
     lines = "\n".join(body[at : at + 64] for at in range(0, len(body), 64))
-    forged = f"-----BEGIN CERTIFICATE REQUEST-----\n{lines}\n-----END CERTIFICATE REQUEST-----\n"
+    return f"-----BEGIN CERTIFICATE REQUEST-----\n{lines}\n-----END CERTIFICATE REQUEST-----\n"
+
+
+def test_check_request_signed_by_another_key_raises_invalid_input() -> None:
+    request = make_request("n2")
     with pytest.raises(InvalidInput, match="signature is wrong"):
-        check_request(forged, "n2", request.sealing_key, None)
+        check_request(_forged(request.request_pem), "n2", request.sealing_key, None)
+
+
+def test_credential_request_signed_by_another_key_or_for_another_is_refused() -> None:
+    request, _ = make_credential_request("ada", "viewer")
+    check_credential_request(request, "ada", "viewer")
+    with pytest.raises(InvalidInput, match="signature is wrong"):
+        check_credential_request(_forged(request), "ada", "viewer")
+    for name, role in (("ada", "operator"), ("eve", "viewer")):
+        with pytest.raises(InvalidInput, match=f"not for {role} {name}"):
+            check_credential_request(request, name, role)
+
+
+@pytest.mark.parametrize("file", ["node.key", "sealing.key"])
+def test_prepare_request_with_a_key_that_others_may_read_is_refused(tmp_path: Path, file: str) -> None:
+    prepare_request(tmp_path, "n2")
+    (tmp_path / file).chmod(0o640)
+    with pytest.raises(ConfigError, match="chmod 600"):
+        prepare_request(tmp_path, "n2")
+
+
+def test_prepare_request_whose_key_was_replaced_is_made_again(tmp_path: Path) -> None:
+    first = prepare_request(tmp_path, "n2")
+    (tmp_path / "node.key").write_text(make_request("n2").node_key_pem)
+    second = prepare_request(tmp_path, "n2")
+    assert second.request_pem != first.request_pem
+    assert (tmp_path / "node.csr").read_text() == second.request_pem
 
 
 @pytest.mark.parametrize(

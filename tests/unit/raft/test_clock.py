@@ -324,3 +324,136 @@ def test_leader_that_does_not_know_the_time_takes_nobody_back() -> None:
         world.seconds += 0.1
         world.clock.observe(0, 0)
     assert world.error() == 0
+
+
+@pytest.mark.parametrize("trip_s", [0.0, 0.5, 3.0, -1.0])
+def test_measurement_over_a_slow_network_never_makes_a_clock_seem_later_than_it_is(trip_s: float) -> None:
+    world = World()
+    shown = world.wall("n2")
+    world.seconds += max(0.0, trip_s) / 2  # on its way back
+    world.clock.measured("n2", shown, trip_s)
+    for _ in range(3):
+        world.seconds += 0.3
+        assert world.clock.walls().get("n2", 0) <= world.wall("n2")
+
+
+def test_first_leader_of_a_new_cluster_waits_for_a_clock_that_shows_a_time() -> None:
+    world = World()
+    world.off = {"n1": -START - DAY, "n2": 2**53}  # one was never set, one is broken
+    world.clock.lead(Stamp(0, 0, 0))
+    world.pass_time(5)
+    assert world.clock.now_unix_ms() == 0
+    assert set(world.clock.walls()) == {"n3"}
+    world.off.pop("n1")
+    world.pass_time(2)
+    assert abs(world.error()) <= 20
+
+
+def test_majority_of_the_voters_is_needed_not_of_those_that_are_heard() -> None:
+    world = World(("n1", "n2", "n3", "n4"))
+    world.away = {"n3", "n4"}
+    world.lead()
+    assert world.clock.majority_unix_ms(world.voters) is None
+    assert world.clock.majority_unix_ms(()) is None
+    world.away = {"n4"}
+    world.pass_time(2)
+    assert world.clock.majority_unix_ms(world.voters) is not None
+
+
+def test_clock_of_a_node_that_is_no_voter_does_not_count() -> None:
+    world = World()
+    world.lead()
+    for name in ("learner", "stranger"):
+        world.clock.measured(name, world.true() + DAY, 0.01)
+    majority = world.clock.majority_unix_ms(THREE)
+    assert majority is not None
+    assert abs(majority - world.true()) <= 20
+
+
+def test_leader_takes_no_time_from_anybody() -> None:
+    world = World()
+    world.lead()
+    world.clock.observe(0, world.true() + DAY)
+    world.clock.observe(1, world.true() + DAY)
+    assert abs(world.error()) <= 20
+    assert world.clock.epoch == 0
+
+
+def test_follower_takes_a_new_epoch_from_its_leader_at_once() -> None:
+    world = World()
+    world.clock.observe(0, world.true() + DAY)
+    world.clock.observe(1, world.true())
+    assert world.clock.told() == (1, world.true())
+
+
+def test_follower_far_ahead_of_its_leader_takes_its_time_after_a_while() -> None:
+    world = World()
+    world.clock.observe(0, world.true() + DAY)
+    for _ in range(int(SURE_S)):
+        world.clock.observe(0, world.true())
+        assert world.error() > DAY / 2
+        world.seconds += 1.0
+    world.clock.observe(0, world.true())
+    assert world.error() == 0
+
+
+def test_applied_stamp_is_the_least_that_the_clock_shows() -> None:
+    world = World()
+    world.clock.applied(Stamp(0, START, 0))
+    assert world.clock.now_unix_ms() == START
+    world.clock.applied(Stamp(0, START - DAY, 0))
+    assert world.clock.now_unix_ms() == START
+
+
+def test_time_behind_the_majority_steps_only_after_they_have_said_so_for_a_while() -> None:
+    world = World()
+    world.lead()
+    world.pass_time(5)
+    world.off = dict.fromkeys(THREE, float(DAY))
+    world.pass_time(SURE_S - 0.5)
+    world.off = {}
+    world.pass_time(10)
+    assert abs(world.error()) <= 1000
+
+
+def test_monotonic_clock_that_goes_back_takes_no_time_back() -> None:
+    world = World()
+    world.clock.observe(0, START)
+    world.seconds -= 100.0
+    assert world.clock.now_unix_ms() == START
+    world.clock.lead(Stamp(0, START, 0))
+    world.seconds += 10.0
+    stamp = world.clock.stamp()
+    world.seconds -= 5.0
+    assert world.clock.stamp() >= stamp
+
+
+@pytest.mark.parametrize("name", THREE)
+def test_clock_of_one_of_three_a_little_ahead_moves_nothing(name: str) -> None:
+    world = World()
+    world.off[name] = STEP_S * 500
+    world.lead()
+    world.pass_time(60)
+    assert abs(world.error()) <= 50
+
+
+def test_leader_that_steps_down_before_it_applied_the_time_in_its_log_goes_on_with_its_own() -> None:
+    world = World()
+    shown = world.true()
+    world.clock.applied(Stamp(0, shown, 5))
+    world.clock.lead(Stamp(0, shown + 3 * DAY, 7))
+    assert world.clock.told() == (0, 0)
+    world.clock.follow()
+    assert world.clock.told() == (0, shown)
+
+
+def test_majority_whose_members_change_without_a_gap_has_to_say_so_for_as_long_again() -> None:
+    world = World()
+    world.lead()
+    world.off = {"n2": float(DAY), "n3": float(DAY)}
+    world.pass_time(2)
+    world.off = {"n2": float(DAY), "n1": float(DAY)}
+    world.pass_time(2)
+    world.off = {}
+    world.pass_time(2)
+    assert abs(world.error()) <= 1000

@@ -81,6 +81,93 @@ def test_copy_across_a_new_beginning_of_the_wal_is_taken_again(
     assert [path.name for path in copied] == ["raft.db", "raft.db-wal", "raft.db"]
 
 
+def _crashed(directory: Path) -> Path:
+    """A journal of four entries, the last of which is in the WAL."""
+    create_storage(directory, cluster_id="c", name="n1", founder=True)
+    journal = Journal(SqliteStore(directory / "raft.db"))
+    journal.append(3, 1, b"\x01")
+    journal.append(4, 1, b"\x01")
+    journal.sync()
+    target = directory / "crashed"
+    target.mkdir()
+    for name in ("raft.db", "raft.db-wal"):
+        shutil.copyfile(directory / name, target / name)
+    journal.close()
+    return target / "raft.db"
+
+
+def test_copy_of_a_crashed_node_holds_what_is_in_its_wal(tmp_path: Path) -> None:
+    journal, copy = _crashed(tmp_path), tmp_path / "copy"
+    copy_journal(journal, copy)
+    assert not copy.with_name("copy-wal").exists()
+    assert copy.stat().st_mode & 0o777 == 0o600
+    connection = sqlite3.connect(copy)
+    assert connection.execute("SELECT max(position) FROM entries").fetchone() == (4,)
+    connection.close()
+
+
+def test_copy_takes_the_file_before_its_wal(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A checkpoint writes nothing into the file that the WAL does not hold: the WAL has to be the later."""
+    journal = _crashed(tmp_path)
+    copied: list[str] = []
+    copy = inspection._copy
+
+    def recorded(source: Path, target: Path) -> None:
+        copied.append(source.name)
+        copy(source, target)
+
+    monkeypatch.setattr(inspection, "_copy", recorded)
+    copy_journal(journal, tmp_path / "copy")
+    assert copied == ["raft.db", "raft.db-wal"]
+
+
+def test_copy_while_which_the_wal_begins_again_is_taken_again(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    journal = _crashed(tmp_path)
+    headers = [b"old"]
+    copied: list[str] = []
+    copy = inspection._copy
+
+    def recorded(source: Path, target: Path) -> None:
+        copy(source, target)
+        copied.append(source.name)
+        headers.append(b"new")
+
+    monkeypatch.setattr(inspection, "_wal_header", lambda _path: headers[-1])
+    monkeypatch.setattr(inspection, "_copy", recorded)
+    copy_journal(journal, tmp_path / "copy")
+    assert copied == ["raft.db", "raft.db-wal", "raft.db", "raft.db-wal"]
+
+
+def test_copy_never_replaces_a_file(tmp_path: Path) -> None:
+    journal = _crashed(tmp_path)
+    (tmp_path / "copy").write_text("somebody's")
+    with pytest.raises(InvalidInput):
+        copy_journal(journal, tmp_path / "copy")
+    assert (tmp_path / "copy").read_text() == "somebody's"
+
+
+def test_inspection_takes_changes_before_the_snapshot_from_it_alone(tmp_path: Path) -> None:
+    create_storage(tmp_path, cluster_id="c", name="n1", founder=True)
+    SnapshotStore(tmp_path).save(SnapshotMeta(2, 0, (RaftId("n0"),), ()), b"state")
+    with inspect_journal(tmp_path / "raft.db", tmp_path / "snapshot") as copy:
+        assert copy.configuration.voters == {"n0"}
+
+
+def test_inspection_reads_the_snapshot_after_the_journal(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    create_storage(tmp_path, cluster_id="c", name="n1", founder=True)
+    read: list[str] = []
+    copy, meta = inspection.copy_journal, inspection.read_meta
+    monkeypatch.setattr(inspection, "copy_journal", lambda *paths: (read.append("journal"), copy(*paths))[1])
+    monkeypatch.setattr(inspection, "read_meta", lambda path: (read.append("snapshot"), meta(path))[1])
+    with inspect_journal(tmp_path / "raft.db", tmp_path / "snapshot"):
+        pass
+    assert read == ["journal", "snapshot"]
+
+
 def test_inspection_shows_entries_voters_and_snapshot_and_leaves_no_file(tmp_path: Path) -> None:
     create_storage(tmp_path, cluster_id="c", name="n1", founder=True)
     SnapshotStore(tmp_path).save(SnapshotMeta(1, 0, (RaftId("n0"),), (RaftId("n9"),)), b"state")

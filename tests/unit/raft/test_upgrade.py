@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import fcntl
 import os
 import sqlite3
@@ -81,3 +82,49 @@ def test_journal_of_a_newer_release_is_refused(tmp_path: Path) -> None:
     connection.close()
     with pytest.raises(VersionMismatch):
         SqliteStore(tmp_path / JOURNAL_NAME)
+
+
+def test_backup_that_is_there_stays_as_it_is(old: Path) -> None:
+    (old / BACKUP_NAME).mkdir()
+    (old / BACKUP_NAME / "of the first try").touch()
+    assert back_up_old(old, JOURNAL_NAME) == old / BACKUP_NAME
+    assert os.listdir(old / BACKUP_NAME) == ["of the first try"]
+
+
+def test_backup_holds_the_wal_and_the_snapshot(old: Path) -> None:
+    (old / "raft.db-wal").write_bytes(b"latest writes")
+    (old / "snapshot").write_bytes(b"state")
+    assert back_up_old(old, JOURNAL_NAME) == old / BACKUP_NAME
+    assert (old / BACKUP_NAME / "raft.db-wal").read_bytes() == b"latest writes"
+    assert (old / BACKUP_NAME / "snapshot").read_bytes() == b"state"
+
+
+def test_backup_is_on_disk_before_its_name_and_before_the_journal_is_raised(
+    old: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    steps: list[str] = []
+    fsync, rename = os.fsync, os.rename
+
+    def recorded_fsync(descriptor: int) -> None:
+        steps.append(Path(os.readlink(f"/proc/self/fd/{descriptor}")).name)
+        fsync(descriptor)
+
+    def recorded_rename(source: str, target: Path) -> None:
+        steps.append("rename")
+        rename(source, target)
+
+    monkeypatch.setattr(os, "fsync", recorded_fsync)
+    monkeypatch.setattr(os, "rename", recorded_rename)
+    back_up_old(old, JOURNAL_NAME)
+    staging = steps[steps.index("rename") - 1]
+    assert staging.startswith(f".{BACKUP_NAME}.")
+    assert steps == [JOURNAL_NAME, "node.key", "pki", staging, "rename", old.name]
+    assert journal_format(old / JOURNAL_NAME) == 1
+
+
+def test_backup_on_a_file_system_without_locks_is_made(old: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def unknown(_descriptor: int, _operation: int) -> None:
+        raise OSError(errno.ENOLCK, "No locks available")
+
+    monkeypatch.setattr(fcntl, "flock", unknown)
+    assert back_up_old(old, JOURNAL_NAME) == old / BACKUP_NAME

@@ -1,0 +1,165 @@
+"""Messages of peers: what correct nodes say comes back as it was, and everything else is refused."""
+
+from __future__ import annotations
+
+import json
+import struct
+from typing import Any
+
+import pytest
+
+from cyoloctl.raft.messages import MAX_CALL_BYTES, FrameReader, PeerProtocolError, decode, encode
+
+PONG: dict[str, Any] = {
+    "type": "pong",
+    "sent_ms": 1,
+    "wall_unix_ms": 1_780_000_000_000,
+    "epoch": 0,
+    "cluster_unix_ms": 1_780_000_000_000,
+    "info": {"release": "1", "lag": 0.5, "ready": True, "why": None},
+    "links": ["n1", "n2"],
+    "addresses": {"n1": "10.0.0.1:7000"},
+    "voters": ["n1", "n2", "n3"],
+}
+ENTRIES: dict[str, Any] = {
+    "type": "append_entries",
+    "term": 5,
+    "leader_commit": 3,
+    "prev_log_index": 3,
+    "prev_log_term": 2,
+    "entries": [(b"one", 4, 2), (b"two", 5, 4), (b"\0", 6, 5)],
+}
+
+
+def _frame(header: Any, tail: bytes = b"") -> bytes:
+    """Without its length."""
+    head = header if isinstance(header, bytes) else json.dumps(header).encode()
+    return struct.pack(">I", len(head)) + head + tail
+
+
+@pytest.mark.parametrize(
+    "message",
+    [
+        PONG,
+        ENTRIES,
+        {"type": "forward", "id": 1, "commands": [b"a", b"", b"bc"], "after": [1, 2, 3]},
+        {"type": "forward_result", "id": 1, "results": [b"x"], "last": True, "error": None},
+        {"type": "read_index_result", "id": 1, "index": None},
+        {"type": "call", "id": 1, "body": bytes(MAX_CALL_BYTES)},
+        {"type": "heartbeat", "term": 2**63 - 1},
+        {"type": "goodbye", "reason": "ü" * 1024},
+    ],
+    ids=lambda message: message["type"],
+)
+def test_message_comes_back_as_it_was(message: dict[str, Any]) -> None:
+    assert decode(encode(message)[4:]) == message
+
+
+@pytest.mark.parametrize(
+    ("field", "value"),
+    [
+        ("sent_ms", True),
+        ("sent_ms", -1),
+        ("sent_ms", 2**63),
+        ("sent_ms", 1.0),
+        ("sent_ms", None),
+        ("links", ["n" * 1025]),
+        ("links", ["n\ud800"]),
+        ("links", ["n"] * 16_385),
+        ("links", [1]),
+        ("links", "n1"),
+        ("addresses", {"n1": 7000}),
+        ("addresses", {"n1\udfff": "n1:1"}),
+        ("addresses", {f"n{number}": "n:1" for number in range(1025)}),
+        ("info", {"lag": float("nan")}),
+        ("info", {"lag": float("inf")}),
+        ("info", {"lag": 2**63}),
+        ("info", {"lag": [1]}),
+        ("info", {str(number): 1 for number in range(65)}),
+        ("info", []),
+    ],
+)
+def test_message_with_a_field_of_another_form_is_refused(field: str, value: Any) -> None:
+    with pytest.raises(PeerProtocolError, match=field):
+        decode(_frame({**PONG, field: value}))
+
+
+@pytest.mark.parametrize(
+    ("header", "tail"),
+    [
+        ({"type": "call", "id": 1, "body": 4}, b"abc"),
+        ({"type": "call", "id": 1, "body": 2}, b"abc"),
+        ({"type": "call", "id": 1, "body": -1}, b"abc"),
+        ({"type": "call", "id": 1, "body": "abc"}, b"abc"),
+        ({"type": "forward", "id": 1, "commands": [1, 3], "after": [1, 1]}, b"abc"),
+        ({"type": "forward", "id": 1, "commands": [1], "after": [1]}, b"abc"),
+        ({"type": "forward", "id": 1, "commands": [0] * 65_537, "after": []}, b""),
+        ({"type": "heartbeat", "term": 1}, b"abc"),
+    ],
+)
+def test_message_whose_tail_does_not_fit_is_refused(header: dict[str, Any], tail: bytes) -> None:
+    with pytest.raises(PeerProtocolError):
+        decode(_frame(header, tail))
+
+
+@pytest.mark.parametrize(
+    "shapes",
+    [
+        [[1, 5, 2], [2, 6, 2]],  # a gap
+        [[1, 4, 2], [2, 6, 2]],
+        [[1, 4, 2], [2, 4, 2]],
+        [[1, 4, 1], [2, 5, 2]],  # below the term before
+        [[1, 4, 4], [2, 5, 3]],
+        [[1, 4, 2], [2, 5, 6]],  # above the message's
+        [[0, 4, 2], [3, 5, 2]],  # empty
+        [[3, 4]],
+        [[3, 4, 2, 0]],
+        [[3, 4, True]],
+        "abc",
+    ],
+)
+def test_entries_out_of_order_are_refused(shapes: Any) -> None:
+    decode(_frame({**ENTRIES, "entries": [[1, 4, 2], [2, 5, 5]]}, b"abc"))
+    with pytest.raises(PeerProtocolError):
+        decode(_frame({**ENTRIES, "entries": shapes}, b"abc"))
+
+
+@pytest.mark.parametrize(
+    "frame",
+    [
+        b"",
+        b"\0\0",
+        struct.pack(">I", 1000) + b'{"type":"heartbeat","term":1}',
+        _frame(b""),
+        _frame(b"[" * 100_000),
+        _frame(b"\xff"),
+        _frame([1]),
+        _frame({"term": 1}),
+        _frame({"type": ["heartbeat"], "term": 1}),
+        _frame({"type": "unheard of", "term": 1}),
+        _frame({"type": "heartbeat"}),
+        _frame({"type": "heartbeat", "turm": 1}),
+        _frame({"type": "heartbeat", "term": 1, "more": 1}),
+    ],
+    ids=range(13),
+)
+def test_bytes_that_are_no_message_are_refused(frame: bytes) -> None:
+    with pytest.raises(PeerProtocolError):
+        decode(frame)
+
+
+def test_call_that_is_too_long_is_refused() -> None:
+    with pytest.raises(PeerProtocolError, match="too long"):
+        decode(encode({"type": "call", "id": 1, "body": bytes(MAX_CALL_BYTES + 1)})[4:])
+
+
+def test_frame_of_the_limit_is_taken() -> None:
+    reader = FrameReader(10)
+    stream = struct.pack(">I", 10) + b"0123456789" + struct.pack(">I", 3) + b"abc"
+    frames = [frame for byte in stream for frame in reader.feed(bytes([byte]))]
+    assert frames == [b"0123456789", b"abc"]
+
+
+def test_frame_over_the_limit_is_refused_before_it_is_buffered() -> None:
+    with pytest.raises(PeerProtocolError, match="limit of 10"):
+        FrameReader(10).feed(struct.pack(">I", 11))
