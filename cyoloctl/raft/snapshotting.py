@@ -373,7 +373,7 @@ class Snapshotting:
         oldest = min(
             [keep_from, *(sending.transfer.meta.index for sending in sendings if sending is not None)]
         )
-        if oldest > journal.first_index and journal.byte_size < 4 * self._core.limits.compact_bytes:
+        if oldest >= journal.first_index and journal.byte_size < 4 * self._core.limits.compact_bytes:
             keep_from = oldest
         journal.compact_to(keep_from)
         self._bytes_mark = journal.byte_size

@@ -89,9 +89,8 @@ def check_wal(path: Path) -> bool:
     start = struct.Struct(f"{order}2I")
     frame_bytes = _FRAME_HEADER.size + page_bytes
     bad = False
-    pages: set[int] = set()  # since the last good commit
+    pages: set[int] = set()  # since the last good commit; at the end, of what is torn or was never committed
     repeated = committed = False  # seen among the frames since the first bad one
-    remains = False  # of a transaction that is torn or was never committed
     for offset in range(_WAL_HEADER.size, len(data) - frame_bytes + 1, frame_bytes):
         number, commit, frame_salt0, frame_salt1, stored0, stored1 = _FRAME_HEADER.unpack_from(data, offset)
         salted = (frame_salt0, frame_salt1) == salts
@@ -109,11 +108,10 @@ def check_wal(path: Path) -> bool:
                 f"are lost; {REPLACE}"
             )
         bad = bad or not valid
-        remains = remains or (bad and salted)
         if salted:
             pages.add(number)
         if bad:
             committed = committed or (salted and commit != 0)
         elif commit:
             pages.clear()
-    return not remains and not pages
+    return not pages

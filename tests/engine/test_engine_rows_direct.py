@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -452,7 +453,10 @@ def test_snapshot_transfer_that_compaction_overtakes_is_followed_by_a_newer_one(
         cluster.deliver("a", "c")
         cluster.deliver("c", "a")
     assert any(cluster.is_snapshot_chunk(m) for m in cluster.in_flight("a", "c"))
+    # Otherwise what follows it would be kept.
+    cluster.replica("a")._core.limits = replace(cluster.limits, compact_bytes=1)
     cluster.compact("a")  # beyond what is on its way
+    assert cluster.replica("a").status().first_index > cluster.replica("c").status().last_index
     assert cluster.run_until(lambda: cluster.state("c") == cluster.state("a"), within=3.0)
 
 

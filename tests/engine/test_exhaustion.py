@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 
-from cyoloctl.errors import StorageError
+from cyoloctl.errors import InternalError, StorageError
 from cyoloctl.raft import snapshot
 from cyoloctl.raft.settings import Limits
 from cyoloctl.raft.snapshot import SnapshotMeta, SnapshotStore
@@ -85,6 +85,25 @@ def test_snapshot_that_lacks_descriptors_or_memory_is_saved_later(
     assert cluster.diverged() == []
 
 
+def test_snapshot_is_saved_within_a_minute_however_long_it_could_not_be(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    scarcity = Scarcity(monkeypatch, snapshot._Directory, "create")
+    cluster = OurCluster("a", directory=tmp_path, limits=LIMITS)
+    cluster.elect("a")
+    scarcity.error = _lack(errno.ENFILE)
+    _write(cluster, 20)
+    for _ in range(30):
+        cluster.advance(1000.0)
+        cluster.tick("a")
+    assert _compacted(cluster, "a") == 1
+    scarcity.error = None
+    cluster.advance(61.0)
+    cluster.tick("a")
+    cluster.tick("a")
+    assert _compacted(cluster, "a") > 15
+
+
 def test_snapshot_of_a_state_that_memory_is_lacking_for_is_made_later(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -94,6 +113,7 @@ def test_snapshot_of_a_state_that_memory_is_lacking_for_is_made_later(
     scarcity.error = MemoryError()
     _write(cluster, 20)
     assert cluster.running() == ["a", "b", "c"]
+    assert [cluster.errors(name) for name in "abc"] == [[], [], []]
     scarcity.error = None
     cluster.run(60.0)
     _write(cluster, 1)
@@ -179,3 +199,36 @@ def test_store_that_lacks_descriptors_at_the_start_says_so(
     scarcity.error = _lack(errno.EMFILE)
     with pytest.raises(StorageError, match="ulimit -n"):
         SnapshotStore(tmp_path)
+
+
+@pytest.mark.parametrize("error", [MemoryError(), RecursionError()], ids=repr)
+def test_command_that_one_node_lacks_memory_to_apply_stops_it_before_it_differs_from_the_others(
+    monkeypatch: pytest.MonkeyPatch, error: BaseException
+) -> None:
+    cluster = OurCluster("abc")
+    cluster.elect("a")
+    _write(cluster, 2)
+    cluster.run(0.3)
+    apply = ListMachine.apply
+
+    def lacking(machine: ListMachine, index: int, command: bytes, after: int | None = None) -> bytes:
+        if machine is cluster.machines["b"].engine.machine and command == b"w2":
+            raise error
+        return apply(machine, index, command, after)
+
+    monkeypatch.setattr(ListMachine, "apply", lacking)
+    applied = cluster.replica("b").applied_index()
+    _write(cluster, 1)
+    assert cluster.run_until(lambda: cluster.replica("b").failed is not None, within=1.0)
+    failed = cluster.replica("b").failed
+    assert isinstance(failed, InternalError)
+    assert f"applying entry {applied + 1} failed on this node" in failed.message
+    assert cluster.replica("b").applied_index() == applied
+    mark = len(cluster.sent)
+    _write(cluster, 1)
+    cluster.run(0.5)
+    assert cluster.running() == ["a", "c"]
+    assert not [e for e in cluster.sent[mark:] if e.source == "b"]
+    monkeypatch.undo()
+    cluster.restart("b")
+    assert cluster.run_until(lambda: cluster.state("b") == [b"w0", b"w1", b"w2", b"w3"], within=2.0)

@@ -17,7 +17,7 @@ from cyoloctl.raft.settings import Limits, Timing
 from cyoloctl.raft.snapshot import SnapshotStore
 from tests.support.engine_harness import Cluster, Luck, Machine, Outcome
 
-__all__ = ["ListMachine", "OurCluster", "append"]
+__all__ = ["ListMachine", "OurCluster", "append", "lagging"]
 
 
 def append(term: int, previous: tuple[int, int], *entries: tuple[bytes, int, int], commit: int = 1) -> Any:
@@ -306,3 +306,16 @@ class OurCluster(Cluster):
         self.machines[name] = self._new_machine(name, self.founders)
         self.start(name)
         self.connect_all()
+
+
+def lagging(directory: Path, **limits: Any) -> OurCluster:
+    """c is cut off from everybody, and needs a snapshot: a, which leads, and b hold eleven writes."""
+    cluster = OurCluster("abc", directory=directory, limits=Limits(**{"keep_entries": 0, **limits}))
+    cluster.elect("a")
+    cluster.write("a", b"x1")
+    cluster.run(0.3)
+    cluster.isolate("c")
+    cluster.write("a", *[b"y%d" % n for n in range(10)])
+    cluster.compact("a")
+    cluster.run(0.2)
+    return cluster

@@ -7,9 +7,11 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import os
 import threading
 import time
 from collections.abc import AsyncIterator, Callable, Mapping, Sequence
+from pathlib import Path
 from typing import Any, cast
 
 import pytest
@@ -98,6 +100,7 @@ async def running(
     addresses: Mapping[str, Sequence[str]] | None = None,
     membership: Membership | None = None,
     boots: int = 0,
+    snapshots: SnapshotStore | None = None,
 ) -> AsyncIterator[Engine]:
     """The engine of node e, no voter; its log says that a and b are: b keeps its log in memory."""
     journal = Journal(MemoryStore())
@@ -108,7 +111,7 @@ async def running(
     engine = Engine(
         PeerIdentity("e", "e", _CLUSTER, "boot-e", "e:1", "1", boots),
         journal=journal,
-        snapshots=SnapshotStore(None),
+        snapshots=snapshots or SnapshotStore(None),
         machine=Echo(),
         clock=ClusterClock("e", wall_unix_ms=lambda: 1_780_000_000_000, monotonic=time.monotonic),
         identify=lambda ssl_object: cast(str, ssl_object),
@@ -216,6 +219,34 @@ async def give_up(task: asyncio.Task[Any]) -> None:
     with contextlib.suppress(asyncio.CancelledError):
         await task
     assert task.cancelled()
+
+
+# -- the end ---------------------------------------------------------------------------------
+
+
+async def test_stop_waits_for_the_snapshot_that_is_being_saved_and_cuts_no_log_afterwards(
+    tmp_path: Path,
+) -> None:
+    """Whoever starts the node again at once must not find somebody else writing there."""
+    go_on, store = threading.Event(), SnapshotStore(tmp_path)
+    new_file = store._new_file
+
+    def slow() -> Any:
+        made = new_file()
+        assert go_on.wait(_LIMIT_S)
+        return made
+
+    store._new_file = slow  # type: ignore[method-assign]  # a slow disk
+    async with running(snapshots=store, limits=Limits(compact_entries=1, keep_entries=0)) as engine:
+        Peer(engine, "a").lead(1)
+        await until(lambda: os.listdir(tmp_path) == ["snapshot.1.tmp"])
+        stopped = asyncio.create_task(engine.stop())
+        await asyncio.wait([stopped], timeout=0.05)
+        assert not stopped.done()
+        go_on.set()
+        await asyncio.wait_for(stopped, _LIMIT_S)
+        assert os.listdir(tmp_path) == ["snapshot"]
+        assert engine._journal.first_index == 1, "a tick came after the stop"
 
 
 # -- proposals whose caller is gone ----------------------------------------------------------

@@ -143,6 +143,77 @@ def test_journal_changes_after_the_last_sync_are_lost_in_a_crash(reopen: Callabl
     assert (again.first_index, again.last_index, again.term) == (1, 5, 0)
 
 
+def test_journal_first_entry_is_the_base_and_committed(reopen: Callable[[], Journal]) -> None:
+    journal = reopen()
+    journal.append(40, 2, b"\x01")
+    journal.append(41, 2, b"\x00")
+    assert journal.commit_index == 40
+
+
+def test_journal_entry_alone_is_durable_after_sync(reopen: Callable[[], Journal]) -> None:
+    journal = reopen()
+    fill(journal, 3)
+    journal.sync()
+    fill(journal, 4)
+    journal.sync()
+    assert reopen().last_index == 4
+
+
+def test_journal_cut_alone_is_durable_after_sync(reopen: Callable[[], Journal]) -> None:
+    journal = reopen()
+    fill(journal, 9)
+    journal.sync()
+    journal.truncate_from(6)
+    journal.sync()
+    assert reopen().last_index == 5
+
+
+def test_journal_cut_above_what_is_stored_keeps_the_rest_to_be_written(
+    reopen: Callable[[], Journal],
+) -> None:
+    journal = reopen()
+    fill(journal, 3)
+    journal.sync()
+    fill(journal, 9)
+    journal.truncate_from(8)
+    journal.sync()
+    assert [entry[1] for entry in reopen().entries] == [1, 2, 3, 4, 5, 6, 7]
+
+
+def test_journal_term_alone_is_durable_after_sync(reopen: Callable[[], Journal]) -> None:
+    journal = reopen()
+    journal.set_term(4, None)
+    journal.sync()
+    assert reopen().term == 4
+
+
+def test_journal_vote_in_a_term_that_it_knew_is_durable_after_sync(reopen: Callable[[], Journal]) -> None:
+    journal = reopen()
+    journal.set_term(4, None)
+    journal.sync()
+    journal.set_term(4, "a")
+    journal.sync()
+    again = reopen()
+    assert (again.term, again.vote) == (4, "a")
+
+
+def test_journal_identity_alone_is_durable_after_sync(reopen: Callable[[], Journal]) -> None:
+    journal = reopen()
+    journal.set_meta("boots", "1")
+    journal.sync()
+    assert reopen().get_meta("boots") == "1"
+
+
+def test_journal_size_is_of_what_is_left_after_a_cut_and_a_compaction() -> None:
+    journal = Journal(MemoryStore())
+    fill(journal, 9)
+    journal.truncate_from(7)
+    journal.compact_to(3)
+    assert journal.byte_size == sum(len(entry[0]) for entry in journal.entries)
+    journal.reset(20, 9)
+    assert journal.byte_size == 1
+
+
 def test_journal_append_truncate_compact_in_one_tick_become_one_batch(reopen: Callable[[], Journal]) -> None:
     journal = reopen()
     fill(journal, 10)
@@ -272,6 +343,36 @@ def test_journal_commit_index_past_a_lost_tail_is_clamped() -> None:
     journal.set_commit_index(900)
     journal.sync()
     assert Journal(store).commit_index == 5
+
+
+def test_journal_commit_index_below_the_base_is_raised_to_it() -> None:
+    store = MemoryStore()
+    store.commit(Batch(None, None, [(b"\x01", 7, 1)], Record(1, None, 3, 7, 7)))
+    assert Journal(store).commit_index == 7
+
+
+def test_journal_reset_commits_its_base() -> None:
+    journal = Journal(MemoryStore())
+    fill(journal, 5)
+    journal.reset(100, 6)
+    assert journal.commit_index == 100
+
+
+def test_journal_that_is_refused_lets_go_of_its_file(tmp_path: Path) -> None:
+    path = tmp_path / "raft.db"
+    stored(path)
+    alter(path, "DELETE FROM entries WHERE position = 10")
+    for _ in range(2):
+        with pytest.raises(StorageError, match="should hold"):
+            Journal(SqliteStore(path))
+
+
+@pytest.mark.parametrize("identity", ["[]", '"name"', '{"name":1}', '{"name":null}', "{", ""])
+def test_journal_identity_that_is_no_object_of_texts_is_refused(identity: str) -> None:
+    store = MemoryStore()
+    store.commit(Batch(None, None, [], Record(identity=identity)))
+    with pytest.raises(StorageError, match="identity"):
+        Journal(store)
 
 
 def test_journal_close_flushes_and_is_idempotent(tmp_path: Path) -> None:
@@ -463,6 +564,22 @@ def test_store_of_newer_format_is_version_mismatch(tmp_path: Path) -> None:
         SqliteStore(tmp_path / "raft.db")
 
 
+def test_store_of_wide_permissions_is_made_its_owners_alone(tmp_path: Path) -> None:
+    path = tmp_path / "raft.db"
+    stored(path)
+    path.chmod(0o644)
+    open_state(path)
+    assert stat.S_IMODE(path.stat().st_mode) == 0o600
+
+
+def test_store_that_is_refused_lets_go_of_its_file(tmp_path: Path) -> None:
+    stored(tmp_path / "raft.db")
+    alter(tmp_path / "raft.db", "PRAGMA user_version=3")
+    for _ in range(2):
+        with pytest.raises(VersionMismatch):
+            SqliteStore(tmp_path / "raft.db")
+
+
 def test_store_that_is_no_journal_is_refused(tmp_path: Path) -> None:
     (tmp_path / "text").write_text("not a database " * 100)
     alter(tmp_path / "other.db", "CREATE TABLE something(a)")
@@ -518,6 +635,10 @@ def alter(path: Path, *statements: str) -> None:
         "INSERT INTO record "
         "SELECT 2, term, vote, commit_index, first_index, last_index, identity, crc FROM record",
         "UPDATE entries SET term = term + 1 WHERE position = 5",
+        "UPDATE entries SET term = term + 1 WHERE position = 10",
+        # As long as its own, of the same term, and whole: at another place.
+        "UPDATE entries SET (command, crc) = (SELECT command, crc FROM entries WHERE position = 6) "
+        "WHERE position = 5",
         "UPDATE entries SET command = x'00' WHERE position = 5",
         "UPDATE entries SET command = 'text' WHERE position = 5",
         "UPDATE entries SET command = zeroblob(51) WHERE position = 10",
@@ -677,6 +798,12 @@ def flipped(data: bytes, position: int, bit: int) -> bytes:
 
 def test_crash_image_opens_with_everything(image: Image) -> None:
     assert image.open() == "after"
+
+
+def test_wal_check_is_made_before_sqlite_reads_the_file(image: Image) -> None:
+    """SQLite alone would drop what was acknowledged, and say nothing."""
+    first = image.frames[1]
+    assert image.open(wal=flipped(image.wal, first + 1000, 3)) == "refused"
 
 
 @pytest.mark.fault

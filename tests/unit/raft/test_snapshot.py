@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import io
 import os
 import stat
 import subprocess
@@ -10,11 +11,13 @@ import sys
 import threading
 from collections.abc import Callable
 from pathlib import Path
+from typing import BinaryIO
 
 import pytest
 
 from cyoloctl.errors import InternalError, InvalidInput, StorageError, VersionMismatch
-from cyoloctl.raft.snapshot import MAX_SNAPSHOT_BYTES, SnapshotMeta, SnapshotStore, Transfer
+from cyoloctl.raft import snapshot
+from cyoloctl.raft.snapshot import MAX_SNAPSHOT_BYTES, SnapshotMeta, SnapshotStore, Transfer, read_meta
 
 ENVIRONMENT = {**os.environ, "PYTHONPATH": str(Path(__file__).parents[3])}
 
@@ -119,6 +122,57 @@ def test_snapshot_damaged_after_opening_is_refused_by_load(tmp_path: Path) -> No
         store.load()
 
 
+class _Unsteady(io.BytesIO):
+    """Bytes that are others each time that they are read from the start, after the second time."""
+
+    def __init__(self, data: bytes, other: bytes) -> None:
+        super().__init__(data)
+        self._other = other
+        self._starts = 0
+
+    def seek(self, offset: int, whence: int = 0, /) -> int:
+        if (offset, whence) == (0, 0):
+            self._starts += 1
+            if self._starts == 2:  # the digest is right; now it is read to be used
+                super().seek(0)
+                self.write(self._other)
+        return super().seek(offset, whence)
+
+
+def test_snapshot_whose_bytes_change_between_two_reads_is_refused(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    store = SnapshotStore(tmp_path)
+    store.save(META, b"state")
+    whole = (tmp_path / "snapshot").read_bytes()
+
+    def unsteady(_directory: object, _name: str) -> BinaryIO:
+        return _Unsteady(whole, whole.replace(b"state", b"stale"))
+
+    monkeypatch.setattr(snapshot._Directory, "open", unsteady)
+    with pytest.raises(StorageError, match="its digest is wrong"):
+        store.load()
+
+
+def test_snapshot_that_is_too_large_is_refused_before_it_is_written(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    store = SnapshotStore(tmp_path)
+    monkeypatch.setattr(snapshot, "MAX_SNAPSHOT_BYTES", 1000)
+    with pytest.raises(InvalidInput, match="at most 1000 are allowed"):
+        store.save(META, bytes(1000))
+    assert os.listdir(tmp_path) == []
+
+
+def test_snapshot_file_that_is_too_long_is_refused_before_it_is_read(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    SnapshotStore(tmp_path).save(META, bytes(1000))
+    monkeypatch.setattr(snapshot, "MAX_SNAPSHOT_BYTES", 1000)
+    with pytest.raises(StorageError, match="it is too long"):
+        SnapshotStore(tmp_path)
+
+
 def test_snapshot_truncated_anywhere_or_extended_is_refused(tmp_path: Path) -> None:
     SnapshotStore(tmp_path).save(META, b"state")
     path = tmp_path / "snapshot"
@@ -169,6 +223,42 @@ def test_snapshot_with_wrong_header_and_right_digest_is_refused(tmp_path: Path, 
     (tmp_path / "snapshot").write_bytes(sealed(body))
     with pytest.raises(StorageError, match="header"):
         SnapshotStore(tmp_path)
+
+
+def test_snapshot_that_is_something_else_with_a_right_digest_is_refused(tmp_path: Path) -> None:
+    SnapshotStore(tmp_path).save(META, b"state")
+    body = (tmp_path / "snapshot").read_bytes()[:-32]
+    (tmp_path / "snapshot").write_bytes(sealed(b"something"[:8] + body[8:]))
+    with pytest.raises(StorageError, match="it is not a snapshot"):
+        SnapshotStore(tmp_path)
+
+
+class _Watched(io.BytesIO):
+    """Bytes, and how many of them were asked for at most."""
+
+    most = 0
+
+    def read(self, size: int | None = -1, /) -> bytes:
+        assert size is not None
+        self.most = max(self.most, size)
+        return super().read(size)
+
+
+@pytest.mark.parametrize("header_bytes", [3, 4 * 2**20 + 1, 2**32 - 1])
+def test_snapshot_with_a_header_that_is_too_long_is_refused_before_it_is_read(header_bytes: int) -> None:
+    """Its content need not have been verified: see `read_meta`."""
+    file = _Watched(b"cyolosnp\x01" + header_bytes.to_bytes(4, "big") + b"{}" + bytes(32))
+    with pytest.raises(snapshot._DamagedError, match="its header is wrong"):
+        snapshot._decode_head(file, len(file.getvalue()))
+    assert file.most < 100
+
+
+def test_meta_of_a_damaged_file_is_a_storage_error(tmp_path: Path) -> None:
+    assert read_meta(tmp_path / "snapshot") is None
+    for data in (b"", b"no snapshot at all, whatever it is that stands here instead"):
+        (tmp_path / "snapshot").write_bytes(data)
+        with pytest.raises(StorageError, match="damaged"):
+            read_meta(tmp_path / "snapshot")
 
 
 def test_snapshot_leftover_of_a_crash_is_removed_and_the_old_one_stays(tmp_path: Path) -> None:
@@ -262,6 +352,16 @@ def test_transfer_read_stays_within_the_snapshot(new_store: Callable[[], Snapsho
     transfer.close()
     with pytest.raises(InternalError):
         transfer.read(0, 1)
+
+
+def test_transfer_of_a_file_that_was_cut_off_is_refused(tmp_path: Path) -> None:
+    store = SnapshotStore(tmp_path)
+    store.save(META, b"state")
+    transfer = opened(store)
+    os.truncate(tmp_path / "snapshot", transfer.total - 10)
+    with pytest.raises(StorageError, match="too short"):
+        transfer.read(0, transfer.total)
+    transfer.close()
 
 
 def test_transfer_opened_is_not_disturbed_by_a_newer_snapshot(new_store: Callable[[], SnapshotStore]) -> None:
@@ -390,8 +490,24 @@ def test_receiver_aborted_leaves_no_file(tmp_path: Path) -> None:
     receiver.abort()
     receiver.abort()
     assert os.listdir(tmp_path) == []
+    assert receiver._file.closed
     with pytest.raises(InternalError):
         receiver.write(1, b"x")
+
+
+def test_receiver_that_was_sent_too_much_leaves_no_file(tmp_path: Path) -> None:
+    receiver = SnapshotStore(tmp_path).begin_receive(META, 100, "0" * 64)
+    with pytest.raises(InvalidInput, match="longer than the announced"):
+        receiver.write(0, bytes(101))
+    assert os.listdir(tmp_path) == []
+
+
+def test_receiver_that_refuses_leaves_no_file(tmp_path: Path) -> None:
+    receiver = SnapshotStore(tmp_path).begin_receive(META, 100, "0" * 64)
+    receiver.write(0, bytes(100))
+    with pytest.raises(InvalidInput, match="damaged on its way"):
+        receiver.finish()
+    assert os.listdir(tmp_path) == []
 
 
 def test_snapshot_saved_in_a_thread_while_transfers_are_read_is_never_mixed(tmp_path: Path) -> None:

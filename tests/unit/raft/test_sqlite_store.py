@@ -1,8 +1,12 @@
-"""A journal beside other programs that read its file with SQLite."""
+"""A journal in its file: beside other programs that read it, and what is on disk when."""
 
 from __future__ import annotations
 
 import contextlib
+import os
+import shutil
+import sqlite3
+import stat
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -146,3 +150,56 @@ def test_journal_without_readers_is_its_nodes_alone(path: Path) -> None:
     assert "database is locked" in refused.stderr, "nobody can write or check-point it beside the node"
     assert not path.with_name("raft.db-shm").exists()
     journal.close()
+
+
+def test_journal_that_sqlite_finds_locked_is_in_use_and_not_damaged(
+    path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As on a file system without flock: SQLite's own lock is the one that is left."""
+    monkeypatch.setattr(SqliteStore, "_lock", lambda _store: False)
+    script = (
+        "import sqlite3, sys; connection = sqlite3.connect(sys.argv[1], isolation_level=None); "
+        "connection.execute('PRAGMA locking_mode=EXCLUSIVE'); connection.execute('BEGIN EXCLUSIVE'); "
+        "print('held', flush=True); sys.stdin.read()"
+    )
+    with subprocess.Popen(
+        [sys.executable, "-c", script, str(path)], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+    ) as other:
+        assert other.stdout is not None
+        assert other.stdout.readline() == "held\n"
+        with pytest.raises(Conflict, match="in use by another process"):
+            SqliteStore(path)
+        other.communicate()
+
+
+def test_new_journal_is_in_its_directory_on_disk_before_it_is_used(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The file's own fdatasync does not make its name durable."""
+    synced: list[str] = []
+    fsync = os.fsync
+
+    def recorded(descriptor: int) -> None:
+        is_directory = stat.S_ISDIR(os.fstat(descriptor).st_mode)
+        assert is_directory
+        assert os.path.samefile(f"/proc/self/fd/{descriptor}", tmp_path)
+        synced.append("directory")
+        fsync(descriptor)
+
+    monkeypatch.setattr(os, "fsync", recorded)
+    store = SqliteStore(tmp_path / "raft.db")
+    assert synced == ["directory"]
+    assert (tmp_path / "raft.db").exists()
+    store.close()
+
+
+def test_compaction_is_taken_from_the_wal_into_the_file(path: Path, tmp_path: Path) -> None:
+    journal = Journal(SqliteStore(path))
+    _fill(journal, 100)
+    journal.compact_to(90)
+    journal.sync()
+    shutil.copyfile(path, tmp_path / "alone.db")
+    journal.close()
+    connection = sqlite3.connect(tmp_path / "alone.db")
+    assert connection.execute("SELECT min(position), max(position) FROM entries").fetchone() == (90, 100)
+    connection.close()

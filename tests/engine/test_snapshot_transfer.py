@@ -1,0 +1,441 @@
+"""A snapshot on its way: sent in chunks, received, installed; and the log that is cut to one."""
+
+from __future__ import annotations
+
+import errno
+import os
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from cyoloctl.errors import StorageError, VersionMismatch
+from cyoloctl.model import Stamp
+from cyoloctl.raft import snapshot
+from cyoloctl.raft.progress import Progress
+from cyoloctl.raft.settings import Limits
+from cyoloctl.raft.snapshot import SnapshotMeta, SnapshotStore, Transfer
+from tests.support.raft_ours import OurCluster, append, lagging
+
+pytestmark = pytest.mark.fault
+
+CHUNK = 40
+
+
+def _progress(cluster: OurCluster) -> Progress:
+    """What a knows of c."""
+    return next(p for node, p in cluster.replica("a")._progress.items() if node.id == "c")
+
+
+def _messages(cluster: OurCluster, kind: str, since: int = 0) -> list[Any]:
+    """Messages of a type that were sent to c."""
+    return [e.message for e in cluster.sent[since:] if e.target == "c" and e.message["type"] == kind]
+
+
+def _offsets(cluster: OurCluster, since: int = 0) -> list[int]:
+    return [message["offset"] for message in _messages(cluster, "snapshot_chunk", since)]
+
+
+def _has_all(cluster: OurCluster) -> Callable[[], bool]:
+    return lambda: len(cluster.state("c")) == 11
+
+
+def _sending(directory: Path, **limits: Any) -> OurCluster:
+    """a has sent the first chunk to c, and it has not arrived."""
+    cluster = lagging(directory, chunk_bytes=CHUNK, **limits)
+    cluster.cut("b", "c")
+    cluster.hold("a", "c")
+    cluster.heal(("a", "c"))
+    assert cluster.run_until(lambda: _progress(cluster).sending is not None, within=1.0)
+    cluster.tick("a")
+    assert _offsets(cluster)[-1] == 0
+    return cluster
+
+
+def _answer(cluster: OurCluster, kind: str = "snapshot_ack", **changes: Any) -> dict[str, Any]:
+    """What c says to the chunk."""
+    sending = _progress(cluster).sending
+    assert sending is not None
+    fields = {"offset": CHUNK} if kind == "snapshot_ack" else {"reason": "it cannot be read"}
+    return {
+        "type": kind,
+        "term": cluster.term("a"),
+        "digest": sending.transfer.digest,
+        **fields,
+        **changes,
+    }
+
+
+def _say(cluster: OurCluster, message: dict[str, Any]) -> None:
+    cluster.inject("a", "c", message)
+    cluster.tick("a")
+
+
+# -- the sender ---------------------------------------------------------------------------------
+
+
+def test_next_chunk_follows_its_acknowledgement_at_once(tmp_path: Path) -> None:
+    cluster = _sending(tmp_path)
+    mark = len(cluster.sent)
+    _say(cluster, _answer(cluster))
+    assert _offsets(cluster, mark) == [CHUNK]
+
+
+def test_answer_that_comes_twice_is_sent_one_chunk(tmp_path: Path) -> None:
+    cluster = _sending(tmp_path)
+    mark, answer = len(cluster.sent), _answer(cluster)
+    for _ in range(3):
+        _say(cluster, answer)
+    assert _offsets(cluster, mark) == [CHUNK]
+
+
+def test_transfer_goes_back_to_where_the_receiver_is(tmp_path: Path) -> None:
+    """It lacked a descriptor, say, and threw away what it had; the link is the same."""
+    cluster = _sending(tmp_path)
+    cluster.release("a", "c")
+    assert cluster.run_until(lambda: max(_offsets(cluster)) >= 2 * CHUNK, within=2.0)
+    cluster.replica("c")._snapshotting._stop_receiving()
+    mark = len(cluster.sent)
+    assert cluster.run_until(_has_all(cluster), within=2.0)
+    assert 0 in _offsets(cluster, mark)
+
+
+def test_answer_to_another_snapshot_moves_nothing(tmp_path: Path) -> None:
+    cluster = _sending(tmp_path)
+    mark = len(cluster.sent)
+    _say(cluster, _answer(cluster, digest="0" * 64))
+    assert _offsets(cluster, mark) == []
+
+
+@pytest.mark.parametrize("above", [0, 1, 2**40])
+def test_answer_with_an_offset_outside_the_snapshot_moves_nothing(tmp_path: Path, above: int) -> None:
+    cluster = _sending(tmp_path)
+    mark, total = len(cluster.sent), _messages(cluster, "snapshot_chunk")[0]["total"]
+    _say(cluster, _answer(cluster, offset=total + above))
+    assert _offsets(cluster, mark) == []
+    cluster.release("a", "c")
+    assert cluster.run_until(_has_all(cluster), within=2.0)
+
+
+def test_chunk_that_is_not_answered_is_sent_again(tmp_path: Path) -> None:
+    cluster = _sending(tmp_path)
+    cluster.queues["a", "c"].clear()
+    cluster.release("a", "c")
+    assert cluster.run_until(_has_all(cluster), within=2.0)
+
+
+def test_chunk_is_sent_again_once_a_heartbeat_and_no_more(tmp_path: Path) -> None:
+    cluster = _sending(tmp_path)
+    mark = len(cluster.sent)
+    cluster.run(1.0)
+    assert 5 <= len(_offsets(cluster, mark)) <= 11
+
+
+def test_peer_that_takes_a_snapshot_was_heard(tmp_path: Path) -> None:
+    cluster = _sending(tmp_path)
+    before = _progress(cluster).last_heard
+    cluster.advance(0.3)
+    _say(cluster, _answer(cluster))
+    assert _progress(cluster).last_heard > before + 0.2
+
+
+def test_refusal_of_another_snapshot_stops_nothing(tmp_path: Path) -> None:
+    cluster = _sending(tmp_path)
+    _say(cluster, _answer(cluster, "snapshot_refused", digest="0" * 64))
+    assert _progress(cluster).sending is not None
+    assert _progress(cluster).refused is None
+
+
+def test_refusal_with_control_characters_is_not_repeated(tmp_path: Path) -> None:
+    cluster = _sending(tmp_path)
+    _say(cluster, _answer(cluster, "snapshot_refused", reason="\x1b[2Jall is well"))
+    (trouble,) = cluster.replica("a").status().troubles
+    assert trouble.message == "it gave no readable reason"
+
+
+def test_peer_without_a_snapshot_to_come_is_sent_heartbeats(tmp_path: Path) -> None:
+    cluster = _sending(tmp_path)
+    _say(cluster, _answer(cluster, "snapshot_refused"))
+    mark = len(cluster.sent)
+    cluster.run(0.7)  # the pause is one second
+    assert len(_messages(cluster, "heartbeat", mark)) >= 4
+    assert _offsets(cluster, mark) == []
+
+
+def test_snapshot_that_ends_before_the_log_begins_is_not_sent(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    cluster = lagging(tmp_path)
+    cluster.write("a", b"z1", b"z2")
+    cluster.machines["a"].engine.journal.compact_to(cluster.log("a")[-1][1])
+    opened: list[Transfer] = []
+    snapshots: SnapshotStore = cluster.machines["a"].engine.snapshots
+    open_transfer = snapshots.open_transfer
+
+    def watched() -> Transfer | None:
+        transfer = open_transfer()
+        assert transfer is not None
+        opened.append(transfer)
+        return transfer
+
+    monkeypatch.setattr(snapshots, "open_transfer", watched)
+    cluster.heal()
+    cluster.run(0.5)
+    assert _offsets(cluster) == []
+    assert opened
+    assert all(transfer._file.closed for transfer in opened)
+    cluster.write("a", b"z3")
+    cluster.compact("a")
+    assert cluster.run_until(lambda: cluster.state("c") == cluster.state("a"), within=2.0)
+
+
+# -- the receiver -------------------------------------------------------------------------------
+
+
+def _chunk(cluster: OurCluster) -> dict[str, Any]:
+    """The first chunk, which has not arrived."""
+    message: dict[str, Any] = dict(_messages(cluster, "snapshot_chunk")[0])
+    return message
+
+
+def _hear(cluster: OurCluster, message: dict[str, Any]) -> None:
+    cluster.inject("c", "a", message)
+    cluster.tick("c")
+
+
+def _files(tmp_path: Path) -> list[str]:
+    return sorted(os.listdir(tmp_path / "c"))
+
+
+def _pieces(meta: SnapshotMeta, data: bytes, term: int) -> list[dict[str, Any]]:
+    """A whole snapshot in two chunks."""
+    store = SnapshotStore(None)
+    store.save(meta, data)
+    transfer = store.open_transfer()
+    assert transfer is not None
+    return [
+        {
+            "type": "snapshot_chunk",
+            "term": term,
+            "index": meta.index,
+            "snapshot_term": meta.term,
+            "voters": list(meta.voters),
+            "removed": list(meta.removed),
+            "total": transfer.total,
+            "digest": transfer.digest,
+            "offset": offset,
+            "data": transfer.read(offset, size),
+        }
+        for offset, size in ((0, CHUNK), (CHUNK, transfer.total))
+    ]
+
+
+def test_transfer_that_ends_with_its_link_leaves_no_file(tmp_path: Path) -> None:
+    cluster = _sending(tmp_path)
+    cluster.release("a", "c")
+    assert cluster.run_until(lambda: _files(tmp_path) != [], within=2.0)
+    cluster.isolate("c")
+    assert _files(tmp_path) == []
+
+
+def test_transfer_goes_on_while_another_peer_goes(tmp_path: Path) -> None:
+    cluster = _sending(tmp_path)
+    cluster.heal(("b", "c"))
+    _hear(cluster, _chunk(cluster))
+    assert _files(tmp_path) == ["snapshot.1.tmp"]
+    cluster.cut("b", "c")
+    assert _files(tmp_path) == ["snapshot.1.tmp"]
+
+
+def test_end_leaves_no_file_of_a_transfer(tmp_path: Path) -> None:
+    cluster = _sending(tmp_path)
+    _hear(cluster, _chunk(cluster))
+    assert _files(tmp_path) == ["snapshot.1.tmp"]
+    cluster.replica("c").close()
+    assert _files(tmp_path) == []
+
+
+def test_transfer_begins_again_after_a_chunk_that_was_refused(tmp_path: Path) -> None:
+    cluster = _sending(tmp_path)
+    _hear(cluster, {**_chunk(cluster), "data": bytes(1000)})
+    assert cluster.replica("c").status().troubles
+    cluster.release("a", "c")
+    assert cluster.run_until(_has_all(cluster), within=3.0)
+    assert cluster.errors("c") == []
+
+
+def test_chunk_of_a_stale_leader_is_not_taken(tmp_path: Path) -> None:
+    cluster = _sending(tmp_path)
+    cluster.heal(("b", "c"))
+    cluster.inject("c", "b", append(9, (1, 0)))
+    assert cluster.term("c") == 9
+    cluster.tick("c")
+    _hear(cluster, _chunk(cluster))
+    assert _files(tmp_path) == []
+
+
+def test_chunk_of_an_index_out_of_reach_is_refused(tmp_path: Path) -> None:
+    cluster = _sending(tmp_path)
+    _hear(cluster, {**_chunk(cluster), "index": cluster.log("c")[-1][1] + 2**32 + 1})
+    assert _files(tmp_path) == []
+
+
+def test_chunk_of_another_snapshot_begins_anew(tmp_path: Path) -> None:
+    cluster = _sending(tmp_path)
+    _hear(cluster, _chunk(cluster))
+    for piece in _pieces(SnapshotMeta(90, 1, ("a", "b", "c"), ()), b"\0\0\0\2ab", cluster.term("a")):
+        _hear(cluster, piece)
+    assert cluster.log("c") == [(b"\x01", 90, 1)]
+    assert cluster.state("c") == [b"ab"]
+    assert _files(tmp_path) == ["snapshot"]
+
+
+def test_snapshot_that_ends_before_the_log_begins_is_not_installed(tmp_path: Path) -> None:
+    """What it stands for was applied long ago, and what followed it was acknowledged."""
+    cluster = lagging(tmp_path)
+    cluster.write("a", b"z1", b"z2")
+    cluster.run(0.3)
+    cluster.compact("b")
+    before, state = cluster.log("b"), cluster.state("b")
+    for piece in _pieces(SnapshotMeta(5, 1, ("a", "b", "c"), ()), b"", cluster.term("a")):
+        cluster.inject("b", "a", piece)
+        cluster.tick("b")
+    assert (cluster.log("b"), cluster.state("b")) == (before, state)
+    assert cluster.in_flight("b", "a")[-1]["next_index"] == 6
+
+
+def test_installed_snapshot_is_the_applied_state(tmp_path: Path) -> None:
+    cluster = lagging(tmp_path)
+    cluster.heal()
+    applied = cluster.replica("c").applied_index
+    assert cluster.run_until(lambda: len(cluster.log("c")) == 1, within=2.0)
+    assert applied() == cluster.log("c")[0][1]
+    assert cluster.machines["c"].applied == [(3, b"x1")]
+
+
+def test_snapshot_whose_index_holds_an_entry_of_another_term_is_installed(tmp_path: Path) -> None:
+    """The own tail of c reaches further than the snapshot, and none of it was ever agreed on."""
+    cluster = OurCluster("abc", directory=tmp_path, limits=Limits(keep_entries=0))
+    cluster.elect("c")
+    cluster.write("c", b"x1")
+    cluster.run(0.5)
+    cluster.isolate("c")
+    for n in range(20):
+        cluster.propose("c", b"tail%d" % n)
+        cluster.tick("c")
+    cluster.elect("a", "b")
+    cluster.write("a", *[b"good%d" % n for n in range(6)])
+    cluster.compact("a")
+    index = cluster.replica("a").status().snapshot_index
+    assert index < cluster.log("c")[-1][1]
+    cluster.heal(("a", "c"))
+    assert cluster.run_until(lambda: cluster.state("c") == cluster.state("a"), within=3.0)
+    assert cluster.replica("c").status().first_index == index
+    assert cluster.diverged() == []
+
+
+def test_installed_snapshot_brings_its_time(tmp_path: Path) -> None:
+    cluster = lagging(tmp_path)
+    machine = cluster.machines["c"].engine.machine
+    restore = machine.restore
+
+    def restore_with_time(data: bytes) -> None:
+        restore(data)
+        machine.stamped = Stamp(3, 1_900_000_000_000, 5)
+
+    machine.restore = restore_with_time
+    cluster.heal()
+    assert cluster.run_until(_has_all(cluster), within=2.0)
+    epoch, unix_ms = cluster.replica("c")._cluster_clock.told()
+    assert epoch == 3
+    assert unix_ms >= 1_900_000_000_000
+
+
+def test_good_snapshot_ends_the_trouble(tmp_path: Path) -> None:
+    cluster = lagging(tmp_path)
+    machine = cluster.machines["c"].engine.machine
+    restore = machine.restore
+
+    def refuse(data: bytes) -> None:
+        raise VersionMismatch("the snapshot has version 9, this release reads version 2")
+
+    machine.restore = refuse
+    cluster.heal()
+    assert cluster.run_until(lambda: cluster.replica("c").status().troubles != (), within=2.0)
+    machine.restore = restore
+    assert cluster.run_until(_has_all(cluster), within=3.0)
+    assert cluster.replica("c").status().troubles == ()
+
+
+def test_shortage_after_the_restore_ends_the_node(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Its state machine is ahead of its log: it must not serve, nor take another snapshot."""
+    cluster = lagging(tmp_path)
+
+    def lacking(_directory: object, _file: object) -> None:
+        raise OSError(errno.ENOMEM, "Cannot allocate memory")
+
+    monkeypatch.setattr(snapshot._Directory, "sync", lacking)
+    cluster.heal()
+    assert cluster.run_until(lambda: cluster.replica("c").failed is not None, within=2.0)
+    assert isinstance(cluster.replica("c").failed, StorageError)
+
+
+# -- the log that is cut to a snapshot ----------------------------------------------------------
+
+
+def _alone(tmp_path: Path, **limits: Any) -> OurCluster:
+    cluster = OurCluster("a", directory=tmp_path, limits=Limits(**limits))
+    cluster.elect("a")
+    return cluster
+
+
+def test_save_that_is_slow_is_the_only_one(tmp_path: Path) -> None:
+    cluster = _alone(tmp_path)
+    cluster.held_saves["a"] = []
+    for command in (b"x1", b"x2", b"x3"):
+        cluster.write("a", command)
+        cluster.compact("a")
+    assert len(cluster.held_saves.pop("a")) == 1
+
+
+def test_log_is_compacted_by_bytes_too(tmp_path: Path) -> None:
+    cluster = _alone(tmp_path, compact_entries=10**6, compact_bytes=1000)
+    cluster.write("a", *[b"x%d" % n + bytes(300) for n in range(10)])
+    assert cluster.replica("a").status().snapshot_index > 1
+
+
+def test_compaction_keeps_entries_for_followers_that_lag_a_little(tmp_path: Path) -> None:
+    cluster = _alone(tmp_path, keep_entries=5)
+    cluster.write("a", *[b"x%d" % n for n in range(20)])
+    cluster.compact("a")
+    status = cluster.replica("a").status()
+    assert status.first_index == status.snapshot_index - 5
+
+
+def test_compaction_keeps_no_more_bytes_than_a_quarter_of_the_limit(tmp_path: Path) -> None:
+    cluster = _alone(tmp_path, keep_entries=1000, compact_bytes=8000)
+    cluster.write("a", *[b"x%d" % n + bytes(300) for n in range(20)])
+    cluster.compact("a")
+    kept = sum(len(command) for command, _, _ in cluster.log("a"))
+    assert 1700 <= kept <= 2400  # and the entry that goes past it
+
+
+def test_compaction_keeps_what_follows_a_snapshot_that_is_being_sent(tmp_path: Path) -> None:
+    cluster = _sending(tmp_path)
+    cluster.write("a", *[b"z%d" % n for n in range(10)])
+    cluster.compact("a")
+    cluster.release("a", "c")
+    assert cluster.run_until(lambda: cluster.state("c") == cluster.state("a"), within=3.0)
+    assert len({message["digest"] for message in _messages(cluster, "snapshot_chunk")}) == 1
+
+
+def test_compaction_drops_what_a_slow_receiver_needs_once_it_costs_too_much(tmp_path: Path) -> None:
+    cluster = _sending(tmp_path, compact_bytes=1000)
+    sending = _progress(cluster).sending
+    assert sending is not None
+    for n in range(30):
+        cluster.write("a", b"z%d" % n + bytes(300))
+    status = cluster.replica("a").status()
+    assert status.first_index > sending.transfer.meta.index
+    assert sum(len(command) for command, _, _ in cluster.log("a")) < 8000
