@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 from collections.abc import Callable
 from pathlib import Path
@@ -18,6 +19,7 @@ from cyoloctl.pki.files import (
     read_node_public_key,
     remove_file,
 )
+from cyoloctl.pki.statements import sign_statement
 from tests.support.authorities import ID, N1, NOW_MS, node, only, usable
 
 
@@ -28,12 +30,14 @@ def test_new_ca_is_trusted_only_when_the_old_one_vouches_for_it(tmp_path: Path) 
     exchange.check_voucher(new.ca_pem, voucher, [old.ca_pem], ID)
     stranger, forged = exchange.new_authority(only(other_dir), ID, "c", NOW_MS)
     foreign, _ = exchange.new_authority(old, "f" * 32, "c", NOW_MS)
+    vouched = sign_statement(old.key_pem, exchange._voucher(ID, foreign.ca_pem))
     for pem, signature in (
         (stranger.ca_pem, forged),
         (stranger.ca_pem, voucher),
         (new.ca_pem, forged),
         (new.ca_pem, "x"),
         (foreign.ca_pem, voucher),
+        (foreign.ca_pem, vouched),
     ):
         with pytest.raises(InvalidInput, match="not vouched for"):
             exchange.check_voucher(pem, signature, [old.ca_pem], ID)
@@ -105,6 +109,34 @@ def test_exchange_that_ends_at_any_write_leaves_files_that_fit_and_goes_on(
     assert files.ca_pem == new.ca_pem
     assert exchange.held(pki_dir) == {new.sha256: new}
     assert not exchange.exchanging(pki_dir)
+
+
+@pytest.mark.parametrize("step", range(4))
+def test_exchange_whose_end_is_interrupted_keeps_the_new_key(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, step: int
+) -> None:
+    """The log has dropped the sealed key by then: what is in the directory is all there is."""
+    pki_dir = node(tmp_path / "a")
+    new, _ = exchange.new_authority(only(pki_dir), ID, "c", NOW_MS)
+    exchange.trust(pki_dir, [only(pki_dir).ca_pem, new.ca_pem])
+    exchange.store_next_key(pki_dir, new)
+    renewal.renew_own(pki_dir, new, N1, now_unix_ms=NOW_MS, days=3)
+    done: list[object] = []
+    write, remove = exchange.write_node_file, exchange.remove_file
+
+    def dying(*arguments: Any) -> None:
+        if len(done) == step:
+            raise Crash
+        done.append(arguments[0])
+        (write if len(arguments) > 1 else remove)(*arguments)
+
+    monkeypatch.setattr(exchange, "write_node_file", dying)
+    monkeypatch.setattr(exchange, "remove_file", dying)
+    with contextlib.suppress(Crash):
+        exchange.close_exchange(pki_dir, new.ca_pem)
+    monkeypatch.undo()
+    exchange.close_exchange(pki_dir, new.ca_pem)
+    assert exchange.held(pki_dir) == {new.sha256: new}
 
 
 def test_exchange_that_is_abandoned_leaves_the_old_ca_alone(tmp_path: Path) -> None:
