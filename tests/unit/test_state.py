@@ -616,6 +616,51 @@ def test_snapshot_that_was_begun_is_of_that_moment_whatever_is_applied_meanwhile
 # -- operations ----------------------------------------------------------------------------------
 
 
+#: Per machine: who may propose what is not listed, and what is listed.  Nodes of every release go by it.
+PROPOSERS: dict[str, tuple[str, dict[str, str]]] = {
+    "counter": ("any", {}),
+    "members": (
+        "voter",
+        {"announce": "self", "set_gateway": "self", "invite": "nobody", "put": "nobody", "redeem": "nobody"},
+    ),
+    "presence": ("voter", {"boot": "self", "reached": "leader"}),
+    "credentials": ("voter", {}),
+    "authorities": ("voter", {"confirm": "self", "reissued": "self"}),
+    "keys": ("voter", {"announce": "self", "confirm": "self", "reject": "self"}),
+    "sessions": ("any", {}),
+    "rendezvous": (
+        "any",
+        {
+            "set_policy": "voter",
+            "approve": "nobody",
+            "attempt": "nobody",
+            "claim": "nobody",
+            "start": "nobody",
+        },
+    ),
+    "clock": ("voter", {}),
+    "answers": ("voter", {}),
+}
+
+
+def test_who_may_propose_what_is_as_it_was_released() -> None:
+    machines = ClusterState()._machines
+    assert machines.keys() == PROPOSERS.keys()
+    for name, (others, listed) in PROPOSERS.items():
+        found = {operation: machines[name].proposer(operation) for operation in machines[name].operations()}
+        assert found == dict.fromkeys(machines[name].operations(), others) | listed, name
+
+
+def test_what_tells_no_two_commands_apart_is_as_it_was_released() -> None:
+    drawn = {name: dict(machine.DRAWN) for name, machine in ClusterState()._machines.items() if machine.DRAWN}
+    assert drawn == {
+        "members": {"invite_for": {"public_key"}},
+        "authorities": {"exchange": {"ca_pem", "keys", "old_ca_pem", "voucher"}},
+        "keys": {"make": {"fingerprint", "key_id", "wrapped"}, "rotate": {"key_id"}},
+        "answers": {"keep": {"answer"}},
+    }
+
+
 def test_every_operation_is_proposed_by_some_operations_module_or_is_in_an_old_log() -> None:
     root = Path(state.__file__).parent
     proposed = {

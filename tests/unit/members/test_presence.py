@@ -70,6 +70,10 @@ def test_reached_only_rises_and_never_passes_the_entry_that_says_so() -> None:
         world.reached(101)
     with pytest.raises(Refused, match="cannot hold entry 101"):
         world.boot(1, "a", index=101)
+    assert world.reached(100)["index"] == 100
+    world.boot(3, "c", index=100)
+    world.reached(100)
+    assert world.machine.get("n1") == Presence(3, "c", 100)
 
 
 def test_presence_of_an_unknown_name_is_refused() -> None:
