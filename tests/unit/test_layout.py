@@ -146,6 +146,7 @@ FILE_LINES, FUNCTION_LINES = 700, 60
 WITHOUT_MODULE: dict[str, str] = {
     "test_layout.py": "the whole package",
     "replicated/test_every_machine.py": "one set of tests for the machines of all subjects",
+    "rendezvous/test_machine_over_time.py": "time and restores; the rules are in test_machine.py",
     "replicated/test_old_snapshots.py": "what release 0.1.0 wrote, beside the rules in test_state.py",
     "tokens/test_hostile_tokens.py": "what an attacker does to a token, beside the rules in test_format.py",
 }

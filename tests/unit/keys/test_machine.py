@@ -471,6 +471,34 @@ def test_policy_that_would_keep_too_many_keys_is_invalid_input(two: Keys) -> Non
         two.do("policy", rotate_every_s=3600, keep_s=57 * 3600)
 
 
+def test_last_token_that_may_exist_is_of_whichever_key_lives_longest(two: Keys) -> None:
+    assert two.machine.last_end_unix_ms(NOW) == NOW + KEEP_MS + 120_000
+    two.give(K2, "n1", "n2")
+    two.do("promote", key_id=K2)
+    two.now += DAY_MS
+    two.do("policy", rotate_every_s=None, keep_s=3600)
+    assert two.machine.last_end_unix_ms(two.now) == NOW + DAY_MS + KEEP_MS + 120_000
+    assert two.machine.last_end_unix_ms(NOW + 30 * DAY_MS) == NOW + 30 * DAY_MS + HOUR_MS + 120_000
+
+
+def test_set_back_dates_nothing_later_than_now_and_leaves_tokens_their_time(two: Keys) -> None:
+    two.now += DAY_MS
+    two.give(K2, "n1", "n2")
+    two.do("promote", key_id=K2)
+    two.give(K3, "n1", "n2")
+    two.do("destroy", key_id=K3, force=True)
+    two.machine.set_back(NOW + DAY_MS, NOW + 1)
+    first, second, third = two.key(K1), two.key(K2), two.key(K3)
+    assert (first.created_unix_ms, first.promoted_unix_ms) == (NOW, NOW)
+    assert (first.retired_unix_ms, first.tokens_until_unix_ms) == (NOW + 1, NOW + DAY_MS + KEEP_MS)
+    assert (second.created_unix_ms, second.promoted_unix_ms) == (NOW + 1, NOW + 1)
+    assert (third.created_unix_ms, third.promoted_unix_ms, third.destroyed_unix_ms) == (
+        NOW + 1,
+        None,
+        NOW + 1,
+    )
+
+
 # -- members ----------------------------------------------------------------------------------------
 
 

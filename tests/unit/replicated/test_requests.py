@@ -15,7 +15,8 @@ from hypothesis import strategies as st
 from cyoloctl.counters.machine import CounterMachine
 from cyoloctl.errors import VersionMismatch
 from cyoloctl.model import Stamp
-from cyoloctl.replicated.command import encode_command
+from cyoloctl.replicated.clock import MAX_HISTORY
+from cyoloctl.replicated.command import MAX_COMMAND_BYTES, Malformed, decode_command, encode_command
 from cyoloctl.replicated.requests import LIMITS, RequestTable, TableLimits
 from cyoloctl.state import ClusterState
 from tests.support.old_commands import encode_command as old_command
@@ -154,6 +155,41 @@ def test_apply_when_the_interpreter_is_exhausted_stops_this_node_and_answers_not
     cluster._machines["counter"] = Failing(error)
     with pytest.raises(type(error)):
         cluster.apply(1, add("r"), 0)
+
+
+@pytest.mark.parametrize(
+    ("known", "other"),
+    [
+        (b',"client","ann"]', b',"robot","ann"]'),
+        (b',"client","ann"]', b',"refused","ann"]'),
+        (b',"client","ann"]', b',null,"ann"]'),
+        (b',"client","ann"]', b",false,5]"),
+        (b',"client","ann"]', b',"client",5]'),
+        (b',"client","ann"]', b',"client","a b"]'),
+        (b',"client","ann"]', b',"client","%b"]' % (b"a" * 81)),
+        (b',"client","ann"]', b',"client","\\u00e9"]'),
+        (b',"client","ann"]', b',"client"]'),
+        (b',"client","ann"]', b',"client","ann",1]'),
+        (b'"r"', b'"r r"'),
+        (b'"r"', b'"%b"' % (b"r" * 129)),
+        (b'"by":1', b'"by": 1'),
+        (b'"by":1', b'"by":1,"by":1'),
+    ],
+)
+def test_command_that_no_node_encodes_is_malformed_and_changes_nothing(known: bytes, other: bytes) -> None:
+    cluster = ClusterState()
+    good = add("r", caller="ann")
+    assert known in good
+    before = cluster.digest()
+    assert code_of(cluster.apply(1, good.replace(known, other), 0)) == "invalid_input"
+    assert cluster.digest() == before
+
+
+def test_command_longer_than_any_that_is_encoded_is_malformed() -> None:
+    longest = {"a": "x" * (MAX_COMMAND_BYTES - 100)}
+    assert decode_command(encode_command("m", "o", longest, request_id="r")).arguments == longest
+    with pytest.raises(Malformed, match="too long"):
+        decode_command(encode_command("m", "o", longest, request_id="r").replace(b"xxx", b"x" * 103, 1))
 
 
 # --- kinds and callers
@@ -404,6 +440,32 @@ def test_time_is_that_of_the_entries_and_no_command_moves_it() -> None:
     assert cluster.stamp() == Stamp(0, NOW, 7)
     cluster.advance(Stamp(9, NOW + DAY, 7))  # no entry can be of an epoch that has not begun
     assert cluster.stamp() == Stamp(0, NOW, 7)
+
+
+def test_steady_time_never_goes_back_either() -> None:
+    cluster = ClusterState()
+    cluster.advance(Stamp(0, NOW, 5))
+    cluster.advance(Stamp(0, NOW + 1, 3))
+    assert cluster.stamp() == Stamp(0, NOW + 1, 5)
+
+
+def test_only_the_first_and_the_last_settings_of_the_time_are_remembered() -> None:
+    cluster, again = ClusterState(), ClusterState()
+    for epoch in range(MAX_HISTORY + 5):
+        given = {"to_unix_ms": NOW + epoch, "epoch": epoch, "by": "admin"}
+        cluster.apply(
+            epoch + 1, encode_command("clock", "set", given, request_id=f"s{epoch}", kind="node"), epoch
+        )
+    history = [one.epoch for one in cluster.clock.history()]
+    assert len(history) == MAX_HISTORY
+    assert history == sorted(history)
+    assert history[0] == 1
+    assert history[-1] == MAX_HISTORY + 5
+    again.restore(cluster.begin_snapshot()())
+    assert again.clock.history() == cluster.clock.history()
+    state = again.clock.export_state()
+    with pytest.raises(ValueError, match="history"):
+        again.clock.prepare_restore({**state, "history": [*state["history"], state["history"][-1]]})
 
 
 def test_stamp_beyond_all_time_leaves_a_state_that_a_snapshot_can_hold() -> None:

@@ -133,6 +133,35 @@ def test_revoke_sub_of_the_future_is_invalid_input(s: Sessions) -> None:
         s.revoke_sub(NOW // 1000 + 61)
 
 
+def test_update_in_the_last_generation_does_not_end_the_session(s: Sessions) -> None:
+    assert s.minimum(MAX_GENERATION + 1)["minimum_gen"] == MAX_GENERATION
+    assert s.machine.refuses(SID, MAX_GENERATION, "eve", 99) is None
+    assert s.machine.refuses(SID, MAX_GENERATION - 1, "eve", 99) == "superseded"
+
+
+def test_subject_revoked_in_a_future_that_never_was_is_revoked_until_now(s: Sessions) -> None:
+    s.revoke_sub(NOW // 1000, "ann")
+    s.revoke_sub(50, "bob")
+    s.machine.set_back(NOW, NOW - 3_600_000)
+    now_s = NOW // 1000 - 3600
+    assert s.machine.refuses(SID, 1, "ann", now_s) == "revoked"
+    assert s.machine.refuses(SID, 1, "ann", now_s + 60) is None
+    assert s.machine.refuses(SID, 1, "bob", 50) == "revoked"
+    assert s.machine.refuses(SID, 1, "bob", 51) is None
+
+
+def test_restore_of_more_than_can_be_remembered_is_refused(
+    s: Sessions, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    s.revoke_sid(SID)
+    s.revoke_sid(OTHER)
+    state = s.machine.export_state()
+    SessionMachine().prepare_restore(state)
+    monkeypatch.setattr(sessions, "MAX_REVOCATIONS", 1)
+    with pytest.raises(ValueError, match="revocations"):
+        SessionMachine().prepare_restore(state)
+
+
 def test_until_of_more_than_400_days_is_invalid_input_and_changes_nothing(s: Sessions) -> None:
     s.revoke_sid(OTHER, ttl_ms=MAX_AHEAD_MS)
     before = s.machine.export_state()
