@@ -49,6 +49,8 @@ class Core:
         self.acknowledged: dict[str, int] = {}
         """Raft id to the highest index that it acknowledged in this leadership, connected or not."""
         self.leader_seen_at = NEVER
+        self.asked_to_lead_at = NEVER
+        """When a leader asked this node last to stand for election in its place."""
         self.heard_commit = 0
         """The highest commit index that a leader told this node."""
         self.outbox: list[tuple[Node, Message]] = []

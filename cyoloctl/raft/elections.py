@@ -161,4 +161,5 @@ class Elections:
         """The leader hands leadership over: stand for election at once."""
         engine = self._core.engine
         if self._membership.is_voter() and engine.leader() == node and message["term"] == engine.term():
+            self._core.asked_to_lead_at = self._core.clock()
             engine.deliver(node, message)

@@ -25,6 +25,7 @@ from cyoloctl.raft.snapshot import SnapshotStore
 from cyoloctl.raft.status import ReplicaStatus
 from cyoloctl.raft.ticker import Ticker
 from cyoloctl.raft.transport import Connector, Identify, PeerIdentity, PeerInfo, PeerNetwork
+from cyoloctl.raft.vantage import View
 from cyoloctl.raft.witnesses import Witnesses
 
 __all__ = ["Engine", "MembershipView"]
@@ -133,6 +134,7 @@ class Engine:
             run_save=self._run_save,
             flush=self._flush,
             may_lead=self._may_lead,
+            view=self._view,
             timing=timing,
             limits=limits,
         )
@@ -466,6 +468,9 @@ class Engine:
             return any(raft_id in peers[name].voters for name in voters if name in peers)
         said = sum(raft_id in peers[name].voters for name in self._named if name in peers)
         return not self._named or said >= majority(len(self._named))
+
+    def _view(self) -> View:
+        return self._network.view()
 
     def _flush(self) -> None:
         if self._outgoing:

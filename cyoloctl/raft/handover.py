@@ -2,19 +2,31 @@
 
 New commands wait.  As soon as the target's log equals the leader's it is asked
 to stand for election at once, again and again until it leads or time is up.
+A leader does so when it is asked to, and by itself when another voter reaches
+more members (`vantage.py`).
 """
 
 from __future__ import annotations
 
+import logging
 import math
+from collections.abc import Callable
 from dataclasses import dataclass
 
 from cyoloctl.errors import Conflict, CyoloctlError, NoLeader, Unavailable
+from cyoloctl.model import name_of
 from cyoloctl.raft.core import Core
+from cyoloctl.raft.progress import NEVER, REPLICATE
 from cyoloctl.raft.proposals import Done
+from cyoloctl.raft.vantage import Vantage, View
 from cyoloctl.raft.vendor import Node
 
 __all__ = ["Handover"]
+
+_LOOK_S = 0.25
+"""Between two looks for a better place to lead from."""
+
+_log = logging.getLogger("cyoloctl.raft")
 
 
 @dataclass(slots=True)
@@ -28,8 +40,12 @@ class _Going:
 class Handover:
     """The transfer of leadership that is going on, if one is."""
 
-    def __init__(self, core: Core) -> None:
+    def __init__(self, core: Core, view: Callable[[], View]) -> None:
+        """view: see `Replica`."""
         self._core = core
+        self._view = view
+        self._vantage = Vantage()
+        self._looked_at = NEVER
         self._going: _Going | None = None
 
     def is_going(self) -> bool:
@@ -40,7 +56,14 @@ class Handover:
         """When `lead` must be called at the latest; inf while nothing is going on."""
         return math.inf if self._going is None else self._going.next_try
 
-    def begin(self, to: str | None, callback: Done) -> None:
+    def leads(self) -> None:
+        """This node begins to lead."""
+        now = self._core.clock()
+        self._vantage.leads()
+        if now - self._core.asked_to_lead_at < self._core.timing.transfer_limit_s:
+            self._vantage.moved(now)
+
+    def begin(self, to: str | None, callback: Done, *, limit_s: float | None = None) -> None:
         """Hand leadership to a voter, None: to whichever holds most.  Leader only.
 
         callback(new leader or None, error): Conflict when there is no such
@@ -67,12 +90,16 @@ class Handover:
             callback(None, Conflict(f"{what} connected: leadership stays here"))
             return
         target = max(candidates, key=lambda node: (core.progress[node].match_index, node.id))
-        self._going = _Going(target, now + core.timing.transfer_limit_s, now, callback)
+        until = now + (core.timing.transfer_limit_s if limit_s is None else limit_s)
+        self._going = _Going(target, until, now, callback)
 
     def lead(self, now: float) -> None:
         """As leader, in each tick: ask the target once more, or give up."""
         going, engine = self._going, self._core.engine
-        if going is None or now < going.next_try:
+        if going is None:
+            self._look(now)
+            return
+        if now < going.next_try:
             return
         lost = going.target not in engine.connected or going.target not in engine.others()
         if lost or now >= going.until:
@@ -82,8 +109,38 @@ class Handover:
         if self._core.progress[going.target].match_index == self._core.journal.last_index:
             self._core.send(going.target, {"type": "timeout_now", "term": engine.term()})
 
+    def _look(self, now: float) -> None:
+        """Hand leadership over when another voter reaches more members."""
+        if now - self._looked_at < _LOOK_S:
+            return
+        self._looked_at = now
+        core = self._core
+        others = {name_of(node.id): node for node in core.engine.others()}
+
+        def may_lead(name: str) -> bool:
+            node = others[name]
+            progress = core.progress[node]
+            lag = core.journal.last_index - progress.match_index
+            return (
+                node in core.engine.connected
+                and progress.state is REPLICATE
+                and lag <= core.limits.promote_lag
+            )
+
+        me = name_of(core.raft_id)
+        better = self._vantage.better_place(now, me, frozenset({me, *others}), self._view(), may_lead)
+        if better is not None:
+            _log.warning("leadership moves to where more members are reached", extra={"to": better})
+            self._vantage.moved(now)
+            self.begin(others[better].id, _moved, limit_s=core.timing.move_limit_s)
+
     def end(self, leader: str | None, error: CyoloctlError | None) -> None:
         """This node has stopped leading, or the transfer failed: tell whoever asked for it."""
         if self._going is not None:
             going, self._going = self._going, None
             going.callback(leader, error)
+
+
+def _moved(leader: str | None, error: CyoloctlError | None) -> None:
+    if error is not None:
+        _log.warning("leadership did not move", extra={"reason": error.message})

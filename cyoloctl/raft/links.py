@@ -43,6 +43,7 @@ from cyoloctl.errors import CyoloctlError, InternalError, NoLeader, OutcomeUnkno
 from cyoloctl.model import RaftId, name_of
 from cyoloctl.raft.absences import Absences
 from cyoloctl.raft.messages import MAX_CALL_BYTES, FrameReader, PeerProtocolError, decode, encode
+from cyoloctl.raft.vantage import View
 
 __all__ = [
     "COPY",
@@ -85,9 +86,11 @@ _HELLO_TIMEOUT_S = 5.0
 _PING_PERIOD_S = 1.0
 _SILENCE_LIMIT_S = 4.0
 _SILENT_S = 2.5
-"""A peer that was not heard for so long is told of, and its link does not count as one."""
+"""A peer that was not heard for so long is told of."""
 _STALL_S = 1.0
 """A tick that comes so much too late was not kept by the peers: this node stood still."""
+_ANSWERED_S = 2.0
+"""A link works both ways, as far as others are told, when the peer has answered a ping within this time."""
 _BACKOFF_FIRST_S = 0.1
 _BACKOFF_LAST_S = 1.0
 _GREATER_NAME_DELAY_S = 0.4
@@ -162,7 +165,7 @@ class PeerInfo:
     info: dict[str, Any] = field(default_factory=dict)
     round_trip_ms: float | None = None
     links: frozenset[str] = frozenset()
-    """Names of the nodes that the peer has links with."""
+    """Names of the nodes that the peer has links with, and that answered it lately."""
     voters: frozenset[RaftId] = frozenset()
     """Raft ids of the voters in the peer's log."""
     boots: int = 0
@@ -240,6 +243,7 @@ class Link:
         "_on_peer_message",
         "_reader",
         "_wire",
+        "answered_at",
         "boot",
         "boots",
         "contested",
@@ -270,7 +274,8 @@ class Link:
         self.contested = False
         """It said hello, and waits until it is known whether another process of the peer lives."""
         self._held: list[dict[str, Any]] = []
-        self.since = self.last_received = links.clock()
+        self.since = self.last_received = self.answered_at = links.clock()
+        """answered_at: when the peer answered a ping last, or else when the link began."""
         links.opened_count += 1
         self.number = links.opened_count
         """Number of the connection, in the order in which they were made."""
@@ -494,13 +499,14 @@ class Link:
                 "epoch": epoch,
                 "cluster_unix_ms": cluster_unix_ms,
                 "info": links.handler.describe(),
-                "links": sorted(name for name, link in links._live.items() if not link.info.silent),
+                "links": sorted(links._answering()),
                 "addresses": links._addresses_to_tell(),
                 "voters": list(links.handler.voters()),
             }
         )
 
     def _on_pong(self, message: dict[str, Any]) -> None:
+        self.answered_at = self.last_received
         trip = int(self.last_received * 1000) - message["sent_ms"]
         self.info.info = message["info"]
         if 0 <= trip < 60_000:
@@ -669,6 +675,8 @@ class Links:
             reason = "its disk, processor or memory did not let it run"
             _log.warning("this node stood still", extra={"for_s": round(late_s, 1), "reason": reason})
         for link in list(self._live.values()):
+            if late_s >= _STALL_S:
+                link.answered_at = now
             silent_s = 0.0 if late_s >= _STALL_S else now - link.last_received
             if silent_s > _SILENT_S and not link.info.silent:
                 reason = "the link is cut, or the peer stands still"
@@ -780,6 +788,17 @@ class Links:
     def peers(self) -> dict[str, PeerInfo]:
         """The connected peers, by name."""
         return {name: link.info for name, link in self._live.items()}
+
+    def _answering(self) -> frozenset[str]:
+        """Peers whose link works both ways."""
+        since = self.clock() - _ANSWERED_S
+        return frozenset(name for name, link in self._live.items() if link.answered_at >= since)
+
+    def view(self) -> View:
+        """Whom this node reaches, and whom those reach by their own word."""
+        reached = self._answering()
+        told = {name: self._live[name].info.links for name in reached if self._live[name].info.pongs}
+        return View(reached, told, frozenset(refusal.name for refusal in self.refusals()))
 
     def wire(self, name: str) -> Wire:
         """The wire of the live link with a connected peer."""
@@ -902,7 +921,7 @@ class Links:
             dial.due = math.inf
             dial.attempts = 0
         link.live = True
-        link.since = link.last_received
+        link.since = link.answered_at = link.last_received
         self._live[name] = link
         self._processes[name] = link.boot
         self._own_word[name] = link.info.address

@@ -57,6 +57,7 @@ from cyoloctl.raft.settings import DEFAULT_LIMITS, DEFAULT_TIMING, Limits, Timin
 from cyoloctl.raft.snapshot import SnapshotStore
 from cyoloctl.raft.snapshotting import Snapshotting
 from cyoloctl.raft.status import ReplicaStatus, Trouble
+from cyoloctl.raft.vantage import NOTHING_SEEN, View
 from cyoloctl.raft.vendor import (
     MEMBERSHIP,
     NO_OP,
@@ -90,6 +91,8 @@ class Replica:
     one by now, so that its term, its votes and its entries count: a log
     that lags does not know the latest voters (row 21).  Asked again for
     each message; the default is for tests.
+
+    view: whom this node reaches, and whom those reach (see `vantage.py`).
     """
 
     def __init__(
@@ -107,6 +110,7 @@ class Replica:
         run_save: Callable[[Callable[[], None]], None],
         flush: Callable[[], None] = lambda: None,
         may_lead: Callable[[RaftId], bool] = lambda raft_id: True,
+        view: Callable[[], View] = lambda: NOTHING_SEEN,
         timing: Timing = DEFAULT_TIMING,
         limits: Limits = DEFAULT_LIMITS,
     ) -> None:
@@ -116,8 +120,7 @@ class Replica:
         self._journal = journal
         self._snapshots = snapshots
         self._machine = machine
-        self._clock = clock
-        self._cluster_clock = cluster_clock
+        self._clock, self._cluster_clock = clock, cluster_clock
         self._rng = rng
         self._send = send
         self._flush = flush
@@ -125,7 +128,7 @@ class Replica:
         self._limits = limits
         self.send = core.send  # no call in between: it is hot
         self._engine: VendorEngine
-        self._handover = Handover(core)
+        self._handover = Handover(core, view)
         self._membership = Membership(core, frozenset(genesis), self._handover)
 
         self.disputed: tuple[RaftId, int, int] | None = None
@@ -721,6 +724,7 @@ class Replica:
     def on_become_leader(self) -> None:
         """Start again with every peer; the no-op follows at once."""
         self._replication.reset()
+        self._handover.leads()
         last = self._last_stamp(to_index=self._journal.last_index)
         self._cluster_clock.lead(max(last, self._machine.stamp()))
         self._cluster_clock.judge(self._membership.voter_names)

@@ -24,6 +24,9 @@ class Timing:
     """How long an idle leader waits before it tells followers of a new commit index."""
     transfer_retry_s: float = 0.02
     transfer_limit_s: float = 5.0
+    """How long an operator's transfer of leadership is tried."""
+    move_limit_s: float = 1.0
+    """The same when a leader hands over by itself: writes wait meanwhile."""
     lost_leader_spread_s: float = 0.15
     """After the connection to the leader broke: ask for pre-votes within this time."""
     refused_first_s: float = 1.0

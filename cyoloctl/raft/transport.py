@@ -30,6 +30,7 @@ from cyoloctl.raft.links import (
     Refusal,
 )
 from cyoloctl.raft.ticker import Ticker
+from cyoloctl.raft.vantage import View
 
 __all__ = [
     "PROTOCOL_VERSION",
@@ -227,6 +228,10 @@ class PeerNetwork:
     def peers(self) -> dict[str, PeerInfo]:
         """The connected peers, by name."""
         return self._links.peers()
+
+    def view(self) -> View:
+        """Whom this node reaches, and whom those reach by their own word."""
+        return self._links.view()
 
     def refusals(self) -> list[Refusal]:
         """Processes that were kept out lately."""

@@ -192,6 +192,10 @@ class Network:
         if not left:
             self._wake()
 
+    def cut_off(self) -> frozenset[tuple[str, str]]:
+        """The directions that are cut, each from one node to another."""
+        return frozenset(pair for pair, cuts in self._cuts.items() if cuts)
+
     def slow(self, source: str, target: str, delay_s: tuple[float, float] | None) -> None:
         """Delay one direction by this much, at least and at most; None: as usual."""
         if delay_s is None:

@@ -290,6 +290,7 @@ class Node:
             send=self._send,
             run_save=lambda job: self._run_save(life, job),
             flush=self._flush,
+            view=self.links.view,
             limits=self._plan.limits,
         )
 

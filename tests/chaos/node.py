@@ -1,13 +1,14 @@
 """The command line with faults that a running node has no setting for.
 
-    CYOFAULT_COMPACT=ENTRIES CYOFAULT_APART=NAME python -m tests.chaos.node ARGUMENTS OF CYOLOCTL...
+    CYOFAULT_COMPACT=ENTRIES python -m tests.chaos.node ARGUMENTS OF CYOLOCTL...
 
 CYOFAULT_COMPACT: lower limits of compaction, so that a short run has snapshots.
 CYOFAULT_APART: a peer with which this node makes no link, as if the way
 between the two were closed.  CYOFAULT_TROUBLE: a file that says what fails
 from now on, as long as it is there: ``slow SECONDS`` and ``eio`` (syncs of the
 journal), ``deaf NAME`` (nothing of that peer arrives), ``memory`` (applying an
-entry).  Nothing else differs from `python -m cyoloctl`.
+entry).  CYOFAULT_STAYS: this node never hands leadership over by itself, as
+where nobody reaches more members.  Nothing else differs from `python -m cyoloctl`.
 Without the variables nothing does.
 """
 
@@ -27,6 +28,7 @@ from cyoloctl.node.run import Node
 from cyoloctl.raft import SqliteStore, settings
 from cyoloctl.raft.journal import Batch
 from cyoloctl.raft.links import Link
+from cyoloctl.raft.vantage import Vantage
 from cyoloctl.state import ClusterState
 
 
@@ -88,4 +90,6 @@ if __name__ == "__main__":
         object.__setattr__(settings.DEFAULT_LIMITS, "keep_entries", max(1, entries // 10))
     if os.environ.get("CYOFAULT_APART"):
         _keep_apart(os.environ["CYOFAULT_APART"])
+    if os.environ.get("CYOFAULT_STAYS"):
+        Vantage.better_place = lambda *_: None  # type: ignore[method-assign]
     sys.exit(main())

@@ -6,12 +6,15 @@ import json
 import os
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import pytest
 
+from tests.chaos.cluster import FaultCluster
 from tests.chaos.netns import Network, run_checked, sweep
 from tests.chaos.run import missing, run
+from tests.support.cluster import wait_until
 
 pytestmark = [pytest.mark.netns, pytest.mark.fault, pytest.mark.slow]
 
@@ -44,6 +47,32 @@ def test_real_nodes_under_faults_stay_linearizable_and_apply_once(tmp_path: Path
     assert (report / "latency.svg").read_text().endswith("</svg>\n")
     assert not list(Path("/run/netns").glob(f"cyofault-{os.getpid()}-*")), "a namespace was left behind"
     assert "cyofault" not in Path("/proc/mounts").read_text()
+
+
+@pytest.mark.timeout(180)
+def test_real_follower_without_a_way_to_the_leader_is_served_and_leadership_settles(tmp_path: Path) -> None:
+    with FaultCluster(tmp_path, 3) as cluster:
+        leader = wait_until("a leader", cluster.leader)
+        middle, far = sorted(cluster.nodes.keys() - {leader})
+        before = cluster.nodes[middle].client().status()["cluster"]["term"]
+        cluster.network.cut(leader, far)
+        cluster.network.cut(far, leader)
+        cut_at = time.monotonic()
+
+        # What waits at the node meanwhile is answered, and at once from then on.
+        assert cluster.nodes[far].client(20.0).counter_add("default", 1)["value"] == 1
+        took_s = time.monotonic() - cut_at
+        cluster.nodes[far].run("counter", "incr", "default", "-d", str(cluster.nodes[far].directory))
+        assert cluster.nodes[far].client().counter_get("default")["value"] == 2
+
+        assert took_s < 5.0 + 2.0, "5 s, and 2 on a busy machine"
+        for name, node in cluster.nodes.items():
+            wait_until(
+                f"{name} tells of the link",
+                lambda node=node: "link" in {found["code"] for found in node.client().status()["problems"]},  # type: ignore[misc]
+            )
+        now = cluster.nodes[far].client().status()["cluster"]
+        assert (now["leader"], now["term"]) == (middle, before + 1)
 
 
 def _reaches(network: Network, source: str, target: str) -> bool:

@@ -113,7 +113,7 @@ PURE = """
     tokens.issuer replicated.clock replicated.command replicated.requests
     raft.batch raft.clock raft.elections raft.forwarding raft.handover raft.links raft.machine raft.membership
     raft.messages raft.progress raft.proposals raft.reads raft.replication raft.settings raft.status
-    raft.witnesses control.table web.encoding web.schema
+    raft.vantage raft.witnesses control.table web.encoding web.schema
     gateway.forms gateway.metrics gateway.settings
     routing.haproxy routing.hrw routing.nginx routing.table web.strangers
 """

@@ -13,8 +13,9 @@ from typing import Any
 import pytest
 
 from cyoloctl.errors import CyoloctlError, InternalError, NoLeader, OutcomeUnknown, Unavailable
-from cyoloctl.raft.links import DISK_FAILED, PROTOCOL_VERSION, Hello, Link, Links, PeerIdentity, Pong
+from cyoloctl.raft.links import DISK_FAILED, OLDER, PROTOCOL_VERSION, Hello, Link, Links, PeerIdentity, Pong
 from cyoloctl.raft.messages import MAX_CALL_BYTES, MAX_FRAME_BYTES, FrameReader, decode, encode
+from cyoloctl.raft.vantage import View
 
 _CLUSTER = "c" * 32
 
@@ -521,13 +522,35 @@ def test_silent_peer_is_told_of_before_it_is_cut_off_and_its_link_counts_no_more
     other, line = host.meet("c")
     for _ in range(31):
         host.pass_time(0.1)
-        other.received(HEARTBEAT)
+        other.received(pong(int(host.now * 1000)))
     assert [record.message for record in caplog.records] == ["peer is silent"]
     assert vars(caplog.records[-1])["peer"] == "a"
     assert "link" in vars(caplog.records[-1])["reason"]
     assert {name: peer.silent for name, peer in host.links.peers().items()} == {"a": True, "c": False}
     other.received(encode({"type": "ping", "sent_ms": 5}))
     assert line.sent[-1]["links"] == ["c"]
+
+
+def test_peer_that_is_heard_and_answers_no_ping_is_no_link_to_tell_of() -> None:
+    # Its way to this node is open, and not the one back.
+    host = Host("b")
+    deaf, line = host.meet("a")
+    for _ in range(31):
+        host.pass_time(0.1)
+        deaf.received(HEARTBEAT)
+    assert not host.links.peers()["a"].silent
+    deaf.received(encode({"type": "ping", "sent_ms": 5}))
+    assert line.sent[-1]["links"] == []
+    assert host.links.view().reached == set()
+    deaf.received(pong(int(host.now * 1000), links=["b", "d"]))
+    assert host.links.view() == View(frozenset({"a"}), {"a": frozenset({"b", "d"})})
+
+
+def test_view_names_who_is_kept_out_here() -> None:
+    host = Host("b")
+    host.refuses["a"] = OLDER
+    host.meet("a")
+    assert host.links.view().kept_out == {"a"}
 
 
 def test_peer_that_is_heard_again_is_silent_no_longer() -> None:
