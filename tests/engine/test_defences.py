@@ -521,3 +521,138 @@ def test_leader_begins_from_the_latest_stamp_of_its_log_committed_or_not() -> No
     assert stamp is not None
     assert stamp.moment >= LATE.moment
     assert stamp.steady_ms >= LATE.steady_ms
+
+
+def test_time_is_the_leaders_to_say() -> None:
+    cluster = OurCluster("abc")
+    cluster.elect("a")
+    cluster.run(0.3)
+    told = {"wall_unix_ms": 1_780_000_000_000, "trip_s": 0.01, "epoch": 3, "unix_ms": LATE.time_unix_ms}
+    for peer, shown in (("c", 0), ("a", 3)):
+        cluster.replica("b").peer_clocks(peer, **told)
+        assert cluster.cluster_clock("b").told()[0] == shown
+
+
+def test_clock_of_a_peer_that_is_gone_is_forgotten() -> None:
+    cluster = OurCluster("abc")
+    cluster.replica("a").peer_clocks("b", wall_unix_ms=LATE.time_unix_ms, trip_s=0.01, epoch=0, unix_ms=0)
+    assert set(cluster.cluster_clock("a").walls()) == {"a", "b"}
+    cluster.disconnect("a", "b")
+    assert set(cluster.cluster_clock("a").walls()) == {"a"}
+
+
+def test_deposed_leader_follows_the_time_of_the_next_one() -> None:
+    cluster = OurCluster("abc")
+    cluster.elect("a")
+    cluster.run(0.3)
+    cluster.elect("b", "c")
+    cluster.run(0.3)
+    assert cluster.replica("a").leader() == "b"
+    cluster.replica("a").peer_clocks("b", wall_unix_ms=0, trip_s=0.01, epoch=3, unix_ms=LATE.time_unix_ms)
+    assert cluster.cluster_clock("a").told()[0] == 3
+
+
+# -- links ---------------------------------------------------------------------------------------
+
+
+def test_node_that_lost_its_leader_vetoes_nobody() -> None:
+    cluster = OurCluster("abc")
+    cluster.elect("a")
+    cluster.run(0.3)
+    question = {"type": "pre_vote", "term": cluster.term("b") + 1, "last_log_index": 9, "last_log_term": 9}
+    mark = len(cluster.sent)
+    hear(cluster, "b", "c", question)
+    cluster.cut("a", "b")
+    hear(cluster, "b", "c", question)
+    assert [answer["granted"] for answer in said(cluster, mark, "b", "pre_vote_response")] == [False, True]
+
+
+def test_refusal_of_a_snapshot_is_forgotten_with_the_link() -> None:
+    cluster = OurCluster("abc")
+    cluster.elect("a")
+    cluster.write("a", b"x1")
+    cluster.run(0.3)
+    cluster.isolate("c")
+    cluster.write("a", b"x2")
+    cluster.compact("a")
+    mark = len(cluster.sent)
+    cluster.heal()
+    cluster.tick("a")
+    assert cluster.run_until(lambda: said(cluster, mark, "a", "snapshot_chunk", "c") != [], within=1.0)
+    chunk = said(cluster, mark, "a", "snapshot_chunk", "c")[0]
+    refused = {
+        "type": "snapshot_refused",
+        "term": chunk["term"],
+        "digest": chunk["digest"],
+        "reason": "newer",
+    }
+    cluster.hold("a", "c")
+    hear(cluster, "a", "c", refused)
+    assert [trouble.code for trouble in cluster.replica("a").status().troubles] == ["snapshot_refused"]
+    cluster.disconnect("a", "c")
+    cluster.connect("a", "c")
+    assert cluster.replica("a").status().troubles == ()
+
+
+def test_message_of_a_peer_without_a_link_changes_nothing() -> None:
+    cluster = OurCluster("abc")
+    cluster.disconnect("a", "b")
+    assert not cluster.replica("b").receive("a", append(5, (1, 0), LOG[1]))
+    cluster.tick("b")
+    assert (cluster.term("b"), cluster.log("b")) == (0, LOG[:1])
+
+
+def test_heartbeat_claims_nothing_about_the_log() -> None:
+    cluster = follower_with_log(commit=2)
+    mark = len(cluster.sent)
+    hear(cluster, "b", "c", {"type": "heartbeat", "term": 2})
+    (answer,) = said(cluster, mark, "b", "append_response", "c")
+    assert not answer["success"]
+    assert cluster.commit_index("b") == 2
+
+
+def test_follower_whose_leader_closed_its_link_asks_for_an_election_at_once() -> None:
+    cluster = OurCluster("abc")
+    cluster.elect("a")
+    cluster.run(0.3)
+    cluster.patience["b"] = 0.9
+    mark = len(cluster.sent)
+    cluster.isolate("a")
+    cluster.run(0.2)
+    assert said(cluster, mark, "b", "pre_vote", "c")
+
+
+def test_disk_that_lost_its_tail_while_it_was_away_counts_for_nothing_that_it_held() -> None:
+    """The entry is on a and was on b, which lost it: with c's it is on two disks of five, not three."""
+    cluster = OurCluster("abcde")
+    cluster.elect("a")
+    cluster.run(0.3)
+    for name in "cde":
+        cluster.hold("a", name)
+    cluster.propose("a", b"x1")
+    for _ in range(3):
+        cluster.tick("a", "b")
+        cluster.exchange("a", "b")
+    last = len(cluster.log("a"))
+    assert len(cluster.log("b")) == last > cluster.commit_index("a")
+    assert cluster.replica("a").acknowledged("b") == cluster.commit_index("a")  # no further than committed
+    cluster.crash("b")
+    cluster.lose_tail("b", last - 1)
+    cluster.hold("a", "b")
+    cluster.restart("b")
+    cluster.tick("a")
+    cluster.deliver("a", "c")
+    cluster.exchange("c", "a")
+    cluster.tick("a")
+    assert len(cluster.log("c")) == last
+    assert cluster.commit_index("a") < last
+
+
+def test_commit_index_that_moved_alone_is_on_disk_within_two_seconds() -> None:
+    cluster = OurCluster("abc")
+    cluster.elect("a")
+    cluster.write("a", b"x1")
+    cluster.run(2.2)
+    for name in "abc":
+        record = cluster.machines[name].disk.store.record()
+        assert record.commit_index == cluster.commit_index("a") == len(cluster.log("a"))

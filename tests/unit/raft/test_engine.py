@@ -21,6 +21,7 @@ from cyoloctl.model import NO_STAMP, RaftId, Stamp
 from cyoloctl.raft.clock import ClusterClock
 from cyoloctl.raft.engine import Engine
 from cyoloctl.raft.journal import Journal, MemoryStore
+from cyoloctl.raft.membership import Configuration
 from cyoloctl.raft.messages import FrameReader, decode, encode
 from cyoloctl.raft.settings import Limits
 from cyoloctl.raft.snapshot import SnapshotStore
@@ -645,20 +646,67 @@ async def test_snapshot_that_cannot_be_saved_by_a_bug_ends_the_node() -> None:
             assert isinstance(await engine.wait_failed(), InternalError)
 
 
-async def test_background_save_that_ends_after_stop_was_called_is_waited_for() -> None:
-    ended = threading.Event()
-    goes_on = threading.Event()
+async def test_read_that_was_given_up_takes_no_place() -> None:
+    async with running(limits=Limits(pending_reads=2)) as engine:
+        for _ in range(2):
+            with pytest.raises(NoLeader):
+                await engine.read_barrier(timeout_s=0.01)
+            task = asyncio.create_task(engine.read_barrier(timeout_s=60.0))
+            await asyncio.sleep(0)
+            await give_up(task)
+            engine._replica._reads.drop_cancelled()  # as once a second
+        with pytest.raises(NoLeader):
+            await engine.read_barrier(timeout_s=0.01)
 
-    def job() -> None:
-        assert goes_on.wait(_LIMIT_S)
-        ended.set()
 
-    async with running() as engine:
-        engine._run_save(job)
-        stopping = asyncio.create_task(engine.stop())
-        await asyncio.sleep(0)
-        assert not stopping.done()
-        goes_on.set()
-        async with asyncio.timeout(_LIMIT_S):
-            await stopping
-        assert ended.is_set()
+# -- who is let in ------------------------------------------------------------------------------
+
+
+async def test_process_whose_link_broke_is_not_kept_out_for_what_it_had_not_synced() -> None:
+    async with running(voters=("e",)) as engine:
+        await leading(engine)
+        first = Peer(engine, "l", changes={"boots": 1, "boot": "A"})
+        term, last = engine.status().term, engine.status().last_index
+        acknowledged = {"term": term, "next_index": last + 1, "reset": False, "success": True}
+        first.say({"type": "append_response", **acknowledged})
+        await until(lambda: engine.acknowledged("l") == last)
+        first.close()
+        first._link.connection_lost(None)
+        again = Peer(engine, "l", changes={"boots": 1, "boot": "A", "term": term, "last_index": last - 1})
+        assert not again.is_closing()
+
+
+async def test_raft_id_that_the_log_removed_is_kept_out_although_the_register_forgot_it() -> None:
+    async with running(voters=("e", "m")) as engine:
+        gone = Peer(engine, "m")
+        await until(lambda: "m" in engine.peers())
+        engine._replica._membership.applied = Configuration(frozenset({"e"}), frozenset({"m"}))
+        gone.close()
+        gone._link.connection_lost(None)
+        assert Peer(engine, "m").is_closing()
+
+
+# -- whether this process has its place -----------------------------------------------------------
+
+
+async def placed(engine: Engine, *, timeout_s: float) -> bool:
+    """Whether `wait_placed` returns before its own timeout."""
+    begun = time.monotonic()
+    await engine.wait_placed(timeout_s=timeout_s)
+    return time.monotonic() - begun < timeout_s
+
+
+async def test_process_has_its_place_once_all_were_tried_and_nobody_keeps_it_out() -> None:
+    async with running(addresses={"a": ["a:1"], "b": ["b:1"]}) as engine:
+        assert await placed(engine, timeout_s=_LIMIT_S)
+
+
+async def test_process_that_a_voter_keeps_out_has_no_place_yet() -> None:
+    async with running(addresses={"a": ["a:1"], "b": ["b:1"]}) as engine:
+        Peer(engine, "a", hello=False).say({"type": "goodbye", "reason": "copy"})
+        assert not await placed(engine, timeout_s=0.6)
+
+
+async def test_process_has_no_place_before_every_voter_was_tried() -> None:
+    async with running() as engine:  # no address of a or b is known
+        assert not await placed(engine, timeout_s=0.3)
