@@ -1,6 +1,8 @@
 """The engine in its loop: what happens to callers that give up, and whose goodbye is believed.
 
 Peers are scripted: real links and frames, over transports in memory.
+
+More than 700 lines, because all of it rests on that one scripted peer.
 """
 
 from __future__ import annotations
