@@ -1,7 +1,7 @@
-"""A removed learner's certificate and key, at the address where a member was: what a joiner tells it.
+"""Making a node's files: whole or not at all, and what a joiner tells whom.
 
-The impostor is the standard library and nothing of ours; the certificate is a
-real one of the cluster.
+Where an impostor answers it is the standard library and nothing of ours; its
+certificate is a real one of the cluster, of a removed learner.
 """
 
 from __future__ import annotations
@@ -14,18 +14,28 @@ import threading
 from collections.abc import Iterator
 from datetime import UTC, datetime
 from pathlib import Path
+from typing import Any
 
 import pytest
 
-from cyoloctl.errors import AccessDenied
+from cyoloctl.errors import (
+    AccessDenied,
+    AlreadyExists,
+    ConfigError,
+    Conflict,
+    InvitationRejected,
+    OutcomeUnknown,
+    StorageError,
+)
 from cyoloctl.model import ClusterId, NodeName, parse_address
 from cyoloctl.node import create
 from cyoloctl.pki import join_token
-from cyoloctl.pki.ca import issue_certificate
+from cyoloctl.pki.ca import create_ca, issue_certificate
 from cyoloctl.pki.files import read_ca
 from cyoloctl.pki.founding import new_cluster
+from cyoloctl.pki.grants import make_grant
 from cyoloctl.pki.identity import Identity
-from cyoloctl.pki.requests import make_request
+from cyoloctl.pki.requests import csr_sha256, make_request
 from cyoloctl.pki.x509 import certificate_sha256
 
 ID = "0123456789abcdef0123456789abcdef"
@@ -106,3 +116,132 @@ def test_join_at_an_address_that_a_removed_learner_took_tells_it_nothing(
     heard = b"".join(learner.heard)
     for what in (token.secret, "n4", join_token.public_key(token.secret, ID, "n4"), "REQUEST"):
         assert what.encode() not in heard
+
+
+def _token(ca: tuple[str, str], **changes: Any) -> str:
+    fields: dict[str, Any] = {
+        "cluster_id": ClusterId(ID),
+        "cluster": NodeName("demo"),
+        "ca_sha256": certificate_sha256(ca[0]),
+        "name": NodeName("n4"),
+        "learner": False,
+        "secret": join_token.new_secret(),
+        "expires_unix_s": 1_900_000_000,
+        "members": ((NodeName("n1"), parse_address("127.0.0.1:1")),),
+    }
+    return join_token.encode_token(join_token.JoinToken(**{**fields, **changes}))
+
+
+def _join(directory: Path, token: str) -> dict[str, Any]:
+    return create.join(directory, "n4", "127.0.0.1:2", None, token, 5.0)
+
+
+class Members:
+    """What the cluster answers to a join, over the network."""
+
+    def __init__(self, ca: tuple[str, str], monkeypatch: pytest.MonkeyPatch) -> None:
+        self.ca = ca
+        self.error: Exception | None = None
+        self.asked: list[dict[str, Any]] = []
+        monkeypatch.setattr(create, "join_cluster", self._join_cluster)
+
+    def _join_cluster(self, *arguments: Any) -> Any:
+        body = arguments[3]
+        self.asked.append(body)
+        if self.error is not None:
+            raise self.error
+        return make_grant(
+            ca_cert_pem=self.ca[0],
+            ca_key_pem=self.ca[1],
+            request_pem=body["request_pem"],
+            sealing_key=body["sealing_key"],
+            name=body["name"],
+            cluster="demo",
+            learner=False,
+            storage="disk",
+            peers={"n1": parse_address("127.0.0.1:1")},
+            now=datetime.now(UTC),
+        )
+
+
+@pytest.fixture
+def members(ca: tuple[str, str], monkeypatch: pytest.MonkeyPatch) -> Members:
+    return Members(ca, monkeypatch)
+
+
+def test_join_that_is_refused_leaves_nothing(members: Members, tmp_path: Path) -> None:
+    members.error = InvitationRejected("it is used up")
+    with pytest.raises(InvitationRejected):
+        _join(tmp_path / "n4", _token(members.ca))
+    assert not (tmp_path / "n4").exists()
+
+
+def test_join_of_unknown_outcome_goes_on_with_the_same_keys(members: Members, tmp_path: Path) -> None:
+    members.error = OutcomeUnknown("nobody knows")
+    token = _token(members.ca)
+    with pytest.raises(OutcomeUnknown):
+        _join(tmp_path / "n4", token)
+    members.error = None
+    made = _join(tmp_path / "n4", token)
+    assert made["name"] == "n4"
+    assert members.asked[0]["request_pem"] == members.asked[1]["request_pem"]
+    assert members.asked[0]["sealing_key"] == members.asked[1]["sealing_key"]
+
+
+def test_join_with_anothers_token_or_in_anothers_directory_spends_no_token(
+    members: Members, tmp_path: Path
+) -> None:
+    with pytest.raises(InvitationRejected, match="is for 'n5', not 'n4'"):
+        _join(tmp_path / "n4", _token(members.ca, name=NodeName("n5")))
+    (tmp_path / "n4" / "pki").mkdir(parents=True, mode=0o700)
+    (tmp_path / "n4" / "pki" / "ca.crt").write_text(create_ca("f" * 32, "other", datetime.now(UTC))[0])
+    with pytest.raises(Conflict, match="of another cluster"):
+        _join(tmp_path / "n4", _token(members.ca))
+    assert members.asked == []
+
+
+def test_join_sends_everything_but_the_secret_and_signs_it(members: Members, tmp_path: Path) -> None:
+    token = _token(members.ca)
+    _join(tmp_path / "n4", token)
+    (body,) = members.asked
+    secret = join_token.decode_token(token).secret
+    assert secret not in json.dumps(body)
+    request = join_token.JoinRequest(
+        cluster_id=ID,
+        name="n4",
+        request_sha256=csr_sha256(body["request_pem"]),
+        address="127.0.0.1:2",
+        sealing_key=body["sealing_key"],
+        ca_sha256=certificate_sha256(members.ca[0]),
+    )
+    assert body["public_key"] == join_token.public_key(secret, ID, "n4")
+    assert join_token.signed_by(body["public_key"], body["signature"], request)
+
+
+def test_new_cluster_that_cannot_be_written_whole_leaves_nothing(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def full(*_: Any, **__: Any) -> None:
+        raise StorageError("the disk is full")
+
+    monkeypatch.setattr(create, "write_config", full)
+    with pytest.raises(StorageError):
+        create.init_cluster(tmp_path / "n1", "n1", "127.0.0.1:1", None, "demo", "disk")
+    assert [path for path in tmp_path.iterdir() if path.name != "n1" or any(path.iterdir())] == []
+
+
+def test_new_cluster_in_a_directory_that_others_can_write_is_refused(tmp_path: Path) -> None:
+    (tmp_path / "n1").mkdir()
+    (tmp_path / "n1").chmod(0o770)
+    with pytest.raises(ConfigError, match="others can write"):
+        create.init_cluster(tmp_path / "n1", "n1", "127.0.0.1:1", None, "demo", "disk")
+    assert list((tmp_path / "n1").iterdir()) == []
+
+
+@pytest.mark.parametrize("left", ["node.yaml", "pki", "operator.yaml", "raft.db", "snapshot"])
+def test_new_cluster_over_what_is_left_of_a_node_is_refused(tmp_path: Path, left: str) -> None:
+    (tmp_path / "n1").mkdir(mode=0o700)
+    (tmp_path / "n1" / left).touch()
+    with pytest.raises(AlreadyExists, match=left):
+        create.init_cluster(tmp_path / "n1", "n1", "127.0.0.1:1", None, "demo", "disk")
+    assert [path.name for path in (tmp_path / "n1").iterdir()] == [left]

@@ -5,10 +5,11 @@ from __future__ import annotations
 from datetime import datetime, timedelta
 
 import pytest
+from cryptography import x509
 
 from cyoloctl.errors import InvalidInput
 from cyoloctl.pki.statements import is_signed_by_ca, sign_statement, verify_statement
-from tests.support.pki import ID, NOW, OTHER_ID, Cluster
+from tests.support.pki import ID, NOW, OTHER_ID, Cluster, forge
 
 
 def _verify(
@@ -45,6 +46,15 @@ def test_statement_counts_from_that_node_of_that_cluster_alone(cluster: Cluster,
             _verify(cluster, certified)
     with pytest.raises(InvalidInput, match="another name or cluster"):
         _verify(cluster, cluster.certified("n2"), cluster_id=OTHER_ID)
+
+
+def test_statement_of_a_node_that_another_clusters_ca_made_up_does_not_count(
+    cluster: Cluster, other: Cluster
+) -> None:
+    """Its key signs whatever its thief likes; its name constraint is another."""
+    certificate, key = cluster.certified("n2")
+    with pytest.raises(InvalidInput, match="its CA is of another cluster"):
+        _verify(other, (forge(other, certificate, x509.OCSPNoCheck()), key))
 
 
 def test_statement_of_an_ended_certificate_does_not_count(cluster: Cluster) -> None:

@@ -151,6 +151,15 @@ def test_peer_context_refuses_a_server_of_another_cluster(cluster: Cluster, othe
         handshake(peer_context(cluster.pki_dir), server_context(other.pki_dir))
 
 
+def test_peer_context_refuses_a_stranger_that_takes_every_client(
+    cluster: Cluster, other: Cluster, tmp_path: Path
+) -> None:
+    anybody = server_with(other.certified("n1"), other.ca, tmp_path)
+    anybody.verify_mode = ssl.CERT_NONE
+    with pytest.raises(ssl.SSLCertVerificationError):
+        handshake(peer_context(cluster.pki_dir), anybody)
+
+
 @pytest.mark.parametrize("role", ["operator", "gateway", "viewer"])
 def test_peer_context_refuses_an_operator_or_viewer_as_server(
     cluster: Cluster, tmp_path: Path, role: AccessRole

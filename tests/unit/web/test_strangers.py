@@ -57,6 +57,27 @@ def test_visitor_in_its_first_moment_is_not_sent_away() -> None:
     assert len(visitors) == 3
 
 
+def test_visitors_that_all_just_came_stay_when_there_are_too_many_in_all() -> None:
+    visitors = Visitors(LIMITS)
+    for number in range(6):
+        _come(visitors, f"s{number}", 1.0)
+    assert visitors.admit("new", 1.4) == (None, [])
+    assert visitors.admit("new", 1.6)[0] is not None
+    assert len(visitors) == 6
+
+
+@pytest.mark.parametrize(
+    ("step", "limit_s"),
+    [("begun", LIMITS.head_s), ("asked", LIMITS.busy_s), ("answered", LIMITS.idle_s)],
+)
+def test_visitor_has_so_long_for_each_step_and_no_longer(step: str, limit_s: float) -> None:
+    visitors = Visitors(LIMITS)
+    visit = _come(visitors, "a", 0.0)
+    getattr(visitors, step)(visit, 3.0)
+    assert visitors.expired(3.0 + limit_s - 0.1) == []
+    assert visitors.expired(3.0 + limit_s) == [visit]
+
+
 def test_visitor_that_is_being_answered_goes_after_those_who_wait() -> None:
     visitors = Visitors(LIMITS)
     busy, waiting, _ = (_come(visitors, "a", 1.0) for _ in range(3))
@@ -128,6 +149,10 @@ def test_limits_leave_a_reserve_of_descriptors(descriptors: int) -> None:
     if descriptors >= 256:
         assert taken + reserved_descriptors(descriptors) <= descriptors
     assert 4 <= strangers.per_source <= strangers.connections <= 512
+
+
+def test_reserve_is_a_quarter_within_bounds() -> None:
+    assert [reserved_descriptors(number) for number in (0, 100, 1024, 65_536)] == [64, 64, 256, 1024]
 
 
 def test_budget_is_bounded_by_caller_and_in_all() -> None:
