@@ -43,6 +43,7 @@ from cyoloctl.replicated.command import decode_command
 from cyoloctl.replicated.requests import LIMITS, Limits
 from cyoloctl.sim.disk import Disk
 from cyoloctl.sim.model import Model
+from cyoloctl.sim.replay import answers_digest
 from cyoloctl.sim.timeline import Timeline
 from cyoloctl.sim.told import Told
 from cyoloctl.state import ClusterState
@@ -317,6 +318,13 @@ class Invariants:
         elif known != (item, result):
             claim = f"{node.name} applied {item!r} -> {result!r} at {index}, another node {known}"
             self.time.fail("state machine safety", claim)
+
+    def answers(self) -> dict[int, str]:
+        """Index -> a digest of what was answered there."""
+        results: dict[int, list[bytes]] = {}
+        for (index, _), (_, result) in sorted(self._results.items(), key=lambda item: item[0]):
+            results.setdefault(index, []).append(result)
+        return {index: answers_digest(found) for index, found in results.items()}
 
     def _check_steady(self, node: Member, index: int, stamp: Stamp) -> None:
         """Steady time is what leaders' monotonic clocks have counted: no more than has passed."""

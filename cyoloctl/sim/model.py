@@ -118,11 +118,14 @@ class Model:
             return (None if answer == known.answer else told), False
         if after is not None and after < max(table.horizon, refused.horizon):
             wrong = f"{name} of {after} is older than what is remembered and was answered {answer} at {index}"
+            self.applied["refused as forgotten"] += 1
             return (None if code == "outcome_unknown" else wrong), False
         key = (request.kind, request.request_id)
         before, self._executed[key] = self._executed.get(key, -1), index
         if after is not None and after < before:
             return f"{name} of {after} was applied at {before} and again at {index}", True
+        if before >= 0:
+            self.applied["asked for again when it was forgotten"] += 1
         self.applied[f"{request.machine}.{request.operation}{' refused' if code else ''}"] += 1
         wrong_answer = self._check(index, request, answer)
         steady_ms = self._stamp.steady_ms

@@ -59,7 +59,9 @@ def _invite_for(scene: Scene) -> Json:
 
 
 def _uninvite(scene: Scene) -> Json:
-    return {"name": scene.one_of([each.name for each in scene.state.members.invitations()], scene.name())}
+    machine = scene.state.members
+    open_ = [each.name for each in machine.invitations() if each.used_by is None]
+    return {"name": scene.one_of(open_ + [each.name for each in machine.secret_invitations()], scene.name())}
 
 
 def _node(scene: Scene, name: str) -> Json:

@@ -18,9 +18,11 @@ from cyoloctl.sim.clients import Client, Operation, Workload
 from cyoloctl.sim.faults import FAULTS, Faults
 from cyoloctl.sim.liveness import Liveness
 from cyoloctl.sim.node import Plan
+from cyoloctl.sim.replay import Recording
+from cyoloctl.sim.tables import request_limits
 from cyoloctl.sim.world import World
 
-__all__ = ["Report", "Violation", "run_seed"]
+__all__ = ["Report", "Violation", "record_seed", "run_seed"]
 
 _SECONDS = 8.0
 _PEACE_S = 12.0
@@ -69,9 +71,11 @@ class _Run:
             compact_entries=rng.choice((10, 30, 90)) if "compaction" in faults else 10_000,
             keep_entries=rng.choice((0, 3, 20)) if "compaction" in faults else 1000,
             promote_lag=rng.choice((4, 64)),
+            pending_commands=random.Random(f"{seed} pending").choice((3, 20_000)),
         )
         unsent_bytes = rng.choice((2000, 2**26, 2**26, 2**26))
-        self._world = World(Plan(seed, limits, unsent_bytes), late=late)
+        self._tables = request_limits(random.Random(f"{seed} tables"))
+        self._world = World(Plan(seed, limits, unsent_bytes, self._tables), late=late)
         self._time = self._world.time
         self._load = Workload(
             self._world,
@@ -112,6 +116,12 @@ class _Run:
         faults = {name: count for name, count in self._faults.injected.items() if count}
         applied = dict(self._world.invariants.model.applied)
         return Report(self._seed, self._load.operations, faults, dict(time.counts), violation, now, applied)
+
+    def recording(self) -> Recording:
+        """What was committed, and answered."""
+        watched = self._world.invariants
+        entries = {index: command for index, (command, _) in watched.committed.items()}
+        return Recording(self._tables, entries, watched.answers())
 
     def _settle(self) -> None:
         """Every fault ends.  The cluster must become one again, and serve, within a bound."""
@@ -199,3 +209,11 @@ def run_seed(
     """
     with _quiet():
         return _Run(seed, faults, nodes, late=late).run()
+
+
+def record_seed(seed: int) -> Recording:
+    """The log of a run with all faults."""
+    with _quiet():
+        run = _Run(seed, tuple(FAULTS), None, late=False)
+        run.run()
+        return run.recording()
