@@ -8,7 +8,17 @@ import socket
 import pytest
 
 from cyoloctl.errors import InvalidInput
-from cyoloctl.model import is_wildcard, majority, parse_address, parse_dialable_address, same_place
+from cyoloctl.model import (
+    RaftId,
+    Stamp,
+    is_in_memory,
+    is_wildcard,
+    majority,
+    name_of,
+    parse_address,
+    parse_dialable_address,
+    same_place,
+)
 
 
 @pytest.mark.parametrize(
@@ -17,6 +27,18 @@ from cyoloctl.model import is_wildcard, majority, parse_address, parse_dialable_
 def test_majority_of_so_many_voters_is_more_than_half(voters: int, needed: int) -> None:
     assert majority(voters) == needed
     assert 2 * needed > voters >= 2 * (needed - 1)
+
+
+@pytest.mark.parametrize(("raft_id", "in_memory"), [("n1", False), ("n1~0a1b", True)])
+def test_member_is_the_same_in_each_of_its_lives(raft_id: str, in_memory: bool) -> None:
+    assert name_of(RaftId(raft_id)) == "n1"
+    assert is_in_memory(RaftId(raft_id)) is in_memory
+
+
+def test_moment_in_a_later_epoch_is_later_whatever_the_clock_says() -> None:
+    before, after = Stamp(0, 2_000, 1), Stamp(1, 1_000, 2)
+    assert after.moment > before.moment
+    assert Stamp(1, 1_001, 2).moment > after.moment
 
 
 def _numeric(host: str) -> str | None:

@@ -182,6 +182,56 @@ def test_abandon_once_everybody_confirmed_is_refused() -> None:
     assert world.refused("abandon", sha256=_sha256("B")) == "conflict"
 
 
+def test_abandon_stays_refused_when_a_member_joins_that_has_not_confirmed() -> None:
+    world = World("n1", "n2")
+    world.begin()
+    for name in ("n1", "n2"):
+        world.do("confirm", name=name, sha256=_sha256("B"))
+    world.add("n3")
+    assert world.machine.unconfirmed() == ["n3"]
+    assert world.refused("abandon", sha256=_sha256("B")) == "conflict"
+
+
+def test_new_ca_is_another_than_the_old_one() -> None:
+    world = World("n1")
+    given = {"ca_pem": OLD, "old_ca_pem": OLD, "voucher": VOUCHER, "keys": {}, "overlap_ms": 0}
+    assert world.refused("begin", **given) == "conflict"
+
+
+def test_finish_waits_for_the_new_ca_to_issue_even_when_nobody_is_left() -> None:
+    world = World("n1")
+    world.begin()
+    world.do("confirm", name="n1", sha256=_sha256("B"))
+    world.remove("n1")
+    assert world.machine.not_reissued() == []
+    assert world.refused("finish", 500, sha256=_sha256("B")) == "conflict"
+
+
+def test_only_members_take_part_in_a_rotation_and_only_in_the_one_that_goes_on() -> None:
+    world = World("n1", "n2")
+    assert world.refused("confirm", name="n1", sha256=_sha256("B")) == "conflict"
+    world.begin()
+    for operation in ("confirm", "reissued"):
+        assert world.refused(operation, name="n9", sha256=_sha256("B")) == "not_found"
+        assert world.refused(operation, name="n1", sha256=_sha256("C")) == "conflict"
+    for operation in ("advance", "finish", "abandon"):
+        assert world.refused(operation, 500, sha256=_sha256("C")) == "conflict"
+    assert world.refused("wrap", sha256=_sha256("C"), keys={}) == "conflict"
+
+
+@pytest.mark.parametrize("given_by", ["begin", "wrap"])
+def test_learner_that_was_given_the_key_is_exempt_no_longer(given_by: str) -> None:
+    world = World("l1", "n1")
+    world.do("exempt", name="l1")
+    if given_by == "begin":
+        world.begin(keys=("n1", "l1"))
+    else:
+        world.begin(keys=("n1",))
+        world.do("wrap", sha256=_sha256("B"), keys={"l1": SEALED})
+    world.remove("l1")
+    assert world.machine.due_for() == ["l1"]
+
+
 @pytest.mark.parametrize("steps", range(6))
 def test_state_after_every_step_is_restored_as_it_was(steps: int) -> None:
     world = World("l1", "n1", "n2", "n3")

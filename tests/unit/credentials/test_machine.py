@@ -7,6 +7,7 @@ from typing import Any
 
 import pytest
 
+from cyoloctl.credentials import machine as module
 from cyoloctl.credentials.machine import MAX_CREDENTIALS, MAX_LIFETIME_MS, CredentialMachine
 from cyoloctl.members.machine import MemberMachine
 from cyoloctl.replicated.command import Refused
@@ -171,6 +172,38 @@ def test_renewal_by_the_holder_of_a_replaced_key_is_refused(register: Register) 
     register.create()
     register.renew()
     assert register.refused("renew", number=3, from_key_hash=key(1)) == "conflict"
+
+
+def test_renewal_under_a_key_that_is_or_was_anothers_is_refused(register: Register) -> None:
+    register.create("ann", 1)
+    register.create("bob", 2)
+    assert register.refused("renew", number=2) == "already_exists"
+    assert register.refused("renew", number=2, from_key_hash=key(1)) == "already_exists"
+    register.apply("revoke", name="bob")
+    assert register.refused("renew", number=2) == "conflict"
+    assert register.refused("renew", number=2, from_key_hash=key(1)) == "conflict"
+
+
+def test_name_means_the_entry_that_counts_and_not_a_revoked_one_that_ends_later(register: Register) -> None:
+    register.create(number=1, ttl_ms=5000)
+    register.apply("revoke", name="ann")
+    register.create(number=2, ttl_ms=50)
+    assert register.machine.get("ann") == register.machine.find(key(2))
+    assert register.renew(number=3)["lifetime_ms"] == 50
+
+
+def test_bootstrap_is_refused_when_the_last_operator_was_forgotten(
+    register: Register, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(module, "MAX_CREDENTIALS", 1)
+    register.create("admin", 1, role="operator")
+    register.apply("revoke", name="admin")
+    register.create("bob", 2)
+    assert [entry.name for entry in register.machine.entries()] == ["bob"]
+    for _ in range(2):
+        with pytest.raises(Refused, match="has had an operator"):
+            register.apply("bootstrap", name="eve", key_hash=key(3), expires_unix_ms=5000)
+        register.machine.prepare_restore(json.loads(json.dumps(register.machine.export_state())))()
 
 
 def test_bootstrap_works_only_while_there_was_never_an_operator(register: Register) -> None:

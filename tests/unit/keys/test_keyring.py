@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import copy
 import itertools
+import pickle
+from collections.abc import Callable
 from dataclasses import FrozenInstanceError, replace
 from typing import Any
 
@@ -78,6 +81,15 @@ def test_keyring_finds_keys_by_id() -> None:
     ring = Keyring(iter([second, KEY]))
     assert (ring.primary, ring.get(ID_2), ring.get(b"none"), ring.keys) == (KEY, second, None, (second, KEY))
     assert Keyring().primary is None
+
+
+@pytest.mark.parametrize("secret", [KEY, Keyring([KEY])])
+@pytest.mark.parametrize("leak", [pickle.dumps, copy.copy, copy.deepcopy])
+def test_keys_are_neither_pickled_nor_copied_nor_printed(secret: object, leak: Callable[[Any], Any]) -> None:
+    with pytest.raises(TypeError, match="never pickled"):
+        leak(secret)
+    assert bytes(range(32)).hex() not in repr(secret)
+    assert repr(bytes(range(32))) not in repr(secret)
 
 
 def test_new_key_is_pending_and_random_and_not_taken() -> None:

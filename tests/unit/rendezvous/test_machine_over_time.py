@@ -8,6 +8,7 @@ import pytest
 
 from cyoloctl import errors
 from cyoloctl.rendezvous import machine as module
+from cyoloctl.rendezvous import records
 from cyoloctl.rendezvous.machine import RendezvousMachine
 from cyoloctl.rendezvous.records import ATTEMPT_WINDOW_MS, REDELIVERY_MS, TOMBSTONE_MS
 from cyoloctl.replicated.command import Refused
@@ -79,8 +80,8 @@ class Twins:
     def let_time_pass(self) -> dict[str, Any]:
         """A command about none of the records; the records after it."""
         self.do("set_policy", kind="other", require={}, allow_self=False)
-        records: dict[str, Any] = self.machines[-1].export_state()["records"]
-        return records
+        found: dict[str, Any] = self.machines[-1].export_state()["records"]
+        return found
 
 
 @pytest.fixture
@@ -173,3 +174,69 @@ def test_bytes_of_an_answer_are_free_with_its_tombstone(monkeypatch: pytest.Monk
     alone.do("cancel", id=CANCELLED, expected=None)
     assert alone.let_time_pass().keys() == {CANCELLED}
     assert alone.machines[0]._bytes == 0
+
+
+def test_set_back_moves_only_what_began_in_the_future_and_counts_guesses_from_now() -> None:
+    alone = Twins()
+    machine, day_ms = alone.machines[0], 24 * 60 * MINUTE_MS
+    alone.begin(PENDING)
+    alone.now += day_ms
+    alone.begin(GUARDED)
+    alone.guess(WRONG)
+    alone.guess_as_of_old(WRONG)
+    machine.set_back(alone.now, alone.now - day_ms + 5)
+    alone.now += 5 - day_ms
+    found = machine.export_state()["records"]
+    # The first had a day to run out in, and did: it is as it was.
+    assert found[PENDING]["created_unix_ms"] == alone.now - 5
+    assert found[GUARDED]["created_unix_ms"] == alone.now
+    assert found[GUARDED]["expires_unix_ms"] == alone.now + 60 * MINUTE_MS
+    alone.now += ATTEMPT_WINDOW_MS
+    assert alone.guess(WRONG) == {"id": None, "attempts_left": 9}
+    assert alone.guess_as_of_old(WRONG) == {"id": None, "attempts_left": 9}
+
+
+def test_state_that_was_frozen_has_no_later_guess_in_it() -> None:
+    alone = Twins()
+    alone.guess(WRONG)
+    alone.guess_as_of_old(WRONG)
+    before, frozen = alone.machines[0].export_state(), alone.machines[0].freeze()
+    alone.guess(WRONG)
+    alone.guess(WRONG, THEIRS)
+    alone.guess_as_of_old(WRONG)
+    assert frozen() == before
+
+
+def test_what_has_expired_is_not_shown_as_live_before_a_command_ends_it() -> None:
+    alone = Twins()
+    alone.begin(PENDING, ttl_ms=MINUTE_MS)
+    machine = alone.machines[0]
+    assert [record.id for record in machine.live(alone.now + MINUTE_MS - 1)] == [PENDING]
+    assert machine.live(alone.now + MINUTE_MS) == []
+    assert machine.find_code(code_of(PENDING), alone.now + MINUTE_MS - 1) == PENDING
+    assert machine.find_code(code_of(PENDING), alone.now + MINUTE_MS) is None
+
+
+def test_times_and_counts_are_as_they_were_released() -> None:
+    """Two nodes with others would come to different states."""
+    assert (records.REDELIVERY_MS, ATTEMPT_WINDOW_MS, TOMBSTONE_MS) == (300_000, 600_000, 86_400_000)
+    assert (records.MAX_ATTEMPTS, records.EXPIRED_AT_ONCE, records.MAX_BEGUN_BY) == (5, 200, 4)
+    assert (records.MAX_LIVE, records.MAX_TOMBSTONES, records.MAX_CALLERS) == (10_000, 10_000, 1_000)
+    assert (records.MIN_TTL_MS, records.MAX_TTL_MS) == (10_000, 86_400_000)
+    assert {name: (level.limit, level.size) for name, level in records.LEVELS.items()} == {
+        "person": (10, 10_000),
+        "network": (10, 10_000),
+        "site": (50, 10_000),
+        "region": (500, 10_000),
+        "all": (10_000, 1),
+    }
+
+
+def test_sealed_results_weigh_what_they_are_long() -> None:
+    key = "A" * 43 + "="
+    id = records.id_of_public_key(key)
+    alone = Twins()
+    alone.begin(id, initiator_public_key=key, data={})
+    sealed = {"by": "bob", "answer": None, "sealed_result": "A" * 400, "actors": [], "claims": {}}
+    assert alone.do("approve_as", id=id, expected=None, **sealed) == {"id": id, "state": "approved"}
+    assert alone.machines[0]._bytes == 400

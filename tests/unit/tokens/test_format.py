@@ -16,6 +16,8 @@ import pytest
 from cyoloctl.errors import ClockSetBack, ConfigError, InternalError, InvalidInput, TokenRejected, Unavailable
 from cyoloctl.keys.keyring import Key, Keyring, KeyState
 from cyoloctl.tokens.format import (
+    MAX_COOKIES,
+    TOKEN_START,
     ClockGuard,
     Session,
     cookie_value,
@@ -27,6 +29,7 @@ from cyoloctl.tokens.format import (
     refresh,
     seal,
     set_cookie,
+    token_cookies,
     update,
 )
 
@@ -642,3 +645,14 @@ def test_cookie_value_of_a_set_cookie_line_as_a_browser_returns_it_opens() -> No
     line = set_cookie(mint(), session(), cookie_name=COOKIE, now_unix_s=NOW)
     pair = line.removeprefix("Set-Cookie: ").split(";")[0]
     assert opened(cookie_value(f"Cookie: theme=dark; {pair}", cookie_name=COOKIE)) == session()
+
+
+def test_more_cookies_than_a_browser_keeps_are_a_flood_and_not_opened() -> None:
+    def header(count: int) -> str:
+        return "; ".join(f"sid={TOKEN_START}{n:04}" for n in range(count))
+
+    assert len(token_cookies(header(MAX_COOKIES), cookie_name="sid")) == MAX_COOKIES
+    with pytest.raises(TokenRejected) as refused:
+        token_cookies(header(MAX_COOKIES + 1), cookie_name="sid")
+    assert refused.value.reason == "too many cookies"
+    assert token_cookies("; ".join(f"sid=x{n}" for n in range(99)), cookie_name="sid") == []
