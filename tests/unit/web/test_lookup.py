@@ -87,3 +87,11 @@ def test_last_good_address_is_kept_while_no_name_server_answers(server: NameServ
 def test_name_that_is_none_is_an_error_of_the_system() -> None:
     with pytest.raises(OSError, match="not a host name"):
         Host("a..b", 7).places(10.0)
+
+
+def test_patience_with_a_good_address_is_short(server: NameServer) -> None:
+    host = Host("n2.example", 7)
+    assert host.patience_s(10.0) == 10.0
+    host.worked(HERE)
+    assert host.patience_s(10.0) == 1.0
+    assert host.patience_s(0.5) == 0.25
