@@ -1,6 +1,8 @@
 """One story for each line of defence that no other test would miss.
 
 `tests/mutants/catalogue` takes the lines away, one at a time.
+
+More than 700 lines, because each section is a story of its own: nobody reads them in a row.
 """
 
 from __future__ import annotations
@@ -10,13 +12,22 @@ from typing import Any
 
 import pytest
 
-from cyoloctl.errors import CyoloctlError, InternalError, NoLeader, OutcomeUnknown, Overloaded, StorageError
-from cyoloctl.model import Stamp
+from cyoloctl.errors import (
+    Conflict,
+    CyoloctlError,
+    InternalError,
+    NoLeader,
+    OutcomeUnknown,
+    Overloaded,
+    StorageError,
+)
+from cyoloctl.model import RaftId, Stamp
 from cyoloctl.raft.batch import encode_batch, stamp_of
 from cyoloctl.raft.journal import Journal, MemoryStore
 from cyoloctl.raft.replica import Replica
 from cyoloctl.raft.settings import Limits
 from cyoloctl.raft.snapshot import SnapshotMeta, SnapshotStore
+from cyoloctl.raft.vendor import encode_membership
 from tests.support.engine_harness import Machine, Outcome
 from tests.support.raft_ours import OurCluster, append
 
@@ -656,3 +667,70 @@ def test_commit_index_that_moved_alone_is_on_disk_within_two_seconds() -> None:
     for name in "abc":
         record = cluster.machines[name].disk.store.record()
         assert record.commit_index == cluster.commit_index("a") == len(cluster.log("a"))
+
+
+# -- members and leaders that change -----------------------------------------------------------
+
+
+def test_forwarded_write_goes_to_the_next_leader_although_the_link_with_the_last_one_holds() -> None:
+    cluster = OurCluster("abc")
+    hear(cluster, "b", "a", append(1, (1, 0)))
+    cluster.propose("b", b"x1")
+    cluster.tick("b")
+    mark = len(cluster.sent)
+    hear(cluster, "b", "c", append(2, (1, 0)))
+    assert [message["commands"] for message in said(cluster, mark, "b", "forward", "c")] == [[b"x1"]]
+
+
+def test_configuration_that_left_the_log_holds_no_more() -> None:
+    cluster = OurCluster("abc")
+    demotion = (encode_membership("demote", RaftId("c")), 3, 1)
+    hear(cluster, "b", "a", append(1, (1, 0), LOG[1], demotion))
+    assert cluster.config("b") == {"a", "b"}
+    hear(cluster, "b", "c", append(2, (2, 1), (NO_OP, 3, 2)))
+    assert cluster.config("b") == {"a", "b", "c"}
+
+
+def test_snapshot_takes_the_place_of_configurations_that_were_logged_behind_it() -> None:
+    cluster = OurCluster("abc")
+    demotion = (encode_membership("demote", RaftId("c")), 3, 1)
+    hear(cluster, "b", "a", append(1, (1, 0), LOG[1], demotion))
+    membership = cluster.replica("b")._membership
+    membership.replace(SnapshotMeta(2, 1, tuple("abc"), ()))
+    membership.reconfigure()
+    assert cluster.config("b") == {"a", "b", "c"}
+
+
+def test_deposed_leader_no_longer_takes_a_removed_node_for_a_learner() -> None:
+    cluster = OurCluster("abc")
+    cluster.elect("a")
+    cluster.run(0.3)
+    cluster.hold("a", "c")
+    removal = cluster.remove("a", "c")
+    assert cluster.run_until(lambda: removal.ok, within=1.0)
+    assert cluster.replica("a").status().learners == ("c",)  # until it knows
+    answer = {"type": "append_response", "term": 9, "next_index": 1, "reset": False, "success": False}
+    hear(cluster, "a", "b", answer)
+    assert not cluster.is_leader("a")
+    assert cluster.replica("a").status().learners == ()
+
+
+def test_demotion_that_leaves_no_live_majority_is_refused() -> None:
+    cluster = OurCluster("abc")
+    cluster.elect("a")
+    cluster.run(0.3)
+    cluster.isolate("c")
+    cluster.run(2.0, reconnect=False)
+    assert isinstance(cluster.demote("a", "b").error, Conflict)
+    assert cluster.config("a") == {"a", "b", "c"}
+
+
+def test_membership_does_not_change_while_leadership_is_handed_over() -> None:
+    cluster = OurCluster("abc")
+    cluster.elect("a")
+    cluster.run(0.3)
+    cluster.hold("a", "b")
+    assert cluster.transfer("a", "b").pending
+    change = cluster.demote("a", "c")
+    assert isinstance(change.error, Conflict)
+    assert "transferred" in str(change.error)

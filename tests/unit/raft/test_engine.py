@@ -712,3 +712,65 @@ async def test_process_that_a_voter_keeps_out_has_no_place_yet() -> None:
 async def test_process_has_no_place_before_every_voter_was_tried() -> None:
     async with running() as engine:  # no address of a or b is known
         assert not await placed(engine, timeout_s=0.3)
+
+
+# -- what goes wrong under the links --------------------------------------------------------------
+
+
+async def test_message_that_meets_a_bug_ends_its_link_and_nothing_else() -> None:
+    async with running() as engine:
+
+        def broken(raft_id: RaftId, message: dict[str, Any]) -> None:
+            raise RuntimeError("a bug")
+
+        engine.on_peer_message = broken  # type: ignore[method-assign]
+        first, second = Peer(engine, "a"), Peer(engine, "b", raft_id="b~77")
+        first.lead(1)
+        assert first.is_closing()
+        assert not second.is_closing()
+
+
+async def test_certificate_that_cannot_be_read_is_nobodys() -> None:
+    async with running() as engine:
+
+        def broken(tls: Any) -> str:
+            raise RuntimeError("a bug")
+
+        engine._network._identify = broken
+        assert Peer(engine, "a").is_closing()
+        assert engine.peers() == {}
+
+
+async def test_call_that_timed_out_is_forgotten() -> None:
+    async with running() as engine:
+        Peer(engine, "a")
+        with pytest.raises(OutcomeUnknown):
+            await engine.call("a", b"question", timeout_s=0.02)
+        assert engine._network._links._calls == {}
+
+
+async def test_call_whose_answer_failed_takes_no_place() -> None:
+    async with running() as engine:
+        asked: list[bytes] = []
+
+        async def broken(name: str, body: bytes) -> bytes:
+            asked.append(body)
+            raise RuntimeError("a bug")
+
+        engine._on_call = broken
+        asyncio.get_running_loop().set_exception_handler(lambda loop, context: None)
+        Peer(engine, "a").say({"type": "call", "id": 1, "body": b"question"})
+        await until(lambda: asked == [b"question"])
+        await until(lambda: engine._network._links._serving == 0)
+
+
+async def test_peer_whose_dial_failed_is_dialled_again() -> None:
+    async with running(addresses={"a": ["a:1"]}) as engine:
+        dialled: list[str] = []
+
+        async def connect(address: str, factory: Callable[[], asyncio.Protocol]) -> Any:
+            dialled.append(address)
+            raise OSError("nobody is there")
+
+        engine._network._connect = connect
+        await until(lambda: len(dialled) >= 2)
