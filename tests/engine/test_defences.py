@@ -734,3 +734,31 @@ def test_membership_does_not_change_while_leadership_is_handed_over() -> None:
     change = cluster.demote("a", "c")
     assert isinstance(change.error, Conflict)
     assert "transferred" in str(change.error)
+
+
+# -- elections -----------------------------------------------------------------------------------
+
+
+def test_each_election_needs_a_pre_vote_of_its_own() -> None:
+    cluster = OurCluster("abc")
+    cluster.campaign("b")
+    cluster.deliver("b", "c")  # the question
+    cluster.deliver("c", "b")  # granted: b stands for election
+    assert cluster.term("b") == 1
+    for name in "ac":
+        cluster.hold("b", name)
+    mark = len(cluster.sent)
+    cluster.campaign("b")
+    cluster.tick("b")
+    assert said(cluster, mark, "b", "pre_vote", "c")
+    assert cluster.term("b") == 1
+
+
+def test_leader_vetoes_an_election_against_itself() -> None:
+    cluster = OurCluster("abc")
+    cluster.elect("a")
+    cluster.run(0.3)
+    mark = len(cluster.sent)
+    question = {"type": "pre_vote", "term": cluster.term("a") + 1, "last_log_index": 9, "last_log_term": 9}
+    hear(cluster, "a", "c", question)
+    assert [answer["granted"] for answer in said(cluster, mark, "a", "pre_vote_response")] == [False]
