@@ -76,7 +76,9 @@ class Workplace:
                 return CAUGHT, f"no end within {LIMIT_S} s"
             if status == 1:
                 fallen = re.search(r"^(?:FAILED|ERROR) (\S+)", output, flags=re.MULTILINE)
-                return CAUGHT, fallen.group(1) if fallen else tests[0]
+                if fallen is None:  # pytest itself failed, such as over a directory that another run removed
+                    return NOT_JUDGED, f"no test fell, but pytest failed: {output.strip()[-300:]}"
+                return CAUGHT, fallen.group(1)
             if status != 0:
                 return NOT_JUDGED, f"pytest ended with {status}: {output.strip()[-300:]}"
         for way in mutant.caught_by:

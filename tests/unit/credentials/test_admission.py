@@ -409,6 +409,41 @@ async def test_word_of_a_voter_runs_out_unless_it_is_renewed(
     assert [name for name, _ in world.net.ended] == ["n4"]
 
 
+async def test_word_of_a_voter_does_not_last_beyond_its_seconds_without_a_sweep_either(
+    world: World, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(admission, "_VOUCHED_S", 0.3)
+    monkeypatch.setattr(admission, "_ASK_AGAIN_S", 0.0)
+    _, shown = await vouching(world, tmp_path)
+    world.judge.peer(Tls(shown))
+    await until(lambda: world.judge.peer(Tls(shown)) == "n4")
+    world.net.judges = {}
+    await until(lambda: world.judge.peer(Tls(shown)) is None)
+
+
+async def test_node_vouches_for_the_keys_of_its_own_members_only_and_once_it_is_up_to_date(
+    world: World,
+) -> None:
+    shown = world.member("n4")
+    assert world.judge.vouches("n4", shown.key_hash)
+    assert not world.judge.vouches("n4", "e" * 64)
+    assert not world.judge.vouches("n5", shown.key_hash)
+    assert not world.restart(caught_up=False).vouches("n4", shown.key_hash)
+    world.restart(caught_up=True)
+    world.apply("members", "remove", name="n4")
+    assert not world.judge.vouches("n4", shown.key_hash)
+
+
+async def test_certificate_of_a_ca_that_was_exchanged_counts_for_nobody(world: World) -> None:
+    operator, node = world.credentials("ann"), world.member("n2")
+    world.judge._is_trusted = lambda der: der == operator.der
+    assert "has exchanged" in world.why_peer(node)
+    assert world.caller(operator) == ("ann", "operator")
+    world.judge._is_trusted = lambda der: der == node.der
+    assert "has exchanged" in world.why_caller(operator)
+    assert world.judge.peer(Tls(node)) == "n2"
+
+
 async def test_strangers_cost_a_bounded_number_of_questions(world: World, tmp_path: Path) -> None:
     await vouching(world, tmp_path)
     for number in range(300):

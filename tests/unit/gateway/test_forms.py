@@ -6,6 +6,7 @@ import base64
 import html
 import ipaddress
 import os
+from contextlib import nullcontext
 from pathlib import Path
 
 import pytest
@@ -17,6 +18,7 @@ from cyoloctl.gateway.answers import refusal_page
 from cyoloctl.gateway.forms import (
     UNKNOWN,
     Forms,
+    GatewayRequest,
     RefusalPage,
     browsers_of,
     client_address,
@@ -103,6 +105,42 @@ def other_spellings(text: str) -> set[str]:
     found |= {text.replace("-", "+").replace("_", "/"), f" {text}", f"{text}\n"}
     found |= {text[:-1] + last for last in alphabet}
     return found - {text}
+
+
+@pytest.mark.parametrize(
+    ("headers", "ours"),
+    [
+        ({"Origin": "https://app.test"}, True),
+        ({"Origin": "https://app.test:443"}, True),
+        ({"Sec-Fetch-Site": "same-origin"}, True),
+        ({"Origin": "https://app.test", "Sec-Fetch-Site": "same-origin"}, True),
+        ({}, False),
+        ({"Origin": "null"}, False),
+        ({"Origin": ""}, False),
+        ({"Origin": "https://evil.test"}, False),
+        ({"Origin": "https://app.test.evil.test"}, False),
+        ({"Origin": "http://app.test"}, False),
+        ({"Origin": "https://app.test:8443"}, False),
+        ({"Origin": "https://evil.test", "Sec-Fetch-Site": "same-origin"}, False),
+        ({"Origin": "https://app.test", "Sec-Fetch-Site": "cross-site"}, False),
+        ({"Sec-Fetch-Site": "same-site"}, False),
+        ({"Sec-Fetch-Site": "none"}, False),
+    ],
+)
+def test_change_is_taken_from_our_own_page_only(headers: dict[str, str], ours: bool) -> None:
+    asked = GatewayRequest(
+        method="POST",
+        path="/rendezvous",
+        query="",
+        client=UNKNOWN,
+        scheme="https",
+        origin="https://app.test",
+        host="app.test",
+        cookie="",
+        headers=headers,
+    )
+    with nullcontext() if ours else pytest.raises(RefusalPage, match="Not from this page"):
+        asked.refuse_other_origins()
 
 
 def test_form_has_one_spelling() -> None:

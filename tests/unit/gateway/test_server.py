@@ -8,6 +8,7 @@ import os
 import socket
 import time
 from collections.abc import AsyncIterator
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -497,6 +498,10 @@ async def test_host_however_it_is_spelt_is_served_and_its_own_origin(
         assert (await ask(page.port, asked))[9:12] == status
 
 
+def proxied() -> GatewaySettings:
+    return replace(SETTINGS, trusted_proxies=("127.0.0.0/8",))
+
+
 def at(host: str, path: str, cookie: str = "") -> bytes:
     return get(path, cookie).replace(b"Host: 127.0.0.1", f"Host: {host}".encode())
 
@@ -600,3 +605,31 @@ async def test_client_that_the_proxy_does_not_know_may_ask_and_reads_no_metrics(
     form = page.forms.seal("enter", BROWSER, "", b"", NOW)
     posted = page.post("/rendezvous", f"form={form}&user_code=BCDF-GHJK", "X-Forwarded-For: unknown\r\n")
     assert b"You answer from an unknown address" in await ask(port, posted)
+
+
+async def test_host_that_is_not_ours_is_not_served_whoever_says_it(listener: Listener) -> None:
+    listener.node.pins = ["app.example.com"]
+    here, behind = await listener.start(), await listener.start(proxied())
+    for host, status in (("app.example.com", b"200"), ("evil.example", b"421"), ("a b", b"400")):
+        assert (await ask(here, at(host, "/rendezvous")))[9:12] == status
+        said = f"Host: 127.0.0.1\r\nX-Forwarded-Host: {host}".encode()
+        asked = get("/rendezvous").replace(b"Host: 127.0.0.1", said)
+        assert (await ask(behind, asked))[9:12] == status
+        assert (await ask(here, asked))[9:12] == b"200"  # a stranger's header says nothing
+    twice = get("/rendezvous").replace(b"Host: ", b"Host: app.example.com\r\nHost: ")
+    assert (await ask(here, twice))[9:12] == b"400"
+    assert (await ask(here, at("evil.example", "/readyz")))[9:12] == b"200"
+
+
+async def test_connections_of_proxies_have_a_bound_of_their_own(listener: Listener) -> None:
+    port = await listener.start(proxied(), connections=2)
+    kept = [await asyncio.open_connection("127.0.0.1", port) for _ in range(2)]
+    try:
+        for reader, writer in kept:
+            writer.write(HEAD + b"\r\n")
+            assert b" 200 " in await reader.readline()
+        with pytest.raises((asyncio.IncompleteReadError, ConnectionError)):
+            await ask(port, HEAD + b"\r\n")
+    finally:
+        for _, writer in kept:
+            writer.close()

@@ -100,6 +100,32 @@ async def test_operation_of_several_commands_is_done_once_per_request_id(log: Lo
     assert done == [0, 1, 2]
 
 
+async def test_operation_is_looked_up_in_a_copy_that_is_up_to_date(
+    log: Log, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async def do(number: int = 1) -> Json:
+        return {"number": number}
+
+    async def twice() -> Json:
+        raise AssertionError("it was done before")
+
+    assert await log.proposer.once("member_remove", {}, do, request_id="a", timeout_s=1.0) == {"number": 1}
+    # This node's copy does not hold that answer before it has caught up.
+    ahead = log.state
+    log.state = ClusterState()
+
+    def first_result(command: bytes) -> bytes | None:
+        return log.state.first_result(command)
+
+    log.proposer = Proposer(cast(Engine, log), first_result)
+
+    async def catch_up(*, timeout_s: float) -> None:
+        log.state = ahead
+
+    monkeypatch.setattr(log, "read_barrier", catch_up)
+    assert await log.proposer.once("member_remove", {}, twice, request_id="a", timeout_s=1.0) == {"number": 1}
+
+
 async def test_operation_whose_end_could_not_be_recorded_is_unknown_and_not_unavailable(log: Log) -> None:
     async def do() -> Json:
         log.refuse = Unavailable("no leader")

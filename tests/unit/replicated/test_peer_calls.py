@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import time
 from types import SimpleNamespace
 from typing import Any, cast
 
@@ -128,8 +129,10 @@ async def test_leader_that_changes_is_waited_for_and_another_error_is_not() -> N
         raise AssertionError
 
     assert await pair.here.at_leader("more", {"n": 1}, nowhere, 5.0) == {"n": 2}
+    begun = time.monotonic()
     with pytest.raises(Conflict):
         await pair.here.at_leader("more", {"n": -1}, nowhere, 5.0)
+    assert time.monotonic() - begun < 4.0
     with pytest.raises(NoLeader):
         await pair.here.at_leader("more", {"n": 1}, nowhere, 0.0)
 
