@@ -32,6 +32,9 @@ __all__ = ["SERVED_S", "Reach", "run_apart"]
 SERVED_S = 5.0
 """After so long every node that reaches a majority answers."""
 
+SERVED_AFTER_A_MOVE_S = 12.0
+"""The same where leadership has just been moved already, and rests for 10 s."""
+
 _LOOK_S = 0.25
 _ANSWER_S = 1.0
 """A probe of a node that is served is answered within this time."""
@@ -147,7 +150,7 @@ def run_apart(seed: int, how: Literal["cut", "wander", "loss"] = "cut") -> World
     for name in learners:
         world.add_node(name, [(NO_OP, 1, 0)])
     Workload(world, rng, max_attempts=6, think_s=0.3).start()
-    Reach(world).start()
+    Reach(world, served_s=SERVED_AFTER_A_MOVE_S if how == "wander" else SERVED_S).start()
     time = world.time
     time.run_until(4.0 + rng.random())
     if how == "cut":
@@ -186,7 +189,7 @@ def _wander(world: World, rng: random.Random, voters: list[str]) -> None:
     network, time = world.network, world.time
     wanderer = rng.choice(voters)
     others = [name for name in voters if name != wanderer]
-    period_s = rng.choice((2.5, 5.0, 7.0))
+    period_s = rng.choice((2.5, 5.0, 7.0, 13.0))
 
     def on() -> None:
         keeps = others.pop(0)

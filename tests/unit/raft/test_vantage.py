@@ -85,7 +85,7 @@ def test_vantage_learners_count_after_voters() -> None:
 
 def test_vantage_learner_never_leads() -> None:
     links = {"n1": "n2 l1", "n2": "n1 l1", "l1": "n1 n2 n3"}
-    assert moves(Vantage(), view("n1", links)) is None
+    assert moves(Vantage(), view("n1", links), holding=FIVE | {"l1"}) is None
 
 
 def test_vantage_peer_that_the_leader_keeps_out_is_no_reason() -> None:
