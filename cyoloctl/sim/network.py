@@ -174,6 +174,7 @@ class Network:
         self.time, self.hosts, self.late = time, hosts, late
         self._rng = rng
         self._cuts: dict[tuple[str, str], int] = {}  # how many faults cut this direction
+        self._cut_at: dict[tuple[str, str], float] = {}
         self._slow: dict[tuple[str, str], tuple[float, float]] = {}
         self._narrow: dict[tuple[str, str], float] = {}  # bytes a second
         self._pipes: list[tuple[_Pipe, _Pipe]] = []
@@ -182,6 +183,8 @@ class Network:
 
     def cut(self, source: str, target: str) -> None:
         """Hold back what is sent in one direction."""
+        if not self._cuts.get((source, target)):
+            self._cut_at[source, target] = self.time.now
         self._cuts[source, target] = self._cuts.get((source, target), 0) + 1
         self._disturb(source, target)
 
@@ -219,6 +222,10 @@ class Network:
             pipe.queue = deque((min(due, self.time.now), sent, data) for due, sent, data in pipe.queue)
             pipe.last_due = pipe.free_at = self.time.now
         self._wake()
+
+    def cut_ways(self) -> list[tuple[str, str, float]]:
+        """The directions that are cut: from whom to whom, since when."""
+        return [(*way, self._cut_at[way]) for way, count in self._cuts.items() if count]
 
     def is_sound(self, one: str, other: str) -> bool:
         """True while no fault is on the link of two nodes, in either direction."""
@@ -335,7 +342,7 @@ class Network:
         if node.life != life:
             return
         if not self._reaches(node, peer):
-            node.put(life, partial(node.links.dial_failed, peer.name))
+            node.put(life, partial(node.links.dial_failed, peer.name, "no answer in time"))
             return
         self._pipes = [p for p in self._pipes if any(pipe.queue or not pipe.shut for pipe in p)]
         here, there = End(self, node, peer, dialled=True), End(self, peer, node, dialled=False)

@@ -48,6 +48,7 @@ __all__ = ["Node", "Plan"]
 
 _SHORTEST_S = 0.001  # as Ticker
 _READING_S = 1e-6  # reading the clock takes time (row 26)
+_OFF_MS = 120_000  # twice what `status` calls off
 _FORGOTTEN_S = MEASURED_S + 3.0  # a clock is believed this long, time on the way included
 
 
@@ -102,6 +103,7 @@ class Node:
         self._stall: tuple[int, float] | None = None  # looks at the clock until it stalls, and for how long
         self._wall_error_ms = self.rng.randint(-RIGHT_MS, RIGHT_MS)
         self._wrong_wall: tuple[float, float, float] | None = None  # shown, since, rate
+        self._off_since: float | None = None
         self._righted_at = -_FORGOTTEN_S
         self._rate, self._zero, self._base = 1.0, 0.0, 1000.0
         self._inbox: deque[tuple[int, Callable[[], object]]] = deque()
@@ -144,6 +146,10 @@ class Node:
         """True while the wall clock is set wrong."""
         return self._wrong_wall is not None
 
+    def wall_off_since(self) -> float | None:
+        """Since when the wall clock has been minutes off; None while it is not."""
+        return self._off_since
+
     def wall_is_believed_wrong(self) -> bool:
         """True while the wall clock is wrong and for a while after, since others still believe it."""
         return self.wall_is_wrong() or self.time.now < self._righted_at + _FORGOTTEN_S
@@ -153,6 +159,10 @@ class Node:
         if unix_ms is None and self._wrong_wall is not None:
             self._righted_at = self.time.now
         self._wrong_wall = None if unix_ms is None else (unix_ms, self.time.now, rate)
+        if unix_ms is None or abs(unix_ms - self.time.true_unix_ms()) < _OFF_MS:
+            self._off_since = None
+        elif self._off_since is None:
+            self._off_since = self.time.now
 
     def is_up(self) -> bool:
         """See Host."""
@@ -224,6 +234,7 @@ class Node:
         self._busy_until = self._paused_until = 0.0
         self._wake_at = None
         self.disk.failures = 0
+        self.time.acting = self.name
         self.links = self._new_links()
         try:
             replica = self._new_replica()
@@ -350,6 +361,7 @@ class Node:
         """One turn: input, tick, output."""
         time, replica = self.time, self.replica
         self._wake_at = None
+        time.acting = self.name
         if replica is None:
             return
         free = max(self._busy_until, self._paused_until)
@@ -401,6 +413,8 @@ class Node:
         if not self.disk.failures:
             self.time.fail("failure", f"{self.name} stopped: {error.message}")
         self.time.count("stopped by its disk")
+        if self.time.witness is not None:
+            self.time.witness.ended(self.name, error)
         self.time.log("%s stops: %s", self.name, error.message)
         self._close()
         self.stop(power=self.rng.random() < 0.3)
@@ -425,6 +439,7 @@ class Node:
     def quit(self) -> None:
         """A graceful stop, as by Engine.stop, and a start after a while."""
         if self.replica is not None:
+            self.time.acting = self.name
             self.replica.abandon(NoLeader("the node is stopping: try another one"))
             self.links.stop()
             self._close()

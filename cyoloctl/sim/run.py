@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import logging
 import random
 from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass, field
 from functools import partial
 
@@ -14,6 +12,7 @@ from cyoloctl.raft.journal import Entry
 from cyoloctl.raft.settings import Limits
 from cyoloctl.raft.vendor import NO_OP, encode_membership
 from cyoloctl.sim.ballast import load_ballast
+from cyoloctl.sim.causes import Causes, listening
 from cyoloctl.sim.clients import Client, Operation, Workload
 from cyoloctl.sim.faults import FAULTS, Faults
 from cyoloctl.sim.liveness import Liveness
@@ -96,6 +95,7 @@ class _Run:
             self._faults.spared = frozenset(rng.sample(names, majority(size)))
         if "narrow" in faults and rng.random() < 0.1:
             self._time.later(1.0, partial(load_ballast, self._world, rng))
+        self._causes = Causes(self._world)
         self._liveness = Liveness(self._world, random.Random(f"{seed} liveness"))
         if "clock" in faults and rng.random() < 0.5:
             self._faults.wrong_wall(self._world.nodes[rng.choice(names)])
@@ -106,6 +106,7 @@ class _Run:
         self._load.start()
         self._faults.start()
         self._liveness.start()
+        self._causes.start()
         time.run_until(_SECONDS)
         if time.broken is None:
             self._settle()
@@ -184,20 +185,6 @@ class _Run:
         return (*lines, *self._states())
 
 
-@contextmanager
-def _quiet() -> Iterator[None]:
-    """Silence the nodes' logs: simulated disasters are no news."""
-    loggers = [logging.getLogger(name) for name in ("cyoloctl.raft", "cyoloctl.peer", "pysyncobj.syncobj")]
-    before = [logger.disabled for logger in loggers]
-    for logger in loggers:
-        logger.disabled = True
-    try:
-        yield
-    finally:
-        for logger, disabled in zip(loggers, before, strict=True):
-            logger.disabled = disabled
-
-
 def run_seed(
     seed: int, *, faults: tuple[str, ...] = tuple(FAULTS), nodes: int | None = None, late: bool = False
 ) -> Report:
@@ -207,13 +194,13 @@ def run_seed(
     at the start, 1 to 9; None: the seed decides.  late: messages from links
     that have ended are delivered, which the real links rule out.
     """
-    with _quiet():
+    with listening():
         return _Run(seed, faults, nodes, late=late).run()
 
 
 def record_seed(seed: int) -> Recording:
     """The log of a run with all faults."""
-    with _quiet():
+    with listening():
         run = _Run(seed, tuple(FAULTS), None, late=False)
         run.run()
         return run.recording()

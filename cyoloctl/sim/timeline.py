@@ -5,6 +5,9 @@ from __future__ import annotations
 import heapq
 from collections import Counter, deque
 from collections.abc import Callable
+from typing import Protocol
+
+from cyoloctl.errors import CyoloctlError
 
 __all__ = ["RIGHT_MS", "Timeline"]
 
@@ -15,6 +18,13 @@ RIGHT_MS = 100
 """A right wall clock differs from the true time by no more than this."""
 
 
+class Witness(Protocol):
+    """Whoever judges what the nodes say of faults; see `Causes`."""
+
+    def ended(self, name: str, error: CyoloctlError) -> None:
+        """The disk ended this node's process."""
+
+
 class Timeline:
     """The clock of a run; everything happens in `run_until`, in order of time.
 
@@ -22,7 +32,8 @@ class Timeline:
     the latest events, as time, text and values.  broken: the first invariant
     that broke, as kind and claim.  slept_ms: how much of the time of day the
     monotonic clocks have not seen.  monotonic_faults: some monotonic clock runs
-    fast, slow or leaps, and nothing is promised of cluster time.
+    fast, slow or leaps, and nothing is promised of cluster time.  acting: the
+    node whose turn it is, whose log lines these are.
     """
 
     def __init__(self) -> None:
@@ -32,6 +43,8 @@ class Timeline:
         self.broken: tuple[str, str] | None = None
         self.slept_ms = 0
         self.monotonic_faults = False
+        self.acting = ""
+        self.witness: Witness | None = None
         self._disturbed: dict[object, float] = {}
         self._events: list[tuple[float, int, Callable[[], object]]] = []
         self._number = 0

@@ -16,7 +16,9 @@ from typing import Any
 import pytest
 
 from cyoloctl.errors import StorageError
+from cyoloctl.members import problems
 from cyoloctl.model import name_of
+from cyoloctl.raft import links, replica
 from cyoloctl.raft.clock import ClusterClock
 from cyoloctl.raft.journal import Journal
 from cyoloctl.raft.links import Link, Links
@@ -82,6 +84,9 @@ def test_simulation_every_fault_breaks_no_invariant() -> None:
             "late bytes of an ended link",
             "stalled in a turn",
             "answered in time",
+            "named: link",
+            "named: clock",
+            "named: disk",
             "call answered",
             "call broken off",
             "told that it was removed",
@@ -380,9 +385,28 @@ CLOCKS: dict[str, Any] = {"faults": ("clock", "transfer"), "nodes": 3}
 
 Plant = Callable[[pytest.MonkeyPatch], None]
 
+
 # The fault, the seeds among which it must be found (rare ones begin shortly before it shows), what they
 # are aimed at, and as what it may be found.
+def silence_is_not_told(patch: pytest.MonkeyPatch) -> None:
+    """A peer that is not heard is told of only when its link ends."""
+    patch.setattr(links, "_SILENT_S", 1e9)
+
+
+def wrong_clocks_are_not_told(patch: pytest.MonkeyPatch) -> None:
+    """`status` finds no clock that is off."""
+    patch.setattr(problems, "CLOCK_OFF_MS", 1e18)
+
+
+def end_by_the_disk_is_not_told(patch: pytest.MonkeyPatch) -> None:
+    """A replica stops without a line in the log."""
+    patch.setattr(replica._log, "critical", lambda *_, **__: None)
+
+
 PLANTED: list[tuple[Plant, range, dict[str, Any], str]] = [
+    (silence_is_not_told, range(2000, 2005), {"faults": ("partition",)}, "unexplained"),
+    (wrong_clocks_are_not_told, range(2004, 2010), {"faults": ("clock",)}, "unexplained"),
+    (end_by_the_disk_is_not_told, range(2000, 2005), {"faults": ("disk",)}, "unexplained"),
     (no_first_sync, range(2000, 2020), {}, "persistence"),
     (no_second_sync, range(2000, 2003), {}, "persistence"),
     (failed_sync_is_retried, range(2000, 2010), {}, "disk, persistence, durability"),
