@@ -762,3 +762,241 @@ def test_leader_vetoes_an_election_against_itself() -> None:
     question = {"type": "pre_vote", "term": cluster.term("a") + 1, "last_log_index": 9, "last_log_term": 9}
     hear(cluster, "a", "c", question)
     assert [answer["granted"] for answer in said(cluster, mark, "a", "pre_vote_response")] == [False]
+
+
+def asked_at_term_1() -> OurCluster:
+    """`b` has asked whether it would win an election of term 1; nobody has answered."""
+    cluster = OurCluster("abc")
+    for name in "ac":
+        cluster.hold("b", name)
+    cluster.campaign("b")
+    return cluster
+
+
+def test_pre_vote_for_another_term_elects_nobody() -> None:
+    cluster = asked_at_term_1()
+    hear(cluster, "b", "c", {"type": "pre_vote_response", "term": 2, "granted": True})
+    assert cluster.term("b") == 0
+    hear(cluster, "b", "c", {"type": "pre_vote_response", "term": 1, "granted": True})
+    assert cluster.term("b") == 1
+
+
+def test_vote_of_a_learner_elects_nobody() -> None:
+    cluster = asked_at_term_1()
+    cluster.start_joiner("l", "abc")
+    hear(cluster, "b", "c", {"type": "pre_vote_response", "term": 1, "granted": True})
+    hear(cluster, "b", "l", {"type": "vote_response", "term": 1})
+    assert not cluster.is_leader("b")
+    hear(cluster, "b", "c", {"type": "vote_response", "term": 1})
+    assert cluster.is_leader("b")
+
+
+def test_question_that_was_open_when_the_leader_was_heard_again_is_void() -> None:
+    cluster = OurCluster("abc")
+    cluster.elect("a")
+    cluster.run(0.3)
+    for name in "ac":
+        cluster.hold("b", name)
+    cluster.campaign("b")
+    term = cluster.term("b")
+    last, last_term = cluster.log("b")[-1][1:]
+    hear(cluster, "b", "a", append(term, (last, last_term), commit=last))
+    hear(cluster, "b", "c", {"type": "pre_vote_response", "term": term + 1, "granted": True})
+    assert cluster.term("b") == term
+    assert cluster.replica("b").leader() == "a"
+
+
+@pytest.mark.parametrize(
+    ("term", "index", "last_term", "granted"),
+    [(3, 4, 1, True), (3, 9, 1, True), (3, 3, 1, False), (3, 9, 0, False), (3, 3, 2, True), (2, 4, 1, False)],
+    ids=["equal log", "longer", "shorter", "longer of an older term", "shorter of a later term", "own term"],
+)
+def test_pre_vote_is_for_a_later_term_and_a_log_that_lacks_nothing(
+    term: int, index: int, last_term: int, granted: bool
+) -> None:
+    cluster = follower_with_log(commit=2)
+    hear(cluster, "b", "a", append(2, (4, 1), commit=2))
+    cluster.advance(2.0)
+    mark = len(cluster.sent)
+    hear(
+        cluster,
+        "b",
+        "c",
+        {"type": "pre_vote", "term": term, "last_log_index": index, "last_log_term": last_term},
+    )
+    assert [answer["granted"] for answer in said(cluster, mark, "b", "pre_vote_response", "c")] == [granted]
+
+
+# -- what a leader sends -------------------------------------------------------------------------
+
+
+def leader_and_slow_peer(**limits: int) -> OurCluster:
+    """`a` leads; from now on nothing that it sends to `c` arrives."""
+    cluster = OurCluster("abc", limits=Limits(keep_entries=1000, **limits))
+    cluster.elect("a")
+    cluster.write("a", b"first")
+    cluster.run(0.3)
+    cluster.hold("a", "c")
+    return cluster
+
+
+def entry_bytes(messages: list[Any]) -> list[int]:
+    return [sum(len(command) for command, _, _ in message["entries"]) for message in messages]
+
+
+def test_slow_peer_is_sent_a_window_and_no_more_and_hears_its_leader_all_the_same() -> None:
+    cluster = leader_and_slow_peer(batch_bytes=300, window_bytes=1000)
+    mark = len(cluster.sent)
+    for number in range(40):
+        cluster.propose("a", b"%03d" % number + b"x" * 100)
+        cluster.tick("a", "b")
+        cluster.exchange("a", "b")
+    sent = said(cluster, mark, "a", "append_entries", "c")
+    assert 700 < sum(entry_bytes(sent)) <= 1300
+    assert all(size <= 300 for size in entry_bytes(sent))
+    before = len(sent)
+    cluster.run(1.0)
+    assert len(said(cluster, mark, "a", "append_entries", "c")) >= before + 5
+    cluster.release("a", "c")
+    cluster.run(1.0)
+    assert cluster.state("c") == cluster.state("a")
+
+
+def test_probe_is_sent_once_until_it_is_answered() -> None:
+    cluster = leader_and_slow_peer()
+    cluster.disconnect("a", "c")
+    mark = len(cluster.sent)
+    cluster.connect("a", "c")
+    for number in range(5):
+        cluster.propose("a", b"%d" % number)
+        cluster.tick("a")
+    with_entries = [size for size in entry_bytes(said(cluster, mark, "a", "append_entries", "c")) if size]
+    assert len(with_entries) <= 1
+
+
+def test_acknowledgement_of_what_was_never_sent_counts_for_nothing() -> None:
+    cluster = leader_and_slow_peer()
+    last = len(cluster.log("a"))
+    lie = {
+        "type": "append_response",
+        "term": cluster.term("a"),
+        "next_index": 99,
+        "reset": False,
+        "success": True,
+    }
+    hear(cluster, "a", "c", lie)
+    assert cluster.replica("a").status().match["c"] <= last
+    cluster.write("a", b"next")
+    assert cluster.errors("a") == []
+
+
+def test_leader_that_told_its_idle_followers_of_a_commit_sleeps_until_the_next_heartbeat() -> None:
+    cluster = leader_and_slow_peer()
+    cluster.release("a", "c")
+    cluster.run(0.3)
+    mark = len(cluster.sent)
+    cluster.propose("a", b"next")
+    for _ in range(3):
+        cluster.tick()
+        cluster.exchange()
+    told = len(said(cluster, mark, "a", "append_entries", "c"))
+    for _ in range(3):
+        cluster.advance(cluster.timing.commit_notice_s)
+        cluster.tick("a")
+        cluster.exchange()
+    assert cluster.commit_index("c") == cluster.commit_index("a") == len(cluster.log("a"))
+    assert len(said(cluster, mark, "a", "append_entries", "c")) == told + 1
+    assert cluster.replica("a").next_deadline() > cluster.now + 0.001
+
+
+def test_new_leadership_knows_no_acknowledgement() -> None:
+    cluster = leader_and_slow_peer()
+    assert cluster.replica("a").acknowledged("b") > 0
+    cluster.release("a", "c")
+    cluster.elect("b", "c")
+    cluster.run(0.3)
+    cluster.elect("a", "c")
+    assert cluster.replica("a").acknowledged("b") == 0
+
+
+def test_removed_node_that_acknowledged_its_removal_is_told_that_it_is_committed() -> None:
+    cluster = OurCluster("abc")
+    cluster.elect("a")
+    cluster.run(0.3)
+    cluster.hold("c", "a")
+    removal = cluster.remove("a", "c")
+    for _ in range(4):  # no time for a heartbeat
+        cluster.tick()
+        cluster.exchange()
+    assert removal.ok
+    mark = len(cluster.sent)
+    cluster.release("c", "a")
+    cluster.exchange("c", "a", rounds=2)
+    for _ in range(3):
+        cluster.tick()
+        cluster.exchange()
+    assert len(said(cluster, mark, "a", "append_entries", "c")) >= 1
+    assert "c" in cluster.replica("c").removed_peers()
+
+
+# -- reads that wait --------------------------------------------------------------------------------
+
+
+def test_read_counts_confirmations_of_present_voters_only() -> None:
+    cluster = OurCluster("abcde")
+    reading, question = asked_round(cluster)
+    confirmed = {"type": "read_confirmed", "seq": question["seq"], "term": question["term"]}
+    hear(cluster, "a", "d", confirmed)
+    engine = cluster.replica("a")._core.engine
+    engine.set_others({node for node in engine.others() if node.id != "d"})
+    hear(cluster, "a", "b", confirmed)
+    assert reading.pending
+    hear(cluster, "a", "c", confirmed)
+    assert reading.ok
+
+
+def test_read_waits_until_its_index_is_applied_here() -> None:
+    cluster = follower_with_log(commit=2)
+    hear(cluster, "b", "a", append(1, (4, 1), commit=2))
+    mark = len(cluster.sent)
+    reading = cluster.read("b")
+    cluster.tick("b")
+    (question,) = said(cluster, mark, "b", "read_index", "a")
+    hear(cluster, "b", "a", {"type": "read_index_result", "id": question["id"], "index": 4})
+    assert reading.pending
+    hear(cluster, "b", "a", append(1, (4, 1), commit=4))
+    assert reading.ok
+    assert reading.result == 4
+
+
+def asking(cluster: OurCluster) -> tuple[Outcome, dict[str, Any]]:
+    """`b` follows `a` and has asked it for an index."""
+    hear(cluster, "b", "a", append(1, (4, 1), commit=4))
+    mark = len(cluster.sent)
+    reading = cluster.read("b")
+    cluster.tick("b")
+    return reading, said(cluster, mark, "b", "read_index", "a")[0]
+
+
+def test_read_is_served_by_the_node_that_was_asked_only() -> None:
+    cluster = follower_with_log(commit=2)
+    reading, question = asking(cluster)
+    hear(cluster, "b", "c", {"type": "read_index_result", "id": question["id"], "index": 1})
+    hear(cluster, "b", "a", {"type": "read_index_result", "id": question["id"] - 1, "index": 1})
+    assert reading.pending
+    hear(cluster, "b", "a", {"type": "read_index_result", "id": question["id"], "index": 4})
+    assert reading.ok
+
+
+def test_question_that_is_not_answered_is_asked_again() -> None:
+    cluster = follower_with_log(commit=2)
+    reading, question = asking(cluster)
+    mark = len(cluster.sent)
+    for _ in range(4):
+        cluster.advance(0.2)
+        hear(cluster, "b", "a", append(1, (4, 1), commit=4))
+    again = said(cluster, mark, "b", "read_index", "a")
+    assert again
+    assert again[0]["id"] != question["id"]
+    hear(cluster, "b", "a", {"type": "read_index_result", "id": again[-1]["id"], "index": 4})
+    assert reading.ok
