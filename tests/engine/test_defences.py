@@ -22,7 +22,7 @@ from cyoloctl.errors import (
     StorageError,
 )
 from cyoloctl.model import RaftId, Stamp
-from cyoloctl.raft.batch import encode_batch, stamp_of
+from cyoloctl.raft.batch import decode_batch, encode_batch, stamp_of
 from cyoloctl.raft.journal import Journal, MemoryStore
 from cyoloctl.raft.replica import Replica
 from cyoloctl.raft.settings import Limits
@@ -1000,3 +1000,160 @@ def test_question_that_is_not_answered_is_asked_again() -> None:
     assert again[0]["id"] != question["id"]
     hear(cluster, "b", "a", {"type": "read_index_result", "id": again[-1]["id"], "index": 4})
     assert reading.ok
+
+
+# -- commands of peers ---------------------------------------------------------------------------
+
+
+def forward(identifier: int, *commands: bytes, after: int = 2) -> dict[str, Any]:
+    return {"type": "forward", "id": identifier, "commands": list(commands), "after": [after] * len(commands)}
+
+
+def leader_with_learner(**limits: int) -> OurCluster:
+    cluster = OurCluster("abc", limits=Limits(**limits))
+    cluster.elect("a")
+    cluster.start_joiner("l", "abc")
+    cluster.run(0.3)
+    return cluster
+
+
+def test_leader_admits_what_a_peer_may_propose_in_its_own_role() -> None:
+    cluster = leader_with_learner()
+    asked: list[tuple[bytes, str, str]] = []
+
+    def admit(command: bytes, peer: str, role: str) -> bytes | None:
+        asked.append((command, peer, role))
+        return b"refused" if role == "learner" else None
+
+    cluster.machines["a"].engine.machine.admit = admit
+    mark = len(cluster.sent)
+    hear(cluster, "a", "l", forward(1, b"of l"))
+    hear(cluster, "a", "b", forward(2, b"of b"))
+    assert asked == [(b"of l", "l", "learner"), (b"of b", "b", "voter")]
+    (answer,) = said(cluster, mark, "a", "forward_result", "l")
+    assert (answer["results"], answer["error"]) == ([b"refused"], None)
+    logged = [command for item, _, _ in cluster.log("a") for command, _ in decode_batch(item)]
+    assert logged == [b"of b"]
+
+
+def test_place_of_a_forwarded_command_is_logged_with_it() -> None:
+    cluster = leader_with_learner()
+    hear(cluster, "a", "b", forward(1, b"x1", after=1))
+    assert decode_batch(cluster.log("a")[-1][0]) == [(b"x1", 1)]
+
+
+def test_one_command_that_cannot_be_logged_leaves_no_answer_a_success() -> None:
+    cluster = leader_with_learner(entry_bytes=1000)
+    mark = len(cluster.sent)
+    hear(cluster, "a", "b", forward(1, b"x1", b"x" * 937))
+    cluster.run(0.3)
+    (answer,) = said(cluster, mark, "a", "forward_result", "b")
+    assert (answer["results"], answer["error"]) == ([], "not_leader")
+    assert cluster.state("a") == [b"x1"]
+
+
+def test_peers_commands_that_wait_at_a_deposed_leader_are_given_back() -> None:
+    cluster = leader_with_learner()
+    for name in "bc":
+        cluster.hold("a", name)
+    transfer = cluster.transfer("a", "b")  # so that they wait
+    mark = len(cluster.sent)
+    hear(cluster, "a", "c", forward(1, b"x1"))
+    assert transfer.pending
+    deposing = {"type": "append_response", "term": 9, "next_index": 1, "reset": False, "success": False}
+    hear(cluster, "a", "b", deposing)
+    (answer,) = said(cluster, mark, "a", "forward_result", "c")
+    assert (answer["results"], answer["error"]) == ([], "not_leader")
+
+
+def forwarded(cluster: OurCluster, *commands: bytes) -> tuple[list[Outcome], dict[str, Any]]:
+    """`b` follows `a` and has forwarded these commands."""
+    hear(cluster, "b", "a", append(1, (4, 1), commit=4))
+    outcomes = [cluster.propose("b", command) for command in commands]
+    mark = len(cluster.sent)
+    cluster.tick("b")
+    return outcomes, said(cluster, mark, "b", "forward", "a")[0]
+
+
+def result(message: dict[str, Any], *results: bytes, last: bool = True, error: str | None = None) -> Any:
+    return {
+        "type": "forward_result",
+        "id": message["id"],
+        "results": list(results),
+        "last": last,
+        "error": error,
+    }
+
+
+def test_write_is_answered_by_the_leader_that_was_asked_only() -> None:
+    cluster = follower_with_log(commit=2)
+    (outcome,), message = forwarded(cluster, b"x3")
+    hear(cluster, "b", "c", result(message, b"lie"))
+    assert outcome.pending
+    hear(cluster, "b", "a", result(message, b"3"))
+    assert outcome.result == b"3"
+
+
+@pytest.mark.parametrize(
+    ("results", "last"), [([b"3"], True), ([b"3", b"4", b"5"], False)], ids=["too few", "without end"]
+)
+def test_results_that_do_not_fit_answer_nothing_and_the_writes_are_sent_again(
+    results: list[bytes], last: bool
+) -> None:
+    cluster = follower_with_log(commit=2)
+    outcomes, message = forwarded(cluster, b"x3", b"x4")
+    mark = len(cluster.sent)
+    hear(cluster, "b", "a", result(message, *results, last=last))
+    assert all(outcome.pending for outcome in outcomes)
+    cluster.advance(1.0)
+    hear(cluster, "b", "a", append(1, (4, 1), commit=4))
+    (again,) = said(cluster, mark, "b", "forward", "a")
+    assert again["commands"] == [b"x3", b"x4"]
+
+
+def test_leader_that_could_not_place_a_write_is_asked_again_after_a_pause() -> None:
+    cluster = follower_with_log(commit=2)
+    _, message = forwarded(cluster, b"x3")
+    mark = len(cluster.sent)
+    hear(cluster, "b", "a", result(message, error="not_leader"))
+    for _ in range(3):
+        cluster.tick("b")
+    assert said(cluster, mark, "b", "forward") == []
+    cluster.advance(cluster.timing.transfer_retry_s)
+    cluster.tick("b")
+    assert len(said(cluster, mark, "b", "forward", "a")) == 1
+
+
+# -- handing leadership over -----------------------------------------------------------------------
+
+
+def test_target_of_a_handover_is_asked_once_it_holds_everything_and_again_until_it_leads() -> None:
+    cluster = leader_and_slow_peer()
+    cluster.propose("a", b"x1")
+    cluster.tick("a")
+    mark = len(cluster.sent)
+    cluster.transfer("a", "c")
+    cluster.tick("a")
+    assert said(cluster, mark, "a", "timeout_now") == []
+    cluster.deliver("a", "c")
+    cluster.exchange("c", "a")
+    for _ in range(4):
+        cluster.advance(cluster.timing.transfer_retry_s)
+        cluster.tick("a")
+    assert len(said(cluster, mark, "a", "timeout_now", "c")) >= 3
+
+
+def test_handover_goes_to_the_voter_that_holds_most() -> None:
+    cluster = leader_and_slow_peer()
+    cluster.write("a", b"x1")
+    mark = len(cluster.sent)
+    cluster.transfer("a", None)
+    cluster.tick("a")
+    assert said(cluster, mark, "a", "timeout_now", "b")
+
+
+def test_second_handover_is_refused_while_one_goes_on() -> None:
+    cluster = leader_and_slow_peer()
+    first, second = cluster.transfer("a", "c"), cluster.transfer("a", "b")
+    assert first.pending
+    assert isinstance(second.error, Conflict)
