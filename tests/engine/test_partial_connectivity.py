@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import Any, Literal
 
 import pytest
 
 from cyoloctl.raft import handover, vantage
 from cyoloctl.sim.reach import run_apart
+from tests.support.raft_ours import OurCluster
 
 pytestmark = [pytest.mark.fault, pytest.mark.slow]
 
@@ -28,6 +29,59 @@ def test_links_missing_every_node_that_reaches_a_majority_is_served_and_leadersh
     how: How, seeds: int
 ) -> None:
     assert broken(how, range(seeds)) == set()
+
+
+# -- how a leader moves --
+
+B_REACHES_MORE = vantage.View(frozenset("b"), {"b": frozenset("ac")})  # as a sees it; of c it has no answers
+
+
+def led_by_a(**options: Any) -> OurCluster:
+    cluster = OurCluster("abc", **options)
+    cluster.elect("a")
+    cluster.write("a", b"x1")
+    cluster.run(0.3)
+    cluster.views["a"] = B_REACHES_MORE
+    return cluster
+
+
+def test_leader_hands_over_to_a_voter_that_reaches_more() -> None:
+    cluster = led_by_a()
+    cluster.run(vantage.LASTING_S - 0.2)
+    assert cluster.is_leader("a")
+    assert cluster.run_until(lambda: cluster.is_leader("b"), within=1.0)
+
+
+def test_writes_wait_a_second_for_a_move_that_fails_and_the_next_one_comes_later() -> None:
+    cluster = led_by_a()
+    cluster.hold("a", "b")
+
+    def asked() -> bool:
+        return any(envelope.message["type"] == "timeout_now" for envelope in cluster.sent)
+
+    cluster.run_until(asked, within=vantage.LASTING_S + 1.0)
+    waiting = cluster.propose("a", b"held")
+    cluster.run(0.2)
+    assert waiting.pending
+    assert cluster.run_until(lambda: waiting.ok, within=1.0)
+    for number in range(7):
+        later = cluster.propose("a", b"later %d" % number)
+        assert cluster.run_until(lambda later=later: later.ok, within=0.5)  # type: ignore[misc]
+        cluster.run(0.5)
+    assert cluster.is_leader("a")
+
+
+def test_leader_that_was_handed_leadership_keeps_it_for_a_while() -> None:
+    cluster = led_by_a()
+    cluster.views.clear()
+    assert cluster.transfer("a", "b").pending
+    assert cluster.run_until(lambda: cluster.is_leader("b"), within=2.0)
+    assert cluster.transfer("b", "a").pending
+    assert cluster.run_until(lambda: cluster.is_leader("a"), within=2.0)
+    cluster.views["a"] = B_REACHES_MORE
+    cluster.run(8.0)
+    assert cluster.is_leader("a")
+    assert cluster.run_until(lambda: cluster.is_leader("b"), within=4.0)
 
 
 # -- each line of defence taken away, and the runs must notice --

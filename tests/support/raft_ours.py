@@ -15,6 +15,7 @@ from cyoloctl.raft.journal import Journal, MemoryStore
 from cyoloctl.raft.replica import Replica
 from cyoloctl.raft.settings import Limits, Timing
 from cyoloctl.raft.snapshot import SnapshotStore
+from cyoloctl.raft.vantage import NOTHING_SEEN, View
 from tests.support.engine_harness import Cluster, Luck, Machine, Outcome
 
 __all__ = ["ListMachine", "OurCluster", "append", "lagging"]
@@ -112,6 +113,7 @@ class OurCluster(Cluster):
         self.limits = replace(limits or Limits(keep_entries=0), uncommitted_entries=1_000_000)
         self.founders = tuple(names)
         self.held_saves: dict[str, list[Callable[[], None]]] = {}
+        self.views: dict[str, View] = {}  # what a node is told of links
         self._lives = 0
         self.opened.append(self)
         super().__init__(self.founders, directory=directory)
@@ -151,6 +153,7 @@ class OurCluster(Cluster):
             send=lambda peer, message: self._send(machine, replica, peer, message),
             flush=lambda: self._flush(machine, replica),
             run_save=lambda job: self._run_save(name, job),
+            view=lambda: self.views.get(name, NOTHING_SEEN),
             timing=self.timing,
             limits=self.limits,
         )
