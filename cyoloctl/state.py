@@ -85,7 +85,7 @@ from cyoloctl.replicated.requests import LIMITS, Forgotten, Limits, RequestTable
 from cyoloctl.text import canonical_json_in_slices, parse_canonical_json
 from cyoloctl.tokens.machine import SessionMachine
 
-__all__ = ["SNAPSHOT_VERSION", "ClusterState"]
+__all__ = ["SNAPSHOT_VERSION", "AppliedMembership", "ClusterState"]
 
 _M = TypeVar("_M", bound=Machine)
 
@@ -507,3 +507,24 @@ def _forgotten(index: int) -> bytes:
 def _bug(index: int) -> bytes:
     # A bug hits every node alike, and raising would stop each of them at this entry at every start.
     return encode_refusal(index, "internal", "a state machine failed: report this command")
+
+
+class AppliedMembership:
+    """The engine's view of nodes in the replicated machines: see `raft.MembershipView`."""
+
+    def __init__(self, state: ClusterState) -> None:
+        self._state = state
+
+    def is_removed(self, name: str) -> bool:
+        """See MembershipView."""
+        return self._state.members.is_removed(name)
+
+    def role(self, name: str) -> str | None:
+        """See MembershipView."""
+        member = self._state.members.get(name)
+        return None if member is None else member.role
+
+    def process(self, name: str) -> tuple[int, str, int] | None:
+        """See MembershipView."""
+        known = self._state.presence.get(name)
+        return None if known is None else (known.boots, known.boot, known.index)

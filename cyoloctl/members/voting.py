@@ -10,6 +10,7 @@ from functools import partial
 from typing import Any
 
 from cyoloctl.errors import AccessDenied, Conflict, CyoloctlError, NotFound
+from cyoloctl.members.duties import end_of_memory
 from cyoloctl.members.machine import MemberMachine
 from cyoloctl.model import LocalNode, RaftId, is_in_memory, name_of
 from cyoloctl.raft import Engine
@@ -48,32 +49,13 @@ class MemoryVotes:
         self._members = members
         self._calls = calls
         self._raft_id = raft_id
-        self._stepped_out: set[str] = set()
+        self.stepped_out: set[str] = set()
+        """Raft ids of members that have given their vote back and are stopping."""
         calls.offer("step_out", {"raft_id": str}, self._answer_step_out, to="members of the leader")
-
-    def has_stepped_out(self, raft_id: RaftId) -> bool:
-        """Whether a member has given its vote back and is stopping."""
-        return raft_id in self._stepped_out
 
     def end_of_memory(self) -> str | None:
         """Why stopping this member would end its cluster, whose state is in memory only; otherwise None."""
-        status = self._engine.status()
-        if self._node.storage != "memory" or self._raft_id not in status.voters:
-            return None
-        left = [raft_id for raft_id in status.voters if raft_id != self._raft_id]
-        name = self._node.name
-        if not left:
-            if len(self._members.members()) < 2:
-                return None  # alone: it begins afresh, as it always does
-            return f"{name} is the only voter of a cluster in memory: stopping it loses the whole state"
-        up = sum(1 for raft_id in left if raft_id in status.connected)
-        if up <= len(left) / 2:
-            return (
-                f"without {name} {up} of {len(left)} voters of a cluster in memory are up, no majority, and "
-                "whoever restarts has forgotten its vote: the cluster could never go on; bring the others "
-                "back, or remove those that are gone with `cyoloctl member remove NAME`"
-            )
-        return None
+        return end_of_memory(self._engine.status(), self._node.name, len(self._members.members()))
 
     async def give_vote_back(self, *, timeout_s: float) -> None:
         """Give up the vote of a member in memory before it stops, so that the others stay a majority.
@@ -102,13 +84,13 @@ class MemoryVotes:
 
     async def _step_out(self, raft_id: RaftId, timeout_s: float) -> Json:
         deadline = time.monotonic() + timeout_s
-        self._stepped_out.add(raft_id)
+        self.stepped_out.add(raft_id)
         try:
             await patiently(partial(self._engine.demote, raft_id), deadline)
         except NotFound:
             pass
         except BaseException:
-            self._stepped_out.discard(raft_id)
+            self.stepped_out.discard(raft_id)
             raise
         _log.info("a member in memory gave its vote back", extra={"member": name_of(raft_id)})
         return {"raft_id": raft_id}

@@ -17,7 +17,7 @@ import signal
 import socket
 import ssl
 import time
-from collections.abc import Callable, Coroutine
+from collections.abc import Callable, Coroutine, Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, cast
@@ -34,7 +34,7 @@ from cyoloctl.errors import (
 from cyoloctl.gateway.server import Gateway, tls_context
 from cyoloctl.gateway.settings import GatewaySettings
 from cyoloctl.gateway.settings import Limits as GatewayLimits
-from cyoloctl.model import Address, RaftId
+from cyoloctl.model import Address, NodeName, RaftId, parse_address, parse_name
 from cyoloctl.node import logs
 from cyoloctl.node.config import CONFIG_NAME, Config, GatewayConfig, load_config
 from cyoloctl.node.dialing import Dialer
@@ -62,7 +62,7 @@ from cyoloctl.raft import (
     memory_storage,
     open_storage,
 )
-from cyoloctl.state import ClusterState
+from cyoloctl.state import AppliedMembership, ClusterState
 from cyoloctl.web.listener import Guest, Listener, raise_descriptor_limit
 from cyoloctl.web.lookup import Host
 from cyoloctl.web.strangers import Visitors, callers_limit, stranger_limits
@@ -96,24 +96,6 @@ _UNWANTED = {
         "and join under a new name with an empty data directory"
     ),
 }
-
-
-class _AppliedMembership:
-    """The engine's view of nodes in the replicated machines."""
-
-    def __init__(self, machine: ClusterState) -> None:
-        self._machine = machine
-
-    def is_removed(self, name: str) -> bool:
-        return self._machine.members.is_removed(name)
-
-    def role(self, name: str) -> str | None:
-        member = self._machine.members.get(name)
-        return None if member is None else member.role
-
-    def process(self, name: str) -> tuple[int, str, int] | None:
-        known = self._machine.presence.get(name)
-        return None if known is None else (known.boots, known.boot, known.index)
 
 
 class _Demultiplexer(asyncio.Protocol):
@@ -164,6 +146,8 @@ class Node:
 
     async def start(self) -> None:
         """Start.  Raises ConfigError, StorageError, Conflict or VersionMismatch; nothing runs then."""
+        if self._config.storage == "memory":
+            self._config = replace(self._config, peers=self._peers_known_last())
         config = self._config
         pki_dir = self._data_dir / PKI_DIRECTORY
         # Its dates are judged by the cluster's time, which the service knows (CertificateRenewal.start).
@@ -247,7 +231,7 @@ class Node:
             connect=Dialer(self.tls).connect,
             describe=self._describe,
             on_call=self._on_call,
-            membership_view=_AppliedMembership(machine),
+            membership_view=AppliedMembership(machine),
         )
         self.service = Service(
             config,
@@ -423,6 +407,26 @@ class Node:
         second cluster beside the members that live.
         """
         return not self._config.peers and not (self._data_dir / _KNOWN_PEERS).exists()
+
+    def _peers_known_last(self) -> Mapping[NodeName, Address]:
+        """The other members when this node ran last; those of node.yaml when that was written later.
+
+        A log in memory is empty now, and a node with an empty log believes a majority of these.  Some
+        that node.yaml names may be removed by now, and would have to agree otherwise.
+        """
+        configured = self._config.peers
+        path, yaml = self._data_dir / _KNOWN_PEERS, self._data_dir / CONFIG_NAME
+        if not path.exists() or path.stat().st_mtime < yaml.stat().st_mtime:
+            return configured
+        try:
+            known = json.loads(path.read_text())
+            peers = {parse_name(name): parse_address(address) for name, address in known.items()}
+        except (OSError, ValueError, TypeError, AttributeError, CyoloctlError) as error:
+            _log.warning(
+                "the peers known last cannot be read", extra={"path": str(path), "error": str(error)}
+            )
+            return configured
+        return {name: configured.get(name, address) for name, address in peers.items()} or configured
 
     async def _remember_peers(self) -> None:
         path = self._data_dir / _KNOWN_PEERS

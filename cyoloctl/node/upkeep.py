@@ -13,10 +13,11 @@ from cyoloctl.errors import CyoloctlError
 from cyoloctl.keys.operations import KeyOperations
 from cyoloctl.members.addresses import Addresses
 from cyoloctl.members.api import Problem
+from cyoloctl.members.duties import changes_due, has_place, process_due, reach_due
 from cyoloctl.members.problem_log import ProblemLog
 from cyoloctl.members.records import Member
 from cyoloctl.members.voting import MemoryVotes
-from cyoloctl.model import RaftId, is_in_memory
+from cyoloctl.model import RaftId, name_of
 from cyoloctl.node.config import Config
 from cyoloctl.pki.x509 import public_key_sha256
 from cyoloctl.replicated.proposer import Proposer
@@ -121,7 +122,7 @@ class Upkeep:
         members = self._members
         name = self._config.name
         mine = members.get(name)
-        if members.is_removed(name) or (mine is None and (members.members() or not self._engine.is_leader())):
+        if not has_place(members, name, leads=self._engine.is_leader()):
             return False  # not admitted yet, as far as this node has applied
         key_hash = public_key_sha256(self._certificates.files.certificate_pem)
         if mine is not None and mine.key_hash not in (None, key_hash):
@@ -158,25 +159,16 @@ class Upkeep:
         So that a copy of a disk, or an older one that comes back, is known as such by every node.
         """
         presence, name = self._presence, str(self._config.name)
-        boots, boot = self._process
-        known = presence.get(name)
-        if boots and self._members.get(name) is not None and (known is None or known.boots < boots):
-            arguments = {
-                "name": name,
-                "boots": boots,
-                "boot": boot,
-                "index": self._engine.applied_index(),
-            }
-            await self._proposer.apply("presence", "boot", arguments, request_id=None, timeout_s=5.0)
-            return True
+        if self._members.get(name) is not None:
+            boot = process_due(name, *self._process, presence.get(name), self._engine.applied_index())
+            if boot is not None:
+                await self._proposer.apply("presence", "boot", boot, request_id=None, timeout_s=5.0)
+                return True
         if self._engine.is_leader():
-            status = self._engine.status()
-            for raft_id in status.voters:
-                index, known = self._engine.acknowledged(raft_id), presence.get(raft_id)
-                if raft_id not in status.connected and known is not None and index > known.index:
-                    reached = {"name": raft_id, "index": index}
-                    await self._proposer.apply("presence", "reached", reached, request_id=None, timeout_s=5.0)
-                    return True
+            reached = reach_due(self._engine.status(), presence.get, self._engine.acknowledged)
+            if reached is not None:
+                await self._proposer.apply("presence", "reached", reached, request_id=None, timeout_s=5.0)
+                return True
         return False
 
     async def _announce_gateway(self) -> bool:
@@ -192,27 +184,17 @@ class Upkeep:
 
     async def _promote(self) -> bool:
         """As leader: voters in waiting become voters, what a removal left half done is finished."""
-        status = self._engine.status()
-        members = self._members.members()
-        known = {member.raft_id for member in members}
-        busy = False
-        for member in members:
-            if member.raft_id in status.removed:
+        due, busy = changes_due(
+            self._engine.status(), self._members.members(), stepped_out=self._votes.stepped_out
+        )
+        for change in due:
+            if change.what == "forget":
                 await self._proposer.apply(
-                    "members", "remove", {"name": member.name}, request_id=None, timeout_s=5.0
+                    "members", "remove", {"name": change.target}, request_id=None, timeout_s=5.0
                 )
-            elif member.role == "voter" and member.raft_id not in status.voters:
-                busy = True
-                if member.raft_id in status.learners and not self._votes.has_stepped_out(member.raft_id):
-                    await self._engine.add_voter(member.raft_id, timeout_s=5.0)
-                    _log.info("promoted", extra={"member": member.name})
-        for raft_id in status.voters:
-            # A member that keeps its log in memory came back under a new raft id.
-            if (
-                raft_id not in known
-                and raft_id != self._raft_id
-                and is_in_memory(raft_id)
-                and len(status.voters) > 1
-            ):
-                await self._engine.demote(raft_id, timeout_s=5.0)
+            elif change.what == "promote":
+                await self._engine.add_voter(RaftId(change.target), timeout_s=5.0)
+                _log.info("promoted", extra={"member": name_of(RaftId(change.target))})
+            else:
+                await self._engine.demote(RaftId(change.target), timeout_s=5.0)
         return busy

@@ -6,7 +6,7 @@ package.
 
 from cyoloctl.raft.absences import CERTIFICATE
 from cyoloctl.raft.clock import MEASURED_S, ClusterClock, is_a_time
-from cyoloctl.raft.engine import Engine, MembershipView
+from cyoloctl.raft.engine import Engine
 from cyoloctl.raft.inspection import JournalCopy, LogEntry, copy_journal, inspect_journal
 from cyoloctl.raft.journal import Journal, MemoryStore
 from cyoloctl.raft.links import COPY, DISK_FAILED, NO_MEMORY, OLDER, REMOVED, Refusal
@@ -17,6 +17,7 @@ from cyoloctl.raft.sqlite_store import SqliteStore
 from cyoloctl.raft.status import ReplicaStatus, Trouble
 from cyoloctl.raft.stores import count_start, create_storage, memory_storage, open_storage
 from cyoloctl.raft.transport import PeerIdentity, PeerInfo
+from cyoloctl.raft.verdicts import MembershipView
 
 __all__ = [
     "CERTIFICATE",

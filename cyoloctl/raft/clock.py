@@ -152,9 +152,13 @@ class ClusterClock:
 
     def now_unix_ms(self) -> int:
         """Cluster time in Unix milliseconds; 0 while it was never known.  Never goes back within an epoch."""
+        return self._at(self._monotonic())
+
+    def _at(self, at: float) -> int:
+        """Cluster time at a monotonic second."""
         if not self._base_ms:
             return 0
-        elapsed = max(0.0, self._monotonic() - self._base_at)
+        elapsed = max(0.0, at - self._base_at)
         return min(int(self._base_ms + elapsed * 1000 * self._rate), _MAX_UNIX_MS)
 
     def told(self) -> tuple[int, int]:
@@ -163,8 +167,17 @@ class ClusterClock:
             return self.epoch, 0
         return self.epoch, self.now_unix_ms()
 
-    def _set(self, now_ms: float, rate: float = 1.0) -> None:
-        self._base_ms, self._base_at, self._rate = now_ms, self._monotonic(), rate
+    def _set(self, now_ms: float, rate: float = 1.0, *, at: float | None = None) -> None:
+        """Let the clock show a time and run at a rate from now on.
+
+        at: the monotonic second for which the time was worked out.  With another look at the monotonic
+        clock, what passes between the two would be lost: the process may stall there for seconds.
+        """
+        self._base_ms, self._base_at, self._rate = now_ms, self._monotonic() if at is None else at, rate
+
+    def _go_on(self, at: float, rate: float = 1.0) -> None:
+        """Run at a rate from this monotonic second on, from what the clock shows then."""
+        self._set(self._at(at), rate, at=at)
 
     def walls(self, *, since: float = -1e9) -> Mapping[str, int]:
         """Least present readings of the wall clocks, by name: this node's own and those measured lately.
@@ -229,7 +242,8 @@ class ClusterClock:
         """The leader's clock showed this a moment ago; 0: it does not know the time yet."""
         if self._leads_since is not None or epoch < self.epoch or not time_unix_ms:
             return
-        now = self.now_unix_ms()
+        at = self._monotonic()
+        now = self._at(at)
         if epoch > self.epoch or time_unix_ms >= now:
             self.epoch = epoch
             self._far_ahead_since = None
@@ -238,12 +252,12 @@ class ClusterClock:
         if now - time_unix_ms <= _FAR_AHEAD_MS:
             self._far_ahead_since = None
         elif self._far_ahead_since is None:
-            self._far_ahead_since = self._monotonic()
-        elif self._monotonic() - self._far_ahead_since >= SURE_S:
+            self._far_ahead_since = at
+        elif at - self._far_ahead_since >= SURE_S:
             self._far_ahead_since = None
             self._set(time_unix_ms)
             return
-        self._set(now, 1.0 - _SLEW if now - time_unix_ms > _NOISE_MS else 1.0)
+        self._go_on(at, 1.0 - _SLEW if now - time_unix_ms > _NOISE_MS else 1.0)
 
     def applied(self, stamp: Stamp) -> None:
         """The state machine holds this stamp: time is not earlier, and a new epoch sets it."""
@@ -266,7 +280,7 @@ class ClusterClock:
         self._leads_since = now
         self._steady_ms, self._steady_at = float(last.steady_ms), now
         self._last = last
-        self._set(self.now_unix_ms())
+        self._go_on(now)
         self._behind = self._pending_ms = self._held_since = None
         ahead = last.moment > (self.epoch, self.now_unix_ms())
         self._step = _Step(last, now, logged=True, inherited=True) if ahead else None
@@ -276,7 +290,7 @@ class ClusterClock:
         """This node has stopped leading."""
         self._steady_ms = self._steady_now()
         self._leads_since = None
-        self._set(self.now_unix_ms())
+        self._go_on(self._monotonic())
         self._behind = self._pending_ms = self._held_since = self._step = None
 
     def _steady_now(self) -> float:
@@ -310,30 +324,30 @@ class ClusterClock:
             return
         self._judged_at = at
         majority = self.majority_unix_ms(voters, since=since)
-        now = self.now_unix_ms()
+        now = self._at(at)
         if self._step is not None and self._step.logged:
             return  # time moves when its entry is applied
         self._step = None
         if majority is None:
             self._behind = self._pending_ms = None
-            self._set(now)
+            self._go_on(at)
             return
         if not now:
             self._begin_step(majority)  # a new cluster: there is nothing yet that could expire
             return
         behind_ms = majority - now
         if behind_ms > STEP_S * 1000:
-            self._set(now)
+            self._go_on(at)
             self._maybe_step(at, now, voters, since)
             return
         self._behind = self._pending_ms = self._held_since = None
         if behind_ms > _NOISE_MS:
             # Not past the majority's time before the next look.
-            self._set(now, 1.0 + min(_SLEW, behind_ms / 2000))
+            self._go_on(at, 1.0 + min(_SLEW, behind_ms / 2000))
         elif _NOISE_MS < -behind_ms < _SLEW_LIMIT_MS:
-            self._set(now, 1.0 - _SLEW)
+            self._go_on(at, 1.0 - _SLEW)
         else:
-            self._set(now)
+            self._go_on(at)
 
     def _maybe_step(self, at: float, now: int, voters: Collection[str], since: float) -> None:
         walls = self.walls(since=since)

@@ -9,13 +9,13 @@ import random
 import time
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from functools import partial
-from typing import Any, Protocol
+from typing import Any
 
 from cyoloctl.errors import CyoloctlError, InternalError, NoLeader, OutcomeUnknown, StorageError
-from cyoloctl.model import RaftId, is_in_memory, majority, name_of
+from cyoloctl.model import RaftId, name_of
 from cyoloctl.raft.clock import ClusterClock
 from cyoloctl.raft.journal import Journal
-from cyoloctl.raft.links import COPY, DISK_FAILED, NO_MEMORY, OLDER, REMOVED, Hello, Pong, Refusal
+from cyoloctl.raft.links import COPY, DISK_FAILED, NO_MEMORY, REMOVED, Hello, Pong, Refusal
 from cyoloctl.raft.machine import StateMachine
 from cyoloctl.raft.messages import encode
 from cyoloctl.raft.proposals import no_leader
@@ -26,9 +26,9 @@ from cyoloctl.raft.status import ReplicaStatus
 from cyoloctl.raft.ticker import Ticker
 from cyoloctl.raft.transport import Connector, Identify, PeerIdentity, PeerInfo, PeerNetwork
 from cyoloctl.raft.vantage import View
-from cyoloctl.raft.witnesses import Witnesses
+from cyoloctl.raft.verdicts import MembershipView, Verdicts
 
-__all__ = ["Engine", "MembershipView"]
+__all__ = ["Engine"]
 
 _log = logging.getLogger("cyoloctl.raft")
 
@@ -36,42 +36,6 @@ _OUT_OF_MEMORY = (
     "the Raft engine ran out of memory (MemoryError): give the node more (the limit of its service, "
     "ulimit -v, the machine), then start it again"
 )
-
-
-class MembershipView(Protocol):
-    """Nodes in the replicated state, as far as this node has applied it."""
-
-    def is_removed(self, name: str) -> bool:
-        """True when the name was removed from the cluster."""
-        ...
-
-    def role(self, name: str) -> str | None:
-        """``voter`` or ``learner``, as the node was admitted; None when it is unknown."""
-        ...
-
-    def process(self, name: str) -> tuple[int, str, int] | None:
-        """Boots and boot of the node's latest process, and an index that its disk held; None when unknown."""
-        ...
-
-
-def _is_copy(known: tuple[int, str, int] | None, boots: int, boot: str) -> bool:
-    """Whether the register knows a later process, or another one that was counted the same."""
-    if known is None or not boots:
-        return False
-    return known[0] > boots or (known[0] == boots and known[1] != boot)
-
-
-class _NobodyKnown:
-    """The register of an engine without replicated members."""
-
-    def is_removed(self, name: str) -> bool:
-        return False
-
-    def role(self, name: str) -> str | None:
-        return "voter"
-
-    def process(self, name: str) -> tuple[int, str, int] | None:
-        return None
 
 
 class Engine:
@@ -107,10 +71,9 @@ class Engine:
         limits: Limits = DEFAULT_LIMITS,
     ) -> None:
         self._name = identity.name
-        self._process = (identity.boots, identity.boot)
-        self._membership_view: MembershipView = membership_view or _NobodyKnown()
-        self._witnesses = Witnesses()
-        self._named: frozenset[str] = frozenset()
+        self._verdicts = Verdicts(
+            identity.name, boots=identity.boots, boot=identity.boot, register=membership_view
+        )
         self._unwanted = False
         self._loop = asyncio.get_running_loop()
         self._journal = journal
@@ -133,13 +96,14 @@ class Engine:
             send=self._queue,
             run_save=self._run_save,
             flush=self._flush,
-            may_lead=self._may_lead,
+            may_lead=self._verdicts.may_lead,
             view=self._view,
             timing=timing,
             limits=limits,
         )
         self._ticker = Ticker(self._loop, self._tick, self._next_deadline)
         self._network = PeerNetwork(identity, self, identify=identify, connect=connect, rng=rng)
+        self._verdicts.attach(self._replica, self._network)
         self._changed = asyncio.Event()
         self._failure: asyncio.Future[CyoloctlError] = self._loop.create_future()
         self._started = False
@@ -160,7 +124,7 @@ class Engine:
         self._replica.on_change = self._notify
         self._replica.start()
         self._started = True
-        self._named = frozenset(addresses) - {self._name}
+        self._verdicts.named = frozenset(addresses) - {self._name}
         self._network.set_addresses(addresses)
         self._network.start()
         self._ticker.wake()
@@ -342,7 +306,7 @@ class Engine:
         """
         deadline = self._loop.time() + timeout_s
         while not (self._unwanted or self._failure.done() or self.leader()):
-            if self._network.all_tried(self._voter_names()) and not self.kept_out_by():
+            if self._network.all_tried(self._verdicts.voter_names()) and not self.kept_out_by():
                 return
             left = deadline - self._loop.time()
             if left <= 0:
@@ -351,7 +315,7 @@ class Engine:
 
     def kept_out_by(self) -> dict[str, str]:
         """Peers that keep this process out at present, and why; no majority yet."""
-        return self._witnesses.said(self._loop.time())
+        return self._verdicts.kept_out_by(self._loop.time())
 
     def acknowledged(self, raft_id: RaftId) -> int:
         """The highest committed index that a peer is known to hold; 0 unless this node leads."""
@@ -366,13 +330,9 @@ class Engine:
         self._network.disconnect(name, reason=reason)
 
     def part_with_copies(self) -> None:
-        """End links with processes that the register, as it is by now, knows to run on a copy.
-
-        Two copies that started at once may each have found a peer that had not heard of the other.
-        """
-        for name, info in self._network.peers().items():
-            if _is_copy(self._membership_view.process(name), info.boots, info.boot):
-                self._network.disconnect(name, reason=COPY)
+        """End links with processes that run on a copy, as far as the register tells by now."""
+        for name in list(self._verdicts.copies()):
+            self._network.disconnect(name, reason=COPY)
 
     def reconnect(self, name: str) -> None:
         """End the link with a peer, to make another one at once: this node has a new certificate."""
@@ -421,14 +381,12 @@ class Engine:
                 if applied >= index and not future.done():
                     future.set_result(None)
         if replica.disputed is not None:
-            self._settle_dispute()
+            self._verdicts.settle_dispute()
         if replica.failed is not None and not self._failure.done():
             self._failure.set_result(replica.failed)
             self._say_farewell(replica.failed)
-        elif not self._unwanted and self.is_removed(replica.raft_id):
-            self._end(REMOVED)
-        elif not self._unwanted and _is_copy(self._membership_view.process(self._name), *self._process):
-            self._end(COPY)
+        elif not self._unwanted and (reason := self._verdicts.end()) is not None:
+            self._end(reason)
 
     def _say_farewell(self, error: CyoloctlError) -> None:
         """Tell the peers at once what stops this node: their `status` shall name it."""
@@ -437,37 +395,10 @@ class Engine:
         elif isinstance(error, StorageError):
             self._network.part(DISK_FAILED)
 
-    def _settle_dispute(self) -> None:
-        """Whose log is wrong, a majority of the voters decides: whom they follow (row 1)."""
-        disputed = self._replica.disputed
-        assert disputed is not None
-        leader = name_of(disputed[0])
-        peers, voters = self._network.peers(), self._voter_names()
-        following = [
-            name
-            for name in voters
-            if name in peers and (name == leader or peers[name].info.get("leader") == leader)
-        ]
-        if len(following) >= majority(len(voters)):
-            self._replica.fail_disputed()
-
-    def _voter_names(self) -> frozenset[str]:
-        return frozenset(name_of(raft_id) for raft_id in self._replica.voters())
-
     def _end(self, reason: str) -> None:
         if not self._unwanted:
             self._unwanted = True
             self.on_unwanted(reason)
-
-    def _may_lead(self, raft_id: RaftId) -> bool:
-        """Whether a peer that is no voter in this node's log may be one by now: see DESIGN.md."""
-        if self._membership_view.role(name_of(raft_id)) == "voter":
-            return True
-        peers, voters = self._network.peers(), self._voter_names()
-        if voters:
-            return any(raft_id in peers[name].voters for name in voters if name in peers)
-        said = sum(raft_id in peers[name].voters for name in self._named if name in peers)
-        return not self._named or said >= majority(len(self._named))
 
     def _view(self) -> View:
         return self._network.view()
@@ -504,7 +435,7 @@ class Engine:
     # The network reports here.
 
     def on_peer_connected(self, raft_id: RaftId) -> None:
-        self._witnesses.withdrawn(name_of(raft_id))
+        self._verdicts.took_in(name_of(raft_id))
         self._replica.peer_connected(raft_id)
         self._ticker.wake()
         self._notify()
@@ -519,38 +450,18 @@ class Engine:
             self._ticker.wake()
 
     def is_removed(self, raft_id: RaftId) -> bool:
-        """True when a committed entry removed it, by its name or as this raft id.
-
-        A node whose log is in memory has a new raft id with each start: the name holds for all of them.
-        """
-        name = name_of(raft_id)
-        return raft_id in self._replica.removed_peers() or self._membership_view.is_removed(name)
+        return self._verdicts.is_removed(raft_id)
 
     def refusal(self, hello: Hello) -> str | None:
-        """Why a process must be kept out: its disk is a copy, or older than what its node acknowledged."""
-        if is_in_memory(hello.raft_id):
-            return None
-        known = self._membership_view.process(hello.name)
-        if known is not None:
-            boots, boot, index = known
-            if hello.boots == boots and hello.boot != boot:
-                return COPY
-            if hello.boots < boots or hello.last_index < index:
-                return OLDER
-        if hello.boot != self._network.last_process(hello.name) and self._replica.forgot(
-            hello.raft_id, hello.term, hello.last_index
-        ):
-            return OLDER
-        return None
+        return self._verdicts.refusal(hello)
 
     def on_refused(self, name: str, reason: str) -> None:
         """One peer's word; a majority of the voters convinces."""
         now = self._loop.time()
-        if name not in self._witnesses.said(now):
+        if name not in self._verdicts.kept_out_by(now):
             _log.warning("a peer keeps this node out", extra={"peer": name, "reason": reason})
             self._notify()
-        self._witnesses.heard(name, reason, now)
-        verdict = self._witnesses.verdict(self._voter_names() or self._named, now)
+        verdict = self._verdicts.kept_out(name, reason, now)
         if verdict is not None:
             self._end(verdict)
 

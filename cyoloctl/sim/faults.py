@@ -7,10 +7,10 @@ from collections.abc import Callable, Iterable
 from typing import Any
 
 from cyoloctl.errors import CyoloctlError
-from cyoloctl.model import RaftId, is_in_memory
-from cyoloctl.raft.vendor import NO_OP
-from cyoloctl.sim.liveness import HANDOVER
+from cyoloctl.model import RaftId, name_of
+from cyoloctl.sim.joining import admit
 from cyoloctl.sim.node import Node
+from cyoloctl.sim.timeline import HANDOVER
 from cyoloctl.sim.world import World
 
 __all__ = ["FAULTS", "Faults"]
@@ -42,7 +42,7 @@ class Faults:
 
     def start(self) -> None:
         """Begin, shortly after the nodes."""
-        self._time.later(0.5, self._renew)
+        self._world.before_change = self._right_clocks
         if self._names:
             self._time.later(0.5 + self._rng.expovariate(1 / self._mean_s), self._inject)
 
@@ -89,16 +89,20 @@ class Faults:
             self._time.log("%s is stopped", node.name)
             node.quit()
         elif how < 0.92:
-            node.crash(power=how < 0.75)
+            self._crash(node, power=how < 0.75)
         else:
             for other in self._exposed():
-                other.crash(power=how < 0.97)
+                self._crash(other, power=how < 0.97)
         return True
+
+    def _crash(self, node: Node, *, power: bool) -> None:
+        if self._world.may_lose(node):
+            node.crash(power=power)
 
     def disk(self) -> bool:
         """A disk fails at its next sync, is full for a while, or slow."""
         node = self._victim()
-        if node is None:
+        if node is None or node.memory:
             return False
         disk, how = node.disk, self._rng.randrange(3)
         self._time.disturb(node.name)
@@ -246,7 +250,7 @@ class Faults:
             return False
         self._time.log("the wall clock of %s shows %d", node.name, node.wall_unix_ms())
         if self._rng.random() < 0.2 and node.replica is not None and node.name not in self.spared:
-            node.crash(power=True)  # a machine that starts with a wrong clock
+            self._crash(node, power=True)  # a machine that starts with a wrong clock
         return True
 
     def _monotonic(self) -> bool:
@@ -262,7 +266,8 @@ class Faults:
 
     def _sleep(self) -> bool:
         """All machines stop; hours or days later they start again."""
-        if self.spared or not self._world.running():
+        nodes = self._world.running()
+        if self.spared or not nodes or any(node.memory for node in self._world.nodes.values()):
             return False
         for node in self._world.running():
             node.crash(power=True)
@@ -318,14 +323,14 @@ class Faults:
         leader = self._rng.choice(leaders)
         assert leader.replica is not None
         status = leader.replica.status()
-        kept = {leader.raft_id, *self.spared}
-        others = [name for name in status.voters if name not in kept and not is_in_memory(name)]
+        others = [name for name in status.voters if name_of(name) not in {leader.name, *self.spared}]
         if what == "add":
             targets = list(status.learners)
         elif what == "demote":
             targets = others
         else:
-            targets = [*others, *(name for name in status.learners if not is_in_memory(name))]
+            targets = [*others, *status.learners]
+        targets = [name for name in targets if name_of(name) in self._world.nodes]
         if not targets:
             return False
         self._change(leader, what, self._rng.choice(targets))
@@ -335,59 +340,27 @@ class Faults:
         if self._joined >= _JOINERS:
             return False
         self._joined += 1
-        name, memory = RaftId(f"x{self._joined}"), self._rng.random() < 0.5
-        self._time.log("%s joins%s", name, ", its log in memory" if memory else "")
-        self._world.add_node(name, [(NO_OP, 1, 0)], memory=memory)
-        self._time.count("join")
-        if not memory and self._rng.random() < 0.7:
-            self._time.later(0.5, lambda: self._promote(name))
+        admit(
+            self._world,
+            f"x{self._joined}",
+            memory=self._rng.random() < 0.5,
+            learner=self._rng.random() < 0.3,
+        )
         return True
-
-    def _promote(self, name: RaftId) -> None:
-        """Ask until the joiner is a voter, as a real node does."""
-        if not self._world.working:
-            return
-        for leader in self._world.leaders():
-            assert leader.replica is not None
-            status = leader.replica.status()
-            if name in status.voters or name in status.removed:
-                return
-            self._change(leader, "add", name)
-        self._time.later(0.5, lambda: self._promote(name))
-
-    def _renew(self) -> None:
-        """Promote a member in memory under its new raft id and remove its old one, as a real node does."""
-        current = {node.raft_id for node in self._world.nodes.values()}
-        for leader in self._world.leaders():
-            assert leader.replica is not None
-            status = leader.replica.status()
-            targets = [(name, "add") for name in status.learners if is_in_memory(name) and name in current]
-            targets += [
-                (name, "remove") for name in status.voters if is_in_memory(name) and name not in current
-            ]
-            if targets:
-                name, what = self._rng.choice(targets)
-                self._change(leader, what, name)
-        self._time.later(0.3, self._renew)
 
     def _change(self, leader: Node, what: str, target: RaftId) -> None:
         """Ask a leader for a change of the configuration."""
 
         def done(index: Any, error: CyoloctlError | None) -> None:
             if error is None:
-                self._world.invariants.acknowledged_change(leader, index)
-                self._time.count(f"{what} in memory" if is_in_memory(target) else what)
-                self._time.log("%s of %s took place at %s", what, target, index)
+                leader.changed(what, target, index)
+                if what == "remove" and self._rng.random() < 0.7:  # otherwise another leader finishes it
+                    leader.upkeep.forget(name_of(target))
 
-        if not self._is_minority(self._believed_wrong(), fewer=1):
-            for node in self._world.nodes.values():  # the voters may become fewer, the wrong clocks not
-                if node.wall_is_wrong():
-                    node.set_wall(None)
+        self._right_clocks()
 
         def ask() -> None:
             if leader.replica is not None:
-                if _leaves_too_few_disks(leader.replica.voters(), what, target):
-                    return
                 change = {
                     "add": leader.replica.add_voter,
                     "demote": leader.replica.demote,
@@ -397,6 +370,13 @@ class Faults:
 
         self._time.log("%s is asked to %s %s", leader.name, what, target)
         leader.put(leader.life, ask)
+
+    def _right_clocks(self) -> None:
+        """The voters may become fewer: the wrong clocks must stay a minority."""
+        if not self._is_minority(self._believed_wrong(), fewer=1):
+            for node in self._world.nodes.values():
+                if node.wall_is_wrong():
+                    node.set_wall(None)
 
     def transfer(self) -> bool:
         """A leader is asked to hand leadership over."""
@@ -431,18 +411,6 @@ class Faults:
 
         node.put(node.life, compact)
         return True
-
-
-def _leaves_too_few_disks(voters: frozenset[RaftId], what: str, target: RaftId) -> bool:
-    """True when half of the voters or more would keep their log in memory after a change.
-
-    A crash of all of those would end the cluster, as it must.
-    """
-    in_memory = sum(is_in_memory(name) for name in voters)
-    on_disk = len(voters) - in_memory
-    in_memory += what == "add" and is_in_memory(target)
-    on_disk -= what != "add" and target in voters and not is_in_memory(target)
-    return in_memory >= on_disk and in_memory > 0
 
 
 _TABLE: dict[str, tuple[int, Callable[[Faults], bool]]] = {

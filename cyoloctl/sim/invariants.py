@@ -276,6 +276,7 @@ class Invariants:
         self._configurations: list[tuple[int, Configuration]] = [(0, (frozenset(), frozenset()))]
         self._results: dict[tuple[int, int], tuple[BatchItem, bytes]] = {}
         self._states: dict[float, str] = {}
+        self._forgotten: set[str] = set()  # names whose record was removed
         self._votes: dict[tuple[str, int], str] = {}
         self._seen: dict[str, _Seen] = {}
 
@@ -310,6 +311,9 @@ class Invariants:
             self._results[index, position] = (item, result)
             self._check_steady(node, index, stamp)
             command, answer = item.command, json.loads(result)
+            request = decode_command(command)
+            if (request.machine, request.operation) == ("members", "remove") and "error" not in answer:
+                self._forgotten.add(request.arguments["name"])
             wrong, fresh = self.model.apply(index, command, item.after, answer, stamp)
             if wrong is not None:
                 self.time.fail("exactly once", f"{node.name}: {wrong}")
@@ -357,13 +361,21 @@ class Invariants:
             found = configuration
         return found
 
+    def voters(self) -> frozenset[RaftId]:
+        """Raft ids of the voters of the latest committed configuration; none before there is one."""
+        return self._configurations[-1][1][0]
+
+    def removed_names(self) -> set[str]:
+        """Names of the removed members of the latest committed configuration."""
+        return {name_of(raft_id) for raft_id in self._configurations[-1][1][1]}
+
     def voter_names(self) -> set[str]:
         """Names of the voters of the latest committed configuration; none before there is one."""
         return {name_of(raft_id) for raft_id in self._configurations[-1][1][0]}
 
     def was_removed(self, raft_id: RaftId) -> bool:
-        """True when a committed entry removed it."""
-        return raft_id in self._configurations[-1][1][1]
+        """True when a committed entry removed it, or the record of its name."""
+        return raft_id in self._configurations[-1][1][1] or name_of(raft_id) in self._forgotten
 
     # Messages.
 

@@ -20,9 +20,10 @@ from cyoloctl.errors import CyoloctlError
 from cyoloctl.model import majority
 from cyoloctl.replicated.command import encode_command
 from cyoloctl.sim.node import Node
+from cyoloctl.sim.timeline import HANDOVER
 from cyoloctl.sim.world import World
 
-__all__ = ["BOUND_S", "HANDOVER", "Liveness"]
+__all__ = ["BOUND_S", "Liveness"]
 
 BOUND_S = 3.0
 """A write through a sound majority succeeds within this time."""
@@ -31,10 +32,6 @@ _CALM_S = 1.0
 """They are sound together this long after the last fault of any of them: links are made again."""
 
 _EVERY_S = 0.5
-
-HANDOVER = "handover"
-"""Noted as a disturbance (`Timeline.disturb`) when leadership is handed over: writes wait for that, as they
-should, for `Timing.transfer_limit_s` at the most."""
 
 
 class Liveness:

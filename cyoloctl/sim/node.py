@@ -20,12 +20,11 @@ from functools import partial
 from typing import Any
 
 from cyoloctl.errors import CyoloctlError, NoLeader, OutcomeUnknown
-from cyoloctl.model import RaftId, name_of
+from cyoloctl.model import RaftId, is_in_memory, name_of
 from cyoloctl.raft.clock import MEASURED_S, ClusterClock
 from cyoloctl.raft.journal import Entry, Journal
 from cyoloctl.raft.links import (
     MAX_UNSENT_BYTES,
-    OLDER,
     REMOVED,
     Hello,
     Link,
@@ -37,12 +36,16 @@ from cyoloctl.raft.messages import encode
 from cyoloctl.raft.replica import Replica
 from cyoloctl.raft.settings import Limits
 from cyoloctl.raft.snapshot import SnapshotStore
+from cyoloctl.raft.stores import count_start
+from cyoloctl.raft.vendor import NO_OP
+from cyoloctl.raft.verdicts import Verdicts
 from cyoloctl.replicated import requests
 from cyoloctl.sim.disk import Crash, Disk, DiskFiles, DiskStore
 from cyoloctl.sim.invariants import Invariants, WatchedJournal, WatchedMachine
 from cyoloctl.sim.network import End, Network
 from cyoloctl.sim.timeline import RIGHT_MS, Timeline
-from cyoloctl.state import ClusterState
+from cyoloctl.sim.upkeep import Upkeep
+from cyoloctl.state import AppliedMembership, ClusterState
 
 __all__ = ["Node", "Plan"]
 
@@ -81,23 +84,34 @@ class Node:
     ) -> None:
         """log: what its disk holds at first.
 
-        memory: every start begins with that log, under a new raft id.
+        memory: every start begins under a new raft id: the first one with that log, later ones with an
+        empty one.
         """
         self._plan, self.time, self._network, self._invariants = plan, time, network, invariants
         self.name, self.memory = name, memory
-        self.raft_id = RaftId(name)
+        self.raft_id = RaftId(f"{name}~0" if memory else name)
+        self.boots, self.boot = 0, ""  # of the process, as its hello says
+        self.may_die: Callable[[], bool] = lambda: True
+        """Asked before the process dies at a step: False where nothing would be promised any more."""
+        self.before_change: Callable[[str], None] = lambda what: None
+        """Called before its process, as leader, changes the voters."""
         self.rng = random.Random(f"{plan.seed} {name}")
         self._log = log
-        self.disk = self._new_disk()
         self.life = 0
+        self.disk = self._new_disk()
         self.replica: Replica | None = None
         self.journal: WatchedJournal
         self.snapshots: SnapshotStore
         self.state: ClusterState
         self.machine: WatchedMachine
         self.links: Links
+        self.verdicts: Verdicts
+        self.upkeep: Upkeep
         self.reading: End | None = None  # whose bytes are being handled
         self._paused_until = self._busy_until = 0.0
+        self._remembered: frozenset[str] = frozenset()  # the other members, as peers.json holds them
+        self._leaves = False  # at the end of this turn, in good order
+        self._sentence: str | None = None  # why its peers keep it out
         self.elapsed = 0.0  # since the present turn began
         self._fuse: int | None = None  # steps until the process dies
         self._stall: tuple[int, float] | None = None  # looks at the clock until it stalls, and for how long
@@ -205,6 +219,8 @@ class Node:
             self._fuse -= 1
             if self._fuse <= 0:
                 self._fuse = None
+                if not self.may_die():
+                    return
                 self.time.count(f"died at {what}")
                 self.time.log("%s dies at %s", self.name, what)
                 raise Crash
@@ -214,14 +230,14 @@ class Node:
     def _new_disk(self) -> Disk:
         disk = Disk(self.rng)
         journal = Journal(disk.journal)
-        for command, index, term in self._log:
+        for command, index, term in self._log if not (self.memory and self.life) else [(NO_OP, 1, 0)]:
             journal.append(index, term, command)
         journal.sync()
         return disk
 
     def start(self) -> None:
         """A process starts on what the disk holds."""
-        if self.memory:
+        if self.memory and self.life:
             self.raft_id = RaftId(f"{self.name}~{self.life}")
             self.disk = self._new_disk()
         self._invariants.disks[self.raft_id] = self.disk
@@ -235,8 +251,10 @@ class Node:
         self._wake_at = None
         self.disk.failures = 0
         self.time.acting = self.name
-        self.links = self._new_links()
+        self._leaves, self._sentence = False, None
         try:
+            self.boots, self.boot = self._open_disk(), str(self.life)
+            self.links = self._new_links()
             replica = self._new_replica()
             self._invariants.started(self)
             replica.start()
@@ -255,7 +273,16 @@ class Node:
         self.time.count("start")
         self.time.log("%s starts, log %d to %d", self.name, self.journal.first_index, self.journal.last_index)
         self._know(frozenset())
-        self.wake(self.time.now)
+        self.upkeep = Upkeep(self)
+        self.upkeep.start()
+        self._busy_until = self.time.now + self.elapsed  # counting the start took a sync
+        self.wake(self._busy_until)
+
+    def _open_disk(self) -> int:
+        """Open journal and snapshots, and count the start.  Raises Crash, and StorageError of the disk."""
+        self.journal = WatchedJournal(DiskStore(self.disk, self.step, self._took), self._invariants, self)
+        self.snapshots = SnapshotStore(DiskFiles(self.disk, self.step, self._took))
+        return 0 if self.memory else count_start(self.journal)
 
     def _new_links(self) -> Links:
         life = self.life
@@ -266,10 +293,10 @@ class Node:
                 self.name,
                 self.raft_id,
                 "simulation",
-                str(life),
+                self.boot,
                 "simulated:1",
                 "0",
-                boots=0 if self.memory else life + 1,
+                boots=self.boots,
             ),
             self,
             dial=lambda name, address: self._network.dial(self, name),
@@ -283,14 +310,16 @@ class Node:
         )
 
     def _new_replica(self) -> Replica:
-        """The replica on the disk, not started.  Raises Crash, and StorageError of the disk."""
+        """The replica on the disk, not started."""
         life = self.life
-        self.journal = WatchedJournal(DiskStore(self.disk, self.step, self._took), self._invariants, self)
-        self.snapshots = SnapshotStore(DiskFiles(self.disk, self.step, self._took))
         self.state = ClusterState(limits=self._plan.tables)
         self.machine = WatchedMachine(self.state, self._invariants, self)
         self.cluster_clock = ClusterClock(self.name, wall_unix_ms=self.wall_unix_ms, monotonic=self.clock)
-        return Replica(
+        self.verdicts = Verdicts(
+            self.name, boots=self.boots, boot=self.boot, register=AppliedMembership(self.state)
+        )
+        self.verdicts.named = self._remembered or frozenset(self._network.hosts) - {self.name}
+        replica = Replica(
             self.raft_id,
             journal=self.journal,
             snapshots=self.snapshots,
@@ -301,9 +330,12 @@ class Node:
             send=self._send,
             run_save=lambda job: self._run_save(life, job),
             flush=self._flush,
+            may_lead=self.verdicts.may_lead,
             view=self.links.view,
             limits=self._plan.limits,
         )
+        self.verdicts.attach(replica, self.links)
+        return replica
 
     def stop(self, *, power: bool) -> None:
         """The process is gone."""
@@ -311,6 +343,8 @@ class Node:
         self.time.disturb(self.name)
         if self.replica is not None:
             self._network.gone(self, power=power)
+            members = {member.name for member in self.state.members.members()} - {self.name}
+            self._remembered = frozenset(members & self._network.hosts.keys()) or self._remembered
         self.life += 1
         self.replica = None
         self._fuse = self._stall = None
@@ -380,6 +414,7 @@ class Node:
                 self.links.tick()
             if replica.failed is None:
                 replica.tick()
+            self.verdicts.settle_dispute()
             self._know(replica.removed_peers() if replica.failed is None else frozenset())
         except Crash:
             self.crash(power=self.rng.random() < 0.5)
@@ -393,6 +428,13 @@ class Node:
         self._busy_until = time.now + self.elapsed
         if replica.failed is not None:
             self._failed(replica.failed)
+            return
+        reason = self.verdicts.end() or self._sentence
+        if reason is not None:
+            self._unwanted(reason)
+            return
+        if self._leaves:
+            self._quit()
             return
         deadline = min(replica.next_deadline(), self.links.next_deadline())
         deadline = self._zero + (deadline - self._base) / self._rate
@@ -421,6 +463,16 @@ class Node:
         self.disk.full = self.disk.fail_sync = False
         self.start_later()
 
+    def _unwanted(self, reason: str) -> None:
+        """End the process, which has no place in the cluster.  Whatever supervises it starts it again."""
+        if reason != REMOVED and self.disk.is_honest():
+            self.time.fail("copy", f"{self.name} ended ({reason}), and no disk was copied")
+        self.time.count(f"ended: {reason}")
+        self.time.log("%s ends: %s", self.name, reason)
+        self._close()
+        self.stop(power=False)
+        self.start_later(1.5)
+
     def die_within(self, steps: int) -> None:
         """The process will die within this many steps: see Crash."""
         self._fuse = steps
@@ -428,6 +480,9 @@ class Node:
     def heal(self) -> None:
         """Every fault of this node ends, except a wrong wall clock.  A process starts if none runs."""
         self._fuse = self._stall = None
+        self._remembered -= self._invariants.removed_names()  # somebody corrects node.yaml
+        if self.replica is not None:
+            self.verdicts.named -= self._invariants.removed_names()
         self.disk.heal()
         self.set_clock(rate=1.0, leap_s=0.0)
         self._paused_until = 0.0
@@ -437,12 +492,26 @@ class Node:
             self.wake(self.time.now)
 
     def quit(self) -> None:
-        """A graceful stop, as by Engine.stop, and a start after a while."""
+        """A graceful stop, as by `cyoloctl node stop`, and a start after a while.  It may be refused."""
+        if self.replica is not None and self.upkeep.may_stop() and self.may_die():
+            self.time.disturb(self.name)
+            self.upkeep.part(self._leave)
+
+    def _leave(self) -> None:
+        if not self.may_die():
+            # The leader did not answer: it stops all the same, and the log says that a vote is lost.
+            self.time.count("stop that would end a cluster in memory")
+            return
+        self._leaves = True
+        self.wake(self.time.now)
+
+    def _quit(self) -> None:
         if self.replica is not None:
             self.time.acting = self.name
             self.replica.abandon(NoLeader("the node is stopping: try another one"))
             self.links.stop()
             self._close()
+            self.time.count("stopped in good order")
             self.crash(power=False)
 
     def _close(self) -> None:
@@ -470,6 +539,7 @@ class Node:
         if peer in self._linked:
             self.time.fail("link", f"{self.name} has two links with {peer}")
         self._linked[peer] = self._live_end(peer)
+        self.verdicts.took_in(name_of(peer))
         if self.replica is not None:
             self.time.log("%s has a link with %s", self.name, peer)
             self.replica.peer_connected(peer)
@@ -516,13 +586,11 @@ class Node:
 
     def is_removed(self, raft_id: RaftId, /) -> bool:
         """See LinkHandler."""
-        return self.replica is not None and raft_id in self.replica.removed_peers()
+        return self.replica is not None and self.verdicts.is_removed(raft_id)
 
     def refusal(self, hello: Hello, /) -> str | None:
         """See LinkHandler."""
-        if self.replica is not None and hello.boot != self.links.last_process(hello.name):
-            return OLDER if self.replica.forgot(hello.raft_id, hello.term, hello.last_index) else None
-        return None
+        return None if self.replica is None else self.verdicts.refusal(hello)
 
     def progress(self) -> tuple[int, int]:
         """See LinkHandler."""
@@ -533,16 +601,19 @@ class Node:
         return [] if self.replica is None else sorted(self.replica.voters())
 
     def on_refused(self, name: str, reason: str, /) -> None:
-        """See LinkHandler.  A real process would end; here a removed node keeps coming back."""
-        if reason != REMOVED:
+        """See LinkHandler."""
+        if reason != REMOVED and self.disk.is_honest() and not self._network.late:
             self.time.fail("link", f"{name} told {self.raft_id}: {reason}, and no disk was copied")
-        self.time.count("told that it was removed")
-        if not self._invariants.was_removed(self.raft_id):
+        self.time.count(f"told by a peer: {reason}")
+        if reason == REMOVED and not self._invariants.was_removed(self.raft_id):
             self.time.fail("link", f"{name} told {self.raft_id} that it was removed, which it was not")
+        verdict = self.verdicts.kept_out(name, reason, self.time.now)
+        self._sentence = self._sentence or verdict
 
     def describe(self) -> dict[str, Any]:
         """See LinkHandler."""
-        return {}
+        leader = None if self.replica is None else self.replica.leader()
+        return {"leader": None if leader is None else name_of(leader)}
 
     def cluster_time(self) -> tuple[int, int]:
         """See LinkHandler."""
@@ -586,7 +657,17 @@ class Node:
             return
         time.later(1.0, lambda: self.put(life, give_up))
 
+    def changed(self, what: str, target: str, index: int) -> None:
+        """See Upkeep."""
+        self._invariants.acknowledged_change(self, index)
+        self.time.count(f"{what} in memory" if is_in_memory(RaftId(target)) else what)
+        self.time.log("%s of %s took place at %s", what, target, index)
+
     def _serve(self, link: Link, identifier: int, body: bytes) -> None:
+        if body.startswith(b"step_out "):
+            if self.replica is not None and self.replica.is_leader():
+                self.upkeep.step_out(RaftId(body[9:].decode()), partial(link.answer, identifier))
+            return
         delay = self.rng.choice((0.0, 0.01, 0.3, 1.2))
         answer = partial(link.answer, identifier, _answer(self.name, body))
         life = self.life

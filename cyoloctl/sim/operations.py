@@ -17,13 +17,21 @@ from cyoloctl.rendezvous.records import LIVE_STATES, Rendezvous, id_of_public_ke
 from cyoloctl.sim.scene import DAY_MS, Scene
 from cyoloctl.text import Json
 
-__all__ = ["OPERATIONS", "Step", "draw"]
+__all__ = ["OF_NODES", "OPERATIONS", "Step", "draw"]
 
 _KEY = "A" * 43 + "="
 _PEM = "-----BEGIN CERTIFICATE-----\nAAAA\n-----END CERTIFICATE-----\n"
 
 Step = tuple[str, str, Json]
 """A machine, an operation of it, and its arguments."""
+
+
+OF_NODES = {
+    *(("members", operation) for operation in ("issue_invitation", "invite_for", "invite", "uninvite")),
+    *(("members", operation) for operation in ("admit", "redeem", "put", "announce", "remove")),
+    *(("presence", operation) for operation in ("boot", "reached")),
+}
+"""Operations that say of a member, ``name``, that it is there, and as what."""
 
 
 def draw(scene: Scene) -> Step:
@@ -92,7 +100,7 @@ def _admit(scene: Scene) -> Json:
 
 
 def _announce(scene: Scene) -> Json:
-    name = scene.node if scene.rng.random() < 0.7 else scene.member()
+    name = scene.record()
     return {
         "name": name,
         **_node(scene, name),
@@ -130,7 +138,7 @@ def _put(scene: Scene) -> Json:
 
 
 def _remove(scene: Scene) -> Json:
-    others = [member.name for member in scene.state.members.members() if member.name != scene.node]
+    others = [each.name for each in scene.state.members.members() if each.name not in scene.nodes]
     return {"name": scene.one_of(others, f"m{scene.rng.randrange(8)}")}
 
 
@@ -144,24 +152,24 @@ def _set_host(scene: Scene) -> Json:
 
 def _set_gateway(scene: Scene) -> Json:
     gateway = {"address": "g:1", "url": scene.pick(None, "https://g.test")}
-    return {"name": scene.one_of([scene.node], scene.member()), "gateway": scene.pick(None, gateway)}
+    return {"name": scene.one_of([scene.node], scene.record()), "gateway": scene.pick(None, gateway)}
 
 
 def _boot(scene: Scene) -> Json:
     index = scene.pick(0, 1, 5) if scene.rng.random() < 0.9 else 2**40
     boots, boot = scene.rng.randrange(4), scene.pick("x", "y")
-    return {"name": scene.one_of([scene.node], scene.member()), "boots": boots, "boot": boot, "index": index}
+    return {"name": scene.record(), "boots": boots, "boot": boot, "index": index}
 
 
 def _reached(scene: Scene) -> Json:
-    return {"name": scene.member(), "index": scene.rng.randrange(20) if scene.rng.random() < 0.9 else 2**40}
+    return {"name": scene.record(), "index": scene.rng.randrange(20) if scene.rng.random() < 0.9 else 2**40}
 
 
 def _next_of_members(scene: Scene) -> Step | None:
     """Two or three members, who come and go."""
     state = scene.state.members
-    members = state.members()
-    if not members:
+    members = [each for each in state.members() if each.name not in scene.nodes]
+    if not state.members():
         return "members", "announce", _announce(scene)
     if len(members) > 3:
         return "members", "remove", _remove(scene)
@@ -339,7 +347,7 @@ def _confirm_keys(scene: Scene) -> Json:
 
 
 def _reject_keys(scene: Scene) -> Json:
-    return {"name": scene.one_of([scene.node], scene.member()), "keys": [_key_id(scene)]}
+    return {"name": scene.one_of([scene.node], scene.record()), "keys": [_key_id(scene)]}
 
 
 def _one_key(scene: Scene) -> Json:

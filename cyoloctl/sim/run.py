@@ -7,7 +7,8 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field
 from functools import partial
 
-from cyoloctl.model import RaftId, majority
+from cyoloctl.model import NO_STAMP, RaftId, majority
+from cyoloctl.raft.batch import encode_batch
 from cyoloctl.raft.journal import Entry
 from cyoloctl.raft.settings import Limits
 from cyoloctl.raft.vendor import NO_OP, encode_membership
@@ -15,10 +16,12 @@ from cyoloctl.sim.ballast import load_ballast
 from cyoloctl.sim.causes import Causes, listening
 from cyoloctl.sim.clients import Client, Operation, Workload
 from cyoloctl.sim.faults import FAULTS, Faults
+from cyoloctl.sim.joining import admit
 from cyoloctl.sim.liveness import Liveness
 from cyoloctl.sim.node import Plan
 from cyoloctl.sim.replay import Recording
 from cyoloctl.sim.tables import request_limits
+from cyoloctl.sim.upkeep import founding
 from cyoloctl.sim.world import World
 
 __all__ = ["Report", "Violation", "record_seed", "run_seed"]
@@ -60,7 +63,9 @@ class Report:
 class _Run:
     """A cluster under faults."""
 
-    def __init__(self, seed: int, faults: tuple[str, ...], nodes: int | None, *, late: bool) -> None:
+    def __init__(
+        self, seed: int, faults: tuple[str, ...], nodes: int | None, *, memory: bool, late: bool
+    ) -> None:
         self._seed = seed
         rng = random.Random(f"{seed} run")
         limits = Limits(
@@ -86,11 +91,7 @@ class _Run:
         self._time.monotonic_faults = "clock" in faults and rng.random() < 0.4
         size = nodes or rng.choice((1, 2, 3, 3, 3, 3, 4, 5, 5))
         names = [f"n{number}" for number in range(1, size + 1)]
-        # As create_storage begins a log, and as if the others had joined at once.
-        log: list[Entry] = [(NO_OP, 1, 0)]
-        log += [(encode_membership("add", RaftId(name)), 2 + i, 0) for i, name in enumerate(names)]
-        for name in names:
-            self._world.add_node(name, log)
+        self._begin(names, in_memory=memory)
         if rng.random() < 0.3:
             self._faults.spared = frozenset(rng.sample(names, majority(size)))
         if "narrow" in faults and rng.random() < 0.1:
@@ -98,14 +99,31 @@ class _Run:
         self._causes = Causes(self._world)
         self._liveness = Liveness(self._world, random.Random(f"{seed} liveness"))
         if "clock" in faults and rng.random() < 0.5:
-            self._faults.wrong_wall(self._world.nodes[rng.choice(names)])
+            self._faults.wrong_wall(self._world.nodes[rng.choice(self._world.names())])
+
+    def _begin(self, names: list[str], *, in_memory: bool) -> None:
+        """The cluster at first: on disks as if all had joined at once, in memory with one member to join."""
+        first: list[Entry] = [(NO_OP, 1, 0)]
+        if in_memory:
+            # As memory_storage begins it.
+            founder = RaftId(f"{names[0]}~0")
+            self._world.add_node(names[0], [*first, (encode_membership("add", founder), 2, 0)], memory=True)
+            for name in names[1:]:
+                admit(self._world, name, memory=True, learner=False)
+            return
+        # As create_storage begins it, with what the founder wrote since.
+        log = first + [(encode_membership("add", RaftId(name)), 2 + i, 0) for i, name in enumerate(names)]
+        log.append((encode_batch([(each, 0) for each in founding(names)], NO_STAMP), len(log) + 1, 0))
+        for name in names:
+            self._world.add_node(name, log)
 
     def run(self) -> Report:
         """From the start to a cluster that is one again, or a violation."""
         time = self._time
         self._load.start()
         self._faults.start()
-        self._liveness.start()
+        if not self._world.network.late:  # what the links rule out may cost an election
+            self._liveness.start()
         self._causes.start()
         time.run_until(_SECONDS)
         if time.broken is None:
@@ -160,7 +178,8 @@ class _Run:
         if len(leaders) != 1 or leaders[0].replica is None:
             return False
         status = leaders[0].replica.status()
-        members = [node for node in self._world.nodes.values() if node.raft_id not in status.removed]
+        removed = self._world.invariants.was_removed
+        members = [node for node in self._world.nodes.values() if not removed(node.raft_id)]
         for node in members:
             if node.replica is None:
                 return False
@@ -186,21 +205,26 @@ class _Run:
 
 
 def run_seed(
-    seed: int, *, faults: tuple[str, ...] = tuple(FAULTS), nodes: int | None = None, late: bool = False
+    seed: int,
+    *,
+    faults: tuple[str, ...] = tuple(FAULTS),
+    nodes: int | None = None,
+    memory: bool = False,
+    late: bool = False,
 ) -> Report:
     """One run; the same arguments give the same report, on every machine.
 
     faults: names from `FAULTS`, or none for a cluster in peace.  nodes: voters
-    at the start, 1 to 9; None: the seed decides.  late: messages from links
+    at the start, 1 to 9; None: the seed decides.  memory: all logs are in memory.  late: messages from links
     that have ended are delivered, which the real links rule out.
     """
     with listening():
-        return _Run(seed, faults, nodes, late=late).run()
+        return _Run(seed, faults, nodes, memory=memory, late=late).run()
 
 
 def record_seed(seed: int) -> Recording:
     """The log of a run with all faults."""
     with listening():
-        run = _Run(seed, tuple(FAULTS), None, late=False)
+        run = _Run(seed, tuple(FAULTS), None, memory=False, late=False)
         run.run()
         return run.recording()

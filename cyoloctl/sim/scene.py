@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import random
 from base64 import b64encode
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from typing import TypeVar
 
@@ -23,6 +23,7 @@ class Scene:
 
     node: the member that proposes it.  state: its copy, which may be old.
     right_unix_ms: the true time.  far: the time may be set to any other.
+    nodes: names of the simulated nodes; the other members are nothing but records.
     """
 
     rng: random.Random
@@ -30,6 +31,7 @@ class Scene:
     state: ClusterState
     right_unix_ms: int
     far: bool
+    nodes: Collection[str]
 
     @property
     def now(self) -> int:
@@ -62,6 +64,11 @@ class Scene:
     def member(self) -> str:
         """A member, or this node."""
         return self.one_of([member.name for member in self.state.members.members()], self.name())
+
+    def record(self) -> str:
+        """A member that is nothing but a record, or one that might be."""
+        found = [each.name for each in self.state.members.members() if each.name not in self.nodes]
+        return self.one_of(found, f"m{self.rng.randrange(8)}")
 
     def blobs(self, names: Sequence[str]) -> dict[str, str]:
         """Something sealed to each."""

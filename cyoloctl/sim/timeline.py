@@ -9,10 +9,14 @@ from typing import Protocol
 
 from cyoloctl.errors import CyoloctlError
 
-__all__ = ["RIGHT_MS", "Timeline"]
+__all__ = ["HANDOVER", "RIGHT_MS", "Timeline"]
 
 _START_UNIX_MS = 1_767_225_600_000
 _TRACED = 400  # events
+
+HANDOVER = "handover"
+"""Noted as a disturbance when leadership is handed over: writes wait for that, as they should, for
+`Timing.transfer_limit_s` at the most."""
 
 RIGHT_MS = 100
 """A right wall clock differs from the true time by no more than this."""

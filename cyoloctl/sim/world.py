@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import random
+from collections.abc import Callable
 
+from cyoloctl.model import RaftId, is_in_memory, majority
 from cyoloctl.raft.journal import Entry
 from cyoloctl.sim.invariants import Invariants
 from cyoloctl.sim.network import Network
@@ -27,14 +29,40 @@ class World:
         self.network = Network(self.time, random.Random(f"{plan.seed} network"), self.nodes, late=late)
         self.invariants = Invariants(self.time, plan.tables)
         self.working = True
+        self.before_change: Callable[[], None] = lambda: None
+        """Called before a leader changes the voters, which may become fewer."""
 
     def add_node(self, name: str, log: list[Entry], *, memory: bool = False) -> Node:
         """Start a node whose data directory was just made; see Node."""
         node = self.nodes[name] = Node(
             self._plan, self.time, self.network, self.invariants, name=name, log=log, memory=memory
         )
+        node.may_die = lambda: self.may_lose(node)
+        node.before_change = lambda what: self.before_change()
         node.start()
         return node
+
+    def may_lose(self, node: Node) -> bool:
+        """Whether a process may end without ending the cluster.
+
+        A member in memory does not come back as the voter that it was: the other voters that are up or
+        on a disk must be a majority, in every configuration in force, and in
+        those that may follow: a leader may not know yet that a member which it promotes is down.
+        """
+        if not node.memory:
+            return True
+        up = {other.raft_id for other in self.running() if other is not node}
+        down = {other.raft_id for other in self.nodes.values() if other.memory} - up
+        return all(
+            sum(raft_id in up or not is_in_memory(raft_id) for raft_id in voters) >= majority(len(voters))
+            for configuration in self._configurations()
+            for voters in (configuration, configuration | down)
+        )
+
+    def _configurations(self) -> list[frozenset[RaftId]]:
+        found = [self.invariants.voters()]
+        found += [node.replica.voters() for node in self.running() if node.replica is not None]
+        return [voters for voters in found if voters]
 
     def names(self) -> list[str]:
         """The names of all nodes, in order."""

@@ -109,11 +109,12 @@ LAZY_VENDORS: dict[str, str] = {"cli.output": "rich yaml", "node.run": "uvloop"}
 
 # No clock, no randomness, no I/O.
 PURE = """
-    errors model text caller pki.identity state *.machine *.records *.checks *.api members.presence
+    errors model text caller pki.identity state *.machine *.records *.checks *.api
+    members.duties members.presence
     tokens.issuer replicated.clock replicated.command replicated.requests
     raft.batch raft.clock raft.elections raft.forwarding raft.handover raft.links raft.machine raft.membership
     raft.messages raft.progress raft.proposals raft.reads raft.replication raft.settings raft.status
-    raft.vantage raft.witnesses control.table web.encoding web.schema
+    raft.vantage raft.verdicts raft.witnesses control.table web.encoding web.schema
     gateway.forms gateway.metrics gateway.settings
     routing.haproxy routing.hrw routing.nginx routing.table web.strangers
 """

@@ -457,3 +457,26 @@ def test_majority_whose_members_change_without_a_gap_has_to_say_so_for_as_long_a
     world.off = {}
     world.pass_time(2)
     assert abs(world.error()) <= 1000
+
+
+@pytest.mark.parametrize("leads", [False, True])
+def test_what_passes_between_two_looks_at_the_monotonic_clock_is_not_lost(leads: bool) -> None:
+    passed = 0.0
+
+    def monotonic() -> float:
+        nonlocal passed
+        passed += 3.0  # the process stalls before every look
+        return passed
+
+    began = START
+    clock = ClusterClock("a", wall_unix_ms=lambda: began + int(passed * 1000), monotonic=monotonic)
+    clock.applied(Stamp(0, began, 0))
+    if leads:
+        clock.lead(Stamp(0, began, 0))
+    before, since = clock.now_unix_ms(), passed
+    for _ in range(5):
+        if leads:
+            clock.judge({"a"})
+        else:
+            clock.observe(0, clock.now_unix_ms() - 100)
+    assert clock.now_unix_ms() - before >= 0.89 * (passed - since) * 1000

@@ -1,0 +1,109 @@
+"""Duties of a node towards the members: what it writes about them, and when.  Pure.
+
+`Upkeep` and `MemoryVotes` do what is due, again and again, until nothing is.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Collection, Iterable
+from typing import NamedTuple
+
+from cyoloctl.members.machine import MemberMachine
+from cyoloctl.members.presence import Presence
+from cyoloctl.members.records import Member
+from cyoloctl.model import RaftId, is_in_memory
+from cyoloctl.raft import ReplicaStatus
+from cyoloctl.text import Json
+
+__all__ = ["Change", "changes_due", "end_of_memory", "has_place", "process_due", "reach_due"]
+
+
+class Change(NamedTuple):
+    """A change that the leader owes the members.
+
+    what: ``promote`` or ``demote`` a raft id, or ``forget`` the name of a member whose removal was left
+    half done.
+    """
+
+    what: str
+    target: str
+
+
+def has_place(members: MemberMachine, name: str, *, leads: bool) -> bool:
+    """Whether a node may announce itself: it was admitted, as far as it has applied, or is the founder."""
+    if members.is_removed(name):
+        return False
+    return members.get(name) is not None or (leads and not members.members())
+
+
+def process_due(name: str, boots: int, boot: str, known: Presence | None, applied: int) -> Json | None:
+    """The arguments of ``presence boot``, with which a process on a disk announces itself; None: known."""
+    if not boots or (known is not None and known.boots >= boots):
+        return None
+    return {"name": name, "boots": boots, "boot": boot, "index": applied}
+
+
+def reach_due(
+    status: ReplicaStatus,
+    presence: Callable[[str], Presence | None],
+    acknowledged: Callable[[RaftId], int],
+) -> Json | None:
+    """The arguments of ``presence reached``: how far a voter that is away had got; None when all is known.
+
+    So that a copy of a disk, or an older one that comes back, is known as such by every node.
+    """
+    for raft_id in status.voters:
+        index, known = acknowledged(raft_id), presence(raft_id)
+        if raft_id not in status.connected and known is not None and index > known.index:
+            return {"name": raft_id, "index": index}
+    return None
+
+
+def changes_due(
+    status: ReplicaStatus, members: Iterable[Member], *, stepped_out: Collection[str]
+) -> tuple[list[Change], bool]:
+    """What the leader has to change, in order, and whether a voter is still waiting to become one.
+
+    status: the leader's.  stepped_out: raft ids of members that gave their vote back and are stopping.
+    """
+    members = list(members)
+    known = {member.raft_id for member in members}
+    due, waiting = [], False
+    if len(status.voters) > 1:
+        # A member that keeps its log in memory came back under a new raft id.  Its old one goes first:
+        # beside the new one it would be a dead voter more, and the member's next fault could end the cluster.
+        due += [
+            Change("demote", raft_id)
+            for raft_id in status.voters
+            if raft_id not in known and raft_id != status.raft_id and is_in_memory(raft_id)
+        ]
+    for member in members:
+        if member.raft_id in status.removed:
+            due.append(Change("forget", member.name))
+        elif member.role == "voter" and member.raft_id not in status.voters:
+            waiting = True
+            if member.raft_id in status.learners and member.raft_id not in stepped_out:
+                due.append(Change("promote", member.raft_id))
+    return due, waiting
+
+
+def end_of_memory(status: ReplicaStatus, name: str, members: int) -> str | None:
+    """Why stopping a member in memory would end its cluster, whose state is in memory only; otherwise None.
+
+    status: its own.  members: how many the cluster has.
+    """
+    if not is_in_memory(status.raft_id) or status.raft_id not in status.voters:
+        return None
+    left = [raft_id for raft_id in status.voters if raft_id != status.raft_id]
+    if not left:
+        if members < 2:
+            return None  # alone: it begins afresh, as it always does
+        return f"{name} is the only voter of a cluster in memory: stopping it loses the whole state"
+    up = sum(1 for raft_id in left if raft_id in status.connected)
+    if up <= len(left) / 2:
+        return (
+            f"without {name} {up} of {len(left)} voters of a cluster in memory are up, no majority, and "
+            "whoever restarts has forgotten its vote: the cluster could never go on; bring the others "
+            "back, or remove those that are gone with `cyoloctl member remove NAME`"
+        )
+    return None

@@ -1,0 +1,165 @@
+"""Whom a node believes: its log, its state, a majority, never one peer."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+import pytest
+
+from cyoloctl.model import RaftId
+from cyoloctl.raft.links import COPY, OLDER, REMOVED, Hello, PeerInfo
+from cyoloctl.raft.verdicts import Verdicts
+
+
+@dataclass
+class Register:
+    roles: dict[str, str] = field(default_factory=dict)
+    processes: dict[str, tuple[int, str, int]] = field(default_factory=dict)
+    removed: frozenset[str] = frozenset()
+
+    def is_removed(self, name: str) -> bool:
+        return name in self.removed
+
+    def role(self, name: str) -> str | None:
+        return self.roles.get(name)
+
+    def process(self, name: str) -> tuple[int, str, int] | None:
+        return self.processes.get(name)
+
+
+@dataclass
+class Own:
+    """A replica and its links, as far as a verdict looks at them."""
+
+    raft_id: RaftId
+    in_log: frozenset[RaftId] = frozenset()
+    gone: frozenset[RaftId] = frozenset()
+    connected: dict[str, PeerInfo] = field(default_factory=dict)
+    disputed: tuple[RaftId, int, int] | None = None
+    failed: bool = False
+
+    def voters(self) -> frozenset[RaftId]:
+        return self.in_log
+
+    def removed_peers(self) -> frozenset[RaftId]:
+        return self.gone
+
+    def forgot(self, raft_id: RaftId, term: int, last_index: int) -> bool:
+        return last_index < 7
+
+    def fail_disputed(self) -> None:
+        self.failed = True
+
+    def peers(self) -> dict[str, PeerInfo]:
+        return self.connected
+
+    def last_process(self, name: str) -> str | None:
+        return "earlier"
+
+
+def ids(*names: str) -> frozenset[RaftId]:
+    return frozenset(RaftId(name) for name in names)
+
+
+def peer(*voters: str, pongs: int = 1, leader: str | None = None, boots: int = 0, boot: str = "") -> PeerInfo:
+    return PeerInfo(
+        "h:1", "0", info={"leader": leader}, voters=ids(*voters), pongs=pongs, boots=boots, boot=boot
+    )
+
+
+def verdicts(own: Own, *, register: Register | None = None, named: tuple[str, ...] = ()) -> Verdicts:
+    made = Verdicts("me", boots=3, boot="mine", register=register or Register())
+    made.attach(own, own)
+    made.named = frozenset(named)
+    return made
+
+
+@pytest.mark.parametrize(
+    ("own", "named", "leads"),
+    [
+        # An empty log: a majority of those that node.yaml names.
+        (Own(RaftId("me"), connected={"a": peer("x"), "b": peer("y")}), ("a", "b"), False),
+        (Own(RaftId("me"), connected={"a": peer("x"), "b": peer("x")}), ("a", "b"), True),
+        (Own(RaftId("me"), connected={"a": peer("x")}), ("a", "b"), False),
+        # Those whose log is empty too have no say, once they said so.
+        (Own(RaftId("me"), connected={"a": peer("x"), "b": peer()}), ("a", "b"), True),
+        (Own(RaftId("me"), connected={"a": peer("x"), "b": peer(pongs=0)}), ("a", "b"), False),
+        (
+            Own(RaftId("me"), connected={"a": peer("x"), "b": peer("x"), "c": peer(), "d": peer()}),
+            ("a", "b", "c", "d"),
+            True,
+        ),
+        (Own(RaftId("me"), connected={"a": peer("x"), "c": peer()}), ("a", "b", "c"), False),
+        # A log: a voter in it, which is not this node itself.
+        (Own(RaftId("me"), ids("me", "a"), connected={"a": peer("x"), "b": peer()}), (), True),
+        (Own(RaftId("me"), ids("me", "a"), connected={"b": peer("x")}), ("b",), False),
+        (Own(RaftId("me"), ids("me"), connected={"b": peer("x")}), ("b",), False),
+        # The beginning of a log that names an earlier life of this node alone.
+        (Own(RaftId("me~2"), ids("me~1"), connected={"a": peer("x"), "b": peer("x")}), ("a", "b"), True),
+        (Own(RaftId("me~2"), ids("me~1"), connected={"a": peer("x"), "b": peer("y")}), ("a", "b"), False),
+    ],
+)
+def test_unknown_peer_may_lead_when_the_log_or_a_majority_of_the_named_says_so(
+    own: Own, named: tuple[str, ...], leads: bool
+) -> None:
+    assert verdicts(own, named=named).may_lead(RaftId("x")) is leads
+
+
+def test_peer_that_was_admitted_as_a_voter_may_lead_before_its_promotion_is_here() -> None:
+    own = Own(RaftId("me"), ids("me", "a"))
+    assert verdicts(own, register=Register(roles={"x": "voter"})).may_lead(RaftId("x"))
+    assert not verdicts(own, register=Register(roles={"x": "learner"})).may_lead(RaftId("x"))
+
+
+@pytest.mark.parametrize(
+    ("boots", "boot", "last_index", "reason"),
+    [(2, "a", 9, None), (2, "b", 9, COPY), (1, "a", 9, OLDER), (3, "c", 9, None), (3, "c", 7, OLDER)],
+)
+def test_process_is_kept_out_by_what_the_register_knows(
+    boots: int, boot: str, last_index: int, reason: str | None
+) -> None:
+    made = verdicts(Own(RaftId("me")), register=Register(processes={"x": (2, "a", 8)}))
+    assert made.refusal(Hello("x", RaftId("x"), boots, boot, "h:1", 1, last_index)) == reason
+    assert made.refusal(Hello("x", RaftId("x~1"), boots, boot, "h:1", 1, last_index)) is None
+
+
+def test_process_that_forgot_what_it_acknowledged_is_kept_out() -> None:
+    made = verdicts(Own(RaftId("me")))
+    assert made.refusal(Hello("x", RaftId("x"), 1, "new", "h:1", 1, 6)) == OLDER
+    assert made.refusal(Hello("x", RaftId("x"), 1, "earlier", "h:1", 1, 6)) is None
+
+
+def test_own_end_is_its_removal_or_a_later_process_of_its_name() -> None:
+    own = Own(RaftId("me"))
+    assert verdicts(own).end() is None
+    assert verdicts(own, register=Register(removed=frozenset({"me"}))).end() == REMOVED
+    assert verdicts(Own(RaftId("me"), gone=ids("me"))).end() == REMOVED
+    assert verdicts(own, register=Register(processes={"me": (3, "mine", 1)})).end() is None
+    assert verdicts(own, register=Register(processes={"me": (3, "other", 1)})).end() == COPY
+    assert verdicts(own, register=Register(processes={"me": (4, "other", 1)})).end() == COPY
+
+
+def test_copies_are_the_peers_that_the_register_knows_a_later_process_of() -> None:
+    connected = {"a": peer(boots=1, boot="x"), "b": peer(boots=2, boot="x"), "c": peer()}
+    register = Register(processes=dict.fromkeys("abc", (2, "x", 0)))
+    assert list(verdicts(Own(RaftId("me"), connected=connected), register=register).copies()) == ["a"]
+
+
+def test_dispute_is_lost_to_a_majority_of_the_voters_that_follows_the_other() -> None:
+    own = Own(RaftId("me"), ids("me", "a", "b"), disputed=(RaftId("a"), 4, 2))
+    made = verdicts(own)
+    own.connected = {"a": peer()}
+    made.settle_dispute()
+    assert not own.failed
+    own.connected = {"a": peer(), "b": peer(leader="a")}
+    made.settle_dispute()
+    assert own.failed
+
+
+def test_a_majority_of_the_voters_keeps_this_process_out() -> None:
+    made = verdicts(Own(RaftId("me"), ids("me", "a", "b")))
+    assert made.kept_out("a", REMOVED, 1.0) is None
+    assert made.kept_out("x", REMOVED, 1.0) is None
+    made.took_in("a")
+    assert made.kept_out("b", REMOVED, 2.0) is None
+    assert made.kept_out("a", REMOVED, 3.0) == REMOVED
