@@ -316,7 +316,7 @@ def _announced(scene: Scene) -> list[str]:
 
 def _announce_key(scene: Scene) -> Json:
     return {
-        "name": scene.one_of([scene.node], scene.member()),
+        "name": scene.one_of([scene.node], scene.record()),
         "sealing_key": scene.pick(_KEY, _KEY, "B" * 42 + "A="),
         "certificate_pem": _PEM,
         "signature": "A" * 96,
@@ -337,7 +337,7 @@ def _wrap_key(scene: Scene) -> Json:
 
 
 def _confirm_keys(scene: Scene) -> Json:
-    name = scene.one_of([scene.node], scene.member())
+    name = scene.one_of([scene.node], scene.record())
     known = {record.key_id: record.fingerprint for record in scene.state.keys.records()}
     held = scene.state.keys.unconfirmed(name) or [_key_id(scene)]
     return {
