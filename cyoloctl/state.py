@@ -134,7 +134,9 @@ class ClusterState:
         self.credentials = self._add(CredentialMachine(self.members))
         self.authorities = self._add(AuthorityMachine(self.members))
         self.keys = self._add(KeyMachine(self.members))
-        self.sessions = self._add(SessionMachine(self.keys.last_end_unix_ms))
+        self.sessions = self._add(
+            SessionMachine(self.keys.last_end_unix_ms, lambda: self.clock.stamp.steady_ms)
+        )
         self.rendezvous = self._add(RendezvousMachine())
         self.clock = self._add(ClockMachine())
         self._add(AnswerMachine())
@@ -298,7 +300,8 @@ class ClusterState:
                 machine.set_back(from_ms, to_ms)
 
     def _apply_old(self, index: int, request: Command) -> bytes:
-        """A command of release 0.1.0, to the same result and the same state as there.
+        """A command of release 0.1.0, to the same result and the same state as there, where
+        nothing is revoked that has ended: that is kept here (see `tokens.machine`).
 
         Its time is its proposer's, its ids are looked up in both tables, and
         an automatic one is measured by times.
@@ -314,13 +317,15 @@ class ClusterState:
                 index, "invalid_input", "unknown state machine: upgrade every node before using what is new"
             )
         now_ms = max(self.time_unix_ms, request.time_unix_ms)
+        before = self.clock.stamp
+        self.clock.stamp = Stamp(before.epoch, now_ms, max(before.steady_ms, now_ms))
         result, done = self._run(index, request, now_ms)
+        if done is None:
+            self.clock.stamp = before
         if result is None:
             return _bug(index)
         if done is None:
             return result
-        stamp = self.clock.stamp
-        self.clock.stamp = Stamp(stamp.epoch, now_ms, max(stamp.steady_ms, now_ms))
         (node if request.automatic else client).requests.remember(
             request.request_id,
             request.digest,

@@ -9,8 +9,7 @@
 - Cluster time is set by one of two who set it at once.
 
 They are told of every command that was carried out, once, and what it was
-answered.  Where time is set back, what has an end may end later, and a revocation
-that had ended may be forgotten.
+answered.  Where time is set back, what has an end may end later.
 """
 
 from __future__ import annotations
@@ -169,12 +168,11 @@ class Promises:
         known, self._epoch = self._epoch, value["epoch"]
         if given["epoch"] != known or value["epoch"] != known + 1:
             return f"the time of epoch {known} is set by {given}: {value}"
-        from_ms, to_s = value["from_unix_ms"], given["to_unix_ms"] // 1000 + 5
-        if given["to_unix_ms"] < from_ms:
-            # What had ended may be forgotten; what was revoked in a future that never came is until now.
-            self._sids = {sid: known for sid, known in self._sids.items() if known[1] > from_ms}
-            left = {sub: known for sub, known in self._subs.items() if known[1] > from_ms}
-            self._subs = {sub: (min(level, to_s), until) for sub, (level, until) in left.items()}
+        to_s = given["to_unix_ms"] // 1000 + 5
+        if given["to_unix_ms"] < value["from_unix_ms"]:
+            # What was revoked in a future that never came is until now.
+            subs = self._subs.items()
+            self._subs = {sub: (min(level, to_s), until) for sub, (level, until) in subs}
         return None
 
 

@@ -3,6 +3,13 @@
 A token is refused by its session id (``sid``), when that was revoked or its
 generation is older than the minimum, or by its subject (``sub``), when it was
 issued at or before the moment that the subject was revoked.
+
+Cluster time may be wrong, and an operator may set it back: then tokens live
+that had ended, and what refuses them must still be there.  So an entry is
+forgotten when cluster time has passed its end and also steady time, which no
+clock moves, has passed as much as was left of its life.  After its end it
+refuses only what has ended.  While nobody leads steady time stands still:
+entries then last longer, which hurts nobody.
 """
 
 from __future__ import annotations
@@ -12,6 +19,7 @@ from bisect import bisect_right
 from collections.abc import Callable
 from dataclasses import dataclass
 from heapq import heapify, heappop, heappush, merge
+from itertools import islice
 from typing import Any, Literal
 
 from cyoloctl.errors import InvalidInput, Overloaded, TokenRejected
@@ -20,7 +28,14 @@ from cyoloctl.replicated.command import MAX_TIME_UNIX_MS, Malformed, Refused
 from cyoloctl.replicated.machine import Machine, Operations
 from cyoloctl.text import Json, batched
 
-__all__ = ["MAX_AHEAD_MS", "MAX_GENERATION", "MAX_REVOCATIONS", "Revocation", "SessionMachine"]
+__all__ = [
+    "ENDED_KEPT_MS",
+    "MAX_AHEAD_MS",
+    "MAX_GENERATION",
+    "MAX_REVOCATIONS",
+    "Revocation",
+    "SessionMachine",
+]
 
 MAX_REVOCATIONS = 100_000
 """Session ids, and subjects, that can be remembered at the same time."""
@@ -28,6 +43,12 @@ MAX_REVOCATIONS = 100_000
 MAX_GENERATION = 2**53 - 1
 MAX_AHEAD_MS = (400 * 86_400 + 60) * 1000
 """How far in the future an entry may end: no token is good for longer (400 days), and clocks differ."""
+
+ENDED_KEPT_MS = 86_400 * 1000
+"""Steady time for which an entry is kept that has ended when it is made.
+
+The time may be wrong, by which it has: whoever sets it back within a day of leadership finds the entry.
+"""
 
 _REVOKED = MAX_GENERATION + 1  # a minimum that no token reaches
 _SKEW_S = 60
@@ -41,7 +62,8 @@ class Revocation:
     value: the session id or the subject.  minimum_gen: tokens of a lower
     generation are refused; None where all are, and for subjects.
     issued_before_unix_s: tokens of the subject with this iat or an older one
-    are refused; None for session ids.  until_unix_ms: forgotten from then on.
+    are refused; None for session ids.  until_unix_ms: the last token that it
+    is about has ended by then.
     """
 
     kind: Literal["sid", "sub"]
@@ -65,23 +87,30 @@ _FORGOTTEN_AT_ONCE = 1000
 
 
 class _Table:
-    """key -> (level, until), both only ever raised."""
+    """key -> (level, until, steady end), all only ever raised."""
 
-    def __init__(self, entries: dict[str, tuple[int, int]]) -> None:
+    def __init__(self, entries: dict[str, tuple[int, int, int]]) -> None:
         self.entries = entries
-        # Ends, not replicated.  An entry that is raised leaves its old end behind, to be skipped.
-        self._ends = [(until, key) for key, (_, until) in entries.items()]
-        heapify(self._ends)
         self._order: list[str] | None = None
+        self._schedule()
 
-    def put(self, key: str, level: int, until_ms: int, now_ms: int) -> tuple[int, int]:
-        """Raise an entry, and return it; an entry that would have ended already is not made."""
+    def _schedule(self) -> None:
+        # Not replicated: each entry waits for its steady end, then for its end.
+        # One that is raised leaves what it waited for behind, to be skipped.
+        self._steady_ends = [(steady, key) for key, (_, _, steady) in self.entries.items() if steady]
+        self._ends = [(until, key) for key, (_, until, steady) in self.entries.items() if not steady]
+        heapify(self._steady_ends)
+        heapify(self._ends)
+
+    def put(self, key: str, level: int, until_ms: int, now_ms: int, steady_ms: int) -> tuple[int, int]:
+        """Raise an entry; returns level and end.  One that has ended is made too: the time may be wrong."""
+        left_ms = until_ms - now_ms
+        new = (level, until_ms, steady_ms + (left_ms if left_ms > 0 else ENDED_KEPT_MS))
         old = self.entries.get(key)
-        new = (level, until_ms) if old is None else (max(level, old[0]), max(until_ms, old[1]))
-        if new == old or new[1] <= now_ms:
-            return new
+        if old is not None:
+            new = (max(new[0], old[0]), max(new[1], old[1]), max(new[2], old[2]))
         # Before the refusal, which therefore changes nothing: had anything left, there was room.
-        self._forget(now_ms)
+        self._forget(now_ms, steady_ms)
         if key not in self.entries:
             if len(self.entries) >= MAX_REVOCATIONS:
                 raise Refused(
@@ -92,20 +121,27 @@ class _Table:
                 )
             self._order = None
         self.entries[key] = new
-        if old is None or new[1] != old[1]:
-            heappush(self._ends, (new[1], key))
-        if len(self._ends) > 2 * len(self.entries) + 64:
-            self._ends = [(until, key) for key, (_, until) in self.entries.items()]
-            heapify(self._ends)
-        return new
+        if old is None or new[2] != old[2]:
+            heappush(self._steady_ends, (new[2], key))
+        if len(self._steady_ends) + len(self._ends) > 2 * len(self.entries) + 64:
+            self._schedule()
+        return new[:2]
 
-    def _forget(self, now_ms: int) -> None:
-        """Forget some of the ended entries, so few that no command takes long; the rest have no effect."""
+    def _forget(self, now_ms: int, steady_ms: int) -> None:
+        """Forget some of the ended entries, so few that no command takes long; the rest have no effect.
+
+        They are those of the earliest ends, whatever was restored from a snapshot meanwhile.
+        """
+        while self._steady_ends and self._steady_ends[0][0] <= steady_ms:
+            steady_end, key = heappop(self._steady_ends)
+            entry = self.entries.get(key)
+            if entry is not None and entry[2] == steady_end:
+                heappush(self._ends, (entry[1], key))
         left = _FORGOTTEN_AT_ONCE
         while left and self._ends and self._ends[0][0] <= now_ms:
             until, key = heappop(self._ends)
             entry = self.entries.get(key)
-            if entry is not None and entry[1] == until:
+            if entry is not None and entry[1] == until and entry[2] <= steady_ms:
                 del self.entries[key]
                 self._order = None
                 left -= 1
@@ -134,26 +170,37 @@ class _Table:
     @classmethod
     def load(cls, state: object, key_check: Check, level_check: Check) -> _Table:
         """The table in a snapshot.  Raises ValueError, Malformed."""
-        columns = exact(state, {"keys", "levels", "untils"})
+        names = {"keys", "levels", "untils"}
+        if type(state) is dict and "steady_ends" in state:  # it is not in snapshots of release 0.1.0
+            names.add("steady_ends")
+        columns = exact(state, names)
         keys, levels, untils = columns["keys"], columns["levels"], columns["untils"]
         if not type(keys) is type(levels) is type(untils) is list or len(keys) > MAX_REVOCATIONS:
             raise ValueError("revocations are not lists")
-        rows = zip(map(level_check, levels), map(_until, untils), strict=True)
+        steady_ends = columns.get("steady_ends", [0] * len(keys))
+        if type(steady_ends) is not list:
+            raise ValueError("revocations are not lists")
+        rows = zip(map(level_check, levels), map(_until, untils), map(_until, steady_ends), strict=True)
         table = cls(dict(zip(map(key_check, keys), rows, strict=True)))
         if table.order() != keys:
             raise ValueError("revocations are not in order")
         return table
 
 
-def _columns(entries: dict[str, tuple[int, int]], keys: list[str]) -> dict[str, Any]:
+def _columns(entries: dict[str, tuple[int, int, int]], keys: list[str]) -> dict[str, Any]:
     rows = [entries[key] for key in keys]
-    return {"keys": keys, "levels": [level for level, _ in rows], "untils": [until for _, until in rows]}
+    return {
+        "keys": keys,
+        "levels": [level for level, _, _ in rows],
+        "untils": [until for _, until, _ in rows],
+        "steady_ends": [steady for _, _, steady in rows],
+    }
 
 
 class SessionMachine(Machine):
     """Operations and their answers.  ``until_unix_ms`` is when the last token that
     the entry is for ends, at most 400 days ahead (else invalid_input); an entry
-    whose end has come already is not made, and answered like one that was.
+    whose end has come already is made like any other, and kept `ENDED_KEPT_MS`.
 
     ``advance {sid, gen, sub, iat_unix_s, until_unix_ms}`` ->
     ``{minimum_gen, until_unix_ms}``: a token of this generation (1 to
@@ -175,25 +222,30 @@ class SessionMachine(Machine):
     Values only ever rise: the answers tell what holds afterwards.  overloaded
     when 100,000 session ids, or subjects, are remembered and none has expired.
 
-    Expired entries leave by replicated time, when a later one of their kind
-    is made or raised; until then they still refuse, which hurts nobody.
+    Expired entries leave by replicated time and steady time (see the module),
+    when a later one of their kind is made or raised; until then they still
+    refuse, which hurts nobody.
 
     sid: 16 bytes in base64url, 22 characters.  sub: 1 to 256 bytes of UTF-8
     without control characters.  That it is NFC is for the proposer to see to:
     what NFC is depends on the interpreter's Unicode version.
 
     last_end_unix_ms: from now to when the last token that can be out ends;
-    part of the replicated state.
+    steady_ms: the steady time of the entry that is applied.  Both are part of
+    the replicated state.
     """
 
     NAME = "sessions"
     PROPOSER = "any"
 
     def __init__(
-        self, last_end_unix_ms: Callable[[int], int] = lambda now_unix_ms: now_unix_ms + MAX_AHEAD_MS
+        self,
+        last_end_unix_ms: Callable[[int], int] = lambda now_unix_ms: now_unix_ms + MAX_AHEAD_MS,
+        steady_ms: Callable[[], int] = lambda: 0,
     ) -> None:
         super().__init__(_OPERATIONS)
         self._last_end_unix_ms = last_end_unix_ms
+        self._steady_ms = steady_ms
         self._sids = _Table({})
         self._subs = _Table({})
 
@@ -219,7 +271,7 @@ class SessionMachine(Machine):
         return sum(
             low_unix_ms < until <= high_unix_ms
             for table in (self._sids, self._subs)
-            for _, until in table.entries.values()
+            for _, until, _ in table.entries.values()
         )
 
     def set_back(self, from_unix_ms: int, to_unix_ms: int) -> None:
@@ -229,13 +281,15 @@ class SessionMachine(Machine):
         """
         latest_s = to_unix_ms // 1000 + _AHEAD_S
         entries = self._subs.entries
-        self._subs = _Table({sub: (min(level, latest_s), until) for sub, (level, until) in entries.items()})
+        self._subs = _Table({sub: (min(old[0], latest_s), old[1], old[2]) for sub, old in entries.items()})
 
     def __len__(self) -> int:
         return len(self._sids.entries) + len(self._subs.entries)
 
-    def list(self, after: tuple[str, str] | None, limit: int) -> builtins.list[Revocation]:
-        """At most ``limit`` entries: session ids, then subjects, each ascending.
+    def list(
+        self, after: tuple[str, str] | None, limit: int, now_unix_ms: int = -1
+    ) -> builtins.list[Revocation]:
+        """At most ``limit`` entries that have not ended: session ids, then subjects, each ascending.
 
         after: kind and value of the last entry that the caller has; None from the start.
         """
@@ -245,8 +299,9 @@ class SessionMachine(Machine):
             if kind <= of and limit > len(found):
                 keys = table.order()
                 start = bisect_right(keys, value) if kind == of else 0
-                for key in keys[start : start + limit - len(found)]:
-                    level, until = table.entries[key]
+                live = (key for key in islice(keys, start, None) if table.entries[key][1] > now_unix_ms)
+                for key in islice(live, limit - len(found)):
+                    level, until, _ = table.entries[key]
                     if of == "sid":
                         found.append(Revocation("sid", key, _shown(level), None, until))
                     else:
@@ -270,11 +325,11 @@ class SessionMachine(Machine):
             issued_s = now_unix_ms // 1000 + _AHEAD_S
         if issued_s > now_unix_ms // 1000 + _SKEW_S:
             raise Refused(InvalidInput("tokens of the future cannot be revoked: check the clocks"))
-        level, until_ms = self._subs.put(given["sub"], issued_s, end_ms, now_unix_ms)
+        level, until_ms = self._subs.put(given["sub"], issued_s, end_ms, now_unix_ms, self._steady_ms())
         return {"issued_before_unix_s": level, "until_unix_ms": until_ms}
 
     def _raise_sid(self, sid: str, gen: int, end_ms: int, now_unix_ms: int) -> Json:
-        level, until_ms = self._sids.put(sid, gen, end_ms, now_unix_ms)
+        level, until_ms = self._sids.put(sid, gen, end_ms, now_unix_ms, self._steady_ms())
         return {"minimum_gen": _shown(level), "until_unix_ms": until_ms}
 
     def _end(self, given: Json, now_unix_ms: int) -> int:

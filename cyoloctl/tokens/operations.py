@@ -255,7 +255,8 @@ class TokenOperations:
 
     async def revocations(self, *, limit: int, after: str | None, consistency: str, timeout_s: float) -> Json:
         await self._proposer.fresh(stale=consistency == "stale", timeout_s=timeout_s)
-        found = self._sessions.list(None if after is None else _mark(after), limit + 1)
+        mark = None if after is None else _mark(after)
+        found = self._sessions.list(mark, limit + 1, self._proposer.now_ms())
         page = found[:limit]
         return {
             "revocations": [_row(revocation) for revocation in page],

@@ -17,7 +17,7 @@ _REVOCATIONS, _COUNTERS = 60_000, 40_000
 def _large() -> ClusterState:
     cluster = ClusterState()
     cluster.sessions._sids.entries.update(
-        {f"{number:022d}": (2**53, 10**12) for number in range(_REVOCATIONS)}
+        {f"{number:022d}": (2**53, 10**12, 10**9) for number in range(_REVOCATIONS)}
     )
     cluster.counters._values.update({f"c{number}": number for number in range(_COUNTERS)})
     cluster.counters._names = sorted(cluster.counters._values)

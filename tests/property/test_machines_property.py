@@ -621,7 +621,7 @@ def test_keys_machine_keeps_its_invariants(steps: list[Step]) -> None:
 @given(st.lists(session_steps, max_size=40), st.integers(0, 40))
 def test_sessions_machine_agrees_with_a_slow_model(steps: list[Step], cut: int) -> None:
     cluster = ClusterState()
-    entries: dict[tuple[str, str], tuple[int, int]] = {}  # (kind, value) -> (level, until)
+    entries: dict[tuple[str, str], tuple[int, int, int]] = {}  # (kind, value) -> (level, until, steady end)
     for index, step in enumerate(steps):
         if index == cut:
             snapshot = cluster.begin_snapshot()()
@@ -633,19 +633,20 @@ def test_sessions_machine_agrees_with_a_slow_model(steps: list[Step], cut: int) 
         assert answer != "internal"
         now = cluster.time_unix_ms  # a refusal moves it too, what is malformed does not: tested elsewhere
         if step.operation == "advance":
-            superseded = given_["gen"] < entries.get(("sid", given_["sid"]), (0, 0))[0]
-            revoked = given_["iat_unix_s"] <= entries.get(("sub", given_["sub"]), (-1, 0))[0]
+            superseded = given_["gen"] < entries.get(("sid", given_["sid"]), (0,))[0]
+            revoked = given_["iat_unix_s"] <= entries.get(("sub", given_["sub"]), (-1,))[0]
             assert (answer == "token_rejected") == (superseded or revoked)
         if isinstance(answer, tuple):
             kind: str = "sid" if "sid" in given_ else "sub"
             level = given_.get("gen", given_.get("issued_before_unix_s", 2**53))
             if step.operation == "advance":
                 level = min(level + 1, 2**53 - 1)
-            old = entries.get((kind, given_[kind]), (0, 0))
-            new = max(level, old[0]), max(given_["until_unix_ms"], old[1])
-            if new != old and new[1] > now:
-                entries = {key: e for key, e in entries.items() if key[0] != kind or e[1] > now}
-                entries[kind, given_[kind]] = new
+            left, steady = given_["until_unix_ms"] - now, cluster.stamp().steady_ms
+            steady_end = steady + (left if left > 0 else 86_400_000)
+            old = entries.get((kind, given_[kind]), (0, 0, 0))
+            new = max(level, old[0]), max(given_["until_unix_ms"], old[1]), max(steady_end, old[2])
+            entries = {key: e for key, e in entries.items() if key[0] != kind or e[1] > now or e[2] > steady}
+            entries[kind, given_[kind]] = new
         found = {
             (r.kind, r.value): (
                 (r.minimum_gen or 2**53) if r.kind == "sid" else r.issued_before_unix_s,
@@ -653,7 +654,7 @@ def test_sessions_machine_agrees_with_a_slow_model(steps: list[Step], cut: int) 
             )
             for r in cluster.sessions.list(None, 999)
         }
-        assert found == entries
+        assert found == {key: (level, until) for key, (level, until, _) in entries.items()}
         for kind, value in entries:
             level = entries[kind, value][0]
             if kind == "sid":

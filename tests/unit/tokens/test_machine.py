@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+import itertools
 import json
 import random
 from typing import Any
@@ -10,10 +11,19 @@ from typing import Any
 import pytest
 
 from cyoloctl import errors
+from cyoloctl.model import Stamp
 from cyoloctl.replicated.command import Refused
+from cyoloctl.replicated.command import encode_command as new_command
 from cyoloctl.state import ClusterState
 from cyoloctl.tokens import machine as sessions
-from cyoloctl.tokens.machine import MAX_AHEAD_MS, MAX_GENERATION, MAX_REVOCATIONS, Revocation, SessionMachine
+from cyoloctl.tokens.machine import (
+    ENDED_KEPT_MS,
+    MAX_AHEAD_MS,
+    MAX_GENERATION,
+    MAX_REVOCATIONS,
+    Revocation,
+    SessionMachine,
+)
 from tests.support.old_commands import encode_command
 from tests.support.results import decode_result
 
@@ -171,10 +181,193 @@ def test_until_of_more_than_400_days_is_invalid_input_and_changes_nothing(s: Ses
     assert s.machine.export_state() == before
 
 
-def test_entry_that_would_have_ended_is_answered_and_not_made(s: Sessions) -> None:
+def test_entry_that_has_ended_is_made_and_kept_for_a_day_of_steady_time(s: Sessions) -> None:
     assert s.minimum(3, ttl_ms=0) == {"minimum_gen": 3, "until_unix_ms": NOW}
     s.revoke_sub(ttl_ms=-NOW)
-    assert len(s.machine) == 0
+    assert s.machine.list(None, 9, NOW) == []
+    s.now += ENDED_KEPT_MS - 1
+    s.revoke_sid(OTHER)
+    s.revoke_sub(sub="bob")
+    assert s.machine.refuses(SID, 2, "eve", 99) == "superseded"
+    assert s.machine.refuses(SID, 9, "ann", 50) == "revoked"
+    s.now += 1
+    s.revoke_sid(OTHER)
+    s.revoke_sub(sub="bob")
+    assert s.machine.refuses(SID, 2, "ann", 50) is None
+
+
+class Stamped:
+    """A cluster state at a cluster time and a steady time of their own."""
+
+    def __init__(self) -> None:
+        self.cluster = ClusterState()
+        self.machine = self.cluster.sessions
+        self.index = 0
+        self.now, self.steady = NOW, 5_000_000
+
+    def do(self, machine: str, operation: str, **arguments: Any) -> dict[str, Any]:
+        self.index += 1
+        epoch = self.cluster.stamp().epoch
+        self.cluster.advance(Stamp(epoch, self.now, self.steady))
+        command = new_command(machine, operation, arguments, request_id=f"r{self.index}", caller="op")
+        return decode_result(self.cluster.apply(self.index, command))
+
+    def revoke(self, sid: str, ttl_ms: int | None = 10_000) -> None:
+        until_ms = None if ttl_ms is None else self.now + ttl_ms
+        self.do("sessions", "revoke_sid", sid=sid, until_unix_ms=until_ms)
+
+    def revoke_sub(self, sub: str, ttl_ms: int = 10_000) -> None:
+        until_ms = self.now + ttl_ms
+        self.do("sessions", "revoke_sub", sub=sub, issued_before_unix_s=50, until_unix_ms=until_ms)
+
+    def others(self) -> None:
+        """Entries of both kinds, by which what may be forgotten is."""
+        self.revoke(OTHER, 1)
+        self.revoke_sub("bob", 1)
+
+    def refused(self) -> list[str | None]:
+        return [self.machine.refuses(SID, 9, "eve", 99), self.machine.refuses(OTHER[::-1], 9, "ann", 50)]
+
+    def set_time(self, to_unix_ms: int) -> None:
+        epoch = self.cluster.stamp().epoch
+        self.do("clock", "set", to_unix_ms=to_unix_ms, epoch=epoch, by="op")
+        self.now = to_unix_ms
+
+
+@pytest.fixture
+def stamped() -> Stamped:
+    return Stamped()
+
+
+def test_revocation_that_a_wrong_time_passed_still_refuses_when_the_time_is_set_back(
+    stamped: Stamped,
+) -> None:
+    stamped.revoke(SID)
+    stamped.revoke_sub("ann")
+    stamped.now, stamped.steady = NOW + 10**9, stamped.steady + 9_000
+    stamped.others()
+    assert [one.value for one in stamped.machine.list(None, 9, stamped.now)] == [OTHER, "bob"]
+    assert [one.value for one in stamped.machine.list(None, 1, stamped.now)] == [OTHER]
+    stamped.set_time(NOW + 9_000)
+    assert stamped.refused() == ["revoked", "revoked"]
+    stamped.now, stamped.steady = NOW + 10_000, stamped.steady + 1_000
+    stamped.others()
+    assert stamped.refused() == [None, None]
+
+
+def test_revocation_outlasts_steady_time_until_cluster_time_has_passed_its_end(stamped: Stamped) -> None:
+    stamped.revoke(SID)
+    stamped.revoke_sub("ann")
+    stamped.steady += 10**9
+    stamped.others()
+    stamped.now = NOW + 9_999
+    stamped.others()
+    assert stamped.refused() == ["revoked", "revoked"]
+    stamped.now += 1
+    stamped.others()
+    assert stamped.refused() == [None, None]
+
+
+def test_revocation_that_is_repeated_after_the_time_was_set_back_lasts_from_then(stamped: Stamped) -> None:
+    stamped.revoke(SID)
+    stamped.set_time(NOW - 5_000)
+    stamped.steady += 4_000
+    stamped.revoke(SID, 15_000)  # the same end, which is further away by now
+    stamped.now, stamped.steady = NOW + 10**9, stamped.steady + 14_999
+    stamped.others()
+    assert stamped.refused()[0] == "revoked"
+    stamped.steady += 1
+    stamped.others()
+    assert stamped.refused()[0] is None
+
+
+def test_entry_that_is_raised_while_only_its_end_is_awaited_outlives_it(stamped: Stamped) -> None:
+    stamped.revoke(SID)
+    stamped.steady += 10_000
+    stamped.others()
+    stamped.revoke(SID, 20_000)
+    stamped.now += 10_000
+    stamped.others()
+    assert stamped.refused()[0] == "revoked"
+    stamped.steady += 20_000
+    stamped.others()
+    assert stamped.refused()[0] == "revoked"
+    stamped.now += 10_000
+    stamped.others()
+    assert stamped.refused()[0] is None
+
+
+def test_what_is_revoked_again_with_an_earlier_end_keeps_what_it_had_to_live(stamped: Stamped) -> None:
+    stamped.revoke(SID)
+    stamped.revoke(SID, 1_000)
+    stamped.now, stamped.steady = NOW + 10**9, stamped.steady + 9_999
+    stamped.others()
+    assert stamped.refused()[0] == "revoked"
+
+
+def test_restore_keeps_what_is_left_of_a_life_and_forgets_the_same(stamped: Stamped) -> None:
+    stamped.revoke(SID)
+    stamped.revoke_sub("ann")
+    stamped.now = NOW + 10**9
+    stamped.others()
+    other = Stamped()
+    other.cluster.restore(stamped.cluster.begin_snapshot()())
+    other.index = stamped.index
+    for each in (stamped, other):
+        each.now, each.steady = NOW + 10**9, each.steady + 9_999
+        each.others()
+        assert each.refused() == ["revoked", "revoked"]
+        each.steady += 1
+        each.others()
+        assert each.refused() == [None, None]
+    assert stamped.cluster.digest() == other.cluster.digest()
+
+
+def test_subject_keeps_what_is_left_of_its_life_when_the_time_is_set_back(stamped: Stamped) -> None:
+    stamped.revoke_sub("ann")
+    stamped.set_time(NOW - 1)
+    stamped.now, stamped.steady = NOW + 10**9, stamped.steady + 9_999
+    stamped.others()
+    assert stamped.refused()[1] == "revoked"
+
+
+def test_snapshot_without_steady_ends_is_read_and_cluster_time_alone_decides(stamped: Stamped) -> None:
+    stamped.revoke(SID)
+    stamped.revoke_sub("ann")
+    state = stamped.machine.export_state()
+    assert state["sids"].pop("steady_ends") == [5_010_000]
+    assert state["subs"].pop("steady_ends") == [5_010_000]
+    stamped.machine.prepare_restore(state)()
+    assert stamped.machine.export_state()["sids"]["steady_ends"] == [0]
+    stamped.now = NOW + 9_999
+    stamped.others()
+    assert stamped.refused() == ["revoked", "revoked"]
+    stamped.now += 1
+    stamped.others()
+    assert stamped.refused() == [None, None]
+
+
+def test_many_that_end_at_once_are_forgotten_alike_where_a_snapshot_was_restored(
+    stamped: Stamped, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(sessions, "_FORGOTTEN_AT_ONCE", 3)
+    chance = random.Random(7)
+    sids = [base64.urlsafe_b64encode(bytes([n] * 16)).decode().rstrip("=") for n in range(40)]
+    digests = []
+    for _ in range(200):
+        stamped.now += chance.choice((0, 1, 1_000))
+        stamped.steady += chance.choice((0, 1, 700))
+        if chance.random() < 0.05:
+            stamped.set_time(stamped.now - 3_000)
+        other = Stamped()
+        other.cluster.restore(stamped.cluster.begin_snapshot()())
+        other.index, other.now, other.steady = stamped.index, stamped.now, stamped.steady
+        sid, ttl_ms = chance.choice(sids), chance.choice((-1, 500, 4_000))
+        for each in (stamped, other):
+            each.revoke(sid, ttl_ms)
+        assert stamped.cluster.digest() == other.cluster.digest()
+        digests.append(len(stamped.machine))
+    assert any(more > less for more, less in itertools.pairwise(digests))
 
 
 def test_expired_entries_leave_with_the_next_one_of_their_kind(s: Sessions) -> None:
@@ -203,15 +396,16 @@ def test_expiry_is_by_replicated_time_not_the_proposers(s: Sessions) -> None:
     s.minimum(3, ttl_ms=1000)
     s.now += 5000
     s.minimum(2, OTHER)
+    assert s.machine.refuses(SID, 1, "ann", 0) is None
     s.now = NOW  # a slow clock proposes
     assert s.minimum(9)["until_unix_ms"] == NOW + 1000
-    assert s.machine.refuses(SID, 1, "ann", 0) is None
+    assert [entry.value for entry in s.machine.list(None, 9, NOW + 5000)] == [OTHER]
 
 
 def test_one_entry_raised_many_times_does_not_grow_the_table_of_ends(s: Sessions) -> None:
     for n in range(1000):
         s.minimum(2 + n, ttl_ms=1000 + n)
-    assert len(s.machine._sids._ends) < 100
+    assert len(s.machine._sids._steady_ends) < 100
     s.now += 2000
     s.minimum(2, OTHER)
     assert len(s.machine) == 1
@@ -301,8 +495,13 @@ def test_a_full_table_of_sids_and_subs_survives_a_snapshot() -> None:
     sids = sorted(base64.urlsafe_b64encode(n.to_bytes(16, "big")).decode().rstrip("=") for n in numbers)
     untils = [NOW + n for n in numbers]
     state = {
-        "sids": {"keys": sids, "levels": [2] * len(sids), "untils": untils},
-        "subs": {"keys": sorted(f"user{n}" for n in numbers), "levels": [5] * len(sids), "untils": untils},
+        "sids": {"keys": sids, "levels": [2] * len(sids), "untils": untils, "steady_ends": [0] * len(sids)},
+        "subs": {
+            "keys": sorted(f"user{n}" for n in numbers),
+            "levels": [5] * len(sids),
+            "untils": untils,
+            "steady_ends": [0] * len(sids),
+        },
     }
     machine = SessionMachine()
     machine.prepare_restore(json.loads(json.dumps(state)))()
