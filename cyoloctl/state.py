@@ -78,6 +78,7 @@ from cyoloctl.replicated.command import (
     digest_of,
     encode_refusal,
     encode_result,
+    is_refusal_without_entry,
     operation_of,
 )
 from cyoloctl.replicated.machine import Machine
@@ -194,6 +195,10 @@ class ClusterState:
                 f"{peer} is a learner, and learners do not change trust or membership: ask a voter",
             )
         return encode_refusal(0, "access_denied", "the leader alone proposes this")
+
+    def refused_unlogged(self, result: bytes) -> bool:
+        """Whether `admit` gave this result, and no entry of the log."""
+        return is_refusal_without_entry(result)
 
     def was_applied(self, kind: str, request_id: str) -> bool:
         """Whether a command of this kind of caller is remembered as applied, not refused, under this id."""

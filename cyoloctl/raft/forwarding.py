@@ -11,7 +11,7 @@ import logging
 import math
 from dataclasses import dataclass, field
 
-from cyoloctl.errors import CyoloctlError, InternalError, NoLeader, Overloaded
+from cyoloctl.errors import CyoloctlError, InternalError, NoLeader, OutcomeUnknown, Overloaded
 from cyoloctl.model import name_of
 from cyoloctl.raft.core import Core
 from cyoloctl.raft.machine import PeerRole, StateMachine
@@ -194,7 +194,11 @@ class Forwarding:
         batch, results, error = forwarded.batch, forwarded.results, message["error"]
         if error is None and len(results) == len(batch):
             for proposal, result in zip(batch, results, strict=True):
-                proposal.settle(result, None)
+                if proposal.sends > 1 and self._machine.refused_unlogged(result):
+                    # Not logged this time; what was sent before may be.
+                    proposal.settle(None, OutcomeUnknown("the leader refuses now what may be in its log"))
+                else:
+                    proposal.settle(result, None)
             return
         again = []
         for proposal in batch:

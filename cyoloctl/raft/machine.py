@@ -30,6 +30,10 @@ class StateMachine(Protocol):
         """
         ...
 
+    def refused_unlogged(self, result: bytes) -> bool:
+        """Whether `admit` gave this result: the leader has not logged the command for it."""
+        ...
+
     def apply(self, index: int, command: bytes, after: int | None = None) -> bytes:
         """Apply one command.  Deterministic and total: refusals are results.
 

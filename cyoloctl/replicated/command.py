@@ -50,6 +50,7 @@ __all__ = [
     "encode_refusal",
     "encode_result",
     "is_caller",
+    "is_refusal_without_entry",
     "is_request_id",
     "operation_of",
     "refusal_reason",
@@ -282,6 +283,11 @@ def encode_refusal(index: int, code: str, message: str, reason: str | None = Non
     if reason is not None:
         error["reason"] = reason
     return canonical_json({"error": error, "index": index}).encode("ascii")
+
+
+def is_refusal_without_entry(result: bytes) -> bool:
+    """Whether these are the bytes of a refusal that no log entry gave: its index is 0."""
+    return result.startswith(b'{"error":{') and result.endswith(b'},"index":0}')
 
 
 def _parse_result(result: bytes) -> dict[str, Any]:

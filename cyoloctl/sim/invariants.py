@@ -188,6 +188,10 @@ class WatchedMachine:
         """See StateMachine."""
         return self._state.stamp()
 
+    def refused_unlogged(self, result: bytes) -> bool:
+        """See StateMachine."""
+        return self._state.refused_unlogged(result)
+
     def admit(self, command: bytes, peer: str, role: str) -> bytes | None:
         """See StateMachine."""
         return self._state.admit(command, peer, role)

@@ -1094,6 +1094,21 @@ def test_write_is_answered_by_the_leader_that_was_asked_only() -> None:
     assert outcome.result == b"3"
 
 
+def test_refusal_at_the_door_is_no_answer_to_a_write_that_was_sent_before() -> None:
+    cluster = follower_with_log(commit=2)
+    (first,), message = forwarded(cluster, b"x3")
+    hear(cluster, "b", "a", result(message, b"refused"))
+    assert first.result == b"refused"
+    (second,), _ = forwarded(cluster, b"x4")
+    mark = len(cluster.sent)
+    cluster.disconnect("a", "b")
+    cluster.connect("a", "b")
+    hear(cluster, "b", "a", append(1, (4, 1), commit=4))
+    (again,) = said(cluster, mark, "b", "forward", "a")
+    hear(cluster, "b", "a", result(again, b"refused"))
+    assert isinstance(second.error, OutcomeUnknown)
+
+
 @pytest.mark.parametrize(
     ("results", "last"), [([b"3"], True), ([b"3", b"4", b"5"], False)], ids=["too few", "without end"]
 )

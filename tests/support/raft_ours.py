@@ -53,6 +53,9 @@ class ListMachine:
     def admit(self, command: bytes, peer: str, role: str) -> bytes | None:
         return None
 
+    def refused_unlogged(self, result: bytes) -> bool:
+        return result == b"refused"
+
     def apply(self, index: int, command: bytes, after: int | None = None) -> bytes:
         self._owner.applied.append((index, command))
         if command.startswith(b"poison"):

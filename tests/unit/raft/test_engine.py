@@ -46,6 +46,9 @@ class Echo:
     def admit(self, command: bytes, peer: str, role: str) -> bytes | None:
         return None
 
+    def refused_unlogged(self, result: bytes) -> bool:
+        return result == b"refused"
+
     def apply(self, index: int, command: bytes, after: int | None = None) -> bytes:
         return command
 

@@ -343,11 +343,20 @@ def test_many_that_expire_at_once_are_forgotten_in_parts() -> None:
 
 def refused(command: bytes, peer: str = "n2", role: str = "voter") -> str | None:
     answer = ClusterState().admit(command, peer, role)
+    assert answer is None or ClusterState().refused_unlogged(answer)
     return None if answer is None else code_of(answer)
 
 
 def command(machine: str, operation: str, **arguments: Any) -> bytes:
     return encode_command(machine, operation, arguments, request_id="r", kind="node")
+
+
+def test_result_of_an_entry_is_never_taken_for_a_refusal_at_the_door() -> None:
+    cluster = ClusterState()
+    carried_out, refusal = cluster.apply(2, add("r"), 1), cluster.apply(3, b"no command", 2)
+    assert code_of(refusal) is not None
+    assert not cluster.refused_unlogged(carried_out)
+    assert not cluster.refused_unlogged(refusal)
 
 
 @pytest.mark.parametrize("role", ["voter", "learner"])
