@@ -353,7 +353,8 @@ def command(machine: str, operation: str, **arguments: Any) -> bytes:
 
 def test_result_of_an_entry_is_never_taken_for_a_refusal_at_the_door() -> None:
     cluster = ClusterState()
-    carried_out, refusal = cluster.apply(2, add("r"), 1), cluster.apply(3, b"no command", 2)
+    unknown = command("rendezvous", "cancel", id="0" * 32, expected=None)
+    carried_out, refusal = cluster.apply(2, add("r"), 1), cluster.apply(3, unknown, 2)
     assert code_of(refusal) is not None
     assert not cluster.refused_unlogged(carried_out)
     assert not cluster.refused_unlogged(refusal)
