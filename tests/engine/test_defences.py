@@ -27,7 +27,7 @@ from cyoloctl.raft.journal import Journal, MemoryStore
 from cyoloctl.raft.replica import Replica
 from cyoloctl.raft.settings import Limits
 from cyoloctl.raft.snapshot import SnapshotMeta, SnapshotStore
-from cyoloctl.raft.vendor import encode_membership
+from cyoloctl.raft.vendor import decode_membership, encode_membership
 from tests.support.engine_harness import Machine, Outcome
 from tests.support.raft_ours import OurCluster, append
 
@@ -1172,3 +1172,173 @@ def test_second_handover_is_refused_while_one_goes_on() -> None:
     first, second = cluster.transfer("a", "c"), cluster.transfer("a", "b")
     assert first.pending
     assert isinstance(second.error, Conflict)
+
+
+# -- who may become a voter, and what a change is worth --------------------------------------------
+
+
+def test_learner_without_a_link_is_not_made_a_voter() -> None:
+    cluster = leader_with_learner()
+    cluster.disconnect("a", "l")
+    assert "not connected" in str(cluster.add("a", "l").error)
+    assert cluster.config("a") == set("abc")
+
+
+def test_voter_that_has_been_silent_does_not_count_as_reachable() -> None:
+    cluster = OurCluster("abc")
+    cluster.elect("a")
+    cluster.run(0.3)
+    cluster.hold("c", "a")  # the link holds, and nothing comes
+    cluster.run(2.0)
+    assert cluster.is_leader("a")
+    assert isinstance(cluster.remove("a", "b").error, Conflict)
+
+
+def test_membership_change_that_another_leader_replaced_is_no_success() -> None:
+    cluster = OurCluster("abc")
+    cluster.elect("a")
+    cluster.run(0.3)
+    outcome = Outcome("a", b"remove c")
+    membership = cluster.replica("a")._membership
+    index = len(cluster.log("a")) + 1
+    membership._waiting[index] = (
+        cluster.term("a") - 1,
+        lambda result, error: outcome.settle(error is None, result, error),
+    )
+    cluster.write("a", b"x1")
+    membership.apply(index)
+    assert isinstance(outcome.error, NoLeader)
+
+
+def test_handover_to_a_voter_without_a_link_is_refused() -> None:
+    cluster = OurCluster("abc")
+    cluster.elect("a")
+    cluster.run(0.3)
+    cluster.cut("a", "c")
+    assert isinstance(cluster.transfer("a", "c").error, Conflict)
+
+
+# -- peers that come and go ------------------------------------------------------------------------
+
+
+def test_reads_ask_the_next_leader_when_the_link_with_the_last_one_broke() -> None:
+    cluster = follower_with_log(commit=2)
+    reading, _ = asking(cluster)
+    cluster.disconnect("a", "b")
+    mark = len(cluster.sent)
+    hear(cluster, "b", "c", append(2, (4, 1), commit=4))
+    (question,) = said(cluster, mark, "b", "read_index", "c")
+    hear(cluster, "b", "c", {"type": "read_index_result", "id": question["id"], "index": 4})
+    assert reading.ok
+
+
+def test_peer_is_told_the_commit_index_that_its_read_waits_for() -> None:
+    cluster = OurCluster("ab")
+    cluster.elect("a")
+    cluster.run(0.3)
+    cluster.propose("a", b"x1")
+    cluster.tick("a")
+    cluster.exchange()
+    mark = len(cluster.sent)
+    cluster.inject("a", "b", {"type": "read_index", "id": 7})
+    for _ in range(3):  # no time for a heartbeat or a notice
+        cluster.tick("a", "b")
+        cluster.exchange()
+    (answer,) = said(cluster, mark, "a", "read_index_result", "b")
+    assert answer["index"] == len(cluster.log("a"))
+    assert cluster.commit_index("b") == answer["index"]
+
+
+def test_node_that_does_not_lead_relays_nobodys_commands() -> None:
+    cluster = follower_with_log(commit=2)
+    hear(cluster, "b", "a", append(1, (4, 1), commit=2))
+    mark = len(cluster.sent)
+    hear(cluster, "b", "c", forward(1, b"x1"))
+    (answer,) = said(cluster, mark, "b", "forward_result", "c")
+    assert (answer["results"], answer["error"]) == ([], "not_leader")
+    assert said(cluster, mark, "b", "forward") == []
+
+
+def test_commands_of_peers_are_bounded_at_the_leader() -> None:
+    cluster = leader_with_learner(pending_commands=3)
+    cluster.hold("a", "b")
+    cluster.transfer("a", "b")  # so that they wait
+    mark = len(cluster.sent)
+    for number in range(5):
+        cluster.inject("a", "c", forward(number, b"x%d" % number))
+    cluster.tick("a")
+    answers = said(cluster, mark, "a", "forward_result", "c")
+    assert [(answer["id"], answer["error"]) for answer in answers] == [(3, "overloaded"), (4, "overloaded")]
+
+
+def test_forwards_of_two_processes_share_no_id() -> None:
+    ids = set()
+    for _ in range(2):
+        cluster = follower_with_log(commit=2)
+        _, message = forwarded(cluster, b"x1")
+        ids.add(message["id"])
+        cluster.restart("b")
+        _, message = forwarded(cluster, b"x2")
+        ids.add(message["id"])
+    assert len(ids) >= 2
+    assert all(identifier > 2**32 for identifier in ids)
+
+
+@pytest.mark.parametrize("how", ["silent", "without a link"])
+def test_nothing_is_sent_to_a_leader_that_is_not_there(how: str) -> None:
+    cluster = follower_with_log(commit=2)
+    hear(cluster, "b", "a", append(1, (4, 1), commit=2))
+    if how == "silent":
+        cluster.advance(2.0)
+    else:
+        cluster.disconnect("a", "b")
+    assert cluster.replica("b").leader() is None
+    mark = len(cluster.sent)
+    cluster.propose("b", b"x1")
+    cluster.read("b")
+    cluster.tick("b")
+    assert said(cluster, mark, "b", "forward") == said(cluster, mark, "b", "read_index") == []
+
+
+def test_new_peer_is_not_known_to_hold_anything() -> None:
+    cluster = leader_and_slow_peer()
+    cluster.machines["l"] = cluster._new_machine("l", ("a", "b", "c"))
+    cluster.hold("a", "l")
+    cluster.start("l")
+    cluster.connect_all()
+    assert cluster.replica("a").status().match["l"] == 0
+
+
+def test_transfer_to_a_peer_that_is_forgotten_is_closed() -> None:
+    cluster = OurCluster("abc")
+    core = cluster.replica("a")._core
+    node = core.node(RaftId("x"))
+    core.follow_peer(node)
+    closed: list[bool] = []
+
+    class Transfer:
+        def close(self) -> None:
+            closed.append(True)
+
+    core.progress[node].become_snapshot(Transfer())  # type: ignore[arg-type]
+    core.forget_peer(node)
+    assert closed == [True]
+
+
+def test_node_that_follows_a_higher_term_follows_no_leader_of_the_last_one() -> None:
+    cluster = OurCluster("abc")
+    cluster.elect("a")
+    cluster.run(0.3)
+    refusal = {"type": "pre_vote_response", "term": cluster.term("b") + 1, "granted": False}
+    hear(cluster, "b", "c", refusal)
+    assert cluster.term("b") == refusal["term"]
+    assert cluster.replica("b").leader() is None
+
+
+@pytest.mark.parametrize(
+    "data",
+    [b"", b"[", b"7", b"[1,2,3]", b'["add"]', b'["add",7]', b'["crown","a"]', b"[" * 100_000, b"null"],
+    ids=range(9),
+)
+def test_membership_bytes_that_are_no_change_change_nothing(data: bytes) -> None:
+    assert decode_membership(b"\x02" + data) is None

@@ -88,3 +88,27 @@ def test_giving_up_says_not_applied_only_of_what_was_never_sent(leader: RaftId |
     assert said in first.message
     assert isinstance(second, OutcomeUnknown)
     assert "not confirmed within 3 s" in second.message
+
+
+def test_cancelled_proposal_is_never_sent() -> None:
+    queue = ProposalQueue(10, 1000)
+    given_up, live = Proposal(b"given up", _nobody), Proposal(b"live", _nobody)
+    queue.append(given_up)
+    queue.append(live)
+    given_up.cancelled = True
+    assert queue.take_batch(1000, 0, 5) == [live]
+    assert not given_up.sent
+
+
+def test_queue_is_bounded_by_bytes_and_has_room_again_when_they_were_taken() -> None:
+    queue = ProposalQueue(10, 100)
+    for _ in range(3):
+        assert not queue.is_full()
+        queue.append(Proposal(b"x" * 60, _nobody))
+        queue.append(Proposal(b"x" * 60, _nobody))
+        assert queue.is_full()
+        assert len(queue.take_batch(1000, 0, 5)) == 2
+
+
+def _nobody(result: object, error: object) -> None:
+    raise AssertionError("nobody is to be told")
