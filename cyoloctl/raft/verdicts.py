@@ -127,7 +127,8 @@ class Verdicts:
             boots, boot, index = known
             if hello.boots == boots and hello.boot != boot:
                 return COPY
-            if hello.boots < boots or hello.last_index < index:
+            # What the registered process itself said when it dialled may arrive after it was registered.
+            if hello.boots < boots or (hello.boot != boot and hello.last_index < index):
                 return OLDER
         if hello.boot != self._links.last_process(hello.name) and self._replica.forgot(
             hello.raft_id, hello.term, hello.last_index

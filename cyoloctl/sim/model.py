@@ -149,7 +149,7 @@ class Model:
     def _check(self, index: int, request: Command, answer: Json) -> str | None:
         if request.machine == "counter":
             return self._count(index, request, answer)
-        wrong = self._promises.applied(request, answer, self._stamp.time_unix_ms)
+        wrong = self._promises.applied(request, answer, self._stamp)
         if request.machine == "clock" and "value" in answer:
             set_to = request.arguments["to_unix_ms"]
             self._stamp = Stamp(self._stamp.epoch + 1, set_to, self._stamp.steady_ms)

@@ -9,20 +9,32 @@
 - Cluster time is set by one of two who set it at once.
 
 They are told of every command that was carried out, once, and what it was
-answered.  Where time is set back, what has an end may end later.
+answered.  Where time is set back, what has an end may end later; a revocation may be
+forgotten once its life has passed in steady time, and its end in cluster time.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import dataclass, replace
 from typing import Any
 
+from cyoloctl.model import Stamp
 from cyoloctl.replicated.command import Command
 from cyoloctl.text import Json
 
 __all__ = ["Promises"]
 
 _ALL = 2**60
+
+
+@dataclass(frozen=True, slots=True)
+class _Revoked:
+    """What is refused up to a level, for how long in cluster time and in steady time at least."""
+
+    level: int
+    until_ms: int
+    steady_end_ms: int
 
 
 class Promises:
@@ -35,16 +47,18 @@ class Promises:
         self._approved: set[str] = set()
         self._redeemed: dict[str, str] = {}
         self._ended: set[str] = set()
-        self._sids: dict[str, tuple[int, int]] = {}  # session -> lowest generation, until when
-        self._subs: dict[str, tuple[int, int]] = {}  # subject -> latest time of issue, until when
+        self._sids: dict[str, _Revoked] = {}  # session -> lowest generation
+        self._subs: dict[str, _Revoked] = {}  # subject -> latest time of issue
+        self._steady_ms = 0
         self._revoked_keys: set[str] = set()
         self._removed: set[str] = set()
         self._admitted: dict[tuple[str, str], str] = {}  # name, public key -> the request it admitted
         self._destroyed: set[str] = set()
         self._epoch = 0
 
-    def applied(self, request: Command, answer: Json, now_unix_ms: int) -> str | None:
+    def applied(self, request: Command, answer: Json, stamp: Stamp) -> str | None:
         """The promise that a command broke which was carried out just now, at a replicated time."""
+        self._steady_ms, now_unix_ms = stamp.steady_ms, stamp.time_unix_ms
         check = _CHECKS.get((request.machine, request.operation))
         value = answer.get("value")
         if check is None or value is None:
@@ -99,11 +113,14 @@ class Promises:
     # Sessions.
 
     def _advance(self, given: Json, value: Json, now_ms: int) -> str | None:
-        low, until = self._sids.get(given["sid"], (0, 0))
-        issued, sub_until = self._subs.get(given["sub"], (-1, 0))
-        if given["gen"] < low and now_ms < until:
-            return f"session {given['sid']} is used at generation {given['gen']}, {low} is the lowest"
-        if given["iat_unix_s"] <= issued and now_ms < sub_until:
+        known, of_subject = self._sids.get(given["sid"]), self._subs.get(given["sub"])
+        if known is not None and given["gen"] < known.level and now_ms < known.until_ms:
+            return f"session {given['sid']} is used at generation {given['gen']}, {known.level} is the lowest"
+        if (
+            of_subject is not None
+            and given["iat_unix_s"] <= of_subject.level
+            and now_ms < of_subject.until_ms
+        ):
             return f"a session of {given['sub']} is used that was revoked"
         return self._raise_sid(given["sid"], given["gen"] + 1, value, now_ms)
 
@@ -111,17 +128,28 @@ class Promises:
         return self._raise_sid(given["sid"], _ALL, value, now_ms)
 
     def _raise_sid(self, sid: str, low: int, value: Json, now_ms: int) -> str | None:
-        known, until = self._sids.get(sid, (0, 0))
-        if until <= now_ms:
-            known, until = 0, 0  # it may be forgotten
+        old = self._sids.get(sid)
+        if old is not None and not self._may_be_forgotten(old, now_ms):
+            low = max(low, old.level)
         shown = value["minimum_gen"]
-        if shown is not None and shown < max(low, known):
-            return f"session {sid} has the lowest generation {shown}, not {max(low, known)}"
-        self._sids[sid] = max(low, known), max(value["until_unix_ms"], until)
+        if shown is not None and shown < low:
+            return f"session {sid} has the lowest generation {shown}, not {low}"
+        self._sids[sid] = self._revoked(old, low, value["until_unix_ms"], now_ms)
         return None
 
+    def _revoked(self, old: _Revoked | None, level: int, until_ms: int, now_ms: int) -> _Revoked:
+        steady_end = self._steady_ms + max(until_ms - now_ms, 0)
+        if old is None:
+            return _Revoked(level, until_ms, steady_end)
+        return _Revoked(level, max(until_ms, old.until_ms), max(steady_end, old.steady_end_ms))
+
+    def _may_be_forgotten(self, revoked: _Revoked, now_ms: int) -> bool:
+        return revoked.until_ms <= now_ms and revoked.steady_end_ms <= self._steady_ms
+
     def _revoke_sub(self, given: Json, value: Json, now_ms: int) -> str | None:
-        self._subs[given["sub"]] = value["issued_before_unix_s"], value["until_unix_ms"]
+        self._subs[given["sub"]] = self._revoked(
+            self._subs.get(given["sub"]), value["issued_before_unix_s"], value["until_unix_ms"], now_ms
+        )
         issued = given["issued_before_unix_s"]
         if issued is not None and value["issued_before_unix_s"] < issued:
             return f"sessions of {given['sub']} are revoked to {value}, not to {issued}"
@@ -168,11 +196,14 @@ class Promises:
         known, self._epoch = self._epoch, value["epoch"]
         if given["epoch"] != known or value["epoch"] != known + 1:
             return f"the time of epoch {known} is set by {given}: {value}"
-        to_s = given["to_unix_ms"] // 1000 + 5
-        if given["to_unix_ms"] < value["from_unix_ms"]:
+        from_ms, to_s = value["from_unix_ms"], given["to_unix_ms"] // 1000 + 5
+        if given["to_unix_ms"] < from_ms:
+            for revoked in (self._sids, self._subs):
+                for key in [key for key, one in revoked.items() if self._may_be_forgotten(one, from_ms)]:
+                    del revoked[key]
             # What was revoked in a future that never came is until now.
-            subs = self._subs.items()
-            self._subs = {sub: (min(level, to_s), until) for sub, (level, until) in subs}
+            for sub, one in self._subs.items():
+                self._subs[sub] = replace(one, level=min(one.level, to_s))
         return None
 
 

@@ -113,7 +113,14 @@ def test_peer_that_was_admitted_as_a_voter_may_lead_before_its_promotion_is_here
 
 @pytest.mark.parametrize(
     ("boots", "boot", "last_index", "reason"),
-    [(2, "a", 9, None), (2, "b", 9, COPY), (1, "a", 9, OLDER), (3, "c", 9, None), (3, "c", 7, OLDER)],
+    [
+        (2, "a", 9, None),
+        (2, "b", 9, COPY),
+        (1, "a", 9, OLDER),
+        (3, "c", 9, None),
+        (3, "c", 7, OLDER),
+        (2, "a", 7, None),
+    ],
 )
 def test_process_is_kept_out_by_what_the_register_knows(
     boots: int, boot: str, last_index: int, reason: str | None
