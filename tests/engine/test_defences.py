@@ -860,6 +860,7 @@ def test_slow_peer_is_sent_a_window_and_no_more_and_hears_its_leader_all_the_sam
     cluster.release("a", "c")
     cluster.run(1.0)
     assert cluster.state("c") == cluster.state("a")
+    assert all(size <= 300 for size in entry_bytes(said(cluster, mark, "a", "append_entries", "c")))
 
 
 def test_probe_is_sent_once_until_it_is_answered() -> None:
@@ -906,7 +907,7 @@ def test_leader_that_told_its_idle_followers_of_a_commit_sleeps_until_the_next_h
         cluster.exchange()
     assert cluster.commit_index("c") == cluster.commit_index("a") == len(cluster.log("a"))
     assert len(said(cluster, mark, "a", "append_entries", "c")) == told + 1
-    assert cluster.replica("a").next_deadline() > cluster.now + 0.001
+    assert cluster.replica("a").next_deadline() > cluster.now + cluster.skew["a"] + 0.001
 
 
 def test_new_leadership_knows_no_acknowledgement() -> None:
@@ -1229,6 +1230,18 @@ def test_reads_ask_the_next_leader_when_the_link_with_the_last_one_broke() -> No
     hear(cluster, "b", "c", append(2, (4, 1), commit=4))
     (question,) = said(cluster, mark, "b", "read_index", "c")
     hear(cluster, "b", "c", {"type": "read_index_result", "id": question["id"], "index": 4})
+    assert reading.ok
+
+
+def test_reads_ask_again_at_once_in_a_new_link_with_the_leader() -> None:
+    cluster = follower_with_log(commit=2)
+    reading, _ = asking(cluster)
+    cluster.disconnect("a", "b")
+    cluster.connect("a", "b")
+    mark = len(cluster.sent)
+    hear(cluster, "b", "a", append(1, (4, 1), commit=4))
+    (question,) = said(cluster, mark, "b", "read_index", "a")
+    hear(cluster, "b", "a", {"type": "read_index_result", "id": question["id"], "index": 4})
     assert reading.ok
 
 
