@@ -193,13 +193,16 @@ class ClusterClock:
         found[self._name] = self._wall()
         return {name: wall for name, wall in found.items() if is_a_time(wall)}
 
-    def skews_ms(self) -> Mapping[str, float]:
-        """Each measured wall clock less cluster time, by name; clocks that show no time, too."""
+    def skews_ms(self, *, since: float = -1e9) -> Mapping[str, float]:
+        """Each measured wall clock less cluster time, by name; clocks that show no time, too.
+
+        since: see `walls`.
+        """
         now, cluster = self._monotonic(), self.now_unix_ms()
         found = {
             name: measured.wall_unix_ms + (now - measured.at + measured.trip_s / 2) * 1000 - cluster
             for name, measured in self._measured.items()
-            if now - measured.at + measured.trip_s <= MEASURED_S
+            if now - measured.at + measured.trip_s <= MEASURED_S and measured.at - measured.trip_s >= since
         }
         found[self._name] = float(self._wall() - cluster)
         return found

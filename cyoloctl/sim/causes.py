@@ -6,8 +6,8 @@ asks it once a second for its log and whenever a caller wants to know.  Judged a
 
 - a direction that is cut for `NAMED_S`: the end that hears nothing has logged so
   of that peer, and its problems name the peer;
-- a wall clock that is wrong for `CLOCK_NAMED_S`: its node and every node with a link to
-  it name that clock;
+- a wall clock that is wrong for `CLOCK_NAMED_S`: its node, and every node that it has
+  told its time since, name that clock;
 - a process that its disk ends: it has logged that, with the code of the error.
 
 A node that something else befell in that time is not judged: it may be just
@@ -180,7 +180,7 @@ class Causes:
         for name, node in calm.items():
             off_at = node.wall_off_since()
             if off_at is not None and off_at <= since and self._is_new(name, off_at, since // _AGAIN_S):
-                self._clock(node, list(calm.values()))
+                self._clock(node, off_at, list(calm.values()))
 
     def _calm(self, since: float) -> dict[str, Node]:
         """Nodes that nothing has befallen since then, but what lies between them and their clocks."""
@@ -216,15 +216,15 @@ class Causes:
                 )
         self._time.count("named: link")
 
-    def _clock(self, wrong: Node, others: list[Node]) -> None:
+    def _clock(self, wrong: Node, off_at: float, others: list[Node]) -> None:
         """The wall clock of this node has been wrong for `CLOCK_NAMED_S`."""
+        wrong_for_s = self._time.now - off_at
         true_ms = self._time.true_unix_ms()
         if abs(wrong.wall_unix_ms() - true_ms) <= 2 * CLOCK_OFF_MS:
             return
         for node in others:
             known_ms = node.cluster_clock.now_unix_ms()
-            peer = node.links.peers().get(wrong.name)
-            hears = node is wrong or (peer is not None and peer.pongs > 1 and not peer.silent)
+            hears = wrong.name in node.cluster_clock.skews_ms(since=node.clock() - wrong_for_s)
             # After everybody slept, cluster time is behind for a while.
             if hears and abs(known_ms - true_ms) < CLOCK_OFF_MS / 2:
                 found = self._problems(node)
