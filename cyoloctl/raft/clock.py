@@ -98,6 +98,10 @@ class _Measured(NamedTuple):
     at: float
     trip_s: float
 
+    def counts(self, now: float, since: float) -> bool:
+        """Whether it is new enough, and was asked for at `since` or later."""
+        return now - self.at + self.trip_s <= MEASURED_S and self.at - self.trip_s >= since
+
 
 class _Step(NamedTuple):
     """A time that the clock takes once an entry with its stamp is applied.
@@ -188,7 +192,7 @@ class ClusterClock:
         found = {
             name: measured.wall_unix_ms + int((now - measured.at) * 1000)
             for name, measured in self._measured.items()
-            if now - measured.at + measured.trip_s <= MEASURED_S and measured.at - measured.trip_s >= since
+            if measured.counts(now, since)
         }
         found[self._name] = self._wall()
         return {name: wall for name, wall in found.items() if is_a_time(wall)}
@@ -202,7 +206,7 @@ class ClusterClock:
         found = {
             name: measured.wall_unix_ms + (now - measured.at + measured.trip_s / 2) * 1000 - cluster
             for name, measured in self._measured.items()
-            if now - measured.at + measured.trip_s <= MEASURED_S and measured.at - measured.trip_s >= since
+            if measured.counts(now, since)
         }
         found[self._name] = float(self._wall() - cluster)
         return found
