@@ -43,6 +43,10 @@ class Workplace:
     def __init__(self, directory: Path) -> None:
         directory.mkdir(parents=True)
         self._root = directory
+        # Of its own, since two runs of pytest that tidy up one directory trip over each other.  Not inside
+        # the copy: names of sockets must stay short.
+        self._temporary = directory.with_name(f"{directory.name}t")
+        self._temporary.mkdir()
         self._python = clone(directory)
         # Faults come and go within a second, which a time stamp would not tell: digests of the source do.
         self._run(["-m", "compileall", "-q", "--invalidation-mode", "checked-hash", "cyoloctl"])
@@ -97,7 +101,10 @@ class Workplace:
         process = subprocess.Popen(
             [self._python, *arguments],
             cwd=self._root,
-            env={name: value for name, value in os.environ.items() if name != "PYTHONPATH"},
+            env={
+                **{name: value for name, value in os.environ.items() if name != "PYTHONPATH"},
+                "PYTEST_DEBUG_TEMPROOT": str(self._temporary),
+            },
             stdin=subprocess.DEVNULL,
             stdout=subprocess.PIPE,
             stderr=subprocess.STDOUT,
