@@ -16,8 +16,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from cyoloctl.errors import Conflict, NoLeader, OutcomeUnknown, Overloaded, StorageError, VersionMismatch
-from cyoloctl.model import Stamp
-from cyoloctl.raft.batch import decode_batch, encode_batch, stamp_of
+from cyoloctl.raft.batch import decode_batch, stamp_of
 from cyoloctl.raft.clock import ClusterClock
 from cyoloctl.raft.journal import Journal, MemoryStore
 from cyoloctl.raft.messages import MAX_FRAME_BYTES, MESSAGE_TYPES, PeerProtocolError, decode, encode
@@ -26,17 +25,12 @@ from cyoloctl.raft.settings import Limits
 from cyoloctl.raft.snapshot import SnapshotMeta, SnapshotStore
 from tests.support.engine_harness import Machine, Outcome
 from tests.support.raft_ours import ListMachine, OurCluster, append
+from tests.support.stories import NO_OP, entry, hear, said
 
 pytestmark = pytest.mark.fault
 
-NO_OP = b"\x01"
 _LINK_TYPES = {"hello", "goodbye", "ping", "pong", "call", "reply"}
 RAFT_TYPES = sorted(set(MESSAGE_TYPES) - _LINK_TYPES)
-
-
-def regular(command: bytes) -> bytes:
-    """The log entry of one command."""
-    return encode_batch([(command, 2)], Stamp(0, 0, 0))
 
 
 def chunk(term: int, **changed: Any) -> Any:
@@ -59,24 +53,6 @@ def forward_result(forward: Any, error: str | None = None) -> Any:
     """The leader's whole answer to a forward."""
     results = [] if error else [b"done"] * len(forward["commands"])
     return {"type": "forward_result", "id": forward["id"], "results": results, "last": True, "error": error}
-
-
-def hear(cluster: OurCluster, target: str, source: str, message: Any) -> None:
-    """`target` gets a message as if `source` had sent it, and ticks."""
-    cluster.inject(target, source, message)
-    cluster.tick(target)
-
-
-def sent_since(
-    cluster: OurCluster, mark: int, source: str, kind: str, target: str | None = None
-) -> list[Any]:
-    return [
-        envelope.message
-        for envelope in cluster.sent[mark:]
-        if envelope.source == source
-        and envelope.message["type"] == kind
-        and target in (None, envelope.target)
-    ]
 
 
 def healthy(cluster: OurCluster) -> bool:
@@ -102,11 +78,11 @@ def step_down_with_a_read_story() -> tuple[OurCluster, int]:
     mark = len(cluster.sent)
     hear(cluster, "b", "c", append(2, (2, 1), (NO_OP, 3, 2), commit=2))
     assert not cluster.is_leader("b")
-    for question in sent_since(cluster, mark, "b", "read_index", "c"):
+    for question in said(cluster, mark, "b", "read_index", "c"):
         cluster.inject("b", "c", {"type": "read_index_result", "id": question["id"], "index": 3})
-    cluster.inject("b", "c", append(2, (3, 2), (regular(b"of c"), 4, 2), commit=3))
+    cluster.inject("b", "c", append(2, (3, 2), (entry(b"of c"), 4, 2), commit=3))
     hear(cluster, "a", "c", append(2, (2, 1), (NO_OP, 3, 2), commit=3))
-    hear(cluster, "a", "d", append(3, (3, 2), (NO_OP, 4, 3), (regular(b"acknowledged"), 5, 3), commit=3))
+    hear(cluster, "a", "d", append(3, (3, 2), (NO_OP, 4, 3), (entry(b"acknowledged"), 5, 3), commit=3))
     cluster.inject("b", "d", {"type": "request_vote", "term": 3, "last_log_index": 3, "last_log_term": 2})
     cluster.tick("b")
     assert cluster.term("b") == 3
@@ -116,18 +92,18 @@ def step_down_with_a_read_story() -> tuple[OurCluster, int]:
 
 def test_leader_that_steps_down_with_a_peers_read_sends_no_entries() -> None:
     cluster, mark = step_down_with_a_read_story()
-    assert sent_since(cluster, mark, "b", "append_entries") == []
+    assert said(cluster, mark, "b", "append_entries") == []
 
 
 def test_leader_that_steps_down_with_a_peers_read_answers_it_with_none() -> None:
     cluster, mark = step_down_with_a_read_story()
-    answers = sent_since(cluster, mark, "b", "read_index_result", "a")
+    answers = said(cluster, mark, "b", "read_index_result", "a")
     assert answers == [{"type": "read_index_result", "id": 7, "index": None}]
 
 
 def test_leader_that_steps_down_with_a_peers_read_cuts_nothing_acknowledged() -> None:
     cluster, _ = step_down_with_a_read_story()
-    assert (regular(b"acknowledged"), 5, 3) in cluster.log("a")
+    assert (entry(b"acknowledged"), 5, 3) in cluster.log("a")
     assert cluster.replica("a").leader() == "d"
     assert cluster.errors("a") == []
 
@@ -191,14 +167,14 @@ def test_overloaded_for_a_command_that_was_sent_before_is_held_and_sent_again(
     mark = len(cluster.sent)
     shared = [(index, term) for command, index, term in cluster.log("e") if command == NO_OP][-1]
     hear(cluster, "e", "c", append(2, shared, (NO_OP, shared[0] + 1, 2)))
-    forwards = sent_since(cluster, mark, "e", "forward", "c")
+    forwards = said(cluster, mark, "e", "forward", "c")
     assert [forward["commands"] for forward in forwards] == [[b"pay"]]
     hear(cluster, "e", "c", forward_result(forwards[0], "overloaded"))
     assert pay.pending
     for _ in range(20):
         cluster.advance(0.05)
         cluster.tick("e")
-    again = sent_since(cluster, mark, "e", "forward", "c")[1:]
+    again = said(cluster, mark, "e", "forward", "c")[1:]
     assert [forward["commands"] for forward in again] == [[b"pay"]]
     hear(cluster, "e", "c", forward_result(again[0]))
     assert pay.ok
@@ -435,7 +411,7 @@ _commands = st.sampled_from(
         NO_OP,
         b"\x00",
         b"\x03",
-        regular(b"x"),
+        entry(b"x"),
         b"\0" + (1).to_bytes(4, "big") + b"x",
         b"\x00\xff\xff\xff\xff",
         b"\x02{}",
@@ -637,7 +613,7 @@ def test_snapshot_install_holds_every_waiting_proposal_and_settles_it() -> None:
     for _ in range(5):
         cluster.advance(0.05)
         cluster.tick("b")
-    forwards = sent_since(cluster, mark, "b", "forward", "c")
+    forwards = said(cluster, mark, "b", "forward", "c")
     assert sorted(command for forward in forwards for command in forward["commands"]) == commands
     for forward in forwards:
         hear(cluster, "b", "c", forward_result(forward))
@@ -789,8 +765,8 @@ def test_stamps_of_entries_rise_across_a_change_of_leader() -> None:
         outcome = cluster.propose(leader, b"of " + leader.encode())
         assert cluster.run_until(lambda outcome=outcome: outcome.ok, within=1.0)
     cluster.run(0.3)
-    for entry, _, _ in cluster.log("a"):
-        stamp = stamp_of(entry)
+    for logged, _, _ in cluster.log("a"):
+        stamp = stamp_of(logged)
         if stamp is not None:
             stamps.append(stamp)
     assert len(stamps) == 3
@@ -828,9 +804,7 @@ def test_forward_of_a_huge_backlog_is_windowed() -> None:
     outcomes = [cluster.propose("b", b"%03d" % number + b"z" * 10_000) for number in range(100)]
     cluster.run(0.3)
     sent = sum(
-        len(command)
-        for forward in sent_since(cluster, mark, "b", "forward")
-        for command in forward["commands"]
+        len(command) for forward in said(cluster, mark, "b", "forward") for command in forward["commands"]
     )
     assert limits.window_bytes // 2 <= sent <= limits.window_bytes + 2 * limits.entry_bytes
     cluster.release("a", "b")
