@@ -150,7 +150,7 @@ def sim(
         typer.Option(
             "--faults",
             metavar="LIST",
-            help="Faults: all, none, or some of crash,disk,partition,slow,drop,pause,clock,"
+            help="Faults: all, none, or some of crash,disk,partition,slow,narrow,drop,pause,stall,clock,"
             "membership,transfer,compaction.",
         ),
     ] = "all",
