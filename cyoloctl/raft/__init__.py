@@ -9,8 +9,8 @@ from cyoloctl.raft.clock import MEASURED_S, ClusterClock, is_a_time
 from cyoloctl.raft.engine import Engine
 from cyoloctl.raft.inspection import JournalCopy, LogEntry, copy_journal, inspect_journal
 from cyoloctl.raft.journal import Journal, MemoryStore
-from cyoloctl.raft.links import COPY, DISK_FAILED, NO_MEMORY, OLDER, REMOVED, Refusal
 from cyoloctl.raft.machine import StateMachine
+from cyoloctl.raft.peers import COPY, DISK_FAILED, NO_MEMORY, OLDER, REMOVED, Refusal
 from cyoloctl.raft.settings import Limits, Timing
 from cyoloctl.raft.snapshot import SnapshotStore
 from cyoloctl.raft.sqlite_store import SqliteStore

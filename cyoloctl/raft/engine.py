@@ -15,9 +15,9 @@ from cyoloctl.errors import CyoloctlError, InternalError, NoLeader, OutcomeUnkno
 from cyoloctl.model import RaftId, name_of
 from cyoloctl.raft.clock import ClusterClock
 from cyoloctl.raft.journal import Journal
-from cyoloctl.raft.links import COPY, DISK_FAILED, NO_MEMORY, REMOVED, Hello, Pong, Refusal
 from cyoloctl.raft.machine import StateMachine
 from cyoloctl.raft.messages import encode
+from cyoloctl.raft.peers import COPY, DISK_FAILED, NO_MEMORY, REMOVED, Hello, Pong, Refusal
 from cyoloctl.raft.proposals import no_leader
 from cyoloctl.raft.replica import Replica
 from cyoloctl.raft.settings import DEFAULT_LIMITS, DEFAULT_TIMING, Limits, Timing

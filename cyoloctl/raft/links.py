@@ -2,17 +2,11 @@
 
 A `Link` is what one authenticated connection carries: hello first, then
 messages, pings and calls, until either end closes it.  `Links` is all of
-them: at most one live link per peer, whom to dial and when, which calls wait
-for an answer.  Input is calls of their methods, output is calls of the `Wire`
+them: at most one live link per peer, whom to dial (`dialling.py`), which
+calls wait for an answer (`calls.py`).  Input is calls of their methods, output is calls of the `Wire`
 under a link, of the `LinkHandler` above it and of what the constructor
 was given.  `transport.py` puts sockets under this, `cyoloctl/sim` simulated
 ones.
-
-Every node dials every peer that it knows an address of and has no link
-with, the greater name a little later, so that pairs seldom dial at once.  The
-addresses are tried in turn: what the caller gave, what the peer itself said
-last, and what other peers say.  An address is only a hint where to dial; the
-certificate decides who was found there.
 
 When two links with the same process of a peer meet, both ends keep the one
 that the smaller name dialled.  Another process of the peer has started since
@@ -23,62 +17,41 @@ newcomer runs on a copy of its disk and is refused.  Members whose log is in
 memory count no boots; with them the newer connection wins (row 24).
 
 Duties of the caller: `Link.lost` exactly once for each link, never from
-within a call of its wire; `Links.dial_failed` for a dial that led to no
+within a call of its wire; `Dialling.failed` for a dial that led to no
 connection; `Links.tick` no later than `next_deadline` says, which may come
 closer with every call of `wake`.
-
-It is more than 700 lines: `Link` and `Links` are one state machine, and each
-looks into the other.
 """
 
 from __future__ import annotations
 
 import logging
 import math
-from collections.abc import Callable, Collection, Mapping, Sequence
-from dataclasses import dataclass, field
-from typing import Any, NamedTuple, Protocol
+from collections.abc import Callable
+from typing import Any
 
-from cyoloctl.errors import CyoloctlError, InternalError, NoLeader, OutcomeUnknown, Unavailable
+from cyoloctl.errors import InternalError, NoLeader, OutcomeUnknown
 from cyoloctl.model import RaftId, name_of
-from cyoloctl.raft.absences import Absences
+from cyoloctl.raft.calls import MAX_CALLS, Calls, Done
+from cyoloctl.raft.dialling import Dialling
 from cyoloctl.raft.messages import MAX_CALL_BYTES, FrameReader, PeerProtocolError, decode, encode
+from cyoloctl.raft.peers import (
+    COPY,
+    FAILURES,
+    OLDER,
+    PROTOCOL_VERSION,
+    REFUSALS,
+    REMOVED,
+    Hello,
+    LinkHandler,
+    PeerIdentity,
+    PeerInfo,
+    Pong,
+    Wire,
+)
+from cyoloctl.raft.refusals import Refusals
 from cyoloctl.raft.vantage import View
 
-__all__ = [
-    "COPY",
-    "DIAL_TIMEOUT_S",
-    "DISK_FAILED",
-    "MAX_UNSENT_BYTES",
-    "NO_MEMORY",
-    "OLDER",
-    "PROTOCOL_VERSION",
-    "REFUSALS",
-    "REMOVED",
-    "Hello",
-    "Link",
-    "LinkHandler",
-    "Links",
-    "PeerIdentity",
-    "PeerInfo",
-    "Pong",
-    "Refusal",
-    "Wire",
-]
-
-PROTOCOL_VERSION = 3
-
-REMOVED, COPY, OLDER = "removed", "copy", "older disk"
-REFUSALS = (REMOVED, COPY, OLDER)
-"""Reasons of a goodbye that keep a process out, whichever node it asks: it was removed from the cluster,
-another process runs under its name, its disk forgot what the node had acknowledged."""
-
-DISK_FAILED, NO_MEMORY = "its disk failed", "it ran out of memory"
-_FAILURES = (DISK_FAILED, NO_MEMORY)
-"""Reasons of a goodbye by which a node that stops tells its peers what stopped it."""
-
-DIAL_TIMEOUT_S = 3.0
-"""A dial that led to no connection by then has failed."""
+__all__ = ["MAX_UNSENT_BYTES", "Link", "Links"]
 
 MAX_UNSENT_BYTES = 64 * 2**20
 
@@ -91,147 +64,11 @@ _STALL_S = 1.0
 """A tick that comes so much too late was not kept by the peers: this node stood still."""
 _ANSWERED_S = 2.0
 """A link works both ways, as far as others are told, when the peer has answered a ping within this time."""
-_BACKOFF_FIRST_S = 0.1
-_BACKOFF_LAST_S = 1.0
-_GREATER_NAME_DELAY_S = 0.4
-_FIRST_DELAY_S = 0.05
-"""The same for the first dial: a peer that runs does not dial a node that has just started, which somebody
-waits for."""
 _CONTEST_S = 1.5
 _HELD_MESSAGES = 10_000
-_MAX_ADDRESSES = 256
-_LOG_PERIOD_S = 60.0
-_LOGGED = 1024
-_SHOWN_S = 30.0
-"""How long a refusal is shown after it was said last."""
-_MAX_CALLS = 1024
 _MAX_REASON = 500
 
 _log = logging.getLogger("cyoloctl.peer")
-
-Done = Callable[[bytes | None, CyoloctlError | None], None]
-"""Called at most once, with the answer or with why there is none."""
-
-
-@dataclass(frozen=True, slots=True)
-class PeerIdentity:
-    """Identity of this process towards its peers.
-
-    boot: random, new with every process.  boots: how often this disk was
-    started, the present start included; 0 where nobody counts.
-    """
-
-    name: str
-    raft_id: RaftId
-    cluster_id: str
-    boot: str
-    address: str
-    release: str
-    boots: int = 0
-
-
-@dataclass(frozen=True, slots=True)
-class Hello:
-    """A peer's first message, about its process.
-
-    term, last_index: of its log when the connection was made.
-    """
-
-    name: str
-    raft_id: RaftId
-    boots: int
-    boot: str
-    address: str
-    term: int
-    last_index: int
-
-
-@dataclass(frozen=True, slots=True)
-class Refusal:
-    """A process that was kept out.  reason: one of `REFUSALS`.  at: on the clock."""
-
-    name: str
-    reason: str
-    address: str
-    at: float
-
-
-@dataclass(slots=True)
-class PeerInfo:
-    """A connected peer's latest description of itself."""
-
-    address: str
-    release: str
-    info: dict[str, Any] = field(default_factory=dict)
-    round_trip_ms: float | None = None
-    links: frozenset[str] = frozenset()
-    """Names of the nodes that the peer has links with, and that answered it lately."""
-    voters: frozenset[RaftId] = frozenset()
-    """Raft ids of the voters in the peer's log."""
-    boots: int = 0
-    boot: str = ""
-    """Of the peer's process, see `PeerIdentity`."""
-    silent: bool = False
-    """It was not heard for a while: the link may be cut, or the peer stands still."""
-    pongs: int = 0
-    """How often the peer has answered a ping, once a second: from the first on `info`, `links` and
-    `voters` are its own."""
-
-
-class Pong(NamedTuple):
-    """Readings of a peer's clocks when it answered a ping.
-
-    wall_unix_ms: its wall clock.  epoch, cluster_unix_ms: cluster time as it
-    knows it.  trip_s: seconds from the question to the answer, by our clock.
-    """
-
-    wall_unix_ms: int
-    epoch: int
-    cluster_unix_ms: int
-    trip_s: float
-
-
-class Wire(Protocol):
-    """The connection under a link: what it needs of an `asyncio.Transport`.
-
-    close: what was written still leaves.  abort: at once.  Neither returns
-    with `Link.lost` called.
-    """
-
-    def write(self, data: bytes, /) -> None: ...
-    def close(self) -> None: ...
-    def abort(self) -> None: ...
-    def is_closing(self) -> bool: ...
-    def get_write_buffer_size(self) -> int: ...
-
-
-class LinkHandler(Protocol):
-    """Owner of the links, as they call it.
-
-    `on_peer_disconnected` is the last call about a link.
-    """
-
-    def on_peer_connected(self, raft_id: RaftId, /) -> None: ...
-    def on_peer_disconnected(self, raft_id: RaftId, /) -> None: ...
-    def on_peer_message(self, raft_id: RaftId, message: dict[str, Any], /) -> None: ...
-    def is_removed(self, raft_id: RaftId, /) -> bool: ...
-    def refusal(self, hello: Hello, /) -> str | None:
-        """One of `REFUSALS` when this process must be kept out."""
-
-    def on_refused(self, name: str, reason: str, /) -> None:
-        """A peer keeps this process out.  It is one peer's word."""
-
-    def progress(self) -> tuple[int, int]:
-        """Term and last index of this node's log."""
-        ...
-
-    def voters(self) -> Sequence[str]:
-        """Raft ids of the voters in this node's log."""
-        ...
-
-    def describe(self) -> dict[str, Any]: ...
-    def cluster_time(self) -> tuple[int, int]: ...
-    def on_pong(self, raft_id: RaftId, pong: Pong, /) -> None: ...
 
 
 class Link:
@@ -421,7 +258,7 @@ class Link:
         """Tell the process why, so that a majority can convince it, and remember it for `status`."""
         links = self._links
         self.write({"type": "goodbye", "reason": reason})
-        links._refusals[self.name] = Refusal(self.name, reason, self.info.address, links.clock())
+        links.refusals.add(self.name, reason, self.info.address)
         self._refuse(
             {
                 REMOVED: "it was removed from the cluster",
@@ -480,9 +317,9 @@ class Link:
         if message["reason"] in REFUSALS:
             self._links.handler.on_refused(self.name, message["reason"])
         else:
-            if self.live and message["reason"] in _FAILURES:
-                self._links._farewells[self.name] = message["reason"]
-            level = self._links._level_for(self.name, message["reason"])
+            if self.live and message["reason"] in FAILURES:
+                self._links.dialling.left(self.name, message["reason"])
+            level = self._links.refusals.level_for(self.name, message["reason"])
             _log.log(level, "peer says goodbye", extra={"peer": self.name, "reason": message["reason"]})
 
     def _on_second_hello(self, message: dict[str, Any]) -> None:
@@ -500,7 +337,7 @@ class Link:
                 "cluster_unix_ms": cluster_unix_ms,
                 "info": links.handler.describe(),
                 "links": sorted(links._answering()),
-                "addresses": links._addresses_to_tell(),
+                "addresses": links.dialling.to_tell(),
                 "voters": list(links.handler.voters()),
             }
         )
@@ -520,13 +357,13 @@ class Link:
 
     def _on_call(self, message: dict[str, Any]) -> None:
         links = self._links
-        if links._serving >= _MAX_CALLS:
+        if links._serving >= MAX_CALLS:
             raise PeerProtocolError("too many calls at once")
         links._serving += 1
         links.serve(self, message["id"], message["body"])
 
     def _on_reply(self, message: dict[str, Any]) -> None:
-        self._links._on_reply(self.name, message)
+        self._links._calls.answered(self.name, message)
 
     def _deliver_held(self) -> None:
         """Handle the messages that came before it was decided which process of the peer lives."""
@@ -548,7 +385,7 @@ class Link:
         self.refused = reason
         self.ending = f"refused here: {reason}"
         same = lasting or self.name != ""
-        level = self._links._level_for(self.name, reason) if same else logging.WARNING
+        level = self._links.refusals.level_for(self.name, reason) if same else logging.WARNING
         extra = {"peer": self.name or None, "reason": reason, "_seldom": not lasting}
         _log.log(level, "peer refused", extra=extra)
         self._links._waiting.pop(self, None)
@@ -564,21 +401,6 @@ _OF_LINKS: dict[str, Callable[[Link, dict[str, Any]], None]] = {
     "call": Link._on_call,
     "reply": Link._on_reply,
 }
-
-
-@dataclass(slots=True)
-class _Dialled:
-    """A peer that is dialled.  due: inf while there is a link or an attempt.
-
-    address: of the last attempt.  tried: an attempt has ended.
-    """
-
-    due: float
-    address: str = ""
-    tried: bool = False
-    attempts: int = 0
-    backoff_s: float = _BACKOFF_FIRST_S
-    busy: bool = False
 
 
 class Links:
@@ -612,24 +434,17 @@ class Links:
         self.clock = clock
         self.wall_clock = wall_clock
         self.max_unsent_bytes = max_unsent_bytes
-        self._dial = dial
         self._wake = wake
-        self._jitter = jitter
         self.opened_count = 0
         self._live: dict[str, Link] = {}
         self._waiting: dict[Link, float] = {}  # for a hello, until
-        self._given: dict[str, tuple[str, ...]] = {}
-        self._own_word: dict[str, str] = {}  # name -> address, as it said in its last hello
-        self._peer_addresses: dict[str, dict[str, str]] = {}  # peer -> name -> address, as its last pong said
         self._contests: dict[str, tuple[int, float]] = {}  # name -> the ping to be answered, until when
         self._processes: dict[str, str] = {}  # name -> boot of its last live link
-        self._refusals: dict[str, Refusal] = {}
-        self._logged: dict[tuple[str, str], float] = {}
-        self._dials: dict[str, _Dialled] = {}
-        self._absences = Absences()
-        self._farewells: dict[str, str] = {}  # peer -> what stopped it, as it said
-        self._calls: dict[int, tuple[str, Done]] = {}
-        self._next_call = first_call
+        self.refusals = Refusals(clock)
+        self.dialling = Dialling(
+            identity.name, dial=dial, live=self._live.keys(), wake=wake, clock=clock, jitter=jitter
+        )
+        self._calls = Calls(first_call)
         self._serving = 0
         self._ping_at = clock() + _PING_PERIOD_S
 
@@ -640,7 +455,7 @@ class Links:
         return min(
             self._ping_at,
             *self._waiting.values(),
-            *(dial.due for dial in self._dials.values()),
+            self.dialling.next_deadline(),
             *(until for _, until in self._contests.values()),
             math.inf,
         )
@@ -657,13 +472,7 @@ class Links:
         if now >= self._ping_at:
             late_s, self._ping_at = now - self._ping_at, now + _PING_PERIOD_S
             self._ping(now, late_s)
-        for name, dial in list(self._dials.items()):
-            if now >= dial.due:
-                dial.due, dial.busy = math.inf, True
-                found = self._where(name)
-                dial.attempts += 1
-                dial.address = found[(dial.attempts - 1) % len(found)]
-                self._dial(name, dial.address)
+        self.dialling.tick(now)
 
     def _ping_now(self, now: float) -> dict[str, Any]:
         return {"type": "ping", "sent_ms": int(now * 1000)}
@@ -688,79 +497,6 @@ class Links:
                 link.abort()
             else:
                 link.write(ping)
-
-    # Dialling.
-
-    def set_addresses(self, addresses: Mapping[str, Sequence[str]]) -> None:
-        """Set the addresses to dial: name to one or more HOST:PORT.  The own name is ignored."""
-        wanted = {
-            name: tuple(given) for name, given in addresses.items() if given and name != self.identity.name
-        }
-        self._given = wanted
-        for name in list(self._dials):
-            if name not in wanted:
-                del self._dials[name]
-                self._own_word.pop(name, None)
-                self._absences.forget(name)
-                self._farewells.pop(name, None)
-        for name in wanted:
-            if name not in self._dials:
-                live = name in self._live
-                wait_s = _FIRST_DELAY_S if self.identity.name > name else 0.0
-                self._dials[name] = _Dialled(math.inf if live else self.clock() + wait_s)
-                self._wake()
-
-    def addresses(self) -> dict[str, tuple[str, ...]]:
-        """Addresses of the peers now, in the order in which they are tried."""
-        return {name: self._where(name) for name in self._given}
-
-    def _where(self, name: str) -> tuple[str, ...]:
-        """Known addresses of a peer: its own word, the caller's, then other peers' words."""
-        own = self._own_word.get(name)
-        found = dict.fromkeys([] if own is None else [own])
-        found.update(dict.fromkeys(self._given[name]))
-        for _, told in sorted(self._peer_addresses.items()):
-            if name in told:
-                found[told[name]] = None
-        return tuple(found)
-
-    def _addresses_to_tell(self) -> dict[str, str]:
-        """Peers' own addresses, to be passed on: each peer is the only source of its own."""
-        return dict(sorted(self._own_word.items())[:_MAX_ADDRESSES])
-
-    def dial_failed(self, name: str, reason: str | None = None) -> None:
-        """A dial is over and there is no connection: again a little later, unless the peer came itself.
-
-        reason: what an operator is told of it.
-        """
-        dial = self._dials.get(name)
-        if dial is not None:
-            dial.busy, dial.tried = False, True
-            if name not in self._live:
-                if reason is not None:
-                    self._absences.failed(name, dial.address, reason, self.clock())
-                self._back_off(dial)
-
-    def absences(self) -> dict[str, str]:
-        """Why peers that were dialled have no link: name -> addresses and reasons."""
-        return self._absences.reasons()
-
-    def farewells(self) -> dict[str, str]:
-        """Peers that said what stopped them, and have not come back: name -> `DISK_FAILED` or `NO_MEMORY`."""
-        return dict(self._farewells)
-
-    def all_tried(self, names: Collection[str]) -> bool:
-        """Whether each peer to dial, and each of these, has a link, or an attempt at it has ended."""
-        tried = {name for name, dial in self._dials.items() if dial.tried} | self._live.keys()
-        return tried >= {*self._dials, *names} - {self.identity.name}
-
-    def _courtesy_s(self, name: str) -> float:
-        return _GREATER_NAME_DELAY_S if self.identity.name > name else 0.0
-
-    def _back_off(self, dial: _Dialled) -> None:
-        dial.due = self.clock() + dial.backoff_s * (0.5 + self._jitter())
-        dial.backoff_s = min(2 * dial.backoff_s, _BACKOFF_LAST_S)
-        self._wake()
 
     # The set of links.
 
@@ -798,31 +534,15 @@ class Links:
         """Whom this node reaches, and whom those reach by their own word."""
         reached = self._answering()
         told = {name: self._live[name].info.links for name in reached if self._live[name].info.pongs}
-        return View(reached, told, frozenset(refusal.name for refusal in self.refusals()))
+        return View(reached, told, frozenset(refusal.name for refusal in self.refusals.lately()))
 
     def wire(self, name: str) -> Wire:
         """The wire of the live link with a connected peer."""
         return self._live[name]._wire
 
-    def _level_for(self, name: str, reason: str) -> int:
-        """Level of a log line that repeats with every dial: a warning once a minute."""
-        now, key = self.clock(), (name, reason)
-        if now - self._logged.get(key, -math.inf) < _LOG_PERIOD_S:
-            return logging.DEBUG
-        if len(self._logged) >= _LOGGED:
-            self._logged.clear()
-        self._logged[key] = now
-        return logging.WARNING
-
     def last_process(self, name: str) -> str | None:
         """`boot` of the process that the last link with this peer was with."""
         return self._processes.get(name)
-
-    def refusals(self) -> list[Refusal]:
-        """Processes that were kept out lately."""
-        since = self.clock() - _SHOWN_S
-        self._refusals = {name: found for name, found in self._refusals.items() if found.at >= since}
-        return [found for _, found in sorted(self._refusals.items())]
 
     def send_frames(self, raft_id: RaftId, frames: bytes) -> None:
         """Write encoded messages to a peer; dropped when there is no link."""
@@ -850,8 +570,8 @@ class Links:
 
     def stop(self) -> None:
         """End every link without a word to the handler; calls are not answered."""
-        self._dials.clear()
-        self._fail_calls(None, OutcomeUnknown("the node stopped before the answer came"))
+        self.dialling.stop()
+        self._calls.fail(None, OutcomeUnknown("the node stopped before the answer came"))
         links = [*self._live.values(), *self._waiting]
         self._live.clear()
         self._waiting.clear()
@@ -891,7 +611,7 @@ class Links:
                 self._establish(link)
 
     def _on_pong(self, link: Link, message: dict[str, Any]) -> None:
-        self._peer_addresses[link.name] = message["addresses"]
+        self.dialling.told(link.name, message["addresses"])
         contest = self._contests.get(link.name)
         if contest is not None and contest[0] == message["sent_ms"]:
             self._decide(link.name, alive=True)
@@ -901,11 +621,7 @@ class Links:
         name = link.name
         link.said_hello = True
         self._waiting.pop(link, None)
-        dial = self._dials.get(name)
-        self._absences.forget(name)
-        self._farewells.pop(name, None)
-        if dial is not None and link.dialled:
-            dial.busy = False
+        self.dialling.greeted(name, dialled=link.dialled)
         current = self._live.get(name)
         if current is not None:
             if not current.closing() and current.boot == link.boot and not self._preferred(link, current):
@@ -917,14 +633,11 @@ class Links:
                 return
             self._drop(current)
             current.close()
-        if dial is not None:
-            dial.due = math.inf
-            dial.attempts = 0
         link.live = True
         link.since = link.answered_at = link.last_received
         self._live[name] = link
         self._processes[name] = link.boot
-        self._own_word[name] = link.info.address
+        self.dialling.linked(name, link.info.address)
         _log.info("peer connected", extra={"peer": name, "dialled": link.dialled})
         self.handler.on_peer_connected(link.raft_id)
         link.write(self._ping_now(self.clock()))
@@ -944,8 +657,8 @@ class Links:
         link.live = False
         del self._live[link.name]
         name = link.name
-        self._peer_addresses.pop(name, None)
-        self._fail_calls(name, OutcomeUnknown(f"the connection to {name} broke before it answered"))
+        self.dialling.unlinked(name)
+        self._calls.fail(name, OutcomeUnknown(f"the connection to {name} broke before it answered"))
         self.handler.on_peer_disconnected(link.raft_id)
 
     def _lost(self, link: Link, reason: str | None) -> None:
@@ -957,17 +670,11 @@ class Links:
                 self._decide(link.name, alive=False)
                 if link.name in self._live:
                     return
-            dial = self._dials.get(link.name)
-            if dial is None or dial.busy:
-                return
-            if self.clock() - link.since < _BACKOFF_LAST_S:
-                self._back_off(dial)  # it did not last: a peer that ends every link is not dialled in a loop
-                return
-            dial.backoff_s = _BACKOFF_FIRST_S
-            dial.due = self.clock() + self._courtesy_s(link.name)
-            self._wake()
+            self.dialling.lost(link.name, self.clock() - link.since)
         elif link.expected is not None and not link.said_hello:
-            self.dial_failed(link.expected, link.ending or reason or "it ended the connection without a word")
+            self.dialling.failed(
+                link.expected, link.ending or reason or "it ended the connection without a word"
+            )
 
     # Calls.
 
@@ -983,26 +690,10 @@ class Links:
             raise NoLeader(f"{name} is not connected: try again")
         if len(body) > MAX_CALL_BYTES:
             raise InternalError("a request to a peer is too large")
-        if len(self._calls) >= _MAX_CALLS:
-            raise Unavailable("too many requests to peers wait for their answers: try again later")
-        self._next_call += 1
-        self._calls[self._next_call] = (name, done)
-        link.write({"type": "call", "id": self._next_call, "body": body})
-        return self._next_call
+        identifier = self._calls.add(name, done)
+        link.write({"type": "call", "id": identifier, "body": body})
+        return identifier
 
     def forget(self, identifier: int) -> None:
         """Give up waiting for the answer.  Idempotent."""
-        self._calls.pop(identifier, None)
-
-    def _fail_calls(self, name: str | None, error: CyoloctlError) -> None:
-        """Those to a peer, or all of them."""
-        for identifier, (owner, done) in list(self._calls.items()):
-            if name in (owner, None):
-                del self._calls[identifier]
-                done(None, error)
-
-    def _on_reply(self, name: str, message: dict[str, Any]) -> None:
-        found = self._calls.get(message["id"])
-        if found is not None and found[0] == name:
-            del self._calls[message["id"]]
-            found[1](message["body"], None)
+        self._calls.forget(identifier)

@@ -19,16 +19,9 @@ from typing import Any, Protocol, cast
 
 from cyoloctl.errors import AccessDenied, CyoloctlError, OutcomeUnknown
 from cyoloctl.raft.absences import CERTIFICATE
-from cyoloctl.raft.links import (
-    DIAL_TIMEOUT_S,
-    PROTOCOL_VERSION,
-    Link,
-    LinkHandler,
-    Links,
-    PeerIdentity,
-    PeerInfo,
-    Refusal,
-)
+from cyoloctl.raft.dialling import DIAL_TIMEOUT_S
+from cyoloctl.raft.links import Link, Links
+from cyoloctl.raft.peers import PROTOCOL_VERSION, LinkHandler, PeerIdentity, PeerInfo, Refusal
 from cyoloctl.raft.ticker import Ticker
 from cyoloctl.raft.vantage import View
 
@@ -192,11 +185,11 @@ class PeerNetwork:
 
     def set_addresses(self, addresses: Mapping[str, Sequence[str]]) -> None:
         """Set the addresses to dial: name to one or more HOST:PORT.  The own name is ignored."""
-        self._links.set_addresses(addresses)
+        self._links.dialling.set_addresses(addresses)
 
     def addresses(self) -> dict[str, tuple[str, ...]]:
         """Addresses at which peers are dialled now."""
-        return self._links.addresses()
+        return self._links.dialling.addresses()
 
     def accept(self, left: Callable[[], None]) -> asyncio.Protocol:
         """The protocol for a peer connection that came in; left: called at its end."""
@@ -235,15 +228,15 @@ class PeerNetwork:
 
     def refusals(self) -> list[Refusal]:
         """Processes that were kept out lately."""
-        return self._links.refusals()
+        return self._links.refusals.lately()
 
     def absences(self) -> dict[str, str]:
         """Why peers that were dialled have no link: name -> addresses and reasons."""
-        return self._links.absences()
+        return self._links.dialling.absences()
 
     def farewells(self) -> dict[str, str]:
         """Peers that said what stopped them, and have not come back."""
-        return self._links.farewells()
+        return self._links.dialling.farewells()
 
     def part(self, reason: str) -> None:
         """Tell every peer what stops this node, and end the links."""
@@ -251,7 +244,7 @@ class PeerNetwork:
 
     def all_tried(self, names: Collection[str]) -> bool:
         """Whether each peer to dial, and each of these, has a link, or an attempt at it has ended."""
-        return self._links.all_tried(names)
+        return self._links.dialling.all_tried(names)
 
     def last_process(self, name: str) -> str | None:
         """`boot` of the process that the last link with this peer was with."""
@@ -305,7 +298,7 @@ class PeerNetwork:
             _log.critical("dialling failed by a bug", extra={"peer": name}, exc_info=True)
         finally:
             if stream.link is None:
-                self._links.dial_failed(name, reason)
+                self._links.dialling.failed(name, reason)
 
     async def _serve(self, link: Link, identifier: int, body: bytes) -> None:
         answer = None

@@ -11,7 +11,7 @@ from collections.abc import Collection, Iterator, Mapping
 from typing import Protocol
 
 from cyoloctl.model import RaftId, is_in_memory, majority, name_of
-from cyoloctl.raft.links import COPY, OLDER, REMOVED, Hello, PeerInfo
+from cyoloctl.raft.peers import COPY, OLDER, REMOVED, Hello, PeerInfo
 from cyoloctl.raft.witnesses import Witnesses
 
 __all__ = ["MembershipView", "Verdicts"]

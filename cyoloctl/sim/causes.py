@@ -26,7 +26,7 @@ from cyoloctl.members.problems import CLOCK_OFF_MS
 from cyoloctl.members.status import MemberStatus
 from cyoloctl.model import Address, ClusterId, LocalNode, NodeName, Storage
 from cyoloctl.raft.engine import Engine
-from cyoloctl.raft.links import PeerInfo
+from cyoloctl.raft.peers import PeerInfo
 from cyoloctl.raft.status import ReplicaStatus
 from cyoloctl.sim.node import Node
 from cyoloctl.sim.world import World
@@ -108,13 +108,13 @@ class _Seen:
         return self._links.peers()
 
     def absences(self) -> dict[str, str]:
-        return self._links.absences()
+        return self._links.dialling.absences()
 
     def farewells(self) -> dict[str, str]:
-        return self._links.farewells()
+        return self._links.dialling.farewells()
 
     def refusals(self) -> list[Any]:
-        return self._links.refusals()
+        return self._links.refusals.lately()
 
     def kept_out_by(self) -> dict[str, str]:
         return {}

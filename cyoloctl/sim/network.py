@@ -19,7 +19,8 @@ from functools import partial
 from typing import Any, Protocol
 
 from cyoloctl.model import RaftId
-from cyoloctl.raft.links import DIAL_TIMEOUT_S, Link, Links
+from cyoloctl.raft.dialling import DIAL_TIMEOUT_S
+from cyoloctl.raft.links import Link, Links
 from cyoloctl.raft.messages import FrameReader, decode
 from cyoloctl.sim.timeline import Timeline
 
@@ -342,7 +343,7 @@ class Network:
         if node.life != life:
             return
         if not self._reaches(node, peer):
-            node.put(life, partial(node.links.dial_failed, peer.name, "no answer in time"))
+            node.put(life, partial(node.links.dialling.failed, peer.name, "no answer in time"))
             return
         self._pipes = [p for p in self._pipes if any(pipe.queue or not pipe.shut for pipe in p)]
         here, there = End(self, node, peer, dialled=True), End(self, peer, node, dialled=False)

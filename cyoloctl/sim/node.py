@@ -23,16 +23,9 @@ from cyoloctl.errors import CyoloctlError, NoLeader, OutcomeUnknown
 from cyoloctl.model import RaftId, is_in_memory, name_of
 from cyoloctl.raft.clock import MEASURED_S, ClusterClock
 from cyoloctl.raft.journal import Entry, Journal
-from cyoloctl.raft.links import (
-    MAX_UNSENT_BYTES,
-    REMOVED,
-    Hello,
-    Link,
-    Links,
-    PeerIdentity,
-    Pong,
-)
+from cyoloctl.raft.links import MAX_UNSENT_BYTES, Link, Links
 from cyoloctl.raft.messages import encode
+from cyoloctl.raft.peers import REMOVED, Hello, PeerIdentity, Pong
 from cyoloctl.raft.replica import Replica
 from cyoloctl.raft.settings import Limits
 from cyoloctl.raft.snapshot import SnapshotStore
@@ -446,7 +439,9 @@ class Node:
         known = (len(self._network.hosts), removed)
         if known != self._dialled:
             self._dialled = known
-            self.links.set_addresses({n: ("simulated:1",) for n in self._network.hosts if n not in removed})
+            self.links.dialling.set_addresses(
+                {n: ("simulated:1",) for n in self._network.hosts if n not in removed}
+            )
         for raft_id in sorted(removed & self._linked.keys()):
             self.links.disconnect(name_of(raft_id), reason="removed")
 

@@ -18,7 +18,8 @@ from typing import Any, Protocol
 from cyoloctl.errors import Conflict, CyoloctlError, NotFound
 from cyoloctl.members.duties import Change, changes_due, end_of_memory, has_place, process_due, reach_due
 from cyoloctl.model import RaftId, is_in_memory, name_of
-from cyoloctl.raft.links import COPY, Links
+from cyoloctl.raft.links import Links
+from cyoloctl.raft.peers import COPY
 from cyoloctl.raft.replica import Replica
 from cyoloctl.raft.verdicts import Verdicts
 from cyoloctl.replicated.command import MAX_TIME_UNIX_MS, encode_command

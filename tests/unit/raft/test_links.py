@@ -13,8 +13,9 @@ from typing import Any
 import pytest
 
 from cyoloctl.errors import CyoloctlError, InternalError, NoLeader, OutcomeUnknown, Unavailable
-from cyoloctl.raft.links import DISK_FAILED, OLDER, PROTOCOL_VERSION, Hello, Link, Links, PeerIdentity, Pong
+from cyoloctl.raft.links import Link, Links
 from cyoloctl.raft.messages import MAX_CALL_BYTES, MAX_FRAME_BYTES, FrameReader, decode, encode
+from cyoloctl.raft.peers import DISK_FAILED, OLDER, PROTOCOL_VERSION, Hello, PeerIdentity, Pong
 from cyoloctl.raft.vantage import View
 
 _CLUSTER = "c" * 32
@@ -344,7 +345,7 @@ def test_exception_of_the_handler_comes_out_for_the_caller_to_abort() -> None:
 
 def test_stop_ends_everything_and_tells_only_those_who_wait_for_answers() -> None:
     host = Host("b")
-    host.links.set_addresses({"c": ["c:1"]})
+    host.links.dialling.set_addresses({"c": ["c:1"]})
     live, line = host.meet("a")
     waiting, other = host.open("d")
     answers: list[Any] = []
@@ -588,23 +589,23 @@ def test_node_that_stops_tells_every_peer_what_stopped_it_and_they_keep_it(
     assert [line.ended for line in lines] == [["close"], ["close"]]
 
     peer = Host("a")
-    peer.links.set_addresses({"b": ("b:1",)})
+    peer.links.dialling.set_addresses({"b": ("b:1",)})
     link, _ = peer.meet("b")
     link.received(encode({"type": "goodbye", "reason": DISK_FAILED}))
     link.lost()
-    assert peer.links.farewells() == {"b": DISK_FAILED}
+    assert peer.links.dialling.farewells() == {"b": DISK_FAILED}
     assert ("peer says goodbye", DISK_FAILED) in [
         (record.message, vars(record).get("reason")) for record in caplog.records
     ]
     peer.meet("b", boot="2")
-    assert peer.links.farewells() == {}
+    assert peer.links.dialling.farewells() == {}
 
 
 def test_goodbye_before_the_link_began_says_nothing_of_what_stopped_a_peer() -> None:
     host = Host("b")
     link, _ = host.open("a")
     link.received(encode({"type": "goodbye", "reason": DISK_FAILED}))
-    assert host.links.farewells() == {}
+    assert host.links.dialling.farewells() == {}
 
 
 # -- copies of a disk ------------------------------------------------------------------------
@@ -624,11 +625,11 @@ def test_process_that_started_no_later_than_the_present_one_is_a_copy_and_told_s
     assert line.ended
     assert "another process" in str(link.refused)
     assert host.events == [("connected", "a")]
-    assert [(found.name, found.reason, found.address) for found in host.links.refusals()] == [
+    assert [(found.name, found.reason, found.address) for found in host.links.refusals.lately()] == [
         ("a", "copy", "a:2")
     ]
     host.pass_time(31.0)
-    assert host.links.refusals() == []
+    assert host.links.refusals.lately() == []
 
 
 def test_process_that_started_later_waits_and_is_a_copy_when_the_present_one_answers() -> None:
@@ -726,14 +727,14 @@ def test_peer_of_another_protocol_version_is_told_which_one_to_upgrade(version: 
 
 def test_addresses_are_tried_in_turn_the_peers_own_word_first() -> None:
     host = Host("b")
-    host.links.set_addresses({"c": ["log:1", "yaml:1"]})
+    host.links.dialling.set_addresses({"c": ["log:1", "yaml:1"]})
     c, _ = host.meet("c", address="own:1")
     a, _ = host.meet("a")
     a.received(pong(100_000, addresses={"c": "told:1", "x": "x:1"}))
     c.lost()
     host.pass_time(8.0)
     while len(host.dialled) < 5:
-        host.links.dial_failed("c")
+        host.links.dialling.failed("c")
         host.pass_time(2.0)
         a.received(pong(100_000, addresses={"c": "told:1", "x": "x:1"}))
     assert [where for _, _, where in host.dialled[:5]] == ["own:1", "log:1", "yaml:1", "told:1", "own:1"]
@@ -742,17 +743,17 @@ def test_addresses_are_tried_in_turn_the_peers_own_word_first() -> None:
 
 def test_addresses_told_are_forgotten_with_the_link_that_told_them() -> None:
     host = Host("b")
-    host.links.set_addresses({"c": ["log:1"]})
+    host.links.dialling.set_addresses({"c": ["log:1"]})
     a, _ = host.meet("a")
     a.received(pong(100_000, addresses={"c": "told:1"}))
-    assert host.links.addresses() == {"c": ("log:1", "told:1")}
+    assert host.links.dialling.addresses() == {"c": ("log:1", "told:1")}
     a.lost()
-    assert host.links.addresses() == {"c": ("log:1",)}
+    assert host.links.dialling.addresses() == {"c": ("log:1",)}
 
 
 def test_pong_passes_on_what_peers_said_of_their_own_addresses_only() -> None:
     host = Host("b")
-    host.links.set_addresses({"a": ["log:1"], "c": ["log:2"], "d": ["log:3"]})
+    host.links.dialling.set_addresses({"a": ["log:1"], "c": ["log:2"], "d": ["log:3"]})
     a, line = host.meet("a", address="own:1")
     c, _ = host.meet("c", address="own:2")
     a.received(pong(100_000, addresses={"d": "told:3"}, links=["b", "d"], voters=["a"]))
@@ -871,7 +872,7 @@ def test_calls_of_a_peer_beyond_the_bound_end_its_link() -> None:
 
 def test_dials_the_greater_name_waits_a_moment_and_nobody_dials_itself() -> None:
     host = Host("b")
-    host.links.set_addresses({"a": ["a:1"], "b": ["b:1"], "c": ["c:1"]})
+    host.links.dialling.set_addresses({"a": ["a:1"], "b": ["b:1"], "c": ["c:1"]})
     assert host.woken > 0
     host.pass_time(0.0)
     assert host.dialled == [(100.0, "c", "c:1")]
@@ -883,13 +884,13 @@ def test_dial_that_fails_is_repeated_with_growing_pauses_at_the_latest_address()
     host = Host("a")
     failed, pauses = host.now, []
     for number in range(7):
-        host.links.set_addresses({"b": [f"b:{number}"]})
+        host.links.dialling.set_addresses({"b": [f"b:{number}"]})
         host.pass_time(5.0)
         assert len(host.dialled) == number + 1  # no second one while it is under way
         pauses.append(host.dialled[-1][0] - failed)
         assert host.dialled[-1][2] == f"b:{number}"
         failed = host.now
-        host.links.dial_failed("b")
+        host.links.dialling.failed("b")
     assert pauses == pytest.approx([0.0, 0.1, 0.2, 0.4, 0.8, 1.0, 1.0])
 
 
@@ -897,18 +898,18 @@ def test_dial_that_fails_is_repeated_with_growing_pauses_at_the_latest_address()
 def test_pause_before_the_next_dial_is_spread(jitter: float, pause_s: float) -> None:
     host = Host("a")
     host.jitter = jitter
-    host.links.set_addresses({"b": ["b:1"]})
+    host.links.dialling.set_addresses({"b": ["b:1"]})
     host.pass_time(0.0)
-    host.links.dial_failed("b")
+    host.links.dialling.failed("b")
     assert host.links.next_deadline() == pytest.approx(100 + pause_s)
 
 
 def test_dial_while_a_link_came_in_is_over_without_another() -> None:
     host = Host("a")
-    host.links.set_addresses({"b": ["b:1"]})
+    host.links.dialling.set_addresses({"b": ["b:1"]})
     host.pass_time(0.0)
     host.meet("b")
-    host.links.dial_failed("b")
+    host.links.dialling.failed("b")
     host.pass_time(0.9)
     assert len(host.dialled) == 1
 
@@ -916,7 +917,7 @@ def test_dial_while_a_link_came_in_is_over_without_another() -> None:
 @pytest.mark.parametrize(("own", "pause_s"), [("a", 0.0), ("c", 0.4)])
 def test_link_that_lasted_and_broke_is_dialled_again_soon(own: str, pause_s: float) -> None:
     host = Host(own)
-    host.links.set_addresses({"b": ["b:1"]})
+    host.links.dialling.set_addresses({"b": ["b:1"]})
     host.pass_time(0.5)
     link, _ = host.meet("b", expected="b")
     host.pass_time(2.0)
@@ -930,7 +931,7 @@ def test_link_that_lasted_and_broke_is_dialled_again_soon(own: str, pause_s: flo
 @pytest.mark.parametrize("how", ["hello-refused", "link-ended-at-once", "no-hello"])
 def test_peer_that_ends_every_link_is_not_dialled_in_a_loop(how: str) -> None:
     host = Host("a")
-    host.links.set_addresses({"b": ["b:1"]})
+    host.links.dialling.set_addresses({"b": ["b:1"]})
     for _ in range(200):
         host.pass_time(0.1)
         if host.dialled and host.dialled[-1][0] > host.now - 0.1 - 1e-9:
@@ -947,7 +948,7 @@ def test_peer_that_ends_every_link_is_not_dialled_in_a_loop(how: str) -> None:
 
 def test_attempt_that_is_refused_by_the_hello_timeout_is_over() -> None:
     host = Host("a")
-    host.links.set_addresses({"b": ["b:1"]})
+    host.links.dialling.set_addresses({"b": ["b:1"]})
     host.pass_time(0.0)
     link, line = host.open("b", "b")
     host.pass_time(5.5)
@@ -960,7 +961,7 @@ def test_attempt_that_is_refused_by_the_hello_timeout_is_over() -> None:
 
 def test_retired_link_that_is_lost_late_does_not_start_a_second_dial() -> None:
     host = Host("a")
-    host.links.set_addresses({"b": ["b:1"]})
+    host.links.dialling.set_addresses({"b": ["b:1"]})
     host.pass_time(0.0)
     old, _ = host.meet("b", expected="b")
     host.pass_time(2.0)
@@ -978,10 +979,10 @@ def test_reason_why_a_peer_is_away_is_logged_once_per_change_and_kept(
     caplog: pytest.LogCaptureFixture,
 ) -> None:
     host = Host("a")
-    host.links.set_addresses({"b": ["b:1"]})
+    host.links.dialling.set_addresses({"b": ["b:1"]})
     for reason in (*["connection refused"] * 5, *["no answer within 3 s"] * 5):
         host.pass_time(2.0)
-        host.links.dial_failed("b", reason)
+        host.links.dialling.failed("b", reason)
     host.pass_time(2.0)
     link, _ = host.open("b", "b")
     link.lost("TLS: certificate expired")  # the other end's word comes after the handshake
@@ -996,37 +997,39 @@ def test_reason_why_a_peer_is_away_is_logged_once_per_change_and_kept(
         ("TLS: certificate expired", "b:1"),
         ("it says: ask for another certificate", "b:1"),
     ]
-    assert host.links.absences() == {"b": "b:1: it says: ask for another certificate"}
+    assert host.links.dialling.absences() == {"b": "b:1: it says: ask for another certificate"}
     host.meet("b")
-    assert host.links.absences() == {}
+    assert host.links.dialling.absences() == {}
 
 
 def test_every_peer_was_tried_once_each_has_a_link_or_an_attempt_has_ended() -> None:
     host = Host("a")
-    assert host.links.all_tried(["a"])  # there is nobody to ask
-    assert not host.links.all_tried(["a", "b"])  # a voter whose address it has yet to find in its log
-    host.links.set_addresses({"b": ["b:1"], "c": ["c:1"], "d": ["d:1"]})
+    assert host.links.dialling.all_tried(["a"])  # there is nobody to ask
+    assert not host.links.dialling.all_tried(
+        ["a", "b"]
+    )  # a voter whose address it has yet to find in its log
+    host.links.dialling.set_addresses({"b": ["b:1"], "c": ["c:1"], "d": ["d:1"]})
     host.pass_time(0.0)
-    assert not host.links.all_tried([])
-    host.links.dial_failed("b", "connection refused")
+    assert not host.links.dialling.all_tried([])
+    host.links.dialling.failed("b", "connection refused")
     host.meet("c")
-    assert not host.links.all_tried([])
+    assert not host.links.dialling.all_tried([])
     link, _ = host.open("d", "d")  # connected, and it has not said yet whether it takes this process in
-    assert not host.links.all_tried([])
+    assert not host.links.dialling.all_tried([])
     link.received(REMOVED)
     link.lost()
-    assert host.links.all_tried(["a", "b", "c", "d"])
-    assert not host.links.all_tried(["e"])
+    assert host.links.dialling.all_tried(["a", "b", "c", "d"])
+    assert not host.links.dialling.all_tried(["e"])
 
 
 def test_peer_without_an_address_is_not_dialled_any_more() -> None:
     host = Host("a")
-    host.links.set_addresses({"b": ["b:1"], "c": ["c:1"]})
-    host.links.set_addresses({"c": ["c:2"]})
+    host.links.dialling.set_addresses({"b": ["b:1"], "c": ["c:1"]})
+    host.links.dialling.set_addresses({"c": ["c:2"]})
     host.pass_time(0.0)
-    host.links.dial_failed("b")
+    host.links.dialling.failed("b")
     assert host.dialled == [(100.0, "c", "c:2")]
-    assert host.links.addresses() == {"c": ("c:2",)}
+    assert host.links.dialling.addresses() == {"c": ("c:2",)}
     link, _ = host.meet("b")
     link.lost()
     host.pass_time(5.0)
@@ -1035,7 +1038,7 @@ def test_peer_without_an_address_is_not_dialled_any_more() -> None:
 
 def test_next_deadline_is_never_past_once_ticked() -> None:
     host = Host("a")
-    host.links.set_addresses({"b": ["b:1"]})
+    host.links.dialling.set_addresses({"b": ["b:1"]})
     host.open("c")
     for _ in range(100):
         host.now = host.links.next_deadline()

@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 import pytest
 
 from cyoloctl.model import RaftId
-from cyoloctl.raft.links import COPY, OLDER, REMOVED, Hello, PeerInfo
+from cyoloctl.raft.peers import COPY, OLDER, REMOVED, Hello, PeerInfo
 from cyoloctl.raft.verdicts import Verdicts
 
 
