@@ -16,10 +16,6 @@ time is the clock that the caller hands in; output is what `tick` passes to
 itself.  After a storage error the replica is silent until the process ends: it
 neither votes nor acknowledges what it could not persist.
 
-It is more than 700 lines: the parts (elections, replication, reads, ...) have
-modules of their own, and what is left is one order of events, in which each
-tick persists, lets them act and sends.
-
 Sources: Ongaro, "Consensus: Bridging Theory and Practice" (pre-vote 9.6,
 leadership transfer 3.10, ReadIndex 6.4); rows refer to DESIGN.md.
 """
@@ -36,22 +32,23 @@ from cyoloctl.errors import (
     InternalError,
     OutcomeUnknown,
     Overloaded,
-    StorageError,
-    VersionMismatch,
 )
 from cyoloctl.model import RaftId, Role, Stamp, name_of
-from cyoloctl.raft.batch import decode_batch, encode_batch, stamp_of
+from cyoloctl.raft.applying import apply_commands
+from cyoloctl.raft.batch import encode_batch, stamp_of
 from cyoloctl.raft.clock import ClusterClock
 from cyoloctl.raft.core import Core
 from cyoloctl.raft.elections import Elections
+from cyoloctl.raft.following import Following
 from cyoloctl.raft.forwarding import Forwarding
 from cyoloctl.raft.handover import Handover
-from cyoloctl.raft.journal import Entry, Journal
+from cyoloctl.raft.journal import Journal
 from cyoloctl.raft.machine import StateMachine
 from cyoloctl.raft.membership import Membership
 from cyoloctl.raft.messages import Message
 from cyoloctl.raft.proposals import Done, Proposal, ProposalQueue
 from cyoloctl.raft.reads import ReadIndex, ReadRequest
+from cyoloctl.raft.recovery import restore
 from cyoloctl.raft.replication import Replication
 from cyoloctl.raft.settings import DEFAULT_LIMITS, DEFAULT_TIMING, Limits, Timing
 from cyoloctl.raft.snapshot import SnapshotStore
@@ -60,7 +57,6 @@ from cyoloctl.raft.status import ReplicaStatus, Trouble
 from cyoloctl.raft.vantage import NOTHING_SEEN, View
 from cyoloctl.raft.vendor import (
     MEMBERSHIP,
-    NO_OP,
     REGULAR,
     STAMPED,
     SUCCESS,
@@ -69,8 +65,6 @@ from cyoloctl.raft.vendor import (
 )
 
 __all__ = ["Replica"]
-
-_DISPUTE_SHOWN_S = 60.0
 
 _log = logging.getLogger("cyoloctl.raft")
 
@@ -131,10 +125,8 @@ class Replica:
         self._handover = Handover(core, view)
         self._membership = Membership(core, frozenset(genesis), self._handover)
 
-        self.disputed: tuple[RaftId, int, int] | None = None
-        """A peer claimed to lead in a term, and its log contradicts what is committed here at an index."""
-        self._disputed_at = 0.0
         self._elections = Elections(core, self._membership, may_lead)
+        self._following = Following(core, self._elections, fail=self.fail)
 
         self._pending = ProposalQueue(limits.pending_commands, limits.pending_bytes)
         self._forwarding = Forwarding(core, self._pending, machine)
@@ -148,8 +140,9 @@ class Replica:
             cluster_clock=cluster_clock,
             elections=self._elections,
             run_save=run_save,
-            follow=self._follow,
+            follow=self._following.follow,
         )
+        self._following.on_entries = self._snapshotting.log_goes_on
         self._replication = Replication(
             core, self._membership, self._snapshotting, self._handover, self._elections
         )
@@ -159,14 +152,14 @@ class Replica:
     def _handlers_by_type(self) -> dict[str, Callable[[Node, Message], bool | None]]:
         """The handler of each type of message; one that returns False calls for no tick."""
         return {
-            "append_entries": self._on_append_entries,
+            "append_entries": self._following.on_append_entries,
             "append_response": self._replication.on_append_response,
             "request_vote": self._elections.on_request_vote,
             "vote_response": self._elections.on_vote_response,
             "pre_vote": self._elections.on_pre_vote,
             "pre_vote_response": self._elections.on_pre_vote_response,
             "timeout_now": self._elections.on_timeout_now,
-            "heartbeat": self._on_heartbeat,
+            "heartbeat": self._following.on_heartbeat,
             "snapshot_chunk": self._snapshotting.on_snapshot_chunk,
             "snapshot_ack": self._snapshotting.on_snapshot_ack,
             "snapshot_refused": self._snapshotting.on_snapshot_refused,
@@ -187,38 +180,7 @@ class Replica:
         and VersionMismatch when a newer release wrote them.
         """
         journal = self._journal
-        loaded = self._snapshots.load()
-        if not journal.entries:
-            if loaded is not None:
-                raise StorageError(
-                    "the journal is empty but a snapshot exists: the journal was lost; "
-                    "remove this member on a healthy node and join again under a new name"
-                )
-            journal.append(1, 0, NO_OP)
-            journal.sync()
-        applied = 1
-        if loaded is None:
-            if journal.first_index != 1:
-                raise StorageError(
-                    f"the journal begins at index {journal.first_index} but its snapshot is missing: "
-                    "remove this member on a healthy node and join again under a new name"
-                )
-        else:
-            meta, data = loaded
-            if meta.index < journal.first_index:
-                raise StorageError(
-                    f"the snapshot ends at index {meta.index}, the journal begins at "
-                    f"{journal.first_index}: remove this member on a healthy node and join again "
-                    "under a new name"
-                )
-            self._machine.restore(data)
-            entry = journal.entry(meta.index)
-            if entry is None or entry[2] != meta.term:
-                journal.reset(meta.index, meta.term)  # row 5: stopped between snapshot and cut
-            self._membership.rebase(meta)
-            applied = meta.index
-        if journal.commit_index > journal.last_index:
-            journal.set_commit_index(journal.last_index)  # row 18
+        applied = restore(journal, self._snapshots, self._machine, self._membership)
         timing = self._timing
         self._engine = self._core.engine = VendorEngine(
             self._core.me,
@@ -262,6 +224,15 @@ class Replica:
             if stamp is not None:
                 return stamp
         return self._machine.stamp()
+
+    @property
+    def disputed(self) -> tuple[RaftId, int, int] | None:
+        """See `Following`."""
+        return self._following.disputed
+
+    def fail_disputed(self) -> None:
+        """See `Following`."""
+        self._following.fail_disputed()
 
     def voter_names(self) -> frozenset[str]:
         """Names of the voters in this node's log."""
@@ -456,8 +427,7 @@ class Replica:
         if now - self._swept_at < 1.0:
             return
         self._swept_at = now
-        if self.disputed is not None and now - self._disputed_at > _DISPUTE_SHOWN_S:
-            self.disputed = None
+        self._following.sweep(now)
         self._pending.drop_cancelled()
         self._reads.drop_cancelled()
         self._journal.flush()
@@ -484,24 +454,9 @@ class Replica:
         if role == "leader":
             self._elections.led()
         extra = {"role": role, "term": engine.term(), "leader": None if leader is None else leader.id}
-        _log.info("raft state changed", extra={**extra, "reason": self._why_no_leader(was_role, was_leader)})
+        reason = self._following.why_no_leader(was_role, was_leader)
+        _log.info("raft state changed", extra={**extra, "reason": reason})
         self.on_change()
-
-    def _why_no_leader(self, was_role: str, was_leader: Node | None) -> str | None:
-        """What ended the leadership that this node knew, for its log; None where a leader is known."""
-        engine = self._engine
-        if engine.leader() is not None:
-            return None
-        if was_role == "leader":
-            return "no word from a majority of the voters, or one of a higher term"
-        if was_leader is None:
-            return None
-        if was_leader not in engine.connected:
-            return f"no link with the leader {was_leader.id}"
-        silent_s = self._clock() - self._core.leader_seen_at
-        if silent_s < self._core.timing.election_min_s:
-            return "a higher term"
-        return f"no word from the leader {was_leader.id} for {silent_s:.1f} s"
 
     def _stop_leading(self) -> None:
         self._replication.reset()
@@ -624,31 +579,7 @@ class Replica:
         """Row 11: total.  The engine calls it once for each committed entry, in order."""
         kind = command[:1]
         if kind in (STAMPED, REGULAR):
-            results = []
-            stamp = stamp_of(command)
-            if stamp is not None:
-                self._machine.advance(stamp)
-            for item, after in decode_batch(command):
-                try:
-                    results.append(self._machine.apply(index, item, after))
-                except VersionMismatch as error:
-                    # Answering would be an answer that the other nodes do not give.
-                    raise VersionMismatch(
-                        f"log entry {index} cannot be applied by this release ({error.message}): install "
-                        "the release that the other nodes run, then start this node again"
-                    ) from error
-                except (MemoryError, RecursionError) as error:
-                    # It strikes this node and not the others: stop rather than differ from them.
-                    raise InternalError(
-                        f"applying entry {index} failed on this node ({type(error).__name__}): restart it"
-                    ) from error
-                except Exception as error:  # the machine promised not to: a bug, alike on every node
-                    _log.critical(
-                        "the state machine raised",
-                        extra={"index": index, "error": type(error).__name__},
-                        exc_info=True,
-                    )
-                    results.append(b"")
+            results = apply_commands(self._machine, index, command)
             self._cluster_clock.applied(self._machine.stamp())
             return results
         if kind == MEMBERSHIP:
@@ -734,143 +665,6 @@ class Replica:
     def replicate(self, *, heartbeat: bool) -> None:
         """Send every connected peer what it lacks: see `Replication.replicate`."""
         self._replication.replicate(heartbeat=heartbeat)
-
-    # Follower's side.
-
-    def _follow(self, node: Node, term: int) -> bool:
-        """Term, leader and timer of a leader's message, through the engine.
-
-        False when it is stale, or of a peer that may not lead.
-        """
-        engine = self._engine
-        if not self._elections.counts(node):
-            return False
-        if term < engine.term():
-            # Row 8: tell a stale leader our term.
-            engine.send_acknowledgement(node, next_index=engine.commit_index() + 1, success=False)
-            return False
-        if term == engine.term() and engine.is_leader():
-            # Cannot come from a correct peer: its message must not count.
-            _log.critical(
-                "a peer claims to lead in this leader's term", extra={"peer": node.id, "term": term}
-            )
-            return False
-        self._core.leader_seen_at = self._clock()
-        self._elections.led()
-        engine.deliver(node, {"type": "append_entries", "term": term, "leader_commit": engine.commit_index()})
-        return True
-
-    def _on_append_entries(self, node: Node, message: Message) -> None:
-        engine, journal = self._engine, self._journal
-        if message["term"] >= engine.term() and self._contradicts(node, message):
-            return
-        if not self._follow(node, message["term"]):
-            return
-        self._core.heard_commit = max(self._core.heard_commit, message["leader_commit"])
-        previous, previous_term = message["prev_log_index"], message["prev_log_term"]
-        entries: list[Entry] = message["entries"]
-        last_of_message = previous + len(entries)
-        # Rows 1 and 2: commit only what this message has shown to match.
-        commit = min(message["leader_commit"], last_of_message)
-        base = journal.first_index
-        if last_of_message <= base:
-            engine.send_acknowledgement(node, next_index=last_of_message + 1, success=True)
-            return
-        if previous < base:
-            # Everything up to the base is committed, hence the same in the leader's log.
-            entries = entries[base - previous :]
-            previous, previous_term = base, journal.entries[0][2]
-        own = journal.entry(previous)
-        if own is None or own[2] != previous_term:
-            # Row 16: what is committed here matches any leader's log.
-            engine.send_acknowledgement(node, next_index=engine.commit_index() + 1, success=False, reset=True)
-            return
-        # Row 1: skip what is there already; never cut a matching tail.
-        known = 0
-        for command, index, term in entries:
-            own = journal.entry(index)
-            if own is None or own[2] != term:
-                break
-            del command
-            known += 1
-        fresh = entries[known:]
-        if not fresh:
-            self._advance_commit(node, message["term"], commit)
-            engine.send_acknowledgement(node, next_index=last_of_message + 1, success=True)
-            return
-        self._snapshotting.unusable = None
-        first = fresh[0][1]
-        before = journal.entry(first - 1)
-        if before is None:
-            raise InternalError(f"entry {first - 1} is missing from this node's log")
-        engine.deliver(
-            node,
-            {
-                "type": "append_entries",
-                "term": message["term"],
-                "leader_commit": commit,
-                "prev_log_index": first - 1,
-                "prev_log_term": before[2],
-                "entries": fresh,
-            },
-        )
-
-    def _contradicts(self, node: Node, message: Message) -> bool:
-        """Row 1: true for a log without what is committed here, which no leader of this term can have.
-
-        Such a message is as if lost: nothing is followed, cut or acknowledged,
-        so it harms nothing, and one peer's lie ends no other node.  Whether
-        it is this node's log that is wrong, a majority of the voters decides: see
-        `fail_disputed`.
-        """
-        journal, commit = self._journal, self._engine.commit_index()
-        index = message["prev_log_index"]
-        if index > commit:
-            return False
-        own = journal.entry(index)
-        if own is None or own[2] == message["prev_log_term"]:
-            for _, index, term in message["entries"]:  # the index is that of the conflict
-                if index > commit:
-                    return False
-                own = journal.entry(index)
-                if own is not None and own[2] != term:
-                    break
-            else:
-                return False
-        if not self._elections.counts(node):
-            return True
-        before, self.disputed = self.disputed, (node.id, message["term"], index)
-        self._disputed_at = self._clock()
-        if before != self.disputed:
-            _log.critical(
-                "a peer claims to lead and its log contradicts what is committed here: refused",
-                extra={"peer": node.id, "term": message["term"], "index": index},
-            )
-            self.on_change()
-        return True
-
-    def fail_disputed(self) -> None:
-        """A majority of the voters follows the peer of `disputed`: it is this node's log that is wrong."""
-        if self.disputed is None or self.failed is not None:
-            return
-        peer, term, index = self.disputed
-        self.fail(
-            StorageError(
-                f"the log of this node differs from that of {peer}, whom a majority follows in term {term}, "
-                f"at committed index {index}: this disk is not this node's own, or an older copy was "
-                f"written to; on a healthy node run `cyoloctl member remove {self._id.partition('~')[0]}`, "
-                "then join again under a new name with an empty data directory"
-            )
-        )
-
-    def _advance_commit(self, node: Node, term: int, commit: int) -> None:
-        if commit > self._engine.commit_index():
-            self._engine.deliver(node, {"type": "append_entries", "term": term, "leader_commit": commit})
-
-    def _on_heartbeat(self, node: Node, message: Message) -> None:
-        if self._follow(node, message["term"]):
-            # The term alone: nothing is claimed about the log.
-            self._engine.send_acknowledgement(node, next_index=1, success=False)
 
     def maybe_compact(self, *, force: bool = False) -> None:
         """Save a snapshot when the log has grown: see `Snapshotting.maybe_compact`."""

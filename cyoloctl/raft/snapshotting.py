@@ -152,6 +152,10 @@ class Snapshotting:
             return None
         return transfer
 
+    def log_goes_on(self) -> None:
+        """A leader's entries arrive: whatever snapshot could not be used is not needed."""
+        self.unusable = None
+
     def on_snapshot_ack(self, node: Node, message: Message) -> None:
         """The peer took a chunk, and says at which offset it wants the next."""
         engine = self._core.engine

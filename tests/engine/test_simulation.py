@@ -20,7 +20,9 @@ from cyoloctl.members import problems
 from cyoloctl.model import name_of
 from cyoloctl.raft import links, replica
 from cyoloctl.raft.clock import ClusterClock
+from cyoloctl.raft.dialling import Dialling
 from cyoloctl.raft.elections import Elections
+from cyoloctl.raft.following import Following
 from cyoloctl.raft.journal import Journal
 from cyoloctl.raft.links import Link, Links
 from cyoloctl.raft.membership import Membership
@@ -249,15 +251,16 @@ def reads_without_confirmation(patch: pytest.MonkeyPatch) -> None:
 
 def commits_what_it_did_not_see(patch: pytest.MonkeyPatch) -> None:
     """Row 2: a follower believes the leader's commit index about its own unverified tail."""
-    handle = Replica._on_append_entries
+    handle = Following.on_append_entries
 
-    def wrong(self: Replica, node: Any, message: Any) -> None:
+    def wrong(self: Following, node: Any, message: Any) -> None:
         handle(self, node, message)
-        commit = min(message["leader_commit"], self._journal.last_index)
-        if message["term"] == self._engine.term() and not self._engine.is_leader():
+        core = self._core
+        commit = min(message["leader_commit"], core.journal.last_index)
+        if message["term"] == core.engine.term() and not core.engine.is_leader():
             self._advance_commit(node, message["term"], commit)
 
-    patch.setattr(Replica, "_on_append_entries", wrong)
+    patch.setattr(Following, "on_append_entries", wrong)
 
 
 def journal_cut_before_the_snapshot(patch: pytest.MonkeyPatch) -> None:
@@ -333,7 +336,7 @@ def restarts_go_unnoticed(patch: pytest.MonkeyPatch) -> None:
 
 def dials_are_not_repeated(patch: pytest.MonkeyPatch) -> None:
     """A dial that failed is the last one."""
-    patch.setattr(Links, "dial_failed", lambda self, name, reason=None: None)
+    patch.setattr(Dialling, "failed", lambda self, name, reason=None: None)
 
 
 def removed_lives_count_for_the_name(patch: pytest.MonkeyPatch) -> None:

@@ -112,9 +112,9 @@ PURE = """
     errors model text caller pki.identity state *.machine *.records *.checks *.api
     members.duties members.presence
     tokens.issuer replicated.clock replicated.command replicated.requests
-    raft.absences raft.batch raft.calls raft.clock raft.dialling raft.elections raft.forwarding raft.handover
-    raft.links raft.machine raft.membership raft.messages raft.peers raft.progress raft.proposals raft.reads
-    raft.refusals raft.replication raft.settings raft.status
+    raft.absences raft.batch raft.calls raft.clock raft.dialling raft.elections raft.following raft.forwarding
+    raft.handover raft.links raft.machine raft.membership raft.messages raft.peers raft.progress
+    raft.proposals raft.reads raft.refusals raft.replication raft.settings raft.status
     raft.vantage raft.verdicts raft.witnesses control.table web.encoding web.schema
     gateway.forms gateway.metrics gateway.settings
     routing.haproxy routing.hrw routing.nginx routing.table web.strangers
