@@ -478,15 +478,15 @@ class Links:
         return {"type": "ping", "sent_ms": int(now * 1000)}
 
     def _ping(self, now: float, late_s: float) -> None:
-        ping = self._ping_now(now)
-        if late_s >= _STALL_S:
+        ping, stood_still = self._ping_now(now), late_s >= _STALL_S
+        if stood_still:
             # What the peers sent meanwhile is not read yet: their silence would be this node's own.
             reason = "its disk, processor or memory did not let it run"
             _log.warning("this node stood still", extra={"for_s": round(late_s, 1), "reason": reason})
         for link in list(self._live.values()):
-            if late_s >= _STALL_S:
+            if stood_still:
                 link.answered_at = now
-            silent_s = 0.0 if late_s >= _STALL_S else now - link.last_received
+            silent_s = 0.0 if stood_still else now - link.last_received
             if silent_s > _SILENT_S and not link.info.silent:
                 reason = "the link is cut, or the peer stands still"
                 extra = {"peer": link.name, "for_s": round(silent_s, 1), "reason": reason}
