@@ -52,7 +52,7 @@ async def test_deadline_that_comes_closer_is_kept() -> None:
     ticker.wake()
     await until(lambda: len(ticks) == 1)
     ticker.wake()
-    await until(lambda: len(ticks) == 3)
+    await until(lambda: len(ticks) >= 3)  # and on: it has passed by then
     ticker.stop()
 
 
@@ -80,6 +80,6 @@ async def test_deadline_in_the_past_spins_no_loop(behind_s: float) -> None:
     loop = asyncio.get_running_loop()
     ticker = Ticker(loop, lambda: ticks.append(loop.time()), lambda: loop.time() - behind_s)
     ticker.wake()
-    await until(lambda: len(ticks) == 4)
+    await until(lambda: len(ticks) >= 4)
     ticker.stop()
-    assert ticks[-1] - ticks[0] >= 0.0029
+    assert ticks[3] - ticks[0] >= 0.0029
