@@ -7,7 +7,7 @@ further than the project's own runs did: ``cyoloctl sim``.
 """
 
 from cyoloctl.sim.campaign import replay_command, run_seeds
-from cyoloctl.sim.faults import FAULTS
+from cyoloctl.sim.faults import FAULTS, OPT_IN
 from cyoloctl.sim.run import Report, Violation, run_seed
 
-__all__ = ["FAULTS", "Report", "Violation", "replay_command", "run_seed", "run_seeds"]
+__all__ = ["FAULTS", "OPT_IN", "Report", "Violation", "replay_command", "run_seed", "run_seeds"]

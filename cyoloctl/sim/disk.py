@@ -13,14 +13,20 @@ failed one is noted in `broken`.
 
 from __future__ import annotations
 
+import copy
 import errno
 import io
 import random
+import sqlite3
+import struct
+import zlib
 from collections.abc import Callable
-from typing import BinaryIO, cast
+from dataclasses import replace
+from typing import BinaryIO, NamedTuple, cast
 
 from cyoloctl.errors import StorageError
 from cyoloctl.raft.journal import Batch, MemoryStore, Record, StoredState
+from cyoloctl.raft.sqlite_store import read_entries
 
 __all__ = ["Crash", "Disk", "DiskFiles", "DiskStore"]
 
@@ -29,6 +35,14 @@ _SYNC_S = (0.0001, 0.0005)
 
 class Crash(BaseException):
     """The process dies here.  Not an Exception: nothing may handle it."""
+
+
+class Image(NamedTuple):
+    """What a disk held at some moment, durably."""
+
+    journal: MemoryStore
+    contents: dict[int, bytes]
+    names: dict[str, int]
 
 
 class Disk:
@@ -47,6 +61,8 @@ class Disk:
         self.sync_s = _SYNC_S
         self.failures = 0  # injected since the last start
         self.broken: str | None = None  # a rule that the code above broke
+        self._lied = False
+        self.turned: tuple[int, bytes] | None = None  # a log entry with a wrong bit, as it is read
         self._contents: dict[int, bytes] = {}  # durable content by file
         self._written: dict[int, _File] = {}  # created by this process
         self._names: dict[str, int] = {}
@@ -66,7 +82,46 @@ class Disk:
 
     def is_honest(self) -> bool:
         """True when it has always kept what it had synced."""
-        return True
+        return not self._lied
+
+    # Lies, while no process runs: see `Dishonesty`.
+
+    def image(self) -> Image:
+        """A copy of what is durable."""
+        contents = {
+            number: self._written[number].synced if number in self._written else self._contents[number]
+            for number in self._durable_names.values()
+        }
+        return Image(copy.deepcopy(self.journal), contents, dict(self._durable_names))
+
+    def roll_back(self, image: Image) -> None:
+        """Everything is as it was."""
+        self._lied = True
+        self.journal = copy.deepcopy(image.journal)
+        self._contents, self._names = dict(image.contents), dict(image.names)
+        self._durable_names = dict(image.names)
+
+    def lose_tail(self, count: int, covered: int) -> None:
+        """The last entries of the journal are gone; none that the snapshot covers, nor the base."""
+        self._lied = True
+        record = self.record()
+        last = max(record.last_index - count, record.first_index, min(covered, record.last_index))
+        record = replace(record, last_index=last, commit_index=min(record.commit_index, last))
+        self.journal.commit(Batch(last + 1, None, (), record))
+
+    def rot(self, what: str, rng: random.Random) -> str:
+        """A bit of the snapshot turns, or of the journal where there is none; says of which."""
+        self._lied = True
+        number = self._names.get("snapshot")
+        if what == "snapshot" and number is not None:
+            self._contents[number] = _turn(self._contents[number], rng)
+            return "snapshot"
+        record = self.record()
+        index = rng.randint(record.first_index, record.last_index)
+        entry = self.journal.entry(index)
+        assert entry is not None
+        self.turned = index, _turn(entry[0], rng)
+        return "journal"
 
     def record(self) -> Record:
         """The record in the durable journal."""
@@ -184,6 +239,8 @@ class DiskStore:
 
     def load(self) -> StoredState | None:
         """See Store."""
+        if self._disk.turned is not None:
+            _read_turned(self._disk.journal, *self._disk.turned)
         return self._disk.journal.load()
 
     def commit(self, batch: Batch) -> None:
@@ -209,6 +266,27 @@ class DiskStore:
 
     def close(self) -> None:
         """See Store."""
+
+
+def _turn(data: bytes, rng: random.Random) -> bytes:
+    at = rng.randrange(len(data))
+    return data[:at] + bytes([data[at] ^ 1 << rng.randrange(8)]) + data[at + 1 :]
+
+
+def _read_turned(journal: MemoryStore, index: int, turned: bytes) -> None:
+    """Read an entry with a wrong bit as the real store does.  Raises StorageError where that notices."""
+    entry = journal.entry(index)
+    assert entry is not None
+    command, _, term = entry
+    connection = sqlite3.connect(":memory:")
+    try:
+        connection.execute("CREATE TABLE entries(position INTEGER PRIMARY KEY, term, command BLOB, crc)")
+        crc = zlib.crc32(struct.pack(">QQ", index, term) + command)
+        connection.execute("INSERT INTO entries VALUES(?, ?, ?, ?)", (index, term, turned, crc))
+        if not all(whole for _, whole in read_entries(connection, index, index)):
+            raise StorageError(f"the simulated disk is damaged: log entry {index} is wrong")
+    finally:
+        connection.close()
 
 
 class DiskFiles:

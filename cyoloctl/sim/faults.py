@@ -8,12 +8,13 @@ from typing import Any
 
 from cyoloctl.errors import CyoloctlError
 from cyoloctl.model import RaftId, name_of
+from cyoloctl.sim.dishonest import Dishonesty
 from cyoloctl.sim.joining import admit
 from cyoloctl.sim.node import Node
 from cyoloctl.sim.timeline import HANDOVER
 from cyoloctl.sim.world import World
 
-__all__ = ["FAULTS", "Faults"]
+__all__ = ["FAULTS", "OPT_IN", "Faults"]
 
 _WRONG_MS = (
     *(-2_000, 2_000, -600_000, 600_000, 20 * 60_000, -3 * 3_600_000),
@@ -39,6 +40,7 @@ class Faults:
         self._names, self._mean_s = names, mean_s
         self._joined = 0
         self.spared: frozenset[str] = frozenset()
+        self._dishonesty = Dishonesty(world, rng)
 
     def start(self) -> None:
         """Begin, shortly after the nodes."""
@@ -49,7 +51,12 @@ class Faults:
     def _inject(self) -> None:
         if not self._world.working:
             return
-        name = self._rng.choices(self._names, [FAULTS[name] for name in self._names])[0]
+        name = self._rng.choices(self._names, [_WEIGHTS[name] for name in self._names])[0]
+        if "dishonest" in self._names:
+            self._dishonesty.remember()
+        if self._dishonesty.pending:
+            self._time.later(self._mean_s, self._inject)
+            return
         if _BY_NAME[name](self):
             self.injected[name] += 1
         self._time.later(self._rng.expovariate(1 / self._mean_s), self._inject)
@@ -412,6 +419,10 @@ class Faults:
         node.put(node.life, compact)
         return True
 
+    def dishonest(self) -> bool:
+        """A disk loses, forgets or turns what it had synced: see `Dishonesty`."""
+        return self._dishonesty.befall()
+
 
 _TABLE: dict[str, tuple[int, Callable[[Faults], bool]]] = {
     "crash": (6, Faults.crash),
@@ -427,7 +438,12 @@ _TABLE: dict[str, tuple[int, Callable[[Faults], bool]]] = {
     "transfer": (3, Faults.transfer),
     "compaction": (2, Faults.compaction),
 }
-_BY_NAME = {name: inject for name, (_, inject) in _TABLE.items()}
+_OPT_IN_TABLE: dict[str, tuple[int, Callable[[Faults], bool]]] = {"dishonest": (6, Faults.dishonest)}
+_BY_NAME = {name: inject for name, (_, inject) in (_TABLE | _OPT_IN_TABLE).items()}
+_WEIGHTS = {name: weight for name, (weight, _) in (_TABLE | _OPT_IN_TABLE).items()}
 
 FAULTS: dict[str, int] = {name: weight for name, (weight, _) in _TABLE.items()}
 """The kinds of faults, and how often each is chosen relative to the others."""
+
+OPT_IN = tuple(_OPT_IN_TABLE)
+"""Kinds that come only where they are named: less is promised then."""

@@ -540,7 +540,8 @@ class Invariants:
             disk = self.disks[name]
             record, there = disk.record(), disk.journal.entry(commit)
             same = there is not None and entry is not None and there[2] == entry[2]
-            if same or record.first_index > commit:
+            # What a disk that lied acknowledged counts as held: see `Dishonesty`.
+            if same or record.first_index > commit or not disk.is_honest():
                 holders.append(name)
         if 2 * len(holders) <= len(voters):
             where = f"on disk of {sorted(holders)} of {sorted(voters)}"

@@ -90,6 +90,8 @@ class Node:
         """Called before its process, as leader, changes the voters."""
         self.rng = random.Random(f"{plan.seed} {name}")
         self._log = log
+        self.barred: CyoloctlError | str | None = None
+        """Why it is not started again: its disk lied, and was found out."""
         self.life = 0
         self.disk = self._new_disk()
         self.replica: Replica | None = None
@@ -256,7 +258,9 @@ class Node:
             self.start_later()
             return
         except CyoloctlError as error:
-            if not self.disk.failures:
+            if not self.disk.is_honest():
+                self.barred = error
+            elif not self.disk.failures:
                 self.time.fail("start", f"{self.name} cannot start: {error.message}")
             self.stop(power=False)
             self.start_later()
@@ -354,7 +358,7 @@ class Node:
         wait = self.rng.choice((0.02, 0.3, 1.5)) if delay_s is None else delay_s
 
         def due() -> None:
-            if self.life == life and self.replica is None:
+            if self.life == life and self.replica is None and self.barred is None:
                 self.start()
 
         self.time.at(gone_at + wait, due)
@@ -466,6 +470,8 @@ class Node:
         self.time.log("%s ends: %s", self.name, reason)
         self._close()
         self.stop(power=False)
+        if reason != REMOVED and not self.disk.is_honest():
+            self.barred = reason
         self.start_later(1.5)
 
     def die_within(self, steps: int) -> None:

@@ -21,6 +21,7 @@ from cyoloctl.sim.liveness import Liveness
 from cyoloctl.sim.node import Plan
 from cyoloctl.sim.replay import Recording
 from cyoloctl.sim.tables import request_limits
+from cyoloctl.sim.timeline import UNJUDGED
 from cyoloctl.sim.upkeep import founding
 from cyoloctl.sim.world import World
 
@@ -129,7 +130,7 @@ class _Run:
         if time.broken is None:
             self._settle()
         violation, now = None, round(time.now, 6)
-        if time.broken is not None:
+        if time.broken is not None and time.broken[0] != UNJUDGED:
             kind, claim = time.broken
             violation = Violation(self._seed, kind, now, claim, self._lines())
         faults = {name: count for name, count in self._faults.injected.items() if count}
@@ -214,7 +215,7 @@ def run_seed(
 ) -> Report:
     """One run; the same arguments give the same report, on every machine.
 
-    faults: names from `FAULTS`, or none for a cluster in peace.  nodes: voters
+    faults: names from `FAULTS` and `OPT_IN`, or none for a cluster in peace.  nodes: voters
     at the start, 1 to 9; None: the seed decides.  memory: all logs are in memory.  late: messages from links
     that have ended are delivered, which the real links rule out.
     """

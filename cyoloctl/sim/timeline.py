@@ -9,7 +9,7 @@ from typing import Protocol
 
 from cyoloctl.errors import CyoloctlError
 
-__all__ = ["HANDOVER", "RIGHT_MS", "Timeline"]
+__all__ = ["HANDOVER", "RIGHT_MS", "UNJUDGED", "Timeline"]
 
 _START_UNIX_MS = 1_767_225_600_000
 _TRACED = 400  # events
@@ -17,6 +17,9 @@ _TRACED = 400  # events
 HANDOVER = "handover"
 """Noted as a disturbance when leadership is handed over: writes wait for that, as they should, for
 `Timing.transfer_limit_s` at the most."""
+
+UNJUDGED = "unjudged"
+"""Kind of the end of a run of which nothing more is promised: no violation."""
 
 RIGHT_MS = 100
 """A right wall clock differs from the true time by no more than this."""
@@ -107,6 +110,12 @@ class Timeline:
     def log(self, text: str, *values: object) -> None:
         """Add an event to the trace; it is formatted only when it is shown."""
         self.trace.append((self.now, text, values))
+
+    def give_up(self, why: str) -> None:
+        """End the run without a judgement: nothing is promised from here on."""
+        if self.broken is None:
+            self.count(why)
+            self.broken = (UNJUDGED, why)
 
     def fail(self, kind: str, claim: str) -> None:
         """Note a broken invariant.  Nothing is raised: the code under test handles some exceptions itself."""
