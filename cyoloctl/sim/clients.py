@@ -14,6 +14,7 @@ from cyoloctl.replicated.command import encode_command
 from cyoloctl.sim.model import code_of
 from cyoloctl.sim.node import Node
 from cyoloctl.sim.operations import OF_NODES, Step, draw
+from cyoloctl.sim.releases import is_newer
 from cyoloctl.sim.scene import Scene
 from cyoloctl.sim.told import Attempt
 from cyoloctl.sim.world import World
@@ -65,6 +66,8 @@ class Workload:
             if node.replica is not None:
                 machine, operation, arguments = self.draw(node)
                 command = encode_command(machine, operation, arguments, request_id=request_id, kind="node")
+                if self.cannot_propose(node, command, attempt):
+                    return
 
                 def done(result: Any, error: CyoloctlError | None) -> None:
                     if error is not None:
@@ -102,10 +105,20 @@ class Workload:
 
     def never_logged(self, attempt: Attempt, answer: dict[str, Any]) -> bool:
         """Whether a leader refused to log a peer's command; nothing is known of it to be applied then."""
-        if code_of(answer) != "access_denied" or answer["index"] != 0:
+        code = code_of(answer)
+        if code not in ("access_denied", "version_mismatch") or answer["index"] != 0:
             return False
-        attempt.refused("access_denied")
-        self.world.time.count("not for this node to propose")
+        attempt.refused(code)
+        denied = code == "access_denied"
+        self.world.time.count("not for this node to propose" if denied else "unknown to an older leader")
+        return True
+
+    def cannot_propose(self, node: Node, command: bytes, attempt: Attempt) -> bool:
+        """Whether a node's own release lacks this operation; nothing of this attempt is logged then."""
+        if not (node.older and is_newer(command)):
+            return False
+        attempt.refused("version_mismatch")
+        self.world.time.count("unknown to its own release")
         return True
 
     # What a node asks another one, besides Raft.
@@ -228,6 +241,9 @@ class Client:
                 return
             if operation.command is None:
                 operation.command = self._command(operation, node, kind, automatic=automatic)
+            if self._load.cannot_propose(node, operation.command, attempt):
+                self._finish(operation)
+                return
             proposals.append(node.replica.propose(operation.command, done))
 
         def expire() -> None:

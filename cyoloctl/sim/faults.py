@@ -423,6 +423,16 @@ class Faults:
         """A disk loses, forgets or turns what it had synced: see `Dishonesty`."""
         return self._dishonesty.befall()
 
+    def releases(self) -> bool:
+        """A node that runs the older release is stopped, and started as the newer one."""
+        nodes = [node for node in self._exposed() if node.older]
+        if not nodes:
+            return False
+        node = self._rng.choice(nodes)
+        node.upgrade()
+        node.crash(power=False)
+        return True
+
 
 _TABLE: dict[str, tuple[int, Callable[[Faults], bool]]] = {
     "crash": (6, Faults.crash),
@@ -438,7 +448,10 @@ _TABLE: dict[str, tuple[int, Callable[[Faults], bool]]] = {
     "transfer": (3, Faults.transfer),
     "compaction": (2, Faults.compaction),
 }
-_OPT_IN_TABLE: dict[str, tuple[int, Callable[[Faults], bool]]] = {"dishonest": (6, Faults.dishonest)}
+_OPT_IN_TABLE: dict[str, tuple[int, Callable[[Faults], bool]]] = {
+    "dishonest": (6, Faults.dishonest),
+    "releases": (1, Faults.releases),
+}
 _BY_NAME = {name: inject for name, (_, inject) in (_TABLE | _OPT_IN_TABLE).items()}
 _WEIGHTS = {name: weight for name, (weight, _) in (_TABLE | _OPT_IN_TABLE).items()}
 
@@ -446,4 +459,4 @@ FAULTS: dict[str, int] = {name: weight for name, (weight, _) in _TABLE.items()}
 """The kinds of faults, and how often each is chosen relative to the others."""
 
 OPT_IN = tuple(_OPT_IN_TABLE)
-"""Kinds that come only where they are named: less is promised then."""
+"""Kinds that come only where they are named: less is promised then, or they need a cluster of their own."""

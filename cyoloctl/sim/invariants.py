@@ -32,6 +32,7 @@ import json
 from collections.abc import Callable, Iterable, Sequence
 from typing import Any, Protocol
 
+from cyoloctl.errors import VersionMismatch
 from cyoloctl.model import NO_STAMP, RaftId, Stamp, name_of
 from cyoloctl.raft.batch import BatchItem, decode_batch
 from cyoloctl.raft.clock import STEP_S, ClusterClock
@@ -229,7 +230,11 @@ class WatchedMachine:
 
     def restore(self, data: bytes) -> None:
         """See StateMachine."""
-        self._state.restore(data)
+        try:
+            self._state.restore(data)
+        except VersionMismatch:
+            self._watch.time.count("snapshot of a newer release refused")
+            raise
         if self._node.replica is not None:
             self._watch.time.count("snapshot installed")
             if len(data) > _LARGE_BYTES:

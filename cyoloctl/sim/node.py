@@ -19,7 +19,7 @@ from dataclasses import dataclass
 from functools import partial
 from typing import Any
 
-from cyoloctl.errors import CyoloctlError, NoLeader, OutcomeUnknown
+from cyoloctl.errors import CyoloctlError, NoLeader, OutcomeUnknown, VersionMismatch
 from cyoloctl.model import RaftId, is_in_memory, name_of
 from cyoloctl.raft.clock import MEASURED_S, ClusterClock
 from cyoloctl.raft.journal import Entry, Journal
@@ -36,6 +36,7 @@ from cyoloctl.replicated import requests
 from cyoloctl.sim.disk import Crash, Disk, DiskFiles, DiskStore
 from cyoloctl.sim.invariants import Invariants, WatchedJournal, WatchedMachine
 from cyoloctl.sim.network import End, Network
+from cyoloctl.sim.releases import state_of
 from cyoloctl.sim.timeline import RIGHT_MS, Timeline
 from cyoloctl.sim.upkeep import Upkeep
 from cyoloctl.state import AppliedMembership, ClusterState
@@ -53,12 +54,14 @@ class Plan:
     """Common settings of the nodes of one run.
 
     unsent_bytes: a peer is cut off when more waits for it.  tables: limits of the request tables.
+    older: who runs the older release at first; None: all run the same.
     """
 
     seed: int
     limits: Limits
     unsent_bytes: int = MAX_UNSENT_BYTES
     tables: requests.Limits = requests.LIMITS
+    older: frozenset[str] | None = None
 
 
 class Node:
@@ -82,6 +85,7 @@ class Node:
         """
         self._plan, self.time, self._network, self._invariants = plan, time, network, invariants
         self.name, self.memory = name, memory
+        self.older = not memory and name in (plan.older or ())  # runs the older of two releases
         self.raft_id = RaftId(f"{name}~0" if memory else name)
         self.boots, self.boot = 0, ""  # of the process, as its hello says
         self.may_die: Callable[[], bool] = lambda: True
@@ -198,6 +202,7 @@ class Node:
         """True while it runs, and no fault is on it or its disk, nor is one to come."""
         return (
             self.replica is not None
+            and not self.older
             and not self.is_paused()
             and self._fuse is None
             and self._stall is None
@@ -309,7 +314,7 @@ class Node:
     def _new_replica(self) -> Replica:
         """The replica on the disk, not started."""
         life = self.life
-        self.state = ClusterState(limits=self._plan.tables)
+        self.state = state_of(self._plan.tables, mixed=self._plan.older is not None, older=self.older)
         self.machine = WatchedMachine(self.state, self._invariants, self)
         self.cluster_clock = ClusterClock(self.name, wall_unix_ms=self.wall_unix_ms, monotonic=self.clock)
         self.verdicts = Verdicts(
@@ -450,7 +455,14 @@ class Node:
             self.links.disconnect(name_of(raft_id), reason="removed")
 
     def _failed(self, error: CyoloctlError) -> None:
-        """End the process, as the real node does; somebody repairs the disk."""
+        """End the process, as the real node does; somebody repairs the disk or upgrades it."""
+        if self.older and isinstance(error, VersionMismatch):
+            self.time.count("older release stopped")
+            if self.rng.random() < 0.6:  # otherwise it is started as it is, and stops again
+                self.upgrade()
+            self._close()
+            self.crash(power=False)
+            return
         if not self.disk.failures:
             self.time.fail("failure", f"{self.name} stopped: {error.message}")
         self.time.count("stopped by its disk")
@@ -461,6 +473,11 @@ class Node:
         self.stop(power=self.rng.random() < 0.3)
         self.disk.full = self.disk.fail_sync = False
         self.start_later()
+
+    def upgrade(self) -> None:
+        """Its next process is of the newer release."""
+        self.older = False
+        self.time.count("upgraded")
 
     def _unwanted(self, reason: str) -> None:
         """End the process, which has no place in the cluster.  Whatever supervises it starts it again."""
@@ -484,6 +501,9 @@ class Node:
         self._remembered -= self._invariants.removed_names()  # somebody corrects node.yaml
         if self.replica is not None:
             self.verdicts.named -= self._invariants.removed_names()
+        if self.older:
+            self.upgrade()
+            self.stop(power=False)
         self.disk.heal()
         self.set_clock(rate=1.0, leap_s=0.0)
         self._paused_until = 0.0

@@ -19,6 +19,7 @@ from cyoloctl.sim.faults import FAULTS, Faults
 from cyoloctl.sim.joining import admit
 from cyoloctl.sim.liveness import Liveness
 from cyoloctl.sim.node import Plan
+from cyoloctl.sim.releases import older_names
 from cyoloctl.sim.replay import Recording
 from cyoloctl.sim.tables import request_limits
 from cyoloctl.sim.timeline import UNJUDGED
@@ -80,7 +81,10 @@ class _Run:
         )
         unsent_bytes = rng.choice((2000, 2**26, 2**26, 2**26))
         self._tables = request_limits(random.Random(f"{seed} tables"))
-        self._world = World(Plan(seed, limits, unsent_bytes, self._tables), late=late)
+        older = None
+        if "releases" in faults:
+            older = older_names(random.Random(f"{seed} releases"), [f"n{number}" for number in range(1, 4)])
+        self._world = World(Plan(seed, limits, unsent_bytes, self._tables, older), late=late)
         self._time = self._world.time
         self._load = Workload(
             self._world,
