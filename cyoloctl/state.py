@@ -52,10 +52,11 @@ applied as that release did.
 from __future__ import annotations
 
 import struct
-from collections.abc import Callable
+from collections.abc import Callable, Collection, Mapping
 from contextlib import suppress
 from dataclasses import dataclass
 from hashlib import sha256
+from types import MappingProxyType
 from typing import Any, TypeVar
 
 from cyoloctl.authorities.machine import AuthorityMachine
@@ -92,6 +93,7 @@ _M = TypeVar("_M", bound=Machine)
 
 SNAPSHOT_VERSION = 2
 _OLD_VERSION = 1
+_NOTHING: Mapping[str, Collection[str]] = MappingProxyType({})
 _LENGTH = struct.Struct(">I")
 _DIGEST_END = 1 + 32
 
@@ -124,9 +126,10 @@ class ClusterState:
     that wait on changes.  Not replicated; what it raises is dropped.
 
     limits: for tests.  Nodes of one cluster must all have ``LIMITS``.
+    lacking: by machine, the operations that are unknown, as they are to an earlier release; for tests.
     """
 
-    def __init__(self, *, limits: Limits = LIMITS) -> None:
+    def __init__(self, *, limits: Limits = LIMITS, lacking: Mapping[str, Collection[str]] = _NOTHING) -> None:
         self._machines: dict[str, Machine] = {}
         self.counters = self._add(CounterMachine())
         self.members = self._add(MemberMachine())
@@ -141,6 +144,8 @@ class ClusterState:
         self.rendezvous = self._add(RendezvousMachine())
         self.clock = self._add(ClockMachine())
         self._add(AnswerMachine())
+        for name, operations in lacking.items():
+            self._machines[name].forgo(operations)
         self.on_restore: Callable[[], None] | None = None
         self._limits = limits
         self._tables = _new_tables(limits)

@@ -48,7 +48,7 @@ def peer_problems(facts: Facts) -> Iterator[Problem]:
             f"cyoloctl member remove {name}" if reason in (COPY, OLDER) else "cyoloctl member list",
         )
     for trouble in status.troubles:
-        yield _trouble(name, trouble.code, name_of(trouble.peer), trouble.message)
+        yield _trouble(facts, trouble.code, name_of(trouble.peer), trouble.message)
     present = {name_of(raft_id): raft_id for raft_id in status.connected}
     for raft_id in status.voters:
         member = name_of(raft_id)
@@ -77,21 +77,19 @@ def _kept_out(member: str, reason: str, address: str) -> Problem:
     return problem(_CODES[reason], member, text, f"cyoloctl member remove {member}")
 
 
-def _trouble(name: str, code: str, peer: str, message: str) -> Problem:
-    if code == "snapshot_refused":
-        return problem(
-            code,
-            peer,
-            f"{peer} refuses the snapshot of {name}, and stays behind: {message}",
-            f"cyoloctl member remove {peer}",
-        )
-    if code == "snapshot_unusable":
-        return problem(
-            code,
-            name,
-            f"{name} cannot use the snapshot of {peer}, and stays behind: {message}",
-            f"cyoloctl member remove {name}",
-        )
+def _trouble(facts: Facts, code: str, peer: str, message: str) -> Problem:
+    name = facts.name
+    if code in ("snapshot_refused", "snapshot_unusable"):
+        if code == "snapshot_refused":
+            behind, text = peer, f"{peer} refuses the snapshot of {name}, and stays behind: {message}"
+        else:
+            behind, text = name, f"{name} cannot use the snapshot of {peer}, and stays behind: {message}"
+        releases = {row["name"]: row["version"] for row in facts.rows}
+        one, other = releases.get(name), releases.get(peer)
+        if one is not None and other is not None and one != other:  # its disk is good: nobody is removed
+            text += f"; {name} runs release {one}, {peer} {other}: run the same release on both"
+            return problem(code, behind, text, f"cyoloctl member show {behind}")
+        return problem(code, behind, text, f"cyoloctl member remove {behind}")
     return problem(
         code,
         peer,

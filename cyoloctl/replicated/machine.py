@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from contextlib import suppress
 from typing import Any, ClassVar
 
@@ -54,6 +54,10 @@ class Machine(ABC):
     def knows(self, operation: str) -> bool:
         """Whether `apply` knows an operation."""
         return operation in self._operations
+
+    def forgo(self, operations: Collection[str]) -> None:
+        """Be as in an earlier release, which lacks these operations: they are unknown from now on."""
+        self._operations = {name: run for name, run in self._operations.items() if name not in operations}
 
     def proposer(self, operation: str) -> str:
         """The proposer that an operation allows; see PROPOSERS."""

@@ -47,6 +47,9 @@ class Faults:
         self._world.before_change = self._right_clocks
         if self._names:
             self._time.later(0.5 + self._rng.expovariate(1 / self._mean_s), self._inject)
+        if "releases" in self._names and self._rng.random() < 0.5:
+            # Later it has mostly met what it does not know, and stopped.
+            self._time.later(0.4, self._leave_one_behind)
 
     def _inject(self) -> None:
         if not self._world.working:
@@ -411,13 +414,15 @@ class Faults:
         node = self._victim()
         if node is None:
             return False
+        self._compact(node)
+        return True
 
+    def _compact(self, node: Node) -> None:
         def compact() -> None:
             if node.replica is not None:
                 node.replica.maybe_compact(force=True)
 
         node.put(node.life, compact)
-        return True
 
     def dishonest(self) -> bool:
         """A disk loses, forgets or turns what it had synced: see `Dishonesty`."""
@@ -432,6 +437,30 @@ class Faults:
         node.upgrade()
         node.crash(power=False)
         return True
+
+    def _leave_one_behind(self) -> None:
+        """Cut a node of the older release off until the others, who go on, have cut their logs."""
+        nodes = [node for node in self._exposed() if node.older]
+        if not nodes:
+            return
+        node, network = self._rng.choice(nodes), self._world.network
+        others = [name for name in self._world.names() if name != node.name]
+        links = [*((node.name, other) for other in others), *((other, node.name) for other in others)]
+        for source, target in links:
+            network.cut(source, target)
+        self._time.log("%s is left behind", node.name)
+
+        def compact() -> None:
+            for other in self._exposed():
+                if other.name in others:
+                    self._compact(other)
+
+        def heal() -> None:
+            for source, target in links:
+                network.mend(source, target)
+
+        self._time.later(1.6, compact)
+        self._time.later(2.0, heal)
 
 
 _TABLE: dict[str, tuple[int, Callable[[Faults], bool]]] = {

@@ -21,11 +21,7 @@ class Older(ClusterState):
     """The state as the older release has it: each machine of `NEWER` with a smaller table."""
 
     def __init__(self, *, limits: Limits) -> None:
-        super().__init__(limits=limits)
-        for name, operation in NEWER.items():
-            machine = self._machines[name]
-            known = machine._operations
-            machine._operations = {each: known[each] for each in known if each != operation}
+        super().__init__(limits=limits, lacking={name: {operation} for name, operation in NEWER.items()})
 
 
 class Newer(ClusterState):

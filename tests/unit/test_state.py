@@ -676,3 +676,19 @@ def test_every_operation_is_proposed_by_some_operations_module_or_is_in_an_old_l
     for name, machine in ClusterState()._machines.items():
         old = {operation for operation, rule in machine.PROPOSERS.items() if rule == "nobody"}
         assert machine.operations() - proposed - old == set(), name
+
+
+def test_state_of_an_earlier_release_lacks_operations_and_leaves_the_others() -> None:
+    earlier, present = ClusterState(lacking={"counter": {"reset"}}), ClusterState()
+    reset = new_command("counter", "reset", {"name": "c"}, request_id="r", kind="client")
+    plain = new_command("counter", "add", {"name": "c", "by": 1}, request_id="a", kind="client")
+    before = earlier.digest()
+    with pytest.raises(errors.VersionMismatch, match=r"counter\.reset is unknown here"):
+        earlier.apply(1, reset)
+    assert earlier.digest() == before
+    refused = earlier.admit(reset, "n2", "voter")
+    assert refused is not None
+    assert code_of(refused) == "version_mismatch"
+    assert earlier.admit(plain, "n2", "voter") is None
+    assert earlier.apply(2, plain) == present.apply(2, plain)
+    assert earlier.digest() == present.digest()

@@ -16,6 +16,7 @@ from typing import Any
 
 import pytest
 
+from cyoloctl import __version__
 from cyoloctl.keys.keyring import new_key
 from cyoloctl.keys.wrapping import wrap
 from cyoloctl.members.facts import CODES
@@ -385,6 +386,22 @@ async def test_problem_is_found_with_its_member_and_a_command_that_exists(code: 
             assert command.startswith("cyoloctl ")
             assert complaint(command) is None
         assert found["message"]
+
+
+@pytest.mark.parametrize(("code", "behind"), [("snapshot_refused", "n2"), ("snapshot_unusable", "n1")])
+async def test_snapshot_between_two_releases_costs_no_member_its_place(
+    code: str, behind: str, tmp_path: Path
+) -> None:
+    world = World(tmp_path / "n1")
+    _trouble(code)(world)
+    (found,) = world.problems()
+    assert found["command"] == f"cyoloctl member remove {behind}"
+    world.says("n2", version="9.0.0")
+    (found,) = world.problems()
+    assert found["command"] == f"cyoloctl member show {behind}"
+    assert found["message"].endswith(
+        f"; n1 runs release {__version__}, n2 9.0.0: run the same release on both"
+    )
 
 
 async def test_member_away_is_told_with_the_reason(tmp_path: Path) -> None:
