@@ -137,6 +137,7 @@ class ClusterState:
         self.presence = self._add(PresenceMachine(self.members))
         self.credentials = self._add(CredentialMachine(self.members))
         self.authorities = self._add(AuthorityMachine(self.members))
+        self.members.on_role = self.authorities.role_changed
         self.keys = self._add(KeyMachine(self.members))
         self.sessions = self._add(
             SessionMachine(self.keys.last_end_unix_ms, lambda: self.clock.stamp.steady_ms)

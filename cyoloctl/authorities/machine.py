@@ -18,8 +18,9 @@ Whether a rotation is due
 A voter that is removed has had the CA's key.  Removed names that were removed
 before the present CA was begun never saw its key; every other removed name
 makes a rotation due, except those of learners, which never get it
-(``exempt``).  This follows from what every release replicates, so states that
-came from a snapshot and states that came from the log are the same.
+(``exempt``).  A member that was demoted has had it too, and makes one due
+until it votes again.  This follows from what every release replicates, so
+states that came from a snapshot and states that came from the log are the same.
 
 Nothing cryptographic happens here: a member checks a new CA's voucher against
 the CA that it trusts before it trusts the new one.
@@ -35,7 +36,7 @@ from typing import Any, ClassVar
 
 from cyoloctl.errors import Conflict, NotFound
 from cyoloctl.members.machine import MemberMachine
-from cyoloctl.members.records import MAX_NAMES
+from cyoloctl.members.records import MAX_NAMES, WantedRole
 from cyoloctl.replicated.checks import (
     Check,
     checked,
@@ -136,7 +137,8 @@ class AuthorityMachine(Machine):
     ``abandon {sha256}`` -> ``{sha256}``: as if it had not begun.  conflict once
     all members confirmed it: certificates may have been issued under it.
     ``exempt {name}`` -> ``{name}``: this member is a learner and never had a
-    CA's key, so that its removal makes no rotation due.  conflict for a voter.
+    CA's key, so that its removal makes no rotation due.  conflict for a voter,
+    and for one that was demoted.
     """
 
     NAME = "authorities"
@@ -153,6 +155,7 @@ class AuthorityMachine(Machine):
         self._finished_unix_ms: int | None = None
         self._covered: tuple[str, ...] = ()
         self._exempt: tuple[str, ...] = ()
+        self._demoted: tuple[str, ...] = ()  # learners that know the present CA's key
         self._rotation: Rotation | None = None
 
     @property
@@ -173,6 +176,23 @@ class AuthorityMachine(Machine):
     def due_for(self) -> list[str]:
         """Removed members that know the present CA's key, in order: while there are any, rotate."""
         return sorted(set(self._members.removed()) - set(self._covered) - set(self._exempt))
+
+    def demoted(self) -> list[str]:
+        """Learners that know the present CA's key, because they were voters, in order."""
+        found = (self._members.get(name) for name in self._demoted)
+        return sorted(member.name for member in found if member is not None and member.role == "learner")
+
+    def role_changed(self, name: str, role: WantedRole) -> None:
+        """Replicated: a member was promoted or demoted, in this very entry."""
+        self._demoted = tuple(each for each in self._demoted if each != name)
+        if role == "learner":
+            self._demoted = _with(self._demoted, name)
+        else:
+            self._exempt = tuple(each for each in self._exempt if each != name)
+
+    def forget_member(self, name: str, index: int) -> None:
+        """The member was removed: `due_for` tells of it now."""
+        self._demoted = tuple(each for each in self._demoted if each != name)
 
     def unconfirmed(self) -> list[str]:
         """The members that hold `advance` up, in order; none without a rotation."""
@@ -272,6 +292,7 @@ class AuthorityMachine(Machine):
         self._current = going.ca_pem
         self._covered = going.covered
         self._exempt = tuple(name for name in self._exempt if name not in going.covered)
+        self._demoted = tuple(name for name in self._demoted if name in going.keys)
         self._finished_unix_ms = now_unix_ms
         self._rotation = None
         return {"sha256": given["sha256"]}
@@ -292,6 +313,8 @@ class AuthorityMachine(Machine):
             raise Refused(NotFound(f"there is no member {name}: see member list"))
         if member.role != "learner":
             raise Refused(Conflict(f"{name} is a voter and has the CA's key"))
+        if name in self._demoted:
+            raise Refused(Conflict(f"{name} was a voter and has had the CA's key"))
         self._exempt = _with(self._exempt, name)
         return {"name": name}
 
@@ -306,6 +329,7 @@ class AuthorityMachine(Machine):
             **({"certificate_days": self._certificate_days} if self._certificate_days is not None else {}),
             **({"covered": list(self._covered)} if self._covered else {}),
             **({"current": self._current} if self._current is not None else {}),
+            **({"demoted": list(self._demoted)} if self._demoted else {}),
             **({"exempt": list(self._exempt)} if self._exempt else {}),
             **({"finished_unix_ms": self._finished_unix_ms} if self._finished_unix_ms is not None else {}),
             **({"rotation": self._rotation._fields()} if self._rotation is not None else {}),
@@ -319,7 +343,7 @@ class AuthorityMachine(Machine):
             clean = {key: _STATE[key](value) for key, value in given.items()}
         except Malformed:
             raise ValueError("a certificate authority is not valid") from None
-        if clean.get("covered", True) == () or clean.get("exempt", True) == ():
+        if any(clean.get(key, True) == () for key in ("covered", "demoted", "exempt")):
             raise ValueError("names are empty instead of left out")
         if ("current" in clean) is not ("finished_unix_ms" in clean):
             raise ValueError("the end of a rotation and its certificate authority contradict each other")
@@ -340,6 +364,7 @@ class AuthorityMachine(Machine):
             self._finished_unix_ms = clean.get("finished_unix_ms")
             self._covered = clean.get("covered", ())
             self._exempt = clean.get("exempt", ())
+            self._demoted = clean.get("demoted", ())
             self._rotation = rotation
 
         return commit
@@ -415,6 +440,7 @@ _STATE: dict[str, Check] = {
     "certificate_days": _days,
     "covered": _name_list,
     "current": _certificate,
+    "demoted": _name_list,
     "exempt": _name_list,
     "finished_unix_ms": _time,
     "rotation": lambda value: value,  # checked by _ROTATION

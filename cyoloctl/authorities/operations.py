@@ -139,6 +139,9 @@ class AuthorityOperations:
         reasons = [
             f"{name} was removed and has had the key of the CA" for name in self._authorities.due_for()
         ]
+        reasons += [
+            f"{name} votes no more and has had the key of the CA" for name in self._authorities.demoted()
+        ]
         end = certificate_dates(self._all_authorities()[-1])[1]
         if int(end.timestamp() * 1000) - self._certificates.validity_ms() < _CA_DUE_MS:
             reasons.append(f"the CA ends at {rfc3339(end.timestamp())}")

@@ -48,6 +48,9 @@ EXAMPLES: dict[str, tuple[str, ...]] = {
     "member list": ("cyoloctl member list", "cyoloctl member list -o json"),
     "member show": ("cyoloctl member show n2",),
     "member grant": ("cyoloctl member grant --request n4.request --out n4.grant",),
+    "member promote": ("cyoloctl member promote n4 --dry-run", "cyoloctl member promote n4"),
+    "member demote": ("cyoloctl member demote n4 --dry-run", "cyoloctl member demote n4"),
+    "member set-address": ("cyoloctl member set-address n4 10.0.0.9:7700",),
     "member remove": ("cyoloctl member remove n4 --dry-run", "cyoloctl member remove n4 --yes"),
     "member set-host": (
         "cyoloctl member set-host n1 app-1.example.com",
@@ -55,6 +58,7 @@ EXAMPLES: dict[str, tuple[str, ...]] = {
     ),
     "member transfer-leadership": (
         "cyoloctl member transfer-leadership",
+        "cyoloctl member transfer-leadership --dry-run",
         "cyoloctl member transfer-leadership --to n2",
     ),
     "status": (

@@ -22,7 +22,7 @@ from cyoloctl.cli.invocation import (
 )
 from cyoloctl.cli.output import Column, rows_of, text_of
 from cyoloctl.errors import UsageError
-from cyoloctl.model import parse_hostname, parse_name
+from cyoloctl.model import parse_dialable_address, parse_hostname, parse_name
 
 __all__ = ["COMMANDS"]
 
@@ -183,18 +183,117 @@ def grant(
     invocation.hint(f"next, on {made['name']}, with this file:\n  cyoloctl node renew -d DIR --grant FILE")
 
 
+DryRunOption = Annotated[
+    bool,
+    typer.Option("--dry-run", help="Change nothing; print the failure tolerance before and after."),
+]
+
+
 def _tolerance(document: dict[str, Any]) -> str:
     before, after = document["failure_tolerance_before"], document["failure_tolerance_after"]
     return f"failure tolerance {before} -> {after}"
+
+
+def _say_votes(invocation: Invocation, document: dict[str, Any]) -> None:
+    """The voters before and after, and who of them is away, on standard error."""
+    before, after = document["before"], document["after"]
+    pairs = [("voters", "voters"), ("quorum", "quorum"), ("failure_tolerance", "failure tolerance")]
+    if before == after:
+        said = ", ".join(f"{text} {before[key]}" for key, text in pairs)
+    else:
+        said = ", ".join(f"{text} {before[key]} -> {after[key]}" for key, text in pairs)
+    away = after["unreachable"]
+    invocation.hint(said + (f"; not reachable: {', '.join(away)}" if away else ""))
+
+
+def _change_role(
+    invocation: Invocation, operation: str, name: str, *, dry_run: bool, request_id: str | None
+) -> None:
+    parse_name(name, "node")
+    body = {"dry_run": dry_run, "request_id": request_id}
+    done = invocation.client().call(operation, name, body)
+    if invocation.mode != "table":
+        output.structured(done, invocation.mode)
+        return
+    if not done["changed"]:
+        output.write(f"{name} is a {done['role']}\n")
+    else:
+        output.write(f"{name} {'would be' if dry_run else 'is now'} a {done['role']}\n")
+    _say_votes(invocation, done)
+    if done["role"] == "learner" and done["ca_rotation_due"]:
+        invocation.hint(
+            f"{name} has had the CA's key: exchange the CA if it is not to be trusted with it "
+            "(`cyoloctl pki rotate-ca --dry-run` first)"
+        )
+
+
+@command()
+def promote(
+    invocation: Invocation,
+    name: NodeArgument,
+    dry_run: DryRunOption = False,
+    request_id: RequestIdOption = None,
+) -> None:
+    """Make a learner a voter, and return when it is one.
+
+    Refused (exit 4) for a member that is away or has not caught up, since it
+    would count as a voter that is missing. Safe to repeat: a voter stays one.
+    """
+    _change_role(invocation, "member_promote", name, dry_run=dry_run, request_id=request_id)
+
+
+@command()
+def demote(
+    invocation: Invocation,
+    name: NodeArgument,
+    dry_run: DryRunOption = False,
+    request_id: RequestIdOption = None,
+) -> None:
+    """Make a voter a learner: it goes on replicating, and votes no more.
+
+    A leader hands leadership over first. Refused (exit 4) for the only voter,
+    and where too few of the others are reachable to go on without this one.
+    Safe to repeat: a learner stays one.
+    """
+    _change_role(invocation, "member_demote", name, dry_run=dry_run, request_id=request_id)
+
+
+@command()
+def set_address(
+    invocation: Invocation,
+    name: NodeArgument,
+    address: Annotated[
+        str, typer.Argument(metavar="HOST:PORT", help="Where the others reach it, such as 10.0.0.4:7443.")
+    ],
+    dry_run: DryRunOption = False,
+    request_id: RequestIdOption = None,
+) -> None:
+    """Tell every member where another one is.
+
+    For a member that cannot tell them itself, or whose own settings say
+    something else. Its links stay, and an address that does not lead to it
+    does no harm: the others keep trying those that they know. It holds until
+    the member is started with another address than today. Refused (exit 4)
+    for the address of another member.
+    """
+    parse_name(name, "node")
+    parse_dialable_address(address)
+    body = {"address": address, "dry_run": dry_run, "request_id": request_id}
+    done = invocation.client().call("member_set_address", name, body)
+    if invocation.mode != "table":
+        output.structured(done, invocation.mode)
+        return
+    output.write(f"{done['address']}\n")
+    if done["changed"]:
+        invocation.hint(f"{name} {'would be' if dry_run else 'was'} at {done['previous']}")
+    _say_votes(invocation, done)
 
 
 @command()
 def remove(
     invocation: Invocation,
     name: NodeArgument,
-    dry_run: Annotated[
-        bool, typer.Option("--dry-run", help="Change nothing; print the failure tolerance before and after.")
-    ] = False,
+    dry_run: DryRunOption = False,
     force: Annotated[
         bool, typer.Option("--force", help="Remove it even if the cluster loses its quorum; needs --yes.")
     ] = False,
@@ -219,6 +318,8 @@ def remove(
         return
     head = f"{name} would be removed" if dry_run else f"{name} is removed"
     output.write(f"{head}; {_tolerance(done)}\n")
+    if "before" in done:
+        _say_votes(invocation, done)
     if done.get("ca_rotation_due"):
         invocation.hint(
             "a removed voter has had the CA's key: exchange the CA (`cyoloctl pki rotate-ca --dry-run` first)"
@@ -232,13 +333,19 @@ def transfer_leadership(
         str | None,
         typer.Option("--to", metavar="NAME", help="New leader. [default: the most advanced voter]"),
     ] = None,
+    dry_run: DryRunOption = False,
     request_id: RequestIdOption = None,
 ) -> None:
-    """Hand leadership to another voter and print its name."""
+    """Hand leadership to another voter and print its name.
+
+    With --dry-run, print who would lead.
+    """
     if to is not None:
         parse_name(to, "node")
-    done = invocation.client().transfer_leadership(to, request_id=request_id)
+    done = invocation.client().transfer_leadership(to, dry_run=dry_run, request_id=request_id)
     invocation.value(done, text_of(done["leader"]))
+    if dry_run and invocation.mode == "table":
+        _say_votes(invocation, done)
 
 
 @command()
@@ -269,6 +376,9 @@ COMMANDS: dict[str, Callable[..., None]] = {
     "list": list_,
     "show": show,
     "grant": grant,
+    "promote": promote,
+    "demote": demote,
+    "set-address": set_address,
     "remove": remove,
     "set-host": set_host,
     "transfer-leadership": transfer_leadership,

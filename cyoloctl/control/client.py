@@ -152,9 +152,12 @@ class Client:
         body = {"force": force, "dry_run": dry_run, "request_id": request_id}
         return self._call("member_remove", name, body=body)
 
-    def transfer_leadership(self, to: str | None = None, *, request_id: str | None = None) -> dict[str, Any]:
+    def transfer_leadership(
+        self, to: str | None = None, *, dry_run: bool = False, request_id: str | None = None
+    ) -> dict[str, Any]:
         """Hand leadership to a voter, None: to the most advanced one.  Raises NotFound, Conflict."""
-        return self._call("transfer_leadership", body={"to": to, "request_id": request_id})
+        body = {"to": to, "dry_run": dry_run, "request_id": request_id}
+        return self._call("transfer_leadership", body=body)
 
     def set_time(self, *, dry_run: bool, request_id: str | None = None) -> dict[str, Any]:
         """Set cluster time to what a majority of the members' clocks show.  Raises Conflict."""

@@ -35,13 +35,16 @@ __all__ = [
     "InvitationList",
     "Leadership",
     "Member",
+    "MemberAddress",
     "MemberApi",
     "MemberHost",
     "MemberList",
     "Problem",
     "Removal",
+    "RoleChange",
     "Status",
     "Uninvited",
+    "Votes",
 ]
 
 
@@ -153,22 +156,63 @@ class Grant(TypedDict):
     ca_key_sealed: str | None
 
 
+class Votes(TypedDict):
+    """The voters at one time: failure_tolerance is how many more may fail, below 0 how many are missing"""
+
+    voters: Count
+    quorum: Count
+    failure_tolerance: int
+    reachable: list[Name]
+    unreachable: list[Name]
+
+
+class RoleChange(TypedDict):
+    """A promotion or demotion, or its preview"""
+
+    name: Name
+    role: Literal["voter", "learner"]
+    changed: bool
+    dry_run: bool
+    before: Votes
+    after: Votes
+    ca_rotation_due: bool
+
+
+class MemberAddress(TypedDict):
+    """A member's address, or the preview of a change"""
+
+    name: Name
+    address: str
+    previous: str
+    changed: bool
+    dry_run: bool
+    before: Votes
+    after: Votes
+
+
 class Removal(TypedDict):
     """A removal, or its preview"""
 
     name: Name
     removed: bool
+    changed: bool
     dry_run: bool
+    before: Votes
+    after: Votes
     failure_tolerance_before: int
     failure_tolerance_after: int
     ca_rotation_due: bool
 
 
 class Leadership(TypedDict):
-    """The present leadership"""
+    """The present leadership, or the preview of a change"""
 
     leader: Name | None
     previous: Name | None
+    changed: bool
+    dry_run: bool
+    before: Votes
+    after: Votes
 
 
 class MemberHost(TypedDict):
@@ -220,12 +264,25 @@ class MemberApi(Protocol):
     ) -> Json:
         """Remove a member.  Raises Conflict."""
 
+    async def promote(self, name: str, *, dry_run: bool, request_id: str | None, timeout_s: float) -> Json:
+        """Make a member a voter.  Raises Conflict."""
+
+    async def demote(self, name: str, *, dry_run: bool, request_id: str | None, timeout_s: float) -> Json:
+        """Make a member a learner.  Raises Conflict."""
+
+    async def set_address(
+        self, name: str, *, address: str, dry_run: bool, request_id: str | None, timeout_s: float
+    ) -> Json:
+        """Tell every member where another one is.  Raises AlreadyExists, Conflict."""
+
     async def set_host(
         self, name: str, *, host: str | None, request_id: str | None, timeout_s: float
     ) -> Json:
         """Give a member its host identifier, None: take it away.  Raises AlreadyExists."""
 
-    async def transfer_leadership(self, *, to: str | None, request_id: str | None, timeout_s: float) -> Json:
+    async def transfer_leadership(
+        self, *, to: str | None, dry_run: bool, request_id: str | None, timeout_s: float
+    ) -> Json:
         """Hand leadership over.  Raises Conflict."""
 
 
@@ -242,6 +299,8 @@ def _check_address(text: str) -> None:
 
     parse_dialable_address(text)
 
+
+_DRY_RUN = Field("dry_run", "boolean", "change nothing, and answer how the voters would stand", default=False)
 
 ROUTES: tuple[Route[HasMembers], ...] = (
     Route(
@@ -375,7 +434,54 @@ ROUTES: tuple[Route[HasMembers], ...] = (
         what="member name",
         body=(
             Field("force", "boolean", "even if the cluster would lose its quorum", default=False),
-            Field("dry_run", "boolean", "only compute the failure tolerance", default=False),
+            _DRY_RUN,
+            REQUEST_ID,
+        ),
+        write=True,
+    ),
+    Route(
+        "POST",
+        "/v1/members/{name}/promote",
+        "operator",
+        "member_promote",
+        "Make a member a voter",
+        answer=RoleChange,
+        handler=lambda node: node.members.promote,
+        what="member name",
+        body=(_DRY_RUN, REQUEST_ID),
+        write=True,
+    ),
+    Route(
+        "POST",
+        "/v1/members/{name}/demote",
+        "operator",
+        "member_demote",
+        "Make a member a learner",
+        answer=RoleChange,
+        handler=lambda node: node.members.demote,
+        what="member name",
+        body=(_DRY_RUN, REQUEST_ID),
+        write=True,
+    ),
+    Route(
+        "POST",
+        "/v1/members/{name}/address",
+        "operator",
+        "member_set_address",
+        "Tell every member where another one is",
+        answer=MemberAddress,
+        handler=lambda node: node.members.set_address,
+        what="member name",
+        body=(
+            Field(
+                "address",
+                "string",
+                "where the others reach the member",
+                pattern=r"[!-~]{1,300}",
+                rule="HOST:PORT or [IPV6]:PORT, port 1 to 65535",
+                check_text=_check_address,
+            ),
+            _DRY_RUN,
             REQUEST_ID,
         ),
         write=True,
@@ -398,6 +504,7 @@ ROUTES: tuple[Route[HasMembers], ...] = (
                 pattern=NAME_PATTERN,
                 rule=NAME_RULE,
             ),
+            _DRY_RUN,
             REQUEST_ID,
         ),
         write=True,

@@ -10,16 +10,23 @@ import re
 from typing import Any, cast
 
 from cyoloctl.errors import InvalidInput
-from cyoloctl.members.records import Gateway, Member
+from cyoloctl.members.records import (
+    MAX_INVITATIONS,
+    MAX_NAMES,
+    MAX_SHARED_HOSTS,
+    Gateway,
+    Member,
+)
 from cyoloctl.model import parse_address, parse_hostname
 from cyoloctl.replicated.checks import Check, checked, exact, member_name, sealing_key, text
 from cyoloctl.replicated.command import MAX_TIME_UNIX_MS, Malformed, is_request_id
-from cyoloctl.text import decode_base64, parse_rfc3339
+from cyoloctl.text import Json, decode_base64, parse_rfc3339
 
 __all__ = [
     "INVITATION",
     "MEMBER",
     "SECRET_INVITATION",
+    "are_ways_coherent",
     "check_address",
     "check_date",
     "check_digest",
@@ -33,6 +40,7 @@ __all__ = [
     "check_raft_id",
     "check_role",
     "check_time",
+    "is_coherent",
     "stored_member",
 ]
 
@@ -75,7 +83,7 @@ def check_digest(value: object) -> str:
 
 
 def stored_member(name: str, fields: dict[str, Any]) -> Member:
-    known = MEMBER if "key_hash" not in fields else {**MEMBER, "key_hash": check_digest}
+    known = {**MEMBER, **{key: check for key, check in _LEFT_OUT.items() if key in fields}}
     return Member(name=member_name(name), **checked(fields, known))
 
 
@@ -172,3 +180,45 @@ MEMBER: dict[str, Check] = {
     "raft_id": check_raft_id,
     "certificate_expires_at": check_date,
 }
+
+_LEFT_OUT: dict[str, Check] = {"key_hash": check_digest, "announced": check_address}
+"""Fields of a member that are left out while they are None."""
+
+
+def is_coherent(
+    top: Json, members: dict[str, Member], removed: list[str], invited: set[str], secret_invitations: int
+) -> bool:
+    """Whether members, removed names and invitations of a snapshot fit together."""
+    gone = set(removed)
+    key_hashes = [member.key_hash for member in members.values() if member.key_hash is not None]
+    return (
+        removed == sorted(gone)
+        and gone.isdisjoint(members)
+        and gone.isdisjoint(invited)
+        and len(members) + len(gone) <= MAX_NAMES
+        and len(invited) + secret_invitations <= 2 * MAX_INVITATIONS
+        and len(set(key_hashes)) == len(key_hashes)
+        and len({member.raft_id for member in members.values()}) == len(members)
+        # Addresses are kept in one spelling; another was never written here.
+        and all(top["members"][name]["address"] == member.address for name, member in members.items())
+        and all(top["members"][name].get("announced") == each.announced for name, each in members.items())
+        and all(member.announced != member.address for member in members.values())
+    )
+
+
+def are_ways_coherent(
+    top: Json,
+    members: dict[str, Member],
+    hosts: dict[str, str],
+    shared: list[str],
+    gateways: dict[str, Gateway],
+) -> bool:
+    """Whether hosts and gateways of a snapshot fit its members and each other."""
+    return (
+        len(set(hosts.values()) & members.keys()) == len(hosts)
+        and gateways.keys() <= members.keys()
+        and all(top["gateways"][name]["address"] == value.address for name, value in gateways.items())
+        and shared == sorted(set(shared))
+        and len(shared) <= MAX_SHARED_HOSTS
+        and hosts.keys().isdisjoint(shared)
+    )

@@ -21,8 +21,8 @@ __all__ = ["Change", "changes_due", "end_of_memory", "has_place", "process_due",
 class Change(NamedTuple):
     """A change that the leader owes the members.
 
-    what: ``promote`` or ``demote`` a raft id, or ``forget`` the name of a member whose removal was left
-    half done.
+    what: ``promote`` or ``demote`` a raft id, ``hand_over`` leadership because the leader of this raft id is
+    to be demoted, or ``forget`` the name of a member whose removal was left half done.
     """
 
     what: str
@@ -84,6 +84,13 @@ def changes_due(
             waiting = True
             if member.raft_id in status.learners and member.raft_id not in stepped_out:
                 due.append(Change("promote", member.raft_id))
+    if len(status.voters) > 1:
+        # Last: such a change may be refused for as long as too few of the others are reachable.
+        due += [
+            Change("hand_over" if member.raft_id == status.raft_id else "demote", member.raft_id)
+            for member in members
+            if member.role == "learner" and member.raft_id in status.voters
+        ]
     return due, waiting
 
 

@@ -23,6 +23,7 @@ from cyoloctl.members.checks import (
     INVITATION,
     MEMBER,
     SECRET_INVITATION,
+    are_ways_coherent,
     check_address,
     check_date,
     check_digest,
@@ -33,7 +34,9 @@ from cyoloctl.members.checks import (
     check_optional_host,
     check_public_key,
     check_raft_id,
+    check_role,
     check_time,
+    is_coherent,
     stored_member,
 )
 from cyoloctl.members.records import (
@@ -46,6 +49,7 @@ from cyoloctl.members.records import (
     Invitation,
     Member,
     SecretInvitation,
+    WantedRole,
 )
 from cyoloctl.model import RaftId, name_of
 from cyoloctl.replicated.checks import (
@@ -58,7 +62,6 @@ from cyoloctl.replicated.checks import (
 )
 from cyoloctl.replicated.command import Malformed, Refused
 from cyoloctl.replicated.machine import Machine, Operations
-from cyoloctl.text import Json
 
 __all__ = ["MemberMachine"]
 
@@ -90,7 +93,14 @@ class MemberMachine(Machine):
     its key with its first announcement.  While there is no member at all it
     makes the founder, a voter.  not_found for a name that is not a member,
     conflict for a removed name, another key, or another member's raft_id or
-    key.
+    key.  Where ``set_address`` told the members another address, that one
+    stands for as long as the node says the same as before.
+    ``set_role {name, role}`` -> ``{name, role, changed}``: the role that the
+    member is meant to have from now on.  not_found; conflict where nobody
+    would be left who is meant to vote.
+    ``set_address {name, address}`` -> ``{name, address, changed}``: where the
+    others reach the member, whatever it says itself.  not_found, already_exists
+    for the address of another member.
     ``remove {name}`` -> ``{name, removed}``: removed is false when it was
     removed before.  not_found.  A removed name is never used again: its log
     and votes may still be somewhere.  Its host is free again.
@@ -122,6 +132,8 @@ class MemberMachine(Machine):
         "admit": "voter",
         "announce": "self",
         "set_gateway": "self",
+        "set_role": "voter",
+        "set_address": "voter",
         "remove": "voter",
         "set_host": "voter",
         "share_host": "voter",
@@ -142,6 +154,8 @@ class MemberMachine(Machine):
         self._gateways: dict[str, Gateway] = {}
         self.on_removed: Callable[[str, int], None] | None = None
         """Replicated too: what else forgets a member in the entry, of this index, that removes it."""
+        self.on_role: Callable[[str, WantedRole], None] | None = None
+        """Replicated too: who else has to know, in the same entry, that a member's role changed."""
 
     def get(self, name: str) -> Member | None:
         """The member of this name."""
@@ -306,7 +320,36 @@ class MemberMachine(Machine):
         # It has its certificate, so nobody asks for the answer again.
         self._invitations.pop(name, None)
         self._drop_secrets(name)
+        if member.announced == given["address"]:
+            given = {**given, "address": member.address}  # nothing new: an operator knows better
+        else:
+            member = replace(member, announced=None)
         return self._put(replace(member, **given), index)
+
+    def _set_role(self, given: dict[str, Any], index: int, now_unix_ms: int) -> dict[str, Any]:
+        name, role = given["name"], given["role"]
+        member = self._existing(name)
+        changed = member.role != role
+        if role == "learner" and not any(
+            each.role == "voter" for each in self._members.values() if each.name != name
+        ):
+            raise Refused(Conflict(f"{name} is the only voter: promote another member first"))
+        if changed:
+            self._put(replace(member, role=role), index)
+            if self.on_role is not None:
+                self.on_role(name, role)
+        return {"name": name, "role": role, "changed": changed}
+
+    def _set_address(self, given: dict[str, Any], index: int, now_unix_ms: int) -> dict[str, Any]:
+        name, address = given["name"], given["address"]
+        member = self._existing(name)
+        for other in self._members.values():
+            if other.name != name and other.address == address:
+                raise Refused(AlreadyExists(f"{address} is the address of {other.name}: see member list"))
+        announced = member.announced or member.address
+        wanted = replace(member, address=address, announced=None if announced == address else announced)
+        self._put(wanted, index)
+        return {"name": name, "address": wanted.address, "changed": wanted != member}
 
     def _invite(self, given: dict[str, Any], index: int, now_unix_ms: int) -> dict[str, Any]:
         name, secret = given["name"], given["secret_sha256"]
@@ -530,8 +573,8 @@ class MemberMachine(Machine):
         except Malformed:
             raise ValueError("a member, a host or an invitation is not valid") from None
         if not (
-            _is_coherent(top, members, names, set(invitations), len(secret_invitations))
-            and _are_ways_coherent(top, members, hosts, shared, gateways)
+            is_coherent(top, members, names, set(invitations), len(secret_invitations))
+            and are_ways_coherent(top, members, hosts, shared, gateways)
         ):
             raise ValueError("members, invitations, hosts and removed names contradict each other")
 
@@ -545,43 +588,6 @@ class MemberMachine(Machine):
             self._gateways = gateways
 
         return commit
-
-
-def _is_coherent(
-    top: Json, members: dict[str, Member], removed: list[str], invited: set[str], secret_invitations: int
-) -> bool:
-    """Whether members, removed names and invitations of a snapshot fit together."""
-    gone = set(removed)
-    key_hashes = [member.key_hash for member in members.values() if member.key_hash is not None]
-    return (
-        removed == sorted(gone)
-        and gone.isdisjoint(members)
-        and gone.isdisjoint(invited)
-        and len(members) + len(gone) <= MAX_NAMES
-        and len(invited) + secret_invitations <= 2 * MAX_INVITATIONS
-        and len(set(key_hashes)) == len(key_hashes)
-        and len({member.raft_id for member in members.values()}) == len(members)
-        # Addresses are kept in one spelling; another was never written here.
-        and all(top["members"][name]["address"] == member.address for name, member in members.items())
-    )
-
-
-def _are_ways_coherent(
-    top: Json,
-    members: dict[str, Member],
-    hosts: dict[str, str],
-    shared: list[str],
-    gateways: dict[str, Gateway],
-) -> bool:
-    """Whether hosts and gateways of a snapshot fit its members and each other."""
-    return (
-        len(set(hosts.values()) & members.keys()) == len(hosts)
-        and gateways.keys() <= members.keys()
-        and all(top["gateways"][name]["address"] == value.address for name, value in gateways.items())
-        and shared == sorted(set(shared))
-        and len(shared) <= MAX_SHARED_HOSTS
-        and hosts.keys().isdisjoint(shared)
-    )
 
 
 _OPERATIONS: Operations = {
@@ -648,6 +654,8 @@ _OPERATIONS: Operations = {
         MemberMachine._redeem,
     ),
     "put": ({"name": member_name, **MEMBER}, MemberMachine._put_member),
+    "set_role": ({"name": member_name, "role": check_role}, MemberMachine._set_role),
+    "set_address": ({"name": member_name, "address": check_address}, MemberMachine._set_address),
     "remove": ({"name": member_name}, MemberMachine._remove),
     "set_host": ({"name": member_name, "host": check_optional_host}, MemberMachine._set_host),
     "set_gateway": ({"name": member_name, "gateway": check_optional_gateway}, MemberMachine._set_gateway),

@@ -2,26 +2,23 @@
 
 from __future__ import annotations
 
-import logging
 import time
-from collections.abc import Callable, Mapping
-from functools import partial
+from collections.abc import Callable
 
 from cyoloctl.audit import audit
-from cyoloctl.errors import Conflict, CyoloctlError, NoLeader, NotFound, OutcomeUnknown
+from cyoloctl.errors import CyoloctlError, NoLeader, NotFound, OutcomeUnknown
 from cyoloctl.members.api import Member, MemberList, Status
+from cyoloctl.members.changes import MemberChanges
 from cyoloctl.members.joining import JoinOperations
 from cyoloctl.members.machine import MemberMachine
+from cyoloctl.members.records import WantedRole
 from cyoloctl.members.status import MemberStatus
-from cyoloctl.members.voting import patiently
-from cyoloctl.model import RaftId, majority, name_of, parse_hostname
+from cyoloctl.model import RaftId, name_of, parse_dialable_address, parse_hostname
 from cyoloctl.replicated.peer_calls import PeerCalls
 from cyoloctl.replicated.proposer import Proposer
 from cyoloctl.text import Json
 
 __all__ = ["MemberOperations"]
-
-_log = logging.getLogger("cyoloctl.node")
 
 
 class MemberOperations:
@@ -30,8 +27,8 @@ class MemberOperations:
     Any node takes any request.  What only the leader can do is passed to it,
     once, over the link between the two nodes.
 
-    raft_id: this node's.  rotation_due: whether a removed member knows the
-    key of the CA.
+    raft_id: this node's.  rotation_due: whether somebody who votes no more
+    knows the key of the CA.
     """
 
     def __init__(
@@ -52,18 +49,8 @@ class MemberOperations:
         self._joining = joining
         self._calls = calls
         self._raft_id = raft_id
-        self._rotation_due = rotation_due
-        calls.offer(
-            "remove",
-            {"name": str, "force": bool, "dry_run": bool},
-            lambda peer, given, timeout_s: self._remove(**given, timeout_s=timeout_s),
-            to="voters of the leader",
-        )
-        calls.offer(
-            "transfer",
-            {"to": (str, type(None))},
-            lambda peer, given, timeout_s: self._transfer(**given, timeout_s=timeout_s),
-            to="voters of the leader",
+        self._changes = MemberChanges(
+            proposer, members, status=status, calls=calls, raft_id=raft_id, rotation_due=rotation_due
         )
 
     # ------------------------------------------------------------- reading
@@ -145,14 +132,10 @@ class MemberOperations:
         """Remove a member.  Raises NotFound, Conflict, NoLeader, OutcomeUnknown."""
         given = {"name": name, "force": force, "dry_run": dry_run}
         if dry_run:
-            return await self._calls.at_leader("remove", given, self._remove, timeout_s)
-        if name == name_of(self._raft_id):
-            request_id = (
-                None  # nobody takes a record from a node that is out; repeated, it finds the name gone
-            )
+            return await self._calls.at_leader("remove", given, self._changes.remove, timeout_s)
 
         async def remove() -> Json:
-            answer = await self._calls.at_leader("remove", given, self._remove, timeout_s)
+            answer = await self._calls.at_leader("remove", given, self._changes.remove, timeout_s)
             audit("member remove", member=name, force=force)
             return answer
 
@@ -161,76 +144,103 @@ class MemberOperations:
                 "member_remove",
                 {"name": name, "force": force},
                 remove,
-                request_id=request_id,
+                request_id=self._recordable(name, request_id),
                 timeout_s=timeout_s,
             )
         except (NoLeader, OutcomeUnknown) as error:
             raise self._unfinished(name, force, error) from None
 
-    async def transfer_leadership(self, *, to: str | None, request_id: str | None, timeout_s: float) -> Json:
+    async def promote(self, name: str, *, dry_run: bool, request_id: str | None, timeout_s: float) -> Json:
+        """Make a member a voter.  Raises NotFound, Conflict, NoLeader, OutcomeUnknown."""
+        return await self._set_role(name, "voter", dry_run, request_id, timeout_s)
+
+    async def demote(self, name: str, *, dry_run: bool, request_id: str | None, timeout_s: float) -> Json:
+        """Make a member a learner.  Raises NotFound, Conflict, NoLeader, OutcomeUnknown."""
+        return await self._set_role(name, "learner", dry_run, self._recordable(name, request_id), timeout_s)
+
+    async def _set_role(
+        self, name: str, role: WantedRole, dry_run: bool, request_id: str | None, timeout_s: float
+    ) -> Json:
+        given = {"name": name, "role": role, "dry_run": dry_run}
+        operation = "member_promote" if role == "voter" else "member_demote"
+        if dry_run:
+            return await self._calls.at_leader("set_role", given, self._changes.set_role, timeout_s)
+
+        deadline = time.monotonic() + timeout_s
+
+        async def change() -> Json:
+            try:
+                answer = await self._calls.at_leader("set_role", given, self._changes.set_role, timeout_s)
+            except OutcomeUnknown as error:
+                await self._follow_role(name, role, deadline, error)
+                given["dry_run"] = True  # it is done, and what it came to is asked for
+                left = max(0.1, deadline - time.monotonic())
+                answer = await self._calls.at_leader("set_role", given, self._changes.set_role, left)
+                answer |= {"changed": True, "dry_run": False}
+            audit(operation.replace("_", " "), member=name)
+            return answer
+
+        return await self._proposer.once(
+            operation, {"name": name}, change, request_id=request_id, timeout_s=timeout_s
+        )
+
+    async def _follow_role(self, name: str, role: WantedRole, deadline: float, error: OutcomeUnknown) -> None:
+        """Wait until a leader has done what another one began.  Raises the error at the deadline."""
+        while True:
+            member, voters = self._members.get(name), self._engine.status().voters
+            votes = any(name_of(raft_id) == name for raft_id in voters)
+            if member is not None and member.role == role and votes == (role == "voter"):
+                return
+            if time.monotonic() >= deadline - 0.1:
+                raise error
+            await self._engine.wait_changed(0.1)
+
+    async def set_address(
+        self, name: str, *, address: str, dry_run: bool, request_id: str | None, timeout_s: float
+    ) -> Json:
+        """Tell every member where another one is.  Raises NotFound, AlreadyExists, Conflict."""
+        wanted = str(parse_dialable_address(address))
+        given = {"name": name, "address": wanted, "dry_run": dry_run}
+        if dry_run:
+            return await self._calls.at_leader("set_address", given, self._changes.set_address, timeout_s)
+
+        async def change() -> Json:
+            answer = await self._calls.at_leader("set_address", given, self._changes.set_address, timeout_s)
+            audit("member set-address", member=name, address=answer["address"])
+            return answer
+
+        return await self._proposer.once(
+            "member_set_address",
+            {"name": name, "address": wanted},
+            change,
+            request_id=request_id,
+            timeout_s=timeout_s,
+        )
+
+    async def transfer_leadership(
+        self, *, to: str | None, dry_run: bool, request_id: str | None, timeout_s: float
+    ) -> Json:
         """Hand leadership over, to: None: to any voter.  Raises NotFound, Conflict."""
         if to is not None and self._members.get(to) is None:
             raise NotFound(f"there is no member {to!r}: see `member list`")
+        changes = self._changes
+        if dry_run:
+            preview = changes.preview_transfer
+            return await self._calls.at_leader("preview_transfer", {"to": to}, preview, timeout_s)
 
         async def transfer() -> Json:
-            return await self._calls.at_leader("transfer", {"to": to}, self._transfer, timeout_s)
+            return await self._calls.at_leader("transfer", {"to": to}, changes.transfer, timeout_s)
 
         return await self._proposer.once(
             "transfer_leadership", {"to": to}, transfer, request_id=request_id, timeout_s=timeout_s
         )
 
-    async def _remove(self, name: str, force: bool, dry_run: bool, timeout_s: float) -> Json:
-        deadline = time.monotonic() + timeout_s
-        await self._engine.read_barrier(timeout_s=timeout_s)
-        status = self._engine.status()
-        rows = {row["name"]: row for row in self._status.rows(status)}
-        if name not in rows:
-            if name in self._members.removed():
-                return self._removal(name, dry_run, rows, rows)
-            raise NotFound(f"there is no member {name!r}: see `member list`")
-        after = {other: row for other, row in rows.items() if other != name}
-        answer = self._removal(name, dry_run, rows, after)
-        voters_after = [row for row in after.values() if row["role"] != "learner"]
-        is_voter = rows[name]["role"] != "learner"
-        if is_voter:
-            if not voters_after:
-                raise Conflict(f"{name} is the only voter: a cluster cannot remove its last one")
-            reachable = sum(1 for row in voters_after if row["reachable"])
-            if reachable < majority(len(voters_after)) and not force:
-                raise Conflict(
-                    f"without {name} {reachable} of {len(voters_after)} voters are reachable, no majority: "
-                    "bring a member back first (with --force --yes the cluster stands still until then)"
-                )
-        if dry_run:
-            return answer
-        member = self._members.get(name)
-        raft_ids = {raft_id for raft_id in status.voters if name_of(raft_id) == name}
-        if member is not None:
-            raft_ids.add(member.raft_id)
-        if self._raft_id in raft_ids:
-            await self._engine.transfer_leadership(None, timeout_s=max(0.1, deadline - time.monotonic()))
-            raise NoLeader("leadership is handed over before the leader is removed: try again")
-        if member is not None and member.role == "learner":
-            # First: the node that finishes the removal no longer knows that it never had the CA's key.
-            await self._proposer.apply(
-                "authorities",
-                "exempt",
-                {"name": name},
-                request_id=None,
-                timeout_s=max(0.1, deadline - time.monotonic()),
-            )
-        for raft_id in sorted(raft_ids):
-            await patiently(partial(self._engine.remove, raft_id, force=force), deadline)
-        if member is not None:
-            await self._proposer.apply(
-                "members",
-                "remove",
-                {"name": name},
-                request_id=None,
-                timeout_s=max(0.1, deadline - time.monotonic()),
-            )
-        _log.info("member removed", extra={"member": name})
-        return answer
+    def _recordable(self, name: str, request_id: str | None) -> str | None:
+        """The request id, unless this node is the one that votes no more: nobody takes a record from it.
+
+        Repeated, the command finds nothing left to do.
+        """
+        return None if name == name_of(self._raft_id) else request_id
 
     def _unfinished(self, name: str, force: bool, error: CyoloctlError) -> CyoloctlError:
         """What is known of a removal that did not end, and what brings it to an end."""
@@ -250,39 +260,3 @@ class MemberOperations:
             return error
         more = ", because --force does not replace a majority" if force else ""
         return NoLeader(f"{name} was not removed: {needed}{more}")
-
-    def _removal(
-        self, name: str, dry_run: bool, before: Mapping[str, Member], after: Mapping[str, Member]
-    ) -> Json:
-        def tolerance(rows: Mapping[str, Member]) -> int:
-            voters = [row for row in rows.values() if row["role"] != "learner"]
-            return sum(1 for row in voters if row["reachable"]) - majority(len(voters))
-
-        return {
-            "name": name,
-            "removed": not dry_run,
-            "dry_run": dry_run,
-            "failure_tolerance_before": tolerance(before),
-            "failure_tolerance_after": tolerance(after),
-            # A voter has had the CA's key: until the CA is exchanged it can vouch for anybody.
-            "ca_rotation_due": (name in before and before[name]["role"] != "learner") or self._rotation_due(),
-        }
-
-    async def _transfer(self, to: str | None, timeout_s: float) -> Json:
-        deadline = time.monotonic() + timeout_s
-        target = None
-        if to is not None:
-            member = self._members.get(to)
-            if member is None:
-                raise NotFound(f"there is no member {to!r}: see `member list`")
-            target = member.raft_id
-        previous = name_of(self._raft_id)
-        await self._engine.transfer_leadership(target, timeout_s=timeout_s)
-        while (leader := self._engine.leader()) is None and time.monotonic() < deadline:
-            await self._engine.wait_changed(0.05)
-        if leader is None:
-            raise OutcomeUnknown(
-                f"{previous} leads no more, and nobody is known to lead yet: see `cyoloctl status`, "
-                "and repeat the command if the wrong one does"
-            )
-        return {"leader": name_of(leader), "previous": previous}

@@ -56,7 +56,8 @@ class Member:
     ``YYYY-MM-DDTHH:MM:SSZ``, or None before it is known.  key_hash: SHA-256
     (64 hex digits) of the SubjectPublicKeyInfo of its certificate's key; None
     only for a member that release 0.1.0 admitted and that has not announced
-    its key yet.
+    its key yet.  announced: where the node itself says that it is, while the
+    members were told another address (``set_address``); None: the same.
     """
 
     name: str
@@ -66,9 +67,10 @@ class Member:
     raft_id: RaftId
     certificate_expires_at: str | None
     key_hash: str | None = None
+    announced: str | None = None
 
     def to_json(self) -> dict[str, Any]:
-        """All fields; key_hash is left out while it is None."""
+        """All fields; key_hash and announced are left out while they are None."""
         return {"name": self.name, **self.to_state()}
 
     def to_state(self) -> dict[str, Any]:
@@ -80,6 +82,7 @@ class Member:
             "sealing_key": self.sealing_key,
             # Left out while unknown: what older releases wrote and answered stays the same, to the byte.
             **({} if self.key_hash is None else {"key_hash": self.key_hash}),
+            **({} if self.announced is None else {"announced": self.announced}),
         }
 
 

@@ -189,6 +189,14 @@ class MemberStatus:
             )
         return rows
 
+    def standing(self) -> tuple[set[str], set[str], list[tuple[str, str]]]:
+        """The members that this node reaches, those that run, and the pairs without a link, by name."""
+        status = self._engine.status()
+        rows = self.rows(status)
+        facts = self._facts(status, rows)
+        linked = {str(row["name"]) for row in rows if row["reachable"]}
+        return linked, linked | self._up(status, facts), list(facts.apart)
+
     def status(self) -> Status:
         """The cluster, its members and their problems."""
         status = self._engine.status()

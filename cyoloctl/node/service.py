@@ -176,7 +176,7 @@ class Service:
             joining=self.joining,
             calls=self.calls,
             raft_id=raft_id,
-            rotation_due=lambda: bool(state.authorities.due_for()),
+            rotation_due=lambda: bool(state.authorities.due_for() or state.authorities.demoted()),
         )
 
     def _assemble_sessions(self) -> None:

@@ -183,7 +183,7 @@ class Upkeep:
         return True
 
     async def _promote(self) -> bool:
-        """As leader: voters in waiting become voters, what a removal left half done is finished."""
+        """As leader: the members become what they are meant to be, and a half done removal is finished."""
         due, busy = changes_due(
             self._engine.status(), self._members.members(), stepped_out=self._votes.stepped_out
         )
@@ -195,6 +195,9 @@ class Upkeep:
             elif change.what == "promote":
                 await self._engine.add_voter(RaftId(change.target), timeout_s=5.0)
                 _log.info("promoted", extra={"member": name_of(RaftId(change.target))})
+            elif change.what == "hand_over":
+                await self._engine.transfer_leadership(None, timeout_s=5.0)
+                return busy
             else:
                 await self._engine.demote(RaftId(change.target), timeout_s=5.0)
         return busy

@@ -84,6 +84,10 @@ class Membership:
         """True while its log makes this node a voter (rows 4 and 10)."""
         return self._core.raft_id in self.current.voters
 
+    def is_changing(self) -> bool:
+        """True while a change in its log is not applied yet."""
+        return bool(self._changes) and self._changes[-1][0] > self._core.engine.applied_index()
+
     # What the log says.
 
     def load(self) -> None:

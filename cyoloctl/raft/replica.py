@@ -327,6 +327,7 @@ class Replica:
             if engine.is_leader()
             else {},
             troubles=tuple(self._troubles()),
+            changing=self._membership.is_changing(),
         )
 
     def _troubles(self) -> Iterator[Trouble]:

@@ -25,7 +25,10 @@ class Trouble:
 
 @dataclass(frozen=True, slots=True)
 class ReplicaStatus:
-    """A snapshot of what this replica knows.  `match` is only known to a leader."""
+    """A snapshot of what this replica knows.  `match` is only known to a leader.
+
+    changing: a change of the voters is in its log and not applied yet.
+    """
 
     raft_id: RaftId
     role: Role
@@ -42,3 +45,4 @@ class ReplicaStatus:
     connected: tuple[RaftId, ...]
     match: Mapping[RaftId, int]
     troubles: tuple[Trouble, ...] = ()
+    changing: bool = False

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import json
 import random
 from collections.abc import Callable, Iterable
 from typing import Any
 
 from cyoloctl.errors import CyoloctlError
 from cyoloctl.model import RaftId, name_of
+from cyoloctl.replicated.command import encode_command
 from cyoloctl.sim.dishonest import Dishonesty
 from cyoloctl.sim.joining import admit
 from cyoloctl.sim.node import Node
@@ -38,7 +40,7 @@ class Faults:
         self.injected = dict.fromkeys(names, 0)
         self._world, self._time, self._rng = world, world.time, rng
         self._names, self._mean_s = names, mean_s
-        self._joined = 0
+        self._joined = self._roles = 0
         self.spared: frozenset[str] = frozenset()
         self._dishonesty = Dishonesty(world, rng)
 
@@ -323,8 +325,8 @@ class Faults:
     # Members.
 
     def membership(self) -> bool:
-        """A node joins, or a leader is asked to promote, demote or remove one."""
-        what = self._rng.choice(("join", "add", "add", "add", "demote", "remove"))
+        """A node joins, is to vote from now on or not to, or a leader changes or removes one."""
+        what = self._rng.choice(("join", "add", "add", "add", "demote", "remove", "role", "role"))
         if what == "join":
             return self._join()
         leaders = self._world.leaders()
@@ -332,6 +334,8 @@ class Faults:
             return False
         leader = self._rng.choice(leaders)
         assert leader.replica is not None
+        if what == "role":
+            return self._set_role(leader)
         status = leader.replica.status()
         others = [name for name in status.voters if name_of(name) not in {leader.name, *self.spared}]
         if what == "add":
@@ -355,6 +359,38 @@ class Faults:
             f"x{self._joined}",
             memory=self._rng.random() < 0.5,
             learner=self._rng.random() < 0.3,
+        )
+        return True
+
+    def _set_role(self, leader: Node) -> bool:
+        """The members agree that one, the leader itself perhaps, is to be a voter or a learner."""
+        roles = {
+            member.name: member.role
+            for member in leader.state.members.members()
+            if member.name in self._world.nodes and member.name not in self.spared
+        }
+        if not roles:
+            return False
+        lead = leader.name in roles and self._rng.random() < 0.3
+        name = leader.name if lead else self._rng.choice(sorted(roles))
+        role = "voter" if roles[name] == "learner" else "learner"
+        self._roles += 1
+        command = encode_command(
+            "members",
+            "set_role",
+            {"name": name, "role": role},
+            request_id=f"role-{self._roles}",
+            kind="node",
+        )
+
+        def done(result: Any, error: CyoloctlError | None) -> None:
+            if error is None and json.loads(result).get("value", {}).get("changed"):
+                self._time.count(f"to be a {role}")
+
+        self._time.log("%s is to be a %s, says %s", name, role, leader.name)
+        leader.put(
+            leader.life,
+            lambda: None if leader.replica is None else leader.replica.propose(command, done),
         )
         return True
 

@@ -29,6 +29,7 @@ Step = tuple[str, str, Json]
 OF_NODES = {
     *(("members", operation) for operation in ("issue_invitation", "invite_for", "invite", "uninvite")),
     *(("members", operation) for operation in ("admit", "redeem", "put", "announce", "remove")),
+    ("members", "set_role"),
     *(("presence", operation) for operation in ("boot", "reached")),
 }
 """Operations that say of a member, ``name``, that it is there, and as what."""
@@ -140,6 +141,16 @@ def _put(scene: Scene) -> Json:
 def _remove(scene: Scene) -> Json:
     others = [each.name for each in scene.state.members.members() if each.name not in scene.nodes]
     return {"name": scene.one_of(others, f"m{scene.rng.randrange(8)}")}
+
+
+def _set_role(scene: Scene) -> Json:
+    return {"name": scene.record(), "role": scene.pick("voter", "voter", "learner")}
+
+
+def _set_address(scene: Scene) -> Json:
+    """Of the nodes too: where one is dialled changes nothing else."""
+    name = scene.member()
+    return {"name": name, "address": f"{scene.one_of([name], 'other')}:{scene.pick(1, 2, 3)}"}
 
 
 def _host(scene: Scene) -> str:
@@ -606,6 +617,8 @@ OPERATIONS: dict[tuple[str, str], Callable[[Scene], Json]] = {
     ("members", "invite"): _invite,
     ("members", "redeem"): _redeem,
     ("members", "put"): _put,
+    ("members", "set_role"): _set_role,
+    ("members", "set_address"): _set_address,
     ("members", "remove"): _remove,
     ("members", "set_host"): _set_host,
     ("members", "set_gateway"): _set_gateway,

@@ -193,6 +193,11 @@ class Upkeep:
         if what == "forget":
             self._propose("members", "remove", {"name": target})
             return
+        if what == "hand_over":
+            self._node.time.count("leader to be a learner")
+            self._node.time.disturb(HANDOVER)
+            replica.transfer_leadership(None, self._begin(lambda leader: None))
+            return
         self._node.before_change(what)
 
         def took_place(index: Any) -> None:

@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 
 from cyoloctl.cli import main
-from cyoloctl.errors import AccessDenied, NotFound
+from cyoloctl.errors import AccessDenied, Conflict, NotFound
 from tests.cli.harness import Endpoint, member, run
 
 Serve = Callable[[dict[tuple[str, str], Any]], Endpoint]
@@ -156,6 +156,69 @@ def test_member_remove_dry_run_needs_no_yes_and_prints_the_tolerance(serve: Serv
     assert main(["member", "remove", "b", "--dry-run", "-e", endpoint.url]) == 0
     assert capsys.readouterr().out == "b would be removed; failure tolerance 1 -> 0\n"
     assert endpoint.requests[0][2]["dry_run"] is True
+
+
+VOTES = {"voters": 3, "quorum": 2, "failure_tolerance": 1, "reachable": ["a", "b", "c"], "unreachable": []}
+FEWER = {"voters": 2, "quorum": 2, "failure_tolerance": -1, "reachable": ["a"], "unreachable": ["b"]}
+
+
+@pytest.mark.parametrize(
+    ("options", "changed", "said"),
+    [
+        ([], True, "c is now a learner"),
+        (["--dry-run"], True, "c would be a learner"),
+        ([], False, "c is a learner"),
+    ],
+)
+def test_member_demote_says_the_role_and_on_stderr_how_the_voters_stand(
+    serve: Serve, capsys: Capture, options: list[str], changed: bool, said: str
+) -> None:
+    answer = {
+        "name": "c",
+        "role": "learner",
+        "changed": changed,
+        "dry_run": bool(options),
+        "before": VOTES,
+        "after": FEWER if changed else VOTES,
+        "ca_rotation_due": True,
+    }
+    endpoint = serve({("POST", "/v1/members/c/demote"): answer})
+    assert main(["member", "demote", "c", *options, "--request-id", "r", "-e", endpoint.url]) == 0
+    printed = capsys.readouterr()
+    assert printed.out == f"{said}\n"
+    stands = "voters 3 -> 2, quorum 2 -> 2, failure tolerance 1 -> -1; not reachable: b"
+    assert (stands if changed else "voters 3, quorum 2, failure tolerance 1\n") in printed.err
+    assert "c has had the CA's key" in printed.err
+    sent = endpoint.requests[0][2]
+    assert (sent["dry_run"], sent["request_id"]) == (bool(options), "r")
+    assert main(["member", "demote", "c", *options, "-e", endpoint.url, "-o", "json"]) == 0
+    assert json.loads(capsys.readouterr().out) == {"schema_version": 1, **answer}
+
+
+def test_member_promote_of_an_unready_one_is_refused_with_the_reason(serve: Serve, capsys: Capture) -> None:
+    endpoint = serve({("POST", "/v1/members/c/promote"): Conflict("c has not caught up")})
+    assert main(["member", "promote", "c", "-e", endpoint.url]) == 4
+    assert "c has not caught up" in capsys.readouterr().err
+
+
+def test_member_set_address_sends_a_dialable_address_and_prints_it(serve: Serve, capsys: Capture) -> None:
+    answer = {
+        "name": "c",
+        "address": "10.0.0.9:7",
+        "previous": "10.0.0.3:7",
+        "changed": True,
+        "dry_run": False,
+        "before": VOTES,
+        "after": VOTES,
+    }
+    endpoint = serve({("POST", "/v1/members/c/address"): answer})
+    assert main(["member", "set-address", "c", "10.0.0.9:7", "-e", endpoint.url]) == 0
+    printed = capsys.readouterr()
+    assert (printed.out, "c was at 10.0.0.3:7" in printed.err) == ("10.0.0.9:7\n", True)
+    assert endpoint.requests[0][2]["address"] == "10.0.0.9:7"
+    for wrong in ("0.0.0.0:7", "10.0.0.9", "10.0.0.9:0", "[::]:7"):
+        assert main(["member", "set-address", "c", wrong, "-e", endpoint.url]) == 65
+    assert len(endpoint.requests) == 1
 
 
 def test_member_remove_without_yes_and_terminal_sends_nothing(serve: Serve) -> None:

@@ -3,12 +3,24 @@
 from __future__ import annotations
 
 import json
+from typing import Any
 
 import pytest
 
 from tests.support.cluster import Cluster, Writers, assert_refused, wait_until
 
 pytestmark = pytest.mark.cluster
+
+
+def votes(names: list[str], tolerance: int, away: tuple[str, ...] = ()) -> dict[str, Any]:
+    """These voters, as the commands show them."""
+    return {
+        "voters": len(names),
+        "quorum": len(names) // 2 + 1,
+        "failure_tolerance": tolerance,
+        "reachable": [name for name in names if name not in away],
+        "unreachable": list(away),
+    }
 
 
 def _names(cluster: Cluster, through: str) -> list[str]:
@@ -36,8 +48,10 @@ def test_remove_of_a_follower_stops_it_for_good(cluster: Cluster) -> None:
     cluster.client().counter_add("default", 41)
     # Through the other follower: it passes the request to the leader.
     removed = cluster[stays].json("member", "remove", gone, "--yes")
+    three, two = ["n1", "n2", "n3"], sorted([leader, stays])
     assert removed == {
-        "schema_version": 1, "name": gone, "removed": True, "dry_run": False,
+        "schema_version": 1, "name": gone, "removed": True, "dry_run": False, "changed": True,
+        "before": votes(three, 1), "after": votes(two, 0),
         "failure_tolerance_before": 1, "failure_tolerance_after": 0, "ca_rotation_due": True,
     }  # fmt: skip
     _assert_removed_node_is_out(cluster, gone, stays)
@@ -116,8 +130,10 @@ def test_remove_without_terminal_and_yes_is_refused(shared: Cluster) -> None:
 @pytest.mark.parametrize("name", ["n1", "n2", "n3"])
 def test_remove_dry_run_shows_the_tolerance_and_changes_nothing(shared: Cluster, name: str) -> None:
     shown = shared["n2"].json("member", "remove", name, "--dry-run")
+    two = sorted({"n1", "n2", "n3"} - {name})
     assert shown == {
-        "schema_version": 1, "name": name, "removed": False, "dry_run": True,
+        "schema_version": 1, "name": name, "removed": False, "dry_run": True, "changed": True,
+        "before": votes(["n1", "n2", "n3"], 1), "after": votes(two, 0),
         "failure_tolerance_before": 1, "failure_tolerance_after": 0, "ca_rotation_due": True,
     }  # fmt: skip
     assert "1 -> 0" in shared["n2"].cli("member", "remove", name, "--dry-run").stdout
@@ -170,7 +186,8 @@ def test_transfer_leadership_to_a_named_voter_moves_it_there(shared: Cluster) ->
     for target in ("n1", "n2", "n3"):
         previous = shared.wait_leader()
         moved = shared["n1"].json("member", "transfer-leadership", "--to", target)
-        assert moved == {"schema_version": 1, "leader": target, "previous": previous}
+        assert (moved["leader"], moved["previous"]) == (target, previous)
+        assert moved["changed"] == (target != previous)
         assert shared.wait_leader() == target
         assert shared["n2"].client().counter_add("transfer", 1)["value"] > 0
 

@@ -264,6 +264,8 @@ def _commands() -> tuple[bytes, ...]:
         ("members", "announce", {**third, "certificate_expires_at": "2027-01-02T03:04:05Z"}),
         ("members", "issue_invitation", {**issue, "name": "n4"}),
         ("members", "uninvite", {"name": "n4"}),
+        ("members", "set_role", {"name": "n3", "role": "learner"}),
+        ("members", "set_address", {"name": "n2", "address": "h:9"}),
         ("members", "set_host", {"name": "n2", "host": "app-2.example.com"}),
         ("members", "share_host", {"host": "app.example.com"}),
         ("members", "set_gateway", {"name": "n2", "gateway": {"address": "h:8", "url": "https://a.example"}}),

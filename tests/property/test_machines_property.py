@@ -201,6 +201,8 @@ MEMBER_OPERATIONS: dict[str, dict[str, st.SearchStrategy[Any]]] = {
         "raft_id": raft_ids,
         "certificate_expires_at": st.sampled_from([None, "2027-01-02T03:04:05Z"]),
     },
+    "set_role": {"name": names, "role": roles},
+    "set_address": {"name": names, "address": addresses},
     "remove": {"name": names},
     "set_host": {"name": names, "host": st.sampled_from([None, "h1", "h2"])},
     "share_host": {"host": st.sampled_from(["h1", "h2"])},

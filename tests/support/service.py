@@ -93,6 +93,9 @@ class MemoryService:
             uninvite=self.member_uninvite,
             join=self.join,
             remove=self.member_remove,
+            promote=self.member_promote,
+            demote=self.member_demote,
+            set_address=self.member_set_address,
             set_host=self.member_set_host,
             transfer_leadership=self.transfer_leadership,
         )
@@ -211,6 +214,24 @@ class MemoryService:
             "failure_tolerance_after": 0,
         }
 
+    async def member_promote(
+        self, name: str, *, dry_run: bool, request_id: str | None, timeout_s: float
+    ) -> dict[str, Any]:
+        await self._enter("member_promote", name=name, dry_run=dry_run, timeout_s=timeout_s)
+        return {"name": name, "role": "voter", "changed": True, "dry_run": dry_run}
+
+    async def member_demote(
+        self, name: str, *, dry_run: bool, request_id: str | None, timeout_s: float
+    ) -> dict[str, Any]:
+        await self._enter("member_demote", name=name, dry_run=dry_run, timeout_s=timeout_s)
+        return {"name": name, "role": "learner", "changed": True, "dry_run": dry_run}
+
+    async def member_set_address(
+        self, name: str, *, address: str, dry_run: bool, request_id: str | None, timeout_s: float
+    ) -> dict[str, Any]:
+        await self._enter("member_set_address", name=name, address=address, timeout_s=timeout_s)
+        return {"name": name, "address": address, "changed": True, "dry_run": dry_run}
+
     async def member_set_host(
         self, name: str, *, host: str | None, request_id: str | None, timeout_s: float
     ) -> dict[str, Any]:
@@ -218,9 +239,9 @@ class MemoryService:
         return {"name": name, "host": host}
 
     async def transfer_leadership(
-        self, *, to: str | None, request_id: str | None, timeout_s: float
+        self, *, to: str | None, dry_run: bool, request_id: str | None, timeout_s: float
     ) -> dict[str, Any]:
-        await self._enter("transfer_leadership", to=to, timeout_s=timeout_s)
+        await self._enter("transfer_leadership", to=to, dry_run=dry_run, timeout_s=timeout_s)
         return {"leader": to, "previous": "a"}
 
     async def set_time(self, *, dry_run: bool, request_id: str | None, timeout_s: float) -> dict[str, Any]:

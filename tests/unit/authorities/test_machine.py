@@ -34,6 +34,8 @@ class World:
     def __init__(self, *names: str) -> None:
         self.members = MemberMachine()
         self.machine = AuthorityMachine(self.members)
+        self.members.on_removed = self.machine.forget_member
+        self.members.on_role = self.machine.role_changed
         self.index = 0
         for name in names:
             self.add(name)
@@ -55,6 +57,9 @@ class World:
 
     def remove(self, name: str) -> None:
         self.members.apply("remove", {"name": name}, 1, 0)
+
+    def set_role(self, name: str, role: str) -> None:
+        self.members.apply("set_role", {"name": name, "role": role}, 1, 0)
 
     def do(self, operation: str, now: int = 0, **arguments: Any) -> dict[str, Any]:
         self.index += 1
@@ -170,6 +175,32 @@ def test_removal_of_a_voter_makes_a_rotation_due_until_one_that_began_later_ende
     assert world.machine.due_for() == ["n4"]
 
 
+def test_voter_that_was_demoted_makes_a_rotation_due_until_it_votes_again_or_the_key_is_another() -> None:
+    world = World("n1", "n2", "n3")
+    world.set_role("n3", "learner")
+    assert world.machine.demoted() == ["n3"]
+    assert world.refused("exempt", name="n3") == "conflict"
+    world.set_role("n3", "voter")
+    assert world.machine.demoted() == []
+    world.set_role("n3", "learner")
+    world.begin(keys=("n1", "n2"))
+    world.set_role("n2", "learner")  # it was given the new key
+    world.through("n1", "n2", "n3")
+    assert world.machine.demoted() == ["n2"]
+    world.do("exempt", name="n3")
+    world.remove("n2")
+    world.remove("n3")
+    assert (world.machine.demoted(), world.machine.due_for()) == ([], ["n2"])
+
+
+def test_learner_that_is_promoted_is_exempt_no_longer() -> None:
+    world = World("l1", "n1")
+    world.do("exempt", name="l1")
+    world.set_role("l1", "voter")
+    world.remove("l1")
+    assert world.machine.due_for() == ["l1"]
+
+
 def test_abandon_once_everybody_confirmed_is_refused() -> None:
     world = World("n1", "n2")
     world.begin()
@@ -238,7 +269,12 @@ def test_state_after_every_step_is_restored_as_it_was(steps: int) -> None:
     sha256 = _sha256("B")
     every = [
         lambda: world.do("set_certificate_days", days=30),
-        lambda: (world.do("exempt", name="l1"), world.remove("n3"), world.begin()),
+        lambda: (
+            world.do("exempt", name="l1"),
+            world.set_role("n2", "learner"),
+            world.remove("n3"),
+            world.begin(),
+        ),
         lambda: world.do("confirm", name="l1", sha256=sha256),
         lambda: world.through("l1", "n1", "n2"),
         lambda: world.begin(new=THIRD, old=NEW),

@@ -195,7 +195,7 @@ async def test_decrement_of_the_whole_range_reaches_the_service_signed(
         ),
         (
             "POST", "/v1/members/transfer-leadership", b"",
-            ("transfer_leadership", {"to": None, "timeout_s": 5.0}),
+            ("transfer_leadership", {"to": None, "dry_run": False, "timeout_s": 5.0}),
         ),
         ("POST", "/v1/node/stop", b"{}", ("stop", {"force": False, "timeout_s": 5.0})),
         (

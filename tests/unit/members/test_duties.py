@@ -58,6 +58,22 @@ def member(name: str, raft_id: str | None = None, role: str = "voter") -> Member
             [("demote", "b~1"), ("promote", "b~2")],
             True,
         ),
+        (
+            status(voters=("a", "b", "c"), learners=("d",)),
+            [member("a"), member("b", role="learner"), member("c"), member("d")],
+            (),
+            [("promote", "d"), ("demote", "b")],
+            True,
+        ),
+        # The leader steps down first; alone it goes on.
+        (
+            status(voters=("a", "b")),
+            [member("a", role="learner"), member("b")],
+            (),
+            [("hand_over", "a")],
+            False,
+        ),
+        (status(), [member("a", role="learner"), member("b")], (), [], True),
         # A voter on a disk whose record is gone stays: only its removal ends it.
         (status(voters=("a", "b")), [member("a")], (), [], False),
         # The leader itself, and the last voter, are never demoted.
