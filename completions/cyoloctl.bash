@@ -12,14 +12,14 @@ _cyoloctl() {
     fi
     for ((i = 1; i < COMP_CWORD; i++)); do
         case "$path ${COMP_WORDS[i]}" in
-            'cyoloctl demo'|'cyoloctl cluster'|'cyoloctl cluster init'|'cyoloctl cluster set-time'|'cyoloctl node'|'cyoloctl node start'|'cyoloctl node stop'|'cyoloctl node reload'|'cyoloctl node join'|'cyoloctl node renew'|'cyoloctl node info'|'cyoloctl node log'|'cyoloctl node inspect'|'cyoloctl member'|'cyoloctl member invite'|'cyoloctl member invitations'|'cyoloctl member uninvite'|'cyoloctl member list'|'cyoloctl member show'|'cyoloctl member grant'|'cyoloctl member promote'|'cyoloctl member demote'|'cyoloctl member set-address'|'cyoloctl member remove'|'cyoloctl member set-host'|'cyoloctl member transfer-leadership'|'cyoloctl status'|'cyoloctl pki'|'cyoloctl pki status'|'cyoloctl pki rotate-ca'|'cyoloctl credentials'|'cyoloctl credentials create'|'cyoloctl credentials request'|'cyoloctl credentials list'|'cyoloctl credentials show'|'cyoloctl credentials revoke'|'cyoloctl credentials renew'|'cyoloctl counter'|'cyoloctl counter incr'|'cyoloctl counter decr'|'cyoloctl counter get'|'cyoloctl counter list'|'cyoloctl counter reset'|'cyoloctl counter watch'|'cyoloctl token'|'cyoloctl token mint'|'cyoloctl token inspect'|'cyoloctl token update'|'cyoloctl token refresh'|'cyoloctl token revoke'|'cyoloctl token revocations'|'cyoloctl key'|'cyoloctl key generate'|'cyoloctl key rotate'|'cyoloctl key list'|'cyoloctl key status'|'cyoloctl key promote'|'cyoloctl key disable'|'cyoloctl key enable'|'cyoloctl key destroy'|'cyoloctl key export'|'cyoloctl key import'|'cyoloctl key rewrap'|'cyoloctl key policy'|'cyoloctl key identity'|'cyoloctl rendezvous'|'cyoloctl rendezvous start'|'cyoloctl rendezvous claim'|'cyoloctl rendezvous approve'|'cyoloctl rendezvous deny'|'cyoloctl rendezvous cancel'|'cyoloctl rendezvous wait'|'cyoloctl rendezvous show'|'cyoloctl rendezvous list'|'cyoloctl rendezvous policy'|'cyoloctl route'|'cyoloctl route list'|'cyoloctl route which'|'cyoloctl route resolve'|'cyoloctl route share'|'cyoloctl route unshare'|'cyoloctl route export'|'cyoloctl route watch'|'cyoloctl sim'|'cyoloctl completion'|'cyoloctl completion bash'|'cyoloctl completion zsh'|'cyoloctl completion fish'|'cyoloctl help'|'cyoloctl help exit-codes') path+=" ${COMP_WORDS[i]}" ;;
+            'cyoloctl demo'|'cyoloctl cluster'|'cyoloctl cluster init'|'cyoloctl cluster recover'|'cyoloctl cluster set-time'|'cyoloctl node'|'cyoloctl node start'|'cyoloctl node stop'|'cyoloctl node reload'|'cyoloctl node join'|'cyoloctl node renew'|'cyoloctl node info'|'cyoloctl node log'|'cyoloctl node inspect'|'cyoloctl member'|'cyoloctl member invite'|'cyoloctl member invitations'|'cyoloctl member uninvite'|'cyoloctl member list'|'cyoloctl member show'|'cyoloctl member grant'|'cyoloctl member remove'|'cyoloctl member set-host'|'cyoloctl member transfer-leadership'|'cyoloctl status'|'cyoloctl pki'|'cyoloctl pki status'|'cyoloctl pki rotate-ca'|'cyoloctl credentials'|'cyoloctl credentials create'|'cyoloctl credentials request'|'cyoloctl credentials list'|'cyoloctl credentials show'|'cyoloctl credentials revoke'|'cyoloctl credentials renew'|'cyoloctl counter'|'cyoloctl counter incr'|'cyoloctl counter decr'|'cyoloctl counter get'|'cyoloctl counter list'|'cyoloctl counter reset'|'cyoloctl counter watch'|'cyoloctl token'|'cyoloctl token mint'|'cyoloctl token inspect'|'cyoloctl token update'|'cyoloctl token refresh'|'cyoloctl token revoke'|'cyoloctl token revocations'|'cyoloctl key'|'cyoloctl key generate'|'cyoloctl key rotate'|'cyoloctl key list'|'cyoloctl key status'|'cyoloctl key promote'|'cyoloctl key disable'|'cyoloctl key enable'|'cyoloctl key destroy'|'cyoloctl key export'|'cyoloctl key import'|'cyoloctl key rewrap'|'cyoloctl key policy'|'cyoloctl key identity'|'cyoloctl rendezvous'|'cyoloctl rendezvous start'|'cyoloctl rendezvous claim'|'cyoloctl rendezvous approve'|'cyoloctl rendezvous deny'|'cyoloctl rendezvous cancel'|'cyoloctl rendezvous wait'|'cyoloctl rendezvous show'|'cyoloctl rendezvous list'|'cyoloctl rendezvous policy'|'cyoloctl route'|'cyoloctl route list'|'cyoloctl route which'|'cyoloctl route resolve'|'cyoloctl route share'|'cyoloctl route unshare'|'cyoloctl route export'|'cyoloctl route watch'|'cyoloctl sim'|'cyoloctl completion'|'cyoloctl completion bash'|'cyoloctl completion zsh'|'cyoloctl completion fish'|'cyoloctl help'|'cyoloctl help exit-codes') path+=" ${COMP_WORDS[i]}" ;;
         esac
     done
     case "$path $prev" in
         *' -o'|*' --output') mapfile -t COMPREPLY < <(compgen -W "table json yaml" -- "$cur"); return ;;
         *' -d'|*' --data-dir'|*' --run-dir') compopt -o filenames; mapfile -t COMPREPLY < <(compgen -d -- "$cur"); return ;;
         *' -e'|*' --endpoint'|*' --timeout'|*' --nodes'|'cyoloctl key policy --keep'|*' --name'|*' --listen'|*' --advertise'|*' --cluster'|*' --gateway'|*' --gateway-url'|*' --certificate-days'|*' --request-id'|*' --socket-group'|*' --from'|*' --limit'|*' --ttl'|*' --interval'|'cyoloctl route watch --check'|*' --overlap'|*' --by'|*' --sub'|*' --claim'|*' --claim-string'|*' --claim-json'|*' --max-age'|*' --cookie-name'|*' --audience'|*' --set'|*' --set-string'|*' --set-json'|*' --unset'|*' --sid'|*' --to-ca'|*' --from-ca'|*' --rotate-every'|*' --kind'|*' --data'|*' --public-key'|*' --require'|*' --require-string'|*' --tls-in-front'|*' --exec'|*' --seeds'|*' --faults'|*' --jobs') :; return ;;
-        *' --credentials'|*' --token-file'|*' --request'|*' --grant'|*' --copy'|*' --out'|*' --key-out'|*' --claims-file'|*' --keyring'|*' --passphrase-file'|*' --to-node'|*' --tls-certificate'|*' --backend-tls-ca') compopt -o filenames 2>/dev/null; mapfile -t COMPREPLY < <(compgen -f -- "$cur"); return ;;
+        *' --credentials'|*' --compare'|*' --token-file'|*' --request'|*' --grant'|*' --copy'|*' --out'|*' --key-out'|*' --claims-file'|*' --keyring'|*' --passphrase-file'|*' --to-node'|*' --tls-certificate'|*' --backend-tls-ca') compopt -o filenames 2>/dev/null; mapfile -t COMPREPLY < <(compgen -f -- "$cur"); return ;;
         *' --storage') mapfile -t COMPREPLY < <(compgen -W "disk memory" -- "$cur"); return ;;
         *' --log-format') mapfile -t COMPREPLY < <(compgen -W "text json" -- "$cur"); return ;;
         *' --log-level') mapfile -t COMPREPLY < <(compgen -W "debug info warning error" -- "$cur"); return ;;
@@ -36,15 +36,16 @@ _cyoloctl() {
             'cyoloctl key import') compopt -o filenames 2>/dev/null; mapfile -t COMPREPLY < <(compgen -f -- "$cur"); return ;;
             'cyoloctl member uninvite') mapfile -t COMPREPLY < <(compgen -W "$("${COMP_WORDS[0]}" __names invitation "${COMP_WORDS[@]:1}" 2>/dev/null)" -- "$cur"); return ;;
             'cyoloctl key promote'|'cyoloctl key disable'|'cyoloctl key enable'|'cyoloctl key destroy') mapfile -t COMPREPLY < <(compgen -W "$("${COMP_WORDS[0]}" __names key "${COMP_WORDS[@]:1}" 2>/dev/null)" -- "$cur"); return ;;
-            'cyoloctl member show'|'cyoloctl member promote'|'cyoloctl member demote'|'cyoloctl member set-address'|'cyoloctl member remove'|'cyoloctl member set-host') mapfile -t COMPREPLY < <(compgen -W "$("${COMP_WORDS[0]}" __names member "${COMP_WORDS[@]:1}" 2>/dev/null)" -- "$cur"); return ;;
+            'cyoloctl member show'|'cyoloctl member remove'|'cyoloctl member set-host') mapfile -t COMPREPLY < <(compgen -W "$("${COMP_WORDS[0]}" __names member "${COMP_WORDS[@]:1}" 2>/dev/null)" -- "$cur"); return ;;
         esac
     fi
     local words=
     case "$path" in
         'cyoloctl') words='demo cluster node member status pki credentials counter token key rendezvous route sim completion help -o --output -d --data-dir -e --endpoint --credentials --timeout --version -h --help' ;;
         'cyoloctl demo') words='--nodes --keep -o --output -d --data-dir --timeout -h --help' ;;
-        'cyoloctl cluster') words='init set-time -h --help' ;;
+        'cyoloctl cluster') words='init recover set-time -h --help' ;;
         'cyoloctl cluster init') words='--name --listen --advertise --cluster --storage --gateway --gateway-url --certificate-days -o --output -d --data-dir -h --help' ;;
+        'cyoloctl cluster recover') words='--compare --dry-run --yes -o --output -d --data-dir -h --help' ;;
         'cyoloctl cluster set-time') words='--to-members --dry-run --yes --request-id -o --output -d --data-dir -e --endpoint --credentials --timeout -h --help' ;;
         'cyoloctl node') words='start stop reload join renew info log inspect -h --help' ;;
         'cyoloctl node start') words='--background --log-format --log-level --socket-group -o --output -d --data-dir --timeout -h --help' ;;
@@ -55,19 +56,16 @@ _cyoloctl() {
         'cyoloctl node info') words='-o --output -d --data-dir -h --help' ;;
         'cyoloctl node log') words='--from --limit -o --output -d --data-dir -h --help' ;;
         'cyoloctl node inspect') words='--copy -o --output -d --data-dir -h --help' ;;
-        'cyoloctl member') words='invite invitations uninvite list show grant promote demote set-address remove set-host transfer-leadership -h --help' ;;
+        'cyoloctl member') words='invite invitations uninvite list show grant remove set-host transfer-leadership -h --help' ;;
         'cyoloctl member invite') words='--name --learner --ttl --out --request-id -o --output -d --data-dir -e --endpoint --credentials --timeout -h --help' ;;
         'cyoloctl member invitations') words='--stale -o --output -d --data-dir -e --endpoint --credentials --timeout -h --help' ;;
         'cyoloctl member uninvite') words='--request-id -o --output -d --data-dir -e --endpoint --credentials --timeout -h --help' ;;
         'cyoloctl member list') words='--stale -o --output -d --data-dir -e --endpoint --credentials --timeout -h --help' ;;
         'cyoloctl member show') words='--stale -o --output -d --data-dir -e --endpoint --credentials --timeout -h --help' ;;
         'cyoloctl member grant') words='--request --out -o --output -d --data-dir -e --endpoint --credentials --timeout -h --help' ;;
-        'cyoloctl member promote') words='--dry-run --request-id -o --output -d --data-dir -e --endpoint --credentials --timeout -h --help' ;;
-        'cyoloctl member demote') words='--dry-run --request-id -o --output -d --data-dir -e --endpoint --credentials --timeout -h --help' ;;
-        'cyoloctl member set-address') words='--dry-run --request-id -o --output -d --data-dir -e --endpoint --credentials --timeout -h --help' ;;
         'cyoloctl member remove') words='--dry-run --force --yes --request-id -o --output -d --data-dir -e --endpoint --credentials --timeout -h --help' ;;
         'cyoloctl member set-host') words='--clear --request-id -o --output -d --data-dir -e --endpoint --credentials --timeout -h --help' ;;
-        'cyoloctl member transfer-leadership') words='--to --dry-run --request-id -o --output -d --data-dir -e --endpoint --credentials --timeout -h --help' ;;
+        'cyoloctl member transfer-leadership') words='--to --request-id -o --output -d --data-dir -e --endpoint --credentials --timeout -h --help' ;;
         'cyoloctl status') words='--watch --interval --check -o --output -d --data-dir -e --endpoint --credentials --timeout -h --help' ;;
         'cyoloctl pki') words='status rotate-ca -h --help' ;;
         'cyoloctl pki status') words='-o --output -d --data-dir -e --endpoint --credentials --timeout -h --help' ;;

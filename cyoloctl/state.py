@@ -82,9 +82,10 @@ from cyoloctl.replicated.command import (
     is_refusal_without_entry,
     operation_of,
 )
+from cyoloctl.replicated.history import HistoryMachine
 from cyoloctl.replicated.machine import Machine
 from cyoloctl.replicated.requests import LIMITS, Forgotten, Limits, RequestTable
-from cyoloctl.text import canonical_json_in_slices, parse_canonical_json
+from cyoloctl.text import Json, canonical_json_in_slices, parse_canonical_json
 from cyoloctl.tokens.machine import SessionMachine
 
 __all__ = ["SNAPSHOT_VERSION", "AppliedMembership", "ClusterState"]
@@ -121,7 +122,7 @@ class ClusterState:
     """All machines, the replicated time and the remembered requests.
 
     counters, members, authorities, credentials, keys, sessions, rendezvous,
-    clock: the machines, to read; they stay the same objects.
+    clock, history: the machines, to read; they stay the same objects.
     on_restore: called after ``restore`` replaced the state, for observers
     that wait on changes.  Not replicated; what it raises is dropped.
 
@@ -144,6 +145,7 @@ class ClusterState:
         )
         self.rendezvous = self._add(RendezvousMachine())
         self.clock = self._add(ClockMachine())
+        self.history = self._add(HistoryMachine())
         self._add(AnswerMachine())
         for name, operations in lacking.items():
             self._machines[name].forgo(operations)
@@ -289,6 +291,8 @@ class ClusterState:
             value = machine.apply(request.operation, request.arguments, index, now_ms)
             if machine is self.clock:
                 self._was_set(value["from_unix_ms"], value["to_unix_ms"])
+            elif machine is self.history:
+                self._was_replaced(value, index, now_ms)
             return encode_result(index, value), True
         except Malformed as error:
             return encode_refusal(index, error.code, error.message), None
@@ -309,6 +313,25 @@ class ClusterState:
         if to_ms < from_ms:
             for machine in self._machines.values():
                 machine.set_back(from_ms, to_ms)
+
+    def _was_replaced(self, done: Json, index: int, now_ms: int) -> None:
+        """The history broke: in this very entry those who were left behind are members no more."""
+        if done["kind"] == "recovered":
+            for name in done["lost"]:
+                if self.members.get(name) is not None:
+                    self.members.apply("remove", {"name": name}, index, now_ms)
+            return
+        # A new cluster with an old state: whoever belonged to the old one is a stranger, keys and all.
+        empty, policy = ClusterState(), self.keys.export_state()["policy"]
+        for machine in (self.members, self.presence, self.credentials, self.authorities, self.keys):
+            fresh = empty._machines[machine.NAME].export_state()
+            machine.prepare_restore({**fresh, "policy": policy} if machine is self.keys else fresh)()
+        self._tell_restored()
+
+    def _tell_restored(self) -> None:
+        if self.on_restore is not None:
+            with suppress(Exception):
+                self.on_restore()
 
     def _apply_old(self, index: int, request: Command) -> bytes:
         """A command of release 0.1.0, to the same result and the same state as there, where
@@ -360,7 +383,11 @@ class ClusterState:
         """A function that makes the content of this moment: cheap to get here, runs in any thread."""
         horizon_unix_ms = self._horizon_unix_ms
         horizons = {kind: self._tables[kind].horizon for kind in _KINDS}
-        states = {name: machine.freeze() for name, machine in self._machines.items() if not machine.STATELESS}
+        states = {
+            name: machine.freeze()
+            for name, machine in self._machines.items()
+            if not (machine.STATELESS or machine.is_new())
+        }
         tables = [self._tables[kind].requests.freeze() for kind in _KINDS]
 
         def content() -> bytes:
@@ -449,9 +476,7 @@ class ClusterState:
             self.clock.stamp = stamp
         self._horizon_unix_ms = horizon_ms
         self._tables = tables
-        if self.on_restore is not None:
-            with suppress(Exception):
-                self.on_restore()
+        self._tell_restored()
 
 
 _Read = tuple[Stamp | None, int, dict[str, _Table]]
@@ -534,6 +559,10 @@ class AppliedMembership:
     def is_removed(self, name: str) -> bool:
         """See MembershipView."""
         return self._state.members.is_removed(name)
+
+    def is_left_behind(self, name: str) -> bool:
+        """See MembershipView."""
+        return self._state.history.left_behind(name)
 
     def role(self, name: str) -> str | None:
         """See MembershipView."""

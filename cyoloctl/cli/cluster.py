@@ -1,14 +1,15 @@
-"""``cyoloctl cluster``: create a cluster."""
+"""``cyoloctl cluster``: create a cluster, recover it, set its time."""
 
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Annotated
+from pathlib import Path
+from typing import Annotated, Any
 
 import typer
 
 from cyoloctl.cli.invocation import Invocation, RequestIdOption, command, confirm, parse_choice, parse_int64
-from cyoloctl.errors import UsageError
+from cyoloctl.errors import Conflict, UsageError
 from cyoloctl.paths import quoted
 
 __all__ = ["COMMANDS", "AdvertiseOption", "GatewayOption", "GatewayUrlOption", "ListenOption"]
@@ -142,4 +143,95 @@ def set_time(
     )
 
 
-COMMANDS: dict[str, Callable[..., None]] = {"init": init, "set-time": set_time}
+@command(connects=False, timeout_s=None)
+def recover(
+    invocation: Invocation,
+    compare: Annotated[
+        list[Path] | None,
+        typer.Option(
+            "--compare",
+            metavar="FILE",
+            help="What `node inspect -o json` printed of another surviving disk; repeatable. "
+            "Refuses to go on (exit 4) where that one got further.",
+        ),
+    ] = None,
+    dry_run: Annotated[
+        bool,
+        typer.Option("--dry-run", help="Change nothing; print what it would do, and who is left behind."),
+    ] = False,
+    yes: Annotated[bool, typer.Option("--yes", help="Do not ask for confirmation.")] = False,
+) -> None:
+    """Go on from this node's disk alone, when most voters are lost permanently.
+
+    The last resort, offline, on the surviving disk that got furthest. The
+    node becomes the only voter, and a new epoch of the cluster's history
+    begins. All other members are left behind: they must never be started
+    again, and are refused where they are. They come back under new names
+    with empty data directories.
+    """
+    from cyoloctl.node import recover as recovery
+
+    found = None if compare is None else recovery.compare(invocation.data_dir, compare)
+    planned = recovery.recover(invocation.data_dir, dry_run=True)
+    if found is not None and found["best"] != planned["name"] and not dry_run:
+        raise Conflict(
+            f"the disk of {found['best']} got further than that of {planned['name']}: recover from that one "
+            f"(`cyoloctl cluster recover -d DIR` there); {_disks(found['disks'])}"
+        )
+    if not dry_run and planned["changed"]:
+        _warn(invocation, planned)
+        confirm(yes, f"make {planned['name']} the whole cluster, and leave the others behind?")
+    done = planned if dry_run else recovery.recover(invocation.data_dir, dry_run=False)
+    _show_recovery(invocation, {**done, **(found or {})})
+
+
+def _disks(disks: list[dict[str, Any]]) -> str:
+    return ", ".join(
+        f"{disk['name']}: last entry {disk['last_index']} of term {disk['last_term']}"
+        + (f", unusable ({disk['problem']})" if disk["problem"] else "")
+        for disk in disks
+    )
+
+
+def _uncertain(plan: dict[str, Any]) -> str:
+    first, last = plan["certain_index"] + 1, plan["last_index"]
+    return "none" if first > last else f"{first} to {last}: they count from now on, acknowledged or not"
+
+
+def _warn(invocation: Invocation, plan: dict[str, Any]) -> None:
+    invocation.hint(
+        f"lost: what others acknowledged after log entry {plan['last_index']} of term {plan['last_term']}\n"
+        f"entries that may not have been acknowledged: {_uncertain(plan)}\n"
+        f"left behind, never to be started again: {', '.join(plan['left_behind'])}"
+    )
+
+
+def _show_recovery(invocation: Invocation, done: dict[str, Any]) -> None:
+    rows = [
+        ("node", done["name"]),
+        ("epoch", done["epoch"]),
+        ("last entry", f"{done['last_index']} of term {done['last_term']}"),
+        ("uncertain entries", _uncertain(done)),
+        ("left behind", ", ".join(done["left_behind"]) or "nobody: it is the only member"),
+    ]
+    if "best" in done:
+        rows.append(("furthest disk", f"{done['best']} ({_disks(done['disks'])})"))
+    if done["backup"] is not None:
+        rows.append(("backup", done["backup"]))
+    invocation.fields(done, rows)
+    if not done["has_ca_key"]:
+        invocation.hint("this disk holds no CA key: nobody can join until the cluster has a new CA")
+    if done["dry_run"] or not done["changed"]:
+        return
+    directory = quoted(invocation.data_dir)
+    invocation.hint(
+        "\nnext:\n"
+        f"  cyoloctl node start -d {directory} --background\n"
+        f"  cyoloctl status -d {directory}\n"
+        "and for each machine that comes back:\n"
+        f"  cyoloctl member invite -d {directory} --name NEW-NAME --out token\n"
+        "let none of the members that were left behind start again with its old data directory"
+    )
+
+
+COMMANDS: dict[str, Callable[..., None]] = {"init": init, "recover": recover, "set-time": set_time}

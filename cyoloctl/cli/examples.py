@@ -21,6 +21,11 @@ EXAMPLES: dict[str, tuple[str, ...]] = {
         "cyoloctl cluster init --name n1 --listen 10.0.0.1:7700",
         "cyoloctl cluster init --name n1 --listen 0.0.0.0:7700 --advertise n1.example.com:7700",
     ),
+    "cluster recover": (
+        "cyoloctl cluster recover --dry-run",
+        "cyoloctl cluster recover --compare n2.json --compare n3.json --dry-run",
+        "cyoloctl cluster recover --yes",
+    ),
     "cluster set-time": (
         "cyoloctl cluster set-time --to-members --dry-run",
         "cyoloctl cluster set-time --to-members --yes",

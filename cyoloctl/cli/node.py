@@ -388,7 +388,11 @@ def inspect(
         ("cluster", f"{document['cluster']['name']} ({document['cluster']['id']})"),
         ("term", _shown(document["term"])),
         ("vote", _shown(document["vote"])),
-        ("log entries", f"{_shown(document['first_index'])} to {_shown(document['last_index'])}"),
+        (
+            "log entries",
+            f"{_shown(document['first_index'])} to {_shown(document['last_index'])}, the last of term "
+            f"{document['last_term']}",
+        ),
         ("committed up to", _shown(document["commit_index"])),
         ("voters", ", ".join(document["voters"]) or "-"),
         ("removed", ", ".join(document["removed"]) or "-"),

@@ -29,7 +29,7 @@ _COMMON = common_options()
 
 #: Groups: name -> one line.
 GROUPS: dict[str, str] = {
-    "cluster": "Create a cluster.",
+    "cluster": "Create a cluster, recover it from one disk, set its time.",
     "node": "Run, stop, join, renew and inspect the node of a data directory.",
     "member": "Invite, list, renew and remove members; move leadership.",
     "pki": "The certificate authority: its state and its exchange.",

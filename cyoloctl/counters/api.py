@@ -31,6 +31,7 @@ class Counter(TypedDict):
     value: Annotated[int, Shape(format="int64")]
     value_string: Annotated[str, Shape(pattern="^-?[0-9]{1,19}$")]
     index: Count
+    epoch: Count
 
 
 class CounterWritten(Counter):

@@ -56,12 +56,12 @@ class CounterOperations:
         number = value.get("value")
         if type(number) is not int:
             raise InternalError("the leader's answer makes no sense: upgrade every node")
-        return {**_counter(arguments["name"], number, index), "request_id": identifier}
+        return {**self._counter(arguments["name"], number, index), "request_id": identifier}
 
     async def get(self, name: str, *, consistency: str, timeout_s: float) -> Counter:
         """Read.  Raises NotFound."""
         await self._proposer.fresh(stale=consistency == "stale", timeout_s=timeout_s)
-        return _counter(name, self._existing(name), self._proposer.engine.applied_index())
+        return self._counter(name, self._existing(name), self._proposer.engine.applied_index())
 
     def _existing(self, name: str) -> int:
         value = self._counters.get(name)
@@ -74,7 +74,7 @@ class CounterOperations:
         await self._proposer.fresh(stale=consistency == "stale", timeout_s=timeout_s)
         index = self._proposer.engine.applied_index()
         found = self._counters.list(after, limit + 1)
-        page = [_counter(name, value, index) for name, value in found[:limit]]
+        page = [self._counter(name, value, index) for name, value in found[:limit]]
         return {"counters": page, "next": page[-1]["name"] if len(found) > limit and page else None}
 
     async def watch(self, name: str) -> AsyncIterator[Counter]:
@@ -98,11 +98,16 @@ class CounterOperations:
                     index = self._changed_at.get(name, at_first)
                     if (value, index) != shown:
                         shown = (value, index)
-                        yield _counter(name, value, index)
+                        yield self._counter(name, value, index)
         finally:
             if not self._watchers.is_watched(name):
                 self._changed_at.pop(name, None)
 
-
-def _counter(name: str, value: int, index: int) -> Counter:
-    return {"name": name, "value": value, "value_string": str(value), "index": index}
+    def _counter(self, name: str, value: int, index: int) -> Counter:
+        return {
+            "name": name,
+            "value": value,
+            "value_string": str(value),
+            "index": index,
+            "epoch": self._proposer.epoch(),
+        }

@@ -30,6 +30,7 @@ __all__ = [
     "Cluster",
     "Grant",
     "HasMembers",
+    "HistoryBreak",
     "Invitation",
     "InvitationInList",
     "InvitationList",
@@ -87,9 +88,22 @@ class Cluster(TypedDict):
     failure_tolerance: int
     healthy: bool
     commit_index: Count
+    epoch: Count
     storage: Literal["disk", "memory"]
     time: Time | None
     time_ahead_s: float | None
+
+
+class HistoryBreak(TypedDict):
+    """Where the cluster's history went on from one disk, or in a new cluster"""
+
+    epoch: Count
+    kind: Literal["recovered", "restored"]
+    index: Count
+    at: Time
+    by: Name
+    left_behind: list[Name]
+    earlier_cluster_id: Annotated[str, Shape(pattern="^[0-9a-f]{32}$")]
 
 
 class Problem(TypedDict):
@@ -105,6 +119,7 @@ class Status(TypedDict):
     """The cluster as the asked node knows it"""
 
     cluster: Annotated[Cluster, Loose]
+    history: list[HistoryBreak]
     members: list[Member]
     problems: list[Annotated[Problem, Loose]]
 

@@ -22,6 +22,8 @@ CODES: dict[str, str] = {
     "copy": "a process on a copy of a member's disk is kept out",
     "older_disk": "a process on an older copy of a member's disk is kept out",
     "kept_out": "another member keeps this node out",
+    "left_behind": "a node that a recovery left behind still runs",
+    "history_replaced": "a member was recovered as a cluster of its own, without this node",
     "vote_lost": "a member in memory came back and cannot vote yet",
     "snapshot_refused": "a member refuses this node's snapshot",
     "snapshot_unusable": "this node cannot use a member's snapshot",

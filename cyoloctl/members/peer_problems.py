@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from cyoloctl.members.api import Problem
 from cyoloctl.members.facts import Facts, problem
 from cyoloctl.model import is_in_memory, name_of
-from cyoloctl.raft import COPY, OLDER, ReplicaStatus
+from cyoloctl.raft import COPY, LEFT_BEHIND, OLDER, ReplicaStatus
 
 __all__ = ["peer_problems", "voters_up"]
 
@@ -40,7 +40,26 @@ def peer_problems(facts: Facts) -> Iterator[Problem]:
     for refusal in engine.refusals():
         if refusal.reason in (COPY, OLDER):
             yield _kept_out(refusal.name, refusal.reason, refusal.address)
+        elif refusal.reason == LEFT_BEHIND:
+            where = f" at {refusal.address}" if refusal.address and refusal.address.isprintable() else ""
+            yield problem(
+                "left_behind",
+                refusal.name,
+                f"{refusal.name} still runs{where} in the history of before the recovery, and is kept out: "
+                "stop it, and let nobody write to it; it comes back under a new name with an empty data "
+                "directory",
+                "cyoloctl status",
+            )
     for peer, reason in engine.kept_out_by().items():
+        if reason == LEFT_BEHIND:
+            yield problem(
+                "history_replaced",
+                name,
+                f"the cluster was recovered on {peer} without {name}, and goes on there in a new history: "
+                f"stop {name}, and let nobody write to it",
+                f"cyoloctl status -e https://{peer}@HOST:PORT",
+            )
+            continue
         yield problem(
             "kept_out",
             name,

@@ -7,7 +7,7 @@ from collections.abc import Callable, Collection, Iterable, Mapping
 from typing import Any
 
 from cyoloctl import __version__
-from cyoloctl.members.api import Member, Problem, Status
+from cyoloctl.members.api import HistoryBreak, Member, Problem, Status
 from cyoloctl.members.facts import Facts
 from cyoloctl.members.machine import MemberMachine
 from cyoloctl.members.peer_problems import voters_up
@@ -15,6 +15,7 @@ from cyoloctl.members.problems import find_problems, time_ahead_ms
 from cyoloctl.members.standing import Standing, failures_tolerated, missing_links
 from cyoloctl.model import LocalNode, Role, majority, name_of
 from cyoloctl.raft import Engine, ReplicaStatus
+from cyoloctl.replicated.history import Break, HistoryMachine
 from cyoloctl.text import Json, rfc3339
 
 __all__ = ["MemberStatus"]
@@ -48,6 +49,18 @@ def _shown_facts(info: Mapping[str, Any]) -> Json:
     }
 
 
+def _shown_break(one: Break) -> HistoryBreak:
+    return {
+        "epoch": one.epoch,
+        "kind": one.kind,
+        "index": one.index,
+        "at": rfc3339(one.time_unix_ms / 1000),
+        "by": one.by,
+        "left_behind": list(one.lost),
+        "earlier_cluster_id": one.cluster_id,
+    }
+
+
 class MemberStatus:
     """Status of this node and the others, for callers and for peers.
 
@@ -66,6 +79,7 @@ class MemberStatus:
         problems: Callable[[], Iterable[Problem]],
         disk_free_bytes: Callable[[], int | None],
         disk_read_only: Callable[[], bool] = lambda: False,
+        history: HistoryMachine | None = None,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self._engine = engine
@@ -75,6 +89,7 @@ class MemberStatus:
         self._problems = problems
         self._disk_free_bytes = disk_free_bytes
         self._disk_read_only = disk_read_only
+        self._history = history or HistoryMachine()
         self._clock = clock
         self._started_at = clock()
         self._standing = Standing()
@@ -225,10 +240,12 @@ class MemberStatus:
                     and not (facts.apart or facts.astray or facts.lagging)
                 ),
                 "commit_index": status.commit_index,
+                "epoch": self._history.epoch,
                 "storage": self._node.storage,
                 "time": rfc3339(now_ms / 1000) if now_ms else None,
                 "time_ahead_s": None if ahead_ms is None or not now_ms else round(ahead_ms / 1000, 1),
             },
+            "history": [_shown_break(one) for one in self._history.breaks()],
             "members": rows,
             "problems": problems,
         }

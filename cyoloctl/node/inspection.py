@@ -65,7 +65,9 @@ def _entry(entry: LogEntry) -> dict[str, Any]:
     return {
         "index": entry.index,
         "term": entry.term,
-        "time": None if entry.stamp is None else rfc3339(entry.stamp.time_unix_ms / 1000),
+        "time": None
+        if entry.stamp is None or not entry.stamp.time_unix_ms
+        else rfc3339(entry.stamp.time_unix_ms / 1000),
         "bytes": entry.size_bytes,
         "damaged": not entry.whole,
         "membership": change,
@@ -110,6 +112,7 @@ def inspect_node(data_dir: Path) -> dict[str, Any]:
             "cluster": {"name": config.cluster, "id": config.cluster_id},
             "format_version": copy.format_version,
             **_record(copy),
+            "last_term": copy.last_term,
             "voters": sorted(copy.configuration.voters),
             "removed": sorted(copy.configuration.removed),
             "snapshot": None

@@ -52,6 +52,7 @@ from cyoloctl.pki.tls import ALPN_RAFT, ALPN_RAFT_BEFORE, TlsIdentity
 from cyoloctl.process import harden
 from cyoloctl.raft import (
     COPY,
+    LEFT_BEHIND,
     OLDER,
     ClusterClock,
     Engine,
@@ -89,6 +90,10 @@ _UNWANTED = {
         "another process runs as {name}, or ran on a later state of this disk: this data directory is a "
         "copy; stop this one and keep the other, or, if the other is gone, run `cyoloctl member remove "
         "{name}` on a healthy node and join under a new name with an empty data directory"
+    ),
+    LEFT_BEHIND: (
+        "the cluster was recovered from another disk without {name}: it goes on there in a new history; to "
+        "come back, join under a new name with an empty data directory"
     ),
     OLDER: (
         "this data directory is an older copy of {name}'s disk: it forgot what {name} had acknowledged, so "

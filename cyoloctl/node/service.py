@@ -70,7 +70,7 @@ class Service:
         self._engine = engine
         self._state = state
         self._request_stop = request_stop
-        self._proposer = proposer = Proposer(engine, state.first_result)
+        self._proposer = proposer = Proposer(engine, state.first_result, lambda: state.history.epoch)
         self.calls = PeerCalls(engine, state.members.is_voter)
         self.addresses = Addresses(config, state.members, config.peers)
         self.counters = CounterOperations(proposer, state.counters)
@@ -154,6 +154,7 @@ class Service:
             certificates=self._certificate_facts,
             problems=self._problems,
             disk_free_bytes=partial(free_bytes, pki_dir.parent),
+            history=state.history,
             disk_read_only=partial(is_read_only, pki_dir.parent)
             if config.storage == "disk"
             else lambda: False,

@@ -10,9 +10,10 @@ from cyoloctl.raft.engine import Engine
 from cyoloctl.raft.inspection import JournalCopy, LogEntry, copy_journal, inspect_journal
 from cyoloctl.raft.journal import Journal, MemoryStore
 from cyoloctl.raft.machine import StateMachine
-from cyoloctl.raft.peers import COPY, DISK_FAILED, NO_MEMORY, OLDER, REMOVED, Refusal
+from cyoloctl.raft.peers import COPY, DISK_FAILED, LEFT_BEHIND, NO_MEMORY, OLDER, REMOVED, Refusal
 from cyoloctl.raft.settings import Limits, Timing
 from cyoloctl.raft.snapshot import SnapshotStore
+from cyoloctl.raft.sole import Replayed, become_sole_voter, replay
 from cyoloctl.raft.sqlite_store import SqliteStore
 from cyoloctl.raft.status import ReplicaStatus, Trouble
 from cyoloctl.raft.stores import count_start, create_storage, memory_storage, open_storage
@@ -23,6 +24,7 @@ __all__ = [
     "CERTIFICATE",
     "COPY",
     "DISK_FAILED",
+    "LEFT_BEHIND",
     "MEASURED_S",
     "NO_MEMORY",
     "OLDER",
@@ -38,12 +40,14 @@ __all__ = [
     "PeerIdentity",
     "PeerInfo",
     "Refusal",
+    "Replayed",
     "ReplicaStatus",
     "SnapshotStore",
     "SqliteStore",
     "StateMachine",
     "Timing",
     "Trouble",
+    "become_sole_voter",
     "copy_journal",
     "count_start",
     "create_storage",
@@ -51,4 +55,5 @@ __all__ = [
     "is_a_time",
     "memory_storage",
     "open_storage",
+    "replay",
 ]

@@ -452,6 +452,9 @@ class Engine:
     def is_removed(self, raft_id: RaftId) -> bool:
         return self._verdicts.is_removed(raft_id)
 
+    def is_left_behind(self, raft_id: RaftId) -> bool:
+        return self._verdicts.is_left_behind(raft_id)
+
     def refusal(self, hello: Hello) -> str | None:
         return self._verdicts.refusal(hello)
 

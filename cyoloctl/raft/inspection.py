@@ -65,12 +65,13 @@ class JournalCopy:
     """A node's log and what it rests on, as they were at one moment.
 
     record: None in an empty journal, or where it is damaged.  configuration:
-    voters and removed members by snapshot and log.
+    voters and removed members by snapshot and log.  last_term: of the last entry.
     """
 
     record: Record | None
     snapshot: SnapshotMeta | None
     configuration: Configuration
+    last_term: int
     format_version: int
     journal_bytes: int
     wal_bytes: int
@@ -185,13 +186,14 @@ def inspect_journal(journal: Path, snapshot: Path) -> Iterator[JournalCopy]:
             (version,) = connection.execute("PRAGMA user_version").fetchone()
             record = read_record(connection)
             configuration = Configuration(frozenset(), frozenset())
-            base = 0
+            base = last_term = 0
             if meta is not None:
                 configuration, base = (
                     Configuration(frozenset(meta.voters), frozenset(meta.removed)),
                     meta.index,
                 )
-            for (command, index, _), _whole in read_entries(connection, 0, 2**63 - 1):
+            for (command, index, term), _whole in read_entries(connection, 0, 2**63 - 1):
+                last_term = term
                 change = decode_membership(command)
                 if change is not None and index > base:
                     configuration = configuration.after(change)
@@ -199,6 +201,7 @@ def inspect_journal(journal: Path, snapshot: Path) -> Iterator[JournalCopy]:
             record=record,
             snapshot=meta,
             configuration=configuration,
+            last_term=last_term,
             format_version=version,
             journal_bytes=_size(journal),
             wal_bytes=wal_bytes,

@@ -37,7 +37,7 @@ from cyoloctl.raft.messages import MAX_CALL_BYTES, FrameReader, PeerProtocolErro
 from cyoloctl.raft.peers import (
     COPY,
     FAILURES,
-    OLDER,
+    LEFT_BEHIND,
     PROTOCOL_VERSION,
     REFUSALS,
     REMOVED,
@@ -251,7 +251,7 @@ class Link:
     def _is_removed(self, raft_id: RaftId) -> bool:
         if not self._links.handler.is_removed(raft_id):
             return False
-        self._keep_out(REMOVED)
+        self._keep_out(LEFT_BEHIND if self._links.handler.is_left_behind(raft_id) else REMOVED)
         return True
 
     def _keep_out(self, reason: str) -> None:
@@ -259,14 +259,7 @@ class Link:
         links = self._links
         self.write({"type": "goodbye", "reason": reason})
         links.refusals.add(self.name, reason, self.info.address)
-        self._refuse(
-            {
-                REMOVED: "it was removed from the cluster",
-                COPY: "another process runs under its name: two processes must never share a disk's copy",
-                OLDER: "its disk is an older copy: the node had acknowledged more than it holds",
-            }[reason],
-            lasting=True,
-        )
+        self._refuse(REFUSALS[reason], lasting=True)
 
     def _before_live(self, message: dict[str, Any]) -> None:
         kind = message["type"]

@@ -12,6 +12,7 @@ __all__ = [
     "COPY",
     "DISK_FAILED",
     "FAILURES",
+    "LEFT_BEHIND",
     "NO_MEMORY",
     "OLDER",
     "PROTOCOL_VERSION",
@@ -28,10 +29,14 @@ __all__ = [
 
 PROTOCOL_VERSION = 3
 
-REMOVED, COPY, OLDER = "removed", "copy", "older disk"
-REFUSALS = (REMOVED, COPY, OLDER)
-"""Reasons of a goodbye that keep a process out, whichever node it asks: it was removed from the cluster,
-another process runs under its name, its disk forgot what the node had acknowledged."""
+REMOVED, COPY, OLDER, LEFT_BEHIND = "removed", "copy", "older disk", "left behind by a recovery"
+REFUSALS = {
+    REMOVED: "it was removed from the cluster",
+    LEFT_BEHIND: "the cluster was recovered without it: it may still live in the old history",
+    COPY: "another process runs under its name: two processes must never share a disk's copy",
+    OLDER: "its disk is an older copy: the node had acknowledged more than it holds",
+}
+"""Reasons of a goodbye that keep a process out, whichever node it asks, and what the log says of it."""
 
 DISK_FAILED, NO_MEMORY = "its disk failed", "it ran out of memory"
 FAILURES = (DISK_FAILED, NO_MEMORY)
@@ -140,6 +145,7 @@ class LinkHandler(Protocol):
     def on_peer_disconnected(self, raft_id: RaftId, /) -> None: ...
     def on_peer_message(self, raft_id: RaftId, message: dict[str, Any], /) -> None: ...
     def is_removed(self, raft_id: RaftId, /) -> bool: ...
+    def is_left_behind(self, raft_id: RaftId, /) -> bool: ...
     def refusal(self, hello: Hello, /) -> str | None:
         """One of `REFUSALS` when this process must be kept out."""
 

@@ -24,6 +24,10 @@ class MembershipView(Protocol):
         """True when the name was removed from the cluster."""
         ...
 
+    def is_left_behind(self, name: str) -> bool:
+        """True when the cluster was recovered from a disk without it, and it may still live on."""
+        ...
+
     def role(self, name: str) -> str | None:
         """``voter`` or ``learner``, as the node was admitted; None when it is unknown."""
         ...
@@ -58,6 +62,10 @@ class NobodyKnown:
 
     def is_removed(self, name: str) -> bool:
         """Nobody was removed."""
+        return False
+
+    def is_left_behind(self, name: str) -> bool:
+        """Nobody was left behind."""
         return False
 
     def role(self, name: str) -> str | None:
@@ -117,6 +125,10 @@ class Verdicts:
         A node whose log is in memory has a new raft id with each start: the name holds for all of them.
         """
         return raft_id in self._replica.removed_peers() or self._register.is_removed(name_of(raft_id))
+
+    def is_left_behind(self, raft_id: RaftId) -> bool:
+        """True for a removed node that a recovery of the cluster left behind."""
+        return self._register.is_left_behind(name_of(raft_id))
 
     def refusal(self, hello: Hello) -> str | None:
         """Why a process must be kept out: its disk is a copy, or older than what its node acknowledged."""

@@ -91,6 +91,10 @@ class Machine(ABC):
     def set_back(self, from_unix_ms: int, to_unix_ms: int) -> None:  # noqa: B027 - most machines have nothing to do
         """Cluster time was set back, in this very entry: correct the dates that now lie ahead."""
 
+    def is_new(self) -> bool:
+        """Whether the state is a new cluster's and takes no place in snapshots, for releases without it."""
+        return False
+
     @abstractmethod
     def export_state(self) -> Json:
         """The state as JSON without floats; equal states give equal JSON.

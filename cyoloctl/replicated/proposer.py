@@ -32,13 +32,18 @@ def step_of(request_id: str, step: str) -> str:
 class Proposer:
     """Proposes the commands of a node's operations, and tells them cluster time.
 
-    first_result: see `ClusterState.first_result`.
+    first_result: see `ClusterState.first_result`.  epoch: the present epoch of
+    the cluster's history, which every answer with a log index carries.
     """
 
     def __init__(
-        self, engine: Engine, first_result: Callable[[bytes], bytes | None] = lambda command: None
+        self,
+        engine: Engine,
+        first_result: Callable[[bytes], bytes | None] = lambda command: None,
+        epoch: Callable[[], int] = lambda: 1,
     ) -> None:
         self.engine = engine
+        self.epoch = epoch
         self._first_result = first_result
         self._caught_up = False
         self._started_at = time.monotonic()

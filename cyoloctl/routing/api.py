@@ -28,6 +28,7 @@ class RouteList(TypedDict):
     backends: list[Backend]
     shared_hosts: list[str]
     index: Count
+    epoch: Count
 
 
 class SharedHost(TypedDict):

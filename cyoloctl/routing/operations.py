@@ -71,6 +71,7 @@ class RoutingOperations:
             "backends": backends,
             "shared_hosts": self._members.shared_hosts(),
             "index": engine.applied_index(),
+            "epoch": self._proposer.epoch(),
         }
 
     async def share(self, *, host: str, shared: bool, request_id: str | None, timeout_s: float) -> Json:

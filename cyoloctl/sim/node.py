@@ -609,6 +609,10 @@ class Node:
         """See LinkHandler."""
         return self.replica is not None and self.verdicts.is_removed(raft_id)
 
+    def is_left_behind(self, raft_id: RaftId, /) -> bool:
+        """See LinkHandler."""
+        return self.verdicts.is_left_behind(raft_id)
+
     def refusal(self, hello: Hello, /) -> str | None:
         """See LinkHandler."""
         return None if self.replica is None else self.verdicts.refusal(hello)

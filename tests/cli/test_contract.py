@@ -28,6 +28,7 @@ CONTRACT = {
     "demo": f"--nodes --data-dir -d --keep {OUTPUT}",
     "cluster init": "-d --data-dir --name --listen --advertise --cluster --storage --certificate-days "
     f"{OUTPUT}",
+    "cluster recover": f"-d --data-dir --compare --dry-run --yes {OUTPUT}",
     "cluster set-time": f"--to-members --dry-run --yes --request-id {CONNECTION}",
     "node start": f"-d --data-dir --background --log-format --log-level --timeout {OUTPUT}",
     "node stop": CONNECTION,

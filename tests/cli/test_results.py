@@ -202,7 +202,8 @@ READERS = {
     "route export", "route list", "route resolve", "route watch", "route which",
     "token inspect", "token mint", "token refresh", "token revocations",
     # about one node and its directory
-    "cluster init", "node info", "node inspect", "node join", "node log", "node reload", "node renew",
+    "cluster init", "cluster recover", "node info", "node inspect", "node join", "node log", "node reload",
+    "node renew",
     "node start", "node stop",
 }  # fmt: skip
 

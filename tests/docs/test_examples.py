@@ -23,7 +23,7 @@ import pytest
 import yaml
 
 from cyoloctl.keys.keyring import Key, Keyring, KeyState
-from cyoloctl.node import config
+from cyoloctl.node import config, create, inspection
 from tests.docs.reading import GENERATED, ROOT, Block, blocks, pages
 from tests.support.cluster import Cluster, Node, environment, free_port, wait_until
 
@@ -71,7 +71,10 @@ def operating(cluster: Cluster, work: Path) -> dict[str, str]:
     theirs = cluster["there"].json("key", "identity")["ca_sha256"]
     ours = cluster["n1"].json("key", "identity")["ca_sha256"]
     [key] = cluster["n1"].json("key", "list")["keys"]
+    create.init_cluster(work / "n1", "n1", f"127.0.0.1:{free_port()}", None, "cyolo", "disk")
+    (work / "n2.json").write_text(json.dumps({**inspection.inspect_node(work / "n1"), "name": "n2"}))
     return {
+        "/srv/n1": str(work / "n1"),
         "member remove OLD": "member remove n4",
         "NEW": "n5",
         "LOST": "n3",

@@ -20,6 +20,7 @@ import pytest
 
 from cyoloctl.cli import main
 from cyoloctl.cli.examples import EXAMPLES
+from cyoloctl.node import create, inspection
 from tests.cli.harness import processes_of
 from tests.support.cluster import Cluster, free_port, wait_until
 from tools import generate
@@ -48,7 +49,8 @@ ORDER = """
     policy, rendezvous, route share, route list, route which, route resolve, route export, route watch,
     route unshare, route, credentials request, credentials create, credentials list, credentials show,
     credentials renew, credentials revoke, credentials, pki status, pki rotate-ca, pki, cluster set-time,
-    sim, completion bash, completion zsh, completion fish, completion, help exit-codes, help, demo
+    cluster recover, sim, completion bash, completion zsh, completion fish, completion, help exit-codes,
+    help, demo
 """
 
 
@@ -69,6 +71,8 @@ class World:
         """The data directory of an example."""
         if line.startswith("cyoloctl cluster init"):
             return self.work / str(len(list(self.work.iterdir())))
+        if line.startswith("cyoloctl cluster recover"):
+            return self.work / "survivor"
         fourth = line.startswith("cyoloctl node") and line != "cyoloctl node renew"
         return self.work / "n4" if fourth else self.cluster["n1"].directory
 
@@ -136,6 +140,8 @@ def before(world: World, path: str, line: str) -> None:
         [grant] = EXAMPLES["member grant"]
         world.call(grant)
         world.done.add(grant)
+    if path == "cluster recover" and not (world.work / "survivor").exists():
+        survive(world)
     if path == "key promote":
         world.words["fc01aabb"] = world.call("cyoloctl key generate").strip()
         wait_until("every member holding the key", lambda: held(world))
@@ -148,6 +154,15 @@ def before(world: World, path: str, line: str) -> None:
         begin(world)
     if line.startswith("cyoloctl route export"):
         wait_until("the gateway known", lambda: "127.0.0.1:" in world.call("cyoloctl route list"))
+
+
+def survive(world: World) -> None:
+    """A stopped node, and what two others would say of their disks."""
+    directory = world.work / "survivor"
+    create.init_cluster(directory, "n1", f"127.0.0.1:{free_port()}", None, "cyolo", "disk")
+    described = inspection.inspect_node(directory)
+    for name in ("n2", "n3"):
+        (world.work / f"{name}.json").write_text(json.dumps({**described, "name": name}))
 
 
 def held(world: World) -> bool:

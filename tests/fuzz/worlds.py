@@ -355,6 +355,9 @@ class _NobodyRemoved:
     def is_removed(self, name: str) -> bool:
         return False
 
+    def is_left_behind(self, name: str) -> bool:
+        return False
+
     def role(self, name: str) -> str | None:
         return {"n2": "voter", "l": "learner"}.get(name)
 

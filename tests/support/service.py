@@ -118,7 +118,7 @@ class MemoryService:
         if name not in self.values:
             raise NotFound(f"there is no counter {name}")
         value = self.values[name]
-        return {"name": name, "value": value, "value_string": str(value), "index": self.index}
+        return {"name": name, "value": value, "value_string": str(value), "index": self.index, "epoch": 1}
 
     async def _write(self, name: str, value: int, request_id: str | None) -> dict[str, Any]:
         request_id = request_id or f"made-{self.index}"

@@ -641,6 +641,7 @@ PROPOSERS: dict[str, tuple[str, dict[str, str]]] = {
         },
     ),
     "clock": ("voter", {}),
+    "history": ("voter", {"replace": "nobody"}),
     "answers": ("voter", {}),
 }
 

@@ -144,7 +144,7 @@ def test_answer_with_a_field_that_the_document_does_not_name_is_told_at_any_dept
     """Or tests/cluster/test_answers.py could not fail."""
     schema = DOCUMENT["components"]["schemas"]["RouteList"]
     backend = {"name": "n1", "host": None, "address": None, "url": None, "alive": True, "role": "leader"}
-    answer = {"schema_version": 1, "backends": [backend], "shared_hosts": [], "index": 7}
+    answer = {"schema_version": 1, "backends": [backend], "shared_hosts": [], "index": 7, "epoch": 1}
     assert_valid(answer, schema, strict=True)
     for wrong in ({**answer, "new": 1}, {**answer, "backends": [{**backend, "new": 1}]}):
         assert_valid(wrong, schema, strict=False)

@@ -157,7 +157,7 @@ async def test_increment_over_the_socket_is_applied_and_answered(
     assert answer.status == 200
     assert answer.json == {
         "schema_version": 1, "name": "default", "value": 5, "value_string": "5",
-        "index": 1, "request_id": "r1",
+        "index": 1, "epoch": 1, "request_id": "r1",
     }  # fmt: skip
     assert answer.headers["content-type"] == "application/json"
     assert answer.headers["cache-control"] == "no-store"
@@ -751,6 +751,7 @@ async def test_watch_gives_the_present_value_then_changes_and_ends_with_the_clie
         line = await read_chunk(reader)
         assert json.loads(line) == {
             "schema_version": 1, "name": "default", "value": 2, "value_string": "2", "index": 2,
+            "epoch": 1,
         }  # fmt: skip
         assert line.endswith(b"\n")
         assert service.watchers == 1

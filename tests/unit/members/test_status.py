@@ -32,6 +32,7 @@ from cyoloctl.pki.tls import TlsIdentity
 from cyoloctl.raft import (
     COPY,
     DISK_FAILED,
+    LEFT_BEHIND,
     NO_MEMORY,
     OLDER,
     ClusterClock,
@@ -227,6 +228,10 @@ def _kept_out(world: World) -> None:
     world.engine.kept_out["n2"] = COPY
 
 
+def _history_replaced(world: World) -> None:
+    world.engine.kept_out["n2"] = LEFT_BEHIND
+
+
 def _vote_lost(world: World) -> None:
     changed = {"voters": ("n1", "n2~a", "n3"), "connected": ("n2~b", "n3")}
     world.engine.known = replace(world.engine.known, **changed)
@@ -322,6 +327,8 @@ CASES: dict[str, tuple[Callable[[World], Any], str | None]] = {
     "copy": (_refused(COPY), "n2"),
     "older_disk": (_refused(OLDER), "n2"),
     "kept_out": (_kept_out, "n1"),
+    "left_behind": (_refused(LEFT_BEHIND), "n2"),
+    "history_replaced": (_history_replaced, "n1"),
     "vote_lost": (_vote_lost, "n2"),
     "snapshot_refused": (_trouble("snapshot_refused"), "n2"),
     "snapshot_unusable": (_trouble("snapshot_unusable"), "n1"),

@@ -77,6 +77,9 @@ class Membership:
     def is_removed(self, name: str) -> bool:
         return name in self.removed
 
+    def is_left_behind(self, name: str) -> bool:
+        return False
+
     def role(self, name: str) -> str | None:
         return "voter" if self.roles is None else self.roles.get(name)
 

@@ -61,6 +61,7 @@ class Host:
     ) -> None:
         self.now, self.wall = 100.0, 1e9
         self.removed = set(removed)
+        self.left_behind: set[str] = set()
         self.refuses: dict[str, str] = {}
         self.events: list[tuple[Any, ...]] = []
         self.pongs: list[tuple[str, Pong]] = []
@@ -95,6 +96,9 @@ class Host:
 
     def is_removed(self, raft_id: str, /) -> bool:
         return raft_id in self.removed
+
+    def is_left_behind(self, raft_id: str, /) -> bool:
+        return raft_id in self.left_behind
 
     def refusal(self, said: Hello, /) -> str | None:
         return self.refuses.get(said.name)

@@ -20,6 +20,9 @@ class Register:
     def is_removed(self, name: str) -> bool:
         return name in self.removed
 
+    def is_left_behind(self, name: str) -> bool:
+        return False
+
     def role(self, name: str) -> str | None:
         return self.roles.get(name)
 

@@ -817,6 +817,33 @@ _clock = Case(
     ),
 )
 
+# -- the history ---------------------------------------------------------------------------------
+
+_BREAK: dict[str, Any] = {"kind": "recovered", "by": "n1", "lost": ["n2", "n3"], "cluster_id": "0" * 32}
+
+_history = Case(
+    history=(("history", "replace", {**_BREAK, "epoch": 1}),),
+    good={"replace": {**_BREAK, "epoch": 2, "kind": "restored"}},
+    wrong={
+        ("replace", "kind"): ["", "upgraded", None],
+        ("replace", "epoch"): [0, -1, None, "1"],
+        ("replace", "by"): ["", "N 1", None],
+        ("replace", "lost"): [None, "n2", ["n3", "n2"], ["n2", "n2"], [1]],
+        ("replace", "cluster_id"): ["", "x", "0" * 33, None],
+    },
+    damage=(
+        lambda s: s.update(breaks=None),
+        lambda s: s.update(breaks=[[1, 2]]),
+        lambda s: s.update(breaks=s["breaks"] * 2),
+        lambda s: s.update(breaks=s["breaks"] * 101),
+        lambda s: s["breaks"][0].__setitem__(0, 0),
+        lambda s: s["breaks"][0].__setitem__(1, "lost"),
+        lambda s: s["breaks"][0].__setitem__(5, ["n3", "n2"]),
+        lambda s: s["breaks"][0].__setitem__(6, 1),
+        lambda s: s.update(more=1),
+    ),
+)
+
 # -- answers ------------------------------------------------------------------------------------
 
 _answers = Case(
@@ -837,6 +864,7 @@ CASES: dict[str, Case] = {
     "clock": _clock,
     "counter": _counter,
     "credentials": _credentials,
+    "history": _history,
     "keys": _keys,
     "members": _members,
     "presence": _presence,
