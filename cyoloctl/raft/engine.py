@@ -449,11 +449,8 @@ class Engine:
         if self._replica.receive(raft_id, message):
             self._ticker.wake()
 
-    def is_removed(self, raft_id: RaftId) -> bool:
-        return self._verdicts.is_removed(raft_id)
-
-    def is_left_behind(self, raft_id: RaftId) -> bool:
-        return self._verdicts.is_left_behind(raft_id)
+    def removal(self, raft_id: RaftId) -> str | None:
+        return self._verdicts.removal(raft_id)
 
     def refusal(self, hello: Hello) -> str | None:
         return self._verdicts.refusal(hello)

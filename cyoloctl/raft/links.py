@@ -37,10 +37,8 @@ from cyoloctl.raft.messages import MAX_CALL_BYTES, FrameReader, PeerProtocolErro
 from cyoloctl.raft.peers import (
     COPY,
     FAILURES,
-    LEFT_BEHIND,
     PROTOCOL_VERSION,
     REFUSALS,
-    REMOVED,
     Hello,
     LinkHandler,
     PeerIdentity,
@@ -249,10 +247,10 @@ class Link:
         )
 
     def _is_removed(self, raft_id: RaftId) -> bool:
-        if not self._links.handler.is_removed(raft_id):
-            return False
-        self._keep_out(LEFT_BEHIND if self._links.handler.is_left_behind(raft_id) else REMOVED)
-        return True
+        removal = self._links.handler.removal(raft_id)
+        if removal is not None:
+            self._keep_out(removal)
+        return removal is not None
 
     def _keep_out(self, reason: str) -> None:
         """Tell the process why, so that a majority can convince it, and remember it for `status`."""

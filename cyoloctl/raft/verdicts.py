@@ -11,7 +11,7 @@ from collections.abc import Collection, Iterator, Mapping
 from typing import Protocol
 
 from cyoloctl.model import RaftId, is_in_memory, majority, name_of
-from cyoloctl.raft.peers import COPY, OLDER, REMOVED, Hello, PeerInfo
+from cyoloctl.raft.peers import COPY, LEFT_BEHIND, OLDER, REMOVED, Hello, PeerInfo
 from cyoloctl.raft.witnesses import Witnesses
 
 __all__ = ["MembershipView", "Verdicts"]
@@ -126,9 +126,11 @@ class Verdicts:
         """
         return raft_id in self._replica.removed_peers() or self._register.is_removed(name_of(raft_id))
 
-    def is_left_behind(self, raft_id: RaftId) -> bool:
-        """True for a removed node that a recovery of the cluster left behind."""
-        return self._register.is_left_behind(name_of(raft_id))
+    def removal(self, raft_id: RaftId) -> str | None:
+        """How a node that is no member any more lost its place: see `LinkHandler`."""
+        if not self.is_removed(raft_id):
+            return None
+        return LEFT_BEHIND if self._register.is_left_behind(name_of(raft_id)) else REMOVED
 
     def refusal(self, hello: Hello) -> str | None:
         """Why a process must be kept out: its disk is a copy, or older than what its node acknowledged."""

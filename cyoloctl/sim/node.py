@@ -605,13 +605,9 @@ class Node:
                 claim = f"{self.name} keeps a link with {end.peer.name} as it was before its restart"
                 self.time.fail("link", claim)
 
-    def is_removed(self, raft_id: RaftId, /) -> bool:
+    def removal(self, raft_id: RaftId, /) -> str | None:
         """See LinkHandler."""
-        return self.replica is not None and self.verdicts.is_removed(raft_id)
-
-    def is_left_behind(self, raft_id: RaftId, /) -> bool:
-        """See LinkHandler."""
-        return self.verdicts.is_left_behind(raft_id)
+        return None if self.replica is None else self.verdicts.removal(raft_id)
 
     def refusal(self, hello: Hello, /) -> str | None:
         """See LinkHandler."""

@@ -15,7 +15,15 @@ import pytest
 from cyoloctl.errors import CyoloctlError, InternalError, NoLeader, OutcomeUnknown, Unavailable
 from cyoloctl.raft.links import Link, Links
 from cyoloctl.raft.messages import MAX_CALL_BYTES, MAX_FRAME_BYTES, FrameReader, decode, encode
-from cyoloctl.raft.peers import DISK_FAILED, OLDER, PROTOCOL_VERSION, Hello, PeerIdentity, Pong
+from cyoloctl.raft.peers import (
+    DISK_FAILED,
+    LEFT_BEHIND,
+    OLDER,
+    PROTOCOL_VERSION,
+    Hello,
+    PeerIdentity,
+    Pong,
+)
 from cyoloctl.raft.vantage import View
 
 _CLUSTER = "c" * 32
@@ -94,11 +102,8 @@ class Host:
     def on_peer_message(self, raft_id: str, message: dict[str, Any], /) -> None:
         self.events.append((message["type"], raft_id))
 
-    def is_removed(self, raft_id: str, /) -> bool:
-        return raft_id in self.removed
-
-    def is_left_behind(self, raft_id: str, /) -> bool:
-        return raft_id in self.left_behind
+    def removal(self, raft_id: str, /) -> str | None:
+        return LEFT_BEHIND if raft_id in self.left_behind else "removed" if raft_id in self.removed else None
 
     def refusal(self, said: Hello, /) -> str | None:
         return self.refuses.get(said.name)
@@ -701,6 +706,14 @@ def test_process_that_the_register_refuses_is_told_why(reason: str) -> None:
     _, line = host.meet("a", boots=2)
     assert line.sent[-1] == {"type": "goodbye", "reason": reason}
     assert host.events == []
+
+
+def test_node_that_a_recovery_left_behind_is_told_so() -> None:
+    host = Host("b")
+    host.left_behind.add("a")
+    _, line = host.open("a")
+    assert line.sent[-1] == {"type": "goodbye", "reason": LEFT_BEHIND}
+    assert [(found.name, found.reason) for found in host.links.refusals.lately()] == [("a", LEFT_BEHIND)]
 
 
 def test_refusals_are_logged_once_a_minute(caplog: pytest.LogCaptureFixture) -> None:
