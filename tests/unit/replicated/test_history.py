@@ -8,6 +8,7 @@ from typing import Any
 from cyoloctl.replicated.command import encode_command
 from cyoloctl.replicated.history import MAX_BREAKS
 from cyoloctl.state import ClusterState
+from tests.unit.replicated.cases import CASES
 from tests.unit.replicated.test_every_machine import World
 
 ID = "0" * 32
@@ -60,7 +61,12 @@ def test_members_left_behind_are_members_no_more() -> None:
 
 
 def test_new_cluster_with_an_old_state_knows_nobody_of_the_old_one() -> None:
-    state = World("keys").state
+    world = World("keys")
+    for machine, operation, arguments in CASES["credentials"].history:
+        if machine == "credentials":
+            world.apply(machine, operation, arguments)
+    state = world.state
+    assert state.credentials.export_state() != ClusterState().credentials.export_state()
     state.counters.apply("add", {"name": "a", "by": 4}, 1, 0)
     counters, policy = state.counters.export_state(), state.keys.policy
     told: list[bool] = []
