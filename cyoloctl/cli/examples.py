@@ -40,6 +40,10 @@ EXAMPLES: dict[str, tuple[str, ...]] = {
         "cyoloctl node renew --request n4.request",
         "cyoloctl node renew --grant n4.grant",
     ),
+    "node set-address": (
+        "cyoloctl node set-address --listen 10.0.0.4:7700",
+        "cyoloctl node set-address --peer n1=10.0.1.1:7700 --peer n2=10.0.1.2:7700",
+    ),
     "node info": ("cyoloctl node info", "cyoloctl node info -o json"),
     "node log": ("cyoloctl node log", "cyoloctl node log --from 1200 --limit 50"),
     "node inspect": ("cyoloctl node inspect", "cyoloctl node inspect --copy raft-copy.db"),

@@ -17,7 +17,7 @@ from cyoloctl.cli import output
 from cyoloctl.cli.cluster import AdvertiseOption, GatewayOption, GatewayUrlOption, ListenOption
 from cyoloctl.cli.invocation import Invocation, command, parse_choice, parse_int64, read_secret
 from cyoloctl.cli.output import Column
-from cyoloctl.errors import ConfigError, Unavailable, Unreachable, UsageError
+from cyoloctl.errors import ConfigError, Conflict, Unavailable, Unreachable, UsageError
 from cyoloctl.paths import quoted
 
 if TYPE_CHECKING:
@@ -459,12 +459,69 @@ def renew(
     )
 
 
+@command(connects=False, timeout_s=None)
+def set_address(
+    invocation: Invocation,
+    listen: Annotated[
+        str | None,
+        typer.Option("--listen", metavar="HOST:PORT", help="Address to listen on from now on."),
+    ] = None,
+    advertise: Annotated[
+        str | None,
+        typer.Option(
+            "--advertise",
+            metavar="HOST:PORT",
+            help="Address at which others reach it. [default: moves along with --listen]",
+        ),
+    ] = None,
+    peer: Annotated[
+        list[str] | None,
+        typer.Option("--peer", metavar="NAME=HOST:PORT", help="Where another member is now. Repeatable."),
+    ] = None,
+) -> None:
+    """Change the addresses in node.yaml of a node that is stopped.
+
+    When several members moved at once, tell one of them where the others are
+    (--peer): it tells them where everybody is. Comments in node.yaml stay.
+    Refused (exit 4) while the node runs, and for an address that two members
+    would have.
+    """
+    if listen is None and advertise is None and not peer:
+        raise UsageError("give --listen, --advertise or --peer: what has moved?")
+    from cyoloctl.cli import launch
+    from cyoloctl.node import readdress
+    from cyoloctl.paths import control_socket_path
+
+    launch.require_node(invocation.data_dir)
+    directory = quoted(invocation.data_dir)
+    runs = launch.process_of(invocation.data_dir) is not None
+    if runs or not _nobody_listens(str(control_socket_path(invocation.data_dir))):
+        raise Conflict(
+            f"the node in {directory} runs: stop it first (`cyoloctl node stop -d {directory}`); a node that "
+            "cannot be stopped is told to the others with `cyoloctl member set-address`"
+        )
+    done = readdress.set_addresses(invocation.data_dir, listen=listen, advertise=advertise, peers=peer or [])
+    peers = ", ".join(f"{name} at {address}" for name, address in done["peers"].items())
+    invocation.fields(
+        done,
+        [
+            ("name", done["name"]),
+            ("listen", done["listen"]),
+            ("address", done["address"]),
+            ("peers", peers or "-"),
+            ("changed", "yes" if done["changed"] else "no"),
+        ],
+    )
+    invocation.hint(f"\nnext:\n  cyoloctl node start -d {directory} --background")
+
+
 COMMANDS: dict[str, Callable[..., None]] = {
     "start": start,
     "stop": stop,
     "reload": reload,
     "join": join,
     "renew": renew,
+    "set-address": set_address,
     "info": info,
     "log": log,
     "inspect": inspect,

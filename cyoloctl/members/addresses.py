@@ -15,6 +15,8 @@ class Addresses:
 
     configured: where node.yaml says that members are.  When all the others
     moved while this node was away, it or another member knows where they are.
+    unheard: an address of this node at which nothing listens, as far as it
+    could find out; None: all is well.
     """
 
     def __init__(
@@ -23,6 +25,7 @@ class Addresses:
         self._node = node
         self._members = members
         self._configured = {str(name): str(address) for name, address in configured.items()}
+        self.unheard: str | None = None
 
     def known(self) -> dict[str, str]:
         """Address of each member: from the log, otherwise from node.yaml."""
@@ -33,12 +36,26 @@ class Addresses:
         return found
 
     def with_own(self) -> dict[str, str]:
-        """As `known`, and this node's as it is configured now."""
-        return {**self.known(), str(self._node.name): str(self._node.advertise)}
+        """As `known`, and this node's as `own` says."""
+        return {**self.known(), str(self._node.name): self.own()}
+
+    def own(self) -> str:
+        """Where the others reach this node: as an operator told them, otherwise as node.yaml says now.
+
+        What an operator told them counts for as long as node.yaml says what it said then.
+        """
+        member, configured = self._members.get(self._node.name), str(self._node.advertise)
+        if member is None or member.announced != configured or member.address == self.unheard:
+            return configured
+        return member.address
 
     def to_dial(self) -> dict[str, tuple[str, ...]]:
-        """Possible addresses of each member: those in the log first, then those in node.yaml."""
+        """Possible addresses of each member: those in the log, what it says itself last, then node.yaml's."""
+        found = {name: [address] for name, address in self.known().items()}
+        for member in self._members.members():
+            if member.announced is not None:
+                found[member.name].append(member.announced)
         return {
-            name: tuple(dict.fromkeys((address, self._configured.get(name, address))))
-            for name, address in self.known().items()
+            name: tuple(dict.fromkeys([*addresses, self._configured.get(name, addresses[0])]))
+            for name, addresses in found.items()
         }

@@ -13,6 +13,7 @@ __all__ = ["CODES", "Facts", "problem"]
 CODES: dict[str, str] = {
     "member_away": "this node has no link with a member",
     "link": "two members run and do not reach each other",
+    "address": "a member is not where the others are told that it is",
     "not_following": "a voter runs and does not follow the leader",
     "lagging": "a member has not applied what was committed a while ago",
     "disk_full": "a member's disk has hardly any space left",

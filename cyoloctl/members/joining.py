@@ -178,8 +178,9 @@ class JoinOperations:
 
     def _whom_to_dial(self, joiner: str) -> dict[NodeName, Address]:
         """This node, the voters and the learners, in this order, with their addresses."""
-        found = {self._node.name: self._node.advertise}
         addresses = self._addresses()
+        own = addresses.get(self._node.name, str(self._node.advertise))
+        found = {self._node.name: parse_address(own)}
 
         def is_learner(name: str) -> bool:
             member = self._members.get(name)
@@ -271,7 +272,7 @@ class JoinOperations:
         peers: dict[str, Address] = {
             peer: parse_address(where) for peer, where in self._addresses().items() if peer != name
         }
-        peers[self._node.name] = self._node.advertise
+        peers.setdefault(self._node.name, self._node.advertise)
         return make_grant(
             ca_cert_pem=issuer.authority.ca_pem,
             ca_key_pem=issuer.authority.key_pem,

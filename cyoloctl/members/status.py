@@ -4,17 +4,20 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Collection, Iterable, Mapping
+from contextlib import suppress
 from typing import Any
 
 from cyoloctl import __version__
+from cyoloctl.errors import InvalidInput
 from cyoloctl.members.api import HistoryBreak, Member, Problem, Status
 from cyoloctl.members.facts import Facts
 from cyoloctl.members.machine import MemberMachine
 from cyoloctl.members.peer_problems import voters_up
 from cyoloctl.members.problems import find_problems, time_ahead_ms
+from cyoloctl.members.records import Member as Record
 from cyoloctl.members.standing import Standing, failures_tolerated, missing_links
-from cyoloctl.model import LocalNode, Role, majority, name_of
-from cyoloctl.raft import Engine, ReplicaStatus
+from cyoloctl.model import LocalNode, Role, majority, name_of, parse_dialable_address
+from cyoloctl.raft import Engine, PeerInfo, ReplicaStatus
 from cyoloctl.replicated.history import Break, HistoryMachine
 from cyoloctl.text import Json, rfc3339
 
@@ -61,12 +64,21 @@ def _shown_break(one: Break) -> HistoryBreak:
     }
 
 
+def _where(member: Record | None, peer: PeerInfo | None) -> str:
+    """The address of another member: as an operator set it, as it says itself, or as it said last."""
+    if peer is not None and (member is None or member.announced is None):
+        with suppress(InvalidInput):
+            return str(parse_dialable_address(peer.address))
+    return "" if member is None else member.address
+
+
 class MemberStatus:
     """Status of this node and the others, for callers and for peers.
 
     certificates: facts about this node's certificate.  problems: those of
     other subjects.  disk_free_bytes: space left for this node, None where
     that is not known.  disk_read_only: whether its file system takes no writes.
+    own_address: where the others reach this node; None: as it is configured.
     """
 
     def __init__(
@@ -80,6 +92,7 @@ class MemberStatus:
         disk_free_bytes: Callable[[], int | None],
         disk_read_only: Callable[[], bool] = lambda: False,
         history: HistoryMachine | None = None,
+        own_address: Callable[[], str] | None = None,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self._engine = engine
@@ -90,6 +103,7 @@ class MemberStatus:
         self._disk_free_bytes = disk_free_bytes
         self._disk_read_only = disk_read_only
         self._history = history or HistoryMachine()
+        self._own_address = own_address or (lambda: str(node.advertise))
         self._clock = clock
         self._started_at = clock()
         self._standing = Standing()
@@ -172,12 +186,12 @@ class MemberStatus:
             info = told.get(name, {})
             skew = skews.get(name)
             if name == self._node.name:
-                reachable, address = True, str(self._node.advertise)
+                reachable, address = True, self._own_address()
             else:
                 # A member in memory that came back is no voter yet, and its vote is not up.
                 ids = [raft_id for raft_id in status.voters if name_of(raft_id) == name]
                 reachable = peer is not None and (not ids or any(i in status.connected for i in ids))
-                address = "" if peer is None or not peer.address.isprintable() else peer.address
+                address = _where(member, peer)
             role: Role = "leader" if name == leader else "follower" if name in voters else "learner"
             if role == "follower" and info.get("role") == "candidate":
                 role = "candidate"
@@ -186,7 +200,7 @@ class MemberStatus:
                 {
                     "name": name,
                     "role": role,
-                    "address": member.address if member is not None else address,
+                    "address": address,
                     "reachable": reachable,
                     "term": info.get("term"),
                     "commit_index": info.get("commit_index"),

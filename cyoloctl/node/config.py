@@ -15,7 +15,7 @@ import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from types import MappingProxyType
-from typing import Literal, cast
+from typing import Any, Literal, cast
 
 import yaml
 
@@ -46,6 +46,7 @@ __all__ = [
     "load_config",
     "parse_config",
     "parse_gateway_url",
+    "rewrite_addresses",
     "write_config",
 ]
 
@@ -281,6 +282,58 @@ def write_config(path: str | os.PathLike[str], config: Config, *, exclusive: boo
     somebody added are lost.  Raises StorageError.
     """
     write_node_file(path, dump_config(config).encode(), exclusive=exclusive)
+
+
+def rewrite_addresses(path: str | os.PathLike[str], wanted: Config) -> None:
+    """Put listen, advertise and peers of a configuration into the node.yaml of the same node.
+
+    The rest of the file stays as it was written, comments too, wherever it
+    can; atomic, as write_config.  Raises ConfigError, StorageError.
+    """
+    with open(path, encoding="utf-8") as file:
+        text = _with_addresses(file.read(), wanted)
+    if parse_config(text, os.fspath(path)) != wanted:
+        text = dump_config(wanted)
+    write_node_file(path, text.encode())
+
+
+def _with_addresses(text: str, wanted: Config) -> str:
+    """A text that load_config took, with other addresses."""
+    edits: list[tuple[int, int, str]] = []  # from, to, instead
+
+    def put(node: Any, address: Address) -> None:
+        if node.value != str(address):
+            edits.append((node.start_mark.index, node.end_mark.index, _scalar(str(address))))
+
+    root: Any = yaml.compose(text, Loader=yaml.SafeLoader)
+    fields: dict[str, Any] = {key.value: value for key, value in root.value}
+    put(fields["listen"], wanted.listen)
+    if "advertise" in fields:
+        put(fields["advertise"], wanted.advertise)
+    elif wanted.advertise != wanted.listen:
+        start = root.value[0][0].start_mark.index
+        edits.append((start, start, f"advertise: {_scalar(str(wanted.advertise))}\n"))
+    peers: Any = fields.get("peers")
+    known = {} if peers is None else {key.value: value for key, value in peers.value}
+    more = {name: address for name, address in wanted.peers.items() if name not in known}
+    for name, address in wanted.peers.items():
+        if name in known:
+            put(known[name], address)
+    if more and peers is None:
+        lines = "".join(f"  {_scalar(name)}: {_scalar(str(address))}\n" for name, address in more.items())
+        start = root.value[0][0].start_mark.index
+        edits.append((start, start, f"peers:\n{lines}"))
+    elif more and peers.flow_style:
+        items = [f"{json.dumps(name)}: {json.dumps(str(address))}" for name, address in more.items()]
+        start = peers.start_mark.index + 1
+        edits.append((start, start, ", ".join(items) + (", " if known else "")))
+    elif more:
+        first = peers.value[0][0].start_mark
+        items = [f"{_scalar(name)}: {_scalar(str(address))}" for name, address in more.items()]
+        edits.append((first.index, first.index, "".join(f"{item}\n{' ' * first.column}" for item in items)))
+    for start, end, instead in sorted(edits, reverse=True):
+        text = text[:start] + instead + text[end:]
+    return text
 
 
 class _Loader(yaml.SafeLoader):

@@ -292,6 +292,7 @@ class Node:
         work: list[Coroutine[Any, Any, None]] = [
             self._watch_failure(),
             self.service.upkeep.run(),
+            self.service.own_address.run(),
             self.service.certificates.run(),
             self.service.admission.run(),
             _report_suppressed(),

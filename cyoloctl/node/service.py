@@ -28,6 +28,7 @@ from cyoloctl.members.voting import MemoryVotes
 from cyoloctl.model import RaftId
 from cyoloctl.node.cluster_time import ClusterTime
 from cyoloctl.node.config import Config
+from cyoloctl.node.own_address import OwnAddress
 from cyoloctl.node.upkeep import Upkeep
 from cyoloctl.paths import free_bytes, is_read_only
 from cyoloctl.pki.files import NodeFiles
@@ -73,6 +74,7 @@ class Service:
         self._proposer = proposer = Proposer(engine, state.first_result, lambda: state.history.epoch)
         self.calls = PeerCalls(engine, state.members.is_voter)
         self.addresses = Addresses(config, state.members, config.peers)
+        self.own_address = OwnAddress(config, state.members, self.addresses)
         self.counters = CounterOperations(proposer, state.counters)
         self._assemble_trust(files, pki_dir, tls)
         self._assemble_members(raft_id, pki_dir)
@@ -158,6 +160,7 @@ class Service:
             disk_read_only=partial(is_read_only, pki_dir.parent)
             if config.storage == "disk"
             else lambda: False,
+            own_address=self.own_address.shown,
         )
         self.joining = JoinOperations(
             proposer,
@@ -165,7 +168,7 @@ class Service:
             state.members,
             files=lambda: self.certificates.files,
             issuer=self.certificates.issuer,
-            addresses=self.addresses.known,
+            addresses=self.addresses.with_own,
             ask=self.calls.ask,
             secrets=self.certificates.join_secrets,
         )
@@ -257,6 +260,7 @@ class Service:
     def _problems(self) -> Iterator[Problem]:
         yield from self.keys.problems()
         yield from self.authorities.problems()
+        yield from self.own_address.problems()
 
     def _on_restore(self) -> None:
         self.keys.restored()

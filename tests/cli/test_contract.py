@@ -35,6 +35,7 @@ CONTRACT = {
     "node reload": f"-d --data-dir {OUTPUT}",
     "node join": f"-d --data-dir --name --listen --advertise --token-file --timeout {OUTPUT}",
     "node renew": f"-d --data-dir --request --grant {OUTPUT}",
+    "node set-address": f"-d --data-dir --listen --advertise --peer {OUTPUT}",
     "node info": f"-d --data-dir {OUTPUT}",
     "node log": f"-d --data-dir --from --limit {OUTPUT}",
     "node inspect": f"-d --data-dir --copy {OUTPUT}",

@@ -11,8 +11,10 @@ is printed, ``message`` is looked up by test_messages.py, ``text`` is a drawing 
 from __future__ import annotations
 
 import json
+import os
 import re
 import shutil
+import signal
 import subprocess
 import sys
 from collections.abc import Callable
@@ -24,6 +26,7 @@ import yaml
 
 from cyoloctl.keys.keyring import Key, Keyring, KeyState
 from cyoloctl.node import config, create, inspection
+from tests.cli.harness import processes_of
 from tests.docs.reading import GENERATED, ROOT, Block, blocks, pages
 from tests.support.cluster import Cluster, Node, environment, free_port, wait_until
 
@@ -79,6 +82,9 @@ def operating(cluster: Cluster, work: Path) -> dict[str, str]:
         "NEW": "n5",
         "LOST": "n3",
         "-d DIR": f"-d {cluster['l1'].directory}",
+        "10.0.1.4:7700": f"127.0.0.1:{free_port()}",
+        "10.0.1.1:7700": cluster["n1"].address,
+        "10.0.1.2:7700": cluster["n2"].address,
         "destroy KEY": f"destroy {key['key_id']}",
         "/srv/there": str(cluster["there"].directory),
         "THEIRS": theirs,
@@ -179,6 +185,9 @@ def test_commands_of_a_page_work_from_top_to_bottom(page: str, tmp_path: Path) -
             timeout=LIMIT_S,
             check=False,
         )
+        for node in cluster.nodes.values():
+            for pid in processes_of(node.directory):  # that the page started in the background
+                os.kill(pid, signal.SIGKILL)
     assert ran.returncode == 0, f"{ran.stdout}\n{ran.stderr}"
 
 

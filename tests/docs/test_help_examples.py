@@ -38,9 +38,9 @@ ENDLESS = ("--watch", "watch ")
 
 ORDER = """
     cluster init, cluster, member invite, member invitations, member uninvite, node join, node start, node
-    stop, node renew, member grant, node info, node log, node inspect, node reload, node, member list,
-    member, member show, member set-host, member transfer-leadership, member set-address, member demote,
-    member promote, member remove, status, counter incr,
+    stop, node set-address, node renew, member grant, node info, node log, node inspect, node reload, node,
+    member list, member, member show, member set-host, member transfer-leadership, member set-address,
+    member demote, member promote, member remove, status, counter incr,
     counter decr, counter get, counter list, counter watch, counter reset, counter, key generate, key
     promote, key rotate, key list, key status, key disable, key enable, key export, key import, key rewrap,
     key policy, key identity, key destroy, key, token mint, token inspect, token update, token refresh,

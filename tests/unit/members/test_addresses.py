@@ -34,3 +34,24 @@ def test_removed_member_has_no_address_even_if_it_is_configured() -> None:
     machine = members(n2="b:2")
     machine.apply("remove", {"name": "n2"}, 2, 0)
     assert Addresses(NODE, machine, {NodeName("n2"): parse_address("b:2")}).known() == {}
+
+
+def test_address_that_was_set_is_dialled_before_what_the_member_says_itself() -> None:
+    machine = members(n1="old:1", n2="b:2")
+    for name in ("n1", "n2"):
+        machine.apply("set_address", {"name": name, "address": f"{name}.nat:3"}, 2, 0)
+    found = Addresses(NODE, machine, {NodeName("n2"): parse_address("yaml:2")})
+    assert found.to_dial()["n2"] == ("n2.nat:3", "b:2", "yaml:2")
+    assert found.known()["n2"] == "n2.nat:3"
+
+
+def test_own_address_is_what_was_set_until_the_configuration_says_something_new() -> None:
+    machine = members(n1="new.example:1")
+    found = Addresses(NODE, machine, {})
+    machine.apply("set_address", {"name": "n1", "address": "nat:3"}, 2, 0)
+    assert (found.own(), found.with_own()["n1"]) == ("nat:3", "nat:3")
+    found.unheard = "nat:3"
+    assert found.own() == "new.example:1"
+    found.unheard = None
+    other = Addresses(cast("LocalNode", SimpleNamespace(name="n1", advertise="later:1")), machine, {})
+    assert other.own() == "later:1"

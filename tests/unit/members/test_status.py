@@ -50,6 +50,7 @@ from cyoloctl.state import ClusterState
 from tests.docs.reading import ROOT, pages
 from tests.docs.test_commands import complaint
 from tests.fuzz.worlds import MemoryFiles
+from tests.support.cluster import free_port
 
 NOW = datetime(2026, 6, 1, tzinfo=UTC)
 NOW_MS = int(NOW.timestamp() * 1000)
@@ -315,9 +316,17 @@ def _certificate_refused(world: World) -> None:
     world.engine.away["n2"] = "n2:1: TLS: its certificate is not accepted here: unable to get local issuer"
 
 
+async def _address(world: World) -> None:
+    """The members were told that this node is where nothing listens."""
+    given = {"name": "n1", "address": f"127.0.0.1:{free_port()}"}
+    world.state.members.apply("set_address", given, 2, NOW_MS)
+    await world.service.own_address.look()
+
+
 CASES: dict[str, tuple[Callable[[World], Any], str | None]] = {
     "member_away": (_member_away, "n2"),
     "link": (_link, "n2"),
+    "address": (_address, "n1"),
     "not_following": (_not_following, "n3"),
     "lagging": (_lagging, "n3"),
     "disk_full": (_disk_full, "n3"),
@@ -375,6 +384,24 @@ async def test_three_members_in_order_are_no_problem(tmp_path: Path) -> None:
     assert free_bytes(tmp_path) == pytest.approx(
         world.service.member_status.describe()["disk_free_bytes"], abs=2**30
     )
+
+
+async def test_address_shown_is_where_a_member_says_it_is_now_or_what_an_operator_set(tmp_path: Path) -> None:
+    world = World(tmp_path / "n1")
+
+    def shown() -> dict[str, str]:
+        rows = world.service.member_status.status()["members"]
+        return {row["name"]: row["address"] for row in rows}
+
+    # The log says n1:1 of this node, which moved, and could tell nobody yet.
+    assert shown() == {"n1": "127.0.0.1:1", "n2": "n2:1", "n3": "n3:1"}
+    world.engine.told["n2"].address = "moved:2"
+    world.engine.told["n3"].address = "no address"
+    assert shown() == {"n1": "127.0.0.1:1", "n2": "moved:2", "n3": "n3:1"}
+    world.state.members.apply("set_address", {"name": "n2", "address": "nat:2"}, 2, NOW_MS)
+    assert shown()["n2"] == "nat:2"
+    del world.engine.told["n2"]
+    assert shown()["n2"] == "nat:2"
 
 
 @pytest.mark.parametrize("code", CASES)
