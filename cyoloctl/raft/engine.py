@@ -330,9 +330,14 @@ class Engine:
         self._network.disconnect(name, reason=reason)
 
     def part_with_copies(self) -> None:
-        """End links with processes that run on a copy, as far as the register tells by now."""
+        """End links with processes that run on a copy, as far as the register tells by now.
+
+        Where it tells that a disk may be an older one, the next hello decides.
+        """
         for name in list(self._verdicts.copies()):
             self._network.disconnect(name, reason=COPY)
+        for name in list(self._verdicts.doubtful()):
+            self._network.reconnect(name)
 
     def reconnect(self, name: str) -> None:
         """End the link with a peer, to make another one at once: this node has a new certificate."""

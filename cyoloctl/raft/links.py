@@ -282,7 +282,7 @@ class Link:
         elif name_of(raft_id) != self.name:
             self._refuse("its raft id is not its name")
         else:
-            self.info = PeerInfo(message["address"], message["release"])
+            self.info = PeerInfo(message["address"], message["release"], last_index=message["last_index"])
             if self._is_removed(raft_id):
                 return
             self.raft_id, self.boot, self.boots = raft_id, message["boot"], message["boots"]

@@ -101,6 +101,8 @@ class PeerInfo:
     boots: int = 0
     boot: str = ""
     """Of the peer's process, see `PeerIdentity`."""
+    last_index: int = 0
+    """Of its log when it said hello."""
     silent: bool = False
     """It was not heard for a while: the link may be cut, or the peer stands still."""
     pongs: int = 0

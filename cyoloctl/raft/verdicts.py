@@ -138,11 +138,10 @@ class Verdicts:
             return None
         known = self._register.process(hello.name)
         if known is not None:
-            boots, boot, index = known
+            boots, boot, _ = known
             if hello.boots == boots and hello.boot != boot:
                 return COPY
-            # What the registered process itself said when it dialled may arrive after it was registered.
-            if hello.boots < boots or (hello.boot != boot and hello.last_index < index):
+            if hello.boots < boots or _holds_less(known, hello.boot, hello.last_index):
                 return OLDER
         if hello.boot != self._links.last_process(hello.name) and self._replica.forgot(
             hello.raft_id, hello.term, hello.last_index
@@ -157,6 +156,16 @@ class Verdicts:
         """
         for name, info in self._links.peers().items():
             if self._is_copy(name, info.boots, info.boot):
+                yield name
+
+    def doubtful(self) -> Iterator[str]:
+        """Names of connected peers that said hello before the register knew that their disk had held more.
+
+        Each has to say hello again: an honest one holds that much by now.
+        """
+        for name, info in self._links.peers().items():
+            known = self._register.process(name)
+            if known is not None and info.boots and _holds_less(known, info.boot, info.last_index):
                 yield name
 
     def _is_copy(self, name: str, boots: int, boot: str) -> bool:
@@ -204,3 +213,11 @@ class Verdicts:
         if self.is_removed(self._replica.raft_id):
             return REMOVED
         return COPY if self._is_copy(self._name, self._boots, self._boot) else None
+
+
+def _holds_less(known: tuple[int, str, int], boot: str, last_index: int) -> bool:
+    """Whether a process whose log ended there lacks what the register knows its disk to have held.
+
+    What the registered process itself said when it dialled may arrive after it was registered.
+    """
+    return boot != known[1] and last_index < known[2]

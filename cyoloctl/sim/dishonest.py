@@ -7,24 +7,30 @@ it is settled.  All invariants hold meanwhile, and
 
 - a turned bit stops the node at its start with StorageError;
 - a disk that lacks a committed entry that it acknowledged to the leader, which goes on
-  leading, is never taken in by it again, and its process is told so within `SETTLED_S`;
+  leading, is never taken in by it again; every other voter parts with it `_PARTED_S`
+  after it has applied what the leader writes of it, and its process ends, convinced by a
+  majority of the voters that its log names, within `SETTLED_S`, where so many are left;
 - one that lost nothing is taken in, and catches up within that time.  One that lost
   what was not committed may be either.
 
 A node that was kept out, or refused to start, is removed, and a new one takes its place.
-Where that leader is lost meanwhile, nobody can know what the disk has forgotten:
-nothing is promised, and the run ends without a judgement.
+
+Once the others have committed an entry above all that the disk may have acknowledged, no
+vote of it can take anything back: half of the leaders lose their power then, and the disk
+is kept out or catches up.  Where the leader is lost earlier, nobody can know what the disk
+has forgotten: nothing is promised, and the run ends without a judgement.
 """
 
 from __future__ import annotations
 
 import random
+from dataclasses import dataclass, field
 from functools import partial
 from itertools import combinations
-from typing import Any, NamedTuple
+from typing import Any
 
 from cyoloctl.errors import CyoloctlError, StorageError
-from cyoloctl.model import name_of
+from cyoloctl.model import majority, name_of
 from cyoloctl.raft.peers import OLDER
 from cyoloctl.sim.joining import admit
 from cyoloctl.sim.node import Node
@@ -34,15 +40,18 @@ from cyoloctl.sim.world import World
 __all__ = ["SETTLED_S", "Dishonesty"]
 
 SETTLED_S = 8.0
+_PARTED_S = 1.5
 _EVERY_S = 0.05
 _ASK_S = 0.5
 _OLD_COPIES = 4
 
 
-class _Case(NamedTuple):
+@dataclass(slots=True)
+class _Case:
     """node: whose disk lied.  leader, life, term: who led then.  top: the end of its log then.
 
-    forgot: it held a committed entry, as that leader knows, and does not any more.  same: it forgot nothing.
+    kept: the end of the disk's log now.  forgot: it held a committed entry, as that leader knows, and does
+    not any more.  same: it forgot nothing.  dies: the leader, once nothing can be taken back.
     """
 
     node: Node
@@ -50,10 +59,16 @@ class _Case(NamedTuple):
     life: int
     term: int
     top: int
+    kept: int
     forgot: bool
     same: bool
     rot: bool
+    dies: bool
     until: float
+    safe: bool = False
+    """An entry above `top` is committed."""
+    known: dict[str, float] = field(default_factory=dict)
+    """Voters that have a link with the node, and have applied that its disk held more: since when."""
 
 
 class Dishonesty:
@@ -96,13 +111,16 @@ class Dishonesty:
             node.disk.roll_back(self._rng.choice(self._copies[node.name]))
         else:
             how = node.disk.rot(how, self._rng)
-        forgot = not rot and node.disk.record().last_index < knows
+        kept = node.disk.record().last_index
+        forgot = not rot and kept < knows
         same = node.disk.record() == before
+        dies = forgot and not leader.memory and self._rng.random() < 0.5
         self._time.log("the disk of %s lies: %s", node.name, how)
         self._time.count(f"disk lied: {how}")
         self.pending = True
         node.start_later()
-        case = _Case(node, leader, life, term, top, forgot, same, rot, self._time.now + SETTLED_S)
+        until = self._time.now + SETTLED_S
+        case = _Case(node, leader, life, term, top, kept, forgot, same, rot, dies, until)
         self._time.later(_EVERY_S, partial(self._look, case))
         return True
 
@@ -140,31 +158,90 @@ class Dishonesty:
             else:
                 self._settle(case, "refused to start: bit rot")
             return
-        leader = case.leader
-        if leader.life != case.life or leader.replica is None or leader.replica.term() != case.term:
-            time.give_up("the leader was lost while a disk had forgotten")
+        if not self._leads(case):
+            self._look_without_leader(case)
         elif node.barred is not None:
             self._settle(case, "kept out as older disk: by a majority")
-        elif node.replica is not None and leader.name in node.verdicts.kept_out_by(self._time.now):
-            if case.same:
-                time.fail("copy", f"{node.name} is kept out, and forgot nothing")
-            node.barred = OLDER
-            node.stop(power=False)
-            self._settle(case, "kept out as older disk: by the leader")
-        elif self._came_back(case):
+        elif self._came_back(case, case.leader):
             if case.forgot:
                 time.fail("copy", f"{node.name} is taken in, and forgot what it had acknowledged")
-            time.count("came back unnoticed")
-            self.pending = False
+            self._end(case, "came back unnoticed")
+        elif self._is_told(case) and not case.forgot:
+            if case.same:
+                time.fail("copy", f"{node.name} is kept out, and forgot nothing")
+            self._bar(case, "kept out as older disk: by the leader")
+        elif time.now > case.until and self._is_told(case) and not self._can_be_convinced(node):
+            self._bar(case, "kept out as older disk: by all, too few to end it")
+        elif time.now > case.until:
+            time.fail("copy", f"{node.name}, whose disk lied, is neither kept out nor taken in")
+        else:
+            self._check_parted(case)
+            time.later(_EVERY_S, partial(self._look, case))
+
+    def _can_be_convinced(self, node: Node) -> bool:
+        """Whether a majority of the voters that the node's log names is there to keep it out."""
+        assert node.replica is not None
+        voters = node.replica.voter_names()
+        others = {other.name for other in self._world.running()} - {node.name}
+        return len(voters & others) >= majority(len(voters))
+
+    def _bar(self, case: _Case, outcome: str) -> None:
+        """The operator ends the process."""
+        case.node.barred = OLDER
+        case.node.stop(power=False)
+        self._settle(case, outcome)
+
+    def _leads(self, case: _Case) -> bool:
+        """Whether the leader of then leads; its power is lost where it is to be."""
+        leader, replica = case.leader, case.leader.replica
+        if leader.life != case.life or replica is None or replica.term() != case.term:
+            return False
+        case.safe = replica.applied_index() > case.top
+        if case.safe and case.dies and self._is_told(case):
+            self._time.count("leader lost after a disk forgot")
+            leader.stop(power=True)
+            leader.start_later()
+            case.until = self._time.now + SETTLED_S
+            return False
+        return True
+
+    def _look_without_leader(self, case: _Case) -> None:
+        """What the disk forgot was committed by others, or nobody can tell."""
+        node, time = case.node, self._time
+        if not case.safe:
+            time.give_up("the leader was lost while a disk had forgotten")
+        elif node.barred is not None:
+            self._settle(case, "kept out as older disk: after the leader was lost")
+        elif any(self._came_back(case, leader) for leader in self._world.leaders()):
+            self._end(case, "caught up after the leader was lost")
         elif time.now > case.until:
             time.fail("copy", f"{node.name}, whose disk lied, is neither kept out nor taken in")
         else:
             time.later(_EVERY_S, partial(self._look, case))
 
-    @staticmethod
-    def _came_back(case: _Case) -> bool:
+    def _is_told(self, case: _Case) -> bool:
+        """Whether the leader has told the process that it is kept out."""
         node = case.node
-        linked = node.name in case.leader.links.peers()
+        return node.replica is not None and case.leader.name in node.verdicts.kept_out_by(self._time.now)
+
+    def _check_parted(self, case: _Case) -> None:
+        """Whoever has applied that the disk held more has no link with it."""
+        for other in self._world.running():
+            known = other.state.presence.get(case.node.name)
+            if known is None or known.index <= case.kept or case.node.name not in other.links.peers():
+                case.known.pop(other.name, None)
+            elif self._time.now > case.known.setdefault(other.name, self._time.now) + _PARTED_S:
+                claim = f"{other.name} keeps a link with {case.node.name}, and knows that its disk forgot"
+                self._time.fail("copy", claim)
+
+    def _end(self, case: _Case, outcome: str) -> None:
+        self._time.count(outcome)
+        self.pending = False
+
+    @staticmethod
+    def _came_back(case: _Case, leader: Node) -> bool:
+        node = case.node
+        linked = node.name in leader.links.peers()
         return linked and node.replica is not None and node.replica.applied_index() >= case.top
 
     def _settle(self, case: _Case, outcome: str) -> None:

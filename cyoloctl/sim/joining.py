@@ -45,6 +45,8 @@ def admit(world: World, name: str, *, memory: bool, learner: bool) -> None:
             world.time.log("%s joins%s", name, ", its log in memory" if memory else "")
             world.time.count("join")
             world.add_node(name, [(NO_OP, 1, 0)], memory=memory)
+            if not world.working:  # its node.yaml names no removed members, as no other does by now
+                world.nodes[name].heal()
 
     def again() -> None:
         if name not in world.nodes and world.working:

@@ -93,7 +93,7 @@ class Liveness:
     def _sound_majority(self) -> tuple[str, ...] | None:
         """Voters that are sound together and a majority, large groups first; None when there are none."""
         since = self._time.now - _CALM_S
-        nodes = [node.name for node in self._world.running() if node.is_sound()]
+        nodes = [node.name for node in self._world.running() if node.is_sound() and node.disk.is_honest()]
         voters = self._voters()
         nodes = [name for name in nodes if any(name in each for each in voters)]
         for size in range(len(nodes), 0, -1):

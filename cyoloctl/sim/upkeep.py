@@ -124,6 +124,8 @@ class Upkeep:
             return
         for name in list(node.verdicts.copies()):
             node.links.disconnect(name, reason=COPY)
+        for name in list(node.verdicts.doubtful()):
+            node.links.reconnect(name)
         if node.replica.leader() is not None and not self._busy:
             self._do_what_is_due(node.replica)
         self._later(node.rng.uniform(*_PAUSE_S))

@@ -32,28 +32,35 @@ def test_simulation_dishonest_disks_are_kept_out_refused_or_lost_nothing() -> No
         report = run(seed)
         assert report.violation is None, report.violation
         counts.update(report.counts)
-    by_leader = counts["kept out as older disk: by the leader"]
-    kept_out = by_leader + counts["kept out as older disk: by a majority"]
+    outcomes = ("by the leader", "by a majority", "by all, too few to end it", "after the leader was lost")
+    kept_out = sum(counts[f"kept out as older disk: {how}"] for how in outcomes)
+    caught_up = counts["caught up after the leader was lost"]
     rotten = counts["disk lied: journal"] + counts["disk lied: snapshot"]
     lied = rotten + counts["disk lied: tail"] + counts["disk lied: older"]
     assert counts["disk lied: journal"] > 0
     assert counts["disk lied: snapshot"] > 0
     assert counts["refused to start: bit rot"] == rotten
-    assert kept_out > 5
+    assert counts["kept out as older disk: by a majority"] > 0
+    assert counts["leader lost after a disk forgot"] > 0
     assert counts["came back unnoticed"] > 0
-    assert lied == rotten + kept_out + counts["came back unnoticed"]
-    assert counts["removed for its disk"] == rotten + kept_out
+    assert lied == rotten + kept_out + caught_up + counts["came back unnoticed"]
+    assert 0 < counts["removed for its disk"] <= rotten + kept_out  # a run may end before the last is counted
     assert counts["converged"] == len(SEEDS)
 
 
 def test_simulation_dishonest_disks_come_only_where_they_are_named() -> None:
-    assert OPT_IN == ("dishonest",)
+    assert "dishonest" in OPT_IN
     assert not set(OPT_IN) & set(FAULTS)
     assert not any(name.startswith("disk lied") for name in run_seed(0).counts)
 
 
 def test_simulation_finds_an_older_disk_that_nobody_looks_for(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(Verdicts, "refusal", lambda self, hello: None)
+    assert first_kind(SEEDS) == "copy"
+
+
+def test_simulation_finds_a_link_with_an_older_disk_that_goes_on(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(Verdicts, "doubtful", lambda self: ())
     assert first_kind(SEEDS) == "copy"
 
 

@@ -199,6 +199,10 @@ class Peer(asyncio.Transport):
                 if message["type"] == kind:
                     return message
 
+    def heard(self) -> list[str]:
+        """Types of the messages that the node has sent, and nobody waited for."""
+        return [self._heard.get_nowait()["type"] for _ in range(self._heard.qsize())]
+
     # What the link calls.
 
     def get_extra_info(self, name: str, default: Any = None) -> Any:
@@ -419,6 +423,28 @@ async def test_process_that_the_register_comes_to_know_as_a_copy_is_parted_with(
         membership.known = (5, "B", 1)
         engine.part_with_copies()
         assert peer.is_closing()
+
+
+async def test_process_that_the_register_comes_to_know_to_have_held_more_says_hello_again() -> None:
+    """It was taken in before; so its vote would count here although this node knows better."""
+    membership = Membership(process=(4, "B", 9))
+    older = {"boots": 5, "boot": "C", "last_index": 9}
+    async with running(membership=membership) as engine:
+        peer = Peer(engine, "a", changes=older)
+        engine.part_with_copies()
+        assert not peer.is_closing()
+        membership.known = (4, "B", 10)
+        engine.part_with_copies()
+        assert peer.is_closing()
+        assert "goodbye" not in peer.heard()  # it may be honest
+        again = Peer(engine, "a", changes=older)
+        assert (await again.wait_for("goodbye"))["reason"] == "older disk"
+        honest = Peer(engine, "a", changes=older | {"last_index": 10})
+        engine.part_with_copies()
+        assert not honest.is_closing()
+        membership.known = (5, "C", 12)  # it was registered itself, and went on
+        engine.part_with_copies()
+        assert not honest.is_closing()
 
 
 @pytest.mark.parametrize(

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import pytest
 
@@ -153,6 +153,25 @@ def test_copies_are_the_peers_that_the_register_knows_a_later_process_of() -> No
     connected = {"a": peer(boots=1, boot="x"), "b": peer(boots=2, boot="x"), "c": peer()}
     register = Register(processes=dict.fromkeys("abc", (2, "x", 0)))
     assert list(verdicts(Own(RaftId("me"), connected=connected), register=register).copies()) == ["a"]
+
+
+@pytest.mark.parametrize(
+    ("boots", "boot", "last_index", "known", "doubtful"),
+    [
+        (3, "new", 7, (2, "x", 8), True),
+        (3, "new", 8, (2, "x", 8), False),
+        (2, "x", 7, (2, "x", 8), False),  # the registered process itself
+        (3, "new", 7, None, False),
+        (0, "new", 0, (2, "x", 8), False),  # its log is in memory
+    ],
+)
+def test_doubtful_is_a_peer_whose_hello_told_of_less_than_the_register_knows_now(
+    boots: int, boot: str, last_index: int, known: tuple[int, str, int] | None, doubtful: bool
+) -> None:
+    connected = {"a": replace(peer(boots=boots, boot=boot), last_index=last_index)}
+    register = Register(processes={} if known is None else {"a": known})
+    found = list(verdicts(Own(RaftId("me"), connected=connected), register=register).doubtful())
+    assert found == (["a"] if doubtful else [])
 
 
 def test_dispute_is_lost_to_a_majority_of_the_voters_that_follows_the_other() -> None:
