@@ -27,6 +27,7 @@ from cyoloctl.raft.journal import Journal
 from cyoloctl.raft.links import Link, Links
 from cyoloctl.raft.membership import Membership
 from cyoloctl.raft.messages import decode
+from cyoloctl.raft.peers import REMOVED
 from cyoloctl.raft.proposals import Proposal, no_leader
 from cyoloctl.raft.reads import ReadIndex
 from cyoloctl.raft.replica import Replica
@@ -345,11 +346,11 @@ def dials_are_not_repeated(patch: pytest.MonkeyPatch) -> None:
 def removed_lives_count_for_the_name(patch: pytest.MonkeyPatch) -> None:
     """A member in memory is refused because its raft id of an earlier start was removed, as once shipped."""
 
-    def wrong(self: Node, raft_id: str) -> bool:
+    def wrong(self: Node, raft_id: str) -> str | None:
         removed = frozenset() if self.replica is None else self.replica.removed_peers()
-        return name_of(raft_id) in {name_of(one) for one in removed}
+        return REMOVED if name_of(raft_id) in {name_of(one) for one in removed} else None
 
-    patch.setattr(Node, "is_removed", wrong)
+    patch.setattr(Node, "removal", wrong)
 
 
 def the_latest_clock_moves_time(patch: pytest.MonkeyPatch) -> None:
