@@ -320,6 +320,10 @@ class ClusterState:
             for name in done["lost"]:
                 if self.members.get(name) is not None:
                     self.members.apply("remove", {"name": name}, index, now_ms)
+            if (
+                self.members.get(done["by"]) is not None
+            ):  # a learner's disk, perhaps: it is the only voter now
+                self.members.apply("set_role", {"name": done["by"], "role": "voter"}, index, now_ms)
             return
         # A new cluster with an old state: whoever belonged to the old one is a stranger, keys and all.
         empty, policy = ClusterState(), self.keys.export_state()["policy"]

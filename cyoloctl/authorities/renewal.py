@@ -18,6 +18,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
+from cyoloctl.audit import audit
 from cyoloctl.authorities.machine import DEFAULT_CERTIFICATE_DAYS, AuthorityMachine, Rotation
 from cyoloctl.errors import (
     AccessDenied,
@@ -53,6 +54,7 @@ _PAUSE_S, _BUSY_PAUSE_S = 0.5, 0.1
 _STEP_TIMEOUT_S = 5.0
 _RETRY_FIRST_S, _RETRY_LAST_S = 1.0, 60.0
 _REMAKE_EVERY_S = 0.4
+_FETCH_EVERY_S = 5.0
 _SHUT_OUT_S = 10.0
 _SETTLED_S = 1.0
 _LAST_UNIX_MS = int(renewal.CLOCK_UNTIL.timestamp() * 1000)
@@ -98,6 +100,7 @@ class CertificateRenewal:
         self._seen = self._stamps()
         self._renewed_at = float("-inf")
         self._remake_at = 0.0
+        self._fetch_at = 0.0
         self._failures = 0
         self._retry_at = 0.0
         self._alone_since = time.monotonic()
@@ -232,6 +235,7 @@ class CertificateRenewal:
         busy = self._remake_links() or busy
         try:
             if self._engine.leader() is not None:
+                busy = await self._fetch_key() or busy
                 busy = await self._report_progress() or busy
                 if self._engine.is_leader():
                     busy = await self._lead() or busy
@@ -415,6 +419,41 @@ class CertificateRenewal:
         )
         _log.info("certificate issued", extra={"member": name})
         return certificate, issuer.authority.ca_pem
+
+    # The CA's key, for a voter that was a learner before.
+
+    async def _fetch_key(self) -> bool:
+        """Ask for the present CA's key where this node votes and lacks it: it comes sealed."""
+        member, ca_pem = self._members.get(self._name), self._authorities.current or self.files.ca_pem
+        sha256, now = certificate_sha256(ca_pem), time.monotonic()
+        if member is None or member.role != "voter" or self._authorities.rotation is not None:
+            return False  # a rotation gives its own key
+        if sha256 in self._held or ca_pem not in self.files.authorities or now < self._fetch_at:
+            return False
+        for name, peer in sorted(self._engine.peers().items()):
+            keys = peer.info.get("ca_keys")
+            if self._members.is_voter(name) and isinstance(keys, str) and sha256 in keys.split():
+                self._fetch_at = now + _FETCH_EVERY_S
+                answer = await self._ask(name, "ca_key", {"sha256": sha256}, _STEP_TIMEOUT_S)
+                sealed, cluster_id = str(answer.get("sealed")), str(self._node.cluster_id)
+                found = exchange.open_key(self._pki_dir, sealed, cluster_id, self._name, ca_pem)
+                exchange.store_key(self._pki_dir, found)
+                self.reload()
+                _log.info("this node holds the CA's key now", extra={"ca": sha256[:16], "from": name})
+                return True
+        return False
+
+    async def key_for(self, peer: str, *, sha256: str, timeout_s: float) -> Json:
+        """A CA's key, sealed to a voter that lacks it.  Raises AccessDenied, Conflict."""
+        await self._proposer.fresh(timeout_s=timeout_s)
+        member, found = self._members.get(peer), self._held.get(sha256)
+        if member is None or member.role != "voter":
+            raise AccessDenied("only voters hold the key of the CA")
+        if found is None:
+            raise Conflict("the key of this CA is not here: see who holds it (pki status)")
+        audit("ca key handed over", member=peer, ca=sha256)
+        cluster_id = str(self._node.cluster_id)
+        return {"sealed": exchange.seal_key(found, cluster_id, peer, member.sealing_key)}
 
     # The exchange of the CA.
 

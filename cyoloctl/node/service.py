@@ -248,6 +248,12 @@ class Service:
             to="voters",
         )
         offer(
+            "ca_key",
+            {"sha256": str},
+            lambda peer, given, timeout_s: self.certificates.key_for(peer, **given, timeout_s=timeout_s),
+            to="voters",
+        )
+        offer(
             "wrap_ca",
             {"sha256": str},
             lambda peer, given, timeout_s: self.certificates.wrap_for_leader(**given, timeout_s=timeout_s),

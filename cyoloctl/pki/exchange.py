@@ -44,6 +44,7 @@ __all__ = [
     "new_authority",
     "open_key",
     "seal_key",
+    "store_key",
     "store_next_key",
     "trust",
 ]
@@ -124,6 +125,11 @@ def trust(pki_dir: Path, authorities: Iterable[str]) -> bool:
 def store_next_key(pki_dir: Path, authority: Authority) -> None:
     """Keep the new CA's key beside the present one's.  Raises StorageError."""
     write_node_file(pki_dir / NEXT_CA_KEY, authority.key_pem.encode())
+
+
+def store_key(pki_dir: Path, authority: Authority) -> None:
+    """Keep the present CA's key.  Raises StorageError."""
+    write_node_file(pki_dir / CA_KEY, authority.key_pem.encode())
 
 
 def close_exchange(pki_dir: Path, ca_pem: str) -> None:

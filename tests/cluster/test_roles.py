@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import stat
 from typing import Any
 
 import pytest
@@ -126,6 +127,17 @@ def test_invited_learner_stays_one_until_it_is_promoted(stopped: Cluster) -> Non
     assert _role(stopped, "l1", leader) == "learner"
     assert _change(stopped, leader, "promote", "l1")["after"] == preview["after"]
     assert stopped.client().status()["cluster"]["voters"] == 4
+    # As every voter it holds the CA's key from now on: it alone could renew the others' certificates.
+    key = stopped["l1"].directory / "pki" / "ca.key"
+    wait_until("the key of the CA on l1", key.exists)
+    assert key.read_bytes() == (stopped["n1"].directory / "pki" / "ca.key").read_bytes()
+    assert stat.S_IMODE(key.stat().st_mode) == 0o600
+    [row] = stopped["n1"].client().call("pki_status")["authorities"]
+    wait_until(
+        "l1 among the holders",
+        lambda: "l1" in stopped["n1"].client().call("pki_status")["authorities"][0]["key_holders"],
+    )
+    assert row["state"] == "current"
     assert _change(stopped, leader, "transfer-leadership", "--to", "l1")["leader"] == "l1"
 
 

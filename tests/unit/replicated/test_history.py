@@ -60,6 +60,14 @@ def test_members_left_behind_are_members_no_more() -> None:
     assert all(name not in record.wrapped for record in state.keys.records() for name in lost)
 
 
+def test_learner_whose_disk_is_all_that_is_left_is_meant_to_vote() -> None:
+    state = World("keys").state
+    names = sorted(member.name for member in state.members.members())
+    state.members.apply("set_role", {"name": names[0], "role": "learner"}, 8999, 0)
+    replace(state, 9000, by=names[0], lost=names[1:])
+    assert state.members.is_voter(names[0])
+
+
 def test_new_cluster_with_an_old_state_knows_nobody_of_the_old_one() -> None:
     world = World("keys")
     for machine, operation, arguments in CASES["credentials"].history:
