@@ -79,7 +79,9 @@ def changes_due(
         ]
     for member in members:
         if member.raft_id in status.removed:
-            due.append(Change("forget", member.name))
+            # Not before the removal is applied: another leader may replace it, and the member stays a voter.
+            if not status.changing:
+                due.append(Change("forget", member.name))
         elif member.role == "voter" and member.raft_id not in status.voters:
             waiting = True
             if member.raft_id in status.learners and member.raft_id not in stepped_out:

@@ -11,6 +11,7 @@ from cyoloctl.errors import CyoloctlError
 from cyoloctl.model import RaftId, name_of
 from cyoloctl.replicated.command import encode_command
 from cyoloctl.sim.dishonest import Dishonesty
+from cyoloctl.sim.forced import force_out
 from cyoloctl.sim.joining import admit
 from cyoloctl.sim.node import Node
 from cyoloctl.sim.timeline import HANDOVER
@@ -464,6 +465,10 @@ class Faults:
         """A disk loses, forgets or turns what it had synced: see `Dishonesty`."""
         return self._dishonesty.befall()
 
+    def force(self) -> bool:
+        """A voter is removed by force while too few of the others are up."""
+        return force_out(self._world, self._rng, self.spared)
+
     def releases(self) -> bool:
         """A node that runs the older release is stopped, and started as the newer one."""
         nodes = [node for node in self._exposed() if node.older]
@@ -516,6 +521,7 @@ _TABLE: dict[str, tuple[int, Callable[[Faults], bool]]] = {
 _OPT_IN_TABLE: dict[str, tuple[int, Callable[[Faults], bool]]] = {
     "dishonest": (6, Faults.dishonest),
     "releases": (1, Faults.releases),
+    "force": (5, Faults.force),
 }
 _BY_NAME = {name: inject for name, (_, inject) in (_TABLE | _OPT_IN_TABLE).items()}
 _WEIGHTS = {name: weight for name, (weight, _) in (_TABLE | _OPT_IN_TABLE).items()}
