@@ -66,7 +66,7 @@ from cyoloctl.errors import StorageError, VersionMismatch
 from cyoloctl.keys.machine import KeyMachine
 from cyoloctl.members.machine import MemberMachine
 from cyoloctl.members.presence import PresenceMachine
-from cyoloctl.model import Stamp
+from cyoloctl.model import RaftId, Stamp
 from cyoloctl.rendezvous.machine import RendezvousMachine
 from cyoloctl.replicated.answers import AnswerMachine
 from cyoloctl.replicated.clock import ClockMachine
@@ -572,6 +572,11 @@ class AppliedMembership:
         """See MembershipView."""
         member = self._state.members.get(name)
         return None if member is None else member.role
+
+    def raft_id(self, name: str) -> RaftId | None:
+        """See MembershipView."""
+        member = self._state.members.get(name)
+        return None if member is None else RaftId(member.raft_id)
 
     def process(self, name: str) -> tuple[int, str, int] | None:
         """See MembershipView."""

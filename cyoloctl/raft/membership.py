@@ -2,13 +2,14 @@
 
 The configuration is the snapshot's, then every membership entry above it.  A
 connected node that is neither voter nor removed is a learner.  One change at a
-time (row 3), and none before the no-op of its term is applied.
+time (row 3), and none before the no-op of its term is applied.  None either
+before a majority of those that would vote then has answered: see `rollcall.py`.
 """
 
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable
 from dataclasses import dataclass
 
 from cyoloctl.errors import Conflict, CyoloctlError, NoLeader, NotFound
@@ -16,6 +17,7 @@ from cyoloctl.model import RaftId, is_in_memory, majority, name_of
 from cyoloctl.raft.core import Core
 from cyoloctl.raft.handover import Handover
 from cyoloctl.raft.proposals import Done
+from cyoloctl.raft.rollcall import RollCall
 from cyoloctl.raft.snapshot import SnapshotMeta
 from cyoloctl.raft.vendor import Node, decode_membership, encode_membership
 
@@ -79,6 +81,9 @@ class Membership:
         self.voter_names: frozenset[str] = frozenset()
         self._changes: list[tuple[int, tuple[str, RaftId]]] = []  # above the base, by index
         self._waiting: dict[int, tuple[int, Done]] = {}  # by index: the term of the change, and who asked
+        self.roll_call = RollCall(core)
+        self.considered: frozenset[RaftId] = frozenset()
+        """The voters if the change is made before which the roll is called; none otherwise."""
 
     def is_voter(self) -> bool:
         """True while its log makes this node a voter (rows 4 and 10)."""
@@ -129,6 +134,7 @@ class Membership:
 
     def abandon(self, error: CyoloctlError) -> None:
         """Answer whoever waits for a change with the error."""
+        self.roll_call.end(NoLeader("the change of the members was not begun: try again"))
         waiting, self._waiting = self._waiting, {}
         for _, done in waiting.values():
             done(None, error)
@@ -198,7 +204,7 @@ class Membership:
         """Make a learner that has caught up a voter.  Leader only.
 
         callback(index, error): Conflict when refused (a change is in progress,
-        not connected, removed, too far behind), NoLeader when this is not the leader.
+        not connected, removed, too far behind, no answer), NoLeader when this is not the leader.
         """
         node = self._core.node(raft_id)
         engine = self._core.engine
@@ -223,55 +229,75 @@ class Membership:
         """Remove a voter or learner permanently.  Leader only; never the leader itself.
 
         Conflict, unless force: no majority of the voters that would be left
-        was heard from lately, so that the removal could never be committed.
+        answers, so that the removal could never be committed.
         """
         if raft_id in self.current.removed and raft_id in self.applied.removed:
             callback(self._core.engine.applied_index(), None)
             return
-        if not force and not self._majority_without(raft_id):
-            callback(None, Conflict(f"without {raft_id} no majority of the voters is reachable"))
-            return
-        self._change("remove", raft_id, callback)
+        self._change("remove", raft_id, callback, force=force)
 
     def demote(self, raft_id: RaftId, callback: Done) -> None:
         """Make a voter a learner.  Leader only; never the leader itself."""
         if raft_id not in self.current.voters and raft_id not in self.applied.voters:
             callback(None, NotFound(f"{raft_id} is not a voter"))
             return
-        if not self._majority_without(raft_id):
-            callback(None, Conflict(f"without {raft_id} no majority of the voters is reachable"))
-            return
         self._change("demote", raft_id, callback)
 
-    def _majority_without(self, raft_id: RaftId) -> bool:
-        engine = self._core.engine
-        if not engine.is_leader() or raft_id == self._core.raft_id or raft_id not in self.current.voters:
-            return True  # refused elsewhere, or changes no majority
-        left = {node for node in engine.others() if node.id != raft_id}
-        since = self._core.clock() - self._core.timing.leader_fallback_s
-        heard = sum(
-            1 for node in left if node in engine.connected and self._core.progress[node].last_heard > since
-        )
-        return 1 + heard >= majority(len(left) + 1)
+    def _change(self, operation: str, raft_id: RaftId, callback: Done, *, force: bool = False) -> None:
+        """Make a change, after the roll was called unless it is forced or no voter's."""
+        if not self._is_possible(raft_id, callback):
+            return
+        before, after = self.current.voters, self.current.after((operation, raft_id)).voters
+        if force or before == after:
+            self._append(operation, raft_id, callback)
+            return
+        others = {self._core.node(each) for each in after} - {self._core.me}
+        added = others - {self._core.node(each) for each in before}
+        if added:
+            refusal = f"{raft_id} does not answer, or no majority of the voters does: try again"
+        else:
+            refusal = f"without {raft_id} no majority of the voters is reachable"
 
-    def _change(self, operation: str, raft_id: RaftId, callback: Done) -> None:
+        def enough(answered: Collection[Node]) -> bool:
+            return added.issubset(answered) and 1 + len(answered) >= majority(len(after))
+
+        def called(error: CyoloctlError | None) -> None:
+            self.considered = frozenset()
+            if error is not None:
+                callback(None, error)
+            elif self._is_possible(raft_id, callback):
+                self._append(operation, raft_id, callback)
+
+        self.considered = after
+        self.roll_call.begin(others, enough, called, refusal=Conflict(refusal))
+
+    def _is_possible(self, raft_id: RaftId, callback: Done) -> bool:
+        """False, and the callback called, when no change of this member may begin now."""
         engine = self._core.engine
+        refusal: CyoloctlError | None = None
         if self._core.failed is not None:
-            callback(None, self._core.failed)
+            refusal = self._core.failed
         elif not engine.is_leader():
-            callback(None, NoLeader("this node is not the leader"))
+            refusal = NoLeader("this node is not the leader")
         elif raft_id == self._core.raft_id:
-            callback(None, Conflict("the leader cannot remove itself: transfer leadership first"))
+            refusal = Conflict("the leader cannot remove itself: transfer leadership first")
         elif self._handover.is_going():
-            callback(None, Conflict("leadership is being transferred: try again"))
-        elif engine.applied_index() < engine.no_op_index() or (
-            self._changes and self._changes[-1][0] > engine.applied_index()
+            refusal = Conflict("leadership is being transferred: try again")
+        elif (
+            self.roll_call.is_open()
+            or engine.applied_index() < engine.no_op_index()
+            or (self._changes and self._changes[-1][0] > engine.applied_index())
         ):
             # Row 3: one change at a time, and none before the no-op of this term is applied.
-            callback(None, Conflict("another membership change is in progress: try again"))
-        else:
-            index = engine.append_command(encode_membership(operation, raft_id), None)
-            self._waiting[index] = (engine.term(), callback)
+            refusal = Conflict("another membership change is in progress: try again")
+        if refusal is not None:
+            callback(None, refusal)
+        return refusal is None
+
+    def _append(self, operation: str, raft_id: RaftId, callback: Done) -> None:
+        engine = self._core.engine
+        index = engine.append_command(encode_membership(operation, raft_id), None)
+        self._waiting[index] = (engine.term(), callback)
 
     def apply(self, index: int) -> None:
         removed_before = self.applied.removed

@@ -27,12 +27,7 @@ import random
 from collections.abc import Callable, Iterable, Iterator
 from typing import Any
 
-from cyoloctl.errors import (
-    CyoloctlError,
-    InternalError,
-    OutcomeUnknown,
-    Overloaded,
-)
+from cyoloctl.errors import CyoloctlError, InternalError, OutcomeUnknown, Overloaded
 from cyoloctl.model import RaftId, Role, Stamp, name_of
 from cyoloctl.raft.applying import apply_commands
 from cyoloctl.raft.batch import encode_batch, stamp_of
@@ -166,7 +161,7 @@ class Replica:
             "forward": self._forwarding.on_forward,
             "forward_result": self._forwarding.on_forward_result,
             "read_confirm": self._reads.on_read_confirm,
-            "read_confirmed": self._reads.on_read_confirmed,
+            "read_confirmed": self._membership.roll_call.ahead_of(self._reads.on_read_confirmed),
             "read_index": self._reads.on_read_index,
             "read_index_result": self._reads.on_read_index_result,
         }
@@ -272,6 +267,10 @@ class Replica:
     def voters(self) -> frozenset[RaftId]:
         """Raft ids of the voters in this node's log."""
         return self._membership.current.voters
+
+    def considered(self) -> frozenset[RaftId]:
+        """Raft ids of the voters, if the change is made before which this leader calls the roll."""
+        return self._membership.considered
 
     def configuration(self) -> tuple[frozenset[RaftId], frozenset[RaftId]]:
         """Raft ids of the voters and of the removed members in this node's log."""
@@ -436,6 +435,7 @@ class Replica:
     def _lead(self, now: float, commit_before: int) -> None:
         self._cluster_clock.judge(self._membership.voter_names)
         self._replication.lead(now, commit_before)
+        self._membership.roll_call.lead(now)
         self._reads.lead(now)
         self._handover.lead(now)
 

@@ -32,6 +32,10 @@ class MembershipView(Protocol):
         """``voter`` or ``learner``, as the node was admitted; None when it is unknown."""
         ...
 
+    def raft_id(self, name: str) -> RaftId | None:
+        """The raft id that the node announced last; None when it is unknown."""
+        ...
+
     def process(self, name: str) -> tuple[int, str, int] | None:
         """Boots and boot of the node's latest process, and an index that its disk held; None when unknown."""
         ...
@@ -72,6 +76,10 @@ class NobodyKnown:
         """Everybody may vote."""
         return "voter"
 
+    def raft_id(self, name: str) -> RaftId | None:
+        """No raft id is known."""
+        return None
+
     def process(self, name: str) -> tuple[int, str, int] | None:
         """No process is known."""
         return None
@@ -80,7 +88,7 @@ class NobodyKnown:
 class Verdicts:
     """The judgements of one process; `attach` what it looks at before the first.
 
-    named: the other nodes in its configuration, whom it believes while its log is empty.
+    named: the other nodes in its configuration, whom it believes until its log holds its own place.
     """
 
     def __init__(self, name: str, *, boots: int, boot: str, register: MembershipView | None = None) -> None:
@@ -109,8 +117,14 @@ class Verdicts:
         peers = self._links.peers()
         # An earlier life of this very node, in memory, tells nothing.
         voters = self.voter_names() - {self._name}
+        if any(raft_id in peers[name].voters for name in voters if name in peers):
+            return True
         if voters or self._replica.raft_id in self._replica.voters():
-            return any(raft_id in peers[name].voters for name in voters if name in peers)
+            # The beginning of a log may name voters that are long gone, while its configuration is of the
+            # time when it joined, or ran last.  Its own place in the log ends that time.
+            own = self._replica.raft_id
+            if not self.named or own in self._replica.voters() or self._register.raft_id(self._name) == own:
+                return False
         said = sum(raft_id in peers[name].voters for name in self.named if name in peers)
         # Those that are as empty know nobody and have no say: members in memory that start together.
         empty = sum(

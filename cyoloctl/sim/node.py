@@ -498,7 +498,8 @@ class Node:
     def heal(self) -> None:
         """Every fault of this node ends, except a wrong wall clock.  A process starts if none runs."""
         self._fuse = self._stall = None
-        self._remembered -= self._invariants.removed_names()  # somebody corrects node.yaml
+        named = self._remembered or frozenset(self._network.hosts) - {self.name}
+        self._remembered = named - self._invariants.removed_names()  # somebody corrects node.yaml
         if self.replica is not None:
             self.verdicts.named -= self._invariants.removed_names()
         if self.older:

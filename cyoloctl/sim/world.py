@@ -39,7 +39,9 @@ class World:
         )
         node.may_die = lambda: self.may_lose(node)
         node.before_change = lambda what: self.before_change()
+        acting = self.time.acting  # whoever admits it is in the middle of a turn
         node.start()
+        self.time.acting = acting
         return node
 
     def may_lose(self, node: Node) -> bool:
@@ -47,21 +49,21 @@ class World:
 
         A member in memory does not come back as the voter that it was: the other voters that are up or
         on a disk must be a majority, in every configuration in force, and in
-        those that may follow: a leader may not know yet that a member which it promotes is down.
+        one for which a leader has just called the roll: whoever answered is counted upon.
         """
         if not node.memory:
             return True
         up = {other.raft_id for other in self.running() if other is not node}
-        down = {other.raft_id for other in self.nodes.values() if other.memory} - up
         return all(
             sum(raft_id in up or not is_in_memory(raft_id) for raft_id in voters) >= majority(len(voters))
-            for configuration in self._configurations()
-            for voters in (configuration, configuration | down)
+            for voters in self._configurations()
         )
 
     def _configurations(self) -> list[frozenset[RaftId]]:
         found = [self.invariants.voters()]
-        found += [node.replica.voters() for node in self.running() if node.replica is not None]
+        for node in self.running():
+            if node.replica is not None:
+                found += [node.replica.voters(), node.replica.considered()]
         return [voters for voters in found if voters]
 
     def names(self) -> list[str]:

@@ -70,8 +70,117 @@ def test_demotion_that_leaves_no_live_majority_is_refused() -> None:
     cluster.run(0.3)
     cluster.isolate("c")
     cluster.run(2.0, reconnect=False)
-    assert isinstance(cluster.demote("a", "b").error, Conflict)
+    assert isinstance(refusal(cluster, cluster.demote("a", "b")), Conflict)
     assert cluster.config("a") == {"a", "b", "c"}
+
+
+def refusal(cluster: OurCluster, change: Outcome) -> Exception | None:
+    """What a change ends with, once the roll was called."""
+    assert cluster.run_until(lambda: not change.pending, within=2.0)
+    return change.error
+
+
+@pytest.mark.parametrize("change", ["demote", "remove"])
+def test_new_leader_counts_on_nobody_who_has_not_answered_it(change: str) -> None:
+    cluster = OurCluster("abc")
+    cluster.hold("c", "a")
+    cluster.elect("a")
+    cluster.write("a", b"x1")
+    asked = cluster.demote("a", "b") if change == "demote" else cluster.remove("a", "b")
+    assert isinstance(refusal(cluster, asked), Conflict)
+    assert cluster.config("a") == {"a", "b", "c"}
+
+
+def test_answers_from_before_a_change_do_not_count_for_it() -> None:
+    cluster = OurCluster("abc")
+    cluster.elect("a")
+    cluster.run(0.3)
+    cluster.hold("c", "a")  # its answers are on their way, and it dies
+    cluster.run(0.3)
+    cluster.hold("a", "c")
+    change = cluster.demote("a", "b")
+    cluster.release("c", "a")
+    cluster.run(0.3)
+    assert change.pending
+    assert cluster.config("a") == {"a", "b", "c"}
+    cluster.release("a", "c")  # it was alive after all
+    assert cluster.run_until(lambda: change.ok, within=1.0)
+
+
+def test_answer_in_the_roll_call_counts_for_one_question_in_one_term() -> None:
+    cluster = OurCluster("abc")
+    cluster.elect("a")
+    cluster.run(0.3)
+    cluster.hold("a", "b")
+    cluster.hold("a", "c")
+    mark = len(cluster.sent)
+    change = cluster.demote("a", "b")
+    cluster.tick("a")
+    (question,) = {m["seq"]: m for m in said(cluster, mark, "a", "read_confirm", "c")}.values()
+    term = cluster.term("a")
+    for wrong in ({"seq": question["seq"] - 1}, {"term": term - 1}):
+        hear(cluster, "a", "c", {"type": "read_confirmed", "seq": question["seq"], "term": term, **wrong})
+        assert change.pending
+        assert cluster.config("a") == {"a", "b", "c"}
+    hear(cluster, "a", "b", {"type": "read_confirmed", "seq": question["seq"], "term": term})
+    assert cluster.config("a") == {"a", "b", "c"}  # whoever is to go says nothing about those who stay
+    hear(cluster, "a", "c", {"type": "read_confirmed", "seq": question["seq"], "term": term})
+    assert cluster.config("a") == {"a", "c"}
+
+
+def test_second_change_is_refused_while_the_roll_is_called() -> None:
+    cluster = OurCluster("abc")
+    cluster.elect("a")
+    cluster.run(0.3)
+    cluster.hold("a", "b")
+    first, second = cluster.demote("a", "c"), cluster.demote("a", "b")
+    assert first.pending
+    assert "in progress" in str(second.error)
+    cluster.release("a", "b")
+    assert cluster.run_until(lambda: first.ok, within=1.0)
+
+
+def test_change_is_not_begun_when_a_handover_began_during_its_roll_call() -> None:
+    cluster = OurCluster("abc")
+    cluster.elect("a")
+    cluster.run(0.3)
+    cluster.hold("a", "b")
+    change = cluster.demote("a", "c")
+    cluster.tick("a")
+    cluster.transfer("a", "b")
+    cluster.answer_roll("a")
+    assert "transferred" in str(change.error)
+    assert cluster.config("a") == {"a", "b", "c"}
+
+
+def test_change_that_too_few_could_answer_is_refused_at_once() -> None:
+    cluster = OurCluster("abc")
+    cluster.elect("a")
+    cluster.run(0.3)
+    cluster.disconnect("a", "c")
+    assert "no majority" in str(cluster.demote("a", "b").error)
+
+
+def test_roll_call_ends_with_its_leader() -> None:
+    cluster = OurCluster("abc")
+    cluster.elect("a")
+    cluster.run(0.3)
+    cluster.hold("a", "b")
+    change = cluster.demote("a", "c")
+    answer = {"type": "append_response", "term": 9, "next_index": 1, "reset": False, "success": False}
+    hear(cluster, "a", "b", answer)
+    assert isinstance(change.error, NoLeader)
+
+
+def test_roll_is_called_again_when_a_question_was_lost() -> None:
+    cluster = OurCluster("abc")
+    cluster.elect("a")
+    cluster.run(0.3)
+    change = cluster.demote("a", "c")
+    cluster.tick("a")
+    cluster.disconnect("a", "b")
+    assert change.pending
+    assert cluster.run_until(lambda: change.ok, within=1.0)
 
 
 def test_membership_does_not_change_while_leadership_is_handed_over() -> None:
@@ -137,7 +246,14 @@ def test_voter_that_has_been_silent_does_not_count_as_reachable() -> None:
     cluster.hold("c", "a")  # the link holds, and nothing comes
     cluster.run(2.0)
     assert cluster.is_leader("a")
-    assert isinstance(cluster.remove("a", "b").error, Conflict)
+    assert isinstance(refusal(cluster, cluster.remove("a", "b")), Conflict)
+
+
+def test_learner_that_fell_silent_is_not_made_a_voter() -> None:
+    cluster = leader_with_learner()
+    cluster.hold("l", "a")  # the link holds, and nothing comes
+    assert "does not answer" in str(refusal(cluster, cluster.add("a", "l")))
+    assert cluster.config("a") == set("abc")
 
 
 def test_membership_change_that_another_leader_replaced_is_no_success() -> None:

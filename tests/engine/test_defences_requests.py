@@ -74,8 +74,10 @@ def test_abandoned_read_and_transfer_are_told_the_reason_and_a_membership_change
     cluster.run(0.3)
     for name in "bc":
         cluster.hold("a", name)
-    reading, asking = cluster.read("a"), cluster.read("b")
     change = cluster.remove("a", "c")
+    cluster.tick("a")
+    cluster.answer_roll("a")
+    reading, asking = cluster.read("a"), cluster.read("b")
     transfer = cluster.transfer("a", "b")
     cluster.tick("a", "b")
     give_up(cluster, "a")

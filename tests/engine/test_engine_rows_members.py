@@ -174,9 +174,10 @@ def test_row04_conflog_uncommitted_configuration_is_not_in_the_snapshot() -> Non
     cluster.write("a", b"x1", b"x2")
     cluster.start_joiner("d", "abc")
     cluster.run(0.4)
-    cluster.isolate("a", "d")
     cluster.add("a", "d")
     cluster.tick("a")
+    cluster.answer_roll("a")
+    cluster.isolate("a", "d")
     assert cluster.config("a") == set("abcd")
     cluster.compact("a")
     meta = cluster.machines["a"].engine.snapshots.meta

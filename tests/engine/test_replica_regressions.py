@@ -558,6 +558,7 @@ def logged_change(change: str) -> tuple[OurCluster, Outcome, str]:
         cluster.hold(name, "a")
     first = getattr(cluster, change)("a", subject)
     cluster.tick("a")
+    cluster.answer_roll("a")
     cluster.exchange()
     assert first.pending
     assert (subject in cluster.config("a")) == (change == "add")

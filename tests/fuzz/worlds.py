@@ -30,7 +30,7 @@ from cyoloctl.control.endpoints import UnixEndpoint
 from cyoloctl.control.http1 import Deadline
 from cyoloctl.control.server import build_server
 from cyoloctl.errors import CyoloctlError, StorageError
-from cyoloctl.model import Address, NodeName, Stamp
+from cyoloctl.model import Address, NodeName, RaftId, Stamp
 from cyoloctl.node.config import Config
 from cyoloctl.node.service import Service
 from cyoloctl.pki import join_token
@@ -360,6 +360,9 @@ class _NobodyRemoved:
 
     def role(self, name: str) -> str | None:
         return {"n2": "voter", "l": "learner"}.get(name)
+
+    def raft_id(self, name: str) -> RaftId | None:
+        return None
 
     def process(self, name: str) -> tuple[int, str, int] | None:
         return None

@@ -300,6 +300,15 @@ class OurCluster(Cluster):
     def demote(self, leader: str, name: str) -> Outcome:
         return self._ask(leader, f"demote {name}", lambda done: self.replica(leader).demote(name, done))
 
+    def answer_roll(self, leader: str) -> None:
+        """Whoever a leader asked before it changes the voters answers; nothing else moves."""
+        asked = [
+            each for each in self.sent if each.source == leader and each.message["type"] == "read_confirm"
+        ]
+        for envelope in asked:
+            self.inject(leader, envelope.target, envelope.message | {"type": "read_confirmed"})
+        self.tick(leader)
+
     def transfer(self, leader: str, to: str | None) -> Outcome:
         replica = self.replica(leader)
         return self._ask(leader, f"transfer {to}", lambda done: replica.transfer_leadership(to, done))

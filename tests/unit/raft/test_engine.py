@@ -83,6 +83,9 @@ class Membership:
     def role(self, name: str) -> str | None:
         return "voter" if self.roles is None else self.roles.get(name)
 
+    def raft_id(self, name: str) -> RaftId | None:
+        return None
+
     def process(self, name: str) -> tuple[int, str, int] | None:
         return self.own if name == "e" else self.known
 

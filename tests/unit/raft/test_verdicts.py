@@ -16,6 +16,7 @@ class Register:
     roles: dict[str, str] = field(default_factory=dict)
     processes: dict[str, tuple[int, str, int]] = field(default_factory=dict)
     removed: frozenset[str] = frozenset()
+    raft_ids: dict[str, RaftId] = field(default_factory=dict)
 
     def is_removed(self, name: str) -> bool:
         return name in self.removed
@@ -25,6 +26,9 @@ class Register:
 
     def role(self, name: str) -> str | None:
         return self.roles.get(name)
+
+    def raft_id(self, name: str) -> RaftId | None:
+        return self.raft_ids.get(name)
 
     def process(self, name: str) -> tuple[int, str, int] | None:
         return self.processes.get(name)
@@ -106,6 +110,50 @@ def test_unknown_peer_may_lead_when_the_log_or_a_majority_of_the_named_says_so(
     own: Own, named: tuple[str, ...], leads: bool
 ) -> None:
     assert verdicts(own, named=named).may_lead(RaftId("x")) is leads
+
+
+@pytest.mark.parametrize(
+    ("own", "register", "named", "leads"),
+    [
+        # The beginning of the log names voters that are gone; what the node was told when it joined is later.
+        (
+            Own(RaftId("me"), ids("old"), connected={"a": peer("x"), "b": peer("x")}),
+            {},
+            ("a", "b", "old"),
+            True,
+        ),
+        (
+            Own(RaftId("me~2"), ids("old"), connected={"a": peer("x"), "b": peer("x")}),
+            {"me": "me~1"},
+            ("a", "b"),
+            True,
+        ),
+        (
+            Own(RaftId("me"), ids("old"), connected={"a": peer("x"), "b": peer("y")}),
+            {},
+            ("a", "b", "old"),
+            False,
+        ),
+        # From its own place in the log on, the log alone counts.
+        (
+            Own(RaftId("me"), ids("old"), connected={"a": peer("x"), "b": peer("x")}),
+            {"me": "me"},
+            ("a", "b"),
+            False,
+        ),
+        (
+            Own(RaftId("me"), ids("old", "me"), connected={"a": peer("x"), "b": peer("x")}),
+            {},
+            ("a", "b"),
+            False,
+        ),
+    ],
+)
+def test_log_that_does_not_reach_to_its_nodes_own_place_is_not_all_that_it_believes(
+    own: Own, register: dict[str, str], named: tuple[str, ...], leads: bool
+) -> None:
+    known = Register(raft_ids={name: RaftId(raft_id) for name, raft_id in register.items()})
+    assert verdicts(own, register=known, named=named).may_lead(RaftId("x")) is leads
 
 
 def test_peer_that_was_admitted_as_a_voter_may_lead_before_its_promotion_is_here() -> None:
