@@ -6,8 +6,9 @@ asks it once a second for its log and whenever a caller wants to know.  Judged a
 
 - a direction that is cut for `NAMED_S`: the end that hears nothing has logged so
   of that peer, and its problems name the peer;
-- a wall clock that is wrong for `CLOCK_NAMED_S`: its node, and every node that it has
-  told its time since, name that clock;
+- a wall clock that is wrong for `CLOCK_NAMED_S`: its node, every node that it has told
+  its time since, and every node whose link with it nothing befell in that time name it;
+  a question that is lost on a cut way gets no answer, whatever still comes back;
 - a process that its disk ends: it has logged that, with the code of the error.
 
 A node that something else befell in that time is not judged: it may be just
@@ -224,7 +225,8 @@ class Causes:
             return
         for node in others:
             known_ms = node.cluster_clock.now_unix_ms()
-            hears = wrong.name in node.cluster_clock.skews_ms(since=node.clock() - wrong_for_s)
+            told = wrong.name in node.cluster_clock.skews_ms(since=node.clock() - wrong_for_s)
+            hears = told or self._must_have_asked(node, wrong)
             # After everybody slept, cluster time is behind for a while.
             if hears and abs(known_ms - true_ms) < CLOCK_OFF_MS / 2:
                 found = self._problems(node)
@@ -232,6 +234,13 @@ class Causes:
                     shown = f"the clock of {wrong.name} shows {wrong.wall_unix_ms()} at {true_ms}"
                     self._fail(node, f"{shown}; problems: {sorted(found)}")
                 self._time.count("named: clock")
+
+    def _must_have_asked(self, node: Node, wrong: Node) -> bool:
+        """Whether questions and answers passed for `CLOCK_NAMED_S`, by the network and not by the node."""
+        peer = node.links.peers().get(wrong.name)
+        calm_at = self._time.disturbed_at(frozenset((node.name, wrong.name))) + CLOCK_NAMED_S
+        is_sound = self._world.network.is_sound(node.name, wrong.name) and calm_at <= self._time.now
+        return is_sound and peer is not None and peer.pongs > 1 and not peer.silent
 
     def _fail(self, node: Node, claim: str) -> None:
         self._time.fail("unexplained", f"{node.name} does not name it in time: {claim}")

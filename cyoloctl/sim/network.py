@@ -240,6 +240,8 @@ class Network:
 
     def heal(self) -> None:
         """End every cut, every unusual delay and every narrow place."""
+        for way in {*self.cut_off(), *self._slow, *self._narrow}:
+            self._disturb(*way)
         for key in self._cuts:
             self._cuts[key] = 0
         self._slow.clear()

@@ -425,6 +425,17 @@ def wrong_clocks_are_not_told(patch: pytest.MonkeyPatch) -> None:
     patch.setattr(problems, "CLOCK_OFF_MS", 1e18)
 
 
+def clocks_of_peers_are_measured_by_the_leader_only(patch: pytest.MonkeyPatch) -> None:
+    """A follower asks its peers what their clocks show, and forgets the answers."""
+    measured = ClusterClock.measured
+
+    def wrong(self: ClusterClock, name: str, wall_unix_ms: int, trip_s: float) -> None:
+        if self._leads_since is not None:
+            measured(self, name, wall_unix_ms, trip_s)
+
+    patch.setattr(ClusterClock, "measured", wrong)
+
+
 def end_by_the_disk_is_not_told(patch: pytest.MonkeyPatch) -> None:
     """A replica stops without a line in the log."""
     patch.setattr(replica._log, "critical", lambda *_, **__: None)
@@ -433,6 +444,12 @@ def end_by_the_disk_is_not_told(patch: pytest.MonkeyPatch) -> None:
 PLANTED: list[tuple[Plant, range, dict[str, Any], str]] = [
     (silence_is_not_told, range(2000, 2005), {"faults": ("partition",)}, "unexplained"),
     (wrong_clocks_are_not_told, range(2004, 2010), {"faults": ("clock",)}, "unexplained"),
+    (
+        clocks_of_peers_are_measured_by_the_leader_only,
+        range(2004, 2010),
+        {"faults": ("clock",)},
+        "unexplained",
+    ),
     (end_by_the_disk_is_not_told, range(2000, 2005), {"faults": ("disk",)}, "unexplained"),
     (no_first_sync, range(2000, 2020), {}, "persistence"),
     (no_second_sync, range(2000, 2003), {}, "persistence"),
