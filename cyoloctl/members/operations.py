@@ -229,7 +229,9 @@ class MemberOperations:
             return await self._calls.at_leader("preview_transfer", {"to": to}, preview, timeout_s)
 
         async def transfer() -> Json:
-            return await self._calls.at_leader("transfer", {"to": to}, changes.transfer, timeout_s)
+            answer = await self._calls.at_leader("transfer", {"to": to}, changes.transfer, timeout_s)
+            audit("member transfer-leadership", member=answer["leader"])
+            return answer
 
         return await self._proposer.once(
             "transfer_leadership", {"to": to}, transfer, request_id=request_id, timeout_s=timeout_s

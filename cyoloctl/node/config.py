@@ -36,6 +36,7 @@ from cyoloctl.pki.identity import parse_cluster_id
 
 __all__ = [
     "CONFIG_NAME",
+    "KNOWN_PEERS",
     "SCHEMA_VERSION",
     "Config",
     "GatewayConfig",
@@ -52,6 +53,9 @@ __all__ = [
 
 CONFIG_NAME = "node.yaml"
 """The file's name in the data directory."""
+
+KNOWN_PEERS = "peers.json"
+"""The file of a member in memory with the peers that it knew last; node.yaml counts where it is newer."""
 
 SCHEMA_VERSION = 1
 

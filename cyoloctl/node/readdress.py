@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+import os
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from itertools import combinations
@@ -18,7 +20,7 @@ from cyoloctl.model import (
     parse_name,
     same_place,
 )
-from cyoloctl.node.config import CONFIG_NAME, Config, load_config, rewrite_addresses
+from cyoloctl.node.config import CONFIG_NAME, KNOWN_PEERS, Config, load_config, rewrite_addresses
 from cyoloctl.paths import check_ownership
 
 __all__ = ["set_addresses"]
@@ -48,7 +50,12 @@ def set_addresses(
     after = replace(before, listen=listens, advertise=told, peers={**before.peers, **given})
     _refuse_one_place(before, after, given)
     if after != before:
+        last = data_dir / KNOWN_PEERS
+        still_counts = last.exists() and last.stat().st_mtime >= path.stat().st_mtime
         rewrite_addresses(path, after)
+        if still_counts and given.keys() <= json.loads(last.read_text("utf-8")).keys():
+            # They joined or left since node.yaml was written: only their addresses are in it.
+            os.utime(last)
     return {
         "schema_version": 1,
         "name": after.name,

@@ -36,7 +36,7 @@ from cyoloctl.gateway.settings import GatewaySettings
 from cyoloctl.gateway.settings import Limits as GatewayLimits
 from cyoloctl.model import Address, NodeName, RaftId, parse_address, parse_name
 from cyoloctl.node import logs
-from cyoloctl.node.config import CONFIG_NAME, Config, GatewayConfig, load_config
+from cyoloctl.node.config import CONFIG_NAME, KNOWN_PEERS, Config, GatewayConfig, load_config
 from cyoloctl.node.dialing import Dialer
 from cyoloctl.node.service import Service
 from cyoloctl.paths import (
@@ -77,7 +77,6 @@ _LOOKUP_TIMEOUT_S = 5.0
 _PLACED_WITHIN_S = 4.0
 """Longer than an attempt to reach a peer takes, and than it takes a peer to know a copy."""
 _MAX_BROWSERS = 1024
-_KNOWN_PEERS = "peers.json"
 _COLLECT_EVERY = 50_000
 """Objects between two passes of the cyclic collector: with Python's 700 it takes 5 to 8 % under load."""
 
@@ -412,7 +411,7 @@ class Node:
         One that has, or that was granted its place by one, must not begin a
         second cluster beside the members that live.
         """
-        return not self._config.peers and not (self._data_dir / _KNOWN_PEERS).exists()
+        return not self._config.peers and not (self._data_dir / KNOWN_PEERS).exists()
 
     def _peers_known_last(self) -> Mapping[NodeName, Address]:
         """The other members when this node ran last; those of node.yaml when that was written later.
@@ -421,7 +420,7 @@ class Node:
         that node.yaml names may be removed by now, and would have to agree otherwise.
         """
         configured = self._config.peers
-        path, yaml = self._data_dir / _KNOWN_PEERS, self._data_dir / CONFIG_NAME
+        path, yaml = self._data_dir / KNOWN_PEERS, self._data_dir / CONFIG_NAME
         if not path.exists() or path.stat().st_mtime < yaml.stat().st_mtime:
             return configured
         try:
@@ -435,7 +434,7 @@ class Node:
         return {name: configured.get(name, address) for name, address in peers.items()} or configured
 
     async def _remember_peers(self) -> None:
-        path = self._data_dir / _KNOWN_PEERS
+        path = self._data_dir / KNOWN_PEERS
         while True:
             others = {k: v for k, v in self.service.addresses.known().items() if k != self._config.name}
             if others:

@@ -2,10 +2,19 @@
 
 from __future__ import annotations
 
+import asyncio
+import time
+from types import SimpleNamespace
+from typing import cast
+
 import pytest
 
 from cyoloctl import errors
-from cyoloctl.members.changes import Votes
+from cyoloctl.members.changes import MemberChanges, Votes
+from cyoloctl.members.status import MemberStatus
+from cyoloctl.model import RaftId
+from cyoloctl.replicated.peer_calls import PeerCalls
+from cyoloctl.replicated.proposer import Proposer
 from tests.unit.members.test_machine import Members
 
 
@@ -96,3 +105,62 @@ def test_quorum_counts_whom_the_leader_reaches_not_who_runs() -> None:
     with pytest.raises(errors.Conflict, match="without c 1 of 2 voters are reachable, no majority"):
         votes.refuse_without_quorum("c", {"a", "b"}, "")
     votes.refuse_without_quorum("c", {"a"}, "")
+
+
+class Engine:
+    """An engine in which time passes when somebody waits."""
+
+    def __init__(self) -> None:
+        self.changing = False
+        self.waited = 0
+
+    def status(self) -> SimpleNamespace:
+        return SimpleNamespace(changing=self.changing)
+
+    async def wait_changed(self, timeout_s: float) -> None:
+        self.waited += 1
+        await asyncio.sleep(0)
+
+
+def changes(engine: Engine) -> MemberChanges:
+    return MemberChanges(
+        cast(Proposer, SimpleNamespace(engine=engine)),
+        Members().machine,
+        status=cast(MemberStatus, None),
+        calls=cast(PeerCalls, SimpleNamespace(offer=lambda *_, **__: None)),
+        raft_id=RaftId("n1"),
+        rotation_due=lambda: False,
+    )
+
+
+async def test_change_while_another_one_is_under_way_is_refused_and_its_repetition_waits() -> None:
+    made, far = changes(Engine()), time.monotonic() + 60.0
+    ended = []
+
+    async def repeat() -> None:
+        async with made._alone("demote n2", far):
+            ended.append("repetition")
+
+    async with made._alone("demote n2", far):
+        for dry_run in (False, True):
+            with pytest.raises(errors.Conflict, match=r"under way \(demote n2\): repeat the command"):
+                async with made._alone("remove n3", far, dry_run=dry_run):
+                    ended.append("another")
+        repetition = asyncio.create_task(repeat())
+        for _ in range(5):
+            await asyncio.sleep(0)
+        assert ended == []
+    await repetition
+    assert ended == ["repetition"]
+    async with made._alone("remove n3", far, dry_run=True), made._alone("remove n3", far):
+        pass  # a preview holds nobody up
+
+
+async def test_change_of_the_voters_that_is_not_committed_is_waited_for_and_then_refused() -> None:
+    engine = Engine()
+    made = changes(engine)
+    await made._settled(time.monotonic())
+    engine.changing = True
+    with pytest.raises(errors.Conflict, match="not committed yet"):
+        await made._settled(time.monotonic() + 0.25)
+    assert engine.waited > 0

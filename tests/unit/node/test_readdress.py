@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import stat
 from dataclasses import replace
 from pathlib import Path
@@ -10,7 +11,7 @@ import pytest
 
 from cyoloctl.errors import AlreadyExists, InvalidInput
 from cyoloctl.model import parse_address
-from cyoloctl.node.config import Config, load_config, parse_config, write_config
+from cyoloctl.node.config import KNOWN_PEERS, Config, load_config, parse_config, write_config
 from cyoloctl.node.readdress import set_addresses
 
 HEAD = f"""schema_version: 1
@@ -115,6 +116,22 @@ def test_peer_that_makes_no_sense_changes_nothing(tmp_path: Path, peer: str) -> 
     with pytest.raises(InvalidInput):
         set_addresses(tmp_path, listen="10.0.0.9:1", advertise=None, peers=["n3=10.0.0.3:1", peer])
     assert path.read_text("utf-8") == f"{HEAD}listen: 10.0.0.1:1\n"
+
+
+def test_peers_that_a_member_in_memory_knew_last_go_on_counting_before_the_file(tmp_path: Path) -> None:
+    path = write(
+        tmp_path, f"{HEAD.replace('disk', 'memory')}listen: 10.0.0.1:1\npeers: {{n2: '10.0.0.2:1'}}\n"
+    )
+    os.utime(path, (1_000, 1_000))
+    known = tmp_path / KNOWN_PEERS
+    known.write_text('{"n3": "10.0.0.3:1"}')
+    os.utime(known, (2_000, 2_000))
+    set_addresses(tmp_path, listen="10.0.0.9:1", advertise=None, peers=["n3=10.0.9.3:1"])
+    assert known.stat().st_mtime >= path.stat().st_mtime
+    # One that is not among them is: the file counts, and what was known last does not.
+    set_addresses(tmp_path, listen=None, advertise=None, peers=["n4=10.0.0.4:1"])
+    os.utime(known, (2_000, 2_000))
+    assert known.stat().st_mtime < path.stat().st_mtime
 
 
 def test_file_that_the_program_wrote_keeps_its_comments(tmp_path: Path) -> None:
