@@ -26,6 +26,7 @@ _DISK_LIMIT_S = 12.0
 """How long a node may go on after its disk failed."""
 
 _DAY_S = 86_400
+_PROMOTED_S = 30.0
 _CLOCK_STEPS_S = (
     -400 * _DAY_S, -60 * _DAY_S, -90_000, -3600, -90, -3, 3, 90, 3600, 3 * _DAY_S, 60 * _DAY_S, 400 * _DAY_S,
     3 * 365 * _DAY_S,
@@ -72,6 +73,7 @@ class Nemesis:
         self._history = history
         self._faults = list(faults)
         self._rng = random.Random(f"nemesis/{seed}")
+        self._demoted: set[str] = set()
         self._timers: list[_Timer] = []
         self._numbers = 0
         self._pause = threading.Event()
@@ -99,6 +101,7 @@ class Nemesis:
             self._end(heapq.heappop(self._timers).active)
         self.cluster.network.calm()
         self._look_after()
+        self._promote_all()
 
     def _look_after(self) -> None:
         """Note processes that ended by themselves; start again those that had no reason to."""
@@ -353,6 +356,43 @@ class Nemesis:
         self._transfer(node.name)
         return [], f"to {node.name}", lambda: None
 
+    def role(self, free: Sequence[FaultNode]) -> _Made:
+        """A member is demoted under load and promoted later; half the time a kill comes in the middle."""
+        node = self._rng.choice(list(free))
+        victim = self._victim(free) if self._rng.random() < 0.5 else None
+        self._demoted.add(node.name)
+        asked = threading.Thread(target=self._change, args=("member_demote", node.name))
+        asked.start()
+        if victim is not None:
+            self._pause.wait(self._rng.choice((0.0, 0.01, 0.03, 0.1)))
+            victim.kill()
+        asked.join()
+
+        def heal() -> None:
+            if victim is not None:
+                victim.launch()
+            if self._change("member_promote", node.name):
+                self._demoted.discard(node.name)
+
+        killed = "" if victim is None else f", {victim.name} killed"
+        return [] if victim is None else [victim], f"{node.name} demoted{killed}", heal
+
+    def _change(self, operation: str, name: str) -> bool:
+        """Ask whoever leads, otherwise the first; whether it is done."""
+        through = self.cluster.nodes[self.cluster.leader() or next(iter(self.cluster.nodes))]
+        try:
+            through.client(2.0).call(operation, name, {})
+        except CyoloctlError:
+            return False  # refused, or nobody knows: the members go on with what they agreed on
+        return True
+
+    def _promote_all(self) -> None:
+        """Everybody votes in the end."""
+        deadline = time.monotonic() + _PROMOTED_S
+        while self._demoted and time.monotonic() < deadline:
+            self._demoted -= {name for name in self._demoted if self._change("member_promote", name)}
+        self.findings += [f"{name} was not promoted again" for name in sorted(self._demoted)]
+
     def _transfer(self, name: str) -> None:
         leader = self.cluster.leader()
         if leader:
@@ -379,4 +419,5 @@ FAULTS: dict[str, tuple[Callable[[Nemesis, Sequence[FaultNode]], _Made], bool, t
     "read-only": (Nemesis.read_only, False, (1.0, 3.0)),
     "clock": (Nemesis.clock, False, (3.0, 8.0)),
     "transfer": (Nemesis.transfer, False, (0.0, 0.1)),
+    "role": (Nemesis.role, False, (0.5, 4.0)),
 }

@@ -22,6 +22,7 @@ from typing import Any
 
 from cyoloctl.control.client import Client
 from cyoloctl.errors import (
+    AccessDenied,
     ClientTimeout,
     CyoloctlError,
     OutcomeUnknown,
@@ -258,7 +259,8 @@ class Keepers:
         except _SILENT:
             return
         except CyoloctlError as error:
-            self._broken(f"{name} invites nobody: {error.code}: {error.message}")
+            if not _is_a_learners(error):
+                self._broken(f"{name} invites nobody: {error.code}: {error.message}")
             return
         if len(self.kept) < _KEPT:
             self.kept[guest] = str(answer["token"])
@@ -273,7 +275,13 @@ class Keepers:
         except _SILENT:
             return
         except CyoloctlError as error:
-            self._broken(f"{name} withdraws no invitation: {error.code}: {error.message}")
+            if not _is_a_learners(error):
+                self._broken(f"{name} withdraws no invitation: {error.code}: {error.message}")
             return
         if len(self.withdrawn) < _KEPT:
             self.withdrawn[guest] = token
+
+
+def _is_a_learners(error: CyoloctlError) -> bool:
+    """Whether a node refused that was demoted meanwhile, and knows who may."""
+    return isinstance(error, AccessDenied) and "ask a voter" in error.message
