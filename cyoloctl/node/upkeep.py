@@ -30,6 +30,8 @@ _log = logging.getLogger("cyoloctl.node")
 _PARTING_S = 0.5
 _PAUSE_S = 0.5
 _LOOK_EVERY_S = 1.0
+_HAND_OVER_EVERY_S = 15.0
+"""Between two attempts to hand leadership over: writes wait while one lasts."""
 _LOOK_FROM_S = 2.0
 """After a start the links are made first: members are not away yet."""
 
@@ -74,6 +76,7 @@ class Upkeep:
         self._problem_log = ProblemLog()
         self._look_at = time.monotonic() + _LOOK_FROM_S
         self._is_key_reported = False
+        self._hand_over_at = 0.0
         self._parting: dict[str, float] = {}
 
     async def run(self) -> None:
@@ -196,8 +199,14 @@ class Upkeep:
                 await self._engine.add_voter(RaftId(change.target), timeout_s=5.0)
                 _log.info("promoted", extra={"member": name_of(RaftId(change.target))})
             elif change.what == "hand_over":
-                await self._engine.transfer_leadership(None, timeout_s=5.0)
-                return busy
+                await self._hand_over()
             else:
                 await self._engine.demote(RaftId(change.target), timeout_s=5.0)
         return busy
+
+    async def _hand_over(self) -> None:
+        """This leader is to vote no more: another one goes on, and demotes it."""
+        now = time.monotonic()
+        if now >= self._hand_over_at:
+            self._hand_over_at = now + _HAND_OVER_EVERY_S
+            await self._engine.transfer_leadership(None, timeout_s=5.0)

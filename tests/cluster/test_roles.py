@@ -139,6 +139,11 @@ def test_invited_learner_stays_one_until_it_is_promoted(stopped: Cluster) -> Non
     )
     assert row["state"] == "current"
     assert _change(stopped, leader, "transfer-leadership", "--to", "l1")["leader"] == "l1"
+    # Removed as a learner, it is no stranger to the key: the exchange that it makes due stays so.
+    assert _change(stopped, leader, "demote", "l1")["ca_rotation_due"] is True
+    assert _change(stopped, "n1", "remove", "l1", "--yes")["ca_rotation_due"] is True
+    reasons = stopped["n1"].client(10.0).call("pki_status")["reasons"]
+    assert reasons == ["l1 was removed and has had the key of the CA"]
 
 
 def test_transfer_of_leadership_is_shown_before_it_is_made(shared: Cluster) -> None:
