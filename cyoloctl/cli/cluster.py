@@ -3,12 +3,21 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Annotated, Any
 
 import typer
 
-from cyoloctl.cli.invocation import Invocation, RequestIdOption, command, confirm, parse_choice, parse_int64
+from cyoloctl.cli.invocation import (
+    Invocation,
+    RequestIdOption,
+    command,
+    confirm,
+    parse_choice,
+    parse_int64,
+    read_secret,
+)
 from cyoloctl.errors import Conflict, UsageError
 from cyoloctl.paths import quoted
 
@@ -42,6 +51,24 @@ GatewayUrlOption = Annotated[
         "[default: by the node's host name, or the gateway address]",
     ),
 ]
+CertificateDaysOption = Annotated[
+    str,
+    typer.Option(
+        "--certificate-days",
+        metavar="N",
+        help="Lifetime of certificates in days, 1 to 825; nodes renew theirs.",
+    ),
+]
+FromSnapshotOption = Annotated[
+    Path | None,
+    typer.Option(
+        "--from-snapshot", metavar="FILE", help="Begin with the state in a file of `snapshot save`."
+    ),
+]
+PassphraseOption = Annotated[
+    str | None,
+    typer.Option("--passphrase-file", metavar="FILE|-", help="Passphrase of the keys in that file."),
+]
 
 
 @command(connects=False, timeout_s=None)
@@ -61,28 +88,45 @@ def init(
     ] = "disk",
     gateway: GatewayOption = None,
     gateway_url: GatewayUrlOption = None,
-    certificate_days: Annotated[
-        str,
-        typer.Option(
-            "--certificate-days",
-            metavar="N",
-            help="Lifetime of certificates in days, 1 to 825; nodes renew theirs.",
-        ),
-    ] = "825",
+    certificate_days: CertificateDaysOption = "825",
+    from_snapshot: FromSnapshotOption = None,
+    passphrase_file: PassphraseOption = None,
 ) -> None:
     """Create a new cluster with one member, offline.
 
     Makes the cluster id, the certificate authority, the node's certificate
     and keys, operator credentials and node.yaml. Refuses a directory that
     already holds a node (exit 4).
+
+    With --from-snapshot the new cluster has an old one's state, in a new
+    epoch of its history, and nothing else in common with it: none of its
+    members, credentials, invitations or host names belongs to the new one.
     """
     parse_choice(storage, "--storage", ("disk", "memory"))
     days = parse_int64(certificate_days.removesuffix("d"), "--certificate-days", 1, 825)
     from cyoloctl.node import create
 
-    made = create.init_cluster(
-        invocation.data_dir, name, listen, advertise, cluster, storage, gateway, gateway_url, days
+    make = partial(
+        create.init_cluster,
+        *(invocation.data_dir, name, listen, advertise, cluster, storage, gateway, gateway_url, days),
     )
+    passphrase = None if passphrase_file is None else read_secret(passphrase_file, "passphrase")
+    if from_snapshot is None and passphrase is not None:
+        raise UsageError("--passphrase-file belongs to --from-snapshot: leave it out")
+    if from_snapshot is not None and storage != "disk":
+        raise UsageError("--from-snapshot needs a disk: leave --storage memory out")
+    if from_snapshot is None:
+        made = make()
+    else:
+        from cyoloctl.node import restore
+
+        made = restore.init_from_snapshot(
+            from_snapshot, passphrase, invocation.data_dir, lambda found: make(found=found)
+        )
+    _show_init(invocation, made)
+
+
+def _show_init(invocation: Invocation, made: dict[str, Any]) -> None:
     invocation.fields(
         made,
         [
@@ -91,6 +135,7 @@ def init(
             ("address", made["address"]),
             ("data directory", made["data_dir"]),
             ("operator credentials", made["operator_credentials"]),
+            *_restored(made),
         ],
     )
     directory = quoted(made["data_dir"])
@@ -101,6 +146,18 @@ def init(
         "  cyoloctl node join -d DIR --name NAME --listen HOST:PORT --token-file token\n"
         "keep pki/ca.key and operator.yaml safe: they are the keys to the cluster"
     )
+
+
+def _restored(made: dict[str, Any]) -> list[tuple[str, object]]:
+    if "from" not in made:
+        return []
+    old = made["from"]
+    keys = f"{made['keys']}, for earlier sessions" if made["keys"] else "none: earlier sessions have ended"
+    return [
+        ("state of", f"{old['name']} ({old['id']}) at {old['taken_at']}, log index {made['index']}"),
+        ("epoch", made["epoch"]),
+        ("token keys", keys),
+    ]
 
 
 @command()

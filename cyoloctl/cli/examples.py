@@ -20,6 +20,7 @@ EXAMPLES: dict[str, tuple[str, ...]] = {
     "cluster init": (
         "cyoloctl cluster init --name n1 --listen 10.0.0.1:7700",
         "cyoloctl cluster init --name n1 --listen 0.0.0.0:7700 --advertise n1.example.com:7700",
+        "cyoloctl cluster init --name n1 --listen 10.0.0.1:7700 --from-snapshot monday.snapshot",
     ),
     "cluster recover": (
         "cyoloctl cluster recover --dry-run",
@@ -30,6 +31,12 @@ EXAMPLES: dict[str, tuple[str, ...]] = {
         "cyoloctl cluster set-time --to-members --dry-run",
         "cyoloctl cluster set-time --to-members --yes",
     ),
+    "snapshot": ("cyoloctl snapshot save monday.snapshot", "cyoloctl snapshot inspect monday.snapshot"),
+    "snapshot save": (
+        "cyoloctl snapshot save monday.snapshot",
+        "cyoloctl snapshot save with-keys.snapshot --passphrase-file phrase",
+    ),
+    "snapshot inspect": ("cyoloctl snapshot inspect monday.snapshot",),
     "node": ("cyoloctl node start --background", "cyoloctl node info"),
     "node start": ("cyoloctl node start --background", "cyoloctl node start --background --timeout 1m"),
     "node stop": ("cyoloctl node stop", "cyoloctl node stop --timeout 2m"),

@@ -22,7 +22,7 @@ from cyoloctl.cli.invocation import (
     secret_file,
 )
 from cyoloctl.cli.output import Column, text_of
-from cyoloctl.errors import Conflict, UsageError
+from cyoloctl.errors import Conflict, InvalidInput, UsageError
 from cyoloctl.text import Json
 
 __all__ = ["COMMANDS"]
@@ -294,7 +294,7 @@ def export(
 @command(timeout_s=30.0)
 def import_(
     invocation: Invocation,
-    file: Annotated[Path, typer.Argument(metavar="FILE", help="File that `key export` wrote.")],
+    file: Annotated[Path, typer.Argument(metavar="FILE", help="File of `key export` or `snapshot save`.")],
     passphrase_file: Annotated[
         str | None, typer.Option("--passphrase-file", metavar="FILE|-", help="Passphrase of the ring.")
     ] = None,
@@ -316,7 +316,7 @@ def import_(
     if from_ca is not None and passphrase_file is not None:
         raise UsageError("--from-ca belongs to a ring that is sealed to a node: leave it out")
     body: Json = {
-        "data": _read(file, "key ring"),
+        "data": _ring_in(file),
         "from_ca": from_ca,
         "adopt": adopt,
         "request_id": request_id,
@@ -328,6 +328,20 @@ def import_(
         _rows(document["keys"])
     else:
         output.structured(document, invocation.mode)
+
+
+def _ring_in(path: Path) -> str:
+    """The key ring in a file: of `key export`, or of a snapshot that holds one."""
+    from cyoloctl.snapshots.file import is_snapshot, read_snapshot_file
+
+    if not is_snapshot(path):
+        return _read(path, "key ring")
+    ring = read_snapshot_file(path).key_ring
+    if not ring:
+        raise InvalidInput(
+            f"{path} is a snapshot without token keys: save it with --passphrase-file or --to-node"
+        )
+    return ring.decode("ascii", "replace")
 
 
 def _read(path: Path, what: str) -> str:

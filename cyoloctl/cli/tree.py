@@ -39,6 +39,7 @@ GROUPS: dict[str, str] = {
     "token": "Session tokens: mint, open, change, revoke.",
     "rendezvous": "Transactions of several actors: begin, approve, redeem once.",
     "route": "Host names and sticky keys; configurations for nginx and haproxy.",
+    "snapshot": "The replicated state in a file: save, verify, begin a new cluster with it.",
     "completion": "Completion scripts for shells.",
     "help": "The help of any command (`cyoloctl help key list`), and reference texts.",
 }
@@ -60,6 +61,7 @@ _MODULES: dict[str, Callable[[], Any]] = {
     "key": lambda: import_module("cyoloctl.cli.key"),
     "rendezvous": lambda: import_module("cyoloctl.cli.rendezvous"),
     "route": lambda: import_module("cyoloctl.cli.route"),
+    "snapshot": lambda: import_module("cyoloctl.cli.snapshot"),
     "sim": lambda: import_module("cyoloctl.cli.sim"),
     "completion": lambda: import_module("cyoloctl.cli.completion"),
     "help": lambda: import_module("cyoloctl.cli.help"),

@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from cyoloctl.members.api import HasMembers
     from cyoloctl.rendezvous.api import HasRendezvous
     from cyoloctl.routing.api import HasRouting
+    from cyoloctl.snapshots.api import HasSnapshots
     from cyoloctl.tokens.api import HasTokens
 
     class Node(
@@ -34,6 +35,7 @@ if TYPE_CHECKING:
         HasCredentials,
         HasRouting,
         HasAuthorities,
+        HasSnapshots,
         Protocol,
     ):
         """The node, as the API sees it.
@@ -77,6 +79,9 @@ def _subjects() -> Iterator[tuple[Route[Node], ...]]:
     from cyoloctl.authorities import api as authorities
 
     yield authorities.ROUTES
+    from cyoloctl.snapshots import api as snapshots
+
+    yield snapshots.ROUTES
 
 
 _all: list[Route[Node]] = []

@@ -46,7 +46,10 @@ from cyoloctl.pki.files import NodeFiles, read_node_keys
 from cyoloctl.replicated.proposer import Proposer, step_of
 from cyoloctl.text import Json, from_unix_ms, rfc3339
 
-__all__ = ["KeyOperations"]
+__all__ = ["RESTORED_KEYS", "KeyOperations"]
+
+RESTORED_KEYS = "restored-keys"
+"""File in the pki directory: the ring that came with a snapshot, until this node has run with it."""
 
 _log = logging.getLogger("cyoloctl.keys")
 
@@ -80,6 +83,7 @@ class KeyOperations:
         self._name = str(node.name)
         self._cluster_id = str(node.cluster_id)
         self._node_key_pem, self._sealing_key_pem = read_node_keys(pki_dir)
+        self._restored_keys: Path | None = pki_dir / RESTORED_KEYS
         self.renewed(files)
         self._opened: dict[str, Key] = {}
         self._unreadable: dict[str, str] = {}  # key id -> the blob that could not be opened
@@ -579,8 +583,25 @@ class KeyOperations:
             await self._write("reject", {"name": self._name, "keys": lost}, _STEP_TIMEOUT_S)
             return True
         return await self._wrap_for_others() or (
-            self._proposer.engine.is_leader() and await self._follow_policy()
+            self._proposer.engine.is_leader()
+            and (await self._follow_policy() or await self._take_up_restored())
         )
+
+    async def _take_up_restored(self) -> bool:
+        """Import the keys that came with the snapshot which this cluster began with.  Once."""
+        path = self._restored_keys
+        if path is None or self._keys.primary() is None:
+            return False
+        if not path.exists():
+            self._restored_keys = None
+            return False
+        ring = ring_file.open_kept_ring(path.read_text("ascii"), sealing_key_pem=self._sealing_key_pem)
+        arguments = ring_file.import_arguments(ring, self._trusted(), now_unix_ms=self._proposer.now_ms())
+        await self._write("import", arguments, _STEP_TIMEOUT_S)
+        path.unlink(missing_ok=True)
+        self._restored_keys = None
+        _log.warning("the keys of the snapshot were imported", extra={"keys": len(ring.keys)})
+        return True
 
     async def _announce(self) -> bool:
         """Publish this node's sealing key, with its certificate's signature under it."""

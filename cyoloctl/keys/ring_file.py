@@ -65,6 +65,8 @@ __all__ = [
     "import_arguments",
     "import_ring",
     "import_ring_from_node",
+    "keep_ring",
+    "open_kept_ring",
 ]
 
 MIN_PASSPHRASE_CHARACTERS = 12
@@ -387,6 +389,23 @@ def import_ring_from_node(
     except InvalidInput:
         raise AccessDenied(_DAMAGED) from None
     return _decode_ring(opened, sender["cluster_id"])
+
+
+def keep_ring(ring: Ring, *, sealing_key: str) -> str:
+    """The ring as a node keeps it for itself until it runs: sealed to its own sealing key."""
+    front = canonical_json({"cluster_id": ring.cluster_id})
+    return f"{front}\n{seal(sealing_key, _encode_ring(ring), _signed(_KEPT, front))}\n"
+
+
+def open_kept_ring(text: str, *, sealing_key_pem: str) -> Ring:
+    """The ring that `keep_ring` sealed.  Raises InvalidInput."""
+    front, _, sealed = text.partition("\n")
+    header = read_object(front, {"cluster_id": str}, "a key ring")
+    opened = open_sealed(sealing_key_pem, sealed.removesuffix("\n"), _signed(_KEPT, front))
+    return _decode_ring(opened, parse_cluster_id(header["cluster_id"]))
+
+
+_KEPT = f"{_NAME} {_VERSION} kept"
 
 
 def _signed(*lines: str) -> bytes:

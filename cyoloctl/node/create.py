@@ -11,7 +11,7 @@ import errno
 import os
 import shutil
 import stat
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from datetime import UTC, datetime
 from pathlib import Path
@@ -163,18 +163,17 @@ def init_cluster(
     gateway: str | None = None,
     gateway_url: str | None = None,
     certificate_days: int = MAX_CERTIFICATE_DAYS,
+    found: Callable[[Config, NodeFiles], None] | None = None,
 ) -> dict[str, Any]:
     """Make a new cluster with this node as its only member; offline, whole or not at all.
 
-    data_dir: made 0700 where it is not there.  listen, advertise: HOST:PORT;
-    advertise None: as listen.  storage: disk or memory.  gateway: HOST:PORT
-    for browsers, None for no gateway; gateway_url: the base of its links.
-    certificate_days: life of every certificate, 1 to 825; renewals use the same.
+    data_dir: made 0700 where it is not there.  listen, advertise: HOST:PORT; None: as listen.  storage:
+    disk or memory.  gateway: HOST:PORT for browsers, or None; gateway_url: base of its links.
+    certificate_days: of every certificate, renewed ones too, 1 to 825.  found: makes the state on disk.
 
-    Returns what was made, as JSON.  Raises AlreadyExists for a directory that
-    holds a node or parts of one, InvalidInput for names and addresses,
-    ConfigError for a directory that others can write and for a machine whose
-    clock was never set: nobody else knows the time of a new cluster; StorageError.
+    Returns what was made, as JSON.  Raises AlreadyExists for a directory that holds a node or parts of
+    one, InvalidInput for names and addresses, StorageError, ConfigError for a directory that others can
+    write and for a machine whose clock was never set: nobody else knows the time of a new cluster.
     """
     now = renewal.offline_now(_now())
     node_name, cluster_name = parse_name(name, "node name"), parse_name(cluster, "cluster name")
@@ -197,7 +196,9 @@ def init_cluster(
                 storage=cast(Storage, storage),
                 gateway=gateway_config,
             )
-            if config.storage == "disk":
+            if found is not None:
+                found(config, files)
+            elif config.storage == "disk":
                 create_storage(data_dir, cluster_id=config.cluster_id, name=node_name, founder=True)
             write_config(data_dir / CONFIG_NAME, config, exclusive=True)
         except AlreadyExists:
@@ -205,7 +206,7 @@ def init_cluster(
         except BaseException:
             for made in (PKI_DIRECTORY, OPERATOR_FILE):
                 _remove(data_dir / made)
-            for path in _journal_files(data_dir):
+            for path in (*_journal_files(data_dir), data_dir / "snapshot"):
                 _remove(path)
             raise
     return {

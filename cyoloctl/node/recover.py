@@ -125,8 +125,9 @@ def compare(data_dir: Path, files: Sequence[Path]) -> dict[str, Any]:
     Raises InvalidInput for other files, Conflict for another cluster's,
     ConfigError, StorageError.
     """
+    described = [_described(path) for path in files]
     config = _recoverable(data_dir)
-    disks = [inspect_node(data_dir), *(_described(path) for path in files)]
+    disks = [inspect_node(data_dir), *described]
     for found, path in zip(disks[1:], files, strict=True):
         if found["cluster"]["id"] != config.cluster_id:
             raise Conflict(f"{path} is of another cluster ({found['cluster']['id']}): leave it out")

@@ -38,6 +38,7 @@ from cyoloctl.rendezvous.operations import RendezvousOperations
 from cyoloctl.replicated.peer_calls import PeerCalls
 from cyoloctl.replicated.proposer import Proposer
 from cyoloctl.routing.operations import RoutingOperations
+from cyoloctl.snapshots.operations import SnapshotOperations
 from cyoloctl.state import ClusterState
 from cyoloctl.text import Json
 from cyoloctl.tokens.operations import TokenOperations
@@ -80,6 +81,7 @@ class Service:
         self._assemble_members(raft_id, pki_dir)
         self._assemble_sessions()
         self._offer_to_peers()
+        self.snapshots = SnapshotOperations(proposer, state, config)
         self.time = ClusterTime(proposer, state, self.calls)
         self.upkeep = Upkeep(
             proposer,

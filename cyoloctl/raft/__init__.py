@@ -12,11 +12,17 @@ from cyoloctl.raft.journal import Journal, MemoryStore
 from cyoloctl.raft.machine import StateMachine
 from cyoloctl.raft.peers import COPY, DISK_FAILED, LEFT_BEHIND, NO_MEMORY, OLDER, REMOVED, Refusal
 from cyoloctl.raft.settings import Limits, Timing
-from cyoloctl.raft.snapshot import SnapshotStore
+from cyoloctl.raft.snapshot import SnapshotMeta, SnapshotStore
 from cyoloctl.raft.sole import Replayed, become_sole_voter, replay
 from cyoloctl.raft.sqlite_store import SqliteStore
 from cyoloctl.raft.status import ReplicaStatus, Trouble
-from cyoloctl.raft.stores import count_start, create_storage, memory_storage, open_storage
+from cyoloctl.raft.stores import (
+    count_start,
+    create_storage,
+    create_storage_from,
+    memory_storage,
+    open_storage,
+)
 from cyoloctl.raft.transport import PeerIdentity, PeerInfo
 from cyoloctl.raft.verdicts import MembershipView
 
@@ -42,6 +48,7 @@ __all__ = [
     "Refusal",
     "Replayed",
     "ReplicaStatus",
+    "SnapshotMeta",
     "SnapshotStore",
     "SqliteStore",
     "StateMachine",
@@ -51,6 +58,7 @@ __all__ = [
     "copy_journal",
     "count_start",
     "create_storage",
+    "create_storage_from",
     "inspect_journal",
     "is_a_time",
     "memory_storage",

@@ -10,17 +10,26 @@ hand-edited configuration file cannot make a second cluster.
 from __future__ import annotations
 
 import logging
+from contextlib import closing
 from pathlib import Path
 
 from cyoloctl.errors import AlreadyExists, ConfigError, StorageError
-from cyoloctl.model import RaftId
+from cyoloctl.model import RaftId, Stamp
+from cyoloctl.raft.batch import encode_batch
 from cyoloctl.raft.journal import Journal, MemoryStore
-from cyoloctl.raft.snapshot import SnapshotStore
+from cyoloctl.raft.snapshot import SnapshotMeta, SnapshotStore
 from cyoloctl.raft.sqlite_store import SqliteStore
 from cyoloctl.raft.upgrade import back_up_old
 from cyoloctl.raft.vendor import NO_OP, encode_membership
 
-__all__ = ["JOURNAL_NAME", "count_start", "create_storage", "memory_storage", "open_storage"]
+__all__ = [
+    "JOURNAL_NAME",
+    "count_start",
+    "create_storage",
+    "create_storage_from",
+    "memory_storage",
+    "open_storage",
+]
 
 JOURNAL_NAME = "raft.db"
 
@@ -55,6 +64,29 @@ def create_storage(data_dir: Path, *, cluster_id: str, name: str, founder: bool)
         _begin(journal, RaftId(name) if founder else None)
     finally:
         journal.close()
+
+
+def create_storage_from(
+    data_dir: Path, meta: SnapshotMeta, state: bytes, *, cluster_id: str, founder: RaftId, command: bytes
+) -> None:
+    """Make the journal and the snapshot of a new cluster's first member, which begins with an old state.
+
+    meta: index and term with which the old log ended; the new one goes on from
+    there.  state: what the machine's snapshot was.  command: applied first.
+    Raises AlreadyExists, StorageError.
+    """
+    path = data_dir / JOURNAL_NAME
+    if path.exists():
+        raise AlreadyExists(f"{path} exists: this directory holds a node already")
+    with closing(Journal(SqliteStore(path))) as journal:
+        SnapshotStore(data_dir).save(SnapshotMeta(meta.index, meta.term, (), ()), state)
+        journal.set_meta("cluster_id", cluster_id)
+        journal.set_meta("name", str(founder))
+        journal.set_term(meta.term, None)
+        journal.reset(meta.index, meta.term)
+        journal.append(meta.index + 1, meta.term, encode_membership("add", founder))
+        journal.append(meta.index + 2, meta.term, encode_batch([(command, meta.index)], Stamp(0, 0, 0)))
+        journal.sync()
 
 
 def open_storage(data_dir: Path, *, cluster_id: str, name: str) -> tuple[Journal, SnapshotStore]:

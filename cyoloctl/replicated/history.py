@@ -2,7 +2,7 @@
 
 An index means the same entry to everybody only within one epoch.  A new one
 begins where an operator made one disk the cluster (``cluster recover``), or
-began a new cluster with an old state.
+began a new cluster with an old state (``cluster init --from-snapshot``).
 """
 
 from __future__ import annotations

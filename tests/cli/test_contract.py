@@ -27,7 +27,9 @@ PROXY = "--format --pin --listen --tls-certificate --backend-tls-ca --fragment -
 CONTRACT = {
     "demo": f"--nodes --data-dir -d --keep {OUTPUT}",
     "cluster init": "-d --data-dir --name --listen --advertise --cluster --storage --certificate-days "
-    f"{OUTPUT}",
+    f"--from-snapshot --passphrase-file {OUTPUT}",
+    "snapshot save": f"--stale --passphrase-file --to-node {CONNECTION}",
+    "snapshot inspect": f"-d --data-dir {OUTPUT}",
     "cluster recover": f"-d --data-dir --compare --dry-run --yes {OUTPUT}",
     "cluster set-time": f"--to-members --dry-run --yes --request-id {CONNECTION}",
     "node start": f"-d --data-dir --background --log-format --log-level --timeout {OUTPUT}",

@@ -202,8 +202,9 @@ READERS = {
     "route export", "route list", "route resolve", "route watch", "route which",
     "token inspect", "token mint", "token refresh", "token revocations",
     # about one node and its directory
-    "cluster init", "cluster recover", "node info", "node inspect", "node join", "node log", "node reload",
-    "node renew",
+    "cluster init", "cluster recover", "snapshot save", "snapshot inspect",
+    "node info", "node inspect", "node join", "node log", "node reload",
+    "node renew", "node set-address",
     "node start", "node stop",
 }  # fmt: skip
 

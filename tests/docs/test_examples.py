@@ -75,9 +75,13 @@ def operating(cluster: Cluster, work: Path) -> dict[str, str]:
     ours = cluster["n1"].json("key", "identity")["ca_sha256"]
     [key] = cluster["n1"].json("key", "list")["keys"]
     create.init_cluster(work / "n1", "n1", f"127.0.0.1:{free_port()}", None, "cyolo", "disk")
+    (work / "phrase").write_text("a passphrase that is long")
     (work / "n2.json").write_text(json.dumps({**inspection.inspect_node(work / "n1"), "name": "n2"}))
     return {
         "/srv/n1": str(work / "n1"),
+        "/srv/new": str(work / "new"),
+        "10.0.0.9:7700": f"127.0.0.1:{free_port()}",
+        "/backup/": f"{work}/",
         "member remove OLD": "member remove n4",
         "NEW": "n5",
         "LOST": "n3",

@@ -37,6 +37,7 @@ STATUSES = {"cyoloctl status --check": 4}
 ENDLESS = ("--watch", "watch ")
 
 ORDER = """
+    snapshot save, snapshot inspect, snapshot,
     cluster init, cluster, member invite, member invitations, member uninvite, node join, node start, node
     stop, node set-address, node renew, member grant, node info, node log, node inspect, node reload, node,
     member list, member, member show, member set-host, member transfer-leadership, member set-address,

@@ -28,6 +28,7 @@ from cyoloctl.errors import CounterOverflow, CyoloctlError, InvitationRejected, 
 from cyoloctl.keys.api import KeyApi
 from cyoloctl.rendezvous.api import RendezvousApi
 from cyoloctl.routing.api import RoutingApi
+from cyoloctl.snapshots.api import SnapshotApi
 from cyoloctl.tokens.api import TokenApi
 
 __all__ = ["GOOD_SIGNATURE", "Authority", "MemoryService", "identify"]
@@ -105,6 +106,7 @@ class MemoryService:
         self.rendezvous: Any = _Group(self, "rendezvous", RendezvousApi)
         self.routing: Any = _Group(self, "routing", RoutingApi)
         self.authorities: Any = _Group(self, "authorities", AuthorityApi)
+        self.snapshots: Any = _Group(self, "snapshots", SnapshotApi)
 
     async def _enter(self, operation: str, **arguments: Any) -> None:
         self.calls.append((operation, arguments))

@@ -77,6 +77,7 @@ ORDER = [
     "rendezvous",
     "routing",
     "state",
+    "snapshots",
     "control",
     "gateway",
     "node",
@@ -111,7 +112,7 @@ LAZY_VENDORS: dict[str, str] = {"cli.output": "rich yaml", "node.run": "uvloop"}
 PURE = """
     errors model text caller pki.identity state *.machine *.records *.checks *.api
     members.duties members.presence
-    tokens.issuer replicated.clock replicated.command replicated.requests
+    tokens.issuer replicated.clock replicated.history replicated.command replicated.requests
     raft.absences raft.batch raft.calls raft.clock raft.dialling raft.elections raft.following raft.forwarding
     raft.handover raft.links raft.machine raft.membership raft.messages raft.peers raft.progress
     raft.proposals raft.reads raft.refusals raft.replication raft.settings raft.status

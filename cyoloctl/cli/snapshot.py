@@ -1,0 +1,164 @@
+"""``cyoloctl snapshot``: the replicated state in a file, for a new cluster."""
+
+from __future__ import annotations
+
+import base64
+import binascii
+import hashlib
+from collections.abc import Callable
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from cyoloctl.cli.invocation import Invocation, StaleOption, command, read_input, read_secret
+from cyoloctl.errors import InternalError, Unavailable, UsageError
+from cyoloctl.paths import quoted
+
+__all__ = ["COMMANDS"]
+
+_MAX_IDENTITY_BYTES = 64 * 1024
+
+
+PassphraseOption = Annotated[
+    str | None,
+    typer.Option(
+        "--passphrase-file",
+        metavar="FILE|-",
+        help="Add the token keys, sealed under this passphrase, so that sessions go on after a restore.",
+    ),
+]
+ToNodeOption = Annotated[
+    Path | None,
+    typer.Option(
+        "--to-node", metavar="CERT", help="Add the token keys, sealed to the node of this `key identity`."
+    ),
+]
+ToCaOption = Annotated[
+    str | None,
+    typer.Option(
+        "--to-ca", metavar="SHA256", help="CA of that node's cluster, as its operator reads it out."
+    ),
+]
+
+
+@command(timeout_s=30.0)
+def save(
+    invocation: Invocation,
+    file: Annotated[Path, typer.Argument(metavar="FILE", help="New file, made with mode 0600.")],
+    stale: StaleOption = False,
+    passphrase_file: PassphraseOption = None,
+    to_node: ToNodeOption = None,
+    to_ca: ToCaOption = None,
+) -> None:
+    """Save the replicated state of one moment to a new file.
+
+    From any node, while writes go on. Counters, revocations, rendezvous,
+    remembered request ids and the rest are in it; token keys only if asked
+    for. The file is verified, and appears under its name when it is whole.
+    Treat it like the data directory of a node.
+    """
+    from cyoloctl.snapshots.file import Head, encode_head, new_snapshot_file
+
+    asked, kind = _key_request(passphrase_file, to_node, to_ca)
+    client = invocation.client()
+    with new_snapshot_file(file) as write:
+        ring = client.call("key_export_ring", body=asked)["data"].encode("ascii") if asked else b""
+        query = {"consistency": "stale"} if stale else {}
+        begun = client.call("snapshot_begin", query=query, body={}, repeatable=True)
+        names = ("cluster_id", "cluster", "node", "release", "epoch", "index", "term", "time_unix_ms")
+        head = Head(
+            **{name: begun[name] for name in names},
+            keys=kind,
+            state_bytes=begun["total_bytes"],
+            keys_bytes=len(ring),
+        )
+        write(encode_head(head))
+        _copy(client, begun, write)
+        write(ring)
+    made = {key: value for key, value in begun.items() if key not in ("id", "sha256")}
+    made |= {"file": str(file), "key_ring": kind or None}
+    invocation.fields(
+        made,
+        [
+            ("file", file),
+            ("cluster", f"{made['cluster']} ({made['cluster_id']})"),
+            ("up to", f"log index {made['index']} of epoch {made['epoch']}"),
+            ("cluster time", made["taken_at"]),
+            ("token keys", "none" if not kind else f"sealed to a {kind}"),
+        ],
+    )
+    if not kind:
+        invocation.hint(
+            "it holds no token keys: in a cluster that begins with it, every session of today has ended "
+            "(--passphrase-file takes them along)"
+        )
+
+
+def _key_request(
+    passphrase_file: str | None, to_node: Path | None, to_ca: str | None
+) -> tuple[dict[str, Any], str]:
+    """The body that asks for the key ring, empty for none, and how it will be sealed."""
+    if passphrase_file is not None and to_node is not None:
+        raise UsageError("give --passphrase-file or --to-node, not both")
+    if to_ca is not None and to_node is None:
+        raise UsageError("--to-ca belongs to --to-node: leave it out")
+    if passphrase_file is not None:
+        return {"passphrase": read_secret(passphrase_file, "passphrase")}, "passphrase"
+    if to_node is not None:
+        identity = read_input(to_node, "node identity", _MAX_IDENTITY_BYTES)[:_MAX_IDENTITY_BYTES]
+        return {"to_node": identity.decode("ascii", "replace"), "to_ca": to_ca}, "node"
+    return {}, ""
+
+
+def _copy(client: Any, begun: dict[str, Any], write: Callable[[bytes], None]) -> None:
+    """The state in parts.  Raises Unavailable where it is not what the node has announced."""
+    digest, offset = hashlib.sha256(), 0
+    while True:
+        part = client.call("snapshot_part", begun["id"], query={"offset": offset})
+        try:
+            data = base64.b64decode(part["data_base64"], validate=True)
+        except (binascii.Error, ValueError) as error:
+            raise InternalError("the node's answer makes no sense: run one release everywhere") from error
+        digest.update(data)
+        write(data)
+        offset += len(data)
+        if part["next"] is None:
+            break
+        if part["next"] != offset or not data:
+            raise Unavailable("the snapshot did not arrive in order: save it again")
+    if offset != begun["total_bytes"] or digest.hexdigest() != begun["sha256"]:
+        raise Unavailable("the snapshot was damaged on its way: save it again")
+
+
+@command(connects=False, timeout_s=None)
+def inspect(
+    invocation: Invocation,
+    file: Annotated[Path, typer.Argument(metavar="FILE", help="File that `snapshot save` wrote.")],
+) -> None:
+    """Verify a snapshot file and show what it holds, offline."""
+    from cyoloctl.node import restore
+
+    found = restore.inspect_snapshot(file)
+    invocation.fields(
+        found,
+        [
+            ("file", found["file"]),
+            ("cluster", f"{found['cluster']['name']} ({found['cluster']['id']})"),
+            ("up to", f"log index {found['index']} of epoch {found['epoch']}"),
+            ("cluster time", found["taken_at"]),
+            ("made by", f"{found['node']}, release {found['release']}"),
+            ("members", ", ".join(found["members"]) or "-"),
+            ("counters", found["counters"]),
+            ("rendezvous", found["rendezvous"]),
+            ("token keys", f"sealed to a {found['key_ring']}" if found["key_ring"] else "none"),
+            ("sha256", found["sha256"]),
+        ],
+    )
+    invocation.hint(
+        "\nto begin a new cluster with it:\n"
+        f"  cyoloctl cluster init --from-snapshot {quoted(file)} --name NAME --listen HOST:PORT -d DIR"
+    )
+
+
+COMMANDS: dict[str, Callable[..., None]] = {"save": save, "inspect": inspect}

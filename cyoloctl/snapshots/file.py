@@ -1,0 +1,195 @@
+"""Snapshots of the whole replicated state in files, from which a new cluster may begin.
+
+File format, version 1 (mode 0600; integers big-endian):
+
+======================  ==========================================================
+8 bytes                 magic ``cyolosav``
+1 byte                  format version, 1
+4 bytes                 length of the head in bytes, at most 1 MiB
+head                    canonical JSON, the fields of `Head`
+state                   what ``ClusterState.begin_snapshot`` made
+key ring                what ``key export`` prints, or nothing
+32 bytes                SHA-256 of everything before it
+======================  ==========================================================
+
+Every later version keeps the first nine bytes and the last 32, so that damage
+and a newer version are never taken for each other.  The state holds token keys
+only sealed to the members of its cluster.  So without a key ring nobody can
+open its sessions any more.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import struct
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
+from dataclasses import asdict, dataclass, fields
+from pathlib import Path
+
+from cyoloctl.errors import InvalidInput, StorageError, VersionMismatch
+from cyoloctl.paths import exists_error, file_error, sync_directory
+from cyoloctl.pki.identity import parse_cluster_id
+from cyoloctl.text import canonical_json
+
+__all__ = ["Head", "Saved", "encode_head", "is_snapshot", "new_snapshot_file", "read_snapshot_file"]
+
+FORMAT_VERSION = 1
+MAX_FILE_BYTES = 2**30 + 2**24
+"""Largest file that is read: the largest state of a node, and room for the rest."""
+
+_MAGIC = b"cyolosav"
+_PREFIX = struct.Struct(">8sBI")
+_DIGEST_BYTES = 32
+_MAX_HEAD_BYTES = 2**20
+_READ_BYTES = 2**20
+_KINDS = {"cluster_id": str, "cluster": str, "node": str, "release": str, "keys": str}
+
+
+@dataclass(frozen=True, slots=True)
+class Head:
+    """Description of a snapshot.
+
+    cluster_id, cluster: whose state it is.  node, release: who made it.
+    epoch, index, term: up to which log entry of which history.  time_unix_ms:
+    cluster time then.  keys: how its key ring is sealed, ``passphrase`` or
+    ``node``, empty where it has none.  state_bytes, keys_bytes: lengths.
+    """
+
+    cluster_id: str
+    cluster: str
+    node: str
+    release: str
+    epoch: int
+    index: int
+    term: int
+    time_unix_ms: int
+    keys: str
+    state_bytes: int
+    keys_bytes: int
+
+
+@dataclass(frozen=True, slots=True)
+class Saved:
+    """A snapshot that was read and verified.  sha256: of the file without its last 32 bytes, in hex."""
+
+    head: Head
+    state: bytes
+    key_ring: bytes
+    sha256: str
+
+
+def encode_head(head: Head) -> bytes:
+    """Everything before the state."""
+    text = canonical_json(asdict(head)).encode("ascii")
+    return _PREFIX.pack(_MAGIC, FORMAT_VERSION, len(text)) + text
+
+
+@contextmanager
+def new_snapshot_file(path: Path) -> Iterator[Callable[[bytes], None]]:
+    """A new file of mode 0600 that appears whole under its name, or not at all.
+
+    Yields the function that appends to it; the digest follows at the end.
+    Raises AlreadyExists where there is anything at path, and what file_error gives.
+    """
+    if os.path.lexists(path):
+        raise exists_error(path, "snapshot")
+    path = path.absolute()
+    temporary = path.with_name(f".{path.name[:64]}.{os.urandom(8).hex()}")
+    digest = hashlib.sha256()
+    try:
+        flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
+        with open(os.open(temporary, flags, 0o600), "wb") as file:
+
+            def write(data: bytes) -> None:
+                digest.update(data)
+                try:
+                    file.write(data)
+                except OSError as error:
+                    raise file_error(path, error, "write") from None
+
+            yield write
+            file.write(digest.digest())
+            file.flush()
+            os.fsync(file.fileno())
+        try:
+            os.link(temporary, path)  # unlike rename, fails where path exists
+        except FileExistsError:
+            raise
+        except OSError:  # a stick without hard links
+            os.rename(temporary, path)
+        with suppress(FileNotFoundError):
+            os.unlink(temporary)
+        sync_directory(path.parent)
+    except FileExistsError:
+        raise exists_error(path, "snapshot") from None
+    except OSError as error:
+        raise file_error(path, error, "write") from None
+    finally:
+        with suppress(OSError):
+            os.unlink(temporary)
+
+
+def is_snapshot(path: Path) -> bool:
+    """Whether a file begins as a snapshot does.  False where it cannot be read."""
+    try:
+        with open(path, "rb") as file:
+            return file.read(len(_MAGIC)) == _MAGIC
+    except OSError:
+        return False
+
+
+def read_snapshot_file(path: Path) -> Saved:
+    """Read and verify a whole file.
+
+    Raises StorageError for one that is damaged, InvalidInput for what is no
+    snapshot, VersionMismatch for one of a newer release, and what file_error gives.
+    """
+    try:
+        with open(path, "rb") as file:
+            size = os.fstat(file.fileno()).st_size
+            if size > MAX_FILE_BYTES:
+                raise InvalidInput(f"{path} is no snapshot: it has {size} bytes")
+            content = bytearray()
+            while piece := file.read(_READ_BYTES):
+                content += piece
+                if len(content) > MAX_FILE_BYTES:
+                    raise InvalidInput(f"{path} is no snapshot: it does not end")
+    except OSError as error:
+        raise file_error(path, error, "read") from None
+    if content[:8] != _MAGIC or len(content) < _PREFIX.size + _DIGEST_BYTES:
+        raise InvalidInput(f"{path} is no snapshot: use a file that `cyoloctl snapshot save` wrote")
+    body = memoryview(content)[:-_DIGEST_BYTES]
+    digest = hashlib.sha256(body)
+    if digest.digest() != content[-_DIGEST_BYTES:]:
+        raise StorageError(f"{path} is damaged, its checksum is wrong: use another copy of it")
+    _, version, length = _PREFIX.unpack_from(content)
+    if version != FORMAT_VERSION:
+        raise VersionMismatch(
+            f"{path} has format version {version}, this release reads {FORMAT_VERSION}: use the release that "
+            "wrote it, or a newer one"
+        )
+    start = _PREFIX.size + length
+    head = _decode_head(bytes(body[_PREFIX.size : start])) if length <= _MAX_HEAD_BYTES else None
+    if head is None or start + head.state_bytes + head.keys_bytes != len(body):
+        raise StorageError(f"{path} is damaged, its head is wrong: use another copy of it")
+    end = start + head.state_bytes
+    return Saved(head, bytes(body[start:end]), bytes(body[end:]), digest.hexdigest())
+
+
+def _decode_head(text: bytes) -> Head | None:
+    names = [field.name for field in fields(Head)]
+    try:
+        value = json.loads(text)
+        if value.keys() != set(names) or canonical_json(value).encode("ascii") != text:
+            return None
+        for name in names:
+            found = value[name]
+            if type(found) is not _KINDS.get(name, int) or (type(found) is int and not 0 <= found < 2**63):
+                return None
+        parse_cluster_id(value["cluster_id"])
+    except (ValueError, TypeError, AttributeError, RecursionError, InvalidInput):
+        return None
+    return Head(**value) if value["keys"] in ("", "passphrase", "node") else None

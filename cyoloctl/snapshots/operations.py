@@ -1,0 +1,119 @@
+"""Operations of a node on snapshots of the state: taken at one moment, and read in parts."""
+
+from __future__ import annotations
+
+import asyncio
+import base64
+import hashlib
+import logging
+import os
+import time
+from dataclasses import dataclass
+
+from cyoloctl import __version__
+from cyoloctl.audit import audit
+from cyoloctl.errors import NotFound, Overloaded
+from cyoloctl.model import LocalNode
+from cyoloctl.replicated.proposer import Proposer
+from cyoloctl.snapshots.api import SnapshotBegun, SnapshotPart
+from cyoloctl.state import ClusterState
+from cyoloctl.text import rfc3339
+
+__all__ = ["SnapshotOperations"]
+
+_log = logging.getLogger("cyoloctl.node")
+
+_PART_BYTES = 512 * 1024
+_AT_ONCE = 2
+_KEPT_S = 60.0
+"""How long a snapshot is held after it was asked for last, in memory."""
+
+
+@dataclass(slots=True)
+class _Held:
+    data: bytes
+    until: float
+
+
+class SnapshotOperations:
+    """Implements `snapshots.api.SnapshotApi`."""
+
+    def __init__(self, proposer: Proposer, state: ClusterState, node: LocalNode) -> None:
+        self._proposer = proposer
+        self._state = state
+        self._node = node
+        self._held: dict[str, _Held] = {}
+        self._making = 0
+        self._timer: asyncio.TimerHandle | None = None
+
+    async def begin(self, *, consistency: str, timeout_s: float) -> SnapshotBegun:
+        """Take a snapshot: of all that was acknowledged before, unless stale.
+
+        Encoded in a thread, so that writes do not wait.  Raises Overloaded.
+        """
+        await self._proposer.fresh(stale=consistency == "stale", timeout_s=timeout_s)
+        self._drop_old()
+        if len(self._held) + self._making >= _AT_ONCE:
+            raise Overloaded(
+                f"{_AT_ONCE} snapshots are being read from this node: try again in a minute, or ask another"
+            )
+
+        def make() -> tuple[bytes, str]:
+            made = encode()
+            return made, hashlib.sha256(made).hexdigest()
+
+        state, engine = self._state, self._proposer.engine
+        encode = state.begin_snapshot()  # of this moment, as is what follows
+        index, term, epoch = engine.applied_index(), engine.status().term, state.history.epoch
+        time_ms = state.time_unix_ms
+        self._making += 1
+        try:
+            data, digest = await asyncio.to_thread(make)
+        finally:
+            self._making -= 1
+        identifier = os.urandom(16).hex()
+        self._held[identifier] = _Held(data, time.monotonic() + _KEPT_S)
+        self._drop_old()
+        audit("snapshot save", index=index)
+        _log.info("a snapshot is read", extra={"index": index, "bytes": len(data)})
+        return {
+            "id": identifier,
+            "cluster_id": str(self._node.cluster_id),
+            "cluster": str(self._node.cluster),
+            "node": str(self._node.name),
+            "release": __version__,
+            "epoch": epoch,
+            "index": index,
+            "term": term,
+            "time_unix_ms": time_ms,
+            "taken_at": rfc3339(time_ms / 1000),
+            "total_bytes": len(data),
+            "sha256": digest,
+        }
+
+    async def part(self, name: str, *, offset: int, timeout_s: float) -> SnapshotPart:
+        """A part of a snapshot; the last one lets go of it.  Raises NotFound."""
+        self._drop_old()
+        held = self._held.get(name)
+        if held is None:
+            raise NotFound("this snapshot is no longer held here: take another one")
+        data = held.data[offset : offset + _PART_BYTES]
+        end = offset + len(data)
+        held.until = time.monotonic() + _KEPT_S
+        if end >= len(held.data):
+            del self._held[name]
+        return {
+            "offset": offset,
+            "data_base64": base64.b64encode(data).decode("ascii"),
+            "next": None if end >= len(held.data) else end,
+        }
+
+    def _drop_old(self) -> None:
+        now = time.monotonic()
+        self._held = {name: held for name, held in self._held.items() if held.until > now}
+        if self._timer is not None:
+            self._timer.cancel()
+        # A client that never comes back must not leave its snapshot in memory.
+        until = min((held.until for held in self._held.values()), default=None)
+        loop = asyncio.get_running_loop()
+        self._timer = None if until is None else loop.call_later(until - now + 0.1, self._drop_old)
