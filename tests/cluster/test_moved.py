@@ -44,28 +44,22 @@ def test_cluster_goes_on_after_members_moved_when_one_node_knows_where_the_other
         assert told["peers"] == {name: stopped[name].address for name in ("n1", "n3")}
     stopped.start_all()
     _wait_whole(stopped, 1)
-    # They learned it for good: started again, with nothing told, they find each other.
-    stopped.stop_all()
-    stopped.start_all("n1", "n3")
-    assert stopped.client("n3", timeout_s=20.0).counter_add("default", 1)["value"] == 4
-
-
-def test_own_address_is_the_one_of_today_while_nobody_can_be_told(stopped: Cluster) -> None:
-    _move(stopped, "n1")
-    stopped["n1"].start()
-    assert _shown(stopped["n1"])["n1"] == stopped["n1"].address
+    if len(moved) == 3:
+        # They learned it for good: started again, with nothing told, they find each other.
+        stopped.stop_all()
+        stopped.start_all("n1", "n3")
+        assert stopped.client("n3", timeout_s=20.0).counter_add("default", 1)["value"] == 4
 
 
 def test_own_address_at_which_nothing_listens_is_not_shown_and_a_problem(stopped: Cluster) -> None:
     node = stopped["n1"]
     wrong, node.port = f"127.0.0.1:{free_port()}", free_port()
     node.json("node", "set-address", "--listen", node.address, "--advertise", wrong)
-    stopped.start_all()
+    node.start()
     wait_until("the address that is listened on", lambda: _shown(node)["n1"] == node.address)
     [found] = [each for each in node.client().status()["problems"] if each["code"] == "address"]
     assert f"n1 tells the others that it is at {wrong}, where nothing listens" in found["message"]
     assert found["command"] == f"cyoloctl node set-address -d DIR --advertise {node.address}"
-    stopped.wait_healthy()  # it dials the others itself
 
 
 def test_node_that_runs_keeps_its_addresses_and_a_shared_one_is_refused(shared: Cluster) -> None:
@@ -116,7 +110,10 @@ def test_member_that_can_tell_nobody_is_found_where_the_others_are_told(stopped:
     _move(stopped, "n1", "n2", "n3")
     known = [f"--peer=n2={stopped['n2'].address}"]
     stopped["n1"].json("node", "set-address", *known)
-    stopped.start_all("n1", "n2")
+    stopped["n1"].start()
+    # It shows where it is today, though nobody can be told.
+    assert _shown(stopped["n1"])["n1"] == stopped["n1"].address
+    stopped["n2"].start()
     assert stopped["n1"].client(20.0).counter_add("default", 1)["value"] == 1
     stopped["n3"].start()
     stopped["n1"].json("member", "set-address", "n3", stopped["n3"].address)

@@ -38,13 +38,6 @@ def test_follower_that_is_demoted_votes_no_more_until_it_is_promoted(cluster: Cl
     assert _change(cluster, leader, "demote", name, "--request-id", "once") == done
     again = _change(cluster, leader, "demote", name)
     assert (again["changed"], again["before"]) == (False, again["after"])
-    # Nobody makes it a voter again, and it goes on replicating, also when it was started again.
-    cluster[name].kill()
-    cluster[name].start()
-    wait_until(
-        "the learner catching up",
-        lambda: cluster[name].client().counter_get("default", stale=True)["value"] == 5,
-    )
     assert _role(cluster, name, leader) == "learner"
     found = cluster[leader].client().status()
     assert (found["cluster"]["voters"], found["cluster"]["learners"]) == (2, 1)
@@ -95,6 +88,7 @@ def test_change_that_would_lose_the_quorum_or_make_a_missing_voter_is_refused(cl
     assert _role(cluster, dead, leader) == "learner"
     cluster[dead].start()
     wait_until("the learner back", lambda: cluster[leader].client().member_show(dead)["reachable"])
+    assert _role(cluster, dead, leader) == "learner"  # nobody makes it a voter again
     assert _change(cluster, leader, "promote", dead)["changed"] is True
     cluster[dead].kill()
     wait_until(
