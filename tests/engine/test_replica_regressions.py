@@ -652,6 +652,9 @@ def test_voter_that_a_dead_leader_wanted_out_helps_to_elect_the_next_leader(chan
     for name in "cd":
         cluster.hold("a", name)
     changed = getattr(cluster, change)("a", "b")
+    cluster.tick("a")
+    cluster.answer_roll("a")
+    assert "b" not in cluster.config("a")
     cluster.run(0.2)
     assert changed.pending
     cluster.impatient("b", "c", "d")

@@ -134,6 +134,13 @@ def test_unknown_peer_may_lead_when_the_log_or_a_majority_of_the_named_says_so(
             ("a", "b", "old"),
             False,
         ),
+        # A log that names an earlier life of this node alone names nobody, whatever its state says.
+        (
+            Own(RaftId("me~2"), ids("me~1"), connected={"a": peer("x"), "b": peer("x")}),
+            {"me": "me~2"},
+            ("a", "b"),
+            True,
+        ),
         # From its own place in the log on, the log alone counts.
         (
             Own(RaftId("me"), ids("old"), connected={"a": peer("x"), "b": peer("x")}),
