@@ -296,7 +296,11 @@ def rewrite_addresses(path: str | os.PathLike[str], wanted: Config) -> None:
     """
     with open(path, encoding="utf-8") as file:
         text = _with_addresses(file.read(), wanted)
-    if parse_config(text, os.fspath(path)) != wanted:
+    try:
+        kept = parse_config(text) == wanted
+    except ConfigError:
+        kept = False  # all of it in one pair of braces, for example
+    if not kept:
         text = dump_config(wanted)
     write_node_file(path, text.encode())
 

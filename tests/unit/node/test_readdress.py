@@ -134,6 +134,15 @@ def test_peers_that_a_member_in_memory_knew_last_go_on_counting_before_the_file(
     assert known.stat().st_mtime < path.stat().st_mtime
 
 
+def test_file_in_which_nothing_can_be_inserted_is_written_anew(tmp_path: Path) -> None:
+    text = "{schema_version: 1, name: n1, cluster: {id: '" + "1" * 32 + "', name: c}, listen: '10.0.0.1:1'}"
+    path = write(tmp_path, text)
+    before = load_config(path)
+    set_addresses(tmp_path, listen=None, advertise="10.0.0.9:7", peers=["n2=10.0.0.2:1"])
+    moved = replace(before, advertise=parse_address("10.0.0.9:7"), peers={"n2": parse_address("10.0.0.2:1")})
+    assert load_config(path) == moved
+
+
 def test_file_that_the_program_wrote_keeps_its_comments(tmp_path: Path) -> None:
     write(tmp_path, HEAD + "listen: 10.0.0.1:1\n")
     path = tmp_path / "node.yaml"
