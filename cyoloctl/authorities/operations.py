@@ -9,7 +9,7 @@ from cyoloctl.authorities.api import PkiAuthority, PkiMember, PkiStatus, PkiStep
 from cyoloctl.authorities.machine import AuthorityMachine, Rotation
 from cyoloctl.authorities.renewal import Ask, CertificateRenewal
 from cyoloctl.credentials.machine import CredentialMachine
-from cyoloctl.errors import ConfigError, Conflict
+from cyoloctl.errors import ConfigError, Conflict, NotFound
 from cyoloctl.members.api import Problem
 from cyoloctl.members.facts import problem
 from cyoloctl.members.machine import MemberMachine
@@ -279,12 +279,23 @@ class AuthorityOperations:
         """
         decoded = decode_request(request)
         name = str(decoded.name)
-        if self._certificates.issuing() is not None:
-            return await self.grant_for(name=name, request_pem=decoded.request_pem, timeout_s=timeout_s)
-        for holder in self._key_holders():
-            return await self._ask(
-                holder, "grant", {"name": name, "request_pem": decoded.request_pem}, timeout_s
+        if decoded.signature is not None and self._members.get(name) is None:
+            raise NotFound(
+                f"there is no member {name}, and this file asks for a place in the cluster: grant it with "
+                "`cyoloctl member grant --request FILE --out FILE`"
             )
+        return await self.certify(name, decoded.request_pem, timeout_s)
+
+    def can_certify(self) -> bool:
+        """Whether this node, or a connected one, holds the key of the CA."""
+        return self._certificates.issuing() is not None or bool(self._key_holders())
+
+    async def certify(self, name: str, request_pem: str, timeout_s: float) -> Json:
+        """As grant, for the certificate request of a member, or of a node whose request was granted."""
+        if self._certificates.issuing() is not None:
+            return await self.grant_for(name=name, request_pem=request_pem, timeout_s=timeout_s)
+        for holder in self._key_holders():
+            return await self._ask(holder, "grant", {"name": name, "request_pem": request_pem}, timeout_s)
         raise ConfigError("no connected member holds the key of the CA (pki status): start a voter that does")
 
     async def grant_for(self, *, name: str, request_pem: str, timeout_s: float) -> Json:

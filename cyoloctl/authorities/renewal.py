@@ -396,12 +396,15 @@ class CertificateRenewal:
         return {"certificate_pem": (await self.issue(peer, request_pem, timeout_s))[0]}
 
     async def issue(self, name: str, request_pem: str, timeout_s: float) -> tuple[str, str]:
-        """The certificate and the CA that issued it."""
+        """The certificate and the CA that issued it: for a member, or a node whose request was granted."""
         issuer = self.issuer()
         await self._proposer.fresh(timeout_s=timeout_s)
-        member = self._members.get(name)
+        member = self._members.get(name) or self._members.grants.open(name, self._proposer.now_ms())
         if member is None:
-            raise NotFound(f"there is no member {name}: a new node joins with a token (member invite)")
+            raise NotFound(
+                f"there is no member {name}: a new node joins with a token (member invite), or by a request "
+                "of its own (node request)"
+            )
         check_request(request_pem, name, member.sealing_key, str(self._node.cluster_id))
         if member.key_hash is None:
             raise Unavailable(f"{name} has not announced its key yet: try again")

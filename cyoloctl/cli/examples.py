@@ -42,6 +42,8 @@ EXAMPLES: dict[str, tuple[str, ...]] = {
     "node stop": ("cyoloctl node stop", "cyoloctl node stop --timeout 2m"),
     "node reload": ("cyoloctl node reload",),
     "node join": ("cyoloctl node join --name n4 --listen 10.0.0.4:7700 --token-file n4.token",),
+    "node request": ("cyoloctl node request --name n5 --listen 10.0.0.5:7700 --out n5.request",),
+    "node accept": ("cyoloctl node accept --grant n5.grant",),
     "node renew": (
         "cyoloctl node renew",
         "cyoloctl node renew --request n4.request",
@@ -63,7 +65,10 @@ EXAMPLES: dict[str, tuple[str, ...]] = {
     "member uninvite": ("cyoloctl member uninvite archive",),
     "member list": ("cyoloctl member list", "cyoloctl member list -o json"),
     "member show": ("cyoloctl member show n2",),
-    "member grant": ("cyoloctl member grant --request n4.request --out n4.grant",),
+    "member grant": (
+        "cyoloctl member grant --request n4.request --out n4.grant",
+        "cyoloctl member grant --request n5.request --ttl 30d --out n5.grant",
+    ),
     "member promote": ("cyoloctl member promote n4 --dry-run", "cyoloctl member promote n4"),
     "member demote": ("cyoloctl member demote n4 --dry-run", "cyoloctl member demote n4"),
     "member set-address": ("cyoloctl member set-address n4 10.0.0.9:7700",),

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Callable
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
@@ -23,6 +23,9 @@ from cyoloctl.cli.invocation import (
 from cyoloctl.cli.output import Column, rows_of, text_of
 from cyoloctl.errors import UsageError
 from cyoloctl.model import parse_dialable_address, parse_hostname, parse_name
+
+if TYPE_CHECKING:
+    from cyoloctl.control.client import Client
 
 __all__ = ["COMMANDS"]
 
@@ -87,6 +90,7 @@ _INVITATION_COLUMNS = (
     Column("NAME", identifier=True),
     Column("ROLE"),
     Column("STATE"),
+    Column("BY", drop=2),
     Column("CREATED", drop=1),
     Column("EXPIRES"),
 )
@@ -94,7 +98,7 @@ _INVITATION_COLUMNS = (
 
 @command()
 def invitations(invocation: Invocation, stale: StaleOption = False) -> None:
-    """List the invitations: who may still join, and until when. Shows no secret."""
+    """List the invitations and grants: who may still join, and until when. Shows no secret."""
     document = invocation.read("member_invitations", stale=stale)
     if invocation.mode != "table":
         output.structured(document, invocation.mode)
@@ -104,6 +108,7 @@ def invitations(invocation: Invocation, stale: StaleOption = False) -> None:
             str(each["name"]),
             "learner" if each["learner"] else "voter",
             str(each["state"]),
+            text_of(each.get("by")),
             text_of(each["created_at"]),
             str(each["expires_at"]),
         )
@@ -120,7 +125,7 @@ def invitations(invocation: Invocation, stale: StaleOption = False) -> None:
 
 @command()
 def uninvite(invocation: Invocation, name: NodeArgument, request_id: RequestIdOption = None) -> None:
-    """Withdraw an invitation: its token no longer admits anyone.
+    """Withdraw an invitation or a grant: its token or file no longer admits anyone.
 
     Exits 3 when there is none, 4 when the node has joined with it.
     """
@@ -155,20 +160,82 @@ def grant(
     request: Annotated[
         str,
         typer.Option(
-            "--request", metavar="FILE|-", help="File that `node renew --request` wrote; - is stdin."
+            "--request",
+            metavar="FILE|-",
+            help="File that `node request` or `node renew --request` wrote; - is stdin.",
         ),
     ],
+    learner: Annotated[
+        bool, typer.Option("--learner", help="Admit a learner, which replicates and never votes.")
+    ] = False,
+    ttl: Annotated[
+        str, typer.Option("--ttl", metavar="DURATION", help="Time to bring the new node in, 60s to 90d.")
+    ] = "7d",
     out: Annotated[
         Path | None, typer.Option("--out", metavar="FILE", help="Write the grant to a new file.")
     ] = None,
+    request_id: RequestIdOption = None,
 ) -> None:
-    """Renew the certificate of a member that cannot reach the cluster, by file.
+    """Admit a new node, or renew a member's certificate, by file.
 
-    Only for the key that the member was admitted with. The grant holds no
-    secret; `node renew --grant` puts it in place.
+    For a node that cannot reach the cluster. A new node is admitted once,
+    by the key that signed its request, until the time is over; the grant is
+    sealed to it, and only `node accept` there can use it. See `member
+    invitations` and `member uninvite` until the node came in. The request of
+    a member renews its certificate, for the key that it was admitted with;
+    `node renew --grant` puts it in place.
     """
     text = read_secret(request, "request")
+    ttl_s = parse_duration_s(ttl, "--ttl", minimum_s=60, maximum_s=7_776_000)
     client = invocation.client()
+    if not _asks_for_a_place(text):
+        if learner:
+            raise UsageError("--learner is for the request of a new node; this one renews a certificate")
+        _renew(invocation, client, text, out)
+        return
+    _admit(invocation, client, out, request=text, learner=learner, ttl_s=ttl_s, request_id=request_id)
+
+
+def _admit(invocation: Invocation, client: Client, out: Path | None, **body: Any) -> None:
+    if out is None:
+        made = client.call("member_grant", body=body)
+        invocation.value(made, made["grant"].rstrip("\n"))
+    else:
+        with secret_file(out, "grant") as write:
+            made = client.call("member_grant", body=body)
+            write(made["grant"])
+        invocation.sent.clear()  # the grant is safe: nothing is lost with what is printed
+        shown = {key: value for key, value in made.items() if key != "grant"} | {"grant_file": str(out)}
+        invocation.fields(
+            shown,
+            [
+                ("grant", str(out)),
+                ("name", made["name"]),
+                ("role", "learner" if made["learner"] else "voter"),
+                ("sha-256 of the CA", made["ca_sha256"]),
+                ("start it before", made["expires_at"]),
+            ],
+        )
+    invocation.hint(
+        f"next, on {made['name']}, with this file (compare the SHA-256 of the CA):\n"
+        "  cyoloctl node accept -d DIR --grant FILE"
+    )
+    if made["replaced"]:
+        output.note(
+            f"an invitation or another grant for {made['name']} was open: it no longer admits anybody"
+        )
+
+
+def _asks_for_a_place(text: str) -> bool:
+    """Whether a request file is a new node's: only those are signed as a whole."""
+    try:
+        value = json.loads(text)
+    except (ValueError, RecursionError):
+        return False  # the node says what is wrong with it
+    return isinstance(value, dict) and "signature" in value
+
+
+def _renew(invocation: Invocation, client: Client, text: str, out: Path | None) -> None:
     if out is None:
         made = client.call("pki_grant", body={"request": text}, repeatable=True)
         output.structured(made, "yaml" if invocation.mode == "yaml" else "json")

@@ -294,6 +294,75 @@ def join(
 
 
 @command(connects=False, timeout_s=None)
+def request(
+    invocation: Invocation,
+    name: Annotated[str, typer.Option("--name", metavar="NAME", help="Name of the new node.")],
+    listen: ListenOption,
+    out: Annotated[
+        Path, typer.Option("--out", metavar="FILE", help="Write the request to a new file; it is no secret.")
+    ],
+    advertise: AdvertiseOption = None,
+    gateway: GatewayOption = None,
+    gateway_url: GatewayUrlOption = None,
+) -> None:
+    """Make this node's keys and a request to join, for a cluster that it cannot reach.
+
+    The keys are made here and never leave. Carry the file to a node of the
+    cluster, where `member grant` answers it, and bring the answer back to
+    `node accept`.
+    """
+    from cyoloctl.node import by_file
+
+    made = by_file.request(invocation.data_dir, name, listen, advertise, out, gateway, gateway_url)
+    invocation.fields(
+        made,
+        [
+            ("node", made["name"]),
+            ("address", made["address"]),
+            ("data directory", made["data_dir"]),
+            ("request", made["request"]),
+            ("sha-256 of the request", made["request_sha256"]),
+        ],
+    )
+    invocation.hint(
+        "\nnext, on a node of the cluster, with this file:\n"
+        "  cyoloctl member grant --request FILE --out FILE\n"
+        "then here, with what it wrote:\n"
+        f"  cyoloctl node accept -d {quoted(made['data_dir'])} --grant FILE"
+    )
+
+
+@command(connects=False, timeout_s=None)
+def accept(
+    invocation: Invocation,
+    grant: Annotated[
+        str, typer.Option("--grant", metavar="FILE|-", help="File that `member grant` wrote; - is stdin.")
+    ],
+) -> None:
+    """Verify the grant of this node's request and write the node's files, offline.
+
+    Compare the SHA-256 of the CA with what `member grant` showed: it is how
+    you know the cluster. `node start` then brings the node in. The same
+    grant again changes nothing.
+    """
+    from cyoloctl.node import by_file
+
+    joined = by_file.accept(invocation.data_dir, read_secret(grant, "grant"))
+    invocation.fields(
+        joined,
+        [
+            ("cluster", f"{joined['cluster']['name']} ({joined['cluster']['id']})"),
+            ("sha-256 of the CA", joined["ca_sha256"]),
+            ("node", joined["name"]),
+            ("address", joined["address"]),
+            ("data directory", joined["data_dir"]),
+            ("start it before", joined["grant_expires_at"]),
+        ],
+    )
+    invocation.hint(f"\nnext:\n  cyoloctl node start -d {quoted(joined['data_dir'])} --background")
+
+
+@command(connects=False, timeout_s=None)
 def info(invocation: Invocation) -> None:
     """Show what the data directory says about its node; needs no running node."""
     from cyoloctl.node import create
@@ -520,6 +589,8 @@ COMMANDS: dict[str, Callable[..., None]] = {
     "stop": stop,
     "reload": reload,
     "join": join,
+    "request": request,
+    "accept": accept,
     "renew": renew,
     "set-address": set_address,
     "info": info,

@@ -1,7 +1,7 @@
 """Whose certificate counts: one judge for the peer port, the API and the connections that live.
 
 The CA's signature opens nothing by itself.  A node counts while the members
-machine holds its name and key, an operator, gateway or viewer while the
+machine holds its name and key, or an open grant of its request does, an operator, gateway or viewer while the
 register holds the key, and both while they are in date by the cluster's time.
 Anyone who has stolen a CA key can therefore sign what they like: without a
 replicated write, which stands in the register, no node lets them in.
@@ -39,6 +39,7 @@ from typing import Any, NamedTuple, Protocol
 
 from cyoloctl.credentials.machine import CredentialMachine
 from cyoloctl.errors import AccessDenied, CyoloctlError, Unavailable
+from cyoloctl.members.granted import Grants
 from cyoloctl.members.records import Member
 from cyoloctl.paths import write_private
 from cyoloctl.pki.tls import Presented, presented
@@ -82,6 +83,8 @@ class Members(Protocol):
 
     def get(self, name: str, /) -> Member | None: ...
     def members(self) -> Iterable[Member]: ...
+    @property
+    def grants(self) -> Grants: ...
     def is_removed(self, name: str, /) -> bool: ...
     def removed(self) -> list[str]: ...
 
@@ -177,6 +180,9 @@ class Admission:
             )
         known = self._known(name)
         if known is None:
+            granted = self._members.grants.open(name, now_ms)
+            if granted is not None and granted.key_hash == key_hash:
+                return name  # it comes in on its grant, and announces itself
             if self._knows_nobody() or self._is_vouched(name, key_hash):
                 return name
             self._query_about(name, key_hash)
@@ -184,7 +190,8 @@ class Admission:
                 return name
             raise AccessDenied(
                 f"node {name} (key {key_hash[:16]}) is no member as far as this node knows: its peers are "
-                "being asked; if it should be one, let it join (member invite)"
+                "being asked; if it should be one, let it join (member invite), or, where its grant by file "
+                "has expired, grant its request again (member grant)"
             )
         if known.key_hash is not None and known.key_hash != key_hash:
             raise AccessDenied(
@@ -251,6 +258,9 @@ class Admission:
         if not self._caught_up.is_set() or self._members.is_removed(name):
             return False
         member = self._members.get(name)
+        granted = self._members.grants.open(name, self._now_ms())
+        if member is None and granted is not None:
+            return granted.key_hash == key_hash
         return member is not None and _known(member).key_hash in (None, key_hash)
 
     def _known(self, name: str) -> Known | None:

@@ -40,6 +40,7 @@ __all__ = [
     "MemberApi",
     "MemberHost",
     "MemberList",
+    "NodeGrant",
     "Problem",
     "Removal",
     "RoleChange",
@@ -135,19 +136,32 @@ class Invitation(TypedDict):
 
 
 class InvitationInList(TypedDict):
-    """An invitation without its token"""
+    """An invitation without its token, or a request that was granted by file"""
 
     name: Name
     learner: bool
     created_at: Time | None
     expires_at: Time
     state: Literal["open", "used", "expired", "outdated"]
+    by: Literal["token", "file"]
 
 
 class InvitationList(TypedDict):
     """The open invitations"""
 
     invitations: list[InvitationInList]
+
+
+class NodeGrant(TypedDict):
+    """The file for a node whose request was granted; replaced: another request or an invitation was open"""
+
+    name: Name
+    learner: bool
+    cluster_id: Annotated[str, Shape(pattern="^[0-9a-f]{32}$")]
+    ca_sha256: str
+    expires_at: Time
+    replaced: bool
+    grant: str
 
 
 class Uninvited(TypedDict):
@@ -253,6 +267,11 @@ class MemberApi(Protocol):
         self, *, name: str, learner: bool, ttl_s: int, request_id: str | None, timeout_s: float
     ) -> Json:
         """A single-use join token, in the place of an older one for this name."""
+
+    async def grant(
+        self, *, request: str, learner: bool, ttl_s: int, request_id: str | None, timeout_s: float
+    ) -> Json:
+        """Let the node of a request come in by its key.  Raises Conflict."""
 
     async def invitations(self, *, consistency: str, timeout_s: float) -> Json:
         """The open invitations."""
@@ -363,6 +382,33 @@ ROUTES: tuple[Route[HasMembers], ...] = (
             REQUEST_ID,
         ),
         write=True,
+    ),
+    Route(
+        "POST",
+        "/v1/members/grants",
+        "operator",
+        "member_grant",
+        "Grant the request of a node that cannot reach the cluster",
+        answer=NodeGrant,
+        handler=lambda node: node.members.grant,
+        body=(
+            Field(
+                "request",
+                "string",
+                "the text of the request file that `node request` wrote",
+                minimum=1,
+                maximum=8192,
+                pattern=r"[\n\r -~]+",
+                rule="text of at most 8 KiB",
+            ),
+            Field("learner", "boolean", "join as a permanent learner", default=False),
+            Field(
+                "ttl_s", "integer", "seconds until it expires", default=604_800, minimum=60, maximum=7_776_000
+            ),
+            REQUEST_ID,
+        ),
+        write=True,
+        max_body_bytes=REQUEST_BODY_BYTES,
     ),
     Route(
         "GET",

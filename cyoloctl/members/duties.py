@@ -29,10 +29,12 @@ class Change(NamedTuple):
     target: str
 
 
-def has_place(members: MemberMachine, name: str, *, leads: bool) -> bool:
+def has_place(members: MemberMachine, name: str, now_unix_ms: int, *, leads: bool) -> bool:
     """Whether a node may announce itself: it was admitted, as far as it has applied, or is the founder."""
     if members.is_removed(name):
         return False
+    if members.grants.open(name, now_unix_ms) is not None:
+        return True
     return members.get(name) is not None or (leads and not members.members())
 
 

@@ -114,7 +114,7 @@ class JoinOperations:
         steals it with the key cannot make the token either.  Raises Conflict
         where the key is another node's, or gone.
         """
-        await self._founded(timeout_s)
+        await self.founded(timeout_s)
         await self._proposer.in_time(timeout_s=timeout_s)
 
         def public(secret: str) -> str:
@@ -163,7 +163,7 @@ class JoinOperations:
             "replaced": made["replaced"],
         }
 
-    async def _founded(self, timeout_s: float) -> None:
+    async def founded(self, timeout_s: float) -> None:
         """Return when there is a member.
 
         The first node of a cluster records itself, and may do so only while
@@ -206,6 +206,7 @@ class JoinOperations:
                 "created_at": rfc3339(each.created_unix_ms / 1000),
                 "expires_at": rfc3339(each.expires_unix_ms / 1000),
                 "state": state(each.used_by, each.expires_unix_ms, "open"),
+                "by": "token",
             }
             for each in self._members.invitations()
         ]
@@ -216,8 +217,20 @@ class JoinOperations:
                 "created_at": None,
                 "expires_at": rfc3339(old.expires_unix_ms / 1000),
                 "state": state(old.used_by, old.expires_unix_ms, "outdated"),
+                "by": "token",
             }
             for old in self._members.secret_invitations()
+        ]
+        rows += [
+            {
+                "name": granted.name,
+                "learner": granted.learner,
+                "created_at": rfc3339(granted.created_unix_ms / 1000),
+                "expires_at": rfc3339(granted.expires_unix_ms / 1000),
+                "state": state(None, granted.expires_unix_ms, "open"),
+                "by": "file",
+            }
+            for granted in self._members.grants.all()
         ]
         return {"invitations": sorted(rows, key=lambda row: str(row["name"]))}
 
@@ -251,7 +264,7 @@ class JoinOperations:
         invitation = await self._find_invitation(request, request_sha256, timeout_s)
         check_request(request["request_pem"], name, request["sealing_key"], self._node.cluster_id)
         if invitation.used_by is None:
-            self._refuse_taken_address(name, request["address"])
+            self.refuse_taken_address(name, request["address"])
         if not self._backed.take():
             raise Overloaded("this node is asked to admit too many nodes at once: try again in a second")
         left = max(0.1, deadline - time.monotonic())
@@ -289,7 +302,7 @@ class JoinOperations:
             trust_pem=issuer.trust_pem,
         )
 
-    def _refuse_taken_address(self, name: str, address: str) -> None:
+    def refuse_taken_address(self, name: str, address: str) -> None:
         """Refuse an address at which the others would reach somebody else.  Raises Conflict."""
         asked = parse_address(address)
         for member in self._members.members():

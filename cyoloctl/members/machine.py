@@ -39,6 +39,7 @@ from cyoloctl.members.checks import (
     is_coherent,
     stored_member,
 )
+from cyoloctl.members.granted import GRANT, Grants
 from cyoloctl.members.records import (
     MAX_INVITATIONS,
     MAX_NAMES,
@@ -79,7 +80,12 @@ class MemberMachine(Machine):
     for an expiry in the past, overloaded beyond 1,000 invitations or 10,000
     names.  Drops what expired first.
     ``uninvite {name}`` -> ``{name, uninvited: true}``.  not_found where no
-    invitation is there, conflict where the node has joined on it.
+    invitation or grant is there, conflict where the node has joined on it.
+    ``grant {name, learner, request_sha256, key_hash, sealing_key, ttl_s}`` ->
+    ``{name, learner, expires_unix_ms, replaced}``: the node that made a
+    request may come in by its key, in the place of an invitation or another
+    grant for the name.  replaced: one of those was open, for another request.
+    Refused as issue_invitation is; conflict for the key of a member.
     ``admit {name, public_key, request_sha256, address, sealing_key, raft_id,
     key_hash}`` -> ``{name, role}``: makes the member.  The node that
     proposes it has checked that the request was signed with the private half of
@@ -90,7 +96,8 @@ class MemberMachine(Machine):
     ``announce {name, address, sealing_key, raft_id, certificate_expires_at,
     key_hash}`` -> the member: a node says where and what it is.  Only the
     holder of the key that was admitted can; a member of release 0.1.0 gives
-    its key with its first announcement.  While there is no member at all it
+    its key with its first announcement.  A node whose request was granted
+    becomes a member with it.  While there is no member at all it
     makes the founder, a voter.  not_found for a name that is not a member,
     conflict for a removed name, another key, or another member's raft_id or
     key.  Where ``set_address`` told the members another address, that one
@@ -130,6 +137,7 @@ class MemberMachine(Machine):
         "invite_for": "voter",
         "uninvite": "voter",
         "admit": "voter",
+        "grant": "voter",
         "announce": "self",
         "set_gateway": "self",
         "set_role": "voter",
@@ -149,6 +157,7 @@ class MemberMachine(Machine):
         self._removed: set[str] = set()
         self._invitations: dict[str, Invitation] = {}  # by name: at most one for each
         self._secret_invitations: dict[str, SecretInvitation] = {}
+        self.grants = Grants()  # no name is in here and among the invitations
         self._hosts: dict[str, str] = {}  # host -> the member's name: no host twice
         self._shared_hosts: set[str] = set()
         self._gateways: dict[str, Gateway] = {}
@@ -211,22 +220,12 @@ class MemberMachine(Machine):
         self._refuse_invited_member(name)
         if given["expires_unix_ms"] <= now_unix_ms:
             raise Refused(InvalidInput("the invitation would have expired already: check the clocks"))
-        kept = {
-            key: each
-            for key, each in self._invitations.items()
-            if now_unix_ms < each.expires_unix_ms + (0 if each.used_by is None else USED_KEPT_MS)
-        }
+        kept = self._kept_invitations(now_unix_ms)
         older = kept.pop(name, None)
         live = self._live_secrets(now_unix_ms)
         superseded = {key for key, each in live.items() if each.name == name and each.used_by is None}
         live = {key: each for key, each in live.items() if key not in superseded}
-        if len(kept) + len(live) >= MAX_INVITATIONS:
-            raise Refused(
-                Overloaded(
-                    f"there are {MAX_INVITATIONS} invitations: withdraw some (member uninvite), "
-                    "or wait until some expire"
-                )
-            )
+        self._refuse_too_many(len(kept) + len(live) + self.grants.count(now_unix_ms, besides=name))
         self._refuse_full(name)
         kept[name] = Invitation(
             name=name,
@@ -238,11 +237,32 @@ class MemberMachine(Machine):
         )
         self._invitations = kept
         self._secret_invitations = live
+        was_granted = self.grants.open(name, now_unix_ms) is not None
+        self.grants.drop(name)
         return {
             "name": name,
             "learner": given["learner"],
             "expires_unix_ms": given["expires_unix_ms"],
-            "replaced": bool(superseded) or (older is not None and older.used_by is None),
+            "replaced": was_granted or bool(superseded) or (older is not None and older.used_by is None),
+        }
+
+    def _grant(self, given: dict[str, Any], index: int, now_unix_ms: int) -> dict[str, Any]:
+        name = given["name"]
+        self._refuse_invited_member(name)
+        if self._key_taken(name, given["key_hash"]):
+            raise Refused(Conflict("a member has the key of this request: make new ones (node request)"))
+        kept = self._kept_invitations(now_unix_ms)
+        older = kept.pop(name, None)
+        others = len(kept) + len(self._live_secrets(now_unix_ms))
+        self._refuse_too_many(others + self.grants.count(now_unix_ms, besides=name))
+        self._refuse_full(name)
+        self._invitations = kept
+        made, replaced = self.grants.put(given, now_unix_ms)
+        return {
+            "name": name,
+            "learner": made.learner,
+            "expires_unix_ms": made.expires_unix_ms,
+            "replaced": replaced or (older is not None and older.is_open(now_unix_ms)),
         }
 
     def _invite_for(self, given: dict[str, Any], index: int, now_unix_ms: int) -> dict[str, Any]:
@@ -254,7 +274,8 @@ class MemberMachine(Machine):
         name = given["name"]
         if name in self._members:
             raise Refused(Conflict(f"{name} has joined: remove it (member remove {name})"))
-        found = self._invitations.pop(name, None) is not None
+        granted = self.grants.drop(name)
+        found = self._invitations.pop(name, None) is not None or granted
         if not (self._drop_secrets(name) or found):
             raise Refused(NotFound(f"there is no invitation for {name}: see member invitations"))
         return {"name": name, "uninvited": True}
@@ -305,7 +326,8 @@ class MemberMachine(Machine):
         # Only the first node of a cluster was admitted by nobody.
         member = self._members.get(name) if self._members else Member(**given, role="voter")
         if member is None:
-            raise Refused(NotFound(f"there is no member {name}: see member list"))
+            member = self.grants.member_of(given, now_unix_ms)
+            self._refuse_full(name)
         if member.key_hash not in (None, given["key_hash"]):
             raise Refused(
                 Conflict(
@@ -318,6 +340,7 @@ class MemberMachine(Machine):
         if self._key_taken(name, given["key_hash"]):
             raise Refused(Conflict("another member has this key: make new keys for this node"))
         # It has its certificate, so nobody asks for the answer again.
+        self.grants.drop(name)
         self._invitations.pop(name, None)
         self._drop_secrets(name)
         if member.announced == given["address"]:
@@ -484,6 +507,22 @@ class MemberMachine(Machine):
     def _live_secrets(self, now_unix_ms: int) -> dict[str, SecretInvitation]:
         return {key: i for key, i in self._secret_invitations.items() if i.expires_unix_ms > now_unix_ms}
 
+    def _kept_invitations(self, now_unix_ms: int) -> dict[str, Invitation]:
+        return {
+            key: each
+            for key, each in self._invitations.items()
+            if now_unix_ms < each.expires_unix_ms + (0 if each.used_by is None else USED_KEPT_MS)
+        }
+
+    def _refuse_too_many(self, others: int) -> None:
+        if others >= MAX_INVITATIONS:
+            raise Refused(
+                Overloaded(
+                    f"there are {MAX_INVITATIONS} invitations: withdraw some (member uninvite), "
+                    "or wait until some expire"
+                )
+            )
+
     def _refuse_invited_member(self, name: str) -> None:
         if name in self._members:
             raise Refused(AlreadyExists(f"there is a member {name} already: choose another name"))
@@ -520,18 +559,11 @@ class MemberMachine(Machine):
         issued = {name: each.to_state() for name, each in self._invitations.items()}
         return {
             **({"issued_invitations": issued} if issued else {}),
+            **({"grants": self.grants.export()} if self.grants.all() else {}),
             **({"hosts": self.hosts()} if self._hosts else {}),
             **({"shared_hosts": self.shared_hosts()} if self._shared_hosts else {}),
             **({"gateways": {k: v._asdict() for k, v in self._gateways.items()}} if self._gateways else {}),
-            "invitations": {
-                key: {
-                    "expires_unix_ms": invitation.expires_unix_ms,
-                    "learner": invitation.learner,
-                    "name": invitation.name,
-                    "used_by": invitation.used_by,
-                }
-                for key, invitation in self._secret_invitations.items()
-            },
+            "invitations": {key: each.to_state() for key, each in self._secret_invitations.items()},
             "members": {name: member.to_state() for name, member in self._members.items()},
             "removed": self.removed(),
         }
@@ -539,7 +571,7 @@ class MemberMachine(Machine):
     def prepare_restore(self, state: object) -> Callable[[], None]:
         """Checks an exported state; the returned function puts it in place.  Raises ValueError."""
         given = json_object(state)
-        optional = given.keys() & {"hosts", "shared_hosts", "gateways", "issued_invitations"}
+        optional = given.keys() & {"hosts", "shared_hosts", "gateways", "issued_invitations", "grants"}
         top = exact(given, {"invitations", "members", "removed"} | optional)
         if not all(top[key] for key in optional):
             raise ValueError("what is empty is not left out")
@@ -552,6 +584,7 @@ class MemberMachine(Machine):
                 name: Invitation(name=member_name(name), **checked(fields, INVITATION))
                 for name, fields in json_object(top.get("issued_invitations", {})).items()
             }
+            grants = Grants.restored(top.get("grants", {}))
             members = {
                 name: stored_member(name, json_object(fields))
                 for name, fields in json_object(top["members"]).items()
@@ -573,7 +606,8 @@ class MemberMachine(Machine):
         except Malformed:
             raise ValueError("a member, a host or an invitation is not valid") from None
         if not (
-            is_coherent(top, members, names, set(invitations), len(secret_invitations))
+            is_coherent(top, members, names, {*invitations, *grants.names()}, len(secret_invitations))
+            and grants.names().isdisjoint({*invitations, *members})
             and are_ways_coherent(top, members, hosts, shared, gateways)
         ):
             raise ValueError("members, invitations, hosts and removed names contradict each other")
@@ -583,6 +617,7 @@ class MemberMachine(Machine):
             self._removed = set(names)
             self._invitations = invitations
             self._secret_invitations = secret_invitations
+            self.grants = grants
             self._hosts = hosts
             self._shared_hosts = set(shared)
             self._gateways = gateways
@@ -622,6 +657,7 @@ _OPERATIONS: Operations = {
         },
         MemberMachine._admit,
     ),
+    "grant": (GRANT, MemberMachine._grant),
     "announce": (
         {
             "name": member_name,

@@ -9,6 +9,7 @@ from cyoloctl.audit import audit
 from cyoloctl.errors import CyoloctlError, NoLeader, NotFound, OutcomeUnknown
 from cyoloctl.members.api import Member, MemberList, Status
 from cyoloctl.members.changes import MemberChanges
+from cyoloctl.members.granting import GrantOperations
 from cyoloctl.members.joining import JoinOperations
 from cyoloctl.members.machine import MemberMachine
 from cyoloctl.members.records import WantedRole
@@ -38,6 +39,7 @@ class MemberOperations:
         *,
         status: MemberStatus,
         joining: JoinOperations,
+        granting: GrantOperations,
         calls: PeerCalls,
         raft_id: RaftId,
         rotation_due: Callable[[], bool],
@@ -47,6 +49,7 @@ class MemberOperations:
         self._members = members
         self._status = status
         self._joining = joining
+        self._granting = granting
         self._calls = calls
         self._raft_id = raft_id
         self._changes = MemberChanges(
@@ -80,6 +83,14 @@ class MemberOperations:
         """A single-use join token, in the place of an older one for this name."""
         return await self._joining.invite(
             name, learner=learner, ttl_s=ttl_s, request_id=request_id, timeout_s=timeout_s
+        )
+
+    async def grant(
+        self, *, request: str, learner: bool, ttl_s: int, request_id: str | None, timeout_s: float
+    ) -> Json:
+        """Let the node of a request come in by its key.  Raises Conflict."""
+        return await self._granting.grant(
+            request=request, learner=learner, ttl_s=ttl_s, request_id=request_id, timeout_s=timeout_s
         )
 
     async def invitations(self, *, consistency: str, timeout_s: float) -> Json:

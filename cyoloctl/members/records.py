@@ -14,6 +14,7 @@ __all__ = [
     "REJECTED",
     "USED_KEPT_MS",
     "Gateway",
+    "Granted",
     "Invitation",
     "Member",
     "SecretInvitation",
@@ -123,6 +124,43 @@ class Invitation:
 
 
 @dataclass(frozen=True, slots=True)
+class Granted:
+    """A node that may come in by its key: its request was granted by file, and it was not seen yet.
+
+    request_sha256: of its certificate request.  key_hash, sealing_key: as in
+    Member; only they become the member.  created_unix_ms, expires_unix_ms:
+    replicated time; the node is refused from the latter on.
+    """
+
+    name: str
+    learner: bool
+    request_sha256: str
+    key_hash: str
+    sealing_key: str
+    created_unix_ms: int
+    expires_unix_ms: int
+
+    @property
+    def role(self) -> WantedRole:
+        """The role that the node will be given."""
+        return "learner" if self.learner else "voter"
+
+    def is_open(self, now_unix_ms: int) -> bool:
+        """Whether it still admits its node."""
+        return now_unix_ms < self.expires_unix_ms
+
+    def to_state(self) -> dict[str, Any]:
+        return {
+            "created_unix_ms": self.created_unix_ms,
+            "expires_unix_ms": self.expires_unix_ms,
+            "key_hash": self.key_hash,
+            "learner": self.learner,
+            "request_sha256": self.request_sha256,
+            "sealing_key": self.sealing_key,
+        }
+
+
+@dataclass(frozen=True, slots=True)
 class SecretInvitation:
     """A join token of release 0.1.0, known by the SHA-256 of its secret (64 hex digits).
 
@@ -144,6 +182,14 @@ class SecretInvitation:
     def role(self) -> WantedRole:
         """The role that the node will be given."""
         return "learner" if self.learner else "voter"
+
+    def to_state(self) -> dict[str, Any]:
+        return {
+            "expires_unix_ms": self.expires_unix_ms,
+            "learner": self.learner,
+            "name": self.name,
+            "used_by": self.used_by,
+        }
 
 
 class Gateway(NamedTuple):

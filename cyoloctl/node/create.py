@@ -59,16 +59,32 @@ from cyoloctl.pki.x509 import certificate_expires_at, certificate_sha256
 from cyoloctl.raft import create_storage
 from cyoloctl.text import rfc3339_of
 
-__all__ = ["accept_renewal", "init_cluster", "join", "node_info", "renew_here", "write_renewal_request"]
+__all__ = [
+    "NODE_STATE",
+    "accept_renewal",
+    "addresses_of",
+    "description",
+    "gateway_of",
+    "init_cluster",
+    "join",
+    "journal_files",
+    "node_info",
+    "private_directory",
+    "refuse_a_node",
+    "remove",
+    "renew_here",
+    "write_renewal_request",
+    "write_request",
+]
 
-_STATE = ("raft.db", "snapshot")
+NODE_STATE = ("raft.db", "snapshot")
 
 
 def _now() -> datetime:
     return datetime.now(UTC)
 
 
-def _addresses(listen: str, advertise: str | None) -> tuple[Address, Address]:
+def addresses_of(listen: str, advertise: str | None) -> tuple[Address, Address]:
     listens = parse_address(listen, "listen address")
     if advertise is not None:
         return listens, parse_dialable_address(advertise, "advertise address")
@@ -79,7 +95,7 @@ def _addresses(listen: str, advertise: str | None) -> tuple[Address, Address]:
     return listens, parse_dialable_address(listen, "listen address")
 
 
-def _gateway(listen: str | None, url: str | None) -> GatewayConfig | None:
+def gateway_of(listen: str | None, url: str | None) -> GatewayConfig | None:
     if listen is None:
         if url is not None:
             raise InvalidInput("a gateway url needs a gateway: add --gateway HOST:PORT")
@@ -95,7 +111,7 @@ def _gateway(listen: str | None, url: str | None) -> GatewayConfig | None:
     )
 
 
-def _refuse_a_node(data_dir: Path, *names: str) -> None:
+def refuse_a_node(data_dir: Path, *names: str) -> None:
     """Raise AlreadyExists where one of the names is there."""
     for name in names:
         if os.path.lexists(data_dir / name):
@@ -106,7 +122,7 @@ def _refuse_a_node(data_dir: Path, *names: str) -> None:
 
 
 @contextmanager
-def _private_directory(data_dir: Path) -> Iterator[bool]:
+def private_directory(data_dir: Path) -> Iterator[bool]:
     """The data directory, 0700; the value is whether it was made here.
 
     One that was made here and is empty at the end goes again.  Raises
@@ -140,7 +156,7 @@ def _remedy(data_dir: Path, found: os.stat_result) -> str:
     return "choose another data directory"
 
 
-def _description(config: Config, data_dir: Path, expires_at: datetime) -> dict[str, Any]:
+def description(config: Config, data_dir: Path, expires_at: datetime) -> dict[str, Any]:
     return {
         "schema_version": 1,
         "name": config.name,
@@ -179,10 +195,10 @@ def init_cluster(
     node_name, cluster_name = parse_name(name, "node name"), parse_name(cluster, "cluster name")
     if storage not in ("disk", "memory"):
         raise InvalidInput(f"storage {storage!r} is not valid: use disk or memory")
-    listens, shown = _addresses(listen, advertise)
-    gateway_config = _gateway(gateway, gateway_url)
-    _refuse_a_node(data_dir, CONFIG_NAME, PKI_DIRECTORY, OPERATOR_FILE, *_STATE)
-    with _private_directory(data_dir):
+    listens, shown = addresses_of(listen, advertise)
+    gateway_config = gateway_of(gateway, gateway_url)
+    refuse_a_node(data_dir, CONFIG_NAME, PKI_DIRECTORY, OPERATOR_FILE, *NODE_STATE)
+    with private_directory(data_dir):
         try:
             files = new_cluster(
                 data_dir, name=node_name, cluster=cluster_name, now=now, days=certificate_days
@@ -205,12 +221,12 @@ def init_cluster(
             raise  # somebody else makes a node here at the same time: the files are theirs
         except BaseException:
             for made in (PKI_DIRECTORY, OPERATOR_FILE):
-                _remove(data_dir / made)
-            for path in (*_journal_files(data_dir), data_dir / "snapshot"):
-                _remove(path)
+                remove(data_dir / made)
+            for path in (*journal_files(data_dir), data_dir / "snapshot"):
+                remove(path)
             raise
     return {
-        **_description(config, data_dir, files.certificate_expires_at),
+        **description(config, data_dir, files.certificate_expires_at),
         "operator_credentials": str(data_dir / OPERATOR_FILE),
     }
 
@@ -240,16 +256,16 @@ def join(
     """
     node_name = parse_name(name, "node name")
     token = join_token.decode_token(token_text)
-    listens, shown = _addresses(listen, advertise)
-    gateway_config = _gateway(gateway, gateway_url)
+    listens, shown = addresses_of(listen, advertise)
+    gateway_config = gateway_of(gateway, gateway_url)
     if token.name != node_name:
         raise InvitationRejected(
             f"the join token is for {token.name!r}, not {node_name!r}: use that name, or get another token"
         )
-    _refuse_a_node(data_dir, CONFIG_NAME, "snapshot")
+    refuse_a_node(data_dir, CONFIG_NAME, "snapshot")
     pki_dir = data_dir / PKI_DIRECTORY
     _refuse_another_ca(pki_dir / "ca.crt", token.ca_sha256)
-    with _private_directory(data_dir):
+    with private_directory(data_dir):
         granted = _redeem(data_dir, token, shown, timeout_s)
         config = Config(
             name=node_name,
@@ -262,11 +278,11 @@ def join(
             gateway=gateway_config,
         )
         if config.storage == "memory":
-            for path in _journal_files(data_dir):
-                _remove(path)
+            for path in journal_files(data_dir):
+                remove(path)
         write_config(data_dir / CONFIG_NAME, config, exclusive=True)
     return {
-        **_description(config, data_dir, granted.certificate_expires_at),
+        **description(config, data_dir, granted.certificate_expires_at),
         "learner": granted.learner,
     }
 
@@ -274,7 +290,7 @@ def join(
 def _redeem(data_dir: Path, token: join_token.JoinToken, advertise: Address, timeout_s: float) -> Grant:
     """Redeem a token for keys and a journal that this makes.  After a refusal nothing of them stays."""
     pki_dir = data_dir / PKI_DIRECTORY
-    fresh = [path for path in (pki_dir, *_journal_files(data_dir)) if not os.path.lexists(path)]
+    fresh = [path for path in (pki_dir, *journal_files(data_dir)) if not os.path.lexists(path)]
     try:
         # Before the token is spent: a journal that is there and is not this node's.
         create_storage(data_dir, cluster_id=token.cluster_id, name=token.name, founder=False)
@@ -293,7 +309,7 @@ def _redeem(data_dir: Path, token: join_token.JoinToken, advertise: Address, tim
         raise  # the token may be redeemed already, and only for these keys
     except CyoloctlError:
         for path in fresh:
-            _remove(path)
+            remove(path)
         raise
 
 
@@ -318,12 +334,12 @@ def _join_body(token: join_token.JoinToken, request: PendingRequest, address: Ad
     }
 
 
-def _journal_files(data_dir: Path) -> list[Path]:
+def journal_files(data_dir: Path) -> list[Path]:
     # SQLite's write-ahead log and its index stand beside the journal.
     return [data_dir / f"raft.db{suffix}" for suffix in ("", "-wal", "-shm")]
 
 
-def _remove(path: Path) -> None:
+def remove(path: Path) -> None:
     if path.is_dir():
         shutil.rmtree(path, ignore_errors=True)
     else:
@@ -397,13 +413,18 @@ def write_renewal_request(data_dir: Path, out: Path) -> dict[str, Any]:
     config, pki_dir, _ = _node_of(data_dir)
     pending = prepare_request(pki_dir, config.name, config.cluster_id)
     request = NodeRequest(config.name, config.advertise, pending.request_pem, pending.sealing_key)
+    write_request(out, request)
+    return {"schema_version": 1, "name": config.name, "request": str(out)}
+
+
+def write_request(out: Path, request: NodeRequest) -> None:
+    """Write a request to a new file.  Raises AlreadyExists, what file_error gives, StorageError."""
     try:
         write_private(out, encode_request(request).encode(), exclusive=True)
     except StorageError as error:
         if isinstance(error.__cause__, OSError):
             raise file_error(out, error.__cause__, "write") from None
         raise
-    return {"schema_version": 1, "name": config.name, "request": str(out)}
 
 
 def accept_renewal(data_dir: Path, text: str) -> dict[str, Any]:

@@ -21,6 +21,7 @@ from cyoloctl.gateway.adapter import GatewayAdapter
 from cyoloctl.keys.operations import KeyOperations
 from cyoloctl.members.addresses import Addresses
 from cyoloctl.members.api import Problem
+from cyoloctl.members.granting import GrantOperations
 from cyoloctl.members.joining import JOIN_FIELDS, JoinOperations
 from cyoloctl.members.operations import MemberOperations
 from cyoloctl.members.status import MemberStatus
@@ -174,12 +175,22 @@ class Service:
             ask=self.calls.ask,
             secrets=self.certificates.join_secrets,
         )
+        self.granting = GrantOperations(
+            proposer,
+            config,
+            joining=self.joining,
+            files=lambda: self.certificates.files,
+            addresses=self.addresses.known,
+            certify=self.authorities.certify,
+            can_certify=self.authorities.can_certify,
+        )
         self.votes = MemoryVotes(self._engine, config, state.members, self.calls, raft_id)
         self.members = MemberOperations(
             proposer,
             state.members,
             status=self.member_status,
             joining=self.joining,
+            granting=self.granting,
             calls=self.calls,
             raft_id=raft_id,
             rotation_due=lambda: bool(state.authorities.due_for() or state.authorities.demoted()),

@@ -125,7 +125,7 @@ class Upkeep:
         members = self._members
         name = self._config.name
         mine = members.get(name)
-        if not has_place(members, name, leads=self._engine.is_leader()):
+        if not has_place(members, name, self._proposer.now_ms(), leads=self._engine.is_leader()):
             return False  # not admitted yet, as far as this node has applied
         key_hash = public_key_sha256(self._certificates.files.certificate_pem)
         if mine is not None and mine.key_hash not in (None, key_hash):

@@ -45,6 +45,7 @@ __all__ = [
     "accept_grant",
     "decode_grant",
     "make_grant",
+    "make_grant_without_key",
 ]
 
 
@@ -114,17 +115,42 @@ def make_grant(
     sealed = None
     if hand_over_ca_key and not learner:
         sealed = seal(sealing_key, ca_key_pem.encode(), _ca_key_info(cluster_id, name))
+    made = make_grant_without_key(
+        cluster_id=cluster_id,
+        name=name,
+        cluster=cluster,
+        learner=learner,
+        certificate_pem=certificate,
+        trust_pem=trust_pem or to_pem(ca),
+        storage=storage,
+        peers=peers,
+    )
+    return {**made, "ca_key_sealed": sealed}
+
+
+def make_grant_without_key(
+    *,
+    cluster_id: str,
+    name: str,
+    cluster: str,
+    learner: bool,
+    certificate_pem: str,
+    trust_pem: str,
+    storage: Storage,
+    peers: Mapping[str, Address],
+) -> dict[str, Any]:
+    """A grant as make_grant's, around a certificate that is made already, and without the CA's key."""
     return {
         "schema_version": SCHEMA_VERSION,
         "cluster_id": cluster_id,
         "cluster": parse_name(cluster, "cluster name"),
-        "name": identity.name,
+        "name": parse_name(name),
         "learner": learner,
-        "certificate_pem": certificate,
-        "ca_pem": trust_pem or to_pem(ca),
+        "certificate_pem": certificate_pem,
+        "ca_pem": trust_pem,
         "storage": storage,
         "peers": {parse_name(peer): str(address) for peer, address in peers.items()},
-        "ca_key_sealed": sealed,
+        "ca_key_sealed": None,
     }
 
 

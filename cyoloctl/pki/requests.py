@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import os
 import warnings
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from cryptography import x509
@@ -20,6 +20,7 @@ from cyoloctl.pki.documents import SCHEMA_VERSION, parse_fields, parse_object, t
 from cyoloctl.pki.files import NODE_KEY, NODE_REQUEST, SEALING_KEY, check_mode, read_pem
 from cyoloctl.pki.identity import Identity
 from cyoloctl.pki.seal import load_sealing_key, parse_sealing_key
+from cyoloctl.pki.statements import is_signed_by_requester, sign_statement
 from cyoloctl.pki.x509 import (
     DEFECTS,
     dns_names,
@@ -32,7 +33,7 @@ from cyoloctl.pki.x509 import (
     subject_name,
     to_pem,
 )
-from cyoloctl.text import encode_base64
+from cyoloctl.text import encode_base64, pre_auth_encoding
 
 __all__ = [
     "NodeRequest",
@@ -45,6 +46,7 @@ __all__ = [
     "make_credential_request",
     "make_request",
     "prepare_request",
+    "sign_request",
 ]
 
 _MAX_FILE_CHARS = 64 * 1024
@@ -72,13 +74,26 @@ class NodeRequest:
     """The request of a node to be admitted, sent or carried on a stick: no secrets.
 
     address: where others can dial it.  sealing_key: X25519 public key, base64,
-    the one that the request signs.
+    the one that the request signs.  signature: of all of it, by the key that the
+    certificate is for (`sign_request`): the node asks to be admitted.  None:
+    a member asks for another certificate.
     """
 
     name: NodeName
     address: Address
     request_pem: str
     sealing_key: str
+    signature: str | None = None
+
+    @property
+    def request_sha256(self) -> str:
+        """See `csr_sha256`."""
+        return csr_sha256(self.request_pem)
+
+    def statement(self) -> bytes:
+        """The bytes that are signed."""
+        parts = (self.name, str(self.address), self.request_sha256, self.sealing_key)
+        return pre_auth_encoding(b"cyoloctl node request v1", *(part.encode() for part in parts))
 
 
 def make_request(
@@ -197,6 +212,12 @@ def csr_sha256(request_pem: str) -> str:
     return hashlib.sha256(der).hexdigest()
 
 
+def sign_request(pending: PendingRequest, address: Address) -> NodeRequest:
+    """The request of a node that asks to be admitted, signed with the key it asks a certificate for."""
+    unsigned = NodeRequest(pending.name, address, pending.request_pem, pending.sealing_key)
+    return replace(unsigned, signature=sign_statement(pending.node_key_pem, unsigned.statement()))
+
+
 def encode_request(request: NodeRequest) -> str:
     """A request file: one JSON object, for a node that cannot reach the cluster.  No secrets."""
     return to_text(
@@ -206,21 +227,34 @@ def encode_request(request: NodeRequest) -> str:
             "address": str(request.address),
             "request_pem": request.request_pem,
             "sealing_key": request.sealing_key,
+            **({} if request.signature is None else {"signature": request.signature}),
         }
     )
 
 
 def decode_request(text: str) -> NodeRequest:
-    """The request in a request file, checked as by check_request.
+    """The request in a request file, checked as by check_request; its signature too, where it has one.
 
     Raises InvalidInput, VersionMismatch for one of a newer release.
     """
     value = parse_object(text, "request", _MAX_FILE_CHARS)
-    parse_fields(value, "request", name=str, address=str, request_pem=str, sealing_key=str)
+    signed = {"signature": str} if "signature" in value else {}
+    parse_fields(value, "request", name=str, address=str, request_pem=str, sealing_key=str, **signed)
     check_request(value["request_pem"], parse_name(value["name"]), value["sealing_key"], None)
-    return NodeRequest(
-        NodeName(value["name"]), parse_address(value["address"]), value["request_pem"], value["sealing_key"]
+    request = NodeRequest(
+        NodeName(value["name"]),
+        parse_address(value["address"]),
+        value["request_pem"],
+        value["sealing_key"],
+        value.get("signature"),
     )
+    if request.signature is not None and (
+        # In one spelling: what is signed is what stands in the file.
+        str(request.address) != value["address"]
+        or not is_signed_by_requester(request.statement(), request.signature, request.request_pem)
+    ):
+        raise request_error("its signature is wrong")
+    return request
 
 
 # -- credentials --------------------------------------------------------------------------------

@@ -16,6 +16,7 @@ from cyoloctl.pki.x509 import (
     cluster_of_ca,
     load_certificate,
     load_key,
+    load_request,
     p256_key,
     utc,
 )
@@ -23,6 +24,7 @@ from cyoloctl.text import decode_base64, encode_base64, rfc3339_of
 
 __all__ = [
     "is_signed_by_ca",
+    "is_signed_by_requester",
     "sign_statement",
     "verify_statement",
 ]
@@ -75,9 +77,17 @@ def verify_statement(
         )
 
 
+def is_signed_by_requester(statement: bytes, signature: str, request_pem: str) -> bool:
+    """Whether the key that a certificate request is for signed a statement.  Raises InvalidInput."""
+    return _is_signed(statement, signature, p256_key(load_request(request_pem).public_key))
+
+
 def is_signed_by_ca(statement: bytes, signature: str, ca_pem: str) -> bool:
     """Whether a CA's own key signed a statement (`sign_statement`)."""
-    public = p256_key(load_certificate(ca_pem).public_key)
+    return _is_signed(statement, signature, p256_key(load_certificate(ca_pem).public_key))
+
+
+def _is_signed(statement: bytes, signature: str, public: ec.EllipticCurvePublicKey) -> bool:
     try:
         public.verify(decode_base64(signature), statement, ec.ECDSA(hashes.SHA256()))
     except DEFECTS:

@@ -29,7 +29,7 @@ Step = tuple[str, str, Json]
 OF_NODES = {
     *(("members", operation) for operation in ("issue_invitation", "invite_for", "invite", "uninvite")),
     *(("members", operation) for operation in ("admit", "redeem", "put", "announce", "remove")),
-    ("members", "set_role"),
+    *(("members", operation) for operation in ("set_role", "grant")),
     *(("presence", operation) for operation in ("boot", "reached")),
 }
 """Operations that say of a member, ``name``, that it is there, and as what."""
@@ -141,6 +141,18 @@ def _put(scene: Scene) -> Json:
 def _remove(scene: Scene) -> Json:
     others = [each.name for each in scene.state.members.members() if each.name not in scene.nodes]
     return {"name": scene.one_of(others, f"m{scene.rng.randrange(8)}")}
+
+
+def _grant(scene: Scene) -> Json:
+    name = scene.name()
+    return {
+        "name": name,
+        "learner": scene.rng.random() < 0.25,
+        "request_sha256": scene.digest(6),
+        "key_hash": _key_hash(scene, name),
+        "sealing_key": _KEY,
+        "ttl_s": scene.pick(60, 600, 7_776_000),
+    }
 
 
 def _set_role(scene: Scene) -> Json:
@@ -612,6 +624,7 @@ OPERATIONS: dict[tuple[str, str], Callable[[Scene], Json]] = {
     ("members", "issue_invitation"): _issue,
     ("members", "invite_for"): _invite_for,
     ("members", "uninvite"): _uninvite,
+    ("members", "grant"): _grant,
     ("members", "admit"): _admit,
     ("members", "announce"): _announce,
     ("members", "invite"): _invite,
@@ -674,7 +687,8 @@ OPERATIONS: dict[tuple[str, str], Callable[[Scene], Json]] = {
 }
 """How the arguments of every operation of every machine are drawn."""
 
-_NAMES = tuple(OPERATIONS)
+# A node that is on its way by file changes nothing for the others: no seed needs it, and all would change.
+_NAMES = tuple(each for each in OPERATIONS if each != ("members", "grant"))
 _NEXT = (
     _next_of_members,
     _next_of_credentials,

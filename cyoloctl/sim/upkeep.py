@@ -133,7 +133,8 @@ class Upkeep:
     def _do_what_is_due(self, replica: Replica) -> None:
         node, members = self._node, self._node.state.members
         mine, presence = members.get(node.name), node.state.presence
-        if has_place(members, node.name, leads=replica.is_leader()) and (
+        # Nobody is granted a place by file here: any time will do.
+        if has_place(members, node.name, 0, leads=replica.is_leader()) and (
             mine is None or mine.raft_id != node.raft_id
         ):
             self._propose("members", "announce", record_of(node.name, node.raft_id))

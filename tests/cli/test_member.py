@@ -55,6 +55,7 @@ INVITATIONS = [
         "created_at": "2029-12-31T23:00:00Z",
         "expires_at": "2030-01-01T00:00:00Z",
         "state": "open",
+        "by": "file",
     },
     {
         "name": "old",
@@ -62,6 +63,7 @@ INVITATIONS = [
         "created_at": None,
         "expires_at": "2030-01-01T00:00:00Z",
         "state": "outdated",
+        "by": "token",
     },
 ]
 
@@ -71,8 +73,8 @@ def test_member_invitations_are_listed_with_their_state(serve: Serve, capsys: Ca
     assert main(["member", "invitations", "-e", endpoint.url]) == 0
     shown = capsys.readouterr()
     rows = [line.split() for line in shown.out.splitlines()]
-    assert rows[1] == ["b", "voter", "open", "2029-12-31T23:00:00Z", "2030-01-01T00:00:00Z"]
-    assert rows[2][:4] == ["old", "learner", "outdated", "-"]
+    assert rows[1] == ["b", "voter", "open", "file", "2029-12-31T23:00:00Z", "2030-01-01T00:00:00Z"]
+    assert rows[2][:5] == ["old", "learner", "outdated", "token", "-"]
     assert "old" in shown.err
     assert "member invite" in shown.err
     assert main(["member", "invitations", "-e", endpoint.url, "-o", "json"]) == 0

@@ -235,6 +235,7 @@ LATER = {
     ("credentials renew", "--out"),
     ("credentials renew", "--request"),
     ("node inspect", "--copy"),
+    ("node request", "--out"),
     ("node renew", "--request"),
     ("route watch", "--out"),
 }

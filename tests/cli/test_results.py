@@ -196,16 +196,15 @@ READERS = {
     "counter get", "counter list", "counter watch",
     "credentials list", "credentials show", "credentials request",
     "key list", "key status", "key export", "key identity",
-    "member list", "member show", "member invitations", "member grant",
+    "member list", "member show", "member invitations",
     "pki status",
     "rendezvous list", "rendezvous show",
     "route export", "route list", "route resolve", "route watch", "route which",
     "token inspect", "token mint", "token refresh", "token revocations",
     # about one node and its directory
     "cluster init", "cluster recover", "snapshot save", "snapshot inspect",
-    "node info", "node inspect", "node join", "node log", "node reload",
-    "node renew", "node set-address",
-    "node start", "node stop",
+    "node accept", "node info", "node inspect", "node join", "node log", "node reload",
+    "node renew", "node request", "node set-address", "node start", "node stop",
 }  # fmt: skip
 
 

@@ -88,7 +88,8 @@ PKI = {
     "credentials_to_renew": [],
 }  # fmt: skip
 INVITATIONS = [
-    {"name": name, "learner": True, "created_at": TIME, "expires_at": TIME, "state": "open"} for name in NAMES
+    {"name": name, "learner": True, "created_at": TIME, "expires_at": TIME, "state": "open", "by": "token"}
+    for name in NAMES
 ]
 ROUTES = {
     "backends": [

@@ -12,7 +12,9 @@ import pytest
 
 from cyoloctl.control import table
 from cyoloctl.errors import Conflict
+from cyoloctl.model import Address
 from cyoloctl.pki.join_token import decode_token
+from cyoloctl.pki.requests import encode_request, make_request, sign_request
 from cyoloctl.text import Json
 from tests.support.cluster import LIMIT_S, Cluster, Node, assert_refused, environment, wait_until
 from tests.support.tokens import call, wait_keys
@@ -153,6 +155,11 @@ def _writes(cluster: Cluster) -> dict[str, tuple[str, str, Json]]:
         "share": ("route_share", "", {"host": "app.example.com", "shared": True}),
         "host": ("member_set_host", "n2", {"host": "app-2.example.com"}),
         "invite": ("member_invite", "", {"name": "n8"}),
+        "grant": (
+            "member_grant",
+            "",
+            {"request": encode_request(sign_request(make_request("n7"), Address("h", 1)))},
+        ),
         "withdrawn": ("member_invite", "", {"name": "n9"}),
         "uninvite": ("member_uninvite", "n9", {}),
     }
@@ -169,6 +176,8 @@ def _told(operation: str, answer: Json) -> Json:
         told["results"] = [_told("", item) for item in answer["results"]]
     if operation == "member_invite":  # the token names the asked node first
         told["secret"] = decode_token(answer["token"]).secret
+    if operation == "member_grant":  # sealed again, to the same node
+        del told["grant"]
     return told
 
 

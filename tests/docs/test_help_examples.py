@@ -39,9 +39,10 @@ ENDLESS = ("--watch", "watch ")
 ORDER = """
     snapshot save, snapshot inspect, snapshot,
     cluster init, cluster, member invite, member invitations, member uninvite, node join, node start, node
-    stop, node set-address, node renew, member grant, node info, node log, node inspect, node reload, node,
-    member list, member, member show, member set-host, member transfer-leadership, member set-address,
-    member demote, member promote, member remove, status, counter incr,
+    stop, node set-address, node renew, node request, member grant, node accept, node info, node log, node
+    inspect, node reload, node, member list, member, member show, member set-host, member
+    transfer-leadership, member set-address, member demote, member promote, member remove, status, counter
+    incr,
     counter decr, counter get, counter list, counter watch, counter reset, counter, key generate, key
     promote, key rotate, key list, key status, key disable, key enable, key export, key import, key rewrap,
     key policy, key identity, key destroy, key, token mint, token inspect, token update, token refresh,
@@ -74,6 +75,8 @@ class World:
             return self.work / str(len(list(self.work.iterdir())))
         if line.startswith("cyoloctl cluster recover"):
             return self.work / "survivor"
+        if line.startswith(("cyoloctl node request", "cyoloctl node accept")):
+            return self.work / "n5"
         fourth = line.startswith("cyoloctl node") and line != "cyoloctl node renew"
         return self.work / "n4" if fourth else self.cluster["n1"].directory
 
@@ -138,7 +141,7 @@ def before(world: World, path: str, line: str) -> None:
     if path == "node reload" and not (world.work / "n4" / "control.sock").exists():
         world.call("cyoloctl node start --background")
     if "--grant n4.grant" in line:
-        [grant] = EXAMPLES["member grant"]
+        grant, _ = EXAMPLES["member grant"]
         world.call(grant)
         world.done.add(grant)
     if path == "cluster recover" and not (world.work / "survivor").exists():
@@ -216,7 +219,7 @@ def test_examples_of_help_work_and_print_one_object_as_json(
         for name in ("n2", "n3"):
             cluster.join(name, through="n1")
         cluster.wait_settled(voters=3)
-        words = {"10.0.0.4:7700": f"127.0.0.1:{free_port()}", "0:500": "0:1"}
+        words = {"0:500": "0:1"} | {f"10.0.0.{n}:7700": f"127.0.0.1:{free_port()}" for n in (4, 5)}
         world = World(cluster, work, capsys, words)
         try:
             run_all(world)

@@ -57,8 +57,16 @@ from cyoloctl.pki import join_token
 from cyoloctl.pki.ca import make_credentials
 from cyoloctl.pki.files import PKI_DIRECTORY, check_private_files, read_ca
 from cyoloctl.pki.grants import accept_grant, decode_grant, make_grant
-from cyoloctl.pki.requests import NodeRequest, check_request, csr_sha256, decode_request, encode_request
+from cyoloctl.pki.requests import (
+    NodeRequest,
+    check_request,
+    csr_sha256,
+    decode_request,
+    encode_request,
+    sign_request,
+)
 from cyoloctl.pki.seal import open_sealed, seal
+from cyoloctl.pki.sealed_grants import decode_sealed_grant, encode_sealed_grant, open_grant, seal_grant
 from cyoloctl.pki.statements import sign_statement
 from cyoloctl.pki.tls import server_context
 from cyoloctl.pki.x509 import certificate_sha256, public_key_sha256
@@ -253,6 +261,10 @@ def _commands() -> tuple[bytes, ...]:
     redeem = {**member, "secret_sha256": digest, "request_sha256": digest}
     issue = {"name": "n3", "learner": True, "public_key": key, "expires_unix_ms": 2**52}
     third = {**member, "name": "n3", "raft_id": "n3", "key_hash": sha256(b"y").hexdigest()}
+    granted = {
+        **{"name": "n5", "learner": True, "request_sha256": digest, "key_hash": digest},
+        **{"sealing_key": key, "ttl_s": 60},
+    }
     steps: list[_Step] = [
         ("counter", "add", {"name": "c", "by": -(2**63)}),
         ("counter", "reset", {"name": "c"}),
@@ -266,6 +278,7 @@ def _commands() -> tuple[bytes, ...]:
         ("members", "uninvite", {"name": "n4"}),
         ("members", "set_role", {"name": "n3", "role": "learner"}),
         ("members", "set_address", {"name": "n2", "address": "h:9"}),
+        ("members", "grant", granted),
         ("members", "set_host", {"name": "n2", "host": "app-2.example.com"}),
         ("members", "share_host", {"host": "app.example.com"}),
         ("members", "set_gateway", {"name": "n2", "gateway": {"address": "h:8", "url": "https://a.example"}}),
@@ -588,6 +601,45 @@ def _grant() -> dict[str, Any]:
         peers={"n1": parse_address("127.0.0.1:1")},
         now=worlds.NOW,
     )
+
+
+def _signed_request_text() -> str:
+    return encode_request(sign_request(worlds.keys().pending, Address("h", 1)))
+
+
+def _request_file(data: bytes) -> None:
+    request = decode_request(_text(data))
+    # What counts as signed is what the one key signed that these bytes come from.
+    if request.signature is not None:
+        good = decode_request(_signed_request_text())
+        assert replace(request, signature=None, request_pem="") == replace(
+            good, signature=None, request_pem=""
+        )
+
+
+def _sealed_grant(data: bytes) -> None:
+    """As the text of a file, and as what is sealed in a right one."""
+    pending = worlds.keys().pending
+    pki_dir = worlds.keys().second / PKI_DIRECTORY
+    try:
+        grant = decode_sealed_grant(_text(data))
+        assert decode_sealed_grant(encode_sealed_grant(grant)) == grant
+    except InvalidInput:
+        good = decode_sealed_grant(_sealed_grant_text())
+        grant = replace(good, sealed=seal(pending.sealing_key, data, good.info()))
+    _accept(open_grant(pki_dir, grant, name="n2", request_pem=pending.request_pem))
+
+
+@functools.cache
+def _sealed_grant_text() -> str:
+    pending = worlds.keys().pending
+    made = seal_grant(
+        {**_grant(), "ca_key_sealed": None},
+        request_pem=pending.request_pem,
+        sealing_key=pending.sealing_key,
+        expires_unix_s=2**31,
+    )
+    return encode_sealed_grant(made)
 
 
 def _accept(value: object) -> None:
@@ -1280,8 +1332,8 @@ TARGETS: tuple[Target, ...] = (
         "request-file",
         "Any text gives a NodeRequest, or InvalidInput or VersionMismatch.",
         (InvalidInput, VersionMismatch),
-        lambda data: decode_request(_text(data)),
-        lambda: [_request_text().encode()],
+        _request_file,
+        lambda: [_request_text().encode(), _signed_request_text().encode()],
     ),
     Target(
         "certificate-request",
@@ -1296,6 +1348,13 @@ TARGETS: tuple[Target, ...] = (
         (InvalidInput, VersionMismatch),
         lambda data: _accept(decode_grant(_text(data))),
         lambda: [json.dumps(_grant()).encode()],
+    ),
+    Target(
+        "sealed-grant",
+        "Any text or sealed bytes are accepted as a grant, or one of the errors, and nothing is written.",
+        (InvalidInput, VersionMismatch, AccessDenied),
+        _sealed_grant,
+        lambda: [_sealed_grant_text().encode(), canonical_json({**_grant(), "ca_key_sealed": None}).encode()],
     ),
     Target(
         "granted-certificate",

@@ -162,6 +162,14 @@ MEMBER_OPERATIONS: dict[str, dict[str, st.SearchStrategy[Any]]] = {
         "expires_unix_ms": st.integers(0, 300),
     },
     "uninvite": {"name": names},
+    "grant": {
+        "name": names,
+        "learner": st.booleans(),
+        "request_sha256": digests,
+        "key_hash": digests,
+        "sealing_key": st.just(KEY),
+        "ttl_s": st.sampled_from([60, 7_776_000]),
+    },
     "admit": {
         "name": names,
         "public_key": public_keys,

@@ -90,6 +90,7 @@ class MemoryService:
             list=self.member_list,
             show=self.member_show,
             invite=self.member_invite,
+            grant=self.member_grant,
             invitations=self.member_invitations,
             uninvite=self.member_uninvite,
             join=self.join,
@@ -167,6 +168,19 @@ class MemoryService:
             "expires_at": "2030-01-01T00:00:00Z",
             "replaced": False,
         }
+
+    async def member_grant(
+        self, *, request: str, learner: bool, ttl_s: int, request_id: str | None, timeout_s: float
+    ) -> dict[str, Any]:
+        await self._enter(
+            "member_grant",
+            request=request,
+            learner=learner,
+            ttl_s=ttl_s,
+            request_id=request_id,
+            timeout_s=timeout_s,
+        )
+        return {"name": "n2", "learner": learner, "grant": "{}"}
 
     async def member_invitations(self, *, consistency: str, timeout_s: float) -> dict[str, Any]:
         await self._enter("member_invitations", timeout_s=timeout_s)

@@ -487,3 +487,37 @@ async def test_sweeps_go_on_after_one_that_failed(world: World, monkeypatch: pyt
 
     world.judge.recheck_callers = fail
     await run_for(world.judge, lambda: len(calls) >= 3)
+
+
+def _grant(world: World, name: str, shown: Forged) -> None:
+    world.apply(
+        "members",
+        "grant",
+        name=name,
+        learner=False,
+        request_sha256="a" * 64,
+        key_hash=shown.key_hash,
+        sealing_key=KEY,
+        ttl_s=60,
+    )
+
+
+def test_peer_whose_request_was_granted_comes_in_with_that_key_until_the_expiry(
+    tmp_path: Path, forger: Forger
+) -> None:
+    world = World(tmp_path, forger)
+    world.member("n1")
+    granted, thief = forger.certificate("n4", "node"), forger.certificate("n4", "node")
+    _grant(world, "n4", granted)
+    with asyncio.Runner() as runner:
+        assert runner.run(_peer(world, granted)) == "n4"
+        assert world.judge.vouches("n4", granted.key_hash)
+        assert runner.run(_peer(world, thief)) is None
+        assert not world.judge.vouches("n4", thief.key_hash)
+        world.now_ms += 60_000
+        assert runner.run(_peer(world, granted)) is None
+        assert not world.judge.vouches("n4", granted.key_hash)
+
+
+async def _peer(world: World, shown: Forged) -> str | None:
+    return world.judge.peer(Tls(shown))

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import base64
+import json
 import stat
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -25,6 +27,7 @@ from cyoloctl.pki.requests import (
     make_credential_request,
     make_request,
     prepare_request,
+    sign_request,
 )
 from tests.support.pki import ID, OTHER_ID
 
@@ -164,3 +167,30 @@ def test_decode_request_of_an_encoded_one_is_the_same() -> None:
             decode_request(wrong)
     with pytest.raises(InvalidInput):
         decode_request(text.replace('"name"', '"name": "n2", "name"'))
+
+
+def test_signed_request_is_read_back_and_holds_nothing_else_than_what_was_signed() -> None:
+    signed = sign_request(make_request("n2"), Address("10.0.0.2", 7700))
+    text = encode_request(signed)
+    assert decode_request(text) == signed
+    assert signed.signature is not None
+    other = sign_request(make_request("n2"), Address("10.0.0.2", 7700))
+    for changed in (
+        replace(signed, address=Address("10.0.0.9", 7700)),
+        replace(signed, signature=other.signature),
+        replace(signed, signature="A" * 96),
+        replace(signed, signature=""),
+        replace(other, signature=signed.signature),
+    ):
+        with pytest.raises(InvalidInput, match="signature is wrong"):
+            decode_request(encode_request(changed))
+    spelt = json.loads(text) | {"address": "10.0.0.2:07700"}
+    with pytest.raises(InvalidInput):
+        decode_request(json.dumps(spelt))
+
+
+def test_request_without_a_signature_is_one_for_another_certificate() -> None:
+    pending = make_request("n2", ID)
+    renewal = NodeRequest(NodeName("n2"), Address("h", 1), pending.request_pem, pending.sealing_key)
+    assert decode_request(encode_request(renewal)).signature is None
+    assert "signature" not in json.loads(encode_request(renewal)), "earlier releases read it"

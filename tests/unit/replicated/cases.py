@@ -118,6 +118,14 @@ _NO_HOSTS: list[Any] = [
 _NODE: Json = {"address": "10.0.0.1:7000", "sealing_key": KEY, "raft_id": "n2"}
 _DATED: Json = {**_NODE, "certificate_expires_at": None}
 _ANNOUNCE: Json = {"name": "n1", **_DATED, "raft_id": "n1", "key_hash": HASH}
+_GRANT: Json = {
+    "name": "n6",
+    "learner": False,
+    "request_sha256": REQUEST,
+    "key_hash": "d" * 64,
+    "sealing_key": KEY,
+    "ttl_s": 600,
+}
 _NO_DIGESTS: list[Any] = [None, "", 5, "x y", "F" * 64]
 
 _members = Case(
@@ -135,6 +143,7 @@ _members = Case(
             "invite",
             {"name": "n3", "learner": True, "secret_sha256": SECRET, "expires_unix_ms": NOW + 500},
         ),
+        ("members", "grant", _GRANT),
         ("members", "set_gateway", {"name": "n1", "gateway": {"address": "h:443", "url": "https://h"}}),
         ("members", "set_host", {"name": "n1", "host": "n1.test"}),
         ("members", "share_host", {"host": "all.test"}),
@@ -149,6 +158,7 @@ _members = Case(
         "invite_for": {"name": "n2", "learner": False, "public_key": PUBLIC, "ttl_s": 60},
         "uninvite": {"name": "n2"},
         "admit": {"name": "n2", "public_key": PUBLIC, "request_sha256": REQUEST, **_NODE, "key_hash": HASH},
+        "grant": {**_GRANT, "name": "n2"},
         "announce": _ANNOUNCE,
         "invite": {"name": "n4", "learner": False, "secret_sha256": REQUEST, "expires_unix_ms": NOW + 9},
         "redeem": {"name": "n3", "secret_sha256": SECRET, "request_sha256": REQUEST, **_NODE},
@@ -186,6 +196,10 @@ _members = Case(
         ("invite_for", "ttl_s"): [59, 604_801, None, True],
         **{("admit", field): _NO_DIGESTS for field in ("key_hash", "request_sha256", "public_key")},
         ("admit", "raft_id"): [None, "", 5, "x y"],
+        **{("grant", field): _NO_DIGESTS for field in ("key_hash", "request_sha256", "sealing_key")},
+        ("grant", "name"): ["N2", None],
+        ("grant", "learner"): [1, None],
+        ("grant", "ttl_s"): [59, 7_776_001, None, True],
         ("announce", "key_hash"): _NO_DIGESTS,
         ("set_host", "host"): _NO_HOSTS,
         ("share_host", "host"): _NO_HOSTS,
@@ -241,6 +255,15 @@ _members = Case(
         lambda s: s["issued_invitations"]["n2"].update(created_unix_ms=None),
         lambda s: s["issued_invitations"].update(N2=s["issued_invitations"].pop("n2")),
         lambda s: s["removed"].append("n2"),
+        lambda s: s.update(grants={}),
+        lambda s: s.update(grants=[]),
+        lambda s: s["grants"]["n6"].pop("learner"),
+        lambda s: s["grants"]["n6"].update(key_hash="x"),
+        lambda s: s["grants"]["n6"].update(name="n6"),
+        lambda s: s["grants"].update(N6=s["grants"].pop("n6")),
+        lambda s: s["grants"].update(n1=s["grants"]["n6"]),
+        lambda s: s["grants"].update(n2=s["grants"]["n6"]),
+        lambda s: s["removed"].append("n6"),
         lambda s: s["members"]["n1"].update(key_hash=None),
         lambda s: s["members"]["n1"].update(key_hash="X" * 64),
         lambda s: s["members"].update(n5={**s["members"]["n1"], "raft_id": "n5"}),

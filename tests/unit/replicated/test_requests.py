@@ -375,6 +375,7 @@ def test_admit_writes_of_users_come_from_any_member(role: str) -> None:
     [
         ("members", "issue_invitation"),
         ("members", "admit"),
+        ("members", "grant"),
         ("members", "remove"),
         ("members", "set_host"),
         ("keys", "generate"),

@@ -1,0 +1,140 @@
+"""Admitting nodes by file: no connection leads from the one side to the other."""
+
+from __future__ import annotations
+
+import logging
+import time
+from collections.abc import Awaitable, Callable, Mapping
+
+from cyoloctl.audit import audit
+from cyoloctl.errors import ConfigError, InvalidInput
+from cyoloctl.members.joining import JoinOperations
+from cyoloctl.model import LocalNode, parse_address, parse_dialable_address
+from cyoloctl.pki.files import NodeFiles
+from cyoloctl.pki.grants import make_grant_without_key
+from cyoloctl.pki.requests import NodeRequest, decode_request
+from cyoloctl.pki.sealed_grants import SealedGrant, encode_sealed_grant, seal_grant
+from cyoloctl.pki.x509 import public_key_sha256
+from cyoloctl.replicated.proposer import Proposer
+from cyoloctl.text import Json, rfc3339
+
+__all__ = ["GrantOperations"]
+
+_log = logging.getLogger("cyoloctl.node")
+
+
+class GrantOperations:
+    """Answers the requests of nodes that cannot reach the cluster.
+
+    files: the node's files as they are now.  addresses: where members are, by
+    name.  certify: the certificate for a granted request, from whichever
+    connected node holds the CA key; can_certify: whether one does.
+    """
+
+    def __init__(
+        self,
+        proposer: Proposer,
+        node: LocalNode,
+        *,
+        joining: JoinOperations,
+        files: Callable[[], NodeFiles],
+        addresses: Callable[[], Mapping[str, str]],
+        certify: Callable[[str, str, float], Awaitable[Json]],
+        can_certify: Callable[[], bool],
+    ) -> None:
+        self._proposer = proposer
+        self._node = node
+        self._joining = joining
+        self._files = files
+        self._addresses = addresses
+        self._certify = certify
+        self._can_certify = can_certify
+
+    async def grant(
+        self, *, request: str, learner: bool, ttl_s: int, request_id: str | None, timeout_s: float
+    ) -> Json:
+        """Let the node of a request come in by its key, and answer it.
+
+        request: the text of its request file.  The cluster knows its keys from
+        now on, and admits it until the expiry; what it gets is sealed to it and
+        holds no key of anybody.  The same request again gets a new answer, and
+        time; no other node can use either.
+
+        Raises InvalidInput, AlreadyExists for the name of a member, Conflict
+        for its address, its key or a removed name, ConfigError where no
+        connected node holds the CA key.
+        """
+        deadline = time.monotonic() + timeout_s
+        asked = self._read(request)
+        name = str(asked.name)
+        await self._joining.founded(timeout_s)
+        await self._proposer.in_time(timeout_s=timeout_s)
+        await self._proposer.fresh(timeout_s=_left(deadline))
+        self._joining.refuse_taken_address(name, str(asked.address))
+        if not self._can_certify():
+            raise ConfigError(
+                "no connected member holds the key of the CA (pki status), so nothing was granted: "
+                "start a voter that does"
+            )
+        arguments = {
+            "name": name,
+            "learner": learner,
+            "request_sha256": asked.request_sha256,
+            "key_hash": public_key_sha256(asked.request_pem),
+            "sealing_key": asked.sealing_key,
+            "ttl_s": ttl_s,
+        }
+        made = await self._proposer.apply_here(
+            "members", "grant", arguments, request_id=request_id, timeout_s=_left(deadline)
+        )
+        role = "learner" if learner else "voter"
+        audit("member grant", member=name, role=role, key_hash=arguments["key_hash"])
+        _log.info("request granted", extra={"member": name})
+        certified = await self._certify(name, asked.request_pem, _left(deadline))
+        sealed = self._answer(asked, certified["certificate_pem"], learner, made["expires_unix_ms"] // 1000)
+        return {
+            "name": name,
+            "learner": learner,
+            "cluster_id": self._node.cluster_id,
+            "ca_sha256": sealed.ca_sha256,
+            "expires_at": rfc3339(sealed.expires_unix_s),
+            "replaced": made["replaced"],
+            "grant": encode_sealed_grant(sealed),
+        }
+
+    @staticmethod
+    def _read(request: str) -> NodeRequest:
+        asked = decode_request(request)
+        if asked.signature is None:
+            raise InvalidInput(
+                "this request renews the certificate of a member: for a new node, use the file that "
+                "`cyoloctl node request` wrote"
+            )
+        parse_dialable_address(str(asked.address))
+        return asked
+
+    def _answer(
+        self, asked: NodeRequest, certificate_pem: str, learner: bool, expires_unix_s: int
+    ) -> SealedGrant:
+        """The grant, sealed to the node that asked."""
+        known = {str(peer): parse_address(at) for peer, at in self._addresses().items() if peer != asked.name}
+        grant = make_grant_without_key(
+            cluster_id=self._node.cluster_id,
+            name=asked.name,
+            cluster=self._node.cluster,
+            learner=learner,
+            certificate_pem=certificate_pem,
+            trust_pem="".join(self._files().authorities),
+            storage=self._node.storage,
+            peers={**known, str(self._node.name): self._node.advertise},
+        )
+        return seal_grant(
+            grant,
+            request_pem=asked.request_pem,
+            sealing_key=asked.sealing_key,
+            expires_unix_s=expires_unix_s,
+        )
+
+
+def _left(deadline: float) -> float:
+    return max(0.1, deadline - time.monotonic())
