@@ -34,7 +34,15 @@ from cyoloctl.paths import exists_error, file_error, sync_directory
 from cyoloctl.pki.identity import parse_cluster_id
 from cyoloctl.text import canonical_json
 
-__all__ = ["Head", "Saved", "encode_head", "is_snapshot", "new_snapshot_file", "read_snapshot_file"]
+__all__ = [
+    "Head",
+    "Saved",
+    "decode_snapshot",
+    "encode_head",
+    "is_snapshot",
+    "new_snapshot_file",
+    "read_snapshot_file",
+]
 
 FORMAT_VERSION = 1
 MAX_FILE_BYTES = 2**30 + 2**24
@@ -159,6 +167,14 @@ def read_snapshot_file(path: Path) -> Saved:
                     raise InvalidInput(f"{path} is no snapshot: it does not end")
     except OSError as error:
         raise file_error(path, error, "read") from None
+    return decode_snapshot(content, str(path))
+
+
+def decode_snapshot(content: bytes | bytearray, path: str) -> Saved:
+    """The snapshot in these bytes, verified.  path: of the file, for messages.
+
+    Raises as `read_snapshot_file`.
+    """
     if content[:8] != _MAGIC or len(content) < _PREFIX.size + _DIGEST_BYTES:
         raise InvalidInput(f"{path} is no snapshot: use a file that `cyoloctl snapshot save` wrote")
     body = memoryview(content)[:-_DIGEST_BYTES]

@@ -95,6 +95,7 @@ from cyoloctl.replicated.peer_calls import read_answer
 from cyoloctl.routing.haproxy import export_haproxy
 from cyoloctl.routing.nginx import export_nginx
 from cyoloctl.routing.table import Backend, ExportOptions, RoutingTable
+from cyoloctl.snapshots.file import Head, decode_snapshot, encode_head
 from cyoloctl.state import ClusterState
 from cyoloctl.text import canonical_json
 from cyoloctl.tokens import format as token_format
@@ -536,6 +537,25 @@ def _snapshot(data: bytes) -> None:
             refused = None
     if refused is not None:
         raise refused
+
+
+def _saved_snapshot(data: bytes) -> None:
+    for attempt in (data, _sealed_file(data)):
+        try:
+            saved = decode_snapshot(attempt, "the file")
+        except (StorageError, VersionMismatch, InvalidInput) as error:
+            refused: CyoloctlError | None = error
+        else:
+            assert encode_head(saved.head) + saved.state + saved.key_ring == attempt[:-32]
+            refused = None
+    if refused is not None:
+        raise refused
+
+
+def _saved_file() -> bytes:
+    state = _snapshot_file()[0]
+    head = Head("c" * 32, "demo", "n1", "0.2.0", 1, 9, 2, 7, "passphrase", len(state), 4)
+    return _sealed_file(encode_head(head) + state + b"ring" + bytes(32))
 
 
 def _growing_header() -> bytes:
@@ -1292,6 +1312,13 @@ TARGETS: tuple[Target, ...] = (
         (StorageError, VersionMismatch),
         _snapshot,
         lambda: [_snapshot_file()[1], _growing_header()],
+    ),
+    Target(
+        "saved-snapshot",
+        "Any bytes are the snapshot of a file, or StorageError, VersionMismatch or InvalidInput.",
+        (StorageError, VersionMismatch, InvalidInput),
+        _saved_snapshot,
+        lambda: [_saved_file()],
     ),
     Target(
         "snapshot-transfer",
