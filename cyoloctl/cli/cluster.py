@@ -51,6 +51,11 @@ GatewayUrlOption = Annotated[
         "[default: by the node's host name, or the gateway address]",
     ),
 ]
+_IN_MEMORY = (
+    "\nin memory: while this is the only node, its restart loses the state; with more, a power cut that "
+    "takes a majority at once does"
+)
+
 CertificateDaysOption = Annotated[
     str,
     typer.Option(
@@ -145,6 +150,7 @@ def _show_init(invocation: Invocation, made: dict[str, Any]) -> None:
         f"  cyoloctl member invite -d {directory} --name NAME --out token   # then, on the other machine:\n"
         "  cyoloctl node join -d DIR --name NAME --listen HOST:PORT --token-file token\n"
         "keep pki/ca.key and operator.yaml safe: they are the keys to the cluster"
+        + (_IN_MEMORY if made["storage"] == "memory" else "")
     )
 
 

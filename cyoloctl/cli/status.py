@@ -8,7 +8,7 @@ table, the warnings below it still say.
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Annotated, Any
 
 import typer
@@ -159,6 +159,16 @@ def warnings(document: Mapping[str, Any], now_s: float) -> list[str]:
     return found
 
 
+def _notes(document: Mapping[str, Any]) -> Iterator[str]:
+    """What whoever knows the cluster should know besides: nothing that needs a hand."""
+    if document["cluster"].get("storage") == "memory":
+        yield "in memory: a power cut that takes a majority at once loses the whole state, permanently"
+    for broken in document.get("history", ())[-1:]:
+        how = "recovered on" if broken["kind"] == "recovered" else "restored from a snapshot on"
+        left = f", without {', '.join(broken['left_behind'])}" if broken["left_behind"] else ""
+        yield f"epoch {broken['epoch']}: {how} {broken['by']} at {broken['at']}{left}"
+
+
 def show_status(
     document: Mapping[str, Any], *, before: Callable[[], None] = lambda: None, **hidden: str
 ) -> None:
@@ -185,6 +195,7 @@ def show_status(
         + (f", time {cluster['time']}" if cluster.get("time") else ""),
         f"{membership}, quorum {text_of(cluster.get('quorum'))}, "
         f"storage {text_of(cluster.get('storage'))}, cluster id {cluster.get('id')}",
+        *_notes(document),
     ]
     now_s = _now_s(document)
     below: list[Cell | str] = [Cell(f"! {text}", "warn") for text in warnings(document, now_s)]

@@ -50,6 +50,15 @@ def test_cluster_init_says_what_to_do_next_on_stderr(tmp_path: Path, capsys: Cap
     assert f"cyoloctl node start -d {tmp_path / 'a'}" in shown.err
 
 
+def test_cluster_init_in_memory_says_what_a_restart_and_a_power_cut_cost(
+    tmp_path: Path, capsys: Capture
+) -> None:
+    assert main([*INIT, "-d", str(tmp_path / "a"), "--storage", "memory"]) == 0
+    told = capsys.readouterr().err
+    assert "its restart loses the state" in told
+    assert "a power cut that takes a majority at once does" in told
+
+
 def test_cluster_init_in_a_directory_with_a_node_changes_nothing_and_exits_4(tmp_path: Path) -> None:
     directory = tmp_path / "a"
     assert main([*INIT, "-d", str(directory)]) == 0

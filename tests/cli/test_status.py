@@ -55,6 +55,21 @@ def test_status_without_a_terminal_is_aligned_and_says_what_is_wrong(serve: Serv
     assert "b is away" in capsys.readouterr().err
 
 
+def test_status_says_what_a_power_cut_costs_and_where_the_history_broke(
+    serve: Serve, capsys: Capture
+) -> None:
+    document = status(member("a", role="leader"))
+    document["cluster"]["storage"] = "memory"
+    broken = {"kind": "recovered", "epoch": 3, "by": "a", "at": "2026-01-01T00:00:00Z", "left_behind": ["b"]}
+    document["history"] = [{**broken, "epoch": 2}, broken]
+    endpoint = serve({STATUS: document})
+    assert main(["status", "-e", endpoint.url]) == 0
+    out = capsys.readouterr().out
+    assert "in memory: a power cut that takes a majority at once loses the whole state, permanently\n" in out
+    assert "epoch 3: recovered on a at 2026-01-01T00:00:00Z, without b\n" in out
+    assert "epoch 2" not in out
+
+
 def test_status_without_a_quorum_says_so_first(serve: Serve, capsys: Capture) -> None:
     down = [member(name, reachable=False) for name in "bc"]
     endpoint = serve({STATUS: status(member("a"), *down, leader=None, healthy=False, failure_tolerance=0)})
