@@ -33,7 +33,7 @@ _cyoloctl() {
         case "$path" in
             'cyoloctl counter incr'|'cyoloctl counter decr'|'cyoloctl counter get'|'cyoloctl counter reset'|'cyoloctl counter watch') mapfile -t COMPREPLY < <(compgen -W "$("${COMP_WORDS[0]}" __names counter "${COMP_WORDS[@]:1}" 2>/dev/null)" -- "$cur"); return ;;
             'cyoloctl credentials show'|'cyoloctl credentials revoke'|'cyoloctl credentials renew') mapfile -t COMPREPLY < <(compgen -W "$("${COMP_WORDS[0]}" __names credentials "${COMP_WORDS[@]:1}" 2>/dev/null)" -- "$cur"); return ;;
-            'cyoloctl key import'|'cyoloctl snapshot save'|'cyoloctl snapshot inspect') compopt -o filenames 2>/dev/null; mapfile -t COMPREPLY < <(compgen -f -- "$cur"); return ;;
+            'cyoloctl cluster recover'|'cyoloctl key import'|'cyoloctl snapshot save'|'cyoloctl snapshot inspect') compopt -o filenames 2>/dev/null; mapfile -t COMPREPLY < <(compgen -f -- "$cur"); return ;;
             'cyoloctl member uninvite') mapfile -t COMPREPLY < <(compgen -W "$("${COMP_WORDS[0]}" __names invitation "${COMP_WORDS[@]:1}" 2>/dev/null)" -- "$cur"); return ;;
             'cyoloctl key promote'|'cyoloctl key disable'|'cyoloctl key enable'|'cyoloctl key destroy') mapfile -t COMPREPLY < <(compgen -W "$("${COMP_WORDS[0]}" __names key "${COMP_WORDS[@]:1}" 2>/dev/null)" -- "$cur"); return ;;
             'cyoloctl member show'|'cyoloctl member promote'|'cyoloctl member demote'|'cyoloctl member set-address'|'cyoloctl member remove'|'cyoloctl member set-host') mapfile -t COMPREPLY < <(compgen -W "$("${COMP_WORDS[0]}" __names member "${COMP_WORDS[@]:1}" 2>/dev/null)" -- "$cur"); return ;;

@@ -62,7 +62,8 @@ complete --command cyoloctl --condition '__cyoloctl_at cyoloctl cluster init' --
 complete --command cyoloctl --condition '__cyoloctl_at cyoloctl cluster init' --short-option o --long-option output --exclusive --arguments 'table json yaml' --description 'Output format'
 complete --command cyoloctl --condition '__cyoloctl_at cyoloctl cluster init' --short-option d --long-option data-dir --exclusive --arguments '(__fish_complete_directories)' --description 'Data directory of the node'
 complete --command cyoloctl --condition '__cyoloctl_at cyoloctl cluster init' --short-option h --long-option help --description 'Show this message and exit'
-complete --command cyoloctl --condition '__cyoloctl_at cyoloctl cluster recover' --long-option compare --require-parameter --force-files --description 'What `node inspect -o json` printed of another surviving disk; repeatable'
+complete --command cyoloctl --condition '__cyoloctl_at cyoloctl cluster recover' --force-files
+complete --command cyoloctl --condition '__cyoloctl_at cyoloctl cluster recover' --long-option compare --require-parameter --force-files --description 'What `node inspect -o json` printed of other surviving disks'
 complete --command cyoloctl --condition '__cyoloctl_at cyoloctl cluster recover' --long-option dry-run --description 'Change nothing; print what it would do, and who is left behind'
 complete --command cyoloctl --condition '__cyoloctl_at cyoloctl cluster recover' --long-option yes --description 'Do not ask for confirmation'
 complete --command cyoloctl --condition '__cyoloctl_at cyoloctl cluster recover' --short-option o --long-option output --exclusive --arguments 'table json yaml' --description 'Output format'

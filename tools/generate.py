@@ -89,7 +89,7 @@ class Command:
     @property
     def source(self) -> str:
         """Of the names that its arguments take: one of `cyoloctl.cli.names`, file, or empty for none."""
-        metavar = self.arguments[0][0].strip("[]") if self.arguments else ""
+        metavar = self.arguments[0][0].removesuffix("...").strip("[]") if self.arguments else ""
         if metavar == "FILE":
             return "file"
         if self.path[2:] == ("uninvite",):

@@ -209,12 +209,15 @@ def set_time(
 @command(connects=False, timeout_s=None)
 def recover(
     invocation: Invocation,
+    more: Annotated[
+        list[Path] | None, typer.Argument(metavar="[FILE]...", help="More files for --compare.")
+    ] = None,
     compare: Annotated[
         list[Path] | None,
         typer.Option(
             "--compare",
             metavar="FILE",
-            help="What `node inspect -o json` printed of another surviving disk; repeatable. "
+            help="What `node inspect -o json` printed of other surviving disks. "
             "Refuses to go on (exit 4) where that one got further.",
         ),
     ] = None,
@@ -234,7 +237,9 @@ def recover(
     """
     from cyoloctl.node import recover as recovery
 
-    found = None if compare is None else recovery.compare(invocation.data_dir, compare)
+    if more and not compare:
+        raise UsageError(f"{more[0]} is one file too many: descriptions of other disks follow --compare")
+    found = recovery.compare(invocation.data_dir, [*compare, *(more or ())]) if compare else None
     planned = recovery.recover(invocation.data_dir, dry_run=True)
     if found is not None and found["best"] != planned["name"] and not dry_run:
         raise Conflict(
@@ -258,7 +263,11 @@ def _disks(disks: list[dict[str, Any]]) -> str:
 
 def _uncertain(plan: dict[str, Any]) -> str:
     first, last = plan["certain_index"] + 1, plan["last_index"]
-    return "none" if first > last else f"{first} to {last}: they count from now on, acknowledged or not"
+    return (
+        "none"
+        if first > last or not plan["changed"]
+        else f"{first} to {last}: they count from now on, acknowledged or not"
+    )
 
 
 def _warn(invocation: Invocation, plan: dict[str, Any]) -> None:

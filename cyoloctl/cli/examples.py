@@ -24,7 +24,7 @@ EXAMPLES: dict[str, tuple[str, ...]] = {
     ),
     "cluster recover": (
         "cyoloctl cluster recover --dry-run",
-        "cyoloctl cluster recover --compare n2.json --compare n3.json --dry-run",
+        "cyoloctl cluster recover --compare n2.json n3.json --dry-run",
         "cyoloctl cluster recover --yes",
     ),
     "cluster set-time": (

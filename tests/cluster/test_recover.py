@@ -54,7 +54,7 @@ def test_survivor_goes_on_and_those_left_behind_are_kept_out_and_told(
 
     others = [_described(node, tmp_path) for node in (n1, n2)]
     assert_refused(
-        n3.cli("cluster", "recover", "--compare", others[0], "--compare", others[1], "--yes"),
+        n3.cli("cluster", "recover", "--compare", *others, "--yes"),
         4,
         "the disk of n1 got further than that of n3",
     )
