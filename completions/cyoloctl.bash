@@ -17,8 +17,8 @@ _cyoloctl() {
     done
     case "$path $prev" in
         *' -o'|*' --output') mapfile -t COMPREPLY < <(compgen -W "table json yaml" -- "$cur"); return ;;
-        *' -d'|*' --data-dir'|*' --run-dir') compopt -o filenames; mapfile -t COMPREPLY < <(compgen -d -- "$cur"); return ;;
-        *' -e'|*' --endpoint'|*' --timeout'|*' --nodes'|'cyoloctl key policy --keep'|*' --name'|*' --listen'|*' --advertise'|*' --cluster'|*' --gateway'|*' --gateway-url'|*' --certificate-days'|*' --request-id'|*' --socket-group'|*' --peer'|*' --from'|*' --limit'|*' --ttl'|*' --interval'|'cyoloctl route watch --check'|*' --overlap'|*' --by'|*' --sub'|*' --claim'|*' --claim-string'|*' --claim-json'|*' --max-age'|*' --cookie-name'|*' --audience'|*' --set'|*' --set-string'|*' --set-json'|*' --unset'|*' --sid'|*' --to-ca'|*' --from-ca'|*' --rotate-every'|*' --kind'|*' --data'|*' --public-key'|*' --require'|*' --require-string'|*' --tls-in-front'|*' --exec'|*' --seeds'|*' --faults'|*' --jobs') :; return ;;
+        *' -d'|*' --data-dir'|*' --run-dir'|*' --dir') compopt -o filenames; mapfile -t COMPREPLY < <(compgen -d -- "$cur"); return ;;
+        *' -e'|*' --endpoint'|*' --timeout'|*' --nodes'|'cyoloctl key policy --keep'|'cyoloctl snapshot save --keep'|*' --name'|*' --listen'|*' --advertise'|*' --cluster'|*' --gateway'|*' --gateway-url'|*' --certificate-days'|*' --request-id'|*' --socket-group'|*' --peer'|*' --from'|*' --limit'|*' --ttl'|*' --interval'|'cyoloctl route watch --check'|*' --overlap'|*' --by'|*' --sub'|*' --claim'|*' --claim-string'|*' --claim-json'|*' --max-age'|*' --cookie-name'|*' --audience'|*' --set'|*' --set-string'|*' --set-json'|*' --unset'|*' --sid'|*' --to-ca'|*' --from-ca'|*' --rotate-every'|*' --kind'|*' --data'|*' --public-key'|*' --require'|*' --require-string'|*' --tls-in-front'|*' --exec'|*' --every'|*' --seeds'|*' --faults'|*' --jobs') :; return ;;
         *' --credentials'|*' --from-snapshot'|*' --passphrase-file'|*' --compare'|*' --token-file'|*' --out'|*' --grant'|*' --request'|*' --copy'|*' --key-out'|*' --claims-file'|*' --keyring'|*' --to-node'|*' --tls-certificate'|*' --backend-tls-ca') compopt -o filenames 2>/dev/null; mapfile -t COMPREPLY < <(compgen -f -- "$cur"); return ;;
         *' --storage') mapfile -t COMPREPLY < <(compgen -W "disk memory" -- "$cur"); return ;;
         *' --log-format') mapfile -t COMPREPLY < <(compgen -W "text json" -- "$cur"); return ;;
@@ -130,7 +130,7 @@ _cyoloctl() {
         'cyoloctl route export') words='--format --pin --listen --tls-certificate --backend-tls-ca --fragment --run-dir --tls-in-front -o --output -d --data-dir -e --endpoint --credentials --timeout -h --help' ;;
         'cyoloctl route watch') words='--format --out --exec --check --interval --once --pin --listen --tls-certificate --backend-tls-ca --fragment --run-dir --tls-in-front -o --output -d --data-dir -e --endpoint --credentials --timeout -h --help' ;;
         'cyoloctl snapshot') words='save inspect -h --help' ;;
-        'cyoloctl snapshot save') words='--stale --passphrase-file --to-node --to-ca -o --output -d --data-dir -e --endpoint --credentials --timeout -h --help' ;;
+        'cyoloctl snapshot save') words='--stale --passphrase-file --to-node --to-ca --every --keep --dir -o --output -d --data-dir -e --endpoint --credentials --timeout -h --help' ;;
         'cyoloctl snapshot inspect') words='-o --output -d --data-dir -h --help' ;;
         'cyoloctl sim') words='--seeds --faults --nodes --jobs --stop-on-failure -o --output -h --help' ;;
         'cyoloctl completion') words='bash zsh fish -h --help' ;;

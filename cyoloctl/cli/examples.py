@@ -35,6 +35,7 @@ EXAMPLES: dict[str, tuple[str, ...]] = {
     "snapshot save": (
         "cyoloctl snapshot save monday.snapshot",
         "cyoloctl snapshot save with-keys.snapshot --passphrase-file phrase",
+        "cyoloctl snapshot save --every 6h --keep 28 --dir .",
     ),
     "snapshot inspect": ("cyoloctl snapshot inspect monday.snapshot",),
     "node": ("cyoloctl node start --background", "cyoloctl node info"),

@@ -11,7 +11,15 @@ from typing import Annotated, Any
 
 import typer
 
-from cyoloctl.cli.invocation import Invocation, StaleOption, command, read_input, read_secret
+from cyoloctl.cli.invocation import (
+    Invocation,
+    StaleOption,
+    command,
+    parse_duration_s,
+    parse_int64,
+    read_input,
+    read_secret,
+)
 from cyoloctl.errors import InternalError, Unavailable, UsageError
 from cyoloctl.paths import quoted
 
@@ -40,16 +48,31 @@ ToCaOption = Annotated[
         "--to-ca", metavar="SHA256", help="CA of that node's cluster, as its operator reads it out."
     ),
 ]
+EveryOption = Annotated[
+    str | None,
+    typer.Option("--every", metavar="DURATION", help="A policy: how often, 1m to 366d; never takes it out."),
+]
+KeepOption = Annotated[
+    str | None, typer.Option("--keep", metavar="N", help="Of the policy: how many of the newest stay.")
+]
+DirectoryOption = Annotated[
+    Path | None, typer.Option("--dir", metavar="DIR", help="Of the policy: where the files are.")
+]
 
 
 @command(timeout_s=30.0)
 def save(
     invocation: Invocation,
-    file: Annotated[Path, typer.Argument(metavar="FILE", help="New file, made with mode 0600.")],
+    file: Annotated[
+        Path | None, typer.Argument(metavar="[FILE]", help="New file, made with mode 0600.")
+    ] = None,
     stale: StaleOption = False,
     passphrase_file: PassphraseOption = None,
     to_node: ToNodeOption = None,
     to_ca: ToCaOption = None,
+    every: EveryOption = None,
+    keep: KeepOption = None,
+    directory: DirectoryOption = None,
 ) -> None:
     """Save the replicated state of one moment to a new file.
 
@@ -57,10 +80,42 @@ def save(
     remembered request ids and the rest are in it; token keys only if asked
     for. The file is verified, and appears under its name when it is whole.
     Treat it like the data directory of a node.
+
+    With --every, in place of FILE: put the policy into node.yaml by which the
+    node of the data directory saves snapshots itself. `node reload` makes a
+    running node follow it.
     """
+    if every is not None or keep is not None or directory is not None:
+        if file is not None or stale or passphrase_file is not None or to_node is not None:
+            raise UsageError("--every, --keep and --dir are a policy of the node: leave the rest out")
+        _set_policy(invocation, every, keep, directory)
+        return
+    if file is None:
+        raise UsageError("name the file to save to, or a policy: --every 6h --keep 28 --dir DIR")
+    _save(invocation, file, stale, *_key_request(passphrase_file, to_node, to_ca))
+
+
+def _set_policy(invocation: Invocation, every: str | None, keep: str | None, directory: Path | None) -> None:
+    from cyoloctl.node.snapshot_schedule import set_policy
+    from cyoloctl.snapshots.policy import MAX_EVERY_S, MAX_KEPT, MIN_EVERY_S, SnapshotPolicy
+
+    if every == "never" and keep is None and directory is None:
+        policy = None
+    elif every is None or every == "never" or keep is None or directory is None:
+        raise UsageError("a policy needs all three, such as --every 6h --keep 28 --dir DIR; or --every never")
+    else:
+        every_s = parse_duration_s(every, "--every", minimum_s=MIN_EVERY_S, maximum_s=MAX_EVERY_S)
+        kept = parse_int64(keep, "--keep", 1, MAX_KEPT)
+        policy = SnapshotPolicy(every_s, kept, str(directory.absolute()))
+    done = set_policy(invocation.data_dir, policy)
+    shown = "never" if policy is None else f"every {policy.every}, the newest {policy.keep} stay"
+    invocation.fields(done, [("snapshots", shown), ("directory", done["directory"] or "-")])
+    invocation.hint(f"a running node follows it after: cyoloctl node reload -d {quoted(invocation.data_dir)}")
+
+
+def _save(invocation: Invocation, file: Path, stale: bool, asked: dict[str, Any], kind: str) -> None:
     from cyoloctl.snapshots.file import Head, encode_head, new_snapshot_file
 
-    asked, kind = _key_request(passphrase_file, to_node, to_ca)
     client = invocation.client()
     with new_snapshot_file(file) as write:
         ring = client.call("key_export_ring", body=asked)["data"].encode("ascii") if asked else b""

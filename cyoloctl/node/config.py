@@ -33,6 +33,7 @@ from cyoloctl.model import (
 )
 from cyoloctl.paths import write_node_file
 from cyoloctl.pki.identity import parse_cluster_id
+from cyoloctl.snapshots.policy import SnapshotPolicy, parse_every
 
 __all__ = [
     "CONFIG_NAME",
@@ -48,6 +49,7 @@ __all__ = [
     "parse_config",
     "parse_gateway_url",
     "rewrite_addresses",
+    "rewrite_snapshots",
     "write_config",
 ]
 
@@ -126,7 +128,8 @@ class Config:
     reach it.  peers: where to dial first, never this node itself; the log
     knows the present members and addresses.  gateway: None: it has none.
     socket_group: the group of this machine that may use gateway.sock, with the
-    role of a gateway; None: there is no such socket.
+    role of a gateway; None: there is no such socket.  snapshots: those that it
+    saves by itself; None: none.
     """
 
     name: NodeName
@@ -139,6 +142,7 @@ class Config:
     log: LogConfig = LogConfig()
     gateway: GatewayConfig | None = None
     socket_group: str | None = None
+    snapshots: SnapshotPolicy | None = None
 
     def __post_init__(self) -> None:
         others = {name: address for name, address in self.peers.items() if name != self.name}
@@ -234,7 +238,7 @@ peers:{peers or " {}"}
 log:
   format: {config.log.format}
   level: {config.log.level}
-{_dump_socket_group(config.socket_group)}{_dump_gateway(config.gateway)}"""
+{_dump_socket_group(config.socket_group)}{_dump_gateway(config.gateway)}{_dump_snapshots(config.snapshots)}"""
 
 
 def _dump_socket_group(group: str | None) -> str:
@@ -244,6 +248,13 @@ def _dump_socket_group(group: str | None) -> str:
 # The group of this machine that may use gateway.sock, with the role of a gateway.
 socket_group: {json.dumps(group)}
 """
+
+
+def _dump_snapshots(policy: SnapshotPolicy | None) -> str:
+    if policy is None:
+        return ""
+    directory = json.dumps(policy.directory)
+    return f"\nsnapshots: {{every: {policy.every}, keep: {policy.keep}, directory: {directory}}}\n"
 
 
 def _dump_gateway(gateway: GatewayConfig | None) -> str:
@@ -295,14 +306,26 @@ def rewrite_addresses(path: str | os.PathLike[str], wanted: Config) -> None:
     can; atomic, as write_config.  Raises ConfigError, StorageError.
     """
     with open(path, encoding="utf-8") as file:
-        text = _with_addresses(file.read(), wanted)
+        _rewrite(path, _with_addresses(file.read(), wanted), wanted)
+
+
+def rewrite_snapshots(path: str | os.PathLike[str], wanted: Config) -> None:
+    """The same for the snapshot policy."""
+    with open(path, encoding="utf-8") as file:
+        text = file.read()
+    root: Any = yaml.compose(text, Loader=yaml.SafeLoader)
+    for key, value in root.value:
+        if key.value == "snapshots":
+            text = text[: key.start_mark.index].rstrip("\n") + "\n" + text[value.end_mark.index :]
+    _rewrite(path, text.rstrip("\n") + "\n" + _dump_snapshots(wanted.snapshots), wanted)
+
+
+def _rewrite(path: str | os.PathLike[str], text: str, wanted: Config) -> None:
     try:
         kept = parse_config(text) == wanted
     except ConfigError:
         kept = False  # all of it in one pair of braces, for example
-    if not kept:
-        text = dump_config(wanted)
-    write_node_file(path, text.encode())
+    write_node_file(path, (text if kept else dump_config(wanted)).encode())
 
 
 def _with_addresses(text: str, wanted: Config) -> str:
@@ -407,6 +430,7 @@ class _Fields:
                 "gateway",
             ),
             "socket_group",
+            "snapshots",
         )
         cluster = _Fields(self._where, self._at, self._required("cluster"), "'cluster'")
         cluster._only("id", "name")
@@ -431,7 +455,19 @@ class _Fields:
                 if "socket_group" in self._values
                 else None
             ),
+            snapshots=self._fields("snapshots")._snapshots() if "snapshots" in self._values else None,
         )
+
+    def _snapshots(self) -> SnapshotPolicy:
+        self._only("every", "keep", "directory")
+        every, keep = self._required("every"), self._required("keep")
+        try:
+            if not isinstance(keep, yaml.ScalarNode) or not re.fullmatch("[0-9]{1,9}", keep.value):
+                raise InvalidInput("'keep' must be a number of snapshots")
+            every_s = parse_every(self._text(every, "'every'"))
+            return SnapshotPolicy(every_s, int(keep.value), self._path("directory"))
+        except InvalidInput as error:
+            raise self._error(every, error.message) from None
 
     def _gateway(self) -> GatewayConfig:
         self._only(

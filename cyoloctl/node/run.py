@@ -291,6 +291,7 @@ class Node:
         work: list[Coroutine[Any, Any, None]] = [
             self._watch_failure(),
             self.service.upkeep.run(),
+            self.service.schedule.run(),
             self.service.own_address.run(),
             self.service.certificates.run(),
             self.service.admission.run(),
@@ -332,13 +333,15 @@ class Node:
         _log.info("node stopped", extra={"node": self._config.name})
 
     def reload(self) -> None:
-        """Use the certificates and keys that the files hold now, for new connections, and reopen the log.
+        """Use the certificates, keys and snapshot policy that the files hold now, and reopen the log.
 
-        What cannot be read stays as it was, and the log says why.  Never raises a CyoloctlError.
+        Certificates count for new connections.  What cannot be read stays as it was, and the log says why.
+        Never raises a CyoloctlError.
         """
         logs.reopen()
         try:
             gateway_tls = self._gateway_context()
+            self.service.schedule.policy = load_config(self._data_dir / CONFIG_NAME).snapshots
             self.service.certificates.reload()
             self._gateway_tls = gateway_tls
         except CyoloctlError as error:

@@ -30,6 +30,7 @@ from cyoloctl.model import RaftId
 from cyoloctl.node.cluster_time import ClusterTime
 from cyoloctl.node.config import Config
 from cyoloctl.node.own_address import OwnAddress
+from cyoloctl.node.snapshot_schedule import SnapshotSchedule
 from cyoloctl.node.upkeep import Upkeep
 from cyoloctl.paths import free_bytes, is_read_only
 from cyoloctl.pki.files import NodeFiles
@@ -83,6 +84,7 @@ class Service:
         self._assemble_sessions()
         self._offer_to_peers()
         self.snapshots = SnapshotOperations(proposer, state, config)
+        self.schedule = SnapshotSchedule(str(config.name), self.snapshots, config.snapshots)
         self.time = ClusterTime(proposer, state, self.calls)
         self.upkeep = Upkeep(
             proposer,
@@ -279,6 +281,7 @@ class Service:
     def _problems(self) -> Iterator[Problem]:
         yield from self.keys.problems()
         yield from self.authorities.problems()
+        yield from self.schedule.problems()
         yield from self.own_address.problems()
 
     def _on_restore(self) -> None:

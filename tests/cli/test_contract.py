@@ -28,7 +28,7 @@ CONTRACT = {
     "demo": f"--nodes --data-dir -d --keep {OUTPUT}",
     "cluster init": "-d --data-dir --name --listen --advertise --cluster --storage --certificate-days "
     f"--from-snapshot --passphrase-file {OUTPUT}",
-    "snapshot save": f"--stale --passphrase-file --to-node {CONNECTION}",
+    "snapshot save": f"--stale --passphrase-file --to-node --every --keep --dir {CONNECTION}",
     "snapshot inspect": f"-d --data-dir {OUTPUT}",
     "cluster recover": f"-d --data-dir --compare --dry-run --yes {OUTPUT}",
     "cluster set-time": f"--to-members --dry-run --yes --request-id {CONNECTION}",

@@ -48,6 +48,7 @@ MORE = {
     "key export": ["--passphrase-file", "/etc/hostname"],
     "key import": ["/etc/hostname"],
     "member grant": ["--request", "/etc/hostname"],
+    "snapshot save": ["/nonexistent/file"],
     "token mint": ["--sub", "a"],
 }
 

@@ -82,7 +82,7 @@ def operating(cluster: Cluster, work: Path) -> dict[str, str]:
         "/srv/n1": str(work / "n1"),
         "/srv/new": str(work / "new"),
         "10.0.0.9:7700": f"127.0.0.1:{free_port()}",
-        "/backup/": f"{work}/",
+        "/backup": str(work),
         "member remove OLD": "member remove n4",
         "NEW": "n5",
         "LOST": "n3",

@@ -46,6 +46,7 @@ from cyoloctl.raft import (
     SnapshotStore,
     Trouble,
 )
+from cyoloctl.snapshots.policy import SnapshotPolicy
 from cyoloctl.state import ClusterState
 from tests.docs.reading import ROOT, pages
 from tests.docs.test_commands import complaint
@@ -298,6 +299,11 @@ def _credentials_expiring(world: World) -> None:
     world.engine.clock.applied(Stamp(0, NOW_MS + DAY_MS * 9 // 10, 0))
 
 
+async def _snapshot_failed(world: World) -> None:
+    world.service.schedule.policy = SnapshotPolicy(3600, 1, "/nonexistent/backup")
+    await world.service.schedule.step()
+
+
 def _disk_slow(world: World) -> None:
     world.engine.told["n3"].info["slow_sync_ms"] = 2300.0
 
@@ -352,6 +358,7 @@ CASES: dict[str, tuple[Callable[[World], Any], str | None]] = {
     "ca_exchange_failed": (_ca_exchange_failed, "n1"),
     "ca_rotation_due": (_ca_rotation_due, None),
     "credentials_expiring": (_credentials_expiring, None),
+    "snapshot_failed": (_snapshot_failed, "n1"),
 }
 """Code -> how the state becomes so, and the member that it concerns."""
 
