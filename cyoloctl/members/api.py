@@ -120,9 +120,9 @@ class Status(TypedDict):
     """The cluster as the asked node knows it"""
 
     cluster: Annotated[Cluster, Loose]
-    history: list[HistoryBreak]
     members: list[Member]
     problems: list[Annotated[Problem, Loose]]
+    history: list[HistoryBreak]
 
 
 class Invitation(TypedDict):

@@ -259,9 +259,9 @@ class MemberStatus:
                 "time": rfc3339(now_ms / 1000) if now_ms else None,
                 "time_ahead_s": None if ahead_ms is None or not now_ms else round(ahead_ms / 1000, 1),
             },
-            "history": [_shown_break(one) for one in self._history.breaks()],
             "members": rows,
             "problems": problems,
+            "history": [_shown_break(one) for one in self._history.breaks()],
         }
 
     def _up(self, status: ReplicaStatus, facts: Facts) -> set[str]:

@@ -162,6 +162,10 @@ def _members(ask: Asker, cluster: Cluster, tmp_path: Path) -> None:
     learner.kill()
     request = tmp_path / "request"
     learner.json("node", "renew", "--request", request)
+    asked = tmp_path / "asked"
+    by_file = cluster.new_node("f1")
+    by_file.json("node", "request", "--name", "f1", "--listen", by_file.address, "--out", asked)
+    ask("member_grant", request=asked.read_text(), learner=True)
     ask("pki_grant", request=request.read_text())
     ask("pki_rotate", overlap_s=0)
     ask("pki_status")
@@ -194,6 +198,9 @@ def test_every_answer_is_as_the_document_says_and_has_no_other_field(tmp_path: P
         _credentials(ask, tmp_path)
         _keys(ask)
         _members(ask, cluster, tmp_path)
+        begun = ask("snapshot_begin")
+        assert ask("snapshot_part", begun["id"])["next"] is None
+        ask("snapshot_part", begun["id"], status=404)
         ask("set_time", dry_run=True)
         ask("stop")
     assert {route.operation for route in table.routes()} - ask.answered == {"openapi"}

@@ -13,7 +13,7 @@ pytestmark = pytest.mark.cluster
 
 _CLUSTER_FIELDS = [
     "name", "id", "leader", "term", "voters", "learners", "quorum", "failure_tolerance",
-    "healthy", "commit_index", "storage", "time", "time_ahead_s",
+    "healthy", "commit_index", "epoch", "storage", "time", "time_ahead_s",
 ]  # fmt: skip
 _MEMBER_FIELDS = [
     "name", "role", "address", "reachable", "term", "commit_index", "applied_index", "lag", "uptime_s",
@@ -25,7 +25,7 @@ _RFC3339 = re.compile(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\dZ")
 def test_formation_by_init_invite_and_join_gives_three_voters(shared: Cluster) -> None:
     for node in shared.nodes.values():
         status = node.json("status")
-        assert list(status) == ["schema_version", "cluster", "members", "problems"]
+        assert list(status) == ["schema_version", "cluster", "members", "problems", "history"]
         assert status["schema_version"] == 1
         assert list(status["cluster"]) == _CLUSTER_FIELDS
         assert re.fullmatch(r"[0-9a-f]{32}", status["cluster"]["id"])
@@ -83,19 +83,27 @@ def test_increments_through_each_node_are_read_linearizably_on_each(shared: Clus
 
 def test_counter_json_has_the_fields_of_the_contract(shared: Cluster) -> None:
     written = shared["n2"].json("counter", "incr", "shape", "--by", "9007199254740993", "--request-id", "abc")
-    assert list(written) == ["schema_version", "name", "value", "value_string", "index", "request_id"]
+    assert list(written) == [
+        "schema_version",
+        "name",
+        "value",
+        "value_string",
+        "index",
+        "epoch",
+        "request_id",
+    ]
     assert written["name"] == "shape"
     assert written["value"] == 9007199254740993
     assert written["value_string"] == "9007199254740993"
     assert written["request_id"] == "abc"
     read = shared["n3"].json("counter", "get", "shape")
-    assert list(read) == ["schema_version", "name", "value", "value_string", "index"]
+    assert list(read) == ["schema_version", "name", "value", "value_string", "index", "epoch"]
     assert read["value_string"] == "9007199254740993"
     assert read["index"] >= written["index"]
     listed = shared["n1"].json("counter", "list")
     assert list(listed) == ["schema_version", "counters"]
     row = next(row for row in listed["counters"] if row["name"] == "shape")
-    assert list(row) == ["name", "value", "value_string", "index"]
+    assert list(row) == ["name", "value", "value_string", "index", "epoch"]
 
 
 def test_counter_value_in_table_mode_is_bare(shared: Cluster) -> None:
