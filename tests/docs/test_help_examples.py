@@ -146,6 +146,8 @@ def before(world: World, path: str, line: str) -> None:
         world.done.add(grant)
     if path == "cluster recover" and not (world.work / "survivor").exists():
         survive(world)
+    if path == "member promote":
+        wait_until("n4 with a link", lambda: world.cluster.client().member_show("n4")["reachable"])
     if path == "key promote":
         world.words["fc01aabb"] = world.call("cyoloctl key generate").strip()
         wait_until("every member holding the key", lambda: held(world))
