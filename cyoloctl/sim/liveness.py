@@ -81,7 +81,7 @@ class Liveness:
         time = self._time
         if answered:
             time.count("answered in time" if answered[0] < 1.0 else "answered after a second")
-        elif self._calm(sound, began) and self._is_majority(sound):
+        elif self._calm(sound, began) and self._is_majority(sound) and not self._dials(sound, began):
             claim = (
                 f"a write at {began:.3f} was not answered within {BOUND_S:g} s, though {', '.join(sound)} "
                 "were sound, connected and a majority of the voters all that time"
@@ -109,6 +109,10 @@ class Liveness:
         """True when no fault of these nodes or of their links began or ended since then."""
         what = [HANDOVER, *names, *(frozenset(pair) for pair in combinations(names, 2))]
         return all(self._time.disturbed_at(each) <= since for each in what)
+
+    def _dials(self, names: Collection[str], at: float) -> bool:
+        """Whether two of these nodes still waited then for a connection that a cut had swallowed."""
+        return any(self._world.network.lost_until(a, b) > at for a, b in combinations(names, 2))
 
     def _voters(self) -> list[set[str]]:
         """Names of the voters, in every configuration in force."""

@@ -179,6 +179,7 @@ class Network:
         self._slow: dict[tuple[str, str], tuple[float, float]] = {}
         self._narrow: dict[tuple[str, str], float] = {}  # bytes a second
         self._pipes: list[tuple[_Pipe, _Pipe]] = []
+        self._lost_until: dict[frozenset[str], float] = {}
 
     # Faults.
 
@@ -234,6 +235,10 @@ class Network:
             self._cuts.get(way) or way in self._slow or way in self._narrow
             for way in ((one, other), (other, one))
         )
+
+    def lost_until(self, one: str, other: str) -> float:
+        """When the last attempt to connect two nodes that a cut swallowed gave up, or will; 0: never."""
+        return self._lost_until.get(frozenset((one, other)), 0.0)
 
     def _disturb(self, source: str, target: str) -> None:
         self.time.disturb(frozenset((source, target)))
@@ -334,6 +339,8 @@ class Network:
         wait = self._delay(node.name, name) + self._delay(name, node.name)
         if peer.is_up() and not self._reaches(node, peer):
             wait = self._rng.uniform(0.2, DIAL_TIMEOUT_S)
+            pair = frozenset((node.name, name))
+            self._lost_until[pair] = max(self._lost_until.get(pair, 0.0), self.time.now + wait)
         self.time.at(self.time.now + node.elapsed + wait, partial(self._connect, node, node.life, peer))
 
     def _reaches(self, node: Host, peer: Host) -> bool:
