@@ -185,8 +185,8 @@ def grant(
     a member renews its certificate, for the key that it was admitted with;
     `node renew --grant` puts it in place.
     """
-    text = read_secret(request, "request")
     ttl_s = parse_duration_s(ttl, "--ttl", minimum_s=60, maximum_s=7_776_000)
+    text = read_secret(request, "request")
     client = invocation.client()
     if not _asks_for_a_place(text):
         if learner:

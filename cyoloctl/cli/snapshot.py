@@ -99,14 +99,16 @@ def _set_policy(invocation: Invocation, every: str | None, keep: str | None, dir
     from cyoloctl.node.snapshot_schedule import set_policy
     from cyoloctl.snapshots.policy import MAX_EVERY_S, MAX_KEPT, MIN_EVERY_S, SnapshotPolicy
 
-    if every == "never" and keep is None and directory is None:
-        policy = None
-    elif every is None or every == "never" or keep is None or directory is None:
-        raise UsageError("a policy needs all three, such as --every 6h --keep 28 --dir DIR; or --every never")
-    else:
-        every_s = parse_duration_s(every, "--every", minimum_s=MIN_EVERY_S, maximum_s=MAX_EVERY_S)
-        kept = parse_int64(keep, "--keep", 1, MAX_KEPT)
+    never = every in (None, "never")
+    every_s = (
+        0 if never else parse_duration_s(str(every), "--every", minimum_s=MIN_EVERY_S, maximum_s=MAX_EVERY_S)
+    )
+    kept = 0 if keep is None else parse_int64(keep, "--keep", 1, MAX_KEPT)
+    policy = None
+    if every_s and kept and directory is not None:
         policy = SnapshotPolicy(every_s, kept, str(directory.absolute()))
+    elif every != "never" or kept or directory is not None:
+        raise UsageError("a policy needs all three, such as --every 6h --keep 28 --dir DIR; or --every never")
     done = set_policy(invocation.data_dir, policy)
     shown = "never" if policy is None else f"every {policy.every}, the newest {policy.keep} stay"
     invocation.fields(done, [("snapshots", shown), ("directory", done["directory"] or "-")])

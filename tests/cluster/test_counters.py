@@ -88,7 +88,7 @@ def test_watch_sees_changes_made_through_another_node_and_ends_cleanly_on_sigint
         for value in (11, 12, 13):
             shared["n3"].client().counter_add("watched", 1)
             wait_until(f"{value} seen", lambda v=value: watch.values()[-1] == v)  # type: ignore[misc]
-        assert list(watch.seen[-1]) == ["schema_version", "name", "value", "value_string", "index"]
+        assert list(watch.seen[-1]) == ["schema_version", "name", "value", "value_string", "index", "epoch"]
         indexes = [line["index"] for line in watch.seen]
         assert indexes == sorted(indexes)  # type: ignore[type-var]
         watch.process.send_signal(signal.SIGINT)
