@@ -7,7 +7,7 @@ import random
 from collections.abc import Callable, Iterable
 from typing import Any
 
-from cyoloctl.errors import CyoloctlError
+from cyoloctl.errors import Conflict, CyoloctlError
 from cyoloctl.model import RaftId, name_of
 from cyoloctl.replicated.command import encode_command
 from cyoloctl.sim.dishonest import Dishonesty
@@ -434,12 +434,14 @@ class Faults:
 
         def done(new: Any, error: CyoloctlError | None) -> None:
             self._time.disturb(HANDOVER)
+            if not isinstance(error, Conflict):  # another one may be going on
+                self._time.handing_over_until = self._time.now
             if error is None:
                 self._time.count("transfer")
 
         def ask() -> None:
             if leader.replica is not None:
-                self._time.disturb(HANDOVER)
+                self._time.begin_handover()
                 leader.replica.transfer_leadership(None, done)
 
         self._time.log("%s hands leadership over", leader.name)

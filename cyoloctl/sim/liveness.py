@@ -81,7 +81,12 @@ class Liveness:
         time = self._time
         if answered:
             time.count("answered in time" if answered[0] < 1.0 else "answered after a second")
-        elif self._calm(sound, began) and self._is_majority(sound) and not self._dials(sound, began):
+        elif (
+            self._calm(sound, began)
+            and self._is_majority(sound)
+            and not self._dials(sound, began)
+            and time.handing_over_until <= began
+        ):
             claim = (
                 f"a write at {began:.3f} was not answered within {BOUND_S:g} s, though {', '.join(sound)} "
                 "were sound, connected and a majority of the voters all that time"

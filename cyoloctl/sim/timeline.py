@@ -8,6 +8,7 @@ from collections.abc import Callable
 from typing import Protocol
 
 from cyoloctl.errors import CyoloctlError
+from cyoloctl.raft.settings import Timing
 
 __all__ = ["HANDOVER", "RIGHT_MS", "UNJUDGED", "Timeline"]
 
@@ -53,6 +54,7 @@ class Timeline:
         self.acting = ""
         self.witness: Witness | None = None
         self._disturbed: dict[object, float] = {}
+        self.handing_over_until = 0.0
         self._events: list[tuple[float, int, Callable[[], object]]] = []
         self._number = 0
 
@@ -82,6 +84,11 @@ class Timeline:
     def disturb(self, what: object, *, for_s: float = 0.0) -> None:
         """Note that a fault of a node (its name) or of a link (both names) begins, ends, or lasts so long."""
         self._disturbed[what] = max(self._disturbed.get(what, 0.0), self.now + for_s)
+
+    def begin_handover(self) -> None:
+        """Leadership is being handed over: writes may wait for it as long as that may take."""
+        self.disturb(HANDOVER)
+        self.handing_over_until = self.now + Timing().transfer_limit_s
 
     def disturbed_at(self, what: object) -> float:
         """When the latest fault of a node or link began or ended; 0 where there was none."""

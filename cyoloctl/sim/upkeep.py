@@ -198,7 +198,7 @@ class Upkeep:
             return
         if what == "hand_over":
             self._node.time.count("leader to be a learner")
-            self._node.time.disturb(HANDOVER)
+            self._node.time.begin_handover()
             replica.transfer_leadership(None, self._begin(lambda leader: None))
             return
         self._node.before_change(what)
@@ -230,7 +230,7 @@ class Upkeep:
         if replica is None:
             return
         if replica.is_leader() and len(replica.status().voters) > 1:
-            self._node.time.disturb(HANDOVER)
+            self._node.time.begin_handover()
             replica.transfer_leadership(None, self._within(_HANDOVER_S, lambda: self._give_vote_back(then)))
         else:
             self._give_vote_back(then)
