@@ -385,7 +385,7 @@ ROUTES: tuple[Route[HasMembers], ...] = (
     ),
     Route(
         "POST",
-        "/v1/members/grants",
+        "/v1/grants",
         "operator",
         "member_grant",
         "Grant the request of a node that cannot reach the cluster",

@@ -102,7 +102,7 @@ def test_hosts_given_on_any_node_are_the_same_table_on_all(
     assert nodes[0].cli("route", "share", "app.example.com").stdout == "app.example.com\n"
     for node in nodes:
         table = node.json("route", "list")
-        assert list(table) == ["schema_version", "backends", "shared_hosts", "index"]
+        assert list(table) == ["schema_version", "backends", "shared_hosts", "index", "epoch"]
         assert table["shared_hosts"] == ["app.example.com"]
         assert [list(backend) for backend in table["backends"]] == [BACKEND] * 3
         for backend in table["backends"]:
