@@ -340,7 +340,6 @@ class MemberMachine(Machine):
         if self._key_taken(name, given["key_hash"]):
             raise Refused(Conflict("another member has this key: make new keys for this node"))
         # It has its certificate, so nobody asks for the answer again.
-        self.grants.drop(name)
         self._invitations.pop(name, None)
         self._drop_secrets(name)
         if member.announced == given["address"]:
@@ -547,6 +546,7 @@ class MemberMachine(Machine):
             raise Refused(InvalidInput(f"the raft id {raft_id} is not one of {name}: use NAME or NAME~LIFE"))
 
     def _put(self, member: Member, index: int) -> dict[str, Any]:
+        self.grants.drop(member.name)
         self._members[member.name] = member
         return member.to_json()
 

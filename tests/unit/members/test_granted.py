@@ -97,6 +97,16 @@ def test_grant_that_was_used_withdrawn_or_replaced_admits_nobody() -> None:
     members.announce("n4", key_hash="4" * 64)
 
 
+def test_grant_goes_whatever_makes_its_node_a_member() -> None:
+    """An entry of an old log too: no state has a name among the members and the grants."""
+    members = Members()
+    members.grant()
+    given = {"address": "n2:1", "role": "voter", "sealing_key": KEY, "raft_id": "n2"}
+    members.apply("put", name="n2", certificate_expires_at=None, **given)
+    assert members.machine.grants.all() == []
+    MemberMachine().prepare_restore(members.machine.export_state())()
+
+
 def test_grant_again_for_the_same_request_gives_it_time() -> None:
     members = Members()
     members.grant()
