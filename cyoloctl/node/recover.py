@@ -15,6 +15,7 @@ from cyoloctl.model import RaftId, name_of
 from cyoloctl.node.config import CONFIG_NAME, Config, load_config
 from cyoloctl.node.inspection import inspect_node
 from cyoloctl.paths import file_error
+from cyoloctl.pki.files import CA_KEY, PKI_DIRECTORY
 from cyoloctl.raft import become_sole_voter, open_storage, replay
 from cyoloctl.replicated.command import encode_command
 from cyoloctl.state import ClusterState
@@ -85,7 +86,7 @@ def recover(data_dir: Path, *, dry_run: bool) -> dict[str, Any]:
         "last_term": found.last_term,
         # What follows it may or may not have been acknowledged to whoever wrote it; it counts from now on.
         "certain_index": min(found.certain_index, found.last_index),
-        "has_ca_key": (data_dir / "pki" / "ca.key").exists(),
+        "has_ca_key": (data_dir / PKI_DIRECTORY / CA_KEY).exists(),
         "backup": None if backup is None else str(backup),
     }
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import base64
 import logging
 import os
 import re
@@ -19,7 +18,7 @@ from cyoloctl.members.api import Problem
 from cyoloctl.members.facts import problem
 from cyoloctl.node.config import CONFIG_NAME, load_config, rewrite_snapshots
 from cyoloctl.paths import check_ownership, file_error
-from cyoloctl.snapshots.file import Head, encode_head, new_snapshot_file
+from cyoloctl.snapshots.file import encode_head, new_snapshot_file
 from cyoloctl.snapshots.operations import SnapshotOperations
 from cyoloctl.snapshots.policy import SnapshotPolicy
 
@@ -127,38 +126,16 @@ class SnapshotSchedule:
         return not 0 <= age_s < policy.every_s  # of the future: a clock was wrong
 
     async def _take(self, policy: SnapshotPolicy) -> None:
-        begun = await self._snapshots.begin(consistency="linearizable", timeout_s=_TIMEOUT_S)
-        parts, offset = [], 0
-        while True:
-            part = await self._snapshots.part(begun["id"], offset=offset, timeout_s=_TIMEOUT_S)
-            parts.append(base64.b64decode(part["data_base64"]))
-            if part["next"] is None:
-                break
-            offset = part["next"]
-        head = Head(
-            cluster_id=begun["cluster_id"],
-            cluster=begun["cluster"],
-            node=begun["node"],
-            release=begun["release"],
-            epoch=begun["epoch"],
-            index=begun["index"],
-            term=begun["term"],
-            time_unix_ms=begun["time_unix_ms"],
-            keys="",
-            state_bytes=begun["total_bytes"],
-            keys_bytes=0,
-        )
-        path = await asyncio.to_thread(self._write, policy, encode_head(head), parts)
+        head, state = await self._snapshots.take(consistency="linearizable", timeout_s=_TIMEOUT_S)
+        path = await asyncio.to_thread(self._write, policy, encode_head(head) + state)
         _log.info("a snapshot was saved", extra={"path": str(path), "index": head.index})
 
-    def _write(self, policy: SnapshotPolicy, head: bytes, parts: list[bytes]) -> Path:
+    def _write(self, policy: SnapshotPolicy, content: bytes) -> Path:
         now = datetime.fromtimestamp(self._wall_clock(), UTC)
         path = Path(policy.directory, f"{self._begin}{now:%Y%m%dT%H%M%SZ}.snapshot")
         try:
             with new_snapshot_file(path) as write:
-                write(head)
-                for part in parts:
-                    write(part)
+                write(content)
         except AlreadyExists:
             os.utime(path)  # taken in this very second
         for old in self._own(policy)[: -policy.keep]:

@@ -10,7 +10,7 @@ from collections.abc import Collection
 from dataclasses import dataclass
 
 from cyoloctl.errors import Conflict, InternalError
-from cyoloctl.model import RaftId, Stamp
+from cyoloctl.model import NO_STAMP, RaftId
 from cyoloctl.raft.applying import apply_commands
 from cyoloctl.raft.batch import encode_batch
 from cyoloctl.raft.journal import Journal
@@ -68,7 +68,8 @@ def become_sole_voter(
     """Append what makes raft_id the only voter, and a command; durable on return.
 
     without: every other member, voter or not.  The entries are of a new term,
-    and are committed when the node starts, as are those before them.
+    and are committed when the node starts, as are those before them.  They move no
+    clock: time goes on from where it stood.
 
     Raises Conflict for a node that was removed, StorageError.
     """
@@ -80,12 +81,8 @@ def become_sole_voter(
     index = journal.last_index
     changes = [] if raft_id in replayed.configuration.voters else [encode_membership("add", raft_id)]
     changes += [encode_membership("remove", other) for other in sorted(without)]
-    for entry in (*changes, encode_batch([(command, index)], _NO_TIME)):
+    for entry in (*changes, encode_batch([(command, index)], NO_STAMP)):
         index += 1
         journal.append(index, term, entry)
     journal.set_term(term, raft_id)
     journal.sync()
-
-
-_NO_TIME = Stamp(0, 0, 0)
-"""It moves no clock: time goes on from where it stood."""

@@ -14,7 +14,7 @@ from contextlib import closing
 from pathlib import Path
 
 from cyoloctl.errors import AlreadyExists, ConfigError, StorageError
-from cyoloctl.model import RaftId, Stamp
+from cyoloctl.model import NO_STAMP, RaftId
 from cyoloctl.raft.batch import encode_batch
 from cyoloctl.raft.journal import Journal, MemoryStore
 from cyoloctl.raft.snapshot import SnapshotMeta, SnapshotStore
@@ -85,7 +85,7 @@ def create_storage_from(
         journal.set_term(meta.term, None)
         journal.reset(meta.index, meta.term)
         journal.append(meta.index + 1, meta.term, encode_membership("add", founder))
-        journal.append(meta.index + 2, meta.term, encode_batch([(command, meta.index)], Stamp(0, 0, 0)))
+        journal.append(meta.index + 2, meta.term, encode_batch([(command, meta.index)], NO_STAMP))
         journal.sync()
 
 

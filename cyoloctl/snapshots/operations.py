@@ -16,6 +16,7 @@ from cyoloctl.errors import NotFound, Overloaded
 from cyoloctl.model import LocalNode
 from cyoloctl.replicated.proposer import Proposer
 from cyoloctl.snapshots.api import SnapshotBegun, SnapshotPart
+from cyoloctl.snapshots.file import Head
 from cyoloctl.state import ClusterState
 from cyoloctl.text import rfc3339
 
@@ -46,8 +47,8 @@ class SnapshotOperations:
         self._making = 0
         self._timer: asyncio.TimerHandle | None = None
 
-    async def begin(self, *, consistency: str, timeout_s: float) -> SnapshotBegun:
-        """Take a snapshot: of all that was acknowledged before, unless stale.
+    async def take(self, *, consistency: str, timeout_s: float) -> tuple[Head, bytes]:
+        """A snapshot without token keys: of all that was acknowledged before, unless stale.
 
         Encoded in a thread, so that writes do not wait.  Raises Overloaded.
         """
@@ -57,37 +58,55 @@ class SnapshotOperations:
             raise Overloaded(
                 f"{_AT_ONCE} snapshots are being read from this node: try again in a minute, or ask another"
             )
-
-        def make() -> tuple[bytes, str]:
-            made = encode()
-            return made, hashlib.sha256(made).hexdigest()
-
         state, engine = self._state, self._proposer.engine
         encode = state.begin_snapshot()  # of this moment, as is what follows
         index, term, epoch = engine.applied_index(), engine.status().term, state.history.epoch
         time_ms = state.time_unix_ms
         self._making += 1
         try:
-            data, digest = await asyncio.to_thread(make)
+            data = await asyncio.to_thread(encode)
+        finally:
+            self._making -= 1
+        audit("snapshot save", index=index)
+        _log.info("a snapshot is read", extra={"index": index, "bytes": len(data)})
+        head = Head(
+            cluster_id=str(self._node.cluster_id),
+            cluster=str(self._node.cluster),
+            node=str(self._node.name),
+            release=__version__,
+            epoch=epoch,
+            index=index,
+            term=term,
+            time_unix_ms=time_ms,
+            keys="",
+            state_bytes=len(data),
+            keys_bytes=0,
+        )
+        return head, data
+
+    async def begin(self, *, consistency: str, timeout_s: float) -> SnapshotBegun:
+        """Take a snapshot, to be read in parts.  Raises Overloaded."""
+        head, data = await self.take(consistency=consistency, timeout_s=timeout_s)
+        self._making += 1
+        try:
+            digest = await asyncio.to_thread(lambda: hashlib.sha256(data).hexdigest())
         finally:
             self._making -= 1
         identifier = os.urandom(16).hex()
         self._held[identifier] = _Held(data, time.monotonic() + _KEPT_S)
         self._drop_old()
-        audit("snapshot save", index=index)
-        _log.info("a snapshot is read", extra={"index": index, "bytes": len(data)})
         return {
             "id": identifier,
-            "cluster_id": str(self._node.cluster_id),
-            "cluster": str(self._node.cluster),
-            "node": str(self._node.name),
-            "release": __version__,
-            "epoch": epoch,
-            "index": index,
-            "term": term,
-            "time_unix_ms": time_ms,
-            "taken_at": rfc3339(time_ms / 1000),
-            "total_bytes": len(data),
+            "cluster_id": head.cluster_id,
+            "cluster": head.cluster,
+            "node": head.node,
+            "release": head.release,
+            "epoch": head.epoch,
+            "index": head.index,
+            "term": head.term,
+            "time_unix_ms": head.time_unix_ms,
+            "taken_at": rfc3339(head.time_unix_ms / 1000),
+            "total_bytes": head.state_bytes,
             "sha256": digest,
         }
 

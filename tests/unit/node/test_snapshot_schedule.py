@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import base64
 import os
 from pathlib import Path
-from typing import Any
 
 import pytest
 
@@ -13,28 +11,23 @@ from cyoloctl.errors import ConfigError, InvalidInput, NoLeader
 from cyoloctl.node import create
 from cyoloctl.node.config import load_config
 from cyoloctl.node.snapshot_schedule import SnapshotSchedule, set_policy
-from cyoloctl.snapshots.file import read_snapshot_file
+from cyoloctl.snapshots.file import Head, read_snapshot_file
 from cyoloctl.snapshots.policy import SnapshotPolicy, parse_every
 
 START = 1_800_000_000.0
 
 
 class Snapshots:
-    """The operations, of a state of two parts.  fails: raised in place of a snapshot."""
+    """The operations, of a small state.  fails: raised in place of a snapshot."""
 
     def __init__(self) -> None:
         self.fails: Exception | None = None
 
-    async def begin(self, *, consistency: str, timeout_s: float) -> dict[str, Any]:
+    async def take(self, *, consistency: str, timeout_s: float) -> tuple[Head, bytes]:
         assert consistency == "linearizable"
         if self.fails is not None:
             raise self.fails
-        head = {"cluster_id": "c" * 32, "cluster": "demo", "node": "n1", "release": "0.2.0", "epoch": 1}
-        return {**head, "index": 9, "term": 2, "time_unix_ms": 5, "id": "i", "total_bytes": 8}
-
-    async def part(self, name: str, *, offset: int, timeout_s: float) -> dict[str, Any]:
-        data = base64.b64encode(b"abcdefgh"[offset : offset + 4]).decode()
-        return {"offset": offset, "data_base64": data, "next": 4 if offset == 0 else None}
+        return Head("c" * 32, "demo", "n1", "0.2.0", 1, 9, 2, 5, "", 8, 0), b"abcdefgh"
 
 
 class World:
