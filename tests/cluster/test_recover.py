@@ -49,7 +49,8 @@ def test_survivor_goes_on_and_those_left_behind_are_kept_out_and_told(
     n3.kill()
     assert n1.json("counter", "incr", "kept")["epoch"] == 1
     n2.kill()
-    assert_refused(n1.cli("counter", "incr", "kept", "--timeout", "1"), 75)
+    # Asked while it may still count on the others: this write may be in its log, and the answer says so.
+    assert n1.cli("counter", "incr", "kept", "--timeout", "1").returncode in (75, 80)
     n1.kill()
 
     others = [_described(node, tmp_path) for node in (n1, n2)]

@@ -21,6 +21,7 @@ import pytest
 from cyoloctl.raft.messages import MAX_FRAME_BYTES
 from tests.support.cluster import (
     Cluster,
+    Enrolled,
     Node,
     assert_refused,
     rss_kib,
@@ -61,10 +62,11 @@ def _voters_up(node: Node) -> bool:
 
 
 @pytest.fixture(scope="module")
-def stranger(shared: Cluster) -> Iterator[tuple[Path, Path]]:
-    """Certificate and key of a member that is not running, so that a test can be it."""
-    yield shared.enrol("stranger")
-    shared["n1"].client(10.0).member_remove("stranger")
+def stranger(shared: Cluster) -> Iterator[Enrolled]:
+    """A member that is not running, so that a test can be it."""
+    enrolled = shared.enrol("stranger")
+    yield enrolled
+    shared["n1"].client(10.0).member_remove(enrolled.name)
     shared.wait_healthy()
 
 
@@ -86,13 +88,13 @@ def _wait_refusal(cluster: Cluster, name: str, *words: str) -> None:
 
 
 def test_peer_that_claims_another_name_than_its_certificate_is_refused(
-    shared: Cluster, stranger: tuple[Path, Path]
+    shared: Cluster, stranger: Enrolled
 ) -> None:
     cluster_id = cluster_id_of(shared["n1"])
-    with Peer(shared["n2"], stranger) as peer:
+    with Peer(shared["n2"], stranger.keys) as peer:
         peer.hello("n3", cluster_id)
         assert [m["type"] for m in peer.wait_closed()] == ["hello"]
-    _wait_refusal(shared, "n2", "'n3'", "'stranger'")
+    _wait_refusal(shared, "n2", "'n3'", f"'{stranger.name}'")
 
 
 @pytest.mark.parametrize(
@@ -104,10 +106,10 @@ def test_peer_that_claims_another_name_than_its_certificate_is_refused(
     ],
 )
 def test_peer_with_a_wrong_hello_is_refused(
-    shared: Cluster, stranger: tuple[Path, Path], changes: dict[str, object], reason: str
+    shared: Cluster, stranger: Enrolled, changes: dict[str, object], reason: str
 ) -> None:
-    with Peer(shared["n2"], stranger) as peer:
-        peer.hello("stranger", **{"cluster_id": cluster_id_of(shared["n1"]), **changes})  # type: ignore[arg-type]
+    with Peer(shared["n2"], stranger.keys) as peer:
+        peer.hello(stranger.name, **{"cluster_id": cluster_id_of(shared["n1"]), **changes})  # type: ignore[arg-type]
         assert {m["type"] for m in peer.wait_closed()} <= {"hello", "goodbye"}
     _wait_refusal(shared, "n2", reason)
 
@@ -220,16 +222,16 @@ def test_peer_protocol_without_a_certificate_is_refused(shared: Cluster) -> None
     _wait_refusal(shared, "n2", "no node certificate")
 
 
-def _after_hello(shared: Cluster, stranger: tuple[Path, Path]) -> Peer:
+def _after_hello(shared: Cluster, stranger: Enrolled) -> Peer:
     """A link that the node takes for that of a node of the cluster."""
-    peer = Peer(shared["n2"], stranger)
-    peer.hello("stranger", cluster_id_of(shared["n1"]))
+    peer = Peer(shared["n2"], stranger.keys)
+    peer.hello(stranger.name, cluster_id_of(shared["n1"]))
     peer.wait_message("hello")
     return peer
 
 
-def test_peer_that_never_says_hello_is_closed(shared: Cluster, stranger: tuple[Path, Path]) -> None:
-    with Peer(shared["n2"], stranger) as peer:
+def test_peer_that_never_says_hello_is_closed(shared: Cluster, stranger: Enrolled) -> None:
+    with Peer(shared["n2"], stranger.keys) as peer:
         peer.connection.sendall(b"\x00\x00")
         assert [m["type"] for m in peer.wait_closed()] == ["hello"]
     _wait_refusal(shared, "n2", "no hello in time")
@@ -262,9 +264,9 @@ _FRAMES = {
 
 @pytest.mark.parametrize("frame", _FRAMES)
 def test_node_certificate_with_malformed_frames_instead_of_hello_is_refused(
-    shared: Cluster, stranger: tuple[Path, Path], frame: str
+    shared: Cluster, stranger: Enrolled, frame: str
 ) -> None:
-    with Peer(shared["n2"], stranger) as peer:
+    with Peer(shared["n2"], stranger.keys) as peer:
         peer.connection.sendall(_FRAMES[frame])
         assert [m["type"] for m in peer.wait_closed()] == ["hello"]
 
@@ -285,7 +287,7 @@ _LATER = {
 
 @pytest.mark.parametrize("frame", _LATER)
 def test_node_certificate_with_malformed_frames_after_hello_is_refused(
-    shared: Cluster, stranger: tuple[Path, Path], frame: str
+    shared: Cluster, stranger: Enrolled, frame: str
 ) -> None:
     with _after_hello(shared, stranger) as peer:
         peer.connection.sendall(_LATER[frame])
@@ -294,7 +296,7 @@ def test_node_certificate_with_malformed_frames_after_hello_is_refused(
 
 
 def test_node_certificate_with_well_formed_nonsense_harms_nothing(
-    shared: Cluster, stranger: tuple[Path, Path]
+    shared: Cluster, stranger: Enrolled
 ) -> None:
     """A member of the cluster is trusted to speak for itself, not to break the node by senseless values."""
     nonsense = [
@@ -324,8 +326,8 @@ def test_node_certificate_with_well_formed_nonsense_harms_nothing(
         {"type": "snapshot_ack", "term": 1, "digest": "x", "offset": 2**62},
     ]
     for name in shared.nodes:
-        with Peer(shared[name], stranger) as peer:
-            peer.hello("stranger", cluster_id_of(shared["n1"]))
+        with Peer(shared[name], stranger.keys) as peer:
+            peer.hello(stranger.name, cluster_id_of(shared["n1"]))
             peer.wait_message("hello")
             for message in nonsense:
                 with contextlib.suppress(ConnectionError, ssl.SSLError):
@@ -357,7 +359,7 @@ def test_idle_connections_leave_the_node_serving_within_bounded_memory(shared: C
     assert grown < 128 * 1024, f"200 idle connections cost {grown} KiB"
 
 
-def test_a_length_of_4_gib_costs_no_memory(shared: Cluster, stranger: tuple[Path, Path]) -> None:
+def test_a_length_of_4_gib_costs_no_memory(shared: Cluster, stranger: Enrolled) -> None:
     node = shared["n2"]
     before = rss_kib(node.pid)
     for _ in range(20):

@@ -8,6 +8,7 @@ condition and fails at its deadline with what it last saw.
 from __future__ import annotations
 
 import contextlib
+import itertools
 import json
 import os
 import random
@@ -18,10 +19,10 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, NamedTuple, TypeVar
 
 import pytest
 
@@ -34,6 +35,7 @@ from cyoloctl.pki.requests import make_credential_request
 __all__ = [
     "RETRIED",
     "Cluster",
+    "Enrolled",
     "Node",
     "NotYet",
     "Writers",
@@ -304,6 +306,14 @@ class Node:
         return run("node", "start", "-d", self.directory)
 
 
+class Enrolled(NamedTuple):
+    """A member of a cluster without a process."""
+
+    name: str
+    keys: tuple[Path, Path]
+    """Certificate and key."""
+
+
 @dataclass(slots=True)
 class Cluster:
     """Nodes by name, below one directory.  Use it as a context manager.
@@ -315,6 +325,7 @@ class Cluster:
     nodes: dict[str, Node] = field(default_factory=dict)
     log_level: str = "info"
     clocks: bool = False
+    _enrolled: Iterator[int] = field(default_factory=lambda: itertools.count(1))
 
     def __enter__(self) -> Cluster:
         return self
@@ -456,19 +467,21 @@ class Cluster:
             write_credentials(path, {**issued, "key_pem": key_pem})
         return path
 
-    def enrol(self, name: str, through: str = "n1") -> tuple[Path, Path]:
-        """Certificate and key of a learner that was admitted and is never started, for `Peer`."""
-        keys = self.base / f"keys-of-{name}" / PKI_DIRECTORY
-        if not keys.exists():
-            node = Node(keys.parent, name, free_port(), log_level=self.log_level)
-            joined = node.cli(
-                "node",
-                "join",
-                *("--name", name, "--listen", node.address, "--token-file", "-"),
-                stdin=self.invite(name, through=through, learner=True),
-            )
-            assert joined.returncode == 0, joined.stderr
-        return keys / "node.crt", keys / "node.key"
+    def enrol(self, stem: str, through: str = "n1") -> Enrolled:
+        """A learner that was admitted and is never started, for `Peer`; each call makes another one."""
+        name = f"{stem}{next(self._enrolled)}"
+        node = Node(self.base / f"keys-of-{name}", name, free_port(), log_level=self.log_level)
+        joined = node.cli(
+            "node",
+            "join",
+            *("--name", name, "--listen", node.address, "--token-file", "-"),
+            stdin=self.invite(name, through=through, learner=True),
+        )
+        assert joined.returncode == 0, joined.stderr
+        for member in self.running():  # an answer waits until this node has applied the admission
+            assert name in [row["name"] for row in member.client().member_list()["members"]]
+        keys = node.directory / PKI_DIRECTORY
+        return Enrolled(name, (keys / "node.crt", keys / "node.key"))
 
 
 class Writers:
