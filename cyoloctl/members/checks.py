@@ -18,11 +18,12 @@ from cyoloctl.members.records import (
     Member,
 )
 from cyoloctl.model import parse_address, parse_hostname
-from cyoloctl.replicated.checks import Check, checked, exact, member_name, sealing_key, text
+from cyoloctl.replicated.checks import Check, checked, exact, integer, member_name, sealing_key, text
 from cyoloctl.replicated.command import MAX_TIME_UNIX_MS, Malformed, is_request_id
 from cyoloctl.text import Json, decode_base64, parse_rfc3339
 
 __all__ = [
+    "ARGUMENTS",
     "INVITATION",
     "MEMBER",
     "SECRET_INVITATION",
@@ -183,6 +184,63 @@ MEMBER: dict[str, Check] = {
 
 _LEFT_OUT: dict[str, Check] = {"key_hash": check_digest, "announced": check_address}
 """Fields of a member that are left out while they are None."""
+
+
+ARGUMENTS: dict[str, dict[str, Check]] = {
+    "issue_invitation": {
+        "name": member_name,
+        "learner": check_flag,
+        "public_key": check_public_key,
+        "expires_unix_ms": check_time,
+    },
+    "invite_for": {
+        "name": member_name,
+        "learner": check_flag,
+        "public_key": check_public_key,
+        "ttl_s": integer(60, 604_800, "the lifetime of an invitation"),
+    },
+    "uninvite": {"name": member_name},
+    "admit": {
+        "name": member_name,
+        "public_key": check_public_key,
+        "request_sha256": check_digest,
+        "address": check_address,
+        "sealing_key": sealing_key,
+        "raft_id": check_raft_id,
+        "key_hash": check_digest,
+    },
+    "announce": {
+        "name": member_name,
+        "address": check_address,
+        "sealing_key": sealing_key,
+        "raft_id": check_raft_id,
+        "certificate_expires_at": check_date,
+        "key_hash": check_digest,
+    },
+    "invite": {
+        "name": member_name,
+        "learner": check_flag,
+        "secret_sha256": check_digest,
+        "expires_unix_ms": check_time,
+    },
+    "redeem": {
+        "name": member_name,
+        "secret_sha256": check_digest,
+        "request_sha256": check_digest,
+        "address": check_address,
+        "sealing_key": sealing_key,
+        "raft_id": check_raft_id,
+    },
+    "put": {"name": member_name, **MEMBER},
+    "set_role": {"name": member_name, "role": check_role},
+    "set_address": {"name": member_name, "address": check_address},
+    "remove": {"name": member_name},
+    "set_host": {"name": member_name, "host": check_optional_host},
+    "set_gateway": {"name": member_name, "gateway": check_optional_gateway},
+    "share_host": {"host": check_host},
+    "unshare_host": {"host": check_host},
+}
+"""Arguments of the operations, by name; those of ``grant`` are in `granted`."""
 
 
 def is_coherent(

@@ -20,22 +20,13 @@ from cyoloctl.errors import (
     Overloaded,
 )
 from cyoloctl.members.checks import (
+    ARGUMENTS,
     INVITATION,
-    MEMBER,
     SECRET_INVITATION,
     are_ways_coherent,
-    check_address,
-    check_date,
     check_digest,
-    check_flag,
     check_gateway,
     check_host,
-    check_optional_gateway,
-    check_optional_host,
-    check_public_key,
-    check_raft_id,
-    check_role,
-    check_time,
     is_coherent,
     stored_member,
 )
@@ -56,10 +47,8 @@ from cyoloctl.model import RaftId, name_of
 from cyoloctl.replicated.checks import (
     checked,
     exact,
-    integer,
     json_object,
     member_name,
-    sealing_key,
 )
 from cyoloctl.replicated.command import Malformed, Refused
 from cyoloctl.replicated.machine import Machine, Operations
@@ -626,75 +615,20 @@ class MemberMachine(Machine):
 
 
 _OPERATIONS: Operations = {
-    "issue_invitation": (
-        {
-            "name": member_name,
-            "learner": check_flag,
-            "public_key": check_public_key,
-            "expires_unix_ms": check_time,
-        },
-        MemberMachine._issue_invitation,
-    ),
-    "invite_for": (
-        {
-            "name": member_name,
-            "learner": check_flag,
-            "public_key": check_public_key,
-            "ttl_s": integer(60, 604_800, "the lifetime of an invitation"),
-        },
-        MemberMachine._invite_for,
-    ),
-    "uninvite": ({"name": member_name}, MemberMachine._uninvite),
-    "admit": (
-        {
-            "name": member_name,
-            "public_key": check_public_key,
-            "request_sha256": check_digest,
-            "address": check_address,
-            "sealing_key": sealing_key,
-            "raft_id": check_raft_id,
-            "key_hash": check_digest,
-        },
-        MemberMachine._admit,
-    ),
+    "issue_invitation": (ARGUMENTS["issue_invitation"], MemberMachine._issue_invitation),
+    "invite_for": (ARGUMENTS["invite_for"], MemberMachine._invite_for),
+    "uninvite": (ARGUMENTS["uninvite"], MemberMachine._uninvite),
+    "admit": (ARGUMENTS["admit"], MemberMachine._admit),
     "grant": (GRANT, MemberMachine._grant),
-    "announce": (
-        {
-            "name": member_name,
-            "address": check_address,
-            "sealing_key": sealing_key,
-            "raft_id": check_raft_id,
-            "certificate_expires_at": check_date,
-            "key_hash": check_digest,
-        },
-        MemberMachine._announce,
-    ),
-    "invite": (
-        {
-            "name": member_name,
-            "learner": check_flag,
-            "secret_sha256": check_digest,
-            "expires_unix_ms": check_time,
-        },
-        MemberMachine._invite,
-    ),
-    "redeem": (
-        {
-            "name": member_name,
-            "secret_sha256": check_digest,
-            "request_sha256": check_digest,
-            "address": check_address,
-            "sealing_key": sealing_key,
-            "raft_id": check_raft_id,
-        },
-        MemberMachine._redeem,
-    ),
-    "put": ({"name": member_name, **MEMBER}, MemberMachine._put_member),
-    "set_role": ({"name": member_name, "role": check_role}, MemberMachine._set_role),
-    "set_address": ({"name": member_name, "address": check_address}, MemberMachine._set_address),
-    "remove": ({"name": member_name}, MemberMachine._remove),
-    "set_host": ({"name": member_name, "host": check_optional_host}, MemberMachine._set_host),
-    "set_gateway": ({"name": member_name, "gateway": check_optional_gateway}, MemberMachine._set_gateway),
-    "share_host": ({"host": check_host}, MemberMachine._share_host),
-    "unshare_host": ({"host": check_host}, MemberMachine._unshare_host),
+    "announce": (ARGUMENTS["announce"], MemberMachine._announce),
+    "invite": (ARGUMENTS["invite"], MemberMachine._invite),
+    "redeem": (ARGUMENTS["redeem"], MemberMachine._redeem),
+    "put": (ARGUMENTS["put"], MemberMachine._put_member),
+    "set_role": (ARGUMENTS["set_role"], MemberMachine._set_role),
+    "set_address": (ARGUMENTS["set_address"], MemberMachine._set_address),
+    "remove": (ARGUMENTS["remove"], MemberMachine._remove),
+    "set_host": (ARGUMENTS["set_host"], MemberMachine._set_host),
+    "set_gateway": (ARGUMENTS["set_gateway"], MemberMachine._set_gateway),
+    "share_host": (ARGUMENTS["share_host"], MemberMachine._share_host),
+    "unshare_host": (ARGUMENTS["unshare_host"], MemberMachine._unshare_host),
 }

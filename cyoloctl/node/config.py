@@ -8,7 +8,6 @@ error names file, line and column.
 from __future__ import annotations
 
 import difflib
-import ipaddress
 import json
 import os
 import re
@@ -28,8 +27,15 @@ from cyoloctl.model import (
     is_wildcard,
     parse_address,
     parse_dialable_address,
-    parse_hostname,
     parse_name,
+)
+from cyoloctl.node.gateway_config import (
+    LOOPBACK,
+    GatewayConfig,
+    parse_gateway_url,
+    parse_host,
+    parse_link,
+    parse_network,
 )
 from cyoloctl.paths import write_node_file
 from cyoloctl.pki.identity import parse_cluster_id
@@ -40,14 +46,12 @@ __all__ = [
     "KNOWN_PEERS",
     "SCHEMA_VERSION",
     "Config",
-    "GatewayConfig",
     "LogConfig",
     "LogFormat",
     "LogLevel",
     "dump_config",
     "load_config",
     "parse_config",
-    "parse_gateway_url",
     "rewrite_addresses",
     "rewrite_snapshots",
     "write_config",
@@ -64,17 +68,6 @@ SCHEMA_VERSION = 1
 _MAX_BYTES = 256 * 1024
 _MAX_DEPTH = 8
 
-LOOPBACK = ("127.0.0.0/8", "::1/128")
-
-# What members.set_gateway takes too: a base to which paths are appended.
-_URL = re.compile(r"https?://[a-zA-Z0-9.\-\[\]:]{1,255}(/[a-zA-Z0-9._~/-]{0,200})?")
-# A link: printable ASCII without what ends an attribute or a header; or a path at the host that was asked.
-_LINK = re.compile(
-    r"(https?://[a-zA-Z0-9.\-\[\]:]{1,255}([/?][!#-;=?-\[\]_a-z~]{0,1000})?|/(?!/)[!#-;=?-\[\]_a-z~]{0,1000})"
-)
-#: What stands in it for the link that brings people back, in its query and once.
-_RETURN = "{return}"
-
 LogFormat = Literal["text", "json"]
 LogLevel = Literal["debug", "info", "warning", "error"]
 
@@ -85,39 +78,6 @@ class LogConfig:
 
     format: LogFormat = "text"
     level: LogLevel = "info"
-
-
-@dataclass(frozen=True, slots=True)
-class GatewayConfig:
-    """The listener for browsers and reverse proxies.
-
-    listen: where it accepts connections.  advertise: where proxies reach it.
-    url: the base of links that people are given, None: by the node's host
-    name, or else the address.  certificate, key: absolute paths of PEM files,
-    both or neither; None: plain HTTP.  trusted_proxies: IP addresses or
-    networks whose X-Forwarded-* are believed; metrics_clients: those that may
-    read /metrics.  allowed_hosts: host names and IP addresses, besides those of the
-    members, that requests may name.  require_session: whether approving takes
-    a session cookie; sign_in_url: where people get one, with ``{return}`` for the
-    link that brings them back.  begin: the kinds of rendezvous that browsers may
-    begin, which takes no session; none: no such page.
-    """
-
-    listen: Address
-    advertise: Address
-    url: str | None = None
-    certificate: str | None = None
-    key: str | None = None
-    trusted_proxies: tuple[str, ...] = LOOPBACK
-    metrics_clients: tuple[str, ...] = LOOPBACK
-    allowed_hosts: tuple[str, ...] = ()
-    require_session: bool = True
-    sign_in_url: str | None = None
-    begin: tuple[str, ...] = ()
-
-    def __post_init__(self) -> None:
-        """Check the addresses.  Raises InvalidInput for one that proxies' files could not hold."""
-        _host(self.advertise.host.lower())
 
 
 @dataclass(frozen=True, slots=True)
@@ -489,7 +449,7 @@ class _Fields:
         rendezvous = self._fields("rendezvous")
         rendezvous._only("require_session", "sign_in_url", "begin")
         try:
-            _host(advertise.host.lower())
+            parse_host(advertise.host.lower())
         except InvalidInput as error:
             raise self._error(
                 self._values.get("advertise") or self._values["listen"], error.message
@@ -500,11 +460,11 @@ class _Fields:
             url=self._url("url", parse_gateway_url),
             certificate=certificate,
             key=key,
-            trusted_proxies=self._texts("trusted_proxies", _network, LOOPBACK),
-            metrics_clients=self._texts("metrics_clients", _network, LOOPBACK),
-            allowed_hosts=self._texts("allowed_hosts", _host, ()),
+            trusted_proxies=self._texts("trusted_proxies", parse_network, LOOPBACK),
+            metrics_clients=self._texts("metrics_clients", parse_network, LOOPBACK),
+            allowed_hosts=self._texts("allowed_hosts", parse_host, ()),
             require_session=rendezvous._flag("require_session", True),
-            sign_in_url=rendezvous._url("sign_in_url", _link),
+            sign_in_url=rendezvous._url("sign_in_url", parse_link),
             begin=rendezvous._texts("begin", lambda text: parse_name(text, "a kind"), ()),
         )
 
@@ -641,42 +601,6 @@ class _Fields:
         if text not in (default, *others):
             raise self._error(node, f"{name!r} is {text[:80]!r}: use {' or '.join((default, *others))}")
         return text
-
-
-def parse_gateway_url(text: str) -> str:
-    """The base of links to a gateway: http or https, a host, a port and a path if need be.
-
-    Raises InvalidInput that shows the rule.
-    """
-    if not _URL.fullmatch(text) or ".." in text:
-        raise InvalidInput(f"url {text[:80]!r} is not valid: use https://HOST or https://HOST:PORT")
-    return text.rstrip("/")
-
-
-def _link(text: str) -> str:
-    before, returns, after = text.partition(_RETURN)
-    if not _LINK.fullmatch(before + after) or (returns and "?" not in before):
-        raise InvalidInput(
-            f"url {text[:80]!r} is not valid: use https://HOST/PATH, or /PATH at the same host; "
-            "{return} once, in the query, becomes the link that brings people back"
-        )
-    return text
-
-
-def _network(text: str) -> str:
-    try:
-        return str(ipaddress.ip_network(text))
-    except ValueError:
-        raise InvalidInput(
-            f"{text[:80]!r} is not valid: use an IP address or a network such as 10.0.0.0/8"
-        ) from None
-
-
-def _host(text: str) -> str:
-    try:
-        return str(ipaddress.ip_address(text))
-    except ValueError:
-        return parse_hostname(text)
 
 
 def _error(where: str, line: int, column: int, problem: str) -> ConfigError:

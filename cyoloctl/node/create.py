@@ -43,11 +43,10 @@ from cyoloctl.model import (
 from cyoloctl.node.config import (
     CONFIG_NAME,
     Config,
-    GatewayConfig,
     load_config,
-    parse_gateway_url,
     write_config,
 )
+from cyoloctl.node.gateway_config import GatewayConfig, parse_gateway_url
 from cyoloctl.paths import file_error, make_private_directory, quoted, write_private
 from cyoloctl.pki import join_token, renewal
 from cyoloctl.pki.ca import MAX_CERTIFICATE_DAYS, Authority

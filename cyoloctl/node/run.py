@@ -36,8 +36,9 @@ from cyoloctl.gateway.settings import GatewaySettings
 from cyoloctl.gateway.settings import Limits as GatewayLimits
 from cyoloctl.model import Address, NodeName, RaftId, parse_address, parse_name
 from cyoloctl.node import logs
-from cyoloctl.node.config import CONFIG_NAME, KNOWN_PEERS, Config, GatewayConfig, load_config
+from cyoloctl.node.config import CONFIG_NAME, KNOWN_PEERS, Config, load_config
 from cyoloctl.node.dialing import Dialer
+from cyoloctl.node.gateway_config import GatewayConfig
 from cyoloctl.node.service import Service
 from cyoloctl.paths import (
     GATEWAY_SOCKET,

@@ -52,6 +52,17 @@ class Elections:
         self._prevote = None
         self._granted = False
 
+    def lost_leader(self) -> None:
+        """The link with the leader ended.
+
+        A leader that was killed closes its sockets: do not wait for the whole timeout.
+        Should it live, the others still hear it and refuse the pre-vote.
+        """
+        core, engine = self._core, self._core.engine
+        core.leader_seen_at = -1e9
+        spread = core.timing.lost_leader_spread_s * core.rng.random()
+        engine.set_election_deadline(min(engine.election_deadline(), core.clock() + spread))
+
     def _is_new_vote(self, node: Node) -> bool:
         """Row 17: a vote counts once per member and term."""
         term = self._core.engine.term()

@@ -530,11 +530,7 @@ class Replica:
         self._forwarding.disconnected(node)
         self._reads.disconnected(node)
         if not engine.is_leader() and engine.leader() == node:
-            # A leader that was killed closes its sockets: do not wait for the whole timeout.
-            # Should it live, the others still hear it and refuse the pre-vote.
-            self._core.leader_seen_at = -1e9
-            spread = self._timing.lost_leader_spread_s * self._rng.random()
-            engine.set_election_deadline(min(engine.election_deadline(), self._clock() + spread))
+            self._elections.lost_leader()
 
     def peer_clocks(
         self, peer: RaftId, *, wall_unix_ms: int, trip_s: float, epoch: int, unix_ms: int

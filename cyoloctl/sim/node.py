@@ -15,7 +15,6 @@ import random
 import traceback
 from collections import deque
 from collections.abc import Callable
-from dataclasses import dataclass
 from functools import partial
 from typing import Any
 
@@ -23,45 +22,29 @@ from cyoloctl.errors import CyoloctlError, NoLeader, OutcomeUnknown, VersionMism
 from cyoloctl.model import RaftId, is_in_memory, name_of
 from cyoloctl.raft.clock import MEASURED_S, ClusterClock
 from cyoloctl.raft.journal import Entry, Journal
-from cyoloctl.raft.links import MAX_UNSENT_BYTES, Link, Links
+from cyoloctl.raft.links import Link, Links
 from cyoloctl.raft.messages import encode
 from cyoloctl.raft.peers import REMOVED, Hello, PeerIdentity, Pong
 from cyoloctl.raft.replica import Replica
-from cyoloctl.raft.settings import Limits
 from cyoloctl.raft.snapshot import SnapshotStore
 from cyoloctl.raft.stores import count_start
 from cyoloctl.raft.vendor import NO_OP
 from cyoloctl.raft.verdicts import Verdicts
-from cyoloctl.replicated import requests
 from cyoloctl.sim.disk import Crash, Disk, DiskFiles, DiskStore
 from cyoloctl.sim.invariants import Invariants, WatchedJournal, WatchedMachine
 from cyoloctl.sim.network import End, Network
+from cyoloctl.sim.plan import Plan
 from cyoloctl.sim.releases import state_of
 from cyoloctl.sim.timeline import RIGHT_MS, Timeline
 from cyoloctl.sim.upkeep import Upkeep
 from cyoloctl.state import AppliedMembership, ClusterState
 
-__all__ = ["Node", "Plan"]
+__all__ = ["Node"]
 
 _SHORTEST_S = 0.001  # as Ticker
 _READING_S = 1e-6  # reading the clock takes time (row 26)
 _OFF_MS = 120_000  # twice what `status` calls off
 _FORGOTTEN_S = MEASURED_S + 3.0  # a clock is believed this long, time on the way included
-
-
-@dataclass(frozen=True, slots=True)
-class Plan:
-    """Common settings of the nodes of one run.
-
-    unsent_bytes: a peer is cut off when more waits for it.  tables: limits of the request tables.
-    older: who runs the older release at first; None: all run the same.
-    """
-
-    seed: int
-    limits: Limits
-    unsent_bytes: int = MAX_UNSENT_BYTES
-    tables: requests.Limits = requests.LIMITS
-    older: frozenset[str] | None = None
 
 
 class Node:

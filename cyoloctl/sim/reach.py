@@ -24,7 +24,8 @@ from cyoloctl.raft.settings import Limits
 from cyoloctl.raft.vendor import NO_OP, encode_membership
 from cyoloctl.replicated.command import encode_command
 from cyoloctl.sim.clients import Workload
-from cyoloctl.sim.node import Node, Plan
+from cyoloctl.sim.node import Node
+from cyoloctl.sim.plan import Plan
 from cyoloctl.sim.world import World
 
 __all__ = ["SERVED_S", "Reach", "run_apart"]

@@ -18,7 +18,7 @@ from cyoloctl.sim.clients import Client, Operation, Workload
 from cyoloctl.sim.faults import FAULTS, Faults
 from cyoloctl.sim.joining import admit
 from cyoloctl.sim.liveness import Liveness
-from cyoloctl.sim.node import Plan
+from cyoloctl.sim.plan import Plan
 from cyoloctl.sim.releases import older_names
 from cyoloctl.sim.replay import Recording
 from cyoloctl.sim.tables import request_limits

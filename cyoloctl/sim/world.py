@@ -9,7 +9,8 @@ from cyoloctl.model import RaftId, is_in_memory, majority
 from cyoloctl.raft.journal import Entry
 from cyoloctl.sim.invariants import Invariants
 from cyoloctl.sim.network import Network
-from cyoloctl.sim.node import Node, Plan
+from cyoloctl.sim.node import Node
+from cyoloctl.sim.plan import Plan
 from cyoloctl.sim.timeline import Timeline
 
 __all__ = ["World"]

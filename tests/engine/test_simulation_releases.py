@@ -19,7 +19,8 @@ from cyoloctl.raft.vendor import NO_OP, encode_membership
 from cyoloctl.replicated.command import encode_command, encode_refusal
 from cyoloctl.replicated.requests import LIMITS
 from cyoloctl.sim import FAULTS, run_seed
-from cyoloctl.sim.node import Node, Plan
+from cyoloctl.sim.node import Node
+from cyoloctl.sim.plan import Plan
 from cyoloctl.sim.releases import Newer, Older
 from cyoloctl.sim.upkeep import founding
 from cyoloctl.sim.world import World

@@ -20,13 +20,13 @@ from cyoloctl.errors import AlreadyExists, ConfigError, StorageError, VersionMis
 from cyoloctl.model import Address, ClusterId, NodeName
 from cyoloctl.node.config import (
     Config,
-    GatewayConfig,
     LogConfig,
     dump_config,
     load_config,
     parse_config,
     write_config,
 )
+from cyoloctl.node.gateway_config import GatewayConfig
 from cyoloctl.paths import (
     MAX_SOCKET_PATH_BYTES,
     control_socket_path,

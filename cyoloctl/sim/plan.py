@@ -1,0 +1,26 @@
+"""What the nodes of one simulated run have in common."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from cyoloctl.raft.links import MAX_UNSENT_BYTES
+from cyoloctl.raft.settings import Limits
+from cyoloctl.replicated import requests
+
+__all__ = ["Plan"]
+
+
+@dataclass(frozen=True, slots=True)
+class Plan:
+    """Common settings of the nodes of one run.
+
+    unsent_bytes: a peer is cut off when more waits for it.  tables: limits of the request tables.
+    older: who runs the older release at first; None: all run the same.
+    """
+
+    seed: int
+    limits: Limits
+    unsent_bytes: int = MAX_UNSENT_BYTES
+    tables: requests.Limits = requests.LIMITS
+    older: frozenset[str] | None = None
