@@ -12,6 +12,7 @@ import stat
 import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import NamedTuple
 
 from cyoloctl.errors import AlreadyExists, ConfigError, CyoloctlError, InvalidInput, StorageError
 
@@ -20,13 +21,14 @@ __all__ = [
     "LOG_NAME",
     "MAX_SOCKET_PATH_BYTES",
     "STORAGE_ERRNOS",
+    "DiskSpace",
     "check_data_dir",
     "check_ownership",
     "control_socket_path",
     "default_data_dir",
+    "disk_space",
     "exists_error",
     "file_error",
-    "free_bytes",
     "hand_directory_to_owner",
     "hand_to_owner_of",
     "is_read_only",
@@ -109,16 +111,21 @@ def default_data_dir(environ: Mapping[str, str], is_root: bool) -> Path:
     return Path(data_home, "cyoloctl")
 
 
-def free_bytes(path: str | os.PathLike[str]) -> int | None:
-    """Space left for this process in the file system of a path; 0 without a free inode.
+class DiskSpace(NamedTuple):
+    """Space of a file system, and of that what is left for this process: 0 without a free inode."""
 
-    None where the system does not say.
-    """
+    free_bytes: int
+    total_bytes: int
+
+
+def disk_space(path: str | os.PathLike[str]) -> DiskSpace | None:
+    """Space in the file system of a path; None where the system does not say."""
     try:
         found = os.statvfs(path)
     except OSError:
         return None
-    return 0 if found.f_files and not found.f_favail else found.f_bavail * found.f_frsize
+    free = 0 if found.f_files and not found.f_favail else found.f_bavail * found.f_frsize
+    return DiskSpace(free, found.f_blocks * found.f_frsize)
 
 
 def is_read_only(path: str | os.PathLike[str]) -> bool:

@@ -28,6 +28,7 @@ from cyoloctl.web.schema import (
 __all__ = [
     "ROUTES",
     "Cluster",
+    "Disk",
     "Grant",
     "HasMembers",
     "HistoryBreak",
@@ -50,6 +51,15 @@ __all__ = [
 ]
 
 
+class Disk(TypedDict):
+    """The file system of a member's data directory; days_left: null when it is not filling, or not known"""
+
+    free_bytes: Count
+    total_bytes: Count
+    reserve_bytes: Count
+    days_left: float | None
+
+
 class Member(TypedDict):
     """One member"""
 
@@ -66,6 +76,7 @@ class Member(TypedDict):
     storage: Literal["disk", "memory"] | None
     fsync_p99_ms: float | None
     disk_free_bytes: Count | None
+    disk: Annotated[Disk, Loose] | None
     certificate_expires_at: Time | None
     clock_skew_ms: float | None
 

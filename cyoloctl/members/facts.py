@@ -16,6 +16,7 @@ CODES: dict[str, str] = {
     "address": "a member is not where the others are told that it is",
     "not_following": "a voter runs and does not follow the leader",
     "lagging": "a member has not applied what was committed a while ago",
+    "disk_filling": "a member's disk has little space left, or will be full within days",
     "disk_full": "a member's disk has hardly any space left",
     "disk_slow": "a member's disk takes seconds to sync",
     "disk_failed": "a member's disk failed or is read-only",

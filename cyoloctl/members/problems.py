@@ -9,7 +9,8 @@ from __future__ import annotations
 from collections.abc import Callable, Collection, Iterable, Mapping
 from itertools import chain
 
-from cyoloctl.members.api import Problem
+from cyoloctl.members.api import Disk, Problem
+from cyoloctl.members.disk_space import FILLING_DAYS, low_bytes
 from cyoloctl.members.facts import Facts, problem
 from cyoloctl.members.peer_problems import peer_problems
 from cyoloctl.raft import CERTIFICATE, DISK_FAILED, NO_MEMORY, Engine, is_a_time
@@ -32,7 +33,7 @@ def _duration(ms: float) -> str:
 
 
 DISK_LOW_BYTES = 256 * 2**20
-"""A node with less space is about to stop: a snapshot is written beside the one before."""
+"""A node of an earlier release with less space is about to stop."""
 
 
 def _members(facts: Facts) -> Iterable[Problem]:
@@ -58,12 +59,30 @@ def _members(facts: Facts) -> Iterable[Problem]:
         if name in facts.lagging:
             message = f"{name} lags by {row['lag']} entries, and does not catch up: see its disk and its log"
             yield problem("lagging", name, message, show)
-        if free is not None and free < DISK_LOW_BYTES:
-            message = (
-                f"the disk of {name} has {free // 2**20} MiB left, and a node stops when its disk is full: "
-                "make space in the file system of its data directory"
-            )
-            yield problem("disk_full", name, message, show)
+        if free is not None:
+            yield from _space(name, free, row["disk"], show)
+
+
+def _space(name: str, free: int, disk: Disk | None, show: str) -> Iterable[Problem]:
+    """What the space on a member's disk calls for.  disk: None where a member of an earlier release tells."""
+    make = "make space in the file system of its data directory"
+    left = f"the disk of {name} has {_bytes(free)} left"
+    if disk is None:
+        if free < DISK_LOW_BYTES:
+            yield problem("disk_filling", name, f"{left}, and it stops when none is: {make}", show)
+        return
+    reserve, days = disk["reserve_bytes"], disk["days_left"]
+    if free < reserve:
+        message = f"{left}, and below {_bytes(reserve)} it takes no new writes: {make}"
+        yield problem("disk_full", name, message, show)
+    elif free < low_bytes(reserve) or (days is not None and days < FILLING_DAYS):
+        lasting = "" if days is None else f", enough for {days:.1f} days at the present rate"
+        message = f"{left}{lasting}; below {_bytes(reserve)} it takes no new writes: {make}"
+        yield problem("disk_filling", name, message, show)
+
+
+def _bytes(count: int) -> str:
+    return f"{count // 2**20} MiB" if count >= 2**20 else f"{count // 2**10} KiB"
 
 
 def _why_away(here: str, name: str, farewell: str, reason: str) -> Iterable[Problem]:

@@ -9,7 +9,7 @@ from typing import Any
 
 from cyoloctl import __version__
 from cyoloctl.errors import InvalidInput
-from cyoloctl.members.api import HistoryBreak, Member, Problem, Status
+from cyoloctl.members.api import Disk, HistoryBreak, Member, Problem, Status
 from cyoloctl.members.facts import Facts
 from cyoloctl.members.machine import MemberMachine
 from cyoloctl.members.peer_problems import voters_up
@@ -34,6 +34,9 @@ _FACTS: dict[str, tuple[type, ...]] = {
     "storage": (str,),
     "fsync_p99_ms": (int, float),
     "disk_free_bytes": (int,),
+    "disk_total_bytes": (int,),
+    "disk_reserve_bytes": (int,),
+    "disk_days_left": (int, float),
     "certificate_expires_at": (str,),
     "slow_sync_ms": (int, float),
     "disk_read_only": (bool,),
@@ -50,6 +53,14 @@ def _shown_facts(info: Mapping[str, Any]) -> Json:
         for key, kinds in _FACTS.items()
         if type(info.get(key)) in kinds and (str not in kinds or info[key].isprintable())
     }
+
+
+def _disk(info: Mapping[str, Any]) -> Disk | None:
+    free, total, reserve = (info.get(f"disk_{what}_bytes") for what in ("free", "total", "reserve"))
+    if free is None or total is None or reserve is None:
+        return None  # a member of an earlier release does not say
+    days = info.get("disk_days_left")
+    return {"free_bytes": free, "total_bytes": total, "reserve_bytes": reserve, "days_left": days}
 
 
 def _shown_break(one: Break) -> HistoryBreak:
@@ -76,8 +87,8 @@ class MemberStatus:
     """Status of this node and the others, for callers and for peers.
 
     certificates: facts about this node's certificate.  problems: those of
-    other subjects.  disk_free_bytes: space left for this node, None where
-    that is not known.  disk_read_only: whether its file system takes no writes.
+    other subjects.  disk: facts about this node's file system, as far as they
+    are known.  disk_read_only: whether it takes no writes.
     own_address: where the others reach this node; None: as it is configured.
     """
 
@@ -89,7 +100,7 @@ class MemberStatus:
         *,
         certificates: Callable[[], Json],
         problems: Callable[[], Iterable[Problem]],
-        disk_free_bytes: Callable[[], int | None],
+        disk: Callable[[], Json] = dict,
         disk_read_only: Callable[[], bool] = lambda: False,
         history: HistoryMachine | None = None,
         own_address: Callable[[], str] | None = None,
@@ -100,7 +111,7 @@ class MemberStatus:
         self._members = members
         self._certificates = certificates
         self._problems = problems
-        self._disk_free_bytes = disk_free_bytes
+        self._disk = disk
         self._disk_read_only = disk_read_only
         self._history = history or HistoryMachine()
         self._own_address = own_address or (lambda: str(node.advertise))
@@ -126,7 +137,7 @@ class MemberStatus:
             "version": __version__,
             "storage": self._node.storage,
             "fsync_p99_ms": round(self._engine.fsync_p99_ms(), 2),
-            "disk_free_bytes": self._disk_free_bytes(),
+            **self._disk(),
             "slow_sync_ms": self._engine.slow_sync_ms(),
             "disk_read_only": self._disk_read_only(),
             **self._certificates(),
@@ -211,6 +222,7 @@ class MemberStatus:
                     "storage": info.get("storage"),
                     "fsync_p99_ms": info.get("fsync_p99_ms"),
                     "disk_free_bytes": info.get("disk_free_bytes"),
+                    "disk": _disk(info),
                     "certificate_expires_at": info.get("certificate_expires_at")
                     or (None if member is None else member.certificate_expires_at),
                     "clock_skew_ms": None if skew is None else round(skew, 1),

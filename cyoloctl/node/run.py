@@ -294,6 +294,7 @@ class Node:
             self.service.upkeep.run(),
             self.service.schedule.run(),
             self.service.own_address.run(),
+            self.service.disk.run(),
             self.service.certificates.run(),
             self.service.admission.run(),
             _report_suppressed(),

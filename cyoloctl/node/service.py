@@ -29,10 +29,11 @@ from cyoloctl.members.voting import MemoryVotes
 from cyoloctl.model import RaftId
 from cyoloctl.node.cluster_time import ClusterTime
 from cyoloctl.node.config import Config
+from cyoloctl.node.disk_watch import DiskWatch
 from cyoloctl.node.own_address import OwnAddress
 from cyoloctl.node.snapshot_schedule import SnapshotSchedule
 from cyoloctl.node.upkeep import Upkeep
-from cyoloctl.paths import free_bytes, is_read_only
+from cyoloctl.paths import is_read_only
 from cyoloctl.pki.files import NodeFiles
 from cyoloctl.pki.tls import TlsIdentity
 from cyoloctl.raft import Engine
@@ -80,6 +81,7 @@ class Service:
         self.own_address = OwnAddress(config, state.members, self.addresses)
         self.counters = CounterOperations(proposer, state.counters)
         self._assemble_trust(files, pki_dir, tls)
+        self.disk = DiskWatch(pki_dir.parent, engine)
         self._assemble_members(raft_id, pki_dir)
         self._assemble_sessions()
         self._offer_to_peers()
@@ -160,7 +162,7 @@ class Service:
             state.members,
             certificates=self._certificate_facts,
             problems=self._problems,
-            disk_free_bytes=partial(free_bytes, pki_dir.parent),
+            disk=self.disk.facts,
             history=state.history,
             disk_read_only=partial(is_read_only, pki_dir.parent)
             if config.storage == "disk"

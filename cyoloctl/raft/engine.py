@@ -76,7 +76,7 @@ class Engine:
         )
         self._unwanted = False
         self._loop = asyncio.get_running_loop()
-        self._journal = journal
+        self._journal, self._snapshots = journal, snapshots
         self.clock = clock
         self._describe = describe
         self._on_call = on_call
@@ -274,6 +274,10 @@ class Engine:
     def fsync_p99_ms(self) -> float:
         """99th percentile of the journal's recent syncs, in milliseconds."""
         return self._journal.fsync_p99_ms
+
+    def snapshot_bytes(self) -> int:
+        """Size of the newest snapshot; 0 without any."""
+        return self._snapshots.size_bytes
 
     def slow_sync_ms(self) -> float | None:
         """The slowest of the journal's recent syncs, in milliseconds; None where none was slow."""

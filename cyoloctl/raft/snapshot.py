@@ -416,6 +416,12 @@ class SnapshotStore:
             self._current = found[0]
 
     @property
+    def size_bytes(self) -> int:
+        """Size of the newest snapshot's file; 0 without any."""
+        current = self._current
+        return 0 if current is None else current[1]
+
+    @property
     def meta(self) -> SnapshotMeta | None:
         """Description of the current, durable snapshot; None if there is none."""
         current = self._current

@@ -259,7 +259,6 @@ class Causes:
             node.state.members,
             certificates=dict,
             problems=list,
-            disk_free_bytes=lambda: None,
             clock=lambda: self._time.now,
         )
         return {(found["code"], str(found["member"])) for found in status.status()["problems"]}

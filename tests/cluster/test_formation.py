@@ -17,7 +17,8 @@ _CLUSTER_FIELDS = [
 ]  # fmt: skip
 _MEMBER_FIELDS = [
     "name", "role", "address", "reachable", "term", "commit_index", "applied_index", "lag", "uptime_s",
-    "version", "storage", "fsync_p99_ms", "disk_free_bytes", "certificate_expires_at", "clock_skew_ms",
+    "version", "storage", "fsync_p99_ms", "disk_free_bytes", "disk", "certificate_expires_at",
+    "clock_skew_ms",
 ]  # fmt: skip
 _RFC3339 = re.compile(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\dZ")
 
@@ -52,6 +53,8 @@ def test_formation_by_init_invite_and_join_gives_three_voters(shared: Cluster) -
             assert row["storage"] == "disk"
             assert row["fsync_p99_ms"] >= 0
             assert row["disk_free_bytes"] > 0
+            assert list(row["disk"]) == ["free_bytes", "total_bytes", "reserve_bytes", "days_left"]
+            assert row["disk"]["free_bytes"] > row["disk"]["reserve_bytes"] > 0
             assert _RFC3339.fullmatch(row["certificate_expires_at"])
             assert abs(row["clock_skew_ms"]) < 1000
 

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from cyoloctl.errors import AlreadyExists, StorageError
-from cyoloctl.paths import free_bytes, make_private_directory, write_private
+from cyoloctl.paths import disk_space, make_private_directory, write_private
 
 
 @pytest.mark.parametrize("exclusive", [False, True])
@@ -79,11 +79,11 @@ def test_private_directory_is_its_owners_alone_and_one_that_is_there_stays(tmp_p
 
 def test_file_system_without_a_free_inode_has_no_space(monkeypatch: pytest.MonkeyPatch) -> None:
     class Found:
-        f_files, f_favail, f_bavail, f_frsize = 100, 0, 1000, 4096
+        f_files, f_favail, f_bavail, f_frsize, f_blocks = 100, 0, 1000, 4096, 2000
 
     monkeypatch.setattr(os, "statvfs", lambda _path: Found)
-    assert free_bytes("/") == 0
+    assert disk_space("/") == (0, 8_192_000)
     Found.f_favail = 1
-    assert free_bytes("/") == 4_096_000
+    assert disk_space("/") == (4_096_000, 8_192_000)
     Found.f_files = Found.f_favail = 0  # a file system that counts none
-    assert free_bytes("/") == 4_096_000
+    assert disk_space("/") == (4_096_000, 8_192_000)

@@ -25,7 +25,7 @@ from cyoloctl.members.standing import AWAY_S, BEHIND_S
 from cyoloctl.model import Address, NodeName, Stamp
 from cyoloctl.node.config import Config
 from cyoloctl.node.service import Service
-from cyoloctl.paths import free_bytes
+from cyoloctl.paths import disk_space
 from cyoloctl.pki.files import PKI_DIRECTORY
 from cyoloctl.pki.founding import new_cluster
 from cyoloctl.pki.tls import TlsIdentity
@@ -111,6 +111,9 @@ def _peer(name: str) -> PeerInfo:
         "commit_index": 50,
         "applied_index": 50,
         "disk_free_bytes": 2**40,
+        "disk_total_bytes": 2**42,
+        "disk_reserve_bytes": 2**26,
+        "disk_days_left": None,
     }
     links = frozenset({"n1", "n2", "n3"} - {name})
     return PeerInfo(f"{name}:1", "1", info=said, links=links, pongs=9)
@@ -216,7 +219,11 @@ def _lagging(world: World) -> None:
 
 
 def _disk_full(world: World) -> None:
-    world.says("n3", disk_free_bytes=DISK_LOW_BYTES - 1)
+    world.says("n3", disk_free_bytes=2**26 - 1)
+
+
+def _disk_filling(world: World) -> None:
+    world.says("n3", disk_free_bytes=4 * 2**26 - 1)
 
 
 def _refused(reason: str) -> Callable[[World], None]:
@@ -335,6 +342,7 @@ CASES: dict[str, tuple[Callable[[World], Any], str | None]] = {
     "address": (_address, "n1"),
     "not_following": (_not_following, "n3"),
     "lagging": (_lagging, "n3"),
+    "disk_filling": (_disk_filling, "n3"),
     "disk_full": (_disk_full, "n3"),
     "disk_slow": (_disk_slow, "n3"),
     "disk_failed": (_read_only, "n3"),
@@ -388,9 +396,11 @@ async def test_three_members_in_order_are_no_problem(tmp_path: Path) -> None:
     world.lasting(BEHIND_S)
     assert world.problems() == []
     assert world.healthy()
-    assert free_bytes(tmp_path) == pytest.approx(
-        world.service.member_status.describe()["disk_free_bytes"], abs=2**30
-    )
+    space = disk_space(tmp_path)
+    assert space is not None
+    told = world.service.member_status.describe()
+    assert told["disk_free_bytes"] == pytest.approx(space.free_bytes, abs=2**30)
+    assert told["disk_total_bytes"] == space.total_bytes
 
 
 async def test_address_shown_is_where_a_member_says_it_is_now_or_what_an_operator_set(tmp_path: Path) -> None:
@@ -507,7 +517,35 @@ async def test_member_that_is_behind_for_a_moment_is_no_problem(tmp_path: Path) 
 
 async def test_this_nodes_own_full_disk_is_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     world = World(tmp_path / "n1")
-    monkeypatch.setattr(world.service.member_status, "_disk_free_bytes", lambda: 5 * 2**20)
+    facts = {"disk_free_bytes": 5 * 2**20, "disk_total_bytes": 2**40, "disk_reserve_bytes": 2**26}
+    monkeypatch.setattr(world.service.member_status, "_disk", lambda: facts)
     (found,) = world.problems()
     assert (found["code"], found["member"]) == ("disk_full", "n1")
-    assert "has 5 MiB left" in found["message"]
+    assert "the disk of n1 has 5 MiB left, and below 64 MiB it takes no new writes" in found["message"]
+
+
+async def test_disk_that_will_be_full_within_days_is_told_whatever_is_left(tmp_path: Path) -> None:
+    world = World(tmp_path / "n1")
+    world.says("n3", disk_days_left=7.1)
+    assert world.problems() == []
+    world.says("n3", disk_free_bytes=2**35, disk_days_left=6.9)
+    (found,) = world.problems()
+    assert (found["code"], found["member"]) == ("disk_filling", "n3")
+    assert "has 32768 MiB left, enough for 6.9 days at the present rate" in found["message"]
+    row = world.service.member_status.status()["members"][2]
+    assert row["disk"] == {
+        "free_bytes": 2**35,
+        "total_bytes": 2**42,
+        "reserve_bytes": 2**26,
+        "days_left": 6.9,
+    }
+
+
+async def test_member_of_an_earlier_release_is_warned_of_by_its_free_space_alone(tmp_path: Path) -> None:
+    world = World(tmp_path / "n1")
+    world.engine.told["n3"].info.pop("disk_total_bytes")
+    world.says("n3", disk_free_bytes=DISK_LOW_BYTES)
+    assert world.problems() == []
+    world.says("n3", disk_free_bytes=DISK_LOW_BYTES - 1)
+    assert world.codes() == {("disk_filling", "n3")}
+    assert world.service.member_status.status()["members"][2]["disk"] is None
