@@ -54,20 +54,23 @@ from __future__ import annotations
 import struct
 from collections.abc import Callable, Collection, Mapping
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from hashlib import sha256
 from types import MappingProxyType
 from typing import Any, TypeVar
 
 from cyoloctl.authorities.machine import AuthorityMachine
-from cyoloctl.counters.machine import CounterMachine
-from cyoloctl.credentials.machine import CredentialMachine
+from cyoloctl.counters.machine import CounterLimits, CounterMachine
+from cyoloctl.credentials.machine import CredentialLimits, CredentialMachine
 from cyoloctl.errors import StorageError, VersionMismatch
 from cyoloctl.keys.machine import KeyMachine
+from cyoloctl.keys.records import KeyLimits
 from cyoloctl.members.machine import MemberMachine
 from cyoloctl.members.presence import PresenceMachine
+from cyoloctl.members.records import MemberLimits
 from cyoloctl.model import RaftId, Stamp
 from cyoloctl.rendezvous.machine import RendezvousMachine
+from cyoloctl.rendezvous.records import RendezvousLimits
 from cyoloctl.replicated.answers import AnswerMachine
 from cyoloctl.replicated.clock import ClockMachine
 from cyoloctl.replicated.command import (
@@ -84,11 +87,11 @@ from cyoloctl.replicated.command import (
 )
 from cyoloctl.replicated.history import HistoryMachine
 from cyoloctl.replicated.machine import Machine
-from cyoloctl.replicated.requests import LIMITS, Forgotten, Limits, RequestTable
+from cyoloctl.replicated.requests import LIMITS, Forgotten, RequestLimits, RequestTable
 from cyoloctl.text import Json, canonical_json_in_slices, parse_canonical_json
-from cyoloctl.tokens.machine import SessionMachine
+from cyoloctl.tokens.machine import SessionLimits, SessionMachine
 
-__all__ = ["SNAPSHOT_VERSION", "AppliedMembership", "ClusterState"]
+__all__ = ["SNAPSHOT_VERSION", "AppliedMembership", "ClusterState", "StateLimits"]
 
 _M = TypeVar("_M", bound=Machine)
 
@@ -97,6 +100,26 @@ _OLD_VERSION = 1
 _NOTHING: Mapping[str, Collection[str]] = MappingProxyType({})
 _LENGTH = struct.Struct(">I")
 _DIGEST_END = 1 + 32
+
+
+@dataclass(frozen=True, slots=True)
+class StateLimits:
+    """How much each machine holds, and for how long requests are remembered.
+
+    They decide the replicated state, and are no part of it: every node of a cluster has the same ones,
+    and a snapshot is read with those that it was made with.  A real node always has these.
+    """
+
+    requests: RequestLimits = LIMITS
+    counters: CounterLimits = field(default_factory=CounterLimits)
+    members: MemberLimits = field(default_factory=MemberLimits)
+    credentials: CredentialLimits = field(default_factory=CredentialLimits)
+    keys: KeyLimits = field(default_factory=KeyLimits)
+    sessions: SessionLimits = field(default_factory=SessionLimits)
+    rendezvous: RendezvousLimits = field(default_factory=RendezvousLimits)
+
+
+_LIMITS = StateLimits()
 
 
 @dataclass(slots=True)
@@ -114,7 +137,7 @@ _KINDS = ("client", "node", "browser", "refused")
 """The order of the tables in a snapshot."""
 
 
-def _new_tables(limits: Limits) -> dict[str, _Table]:
+def _new_tables(limits: RequestLimits) -> dict[str, _Table]:
     return {kind: _Table(RequestTable(limits.of(kind))) for kind in _KINDS}
 
 
@@ -126,24 +149,26 @@ class ClusterState:
     on_restore: called after ``restore`` replaced the state, for observers
     that wait on changes.  Not replicated; what it raises is dropped.
 
-    limits: for tests.  Nodes of one cluster must all have ``LIMITS``.
+    limits: for tests and the simulation.  Nodes of one cluster must all have the same.
     lacking: by machine, the operations that are unknown, as they are to an earlier release; for tests.
     """
 
-    def __init__(self, *, limits: Limits = LIMITS, lacking: Mapping[str, Collection[str]] = _NOTHING) -> None:
+    def __init__(
+        self, *, limits: StateLimits = _LIMITS, lacking: Mapping[str, Collection[str]] = _NOTHING
+    ) -> None:
         self._machines: dict[str, Machine] = {}
-        self.counters = self._add(CounterMachine())
-        self.members = self._add(MemberMachine())
+        self.counters = self._add(CounterMachine(limits.counters))
+        self.members = self._add(MemberMachine(limits.members))
         self.members.on_removed = self._forget_member
         self.presence = self._add(PresenceMachine(self.members))
-        self.credentials = self._add(CredentialMachine(self.members))
+        self.credentials = self._add(CredentialMachine(self.members, limits.credentials))
         self.authorities = self._add(AuthorityMachine(self.members))
         self.members.on_role = self.authorities.role_changed
-        self.keys = self._add(KeyMachine(self.members))
+        self.keys = self._add(KeyMachine(self.members, limits.keys))
         self.sessions = self._add(
-            SessionMachine(self.keys.last_end_unix_ms, lambda: self.clock.stamp.steady_ms)
+            SessionMachine(self.keys.last_end_unix_ms, lambda: self.clock.stamp.steady_ms, limits.sessions)
         )
-        self.rendezvous = self._add(RendezvousMachine())
+        self.rendezvous = self._add(RendezvousMachine(limits.rendezvous))
         self.clock = self._add(ClockMachine())
         self.history = self._add(HistoryMachine())
         self._add(AnswerMachine())
@@ -151,7 +176,7 @@ class ClusterState:
             self._machines[name].forgo(operations)
         self.on_restore: Callable[[], None] | None = None
         self._limits = limits
-        self._tables = _new_tables(limits)
+        self._tables = _new_tables(limits.requests)
         self._horizon_unix_ms = -1  # of automatic commands of release 0.1.0
 
     def _add(self, machine: _M) -> _M:
@@ -326,7 +351,7 @@ class ClusterState:
                 self.members.apply("set_role", {"name": done["by"], "role": "voter"}, index, now_ms)
             return
         # A new cluster with an old state: whoever belonged to the old one is a stranger, keys and all.
-        empty, policy = ClusterState(), self.keys.export_state()["policy"]
+        empty, policy = ClusterState(limits=self._limits), self.keys.export_state()["policy"]
         for machine in (self.members, self.presence, self.credentials, self.authorities, self.keys):
             fresh = empty._machines[machine.NAME].export_state()
             machine.prepare_restore({**fresh, "policy": policy} if machine is self.keys else fresh)()
@@ -459,13 +484,13 @@ class ClusterState:
             if type(head) is not dict:
                 raise ValueError("its head is no object")
             read = _read_old if data[0] == _OLD_VERSION else _read
-            stamp, horizon_ms, tables = read(content, at, head, self._limits)
+            stamp, horizon_ms, tables = read(content, at, head, self._limits.requests)
             states = head["machines"]
             machines = {name: machine for name, machine in self._machines.items() if not machine.STATELESS}
             if type(states) is not dict or not states.keys() <= machines.keys():
                 raise ValueError("it has unknown state machines")
             if len(states) < len(machines):
-                empty = ClusterState()._machines
+                empty = ClusterState(limits=self._limits)._machines
                 states = {name: empty[name].export_state() for name in machines} | states
             commits = [machine.prepare_restore(states[name]) for name, machine in machines.items()]
         except (ValueError, IndexError, KeyError, TypeError, struct.error, RecursionError) as error:
@@ -486,7 +511,7 @@ class ClusterState:
 _Read = tuple[Stamp | None, int, dict[str, _Table]]
 
 
-def _read(content: bytes, at: int, head: dict[str, Any], limits: Limits) -> _Read:
+def _read(content: bytes, at: int, head: dict[str, Any], limits: RequestLimits) -> _Read:
     """Horizon and tables of a snapshot.  Raises ValueError and what `RequestTable.decode` raises."""
     if head.keys() != {"horizon_unix_ms", "horizons", "machines"}:
         raise ValueError("its head has other fields")
@@ -508,7 +533,7 @@ def _read(content: bytes, at: int, head: dict[str, Any], limits: Limits) -> _Rea
     return None, horizon_ms, tables
 
 
-def _read_old(content: bytes, at: int, head: dict[str, Any], limits: Limits) -> _Read:
+def _read_old(content: bytes, at: int, head: dict[str, Any], limits: RequestLimits) -> _Read:
     """The same of a snapshot of release 0.1.0; its time becomes the stamp."""
     if head.keys() != {"horizon_unix_ms", "machines", "time_unix_ms"}:
         raise ValueError("its head has other fields")

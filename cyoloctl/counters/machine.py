@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from bisect import bisect_right, insort
 from collections.abc import Callable
+from dataclasses import dataclass
 
 from cyoloctl.errors import CounterOverflow, InvalidInput, Overloaded
 from cyoloctl.model import parse_name
@@ -12,12 +13,22 @@ from cyoloctl.replicated.command import Malformed, Refused
 from cyoloctl.replicated.machine import Machine, Observed, Operations
 from cyoloctl.text import Json
 
-__all__ = ["MAX_COUNTERS", "MAX_VALUE", "MIN_VALUE", "CounterMachine"]
+__all__ = ["MAX_COUNTERS", "MAX_VALUE", "MIN_VALUE", "CounterLimits", "CounterMachine"]
 
 MIN_VALUE = -(2**63)
 MAX_VALUE = 2**63 - 1
 MAX_COUNTERS = 100_000
 _MAX_BY = 2**63  # one more than MAX_VALUE, so that the minimum can be subtracted
+
+
+@dataclass(frozen=True, slots=True)
+class CounterLimits:
+    """counters: how many there can be."""
+
+    counters: int = MAX_COUNTERS
+
+
+_LIMITS = CounterLimits()
 
 
 class CounterMachine(Observed, Machine):
@@ -36,8 +47,9 @@ class CounterMachine(Observed, Machine):
     NAME = "counter"
     PROPOSER = "any"
 
-    def __init__(self) -> None:
+    def __init__(self, limits: CounterLimits = _LIMITS) -> None:
         super().__init__(_OPERATIONS)
+        self._limits = limits
         self._values: dict[str, int] = {}
         self._names: list[str] = []  # sorted, for list()
 
@@ -62,8 +74,8 @@ class CounterMachine(Observed, Machine):
     def _set(self, name: str, by: int | None, index: int) -> Json:
         """by: None to reset."""
         old = self._values.get(name)
-        if old is None and len(self._values) >= MAX_COUNTERS:
-            raise Refused(Overloaded(f"there are {MAX_COUNTERS} counters already: use one of them"))
+        if old is None and len(self._values) >= self._limits.counters:
+            raise Refused(Overloaded(f"there are {self._limits.counters} counters already: use one of them"))
         value = 0 if by is None else (old or 0) + by
         if not MIN_VALUE <= value <= MAX_VALUE:
             raise Refused(
@@ -89,7 +101,7 @@ class CounterMachine(Observed, Machine):
 
     def prepare_restore(self, state: object) -> Callable[[], None]:
         """Checks an exported state; the returned function puts it in place.  Raises ValueError."""
-        if type(state) is not dict or len(state) > MAX_COUNTERS:
+        if type(state) is not dict or len(state) > self._limits.counters:
             raise ValueError("counters are not an object")
         for name, value in state.items():
             try:

@@ -25,12 +25,29 @@ from cyoloctl.replicated.checks import (
 from cyoloctl.replicated.command import MAX_TIME_UNIX_MS, Malformed, Refused
 from cyoloctl.replicated.machine import Machine, Operations
 
-__all__ = ["MAX_CREDENTIALS", "MAX_LIFETIME_MS", "Credential", "CredentialMachine", "CredentialRole"]
+__all__ = [
+    "MAX_CREDENTIALS",
+    "MAX_LIFETIME_MS",
+    "Credential",
+    "CredentialLimits",
+    "CredentialMachine",
+    "CredentialRole",
+]
 
 MAX_CREDENTIALS = 1_000
 """Entries, those that ended included: these make room, the one that ended first before the others."""
 
 MAX_LIFETIME_MS = 825 * 86_400_000
+
+
+@dataclass(frozen=True, slots=True)
+class CredentialLimits:
+    """credentials: how many entries there can be, see `MAX_CREDENTIALS`."""
+
+    credentials: int = MAX_CREDENTIALS
+
+
+_LIMITS = CredentialLimits()
 
 CredentialRole = Literal["viewer", "gateway", "operator"]
 
@@ -120,9 +137,10 @@ class CredentialMachine(Machine):
         "revoke": "voter",
     }
 
-    def __init__(self, members: MemberNames) -> None:
+    def __init__(self, members: MemberNames, limits: CredentialLimits = _LIMITS) -> None:
         """members: whose names nobody else may have; read, never changed."""
         super().__init__(_OPERATIONS)
+        self._limits = limits
         self._members = members
         self._entries: dict[str, Credential] = {}  # by key hash
         self._had_operator = False
@@ -247,12 +265,13 @@ class CredentialMachine(Machine):
     def _put(self, entry: Credential, now_unix_ms: int, *, instead_of: Credential | None = None) -> None:
         """Store an entry; makes room by forgetting the one that ended first.  Raises Refused."""
         entries = {key: e for key, e in self._entries.items() if e is not instead_of}
-        if entry.key_hash not in entries and len(entries) >= MAX_CREDENTIALS:
+        if entry.key_hash not in entries and len(entries) >= self._limits.credentials:
             ended = [e for e in entries.values() if not e.is_live(now_unix_ms)]
             if not ended:
                 raise Refused(
                     Overloaded(
-                        f"{MAX_CREDENTIALS} credentials count already: revoke one (credentials revoke)"
+                        f"{self._limits.credentials} credentials count already: "
+                        "revoke one (credentials revoke)"
                     )
                 )
             del entries[min(ended, key=lambda e: (e.ended_unix_ms(), e.key_hash)).key_hash]
@@ -278,7 +297,7 @@ class CredentialMachine(Machine):
             }
         except Malformed:
             raise ValueError("an entry of the register is not valid") from None
-        if len(entries) > MAX_CREDENTIALS or (
+        if len(entries) > self._limits.credentials or (
             not had_operator and any(entry.role == "operator" for entry in entries.values())
         ):
             raise ValueError("the register contradicts itself")

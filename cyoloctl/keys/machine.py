@@ -38,8 +38,7 @@ from cyoloctl.keys.checks import (
 )
 from cyoloctl.keys.records import (
     LEEWAY_MS,
-    MAX_DESTROYED,
-    MAX_KEYS,
+    KeyLimits,
     KeyPolicy,
     KeyRecord,
     NodeKey,
@@ -62,6 +61,7 @@ __all__ = ["KeyMachine"]
 
 _SPARE_KEYS = 8  # the primary one, a pending one, and some that an operator makes
 _SHOWN_NAMES = 10
+_LIMITS = KeyLimits()
 
 
 class KeyMachine(Observed, Machine):
@@ -113,8 +113,9 @@ class KeyMachine(Observed, Machine):
         "rotate": frozenset({"key_id"}),
     }
 
-    def __init__(self, members: MemberMachine) -> None:
+    def __init__(self, members: MemberMachine, limits: KeyLimits = _LIMITS) -> None:
         super().__init__(_OPERATIONS)
+        self._limits = limits
         self._members = members
         self._nodes: dict[str, NodeKey] = {}
         self._keys: dict[str, KeyRecord] = {}
@@ -302,7 +303,7 @@ class KeyMachine(Observed, Machine):
             (r for r in self._keys.values() if r.state == "destroyed"),
             key=lambda r: (r.destroyed_unix_ms, r.key_id),
         )
-        if len(destroyed) >= MAX_DESTROYED:
+        if len(destroyed) >= self._limits.destroyed:
             del self._keys[destroyed[0].key_id]
         return self._put(
             replace(
@@ -331,11 +332,11 @@ class KeyMachine(Observed, Machine):
         return {"imported": [record.key_id for record in new], "known": known}
 
     def _set_policy(self, given: dict[str, Any], index: int, now_unix_ms: int) -> dict[str, Any]:
-        new = KeyPolicy(**given)
-        if new.rotate_every_s is not None and new.keep_s // new.rotate_every_s + _SPARE_KEYS > MAX_KEYS:
+        new, most = KeyPolicy(**given), self._limits.keys
+        if new.rotate_every_s is not None and new.keep_s // new.rotate_every_s + _SPARE_KEYS > most:
             raise Refused(
                 InvalidInput(
-                    f"more than {MAX_KEYS} keys would be kept: rotate less often, or keep them for less time"
+                    f"more than {most} keys would be kept: rotate less often, or keep them for less time"
                 )
             )
         if new != self._policy:
@@ -383,8 +384,9 @@ class KeyMachine(Observed, Machine):
         return record
 
     def _refuse_full(self, more: int) -> None:
-        if more and len(self._live()) + more > MAX_KEYS:
-            raise Refused(Conflict(f"there can be {MAX_KEYS} keys: destroy those that are no longer needed"))
+        most = self._limits.keys
+        if more and len(self._live()) + more > most:
+            raise Refused(Conflict(f"there can be {most} keys: destroy those that are no longer needed"))
 
     def _put(self, record: KeyRecord) -> dict[str, Any]:
         if self._keys.get(record.key_id) != record:
@@ -422,7 +424,8 @@ class KeyMachine(Observed, Machine):
             raise ValueError("a key or a sealing key is not valid") from None
         primaries = [key_id for key_id, record in keys.items() if record.state == "primary"]
         destroyed = sum(record.state == "destroyed" for record in keys.values())
-        if len(primaries) > 1 or len(keys) - destroyed > MAX_KEYS or destroyed > MAX_DESTROYED:
+        too_many = len(keys) - destroyed > self._limits.keys or destroyed > self._limits.destroyed
+        if len(primaries) > 1 or too_many:
             raise ValueError("the keys contradict each other")
 
         def commit() -> None:

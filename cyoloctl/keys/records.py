@@ -13,6 +13,7 @@ __all__ = [
     "MAX_KEYS",
     "MAX_PERIOD_S",
     "MIN_PERIOD_S",
+    "KeyLimits",
     "KeyPolicy",
     "KeyRecord",
     "NodeKey",
@@ -31,6 +32,14 @@ MAX_DESTROYED = 256
 
 
 """Records of destroyed keys; the oldest is forgotten."""
+
+
+@dataclass(frozen=True, slots=True)
+class KeyLimits:
+    """keys, destroyed: see `MAX_KEYS`, `MAX_DESTROYED`."""
+
+    keys: int = MAX_KEYS
+    destroyed: int = MAX_DESTROYED
 
 
 MIN_PERIOD_S, MAX_PERIOD_S = 3_600, 366 * 86_400

@@ -11,11 +11,9 @@ from typing import Any, cast
 
 from cyoloctl.errors import InvalidInput
 from cyoloctl.members.records import (
-    MAX_INVITATIONS,
-    MAX_NAMES,
-    MAX_SHARED_HOSTS,
     Gateway,
     Member,
+    MemberLimits,
 )
 from cyoloctl.model import parse_address, parse_hostname
 from cyoloctl.replicated.checks import Check, checked, exact, integer, member_name, sealing_key, text
@@ -244,17 +242,25 @@ ARGUMENTS: dict[str, dict[str, Check]] = {
 
 
 def is_coherent(
-    top: Json, members: dict[str, Member], removed: list[str], invited: set[str], secret_invitations: int
+    top: Json,
+    members: dict[str, Member],
+    removed: list[str],
+    invited: set[str],
+    tables: tuple[int, ...],
+    limits: MemberLimits,
 ) -> bool:
-    """Whether members, removed names and invitations of a snapshot fit together."""
+    """Whether members, removed names and invitations of a snapshot fit together.
+
+    invited: names with an invitation or a grant.  tables: how many each kind of those has.
+    """
     gone = set(removed)
     key_hashes = [member.key_hash for member in members.values() if member.key_hash is not None]
     return (
         removed == sorted(gone)
         and gone.isdisjoint(members)
         and gone.isdisjoint(invited)
-        and len(members) + len(gone) <= MAX_NAMES
-        and len(invited) + secret_invitations <= 2 * MAX_INVITATIONS
+        and len(members) + len(gone) <= limits.names
+        and max(tables) <= limits.invitations  # what is over goes only when more is put beside it
         and len(set(key_hashes)) == len(key_hashes)
         and len({member.raft_id for member in members.values()}) == len(members)
         # Addresses are kept in one spelling; another was never written here.
@@ -270,6 +276,7 @@ def are_ways_coherent(
     hosts: dict[str, str],
     shared: list[str],
     gateways: dict[str, Gateway],
+    limits: MemberLimits,
 ) -> bool:
     """Whether hosts and gateways of a snapshot fit its members and each other."""
     return (
@@ -277,6 +284,6 @@ def are_ways_coherent(
         and gateways.keys() <= members.keys()
         and all(top["gateways"][name]["address"] == value.address for name, value in gateways.items())
         and shared == sorted(set(shared))
-        and len(shared) <= MAX_SHARED_HOSTS
+        and len(shared) <= limits.shared_hosts
         and hosts.keys().isdisjoint(shared)
     )

@@ -32,14 +32,12 @@ from cyoloctl.members.checks import (
 )
 from cyoloctl.members.granted import GRANT, Grants
 from cyoloctl.members.records import (
-    MAX_INVITATIONS,
-    MAX_NAMES,
-    MAX_SHARED_HOSTS,
     REJECTED,
     USED_KEPT_MS,
     Gateway,
     Invitation,
     Member,
+    MemberLimits,
     SecretInvitation,
     WantedRole,
 )
@@ -54,6 +52,8 @@ from cyoloctl.replicated.command import Malformed, Refused
 from cyoloctl.replicated.machine import Machine, Operations
 
 __all__ = ["MemberMachine"]
+
+_LIMITS = MemberLimits()
 
 
 class MemberMachine(Machine):
@@ -140,8 +140,9 @@ class MemberMachine(Machine):
         "put": "nobody",
     }
 
-    def __init__(self) -> None:
+    def __init__(self, limits: MemberLimits = _LIMITS) -> None:
         super().__init__(_OPERATIONS)
+        self._limits = limits
         self._members: dict[str, Member] = {}
         self._removed: set[str] = set()
         self._invitations: dict[str, Invitation] = {}  # by name: at most one for each
@@ -316,7 +317,7 @@ class MemberMachine(Machine):
         member = self._members.get(name) if self._members else Member(**given, role="voter")
         if member is None:
             member = self.grants.member_of(given, now_unix_ms)
-            self._refuse_full(name)
+        self._refuse_full(name)
         if member.key_hash not in (None, given["key_hash"]):
             raise Refused(
                 Conflict(
@@ -370,8 +371,9 @@ class MemberMachine(Machine):
         live = self._live_secrets(now_unix_ms)
         if secret in live:
             raise Refused(AlreadyExists("an invitation has this secret already: make a new secret"))
-        if len(live) >= MAX_INVITATIONS:
-            raise Refused(Overloaded(f"there are {MAX_INVITATIONS} invitations: wait until some expire"))
+        most = self._limits.invitations
+        if len(live) >= most:
+            raise Refused(Overloaded(f"there are {most} invitations: wait until some expire"))
         self._refuse_full(name)
         live[secret] = SecretInvitation(secret, name, given["learner"], given["expires_unix_ms"], None)
         self._secret_invitations = live
@@ -455,8 +457,9 @@ class MemberMachine(Machine):
         host = given["host"]
         self._refuse_host_of(host, None)
         if host not in self._shared_hosts:
-            if len(self._shared_hosts) >= MAX_SHARED_HOSTS:
-                raise Refused(Overloaded(f"{MAX_SHARED_HOSTS} hosts are shared already: unshare one of them"))
+            most = self._limits.shared_hosts
+            if len(self._shared_hosts) >= most:
+                raise Refused(Overloaded(f"{most} hosts are shared already: unshare one of them"))
             self._shared_hosts.add(host)
         return {"host": host, "shared": True}
 
@@ -503,10 +506,11 @@ class MemberMachine(Machine):
         }
 
     def _refuse_too_many(self, others: int) -> None:
-        if others >= MAX_INVITATIONS:
+        most = self._limits.invitations
+        if others >= most:
             raise Refused(
                 Overloaded(
-                    f"there are {MAX_INVITATIONS} invitations: withdraw some (member uninvite), "
+                    f"there are {most} invitations: withdraw some (member uninvite), "
                     "or wait until some expire"
                 )
             )
@@ -521,8 +525,9 @@ class MemberMachine(Machine):
             raise Refused(Conflict(f"member {name} was removed, names are never reused: choose another name"))
 
     def _refuse_full(self, name: str) -> None:
-        if name not in self._members and len(self._members) + len(self._removed) >= MAX_NAMES:
-            raise Refused(Overloaded(f"{MAX_NAMES} names of members are used up: make a new cluster"))
+        most = self._limits.names
+        if name not in self._members and len(self._members) + len(self._removed) >= most:
+            raise Refused(Overloaded(f"{most} names of members are used up: make a new cluster"))
 
     def _raft_id_taken(self, name: str, raft_id: RaftId) -> bool:
         return any(other.raft_id == raft_id and other.name != name for other in self._members.values())
@@ -594,10 +599,11 @@ class MemberMachine(Machine):
             }
         except Malformed:
             raise ValueError("a member, a host or an invitation is not valid") from None
+        tables = (len(invitations), len(grants.names()), len(secret_invitations))
         if not (
-            is_coherent(top, members, names, {*invitations, *grants.names()}, len(secret_invitations))
+            is_coherent(top, members, names, {*invitations, *grants.names()}, tables, self._limits)
             and grants.names().isdisjoint({*invitations, *members})
-            and are_ways_coherent(top, members, hosts, shared, gateways)
+            and are_ways_coherent(top, members, hosts, shared, gateways, self._limits)
         ):
             raise ValueError("members, invitations, hosts and removed names contradict each other")
 

@@ -17,6 +17,7 @@ __all__ = [
     "Granted",
     "Invitation",
     "Member",
+    "MemberLimits",
     "SecretInvitation",
     "WantedRole",
 ]
@@ -29,6 +30,19 @@ MAX_NAMES = 10_000  # members and removed names together
 
 
 MAX_SHARED_HOSTS = 100
+
+
+@dataclass(frozen=True, slots=True)
+class MemberLimits:
+    """How much the machine holds.
+
+    invitations: of both kinds and grants together; those that are over are not counted.
+    names: members and removed names together.  shared_hosts: host names that any member serves.
+    """
+
+    invitations: int = MAX_INVITATIONS
+    names: int = MAX_NAMES
+    shared_hosts: int = MAX_SHARED_HOSTS
 
 
 USED_KEPT_MS = 7 * 24 * 3_600_000

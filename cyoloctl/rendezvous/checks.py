@@ -24,6 +24,7 @@ from cyoloctl.rendezvous.records import (
     MAX_VALUE_BYTES,
     MIN_TTL_MS,
     Rendezvous,
+    RendezvousLimits,
     decode64,
     id_of_public_key,
 )
@@ -79,9 +80,9 @@ def restored(id: str, given: object) -> Rendezvous:
     return Rendezvous(id=id, **checked(state, _RECORD), begun_by=known)
 
 
-def restored_table(level: str, given: object) -> dict[str, tuple[int, int]]:
+def restored_table(level: str, given: object, limits: RendezvousLimits) -> dict[str, tuple[int, int]]:
     """The counters of a level.  Raises ValueError, Malformed."""
-    if level not in LEVELS or type(given) is not list or not 0 < len(given) <= LEVELS[level].size:
+    if level not in LEVELS or type(given) is not list or not 0 < len(given) <= limits.size(level):
         raise ValueError("a table of wrong codes is not valid")
     found: dict[str, tuple[int, int]] = {}
     before_ms = 0

@@ -105,15 +105,11 @@ from cyoloctl.rendezvous.records import (
     LIVE_STATES,
     MAX_ATTEMPTS,
     MAX_CALLER_ATTEMPTS,
-    MAX_CALLERS,
-    MAX_LIVE,
-    MAX_POLICIES,
-    MAX_TOMBSTONES,
-    MAX_TOTAL_BYTES,
     TOMBSTONE_MS,
     TRANSITIONS,
     Policy,
     Rendezvous,
+    RendezvousLimits,
     State,
     as_of,
     due_unix_ms,
@@ -136,6 +132,8 @@ from cyoloctl.replicated.machine import Machine, Observed, Operations
 from cyoloctl.text import canonical_json
 
 __all__ = ["RendezvousMachine"]
+
+_LIMITS = RendezvousLimits()
 
 
 class RendezvousMachine(Observed, Machine):
@@ -190,8 +188,9 @@ class RendezvousMachine(Observed, Machine):
         "approve": "nobody",
     }
 
-    def __init__(self) -> None:
+    def __init__(self, limits: RendezvousLimits = _LIMITS) -> None:
         super().__init__(_OPERATIONS)
+        self._limits = limits
         self._load({}, {}, {}, {})
 
     def _load(
@@ -296,8 +295,8 @@ class RendezvousMachine(Observed, Machine):
             raise Refused(AlreadyExists("the id was used before: make a new one, or a new key"))
         if code in self._codes:
             raise Refused(Conflict("another rendezvous has this user code: draw another"))
-        if len(self._records) - len(self._ended) >= MAX_LIVE:
-            raise Refused(Overloaded(f"there are {MAX_LIVE} rendezvous: wait until some end"))
+        if len(self._records) - len(self._ended) >= self._limits.live:
+            raise Refused(Overloaded(f"there are {self._limits.live} rendezvous: wait until some end"))
         expires_ms = now_unix_ms + given.pop("ttl_ms")
         begun_by = tuple(given.pop("begun_by", ()))
         record = Rendezvous(
@@ -345,7 +344,7 @@ class RendezvousMachine(Observed, Machine):
         if found is None:
             for level, who in counted:
                 table, (count, since_ms) = self._tries[level], failed[level]
-                if who not in table and len(table) >= LEVELS[level].size:
+                if who not in table and len(table) >= self._limits.size(level):
                     del table[next(iter(table))]
                 table[who] = (count + 1, since_ms)
         left = min(LEVELS[level].limit - count for level, (count, _) in failed.items())
@@ -355,8 +354,10 @@ class RendezvousMachine(Observed, Machine):
         kind, policy = given["kind"], Policy(given["require"], given["allow_self"])
         if policy == DEFAULT_POLICY:
             self._policies.pop(kind, None)
-        elif kind not in self._policies and len(self._policies) >= MAX_POLICIES:
-            raise Refused(Conflict(f"{MAX_POLICIES} kinds have a policy: reset one (`rendezvous policy`)"))
+        elif kind not in self._policies and len(self._policies) >= self._limits.policies:
+            raise Refused(
+                Conflict(f"{self._limits.policies} kinds have a policy: reset one (`rendezvous policy`)")
+            )
         else:
             self._policies[kind] = policy
         return {"kind": kind, "require": dict(policy.require), "allow_self": policy.allow_self}
@@ -368,7 +369,7 @@ class RendezvousMachine(Observed, Machine):
         self._misses = {
             key: miss for key, miss in self._misses.items() if now_unix_ms < miss[1] + ATTEMPT_WINDOW_MS
         }
-        if caller not in self._misses and len(self._misses) >= MAX_CALLERS:
+        if caller not in self._misses and len(self._misses) >= self._limits.callers:
             raise Refused(SlowDown("too many wrong codes from everywhere: wait 10 minutes, or use the id"))
         failed, since_ms = self._misses.get(caller, (0, now_unix_ms))
         if failed >= MAX_CALLER_ATTEMPTS:
@@ -481,8 +482,9 @@ class RendezvousMachine(Observed, Machine):
         return {"id": record.id, "state": record.state}
 
     def _refuse_heavy(self, more: int) -> None:
-        if self._bytes + more > MAX_TOTAL_BYTES:
-            raise Refused(Overloaded("the rendezvous hold 32 MiB already: wait until some end"))
+        most = self._limits.total_bytes
+        if self._bytes + more > most:
+            raise Refused(Overloaded(f"the rendezvous hold {most >> 20} MiB already: wait until some end"))
 
     def _before(self, given: dict[str, Any], index: int, now_unix_ms: int) -> None:
         """Apply what time changed: of the records that the command is about, and of the oldest of all others.
@@ -520,7 +522,7 @@ class RendezvousMachine(Observed, Machine):
         elif old is not None and old.user_code_sha256 is not None:
             del self._codes[old.user_code_sha256]
             heappush(self._ended, (record.changed_unix_ms, record.id))
-            if len(self._ended) > MAX_TOMBSTONES:
+            if len(self._ended) > self._limits.tombstones:
                 self._forget_oldest()
         due = due_unix_ms(record)
         if due is not None and (old is None or due != due_unix_ms(old)):
@@ -565,7 +567,7 @@ class RendezvousMachine(Observed, Machine):
         given = json_object(state)
         if any(given.get(name) == {} for name in later):
             raise ValueError("a field that is left out when it is empty is there")
-        top = exact(later | given, {"misses", "records", *later})
+        top, limits = exact(later | given, {"misses", "records", *later}), self._limits
         try:
             records = {
                 check_id(id): restored(id, record) for id, record in json_object(top["records"]).items()
@@ -575,7 +577,8 @@ class RendezvousMachine(Observed, Machine):
                 for caller, miss in json_object(top["misses"]).items()
             }
             tries = {
-                level: restored_table(level, table) for level, table in json_object(top["tries"]).items()
+                level: restored_table(level, table, limits)
+                for level, table in json_object(top["tries"]).items()
             }
             policies = {
                 check_kind(kind): Policy(**checked(policy, POLICY))
@@ -587,12 +590,12 @@ class RendezvousMachine(Observed, Machine):
         if (
             not all(map(is_coherent, records.values()))
             or len({record.user_code_sha256 for record in live}) != len(live)
-            or len(live) > MAX_LIVE
-            or len(records) - len(live) > MAX_TOMBSTONES
-            or len(misses) > MAX_CALLERS
-            or len(policies) > MAX_POLICIES
+            or len(live) > limits.live
+            or len(records) - len(live) > limits.tombstones
+            or len(misses) > limits.callers
+            or len(policies) > limits.policies
             or DEFAULT_POLICY in policies.values()
-            or sum(map(weight, records.values())) > MAX_TOTAL_BYTES
+            or sum(map(weight, records.values())) > limits.total_bytes
         ):
             raise ValueError("rendezvous contradict each other")
         return lambda: self._load(records, misses, tries, policies)

@@ -39,6 +39,7 @@ __all__ = [
     "Level",
     "Policy",
     "Rendezvous",
+    "RendezvousLimits",
     "State",
     "as_of",
     "decode64",
@@ -155,6 +156,27 @@ LEVELS: dict[str, Level] = {
     "region": Level(500, 10_000, "from around your network: sign in if you can"),
     "all": Level(10_000, 1, "from everywhere: sign in if you can"),
 }
+
+
+@dataclass(frozen=True, slots=True)
+class RendezvousLimits:
+    """How much the machine holds.
+
+    live, tombstones: records.  total_bytes: of what callers chose in them.  policies: kinds that have one.
+    counted: at each of `LEVELS`, those of whom wrong codes are remembered, where the level does not allow
+    fewer.  callers: the same in logs of release 0.1.0.
+    """
+
+    live: int = MAX_LIVE
+    tombstones: int = MAX_TOMBSTONES
+    total_bytes: int = MAX_TOTAL_BYTES
+    policies: int = MAX_POLICIES
+    counted: int = 10_000
+    callers: int = MAX_CALLERS
+
+    def size(self, level: str) -> int:
+        """How many are remembered at a level."""
+        return min(self.counted, LEVELS[level].size)
 
 
 @dataclass(frozen=True, slots=True)

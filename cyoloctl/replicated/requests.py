@@ -18,7 +18,7 @@ from heapq import heapify, heappop, heappush
 
 from cyoloctl.replicated.command import DIGEST_BYTES, MAX_REQUEST_ID_LENGTH, is_caller
 
-__all__ = ["LIMITS", "Forgotten", "Limits", "RequestTable", "TableLimits"]
+__all__ = ["LIMITS", "Forgotten", "RequestLimits", "RequestTable", "TableLimits"]
 
 _HEAD = struct.Struct(">8sQQQQB")
 _STORED = struct.Struct(">8sQQQB")  # in a snapshot: without the place
@@ -46,8 +46,8 @@ class TableLimits:
 
 
 @dataclass(frozen=True, slots=True)
-class Limits:
-    """The limits of all tables.  They decide the replicated state: the same on every node, ``LIMITS``."""
+class RequestLimits:
+    """The limits of all tables.  They decide the replicated state: on every real node ``LIMITS``."""
 
     client: TableLimits
     node: TableLimits
@@ -61,7 +61,7 @@ class Limits:
         ]
 
 
-LIMITS = Limits(
+LIMITS = RequestLimits(
     client=TableLimits(soft=50_000, keep_ms=0, hard=50_000, expiry_ms=24 * 3600 * 1000),
     node=TableLimits(soft=10_000, keep_ms=10_000, hard=50_000, expiry_ms=5 * 60 * 1000),
     browser=TableLimits(soft=10_000, keep_ms=0, hard=10_000, expiry_ms=3600 * 1000),

@@ -41,19 +41,19 @@ from cyoloctl.raft.replica import Replica
 from cyoloctl.raft.snapshot import SnapshotStore
 from cyoloctl.raft.vendor import MEMBERSHIP, STAMPED, decode_membership
 from cyoloctl.replicated.command import Command, decode_command
-from cyoloctl.replicated.requests import LIMITS, Limits
 from cyoloctl.sim.disk import Disk
 from cyoloctl.sim.model import Model
 from cyoloctl.sim.replay import answers_digest
 from cyoloctl.sim.timeline import Timeline
 from cyoloctl.sim.told import Told
-from cyoloctl.state import ClusterState
+from cyoloctl.state import ClusterState, StateLimits
 
 __all__ = ["Invariants", "Member", "WatchedJournal", "WatchedMachine"]
 
 _DIGEST_EVERY = 16  # indexes
 _LARGE_BYTES = 30_000  # ten seconds on the narrowest link
 _STEADY_LATE_MS = 10
+_LIMITS = StateLimits()
 
 CLOCK_LATE_MS = 250
 """A measurement is a lower bound; this covers how far right clocks differ, and slewing between two looks."""
@@ -269,8 +269,8 @@ class _Seen:
 class Invariants:
     """The claims at the head of this module, checked on one run."""
 
-    def __init__(self, time: Timeline, tables: Limits = LIMITS) -> None:
-        """tables: the limits of the nodes' request tables."""
+    def __init__(self, time: Timeline, tables: StateLimits = _LIMITS) -> None:
+        """tables: the limits of the nodes' tables."""
         self.time = time
         self.told = Told(time)
         self.disks: dict[str, Disk] = {}

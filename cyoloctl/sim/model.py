@@ -14,14 +14,16 @@ from cyoloctl.counters.machine import MAX_VALUE, MIN_VALUE
 from cyoloctl.model import NO_STAMP, Stamp
 from cyoloctl.replicated.command import Command, decode_command
 from cyoloctl.replicated.machine import Machine
-from cyoloctl.replicated.requests import LIMITS, Limits, TableLimits
+from cyoloctl.replicated.requests import TableLimits
 from cyoloctl.sim.promises import Promises
-from cyoloctl.state import ClusterState
+from cyoloctl.state import ClusterState, StateLimits
 from cyoloctl.text import Json, canonical_json
 
 __all__ = ["Model", "code_of"]
 
 _FORGET_AT_ONCE = 200
+_KINDS = ("client", "node", "browser", "refused")
+_LIMITS = StateLimits()
 
 
 def code_of(answer: Json) -> str | None:
@@ -84,13 +86,13 @@ class Model:
     applied: how often each operation was carried out, and refused, by name.
     """
 
-    def __init__(self, limits: Limits = LIMITS) -> None:
+    def __init__(self, limits: StateLimits = _LIMITS) -> None:
         self.values: dict[str, int] = {}
         self.history: dict[str, list[tuple[int, int]]] = defaultdict(list)
         self.given: dict[str, list[tuple[int, bytes, Json]]] = defaultdict(list)
         """Request id -> each index at which it was answered, the command, the answer."""
         self.applied: Counter[str] = Counter()
-        self._tables = {kind: _Table(limits.of(kind)) for kind in ("client", "node", "browser", "refused")}
+        self._tables = {kind: _Table(limits.requests.of(kind)) for kind in _KINDS}
         self._executed: dict[tuple[str, str], int] = {}  # kind, id -> the last index where it was carried out
         self._drawn = _drawn()
         self._promises = Promises()

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from cyoloctl.raft.links import MAX_UNSENT_BYTES
 from cyoloctl.raft.settings import Limits
-from cyoloctl.replicated import requests
+from cyoloctl.state import StateLimits
 
 __all__ = ["Plan"]
 
@@ -15,12 +15,12 @@ __all__ = ["Plan"]
 class Plan:
     """Common settings of the nodes of one run.
 
-    unsent_bytes: a peer is cut off when more waits for it.  tables: limits of the request tables.
+    unsent_bytes: a peer is cut off when more waits for it.  tables: limits of what the machines hold.
     older: who runs the older release at first; None: all run the same.
     """
 
     seed: int
     limits: Limits
     unsent_bytes: int = MAX_UNSENT_BYTES
-    tables: requests.Limits = requests.LIMITS
+    tables: StateLimits = field(default_factory=StateLimits)
     older: frozenset[str] | None = None

@@ -6,8 +6,7 @@ import random
 from collections.abc import Callable, Sequence
 
 from cyoloctl.replicated.command import operation_of
-from cyoloctl.replicated.requests import Limits
-from cyoloctl.state import SNAPSHOT_VERSION, ClusterState
+from cyoloctl.state import SNAPSHOT_VERSION, ClusterState, StateLimits
 
 __all__ = ["NEWER", "Newer", "Older", "is_newer", "older_names", "state_of"]
 
@@ -20,7 +19,7 @@ _NEWER_SNAPSHOT = SNAPSHOT_VERSION + 1
 class Older(ClusterState):
     """The state as the older release has it: each machine of `NEWER` with a smaller table."""
 
-    def __init__(self, *, limits: Limits) -> None:
+    def __init__(self, *, limits: StateLimits) -> None:
         super().__init__(limits=limits, lacking={name: {operation} for name, operation in NEWER.items()})
 
 
@@ -38,7 +37,7 @@ class Newer(ClusterState):
         super().restore(bytes((SNAPSHOT_VERSION,)) + data[1:] if newer else data)
 
 
-def state_of(limits: Limits, *, mixed: bool, older: bool) -> ClusterState:
+def state_of(limits: StateLimits, *, mixed: bool, older: bool) -> ClusterState:
     """The state of a node: in a run of mixed releases that of its own one."""
     if not mixed:
         return ClusterState(limits=limits)

@@ -13,8 +13,8 @@ from dataclasses import asdict, dataclass
 from hashlib import sha256
 
 from cyoloctl.raft.batch import decode_batch, stamp_of
-from cyoloctl.replicated.requests import Limits, TableLimits
-from cyoloctl.state import ClusterState
+from cyoloctl.replicated.requests import RequestLimits, TableLimits
+from cyoloctl.state import ClusterState, StateLimits
 
 __all__ = ["Recording", "answers_digest", "replay"]
 
@@ -25,11 +25,11 @@ _DIGEST_EVERY = 8  # indexes
 class Recording:
     """The log of a run.
 
-    limits: of the request tables.  entries: by index, the committed ones.
+    limits: of the tables.  entries: by index, the committed ones.
     answers: by index, a digest of what the nodes of the run answered.
     """
 
-    limits: Limits
+    limits: StateLimits
     entries: dict[int, bytes]
     answers: dict[int, str]
 
@@ -42,7 +42,11 @@ class Recording:
     def from_json(cls, text: str) -> Recording:
         """What `to_json` gave."""
         given = json.loads(text)
-        limits = Limits(**{kind: TableLimits(**table) for kind, table in given["limits"].items()})
+        tables = given["limits"]
+        of_requests = {kind: TableLimits(**table) for kind, table in tables.pop("requests").items()}
+        real = StateLimits()
+        others = {name: type(getattr(real, name))(**table) for name, table in tables.items()}
+        limits = StateLimits(requests=RequestLimits(**of_requests), **others)
         entries = {int(index): bytes.fromhex(entry) for index, entry in given["entries"].items()}
         return cls(limits, entries, {})
 

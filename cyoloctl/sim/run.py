@@ -25,6 +25,7 @@ from cyoloctl.sim.tables import request_limits
 from cyoloctl.sim.timeline import UNJUDGED
 from cyoloctl.sim.upkeep import founding
 from cyoloctl.sim.world import World
+from cyoloctl.state import StateLimits
 
 __all__ = ["Report", "Violation", "record_seed", "run_seed"]
 
@@ -80,7 +81,7 @@ class _Run:
             pending_commands=random.Random(f"{seed} pending").choice((3, 20_000)),
         )
         unsent_bytes = rng.choice((2000, 2**26, 2**26, 2**26))
-        self._tables = request_limits(random.Random(f"{seed} tables"))
+        self._tables = StateLimits(requests=request_limits(random.Random(f"{seed} tables")))
         older = None
         if "releases" in faults:
             older = older_names(random.Random(f"{seed} releases"), [f"n{number}" for number in range(1, 4)])

@@ -34,6 +34,7 @@ __all__ = [
     "MAX_GENERATION",
     "MAX_REVOCATIONS",
     "Revocation",
+    "SessionLimits",
     "SessionMachine",
 ]
 
@@ -50,6 +51,15 @@ ENDED_KEPT_MS = 86_400 * 1000
 The time may be wrong, by which it has: whoever sets it back within a day of leadership finds the entry.
 """
 
+
+@dataclass(frozen=True, slots=True)
+class SessionLimits:
+    """revocations: see `MAX_REVOCATIONS`."""
+
+    revocations: int = MAX_REVOCATIONS
+
+
+_LIMITS = SessionLimits()
 _REVOKED = MAX_GENERATION + 1  # a minimum that no token reaches
 _SKEW_S = 60
 _AHEAD_S = 5  # what another member issued a moment ago may be dated this much after now
@@ -87,10 +97,11 @@ _FORGOTTEN_AT_ONCE = 1000
 
 
 class _Table:
-    """key -> (level, until, steady end), all only ever raised."""
+    """key -> (level, until, steady end), all only ever raised.  most: how many there can be."""
 
-    def __init__(self, entries: dict[str, tuple[int, int, int]]) -> None:
+    def __init__(self, entries: dict[str, tuple[int, int, int]], most: int) -> None:
         self.entries = entries
+        self._most = most
         self._order: list[str] | None = None
         self._schedule()
 
@@ -112,10 +123,10 @@ class _Table:
         # Before the refusal, which therefore changes nothing: had anything left, there was room.
         self._forget(now_ms, steady_ms)
         if key not in self.entries:
-            if len(self.entries) >= MAX_REVOCATIONS:
+            if len(self.entries) >= self._most:
                 raise Refused(
                     Overloaded(
-                        f"{MAX_REVOCATIONS} revocations are remembered already: wait until some expire, "
+                        f"{self._most} revocations are remembered already: wait until some expire, "
                         "or rotate the keys and destroy the old one, which ends every session"
                     )
                 )
@@ -168,20 +179,20 @@ class _Table:
         return export
 
     @classmethod
-    def load(cls, state: object, key_check: Check, level_check: Check) -> _Table:
+    def load(cls, state: object, key_check: Check, level_check: Check, most: int) -> _Table:
         """The table in a snapshot.  Raises ValueError, Malformed."""
         names = {"keys", "levels", "untils"}
         if type(state) is dict and "steady_ends" in state:  # it is not in snapshots of release 0.1.0
             names.add("steady_ends")
         columns = exact(state, names)
         keys, levels, untils = columns["keys"], columns["levels"], columns["untils"]
-        if not type(keys) is type(levels) is type(untils) is list or len(keys) > MAX_REVOCATIONS:
+        if not type(keys) is type(levels) is type(untils) is list or len(keys) > most:
             raise ValueError("revocations are not lists")
         steady_ends = columns.get("steady_ends", [0] * len(keys))
         if type(steady_ends) is not list:
             raise ValueError("revocations are not lists")
         rows = zip(map(level_check, levels), map(_until, untils), map(_until, steady_ends), strict=True)
-        table = cls(dict(zip(map(key_check, keys), rows, strict=True)))
+        table = cls(dict(zip(map(key_check, keys), rows, strict=True)), most)
         if table.order() != keys:
             raise ValueError("revocations are not in order")
         return table
@@ -242,12 +253,14 @@ class SessionMachine(Machine):
         self,
         last_end_unix_ms: Callable[[int], int] = lambda now_unix_ms: now_unix_ms + MAX_AHEAD_MS,
         steady_ms: Callable[[], int] = lambda: 0,
+        limits: SessionLimits = _LIMITS,
     ) -> None:
         super().__init__(_OPERATIONS)
         self._last_end_unix_ms = last_end_unix_ms
         self._steady_ms = steady_ms
-        self._sids = _Table({})
-        self._subs = _Table({})
+        self._limits = limits
+        self._sids = _Table({}, limits.revocations)
+        self._subs = _Table({}, limits.revocations)
 
     def refuses(
         self, sid: str, gen: int, sub: str, iat_unix_s: int
@@ -280,8 +293,11 @@ class SessionMachine(Machine):
         Otherwise nobody so revoked could sign in again before that future has come.
         """
         latest_s = to_unix_ms // 1000 + _AHEAD_S
-        entries = self._subs.entries
-        self._subs = _Table({sub: (min(old[0], latest_s), old[1], old[2]) for sub, old in entries.items()})
+        entries = {
+            sub: (min(level, latest_s), until, steady)
+            for sub, (level, until, steady) in self._subs.entries.items()
+        }
+        self._subs = _Table(entries, self._limits.revocations)
 
     def __len__(self) -> int:
         return len(self._sids.entries) + len(self._subs.entries)
@@ -352,10 +368,10 @@ class SessionMachine(Machine):
 
     def prepare_restore(self, state: object) -> Callable[[], None]:
         """Checks an exported state; the returned function puts it in place.  Raises ValueError."""
-        top = exact(state, {"sids", "subs"})
+        top, most = exact(state, {"sids", "subs"}), self._limits.revocations
         try:
-            sids = _Table.load(top["sids"], _sid, _minimum)
-            subs = _Table.load(top["subs"], _sub, _issued)
+            sids = _Table.load(top["sids"], _sid, _minimum, most)
+            subs = _Table.load(top["subs"], _sub, _issued, most)
         except Malformed:
             raise ValueError("a revocation is not valid") from None
 

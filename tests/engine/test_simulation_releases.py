@@ -17,14 +17,13 @@ from cyoloctl.raft.replica import Replica
 from cyoloctl.raft.settings import Limits
 from cyoloctl.raft.vendor import NO_OP, encode_membership
 from cyoloctl.replicated.command import encode_command, encode_refusal
-from cyoloctl.replicated.requests import LIMITS
 from cyoloctl.sim import FAULTS, run_seed
 from cyoloctl.sim.node import Node
 from cyoloctl.sim.plan import Plan
 from cyoloctl.sim.releases import Newer, Older
 from cyoloctl.sim.upkeep import founding
 from cyoloctl.sim.world import World
-from cyoloctl.state import SNAPSHOT_VERSION
+from cyoloctl.state import SNAPSHOT_VERSION, StateLimits
 
 pytestmark = [pytest.mark.fault, pytest.mark.slow]
 
@@ -62,8 +61,8 @@ def test_simulation_finds_an_older_release_that_answers_what_it_does_not_know(
 
 
 def test_older_state_refuses_a_newer_snapshot_which_the_newer_one_takes() -> None:
-    data = Newer(limits=LIMITS).begin_snapshot()()
-    older, newer = Older(limits=LIMITS), Newer(limits=LIMITS)
+    data = Newer(limits=StateLimits()).begin_snapshot()()
+    older, newer = Older(limits=StateLimits()), Newer(limits=StateLimits())
     before = older.digest()
     with pytest.raises(VersionMismatch):
         older.restore(data)

@@ -18,17 +18,19 @@ from hypothesis import strategies as st
 
 from cyoloctl.errors import StorageError, VersionMismatch
 from cyoloctl.replicated.command import Malformed, decode_command
-from cyoloctl.replicated.requests import Limits, TableLimits
-from cyoloctl.state import ClusterState
+from cyoloctl.replicated.requests import RequestLimits, TableLimits
+from cyoloctl.state import ClusterState, StateLimits
 from cyoloctl.text import canonical_json
 from tests.support.old_commands import encode_command
 
 # Small enough that a list of thirty commands forgets some.
-SMALL = Limits(
-    client=TableLimits(soft=3, keep_ms=0, hard=3, expiry_ms=100),
-    node=TableLimits(soft=2, keep_ms=20, hard=4, expiry_ms=60),
-    browser=TableLimits(soft=2, keep_ms=0, hard=2, expiry_ms=60),
-    refused=TableLimits(soft=2, keep_ms=0, hard=2, expiry_ms=60),
+SMALL = StateLimits(
+    requests=RequestLimits(
+        client=TableLimits(soft=3, keep_ms=0, hard=3, expiry_ms=100),
+        node=TableLimits(soft=2, keep_ms=20, hard=4, expiry_ms=60),
+        browser=TableLimits(soft=2, keep_ms=0, hard=2, expiry_ms=60),
+        refused=TableLimits(soft=2, keep_ms=0, hard=2, expiry_ms=60),
+    )
 )
 MIN, MAX = -(2**63), 2**63 - 1
 KEY = "A" * 43 + "="

@@ -19,6 +19,7 @@ from cyoloctl.rendezvous.records import (
     MIN_TTL_MS,
     REDELIVERY_MS,
     TOMBSTONE_MS,
+    RendezvousLimits,
     id_of_public_key,
 )
 from cyoloctl.replicated.command import Malformed, Refused
@@ -318,11 +319,9 @@ def test_nobody_approves_what_they_began_nor_without_the_claims_that_the_policy_
 def test_wrong_codes_of_whomever_stop_no_one_new_and_are_remembered_within_bounds(
     tries: list[tuple[int, int, int]],
 ) -> None:
-    small = {
-        level: what._replace(limit=min(what.limit, 20), size=min(what.size, 3))
-        for level, what in LEVELS.items()
-    }
-    machine, now = RendezvousMachine(), 1_000
+    small = {level: what._replace(limit=min(what.limit, 20)) for level, what in LEVELS.items()}
+    limits = RendezvousLimits(counted=3)
+    machine, now = RendezvousMachine(limits), 1_000
     with mock.patch.object(module, "LEVELS", small):
         for index, (network, site, wait) in enumerate(tries):
             now += wait
@@ -333,7 +332,7 @@ def test_wrong_codes_of_whomever_stop_no_one_new_and_are_remembered_within_bound
                 index,
                 now,
             )
-            assert all(len(table) <= small[level].size for level, table in machine._tries.items())
+            assert all(len(table) <= limits.size(level) <= 3 for level, table in machine._tries.items())
             restored(machine)
         new = [["network", "e" * 64], ["site", "e" * 64]]
         step: Step = ("try_code", {"id": None, "user_code_sha256": "f" * 64, "counted": new}, 0)

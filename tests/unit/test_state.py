@@ -27,7 +27,7 @@ from cyoloctl.replicated.command import (
     encode_command as new_command,
 )
 from cyoloctl.replicated.requests import LIMITS, TableLimits
-from cyoloctl.state import ClusterState
+from cyoloctl.state import ClusterState, StateLimits
 from tests.support.old_commands import encode_command
 from tests.support.results import decode_result
 
@@ -47,6 +47,10 @@ def add(
         automatic=automatic,
         time_unix_ms=time_unix_ms,
     )
+
+
+def limited(**tables: TableLimits) -> ClusterState:
+    return ClusterState(limits=StateLimits(requests=replace(LIMITS, **tables)))
 
 
 def code_of(result: bytes) -> str | None:
@@ -317,8 +321,8 @@ def test_apply_same_id_after_a_malformed_command_is_applied() -> None:
 
 
 def test_apply_client_ids_are_remembered_to_the_bound_then_the_oldest_goes() -> None:
-    small = replace(LIMITS, client=TableLimits(soft=3, keep_ms=0, hard=3, expiry_ms=HOUR_MS))
-    cluster = ClusterState(limits=small)
+    few = TableLimits(soft=3, keep_ms=0, hard=3, expiry_ms=HOUR_MS)
+    cluster = limited(client=few)
     for n in range(4):
         cluster.apply(n, add(f"r{n}"))
     cluster.apply(5, add("r1"))
@@ -387,7 +391,7 @@ def test_apply_automatic_at_2500_a_second_tolerates_a_clock_10_s_behind() -> Non
 @pytest.mark.parametrize(("age_ms", "code"), [(19, None), (20, "outcome_unknown")])
 def test_apply_automatic_above_the_soft_limit_is_kept_until_its_age(age_ms: int, code: str | None) -> None:
     tight = TableLimits(soft=1, keep_ms=20, hard=5, expiry_ms=5 * MINUTE_MS)
-    cluster = ClusterState(limits=replace(LIMITS, node=tight))
+    cluster = limited(node=tight)
     first = add("first", automatic=True, time_unix_ms=100)
     cluster.apply(1, first)
     cluster.apply(2, add("second", automatic=True, time_unix_ms=100 + age_ms))
@@ -396,9 +400,7 @@ def test_apply_automatic_above_the_soft_limit_is_kept_until_its_age(age_ms: int,
 
 
 def test_apply_automatic_within_one_millisecond_is_bounded_by_50000() -> None:
-    cluster = ClusterState(
-        limits=replace(LIMITS, node=TableLimits(soft=2, keep_ms=10_000, hard=5, expiry_ms=5 * MINUTE_MS))
-    )
+    cluster = limited(node=TableLimits(soft=2, keep_ms=10_000, hard=5, expiry_ms=5 * MINUTE_MS))
     for n in range(6):
         cluster.apply(n, add(f"r{n}", automatic=True, time_unix_ms=7))
     assert code_of(cluster.apply(9, add("r1", automatic=True, time_unix_ms=7))) is None
@@ -500,8 +502,8 @@ def test_restore_of_a_snapshot_without_a_machine_makes_that_one_empty() -> None:
 
 
 def test_restored_table_knows_what_was_forgotten_before() -> None:
-    tight = replace(LIMITS, client=TableLimits(soft=1, keep_ms=0, hard=1, expiry_ms=HOUR_MS))
-    cluster, again = ClusterState(limits=tight), ClusterState(limits=tight)
+    one = TableLimits(soft=1, keep_ms=0, hard=1, expiry_ms=HOUR_MS)
+    cluster, again = limited(client=one), limited(client=one)
     job = new_command("counter", "add", {"name": "c", "by": 1}, request_id="job")
     cluster.apply(10, job, 9)
     cluster.apply(11, new_command("counter", "add", {"name": "c", "by": 1}, request_id="newer"), 10)

@@ -7,8 +7,7 @@ from typing import Any
 
 import pytest
 
-from cyoloctl.credentials import machine as module
-from cyoloctl.credentials.machine import MAX_CREDENTIALS, MAX_LIFETIME_MS, CredentialMachine
+from cyoloctl.credentials.machine import MAX_CREDENTIALS, MAX_LIFETIME_MS, CredentialLimits, CredentialMachine
 from cyoloctl.members.machine import MemberMachine
 from cyoloctl.replicated.command import Refused
 
@@ -21,9 +20,9 @@ def key(number: int) -> str:
 
 
 class Register:
-    def __init__(self) -> None:
+    def __init__(self, limits: CredentialLimits = CredentialLimits()) -> None:  # noqa: B008 - it is frozen
         self.members = MemberMachine()
-        self.machine = CredentialMachine(self.members)
+        self.machine = CredentialMachine(self.members, limits)
         self.now = 1000
         self.index = 0
 
@@ -192,10 +191,8 @@ def test_name_means_the_entry_that_counts_and_not_a_revoked_one_that_ends_later(
     assert register.renew(number=3)["lifetime_ms"] == 50
 
 
-def test_bootstrap_is_refused_when_the_last_operator_was_forgotten(
-    register: Register, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(module, "MAX_CREDENTIALS", 1)
+def test_bootstrap_is_refused_when_the_last_operator_was_forgotten() -> None:
+    register = Register(CredentialLimits(credentials=1))
     register.create("admin", 1, role="operator")
     register.apply("revoke", name="admin")
     register.create("bob", 2)

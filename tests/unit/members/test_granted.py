@@ -8,7 +8,7 @@ import pytest
 
 from cyoloctl.errors import AlreadyExists, Conflict, CyoloctlError, NotFound, Overloaded
 from cyoloctl.members.machine import MemberMachine
-from cyoloctl.members.records import MAX_INVITATIONS
+from cyoloctl.members.records import MAX_INVITATIONS, MemberLimits
 from cyoloctl.replicated.command import Refused
 from cyoloctl.text import Json
 
@@ -20,8 +20,8 @@ PUBLIC = "C" * 42 + "A="
 class Members:
     """A members machine with one member, n1.  refused: the error of an operation that is."""
 
-    def __init__(self) -> None:
-        self.machine = MemberMachine()
+    def __init__(self, limits: MemberLimits = MemberLimits()) -> None:  # noqa: B008 - it is frozen
+        self.machine = MemberMachine(limits)
         self.index = 0
         self.announce("n1", key_hash="1" * 64)
 
@@ -50,6 +50,10 @@ class Members:
             "key_hash": "2" * 64,
         }
         return self.apply("announce", now, **(given | changes))
+
+    def announce_granted(self, name: str) -> None:
+        self.grant(name)
+        self.announce(name)
 
     def refused(self, operation: Any, *arguments: Any, **changes: Any) -> CyoloctlError:
         before = self.machine.export_state()
@@ -149,6 +153,39 @@ def test_grants_count_among_the_invitations_until_they_expire() -> None:
     members.grant("m5")  # its place is its own
     members.grant("one-more", NOW + 60_000)
     assert [each.name for each in members.machine.grants.all()] == ["one-more"]
+
+
+def test_full_tables_of_invitations_of_every_kind_come_back_from_a_snapshot() -> None:
+    # Grants that expired stay until another is made, and logs of release 0.1.0 count their own kind only:
+    # the three together were once more than a snapshot might hold, and no node could start on it.
+    limits = MemberLimits(invitations=2)
+    members, later = Members(limits), NOW + 60_000
+    for number in range(2):
+        members.grant(f"g{number}", key_hash=f"{number + 16:064x}")
+    for number in range(2):
+        invitation = {"name": f"i{number}", "learner": False, "public_key": PUBLIC, "ttl_s": 60}
+        members.apply("invite_for", later, **invitation)
+    for number in range(2):
+        secret = {"learner": False, "secret_sha256": f"{number:064x}", "expires_unix_ms": later + 1}
+        members.apply("invite", later, name=f"s{number}", **secret)
+    state, restored = members.machine.export_state(), MemberMachine(limits)
+    restored.prepare_restore(state)()
+    assert restored.export_state() == state
+    for kind in ("grants", "issued_invitations", "invitations"):
+        (name, one), *_ = state[kind].items()
+        with pytest.raises(ValueError, match="contradict"):
+            restored.prepare_restore({**state, kind: {**state[kind], name[:-1] + "9": one}})
+
+
+def test_founder_takes_no_name_beyond_the_bound() -> None:
+    # With every member gone the next one makes the founder: it was once let in above the bound.
+    limits = MemberLimits(names=2)
+    members = Members(limits)
+    members.announce_granted("n2")
+    for name in ("n1", "n2"):
+        members.apply("remove", name=name)
+    assert isinstance(members.refused(members.announce, "n3"), Overloaded)
+    MemberMachine(limits).prepare_restore(members.machine.export_state())
 
 
 def test_grants_come_back_from_a_snapshot() -> None:

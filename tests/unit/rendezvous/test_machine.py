@@ -14,7 +14,6 @@ from cyoloctl.rendezvous.machine import RendezvousMachine
 from cyoloctl.rendezvous.records import (
     ATTEMPT_WINDOW_MS,
     EXPIRED_AT_ONCE,
-    LEVELS,
     LIVE_STATES,
     MAX_ATTEMPTS,
     MAX_CALLER_ATTEMPTS,
@@ -23,11 +22,11 @@ from cyoloctl.rendezvous.records import (
     MAX_LIVE,
     MAX_POLICIES,
     MAX_TOMBSTONES,
-    MAX_TOTAL_BYTES,
     MAX_TTL_MS,
     REDELIVERY_MS,
     TOMBSTONE_MS,
     TRANSITIONS,
+    RendezvousLimits,
     id_of_public_key,
 )
 from cyoloctl.replicated.command import Malformed, Refused
@@ -49,8 +48,8 @@ TTL = 60_000
 class Points:
     """A machine and the replicated time; arguments travel as JSON, as in a command."""
 
-    def __init__(self) -> None:
-        self.machine = RendezvousMachine()
+    def __init__(self, limits: RendezvousLimits = RendezvousLimits()) -> None:  # noqa: B008 - it is frozen
+        self.machine = RendezvousMachine(limits)
         self.index = 0
         self.now = 1_000_000
 
@@ -484,11 +483,8 @@ def test_wrong_codes_of_many_networks_stop_what_they_are_part_of(points: Points)
     assert tries(points, CODE, person=THEIRS)["id"] == ID
 
 
-def test_full_table_of_wrong_codes_forgets_the_oldest_and_refuses_nobody(
-    points: Points, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    levels = {name: level._replace(size=min(level.size, 3)) for name, level in LEVELS.items()}
-    monkeypatch.setattr(module, "LEVELS", levels)
+def test_full_table_of_wrong_codes_forgets_the_oldest_and_refuses_nobody() -> None:
+    points = Points(RendezvousLimits(counted=3))
     for n in range(9):
         for _ in range(10):
             tries(points, WRONG, person=f"{n:064x}")
@@ -528,10 +524,8 @@ def test_tombstones_beyond_10000_are_forgotten_the_oldest_first(points: Points) 
     assert ids == [f"{n:032x}" for n in range(2, MAX_TOMBSTONES + 2)]
 
 
-def test_timers_that_were_overtaken_do_not_pile_up_until_they_are_due(
-    points: Points, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(module, "MAX_TOMBSTONES", 10)
+def test_timers_that_were_overtaken_do_not_pile_up_until_they_are_due() -> None:
+    points = Points(RendezvousLimits(tombstones=10))
     for n in range(200):
         points.start(f"{n:032x}", f"{n:064x}", ttl_ms=MAX_TTL_MS)
         points.step("cancel", f"{n:032x}")
@@ -554,21 +548,18 @@ def test_restored_tombstones_are_forgotten_the_oldest_first(points: Points) -> N
     assert restored.export_state()["records"].keys() == {f"{0:032x}"}
 
 
-def test_data_beyond_the_total_is_overloaded_until_some_is_forgotten(
-    points: Points, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    assert MAX_TOTAL_BYTES == 32 << 20  # as the message says
-    monkeypatch.setattr(module, "MAX_TOTAL_BYTES", 1 << 20)
+def test_data_beyond_the_total_is_overloaded_until_some_is_forgotten() -> None:
+    points = Points(RendezvousLimits(total_bytes=1 << 20))
     big = {f"k{n}": "x" * 1000 for n in range(8)}
     each = len(canonical_json(big))
     assert each <= MAX_DATA_BYTES
     count = (1 << 20) // each
     for n in range(count):
         points.start(f"{n:032x}", f"{n:064x}", data=big)
-    with pytest.raises(errors.Overloaded, match="32 MiB"):
+    with pytest.raises(errors.Overloaded, match="hold 1 MiB already"):
         points.start("e" * 32, "e" * 64, data=big)
     points.start("e" * 32, "e" * 64, data={})
-    with pytest.raises(errors.Overloaded, match="32 MiB"):
+    with pytest.raises(errors.Overloaded, match="hold 1 MiB already"):
         points.step("approve", "e" * 32, answer=big)
     assert points.state("e" * 32) == "pending"
     points.step("deny", f"{0:032x}")

@@ -10,7 +10,7 @@ from cyoloctl import errors
 from cyoloctl.rendezvous import machine as module
 from cyoloctl.rendezvous import records
 from cyoloctl.rendezvous.machine import RendezvousMachine
-from cyoloctl.rendezvous.records import ATTEMPT_WINDOW_MS, REDELIVERY_MS, TOMBSTONE_MS
+from cyoloctl.rendezvous.records import ATTEMPT_WINDOW_MS, REDELIVERY_MS, TOMBSTONE_MS, RendezvousLimits
 from cyoloctl.replicated.command import Refused
 from cyoloctl.text import canonical_json, parse_canonical_json
 
@@ -26,8 +26,8 @@ def code_of(id: str) -> str:
 class Twins:
     """Machines that get the same commands at the same times, and have to agree on all that comes of them."""
 
-    def __init__(self) -> None:
-        self.machines = [RendezvousMachine()]
+    def __init__(self, limits: RendezvousLimits = RendezvousLimits()) -> None:  # noqa: B008 - it is frozen
+        self.machines = [RendezvousMachine(limits)]
         self.index = 0
         self.now = 1_000_000
 
@@ -163,9 +163,8 @@ def test_records_that_ended_early_hold_nothing_up_when_they_would_have_been_due(
     assert alone.let_time_pass()[PENDING]["state"] == "expired"
 
 
-def test_bytes_of_an_answer_are_free_with_its_tombstone(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(module, "MAX_TOMBSTONES", 1)
-    alone = Twins()
+def test_bytes_of_an_answer_are_free_with_its_tombstone() -> None:
+    alone = Twins(RendezvousLimits(tombstones=1))
     for id in (REDEEMED, CANCELLED):
         alone.begin(id)
     approval = {"by": "bob", "answer": {"group": "ops"}, "sealed_result": None, "actors": [], "claims": {}}
@@ -221,7 +220,14 @@ def test_times_and_counts_are_as_they_were_released() -> None:
     """Two nodes with others would come to different states."""
     assert (records.REDELIVERY_MS, ATTEMPT_WINDOW_MS, TOMBSTONE_MS) == (300_000, 600_000, 86_400_000)
     assert (records.MAX_ATTEMPTS, records.EXPIRED_AT_ONCE, records.MAX_BEGUN_BY) == (5, 200, 4)
-    assert (records.MAX_LIVE, records.MAX_TOMBSTONES, records.MAX_CALLERS) == (10_000, 10_000, 1_000)
+    assert RendezvousLimits() == RendezvousLimits(
+        live=10_000,
+        tombstones=10_000,
+        total_bytes=32 * 2**20,
+        policies=1_000,
+        counted=10_000,
+        callers=1_000,
+    )
     assert (records.MIN_TTL_MS, records.MAX_TTL_MS) == (10_000, 86_400_000)
     assert {name: (level.limit, level.size) for name, level in records.LEVELS.items()} == {
         "person": (10, 10_000),

@@ -18,7 +18,7 @@ from cyoloctl.model import Stamp
 from cyoloctl.replicated.clock import MAX_HISTORY
 from cyoloctl.replicated.command import MAX_COMMAND_BYTES, Malformed, decode_command, encode_command
 from cyoloctl.replicated.requests import LIMITS, RequestTable, TableLimits
-from cyoloctl.state import ClusterState
+from cyoloctl.state import ClusterState, StateLimits
 from tests.support.old_commands import encode_command as old_command
 
 DAY = 86_400_000
@@ -39,7 +39,7 @@ def code_of(result: bytes) -> str | None:
 def small(**bounds: int) -> ClusterState:
     """A cluster whose tables hold so many entries."""
     tight = {kind: TableLimits(soft=n, keep_ms=0, hard=n, expiry_ms=10 * DAY) for kind, n in bounds.items()}
-    return ClusterState(limits=replace(LIMITS, **tight))
+    return ClusterState(limits=StateLimits(requests=replace(LIMITS, **tight)))
 
 
 # --- once, however often it is logged

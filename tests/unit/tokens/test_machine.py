@@ -14,7 +14,7 @@ from cyoloctl import errors
 from cyoloctl.model import Stamp
 from cyoloctl.replicated.command import Refused
 from cyoloctl.replicated.command import encode_command as new_command
-from cyoloctl.state import ClusterState
+from cyoloctl.state import ClusterState, StateLimits
 from cyoloctl.tokens import machine as sessions
 from cyoloctl.tokens.machine import (
     ENDED_KEPT_MS,
@@ -22,6 +22,7 @@ from cyoloctl.tokens.machine import (
     MAX_GENERATION,
     MAX_REVOCATIONS,
     Revocation,
+    SessionLimits,
     SessionMachine,
 )
 from tests.support.old_commands import encode_command
@@ -34,8 +35,8 @@ NOW = 1_800_000_000_000
 class Sessions:
     """A cluster state with a new request id for every command; ``now`` is the proposers' time."""
 
-    def __init__(self) -> None:
-        self.cluster = ClusterState()
+    def __init__(self, limits: StateLimits = StateLimits()) -> None:  # noqa: B008 - it is frozen
+        self.cluster = ClusterState(limits=limits)
         self.machine = self.cluster.sessions
         self.index = 0
         self.now = NOW
@@ -160,16 +161,13 @@ def test_subject_revoked_in_a_future_that_never_was_is_revoked_until_now(s: Sess
     assert s.machine.refuses(SID, 1, "bob", 51) is None
 
 
-def test_restore_of_more_than_can_be_remembered_is_refused(
-    s: Sessions, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_restore_of_more_than_can_be_remembered_is_refused(s: Sessions) -> None:
     s.revoke_sid(SID)
     s.revoke_sid(OTHER)
     state = s.machine.export_state()
     SessionMachine().prepare_restore(state)
-    monkeypatch.setattr(sessions, "MAX_REVOCATIONS", 1)
     with pytest.raises(ValueError, match="revocations"):
-        SessionMachine().prepare_restore(state)
+        SessionMachine(limits=SessionLimits(revocations=1)).prepare_restore(state)
 
 
 def test_until_of_more_than_400_days_is_invalid_input_and_changes_nothing(s: Sessions) -> None:
@@ -411,11 +409,9 @@ def test_one_entry_raised_many_times_does_not_grow_the_table_of_ends(s: Sessions
     assert len(s.machine) == 1
 
 
-def test_entries_above_the_bound_are_overloaded_until_some_expire(
-    s: Sessions, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    assert MAX_REVOCATIONS == 100_000
-    monkeypatch.setattr(sessions, "MAX_REVOCATIONS", 3)
+def test_entries_above_the_bound_are_overloaded_until_some_expire() -> None:
+    assert StateLimits().sessions.revocations == 100_000
+    s = Sessions(StateLimits(sessions=SessionLimits(revocations=3)))
     for n in range(3):
         s.revoke_sub(sub=f"s{n}", ttl_ms=1000 + n)
     with pytest.raises(errors.Overloaded, match="expire"):
