@@ -139,6 +139,7 @@ class MemberStatus:
             "fsync_p99_ms": round(self._engine.fsync_p99_ms(), 2),
             **self._disk(),
             "slow_sync_ms": self._engine.slow_sync_ms(),
+            "sync_ms": self._engine.sync_ms(),
             "disk_read_only": self._disk_read_only(),
             **self._certificates(),
             "pending_unix_ms": self._engine.clock.pending_unix_ms(),

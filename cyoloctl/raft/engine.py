@@ -279,6 +279,10 @@ class Engine:
         """Size of the newest snapshot; 0 without any."""
         return self._snapshots.size_bytes
 
+    def sync_ms(self) -> float | None:
+        """How long a sync of the journal takes at present, in milliseconds; None when too few were made."""
+        return self._journal.sync_ms()
+
     def slow_sync_ms(self) -> float | None:
         """The slowest of the journal's recent syncs, in milliseconds; None where none was slow."""
         return self._journal.slow_sync_ms()

@@ -3,7 +3,7 @@
 New commands wait.  As soon as the target's log equals the leader's it is asked
 to stand for election at once, again and again until it leads or time is up.
 A leader does so when it is asked to, and by itself when another voter reaches
-more members (`vantage.py`).
+more members (`vantage.py`) or has a better disk (`disks.py`).
 """
 
 from __future__ import annotations
@@ -16,6 +16,7 @@ from dataclasses import dataclass
 from cyoloctl.errors import Conflict, CyoloctlError, NoLeader, Unavailable
 from cyoloctl.model import name_of
 from cyoloctl.raft.core import Core
+from cyoloctl.raft.disks import DiskChoice, DiskState
 from cyoloctl.raft.progress import NEVER, REPLICATE
 from cyoloctl.raft.proposals import Done
 from cyoloctl.raft.vantage import Vantage, View
@@ -44,7 +45,7 @@ class Handover:
         """view: see `Replica`."""
         self._core = core
         self._view = view
-        self._vantage = Vantage()
+        self._vantage, self._disks = Vantage(), DiskChoice()
         self._looked_at = NEVER
         self._going: _Going | None = None
 
@@ -60,6 +61,7 @@ class Handover:
         """This node begins to lead."""
         now = self._core.clock()
         self._vantage.leads()
+        self._disks.leads()
         if now - self._core.asked_to_lead_at < self._core.timing.transfer_limit_s:
             self._vantage.moved(now)
 
@@ -110,7 +112,7 @@ class Handover:
             self._core.send(going.target, {"type": "timeout_now", "term": engine.term()})
 
     def _look(self, now: float) -> None:
-        """Hand leadership over when another voter reaches more members."""
+        """Hand leadership over when another voter reaches more members, or has a better disk."""
         if now - self._looked_at < _LOOK_S:
             return
         self._looked_at = now
@@ -127,10 +129,22 @@ class Handover:
                 and lag <= core.limits.promote_lag
             )
 
-        me = name_of(core.raft_id)
-        better = self._vantage.better_place(now, me, frozenset({me, *others}), self._view(), may_lead)
+        me, view = name_of(core.raft_id), self._view()
+        voters = frozenset({me, *others})
+        better = self._vantage.better_place(now, me, voters, view, may_lead)
+        faster = self._disks.better_disk(
+            now,
+            DiskState(core.journal.sync_ms()),
+            {name: disk for name, disk in view.disks.items() if name in others},
+            lambda name: may_lead(name) and self._vantage.reaches_as_much(name, me, voters, view),
+            waited_s=self._vantage.waited_s(now),
+        )
         if better is not None:
             _log.warning("leadership moves to where more members are reached", extra={"to": better})
+        elif faster is not None:
+            _log.warning("leadership moves to a faster disk", extra={"to": faster})
+            better = faster
+        if better is not None:
             self._vantage.moved(now)
             self.begin(others[better].id, _moved, limit_s=core.timing.move_limit_s)
 

@@ -23,6 +23,7 @@ from dataclasses import dataclass
 from typing import Protocol
 
 from cyoloctl.errors import InternalError, StorageError
+from cyoloctl.raft.disks import SyncTimes
 from cyoloctl.text import canonical_json
 
 __all__ = [
@@ -193,7 +194,7 @@ class Journal:
     become one transaction, so a tick costs one fdatasync.
 
     store: where it lives; the journal owns it and closes it, also when this raises.
-    clock: seconds, monotonic; only for `fsync_p99_ms` and `slow_sync_ms`.
+    clock: seconds, monotonic; only for `fsync_p99_ms`, `sync_ms` and `slow_sync_ms`.
     Raises what `Store.load` raises, and StorageError if what it returns is not
     one contiguous log.  A stored commit index is brought into first_index..last_index.
 
@@ -205,6 +206,7 @@ class Journal:
         self._store = store
         self._clock = clock
         self._durations_s: deque[float] = deque(maxlen=512)
+        self._sync_times = SyncTimes()
         self._slow: tuple[float, float] | None = None  # when a sync was slow last, and how long it took
         self._closed = False
         self.failed: StorageError | None = None
@@ -257,6 +259,10 @@ class Journal:
         if self._slow is None or self._clock() - self._slow[0] > SLOW_SHOWN_S:
             return None
         return self._slow[1] * 1000.0
+
+    def sync_ms(self) -> float | None:
+        """How long a sync takes at present, in milliseconds: see `SyncTimes`."""
+        return self._sync_times.typical_ms(self._clock())
 
     def entry(self, index: int) -> Entry | None:
         """The entry at an index, the base included; None outside the log."""
@@ -431,6 +437,7 @@ class Journal:
             raise
         now = self._clock()
         self._durations_s.append(now - started)
+        self._sync_times.observe(now, now - started)
         if now - started >= SLOW_SYNC_S:
             self._slow = (now, now - started)
             _log.warning("the disk is slow", extra={"sync_s": round(now - started, 1)})

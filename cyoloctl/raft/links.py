@@ -33,6 +33,7 @@ from cyoloctl.errors import InternalError, NoLeader, OutcomeUnknown
 from cyoloctl.model import RaftId, name_of
 from cyoloctl.raft.calls import MAX_CALLS, Calls, Done
 from cyoloctl.raft.dialling import Dialling
+from cyoloctl.raft.disks import disk_told
 from cyoloctl.raft.messages import MAX_CALL_BYTES, FrameReader, PeerProtocolError, decode, encode
 from cyoloctl.raft.peers import (
     COPY,
@@ -525,7 +526,8 @@ class Links:
         """Whom this node reaches, and whom those reach by their own word."""
         reached = self._answering()
         told = {name: self._live[name].info.links for name in reached if self._live[name].info.pongs}
-        return View(reached, told, frozenset(refusal.name for refusal in self.refusals.lately()))
+        kept_out = frozenset(refusal.name for refusal in self.refusals.lately())
+        return View(reached, told, kept_out, {name: disk_told(self._live[name].info.info) for name in told})
 
     def wire(self, name: str) -> Wire:
         """The wire of the live link with a connected peer."""

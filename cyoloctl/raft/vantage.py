@@ -20,6 +20,8 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 
+from cyoloctl.raft.disks import DiskState
+
 __all__ = ["LASTING_S", "NOTHING_SEEN", "Vantage", "View"]
 
 LASTING_S = 2.5
@@ -40,12 +42,14 @@ class View:
 
     reached: peers that answered lately.  told: whom each of them reaches,
     of those that have said so.  kept_out: peers that this node refuses
-    itself, which is no reason to let another one lead.
+    itself, which is no reason to let another one lead.  disks: what those at
+    the ends tell of their disks.
     """
 
     reached: frozenset[str] = frozenset()
     told: Mapping[str, frozenset[str]] = field(default_factory=dict)
     kept_out: frozenset[str] = frozenset()
+    disks: Mapping[str, DiskState] = field(default_factory=dict)
 
 
 NOTHING_SEEN = View()
@@ -65,6 +69,16 @@ class Vantage:
     def leads(self) -> None:
         """This node begins to lead: what it saw before counts no longer."""
         self._better_since.clear()
+
+    def waited_s(self, now: float) -> float:
+        """Seconds since leadership was moved last."""
+        return now - self._moved_at
+
+    @staticmethod
+    def reaches_as_much(name: str, me: str, voters: frozenset[str], view: View) -> bool:
+        """Whether another voter reaches all members that the leader reaches."""
+        mine, its = _reach(me, voters, view), _reach(name, voters, view)
+        return name in view.told and mine[0] <= its[0] and mine[1] <= its[1]
 
     def better_place(
         self, now: float, me: str, voters: frozenset[str], view: View, may_lead: Callable[[str], bool]

@@ -123,6 +123,9 @@ class _Seen:
     def fsync_p99_ms(self) -> float:
         return 0.0
 
+    def sync_ms(self) -> None:
+        return None
+
     def slow_sync_ms(self) -> None:
         return None
 

@@ -151,9 +151,11 @@ class WatchedStore:
 class WatchedJournal(Journal):
     """The journal, with every entry that becomes durable or is dropped shown to the invariants."""
 
-    def __init__(self, store: Store, invariants: Invariants, node: Member) -> None:
+    def __init__(
+        self, store: Store, invariants: Invariants, node: Member, clock: Callable[[], float]
+    ) -> None:
         self._watch, self._node = invariants, node
-        super().__init__(WatchedStore(store, invariants, node), clock=lambda: 0.0)
+        super().__init__(WatchedStore(store, invariants, node), clock=clock)
 
     def truncate_from(self, index: int) -> None:
         """See Journal."""

@@ -265,7 +265,8 @@ class Node:
 
     def _open_disk(self) -> int:
         """Open journal and snapshots, and count the start.  Raises Crash, and StorageError of the disk."""
-        self.journal = WatchedJournal(DiskStore(self.disk, self.step, self._took), self._invariants, self)
+        store = DiskStore(self.disk, self.step, self._took)
+        self.journal = WatchedJournal(store, self._invariants, self, lambda: self.time.now + self.elapsed)
         self.snapshots = SnapshotStore(DiskFiles(self.disk, self.step, self._took))
         return 0 if self.memory else count_start(self.journal)
 
@@ -618,7 +619,7 @@ class Node:
     def describe(self) -> dict[str, Any]:
         """See LinkHandler."""
         leader = None if self.replica is None else self.replica.leader()
-        return {"leader": None if leader is None else name_of(leader)}
+        return {"leader": None if leader is None else name_of(leader), "sync_ms": self.journal.sync_ms()}
 
     def cluster_time(self) -> tuple[int, int]:
         """See LinkHandler."""

@@ -113,7 +113,8 @@ PURE = """
     errors model text caller pki.identity state *.machine *.records *.checks *.api
     members.disk_space members.duties members.granted members.presence
     tokens.issuer replicated.clock replicated.history replicated.command replicated.requests
-    raft.absences raft.batch raft.calls raft.clock raft.dialling raft.elections raft.following raft.forwarding
+    raft.absences raft.batch raft.calls raft.clock raft.dialling raft.disks raft.elections
+    raft.following raft.forwarding
     raft.handover raft.links raft.machine raft.membership raft.messages raft.peers raft.progress
     raft.proposals raft.reads raft.refusals raft.replication raft.settings raft.status
     raft.vantage raft.verdicts raft.witnesses control.table web.encoding web.schema

@@ -13,6 +13,7 @@ from typing import Any
 import pytest
 
 from cyoloctl.errors import CyoloctlError, InternalError, NoLeader, OutcomeUnknown, Unavailable
+from cyoloctl.raft.disks import DiskState
 from cyoloctl.raft.links import Link, Links
 from cyoloctl.raft.messages import MAX_CALL_BYTES, MAX_FRAME_BYTES, FrameReader, decode, encode
 from cyoloctl.raft.peers import (
@@ -552,8 +553,10 @@ def test_peer_that_is_heard_and_answers_no_ping_is_no_link_to_tell_of() -> None:
     deaf.received(encode({"type": "ping", "sent_ms": 5}))
     assert line.sent[-1]["links"] == []
     assert host.links.view().reached == set()
-    deaf.received(pong(int(host.now * 1000), links=["b", "d"]))
-    assert host.links.view() == View(frozenset({"a"}), {"a": frozenset({"b", "d"})})
+    deaf.received(pong(int(host.now * 1000), links=["b", "d"], info={"sync_ms": 7}))
+    assert host.links.view() == View(
+        frozenset({"a"}), {"a": frozenset({"b", "d"})}, disks={"a": DiskState(7.0)}
+    )
 
 
 def test_view_names_who_is_kept_out_here() -> None:
