@@ -1,7 +1,8 @@
 """Leadership handed to another voter (Ongaro, dissertation 3.10).
 
 New commands wait.  As soon as the target's log equals the leader's it is asked
-to stand for election at once, again and again until it leads or time is up.
+to stand for election at once, again and again until it leads, time is up, or
+it has answered nothing for a while.
 A leader does so when it is asked to, and by itself when another voter reaches
 more members (`vantage.py`) or has a better disk (`disks.py`).
 """
@@ -33,6 +34,7 @@ _log = logging.getLogger("cyoloctl.raft")
 @dataclass(slots=True)
 class _Going:
     target: Node
+    began: float
     until: float
     next_try: float
     callback: Done
@@ -93,7 +95,7 @@ class Handover:
             return
         target = max(candidates, key=lambda node: (core.progress[node].match_index, node.id))
         until = now + (core.timing.transfer_limit_s if limit_s is None else limit_s)
-        self._going = _Going(target, until, now, callback)
+        self._going = _Going(target, now, until, now, callback)
 
     def lead(self, now: float) -> None:
         """As leader, in each tick: ask the target once more, or give up."""
@@ -104,12 +106,17 @@ class Handover:
         if now < going.next_try:
             return
         lost = going.target not in engine.connected or going.target not in engine.others()
-        if lost or now >= going.until:
+        if lost or now >= going.until or self._is_silent(going, now):
             self.end(None, Unavailable("leadership could not be transferred in time: it stays here"))
             return
         going.next_try = now + self._core.timing.transfer_retry_s
         if self._core.progress[going.target].match_index == self._core.journal.last_index:
             self._core.send(going.target, {"type": "timeout_now", "term": engine.term()})
+
+    def _is_silent(self, going: _Going, now: float) -> bool:
+        """True when the target, sent a heartbeat all the time, has not answered for too long."""
+        heard = max(going.began, self._core.progress[going.target].last_heard)
+        return now - heard >= self._core.timing.transfer_silence_s
 
     def _look(self, now: float) -> None:
         """Hand leadership over when another voter reaches more members, or has a better disk."""

@@ -25,6 +25,8 @@ class Timing:
     transfer_retry_s: float = 0.02
     transfer_limit_s: float = 5.0
     """How long an operator's transfer of leadership is tried."""
+    transfer_silence_s: float = 0.75
+    """A target that has not answered for so long is dead or cut off: writes wait for it no longer."""
     move_limit_s: float = 1.0
     """The same when a leader hands over by itself: writes wait meanwhile."""
     lost_leader_spread_s: float = 0.15

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import fcntl
 import hashlib
 import json
 import tarfile
@@ -45,7 +46,15 @@ def before(base: Path) -> dict[str, dict[str, str]]:
 
 
 @pytest.fixture(scope="module")
-def upgraded(base: Path, before: dict[str, dict[str, str]]) -> Iterator[Cluster]:
+def ports(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
+    """The ports of 0.1.0, which its files name: for one of all processes that run tests at a time."""
+    with (tmp_path_factory.getbasetemp().parent / "ports-of-0.1.0.lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        yield
+
+
+@pytest.fixture(scope="module")
+def upgraded(base: Path, before: dict[str, dict[str, str]], ports: None) -> Iterator[Cluster]:
     """The three nodes under this release, on the day on which they were stopped."""
     with Cluster(base) as cluster:
         for name, port in zip(EXPECTED["members"], EXPECTED["ports"], strict=True):

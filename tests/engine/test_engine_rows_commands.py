@@ -586,18 +586,48 @@ def test_transfer_happens_under_load_and_every_command_gets_a_definite_answer() 
     assert cluster.missing("b") == []
 
 
-def test_transfer_to_a_node_that_does_not_answer_gives_up_and_commands_go_on() -> None:
+def test_transfer_to_a_node_that_does_not_answer_gives_up_soon_and_commands_go_on() -> None:
     cluster = OurCluster("abc")
     cluster.elect("a")
     cluster.write("a", b"x1")
     cluster.hold("a", "b")
     asked = cluster.transfer("a", "b")
     held = cluster.propose("a", b"held")
-    cluster.run(1.0)
+    cluster.run(0.5)
     assert held.pending
-    assert cluster.run_until(lambda: asked.status == "error", within=6.0)
-    assert cluster.run_until(lambda: held.ok, within=1.0)
+    assert cluster.run_until(lambda: asked.status == "error", within=0.5)
+    assert cluster.run_until(lambda: held.ok, within=0.5)
     assert cluster.is_leader("a")
+
+
+def test_transfer_to_a_node_that_answers_and_does_not_take_over_gives_up_and_commands_go_on() -> None:
+    cluster = OurCluster("abc")
+    cluster.elect("a")
+    cluster.write("a", b"x1")
+    cluster.lose("a", "b", "timeout_now")
+    asked = cluster.transfer("a", "b")
+    held = cluster.propose("a", b"held")
+    cluster.run(4.5)
+    assert asked.pending
+    assert held.pending
+    cluster.run(1.0)
+    assert asked.status == "error"
+    assert held.ok
+    assert cluster.is_leader("a")
+
+
+def test_transfer_to_a_node_that_was_silent_before_waits_for_its_answer() -> None:
+    cluster = OurCluster("abc")
+    cluster.elect("a")
+    cluster.write("a", b"x1")
+    cluster.run(0.3)
+    cluster.hold("a", "b")
+    cluster.run(0.9)
+    asked = cluster.transfer("a", "b")
+    cluster.tick("a")
+    assert asked.pending
+    cluster.release("a", "b")
+    assert cluster.run_until(lambda: cluster.is_leader("b"), within=0.5)
 
 
 # -- what a caller may conclude ---------------------------------------------------------------

@@ -110,6 +110,7 @@ class Cluster(ABC):
         self.links: dict[frozenset[str], int] = {}
         self.queues: dict[tuple[str, str], deque[Envelope]] = defaultdict(deque)
         self.held: set[tuple[str, str]] = set()
+        self.lost: set[tuple[str, str, str]] = set()
         self.cuts: set[frozenset[str]] = set()
         self.leaders: dict[int, set[str]] = defaultdict(set)
         self.sent: list[Envelope] = []
@@ -323,13 +324,18 @@ class Cluster(ABC):
     def release(self, source: str, target: str) -> None:
         self.held.discard((source, target))
 
+    def lose(self, source: str, target: str, kind: str) -> None:
+        """Messages of this kind never arrive, from now on."""
+        self.lost.add((source, target, kind))
+
     def post(self, source: str, target: str, message: Any) -> bool:
         link = self.links.get(frozenset((source, target)))
         if link is None:
             return False
         envelope = Envelope(source, target, link, copy.deepcopy(message), self.now + self.latency)
         self.sent.append(envelope)
-        self.queues[source, target].append(envelope)
+        if (source, target, message["type"]) not in self.lost:
+            self.queues[source, target].append(envelope)
         return True
 
     def in_flight(self, source: str, target: str, kind: str | None = None) -> list[Any]:
