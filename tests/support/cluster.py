@@ -178,7 +178,7 @@ class Node:
         assert self.process is not None
         return self.process.pid
 
-    def client(self, timeout_s: float = 5.0) -> Client:
+    def client(self, timeout_s: float = 10.0) -> Client:
         return Client([self.endpoint], credentials=None, timeout_s=timeout_s)
 
     def cli(self, *arguments: object, **options: Any) -> subprocess.CompletedProcess[str]:
@@ -405,7 +405,7 @@ class Cluster:
         for node in self.running():
             assert node.terminate() == 0, node.log_tail()
 
-    def client(self, *names: str, timeout_s: float = 5.0) -> Client:
+    def client(self, *names: str, timeout_s: float = 10.0) -> Client:
         chosen = [self[name] for name in names] if names else self.running()
         return Client([node.endpoint for node in chosen], credentials=None, timeout_s=timeout_s)
 
