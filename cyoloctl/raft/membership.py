@@ -204,7 +204,7 @@ class Membership:
         """Make a learner that has caught up a voter.  Leader only.
 
         callback(index, error): Conflict when refused (a change is in progress,
-        not connected, removed, too far behind, no answer), NoLeader when this is not the leader.
+        not connected, removed, an earlier life is a voter, too far behind, no answer), NoLeader when this is not the leader.
         """
         node = self._core.node(raft_id)
         engine = self._core.engine
@@ -216,6 +216,11 @@ class Membership:
             return
         if engine.is_leader() and node not in engine.readonly():
             callback(None, Conflict(f"{raft_id} is not connected to the leader"))
+            return
+        earlier = [each for each in self.current.voters if name_of(each) == name_of(raft_id)]
+        if earlier and raft_id not in earlier:
+            # It is dead: beside the new one, one more of those that are alive would have to agree to everything.
+            callback(None, Conflict(f"{earlier[0]}, an earlier life of it, is still a voter: it goes first"))
             return
         progress = self._core.progress.get(node)
         match = 0 if progress is None else progress.match_index

@@ -687,8 +687,7 @@ OPERATIONS: dict[tuple[str, str], Callable[[Scene], Json]] = {
 }
 """How the arguments of every operation of every machine are drawn."""
 
-# A node that is on its way by file changes nothing for the others: no seed needs it, and all would change.
-_NAMES = tuple(each for each in OPERATIONS if each != ("members", "grant"))
+_NAMES = tuple(OPERATIONS)
 _NEXT = (
     _next_of_members,
     _next_of_credentials,

@@ -15,7 +15,7 @@ from cyoloctl.raft.vendor import NO_OP, encode_membership
 from cyoloctl.sim.ballast import load_ballast
 from cyoloctl.sim.causes import Causes, listening
 from cyoloctl.sim.clients import Client, Operation, Workload
-from cyoloctl.sim.faults import FAULTS, Faults
+from cyoloctl.sim.faults import FAULTS, OPT_IN, Faults
 from cyoloctl.sim.joining import admit
 from cyoloctl.sim.liveness import Liveness
 from cyoloctl.sim.plan import Plan
@@ -61,6 +61,10 @@ class Report:
     violation: Violation | None
     simulated_s: float = field(default=0.0)
     applied: dict[str, int] = field(default_factory=dict)
+
+
+_IN_MEMORY = 0.06
+"""How many of the clusters have all their logs in memory."""
 
 
 class _Run:
@@ -215,15 +219,18 @@ def run_seed(
     *,
     faults: tuple[str, ...] = tuple(FAULTS),
     nodes: int | None = None,
-    memory: bool = False,
+    memory: bool | None = None,
     late: bool = False,
 ) -> Report:
     """One run; the same arguments give the same report, on every machine.
 
     faults: names from `FAULTS` and `OPT_IN`, or none for a cluster in peace.  nodes: voters
-    at the start, 1 to 9; None: the seed decides.  memory: all logs are in memory.  late: messages from links
-    that have ended are delivered, which the real links rule out.
+    at the start, 1 to 9; None: the seed decides.  memory: whether all logs are in memory; None: the seed
+    decides, unless faults of `OPT_IN` are asked for, most of which are of disks.  late: messages from links that
+    have ended are delivered, which the real links rule out.
     """
+    if memory is None:
+        memory = not set(OPT_IN).intersection(faults) and random.Random(f"{seed} memory").random() < _IN_MEMORY
     with listening():
         return _Run(seed, faults, nodes, memory=memory, late=late).run()
 

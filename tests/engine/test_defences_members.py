@@ -256,6 +256,21 @@ def test_learner_that_fell_silent_is_not_made_a_voter() -> None:
     assert cluster.config("a") == set("abc")
 
 
+def test_later_life_of_a_member_in_memory_is_no_voter_before_its_dead_one_is_none() -> None:
+    cluster = OurCluster(["a", "b", "c", "m~0"])
+    cluster.elect("a")
+    cluster.write("a", b"x1")
+    cluster.crash("m~0")
+    cluster.start_joiner("m~1", "abc")
+    cluster.run(0.5)
+    asked = cluster.add("a", "m~1")
+    assert "m~0, an earlier life of it, is still a voter" in str(asked.error)
+    assert cluster.config("a") == {"a", "b", "c", "m~0"}
+    assert refusal(cluster, cluster.demote("a", "m~0")) is None
+    added = cluster.add("a", "m~1")
+    assert cluster.run_until(lambda: added.ok, within=1.0)
+
+
 def test_membership_change_that_another_leader_replaced_is_no_success() -> None:
     cluster = OurCluster("abc")
     cluster.elect("a")
