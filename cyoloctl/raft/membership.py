@@ -204,7 +204,8 @@ class Membership:
         """Make a learner that has caught up a voter.  Leader only.
 
         callback(index, error): Conflict when refused (a change is in progress,
-        not connected, removed, an earlier life is a voter, too far behind, no answer), NoLeader when this is not the leader.
+        not connected, removed, an earlier life is a voter, too far behind, no answer),
+        NoLeader when this is not the leader.
         """
         node = self._core.node(raft_id)
         engine = self._core.engine
@@ -219,7 +220,7 @@ class Membership:
             return
         earlier = [each for each in self.current.voters if name_of(each) == name_of(raft_id)]
         if earlier and raft_id not in earlier:
-            # It is dead: beside the new one, one more of those that are alive would have to agree to everything.
+            # It is dead: beside the new one, one more of the living would have to agree to everything.
             callback(None, Conflict(f"{earlier[0]}, an earlier life of it, is still a voter: it goes first"))
             return
         progress = self._core.progress.get(node)

@@ -226,11 +226,12 @@ def run_seed(
 
     faults: names from `FAULTS` and `OPT_IN`, or none for a cluster in peace.  nodes: voters
     at the start, 1 to 9; None: the seed decides.  memory: whether all logs are in memory; None: the seed
-    decides, unless faults of `OPT_IN` are asked for, most of which are of disks.  late: messages from links that
-    have ended are delivered, which the real links rule out.
+    decides, unless faults of `OPT_IN` are asked for, most of which are of disks.  late: messages
+    from links that have ended are delivered, which the real links rule out.
     """
     if memory is None:
-        memory = not set(OPT_IN).intersection(faults) and random.Random(f"{seed} memory").random() < _IN_MEMORY
+        opted = set(OPT_IN).intersection(faults)
+        memory = not opted and random.Random(f"{seed} memory").random() < _IN_MEMORY
     with listening():
         return _Run(seed, faults, nodes, memory=memory, late=late).run()
 
