@@ -36,8 +36,18 @@ def test_word_that_is_too_old_does_not_count() -> None:
     assert witnesses.verdict(("a", "b", "me"), WINDOW_S + 0.2) == "removed"
 
 
-def test_verdict_gives_the_reason_of_most() -> None:
+@pytest.mark.parametrize(
+    ("one", "other", "most"), [("copy", "removed", "removed"), ("removed", "copy", "copy")]
+)
+def test_verdict_gives_the_reason_of_most(one: str, other: str, most: str) -> None:
     witnesses = Witnesses()
-    for peer, reason in (("a", "copy"), ("b", "older disk"), ("c", "older disk")):
+    for peer, reason in (("a", one), ("b", other), ("c", other)):
         witnesses.heard(peer, reason, 1.0)
-    assert witnesses.verdict(("a", "b", "c", "me"), 1.0) == "older disk"
+    assert witnesses.verdict(("a", "b", "c", "me"), 1.0) == most
+
+
+def test_verdict_stands_when_all_judges_say_so() -> None:
+    witnesses = Witnesses()
+    for peer in ("a", "b", "c"):
+        witnesses.heard(peer, "removed", 1.0)
+    assert witnesses.verdict(("a", "b", "c"), 1.0) == "removed"
