@@ -35,7 +35,7 @@ def main() -> int:
     """Exit status: 0 done, whatever survived; 1 Cosmic Ray ended badly, or the tests fail as it is."""
     parser = argparse.ArgumentParser(prog="python -m tests.mutants.operators", description=__doc__)
     parser.add_argument("module", help="folder/module below cyoloctl, such as raft/progress")
-    parser.add_argument("tests", nargs="*", help="[default: tests/unit/FOLDER/test_MODULE.py]")
+    parser.add_argument("tests", nargs="*", help="[default: its own below tests/unit]")
     arguments = parser.parse_args()
     folder, _, name = arguments.module.rpartition("/")
     tests = arguments.tests or [f"tests/unit/{folder}/test_{name}.py"]
