@@ -36,6 +36,7 @@ class Workload:
         self.max_attempts, self.think_s = max_attempts, think_s
         self.operations = 0
         self._recorded = 0
+        self._crowd = world.invariants.bounds.crowd()
 
     def start(self) -> None:
         """Begin, shortly after the nodes."""
@@ -95,6 +96,7 @@ class Workload:
             time.true_unix_ms(),
             far=time.monotonic_faults,
             nodes=world.nodes.keys(),
+            crowd=self._crowd,
         )
         while True:
             machine, operation, arguments = step = draw(scene)

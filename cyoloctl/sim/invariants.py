@@ -14,6 +14,8 @@ little, so all of them run after every turn of every node:
   the results are those of a naive model of the counters, of the memory of
   requests, and of promises across all machines [state machine safety, exactly
   once];
+- no table of a machine holds more than it may, nobody is refused for one that
+  has room, and every state can be restored [bounds];
 - a client that was told that its write was not applied was told the truth, for
   good, and one that was given an answer has that of a committed entry;
 - term, vote and acknowledged entries are on disk before a message tells of
@@ -41,6 +43,7 @@ from cyoloctl.raft.replica import Replica
 from cyoloctl.raft.snapshot import SnapshotStore
 from cyoloctl.raft.vendor import MEMBERSHIP, STAMPED, decode_membership
 from cyoloctl.replicated.command import Command, decode_command
+from cyoloctl.sim.bounds import Bounds
 from cyoloctl.sim.disk import Disk
 from cyoloctl.sim.model import Model
 from cyoloctl.sim.replay import answers_digest
@@ -212,7 +215,7 @@ class WatchedMachine:
                 self._watch.state(self._node, index - 0.5, self._state.digest())
         result = self._state.apply(index, command, after)
         item = BatchItem(command, after)
-        self._watch.applied(self._node, index, self._position, item, result, self._stamp)
+        self._watch.applied(self._node, index, self._position, item, result, self._stamp, self._state)
         self._position += 1
         return result
 
@@ -278,6 +281,7 @@ class Invariants:
         self.disks: dict[str, Disk] = {}
         """Where each member keeps its log, or kept it when its process ended, by raft id."""
         self.model = Model(tables)
+        self.bounds = Bounds(tables)
         self.committed: dict[int, tuple[bytes, int]] = {}
         self.top = 1  # the highest committed index
         self.observed = 0  # the highest index that a client has seen the effect of
@@ -311,11 +315,18 @@ class Invariants:
     # The state.
 
     def applied(
-        self, node: Member, index: int, position: int, item: BatchItem, result: bytes, stamp: Stamp
+        self,
+        node: Member,
+        index: int,
+        position: int,
+        item: BatchItem,
+        result: bytes,
+        stamp: Stamp,
+        state: ClusterState,
     ) -> None:
         """A node applied a command, one of those at an index, with this result.
 
-        stamp: of the entry.
+        stamp: of the entry.  state: of the node, after it.
         """
         known = self._results.get((index, position))
         if known is None:
@@ -329,7 +340,10 @@ class Invariants:
             if wrong is not None:
                 self.time.fail("exactly once", f"{node.name}: {wrong}")
             if fresh:
-                self.told.applied(decode_command(command).request_id, index)
+                self.told.applied(request.request_id, index)
+                broken = self.bounds.wrong(state, request, answer)
+                if broken is not None:
+                    self.time.fail("bounds", f"{node.name} at {index}: {broken}")
         elif known != (item, result):
             claim = f"{node.name} applied {item!r} -> {result!r} at {index}, another node {known}"
             self.time.fail("state machine safety", claim)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from typing import Any
 
 from cyoloctl.errors import CyoloctlError
@@ -16,7 +17,11 @@ _RETRY_S = 0.3
 
 
 def admit(world: World, name: str, *, memory: bool, learner: bool) -> None:
-    """Admit a node and start it; asks again, as its operator would, until it has joined or peace comes."""
+    """Admit a node and start it; asks again, as its operator would, until it has joined or peace comes.
+
+    While there is no room for it every asking is another one: a refusal is remembered like any answer.
+    """
+    refusals = 0
 
     def ask() -> None:
         leaders = world.leaders()
@@ -29,9 +34,8 @@ def admit(world: World, name: str, *, memory: bool, learner: bool) -> None:
             if leader.replica is None:
                 return
             for operation, arguments in admitting(name, learner=learner):
-                command = encode_command(
-                    "members", operation, arguments, request_id=f"{operation}-{name}", kind="node"
-                )
+                request_id = f"{operation}-{name}" + (f"-{refusals}" if refusals else "")
+                command = encode_command("members", operation, arguments, request_id=request_id, kind="node")
                 leader.replica.propose(command, done if operation == "admit" else ignore)
 
         leader.put(leader.life, propose)
@@ -41,6 +45,10 @@ def admit(world: World, name: str, *, memory: bool, learner: bool) -> None:
         pass
 
     def done(result: Any, error: CyoloctlError | None) -> None:
+        nonlocal refusals
+        if error is None and "error" in json.loads(result):
+            refusals += 1
+            return
         if error is None and name not in world.nodes:
             world.time.log("%s joins%s", name, ", its log in memory" if memory else "")
             world.time.count("join")

@@ -14,6 +14,7 @@ from collections.abc import Callable, Sequence
 from hashlib import sha256
 
 from cyoloctl.rendezvous.records import LIVE_STATES, Rendezvous, id_of_public_key
+from cyoloctl.sim import session_operations
 from cyoloctl.sim.scene import DAY_MS, Scene
 from cyoloctl.text import Json
 
@@ -37,6 +38,9 @@ OF_NODES = {
 
 def draw(scene: Scene) -> Step:
     """A random operation."""
+    if scene.crowd is not None and scene.crowd.random() < 0.25:
+        machine, operation = scene.crowd.choice(_FILLING)
+        return machine, operation, OPERATIONS[machine, operation](scene)
     if scene.rng.random() < 0.4:
         step = scene.rng.choice(_NEXT)(scene)
         if step is not None:
@@ -423,50 +427,6 @@ def _next_of_keys(scene: Scene) -> Step | None:
     return "keys", scene.pick("promote", "rotate"), {"key_id": record.key_id}
 
 
-# -- sessions -------------------------------------------------------------------------------------
-
-
-def _sid(scene: Scene) -> str:
-    return scene.pick("A", "B", "C", "D", "E", "F") * 21 + "A"
-
-
-def _subject(scene: Scene) -> str:
-    return scene.pick("ann", "bob", "zo\u00eb")
-
-
-def _far_end(scene: Scene) -> int:
-    return scene.end() if scene.rng.random() < 0.9 else scene.now + 500 * DAY_MS
-
-
-def _advance_session(scene: Scene) -> Json:
-    sid = _sid(scene)
-    lowest = [each.minimum_gen for each in scene.state.sessions.list(None, 20) if each.value == sid]
-    return {
-        "sid": sid,
-        "gen": scene.one_of([gen for gen in lowest if gen], scene.rng.randrange(1, 4)),
-        "sub": _subject(scene),
-        "iat_unix_s": max(0, scene.now // 1000 + scene.pick(-100, -5, 0, 6)),
-        "until_unix_ms": _far_end(scene),
-    }
-
-
-def _advance_to(scene: Scene) -> Json:
-    return {**_advance_session(scene), "change": scene.digest(2)}
-
-
-def _revoke_sid(scene: Scene) -> Json:
-    return {"sid": _sid(scene), "until_unix_ms": scene.pick(None, _far_end(scene))}
-
-
-def _revoke_sub(scene: Scene) -> Json:
-    issued = max(0, scene.now // 1000 + scene.pick(-50, 0, 5, 100))
-    return {
-        "sub": _subject(scene),
-        "issued_before_unix_s": scene.pick(None, issued),
-        "until_unix_ms": scene.pick(None, _far_end(scene)),
-    }
-
-
 # -- rendezvous -----------------------------------------------------------------------------------
 
 
@@ -511,12 +471,14 @@ def _code(scene: Scene, record: Rendezvous | None) -> Json:
 
 
 def _attempt(scene: Scene) -> Json:
-    return {**_code(scene, _rendezvous(scene, *LIVE_STATES)), "caller_sha256": "0" * 64}
+    return {**_code(scene, _rendezvous(scene, *LIVE_STATES)), "caller_sha256": scene.person()}
 
 
 def _try_code(scene: Scene) -> Json:
     counted = (
-        [["person", "0" * 64]] if scene.rng.random() < 0.7 else [["network", "0" * 64], ["all", "1" * 64]]
+        [["person", scene.person()]]
+        if scene.rng.random() < 0.7
+        else [["network", scene.person()], ["all", "1" * 64]]
     )
     return {**_code(scene, _rendezvous(scene, *LIVE_STATES)), "counted": counted}
 
@@ -666,10 +628,10 @@ OPERATIONS: dict[tuple[str, str], Callable[[Scene], Json]] = {
     ("keys", "destroy"): _forced,
     ("keys", "import"): _import,
     ("keys", "policy"): _key_policy,
-    ("sessions", "advance"): _advance_session,
-    ("sessions", "advance_to"): _advance_to,
-    ("sessions", "revoke_sid"): _revoke_sid,
-    ("sessions", "revoke_sub"): _revoke_sub,
+    ("sessions", "advance"): session_operations.advance_session,
+    ("sessions", "advance_to"): session_operations.advance_to,
+    ("sessions", "revoke_sid"): session_operations.revoke_sid,
+    ("sessions", "revoke_sub"): session_operations.revoke_sub,
     ("rendezvous", "start"): _start,
     ("rendezvous", "begin"): _begin,
     ("rendezvous", "try_code"): _try_code,
@@ -688,6 +650,16 @@ OPERATIONS: dict[tuple[str, str], Callable[[Scene], Json]] = {
 """How the arguments of every operation of every machine are drawn."""
 
 _NAMES = tuple(OPERATIONS)
+_FILLING = (
+    ("counter", "add"),
+    *(("members", operation) for operation in ("invite_for", "grant", "put", "share_host")),
+    ("credentials", "create"),
+    *(("keys", operation) for operation in ("make", "destroy")),
+    *(("sessions", operation) for operation in ("revoke_sid", "revoke_sub")),
+    *(("rendezvous", operation) for operation in ("begin", "try_code", "attempt", "set_policy")),
+)
+"""Operations that put something where there is little room."""
+
 _NEXT = (
     _next_of_members,
     _next_of_credentials,

@@ -11,6 +11,7 @@
 They are told of every command that was carried out, once, and what it was
 answered.  Where time is set back, what has an end may end later; a revocation may be
 forgotten once its life has passed in steady time, and its end in cluster time.
+Where a table is full, what `forgetting` says makes room in it.
 """
 
 from __future__ import annotations
@@ -21,11 +22,14 @@ from typing import Any
 
 from cyoloctl.model import Stamp
 from cyoloctl.replicated.command import Command
+from cyoloctl.sim.forgetting import Destroyed, Register
+from cyoloctl.state import StateLimits
 from cyoloctl.text import Json
 
 __all__ = ["Promises"]
 
 _ALL = 2**60
+_LIMITS = StateLimits()
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,7 +44,7 @@ class _Revoked:
 class Promises:
     """What was promised so far."""
 
-    def __init__(self) -> None:
+    def __init__(self, limits: StateLimits = _LIMITS) -> None:
         self._begun: dict[str, set[str]] = {}  # rendezvous -> digests of who began it
         self._lenient: set[str] = set()  # kinds in which people may approve themselves, or could
         self._kinds: dict[str, str] = {}
@@ -50,10 +54,10 @@ class Promises:
         self._sids: dict[str, _Revoked] = {}  # session -> lowest generation
         self._subs: dict[str, _Revoked] = {}  # subject -> latest time of issue
         self._steady_ms = 0
-        self._revoked_keys: set[str] = set()
+        self._register = Register(limits.credentials.credentials)
         self._removed: set[str] = set()
         self._admitted: dict[tuple[str, str], str] = {}  # name, public key -> the request it admitted
-        self._destroyed: set[str] = set()
+        self._destroyed = Destroyed(limits.keys.destroyed)
         self._epoch = 0
 
     def applied(self, request: Command, answer: Json, stamp: Stamp) -> str | None:
@@ -158,12 +162,17 @@ class Promises:
     # Credentials, members, keys, time.
 
     def _has_credentials(self, given: Json, value: Json, now_ms: int) -> str | None:
-        if value["revoked_unix_ms"] is None and value["key_hash"] in self._revoked_keys:
+        if value["revoked_unix_ms"] is None and self._register.is_revoked(value["key_hash"]):
             return f"credentials {value['name']} count again after they were revoked"
-        return None
+        return self._register.put(value, now_ms, renewed=False)
+
+    def _renew(self, given: Json, value: Json, now_ms: int) -> str | None:
+        if value["revoked_unix_ms"] is None and self._register.is_revoked(value["key_hash"]):
+            return f"credentials {value['name']} count again after they were revoked"
+        return self._register.put(value, now_ms, renewed=True)
 
     def _revoke(self, given: Json, value: Json, now_ms: int) -> str | None:
-        self._revoked_keys.add(value["key_hash"])
+        self._register.revoke(value["name"], now_ms)
         return None if value["revoked_unix_ms"] is not None else f"{value} was not revoked"
 
     def _is_member(self, given: Json, value: Json, now_ms: int) -> str | None:
@@ -187,7 +196,7 @@ class Promises:
 
     def _has_key(self, given: Json, value: Json, now_ms: int) -> str | None:
         if value["state"] == "destroyed":
-            self._destroyed.add(value["key_id"])
+            self._destroyed.add(value["key_id"], now_ms)
         elif value["key_id"] in self._destroyed:
             return f"key {value['key_id']} is {value['state']} after it was destroyed"
         return None
@@ -198,6 +207,7 @@ class Promises:
             return f"the time of epoch {known} is set by {given}: {value}"
         from_ms, to_s = value["from_unix_ms"], given["to_unix_ms"] // 1000 + 5
         if given["to_unix_ms"] < from_ms:
+            self._destroyed.set_back(given["to_unix_ms"])
             for revoked in (self._sids, self._subs):
                 for key in [key for key, one in revoked.items() if self._may_be_forgotten(one, from_ms)]:
                     del revoked[key]
@@ -225,7 +235,7 @@ _CHECKS: dict[tuple[str, str], _Check] = {
     ("sessions", "revoke_sid"): Promises._revoke_sid,
     ("sessions", "revoke_sub"): Promises._revoke_sub,
     ("credentials", "create"): Promises._has_credentials,
-    ("credentials", "renew"): Promises._has_credentials,
+    ("credentials", "renew"): Promises._renew,
     ("credentials", "bootstrap"): Promises._has_credentials,
     ("credentials", "revoke"): Promises._revoke,
     ("members", "issue_invitation"): Promises._invite,

@@ -21,11 +21,10 @@ from cyoloctl.sim.liveness import Liveness
 from cyoloctl.sim.plan import Plan
 from cyoloctl.sim.releases import older_names
 from cyoloctl.sim.replay import Recording
-from cyoloctl.sim.tables import request_limits
+from cyoloctl.sim.tables import state_limits
 from cyoloctl.sim.timeline import UNJUDGED
 from cyoloctl.sim.upkeep import founding
 from cyoloctl.sim.world import World
-from cyoloctl.state import StateLimits
 
 __all__ = ["Report", "Violation", "record_seed", "run_seed"]
 
@@ -85,7 +84,7 @@ class _Run:
             pending_commands=random.Random(f"{seed} pending").choice((3, 20_000)),
         )
         unsent_bytes = rng.choice((2000, 2**26, 2**26, 2**26))
-        self._tables = StateLimits(requests=request_limits(random.Random(f"{seed} tables")))
+        self._tables = state_limits(seed, nodes)
         older = None
         if "releases" in faults:
             older = older_names(random.Random(f"{seed} releases"), [f"n{number}" for number in range(1, 4)])
@@ -143,7 +142,9 @@ class _Run:
             kind, claim = time.broken
             violation = Violation(self._seed, kind, now, claim, self._lines())
         faults = {name: count for name, count in self._faults.injected.items() if count}
-        applied = dict(self._world.invariants.model.applied)
+        watched = self._world.invariants
+        applied = dict(watched.model.applied)
+        applied |= {f"full: {table}": number for table, number in watched.bounds.reached.items() if number}
         return Report(self._seed, self._load.operations, faults, dict(time.counts), violation, now, applied)
 
     def recording(self) -> Recording:

@@ -24,6 +24,7 @@ class Scene:
     node: the member that proposes it.  state: its copy, which may be old.
     right_unix_ms: the true time.  far: the time may be set to any other.
     nodes: names of the simulated nodes; the other members are nothing but records.
+    crowd: draws who else comes, where tables are so small that a few people fill them; None: it is one.
     """
 
     rng: random.Random
@@ -32,6 +33,7 @@ class Scene:
     right_unix_ms: int
     far: bool
     nodes: Collection[str]
+    crowd: random.Random | None = None
 
     @property
     def now(self) -> int:
@@ -49,6 +51,10 @@ class Scene:
     def digest(self, many: int) -> str:
         """One of so many digests."""
         return f"{self.rng.randrange(many):064x}"
+
+    def person(self) -> str:
+        """The digest of somebody who tries a code."""
+        return f"{0 if self.crowd is None else self.crowd.randrange(4):064x}"
 
     def end(self) -> int:
         """An end: passed, close, or far away."""

@@ -4,9 +4,31 @@ from __future__ import annotations
 
 import random
 
+from cyoloctl.counters.machine import CounterLimits
+from cyoloctl.credentials.machine import CredentialLimits
+from cyoloctl.keys.records import KeyLimits
+from cyoloctl.members.records import MemberLimits
+from cyoloctl.rendezvous.records import RendezvousLimits
 from cyoloctl.replicated.requests import LIMITS, RequestLimits, TableLimits
+from cyoloctl.state import StateLimits
+from cyoloctl.tokens.machine import SessionLimits
 
-__all__ = ["request_limits"]
+__all__ = ["request_limits", "small_limits", "state_limits"]
+
+_NODES = 5
+"""Nodes that need a place among the members at first, each with the invitation on which it came."""
+
+
+def state_limits(seed: int, nodes: int | None) -> StateLimits:
+    """The limits of a run; of requests, and of what else the machines hold, each the real ones half the time.
+
+    nodes: at the start; None: the seed decides.
+    """
+    requests = request_limits(random.Random(f"{seed} tables"))
+    rng = random.Random(f"{seed} bounds")
+    if rng.random() < 0.5:
+        return StateLimits(requests=requests)
+    return small_limits(rng, requests, max(nodes or 0, _NODES))
 
 
 def request_limits(rng: random.Random) -> RequestLimits:
@@ -25,4 +47,31 @@ def request_limits(rng: random.Random) -> RequestLimits:
         node=TableLimits(soft=hard // 4, keep_ms=expiry_ms // 4, hard=hard, expiry_ms=expiry_ms),
         browser=few,
         refused=few,
+    )
+
+
+def small_limits(rng: random.Random, requests: RequestLimits, nodes: int) -> StateLimits:
+    """Limits that the operations of `operations` reach, in a cluster that begins with so many nodes.
+
+    A cluster has to live with them: there is a place for each of its nodes, and for a few that join.
+    """
+    return StateLimits(
+        requests=requests,
+        counters=CounterLimits(counters=rng.choice((6, 9, 12))),
+        members=MemberLimits(
+            invitations=nodes + rng.choice((0, 1, 2)),
+            names=nodes + rng.choice((3, 5, 8)),
+            shared_hosts=rng.choice((1, 2)),
+        ),
+        credentials=CredentialLimits(credentials=rng.choice((1, 2, 4))),
+        keys=KeyLimits(keys=rng.choice((2, 4, 10)), destroyed=rng.choice((1, 2, 4))),
+        sessions=SessionLimits(revocations=rng.choice((1, 2, 4))),
+        rendezvous=RendezvousLimits(
+            live=rng.choice((2, 4)),
+            tombstones=rng.choice((1, 3, 6)),
+            total_bytes=rng.choice((40, 80)),
+            policies=1,
+            counted=rng.choice((1, 2)),
+            callers=rng.choice((1, 2)),
+        ),
     )
