@@ -118,3 +118,20 @@ def test_picture_is_small_shown_on_some_page_and_takes_nothing_from_the_network(
     links = set(re.findall(rb"https?://[^\s\"')]+", picture)) if file.endswith(".svg") else set()
     assert {link for link in links if b"w3.org" not in link and b"textualize.io" not in link} == set()
     assert any(Path(file).name in text for text in pages().values())
+
+
+TOP = {
+    *(".ci", ".gitignore", "CHANGELOG.md", "CONTRIBUTING.md", "LICENSE", "Makefile", "README.md"),
+    *("benchmarks", "completions", "cyoloctl", "docs", "man", "pyproject.toml", "tests", "tools", "upstream"),
+}
+
+
+def test_nothing_but_the_project_is_at_the_top() -> None:
+    """What a command leaves in the directory where it was tried is easily committed with the rest."""
+    assert {name.split("/")[0] for name in FILES} <= TOP | {"PKG-INFO"}  # the latter in an sdist
+
+
+def test_no_file_holds_a_private_key() -> None:
+    key = re.compile(rb"BEGIN [A-Z ]*PRIVATE KEY-----\r?\n[A-Za-z0-9+/=]{40}")
+    files = [ROOT / file for file in sorted(FILES) if (ROOT / file).is_file()]
+    assert [str(file) for file in files if key.search(file.read_bytes())] == []
