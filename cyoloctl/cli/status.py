@@ -169,6 +169,17 @@ def _notes(document: Mapping[str, Any]) -> Iterator[str]:
         yield f"epoch {broken['epoch']}: {how} {broken['by']} at {broken['at']}{left}"
 
 
+def _links(document: Mapping[str, Any]) -> Iterator[str]:
+    """Who dialled whom: n1 to n2, n3; n2 to n3."""
+    dialled: dict[str, list[str]] = {}
+    for link in document.get("links", ()):
+        if link["dialled_by"] is not None:
+            others = [name for name in link["members"] if name != link["dialled_by"]]
+            dialled.setdefault(link["dialled_by"], []).extend(others)
+    if dialled:
+        yield "dialled: " + "; ".join(f"{name} to {', '.join(to)}" for name, to in sorted(dialled.items()))
+
+
 def show_status(
     document: Mapping[str, Any], *, before: Callable[[], None] = lambda: None, **hidden: str
 ) -> None:
@@ -198,7 +209,8 @@ def show_status(
         *_notes(document),
     ]
     now_s = _now_s(document)
-    below: list[Cell | str] = [Cell(f"! {text}", "warn") for text in warnings(document, now_s)]
+    below: list[Cell | str] = [Cell(text, "dim") for text in _links(document)]
+    below += [Cell(f"! {text}", "warn") for text in warnings(document, now_s)]
     for problem in document.get("problems", ()):
         command = f": {problem['command']}" if problem.get("command") else ""
         below.append(Cell(f"! {problem['message']}{command}", "bad"))

@@ -127,11 +127,20 @@ class Problem(TypedDict):
     command: str | None
 
 
+class Link(TypedDict):
+    """Two members: whether they have a link, null where neither says, and who of them dialled"""
+
+    members: list[Name]
+    linked: bool | None
+    dialled_by: Name | None
+
+
 class Status(TypedDict):
     """The cluster as the asked node knows it"""
 
     cluster: Annotated[Cluster, Loose]
     members: list[Member]
+    links: list[Link]
     problems: list[Annotated[Problem, Loose]]
     history: list[HistoryBreak]
 

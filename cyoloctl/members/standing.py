@@ -6,10 +6,12 @@ at every election, start or burst of writes.  Pure: the caller brings the time.
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from itertools import combinations
 
-__all__ = ["AWAY_S", "BEHIND_S", "Standing", "failures_tolerated", "missing_links"]
+from cyoloctl.members.api import Link
+
+__all__ = ["AWAY_S", "BEHIND_S", "Standing", "failures_tolerated", "link_rows", "missing_links"]
 
 BEHIND_S = 5.0
 """A member needs a hand once it has not applied for so long what was committed, or followed nobody."""
@@ -80,6 +82,22 @@ def missing_links(
         if (a in voting or b in voting) and (a in links or b in links)
         if b not in links.get(a, ()) and a not in links.get(b, ())
     ]
+
+
+def link_rows(
+    links: Mapping[str, Collection[str]], dialled: Mapping[str, Collection[str]], members: Sequence[str]
+) -> list[Link]:
+    """Each pair of members, in order of names: whether they have a link, and who of the two dialled.
+
+    links: see `missing_links`.  dialled: of each member that says so, whom it has dialled.
+    """
+    rows: list[Link] = []
+    for a, b in combinations(members, 2):
+        told = [other in links[one] for one, other in ((a, b), (b, a)) if one in links]
+        linked = any(told) if told else None
+        by = [one for one, other in ((a, b), (b, a)) if other in dialled.get(one, ())]
+        rows.append({"members": [a, b], "linked": linked, "dialled_by": by[0] if linked and by else None})
+    return rows
 
 
 def failures_tolerated(up: Collection[str], apart: Collection[tuple[str, str]], quorum: int) -> int:

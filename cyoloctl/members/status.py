@@ -15,7 +15,7 @@ from cyoloctl.members.machine import MemberMachine
 from cyoloctl.members.peer_problems import voters_up
 from cyoloctl.members.problems import find_problems, time_ahead_ms
 from cyoloctl.members.records import Member as Record
-from cyoloctl.members.standing import Standing, failures_tolerated, missing_links
+from cyoloctl.members.standing import Standing, failures_tolerated, link_rows, missing_links
 from cyoloctl.model import LocalNode, Role, majority, name_of, parse_dialable_address
 from cyoloctl.raft import Engine, PeerInfo, ReplicaStatus
 from cyoloctl.replicated.history import Break, HistoryMachine
@@ -40,6 +40,7 @@ _FACTS: dict[str, tuple[type, ...]] = {
     "certificate_expires_at": (str,),
     "slow_sync_ms": (int, float),
     "disk_read_only": (bool,),
+    "dialled": (str,),
 }
 
 _SETTLED = 3
@@ -143,6 +144,7 @@ class MemberStatus:
             "disk_read_only": self._disk_read_only(),
             **self._certificates(),
             "pending_unix_ms": self._engine.clock.pending_unix_ms(),
+            "dialled": " ".join(name for name, peer in self._engine.peers().items() if peer.dialled),
         }
 
     def _told(self, own: Json) -> dict[str, Json]:
@@ -155,6 +157,11 @@ class MemberStatus:
         heard = {name: peer for name, peer in self._engine.peers().items() if not peer.silent}
         reported = {name: peer.links for name, peer in heard.items() if peer.pongs >= _SETTLED}
         return {self._node.name: frozenset(heard), **reported}
+
+    def _dialled(self) -> dict[str, Collection[str]]:
+        """Whom each member that says so has dialled, this one included."""
+        told = self._told(self._own())
+        return {name: facts["dialled"].split() for name, facts in told.items() if "dialled" in facts}
 
     def _names(self, status: ReplicaStatus) -> set[str]:
         """The members: those of the register, the voters and this node."""
@@ -273,6 +280,7 @@ class MemberStatus:
                 "time_ahead_s": None if ahead_ms is None or not now_ms else round(ahead_ms / 1000, 1),
             },
             "members": rows,
+            "links": link_rows(facts.links, self._dialled(), sorted(str(row["name"]) for row in rows)),
             "problems": problems,
             "history": [_shown_break(one) for one in self._history.breaks()],
         }

@@ -627,6 +627,7 @@ class Links:
             self._drop(current)
             current.close()
         link.live = True
+        link.info.dialled = link.dialled
         link.since = link.answered_at = link.last_received
         self._live[name] = link
         self._processes[name] = link.boot

@@ -103,6 +103,8 @@ class PeerInfo:
     """Of the peer's process, see `PeerIdentity`."""
     last_index: int = 0
     """Of its log when it said hello."""
+    dialled: bool = False
+    """This node opened the connection."""
     silent: bool = False
     """It was not heard for a while: the link may be cut, or the peer stands still."""
     pongs: int = 0

@@ -35,6 +35,13 @@ def _problems(node: Node, code: str) -> list[str]:
     return [each["message"] for each in node.client().status()["problems"] if each["code"] == code]
 
 
+def _pairs(node: Node) -> list[tuple[str, str, bool | None, str | None]]:
+    """As `status` tells them: the two, whether they have a link, and who of them dialled."""
+    return [
+        (*each["members"], each["linked"], each["dialled_by"]) for each in node.client().status()["links"]
+    ]
+
+
 def test_member_that_only_dials_out_joins_votes_and_leads_and_two_of_them_are_told_apart(
     cluster: Cluster,
 ) -> None:
@@ -45,6 +52,7 @@ def test_member_that_only_dials_out_joins_votes_and_leads_and_two_of_them_are_to
     n1.json("member", "transfer-leadership", "--to", "n2", "--timeout", "20")
     assert n2.client(20.0).counter_add("default", 1)["value"] == 2
     assert n1.client().status()["cluster"]["leader"] == "n2"
+    assert [*_pairs(n1), *_pairs(n2)] == [("n1", "n2", True, "n2")] * 2
     n2.kill()
     n2.start()
     assert n1.client(30.0).counter_add("default", 1)["value"] == 3
@@ -58,6 +66,8 @@ def test_member_that_only_dials_out_joins_votes_and_leads_and_two_of_them_are_to
     [message] = _problems(n1, "link")
     assert "n2" in message
     assert "n3" in message
+    assert ("n2", "n3", False, None) in _pairs(n1)
+    assert "n3 to n1, n4" in n1.cli("status").stdout
     # Whoever all of them reach leads, and serves both.
     wait_until("four voters", lambda: n1.client().status()["cluster"]["voters"] == 4, 60.0)
     for number, node in enumerate((n1, n2, n3), start=4):

@@ -4,7 +4,14 @@ from __future__ import annotations
 
 import pytest
 
-from cyoloctl.members.standing import AWAY_S, BEHIND_S, Standing, failures_tolerated, missing_links
+from cyoloctl.members.standing import (
+    AWAY_S,
+    BEHIND_S,
+    Standing,
+    failures_tolerated,
+    link_rows,
+    missing_links,
+)
 
 
 def _links(**links: str) -> dict[str, set[str]]:
@@ -34,6 +41,25 @@ def test_missing_links_are_pairs_that_run_and_say_nothing_of_each_other(
 ) -> None:
     members = ["n1", "n2", "n3", "n4", "l1", "l2"]
     assert missing_links(links, ["n1", "n2", "n3", "n4"], members) == missing
+
+
+@pytest.mark.parametrize(
+    ("links", "dialled", "linked", "by"),
+    [
+        (_links(n1="n2", n2="n1"), _links(n1="n2", n2=""), True, "n1"),
+        (_links(n1="n2", n2="n1"), _links(n1="", n2="n1"), True, "n2"),
+        (_links(n1="n2"), _links(n1=""), True, None),  # n2 has not said yet that it dialled
+        (_links(n1="n2", n2=""), _links(n1="n2"), True, "n1"),  # one of the two heard of it sooner
+        (_links(n1="", n2=""), _links(n1="n2"), False, None),  # it has ended since
+        (_links(n3="n1 n2"), _links(n3="n1 n2"), None, None),  # neither says
+    ],
+)
+def test_link_rows_say_of_each_pair_who_dialled(
+    links: dict[str, set[str]], dialled: dict[str, set[str]], linked: bool | None, by: str | None
+) -> None:
+    assert link_rows(links, dialled, ["n1", "n2"]) == [
+        {"members": ["n1", "n2"], "linked": linked, "dialled_by": by}
+    ]
 
 
 def test_what_one_end_alone_tells_counts_once_it_has_lasted() -> None:
