@@ -145,7 +145,8 @@ class Causes:
 
     def __init__(self, world: World) -> None:
         self._world, self._time = world, world.time
-        self._last: dict[tuple[str, str], _Line] = {}  # node and peer -> its last line about that peer
+        self._last: dict[tuple[str, int, str], _Line] = {}
+        """Name and life of a node, and a peer -> the last line about that peer."""
         self._stopped: dict[str, _Line] = {}  # node -> when its replica stopped, and the code
         self._judged: set[tuple[object, ...]] = set()
         _LISTENER.causes = world.time.witness = self
@@ -159,7 +160,7 @@ class Causes:
         time = self._time
         peer = fields.get("peer")
         if peer is not None:
-            self._last[time.acting, peer] = _Line(time.now, event)
+            self._last[time.acting, self._world.nodes[time.acting].life, peer] = _Line(time.now, event)
         elif event == "the replica stopped":
             self._stopped[time.acting] = _Line(time.now, fields["code"])
 
@@ -205,7 +206,7 @@ class Causes:
 
     def _link(self, node: Node, source: str, cut_at: float) -> None:
         """Nothing of the source has reached this node for `NAMED_S`."""
-        line = self._last.get((node.name, source))
+        line = self._last.get((node.name, node.life, source))
         is_linked = source in node.links.peers()
         if line is None:
             return  # they have not met yet: a hello is waited for longer
