@@ -65,6 +65,7 @@ from cyoloctl.credentials.machine import CredentialLimits, CredentialMachine
 from cyoloctl.errors import StorageError, VersionMismatch
 from cyoloctl.keys.machine import KeyMachine
 from cyoloctl.keys.records import KeyLimits
+from cyoloctl.members.levels import LevelMachine
 from cyoloctl.members.machine import MemberMachine
 from cyoloctl.members.presence import PresenceMachine
 from cyoloctl.members.records import MemberLimits
@@ -86,6 +87,7 @@ from cyoloctl.replicated.command import (
     operation_of,
 )
 from cyoloctl.replicated.history import HistoryMachine
+from cyoloctl.replicated.levels import THIS, Release
 from cyoloctl.replicated.machine import Machine
 from cyoloctl.replicated.requests import LIMITS, Forgotten, RequestLimits, RequestTable
 from cyoloctl.text import Json, canonical_json_in_slices, parse_canonical_json
@@ -145,16 +147,21 @@ class ClusterState:
     """All machines, the replicated time and the remembered requests.
 
     counters, members, authorities, credentials, keys, sessions, rendezvous,
-    clock, history: the machines, to read; they stay the same objects.
+    clock, history, levels: the machines, to read; they stay the same objects.
     on_restore: called after ``restore`` replaced the state, for observers
     that wait on changes.  Not replicated; what it raises is dropped.
 
     limits: for tests and the simulation.  Nodes of one cluster must all have the same.
     lacking: by machine, the operations that are unknown, as they are to an earlier release; for tests.
+    release: the one that runs here.
     """
 
     def __init__(
-        self, *, limits: StateLimits = _LIMITS, lacking: Mapping[str, Collection[str]] = _NOTHING
+        self,
+        *,
+        limits: StateLimits = _LIMITS,
+        lacking: Mapping[str, Collection[str]] = _NOTHING,
+        release: Release = THIS,
     ) -> None:
         self._machines: dict[str, Machine] = {}
         self.counters = self._add(CounterMachine(limits.counters))
@@ -171,6 +178,7 @@ class ClusterState:
         self.rendezvous = self._add(RendezvousMachine(limits.rendezvous))
         self.clock = self._add(ClockMachine())
         self.history = self._add(HistoryMachine())
+        self.levels = self._add(LevelMachine(self.members, release))
         self._add(AnswerMachine())
         for name, operations in lacking.items():
             self._machines[name].forgo(operations)
@@ -201,7 +209,8 @@ class ClusterState:
 
         peer: the member that forwards it.  role: ``voter`` or ``learner``.
         Refuses what this release does not know, which would stop every node,
-        and what a node of that role may not propose.
+        what is above the cluster's level, and what a node of that role may not
+        propose.
         """
         found = operation_of(command)
         machine = None if found is None else self._machines.get(found[0])
@@ -211,6 +220,9 @@ class ClusterState:
                 "version_mismatch",
                 "the leader does not know this command: run the same release on every node",
             )
+        early = self.levels.why_refused(*found)
+        if early is not None:  # a proposer asks first; one that does not would stop the members that lack it
+            return encode_refusal(0, "version_mismatch", early)
         rule = machine.proposer(found[1])
         if rule == "any" or (rule == "voter" and role == "voter"):
             return None
@@ -323,7 +335,7 @@ class ClusterState:
             return encode_refusal(index, error.code, error.message), None
         except Refused as refused:
             return encode_refusal(index, refused.error.code, refused.error.message, refused.reason), False
-        except (MemoryError, RecursionError):
+        except (MemoryError, RecursionError, VersionMismatch):
             raise
         except Exception:
             return None, None
@@ -355,6 +367,7 @@ class ClusterState:
         for machine in (self.members, self.presence, self.credentials, self.authorities, self.keys):
             fresh = empty._machines[machine.NAME].export_state()
             machine.prepare_restore({**fresh, "policy": policy} if machine is self.keys else fresh)()
+        self.levels.forget_members()
         self._tell_restored()
 
     def _tell_restored(self) -> None:
@@ -466,7 +479,8 @@ class ClusterState:
         A machine that the snapshot does not know, because an older release
         wrote it, becomes empty.
 
-        Raises VersionMismatch for another version, StorageError for bytes
+        Raises VersionMismatch for another version, or a level that this
+        release does not understand, StorageError for bytes
         that ``begin_snapshot`` did not make; the state is then as it was.
         """
         if data and data[0] not in (SNAPSHOT_VERSION, _OLD_VERSION):
@@ -486,11 +500,13 @@ class ClusterState:
             read = _read_old if data[0] == _OLD_VERSION else _read
             stamp, horizon_ms, tables = read(content, at, head, self._limits.requests)
             states = head["machines"]
+            if type(states) is dict:
+                self.levels.refuse_newer(states.get(LevelMachine.NAME))
             machines = {name: machine for name, machine in self._machines.items() if not machine.STATELESS}
             if type(states) is not dict or not states.keys() <= machines.keys():
                 raise ValueError("it has unknown state machines")
             if len(states) < len(machines):
-                empty = ClusterState(limits=self._limits)._machines
+                empty = ClusterState(limits=self._limits, release=self.levels.own)._machines
                 states = {name: empty[name].export_state() for name in machines} | states
             commits = [machine.prepare_restore(states[name]) for name, machine in machines.items()]
         except (ValueError, IndexError, KeyError, TypeError, struct.error, RecursionError) as error:

@@ -1,4 +1,4 @@
-"""``cyoloctl cluster``: create a cluster, recover it, set its time."""
+"""``cyoloctl cluster``: create a cluster, recover it, set its time, raise its level."""
 
 from __future__ import annotations
 
@@ -206,6 +206,40 @@ def set_time(
     )
 
 
+@command()
+def upgrade(
+    invocation: Invocation,
+    dry_run: Annotated[
+        bool, typer.Option("--dry-run", help="Change nothing; print the level that it would raise to.")
+    ] = False,
+    request_id: RequestIdOption = None,
+) -> None:
+    """Let the cluster use what came with a new release, once every member runs it.
+
+    The last step of a rolling upgrade. Until then members of two releases
+    serve together, what the earlier one lacks is refused (exit 76, naming the
+    members), and each can go back to it. From then on none can. Does nothing
+    where the level is the highest already; exits 76, naming the members,
+    where some do not understand what others do.
+    """
+    done = invocation.client().cluster_upgrade(dry_run=dry_run, request_id=request_id)
+    verb = "would go to" if dry_run else "went to"
+    change = f"{done['level']}, {verb} {done['to']}" if done["changed"] else f"{done['level']}, as before"
+    since = done["release"]
+    rows = [("level", change), ("oldest release", since or "any")]
+    if done["waits_for"]:
+        rows.append(("a higher one waits for", ", ".join(done["waits_for"])))
+    away = "unknown (it is away)"
+    rows += [
+        (
+            each["name"],
+            f"release {each['release'] or away}, understands level {each['level']}",
+        )
+        for each in done["members"]
+    ]
+    invocation.fields(done, rows)
+
+
 @command(connects=False, timeout_s=None)
 def recover(
     invocation: Invocation,
@@ -306,4 +340,9 @@ def _show_recovery(invocation: Invocation, done: dict[str, Any]) -> None:
     )
 
 
-COMMANDS: dict[str, Callable[..., None]] = {"init": init, "recover": recover, "set-time": set_time}
+COMMANDS: dict[str, Callable[..., None]] = {
+    "init": init,
+    "recover": recover,
+    "set-time": set_time,
+    "upgrade": upgrade,
+}

@@ -31,6 +31,7 @@ EXAMPLES: dict[str, tuple[str, ...]] = {
         "cyoloctl cluster set-time --to-members --dry-run",
         "cyoloctl cluster set-time --to-members --yes",
     ),
+    "cluster upgrade": ("cyoloctl cluster upgrade --dry-run", "cyoloctl cluster upgrade"),
     "snapshot": ("cyoloctl snapshot save monday.snapshot", "cyoloctl snapshot inspect monday.snapshot"),
     "snapshot save": (
         "cyoloctl snapshot save monday.snapshot",

@@ -163,6 +163,11 @@ def _notes(document: Mapping[str, Any]) -> Iterator[str]:
     """What whoever knows the cluster should know besides: nothing that needs a hand."""
     if document["cluster"].get("storage") == "memory":
         yield "in memory: a power cut that takes a majority at once loses the whole state, permanently"
+    levels = {member["name"]: member.get("level") or 1 for member in document["members"]}
+    if (highest := max(levels.values(), default=1)) > min(levels.values(), default=1):
+        lacking = ", ".join(name for name, level in levels.items() if level < highest)
+        level = document["cluster"].get("level") or 1
+        yield f"level {level}, two releases: {lacking} understands less than level {highest}"
     for broken in document.get("history", ())[-1:]:
         how = "recovered on" if broken["kind"] == "recovered" else "restored from a snapshot on"
         left = f", without {', '.join(broken['left_behind'])}" if broken["left_behind"] else ""

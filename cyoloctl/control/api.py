@@ -7,7 +7,7 @@ from typing import Literal, Protocol, TypedDict
 from cyoloctl.text import Json
 from cyoloctl.web.schema import REQUEST_ID, Count, Field, Name, Route, Time
 
-__all__ = ["ROUTES", "Health", "NodeApi", "OpenAPI", "Stopping", "TimeSet"]
+__all__ = ["ROUTES", "Health", "LevelRaised", "NodeApi", "OpenAPI", "Stopping", "TimeSet", "Understood"]
 
 
 class Health(TypedDict):
@@ -32,6 +32,26 @@ TimeSet = TypedDict(
 TimeSet.__doc__ = "The setting of cluster time, or its preview"
 
 
+class Understood(TypedDict):
+    """A member's release, null while it is away, and the highest level that it understands"""
+
+    name: Name
+    release: str | None
+    level: Count
+
+
+class LevelRaised(TypedDict):
+    """The raising of the cluster's level, or its preview"""
+
+    level: Count
+    to: Count
+    release: str | None
+    changed: bool
+    dry_run: bool
+    waits_for: list[Name]
+    members: list[Understood]
+
+
 class Stopping(TypedDict):
     """The node is stopping"""
 
@@ -50,6 +70,9 @@ class NodeApi(Protocol):
 
     async def set_time(self, *, dry_run: bool, request_id: str | None, timeout_s: float) -> Json:
         """Set cluster time to what the members' clocks show.  Raises Conflict."""
+
+    async def upgrade(self, *, dry_run: bool, request_id: str | None, timeout_s: float) -> Json:
+        """Raise the cluster's level to what every member understands.  Raises VersionMismatch."""
 
     async def stop(self, *, force: bool, timeout_s: float) -> Json:
         """Begin to stop; returns before the node has stopped."""
@@ -74,6 +97,20 @@ ROUTES: tuple[Route[NodeApi], ...] = (
         "Set cluster time to what a majority of the members' clocks show",
         answer=TimeSet,
         handler=lambda node: node.set_time,
+        body=(
+            Field("dry_run", "boolean", "only report what it would do", default=False),
+            REQUEST_ID,
+        ),
+        write=True,
+    ),
+    Route(
+        "POST",
+        "/v1/cluster/upgrade",
+        "operator",
+        "cluster_upgrade",
+        "Raise the cluster's level to the highest that every member understands",
+        answer=LevelRaised,
+        handler=lambda node: node.upgrade,
         body=(
             Field("dry_run", "boolean", "only report what it would do", default=False),
             REQUEST_ID,

@@ -163,6 +163,11 @@ class Client:
         """Set cluster time to what a majority of the members' clocks show.  Raises Conflict."""
         return self.call("set_time", body={"dry_run": dry_run, "request_id": request_id}, repeatable=True)
 
+    def cluster_upgrade(self, *, dry_run: bool, request_id: str | None = None) -> dict[str, Any]:
+        """Raise the cluster's level to what every member understands.  Raises VersionMismatch."""
+        body = {"dry_run": dry_run, "request_id": request_id}
+        return self.call("cluster_upgrade", body=body, repeatable=True)
+
     def counter_add(self, name: str, by: int, *, request_id: str | None = None) -> dict[str, Any]:
         """Add `by` (signed 64-bit, not 0) exactly once per request id.
 

@@ -73,6 +73,7 @@ class Member(TypedDict):
     lag: Count | None
     uptime_s: float | None
     version: str | None
+    level: Count
     storage: Literal["disk", "memory"] | None
     fsync_p99_ms: float | None
     disk_free_bytes: Count | None
@@ -104,6 +105,7 @@ class Cluster(TypedDict):
     storage: Literal["disk", "memory"]
     time: Time | None
     time_ahead_s: float | None
+    level: Count
 
 
 class HistoryBreak(TypedDict):

@@ -8,6 +8,7 @@ from __future__ import annotations
 from collections.abc import Callable, Collection, Iterable
 from typing import NamedTuple
 
+from cyoloctl.members.levels import LevelMachine
 from cyoloctl.members.machine import MemberMachine
 from cyoloctl.members.presence import Presence
 from cyoloctl.members.records import Member
@@ -15,7 +16,16 @@ from cyoloctl.model import RaftId, is_in_memory
 from cyoloctl.raft import ReplicaStatus
 from cyoloctl.text import Json
 
-__all__ = ["Change", "changes_due", "end_of_memory", "has_place", "process_due", "reach_due"]
+__all__ = [
+    "Change",
+    "changes_due",
+    "end_of_memory",
+    "has_place",
+    "level_due",
+    "level_of_founder",
+    "process_due",
+    "reach_due",
+]
 
 
 class Change(NamedTuple):
@@ -43,6 +53,23 @@ def process_due(name: str, boots: int, boot: str, known: Presence | None, applie
     if not boots or (known is not None and known.boots >= boots):
         return None
     return {"name": name, "boots": boots, "boot": boot, "index": applied}
+
+
+def level_due(name: str, members: MemberMachine, levels: LevelMachine) -> Json | None:
+    """The arguments of ``levels announce``, with which a member says what it understands; None: known."""
+    if members.get(name) is None or levels.understood(name) == levels.own.level:
+        return None
+    return {"name": name, "level": levels.own.level}
+
+
+def level_of_founder(members: MemberMachine, levels: LevelMachine, *, leads: bool) -> Json | None:
+    """The arguments of ``levels raise``, before the founder's record is made; None: nothing to raise.
+
+    A new cluster begins at the level of the release that makes it: nobody could go back from there.
+    """
+    if not leads or members.members() or levels.level >= levels.own.level:
+        return None
+    return {"to": levels.own.level, "release": levels.own.first(levels.own.level)}
 
 
 def reach_due(

@@ -40,6 +40,7 @@ CODES: dict[str, str] = {
     "ca_exchange_failed": "this node does not follow the exchange of the CA",
     "ca_rotation_due": "the CA must be exchanged",
     "credentials_expiring": "somebody's credentials end soon",
+    "level_behind": "every member understands a higher level than the cluster is at",
     "snapshot_failed": "this node cannot save the snapshots of its policy",
 }
 """Every code that a problem may have, with its meaning."""

@@ -11,6 +11,7 @@ from cyoloctl import __version__
 from cyoloctl.errors import InvalidInput
 from cyoloctl.members.api import Disk, HistoryBreak, Member, Problem, Status
 from cyoloctl.members.facts import Facts
+from cyoloctl.members.levels import LevelMachine
 from cyoloctl.members.machine import MemberMachine
 from cyoloctl.members.peer_problems import voters_up
 from cyoloctl.members.problems import find_problems, time_ahead_ms
@@ -19,6 +20,7 @@ from cyoloctl.members.standing import Standing, failures_tolerated, link_rows, m
 from cyoloctl.model import LocalNode, Role, majority, name_of, parse_dialable_address
 from cyoloctl.raft import Engine, PeerInfo, ReplicaStatus
 from cyoloctl.replicated.history import Break, HistoryMachine
+from cyoloctl.replicated.levels import THIS
 from cyoloctl.text import Json, rfc3339
 
 __all__ = ["MemberStatus"]
@@ -104,6 +106,7 @@ class MemberStatus:
         disk: Callable[[], Json] = dict,
         disk_read_only: Callable[[], bool] = lambda: False,
         history: HistoryMachine | None = None,
+        levels: LevelMachine | None = None,
         own_address: Callable[[], str] | None = None,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
@@ -115,6 +118,7 @@ class MemberStatus:
         self._disk = disk
         self._disk_read_only = disk_read_only
         self._history = history or HistoryMachine()
+        self._levels = levels or LevelMachine(members, THIS)
         self._own_address = own_address or (lambda: str(node.advertise))
         self._clock = clock
         self._started_at = clock()
@@ -227,6 +231,7 @@ class MemberStatus:
                     "lag": max(0, newest - applied) if type(applied) is int else None,
                     "uptime_s": info.get("uptime_s"),
                     "version": info.get("version"),
+                    "level": self._levels.understood(name),
                     "storage": info.get("storage"),
                     "fsync_p99_ms": info.get("fsync_p99_ms"),
                     "disk_free_bytes": info.get("disk_free_bytes"),
@@ -278,6 +283,7 @@ class MemberStatus:
                 "storage": self._node.storage,
                 "time": rfc3339(now_ms / 1000) if now_ms else None,
                 "time_ahead_s": None if ahead_ms is None or not now_ms else round(ahead_ms / 1000, 1),
+                "level": self._levels.level,
             },
             "members": rows,
             "links": link_rows(facts.links, self._dialled(), sorted(str(row["name"]) for row in rows)),

@@ -25,6 +25,7 @@ from cyoloctl.members.granting import GrantOperations
 from cyoloctl.members.joining import JOIN_FIELDS, JoinOperations
 from cyoloctl.members.operations import MemberOperations
 from cyoloctl.members.status import MemberStatus
+from cyoloctl.members.upgrading import UpgradeOperations
 from cyoloctl.members.voting import MemoryVotes
 from cyoloctl.model import RaftId
 from cyoloctl.node.cluster_time import ClusterTime
@@ -75,7 +76,9 @@ class Service:
         self._engine = engine
         self._state = state
         self._request_stop = request_stop
-        self._proposer = proposer = Proposer(engine, state.first_result, lambda: state.history.epoch)
+        self._proposer = proposer = Proposer(
+            engine, state.first_result, lambda: state.history.epoch, state.levels.why_refused
+        )
         self.calls = PeerCalls(engine, state.members.is_voter)
         self.addresses = Addresses(config, state.members, config.peers)
         self.own_address = OwnAddress(config, state.members, self.addresses)
@@ -88,6 +91,7 @@ class Service:
         self.snapshots = SnapshotOperations(proposer, state, config)
         self.schedule = SnapshotSchedule(str(config.name), self.snapshots, config.snapshots)
         self.time = ClusterTime(proposer, state, self.calls)
+        self.upgrading = UpgradeOperations(proposer, state.members, state.levels, name=str(config.name))
         self.upkeep = Upkeep(
             proposer,
             config,
@@ -164,6 +168,7 @@ class Service:
             problems=self._problems,
             disk=self.disk.facts,
             history=state.history,
+            levels=state.levels,
             disk_read_only=partial(is_read_only, pki_dir.parent)
             if config.storage == "disk"
             else lambda: False,
@@ -285,6 +290,7 @@ class Service:
         yield from self.authorities.problems()
         yield from self.schedule.problems()
         yield from self.own_address.problems()
+        yield from self.upgrading.problems()
 
     def _on_restore(self) -> None:
         self.keys.restored()
@@ -305,6 +311,10 @@ class Service:
     async def set_time(self, *, dry_run: bool, request_id: str | None, timeout_s: float) -> Json:
         """Set cluster time to what a majority of the members' clocks show."""
         return await self.time.set(dry_run=dry_run, request_id=request_id, timeout_s=timeout_s)
+
+    async def upgrade(self, *, dry_run: bool, request_id: str | None, timeout_s: float) -> Json:
+        """Raise the cluster's level to the highest that every member understands."""
+        return await self.upgrading.upgrade(dry_run=dry_run, request_id=request_id, timeout_s=timeout_s)
 
     async def ca(self, *, timeout_s: float) -> Json:
         """The CAs of this cluster."""

@@ -13,7 +13,14 @@ from cyoloctl.errors import CyoloctlError
 from cyoloctl.keys.operations import KeyOperations
 from cyoloctl.members.addresses import Addresses
 from cyoloctl.members.api import Problem
-from cyoloctl.members.duties import changes_due, has_place, process_due, reach_due
+from cyoloctl.members.duties import (
+    changes_due,
+    has_place,
+    level_due,
+    level_of_founder,
+    process_due,
+    reach_due,
+)
 from cyoloctl.members.problem_log import ProblemLog
 from cyoloctl.members.records import Member
 from cyoloctl.members.voting import MemoryVotes
@@ -64,6 +71,7 @@ class Upkeep:
         self._config = config
         self._members = state.members
         self._presence = state.presence
+        self._levels = state.levels
         self._addresses = addresses
         self._votes = votes
         self._admission = admission
@@ -127,6 +135,10 @@ class Upkeep:
         mine = members.get(name)
         if not has_place(members, name, self._proposer.now_ms(), leads=self._engine.is_leader()):
             return False  # not admitted yet, as far as this node has applied
+        first = level_of_founder(members, self._levels, leads=self._engine.is_leader())
+        if first is not None:
+            await self._proposer.apply("levels", "raise", first, request_id=None, timeout_s=5.0)
+            return True
         key_hash = public_key_sha256(self._certificates.files.certificate_pem)
         if mine is not None and mine.key_hash not in (None, key_hash):
             if not self._is_key_reported:
@@ -157,11 +169,15 @@ class Upkeep:
         return True
 
     async def _announce_process(self) -> bool:
-        """Announce this process; as leader also how far the voters that are away had got.
+        """Announce this process and what it understands; as leader also how far voters that are away got.
 
         So that a copy of a disk, or an older one that comes back, is known as such by every node.
         """
         presence, name = self._presence, str(self._config.name)
+        level = level_due(name, self._members, self._levels)
+        if level is not None:
+            await self._proposer.apply("levels", "announce", level, request_id=None, timeout_s=5.0)
+            return True
         if self._members.get(name) is not None:
             boot = process_due(name, *self._process, presence.get(name), self._engine.applied_index())
             if boot is not None:

@@ -10,7 +10,7 @@ import time
 from collections.abc import Awaitable, Callable
 
 from cyoloctl.caller import CALLER
-from cyoloctl.errors import CyoloctlError, OutcomeUnknown, Unavailable
+from cyoloctl.errors import CyoloctlError, OutcomeUnknown, Unavailable, VersionMismatch
 from cyoloctl.raft import MEASURED_S, Engine
 from cyoloctl.replicated.command import decode_result_with_index, encode_command, refusal_reason
 from cyoloctl.text import Json
@@ -34,6 +34,7 @@ class Proposer:
 
     first_result: see `ClusterState.first_result`.  epoch: the present epoch of
     the cluster's history, which every answer with a log index carries.
+    why_refused: see `LevelMachine.why_refused`.
     """
 
     def __init__(
@@ -41,8 +42,10 @@ class Proposer:
         engine: Engine,
         first_result: Callable[[bytes], bytes | None] = lambda command: None,
         epoch: Callable[[], int] = lambda: 1,
+        why_refused: Callable[[str, str], str | None] = lambda machine, operation: None,
     ) -> None:
         self.engine = engine
+        self._why_refused = why_refused
         self.epoch = epoch
         self._first_result = first_result
         self._caught_up = False
@@ -57,7 +60,16 @@ class Proposer:
     async def apply(
         self, machine: str, operation: str, arguments: Json, *, request_id: str | None, timeout_s: float
     ) -> tuple[int, Json, str]:
-        """Replicate one command: log index, value and request id.  Raises what the machine refused."""
+        """Replicate one command: log index, value and request id.  Raises what the machine refused.
+
+        Raises VersionMismatch, and proposes nothing, while not every member understands it.
+        """
+        if self._why_refused(machine, operation) is not None:
+            # The level may have been raised through another node.
+            await self.fresh(timeout_s=timeout_s)
+            early = self._why_refused(machine, operation)
+            if early is not None:
+                raise VersionMismatch(early)
         identifier = request_id or os.urandom(16).hex()
         kind = "node" if request_id is None else CALLER.get().kind
         command = _command(machine, operation, arguments, identifier, kind)

@@ -16,7 +16,15 @@ from hashlib import sha256
 from typing import Any, Protocol
 
 from cyoloctl.errors import Conflict, CyoloctlError, NotFound
-from cyoloctl.members.duties import Change, changes_due, end_of_memory, has_place, process_due, reach_due
+from cyoloctl.members.duties import (
+    Change,
+    changes_due,
+    end_of_memory,
+    has_place,
+    level_due,
+    process_due,
+    reach_due,
+)
 from cyoloctl.model import RaftId, is_in_memory, name_of
 from cyoloctl.raft.links import Links
 from cyoloctl.raft.peers import COPY
@@ -138,6 +146,10 @@ class Upkeep:
             mine is None or mine.raft_id != node.raft_id
         ):
             self._propose("members", "announce", record_of(node.name, node.raft_id))
+            return
+        level = level_due(node.name, members, node.state.levels)
+        if level is not None:
+            self._propose("levels", "announce", level)
             return
         known = presence.get(node.name)
         boot = process_due(node.name, node.boots, node.boot, known, replica.applied_index())

@@ -32,6 +32,7 @@ CONTRACT = {
     "snapshot inspect": f"-d --data-dir {OUTPUT}",
     "cluster recover": f"-d --data-dir --compare --dry-run --yes {OUTPUT}",
     "cluster set-time": f"--to-members --dry-run --yes --request-id {CONNECTION}",
+    "cluster upgrade": f"--dry-run --request-id {CONNECTION}",
     "node start": f"-d --data-dir --background --log-format --log-level --timeout {OUTPUT}",
     "node stop": CONNECTION,
     "node reload": f"-d --data-dir {OUTPUT}",

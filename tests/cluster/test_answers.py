@@ -202,5 +202,6 @@ def test_every_answer_is_as_the_document_says_and_has_no_other_field(tmp_path: P
         assert ask("snapshot_part", begun["id"])["next"] is None
         ask("snapshot_part", begun["id"], status=404)
         ask("set_time", dry_run=True)
+        ask("cluster_upgrade")
         ask("stop")
     assert {route.operation for route in table.routes()} - ask.answered == {"openapi"}

@@ -211,6 +211,7 @@ def test_every_write_repeated_under_its_request_id_is_told_the_first_answer_whoe
     # The rest of the table is of what moves the cluster itself, below, and of other modules.
     elsewhere = {
         "key_promote", "key_destroy", "member_remove", "transfer_leadership", "pki_rotate", "set_time",
+        "cluster_upgrade",
         "member_promote", "member_demote", "member_set_address",
         "credential_create", "credential_renew", "credential_renew_own", "credential_revoke",
     }  # fmt: skip

@@ -51,8 +51,8 @@ ORDER = """
     policy, rendezvous, route share, route list, route which, route resolve, route export, route watch,
     route unshare, route, credentials request, credentials create, credentials list, credentials show,
     credentials renew, credentials revoke, credentials, pki status, pki rotate-ca, pki, cluster set-time,
-    cluster recover, sim, completion bash, completion zsh, completion fish, completion, help exit-codes,
-    help, demo
+    cluster upgrade, cluster recover, sim, completion bash, completion zsh, completion fish, completion,
+    help exit-codes, help, demo
 """
 
 

@@ -271,6 +271,18 @@ class MemoryService:
             "affected": {"rendezvous": 0, "invitations": 0, "keys": 0, "revocations": 2},
         }
 
+    async def upgrade(self, *, dry_run: bool, request_id: str | None, timeout_s: float) -> dict[str, Any]:
+        await self._enter("cluster_upgrade", dry_run=dry_run, request_id=request_id, timeout_s=timeout_s)
+        return {
+            "level": 1,
+            "to": 2,
+            "release": "9.0.0",
+            "changed": True,
+            "dry_run": dry_run,
+            "waits_for": [],
+            "members": [{"name": "a", "release": "9.0.0", "level": 2}],
+        }
+
     async def counter_add(
         self, name: str, *, by: int, request_id: str | None, timeout_s: float
     ) -> dict[str, Any]:

@@ -111,8 +111,8 @@ LAZY_VENDORS: dict[str, str] = {"cli.output": "rich yaml", "node.run": "uvloop"}
 # No clock, no randomness, no I/O.
 PURE = """
     errors model text caller pki.identity state *.machine *.records *.checks *.api
-    members.disk_space members.duties members.granted members.presence
-    tokens.issuer replicated.clock replicated.history replicated.command replicated.requests
+    members.disk_space members.duties members.granted members.levels members.presence
+    tokens.issuer replicated.clock replicated.history replicated.levels replicated.command replicated.requests
     raft.absences raft.batch raft.calls raft.clock raft.dialling raft.disks raft.elections
     raft.following raft.forwarding
     raft.handover raft.links raft.machine raft.membership raft.messages raft.peers raft.progress

@@ -644,6 +644,7 @@ PROPOSERS: dict[str, tuple[str, dict[str, str]]] = {
     ),
     "clock": ("voter", {}),
     "history": ("voter", {"replace": "nobody"}),
+    "levels": ("voter", {"announce": "self", "raise": "voter"}),
     "answers": ("voter", {}),
 }
 

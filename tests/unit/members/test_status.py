@@ -46,6 +46,7 @@ from cyoloctl.raft import (
     SnapshotStore,
     Trouble,
 )
+from cyoloctl.replicated.levels import Release
 from cyoloctl.snapshots.policy import SnapshotPolicy
 from cyoloctl.state import ClusterState
 from tests.docs.reading import ROOT, pages
@@ -336,6 +337,12 @@ async def _address(world: World) -> None:
     await world.service.own_address.look()
 
 
+def _level_behind(world: World) -> None:
+    world.state.levels.own = Release("9.0.0", 2)
+    for name in ("n1", "n2", "n3"):
+        world.state.levels.apply("announce", {"name": name, "level": 2}, 3, NOW_MS)
+
+
 CASES: dict[str, tuple[Callable[[World], Any], str | None]] = {
     "member_away": (_member_away, "n2"),
     "link": (_link, "n2"),
@@ -366,6 +373,7 @@ CASES: dict[str, tuple[Callable[[World], Any], str | None]] = {
     "ca_exchange_failed": (_ca_exchange_failed, "n1"),
     "ca_rotation_due": (_ca_rotation_due, None),
     "credentials_expiring": (_credentials_expiring, None),
+    "level_behind": (_level_behind, None),
     "snapshot_failed": (_snapshot_failed, "n1"),
 }
 """Code -> how the state becomes so, and the member that it concerns."""
@@ -453,6 +461,18 @@ async def test_snapshot_between_two_releases_costs_no_member_its_place(
     assert found["message"].endswith(
         f"; n1 runs release {__version__}, n2 9.0.0: run the same release on both"
     )
+
+
+async def test_cluster_of_two_releases_needs_no_hand_before_every_member_understands_more(
+    tmp_path: Path,
+) -> None:
+    world = World(tmp_path / "n1")
+    _level_behind(world)
+    world.state.levels.apply("announce", {"name": "n3", "level": 1}, 4, NOW_MS)
+    assert world.codes() == set()
+    status = world.service.member_status.status()
+    assert status["cluster"]["level"] == 1
+    assert [row["level"] for row in status["members"]] == [2, 2, 1]
 
 
 async def test_member_away_is_told_with_the_reason(tmp_path: Path) -> None:

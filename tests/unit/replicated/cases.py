@@ -867,6 +867,34 @@ _history = Case(
     ),
 )
 
+# -- levels -------------------------------------------------------------------------------------
+
+_levels = Case(
+    history=(
+        _member("n1"),
+        _member("n2"),
+        ("levels", "announce", {"name": "n1", "level": 3}),
+        ("levels", "announce", {"name": "n2", "level": 2}),
+    ),
+    good={"announce": {"name": "n1", "level": 1}, "raise": {"to": 1, "release": "0.3.0"}},
+    wrong={
+        ("announce", "name"): ["", "N 1", None],
+        ("announce", "level"): [0, -1, None, "2", True, 1_000_001],
+        ("raise", "to"): [0, None, "2", 1_000_001],
+        ("raise", "release"): ["", "0 3", "x" * 41, None, 3],
+    },
+    damage=(
+        lambda s: s.update(level=0),
+        lambda s: s.update(level=True),
+        lambda s: s.update(release="0.3.0"),
+        lambda s: s.update(release=None),
+        lambda s: s.update(understood=[]),
+        lambda s: s["understood"].update(n1=1),
+        lambda s: s["understood"].update({"N 1": 2}),
+        lambda s: s.update(more=1),
+    ),
+)
+
 # -- answers ------------------------------------------------------------------------------------
 
 _answers = Case(
@@ -889,6 +917,7 @@ CASES: dict[str, Case] = {
     "credentials": _credentials,
     "history": _history,
     "keys": _keys,
+    "levels": _levels,
     "members": _members,
     "presence": _presence,
     "rendezvous": _rendezvous,

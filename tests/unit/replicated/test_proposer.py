@@ -8,9 +8,10 @@ from typing import Any, cast
 
 import pytest
 
-from cyoloctl.errors import Unavailable
+from cyoloctl.errors import Unavailable, VersionMismatch
 from cyoloctl.raft import Engine
 from cyoloctl.replicated import proposer
+from cyoloctl.replicated.command import encode_result
 from cyoloctl.replicated.proposer import Proposer
 
 
@@ -58,3 +59,44 @@ async def test_clocks_that_are_lost_again_hold_nothing_up(monkeypatch: pytest.Mo
 async def test_clocks_that_are_not_known_yet_are_told_as_such() -> None:
     with pytest.raises(Unavailable, match="compared with the members' clocks"):
         await stands_on([None]).in_time(timeout_s=0.0)
+
+
+class Counting:
+    """An engine that takes every command, and is fresh when it is asked."""
+
+    def __init__(self) -> None:
+        self.proposed: list[bytes] = []
+        self.barriers = 0
+
+    async def propose(self, command: bytes, *, timeout_s: float) -> bytes:
+        self.proposed.append(command)
+        return encode_result(1, {})
+
+    async def read_barrier(self, *, timeout_s: float) -> int:
+        self.barriers += 1
+        return 1
+
+
+def gated(says: list[str | None]) -> tuple[Proposer, Counting]:
+    """A proposer that is told these reasons in turn."""
+    engine = Counting()
+    return Proposer(cast(Engine, engine), why_refused=lambda machine, operation: says.pop(0)), engine
+
+
+async def test_command_above_the_level_is_not_proposed() -> None:
+    stood, engine = gated(["n3 lacks it", "n3 still lacks it"])
+    with pytest.raises(VersionMismatch, match=r"^n3 still lacks it$"):
+        await stood.apply("counter", "multiply", {}, request_id=None, timeout_s=1.0)
+    assert (engine.proposed, engine.barriers) == ([], 1)
+
+
+async def test_command_of_a_level_that_another_node_has_raised_meanwhile_is_proposed() -> None:
+    stood, engine = gated(["n3 lacks it", None])
+    await stood.apply("counter", "multiply", {}, request_id=None, timeout_s=1.0)
+    assert len(engine.proposed) == 1
+
+
+async def test_command_of_the_level_costs_no_barrier() -> None:
+    stood, engine = gated([None])
+    await stood.apply("counter", "add", {}, request_id=None, timeout_s=1.0)
+    assert (len(engine.proposed), engine.barriers) == (1, 0)
