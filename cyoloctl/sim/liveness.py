@@ -17,7 +17,7 @@ from itertools import combinations
 from typing import Any
 
 from cyoloctl.errors import CyoloctlError, Overloaded
-from cyoloctl.model import majority
+from cyoloctl.model import RaftId, majority
 from cyoloctl.replicated.command import encode_command
 from cyoloctl.sim.node import Node
 from cyoloctl.sim.timeline import HANDOVER
@@ -100,7 +100,7 @@ class Liveness:
         since = self._time.now - _CALM_S
         nodes = [node.name for node in self._world.running() if node.is_sound() and node.disk.is_honest()]
         voters = self._voters()
-        nodes = [name for name in nodes if any(name in each for each in voters)]
+        nodes = [name for name in nodes if any(self._world.nodes[name].raft_id in each for each in voters)]
         for size in range(len(nodes), 0, -1):
             for group in combinations(nodes, size):
                 if self._is_majority(group) and self._are_linked(group) and self._calm(group, since):
@@ -119,14 +119,14 @@ class Liveness:
         """Whether two of these nodes still waited then for a connection that a cut had swallowed."""
         return any(self._world.network.lost_until(a, b) > at for a, b in combinations(names, 2))
 
-    def _voters(self) -> list[set[str]]:
-        """Names of the voters, in every configuration in force."""
-        found = [self._world.invariants.voter_names()]
+    def _voters(self) -> list[frozenset[RaftId]]:
+        """The voters, in every configuration in force: a member in memory counts in the life that it has."""
+        found = [self._world.invariants.voters()]
         for node in self._world.running():
             assert node.replica is not None
-            found.append(set(node.replica.voter_names()))
+            found.append(node.replica.voters())
         return [voters for voters in found if voters]
 
     def _is_majority(self, names: Collection[str]) -> bool:
-        voters = self._voters()
-        return bool(voters) and all(len(each.intersection(names)) >= majority(len(each)) for each in voters)
+        ids, voters = {self._world.nodes[name].raft_id for name in names}, self._voters()
+        return bool(voters) and all(len(each & ids) >= majority(len(each)) for each in voters)
