@@ -61,12 +61,12 @@ _cyoloctl() {
         'cyoloctl node log') words='--from --limit -o --output -d --data-dir -h --help' ;;
         'cyoloctl node inspect') words='--copy -o --output -d --data-dir -h --help' ;;
         'cyoloctl member') words='invite invitations uninvite list show grant promote demote set-address remove set-host transfer-leadership -h --help' ;;
-        'cyoloctl member invite') words='--name --learner --ttl --out --request-id -o --output -d --data-dir -e --endpoint --credentials --timeout -h --help' ;;
+        'cyoloctl member invite') words='--name --learner --witness --ttl --out --request-id -o --output -d --data-dir -e --endpoint --credentials --timeout -h --help' ;;
         'cyoloctl member invitations') words='--stale -o --output -d --data-dir -e --endpoint --credentials --timeout -h --help' ;;
         'cyoloctl member uninvite') words='--request-id -o --output -d --data-dir -e --endpoint --credentials --timeout -h --help' ;;
         'cyoloctl member list') words='--stale -o --output -d --data-dir -e --endpoint --credentials --timeout -h --help' ;;
         'cyoloctl member show') words='--stale -o --output -d --data-dir -e --endpoint --credentials --timeout -h --help' ;;
-        'cyoloctl member grant') words='--request --learner --ttl --out --request-id -o --output -d --data-dir -e --endpoint --credentials --timeout -h --help' ;;
+        'cyoloctl member grant') words='--request --learner --witness --ttl --out --request-id -o --output -d --data-dir -e --endpoint --credentials --timeout -h --help' ;;
         'cyoloctl member promote') words='--dry-run --request-id -o --output -d --data-dir -e --endpoint --credentials --timeout -h --help' ;;
         'cyoloctl member demote') words='--dry-run --request-id -o --output -d --data-dir -e --endpoint --credentials --timeout -h --help' ;;
         'cyoloctl member set-address') words='--dry-run --request-id -o --output -d --data-dir -e --endpoint --credentials --timeout -h --help' ;;

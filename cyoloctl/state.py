@@ -614,6 +614,10 @@ class AppliedMembership:
         member = self._state.members.get(name)
         return None if member is None else member.role
 
+    def stands_back(self, name: str) -> bool:
+        """See MembershipView."""
+        return self._state.members.is_witness(name)
+
     def raft_id(self, name: str) -> RaftId | None:
         """See MembershipView."""
         member = self._state.members.get(name)

@@ -55,7 +55,7 @@ class PkiMember(TypedDict):
     """A member, and the CA of its certificate"""
 
     name: Name
-    role: Literal["voter", "learner"]
+    role: Literal["voter", "learner", "witness"]
     connected: bool
     certificate_expires_at: Time | None
     ca_sha256: str | None

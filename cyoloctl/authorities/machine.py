@@ -17,7 +17,7 @@ Whether a rotation is due
 -------------------------
 A voter that is removed has had the CA's key.  Removed names that were removed
 before the present CA was begun never saw its key; every other removed name
-makes a rotation due, except those of learners, which never get it
+makes a rotation due, except those of learners and witnesses, which never get it
 (``exempt``).  A member that was demoted has had it too, and makes one due
 until it votes again.  This follows from what every release replicates, so
 states that came from a snapshot and states that came from the log are the same.
@@ -206,7 +206,8 @@ class AuthorityMachine(Machine):
         """The voters that the new CA's key was not sealed to yet, in order."""
         keys = self._rotation.keys if self._rotation else None
         members = self._members.members()
-        return [m.name for m in members if keys is not None and m.role == "voter" and m.name not in keys]
+        wanting = (m.name for m in members if self._members.has_ca_key(m.name))
+        return [name for name in wanting if keys is not None and name not in keys]
 
     def _waiting(self, done: tuple[str, ...] | None) -> list[str]:
         if done is None:
@@ -255,7 +256,7 @@ class AuthorityMachine(Machine):
         member = self._members.get(name)
         if member is None:
             raise Refused(NotFound(f"there is no member {name}: see member list"))
-        if member.role == "voter" and name not in going.keys:
+        if self._members.has_ca_key(name) and name not in going.keys:
             raise Refused(Conflict(f"the new CA's key was not sealed to {name} yet: wait for it"))
         self._rotation = replace(going, confirmed=_with(going.confirmed, name))
         if going.ready_unix_ms is None and not self.unconfirmed():
@@ -311,7 +312,7 @@ class AuthorityMachine(Machine):
         member = self._members.get(name)
         if member is None:
             raise Refused(NotFound(f"there is no member {name}: see member list"))
-        if member.role != "learner":
+        if self._members.has_ca_key(name):
             raise Refused(Conflict(f"{name} is a voter and has the CA's key"))
         if name in self._demoted:
             raise Refused(Conflict(f"{name} was a voter and has had the CA's key"))

@@ -13,6 +13,7 @@ from cyoloctl.errors import ConfigError, Conflict, NotFound
 from cyoloctl.members.api import Problem
 from cyoloctl.members.facts import problem
 from cyoloctl.members.machine import MemberMachine
+from cyoloctl.members.records import Member
 from cyoloctl.model import LocalNode
 from cyoloctl.pki import exchange, renewal
 from cyoloctl.pki.requests import decode_request
@@ -63,12 +64,7 @@ class AuthorityOperations:
         }
         own = self._certificates.describe()
         reported[self._name] = (own["certificate_ca"], own["ca_keys"])
-        members = [
-            self._member_row(
-                member.name, member.role, member.certificate_expires_at, reported.get(member.name)
-            )
-            for member in self._members.members()
-        ]
+        members = [self._member_row(member, reported.get(member.name)) for member in self._members.members()]
         reasons = self._due_reasons()
         return {
             "authorities": [self._ca_row(pem, reported) for pem in self._all_authorities()],
@@ -107,16 +103,14 @@ class AuthorityOperations:
             ),
         }
 
-    def _member_row(
-        self, name: str, role: str, expires_at: str | None, reported: tuple[Any, Any] | None
-    ) -> PkiMember:
-        going = self._authorities.rotation
+    def _member_row(self, member: Member, reported: tuple[Any, Any] | None) -> PkiMember:
+        name, going = member.name, self._authorities.rotation
         ca = None if reported is None or not isinstance(reported[0], str) else reported[0]
         return {
             "name": name,
-            "role": "voter" if role == "voter" else "learner",
+            "role": "witness" if member.witness else member.role,
             "connected": reported is not None,
-            "certificate_expires_at": expires_at,
+            "certificate_expires_at": member.certificate_expires_at,
             # Of a member that is away only its last word is known.
             "ca_sha256": ca if going is None or ca is not None else _last_word(going, name),
             "confirmed": None if going is None else name in going.confirmed,
@@ -211,7 +205,7 @@ class AuthorityOperations:
         keys = {
             member.name: exchange.seal_key(new, cluster_id, member.name, member.sealing_key)
             for member in self._members.members()
-            if member.role == "voter"
+            if self._members.has_ca_key(member.name)
         }
         await self._proposer.apply_here(
             "authorities",
@@ -246,11 +240,10 @@ class AuthorityOperations:
     def _key_holders(self) -> list[str]:
         """Connected voters that say that they hold the CA key; never one that was asked by another."""
         wanted = certificate_sha256(self._all_authorities()[-1 if self._issues_from_new() else 0])
-        voters = {member.name for member in self._members.members() if member.role == "voter"}
         found = []
         for name, peer in sorted(self._engine.peers().items()):
             keys = peer.info.get("ca_keys")
-            if name in voters and isinstance(keys, str) and wanted in keys.split():
+            if self._members.has_ca_key(name) and isinstance(keys, str) and wanted in keys.split():
                 found.append(name)
         return found
 

@@ -427,9 +427,9 @@ class CertificateRenewal:
 
     async def _fetch_key(self) -> bool:
         """Ask for the present CA's key where this node votes and lacks it: it comes sealed."""
-        member, ca_pem = self._members.get(self._name), self._authorities.current or self.files.ca_pem
+        ca_pem = self._authorities.current or self.files.ca_pem
         sha256, now = certificate_sha256(ca_pem), time.monotonic()
-        if member is None or member.role != "voter" or self._authorities.rotation is not None:
+        if not self._members.has_ca_key(self._name) or self._authorities.rotation is not None:
             return False  # a rotation gives its own key
         if sha256 in self._held or ca_pem not in self.files.authorities or now < self._fetch_at:
             return False
@@ -450,8 +450,8 @@ class CertificateRenewal:
         """A CA's key, sealed to a voter that lacks it.  Raises AccessDenied, Conflict."""
         await self._proposer.fresh(timeout_s=timeout_s)
         member, found = self._members.get(peer), self._held.get(sha256)
-        if member is None or member.role != "voter":
-            raise AccessDenied("only voters hold the key of the CA")
+        if member is None or not self._members.has_ca_key(peer):
+            raise AccessDenied("only voters that are no witnesses hold the key of the CA")
         if found is None:
             raise Conflict("the key of this CA is not here: see who holds it (pki status)")
         audit("ca key handed over", member=peer, ca=sha256)
@@ -508,7 +508,10 @@ class CertificateRenewal:
         if (
             self._name not in going.confirmed
             and trusts
-            and (member.role == "learner" or (going.sha256 in self._held and self._name in going.keys))
+            and (
+                not self._members.has_ca_key(self._name)
+                or (going.sha256 in self._held and self._name in going.keys)
+            )
         ):
             await self.write("confirm", arguments)
             return True

@@ -62,6 +62,7 @@ EXAMPLES: dict[str, tuple[str, ...]] = {
     "member invite": (
         "cyoloctl member invite --name n4 --out n4.token",
         "cyoloctl member invite --name archive --learner --ttl 1d",
+        "cyoloctl member invite --name box --witness",
     ),
     "member invitations": ("cyoloctl member invitations",),
     "member uninvite": ("cyoloctl member uninvite archive",),

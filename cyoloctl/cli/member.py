@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -34,6 +35,13 @@ _NEXT = (
     "  cyoloctl node join -d DIR --name {name} --listen HOST:PORT --token-file FILE"
 )
 
+LearnerOption = Annotated[
+    bool, typer.Option("--learner", help="Admit a learner, which replicates and never votes.")
+]
+WitnessOption = Annotated[
+    bool,
+    typer.Option("--witness", help="Admit a voter without keys and gateway, which leads only in need."),
+]
 NodeArgument = Annotated[str, typer.Argument(metavar="NAME", help="Name of the member.")]
 
 
@@ -41,9 +49,8 @@ NodeArgument = Annotated[str, typer.Argument(metavar="NAME", help="Name of the m
 def invite(
     invocation: Invocation,
     name: Annotated[str, typer.Option("--name", metavar="NAME", help="Name of the new node.")],
-    learner: Annotated[
-        bool, typer.Option("--learner", help="Invite a learner, which replicates and never votes.")
-    ] = False,
+    learner: LearnerOption = False,
+    witness: WitnessOption = False,
     ttl: Annotated[
         str, typer.Option("--ttl", metavar="DURATION", help="Lifetime of the token, 60s to 7d.")
     ] = "1h",
@@ -57,11 +64,22 @@ def invite(
     The token pins the cluster, its certificate authority, the name and the
     expiry; it works once. Treat it as a password. A second one for the same
     name replaces the first; the same --request-id gives the same token again.
+
+    With --witness, for a site with two full nodes and one small box: the node
+    holds the log and votes, so that either of the two may die. It is given no
+    token keys, no key of the CA and no gateway, and while it leads, because
+    no other can, it hands leadership over as soon as another voter has caught
+    up. It stays a witness until it is removed.
     """
     parse_name(name, "node")
+    _refuse_both(learner, witness)
     ttl_s = parse_duration_s(ttl, "--ttl", minimum_s=60, maximum_s=604_800)
+    client = invocation.client()
+    ask = partial(
+        client.member_invite, name, learner=learner, witness=witness, ttl_s=ttl_s, request_id=request_id
+    )
     if out is None:
-        made = invocation.client().member_invite(name, learner=learner, ttl_s=ttl_s, request_id=request_id)
+        made = ask()
         invocation.value(made, made["token"])
         invocation.hint(
             f"the token works once, until {made['expires_at']}; treat it as a password\n"
@@ -70,7 +88,7 @@ def invite(
         _say_replaced(made)
         return
     with secret_file(out, "token") as write:
-        made = invocation.client().member_invite(name, learner=learner, ttl_s=ttl_s, request_id=request_id)
+        made = ask()
         write(made["token"] + "\n")
     invocation.sent.clear()  # the token is safe: nothing is lost with what is printed
     shown = {key: value for key, value in made.items() if key != "token"} | {"token_file": str(out)}
@@ -79,6 +97,15 @@ def invite(
     )
     invocation.hint(_NEXT.format(name=name))
     _say_replaced(made)
+
+
+def _refuse_both(learner: bool, witness: bool) -> None:
+    if learner and witness:
+        raise UsageError("--learner and --witness exclude each other: a learner never votes, a witness does")
+
+
+def _invited_as(document: dict[str, Any]) -> str:
+    return "learner" if document["learner"] else "witness" if document.get("witness") else "voter"
 
 
 def _say_replaced(made: dict[str, Any]) -> None:
@@ -106,7 +133,7 @@ def invitations(invocation: Invocation, stale: StaleOption = False) -> None:
     rows = [
         (
             str(each["name"]),
-            "learner" if each["learner"] else "voter",
+            _invited_as(each),
             str(each["state"]),
             text_of(each.get("by")),
             text_of(each["created_at"]),
@@ -165,9 +192,8 @@ def grant(
             help="File that `node request` or `node renew --request` wrote; - is stdin.",
         ),
     ],
-    learner: Annotated[
-        bool, typer.Option("--learner", help="Admit a learner, which replicates and never votes.")
-    ] = False,
+    learner: LearnerOption = False,
+    witness: WitnessOption = False,
     ttl: Annotated[
         str, typer.Option("--ttl", metavar="DURATION", help="Time to bring the new node in, 60s to 90d.")
     ] = "7d",
@@ -186,14 +212,19 @@ def grant(
     `node renew --grant` puts it in place.
     """
     ttl_s = parse_duration_s(ttl, "--ttl", minimum_s=60, maximum_s=7_776_000)
+    _refuse_both(learner, witness)
     text = read_secret(request, "request")
     client = invocation.client()
     if not _asks_for_a_place(text):
-        if learner:
-            raise UsageError("--learner is for the request of a new node; this one renews a certificate")
+        if learner or witness:
+            option = "--learner" if learner else "--witness"
+            raise UsageError(f"{option} is for the request of a new node; this one renews a certificate")
         _renew(invocation, client, text, out)
         return
-    _admit(invocation, client, out, request=text, learner=learner, ttl_s=ttl_s, request_id=request_id)
+    body = {"request": text, "learner": learner, "ttl_s": ttl_s, "request_id": request_id}
+    if witness:  # left out otherwise: earlier releases take no other field
+        body["witness"] = True
+    _admit(invocation, client, out, **body)
 
 
 def _admit(invocation: Invocation, client: Client, out: Path | None, **body: Any) -> None:
@@ -211,7 +242,7 @@ def _admit(invocation: Invocation, client: Client, out: Path | None, **body: Any
             [
                 ("grant", str(out)),
                 ("name", made["name"]),
-                ("role", "learner" if made["learner"] else "voter"),
+                ("role", _invited_as(made)),
                 ("sha-256 of the CA", made["ca_sha256"]),
                 ("start it before", made["expires_at"]),
             ],
@@ -265,6 +296,8 @@ def _say_votes(invocation: Invocation, document: dict[str, Any]) -> None:
     """The voters before and after, and who of them is away, on standard error."""
     before, after = document["before"], document["after"]
     pairs = [("voters", "voters"), ("quorum", "quorum"), ("failure_tolerance", "failure tolerance")]
+    if any(each.get("can_lead", each["voters"]) != each["voters"] for each in (before, after)):
+        pairs.insert(1, ("can_lead", "able to lead"))
     if before == after:
         said = ", ".join(f"{text} {before[key]}" for key, text in pairs)
     else:

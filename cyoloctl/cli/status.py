@@ -82,7 +82,7 @@ def _clock(member: Mapping[str, Any]) -> Cell:
     return Cell(f"{'+' if skew > 0 else '-'}{_duration(skew / 1000)}", "warn")
 
 
-_ROLE_STYLE = {"leader": "bold", "candidate": "warn", "learner": "dim"}
+_ROLE_STYLE = {"leader": "bold", "candidate": "warn", "learner": "dim", "witness": "dim"}
 
 _COLUMNS: dict[str, Callable[[Mapping[str, Any], float], Cell]] = {
     "NAME": lambda m, now: Cell(str(m["name"]), "bold"),
@@ -197,6 +197,8 @@ def show_status(
     tolerance = cluster.get("failure_tolerance")
     voters, learners = text_of(cluster.get("voters")), cluster.get("learners") or 0
     membership = f"{voters} voters" if cluster.get("voters") != 1 else "1 voter"
+    if cluster.get("witnesses"):
+        membership += f" ({cluster['witnesses']} of them without keys)"
     if learners:
         membership += f", {learners} learner{'s' if learners != 1 else ''}"
     state = "NOT HEALTHY" if not healthy else "needs attention" if document.get("problems") else "healthy"

@@ -128,13 +128,21 @@ class Client:
         return self._call("member_show", name, query=_consistency(stale))
 
     def member_invite(
-        self, name: str, *, learner: bool = False, ttl_s: int = 3600, request_id: str | None = None
+        self,
+        name: str,
+        *,
+        learner: bool = False,
+        witness: bool = False,
+        ttl_s: int = 3600,
+        request_id: str | None = None,
     ) -> dict[str, Any]:
         """A single-use join token, good for ttl_s (60 to 604800) seconds; the same one per request id.
 
         It takes the place of an older one for this name, which admits nobody from now on.
         """
         body = {"name": name, "learner": learner, "ttl_s": ttl_s, "request_id": request_id}
+        if witness:  # left out otherwise: earlier releases take no other field
+            body["witness"] = True
         return self._call("member_invite", body=body)
 
     def member_invitations(self, *, stale: bool = False) -> dict[str, Any]:

@@ -226,7 +226,7 @@ class CredentialOperations:
         )
         for peer in connected:
             left = deadline - time.monotonic()
-            if not self._members.is_voter(peer) or left <= 0:
+            if not self._members.has_ca_key(peer) or left <= 0:
                 continue
             arguments = {
                 "operation": operation,

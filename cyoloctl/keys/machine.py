@@ -69,7 +69,8 @@ class KeyMachine(Observed, Machine):
 
     ``announce {name, sealing_key, certificate_pem, signature}`` -> ``{name}``:
     a member's sealing key.  Another one than before drops what was sealed to
-    the old one, and the confirmations.  not_found for a name that is no member.
+    the old one, and the confirmations.  not_found for a name that is no member,
+    conflict for a witness, to which no operation seals a key either.
     ``generate {key_id, cluster_id, fingerprint, wrapped}`` -> ``{key_id,
     state}``: a new key, sealed to one member at least; primary when there is
     none, else pending.  already_exists for a known id of another key, also of
@@ -201,6 +202,7 @@ class KeyMachine(Observed, Machine):
 
     def _announce(self, given: dict[str, Any], index: int, now_unix_ms: int) -> dict[str, Any]:
         name = self._member(given["name"])
+        self._refuse_witness(name)
         new = NodeKey(given["sealing_key"], given["certificate_pem"], given["signature"])
         old = self._nodes.get(name)
         if old != new:
@@ -261,7 +263,7 @@ class KeyMachine(Observed, Machine):
             return _answer(record)
         if record.state == "disabled":
             raise Refused(Conflict(f"key {record.key_id} is disabled: enable it first"))
-        lacking = [m.name for m in self._members.members() if m.name not in record.holders]
+        lacking = [m.name for m in self._members.key_members() if m.name not in record.holders]
         if lacking:
             raise Refused(
                 Conflict(
@@ -359,8 +361,13 @@ class KeyMachine(Observed, Machine):
 
     def _check_blobs(self, wrapped: dict[str, str]) -> None:
         for name in sorted(wrapped):
-            if self._member(name) not in self._nodes:
+            self._refuse_witness(self._member(name))
+            if name not in self._nodes:
                 raise Refused(Conflict(f"member {name} has announced no sealing key: wait until it does"))
+
+    def _refuse_witness(self, name: str) -> None:
+        if self._members.is_witness(name):
+            raise Refused(Conflict(f"{name} is a witness: no key is sealed to it"))
 
     def _existing(self, key_id: str) -> KeyRecord:
         record = self._keys.get(key_id)

@@ -134,8 +134,22 @@ class KeyOperations:
             self._whole = len(mine) == live
         return self._ring
 
+    def refuse_witness(self) -> None:
+        """Raises Unavailable on a witness: what needs a token key is for another member to do."""
+        if not self._members.is_witness(self._name):
+            return
+        near = self._proposer.engine.peers().keys()
+        names = sorted((m.name for m in self._members.key_members()), key=lambda n: (n not in near, n))
+        raise Unavailable(
+            f"{self._name} is a witness: it holds no token keys; ask {' or '.join(names[:3])} (`member list`)"
+        )
+
     async def wait_whole(self, *, timeout_s: float) -> None:
-        """Return once this node holds every key, or after 2 s: a member that just joined is given them."""
+        """Return once this node holds every key, or after 2 s: a member that just joined is given them.
+
+        Raises Unavailable on a witness.
+        """
+        self.refuse_witness()
         deadline = time.monotonic() + min(timeout_s, _GIVEN_WITHIN_S)
         self.ring()
         while not self._whole and (left := deadline - time.monotonic()) > 0:
@@ -189,6 +203,7 @@ class KeyOperations:
 
     async def wait_primary(self, *, timeout_s: float) -> None:
         """Return when tokens can be made here.  Raises Unavailable."""
+        self.refuse_witness()
         deadline = time.monotonic() + timeout_s
         while self.ring().primary is None:
             left = deadline - time.monotonic()
@@ -201,7 +216,7 @@ class KeyOperations:
     # ------------------------------------------------------------- operations
 
     def _json(self, record: KeyRecord) -> Json:
-        names = {member.name for member in self._members.members()}
+        names = set(self._holding())
         gone = record.state == "destroyed"
         return {
             "key_id": record.key_id,
@@ -215,6 +230,10 @@ class KeyOperations:
             "missing": [] if gone else sorted(names - set(record.holders)),
             "compromised_by": sorted(record.compromised_by),
         }
+
+    def _holding(self) -> Sequence[str]:
+        """The members that are to hold the keys, by name."""
+        return [member.name for member in self._members.key_members()]
 
     def _listing(self) -> Json:
         return {"keys": [self._json(record) for record in self._keys.records()]}
@@ -244,7 +263,7 @@ class KeyOperations:
         await self._proposer.fresh(stale=consistency == "stale", timeout_s=timeout_s)
         records = self._keys.records()
         live = [record for record in records if record.state != "destroyed"]
-        members = [member.name for member in self._members.members()]
+        members = self._holding()
         primary = self._keys.primary()
         problems = [] if primary is not None else ["no key is primary"]
         for record in live:
@@ -273,6 +292,7 @@ class KeyOperations:
     async def generate(self, *, request_id: str | None, timeout_s: float) -> Json:
         deadline = time.monotonic() + timeout_s
         await self._proposer.fresh(timeout_s=timeout_s)
+        self.refuse_witness()
         made = await self._propose(timeout_s, request_id)
         await self._until_opened(deadline)
         return self._first(made)
@@ -310,6 +330,8 @@ class KeyOperations:
         """Member -> sealing key, of those whose certificate the CA vouches for."""
         found = {}
         for name, announced in self._keys.nodes().items():
+            if self._members.is_witness(name):
+                continue
             try:
                 self._verify(name, announced)
                 found[name] = announced.sealing_key
@@ -341,6 +363,7 @@ class KeyOperations:
         """The same request id rotates once: a repetition goes on with its key, or says what became of it."""
         deadline = time.monotonic() + timeout_s
         await self._proposer.fresh(timeout_s=timeout_s)
+        self.refuse_witness()
         begun = None
         if request_id is not None:
             done = self._proposer.first_answer("keys", "rotate", {}, request_id)
@@ -403,7 +426,7 @@ class KeyOperations:
         record = self._keys.get(key_id)
         if record is None:
             raise NotFound(f"there is no key {key_id}: see `key list`")
-        return sorted({member.name for member in self._members.members()} - set(record.holders))
+        return sorted(set(self._holding()) - set(record.holders))
 
     async def promote(self, key_id: str, *, request_id: str | None, timeout_s: float) -> Json:
         value = await self._write("promote", {"key_id": key_id}, timeout_s, request_id)
@@ -427,6 +450,7 @@ class KeyOperations:
 
         async def rewrap() -> Json:
             await self._proposer.fresh(timeout_s=timeout_s)
+            self.refuse_witness()
             for key in self.ring().keys:
                 arguments = {"key_id": key.key_id_hex, "wrapped": self._wrapped(key)}
                 await self._write("wrap", arguments, max(0.1, deadline - time.monotonic()))
@@ -446,7 +470,7 @@ class KeyOperations:
 
     def _has_unopened(self) -> bool:
         """Whether a member that is connected has not confirmed a key yet."""
-        present = {self._name, *self._proposer.engine.peers()} & {m.name for m in self._members.members()}
+        present = {self._name, *self._proposer.engine.peers()} & set(self._holding())
         live = (record for record in self._keys.records() if record.state != "destroyed")
         return any(present - set(record.holders) for record in live)
 
@@ -473,6 +497,7 @@ class KeyOperations:
         if (passphrase is None) == (to_node is None):
             raise InvalidInput("give a passphrase or a node to seal the ring to")
         await self._proposer.fresh(timeout_s=timeout_s)
+        self.refuse_witness()
         opened = {key.key_id_hex: key for key in self.ring().keys}
         live = [record for record in self._keys.records() if record.state != "destroyed"]
         lacking = [record.key_id for record in live if record.key_id not in opened]
@@ -538,6 +563,7 @@ class KeyOperations:
 
         async def add() -> Json:
             await self._proposer.fresh(timeout_s=timeout_s)
+            self.refuse_witness()
             arguments = ring_file.import_arguments(ring, self._trusted(), now_unix_ms=self._proposer.now_ms())
             await self._write("import", arguments, max(0.1, deadline - time.monotonic()))
             return {}
@@ -551,7 +577,7 @@ class KeyOperations:
 
     def problems(self) -> Iterator[Problem]:
         """The members that cannot open a key."""
-        members = {member.name for member in self._members.members()}
+        members = set(self._holding())
         for record in self._keys.records():
             lacking = sorted(members - set(record.holders)) if record.state != "destroyed" else []
             for name in lacking:
@@ -564,7 +590,7 @@ class KeyOperations:
 
     async def maintain(self) -> bool:
         """Do what is this node's to do now; True when something was written.  Raises CyoloctlError."""
-        if self._members.get(self._name) is None:
+        if self._members.get(self._name) is None or self._members.is_witness(self._name):
             return False
         if await self._announce():
             return True

@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Literal, Protocol, TypedDict
+from typing import Annotated, Literal, NotRequired, Protocol, TypedDict
 
 from cyoloctl.errors import InvitationRejected, NotFound
-from cyoloctl.model import Role
 from cyoloctl.text import Json
 from cyoloctl.web.schema import (
     CONSISTENCY,
@@ -45,6 +44,7 @@ __all__ = [
     "Problem",
     "Removal",
     "RoleChange",
+    "ShownRole",
     "Status",
     "Uninvited",
     "Votes",
@@ -60,11 +60,16 @@ class Disk(TypedDict):
     days_left: float | None
 
 
+ShownRole = Literal["leader", "follower", "candidate", "learner", "witness"]
+"""A witness that leads, or stands for election, is shown as that."""
+
+
 class Member(TypedDict):
-    """One member"""
+    """One member; witness: it votes, holds no key, and leads only where no other can"""
 
     name: Name
-    role: Role
+    role: ShownRole
+    witness: bool
     address: str
     reachable: bool
     term: Count | None
@@ -97,6 +102,7 @@ class Cluster(TypedDict):
     term: Count
     voters: Count
     learners: Count
+    witnesses: Count
     quorum: Count
     failure_tolerance: int
     healthy: bool
@@ -153,6 +159,7 @@ class Invitation(TypedDict):
     token: str
     name: Name
     learner: bool
+    witness: bool
     expires_at: Time
     replaced: bool
 
@@ -162,6 +169,7 @@ class InvitationInList(TypedDict):
 
     name: Name
     learner: bool
+    witness: bool
     created_at: Time | None
     expires_at: Time
     state: Literal["open", "used", "expired", "outdated"]
@@ -179,6 +187,7 @@ class NodeGrant(TypedDict):
 
     name: Name
     learner: bool
+    witness: bool
     cluster_id: Annotated[str, Shape(pattern="^[0-9a-f]{32}$")]
     ca_sha256: str
     expires_at: Time
@@ -205,12 +214,17 @@ class Grant(TypedDict):
     storage: Literal["disk", "memory"]
     peers: dict[str, str]
     ca_key_sealed: str | None
+    witness: NotRequired[bool]
 
 
 class Votes(TypedDict):
-    """The voters at one time: failure_tolerance is how many more may fail, below 0 how many are missing"""
+    """The voters at one time: failure_tolerance is how many more may fail, below 0 how many are missing
+
+    can_lead: how many of the voters are no witnesses
+    """
 
     voters: Count
+    can_lead: Count
     quorum: Count
     failure_tolerance: int
     reachable: list[Name]
@@ -286,12 +300,26 @@ class MemberApi(Protocol):
         """One member."""
 
     async def invite(
-        self, *, name: str, learner: bool, ttl_s: int, request_id: str | None, timeout_s: float
+        self,
+        *,
+        name: str,
+        learner: bool,
+        witness: bool,
+        ttl_s: int,
+        request_id: str | None,
+        timeout_s: float,
     ) -> Json:
         """A single-use join token, in the place of an older one for this name."""
 
     async def grant(
-        self, *, request: str, learner: bool, ttl_s: int, request_id: str | None, timeout_s: float
+        self,
+        *,
+        request: str,
+        learner: bool,
+        witness: bool,
+        ttl_s: int,
+        request_id: str | None,
+        timeout_s: float,
     ) -> Json:
         """Let the node of a request come in by its key.  Raises Conflict."""
 
@@ -356,6 +384,7 @@ def _check_address(text: str) -> None:
     parse_dialable_address(text)
 
 
+_WITNESS = Field("witness", "boolean", "join as a voter that is given no key", default=False)
 _DRY_RUN = Field("dry_run", "boolean", "change nothing, and answer how the voters would stand", default=False)
 
 ROUTES: tuple[Route[HasMembers], ...] = (
@@ -400,6 +429,7 @@ ROUTES: tuple[Route[HasMembers], ...] = (
         body=(
             NAME,
             Field("learner", "boolean", "join as a permanent learner", default=False),
+            _WITNESS,
             Field("ttl_s", "integer", "seconds until it expires", default=3600, minimum=60, maximum=604_800),
             REQUEST_ID,
         ),
@@ -424,6 +454,7 @@ ROUTES: tuple[Route[HasMembers], ...] = (
                 rule="text of at most 8 KiB",
             ),
             Field("learner", "boolean", "join as a permanent learner", default=False),
+            _WITNESS,
             Field(
                 "ttl_s", "integer", "seconds until it expires", default=604_800, minimum=60, maximum=7_776_000
             ),

@@ -42,14 +42,20 @@ _PROMOTE_LAG = Limits().promote_lag
 
 
 class Votes(NamedTuple):
-    """Which members the leader reaches, which run, and which pairs have no link, as far as it knows."""
+    """Which members the leader reaches, which run, and which pairs have no link, as far as it knows.
+
+    witnesses: those that are given no key, and lead only where no other can.
+    """
 
     linked: Collection[str]
     up: Collection[str]
     apart: Collection[tuple[str, str]]
+    witnesses: Collection[str] = ()
 
     def of(self, voters: Iterable[str]) -> Json:
         """How these voters stand: their number, the quorum, how many more may fail, who is reachable.
+
+        can_lead: how many of them are no witnesses, which count as voters in all the other figures.
 
         A failure tolerance below 0 says how many are missing.
         """
@@ -58,11 +64,18 @@ class Votes(NamedTuple):
         missing = min(0, len(here) - quorum)
         return {
             "voters": len(names),
+            "can_lead": sum(name not in self.witnesses for name in names),
             "quorum": quorum,
             "failure_tolerance": missing or failures_tolerated(here, self.apart, quorum),
             "reachable": here,
             "unreachable": [name for name in names if name not in here],
         }
+
+    def refuse_without_leaders(self, name: str, left: Collection[str]) -> None:
+        """Raises Conflict where nobody but witnesses would be left to vote."""
+        if set(left) <= set(self.witnesses):
+            only = f" that is no witness ({', '.join(sorted(left))} would be left)" if left else ""
+            raise Conflict(f"{name} is the only voter{only}: promote another member first")
 
     def refuse_without_quorum(self, name: str, left: Collection[str], hint: str) -> None:
         """Raises Conflict where no majority of the voters that are left is reachable."""
@@ -144,7 +157,8 @@ class MemberChanges:
             await self._engine.wait_changed(0.05)
 
     def _votes(self) -> Votes:
-        return Votes(*self._status.standing())
+        witnesses = [member.name for member in self._members.members() if member.witness]
+        return Votes(*self._status.standing(), witnesses)
 
     def _member(self, name: str) -> Member:
         member = self._members.get(name)
@@ -163,6 +177,11 @@ class MemberChanges:
         async with self._alone(what, deadline, dry_run=dry_run):
             await self._settled(deadline)
             member, status, votes = self._member(name), self._engine.status(), self._votes()
+            if member.witness:
+                raise Conflict(
+                    f"{name} is a witness: it votes, without keys, for as long as it is a member; remove it "
+                    f"(`cyoloctl member remove {name}`), and invite a node under a new name instead"
+                )
             before = {name_of(raft_id) for raft_id in status.voters}
             after = before | {name} if wanted == "voter" else before - {name}
             changed = before != after or member.role != wanted
@@ -178,8 +197,7 @@ class MemberChanges:
             if changed and wanted == "voter":
                 await self._refuse_promotion(member, votes, deadline)
             elif changed:
-                if not after:
-                    raise Conflict(f"{name} is the only voter: promote another member first")
+                votes.refuse_without_leaders(name, after)
                 votes.refuse_without_quorum(name, after, "")
             if changed and not dry_run:
                 await self._hand_over_first(name, status, before - after, deadline)
@@ -306,6 +324,7 @@ class MemberChanges:
             if name in before:
                 if not after:
                     raise Conflict(f"{name} is the only voter: a cluster cannot remove its last one")
+                votes.refuse_without_leaders(name, after)
                 if not force:
                     hint = " (with --force --yes the cluster stands still until then)"
                     votes.refuse_without_quorum(name, after, hint)
@@ -320,7 +339,7 @@ class MemberChanges:
             raft_ids.add(member.raft_id)
         if self._raft_id in raft_ids:
             await self._hand_over_first(name, status, {name}, deadline)
-        if member is not None and member.role == "learner":
+        if member is not None and not self._members.has_ca_key(name):
             # First: the node that finishes the removal no longer knows that it never had the CA's key.
             with suppress(Conflict):  # it voted once, and has had the key
                 await self._write("exempt", {"name": name}, deadline, machine="authorities")
@@ -351,7 +370,7 @@ class MemberChanges:
             "failure_tolerance_before": stood["failure_tolerance"],
             "failure_tolerance_after": stands["failure_tolerance"],
             # A voter has had the CA's key: until the CA is exchanged it can vouch for anybody.
-            "ca_rotation_due": name in before or self._rotation_due(),
+            "ca_rotation_due": (name in before and name not in votes.witnesses) or self._rotation_due(),
         }
 
     # ------------------------------------------------------------- leadership
@@ -359,7 +378,7 @@ class MemberChanges:
     async def transfer(self, to: str | None, timeout_s: float) -> Json:
         """Hand leadership over.  Raises NotFound, Conflict, OutcomeUnknown."""
         deadline = time.monotonic() + timeout_s
-        target = None if to is None else self._member(to).raft_id
+        target = None if to is None else self._able_to_lead(to).raft_id
         previous = name_of(self._raft_id)
         async with self._alone(f"transfer-leadership to {to}" if to else "transfer-leadership", deadline):
             stands = self._votes().of(name_of(raft_id) for raft_id in self._engine.status().voters)
@@ -378,16 +397,30 @@ class MemberChanges:
         await self._engine.read_barrier(timeout_s=timeout_s)
         status, votes = self._engine.status(), self._votes()
         stands = votes.of(name_of(raft_id) for raft_id in status.voters)
-        others = [raft_id for raft_id in status.voters if raft_id in status.connected]
+        others = [
+            raft_id
+            for raft_id in status.voters
+            if raft_id in status.connected and name_of(raft_id) not in votes.witnesses
+        ]
         if to is not None:
-            others = [raft_id for raft_id in (self._member(to).raft_id,) if raft_id in others]
+            others = [raft_id for raft_id in (self._able_to_lead(to).raft_id,) if raft_id in others]
         if to is not None and to == name_of(self._raft_id):
             return self._leadership(to, stands, dry_run=True)
         if not others:
-            what = "no other voter is" if to is None else f"{to} is not a voter or not"
+            what = "no other voter that may lead is" if to is None else f"{to} is not a voter or not"
             raise Conflict(f"{what} connected: leadership stays here")
         best = max(others, key=lambda raft_id: (status.match.get(raft_id, 0), raft_id))
         return self._leadership(name_of(best), stands, dry_run=True)
+
+    def _able_to_lead(self, name: str) -> Member:
+        """The member to which leadership is to go.  Raises NotFound; Conflict for a witness."""
+        member = self._member(name)
+        if member.witness:
+            raise Conflict(
+                f"{name} is a witness, which leads only while no other voter can: name one that is not "
+                "(`member list`), or none"
+            )
+        return member
 
     def _leadership(self, leader: str, stands: Json, *, dry_run: bool) -> Json:
         previous = name_of(self._raft_id)

@@ -12,6 +12,7 @@ from typing import Any, cast
 from cyoloctl.errors import InvalidInput
 from cyoloctl.members.records import (
     Gateway,
+    Invitation,
     Member,
     MemberLimits,
 )
@@ -39,7 +40,9 @@ __all__ = [
     "check_raft_id",
     "check_role",
     "check_time",
+    "invitation",
     "is_coherent",
+    "or_witness",
     "stored_member",
 ]
 
@@ -131,6 +134,26 @@ def check_flag(value: object) -> bool:
     return value
 
 
+def check_true(value: object) -> bool:
+    """A flag that is left out while it is false."""
+    if value is not True:
+        raise Malformed("witness is not valid: use true, or leave it out")
+    return True
+
+
+def invitation(name: str, fields: dict[str, Any]) -> Invitation:
+    """An invitation of a snapshot.  Raises ValueError, Malformed."""
+    made = Invitation(name=member_name(name), **checked(fields, or_witness(INVITATION, fields)))
+    if made.witness and made.learner:
+        raise Malformed("a witness is no learner")
+    return made
+
+
+def or_witness(known: dict[str, Check], fields: dict[str, Any]) -> dict[str, Check]:
+    """These checks, and that of ``witness`` where the field is there."""
+    return {**known, **({"witness": check_true} if "witness" in fields else {})}
+
+
 def check_time(value: object) -> int:
     if type(value) is not int or not 0 <= value <= MAX_TIME_UNIX_MS:
         raise Malformed("the expiry is not valid: use milliseconds since 1970, 0 to 2**53")
@@ -180,8 +203,12 @@ MEMBER: dict[str, Check] = {
     "certificate_expires_at": check_date,
 }
 
-_LEFT_OUT: dict[str, Check] = {"key_hash": check_digest, "announced": check_address}
-"""Fields of a member that are left out while they are None."""
+_LEFT_OUT: dict[str, Check] = {
+    "key_hash": check_digest,
+    "announced": check_address,
+    "witness": check_true,
+}
+"""Fields of a member that are left out while they say nothing."""
 
 
 ARGUMENTS: dict[str, dict[str, Check]] = {
@@ -194,6 +221,11 @@ ARGUMENTS: dict[str, dict[str, Check]] = {
     "invite_for": {
         "name": member_name,
         "learner": check_flag,
+        "public_key": check_public_key,
+        "ttl_s": integer(60, 604_800, "the lifetime of an invitation"),
+    },
+    "invite_witness": {
+        "name": member_name,
         "public_key": check_public_key,
         "ttl_s": integer(60, 604_800, "the lifetime of an invitation"),
     },
@@ -267,6 +299,7 @@ def is_coherent(
         and all(top["members"][name]["address"] == member.address for name, member in members.items())
         and all(top["members"][name].get("announced") == each.announced for name, each in members.items())
         and all(member.announced != member.address for member in members.values())
+        and all(member.role == "voter" for member in members.values() if member.witness)
     )
 
 
@@ -282,6 +315,7 @@ def are_ways_coherent(
     return (
         len(set(hosts.values()) & members.keys()) == len(hosts)
         and gateways.keys() <= members.keys()
+        and not any(members[name].witness for name in (*hosts.values(), *gateways))
         and all(top["gateways"][name]["address"] == value.address for name, value in gateways.items())
         and shared == sorted(set(shared))
         and len(shared) <= limits.shared_hosts

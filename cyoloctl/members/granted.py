@@ -9,31 +9,31 @@ from __future__ import annotations
 from typing import Any
 
 from cyoloctl.errors import Conflict, NotFound
-from cyoloctl.members.checks import check_digest, check_flag, check_time
+from cyoloctl.members.checks import check_digest, check_flag, check_time, or_witness
 from cyoloctl.members.records import Granted, Member
 from cyoloctl.replicated.checks import Check, checked, integer, json_object, member_name, sealing_key
 from cyoloctl.replicated.command import Refused
 from cyoloctl.text import Json
 
-__all__ = ["GRANT", "MAX_GRANT_S", "Grants"]
+__all__ = ["GRANT", "GRANT_WITNESS", "MAX_GRANT_S", "Grants"]
 
 MAX_GRANT_S = 90 * 86_400
 """The longest time for which a node may be on its way, in seconds."""
 
-_REQUEST: dict[str, Check] = {
-    "learner": check_flag,
+_WITNESS: dict[str, Check] = {
     "request_sha256": check_digest,
     "key_hash": check_digest,
     "sealing_key": sealing_key,
 }
+_REQUEST: dict[str, Check] = {"learner": check_flag, **_WITNESS}
 _GRANTED: dict[str, Check] = {**_REQUEST, "created_unix_ms": check_time, "expires_unix_ms": check_time}
 
-GRANT: dict[str, Check] = {
-    "name": member_name,
-    **_REQUEST,
-    "ttl_s": integer(60, MAX_GRANT_S, "the lifetime of a grant"),
-}
+_TTL = {"ttl_s": integer(60, MAX_GRANT_S, "the lifetime of a grant")}
+GRANT: dict[str, Check] = {"name": member_name, **_REQUEST, **_TTL}
 """Arguments of ``grant``."""
+
+GRANT_WITNESS: dict[str, Check] = {"name": member_name, **_WITNESS, **_TTL}
+"""Arguments of ``grant_witness``."""
 
 
 class Grants:
@@ -72,7 +72,8 @@ class Grants:
         self._grants = {name: each for name, each in self._grants.items() if each.is_open(now_unix_ms)}
         fields = {key: given[key] for key in ("name", *_REQUEST)}
         expires_ms = (now_unix_ms // 1000 + given["ttl_s"]) * 1000
-        made = Granted(**fields, created_unix_ms=now_unix_ms, expires_unix_ms=expires_ms)
+        witness = given.get("witness", False)
+        made = Granted(**fields, created_unix_ms=now_unix_ms, expires_unix_ms=expires_ms, witness=witness)
         self._grants[made.name] = made
         return made, older is not None and older.request_sha256 != made.request_sha256
 
@@ -87,7 +88,7 @@ class Grants:
             raise Refused(NotFound(f"there is no member {name}: see member list"))
         if (given["key_hash"], given["sealing_key"]) != (granted.key_hash, granted.sealing_key):
             raise Refused(Conflict(f"the grant for {name} is for other keys than this node's"))
-        return Member(**given, role=granted.role)
+        return Member(**given, role=granted.role, witness=granted.witness)
 
     def export(self) -> Json:
         """The grants for the snapshot."""
@@ -96,9 +97,10 @@ class Grants:
     @classmethod
     def restored(cls, state: object) -> Grants:
         """Exported grants, checked.  Raises ValueError, Malformed."""
-        return cls(
-            {
-                name: Granted(name=member_name(name), **checked(fields, _GRANTED))
-                for name, fields in json_object(state).items()
-            }
-        )
+        grants = {
+            name: Granted(name=member_name(name), **checked(fields, or_witness(_GRANTED, fields)))
+            for name, fields in json_object(state).items()
+        }
+        if any(granted.witness and granted.learner for granted in grants.values()):
+            raise ValueError("a witness is no learner")
+        return cls(grants)

@@ -9,6 +9,7 @@ from collections.abc import Awaitable, Callable, Mapping
 from cyoloctl.audit import audit
 from cyoloctl.errors import ConfigError, InvalidInput
 from cyoloctl.members.joining import JoinOperations
+from cyoloctl.members.records import AskedRole
 from cyoloctl.model import LocalNode, parse_address, parse_dialable_address
 from cyoloctl.pki.files import NodeFiles
 from cyoloctl.pki.grants import make_grant_without_key
@@ -51,7 +52,7 @@ class GrantOperations:
         self._can_certify = can_certify
 
     async def grant(
-        self, *, request: str, learner: bool, ttl_s: int, request_id: str | None, timeout_s: float
+        self, *, request: str, role: AskedRole, ttl_s: int, request_id: str | None, timeout_s: float
     ) -> Json:
         """Let the node of a request come in by its key, and answer it.
 
@@ -76,25 +77,29 @@ class GrantOperations:
                 "no connected member holds the key of the CA (pki status), so nothing was granted: "
                 "start a voter that does"
             )
-        arguments = {
+        arguments: Json = {
             "name": name,
-            "learner": learner,
+            "learner": role == "learner",
             "request_sha256": asked.request_sha256,
             "key_hash": public_key_sha256(asked.request_pem),
             "sealing_key": asked.sealing_key,
             "ttl_s": ttl_s,
         }
+        operation = "grant"
+        if role == "witness":
+            operation = "grant_witness"
+            del arguments["learner"]
         made = await self._proposer.apply_here(
-            "members", "grant", arguments, request_id=request_id, timeout_s=_left(deadline)
+            "members", operation, arguments, request_id=request_id, timeout_s=_left(deadline)
         )
-        role = "learner" if learner else "voter"
         audit("member grant", member=name, role=role, key_hash=arguments["key_hash"])
         _log.info("request granted", extra={"member": name})
         certified = await self._certify(name, asked.request_pem, _left(deadline))
-        sealed = self._answer(asked, certified["certificate_pem"], learner, made["expires_unix_ms"] // 1000)
+        sealed = self._answer(asked, certified["certificate_pem"], role, made["expires_unix_ms"] // 1000)
         return {
             "name": name,
-            "learner": learner,
+            "learner": role == "learner",
+            "witness": role == "witness",
             "cluster_id": self._node.cluster_id,
             "ca_sha256": sealed.ca_sha256,
             "expires_at": rfc3339(sealed.expires_unix_s),
@@ -114,7 +119,7 @@ class GrantOperations:
         return asked
 
     def _answer(
-        self, asked: NodeRequest, certificate_pem: str, learner: bool, expires_unix_s: int
+        self, asked: NodeRequest, certificate_pem: str, role: AskedRole, expires_unix_s: int
     ) -> SealedGrant:
         """The grant, sealed to the node that asked."""
         known = {str(peer): parse_address(at) for peer, at in self._addresses().items() if peer != asked.name}
@@ -122,7 +127,8 @@ class GrantOperations:
             cluster_id=self._node.cluster_id,
             name=asked.name,
             cluster=self._node.cluster,
-            learner=learner,
+            learner=role == "learner",
+            witness=role == "witness",
             certificate_pem=certificate_pem,
             trust_pem="".join(self._files().authorities),
             storage=self._node.storage,

@@ -23,7 +23,7 @@ from cyoloctl.errors import (
     Unavailable,
 )
 from cyoloctl.members.machine import MemberMachine
-from cyoloctl.members.records import REJECTED, Invitation
+from cyoloctl.members.records import REJECTED, AskedRole, Invitation
 from cyoloctl.model import Address, LocalNode, NodeName, name_of, parse_address, same_place
 from cyoloctl.pki import join_token
 from cyoloctl.pki.ca import CertificateIssuer
@@ -104,7 +104,7 @@ class JoinOperations:
     # ------------------------------------------------------------- inviting
 
     async def invite(
-        self, name: str, *, learner: bool, ttl_s: int, request_id: str | None, timeout_s: float
+        self, name: str, *, role: AskedRole, ttl_s: int, request_id: str | None, timeout_s: float
     ) -> Json:
         """A join token for a name, in the place of an older one.
 
@@ -120,37 +120,16 @@ class JoinOperations:
         def public(secret: str) -> str:
             return join_token.public_key(secret, self._node.cluster_id, name)
 
-        arguments: Json = {"name": name, "learner": learner}
-        if request_id is None:
-            secret = join_token.new_secret()
-            # By the cluster's time, which decides when it expires; this machine's clock may be wrong.
-            expires_unix_ms = (self._proposer.now_ms() // 1000 + ttl_s) * 1000
-            arguments |= {"public_key": public(secret), "expires_unix_ms": expires_unix_ms}
-            _, made, _ = await self._proposer.apply(
-                "members", "issue_invitation", arguments, request_id=None, timeout_s=timeout_s
-            )
-        else:
-            secrets = self._secrets(f"invitation of {name}\0{request_id}")
-            arguments |= {"public_key": public(secrets[0]), "ttl_s": ttl_s}
-            once = step_of(request_id, "invite")
-            _, made, _ = await self._proposer.apply(
-                "members", "invite_for", arguments, request_id=once, timeout_s=timeout_s
-            )
-            mine = [each for each in secrets if public(each) == made["public_key"]]
-            if not mine:
-                raise Conflict(
-                    f"the token for {name} was made under a key that this node does not have: repeat the "
-                    "command where it was made, or invite with a new request id, which replaces it"
-                )
-            secret = mine[0]
+        secret, made = await self._issue(name, role, public, ttl_s, request_id, timeout_s)
         expires_unix_s = made["expires_unix_ms"] // 1000
-        audit("member invite", member=name, role="learner" if learner else "voter")
+        audit("member invite", member=name, role=role)
         token = join_token.JoinToken(
             cluster_id=self._node.cluster_id,
             cluster=self._node.cluster,
             ca_sha256=",".join(certificate_sha256(pem) for pem in self._files().authorities[-2:]),
             name=NodeName(name),
-            learner=learner,
+            learner=role == "learner",
+            witness=role == "witness",
             secret=secret,
             expires_unix_s=expires_unix_s,
             members=tuple(self._whom_to_dial(name).items())[: join_token.MAX_TOKEN_MEMBERS],
@@ -158,10 +137,49 @@ class JoinOperations:
         return {
             "token": join_token.encode_token(token),
             "name": name,
-            "learner": learner,
+            "learner": role == "learner",
+            "witness": role == "witness",
             "expires_at": rfc3339(expires_unix_s),
             "replaced": made["replaced"],
         }
+
+    async def _issue(
+        self,
+        name: str,
+        role: AskedRole,
+        public: Callable[[str], str],
+        ttl_s: int,
+        request_id: str | None,
+        timeout_s: float,
+    ) -> tuple[str, Json]:
+        """The secret of a new invitation, or of that which the request id made, and the cluster's answer."""
+        arguments: Json = {"name": name, "learner": role == "learner"}
+        secrets: Sequence[str] = [join_token.new_secret()]
+        once, operation = None, "issue_invitation"
+        if request_id is not None:
+            secrets = self._secrets(f"invitation of {name}\0{request_id}")
+            once, operation = step_of(request_id, "invite"), "invite_for"
+        if role == "witness":
+            operation = "invite_witness"
+            del arguments["learner"]
+        arguments["public_key"] = public(secrets[0])
+        if operation == "issue_invitation":
+            # By the cluster's time, which decides when it expires; this machine's clock may be wrong.
+            arguments["expires_unix_ms"] = (self._proposer.now_ms() // 1000 + ttl_s) * 1000
+        else:
+            arguments["ttl_s"] = ttl_s
+        _, made, _ = await self._proposer.apply(
+            "members", operation, arguments, request_id=once, timeout_s=timeout_s
+        )
+        if operation == "issue_invitation":
+            return secrets[0], made
+        mine = [each for each in secrets if public(each) == made["public_key"]]
+        if not mine:
+            raise Conflict(
+                f"the token for {name} was made under a key that this node does not have: repeat the "
+                "command where it was made, or invite with a new request id, which replaces it"
+            )
+        return mine[0], made
 
     async def founded(self, timeout_s: float) -> None:
         """Return when there is a member.
@@ -203,6 +221,7 @@ class JoinOperations:
             {
                 "name": each.name,
                 "learner": each.learner,
+                "witness": each.witness,
                 "created_at": rfc3339(each.created_unix_ms / 1000),
                 "expires_at": rfc3339(each.expires_unix_ms / 1000),
                 "state": state(each.used_by, each.expires_unix_ms, "open"),
@@ -214,6 +233,7 @@ class JoinOperations:
             {
                 "name": old.name,
                 "learner": old.learner,
+                "witness": False,
                 "created_at": None,
                 "expires_at": rfc3339(old.expires_unix_ms / 1000),
                 "state": state(old.used_by, old.expires_unix_ms, "outdated"),
@@ -225,6 +245,7 @@ class JoinOperations:
             {
                 "name": granted.name,
                 "learner": granted.learner,
+                "witness": granted.witness,
                 "created_at": rfc3339(granted.created_unix_ms / 1000),
                 "expires_at": rfc3339(granted.expires_unix_ms / 1000),
                 "state": state(None, granted.expires_unix_ms, "open"),
@@ -294,6 +315,7 @@ class JoinOperations:
             name=name,
             cluster=self._node.cluster,
             learner=invitation.learner,
+            witness=invitation.witness,
             storage=self._node.storage,
             peers=peers,
             # By the cluster's time: those who check the certificate do the same.
@@ -327,8 +349,9 @@ class JoinOperations:
         _, admitted, _ = await self._proposer.apply(
             "members", "admit", arguments, request_id=None, timeout_s=timeout_s
         )
-        _log.info("member admitted", extra={"member": name, "role": admitted["role"]})
-        audit("member admit", member=name, role=admitted["role"], key_hash=arguments["key_hash"])
+        role = "witness" if self._members.is_witness(name) else admitted["role"]
+        _log.info("member admitted", extra={"member": name, "role": role})
+        audit("member admit", member=name, role=role, key_hash=arguments["key_hash"])
 
     async def _find_invitation(
         self, request: Mapping[str, str], request_sha256: str, timeout_s: float

@@ -21,16 +21,16 @@ from cyoloctl.errors import (
 )
 from cyoloctl.members.checks import (
     ARGUMENTS,
-    INVITATION,
     SECRET_INVITATION,
     are_ways_coherent,
     check_digest,
     check_gateway,
     check_host,
+    invitation,
     is_coherent,
     stored_member,
 )
-from cyoloctl.members.granted import GRANT, Grants
+from cyoloctl.members.granted import GRANT, GRANT_WITNESS, Grants
 from cyoloctl.members.records import (
     REJECTED,
     USED_KEPT_MS,
@@ -62,6 +62,8 @@ class MemberMachine(Machine):
     ``invite_for {name, learner, public_key, ttl_s}``: as issue_invitation, for a
     caller with a request id, and with the public key in the answer: whoever
     repeats it is told which key it was, and makes the same token.
+    ``invite_witness {name, public_key, ttl_s}``: as invite_for, for a witness:
+    a voter that is given no key, no host and no gateway.
     ``issue_invitation {name, learner, public_key, expires_unix_ms}`` ->
     ``{name, learner, expires_unix_ms, replaced}``: replaced says that another
     invitation of this name was open and no longer admits a node.
@@ -75,6 +77,7 @@ class MemberMachine(Machine):
     request may come in by its key, in the place of an invitation or another
     grant for the name.  replaced: one of those was open, for another request.
     Refused as issue_invitation is; conflict for the key of a member.
+    ``grant_witness``: as grant, without learner, for a witness.
     ``admit {name, public_key, request_sha256, address, sealing_key, raft_id,
     key_hash}`` -> ``{name, role}``: makes the member.  The node that
     proposes it has checked that the request was signed with the private half of
@@ -93,7 +96,8 @@ class MemberMachine(Machine):
     stands for as long as the node says the same as before.
     ``set_role {name, role}`` -> ``{name, role, changed}``: the role that the
     member is meant to have from now on.  not_found; conflict where nobody
-    would be left who is meant to vote.
+    but witnesses would be left who is meant to vote, and for a witness, which
+    stays a voter.
     ``set_address {name, address}`` -> ``{name, address, changed}``: where the
     others reach the member, whatever it says itself.  not_found, already_exists
     for the address of another member.
@@ -103,14 +107,15 @@ class MemberMachine(Machine):
     ``set_host {name, host}`` -> ``{name, host}``: the host name by which
     clients ask for this member, or null for none.  A ``put`` leaves it: nodes
     announce themselves without knowing it.  not_found for the member,
-    already_exists for the host of another member or a shared one.
+    already_exists for the host of another member or a shared one, conflict
+    for a witness.
     ``share_host {host}``, ``unshare_host {host}`` -> ``{host, shared}``: a
     host name that any member serves.  Sharing may be repeated.
     already_exists for the host of a member, overloaded beyond 100; not_found.
 
     ``set_gateway {name, gateway}`` -> ``{name, gateway}``: where browsers and
     reverse proxies reach the member, ``{address, url}`` (HOST:PORT; the base of
-    its links, or null), or null for nowhere.  not_found.
+    its links, or null), or null for nowhere.  not_found, conflict for a witness.
 
     ``invite``, ``redeem`` and ``put`` are those of release 0.1.0, for its
     logs: no node may propose them.
@@ -120,13 +125,18 @@ class MemberMachine(Machine):
     """
 
     NAME = "members"
-    DRAWN: ClassVar[dict[str, frozenset[str]]] = {"invite_for": frozenset({"public_key"})}
+    DRAWN: ClassVar[dict[str, frozenset[str]]] = {
+        "invite_for": frozenset({"public_key"}),
+        "invite_witness": frozenset({"public_key"}),
+    }
     PROPOSERS: ClassVar[dict[str, str]] = {
         "issue_invitation": "voter",
         "invite_for": "voter",
+        "invite_witness": "voter",
         "uninvite": "voter",
         "admit": "voter",
         "grant": "voter",
+        "grant_witness": "voter",
         "announce": "self",
         "set_gateway": "self",
         "set_role": "voter",
@@ -168,6 +178,19 @@ class MemberMachine(Machine):
         """True when a member of this name was admitted to vote."""
         member = self._members.get(name)
         return member is not None and member.role == "voter"
+
+    def is_witness(self, name: str) -> bool:
+        """True when a member of this name votes and is given no key."""
+        member = self._members.get(name)
+        return member is not None and member.witness
+
+    def key_members(self) -> list[Member]:
+        """The members that hold the token keys, by name: all but the witnesses."""
+        return [member for member in self.members() if not member.witness]
+
+    def has_ca_key(self, name: str) -> bool:
+        """True when a member of this name is to hold the key of the CA: a voter that is no witness."""
+        return self.is_voter(name) and not self.is_witness(name)
 
     def is_removed(self, name: str) -> bool:
         """True when a member of this name was removed."""
@@ -224,6 +247,7 @@ class MemberMachine(Machine):
             created_unix_ms=now_unix_ms,
             expires_unix_ms=given["expires_unix_ms"],
             used_by=None,
+            witness=given.get("witness", False),
         )
         self._invitations = kept
         self._secret_invitations = live
@@ -254,6 +278,12 @@ class MemberMachine(Machine):
             "expires_unix_ms": made.expires_unix_ms,
             "replaced": replaced or (older is not None and older.is_open(now_unix_ms)),
         }
+
+    def _grant_witness(self, given: dict[str, Any], index: int, now_unix_ms: int) -> dict[str, Any]:
+        return self._grant({**given, "learner": False, "witness": True}, index, now_unix_ms)
+
+    def _invite_witness(self, given: dict[str, Any], index: int, now_unix_ms: int) -> dict[str, Any]:
+        return self._invite_for({**given, "learner": False, "witness": True}, index, now_unix_ms)
 
     def _invite_for(self, given: dict[str, Any], index: int, now_unix_ms: int) -> dict[str, Any]:
         expires_ms = (now_unix_ms // 1000 + given["ttl_s"]) * 1000
@@ -304,6 +334,7 @@ class MemberMachine(Machine):
                 raft_id=given["raft_id"],
                 certificate_expires_at=None,
                 key_hash=given["key_hash"],
+                witness=invitation.witness,
             )
             self._put(member, index)
             return {"name": name, "role": invitation.role}
@@ -342,10 +373,11 @@ class MemberMachine(Machine):
         name, role = given["name"], given["role"]
         member = self._existing(name)
         changed = member.role != role
-        if role == "learner" and not any(
-            each.role == "voter" for each in self._members.values() if each.name != name
-        ):
-            raise Refused(Conflict(f"{name} is the only voter: promote another member first"))
+        if role == "learner" and member.witness:
+            raise Refused(Conflict(f"{name} is a witness and stays one: remove it instead"))
+        if role == "learner" and not any(self.has_ca_key(each) for each in self._members if each != name):
+            left = " that is no witness" if any(map(self.is_witness, self._members)) else ""
+            raise Refused(Conflict(f"{name} is the only voter{left}: promote another member first"))
         if changed:
             self._put(replace(member, role=role), index)
             if self.on_role is not None:
@@ -416,7 +448,10 @@ class MemberMachine(Machine):
             raise Refused(Conflict("another member has this raft id: use the id of this node"))
         self._refuse_full(name)
         known = self._members.get(name)
-        return self._put(Member(**given, key_hash=None if known is None else known.key_hash), index)
+        if known is None:
+            return self._put(Member(**given), index)
+        role = "voter" if known.witness else given["role"]
+        return self._put(replace(known, **{**given, "role": role}, announced=None), index)
 
     def _remove(self, given: dict[str, Any], index: int, now_unix_ms: int) -> dict[str, Any]:
         name = given["name"]
@@ -434,7 +469,8 @@ class MemberMachine(Machine):
 
     def _set_gateway(self, given: dict[str, Any], index: int, now_unix_ms: int) -> dict[str, Any]:
         name, gateway = given["name"], given["gateway"]
-        self._existing(name)
+        if self._existing(name).witness and gateway is not None:
+            raise Refused(Conflict(f"{name} is a witness, which has no gateway"))
         if gateway is None:
             self._gateways.pop(name, None)
         else:
@@ -443,8 +479,10 @@ class MemberMachine(Machine):
 
     def _set_host(self, given: dict[str, Any], index: int, now_unix_ms: int) -> dict[str, Any]:
         name, host = given["name"], given["host"]
-        self._existing(name)
+        member = self._existing(name)
         if host is not None:
+            if member.witness:
+                raise Refused(Conflict(f"{name} is a witness, which serves no sessions: use another member"))
             if host in self._shared_hosts:
                 raise Refused(AlreadyExists(f"host {host} is shared by all members: unshare it first"))
             self._refuse_host_of(host, name)
@@ -575,7 +613,7 @@ class MemberMachine(Machine):
                 for key, fields in json_object(top["invitations"]).items()
             }
             invitations = {
-                name: Invitation(name=member_name(name), **checked(fields, INVITATION))
+                name: invitation(name, json_object(fields))
                 for name, fields in json_object(top.get("issued_invitations", {})).items()
             }
             grants = Grants.restored(top.get("grants", {}))
@@ -623,9 +661,11 @@ class MemberMachine(Machine):
 _OPERATIONS: Operations = {
     "issue_invitation": (ARGUMENTS["issue_invitation"], MemberMachine._issue_invitation),
     "invite_for": (ARGUMENTS["invite_for"], MemberMachine._invite_for),
+    "invite_witness": (ARGUMENTS["invite_witness"], MemberMachine._invite_witness),
     "uninvite": (ARGUMENTS["uninvite"], MemberMachine._uninvite),
     "admit": (ARGUMENTS["admit"], MemberMachine._admit),
     "grant": (GRANT, MemberMachine._grant),
+    "grant_witness": (GRANT_WITNESS, MemberMachine._grant_witness),
     "announce": (ARGUMENTS["announce"], MemberMachine._announce),
     "invite": (ARGUMENTS["invite"], MemberMachine._invite),
     "redeem": (ARGUMENTS["redeem"], MemberMachine._redeem),

@@ -12,7 +12,7 @@ from cyoloctl.members.changes import MemberChanges
 from cyoloctl.members.granting import GrantOperations
 from cyoloctl.members.joining import JoinOperations
 from cyoloctl.members.machine import MemberMachine
-from cyoloctl.members.records import WantedRole
+from cyoloctl.members.records import WantedRole, asked_role
 from cyoloctl.members.status import MemberStatus
 from cyoloctl.model import RaftId, name_of, parse_dialable_address, parse_hostname
 from cyoloctl.replicated.peer_calls import PeerCalls
@@ -78,19 +78,35 @@ class MemberOperations:
     # ------------------------------------------------------------- inviting, joining
 
     async def invite(
-        self, *, name: str, learner: bool, ttl_s: int, request_id: str | None, timeout_s: float
+        self,
+        *,
+        name: str,
+        learner: bool,
+        witness: bool,
+        ttl_s: int,
+        request_id: str | None,
+        timeout_s: float,
     ) -> Json:
         """A single-use join token, in the place of an older one for this name."""
+        role = asked_role(learner=learner, witness=witness)
         return await self._joining.invite(
-            name, learner=learner, ttl_s=ttl_s, request_id=request_id, timeout_s=timeout_s
+            name, role=role, ttl_s=ttl_s, request_id=request_id, timeout_s=timeout_s
         )
 
     async def grant(
-        self, *, request: str, learner: bool, ttl_s: int, request_id: str | None, timeout_s: float
+        self,
+        *,
+        request: str,
+        learner: bool,
+        witness: bool,
+        ttl_s: int,
+        request_id: str | None,
+        timeout_s: float,
     ) -> Json:
         """Let the node of a request come in by its key.  Raises Conflict."""
+        role = asked_role(learner=learner, witness=witness)
         return await self._granting.grant(
-            request=request, learner=learner, ttl_s=ttl_s, request_id=request_id, timeout_s=timeout_s
+            request=request, role=role, ttl_s=ttl_s, request_id=request_id, timeout_s=timeout_s
         )
 
     async def invitations(self, *, consistency: str, timeout_s: float) -> Json:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import Any, Literal, NamedTuple
 
+from cyoloctl.errors import InvalidInput
 from cyoloctl.model import RaftId
 
 __all__ = [
@@ -13,6 +14,7 @@ __all__ = [
     "MAX_SHARED_HOSTS",
     "REJECTED",
     "USED_KEPT_MS",
+    "AskedRole",
     "Gateway",
     "Granted",
     "Invitation",
@@ -20,6 +22,7 @@ __all__ = [
     "MemberLimits",
     "SecretInvitation",
     "WantedRole",
+    "asked_role",
 ]
 
 
@@ -54,6 +57,10 @@ USED_KEPT_MS = 7 * 24 * 3_600_000
 WantedRole = Literal["voter", "learner"]
 
 
+AskedRole = Literal["voter", "learner", "witness"]
+"""As which a node is invited; a witness is a voter to everybody who counts votes."""
+
+
 # One text for every cause: a stranger with a guessed token learns nothing from it.
 REJECTED = (
     "the join token was rejected: it is wrong, expired, used, or for another name or cluster; "
@@ -73,6 +80,8 @@ class Member:
     only for a member that release 0.1.0 admitted and that has not announced
     its key yet.  announced: where the node itself says that it is, while the
     members were told another address (``set_address``); None: the same.
+    witness: a voter that holds the log and votes, and is given no key: neither
+    the token keys nor that of the CA.  It leads only where no other can.
     """
 
     name: str
@@ -83,9 +92,10 @@ class Member:
     certificate_expires_at: str | None
     key_hash: str | None = None
     announced: str | None = None
+    witness: bool = False
 
     def to_json(self) -> dict[str, Any]:
-        """All fields; key_hash and announced are left out while they are None."""
+        """All fields; key_hash, announced and witness are left out while they say nothing."""
         return {"name": self.name, **self.to_state()}
 
     def to_state(self) -> dict[str, Any]:
@@ -98,6 +108,7 @@ class Member:
             # Left out while unknown: what older releases wrote and answered stays the same, to the byte.
             **({} if self.key_hash is None else {"key_hash": self.key_hash}),
             **({} if self.announced is None else {"announced": self.announced}),
+            **({"witness": True} if self.witness else {}),
         }
 
 
@@ -108,7 +119,7 @@ class Invitation:
     public_key: Ed25519, base64; the token's secret gives the private half.
     created_unix_ms, expires_unix_ms: replicated time; refused from the latter
     on.  used_by: SHA-256 of the certificate request that was admitted on it,
-    None before.
+    None before.  witness: see Member; such a node is no learner.
     """
 
     name: str
@@ -117,6 +128,7 @@ class Invitation:
     created_unix_ms: int
     expires_unix_ms: int
     used_by: str | None
+    witness: bool = False
 
     @property
     def role(self) -> WantedRole:
@@ -134,6 +146,7 @@ class Invitation:
             "learner": self.learner,
             "public_key": self.public_key,
             "used_by": self.used_by,
+            **({"witness": True} if self.witness else {}),
         }
 
 
@@ -143,7 +156,8 @@ class Granted:
 
     request_sha256: of its certificate request.  key_hash, sealing_key: as in
     Member; only they become the member.  created_unix_ms, expires_unix_ms:
-    replicated time; the node is refused from the latter on.
+    replicated time; the node is refused from the latter on.  witness: see
+    Member; such a node is no learner.
     """
 
     name: str
@@ -153,6 +167,7 @@ class Granted:
     sealing_key: str
     created_unix_ms: int
     expires_unix_ms: int
+    witness: bool = False
 
     @property
     def role(self) -> WantedRole:
@@ -171,6 +186,7 @@ class Granted:
             "learner": self.learner,
             "request_sha256": self.request_sha256,
             "sealing_key": self.sealing_key,
+            **({"witness": True} if self.witness else {}),
         }
 
 
@@ -211,3 +227,10 @@ class Gateway(NamedTuple):
 
     address: str
     url: str | None
+
+
+def asked_role(*, learner: bool, witness: bool) -> AskedRole:
+    """The role that two flags of a request ask for.  Raises InvalidInput for both at once."""
+    if learner and witness:
+        raise InvalidInput("a node joins as a learner or as a witness, not as both: choose one")
+    return "learner" if learner else "witness" if witness else "voter"

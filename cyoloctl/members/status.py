@@ -9,7 +9,7 @@ from typing import Any
 
 from cyoloctl import __version__
 from cyoloctl.errors import InvalidInput
-from cyoloctl.members.api import Disk, HistoryBreak, Member, Problem, Status
+from cyoloctl.members.api import Disk, HistoryBreak, Member, Problem, ShownRole, Status
 from cyoloctl.members.facts import Facts
 from cyoloctl.members.levels import LevelMachine
 from cyoloctl.members.machine import MemberMachine
@@ -17,7 +17,7 @@ from cyoloctl.members.peer_problems import voters_up
 from cyoloctl.members.problems import find_problems, time_ahead_ms
 from cyoloctl.members.records import Member as Record
 from cyoloctl.members.standing import Standing, failures_tolerated, link_rows, missing_links
-from cyoloctl.model import LocalNode, Role, majority, name_of, parse_dialable_address
+from cyoloctl.model import LocalNode, majority, name_of, parse_dialable_address
 from cyoloctl.raft import Engine, PeerInfo, ReplicaStatus
 from cyoloctl.replicated.history import Break, HistoryMachine
 from cyoloctl.replicated.levels import THIS
@@ -215,14 +215,18 @@ class MemberStatus:
                 ids = [raft_id for raft_id in status.voters if name_of(raft_id) == name]
                 reachable = peer is not None and (not ids or any(i in status.connected for i in ids))
                 address = _where(member, peer)
-            role: Role = "leader" if name == leader else "follower" if name in voters else "learner"
+            is_witness = self._members.is_witness(name)
+            role: ShownRole = "leader" if name == leader else "follower" if name in voters else "learner"
             if role == "follower" and info.get("role") == "candidate":
                 role = "candidate"
+            elif role == "follower" and is_witness:
+                role = "witness"
             applied = info.get("applied_index")
             rows.append(
                 {
                     "name": name,
                     "role": role,
+                    "witness": is_witness,
                     "address": address,
                     "reachable": reachable,
                     "term": info.get("term"),
@@ -269,6 +273,7 @@ class MemberStatus:
                 "term": status.term,
                 "voters": len(status.voters),
                 "learners": sum(1 for row in rows if row["role"] == "learner"),
+                "witnesses": sum(1 for row in rows if row["witness"]),
                 "quorum": quorum,
                 # How many more voters may fail now, not how many could if all were up and linked.
                 "failure_tolerance": failures_tolerated(self._up(status, facts), facts.apart, quorum),

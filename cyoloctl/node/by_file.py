@@ -25,6 +25,7 @@ from cyoloctl.node.create import (
     journal_files,
     private_directory,
     refuse_a_node,
+    refuse_gateway_of_witness,
     remove,
     write_request,
 )
@@ -123,6 +124,7 @@ def accept(data_dir: Path, text: str) -> dict[str, Any]:
     listens, shown = addresses_of(pending["listen"], pending["advertise"])
     gateway_config = gateway_of(pending["gateway"], pending["gateway_url"])
     inner = open_grant(pki_dir, grant, name=name, request_pem=read_pem(pki_dir / NODE_REQUEST))
+    refuse_gateway_of_witness(inner.get("witness") is True, gateway_config, "`cyoloctl node request`")
     with private_directory(data_dir):
         fresh = [path for path in journal_files(data_dir) if not os.path.lexists(path)]
         try:
@@ -143,6 +145,7 @@ def accept(data_dir: Path, text: str) -> dict[str, Any]:
             storage=granted.storage,
             peers=dict(granted.peers),
             gateway=gateway_config,
+            witness=granted.witness,
         )
         if config.storage == "memory":
             for path in journal_files(data_dir):
@@ -150,7 +153,7 @@ def accept(data_dir: Path, text: str) -> dict[str, Any]:
         write_config(data_dir / CONFIG_NAME, config, exclusive=True)
         with suppress(OSError):  # it says nothing any more
             os.unlink(data_dir / PENDING_NAME)
-    return _answer(data_dir, config, grant, granted.certificate_expires_at, granted.learner)
+    return _answer(data_dir, config, grant, granted.certificate_expires_at, learner=granted.learner)
 
 
 def _pending(data_dir: Path) -> dict[str, Any]:
@@ -187,7 +190,8 @@ def _repeated(data_dir: Path, grant: SealedGrant) -> dict[str, Any]:
     if same and grant.request_sha256 == csr_sha256(read_pem(pki_dir / NODE_REQUEST)):
         inner = open_grant(pki_dir, grant, name=config.name, request_pem=read_pem(pki_dir / NODE_REQUEST))
         files = check_private_files(pki_dir, name=config.name, cluster_id=config.cluster_id)
-        return _answer(data_dir, config, grant, files.certificate_expires_at, inner.get("learner") is True)
+        learner = inner.get("learner") is True
+        return _answer(data_dir, config, grant, files.certificate_expires_at, learner=learner)
     raise AlreadyExists(
         f"{data_dir} already holds a node ({CONFIG_NAME}), which does not come from this grant: choose "
         "another data directory, or move it away"
@@ -195,11 +199,12 @@ def _repeated(data_dir: Path, grant: SealedGrant) -> dict[str, Any]:
 
 
 def _answer(
-    data_dir: Path, config: Config, grant: SealedGrant, expires_at: datetime, learner: bool
+    data_dir: Path, config: Config, grant: SealedGrant, expires_at: datetime, *, learner: bool
 ) -> dict[str, Any]:
     return {
         **description(config, data_dir, expires_at),
         "learner": learner,
+        "witness": config.witness,
         "ca_sha256": grant.ca_sha256,
         "grant_expires_at": rfc3339(grant.expires_unix_s),
     }

@@ -89,7 +89,8 @@ class Config:
     knows the present members and addresses.  gateway: None: it has none.
     socket_group: the group of this machine that may use gateway.sock, with the
     role of a gateway; None: there is no such socket.  snapshots: those that it
-    saves by itself; None: none.
+    saves by itself; None: none.  witness: whether it votes without holding
+    any key; the cluster knows, and this says so before the log is here.
     """
 
     name: NodeName
@@ -103,6 +104,7 @@ class Config:
     gateway: GatewayConfig | None = None
     socket_group: str | None = None
     snapshots: SnapshotPolicy | None = None
+    witness: bool = False
 
     def __post_init__(self) -> None:
         others = {name: address for name, address in self.peers.items() if name != self.name}
@@ -198,7 +200,16 @@ peers:{peers or " {}"}
 log:
   format: {config.log.format}
   level: {config.log.level}
-{_dump_socket_group(config.socket_group)}{_dump_gateway(config.gateway)}{_dump_snapshots(config.snapshots)}"""
+{_dump_witness(config.witness)}{_dump_socket_group(config.socket_group)}{_dump_gateway(config.gateway)}{_dump_snapshots(config.snapshots)}"""
+
+
+def _dump_witness(witness: bool) -> str:
+    if not witness:
+        return ""
+    return """
+# This node votes, and holds no keys: the cluster admitted it as a witness.  Do not change it.
+witness: true
+"""
 
 
 def _dump_socket_group(group: str | None) -> str:
@@ -391,12 +402,16 @@ class _Fields:
             ),
             "socket_group",
             "snapshots",
+            "witness",
         )
         cluster = _Fields(self._where, self._at, self._required("cluster"), "'cluster'")
         cluster._only("id", "name")
         log = self._fields("log")
         log._only("format", "level")
         listen, advertise = self._listen_and_advertise()
+        witness = self._flag("witness", False)
+        if witness and "gateway" in self._values:
+            raise self._error(self._keys["gateway"], "a witness has no gateway: remove 'gateway'")
         return Config(
             name=self._name("name"),
             cluster_id=cluster._cluster_id("id"),
@@ -416,6 +431,7 @@ class _Fields:
                 else None
             ),
             snapshots=self._fields("snapshots")._snapshots() if "snapshots" in self._values else None,
+            witness=witness,
         )
 
     def _snapshots(self) -> SnapshotPolicy:

@@ -70,6 +70,7 @@ __all__ = [
     "node_info",
     "private_directory",
     "refuse_a_node",
+    "refuse_gateway_of_witness",
     "remove",
     "renew_here",
     "write_renewal_request",
@@ -92,6 +93,14 @@ def addresses_of(listen: str, advertise: str | None) -> tuple[Address, Address]:
             f"nobody can dial {listens}: add --advertise HOST:PORT, where others reach this node"
         )
     return listens, parse_dialable_address(listen, "listen address")
+
+
+def refuse_gateway_of_witness(witness: bool, gateway: GatewayConfig | None, command: str) -> None:
+    """Raises ConfigError for a witness that was given a gateway.  command: by which it was."""
+    if witness and gateway is not None:
+        raise ConfigError(
+            f"this node was invited as a witness, which has no gateway: repeat {command} without --gateway"
+        )
 
 
 def gateway_of(listen: str | None, url: str | None) -> GatewayConfig | None:
@@ -261,6 +270,7 @@ def join(
         raise InvitationRejected(
             f"the join token is for {token.name!r}, not {node_name!r}: use that name, or get another token"
         )
+    refuse_gateway_of_witness(token.witness, gateway_config, "`cyoloctl node join`")
     refuse_a_node(data_dir, CONFIG_NAME, "snapshot")
     pki_dir = data_dir / PKI_DIRECTORY
     _refuse_another_ca(pki_dir / "ca.crt", token.ca_sha256)
@@ -275,6 +285,7 @@ def join(
             storage=granted.storage,
             peers={NodeName(peer): address for peer, address in granted.peers.items()},
             gateway=gateway_config,
+            witness=granted.witness,
         )
         if config.storage == "memory":
             for path in journal_files(data_dir):
@@ -283,6 +294,7 @@ def join(
     return {
         **description(config, data_dir, granted.certificate_expires_at),
         "learner": granted.learner,
+        "witness": granted.witness,
     }
 
 
@@ -463,6 +475,7 @@ def node_info(data_dir: Path) -> dict[str, Any]:
         "listen": str(config.listen),
         "address": str(config.advertise),
         "storage": config.storage,
+        "witness": config.witness,
         "peers": {name: str(address) for name, address in config.peers.items()},
         "data_dir": str(data_dir),
         "certificate_expires_at": expires_at,

@@ -55,8 +55,7 @@ def recover(data_dir: Path, *, dry_run: bool) -> dict[str, Any]:
         lost = sorted({name_of(raft_id) for raft_id in without})
         changed = bool(without)
         epoch, backup = state.history.epoch + changed, None
-        if state.members.is_removed(config.name):
-            raise Conflict(f"{config.name} was removed from the cluster: use another disk")
+        _refuse_unfit(state, config.name)
         if changed and not dry_run:
             backup = data_dir / f"backup-before-epoch-{epoch}"
             _back_up(data_dir, backup)
@@ -89,6 +88,19 @@ def recover(data_dir: Path, *, dry_run: bool) -> dict[str, Any]:
         "has_ca_key": (data_dir / PKI_DIRECTORY / CA_KEY).exists(),
         "backup": None if backup is None else str(backup),
     }
+
+
+def _refuse_unfit(state: ClusterState, name: str) -> None:
+    """Raises Conflict for a node from which no cluster can go on."""
+    if state.members.is_removed(name):
+        raise Conflict(f"{name} was removed from the cluster: use another disk")
+    if state.members.is_witness(name):
+        raise Conflict(
+            f"{name} is a witness: it holds neither the token keys nor the key of the CA, so no cluster can "
+            "go on from it alone; recover the disk of another voter, or start it, save its state "
+            "(`cyoloctl snapshot save FILE --stale`) and begin a new cluster with that "
+            "(`cyoloctl cluster init --from-snapshot FILE`)"
+        )
 
 
 def _back_up(data_dir: Path, backup: Path) -> None:

@@ -237,6 +237,7 @@ class Node:
             describe=self._describe,
             on_call=self._on_call,
             membership_view=AppliedMembership(machine),
+            stands_back=config.witness,
         )
         self.service = Service(
             config,
@@ -301,6 +302,8 @@ class Node:
         ]
         if self._config.storage == "memory":
             work.append(self._remember_peers())
+        if self._config.gateway is not None:
+            work.append(self._refuse_gateway())
         loop = asyncio.get_running_loop()
         self._tasks = [loop.create_task(each) for each in work]
 
@@ -389,6 +392,17 @@ class Node:
     async def _watch_failure(self) -> None:
         self._failure = await self.engine.wait_failed()
         self._stop_requested.set()
+
+    async def _refuse_gateway(self) -> None:
+        """End a node that has a gateway, and that the cluster, unlike its node.yaml, knows as a witness."""
+        while (witness := self.service.is_witness()) is None:
+            await self.engine.wait_changed(1.0)
+        if witness and self._failure is None:
+            self._failure = ConfigError(
+                f"{self._data_dir / CONFIG_NAME}: the cluster admitted {self._config.name} as a witness, "
+                "which has no gateway: remove `gateway`, and add `witness: true`"
+            )
+            self._stop_requested.set()
 
     def _on_unwanted(self, reason: str) -> None:
         """The cluster keeps this process out permanently."""

@@ -299,6 +299,11 @@ class Service:
 
     # ------------------------------------------------------------- the node itself
 
+    def is_witness(self) -> bool | None:
+        """Whether the cluster admitted this node as a witness; None before that is known here."""
+        mine = self._state.members.get(str(self._config.name))
+        return None if mine is None else mine.witness
+
     async def health(self, *, timeout_s: float) -> Health:
         """Whether a leader is known; never waits."""
         status = self._engine.status()

@@ -160,11 +160,13 @@ class Upkeep:
             if mine is None or self._certificates.settled()
             else mine.certificate_expires_at,
             key_hash=key_hash,
+            witness=mine is not None and mine.witness,
         )
         if mine == wanted:
             return await self._announce_gateway()
         arguments = wanted.to_json()
-        del arguments["role"]  # whatever the cluster says
+        for decided in ("role", "witness"):  # by the cluster
+            arguments.pop(decided, None)
         await self._proposer.apply("members", "announce", arguments, request_id=None, timeout_s=5.0)
         return True
 

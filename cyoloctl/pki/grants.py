@@ -74,6 +74,7 @@ class Grant:
     cluster: NodeName
     name: NodeName
     learner: bool
+    witness: bool
     storage: Storage
     peers: Mapping[NodeName, Address]
     has_ca_key: bool
@@ -92,6 +93,7 @@ def make_grant(
     storage: Storage,
     peers: Mapping[str, Address],
     now: datetime,
+    witness: bool = False,
     days: int = MAX_CERTIFICATE_DAYS,
     hand_over_ca_key: bool = True,
     trust_pem: str | None = None,
@@ -100,7 +102,7 @@ def make_grant(
 
     Whether the requester may become one was decided before (an invitation, or
     the operator).  hand_over_ca_key: False where the CA key stays offline;
-    learners never get it.  days: validity of the certificate, 1 to 825.
+    learners and witnesses never get it.  days: validity of the certificate, 1 to 825.
     trust_pem: every CA that the node must trust, where that is more than this one.
 
     Raises InvalidInput for the request (check_request), ConfigError for the CA.
@@ -113,13 +115,14 @@ def make_grant(
         ca_cert_pem, ca_key_pem, request_pem, identity, now=now, days=days, beyond_ca=True
     )
     sealed = None
-    if hand_over_ca_key and not learner:
+    if hand_over_ca_key and not (learner or witness):
         sealed = seal(sealing_key, ca_key_pem.encode(), _ca_key_info(cluster_id, name))
     made = make_grant_without_key(
         cluster_id=cluster_id,
         name=name,
         cluster=cluster,
         learner=learner,
+        witness=witness,
         certificate_pem=certificate,
         trust_pem=trust_pem or to_pem(ca),
         storage=storage,
@@ -138,6 +141,7 @@ def make_grant_without_key(
     trust_pem: str,
     storage: Storage,
     peers: Mapping[str, Address],
+    witness: bool = False,
 ) -> dict[str, Any]:
     """A grant as make_grant's, around a certificate that is made already, and without the CA's key."""
     return {
@@ -151,6 +155,8 @@ def make_grant_without_key(
         "storage": storage,
         "peers": {parse_name(peer): str(address) for peer, address in peers.items()},
         "ca_key_sealed": None,
+        # Left out while it says nothing: earlier releases take no other field.
+        **({"witness": True} if witness else {}),
     }
 
 
@@ -180,7 +186,7 @@ def accept_grant(
     cluster or CA; Conflict where the directory belongs to another cluster;
     VersionMismatch, ConfigError, StorageError.
     """
-    fields = parse_fields(value, "grant", **_GRANT_FIELDS)
+    fields, witness = _fields_of(value)
     granted_id = parse_cluster_id(fields["cluster_id"])
     cluster = parse_name(fields["cluster"], "cluster name")
     peers = {
@@ -199,8 +205,8 @@ def accept_grant(
     certificate, ca = _own_certificate(pki_dir, fields["certificate_pem"], authorities, identity)
     ca_key: str | None = None
     if fields["ca_key_sealed"] is not None:
-        if fields["learner"]:
-            raise _grant_error("a learner gets no CA key")
+        if fields["learner"] or witness:
+            raise _grant_error(f"a {'witness' if witness else 'learner'} gets no CA key")
         ca_key = _open_ca_key(pki_dir, fields["ca_key_sealed"], identity, ca)
 
     # The CA first: node.crt, which makes the directory usable, never stands without it.
@@ -213,11 +219,18 @@ def accept_grant(
         cluster=cluster,
         name=identity.name,
         learner=fields["learner"],
+        witness=witness,
         storage=cast(Storage, fields["storage"]),
         peers=peers,
         has_ca_key=ca_key is not None,
         certificate_expires_at=certificate.not_valid_after_utc,
     )
+
+
+def _fields_of(value: object) -> tuple[dict[str, Any], bool]:
+    """The fields of a grant, and whether it is a witness's: only such a one says so."""
+    witness = isinstance(value, dict) and value.get("witness") is True
+    return parse_fields(value, "grant", **_GRANT_FIELDS, **({"witness": bool} if witness else {})), witness
 
 
 def _pinned_authorities(text: str, cluster_id: str, ca_sha256: str | None) -> list[x509.Certificate]:

@@ -74,8 +74,9 @@ class JoinToken:
     ca_sha256: of the CA's certificate, hex; while the cluster exchanges its CA,
     of both, with a comma.  secret: from new_secret.
     expires_unix_s: seconds since 1970, for people; the cluster decides by its
-    own time.  members: 1 to 64 names with the address of each.  repr and str
-    hide the secret.  Raises InvalidInput for values that are not valid.
+    own time.  members: 1 to 64 names with the address of each.  witness: the
+    node votes, and is given no key; it is no learner.  repr and str hide the
+    secret.  Raises InvalidInput for values that are not valid.
     """
 
     cluster_id: ClusterId
@@ -86,6 +87,7 @@ class JoinToken:
     secret: str
     expires_unix_s: int
     members: tuple[tuple[NodeName, Address], ...]
+    witness: bool = False
 
     def __post_init__(self) -> None:
         parse_cluster_id(self.cluster_id)
@@ -97,6 +99,8 @@ class JoinToken:
             raise InvalidInput("the secret of a join token is 43 characters: use a new one")
         if not 0 < self.expires_unix_s < _FAR_UNIX_S:
             raise InvalidInput("the expiry of a join token is seconds since 1970: use a later one")
+        if self.witness and self.learner:
+            raise InvalidInput("a join token is for a learner or for a witness, not for both")
         names = {parse_name(name) for name, _ in self.members}
         if not 1 <= len(self.members) <= MAX_TOKEN_MEMBERS or len(names) != len(self.members):
             raise InvalidInput(f"a join token names 1 to {MAX_TOKEN_MEMBERS} members, each once")
@@ -104,7 +108,7 @@ class JoinToken:
     def __repr__(self) -> str:
         return (
             f"JoinToken(name={self.name!r}, cluster={self.cluster!r}, cluster_id={self.cluster_id!r}, "
-            f"learner={self.learner}, secret=(hidden))"
+            f"learner={self.learner}, witness={self.witness}, secret=(hidden))"
         )
 
 
@@ -198,6 +202,8 @@ def encode_token(token: JoinToken) -> str:
         "secret": token.secret,
         "expires_unix_s": token.expires_unix_s,
         "members": [{"name": name, "address": str(address)} for name, address in token.members],
+        # Left out while it says nothing: earlier releases know tokens without it.
+        **({"witness": True} if token.witness else {}),
     }
     return _PREFIX + encode_base64url(canonical_json(value).encode())
 
@@ -243,6 +249,7 @@ def _decode_token(text: str) -> JoinToken:
         secret=str,
         expires_unix_s=int,
         members=list,
+        **({"witness": bool} if isinstance(value, dict) and value.get("witness") is True else {}),
     )
     given = [_exact(item, name=str, address=str) for item in fields.pop("members")]
     members = tuple((parse_name(item["name"]), parse_address(item["address"])) for item in given)

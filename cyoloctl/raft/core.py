@@ -56,6 +56,8 @@ class Core:
         self.outbox: list[tuple[Node, Message]] = []
         self.on_change: Callable[[], None] = lambda: None
         """Called after role, term, leader or membership changed."""
+        self.stands_back: Callable[[RaftId], bool] = lambda raft_id: False
+        """See `Replica`."""
         self._nodes: dict[str, Node] = {raft_id: self.me}
 
     def node(self, raft_id: RaftId) -> Node:
@@ -80,6 +82,10 @@ class Core:
             return None
         silent_s = self.clock() - self.leader_seen_at
         return leader if silent_s <= self.timing.leader_fallback_s else None
+
+    def patience_s(self) -> float:
+        """How much longer than other voters this one waits before it stands for election."""
+        return self.timing.stand_back_s if self.stands_back(self.raft_id) else 0.0
 
     def follow_peer(self, node: Node) -> None:
         """Keep a progress of this voter or learner, if there is none yet."""

@@ -60,7 +60,7 @@ class Elections:
         """
         core, engine = self._core, self._core.engine
         core.leader_seen_at = -1e9
-        spread = core.timing.lost_leader_spread_s * core.rng.random()
+        spread = core.timing.lost_leader_spread_s * core.rng.random() + core.patience_s()
         engine.set_election_deadline(min(engine.election_deadline(), core.clock() + spread))
 
     def _is_new_vote(self, node: Node) -> bool:
@@ -171,6 +171,9 @@ class Elections:
     def on_timeout_now(self, node: Node, message: Message) -> None:
         """The leader hands leadership over: stand for election at once."""
         engine = self._core.engine
+        if self._core.stands_back(self._core.raft_id):
+            _log.warning("leadership is handed to a voter that stands back: ignored", extra={"peer": node.id})
+            return
         if self._membership.is_voter() and engine.leader() == node and message["term"] == engine.term():
             self._core.asked_to_lead_at = self._core.clock()
             engine.deliver(node, message)

@@ -52,6 +52,8 @@ class Engine:
     on_call: answers `call` of the other nodes; its errors are its own to encode.
 
     membership_view: None: nobody is removed and every peer may vote.
+
+    stands_back: whether this node leads only where no other voter can, by its own configuration.
     """
 
     def __init__(
@@ -67,12 +69,13 @@ class Engine:
         describe: Callable[[], dict[str, Any]],
         on_call: Callable[[str, bytes], Awaitable[bytes]],
         membership_view: MembershipView | None = None,
+        stands_back: bool = False,
         timing: Timing = DEFAULT_TIMING,
         limits: Limits = DEFAULT_LIMITS,
     ) -> None:
         self._name = identity.name
         self._verdicts = Verdicts(
-            identity.name, boots=identity.boots, boot=identity.boot, register=membership_view
+            identity.name, identity.boots, identity.boot, register=membership_view, stands_back=stands_back
         )
         self._unwanted = False
         self._loop = asyncio.get_running_loop()
@@ -98,6 +101,7 @@ class Engine:
             flush=self._flush,
             may_lead=self._verdicts.may_lead,
             view=self._view,
+            stands_back=self._verdicts.stands_back,
             timing=timing,
             limits=limits,
         )

@@ -4,7 +4,10 @@ New commands wait.  As soon as the target's log equals the leader's it is asked
 to stand for election at once, again and again until it leads, time is up, or
 it has answered nothing for a while.
 A leader does so when it is asked to, and by itself when another voter reaches
-more members (`vantage.py`) or has a better disk (`disks.py`).
+more members (`vantage.py`) or has a better disk (`disks.py`).  Some voters
+stand back: no leader hands leadership to them, and one that was elected,
+because nobody else could be, hands it over as soon as another voter has
+caught up.
 """
 
 from __future__ import annotations
@@ -15,18 +18,21 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 from cyoloctl.errors import Conflict, CyoloctlError, NoLeader, Unavailable
-from cyoloctl.model import name_of
+from cyoloctl.model import RaftId, majority, name_of
 from cyoloctl.raft.core import Core
 from cyoloctl.raft.disks import DiskChoice, DiskState
 from cyoloctl.raft.progress import NEVER, REPLICATE
 from cyoloctl.raft.proposals import Done
-from cyoloctl.raft.vantage import Vantage, View
+from cyoloctl.raft.vantage import Vantage, View, reach
 from cyoloctl.raft.vendor import Node
 
 __all__ = ["Handover"]
 
 _LOOK_S = 0.25
 """Between two looks for a better place to lead from."""
+
+_GIVE_WAY_EVERY_S = 5.0
+"""Between two attempts of a leader that stands back: writes wait while one lasts."""
 
 _log = logging.getLogger("cyoloctl.raft")
 
@@ -49,6 +55,7 @@ class Handover:
         self._view = view
         self._vantage, self._disks = Vantage(), DiskChoice()
         self._looked_at = NEVER
+        self._gave_way_at = NEVER
         self._going: _Going | None = None
 
     def is_going(self) -> bool:
@@ -64,11 +71,14 @@ class Handover:
         now = self._core.clock()
         self._vantage.leads()
         self._disks.leads()
+        self._gave_way_at = NEVER
         if now - self._core.asked_to_lead_at < self._core.timing.transfer_limit_s:
             self._vantage.moved(now)
 
     def begin(self, to: str | None, callback: Done, *, limit_s: float | None = None) -> None:
         """Hand leadership to a voter, None: to whichever holds most.  Leader only.
+
+        Never to one that stands back.
 
         callback(new leader or None, error): Conflict when there is no such
         connected voter, Unavailable when it did not happen in time.
@@ -86,11 +96,15 @@ class Handover:
         if self._going is not None:
             callback(None, Conflict("leadership is being transferred already"))
             return
-        candidates = [node for node in engine.others() if node in engine.connected]
+        candidates = [
+            node for node in engine.others() if node in engine.connected and not core.stands_back(node.id)
+        ]
         if to is not None:
             candidates = [node for node in candidates if node.id == to]
         if not candidates:
-            what = "no other voter is" if to is None else f"{to} is not a voter or not"
+            what = "no other voter that may lead is" if to is None else f"{to} is not a voter or not"
+            if to is not None and core.stands_back(RaftId(to)):
+                what = f"{to} stands back for the other voters, however well it is"
             callback(None, Conflict(f"{what} connected: leadership stays here"))
             return
         target = max(candidates, key=lambda node: (core.progress[node].match_index, node.id))
@@ -101,7 +115,10 @@ class Handover:
         """As leader, in each tick: ask the target once more, or give up."""
         going, engine = self._going, self._core.engine
         if going is None:
-            self._look(now)
+            if self._core.stands_back(self._core.raft_id):
+                self._give_way(now)
+            else:
+                self._look(now)
             return
         if now < going.next_try:
             return
@@ -127,14 +144,7 @@ class Handover:
         others = {name_of(node.id): node for node in core.engine.others()}
 
         def may_lead(name: str) -> bool:
-            node = others[name]
-            progress = core.progress[node]
-            lag = core.journal.last_index - progress.match_index
-            return (
-                node in core.engine.connected
-                and progress.state is REPLICATE
-                and lag <= core.limits.promote_lag
-            )
+            return not core.stands_back(others[name].id) and self._has_caught_up(others[name])
 
         me, view = name_of(core.raft_id), self._view()
         voters = frozenset({me, *others})
@@ -154,6 +164,38 @@ class Handover:
         if better is not None:
             self._vantage.moved(now)
             self.begin(others[better].id, _moved, limit_s=core.timing.move_limit_s)
+
+    def _has_caught_up(self, node: Node) -> bool:
+        """Whether a voter holds nearly all of this leader's log."""
+        core, progress = self._core, self._core.progress[node]
+        lag = core.journal.last_index - progress.match_index
+        return (
+            node in core.engine.connected and progress.state is REPLICATE and lag <= core.limits.promote_lag
+        )
+
+    def _give_way(self, now: float) -> None:
+        """This leader stands back: hand leadership to a voter that holds the log and reaches a majority."""
+        core = self._core
+        if now - self._gave_way_at < _GIVE_WAY_EVERY_S:
+            return
+        others = core.engine.others()
+        voters, view = frozenset(name_of(node.id) for node in (core.me, *others)), self._view()
+
+        def may_lead(node: Node) -> bool:
+            name = name_of(node.id)
+            reached = reach(name, voters, view)[0] if name in view.told else voters
+            return (
+                not core.stands_back(node.id)
+                and self._has_caught_up(node)
+                and len(reached) >= majority(len(voters))
+            )
+
+        ready = [node for node in others if may_lead(node)]
+        if ready:
+            target = max(ready, key=lambda node: (core.progress[node].match_index, node.id))
+            _log.info("leadership goes to a voter that does not stand back", extra={"to": target.id})
+            self._gave_way_at = now
+            self.begin(target.id, _moved, limit_s=core.timing.move_limit_s)
 
     def end(self, leader: str | None, error: CyoloctlError | None) -> None:
         """This node has stopped leading, or the transfer failed: tell whoever asked for it."""

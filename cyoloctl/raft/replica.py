@@ -82,6 +82,9 @@ class Replica:
     each message; the default is for tests.
 
     view: whom this node reaches, and whom those reach (see `vantage.py`).
+
+    stands_back(raft_id): whether a voter, this node too, leads only where no
+    other can, and no longer (see `handover.py`).
     """
 
     def __init__(
@@ -100,17 +103,18 @@ class Replica:
         flush: Callable[[], None] = lambda: None,
         may_lead: Callable[[RaftId], bool] = lambda raft_id: True,
         view: Callable[[], View] = lambda: NOTHING_SEEN,
+        stands_back: Callable[[RaftId], bool] = lambda raft_id: False,
         timing: Timing = DEFAULT_TIMING,
         limits: Limits = DEFAULT_LIMITS,
     ) -> None:
         self.raft_id = self._id = raft_id
         self._core = core = Core(raft_id, journal=journal, clock=clock, rng=rng, timing=timing, limits=limits)
+        core.stands_back = stands_back
         self._progress = core.progress
         self._journal = journal
         self._snapshots = snapshots
         self._machine = machine
-        self._clock, self._cluster_clock = clock, cluster_clock
-        self._rng = rng
+        self._clock, self._cluster_clock, self._rng = clock, cluster_clock, rng
         self._send = send
         self._flush = flush
         self._timing = timing
@@ -188,6 +192,7 @@ class Replica:
             election_max_s=timing.election_max_s,
             leader_fallback_s=timing.leader_fallback_s,
             progress=self._progress,
+            patience_s=self._core.patience_s,
         )
         self._engine.set_applied(applied)
         self._membership.load()

@@ -29,6 +29,8 @@ class Timing:
     """A target that has not answered for so long is dead or cut off: writes wait for it no longer."""
     move_limit_s: float = 1.0
     """The same when a leader hands over by itself: writes wait meanwhile."""
+    stand_back_s: float = 1.0
+    """So much later a voter that stands back stands for election: the others have tried at least once."""
     lost_leader_spread_s: float = 0.15
     """After the connection to the leader broke: ask for pre-votes within this time."""
     refused_first_s: float = 1.0

@@ -22,7 +22,7 @@ from dataclasses import dataclass, field
 
 from cyoloctl.raft.disks import DiskState
 
-__all__ = ["LASTING_S", "NOTHING_SEEN", "Vantage", "View"]
+__all__ = ["LASTING_S", "NOTHING_SEEN", "Vantage", "View", "reach"]
 
 LASTING_S = 2.5
 """So long another voter must have reached more without a break."""
@@ -77,7 +77,7 @@ class Vantage:
     @staticmethod
     def reaches_as_much(name: str, me: str, voters: frozenset[str], view: View) -> bool:
         """Whether another voter reaches all members that the leader reaches."""
-        mine, its = _reach(me, voters, view), _reach(name, voters, view)
+        mine, its = reach(me, voters, view), reach(name, voters, view)
         return name in view.told and mine[0] <= its[0] and mine[1] <= its[1]
 
     def better_place(
@@ -88,10 +88,10 @@ class Vantage:
         me: the leader, one of the voters.  may_lead: whether a voter holds
         nearly all of the leader's log.
         """
-        mine = _reach(me, voters, view)
+        mine = reach(me, voters, view)
         better = {}
         for name in sorted(voters & view.told.keys()):
-            its = _reach(name, voters, view)
+            its = reach(name, voters, view)
             more_voters = len(its[0]) > len(mine[0])
             if more_voters or (its[0] == mine[0] and len(its[1]) > len(mine[1])):
                 better[name] = (len(its[0]), len(its[1]), more_voters)
@@ -107,7 +107,7 @@ class Vantage:
         return max(ready, key=lambda name: better[name][:2], default=None)
 
 
-def _reach(name: str, voters: frozenset[str], view: View) -> tuple[frozenset[str], frozenset[str]]:
+def reach(name: str, voters: frozenset[str], view: View) -> tuple[frozenset[str], frozenset[str]]:
     """Voters and learners that a voter reaches, itself included.
 
     A link counts when both ends report it; or one of them, where nothing is known from the other.

@@ -280,11 +280,16 @@ class _SyncObj(vendor.SyncObj):  # type: ignore[misc]  # the vendor is untyped
         election_max_s: float,
         leader_fallback_s: float,
         progress: dict[Node, Progress],
+        patience_s: Callable[[], float] = lambda: 0.0,
     ) -> None:
-        """progress: of every other voter and every learner, and of nobody else."""
+        """progress: of every other voter and every learner, and of nobody else.
+
+        patience_s: added to every election timeout.
+        """
         self._owner = owner
         self._clock = clock
         self._rng = rng
+        self._patience_s = patience_s
         conf = SyncObjConf(
             autoTick=False,
             dynamicMembershipChange=True,
@@ -431,7 +436,7 @@ class _SyncObj(vendor.SyncObj):  # type: ignore[misc]  # the vendor is untyped
 
     def __generateRaftTimeout(self) -> float:
         low, high = self.conf.raftMinTimeout, self.conf.raftMaxTimeout
-        return float(low + (high - low) * self._rng.random())
+        return float(low + (high - low) * self._rng.random()) + self._patience_s()
 
     def __sendNextNodeIdx(
         self, node: Node, reset: bool = False, nextNodeIdx: int | None = None, success: bool = False

@@ -32,6 +32,10 @@ class MembershipView(Protocol):
         """``voter`` or ``learner``, as the node was admitted; None when it is unknown."""
         ...
 
+    def stands_back(self, name: str) -> bool:
+        """True for a voter that leads only where no other can."""
+        ...
+
     def raft_id(self, name: str) -> RaftId | None:
         """The raft id that the node announced last; None when it is unknown."""
         ...
@@ -76,6 +80,10 @@ class NobodyKnown:
         """Everybody may vote."""
         return "voter"
 
+    def stands_back(self, name: str) -> bool:
+        """Nobody stands back."""
+        return False
+
     def raft_id(self, name: str) -> RaftId | None:
         """No raft id is known."""
         return None
@@ -91,8 +99,20 @@ class Verdicts:
     named: the other nodes in its configuration, whom it believes until its log holds its own place.
     """
 
-    def __init__(self, name: str, *, boots: int, boot: str, register: MembershipView | None = None) -> None:
-        """boots, boot: see `PeerIdentity`.  register: None: nobody is removed, and all may vote."""
+    def __init__(
+        self,
+        name: str,
+        boots: int,
+        boot: str,
+        *,
+        register: MembershipView | None = None,
+        stands_back: bool = False,
+    ) -> None:
+        """boots, boot: see `PeerIdentity`.  register: None: nobody is removed, and all may vote.
+
+        stands_back: whether this node does, by its own configuration; the register may not be here yet.
+        """
+        self._stands_back = stands_back
         self._name, self._boots, self._boot = name, boots, boot
         self._register: MembershipView = register or NobodyKnown()
         self._witnesses = Witnesses()
@@ -132,6 +152,11 @@ class Verdicts:
         )
         needed = majority(len(self.named) - empty)
         return not self.named or said >= needed
+
+    def stands_back(self, raft_id: RaftId) -> bool:
+        """Whether a voter, this node too, leads only where no other can."""
+        name = name_of(raft_id)
+        return (name == self._name and self._stands_back) or self._register.stands_back(name)
 
     def is_removed(self, raft_id: RaftId) -> bool:
         """True when a committed entry removed it, by its name or as this raft id.

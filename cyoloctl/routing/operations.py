@@ -54,7 +54,7 @@ class RoutingOperations:
         status, leader = engine.status(), name_of(engine.leader() or RaftId(""))
         voters = {name_of(raft_id) for raft_id in status.voters}
         backends: builtins.list[Backend] = []
-        for member in self._members.members():
+        for member in self._members.key_members():  # a witness serves no sessions
             name = member.name
             gateway = self._members.gateway(name)
             backends.append(

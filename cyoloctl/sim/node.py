@@ -318,6 +318,7 @@ class Node:
             flush=self._flush,
             may_lead=self.verdicts.may_lead,
             view=self.links.view,
+            stands_back=self.verdicts.stands_back,
             limits=self._plan.limits,
         )
         self.verdicts.attach(replica, self.links)

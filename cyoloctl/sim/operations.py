@@ -30,7 +30,7 @@ Step = tuple[str, str, Json]
 OF_NODES = {
     *(("members", operation) for operation in ("issue_invitation", "invite_for", "invite", "uninvite")),
     *(("members", operation) for operation in ("admit", "redeem", "put", "announce", "remove")),
-    *(("members", operation) for operation in ("set_role", "grant")),
+    *(("members", operation) for operation in ("set_role", "grant", "invite_witness", "grant_witness")),
     *(("presence", operation) for operation in ("boot", "reached")),
 }
 """Operations that say of a member, ``name``, that it is there, and as what."""
@@ -40,6 +40,9 @@ def draw(scene: Scene) -> Step:
     """A random operation."""
     if scene.crowd is not None and scene.crowd.random() < 0.25:
         machine, operation = scene.crowd.choice(_FILLING)
+        return machine, operation, OPERATIONS[machine, operation](scene)
+    if scene.witnesses is not None and scene.witnesses.random() < 0.1:
+        machine, operation = scene.witnesses.choice(_WITNESSES)
         return machine, operation, OPERATIONS[machine, operation](scene)
     if scene.rng.random() < 0.4:
         step = scene.rng.choice(_NEXT)(scene)
@@ -157,6 +160,10 @@ def _grant(scene: Scene) -> Json:
         "sealing_key": _KEY,
         "ttl_s": scene.pick(60, 600, 7_776_000),
     }
+
+
+def _without_learner(given: Json) -> Json:
+    return {key: value for key, value in given.items() if key != "learner"}
 
 
 def _set_role(scene: Scene) -> Json:
@@ -585,8 +592,10 @@ OPERATIONS: dict[tuple[str, str], Callable[[Scene], Json]] = {
     ("counter", "reset"): _reset,
     ("members", "issue_invitation"): _issue,
     ("members", "invite_for"): _invite_for,
+    ("members", "invite_witness"): lambda scene: _without_learner(_invite_for(scene)),
     ("members", "uninvite"): _uninvite,
     ("members", "grant"): _grant,
+    ("members", "grant_witness"): lambda scene: _without_learner(_grant(scene)),
     ("members", "admit"): _admit,
     ("members", "announce"): _announce,
     ("members", "invite"): _invite,
@@ -649,7 +658,9 @@ OPERATIONS: dict[tuple[str, str], Callable[[Scene], Json]] = {
 }
 """How the arguments of every operation of every machine are drawn."""
 
-_NAMES = tuple(OPERATIONS)
+_WITNESSES = (("members", "invite_witness"), ("members", "grant_witness"))
+"""Drawn where there may be witnesses; elsewhere every run is as it was before there were any."""
+_NAMES = tuple(name for name in OPERATIONS if name not in _WITNESSES)
 _FILLING = (
     ("counter", "add"),
     *(("members", operation) for operation in ("invite_for", "grant", "put", "share_host")),

@@ -25,6 +25,7 @@ class Scene:
     right_unix_ms: the true time.  far: the time may be set to any other.
     nodes: names of the simulated nodes; the other members are nothing but records.
     crowd: draws who else comes, where tables are so small that a few people fill them; None: it is one.
+    witnesses: draws when one is invited or granted; None: nobody is a witness.
     """
 
     rng: random.Random
@@ -34,6 +35,7 @@ class Scene:
     far: bool
     nodes: Collection[str]
     crowd: random.Random | None = None
+    witnesses: random.Random | None = None
 
     @property
     def now(self) -> int:

@@ -12,12 +12,13 @@ from tests.support.cluster import Cluster, assert_refused, wait_until
 pytestmark = pytest.mark.cluster
 
 _CLUSTER_FIELDS = [
-    "name", "id", "leader", "term", "voters", "learners", "quorum", "failure_tolerance",
+    "name", "id", "leader", "term", "voters", "learners", "witnesses", "quorum", "failure_tolerance",
     "healthy", "commit_index", "epoch", "storage", "time", "time_ahead_s", "level",
 ]  # fmt: skip
 _MEMBER_FIELDS = [
-    "name", "role", "address", "reachable", "term", "commit_index", "applied_index", "lag", "uptime_s",
-    "version", "level", "storage", "fsync_p99_ms", "disk_free_bytes", "disk", "certificate_expires_at",
+    "name", "role", "witness", "address", "reachable", "term", "commit_index", "applied_index", "lag",
+    "uptime_s", "version", "level", "storage", "fsync_p99_ms", "disk_free_bytes", "disk",
+    "certificate_expires_at",
     "clock_skew_ms",
 ]  # fmt: skip
 _RFC3339 = re.compile(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\dZ")

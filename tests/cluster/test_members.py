@@ -16,6 +16,7 @@ def votes(names: list[str], tolerance: int, away: tuple[str, ...] = ()) -> dict[
     """These voters, as the commands show them."""
     return {
         "voters": len(names),
+        "can_lead": len(names),
         "quorum": len(names) // 2 + 1,
         "failure_tolerance": tolerance,
         "reachable": [name for name in names if name not in away],

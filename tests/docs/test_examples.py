@@ -74,7 +74,7 @@ def operating(cluster: Cluster, work: Path) -> dict[str, str]:
     theirs = cluster["there"].json("key", "identity")["ca_sha256"]
     ours = cluster["n1"].json("key", "identity")["ca_sha256"]
     [key] = cluster["n1"].json("key", "list")["keys"]
-    n6 = cluster.new_node("n6")
+    n6, box = cluster.new_node("n6"), cluster.new_node("w")
     create.init_cluster(work / "n1", "n1", f"127.0.0.1:{free_port()}", None, "cyolo", "disk")
     (work / "phrase").write_text("a passphrase that is long")
     (work / "n2.json").write_text(json.dumps({**inspection.inspect_node(work / "n1"), "name": "n2"}))
@@ -88,6 +88,7 @@ def operating(cluster: Cluster, work: Path) -> dict[str, str]:
         "LOST": "n3",
         "-d DIR": f"-d {cluster['l1'].directory}",
         "10.0.1.6:7700": n6.address,
+        "10.0.1.7:7700": box.address,
         "10.0.1.4:7700": f"127.0.0.1:{free_port()}",
         "10.0.1.1:7700": cluster["n1"].address,
         "10.0.1.2:7700": cluster["n2"].address,

@@ -361,6 +361,9 @@ class _NobodyRemoved:
     def role(self, name: str) -> str | None:
         return {"n2": "voter", "l": "learner"}.get(name)
 
+    def stands_back(self, name: str) -> bool:
+        return False
+
     def raft_id(self, name: str) -> RaftId | None:
         return None
 

@@ -356,15 +356,24 @@ class Cluster:
         return node
 
     def invite(
-        self, name: str, *, through: str | None = None, learner: bool = False, ttl_s: int = 3600
+        self,
+        name: str,
+        *,
+        through: str | None = None,
+        learner: bool = False,
+        witness: bool = False,
+        ttl_s: int = 3600,
     ) -> str:
         """A join token for a new node."""
         inviter = self[through] if through else next(iter(self.running()))
-        return str(inviter.client(10.0).member_invite(name, learner=learner, ttl_s=ttl_s)["token"])
+        made = inviter.client(10.0).member_invite(name, learner=learner, witness=witness, ttl_s=ttl_s)
+        return str(made["token"])
 
-    def join(self, name: str, *, through: str | None = None, learner: bool = False) -> Node:
+    def join(
+        self, name: str, *, through: str | None = None, learner: bool = False, witness: bool = False
+    ) -> Node:
         """Invite, `node join`, start; does not wait until it votes."""
-        token = self.invite(name, through=through, learner=learner)
+        token = self.invite(name, through=through, learner=learner, witness=witness)
         node = self.new_node(name)
         joined = node.cli(
             "node", "join", "--name", name, "--listen", node.address, "--token-file", "-", stdin=token

@@ -117,6 +117,7 @@ class OurCluster(Cluster):
         self.founders = tuple(names)
         self.held_saves: dict[str, list[Callable[[], None]]] = {}
         self.views: dict[str, View] = {}  # what a node is told of links
+        self.standing_back: set[str] = set()  # who leads only where no other can
         self._lives = 0
         self.opened.append(self)
         super().__init__(self.founders, directory=directory)
@@ -157,6 +158,7 @@ class OurCluster(Cluster):
             flush=lambda: self._flush(machine, replica),
             run_save=lambda job: self._run_save(name, job),
             view=lambda: self.views.get(name, NOTHING_SEEN),
+            stands_back=lambda raft_id: raft_id in self.standing_back,
             timing=self.timing,
             limits=self.limits,
         )

@@ -151,12 +151,20 @@ class MemoryService:
         return {"name": name, "role": "leader"}
 
     async def member_invite(
-        self, *, name: str, learner: bool, ttl_s: int, request_id: str | None, timeout_s: float
+        self,
+        *,
+        name: str,
+        learner: bool,
+        witness: bool,
+        ttl_s: int,
+        request_id: str | None,
+        timeout_s: float,
     ) -> dict[str, Any]:
         await self._enter(
             "member_invite",
             name=name,
             learner=learner,
+            witness=witness,
             ttl_s=ttl_s,
             request_id=request_id,
             timeout_s=timeout_s,
@@ -165,22 +173,31 @@ class MemoryService:
             "token": "cyolojoin2.x",
             "name": name,
             "learner": learner,
+            "witness": witness,
             "expires_at": "2030-01-01T00:00:00Z",
             "replaced": False,
         }
 
     async def member_grant(
-        self, *, request: str, learner: bool, ttl_s: int, request_id: str | None, timeout_s: float
+        self,
+        *,
+        request: str,
+        learner: bool,
+        witness: bool,
+        ttl_s: int,
+        request_id: str | None,
+        timeout_s: float,
     ) -> dict[str, Any]:
         await self._enter(
             "member_grant",
             request=request,
             learner=learner,
+            witness=witness,
             ttl_s=ttl_s,
             request_id=request_id,
             timeout_s=timeout_s,
         )
-        return {"name": "n2", "learner": learner, "grant": "{}"}
+        return {"name": "n2", "learner": learner, "witness": witness, "grant": "{}"}
 
     async def member_invitations(self, *, consistency: str, timeout_s: float) -> dict[str, Any]:
         await self._enter("member_invitations", timeout_s=timeout_s)

@@ -55,6 +55,13 @@ class World:
             0,
         )
 
+    def add_witness(self, name: str) -> None:
+        public, digest = base64.b64encode(bytes(32)).decode(), hashlib.sha256(name.encode()).hexdigest()
+        self.members.apply("invite_witness", {"name": name, "public_key": public, "ttl_s": 60}, 1, 0)
+        fields = {"address": "h:9", "sealing_key": KEY, "raft_id": name, "key_hash": digest}
+        asked = {"name": name, "public_key": public, "request_sha256": digest, **fields}
+        self.members.apply("admit", asked, 1, 0)
+
     def remove(self, name: str) -> None:
         self.members.apply("remove", {"name": name}, 1, 0)
 
@@ -295,3 +302,21 @@ def test_snapshot_without_authorities_leaves_them_empty() -> None:
     cluster.authorities.apply("set_certificate_days", {"days": 3}, 1, 0)
     cluster.restore(before)
     assert cluster.authorities.export_state() == {}
+
+
+def test_witness_is_given_no_key_and_holds_no_rotation_up() -> None:
+    world = World("n1", "n2")
+    world.add_witness("w1")
+    world.begin()
+    assert world.machine.lacking_key() == []
+    for name in ("n1", "n2"):
+        world.do("confirm", name=name, sha256=_sha256("B"))
+    assert world.machine.unconfirmed() == ["w1"], "it trusts the new CA too"
+    world.do("confirm", name="w1", sha256=_sha256("B"))
+    world.do("advance", 200, sha256=_sha256("B"))
+    for name in ("n1", "n2", "w1"):
+        world.do("reissued", name=name, sha256=_sha256("B"))
+    world.do("finish", 300, sha256=_sha256("B"))
+    world.do("exempt", name="w1")
+    world.remove("w1")
+    assert world.machine.due_for() == []

@@ -183,7 +183,10 @@ async def test_decrement_of_the_whole_range_reaches_the_service_signed(
             "POST", "/v1/members/invitations", b'{"name":"n4"}',
             (
                 "member_invite",
-                {"name": "n4", "learner": False, "ttl_s": 3600, "request_id": None, "timeout_s": 5.0},
+                {
+                    "name": "n4", "learner": False, "witness": False, "ttl_s": 3600,
+                    "request_id": None, "timeout_s": 5.0,
+                },
             ),
         ),
         (

@@ -598,3 +598,37 @@ def test_no_repr_and_no_json_of_a_key_shows_a_blob() -> None:
     for record in keys.records():
         shown = repr(record) + json.dumps(record.to_json())
         assert not [sealed for sealed in record.wrapped.values() if sealed in shown]
+
+
+# -- witnesses --------------------------------------------------------------------------------------
+
+
+def _with_witness(keys: Keys) -> None:
+    public, hashed = base64.b64encode(bytes(32)).decode(), "e" * 64
+    keys.send("members", "invite_witness", {"name": "w", "public_key": public, "ttl_s": 60})
+    fields = {"address": "h:9", "sealing_key": OTHER_SEALING, "raft_id": "w", "key_hash": hashed}
+    fields |= {"public_key": public, "request_sha256": "a" * 64}
+    keys.send("members", "admit", {"name": "w", **fields})
+
+
+def test_no_key_is_sealed_to_a_witness(two: Keys) -> None:
+    _with_witness(two)
+    before = two.machine.export_state()
+    with pytest.raises(errors.Conflict, match="w is a witness"):
+        two.announce("w", OTHER_SEALING)
+    # Not even where it had announced a sealing key.
+    two.machine._nodes["w"] = NodeKey(OTHER_SEALING, PEM, SIGNATURE)
+    for change in (
+        lambda: two.do("wrap", key_id=K1, wrapped={"w": blob("w")}),
+        lambda: two.generate(K2, "n1", "w"),
+    ):
+        with pytest.raises(errors.Conflict, match="w is a witness: no key is sealed to it"):
+            change()
+    del two.machine._nodes["w"]
+    assert two.machine.export_state() == before
+
+
+def test_promotion_of_a_key_does_not_wait_for_a_witness(two: Keys) -> None:
+    _with_witness(two)
+    two.give(K2, "n1", "n2")
+    assert two.do("promote", key_id=K2)["state"] == "primary"

@@ -15,7 +15,7 @@ from cyoloctl.members.status import MemberStatus
 from cyoloctl.model import RaftId
 from cyoloctl.replicated.peer_calls import PeerCalls
 from cyoloctl.replicated.proposer import Proposer
-from tests.unit.members.test_machine import Members
+from tests.unit.members.test_machine import OTHER_HASH, OTHER_PUBLIC, PUBLIC, Members
 
 
 @pytest.fixture
@@ -88,6 +88,7 @@ def test_votes_say_how_many_more_may_fail_and_below_zero_how_many_are_missing() 
     votes = Votes({"a", "b", "d"}, {"a", "b", "d"}, [])
     assert votes.of(["c", "a", "b", "a"]) == {
         "voters": 3,
+        "can_lead": 3,
         "quorum": 2,
         "failure_tolerance": 0,
         "reachable": ["a", "b"],
@@ -164,3 +165,67 @@ async def test_change_of_the_voters_that_is_not_committed_is_waited_for_and_then
     with pytest.raises(errors.Conflict, match="not committed yet"):
         await made._settled(time.monotonic() + 0.25)
     assert engine.waited > 0
+
+
+def test_votes_count_witnesses_as_voters_and_say_how_many_can_lead() -> None:
+    votes = Votes({"a", "b", "w"}, {"a", "b", "w"}, [], {"w"})
+    shown = votes.of(["a", "b", "w"])
+    assert (shown["voters"], shown["can_lead"], shown["quorum"], shown["failure_tolerance"]) == (3, 2, 2, 1)
+    votes.refuse_without_leaders("a", {"b", "w"})
+    with pytest.raises(errors.Conflict, match=r"a is the only voter that is no witness \(w would be left\)"):
+        votes.refuse_without_leaders("a", {"w"})
+    with pytest.raises(errors.Conflict, match="a is the only voter: promote"):
+        votes.refuse_without_leaders("a", set())
+
+
+def test_witness_votes_and_is_given_nothing_but_the_log(members: Members) -> None:
+    members.announce("n1")
+    made = members.do("invite_witness", name="w1", public_key=PUBLIC, ttl_s=60)
+    assert made == {
+        "name": "w1", "learner": False, "expires_unix_ms": 61_000, "replaced": False, "public_key": PUBLIC,
+    }  # fmt: skip
+    assert members.admit("w1", key_hash=OTHER_HASH) == {"name": "w1", "role": "voter"}
+    members.announce("w1", key_hash=OTHER_HASH)
+    machine = members.machine
+    assert (machine.is_voter("w1"), machine.is_witness("w1"), machine.has_ca_key("w1")) == (True, True, False)
+    assert (machine.is_witness("n1"), machine.has_ca_key("n1"), machine.is_witness("n9")) == (
+        False,
+        True,
+        False,
+    )
+    assert [member.name for member in machine.key_members()] == ["n1"]
+    for operation, arguments in (
+        ("set_host", {"host": "w1.example.com"}),
+        ("set_gateway", {"gateway": {"address": "h:443", "url": None}}),
+        ("set_role", {"role": "learner"}),
+    ):
+        with pytest.raises(errors.Conflict, match="w1 is a witness"):
+            members.do(operation, name="w1", **arguments)
+    assert members.do("set_role", name="w1", role="voter")["changed"] is False
+    members.do("set_host", name="w1", host=None)
+    members.do("set_gateway", name="w1", gateway=None)
+    other = Members()
+    other.cluster.restore(members.cluster.begin_snapshot()())
+    assert other.machine.get("w1") == machine.get("w1")
+
+
+def test_voter_beside_whom_only_witnesses_would_vote_stays_one(members: Members) -> None:
+    members.announce("n1")
+    members.do("invite_witness", name="w1", public_key=PUBLIC, ttl_s=60)
+    members.admit("w1", key_hash=OTHER_HASH)
+    with pytest.raises(errors.Conflict, match="n1 is the only voter that is no witness"):
+        members.do("set_role", name="n1", role="learner")
+    members.put("n2")
+    assert members.do("set_role", name="n1", role="learner")["changed"]
+
+
+def test_invitation_of_a_witness_takes_the_place_of_another_and_the_other_way_round(members: Members) -> None:
+    members.announce("n1")
+    members.issue("x")
+    assert members.do("invite_witness", name="x", public_key=OTHER_PUBLIC, ttl_s=60)["replaced"]
+    invitation = members.machine.invitation("x")
+    assert invitation is not None
+    assert (invitation.witness, invitation.role) == (True, "voter")
+    assert members.issue("x")["replaced"]
+    members.admit("x", key_hash=OTHER_HASH)
+    assert not members.machine.is_witness("x")

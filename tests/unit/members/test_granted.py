@@ -197,3 +197,20 @@ def test_grants_come_back_from_a_snapshot() -> None:
     assert restored.export_state() == state
     members.apply("uninvite", name="n2")
     assert "grants" not in members.machine.export_state(), "a release without grants reads it"
+
+
+def test_granted_witness_is_one_once_it_announces_itself() -> None:
+    members = Members()
+    keys = {"request_sha256": "a" * 64, "key_hash": "2" * 64, "sealing_key": KEY}
+    made = members.apply("grant_witness", name="w1", ttl_s=60, **keys)
+    assert made == {"name": "w1", "learner": False, "expires_unix_ms": NOW + 60_000, "replaced": False}
+    other = MemberMachine()
+    other.prepare_restore(members.machine.export_state())()
+    assert other.grants.all() == members.machine.grants.all()
+    members.announce("w1")
+    member = members.machine.get("w1")
+    assert member is not None
+    assert (member.role, member.witness) == ("voter", True)
+    members.grant("n2", key_hash="3" * 64)
+    members.announce("n2", key_hash="3" * 64)
+    assert not members.machine.is_witness("n2")

@@ -155,7 +155,7 @@ class Node:
         return found
 
     def invite(self, name: str = "n2", **options: Any) -> join_token.JoinToken:
-        given = {"learner": False, "ttl_s": 3600, "request_id": None, "timeout_s": 1.0, **options}
+        given = {"role": "voter", "ttl_s": 3600, "request_id": None, "timeout_s": 1.0, **options}
         made = asyncio.run(self.service.invite(name, **given))
         return join_token.decode_token(made["token"])
 
@@ -234,7 +234,7 @@ def test_invite_under_the_same_request_id_gives_the_same_token_for_as_long(node:
 
 def test_invite_under_the_request_id_of_another_name_role_or_lifetime_is_refused(node: Node) -> None:
     node.invite(request_id="job-1")
-    for other in ({"name": "n4"}, {"learner": True}, {"ttl_s": 60}):
+    for other in ({"name": "n4"}, {"role": "learner"}, {"role": "witness"}, {"ttl_s": 60}):
         with pytest.raises(Conflict, match="request id"):
             node.invite(**{"name": "n2", "request_id": "job-1", **other})
 
@@ -464,7 +464,7 @@ def test_invitations_tell_their_state_and_no_secret(node: Node) -> None:
     node.join(node.body(node.invite("used").secret, "used"))
     node.invite("late", ttl_s=60)
     node.cluster.now_ms += 61_000
-    token = node.invite("new", learner=True)
+    token = node.invite("new", role="learner")
     old = {
         "name": "old",
         "learner": False,

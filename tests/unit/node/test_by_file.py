@@ -186,3 +186,13 @@ def test_damaged_pending_file_names_the_command(cluster: Cluster, tmp_path: Path
     error = refused(tmp_path / "n4", text)
     assert isinstance(error, ConfigError)
     assert "cyoloctl node request" in error.message
+
+
+def test_grant_for_a_witness_makes_one_and_none_with_a_gateway(cluster: Cluster, tmp_path: Path) -> None:
+    made = by_file.accept(tmp_path / "n4", grant(cluster, ask(tmp_path), witness=True))
+    assert (made["witness"], made["learner"]) == (True, False)
+    assert load_config(tmp_path / "n4" / "node.yaml").witness
+    text = grant(cluster, ask(tmp_path, "n5", gateway="127.0.0.1:8004"), witness=True)
+    error = refused(tmp_path / "n5", text)
+    assert isinstance(error, ConfigError)
+    assert "a witness, which has no gateway: repeat `cyoloctl node request` without" in error.message

@@ -95,6 +95,12 @@ def test_dump_config_of_names_that_yaml_takes_for_other_types_reads_back_the_sam
     assert parse_config(dump_config(FULL)) == FULL
 
 
+def test_dump_config_of_a_witness_reads_back_and_no_other_file_has_the_field() -> None:
+    witness = replace(FULL, gateway=None, witness=True)
+    assert parse_config(dump_config(witness)) == witness
+    assert "witness" not in dump_config(FULL), "earlier releases take no other field"
+
+
 def test_dump_config_has_a_comment_above_every_section() -> None:
     lines = dump_config(FULL).splitlines()
     for section in ("name:", "cluster:", "listen:", "storage:", "peers:", "log:", "socket_group:"):
@@ -171,6 +177,13 @@ DEFECTS = {
     "log is empty": (MINIMAL + "log:\n", 6, 5, "'log' must be a mapping"),
     "peer address": (MINIMAL + "peers: {n2: nowhere}\n", 6, 13, "use HOST:PORT"),
     "peer name": (MINIMAL + "peers: {N2: a:1}\n", 6, 9, "use 1 to 63"),
+    "gateway of a witness": (
+        MINIMAL + "witness: true\ngateway: {listen: a:1}\n",
+        7,
+        1,
+        "a witness has no gateway",
+    ),
+    "witness is a word": (MINIMAL + "witness: maybe\n", 6, 10, "must be true or false"),
     "gateway without listen": (MINIMAL + "gateway: {url: 'https://a'}\n", 6, 10, "has no field 'listen'"),
     "gateway unknown field": (MINIMAL + "gateway: {listen: a:1, tsl: {}}\n", 6, 24, "did you mean 'tls'"),
     "gateway wildcard": (MINIMAL + "gateway: {listen: 0.0.0.0:80}\n", 6, 19, "set advertise"),

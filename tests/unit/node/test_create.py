@@ -245,3 +245,13 @@ def test_new_cluster_over_what_is_left_of_a_node_is_refused(tmp_path: Path, left
     with pytest.raises(AlreadyExists, match=left):
         create.init_cluster(tmp_path / "n1", "n1", "127.0.0.1:1", None, "demo", "disk")
     assert [path.name for path in (tmp_path / "n1").iterdir()] == [left]
+
+
+def test_join_as_a_witness_with_a_gateway_is_refused_before_the_token_is_spent(
+    members: Members, tmp_path: Path
+) -> None:
+    arguments = ("127.0.0.1:2", None, _token(members.ca, witness=True), 5.0)
+    with pytest.raises(ConfigError, match="which has no gateway: repeat `cyoloctl node join` without"):
+        create.join(tmp_path / "n4", "n4", *arguments, gateway="127.0.0.1:3")
+    assert members.asked == []
+    assert not (tmp_path / "n4").exists()

@@ -41,6 +41,11 @@ def test_accept_grant_of_a_learner_or_with_an_offline_ca_brings_no_ca_key(
     cluster: Cluster, tmp_path: Path
 ) -> None:
     assert not join(cluster, tmp_path / "n2", "n2", learner=True).has_ca_key
+    asked = prepare_request(tmp_path / "w", "w")
+    witness = answer(cluster, asked, witness=True)
+    assert (witness["witness"], witness["ca_key_sealed"]) == (True, None)
+    accepted = accept_grant(tmp_path / "w", witness, name="w")
+    assert (accepted.witness, accepted.learner, accepted.has_ca_key) == (True, False, False)
     with pytest.raises(ConfigError, match="cannot issue certificates"):
         read_ca(tmp_path / "n2")
     pending = prepare_request(tmp_path / "n3", "n3")
@@ -161,6 +166,8 @@ def test_accept_grant_of_a_wrong_grant_writes_nothing(
         ),
         (good | {"ca_key_sealed": seal(pending.sealing_key, b"\xff", info)}, "does not belong"),
         (good | {"learner": True}, "learner gets no CA key"),
+        (good | {"witness": True}, "witness gets no CA key"),
+        (good | {"witness": False}, "not a grant"),
     ]
     for value, part in wrong:
         with pytest.raises(InvalidInput, match=part):

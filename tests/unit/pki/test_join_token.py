@@ -225,3 +225,15 @@ def test_keys_of_one_secret_differ_by_name_and_cluster() -> None:
     }
     assert len(keys) == 4
     assert token_key(SECRET, "n2", ID) is not None
+
+
+def test_token_of_a_witness_says_so_and_no_other_has_the_field(token: join_token.JoinToken) -> None:
+    witness = replace(token, witness=True)
+    assert join_token.decode_token(join_token.encode_token(witness)) == witness
+    assert opened(witness)["witness"] is True
+    assert "witness" not in opened(token), "earlier releases take no other field"
+    with pytest.raises(InvalidInput, match="for a learner or for a witness"):
+        replace(witness, learner=True)
+    for wrong in (False, 1, "true", None):
+        with pytest.raises(InvalidInput, match="not valid"):
+            join_token.decode_token(raw_token({**opened(token), "witness": wrong}))

@@ -83,6 +83,9 @@ class Membership:
     def role(self, name: str) -> str | None:
         return "voter" if self.roles is None else self.roles.get(name)
 
+    def stands_back(self, name: str) -> bool:
+        return False
+
     def raft_id(self, name: str) -> RaftId | None:
         return None
 

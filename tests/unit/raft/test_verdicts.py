@@ -27,6 +27,9 @@ class Register:
     def role(self, name: str) -> str | None:
         return self.roles.get(name)
 
+    def stands_back(self, name: str) -> bool:
+        return False
+
     def raft_id(self, name: str) -> RaftId | None:
         return self.raft_ids.get(name)
 
@@ -247,3 +250,14 @@ def test_a_majority_of_the_voters_keeps_this_process_out() -> None:
     made.took_in("a")
     assert made.kept_out("b", REMOVED, 2.0) is None
     assert made.kept_out("a", REMOVED, 3.0) == REMOVED
+
+
+def test_voter_stands_back_by_the_register_and_this_node_by_its_configuration_too() -> None:
+    class Known(Register):
+        def stands_back(self, name: str) -> bool:
+            return name == "w"
+
+    made = verdicts(Own(RaftId("me")), register=Known())
+    assert (made.stands_back(RaftId("w~7")), made.stands_back(RaftId("me"))) == (True, False)
+    configured = Verdicts("me", 3, "mine", register=Register(), stands_back=True)
+    assert (configured.stands_back(RaftId("me")), configured.stands_back(RaftId("w"))) == (True, False)

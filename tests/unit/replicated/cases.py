@@ -126,6 +126,20 @@ _GRANT: Json = {
     "sealing_key": KEY,
     "ttl_s": 600,
 }
+_GRANT_WITNESS: Json = {
+    "name": "w1",
+    "request_sha256": REQUEST,
+    "key_hash": "e1" * 32,
+    "sealing_key": KEY,
+    "ttl_s": 600,
+}
+_WITNESS: Json = {
+    **_ANNOUNCE,
+    "name": "w1",
+    "raft_id": "w1",
+    "address": "10.0.0.8:7000",
+    "key_hash": "e1" * 32,
+}
 _NO_DIGESTS: list[Any] = [None, "", 5, "x y", "F" * 64]
 
 _members = Case(
@@ -144,6 +158,9 @@ _members = Case(
             {"name": "n3", "learner": True, "secret_sha256": SECRET, "expires_unix_ms": NOW + 500},
         ),
         ("members", "grant", _GRANT),
+        ("members", "invite_witness", {"name": "w2", "public_key": PUBLIC, "ttl_s": 60}),
+        ("members", "grant_witness", _GRANT_WITNESS),
+        ("members", "announce", _WITNESS),
         ("members", "set_gateway", {"name": "n1", "gateway": {"address": "h:443", "url": "https://h"}}),
         ("members", "set_host", {"name": "n1", "host": "n1.test"}),
         ("members", "share_host", {"host": "all.test"}),
@@ -156,9 +173,11 @@ _members = Case(
             "expires_unix_ms": NOW + 900,
         },
         "invite_for": {"name": "n2", "learner": False, "public_key": PUBLIC, "ttl_s": 60},
+        "invite_witness": {"name": "n2", "public_key": PUBLIC, "ttl_s": 60},
         "uninvite": {"name": "n2"},
         "admit": {"name": "n2", "public_key": PUBLIC, "request_sha256": REQUEST, **_NODE, "key_hash": HASH},
         "grant": {**_GRANT, "name": "n2"},
+        "grant_witness": {**_GRANT_WITNESS, "name": "n2", "key_hash": "f" * 64},
         "announce": _ANNOUNCE,
         "invite": {"name": "n4", "learner": False, "secret_sha256": REQUEST, "expires_unix_ms": NOW + 9},
         "redeem": {"name": "n3", "secret_sha256": SECRET, "request_sha256": REQUEST, **_NODE},
@@ -194,6 +213,10 @@ _members = Case(
         ("issue_invitation", "name"): ["N2"],
         ("invite_for", "public_key"): [PUBLIC[:-1], None],
         ("invite_for", "ttl_s"): [59, 604_801, None, True],
+        ("invite_witness", "public_key"): [PUBLIC[:-1], None],
+        ("invite_witness", "ttl_s"): [59, 604_801, None, True],
+        ("grant_witness", "key_hash"): _NO_DIGESTS,
+        ("grant_witness", "ttl_s"): [59, 7_776_001, None, True],
         **{("admit", field): _NO_DIGESTS for field in ("key_hash", "request_sha256", "public_key")},
         ("admit", "raft_id"): [None, "", 5, "x y"],
         **{("grant", field): _NO_DIGESTS for field in ("key_hash", "request_sha256", "sealing_key")},
@@ -267,6 +290,14 @@ _members = Case(
         lambda s: s["members"]["n1"].update(key_hash=None),
         lambda s: s["members"]["n1"].update(key_hash="X" * 64),
         lambda s: s["members"].update(n5={**s["members"]["n1"], "raft_id": "n5"}),
+        lambda s: s["members"]["w1"].update(witness=False),
+        lambda s: s["members"]["w1"].update(role="learner"),
+        lambda s: s["gateways"].update(w1=s["gateways"]["n1"]),
+        lambda s: s["hosts"].update({"w1.test": "w1"}),
+        lambda s: s["issued_invitations"]["w2"].update(learner=True),
+        lambda s: s["issued_invitations"]["w2"].update(witness=False),
+        lambda s: s["grants"]["n6"].update(witness=True, learner=True),
+        lambda s: s["grants"]["n6"].update(witness=None),
     ),
 )
 

@@ -30,7 +30,11 @@ def test_operations_are_well_formed_and_answered_as_the_model_says() -> None:
         for index in range(1, 120):
             time_ms += rng.randrange(300)
             node = rng.choice(("n1", "n2"))
-            machine, operation, arguments = draw(Scene(rng, node, state, time_ms, far=True, nodes=()))
+            machine, operation, arguments = draw(
+                Scene(
+                    rng, node, state, time_ms, far=True, nodes=(), witnesses=random.Random(f"{seed} {index}")
+                )
+            )
             request_id = f"r{rng.randrange(200)}"
             command = encode_command(machine, operation, arguments, request_id=request_id, kind="client")
             stamp = Stamp(state.stamp().epoch, time_ms, time_ms)
