@@ -299,8 +299,11 @@ def table(
             shown = [columns[i] for i in keep]
             parts.append(_boxed(shown, [[row[i] for i in keep] for row in rows], widths, colour))
         if len(keep) < len(columns):
+            import textwrap
+
             hidden = ", ".join(columns[i].heading.lower() for i in range(len(columns)) if i not in keep)
-            parts.append(_paint(Cell(f"hidden at this width: {hidden}; {everything}", "dim"), colour) + "\n")
+            lines = textwrap.wrap(f"hidden at this width: {hidden}; {everything}", terminal_width())
+            parts += [_paint(Cell(line, "dim"), colour) + "\n" for line in lines]
     parts += [_paint(line, colour) + "\n" for line in below]
     write("".join(parts))
 
