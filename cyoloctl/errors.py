@@ -28,6 +28,7 @@ __all__ = [
     "InvalidInput",
     "InvitationRejected",
     "NoLeader",
+    "NoRoom",
     "NotFound",
     "OutcomeUnknown",
     "Overloaded",
@@ -200,6 +201,13 @@ class Overloaded(Unavailable):
 
     code = "overloaded"
     meaning = "overloaded, not applied, safe to retry later"
+
+
+class NoRoom(Unavailable):
+    """Too little space is left on the disks of a majority; certainly not applied."""
+
+    code = "no_room"
+    meaning = "too little space on a member's disk, not applied, safe to retry when there is more"
 
 
 class AuthorizationPending(Unavailable):

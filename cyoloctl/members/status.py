@@ -145,6 +145,7 @@ class MemberStatus:
             **self._disk(),
             "slow_sync_ms": self._engine.slow_sync_ms(),
             "sync_ms": self._engine.sync_ms(),
+            "disk_short": self._engine.is_short(),
             "disk_read_only": self._disk_read_only(),
             **self._certificates(),
             "pending_unix_ms": self._engine.clock.pending_unix_ms(),

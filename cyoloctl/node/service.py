@@ -84,7 +84,7 @@ class Service:
         self.own_address = OwnAddress(config, state.members, self.addresses)
         self.counters = CounterOperations(proposer, state.counters)
         self._assemble_trust(files, pki_dir, tls)
-        self.disk = DiskWatch(pki_dir.parent, engine)
+        self.disk = DiskWatch(pki_dir.parent, engine, holds_log=config.storage == "disk")
         self._assemble_members(raft_id, pki_dir)
         self._assemble_sessions()
         self._offer_to_peers()

@@ -7,6 +7,7 @@ from collections.abc import Callable
 
 from cyoloctl.errors import CyoloctlError
 from cyoloctl.model import RaftId
+from cyoloctl.raft.disks import DiskState
 from cyoloctl.raft.journal import Journal
 from cyoloctl.raft.messages import Message
 from cyoloctl.raft.progress import NEVER, Progress
@@ -58,6 +59,8 @@ class Core:
         """Called after role, term, leader or membership changed."""
         self.stands_back: Callable[[RaftId], bool] = lambda raft_id: False
         """See `Replica`."""
+        self._is_short = False
+        self._free_bytes: int | None = None
         self._nodes: dict[str, Node] = {raft_id: self.me}
 
     def node(self, raft_id: RaftId) -> Node:
@@ -70,6 +73,22 @@ class Core:
     def send(self, node: Node, message: Message) -> None:
         """Queue a message; it leaves at the end of the tick, after everything was persisted."""
         self.outbox.append((node, message))
+
+    def set_space(self, *, is_short: bool, free_bytes: int | None) -> None:
+        """How much space the node's disk has: is_short: too little for new entries."""
+        self._is_short, self._free_bytes = is_short, free_bytes
+
+    def is_short(self) -> bool:
+        """True while this node's disk takes no new entries."""
+        return self._is_short or self.journal.is_short()
+
+    def has_room_for(self, size: int) -> bool:
+        """Whether the disk takes entries of so many bytes, which go through the WAL into the journal."""
+        return not self.is_short() and (self._free_bytes is None or 3 * size <= self._free_bytes)
+
+    def disk(self) -> DiskState:
+        """This node's own disk."""
+        return DiskState(self.journal.sync_ms(), self.is_short(), self._free_bytes)
 
     def live_leader(self) -> Node | None:
         """The other node that leads: there is a link with it, and it acted as leader recently.

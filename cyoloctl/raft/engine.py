@@ -287,6 +287,23 @@ class Engine:
         """How long a sync of the journal takes at present, in milliseconds; None when too few were made."""
         return self._journal.sync_ms()
 
+    def set_space(self, *, is_short: bool, free_bytes: int | None) -> None:
+        """Tell how much space the disk has.  is_short: too little for new entries."""
+        self._replica.room.measured(is_short=is_short, free_bytes=free_bytes)
+        self._ticker.wake()
+
+    def is_short(self) -> bool:
+        """True while this node's disk takes no new entries."""
+        return self._replica.room.is_short()
+
+    def find_room(self) -> bool:
+        """Fill the journal's reserve up where there is room; whether there is room for entries."""
+        return self._journal.find_room()
+
+    def compact(self) -> None:
+        """Save a snapshot now, and cut the log to it."""
+        self._replica.maybe_compact(force=True)
+
     def slow_sync_ms(self) -> float | None:
         """The slowest of the journal's recent syncs, in milliseconds; None where none was slow."""
         return self._journal.slow_sync_ms()

@@ -14,11 +14,13 @@ from cyoloctl.raft.core import Core
 from cyoloctl.raft.elections import Elections
 from cyoloctl.raft.journal import Entry
 from cyoloctl.raft.messages import Message
-from cyoloctl.raft.vendor import Node
+from cyoloctl.raft.vendor import MEMBERSHIP, NO_OP, Node
 
 __all__ = ["Following"]
 
 _DISPUTE_SHOWN_S = 60.0
+_TAIL_BYTES = 16 * 2**10
+"""Entries for which a full disk finds room in its reserve, when a new leader needs them."""
 
 _log = logging.getLogger("cyoloctl.raft")
 
@@ -36,6 +38,10 @@ class Following:
         self.disputed: tuple[RaftId, int, int] | None = None
         """A peer claimed to lead in a term, and its log contradicts what is committed here at an index."""
         self._disputed_at = 0.0
+        self._left_out = False
+        """Entries came for which the disk had no room: the leader takes them for on their way."""
+        self._asked_in = -1
+        """The term in which the leader was asked last, by a disk without room, where the logs match."""
 
     def sweep(self, now: float) -> None:
         """Once a second: forget a dispute that nobody brought up again."""
@@ -86,7 +92,13 @@ class Following:
             entries = entries[base - previous :]
             previous, previous_term = base, journal.entries[0][2]
         own = journal.entry(previous)
-        if own is None or own[2] != previous_term:
+        if self._finds_no_room(message["term"], own, entries):
+            # Not taken, and not asked for.  The leader still counts this node as there.
+            self._left_out = True
+            engine.send_acknowledgement(node, next_index=1, success=False)
+            return
+        if own is None or own[2] != previous_term or self._left_out:
+            self._left_out = False  # what was not taken is asked for, once there is room
             # Row 16: what is committed here matches any leader's log.
             engine.send_acknowledgement(node, next_index=engine.commit_index() + 1, success=False, reset=True)
             return
@@ -119,6 +131,26 @@ class Following:
                 "entries": fresh,
             },
         )
+
+    def _finds_no_room(self, term: int, before: Entry | None, entries: list[Entry]) -> bool:
+        """Whether a disk that is short leaves these entries out.
+
+        What a new leader needs to lead at all is taken: its no-op, and the
+        little that may stand before it.  So is a change of the members.
+        before: the entry below them, where it is here.
+        """
+        size = sum(len(entry[0]) for entry in entries)
+        if self._core.has_room_for(size):
+            return False
+        if before is None:
+            asked, self._asked_in = self._asked_in == term, term
+            return asked  # asked for more than that once in each term, it would send all that is left out
+        journal = self._core.journal
+        held = journal.entry(entries[-1][1]) if entries else before
+        if not entries or (held is not None and held[2] == entries[-1][2]):
+            return False
+        room = _TAIL_BYTES + (0 if journal.is_short() else self._core.limits.entry_bytes)
+        return entries[-1][0][:1] not in (NO_OP, MEMBERSHIP) or size > room
 
     def _contradicts(self, node: Node, message: Message) -> bool:
         """Row 1: true for a log without what is committed here, which no leader of this term can have.

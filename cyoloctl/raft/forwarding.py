@@ -11,7 +11,7 @@ import logging
 import math
 from dataclasses import dataclass, field
 
-from cyoloctl.errors import CyoloctlError, InternalError, NoLeader, OutcomeUnknown, Overloaded
+from cyoloctl.errors import CyoloctlError, InternalError, NoLeader, NoRoom, OutcomeUnknown, Overloaded
 from cyoloctl.model import name_of
 from cyoloctl.raft.core import Core
 from cyoloctl.raft.machine import PeerRole, StateMachine
@@ -23,6 +23,8 @@ from cyoloctl.raft.vendor import Node
 __all__ = ["Forwarding"]
 
 _ITEM_OVERHEAD_BYTES = 12
+_NO_ROOM = "no room: "
+"""Begins the leader's refusal of a message of commands; a member of an earlier release asks again."""
 
 _log = logging.getLogger("cyoloctl.raft")
 
@@ -79,6 +81,11 @@ class Forwarding:
                     },
                 )
 
+    def refuse(self, reason: str) -> None:
+        """As leader: what waits finds no room on the disks of the voters, now or soon."""
+        for proposal in self._pending.take_all():
+            _refuse(proposal, reason, sends=0)
+
     def leader_changed(self) -> None:
         """Send everything again, to the next leader, as soon as it is known."""
         self._take_back(None)
@@ -125,20 +132,19 @@ class Forwarding:
             return
         results: list[bytes] = [b""] * len(commands)
         left = len(commands)
-        failed = False
+        failures: list[CyoloctlError | None] = []
 
         def settled(position: int) -> Done:
             def done(result: bytes | None, error: CyoloctlError | None) -> None:
-                nonlocal left, failed
+                nonlocal left
                 left -= 1
                 if error is not None or result is None:
-                    failed = True
+                    failures.append(error)
                 else:
                     results[position] = result
                 if left == 0:
-                    self._answer_forward(
-                        node, identifier, [] if failed else results, "not_leader" if failed else None
-                    )
+                    failed = _failure(failures, len(commands)) if failures else None
+                    self._answer_forward(node, identifier, [] if failures else results, failed)
 
             return done
 
@@ -204,9 +210,27 @@ class Forwarding:
         for proposal in batch:
             if error == "overloaded" and proposal.sends == 1:
                 proposal.settle(None, Overloaded("the leader is overloaded: try again later"))
+            elif error is not None and error.startswith(_NO_ROOM):
+                _refuse(proposal, error.removeprefix(_NO_ROOM), sends=1)
             else:
                 # It may be in a log already, or the node has stopped leading: the next is known soon.
                 again.append(proposal)
         if again:
             self._not_before = self._core.clock() + self._core.timing.transfer_retry_s
             self._pending.hold_again(again)
+
+
+def _failure(failures: list[CyoloctlError | None], count: int) -> str:
+    """The word for what became of a message of commands that were not all logged and applied."""
+    lacking = [failure for failure in failures if isinstance(failure, NoRoom)]
+    return f"{_NO_ROOM}{lacking[0].message}" if len(lacking) == count else "not_leader"
+
+
+def _refuse(proposal: Proposal, reason: str, *, sends: int) -> None:
+    """It finds no room.  sends: how often it was sent without being in a log."""
+    text = reason[:500] if reason.isprintable() else "a member's disk has too little space left"
+    if proposal.sends > sends:
+        unknown = f"it was sent before, and may or may not have been applied; now {text}"
+        proposal.settle(None, OutcomeUnknown(unknown))
+    else:
+        proposal.settle(None, NoRoom(text))

@@ -20,7 +20,7 @@ from dataclasses import dataclass
 from cyoloctl.errors import Conflict, CyoloctlError, NoLeader, Unavailable
 from cyoloctl.model import RaftId, majority, name_of
 from cyoloctl.raft.core import Core
-from cyoloctl.raft.disks import DiskChoice, DiskState
+from cyoloctl.raft.disks import DiskChoice, DiskState, lack_of_room
 from cyoloctl.raft.progress import NEVER, REPLICATE
 from cyoloctl.raft.proposals import Done
 from cyoloctl.raft.vantage import Vantage, View, reach
@@ -56,6 +56,8 @@ class Handover:
         self._vantage, self._disks = Vantage(), DiskChoice()
         self._looked_at = NEVER
         self._gave_way_at = NEVER
+        self.lack: str | None = None
+        """Why new commands find no room, as of the last look."""
         self._going: _Going | None = None
 
     def is_going(self) -> bool:
@@ -72,6 +74,7 @@ class Handover:
         self._vantage.leads()
         self._disks.leads()
         self._gave_way_at = NEVER
+        self.lack = None
         if now - self._core.asked_to_lead_at < self._core.timing.transfer_limit_s:
             self._vantage.moved(now)
 
@@ -144,22 +147,34 @@ class Handover:
         others = {name_of(node.id): node for node in core.engine.others()}
 
         def may_lead(name: str) -> bool:
-            return not core.stands_back(others[name].id) and self._has_caught_up(others[name])
+            if core.stands_back(others[name].id) or not self._has_caught_up(others[name]):
+                return False
+            return not view.disks.get(name, DiskState()).is_short
 
-        me, view = name_of(core.raft_id), self._view()
+        me, own, view = name_of(core.raft_id), core.disk(), self._view()
         voters = frozenset({me, *others})
+        told = {name: disk for name, disk in view.disks.items() if name in others}
+        connected = [name for name, node in others.items() if node in core.engine.connected]
+        self.lack = lack_of_room(me, own, told, connected, len(voters))
+
+        def reaches_enough(name: str) -> bool:
+            if own.is_short:  # anybody who can go on is better
+                return self._vantage.reaches_majority(name, voters, view)
+            return self._vantage.reaches_as_much(name, me, voters, view)
+
         better = self._vantage.better_place(now, me, voters, view, may_lead)
         faster = self._disks.better_disk(
             now,
-            DiskState(core.journal.sync_ms()),
-            {name: disk for name, disk in view.disks.items() if name in others},
-            lambda name: may_lead(name) and self._vantage.reaches_as_much(name, me, voters, view),
+            own,
+            told,
+            lambda name: may_lead(name) and reaches_enough(name),
             waited_s=self._vantage.waited_s(now),
         )
         if better is not None:
             _log.warning("leadership moves to where more members are reached", extra={"to": better})
         elif faster is not None:
-            _log.warning("leadership moves to a faster disk", extra={"to": faster})
+            where = "a disk with room" if own.is_short else "a faster disk"
+            _log.warning("leadership moves to %s", where, extra={"to": faster})
             better = faster
         if better is not None:
             self._vantage.moved(now)

@@ -122,6 +122,12 @@ class Store(Protocol):
         Raises StorageError; the caller then never calls commit again.
         """
 
+    def is_short(self) -> bool:
+        """True since a commit found no room but a reserve, until `find_room` finds some."""
+
+    def find_room(self) -> bool:
+        """Fill the reserve up, where there is room for it; whether the store is not short."""
+
     def close(self) -> None:
         """Release the store.  Idempotent; never raises for what was committed."""
 
@@ -176,6 +182,14 @@ class MemoryStore:
     def record(self) -> Record:
         """The record that was committed last: everything durable beside the entries."""
         return self._record or Record()
+
+    def is_short(self) -> bool:
+        """See Store."""
+        return False
+
+    def find_room(self) -> bool:
+        """See Store."""
+        return True
 
     def entry(self, index: int) -> Entry | None:
         """The committed entry at an index."""
@@ -372,6 +386,14 @@ class Journal:
             self._meta[key] = value
             self._identity = canonical_json(self._meta)
             self._pending = True
+
+    def is_short(self) -> bool:
+        """True while the disk has no room for entries: what is written lives on the store's reserve."""
+        return self._store.is_short()
+
+    def find_room(self) -> bool:
+        """Fill the reserve up where there is room; whether the disk has room for entries."""
+        return self.failed is None and self._store.find_room()
 
     def sync(self) -> None:
         """Make every change durable, except a commit index that changed alone.

@@ -45,6 +45,7 @@ from cyoloctl.raft.proposals import Done, Proposal, ProposalQueue
 from cyoloctl.raft.reads import ReadIndex, ReadRequest
 from cyoloctl.raft.recovery import restore
 from cyoloctl.raft.replication import Replication
+from cyoloctl.raft.room import Room
 from cyoloctl.raft.settings import DEFAULT_LIMITS, DEFAULT_TIMING, Limits, Timing
 from cyoloctl.raft.snapshot import SnapshotStore
 from cyoloctl.raft.snapshotting import Snapshotting
@@ -117,8 +118,7 @@ class Replica:
         self._clock, self._cluster_clock, self._rng = clock, cluster_clock, rng
         self._send = send
         self._flush = flush
-        self._timing = timing
-        self._limits = limits
+        self._timing, self._limits = timing, limits
         self.send = core.send  # no call in between: it is hot
         self._engine: VendorEngine
         self._handover = Handover(core, view)
@@ -129,6 +129,7 @@ class Replica:
 
         self._pending = ProposalQueue(limits.pending_commands, limits.pending_bytes)
         self._forwarding = Forwarding(core, self._pending, machine)
+        self.room = Room(core, self._handover, self._forwarding)
         self._reads = ReadIndex(core, tell_commit=lambda node: self._replication.send(node, heartbeat=True))
         self._swept_at = -1e9
         self._snapshotting = Snapshotting(
@@ -612,7 +613,7 @@ class Replica:
     def append_pending(self) -> None:
         """Called in the leader's tick: what waits becomes log entries, many commands to one."""
         engine = self._engine
-        if not engine.is_leader() or self._handover.is_going():
+        if not engine.is_leader() or self._handover.is_going() or self.room.refuses():
             return
         uncommitted = self._journal.last_index - engine.commit_index()
         if uncommitted >= self._limits.uncommitted_entries:

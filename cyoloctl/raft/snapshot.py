@@ -65,7 +65,7 @@ _DIGEST_BYTES = 32
 _MAX_HEADER_BYTES = 4 * 2**20
 _MIN_FILE_BYTES = _PREFIX.size + _DIGEST_BYTES
 _READ_BYTES = 2**20
-_SHORTAGES = frozenset({errno.EMFILE, errno.ENFILE, errno.ENOMEM})
+_SHORTAGES = frozenset({errno.EMFILE, errno.ENFILE, errno.ENOMEM, errno.ENOSPC})
 _MAX_INTEGER = 2**63 - 1
 
 _REPLACE = (
@@ -89,7 +89,7 @@ class SnapshotMeta:
 
 
 def is_shortage(error: BaseException | None) -> bool:
-    """Whether an error means that no descriptor, thread or memory was left: it may be tried again."""
+    """Whether an error means that no descriptor, thread, memory or space was left: it may be tried again."""
     cause = error.__cause__ if isinstance(error, StorageError) else error
     return isinstance(cause, MemoryError) or (isinstance(cause, OSError) and cause.errno in _SHORTAGES)
 
@@ -568,7 +568,7 @@ class SnapshotStore:
 
 def _raise_snapshot_error(name: str, error: OSError) -> NoReturn:
     if error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
-        text = f"{name} cannot be written, the disk is full: free space, then restart the node"
+        text = f"{name} cannot be written, the disk is full: free space"
     elif error.errno in _SHORTAGES:
         text = (
             f"{name} cannot be read or written, the process or the machine has no descriptor or memory left "

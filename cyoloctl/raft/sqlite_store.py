@@ -38,13 +38,14 @@ import os
 import sqlite3
 import struct
 import zlib
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import NoReturn
 
 from cyoloctl.errors import Conflict, InternalError, StorageError, VersionMismatch
 from cyoloctl.paths import hand_to_owner_of
 from cyoloctl.raft.journal import REPLACE, Batch, Entry, Record, StoredState, verify
+from cyoloctl.raft.reserve import Reserve
 from cyoloctl.raft.wal import check_wal
 
 __all__ = ["FORMAT_VERSION", "SqliteStore", "read_entries", "read_record"]
@@ -62,6 +63,11 @@ _CHECKPOINT_FRAMES = 512
 _SELECT_RECORD = "SELECT id, term, vote, commit_index, first_index, last_index, identity, crc FROM record"
 _BUSY_TIMEOUT_S = 5.0
 _INDEX_AND_TERM = struct.Struct(">QQ")
+_RECORD_BYTES = 8 * _PAGE_BYTES
+"""More than a transaction takes that changes the record alone."""
+
+_GROWTH_BYTES = 64 * 2**10
+"""The file grows by so much, or the next part of the reserve follows."""
 
 _RESTART = "then restart the node"
 
@@ -78,14 +84,20 @@ class SqliteStore:
     """A store in one SQLite file, for one process at a time.
 
     path: the file; its directory must exist.  Created, mode 0600, if missing.
+    reserve: space for the moment when the disk is full.
     Raises Conflict if another process has it open, VersionMismatch if a newer
     release wrote it, StorageError if it is damaged, is no journal, or cannot be
     written; the message names the file and the remedy.
     """
 
-    def __init__(self, path: Path) -> None:
+    def __init__(self, path: Path, reserve: Reserve | None = None) -> None:
         self.path = path
+        self._reserve = reserve
+        self._is_short = False
         self._frames = 0
+        # What the WAL holds has to find room in the file, out of half the reserve in the end.
+        half = _CHECKPOINT_FRAMES if reserve is None else reserve.size_bytes // 2 // _PAGE_BYTES
+        self._checkpoint_frames = min(_CHECKPOINT_FRAMES, half)
         self._connection: sqlite3.Connection | None = None
         try:
             self._descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
@@ -128,7 +140,7 @@ class SqliteStore:
         self._check_format(connection)
         # SQLite would go on in the recovered WAL, among the remains of a torn transaction, under the same
         # salts.  Start it over: then check_wal finds the traces of one crash at most.
-        if connection.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchone()[0] != 0 and not is_whole:
+        if not self._start_over(connection) and not is_whole:
             raise StorageError(
                 f"{self.path} is being read by another program, and a torn transaction at its end cannot be "
                 f"cleared away meanwhile: close that program, {_RESTART}"
@@ -240,44 +252,117 @@ class SqliteStore:
     def commit(self, batch: Batch) -> None:
         """See Store.  One fdatasync; every 512 pages or so a checkpoint, two more."""
         connection = self._connected()
-        record = batch.record
+        size = sum(len(entry[0]) + 40 for entry in batch.entries)
         try:
-            connection.execute("BEGIN IMMEDIATE")
-            if batch.cut_from is not None:
-                connection.execute("DELETE FROM entries WHERE position >= ?", (batch.cut_from,))
-            if batch.drop_before is not None:
-                connection.execute("DELETE FROM entries WHERE position < ?", (batch.drop_before,))
-            if batch.entries:
-                connection.executemany(
-                    "INSERT INTO entries(position, term, command, crc) VALUES(?, ?, ?, ?)",
-                    [
-                        (index, term, command, _entry_crc(command, index, term))
-                        for command, index, term in batch.entries
-                    ],
-                )
-            connection.execute(
-                "REPLACE INTO record(id, term, vote, commit_index, first_index, last_index, identity, crc) "
-                "VALUES(1, ?, ?, ?, ?, ?, ?, ?)",
-                (
-                    record.term,
-                    record.vote,
-                    record.commit_index,
-                    record.first_index,
-                    record.last_index,
-                    record.identity,
-                    record.crc(),
-                ),
-            )
-            connection.execute("COMMIT")
+            # Twice the size: in the WAL, and soon in the file.
+            self._with_room(lambda: self._transact(connection, batch), 2 * size + _RECORD_BYTES)
             # An estimate of the frames just written; deletions touch pages that it does not see.
-            self._frames += 3 + sum(len(entry[0]) + 40 for entry in batch.entries) // _PAGE_BYTES
-            if self._frames >= _CHECKPOINT_FRAMES or batch.drop_before or batch.cut_from:
+            self._frames += 3 + size // _PAGE_BYTES
+            if (
+                self._frames >= self._checkpoint_frames
+                or batch.drop_before
+                or batch.cut_from
+                or self._is_short  # then the WAL need not grow for the next one
+            ):
                 self._checkpoint(connection)
         except (sqlite3.Error, OSError) as error:
             _raise_journal_error(self.path, error)
 
+    def _transact(self, connection: sqlite3.Connection, batch: Batch) -> None:
+        record = batch.record
+        connection.execute("BEGIN IMMEDIATE")
+        if batch.cut_from is not None:
+            connection.execute("DELETE FROM entries WHERE position >= ?", (batch.cut_from,))
+        if batch.drop_before is not None:
+            connection.execute("DELETE FROM entries WHERE position < ?", (batch.drop_before,))
+        if batch.entries:
+            connection.executemany(
+                "INSERT INTO entries(position, term, command, crc) VALUES(?, ?, ?, ?)",
+                [
+                    (index, term, command, _entry_crc(command, index, term))
+                    for command, index, term in batch.entries
+                ],
+            )
+        connection.execute(
+            "REPLACE INTO record(id, term, vote, commit_index, first_index, last_index, identity, crc) "
+            "VALUES(1, ?, ?, ?, ?, ?, ?, ?)",
+            (
+                record.term,
+                record.vote,
+                record.commit_index,
+                record.first_index,
+                record.last_index,
+                record.identity,
+                record.crc(),
+            ),
+        )
+        connection.execute("COMMIT")
+
+    def _with_room(self, do: Callable[[], None], needed_bytes: int) -> None:
+        """Do something that writes; where there is no room for it, again with some of the reserve.
+
+        Only a write that found no room (SQLITE_FULL) is repeated: SQLite has
+        rolled it back, and no sync was asked for.  After a failed sync nobody
+        knows what is on the disk; SQLite has another code for that.
+        """
+        is_first = True
+        while True:
+            try:
+                return do()
+            except sqlite3.OperationalError as error:
+                if self._reserve is None or not _found_no_room(error):
+                    raise
+                self._note_shortage()
+                connection = self._connected()
+                if connection.in_transaction:
+                    connection.execute("ROLLBACK")
+                # Otherwise SQLite would go on among the remains of this attempt: see _open.
+                if not self._start_over(connection):
+                    raise
+                if not self._reserve.give(needed_bytes) and not is_first:
+                    raise
+                is_first = False
+
+    def _start_over(self, connection: sqlite3.Connection) -> bool:
+        """Bring the content of the WAL into the file, and empty it; False while another program reads it.
+
+        Where the file finds no room to grow, with some of the reserve.
+        """
+        while True:
+            try:
+                return bool(connection.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchone()[0] == 0)
+            except sqlite3.OperationalError as error:
+                if not _found_no_room(error) or self._reserve is None:
+                    raise
+                self._note_shortage()
+                if not self._reserve.give(_GROWTH_BYTES):
+                    raise
+
+    def _note_shortage(self) -> None:
+        if not self._is_short:
+            self._is_short = True
+            _log.warning("the disk is full: the journal lives on its reserve", extra={"file": str(self.path)})
+
+    def is_short(self) -> bool:
+        """See Store."""
+        return self._is_short
+
+    def find_room(self) -> bool:
+        """See Store."""
+        if self._reserve is not None and self._reserve.hold():
+            self._is_short = False
+        return not self._is_short
+
     def _checkpoint(self, connection: sqlite3.Connection) -> None:
-        connection.execute("PRAGMA wal_checkpoint(PASSIVE)").fetchone()
+        try:
+            connection.execute("PRAGMA wal_checkpoint(PASSIVE)").fetchone()
+        except sqlite3.OperationalError as error:
+            if self._reserve is None or not _found_no_room(error):
+                raise
+            # The file cannot grow.  The WAL has it all, whole and synced; the next commit tries again.
+            self._note_shortage()
+            self._reserve.give(_GROWTH_BYTES)
+            return
         self._frames = 0
 
     def _close_connection(self) -> None:
@@ -353,6 +438,10 @@ def _sync_directory(directory: Path) -> None:
 
 def _primary_code(error: Exception) -> int:
     return int(getattr(error, "sqlite_errorcode", 0)) & 0xFF
+
+
+def _found_no_room(error: sqlite3.Error) -> bool:
+    return _primary_code(error) == sqlite3.SQLITE_FULL
 
 
 def _raise_journal_error(path: Path, error: Exception) -> NoReturn:

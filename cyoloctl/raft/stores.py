@@ -17,6 +17,7 @@ from cyoloctl.errors import AlreadyExists, ConfigError, StorageError
 from cyoloctl.model import NO_STAMP, RaftId
 from cyoloctl.raft.batch import encode_batch
 from cyoloctl.raft.journal import Journal, MemoryStore
+from cyoloctl.raft.reserve import RESERVE_NAME, Reserve
 from cyoloctl.raft.snapshot import SnapshotMeta, SnapshotStore
 from cyoloctl.raft.sqlite_store import SqliteStore
 from cyoloctl.raft.upgrade import back_up_old
@@ -106,7 +107,9 @@ def open_storage(data_dir: Path, *, cluster_id: str, name: str) -> tuple[Journal
     backup = back_up_old(data_dir, JOURNAL_NAME)
     if backup is not None:
         _log.warning("upgraded the data of release 0.1.0", extra={"backup": str(backup)})
-    journal = Journal(SqliteStore(path))
+    reserve = Reserve(data_dir / RESERVE_NAME)
+    reserve.hold()
+    journal = Journal(SqliteStore(path, reserve))
     try:
         found = journal.get_meta("cluster_id"), journal.get_meta("name")
         if found != (cluster_id, name):

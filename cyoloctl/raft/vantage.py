@@ -20,6 +20,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 
+from cyoloctl.model import majority
 from cyoloctl.raft.disks import DiskState
 
 __all__ = ["LASTING_S", "NOTHING_SEEN", "Vantage", "View", "reach"]
@@ -79,6 +80,11 @@ class Vantage:
         """Whether another voter reaches all members that the leader reaches."""
         mine, its = reach(me, voters, view), reach(name, voters, view)
         return name in view.told and mine[0] <= its[0] and mine[1] <= its[1]
+
+    @staticmethod
+    def reaches_majority(name: str, voters: frozenset[str], view: View) -> bool:
+        """Whether another voter could lead at all."""
+        return name in view.told and len(reach(name, voters, view)[0]) >= majority(len(voters))
 
     def better_place(
         self, now: float, me: str, voters: frozenset[str], view: View, may_lead: Callable[[str], bool]

@@ -126,6 +126,9 @@ class _Seen:
     def sync_ms(self) -> None:
         return None
 
+    def is_short(self) -> bool:
+        return self._replica.room.is_short()
+
     def slow_sync_ms(self) -> None:
         return None
 

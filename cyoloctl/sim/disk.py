@@ -31,6 +31,7 @@ from cyoloctl.raft.sqlite_store import read_entries
 __all__ = ["Crash", "Disk", "DiskFiles", "DiskStore"]
 
 _SYNC_S = (0.0001, 0.0005)
+_RESERVE = 12  # commits for which a full disk has room
 
 
 class Crash(BaseException):
@@ -48,15 +49,17 @@ class Image(NamedTuple):
 class Disk:
     """The disk of one node; it outlives the node's processes.
 
-    full: writes fail.  fail_sync: the next sync fails.  sync_s: duration of a
-    sync, at least and at most.
+    full: writes fail, but those for which the journal's reserve has room.
+    low: it has too little room for new entries.  fail_sync: the next sync
+    fails.  sync_s: duration of a sync, at least and at most.
     """
 
     def __init__(self, rng: random.Random) -> None:
         self._rng = rng
         self.journal = MemoryStore()
         self.pending: Batch | None = None  # written, not synced
-        self.full = False
+        self.full = self.low = False
+        self.reserve = _RESERVE
         self.fail_sync = False
         self.sync_s = _SYNC_S
         self.failures = 0  # injected since the last start
@@ -73,16 +76,21 @@ class Disk:
 
     def heal(self) -> None:
         """Every fault ends."""
-        self.full = self.fail_sync = False
+        self.full = self.low = self.fail_sync = False
         self.sync_s = _SYNC_S
 
     def is_sound(self) -> bool:
         """True while no fault is on it."""
-        return not self.full and not self.fail_sync and self.sync_s == _SYNC_S
+        return not self.full and not self.low and not self.fail_sync and self.sync_s == _SYNC_S
 
     def is_honest(self) -> bool:
         """True when it has always kept what it had synced."""
         return not self._lied
+
+    def facts(self) -> dict[str, int]:
+        """What a node tells of its space."""
+        free = 0 if self.full else 2**20 if self.low else 2**34
+        return {"disk_free_bytes": free, "disk_total_bytes": 2**36, "disk_reserve_bytes": 2**26}
 
     # Lies, while no process runs: see `Dishonesty`.
 
@@ -235,7 +243,7 @@ class DiskStore:
         self._disk = disk
         self._step = step
         self._took = took
-        self._failed = False
+        self._failed = self._is_short = False
 
     def load(self) -> StoredState | None:
         """See Store."""
@@ -251,8 +259,11 @@ class DiskStore:
         self._failed = True
         self._step("journal write")
         if disk.full:
-            disk.failures += 1
-            raise StorageError("the simulated disk is full")
+            if not disk.reserve:
+                disk.failures += 1
+                raise StorageError("the simulated disk is full")
+            disk.reserve -= 1
+            self._is_short = True
         disk.pending = batch
         self._step("journal sync")
         try:
@@ -263,6 +274,16 @@ class DiskStore:
         disk.pending = None
         self._failed = False
         self._step("journal synced")
+
+    def is_short(self) -> bool:
+        """See Store."""
+        return self._is_short
+
+    def find_room(self) -> bool:
+        """See Store."""
+        if not self._disk.full:
+            self._disk.reserve, self._is_short = _RESERVE, False
+        return not self._is_short
 
     def close(self) -> None:
         """See Store."""

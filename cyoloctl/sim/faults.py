@@ -43,6 +43,7 @@ class Faults:
         self._names, self._mean_s = names, mean_s
         self._joined = self._roles = 0
         self.spared: frozenset[str] = frozenset()
+        self._space = random.Random(f"{world.seed} space")
         self._dishonesty = Dishonesty(world, rng)
 
     def start(self) -> None:
@@ -113,7 +114,7 @@ class Faults:
             node.crash(power=power)
 
     def disk(self) -> bool:
-        """A disk fails at its next sync, is full for a while, or slow."""
+        """A disk fails at its next sync, is full or nearly full for a while, or slow."""
         node = self._victim()
         if node is None or node.memory:
             return False
@@ -123,14 +124,7 @@ class Faults:
             disk.fail_sync = True
             self._time.log("the next sync of %s fails", node.name)
         elif how == 1:
-            disk.full = True
-            self._time.log("the disk of %s is full", node.name)
-
-            def freed() -> None:
-                disk.full = False
-                self._time.disturb(node.name)
-
-            self._time.later(self._rng.uniform(0.1, 2.0), freed)
+            self._fill(node, self._rng.uniform(0.1, 2.0))
         else:
             before = disk.sync_s
             disk.sync_s = (0.005, self._rng.choice((0.02, 0.2, 0.7)))
@@ -142,6 +136,18 @@ class Faults:
 
             self._time.later(self._rng.uniform(0.2, 2.0), fast)
         return True
+
+    def _fill(self, node: Node, seconds: float) -> None:
+        """Its disk is full, or has too little room for new entries: so long, or three times that."""
+        disk, is_full = node.disk, self._space.random() < 0.5
+        disk.full, disk.low = disk.full or is_full, disk.low or not is_full
+        self._time.log("the disk of %s is %s", node.name, "full" if is_full else "nearly full")
+
+        def freed() -> None:
+            disk.full = disk.low = False
+            self._time.disturb(node.name)
+
+        self._time.later(seconds * self._space.choice((1.0, 3.0)), freed)
 
     def partition(self) -> bool:
         """Some nodes cannot reach others: both ways, one way, or on one link alone."""

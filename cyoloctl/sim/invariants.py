@@ -137,6 +137,14 @@ class WatchedStore:
         self._store.commit(batch)
         self._show(batch.entries)
 
+    def is_short(self) -> bool:
+        """See Store."""
+        return self._store.is_short()
+
+    def find_room(self) -> bool:
+        """See Store."""
+        return self._store.find_room()
+
     def close(self) -> None:
         """See Store."""
         self._store.close()
@@ -552,19 +560,23 @@ class Invariants:
             self._check_majority(node, commit)
 
     def _check_majority(self, node: Member, commit: int) -> None:
-        """A majority of the voters holds on disk everything that a leader calls committed."""
+        """A majority of the voters holds on disk everything that a leader calls committed.
+
+        Of the voters of the log up to there, or of the whole: in the same
+        turn it may have gone on to append a change of the voters.
+        """
         entry = node.journal.entry(commit)
         assert node.replica is not None
-        voters = node.replica.voters()
+        voters, before = node.replica.voters(), self._configuration_at(commit)[0]
         holders = []
-        for name in voters:
+        for name in voters | before:
             disk = self.disks[name]
             record, there = disk.record(), disk.journal.entry(commit)
             same = there is not None and entry is not None and there[2] == entry[2]
             # What a disk that lied acknowledged counts as held: see `Dishonesty`.
             if same or record.first_index > commit or not disk.is_honest():
                 holders.append(name)
-        if 2 * len(holders) <= len(voters):
+        if all(2 * len(each.intersection(holders)) <= len(each) for each in (voters, before)):
             where = f"on disk of {sorted(holders)} of {sorted(voters)}"
             self.time.fail("durability", f"{node.name} says {commit} is committed: {where}")
 

@@ -16,7 +16,7 @@ from functools import partial
 from itertools import combinations
 from typing import Any
 
-from cyoloctl.errors import CyoloctlError, Overloaded
+from cyoloctl.errors import CyoloctlError, NoRoom, Overloaded
 from cyoloctl.model import RaftId, majority
 from cyoloctl.replicated.command import encode_command
 from cyoloctl.sim.node import Node
@@ -60,7 +60,7 @@ class Liveness:
         began, floor = self._time.now, self._world.invariants.observed
 
         def done(node: Node, result: Any, error: CyoloctlError | None) -> None:
-            if isinstance(error, Overloaded) and not answered:  # its clients are many: it asks again, as told
+            if isinstance(error, (Overloaded, NoRoom)) and not answered:  # it asks again, as told
                 again = partial(self._propose, node, command, partial(done, node))
                 self._time.later(0.1, partial(node.put, node.life, again))
             if error is None:

@@ -456,7 +456,7 @@ class Node:
         self.time.log("%s stops: %s", self.name, error.message)
         self._close()
         self.stop(power=self.rng.random() < 0.3)
-        self.disk.full = self.disk.fail_sync = False
+        self.disk.full = self.disk.low = self.disk.fail_sync = False
         self.start_later()
 
     def upgrade(self) -> None:
@@ -620,7 +620,12 @@ class Node:
     def describe(self) -> dict[str, Any]:
         """See LinkHandler."""
         leader = None if self.replica is None else self.replica.leader()
-        return {"leader": None if leader is None else name_of(leader), "sync_ms": self.journal.sync_ms()}
+        return {
+            "leader": None if leader is None else name_of(leader),
+            "sync_ms": self.journal.sync_ms(),
+            "disk_short": self.replica is not None and self.replica.room.is_short(),
+            **self.disk.facts(),
+        }
 
     def cluster_time(self) -> tuple[int, int]:
         """See LinkHandler."""

@@ -31,6 +31,8 @@ from cyoloctl.raft.peers import COPY
 from cyoloctl.raft.replica import Replica
 from cyoloctl.raft.verdicts import Verdicts
 from cyoloctl.replicated.command import MAX_TIME_UNIX_MS, encode_command
+from cyoloctl.sim.disk import Disk
+from cyoloctl.sim.invariants import WatchedJournal
 from cyoloctl.sim.timeline import HANDOVER, Timeline
 from cyoloctl.state import ClusterState
 
@@ -57,6 +59,8 @@ class Self(Protocol):
     links: Links
     state: ClusterState
     verdicts: Verdicts
+    disk: Disk
+    journal: WatchedJournal
 
     @property
     def replica(self) -> Replica | None: ...
@@ -134,6 +138,9 @@ class Upkeep:
             node.links.disconnect(name, reason=COPY)
         for name in list(node.verdicts.doubtful()):
             node.links.reconnect(name)
+        node.journal.find_room()
+        is_short = node.disk.full or node.disk.low
+        node.replica.room.measured(is_short=is_short, free_bytes=node.disk.facts()["disk_free_bytes"])
         if node.replica.leader() is not None and not self._busy:
             self._do_what_is_due(node.replica)
         self._later(node.rng.uniform(*_PAUSE_S))

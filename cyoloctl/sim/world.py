@@ -25,6 +25,7 @@ class World:
     def __init__(self, plan: Plan, *, late: bool = False) -> None:
         """late: see Network."""
         self._plan = plan
+        self.seed = plan.seed
         self.nodes: dict[str, Node] = {}
         self.time = Timeline()
         self.network = Network(self.time, random.Random(f"{plan.seed} network"), self.nodes, late=late)

@@ -471,7 +471,7 @@ PLANTED: list[tuple[Plant, range, dict[str, Any], str]] = [
     (end_by_the_disk_is_not_told, range(2000, 2005), {"faults": ("disk",)}, "unexplained"),
     (no_first_sync, range(2000, 2020), {}, "persistence"),
     (no_second_sync, range(2000, 2003), {}, "persistence"),
-    (failed_sync_is_retried, range(2000, 2010), {}, "disk, persistence, durability"),
+    (failed_sync_is_retried, range(2010, 2020), {}, "disk, persistence, durability"),
     (votes_are_not_stored, range(2000, 2005), {}, "persistence"),
     (learners_count, range(2000, 2020), {}, "durability, convergence"),
     (

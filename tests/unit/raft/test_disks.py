@@ -101,3 +101,23 @@ def test_time_of_a_sync_is_that_of_the_last_ones() -> None:
         times.observe(5.0 + number / 10, 0.002)
     assert times.typical_ms(9.0) == pytest.approx(2.0)
     assert times.typical_ms(60.0) is None
+
+
+def test_leadership_goes_to_no_fast_disk_without_room() -> None:
+    assert moves(SLOW, {"n2": DiskState(1.0, True), "n3": DiskState(9.0)}) == "n3"
+    assert moves(SLOW, {"n2": DiskState(1.0, True)}, for_s=60.0) is None
+
+
+def test_attempts_to_leave_a_disk_without_room_have_pauses() -> None:
+    choice, own = DiskChoice(), DiskState(1.0, True)
+    found = [
+        choice.better_disk(100.0 + step / 10, own, {"n2": FAST}, lambda name: True, waited_s=0.0)
+        for step in range(50)
+    ]
+    assert found.count("n2") == 3
+    assert found[0] == "n2"
+
+
+def test_peer_tells_that_its_disk_has_no_room() -> None:
+    assert disk_told({"disk_short": True, "disk_free_bytes": 5}) == DiskState(None, True, 5)
+    assert disk_told({"disk_short": 1, "disk_free_bytes": -5}) == DiskState()
