@@ -623,6 +623,10 @@ class AppliedMembership:
         member = self._state.members.get(name)
         return None if member is None else RaftId(member.raft_id)
 
+    def level(self) -> int:
+        """See MembershipView."""
+        return self._state.levels.level
+
     def process(self, name: str) -> tuple[int, str, int] | None:
         """See MembershipView."""
         known = self._state.presence.get(name)

@@ -339,6 +339,7 @@ class MemberApi(Protocol):
         sealing_key: str,
         address: str,
         ca_sha256: str,
+        level: int,
         timeout_s: float,
     ) -> Json:
         """Redeem a join token: the grant.  The caller is not authenticated.  Raises InvitationRejected."""
@@ -495,6 +496,14 @@ ROUTES: tuple[Route[HasMembers], ...] = (
         handler=lambda node: node.members.join,
         body=(
             NAME,
+            Field(
+                "level",
+                "integer",
+                "the highest level that the joiner understands",
+                default=1,
+                minimum=1,
+                maximum=1_000_000,
+            ),
             Field(
                 "public_key",
                 "string",

@@ -13,7 +13,7 @@ from cyoloctl.replicated.levels import BASE_LEVEL, MAX_LEVEL, Release
 from cyoloctl.replicated.machine import Machine, Operations
 from cyoloctl.text import Json
 
-__all__ = ["LevelMachine", "named"]
+__all__ = ["LevelMachine", "named", "not_understood"]
 
 
 def named(names: list[str]) -> str:

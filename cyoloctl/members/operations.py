@@ -6,11 +6,12 @@ import time
 from collections.abc import Callable
 
 from cyoloctl.audit import audit
-from cyoloctl.errors import CyoloctlError, NoLeader, NotFound, OutcomeUnknown
+from cyoloctl.errors import CyoloctlError, NoLeader, NotFound, OutcomeUnknown, VersionMismatch
 from cyoloctl.members.api import Member, MemberList, Status
 from cyoloctl.members.changes import MemberChanges
 from cyoloctl.members.granting import GrantOperations
 from cyoloctl.members.joining import JoinOperations
+from cyoloctl.members.levels import LevelMachine
 from cyoloctl.members.machine import MemberMachine
 from cyoloctl.members.records import WantedRole, asked_role
 from cyoloctl.members.status import MemberStatus
@@ -43,7 +44,9 @@ class MemberOperations:
         calls: PeerCalls,
         raft_id: RaftId,
         rotation_due: Callable[[], bool],
+        levels: LevelMachine,
     ) -> None:
+        self._levels = levels
         self._proposer = proposer
         self._engine = proposer.engine
         self._members = members
@@ -127,9 +130,18 @@ class MemberOperations:
         sealing_key: str,
         address: str,
         ca_sha256: str,
+        level: int,
         timeout_s: float,
     ) -> Json:
-        """Redeem a join token: the grant.  Raises InvitationRejected."""
+        """Redeem a join token: the grant.  Raises InvitationRejected.
+
+        level: the highest that the joiner understands; VersionMismatch where the cluster's is above.
+        """
+        if level < self._levels.level:
+            raise VersionMismatch(
+                f"the cluster is at level {self._levels.level}, and your release understands level {level}: "
+                f"install release {self._levels.release} or a later one, then join with the same token"
+            )
         request = {
             "name": name,
             "public_key": public_key,

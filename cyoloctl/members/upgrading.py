@@ -51,7 +51,7 @@ class UpgradeOperations:
     ) -> None:
         self._proposer = proposer
         self._members = members
-        self._levels = levels
+        self.levels = levels
         self._name = name
 
     def standings(self) -> list[Standing]:
@@ -62,13 +62,13 @@ class UpgradeOperations:
         peers = self._proposer.engine.peers()
         found = []
         for member in self._members.members():
-            peer, level = peers.get(member.name), self._levels.understood(member.name)
+            peer, level = peers.get(member.name), self.levels.understood(member.name)
             if member.name == self._name:
-                found.append(Standing(member.name, __version__, self._levels.own.level))
+                found.append(Standing(member.name, __version__, self.levels.own.level))
             elif peer is None:
                 found.append(Standing(member.name, None, level))
             else:
-                found.append(Standing(member.name, peer.release, level))
+                found.append(Standing(member.name, peer.release, min(level, peer.level)))
         return found
 
     async def upgrade(self, *, dry_run: bool, request_id: str | None, timeout_s: float) -> Json:
@@ -90,7 +90,7 @@ class UpgradeOperations:
         )
 
     async def _upgrade(self, dry_run: bool, timeout_s: float) -> Json:
-        levels, members = self._levels, self.standings()
+        levels, members = self.levels, self.standings()
         level = levels.level
         to, waits_for = target(level, members)
         if to == level and waits_for:
@@ -113,22 +113,22 @@ class UpgradeOperations:
 
     def _waiting(self, members: list[Standing], names: list[str]) -> str:
         best = max(members, key=lambda each: each.level)
-        release = self._levels.own.since.get(best.level) or best.release
+        release = self.levels.own.since.get(best.level) or best.release
         needed = "the release that the others run" if release is None else f"release {release} or a later one"
         verb = "does" if len(names) == 1 else "do"
         return (
-            f"the cluster stays at level {self._levels.level}: {named(names)} {verb} not understand level "
+            f"the cluster stays at level {self.levels.level}: {named(names)} {verb} not understand level "
             f"{best.level}; install {needed} there, one after the other, then repeat the command"
         )
 
     def problems(self) -> Iterator[Problem]:
         """The step that is left once every member runs the newer release."""
-        to, _ = target(self._levels.level, self.standings())
-        if to > self._levels.level:
+        to, _ = target(self.levels.level, self.standings())
+        if to > self.levels.level:
             yield problem(
                 "level_behind",
                 None,
-                f"every member understands level {to}, and the cluster is at level {self._levels.level}: "
+                f"every member understands level {to}, and the cluster is at level {self.levels.level}: "
                 "raise it when no member has to go back to the earlier release",
                 _COMMAND,
             )

@@ -56,6 +56,7 @@ from cyoloctl.pki.grants import Grant, accept_grant, decode_grant
 from cyoloctl.pki.requests import NodeRequest, PendingRequest, csr_sha256, encode_request, prepare_request
 from cyoloctl.pki.x509 import certificate_expires_at, certificate_sha256
 from cyoloctl.raft import create_storage
+from cyoloctl.replicated.levels import BASE_LEVEL, THIS
 from cyoloctl.text import rfc3339_of
 
 __all__ = [
@@ -339,6 +340,7 @@ def _join_body(token: join_token.JoinToken, request: PendingRequest, address: Ad
         "public_key": join_token.public_key(token.secret, token.cluster_id, token.name),
         "signature": join_token.sign(token.secret, asked),
         "request_pem": request.request_pem,
+        **({"level": THIS.level} if THIS.level > BASE_LEVEL else {}),
         "sealing_key": request.sealing_key,
         "address": asked.address,
         "ca_sha256": asked.ca_sha256,

@@ -14,6 +14,7 @@ from cyoloctl.errors import ConfigError, Conflict, InvalidInput, StorageError
 from cyoloctl.model import RaftId, name_of
 from cyoloctl.node.config import CONFIG_NAME, Config, load_config
 from cyoloctl.node.inspection import inspect_node
+from cyoloctl.node.level_file import refuse_higher_level
 from cyoloctl.paths import file_error
 from cyoloctl.pki.files import CA_KEY, PKI_DIRECTORY
 from cyoloctl.raft import become_sole_voter, open_storage, replay
@@ -45,6 +46,7 @@ def recover(data_dir: Path, *, dry_run: bool) -> dict[str, Any]:
     VersionMismatch.
     """
     config = _recoverable(data_dir)
+    refuse_higher_level(data_dir)
     journal, snapshots = open_storage(data_dir, cluster_id=config.cluster_id, name=config.name)
     with closing(journal):
         state, me = ClusterState(), RaftId(config.name)

@@ -30,6 +30,7 @@ from cyoloctl.errors import (
     CyoloctlError,
     InternalError,
     Unavailable,
+    VersionMismatch,
 )
 from cyoloctl.gateway.server import Gateway, tls_context
 from cyoloctl.gateway.settings import GatewaySettings
@@ -39,6 +40,7 @@ from cyoloctl.node import logs
 from cyoloctl.node.config import CONFIG_NAME, KNOWN_PEERS, Config, load_config
 from cyoloctl.node.dialing import Dialer
 from cyoloctl.node.gateway_config import GatewayConfig
+from cyoloctl.node.level_file import note_level, refuse_higher_level
 from cyoloctl.node.service import Service
 from cyoloctl.paths import (
     GATEWAY_SOCKET,
@@ -55,6 +57,7 @@ from cyoloctl.raft import (
     COPY,
     LEFT_BEHIND,
     OLDER,
+    TOO_OLD,
     ClusterClock,
     Engine,
     Journal,
@@ -64,6 +67,7 @@ from cyoloctl.raft import (
     memory_storage,
     open_storage,
 )
+from cyoloctl.replicated.levels import THIS
 from cyoloctl.state import AppliedMembership, ClusterState
 from cyoloctl.web.listener import Guest, Listener, raise_descriptor_limit
 from cyoloctl.web.lookup import Host
@@ -77,6 +81,7 @@ _HANDOVER_TIMEOUT_S = 3.0
 _LOOKUP_TIMEOUT_S = 5.0
 _PLACED_WITHIN_S = 4.0
 """Longer than an attempt to reach a peer takes, and than it takes a peer to know a copy."""
+_NOTE_LEVEL_S = 0.5
 _MAX_BROWSERS = 1024
 _COLLECT_EVERY = 50_000
 """Objects between two passes of the cyclic collector: with Python's 700 it takes 5 to 8 % under load."""
@@ -101,6 +106,10 @@ _UNWANTED = {
         "and join under a new name with an empty data directory"
     ),
 }
+_BELOW_LEVEL = (
+    f"the cluster of {{name}} was raised to a level that release {THIS.name} does not understand: install "
+    "the release that the other nodes run, then start this node again"
+)
 
 
 class _Demultiplexer(asyncio.Protocol):
@@ -223,6 +232,7 @@ class Node:
                 address=str(config.advertise),
                 release=__version__,
                 boots=boots,
+                level=THIS.level,
             ),
             journal=journal,
             snapshots=snapshots,
@@ -300,6 +310,8 @@ class Node:
             self.service.admission.run(),
             _report_suppressed(),
         ]
+        if self._config.storage == "disk":
+            work.append(self._remember_level())
         if self._config.storage == "memory":
             work.append(self._remember_peers())
         if self._config.gateway is not None:
@@ -406,6 +418,9 @@ class Node:
 
     def _on_unwanted(self, reason: str) -> None:
         """The cluster keeps this process out permanently."""
+        if self._failure is None and reason == TOO_OLD:
+            self._failure = VersionMismatch(_BELOW_LEVEL.format(name=self._config.name))
+            self._stop_requested.set()
         if self._failure is None:
             self._failure = Conflict(_UNWANTED.get(reason, _REMOVED).format(name=self._config.name))
             self._stop_requested.set()
@@ -461,6 +476,15 @@ class Node:
                 if not path.exists() or path.read_text() != text:
                     write_node_file(path, text.encode())
             await self.engine.wait_changed(5.0)
+
+    async def _remember_level(self) -> None:
+        """Leave the level in the directory, so that an earlier release ends before it opens the rest."""
+        while True:
+            try:
+                note_level(self._data_dir, self.service.upgrading.levels)
+            except (CyoloctlError, OSError) as error:
+                _log.warning("the level was not noted", extra={"error": str(error)})
+            await self.engine.wait_changed(_NOTE_LEVEL_S)
 
 
 async def _report_suppressed() -> None:
@@ -616,6 +640,7 @@ def run(
         # Until the node can reload, a hang-up is nothing: without this it would end the process.
         signal.signal(signal.SIGHUP, lambda _number, _frame: None)
         check_ownership(data_dir)
+        refuse_higher_level(data_dir)
         config = load_config(data_dir / CONFIG_NAME)
         if socket_group is not None:
             config = replace(config, socket_group=socket_group)

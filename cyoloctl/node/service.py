@@ -202,6 +202,7 @@ class Service:
             granting=self.granting,
             calls=self.calls,
             raft_id=raft_id,
+            levels=state.levels,
             rotation_due=lambda: bool(state.authorities.due_for() or state.authorities.demoted()),
         )
 

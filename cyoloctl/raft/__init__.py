@@ -10,7 +10,7 @@ from cyoloctl.raft.engine import Engine
 from cyoloctl.raft.inspection import JournalCopy, LogEntry, copy_journal, inspect_journal
 from cyoloctl.raft.journal import Journal, MemoryStore
 from cyoloctl.raft.machine import StateMachine
-from cyoloctl.raft.peers import COPY, DISK_FAILED, LEFT_BEHIND, NO_MEMORY, OLDER, REMOVED, Refusal
+from cyoloctl.raft.peers import COPY, DISK_FAILED, LEFT_BEHIND, NO_MEMORY, OLDER, REMOVED, TOO_OLD, Refusal
 from cyoloctl.raft.settings import Limits, Timing
 from cyoloctl.raft.snapshot import SnapshotMeta, SnapshotStore
 from cyoloctl.raft.sole import Replayed, become_sole_voter, replay
@@ -35,6 +35,7 @@ __all__ = [
     "NO_MEMORY",
     "OLDER",
     "REMOVED",
+    "TOO_OLD",
     "ClusterClock",
     "Engine",
     "Journal",

@@ -227,6 +227,7 @@ class Link:
                     "release": identity.release,
                     "term": term,
                     "last_index": last_index,
+                    **({"level": identity.level} if identity.level > 1 else {}),
                 }
             )
             return True
@@ -284,6 +285,7 @@ class Link:
             self._refuse("its raft id is not its name")
         else:
             self.info = PeerInfo(message["address"], message["release"], last_index=message["last_index"])
+            self.info.level = message["level"]
             if self._is_removed(raft_id):
                 return
             self.raft_id, self.boot, self.boots = raft_id, message["boot"], message["boots"]
@@ -296,6 +298,7 @@ class Link:
                 message["address"],
                 message["term"],
                 message["last_index"],
+                message["level"],
             )
             refusal = self._links.handler.refusal(said)
             if refusal is not None:

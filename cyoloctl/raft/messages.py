@@ -43,6 +43,13 @@ _PREFIX = struct.Struct(">II")
 
 Message = dict[str, Any]
 
+_GROWING: dict[str, Message] = {"hello": {"level": 1}}
+"""Messages that nodes of two releases exchange before they know of each other what each understands.
+
+Fields that this release does not know are left aside; by name, what is left
+out, and what it stands for then.
+"""
+
 
 class PeerProtocolError(Exception):
     """Bytes that are no message.  The link ends; the node goes on."""
@@ -118,6 +125,7 @@ MESSAGE_TYPES: dict[str, dict[str, _Kind]] = {
         "release": _text,
         "term": _integer,
         "last_index": _integer,
+        "level": _integer,
     },
     "goodbye": {"reason": _text},
     "ping": {"sent_ms": _integer},
@@ -255,6 +263,9 @@ def decode(frame: bytes) -> Message:
     fields = MESSAGE_TYPES.get(kind) if type(kind) is str else None
     if fields is None:
         raise PeerProtocolError("unknown message type")
+    if kind in _GROWING:
+        known = {name: value for name, value in header.items() if name in fields or name == "type"}
+        header = _GROWING[kind] | known
     if len(header) != len(fields) + 1:
         raise PeerProtocolError("fields are missing or unknown")
     tail = frame[4 + size :]

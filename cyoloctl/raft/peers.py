@@ -18,6 +18,7 @@ __all__ = [
     "PROTOCOL_VERSION",
     "REFUSALS",
     "REMOVED",
+    "TOO_OLD",
     "Hello",
     "LinkHandler",
     "PeerIdentity",
@@ -30,7 +31,9 @@ __all__ = [
 PROTOCOL_VERSION = 3
 
 REMOVED, COPY, OLDER, LEFT_BEHIND = "removed", "copy", "older disk", "left behind by a recovery"
+TOO_OLD = "below the level of the cluster"
 REFUSALS = {
+    TOO_OLD: "its release does not understand the level of the cluster: install a newer one there",
     REMOVED: "it was removed from the cluster",
     LEFT_BEHIND: "the cluster was recovered without it: it may still live in the old history",
     COPY: "another process runs under its name: two processes must never share a disk's copy",
@@ -48,7 +51,8 @@ class PeerIdentity:
     """Identity of this process towards its peers.
 
     boot: random, new with every process.  boots: how often this disk was
-    started, the present start included; 0 where nobody counts.
+    started, the present start included; 0 where nobody counts.  level: the
+    highest that its release understands.
     """
 
     name: str
@@ -58,13 +62,15 @@ class PeerIdentity:
     address: str
     release: str
     boots: int = 0
+    level: int = 1
 
 
 @dataclass(frozen=True, slots=True)
 class Hello:
     """A peer's first message, about its process.
 
-    term, last_index: of its log when the connection was made.
+    term, last_index: of its log when the connection was made.  level: as in
+    `PeerIdentity`.
     """
 
     name: str
@@ -74,6 +80,7 @@ class Hello:
     address: str
     term: int
     last_index: int
+    level: int = 1
 
 
 @dataclass(frozen=True, slots=True)
@@ -103,6 +110,8 @@ class PeerInfo:
     """Of the peer's process, see `PeerIdentity`."""
     last_index: int = 0
     """Of its log when it said hello."""
+    level: int = 1
+    """The highest that its release understands."""
     dialled: bool = False
     """This node opened the connection."""
     silent: bool = False

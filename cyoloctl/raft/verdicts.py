@@ -11,7 +11,7 @@ from collections.abc import Collection, Iterator, Mapping
 from typing import Protocol
 
 from cyoloctl.model import RaftId, is_in_memory, majority, name_of
-from cyoloctl.raft.peers import COPY, LEFT_BEHIND, OLDER, REMOVED, Hello, PeerInfo
+from cyoloctl.raft.peers import COPY, LEFT_BEHIND, OLDER, REMOVED, TOO_OLD, Hello, PeerInfo
 from cyoloctl.raft.witnesses import Witnesses
 
 __all__ = ["MembershipView", "Verdicts"]
@@ -42,6 +42,10 @@ class MembershipView(Protocol):
 
     def process(self, name: str) -> tuple[int, str, int] | None:
         """Boots and boot of the node's latest process, and an index that its disk held; None when unknown."""
+        ...
+
+    def level(self) -> int:
+        """The level of the cluster: who understands less has no place in it."""
         ...
 
 
@@ -91,6 +95,10 @@ class NobodyKnown:
     def process(self, name: str) -> tuple[int, str, int] | None:
         """No process is known."""
         return None
+
+    def level(self) -> int:
+        """Everybody understands everything."""
+        return 1
 
 
 class Verdicts:
@@ -172,7 +180,12 @@ class Verdicts:
         return LEFT_BEHIND if self._register.is_left_behind(name_of(raft_id)) else REMOVED
 
     def refusal(self, hello: Hello) -> str | None:
-        """Why a process must be kept out: its disk is a copy, or older than what its node acknowledged."""
+        """Why a process must be kept out.
+
+        Its disk is a copy, or older than what its node acknowledged, or its release is below the level.
+        """
+        if hello.level < self._register.level():
+            return TOO_OLD
         if is_in_memory(hello.raft_id):
             return None
         known = self._register.process(hello.name)
@@ -200,9 +213,14 @@ class Verdicts:
     def doubtful(self) -> Iterator[str]:
         """Names of connected peers that said hello before the register knew that their disk had held more.
 
-        Each has to say hello again: an honest one holds that much by now.
+        Each has to say hello again: an honest one holds that much by now.  So has whoever went back to an
+        earlier release while the level was raised.
         """
+        level = self._register.level()
         for name, info in self._links.peers().items():
+            if info.level < level:
+                yield name
+                continue
             known = self._register.process(name)
             if known is not None and info.boots and _holds_less(known, info.boot, info.last_index):
                 yield name

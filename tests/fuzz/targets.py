@@ -159,7 +159,7 @@ def _json(value: object) -> bytes:
 # --- peers ---------------------------------------------------------------------------------------
 
 _VALUES: dict[str, Any] = {
-    "version": 3, "boots": 1, "last_index": 6, "links": ["n1", "n3"], "addresses": {"n3": "h:3"},
+    "version": 3, "level": 1, "boots": 1, "last_index": 6, "links": ["n1", "n3"], "addresses": {"n3": "h:3"},
     "cluster_id": "c" * 32, "name": "n2", "raft_id": "n2", "boot": "b", "address": "h:1",
     "release": "1", "reason": "stopping", "sent_ms": 5, "wall_unix_ms": 1_780_000_000_000, "id": 7,
     "info": {

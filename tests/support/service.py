@@ -221,6 +221,7 @@ class MemoryService:
         sealing_key: str,
         address: str,
         ca_sha256: str,
+        level: int,
         timeout_s: float,
     ) -> dict[str, Any]:
         await self._enter("join", name=name, address=address, timeout_s=timeout_s)

@@ -341,6 +341,8 @@ def _level_behind(world: World) -> None:
     world.state.levels.own = Release("9.0.0", 2)
     for name in ("n1", "n2", "n3"):
         world.state.levels.apply("announce", {"name": name, "level": 2}, 3, NOW_MS)
+    for peer in world.engine.told.values():
+        peer.level = 2
 
 
 CASES: dict[str, tuple[Callable[[World], Any], str | None]] = {

@@ -89,6 +89,9 @@ class Membership:
     def raft_id(self, name: str) -> RaftId | None:
         return None
 
+    def level(self) -> int:
+        return 1
+
     def process(self, name: str) -> tuple[int, str, int] | None:
         return self.own if name == "e" else self.known
 

@@ -163,3 +163,34 @@ def test_frame_of_the_limit_is_taken() -> None:
 def test_frame_over_the_limit_is_refused_before_it_is_buffered() -> None:
     with pytest.raises(PeerProtocolError, match="limit of 10"):
         FrameReader(10).feed(struct.pack(">I", 11))
+
+
+HELLO: dict[str, Any] = {
+    "type": "hello",
+    "version": 3,
+    "cluster_id": "c" * 32,
+    "name": "n2",
+    "raft_id": "n2",
+    "boot": "b",
+    "boots": 1,
+    "address": "h:1",
+    "release": "1",
+    "term": 1,
+    "last_index": 1,
+}
+
+
+def test_hello_of_a_later_release_is_understood_as_far_as_it_can_be() -> None:
+    assert decode(encode(HELLO)[4:]) == {**HELLO, "level": 1}
+    assert decode(encode({**HELLO, "level": 2, "mood": ["good"]})[4:]) == {**HELLO, "level": 2}
+
+
+@pytest.mark.parametrize("broken", [{"level": "2"}, {"level": -1}, {"level": None}, {"term": None}])
+def test_hello_with_a_field_that_is_malformed_is_refused(broken: dict[str, Any]) -> None:
+    with pytest.raises(PeerProtocolError):
+        decode(encode({**HELLO, **broken})[4:])
+
+
+def test_hello_that_lacks_a_field_is_refused() -> None:
+    with pytest.raises(PeerProtocolError):
+        decode(_frame({name: value for name, value in HELLO.items() if name != "release"}))

@@ -7,7 +7,7 @@ from dataclasses import dataclass, field, replace
 import pytest
 
 from cyoloctl.model import RaftId
-from cyoloctl.raft.peers import COPY, OLDER, REMOVED, Hello, PeerInfo
+from cyoloctl.raft.peers import COPY, OLDER, REMOVED, TOO_OLD, Hello, PeerInfo
 from cyoloctl.raft.verdicts import Verdicts
 
 
@@ -17,6 +17,10 @@ class Register:
     processes: dict[str, tuple[int, str, int]] = field(default_factory=dict)
     removed: frozenset[str] = frozenset()
     raft_ids: dict[str, RaftId] = field(default_factory=dict)
+    at: int = 1
+
+    def level(self) -> int:
+        return self.at
 
     def is_removed(self, name: str) -> bool:
         return name in self.removed
@@ -261,3 +265,17 @@ def test_voter_stands_back_by_the_register_and_this_node_by_its_configuration_to
     assert (made.stands_back(RaftId("w~7")), made.stands_back(RaftId("me"))) == (True, False)
     configured = Verdicts("me", 3, "mine", register=Register(), stands_back=True)
     assert (configured.stands_back(RaftId("me")), configured.stands_back(RaftId("w"))) == (True, False)
+
+
+@pytest.mark.parametrize(("understood", "expected"), [(1, TOO_OLD), (2, None), (3, None)])
+def test_process_below_the_level_of_the_cluster_is_kept_out(understood: int, expected: str | None) -> None:
+    told = Hello("a", RaftId("a"), 1, "b1", "a:1", 1, 9, understood)
+    in_memory = replace(told, raft_id=RaftId("a~1"))
+    judge = verdicts(Own(RaftId("me")), register=Register(at=2))
+    assert (judge.refusal(told), judge.refusal(in_memory)) == (expected, expected)
+
+
+def test_peer_that_went_back_while_the_level_was_raised_says_hello_again() -> None:
+    connected = {"a": PeerInfo("a:1", "1"), "b": PeerInfo("b:1", "2", level=2)}
+    judge = verdicts(Own(RaftId("me"), connected=connected), register=Register(at=2))
+    assert list(judge.doubtful()) == ["a"]

@@ -1,0 +1,165 @@
+"""Three nodes go to a fabricated next release one at a time, back, and there for good, under writes."""
+
+from __future__ import annotations
+
+import hashlib
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+from cyoloctl.errors import VersionMismatch
+from cyoloctl.node.level_file import LEVEL_NAME
+from tests.support.cluster import Cluster, Node, Writers, assert_refused, environment
+from tests.support.next_release import NAME
+
+pytestmark = [pytest.mark.cluster, pytest.mark.slow, pytest.mark.timeout(300)]
+
+NEXT, TODAY = "tests.support.next_release", "cyoloctl"
+WITHOUT_SERVICE_S = 10.0
+
+
+def digests(directory: Path) -> dict[str, str]:
+    return {
+        str(path.relative_to(directory)): hashlib.sha256(path.read_bytes()).hexdigest()
+        for path in sorted(directory.rglob("*"))
+        if path.is_file() and path.suffix != ".db-shm"
+    }
+
+
+def install(cluster: Cluster, name: str, module: str, writers: Writers) -> float:
+    """Stop a node, start it as another release; the seconds until writes went on."""
+    node = cluster[name]
+    since = time.monotonic()
+    assert node.terminate() == 0
+    writers.wait_more(1)
+    took_s = time.monotonic() - since
+    node.module = module
+    node.start()
+    cluster.wait_healthy()
+    return took_s
+
+
+def problems(node: Node) -> list[str]:
+    return [each["code"] for each in node.client().status()["problems"]]
+
+
+def multiply(node: Node, by: int) -> int:
+    return int(node.client().counter_add("product", by)["value"])
+
+
+def as_release(module: str, *arguments: object, stdin: str = "") -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        [sys.executable, "-m", module, *map(str, arguments)],
+        input=stdin,
+        capture_output=True,
+        text=True,
+        timeout=60.0,
+        env=environment(),
+        check=False,
+    )
+
+
+def refused(node: Node, *words: str) -> None:
+    with pytest.raises(VersionMismatch) as caught:
+        multiply(node, 3)
+    for word in words:
+        assert word in caught.value.message
+
+
+def test_rolling_upgrade_loses_no_write_and_ends_with_what_is_new(tmp_path: Path) -> None:
+    with Cluster(tmp_path) as cluster:
+        cluster.form(3)
+        with Writers(cluster, threads=2) as writers:
+            took = [install(cluster, name, NEXT, writers) for name in ("n1", "n2")]
+            refused(cluster["n1"], "n3 does not understand it", NAME)
+            waits = cluster["n2"].cli("cluster", "upgrade", "--dry-run")
+            assert_refused(waits, 76, "n3 does not understand level 2", f"release {NAME}")
+            assert problems(cluster["n3"]) == []
+            # n2 goes back: nothing that it wrote meanwhile stops it.
+            took.append(install(cluster, "n2", TODAY, writers))
+            refused(cluster["n1"], "n2 and n3 do not understand it")
+            took += [install(cluster, name, NEXT, writers) for name in ("n3", "n2")]
+            refused(cluster["n3"], "every member understands it")
+            assert problems(cluster["n1"]) == ["level_behind"]
+            planned = cluster["n1"].client().cluster_upgrade(dry_run=True)
+            assert (planned["level"], planned["to"], planned["changed"], planned["dry_run"]) == (
+                1,
+                2,
+                True,
+                True,
+            )
+            refused(cluster["n3"], "every member understands it")
+            done = cluster["n2"].json("cluster", "upgrade")
+            assert (done["to"], done["changed"], done["release"]) == (2, True, NAME)
+            assert [multiply(node, 3) for node in cluster.nodes.values()] == [3, 9, 27]
+            assert cluster["n1"].client().cluster_upgrade(dry_run=False)["changed"] is False
+            assert cluster["n3"].client().status()["cluster"]["level"] == 2
+            writers.wait_more(1)
+            writers.finish()
+        writers.assert_exact(cluster["n3"].client().counter_get("default")["value"])
+        assert max(took) < WITHOUT_SERVICE_S, took
+
+        _refuses_to_go_back(cluster)
+        _takes_in_no_earlier_release(cluster, tmp_path)
+
+
+def _refuses_to_go_back(cluster: Cluster) -> None:
+    node = cluster["n3"]
+    assert node.terminate() == 0
+    before = digests(node.directory)
+    assert LEVEL_NAME in before
+    assert_refused(node.cli("node", "start"), 76, "raised to level 2", f"install release {NAME}")
+    assert_refused(node.cli("cluster", "recover", "--dry-run"), 76, "raised to level 2")
+    assert digests(node.directory) == before
+    # A crash may have come before the file: then the members say so, or its own log does.
+    (node.directory / LEVEL_NAME).unlink()
+    node.module = TODAY
+    node.launch()
+    assert node.wait_exit() == 76
+    node.module = NEXT
+    node.start()
+    cluster.wait_settled(voters=3)
+    assert multiply(node, 2) == 54
+
+
+def _takes_in_no_earlier_release(cluster: Cluster, base: Path) -> None:
+    token = cluster.invite("n4")
+    node = cluster.new_node("n4")
+    join = (
+        "node",
+        "join",
+        "-d",
+        node.directory,
+        "--name",
+        "n4",
+        "--listen",
+        node.address,
+        "--token-file",
+        "-",
+    )
+    assert_refused(
+        as_release(TODAY, *join, stdin=token), 76, "cluster is at level 2", f"install release {NAME}"
+    )
+    assert not node.directory.exists() or not any(node.directory.iterdir())
+    joined = as_release(NEXT, *join, stdin=token)
+    assert joined.returncode == 0, joined.stderr
+    node.module = NEXT
+    node.start()
+    cluster.wait_settled(voters=4)
+    assert multiply(node, 2) == 108
+
+
+def test_new_cluster_of_the_next_release_needs_no_raising(tmp_path: Path) -> None:
+    with Cluster(tmp_path) as cluster:
+        node = cluster.new_node("n1")
+        made = as_release(
+            NEXT, "cluster", "init", "-d", node.directory, "--name", "n1", "--listen", node.address
+        )
+        assert made.returncode == 0, made.stderr
+        node.module = NEXT
+        node.start()
+        assert multiply(node, 5) == 5
+        assert problems(node) == []
