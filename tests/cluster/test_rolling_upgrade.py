@@ -3,20 +3,26 @@
 from __future__ import annotations
 
 import hashlib
+import json
 import subprocess
 import sys
+import tarfile
 import time
+from datetime import UTC, datetime
 from pathlib import Path
+from typing import Any
 
 import pytest
 
-from cyoloctl.errors import VersionMismatch
+from cyoloctl.errors import TokenRejected, VersionMismatch
 from cyoloctl.node.level_file import LEVEL_NAME
-from tests.support.cluster import Cluster, Node, Writers, assert_refused, environment
+from tests.support.cluster import Cluster, Node, Writers, assert_refused, environment, wait_until
 from tests.support.next_release import NAME
 
 pytestmark = [pytest.mark.cluster, pytest.mark.slow, pytest.mark.timeout(300)]
 
+FIXTURES = Path(__file__).parents[1] / "fixtures"
+SAVED: dict[str, Any] = json.loads((FIXTURES / "data-directory-0.2.0.json").read_text())
 NEXT, TODAY = "tests.support.next_release", "cyoloctl"
 WITHOUT_SERVICE_S = 10.0
 
@@ -161,5 +167,31 @@ def test_new_cluster_of_the_next_release_needs_no_raising(tmp_path: Path) -> Non
         assert made.returncode == 0, made.stderr
         node.module = NEXT
         node.start()
+        wait_until("the founder's level", lambda: node.client().status()["cluster"]["level"] == 2)
         assert multiply(node, 5) == 5
         assert problems(node) == []
+
+
+@pytest.mark.parametrize("module", [TODAY, NEXT])
+def test_saved_directory_of_level_1_is_whole_under_every_later_release(module: str, tmp_path: Path) -> None:
+    with Cluster(tmp_path) as cluster:
+        node = cluster.new_node(SAVED["name"])
+        with tarfile.open(FIXTURES / "data-directory-0.2.0.tar.gz") as archive:
+            archive.extractall(tmp_path, filter="data")
+        settings = node.directory / "node.yaml"
+        settings.write_text(settings.read_text().replace(f":{SAVED['port']}", f":{node.port}"))
+        made_at = datetime.fromisoformat(SAVED["made_at"])
+        node.step_clock(int((made_at - datetime.now(UTC)).total_seconds()) + 60)  # the sessions live still
+        node.module = module
+        node.start()
+        cluster.wait_healthy()
+        client = node.client()
+        assert client.counter_get("orders")["value"] == SAVED["counters"]["orders"]
+        assert (
+            client.counter_add("orders", 41, request_id="job-1")["value"] == 41
+        )  # remembered: no second time
+        assert client.call("token_inspect", body={"token": SAVED["session_current"]})["sub"] == "ann"
+        with pytest.raises(TokenRejected):
+            client.call("token_inspect", body={"token": SAVED["session_revoked"]})
+        assert client.status()["cluster"]["level"] == SAVED["level"]
+        assert client.cluster_upgrade(dry_run=True)["changed"] is (module == NEXT)
