@@ -27,7 +27,7 @@ _RFC3339 = re.compile(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\dZ")
 def test_formation_by_init_invite_and_join_gives_three_voters(shared: Cluster) -> None:
     for node in shared.nodes.values():
         status = node.json("status")
-        assert list(status) == ["schema_version", "cluster", "members", "problems", "history"]
+        assert list(status) == ["schema_version", "cluster", "members", "links", "problems", "history"]
         assert status["schema_version"] == 1
         assert list(status["cluster"]) == _CLUSTER_FIELDS
         assert re.fullmatch(r"[0-9a-f]{32}", status["cluster"]["id"])

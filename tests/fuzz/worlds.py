@@ -48,6 +48,7 @@ from cyoloctl.raft.snapshot import SnapshotStore
 from cyoloctl.raft.sqlite_store import SqliteStore
 from cyoloctl.raft.vendor import NO_OP, encode_membership
 from cyoloctl.replicated.command import encode_command
+from cyoloctl.replicated.levels import BASE_LEVEL
 from cyoloctl.state import ClusterState
 from cyoloctl.web import encoding
 
@@ -370,6 +371,9 @@ class _NobodyRemoved:
     def process(self, name: str) -> tuple[int, str, int] | None:
         return None
 
+    def level(self) -> int:
+        return BASE_LEVEL
+
 
 @dataclass
 class _Node:
@@ -512,7 +516,14 @@ async def _leader_answers(data: bytes) -> None:
 def _check_rows(rows: list[dict[str, Any]]) -> None:
     """As the API document has them, and printable."""
     shapes = openapi.openapi()["components"]["schemas"]["Member"]["properties"]
-    kinds = {"integer": int, "number": (int, float), "string": str, "boolean": bool, "null": type(None)}
+    kinds = {
+        "integer": int,
+        "number": (int, float),
+        "string": str,
+        "boolean": bool,
+        "object": dict,
+        "null": type(None),
+    }
     for row in rows:
         encoding.encode_object(row)
         for name, value in row.items():

@@ -38,6 +38,7 @@ def test_body_defaults_are_filled_in() -> None:
     assert INVITE.read_body(b'{"name":"n"}') == {
         "name": "n",
         "learner": False,
+        "witness": False,
         "ttl_s": 3600,
         "request_id": None,
     }
@@ -159,7 +160,7 @@ def test_join_body_missing_field_is_refused_naming_it(key: str) -> None:
     ],
 )
 def test_join_body_bad_value_is_refused_without_repeating_it(key: str, value: str) -> None:
-    assert JOIN.check_body(GOOD_JOIN) == GOOD_JOIN
+    assert JOIN.check_body(GOOD_JOIN) == {**GOOD_JOIN, "level": 1}
     with pytest.raises(InvalidInput) as caught:
         JOIN.check_body({**GOOD_JOIN, key: value})
     assert f"'{key}'" in caught.value.message
