@@ -78,6 +78,10 @@ class Following:
         if not self.follow(node, message["term"]):
             return
         self._core.heard_commit = max(self._core.heard_commit, message["leader_commit"])
+        if self._left_out and self._core.has_room_for(0):
+            self._left_out = False  # what was not taken is asked for, now that there is room
+            engine.send_acknowledgement(node, next_index=engine.commit_index() + 1, success=False, reset=True)
+            return
         previous, previous_term = message["prev_log_index"], message["prev_log_term"]
         entries: list[Entry] = message["entries"]
         last_of_message = previous + len(entries)
@@ -97,8 +101,7 @@ class Following:
             self._left_out = True
             engine.send_acknowledgement(node, next_index=1, success=False)
             return
-        if own is None or own[2] != previous_term or self._left_out:
-            self._left_out = False  # what was not taken is asked for, once there is room
+        if own is None or own[2] != previous_term:
             # Row 16: what is committed here matches any leader's log.
             engine.send_acknowledgement(node, next_index=engine.commit_index() + 1, success=False, reset=True)
             return

@@ -127,7 +127,8 @@ def test_witness_is_shown_as_one_and_is_given_nothing_that_it_does_not_need(
     assert node.json("key", "status")["agreed"]
     assert node.cli("pki", "rotate-ca", "--overlap", "0s", "--yes").returncode == 0
     wait_until("the CA exchanged", lambda: node.json("pki", "status")["rotation"] is None)
-    wait_until("n1 has put the old key away", lambda: _ca_keys(node) == ["ca.key"])  # each node by itself, afterwards
+    # Each node sees to its own files, after that.
+    wait_until("n1 has put the old key away", lambda: _ca_keys(node) == ["ca.key"])
     running.stop_all()
     _hold_no_key(running)
 

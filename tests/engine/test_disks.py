@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -87,6 +88,19 @@ def test_follower_without_room_takes_no_commands_and_all_of_them_later(window_by
     cluster.run(5.0)
     assert cluster.is_leader("a")  # who still hears of c, and c of it
     assert len([m for m in cluster.sent if m.target == "c" and m.message.get("entries")]) < 40
+    measured(cluster, "c", short=False)
+    assert cluster.run_until(lambda: cluster.state("c") == cluster.state("a"), within=1.0)
+
+
+def test_follower_whose_log_is_all_snapshot_asks_for_what_it_left_out(tmp_path: Path) -> None:
+    """The leader's window is full, so it sends nothing but heartbeats, which end where that log begins."""
+    cluster = led(limits=Limits(keep_entries=0, window_bytes=1, batch_bytes=1), directory=tmp_path)
+    cluster.compact("c")
+    assert len(cluster.log("c")) == 1
+    measured(cluster, "c", short=True)
+    for command in (b"x2", b"x3"):
+        assert cluster.write("a", command)[0].ok
+    cluster.run(1.0)
     measured(cluster, "c", short=False)
     assert cluster.run_until(lambda: cluster.state("c") == cluster.state("a"), within=1.0)
 
