@@ -247,7 +247,10 @@ class Causes:
         peer = node.links.peers().get(wrong.name)
         calm_at = self._time.disturbed_at(frozenset((node.name, wrong.name))) + CLOCK_NAMED_S
         is_sound = self._world.network.is_sound(node.name, wrong.name) and calm_at <= self._time.now
-        return is_sound and peer is not None and peer.pongs > 1 and not peer.silent
+        # A link with an earlier process stays for a while, where two processes may be on one disk.
+        if peer is None or (peer.boots, peer.boot) != (wrong.boots, wrong.boot):
+            return False
+        return is_sound and peer.pongs > 1 and not peer.silent
 
     def _fail(self, node: Node, claim: str) -> None:
         self._time.fail("unexplained", f"{node.name} does not name it in time: {claim}")
