@@ -78,9 +78,7 @@ class Following:
         if not self.follow(node, message["term"]):
             return
         self._core.heard_commit = max(self._core.heard_commit, message["leader_commit"])
-        if self._left_out and self._core.has_room_for(0):
-            self._left_out = False  # what was not taken is asked for, now that there is room
-            engine.send_acknowledgement(node, next_index=engine.commit_index() + 1, success=False, reset=True)
+        if self._asks_for_what_was_left_out(node):
             return
         previous, previous_term = message["prev_log_index"], message["prev_log_term"]
         entries: list[Entry] = message["entries"]
@@ -102,8 +100,7 @@ class Following:
             engine.send_acknowledgement(node, next_index=1, success=False)
             return
         if own is None or own[2] != previous_term:
-            # Row 16: what is committed here matches any leader's log.
-            engine.send_acknowledgement(node, next_index=engine.commit_index() + 1, success=False, reset=True)
+            self._ask(node)
             return
         # Row 1: skip what is there already; never cut a matching tail.
         known = 0
@@ -134,6 +131,19 @@ class Following:
                 "entries": fresh,
             },
         )
+
+    def _asks_for_what_was_left_out(self, node: Node) -> bool:
+        """Whether this node asks for entries that it had no room for, now that it has."""
+        if not self._left_out or not self._core.has_room_for(0):
+            return False
+        self._left_out = False
+        self._ask(node)
+        return True
+
+    def _ask(self, node: Node) -> None:
+        """Row 16: ask for what follows the commit index: what is committed here matches any leader's log."""
+        engine = self._core.engine
+        engine.send_acknowledgement(node, next_index=engine.commit_index() + 1, success=False, reset=True)
 
     def _finds_no_room(self, term: int, before: Entry | None, entries: list[Entry]) -> bool:
         """Whether a disk that is short leaves these entries out.
