@@ -6,6 +6,7 @@ import contextlib
 import signal
 import subprocess
 import sys
+import tempfile
 from collections.abc import Callable
 from pathlib import Path
 
@@ -19,6 +20,7 @@ from tests.support.cluster import NotYet, environment, wait_until
 __all__ = ["FaultCluster", "FaultNode", "faketime_library"]
 
 _PORT = 7700
+_GUEST = "guest"
 _TRACES = ("Traceback (most recent call last)", '"exception":', "was never retrieved")
 DISK_FAILED = 74
 """The status of errors.StorageError."""
@@ -31,9 +33,14 @@ def faketime_library() -> Path | None:
 
 
 class FaultNode:
-    """One node.  `excused` holds why it may end by itself at present."""
+    """One node.  `excused` holds why it may end by itself at present.
 
-    def __init__(self, base: Path, name: str, network: Network, compact_entries: int, clock: bool) -> None:
+    module: what is run in place of `python -m cyoloctl`.
+    """
+
+    def __init__(
+        self, base: Path, name: str, network: Network, compact_entries: int, clock: bool, module: str
+    ) -> None:
         self.name = name
         self.disk = Disk(base / name)
         self.directory = base / name / "data"
@@ -44,6 +51,7 @@ class FaultNode:
         self.excused = ""
         self.excused_status = DISK_FAILED
         self._network = network
+        self._module = module
         self._changes = {"CYOFAULT_COMPACT": str(compact_entries)}
         self.clock_path: Path | None = base / f"{name}.clock" if clock else None
 
@@ -56,7 +64,14 @@ class FaultNode:
         return f"{self._network.address(self.name)}:{_PORT}"
 
     def command(self, *arguments: str) -> list[str]:
-        return [*self._network.inside(self.name), sys.executable, "-m", "tests.chaos.node", *arguments]
+        return [*self._network.inside(self.name), sys.executable, "-m", self._module, *arguments]
+
+    def furnish(self, directory: str) -> None:
+        """An empty place for a new data directory of that name, on its disk."""
+        if not self.disk.path.exists():
+            self.disk.make()
+        self.directory = self.disk.path / directory
+        self.endpoint = f"unix://{control_socket_path(self.directory)}"
 
     def run(self, *arguments: str, stdin: str = "") -> None:
         """A command in the node's namespace that must succeed."""
@@ -66,11 +81,31 @@ class FaultNode:
             capture_output=True,
             text=True,
             timeout=60,
-            env=environment(),
+            env=environment(**self._changes),
             check=False,
         )
         if done.returncode != 0:
             raise RuntimeError(f"cyoloctl {' '.join(arguments)}: {done.returncode}: {done.stderr}")
+
+    def spawn(self, *arguments: str, stdin: str = "") -> tuple[subprocess.Popen[bytes], Callable[[], str]]:
+        """Start a command in the node's namespace, from the main thread; the process, and what it said."""
+        given, said = tempfile.TemporaryFile(), tempfile.TemporaryFile()  # noqa: SIM115  # outlive this call
+        given.write(stdin.encode())
+        given.seek(0)
+        process = subprocess.Popen(
+            self.command(*arguments),
+            stdin=given,
+            stdout=subprocess.DEVNULL,
+            stderr=said,
+            env=environment(**self._changes),
+        )
+        given.close()
+
+        def read() -> str:
+            said.seek(0)
+            return said.read().decode("utf-8", "replace")
+
+        return process, read
 
     def launch(self) -> None:
         """Start the process; does not wait.  Call it from the main thread: it ends when that does."""
@@ -153,15 +188,25 @@ class FaultNode:
 
 
 class FaultCluster:
-    """`count` voters below one directory.  Use it as a context manager."""
+    """`count` voters below one directory.  Use it as a context manager.
 
-    def __init__(self, base: Path, count: int, *, compact_entries: int = 1000) -> None:
+    guest: the place of one more node, which has neither disk nor process at first.
+    next_release: all run a fabricated next release, whose level the cluster has not got yet.
+    """
+
+    def __init__(
+        self, base: Path, count: int, *, compact_entries: int = 1000, next_release: bool = False
+    ) -> None:
         names = [f"n{number}" for number in range(1, count + 1)]
-        self.network = Network(names)
+        self.network = Network([*names, _GUEST])
         self.clocked = faketime_library() is not None
-        self.nodes = {
-            name: FaultNode(base, name, self.network, compact_entries, self.clocked) for name in names
+        module = f"tests.chaos.{'next_node' if next_release else 'node'}"
+        made = {
+            name: FaultNode(base, name, self.network, compact_entries, self.clocked, module)
+            for name in (*names, _GUEST)
         }
+        self.guest = made.pop(_GUEST)
+        self.nodes = made
 
     def __enter__(self) -> FaultCluster:
         try:
@@ -178,10 +223,11 @@ class FaultCluster:
         self.close()
 
     def close(self) -> None:
-        for node in self.nodes.values():
+        everybody = [*self.nodes.values(), self.guest]
+        for node in everybody:
             node.kill()
         self.network.close()
-        for node in self.nodes.values():
+        for node in everybody:
             node.disk.close()
 
     def _form(self) -> None:

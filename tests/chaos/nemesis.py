@@ -3,7 +3,7 @@
 Every fault is a pair of functions: begin it on chosen nodes, end it.  The
 nemesis begins and ends them from the main thread, one at a time or two
 together on different nodes, and looks after processes that end by themselves:
-only a node whose disk fails may.
+only a node whose disk fails may.  Transitions (transitions.py) go on beside them.
 """
 
 from __future__ import annotations
@@ -19,14 +19,17 @@ from dataclasses import dataclass, field
 from cyoloctl.errors import CyoloctlError
 from tests.chaos.cluster import FaultCluster, FaultNode
 from tests.chaos.history import History
+from tests.chaos.transitions import TRANSITIONS, Transitions
 
-__all__ = ["FAULTS", "Event", "Nemesis"]
+__all__ = ["EVERYTHING", "FAULTS", "Event", "Nemesis"]
 
 _DISK_LIMIT_S = 12.0
 """How long a node may go on after its disk failed."""
 
 _DAY_S = 86_400
-_PROMOTED_S = 30.0
+_ENDED_S = 60.0
+"""How long a transition may go on after the last fault."""
+
 _CLOCK_STEPS_S = (
     -400 * _DAY_S, -60 * _DAY_S, -90_000, -3600, -90, -3, 3, 90, 3600, 3 * _DAY_S, 60 * _DAY_S, 400 * _DAY_S,
     3 * 365 * _DAY_S,
@@ -62,7 +65,7 @@ class _Timer:
 class Nemesis:
     """Injects faults until a time is reached.
 
-    faults: names out of FAULTS.  Everything random comes from the seed; what
+    faults: names out of EVERYTHING.  Everything random comes from the seed; what
     the threads of the operating system do with it does not.
     """
 
@@ -73,7 +76,7 @@ class Nemesis:
         self._history = history
         self._faults = list(faults)
         self._rng = random.Random(f"nemesis/{seed}")
-        self._demoted: set[str] = set()
+        self.transitions = Transitions(cluster, history, random.Random(f"transitions/{seed}"))
         self._timers: list[_Timer] = []
         self._numbers = 0
         self._pause = threading.Event()
@@ -88,20 +91,46 @@ class Nemesis:
         bag: list[str] = []
         while now() < until_s:
             self._look_after()
+            self._look_at_transition()
             while self._timers and self._timers[0].at_s <= now():
                 self._end(heapq.heappop(self._timers).active)
-            if now() >= next_s and len(self._timers) < 2:
-                if not bag:
-                    bag = self._rng.sample(self._faults, len(self._faults))
-                self._begin(bag.pop())
+            if now() >= next_s and len(self._timers) < 2 and (fault := self._next(bag)):
+                if fault in TRANSITIONS:
+                    self.transitions.begin(fault)
+                else:
+                    self._begin(fault)
                 together = len(self._faults) > 1 and self._rng.random() < 0.35
                 next_s = now() + (0.3 if together else self._rng.uniform(2.0, 6.0))
             self._pause.wait(0.02)
         while self._timers:
             self._end(heapq.heappop(self._timers).active)
         self.cluster.network.calm()
+        last_s = now() + _ENDED_S
+        while self.transitions.under_way and now() < last_s:
+            self._look_after()
+            self._look_at_transition()
+            self._pause.wait(0.02)
+        if self.transitions.under_way:
+            self.findings.append(f"a transition had not ended {_ENDED_S:g} s after the last fault")
+        self.findings += self.transitions.findings
+        self.transitions.close()
         self._look_after()
-        self._promote_all()
+
+    def _next(self, bag: list[str]) -> str:
+        """The next fault out of the bag; empty while it holds transitions only and one is under way."""
+        if not bag:
+            bag += self._rng.sample(self._faults, len(self._faults))
+        for fault in reversed(bag):
+            if fault not in TRANSITIONS or not self.transitions.under_way:
+                bag.remove(fault)
+                return fault
+        return ""
+
+    def _look_at_transition(self) -> None:
+        ended = self.transitions.look()
+        if ended is not None:
+            fault, detail, start_s = ended
+            self.events.append(Event(fault, detail, start_s, self._history.now()))
 
     def _look_after(self) -> None:
         """Note processes that ended by themselves; start again those that had no reason to."""
@@ -356,48 +385,11 @@ class Nemesis:
         self._transfer(node.name)
         return [], f"to {node.name}", lambda: None
 
-    def role(self, free: Sequence[FaultNode]) -> _Made:
-        """A member is demoted under load and promoted later; half the time a kill comes in the middle."""
-        node = self._rng.choice(list(free))
-        victim = self._victim(free) if self._rng.random() < 0.5 else None
-        self._demoted.add(node.name)
-        asked = threading.Thread(target=self._change, args=("member_demote", node.name))
-        asked.start()
-        if victim is not None:
-            self._pause.wait(self._rng.choice((0.0, 0.01, 0.03, 0.1)))
-            victim.kill()
-        asked.join()
-
-        def heal() -> None:
-            if victim is not None:
-                victim.launch()
-            if self._change("member_promote", node.name):
-                self._demoted.discard(node.name)
-
-        killed = "" if victim is None else f", {victim.name} killed"
-        return [] if victim is None else [victim], f"{node.name} demoted{killed}", heal
-
-    def _change(self, operation: str, name: str) -> bool:
-        """Ask whoever leads, otherwise the first; whether it is done."""
-        through = self.cluster.nodes[self.cluster.leader() or next(iter(self.cluster.nodes))]
-        try:
-            through.client(2.0).call(operation, name, {})
-        except CyoloctlError:
-            return False  # refused, or nobody knows: the members go on with what they agreed on
-        return True
-
-    def _promote_all(self) -> None:
-        """Everybody votes in the end."""
-        deadline = time.monotonic() + _PROMOTED_S
-        while self._demoted and time.monotonic() < deadline:
-            self._demoted -= {name for name in self._demoted if self._change("member_promote", name)}
-        self.findings += [f"{name} was not promoted again" for name in sorted(self._demoted)]
-
     def _transfer(self, name: str) -> None:
-        leader = self.cluster.leader()
-        if leader:
+        leader = self.cluster.nodes.get(self.cluster.leader())
+        if leader is not None:
             try:
-                self.cluster.nodes[leader].client(1.0).transfer_leadership(name)
+                leader.client(1.0).transfer_leadership(name)
             except CyoloctlError:
                 return  # refused or lost: there may be no leader to ask just now
 
@@ -419,5 +411,7 @@ FAULTS: dict[str, tuple[Callable[[Nemesis, Sequence[FaultNode]], _Made], bool, t
     "read-only": (Nemesis.read_only, False, (1.0, 3.0)),
     "clock": (Nemesis.clock, False, (3.0, 8.0)),
     "transfer": (Nemesis.transfer, False, (0.0, 0.1)),
-    "role": (Nemesis.role, False, (0.5, 4.0)),
 }
+
+EVERYTHING = (*FAULTS, *TRANSITIONS)
+"""The names of all faults."""

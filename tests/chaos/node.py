@@ -80,7 +80,8 @@ class _Trouble:
         ClusterState.apply = hungry_apply  # type: ignore[method-assign,assignment]
 
 
-if __name__ == "__main__":
+def run() -> int:
+    """The command line with what the environment asks for; its exit status."""
     if os.environ.get("CYOFAULT_TROUBLE"):
         _Trouble(os.environ["CYOFAULT_TROUBLE"]).install()
     entries = int(os.environ.get("CYOFAULT_COMPACT", "0"))
@@ -92,4 +93,8 @@ if __name__ == "__main__":
         _keep_apart(os.environ["CYOFAULT_APART"])
     if os.environ.get("CYOFAULT_STAYS"):
         Vantage.better_place = lambda *_: None  # type: ignore[method-assign]
-    sys.exit(main())
+    return main()
+
+
+if __name__ == "__main__":
+    sys.exit(run())

@@ -111,6 +111,11 @@ class Keepers:
         except Exception as error:
             self._broken(f"a client of promises failed: {error!r}")
 
+    def forget_kept(self) -> None:
+        """The CA was exchanged: what was made before pins the old one."""
+        with self._lock:
+            self.kept.clear()
+
     # --- what is counted --------------------------------------------------------------------------
 
     def _count(self, what: str) -> None:
@@ -263,7 +268,8 @@ class Keepers:
                 self._broken(f"{name} invites nobody: {error.code}: {error.message}")
             return
         if len(self.kept) < _KEPT:
-            self.kept[guest] = str(answer["token"])
+            with self._lock:
+                self.kept[guest] = str(answer["token"])
         else:
             self._withdraw(rng, guest, str(answer["token"]))
         self._stop.wait(rng.random() * 2)

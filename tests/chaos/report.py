@@ -35,6 +35,7 @@ class Outcome:
     exactly_once: list[dict[str, Any]]
     promises: dict[str, int]
     snapshots: dict[str, list[str]]
+    transitions: dict[str, Any]
     problems: list[str] = field(default_factory=list)
     notes: list[str] = field(default_factory=list)
 
@@ -84,6 +85,7 @@ def _summary(history: History, outcome: Outcome) -> dict[str, Any]:
         "exactly_once": outcome.exactly_once,
         "promises": outcome.promises,
         "snapshots": outcome.snapshots,
+        "transitions": outcome.transitions,
         "problems": outcome.problems,
         "notes": outcome.notes,
         "events": [asdict(event) for event in outcome.events],
@@ -131,6 +133,7 @@ def _markdown(summary: dict[str, Any], outcome: Outcome) -> str:
         "|---|---|",
         *(f"| {what} | {count} |" for what, count in outcome.promises.items()),
         "",
+        *_transitions(outcome.transitions),
         f"Snapshots at the end: {outcome.snapshots}",
         "",
         "## Problems",
@@ -150,6 +153,23 @@ def _markdown(summary: dict[str, Any], outcome: Outcome) -> str:
         "",
     ]
     return "\n".join(lines)
+
+
+def _transitions(rows: dict[str, Any]) -> list[str]:
+    if not rows:
+        return []
+    lines = [
+        "| change | kills in the middle | longest until it had ended, s "
+        "| kills without another fault | writes went on after, s: median | worst |",
+        "|---|---|---|---|---|---|",
+    ]
+    for change, row in rows.items():
+        seconds = row["writes_went_on_s"] or {"median": "-", "worst": "-"}
+        lines.append(
+            f"| {change} | {row['kills']} | {row['longest_s']} | {row['alone']} | {seconds['median']} "
+            f"| {seconds['worst']} |"
+        )
+    return [*lines, ""]
 
 
 # --- the picture ------------------------------------------------------------------------------------

@@ -15,7 +15,7 @@ import shutil
 import sys
 import tempfile
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -23,10 +23,11 @@ from tests.chaos import disks, netns
 from tests.chaos.cluster import FaultCluster, stop_signal_is_interrupt
 from tests.chaos.history import History
 from tests.chaos.linearizability import check
-from tests.chaos.nemesis import FAULTS, Nemesis
+from tests.chaos.nemesis import EVERYTHING, Nemesis
 from tests.chaos.netns import sweep
 from tests.chaos.promises import Keepers
 from tests.chaos.report import Outcome, write_report
+from tests.chaos.transitions import TRANSITIONS, disagreements, went_on
 from tests.chaos.workload import LAST, Clients, read
 
 __all__ = ["main", "missing", "run"]
@@ -54,7 +55,7 @@ def run(
     seconds: float,
     seed: int,
     report: Path,
-    faults: Sequence[str] = tuple(FAULTS),
+    faults: Sequence[str] = EVERYTHING,
     clients: int = 8,
     rate: float = 150.0,
     compact_entries: int = 1000,
@@ -66,7 +67,8 @@ def run(
     sweep()
     base = Path(tempfile.mkdtemp(prefix=f"cyofault-{os.getpid()}-"))
     try:
-        with FaultCluster(base, nodes, compact_entries=compact_entries) as cluster:
+        raised = "upgrade" in faults
+        with FaultCluster(base, nodes, compact_entries=compact_entries, next_release=raised) as cluster:
             return _run(cluster, base, nodes, seconds, seed, report, faults, clients, rate, stale)
     finally:
         shutil.rmtree(base, ignore_errors=True)
@@ -93,6 +95,8 @@ def _run(
     load = Clients(history, endpoints, count=clients, rate=rate, seed=seed, stale=stale)
     keepers = Keepers(endpoints, seed=seed, now=history.now)
     nemesis = Nemesis(cluster, history, faults, seed)
+    nemesis.transitions.counters = load.exact + load.loose
+    nemesis.transitions.on_new_ca = keepers.forget_kept
     problems: list[str] = []
     notes: list[str] = []
     if "clock" in faults and not cluster.clocked:
@@ -110,8 +114,10 @@ def _run(
     problems += _settle(cluster, "after the faults ended")
     notes.append(f"healthy without lag {time.monotonic() - healed:.1f} s after the last fault ended")
     before = _final_reads(cluster, history, load)
+    problems += disagreements(cluster)
     cluster.restart_all()
     problems += _settle(cluster, "after all were killed and started again")
+    problems += disagreements(cluster)
     after = _final_reads(cluster, history, load)
     redeemed = _redeem(cluster, base, keepers)
 
@@ -123,6 +129,7 @@ def _run(
     problems += [f"a client failed: {error!r}" for error in load.errors]
     for name, node in cluster.nodes.items():
         problems += [f"in the log of {name}: {line}" for line in node.traces()]
+    problems += [f"in the log of a new node: {line}" for line in cluster.guest.traces()]
     for text, meaning in _COUNTED.items():
         counts = {name: node.log().count(text) for name, node in cluster.nodes.items()}
         notes.append(f"{meaning}: {counts}")
@@ -135,6 +142,7 @@ def _run(
         exactly_once=exactly_once,
         promises=dict(sorted(keepers.counts.items())) | {"invitations redeemed at the end": redeemed},
         snapshots=cluster.snapshots(),
+        transitions=went_on(nemesis.transitions.killed, history.records, _alone(nemesis)),
         problems=problems,
         notes=notes,
     )
@@ -142,6 +150,16 @@ def _run(
     if problems:
         _keep_evidence(cluster, base, report)
     return summary, outcome
+
+
+def _alone(nemesis: Nemesis) -> Callable[[float, float], bool]:
+    """Whether nothing but a transition was on between two times."""
+    others = [event for event in nemesis.events if event.fault not in TRANSITIONS]
+
+    def alone(start_s: float, end_s: float) -> bool:
+        return not any(event.start_s < end_s and (event.end_s or end_s) > start_s - 2.0 for event in others)
+
+    return alone
 
 
 def _settle(cluster: FaultCluster, when: str) -> list[str]:
@@ -220,7 +238,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--seconds", type=float, default=120.0, help="how long faults are injected")
     parser.add_argument("--seed", type=int, default=int(time.time()) % 100_000, help="of every random choice")
     parser.add_argument("--report", type=Path, default=None, help="directory for the report")
-    parser.add_argument("--faults", default=",".join(FAULTS), help="some of: %(default)s")
+    parser.add_argument("--faults", default=",".join(EVERYTHING), help="some of: %(default)s")
     parser.add_argument("--clients", type=int, default=8)
     parser.add_argument("--rate", type=float, default=150.0, help="maximum operations per second")
     parser.add_argument(
@@ -231,7 +249,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     )
     options = parser.parse_args(arguments)
     chosen = [name for name in options.faults.split(",") if name]
-    unknown = [name for name in chosen if name not in FAULTS]
+    unknown = [name for name in chosen if name not in EVERYTHING]
     if unknown or options.nodes < 3:
         parser.error(f"no such fault: {', '.join(unknown)}" if unknown else "--nodes must be at least 3")
     if reason := missing():

@@ -14,7 +14,7 @@ from typing import Any
 
 import cyoloctl
 
-__all__ = ["NAME"]
+__all__ = ["NAME", "install"]
 
 NAME = "9.0.0"
 _FIELD = "*"  # no counter has such a name
@@ -79,10 +79,15 @@ def _new_route() -> None:
     Proposer.apply = multiplying  # type: ignore[method-assign]
 
 
-if __name__ == "__main__":
+def install() -> None:
+    """This process is of that release from now on.  Nothing else of ours may have been imported."""
     _new_release()
     _new_operation()
     _new_route()
+
+
+if __name__ == "__main__":
+    install()
     from cyoloctl.cli import main
 
     sys.argv[0] = "cyoloctl"
