@@ -15,7 +15,7 @@ from cyoloctl.model import RaftId, name_of
 from cyoloctl.node.config import CONFIG_NAME, Config, load_config
 from cyoloctl.node.inspection import inspect_node
 from cyoloctl.node.level_file import refuse_higher_level
-from cyoloctl.paths import file_error
+from cyoloctl.paths import file_error, sync_directory
 from cyoloctl.pki.files import CA_KEY, PKI_DIRECTORY
 from cyoloctl.raft import become_sole_voter, open_storage, replay
 from cyoloctl.replicated.command import encode_command
@@ -106,9 +106,7 @@ def _refuse_unfit(state: ClusterState, name: str) -> None:
 
 
 def _back_up(data_dir: Path, backup: Path) -> None:
-    """Copy the state as it was.  Kept where an interrupted recovery has made it already."""
-    if backup.exists():
-        return
+    """Copy the state as it was.  An interrupted recovery's copy gives way: the node may have run since."""
     unfinished = backup.with_name(backup.name + ".tmp")
     try:
         shutil.rmtree(unfinished, ignore_errors=True)
@@ -121,7 +119,9 @@ def _back_up(data_dir: Path, backup: Path) -> None:
                         shutil.copyfileobj(source, target, 1 << 20)
                         target.flush()
                         os.fsync(target.fileno())
+        shutil.rmtree(backup, ignore_errors=True)
         os.rename(unfinished, backup)
+        sync_directory(backup.parent)
     except OSError as error:
         shutil.rmtree(unfinished, ignore_errors=True)
         raise StorageError(

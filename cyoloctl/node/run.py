@@ -42,6 +42,7 @@ from cyoloctl.node.dialing import Dialer
 from cyoloctl.node.gateway_config import GatewayConfig
 from cyoloctl.node.level_file import note_level, refuse_higher_level
 from cyoloctl.node.service import Service
+from cyoloctl.node.unfinished import sweep
 from cyoloctl.paths import (
     GATEWAY_SOCKET,
     check_ownership,
@@ -174,6 +175,7 @@ class Node:
         # What was in memory is gone: the node comes back as somebody new to Raft.
         raft_id = RaftId(config.name if config.storage == "disk" else f"{config.name}~{boot}")
         journal, snapshots = self._open_storage(raft_id)
+        sweep(self._data_dir)
         sockets: list[socket.socket] = []
         try:
             sockets.append(_listen(config.listen, config.advertise, "listen", "advertise"))

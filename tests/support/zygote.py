@@ -25,6 +25,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, Any
 
+from tests.support import killing
+
 __all__ = ["CLOSED", "NOBODY", "Done", "Zygote", "zygote"]
 
 CLOSED = "closed"
@@ -45,6 +47,8 @@ class Done:
     status: int
     out: str
     err: str
+    steps: list[str]
+    """What it did to its files, where that was asked for."""
 
 
 class Zygote:
@@ -64,12 +68,14 @@ class Zygote:
         env: Mapping[str, str] | None = None,
         as_nobody: bool = False,
         terminate: bool = False,
+        kill_at: int = 0,
         limit_s: float = 20.0,
     ) -> Done:
         """Run one command.
 
         stdin, stdout, stderr: a path or CLOSED; "": captured.  as_nobody: as a user that owns nothing.
-        terminate: SIGTERM is sent once it waits for something.
+        terminate: SIGTERM is sent once it waits for something.  kill_at: the step before which it is killed
+        (killing.py), 0: never.
         """
         case = {
             "arguments": list(arguments),
@@ -77,6 +83,7 @@ class Zygote:
             "env": dict(env or {}),
             "as_nobody": as_nobody,
             "terminate": terminate,
+            "kill_at": kill_at,
             "limit_s": limit_s,
         }
         with self._lock:
@@ -220,7 +227,11 @@ def _serve() -> None:
     reader = open(cases, encoding="utf-8")  # noqa: SIM115
     while line := reader.readline():
         case = json.loads(line)
-        with tempfile.TemporaryFile() as out, tempfile.TemporaryFile() as err:
+        with (
+            tempfile.TemporaryFile() as out,
+            tempfile.TemporaryFile() as err,
+            tempfile.TemporaryFile() as steps,
+        ):
             pid = os.fork()
             if pid == 0:
                 _become(case, (out, err))
@@ -228,13 +239,17 @@ def _serve() -> None:
                 os.close(answers)
                 from cyoloctl.cli import main
 
+                if case["kill_at"]:
+                    killing.install(case["kill_at"], steps.fileno())
                 _finish(main())
             status = _wait(pid, case)
             texts = []
-            for file in (out, err):
+            for file in (out, err, steps):
                 file.seek(0)
                 texts.append(file.read().decode("utf-8", "replace"))
-        answer = json.dumps({"status": status, "out": texts[0], "err": texts[1]})
+        answer = json.dumps(
+            {"status": status, "out": texts[0], "err": texts[1], "steps": texts[2].splitlines()}
+        )
         os.write(answers, answer.encode() + b"\n")
 
 
