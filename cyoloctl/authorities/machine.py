@@ -122,10 +122,12 @@ class AuthorityMachine(Machine):
     are issued from now on, 1 to 825.
     ``begin {ca_pem, old_ca_pem, voucher, keys, overlap_ms}`` -> ``{sha256}``.
     Repeated with the same ca_pem it changes nothing.  conflict while another
-    rotation goes on, and where old_ca_pem is not the present CA.
+    rotation goes on, where old_ca_pem is not the present CA, and for a key
+    that is sealed to a witness.
     ``exchange``: as begin, for a caller with a request id: whoever repeats it
     makes another CA and is told of the first one.
     ``wrap {sha256, keys}`` -> ``{sha256}``: its key for voters that lack it.
+    conflict for a witness, as above.
     ``confirm {name, sha256}``, ``reissued {name, sha256}`` -> ``{name}``: what
     the member did.  May be repeated.  not_found for the member, conflict for
     another rotation, for a voter that was given no key, and for ``reissued``
@@ -229,6 +231,7 @@ class AuthorityMachine(Machine):
             raise Refused(Conflict("the CA was exchanged meanwhile: see pki status"))
         if given["ca_pem"] == given["old_ca_pem"]:
             raise Refused(Conflict("the new CA is the old one: make a new one"))
+        self._refuse_witnesses(given["keys"])
         self._rotation = Rotation(
             ca_pem=given["ca_pem"],
             old_ca_pem=given["old_ca_pem"],
@@ -243,10 +246,16 @@ class AuthorityMachine(Machine):
 
     def _wrap(self, given: dict[str, Any], index: int, now_unix_ms: int) -> dict[str, Any]:
         going = self._going(given)
+        self._refuse_witnesses(given["keys"])
         # A key that a voter has is not replaced: it may be storing it.
         self._rotation = replace(going, keys={**given["keys"], **going.keys})
         self._given_key(given["keys"])
         return {"sha256": given["sha256"]}
+
+    def _refuse_witnesses(self, keys: dict[str, str]) -> None:
+        for name in keys:
+            if self._members.is_witness(name):
+                raise Refused(Conflict(f"{name} is a witness: the CA's key is not sealed to it"))
 
     def _given_key(self, keys: dict[str, str]) -> None:
         self._exempt = tuple(name for name in self._exempt if name not in keys)

@@ -37,6 +37,8 @@ class Workload:
         self.operations = 0
         self._recorded = 0
         self._crowd = world.invariants.bounds.crowd()
+        self.witnesses: random.Random | None = None
+        """See `Scene`."""
 
     def start(self) -> None:
         """Begin, shortly after the nodes."""
@@ -97,6 +99,7 @@ class Workload:
             far=time.monotonic_faults,
             nodes=world.nodes.keys(),
             crowd=self._crowd,
+            witnesses=self.witnesses,
         )
         while True:
             machine, operation, arguments = step = draw(scene)

@@ -44,6 +44,8 @@ class Faults:
         self._joined = self._roles = 0
         self.spared: frozenset[str] = frozenset()
         self._space = random.Random(f"{world.seed} space")
+        self.witnesses: random.Random | None = None
+        """Draws which nodes that join are witnesses; None: none is."""
         self._dishonesty = Dishonesty(world, rng)
 
     def start(self) -> None:
@@ -348,25 +350,29 @@ class Faults:
         if what == "add":
             targets = list(status.learners)
         elif what == "demote":
-            targets = others
+            targets = [name for name in others if not leader.verdicts.stands_back(name)]
         else:
             targets = [*others, *status.learners]
         targets = [name for name in targets if name_of(name) in self._world.nodes]
+        if what != "add":  # as the command refuses it
+            targets = [name for name in targets if self._leaves_a_leader(leader, status.voters, name)]
         if not targets:
             return False
         self._change(leader, what, self._rng.choice(targets))
         return True
 
+    @staticmethod
+    def _leaves_a_leader(leader: Node, voters: Iterable[RaftId], without: RaftId) -> bool:
+        """Whether somebody who may lead votes without this one."""
+        return not all(leader.verdicts.stands_back(name) for name in voters if name != without)
+
     def _join(self) -> bool:
         if self._joined >= _JOINERS:
             return False
         self._joined += 1
-        admit(
-            self._world,
-            f"x{self._joined}",
-            memory=self._rng.random() < 0.5,
-            learner=self._rng.random() < 0.3,
-        )
+        memory, learner = self._rng.random() < 0.5, self._rng.random() < 0.3
+        witness = self.witnesses is not None and not memory and not learner and self.witnesses.random() < 0.4
+        admit(self._world, f"x{self._joined}", memory=memory, learner=learner, witness=witness)
         return True
 
     def _set_role(self, leader: Node) -> bool:

@@ -16,6 +16,7 @@ little, so all of them run after every turn of every node:
   once];
 - no table of a machine holds more than it may, nobody is refused for one that
   has room, and every state can be restored [bounds];
+- nothing is ever sealed to a witness, and a witness stays one;
 - a client that was told that its write was not applied was told the truth, for
   good, and one that was given an answer has that of a committed entry;
 - term, vote and acknowledged entries are on disk before a message tells of
@@ -49,6 +50,7 @@ from cyoloctl.sim.model import Model
 from cyoloctl.sim.replay import answers_digest
 from cyoloctl.sim.timeline import Timeline
 from cyoloctl.sim.told import Told
+from cyoloctl.sim.witnesses import sealed_to_witness
 from cyoloctl.state import ClusterState, StateLimits
 
 __all__ = ["Invariants", "Member", "WatchedJournal", "WatchedMachine"]
@@ -352,6 +354,9 @@ class Invariants:
                 broken = self.bounds.wrong(state, request, answer)
                 if broken is not None:
                     self.time.fail("bounds", f"{node.name} at {index}: {broken}")
+                sealed = sealed_to_witness(state, request)
+                if sealed is not None:
+                    self.time.fail("witness", f"{node.name} at {index}: {sealed}")
         elif known != (item, result):
             claim = f"{node.name} applied {item!r} -> {result!r} at {index}, another node {known}"
             self.time.fail("state machine safety", claim)

@@ -16,7 +16,7 @@ __all__ = ["admit"]
 _RETRY_S = 0.3
 
 
-def admit(world: World, name: str, *, memory: bool, learner: bool) -> None:
+def admit(world: World, name: str, *, memory: bool, learner: bool, witness: bool = False) -> None:
     """Admit a node and start it; asks again, as its operator would, until it has joined or peace comes.
 
     While there is no room for it every asking is another one: a refusal is remembered like any answer.
@@ -33,7 +33,7 @@ def admit(world: World, name: str, *, memory: bool, learner: bool) -> None:
         def propose() -> None:
             if leader.replica is None:
                 return
-            for operation, arguments in admitting(name, learner=learner):
+            for operation, arguments in admitting(name, learner=learner, witness=witness):
                 request_id = f"{operation}-{name}" + (f"-{refusals}" if refusals else "")
                 command = encode_command("members", operation, arguments, request_id=request_id, kind="node")
                 leader.replica.propose(command, done if operation == "admit" else ignore)
@@ -51,8 +51,8 @@ def admit(world: World, name: str, *, memory: bool, learner: bool) -> None:
             return
         if error is None and name not in world.nodes:
             world.time.log("%s joins%s", name, ", its log in memory" if memory else "")
-            world.time.count("join")
-            world.add_node(name, [(NO_OP, 1, 0)], memory=memory)
+            world.time.count("join of a witness" if witness else "join")
+            world.add_node(name, [(NO_OP, 1, 0)], memory=memory, witness=witness)
             if not world.working:  # its node.yaml names no removed members, as no other does by now
                 world.nodes[name].heal()
 

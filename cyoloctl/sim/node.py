@@ -60,14 +60,15 @@ class Node:
         name: str,
         log: list[Entry],
         memory: bool,
+        witness: bool = False,
     ) -> None:
-        """log: what its disk holds at first.
+        """log: what its disk holds at first.  witness: it was admitted as one.
 
         memory: every start begins under a new raft id: the first one with that log, later ones with an
         empty one.
         """
         self._plan, self.time, self._network, self._invariants = plan, time, network, invariants
-        self.name, self.memory = name, memory
+        self.name, self.memory, self.is_witness = name, memory, witness
         self.older = not memory and name in (plan.older or ())  # runs the older of two releases
         self.raft_id = RaftId(f"{name}~0" if memory else name)
         self.boots, self.boot = 0, ""  # of the process, as its hello says
@@ -302,7 +303,11 @@ class Node:
         self.machine = WatchedMachine(self.state, self._invariants, self)
         self.cluster_clock = ClusterClock(self.name, wall_unix_ms=self.wall_unix_ms, monotonic=self.clock)
         self.verdicts = Verdicts(
-            self.name, boots=self.boots, boot=self.boot, register=AppliedMembership(self.state)
+            self.name,
+            boots=self.boots,
+            boot=self.boot,
+            register=AppliedMembership(self.state),
+            stands_back=self.is_witness,
         )
         self.verdicts.named = self._remembered or frozenset(self._network.hosts) - {self.name}
         replica = Replica(

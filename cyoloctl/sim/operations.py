@@ -282,8 +282,8 @@ def _days(scene: Scene) -> Json:
 
 
 def _begin_rotation(scene: Scene) -> Json:
-    authorities, members = scene.state.authorities, scene.state.members.members()
-    voters = [member.name for member in members if member.role == "voter"]
+    authorities, members = scene.state.authorities, scene.state.members
+    voters = [name for name in scene.key_members() if members.is_voter(name)]
     going = authorities.rotation
     return {
         "ca_pem": scene.pick(_pem(scene), _pem(scene), _pem(scene) if going is None else going.ca_pem),
@@ -302,6 +302,8 @@ def _rotation(scene: Scene) -> Json:
 
 def _wrap_authority(scene: Scene) -> Json:
     names = scene.state.authorities.lacking_key() or [scene.name()]
+    if scene.witnesses is not None and scene.witnesses.random() < 0.1:
+        names = sorted({*names, scene.member()})
     return {**_rotation(scene), "keys": _sealed(scene, names)}
 
 
@@ -416,7 +418,7 @@ def _key_policy(scene: Scene) -> Json:
 
 
 def _next_of_keys(scene: Scene) -> Step | None:
-    machine, names = scene.state.keys, [member.name for member in scene.state.members.members()]
+    machine, names = scene.state.keys, scene.key_members()
     for name in sorted(names, key=lambda name: name != scene.node):
         if name not in machine.nodes():
             return "keys", "announce", {**_announce_key(scene), "name": name}

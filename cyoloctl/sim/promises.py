@@ -240,6 +240,7 @@ _CHECKS: dict[tuple[str, str], _Check] = {
     ("credentials", "revoke"): Promises._revoke,
     ("members", "issue_invitation"): Promises._invite,
     ("members", "invite_for"): Promises._invite,
+    ("members", "invite_witness"): Promises._invite,
     ("members", "invite"): Promises._invite,
     ("members", "admit"): Promises._admit,
     ("members", "redeem"): Promises._admit,

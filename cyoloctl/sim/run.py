@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import random
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from dataclasses import dataclass, field
 from functools import partial
 
@@ -21,6 +21,7 @@ from cyoloctl.sim.liveness import Liveness
 from cyoloctl.sim.plan import Plan
 from cyoloctl.sim.releases import older_names
 from cyoloctl.sim.replay import Recording
+from cyoloctl.sim.standing_back import StandingBack, Witness, gives_way
 from cyoloctl.sim.tables import state_limits
 from cyoloctl.sim.timeline import UNJUDGED
 from cyoloctl.sim.upkeep import founding
@@ -100,9 +101,14 @@ class _Run:
         self._time.monotonic_faults = "clock" in faults and rng.random() < 0.4
         size = nodes or rng.choice((1, 2, 3, 3, 3, 3, 4, 5, 5))
         names = [f"n{number}" for number in range(1, size + 1)]
-        self._begin(names, in_memory=memory)
+        witness = None if memory or "dishonest" in faults else Witness.draw(seed, names)
+        self._begin(names, in_memory=memory, witnesses=() if witness is None else (witness.name,))
         if rng.random() < 0.3:
             self._faults.spared = frozenset(rng.sample(names, majority(size)))
+        if witness is not None:
+            self._load.witnesses = self._faults.witnesses = witness.rng
+            witness.one_dies(self._world, self._faults, size)
+        StandingBack(self._world, limits.promote_lag).start()
         if "narrow" in faults and rng.random() < 0.1:
             self._time.later(1.0, partial(load_ballast, self._world, rng))
         self._causes = Causes(self._world)
@@ -110,7 +116,7 @@ class _Run:
         if "clock" in faults and rng.random() < 0.5:
             self._faults.wrong_wall(self._world.nodes[rng.choice(self._world.names())])
 
-    def _begin(self, names: list[str], *, in_memory: bool) -> None:
+    def _begin(self, names: list[str], *, in_memory: bool, witnesses: Collection[str]) -> None:
         """The cluster at first: on disks as if all had joined at once, in memory with one member to join."""
         first: list[Entry] = [(NO_OP, 1, 0)]
         if in_memory:
@@ -122,9 +128,11 @@ class _Run:
             return
         # As create_storage begins it, with what the founder wrote since.
         log = first + [(encode_membership("add", RaftId(name)), 2 + i, 0) for i, name in enumerate(names)]
-        log.append((encode_batch([(each, 0) for each in founding(names)], NO_STAMP), len(log) + 1, 0))
+        log.append(
+            (encode_batch([(each, 0) for each in founding(names, witnesses)], NO_STAMP), len(log) + 1, 0)
+        )
         for name in names:
-            self._world.add_node(name, log)
+            self._world.add_node(name, log, witness=name in witnesses)
 
     def run(self) -> Report:
         """From the start to a cluster that is one again, or a violation."""
@@ -202,6 +210,8 @@ class _Run:
                 status.voters,
             ):
                 return False
+        if gives_way(leaders[0]):
+            return False
         if len({node.state.digest() for node in members}) != 1:
             self._time.fail("state machine safety", "nodes with the same applied index differ")
         return True

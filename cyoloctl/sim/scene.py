@@ -25,7 +25,7 @@ class Scene:
     right_unix_ms: the true time.  far: the time may be set to any other.
     nodes: names of the simulated nodes; the other members are nothing but records.
     crowd: draws who else comes, where tables are so small that a few people fill them; None: it is one.
-    witnesses: draws when one is invited or granted; None: nobody is a witness.
+    witnesses: draws when one is invited, granted, or asked for what it must not have; None: nobody is one.
     """
 
     rng: random.Random
@@ -72,6 +72,12 @@ class Scene:
     def member(self) -> str:
         """A member, or this node."""
         return self.one_of([member.name for member in self.state.members.members()], self.name())
+
+    def key_members(self) -> list[str]:
+        """Members that are given keys; now and then all of them."""
+        if self.witnesses is not None and self.witnesses.random() < 0.15:
+            return [member.name for member in self.state.members.members()]
+        return [member.name for member in self.state.members.key_members()]
 
     def record(self) -> str:
         """A member that is nothing but a record, or one that might be."""

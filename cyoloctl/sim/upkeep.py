@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import json
 import random
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from functools import partial
 from hashlib import sha256
 from typing import Any, Protocol
@@ -42,6 +42,7 @@ _TIMEOUT_S = 5.0
 _HANDOVER_S = 3.0
 _PAUSE_S = (0.2, 0.5)
 _KEY = "A" * 43 + "="
+_TTL_S = 7 * 86_400
 
 Done = Callable[[Any, CyoloctlError | None], None]
 
@@ -87,10 +88,12 @@ def record_of(name: str, raft_id: str) -> dict[str, Any]:
     }
 
 
-def admitting(name: str, *, learner: bool) -> list[tuple[str, dict[str, Any]]]:
+def admitting(name: str, *, learner: bool, witness: bool = False) -> list[tuple[str, dict[str, Any]]]:
     """The operations on members by which a node is admitted."""
     joiner = record_of(name, name) | {"public_key": _KEY, "request_sha256": "f" * 64}
     del joiner["certificate_expires_at"]
+    if witness:
+        return [("invite_witness", {"name": name, "public_key": _KEY, "ttl_s": _TTL_S}), ("admit", joiner)]
     invitation = {
         "name": name,
         "learner": learner,
@@ -100,11 +103,11 @@ def admitting(name: str, *, learner: bool) -> list[tuple[str, dict[str, Any]]]:
     return [("issue_invitation", invitation), ("admit", joiner)]
 
 
-def founding(names: list[str]) -> list[bytes]:
-    """The commands of a cluster whose first member admitted the others."""
+def founding(names: list[str], witnesses: Collection[str] = ()) -> list[bytes]:
+    """The commands of a cluster whose first member admitted the others, some of them as witnesses."""
     steps = [("announce", record_of(names[0], names[0]))]
     for name in names[1:]:
-        steps += admitting(name, learner=False)
+        steps += admitting(name, learner=False, witness=name in witnesses)
     return [
         encode_command("members", operation, arguments, request_id=f"founding-{number}", kind="node")
         for number, (operation, arguments) in enumerate(steps)

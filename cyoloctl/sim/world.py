@@ -34,10 +34,17 @@ class World:
         self.before_change: Callable[[], None] = lambda: None
         """Called before a leader changes the voters, which may become fewer."""
 
-    def add_node(self, name: str, log: list[Entry], *, memory: bool = False) -> Node:
+    def add_node(self, name: str, log: list[Entry], *, memory: bool = False, witness: bool = False) -> Node:
         """Start a node whose data directory was just made; see Node."""
         node = self.nodes[name] = Node(
-            self._plan, self.time, self.network, self.invariants, name=name, log=log, memory=memory
+            self._plan,
+            self.time,
+            self.network,
+            self.invariants,
+            name=name,
+            log=log,
+            memory=memory,
+            witness=witness,
         )
         node.may_die = lambda: self.may_lose(node)
         node.before_change = lambda what: self.before_change()

@@ -123,7 +123,6 @@ def test_simulation_every_fault_breaks_no_invariant() -> None:
     assert counts["write"] > 2000
     assert counts["read"] > 2000
     names = {f"{machine}.{operation}" for machine, operation in OPERATIONS}
-    names -= {"members.invite_witness", "members.grant_witness"}  # no simulated cluster has a witness yet
     assert [name for name in sorted(names) if not counts[name]] == []
     never = {name for name in names if not counts[f"{name} refused"]}
     assert NEVER_REFUSED <= never <= NEVER_REFUSED | SELDOM_REFUSED

@@ -304,6 +304,18 @@ def test_snapshot_without_authorities_leaves_them_empty() -> None:
     assert cluster.authorities.export_state() == {}
 
 
+def test_key_that_is_sealed_to_a_witness_is_refused() -> None:
+    world = World("n1", "n2")
+    world.add_witness("w1")
+    asked = {"ca_pem": NEW, "old_ca_pem": OLD, "voucher": VOUCHER, "overlap_ms": 100}
+    keys = dict.fromkeys(("n1", "w1"), SEALED)
+    for operation in ("begin", "exchange"):
+        assert world.refused(operation, keys=keys, **asked) == "conflict"
+    world.begin(keys=("n1",))
+    assert world.refused("wrap", sha256=_sha256("B"), keys=dict.fromkeys(("n2", "w1"), SEALED)) == "conflict"
+    assert world.machine.lacking_key() == ["n2"]
+
+
 def test_witness_is_given_no_key_and_holds_no_rotation_up() -> None:
     world = World("n1", "n2")
     world.add_witness("w1")
