@@ -118,6 +118,12 @@ class SnapshotSchedule:
         with os.scandir(policy.directory) as entries:
             return sorted(Path(entry.path) for entry in entries if pattern.fullmatch(entry.name))
 
+    def _unfinished(self, policy: SnapshotPolicy) -> list[Path]:
+        """What this node was writing when it was killed (`new_snapshot_file`): it writes one at a time."""
+        pattern = re.compile(r"\." + re.escape(self._begin) + r"[0-9]{1,8}(T.*)?\.[0-9a-f]{16}")
+        with os.scandir(policy.directory) as entries:
+            return [Path(entry.path) for entry in entries if pattern.fullmatch(entry.name)]
+
     def _is_due(self, policy: SnapshotPolicy) -> bool:
         own = self._own(policy)
         if not own:
@@ -133,6 +139,8 @@ class SnapshotSchedule:
     def _write(self, policy: SnapshotPolicy, content: bytes) -> Path:
         now = datetime.fromtimestamp(self._wall_clock(), UTC)
         path = Path(policy.directory, f"{self._begin}{now:%Y%m%dT%H%M%SZ}.snapshot")
+        for left in self._unfinished(policy):
+            left.unlink(missing_ok=True)
         try:
             with new_snapshot_file(path) as write:
                 write(content)

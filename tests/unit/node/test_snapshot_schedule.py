@@ -73,6 +73,16 @@ async def test_snapshot_of_the_future_keeps_no_other_away(tmp_path: Path) -> Non
     assert len(world.names()) == 2
 
 
+async def test_what_a_killed_node_was_saving_goes_when_the_next_one_is_saved(tmp_path: Path) -> None:
+    world, mark = World(tmp_path), "0123456789abcdef"
+    left = f".n1-20270114T080000Z.snapshot.{mark}"
+    others = [f".n10-20270114T080000Z.snapshot.{mark}", f".n1-x-20270114T080000Z.snapshot.{mark}", ".n1-2"]
+    for name in (left, *others):
+        (tmp_path / name).touch()
+    assert await world.step()
+    assert world.names() == sorted([*others, "n1-20270115T080000Z.snapshot"])
+
+
 async def test_failure_is_a_problem_until_one_is_saved(tmp_path: Path) -> None:
     world = World(tmp_path)
     world.snapshots.fails = NoLeader("no leader")
