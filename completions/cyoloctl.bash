@@ -19,7 +19,7 @@ _cyoloctl() {
         *' -o'|*' --output') mapfile -t COMPREPLY < <(compgen -W "table json yaml" -- "$cur"); return ;;
         *' -d'|*' --data-dir'|*' --run-dir'|*' --dir') compopt -o filenames; mapfile -t COMPREPLY < <(compgen -d -- "$cur"); return ;;
         *' -e'|*' --endpoint'|*' --timeout'|*' --nodes'|'cyoloctl key policy --keep'|'cyoloctl snapshot save --keep'|*' --name'|*' --listen'|*' --advertise'|*' --cluster'|*' --gateway'|*' --gateway-url'|*' --certificate-days'|*' --request-id'|*' --socket-group'|*' --peer'|*' --from'|*' --limit'|*' --ttl'|*' --interval'|'cyoloctl route watch --check'|*' --overlap'|*' --by'|*' --sub'|*' --claim'|*' --claim-string'|*' --claim-json'|*' --max-age'|*' --cookie-name'|*' --audience'|*' --set'|*' --set-string'|*' --set-json'|*' --unset'|*' --sid'|*' --to-ca'|*' --from-ca'|*' --rotate-every'|*' --kind'|*' --data'|*' --public-key'|*' --require'|*' --require-string'|*' --tls-in-front'|*' --exec'|*' --every'|*' --seeds'|*' --faults'|*' --jobs') :; return ;;
-        *' --credentials'|*' --from-snapshot'|*' --passphrase-file'|*' --compare'|*' --token-file'|*' --out'|*' --grant'|*' --request'|*' --copy'|*' --key-out'|*' --claims-file'|*' --keyring'|*' --to-node'|*' --tls-certificate'|*' --backend-tls-ca') compopt -o filenames 2>/dev/null; mapfile -t COMPREPLY < <(compgen -f -- "$cur"); return ;;
+        *' --credentials'|*' --from-snapshot'|*' --passphrase-file'|*' --ca-file'|*' --compare'|*' --token-file'|*' --out'|*' --grant'|*' --request'|*' --copy'|*' --key-out'|*' --claims-file'|*' --keyring'|*' --to-node'|*' --tls-certificate'|*' --backend-tls-ca') compopt -o filenames 2>/dev/null; mapfile -t COMPREPLY < <(compgen -f -- "$cur"); return ;;
         *' --storage') mapfile -t COMPREPLY < <(compgen -W "disk memory" -- "$cur"); return ;;
         *' --log-format') mapfile -t COMPREPLY < <(compgen -W "text json" -- "$cur"); return ;;
         *' --log-level') mapfile -t COMPREPLY < <(compgen -W "debug info warning error" -- "$cur"); return ;;
@@ -44,7 +44,7 @@ _cyoloctl() {
         'cyoloctl') words='demo cluster node member status pki credentials counter token key rendezvous route snapshot sim completion help -o --output -d --data-dir -e --endpoint --credentials --timeout --version -h --help' ;;
         'cyoloctl demo') words='--nodes --keep -o --output -d --data-dir --timeout -h --help' ;;
         'cyoloctl cluster') words='init recover set-time upgrade -h --help' ;;
-        'cyoloctl cluster init') words='--name --listen --advertise --cluster --storage --gateway --gateway-url --certificate-days --from-snapshot --passphrase-file -o --output -d --data-dir -h --help' ;;
+        'cyoloctl cluster init') words='--name --listen --advertise --cluster --storage --gateway --gateway-url --certificate-days --from-snapshot --passphrase-file --offline-ca --ca-file -o --output -d --data-dir -h --help' ;;
         'cyoloctl cluster recover') words='--compare --dry-run --yes -o --output -d --data-dir -h --help' ;;
         'cyoloctl cluster set-time') words='--to-members --dry-run --yes --request-id -o --output -d --data-dir -e --endpoint --credentials --timeout -h --help' ;;
         'cyoloctl cluster upgrade') words='--dry-run --request-id -o --output -d --data-dir -e --endpoint --credentials --timeout -h --help' ;;
@@ -55,7 +55,7 @@ _cyoloctl() {
         'cyoloctl node join') words='--name --listen --token-file --advertise --gateway --gateway-url -o --output -d --data-dir --timeout -h --help' ;;
         'cyoloctl node request') words='--name --listen --out --advertise --gateway --gateway-url -o --output -d --data-dir -h --help' ;;
         'cyoloctl node accept') words='--grant -o --output -d --data-dir -h --help' ;;
-        'cyoloctl node renew') words='--request --grant -o --output -d --data-dir -h --help' ;;
+        'cyoloctl node renew') words='--request --grant --ca-file -o --output -d --data-dir -h --help' ;;
         'cyoloctl node set-address') words='--listen --advertise --peer -o --output -d --data-dir -h --help' ;;
         'cyoloctl node info') words='-o --output -d --data-dir -h --help' ;;
         'cyoloctl node log') words='--from --limit -o --output -d --data-dir -h --help' ;;
@@ -66,7 +66,7 @@ _cyoloctl() {
         'cyoloctl member uninvite') words='--request-id -o --output -d --data-dir -e --endpoint --credentials --timeout -h --help' ;;
         'cyoloctl member list') words='--stale -o --output -d --data-dir -e --endpoint --credentials --timeout -h --help' ;;
         'cyoloctl member show') words='--stale -o --output -d --data-dir -e --endpoint --credentials --timeout -h --help' ;;
-        'cyoloctl member grant') words='--request --learner --witness --ttl --out --request-id -o --output -d --data-dir -e --endpoint --credentials --timeout -h --help' ;;
+        'cyoloctl member grant') words='--request --learner --witness --ttl --ca-file --out --request-id -o --output -d --data-dir -e --endpoint --credentials --timeout -h --help' ;;
         'cyoloctl member promote') words='--dry-run --request-id -o --output -d --data-dir -e --endpoint --credentials --timeout -h --help' ;;
         'cyoloctl member demote') words='--dry-run --request-id -o --output -d --data-dir -e --endpoint --credentials --timeout -h --help' ;;
         'cyoloctl member set-address') words='--dry-run --request-id -o --output -d --data-dir -e --endpoint --credentials --timeout -h --help' ;;
@@ -78,12 +78,12 @@ _cyoloctl() {
         'cyoloctl pki status') words='-o --output -d --data-dir -e --endpoint --credentials --timeout -h --help' ;;
         'cyoloctl pki rotate-ca') words='--dry-run --overlap --abandon --yes --request-id -o --output -d --data-dir -e --endpoint --credentials --timeout -h --help' ;;
         'cyoloctl credentials') words='create request list show revoke renew -h --help' ;;
-        'cyoloctl credentials create') words='--out --name --role --ttl --request --request-id -o --output -d --data-dir -e --endpoint --credentials --timeout -h --help' ;;
+        'cyoloctl credentials create') words='--out --name --role --ttl --request --ca-file --request-id -o --output -d --data-dir -e --endpoint --credentials --timeout -h --help' ;;
         'cyoloctl credentials request') words='--name --role --key-out --out -o --output -h --help' ;;
         'cyoloctl credentials list') words='--stale -o --output -d --data-dir -e --endpoint --credentials --timeout -h --help' ;;
         'cyoloctl credentials show') words='-o --output -d --data-dir -e --endpoint --credentials --timeout -h --help' ;;
         'cyoloctl credentials revoke') words='--yes --request-id -o --output -d --data-dir -e --endpoint --credentials --timeout -h --help' ;;
-        'cyoloctl credentials renew') words='--out --ttl --new-key --request --request-id -o --output -d --data-dir -e --endpoint --credentials --timeout -h --help' ;;
+        'cyoloctl credentials renew') words='--out --ttl --new-key --request --ca-file --request-id -o --output -d --data-dir -e --endpoint --credentials --timeout -h --help' ;;
         'cyoloctl counter') words='incr decr get list reset watch -h --help' ;;
         'cyoloctl counter incr') words='--by --request-id -o --output -d --data-dir -e --endpoint --credentials --timeout -h --help' ;;
         'cyoloctl counter decr') words='--by --request-id -o --output -d --data-dir -e --endpoint --credentials --timeout -h --help' ;;

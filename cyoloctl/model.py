@@ -98,6 +98,7 @@ class LocalNode(Protocol):
 
     name: its identity.  cluster_id, cluster: the cluster that it belongs to.
     storage: where its log is.  advertise: where the other members reach it.
+    offline_ca: no member holds the key of the CA: the operator does.
     """
 
     @property
@@ -110,6 +111,8 @@ class LocalNode(Protocol):
     def storage(self) -> Storage: ...
     @property
     def advertise(self) -> Address: ...
+    @property
+    def offline_ca(self) -> bool: ...
 
 
 def parse_name(text: str, what: str = "name") -> NodeName:

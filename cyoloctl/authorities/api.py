@@ -7,6 +7,7 @@ from typing import Annotated, Literal, Protocol, TypedDict
 from cyoloctl.text import Json
 from cyoloctl.web.schema import (
     MAX_LIFE_S,
+    OFFLINE_CERTIFICATE,
     REQUEST_BODY_BYTES,
     REQUEST_ID,
     Count,
@@ -119,7 +120,7 @@ class AuthorityApi(Protocol):
     ) -> Json:
         """Begin an exchange of the CA, or abandon one."""
 
-    async def grant(self, *, request: str, timeout_s: float) -> Json:
+    async def grant(self, *, request: str, certificate_pem: str | None, timeout_s: float) -> Json:
         """Renew the certificate of a member that cannot reach the cluster."""
 
 
@@ -194,6 +195,7 @@ ROUTES: tuple[Route[HasAuthorities], ...] = (
                 pattern=r"[\n\r -~]+",
                 rule="text of at most 8 KiB",
             ),
+            OFFLINE_CERTIFICATE,
         ),
         write=True,
         max_body_bytes=REQUEST_BODY_BYTES,

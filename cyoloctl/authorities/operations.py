@@ -130,12 +130,14 @@ class AuthorityOperations:
         }
 
     def _due_reasons(self) -> list[str]:
-        reasons = [
-            f"{name} was removed and has had the key of the CA" for name in self._authorities.due_for()
-        ]
-        reasons += [
-            f"{name} votes no more and has had the key of the CA" for name in self._authorities.demoted()
-        ]
+        reasons = []
+        if self.rotation_is_due():
+            reasons += [
+                f"{name} was removed and has had the key of the CA" for name in self._authorities.due_for()
+            ]
+            reasons += [
+                f"{name} votes no more and has had the key of the CA" for name in self._authorities.demoted()
+            ]
         end = certificate_dates(self._all_authorities()[-1])[1]
         if int(end.timestamp() * 1000) - self._certificates.validity_ms() < _CA_DUE_MS:
             reasons.append(f"the CA ends at {rfc3339(end.timestamp())}")
@@ -232,9 +234,14 @@ class AuthorityOperations:
     async def _rotate_there(self, overlap_s: int, dry_run: bool, timeout_s: float) -> Json:
         for name in self._key_holders():
             return await self._ask(name, "rotate_ca", {"overlap_s": overlap_s, "dry_run": dry_run}, timeout_s)
+        if self._node.offline_ca:
+            raise Conflict(
+                "the key of the CA is kept offline, and no member can exchange it: make a new cluster of "
+                "this one's state (`cyoloctl snapshot save`, `cyoloctl cluster init --from-snapshot`)"
+            )
         raise ConfigError(
             "no connected member holds the key of the CA, so the cluster cannot exchange it: start a voter "
-            "that holds it; with a CA that is kept offline, make a new cluster with a CA of its own"
+            "that holds it"
         )
 
     def _key_holders(self) -> list[str]:
@@ -263,10 +270,11 @@ class AuthorityOperations:
             "credentials_to_renew": self._to_renew(),
         }
 
-    async def grant(self, *, request: str, timeout_s: float) -> Json:
+    async def grant(self, *, request: str, certificate_pem: str | None, timeout_s: float) -> Json:
         """The object of a file with a new certificate for a member that cannot reach the cluster.
 
-        request: the text of the member's request file.  Raises NotFound for
+        request: the text of the member's request file.  certificate_pem: made
+        by the operator, where the CA is kept offline.  Raises NotFound for
         no member, AccessDenied for another key than it was admitted with,
         InvalidInput, ConfigError where no connected node holds the CA key.
         """
@@ -277,11 +285,39 @@ class AuthorityOperations:
                 f"there is no member {name}, and this file asks for a place in the cluster: grant it with "
                 "`cyoloctl member grant --request FILE --out FILE`"
             )
-        return await self.certify(name, decoded.request_pem, timeout_s)
+        if certificate_pem is None:
+            return await self.certify(name, decoded.request_pem, timeout_s)
+        await self._certificates.check_member_request(name, decoded.request_pem, timeout_s)
+        self._certificates.check_issued(name, certificate_pem, decoded.request_pem)
+        return renewal.encode_renewal(
+            certificate_pem,
+            cluster_id=str(self._node.cluster_id),
+            name=name,
+            ca_pem=self._certificates.files.ca_pem,
+        )
 
-    def can_certify(self) -> bool:
-        """Whether this node, or a connected one, holds the key of the CA."""
-        return self._certificates.issuing() is not None or bool(self._key_holders())
+    def check_can_certify(self) -> None:
+        """Raises ConfigError where neither this node nor a connected one holds the key of the CA."""
+        if self._certificates.issuing() is None and not self._key_holders():
+            raise self._no_key()
+
+    def _no_key(self) -> ConfigError:
+        if self._node.offline_ca:
+            return ConfigError(
+                "the key of the CA is kept offline, and no member holds it: repeat the command with "
+                "`--ca-file FILE`, the file that `cyoloctl cluster init --offline-ca` wrote"
+            )
+        return ConfigError(
+            "no connected member holds the key of the CA (pki status): start a voter that does"
+        )
+
+    def rotation_is_due(self, besides: bool = False) -> bool:
+        """Whether somebody who votes no more has had the CA's key.
+
+        besides: somebody is about to vote no more.  With an offline CA nobody has had it.
+        """
+        leavers = besides or self._authorities.due_for() or self._authorities.demoted()
+        return not self._node.offline_ca and bool(leavers)
 
     async def certify(self, name: str, request_pem: str, timeout_s: float) -> Json:
         """As grant, for the certificate request of a member, or of a node whose request was granted."""
@@ -289,7 +325,7 @@ class AuthorityOperations:
             return await self.grant_for(name=name, request_pem=request_pem, timeout_s=timeout_s)
         for holder in self._key_holders():
             return await self._ask(holder, "grant", {"name": name, "request_pem": request_pem}, timeout_s)
-        raise ConfigError("no connected member holds the key of the CA (pki status): start a voter that does")
+        raise self._no_key()
 
     async def grant_for(self, *, name: str, request_pem: str, timeout_s: float) -> Json:
         """As grant, on a node that holds the CA key."""
@@ -305,6 +341,9 @@ class AuthorityOperations:
         now_ms = self._certificates.validity_ms()
         warn_ms = renewal.warn_before_s(self._certificates.certificate_days()) * 1000
         found: list[Problem] = []
+        how = "it renews itself while it is connected to a voter that holds the CA key; else by file"
+        if self._node.offline_ca:
+            how = "the CA is kept offline, so it is renewed with the CA's file"
         for member in self._members.members():
             expires_at = member.certificate_expires_at
             if member.name == self._name:
@@ -317,8 +356,7 @@ class AuthorityOperations:
                     problem(
                         "certificate_expired" if left_ms <= 0 else "certificate_expiring",
                         member.name,
-                        f"the certificate of {member.name} {_ends(left_ms)}, at {expires_at}: it renews "
-                        "itself while it is connected to a voter that holds the CA key; else by file",
+                        f"the certificate of {member.name} {_ends(left_ms)}, at {expires_at}: {how}",
                         "cyoloctl node renew -d DIR --request FILE",
                     )
                 )

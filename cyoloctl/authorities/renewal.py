@@ -29,13 +29,14 @@ from cyoloctl.errors import (
     Unavailable,
 )
 from cyoloctl.members.machine import MemberMachine
-from cyoloctl.model import LocalNode, RaftId, name_of
+from cyoloctl.model import LocalNode, RaftId, name_of, parse_name
 from cyoloctl.paths import quoted
 from cyoloctl.pki import exchange, renewal
 from cyoloctl.pki.ca import Authority, CertificateIssuer, issue_for_node
 from cyoloctl.pki.files import NodeFiles, check_private_files, read_node_keys
 from cyoloctl.pki.identity import Identity
 from cyoloctl.pki.join_token import secret_of
+from cyoloctl.pki.offline_ca import CA_FILE, check_issued
 from cyoloctl.pki.requests import check_request, prepare_request
 from cyoloctl.pki.tls import TlsIdentity
 from cyoloctl.pki.x509 import certificate_sha256, public_key_sha256
@@ -188,6 +189,11 @@ class CertificateRenewal:
         ConfigError for a certificate that ended by cluster time where the
         node cannot renew it: nobody would let it in.
         """
+        if self._node.offline_ca and (left := self._pki_dir.parent / CA_FILE).exists():
+            _log.warning(
+                "the key of the offline CA is still on this machine: move it to a medium of its own",
+                extra={"file": str(left)},
+            )
         now_ms, wall = self._proposer.now_ms(), datetime.now(UTC)
         ended = renewal.life_of(self.files.certificate_pem).end_unix_ms <= now_ms
         found = self.issuing()
@@ -341,6 +347,8 @@ class CertificateRenewal:
     async def _renew_when_due(self) -> bool:
         if not self._due() or time.monotonic() < self._retry_at:
             return False
+        if self._node.offline_ca:
+            return False  # nobody can: `status` tells in time that it is to be renewed by file
         try:
             found = self.issuing()
             if found is not None and found.ca_pem in self.files.authorities:
@@ -398,6 +406,35 @@ class CertificateRenewal:
     async def issue(self, name: str, request_pem: str, timeout_s: float) -> tuple[str, str]:
         """The certificate and the CA that issued it: for a member, or a node whose request was granted."""
         issuer = self.issuer()
+        await self.check_member_request(name, request_pem, timeout_s)
+        certificate = issue_for_node(
+            issuer.authority,
+            request_pem,
+            self._identity(name),
+            now_unix_ms=self.validity_ms(),
+            days=issuer.days,
+        )
+        _log.info("certificate issued", extra={"member": name})
+        return certificate, issuer.authority.ca_pem
+
+    def _identity(self, name: str) -> Identity:
+        return Identity(parse_name(name), "node", self._node.cluster_id)
+
+    def check_issued(self, name: str, certificate_pem: str, request_pem: str) -> None:
+        """Check a node's certificate that the operator made with an offline CA.  Raises InvalidInput."""
+        check_issued(
+            certificate_pem,
+            self.files.authorities,
+            self._identity(name),
+            request_pem,
+            self.validity_ms(),
+        )
+
+    async def check_member_request(self, name: str, request_pem: str, timeout_s: float) -> None:
+        """Check a certificate request of a member, or of a node whose request was granted.
+
+        Raises NotFound, InvalidInput, AccessDenied for another key than it was admitted with.
+        """
         await self._proposer.fresh(timeout_s=timeout_s)
         member = self._members.get(name) or self._members.grants.open(name, self._proposer.now_ms())
         if member is None:
@@ -413,15 +450,6 @@ class CertificateRenewal:
                 f"the request is not signed by the key with which member {name} was admitted: if that key is "
                 "lost, remove the member and join the node under a new name"
             )
-        certificate = issue_for_node(
-            issuer.authority,
-            request_pem,
-            Identity(self.files.identity.name.__class__(name), "node", self._node.cluster_id),
-            now_unix_ms=self.validity_ms(),
-            days=issuer.days,
-        )
-        _log.info("certificate issued", extra={"member": name})
-        return certificate, issuer.authority.ca_pem
 
     # The CA's key, for a voter that was a learner before.
 

@@ -75,6 +75,21 @@ PassphraseOption = Annotated[
     typer.Option("--passphrase-file", metavar="FILE|-", help="Passphrase of the keys in that file."),
 ]
 
+OfflineCaOption = Annotated[
+    bool,
+    typer.Option(
+        "--offline-ca", help="Give the CA's key to no member: nodes come in by file, with --ca-file."
+    ),
+]
+NewCaFileOption = Annotated[
+    Path | None,
+    typer.Option(
+        "--ca-file",
+        metavar="FILE",
+        help="New file for that CA and its key. [default: offline-ca.pem in the data directory]",
+    ),
+]
+
 
 @command(connects=False, timeout_s=None)
 def init(
@@ -96,6 +111,8 @@ def init(
     certificate_days: CertificateDaysOption = "825",
     from_snapshot: FromSnapshotOption = None,
     passphrase_file: PassphraseOption = None,
+    offline_ca: OfflineCaOption = False,
+    ca_file: NewCaFileOption = None,
 ) -> None:
     """Create a new cluster with one member, offline.
 
@@ -104,8 +121,12 @@ def init(
     already holds a node (exit 4).
 
     With --from-snapshot the new cluster has an old one's state, in a new
-    epoch of its history, and nothing else in common with it: none of its
-    members, credentials, invitations or host names belongs to the new one.
+    epoch of its history, and none of its members, credentials, invitations
+    or host names.
+
+    With --offline-ca no member ever holds the CA's key. Nodes come in with
+    `node request`, `member grant --ca-file` and `node accept`, certificates
+    are renewed the same way, and the CA cannot be exchanged.
     """
     parse_choice(storage, "--storage", ("disk", "memory"))
     days = parse_int64(certificate_days.removesuffix("d"), "--certificate-days", 1, 825)
@@ -114,21 +135,31 @@ def init(
     make = partial(
         create.init_cluster,
         *(invocation.data_dir, name, listen, advertise, cluster, storage, gateway, gateway_url, days),
+        offline_ca=_offline_ca(invocation, offline_ca, ca_file),
     )
-    passphrase = None if passphrase_file is None else read_secret(passphrase_file, "passphrase")
-    if from_snapshot is None and passphrase is not None:
-        raise UsageError("--passphrase-file belongs to --from-snapshot: leave it out")
-    if from_snapshot is not None and storage != "disk":
-        raise UsageError("--from-snapshot needs a disk: leave --storage memory out")
     if from_snapshot is None:
-        made = make()
-    else:
-        from cyoloctl.node import restore
+        if passphrase_file is not None:
+            raise UsageError("--passphrase-file belongs to --from-snapshot: leave it out")
+        _show_init(invocation, make())
+        return
+    if storage != "disk":
+        raise UsageError("--from-snapshot needs a disk: leave --storage memory out")
+    from cyoloctl.node import restore
 
-        made = restore.init_from_snapshot(
-            from_snapshot, passphrase, invocation.data_dir, lambda found: make(found=found)
-        )
+    passphrase = None if passphrase_file is None else read_secret(passphrase_file, "passphrase")
+    made = restore.init_from_snapshot(
+        from_snapshot, passphrase, invocation.data_dir, lambda found: make(found=found)
+    )
     _show_init(invocation, made)
+
+
+def _offline_ca(invocation: Invocation, offline_ca: bool, ca_file: Path | None) -> Path | None:
+    """The file of an offline CA, where one was asked for."""
+    from cyoloctl.pki.offline_ca import CA_FILE
+
+    if ca_file is not None and not offline_ca:
+        raise UsageError("--ca-file belongs to --offline-ca: add that")
+    return (ca_file or invocation.data_dir / CA_FILE) if offline_ca else None
 
 
 def _show_init(invocation: Invocation, made: dict[str, Any]) -> None:
@@ -140,10 +171,14 @@ def _show_init(invocation: Invocation, made: dict[str, Any]) -> None:
             ("address", made["address"]),
             ("data directory", made["data_dir"]),
             ("operator credentials", made["operator_credentials"]),
+            *([("offline CA", made["offline_ca"])] if made["offline_ca"] else []),
             *_restored(made),
         ],
     )
     directory = quoted(made["data_dir"])
+    if made["offline_ca"] is not None:
+        invocation.hint(_next_offline(directory, quoted(made["offline_ca"])))
+        return
     invocation.hint(
         "\nnext:\n"
         f"  cyoloctl node start -d {directory} --background\n"
@@ -151,6 +186,17 @@ def _show_init(invocation: Invocation, made: dict[str, Any]) -> None:
         "  cyoloctl node join -d DIR --name NAME --listen HOST:PORT --token-file token\n"
         "keep pki/ca.key and operator.yaml safe: they are the keys to the cluster"
         + (_IN_MEMORY if made["storage"] == "memory" else "")
+    )
+
+
+def _next_offline(directory: str, ca_file: str) -> str:
+    return (
+        f"\nmove {ca_file} to a medium of its own: it admits nodes and renews certificates, and nothing "
+        "replaces it\nnext:\n"
+        f"  cyoloctl node start -d {directory} --background\n"
+        "  cyoloctl node request -d DIR --name NAME --listen HOST:PORT --out request   # over there\n"
+        f"  cyoloctl member grant -d {directory} --request request --ca-file FILE --out grant\n"
+        "  cyoloctl node accept -d DIR --grant grant   # there again"
     )
 
 

@@ -23,6 +23,7 @@ from cyoloctl.cli.invocation import (
     read_secret,
     store_private,
 )
+from cyoloctl.cli.offline_ca import CaFileOption, certificate_for
 from cyoloctl.cli.output import Column, rows_of, text_of
 from cyoloctl.errors import (
     ConfigError,
@@ -75,6 +76,7 @@ def create(
         str, typer.Option("--ttl", metavar="DURATION", help="Lifetime, 60s to 825d; never beyond the CA.")
     ] = "90d",
     request: RequestOption = None,
+    ca_file: CaFileOption = None,
     request_id: RequestIdOption = None,
 ) -> None:
     """Make credentials for the API and register their key.
@@ -94,6 +96,7 @@ def create(
             if given is not None and given != asked[option]:
                 raise InvalidInput(f"--{option} is {given!r}, and the request is for {asked[option]!r}")
         body = {**_asked_body(asked), "ttl_s": ttl_s, "request_id": request_id}
+        body |= certificate_for(ca_file, asked["request_pem"], asked["name"], asked["role"], _days(ttl_s))
         _refuse_existing(out)
         _finish(invocation, out, invocation.client().call("credential_create", body=body), asked)
         return
@@ -105,6 +108,7 @@ def create(
     asked = _draft(out, name, _role(role))
     body = {**_asked_body(asked), "ttl_s": ttl_s, "request_id": request_id}
     try:
+        body |= certificate_for(ca_file, asked["request_pem"], name, asked["role"], _days(ttl_s))
         issued = client.call("credential_create", body=body)
     except OutcomeUnknown as error:
         output.note(f"{out} holds the key already: repeat the same command")
@@ -202,6 +206,7 @@ def renew(
     ] = None,
     new_key: Annotated[bool, typer.Option("--new-key", help="Replace the key too.")] = False,
     request: RequestOption = None,
+    ca_file: CaFileOption = None,
     request_id: RequestIdOption = None,
 ) -> None:
     """Renew credentials, expired ones too, and write the file with the present members.
@@ -238,6 +243,9 @@ def renew(
             asked = _new_request(whose, role, _key_of(source, old), old, new_key)
     body = {"request_pem": asked["request_pem"], "ttl_s": ttl_s, "request_id": request_id}
     with _kept_while_unknown(kept):
+        if ca_file is not None:
+            role = asked["role"] if "role" in asked else client.call("credential_show", whose)["role"]
+            body |= certificate_for(ca_file, asked["request_pem"], whose, role, _days(ttl_s))
         issued = client.call(*(("credential_renew_own", "") if own else ("credential_renew", whose)), body)
         _finish(invocation, out, issued, asked, replace=True)
 
@@ -247,6 +255,11 @@ def renew(
 
 def _asked_body(asked: Json) -> Json:
     return {key: asked[key] for key in ("name", "role", "request_pem")}
+
+
+def _days(ttl_s: int | None) -> int:
+    """Life of a certificate whose entry in the register ends it: no less, in whole days, 825 at most."""
+    return 825 if ttl_s is None else min(825, ttl_s // 86_400 + 1)
 
 
 def _new_request(name: str, role: str, key_pem: str | None, old: Json | None, new_key: bool) -> Json:

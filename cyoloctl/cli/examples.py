@@ -21,6 +21,7 @@ EXAMPLES: dict[str, tuple[str, ...]] = {
         "cyoloctl cluster init --name n1 --listen 10.0.0.1:7700",
         "cyoloctl cluster init --name n1 --listen 0.0.0.0:7700 --advertise n1.example.com:7700",
         "cyoloctl cluster init --name n1 --listen 10.0.0.1:7700 --from-snapshot monday.snapshot",
+        "cyoloctl cluster init --name n1 --listen 10.0.0.1:7700 --offline-ca",
     ),
     "cluster recover": (
         "cyoloctl cluster recover --dry-run",

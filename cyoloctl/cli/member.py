@@ -21,9 +21,11 @@ from cyoloctl.cli.invocation import (
     read_secret,
     secret_file,
 )
+from cyoloctl.cli.offline_ca import CaFileOption, certificate_for
 from cyoloctl.cli.output import Column, rows_of, text_of
 from cyoloctl.errors import UsageError
 from cyoloctl.model import parse_dialable_address, parse_hostname, parse_name
+from cyoloctl.text import Json
 
 if TYPE_CHECKING:
     from cyoloctl.control.client import Client
@@ -197,6 +199,7 @@ def grant(
     ttl: Annotated[
         str, typer.Option("--ttl", metavar="DURATION", help="Time to bring the new node in, 60s to 90d.")
     ] = "7d",
+    ca_file: CaFileOption = None,
     out: Annotated[
         Path | None, typer.Option("--out", metavar="FILE", help="Write the grant to a new file.")
     ] = None,
@@ -209,7 +212,8 @@ def grant(
     sealed to it, and only `node accept` there can use it. See `member
     invitations` and `member uninvite` until the node came in. The request of
     a member renews its certificate, for the key that it was admitted with;
-    `node renew --grant` puts it in place.
+    `node renew --grant` puts it in place. Where the CA is kept offline, its
+    file is needed: nobody else can make a certificate.
     """
     ttl_s = parse_duration_s(ttl, "--ttl", minimum_s=60, maximum_s=7_776_000)
     _refuse_both(learner, witness)
@@ -219,9 +223,10 @@ def grant(
         if learner or witness:
             option = "--learner" if learner else "--witness"
             raise UsageError(f"{option} is for the request of a new node; this one renews a certificate")
-        _renew(invocation, client, text, out)
+        _renew(invocation, client, {"request": text, **_certificate(client, text, ca_file)}, out)
         return
     body = {"request": text, "learner": learner, "ttl_s": ttl_s, "request_id": request_id}
+    body |= _certificate(client, text, ca_file)
     if witness:  # left out otherwise: earlier releases take no other field
         body["witness"] = True
     _admit(invocation, client, out, **body)
@@ -266,13 +271,24 @@ def _asks_for_a_place(text: str) -> bool:
     return isinstance(value, dict) and "signature" in value
 
 
-def _renew(invocation: Invocation, client: Client, text: str, out: Path | None) -> None:
+def _certificate(client: Client, text: str, ca_file: Path | None) -> Json:
+    """What a request file with this text is granted with, where the CA is kept offline."""
+    if ca_file is None:
+        return {}
+    from cyoloctl.pki.requests import decode_request
+
+    asked = decode_request(text)
+    days = client.call("pki_status")["certificate_days"]
+    return certificate_for(ca_file, asked.request_pem, str(asked.name), "node", days)
+
+
+def _renew(invocation: Invocation, client: Client, body: Json, out: Path | None) -> None:
     if out is None:
-        made = client.call("pki_grant", body={"request": text}, repeatable=True)
+        made = client.call("pki_grant", body=body, repeatable=True)
         output.structured(made, "yaml" if invocation.mode == "yaml" else "json")
         return
     with secret_file(out, "grant") as write:
-        made = client.call("pki_grant", body={"request": text}, repeatable=True)
+        made = client.call("pki_grant", body=body, repeatable=True)
         write(json.dumps(made, indent=2) + "\n")
     invocation.fields(
         {"schema_version": 1, "name": made["name"], "grant": str(out)},

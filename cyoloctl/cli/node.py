@@ -16,6 +16,7 @@ import typer
 from cyoloctl.cli import output
 from cyoloctl.cli.cluster import AdvertiseOption, GatewayOption, GatewayUrlOption, ListenOption
 from cyoloctl.cli.invocation import Invocation, command, parse_choice, parse_int64, read_secret
+from cyoloctl.cli.offline_ca import CaFileOption
 from cyoloctl.cli.output import Column
 from cyoloctl.errors import ConfigError, Conflict, Unavailable, Unreachable, UsageError
 from cyoloctl.paths import quoted
@@ -490,17 +491,19 @@ def renew(
         str | None,
         typer.Option("--grant", metavar="FILE|-", help="Install what `member grant` wrote; - is stdin."),
     ] = None,
+    ca_file: CaFileOption = None,
 ) -> None:
     """Renew the node's certificate, offline; the key stays.
 
     Nodes renew theirs by themselves; this is for one whose certificate has
-    ended while it was away. Without options the CA key in its own directory
-    is used. A node without one writes a request, which any node of the
-    cluster grants, and puts the answer in place. A running node uses the
-    new certificate within a second.
+    ended while it was away, and for all where the CA is kept offline. Without
+    options the CA key in its own directory is used, with --ca-file that one.
+    A node without any writes a request, which any node of the cluster grants,
+    and puts the answer in place. A running node uses the new certificate
+    within a second.
     """
-    if request is not None and grant is not None:
-        raise UsageError("use --request or --grant, not both")
+    if sum(option is not None for option in (request, grant, ca_file)) > 1:
+        raise UsageError("use one of --request, --grant and --ca-file")
     from cyoloctl.node import create
 
     directory = quoted(invocation.data_dir)
@@ -515,7 +518,7 @@ def renew(
         )
         return
     if grant is None:
-        done = create.renew_here(invocation.data_dir)
+        done = create.renew_here(invocation.data_dir, ca_file)
     else:
         done = create.accept_renewal(invocation.data_dir, read_secret(grant, "grant"))
     invocation.fields(

@@ -8,6 +8,7 @@ from cyoloctl.text import Json
 from cyoloctl.web.schema import (
     CONSISTENCY,
     NAME,
+    OFFLINE_CERTIFICATE,
     REQUEST_BODY_BYTES,
     REQUEST_ID,
     Field,
@@ -68,6 +69,7 @@ class CredentialApi(Protocol):
         role: str,
         request_pem: str,
         ttl_s: int,
+        certificate_pem: str | None,
         request_id: str | None,
         timeout_s: float,
     ) -> Json:
@@ -77,12 +79,25 @@ class CredentialApi(Protocol):
         """One entry."""
 
     async def renew_own(
-        self, *, request_pem: str, ttl_s: int | None, request_id: str | None, timeout_s: float
+        self,
+        *,
+        request_pem: str,
+        ttl_s: int | None,
+        certificate_pem: str | None,
+        request_id: str | None,
+        timeout_s: float,
     ) -> Json:
         """The caller's own certificate, for longer."""
 
     async def renew(
-        self, name: str, *, request_pem: str, ttl_s: int | None, request_id: str | None, timeout_s: float
+        self,
+        name: str,
+        *,
+        request_pem: str,
+        ttl_s: int | None,
+        certificate_pem: str | None,
+        request_id: str | None,
+        timeout_s: float,
     ) -> Json:
         """A certificate, for longer."""
 
@@ -142,6 +157,7 @@ ROUTES: tuple[Route[HasCredentials], ...] = (
                 minimum=60,
                 maximum=_MAX_CREDENTIAL_S,
             ),
+            OFFLINE_CERTIFICATE,
             REQUEST_ID,
         ),
         write=True,
@@ -165,7 +181,7 @@ ROUTES: tuple[Route[HasCredentials], ...] = (
         "Renew the caller's own credentials, for no longer than they were granted for",
         answer=CredentialIssued,
         handler=lambda node: node.credentials.renew_own,
-        body=(_REQUEST_PEM, _RENEWED_TTL_S, REQUEST_ID),
+        body=(_REQUEST_PEM, _RENEWED_TTL_S, OFFLINE_CERTIFICATE, REQUEST_ID),
         write=True,
         max_body_bytes=REQUEST_BODY_BYTES,
     ),
@@ -178,7 +194,7 @@ ROUTES: tuple[Route[HasCredentials], ...] = (
         answer=CredentialIssued,
         handler=lambda node: node.credentials.renew,
         what="name of credentials",
-        body=(_REQUEST_PEM, _RENEWED_TTL_S, REQUEST_ID),
+        body=(_REQUEST_PEM, _RENEWED_TTL_S, OFFLINE_CERTIFICATE, REQUEST_ID),
         write=True,
         max_body_bytes=REQUEST_BODY_BYTES,
     ),

@@ -21,10 +21,11 @@ from cyoloctl.errors import (
     NotFound,
 )
 from cyoloctl.members.machine import MemberMachine
-from cyoloctl.model import LocalNode, name_of
+from cyoloctl.model import LocalNode, name_of, parse_name
 from cyoloctl.pki.ca import CertificateIssuer, issue_certificate
-from cyoloctl.pki.files import read_operator
+from cyoloctl.pki.files import read_authorities, read_operator
 from cyoloctl.pki.identity import Identity
+from cyoloctl.pki.offline_ca import check_issued
 from cyoloctl.pki.requests import check_credential_request
 from cyoloctl.pki.x509 import certificate_expires_at, public_key_sha256
 from cyoloctl.replicated.proposer import Proposer
@@ -120,22 +121,46 @@ class CredentialOperations:
     # ------------------------------------------------------------- changing
 
     async def create(
-        self, *, name: str, role: str, request_pem: str, ttl_s: int, request_id: str | None, timeout_s: float
+        self,
+        *,
+        name: str,
+        role: str,
+        request_pem: str,
+        ttl_s: int,
+        certificate_pem: str | None,
+        request_id: str | None,
+        timeout_s: float,
     ) -> Json:
-        """Register the key of a request and issue its certificate; the same request again gives the same."""
+        """Register the key of a request and issue its certificate; the same request again gives the same.
+
+        certificate_pem: made by the operator, where the CA is kept offline.
+        """
         check_credential_request(request_pem, name, role)
         given = {"name": name, "role": role, "request_pem": request_pem, "ttl_s": ttl_s}
-        return await self._where_allowed("create", given, request_id, timeout_s)
+        return await self._where_allowed("create", given, certificate_pem, request_id, timeout_s)
 
     async def renew(
-        self, name: str, *, request_pem: str, ttl_s: int | None, request_id: str | None, timeout_s: float
+        self,
+        name: str,
+        *,
+        request_pem: str,
+        ttl_s: int | None,
+        certificate_pem: str | None,
+        request_id: str | None,
+        timeout_s: float,
     ) -> Json:
         """Give credentials another expiry, and another key where the request has one."""
         given = {"name": name, "request_pem": request_pem, "ttl_s": ttl_s, "from_key_hash": None}
-        return await self._where_allowed("renew", given, request_id, timeout_s)
+        return await self._where_allowed("renew", given, certificate_pem, request_id, timeout_s)
 
     async def renew_own(
-        self, *, request_pem: str, ttl_s: int | None, request_id: str | None, timeout_s: float
+        self,
+        *,
+        request_pem: str,
+        ttl_s: int | None,
+        certificate_pem: str | None,
+        request_id: str | None,
+        timeout_s: float,
     ) -> Json:
         """As `renew` for the caller's own credentials, for no longer than they were granted for."""
         name = CALLER.get().name
@@ -148,11 +173,11 @@ class CredentialOperations:
             "ttl_s": ttl_s,
             "from_key_hash": entry.key_hash,
         }
-        return await self._where_allowed("renew", given, request_id, timeout_s)
+        return await self._where_allowed("renew", given, certificate_pem, request_id, timeout_s)
 
     async def revoke(self, name: str, *, request_id: str | None, timeout_s: float) -> Json:
         """End credentials: their connections close within two seconds.  Idempotent.  Raises NotFound."""
-        return await self._where_allowed("revoke", {"name": name}, request_id, timeout_s)
+        return await self._where_allowed("revoke", {"name": name}, None, request_id, timeout_s)
 
     async def bootstrap(self) -> bool:
         """Register the founder's operator, while the register never had one.  True when it was written.
@@ -195,7 +220,7 @@ class CredentialOperations:
         ):
             raise InvalidInput("a peer asks for what this release does not know: upgrade every node")
         CALLER.set(Caller("client", caller))
-        return await self._here(operation, given, request_id, timeout_s)
+        return await self._here(operation, given, None, request_id, timeout_s)
 
     # ------------------------------------------------------------- inside
 
@@ -207,7 +232,12 @@ class CredentialOperations:
         return True
 
     async def _where_allowed(
-        self, operation: str, given: Json, request_id: str | None, timeout_s: float
+        self,
+        operation: str,
+        given: Json,
+        certificate_pem: str | None,
+        request_id: str | None,
+        timeout_s: float,
     ) -> Json:
         """Do it here where this node is a voter and holds what is needed, otherwise on a node that does."""
         deadline = time.monotonic() + timeout_s
@@ -216,8 +246,13 @@ class CredentialOperations:
                 f"{self._name} is a learner, and learners do not change who is trusted: ask a voter, "
                 f"{self._voters()}"
             )
-        if operation == "revoke" or self._can_issue():
-            return await self._here(operation, given, request_id, timeout_s)
+        if operation == "revoke" or certificate_pem is not None or self._can_issue():
+            return await self._here(operation, given, certificate_pem, request_id, timeout_s)
+        if self._node.offline_ca:
+            raise ConfigError(
+                "the key of the CA, which makes certificates, is kept offline: repeat the command with "
+                "`--ca-file FILE`, the file that `cyoloctl cluster init --offline-ca` wrote"
+            )
         leader = self._proposer.engine.leader()
         first = "" if leader is None else name_of(leader)
         connected = sorted(self._proposer.engine.peers(), key=lambda peer: (peer != first, peer))
@@ -249,14 +284,21 @@ class CredentialOperations:
         ]
         return " or ".join(found[:3]) or "see `member list`"
 
-    async def _here(self, operation: str, given: Json, request_id: str | None, timeout_s: float) -> Json:
+    async def _here(
+        self,
+        operation: str,
+        given: Json,
+        certificate_pem: str | None,
+        request_id: str | None,
+        timeout_s: float,
+    ) -> Json:
         name = given["name"]
         if operation == "revoke":
-            value = await self._apply("revoke", {"name": name}, request_id, timeout_s)
-            audit("credentials revoke", credentials=name, role=value["role"], key_hash=value["key_hash"])
-            return _row_of(value)
+            return await self._revoke_here(name, request_id, timeout_s)
         await self._proposer.in_time(timeout_s=timeout_s)
-        issuer = self._issuer()
+        # Where the operator made the certificate, the CA is offline, and there is only one.
+        issuer = None if certificate_pem is not None else self._issuer()
+        ca_pem = read_authorities(self._pki_dir)[0] if issuer is None else issuer.authority.ca_pem
         request_pem = given["request_pem"]
         if operation == "create":
             role = given["role"]
@@ -267,6 +309,9 @@ class CredentialOperations:
             if entry is None and self._members.get(name) is not None:
                 raise NotFound(f"{name} is a node: its certificate is renewed with `cyoloctl node renew`")
         check_credential_request(request_pem, name, role)
+        identity = Identity(parse_name(name), role, self._node.cluster_id)
+        if certificate_pem is not None:
+            check_issued(certificate_pem, [ca_pem], identity, request_pem, self._proposer.now_ms())
         ttl_s = given["ttl_s"]
         if ttl_s is not None and not 60 <= ttl_s <= _MAX_TTL_S:
             raise InvalidInput("the lifetime of credentials is 60 s to 825 d")
@@ -274,7 +319,7 @@ class CredentialOperations:
             "name": name,
             "key_hash": public_key_sha256(request_pem),
             "ttl_ms": None if ttl_s is None else ttl_s * 1000,
-            "latest_unix_ms": int(certificate_expires_at(issuer.authority.ca_pem).timestamp() * 1000),
+            "latest_unix_ms": int(certificate_expires_at(ca_pem).timestamp() * 1000),
         }
         if operation == "create":
             arguments |= {"role": role, "created_by": _printable(CALLER.get().name)}
@@ -288,32 +333,36 @@ class CredentialOperations:
             key_hash=value["key_hash"],
             expires_at=_time(value["expires_unix_ms"]),
         )
-        return self._issued(value, issuer, request_pem)
+        if issuer is not None:
+            certificate_pem = self._certificate(value, issuer, request_pem)
+        return {  # the object of a credentials file, without the private key, and the entry
+            **_row_of(value),
+            "cluster_id": self._node.cluster_id,
+            "ca_pem": ca_pem if issuer is None else issuer.trust_pem,
+            "certificate_pem": certificate_pem,
+            "members": self._addresses(),
+        }
+
+    async def _revoke_here(self, name: str, request_id: str | None, timeout_s: float) -> Json:
+        value = await self._apply("revoke", {"name": name}, request_id, timeout_s)
+        audit("credentials revoke", credentials=name, role=value["role"], key_hash=value["key_hash"])
+        return _row_of(value)
 
     async def _apply(self, operation: str, arguments: Json, request_id: str | None, timeout_s: float) -> Json:
         return await self._proposer.apply_here(
             "credentials", operation, arguments, request_id=request_id, timeout_s=timeout_s
         )
 
-    def _issued(self, value: Json, issuer: CertificateIssuer, request_pem: str) -> Json:
-        """The object of a credentials file, without the private key, and the entry."""
-        cluster_id = self._node.cluster_id
-        identity = Identity(value["name"], value["role"], cluster_id)
-        certificate = issue_certificate(
+    def _certificate(self, value: Json, issuer: CertificateIssuer, request_pem: str) -> str:
+        """The certificate of an entry, in PEM."""
+        return issue_certificate(
             issuer.authority.ca_pem,
             issuer.authority.key_pem,
             request_pem,
-            identity,
+            Identity(value["name"], value["role"], self._node.cluster_id),
             now=from_unix_ms(self._proposer.now_ms()),
             until=from_unix_ms(value["expires_unix_ms"] // 1000 * 1000),
         )
-        return {
-            **_row_of(value),
-            "cluster_id": cluster_id,
-            "ca_pem": issuer.trust_pem,
-            "certificate_pem": certificate,
-            "members": self._addresses(),
-        }
 
 
 def _time(unix_ms: int | None) -> str | None:

@@ -11,6 +11,7 @@ from cyoloctl.web.schema import (
     NAME,
     NAME_PATTERN,
     NAME_RULE,
+    OFFLINE_CERTIFICATE,
     REQUEST_BODY_BYTES,
     REQUEST_ID,
     Count,
@@ -318,6 +319,7 @@ class MemberApi(Protocol):
         learner: bool,
         witness: bool,
         ttl_s: int,
+        certificate_pem: str | None,
         request_id: str | None,
         timeout_s: float,
     ) -> Json:
@@ -459,6 +461,7 @@ ROUTES: tuple[Route[HasMembers], ...] = (
             Field(
                 "ttl_s", "integer", "seconds until it expires", default=604_800, minimum=60, maximum=7_776_000
             ),
+            OFFLINE_CERTIFICATE,
             REQUEST_ID,
         ),
         write=True,

@@ -91,7 +91,7 @@ class MemberChanges:
     """The leader's part of `MemberOperations`.
 
     raft_id: this node's.  rotation_due: whether somebody who votes no more
-    knows the key of the CA.
+    knows the key of the CA; given whether a voter is about to be such a one.
     """
 
     def __init__(
@@ -102,7 +102,7 @@ class MemberChanges:
         status: MemberStatus,
         calls: PeerCalls,
         raft_id: RaftId,
-        rotation_due: Callable[[], bool],
+        rotation_due: Callable[[bool], bool],
     ) -> None:
         self._proposer = proposer
         self._engine = proposer.engine
@@ -192,7 +192,7 @@ class MemberChanges:
                 "dry_run": dry_run,
                 "before": votes.of(before),
                 "after": votes.of(after),
-                "ca_rotation_due": (changed and wanted == "learner") or self._rotation_due(),
+                "ca_rotation_due": self._rotation_due(changed and wanted == "learner"),
             }
             if changed and wanted == "voter":
                 await self._refuse_promotion(member, votes, deadline)
@@ -370,7 +370,7 @@ class MemberChanges:
             "failure_tolerance_before": stood["failure_tolerance"],
             "failure_tolerance_after": stands["failure_tolerance"],
             # A voter has had the CA's key: until the CA is exchanged it can vouch for anybody.
-            "ca_rotation_due": (name in before and name not in votes.witnesses) or self._rotation_due(),
+            "ca_rotation_due": self._rotation_due(name in before and name not in votes.witnesses),
         }
 
     # ------------------------------------------------------------- leadership

@@ -7,7 +7,7 @@ import time
 from collections.abc import Awaitable, Callable, Mapping
 
 from cyoloctl.audit import audit
-from cyoloctl.errors import ConfigError, InvalidInput
+from cyoloctl.errors import InvalidInput
 from cyoloctl.members.joining import JoinOperations
 from cyoloctl.members.records import AskedRole
 from cyoloctl.model import LocalNode, parse_address, parse_dialable_address
@@ -29,7 +29,9 @@ class GrantOperations:
 
     files: the node's files as they are now.  addresses: where members are, by
     name.  certify: the certificate for a granted request, from whichever
-    connected node holds the CA key; can_certify: whether one does.
+    connected node holds the CA key; check_can_certify: raises ConfigError where
+    none does.  check_certificate: one that the operator made with an offline CA,
+    for the node of this name and this request.
     """
 
     def __init__(
@@ -41,7 +43,8 @@ class GrantOperations:
         files: Callable[[], NodeFiles],
         addresses: Callable[[], Mapping[str, str]],
         certify: Callable[[str, str, float], Awaitable[Json]],
-        can_certify: Callable[[], bool],
+        check_can_certify: Callable[[], None],
+        check_certificate: Callable[[str, str, str], None],
     ) -> None:
         self._proposer = proposer
         self._node = node
@@ -49,21 +52,29 @@ class GrantOperations:
         self._files = files
         self._addresses = addresses
         self._certify = certify
-        self._can_certify = can_certify
+        self._check_can_certify = check_can_certify
+        self._check_certificate = check_certificate
 
     async def grant(
-        self, *, request: str, role: AskedRole, ttl_s: int, request_id: str | None, timeout_s: float
+        self,
+        *,
+        request: str,
+        role: AskedRole,
+        ttl_s: int,
+        certificate_pem: str | None,
+        request_id: str | None,
+        timeout_s: float,
     ) -> Json:
         """Let the node of a request come in by its key, and answer it.
 
-        request: the text of its request file.  The cluster knows its keys from
+        request: the text of its request file.  certificate_pem: made by the
+        operator, where the CA is kept offline.  The cluster knows its keys from
         now on, and admits it until the expiry; what it gets is sealed to it and
-        holds no key of anybody.  The same request again gets a new answer, and
-        time; no other node can use either.
+        holds no key of anybody.  The same request again gets a new answer.
 
         Raises InvalidInput, AlreadyExists for the name of a member, Conflict
         for its address, its key or a removed name, ConfigError where no
-        connected node holds the CA key.
+        connected node holds the CA key that is needed.
         """
         deadline = time.monotonic() + timeout_s
         asked = self._read(request)
@@ -72,11 +83,10 @@ class GrantOperations:
         await self._proposer.in_time(timeout_s=timeout_s)
         await self._proposer.fresh(timeout_s=_left(deadline))
         self._joining.refuse_taken_address(name, str(asked.address))
-        if not self._can_certify():
-            raise ConfigError(
-                "no connected member holds the key of the CA (pki status), so nothing was granted: "
-                "start a voter that does"
-            )
+        if certificate_pem is None:
+            self._check_can_certify()
+        else:
+            self._check_certificate(name, certificate_pem, asked.request_pem)
         arguments: Json = {
             "name": name,
             "learner": role == "learner",
@@ -94,17 +104,16 @@ class GrantOperations:
         )
         audit("member grant", member=name, role=role, key_hash=arguments["key_hash"])
         _log.info("request granted", extra={"member": name})
-        certified = await self._certify(name, asked.request_pem, _left(deadline))
-        sealed = self._answer(asked, certified["certificate_pem"], role, made["expires_unix_ms"] // 1000)
+        if certificate_pem is None:
+            certified = await self._certify(name, asked.request_pem, _left(deadline))
+            certificate_pem = str(certified["certificate_pem"])
+        sealed = self._answer(asked, certificate_pem, role, made["expires_unix_ms"] // 1000)
         return {
             "name": name,
             "learner": role == "learner",
             "witness": role == "witness",
-            "cluster_id": self._node.cluster_id,
-            "ca_sha256": sealed.ca_sha256,
-            "expires_at": rfc3339(sealed.expires_unix_s),
             "replaced": made["replaced"],
-            "grant": encode_sealed_grant(sealed),
+            **_shown(sealed),
         }
 
     @staticmethod
@@ -132,6 +141,7 @@ class GrantOperations:
             certificate_pem=certificate_pem,
             trust_pem="".join(self._files().authorities),
             storage=self._node.storage,
+            offline_ca=self._node.offline_ca,
             peers={**known, str(self._node.name): self._node.advertise},
         )
         return seal_grant(
@@ -140,6 +150,15 @@ class GrantOperations:
             sealing_key=asked.sealing_key,
             expires_unix_s=expires_unix_s,
         )
+
+
+def _shown(sealed: SealedGrant) -> Json:
+    return {
+        "cluster_id": sealed.cluster_id,
+        "ca_sha256": sealed.ca_sha256,
+        "expires_at": rfc3339(sealed.expires_unix_s),
+        "grant": encode_sealed_grant(sealed),
+    }
 
 
 def _left(deadline: float) -> float:

@@ -112,8 +112,13 @@ class JoinOperations:
         private key of this node: a repetition gives the same token, and the
         cluster keeps no secret.  The journal has a hash of the id, so whoever
         steals it with the key cannot make the token either.  Raises Conflict
-        where the key is another node's, or gone.
+        where the key is another node's, or gone, and where the CA is kept offline.
         """
+        if self._node.offline_ca:
+            raise Conflict(
+                "the key of the CA is kept offline, so that nobody joins by a token: there `cyoloctl node "
+                "request`, here `cyoloctl member grant --ca-file FILE`, there `cyoloctl node accept`"
+            )
         await self.founded(timeout_s)
         await self._proposer.in_time(timeout_s=timeout_s)
 

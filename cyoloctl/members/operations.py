@@ -29,8 +29,7 @@ class MemberOperations:
     Any node takes any request.  What only the leader can do is passed to it,
     once, over the link between the two nodes.
 
-    raft_id: this node's.  rotation_due: whether somebody who votes no more
-    knows the key of the CA.
+    raft_id: this node's.  rotation_due: see `MemberChanges`.
     """
 
     def __init__(
@@ -43,7 +42,7 @@ class MemberOperations:
         granting: GrantOperations,
         calls: PeerCalls,
         raft_id: RaftId,
-        rotation_due: Callable[[], bool],
+        rotation_due: Callable[[bool], bool],
         levels: LevelMachine,
     ) -> None:
         self._levels = levels
@@ -103,13 +102,18 @@ class MemberOperations:
         learner: bool,
         witness: bool,
         ttl_s: int,
+        certificate_pem: str | None,
         request_id: str | None,
         timeout_s: float,
     ) -> Json:
         """Let the node of a request come in by its key.  Raises Conflict."""
-        role = asked_role(learner=learner, witness=witness)
         return await self._granting.grant(
-            request=request, role=role, ttl_s=ttl_s, request_id=request_id, timeout_s=timeout_s
+            request=request,
+            role=asked_role(learner=learner, witness=witness),
+            ttl_s=ttl_s,
+            certificate_pem=certificate_pem,
+            request_id=request_id,
+            timeout_s=timeout_s,
         )
 
     async def invitations(self, *, consistency: str, timeout_s: float) -> Json:

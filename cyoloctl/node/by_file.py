@@ -146,6 +146,7 @@ def accept(data_dir: Path, text: str) -> dict[str, Any]:
             peers=dict(granted.peers),
             gateway=gateway_config,
             witness=granted.witness,
+            offline_ca=granted.offline_ca,
         )
         if config.storage == "memory":
             for path in journal_files(data_dir):

@@ -91,6 +91,7 @@ class Config:
     role of a gateway; None: there is no such socket.  snapshots: those that it
     saves by itself; None: none.  witness: whether it votes without holding
     any key; the cluster knows, and this says so before the log is here.
+    offline_ca: whether the key of the CA is with the operator and on no member.
     """
 
     name: NodeName
@@ -105,6 +106,7 @@ class Config:
     socket_group: str | None = None
     snapshots: SnapshotPolicy | None = None
     witness: bool = False
+    offline_ca: bool = False
 
     def __post_init__(self) -> None:
         others = {name: address for name, address in self.peers.items() if name != self.name}
@@ -200,7 +202,7 @@ peers:{peers or " {}"}
 log:
   format: {config.log.format}
   level: {config.log.level}
-{_dump_witness(config.witness)}{_dump_socket_group(config.socket_group)}{_dump_gateway(config.gateway)}{_dump_snapshots(config.snapshots)}"""
+{_dump_witness(config.witness)}{_dump_offline_ca(config.offline_ca)}{_dump_socket_group(config.socket_group)}{_dump_gateway(config.gateway)}{_dump_snapshots(config.snapshots)}"""
 
 
 def _dump_witness(witness: bool) -> str:
@@ -209,6 +211,15 @@ def _dump_witness(witness: bool) -> str:
     return """
 # This node votes, and holds no keys: the cluster admitted it as a witness.  Do not change it.
 witness: true
+"""
+
+
+def _dump_offline_ca(offline_ca: bool) -> str:
+    if not offline_ca:
+        return ""
+    return """
+# The key of the CA is in a file that the operator keeps, and on no member.  Do not change it.
+offline_ca: true
 """
 
 
@@ -403,6 +414,7 @@ class _Fields:
             "socket_group",
             "snapshots",
             "witness",
+            "offline_ca",
         )
         cluster = _Fields(self._where, self._at, self._required("cluster"), "'cluster'")
         cluster._only("id", "name")
@@ -432,6 +444,7 @@ class _Fields:
             ),
             snapshots=self._fields("snapshots")._snapshots() if "snapshots" in self._values else None,
             witness=witness,
+            offline_ca=self._flag("offline_ca", False),
         )
 
     def _snapshots(self) -> SnapshotPolicy:

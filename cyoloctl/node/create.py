@@ -53,6 +53,7 @@ from cyoloctl.pki.ca import MAX_CERTIFICATE_DAYS, Authority
 from cyoloctl.pki.files import OPERATOR_FILE, PKI_DIRECTORY, NodeFiles, check_private_files, read_ca
 from cyoloctl.pki.founding import new_cluster
 from cyoloctl.pki.grants import Grant, accept_grant, decode_grant
+from cyoloctl.pki.offline_ca import read_ca_file
 from cyoloctl.pki.requests import NodeRequest, PendingRequest, csr_sha256, encode_request, prepare_request
 from cyoloctl.pki.x509 import certificate_expires_at, certificate_sha256
 from cyoloctl.raft import create_storage
@@ -188,17 +189,18 @@ def init_cluster(
     gateway: str | None = None,
     gateway_url: str | None = None,
     certificate_days: int = MAX_CERTIFICATE_DAYS,
+    offline_ca: Path | None = None,
     found: Callable[[Config, NodeFiles], None] | None = None,
 ) -> dict[str, Any]:
     """Make a new cluster with this node as its only member; offline, whole or not at all.
 
-    data_dir: made 0700 where it is not there.  listen, advertise: HOST:PORT; None: as listen.  storage:
-    disk or memory.  gateway: HOST:PORT for browsers, or None; gateway_url: base of its links.
-    certificate_days: of every certificate, renewed ones too, 1 to 825.  found: makes the state on disk.
+    data_dir: made 0700 where it is not there.  listen, advertise, gateway: HOST:PORT.  storage: disk or
+    memory.  gateway_url: base of its links.  certificate_days: of all certificates, 1 to 825.  offline_ca:
+    the new file that gets the CA's key, in place of the members.  found: makes the state on disk.
 
-    Returns what was made, as JSON.  Raises AlreadyExists for a directory that holds a node or parts of
-    one, InvalidInput for names and addresses, StorageError, ConfigError for a directory that others can
-    write and for a machine whose clock was never set: nobody else knows the time of a new cluster.
+    Returns what was made, as JSON.  Raises AlreadyExists for a directory that holds parts of a node,
+    InvalidInput, StorageError, ConfigError for a directory that others can write and for a machine whose
+    clock was never set: nobody else knows the time of a new cluster.
     """
     now = renewal.offline_now(_now())
     node_name, cluster_name = parse_name(name, "node name"), parse_name(cluster, "cluster name")
@@ -210,7 +212,7 @@ def init_cluster(
     with private_directory(data_dir):
         try:
             files = new_cluster(
-                data_dir, name=node_name, cluster=cluster_name, now=now, days=certificate_days
+                data_dir, node_name, cluster_name, now=now, days=certificate_days, offline_ca=offline_ca
             )
             config = Config(
                 name=node_name,
@@ -220,6 +222,7 @@ def init_cluster(
                 advertise=shown,
                 storage=cast(Storage, storage),
                 gateway=gateway_config,
+                offline_ca=offline_ca is not None,
             )
             if found is not None:
                 found(config, files)
@@ -229,15 +232,20 @@ def init_cluster(
         except AlreadyExists:
             raise  # somebody else makes a node here at the same time: the files are theirs
         except BaseException:
-            for made in (PKI_DIRECTORY, OPERATOR_FILE):
-                remove(data_dir / made)
-            for path in (*journal_files(data_dir), data_dir / "snapshot"):
-                remove(path)
+            _undo(data_dir, offline_ca)
             raise
     return {
         **description(config, data_dir, files.certificate_expires_at),
         "operator_credentials": str(data_dir / OPERATOR_FILE),
+        "offline_ca": None if offline_ca is None else str(offline_ca),
     }
+
+
+def _undo(data_dir: Path, offline_ca: Path | None) -> None:
+    """Remove what `init_cluster` had made."""
+    made = [data_dir / name for name in (PKI_DIRECTORY, OPERATOR_FILE, "snapshot")]
+    for path in (*made, *journal_files(data_dir), *([offline_ca] if offline_ca else ())):
+        remove(path)
 
 
 def join(
@@ -392,14 +400,20 @@ def _renewed(config: Config, pki_dir: Path) -> dict[str, Any]:
     }
 
 
-def renew_here(data_dir: Path) -> dict[str, Any]:
+def renew_here(data_dir: Path, ca_file: Path | None = None) -> dict[str, Any]:
     """Renew the node's certificate with the CA key in its own directory, offline, for as long as before.
 
-    A running node uses it within a second.  Raises ConfigError where there is
-    no CA key, and for a clock that was never set; StorageError.
+    ca_file: the CA and its key, where they are kept offline.  A running node
+    uses the certificate within a second.  Raises ConfigError where there is no
+    CA key, and for a clock that was never set; InvalidInput for the file of
+    another CA; StorageError.
     """
     config, pki_dir, files = _node_of(data_dir)
-    if not files.has_ca_key:
+    if ca_file is not None:
+        authority = read_ca_file(ca_file)
+        if authority.ca_pem not in files.authorities:
+            raise InvalidInput(f"{ca_file} is not the CA of this node's cluster: use the right file")
+    elif not files.has_ca_key:
         directory = quoted(data_dir)
         raise ConfigError(
             f"{pki_dir} holds no CA key, so this node cannot renew its certificate itself: write a request "
@@ -407,10 +421,11 @@ def renew_here(data_dir: Path) -> dict[str, Any]:
             "(`cyoloctl member grant --request FILE --out FILE`), and put the answer in place "
             f"(`cyoloctl node renew -d {directory} --grant FILE`)"
         )
-    ca_pem, key_pem = read_ca(pki_dir)
+    else:
+        authority = Authority(*read_ca(pki_dir))
     renewal.renew_own(
         pki_dir,
-        Authority(ca_pem, key_pem),
+        authority,
         files.identity,
         now_unix_ms=int(renewal.offline_now(_now()).timestamp() * 1000),
         days=renewal.life_of(files.certificate_pem).days,

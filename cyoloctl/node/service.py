@@ -191,7 +191,8 @@ class Service:
             files=lambda: self.certificates.files,
             addresses=self.addresses.known,
             certify=self.authorities.certify,
-            can_certify=self.authorities.can_certify,
+            check_can_certify=self.authorities.check_can_certify,
+            check_certificate=self.certificates.check_issued,
         )
         self.votes = MemoryVotes(self._engine, config, state.members, self.calls, raft_id)
         self.members = MemberOperations(
@@ -203,7 +204,7 @@ class Service:
             calls=self.calls,
             raft_id=raft_id,
             levels=state.levels,
-            rotation_due=lambda: bool(state.authorities.due_for() or state.authorities.demoted()),
+            rotation_due=self.authorities.rotation_is_due,
         )
 
     def _assemble_sessions(self) -> None:

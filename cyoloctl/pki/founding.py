@@ -15,10 +15,10 @@ from cyoloctl.paths import (
     make_private_directory,
     sync_directory,
     write_node_file,
-    write_private,
 )
 from cyoloctl.pki.ca import (
     MAX_CERTIFICATE_DAYS,
+    Authority,
     create_ca,
     issue_certificate,
     make_credentials,
@@ -40,6 +40,7 @@ from cyoloctl.pki.files import (
     write_credentials,
 )
 from cyoloctl.pki.identity import Identity
+from cyoloctl.pki.offline_ca import write_ca_file
 from cyoloctl.pki.requests import make_request
 
 __all__ = [
@@ -51,18 +52,18 @@ _OPERATOR_NAME = NodeName("admin")
 
 def new_cluster(
     data_dir: Path,
-    *,
     name: str,
     cluster: str,
+    *,
     now: datetime,
     cluster_id: str | None = None,
-    offline_ca_key: Path | None = None,
+    offline_ca: Path | None = None,
     days: int = MAX_CERTIFICATE_DAYS,
 ) -> NodeFiles:
     """Make the pki directory and operator.yaml of the first node of a new cluster.
 
-    cluster_id: random where none is given.  offline_ca_key: the only place
-    where the CA's key is written, instead of the pki directory; it must not be there.
+    cluster_id: random where none is given.  offline_ca: the only file that
+    gets the CA's key, in place of the pki directory; it must not be there.
 
     The directory appears whole or not at all.  Raises AlreadyExists where one
     is there, InvalidInput for the names, StorageError.
@@ -85,10 +86,10 @@ def new_cluster(
         OPERATOR_KEY: operator["key_pem"],
     }
     make_private_directory(data_dir)
-    if offline_ca_key is None:
+    if offline_ca is None:
         files[CA_KEY] = ca_key
     else:
-        write_private(offline_ca_key, ca_key.encode(), exclusive=True)
+        write_ca_file(offline_ca, Authority(ca_cert, ca_key))
     staging: str | None = None
     try:
         staging = tempfile.mkdtemp(prefix=".pki.", dir=data_dir)

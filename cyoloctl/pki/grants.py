@@ -60,6 +60,8 @@ _GRANT_FIELDS = {
     "peers": dict,
     "ca_key_sealed": (str, type(None)),
 }
+_SAID = ("witness", "offline_ca")
+"""Left out of a grant while they are false."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,7 +69,8 @@ class Grant:
     """An accepted grant: the cluster that the node is in now.
 
     storage: where the cluster keeps its log, disk or memory.  peers: where to dial first.
-    has_ca_key: whether this node can admit others.
+    has_ca_key: whether this node can admit others.  offline_ca: whether no
+    member ever can, the key being with the operator.
     """
 
     cluster_id: ClusterId
@@ -78,6 +81,7 @@ class Grant:
     storage: Storage
     peers: Mapping[NodeName, Address]
     has_ca_key: bool
+    offline_ca: bool
     certificate_expires_at: datetime
 
 
@@ -142,6 +146,7 @@ def make_grant_without_key(
     storage: Storage,
     peers: Mapping[str, Address],
     witness: bool = False,
+    offline_ca: bool = False,
 ) -> dict[str, Any]:
     """A grant as make_grant's, around a certificate that is made already, and without the CA's key."""
     return {
@@ -157,6 +162,7 @@ def make_grant_without_key(
         "ca_key_sealed": None,
         # Left out while it says nothing: earlier releases take no other field.
         **({"witness": True} if witness else {}),
+        **({"offline_ca": True} if offline_ca else {}),
     }
 
 
@@ -186,7 +192,7 @@ def accept_grant(
     cluster or CA; Conflict where the directory belongs to another cluster;
     VersionMismatch, ConfigError, StorageError.
     """
-    fields, witness = _fields_of(value)
+    fields = _fields_of(value)
     granted_id = parse_cluster_id(fields["cluster_id"])
     cluster = parse_name(fields["cluster"], "cluster name")
     peers = {
@@ -198,15 +204,14 @@ def accept_grant(
         raise _grant_error(f"it is not for {name!r}")
     if cluster_id is not None and granted_id != cluster_id:
         raise _grant_error("it is for another cluster")
-
     authorities = _pinned_authorities(fields["ca_pem"], granted_id, ca_sha256)
     _check_trusted(pki_dir / CA_CERT, authorities)
     identity = Identity(parse_name(name), "node", granted_id)
     certificate, ca = _own_certificate(pki_dir, fields["certificate_pem"], authorities, identity)
     ca_key: str | None = None
     if fields["ca_key_sealed"] is not None:
-        if fields["learner"] or witness:
-            raise _grant_error(f"a {'witness' if witness else 'learner'} gets no CA key")
+        if fields["learner"] or fields["witness"]:
+            raise _grant_error(f"a {'witness' if fields['witness'] else 'learner'} gets no CA key")
         ca_key = _open_ca_key(pki_dir, fields["ca_key_sealed"], identity, ca)
 
     # The CA first: node.crt, which makes the directory usable, never stands without it.
@@ -219,18 +224,19 @@ def accept_grant(
         cluster=cluster,
         name=identity.name,
         learner=fields["learner"],
-        witness=witness,
+        witness=fields["witness"],
         storage=cast(Storage, fields["storage"]),
         peers=peers,
         has_ca_key=ca_key is not None,
+        offline_ca=fields["offline_ca"],
         certificate_expires_at=certificate.not_valid_after_utc,
     )
 
 
-def _fields_of(value: object) -> tuple[dict[str, Any], bool]:
-    """The fields of a grant, and whether it is a witness's: only such a one says so."""
-    witness = isinstance(value, dict) and value.get("witness") is True
-    return parse_fields(value, "grant", **_GRANT_FIELDS, **({"witness": bool} if witness else {})), witness
+def _fields_of(value: object) -> dict[str, Any]:
+    """The fields of a grant; those of `_SAID` stand in it only where they are true."""
+    said = {key: bool for key in _SAID if isinstance(value, dict) and value.get(key) is True}
+    return dict.fromkeys(_SAID, False) | parse_fields(value, "grant", **_GRANT_FIELDS, **said)
 
 
 def _pinned_authorities(text: str, cluster_id: str, ca_sha256: str | None) -> list[x509.Certificate]:

@@ -15,7 +15,7 @@ from cyoloctl.paths import write_node_file
 from cyoloctl.pki.ca import MAX_CERTIFICATE_DAYS, Authority, issue_for_node
 from cyoloctl.pki.files import CA_CERT, NODE_CERT, read_authorities, read_node_public_key
 from cyoloctl.pki.identity import Identity
-from cyoloctl.pki.x509 import certificate_dates, certificate_sha256, node_certificate_problem
+from cyoloctl.pki.x509 import certificate_dates, certificate_sha256, issued_certificate_problem
 from cyoloctl.text import parse_rfc3339, to_unix_ms
 
 __all__ = [
@@ -128,7 +128,7 @@ def store_certificate(pki_dir: Path, certificate_pem: str, identity: Identity) -
     Raises InvalidInput where it is not for this node's name, cluster and key,
     or of a CA that this node does not trust; StorageError.
     """
-    problem = node_certificate_problem(
+    problem = issued_certificate_problem(
         certificate_pem, read_authorities(pki_dir), identity, read_node_public_key(pki_dir)
     )
     if problem is not None:

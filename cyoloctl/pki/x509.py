@@ -36,12 +36,12 @@ __all__ = [
     "dns_names",
     "is_issued_by",
     "issued_by",
+    "issued_certificate_problem",
     "load_authorities",
     "load_certificate",
     "load_key",
     "load_public_key",
     "load_request",
-    "node_certificate_problem",
     "p256_key",
     "private_to_pem",
     "public_key_sha256",
@@ -288,25 +288,27 @@ def certificate_problem(
         return "its certificate has no purpose or no name"
     if names != [str(identity)]:
         return f"its certificate is for another name or cluster, not {identity}"
-    if not {ExtendedKeyUsageOID.SERVER_AUTH, ExtendedKeyUsageOID.CLIENT_AUTH} <= set(purposes):
+    if ExtendedKeyUsageOID.CLIENT_AUTH not in purposes:
+        return "its certificate is not for clients"
+    if identity.role == "node" and ExtendedKeyUsageOID.SERVER_AUTH not in purposes:
         return "its certificate is not a node's"
     return None
 
 
-def node_certificate_problem(
+def issued_certificate_problem(
     certificate_pem: str, authorities: Iterable[str], identity: Identity, public_key_pem: str
 ) -> str | None:
-    """Reason why a certificate is useless as this node's, or None.  Dates are not looked at.
+    """Reason why a certificate is useless as this identity's and for this key, or None.
 
-    authorities: the CAs (PEM) that may have issued it.  Raises InvalidInput
-    for what is no certificate.
+    Dates are not looked at.  authorities: the CAs (PEM) that may have issued
+    it.  Raises InvalidInput for what is no certificate.
     """
     certificate = load_certificate(certificate_pem, canonical=True)
     issuers = [ca for ca in map(load_certificate, authorities) if issued_by(certificate, ca)]
     if not issuers:
         return "it was issued by another CA"
     if public_key_sha256(certificate_pem) != public_key_sha256(public_key_pem):
-        return "it is for another key than this node's"
+        return "it is for another key"
     return certificate_problem(certificate, issuers[0], identity)
 
 

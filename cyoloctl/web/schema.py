@@ -47,6 +47,7 @@ __all__ = [
     "NAME",
     "NAME_PATTERN",
     "NAME_RULE",
+    "OFFLINE_CERTIFICATE",
     "REQUEST_BODY_BYTES",
     "REQUEST_ID",
     "REQUEST_ID_PATTERN",
@@ -577,6 +578,19 @@ def pem_field(summary: str) -> Field:
         pattern=r"[\n\r -~]+",
         rule="PEM text of at most 8 KiB",
     )
+
+
+OFFLINE_CERTIFICATE = Field(
+    "certificate_pem",
+    "string",
+    "the certificate, made by the operator where the CA is kept offline; null: a member makes it",
+    default=None,
+    nullable=True,
+    minimum=1,
+    maximum=8192,
+    pattern=r"[\n\r -~]+",
+    rule="PEM text of at most 8 KiB",
+)
 
 
 def host_field(summary: str, *, nullable: bool = False) -> Field:

@@ -92,6 +92,8 @@ def operating(cluster: Cluster, work: Path) -> dict[str, str]:
         "10.0.1.4:7700": f"127.0.0.1:{free_port()}",
         "10.0.1.1:7700": cluster["n1"].address,
         "10.0.1.2:7700": cluster["n2"].address,
+        "10.0.3.1:7700": f"127.0.0.1:{free_port()}",
+        "10.0.3.2:7700": f"127.0.0.1:{free_port()}",
         "destroy KEY": f"destroy {key['key_id']}",
         "/srv/there": str(cluster["there"].directory),
         "THEIRS": theirs,

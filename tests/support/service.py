@@ -185,6 +185,7 @@ class MemoryService:
         learner: bool,
         witness: bool,
         ttl_s: int,
+        certificate_pem: str | None,
         request_id: str | None,
         timeout_s: float,
     ) -> dict[str, Any]:

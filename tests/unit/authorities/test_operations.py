@@ -42,7 +42,10 @@ class World:
             peers=lambda: {"n2": SimpleNamespace(info=self.told)},
             recheck=lambda judge: [],
         )
-        node = cast(LocalNode, SimpleNamespace(name="n1", cluster_id=ID, cluster="c", storage="disk"))
+        node = cast(
+            LocalNode,
+            SimpleNamespace(name="n1", cluster_id=ID, cluster="c", storage="disk", offline_ca=False),
+        )
         proposer = cast(Proposer, SimpleNamespace(engine=engine, now_ms=lambda: self.now_ms))
         machine = self.machine
 

@@ -225,8 +225,11 @@ def test_new_cluster_that_cannot_be_written_whole_leaves_nothing(
         raise StorageError("the disk is full")
 
     monkeypatch.setattr(create, "write_config", full)
-    with pytest.raises(StorageError):
-        create.init_cluster(tmp_path / "n1", "n1", "127.0.0.1:1", None, "demo", "disk")
+    for offline_ca in (None, tmp_path / "ca.pem"):
+        with pytest.raises(StorageError):
+            create.init_cluster(
+                tmp_path / "n1", "n1", "127.0.0.1:1", None, "demo", "disk", offline_ca=offline_ca
+            )
     assert [path for path in tmp_path.iterdir() if path.name != "n1" or any(path.iterdir())] == []
 
 

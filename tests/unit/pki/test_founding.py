@@ -9,10 +9,11 @@ from pathlib import Path
 
 import pytest
 
-from cyoloctl.errors import AlreadyExists, ConfigError, InvalidInput
+from cyoloctl.errors import AlreadyExists, InvalidInput
 from cyoloctl.pki.ca import make_credentials
-from cyoloctl.pki.files import check_private_files, read_ca
+from cyoloctl.pki.files import check_private_files
 from cyoloctl.pki.founding import new_cluster
+from cyoloctl.pki.offline_ca import read_ca_file
 from cyoloctl.pki.seal import open_sealed, seal
 from cyoloctl.pki.tls import server_context
 from tests.support.pki import ID, NOW, Cluster, client_context, handshake, identity_of
@@ -60,26 +61,24 @@ def test_new_cluster_over_a_node_raises_already_exists_and_changes_nothing(fresh
 
 
 def test_new_cluster_with_an_offline_ca_keeps_its_key_out_of_the_node(tmp_path: Path) -> None:
-    offline = tmp_path / "offline.key"
-    files = new_cluster(tmp_path / "n1", name="n1", cluster="demo", now=NOW, offline_ca_key=offline)
+    offline = tmp_path / "offline-ca.pem"
+    files = new_cluster(tmp_path / "n1", name="n1", cluster="demo", now=NOW, offline_ca=offline)
     assert not files.has_ca_key
     directory = tmp_path / "n1" / "pki"
     assert not (directory / "ca.key").exists()
     assert stat.S_IMODE(offline.stat().st_mode) == 0o600
-    pair = read_ca(directory, ca_key=offline)
-    make_credentials(*pair, name="who", role="viewer", now=NOW)
-    offline.chmod(0o644)
-    with pytest.raises(ConfigError, match=r"chmod 600 .*offline\.key"):
-        read_ca(directory, ca_key=offline)
+    authority = read_ca_file(offline)
+    assert authority.ca_pem == (directory / "ca.crt").read_text()
+    make_credentials(authority.ca_pem, authority.key_pem, name="who", role="viewer", now=NOW)
 
 
 def test_new_cluster_that_fails_leaves_no_directory(tmp_path: Path) -> None:
-    (tmp_path / "offline.key").write_text("mine")
+    (tmp_path / "offline-ca.pem").write_text("mine")
     with pytest.raises(AlreadyExists):
         new_cluster(
-            tmp_path / "n1", name="n1", cluster="demo", now=NOW, offline_ca_key=tmp_path / "offline.key"
+            tmp_path / "n1", name="n1", cluster="demo", now=NOW, offline_ca=tmp_path / "offline-ca.pem"
         )
     with pytest.raises(InvalidInput):
         new_cluster(tmp_path / "n1", name="N1", cluster="demo", now=NOW)
     assert os.listdir(tmp_path / "n1") == []
-    assert (tmp_path / "offline.key").read_text() == "mine"
+    assert (tmp_path / "offline-ca.pem").read_text() == "mine"

@@ -1,0 +1,45 @@
+"""The option `--ca-file`: certificates that are made here, where no member holds the key of the CA."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from cyoloctl.text import Json
+
+if TYPE_CHECKING:
+    from cyoloctl.pki.identity import AccessRole
+
+__all__ = ["CaFileOption", "certificate_for"]
+
+CaFileOption = Annotated[
+    Path | None,
+    typer.Option(
+        "--ca-file",
+        metavar="FILE",
+        help="CA that is kept offline (`cluster init --offline-ca`): the certificate is made here.",
+    ),
+]
+
+
+def certificate_for(ca_file: Path | None, request_pem: str, name: str, role: AccessRole, days: int) -> Json:
+    """What a request to the API has beside the rest: a certificate made with that file; nothing without one.
+
+    days: its life, 1 to 825, by this machine's clock.  Raises ConfigError, InvalidInput.
+    """
+    if ca_file is None:
+        return {}  # earlier releases take no other field
+    from datetime import UTC, datetime
+
+    from cyoloctl.model import parse_name
+    from cyoloctl.pki.identity import Identity
+    from cyoloctl.pki.offline_ca import issue, read_ca_file
+    from cyoloctl.pki.renewal import offline_now
+    from cyoloctl.pki.x509 import ca_cluster_id
+
+    authority = read_ca_file(ca_file)
+    identity = Identity(parse_name(name), role, ca_cluster_id(authority.ca_pem))
+    now = offline_now(datetime.now(UTC))
+    return {"certificate_pem": issue(authority, request_pem, identity, now=now, days=days)}
