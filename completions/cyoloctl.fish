@@ -849,7 +849,7 @@ complete --command cyoloctl --condition '__cyoloctl_at cyoloctl snapshot inspect
 complete --command cyoloctl --condition '__cyoloctl_at cyoloctl snapshot inspect' --short-option d --long-option data-dir --exclusive --arguments '(__fish_complete_directories)' --description 'Data directory of the node'
 complete --command cyoloctl --condition '__cyoloctl_at cyoloctl snapshot inspect' --short-option h --long-option help --description 'Show this message and exit'
 complete --command cyoloctl --condition '__cyoloctl_at cyoloctl sim' --long-option seeds --exclusive --description 'Seeds A to B-1, one run each'
-complete --command cyoloctl --condition '__cyoloctl_at cyoloctl sim' --long-option faults --exclusive --description 'Faults: all, none, or some of crash,disk,partition,slow,narrow,drop,pause,stall,clock,membership,transfer,compaction; or dishonest,releases,force, which all leaves out'
+complete --command cyoloctl --condition '__cyoloctl_at cyoloctl sim' --long-option faults --exclusive --description 'Faults: all, none, or some of crash,disk,partition,slow,narrow,drop,pause,stall,clock,membership,transfer,compaction; or dishonest,releases,force,levels, which all leaves out'
 complete --command cyoloctl --condition '__cyoloctl_at cyoloctl sim' --long-option nodes --exclusive --description 'Voters at the start, 1 to 9'
 complete --command cyoloctl --condition '__cyoloctl_at cyoloctl sim' --long-option jobs --exclusive --description 'Number of processes'
 complete --command cyoloctl --condition '__cyoloctl_at cyoloctl sim' --long-option stop-on-failure --description 'Stop at the first run that breaks an invariant'

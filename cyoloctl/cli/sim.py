@@ -152,7 +152,7 @@ def sim(
             "--faults",
             metavar="LIST",
             help="Faults: all, none, or some of crash,disk,partition,slow,narrow,drop,pause,stall,clock,"
-            "membership,transfer,compaction; or dishonest,releases,force, which all leaves out.",
+            "membership,transfer,compaction; or dishonest,releases,force,levels, which all leaves out.",
         ),
     ] = "all",
     nodes: Annotated[

@@ -10,7 +10,7 @@ from typing import Any
 from cyoloctl.errors import CyoloctlError
 from cyoloctl.raft.proposals import Proposal
 from cyoloctl.raft.reads import ReadRequest
-from cyoloctl.replicated.command import encode_command
+from cyoloctl.replicated.command import encode_command, operation_of
 from cyoloctl.sim.model import code_of
 from cyoloctl.sim.node import Node
 from cyoloctl.sim.operations import OF_NODES, Step, draw
@@ -119,11 +119,13 @@ class Workload:
         return True
 
     def cannot_propose(self, node: Node, command: bytes, attempt: Attempt) -> bool:
-        """Whether a node's own release lacks this operation; nothing of this attempt is logged then."""
-        if not (node.older and is_newer(command)):
+        """Whether its release lacks this operation, or the level is too low: nothing is logged then."""
+        lacks, found = node.older and is_newer(command), operation_of(command)
+        early = found is not None and node.state.levels.why_refused(*found) is not None
+        if not (lacks or early):
             return False
         attempt.refused("version_mismatch")
-        self.world.time.count("unknown to its own release")
+        self.world.time.count("unknown to its own release" if lacks else "above the level")
         return True
 
     # What a node asks another one, besides Raft.

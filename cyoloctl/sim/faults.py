@@ -14,6 +14,7 @@ from cyoloctl.sim.dishonest import Dishonesty
 from cyoloctl.sim.forced import force_out
 from cyoloctl.sim.joining import admit
 from cyoloctl.sim.node import Node
+from cyoloctl.sim.rolling import Rolling
 from cyoloctl.sim.timeline import HANDOVER
 from cyoloctl.sim.world import World
 
@@ -47,6 +48,7 @@ class Faults:
         self.witnesses: random.Random | None = None
         """Draws which nodes that join are witnesses; None: none is."""
         self._dishonesty = Dishonesty(world, rng)
+        self._rolling = Rolling(world)
 
     def start(self) -> None:
         """Begin, shortly after the nodes."""
@@ -493,6 +495,10 @@ class Faults:
         node.crash(power=False)
         return True
 
+    def levels(self) -> bool:
+        """A node changes its release, or somebody raises the level: see `Rolling`."""
+        return self._rolling.step(self._exposed())
+
     def _leave_one_behind(self) -> None:
         """Cut a node of the older release off until the others, who go on, have cut their logs."""
         nodes = [node for node in self._exposed() if node.older]
@@ -536,6 +542,7 @@ _OPT_IN_TABLE: dict[str, tuple[int, Callable[[Faults], bool]]] = {
     "dishonest": (6, Faults.dishonest),
     "releases": (1, Faults.releases),
     "force": (5, Faults.force),
+    "levels": (20, Faults.levels),
 }
 _BY_NAME = {name: inject for name, (_, inject) in (_TABLE | _OPT_IN_TABLE).items()}
 _WEIGHTS = {name: weight for name, (weight, _) in (_TABLE | _OPT_IN_TABLE).items()}

@@ -16,6 +16,7 @@ little, so all of them run after every turn of every node:
   once];
 - no table of a machine holds more than it may, nobody is refused for one that
   has room, and every state can be restored [bounds];
+- the level never falls, is raised only to what every member announced, and nothing above it is carried out;
 - nothing is ever sealed to a witness, and a witness stays one;
 - a client that was told that its write was not applied was told the truth, for
   good, and one that was given an answer has that of a committed entry;
@@ -47,6 +48,7 @@ from cyoloctl.replicated.command import Command, decode_command
 from cyoloctl.sim.bounds import Bounds
 from cyoloctl.sim.disk import Disk
 from cyoloctl.sim.model import Model
+from cyoloctl.sim.releases import LevelJudge
 from cyoloctl.sim.replay import answers_digest
 from cyoloctl.sim.timeline import Timeline
 from cyoloctl.sim.told import Told
@@ -292,6 +294,7 @@ class Invariants:
         """Where each member keeps its log, or kept it when its process ended, by raft id."""
         self.model = Model(tables)
         self.bounds = Bounds(tables)
+        self.levels: LevelJudge | None = None  # where there are levels
         self.committed: dict[int, tuple[bytes, int]] = {}
         self.top = 1  # the highest committed index
         self.observed = 0  # the highest index that a client has seen the effect of
@@ -354,6 +357,9 @@ class Invariants:
                 broken = self.bounds.wrong(state, request, answer)
                 if broken is not None:
                     self.time.fail("bounds", f"{node.name} at {index}: {broken}")
+                early = None if self.levels is None else self.levels.applied(request, answer, state)
+                if early is not None:
+                    self.time.fail("level", f"{node.name} at {index}: {early}")
                 sealed = sealed_to_witness(state, request)
                 if sealed is not None:
                     self.time.fail("witness", f"{node.name} at {index}: {sealed}")

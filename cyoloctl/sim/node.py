@@ -24,7 +24,7 @@ from cyoloctl.raft.clock import MEASURED_S, ClusterClock
 from cyoloctl.raft.journal import Entry, Journal
 from cyoloctl.raft.links import Link, Links
 from cyoloctl.raft.messages import encode
-from cyoloctl.raft.peers import REMOVED, Hello, PeerIdentity, Pong
+from cyoloctl.raft.peers import REMOVED, TOO_OLD, Hello, PeerIdentity, Pong
 from cyoloctl.raft.replica import Replica
 from cyoloctl.raft.snapshot import SnapshotStore
 from cyoloctl.raft.stores import count_start
@@ -34,7 +34,7 @@ from cyoloctl.sim.disk import Crash, Disk, DiskFiles, DiskStore
 from cyoloctl.sim.invariants import Invariants, WatchedJournal, WatchedMachine
 from cyoloctl.sim.network import End, Network
 from cyoloctl.sim.plan import Plan
-from cyoloctl.sim.releases import state_of
+from cyoloctl.sim.releases import LEVEL_1, LEVEL_2, state_of
 from cyoloctl.sim.timeline import RIGHT_MS, Timeline
 from cyoloctl.sim.upkeep import Upkeep
 from cyoloctl.state import AppliedMembership, ClusterState
@@ -275,15 +275,10 @@ class Node:
         life = self.life
         # The last word is part of the seed: with another one every seed would be another run.
         rng = random.Random(f"{self._plan.seed} {self.name} {life} sessions")
+        level = LEVEL_2.level if self._plan.leveled and not self.older else LEVEL_1.level
         return Links(
             PeerIdentity(
-                self.name,
-                self.raft_id,
-                "simulation",
-                self.boot,
-                "simulated:1",
-                "0",
-                boots=self.boots,
+                self.name, self.raft_id, "simulation", self.boot, "simulated:1", "0", self.boots, level
             ),
             self,
             dial=lambda name, address: self._network.dial(self, name),
@@ -299,7 +294,9 @@ class Node:
     def _new_replica(self) -> Replica:
         """The replica on the disk, not started."""
         life = self.life
-        self.state = state_of(self._plan.tables, mixed=self._plan.older is not None, older=self.older)
+        plan = self._plan
+        mixed = plan.older is not None
+        self.state = state_of(plan.tables, mixed=mixed, older=self.older, leveled=plan.leveled)
         self.machine = WatchedMachine(self.state, self._invariants, self)
         self.cluster_clock = ClusterClock(self.name, wall_unix_ms=self.wall_unix_ms, monotonic=self.clock)
         self.verdicts = Verdicts(
@@ -469,9 +466,13 @@ class Node:
         self.older = False
         self.time.count("upgraded")
 
+    def _too_old(self) -> str | None:
+        """Why a process of the older release is refused once the level was raised."""
+        return TOO_OLD if self.older and self._plan.leveled else None
+
     def _unwanted(self, reason: str) -> None:
         """End the process, which has no place in the cluster.  Whatever supervises it starts it again."""
-        if reason != REMOVED and self.disk.is_honest():
+        if reason not in (REMOVED, self._too_old()) and self.disk.is_honest():
             self.time.fail("copy", f"{self.name} ended ({reason}), and no disk was copied")
         self.time.count(f"ended: {reason}")
         self.time.log("%s ends: %s", self.name, reason)
@@ -614,7 +615,8 @@ class Node:
 
     def on_refused(self, name: str, reason: str, /) -> None:
         """See LinkHandler."""
-        if reason != REMOVED and self.disk.is_honest() and not self._network.late:
+        known = reason in (REMOVED, self._too_old()) or not self.disk.is_honest()
+        if not known and not self._network.late:
             self.time.fail("link", f"{name} told {self.raft_id}: {reason}, and no disk was copied")
         self.time.count(f"told by a peer: {reason}")
         if reason == REMOVED and not self._invariants.was_removed(self.raft_id):

@@ -16,7 +16,8 @@ class Plan:
     """Common settings of the nodes of one run.
 
     unsent_bytes: a peer is cut off when more waits for it.  tables: limits of what the machines hold.
-    older: who runs the older release at first; None: all run the same.
+    older: who runs the older release at first; None: all run the same.  leveled: the newer one
+    understands one level more.
     """
 
     seed: int
@@ -24,3 +25,4 @@ class Plan:
     unsent_bytes: int = MAX_UNSENT_BYTES
     tables: StateLimits = field(default_factory=StateLimits)
     older: frozenset[str] | None = None
+    leveled: bool = False

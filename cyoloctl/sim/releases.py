@@ -1,17 +1,39 @@
-"""Two releases in one cluster: the older one lacks a few operations, and reads no newer snapshot."""
+"""Two releases in one cluster: the older one lacks a few operations, and reads no newer snapshot.
+
+Or both are of levels (`replicated/levels.py`): those operations are of the
+second one, which the newer release alone understands, and are refused until
+the level was raised.
+"""
 
 from __future__ import annotations
 
 import random
 from collections.abc import Callable, Sequence
 
-from cyoloctl.replicated.command import operation_of
+from cyoloctl.replicated.command import Command, operation_of
+from cyoloctl.replicated.levels import BASE_LEVEL, Release
 from cyoloctl.state import SNAPSHOT_VERSION, ClusterState, StateLimits
+from cyoloctl.text import Json
 
-__all__ = ["NEWER", "Newer", "Older", "is_newer", "older_names", "state_of"]
+__all__ = [
+    "LEVEL_1",
+    "LEVEL_2",
+    "NEWER",
+    "LevelJudge",
+    "Newer",
+    "Older",
+    "is_newer",
+    "older_names",
+    "state_of",
+]
 
 NEWER = {"counter": "reset", "keys": "disable", "rendezvous": "set_policy", "sessions": "revoke_sub"}
 """By machine, the operation that came with the newer release."""
+
+LEVEL_1 = Release("1.0.0")
+LEVEL_2 = Release(
+    "2.0.0", 2, {f"{machine}.{operation}": 2 for machine, operation in NEWER.items()}, {2: "2.0.0"}
+)
 
 _NEWER_SNAPSHOT = SNAPSHOT_VERSION + 1
 
@@ -20,7 +42,8 @@ class Older(ClusterState):
     """The state as the older release has it: each machine of `NEWER` with a smaller table."""
 
     def __init__(self, *, limits: StateLimits) -> None:
-        super().__init__(limits=limits, lacking={name: {operation} for name, operation in NEWER.items()})
+        lacking = {name: {operation} for name, operation in NEWER.items()}
+        super().__init__(limits=limits, lacking=lacking, release=LEVEL_1)
 
 
 class Newer(ClusterState):
@@ -37,10 +60,43 @@ class Newer(ClusterState):
         super().restore(bytes((SNAPSHOT_VERSION,)) + data[1:] if newer else data)
 
 
-def state_of(limits: StateLimits, *, mixed: bool, older: bool) -> ClusterState:
+class LevelJudge:
+    """The level of a cluster, kept naively; it is told of every command that was carried out, once."""
+
+    def __init__(self) -> None:
+        self.level = BASE_LEVEL
+        self._announced: dict[str, int] = {}
+
+    def applied(self, request: Command, answer: Json, state: ClusterState) -> str | None:
+        """What is wrong with a command that was carried out just now; state: after it."""
+        wrong = self._judge(request, answer, state) if "error" not in answer else None
+        if wrong is None and state.levels.level != self.level:
+            return f"the cluster is at level {state.levels.level}, and was raised to {self.level}"
+        return wrong
+
+    def _judge(self, request: Command, answer: Json, state: ClusterState) -> str | None:
+        named, given = (request.machine, request.operation), request.arguments
+        if LEVEL_2.level_of(*named) > self.level:
+            return f"{'.'.join(named)} is carried out at level {self.level}"
+        if named == ("levels", "announce"):
+            self._announced[given["name"]] = given["level"]
+        elif named == ("members", "remove"):
+            self._announced.pop(given["name"], None)
+        elif named == ("levels", "raise") and answer["value"]["changed"]:
+            before, self.level = self.level, given["to"]
+            members = [member.name for member in state.members.members()]
+            lacking = [name for name in members if self._announced.get(name, BASE_LEVEL) < self.level]
+            if lacking or self.level <= before:
+                return f"level {before} is raised to {self.level}, which {lacking} did not announce"
+        return None
+
+
+def state_of(limits: StateLimits, *, mixed: bool, older: bool, leveled: bool = False) -> ClusterState:
     """The state of a node: in a run of mixed releases that of its own one."""
     if not mixed:
         return ClusterState(limits=limits)
+    if leveled and not older:
+        return ClusterState(limits=limits, release=LEVEL_2)
     return Older(limits=limits) if older else Newer(limits=limits)
 
 

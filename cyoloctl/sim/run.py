@@ -19,7 +19,7 @@ from cyoloctl.sim.faults import FAULTS, OPT_IN, Faults
 from cyoloctl.sim.joining import admit
 from cyoloctl.sim.liveness import Liveness
 from cyoloctl.sim.plan import Plan
-from cyoloctl.sim.releases import older_names
+from cyoloctl.sim.releases import LevelJudge, older_names
 from cyoloctl.sim.replay import Recording
 from cyoloctl.sim.standing_back import StandingBack, Witness, gives_way
 from cyoloctl.sim.tables import state_limits
@@ -87,9 +87,11 @@ class _Run:
         unsent_bytes = rng.choice((2000, 2**26, 2**26, 2**26))
         self._tables = state_limits(seed, nodes)
         older = None
-        if "releases" in faults:
+        leveled = "levels" in faults
+        if leveled or "releases" in faults:
             older = older_names(random.Random(f"{seed} releases"), [f"n{number}" for number in range(1, 4)])
-        self._world = World(Plan(seed, limits, unsent_bytes, self._tables, older), late=late)
+        self._world = World(Plan(seed, limits, unsent_bytes, self._tables, older, leveled), late=late)
+        self._world.invariants.levels = LevelJudge() if leveled else None
         self._time = self._world.time
         self._load = Workload(
             self._world,
