@@ -6,6 +6,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Collection, Iterable
+from dataclasses import replace
 from typing import NamedTuple
 
 from cyoloctl.members.levels import LevelMachine
@@ -18,6 +19,7 @@ from cyoloctl.text import Json
 
 __all__ = [
     "Change",
+    "announcement_due",
     "changes_due",
     "end_of_memory",
     "has_place",
@@ -46,6 +48,16 @@ def has_place(members: MemberMachine, name: str, now_unix_ms: int, *, leads: boo
     if members.grants.open(name, now_unix_ms) is not None:
         return True
     return members.get(name) is not None or (leads and not members.members())
+
+
+def announcement_due(known: Member | None, wanted: Member) -> bool:
+    """Whether a node has to announce its record: it says something else than it did.
+
+    Where an operator has said that it is elsewhere, its own address is kept beside that one.
+    """
+    if known is None:
+        return True
+    return replace(known, address=known.announced or known.address, announced=None) != wanted
 
 
 def process_due(name: str, boots: int, boot: str, known: Presence | None, applied: int) -> Json | None:

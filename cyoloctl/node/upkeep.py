@@ -14,6 +14,7 @@ from cyoloctl.keys.operations import KeyOperations
 from cyoloctl.members.addresses import Addresses
 from cyoloctl.members.api import Problem
 from cyoloctl.members.duties import (
+    announcement_due,
     changes_due,
     has_place,
     level_due,
@@ -162,7 +163,7 @@ class Upkeep:
             key_hash=key_hash,
             witness=mine is not None and mine.witness,
         )
-        if mine == wanted:
+        if not announcement_due(mine, wanted):
             return await self._announce_gateway()
         arguments = wanted.to_json()
         for decided in ("role", "witness"):  # by the cluster

@@ -6,7 +6,14 @@ from dataclasses import replace
 
 import pytest
 
-from cyoloctl.members.duties import Change, changes_due, end_of_memory, process_due, reach_due
+from cyoloctl.members.duties import (
+    Change,
+    announcement_due,
+    changes_due,
+    end_of_memory,
+    process_due,
+    reach_due,
+)
 from cyoloctl.members.presence import Presence
 from cyoloctl.members.records import Member
 from cyoloctl.model import RaftId
@@ -129,3 +136,14 @@ def test_stop_ends_a_cluster_in_memory_when_no_majority_is_left(
     known: ReplicaStatus, members: int, ends: bool
 ) -> None:
     assert (end_of_memory(known, "a", members) is not None) is ends
+
+
+def test_node_announces_what_it_did_not_say_and_not_what_an_operator_said_instead() -> None:
+    said = member("a")
+    elsewhere = replace(said, address="h:2", announced="h:1")
+    assert announcement_due(None, said)
+    assert not announcement_due(said, said)
+    assert announcement_due(said, replace(said, address="h:3"))
+    assert not announcement_due(elsewhere, said), "it would write the same for as long as it runs"
+    assert announcement_due(elsewhere, replace(said, address="h:3"))
+    assert announcement_due(elsewhere, replace(said, address="h:2"))
