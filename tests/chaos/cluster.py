@@ -73,8 +73,8 @@ class FaultNode:
         self.directory = self.disk.path / directory
         self.endpoint = f"unix://{control_socket_path(self.directory)}"
 
-    def run(self, *arguments: str, stdin: str = "") -> None:
-        """A command in the node's namespace that must succeed."""
+    def run(self, *arguments: str, stdin: str = "") -> str:
+        """A command in the node's namespace that must succeed; its output."""
         done = subprocess.run(
             self.command(*arguments),
             input=stdin,
@@ -86,6 +86,7 @@ class FaultNode:
         )
         if done.returncode != 0:
             raise RuntimeError(f"cyoloctl {' '.join(arguments)}: {done.returncode}: {done.stderr}")
+        return done.stdout
 
     def spawn(self, *arguments: str, stdin: str = "") -> tuple[subprocess.Popen[bytes], Callable[[], str]]:
         """Start a command in the node's namespace, from the main thread; the process, and what it said."""

@@ -19,6 +19,7 @@ from dataclasses import dataclass, field
 from cyoloctl.errors import CyoloctlError
 from tests.chaos.cluster import FaultCluster, FaultNode
 from tests.chaos.history import History
+from tests.chaos.recovery import RECOVER
 from tests.chaos.transitions import TRANSITIONS, Transitions
 
 __all__ = ["EVERYTHING", "FAULTS", "Event", "Nemesis"]
@@ -413,5 +414,5 @@ FAULTS: dict[str, tuple[Callable[[Nemesis, Sequence[FaultNode]], _Made], bool, t
     "transfer": (Nemesis.transfer, False, (0.0, 0.1)),
 }
 
-EVERYTHING = (*FAULTS, *TRANSITIONS)
-"""The names of all faults."""
+EVERYTHING = (*FAULTS, *TRANSITIONS, RECOVER)
+"""The names of all faults; the last one comes when the others are over, and is not the nemesis'."""

@@ -26,6 +26,7 @@ from tests.chaos.linearizability import check
 from tests.chaos.nemesis import EVERYTHING, Nemesis
 from tests.chaos.netns import sweep
 from tests.chaos.promises import Keepers
+from tests.chaos.recovery import RECOVER, recover
 from tests.chaos.report import Outcome, write_report
 from tests.chaos.transitions import TRANSITIONS, disagreements, went_on
 from tests.chaos.workload import LAST, Clients, read
@@ -94,7 +95,7 @@ def _run(
     endpoints = {name: node.endpoint for name, node in cluster.nodes.items()}
     load = Clients(history, endpoints, count=clients, rate=rate, seed=seed, stale=stale)
     keepers = Keepers(endpoints, seed=seed, now=history.now)
-    nemesis = Nemesis(cluster, history, faults, seed)
+    nemesis = Nemesis(cluster, history, [fault for fault in faults if fault != RECOVER], seed)
     nemesis.transitions.counters = load.exact + load.loose
     nemesis.transitions.on_new_ca = keepers.forget_kept
     problems: list[str] = []
@@ -120,6 +121,10 @@ def _run(
     problems += disagreements(cluster)
     after = _final_reads(cluster, history, load)
     redeemed = _redeem(cluster, base, keepers)
+    if RECOVER in faults:
+        lost, note = recover(cluster, base, seed, after)
+        problems += lost
+        notes.append(note)
 
     verdicts = check(history.ops())
     problems += [verdict.explain() for verdict in verdicts if not verdict.linearizable]
