@@ -137,8 +137,9 @@ def init(
         *(invocation.data_dir, name, listen, advertise, cluster, storage, gateway, gateway_url, days),
         offline_ca=_offline_ca(invocation, offline_ca, ca_file),
     )
+    passphrase = None if passphrase_file is None else read_secret(passphrase_file, "passphrase")
     if from_snapshot is None:
-        if passphrase_file is not None:
+        if passphrase is not None:
             raise UsageError("--passphrase-file belongs to --from-snapshot: leave it out")
         _show_init(invocation, make())
         return
@@ -146,7 +147,6 @@ def init(
         raise UsageError("--from-snapshot needs a disk: leave --storage memory out")
     from cyoloctl.node import restore
 
-    passphrase = None if passphrase_file is None else read_secret(passphrase_file, "passphrase")
     made = restore.init_from_snapshot(
         from_snapshot, passphrase, invocation.data_dir, lambda found: make(found=found)
     )

@@ -23,7 +23,7 @@ from cyoloctl.cli.invocation import (
     read_secret,
     store_private,
 )
-from cyoloctl.cli.offline_ca import CaFileOption, certificate_for
+from cyoloctl.cli.offline_ca import CaFileOption, certificate_for, read_offline_ca
 from cyoloctl.cli.output import Column, rows_of, text_of
 from cyoloctl.errors import (
     ConfigError,
@@ -90,13 +90,14 @@ def create(
     ttl_s = parse_duration_s(ttl, "--ttl", **_TTL)
     if role is not None:
         _role(role)
+    authority = read_offline_ca(ca_file)
     if request is not None:
         asked = _read_request(request)
         for option, given in (("name", name), ("role", role)):
             if given is not None and given != asked[option]:
                 raise InvalidInput(f"--{option} is {given!r}, and the request is for {asked[option]!r}")
         body = {**_asked_body(asked), "ttl_s": ttl_s, "request_id": request_id}
-        body |= certificate_for(ca_file, asked["request_pem"], asked["name"], asked["role"], _days(ttl_s))
+        body |= certificate_for(authority, asked["request_pem"], asked["name"], asked["role"], _days(ttl_s))
         _refuse_existing(out)
         _finish(invocation, out, invocation.client().call("credential_create", body=body), asked)
         return
@@ -108,7 +109,7 @@ def create(
     asked = _draft(out, name, _role(role))
     body = {**_asked_body(asked), "ttl_s": ttl_s, "request_id": request_id}
     try:
-        body |= certificate_for(ca_file, asked["request_pem"], name, asked["role"], _days(ttl_s))
+        body |= certificate_for(authority, asked["request_pem"], name, asked["role"], _days(ttl_s))
         issued = client.call("credential_create", body=body)
     except OutcomeUnknown as error:
         output.note(f"{out} holds the key already: repeat the same command")
@@ -217,6 +218,7 @@ def renew(
     as a whole. A new key is in FILE.new-key until then: after an unknown outcome, repeat the command.
     """
     ttl_s = None if ttl is None else parse_duration_s(ttl, "--ttl", **_TTL)
+    authority = read_offline_ca(ca_file)
     source = out if name is not None else invocation.credentials or invocation.data_dir / "operator.yaml"
     old = _read_old(source) if source.exists() else None
     if name is None and old is None:
@@ -243,9 +245,9 @@ def renew(
             asked = _new_request(whose, role, _key_of(source, old), old, new_key)
     body = {"request_pem": asked["request_pem"], "ttl_s": ttl_s, "request_id": request_id}
     with _kept_while_unknown(kept):
-        if ca_file is not None:
+        if authority is not None:
             role = asked["role"] if "role" in asked else client.call("credential_show", whose)["role"]
-            body |= certificate_for(ca_file, asked["request_pem"], whose, role, _days(ttl_s))
+            body |= certificate_for(authority, asked["request_pem"], whose, role, _days(ttl_s))
         issued = client.call(*(("credential_renew_own", "") if own else ("credential_renew", whose)), body)
         _finish(invocation, out, issued, asked, replace=True)
 

@@ -21,7 +21,7 @@ from cyoloctl.cli.invocation import (
     read_secret,
     secret_file,
 )
-from cyoloctl.cli.offline_ca import CaFileOption, certificate_for
+from cyoloctl.cli.offline_ca import CaFileOption, certificate_for, read_offline_ca
 from cyoloctl.cli.output import Column, rows_of, text_of
 from cyoloctl.errors import UsageError
 from cyoloctl.model import parse_dialable_address, parse_hostname, parse_name
@@ -29,6 +29,7 @@ from cyoloctl.text import Json
 
 if TYPE_CHECKING:
     from cyoloctl.control.client import Client
+    from cyoloctl.pki.ca import Authority
 
 __all__ = ["COMMANDS"]
 
@@ -218,15 +219,16 @@ def grant(
     ttl_s = parse_duration_s(ttl, "--ttl", minimum_s=60, maximum_s=7_776_000)
     _refuse_both(learner, witness)
     text = read_secret(request, "request")
+    authority = read_offline_ca(ca_file)
     client = invocation.client()
     if not _asks_for_a_place(text):
         if learner or witness:
             option = "--learner" if learner else "--witness"
             raise UsageError(f"{option} is for the request of a new node; this one renews a certificate")
-        _renew(invocation, client, {"request": text, **_certificate(client, text, ca_file)}, out)
+        _renew(invocation, client, {"request": text, **_certificate(client, text, authority)}, out)
         return
     body = {"request": text, "learner": learner, "ttl_s": ttl_s, "request_id": request_id}
-    body |= _certificate(client, text, ca_file)
+    body |= _certificate(client, text, authority)
     if witness:  # left out otherwise: earlier releases take no other field
         body["witness"] = True
     _admit(invocation, client, out, **body)
@@ -271,15 +273,15 @@ def _asks_for_a_place(text: str) -> bool:
     return isinstance(value, dict) and "signature" in value
 
 
-def _certificate(client: Client, text: str, ca_file: Path | None) -> Json:
+def _certificate(client: Client, text: str, authority: Authority | None) -> Json:
     """What a request file with this text is granted with, where the CA is kept offline."""
-    if ca_file is None:
+    if authority is None:
         return {}
     from cyoloctl.pki.requests import decode_request
 
     asked = decode_request(text)
     days = client.call("pki_status")["certificate_days"]
-    return certificate_for(ca_file, asked.request_pem, str(asked.name), "node", days)
+    return certificate_for(authority, asked.request_pem, str(asked.name), "node", days)
 
 
 def _renew(invocation: Invocation, client: Client, body: Json, out: Path | None) -> None:

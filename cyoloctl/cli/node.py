@@ -16,7 +16,7 @@ import typer
 from cyoloctl.cli import output
 from cyoloctl.cli.cluster import AdvertiseOption, GatewayOption, GatewayUrlOption, ListenOption
 from cyoloctl.cli.invocation import Invocation, command, parse_choice, parse_int64, read_secret
-from cyoloctl.cli.offline_ca import CaFileOption
+from cyoloctl.cli.offline_ca import CaFileOption, read_offline_ca
 from cyoloctl.cli.output import Column
 from cyoloctl.errors import ConfigError, Conflict, Unavailable, Unreachable, UsageError
 from cyoloctl.paths import quoted
@@ -504,6 +504,7 @@ def renew(
     """
     if sum(option is not None for option in (request, grant, ca_file)) > 1:
         raise UsageError("use one of --request, --grant and --ca-file")
+    authority = read_offline_ca(ca_file)
     from cyoloctl.node import create
 
     directory = quoted(invocation.data_dir)
@@ -518,7 +519,7 @@ def renew(
         )
         return
     if grant is None:
-        done = create.renew_here(invocation.data_dir, ca_file)
+        done = create.renew_here(invocation.data_dir, authority)
     else:
         done = create.accept_renewal(invocation.data_dir, read_secret(grant, "grant"))
     invocation.fields(

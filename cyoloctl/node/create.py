@@ -53,7 +53,6 @@ from cyoloctl.pki.ca import MAX_CERTIFICATE_DAYS, Authority
 from cyoloctl.pki.files import OPERATOR_FILE, PKI_DIRECTORY, NodeFiles, check_private_files, read_ca
 from cyoloctl.pki.founding import new_cluster
 from cyoloctl.pki.grants import Grant, accept_grant, decode_grant
-from cyoloctl.pki.offline_ca import read_ca_file
 from cyoloctl.pki.requests import NodeRequest, PendingRequest, csr_sha256, encode_request, prepare_request
 from cyoloctl.pki.x509 import certificate_expires_at, certificate_sha256
 from cyoloctl.raft import create_storage
@@ -400,19 +399,17 @@ def _renewed(config: Config, pki_dir: Path) -> dict[str, Any]:
     }
 
 
-def renew_here(data_dir: Path, ca_file: Path | None = None) -> dict[str, Any]:
+def renew_here(data_dir: Path, authority: Authority | None = None) -> dict[str, Any]:
     """Renew the node's certificate with the CA key in its own directory, offline, for as long as before.
 
-    ca_file: the CA and its key, where they are kept offline.  A running node
-    uses the certificate within a second.  Raises ConfigError where there is no
-    CA key, and for a clock that was never set; InvalidInput for the file of
-    another CA; StorageError.
+    authority: a CA that is kept offline.  A running node uses the certificate
+    within a second.  Raises ConfigError where there is no CA key, and for a
+    clock that was never set; InvalidInput for another CA; StorageError.
     """
     config, pki_dir, files = _node_of(data_dir)
-    if ca_file is not None:
-        authority = read_ca_file(ca_file)
+    if authority is not None:
         if authority.ca_pem not in files.authorities:
-            raise InvalidInput(f"{ca_file} is not the CA of this node's cluster: use the right file")
+            raise InvalidInput("that CA is not the CA of this node's cluster: use the right file")
     elif not files.has_ca_key:
         directory = quoted(data_dir)
         raise ConfigError(

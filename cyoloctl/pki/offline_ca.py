@@ -12,7 +12,7 @@ from datetime import datetime
 from pathlib import Path
 
 from cyoloctl.errors import ConfigError, InvalidInput, StorageError
-from cyoloctl.paths import file_error, write_private
+from cyoloctl.paths import exists_error, file_error, write_private
 from cyoloctl.pki.ca import Authority, check_ca, issue_certificate
 from cyoloctl.pki.files import check_mode, read_pem
 from cyoloctl.pki.identity import Identity
@@ -32,6 +32,8 @@ def write_ca_file(path: Path, authority: Authority) -> None:
 
     Raises AlreadyExists, what file_error gives, StorageError.
     """
+    if os.path.lexists(path):
+        raise exists_error(path, "CA")
     try:
         write_private(path, (authority.ca_pem + authority.key_pem).encode(), exclusive=True)
     except StorageError as error:
@@ -41,12 +43,13 @@ def write_ca_file(path: Path, authority: Authority) -> None:
 
 
 def read_ca_file(path: Path) -> Authority:
-    """The CA in such a file.  Raises ConfigError, also where others may read it."""
+    """The CA in such a file.  Raises ConfigError, also where others may read it, what file_error gives."""
     real = Path(os.path.realpath(path))  # on a stick, say
-    if not real.exists():
-        raise ConfigError(
-            f"{path} is not there: name the file that `cyoloctl cluster init --offline-ca` wrote"
-        )
+    try:
+        with open(real, "rb"):
+            pass
+    except OSError as error:
+        raise file_error(path, error, "read") from None
     check_mode(real)
     ca_pem, begins, key_pem = read_pem(real).partition(_KEY_BEGINS)
     try:

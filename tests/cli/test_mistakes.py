@@ -232,6 +232,7 @@ def _runs(pid: int) -> bool:
 # Only written into a proxy's configuration, or looked at after other files or an answer.
 NOT_OPENED = {"--tls-certificate", "--backend-tls-ca"}
 LATER = {
+    ("cluster init", "--ca-file"),
     ("credentials request", "--out"),
     ("credentials renew", "--out"),
     ("credentials renew", "--request"),

@@ -115,9 +115,12 @@ def test_file_of_another_ca_admits_nobody(cluster: Cluster, tmp_path: Path) -> N
     assert not grant.exists()
     assert n1.json("member", "invitations")["invitations"] == []
     assert_refused(n1.cli("node", "renew", "--ca-file", other), 65, "is not the CA of this node's cluster")
-    for wrong in (tmp_path / "nowhere", n1.directory / "pki" / "ca.crt"):
+    for wrong, status, text in (
+        (tmp_path / "nowhere", 65, "check the path"),
+        (n1.directory / "pki" / "ca.crt", 78, "cluster init --offline-ca"),
+    ):
         refused = n1.cli("member", "grant", "--request", request, "--ca-file", wrong, "--out", grant)
-        assert_refused(refused, 78, "cluster init --offline-ca")
+        assert_refused(refused, status, text)
     os.chmod(stick, 0o644)
     refused = n1.cli("member", "grant", "--request", request, "--ca-file", stick, "--out", grant)
     assert_refused(refused, 78, "chmod 600")

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from cyoloctl.errors import AlreadyExists, ConfigError, InvalidInput, NotFound
+from cyoloctl.errors import AlreadyExists, ConfigError, InvalidInput
 from cyoloctl.model import ClusterId, NodeName
 from cyoloctl.pki.ca import Authority, create_ca
 from cyoloctl.pki.identity import AccessRole, Identity
@@ -39,7 +39,7 @@ def test_file_holds_the_ca_and_its_key_for_its_owner_alone(ca: Authority, tmp_pa
 
 def test_file_that_cannot_be_used_is_refused(ca: Authority, tmp_path: Path) -> None:
     path = tmp_path / "stick.pem"
-    with pytest.raises(ConfigError, match=r"stick\.pem is not there"):
+    with pytest.raises(InvalidInput, match=r"cannot read .*stick\.pem"):
         read_ca_file(path)
     write_ca_file(path, ca)
     path.chmod(0o644)
@@ -56,7 +56,7 @@ def test_file_that_cannot_be_used_is_refused(ca: Authority, tmp_path: Path) -> N
         wrong.chmod(0o600)
         with pytest.raises(ConfigError, match="is not the file of an offline CA"):
             read_ca_file(wrong)
-    with pytest.raises((NotFound, InvalidInput, ConfigError), match="nowhere"):
+    with pytest.raises(InvalidInput, match="nowhere"):
         write_ca_file(tmp_path / "nowhere" / "stick.pem", ca)
 
 
