@@ -49,6 +49,7 @@ class Faults:
         """Draws which nodes that join are witnesses; None: none is."""
         self._dishonesty = Dishonesty(world, rng)
         self._rolling = Rolling(world)
+        self._grants = random.Random(f"{world.seed} grants")
 
     def start(self) -> None:
         """Begin, shortly after the nodes."""
@@ -374,7 +375,9 @@ class Faults:
         self._joined += 1
         memory, learner = self._rng.random() < 0.5, self._rng.random() < 0.3
         witness = self.witnesses is not None and not memory and not learner and self.witnesses.random() < 0.4
-        admit(self._world, f"x{self._joined}", memory=memory, learner=learner, witness=witness)
+        by_file = not memory and self._grants.random() < 0.5
+        name = f"x{self._joined}"
+        admit(self._world, name, memory=memory, learner=learner, witness=witness, by_file=by_file)
         return True
 
     def _set_role(self, leader: Node) -> bool:

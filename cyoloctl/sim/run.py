@@ -18,6 +18,7 @@ from cyoloctl.sim.clients import Client, Operation, Workload
 from cyoloctl.sim.faults import FAULTS, OPT_IN, Faults
 from cyoloctl.sim.joining import admit
 from cyoloctl.sim.liveness import Liveness
+from cyoloctl.sim.node import Node
 from cyoloctl.sim.plan import Plan
 from cyoloctl.sim.releases import LevelJudge, older_names
 from cyoloctl.sim.replay import Recording
@@ -212,11 +213,26 @@ class _Run:
                 status.voters,
             ):
                 return False
-        if gives_way(leaders[0]):
+        if gives_way(leaders[0]) or self._awaits_a_granted_node(leaders[0]):
             return False
         if len({node.state.digest() for node in members}) != 1:
             self._time.fail("state machine safety", "nodes with the same applied index differ")
         return True
+
+    def _awaits_a_granted_node(self, leader: Node) -> bool:
+        """Whether a node that has started on its grant is no member yet, or is to vote and does not."""
+        assert leader.replica is not None
+        members, now_ms = leader.state.members, leader.state.time_unix_ms
+        removed = self._world.invariants.was_removed
+        is_full = len(members.members()) + len(members.removed()) >= self._tables.members.names
+        waiting = [node for node in self._world.nodes.values() if not removed(node.raft_id)]
+        if not is_full and any(members.grants.open(node.name, now_ms) is not None for node in waiting):
+            return True
+        voters = leader.replica.voters()
+        return any(
+            members.is_voter(name) and node.raft_id not in voters and node.raft_id in self._world.by_file
+            for name, node in self._world.nodes.items()
+        )
 
     def _states(self) -> Iterator[str]:
         for name, node in sorted(self._world.nodes.items()):

@@ -25,6 +25,7 @@ from cyoloctl.members.duties import (
     process_due,
     reach_due,
 )
+from cyoloctl.members.granted import MAX_GRANT_S
 from cyoloctl.model import RaftId, is_in_memory, name_of
 from cyoloctl.raft.links import Links
 from cyoloctl.raft.peers import COPY
@@ -36,7 +37,7 @@ from cyoloctl.sim.invariants import WatchedJournal
 from cyoloctl.sim.timeline import HANDOVER, Timeline
 from cyoloctl.state import ClusterState
 
-__all__ = ["Upkeep", "admitting", "founding"]
+__all__ = ["Upkeep", "admitting", "founding", "granting"]
 
 _TIMEOUT_S = 5.0
 _HANDOVER_S = 3.0
@@ -103,6 +104,18 @@ def admitting(name: str, *, learner: bool, witness: bool = False) -> list[tuple[
     return [("issue_invitation", invitation), ("admit", joiner)]
 
 
+def granting(name: str, *, learner: bool, witness: bool = False) -> list[tuple[str, dict[str, Any]]]:
+    """The operation by which a member grants a node its place by file; the node announces itself later."""
+    granted = {
+        "name": name,
+        "request_sha256": "e" * 64,
+        "key_hash": record_of(name, name)["key_hash"],
+        "sealing_key": _KEY,
+        "ttl_s": MAX_GRANT_S,
+    }
+    return [("grant_witness", granted)] if witness else [("grant", granted | {"learner": learner})]
+
+
 def founding(names: list[str], witnesses: Collection[str] = ()) -> list[bytes]:
     """The commands of a cluster whose first member admitted the others, some of them as witnesses."""
     steps = [("announce", record_of(names[0], names[0]))]
@@ -151,8 +164,7 @@ class Upkeep:
     def _do_what_is_due(self, replica: Replica) -> None:
         node, members = self._node, self._node.state.members
         mine, presence = members.get(node.name), node.state.presence
-        # Nobody is granted a place by file here: any time will do.
-        if has_place(members, node.name, 0, leads=replica.is_leader()) and (
+        if has_place(members, node.name, node.state.time_unix_ms, leads=replica.is_leader()) and (
             mine is None or mine.raft_id != node.raft_id
         ):
             self._propose("members", "announce", record_of(node.name, node.raft_id))

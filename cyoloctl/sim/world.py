@@ -31,6 +31,7 @@ class World:
         self.network = Network(self.time, random.Random(f"{plan.seed} network"), self.nodes, late=late)
         self.invariants = Invariants(self.time, plan.tables)
         self.working = True
+        self.by_file: set[str] = set()  # nodes that were granted their places
         self.before_change: Callable[[], None] = lambda: None
         """Called before a leader changes the voters, which may become fewer."""
 

@@ -498,7 +498,7 @@ PLANTED: list[tuple[Plant, range, dict[str, Any], str]] = [
     (dials_are_not_repeated, range(2040, 2080), {}, "convergence"),
     (
         removed_lives_count_for_the_name,
-        range(2100, 2140),
+        range(2078, 2118),
         {"faults": ("membership", "crash"), "nodes": 3},
         "link, convergence",
     ),
