@@ -394,9 +394,14 @@ def hand_directory_to_owner(path: str | os.PathLike[str]) -> None:
         os.close(descriptor)
 
 
-def write_node_file(path: str | os.PathLike[str], data: bytes, *, exclusive: bool = False) -> None:
-    """As write_private, for a file of a node: whoever writes it, it belongs to the directory's owner."""
-    _write(path, data, exclusive=exclusive, is_owners=True)
+def write_node_file(
+    path: str | os.PathLike[str], data: bytes, *, exclusive: bool = False, modified_ns: int | None = None
+) -> None:
+    """As write_private, for a file of a node: whoever writes it, it belongs to the directory's owner.
+
+    modified_ns: as the time of its last change, in place of now.
+    """
+    _write(path, data, exclusive=exclusive, is_owners=True, modified_ns=modified_ns)
 
 
 def write_private(path: str | os.PathLike[str], data: bytes, *, exclusive: bool = False) -> None:
@@ -411,7 +416,14 @@ def write_private(path: str | os.PathLike[str], data: bytes, *, exclusive: bool 
     _write(path, data, exclusive=exclusive, is_owners=False)
 
 
-def _write(path: str | os.PathLike[str], data: bytes, *, exclusive: bool, is_owners: bool) -> None:
+def _write(
+    path: str | os.PathLike[str],
+    data: bytes,
+    *,
+    exclusive: bool,
+    is_owners: bool,
+    modified_ns: int | None = None,
+) -> None:
     path = os.path.abspath(path)
     directory, name = os.path.split(path)
     # Random, so that nobody can make it first and no leftover of a crash is in the way.
@@ -424,6 +436,9 @@ def _write(path: str | os.PathLike[str], data: bytes, *, exclusive: bool, is_own
                 if is_owners:
                     hand_to_owner_of(directory, file.fileno())
                 file.write(data)
+                if modified_ns is not None:
+                    file.flush()  # what is written later counts as a change
+                    os.utime(file.fileno(), ns=(modified_ns, modified_ns))
                 file.flush()
                 os.fsync(file.fileno())
                 if exclusive:

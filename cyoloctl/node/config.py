@@ -281,14 +281,17 @@ def write_config(path: str | os.PathLike[str], config: Config, *, exclusive: boo
     write_node_file(path, dump_config(config).encode(), exclusive=exclusive)
 
 
-def rewrite_addresses(path: str | os.PathLike[str], wanted: Config) -> None:
+def rewrite_addresses(
+    path: str | os.PathLike[str], wanted: Config, *, modified_ns: int | None = None
+) -> None:
     """Put listen, advertise and peers of a configuration into the node.yaml of the same node.
 
     The rest of the file stays as it was written, comments too, wherever it
-    can; atomic, as write_config.  Raises ConfigError, StorageError.
+    can; atomic, as write_config.  modified_ns: as in write_node_file.
+    Raises ConfigError, StorageError.
     """
     with open(path, encoding="utf-8") as file:
-        _rewrite(path, _with_addresses(file.read(), wanted), wanted)
+        _rewrite(path, _with_addresses(file.read(), wanted), wanted, modified_ns)
 
 
 def rewrite_snapshots(path: str | os.PathLike[str], wanted: Config) -> None:
@@ -302,12 +305,12 @@ def rewrite_snapshots(path: str | os.PathLike[str], wanted: Config) -> None:
     _rewrite(path, text.rstrip("\n") + "\n" + _dump_snapshots(wanted.snapshots), wanted)
 
 
-def _rewrite(path: str | os.PathLike[str], text: str, wanted: Config) -> None:
+def _rewrite(path: str | os.PathLike[str], text: str, wanted: Config, modified_ns: int | None = None) -> None:
     try:
         kept = parse_config(text) == wanted
     except ConfigError:
         kept = False  # all of it in one pair of braces, for example
-    write_node_file(path, (text if kept else dump_config(wanted)).encode())
+    write_node_file(path, (text if kept else dump_config(wanted)).encode(), modified_ns=modified_ns)
 
 
 def _with_addresses(text: str, wanted: Config) -> str:

@@ -2,7 +2,7 @@
 
 Offline except for the one request of `join`.  node.yaml is written last: a
 directory holds a node exactly when it holds that file, so whatever breaks
-before leaves no half node behind.
+before leaves no half node behind; what is killed can be repeated.
 """
 
 from __future__ import annotations
@@ -11,9 +11,10 @@ import errno
 import os
 import shutil
 import stat
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Collection, Iterator
 from contextlib import contextmanager, suppress
 from datetime import UTC, datetime
+from functools import partial
 from pathlib import Path
 from typing import Any, cast
 
@@ -43,10 +44,12 @@ from cyoloctl.model import (
 from cyoloctl.node.config import (
     CONFIG_NAME,
     Config,
+    dump_config,
     load_config,
     write_config,
 )
 from cyoloctl.node.gateway_config import GatewayConfig, parse_gateway_url
+from cyoloctl.node.unfinished import UNFINISHED_NAME, founding
 from cyoloctl.paths import file_error, make_private_directory, quoted, write_private
 from cyoloctl.pki import join_token, renewal
 from cyoloctl.pki.ca import MAX_CERTIFICATE_DAYS, Authority
@@ -191,7 +194,7 @@ def init_cluster(
     offline_ca: Path | None = None,
     found: Callable[[Config, NodeFiles], None] | None = None,
 ) -> dict[str, Any]:
-    """Make a new cluster with this node as its only member; offline, whole or not at all.
+    """Make a new cluster with this node as its only member; offline, whole or not at all.  Killed, repeat it.
 
     data_dir: made 0700 where it is not there.  listen, advertise, gateway: HOST:PORT.  storage: disk or
     memory.  gateway_url: base of its links.  certificate_days: of all certificates, 1 to 825.  offline_ca:
@@ -207,8 +210,8 @@ def init_cluster(
         raise InvalidInput(f"storage {storage!r} is not valid: use disk or memory")
     listens, shown = addresses_of(listen, advertise)
     gateway_config = gateway_of(gateway, gateway_url)
-    refuse_a_node(data_dir, CONFIG_NAME, PKI_DIRECTORY, OPERATOR_FILE, *NODE_STATE)
-    with private_directory(data_dir):
+    _refuse_parts(data_dir)
+    with private_directory(data_dir), founding(data_dir, partial(_undo, data_dir)) as finish:
         try:
             files = new_cluster(
                 data_dir, node_name, cluster_name, now=now, days=certificate_days, offline_ca=offline_ca
@@ -227,11 +230,11 @@ def init_cluster(
                 found(config, files)
             elif config.storage == "disk":
                 create_storage(data_dir, cluster_id=config.cluster_id, name=node_name, founder=True)
-            write_config(data_dir / CONFIG_NAME, config, exclusive=True)
+            finish(dump_config(config))
         except AlreadyExists:
-            raise  # somebody else makes a node here at the same time: the files are theirs
+            raise  # somebody else makes a node here: the files are theirs
         except BaseException:
-            _undo(data_dir, offline_ca)
+            _undo(data_dir, [offline_ca] if offline_ca else [])
             raise
     return {
         **description(config, data_dir, files.certificate_expires_at),
@@ -240,10 +243,16 @@ def init_cluster(
     }
 
 
-def _undo(data_dir: Path, offline_ca: Path | None) -> None:
-    """Remove what `init_cluster` had made."""
-    made = [data_dir / name for name in (PKI_DIRECTORY, OPERATOR_FILE, "snapshot")]
-    for path in (*made, *journal_files(data_dir), *([offline_ca] if offline_ca else ())):
+def _refuse_parts(data_dir: Path) -> None:
+    """Refuse a directory with parts of a node, but for what a killed `init_cluster` has left."""
+    if not os.path.lexists(data_dir / UNFINISHED_NAME):
+        refuse_a_node(data_dir, CONFIG_NAME, PKI_DIRECTORY, OPERATOR_FILE, *NODE_STATE)
+
+
+def _undo(data_dir: Path, more: Collection[Path]) -> None:
+    """Remove what `init_cluster` had made, and more."""
+    made = (data_dir / name for name in (PKI_DIRECTORY, OPERATOR_FILE, "snapshot"))
+    for path in (*made, *journal_files(data_dir), *more):
         remove(path)
 
 

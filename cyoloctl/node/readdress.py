@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from itertools import combinations
@@ -50,12 +49,7 @@ def set_addresses(
     after = replace(before, listen=listens, advertise=told, peers={**before.peers, **given})
     _refuse_one_place(before, after, given)
     if after != before:
-        last = data_dir / KNOWN_PEERS
-        still_counts = last.exists() and last.stat().st_mtime >= path.stat().st_mtime
-        rewrite_addresses(path, after)
-        if still_counts and given.keys() <= json.loads(last.read_text("utf-8")).keys():
-            # They joined or left since node.yaml was written: only their addresses are in it.
-            os.utime(last)
+        rewrite_addresses(path, after, modified_ns=_older_than_what_was_known(data_dir, given))
     return {
         "schema_version": 1,
         "name": after.name,
@@ -65,6 +59,19 @@ def set_addresses(
         "changed": after != before,
         "data_dir": str(data_dir),
     }
+
+
+def _older_than_what_was_known(data_dir: Path, given: Mapping[NodeName, Address]) -> int | None:
+    """The time for node.yaml by which the peers known last still count before its own; None: they do not.
+
+    They joined or left since node.yaml was written: only their addresses are in it.  The file
+    appears with that time, so that a command that is killed does not change who counts.
+    """
+    last, path = data_dir / KNOWN_PEERS, data_dir / CONFIG_NAME
+    if not last.exists() or last.stat().st_mtime < path.stat().st_mtime:
+        return None
+    known = json.loads(last.read_text("utf-8"))
+    return last.stat().st_mtime_ns if given.keys() <= known.keys() else None
 
 
 def _moved_along(before: Config, listens: Address) -> Address:

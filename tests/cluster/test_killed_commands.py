@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from cyoloctl.node.unfinished import sweep
+from cyoloctl.node.unfinished import UNFINISHED_NAME, sweep
 from tests.support.cluster import Cluster, Node, environment, free_port, wait_until
 from tests.support.zygote import Zygote, zygote
 
@@ -73,6 +73,7 @@ def stage(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Stage]:
 PLACE = ("--name", "x1", "--listen", "LISTEN")
 COMMANDS: dict[str, tuple[str | None, list[str]]] = {
     # name: whose directory it works on, and the command; FILE: the file of that name
+    "restore": (None, ["cluster", "init", *PLACE, "--from-snapshot", "FILE:state"]),
     "recover": ("n1", ["cluster", "recover", "--yes"]),
     "request": (None, ["node", "request", *PLACE, "--out", "WORK:request"]),
     "accept": ("g", ["node", "accept", "--grant", "FILE:g.grant"]),
@@ -102,6 +103,7 @@ def _whole(stage: Stage, name: str) -> None:
     found = stage.forks.run(["node", "inspect", "-o", "json", "-d", str(stage.work)])
     assert found.status == 0, found.err
     assert json.loads(found.out)["problem"] is None
+    assert not (stage.work / UNFINISHED_NAME).exists()
     left = [path.name for path in stage.work.glob("backup-before-epoch-*")]
     assert left == (["backup-before-epoch-2"] if name == "recover" else [])
 
@@ -119,7 +121,9 @@ def test_command_that_is_killed_anywhere_ends_when_it_is_repeated(stage: Stage, 
             break
         step = killed.steps[-1]
         again = stage.forks.run(arguments)
-        if again.status == 4 and name == "request":
+        if again.status == 4 and name == "restore":
+            assert (stage.work / "node.yaml").exists(), step  # it had ended, but for what it prints
+        elif again.status == 4 and name == "request":
             assert stage.work.with_name("request").exists(), step
         else:
             assert again.status == 0, (step, again.err)
@@ -129,7 +133,7 @@ def test_command_that_is_killed_anywhere_ends_when_it_is_repeated(stage: Stage, 
     _whole(stage, name)
 
 
-@pytest.mark.parametrize("name", ["recover"])
+@pytest.mark.parametrize("name", ["restore", "recover"])
 def test_node_of_a_command_that_was_killed_in_the_middle_starts_with_its_state(
     stage: Stage, name: str
 ) -> None:

@@ -224,7 +224,7 @@ def test_new_cluster_that_cannot_be_written_whole_leaves_nothing(
     def full(*_: Any, **__: Any) -> None:
         raise StorageError("the disk is full")
 
-    monkeypatch.setattr(create, "write_config", full)
+    monkeypatch.setattr(create, "dump_config", full)
     for offline_ca in (None, tmp_path / "ca.pem"):
         with pytest.raises(StorageError):
             create.init_cluster(

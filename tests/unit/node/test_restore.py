@@ -103,7 +103,7 @@ def test_what_breaks_on_the_way_leaves_nothing(tmp_path: Path, monkeypatch: pyte
     def broken(*arguments: object, **options: object) -> None:
         raise StorageError("the disk is full")
 
-    monkeypatch.setattr(create, "write_config", broken)
+    monkeypatch.setattr(create, "dump_config", broken)
     with pytest.raises(StorageError, match="the disk is full"):
         begun(tmp_path / "m1", tmp_path / "s")
     assert not (tmp_path / "m1").exists()
