@@ -103,7 +103,7 @@ def test_cluster_init_that_fails_half_way_leaves_nothing(
     def full(*arguments: object, **settings: object) -> None:
         raise StorageError("the disk is full")
 
-    monkeypatch.setattr(create, "write_config", full)
+    monkeypatch.setattr(create, "dump_config", full)
     assert main([*INIT, "-d", str(tmp_path / "a")]) == 74
     assert list(tmp_path.iterdir()) == []
 
