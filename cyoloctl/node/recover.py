@@ -5,23 +5,23 @@ from __future__ import annotations
 import json
 import os
 import shutil
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from contextlib import closing
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from cyoloctl.errors import ConfigError, Conflict, InvalidInput, StorageError
-from cyoloctl.model import RaftId, name_of
+from cyoloctl.model import NodeName, RaftId, name_of
 from cyoloctl.node.config import CONFIG_NAME, Config, load_config
 from cyoloctl.node.inspection import inspect_node
 from cyoloctl.node.level_file import refuse_higher_level
 from cyoloctl.paths import file_error, sync_directory
 from cyoloctl.pki.files import CA_KEY, PKI_DIRECTORY
-from cyoloctl.raft import become_sole_voter, open_storage, replay
+from cyoloctl.raft import Journal, Replayed, SnapshotStore, become_sole_voter, open_storage, replay
 from cyoloctl.replicated.command import encode_command
 from cyoloctl.state import ClusterState
 
-__all__ = ["compare", "recover"]
+__all__ = ["Recovered", "compare", "go_on_alone", "recover"]
 
 _MAX_BYTES = 4 * 2**20
 
@@ -48,40 +48,29 @@ def recover(data_dir: Path, *, dry_run: bool) -> dict[str, Any]:
     config = _recoverable(data_dir)
     refuse_higher_level(data_dir)
     journal, snapshots = open_storage(data_dir, cluster_id=config.cluster_id, name=config.name)
+    backup: Path | None = None
+
+    def back_up(epoch: int) -> None:
+        nonlocal backup
+        backup = data_dir / f"backup-before-epoch-{epoch}"
+        _back_up(data_dir, backup)
+
     with closing(journal):
-        state, me = ClusterState(), RaftId(config.name)
-        found = replay(journal, snapshots, state)
-        others = found.configuration.voters - {me}
-        members = {member.name: member.raft_id for member in state.members.members()}
-        without = others | {raft_id for name, raft_id in members.items() if name != config.name}
-        lost = sorted({name_of(raft_id) for raft_id in without})
-        changed = bool(without)
-        epoch, backup = state.history.epoch + changed, None
-        _refuse_unfit(state, config.name)
-        if changed and not dry_run:
-            backup = data_dir / f"backup-before-epoch-{epoch}"
-            _back_up(data_dir, backup)
-            command = encode_command(
-                "history",
-                "replace",
-                {
-                    "kind": "recovered",
-                    "epoch": state.history.epoch,
-                    "by": config.name,
-                    "lost": lost,
-                    "cluster_id": config.cluster_id,
-                },
-                request_id=os.urandom(16).hex(),
-                kind="node",
-            )
-            become_sole_voter(journal, found, me, without=without, command=command)
+        done = go_on_alone(
+            journal,
+            snapshots,
+            name=config.name,
+            cluster_id=config.cluster_id,
+            before=None if dry_run else back_up,
+        )
+    found, lost = done.found, done.lost
     return {
         "schema_version": 1,
         "name": config.name,
         "cluster": {"name": config.cluster, "id": config.cluster_id},
-        "changed": changed,
+        "changed": done.changed,
         "dry_run": dry_run,
-        "epoch": epoch,
+        "epoch": done.epoch,
         "left_behind": lost,
         "last_index": found.last_index,
         "last_term": found.last_term,
@@ -90,6 +79,51 @@ def recover(data_dir: Path, *, dry_run: bool) -> dict[str, Any]:
         "has_ca_key": (data_dir / PKI_DIRECTORY / CA_KEY).exists(),
         "backup": None if backup is None else str(backup),
     }
+
+
+class Recovered(NamedTuple):
+    """What a recovery did, or would do: the log as it was, who is left behind, and the epoch after it."""
+
+    found: Replayed
+    lost: list[str]
+    epoch: int
+    changed: bool
+
+
+def go_on_alone(
+    journal: Journal,
+    snapshots: SnapshotStore,
+    *,
+    name: NodeName,
+    cluster_id: str,
+    before: Callable[[int], None] | None,
+) -> Recovered:
+    """Make the node of this journal the whole cluster, in a new epoch.
+
+    before: called with that epoch before the journal is changed; None: only tell.
+    Raises Conflict for a node from which no cluster can go on.
+    """
+    state, me = ClusterState(), RaftId(name)
+    found = replay(journal, snapshots, state)
+    others = found.configuration.voters - {me}
+    members = {member.name: member.raft_id for member in state.members.members()}
+    without = others | {raft_id for other, raft_id in members.items() if other != name}
+    lost = sorted({name_of(raft_id) for raft_id in without})
+    changed = bool(without)
+    epoch = state.history.epoch + changed
+    _refuse_unfit(state, name)
+    if changed and before is not None:
+        before(epoch)
+        given = {
+            "kind": "recovered",
+            "epoch": state.history.epoch,
+            "by": name,
+            "lost": lost,
+            "cluster_id": cluster_id,
+        }
+        command = encode_command("history", "replace", given, request_id=os.urandom(16).hex(), kind="node")
+        become_sole_voter(journal, found, me, without=without, command=command)
+    return Recovered(found, lost, epoch, changed)
 
 
 def _refuse_unfit(state: ClusterState, name: str) -> None:

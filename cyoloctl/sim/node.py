@@ -24,7 +24,7 @@ from cyoloctl.raft.clock import MEASURED_S, ClusterClock
 from cyoloctl.raft.journal import Entry, Journal
 from cyoloctl.raft.links import Link, Links
 from cyoloctl.raft.messages import encode
-from cyoloctl.raft.peers import REMOVED, TOO_OLD, Hello, PeerIdentity, Pong
+from cyoloctl.raft.peers import LEFT_BEHIND, REMOVED, TOO_OLD, Hello, PeerIdentity, Pong
 from cyoloctl.raft.replica import Replica
 from cyoloctl.raft.snapshot import SnapshotStore
 from cyoloctl.raft.stores import count_start
@@ -67,7 +67,7 @@ class Node:
         memory: every start begins under a new raft id: the first one with that log, later ones with an
         empty one.
         """
-        self._plan, self.time, self._network, self._invariants = plan, time, network, invariants
+        self._plan, self.time, self._network, self.invariants = plan, time, network, invariants
         self.name, self.memory, self.is_witness = name, memory, witness
         self.older = not memory and name in (plan.older or ())  # runs the older of two releases
         self.raft_id = RaftId(f"{name}~0" if memory else name)
@@ -93,7 +93,7 @@ class Node:
         self.reading: End | None = None  # whose bytes are being handled
         self._paused_until = self._busy_until = 0.0
         self._remembered: frozenset[str] = frozenset()  # the other members, as peers.json holds them
-        self._leaves = False  # at the end of this turn, in good order
+        self._leaves = self.left_behind = False  # at the end of this turn; by a recovery
         self._sentence: str | None = None  # why its peers keep it out
         self.elapsed = 0.0  # since the present turn began
         self._fuse: int | None = None  # steps until the process dies
@@ -224,7 +224,7 @@ class Node:
         if self.memory and self.life:
             self.raft_id = RaftId(f"{self.name}~{self.life}")
             self.disk = self._new_disk()
-        self._invariants.disks[self.raft_id] = self.disk
+        self.invariants.disks[self.raft_id] = self.disk
         self._inbox.clear()
         self._outgoing.clear()
         self._linked.clear()
@@ -240,7 +240,7 @@ class Node:
             self.boots, self.boot = self._open_disk(), str(self.life)
             self.links = self._new_links()
             replica = self._new_replica()
-            self._invariants.started(self)
+            self.invariants.started(self)
             replica.start()
         except Crash:
             self.stop(power=self.rng.random() < 0.5)
@@ -267,7 +267,7 @@ class Node:
     def _open_disk(self) -> int:
         """Open journal and snapshots, and count the start.  Raises Crash, and StorageError of the disk."""
         store = DiskStore(self.disk, self.step, self._took)
-        self.journal = WatchedJournal(store, self._invariants, self, lambda: self.time.now + self.elapsed)
+        self.journal = WatchedJournal(store, self.invariants, self, lambda: self.time.now + self.elapsed)
         self.snapshots = SnapshotStore(DiskFiles(self.disk, self.step, self._took))
         return 0 if self.memory else count_start(self.journal)
 
@@ -297,7 +297,7 @@ class Node:
         plan = self._plan
         mixed = plan.older is not None
         self.state = state_of(plan.tables, mixed=mixed, older=self.older, leveled=plan.leveled)
-        self.machine = WatchedMachine(self.state, self._invariants, self)
+        self.machine = WatchedMachine(self.state, self.invariants, self)
         self.cluster_clock = ClusterClock(self.name, wall_unix_ms=self.wall_unix_ms, monotonic=self.clock)
         self.verdicts = Verdicts(
             self.name,
@@ -413,7 +413,7 @@ class Node:
             claim = f"{self.name} raised {error!r} in {where.name}, line {where.lineno} of {where.filename}"
             time.fail("exception", claim)
             return
-        self._invariants.observe(self)
+        self.invariants.observe(self)
         self._busy_until = time.now + self.elapsed
         if replica.failed is not None:
             self._failed(replica.failed)
@@ -466,13 +466,13 @@ class Node:
         self.older = False
         self.time.count("upgraded")
 
-    def _too_old(self) -> str | None:
-        """Why a process of the older release is refused once the level was raised."""
-        return TOO_OLD if self.older and self._plan.leveled else None
+    def _is_expected(self, reason: str) -> bool:
+        too_old = self.older and self._plan.leveled and reason == TOO_OLD
+        return reason == REMOVED or too_old or (self.left_behind and reason == LEFT_BEHIND)
 
     def _unwanted(self, reason: str) -> None:
         """End the process, which has no place in the cluster.  Whatever supervises it starts it again."""
-        if reason not in (REMOVED, self._too_old()) and self.disk.is_honest():
+        if not self._is_expected(reason) and self.disk.is_honest():
             self.time.fail("copy", f"{self.name} ended ({reason}), and no disk was copied")
         self.time.count(f"ended: {reason}")
         self.time.log("%s ends: %s", self.name, reason)
@@ -490,9 +490,9 @@ class Node:
         """Every fault of this node ends, except a wrong wall clock.  A process starts if none runs."""
         self._fuse = self._stall = None
         named = self._remembered or frozenset(self._network.hosts) - {self.name}
-        self._remembered = named - self._invariants.removed_names()  # somebody corrects node.yaml
+        self._remembered = named - self.invariants.removed_names()  # somebody corrects node.yaml
         if self.replica is not None:
-            self.verdicts.named -= self._invariants.removed_names()
+            self.verdicts.named -= self.invariants.removed_names()
         if self.older:
             self.upgrade()
             self.stop(power=False)
@@ -532,7 +532,7 @@ class Node:
             self.journal.close()
 
     def _send(self, peer: RaftId, message: dict[str, Any]) -> None:
-        self._invariants.sending(self, peer, message)
+        self.invariants.sending(self, peer, message)
         self._outgoing.setdefault(peer, []).append(encode(message))
 
     def _flush(self) -> None:
@@ -615,11 +615,11 @@ class Node:
 
     def on_refused(self, name: str, reason: str, /) -> None:
         """See LinkHandler."""
-        known = reason in (REMOVED, self._too_old()) or not self.disk.is_honest()
+        known = self._is_expected(reason) or not self.disk.is_honest()
         if not known and not self._network.late:
             self.time.fail("link", f"{name} told {self.raft_id}: {reason}, and no disk was copied")
         self.time.count(f"told by a peer: {reason}")
-        if reason == REMOVED and not self._invariants.was_removed(self.raft_id):
+        if reason == REMOVED and not self.invariants.was_removed(self.raft_id):
             self.time.fail("link", f"{name} told {self.raft_id} that it was removed, which it was not")
         verdict = self.verdicts.kept_out(name, reason, self.time.now)
         self._sentence = self._sentence or verdict
@@ -678,7 +678,7 @@ class Node:
 
     def changed(self, what: str, target: str, index: int) -> None:
         """See Upkeep."""
-        self._invariants.acknowledged_change(self, index)
+        self.invariants.acknowledged_change(self, index)
         self.time.count(f"{what} in memory" if is_in_memory(RaftId(target)) else what)
         self.time.log("%s of %s took place at %s", what, target, index)
 
