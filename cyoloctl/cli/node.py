@@ -113,6 +113,12 @@ def _start_in_background(
             f"{peer} keeps this node out ({reason}): it ends when a majority of the voters says so; "
             "see `cyoloctl status` on a healthy node"
         )
+    if answer.get("unheard"):
+        names = " and ".join(answer["unheard"])
+        invocation.hint(
+            f"no link yet with {names}: where neither this node nor {names} can be dialled, they never have "
+            "one, and go on by way of the others; see `cyoloctl status`"
+        )
     invocation.hint(f"ready; stop it with: cyoloctl node stop -d {quoted(invocation.data_dir)}")
 
 

@@ -307,6 +307,7 @@ class Node:
             self.service.upkeep.run(),
             self.service.schedule.run(),
             self.service.own_address.run(),
+            self.service.relayed_words.run(),
             self.service.disk.run(),
             self.service.certificates.run(),
             self.service.admission.run(),
@@ -372,6 +373,7 @@ class Node:
         """The answer to whoever waits until the node is ready: it runs, and the cluster lets it stay.
 
         kept_out_by: peers that do not, and why, without being a majority.
+        unheard: members that a node which just joined has no link with.
         Raises the error that it ends with instead; Unavailable when it was
         told to stop meanwhile.
         """
@@ -385,6 +387,7 @@ class Node:
             "name": self._config.name,
             "address": str(self._config.advertise),
             "kept_out_by": self.engine.kept_out_by(),
+            "unheard": self.engine.unheard() if self.engine.leader() is None else [],
         }
 
     def request_stop(self) -> None:

@@ -24,6 +24,7 @@ from cyoloctl.members.api import Problem
 from cyoloctl.members.granting import GrantOperations
 from cyoloctl.members.joining import JOIN_FIELDS, JoinOperations
 from cyoloctl.members.operations import MemberOperations
+from cyoloctl.members.relayed_words import RelayedWords
 from cyoloctl.members.status import MemberStatus
 from cyoloctl.members.upgrading import UpgradeOperations
 from cyoloctl.members.voting import MemoryVotes
@@ -91,6 +92,14 @@ class Service:
         self.snapshots = SnapshotOperations(proposer, state, config)
         self.schedule = SnapshotSchedule(str(config.name), self.snapshots, config.snapshots)
         self.time = ClusterTime(proposer, state, self.calls)
+        self.relayed_words = RelayedWords(
+            engine,
+            config,
+            self.calls,
+            files=lambda: self.certificates.files,
+            pki_dir=pki_dir,
+            now_ms=proposer.now_ms,
+        )
         self.upgrading = UpgradeOperations(proposer, state.members, state.levels, name=str(config.name))
         self.upkeep = Upkeep(
             proposer,

@@ -342,6 +342,14 @@ class Engine:
                 return
             await self.wait_changed(min(0.02, left))
 
+    def unheard(self) -> list[str]:
+        """Nodes whose word this one wants, until its log has its own place, and with whom it has no link."""
+        return self._verdicts.unheard()
+
+    def relayed(self, name: str, voters: frozenset[RaftId]) -> None:
+        """Take the word of such a node, which came signed by way of another; no voters: it is gone."""
+        self._verdicts.relayed(name, voters)
+
     def kept_out_by(self) -> dict[str, str]:
         """Peers that keep this process out at present, and why; no majority yet."""
         return self._verdicts.kept_out_by(self._loop.time())

@@ -127,6 +127,7 @@ class Verdicts:
         self._replica: OwnReplica
         self._links: OwnLinks
         self.named: frozenset[str] = frozenset()
+        self._relayed: dict[str, frozenset[RaftId]] = {}
 
     def attach(self, replica: OwnReplica, links: OwnLinks) -> None:
         """Look at these from now on."""
@@ -147,19 +148,38 @@ class Verdicts:
         voters = self.voter_names() - {self._name}
         if any(raft_id in peers[name].voters for name in voters if name in peers):
             return True
-        if voters or self._replica.raft_id in self._replica.voters():
-            # The beginning of a log may name voters that are long gone, while its configuration is of the
-            # time when it joined, or ran last.  Its own place in the log ends that time.
-            own = self._replica.raft_id
-            if not self.named or own in self._replica.voters() or self._register.raft_id(self._name) == own:
-                return False
-        said = sum(raft_id in peers[name].voters for name in self.named if name in peers)
+        if (voters or self._replica.raft_id in self._replica.voters()) and not self._believes_named():
+            return False
+        said = sum(raft_id in self._voters_of(name, peers) for name in self.named)
         # Those that are as empty know nobody and have no say: members in memory that start together.
         empty = sum(
             bool(peers[name].pongs) and not peers[name].voters for name in self.named if name in peers
         )
         needed = majority(len(self.named) - empty)
         return not self.named or said >= needed
+
+    def _believes_named(self) -> bool:
+        """Whether the nodes that the configuration names are believed, though there is a log.
+
+        The beginning of a log may name voters that are long gone, while the
+        configuration is of the time when this node joined, or ran last.  Its
+        own place in the log ends that time.
+        """
+        own = self._replica.raft_id
+        has_place = own in self._replica.voters() or self._register.raft_id(self._name) == own
+        return bool(self.named) and not has_place
+
+    def _voters_of(self, name: str, peers: Mapping[str, PeerInfo]) -> frozenset[RaftId]:
+        """The voters in the log of a node, by its own word: over a link, or signed and relayed."""
+        return peers[name].voters if name in peers else self._relayed.get(name, frozenset())
+
+    def unheard(self) -> list[str]:
+        """Nodes that would be believed and have no link with this one, in order; none once it has a place."""
+        return sorted(self.named - set(self._links.peers())) if self._believes_named() else []
+
+    def relayed(self, name: str, voters: frozenset[RaftId]) -> None:
+        """The voters in the log of a node without a link, which it has signed; none: its word is gone."""
+        self._relayed[name] = voters
 
     def stands_back(self, raft_id: RaftId) -> bool:
         """Whether a voter, this node too, leads only where no other can."""

@@ -100,6 +100,7 @@ class Network:
         self.names = list(names)
         self._run = f"{_PREFIX}{os.getpid()}"
         self._blocked: dict[str, set[str]] = {name: set() for name in names}
+        self._closed: set[str] = set()
         self._switch: subprocess.Popen[str] | None = None
 
     def address(self, name: str) -> str:
@@ -166,6 +167,11 @@ class Network:
         self._blocked[target].discard(source)
         self._rules(target)
 
+    def close_door(self, name: str) -> None:
+        """Let nobody connect to a node any more; it still connects to others."""
+        self._closed.add(name)
+        self._rules(name)
+
     def cuts(self) -> set[tuple[str, str]]:
         return {(source, target) for target, sources in self._blocked.items() for source in sources}
 
@@ -186,6 +192,8 @@ class Network:
 
     def _rules(self, name: str) -> None:
         drops = "\n".join(f"ip saddr {self.address(source)} drop" for source in sorted(self._blocked[name]))
+        if name in self._closed:
+            drops += '\niifname != "lo" tcp flags & (syn | ack) == syn drop'
         # One transaction: the old table goes and the new one comes at once.
         script = (
             "table inet cyofault\ndelete table inet cyofault\ntable inet cyofault {\nchain in {\n"

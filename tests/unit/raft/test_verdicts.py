@@ -119,6 +119,33 @@ def test_unknown_peer_may_lead_when_the_log_or_a_majority_of_the_named_says_so(
     assert verdicts(own, named=named).may_lead(RaftId("x")) is leads
 
 
+def test_word_that_was_relayed_counts_for_a_named_node_without_a_link_alone() -> None:
+    own = Own(RaftId("me"), connected={"a": peer("x")})
+    made = verdicts(own, named=("a", "b"))
+    assert made.unheard() == ["b"]
+    made.relayed("c", ids("x"))
+    assert not made.may_lead(RaftId("x"))
+    made.relayed("b", ids("x", "a"))
+    assert made.may_lead(RaftId("x"))
+    assert not made.may_lead(RaftId("b"))
+    own.connected["b"] = peer("y")  # by now it speaks for itself
+    assert made.unheard() == []
+    assert not made.may_lead(RaftId("x"))
+    del own.connected["b"]
+    made.relayed("b", frozenset())
+    assert not made.may_lead(RaftId("x"))
+
+
+@pytest.mark.parametrize("place", ["log", "register"])
+def test_nobody_is_unheard_once_a_node_has_its_place(place: str) -> None:
+    own = Own(RaftId("me"), ids("me", "a") if place == "log" else ids("a"), connected={"a": peer("x")})
+    register = Register(raft_ids={"me": "me"}) if place == "register" else None
+    made = verdicts(own, register=register, named=("a", "b"))
+    assert made.unheard() == []
+    made.relayed("b", ids("y"))
+    assert not made.may_lead(RaftId("y"))
+
+
 @pytest.mark.parametrize(
     ("own", "register", "named", "leads"),
     [
