@@ -19,6 +19,7 @@ from cyoloctl.errors import (
     InvalidInput,
     NoLeader,
     NotFound,
+    VersionMismatch,
 )
 from cyoloctl.members.machine import MemberMachine
 from cyoloctl.model import LocalNode, name_of, parse_name
@@ -218,7 +219,10 @@ class CredentialOperations:
             or given.keys() != fields.keys()
             or not all(type(given[key]) in types for key, types in fields.items())
         ):
-            raise InvalidInput("a peer asks for what this release does not know: upgrade every node")
+            raise VersionMismatch(
+                f"{self._name} runs another release than the member that asks it, and does not know this: "
+                "install the same release on every member"
+            )
         CALLER.set(Caller("client", caller))
         return await self._here(operation, given, None, request_id, timeout_s)
 

@@ -7,8 +7,9 @@ import time
 from collections.abc import Awaitable, Callable, Mapping
 
 from cyoloctl.audit import audit
-from cyoloctl.errors import InvalidInput
+from cyoloctl.errors import InvalidInput, VersionMismatch
 from cyoloctl.members.joining import JoinOperations
+from cyoloctl.members.levels import LevelMachine
 from cyoloctl.members.records import AskedRole
 from cyoloctl.model import LocalNode, parse_address, parse_dialable_address
 from cyoloctl.pki.files import NodeFiles
@@ -40,6 +41,7 @@ class GrantOperations:
         node: LocalNode,
         *,
         joining: JoinOperations,
+        levels: LevelMachine,
         files: Callable[[], NodeFiles],
         addresses: Callable[[], Mapping[str, str]],
         certify: Callable[[str, str, float], Awaitable[Json]],
@@ -49,6 +51,7 @@ class GrantOperations:
         self._proposer = proposer
         self._node = node
         self._joining = joining
+        self._levels = levels
         self._files = files
         self._addresses = addresses
         self._certify = certify
@@ -74,15 +77,15 @@ class GrantOperations:
 
         Raises InvalidInput, AlreadyExists for the name of a member, Conflict
         for its address, its key or a removed name, ConfigError where no
-        connected node holds the CA key that is needed.
+        connected node holds the CA key that is needed, VersionMismatch.
         """
-        deadline = time.monotonic() + timeout_s
-        asked = self._read(request)
+        deadline, asked = time.monotonic() + timeout_s, self._read(request)
         name = str(asked.name)
         await self._joining.founded(timeout_s)
         await self._proposer.in_time(timeout_s=timeout_s)
         await self._proposer.fresh(timeout_s=_left(deadline))
         self._joining.refuse_taken_address(name, str(asked.address))
+        self._refuse_level(asked)
         if certificate_pem is None:
             self._check_can_certify()
         else:
@@ -116,6 +119,15 @@ class GrantOperations:
             **_shown(sealed),
         }
 
+    def _refuse_level(self, asked: NodeRequest) -> None:
+        """Raises VersionMismatch for a node whose release does not understand the cluster's level."""
+        if asked.level < self._levels.level:
+            raise VersionMismatch(
+                f"the cluster is at level {self._levels.level}, and the release on {asked.name} understands "
+                f"level {asked.level}: install release {self._levels.release} or a later one there, then "
+                "make the request again (`cyoloctl node request`)"
+            )
+
     @staticmethod
     def _read(request: str) -> NodeRequest:
         asked = decode_request(request)
@@ -142,6 +154,7 @@ class GrantOperations:
             trust_pem="".join(self._files().authorities),
             storage=self._node.storage,
             offline_ca=self._node.offline_ca,
+            level=self._levels.level,
             peers={**known, str(self._node.name): self._node.advertise},
         )
         return seal_grant(

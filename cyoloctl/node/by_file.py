@@ -10,11 +10,12 @@ from __future__ import annotations
 import json
 import os
 from contextlib import suppress
+from dataclasses import replace
 from datetime import datetime
 from pathlib import Path
 from typing import Any
 
-from cyoloctl.errors import AlreadyExists, ConfigError, CyoloctlError, InvalidInput
+from cyoloctl.errors import AlreadyExists, ConfigError, CyoloctlError, InvalidInput, VersionMismatch
 from cyoloctl.model import ClusterId, NodeName, parse_name
 from cyoloctl.node.config import CONFIG_NAME, Config, load_config, write_config
 from cyoloctl.node.create import (
@@ -36,6 +37,7 @@ from cyoloctl.pki.grants import accept_grant
 from cyoloctl.pki.requests import csr_sha256, prepare_request, sign_request
 from cyoloctl.pki.sealed_grants import SealedGrant, decode_sealed_grant, open_grant
 from cyoloctl.raft import create_storage
+from cyoloctl.replicated.levels import THIS
 from cyoloctl.text import parse_json_object, rfc3339
 
 __all__ = ["PENDING_NAME", "accept", "request"]
@@ -78,7 +80,7 @@ def request(
     with private_directory(data_dir):
         fresh = [path for path in (pki_dir, data_dir / PENDING_NAME) if not os.path.lexists(path)]
         try:
-            signed = sign_request(prepare_request(pki_dir, node_name), shown)
+            signed = replace(sign_request(prepare_request(pki_dir, node_name), shown), level=THIS.level)
             pending = {
                 "schema_version": 1,
                 "name": node_name,
@@ -110,7 +112,8 @@ def accept(data_dir: Path, text: str) -> dict[str, Any]:
     cluster's to say.  The same grant again changes nothing.
 
     Returns what was made, as JSON.  Raises InvalidInput for a grant that is
-    damaged, AccessDenied for one that answers another request, AlreadyExists
+    damaged, VersionMismatch for one of a cluster whose level is above this
+    release's, AccessDenied for one that answers another request, AlreadyExists
     where the directory holds another node, ConfigError where it asked for
     nothing, Conflict (files of another cluster), StorageError.
     """
@@ -124,6 +127,7 @@ def accept(data_dir: Path, text: str) -> dict[str, Any]:
     listens, shown = addresses_of(pending["listen"], pending["advertise"])
     gateway_config = gateway_of(pending["gateway"], pending["gateway_url"])
     inner = open_grant(pki_dir, grant, name=name, request_pem=read_pem(pki_dir / NODE_REQUEST))
+    _refuse_level(inner.get("level"))
     refuse_gateway_of_witness(inner.get("witness") is True, gateway_config, "`cyoloctl node request`")
     with private_directory(data_dir):
         fresh = [path for path in journal_files(data_dir) if not os.path.lexists(path)]
@@ -155,6 +159,15 @@ def accept(data_dir: Path, text: str) -> dict[str, Any]:
         with suppress(OSError):  # it says nothing any more
             os.unlink(data_dir / PENDING_NAME)
     return _answer(data_dir, config, grant, granted.certificate_expires_at, learner=granted.learner)
+
+
+def _refuse_level(level: object) -> None:
+    """Raises VersionMismatch for the grant of a cluster whose level this release does not understand."""
+    if isinstance(level, int) and level > THIS.level:
+        raise VersionMismatch(
+            f"the cluster is at level {level}, and release {THIS.name} understands level {THIS.level}: "
+            "install the release that its members run, then accept the same grant"
+        )
 
 
 def _pending(data_dir: Path) -> dict[str, Any]:

@@ -335,7 +335,9 @@ class Node:
                 await self.engine.transfer_leadership(None, timeout_s=_HANDOVER_TIMEOUT_S)
             except CyoloctlError as error:
                 _log.warning("leadership was not handed over", extra={"reason": error.message})
-        if self._failure is None and self._config.storage == "memory":
+        if self._config.storage == "disk":
+            self._note_level()  # it may have been raised a moment ago
+        elif self._failure is None:
             await self.service.votes.give_vote_back(timeout_s=_HANDOVER_TIMEOUT_S)
         for task in self._tasks:
             task.cancel()
@@ -485,11 +487,14 @@ class Node:
     async def _remember_level(self) -> None:
         """Leave the level in the directory, so that an earlier release ends before it opens the rest."""
         while True:
-            try:
-                note_level(self._data_dir, self.service.upgrading.levels)
-            except (CyoloctlError, OSError) as error:
-                _log.warning("the level was not noted", extra={"error": str(error)})
+            self._note_level()
             await self.engine.wait_changed(_NOTE_LEVEL_S)
+
+    def _note_level(self) -> None:
+        try:
+            note_level(self._data_dir, self.service.upgrading.levels)
+        except (CyoloctlError, OSError) as error:
+            _log.warning("the level was not noted", extra={"error": str(error)})
 
 
 async def _report_suppressed() -> None:

@@ -197,6 +197,7 @@ class Service:
             proposer,
             config,
             joining=self.joining,
+            levels=state.levels,
             files=lambda: self.certificates.files,
             addresses=self.addresses.known,
             certify=self.authorities.certify,

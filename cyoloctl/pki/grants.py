@@ -147,8 +147,12 @@ def make_grant_without_key(
     peers: Mapping[str, Address],
     witness: bool = False,
     offline_ca: bool = False,
+    level: int = 1,
 ) -> dict[str, Any]:
-    """A grant as make_grant's, around a certificate that is made already, and without the CA's key."""
+    """A grant as make_grant's, around a certificate that is made already, and without the CA's key.
+
+    level: that of the cluster.
+    """
     return {
         "schema_version": SCHEMA_VERSION,
         "cluster_id": cluster_id,
@@ -163,6 +167,7 @@ def make_grant_without_key(
         # Left out while it says nothing: earlier releases take no other field.
         **({"witness": True} if witness else {}),
         **({"offline_ca": True} if offline_ca else {}),
+        **({"level": level} if level > 1 else {}),
     }
 
 
@@ -235,7 +240,9 @@ def accept_grant(
 
 def _fields_of(value: object) -> dict[str, Any]:
     """The fields of a grant; those of `_SAID` stand in it only where they are true."""
-    said = {key: bool for key in _SAID if isinstance(value, dict) and value.get(key) is True}
+    said: dict[str, type] = {key: bool for key in _SAID if isinstance(value, dict) and value.get(key) is True}
+    if isinstance(value, dict) and "level" in value:
+        said["level"] = int
     return dict.fromkeys(_SAID, False) | parse_fields(value, "grant", **_GRANT_FIELDS, **said)
 
 

@@ -76,7 +76,7 @@ class NodeRequest:
     address: where others can dial it.  sealing_key: X25519 public key, base64,
     the one that the request signs.  signature: of all of it, by the key that the
     certificate is for (`sign_request`): the node asks to be admitted.  None:
-    a member asks for another certificate.
+    a member asks for another certificate.  level: what its release understands.
     """
 
     name: NodeName
@@ -84,6 +84,7 @@ class NodeRequest:
     request_pem: str
     sealing_key: str
     signature: str | None = None
+    level: int = 1
 
     @property
     def request_sha256(self) -> str:
@@ -228,6 +229,8 @@ def encode_request(request: NodeRequest) -> str:
             "request_pem": request.request_pem,
             "sealing_key": request.sealing_key,
             **({} if request.signature is None else {"signature": request.signature}),
+            # Left out while it says nothing: earlier releases take no other field.
+            **({"level": request.level} if request.level > 1 else {}),
         }
     )
 
@@ -238,8 +241,8 @@ def decode_request(text: str) -> NodeRequest:
     Raises InvalidInput, VersionMismatch for one of a newer release.
     """
     value = parse_object(text, "request", _MAX_FILE_CHARS)
-    signed = {"signature": str} if "signature" in value else {}
-    parse_fields(value, "request", name=str, address=str, request_pem=str, sealing_key=str, **signed)
+    more = {key: kind for key, kind in (("signature", str), ("level", int)) if key in value}
+    parse_fields(value, "request", name=str, address=str, request_pem=str, sealing_key=str, **more)
     check_request(value["request_pem"], parse_name(value["name"]), value["sealing_key"], None)
     request = NodeRequest(
         NodeName(value["name"]),
@@ -247,6 +250,7 @@ def decode_request(text: str) -> NodeRequest:
         value["request_pem"],
         value["sealing_key"],
         value.get("signature"),
+        max(1, value.get("level", 1)),
     )
     if request.signature is not None and (
         # In one spelling: what is signed is what stands in the file.

@@ -19,6 +19,7 @@ from cyoloctl.errors import (
     InternalError,
     InvalidInput,
     NoLeader,
+    VersionMismatch,
     error_from_code,
 )
 from cyoloctl.model import name_of
@@ -116,7 +117,10 @@ class PeerCalls:
             raise InvalidInput("a peer's request is malformed")
         operation = self._operations.get(name) if isinstance(name, str) else None
         if operation is None or arguments.keys() != operation.fields.keys():
-            raise InvalidInput("a peer asks for what this release does not know: upgrade every node")
+            raise VersionMismatch(
+                "the member that was asked runs another release than the one that asks, and does not know "
+                "this: install the same release on every member (`cyoloctl status` names them)"
+            )
         for key, types in operation.fields.items():
             if not isinstance(arguments[key], types):
                 raise InvalidInput(f"a peer's request has a wrong {key}")

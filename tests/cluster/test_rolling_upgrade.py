@@ -16,7 +16,7 @@ import pytest
 
 from cyoloctl.errors import TokenRejected, VersionMismatch
 from cyoloctl.node.level_file import LEVEL_NAME
-from tests.support.cluster import Cluster, Node, Writers, assert_refused, environment, wait_until
+from tests.support.cluster import Cluster, Node, NotYet, Writers, assert_refused, environment, wait_until
 from tests.support.next_release import NAME
 
 pytestmark = [pytest.mark.cluster, pytest.mark.slow, pytest.mark.timeout(300)]
@@ -69,10 +69,16 @@ def as_release(module: str, *arguments: object, stdin: str = "") -> subprocess.C
 
 
 def refused(node: Node, *words: str) -> None:
-    with pytest.raises(VersionMismatch) as caught:
-        multiply(node, 3)
-    for word in words:
-        assert word in caught.value.message
+    """Soon refused with these words: a member that was just started announces what it understands."""
+
+    def told() -> bool:
+        with pytest.raises(VersionMismatch) as caught:
+            multiply(node, 3)
+        if not all(word in caught.value.message for word in words):
+            raise NotYet(caught.value.message)
+        return True
+
+    wait_until(f"the refusal with {words}", told)
 
 
 def test_rolling_upgrade_loses_no_write_and_ends_with_what_is_new(tmp_path: Path) -> None:
@@ -83,13 +89,13 @@ def test_rolling_upgrade_loses_no_write_and_ends_with_what_is_new(tmp_path: Path
             refused(cluster["n1"], "n3 does not understand it", NAME)
             waits = cluster["n2"].cli("cluster", "upgrade", "--dry-run")
             assert_refused(waits, 76, "n3 does not understand level 2", f"release {NAME}")
-            assert problems(cluster["n3"]) == []
+            wait_until("no problem", lambda: problems(cluster["n3"]) == [])
             # n2 goes back: nothing that it wrote meanwhile stops it.
             took.append(install(cluster, "n2", TODAY, writers))
             refused(cluster["n1"], "n2 and n3 do not understand it")
             took += [install(cluster, name, NEXT, writers) for name in ("n3", "n2")]
             refused(cluster["n3"], "every member understands it")
-            assert problems(cluster["n1"]) == ["level_behind"]
+            wait_until("the level behind", lambda: problems(cluster["n1"]) == ["level_behind"])
             planned = cluster["n1"].client().cluster_upgrade(dry_run=True)
             assert (planned["level"], planned["to"], planned["changed"], planned["dry_run"]) == (
                 1,
@@ -156,6 +162,20 @@ def _takes_in_no_earlier_release(cluster: Cluster, base: Path) -> None:
     node.start()
     cluster.wait_settled(voters=4)
     assert multiply(node, 2) == 108
+
+    # By file: the cluster grants nothing to a release that it has outgrown.
+    box, request, grant = cluster.new_node("n5"), cluster.base / "n5.request", cluster.base / "n5.grant"
+    ask = ("node", "request", "-d", box.directory, "--name", "n5", "--listen", box.address, "--out")
+    grants = ("member", "grant", "--request", request, "--out", grant)
+    assert as_release(TODAY, *ask, request).returncode == 0
+    assert_refused(node.cli(*grants), 76, "the release on n5 understands level 1", f"install release {NAME}")
+    request.unlink()
+    assert as_release(NEXT, *ask, request).returncode == 0
+    assert node.cli(*grants).returncode == 0
+    accept = ("node", "accept", "-d", box.directory, "--grant", grant)
+    assert_refused(as_release(TODAY, *accept), 76, "the cluster is at level 2")
+    accepted = as_release(NEXT, *accept)
+    assert accepted.returncode == 0, accepted.stderr
 
 
 def test_new_cluster_of_the_next_release_needs_no_raising(tmp_path: Path) -> None:

@@ -9,7 +9,15 @@ from typing import Any
 
 import pytest
 
-from cyoloctl.errors import AccessDenied, AlreadyExists, ConfigError, CyoloctlError, InvalidInput, UsageError
+from cyoloctl.errors import (
+    AccessDenied,
+    AlreadyExists,
+    ConfigError,
+    CyoloctlError,
+    InvalidInput,
+    UsageError,
+    VersionMismatch,
+)
 from cyoloctl.model import Address
 from cyoloctl.node import by_file
 from cyoloctl.node.config import load_config
@@ -18,6 +26,7 @@ from cyoloctl.pki.grants import make_grant
 from cyoloctl.pki.requests import decode_request
 from cyoloctl.pki.sealed_grants import encode_sealed_grant, seal_grant
 from cyoloctl.pki.x509 import public_key_sha256
+from cyoloctl.replicated.levels import Release
 from tests.support.pki import ID, NOW, OTHER_ID, Cluster, make_cluster
 
 
@@ -196,3 +205,24 @@ def test_grant_for_a_witness_makes_one_and_none_with_a_gateway(cluster: Cluster,
     error = refused(tmp_path / "n5", text)
     assert isinstance(error, ConfigError)
     assert "a witness, which has no gateway: repeat `cyoloctl node request` without" in error.message
+
+
+def test_grant_of_a_cluster_above_this_releases_level_is_refused_and_works_after_an_upgrade(
+    cluster: Cluster, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    text = grant(cluster, ask(tmp_path), level=2)
+    error = refused(tmp_path / "n4", text)
+    assert isinstance(error, VersionMismatch)
+    assert "the cluster is at level 2, and release" in error.message
+    monkeypatch.setattr(by_file, "THIS", Release("9.0.0", 2))
+    assert by_file.accept(tmp_path / "n4", text)["name"] == "n4"
+
+
+def test_request_says_what_its_release_understands_once_that_is_more_than_the_base(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    request = ask(tmp_path)
+    assert "level" not in json.loads(request.read_text()), "earlier releases take no other field"
+    assert decode_request(request.read_text()).level == 1
+    monkeypatch.setattr(by_file, "THIS", Release("9.0.0", 2))
+    assert decode_request(ask(tmp_path, "n5").read_text()).level == 2
