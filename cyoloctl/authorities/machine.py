@@ -221,6 +221,7 @@ class AuthorityMachine(Machine):
         return {"days": given["days"]}
 
     def _begin(self, given: dict[str, Any], index: int, now_unix_ms: int) -> dict[str, Any]:
+        self._refuse_witnesses(given["keys"])
         going = self._rotation
         sha256 = _fingerprint(given["ca_pem"])
         if going is not None:
@@ -231,7 +232,6 @@ class AuthorityMachine(Machine):
             raise Refused(Conflict("the CA was exchanged meanwhile: see pki status"))
         if given["ca_pem"] == given["old_ca_pem"]:
             raise Refused(Conflict("the new CA is the old one: make a new one"))
-        self._refuse_witnesses(given["keys"])
         self._rotation = Rotation(
             ca_pem=given["ca_pem"],
             old_ca_pem=given["old_ca_pem"],

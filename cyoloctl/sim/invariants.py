@@ -360,7 +360,7 @@ class Invariants:
                 early = None if self.levels is None else self.levels.applied(request, answer, state)
                 if early is not None:
                     self.time.fail("level", f"{node.name} at {index}: {early}")
-                sealed = sealed_to_witness(state, request)
+                sealed = None if "error" in answer else sealed_to_witness(state, request)
                 if sealed is not None:
                     self.time.fail("witness", f"{node.name} at {index}: {sealed}")
         elif known != (item, result):

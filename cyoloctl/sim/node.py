@@ -83,6 +83,7 @@ class Node:
         self.life = 0
         self.disk = self._new_disk()
         self.replica: Replica | None = None
+        self.left_voters: list[frozenset[RaftId]] = []  # of its log, and of its last roll call
         self.journal: WatchedJournal
         self.snapshots: SnapshotStore
         self.state: ClusterState
@@ -332,6 +333,7 @@ class Node:
         self.time.disturb(self.name)
         if self.replica is not None:
             self._network.gone(self, power=power)
+            self.left_voters = [self.replica.voters(), self.replica.considered()]
             members = {member.name for member in self.state.members.members()} - {self.name}
             self._remembered = frozenset(members & self._network.hosts.keys()) or self._remembered
         self.life += 1

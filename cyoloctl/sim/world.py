@@ -71,9 +71,11 @@ class World:
 
     def _configurations(self) -> list[frozenset[RaftId]]:
         found = [self.invariants.voters()]
-        for node in self.running():
+        for node in self.nodes.values():
             if node.replica is not None:
                 found += [node.replica.voters(), node.replica.considered()]
+            elif not node.memory:  # a change that its disk alone holds may be in force when it is back
+                found += node.left_voters
         return [voters for voters in found if voters]
 
     def names(self) -> list[str]:
