@@ -16,6 +16,7 @@ import stat
 import sys
 import time
 import traceback
+import warnings
 from collections.abc import Callable
 from datetime import UTC, datetime
 from typing import Any, TextIO
@@ -303,6 +304,20 @@ def configure(log_format: str, level: str, stream: TextIO | None = None, path: s
     root.handlers[:] = [handler]
     root.setLevel(logging.WARNING)
     logging.getLogger("cyoloctl").setLevel(level.upper())
+    warnings.showwarning = _log_warning
+
+
+def _log_warning(
+    message: Warning | str,
+    category: type[Warning],
+    filename: str,
+    lineno: int,
+    file: TextIO | None = None,
+    line: str | None = None,
+) -> None:
+    """A warning of Python, where they are shown at all: a line of the log like any other."""
+    text = f"{filename}:{lineno}: {category.__name__}: {message}"
+    _log.warning("a warning of Python", extra={"text": text})
 
 
 def _handlers() -> list[LogHandler]:

@@ -231,3 +231,21 @@ def test_log_that_nobody_reads_disturbs_nothing(log: Log) -> None:
         process.stdin.write(b"\n")
         process.stdin.flush()
         assert process.stdout.readline() == b"alive\n"
+
+
+def test_warning_of_python_is_a_line_of_the_log_like_any_other() -> None:
+    """Such as one of a connection that was left open when the event loop ended."""
+    script = (
+        "from cyoloctl.node import logs; import warnings; logs.configure('json', 'info'); "
+        "warnings.warn('left open', ResourceWarning)"
+    )
+    done = subprocess.run(
+        [sys.executable, "-W", "default", "-c", script],
+        capture_output=True,
+        text=True,
+        check=True,
+        timeout=30,
+    )
+    [line] = map(json.loads, done.stderr.splitlines())
+    assert line["logger"] == "cyoloctl.node"
+    assert line["text"].endswith("ResourceWarning: left open")
