@@ -116,6 +116,8 @@ def test_witness_is_shown_as_one_and_is_given_nothing_that_it_does_not_need(
         refused = node.cli("member", "transfer-leadership", "--to", "w", *dry_run)
         assert_refused(refused, 4, "w is a witness, which leads only while no other voter can")
     assert_refused(node.cli("member", "set-host", "w", "w.example.com"), 4, "w is a witness")
+    both_roles = ("member", "invite", "--name", "x", "--learner", "--witness")
+    assert_refused(node.cli(*both_roles), 2, "--learner and --witness exclude each other")
     preview = node.json("member", "demote", "n2", "--dry-run")
     assert (preview["before"]["can_lead"], preview["after"]["can_lead"]) == (2, 1)
     assert (preview["before"]["voters"], preview["after"]["quorum"]) == (3, 2)
@@ -131,6 +133,9 @@ def test_witness_is_shown_as_one_and_is_given_nothing_that_it_does_not_need(
     wait_until("n1 has put the old key away", lambda: _ca_keys(node) == ["ca.key"])
     running.stop_all()
     _hold_no_key(running)
+
+    # Its disk is not one to go on from alone.
+    assert_refused(witness.cli("cluster", "recover", "--dry-run"), 4, "w is a witness")
 
     # Configured by hand: the file says so at once.
     config = witness.directory / "node.yaml"
