@@ -13,7 +13,7 @@ from cyoloctl.members.levels import LevelMachine
 from cyoloctl.members.machine import MemberMachine
 from cyoloctl.members.presence import Presence
 from cyoloctl.members.records import Member
-from cyoloctl.model import RaftId, is_in_memory
+from cyoloctl.model import RaftId, is_in_memory, name_of
 from cyoloctl.raft import ReplicaStatus
 from cyoloctl.text import Json
 
@@ -88,14 +88,19 @@ def reach_due(
     status: ReplicaStatus,
     presence: Callable[[str], Presence | None],
     acknowledged: Callable[[RaftId], int],
+    last_process: Callable[[str], str | None],
 ) -> Json | None:
     """The arguments of ``presence reached``: how far a voter that is away had got; None when all is known.
 
     So that a copy of a disk, or an older one that comes back, is known as such by every node.
+    last_process: with which process of it the last link was.  What a process acknowledged that the
+    register does not know yet says nothing of the one that it knows: the later one began with less.
     """
     for raft_id in status.voters:
         index, known = acknowledged(raft_id), presence(raft_id)
-        if raft_id not in status.connected and known is not None and index > known.index:
+        if raft_id in status.connected or known is None or last_process(name_of(raft_id)) != known.boot:
+            continue
+        if index > known.index:
             return {"name": raft_id, "index": index}
     return None
 

@@ -187,7 +187,8 @@ class Upkeep:
                 await self._proposer.apply("presence", "boot", boot, request_id=None, timeout_s=5.0)
                 return True
         if self._engine.is_leader():
-            reached = reach_due(self._engine.status(), presence.get, self._engine.acknowledged)
+            engine = self._engine
+            reached = reach_due(engine.status(), presence.get, engine.acknowledged, engine.last_process)
             if reached is not None:
                 await self._proposer.apply("presence", "reached", reached, request_id=None, timeout_s=5.0)
                 return True

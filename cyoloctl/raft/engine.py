@@ -354,6 +354,10 @@ class Engine:
         """Peers that keep this process out at present, and why; no majority yet."""
         return self._verdicts.kept_out_by(self._loop.time())
 
+    def last_process(self, name: str) -> str | None:
+        """`boot` of the process that the last link with this peer was with."""
+        return self._network.last_process(name)
+
     def acknowledged(self, raft_id: RaftId) -> int:
         """The highest committed index that a peer is known to hold; 0 unless this node leads."""
         return self._replica.acknowledged(raft_id)

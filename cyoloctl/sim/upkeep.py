@@ -179,7 +179,7 @@ class Upkeep:
             self._propose("presence", "boot", boot)
         elif replica.is_leader():
             status = replica.status()
-            reached = reach_due(status, presence.get, replica.acknowledged)
+            reached = reach_due(status, presence.get, replica.acknowledged, node.links.last_process)
             if reached is not None:
                 self._propose("presence", "reached", reached)
                 return

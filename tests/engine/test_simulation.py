@@ -486,7 +486,7 @@ PLANTED: list[tuple[Plant, range, dict[str, Any], str]] = [
     (snapshot_is_not_synced, range(2000, 2040), {}, "start"),
     (subjects_are_unbounded, range(2000, 2005), {}, "bounds"),
     (nothing_is_remembered, range(2000, 2020), {}, "exactly once"),
-    (abandoned_means_not_applied, range(2130, 2170), {"faults": ("crash",), "nodes": 3}, "told"),
+    (abandoned_means_not_applied, range(2090, 2130), {"faults": ("crash",), "nodes": 3}, "told"),
     (giving_up_means_not_applied, range(2000, 2020), {}, "told"),
     (ended_links_deliver, range(2000, 2020), {}, "link"),
     (
@@ -498,7 +498,7 @@ PLANTED: list[tuple[Plant, range, dict[str, Any], str]] = [
     (dials_are_not_repeated, range(2040, 2080), {}, "convergence"),
     (
         removed_lives_count_for_the_name,
-        range(2078, 2118),
+        range(2190, 2230),
         {"faults": ("membership", "crash"), "nodes": 3},
         "link, convergence",
     ),
