@@ -126,23 +126,28 @@ class Promises:
             and now_ms < of_subject.until_ms
         ):
             return f"a session of {given['sub']} is used that was revoked"
-        return self._raise_sid(given["sid"], given["gen"] + 1, value, now_ms)
+        return self._raise_sid(given, given["gen"] + 1, value, now_ms)
 
     def _revoke_sid(self, given: Json, value: Json, now_ms: int) -> str | None:
-        return self._raise_sid(given["sid"], _ALL, value, now_ms)
+        return self._raise_sid(given, _ALL, value, now_ms)
 
-    def _raise_sid(self, sid: str, low: int, value: Json, now_ms: int) -> str | None:
+    def _raise_sid(self, given: Json, low: int, value: Json, now_ms: int) -> str | None:
+        sid = given["sid"]
         old = self._sids.get(sid)
         if old is not None and not self._may_be_forgotten(old, now_ms):
             low = max(low, old.level)
         shown = value["minimum_gen"]
         if shown is not None and shown < low:
             return f"session {sid} has the lowest generation {shown}, not {low}"
-        self._sids[sid] = self._revoked(old, low, value["until_unix_ms"], now_ms)
+        self._sids[sid] = self._revoked(old, low, given, value, now_ms)
         return None
 
-    def _revoked(self, old: _Revoked | None, level: int, until_ms: int, now_ms: int) -> _Revoked:
-        steady_end = self._steady_ms + max(until_ms - now_ms, 0)
+    def _revoked(self, old: _Revoked | None, level: int, given: Json, value: Json, now_ms: int) -> _Revoked:
+        until_ms = value["until_unix_ms"]
+        # In steady time it is kept for what was asked for now, or before.  An earlier end may be
+        # further away by now than it was then, where cluster time was set back.
+        asked_ms = until_ms if given["until_unix_ms"] is None else given["until_unix_ms"]
+        steady_end = self._steady_ms + max(min(asked_ms, until_ms) - now_ms, 0)
         if old is None:
             return _Revoked(level, until_ms, steady_end)
         return _Revoked(level, max(until_ms, old.until_ms), max(steady_end, old.steady_end_ms))
@@ -152,7 +157,7 @@ class Promises:
 
     def _revoke_sub(self, given: Json, value: Json, now_ms: int) -> str | None:
         self._subs[given["sub"]] = self._revoked(
-            self._subs.get(given["sub"]), value["issued_before_unix_s"], value["until_unix_ms"], now_ms
+            self._subs.get(given["sub"]), value["issued_before_unix_s"], given, value, now_ms
         )
         issued = given["issued_before_unix_s"]
         if issued is not None and value["issued_before_unix_s"] < issued:
