@@ -64,8 +64,7 @@ class Node:
     ) -> None:
         """log: what its disk holds at first.  witness: it was admitted as one.
 
-        memory: every start begins under a new raft id: the first one with that log, later ones with an
-        empty one.
+        memory: every start begins under a new raft id: the first with that log, later ones with an empty one.
         """
         self._plan, self.time, self._network, self.invariants = plan, time, network, invariants
         self.name, self.memory, self.is_witness = name, memory, witness
