@@ -165,10 +165,9 @@ def read_authorities(pki_dir: Path) -> tuple[str, ...]:
 def read_ca(pki_dir: Path, *, ca_key: Path | None = None) -> tuple[str, str]:
     """The cluster's CA, (certificate PEM, private key PEM), of a voter.
 
-    ca_key: where the key is, for a CA that is kept offline.  Raises
-    ConfigError, also where this node holds no CA key.
+    ca_key: another file of the directory with the key, while CAs are exchanged.
+    Raises ConfigError, also where this node holds no CA key.
     """
-    # A key that someone names may be behind a link, on a stick say; in our directory there are none.
     path = pki_dir / CA_KEY if ca_key is None else Path(os.path.realpath(ca_key))
     if not os.path.lexists(path):
         raise ConfigError(
