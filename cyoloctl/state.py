@@ -395,6 +395,7 @@ class ClusterState:
         now_ms = max(self.time_unix_ms, request.time_unix_ms)
         before = self.clock.stamp
         self.clock.stamp = Stamp(before.epoch, now_ms, max(before.steady_ms, now_ms))
+        now_ms = self.time_unix_ms
         result, done = self._run(index, request, now_ms)
         if done is None:
             self.clock.stamp = before

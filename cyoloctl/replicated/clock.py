@@ -13,7 +13,10 @@ from cyoloctl.replicated.command import MAX_TIME_UNIX_MS, Malformed, Refused
 from cyoloctl.replicated.machine import Machine, Operations
 from cyoloctl.text import Json
 
-__all__ = ["MAX_HISTORY", "ClockMachine", "TimeSet"]
+__all__ = ["LATEST_UNIX_MS", "MAX_HISTORY", "ClockMachine", "TimeSet"]
+
+LATEST_UNIX_MS = MAX_TIME_UNIX_MS // 2
+"""Where cluster time stops: whatever ends after it still ends at a time that a record can hold."""
 
 MAX_HISTORY = 100
 """Settings of the time that are remembered; the first ones and the last."""
@@ -45,17 +48,27 @@ class ClockMachine(Machine):
 
     def __init__(self) -> None:
         super().__init__(_OPERATIONS)
-        self.stamp: Stamp = NO_STAMP
+        self._stamp: Stamp = NO_STAMP
         self._history: tuple[TimeSet, ...] = ()
+
+    @property
+    def stamp(self) -> Stamp:
+        """The time now.  Neither of its two times is set beyond `LATEST_UNIX_MS`."""
+        return self._stamp
+
+    @stamp.setter
+    def stamp(self, stamp: Stamp) -> None:
+        time_ms, steady_ms = min(stamp.time_unix_ms, LATEST_UNIX_MS), min(stamp.steady_ms, LATEST_UNIX_MS)
+        self._stamp = Stamp(stamp.epoch, time_ms, steady_ms)
 
     def advance(self, stamp: Stamp) -> None:
         """An entry of this stamp is applied."""
         present = self.stamp
         time_ms = present.time_unix_ms
         if stamp.epoch == present.epoch:
-            time_ms = max(time_ms, min(stamp.time_unix_ms, MAX_TIME_UNIX_MS))
+            time_ms = max(time_ms, stamp.time_unix_ms)
         # Of another epoch: appended before the entry that set the time was applied.
-        steady_ms = max(present.steady_ms, min(stamp.steady_ms, MAX_TIME_UNIX_MS))
+        steady_ms = max(present.steady_ms, stamp.steady_ms)
         self.stamp = Stamp(present.epoch, time_ms, steady_ms)
 
     def history(self) -> tuple[TimeSet, ...]:
@@ -66,8 +79,8 @@ class ClockMachine(Machine):
         present = self.stamp
         if given["epoch"] != present.epoch:
             raise Refused(Conflict("the time was set meanwhile: look at the status, then set it again"))
-        done = TimeSet(present.epoch + 1, index, present.time_unix_ms, given["to_unix_ms"], given["by"])
-        self.stamp = Stamp(done.epoch, done.to_unix_ms, present.steady_ms)
+        self.stamp = Stamp(present.epoch + 1, given["to_unix_ms"], present.steady_ms)
+        done = TimeSet(self.stamp.epoch, index, present.time_unix_ms, self.stamp.time_unix_ms, given["by"])
         kept = (*self._history, done)
         if len(kept) > MAX_HISTORY:
             kept = (*kept[: MAX_HISTORY // 2], *kept[-MAX_HISTORY // 2 :])

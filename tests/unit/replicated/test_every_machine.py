@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 from typing import Any
 
@@ -42,7 +43,9 @@ class World:
 
     def apply(self, machine: str, operation: str, arguments: Json) -> Json:
         self.index += 1
-        return self.machine(machine).apply(operation, _travelled(arguments), self.index, NOW)
+        return self.machine(machine).apply(
+            operation, _travelled(arguments), self.index, self.state.time_unix_ms
+        )
 
     def exported(self, name: str) -> Any:
         return json.loads(canonical_json(self.machine(name).export_state()))
@@ -92,6 +95,16 @@ def test_good_arguments_are_not_malformed(name: str, operation: str) -> None:
     except Refused:
         return
     assert parse_canonical_json(canonical_json(answer)) == answer
+
+
+@pytest.mark.parametrize(("name", "operation"), OPERATIONS)
+def test_everything_done_at_the_end_of_time_fits_in_a_snapshot(name: str, operation: str) -> None:
+    world, again = World(name), ClusterState()
+    world.state.advance(Stamp(world.state.stamp().epoch, 2**64 - 1, 2**64 - 1))
+    with contextlib.suppress(Refused):
+        world.apply(name, operation, CASES[name].good[operation])
+    again.restore(world.state.begin_snapshot()())
+    assert again.digest() == world.state.digest()
 
 
 @pytest.mark.parametrize(("name", "operation", "argument", "value"), WRONG)

@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 from cyoloctl.counters.machine import CounterMachine
 from cyoloctl.errors import VersionMismatch
 from cyoloctl.model import Stamp
-from cyoloctl.replicated.clock import MAX_HISTORY
+from cyoloctl.replicated.clock import LATEST_UNIX_MS, MAX_HISTORY
 from cyoloctl.replicated.command import MAX_COMMAND_BYTES, Malformed, decode_command, encode_command
 from cyoloctl.replicated.requests import LIMITS, RequestTable, TableLimits
 from cyoloctl.state import ClusterState, StateLimits
@@ -483,7 +483,7 @@ def test_stamp_beyond_all_time_leaves_a_state_that_a_snapshot_can_hold() -> None
     cluster, again = ClusterState(), ClusterState()
     cluster.advance(Stamp(0, 2**64 - 1, 2**64 - 1))
     cluster.apply(1, add("r"), 0)
-    assert cluster.stamp() == Stamp(0, 2**53, 2**53)
+    assert cluster.stamp() == Stamp(0, LATEST_UNIX_MS, LATEST_UNIX_MS)
     again.restore(cluster.begin_snapshot()())
     assert again.stamp() == cluster.stamp()
 
