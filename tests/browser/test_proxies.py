@@ -19,7 +19,7 @@ from tests.support.cluster import Cluster, free_port, wait_until
 from tests.support.gateways import HOST, Visitor, add_gateways, begin, session, wait_gateways
 from tests.support.proxies import NAMES, Kind, host_of, proxy_process, require
 
-pytestmark = [pytest.mark.cluster, pytest.mark.timeout(120)]
+pytestmark = pytest.mark.cluster
 
 RULES = ["--host-resolver-rules=MAP *.example.com 127.0.0.1"]
 KINDS = pytest.mark.parametrize("kind", ["nginx", "haproxy"])

@@ -20,7 +20,7 @@ from tests.browser.webdriver import ENTER, TAB, Browser, Switch, browser, requir
 from tests.support.cluster import Cluster, wait_until
 from tests.support.gateways import HOST, add_gateways, begin, session, wait_gateways
 
-pytestmark = [pytest.mark.cluster, pytest.mark.timeout(300)]
+pytestmark = pytest.mark.cluster
 
 ROOT = Path(__file__).resolve().parents[2]
 RESOLVE = [f"--host-resolver-rules=MAP {HOST} 127.0.0.1"]

@@ -25,7 +25,6 @@ def _privilege() -> None:
         pytest.skip(f"REAL NODES UNDER FAULTS ARE NOT TESTED: {reason}")
 
 
-@pytest.mark.timeout(180)
 def test_real_nodes_under_faults_stay_linearizable_and_apply_once(tmp_path: Path) -> None:
     faults = ["kill", "pause", "partition", "one-way", "weather", "read-only", "clock"]
     report = tmp_path / "report"
@@ -49,7 +48,6 @@ def test_real_nodes_under_faults_stay_linearizable_and_apply_once(tmp_path: Path
     assert "cyofault" not in Path("/proc/mounts").read_text()
 
 
-@pytest.mark.timeout(180)
 def test_real_follower_without_a_way_to_the_leader_is_served_and_leadership_settles(tmp_path: Path) -> None:
     with FaultCluster(tmp_path, 3) as cluster:
         leader = wait_until("a leader", cluster.leader)

@@ -20,7 +20,7 @@ from cyoloctl.errors import CyoloctlError
 
 Answer = dict[str, Any] | CyoloctlError | Callable[[dict[str, Any]], dict[str, Any]]
 
-LIMIT_S = 30.0
+LIMIT_S = 60.0
 
 
 def run(

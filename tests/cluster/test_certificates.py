@@ -55,7 +55,7 @@ def wait_exchanged(cluster: Cluster, node: Node, old: str) -> str:
             raise NotYet(str(status))
         return sha256
 
-    return wait_until("the CA to be exchanged", done, 60.0)
+    return wait_until("the CA to be exchanged", done, 120.0)
 
 
 def wait_files(node: Node, sha256: str, *, key: bool) -> None:
@@ -112,7 +112,7 @@ def wait_renewed(cluster: Cluster, offset_s: int, *, away: str = "") -> None:
     wait_until(
         "every certificate renewed",
         lambda: all(end > after for name, end in ends(cluster).items() if name != away),
-        60.0,
+        120.0,
     )
     for node in cluster.running():
         assert serving(node) == certificate(node)
@@ -201,7 +201,7 @@ def test_cluster_that_lay_switched_off_for_three_years_renews_before_it_takes_up
                 raise NotYet(str(status))
             return True
 
-        wait_until("the time of today", taken_up, 90.0)
+        wait_until("the time of today", taken_up, 120.0)
         wait_until("every certificate renewed", lambda: all(end > later for end in ends(cluster).values()))
         assert n1.client().counter_add("default", 1)["value"] == 8
         wait_until("a clean bill", lambda: n1.cli("status", "--check").returncode == 0)
@@ -221,7 +221,7 @@ def test_voter_that_was_off_until_its_certificate_ended_renews_it_when_nobody_le
             set_clocks(cluster, offset_s)
             wait_renewed(cluster, offset_s, away="n3")
         n3.start()
-        cluster.wait_settled(3, 60.0)
+        cluster.wait_settled(3, 120.0)
         assert any("certificate of node n3 ended" in str(e.get("reason")) for e in n1.log_events())
 
 

@@ -326,7 +326,7 @@ def test_start_with_a_journal_torn_at_its_end_catches_up_or_is_kept_out(
     wait_until("the node caught up, or kept out", ended_or_settled)
     assert node.process is not None
     if node.process.poll() is None:
-        cluster.wait_settled(voters=3, timeout_s=10)
+        cluster.wait_settled(voters=3)
     else:
         assert node.wait_exit() == 4
         assert f"older copy of {victim}'s disk" in node.log_tail()

@@ -60,7 +60,7 @@ def test_member_with_a_slow_disk_slows_nobody_as_follower_and_hands_over_as_lead
         other.client(10.0).counter_add("default", 1)
         return other.client().status()["cluster"]["leader"] not in (None, sick.name)
 
-    wait_until("leadership has left the slow disk", has_moved, 25.0)
+    wait_until("leadership has left the slow disk", has_moved, 45.0)
     assert _median_ms(other, 40) < _FAST_MS
     assert troubled.wait_leader() != sick.name
     assert any(

@@ -19,7 +19,7 @@ from tests.support.cluster import Cluster
 
 CONFIG = Path(__file__).with_name("schemathesis.toml")
 
-pytestmark = [pytest.mark.cluster, pytest.mark.slow, pytest.mark.timeout(300)]
+pytestmark = [pytest.mark.cluster, pytest.mark.slow, pytest.mark.timeout(600)]
 
 
 def _shortened(report: str) -> str:

@@ -146,7 +146,6 @@ def test_learner_joined_replicates_and_never_counts_as_voter(stopped: Cluster) -
     wait_until(
         "the learner without a leader",
         lambda: stopped["l1"].client().status()["cluster"]["leader"] is None,
-        timeout_s=10,
     )
     assert stopped["l1"].cli("status").returncode == 75
 

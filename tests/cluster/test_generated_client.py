@@ -22,7 +22,7 @@ from cyoloctl.control.openapi import CHECKED_IN
 from tests.support.cluster import Cluster
 
 # npm installs for seconds, or on a busy machine for a minute.
-pytestmark = [pytest.mark.cluster, pytest.mark.timeout(300)]
+pytestmark = pytest.mark.cluster
 
 SOURCES = Path(__file__).with_name("typescript")
 CACHE = Path(__file__).parents[2] / ".cache"

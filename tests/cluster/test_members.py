@@ -246,7 +246,7 @@ def test_members_whose_addresses_all_changed_find_each_other_by_their_configurat
     for node in stopped.nodes.values():
         node.port = moved[node.port]
     stopped.start_all()
-    stopped.wait_settled(voters=3, timeout_s=15)
+    stopped.wait_settled(voters=3)
     rows = json.loads(stopped["n1"].cli("member", "list", "-o", "json").stdout)["members"]
     wait_until(
         "the new addresses in the log",

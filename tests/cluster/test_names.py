@@ -28,6 +28,10 @@ pytestmark = [
 ]
 
 _PORT = 7700  # free: nobody else is in this network
+_LOOK_UP_S = 30
+"""How long the library waits for the name server."""
+_AT_ONCE_S = 20.0
+"""A busy machine may need this, and whoever waits for a look-up needs more."""
 
 _SILENT = """
 import socket, sys
@@ -42,7 +46,7 @@ sys.stdin.read()
 def inside(tmp_path_factory: pytest.TempPathFactory) -> Iterator[list[str]]:
     """The beginning of a command that runs where no name server answers."""
     resolver = tmp_path_factory.mktemp("etc") / "resolv.conf"
-    resolver.write_text("nameserver 127.0.0.1\n")
+    resolver.write_text(f"nameserver 127.0.0.1\noptions timeout:{_LOOK_UP_S} attempts:1\n")
     script = f"ip link set lo up && mount --bind {resolver} /etc/resolv.conf && "
     script += f"exec {sys.executable} -c '{_SILENT}'"
     with subprocess.Popen(
@@ -95,8 +99,8 @@ def node(inside: list[str], tmp_path_factory: pytest.TempPathFactory) -> Iterato
             yield directory, process.pid
             process.send_signal(signal.SIGTERM)
             began = time.monotonic()
-            assert process.wait(30) == 0, log.read_text()
-            assert time.monotonic() - began < 5.0, "the look-up that ran kept the process from ending"
+            assert process.wait(2 * _LOOK_UP_S) == 0, log.read_text()
+            assert time.monotonic() - began < _AT_ONCE_S, "the look-up that ran kept the process from ending"
             assert "node stopped" in log.read_text()
         finally:
             process.kill()
@@ -106,11 +110,11 @@ def test_second_endpoint_is_asked_within_the_time_limit(inside: list[str], node:
     began = time.monotonic()
     done = _run(
         inside,
-        *("status", "-o", "json", "--timeout", "3", "--credentials", node[0] / "operator.yaml"),
+        *("status", "-o", "json", "--timeout", "6", "--credentials", node[0] / "operator.yaml"),
         *("-e", "https://n2.example:7700", "-e", f"https://127.0.0.1:{_PORT}"),
     )
     assert done.returncode == 0, done.stderr
-    assert time.monotonic() - began < 5.0
+    assert time.monotonic() - began < _AT_ONCE_S
 
 
 def test_only_endpoint_fails_at_the_time_limit_and_names_what_is_missing(
@@ -125,4 +129,4 @@ def test_only_endpoint_fails_at_the_time_limit_and_names_what_is_missing(
     assert done.returncode == 69, done.stderr
     assert "n2.example was not looked up in time" in done.stderr
     assert "n3.example was not looked up in time" in done.stderr
-    assert time.monotonic() - began < 4.0
+    assert time.monotonic() - began < _AT_ONCE_S

@@ -68,7 +68,7 @@ def test_member_that_only_dials_out_joins_votes_and_leads_and_two_of_them_are_to
     assert ("n2", "n3", False, None) in _pairs(n1)
     assert "n3 to n1" in n1.cli("status").stdout
     # Whoever all of them reach leads, and serves both.
-    wait_until("three voters", lambda: n1.client().status()["cluster"]["voters"] == 3, 60.0)
+    wait_until("three voters", lambda: n1.client().status()["cluster"]["voters"] == 3, 120.0)
     for number, node in enumerate((n1, n2, n3), start=4):
         assert node.client(30.0).counter_add("default", 1)["value"] == number
     assert n1.client().status()["cluster"]["leader"] == "n1"
@@ -86,7 +86,7 @@ def test_node_that_joins_says_with_whom_it_has_no_link(cluster: Cluster) -> None
         try:
             assert started.returncode == 0, started.stderr
             said.append(started.stderr)
-            wait_until("a voter", lambda: n3.client().status()["cluster"]["voters"] == 3, 60.0)
+            wait_until("a voter", lambda: n3.client().status()["cluster"]["voters"] == 3, 120.0)
         finally:
             n3.cli("node", "stop")
     joining, placed = said

@@ -399,13 +399,13 @@ def test_clocks_of_two_voters_that_disagree_end_nothing_early_go_on_and_are_both
             if named == {"n1", "n2"}:
                 continue
             # What only counts goes on with no clock but one: ten seconds are over in ten, more or less.
-            begun = call(two, "rendezvous_start", kind="mfa", ttl_s=10)
             began = time.monotonic()
+            begun = call(two, "rendezvous_start", kind="mfa", ttl_s=10)
             wait_until(
                 "ten seconds being over",
                 lambda id=begun["id"]: one.client().call("rendezvous_show", id)["state"] == "expired",  # type: ignore[misc]
             )
-            assert 9.0 < time.monotonic() - began < 15.0
+            assert 9.0 < time.monotonic() - began < 25.0
         settle(cluster)
         promises.hold()
         promises.redeem()
@@ -500,7 +500,7 @@ def test_what_is_made_right_after_a_cold_start_lives_as_long_as_it_says(stopped:
     token = mint(cluster["n1"])
     begun = call(cluster["n2"], "rendezvous_start", kind="mfa")
     then_s = time.time() + 12 * 3600
-    wait_until("the new time", lambda: abs(cluster_time_s(cluster["n3"]) - then_s) < NEAR_S, 30.0)
+    wait_until("the new time", lambda: abs(cluster_time_s(cluster["n3"]) - then_s) < NEAR_S)
     for node in cluster.nodes.values():
         assert inspect(node, token)["gen"] == 1
         assert node.client().call("rendezvous_show", begun["id"])["state"] == "pending"
@@ -536,7 +536,7 @@ def test_three_nodes_that_lay_in_a_box_for_three_years_start_renew_and_serve(sto
             raise NotYet(ends)
         return True
 
-    wait_until("every certificate renewed", renewed, 60.0)
+    wait_until("every certificate renewed", renewed, 90.0)
     wait_keys(cluster)
     for node in cluster.nodes.values():
         assert node.client().counter_get("kept")["value"] == 7

@@ -5,7 +5,9 @@ from __future__ import annotations
 import fcntl
 import hashlib
 import json
+import os
 import tarfile
+import tempfile
 from collections.abc import Iterator
 from datetime import UTC, datetime
 from pathlib import Path
@@ -15,7 +17,7 @@ import pytest
 
 from cyoloctl.errors import TokenRejected
 from cyoloctl.raft.upgrade import BACKUP_NAME
-from tests.support.cluster import Cluster, Node, NotYet, wait_until
+from tests.support.cluster import OLD_PORTS, Cluster, Node, NotYet, wait_until
 
 pytestmark = [pytest.mark.cluster, pytest.mark.slow]
 
@@ -46,9 +48,10 @@ def before(base: Path) -> dict[str, dict[str, str]]:
 
 
 @pytest.fixture(scope="module")
-def ports(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
+def ports() -> Iterator[None]:
     """The ports of 0.1.0, which its files name: for one of all processes that run tests at a time."""
-    with (tmp_path_factory.getbasetemp().parent / "ports-of-0.1.0.lock").open("w") as lock:
+    assert tuple(EXPECTED["ports"]) == OLD_PORTS, "others may be given these"
+    with (Path(tempfile.gettempdir()) / f"cyoloctl-test-ports-of-0.1.0-{os.getuid()}").open("w") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)
         yield
 

@@ -31,7 +31,7 @@ from tests.docs.reading import GENERATED, ROOT, Block, blocks, pages
 from tests.support.cluster import Cluster, Node, environment, free_port, wait_until
 
 KINDS = {"bash", "yaml", "python", "py", "json", "output", "message", "text"}
-LIMIT_S = 150
+LIMIT_S = 400
 #: They need root, hours, or a proxy that is installed; tests/proxies tries the real ones.
 STAND_INS = ("make", "python", "nginx", "haproxy", "systemctl", "install")
 
@@ -185,18 +185,20 @@ def test_commands_of_a_page_work_from_top_to_bottom(page: str, tmp_path: Path) -
             text = text.replace(word, value)
         text = text.replace(" &&\n", "\n")  # a failure in front of && would end nothing
         path = f"{tmp_path / 'bin'}:{environment()['PATH']}"
-        ran = subprocess.run(
-            ["bash", "-euo", "pipefail", "-x", "-c", text],
-            cwd=work,
-            env=environment(PATH=path, CYOLOCTL_DATA_DIR=str(tmp_path / "n1"), PYTHONPATH=str(ROOT)),
-            capture_output=True,
-            text=True,
-            timeout=LIMIT_S,
-            check=False,
-        )
-        for node in cluster.nodes.values():
-            for pid in processes_of(node.directory):  # that the page started in the background
-                os.kill(pid, signal.SIGKILL)
+        try:
+            ran = subprocess.run(
+                ["bash", "-euo", "pipefail", "-x", "-c", text],
+                cwd=work,
+                env=environment(PATH=path, CYOLOCTL_DATA_DIR=str(tmp_path / "n1"), PYTHONPATH=str(ROOT)),
+                capture_output=True,
+                text=True,
+                timeout=LIMIT_S,
+                check=False,
+            )
+        finally:
+            for node in cluster.nodes.values():
+                for pid in processes_of(node.directory):  # that the page started in the background
+                    os.kill(pid, signal.SIGKILL)
     assert ran.returncode == 0, f"{ran.stdout}\n{ran.stderr}"
 
 

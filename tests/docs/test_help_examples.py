@@ -201,7 +201,7 @@ def test_examples_belong_to_commands_and_each_has_its_turn() -> None:
 
 @pytest.mark.cluster
 @pytest.mark.slow
-@pytest.mark.timeout(240)
+@pytest.mark.timeout(600)
 def test_examples_of_help_work_and_print_one_object_as_json(
     tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -78,7 +78,7 @@ def runs(seeds: range, **options: Any) -> tuple[Counter[str], Counter[str]]:
     return faults, counts
 
 
-@pytest.mark.timeout(300)  # half a minute of computing, beside other tests
+@pytest.mark.timeout(600)  # half a minute of computing, beside other tests
 def test_simulation_every_fault_breaks_no_invariant() -> None:
     faults, counts = runs(range(60))
     # The faults happened, and work was done in spite of them.

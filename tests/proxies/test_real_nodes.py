@@ -24,7 +24,7 @@ from tests.support.cluster import Cluster, Node, environment, free_port, wait_un
 from tests.support.gateways import HOST, Page, Visitor, add_gateways, begin, session, wait_gateways
 from tests.support.proxies import NAMES, Kind, host_of, proxy_process, require
 
-pytestmark = [pytest.mark.cluster, pytest.mark.timeout(120)]
+pytestmark = pytest.mark.cluster
 
 KINDS = pytest.mark.parametrize("kind", ["nginx", "haproxy"])
 NEXT = order(host_of("n1"), ["n2", "n3"])[0]

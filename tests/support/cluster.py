@@ -8,6 +8,7 @@ condition and fails at its deadline with what it last saw.
 from __future__ import annotations
 
 import contextlib
+import fcntl
 import itertools
 import json
 import os
@@ -17,12 +18,13 @@ import signal
 import socket
 import subprocess
 import sys
+import tempfile
 import threading
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, NamedTuple, TypeVar
+from typing import IO, Any, NamedTuple, TypeVar
 
 import pytest
 
@@ -33,6 +35,7 @@ from cyoloctl.pki.files import OPERATOR_FILE, PKI_DIRECTORY, write_credentials
 from cyoloctl.pki.requests import make_credential_request
 
 __all__ = [
+    "OLD_PORTS",
     "RETRIED",
     "Cluster",
     "Enrolled",
@@ -40,14 +43,15 @@ __all__ = [
     "NotYet",
     "Writers",
     "assert_refused",
+    "claim_port",
     "free_port",
     "rss_kib",
     "run",
     "wait_until",
 ]
 
-LIMIT_S = 30.0
-"""Deadline of a condition that usually holds within a second or two."""
+LIMIT_S = 60.0
+"""Deadline of a condition that usually holds within a second or two; the machine may be busy."""
 
 _POLL_S = 0.02
 _T = TypeVar("_T")
@@ -84,7 +88,11 @@ def wait_until(what: str, holds: Callable[[], _T], timeout_s: float = LIMIT_S) -
         pause.wait(_POLL_S)
 
 
-_ports_given: set[int] = set()
+OLD_PORTS = (21_601, 21_602, 21_603)
+"""Those that the saved directories of release 0.1.0 name."""
+
+_ports_given: set[int] = set(OLD_PORTS)
+_ports_file: IO[bytes] | None = None
 
 
 def _ports() -> range:
@@ -97,20 +105,34 @@ def _ports() -> range:
     return range(15_000, 32_000)[worker::workers]
 
 
+def claim_port(port: int) -> bool:
+    """Whether nobody listens on a loopback port, and it is this process's alone until it ends.
+
+    Another run of the tests may be on this machine.  So a byte of a file is locked for each port, which the
+    system gives back with the process.
+    """
+    global _ports_file
+    if port in _ports_given:
+        return False
+    if _ports_file is None:
+        _ports_file = (Path(tempfile.gettempdir()) / f"cyoloctl-test-ports-{os.getuid()}").open("ab")
+    try:
+        fcntl.lockf(_ports_file, fcntl.LOCK_EX | fcntl.LOCK_NB, 1, port)
+        with socket.socket() as probe:
+            probe.bind(("127.0.0.1", port))
+    except OSError:
+        return False
+    _ports_given.add(port)
+    return True
+
+
 def free_port() -> int:
-    """A loopback port that nobody listens on and that this function never gave before."""
+    """A loopback port that nobody listens on and that no process of the tests has been given."""
     picker, ports = random.Random(), _ports()
     while True:
         port = picker.choice(ports)
-        if port in _ports_given:
-            continue
-        with socket.socket() as probe:
-            try:
-                probe.bind(("127.0.0.1", port))
-            except OSError:
-                continue
-        _ports_given.add(port)
-        return port
+        if claim_port(port):
+            return port
 
 
 def run(

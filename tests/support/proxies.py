@@ -44,7 +44,7 @@ EXPORTS: dict[Kind, Callable[[RoutingTable, ExportOptions], str]] = {
 }
 NAMES = ("n1", "n2", "n3")
 SHARED = "app.example.com"
-LIMIT_S = 15.0
+LIMIT_S = 30.0
 UNPRIVILEGED = 65534  # nobody: the exported files must not need root
 
 

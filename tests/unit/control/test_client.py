@@ -344,7 +344,7 @@ def test_hang_is_outcome_unknown_for_a_write_and_timeout_for_a_read(script: Call
     started = time.monotonic()
     with pytest.raises(OutcomeUnknown, match="in time"):
         unix(only.endpoint, timeout_s=0.2).counter_add("c", 1)
-    assert time.monotonic() - started < 2
+    assert time.monotonic() - started < 10
 
 
 def test_hang_of_a_read_is_a_timeout(script: Callable[..., Script]) -> None:

@@ -388,7 +388,7 @@ def test_import_ring_with_a_cost_or_header_out_of_bounds_is_invalid_input_at_onc
     began = time.perf_counter()
     with pytest.raises(InvalidInput):
         ring_file.import_ring(text.encode(), passphrase=PASSPHRASE)
-    assert time.perf_counter() - began < 1  # ten passes over 2**62 KiB would take a little longer
+    assert time.perf_counter() - began < 10  # ten passes over 2**62 KiB would take a little longer
 
 
 @pytest.mark.parametrize(
