@@ -65,6 +65,7 @@ from cyoloctl.credentials.machine import CredentialLimits, CredentialMachine
 from cyoloctl.errors import StorageError, VersionMismatch
 from cyoloctl.keys.machine import KeyMachine
 from cyoloctl.keys.records import KeyLimits
+from cyoloctl.locks.machine import LockLimits, LockMachine
 from cyoloctl.members.levels import LevelMachine
 from cyoloctl.members.machine import MemberMachine
 from cyoloctl.members.presence import PresenceMachine
@@ -114,6 +115,7 @@ class StateLimits:
 
     requests: RequestLimits = LIMITS
     counters: CounterLimits = field(default_factory=CounterLimits)
+    locks: LockLimits = field(default_factory=LockLimits)
     members: MemberLimits = field(default_factory=MemberLimits)
     credentials: CredentialLimits = field(default_factory=CredentialLimits)
     keys: KeyLimits = field(default_factory=KeyLimits)
@@ -146,7 +148,7 @@ def _new_tables(limits: RequestLimits) -> dict[str, _Table]:
 class ClusterState:
     """All machines, the replicated time and the remembered requests.
 
-    counters, members, authorities, credentials, keys, sessions, rendezvous,
+    counters, locks, members, authorities, credentials, keys, sessions, rendezvous,
     clock, history, levels: the machines, to read; they stay the same objects.
     on_restore: called after ``restore`` replaced the state, for observers
     that wait on changes.  Not replicated; what it raises is dropped.
@@ -165,6 +167,7 @@ class ClusterState:
     ) -> None:
         self._machines: dict[str, Machine] = {}
         self.counters = self._add(CounterMachine(limits.counters))
+        self.locks = self._add(LockMachine(lambda: self.history.epoch, limits.locks))
         self.members = self._add(MemberMachine(limits.members))
         self.members.on_removed = self._forget_member
         self.presence = self._add(PresenceMachine(self.members))

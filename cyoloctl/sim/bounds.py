@@ -86,6 +86,7 @@ class Bounds:
 def _machine(state: ClusterState, name: str) -> Machine:
     machines = (
         state.counters,
+        state.locks,
         state.members,
         state.credentials,
         state.keys,
@@ -97,6 +98,10 @@ def _machine(state: ClusterState, name: str) -> Machine:
 
 def _counters(state: Json, limits: StateLimits) -> Room:
     return {"counters": (len(state), limits.counters.counters)}
+
+
+def _locks(state: Json, limits: StateLimits) -> Room:
+    return {"locks": (len(state["locks"]), limits.locks.locks)}
 
 
 def _members(state: Json, limits: StateLimits) -> Room:
@@ -151,6 +156,7 @@ def _bytes_of(fields: Json) -> int:
 
 _ROOM: dict[str, Callable[[Json, StateLimits], Room]] = {
     "counter": _counters,
+    "lock": _locks,
     "members": _members,
     "credentials": _credentials,
     "keys": _keys,
@@ -163,6 +169,7 @@ _MAKES_ROOM = {"rendezvous": ("tombstones", "counted"), "keys": ("destroyed keys
 
 _FULL = {
     "counters already": "counters",
+    "locks are held already": "locks",
     "invitations: ": "open invitations",
     "names of members are used up": "names",
     "hosts are shared already": "shared hosts",

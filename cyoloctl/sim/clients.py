@@ -39,6 +39,8 @@ class Workload:
         self._crowd = world.invariants.bounds.crowd()
         self.witnesses: random.Random | None = None
         """See `Scene`."""
+        self.lockers: random.Random | None = None
+        """See `Scene`."""
 
     def start(self) -> None:
         """Begin, shortly after the nodes."""
@@ -100,6 +102,7 @@ class Workload:
             nodes=world.nodes.keys(),
             crowd=self._crowd,
             witnesses=self.witnesses,
+            lockers=self.lockers,
         )
         while True:
             machine, operation, arguments = step = draw(scene)

@@ -14,7 +14,7 @@ from collections.abc import Callable, Sequence
 from hashlib import sha256
 
 from cyoloctl.rendezvous.records import LIVE_STATES, Rendezvous, id_of_public_key
-from cyoloctl.sim import session_operations
+from cyoloctl.sim import lock_operations, session_operations
 from cyoloctl.sim.scene import DAY_MS, Scene
 from cyoloctl.text import Json
 
@@ -44,6 +44,9 @@ def draw(scene: Scene) -> Step:
     if scene.witnesses is not None and scene.witnesses.random() < 0.1:
         machine, operation = scene.witnesses.choice(_WITNESSES)
         return machine, operation, OPERATIONS[machine, operation](scene)
+    locking = lock_operations.draw_lock(scene)
+    if locking is not None:
+        return "lock", locking, OPERATIONS["lock", locking](scene)
     if scene.rng.random() < 0.4:
         step = scene.rng.choice(_NEXT)(scene)
         if step is not None:
@@ -592,6 +595,10 @@ def _reset(scene: Scene) -> Json:
 OPERATIONS: dict[tuple[str, str], Callable[[Scene], Json]] = {
     ("counter", "add"): _add,
     ("counter", "reset"): _reset,
+    ("lock", "acquire"): lock_operations.acquire,
+    ("lock", "keep"): lock_operations.keep,
+    ("lock", "release"): lock_operations.release,
+    ("lock", "break"): lock_operations.break_lock,
     ("members", "issue_invitation"): _issue,
     ("members", "invite_for"): _invite_for,
     ("members", "invite_witness"): lambda scene: _without_learner(_invite_for(scene)),
@@ -662,7 +669,7 @@ OPERATIONS: dict[tuple[str, str], Callable[[Scene], Json]] = {
 
 _WITNESSES = (("members", "invite_witness"), ("members", "grant_witness"))
 """Drawn where there may be witnesses; elsewhere every run is as it was before there were any."""
-_NAMES = tuple(name for name in OPERATIONS if name not in _WITNESSES)
+_NAMES = tuple(name for name in OPERATIONS if name not in _WITNESSES and name[0] != "lock")
 _FILLING = (
     ("counter", "add"),
     *(("members", operation) for operation in ("invite_for", "grant", "put", "share_host")),

@@ -26,6 +26,7 @@ class Scene:
     nodes: names of the simulated nodes; the other members are nothing but records.
     crowd: draws who else comes, where tables are so small that a few people fill them; None: it is one.
     witnesses: draws when one is invited, granted, or asked for what it must not have; None: nobody is one.
+    lockers: draws who locks what; None: nobody does.
     """
 
     rng: random.Random
@@ -36,6 +37,7 @@ class Scene:
     nodes: Collection[str]
     crowd: random.Random | None = None
     witnesses: random.Random | None = None
+    lockers: random.Random | None = None
 
     @property
     def now(self) -> int:

@@ -7,6 +7,7 @@ import random
 from cyoloctl.counters.machine import CounterLimits
 from cyoloctl.credentials.machine import CredentialLimits
 from cyoloctl.keys.records import KeyLimits
+from cyoloctl.locks.machine import LockLimits
 from cyoloctl.members.records import MemberLimits
 from cyoloctl.rendezvous.records import RendezvousLimits
 from cyoloctl.replicated.requests import LIMITS, RequestLimits, TableLimits
@@ -58,6 +59,7 @@ def small_limits(rng: random.Random, requests: RequestLimits, nodes: int) -> Sta
     return StateLimits(
         requests=requests,
         counters=CounterLimits(counters=rng.choice((6, 9, 12))),
+        locks=LockLimits(locks=2),
         members=MemberLimits(
             invitations=nodes + rng.choice((0, 1, 2)),
             names=nodes + rng.choice((3, 5, 8)),

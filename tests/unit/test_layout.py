@@ -72,6 +72,7 @@ ORDER = [
     "keys",
     "tokens",
     "counters",
+    "locks",
     "credentials",
     "authorities",
     "rendezvous",

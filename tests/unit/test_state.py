@@ -623,6 +623,7 @@ def test_snapshot_that_was_begun_is_of_that_moment_whatever_is_applied_meanwhile
 #: Per machine: who may propose what is not listed, and what is listed.  Nodes of every release go by it.
 PROPOSERS: dict[str, tuple[str, dict[str, str]]] = {
     "counter": ("any", {}),
+    "lock": ("any", {}),
     "members": (
         "voter",
         {"announce": "self", "set_gateway": "self", "invite": "nobody", "put": "nobody", "redeem": "nobody"},

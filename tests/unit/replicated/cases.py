@@ -83,6 +83,62 @@ _counter = Case(
 )
 
 
+# -- locks --------------------------------------------------------------------------------------
+
+_ACQUIRE: Json = {"name": "a", "holder": "1" * 32, "owner": "h 1", "by": "root", "ttl_ms": 60_000}
+_NO_LOCKS: list[Any] = ["", ".a", "-", "a/b", "a b", "é", "a" * 129, "a\n", 5, None, ["a"], "\ud800"]
+_NO_TOKENS: list[Any] = [0, -1, 2**63, True, "1", None, 1.5]
+_NO_TTLS: list[Any] = [999, 86_400_001, True, "1", None, 1.5]
+_NO_OWNERS: list[Any] = ["x" * 129, "a\n", "é", "\x1b[2J", None, 5, "\ud800"]
+
+_locks = Case(
+    history=(
+        ("lock", "acquire", {**_ACQUIRE, "name": "b", "holder": "2" * 32}),
+        ("lock", "acquire", _ACQUIRE),
+        ("lock", "acquire", {**_ACQUIRE, "name": "c"}),
+        ("lock", "break", {"name": "c"}),
+    ),
+    good={
+        "acquire": {**_ACQUIRE, "name": "d"},
+        "keep": {"name": "a", "token": 2, "ttl_ms": 90_000},
+        "release": {"name": "a", "token": 2},
+        "break": {"name": "a"},
+    },
+    wrong={
+        ("acquire", "name"): _NO_LOCKS,
+        ("acquire", "holder"): ["", "1" * 31, "G" * 32, "A" * 32, "1" * 32 + "\n", None, 1],
+        ("acquire", "owner"): _NO_OWNERS,
+        ("acquire", "by"): _NO_OWNERS,
+        ("acquire", "ttl_ms"): _NO_TTLS,
+        ("keep", "name"): _NO_LOCKS,
+        ("keep", "token"): _NO_TOKENS,
+        ("keep", "ttl_ms"): _NO_TTLS,
+        ("release", "name"): _NO_LOCKS,
+        ("release", "token"): _NO_TOKENS,
+        ("break", "name"): _NO_LOCKS,
+    },
+    damage=(
+        lambda s: s.update(more=1),
+        lambda s: s.pop("last_token"),
+        lambda s: s.update(last_token=1),
+        lambda s: s.update(last_token=-1),
+        lambda s: s.update(last_token=None),
+        lambda s: s.update(locks=[]),
+        lambda s: s.update(locks={"a/b": s["locks"]["a"]}),
+        lambda s: s["locks"].update(a=None),
+        lambda s: s["locks"].update(a={**s["locks"]["a"], "more": 1}),
+        lambda s: s["locks"]["a"].pop("by"),
+        lambda s: s["locks"]["a"].update(token=s["locks"]["b"]["token"]),
+        lambda s: s["locks"]["a"].update(token=s["last_token"] + 1),
+        lambda s: s["locks"]["a"].update(token=0),
+        lambda s: s["locks"]["a"].update(holder="x"),
+        lambda s: s["locks"]["a"].update(owner="é"),
+        lambda s: s["locks"]["a"].update(acquired_unix_ms=-1),
+        lambda s: s["locks"]["a"].update(expires_unix_ms=2**53 + 1),
+    ),
+)
+
+
 # -- members ------------------------------------------------------------------------------------
 
 KEY = "A" * 43 + "="
@@ -949,6 +1005,7 @@ CASES: dict[str, Case] = {
     "history": _history,
     "keys": _keys,
     "levels": _levels,
+    "lock": _locks,
     "members": _members,
     "presence": _presence,
     "rendezvous": _rendezvous,

@@ -26,7 +26,16 @@ from cyoloctl.text import Json
 SEEDS = range(10)
 COMMANDS = 350
 REACHED = {
-    *("counters", "open invitations", "names", "shared hosts", "credentials", "keys", "destroyed keys"),
+    *(
+        "counters",
+        "locks",
+        "open invitations",
+        "names",
+        "shared hosts",
+        "credentials",
+        "keys",
+        "destroyed keys",
+    ),
     *("sessions", "subjects", "rendezvous", "tombstones", "bytes of rendezvous", "policies"),
     *("callers of old", "counted"),
 }
@@ -44,9 +53,10 @@ class World:
     def commands(self, seed: int) -> Iterator[tuple[int, Command, Json, str | None]]:
         """Carry out random operations; after each its index, the command, the answer, and what is wrong."""
         rng, crowd, time_ms = random.Random(seed), self.judge.crowd(), 10**12
+        lockers = random.Random(f"{seed} locks")
         for index in range(1, COMMANDS):
             time_ms += rng.randrange(300)
-            scene = Scene(rng, "n1", self.state, time_ms, far=False, nodes=(), crowd=crowd)
+            scene = Scene(rng, "n1", self.state, time_ms, far=False, nodes=(), crowd=crowd, lockers=lockers)
             machine, operation, arguments = draw(scene)
             command = encode_command(machine, operation, arguments, request_id=f"r{index}", kind="client")
             stamp = Stamp(self.state.stamp().epoch, time_ms, time_ms)

@@ -33,7 +33,14 @@ def test_operations_are_well_formed_and_answered_as_the_model_says() -> None:
             node = rng.choice(("n1", "n2"))
             machine, operation, arguments = draw(
                 Scene(
-                    rng, node, state, time_ms, far=True, nodes=(), witnesses=random.Random(f"{seed} {index}")
+                    rng,
+                    node,
+                    state,
+                    time_ms,
+                    far=True,
+                    nodes=(),
+                    witnesses=random.Random(f"{seed} {index}"),
+                    lockers=random.Random(f"{seed} {index} locks"),
                 )
             )
             request_id = f"r{rng.randrange(200)}"

@@ -1,0 +1,294 @@
+"""Locks: leases by name, each with a fencing token.
+
+A lock is held while cluster time is before its end, which its holder moves on
+by keeping it.  Whoever gets one gets a token too, greater than every token
+that was ever given before, for this lock or another: a store that remembers
+the greatest token it has seen refuses a holder that lost its lock and does
+not know it yet.
+
+A log entry holds several commands, and the log of a new epoch may begin
+earlier than that of the one before.  So a token is the greatest of three: the
+index, the last token plus one, and the first one of the epoch.
+"""
+
+from __future__ import annotations
+
+from bisect import bisect_right
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from typing import Any
+
+from cyoloctl.errors import Conflict, NotFound, Overloaded
+from cyoloctl.replicated.checks import Check, checked, exact, integer, json_object, text
+from cyoloctl.replicated.command import MAX_TIME_UNIX_MS, Malformed, Refused
+from cyoloctl.replicated.machine import Machine, Observed, Operations
+from cyoloctl.text import Json
+
+__all__ = ["MAX_LOCKS", "MAX_TTL_MS", "MIN_TTL_MS", "Lock", "LockLimits", "LockMachine"]
+
+MAX_LOCKS = 10_000
+MIN_TTL_MS = 1_000
+MAX_TTL_MS = 86_400_000
+_MAX_TOKEN = 2**63 - 1
+_EPOCH_BITS = 40
+"""An epoch has room for so many tokens, 2 to the power of this, before they reach the next one's."""
+
+
+@dataclass(frozen=True, slots=True)
+class LockLimits:
+    """locks: how many can be held at once."""
+
+    locks: int = MAX_LOCKS
+
+
+_LIMITS = LockLimits()
+
+
+@dataclass(frozen=True, slots=True)
+class Lock:
+    """A lock that somebody has.
+
+    token: the holder's fencing token.  holder: what the asking process drew;
+    whoever knows it is the holder.  owner: the process, for people.  by: the
+    caller's name.  It is held while cluster time is before expires_unix_ms.
+    """
+
+    name: str
+    token: int
+    holder: str
+    owner: str
+    by: str
+    acquired_unix_ms: int
+    expires_unix_ms: int
+
+    def shown(self) -> Json:
+        """Without what makes somebody the holder."""
+        return {
+            "name": self.name,
+            "token": self.token,
+            "owner": self.owner,
+            "by": self.by,
+            "acquired_unix_ms": self.acquired_unix_ms,
+            "expires_unix_ms": self.expires_unix_ms,
+        }
+
+
+class LockMachine(Observed, Machine):
+    """Operations and their answers:
+
+    ``acquire {name, holder, owner, by, ttl_ms}`` -> ``{acquired, name, token,
+    owner, by, acquired_unix_ms, expires_unix_ms}``: the lock for so long.  The
+    holder that has it already keeps its token, and the later end.  While
+    somebody else has it, acquired is false, and the rest says who and until
+    when.  overloaded when so many other locks are held.
+    ``keep {name, token, ttl_ms}`` -> the lock: held for so long from now, and
+    no shorter than before.  conflict when that token does not hold it.
+    ``release {name, token}`` -> ``{name, released}``: free; false when that
+    token did not hold it.
+    ``break {name}`` -> the lock that was taken away.  not_found when it is free.
+
+    epoch: the present one of the cluster's history.
+    on_change: called after each operation that made a lock free, or another's.
+    """
+
+    NAME = "lock"
+    PROPOSER = "any"
+
+    def __init__(self, epoch: Callable[[], int] = lambda: 1, limits: LockLimits = _LIMITS) -> None:
+        super().__init__(_OPERATIONS)
+        self._epoch = epoch
+        self._limits = limits
+        self._last_token = 0
+        self._locks: dict[str, Lock] = {}
+        self._first_end_ms = 0  # no lock ends before this
+
+    def get(self, name: str, now_unix_ms: int) -> Lock | None:
+        """The lock, or None when it is free."""
+        lock = self._locks.get(name)
+        return lock if lock is not None and now_unix_ms < lock.expires_unix_ms else None
+
+    def holds(self, name: str, token: int, now_unix_ms: int) -> bool:
+        """Whether this token holds the lock at that time."""
+        lock = self.get(name, now_unix_ms)
+        return lock is not None and lock.token == token
+
+    def list(self, after: str | None, limit: int, now_unix_ms: int) -> list[Lock]:
+        """At most ``limit`` locks that are held, by ascending name, those above ``after`` only."""
+        held = sorted(name for name, lock in self._locks.items() if now_unix_ms < lock.expires_unix_ms)
+        start = 0 if after is None else bisect_right(held, after)
+        return [self._locks[name] for name in held[start : start + max(0, limit)]]
+
+    def set_back(self, from_unix_ms: int, to_unix_ms: int) -> None:
+        """Cluster time was set back: what was held is held for as long as before, and nothing else."""
+        less_ms = from_unix_ms - to_unix_ms
+        self._load(
+            {
+                name: replace(
+                    lock,
+                    acquired_unix_ms=max(0, lock.acquired_unix_ms - less_ms),
+                    expires_unix_ms=lock.expires_unix_ms - less_ms,
+                )
+                for name, lock in self._locks.items()
+                if from_unix_ms < lock.expires_unix_ms
+            }
+        )
+
+    def _acquire(self, given: Json, index: int, now_unix_ms: int) -> Json:
+        name = given["name"]
+        self._forget(now_unix_ms)
+        held = self._locks.get(name)
+        if held is not None:
+            if held.holder != given["holder"]:
+                return {"acquired": False, **held.shown()}
+            return {"acquired": True, **self._prolong(held, given["ttl_ms"], now_unix_ms)}
+        if len(self._locks) >= self._limits.locks:
+            raise Refused(
+                Overloaded(f"{self._limits.locks} locks are held already: wait until some are released")
+            )
+        self._last_token = max(index, self._last_token + 1, (self._epoch() - 1) << _EPOCH_BITS)
+        lock = Lock(
+            name=name,
+            token=self._last_token,
+            holder=given["holder"],
+            owner=given["owner"],
+            by=given["by"],
+            acquired_unix_ms=min(now_unix_ms, MAX_TIME_UNIX_MS),
+            expires_unix_ms=_end(given["ttl_ms"], now_unix_ms),
+        )
+        self._locks[name] = lock
+        self._first_end_ms = min(self._first_end_ms, lock.expires_unix_ms)
+        self._changed(name, index)
+        return {"acquired": True, **lock.shown()}
+
+    def _keep(self, given: Json, index: int, now_unix_ms: int) -> Json:
+        name = given["name"]
+        if not self.holds(name, given["token"], now_unix_ms):
+            raise Refused(
+                Conflict(f"token {given['token']} does not hold lock {name} any more: acquire it again")
+            )
+        return self._prolong(self._locks[name], given["ttl_ms"], now_unix_ms)
+
+    def _prolong(self, lock: Lock, ttl_ms: int, now_unix_ms: int) -> Json:
+        lock = replace(lock, expires_unix_ms=max(lock.expires_unix_ms, _end(ttl_ms, now_unix_ms)))
+        self._locks[lock.name] = lock
+        return lock.shown()
+
+    def _release(self, given: Json, index: int, now_unix_ms: int) -> Json:
+        name = given["name"]
+        released = self.holds(name, given["token"], now_unix_ms)
+        if released:
+            del self._locks[name]
+            self._changed(name, index)
+        return {"name": name, "released": released}
+
+    def _break(self, given: Json, index: int, now_unix_ms: int) -> Json:
+        name = given["name"]
+        lock = self.get(name, now_unix_ms)
+        if lock is None:
+            raise Refused(NotFound(f"nobody holds lock {name}: nothing was changed"))
+        del self._locks[name]
+        self._changed(name, index)
+        return lock.shown()
+
+    def _forget(self, now_unix_ms: int) -> None:
+        """Forget the locks that have ended."""
+        if now_unix_ms >= self._first_end_ms:
+            self._load(
+                {name: lock for name, lock in self._locks.items() if now_unix_ms < lock.expires_unix_ms}
+            )
+
+    def _load(self, locks: dict[str, Lock]) -> None:
+        self._locks = locks
+        self._first_end_ms = min((lock.expires_unix_ms for lock in locks.values()), default=_MAX_TOKEN)
+
+    def is_new(self) -> bool:
+        """See Machine."""
+        return self._last_token == 0
+
+    def freeze(self) -> Callable[[], Json]:
+        """See Machine."""
+        locks, last_token = self._locks.copy(), self._last_token
+        return lambda: _exported(locks, last_token)
+
+    def export_state(self) -> Json:
+        """The state for the snapshot."""
+        return _exported(self._locks, self._last_token)
+
+    def prepare_restore(self, state: object) -> Callable[[], None]:
+        """Checks an exported state; the returned function puts it in place.  Raises ValueError."""
+        fields = exact(state, {"last_token", "locks"})
+        given = json_object(fields["locks"])
+        if len(given) > self._limits.locks:
+            raise ValueError("there are more locks than there can be")
+        try:
+            last_token = _last_token(fields["last_token"])
+            locks = {name: _restored(name, fields) for name, fields in given.items()}
+        except Malformed:
+            raise ValueError("a lock is not valid") from None
+        tokens = {lock.token for lock in locks.values()}
+        if len(tokens) < len(locks) or max(tokens, default=0) > last_token:
+            raise ValueError("a token was given twice")
+
+        def commit() -> None:
+            self._last_token = last_token
+            self._load(locks)
+
+        return commit
+
+
+def _end(ttl_ms: int, now_unix_ms: int) -> int:
+    return min(now_unix_ms + ttl_ms, MAX_TIME_UNIX_MS)
+
+
+def _exported(locks: dict[str, Lock], last_token: int) -> Json:
+    return {
+        "last_token": last_token,
+        "locks": {
+            name: {
+                "token": lock.token,
+                "holder": lock.holder,
+                "owner": lock.owner,
+                "by": lock.by,
+                "acquired_unix_ms": lock.acquired_unix_ms,
+                "expires_unix_ms": lock.expires_unix_ms,
+            }
+            for name, lock in locks.items()
+        },
+    }
+
+
+def _restored(name: str, fields: Any) -> Lock:
+    """A lock of a snapshot.  Raises ValueError, Malformed."""
+    return Lock(name=_name(name), **checked(fields, _FIELDS))
+
+
+_name = text(
+    r"[A-Za-z0-9][A-Za-z0-9._-]{0,127}",
+    "the name of the lock is not valid: use 1 to 128 of a-z, A-Z, 0-9, '.', '_' and '-', "
+    "beginning with a letter or digit",
+)
+_holder = text(r"[0-9a-f]{32}", "the holder is not valid: use 32 hex digits")
+_owner = text(r"[ -~]{0,128}", "the owner is not valid: use up to 128 printable ascii characters")
+_by = text(r"[ -~]{0,128}", "the caller is not valid: use up to 128 printable ascii characters")
+_token = integer(1, _MAX_TOKEN, "the token")
+_last_token = integer(0, _MAX_TOKEN, "the last token")
+_ttl = integer(MIN_TTL_MS, MAX_TTL_MS, "the lifetime")
+_time = integer(0, MAX_TIME_UNIX_MS, "the time")
+
+_FIELDS: dict[str, Check] = {
+    "token": _token,
+    "holder": _holder,
+    "owner": _owner,
+    "by": _by,
+    "acquired_unix_ms": _time,
+    "expires_unix_ms": _time,
+}
+_OPERATIONS: Operations = {
+    "acquire": (
+        {"name": _name, "holder": _holder, "owner": _owner, "by": _by, "ttl_ms": _ttl},
+        LockMachine._acquire,
+    ),
+    "keep": ({"name": _name, "token": _token, "ttl_ms": _ttl}, LockMachine._keep),
+    "release": ({"name": _name, "token": _token}, LockMachine._release),
+    "break": ({"name": _name}, LockMachine._break),
+}
