@@ -101,6 +101,7 @@ class Command:
 _SOURCES: dict[tuple[str, ...], str] = {
     ("member", "NAME"): "member",
     ("counter", "NAME"): "counter",
+    ("lock", "NAME"): "lock",
     ("key", "KID"): "key",
     ("credentials", "NAME"): "credentials",
 }

@@ -27,6 +27,7 @@ SOURCES: dict[str, tuple[str, str, str]] = {
     "member": ("/v1/members", "members", "name"),
     "invitation": ("/v1/invitations", "invitations", "name"),
     "counter": ("/v1/counters?limit=1000", "counters", "name"),
+    "lock": ("/v1/locks?limit=1000", "locks", "name"),
     "key": ("/v1/keys", "keys", "key_id"),
     "credentials": ("/v1/credentials", "credentials", "name"),
 }

@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from cyoloctl.counters.api import HasCounters
     from cyoloctl.credentials.api import HasCredentials
     from cyoloctl.keys.api import HasKeys
+    from cyoloctl.locks.api import HasLocks
     from cyoloctl.members.api import HasMembers
     from cyoloctl.rendezvous.api import HasRendezvous
     from cyoloctl.routing.api import HasRouting
@@ -28,6 +29,7 @@ if TYPE_CHECKING:
     class Node(
         NodeApi,
         HasCounters,
+        HasLocks,
         HasMembers,
         HasTokens,
         HasKeys,
@@ -55,6 +57,9 @@ def _subjects() -> Iterator[tuple[Route[Node], ...]]:
     from cyoloctl.counters import api as counters
 
     yield counters.ROUTES
+    from cyoloctl.locks import api as locks
+
+    yield locks.ROUTES
     from cyoloctl.tokens import api as tokens
 
     yield tokens.ROUTES

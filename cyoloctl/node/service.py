@@ -19,6 +19,7 @@ from cyoloctl.credentials.operations import CredentialOperations
 from cyoloctl.errors import Conflict
 from cyoloctl.gateway.adapter import GatewayAdapter
 from cyoloctl.keys.operations import KeyOperations
+from cyoloctl.locks.operations import LockOperations
 from cyoloctl.members.addresses import Addresses
 from cyoloctl.members.api import Problem
 from cyoloctl.members.granting import GrantOperations
@@ -84,6 +85,7 @@ class Service:
         self.addresses = Addresses(config, state.members, config.peers)
         self.own_address = OwnAddress(config, state.members, self.addresses)
         self.counters = CounterOperations(proposer, state.counters)
+        self.locks = LockOperations(proposer, state.locks)
         self._assemble_trust(files, pki_dir, tls)
         self.disk = DiskWatch(pki_dir.parent, engine, holds_log=config.storage == "disk")
         self._assemble_members(raft_id, pki_dir)
@@ -308,6 +310,7 @@ class Service:
         self.keys.restored()
         self.rendezvous.restored()
         self.counters.restored()
+        self.locks.restored()
 
     # ------------------------------------------------------------- the node itself
 

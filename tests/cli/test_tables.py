@@ -108,6 +108,13 @@ LOG = {
         for index in (2**40 - 1, 2**40)
     ],
 }  # fmt: skip
+LOCKS = [
+    {
+        "name": name, "token": 2**53, "owner": "connector-frankfurt-2 4194304",
+        "by": f"credentials {NAMES[2]}", "acquired_at": TIME, "expires_at": TIME, "index": 7, "epoch": 1,
+    }
+    for name in (*NAMES, "A" * 128)
+]  # fmt: skip
 STATUSES = [str(status_) for status_ in (0, 1, 2, 3, 4, 65, 69, 70, 74, 75, 76, 77, 78, 80, 130)]
 
 
@@ -143,6 +150,7 @@ CASES: list[tuple[str, dict[tuple[str, str], Any], list[str]]] = [
     ("member invitations", get("/v1/invitations", {"invitations": INVITATIONS}), [*NAMES]),
     ("status", get("/v1/status", status(*MEMBERS)), [*NAMES, MEMBERS[2]["address"]]),
     ("route list", get("/v1/routes", ROUTES), [*NAMES, "app.example.com", HOST, "shared." + HOST]),
+    ("lock list", get("/v1/locks", {"locks": LOCKS, "next": None}), [*NAMES, "A" * 128]),
     (
         "counter list",
         get("/v1/counters", {"counters": ALL_COUNTERS, "next": None}),

@@ -69,6 +69,24 @@ def _counters(ask: Asker) -> None:
     ask("counter_increment", "orders", status=422)
 
 
+def _locks(ask: Asker) -> None:
+    ask("lock_acquire", "nightly", holder="1" * 32, owner="app-1 7", ttl_s=60.5)
+    mine = ask("lock_acquire", "nightly", holder="1" * 32)
+    assert mine["acquired"] is True
+    theirs = ask("lock_acquire", "nightly", holder="2" * 32, wait_s=0.2)
+    assert (theirs["acquired"], theirs["token"]) == (False, mine["token"])
+    ask("lock_keep", "nightly", token=mine["token"], ttl_s=1.0)
+    ask("lock_keep", "nightly", token=mine["token"] + 1, status=409)
+    ask("lock_get", "nightly")
+    ask("lock_acquire", "x", holder="1" * 32)
+    assert ask("lock_list", query="limit=1")["next"] == "nightly"
+    ask("lock_break", "x", request_id="job-18")
+    ask("lock_break", "y", status=404)
+    assert ask("lock_release", "nightly", token=mine["token"])["released"] is True
+    assert ask("lock_release", "nightly", token=mine["token"])["released"] is False
+    ask("lock_get", "nightly", status=404)
+
+
 def _tokens(ask: Asker) -> None:
     made = ask("token_mint", sub="alice", claims={"mfa": True, "groups": ["a"]}, ttl_s=900.0, set_cookie=True)
     line, value = made["set_cookie"], made["set_cookie_value"]
@@ -193,6 +211,7 @@ def test_every_answer_is_as_the_document_says_and_has_no_other_field(tmp_path: P
         ask = Asker(cluster.init("n1"))
         ask("health")
         _counters(ask)
+        _locks(ask)
         _tokens(ask)
         _rendezvous(ask)
         _credentials(ask, tmp_path)

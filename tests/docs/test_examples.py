@@ -132,9 +132,14 @@ def scripting(cluster: Cluster, work: Path) -> dict[str, str]:
     return {"$JOB": "job-17"}
 
 
+def locks(cluster: Cluster, work: Path) -> dict[str, str]:
+    return {"/usr/local/bin/backup": "true"}
+
+
 WORLDS = {
     "docs/api.md": World(prepare=api),
     "docs/correctness.md": World(voters=0, prepare=correctness),
+    "docs/locks.md": World(prepare=locks),
     "docs/operating.md": World(voters=4, allowed="0|4", prepare=operating),
     "docs/rendezvous.md": World(prepare=rendezvous),
     "docs/routing.md": World(options=("--gateway", f"127.0.0.1:{free_port()}"), prepare=routing),

@@ -30,6 +30,10 @@ NOT_RUN = {
     "cyoloctl demo": "tests/cli/test_demo.py runs it",
     "cyoloctl demo --nodes 5 --keep": "it leaves five nodes running",
     "cyoloctl -o json -d /var/lib/cyoloctl key list": "the directory is a service's",
+    **dict.fromkeys(
+        (line for name in ("lock", "lock run") for line in EXAMPLES[name] if "lock run" in line),
+        "what it prints is its command's; tests/cluster/test_locks.py runs such",
+    ),
 }
 #: After a voter was removed the CA is due for an exchange, and --check says so.
 STATUSES = {"cyoloctl status --check": 4}
@@ -43,7 +47,8 @@ ORDER = """
     inspect, node reload, node, member list, member, member show, member set-host, member
     transfer-leadership, member set-address, member demote, member promote, member remove, status, counter
     incr,
-    counter decr, counter get, counter list, counter watch, counter reset, counter, key generate, key
+    counter decr, counter get, counter list, counter watch, counter reset, counter, lock run,
+    lock list, lock show, lock release, lock, key generate, key
     promote, key rotate, key list, key status, key disable, key enable, key export, key import, key rewrap,
     key policy, key identity, key destroy, key, token mint, token inspect, token update, token refresh,
     token revoke, token revocations, token, rendezvous start, rendezvous claim, rendezvous approve,
@@ -156,6 +161,9 @@ def before(world: World, path: str, line: str) -> None:
     if path == "rendezvous wait":
         begin(world)
         world.call(f"cyoloctl rendezvous approve {world.words['WDJB-MJHT']} --by ann")
+    if path in ("lock show", "lock release"):
+        body = {"holder": "1" * 32, "ttl_s": 600}
+        world.cluster["n1"].client().call("lock_acquire", "nightly", body)
     if path == "rendezvous show":
         begin(world)
     if line.startswith("cyoloctl route export"):

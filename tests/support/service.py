@@ -26,6 +26,7 @@ from cyoloctl.authorities.api import AuthorityApi
 from cyoloctl.credentials.api import CredentialApi
 from cyoloctl.errors import CounterOverflow, CyoloctlError, InvitationRejected, NotFound
 from cyoloctl.keys.api import KeyApi
+from cyoloctl.locks.api import LockApi
 from cyoloctl.rendezvous.api import RendezvousApi
 from cyoloctl.routing.api import RoutingApi
 from cyoloctl.snapshots.api import SnapshotApi
@@ -101,6 +102,7 @@ class MemoryService:
             set_host=self.member_set_host,
             transfer_leadership=self.transfer_leadership,
         )
+        self.locks: Any = _Group(self, "locks", LockApi)
         self.tokens: Any = _Group(self, "tokens", TokenApi)
         self.keys: Any = _Group(self, "keys", KeyApi)
         self.credentials: Any = _Group(self, "credentials", CredentialApi)
