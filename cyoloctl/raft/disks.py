@@ -15,8 +15,9 @@ Where all disks are slow, none is `TIMES` as fast as another, and nothing moves.
 
 A disk that is nearly full takes no new entries, so that votes find room on it
 for as long as it may take.  A leader with such a disk hands leadership over at
-once to a voter that has room.  Where no majority has room, the leader refuses
-what is new, and says whose disk it is (`lack_of_room`).
+once to a voter that has room; where that fails, to another one.  Where no
+majority has room, the leader refuses what is new, and says whose disk it is
+(`lack_of_room`).
 """
 
 from __future__ import annotations
@@ -53,7 +54,7 @@ PAUSE_S = 10.0
 """After leadership was moved it stays for so long."""
 
 SHORT_PAUSE_S = 2.0
-"""The same between two attempts to leave a disk without room."""
+"""The same between two attempts to leave a disk without room for that of the same voter."""
 
 _RECENT_S = 30.0
 _RECENT = 32
@@ -131,7 +132,7 @@ class DiskChoice:
 
     def __init__(self) -> None:
         self._faster_since: dict[str, float] = {}
-        self._left_at = -1e9
+        self._left_for: dict[str, float] = {}  # because of room: a voter -> when it was to lead last
 
     def leads(self) -> None:
         """This node begins to lead: what it saw before counts no longer."""
@@ -173,9 +174,15 @@ class DiskChoice:
     def _roomy(
         self, now: float, others: Mapping[str, DiskState], may_lead: Callable[[str], bool]
     ) -> str | None:
-        """A voter that has room: nothing is written until it leads."""
-        ready = [name for name, disk in sorted(others.items()) if not disk.is_short and may_lead(name)]
-        if not ready or now - self._left_at < SHORT_PAUSE_S:
+        """A voter that has room: nothing is written until it leads, and one that fails holds up no other."""
+        self._left_for = {name: at for name, at in self._left_for.items() if now - at < SHORT_PAUSE_S}
+        ready = [
+            name
+            for name, disk in sorted(others.items())
+            if not disk.is_short and name not in self._left_for and may_lead(name)
+        ]
+        if not ready:
             return None
-        self._left_at = now
-        return min(ready, key=lambda name: others[name].sync_ms or 0.0)
+        chosen = min(ready, key=lambda name: others[name].sync_ms or 0.0)
+        self._left_for[chosen] = now
+        return chosen

@@ -16,7 +16,7 @@ from functools import partial
 from itertools import combinations
 from typing import Any
 
-from cyoloctl.errors import CyoloctlError, NoRoom, Overloaded
+from cyoloctl.errors import CyoloctlError, NoRoom, OutcomeUnknown, Overloaded
 from cyoloctl.model import RaftId, majority
 from cyoloctl.replicated.command import encode_command
 from cyoloctl.sim.node import Node
@@ -32,6 +32,9 @@ _CALM_S = 1.0
 """They are sound together this long after the last fault of any of them: links are made again."""
 
 _EVERY_S = 0.5
+
+_ASK_AGAIN = (Overloaded, NoRoom, OutcomeUnknown)
+"""Told one of these, a client repeats the write with its request id: that is no answer yet."""
 
 
 class Liveness:
@@ -60,7 +63,7 @@ class Liveness:
         began, floor = self._time.now, self._world.invariants.observed
 
         def done(node: Node, result: Any, error: CyoloctlError | None) -> None:
-            if isinstance(error, (Overloaded, NoRoom)) and not answered:  # it asks again, as told
+            if isinstance(error, _ASK_AGAIN) and not answered:
                 again = partial(self._propose, node, command, partial(done, node))
                 self._time.later(0.1, partial(node.put, node.life, again))
             if error is None:

@@ -151,6 +151,17 @@ def test_leader_whose_disk_runs_short_hands_over_to_a_voter_that_has_room() -> N
     assert cluster.run_until(lambda: waiting.ok, within=2.0)
 
 
+def test_leader_whose_disk_runs_short_tries_the_next_voter_when_the_first_is_lost() -> None:
+    cluster = led()
+    sees(cluster, "a", {"b": DiskState(1.0), "c": DiskState(9.0)})
+    cluster.hold("a", "b")
+    measured(cluster, "a", short=True)
+    cluster.run(0.3)
+    assert cluster.is_leader("a")
+    cluster.disconnect("a", "b")
+    assert cluster.run_until(lambda: cluster.is_leader("c"), within=1.0)
+
+
 def test_leader_refuses_what_finds_no_room_on_a_majority_and_names_the_disks() -> None:
     cluster = led()
     sees(cluster, "a", {"b": SHORT, "c": DiskState(1.0, True, None)})

@@ -118,6 +118,18 @@ def test_attempts_to_leave_a_disk_without_room_have_pauses() -> None:
     assert found[0] == "n2"
 
 
+def test_attempt_to_leave_a_disk_without_room_that_failed_holds_up_no_other_voter() -> None:
+    choice, own = DiskChoice(), DiskState(1.0, True)
+    found = [
+        choice.better_disk(
+            100.0 + step / 4, own, {"n2": FAST, "n3": DiskState(9.0)}, {"n2", "n3"}.__contains__, waited_s=0.0
+        )
+        for step in range(10)
+    ]
+    assert [name for name in found if name is not None] == ["n2", "n3", "n2", "n3"]
+    assert found[:2] == ["n2", "n3"]
+
+
 def test_peer_tells_that_its_disk_has_no_room() -> None:
     assert disk_told({"disk_short": True, "disk_free_bytes": 5}) == DiskState(None, True, 5)
     assert disk_told({"disk_short": 1, "disk_free_bytes": -5}) == DiskState()
