@@ -10,13 +10,19 @@ from __future__ import annotations
 import logging
 from collections.abc import Callable
 
-from cyoloctl.model import RaftId, majority
+from cyoloctl.model import RaftId, majority, name_of
 from cyoloctl.raft.core import Core
 from cyoloctl.raft.membership import Membership
 from cyoloctl.raft.messages import Message
 from cyoloctl.raft.vendor import Node
 
 __all__ = ["Elections"]
+
+_AHEAD_S = 2.5
+"""So long a learner has shown its leader a higher term before the leader stands above it."""
+
+_AHEAD_AGAIN_S = 300.0
+"""And not again for the same learner within this time: its word must not keep elections going."""
 
 _log = logging.getLogger("cyoloctl.raft")
 
@@ -33,6 +39,7 @@ class Elections:
         self._granted = False
         self._votes: tuple[int, set[Node]] = (-1, set())
         self._bounded: set[Node] = set()  # said once that they may not lead
+        self._ahead: dict[str, float] = {}  # learners with a higher term -> when to stand above it
 
     def is_asking(self) -> bool:
         """True while a pre-vote is open."""
@@ -110,9 +117,30 @@ class Elections:
         return False
 
     def follow_term(self, node: Node, term: int) -> None:
-        """A higher term in an answer deposes (row 8), if it comes from somebody who may vote."""
+        """A higher term in an answer deposes (row 8), if it comes from somebody who may vote.
+
+        A learner deposes nobody.  It may have been demoted after an election
+        of which nobody heard, and follows no leader of a lower term: so the
+        leader stands at once above it, if seldom.
+        """
         if self.counts(node):
             self._core.engine.step_down(term)
+        elif self._is_ahead(node):
+            _log.warning("a learner has a higher term: standing above it", extra={"peer": node.id})
+            self._core.engine.step_down(term)
+            self._grant()
+
+    def _is_ahead(self, node: Node) -> bool:
+        """As leader, to which this peer showed a higher term: whether to stand above it now."""
+        core, removed = self._core, self._membership.current.removed
+        if not core.engine.is_leader() or node not in core.engine.readonly() or node.id in removed:
+            return False
+        now, name = core.clock(), name_of(node.id)
+        self._ahead = {each: at for each, at in self._ahead.items() if now - at < _AHEAD_AGAIN_S}
+        if now < self._ahead.setdefault(name, now + _AHEAD_S):
+            return False
+        self._ahead[name] = now + _AHEAD_AGAIN_S
+        return True
 
     def on_pre_vote(self, node: Node, message: Message) -> None:
         """A peer asks whether it would win an election."""

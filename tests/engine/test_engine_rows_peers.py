@@ -61,6 +61,66 @@ def test_row21_learner_deposes_nobody_and_convinces_nobody(target: str, message:
     assert cluster.replica(target).failed is None
 
 
+def test_voter_that_was_demoted_after_an_unheard_election_is_served_again() -> None:
+    cluster = OurCluster("abc")
+    cluster.elect("a")
+    cluster.write("a", b"x1")
+    cluster.run(0.3)
+    for peer in "ab":
+        cluster.lose("c", peer, "request_vote")
+        cluster.lose("c", peer, "append_response")
+    term = cluster.term("a")
+    cluster.inject("c", "a", {"type": "timeout_now", "term": term})
+    cluster.tick("c")
+    assert cluster.term("c") == term + 1
+    cluster.crash("c")
+    cluster.lost.clear()
+    demoted = cluster.demote("a", "c")
+    assert cluster.run_until(lambda: demoted.ok, within=3.0)
+    for name in "ab":
+        _bound(cluster, name)
+    cluster.start("c")
+    cluster.connect_all()
+    cluster.run(2.0)
+    assert cluster.term("a") == term
+    assert cluster.run_until(lambda: cluster.config("c") == {"a", "b"}, within=2.0)
+    assert cluster.current_leaders() == ["a"]
+    assert cluster.write("a", b"x2")[0].ok
+    assert cluster.run_until(lambda: cluster.state("c") == [b"x1", b"x2"], within=1.0)
+
+
+def test_learner_that_claims_ever_higher_terms_costs_one_election() -> None:
+    cluster = OurCluster("abc")
+    cluster.start_joiner("l", "abc")
+    cluster.elect("a")
+    cluster.run(0.5)
+    for name in "abc":
+        _bound(cluster, name)
+    term, answer = cluster.term("a"), {"type": "append_response", "next_index": 2, "reset": False}
+    for _ in range(100):
+        cluster.inject("a", "l", {**answer, "term": cluster.term("a") + 7, "success": False})
+        cluster.run(0.1)
+        assert cluster.current_leaders() == ["a"]
+    assert cluster.term("a") == cluster.term("b") == term + 8
+
+
+def test_removed_member_with_a_higher_term_costs_no_election() -> None:
+    cluster = OurCluster("abc")
+    cluster.elect("a")
+    cluster.run(0.3)
+    cluster.lose("c", "a", "append_response")  # a goes on to send it what it needs to believe its removal
+    removed = cluster.remove("a", "c")
+    assert cluster.run_until(lambda: removed.ok, within=1.0)
+    for name in "abc":
+        _bound(cluster, name)
+    term, answer = cluster.term("a"), {"type": "append_response", "next_index": 2, "reset": False}
+    for _ in range(40):
+        assert cluster.replica("a").status().learners == ("c",)
+        cluster.inject("a", "c", {**answer, "term": term + 7, "success": False})
+        cluster.run(0.1)
+    assert cluster.term("a") == term
+
+
 @pytest.mark.parametrize("sender", ["b", "c"])
 def test_timeout_now_of_a_voter_that_does_not_lead_starts_no_election(sender: str) -> None:
     cluster = OurCluster("abc")
