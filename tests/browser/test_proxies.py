@@ -75,7 +75,7 @@ def proxy(kind: Kind, cluster: Cluster) -> Iterator[int]:
     finally:
         if process is not None:
             process.terminate()
-            process.wait(10)
+            process.wait(60)
         shutil.rmtree(own)
 
 

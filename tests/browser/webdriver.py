@@ -60,7 +60,7 @@ class Browser:
 
     def command(self, method: str, path: str, body: dict[str, Any] | None = None) -> Any:
         """The value of the answer.  Raises NotYet with the driver's error."""
-        connection = http.client.HTTPConnection("127.0.0.1", self._port, timeout=20)
+        connection = http.client.HTTPConnection("127.0.0.1", self._port, timeout=60)
         try:
             data = None if body is None else json.dumps(body)
             connection.request(method, self._path + path, data, {"Content-Type": "application/json"})
@@ -212,7 +212,7 @@ def browser(
         # Its whole group: a browser outlives its driver.
         with contextlib.suppress(ProcessLookupError):
             os.killpg(process.pid, signal.SIGKILL)
-        process.wait(10)
+        process.wait(60)
 
 
 class Switch:
@@ -241,7 +241,7 @@ class Switch:
                 client, _ = self._listener.accept()
                 self._open.append(client)
                 try:
-                    node = socket.create_connection(("127.0.0.1", self.target), timeout=10)
+                    node = socket.create_connection(("127.0.0.1", self.target), timeout=30)
                 except OSError:
                     client.close()
                     continue

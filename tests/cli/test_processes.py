@@ -176,7 +176,7 @@ def test_node_started_without_standard_streams_stops_when_told(node: Node, close
             if stream in closed.split():
                 assert os.readlink(f"/proc/{process.pid}/fd/{number}") == "/dev/null"
         process.terminate()
-        assert process.wait(30) == 0
+        assert process.wait(60) == 0
 
 
 def test_node_that_is_hung_up_on_goes_on_and_reloads(console: list[str], node: Node) -> None:
@@ -234,7 +234,7 @@ def test_node_listens_with_the_backlog_that_it_asks_for(node: Node) -> None:
         with contextlib.ExitStack() as opened:
             for port in (node.port, gateway):
                 for _ in range(400):
-                    opened.enter_context(socket.create_connection(("127.0.0.1", port), timeout=5.0))
+                    opened.enter_context(socket.create_connection(("127.0.0.1", port), timeout=30.0))
             for _ in range(400):
                 caller = opened.enter_context(socket.socket(socket.AF_UNIX))
                 caller.setblocking(False)  # a full line would be BlockingIOError
@@ -332,7 +332,7 @@ def test_what_root_makes_in_a_service_users_directory_belongs_to_that_user(servi
     with _run_by_the_service_user(node) as process:
         wait_until("the node answering", lambda: node.client().health())
         process.terminate()
-        assert process.wait(30) == 0
+        assert process.wait(60) == 0
 
 
 @pytest.mark.skipif(os.geteuid() != 0, reason="needs root to be two users")
@@ -351,7 +351,7 @@ def test_what_a_crashed_node_of_root_left_does_not_keep_the_owner_from_starting(
             (service_directory / name).chmod(0o600)
         with _run_by_the_service_user(node) as process:
             # As long as somebody has it, it is nobody else's.
-            assert process.wait(30) == 4
+            assert process.wait(60) == 4
             assert process.stderr is not None
             assert b"another process answers" in process.stderr.read()
     assert left.stat().st_uid == 0
@@ -359,7 +359,7 @@ def test_what_a_crashed_node_of_root_left_does_not_keep_the_owner_from_starting(
         wait_until("the node answering", lambda: node.client().health())
         assert left.stat().st_uid == 12345
         process.terminate()
-        assert process.wait(30) == 0
+        assert process.wait(60) == 0
 
 
 @pytest.mark.skipif(os.geteuid() != 0, reason="needs root to be two users")

@@ -127,7 +127,7 @@ def test_sim_interrupted_exits_130_with_what_it_has(jobs: str) -> None:
         while b"/1000000" not in seen:  # the bar: some seeds are done
             seen += os.read(screen, 4096)
         os.killpg(process.pid, signal.SIGINT)  # as a terminal does: to the workers too
-        out, _ = process.communicate(timeout=30)
+        out, _ = process.communicate(timeout=120)
     finally:
         process.kill()
         process.wait()

@@ -58,15 +58,15 @@ class _Watch:
 
     def finish(self) -> tuple[int, str]:
         assert self.process.stderr is not None
-        status = self.process.wait(10)
-        self._thread.join(10)
+        status = self.process.wait(60)
+        self._thread.join(60)
         return status, self.process.stderr.read()
 
     def close(self) -> None:
         if self.process.poll() is None:
             self.process.kill()
         self.process.wait()
-        self._thread.join(10)
+        self._thread.join(60)
         for stream in (self.process.stdout, self.process.stderr):
             if stream is not None:
                 stream.close()

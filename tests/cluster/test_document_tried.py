@@ -55,7 +55,7 @@ def test_node_takes_and_answers_what_the_document_says(tmp_path: Path) -> None:
             env={name: value for name, value in os.environ.items() if name != "PYTHONPATH"},
             capture_output=True,
             text=True,
-            timeout=200,
+            timeout=500,
             check=False,
         )
         assert ran.returncode == 0, _shortened(ran.stdout) + ran.stderr

@@ -38,7 +38,7 @@ def run(*command: object, where: Path) -> subprocess.CompletedProcess[str]:
         cwd=where,
         capture_output=True,
         text=True,
-        timeout=120,
+        timeout=240,
         stdin=subprocess.DEVNULL,
         check=False,
     )

@@ -68,7 +68,7 @@ def show(node: Node, id: str) -> dict[str, Any]:
     return node.client(10.0).call("rendezvous_show", id)
 
 
-def wait(node: Node, id: str, request_id: str = "a" * 16, timeout_s: float = 10.0) -> dict[str, Any]:
+def wait(node: Node, id: str, request_id: str = "a" * 16, timeout_s: float = 20.0) -> dict[str, Any]:
     return call(node, "rendezvous_wait", timeout_s=timeout_s, id=id, request_id=request_id)
 
 
@@ -274,7 +274,7 @@ def test_many_waiters_on_all_nodes_one_redeems(nodes: list[Node]) -> None:
 
     def redeem(number: int) -> None:
         try:
-            won.append(wait(nodes[number % 3], id, f"redeemer-number-{number}", 30.0))
+            won.append(wait(nodes[number % 3], id, f"redeemer-number-{number}", 50.0))
         except CyoloctlError as error:
             lost.append(error)
 
@@ -285,7 +285,7 @@ def test_many_waiters_on_all_nodes_one_redeems(nodes: list[Node]) -> None:
         wait_until(f"waiters hanging at {node.name}", lambda node=node: hanging(node) >= 3)  # type: ignore[misc]
     approve(nodes[1], id, data={"x": "1"})
     for thread in threads:
-        thread.join(40)
+        thread.join(60)
     assert [answer["data"] for answer in won] == [{"x": "1"}]
     assert [type(error) for error in lost] == [Conflict] * 8
 
@@ -422,7 +422,7 @@ def test_start_repeated_at_once_on_all_nodes_begins_one_record(nodes: list[Node]
         for thread in threads:
             thread.start()
         for thread in threads:
-            thread.join(30)
+            thread.join(60)
         assert len(found) == 6
         assert len({(begun["id"], begun["user_code"], begun["node"]) for begun in found}) == 1
         assert len({record["id"] for record in state(nodes[0])} - before) == 1

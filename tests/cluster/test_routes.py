@@ -361,7 +361,7 @@ class Watch:
 
     def stop(self, number: int) -> None:
         self.process.send_signal(number)
-        assert self.process.wait(10) == 130
+        assert self.process.wait(60) == 130
         hidden = [path.name for path in self.directory.iterdir() if path.name.startswith(".")]
         assert hidden == []
 

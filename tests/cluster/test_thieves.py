@@ -373,7 +373,7 @@ def test_old_key_of_renewed_credentials_is_nobody(house: House) -> None:
     assert_nobody(old, house.running)
 
 
-def _wait_ended(connection: ssl.SSLSocket, timeout_s: float = 10.0) -> None:
+def _wait_ended(connection: ssl.SSLSocket, timeout_s: float = 30.0) -> None:
     """Until requests on an open connection are refused, or it is closed."""
 
     def ended() -> bool:

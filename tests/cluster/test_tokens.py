@@ -82,7 +82,7 @@ def test_concurrent_updates_of_one_token_have_one_winner(nodes: list[Node]) -> N
     for thread in threads:
         thread.start()
     for thread in threads:
-        thread.join(30)
+        thread.join(60)
     assert len(won) == 1
     assert {type(error) for error in lost} == {TokenRejected}
     assert len(lost) == 8

@@ -144,7 +144,7 @@ def check(kind: Kind, *files: Path) -> subprocess.CompletedProcess[str]:
         command = [program, "-e", "stderr", "-t", "-c", str(files[0])]
     else:
         command = [program, "-c", *(word for file in files for word in ("-f", str(file)))]
-    return subprocess.run(command, capture_output=True, text=True, timeout=30, check=False)
+    return subprocess.run(command, capture_output=True, text=True, timeout=90, check=False)
 
 
 def table(size: int = 3, **longer: bool) -> RoutingTable:

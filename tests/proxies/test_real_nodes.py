@@ -147,7 +147,7 @@ def proxy(kind: Kind, nodes: Nodes, *options: str) -> Iterator[Proxy]:
     finally:
         if process is not None:
             process.terminate()
-            process.wait(10)
+            process.wait(60)
         shutil.rmtree(own)
 
 

@@ -136,7 +136,7 @@ def free_port() -> int:
 
 
 def run(
-    *arguments: object, stdin: str = "", timeout_s: float = 60.0, **env: str
+    *arguments: object, stdin: str = "", timeout_s: float = 120.0, **env: str
 ) -> subprocess.CompletedProcess[str]:
     """`cyoloctl arguments...` as a process without a terminal."""
     return subprocess.run(
@@ -200,7 +200,7 @@ class Node:
         assert self.process is not None
         return self.process.pid
 
-    def client(self, timeout_s: float = 10.0) -> Client:
+    def client(self, timeout_s: float = 20.0) -> Client:
         return Client([self.endpoint], credentials=None, timeout_s=timeout_s)
 
     def cli(self, *arguments: object, **options: Any) -> subprocess.CompletedProcess[str]:
@@ -436,7 +436,7 @@ class Cluster:
         for node in self.running():
             assert node.terminate() == 0, node.log_tail()
 
-    def client(self, *names: str, timeout_s: float = 10.0) -> Client:
+    def client(self, *names: str, timeout_s: float = 20.0) -> Client:
         chosen = [self[name] for name in names] if names else self.running()
         return Client([node.endpoint for node in chosen], credentials=None, timeout_s=timeout_s)
 

@@ -32,7 +32,7 @@ def tls_connect(
     *,
     alpn: Sequence[str] = (),
     certificate: tuple[Path, Path] | None = None,
-    timeout_s: float = 10.0,
+    timeout_s: float = 30.0,
 ) -> ssl.SSLSocket:
     """A TLS connection that trusts anybody: what a stranger would send is the point."""
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
@@ -50,7 +50,7 @@ def tls_connect(
         raise
 
 
-def unix_connect(node: Node, timeout_s: float = 10.0) -> socket.socket:
+def unix_connect(node: Node, timeout_s: float = 30.0) -> socket.socket:
     """A connection to the control socket."""
     connection = socket.socket(socket.AF_UNIX)
     connection.settimeout(timeout_s)

@@ -109,12 +109,12 @@ class Visitor:
         if self.cookies:
             given["Cookie"] = "; ".join(f"{name}={value}" for name, value in self.cookies.items())
         given.update((name.replace("_", "-"), value) for name, value in headers.items())
-        connection = http.client.HTTPConnection("127.0.0.1", self.port, timeout=15)
+        connection = http.client.HTTPConnection("127.0.0.1", self.port, timeout=60)
         if self.tls:
             context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
             context.check_hostname = False
             context.verify_mode = ssl.CERT_NONE
-            connection = http.client.HTTPSConnection("127.0.0.1", self.port, timeout=15, context=context)
+            connection = http.client.HTTPSConnection("127.0.0.1", self.port, timeout=60, context=context)
         try:
             connection.request(
                 method, path, body, {name: value for name, value in given.items() if value is not None}

@@ -67,7 +67,7 @@ class Credentials:
         context.load_cert_chain(self.certificate, self.key)
         return context
 
-    def connect(self, port: int, alpn: str = "http/1.1", timeout_s: float = 10.0) -> ssl.SSLSocket:
+    def connect(self, port: int, alpn: str = "http/1.1", timeout_s: float = 30.0) -> ssl.SSLSocket:
         """Connect.  Raises OSError (`ssl.SSLError` is one) when the handshake is refused."""
         plain = socket.create_connection(("127.0.0.1", port), timeout=timeout_s)
         try:

@@ -15,7 +15,7 @@ MESSAGE = "token rejected"
 
 
 def call(
-    node: Node, operation: str, name: str = "", /, timeout_s: float = 10.0, **body: Any
+    node: Node, operation: str, name: str = "", /, timeout_s: float = 20.0, **body: Any
 ) -> dict[str, Any]:
     """An operation of the API."""
     return node.client(timeout_s).call(operation, name, body)
