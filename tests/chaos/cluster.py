@@ -80,7 +80,7 @@ class FaultNode:
             input=stdin,
             capture_output=True,
             text=True,
-            timeout=60,
+            timeout=120,
             env=environment(**self._changes),
             check=False,
         )
@@ -247,7 +247,7 @@ class FaultCluster:
             self.wait_settled(position + 2, among=[first.name, node.name])
 
     def wait_settled(
-        self, voters: int | None = None, *, among: list[str] | None = None, timeout_s: float = 40.0
+        self, voters: int | None = None, *, among: list[str] | None = None, timeout_s: float = 90.0
     ) -> None:
         """Every node answers and sees that many connected voters under one leader, none behind."""
         wanted = voters or len(self.nodes)

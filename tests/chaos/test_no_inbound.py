@@ -49,7 +49,7 @@ class Site:
             input=stdin,
             capture_output=True,
             text=True,
-            timeout=60,
+            timeout=120,
             env=environment(),
             check=False,
         )

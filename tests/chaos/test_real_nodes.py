@@ -63,7 +63,7 @@ def test_real_follower_without_a_way_to_the_leader_is_served_and_leadership_sett
         cluster.nodes[far].run("counter", "incr", "default", "-d", str(cluster.nodes[far].directory))
         assert cluster.nodes[far].client().counter_get("default")["value"] == 2
 
-        assert took_s < 5.0 + 2.0, "5 s, and 2 on a busy machine"
+        assert took_s < 5.0 + 5.0, "5 s, and as much again on a busy machine"
         for name, node in cluster.nodes.items():
             wait_until(
                 f"{name} tells of the link",

@@ -62,7 +62,7 @@ def as_release(module: str, *arguments: object, stdin: str = "") -> subprocess.C
         input=stdin,
         capture_output=True,
         text=True,
-        timeout=60.0,
+        timeout=120.0,
         env=environment(),
         check=False,
     )
