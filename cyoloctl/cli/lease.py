@@ -314,6 +314,7 @@ def _watch(child: _Child, keeper: _Keeper) -> str | None:
         if ended or (over is not None and _now() >= kill_at):
             if over is not None:
                 child.send(signal.SIGKILL)  # what it started too
+                kill_at = _now() + _LOOK_S
             if ended:
                 return over
         elif over is not None or child.stopped:

@@ -41,7 +41,7 @@ class Node:
         return NOW + self.ahead_ms + round((time.monotonic() - self.began) * 1000)
 
     async def in_time(self, *, timeout_s: float) -> None:
-        pass
+        self.proposed.append(("in time", {}))
 
     async def fresh(self, *, stale: bool, timeout_s: float) -> None:
         pass
@@ -74,21 +74,22 @@ async def test_acquire_names_the_caller_and_needs_no_id_of_the_client(node: Node
     got = await node.acquire(ttl_s=1.5)
     assert (got["acquired"], got["token"], got["epoch"], got["index"]) == (True, 1, 1, 1)
     assert got["by"] == "zo?" + "x" * 125
-    assert node.proposed[0][1]["ttl_ms"] == 1_500
+    assert [name for name, _ in node.proposed] == ["in time", "acquire"]
+    assert node.proposed[1][1]["ttl_ms"] == 1_500
     assert node.ids == [None]
     assert (await node.acquire())["token"] == 1
     assert (await node.acquire(YOU))["acquired"] is False
-    assert len(node.proposed) == 3
+    assert node.ids == [None] * 3
 
 
 async def test_whoever_waits_is_woken_by_the_release_and_did_not_ask_meanwhile(node: Node) -> None:
     token = (await node.acquire())["token"]
     waiting = asyncio.create_task(node.acquire(YOU, wait_s=20))
-    while len(node.proposed) < 2:
+    while node.index < 2:
         await asyncio.sleep(0)
     await asyncio.sleep(3 * operations._PAUSE_S)
     await node.operations.keep("a", token=token, ttl_s=600.0, timeout_s=1.0)
-    assert [name for name, _ in node.proposed] == ["acquire", "acquire", "keep"]
+    assert [name for name, _ in node.proposed if name != "in time"] == ["acquire", "acquire", "keep"]
     assert (await node.operations.release("a", token=token, timeout_s=1.0))["released"] is True
     assert (await asyncio.wait_for(waiting, 10))["acquired"] is True
 
@@ -97,8 +98,9 @@ async def test_whoever_waits_gets_the_lock_at_its_end(node: Node, monkeypatch: p
     monkeypatch.setattr(operations, "_LOOK_EVERY_S", 0.05)
     await node.acquire(ttl_s=86_400.0)
     waiting = asyncio.create_task(node.acquire(YOU, wait_s=20))
-    while len(node.proposed) < 2:
+    while node.index < 2:
         await asyncio.sleep(0)
+    await asyncio.sleep(3 * operations._PAUSE_S)
     node.ahead_ms = 86_400_000  # time steps; nobody is told
     assert (await asyncio.wait_for(waiting, 10))["acquired"] is True
 
@@ -113,11 +115,15 @@ async def test_wait_that_is_over_tells_who_has_the_lock(node: Node) -> None:
     assert (await asyncio.wait_for(node.acquire(YOU, wait_s=300, timeout_s=0.3), 10))["acquired"] is False
 
 
-async def test_snapshot_that_frees_the_lock_wakes_whoever_waits(node: Node) -> None:
-    await node.acquire()
-    waiting = asyncio.create_task(node.acquire(YOU, wait_s=20))
-    while len(node.proposed) < 2:
+async def test_snapshot_that_frees_the_lock_wakes_whoever_waits(
+    node: Node, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(operations, "_LOOK_EVERY_S", 60.0)
+    await node.acquire(ttl_s=600.0)
+    waiting = asyncio.create_task(node.acquire(YOU, wait_s=200, timeout_s=300.0))
+    while node.index < 2:
         await asyncio.sleep(0)
+    await asyncio.sleep(3 * operations._PAUSE_S)
     node.machine.prepare_restore({"last_token": 5, "locks": {}})()
     node.operations.restored()
     assert (await asyncio.wait_for(waiting, 10))["token"] == 6
@@ -142,3 +148,16 @@ async def test_list_is_in_pages(node: Node) -> None:
     assert ([lock["name"] for lock in page["locks"]], page["next"]) == (["a", "b"], "b")
     page = await node.operations.list(after="b", limit=2, consistency="stale", timeout_s=1.0)
     assert ([lock["name"] for lock in page["locks"]], page["next"]) == (["c"], None)
+
+
+async def test_on_change_wakes_whoever_waits_for_that_lock(
+    node: Node, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(operations, "_LOOK_EVERY_S", 60.0)
+    token = (await node.acquire(ttl_s=600.0))["token"]
+    waiting = asyncio.create_task(node.acquire(YOU, wait_s=200, timeout_s=300.0))
+    while node.index < 2:
+        await asyncio.sleep(0)
+    await asyncio.sleep(3 * operations._PAUSE_S)
+    await node.operations.release("a", token=token, timeout_s=1.0)
+    assert (await asyncio.wait_for(waiting, 10))["acquired"] is True
