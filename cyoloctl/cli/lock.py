@@ -69,6 +69,7 @@ def run(
     ttl_s = parse_seconds(ttl, "--ttl", minimum_s=1, maximum_s=_MAX_S)
     wait_s = parse_seconds(wait, "--wait", minimum_s=0, maximum_s=_MAX_S)
     path_for("lock_get", name)  # a bad name: before anything else
+    invocation.client()  # so is an endpoint, or a data directory, that cannot be used
     refused = lease.not_runnable(words[0])
     if refused is not None:
         output.note(f"cyoloctl: {refused[1]}; the lock was not acquired")
