@@ -513,9 +513,16 @@ async def _leader_answers(data: bytes) -> None:
             await node.engine.stop()
 
 
+@functools.cache
+def _shapes_of_members() -> dict[str, Any]:
+    """Of the fields of a row.  Kept: to make the document takes longer than all else that a link does."""
+    found: dict[str, Any] = openapi.openapi()["components"]["schemas"]["Member"]["properties"]
+    return found
+
+
 def _check_rows(rows: list[dict[str, Any]]) -> None:
     """As the API document has them, and printable."""
-    shapes = openapi.openapi()["components"]["schemas"]["Member"]["properties"]
+    shapes = _shapes_of_members()
     kinds = {
         "integer": int,
         "number": (int, float),
