@@ -17,12 +17,14 @@ __all__ = [
     "BodyTooLarge",
     "ClientTimeout",
     "ClockSetBack",
+    "Compacted",
     "ConfigError",
     "Conflict",
     "CounterOverflow",
     "CyoloctlError",
     "Denied",
     "Expired",
+    "FenceLost",
     "InternalError",
     "Interrupted",
     "InvalidInput",
@@ -32,6 +34,7 @@ __all__ = [
     "NotFound",
     "OutcomeUnknown",
     "Overloaded",
+    "QuotaExceeded",
     "SlowDown",
     "StorageError",
     "TokenRejected",
@@ -126,6 +129,28 @@ class Expired(Conflict):
     code = "expired_token"
     http_status = 410
     meaning = "the rendezvous expired"
+
+
+class Compacted(Conflict):
+    """Changes before a revision are forgotten; the message names the first that is known."""
+
+    code = "compacted"
+    http_status = 410
+    meaning = "the changes from that revision on are no longer all known"
+
+
+class QuotaExceeded(Conflict):
+    """Keys and values would take more than their quota; nothing was changed."""
+
+    code = "quota_exceeded"
+    meaning = "keys and values have reached their quota"
+
+
+class FenceLost(Conflict):
+    """The lock is no longer held with the fencing token of this write; nothing was changed."""
+
+    code = "fence_lost"
+    meaning = "the lock of this write is no longer held"
 
 
 class InvalidInput(CyoloctlError):

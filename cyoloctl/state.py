@@ -65,6 +65,7 @@ from cyoloctl.credentials.machine import CredentialLimits, CredentialMachine
 from cyoloctl.errors import StorageError, VersionMismatch
 from cyoloctl.keys.machine import KeyMachine
 from cyoloctl.keys.records import KeyLimits
+from cyoloctl.kv.machine import KvLimits, KvMachine
 from cyoloctl.locks.machine import LockLimits, LockMachine
 from cyoloctl.members.levels import LevelMachine
 from cyoloctl.members.machine import MemberMachine
@@ -121,6 +122,7 @@ class StateLimits:
     keys: KeyLimits = field(default_factory=KeyLimits)
     sessions: SessionLimits = field(default_factory=SessionLimits)
     rendezvous: RendezvousLimits = field(default_factory=RendezvousLimits)
+    kv: KvLimits = field(default_factory=KvLimits)
 
 
 _LIMITS = StateLimits()
@@ -148,7 +150,7 @@ def _new_tables(limits: RequestLimits) -> dict[str, _Table]:
 class ClusterState:
     """All machines, the replicated time and the remembered requests.
 
-    counters, locks, members, authorities, credentials, keys, sessions, rendezvous,
+    counters, locks, members, authorities, credentials, keys, sessions, rendezvous, kv,
     clock, history, levels: the machines, to read; they stay the same objects.
     on_restore: called after ``restore`` replaced the state, for observers
     that wait on changes.  Not replicated; what it raises is dropped.
@@ -179,6 +181,7 @@ class ClusterState:
             SessionMachine(self.keys.last_end_unix_ms, lambda: self.clock.stamp.steady_ms, limits.sessions)
         )
         self.rendezvous = self._add(RendezvousMachine(limits.rendezvous))
+        self.kv = self._add(KvMachine(self.locks.holds, lambda: self.history.epoch, limits.kv))
         self.clock = self._add(ClockMachine())
         self.history = self._add(HistoryMachine())
         self.levels = self._add(LevelMachine(self.members, release))

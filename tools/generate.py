@@ -90,7 +90,7 @@ class Command:
     def source(self) -> str:
         """Of the names that its arguments take: one of `cyoloctl.cli.names`, file, or empty for none."""
         metavar = self.arguments[0][0].removesuffix("...").strip("[]") if self.arguments else ""
-        if metavar == "FILE":
+        if metavar in ("FILE", "FILE|-"):
             return "file"
         if self.path[2:] == ("uninvite",):
             return "invitation"
@@ -102,6 +102,7 @@ _SOURCES: dict[tuple[str, ...], str] = {
     ("member", "NAME"): "member",
     ("counter", "NAME"): "counter",
     ("lock", "NAME"): "lock",
+    ("kv", "KEY"): "kv",
     ("key", "KID"): "key",
     ("credentials", "NAME"): "credentials",
 }

@@ -39,6 +39,7 @@ __all__ = [
     "text_of",
     "wanted_mode",
     "write",
+    "write_bytes",
     "write_error",
 ]
 
@@ -115,6 +116,18 @@ def write(text: str) -> None:
     except UnicodeEncodeError:
         sys.stdout.write(text.encode("ascii", "backslashreplace").decode("ascii"))
         flush()
+    except OSError as error:
+        raise stdout_failed(error) from None
+
+
+def write_bytes(data: bytes) -> None:
+    """Write bytes to stdout as they are, and flush; errors as in write()."""
+    if sys.stdout is None:
+        raise OutputFailed("stdout is closed: open it to see the result")
+    try:
+        sys.stdout.flush()
+        sys.stdout.buffer.write(data)
+        sys.stdout.buffer.flush()
     except OSError as error:
         raise stdout_failed(error) from None
 

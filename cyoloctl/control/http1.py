@@ -289,5 +289,14 @@ def request_bytes(route: Route[Any], target: str, body: Mapping[str, Any] | None
 def target(path: str, query: Mapping[str, Any], timeout_s: float) -> str:
     # The node gives up a little before we do, so that its answer still arrives.
     seconds = max(MIN_TIMEOUT_S, timeout_s - min(0.25, timeout_s / 10))
-    parts = [f"{key}={value}" for key, value in query.items() if value is not None]
+    parts = [f"{key}={_quoted(str(value))}" for key, value in query.items() if value is not None]
     return f"{path}?{'&'.join([*parts, f'timeout_s={seconds:.3f}'])}"
+
+
+def _quoted(text: str) -> str:
+    """As it stands in a query: most of what this API takes needs nothing."""
+    if text.isascii() and text.replace("-", "").replace(".", "").replace("_", "").isalnum():
+        return text
+    from urllib.parse import quote
+
+    return quote(text, safe="")

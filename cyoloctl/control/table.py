@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from cyoloctl.counters.api import HasCounters
     from cyoloctl.credentials.api import HasCredentials
     from cyoloctl.keys.api import HasKeys
+    from cyoloctl.kv.api import HasKv
     from cyoloctl.locks.api import HasLocks
     from cyoloctl.members.api import HasMembers
     from cyoloctl.rendezvous.api import HasRendezvous
@@ -30,6 +31,7 @@ if TYPE_CHECKING:
         NodeApi,
         HasCounters,
         HasLocks,
+        HasKv,
         HasMembers,
         HasTokens,
         HasKeys,
@@ -57,6 +59,9 @@ def _subjects() -> Iterator[tuple[Route[Node], ...]]:
     from cyoloctl.counters import api as counters
 
     yield counters.ROUTES
+    from cyoloctl.kv import api as kv
+
+    yield kv.ROUTES
     from cyoloctl.locks import api as locks
 
     yield locks.ROUTES

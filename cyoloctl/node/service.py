@@ -19,6 +19,7 @@ from cyoloctl.credentials.operations import CredentialOperations
 from cyoloctl.errors import Conflict
 from cyoloctl.gateway.adapter import GatewayAdapter
 from cyoloctl.keys.operations import KeyOperations
+from cyoloctl.kv.operations import KvOperations
 from cyoloctl.locks.operations import LockOperations
 from cyoloctl.members.addresses import Addresses
 from cyoloctl.members.api import Problem
@@ -86,6 +87,7 @@ class Service:
         self.own_address = OwnAddress(config, state.members, self.addresses)
         self.counters = CounterOperations(proposer, state.counters)
         self.locks = LockOperations(proposer, state.locks)
+        self.kv = KvOperations(proposer, state.kv, name=str(config.name))
         self._assemble_trust(files, pki_dir, tls)
         self.disk = DiskWatch(pki_dir.parent, engine, holds_log=config.storage == "disk")
         self._assemble_members(raft_id, pki_dir)
@@ -113,6 +115,7 @@ class Service:
             certificates=self.certificates,
             credentials=self.credentials,
             keys=self.keys,
+            kv=self.kv,
             raft_id=raft_id,
             process=process,
             problems=lambda: self.member_status.status()["problems"],
@@ -305,12 +308,14 @@ class Service:
         yield from self.schedule.problems()
         yield from self.own_address.problems()
         yield from self.upgrading.problems()
+        yield from self.kv.problems()
 
     def _on_restore(self) -> None:
         self.keys.restored()
         self.rendezvous.restored()
         self.counters.restored()
         self.locks.restored()
+        self.kv.restored()
 
     # ------------------------------------------------------------- the node itself
 

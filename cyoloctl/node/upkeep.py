@@ -11,6 +11,7 @@ from cyoloctl.credentials.admission import Admission
 from cyoloctl.credentials.operations import CredentialOperations
 from cyoloctl.errors import CyoloctlError
 from cyoloctl.keys.operations import KeyOperations
+from cyoloctl.kv.operations import KvOperations
 from cyoloctl.members.addresses import Addresses
 from cyoloctl.members.api import Problem
 from cyoloctl.members.duties import (
@@ -63,6 +64,7 @@ class Upkeep:
         certificates: CertificateRenewal,
         credentials: CredentialOperations,
         keys: KeyOperations,
+        kv: KvOperations,
         raft_id: RaftId,
         process: tuple[int, str],
         problems: Callable[[], Iterable[Problem]],
@@ -79,6 +81,7 @@ class Upkeep:
         self._certificates = certificates
         self._credentials = credentials
         self._keys = keys
+        self._kv = kv
         self._raft_id = raft_id
         self._process = process
         self._problems = problems
@@ -107,6 +110,8 @@ class Upkeep:
                     pause = 0.2
                 if self._engine.is_leader() and await self._promote():
                     pause = 0.2
+                if self._engine.is_leader() and await self._kv.maintain():
+                    pause = 0.05
                 if self._engine.leader() is not None and await self._keys.maintain():
                     pause = 0.05
             except CyoloctlError as error:

@@ -518,6 +518,9 @@ class Route(Generic[N_contra]):
                 raise InvalidInput(f"field {key!r}: is given twice")
             seen.add(key)
             result[key] = field.parse(value)
+        if len(result) != len(self.query_fields):
+            missing = next(name for name in self.query_fields if name not in result)
+            raise InvalidInput(f"query parameter {missing!r}: is required")
         return result
 
 

@@ -123,6 +123,17 @@ def get(path: str, answer: dict[str, Any]) -> dict[tuple[str, str], Any]:
     return {("GET", path): answer}
 
 
+ENTRIES: list[dict[str, Any]] = [
+    {
+        "key": key,
+        "size": 2**18,
+        "revision": 2**40,
+        "created_revision": 1,
+        "version": 2**40,
+        "expires_at": TIME,
+    }
+    for key in ("site/name", "x" * 70)
+]
 ALL_COUNTERS = [counter(name, -(2**63)) for name in NAMES]
 
 #: Command, answers, and the identifiers that have to be whole on every screen.
@@ -151,6 +162,11 @@ CASES: list[tuple[str, dict[tuple[str, str], Any], list[str]]] = [
     ("status", get("/v1/status", status(*MEMBERS)), [*NAMES, MEMBERS[2]["address"]]),
     ("route list", get("/v1/routes", ROUTES), [*NAMES, "app.example.com", HOST, "shared." + HOST]),
     ("lock list", get("/v1/locks", {"locks": LOCKS, "next": None}), [*NAMES, "A" * 128]),
+    (
+        "kv list",
+        get("/v1/kv/list", {"entries": ENTRIES, "next": None, "revision": 2**40}),
+        [*(entry["key"] for entry in ENTRIES), str(2**40)],
+    ),
     (
         "counter list",
         get("/v1/counters", {"counters": ALL_COUNTERS, "next": None}),

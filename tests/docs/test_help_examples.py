@@ -48,7 +48,8 @@ ORDER = """
     transfer-leadership, member set-address, member demote, member promote, member remove, status, counter
     incr,
     counter decr, counter get, counter list, counter watch, counter reset, counter, lock run,
-    lock list, lock show, lock release, lock, key generate, key
+    lock list, lock show, lock release, lock, kv put, kv get, kv list,
+    kv watch, kv keep, kv txn, kv delete, kv, key generate, key
     promote, key rotate, key list, key status, key disable, key enable, key export, key import, key rewrap,
     key policy, key identity, key destroy, key, token mint, token inspect, token update, token refresh,
     token revoke, token revocations, token, rendezvous start, rendezvous claim, rendezvous approve,
@@ -166,8 +167,21 @@ def before(world: World, path: str, line: str) -> None:
         world.cluster["n1"].client().call("lock_acquire", "nightly", body)
     if path == "rendezvous show":
         begin(world)
+    if path.startswith("kv"):
+        prepare_keys(world, line)
     if line.startswith("cyoloctl route export"):
         wait_until("the gateway known", lambda: "127.0.0.1:" in world.call("cyoloctl route list"))
+
+
+def prepare_keys(world: World, line: str) -> None:
+    """The keys and files that a line about them takes for granted."""
+    (world.work / "logo.png").write_bytes(bytes(range(256)))
+    (world.work / "change.json").write_text('{"then": [{"op": "put", "key": "site/a", "value": "1"}]}')
+    world.words["812"] = world.call("cyoloctl kv put site/name Berlin").strip()
+    if "--if-absent" in line:
+        world.call("cyoloctl kv delete --prefix leader --yes")
+    if line.startswith("cyoloctl kv keep"):
+        world.call("cyoloctl kv put leader n1 --ttl 60s")
 
 
 def survive(world: World) -> None:

@@ -26,6 +26,7 @@ from cyoloctl.authorities.api import AuthorityApi
 from cyoloctl.credentials.api import CredentialApi
 from cyoloctl.errors import CounterOverflow, CyoloctlError, InvitationRejected, NotFound
 from cyoloctl.keys.api import KeyApi
+from cyoloctl.kv.api import KvApi
 from cyoloctl.locks.api import LockApi
 from cyoloctl.rendezvous.api import RendezvousApi
 from cyoloctl.routing.api import RoutingApi
@@ -86,6 +87,7 @@ class MemoryService:
             list=self.counter_list,
             watch=self.counter_watch,
         )
+        self.kv: Any = _Group(self, "kv", KvApi)
         self.members: Any = SimpleNamespace(
             status=self.status,
             list=self.member_list,

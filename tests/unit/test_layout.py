@@ -73,6 +73,7 @@ ORDER = [
     "tokens",
     "counters",
     "locks",
+    "kv",
     "credentials",
     "authorities",
     "rendezvous",
@@ -112,6 +113,7 @@ LAZY_VENDORS: dict[str, str] = {"cli.output": "rich yaml", "node.run": "uvloop"}
 # No clock, no randomness, no I/O.
 PURE = """
     errors model text caller pki.identity state *.machine *.records *.checks *.api
+    kv.changes
     members.disk_space members.duties members.granted members.levels members.presence
     tokens.issuer replicated.clock replicated.history replicated.levels replicated.command replicated.requests
     raft.absences raft.batch raft.calls raft.clock raft.dialling raft.disks raft.elections
@@ -138,6 +140,7 @@ FACES: dict[str, str] = {"raft": "sim.*"}  # the simulation takes the place of r
 
 # Private names of others that a module may use all the same, each with its reason.
 PRIVATE: dict[str, str] = {
+    "kv.machine": "_replace",
     "members.machine": "_asdict",  # public in fact: what a NamedTuple documents begins with an underscore
     "node.upkeep": "_asdict",
     "pki.tls": "_SSLMethod",  # the type stubs of the standard library have no public name for it

@@ -643,6 +643,7 @@ PROPOSERS: dict[str, tuple[str, dict[str, str]]] = {
             "start": "nobody",
         },
     ),
+    "kv": ("any", {"expire": "leader"}),
     "clock": ("voter", {}),
     "history": ("voter", {"replace": "nobody"}),
     "levels": ("voter", {"announce": "self", "raise": "voter"}),

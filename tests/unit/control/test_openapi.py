@@ -100,7 +100,7 @@ def test_patterns_that_not_every_engine_takes_are_told_apart() -> None:
 )
 def test_either_or_of_fields_is_in_the_document_as_the_node_takes_it(route: schema.Route[Any]) -> None:
     values = {"sid": "A" * 22, "id": "0" * 32, "request_id": "r" * 16, "redemption": "r" * 16}
-    required = {"id": "0" * 32} if route.operation == "rendezvous_wait" else {}
+    required = {"rendezvous_wait": {"id": "0" * 32}, "kv_put": {"key": "k"}}.get(route.operation, {})
     validator = Draft202012Validator(body_schema(route))
     seen = set()
     for choice in route.choices:

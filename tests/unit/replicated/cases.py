@@ -139,6 +139,118 @@ _locks = Case(
 )
 
 
+# -- keys and values ----------------------------------------------------------------------------
+
+
+def _kv_put(key: str, value: bytes = b"v", ttl_ms: int | None = None) -> Json:
+    text = base64.b64encode(value).decode()
+    return {"key": key, "value": text, "if_revision": None, "ttl_ms": ttl_ms, "fence": None}
+
+
+_KV_PUT = {"op": "put", "key": "t", "value": "dg==", "ttl_ms": None}
+_KV_COMPARE = {"key": "a", "target": "version", "op": ">", "value": 0}
+_NO_KEYS: list[Any] = ["", "a\n", "\x7f", "\u2028", "\ud800", "é" * 257, "x" * 513, 5, None, ["a"]]
+_NO_VALUES: list[Any] = ["dg=", "dh==", "d g==", "é", None, 5, "A" * 349_529]
+_NO_KV_TTLS: list[Any] = [0, 999, 366 * 86_400_000 + 1, True, "1000"]
+_NO_FENCES: list[Any] = [
+    {"name": "l"},
+    {"name": "", "token": 1},
+    {"name": "l", "token": 0},
+    {"name": "l", "token": 2**63},
+    {"name": 5, "token": 1},
+    "l=1",
+]
+_NO_BRANCHES: list[Any] = [
+    {},
+    [5],
+    [_KV_PUT] * 2,
+    [{**_KV_PUT, "key": str(number)} for number in range(65)],
+    [{**_KV_PUT, "op": "delete"}],
+    [{**_KV_PUT, "key": ""}],
+    [{"op": "get", "key": "a"}],
+]
+_kv = Case(
+    history=(
+        ("kv", "put", _kv_put("a", b"1")),
+        ("kv", "put", _kv_put("a", b"2")),
+        ("kv", "put", _kv_put("b", b"", 5000)),
+        ("kv", "put", _kv_put("é/c", b"\xff\x00", 60_000)),
+        ("kv", "put", _kv_put("gone")),
+        ("kv", "delete", {"key": "gone", "if_revision": None, "fence": None}),
+        (
+            "kv",
+            "txn",
+            {"compare": [], "then": [_KV_PUT, {"op": "delete", "key": "b"}], "otherwise": [], "fence": None},
+        ),
+    ),
+    good={
+        "put": {**_kv_put("a"), "fence": {"name": "l", "token": 1}},
+        "delete": {"key": "a", "if_revision": None, "fence": None},
+        "delete_prefix": {"prefix": "a"},
+        "txn": {"compare": [_KV_COMPARE], "then": [_KV_PUT], "otherwise": [], "fence": None},
+        "keep": {"key": "é/c", "created_revision": None, "ttl_ms": 61_000},
+        "expire": {"most": 500},
+    },
+    wrong={
+        ("put", "key"): _NO_KEYS,
+        ("put", "value"): _NO_VALUES,
+        ("put", "if_revision"): [-1, 2**63, True, "1"],
+        ("put", "ttl_ms"): _NO_KV_TTLS,
+        ("put", "fence"): _NO_FENCES,
+        ("delete", "key"): _NO_KEYS,
+        ("delete", "if_revision"): [-1, 2**63, True, "1"],
+        ("delete", "fence"): _NO_FENCES,
+        ("delete_prefix", "prefix"): ["a\n", 5, None, "x" * 513],
+        ("txn", "compare"): [
+            {},
+            [{**_KV_COMPARE, "key": ""}],
+            [{**_KV_COMPARE, "target": "age"}],
+            [{**_KV_COMPARE, "target": ["version"]}],
+            [{**_KV_COMPARE, "op": "=="}],
+            [{**_KV_COMPARE, "value": -1}],
+            [{**_KV_COMPARE, "value": True}],
+            [{**_KV_COMPARE, "target": "exists", "op": "=", "value": 1}],
+            [{**_KV_COMPARE, "target": "exists", "op": "!=", "value": True}],
+            [{**_KV_COMPARE, "target": "value", "op": "<", "value": "dg=="}],
+            [{**_KV_COMPARE, "target": "value", "op": "=", "value": "v"}],
+            [{"key": "a"}],
+        ],
+        ("txn", "then"): _NO_BRANCHES,
+        ("txn", "otherwise"): _NO_BRANCHES,
+        ("txn", "fence"): _NO_FENCES,
+        ("keep", "key"): _NO_KEYS,
+        ("keep", "created_revision"): [-1, 2**63, True, "1"],
+        ("keep", "ttl_ms"): [*_NO_KV_TTLS, None],
+        ("expire", "most"): [0, 501, True, None],
+    },
+    damage=(
+        lambda s: s.update(entries=[]),
+        lambda s: s.update(changes={}),
+        lambda s: s.update(revision=0),
+        lambda s: s.update(first_revision=99),
+        lambda s: s.pop("first_revision"),
+        lambda s: s["entries"].update({"": s["entries"]["a"]}),
+        lambda s: s["entries"].pop("a"),
+        lambda s: s["entries"]["a"].pop(),
+        lambda s: s["entries"]["a"].__setitem__(0, "dg="),
+        lambda s: s["entries"]["a"].__setitem__(1, 99),
+        lambda s: s["entries"]["a"].__setitem__(2, 0),
+        lambda s: s["entries"]["a"].__setitem__(2, 9),
+        lambda s: s["entries"]["a"].__setitem__(3, 0),
+        lambda s: s["entries"]["a"].__setitem__(4, 5000),
+        lambda s: s["entries"]["é/c"].__setitem__(5, 2**53 + 1),
+        lambda s: s["changes"].reverse(),
+        lambda s: s["changes"][0].__setitem__(0, 0),
+        lambda s: s["changes"][0].__setitem__(1, "get"),
+        lambda s: s["changes"][0].__setitem__(1, "delete"),
+        lambda s: s["changes"][0].__setitem__(2, ""),
+        lambda s: s["changes"][0].pop(),
+        lambda s: s["changes"][1].__setitem__(3, None) or s["changes"][1].__setitem__(1, "delete"),
+        lambda s: s["changes"][1][3].__setitem__(1, 2),
+    ),
+)
+
+
 # -- members ------------------------------------------------------------------------------------
 
 KEY = "A" * 43 + "="
@@ -1004,6 +1116,7 @@ CASES: dict[str, Case] = {
     "credentials": _credentials,
     "history": _history,
     "keys": _keys,
+    "kv": _kv,
     "levels": _levels,
     "lock": _locks,
     "members": _members,

@@ -1,0 +1,508 @@
+"""The API of keys and values: routes, answers, errors, and the operations behind them."""
+
+from __future__ import annotations
+
+import re
+from typing import Annotated, Any, Literal, NotRequired, Protocol, TypedDict
+
+from cyoloctl.errors import AlreadyExists, Compacted, FenceLost, InvalidInput, NotFound, QuotaExceeded
+from cyoloctl.web.schema import (
+    CONSISTENCY,
+    MAX_LIFE_S,
+    REQUEST_ID,
+    REQUEST_ID_PATTERN,
+    Choice,
+    Count,
+    Field,
+    Route,
+    Shape,
+    Time,
+)
+
+__all__ = [
+    "FENCE_RULE",
+    "MAX_PAGE",
+    "MAX_VALUE_BYTES",
+    "ROUTES",
+    "HasKv",
+    "KvApi",
+    "KvChange",
+    "KvChanges",
+    "KvDeleted",
+    "KvEntry",
+    "KvKept",
+    "KvListed",
+    "KvPage",
+    "KvPrefixDeleted",
+    "KvTransaction",
+    "KvWritten",
+    "check_key",
+    "check_prefix",
+    "fence_of",
+]
+
+MAX_PAGE = 1000
+MAX_VALUE_BYTES = 256 * 1024
+KEY_RULE = "1 to 512 bytes of UTF-8 without control characters"
+FENCE_RULE = "NAME=TOKEN, the name of a lock and the token with which it is held"
+_MAX_BODY_BYTES = 480 * 1024
+_LAST_REVISION = 2**63 - 1
+
+# kv.records has the same, and imports base64 and more, which few commands need.  A test holds the two equal.
+_KEY = re.compile("[^\x00-\x1f\x7f-\x9f\u2028\u2029\ud800-\udfff]+")
+_FENCE = re.compile(r"([A-Za-z0-9][A-Za-z0-9._-]{0,127})=([1-9][0-9]{0,18})", re.ASCII)
+
+Revision = Annotated[int, Shape(minimum=0, format="int64")]
+Base64 = Annotated[str, Shape(contentEncoding="base64")]
+
+
+class KvListed(TypedDict):
+    """A key; value: where its bytes are UTF-8"""
+
+    key: str
+    value_base64: NotRequired[Base64]
+    value: NotRequired[str]
+    size: Count
+    revision: Revision
+    created_revision: Revision
+    version: Revision
+    expires_at: Time | None
+
+
+class KvEntry(KvListed):
+    """A key with its value"""
+
+    index: Count
+    epoch: Count
+
+
+class KvWritten(KvEntry):
+    """A key after the write; the same for every repetition of the request id"""
+
+    request_id: Annotated[str, Shape(pattern=f"^{REQUEST_ID_PATTERN}$")]
+
+
+class KvDeleted(TypedDict):
+    """What a deletion did; revision: that of the change"""
+
+    key: str
+    revision: Revision
+    index: Count
+    epoch: Count
+    request_id: str
+
+
+class KvPrefixDeleted(TypedDict):
+    """How many keys of a prefix one request deleted; more: there are others, repeat it under another id"""
+
+    prefix: str
+    deleted: Count
+    more: bool
+    revision: Revision
+    index: Count
+    epoch: Count
+    request_id: str
+
+
+class KvResult(TypedDict):
+    """What one change of a transaction did"""
+
+    op: Literal["put", "delete"]
+    key: str
+    deleted: NotRequired[bool]
+    version: NotRequired[Revision]
+    created_revision: NotRequired[Revision]
+    expires_at: NotRequired[Time | None]
+
+
+class KvTransaction(TypedDict):
+    """What a transaction did: `then` where it succeeded, `otherwise` where a comparison was false"""
+
+    succeeded: bool
+    revision: Revision
+    results: list[KvResult]
+    index: Count
+    epoch: Count
+    request_id: str
+
+
+class KvKept(TypedDict):
+    """A key that expires, with its new end"""
+
+    key: str
+    revision: Revision
+    expires_at: Time
+    index: Count
+    epoch: Count
+    request_id: str
+
+
+class KvPage(TypedDict):
+    """A page of keys at one revision; next: the last key, if there are more"""
+
+    entries: list[KvListed]
+    next: str | None
+    revision: Revision
+    index: Count
+    epoch: Count
+
+
+class KvChange(TypedDict):
+    """A change of a key; what describes a value is there where there is one after it"""
+
+    type: Literal["put", "delete", "expire"]
+    key: str
+    revision: Revision
+    value_base64: NotRequired[Base64]
+    value: NotRequired[str]
+    size: NotRequired[Count]
+    created_revision: NotRequired[Revision]
+    version: NotRequired[Revision]
+    expires_at: NotRequired[Time | None]
+
+
+class KvChanges(TypedDict):
+    """Changes by ascending revision; next_revision: where to go on"""
+
+    changes: list[KvChange]
+    next_revision: Revision
+    index: Count
+    epoch: Count
+
+
+class KvApi(Protocol):
+    """Operations of a node for callers of this API."""
+
+    async def get(self, *, key: str, at_revision: int | None, consistency: str, timeout_s: float) -> KvEntry:
+        """Read.  Raises NotFound, Compacted, Conflict for a revision to come."""
+
+    async def page(
+        self,
+        *,
+        prefix: str,
+        after: str | None,
+        limit: int,
+        values: str,
+        at_revision: int | None,
+        consistency: str,
+        timeout_s: float,
+    ) -> KvPage:
+        """A page.  Raises Compacted, Conflict for a revision to come."""
+
+    async def changes(self, *, prefix: str, from_revision: int | None, timeout_s: float) -> KvChanges:
+        """Changes of a revision and later, or none after timeout_s.  Raises Compacted."""
+
+    async def put(
+        self,
+        *,
+        key: str,
+        value: str | None,
+        value_base64: str | None,
+        if_revision: int | None,
+        ttl_s: float | None,
+        fence: str | None,
+        request_id: str | None,
+        timeout_s: float,
+    ) -> KvWritten:
+        """Write.  Raises Conflict, AlreadyExists, QuotaExceeded, FenceLost."""
+
+    async def delete(
+        self,
+        *,
+        key: str,
+        if_revision: int | None,
+        fence: str | None,
+        request_id: str | None,
+        timeout_s: float,
+    ) -> KvDeleted:
+        """Raises NotFound, Conflict, FenceLost."""
+
+    async def delete_prefix(
+        self, *, prefix: str, request_id: str | None, timeout_s: float
+    ) -> KvPrefixDeleted:
+        """The first 1,000 keys of a prefix."""
+
+    async def txn(
+        self,
+        *,
+        compare: list[Any],
+        then: list[Any],
+        otherwise: list[Any],
+        fence: str | None,
+        request_id: str | None,
+        timeout_s: float,
+    ) -> KvTransaction:
+        """Raises InvalidInput naming the item, QuotaExceeded, FenceLost."""
+
+    async def keep(
+        self,
+        *,
+        key: str,
+        created_revision: int | None,
+        ttl_s: float,
+        request_id: str | None,
+        timeout_s: float,
+    ) -> KvKept:
+        """A new end for a key that expires.  Raises NotFound, Conflict."""
+
+
+class HasKv(Protocol):
+    """A node that serves this API."""
+
+    @property
+    def kv(self) -> KvApi:
+        """The operations."""
+
+
+def check_key(text: str) -> None:
+    """Raise InvalidInput unless this is a key."""
+    if _KEY.fullmatch(text) is None or len(text.encode()) > 512:
+        raise InvalidInput(f"the key is not valid: use {KEY_RULE}")
+
+
+def check_prefix(text: str) -> None:
+    """Raise InvalidInput unless keys can begin with this."""
+    if text:
+        check_key(text)
+
+
+def fence_of(text: str) -> tuple[str, int]:
+    """Name and token of NAME=TOKEN.  Raises InvalidInput."""
+    found = _FENCE.fullmatch(text)
+    if found is None or int(found[2]) > _LAST_REVISION:
+        raise InvalidInput(f"the fence is not valid: use {FENCE_RULE}")
+    return found[1], int(found[2])
+
+
+def _check_fence(text: str) -> None:
+    fence_of(text)
+
+
+def _key(summary: str = "the key") -> Field:
+    return Field("key", "string", summary, minimum=1, maximum=512, check_text=check_key, rule=KEY_RULE)
+
+
+def _prefix() -> Field:
+    return Field(
+        "prefix",
+        "string",
+        "keys that begin with this; empty: all",
+        default="",
+        minimum=0,
+        maximum=512,
+        check_text=check_prefix,
+        rule="at most 512 bytes of UTF-8 without control characters",
+    )
+
+
+def _revision(name: str, summary: str) -> Field:
+    return Field(name, "integer", summary, default=None, nullable=True, minimum=0, maximum=_LAST_REVISION)
+
+
+_IF_REVISION = _revision("if_revision", "only if the key is at this revision; 0: only if it is not there")
+_AT_REVISION = _revision("at_revision", "as it was at this revision, if that is recent; null: as it is")
+_FENCED = Field(
+    "fence",
+    "string",
+    "only while this lock is held",
+    default=None,
+    nullable=True,
+    minimum=3,
+    maximum=148,
+    check_text=_check_fence,
+    rule=FENCE_RULE,
+)
+_VALUE = Field(
+    "value", "string", "the value, as text", default=None, nullable=True, minimum=0, maximum=MAX_VALUE_BYTES,
+    rule="at most 256 KiB",
+)  # fmt: skip
+_VALUE_BASE64 = Field(
+    "value_base64",
+    "string",
+    "the value's bytes",
+    default=None,
+    nullable=True,
+    minimum=0,
+    maximum=-(-MAX_VALUE_BYTES // 3) * 4,
+    pattern="[A-Za-z0-9+/]*={0,2}",
+    rule="at most 256 KiB, in base64",
+)
+
+
+def _branch(name: str, summary: str) -> Field:
+    return Field(name, "array", summary, default=[], minimum=0, maximum=64, holds=dict[str, Any])
+
+
+ROUTES: tuple[Route[HasKv], ...] = (
+    Route(
+        "GET",
+        "/v1/kv",
+        "viewer",
+        "kv_get",
+        "Read a key",
+        answer=KvEntry,
+        handler=lambda node: node.kv.get,
+        query=(_key(), _AT_REVISION, CONSISTENCY),
+        errors=(NotFound, Compacted),
+    ),
+    Route(
+        "GET",
+        "/v1/kv/list",
+        "viewer",
+        "kv_list",
+        "List keys in order, in pages of at most 768 KiB of values",
+        answer=KvPage,
+        handler=lambda node: node.kv.page,
+        query=(
+            _prefix(),
+            Field(
+                "after",
+                "string",
+                "begin after this key (`next` of the page before)",
+                default=None,
+                nullable=True,
+                minimum=1,
+                maximum=512,
+                check_text=check_key,
+                rule=KEY_RULE,
+            ),
+            Field("limit", "integer", "keys per page", default=100, minimum=1, maximum=MAX_PAGE),
+            Field(
+                "values",
+                "string",
+                "whether the values are wanted too",
+                default="with",
+                choices=("with", "without"),
+            ),
+            _AT_REVISION,
+            CONSISTENCY,
+        ),
+        errors=(Compacted,),
+    ),
+    Route(
+        "GET",
+        "/v1/kv/changes",
+        "viewer",
+        "kv_changes",
+        "Follow keys: wait up to `timeout_s` for changes, then go on with `next_revision`; "
+        "nothing is missed, and nothing comes twice",
+        answer=KvChanges,
+        handler=lambda node: node.kv.changes,
+        query=(
+            _prefix(),
+            _revision("from_revision", "the first revision that is wanted; null: what changes from now on"),
+        ),
+        errors=(Compacted,),
+        held=True,
+    ),
+    Route(
+        "POST",
+        "/v1/kv/put",
+        "operator",
+        "kv_put",
+        "Give a key a value",
+        answer=KvWritten,
+        handler=lambda node: node.kv.put,
+        body=(
+            _key(),
+            _VALUE,
+            _VALUE_BASE64,
+            _IF_REVISION,
+            Field(
+                "ttl_s",
+                "number",
+                "seconds after which the key expires; null: never",
+                default=None,
+                nullable=True,
+                minimum=1,
+                maximum=MAX_LIFE_S,
+            ),
+            _FENCED,
+            REQUEST_ID,
+        ),
+        choices=(Choice("value", "value_base64"),),
+        errors=(AlreadyExists, QuotaExceeded, FenceLost),
+        write=True,
+        max_body_bytes=_MAX_BODY_BYTES,
+    ),
+    Route(
+        "POST",
+        "/v1/kv/delete",
+        "operator",
+        "kv_delete",
+        "Delete a key",
+        answer=KvDeleted,
+        handler=lambda node: node.kv.delete,
+        body=(_key(), _IF_REVISION, _FENCED, REQUEST_ID),
+        errors=(NotFound, FenceLost),
+        write=True,
+    ),
+    Route(
+        "POST",
+        "/v1/kv/delete-prefix",
+        "operator",
+        "kv_delete_prefix",
+        "Delete the first 1,000 keys of a prefix",
+        answer=KvPrefixDeleted,
+        handler=lambda node: node.kv.delete_prefix,
+        body=(_prefix(), REQUEST_ID),
+        write=True,
+    ),
+    Route(
+        "POST",
+        "/v1/kv/txn",
+        "operator",
+        "kv_txn",
+        "Compare, then change keys: all at one revision, or nothing",
+        answer=KvTransaction,
+        handler=lambda node: node.kv.txn,
+        body=(
+            _branch("compare", "objects with key, target, op and value, all of which must hold"),
+            _branch("then", "changes where they do: objects with op put or delete, key, and what put takes"),
+            _branch("otherwise", "changes where one does not"),
+            _FENCED,
+            REQUEST_ID,
+        ),
+        example=(
+            {
+                "compare": [{"key": "jobs/7", "target": "version", "op": "=", "value": 3}],
+                "then": [
+                    {"op": "put", "key": "jobs/7", "value": "done"},
+                    {"op": "delete", "key": "queue/7"},
+                ],
+                "otherwise": [],
+            },
+            {
+                "succeeded": True,
+                "revision": 812,
+                "results": [
+                    {"op": "put", "key": "jobs/7", "version": 4, "created_revision": 640, "expires_at": None},
+                    {"op": "delete", "key": "queue/7", "deleted": True},
+                ],
+                "index": 812,
+                "epoch": 1,
+                "request_id": "job-7-done",
+            },
+        ),
+        errors=(QuotaExceeded, FenceLost),
+        write=True,
+        max_body_bytes=_MAX_BODY_BYTES,
+    ),
+    Route(
+        "POST",
+        "/v1/kv/keep",
+        "operator",
+        "kv_keep",
+        "Give a key that expires a later end, without changing it",
+        answer=KvKept,
+        handler=lambda node: node.kv.keep,
+        body=(
+            _key(),
+            _revision("created_revision", "that of the key which is meant; null: whatever is there"),
+            Field("ttl_s", "number", "seconds from now", minimum=1, maximum=MAX_LIFE_S),
+            REQUEST_ID,
+        ),
+        errors=(NotFound,),
+        write=True,
+    ),
+)

@@ -1,0 +1,112 @@
+"""The latest changes of the keys: what watchers read, and how keys were at a recent revision."""
+
+from __future__ import annotations
+
+from bisect import bisect_left
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from cyoloctl.kv.records import Entry, Event
+
+__all__ = ["Changes", "ChangesLimits"]
+
+_OVERHEAD_BYTES = 64
+
+
+@dataclass(frozen=True, slots=True)
+class ChangesLimits:
+    """events: how many are kept.  size: the bytes of their keys and of the values that they replaced."""
+
+    events: int = 10_000
+    size: int = 16 * 1024 * 1024
+
+
+class Changes:
+    """Changes by ascending revision, of which the oldest are forgotten; those of one revision together.
+
+    first_revision: from here on every change is known.
+    """
+
+    def __init__(self, limits: ChangesLimits, first_revision: int = 0, events: Iterable[Event] = ()) -> None:
+        self._limits = limits
+        self._events = list(events)
+        self._size = sum(map(_size, self._events))
+        self.first_revision = first_revision
+
+    def __len__(self) -> int:
+        return len(self._events)
+
+    def add(self, event: Event) -> None:
+        """The next change: of the last revision, or of a later one."""
+        self._events.append(event)
+        self._size += _size(event)
+
+    def trim(self) -> None:
+        """Forget the oldest where there are too many: an eighth more than that, so that it is seldom done."""
+        limits = self._limits
+        if len(self._events) <= limits.events and self._size <= limits.size:
+            return
+        least, size = len(self._events) - limits.events * 7 // 8, limits.size * 7 // 8
+        number = 0
+        while number < len(self._events) and (
+            number < least
+            or self._size > size
+            or (number and self._events[number].revision == self._events[number - 1].revision)
+        ):
+            self._size -= _size(self._events[number])
+            number += 1
+        self.first_revision = self._events[number - 1].revision + 1
+        del self._events[:number]
+
+    def since(self, revision: int, limit: int) -> list[Event]:
+        """Changes of this revision and later: about ``limit`` of them, those of one revision never parted."""
+        start = bisect_left(self._events, revision, key=_revision)
+        end = min(len(self._events), start + limit)
+        while 0 < end < len(self._events) and self._events[end].revision == self._events[end - 1].revision:
+            end += 1
+        return self._events[start:end]
+
+    def undone(self, revision: int) -> dict[str, Entry | None]:
+        """The entries of a revision, of those keys that were changed after it."""
+        found: dict[str, Entry | None] = {}
+        for event in self._events[bisect_left(self._events, revision + 1, key=_revision) :]:
+            found.setdefault(event.key, event.previous)
+        return found
+
+    def copy(self) -> list[Event]:
+        """All that are known."""
+        return self._events.copy()
+
+
+def entries_after(
+    present: Mapping[str, Entry], changes: list[tuple[int, Any, str, Entry | None]]
+) -> list[Event]:
+    """Events from what is stored of them, their previous entries: what each left is what the next one found.
+
+    Raises ValueError where the entries do not fit together.
+    """
+    now: dict[str, Entry | None] = dict(present)
+    events = []
+    for revision, kind, key, previous in reversed(changes):
+        entry = now.get(key)
+        if (entry is None) is (kind == "put") or (entry is not None and entry.revision != revision):
+            raise ValueError("a change does not fit the entries")
+        if previous is not None and previous.revision >= revision:
+            raise ValueError("a change is older than what it replaced")
+        events.append(Event(revision, kind, key, entry, previous))
+        now[key] = previous
+    events.reverse()
+    return events
+
+
+def _revision(event: Event) -> int:
+    return event.revision
+
+
+def _size(event: Event) -> int:
+    return (
+        _OVERHEAD_BYTES
+        + len(event.key.encode())
+        + (0 if event.previous is None else len(event.previous.value))
+    )

@@ -1,0 +1,544 @@
+"""Any data: keys, their values, and a revision for every change."""
+
+from __future__ import annotations
+
+from bisect import bisect_left, bisect_right, insort
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass, field
+from heapq import heapify, heappop, heappush
+from itertools import pairwise
+from typing import Any, ClassVar
+
+from cyoloctl.errors import AlreadyExists, Compacted, Conflict, FenceLost, NotFound, QuotaExceeded
+from cyoloctl.kv.changes import Changes, ChangesLimits, entries_after
+from cyoloctl.kv.records import (
+    MAX_TTL_MS,
+    MIN_TTL_MS,
+    Comparison,
+    Entry,
+    Event,
+    Kind,
+    Put,
+    Step,
+    check_comparisons,
+    check_key,
+    check_prefix,
+    check_steps,
+    check_ttl,
+    check_value,
+    encode_value,
+    holds,
+)
+from cyoloctl.replicated.checks import exact, integer, json_object
+from cyoloctl.replicated.command import MAX_TIME_UNIX_MS, Malformed, Refused
+from cyoloctl.replicated.machine import Machine, Observed, Operations
+from cyoloctl.text import Json
+
+__all__ = ["EXPIRED_AT_ONCE", "KEY_OVERHEAD_BYTES", "QUOTA_BYTES", "KvLimits", "KvMachine"]
+
+QUOTA_BYTES = 64 * 1024 * 1024
+KEY_OVERHEAD_BYTES = 256
+"""What each key counts beside its own bytes and its value's: about what it takes in memory."""
+EXPIRED_AT_ONCE = 500
+"""Keys that one command takes away because their time is over."""
+_DELETED_AT_ONCE = 1000
+_EPOCH_BITS = 40
+"""An epoch has room for so many revisions, 2 to the power of this, before they reach the next one's."""
+
+
+@dataclass(frozen=True, slots=True)
+class KvLimits:
+    """quota: bytes of keys and values, each key with its overhead.  changes: how many are remembered.
+
+    deleted: keys that one command takes away because of their prefix.
+    """
+
+    quota: int = QUOTA_BYTES
+    changes: ChangesLimits = field(default_factory=ChangesLimits)
+    deleted: int = _DELETED_AT_ONCE
+
+
+_LIMITS = KvLimits()
+
+
+class KvMachine(Observed, Machine):
+    """Operations and their answers.  A key is text, a value bytes, in base64 here.
+
+    ``put {key, value, if_revision, ttl_ms, fence}`` -> ``{revision,
+    created_revision, version, expires_unix_ms}``.  if_revision: the key's
+    present one, 0 for a key that is not there yet, null for whatever is there.
+    ttl_ms: it expires so long after this command; null: never.
+    ``delete {key, if_revision, fence}`` -> ``{revision}``; not_found.
+    ``delete_prefix {prefix}`` -> ``{deleted, more, revision}``: the first 1,000 keys.
+    ``txn {compare, then, otherwise, fence}`` -> ``{succeeded, revision, results}``:
+    ``then`` where all comparisons are true, otherwise ``otherwise``, each as one
+    change; results: of each put ``{version, created_revision,
+    expires_unix_ms}``, of each delete ``{deleted}``.
+    ``keep {key, created_revision, ttl_ms}`` -> ``{revision, expires_unix_ms}``:
+    a key that expires gets a new end, never an earlier one.  It is no change.
+    created_revision: null, or that of the key that is meant.
+    ``expire {most}`` -> ``{expired}``: keys whose time is over go; the leader's alone.
+
+    fence: null or ``{name, token}``: refused with fence_lost unless the lock
+    is held with this token.  What another revision refuses is a conflict, what
+    the quota refuses quota_exceeded.
+
+    Revisions: each change has a higher one than all before it: the index of
+    its log entry, or one more than the last where that is higher, since an
+    entry may hold several commands.  After the cluster went on from an older
+    state (an epoch of its history ended) they are higher than all that were
+    lost.  All changes of a transaction have the same.
+
+    Expiry: a key is there until an entry of the log has taken it away, so that
+    all who read in turn see it go once.  That is done by every command that
+    changes something, and by ``expire``.
+
+    on_change: called with "" after each command that changed something.
+    """
+
+    NAME = "kv"
+    PROPOSER = "any"
+    PROPOSERS: ClassVar[dict[str, str]] = {"expire": "leader"}
+
+    def __init__(
+        self,
+        holds_lock: Callable[[str, int, int], bool] = lambda name, token, now_unix_ms: False,
+        epoch: Callable[[], int] = lambda: 1,
+        limits: KvLimits = _LIMITS,
+    ) -> None:
+        """holds_lock: whether a lock is held with a fencing token at a time.  epoch: of the cluster's history."""
+        super().__init__(_OPERATIONS)
+        self._epoch = epoch
+        self._holds_lock = holds_lock
+        self._limits = limits
+        self.revision = 0
+        """Of the last change."""
+        self.size = 0
+        """Bytes that count for the quota."""
+        self._load({}, Changes(limits.changes), 0)
+
+    def _load(self, entries: dict[str, Entry], changes: Changes, revision: int) -> None:
+        self._entries = entries
+        self._keys = sorted(entries)
+        self._ends = [(e.expires_unix_ms, key) for key, e in entries.items() if e.expires_unix_ms is not None]
+        heapify(self._ends)
+        self._changes = changes
+        self.revision = revision
+        self.size = sum(_size(key, entry.value) for key, entry in entries.items())
+
+    def __len__(self) -> int:
+        return len(self._entries)
+
+    @property
+    def quota(self) -> int:
+        """Bytes that there may be."""
+        return self._limits.quota
+
+    # -- reading ----------------------------------------------------------------------------------
+
+    def get(self, key: str, revision: int | None = None) -> Entry | None:
+        """A key's entry, now or as it was at a revision.  Raises Compacted, Conflict for one to come."""
+        if revision is not None:
+            undone = self._undone(revision)
+            if key in undone:
+                return undone[key]
+        return self._entries.get(key)
+
+    def page(
+        self, prefix: str, after: str | None, limit: int, revision: int | None = None
+    ) -> list[tuple[str, Entry]]:
+        """At most ``limit`` keys of a prefix and their entries, ascending, those above ``after`` only.
+
+        Raises as `get`.
+        """
+        undone = {} if revision is None else self._undone(revision)
+        found = {
+            key: entry
+            for key, entry in undone.items()
+            if entry is not None and key.startswith(prefix) and (after is None or key > after)
+        }
+        start = bisect_left(self._keys, prefix)
+        if after is not None:
+            start = max(start, bisect_right(self._keys, after))
+        # Those that were changed since are in the way, and found already.
+        for key in self._keys[start : start + limit + len(undone)]:
+            if not key.startswith(prefix):
+                break
+            if key not in undone:
+                found[key] = self._entries[key]
+        return sorted(found.items())[:limit]
+
+    def _undone(self, revision: int) -> dict[str, Entry | None]:
+        if revision > self.revision:
+            raise Conflict(f"there is no revision {revision} yet: the last one is {self.revision}")
+        if revision < self.first_revision - 1:
+            raise self._compacted()
+        return self._changes.undone(revision)
+
+    @property
+    def first_revision(self) -> int:
+        """From here on every change is known."""
+        return self._changes.first_revision
+
+    def changes(self, from_revision: int, limit: int) -> list[Event]:
+        """Changes of a revision and later, those of one revision never parted.  Raises Compacted."""
+        if from_revision < self.first_revision:
+            raise self._compacted()
+        return self._changes.since(from_revision, limit)
+
+    def _compacted(self) -> Compacted:
+        first = self.first_revision
+        return Compacted(f"changes before revision {first} are forgotten: read again, and go on from {first}")
+
+    def next_end_unix_ms(self) -> int | None:
+        """When the first of the keys that expire does, or has."""
+        while self._ends and not self._is_end(*self._ends[0]):
+            heappop(self._ends)
+        return self._ends[0][0] if self._ends else None
+
+    def _is_end(self, end_unix_ms: int, key: str) -> bool:
+        entry = self._entries.get(key)
+        return entry is not None and entry.expires_unix_ms == end_unix_ms
+
+    # -- operations -------------------------------------------------------------------------------
+
+    def _put(self, given: Json, index: int, now_unix_ms: int) -> Json:
+        put = Put(given["key"], given["value"], given["ttl_ms"])
+        self._refuse_fence(given["fence"], now_unix_ms)
+        self._refuse_revision(put.key, given["if_revision"], now_unix_ms)
+        self._refuse_full((put,), now_unix_ms)
+        self._expire_due(index, now_unix_ms, (put.key,))
+        return self._carry_out((put,), index, now_unix_ms)[0]
+
+    def _delete(self, given: Json, index: int, now_unix_ms: int) -> Json:
+        key = given["key"]
+        self._refuse_fence(given["fence"], now_unix_ms)
+        if self._live(key, now_unix_ms) is None:
+            raise Refused(NotFound(f"there is no key {key!r}"))
+        self._refuse_revision(key, given["if_revision"], now_unix_ms)
+        self._expire_due(index, now_unix_ms, ())
+        revision = self._next(index)
+        self._remove("delete", key, revision)
+        self._end(index)
+        return {"revision": revision}
+
+    def _delete_prefix(self, given: Json, index: int, now_unix_ms: int) -> Json:
+        prefix = given["prefix"]
+        start = bisect_left(self._keys, prefix)
+        most = self._keys[start : start + self._limits.deleted + 1]
+        keys = [key for key in most if key.startswith(prefix)]
+        more = len(keys) > self._limits.deleted
+        keys = keys[: self._limits.deleted]
+        if keys:
+            revision = self._next(index)
+            for key in keys:
+                self._remove("delete", key, revision)
+            self._end(index)
+        return {"deleted": len(keys), "more": more, "revision": self.revision}
+
+    def _txn(self, given: Json, index: int, now_unix_ms: int) -> Json:
+        self._refuse_fence(given["fence"], now_unix_ms)
+        compare: tuple[Comparison, ...] = given["compare"]
+        succeeded = all(holds(each, self._live(each.key, now_unix_ms)) for each in compare)
+        steps: tuple[Step, ...] = given["then" if succeeded else "otherwise"]
+        self._refuse_full(steps, now_unix_ms)
+        results = []
+        if any(type(step) is Put or self._live(step.key, now_unix_ms) is not None for step in steps):
+            self._expire_due(index, now_unix_ms, [step.key for step in steps])
+            results = self._carry_out(steps, index, now_unix_ms)
+        else:
+            results = [{"deleted": False} for _ in steps]
+        for result in results:
+            result.pop("revision", None)
+        return {"succeeded": succeeded, "revision": self.revision, "results": results}
+
+    def _keep(self, given: Json, index: int, now_unix_ms: int) -> Json:
+        key, created = given["key"], given["created_revision"]
+        entry = self._live(key, now_unix_ms)
+        if entry is None:
+            raise Refused(NotFound(f"there is no key {key!r}: its time is over, or it was deleted"))
+        if created is not None and created != entry.created_revision:
+            raise Refused(Conflict(f"the key {key!r} was made anew, at revision {entry.created_revision}"))
+        if entry.expires_unix_ms is None:
+            raise Refused(Conflict(f"the key {key!r} never expires: put it with a time to live"))
+        expires_ms = max(entry.expires_unix_ms, now_unix_ms + given["ttl_ms"])
+        self._set(key, entry._replace(ttl_ms=given["ttl_ms"], expires_unix_ms=expires_ms))
+        return {"revision": entry.revision, "expires_unix_ms": expires_ms}
+
+    def _expire(self, given: Json, index: int, now_unix_ms: int) -> Json:
+        before = len(self._entries)
+        self._expire_due(index, now_unix_ms, (), given["most"])
+        return {"expired": before - len(self._entries)}
+
+    # -- what refuses -----------------------------------------------------------------------------
+
+    def _live(self, key: str, now_unix_ms: int) -> Entry | None:
+        entry = self._entries.get(key)
+        return None if entry is None or entry.is_due(now_unix_ms) else entry
+
+    def _refuse_fence(self, fence: tuple[str, int] | None, now_unix_ms: int) -> None:
+        if fence is not None and not self._holds_lock(*fence, now_unix_ms):
+            raise Refused(
+                FenceLost(f"the lock {fence[0]} is not held with the token {fence[1]} any more: stop working")
+            )
+
+    def _refuse_revision(self, key: str, wanted: int | None, now_unix_ms: int) -> None:
+        entry = self._live(key, now_unix_ms)
+        if wanted is None or wanted == (0 if entry is None else entry.revision):
+            return
+        if entry is None:
+            raise Refused(
+                Conflict(f"there is no key {key!r}, and revision {wanted} was asked for: read it again")
+            )
+        if wanted == 0:
+            raise Refused(AlreadyExists(f"the key {key!r} is there already, at revision {entry.revision}"))
+        raise Refused(
+            Conflict(f"the key {key!r} is at revision {entry.revision}, not {wanted}: read it again")
+        )
+
+    def _refuse_full(self, steps: Iterable[Step], now_unix_ms: int) -> None:
+        more = 0
+        for step in steps:
+            entry = self._entries.get(step.key)
+            more -= 0 if entry is None else _size(step.key, entry.value)
+            more += _size(step.key, step.value) if type(step) is Put else 0
+        if more > 0 and self.size + more > self._limits.quota:
+            raise Refused(
+                QuotaExceeded(
+                    f"keys and values take {self.size} bytes of {self._limits.quota}, "
+                    f"and this needs {more} more: delete keys"
+                )
+            )
+
+    # -- what changes -----------------------------------------------------------------------------
+
+    def _next(self, index: int) -> int:
+        return max(index, self.revision + 1, (self._epoch() - 1) << _EPOCH_BITS)
+
+    def _carry_out(self, steps: Iterable[Step], index: int, now_unix_ms: int) -> list[Json]:
+        """All at one revision.  Answers of puts have it."""
+        revision = self._next(index)
+        results: list[Json] = []
+        for step in steps:
+            if type(step) is not Put:
+                results.append({"deleted": step.key in self._entries})
+                if step.key in self._entries:
+                    self._remove("delete", step.key, revision)
+                continue
+            old = self._entries.get(step.key)
+            entry = Entry(
+                value=step.value,
+                revision=revision,
+                created_revision=revision if old is None else old.created_revision,
+                version=1 if old is None else old.version + 1,
+                ttl_ms=step.ttl_ms,
+                expires_unix_ms=None if step.ttl_ms is None else now_unix_ms + step.ttl_ms,
+            )
+            self._set(step.key, entry)
+            self._changes.add(Event(revision, "put", step.key, entry, old))
+            results.append(
+                {
+                    "revision": revision,
+                    "created_revision": entry.created_revision,
+                    "version": entry.version,
+                    "expires_unix_ms": entry.expires_unix_ms,
+                }
+            )
+        self.revision = revision
+        self._end(index)
+        return results
+
+    def _expire_due(
+        self, index: int, now_unix_ms: int, besides: Iterable[str], most: int = EXPIRED_AT_ONCE
+    ) -> None:
+        """Take away keys whose time is over, the first to end first; of those that are named, all."""
+        due = {
+            key: None for key in besides if key in self._entries and self._entries[key].is_due(now_unix_ms)
+        }
+        while len(due) < most:
+            end = self.next_end_unix_ms()
+            if end is None or end > now_unix_ms:
+                break
+            due[heappop(self._ends)[1]] = None
+        if due:
+            revision = self._next(index)
+            for key in sorted(due):
+                self._remove("expire", key, revision)
+            self._end(index)
+
+    def _set(self, key: str, entry: Entry) -> None:
+        old = self._entries.get(key)
+        if old is None:
+            insort(self._keys, key)
+        else:
+            self.size -= _size(key, old.value)
+        self.size += _size(key, entry.value)
+        self._entries[key] = entry
+        if entry.expires_unix_ms is not None:
+            heappush(self._ends, (entry.expires_unix_ms, key))
+            if len(self._ends) > 2 * len(self._entries) + 100:
+                self._ends = [end for end in self._ends if self._is_end(*end)]
+                heapify(self._ends)
+
+    def _remove(self, kind: Kind, key: str, revision: int) -> None:
+        entry = self._entries.pop(key)
+        del self._keys[bisect_left(self._keys, key)]
+        self.size -= _size(key, entry.value)
+        self._changes.add(Event(revision, kind, key, None, entry))
+        self.revision = revision
+
+    def _end(self, index: int) -> None:
+        self._changes.trim()
+        self._changed("", index)
+
+    # -- the machine ------------------------------------------------------------------------------
+
+    def set_back(self, from_unix_ms: int, to_unix_ms: int) -> None:
+        """The time was set back: no key lives longer from now than it was given."""
+        changed = {
+            key: entry._replace(expires_unix_ms=to_unix_ms + entry.ttl_ms)
+            for key, entry in self._entries.items()
+            if entry.ttl_ms is not None
+            and entry.expires_unix_ms is not None
+            and entry.expires_unix_ms > to_unix_ms + entry.ttl_ms
+        }
+        for key, entry in changed.items():
+            self._set(key, entry)
+
+    def is_new(self) -> bool:
+        """See Machine."""
+        return self.revision == 0
+
+    def freeze(self) -> Callable[[], Json]:
+        """See Machine."""
+        entries, events = self._entries.copy(), self._changes.copy()
+        revision, first = self.revision, self._changes.first_revision
+        return lambda: {
+            "entries": {key: _stored(entry) for key, entry in entries.items()},
+            "changes": [
+                [e.revision, e.kind, e.key, None if e.previous is None else _stored(e.previous)]
+                for e in events
+            ],
+            "first_revision": first,
+            "revision": revision,
+        }
+
+    def export_state(self) -> Json:
+        """The state for the snapshot."""
+        return self.freeze()()
+
+    def prepare_restore(self, state: object) -> Callable[[], None]:
+        """Checks an exported state; the returned function puts it in place.  Raises ValueError."""
+        top = exact(state, {"entries", "changes", "first_revision", "revision"})
+        try:
+            revision, first = _revision(top["revision"]), _revision(top["first_revision"])
+            entries = {
+                check_key(key): _read(fields, revision) for key, fields in json_object(top["entries"]).items()
+            }
+            stored = [_read_change(each, first, revision) for each in _list(top["changes"])]
+        except Malformed:
+            raise ValueError("a key, a value or a change is not valid") from None
+        if any(later[0] < earlier[0] for earlier, later in pairwise(stored)):
+            raise ValueError("the changes are out of order")
+        if first > revision + 1:
+            raise ValueError("more is forgotten than there was")
+        changes = Changes(self._limits.changes, first, entries_after(entries, stored))
+        return lambda: self._load(entries, changes, revision)
+
+
+def _size(key: str, value: bytes) -> int:
+    return len(key.encode()) + len(value) + KEY_OVERHEAD_BYTES
+
+
+def _stored(entry: Entry) -> list[Any]:
+    return [encode_value(entry.value), *entry[1:]]
+
+
+_revision = integer(0, 2**63 - 1, "the revision")
+_end = integer(0, MAX_TIME_UNIX_MS, "the end")
+
+
+def _list(value: object) -> list[Any]:
+    if type(value) is not list:
+        raise ValueError("a list is missing")
+    return value
+
+
+def _read(fields: object, last: int) -> Entry:
+    """An entry of a snapshot.  Raises ValueError, Malformed."""
+    if type(fields) is not list or len(fields) != 6:
+        raise ValueError("a value has other fields than it should")
+    value, revision, created, version, ttl, end = fields
+    entry = Entry(
+        check_value(value),
+        _revision(revision),
+        _revision(created),
+        _revision(version),
+        check_ttl(ttl),
+        None if end is None else _end(end),
+    )
+    if not 1 <= entry.created_revision <= entry.revision <= last or entry.version < 1:
+        raise ValueError("the revisions of a value are wrong")
+    if (entry.ttl_ms is None) is not (entry.expires_unix_ms is None):
+        raise ValueError("a value has an end without a time to live")
+    return entry
+
+
+def _read_change(fields: object, first: int, last: int) -> tuple[int, Any, str, Entry | None]:
+    """A change of a snapshot.  Raises ValueError, Malformed."""
+    if type(fields) is not list or len(fields) != 4:
+        raise ValueError("a change has other fields than it should")
+    revision, kind, key, previous = fields
+    if kind not in ("put", "delete", "expire"):
+        raise ValueError("a change is of no known kind")
+    if not max(first, 1) <= _revision(revision) <= last:
+        raise ValueError("a change has a wrong revision")
+    before = None if previous is None else _read(previous, last)
+    if kind != "put" and before is None:
+        raise ValueError("what was not there was taken away")
+    return revision, kind, check_key(key), before
+
+
+def _fence(value: object) -> tuple[str, int] | None:
+    if value is None:
+        return None
+    if (
+        type(value) is not dict
+        or value.keys() != {"name", "token"}
+        or type(value["name"]) is not str
+        or not 1 <= len(value["name"]) <= 128
+        or type(value["token"]) is not int
+        or not 1 <= value["token"] < 2**63
+    ):
+        raise Malformed("the fence is not valid: use the name of a lock and its token")
+    return value["name"], value["token"]
+
+
+_wanted = integer(0, 2**63 - 1, "the revision", optional=True)
+_OPERATIONS: Operations = {
+    "put": (
+        {
+            "key": check_key,
+            "value": check_value,
+            "if_revision": _wanted,
+            "ttl_ms": check_ttl,
+            "fence": _fence,
+        },
+        KvMachine._put,
+    ),
+    "delete": ({"key": check_key, "if_revision": _wanted, "fence": _fence}, KvMachine._delete),
+    "delete_prefix": ({"prefix": check_prefix}, KvMachine._delete_prefix),
+    "txn": (
+        {"compare": check_comparisons, "then": check_steps, "otherwise": check_steps, "fence": _fence},
+        KvMachine._txn,
+    ),
+    "keep": (
+        {
+            "key": check_key,
+            "created_revision": _wanted,
+            "ttl_ms": integer(MIN_TTL_MS, MAX_TTL_MS, "the time to live"),
+        },
+        KvMachine._keep,
+    ),
+    "expire": ({"most": integer(1, EXPIRED_AT_ONCE, "the number of keys")}, KvMachine._expire),
+}

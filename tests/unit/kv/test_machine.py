@@ -1,0 +1,455 @@
+"""The machine of keys and values: revisions, conditions, transactions, ends, quota and what is remembered."""
+
+from __future__ import annotations
+
+from base64 import b64encode
+from typing import Any
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from cyoloctl import errors
+from cyoloctl.kv.changes import Changes, ChangesLimits
+from cyoloctl.kv.machine import KEY_OVERHEAD_BYTES, KvLimits, KvMachine
+from cyoloctl.kv.records import Entry, Event, check_key
+from cyoloctl.replicated.command import Malformed, Refused
+from cyoloctl.text import Json, canonical_json, parse_canonical_json
+
+NOW = 1_800_000_000_000
+
+
+class Keys:
+    """A machine whose log index and time go on as told; each command is an entry of its own."""
+
+    def __init__(self, **limits: Any) -> None:
+        self.held: set[tuple[str, int]] = set()
+        self.machine = KvMachine(
+            lambda name, token, now: (name, token) in self.held, lambda: self.epoch, KvLimits(**limits)
+        )
+        self.index, self.epoch = 10, 1
+        self.now = NOW
+
+    def do(self, operation: str, *, again: bool = False, **given: Any) -> Json:
+        """again: in the same entry as the command before."""
+        self.index += not again
+        return self.machine.apply(operation, given, self.index, self.now)
+
+    def put(self, key: str, value: bytes = b"v", **more: Any) -> Json:
+        given = {"if_revision": None, "ttl_ms": None, "fence": None, **more}
+        return self.do("put", key=key, value=b64encode(value).decode(), **given)
+
+    def delete(self, key: str, **more: Any) -> Json:
+        return self.do("delete", key=key, **{"if_revision": None, "fence": None, **more})
+
+    def txn(self, compare: list[Json], then: list[Json], otherwise: list[Json] | None = None) -> Json:
+        return self.do("txn", compare=compare, then=then, otherwise=otherwise or [], fence=None)
+
+    def refused(self, operation: str, error: type[errors.CyoloctlError], **given: Any) -> None:
+        before = self.state()
+        with pytest.raises(Refused) as caught:
+            getattr(self, operation)(**given) if hasattr(self, operation) else self.do(operation, **given)
+        assert type(caught.value.error) is error
+        assert self.state() == before
+
+    def value(self, key: str, revision: int | None = None) -> bytes | None:
+        entry = self.machine.get(key, revision)
+        return None if entry is None else entry.value
+
+    def state(self) -> str:
+        return canonical_json(self.machine.export_state())
+
+    def restored(self) -> KvMachine:
+        again = KvMachine(limits=self.machine._limits)
+        again.prepare_restore(parse_canonical_json(self.state()))()
+        return again
+
+    def events(self, revision: int = 0) -> list[tuple[int, str, str]]:
+        return [(each.revision, each.kind, each.key) for each in self.machine.changes(revision, 10_000)]
+
+
+def a_put(key: str, value: bytes = b"v", ttl_ms: int | None = None) -> Json:
+    return {"op": "put", "key": key, "value": b64encode(value).decode(), "ttl_ms": ttl_ms}
+
+
+def compare(key: str, target: str, op: str, value: Any) -> Json:
+    return {"key": key, "target": target, "op": op, "value": value}
+
+
+@pytest.fixture
+def keys() -> Keys:
+    return Keys()
+
+
+def test_revision_is_the_index_of_the_entry_and_higher_for_the_next_command_in_it(keys: Keys) -> None:
+    assert keys.put("a")["revision"] == 11
+    assert keys.put("a", again=True)["revision"] == 12
+    # A caller that read between the two cannot take the second for the first.
+    keys.refused("put", errors.Conflict, key="a", if_revision=11)
+    assert keys.put("a", if_revision=12)["revision"] == 13
+    assert keys.put("b", b"x") == {
+        "revision": 14,
+        "created_revision": 14,
+        "version": 1,
+        "expires_unix_ms": None,
+    }
+    entry = keys.machine.get("a")
+    assert entry is not None
+    assert (entry.created_revision, entry.revision, entry.version) == (11, 13, 3)
+
+
+def test_revision_of_a_lost_history_never_comes_again(keys: Keys) -> None:
+    keys.put("a")
+    keys.epoch = 2
+    assert keys.put("a")["revision"] == 2**40
+    assert keys.put("a")["revision"] == 2**40 + 1
+
+
+def test_condition_on_a_revision(keys: Keys) -> None:
+    keys.refused("put", errors.Conflict, key="a", if_revision=5)
+    made = keys.put("a", if_revision=0)["revision"]
+    keys.refused("put", errors.AlreadyExists, key="a", if_revision=0)
+    keys.refused("delete", errors.Conflict, key="a", if_revision=made + 1)
+    keys.delete("a", if_revision=made)
+    keys.refused("delete", errors.NotFound, key="a")
+    assert keys.put("a")["version"] == 1
+
+
+def test_keys_expire_once_and_only_by_an_entry(keys: Keys) -> None:
+    keys.put("a", ttl_ms=5000)
+    keys.put("b", ttl_ms=9000)
+    assert keys.machine.next_end_unix_ms() == NOW + 5000
+    keys.now += 4999
+    assert keys.do("expire", most=500) == {"expired": 0}
+    keys.now += 1
+    assert keys.value("a") == b"v"  # nobody sees it go before the log says so
+    assert keys.do("expire", most=500) == {"expired": 1}
+    assert keys.value("a") is None
+    assert keys.events()[-1][1:] == ("expire", "a")
+    assert keys.machine.next_end_unix_ms() == NOW + 9000
+    keys.now = NOW + 9000
+    # What is over counts as gone for whoever writes, and goes before the write, with a revision of its own.
+    written = keys.put("b", b"2", if_revision=0)
+    assert written["version"] == 1
+    assert keys.events()[-2:] == [(written["revision"] - 1, "expire", "b"), (written["revision"], "put", "b")]
+    assert keys.machine.next_end_unix_ms() is None
+
+
+def test_refused_write_takes_no_key_away(keys: Keys) -> None:
+    keys.put("a", ttl_ms=1000)
+    keys.put("b")
+    keys.now += 1000
+    keys.refused("put", errors.AlreadyExists, key="b", if_revision=0)
+    keys.refused("delete", errors.NotFound, key="a")
+    assert keys.value("a") == b"v"
+
+
+def test_expired_keys_go_a_bounded_number_at_a_time(keys: Keys) -> None:
+    for number in range(7):
+        keys.put(f"k{number}", ttl_ms=1000 + number)
+    keys.now += 10_000
+    assert keys.do("expire", most=3) == {"expired": 3}
+    assert [key for key, _ in keys.machine.page("", None, 10)] == ["k3", "k4", "k5", "k6"]
+    # A command that needs one of the others takes it too.
+    keys.put("k6", b"new")
+    assert keys.value("k6") == b"new"
+    assert len(keys.machine) == 1
+
+
+def test_keep_gives_a_later_end_and_is_no_change(keys: Keys) -> None:
+    made = keys.put("a", ttl_ms=5000)["revision"]
+    keys.now += 3000
+    kept = keys.do("keep", key="a", created_revision=made, ttl_ms=5000)
+    assert kept == {"revision": made, "expires_unix_ms": NOW + 8000}
+    assert keys.do("keep", key="a", created_revision=None, ttl_ms=1000)["expires_unix_ms"] == NOW + 8000
+    assert keys.events() == [(made, "put", "a")]
+    keys.refused("keep", errors.Conflict, key="a", created_revision=made + 1, ttl_ms=5000)
+    keys.put("for ever")
+    keys.refused("keep", errors.Conflict, key="for ever", created_revision=None, ttl_ms=5000)
+    keys.now += 5000
+    keys.refused("keep", errors.NotFound, key="a", created_revision=None, ttl_ms=5000)
+
+
+def test_time_set_back_leaves_no_key_longer_than_it_was_given(keys: Keys) -> None:
+    keys.put("a", ttl_ms=5000)
+    keys.put("b", ttl_ms=90_000)
+    keys.machine.set_back(NOW, NOW - 86_400_000)
+    keys.now = NOW - 86_400_000 + 5000
+    assert keys.do("expire", most=500) == {"expired": 1}
+    keys.now += 85_000
+    assert keys.do("expire", most=500) == {"expired": 1}
+
+
+def test_transaction_changes_all_at_one_revision_or_takes_the_other_branch(keys: Keys) -> None:
+    made = keys.put("a", b"1")["revision"]
+    done = keys.txn(
+        [compare("a", "revision", "=", made), compare("gone", "exists", "=", False)],
+        [a_put("a", b"2"), a_put("b"), {"op": "delete", "key": "gone"}],
+        [a_put("wrong")],
+    )
+    revision = done["revision"]
+    assert done == {
+        "succeeded": True,
+        "revision": revision,
+        "results": [
+            {"created_revision": made, "version": 2, "expires_unix_ms": None},
+            {"created_revision": revision, "version": 1, "expires_unix_ms": None},
+            {"deleted": False},
+        ],
+    }
+    assert keys.events(revision) == [(revision, "put", "a"), (revision, "put", "b")]
+    done = keys.txn([compare("a", "revision", "=", made)], [a_put("wrong")], [{"op": "delete", "key": "a"}])
+    assert done == {"succeeded": False, "revision": revision + 1, "results": [{"deleted": True}]}
+    assert keys.txn([compare("a", "exists", "=", True)], [a_put("a")]) == {
+        "succeeded": False,
+        "revision": revision + 1,
+        "results": [],
+    }
+    assert [key for key, _ in keys.machine.page("", None, 10)] == ["b"]
+
+
+@pytest.mark.parametrize(
+    ("target", "op", "value", "holds"),
+    [
+        ("exists", "=", True, True), ("exists", "=", False, False),
+        ("value", "=", "dg==", True), ("value", "!=", "dg==", False), ("value", "=", "", False),
+        ("version", "=", 2, True), ("version", "<", 2, False), ("version", ">", 1, True),
+        ("version", "!=", 2, False),
+        ("created_revision", "=", 11, True), ("revision", ">", 11, True), ("revision", "=", 12, True),
+    ],
+)  # fmt: skip
+def test_comparisons(keys: Keys, target: str, op: str, value: Any, holds: bool) -> None:
+    keys.put("a", b"x")
+    keys.put("a", b"v")
+    assert keys.txn([compare("a", target, op, value)], [])["succeeded"] is holds
+
+
+def test_key_that_is_not_there_compares_as_zero_and_has_no_value(keys: Keys) -> None:
+    assert keys.txn([compare("a", "version", "=", 0), compare("a", "value", "!=", "")], [])["succeeded"]
+    keys.put("a", ttl_ms=1000)
+    keys.now += 1000
+    assert keys.txn([compare("a", "exists", "=", False)], [])["succeeded"]
+
+
+def test_prefix_goes_a_thousand_keys_at_a_time() -> None:
+    keys = Keys(deleted=3)
+    for key in ("a", "b/1", "b/2", "b/3", "b/4", "c"):
+        keys.put(key)
+    done = keys.do("delete_prefix", prefix="b/")
+    assert done == {"deleted": 3, "more": True, "revision": keys.machine.revision}
+    assert keys.do("delete_prefix", prefix="b/")["more"] is False
+    assert keys.do("delete_prefix", prefix="b/") == {
+        "deleted": 0,
+        "more": False,
+        "revision": keys.machine.revision,
+    }
+    assert [key for key, _ in keys.machine.page("", None, 10)] == ["a", "c"]
+
+
+def test_quota_refuses_what_needs_more_and_nothing_else() -> None:
+    keys = Keys(quota=2 * (KEY_OVERHEAD_BYTES + 1 + 10))
+    keys.put("a", bytes(10))
+    keys.put("b", bytes(10))
+    assert keys.machine.size == keys.machine.quota
+    keys.refused("put", errors.QuotaExceeded, key="c", value=b"")
+    keys.refused("put", errors.QuotaExceeded, key="a", value=bytes(11))
+    keys.put("a", bytes(9))
+    assert keys.txn([], [{"op": "delete", "key": "b"}, a_put("c", bytes(11))])["succeeded"]
+    with pytest.raises(Refused):
+        keys.txn([], [a_put("c", bytes(12))])
+    keys.delete("a")
+    keys.delete("c")
+    assert keys.machine.size == 0
+
+
+def test_fence_lets_only_the_holder_of_the_lock_write(keys: Keys) -> None:
+    keys.held = {("job", 7)}
+    keys.put("a", fence={"name": "job", "token": 7})
+    keys.refused("put", errors.FenceLost, key="a", fence={"name": "job", "token": 6})
+    keys.held = set()
+    keys.refused("delete", errors.FenceLost, key="a", fence={"name": "job", "token": 7})
+    with pytest.raises(Refused):
+        keys.do("txn", compare=[], then=[], otherwise=[], fence={"name": "job", "token": 7})
+
+
+def test_machine_without_locks_refuses_every_fence() -> None:
+    with pytest.raises(Refused):
+        KvMachine().apply(
+            "put",
+            {
+                "key": "a",
+                "value": "",
+                "if_revision": None,
+                "ttl_ms": None,
+                "fence": {"name": "l", "token": 1},
+            },
+            1,
+            NOW,
+        )
+
+
+def test_key_as_it_was_at_a_recent_revision(keys: Keys) -> None:
+    first = keys.put("a", b"1")["revision"]
+    second = keys.put("a", b"2")["revision"]
+    keys.put("b")
+    gone = keys.delete("a")["revision"]
+    assert [keys.value("a", at) for at in (first - 1, first, second, gone - 1, gone)] == [
+        None, b"1", b"2", b"2", None,
+    ]  # fmt: skip
+    assert [key for key, _ in keys.machine.page("", None, 10, second)] == ["a"]
+    assert [key for key, _ in keys.machine.page("", "a", 10, gone - 1)] == ["b"]
+    with pytest.raises(errors.Conflict, match=f"there is no revision {gone + 1} yet"):
+        keys.value("a", gone + 1)
+
+
+def test_forgotten_changes_are_told_of_with_the_revision_to_go_on_from() -> None:
+    keys = Keys(changes=ChangesLimits(events=8, size=10**6))
+    revisions = [keys.put("a", b"%d" % number)["revision"] for number in range(9)]
+    first = keys.machine.first_revision
+    assert first == revisions[2]
+    assert [revision for revision, _, _ in keys.events(first)] == revisions[2:]
+    with pytest.raises(errors.Compacted, match=f"go on from {first}"):
+        keys.machine.changes(first - 1, 10)
+    assert keys.value("a", first - 1) == b"1"
+    with pytest.raises(errors.Compacted):
+        keys.value("a", first - 2)
+
+
+def test_changes_of_one_revision_are_forgotten_and_given_together() -> None:
+    changes = Changes(ChangesLimits(events=8, size=10**6))
+    entry = Entry(b"", 1, 1, 1, None, None)
+    for revision in (1, 1, 1, 2, 2, 3, 4, 5, 6):
+        changes.add(Event(revision, "put", "k", entry, None))
+    assert [each.revision for each in changes.since(1, 1)] == [1, 1, 1]
+    assert [each.revision for each in changes.since(2, 3)] == [2, 2, 3]
+    changes.trim()
+    assert (len(changes), changes.first_revision) == (6, 2)
+
+
+def test_changes_are_bounded_in_bytes_too() -> None:
+    keys = Keys(changes=ChangesLimits(events=1000, size=4096))
+    for _ in range(20):
+        keys.put("a", bytes(1000))
+    assert len(keys.machine._changes) <= 4
+    keys.put("b", bytes(200_000))
+    keys.put("b", b"")
+    assert keys.machine.first_revision == keys.machine.revision + 1
+    assert keys.events(keys.machine.first_revision) == []
+    assert keys.restored().first_revision == keys.machine.first_revision
+
+
+def test_pages_of_a_prefix_go_on_after_a_key(keys: Keys) -> None:
+    for key in ("a", "b", "b/1", "b/2", "b0", "c", "é"):
+        keys.put(key)
+
+    def page(prefix: str, after: str | None, limit: int) -> list[str]:
+        return [key for key, _ in keys.machine.page(prefix, after, limit)]
+
+    assert page("b", None, 10) == ["b", "b/1", "b/2", "b0"]
+    assert page("b/", None, 1) == ["b/1"]
+    assert page("b/", "b/1", 10) == ["b/2"]
+    assert page("b/", "a", 10) == ["b/1", "b/2"]
+    assert page("b/", "c", 10) == []
+    assert page("", "c", 10) == ["é"]
+
+
+def test_rule_of_keys_is_the_same_for_callers_and_in_the_log() -> None:
+    from cyoloctl.kv import api, records
+
+    assert api._KEY.pattern.encode("unicode_escape").decode() == records._KEY.pattern
+    assert (api.KEY_RULE, api.MAX_VALUE_BYTES) == (records.KEY_RULE, records.MAX_VALUE_BYTES)
+    for key in ("é" * 256, "x" * 512, "a b", "😀"):
+        assert check_key(key) == key
+        api.check_key(key)
+    for key in ("é" * 257, "\n", "\x85", "\ud800", ""):
+        with pytest.raises(Malformed):
+            check_key(key)
+        with pytest.raises(errors.InvalidInput):
+            api.check_key(key)
+
+
+NAMES = st.sampled_from(["a", "a/1", "a/2", "b"])
+VALUES = st.binary(max_size=3)
+TTLS = st.none() | st.integers(1000, 4000)
+STEPS = st.lists(
+    st.builds(a_put, NAMES, VALUES, TTLS) | st.builds(lambda key: {"op": "delete", "key": key}, NAMES),
+    max_size=3,
+    unique_by=lambda step: step["key"],
+)
+COMPARISONS = st.lists(
+    st.builds(
+        compare, NAMES, st.sampled_from(["version", "revision"]), st.sampled_from("=<>"), st.integers(0, 5)
+    ),
+    max_size=2,
+)
+COMMANDS = st.one_of(
+    st.tuples(st.just("put"), NAMES, VALUES, TTLS, st.none() | st.integers(0, 20)),
+    st.tuples(st.just("delete"), NAMES, st.none() | st.integers(1, 20)),
+    st.tuples(st.just("prefix"), st.sampled_from(["", "a/", "z"])),
+    st.tuples(st.just("txn"), COMPARISONS, STEPS, STEPS),
+    st.tuples(st.just("wait"), st.integers(0, 3000)),
+    st.tuples(st.just("expire")),
+    st.tuples(st.just("restore")),
+)
+
+
+def carry_out(keys: Keys, command: tuple[Any, ...]) -> None:
+    what, *rest = command
+    if what == "put":
+        key, value, ttl_ms, if_revision = rest
+        keys.put(key, value, ttl_ms=ttl_ms, if_revision=if_revision)
+    elif what == "delete":
+        keys.delete(rest[0], if_revision=rest[1])
+    elif what == "prefix":
+        keys.do("delete_prefix", prefix=rest[0])
+    elif what == "txn":
+        keys.txn(*rest)
+    elif what == "expire":
+        keys.do("expire", most=2)
+
+
+@settings(max_examples=150, deadline=None)
+@given(st.lists(COMMANDS, max_size=30))
+def test_all_that_was_is_read_again_at_its_revision_and_from_the_changes(
+    commands: list[tuple[Any, ...]],
+) -> None:
+    """Against a dumb model: a copy of the whole table for every revision."""
+    keys = Keys(changes=ChangesLimits(events=12, size=10**6))
+    tables: dict[int, dict[str, bytes]] = {0: {}}
+    for command in commands:
+        if command[0] == "wait":
+            keys.now += command[1]
+        if command[0] == "restore":
+            keys.machine = keys.restored()
+            continue
+        last = keys.machine.revision
+        try:
+            carry_out(keys, command)
+        except Refused:
+            assert keys.machine.revision == last
+        for revision in sorted({each[0] for each in keys.events(max(last + 1, keys.machine.first_revision))}):
+            tables[revision] = {
+                key: value
+                for key in ("a", "a/1", "a/2", "b")
+                if (value := keys.value(key, revision)) is not None
+            }
+        present = {key: entry.value for key, entry in keys.machine.page("", None, 10)}
+        if keys.machine.revision in tables:
+            assert present == tables[keys.machine.revision]
+        assert keys.machine.size == sum(
+            len(key) + len(value) + KEY_OVERHEAD_BYTES for key, value in present.items()
+        )
+        replayed: dict[str, bytes] = {}
+        known = [revision for revision in tables if revision >= keys.machine.first_revision - 1]
+        for revision in known:
+            read = {k: e.value for k, e in keys.machine.page("", None, 10, revision)}
+            assert read == tables[revision]
+        if known:
+            replayed = dict(tables[known[0]])
+            for event in keys.machine.changes(max(known[0] + 1, keys.machine.first_revision), 10_000):
+                if event.entry is None:
+                    del replayed[event.key]
+                else:
+                    replayed[event.key] = event.entry.value
+            assert replayed == present
+    assert canonical_json(keys.restored().export_state()) == keys.state()
