@@ -4,38 +4,37 @@ from __future__ import annotations
 
 from bisect import bisect_left
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
 from typing import Any
 
 from cyoloctl.kv.records import Entry, Event
 
-__all__ = ["Changes", "ChangesLimits"]
+__all__ = ["Changes", "entries_after"]
 
 _OVERHEAD_BYTES = 64
-
-
-@dataclass(frozen=True, slots=True)
-class ChangesLimits:
-    """events: how many are kept.  size: the bytes of their keys and of the values that they replaced."""
-
-    events: int = 10_000
-    size: int = 16 * 1024 * 1024
 
 
 class Changes:
     """Changes by ascending revision, of which the oldest are forgotten; those of one revision together.
 
-    first_revision: from here on every change is known.
+    most: how many are kept.  most_bytes: of their keys and of the values that
+    they replaced.  first_revision: from here on every change is known.
     """
 
-    def __init__(self, limits: ChangesLimits, first_revision: int = 0, events: Iterable[Event] = ()) -> None:
-        self._limits = limits
+    def __init__(
+        self, most: int, most_bytes: int, first_revision: int = 0, events: Iterable[Event] = ()
+    ) -> None:
+        self._most = most
+        self._most_bytes = most_bytes
         self._events = list(events)
         self._size = sum(map(_size, self._events))
         self.first_revision = first_revision
 
     def __len__(self) -> int:
         return len(self._events)
+
+    def is_too_much(self) -> bool:
+        """Whether more is known than is kept."""
+        return len(self._events) > self._most or self._size > self._most_bytes
 
     def add(self, event: Event) -> None:
         """The next change: of the last revision, or of a later one."""
@@ -44,10 +43,9 @@ class Changes:
 
     def trim(self) -> None:
         """Forget the oldest where there are too many: an eighth more than that, so that it is seldom done."""
-        limits = self._limits
-        if len(self._events) <= limits.events and self._size <= limits.size:
+        if not self.is_too_much():
             return
-        least, size = len(self._events) - limits.events * 7 // 8, limits.size * 7 // 8
+        least, size = len(self._events) - self._most * 7 // 8, self._most_bytes * 7 // 8
         number = 0
         while number < len(self._events) and (
             number < least

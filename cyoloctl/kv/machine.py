@@ -4,13 +4,13 @@ from __future__ import annotations
 
 from bisect import bisect_left, bisect_right, insort
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from heapq import heapify, heappop, heappush
 from itertools import pairwise
 from typing import Any, ClassVar
 
 from cyoloctl.errors import AlreadyExists, Compacted, Conflict, FenceLost, NotFound, QuotaExceeded
-from cyoloctl.kv.changes import Changes, ChangesLimits, entries_after
+from cyoloctl.kv.changes import Changes, entries_after
 from cyoloctl.kv.records import (
     MAX_TTL_MS,
     MIN_TTL_MS,
@@ -34,28 +34,29 @@ from cyoloctl.replicated.command import MAX_TIME_UNIX_MS, Malformed, Refused
 from cyoloctl.replicated.machine import Machine, Observed, Operations
 from cyoloctl.text import Json
 
-__all__ = ["EXPIRED_AT_ONCE", "KEY_OVERHEAD_BYTES", "QUOTA_BYTES", "KvLimits", "KvMachine"]
+__all__ = ["DELETED_AT_ONCE", "EXPIRED_AT_ONCE", "KEY_OVERHEAD_BYTES", "QUOTA_BYTES", "KvLimits", "KvMachine"]
 
 QUOTA_BYTES = 64 * 1024 * 1024
 KEY_OVERHEAD_BYTES = 256
 """What each key counts beside its own bytes and its value's: about what it takes in memory."""
 EXPIRED_AT_ONCE = 500
 """Keys that one command takes away because their time is over."""
-_DELETED_AT_ONCE = 1000
+DELETED_AT_ONCE = 1000
+"""Keys that one command takes away because of their prefix."""
 _EPOCH_BITS = 40
 """An epoch has room for so many revisions, 2 to the power of this, before they reach the next one's."""
 
 
 @dataclass(frozen=True, slots=True)
 class KvLimits:
-    """quota: bytes of keys and values, each key with its overhead.  changes: how many are remembered.
+    """quota: bytes of keys and values, each key with its overhead.
 
-    deleted: keys that one command takes away because of their prefix.
+    changes: how many are remembered.  change_bytes: of their keys and of the values that they replaced.
     """
 
     quota: int = QUOTA_BYTES
-    changes: ChangesLimits = field(default_factory=ChangesLimits)
-    deleted: int = _DELETED_AT_ONCE
+    changes: int = 10_000
+    change_bytes: int = 16 * 1024 * 1024
 
 
 _LIMITS = KvLimits()
@@ -106,7 +107,10 @@ class KvMachine(Observed, Machine):
         epoch: Callable[[], int] = lambda: 1,
         limits: KvLimits = _LIMITS,
     ) -> None:
-        """holds_lock: whether a lock is held with a fencing token at a time.  epoch: of the cluster's history."""
+        """holds_lock: whether a lock is held with a fencing token at a time.
+
+        epoch: of the cluster's history.
+        """
         super().__init__(_OPERATIONS)
         self._epoch = epoch
         self._holds_lock = holds_lock
@@ -115,7 +119,7 @@ class KvMachine(Observed, Machine):
         """Of the last change."""
         self.size = 0
         """Bytes that count for the quota."""
-        self._load({}, Changes(limits.changes), 0)
+        self._load({}, Changes(limits.changes, limits.change_bytes), 0)
 
     def _load(self, entries: dict[str, Entry], changes: Changes, revision: int) -> None:
         self._entries = entries
@@ -225,10 +229,10 @@ class KvMachine(Observed, Machine):
     def _delete_prefix(self, given: Json, index: int, now_unix_ms: int) -> Json:
         prefix = given["prefix"]
         start = bisect_left(self._keys, prefix)
-        most = self._keys[start : start + self._limits.deleted + 1]
+        most = self._keys[start : start + DELETED_AT_ONCE + 1]
         keys = [key for key in most if key.startswith(prefix)]
-        more = len(keys) > self._limits.deleted
-        keys = keys[: self._limits.deleted]
+        more = len(keys) > DELETED_AT_ONCE
+        keys = keys[:DELETED_AT_ONCE]
         if keys:
             revision = self._next(index)
             for key in keys:
@@ -442,7 +446,11 @@ class KvMachine(Observed, Machine):
             raise ValueError("the changes are out of order")
         if first > revision + 1:
             raise ValueError("more is forgotten than there was")
-        changes = Changes(self._limits.changes, first, entries_after(entries, stored))
+        limits = self._limits
+        changes = Changes(limits.changes, limits.change_bytes, first, entries_after(entries, stored))
+        size = sum(_size(key, entry.value) for key, entry in entries.items())
+        if size > limits.quota or changes.is_too_much():
+            raise ValueError("there are more keys, values or changes than there can be")
         return lambda: self._load(entries, changes, revision)
 
 

@@ -11,6 +11,7 @@ import random
 from collections import Counter
 from collections.abc import Callable
 
+from cyoloctl.kv.machine import KEY_OVERHEAD_BYTES
 from cyoloctl.replicated.command import Command
 from cyoloctl.replicated.machine import Machine
 from cyoloctl.state import ClusterState, StateLimits
@@ -75,6 +76,8 @@ class Bounds:
         more = 1
         if name == "bytes of rendezvous":
             more = _bytes_of(request.arguments)
+        elif name == "bytes of keys":
+            more = _written(request.arguments)
         elif request.operation == "import":
             more = len(request.arguments["keys"])
         if size + more <= most:
@@ -87,6 +90,7 @@ def _machine(state: ClusterState, name: str) -> Machine:
     machines = (
         state.counters,
         state.locks,
+        state.kv,
         state.members,
         state.credentials,
         state.keys,
@@ -102,6 +106,25 @@ def _counters(state: Json, limits: StateLimits) -> Room:
 
 def _locks(state: Json, limits: StateLimits) -> Room:
     return {"locks": (len(state["locks"]), limits.locks.locks)}
+
+
+def _kv(state: Json, limits: StateLimits) -> Room:
+    entries, changes = state["entries"], state["changes"]
+    size = sum(_kv_bytes(key, fields[0]) for key, fields in entries.items())
+    replaced = sum(len(key.encode()) + _decoded(old[0] if old else "") + 64 for _, _, key, old in changes)
+    return {
+        "bytes of keys": (size, limits.kv.quota),
+        "changes of keys": (len(changes), limits.kv.changes),
+        "bytes of changes": (replaced, limits.kv.change_bytes),
+    }
+
+
+def _kv_bytes(key: str, value: str) -> int:
+    return len(key.encode()) + _decoded(value) + KEY_OVERHEAD_BYTES
+
+
+def _decoded(value: str) -> int:
+    return len(value) * 3 // 4 - value.count("=")
 
 
 def _members(state: Json, limits: StateLimits) -> Room:
@@ -148,6 +171,12 @@ def _rendezvous(state: Json, limits: StateLimits) -> Room:
     }
 
 
+def _written(given: Json) -> int:
+    """The most bytes that a command on keys could add."""
+    steps = [given, *given.get("then", ()), *given.get("otherwise", ())]
+    return sum(_kv_bytes(step["key"], step["value"]) for step in steps if "value" in step)
+
+
 def _bytes_of(fields: Json) -> int:
     """What somebody chose, of a record or an operation."""
     texts = [canonical_json(fields[name]) for name in ("data", "answer") if fields.get(name)]
@@ -157,6 +186,7 @@ def _bytes_of(fields: Json) -> int:
 _ROOM: dict[str, Callable[[Json, StateLimits], Room]] = {
     "counter": _counters,
     "lock": _locks,
+    "kv": _kv,
     "members": _members,
     "credentials": _credentials,
     "keys": _keys,
@@ -170,6 +200,7 @@ _MAKES_ROOM = {"rendezvous": ("tombstones", "counted"), "keys": ("destroyed keys
 _FULL = {
     "counters already": "counters",
     "locks are held already": "locks",
+    "keys and values take": "bytes of keys",
     "invitations: ": "open invitations",
     "names of members are used up": "names",
     "hosts are shared already": "shared hosts",

@@ -41,6 +41,8 @@ class Workload:
         """See `Scene`."""
         self.lockers: random.Random | None = None
         """See `Scene`."""
+        self.keepers: random.Random | None = None
+        """See `Scene`."""
 
     def start(self) -> None:
         """Begin, shortly after the nodes."""
@@ -103,6 +105,7 @@ class Workload:
             crowd=self._crowd,
             witnesses=self.witnesses,
             lockers=self.lockers,
+            keepers=self.keepers,
         )
         while True:
             machine, operation, arguments = step = draw(scene)

@@ -139,6 +139,16 @@ class Leases:
         self._leases[given["name"]] = lease
         return (value["token"], value["expires_unix_ms"]) == (lease.token, lease.expires_ms)
 
+    def holds(self, fence: Json | None, now_ms: int) -> bool:
+        """Whether the lock of a fence is held with its token."""
+        lease = None if fence is None else self._leases.get(fence["name"])
+        return (
+            lease is not None
+            and fence is not None
+            and now_ms < lease.expires_ms
+            and lease.token == fence["token"]
+        )
+
     def set_back(self, from_ms: int, to_ms: int) -> None:
         """Cluster time was set back: every lease is as long as it was."""
         self._leases = {

@@ -14,7 +14,7 @@ from collections.abc import Callable, Sequence
 from hashlib import sha256
 
 from cyoloctl.rendezvous.records import LIVE_STATES, Rendezvous, id_of_public_key
-from cyoloctl.sim import lock_operations, session_operations
+from cyoloctl.sim import kv_operations, lock_operations, session_operations
 from cyoloctl.sim.scene import DAY_MS, Scene
 from cyoloctl.text import Json
 
@@ -47,6 +47,9 @@ def draw(scene: Scene) -> Step:
     locking = lock_operations.draw_lock(scene)
     if locking is not None:
         return "lock", locking, OPERATIONS["lock", locking](scene)
+    keeping = kv_operations.draw_kv(scene)
+    if keeping is not None:
+        return "kv", keeping, OPERATIONS["kv", keeping](scene)
     if scene.rng.random() < 0.4:
         step = scene.rng.choice(_NEXT)(scene)
         if step is not None:
@@ -599,6 +602,7 @@ OPERATIONS: dict[tuple[str, str], Callable[[Scene], Json]] = {
     ("lock", "keep"): lock_operations.keep,
     ("lock", "release"): lock_operations.release,
     ("lock", "break"): lock_operations.break_lock,
+    **{("kv", operation): drawn for operation, drawn in kv_operations.KV.items()},
     ("members", "issue_invitation"): _issue,
     ("members", "invite_for"): _invite_for,
     ("members", "invite_witness"): lambda scene: _without_learner(_invite_for(scene)),
@@ -669,7 +673,7 @@ OPERATIONS: dict[tuple[str, str], Callable[[Scene], Json]] = {
 
 _WITNESSES = (("members", "invite_witness"), ("members", "grant_witness"))
 """Drawn where there may be witnesses; elsewhere every run is as it was before there were any."""
-_NAMES = tuple(name for name in OPERATIONS if name not in _WITNESSES and name[0] != "lock")
+_NAMES = tuple(name for name in OPERATIONS if name not in _WITNESSES and name[0] not in ("lock", "kv"))
 _FILLING = (
     ("counter", "add"),
     *(("members", operation) for operation in ("invite_for", "grant", "put", "share_host")),

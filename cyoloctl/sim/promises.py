@@ -7,6 +7,7 @@
 - A join token admits one node.
 - A key that was destroyed is in no other state again.
 - A lock has one holder at a time, none loses it early, and the tokens of holders increase.
+- Every change of a key has a higher revision than all before it, and conditions and fences hold.
 - Cluster time is set by one of two who set it at once.
 
 They are told of every command that was carried out, once, and what it was
@@ -24,6 +25,7 @@ from typing import Any
 from cyoloctl.model import Stamp
 from cyoloctl.replicated.command import Command
 from cyoloctl.sim.forgetting import Destroyed, Register
+from cyoloctl.sim.kv_operations import Table
 from cyoloctl.sim.lock_operations import Leases
 from cyoloctl.state import StateLimits
 from cyoloctl.text import Json
@@ -62,12 +64,16 @@ class Promises:
         self._destroyed = Destroyed(limits.keys.destroyed)
         self._epoch = 0
         self._leases = Leases(limits.locks.locks)
+        self._table = Table()
 
     def applied(self, request: Command, answer: Json, stamp: Stamp) -> str | None:
         """The promise that a command broke which was carried out just now, at a replicated time."""
         self._steady_ms, now_unix_ms = stamp.steady_ms, stamp.time_unix_ms
         if request.machine == "lock":
             return self._leases.applied(request, answer, now_unix_ms)
+        if request.machine == "kv":
+            held = self._leases.holds(request.arguments.get("fence"), now_unix_ms)
+            return self._table.applied(request, answer, held, now_unix_ms)
         check = _CHECKS.get((request.machine, request.operation))
         value = answer.get("value")
         if check is None or value is None:
@@ -219,6 +225,7 @@ class Promises:
         if given["to_unix_ms"] < from_ms:
             self._destroyed.set_back(given["to_unix_ms"])
             self._leases.set_back(from_ms, given["to_unix_ms"])
+            self._table.set_back(given["to_unix_ms"])
             for revoked in (self._sids, self._subs):
                 for key in [key for key, one in revoked.items() if self._may_be_forgotten(one, from_ms)]:
                     del revoked[key]

@@ -17,6 +17,7 @@ from cyoloctl.sim.causes import Causes, listening
 from cyoloctl.sim.clients import Client, Operation, Workload
 from cyoloctl.sim.faults import FAULTS, OPT_IN, Faults
 from cyoloctl.sim.joining import admit
+from cyoloctl.sim.kv_operations import keepers
 from cyoloctl.sim.liveness import Liveness
 from cyoloctl.sim.lock_operations import lockers
 from cyoloctl.sim.node import Node
@@ -102,6 +103,7 @@ class _Run:
             think_s=rng.choice((0.02, 0.1, 0.4)),
         )
         self._load.lockers = lockers(seed)
+        self._load.keepers = keepers(seed)
         self._faults = Faults(self._world, rng, faults, mean_s=rng.choice((0.12, 0.4, 1.2)))
         self._time.monotonic_faults = "clock" in faults and rng.random() < 0.4
         size = nodes or rng.choice((1, 2, 3, 3, 3, 3, 4, 5, 5))

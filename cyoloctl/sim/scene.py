@@ -27,6 +27,7 @@ class Scene:
     crowd: draws who else comes, where tables are so small that a few people fill them; None: it is one.
     witnesses: draws when one is invited, granted, or asked for what it must not have; None: nobody is one.
     lockers: draws who locks what; None: nobody does.
+    keepers: draws who keeps what under which key; None: nobody does.
     """
 
     rng: random.Random
@@ -38,6 +39,7 @@ class Scene:
     crowd: random.Random | None = None
     witnesses: random.Random | None = None
     lockers: random.Random | None = None
+    keepers: random.Random | None = None
 
     @property
     def now(self) -> int:

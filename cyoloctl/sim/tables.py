@@ -7,6 +7,7 @@ import random
 from cyoloctl.counters.machine import CounterLimits
 from cyoloctl.credentials.machine import CredentialLimits
 from cyoloctl.keys.records import KeyLimits
+from cyoloctl.kv.machine import KEY_OVERHEAD_BYTES, KvLimits
 from cyoloctl.locks.machine import LockLimits
 from cyoloctl.members.records import MemberLimits
 from cyoloctl.rendezvous.records import RendezvousLimits
@@ -60,6 +61,7 @@ def small_limits(rng: random.Random, requests: RequestLimits, nodes: int) -> Sta
         requests=requests,
         counters=CounterLimits(counters=rng.choice((6, 9, 12))),
         locks=LockLimits(locks=2),
+        kv=KvLimits(quota=3 * (KEY_OVERHEAD_BYTES + 20), changes=12, change_bytes=1000),
         members=MemberLimits(
             invitations=nodes + rng.choice((0, 1, 2)),
             names=nodes + rng.choice((3, 5, 8)),

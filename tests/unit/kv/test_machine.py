@@ -10,8 +10,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from cyoloctl import errors
-from cyoloctl.kv.changes import Changes, ChangesLimits
-from cyoloctl.kv.machine import KEY_OVERHEAD_BYTES, KvLimits, KvMachine
+from cyoloctl.kv.changes import Changes
+from cyoloctl.kv.machine import DELETED_AT_ONCE, KEY_OVERHEAD_BYTES, KvLimits, KvMachine
 from cyoloctl.kv.records import Entry, Event, check_key
 from cyoloctl.replicated.command import Malformed, Refused
 from cyoloctl.text import Json, canonical_json, parse_canonical_json
@@ -231,18 +231,16 @@ def test_key_that_is_not_there_compares_as_zero_and_has_no_value(keys: Keys) -> 
     assert keys.txn([compare("a", "exists", "=", False)], [])["succeeded"]
 
 
-def test_prefix_goes_a_thousand_keys_at_a_time() -> None:
-    keys = Keys(deleted=3)
-    for key in ("a", "b/1", "b/2", "b/3", "b/4", "c"):
+def test_prefix_goes_a_thousand_keys_at_a_time(keys: Keys) -> None:
+    for number in range(DELETED_AT_ONCE + 2):
+        keys.put(f"b/{number:04}")
+    for key in ("a", "c"):
         keys.put(key)
     done = keys.do("delete_prefix", prefix="b/")
-    assert done == {"deleted": 3, "more": True, "revision": keys.machine.revision}
-    assert keys.do("delete_prefix", prefix="b/")["more"] is False
-    assert keys.do("delete_prefix", prefix="b/") == {
-        "deleted": 0,
-        "more": False,
-        "revision": keys.machine.revision,
-    }
+    last = keys.machine.revision
+    assert done == {"deleted": DELETED_AT_ONCE, "more": True, "revision": last}
+    assert keys.do("delete_prefix", prefix="b/") == {"deleted": 2, "more": False, "revision": last + 1}
+    assert keys.do("delete_prefix", prefix="b/") == {"deleted": 0, "more": False, "revision": last + 1}
     assert [key for key, _ in keys.machine.page("", None, 10)] == ["a", "c"]
 
 
@@ -303,7 +301,7 @@ def test_key_as_it_was_at_a_recent_revision(keys: Keys) -> None:
 
 
 def test_forgotten_changes_are_told_of_with_the_revision_to_go_on_from() -> None:
-    keys = Keys(changes=ChangesLimits(events=8, size=10**6))
+    keys = Keys(changes=8)
     revisions = [keys.put("a", b"%d" % number)["revision"] for number in range(9)]
     first = keys.machine.first_revision
     assert first == revisions[2]
@@ -316,7 +314,7 @@ def test_forgotten_changes_are_told_of_with_the_revision_to_go_on_from() -> None
 
 
 def test_changes_of_one_revision_are_forgotten_and_given_together() -> None:
-    changes = Changes(ChangesLimits(events=8, size=10**6))
+    changes = Changes(8, 10**6)
     entry = Entry(b"", 1, 1, 1, None, None)
     for revision in (1, 1, 1, 2, 2, 3, 4, 5, 6):
         changes.add(Event(revision, "put", "k", entry, None))
@@ -327,7 +325,7 @@ def test_changes_of_one_revision_are_forgotten_and_given_together() -> None:
 
 
 def test_changes_are_bounded_in_bytes_too() -> None:
-    keys = Keys(changes=ChangesLimits(events=1000, size=4096))
+    keys = Keys(change_bytes=4096)
     for _ in range(20):
         keys.put("a", bytes(1000))
     assert len(keys.machine._changes) <= 4
@@ -414,7 +412,7 @@ def test_all_that_was_is_read_again_at_its_revision_and_from_the_changes(
     commands: list[tuple[Any, ...]],
 ) -> None:
     """Against a dumb model: a copy of the whole table for every revision."""
-    keys = Keys(changes=ChangesLimits(events=12, size=10**6))
+    keys = Keys(changes=12)
     tables: dict[int, dict[str, bytes]] = {0: {}}
     for command in commands:
         if command[0] == "wait":

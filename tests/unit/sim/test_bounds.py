@@ -24,11 +24,13 @@ from cyoloctl.state import ClusterState, StateLimits
 from cyoloctl.text import Json
 
 SEEDS = range(10)
+BYTES = ("total_bytes", "quota", "change_bytes")
 COMMANDS = 350
 REACHED = {
     *(
         "counters",
         "locks",
+        "bytes of keys",
         "open invitations",
         "names",
         "shared hosts",
@@ -53,10 +55,20 @@ class World:
     def commands(self, seed: int) -> Iterator[tuple[int, Command, Json, str | None]]:
         """Carry out random operations; after each its index, the command, the answer, and what is wrong."""
         rng, crowd, time_ms = random.Random(seed), self.judge.crowd(), 10**12
-        lockers = random.Random(f"{seed} locks")
+        lockers, keepers = random.Random(f"{seed} locks"), random.Random(f"{seed} kv")
         for index in range(1, COMMANDS):
             time_ms += rng.randrange(300)
-            scene = Scene(rng, "n1", self.state, time_ms, far=False, nodes=(), crowd=crowd, lockers=lockers)
+            scene = Scene(
+                rng,
+                "n1",
+                self.state,
+                time_ms,
+                far=False,
+                nodes=(),
+                crowd=crowd,
+                lockers=lockers,
+                keepers=keepers,
+            )
             machine, operation, arguments = draw(scene)
             command = encode_command(machine, operation, arguments, request_id=f"r{index}", kind="client")
             stamp = Stamp(self.state.stamp().epoch, time_ms, time_ms)
@@ -106,7 +118,7 @@ def test_full_state_is_restored_under_its_own_limits_and_under_no_smaller_one() 
                 limits = getattr(found.limits, group)
                 most = getattr(limits, name)
                 # Bytes come by the dozen, and seldom exactly as many as may be.
-                fewer = replace(limits, **{name: most // 2 if name == "total_bytes" else most - 1})
+                fewer = replace(limits, **{name: most // 2 if name in BYTES else most - 1})
                 try:
                     ClusterState(limits=replace(found.limits, **{group: fewer})).restore(snapshot)
                 except StorageError:

@@ -41,6 +41,7 @@ def test_operations_are_well_formed_and_answered_as_the_model_says() -> None:
                     nodes=(),
                     witnesses=random.Random(f"{seed} {index}"),
                     lockers=random.Random(f"{seed} {index} locks"),
+                    keepers=random.Random(f"{seed} {index} kv"),
                 )
             )
             request_id = f"r{rng.randrange(200)}"
