@@ -131,11 +131,12 @@ def put(
     }
     if if_absent and if_revision is not None:
         raise UsageError("give --if-absent or --if-revision, not both")
+    client = invocation.client()
     if (value is None) is (file is None):
         raise UsageError("give a value, - for stdin, or --file FILE, and one of them only")
     data = os.fsencode(value) if value is not None and value != "-" else _read(file or "-")
     body["value_base64"] = b64encode(data).decode("ascii")
-    written = invocation.client().call("kv_put", body=body)
+    written = client.call("kv_put", body=body)
     invocation.value(written, str(written["revision"]))
 
 

@@ -302,7 +302,7 @@ class ControlServer(HttpServer[CallerConnection]):
         self, request: web.BaseRequest, connection: CallerConnection, keep_alive: bool
     ) -> web.StreamResponse:
         method = request.method
-        path, mark, query_text = request.raw_path.partition("?")
+        path, _, query_text = request.raw_path.partition("?")
         found = table.match(method, path)
         if found is None:
             return self._no_route(method, path, keep_alive)
@@ -328,7 +328,7 @@ class ControlServer(HttpServer[CallerConnection]):
             if "%" in name:  # a client may quote anything; what no name has is refused after that
                 name = unquote(name)
             route.check_name(name)
-        query = route.read_query(query_text) if mark else route.query_defaults
+        query = route.read_query(query_text)
         if route.body:
             body = route.read_body(raw)
         elif raw:

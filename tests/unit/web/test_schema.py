@@ -212,3 +212,10 @@ def test_roles_each_may_do_what_the_ones_before_it_may() -> None:
     for nobody in ("admin", "node"):
         assert not schema.role_allows(nobody, "viewer")
     assert schema.role_allows(None, "none")
+
+
+def test_query_without_what_is_required_is_refused_naming_it() -> None:
+    route = next(route for route in table.routes() if route.operation == "kv_get")
+    with pytest.raises(InvalidInput, match="query parameter 'key': is required"):
+        route.read_query("consistency=stale")
+    assert route.read_query("key=a%2Fb+c")["key"] == "a/b c"
