@@ -398,14 +398,14 @@ class KvMachine(Observed, Machine):
     # -- the machine ------------------------------------------------------------------------------
 
     def set_back(self, from_unix_ms: int, to_unix_ms: int) -> None:
-        """The time was set back: no key lives longer from now than it was given."""
-        changed = {
-            key: entry._replace(expires_unix_ms=to_unix_ms + entry.ttl_ms)
-            for key, entry in self._entries.items()
-            if entry.ttl_ms is not None
-            and entry.expires_unix_ms is not None
-            and entry.expires_unix_ms > to_unix_ms + entry.ttl_ms
-        }
+        """The time was set back: no key lives longer from now than it was given, nor again after its end."""
+        changed = {}
+        for key, entry in self._entries.items():
+            if entry.ttl_ms is None or entry.expires_unix_ms is None:
+                continue
+            latest_ms = to_unix_ms + (0 if entry.is_due(from_unix_ms) else entry.ttl_ms)
+            if entry.expires_unix_ms > latest_ms:
+                changed[key] = entry._replace(expires_unix_ms=latest_ms)
         for key, entry in changed.items():
             self._set(key, entry)
 

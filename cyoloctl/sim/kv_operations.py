@@ -268,11 +268,11 @@ class Table:
                 right = result == {"deleted": there} and right
         return right
 
-    def set_back(self, to_ms: int) -> None:
-        """Cluster time was set back: no row lasts longer than it was given."""
+    def set_back(self, from_ms: int, to_ms: int) -> None:
+        """Cluster time was set back: no row lasts longer than it was given, and what is over stays so."""
         for key, row in self._rows.items():
             if row.ttl_ms is not None and row.end_ms is not None:
-                end_ms = min(row.end_ms, to_ms + row.ttl_ms)
+                end_ms = min(row.end_ms, to_ms + (0 if row.end_ms <= from_ms else row.ttl_ms))
                 self._rows[key] = _Row(row.value, row.revision, row.created, row.version, row.ttl_ms, end_ms)
 
 

@@ -225,7 +225,7 @@ class Promises:
         if given["to_unix_ms"] < from_ms:
             self._destroyed.set_back(given["to_unix_ms"])
             self._leases.set_back(from_ms, given["to_unix_ms"])
-            self._table.set_back(given["to_unix_ms"])
+            self._table.set_back(from_ms, given["to_unix_ms"])
             for revoked in (self._sids, self._subs):
                 for key in [key for key, one in revoked.items() if self._may_be_forgotten(one, from_ms)]:
                     del revoked[key]

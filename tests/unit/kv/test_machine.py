@@ -180,6 +180,18 @@ def test_time_set_back_leaves_no_key_longer_than_it_was_given(keys: Keys) -> Non
     assert keys.do("expire", most=500) == {"expired": 1}
 
 
+def test_key_whose_time_was_over_is_not_there_again_when_the_time_is_set_back(keys: Keys) -> None:
+    keys.put("over", ttl_ms=5000)
+    keys.put("there", ttl_ms=5001)
+    keys.now += 5000
+    keys.refused("delete", errors.NotFound, key="over", if_revision=None, fence=None)
+    keys.machine.set_back(keys.now, NOW + 1000)
+    keys.now = NOW + 1000
+    keys.refused("delete", errors.NotFound, key="over", if_revision=None, fence=None)
+    assert keys.do("expire", most=500) == {"expired": 1}
+    keys.do("delete", key="there", if_revision=None, fence=None)
+
+
 def test_transaction_changes_all_at_one_revision_or_takes_the_other_branch(keys: Keys) -> None:
     made = keys.put("a", b"1")["revision"]
     done = keys.txn(
