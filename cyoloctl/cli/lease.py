@@ -229,7 +229,9 @@ class _Child:
             raise
 
     def restore(self) -> None:
-        """Let signals end this process again."""
+        """Let signals end this process again; what came while the command ended was for the command."""
+        while signal.sigtimedwait(self.signals, 0) is not None:
+            pass
         signal.pthread_sigmask(signal.SIG_SETMASK, self._before)
 
     def wait(self, timeout_s: float) -> bool:

@@ -7,6 +7,7 @@ import pty
 import signal
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -15,6 +16,7 @@ from typing import Any
 import pytest
 
 from cyoloctl.cli import main
+from cyoloctl.cli.lease import _Child
 from cyoloctl.errors import AccessDenied, Conflict, CyoloctlError, NoLeader, OutcomeUnknown, Unavailable
 from tests.cli.harness import LIMIT_S, Endpoint, run
 
@@ -193,6 +195,19 @@ def test_ctrl_c_at_a_terminal_reaches_the_command_once_and_it_reads_from_there(s
     assert b"count=1" in shown
     assert os.waitstatus_to_exitcode(status) == 0
     assert len(asked(endpoint, RELEASE)) == 1
+
+
+def test_signal_that_comes_while_the_command_ends_is_not_for_its_holder() -> None:
+    came: list[int] = []
+    before = signal.signal(signal.SIGHUP, lambda number, _: came.append(number))
+    try:
+        child = _Child(["true"], dict(os.environ))
+        signal.pthread_kill(threading.get_ident(), signal.SIGHUP)
+        assert child.status() == 0
+        child.restore()
+        assert came == []
+    finally:
+        signal.signal(signal.SIGHUP, before)
 
 
 def state(pid: int) -> str:
