@@ -139,6 +139,7 @@ def locks(cluster: Cluster, work: Path) -> dict[str, str]:
 WORLDS = {
     "docs/api.md": World(prepare=api),
     "docs/correctness.md": World(voters=0, prepare=correctness),
+    "docs/kv.md": World(),
     "docs/locks.md": World(prepare=locks),
     "docs/operating.md": World(voters=4, allowed="0|4", prepare=operating),
     "docs/rendezvous.md": World(prepare=rendezvous),

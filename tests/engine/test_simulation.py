@@ -49,6 +49,8 @@ ROOT = Path(__file__).resolve().parents[2]
 NEVER_REFUSED = {
     "answers.keep",
     "authorities.set_certificate_days",
+    "kv.delete_prefix",
+    "kv.expire",
     "lock.release",
 }
 """Operations that a machine carries out whenever they are well-formed."""

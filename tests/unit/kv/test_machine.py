@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from cyoloctl import errors
 from cyoloctl.kv.changes import Changes
-from cyoloctl.kv.machine import DELETED_AT_ONCE, KEY_OVERHEAD_BYTES, KvLimits, KvMachine
+from cyoloctl.kv.machine import DELETED_AT_ONCE, EXPIRED_AT_ONCE, KEY_OVERHEAD_BYTES, KvLimits, KvMachine
 from cyoloctl.kv.records import Entry, Event, check_key
 from cyoloctl.replicated.command import Malformed, Refused
 from cyoloctl.text import Json, canonical_json, parse_canonical_json
@@ -150,10 +150,15 @@ def test_expired_keys_go_a_bounded_number_at_a_time(keys: Keys) -> None:
     keys.now += 10_000
     assert keys.do("expire", most=3) == {"expired": 3}
     assert [key for key, _ in keys.machine.page("", None, 10)] == ["k3", "k4", "k5", "k6"]
-    # A command that needs one of the others takes it too.
-    keys.put("k6", b"new")
-    assert keys.value("k6") == b"new"
-    assert len(keys.machine) == 1
+
+
+def test_key_that_a_command_names_ends_before_it_however_many_others_are_due(keys: Keys) -> None:
+    for number in range(EXPIRED_AT_ONCE + 5):
+        keys.put(f"k{number}", ttl_ms=1000)
+    keys.put("last", ttl_ms=1001)
+    keys.now += 1001
+    assert keys.put("last", b"new")["version"] == 1
+    assert len(keys.machine) == 1 + 5 + 1
 
 
 def test_keep_gives_a_later_end_and_is_no_change(keys: Keys) -> None:
@@ -168,6 +173,11 @@ def test_keep_gives_a_later_end_and_is_no_change(keys: Keys) -> None:
     keys.refused("keep", errors.Conflict, key="for ever", created_revision=None, ttl_ms=5000)
     keys.now += 5000
     keys.refused("keep", errors.NotFound, key="a", created_revision=None, ttl_ms=5000)
+
+
+def test_restored_machine_still_ends_keys(keys: Keys) -> None:
+    keys.put("a", ttl_ms=5000)
+    assert keys.restored().next_end_unix_ms() == NOW + 5000
 
 
 def test_time_set_back_leaves_no_key_longer_than_it_was_given(keys: Keys) -> None:
@@ -212,7 +222,8 @@ def test_transaction_changes_all_at_one_revision_or_takes_the_other_branch(keys:
     assert keys.events(revision) == [(revision, "put", "a"), (revision, "put", "b")]
     done = keys.txn([compare("a", "revision", "=", made)], [a_put("wrong")], [{"op": "delete", "key": "a"}])
     assert done == {"succeeded": False, "revision": revision + 1, "results": [{"deleted": True}]}
-    assert keys.txn([compare("a", "exists", "=", True)], [a_put("a")]) == {
+    mixed = [compare("b", "exists", "=", True), compare("a", "exists", "=", True)]
+    assert keys.txn(mixed, [a_put("a")]) == {
         "succeeded": False,
         "revision": revision + 1,
         "results": [],

@@ -79,3 +79,15 @@ def test_naive_judge_of_the_simulation_sees_a_transaction_that_takes_the_wrong_b
     assert judged(asked, {"value": {"succeeded": False, "revision": 5, "results": []}}) is not None
     assert judged(asked, done, 10_000) is not None
     assert judged(asked, {"value": {"succeeded": True, "revision": 5, "results": [result]}}) is not None
+
+
+def test_naive_judge_of_the_simulation_leaves_open_whether_what_is_over_was_taken_away() -> None:
+    deletion = {"op": "delete", "key": "a"}
+    asked = request("txn", compare=[], then=[deletion], otherwise=[], fence=None)
+    for deleted in (0, 1):
+        judge = Table()
+        assert judge.applied(a_put(ttl_ms=1_000), written(5, end=1_000), False, 0) is None
+        done = {"value": {"succeeded": True, "revision": 5, "results": [{"deleted": False}]}}
+        assert judge.applied(asked, done, False, 1_000) is None
+        gone = {"value": {"deleted": deleted, "more": False, "revision": 5 + deleted}}
+        assert judge.applied(request("delete_prefix", prefix="a"), gone, False, 1_000) is None
