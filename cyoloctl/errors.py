@@ -39,6 +39,7 @@ __all__ = [
     "StorageError",
     "TokenRejected",
     "Unavailable",
+    "Unprocessable",
     "Unreachable",
     "UsageError",
     "VersionMismatch",
@@ -168,6 +169,14 @@ class BodyTooLarge(InvalidInput):
     code = "body_too_large"
     http_status = 413
     meaning = "request body too large"
+
+
+class Unprocessable(InvalidInput):
+    """What is asked for is well-formed, and breaks a rule that no schema can say; nothing was changed."""
+
+    code = "unprocessable"
+    http_status = 422
+    meaning = "well-formed, but against a rule that the message names"
 
 
 class CounterOverflow(InvalidInput):

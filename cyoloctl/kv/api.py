@@ -5,7 +5,16 @@ from __future__ import annotations
 import re
 from typing import Annotated, Any, Literal, NotRequired, Protocol, TypedDict
 
-from cyoloctl.errors import AlreadyExists, Compacted, FenceLost, InvalidInput, NotFound, QuotaExceeded
+from cyoloctl.errors import (
+    AlreadyExists,
+    Compacted,
+    Conflict,
+    FenceLost,
+    InvalidInput,
+    NotFound,
+    QuotaExceeded,
+    Unprocessable,
+)
 from cyoloctl.web.schema import (
     CONSISTENCY,
     MAX_LIFE_S,
@@ -50,7 +59,8 @@ _LAST_REVISION = 2**63 - 1
 
 # kv.records has the same, and imports base64 and more, which few commands need.  A test holds the two equal.
 _KEY = re.compile("[^\x00-\x1f\x7f-\x9f\u2028\u2029\ud800-\udfff]+")
-_FENCE = re.compile(r"([A-Za-z0-9][A-Za-z0-9._-]{0,127})=([1-9][0-9]{0,18})", re.ASCII)
+_TEXT = "[^\\x00-\\x1f\\x7f-\\x9f\u2028\u2029]"
+_FENCE_TEXT = "[A-Za-z0-9][A-Za-z0-9._-]{0,127}=[1-9][0-9]{0,17}"
 
 Revision = Annotated[int, Shape(minimum=0, format="int64")]
 Base64 = Annotated[str, Shape(contentEncoding="base64")]
@@ -255,9 +265,11 @@ class HasKv(Protocol):
 
 
 def check_key(text: str) -> None:
-    """Raise InvalidInput unless this is a key."""
-    if _KEY.fullmatch(text) is None or len(text.encode()) > 512:
+    """Raise InvalidInput unless this is a key; Unprocessable for one of too many bytes."""
+    if _KEY.fullmatch(text) is None:
         raise InvalidInput(f"the key is not valid: use {KEY_RULE}")
+    if (size := len(text.encode())) > 512:
+        raise Unprocessable(f"the key has {size} bytes: use {KEY_RULE}")
 
 
 def check_prefix(text: str) -> None:
@@ -268,18 +280,14 @@ def check_prefix(text: str) -> None:
 
 def fence_of(text: str) -> tuple[str, int]:
     """Name and token of NAME=TOKEN.  Raises InvalidInput."""
-    found = _FENCE.fullmatch(text)
-    if found is None or int(found[2]) > _LAST_REVISION:
+    if re.fullmatch(_FENCE_TEXT, text, re.ASCII) is None:
         raise InvalidInput(f"the fence is not valid: use {FENCE_RULE}")
-    return found[1], int(found[2])
-
-
-def _check_fence(text: str) -> None:
-    fence_of(text)
+    name, _, token = text.partition("=")
+    return name, int(token)
 
 
 def _key(summary: str = "the key") -> Field:
-    return Field("key", "string", summary, minimum=1, maximum=512, check_text=check_key, rule=KEY_RULE)
+    return Field("key", "string", summary, minimum=1, maximum=512, pattern=f"{_TEXT}{{1,512}}", rule=KEY_RULE)
 
 
 def _prefix() -> Field:
@@ -290,7 +298,7 @@ def _prefix() -> Field:
         default="",
         minimum=0,
         maximum=512,
-        check_text=check_prefix,
+        pattern=f"{_TEXT}{{0,512}}",
         rule="at most 512 bytes of UTF-8 without control characters",
     )
 
@@ -308,8 +316,8 @@ _FENCED = Field(
     default=None,
     nullable=True,
     minimum=3,
-    maximum=148,
-    check_text=_check_fence,
+    maximum=147,
+    pattern=_FENCE_TEXT,
     rule=FENCE_RULE,
 )
 _VALUE = Field(
@@ -324,13 +332,65 @@ _VALUE_BASE64 = Field(
     nullable=True,
     minimum=0,
     maximum=-(-MAX_VALUE_BYTES // 3) * 4,
-    pattern="[A-Za-z0-9+/]*={0,2}",
+    pattern="([A-Za-z0-9+/]{4})*([A-Za-z0-9+/]{2}==|[A-Za-z0-9+/]{3}=)?",
     rule="at most 256 KiB, in base64",
 )
 
 
-def _branch(name: str, summary: str) -> Field:
-    return Field(name, "array", summary, default=[], minimum=0, maximum=64, holds=dict[str, Any])
+def _one_of(name: str, *choices: str) -> Field:
+    return Field(name, "string", "which", choices=choices)
+
+
+def _op(*choices: str) -> Field:
+    return Field("op", "string", "how it compares", choices=choices, default="=")
+
+
+def _whole(kind: str, **more: Any) -> Field:
+    return Field("value", kind, "what it is compared with", **more)
+
+
+def _given(field: Field) -> Field:
+    """A field of a value, without which the object is another one."""
+    return Field(
+        field.name,
+        field.kind,
+        field.summary,
+        minimum=field.minimum,
+        maximum=field.maximum,
+        pattern=field.pattern,
+        rule=field.rule,
+    )
+
+
+_TTL_S = Field(
+    "ttl_s",
+    "number",
+    "seconds after which the key expires; null: never",
+    default=None,
+    nullable=True,
+    minimum=1,
+    maximum=MAX_LIFE_S,
+)
+_COMPARISONS = (
+    (_key(), _one_of("target", "exists"), _op("="), _whole("boolean")),
+    (_key(), _one_of("target", "value"), _op("=", "!="), _given(_VALUE)),
+    (_key(), _one_of("target", "value"), _op("=", "!="), _given(_VALUE_BASE64)),
+    (
+        _key(),
+        _one_of("target", "revision", "created_revision", "version"),
+        _op("=", "!=", "<", ">"),
+        _whole("integer", minimum=0, maximum=_LAST_REVISION),
+    ),
+)
+_STEPS = (
+    (_one_of("op", "put"), _key(), _given(_VALUE), _TTL_S),
+    (_one_of("op", "put"), _key(), _given(_VALUE_BASE64), _TTL_S),
+    (_one_of("op", "delete"), _key()),
+)
+
+
+def _list_of(name: str, summary: str, holds: tuple[tuple[Field, ...], ...]) -> Field:
+    return Field(name, "array", summary, default=[], minimum=0, maximum=64, holds=holds)
 
 
 ROUTES: tuple[Route[HasKv], ...] = (
@@ -343,7 +403,7 @@ ROUTES: tuple[Route[HasKv], ...] = (
         answer=KvEntry,
         handler=lambda node: node.kv.get,
         query=(_key(), _AT_REVISION, CONSISTENCY),
-        errors=(NotFound, Compacted),
+        errors=(NotFound, Conflict, Compacted, Unprocessable),
     ),
     Route(
         "GET",
@@ -363,7 +423,7 @@ ROUTES: tuple[Route[HasKv], ...] = (
                 nullable=True,
                 minimum=1,
                 maximum=512,
-                check_text=check_key,
+                pattern=f"{_TEXT}{{1,512}}",
                 rule=KEY_RULE,
             ),
             Field("limit", "integer", "keys per page", default=100, minimum=1, maximum=MAX_PAGE),
@@ -377,7 +437,7 @@ ROUTES: tuple[Route[HasKv], ...] = (
             _AT_REVISION,
             CONSISTENCY,
         ),
-        errors=(Compacted,),
+        errors=(Conflict, Compacted, Unprocessable),
     ),
     Route(
         "GET",
@@ -392,7 +452,7 @@ ROUTES: tuple[Route[HasKv], ...] = (
             _prefix(),
             _revision("from_revision", "the first revision that is wanted; null: what changes from now on"),
         ),
-        errors=(Compacted,),
+        errors=(Compacted, Unprocessable),
         held=True,
     ),
     Route(
@@ -408,20 +468,12 @@ ROUTES: tuple[Route[HasKv], ...] = (
             _VALUE,
             _VALUE_BASE64,
             _IF_REVISION,
-            Field(
-                "ttl_s",
-                "number",
-                "seconds after which the key expires; null: never",
-                default=None,
-                nullable=True,
-                minimum=1,
-                maximum=MAX_LIFE_S,
-            ),
+            _TTL_S,
             _FENCED,
             REQUEST_ID,
         ),
         choices=(Choice("value", "value_base64"),),
-        errors=(AlreadyExists, QuotaExceeded, FenceLost),
+        errors=(AlreadyExists, QuotaExceeded, FenceLost, Unprocessable),
         write=True,
         max_body_bytes=_MAX_BODY_BYTES,
     ),
@@ -434,7 +486,7 @@ ROUTES: tuple[Route[HasKv], ...] = (
         answer=KvDeleted,
         handler=lambda node: node.kv.delete,
         body=(_key(), _IF_REVISION, _FENCED, REQUEST_ID),
-        errors=(NotFound, FenceLost),
+        errors=(NotFound, FenceLost, Unprocessable),
         write=True,
     ),
     Route(
@@ -446,6 +498,7 @@ ROUTES: tuple[Route[HasKv], ...] = (
         answer=KvPrefixDeleted,
         handler=lambda node: node.kv.delete_prefix,
         body=(_prefix(), REQUEST_ID),
+        errors=(Unprocessable,),
         write=True,
     ),
     Route(
@@ -457,9 +510,9 @@ ROUTES: tuple[Route[HasKv], ...] = (
         answer=KvTransaction,
         handler=lambda node: node.kv.txn,
         body=(
-            _branch("compare", "objects with key, target, op and value, all of which must hold"),
-            _branch("then", "changes where they do: objects with op put or delete, key, and what put takes"),
-            _branch("otherwise", "changes where one does not"),
+            _list_of("compare", "what must hold, all of it", _COMPARISONS),
+            _list_of("then", "changes where it does, of no key twice", _STEPS),
+            _list_of("otherwise", "changes where it does not, of no key twice", _STEPS),
             _FENCED,
             REQUEST_ID,
         ),
@@ -484,7 +537,7 @@ ROUTES: tuple[Route[HasKv], ...] = (
                 "request_id": "job-7-done",
             },
         ),
-        errors=(QuotaExceeded, FenceLost),
+        errors=(QuotaExceeded, FenceLost, Unprocessable),
         write=True,
         max_body_bytes=_MAX_BODY_BYTES,
     ),
@@ -502,7 +555,7 @@ ROUTES: tuple[Route[HasKv], ...] = (
             Field("ttl_s", "number", "seconds from now", minimum=1, maximum=MAX_LIFE_S),
             REQUEST_ID,
         ),
-        errors=(NotFound,),
+        errors=(NotFound, Unprocessable),
         write=True,
     ),
 )

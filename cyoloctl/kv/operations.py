@@ -9,7 +9,7 @@ from binascii import Error as BadBase64
 from contextlib import suppress
 from typing import Any, TypedDict, cast
 
-from cyoloctl.errors import InternalError, InvalidInput, NotFound
+from cyoloctl.errors import InternalError, InvalidInput, NotFound, Unprocessable
 from cyoloctl.kv.api import (
     MAX_VALUE_BYTES,
     KvChange,
@@ -24,6 +24,7 @@ from cyoloctl.kv.api import (
     KvTransaction,
     KvWritten,
     check_key,
+    check_prefix,
     fence_of,
 )
 from cyoloctl.kv.machine import EXPIRED_AT_ONCE, KvMachine
@@ -88,6 +89,7 @@ class KvOperations:
 
     async def get(self, *, key: str, at_revision: int | None, consistency: str, timeout_s: float) -> KvEntry:
         """Read.  Raises NotFound, Compacted, Conflict for a revision to come."""
+        check_key(key)
         await self._proposer.fresh(stale=consistency == "stale", timeout_s=timeout_s)
         entry = self._kv.get(key, at_revision)
         if entry is None:
@@ -107,6 +109,8 @@ class KvOperations:
         timeout_s: float,
     ) -> KvPage:
         """A page, by key."""
+        check_prefix(prefix)
+        check_prefix(after or "")
         await self._proposer.fresh(stale=consistency == "stale", timeout_s=timeout_s)
         found = self._kv.page(prefix, after, limit + 1, at_revision)
         entries: list[KvListed] = []
@@ -125,6 +129,7 @@ class KvOperations:
 
     async def changes(self, *, prefix: str, from_revision: int | None, timeout_s: float) -> KvChanges:
         """Changes of a revision and later, or none after timeout_s.  Raises Compacted, NoLeader."""
+        check_prefix(prefix)
         deadline = time.monotonic() + timeout_s
         is_fresh = False
         with self._watchers.watch("") as event:
@@ -182,6 +187,7 @@ class KvOperations:
         timeout_s: float,
     ) -> KvWritten:
         """Write.  Raises Conflict, AlreadyExists, QuotaExceeded, FenceLost."""
+        check_key(key)
         data = _bytes_of(value, value_base64, "value")
         arguments = {
             "key": key,
@@ -206,6 +212,7 @@ class KvOperations:
         timeout_s: float,
     ) -> KvDeleted:
         """Raises NotFound, Conflict, FenceLost."""
+        check_key(key)
         arguments = {"key": key, "if_revision": if_revision, "fence": _fence(fence)}
         done, rest = await self._write("delete", arguments, request_id, timeout_s)
         return cast("KvDeleted", {"key": key, **done, **rest})
@@ -214,6 +221,7 @@ class KvOperations:
         self, *, prefix: str, request_id: str | None, timeout_s: float
     ) -> KvPrefixDeleted:
         """The first 1,000 keys of a prefix."""
+        check_prefix(prefix)
         done, rest = await self._write("delete_prefix", {"prefix": prefix}, request_id, timeout_s)
         return cast("KvPrefixDeleted", {"prefix": prefix, **done, **rest})
 
@@ -232,6 +240,9 @@ class KvOperations:
             "then": [_step(each, f"then[{n}]") for n, each in enumerate(then)],
             "otherwise": [_step(each, f"otherwise[{n}]") for n, each in enumerate(otherwise)],
         }
+        for name, steps in branches.items():
+            if len({step["key"] for step in steps}) < len(steps):
+                raise Unprocessable(f"field {name!r}: changes a key twice: keep one of the two")
         asked = [_comparison(each, f"compare[{n}]") for n, each in enumerate(compare)]
         timed = any(step.get("ttl_ms") is not None for steps in branches.values() for step in steps)
         arguments = {"compare": asked, **branches, "fence": _fence(fence)}
@@ -250,6 +261,7 @@ class KvOperations:
         timeout_s: float,
     ) -> KvKept:
         """A new end for a key that expires.  Raises NotFound, Conflict."""
+        check_key(key)
         arguments = {"key": key, "created_revision": created_revision, "ttl_ms": _ttl_ms(ttl_s, "ttl_s")}
         done, rest = await self._write("keep", arguments, request_id, timeout_s, timed=True)
         expires = rfc3339(done["expires_unix_ms"] / 1000)
@@ -345,7 +357,7 @@ def _bytes_of(value: object, value_base64: object, where: str) -> bytes:
     else:
         raise InvalidInput(f"field {where!r}: must be a string")
     if len(data) > MAX_VALUE_BYTES:
-        raise InvalidInput(f"field {where!r}: has {len(data)} bytes, at most {MAX_VALUE_BYTES} are taken")
+        raise Unprocessable(f"field {where!r}: has {len(data)} bytes, at most {MAX_VALUE_BYTES} are taken")
     return data
 
 
@@ -356,7 +368,7 @@ def _key_of(given: Json, where: str) -> str:
     try:
         check_key(key)
     except InvalidInput as error:
-        raise InvalidInput(f"field '{where}.key': {error.message}") from None
+        raise type(error)(f"field '{where}.key': {error.message}") from None
     return key
 
 

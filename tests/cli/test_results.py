@@ -196,7 +196,7 @@ READERS = {
     "counter get", "counter list", "counter watch",
     "credentials list", "credentials show", "credentials request",
     "key list", "key status", "key export", "key identity",
-    "lock list", "lock show",
+    "kv get", "kv list", "kv watch", "lock list", "lock show",
     "lock run",  # a holder of its own for each process, who asks again until it knows
     "member list", "member show", "member invitations",
     "pki status",

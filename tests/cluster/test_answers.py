@@ -89,6 +89,30 @@ def _locks(ask: Asker) -> None:
     ask("lock_get", "nightly", status=404)
 
 
+def _keys_and_values(ask: Asker) -> None:
+    made = ask("kv_put", key="a/b", value="x", ttl_s=60.5, request_id="job-19")
+    ask("kv_put", key="a/b", value_base64="/w==", if_revision=made["revision"], fence=None)
+    ask("kv_put", key="a/b", value="x", if_revision=made["revision"], status=409)
+    ask("kv_put", key="a/b", value="x", fence="nightly=1", status=409)
+    ask("kv_put", key="é" * 257, value="x", status=422)
+    ask("kv_put", key="kept", value="x", ttl_s=60)
+    ask("kv_keep", key="kept", ttl_s=90.0)
+    assert "value" not in ask("kv_get", query="key=a%2Fb")
+    ask("kv_get", query="key=a%2Fb&at_revision=9223372036854775807", status=409)
+    ask("kv_get", query="key=none", status=404)
+    assert ask("kv_list", query="limit=1")["next"] == "a/b"
+    ask("kv_list", query="values=without")
+    step = {"op": "put", "key": "c", "value": "x", "ttl_s": None}
+    compare = {"key": "kept", "target": "version", "op": "=", "value": 1}
+    assert ask("kv_txn", compare=[compare], then=[step, {"op": "delete", "key": "none"}])["succeeded"]
+    ask("kv_txn", then=[step, step], status=422)
+    changes = ask("kv_changes", query=f"from_revision={made['revision']}")["changes"]
+    assert [each["type"] for each in changes] == ["put"] * 4
+    ask("kv_delete", key="a/b")
+    ask("kv_delete", key="a/b", status=404)
+    assert ask("kv_delete_prefix", prefix="")["deleted"] == 2
+
+
 def _tokens(ask: Asker) -> None:
     made = ask("token_mint", sub="alice", claims={"mfa": True, "groups": ["a"]}, ttl_s=900.0, set_cookie=True)
     line, value = made["set_cookie"], made["set_cookie_value"]
@@ -214,6 +238,7 @@ def test_every_answer_is_as_the_document_says_and_has_no_other_field(tmp_path: P
         ask("health")
         _counters(ask)
         _locks(ask)
+        _keys_and_values(ask)
         _tokens(ask)
         _rendezvous(ask)
         _credentials(ask, tmp_path)

@@ -109,6 +109,9 @@ def test_sessions_whose_batch_of_updates_met_a_full_device_are_not_lost(nodes: l
 
 
 WITHOUT_REQUEST_ID = {
+    "lock_acquire": "the holder is the id: it has the lock once",
+    "lock_keep": "the token is the id: the end is only moved later",
+    "lock_release": "the token is the id: it holds the lock once",
     "join": "the token is the id: the same request gets the same grant",
     "pki_grant": "writes nothing: it signs a key that the cluster knows",
     "stop": "is about one node, not about the cluster",
@@ -130,6 +133,7 @@ def _writes(cluster: Cluster) -> dict[str, tuple[str, str, Json]]:
     items = [{"token": call(node, "token_mint", sub=sub)["token"], "set": {"a": 1}} for sub in ("b", "c")]
     begun = {kind: call(node, "rendezvous_start", kind=kind)["id"] for kind in ("a", "d", "c", "w", "l")}
     call(node, "rendezvous_approve", id=begun["w"], by="ann", data={"role": "admin"})
+    call(node, "lock_acquire", "taken", holder="1" * 32, ttl_s=3600.0)
     ring = call(node, "key_export_ring", passphrase="correct horse battery")["data"]
     return {
         "add": ("counter_increment", "x", {"by": 5}),
@@ -162,6 +166,13 @@ def _writes(cluster: Cluster) -> dict[str, tuple[str, str, Json]]:
         ),
         "withdrawn": ("member_invite", "", {"name": "n9"}),
         "uninvite": ("member_uninvite", "n9", {}),
+        "put": ("kv_put", "", {"key": "k", "value": "v", "if_revision": 0}),
+        "ended": ("kv_put", "", {"key": "e", "value": "v", "ttl_s": 3600.0}),
+        "keep": ("kv_keep", "", {"key": "e", "ttl_s": 7200.0}),
+        "txn": ("kv_txn", "", {"then": [{"op": "put", "key": "p/1", "value": "v"}]}),
+        "prefix": ("kv_delete_prefix", "", {"prefix": "p/"}),
+        "delete": ("kv_delete", "", {"key": "k"}),
+        "break": ("lock_break", "taken", {}),
     }
 
 

@@ -312,6 +312,10 @@ async def _snapshot_failed(world: World) -> None:
     await world.service.schedule.step()
 
 
+def _kv_quota(world: World) -> None:
+    world.state.kv.size = world.state.kv.quota * 9 // 10
+
+
 def _disk_slow(world: World) -> None:
     world.engine.told["n3"].info["slow_sync_ms"] = 2300.0
 
@@ -376,6 +380,7 @@ CASES: dict[str, tuple[Callable[[World], Any], str | None]] = {
     "ca_rotation_due": (_ca_rotation_due, None),
     "credentials_expiring": (_credentials_expiring, None),
     "level_behind": (_level_behind, None),
+    "kv_quota": (_kv_quota, "n1"),
     "snapshot_failed": (_snapshot_failed, "n1"),
 }
 """Code -> how the state becomes so, and the member that it concerns."""
