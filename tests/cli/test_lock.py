@@ -11,6 +11,7 @@ import threading
 import time
 from collections.abc import Callable
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -67,7 +68,7 @@ def test_lease_that_nobody_confirms_ends_the_command_in_time(serve: Serve) -> No
     endpoint = serve({**ANSWERS, KEEP: NoLeader("there is no leader")})
     began = time.monotonic()
     done = lock_run(
-        "--", "sh", "-c", "trap '' TERM; for i in $(seq 200); do sleep 0.05; done", at=(endpoint,)
+        "--", "sh", "-c", "trap '' TERM; for i in $(seq 1200); do sleep 0.05; done", at=(endpoint,)
     )
     assert (done.returncode, done.stdout) == (80, "")
     assert "it could not be kept for 1 s: there is no leader" in done.stderr
@@ -212,6 +213,25 @@ def test_signal_that_comes_while_the_command_ends_is_not_for_its_holder() -> Non
         assert came == []
     finally:
         signal.signal(signal.SIGHUP, before)
+
+
+def test_signal_of_the_terminal_which_reached_the_command_too_is_not_passed_on(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    child, sent = _Child(["sleep", "60"], dict(os.environ)), []
+    try:
+        for code, expected in ((128, []), (0, [signal.SIGINT])):  # of the kernel's; of kill
+            came = SimpleNamespace(si_signo=signal.SIGINT, si_code=code)
+            with monkeypatch.context() as patch:
+                patch.setattr(_Child, "send", lambda _, number: sent.append(number))
+                patch.setattr(child, "shared", True)
+                patch.setattr(signal, "sigtimedwait", lambda *_, came=came: came)
+                assert child.wait(0.0) is False
+            assert sent == expected
+    finally:
+        child.send(signal.SIGKILL)
+        assert child.status() == 137
+        child.restore()
 
 
 def state(pid: int) -> str:
