@@ -20,6 +20,7 @@ from cyoloctl.cli import main
 from cyoloctl.cli.lease import _Child
 from cyoloctl.errors import AccessDenied, Conflict, CyoloctlError, NoLeader, OutcomeUnknown, Unavailable
 from tests.cli.harness import LIMIT_S, Endpoint, run
+from tests.support.cluster import wait_until
 
 Serve = Callable[[dict[tuple[str, str], Any]], Endpoint]
 
@@ -111,7 +112,8 @@ def test_lock_of_somebody_else_is_75(serve: Serve) -> None:
 def test_command_begins_with_a_lease_that_is_fresh(serve: Serve) -> None:
     def late(body: dict[str, Any]) -> dict[str, Any]:
         if len(asked(endpoint, ACQUIRE)) == 1:
-            time.sleep(0.7)
+            began = time.monotonic()
+            wait_until("most of the lease over", lambda: time.monotonic() > began + 0.7)
         return HELD
 
     endpoint = serve({**ANSWERS, ACQUIRE: late})
@@ -150,17 +152,12 @@ def test_what_cannot_run_acquires_nothing(serve: Serve, words: list[str], status
 # -- signals -------------------------------------------------------------------------------------
 
 COUNTING = """
-import signal, sys, time
-count = 0
-def more(*_):
-    global count
-    count += 1
-signal.signal(signal.SIGINT, more)
+import signal, sys
+signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
 print("ready", sys.stdin.readline().strip(), flush=True)
-while not count:
-    time.sleep(0.01)
-time.sleep(0.5)
-print(f"count={count}", flush=True)
+signal.sigwait({signal.SIGINT})
+more = signal.sigtimedwait({signal.SIGINT}, 0.5)
+print(f"count={1 if more is None else 2}", flush=True)
 """
 
 
@@ -238,18 +235,12 @@ def state(pid: int) -> str:
     return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0]
 
 
-def wait_for(what: Callable[[], bool]) -> None:
-    deadline = time.monotonic() + LIMIT_S
-    while not what():
-        assert time.monotonic() < deadline
-        time.sleep(0.02)
-
-
 def test_holder_that_is_stopped_stops_its_command_too(serve: Serve, tmp_path: Path) -> None:
     endpoint, mark = serve(ANSWERS), tmp_path / "pid"
-    script = (
-        f"echo $$ > {mark}.new; mv {mark}.new {mark}; while [ ! -e {mark}.go ]; do sleep 0.05; done; exit 6"
-    )
+    go = tmp_path / "go"
+    os.mkfifo(go)
+    # No other process: a shell that is just making one waits for it, and is not seen stopped.
+    script = f"echo $$ > {mark}.new; mv {mark}.new {mark}; read line < {go}; exit 6"
     process = subprocess.Popen(
         [
             sys.executable,
@@ -268,12 +259,13 @@ def test_holder_that_is_stopped_stops_its_command_too(serve: Serve, tmp_path: Pa
         stdin=subprocess.DEVNULL,
     )
     try:
-        wait_for(mark.exists)
+        wait_until("the command begun", mark.exists)
         command = int(mark.read_text())
         process.send_signal(signal.SIGTSTP)
-        wait_for(lambda: state(process.pid) == "T" and state(command) == "T")
-        Path(f"{mark}.go").touch()
+        wait_until("both stopped", lambda: state(process.pid) == "T" and state(command) == "T")
         process.send_signal(signal.SIGCONT)
+        # No such device while nobody reads.
+        os.close(wait_until("the command reading", lambda: os.open(go, os.O_WRONLY | os.O_NONBLOCK)))
         assert process.wait(LIMIT_S) == 6
     finally:
         process.kill()

@@ -24,7 +24,7 @@ class Node:
 
     def __init__(self) -> None:
         self.machine = LockMachine()
-        self.index, self.ahead_ms = 0, 0
+        self.index, self.ahead_ms, self.looks = 0, 0, 0
         self.began = time.monotonic()
         self.proposed: list[tuple[str, dict[str, Any]]] = []
         self.ids: list[str | None] = []
@@ -38,6 +38,7 @@ class Node:
         return 1
 
     def now_ms(self) -> int:
+        self.looks += 1
         return NOW + self.ahead_ms + round((time.monotonic() - self.began) * 1000)
 
     async def in_time(self, *, timeout_s: float) -> None:
@@ -64,6 +65,16 @@ class Node:
         return dict(await self.operations.acquire("a", holder=holder, wait_s=wait_s, **asked))
 
 
+async def waits(node: Node) -> None:
+    """Return when whoever waits has asked in vain and looked once: a change or the next look wakes it."""
+    async with asyncio.timeout(10):
+        while node.index < 2:
+            await asyncio.sleep(0)
+        before = node.looks
+        while node.looks < before + 2:
+            await asyncio.sleep(0)
+
+
 @pytest.fixture
 def node() -> Node:
     return Node()
@@ -85,9 +96,7 @@ async def test_acquire_names_the_caller_and_needs_no_id_of_the_client(node: Node
 async def test_whoever_waits_is_woken_by_the_release_and_did_not_ask_meanwhile(node: Node) -> None:
     token = (await node.acquire())["token"]
     waiting = asyncio.create_task(node.acquire(YOU, wait_s=20))
-    while node.index < 2:
-        await asyncio.sleep(0)
-    await asyncio.sleep(3 * operations._PAUSE_S)
+    await waits(node)
     await node.operations.keep("a", token=token, ttl_s=600.0, timeout_s=1.0)
     assert [name for name, _ in node.proposed if name != "in time"] == ["acquire", "acquire", "keep"]
     assert (await node.operations.release("a", token=token, timeout_s=1.0))["released"] is True
@@ -98,9 +107,7 @@ async def test_whoever_waits_gets_the_lock_at_its_end(node: Node, monkeypatch: p
     monkeypatch.setattr(operations, "_LOOK_EVERY_S", 0.05)
     await node.acquire(ttl_s=86_400.0)
     waiting = asyncio.create_task(node.acquire(YOU, wait_s=20))
-    while node.index < 2:
-        await asyncio.sleep(0)
-    await asyncio.sleep(3 * operations._PAUSE_S)
+    await waits(node)
     node.ahead_ms = 86_400_000  # time steps; nobody is told
     assert (await asyncio.wait_for(waiting, 10))["acquired"] is True
 
@@ -121,9 +128,7 @@ async def test_snapshot_that_frees_the_lock_wakes_whoever_waits(
     monkeypatch.setattr(operations, "_LOOK_EVERY_S", 60.0)
     await node.acquire(ttl_s=600.0)
     waiting = asyncio.create_task(node.acquire(YOU, wait_s=200, timeout_s=300.0))
-    while node.index < 2:
-        await asyncio.sleep(0)
-    await asyncio.sleep(3 * operations._PAUSE_S)
+    await waits(node)
     node.machine.prepare_restore({"last_token": 5, "locks": {}})()
     node.operations.restored()
     assert (await asyncio.wait_for(waiting, 10))["token"] == 6
@@ -156,8 +161,6 @@ async def test_on_change_wakes_whoever_waits_for_that_lock(
     monkeypatch.setattr(operations, "_LOOK_EVERY_S", 60.0)
     token = (await node.acquire(ttl_s=600.0))["token"]
     waiting = asyncio.create_task(node.acquire(YOU, wait_s=200, timeout_s=300.0))
-    while node.index < 2:
-        await asyncio.sleep(0)
-    await asyncio.sleep(3 * operations._PAUSE_S)
+    await waits(node)
     await node.operations.release("a", token=token, timeout_s=1.0)
     assert (await asyncio.wait_for(waiting, 10))["acquired"] is True
