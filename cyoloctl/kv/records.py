@@ -14,32 +14,45 @@ from cyoloctl.text import Json
 __all__ = [
     "KEY_RULE",
     "MAX_KEY_BYTES",
+    "MAX_RESEALED",
     "MAX_STEPS",
     "MAX_TTL_MS",
     "MAX_VALUE_BYTES",
     "MIN_TTL_MS",
     "NOT_IN_KEYS",
+    "SEALED_OVERHEAD",
+    "SEALED_START",
     "Comparison",
     "Entry",
     "Event",
     "Kind",
+    "Place",
     "Put",
     "Removal",
     "Step",
+    "check_blob",
+    "check_blobs",
     "check_comparisons",
+    "check_digest",
     "check_key",
     "check_prefix",
+    "check_reseals",
     "check_steps",
     "check_ttl",
     "check_value",
     "encode_value",
     "holds",
+    "key_id_of",
+    "plain_size",
+    "with_blobs",
 ]
 
 MAX_KEY_BYTES = 512
 MAX_VALUE_BYTES = 256 * 1024
 MAX_STEPS = 64
 """Comparisons, and changes in each branch, of a transaction."""
+MAX_RESEALED = 50
+"""Values that one command seals again."""
 MIN_TTL_MS = 1000
 MAX_TTL_MS = 366 * 86_400_000
 
@@ -48,9 +61,19 @@ NOT_IN_KEYS = "\\x00-\\x1f\\x7f-\\x9f\\u2028\\u2029\\ud800-\\udfff"
 KEY_RULE = "1 to 512 bytes of UTF-8 without control characters"
 _KEY = re.compile(f"[^{NOT_IN_KEYS}]+")
 
+SEALED_START = b"\x56\x01"
+"""Format and version of a sealed value; the four bytes of the key's id follow.  See `kv.sealing`."""
+SEALED_OVERHEAD = 46
+"""Bytes of a sealed value beside those that it holds."""
+_MAX_SEALED_BYTES = MAX_VALUE_BYTES + SEALED_OVERHEAD
+_DIGEST = re.compile("[0-9a-f]{32}")
+
 _COMPARE = {"=": eq, "!=": ne, "<": lt, ">": gt}
 
 Kind = Literal["put", "delete", "expire"]
+
+Place = tuple[str, int]
+"""A key and the revision that gave it a value: no other value has the same."""
 
 
 class Entry(NamedTuple):
@@ -58,7 +81,8 @@ class Entry(NamedTuple):
 
     revision: of its last change.  created_revision: of the change that made
     it.  version: its changes since then, from 1.  ttl_ms: how long it lives
-    from when that was last said; None: until it is deleted.
+    from when that was last said; None: until it is deleted.  sealed: the value
+    is one of `kv.sealing`, which this machine cannot open.
     """
 
     value: bytes
@@ -67,6 +91,7 @@ class Entry(NamedTuple):
     version: int
     ttl_ms: int | None
     expires_unix_ms: int | None
+    sealed: bool = False
 
     def is_due(self, now_unix_ms: int) -> bool:
         """Whether its time is over."""
@@ -84,11 +109,15 @@ class Event(NamedTuple):
 
 
 class Put(NamedTuple):
-    """A change of a transaction: give a key a value."""
+    """A change of a transaction: give a key a value.
+
+    sealed: whether the value is a sealed one; None: it is not, and the key's must not be either.
+    """
 
     key: str
     value: bytes
     ttl_ms: int | None
+    sealed: bool | None = None
 
 
 class Removal(NamedTuple):
@@ -123,16 +152,85 @@ def check_prefix(value: object) -> str:
 
 def check_value(value: object) -> bytes:
     """The bytes of a value in base64."""
-    if type(value) is not str or len(value) > -(-MAX_VALUE_BYTES // 3) * 4 or not value.isascii():
+    decoded = _bytes_of(value, MAX_VALUE_BYTES)
+    if decoded is None:
         raise Malformed(f"the value is not valid: use at most {MAX_VALUE_BYTES} bytes, in base64")
+    return decoded
+
+
+def check_blob(value: object) -> bytes:
+    """The bytes of a sealed value in base64; who can open it is told by its first bytes alone."""
+    decoded = _bytes_of(value, _MAX_SEALED_BYTES)
+    if (
+        decoded is None
+        or len(decoded) < SEALED_OVERHEAD
+        or not decoded.startswith(SEALED_START)
+        or decoded[2] != 0xFC
+    ):
+        raise Malformed("the sealed value is not valid: use what a node has sealed, in base64")
+    return decoded
+
+
+def _bytes_of(value: object, most: int) -> bytes | None:
+    """At most so many bytes in base64; None for anything else."""
+    if type(value) is not str or len(value) > -(-most // 3) * 4 or not value.isascii():
+        return None
     try:
         decoded = b64decode(value, validate=True)
     except BadBase64:
-        decoded = None
+        return None
     # One spelling for each value: what is compared and kept on every node is the same text.
-    if decoded is None or len(decoded) > MAX_VALUE_BYTES or encode_value(decoded) != value:
-        raise Malformed(f"the value is not valid: use at most {MAX_VALUE_BYTES} bytes, in base64")
-    return decoded
+    return decoded if len(decoded) <= most and encode_value(decoded) == value else None
+
+
+def check_blobs(value: object) -> tuple[bytes, ...]:
+    """The sealed values of a transaction."""
+    if type(value) is not list or len(value) > 2 * MAX_STEPS:
+        raise Malformed(f"the sealed values are not valid: use a list of at most {2 * MAX_STEPS}")
+    return tuple(check_blob(each) for each in value)
+
+
+def check_digest(value: object) -> str:
+    """What tells two sealed values under one request id apart."""
+    if type(value) is not str or not _DIGEST.fullmatch(value):
+        raise Malformed("the digest is not valid: use 32 hex digits")
+    return value
+
+
+def check_reseals(value: object) -> dict[Place, bytes]:
+    """Values that were sealed again, by where they are."""
+    if type(value) is not list or not 1 <= len(value) <= MAX_RESEALED:
+        raise Malformed(f"the values are not valid: use a list of 1 to {MAX_RESEALED}")
+    found = {}
+    for given in value:
+        if type(given) is not dict or given.keys() != {"name", "revision", "blob"}:
+            raise Malformed("a value is not valid: use name, revision and blob")
+        revision = given["revision"]
+        if type(revision) is not int or not 1 <= revision < 2**63:
+            raise Malformed("the revision is not valid: use 1 to 2**63-1")
+        found[_check_name(given["name"]), revision] = check_blob(given["blob"])
+    if len(found) < len(value):
+        raise Malformed("a value is there twice: keep one of the two")
+    return found
+
+
+def _check_name(value: object) -> str:
+    """A key in base64: one command holds fifty, and only so many brackets, those of keys too."""
+    encoded = _bytes_of(value, MAX_KEY_BYTES)
+    try:
+        return check_key(None if encoded is None else encoded.decode("utf-8"))
+    except UnicodeDecodeError:
+        return check_key(None)
+
+
+def key_id_of(blob: bytes) -> str:
+    """The id of the ring's key that opens a sealed value, 8 hexadecimal digits."""
+    return blob[2:6].hex()
+
+
+def plain_size(entry: Entry) -> int:
+    """Bytes of the value that was given."""
+    return len(entry.value) - SEALED_OVERHEAD * entry.sealed
 
 
 def encode_value(value: bytes) -> str:
@@ -172,6 +270,24 @@ def holds(comparison: Comparison, entry: Entry | None) -> bool:
     return bool(_COMPARE[comparison.op](number, comparison.value))
 
 
+def with_blobs(branches: tuple[tuple[Step, ...], ...], blobs: tuple[bytes, ...]) -> list[tuple[Step, ...]]:
+    """The branches of a transaction, their sealed puts with these values.  Raises Malformed."""
+    left = list(reversed(blobs))
+    found = []
+    for steps in branches:
+        filled: list[Step] = []
+        for step in steps:
+            if type(step) is Put and step.sealed:
+                if not left:
+                    raise Malformed("the transaction has fewer sealed values than puts of such")
+                step = step._replace(value=left.pop())
+            filled.append(step)
+        found.append(tuple(filled))
+    if left:
+        raise Malformed("the transaction has more sealed values than puts of such")
+    return found
+
+
 def _list_of_objects(value: object) -> list[Json]:
     if type(value) is not list or len(value) > MAX_STEPS or any(type(each) is not dict for each in value):
         raise Malformed(f"a part of the transaction is not valid: use a list of at most {MAX_STEPS} objects")
@@ -179,8 +295,14 @@ def _list_of_objects(value: object) -> list[Json]:
 
 
 def _step(given: Json) -> Step:
-    if given.keys() == {"op", "key", "value", "ttl_ms"} and given["op"] == "put":
-        return Put(check_key(given["key"]), check_value(given["value"]), check_ttl(given["ttl_ms"]))
+    sealed = given.get("sealed")
+    if given.keys() - {"sealed"} == {"op", "key", "value", "ttl_ms"} and given["op"] == "put":
+        if "sealed" in given and sealed is not False:
+            raise Malformed("a change is not valid: a value that is given as it is has sealed false, or none")
+        return Put(check_key(given["key"]), check_value(given["value"]), check_ttl(given["ttl_ms"]), sealed)
+    if given.keys() == {"op", "key", "digest", "ttl_ms"} and given["op"] == "put":
+        check_digest(given["digest"])
+        return Put(check_key(given["key"]), b"", check_ttl(given["ttl_ms"]), sealed=True)
     if given.keys() == {"op", "key"} and given["op"] == "delete":
         return Removal(check_key(given["key"]))
     raise Malformed("a change is not valid: use op put with key, value and ttl_ms, or op delete with key")
