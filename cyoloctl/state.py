@@ -181,7 +181,8 @@ class ClusterState:
             SessionMachine(self.keys.last_end_unix_ms, lambda: self.clock.stamp.steady_ms, limits.sessions)
         )
         self.rendezvous = self._add(RendezvousMachine(limits.rendezvous))
-        self.kv = self._add(KvMachine(self.locks.holds, lambda: self.history.epoch, limits.kv))
+        self.kv = self._add(KvMachine(self.locks.holds, lambda: self.history.epoch, limits.kv, self.keys.has))
+        self.keys.values_under = self.kv.values_under
         self.clock = self._add(ClockMachine())
         self.history = self._add(HistoryMachine())
         self.levels = self._add(LevelMachine(self.members, release))

@@ -13,6 +13,9 @@ policy with a smaller ``keep_s`` does not shorten the life of tokens that are
 out: the primary key's value is first raised to the moment of the change plus
 the old ``keep_s``.  The value never falls.  Without force a key is disabled
 or destroyed 60 s (the leeway of clocks) after it.
+
+What else a key opens, such as sealed values of `kv`, has no end: as long as
+there is any, the key is not destroyed, not even with force.
 """
 
 from __future__ import annotations
@@ -93,6 +96,7 @@ class KeyMachine(Observed, Machine):
     -> ``{key_id, state}``.  conflict for the primary key, and without force
     until 60 s after tokens_until.  A destroyed key keeps its record, without
     blobs; the last 256 are remembered.
+    conflict for one that still opens something else than tokens.
     ``import {keys: [{key_id, cluster_id, fingerprint, state, created_unix_ms,
     retired_unix_ms, tokens_until_unix_ms, wrapped}]}`` -> ``{imported,
     known}``, lists of ids: keys of an exported ring, all or none.  state:
@@ -114,8 +118,14 @@ class KeyMachine(Observed, Machine):
         "rotate": frozenset({"key_id"}),
     }
 
-    def __init__(self, members: MemberMachine, limits: KeyLimits = _LIMITS) -> None:
+    def __init__(
+        self,
+        members: MemberMachine,
+        limits: KeyLimits = _LIMITS,
+    ) -> None:
         super().__init__(_OPERATIONS)
+        self.values_under: Callable[[str], int] = lambda key_id: 0
+        """How many sealed values only the key of this id opens: another machine's."""
         self._limits = limits
         self._members = members
         self._nodes: dict[str, NodeKey] = {}
@@ -132,6 +142,11 @@ class KeyMachine(Observed, Machine):
     def get(self, key_id: str) -> KeyRecord | None:
         """The key of this id (hexadecimal), in whatever state."""
         return self._keys.get(key_id)
+
+    def has(self, key_id: str) -> bool:
+        """Whether there is a key of this id that is not destroyed."""
+        record = self._keys.get(key_id)
+        return record is not None and record.state != "destroyed"
 
     def primary(self) -> KeyRecord | None:
         """The key that mints."""
@@ -301,6 +316,7 @@ class KeyMachine(Observed, Machine):
         if record.state == "destroyed":
             return _answer(record)
         _refuse_in_use(record, given["force"], now_unix_ms)
+        self._refuse_needed(record)
         destroyed = sorted(
             (r for r in self._keys.values() if r.state == "destroyed"),
             key=lambda r: (r.destroyed_unix_ms, r.key_id),
@@ -318,6 +334,16 @@ class KeyMachine(Observed, Machine):
                 compromised_by=(),
             )
         )
+
+    def _refuse_needed(self, record: KeyRecord) -> None:
+        values = self.values_under(record.key_id)
+        if values:
+            raise Refused(
+                Conflict(
+                    f"key {record.key_id} still opens {values} sealed values of kv: the leader seals them "
+                    "under the primary key within seconds; wait until `key status` shows none, then repeat it"
+                )
+            )
 
     def _import(self, given: dict[str, Any], index: int, now_unix_ms: int) -> dict[str, Any]:
         known: list[str] = []

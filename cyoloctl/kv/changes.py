@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 from bisect import bisect_left
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from typing import Any
 
-from cyoloctl.kv.records import Entry, Event
+from cyoloctl.kv.records import Entry, Event, Place
 
 __all__ = ["Changes", "entries_after"]
 
@@ -41,10 +41,13 @@ class Changes:
         self._events.append(event)
         self._size += _size(event)
 
-    def trim(self) -> None:
-        """Forget the oldest where there are too many: an eighth more than that, so that it is seldom done."""
+    def trim(self) -> list[Event]:
+        """Forget the oldest where there are too many: an eighth more than that, so that it is seldom done.
+
+        Returns those that are forgotten now.
+        """
         if not self.is_too_much():
-            return
+            return []
         least, size = len(self._events) - self._most * 7 // 8, self._most_bytes * 7 // 8
         number = 0
         while number < len(self._events) and (
@@ -55,7 +58,9 @@ class Changes:
             self._size -= _size(self._events[number])
             number += 1
         self.first_revision = self._events[number - 1].revision + 1
+        forgotten = self._events[:number]
         del self._events[:number]
+        return forgotten
 
     def since(self, revision: int, limit: int) -> list[Event]:
         """Changes of this revision and later: about ``limit`` of them, those of one revision never parted."""
@@ -71,6 +76,26 @@ class Changes:
         for event in self._events[bisect_left(self._events, revision + 1, key=_revision) :]:
             found.setdefault(event.key, event.previous)
         return found
+
+    def replaced(self, places: Collection[Place]) -> dict[Place, Entry]:
+        """Those of these values that a change which is known replaced or took away."""
+        return {
+            (event.key, event.previous.revision): event.previous
+            for event in self._events
+            if event.previous is not None and (event.key, event.previous.revision) in places
+        }
+
+    def reseal(self, blobs: Mapping[Place, bytes]) -> None:
+        """Put other bytes, as many as before, in the place of these values."""
+
+        def other(key: str, entry: Entry | None) -> Entry | None:
+            blob = None if entry is None else blobs.get((key, entry.revision))
+            return entry if entry is None or blob is None else entry._replace(value=blob)
+
+        for number, event in enumerate(self._events):
+            entry, previous = other(event.key, event.entry), other(event.key, event.previous)
+            if entry is not event.entry or previous is not event.previous:
+                self._events[number] = event._replace(entry=entry, previous=previous)
 
     def copy(self) -> list[Event]:
         """All that are known."""

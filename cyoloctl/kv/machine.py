@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from bisect import bisect_left, bisect_right, insort
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Collection, Iterable
 from dataclasses import dataclass
 from heapq import heapify, heappop, heappush
 from itertools import pairwise
@@ -11,6 +11,7 @@ from typing import Any, ClassVar
 
 from cyoloctl.errors import AlreadyExists, Compacted, Conflict, FenceLost, NotFound, QuotaExceeded
 from cyoloctl.kv.changes import Changes, entries_after
+from cyoloctl.kv.holdings import Holdings
 from cyoloctl.kv.records import (
     MAX_TTL_MS,
     MIN_TTL_MS,
@@ -18,23 +19,39 @@ from cyoloctl.kv.records import (
     Entry,
     Event,
     Kind,
+    Place,
     Put,
     Step,
+    check_blob,
+    check_blobs,
     check_comparisons,
+    check_digest,
     check_key,
     check_prefix,
+    check_reseals,
     check_steps,
     check_ttl,
     check_value,
     encode_value,
     holds,
+    key_id_of,
+    with_blobs,
 )
 from cyoloctl.replicated.checks import exact, integer, json_object
 from cyoloctl.replicated.command import MAX_TIME_UNIX_MS, Malformed, Refused
 from cyoloctl.replicated.machine import Machine, Observed, Operations
 from cyoloctl.text import Json
 
-__all__ = ["DELETED_AT_ONCE", "EXPIRED_AT_ONCE", "KEY_OVERHEAD_BYTES", "QUOTA_BYTES", "KvLimits", "KvMachine"]
+__all__ = [
+    "DELETED_AT_ONCE",
+    "EXPIRED_AT_ONCE",
+    "KEY_OVERHEAD_BYTES",
+    "QUOTA_BYTES",
+    "SEALED_KEY",
+    "SEALED_VALUE",
+    "KvLimits",
+    "KvMachine",
+]
 
 QUOTA_BYTES = 64 * 1024 * 1024
 KEY_OVERHEAD_BYTES = 256
@@ -43,6 +60,8 @@ EXPIRED_AT_ONCE = 500
 """Keys that one command takes away because their time is over."""
 DELETED_AT_ONCE = 1000
 """Keys that one command takes away because of their prefix."""
+SEALED_KEY = "the key {} is sealed: say whether its new value is to be (--sealed or --no-sealed)"
+SEALED_VALUE = "the value of {} is sealed and cannot be compared: compare its revision or version"
 _EPOCH_BITS = 40
 """An epoch has room for so many revisions, 2 to the power of this, before they reach the next one's."""
 
@@ -69,16 +88,25 @@ class KvMachine(Observed, Machine):
     created_revision, version, expires_unix_ms}``.  if_revision: the key's
     present one, 0 for a key that is not there yet, null for whatever is there.
     ttl_ms: it expires so long after this command; null: never.
+    conflict for a key whose value is sealed: see below.
+    ``put_sealed {key, blob, digest, if_revision, ttl_ms, fence}`` and
+    ``put_clear``, with the arguments of put, -> as put: whatever is there now,
+    the value is a sealed one then, or none.
     ``delete {key, if_revision, fence}`` -> ``{revision}``; not_found.
     ``delete_prefix {prefix}`` -> ``{deleted, more, revision}``: the first 1,000 keys.
     ``txn {compare, then, otherwise, fence}`` -> ``{succeeded, revision, results}``:
     ``then`` where all comparisons are true, otherwise ``otherwise``, each as one
     change; results: of each put ``{version, created_revision,
     expires_unix_ms}``, of each delete ``{deleted}``.
+    ``txn_sealed {compare, then, otherwise, fence, blobs}`` -> as txn, where a put
+    may have a digest and no value: blobs are the values of those, in order.
     ``keep {key, created_revision, ttl_ms}`` -> ``{revision, expires_unix_ms}``:
     a key that expires gets a new end, never an earlier one.  It is no change.
     created_revision: null, or that of the key that is meant.
     ``expire {most}`` -> ``{expired}``: keys whose time is over go; the leader's alone.
+    ``reseal {values: [{name, revision, blob}]}`` -> ``{resealed}``: the same
+    values under another key of the ring; name: the key in base64; the leader's alone.  It is no change:
+    revisions stay, and watchers are told nothing.  What has gone is left out.
 
     fence: null or ``{name, token}``: refused with fence_lost unless the lock
     is held with this token.  What another revision refuses is a conflict, what
@@ -90,6 +118,13 @@ class KvMachine(Observed, Machine):
     state (an epoch of its history ended) they are higher than all that were
     lost.  All changes of a transaction have the same.
 
+    Sealed values: the node that takes a request seals them (`kv.sealing`), and
+    this sees the bytes, the id of the ring's key, and a digest under that key,
+    which tells two values of one request id apart.  A key that the ring has no
+    more is unavailable, and not remembered: the node seals under another one.
+    A value that is not sealed replaces a sealed one only where the command says
+    that it may, and a comparison with a sealed value is a conflict.
+
     Expiry: a key is there until an entry of the log has taken it away, so that
     all who read in turn see it go once.  That is done by every command that
     changes something, and by ``expire``.
@@ -99,19 +134,25 @@ class KvMachine(Observed, Machine):
 
     NAME = "kv"
     PROPOSER = "any"
-    PROPOSERS: ClassVar[dict[str, str]] = {"expire": "leader"}
+    PROPOSERS: ClassVar[dict[str, str]] = {"expire": "leader", "reseal": "leader"}
+    DRAWN: ClassVar[dict[str, frozenset[str]]] = {
+        "put_sealed": frozenset({"blob"}),
+        "txn_sealed": frozenset({"blobs"}),
+    }
 
     def __init__(
         self,
         holds_lock: Callable[[str, int, int], bool] = lambda name, token, now_unix_ms: False,
         epoch: Callable[[], int] = lambda: 1,
         limits: KvLimits = _LIMITS,
+        has_key: Callable[[str], bool] = lambda key_id: False,
     ) -> None:
         """holds_lock: whether a lock is held with a fencing token at a time.
 
-        epoch: of the cluster's history.
+        epoch: of the cluster's history.  has_key: whether the ring has a key of this id, not destroyed.
         """
         super().__init__(_OPERATIONS)
+        self.has_key = has_key
         self._epoch = epoch
         self._holds_lock = holds_lock
         self._limits = limits
@@ -129,6 +170,11 @@ class KvMachine(Observed, Machine):
         self._changes = changes
         self.revision = revision
         self.size = sum(_size(key, entry.value) for key, entry in entries.items())
+        self._sealed = Holdings()
+        replaced = ((e.key, e.previous) for e in changes.copy() if e.previous is not None)
+        for key, entry in (*entries.items(), *replaced):
+            if entry.sealed:
+                self._sealed.put((key, entry.revision), key_id_of(entry.value))
 
     def __len__(self) -> int:
         return len(self._entries)
@@ -190,6 +236,27 @@ class KvMachine(Observed, Machine):
             raise self._compacted()
         return self._changes.since(from_revision, limit)
 
+    def values_under(self, key_id: str) -> int:
+        """How many sealed values, of now and of remembered revisions, only this key of the ring opens."""
+        return self._sealed.count(key_id)
+
+    def sealing_keys(self) -> list[str]:
+        """Ids of the keys of the ring that open a value here."""
+        return self._sealed.key_ids()
+
+    def sealed_under(self, key_id: str, most: int) -> dict[Place, Entry]:
+        """At most so many of the values under a key."""
+        return self._at(self._sealed.first(key_id, most))
+
+    def _at(self, places: Collection[Place]) -> dict[Place, Entry]:
+        """The values at these places, of now and of remembered revisions."""
+        found = self._changes.replaced(places)
+        for key, revision in places:
+            entry = self._entries.get(key)
+            if entry is not None and entry.revision == revision:
+                found[key, revision] = entry
+        return found
+
     def _compacted(self) -> Compacted:
         first = self.first_revision
         return Compacted(f"changes before revision {first} are forgotten: read again, and go on from {first}")
@@ -207,7 +274,19 @@ class KvMachine(Observed, Machine):
     # -- operations -------------------------------------------------------------------------------
 
     def _put(self, given: Json, index: int, now_unix_ms: int) -> Json:
-        put = Put(given["key"], given["value"], given["ttl_ms"])
+        return self._write(Put(given["key"], given["value"], given["ttl_ms"]), given, index, now_unix_ms)
+
+    def _put_clear(self, given: Json, index: int, now_unix_ms: int) -> Json:
+        put = Put(given["key"], given["value"], given["ttl_ms"], sealed=False)
+        return self._write(put, given, index, now_unix_ms)
+
+    def _put_sealed(self, given: Json, index: int, now_unix_ms: int) -> Json:
+        put = Put(given["key"], given["blob"], given["ttl_ms"], sealed=True)
+        return self._write(put, given, index, now_unix_ms)
+
+    def _write(self, put: Put, given: Json, index: int, now_unix_ms: int) -> Json:
+        self._refuse_lost_keys((put,))
+        self._refuse_clear((put,), now_unix_ms)
         self._refuse_fence(given["fence"], now_unix_ms)
         self._refuse_revision(put.key, given["if_revision"], now_unix_ms)
         self._refuse_full((put,), now_unix_ms)
@@ -241,10 +320,16 @@ class KvMachine(Observed, Machine):
         return {"deleted": len(keys), "more": more, "revision": self.revision}
 
     def _txn(self, given: Json, index: int, now_unix_ms: int) -> Json:
-        self._refuse_fence(given["fence"], now_unix_ms)
+        branches = with_blobs((given["then"], given["otherwise"]), given.get("blobs", ()))
         compare: tuple[Comparison, ...] = given["compare"]
+        for branch in branches:
+            self._refuse_lost_keys(branch)
+        self._refuse_sealed(compare, now_unix_ms)
+        for branch in branches:
+            self._refuse_clear(branch, now_unix_ms)
+        self._refuse_fence(given["fence"], now_unix_ms)
         succeeded = all(holds(each, self._live(each.key, now_unix_ms)) for each in compare)
-        steps: tuple[Step, ...] = given["then" if succeeded else "otherwise"]
+        steps = branches[0 if succeeded else 1]
         self._refuse_full(steps, now_unix_ms)
         results = []
         if any(type(step) is Put or self._live(step.key, now_unix_ms) is not None for step in steps):
@@ -274,6 +359,25 @@ class KvMachine(Observed, Machine):
         self._expire_due(index, now_unix_ms, (), given["most"])
         return {"expired": before - len(self._entries)}
 
+    def _reseal(self, given: Json, index: int, now_unix_ms: int) -> Json:
+        blobs: dict[Place, bytes] = given["values"]
+        for blob in blobs.values():
+            self._refuse_lost_key(blob)
+        found = {place: entry for place, entry in self._at(blobs).items() if entry.sealed}
+        # Bytes of another number would make the quota wrong: what is sealed again is as long as it was.
+        blobs = {
+            place: blob
+            for place, blob in blobs.items()
+            if place in found and len(blob) == len(found[place].value)
+        }
+        for (key, revision), blob in blobs.items():
+            self._sealed.put((key, revision), key_id_of(blob))
+            entry = self._entries.get(key)
+            if entry is not None and entry.revision == revision:
+                self._entries[key] = entry._replace(value=blob)
+        self._changes.reseal(blobs)
+        return {"resealed": len(blobs)}
+
     # -- what refuses -----------------------------------------------------------------------------
 
     def _live(self, key: str, now_unix_ms: int) -> Entry | None:
@@ -299,6 +403,33 @@ class KvMachine(Observed, Machine):
         raise Refused(
             Conflict(f"the key {key!r} is at revision {entry.revision}, not {wanted}: read it again")
         )
+
+    def _refuse_lost_keys(self, steps: Iterable[Step]) -> None:
+        for step in steps:
+            if type(step) is Put and step.sealed:
+                self._refuse_lost_key(step.value)
+
+    def _refuse_lost_key(self, blob: bytes) -> None:
+        # Not Refused: a repetition, sealed under the present key, is to be carried out.
+        if not self.has_key(key_id_of(blob)):
+            raise Malformed(
+                f"the value was sealed under the key {key_id_of(blob)}, which is destroyed: try again",
+                "unavailable",
+            )
+
+    def _refuse_clear(self, steps: Iterable[Step], now_unix_ms: int) -> None:
+        """Nothing secret is replaced by what everybody reads because an option was forgotten."""
+        for step in steps:
+            if type(step) is Put and step.sealed is None:
+                entry = self._live(step.key, now_unix_ms)
+                if entry is not None and entry.sealed:
+                    raise Refused(Conflict(SEALED_KEY.format(repr(step.key))))
+
+    def _refuse_sealed(self, compare: Iterable[Comparison], now_unix_ms: int) -> None:
+        for each in compare:
+            entry = self._live(each.key, now_unix_ms)
+            if each.target == "value" and entry is not None and entry.sealed:
+                raise Refused(Conflict(SEALED_VALUE.format(repr(each.key))))
 
     def _refuse_full(self, steps: Iterable[Step], now_unix_ms: int) -> None:
         more = 0
@@ -337,7 +468,10 @@ class KvMachine(Observed, Machine):
                 version=1 if old is None else old.version + 1,
                 ttl_ms=step.ttl_ms,
                 expires_unix_ms=None if step.ttl_ms is None else now_unix_ms + step.ttl_ms,
+                sealed=step.sealed is True,
             )
+            if entry.sealed:
+                self._sealed.put((step.key, revision), key_id_of(entry.value))
             self._set(step.key, entry)
             self._changes.add(Event(revision, "put", step.key, entry, old))
             results.append(
@@ -392,7 +526,9 @@ class KvMachine(Observed, Machine):
         self.revision = revision
 
     def _end(self, index: int) -> None:
-        self._changes.trim()
+        for event in self._changes.trim():
+            if event.previous is not None:
+                self._sealed.drop((event.key, event.previous.revision))
         self._changed("", index)
 
     # -- the machine ------------------------------------------------------------------------------
@@ -459,7 +595,8 @@ def _size(key: str, value: bytes) -> int:
 
 
 def _stored(entry: Entry) -> list[Any]:
-    return [encode_value(entry.value), *entry[1:]]
+    """Six fields, and a seventh where the value is sealed."""
+    return [encode_value(entry.value), *entry[1:6], *([True] if entry.sealed else [])]
 
 
 _revision = integer(0, 2**63 - 1, "the revision")
@@ -474,16 +611,20 @@ def _list(value: object) -> list[Any]:
 
 def _read(fields: object, last: int) -> Entry:
     """An entry of a snapshot.  Raises ValueError, Malformed."""
-    if type(fields) is not list or len(fields) != 6:
+    if type(fields) is not list or len(fields) not in (6, 7):
         raise ValueError("a value has other fields than it should")
-    value, revision, created, version, ttl, end = fields
+    value, revision, created, version, ttl, end, *more = fields
+    sealed = bool(more)
+    if sealed and more[0] is not True:
+        raise ValueError("a value is neither sealed nor not")
     entry = Entry(
-        check_value(value),
+        check_blob(value) if sealed else check_value(value),
         _revision(revision),
         _revision(created),
         _revision(version),
         check_ttl(ttl),
         None if end is None else _end(end),
+        sealed,
     )
     if not 1 <= entry.created_revision <= entry.revision <= last or entry.version < 1:
         raise ValueError("the revisions of a value are wrong")
@@ -523,23 +664,20 @@ def _fence(value: object) -> tuple[str, int] | None:
 
 
 _wanted = integer(0, 2**63 - 1, "the revision", optional=True)
+_CONDITIONS = {"if_revision": _wanted, "ttl_ms": check_ttl, "fence": _fence}
+_PUT = {"key": check_key, "value": check_value, **_CONDITIONS}
+_TXN = {"compare": check_comparisons, "then": check_steps, "otherwise": check_steps, "fence": _fence}
 _OPERATIONS: Operations = {
-    "put": (
-        {
-            "key": check_key,
-            "value": check_value,
-            "if_revision": _wanted,
-            "ttl_ms": check_ttl,
-            "fence": _fence,
-        },
-        KvMachine._put,
+    "put": (_PUT, KvMachine._put),
+    "put_clear": (_PUT, KvMachine._put_clear),
+    "put_sealed": (
+        {"key": check_key, "blob": check_blob, "digest": check_digest, **_CONDITIONS},
+        KvMachine._put_sealed,
     ),
     "delete": ({"key": check_key, "if_revision": _wanted, "fence": _fence}, KvMachine._delete),
     "delete_prefix": ({"prefix": check_prefix}, KvMachine._delete_prefix),
-    "txn": (
-        {"compare": check_comparisons, "then": check_steps, "otherwise": check_steps, "fence": _fence},
-        KvMachine._txn,
-    ),
+    "txn": (_TXN, KvMachine._txn),
+    "txn_sealed": ({**_TXN, "blobs": check_blobs}, KvMachine._txn),
     "keep": (
         {
             "key": check_key,
@@ -549,4 +687,5 @@ _OPERATIONS: Operations = {
         KvMachine._keep,
     ),
     "expire": ({"most": integer(1, EXPIRED_AT_ONCE, "the number of keys")}, KvMachine._expire),
+    "reseal": ({"values": check_reseals}, KvMachine._reseal),
 }

@@ -93,6 +93,7 @@ VENDORS: dict[str, str] = {
     "raft.vendor": "pysyncobj",  # the one module that may touch the engine's private attributes
     "pki.*": "cryptography",
     "tokens.format": "cryptography",
+    "kv.sealing": "cryptography",
     "keys.ring_file": "cryptography",
     "rendezvous.codes": "cryptography",
     "gateway.forms": "cryptography",  # a form names a record encrypted: its id must not reach who approves
@@ -113,7 +114,7 @@ LAZY_VENDORS: dict[str, str] = {"cli.output": "rich yaml", "node.run": "uvloop"}
 # No clock, no randomness, no I/O.
 PURE = """
     errors model text caller pki.identity state *.machine *.records *.checks *.api
-    kv.changes
+    kv.changes kv.holdings kv.sealing
     members.disk_space members.duties members.granted members.levels members.presence
     tokens.issuer replicated.clock replicated.history replicated.levels replicated.command replicated.requests
     raft.absences raft.batch raft.calls raft.clock raft.dialling raft.disks raft.elections
@@ -140,7 +141,9 @@ FACES: dict[str, str] = {"raft": "sim.*"}  # the simulation takes the place of r
 
 # Private names of others that a module may use all the same, each with its reason.
 PRIVATE: dict[str, str] = {
+    "kv.changes": "_replace",
     "kv.machine": "_replace",
+    "kv.records": "_replace",
     "members.machine": "_asdict",  # public in fact: what a NamedTuple documents begins with an underscore
     "node.upkeep": "_asdict",
     "pki.tls": "_SSLMethod",  # the type stubs of the standard library have no public name for it

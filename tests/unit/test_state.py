@@ -643,7 +643,7 @@ PROPOSERS: dict[str, tuple[str, dict[str, str]]] = {
             "start": "nobody",
         },
     ),
-    "kv": ("any", {"expire": "leader"}),
+    "kv": ("any", {"expire": "leader", "reseal": "leader"}),
     "clock": ("voter", {}),
     "history": ("voter", {"replace": "nobody"}),
     "levels": ("voter", {"announce": "self", "raise": "voter"}),
@@ -665,7 +665,7 @@ def test_what_tells_no_two_commands_apart_is_as_it_was_released() -> None:
         "members": {"invite_for": {"public_key"}, "invite_witness": {"public_key"}},
         "authorities": {"exchange": {"ca_pem", "keys", "old_ca_pem", "voucher"}},
         "keys": {"make": {"fingerprint", "key_id", "wrapped"}, "rotate": {"key_id"}},
-        "answers": {"keep": {"answer"}},
+        **{"kv": {"put_sealed": {"blob"}, "txn_sealed": {"blobs"}}, "answers": {"keep": {"answer"}}},
     }
 
 

@@ -182,6 +182,20 @@ def test_generate_above_64_keys_is_a_conflict_until_one_is_destroyed() -> None:
     assert keys.generate("fcffffff")["state"] == "pending"
 
 
+def test_key_that_opens_sealed_values_is_not_destroyed_by_force_either(two: Keys) -> None:
+    two.generate(K2)
+    left = {K2: 3}
+    two.machine.values_under = lambda key_id: left.get(key_id, 0)
+    with pytest.raises(errors.Conflict, match=f"{K2} still opens 3 sealed values"):
+        two.do("destroy", key_id=K2, force=True)
+    assert two.do("disable", key_id=K2, force=False)["state"] == "disabled"
+    assert two.machine.has(K2)
+    left.clear()
+    assert two.do("destroy", key_id=K2, force=True)["state"] == "destroyed"
+    assert not two.machine.has(K2)
+    assert not two.machine.has(K3)
+
+
 # -- wrap, confirm, reject --------------------------------------------------------------------------
 
 

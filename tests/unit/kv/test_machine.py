@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from base64 import b64encode
+from base64 import b64decode, b64encode
 from typing import Any
+from zlib import decompress
 
 import pytest
 from hypothesis import given, settings
@@ -12,11 +13,13 @@ from hypothesis import strategies as st
 from cyoloctl import errors
 from cyoloctl.kv.changes import Changes
 from cyoloctl.kv.machine import DELETED_AT_ONCE, EXPIRED_AT_ONCE, KEY_OVERHEAD_BYTES, KvLimits, KvMachine
-from cyoloctl.kv.records import Entry, Event, check_key
+from cyoloctl.kv.records import Entry, Event, check_key, plain_size
 from cyoloctl.replicated.command import Malformed, Refused
+from cyoloctl.state import ClusterState
 from cyoloctl.text import Json, canonical_json, parse_canonical_json
 
 NOW = 1_800_000_000_000
+OLD, NEW = "fc000001", "fc000002"
 
 
 class Keys:
@@ -24,8 +27,12 @@ class Keys:
 
     def __init__(self, **limits: Any) -> None:
         self.held: set[tuple[str, int]] = set()
+        self.ring = {OLD, NEW}
         self.machine = KvMachine(
-            lambda name, token, now: (name, token) in self.held, lambda: self.epoch, KvLimits(**limits)
+            lambda name, token, now: (name, token) in self.held,
+            lambda: self.epoch,
+            KvLimits(**limits),
+            lambda key_id: key_id in self.ring,
         )
         self.index, self.epoch = 10, 1
         self.now = NOW
@@ -38,6 +45,22 @@ class Keys:
     def put(self, key: str, value: bytes = b"v", **more: Any) -> Json:
         given = {"if_revision": None, "ttl_ms": None, "fence": None, **more}
         return self.do("put", key=key, value=b64encode(value).decode(), **given)
+
+    def put_sealed(self, key: str, blob: bytes, **more: Any) -> Json:
+        given = {"if_revision": None, "ttl_ms": None, "fence": None, "digest": "0" * 32, **more}
+        return self.do("put_sealed", key=key, blob=b64encode(blob).decode(), **given)
+
+    def reseal(self, *values: tuple[str, int, bytes]) -> int:
+        listed = [
+            {
+                "name": b64encode(key.encode()).decode(),
+                "revision": revision,
+                "blob": b64encode(blob).decode(),
+            }
+            for key, revision, blob in values
+        ]
+        resealed: int = self.do("reseal", values=listed)["resealed"]
+        return resealed
 
     def delete(self, key: str, **more: Any) -> Json:
         return self.do("delete", key=key, **{"if_revision": None, "fence": None, **more})
@@ -60,12 +83,17 @@ class Keys:
         return canonical_json(self.machine.export_state())
 
     def restored(self) -> KvMachine:
-        again = KvMachine(limits=self.machine._limits)
+        again = KvMachine(limits=self.machine._limits, has_key=self.machine.has_key)
         again.prepare_restore(parse_canonical_json(self.state()))()
         return again
 
     def events(self, revision: int = 0) -> list[tuple[int, str, str]]:
         return [(each.revision, each.kind, each.key) for each in self.machine.changes(revision, 10_000)]
+
+
+def blob(text: bytes, key_id: str = OLD) -> bytes:
+    """What the machine takes for a sealed value: it looks at the first six bytes."""
+    return b"\x56\x01" + bytes.fromhex(key_id) + bytes(40) + text
 
 
 def a_put(key: str, value: bytes = b"v", ttl_ms: int | None = None) -> Json:
@@ -389,6 +417,150 @@ def test_rule_of_keys_is_the_same_for_callers_and_in_the_log() -> None:
             api.check_key(key)
 
 
+def test_sealed_value_is_kept_as_it_came_and_counts_as_it_is_stored(keys: Keys) -> None:
+    secret = blob(b"secret")
+    made = keys.put_sealed("s", secret, if_revision=0, ttl_ms=5000)
+    entry = keys.machine.get("s")
+    assert entry == Entry(secret, made["revision"], made["revision"], 1, 5000, NOW + 5000, sealed=True)
+    assert plain_size(entry) == len(b"secret")
+    assert keys.machine.size == KEY_OVERHEAD_BYTES + 1 + len(secret)
+    assert keys.restored().get("s") == entry
+    assert made.keys() == {"revision", "created_revision", "version", "expires_unix_ms"}
+
+
+def test_value_that_is_not_sealed_replaces_a_sealed_one_only_where_that_is_said(keys: Keys) -> None:
+    keys.put_sealed("s", blob(b"1"))
+    keys.refused("put", errors.Conflict, key="s")
+    with pytest.raises(Refused):  # a branch that is not taken has come to every journal all the same
+        keys.txn([compare("s", "version", "=", 0)], [a_put("s")])
+    assert keys.value("s") == blob(b"1")
+    clear = a_put("s", b"2") | {"sealed": False}
+    assert keys.txn([], [clear])["succeeded"]
+    assert keys.put("s", b"3")["version"] == 3
+    keys.put_sealed("s", blob(b"4"))
+    given = {"if_revision": None, "ttl_ms": 1000, "fence": None}
+    keys.do("put_clear", key="s", value="NQ==", **given)
+    assert keys.machine.get("s") == Entry(b"5", keys.index, 11, 5, 1000, NOW + 1000)
+    keys.put_sealed("s", blob(b"6"), ttl_ms=1000)
+    keys.now += 1000
+    assert keys.put("s", b"7")["version"] == 1  # it had ended: there is nothing to keep sealed
+
+
+def test_sealed_value_is_compared_by_its_numbers_only(keys: Keys) -> None:
+    made = keys.put_sealed("s", blob(b"1"))["revision"]
+    for op in ("=", "!="):
+        with pytest.raises(Refused, match="cannot be compared"):
+            keys.txn([compare("s", "version", "=", 0), compare("s", "value", op, "MQ==")], [])
+    assert keys.txn([compare("s", "revision", "=", made)], [])["succeeded"]
+
+
+def test_transaction_puts_its_sealed_values_in_order(keys: Keys) -> None:
+    def step(key: str) -> Json:
+        return {"op": "put", "key": key, "digest": "0" * 32, "ttl_ms": None}
+
+    blobs = [b64encode(blob(text)).decode() for text in (b"1", b"2", b"3")]
+    steps: Json = {
+        "then": [step("a"), a_put("b"), step("c")],
+        "otherwise": [{"op": "delete", "key": "a"}, step("d")],
+        "blobs": blobs,
+        "fence": None,
+    }
+    assert keys.do("txn_sealed", compare=[], **steps)["succeeded"]
+    assert [keys.value(key) for key in ("a", "b", "c")] == [blob(b"1"), b"v", blob(b"2")]
+    assert not keys.do("txn_sealed", compare=[compare("a", "exists", "=", False)], **steps)["succeeded"]
+    assert [keys.value(key) for key in ("a", "d")] == [None, blob(b"3")]
+
+
+def test_value_under_a_key_that_the_ring_has_no_more_is_not_taken_and_not_remembered(keys: Keys) -> None:
+    made = keys.put_sealed("s", blob(b"1"))["revision"]
+    keys.ring = {NEW}
+    before = keys.state()
+    for do in (lambda: keys.put_sealed("s", blob(b"2")), lambda: keys.reseal(("s", made, blob(b"1")))):
+        with pytest.raises(Malformed) as caught:
+            do()
+        assert caught.value.code == "unavailable"
+    assert keys.state() == before
+
+
+def test_sealed_again_is_no_change_and_reaches_all_that_is_remembered(keys: Keys) -> None:
+    one = keys.put_sealed("s", blob(b"1"))["revision"]
+    two = keys.put_sealed("s", blob(b"2"), ttl_ms=5000)["revision"]
+    gone = keys.put_sealed("gone", blob(b"3"))["revision"]
+    keys.delete("gone")
+    keys.do("keep", key="s", created_revision=None, ttl_ms=9000)
+    told: list[int] = []
+    keys.machine.on_change = lambda key, index: told.append(index)
+    before = (keys.machine.revision, keys.machine.size, keys.events(), keys.machine.next_end_unix_ms())
+    assert keys.machine.values_under(OLD) == 3
+    assert list(keys.machine.sealed_under(OLD, 2)) == [("s", one), ("s", two)]
+    assert keys.reseal(
+        *(("s", one, blob(b"1", NEW)), ("s", two, blob(b"2", NEW)), ("gone", gone, blob(b"3", NEW)))
+    ) == 3  # fmt: skip
+    assert (keys.machine.values_under(OLD), keys.machine.values_under(NEW)) == (0, 3)
+    assert keys.machine.sealing_keys() == [NEW]
+    assert told == []
+    assert before == (
+        keys.machine.revision,
+        keys.machine.size,
+        keys.events(),
+        keys.machine.next_end_unix_ms(),
+    )
+    for machine in (keys.machine, keys.restored()):
+        seen = [e.entry.value for e in machine.changes(1, 99) if e.entry is not None]
+        assert seen == [blob(b"1", NEW), blob(b"2", NEW), blob(b"3", NEW)]
+        found = machine.get("s", one), machine.get("s"), machine.get("gone", gone)
+        assert [entry and entry.value for entry in found] == seen
+        assert (machine.values_under(OLD), machine.values_under(NEW)) == (0, 3)
+
+
+def test_what_has_gone_or_is_of_another_length_is_not_sealed_again(keys: Keys) -> None:
+    made = keys.put_sealed("s", blob(b"1"))["revision"]
+    clear = keys.put("a", blob(b"1"))["revision"]
+    before = keys.state()
+    for value in (("s", made, blob(b"12", NEW)), ("s", made + 1, blob(b"1", NEW)), ("b", 1, blob(b"1", NEW))):
+        assert keys.reseal(value) == 0
+    assert keys.reseal(("a", clear, blob(b"1", NEW))) == 0
+    assert keys.state() == before
+    assert keys.machine.values_under(OLD) == 1
+
+
+def test_forgotten_value_needs_its_key_no_more() -> None:
+    keys = Keys(changes=8)
+    keys.put_sealed("s", blob(b"1"))
+    keys.delete("s")
+    assert keys.machine.values_under(OLD) == 1
+    for number in range(8):
+        keys.put("a", b"%d" % number)
+    assert keys.machine.values_under(OLD) == 0
+    assert keys.machine.sealing_keys() == []
+
+
+BEFORE_SEALING = (
+    "eNqdUk+L00AUj+6eXNeTexJB5igR27TW3eIKCuJJxIsHs92QJq/tsOlMmEnSdpcsePQPInjyqh9A8CN4UDz5FQRB2YsfQX1v"
+    "krbpWkQdQmbee7/5vd+8905ef+d9+nrtw/rq5zc/tr49v5p/39152Lq9+/Lp0evs46Mjy1rZOGADqfi+FF4q+Ngbata+VLen"
+    "TrQOWFfJkQZVBIKIg0iKs5AhFCcFvVRDSEZus6EfDLgAc9lPE+JKuDFzIpDBHkUglsGAtWuYjOtEqglrux2b6QT8cGKEIHHC"
+    "hzBXVqP7MhUJqTFkCkKUw/3IJMOjmiUa+KEnY1A+crN2DyGA3j2YGGi558UrymMsIx5MijDEHnpbteZmDSUqmfgJeJCBmpBf"
+    "pFGUE11G6GDgiz6RuG4dRcdpwmzmM5tQHdutOxWfy+7c295mNgLpM5gCSMjGFNmXAuYETZuFEEECs4jLLo8MTcN8VRos4rwQ"
+    "mLKNKfsG61BKx75SwyfRr4Mv6HGlE09BxjWXwvRjbtSb1E4YdkEZMi4yjoXgxWQsxHK6N5QZTYFLxLECDSKAaUyEsJ/J1PAM"
+    "udYwuxVIFRoDLXTrkp5pHlZ6RcMRYQMivTAoyFs6cC54ESSetPufd3FZlrW6oup13A9ftM7ff/v45l2rWCfKfe1nuSyqSghj"
+    "LBa2PvOjFMxIKMCBCSuFpTCMY45lmU+0aRtbBOGMlUaeowqHVGztaDba/FI7puL0EhXOv6swA1FV4VRUOEZFg1Sw9qvDc2un"
+    "3h9Tsb5ERePPKhp/U4vGb7VoYrZbFy5uPLhx9tmTYyrOLFHRrKhYmOrcqqxfTdiynA=="
+)
+"""A snapshot, compressed, of a release whose values had no seventh field."""
+
+
+def test_snapshot_of_before_there_were_sealed_values_is_read() -> None:
+    state = ClusterState()
+    state.restore(decompress(b64decode(BEFORE_SEALING)))
+    assert state.kv.get("a") == Entry(b"2", 12, 11, 2, 5000, 5000)
+    assert state.kv.get("a", 11) == Entry(b"1", 11, 11, 1, None, None)
+    assert state.kv.get("gone", 13) == Entry(b"\xff", 13, 13, 1, None, None)
+    assert [(each.revision, each.kind) for each in state.kv.changes(0, 9)] == [
+        (11, "put"), (12, "put"), (13, "put"), (14, "delete"),
+    ]  # fmt: skip
+    assert state.kv.sealing_keys() == []
+
+
 NAMES = st.sampled_from(["a", "a/1", "a/2", "b"])
 VALUES = st.binary(max_size=3)
 TTLS = st.none() | st.integers(1000, 4000)
@@ -410,6 +582,8 @@ COMMANDS = st.one_of(
     st.tuples(st.just("txn"), COMPARISONS, STEPS, STEPS),
     st.tuples(st.just("wait"), st.integers(0, 3000)),
     st.tuples(st.just("expire")),
+    st.tuples(st.just("seal"), NAMES, VALUES, TTLS, st.sampled_from([OLD, NEW])),
+    st.tuples(st.just("reseal"), st.sampled_from([OLD, NEW])),
     st.tuples(st.just("restore")),
 )
 
@@ -427,6 +601,28 @@ def carry_out(keys: Keys, command: tuple[Any, ...]) -> None:
         keys.txn(*rest)
     elif what == "expire":
         keys.do("expire", most=2)
+    elif what == "seal":
+        key, value, ttl_ms, key_id = rest
+        keys.put_sealed(key, blob(value, key_id), ttl_ms=ttl_ms)
+    elif what == "reseal":
+        other = NEW if rest[0] == OLD else OLD
+        found = keys.machine.sealed_under(rest[0], 3)
+        again = [(*place, blob(entry.value[46:], other)) for place, entry in found.items()]
+        if again:
+            assert keys.reseal(*again) == len(again)
+
+
+def under(machine: KvMachine) -> dict[str, int]:
+    """By a look at all of the state: how many values each key opens."""
+    state = machine.export_state()
+    stored = [*state["entries"].values(), *(change[3] for change in state["changes"] if change[3])]
+    ids = [b64decode(fields[0])[2:6].hex() for fields in stored if len(fields) == 7]
+    return {key_id: ids.count(key_id) for key_id in (OLD, NEW)}
+
+
+def text_of(value: bytes) -> bytes:
+    """What a value says, sealed or not: sealing it again changes nothing."""
+    return value[46:] if value.startswith(b"\x56\x01\xfc") else value
 
 
 @settings(max_examples=150, deadline=None)
@@ -450,20 +646,22 @@ def test_all_that_was_is_read_again_at_its_revision_and_from_the_changes(
             assert keys.machine.revision == last
         for revision in sorted({each[0] for each in keys.events(max(last + 1, keys.machine.first_revision))}):
             tables[revision] = {
-                key: value
+                key: text_of(value)
                 for key in ("a", "a/1", "a/2", "b")
                 if (value := keys.value(key, revision)) is not None
             }
-        present = {key: entry.value for key, entry in keys.machine.page("", None, 10)}
+        stored = {key: entry.value for key, entry in keys.machine.page("", None, 10)}
+        present = {key: text_of(value) for key, value in stored.items()}
         if keys.machine.revision in tables:
             assert present == tables[keys.machine.revision]
         assert keys.machine.size == sum(
-            len(key) + len(value) + KEY_OVERHEAD_BYTES for key, value in present.items()
+            len(key) + len(value) + KEY_OVERHEAD_BYTES for key, value in stored.items()
         )
+        assert {key_id: keys.machine.values_under(key_id) for key_id in (OLD, NEW)} == under(keys.machine)
         replayed: dict[str, bytes] = {}
         known = [revision for revision in tables if revision >= keys.machine.first_revision - 1]
         for revision in known:
-            read = {k: e.value for k, e in keys.machine.page("", None, 10, revision)}
+            read = {k: text_of(e.value) for k, e in keys.machine.page("", None, 10, revision)}
             assert read == tables[revision]
         if known:
             replayed = dict(tables[known[0]])
@@ -471,6 +669,6 @@ def test_all_that_was_is_read_again_at_its_revision_and_from_the_changes(
                 if event.entry is None:
                     del replayed[event.key]
                 else:
-                    replayed[event.key] = event.entry.value
+                    replayed[event.key] = text_of(event.entry.value)
             assert replayed == present
     assert canonical_json(keys.restored().export_state()) == keys.state()

@@ -139,118 +139,6 @@ _locks = Case(
 )
 
 
-# -- keys and values ----------------------------------------------------------------------------
-
-
-def _kv_put(key: str, value: bytes = b"v", ttl_ms: int | None = None) -> Json:
-    text = base64.b64encode(value).decode()
-    return {"key": key, "value": text, "if_revision": None, "ttl_ms": ttl_ms, "fence": None}
-
-
-_KV_PUT = {"op": "put", "key": "t", "value": "dg==", "ttl_ms": None}
-_KV_COMPARE = {"key": "a", "target": "version", "op": ">", "value": 0}
-_NO_KEYS: list[Any] = ["", "a\n", "\x7f", "\u2028", "\ud800", "é" * 257, "x" * 513, 5, None, ["a"]]
-_NO_VALUES: list[Any] = ["dg=", "dh==", "d g==", "é", None, 5, "A" * 349_529]
-_NO_KV_TTLS: list[Any] = [0, 999, 366 * 86_400_000 + 1, True, "1000"]
-_NO_FENCES: list[Any] = [
-    {"name": "l"},
-    {"name": "", "token": 1},
-    {"name": "l", "token": 0},
-    {"name": "l", "token": 2**63},
-    {"name": 5, "token": 1},
-    "l=1",
-]
-_NO_BRANCHES: list[Any] = [
-    {},
-    [5],
-    [_KV_PUT] * 2,
-    [{**_KV_PUT, "key": str(number)} for number in range(65)],
-    [{**_KV_PUT, "op": "delete"}],
-    [{**_KV_PUT, "key": ""}],
-    [{"op": "get", "key": "a"}],
-]
-_kv = Case(
-    history=(
-        ("kv", "put", _kv_put("a", b"1")),
-        ("kv", "put", _kv_put("a", b"2")),
-        ("kv", "put", _kv_put("b", b"", 5000)),
-        ("kv", "put", _kv_put("é/c", b"\xff\x00", 60_000)),
-        ("kv", "put", _kv_put("gone")),
-        ("kv", "delete", {"key": "gone", "if_revision": None, "fence": None}),
-        (
-            "kv",
-            "txn",
-            {"compare": [], "then": [_KV_PUT, {"op": "delete", "key": "b"}], "otherwise": [], "fence": None},
-        ),
-    ),
-    good={
-        "put": {**_kv_put("a"), "fence": {"name": "l", "token": 1}},
-        "delete": {"key": "a", "if_revision": None, "fence": None},
-        "delete_prefix": {"prefix": "a"},
-        "txn": {"compare": [_KV_COMPARE], "then": [_KV_PUT], "otherwise": [], "fence": None},
-        "keep": {"key": "é/c", "created_revision": None, "ttl_ms": 61_000},
-        "expire": {"most": 500},
-    },
-    wrong={
-        ("put", "key"): _NO_KEYS,
-        ("put", "value"): _NO_VALUES,
-        ("put", "if_revision"): [-1, 2**63, True, "1"],
-        ("put", "ttl_ms"): _NO_KV_TTLS,
-        ("put", "fence"): _NO_FENCES,
-        ("delete", "key"): _NO_KEYS,
-        ("delete", "if_revision"): [-1, 2**63, True, "1"],
-        ("delete", "fence"): _NO_FENCES,
-        ("delete_prefix", "prefix"): ["a\n", 5, None, "x" * 513],
-        ("txn", "compare"): [
-            {},
-            [{**_KV_COMPARE, "key": ""}],
-            [{**_KV_COMPARE, "target": "age"}],
-            [{**_KV_COMPARE, "target": ["version"]}],
-            [{**_KV_COMPARE, "op": "=="}],
-            [{**_KV_COMPARE, "value": -1}],
-            [{**_KV_COMPARE, "value": True}],
-            [{**_KV_COMPARE, "target": "exists", "op": "=", "value": 1}],
-            [{**_KV_COMPARE, "target": "exists", "op": "!=", "value": True}],
-            [{**_KV_COMPARE, "target": "value", "op": "<", "value": "dg=="}],
-            [{**_KV_COMPARE, "target": "value", "op": "=", "value": "v"}],
-            [{"key": "a"}],
-        ],
-        ("txn", "then"): _NO_BRANCHES,
-        ("txn", "otherwise"): _NO_BRANCHES,
-        ("txn", "fence"): _NO_FENCES,
-        ("keep", "key"): _NO_KEYS,
-        ("keep", "created_revision"): [-1, 2**63, True, "1"],
-        ("keep", "ttl_ms"): [*_NO_KV_TTLS, None],
-        ("expire", "most"): [0, 501, True, None],
-    },
-    damage=(
-        lambda s: s.update(entries=[]),
-        lambda s: s.update(changes={}),
-        lambda s: s.update(revision=0),
-        lambda s: s.update(first_revision=99),
-        lambda s: s.pop("first_revision"),
-        lambda s: s["entries"].update({"": s["entries"]["a"]}),
-        lambda s: s["entries"].pop("a"),
-        lambda s: s["entries"]["a"].pop(),
-        lambda s: s["entries"]["a"].__setitem__(0, "dg="),
-        lambda s: s["entries"]["a"].__setitem__(1, 99),
-        lambda s: s["entries"]["a"].__setitem__(2, 0),
-        lambda s: s["entries"]["a"].__setitem__(2, 9),
-        lambda s: s["entries"]["a"].__setitem__(3, 0),
-        lambda s: s["entries"]["a"].__setitem__(4, 5000),
-        lambda s: s["entries"]["é/c"].__setitem__(5, 2**53 + 1),
-        lambda s: s["changes"].reverse(),
-        lambda s: s["changes"][0].__setitem__(0, 0),
-        lambda s: s["changes"][0].__setitem__(1, "get"),
-        lambda s: s["changes"][0].__setitem__(1, "delete"),
-        lambda s: s["changes"][0].__setitem__(2, ""),
-        lambda s: s["changes"][0].pop(),
-        lambda s: s["changes"][1].__setitem__(3, None) or s["changes"][1].__setitem__(1, "delete"),
-        lambda s: s["changes"][1][3].__setitem__(1, 2),
-    ),
-)
-
-
 # -- members ------------------------------------------------------------------------------------
 
 KEY = "A" * 43 + "="
@@ -649,6 +537,196 @@ _keys = Case(
         _set(f"keys/{K1}/compromised_by", ["n1"]),
         _set(f"keys/{K1}/wrapped", {"n1": "x"}),
         _set("keys/fc000005/compromised_by", ["n9"]),
+    ),
+)
+
+
+# -- keys and values ----------------------------------------------------------------------------
+
+
+def _kv_put(key: str, value: bytes = b"v", ttl_ms: int | None = None) -> Json:
+    text = base64.b64encode(value).decode()
+    return {"key": key, "value": text, "if_revision": None, "ttl_ms": ttl_ms, "fence": None}
+
+
+_KV_PUT = {"op": "put", "key": "t", "value": "dg==", "ttl_ms": None}
+_KV_COMPARE = {"key": "a", "target": "version", "op": ">", "value": 0}
+_NO_KEYS: list[Any] = ["", "a\n", "\x7f", "\u2028", "\ud800", "é" * 257, "x" * 513, 5, None, ["a"]]
+_NO_VALUES: list[Any] = ["dg=", "dh==", "d g==", "é", None, 5, "A" * 349_529]
+_NO_KV_TTLS: list[Any] = [0, 999, 366 * 86_400_000 + 1, True, "1000"]
+_NO_FENCES: list[Any] = [
+    {"name": "l"},
+    {"name": "", "token": 1},
+    {"name": "l", "token": 0},
+    {"name": "l", "token": 2**63},
+    {"name": 5, "token": 1},
+    "l=1",
+]
+_NO_BRANCHES: list[Any] = [
+    {},
+    [5],
+    [_KV_PUT] * 2,
+    [{**_KV_PUT, "key": str(number)} for number in range(65)],
+    [{**_KV_PUT, "op": "delete"}],
+    [{**_KV_PUT, "key": ""}],
+    [{"op": "get", "key": "a"}],
+    [{**_KV_PUT, "sealed": True}],
+    [{**_KV_PUT, "sealed": None}],
+]
+
+
+def _kv_blob(number: int, size: int = 1, key_id: str = "fc000001") -> str:
+    return base64.b64encode(b"\x56\x01" + bytes.fromhex(key_id) + bytes([number]) * (40 + size)).decode()
+
+
+def _kv_sealed(key: str, number: int = 1, ttl_ms: int | None = None) -> Json:
+    given = {"if_revision": None, "ttl_ms": ttl_ms, "fence": None}
+    return {"key": key, "blob": _kv_blob(number), "digest": f"{number:032x}", **given}
+
+
+_KV_PUT_SEALED = {"op": "put", "key": "t/s", "digest": "0" * 32, "ttl_ms": None}
+_KV_TXN = {"compare": [_KV_COMPARE], "then": [_KV_PUT, _KV_PUT_SEALED], "otherwise": [], "fence": None}
+_KV_RESEAL = {"name": "cw==", "revision": 12, "blob": _kv_blob(9, key_id="fc000002")}
+_NO_BLOBS: list[Any] = [
+    "",
+    "dg==",
+    _kv_blob(1)[:-1],
+    _kv_blob(1, size=-1),
+    _kv_blob(1, size=256 * 1024 + 1),
+    _kv_blob(1, key_id="fb000001"),
+    "WAH" + _kv_blob(1)[3:],
+    "VgI" + _kv_blob(1)[3:],
+    None,
+    5,
+]
+_NO_DIGESTS: list[Any] = ["", "0" * 31, "0" * 33, "A" * 32, None, 5]
+_kv = Case(
+    history=(
+        ("kv", "put", _kv_put("a", b"1")),
+        ("kv", "put", _kv_put("a", b"2")),
+        ("kv", "put", _kv_put("b", b"", 5000)),
+        ("kv", "put", _kv_put("é/c", b"\xff\x00", 60_000)),
+        ("kv", "put", _kv_put("gone")),
+        ("kv", "delete", {"key": "gone", "if_revision": None, "fence": None}),
+        (
+            "kv",
+            "txn",
+            {"compare": [], "then": [_KV_PUT, {"op": "delete", "key": "b"}], "otherwise": [], "fence": None},
+        ),
+        _member("n1"),
+        _announced("n1"),
+        *_given(K1, "n1"),
+        ("kv", "put_sealed", _kv_sealed("s")),
+        ("kv", "put_sealed", _kv_sealed("s", 2, 60_000)),
+        ("kv", "txn_sealed", {**_KV_TXN, "blobs": [_kv_blob(3, size=0)]}),
+        *_given(K2, "n1"),
+    ),
+    good={
+        "put": {**_kv_put("a"), "fence": {"name": "l", "token": 1}},
+        "delete": {"key": "a", "if_revision": None, "fence": None},
+        "delete_prefix": {"prefix": "a"},
+        "txn": {"compare": [_KV_COMPARE], "then": [_KV_PUT], "otherwise": [], "fence": None},
+        "keep": {"key": "é/c", "created_revision": None, "ttl_ms": 61_000},
+        "expire": {"most": 500},
+        "put_clear": _kv_put("s"),
+        "put_sealed": _kv_sealed("s"),
+        "txn_sealed": {**_KV_TXN, "blobs": [_kv_blob(4)]},
+        "reseal": {"values": [_KV_RESEAL]},
+    },
+    wrong={
+        ("put_sealed", "key"): _NO_KEYS,
+        ("put_sealed", "blob"): _NO_BLOBS,
+        ("put_sealed", "digest"): _NO_DIGESTS,
+        ("put_sealed", "fence"): _NO_FENCES,
+        ("put_clear", "value"): _NO_VALUES,
+        ("txn_sealed", "blobs"): [
+            *([wrong] for wrong in _NO_BLOBS),
+            [],
+            [_kv_blob(4)] * 2,
+            [_kv_blob(4)] * 129,
+            [_kv_blob(4, key_id="fc0000ff")],
+            None,
+        ],
+        ("txn_sealed", "then"): [
+            *_NO_BRANCHES,
+            [_KV_PUT],
+            *([{**_KV_PUT_SEALED, "digest": wrong}] for wrong in _NO_DIGESTS),
+            [{**_KV_PUT_SEALED, "value": "dg=="}],
+        ],
+        ("reseal", "values"): [
+            [],
+            {},
+            [_KV_RESEAL] * 2,
+            [{**_KV_RESEAL, "revision": number} for number in range(1, 52)],
+            [{**_KV_RESEAL, "revision": 0}],
+            [{**_KV_RESEAL, "revision": True}],
+            [{**_KV_RESEAL, "name": "s"}],
+            [{**_KV_RESEAL, "name": "/w=="}],
+            [{**_KV_RESEAL, "name": ""}],
+            [{**_KV_RESEAL, "blob": _kv_blob(9, key_id="fc0000ff")}],
+            *([{**_KV_RESEAL, "blob": wrong}] for wrong in _NO_BLOBS),
+            [5],
+        ],
+        ("put", "key"): _NO_KEYS,
+        ("put", "value"): _NO_VALUES,
+        ("put", "if_revision"): [-1, 2**63, True, "1"],
+        ("put", "ttl_ms"): _NO_KV_TTLS,
+        ("put", "fence"): _NO_FENCES,
+        ("delete", "key"): _NO_KEYS,
+        ("delete", "if_revision"): [-1, 2**63, True, "1"],
+        ("delete", "fence"): _NO_FENCES,
+        ("delete_prefix", "prefix"): ["a\n", 5, None, "x" * 513],
+        ("txn", "compare"): [
+            {},
+            [{**_KV_COMPARE, "key": ""}],
+            [{**_KV_COMPARE, "target": "age"}],
+            [{**_KV_COMPARE, "target": ["version"]}],
+            [{**_KV_COMPARE, "op": "=="}],
+            [{**_KV_COMPARE, "value": -1}],
+            [{**_KV_COMPARE, "value": True}],
+            [{**_KV_COMPARE, "target": "exists", "op": "=", "value": 1}],
+            [{**_KV_COMPARE, "target": "exists", "op": "!=", "value": True}],
+            [{**_KV_COMPARE, "target": "value", "op": "<", "value": "dg=="}],
+            [{**_KV_COMPARE, "target": "value", "op": "=", "value": "v"}],
+            [{"key": "a"}],
+        ],
+        ("txn", "then"): [*_NO_BRANCHES, [_KV_PUT_SEALED]],
+        ("txn", "otherwise"): _NO_BRANCHES,
+        ("txn", "fence"): _NO_FENCES,
+        ("keep", "key"): _NO_KEYS,
+        ("keep", "created_revision"): [-1, 2**63, True, "1"],
+        ("keep", "ttl_ms"): [*_NO_KV_TTLS, None],
+        ("expire", "most"): [0, 501, True, None],
+    },
+    damage=(
+        lambda s: s.update(entries=[]),
+        lambda s: s.update(changes={}),
+        lambda s: s.update(revision=0),
+        lambda s: s.update(first_revision=99),
+        lambda s: s.pop("first_revision"),
+        lambda s: s["entries"].update({"": s["entries"]["a"]}),
+        lambda s: s["entries"].pop("a"),
+        lambda s: s["entries"]["a"].pop(),
+        lambda s: s["entries"]["a"].__setitem__(0, "dg="),
+        lambda s: s["entries"]["a"].__setitem__(1, 99),
+        lambda s: s["entries"]["a"].__setitem__(2, 0),
+        lambda s: s["entries"]["a"].__setitem__(2, 9),
+        lambda s: s["entries"]["a"].__setitem__(3, 0),
+        lambda s: s["entries"]["a"].__setitem__(4, 5000),
+        lambda s: s["entries"]["é/c"].__setitem__(5, 2**53 + 1),
+        lambda s: s["entries"]["s"].__setitem__(0, "dg=="),
+        lambda s: s["entries"]["s"].__setitem__(6, 1),
+        lambda s: s["entries"]["s"].__setitem__(6, False),
+        lambda s: s["entries"]["s"].append(True),
+        lambda s: s["entries"]["a"].append(True),
+        lambda s: s["changes"].reverse(),
+        lambda s: s["changes"][0].__setitem__(0, 0),
+        lambda s: s["changes"][0].__setitem__(1, "get"),
+        lambda s: s["changes"][0].__setitem__(1, "delete"),
+        lambda s: s["changes"][0].__setitem__(2, ""),
+        lambda s: s["changes"][0].pop(),
+        lambda s: s["changes"][1].__setitem__(3, None) or s["changes"][1].__setitem__(1, "delete"),
+        lambda s: s["changes"][1][3].__setitem__(1, 2),
     ),
 )
 

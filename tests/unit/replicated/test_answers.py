@@ -25,6 +25,7 @@ DRAWN = [
 OTHER: dict[str, Any] = {
     "key_id": "fc0000ff", "fingerprint": "f" * 32, "public_key": "D" * 42 + "A=",
     "answer": {"other": True}, "ca_pem": "", "old_ca_pem": "", "voucher": "AAAA", "keys": {}, "wrapped": {},
+    "blob": "VgH8" + "A" * 60, "blobs": ["VgH8" + "A" * 60],
 }  # fmt: skip
 
 
