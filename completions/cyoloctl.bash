@@ -88,7 +88,7 @@ _cyoloctl() {
         'cyoloctl credentials renew') words='--out --ttl --new-key --request --ca-file --request-id -o --output -d --data-dir -e --endpoint --credentials --timeout -h --help' ;;
         'cyoloctl kv') words='get put delete list watch txn keep -h --help' ;;
         'cyoloctl kv get') words='--at-revision --stale -o --output -d --data-dir -e --endpoint --credentials --timeout -h --help' ;;
-        'cyoloctl kv put') words='--file --if-revision --if-absent --ttl --fence --request-id -o --output -d --data-dir -e --endpoint --credentials --timeout -h --help' ;;
+        'cyoloctl kv put') words='--file --if-revision --if-absent --ttl --sealed --no-sealed --fence --request-id -o --output -d --data-dir -e --endpoint --credentials --timeout -h --help' ;;
         'cyoloctl kv delete') words='--prefix --if-revision --fence --yes --request-id -o --output -d --data-dir -e --endpoint --credentials --timeout -h --help' ;;
         'cyoloctl kv list') words='--keys-only --limit --after --at-revision --stale -o --output -d --data-dir -e --endpoint --credentials --timeout -h --help' ;;
         'cyoloctl kv watch') words='--from -o --output -d --data-dir -e --endpoint --credentials --timeout -h --help' ;;

@@ -406,6 +406,8 @@ complete --command cyoloctl --condition '__cyoloctl_at cyoloctl kv put' --long-o
 complete --command cyoloctl --condition '__cyoloctl_at cyoloctl kv put' --long-option if-revision --exclusive --description 'Only if the key is at this revision; otherwise exit 4'
 complete --command cyoloctl --condition '__cyoloctl_at cyoloctl kv put' --long-option if-absent --description 'Only if there is no such key; otherwise exit 4'
 complete --command cyoloctl --condition '__cyoloctl_at cyoloctl kv put' --long-option ttl --exclusive --description 'The key expires after this (90s, 12h); without: never'
+complete --command cyoloctl --condition '__cyoloctl_at cyoloctl kv put' --long-option sealed --description 'Encrypt the value: no disk of the cluster holds it'
+complete --command cyoloctl --condition '__cyoloctl_at cyoloctl kv put' --long-option no-sealed --description 'Replace a sealed value by one that is not'
 complete --command cyoloctl --condition '__cyoloctl_at cyoloctl kv put' --long-option fence --exclusive --description 'Only while this lock is held with this token; otherwise exit 4'
 complete --command cyoloctl --condition '__cyoloctl_at cyoloctl kv put' --long-option request-id --exclusive --description 'Id under which the write is applied once, however often it is sent'
 complete --command cyoloctl --condition '__cyoloctl_at cyoloctl kv put' --short-option o --long-option output --exclusive --arguments 'table json yaml' --description 'Output format'

@@ -29,6 +29,7 @@ __all__ = [
     "Interrupted",
     "InvalidInput",
     "InvitationRejected",
+    "KeyMissing",
     "NoLeader",
     "NoRoom",
     "NotFound",
@@ -152,6 +153,13 @@ class FenceLost(Conflict):
 
     code = "fence_lost"
     meaning = "the lock of this write is no longer held"
+
+
+class KeyMissing(Conflict):
+    """A value is sealed under a key that the cluster's ring does not have."""
+
+    code = "key_missing"
+    meaning = "the key that opens the value is not in the ring"
 
 
 class InvalidInput(CyoloctlError):

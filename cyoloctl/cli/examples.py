@@ -135,6 +135,7 @@ EXAMPLES: dict[str, tuple[str, ...]] = {
         "cyoloctl kv put site/logo --file logo.png",
         "cyoloctl kv put leader n1 --if-absent --ttl 30s",
         "cyoloctl kv put site/name Bonn --if-revision 812",
+        "cyoloctl kv put db/password --file password --sealed",
     ),
     "kv delete": ("cyoloctl kv delete site/name", "cyoloctl kv delete --prefix site/ --yes"),
     "kv list": ("cyoloctl kv list site/", "cyoloctl kv list --keys-only --limit 100"),

@@ -50,7 +50,11 @@ _COLUMNS = (
 )
 
 
-def _rows(keys: list[Json]) -> None:
+_VALUES = Column("VALUES", drop=5, right=True)
+"""Sealed values of `kv` that only this key opens."""
+
+
+def _rows(keys: list[Json], values: dict[str, int] | None = None) -> None:
     rows = [
         (
             str(key["key_id"]),
@@ -60,10 +64,11 @@ def _rows(keys: list[Json]) -> None:
             text_of(key["missing"]),
             text_of(key["promoted_at"]),
             text_of(key["retired_at"]),
+            *([] if values is None else [str(values[key["key_id"]])]),
         )
         for key in keys
     ]
-    output.table(_COLUMNS, rows)
+    output.table(_COLUMNS if values is None else (*_COLUMNS, _VALUES), rows)
 
 
 def _warn(keys: list[Json]) -> None:
@@ -110,10 +115,14 @@ def list_(invocation: Invocation, stale: StaleOption = False) -> None:
 
 @command()
 def status(invocation: Invocation, stale: StaleOption = False) -> None:
-    """Show whether every member holds every key, and the same ones; exits 4 if not."""
+    """Show whether every member holds every key, and the same ones; exits 4 if not.
+
+    VALUES: how many sealed values (`kv put --sealed`) only this key opens.
+    """
     document = invocation.read("key_status", stale=stale)
     if invocation.mode == "table":
-        _rows([key for key in document["keys"] if key["state"] != "destroyed"])
+        live = [key for key in document["keys"] if key["state"] != "destroyed"]
+        _rows(live, document["sealed_values"])
     else:
         output.structured(document, invocation.mode)
     _warn(document["keys"])

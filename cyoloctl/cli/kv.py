@@ -24,7 +24,7 @@ from cyoloctl.cli.invocation import (
     parse_seconds,
     read_input,
 )
-from cyoloctl.cli.output import Column
+from cyoloctl.cli.output import Column, text_of
 from cyoloctl.errors import Conflict, InvalidInput, OutcomeUnknown, Unavailable, Unreachable, UsageError
 from cyoloctl.kv.api import MAX_PAGE, MAX_VALUE_BYTES, check_key, check_prefix, fence_of
 from cyoloctl.web.schema import MAX_LIFE_S
@@ -113,20 +113,32 @@ def put(
         bool, typer.Option("--if-absent", help="Only if there is no such key; otherwise exit 4.")
     ] = False,
     ttl: TtlOption = None,
+    sealed: Annotated[
+        bool, typer.Option("--sealed", help="Encrypt the value: no disk of the cluster holds it.")
+    ] = False,
+    no_sealed: Annotated[
+        bool, typer.Option("--no-sealed", help="Replace a sealed value by one that is not.")
+    ] = False,
     fence: FenceOption = None,
     request_id: RequestIdOption = None,
 ) -> None:
     """Give a key a value, and print the revision of the change.
 
     Any bytes are taken, up to 256 KiB.  With --if-revision, what another
-    change has overtaken is refused (exit 4) and nothing is changed.
+    change has overtaken is refused (exit 4) and nothing is changed.  With
+    --sealed the value is encrypted under the cluster's key ring before it
+    leaves the node that is asked.  Whoever puts a key that is sealed says
+    --sealed again, or --no-sealed; otherwise exit 4.
     """
     check_key(key)
+    if sealed and no_sealed:
+        raise UsageError("give --sealed or --no-sealed, not both")
     body = {
         "key": key,
         "if_revision": 0 if if_absent else _revision(if_revision, "--if-revision"),
         "ttl_s": _ttl_s(ttl),
         "fence": _fence(fence),
+        "sealed": True if sealed else False if no_sealed else None,
         "request_id": request_id,
     }
     if if_absent and if_revision is not None:
@@ -260,6 +272,7 @@ def _table(entries: list[dict[str, Any]]) -> None:
         Column("BYTES", right=True),
         Column("REVISION", right=True),
         Column("VERSION", right=True, drop=2),
+        Column("SEALED", drop=3),
         Column("EXPIRES", drop=1),
     )
     rows = [
@@ -268,6 +281,7 @@ def _table(entries: list[dict[str, Any]]) -> None:
             str(entry["size"]),
             str(entry["revision"]),
             str(entry["version"]),
+            text_of(entry["sealed"]),
             entry["expires_at"] or "-",
         )
         for entry in entries

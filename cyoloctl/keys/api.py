@@ -51,13 +51,14 @@ class KeyHolder(TypedDict):
 
 
 class KeyStatus(TypedDict):
-    """The keys, and the members that hold each"""
+    """The keys, the members that hold each, and how many sealed values of `kv` only that one opens"""
 
     agreed: bool
     primary: str | None
     problems: list[str]
     members: list[KeyHolder]
     keys: list[Key]
+    sealed_values: dict[str, Count]
 
 
 class KeyPolicy(TypedDict):

@@ -287,6 +287,7 @@ class KeyOperations:
                 for name in members
             ],
             "keys": self._listing()["keys"],
+            "sealed_values": {each.key_id: self._keys.values_under(each.key_id) for each in live},
         }
 
     async def generate(self, *, request_id: str | None, timeout_s: float) -> Json:
@@ -673,7 +674,8 @@ class KeyOperations:
             return False
         for record in self._keys.records():
             free_ms = record.free_unix_ms
-            if record.state == "enabled" and free_ms and now_ms >= free_ms and not self._is_foreign(record):
+            served = record.state == "enabled" and free_ms and now_ms >= free_ms
+            if served and not (self._is_foreign(record) or self._keys.values_under(record.key_id)):
                 await self.destroy(record.key_id, force=False, request_id=None, timeout_s=_STEP_TIMEOUT_S)
                 return True
         if now_ms < (primary.promoted_unix_ms or 0) + policy.rotate_every_s * 1000:

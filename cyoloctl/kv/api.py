@@ -11,6 +11,7 @@ from cyoloctl.errors import (
     Conflict,
     FenceLost,
     InvalidInput,
+    KeyMissing,
     NotFound,
     QuotaExceeded,
     Unprocessable,
@@ -67,9 +68,10 @@ Base64 = Annotated[str, Shape(contentEncoding="base64")]
 
 
 class KvListed(TypedDict):
-    """A key; value: where its bytes are UTF-8"""
+    """A key; value: where its bytes are UTF-8; sealed: no disk holds them"""
 
     key: str
+    sealed: bool
     value_base64: NotRequired[Base64]
     value: NotRequired[str]
     size: Count
@@ -163,6 +165,7 @@ class KvChange(TypedDict):
     type: Literal["put", "delete", "expire"]
     key: str
     revision: Revision
+    sealed: NotRequired[bool]
     value_base64: NotRequired[Base64]
     value: NotRequired[str]
     size: NotRequired[Count]
@@ -184,7 +187,7 @@ class KvApi(Protocol):
     """Operations of a node for callers of this API."""
 
     async def get(self, *, key: str, at_revision: int | None, consistency: str, timeout_s: float) -> KvEntry:
-        """Read.  Raises NotFound, Compacted, Conflict for a revision to come."""
+        """Read.  Raises NotFound, Compacted, Conflict for a revision to come, KeyMissing."""
 
     async def page(
         self,
@@ -197,10 +200,10 @@ class KvApi(Protocol):
         consistency: str,
         timeout_s: float,
     ) -> KvPage:
-        """A page.  Raises Compacted, Conflict for a revision to come."""
+        """A page.  Raises Compacted, Conflict for a revision to come, KeyMissing."""
 
     async def changes(self, *, prefix: str, from_revision: int | None, timeout_s: float) -> KvChanges:
-        """Changes of a revision and later, or none after timeout_s.  Raises Compacted."""
+        """Changes of a revision and later, or none after timeout_s.  Raises Compacted, KeyMissing."""
 
     async def put(
         self,
@@ -211,6 +214,7 @@ class KvApi(Protocol):
         if_revision: int | None,
         ttl_s: float | None,
         fence: str | None,
+        sealed: bool | None,
         request_id: str | None,
         timeout_s: float,
     ) -> KvWritten:
@@ -371,6 +375,13 @@ _TTL_S = Field(
     minimum=1,
     maximum=MAX_LIFE_S,
 )
+_SEALED = Field(
+    "sealed",
+    "boolean",
+    "true: no disk is to hold the value; false: it may; null: it may, unless the present value is sealed",
+    default=None,
+    nullable=True,
+)
 _COMPARISONS = (
     (_key(), _one_of("target", "exists"), _op("="), _whole("boolean")),
     (_key(), _one_of("target", "value"), _op("=", "!="), _given(_VALUE)),
@@ -383,8 +394,8 @@ _COMPARISONS = (
     ),
 )
 _STEPS = (
-    (_one_of("op", "put"), _key(), _given(_VALUE), _TTL_S),
-    (_one_of("op", "put"), _key(), _given(_VALUE_BASE64), _TTL_S),
+    (_one_of("op", "put"), _key(), _given(_VALUE), _TTL_S, _SEALED),
+    (_one_of("op", "put"), _key(), _given(_VALUE_BASE64), _TTL_S, _SEALED),
     (_one_of("op", "delete"), _key()),
 )
 
@@ -403,7 +414,7 @@ ROUTES: tuple[Route[HasKv], ...] = (
         answer=KvEntry,
         handler=lambda node: node.kv.get,
         query=(_key(), _AT_REVISION, CONSISTENCY),
-        errors=(NotFound, Conflict, Compacted, Unprocessable),
+        errors=(NotFound, Conflict, Compacted, KeyMissing, Unprocessable),
     ),
     Route(
         "GET",
@@ -437,7 +448,7 @@ ROUTES: tuple[Route[HasKv], ...] = (
             _AT_REVISION,
             CONSISTENCY,
         ),
-        errors=(Conflict, Compacted, Unprocessable),
+        errors=(Conflict, Compacted, KeyMissing, Unprocessable),
     ),
     Route(
         "GET",
@@ -452,7 +463,7 @@ ROUTES: tuple[Route[HasKv], ...] = (
             _prefix(),
             _revision("from_revision", "the first revision that is wanted; null: what changes from now on"),
         ),
-        errors=(Compacted, Unprocessable),
+        errors=(Compacted, KeyMissing, Unprocessable),
         held=True,
     ),
     Route(
@@ -470,6 +481,7 @@ ROUTES: tuple[Route[HasKv], ...] = (
             _IF_REVISION,
             _TTL_S,
             _FENCED,
+            _SEALED,
             REQUEST_ID,
         ),
         choices=(Choice("value", "value_base64"),),

@@ -3,13 +3,17 @@
 from __future__ import annotations
 
 import asyncio
+import os
 import time
 from base64 import b64decode, b64encode
 from binascii import Error as BadBase64
+from collections.abc import Callable
 from contextlib import suppress
 from typing import Any, TypedDict, cast
 
-from cyoloctl.errors import InternalError, InvalidInput, NotFound, Unprocessable
+from cyoloctl.errors import Conflict, InternalError, InvalidInput, NotFound, Unprocessable
+from cyoloctl.keys.keyring import Key
+from cyoloctl.keys.operations import KeyOperations
 from cyoloctl.kv.api import (
     MAX_VALUE_BYTES,
     KvChange,
@@ -27,8 +31,9 @@ from cyoloctl.kv.api import (
     check_prefix,
     fence_of,
 )
-from cyoloctl.kv.machine import EXPIRED_AT_ONCE, KvMachine
-from cyoloctl.kv.records import MAX_TTL_MS, MIN_TTL_MS, Entry, Event
+from cyoloctl.kv.machine import EXPIRED_AT_ONCE, SEALED_KEY, SEALED_VALUE, KvMachine
+from cyoloctl.kv.records import MAX_TTL_MS, MIN_TTL_MS, Entry, Event, encode_value, plain_size
+from cyoloctl.kv.values import Clear, Values, sealed_under
 from cyoloctl.members.api import Problem
 from cyoloctl.replicated.proposer import Proposer
 from cyoloctl.replicated.watchers import Watchers
@@ -42,6 +47,12 @@ _CHANGES_AT_ONCE = 500
 _WARN_AT = 0.8
 
 
+_PUT = {None: "put", False: "put_clear", True: "put_sealed"}
+
+_Under = Callable[[Key | None], Json]
+"""The arguments of a command, what is secret in it sealed under a key; None: nothing is."""
+
+
 class _Now(TypedDict):
     index: int
     epoch: int
@@ -50,10 +61,11 @@ class _Now(TypedDict):
 class KvOperations:
     """Implements `kv.api.KvApi`.  Any node takes any request."""
 
-    def __init__(self, proposer: Proposer, kv: KvMachine, *, name: str) -> None:
+    def __init__(self, proposer: Proposer, kv: KvMachine, keys: KeyOperations, *, name: str) -> None:
         """name: this node's."""
         self._proposer = proposer
         self._kv = kv
+        self._values = Values(keys, kv)
         self._name = name
         self._watchers = Watchers()
         kv.on_change = lambda key, index: self._watchers.changed(key)
@@ -63,12 +75,21 @@ class KvOperations:
         self._watchers.all_changed()
 
     async def maintain(self) -> bool:
-        """As leader: take away keys whose time is over.  Whether there may be more."""
+        """As leader: take away keys whose time is over, and seal values under the present key.
+
+        Whether there may be more to do.
+        """
         end = self._kv.next_end_unix_ms()
-        if end is None or end > self._proposer.now_ms():
-            return False
-        await self._proposer.apply("kv", "expire", {"most": EXPIRED_AT_ONCE}, request_id=None, timeout_s=5.0)
-        return True
+        if end is not None and end <= self._proposer.now_ms():
+            await self._maintain("expire", {"most": EXPIRED_AT_ONCE})
+            return True
+        values = self._values.to_reseal()
+        if values:
+            await self._maintain("reseal", {"values": values})
+        return bool(values)
+
+    async def _maintain(self, operation: str, arguments: Json) -> None:
+        await self._proposer.apply("kv", operation, arguments, request_id=None, timeout_s=5.0)
 
     def problems(self) -> list[Problem]:
         """Keys and values that come near their quota."""
@@ -88,14 +109,15 @@ class KvOperations:
     # -- reading ----------------------------------------------------------------------------------
 
     async def get(self, *, key: str, at_revision: int | None, consistency: str, timeout_s: float) -> KvEntry:
-        """Read.  Raises NotFound, Compacted, Conflict for a revision to come."""
+        """Read.  Raises NotFound, Compacted, Conflict for a revision to come, and as `Values.open`."""
         check_key(key)
         await self._proposer.fresh(stale=consistency == "stale", timeout_s=timeout_s)
         entry = self._kv.get(key, at_revision)
         if entry is None:
             then = "" if at_revision is None else f" at revision {at_revision}"
             raise NotFound(f"there is no key {key!r}{then}")
-        return {**_listed(key, entry), **self._now()}
+        await self._values.ready((entry,), timeout_s=timeout_s)
+        return {**_listed(key, entry, self._values.open(key, entry)), **self._now()}
 
     async def page(
         self,
@@ -113,19 +135,19 @@ class KvOperations:
         check_prefix(after or "")
         await self._proposer.fresh(stale=consistency == "stale", timeout_s=timeout_s)
         found = self._kv.page(prefix, after, limit + 1, at_revision)
+        now: Json = {"revision": self._kv.revision if at_revision is None else at_revision, **self._now()}
+        with_values = values == "with"
         entries: list[KvListed] = []
         size = 0
+        if with_values:
+            await self._values.ready((entry for _, entry in found[:limit]), timeout_s=timeout_s)
         for key, entry in found[:limit]:
-            size += len(entry.value) if values == "with" else 0
+            size += len(entry.value) if with_values else 0
             if size > _PAGE_BYTES and entries:
                 break
-            entries.append(_listed(key, entry, with_value=values == "with"))
-        return {
-            "entries": entries,
-            "next": entries[-1]["key"] if len(entries) < len(found) else None,
-            "revision": self._kv.revision if at_revision is None else at_revision,
-            **self._now(),
-        }
+            entries.append(_listed(key, entry, self._values.open(key, entry) if with_values else None))
+        more = len(entries) < len(found)
+        return cast("KvPage", {"entries": entries, "next": entries[-1]["key"] if more else None, **now})
 
     async def changes(self, *, prefix: str, from_revision: int | None, timeout_s: float) -> KvChanges:
         """Changes of a revision and later, or none after timeout_s.  Raises Compacted, NoLeader."""
@@ -138,7 +160,8 @@ class KvOperations:
                 if from_revision is not None:
                     found, from_revision = self._changes(prefix, from_revision)
                     if found:
-                        return self._changed(found, from_revision)
+                        left = max(0.1, deadline - time.monotonic())
+                        return await self._changed(found, from_revision, left)
                 left = deadline - time.monotonic()
                 if not is_fresh:
                     # A node that is cut off would wait for nothing, as if nothing changed.
@@ -147,7 +170,7 @@ class KvOperations:
                     if from_revision is None:
                         from_revision = self._kv.revision + 1
                 elif left <= 0:
-                    return self._changed([], from_revision or 0)
+                    return await self._changed([], from_revision or 0, 0)
                 else:
                     with suppress(TimeoutError):
                         await asyncio.wait_for(event.wait(), left)
@@ -166,8 +189,18 @@ class KvOperations:
             from_revision = events[-1].revision + 1
         return found, from_revision
 
-    def _changed(self, found: list[Event], next_revision: int) -> KvChanges:
-        return {"changes": [_change(each) for each in found], "next_revision": next_revision, **self._now()}
+    async def _changed(self, found: list[Event], next_revision: int, timeout_s: float) -> KvChanges:
+        now = self._now()
+        entries = [event.entry for event in found if event.entry is not None]
+        await self._values.ready(entries, timeout_s=timeout_s)
+        return {"changes": [self._change(each) for each in found], "next_revision": next_revision, **now}
+
+    def _change(self, event: Event) -> KvChange:
+        change: Any = {"type": event.kind, "key": event.key, "revision": event.revision}
+        if event.entry is not None:
+            value = self._values.open(event.key, event.entry)
+            change |= _listed(event.key, event.entry, value) | {"revision": event.revision}
+        return cast("KvChange", change)
 
     def _now(self) -> _Now:
         return {"index": self._proposer.engine.applied_index(), "epoch": self._proposer.epoch()}
@@ -183,24 +216,35 @@ class KvOperations:
         if_revision: int | None,
         ttl_s: float | None,
         fence: str | None,
+        sealed: bool | None,
         request_id: str | None,
         timeout_s: float,
     ) -> KvWritten:
         """Write.  Raises Conflict, AlreadyExists, QuotaExceeded, FenceLost."""
         check_key(key)
         data = _bytes_of(value, value_base64, "value")
-        arguments = {
-            "key": key,
-            "value": b64encode(data).decode("ascii"),
-            "if_revision": if_revision,
-            "ttl_ms": _ttl_ms(ttl_s, "ttl_s"),
-            "fence": _fence(fence),
-        }
-        done, rest = await self._write("put", arguments, request_id, timeout_s, timed=ttl_s is not None)
-        entry = Entry(
-            data, done["revision"], done["created_revision"], done["version"], None, done["expires_unix_ms"]
+        rest = {"if_revision": if_revision, "ttl_ms": _ttl_ms(ttl_s, "ttl_s"), "fence": _fence(fence)}
+        drawn_id = request_id or os.urandom(16).hex()
+
+        def under(ring_key: Key | None) -> Json:
+            if ring_key is None:
+                return {"key": key, "value": encode_value(data), **rest}
+            blob, digest = sealed_under(ring_key, Clear(key, data), drawn_id)
+            return {"key": key, "blob": blob, "digest": digest, **rest}
+
+        done, more = await self._write_guarded(
+            _PUT[sealed],
+            under,
+            [(key, SEALED_KEY)] if sealed is None else [],
+            request_id,
+            timeout_s,
+            timed=ttl_s is not None,
         )
-        return cast("KvWritten", {**_listed(key, entry), **rest})
+        end = done["expires_unix_ms"]
+        entry = Entry(
+            data, done["revision"], done["created_revision"], done["version"], None, end, bool(sealed)
+        )
+        return cast("KvWritten", {**_listed(key, entry, data), **more})
 
     async def delete(
         self,
@@ -236,17 +280,36 @@ class KvOperations:
         timeout_s: float,
     ) -> KvTransaction:
         """Raises InvalidInput naming the item, QuotaExceeded, FenceLost."""
+        secrets: list[tuple[Json, Clear]] = []
         branches = {
-            "then": [_step(each, f"then[{n}]") for n, each in enumerate(then)],
-            "otherwise": [_step(each, f"otherwise[{n}]") for n, each in enumerate(otherwise)],
+            "then": [_step(each, f"then[{n}]", secrets) for n, each in enumerate(then)],
+            "otherwise": [_step(each, f"otherwise[{n}]", secrets) for n, each in enumerate(otherwise)],
         }
         for name, steps in branches.items():
             if len({step["key"] for step in steps}) < len(steps):
                 raise Unprocessable(f"field {name!r}: changes a key twice: keep one of the two")
         asked = [_comparison(each, f"compare[{n}]") for n, each in enumerate(compare)]
         timed = any(step.get("ttl_ms") is not None for steps in branches.values() for step in steps)
-        arguments = {"compare": asked, **branches, "fence": _fence(fence)}
-        done, rest = await self._write("txn", arguments, request_id, timeout_s, timed=timed)
+        arguments: Json = {"compare": asked, **branches, "fence": _fence(fence)}
+        drawn_id = request_id or os.urandom(16).hex()
+
+        def under(ring_key: Key | None) -> Json:
+            if ring_key is None:
+                return arguments
+            blobs = []
+            for step, clear in secrets:
+                blob, step["digest"] = sealed_under(ring_key, clear, drawn_id)
+                blobs.append(blob)
+            return {**arguments, "blobs": blobs}
+
+        done, rest = await self._write_guarded(
+            "txn_sealed" if secrets else "txn",
+            under,
+            _in_clear(asked, branches),
+            request_id,
+            timeout_s,
+            timed=timed,
+        )
         steps = branches["then" if done["succeeded"] else "otherwise"]
         results = [_result(step, result) for step, result in zip(steps, done["results"], strict=True)]
         return cast("KvTransaction", {**done, "results": results, **rest})
@@ -266,6 +329,68 @@ class KvOperations:
         done, rest = await self._write("keep", arguments, request_id, timeout_s, timed=True)
         expires = rfc3339(done["expires_unix_ms"] / 1000)
         return cast("KvKept", {"key": key, "revision": done["revision"], "expires_at": expires, **rest})
+
+    async def _write_guarded(
+        self,
+        operation: str,
+        under: _Under,
+        clear: list[tuple[str, str]],
+        request_id: str | None,
+        timeout_s: float,
+        *,
+        timed: bool,
+    ) -> tuple[Json, Json]:
+        """As `_write`, where something is sealed, or some keys must not be.
+
+        under: the arguments, what is secret sealed under the ring's primary key.
+        clear: keys that must not be sealed, each with what its refusal says.
+        That is looked at here as well as in the machine: what the machine
+        refuses has been written to every journal.
+
+        A repetition is told of the first attempt also where the ring rotated
+        since, or the key was sealed.
+        """
+        deadline = time.monotonic() + timeout_s
+        is_sealed = operation in self._kv.DRAWN
+        key = await self._values.primary(timeout_s=timeout_s) if is_sealed else None
+        refusal = await self._refusal(clear, timeout_s)
+        left = max(0.1, deadline - time.monotonic())
+        if refusal is None:
+            try:
+                return await self._write(operation, under(key), request_id, left, timed=timed)
+            except Conflict as error:
+                if key is None:
+                    raise
+                refusal = error
+        if request_id is not None:
+            await self._proposer.fresh(timeout_s=max(0.1, deadline - time.monotonic()))
+            for other in (key, *self._values.others()) if is_sealed else (None,):
+                done = self._done_before(operation, under(other), request_id)
+                if done is not None:
+                    return self._told(*done, request_id)
+        raise refusal
+
+    async def _refusal(self, clear: list[tuple[str, str]], timeout_s: float) -> Conflict | None:
+        if any(self._is_sealed(key) for key, _ in clear):
+            await self._proposer.fresh(timeout_s=timeout_s)
+            for key, message in clear:
+                if self._is_sealed(key):
+                    return Conflict(message.format(repr(key)))
+        return None
+
+    def _is_sealed(self, key: str) -> bool:
+        entry = self._kv.get(key)
+        return entry is not None and entry.sealed and not entry.is_due(self._proposer.now_ms())
+
+    def _done_before(self, operation: str, arguments: Json, request_id: str) -> tuple[int, Json] | None:
+        drawn = self._kv.DRAWN.get(operation, ())
+        given = {name: value for name, value in arguments.items() if name not in drawn}
+        with suppress(Conflict):  # another command has the id, or the same one under another key
+            return self._proposer.first_result("kv", operation, given, request_id)
+        return None
+
+    def _told(self, index: int, done: Json, request_id: str) -> tuple[Json, Json]:
+        return done, {"index": index, "epoch": self._proposer.epoch(), "request_id": request_id}
 
     async def _write(
         self,
@@ -289,30 +414,25 @@ class KvOperations:
         )
         if type(done.get("revision")) is not int:
             raise InternalError("the leader's answer makes no sense: upgrade every node")
-        return done, {"index": index, "epoch": self._proposer.epoch(), "request_id": identifier}
+        return self._told(index, done, identifier)
 
 
-def _listed(key: str, entry: Entry, *, with_value: bool = True) -> KvListed:
+def _listed(key: str, entry: Entry, value: bytes | None) -> KvListed:
+    """value: as it was given; None: it is not wanted."""
     listed: KvListed = {
         "key": key,
-        "size": len(entry.value),
+        "size": plain_size(entry) if value is None else len(value),
+        "sealed": entry.sealed,
         "revision": entry.revision,
         "created_revision": entry.created_revision,
         "version": entry.version,
         "expires_at": None if entry.expires_unix_ms is None else rfc3339(entry.expires_unix_ms / 1000),
     }
-    if with_value:
-        listed["value_base64"] = b64encode(entry.value).decode("ascii")
+    if value is not None:
+        listed["value_base64"] = b64encode(value).decode("ascii")
         with suppress(UnicodeDecodeError):
-            listed["value"] = entry.value.decode("utf-8")
+            listed["value"] = value.decode("utf-8")
     return listed
-
-
-def _change(event: Event) -> KvChange:
-    change: Any = {"type": event.kind, "key": event.key, "revision": event.revision}
-    if event.entry is not None:
-        change |= _listed(event.key, event.entry) | {"revision": event.revision}
-    return cast("KvChange", change)
 
 
 def _result(step: Json, result: Json) -> KvResult:
@@ -372,24 +492,43 @@ def _key_of(given: Json, where: str) -> str:
     return key
 
 
-def _step(given: object, where: str) -> Json:
-    """A change as the machine takes it."""
+def _step(given: object, where: str, secrets: list[tuple[Json, Clear]]) -> Json:
+    """A change as the machine takes it.  secrets: gets those that are to be sealed, without their value."""
     if type(given) is not dict:
         raise InvalidInput(f"field {where!r}: must be an object")
     op = given.get("op")
-    known = {"put": {"op", "key", "value", "value_base64", "ttl_s"}, "delete": {"op", "key"}}.get(str(op))
+    known = {"put": {"op", "key", "value", "value_base64", "ttl_s", "sealed"}, "delete": {"op", "key"}}.get(
+        str(op)
+    )
     if known is None or not given.keys() <= known:
         raise InvalidInput(
-            f"field {where!r}: use op put with key, value or value_base64, and ttl_s, or op delete with key"
+            f"field {where!r}: use op put with key, value or value_base64, ttl_s and sealed, or op delete "
+            "with key"
         )
     step = {"op": op, "key": _key_of(given, where)}
     if op == "put":
         data = _bytes_of(given.get("value"), given.get("value_base64"), f"{where}.value")
-        step |= {
-            "value": b64encode(data).decode("ascii"),
-            "ttl_ms": _ttl_ms(given.get("ttl_s"), f"{where}.ttl_s"),
-        }
+        step["ttl_ms"] = _ttl_ms(given.get("ttl_s"), f"{where}.ttl_s")
+        sealed = given.get("sealed")
+        if sealed is not None and type(sealed) is not bool:
+            raise InvalidInput(f"field '{where}.sealed': must be true, false or null")
+        if sealed:
+            secrets.append((step, Clear(_key_of(given, where), data)))
+        else:
+            step |= {"value": encode_value(data), **({} if sealed is None else {"sealed": False})}
     return step
+
+
+def _in_clear(compare: list[Json], branches: dict[str, list[Json]]) -> list[tuple[str, str]]:
+    """The keys of a transaction that must not be sealed, each with what its refusal says."""
+    compared = [(each["key"], SEALED_VALUE) for each in compare if each["target"] == "value"]
+    put = [
+        (step["key"], SEALED_KEY)
+        for steps in branches.values()
+        for step in steps
+        if step["op"] == "put" and "value" in step and "sealed" not in step
+    ]
+    return compared + put
 
 
 def _comparison(given: object, where: str) -> Json:

@@ -102,9 +102,16 @@ class Proposer:
         Of this node's copy: `fresh` before.  arguments: without those that are
         drawn.  Raises Conflict when the id was used for another command.
         """
+        found = self.first_result(machine, operation, arguments, request_id)
+        return None if found is None else found[1]
+
+    def first_result(
+        self, machine: str, operation: str, arguments: Json, request_id: str
+    ) -> tuple[int, Json] | None:
+        """As `first_answer`, after the log index at which it was done."""
         command = _command(machine, operation, arguments, request_id, CALLER.get().kind)
         result = self._first_result(command)
-        return None if result is None else decode_result_with_index(result)[1]
+        return None if result is None else decode_result_with_index(result)
 
     async def once(
         self,

@@ -69,7 +69,8 @@ CONTRACT = {
     "lock show": f"--stale {CONNECTION}",
     "lock release": f"--yes --request-id {CONNECTION}",
     "kv get": f"--at-revision --stale {CONNECTION}",
-    "kv put": f"--file --if-revision --if-absent --ttl --fence --request-id {CONNECTION}",
+    "kv put": "--file --if-revision --if-absent --ttl --sealed --no-sealed --fence --request-id "
+    f"{CONNECTION}",
     "kv delete": f"--prefix --if-revision --fence --yes --request-id {CONNECTION}",
     "kv list": f"--keys-only --limit --after --at-revision --stale {CONNECTION}",
     "kv watch": f"--from {CONNECTION}",

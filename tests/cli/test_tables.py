@@ -127,6 +127,7 @@ ENTRIES: list[dict[str, Any]] = [
     {
         "key": key,
         "size": 2**18,
+        "sealed": True,
         "revision": 2**40,
         "created_revision": 1,
         "version": 2**40,
@@ -143,7 +144,11 @@ CASES: list[tuple[str, dict[tuple[str, str], Any], list[str]]] = [
     (
         "key status",
         get(
-            "/v1/keys/status", {"agreed": True, "primary": "fcde4327", "problems": [], "members": [], **KEYS}
+            "/v1/keys/status",
+            {
+                **{"agreed": True, "primary": "fcde4327", "problems": [], "members": [], **KEYS},
+                "sealed_values": {"fcde4327": 2**20},
+            },
         ),
         ["fcde4327"],
     ),

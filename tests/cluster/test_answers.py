@@ -14,7 +14,7 @@ import pytest
 from cyoloctl.control import table
 from cyoloctl.pki.join_token import decode_token
 from cyoloctl.pki.requests import make_credential_request
-from tests.support.cluster import Cluster, Node
+from tests.support.cluster import Cluster, Node, wait_until
 from tests.support.connections import http_exchange, tls_connect, unix_connect
 from tests.support.joining import join_body
 from tests.support.openapi import answer_schema, assert_valid
@@ -110,7 +110,13 @@ def _keys_and_values(ask: Asker) -> None:
     assert [each["type"] for each in changes] == ["put"] * 4
     ask("kv_delete", key="a/b")
     ask("kv_delete", key="a/b", status=404)
-    assert ask("kv_delete_prefix", prefix="")["deleted"] == 2
+    assert ask("kv_put", key="s", value="x", sealed=True)["sealed"] is True
+    ask("kv_put", key="s", value="x", status=409)
+    ask("kv_txn", compare=[{"key": "s", "target": "value", "value": "x"}], status=409)
+    assert ask("kv_txn", then=[{**step, "key": "s", "sealed": True}])["succeeded"]
+    assert ask("kv_get", query="key=s")["sealed"] is True
+    assert ask("kv_put", key="s", value="x", sealed=False)["sealed"] is False
+    assert ask("kv_delete_prefix", prefix="")["deleted"] == 3
 
 
 def _tokens(ask: Asker) -> None:
@@ -163,6 +169,7 @@ def _keys(ask: Asker) -> None:
     ask("key_promote", made)
     ask("key_disable", primary, force=True)
     ask("key_enable", primary)
+    wait_until("all values under the new key", lambda: ask("key_status")["sealed_values"][primary] == 0)
     ask("key_destroy", primary, force=True)
     ask("key_rotate")
     ask("key_status")

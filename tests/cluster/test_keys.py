@@ -35,7 +35,9 @@ def test_key_status_shows_fingerprints_and_holders_and_agrees(shared: Cluster) -
     seen = [node.json("key", "status") for node in shared.nodes.values()]
     assert seen[0] == seen[1] == seen[2]
     status = seen[0]
-    assert list(status) == ["schema_version", "agreed", "primary", "problems", "members", "keys"]
+    assert list(status) == [
+        *("schema_version", "agreed", "primary", "problems", "members", "keys", "sealed_values"),
+    ]
     assert (status["agreed"], status["primary"], status["problems"]) == (True, primary, [])
     fingerprints = {member["keys"][primary] for member in status["members"]}
     assert fingerprints == {_keys(shared["n1"])[primary]["fingerprint"]}

@@ -167,6 +167,7 @@ def _writes(cluster: Cluster) -> dict[str, tuple[str, str, Json]]:
         "withdrawn": ("member_invite", "", {"name": "n9"}),
         "uninvite": ("member_uninvite", "n9", {}),
         "put": ("kv_put", "", {"key": "k", "value": "v", "if_revision": 0}),
+        "sealed": ("kv_put", "", {"key": "s", "value": "v", "sealed": True}),
         "ended": ("kv_put", "", {"key": "e", "value": "v", "ttl_s": 3600.0}),
         "keep": ("kv_keep", "", {"key": "e", "ttl_s": 7200.0}),
         "txn": ("kv_txn", "", {"then": [{"op": "put", "key": "p/1", "value": "v"}]}),

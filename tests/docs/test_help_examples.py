@@ -176,6 +176,7 @@ def before(world: World, path: str, line: str) -> None:
 def prepare_keys(world: World, line: str) -> None:
     """The keys and files that a line about them takes for granted."""
     (world.work / "logo.png").write_bytes(bytes(range(256)))
+    (world.work / "password").write_text("hunter2")
     (world.work / "change.json").write_text('{"then": [{"op": "put", "key": "site/a", "value": "1"}]}')
     world.words["812"] = world.call("cyoloctl kv put site/name Berlin").strip()
     if "--if-absent" in line:
