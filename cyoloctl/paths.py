@@ -22,6 +22,7 @@ __all__ = [
     "MAX_SOCKET_PATH_BYTES",
     "STORAGE_ERRNOS",
     "DiskSpace",
+    "FoundNode",
     "check_data_dir",
     "check_ownership",
     "control_socket_path",
@@ -29,6 +30,7 @@ __all__ = [
     "disk_space",
     "exists_error",
     "file_error",
+    "find_node",
     "hand_directory_to_owner",
     "hand_to_owner_of",
     "is_read_only",
@@ -109,6 +111,57 @@ def default_data_dir(environ: Mapping[str, str], is_root: bool) -> Path:
             raise ConfigError("there is no home directory: name the data directory with --data-dir DIR")
         data_home = os.path.join(home, ".local", "share")
     return Path(data_home, "cyoloctl")
+
+
+class FoundNode(NamedTuple):
+    """Where to ask, and with what.
+
+    endpoints: tried in turn.  data_dir: absolute.  from_data_dir: the endpoint or the credentials are
+    those in the data directory; own_socket: the endpoint is.
+    """
+
+    endpoints: tuple[str, ...]
+    credentials: Path | None
+    data_dir: Path
+    from_data_dir: bool
+    own_socket: bool
+
+
+def find_node(
+    endpoints: Sequence[str],
+    data_dir: Path | None,
+    credentials: Path | None,
+    environ: Mapping[str, str],
+    *,
+    connects: bool = True,
+    from_environment: bool = True,
+) -> FoundNode:
+    """What was given, else what the environment says, else the default.
+
+    A data directory that was given means the socket in it, whatever the environment says.
+    connects: whether an endpoint is wanted.  from_environment: whether CYOLOCTL_DATA_DIR counts.
+    Raises ConfigError when there is no usable home directory.
+    """
+    named = environ.get("CYOLOCTL_DATA_DIR", "") if from_environment else ""
+    chosen = data_dir if data_dir is not None else Path(named) if named else None
+    directory = Path(os.path.abspath(chosen or default_data_dir(environ, os.geteuid() == 0)))
+    found = tuple(endpoints)
+    if not found and data_dir is None:
+        listed = environ.get("CYOLOCTL_ENDPOINT", "").split(",")
+        found = tuple(text.strip() for text in listed if text.strip())
+    from_data_dir = own_socket = not found
+    if not found and connects:
+        found = (f"unix://{control_socket_path(directory)}",)
+    if credentials is None and environ.get("CYOLOCTL_CREDENTIALS"):
+        credentials = Path(environ["CYOLOCTL_CREDENTIALS"])
+    if credentials is None and any(url.startswith("https:") for url in found):
+        own = directory / "operator.yaml"
+        try:
+            credentials = own if own.exists() else None
+        except OSError:  # this user may not look; whoever uses it says so
+            credentials = own
+        from_data_dir = credentials is not None
+    return FoundNode(found, credentials, directory, from_data_dir, own_socket)
 
 
 class DiskSpace(NamedTuple):

@@ -22,8 +22,6 @@ from cyoloctl.model import parse_name
 
 __all__ = ["COMMANDS"]
 
-_PAGE = 1000  # counters per request; the most that the API gives
-
 NameArgument = Annotated[str, typer.Argument(metavar="NAME", help="Name of the counter.")]
 ByOption = Annotated[
     str, typer.Option("--by", metavar="N", help="Amount, a signed 64-bit number; may be negative.")
@@ -36,7 +34,7 @@ def _bare(document: Mapping[str, Any]) -> str:
 
 def _add(invocation: Invocation, name: str, by: int, request_id: str | None) -> None:
     parse_name(name, "counter")
-    document = invocation.client().counter_add(name, by, request_id=request_id)
+    document = invocation.client().counters.incr(name, by, request_id=request_id)
     invocation.value(document, _bare(document))
 
 
@@ -70,22 +68,14 @@ def decr(
 def get(invocation: Invocation, name: NameArgument = "default", stale: StaleOption = False) -> None:
     """Print the value of a counter, linearizable unless --stale."""
     parse_name(name, "counter")
-    document = invocation.client().counter_get(name, stale=stale)
+    document = invocation.client().counters.get(name, stale=stale)
     invocation.value(document, _bare(document))
 
 
 @command()
 def list_(invocation: Invocation, stale: StaleOption = False) -> None:
     """List every counter with its value."""
-    client = invocation.client()
-    counters: list[dict[str, Any]] = []
-    after: str | None = None
-    while True:
-        page = client.counter_list(after=after, limit=_PAGE, stale=stale)
-        counters += page["counters"]
-        after = page.get("next")
-        if after is None:
-            break
+    counters = invocation.client().counters.list(stale=stale)
     if invocation.mode == "table":
         rows = [(str(counter["name"]), _bare(counter)) for counter in counters]
         output.table((Column("COUNTER", identifier=True), Column("VALUE", right=True)), rows)
@@ -106,7 +96,7 @@ def reset(
     """
     parse_name(name, "counter")
     confirm(yes, f"reset counter {name} to 0?")
-    document = invocation.client().counter_reset(name, request_id=request_id)
+    document = invocation.client().counters.reset(name, request_id=request_id)
     invocation.value(document, _bare(document))
 
 
@@ -117,7 +107,7 @@ def watch(invocation: Invocation, name: NameArgument = "default") -> None:
     Exits 3 when there is no such counter, as `counter get` does.
     """
     parse_name(name, "counter")
-    for document in invocation.client().counter_watch(name):
+    for document in invocation.client().counters.watch(name, patience_s=0):
         invocation.value(document, _bare(document), stream=True)
 
 

@@ -303,7 +303,7 @@ def _client_of_members(invocation: Invocation, source: Path) -> tuple[Any, list[
     endpoints = member_endpoints(source)
     if not endpoints:
         raise UsageError(f"{source} lists no members: use -e https://HOST:PORT")
-    return Client(endpoints, credentials=source, timeout_s=invocation.timeout_s), endpoints
+    return Client(endpoints, credentials=source, timeout_s=invocation.timeout_s, retry=False), endpoints
 
 
 def _refuse_existing(path: Path) -> None:

@@ -128,7 +128,7 @@ class _Demo:
         from cyoloctl.control.client import Client
 
         endpoints = [_endpoint(self.node_dir(name)) for name in names]
-        return Client(endpoints, credentials=None, timeout_s=timeout_s or self.step_s)
+        return Client(endpoints, timeout_s=timeout_s or self.step_s, retry=False)
 
     def proved(self, step: str, text: str, **figures: Any) -> None:
         """Note a step that held, and say so."""
@@ -162,7 +162,7 @@ class _Demo:
 
     def members(self, name: str) -> dict[str, dict[str, Any]]:
         """The members by name, as one node sees them."""
-        return {member["name"]: member for member in self.client(name).status()["members"]}
+        return {member["name"]: member for member in self.client(name).call("status")["members"]}
 
     def end(self) -> None:
         """End every process that still runs, by its pid."""
@@ -213,9 +213,9 @@ def _count(demo: _Demo) -> int:
     began = time.monotonic()
     value = 0
     for _ in range(_INCREMENTS):
-        value = client.counter_add(_COUNTER, 1)["value"]
+        value = client.counters.incr(_COUNTER, 1)["value"]
     took_ms = (time.monotonic() - began) * 1000 / _INCREMENTS
-    seen = demo.client(reader).counter_get(_COUNTER, stale=False)["value"]
+    seen = demo.client(reader).counters.get(_COUNTER, stale=False)["value"]
     if not value == seen == _INCREMENTS:
         raise InternalError(f"{_INCREMENTS} increments gave {value} on {writer} and {seen} on {reader}")
     demo.proved(
@@ -280,7 +280,7 @@ def _kill_leader(demo: _Demo, value: int) -> tuple[str, int]:
         try:
             # The same request id on every try: however often it is sent, it applies once.
             client = demo.client(*survivors, timeout_s=_TRY_S)
-            after = client.counter_add(_COUNTER, 1, request_id=request_id)["value"]
+            after = client.counters.incr(_COUNTER, 1, request_id=request_id)["value"]
         except OutcomeUnknown:
             return False
         return True
@@ -299,7 +299,7 @@ def _kill_leader(demo: _Demo, value: int) -> tuple[str, int]:
     )
     if after != value + 1:
         raise InternalError(f"the counter was {value} before the crash and {after} after one increment")
-    values = {name: demo.client(name).counter_get(_COUNTER, stale=False)["value"] for name in survivors}
+    values = {name: demo.client(name).counters.get(_COUNTER, stale=False)["value"] for name in survivors}
     if set(values.values()) != {after}:
         raise InternalError(f"the survivors disagree: {values}, expected {after}")
     demo.proved(
@@ -319,7 +319,7 @@ def _restart(demo: _Demo, name: str, value: int) -> None:
     def caught_up() -> bool:
         members = demo.members(name)
         target = max(member.get("commit_index") or 0 for member in members.values())
-        own = demo.client(name).counter_get(_COUNTER, stale=True)
+        own = demo.client(name).counters.get(_COUNTER, stale=True)
         return own["value"] == value and (members[name].get("applied_index") or 0) >= target
 
     demo.wait(f"{name} catching up", caught_up)
@@ -337,7 +337,7 @@ def _final_status(demo: _Demo) -> dict[str, Any]:
 
     def healthy() -> bool:
         nonlocal document
-        document = demo.client(demo.names[0]).status()
+        document = demo.client(demo.names[0]).call("status")
         members = document["members"]
         # What a member says about itself reaches the others about a second later.
         known = all(member["reachable"] and member["applied_index"] is not None for member in members)

@@ -33,10 +33,9 @@ from cyoloctl.errors import (
 )
 from cyoloctl.paths import (
     check_data_dir,
-    control_socket_path,
-    default_data_dir,
     exists_error,
     file_error,
+    find_node,
     write_private,
 )
 from cyoloctl.process import was_closed
@@ -189,9 +188,14 @@ class Invocation:
             list(endpoints or self.endpoints),
             credentials=self.credentials,
             timeout_s=self.timeout_s if timeout_s is None else timeout_s,
+            retry=False,
             on_write=self.sent.append,
-            data_dir=self.data_dir if self.own_socket else None,
+            # Also for operator.yaml in it, which is not there: what another directory has is not meant.
+            data_dir=self.data_dir if self.own_socket or self._lacks_credentials() else None,
         )
+
+    def _lacks_credentials(self) -> bool:
+        return self.credentials is None and any(url.startswith("https:") for url in self.endpoints)
 
     def read(
         self, operation: str, name: str = "", query: Mapping[str, Any] | None = None, *, stale: bool
@@ -200,7 +204,7 @@ class Invocation:
         asked = {**(query or {}), **({"consistency": "stale"} if stale else {})}
         document = self.client().call(operation, name, query=asked)
         if stale and document.get("next") is None:  # once for all pages
-            self.hint("stale: what the asked node knows, without asking a majority")
+            self.stale()
         return document
 
     def announced(self, request_id: str | None) -> str:
@@ -215,6 +219,10 @@ class Invocation:
         made = new_request_id()
         self.hint(f"should the result get lost, the same command with --request-id {made} gives it again")
         return made
+
+    def stale(self) -> None:
+        """Tell a human that what was read may be outdated."""
+        self.hint("stale: what the asked node knows, without asking a majority")
 
     def _again(self) -> str:
         """Advice on how to have the result again; empty where nothing was written to the cluster."""
@@ -285,38 +293,26 @@ def _invocation(
 ) -> Invocation:
     mode = _mode(options.get("output_"))
     dir_flag: Path | None = options.get("data_dir_")
-    dir_text = os.environ.get("CYOLOCTL_DATA_DIR", "") if environment_data_dir else ""
-    chosen = dir_flag if dir_flag is not None else Path(dir_text) if dir_text else None
-    data_dir = Path(os.path.abspath(chosen or default_data_dir(os.environ, os.geteuid() == 0)))
+    found = find_node(
+        options.get("endpoint_") or (),
+        dir_flag,
+        options.get("credentials_"),
+        os.environ,
+        connects=connects,
+        from_environment=environment_data_dir,
+    )
     if not connects and environment_data_dir and "data_dir_" in options:
-        check_data_dir(data_dir)
-    endpoints = tuple(options.get("endpoint_") or ())
-    # A -d on the command line means the socket in it, whatever the environment says.
-    if not endpoints and dir_flag is None:
-        listed = os.environ.get("CYOLOCTL_ENDPOINT", "").split(",")
-        endpoints = tuple(text.strip() for text in listed if text.strip())
-    from_data_dir = own_socket = not endpoints
-    if not endpoints and connects:
-        endpoints = (f"unix://{control_socket_path(data_dir)}",)
-    credentials: Path | None = options.get("credentials_")
-    if credentials is None and os.environ.get("CYOLOCTL_CREDENTIALS"):
-        credentials = Path(os.environ["CYOLOCTL_CREDENTIALS"])
-    if credentials is None and any(url.startswith("https:") for url in endpoints):
-        own = data_dir / "operator.yaml"
-        try:
-            credentials = own if own.exists() else None
-        except OSError:  # this user may not look; client() says so
-            credentials = own
-        from_data_dir = credentials is not None
+        check_data_dir(found.data_dir)
     return Invocation(
         mode=mode,
-        data_dir=data_dir,
-        data_dir_given=chosen is not None,
-        endpoints=endpoints,
-        credentials=credentials,
+        data_dir=found.data_dir,
+        data_dir_given=dir_flag is not None
+        or (environment_data_dir and bool(os.environ.get("CYOLOCTL_DATA_DIR"))),
+        endpoints=found.endpoints,
+        credentials=found.credentials,
         timeout_s=_timeout_s(options.get("timeout_"), default_timeout_s),
-        from_data_dir=from_data_dir,
-        own_socket=own_socket,
+        from_data_dir=found.from_data_dir,
+        own_socket=found.own_socket,
     )
 
 
@@ -456,7 +452,7 @@ def parse_duration_s(text: str, what: str, *, minimum_s: int, maximum_s: int) ->
     return int(seconds)
 
 
-def listed(name: str, found: list[dict[str, Any]], stale: bool) -> dict[str, Any]:
+def listed(name: str, found: Sequence[Mapping[str, Any]], stale: bool) -> dict[str, Any]:
     """The document of a list that came in pages; says so when it is stale."""
     return {"schema_version": 1, name: found, **({"stale": True} if stale else {})}
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import time
 from base64 import b64decode, b64encode
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
@@ -18,22 +17,20 @@ from cyoloctl.cli.invocation import (
     StaleOption,
     command,
     confirm,
-    duration_text,
     listed,
     parse_int64,
     parse_seconds,
     read_input,
 )
 from cyoloctl.cli.output import Column, text_of
-from cyoloctl.errors import Conflict, InvalidInput, OutcomeUnknown, Unavailable, Unreachable, UsageError
-from cyoloctl.kv.api import MAX_PAGE, MAX_VALUE_BYTES, check_key, check_prefix, fence_of
+from cyoloctl.errors import Conflict, InvalidInput, UsageError
+from cyoloctl.kv.api import MAX_VALUE_BYTES, check_key, check_prefix, fence_of
 from cyoloctl.web.schema import MAX_LIFE_S
 
 __all__ = ["COMMANDS"]
 
 _MAX_REVISION = 2**63 - 1
 _MAX_TXN_BYTES = 480 * 1024
-_POLL_S = 20.0
 _PATIENCE_S = 30.0
 """How long a watch asks for changes while nobody answers."""
 
@@ -202,18 +199,11 @@ def _delete_prefix(invocation: Invocation, prefix: str, yes: bool, request_id: s
     """A thousand keys at a time, the request id of each part made from that of the first."""
     check_prefix(prefix)
     confirm(yes, f"delete every key that begins with {prefix!r}?" if prefix else "delete every key?")
-    from cyoloctl.control.client import new_request_id
+    from cyoloctl.control import blocking
+    from cyoloctl.kv import client as kv
 
-    first = request_id or new_request_id()
-    client = invocation.client()
-    answer: dict[str, Any] = {"more": True}
-    deleted = number = 0
-    while answer["more"]:
-        part = first if number == 0 else f"{first[:100]}-{number}"
-        answer = client.call("kv_delete_prefix", body={"prefix": prefix, "request_id": part})
-        deleted += answer["deleted"]
-        number += 1
-    invocation.value({**answer, "deleted": deleted, "request_id": first}, str(deleted))
+    answer = blocking.run(kv.delete_prefix(invocation.client().caller, prefix, request_id))
+    invocation.value(answer, str(answer["deleted"]))
 
 
 @command()
@@ -243,20 +233,19 @@ def list_(
         check_key(after)
     wanted = None if limit is None else parse_int64(limit, "--limit", 1, _MAX_REVISION)
     with_values = invocation.mode != "table" and not keys_only
-    query: dict[str, Any] = {
-        "prefix": prefix,
-        "after": after,
-        "values": "with" if with_values else "without",
-        "at_revision": _revision(at_revision, "--at-revision"),
-    }
-    entries: list[dict[str, Any]] = []
-    while True:
-        query["limit"] = MAX_PAGE if wanted is None else min(MAX_PAGE, wanted - len(entries))
-        page = invocation.read("kv_list", query=query, stale=stale)
-        entries += page["entries"]
-        query |= {"after": page["next"], "at_revision": page["revision"]}
-        if page["next"] is None or (wanted is not None and len(entries) >= wanted):
-            break
+    from cyoloctl.control import blocking
+    from cyoloctl.kv import client as kv
+
+    revision = _revision(at_revision, "--at-revision")
+    caller = invocation.client().caller
+    page = blocking.run(
+        kv.listed(
+            caller, prefix, after=after, limit=wanted, values=with_values, at_revision=revision, stale=stale
+        )
+    )
+    entries = page["entries"]
+    if stale and page["next"] is None:
+        invocation.stale()
     if invocation.mode != "table":
         document = listed("entries", entries, stale)
         output.structured({**document, "next": page["next"], "revision": page["revision"]}, invocation.mode)
@@ -322,29 +311,15 @@ def _one_line(text: str) -> str:
 
 
 def _changes(invocation: Invocation, prefix: str, revision: int | None) -> Iterator[dict[str, Any]]:
-    endpoints = list(invocation.endpoints)
-    heard = time.monotonic()
-    told = False
-    while True:
-        # One endpoint a poll: a share of the time for each would end the first one early.
-        client = invocation.client(endpoints[:1], timeout_s=_POLL_S)
-        try:
-            page = client.call("kv_changes", query={"prefix": prefix, "from_revision": revision})
-        except (Unavailable, Unreachable, OutcomeUnknown) as error:
-            endpoints.append(endpoints.pop(0))
-            go_on = "" if revision is None else f"; go on with --from {revision}"
-            if time.monotonic() - heard > _PATIENCE_S:
-                raise Unavailable(
-                    f"nobody answered for {duration_text(_PATIENCE_S)}: {error.message}{go_on}"
-                ) from None
-            if not told:
-                told = True
-                invocation.hint(f"nobody answers ({error.message}); trying again")
-            time.sleep(0.2)  # all of them may be down: do not spin
-            continue
-        heard, told = time.monotonic(), False
-        revision = page["next_revision"]
-        yield from page["changes"]
+    from cyoloctl.control.blocking import BlockingRunner
+    from cyoloctl.kv.client import changes
+
+    def on_silence(reason: str) -> None:
+        invocation.hint(f"nobody answers ({reason}); trying again")
+
+    caller = invocation.client().caller
+    found = changes(caller, prefix, revision, dict, patience_s=_PATIENCE_S, on_silence=on_silence)
+    return BlockingRunner().iterate(found)
 
 
 @command()

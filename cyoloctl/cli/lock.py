@@ -2,11 +2,8 @@
 
 from __future__ import annotations
 
-import os
-import re
-import socket
 from collections.abc import Callable
-from typing import Annotated, Any
+from typing import Annotated
 
 import typer
 
@@ -25,16 +22,10 @@ from cyoloctl.control.table import path_for
 
 __all__ = ["COMMANDS"]
 
-_PAGE = 1000
 _MAX_S = 86_400
 _FIELDS = ("name", "token", "owner", "by", "acquired_at", "expires_at")
 
 NameArgument = Annotated[str, typer.Argument(metavar="NAME", help="Name of the lock.")]
-
-
-def _owner() -> str:
-    """This process, for whoever wonders who has a lock."""
-    return re.sub(r"[^ -~]", "?", f"{socket.gethostname()[:100]} {os.getpid()}")
 
 
 @command()
@@ -69,12 +60,12 @@ def run(
     ttl_s = parse_seconds(ttl, "--ttl", minimum_s=1, maximum_s=_MAX_S)
     wait_s = parse_seconds(wait, "--wait", minimum_s=0, maximum_s=_MAX_S)
     path_for("lock_get", name)  # a bad name: before anything else
-    invocation.client()  # so is an endpoint, or a data directory, that cannot be used
+    client = invocation.client()  # so is an endpoint, or a data directory, that cannot be used
     refused = lease.not_runnable(words[0])
     if refused is not None:
         output.note(f"cyoloctl: {refused[1]}; the lock was not acquired")
         raise typer.Exit(refused[0])
-    held = lease.acquire(invocation, name, owner=_owner(), ttl_s=ttl_s, wait_s=wait_s)
+    held = lease.acquire(client.caller, name, ttl_s=ttl_s, wait_s=wait_s)
     raise typer.Exit(lease.run(held, words, invocation.timeout_s))
 
 
@@ -88,16 +79,11 @@ def show(invocation: Invocation, name: NameArgument, stale: StaleOption = False)
 @command()
 def list_(invocation: Invocation, stale: StaleOption = False) -> None:
     """List the locks that are held."""
-    found: list[dict[str, Any]] = []
-    after: str | None = None
-    while True:
-        page = invocation.read("lock_list", query={"limit": _PAGE, "after": after}, stale=stale)
-        found += page["locks"]
-        after = page["next"]
-        if after is None:
-            break
+    found = invocation.client().locks.list(stale=stale)
+    if stale:
+        invocation.stale()
     if invocation.mode == "table":
-        output.table(_COLUMNS, [[text_of(lock[field]) for field in _FIELDS] for lock in found])
+        output.table(_COLUMNS, [[text_of(dict(lock)[field]) for field in _FIELDS] for lock in found])
     else:
         output.structured(listed("locks", found, stale), invocation.mode)
 
@@ -126,7 +112,7 @@ def release(
     """
     path_for("lock_break", name)
     confirm(yes, f"take lock {name} away from its holder?")
-    found = invocation.client().call("lock_break", name, body={"request_id": request_id})
+    found = invocation.client().locks.release(name, request_id=request_id)
     invocation.fields(found, rows_of(found, *_FIELDS))
 
 

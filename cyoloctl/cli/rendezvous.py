@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import re
-import time
 from collections.abc import Callable
 from typing import Annotated
 
@@ -24,11 +23,7 @@ from cyoloctl.cli.invocation import (
 )
 from cyoloctl.cli.output import Column, rows_of, text_of
 from cyoloctl.errors import (
-    AuthorizationPending,
     InvalidInput,
-    OutcomeUnknown,
-    Unavailable,
-    Unreachable,
     UsageError,
 )
 from cyoloctl.text import Json
@@ -192,28 +187,9 @@ def wait(
     75: still pending at the timeout. If the node dies meanwhile, the next endpoint is asked.
     If the answer gets lost on its way to you, the same command with the same --request-id gives it again.
     """
-    body = {"id": _id(id), "request_id": invocation.announced(request_id)}
-    deadline = time.monotonic() + invocation.timeout_s
-    endpoints = list(invocation.endpoints)
-    unknown: OutcomeUnknown | None = None
-    while True:
-        left = deadline - time.monotonic()
-        # One endpoint a poll: a share of the time for each would end the first one early.
-        client = invocation.client(endpoints[:1], timeout_s=max(0.1, min(left, _POLL_S)))
-        try:
-            answer = client.call("rendezvous_wait", body=body, repeatable=True)
-            break
-        except AuthorizationPending:
-            unknown = None  # so nothing was redeemed
-            if deadline - time.monotonic() < 0.1:
-                raise
-        except (Unavailable, Unreachable, OutcomeUnknown) as error:  # the redemption may be repeated
-            endpoints.append(endpoints.pop(0))
-            if isinstance(error, OutcomeUnknown):
-                unknown = error
-            if deadline - time.monotonic() < 0.5:
-                raise unknown or error from None
-            time.sleep(0.2)  # all of them may be down: do not spin
+    answer = invocation.client().rendezvous.wait(
+        _id(id), wait_s=invocation.timeout_s, request_id=invocation.announced(request_id)
+    )
     if invocation.mode == "table":
         data = answer["data"] or {}
         rows: list[tuple[str, object]] = [("state", "approved"), ("approved by", answer["approved_by"])]

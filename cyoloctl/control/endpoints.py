@@ -10,8 +10,8 @@ import socket
 import time
 from typing import TYPE_CHECKING, Any
 
+from cyoloctl.control import blocking
 from cyoloctl.control.http1 import (
-    Deadline,
     Exchange,
     Lost,
     NotSent,
@@ -37,7 +37,8 @@ if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
     from pathlib import Path
 
-    from cyoloctl.web.lookup import Host
+    from cyoloctl.web.lookup import Host, Place
+    from cyoloctl.web.steps import Steps, Until
 
 __all__ = [
     "Endpoint",
@@ -81,28 +82,29 @@ class UnixEndpoint:
             "elsewhere with --endpoint"
         )
 
-    def connect(self, deadline: Deadline) -> socket.socket:
+    def connect(self, deadline: Until) -> socket.socket:
         """A connected socket.  Raises NotSent, AccessDenied."""
         sock = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
         try:
             sock.settimeout(max(deadline.left(), 0.001))
             sock.connect(self.path)
-        except PermissionError:
-            sock.close()
-            raise AccessDenied(
-                f"{self.text}: permission denied; run as the user that runs the node, "
-                "or use an https endpoint with --credentials FILE"
-            ) from None
-        except FileNotFoundError:
-            sock.close()
-            raise NotSent("no such socket: the node is not running") from None
-        except ConnectionRefusedError:
-            sock.close()
-            raise NotSent("connection refused: the node is not running") from None
         except (OSError, ValueError) as error:
             sock.close()
-            raise NotSent(why(error)) from None
+            raise self.failure(error) from None
         return sock
+
+    def failure(self, error: OSError | ValueError) -> NotSent | AccessDenied:
+        """The meaning of a failure to connect."""
+        if isinstance(error, PermissionError):
+            return AccessDenied(
+                f"{self.text}: permission denied; run as the user that runs the node, "
+                "or use an https endpoint with --credentials FILE"
+            )
+        if isinstance(error, FileNotFoundError):
+            return NotSent("no such socket: the node is not running")
+        if isinstance(error, ConnectionRefusedError):
+            return NotSent("connection refused: the node is not running")
+        return NotSent(why(error))
 
 
 class TlsEndpoint:
@@ -131,61 +133,67 @@ class TlsEndpoint:
         self._host.begin()
         return self._host
 
-    def connect(self, deadline: Deadline) -> socket.socket:
+    def connect(self, deadline: Until) -> socket.socket:
         """A socket with TLS up and the node's name verified.
 
         Raises NotSent, AccessDenied, VersionMismatch, ConfigError.
         """
         tls = self._handshake(self.trust.context(), deadline)
         try:
-            certificate: dict[str, Any] = tls.getpeercert() or {}
-            names = [str(name) for kind, name in certificate.get("subjectAltName", ()) if kind == "DNS"]
-            suffix = f".node.{self.trust.cluster_id}.cyoloctl"
-            if len(names) != 1 or not names[0].endswith(suffix):
-                raise _untrusted(self.text, "its certificate does not name a node of this cluster")
-            who = clean_text(names[0].removesuffix(suffix), 80)
-            if self.name is not None and names != [self.name + suffix]:
-                raise AccessDenied(
-                    f"{self.text}: {who} answers there, not {self.name}: nothing was sent; "
-                    "check the address, and that nobody else took it"
-                )
-            if self.name is None:
-                self.trust.check_node(self.text, who)
-            self.trust.check_date(self.text, who, certificate)
+            self.check(tls.getpeercert() or {})
         except BaseException:
             tls.close()
             raise
         return tls
 
-    def _handshake(self, context: ssl.SSLContext, deadline: Deadline) -> ssl.SSLSocket:
-        import ssl
+    def check(self, certificate: Mapping[str, Any]) -> None:
+        """Refuse a certificate that is not that of the node that is meant.  Raises AccessDenied."""
+        names = [str(name) for kind, name in certificate.get("subjectAltName", ()) if kind == "DNS"]
+        suffix = f".node.{self.trust.cluster_id}.cyoloctl"
+        if len(names) != 1 or not names[0].endswith(suffix):
+            raise _untrusted(self.text, "its certificate does not name a node of this cluster")
+        who = clean_text(names[0].removesuffix(suffix), 80)
+        if self.name is not None and names != [self.name + suffix]:
+            raise AccessDenied(
+                f"{self.text}: {who} answers there, not {self.name}: nothing was sent; "
+                "check the address, and that nobody else took it"
+            )
+        if self.name is None:
+            self.trust.check_node(self.text, who)
+        self.trust.check_date(self.text, who, certificate)
 
+    def _handshake(self, context: ssl.SSLContext, deadline: Until) -> ssl.SSLSocket:
         sock = self._connected(deadline)
         try:
             sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
             sock.settimeout(max(deadline.left(), 0.001))
             return context.wrap_socket(sock)
-        except ssl.SSLCertVerificationError as error:
-            sock.close()
-            raise _untrusted(self.text, error.verify_message) from None
-        except ssl.SSLError as error:
-            sock.close()
-            raise tls_failure(self.text, error) or NotSent(
-                "not a cyoloctl node: it does not speak TLS 1.3"
-            ) from None
         except OSError as error:
             sock.close()
-            raise NotSent(f"TLS handshake: {why(error)}") from None
+            raise self.handshake_failure(error) from None
 
-    def _connected(self, deadline: Deadline) -> socket.socket:
-        """A TCP connection to the first of the host's places that takes one.  Raises NotSent."""
-        host = self.look_up()
+    def handshake_failure(self, error: OSError) -> CyoloctlError | NotSent:
+        """The meaning of a failure of the TLS handshake."""
+        import ssl
+
+        if isinstance(error, ssl.SSLCertVerificationError):
+            return _untrusted(self.text, error.verify_message)
+        if isinstance(error, ssl.SSLError):
+            return tls_failure(self.text, error) or NotSent("not a cyoloctl node: it does not speak TLS 1.3")
+        return NotSent(f"TLS handshake: {why(error)}")
+
+    def places(self, deadline: Until) -> list[Place]:
+        """The host's places to connect to, in order.  Waits for their look-up.  Raises NotSent."""
         try:
-            places = host.places(deadline.left())
+            return self.look_up().places(deadline.left())
         except TimeoutError:
             raise NotSent(f"the name {self.host} was not looked up in time: no name server answers") from None
         except OSError as error:
             raise NotSent(why(error)) from None
+
+    def _connected(self, deadline: Until) -> socket.socket:
+        """A TCP connection to the first of the host's places that takes one.  Raises NotSent."""
+        host, places = self.look_up(), self.places(deadline)
         problem = "the name has no address"
         for position, (family, where) in enumerate(places):
             sock = socket.socket(family, socket.SOCK_STREAM)
@@ -205,7 +213,7 @@ class TlsEndpoint:
 class StrangerEndpoint(TlsEndpoint):
     """An address of which nothing is believed: only for what is compared with something known."""
 
-    def connect(self, deadline: Deadline) -> socket.socket:
+    def connect(self, deadline: Until) -> socket.socket:
         """A socket with TLS up, with whoever answers.  Raises NotSent, AccessDenied, VersionMismatch."""
         import ssl
 
@@ -227,19 +235,15 @@ class PinnedEndpoint(TlsEndpoint):
         super().__init__(text, host, port, trust, name)
         self._pinned = trust
 
-    def connect(self, deadline: Deadline) -> socket.socket:
+    def connect(self, deadline: Until) -> socket.socket:
         if not self._pinned.known:
             self._pinned.choose(self.text, self._authorities(deadline))
         return super().connect(deadline)
 
-    def _authorities(self, deadline: Deadline) -> list[Any]:
-        route, path = path_for("ca")
+    def _authorities(self, deadline: Until) -> list[Any]:
         stranger = StrangerEndpoint(self.text, self.host, self.port, self.trust)
         try:
-            with Exchange(stranger, deadline, deadline) as exchange:
-                exchange.send(request_bytes(route, target(path, {}, deadline.left()), None))
-                status, headers = exchange.head()
-                value = exchange.answer(status, headers, exchange.body(headers, _MAX_AUTHORITIES_BYTES))
+            value = blocking.run(_ask_for_authorities(stranger, deadline))
         except (AccessDenied, VersionMismatch):
             raise
         except (Lost, CyoloctlError) as error:
@@ -247,6 +251,15 @@ class PinnedEndpoint(TlsEndpoint):
             raise NotSent(f"it does not show its certificate authority ({error})") from None
         found = value.get("certificates")
         return found if isinstance(found, list) else []
+
+
+def _ask_for_authorities(stranger: StrangerEndpoint, deadline: Until) -> Steps[dict[str, Any]]:
+    route, path = path_for("ca")
+    with (yield from Exchange.open(stranger, deadline, deadline)) as exchange:
+        yield from exchange.send(request_bytes(route, target(path, {}, deadline.left()), None))
+        status, headers = yield from exchange.head()
+        raw = yield from exchange.body(headers, _MAX_AUTHORITIES_BYTES)
+        return exchange.answer(status, headers, raw)
 
 
 Endpoint = UnixEndpoint | TlsEndpoint

@@ -1,4 +1,4 @@
-"""One HTTP/1.1 request and its answer on one connection, over the standard library's sockets.
+"""One HTTP/1.1 request and its answer on one connection, as steps: the socket is whoever's runs them.
 
 ``http.client`` is not used because importing it imports ssl and email (40 ms
 instead of 20 for a bare ``json`` and ``socket``); what is needed of HTTP/1.1 is
@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import contextlib
 import re
-import socket
 import time
 from typing import TYPE_CHECKING, Any, Protocol
 
@@ -24,10 +23,12 @@ from cyoloctl.web.encoding import (
     encode_body,
 )
 from cyoloctl.web.schema import MIN_TIMEOUT_S, Route
+from cyoloctl.web.steps import Connect, Receive, Send, Steps, Until, Wire
 
 if TYPE_CHECKING:
+    import socket
     import ssl
-    from collections.abc import Iterator, Mapping
+    from collections.abc import Mapping
 
 __all__ = [
     "Connectable",
@@ -79,7 +80,7 @@ class Connectable(Protocol):
     def text(self) -> str:
         """Its URL."""
 
-    def connect(self, deadline: Deadline) -> socket.socket:
+    def connect(self, deadline: Until) -> socket.socket:
         """A connected socket.  Raises NotSent, AccessDenied, VersionMismatch, ConfigError."""
 
 
@@ -108,34 +109,38 @@ def why(error: Exception) -> str:
 class Exchange:
     """One request and its response on one connection."""
 
-    def __init__(self, endpoint: Connectable, deadline: Deadline, connect_deadline: Deadline) -> None:
+    def __init__(self, endpoint: Connectable, wire: Wire, deadline: Until) -> None:
         self.endpoint = endpoint
         self.deadline = deadline
         self._buffer = bytearray()
-        self._sock = endpoint.connect(connect_deadline)
+        self._wire = wire
+
+    @classmethod
+    def open(cls, endpoint: Connectable, deadline: Until, connect_deadline: Until) -> Steps[Exchange]:
+        """An exchange on a connection of its own.  Raises what Connectable.connect does."""
+        return cls(endpoint, (yield Connect(endpoint, connect_deadline)), deadline)
 
     def __enter__(self) -> Exchange:
         return self
 
     def __exit__(self, *_: object) -> None:
         with contextlib.suppress(OSError):
-            self._sock.close()
+            self._wire.close()
 
-    def send(self, data: bytes) -> None:
+    def send(self, data: bytes) -> Steps[None]:
         """Send a whole request.  Raises NotSent, AccessDenied.
 
         When this fails, the kernel did not take the last byte, the node never
         has the whole request, and a request without its end is never executed.
         """
         try:
-            self._sock.settimeout(max(self.deadline.left(), 0.001))
-            self._sock.sendall(data)
+            yield Send(self._wire, data, self.deadline)
         except OSError as error:
             # A node that refuses our certificate says so before it closes.
             self._raise_alert(error)
             if not isinstance(error, TimeoutError):
                 try:
-                    self._sock.recv(1)
+                    yield Receive(self._wire, self.deadline)
                 except OSError as last:
                     self._raise_alert(last)
             raise NotSent(f"while sending: {why(error)}") from None
@@ -146,14 +151,12 @@ class Exchange:
             if meaning is not None:
                 raise meaning from None
 
-    def _fill(self) -> bool:
+    def _fill(self) -> Steps[bool]:
         """Receive some bytes; False at the end.  Raises Lost, AccessDenied."""
-        left = self.deadline.left()
-        if left <= 0:
+        if self.deadline.left() <= 0:
             raise Lost("no answer in time", timed_out=True)
         try:
-            self._sock.settimeout(left)
-            data = self._sock.recv(65536)
+            data = yield Receive(self._wire, self.deadline)
         except TimeoutError:
             raise Lost("no answer in time", timed_out=True) from None
         except OSError as error:
@@ -162,22 +165,22 @@ class Exchange:
         self._buffer += data
         return bool(data)
 
-    def _line(self, prefix: bytes = b"") -> bytes:
+    def _line(self, prefix: bytes = b"") -> Steps[bytes]:
         start = 0
         while (end := self._buffer.find(b"\n", start)) < 0:
             start = len(self._buffer)
             # Garbage may never have a line end: judge it by its first bytes.
             if start > _MAX_LINE_BYTES or not self._buffer.startswith(prefix[:start]):
                 raise self.not_a_node()
-            if not self._fill():
+            if not (yield from self._fill()):
                 raise Lost("the node closed the connection before it answered")
         line = bytes(self._buffer[: end + 1])
         del self._buffer[: end + 1]
         return line
 
-    def _exactly(self, count: int) -> bytes:
+    def _exactly(self, count: int) -> Steps[bytes]:
         while len(self._buffer) < count:
-            if not self._fill():
+            if not (yield from self._fill()):
                 raise Lost("connection lost in the middle of the answer")
         data = bytes(self._buffer[:count])
         del self._buffer[:count]
@@ -186,15 +189,15 @@ class Exchange:
     def not_a_node(self) -> VersionMismatch:
         return VersionMismatch(f"{self.endpoint.text}: {_NOT_A_NODE} there; check the endpoint")
 
-    def head(self) -> tuple[int, dict[str, str]]:
+    def head(self) -> Steps[tuple[int, dict[str, str]]]:
         """Status and headers (names in lower case).  Raises Lost, VersionMismatch, AccessDenied."""
         while True:
-            line = self._line(b"HTTP/1.")
+            line = yield from self._line(b"HTTP/1.")
             found = _STATUS_LINE.fullmatch(line)
             if found is None:
                 raise self.not_a_node()
             headers: dict[str, str] = {}
-            while (line := self._line()) not in (b"\r\n", b"\n"):
+            while (line := (yield from self._line())) not in (b"\r\n", b"\n"):
                 key, colon, value = line.decode("latin-1").partition(":")
                 if not colon or len(headers) >= _MAX_HEADERS:
                     raise self.not_a_node()
@@ -203,12 +206,12 @@ class Exchange:
             if status >= 200:
                 return status, headers
 
-    def body(self, headers: Mapping[str, str], limit: int = MAX_RESPONSE_BYTES) -> bytes:
+    def body(self, headers: Mapping[str, str], limit: int = MAX_RESPONSE_BYTES) -> Steps[bytes]:
         """The whole body, at most limit bytes.  Raises Lost, VersionMismatch, AccessDenied."""
         if headers.get("transfer-encoding", "").lower() == "chunked":
             chunks: list[bytes] = []
             size = 0
-            for chunk in self.chunks():
+            while (chunk := (yield from self.chunk())) is not None:
                 size += len(chunk)
                 if size > limit:
                     raise self.too_large(limit)
@@ -220,8 +223,8 @@ class Exchange:
                 raise self.not_a_node()
             if int(length) > limit:
                 raise self.too_large(limit)
-            return self._exactly(int(length))
-        while self._fill():
+            return (yield from self._exactly(int(length)))
+        while (yield from self._fill()):
             if len(self._buffer) > limit:
                 raise self.too_large(limit)
         return bytes(self._buffer)
@@ -232,21 +235,20 @@ class Exchange:
             "check the endpoint and run the same release"
         )
 
-    def chunks(self) -> Iterator[bytes]:
-        """The chunks of a chunked body.  Raises Lost, VersionMismatch, AccessDenied."""
-        while True:
-            text = self._line().split(b";")[0].strip()
-            if not re.fullmatch(rb"[0-9A-Fa-f]{1,8}", text):
-                raise self.not_a_node()
-            size = int(text, 16)
-            if size > MAX_RESPONSE_BYTES:
-                raise self.too_large()
-            if size == 0:
-                return
-            data = self._exactly(size + 2)
-            if data[-2:] != b"\r\n":
-                raise self.not_a_node()
-            yield data[:-2]
+    def chunk(self) -> Steps[bytes | None]:
+        """The next chunk of a chunked body, None at its end.  Raises Lost, VersionMismatch, AccessDenied."""
+        text = (yield from self._line()).split(b";")[0].strip()
+        if not re.fullmatch(rb"[0-9A-Fa-f]{1,8}", text):
+            raise self.not_a_node()
+        size = int(text, 16)
+        if size > MAX_RESPONSE_BYTES:
+            raise self.too_large()
+        if size == 0:
+            return None
+        data = yield from self._exactly(size + 2)
+        if data[-2:] != b"\r\n":
+            raise self.not_a_node()
+        return data[:-2]
 
     def answer(self, status: int, headers: Mapping[str, str], raw: bytes) -> dict[str, Any]:
         """The object of a response; raises the error that it holds, or VersionMismatch."""

@@ -152,7 +152,7 @@ class FaultNode:
         fresh.replace(self.clock_path)
 
     def client(self, timeout_s: float = 2.0) -> Client:
-        return Client([self.endpoint], credentials=None, timeout_s=timeout_s)
+        return Client([self.endpoint], credentials=None, timeout_s=timeout_s, retry=False)
 
     def running(self) -> bool:
         return self.process is not None and self.process.poll() is None

@@ -132,7 +132,7 @@ class Keepers:
         self, name: str, operation: str, what: str, /, whose: str = "", timeout_s: float = 2.0, **body: Any
     ) -> dict[str, Any]:
         """One call; counts answers that say nothing, and raises them.  whose: the name in the path."""
-        client = Client([self._endpoints[name]], credentials=None, timeout_s=timeout_s)
+        client = Client([self._endpoints[name]], credentials=None, timeout_s=timeout_s, retry=False)
         try:
             answer = client.call(operation, whose, body)
         except _SILENT:

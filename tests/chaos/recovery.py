@@ -52,14 +52,14 @@ def recover(
         found: dict[str, set[int | None]] = {}
         for counter in expected:
             try:
-                found[counter] = {int(node.client().counter_get(counter)["value"])}
+                found[counter] = {int(node.client().counters.get(counter)["value"])}
             except NotFound:
                 found[counter] = {0}
         return found
 
     try:
         values = wait_until("the recovered node answers", told)
-        node.client().counter_add("after", 1)
+        node.client().counters.incr("after", 1)
         voters = node.client().status()["cluster"]["voters"]
     except AssertionError as error:
         return [f"{best} was recovered, and does not serve: {error}: {node.log_tail()}"], ""

@@ -75,7 +75,7 @@ class Site:
 
     def client(self, name: str, timeout_s: float = 5.0) -> Client:
         socket = control_socket_path(Path(self.directory(name)))
-        return Client([f"unix://{socket}"], credentials=None, timeout_s=timeout_s)
+        return Client([f"unix://{socket}"], credentials=None, timeout_s=timeout_s, retry=False)
 
     def links(self, name: str) -> dict[tuple[str, ...], Any]:
         """By pair, whether it has a link and who dialled, as this node's `status` says."""
@@ -112,7 +112,7 @@ def test_nodes_behind_closed_doors_join_vote_and_lead_and_are_told_that_they_hav
     site.join("n2")
     wait_until("two voters", lambda: site.client("n1").status()["cluster"]["voters"] == 2)
     site.run("n1", "member", "transfer-leadership", "--to", "n2")
-    assert site.client("n2", 20.0).counter_add("default", 1)["value"] == 1
+    assert site.client("n2", 20.0).counters.incr("default", 1)["value"] == 1
     assert site.client("n1").status()["cluster"]["leader"] == "n2"
     # A leader that a new node has no link with stays for minutes: only voters move it soon.
     site.run("n1", "member", "transfer-leadership", "--to", "n1")
@@ -124,7 +124,7 @@ def test_nodes_behind_closed_doors_join_vote_and_lead_and_are_told_that_they_hav
     assert site.links("n1")["n1", "n2"] == (True, "n2")
     assert site.links("n1")["n1", "n3"] == (True, "n3")
     for number, name in enumerate(("n1", "n2", "n3"), start=2):
-        assert site.client(name, 30.0).counter_add("default", 1)["value"] == number
+        assert site.client(name, 30.0).counters.incr("default", 1)["value"] == number
     for name in ("n1", "n2", "n3"):
         wait_until(f"{name} says that n2 and n3 have no link", lambda name=name: site.problem(name, "link"))  # type: ignore[misc]
         assert "n2 and n3 do not reach each other" in site.problem(name, "link")

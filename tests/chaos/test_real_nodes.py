@@ -58,10 +58,10 @@ def test_real_follower_without_a_way_to_the_leader_is_served_and_leadership_sett
         cut_at = time.monotonic()
 
         # What waits at the node meanwhile is answered, and at once from then on.
-        assert cluster.nodes[far].client(20.0).counter_add("default", 1)["value"] == 1
+        assert cluster.nodes[far].client(20.0).counters.incr("default", 1)["value"] == 1
         took_s = time.monotonic() - cut_at
         cluster.nodes[far].run("counter", "incr", "default", "-d", str(cluster.nodes[far].directory))
-        assert cluster.nodes[far].client().counter_get("default")["value"] == 2
+        assert cluster.nodes[far].client().counters.get("default")["value"] == 2
 
         assert took_s < 5.0 + 5.0, "5 s, and as much again on a busy machine"
         for name, node in cluster.nodes.items():

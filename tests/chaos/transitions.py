@@ -539,7 +539,7 @@ class Transitions:
             self._watch(guest)
             client = guest.client(_CALL_S)
             found, error = yield from self._collect(
-                self._pool.submit(lambda client=client: client.counter_get(counter))
+                self._pool.submit(lambda client=client: client.counters.get(counter))
             )
             if found is not None:
                 return int(found["value"])

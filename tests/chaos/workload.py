@@ -30,13 +30,13 @@ def _send(
     record: Record, history: History, name: str, endpoint: str, timeout_s: float, *, stale: bool = False
 ) -> str:
     """Send once through one node: ok, refused or unknown; the value goes into the record."""
-    client = Client([endpoint], credentials=None, timeout_s=timeout_s)
+    client = Client([endpoint], credentials=None, timeout_s=timeout_s, retry=False)
     value = 0
     try:
         if record.by:
-            value = client.counter_add(record.counter, record.by, request_id=record.request_id)["value"]
+            value = client.counters.incr(record.counter, record.by, request_id=record.request_id)["value"]
         else:
-            value = client.counter_get(record.counter, stale=stale)["value"]
+            value = client.counters.get(record.counter, stale=stale)["value"]
     except NotFound:
         # Never incremented is 0; but an increment cannot miss its counter.
         if record.by:

@@ -158,7 +158,7 @@ CLOSED = [
 def test_background_node_started_without_standard_streams_is_ready(node: Node, closed: str) -> None:
     command = f"{sys.executable} -m cyoloctl node start -d {node.directory} --background"
     assert _shell(f"{command} {closed}").returncode == 0
-    assert node.client().counter_add("x", 1)["value"] == 1
+    assert node.client().counters.incr("x", 1)["value"] == 1
     assert "ready" not in (node.directory / "node.log").read_text(), "that line is for the command"
 
 
@@ -190,7 +190,7 @@ def test_node_that_is_hung_up_on_goes_on_and_reloads(console: list[str], node: N
     assert log.stat().st_mode & 0o777 == 0o600
     os.kill(pid, signal.SIGHUP)
     wait_until("another line", lambda: log.read_text().count("reloaded") == 2)
-    assert node.client().counter_add("x", 1)["value"] == 1
+    assert node.client().counters.incr("x", 1)["value"] == 1
 
 
 def test_node_hung_up_on_with_broken_files_keeps_what_it_has(console: list[str], node: Node) -> None:
@@ -202,7 +202,7 @@ def test_node_hung_up_on_with_broken_files_keeps_what_it_has(console: list[str],
     log = node.directory / "node.log"
     wait_until("a complaint", lambda: "the certificates stay as they were" in log.read_text())
     key.write_bytes(good)
-    assert node.client().counter_add("x", 1)["value"] == 1
+    assert node.client().counters.incr("x", 1)["value"] == 1
     wait_until("health", lambda: node.cli("status", "--check").returncode == 0)
 
 

@@ -34,10 +34,10 @@ def _node_goes_on(shared: Cluster) -> Iterator[None]:
     """After each test the node serves, has the same members, and has logged no bug."""
     node = shared["n2"]
     before = node.log_size()
-    value = node.client().counter_add("goes-on", 1)["value"]
+    value = node.client().counters.incr("goes-on", 1)["value"]
     yield
     assert node.running()
-    assert node.client().counter_add("goes-on", 1)["value"] == value + 1
+    assert node.client().counters.incr("goes-on", 1)["value"] == value + 1
     assert [row["name"] for row in node.client().member_list()["members"]] == ["n1", "n2", "n3"]
     bugs = [e for e in node.log_events(before) if e["level"] in ("error", "critical")]
     assert not bugs
@@ -123,7 +123,7 @@ def test_viewer_certificate_reads_and_may_not_write(shared: Cluster) -> None:
     viewer = shared.viewer()
     node = shared["n3"]
     remote = ("-e", f"https://{node.address}", "--credentials", viewer)
-    shared["n1"].client().counter_add("seen", 5)
+    shared["n1"].client().counters.incr("seen", 5)
     assert run("counter", "get", "seen", *remote).stdout == "5\n"
     assert run("member", "list", *remote).returncode == 0
     assert run("status", *remote).returncode == 0

@@ -144,7 +144,7 @@ def _set(node: Node, trouble: str) -> Watched:
 
 
 def _write(node: Node) -> None:
-    node.client(10.0).counter_add("default", 1)
+    node.client(10.0).counters.incr("default", 1)
 
 
 def test_disk_that_syncs_slowly_is_named_by_its_node_and_by_the_others(cluster: Cluster) -> None:

@@ -137,7 +137,7 @@ def test_certificates_are_renewed_twice_and_the_ca_once_without_a_restart(tmp_pa
             wait_renewed(cluster, 52 * HOUR_S)
             writers.wait_more(20)
             writers.finish()
-        writers.assert_exact(n1.client().counter_get("default")["value"])
+        writers.assert_exact(n1.client().counters.get("default")["value"])
         assert {name: node.pid for name, node in cluster.nodes.items() if node.running()} == pids
         assert {name: public_key_sha256(certificate(node)) for name, node in cluster.nodes.items()} == keys
         wait_until("a clean bill", lambda: n1.cli("status", "--check").returncode == 0)
@@ -187,7 +187,7 @@ def test_cluster_that_lay_switched_off_for_three_years_renews_before_it_takes_up
     with Cluster(tmp_path) as cluster:
         form_with_clocks(cluster, learner=True)
         n1 = cluster["n1"]
-        assert n1.client().counter_add("default", 7)["value"] == 7
+        assert n1.client().counters.incr("default", 7)["value"] == 7
         sizes = {name: node.log_size() for name, node in cluster.nodes.items()}
         cluster.stop_all()
         set_clocks(cluster, YEARS_S)
@@ -203,7 +203,7 @@ def test_cluster_that_lay_switched_off_for_three_years_renews_before_it_takes_up
 
         wait_until("the time of today", taken_up, 120.0)
         wait_until("every certificate renewed", lambda: all(end > later for end in ends(cluster).values()))
-        assert n1.client().counter_add("default", 1)["value"] == 8
+        assert n1.client().counters.incr("default", 1)["value"] == 8
         wait_until("a clean bill", lambda: n1.cli("status", "--check").returncode == 0)
         for name, node in cluster.nodes.items():
             refused = [e for e in node.log_events(sizes[name]) if "ended at" in str(e.get("reason"))]
@@ -238,7 +238,7 @@ def test_rotation_goes_on_whoever_ends_in_the_middle_of_it(tmp_path: Path) -> No
                 cluster[name].start()
             wait_exchanged(cluster, n1, old)
             writers.finish()
-        writers.assert_exact(n1.client().counter_get("default")["value"])
+        writers.assert_exact(n1.client().counters.get("default")["value"])
         new = str(pki_status(n1)["authorities"][0]["sha256"])
         for node in cluster.nodes.values():
             wait_files(node, new, key=True)
@@ -342,7 +342,7 @@ def test_ca_is_exchanged_under_writes_and_what_the_old_one_vouches_for_counts_no
             assert begun["sha256"] == new
             writers.wait_more(20)
             writers.finish()
-        writers.assert_exact(n1.client().counter_get("default")["value"])
+        writers.assert_exact(n1.client().counters.get("default")["value"])
         for name, node in cluster.nodes.items():
             wait_files(node, new, key=name != "l1")
             shown = certificate_der(serving(node))

@@ -82,11 +82,11 @@ def _watching(node: Node, name: str) -> Iterator[_Watch]:
 
 
 def test_watch_sees_changes_made_through_another_node_and_ends_cleanly_on_sigint(shared: Cluster) -> None:
-    shared["n1"].client().counter_add("watched", 10)
+    shared["n1"].client().counters.incr("watched", 10)
     with _watching(shared["n2"], "watched") as watch:
         wait_until("the present value", lambda: watch.values() == [10])
         for value in (11, 12, 13):
-            shared["n3"].client().counter_add("watched", 1)
+            shared["n3"].client().counters.incr("watched", 1)
             wait_until(f"{value} seen", lambda v=value: watch.values()[-1] == v)  # type: ignore[misc]
         assert list(watch.seen[-1]) == ["schema_version", "name", "value", "value_string", "index", "epoch"]
         indexes = [line["index"] for line in watch.seen]
@@ -95,31 +95,31 @@ def test_watch_sees_changes_made_through_another_node_and_ends_cleanly_on_sigint
         status, message = watch.finish()
     assert status == 130
     assert "Traceback" not in message
-    assert shared["n2"].client().counter_get("watched")["value"] == 13
+    assert shared["n2"].client().counters.get("watched")["value"] == 13
 
 
 def test_watch_and_get_of_a_counter_that_nobody_made_are_not_found(shared: Cluster) -> None:
     client = shared["n2"].client()
-    for read in (client.counter_get, lambda name: next(client.counter_watch(name))):
+    for read in (client.counters.get, lambda name: next(client.counters.watch(name))):
         with pytest.raises(NotFound, match="there is no counter 'unmade'"):
             read("unmade")
     assert_refused(shared["n3"].cli("counter", "watch", "unmade"), 3, "counter incr unmade")
-    shared["n1"].client().counter_add("unmade", 1)
+    shared["n1"].client().counters.incr("unmade", 1)
     # Made on another node a moment ago: it is there, whatever this one has applied.
-    assert next(client.counter_watch("unmade"))["value"] == 1
+    assert next(client.counters.watch("unmade"))["value"] == 1
 
 
 def test_watch_goes_on_across_a_change_of_leader(shared: Cluster) -> None:
-    shared["n1"].client().counter_add("watched-on", 1)
+    shared["n1"].client().counters.incr("watched-on", 1)
     with _watching(shared["n2"], "watched-on") as watch:
         wait_until("the present value", lambda: watch.values() == [1])
         shared["n1"].client(10.0).transfer_leadership(None)
-        shared["n3"].client(10.0).counter_add("watched-on", 1)
+        shared["n3"].client(10.0).counters.incr("watched-on", 1)
         wait_until("the change after it", lambda: watch.values()[-1] == 2)
 
 
 def test_watch_of_a_node_that_stops_ends_with_unavailable(cluster: Cluster) -> None:
-    cluster["n1"].client().counter_add("default", 1)
+    cluster["n1"].client().counters.incr("default", 1)
     with _watching(cluster["n2"], "default") as watch:
         wait_until("the present value", lambda: watch.values() == [1])
         assert cluster["n2"].terminate() == 0
@@ -132,14 +132,14 @@ def test_watch_of_a_node_that_stops_ends_with_unavailable(cluster: Cluster) -> N
 def test_counter_overflow_is_refused_and_leaves_the_value(shared: Cluster) -> None:
     node = shared["n2"]
     for name, limit, step in (("high", _MAX, 1), ("low", _MIN, -1)):
-        assert node.client().counter_add(name, limit)["value_string"] == str(limit)
+        assert node.client().counters.incr(name, limit)["value_string"] == str(limit)
         word = "incr" if step > 0 else "decr"
         assert_refused(node.cli("counter", word, name), 65, "64-bit")
         result = node.cli("counter", word, name, "-o", "json")
         assert result.returncode == 65
         for other in shared.nodes.values():
             assert other.json("counter", "get", name)["value_string"] == str(limit)
-        assert node.client().counter_add(name, -step)["value"] == limit - step
+        assert node.client().counters.incr(name, -step)["value"] == limit - step
 
 
 @pytest.mark.parametrize("by", ["0", "1.5", "x", "", str(2**63), "1e3", "٣"])
@@ -163,10 +163,10 @@ def test_counter_with_a_wrong_name_is_refused(shared: Cluster, name: str) -> Non
 
 def test_request_id_used_for_another_write_is_refused_or_answers_the_first(shared: Cluster) -> None:
     client = shared["n1"].client()
-    first = client.counter_add("ids", 1, request_id="same")
-    again = client.counter_add("ids", 1, request_id="same")
+    first = client.counters.incr("ids", 1, request_id="same")
+    again = client.counters.incr("ids", 1, request_id="same")
     assert again == first
-    assert client.counter_get("ids")["value"] == 1
+    assert client.counters.get("ids")["value"] == 1
 
 
 # --- without a quorum ----------------------------------------------------------------------------
@@ -181,7 +181,7 @@ def _kill_others(cluster: Cluster, keep: str) -> None:
 def test_follower_without_quorum_answers_75_and_only_stale_reads(
     cluster: Cluster,
 ) -> None:
-    cluster["n1"].client().counter_add("default", 7)
+    cluster["n1"].client().counters.incr("default", 7)
     keep = cluster.followers()[0]
     cluster.wait_settled(voters=3)
     _kill_others(cluster, keep)
@@ -203,14 +203,14 @@ def test_follower_without_quorum_answers_75_and_only_stale_reads(
     # 75 said: not applied.  It never is, also when the others are back.
     cluster.start_all(*(name for name in cluster.nodes if name != keep))
     cluster.wait_settled(voters=3)
-    assert cluster.client().counter_get("default")["value"] == 7
-    assert cluster.client().counter_add("default", 1, request_id="never")["value"] == 8
+    assert cluster.client().counters.get("default")["value"] == 7
+    assert cluster.client().counters.incr("default", 1, request_id="never")["value"] == 8
 
 
 def test_leader_that_lost_its_quorum_tells_the_truth_about_each_write(cluster: Cluster) -> None:
     """75 must mean never applied; 80 may be either, and the same id then settles it."""
     leader = cluster.wait_leader()
-    cluster[leader].client().counter_add("default", 1, request_id="before")
+    cluster[leader].client().counters.incr("default", 1, request_id="before")
     _kill_others(cluster, leader)
     client = cluster[leader].client(0.4)
     answers: dict[str, str] = {}
@@ -218,7 +218,7 @@ def test_leader_that_lost_its_quorum_tells_the_truth_about_each_write(cluster: C
     def one_more() -> bool:
         request_id = f"cut-{len(answers)}"
         try:
-            client.counter_add("default", 1, request_id=request_id)
+            client.counters.incr("default", 1, request_id=request_id)
             answers[request_id] = "applied"
         except OutcomeUnknown:
             answers[request_id] = "unknown"
@@ -231,27 +231,27 @@ def test_leader_that_lost_its_quorum_tells_the_truth_about_each_write(cluster: C
     # The first ones may be unknown: one of them, or the leader's own note of who is away, is in its log.
     cluster.start_all(*(name for name in cluster.nodes if name != leader))
     cluster.wait_settled(voters=3)
-    value = cluster.client().counter_get("default")["value"]
+    value = cluster.client().counters.get("default")["value"]
     unknown = [request_id for request_id, answer in answers.items() if answer == "unknown"]
     assert 1 <= value <= 1 + len(unknown), "a write that was certainly not applied was applied"
     for request_id in unknown:
-        cluster.client().counter_add("default", 1, request_id=request_id)
-    assert cluster.client().counter_get("default")["value"] == 1 + len(unknown)
+        cluster.client().counters.incr("default", 1, request_id=request_id)
+    assert cluster.client().counters.get("default")["value"] == 1 + len(unknown)
 
 
 def test_paused_leader_does_not_serve_old_values_when_it_wakes(cluster: Cluster) -> None:
     leader = cluster.wait_leader()
     others = [cluster[name] for name in cluster.followers()]
-    others[0].client().counter_add("default", 1)
+    others[0].client().counters.incr("default", 1)
     os.kill(cluster[leader].pid, signal.SIGSTOP)
     try:
         wait_until(
             "another leader", lambda: others[0].client().status()["cluster"]["leader"] not in (None, leader)
         )
-        assert others[1].client().counter_add("default", 1)["value"] == 2
+        assert others[1].client().counters.incr("default", 1)["value"] == 2
     finally:
         os.kill(cluster[leader].pid, signal.SIGCONT)
     # Its first answer already: linearizable or none at all.
-    read = wait_until("a read on the old leader", lambda: cluster[leader].client(2.0).counter_get("default"))
+    read = wait_until("a read on the old leader", lambda: cluster[leader].client(2.0).counters.get("default"))
     assert read["value"] == 2
     cluster.wait_settled(voters=3)

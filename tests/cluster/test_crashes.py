@@ -25,9 +25,9 @@ def test_leader_killed_under_load_loses_and_doubles_nothing(cluster: Cluster) ->
         writers.finish()
     assert writers.retried, "no write met the crash: the test proves nothing"
     for name in cluster.nodes:
-        writers.assert_exact(cluster[name].client().counter_get("default")["value"])
+        writers.assert_exact(cluster[name].client().counters.get("default")["value"])
     cluster.wait_settled(voters=3)
-    assert cluster[leader].client().counter_get("default", stale=True)["value"] == len(writers.acknowledged)
+    assert cluster[leader].client().counters.get("default", stale=True)["value"] == len(writers.acknowledged)
 
 
 def test_all_nodes_killed_at_once_under_load_lose_and_double_nothing(cluster: Cluster) -> None:
@@ -45,7 +45,7 @@ def test_all_nodes_killed_at_once_under_load_lose_and_double_nothing(cluster: Cl
     assert before.items() <= writers.acknowledged.items()
     assert writers.retried
     for name in cluster.nodes:
-        writers.assert_exact(cluster[name].client().counter_get("default")["value"])
+        writers.assert_exact(cluster[name].client().counters.get("default")["value"])
 
 
 def test_request_id_repeated_gives_the_first_result_across_leader_change_and_full_restart(
@@ -54,13 +54,13 @@ def test_request_id_repeated_gives_the_first_result_across_leader_change_and_ful
     leader = cluster.wait_leader()
     first = cluster["n1"].json("counter", "incr", "--by", "7", "--request-id", "once")
     assert first["value"] == 7
-    assert cluster["n2"].client().counter_add("default", 1)["value"] == 8
+    assert cluster["n2"].client().counters.incr("default", 1)["value"] == 8
     assert cluster["n3"].json("counter", "incr", "--by", "7", "--request-id", "once") == first
 
     cluster[leader].kill()
     cluster.wait_leader()
     for node in cluster.running():
-        assert node.client(10.0).counter_add("default", 7, request_id="once") == first
+        assert node.client(10.0).counters.incr("default", 7, request_id="once") == first
     cluster[leader].start()
 
     for node in cluster.nodes.values():
@@ -68,8 +68,8 @@ def test_request_id_repeated_gives_the_first_result_across_leader_change_and_ful
     cluster.start_all()
     cluster.wait_leader()
     for node in cluster.nodes.values():
-        assert node.client(10.0).counter_add("default", 7, request_id="once") == first
-    assert cluster.client().counter_get("default")["value"] == 8
+        assert node.client(10.0).counters.incr("default", 7, request_id="once") == first
+    assert cluster.client().counters.get("default")["value"] == 8
 
 
 @pytest.mark.alone
@@ -103,7 +103,7 @@ def test_leader_stopped_gracefully_hands_over_within_a_second_and_writes_go_on(
     assert status == 0, cluster[leader].log_tail()
     # `node stop` is itself a process that takes its time to start.
     assert took < (1.0 if way == "sigterm" else 1.5)
-    writers.assert_exact(cluster[others[0]].client().counter_get("default")["value"])
+    writers.assert_exact(cluster[others[0]].client().counters.get("default")["value"])
     elected = [e for name in others for e in cluster[name].log_events() if e.get("role") == "leader"]
     assert elected, "a follower must have become leader"
     assert not any("not handed over" in event["event"] for event in cluster[leader].log_events())
@@ -116,8 +116,8 @@ def test_stop_of_one_node_leaves_no_socket_and_a_start_brings_it_back(cluster: C
     assert node.wait_exit() == 0
     assert not Path(node.endpoint.removeprefix("unix://")).exists()
     assert node.cli("counter", "get").returncode == 69
-    cluster.client().counter_add("default", 1)
+    cluster.client().counters.incr("default", 1)
     node.start()
     cluster.wait_settled(voters=3)
-    assert node.client().counter_get("default", stale=True)["value"] == 1
+    assert node.client().counters.get("default", stale=True)["value"] == 1
     assert node.out_path.read_bytes() == b"", "a node prints nothing on stdout"

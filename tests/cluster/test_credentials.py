@@ -38,7 +38,9 @@ def remote(cluster: Cluster, credentials: Path, name: str = "n2") -> tuple[str, 
 
 
 def client(cluster: Cluster, credentials: Path, name: str = "n2", timeout_s: float = 20.0) -> Client:
-    return Client([f"https://{cluster[name].address}"], credentials=credentials, timeout_s=timeout_s)
+    return Client(
+        [f"https://{cluster[name].address}"], credentials=credentials, timeout_s=timeout_s, retry=False
+    )
 
 
 def rows(cluster: Cluster) -> dict[str, dict[str, Any]]:
@@ -234,7 +236,7 @@ def test_lagging_node_admits_a_leader_that_joined_while_it_was_away(stopped: Clu
     )
     cluster["n1"].start()
     cluster.wait_settled(voters=4)
-    assert cluster["n1"].client().counter_add("after", 1)["value"] == 1
+    assert cluster["n1"].client().counters.incr("after", 1)["value"] == 1
 
 
 # --- connections end with what they rest on --------------------------------------------------------
@@ -243,13 +245,13 @@ def test_lagging_node_admits_a_leader_that_joined_while_it_was_away(stopped: Clu
 def test_revoked_operators_watch_and_wait_end_within_seconds(shared: Cluster, tmp_path: Path) -> None:
     path = shared.made("mallory", "operator")
     started = client(shared, path).call("rendezvous_start", body={"kind": "mfa", "ttl_s": 300})
-    shared["n2"].client().counter_add("watched", 1)
+    shared["n2"].client().counters.incr("watched", 1)
     ended: dict[str, tuple[float, CyoloctlError]] = {}
     watching = threading.Event()
 
     def watch() -> None:
         try:
-            for _ in client(shared, path).counter_watch("watched"):
+            for _ in client(shared, path).counters.watch("watched"):
                 watching.set()
         except CyoloctlError as error:
             ended["watch"] = time.monotonic(), error
@@ -287,12 +289,12 @@ def test_open_watch_ends_with_the_end_of_the_credentials(shared: Cluster, tmp_pa
         "credentials", "create", "--role", "viewer", "--name", "short", "--ttl", "60s", "--out", path
     )
     assert created.returncode == 0, created.stderr
-    shared["n1"].client().counter_add("watched", 1)
+    shared["n1"].client().counters.incr("watched", 1)
     begun = time.monotonic()
     with pytest.raises(
         AccessDenied, match=r"short ended at .* the cluster's time is .*credentials renew short"
     ):
-        for _ in client(shared, path).counter_watch("watched"):
+        for _ in client(shared, path).counters.watch("watched"):
             pass
     assert time.monotonic() - begun < 60 + ENDS_WITHIN_S
 

@@ -26,7 +26,7 @@ def template(tmp_path_factory: pytest.TempPathFactory) -> Cluster:
     with Cluster(tmp_path_factory.mktemp("template")) as cluster:
         node = cluster.init("n1")
         for _ in range(3):
-            node.client().counter_add("default", 1)
+            node.client().counters.incr("default", 1)
         assert node.terminate() == 0
     return cluster
 
@@ -40,7 +40,7 @@ def node(template: Cluster, tmp_path: Path) -> Iterator[Node]:
 
 def _assert_counts_on(node: Node, value: int) -> None:
     node.start()
-    assert node.client().counter_add("default", 1)["value"] == value
+    assert node.client().counters.incr("default", 1)["value"] == value
     assert node.terminate() == 0
 
 
@@ -70,7 +70,7 @@ def test_start_twice_of_one_directory_refuses_the_second_and_the_first_goes_on(n
     assert_refused(node.cli("node", "start", "--background"), 4, f"runs already, as process {node.pid}")
     assert (log.stat() if log.exists() else None) == before  # the running node's log is its own
     assert node.running()
-    assert node.client().counter_add("default", 1)["value"] == 4
+    assert node.client().counters.incr("default", 1)["value"] == 4
 
 
 def test_start_with_the_journal_of_a_node_of_another_cluster_is_refused(node: Node, tmp_path: Path) -> None:
@@ -88,7 +88,7 @@ def test_start_with_the_journal_of_another_member_is_refused(stopped: Cluster) -
     refused = stopped["n3"].start_refused()
     assert_refused(refused, 78, str(stopped["n3"].directory / "raft.db"), "'n2'", "'n3'")
     stopped.start_all("n1", "n2")
-    assert stopped.client().counter_add("default", 1)["value"] == 1
+    assert stopped.client().counters.incr("default", 1)["value"] == 1
 
 
 def test_log_is_shown_beside_the_running_node_and_copied_for_any_sqlite(node: Node, tmp_path: Path) -> None:
@@ -107,7 +107,7 @@ def test_log_is_shown_beside_the_running_node_and_copied_for_any_sqlite(node: No
         reader.stdin.close()
     assert node.terminate() == 0
     node.start()
-    written = node.client().counter_add("default", 39, request_id="the-42")
+    written = node.client().counters.incr("default", 39, request_id="the-42")
     shown = node.json("node", "log", "--from", written["index"], "--limit", 1)
     (entry,) = shown["entries"]
     assert entry["index"] == written["index"] <= shown["last_index"]
@@ -124,7 +124,7 @@ def test_log_is_shown_beside_the_running_node_and_copied_for_any_sqlite(node: No
         assert connection.execute("PRAGMA integrity_check").fetchone() == ("ok",)
         assert connection.execute("SELECT max(position) FROM entries").fetchone()[0] >= written["index"]
     assert_refused(node.cli("node", "inspect", "--copy", copy), 4, str(copy))
-    assert node.client().counter_add("default", 1)["value"] == 43
+    assert node.client().counters.incr("default", 1)["value"] == 43
 
 
 def test_inspection_of_a_damaged_log_names_the_entry(node: Node, tmp_path: Path) -> None:
@@ -320,8 +320,8 @@ def test_start_with_a_journal_torn_at_its_end_catches_up_or_is_kept_out(
         assert node.process is not None
         if node.process.poll() is not None:
             return True
-        value = cluster.client().counter_get("default")["value"]
-        return bool(node.client().counter_get("default", stale=True)["value"] == value)
+        value = cluster.client().counters.get("default")["value"]
+        return bool(node.client().counters.get("default", stale=True)["value"] == value)
 
     wait_until("the node caught up, or kept out", ended_or_settled)
     assert node.process is not None
@@ -330,13 +330,13 @@ def test_start_with_a_journal_torn_at_its_end_catches_up_or_is_kept_out(
     else:
         assert node.wait_exit() == 4
         assert f"older copy of {victim}'s disk" in node.log_tail()
-        assert cluster.client().counter_add("default", 1)["value"] > 0
+        assert cluster.client().counters.incr("default", 1)["value"] > 0
 
 
 def test_start_with_a_journal_damaged_in_its_middle_is_refused(cluster: Cluster) -> None:
     victim = cluster.followers()[0]
     wal = _crash_with_a_long_wal(cluster, victim)
-    value = cluster.client().counter_get("default")["value"]
+    value = cluster.client().counters.get("default")["value"]
     with open(wal, "r+b") as file:
         # The body of the fourth of many frames: 32 bytes of header, frames of 24 + 4096.
         file.seek(32 + 3 * 4120 + 2000)
@@ -350,7 +350,7 @@ def test_start_with_a_journal_damaged_in_its_middle_is_refused(cluster: Cluster)
     background = cluster[victim].cli("node", "start", "--background")
     assert_refused(background, 74, str(wal), "member remove")
     # The others lost nothing, and go on.
-    assert cluster.client().counter_add("default", 1)["value"] == value + 1
+    assert cluster.client().counters.incr("default", 1)["value"] == value + 1
 
 
 def test_start_with_a_journal_damaged_in_its_main_file_is_refused(node: Node) -> None:

@@ -99,7 +99,7 @@ def test_node_with_a_full_disk_lets_the_others_go_on_and_comes_back_by_itself(
     cluster.wait_settled(voters=3)
     assert (cluster["n3"].running(), cluster["n3"].pid) == (True, pid)
     for node in cluster.nodes.values():
-        writers.assert_exact(node.client().counter_get("default")["value"])
+        writers.assert_exact(node.client().counters.get("default")["value"])
         wait_until(f"{node.name} is content", lambda node=node: not _names(node, "disk_full"))
 
 
@@ -112,13 +112,13 @@ def test_node_with_a_full_disk_votes_and_its_cluster_refuses_writes_until_there_
     if cluster.wait_leader() != "n1":
         cluster["n2"].client(10.0).transfer_leadership("n1")
     assert cluster.wait_leader() == "n1"
-    assert cluster["n2"].client(10.0).counter_add("default", 5)["value"] == 5
+    assert cluster["n2"].client(10.0).counters.incr("default", 5)["value"] == 5
     ballast = _fill_until_told(small_disk, cluster["n2"])
 
     # Without the leader a majority needs the vote of n3, which is kept on its disk.
     cluster["n1"].kill()
     cluster.wait_leader()
-    assert cluster["n2"].client(10.0).counter_get("default")["value"] == 5
+    assert cluster["n2"].client(10.0).counters.get("default")["value"] == 5
 
     unknown = []
 
@@ -132,12 +132,12 @@ def test_node_with_a_full_disk_votes_and_its_cluster_refuses_writes_until_there_
 
     for name in ("n2", "n3"):
         wait_until(f"{name} refuses writes", lambda name=name: is_refused(cluster[name]))
-    before = cluster["n2"].client().counter_get("default")["value"]
+    before = cluster["n2"].client().counters.get("default")["value"]
 
     ballast.unlink()
     again = {"request_id": "there-is-room"}
-    wait_until("writes go on", lambda: cluster["n3"].client(10.0).counter_add("default", 1, **again))
-    value = cluster["n2"].client(10.0).counter_get("default")["value"]
+    wait_until("writes go on", lambda: cluster["n3"].client(10.0).counters.incr("default", 1, **again))
+    value = cluster["n2"].client(10.0).counters.get("default")["value"]
     assert before + 1 <= value <= before + 1 + len(unknown), unknown  # what was refused never counts
     cluster["n1"].start()
     cluster.wait_settled(voters=3)
@@ -150,7 +150,7 @@ def test_node_with_a_full_disk_starts_again_and_keeps_its_place(
     cluster.start_all()
     cluster.wait_settled(voters=3)
     ballast = _fill_until_told(small_disk, cluster["n3"])
-    cluster["n1"].client(10.0).counter_add("default", 1)
+    cluster["n1"].client(10.0).counters.incr("default", 1)
     cluster["n3"].kill()
     cluster["n3"].start()
     cluster.wait_healthy()

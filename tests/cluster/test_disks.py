@@ -36,7 +36,7 @@ def _median_ms(node: Node, count: int) -> float:
     client, took = node.client(10.0), []
     for _ in range(count):
         began = time.monotonic()
-        client.counter_add("default", 1)
+        client.counters.incr("default", 1)
         took.append((time.monotonic() - began) * 1000)
     return statistics.median(took)
 
@@ -57,7 +57,7 @@ def test_member_with_a_slow_disk_slows_nobody_as_follower_and_hands_over_as_lead
     _set_slow(sick)
 
     def has_moved() -> bool:
-        other.client(10.0).counter_add("default", 1)
+        other.client(10.0).counters.incr("default", 1)
         return other.client().status()["cluster"]["leader"] not in (None, sick.name)
 
     wait_until("leadership has left the slow disk", has_moved, 45.0)

@@ -80,9 +80,9 @@ def test_increments_through_each_node_are_read_linearizably_on_each(shared: Clus
     for _ in range(2):
         for writer in shared.nodes.values():
             value += 1
-            assert writer.client().counter_add("formation", 1)["value"] == value
+            assert writer.client().counters.incr("formation", 1)["value"] == value
             for reader in shared.nodes.values():
-                assert reader.client().counter_get("formation")["value"] == value
+                assert reader.client().counters.get("formation")["value"] == value
 
 
 def test_counter_json_has_the_fields_of_the_contract(shared: Cluster) -> None:
@@ -130,8 +130,8 @@ def test_learner_joined_replicates_and_never_counts_as_voter(stopped: Cluster) -
         return rows.get("l1", {}).get("role") == "learner" and rows["l1"]["lag"] == 0
 
     wait_until("the learner without lag", caught_up)
-    assert stopped["l1"].client().counter_add("default", 1)["value"] == 1
-    assert stopped["l1"].client().counter_get("default")["value"] == 1
+    assert stopped["l1"].client().counters.incr("default", 1)["value"] == 1
+    assert stopped["l1"].client().counters.get("default")["value"] == 1
     cluster = stopped["n1"].client().status()["cluster"]
     assert (cluster["voters"], cluster["learners"], cluster["quorum"]) == (3, 1, 2)
     # One voter and the learner are left: if the learner counted, that would be two of three.
@@ -141,7 +141,7 @@ def test_learner_joined_replicates_and_never_counts_as_voter(stopped: Cluster) -
     assert_refused(voter.cli("counter", "incr", "--timeout", "1"), 75, "majority")
     # The learner forwards to whom it last knew as leader: certainly not acknowledged.
     assert stopped["l1"].cli("counter", "incr", "--timeout", "1").returncode in (75, 80)
-    assert stopped["l1"].client().counter_get("default", stale=True)["value"] == 1
+    assert stopped["l1"].client().counters.get("default", stale=True)["value"] == 1
     # What it says of the cluster must not be better than what the voter says.
     wait_until(
         "the learner without a leader",
@@ -161,13 +161,13 @@ def test_memory_storage_member_returns_from_every_restart(tmp_path: Path) -> Non
             cluster["n3"].kill()
             cluster["n3"].start()
             cluster.wait_settled(3)
-            assert cluster["n3"].client().counter_add("default", 1)["value"] == value
+            assert cluster["n3"].client().counters.incr("default", 1)["value"] == value
 
 
 def test_memory_storage_single_node_counts_and_a_restart_forgets(tmp_path: Path) -> None:
     with Cluster(tmp_path) as cluster:
         node = cluster.init("m1", "--storage", "memory")
-        assert [node.client().counter_add("default", 1)["value"] for _ in range(3)] == [1, 2, 3]
+        assert [node.client().counters.incr("default", 1)["value"] for _ in range(3)] == [1, 2, 3]
         status = node.json("status")
         assert status["cluster"]["storage"] == "memory"
         assert [row["name"] for row in status["members"]] == ["m1"]
@@ -175,4 +175,4 @@ def test_memory_storage_single_node_counts_and_a_restart_forgets(tmp_path: Path)
         assert node.terminate() == 0
         node.start()
         assert_refused(node.cli("counter", "get"), 3, "default")
-        assert node.client().counter_add("default", 1)["value"] == 1
+        assert node.client().counters.incr("default", 1)["value"] == 1

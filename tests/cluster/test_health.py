@@ -66,7 +66,7 @@ def test_missing_link_of_two_members_is_told_by_every_node(stopped: Cluster, lea
         return bool(now == leader)
 
     wait_until(f"{leader} leads", leads)
-    stopped["n1"].client().counter_add("default", 1)
+    stopped["n1"].client().counters.incr("default", 1)
     for node in stopped.nodes.values():
         if node.name == "n3" and leader == "n2":
             # It has no link with the leader, and says no more than that.

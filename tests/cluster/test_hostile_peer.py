@@ -93,7 +93,7 @@ def _link(cluster: Cluster, node: Node) -> Peer:
 def _still_serves(cluster: Cluster, node: Node) -> None:
     def answered() -> bool:
         assert node.running(), node.log_tail()
-        return node.client(2.0).counter_add("alive", 1)["value"] > 0
+        return node.client(2.0).counters.incr("alive", 1)["value"] > 0
 
     wait_until(f"{node.name} answering a write", answered)
 

@@ -58,7 +58,7 @@ def went_on(ours: Cluster) -> Iterator[None]:
     yield
     assert ours["n1"].running()
     assert [row["name"] for row in ours["n1"].client().member_list()["members"]] == before
-    ours["n1"].client().counter_add("default", 1)
+    ours["n1"].client().counters.incr("default", 1)
 
 
 def _join(directory: Path, name: str, token: str) -> Any:

@@ -168,7 +168,7 @@ def test_member_that_joins_gets_the_ring_by_itself_and_one_that_is_removed_loses
     while left := [node.name for node in stopped.nodes.values() if blobs & _blobs(node, "n4")]:
         assert time.monotonic() < deadline, f"the journals of {left} still hold the blobs"
         for _ in range(120):
-            stopped.client().counter_add("default", 1, request_id=secrets.token_hex(64))
+            stopped.client().counters.incr("default", 1, request_id=secrets.token_hex(64))
     assert stopped["n1"].cli("key", "rotate").returncode == 0
     assert stopped["n1"].cli("key", "destroy", key_id, "--force", "--yes").returncode == 0
     assert stopped["n2"].cli("key", "status").stderr == ""

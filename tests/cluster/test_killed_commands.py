@@ -51,7 +51,7 @@ def stage(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Stage]:
     (base / "nodes").mkdir()
     with Cluster(base / "nodes") as cluster, zygote(environment()) as forks:
         n1, guest = cluster.init("n1"), cluster.new_node("g")
-        n1.client().counter_add("counted", COUNTED)
+        n1.client().counters.incr("counted", COUNTED)
         place = ("--name", "g", "--listen", guest.address)
         done = [
             guest.cli("node", "request", *place, "--out", base / "g.request"),
@@ -152,7 +152,7 @@ def test_node_of_a_command_that_was_killed_in_the_middle_starts_with_its_state(
     node = Node(stage.work, "n1", port)
     try:
         node.start()
-        value = wait_until("the state", lambda: node.client().counter_get("counted")["value"])
+        value = wait_until("the state", lambda: node.client().counters.get("counted")["value"])
         assert value == COUNTED
         assert node.client().status()["cluster"]["voters"] == 1
         assert not left.exists(), "a start removes what killed commands have left"

@@ -46,7 +46,7 @@ def _assert_removed_node_is_out(cluster: Cluster, name: str, through: str) -> No
 def test_remove_of_a_follower_stops_it_for_good(cluster: Cluster) -> None:
     leader = cluster.wait_leader()
     gone, stays = cluster.followers()
-    cluster.client().counter_add("default", 41)
+    cluster.client().counters.incr("default", 41)
     # Through the other follower: it passes the request to the leader.
     removed = cluster[stays].json("member", "remove", gone, "--yes")
     three, two = ["n1", "n2", "n3"], sorted([leader, stays])
@@ -56,7 +56,7 @@ def test_remove_of_a_follower_stops_it_for_good(cluster: Cluster) -> None:
         "failure_tolerance_before": 1, "failure_tolerance_after": 0, "ca_rotation_due": True,
     }  # fmt: skip
     _assert_removed_node_is_out(cluster, gone, stays)
-    assert cluster[leader].client().counter_add("default", 1)["value"] == 42
+    assert cluster[leader].client().counters.incr("default", 1)["value"] == 42
     # Repeating it says the same and changes nothing.
     assert cluster[stays].json("member", "remove", gone, "--yes")["name"] == gone
 
@@ -72,7 +72,7 @@ def test_remove_of_the_leader_hands_leadership_over_first_and_loses_nothing(clus
         writers.finish()
     _assert_removed_node_is_out(cluster, leader, others[0])
     assert cluster.wait_leader() in others
-    writers.assert_exact(cluster[others[1]].client().counter_get("default")["value"])
+    writers.assert_exact(cluster[others[1]].client().counters.get("default")["value"])
 
 
 def test_remove_that_would_lose_quorum_is_refused_and_allowed_by_force(cluster: Cluster) -> None:
@@ -108,7 +108,7 @@ def test_remove_that_would_lose_quorum_is_refused_and_allowed_by_force(cluster: 
 
     wait_until("two members", two)
     assert cluster[alive].wait_exit() == 4
-    assert cluster.client().counter_add("default", 1)["value"] == 1
+    assert cluster.client().counters.incr("default", 1)["value"] == 1
 
 
 def test_remove_without_a_majority_is_not_done_and_says_who_is_missing(stopped: Cluster) -> None:
@@ -154,7 +154,7 @@ def test_remove_of_the_only_member_is_refused(
         assert_refused(node.cli("member", "remove", "n1", "--yes"), 4, "n1", "only voter")
         assert_refused(node.cli("member", "remove", "n1", "--yes", "--force"), 4, "n1", "only voter")
         assert_refused(node.cli("member", "transfer-leadership"), 4, "no other voter")
-        assert node.client().counter_add("default", 1)["value"] == 1
+        assert node.client().counters.incr("default", 1)["value"] == 1
 
 
 def test_remove_of_a_learner_leaves_the_voters_as_they_are(stopped: Cluster) -> None:
@@ -171,13 +171,13 @@ def test_replacement_joins_after_the_first_node_is_dead_and_removed(cluster: Clu
     """Any voter can admit: the node that made the cluster is not special."""
     cluster["n1"].kill()
     cluster.wait_leader()
-    cluster["n2"].client(30.0).counter_add("default", 5)
+    cluster["n2"].client(30.0).counters.incr("default", 5)
     assert cluster["n2"].cli("member", "remove", "n1", "--yes").returncode == 0
     cluster.join("n4", through="n3")
     del cluster.nodes["n1"]
     cluster.wait_settled(voters=3)
-    assert cluster["n4"].client().counter_get("default")["value"] == 5
-    assert cluster["n4"].client().counter_add("default", 1)["value"] == 6
+    assert cluster["n4"].client().counters.get("default")["value"] == 5
+    assert cluster["n4"].client().counters.incr("default", 1)["value"] == 6
 
 
 # --- leadership ----------------------------------------------------------------------------------
@@ -190,7 +190,7 @@ def test_transfer_leadership_to_a_named_voter_moves_it_there(shared: Cluster) ->
         assert (moved["leader"], moved["previous"]) == (target, previous)
         assert moved["changed"] == (target != previous)
         assert shared.wait_leader() == target
-        assert shared["n2"].client().counter_add("transfer", 1)["value"] > 0
+        assert shared["n2"].client().counters.incr("transfer", 1)["value"] > 0
 
 
 def test_transfer_leadership_without_a_name_moves_it_to_another_voter(shared: Cluster) -> None:
@@ -214,7 +214,7 @@ def test_transfer_leadership_to_a_dead_voter_is_refused_and_leadership_stays(clu
     cluster[dead].kill()
     assert_refused(cluster[leader].cli("member", "transfer-leadership", "--to", dead), 4, dead, "stays here")
     assert cluster.wait_leader() == leader
-    assert cluster.client().counter_add("default", 1)["value"] == 1
+    assert cluster.client().counters.incr("default", 1)["value"] == 1
 
 
 def test_transfer_leadership_under_load_answers_every_write_once(cluster: Cluster) -> None:
@@ -224,7 +224,7 @@ def test_transfer_leadership_under_load_answers_every_write_once(cluster: Cluste
             moved = cluster["n2"].client(10.0).transfer_leadership(target)
             assert moved["leader"] == target
         writers.finish()
-    writers.assert_exact(cluster["n3"].client().counter_get("default")["value"])
+    writers.assert_exact(cluster["n3"].client().counters.get("default")["value"])
 
 
 def test_members_whose_addresses_all_changed_find_each_other_by_their_configuration(stopped: Cluster) -> None:

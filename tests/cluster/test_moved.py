@@ -30,7 +30,7 @@ def _wait_whole(cluster: Cluster, value: int) -> None:
     wanted = {name: node.address for name, node in cluster.nodes.items()}
     for number, node in enumerate(cluster.nodes.values()):
         wait_until("the new addresses shown", lambda node=node: _shown(node) == wanted)  # type: ignore[misc]
-        assert node.client(10.0).counter_add("default", 1)["value"] == value + number
+        assert node.client(10.0).counters.incr("default", 1)["value"] == value + number
 
 
 @pytest.mark.parametrize("moved", [("n2",), ("n1", "n3"), ("n1", "n2", "n3")], ids=["one", "two", "all"])
@@ -48,7 +48,7 @@ def test_cluster_goes_on_after_members_moved_when_one_node_knows_where_the_other
         # They learned it for good: started again, with nothing told, they find each other.
         stopped.stop_all()
         stopped.start_all("n1", "n3")
-        assert stopped.client("n3", timeout_s=20.0).counter_add("default", 1)["value"] == 4
+        assert stopped.client("n3", timeout_s=20.0).counters.incr("default", 1)["value"] == 4
 
 
 def test_own_address_at_which_nothing_listens_is_not_shown_and_a_problem(stopped: Cluster) -> None:
@@ -114,7 +114,7 @@ def test_member_that_can_tell_nobody_is_found_where_the_others_are_told(stopped:
     # It shows where it is today, though nobody can be told.
     assert _shown(stopped["n1"])["n1"] == stopped["n1"].address
     stopped["n2"].start()
-    assert stopped["n1"].client(20.0).counter_add("default", 1)["value"] == 1
+    assert stopped["n1"].client(20.0).counters.incr("default", 1)["value"] == 1
     stopped["n3"].start()
     stopped["n1"].json("member", "set-address", "n3", stopped["n3"].address)
     stopped.wait_healthy()

@@ -48,14 +48,14 @@ def test_member_that_only_dials_out_joins_votes_and_leads_and_two_of_them_are_to
     n2.start()
     cluster.wait_settled(voters=2)
     # Of two voters each vote counts: writes need it, whoever leads.
-    assert n1.client().counter_add("default", 1)["value"] == 1
+    assert n1.client().counters.incr("default", 1)["value"] == 1
     n1.json("member", "transfer-leadership", "--to", "n2", "--timeout", "20")
-    assert n2.client(20.0).counter_add("default", 1)["value"] == 2
+    assert n2.client(20.0).counters.incr("default", 1)["value"] == 2
     assert n1.client().status()["cluster"]["leader"] == "n2"
     assert [*_pairs(n1), *_pairs(n2)] == [("n1", "n2", True, "n2")] * 2
     n2.kill()
     n2.start()
-    assert n1.client(30.0).counter_add("default", 1)["value"] == 3
+    assert n1.client(30.0).counters.incr("default", 1)["value"] == 3
     assert _problems(n1, "link") == []
 
     # A new node believes who leads once most of those that its token names say so: n2 says it through n1.
@@ -70,7 +70,7 @@ def test_member_that_only_dials_out_joins_votes_and_leads_and_two_of_them_are_to
     # Whoever all of them reach leads, and serves both.
     wait_until("three voters", lambda: n1.client().status()["cluster"]["voters"] == 3, 120.0)
     for number, node in enumerate((n1, n2, n3), start=4):
-        assert node.client(30.0).counter_add("default", 1)["value"] == number
+        assert node.client(30.0).counters.incr("default", 1)["value"] == number
     assert n1.client().status()["cluster"]["leader"] == "n1"
 
 

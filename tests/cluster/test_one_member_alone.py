@@ -48,7 +48,7 @@ def _copy(cluster: Cluster, node: Node, name: str, *, move: bool = True) -> Node
 
 
 def _serves(node: Node) -> bool:
-    return bool(node.client(2.0).counter_add("alive", 1)["value"])
+    return bool(node.client(2.0).counters.incr("alive", 1)["value"])
 
 
 def _removed(node: Node, name: str) -> None:
@@ -220,7 +220,7 @@ def test_member_in_memory_that_restarts_gracefully_comes_back(tmp_path: Path, co
                 assert (status["voters"], status["quorum"]) == (count - 1, (count - 1) // 2 + 1)
             node.start()
             cluster.wait_settled(voters=count)
-            assert node.client().counter_add("alive", 1)["value"] == 2 + turn
+            assert node.client().counters.incr("alive", 1)["value"] == 2 + turn
 
 
 def test_member_in_memory_whose_stop_would_end_the_cluster_refuses_and_stops_by_force(

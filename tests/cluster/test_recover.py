@@ -82,10 +82,10 @@ def test_survivor_goes_on_and_those_left_behind_are_kept_out_and_told(
     assert "ca_rotation_due" in _codes(n1)
 
     _left_behind_come_back(n1, n2, n3)
-    assert n1.client(2.0).counter_get("kept")["value"] == written["value"]
+    assert n1.client(2.0).counters.get("kept")["value"] == written["value"]
 
     # A machine comes back under a new name, and gets the history with the state.
     n4 = cluster.join("n4", through="n1")
     cluster.wait_settled(voters=2)
-    assert n4.client(5.0).counter_get("kept")["epoch"] == 2
+    assert n4.client(5.0).counters.get("kept")["epoch"] == 2
     assert n4.json("status")["history"] == status["history"]

@@ -26,7 +26,7 @@ def test_follower_that_is_demoted_votes_no_more_until_it_is_promoted(cluster: Cl
     leader = cluster.wait_leader()
     name, other = cluster.followers()
     three, two = ["n1", "n2", "n3"], sorted([leader, other])
-    cluster.client().counter_add("default", 5)
+    cluster.client().counters.incr("default", 5)
     preview = _change(cluster, other, "demote", name, "--dry-run")
     assert preview == {
         "schema_version": 1, "name": name, "role": "learner", "changed": True, "dry_run": True,
@@ -53,7 +53,7 @@ def test_follower_that_is_demoted_votes_no_more_until_it_is_promoted(cluster: Cl
     assert cluster[leader].client().status()["cluster"]["voters"] == 3
     # Its vote counts: the other follower may fail now.
     cluster[other].kill()
-    assert cluster[leader].client(10.0).counter_add("default", 1)["value"] == 6
+    assert cluster[leader].client(10.0).counters.incr("default", 1)["value"] == 6
 
 
 def test_leader_that_is_demoted_hands_leadership_over_first_and_loses_nothing(cluster: Cluster) -> None:
@@ -66,7 +66,7 @@ def test_leader_that_is_demoted_hands_leadership_over_first_and_loses_nothing(cl
         writers.finish()
     assert cluster.wait_leader() in others
     assert _role(cluster, leader, others[0]) == "learner"
-    writers.assert_exact(cluster[others[1]].client().counter_get("default")["value"])
+    writers.assert_exact(cluster[others[1]].client().counters.get("default")["value"])
     assert _change(cluster, others[0], "demote", others[1])["after"] == votes([others[0]], 0)
     last = cluster.wait_leader()
     assert last == others[0]
@@ -109,10 +109,10 @@ def test_invited_learner_stays_one_until_it_is_promoted(stopped: Cluster) -> Non
     leader = stopped.wait_leader()
     stopped.join("l1", learner=True)
     wait_until("the learner reachable", lambda: stopped[leader].client().member_show("l1")["reachable"])
-    stopped[leader].client().counter_add("default", 3)
+    stopped[leader].client().counters.incr("default", 3)
     wait_until(
         "the learner caught up",
-        lambda: stopped["l1"].client().counter_get("default", stale=True)["value"] == 3,
+        lambda: stopped["l1"].client().counters.get("default", stale=True)["value"] == 3,
     )
     assert _role(stopped, "l1", leader) == "learner"
     preview = _change(stopped, leader, "promote", "l1", "--dry-run")

@@ -53,7 +53,7 @@ def problems(node: Node) -> list[str]:
 
 
 def multiply(node: Node, by: int) -> int:
-    return int(node.client().counter_add("product", by)["value"])
+    return int(node.client().counters.incr("product", by)["value"])
 
 
 def as_release(module: str, *arguments: object, stdin: str = "") -> subprocess.CompletedProcess[str]:
@@ -111,7 +111,7 @@ def test_rolling_upgrade_loses_no_write_and_ends_with_what_is_new(tmp_path: Path
             assert cluster["n3"].client().status()["cluster"]["level"] == 2
             writers.wait_more(1)
             writers.finish()
-        writers.assert_exact(cluster["n3"].client().counter_get("default")["value"])
+        writers.assert_exact(cluster["n3"].client().counters.get("default")["value"])
         assert max(took) < WITHOUT_SERVICE_S, took
 
         _refuses_to_go_back(cluster)
@@ -206,9 +206,9 @@ def test_saved_directory_of_level_1_is_whole_under_every_later_release(module: s
         node.start()
         cluster.wait_healthy()
         client = node.client()
-        assert client.counter_get("orders")["value"] == SAVED["counters"]["orders"]
+        assert client.counters.get("orders")["value"] == SAVED["counters"]["orders"]
         assert (
-            client.counter_add("orders", 41, request_id="job-1")["value"] == 41
+            client.counters.incr("orders", 41, request_id="job-1")["value"] == 41
         )  # remembered: no second time
         assert client.call("token_inspect", body={"token": SAVED["session_current"]})["sub"] == "ann"
         with pytest.raises(TokenRejected):

@@ -173,7 +173,9 @@ def test_viewer_sees_routes_and_changes_none(
     running: tuple[Cluster, dict[str, int]], nodes: list[Node]
 ) -> None:
     cluster = running[0]
-    client = Client([f"https://{nodes[1].address}"], credentials=cluster.viewer(), timeout_s=10.0)
+    client = Client(
+        [f"https://{nodes[1].address}"], credentials=cluster.viewer(), timeout_s=10.0, retry=False
+    )
     assert [backend["name"] for backend in client.call("route_list")["backends"]] == NAMES
     for operation, name in (("member_set_host", "n1"), ("route_share", "")):
         with pytest.raises(CyoloctlError) as refused:
@@ -219,7 +221,7 @@ def test_hosts_survive_snapshots_and_restarts_and_are_free_when_their_member_is_
         found = stopped[name].json("route", "resolve", f"app-{leader[1:]}.example.com")
         assert (found["node"], found["order"][0]["alive"]) == (leader, False)
     for number in range(60):
-        stopped[left[number % 2]].client().counter_add("c", 1, request_id=f"r{number}")
+        stopped[left[number % 2]].client().counters.incr("c", 1, request_id=f"r{number}")
     stopped.stop_all()
     stopped.start_all()
     stopped.wait_healthy()

@@ -51,7 +51,7 @@ def eventful(tmp_path_factory: pytest.TempPathFactory) -> tuple[Cluster, list[st
             peer.hello("n2", cluster_id_of(node))
             peer.wait_closed()
         node.client(10.0).transfer_leadership("n2")
-        node.client(10.0).counter_add("default", 1)
+        node.client(10.0).counters.incr("default", 1)
         cluster["n2"].kill()
         wait_until("the peer's end in the log", lambda: _events(cluster, "n1", "peer disconnected"))
         cluster["n2"].start()

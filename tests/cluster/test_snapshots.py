@@ -47,7 +47,7 @@ def test_snapshot_under_writes_begins_a_new_cluster(shared: Cluster, tmp_path: P
         # A request id of then is remembered: nothing is applied twice across a restore.
         again = m1.json("counter", "incr", "once", "--request-id", "job-17")
         assert (again["value"], again["index"], again["epoch"]) == (once["value"], once["index"], 2)
-        assert m1.client().counter_get("writes")["value"] >= before
+        assert m1.client().counters.get("writes")["value"] >= before
         wait_until(
             "the keys of then being here",
             lambda: m1.cli("token", "inspect", "-", stdin=token).returncode == 0,
@@ -67,7 +67,7 @@ def test_snapshot_under_writes_begins_a_new_cluster(shared: Cluster, tmp_path: P
             assert stranger.returncode in (69, 77), stranger.stderr
         other.join("m2", through="m1")
         other.wait_settled(voters=2)
-        assert other["m2"].client().counter_get("once")["epoch"] == 2
+        assert other["m2"].client().counters.get("once")["epoch"] == 2
 
         p1 = _new(other, "p1", "--from-snapshot", without)
         assert p1.json("counter", "get", "once")["value"] == once["value"]

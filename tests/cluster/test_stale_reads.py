@@ -21,7 +21,7 @@ def test_lists_without_quorum_show_what_the_node_knows_and_say_that_it_is_stale(
     call(node, "member_invite", name="n9")
     call(node, "token_revoke", sub="mallory")
     call(node, "counter_increment", "orders", by=3)
-    node.client(10.0).counter_get("orders")  # so this node has applied all of it
+    node.client(10.0).counters.get("orders")  # so this node has applied all of it
     for name in ("n2", "n3"):
         cluster[name].kill()
     reads = {

@@ -40,9 +40,9 @@ def _cluster_goes_on(shared: Cluster) -> Iterator[None]:
     """After each test: the same leader and term, everybody connected, writes go on, no bug in a log."""
     before = shared["n1"].client().status()["cluster"]
     logged = {name: node.log_size() for name, node in shared.nodes.items()}
-    value = shared["n2"].client().counter_add("strangers", 1)["value"]
+    value = shared["n2"].client().counters.incr("strangers", 1)["value"]
     yield
-    assert shared["n2"].client().counter_add("strangers", 1)["value"] == value + 1
+    assert shared["n2"].client().counters.incr("strangers", 1)["value"] == value + 1
     after = shared["n1"].client().status()["cluster"]
     assert (after["leader"], after["term"], after["voters"]) == (before["leader"], before["term"], 3)
     for node in shared.running():
@@ -162,7 +162,7 @@ def test_node_of_another_cluster_pointed_at_us_is_refused_and_goes_on_alone(
             "an attempt to dial us",
             lambda: [e for e in node.log_events() if e["event"] == "cannot dial" and e["peer"] == "n2"],
         )
-        assert node.client().counter_add("default", 1)["value"] == 1
+        assert node.client().counters.incr("default", 1)["value"] == 1
         assert [row["name"] for row in node.client().member_list()["members"]] == ["x1"]
         assert "x1" not in [row["name"] for row in shared["n2"].client().member_list()["members"]]
 
@@ -337,7 +337,7 @@ def test_node_certificate_with_well_formed_nonsense_harms_nothing(
             ):  # closed is an answer, too
                 peer.send({"type": "ping", "sent_ms": 77})
                 peer.wait_message("pong")
-        assert shared[name].client().counter_get("strangers")["value"] > 0
+        assert shared[name].client().counters.get("strangers")["value"] > 0
 
 
 def test_idle_connections_leave_the_node_serving_within_bounded_memory(shared: Cluster) -> None:
@@ -350,7 +350,7 @@ def test_idle_connections_leave_the_node_serving_within_bounded_memory(shared: C
             held.enter_context(socket.create_connection(("127.0.0.1", node.port), timeout=10))
         for _ in range(100):
             held.enter_context(tls_connect(node.port, alpn=["http/1.1"], certificate=operator))
-        assert node.client().counter_add("idle", 1)["value"] >= 1
+        assert node.client().counters.incr("idle", 1)["value"] >= 1
         result = run(
             "counter", "get", "idle", "-e", f"https://{node.address}", "--credentials", shared.credentials()
         )
@@ -438,8 +438,8 @@ def test_a_thousand_idle_strangers_at_each_node_leave_room_for_everything_else(s
             for node in stopped.nodes.values():
                 client = node.client(10.0)
                 for _ in range(100):
-                    client.counter_add("strangers", 1)
-                assert client.counter_get("strangers")["value"] >= 100 * (round_ + 1)
+                    client.counters.incr("strangers", 1)
+                assert client.counters.get("strangers")["value"] >= 100 * (round_ + 1)
         for node in stopped.nodes.values():
             assert len(list(Path(f"/proc/{node.pid}/fd").iterdir())) < 1024 - 64
             # From the very address of a thousand that knock each second: sooner or later.
@@ -479,7 +479,7 @@ def test_half_sent_bodies_of_strangers_cost_little_memory(shared: Cluster) -> No
                 # Everything but the last byte; what is too long is refused before it is sent.
                 connection.sendall(head + b" " * 16383 if number % 2 else too_long)
         grown = rss_kib(node.pid) - before
-        assert node.client().counter_add("bodies", 1)["value"] >= 1
+        assert node.client().counters.incr("bodies", 1)["value"] >= 1
     assert grown < 96 * 1024, f"300 half-sent bodies cost {grown} KiB"
 
 
@@ -524,7 +524,7 @@ def test_strangers_that_come_again_and_again_fill_no_log(shared: Cluster) -> Non
     )
     for event in ("peer refused", "certificate refused", "stranger refused", "handshake failed"):
         assert len(lines(event)) <= passed + 4
-    assert node.client().counter_add("hammered", 1)["value"] >= 1
+    assert node.client().counters.incr("hammered", 1)["value"] >= 1
 
 
 def test_stranger_that_dribbles_its_request_is_ended_and_an_operator_is_not(shared: Cluster) -> None:

@@ -77,7 +77,7 @@ def assert_no_peer(who: Credentials, nodes: list[Node], name: str, cluster_id: s
             list(peer.heard())
     for node in nodes:
         with pytest.raises(NotFound):
-            node.client().counter_get("handed-in")
+            node.client().counters.get("handed-in")
         assert name not in {row["name"] for row in node.client().status()["members"]}
 
 
@@ -100,8 +100,8 @@ def assert_serving(cluster: Cluster) -> None:
     """Every node runs and takes a write."""
     for node in cluster.nodes.values():
         if node.running():
-            before = node.client().counter_add("alive", 1)["value"]
-            assert node.client().counter_add("alive", 1)["value"] == before + 1
+            before = node.client().counters.incr("alive", 1)["value"]
+            assert node.client().counters.incr("alive", 1)["value"] == before + 1
 
 
 def listed(node: Node) -> dict[str, dict[str, Any]]:
@@ -156,7 +156,7 @@ def house(tmp_path_factory: pytest.TempPathFactory) -> Iterator[House]:
             peer.forward("counter", "add", {"name": "as-a-member", "by": 1})
             wait_until(
                 "a member's command being applied",
-                lambda: leader.client().counter_get("as-a-member")["value"] == 1,
+                lambda: leader.client().counters.get("as-a-member")["value"] == 1,
             )
         cluster["n2"].start()
         cluster.wait_settled(voters=3)
@@ -394,7 +394,7 @@ def test_expired_certificate_on_a_kept_connection_is_nobody(tmp_path: Path) -> N
             one.step_clock(2 * DAY_S)
             _wait_ended(kept, 60.0)
         wait_until("new connections being refused", lambda: short.ask(one.port, "GET", "/v1/status").shut_out)
-        assert cluster.client().counter_add("alive", 1)["value"] == 1
+        assert cluster.client().counters.incr("alive", 1)["value"] == 1
 
 
 _WATCHES = 2_000
@@ -408,7 +408,7 @@ def test_viewer_with_2000_watches_takes_the_writers_nothing(house: House) -> Non
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     resource.setrlimit(resource.RLIMIT_NOFILE, (min(hard, 2 * _WATCHES + 1000), hard))
     client = one.client()
-    client.counter_add("watched", 1)
+    client.counters.incr("watched", 1)
     held: list[ssl.SSLSocket] = []
 
     def watch(_: int) -> bool:
@@ -426,10 +426,10 @@ def test_viewer_with_2000_watches_takes_the_writers_nothing(house: House) -> Non
             taken = sum(threads.map(watch, range(_WATCHES)))
         began = time.monotonic()
         for _ in range(_WRITES):
-            client.counter_add("watched", 1)
+            client.counters.incr("watched", 1)
         took_s = time.monotonic() - began
         # The operator's own watch starts, whatever a viewer holds.
-        assert next(client.counter_watch("watched"))["value"] == _WRITES + 1
+        assert next(client.counters.watch("watched"))["value"] == _WRITES + 1
     finally:
         for connection in held:
             connection.close()

@@ -130,7 +130,7 @@ class Promises:
         call(node, "key_rotate", timeout_s=30)
         wait_keys(cluster)
         token = mint(node)
-        assert node.client().counter_add("once", 1, request_id="job-1")["value"] == 1
+        assert node.client().counters.incr("once", 1, request_id="job-1")["value"] == 1
         begun = call(node, "rendezvous_start", kind="mfa", ttl_s=600)
         join_token = str(node.client(10.0).member_invite(invited, ttl_s=900)["token"])
         return cls(cluster, token, retired, under_retired, begun["id"], "job-1", invited, join_token)
@@ -165,9 +165,9 @@ class Promises:
     def request_ids_hold(self, nodes: list[Node]) -> None:
         """The request that was applied before applies no second time, through whomever it is repeated."""
         for node in nodes:
-            again = node.client().counter_add("once", 1, request_id=self.request_id)
+            again = node.client().counters.incr("once", 1, request_id=self.request_id)
             assert again["value"] == 1, f"{self.request_id} applied again through {node.name}"
-        assert nodes[0].client().counter_get("once")["value"] == 1
+        assert nodes[0].client().counters.get("once")["value"] == 1
 
     def rendezvous_hold(self, nodes: list[Node]) -> None:
         """The open one is pending; new ones are begun, approved and redeemed once, on three nodes."""
@@ -242,7 +242,7 @@ def test_clock_of_a_follower_9_days_ahead_at_its_start_moves_nothing_and_is_name
     cluster.wait_leader()
     other = next(node for node in cluster.running() if node.name != name)
     wait_skew(other, name, 9 * DAY_S)
-    cluster[name].client().counter_add("more", 1)
+    cluster[name].client().counters.incr("more", 1)
     world.promises.hold()
     world.time_is_right()
     for node in cluster.nodes.values():
@@ -270,7 +270,7 @@ def test_clock_that_steps_under_writes_moves_nothing_and_is_named(world: World, 
             world.time_is_right()
             wait_clock_named(witness, name)
         writers.finish()
-    writers.assert_exact(witness.client().counter_get(f"steps-{who}")["value"])
+    writers.assert_exact(witness.client().counters.get(f"steps-{who}")["value"])
     settle(cluster)
 
 
@@ -282,7 +282,7 @@ def test_clocks_of_two_of_three_while_one_is_down_agree_on_the_earlier_and_forge
     cluster[down].kill()
     for offset_s in (9 * DAY_S, to_1970()):
         step(cluster, wrong, offset_s)
-        cluster[wrong].client().counter_add("more", 1)
+        cluster[wrong].client().counters.incr("more", 1)
         world.promises.hold()
         world.time_is_right()
     # The one with the wrong clock leads, with nobody else to ask but the right one.
@@ -515,7 +515,7 @@ def test_three_nodes_that_lay_in_a_box_for_three_years_start_renew_and_serve(sto
     cluster.wait_settled(voters=3)
     promises = Promises.made(cluster)
     lasting = promises.under_retired
-    assert cluster["n1"].client().counter_add("kept", 7)["value"] == 7
+    assert cluster["n1"].client().counters.incr("kept", 7)["value"] == 7
     cluster.stop_all()
     for node in cluster.nodes.values():
         node.step_clock(YEARS_3_S)
@@ -539,7 +539,7 @@ def test_three_nodes_that_lay_in_a_box_for_three_years_start_renew_and_serve(sto
     wait_until("every certificate renewed", renewed, 90.0)
     wait_keys(cluster)
     for node in cluster.nodes.values():
-        assert node.client().counter_get("kept")["value"] == 7
+        assert node.client().counters.get("kept")["value"] == 7
         # What had to end has ended, and everything works.
         assert_rejected([node], promises.token, lasting)
         assert inspect(node, mint(node))["gen"] == 1

@@ -143,7 +143,7 @@ def leaks(tmp_path_factory: pytest.TempPathFactory) -> Leaks:
         final = base / "final"
         assert two.cli("key", "export", "--passphrase-file", secret, "--out", final).returncode == 0
         for _ in range(100):
-            one.client().counter_add("default", 1)
+            one.client().counters.incr("default", 1)
         cluster.stop_all()
 
     rings = [import_ring(path.read_bytes(), passphrase=PASSPHRASE) for path in (ring, final)]

@@ -247,7 +247,7 @@ def test_older_copies_stay_refused_from_a_snapshot_and_on_a_learner_that_begins_
     wait_keys(stopped)
     bad, good = _taken_away(stopped)
     for _ in range(150):
-        stopped.client().counter_add("default", 1)
+        stopped.client().counters.incr("default", 1)
     for node in stopped.nodes.values():
         wait_until(f"a snapshot of {node.name}", lambda n=node: (n.directory / "snapshot").exists())  # type: ignore[misc]
     for node in stopped.nodes.values():  # not before all have one: the last would get no further entries

@@ -90,10 +90,10 @@ def _digests_of_backup(backup: Path) -> dict[str, str]:
 def test_upgrade_loses_nothing_that_was_acknowledged(upgraded: Cluster) -> None:
     for node in upgraded.nodes.values():
         for name, value in EXPECTED["counters"].items():
-            assert node.client().counter_get(name)["value"] == value
+            assert node.client().counters.get(name)["value"] == value
     # A request id of the old release is remembered: it applies no second time.
-    assert upgraded["n2"].client().counter_add("orders", 41, request_id="job-1")["value"] == 41
-    assert upgraded["n3"].client().counter_get("orders")["value"] == 42
+    assert upgraded["n2"].client().counters.incr("orders", 41, request_id="job-1")["value"] == 41
+    assert upgraded["n3"].client().counters.get("orders")["value"] == 42
 
 
 def test_upgrade_keeps_sessions_revocations_and_rendezvous(upgraded: Cluster) -> None:
@@ -136,4 +136,4 @@ def test_upgrade_is_done_once_and_the_cluster_grows_as_any_other(upgraded: Clust
     node.start()
     assert marker.stat().st_mtime_ns == made
     joined = upgraded.join("n4")
-    assert joined.client().counter_get("orders")["value"] == 42
+    assert joined.client().counters.get("orders")["value"] == 42

@@ -23,7 +23,7 @@ def site(tmp_path_factory: pytest.TempPathFactory) -> Cluster:
     """n1, n2 and the witness w, formed and stopped: never started again, only copied."""
     with Cluster(tmp_path_factory.mktemp("site")) as cluster:
         cluster.init("n1")
-        cluster["n1"].client(10.0).counter_add("default", 1)
+        cluster["n1"].client(10.0).counters.incr("default", 1)
         cluster.join("n2", through="n1")
         cluster.wait_settled(voters=2)
         cluster.join("w", through="n1", witness=True)
@@ -53,17 +53,17 @@ def _write(cluster: Cluster, *through: str, by: int = 1) -> float:
     began = time.monotonic()
     client = cluster.client(*through, timeout_s=2.0)
     request_id = f"write-{began}"
-    wait_until("a write", lambda: client.counter_add("default", by, request_id=request_id), _GOES_ON_S)
+    wait_until("a write", lambda: client.counters.incr("default", by, request_id=request_id), _GOES_ON_S)
     return time.monotonic() - began
 
 
 def test_site_with_a_witness_survives_the_death_of_either_full_node(running: Cluster) -> None:
     for victim, other in (("n1", "n2"), ("n2", "n1")):
         _leads(running, victim)
-        before = running[other].client().counter_get("default")["value"]
+        before = running[other].client().counters.get("default")["value"]
         running[victim].kill()
         assert _write(running, other) < _GOES_ON_S
-        assert running[other].client().counter_get("default")["value"] == before + 1
+        assert running[other].client().counters.get("default")["value"] == before + 1
         wait_until(f"{other} leads", lambda other=other: running.wait_leader(1.0) == other)  # type: ignore[misc]
         minted = running[other].cli("token", "mint", "--sub", "u")
         assert minted.returncode == 0, minted.stderr
@@ -78,7 +78,7 @@ def test_witness_that_alone_has_the_last_entry_leads_until_the_other_node_has_it
     running["n2"].start()
     _write(running, "n2", by=2)
     wait_until("n2 leads", lambda: running.wait_leader(1.0) == "n2")
-    assert running["n2"].client().counter_get("default")["value"] == 8
+    assert running["n2"].client().counters.get("default")["value"] == 8
     led = [
         e for e in running["w"].log_events() if e["event"] == "raft state changed" and e["role"] == "leader"
     ]

@@ -635,10 +635,10 @@ class _Canned(UnixEndpoint):
 def ask_client(data: bytes) -> None:
     """Read these bytes as the answer to a read, a write and a watch.  Raises what the client raises."""
     endpoint = _Canned(data)
-    client = Client(["unix:///canned"], credentials=None, timeout_s=5.0)
-    client._endpoints = [endpoint]
+    client = Client(["unix:///canned"], credentials=None, timeout_s=5.0, retry=False)
+    client.caller._endpoints = [endpoint]
     failures: list[CyoloctlError] = []
-    for call in (client.status, lambda: client.counter_add("c", 1), lambda: client.counter_watch("c")):
+    for call in (client.status, lambda: client.counters.incr("c", 1), lambda: client.counters.watch("c")):
         try:
             answer = call()
             for value in [answer] if isinstance(answer, dict) else answer:

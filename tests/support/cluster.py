@@ -201,7 +201,7 @@ class Node:
         return self.process.pid
 
     def client(self, timeout_s: float = 20.0) -> Client:
-        return Client([self.endpoint], credentials=None, timeout_s=timeout_s)
+        return Client([self.endpoint], credentials=None, timeout_s=timeout_s, retry=False)
 
     def cli(self, *arguments: object, **options: Any) -> subprocess.CompletedProcess[str]:
         """`cyoloctl GROUP LEAF ... -d DIR`."""
@@ -438,7 +438,7 @@ class Cluster:
 
     def client(self, *names: str, timeout_s: float = 20.0) -> Client:
         chosen = [self[name] for name in names] if names else self.running()
-        return Client([node.endpoint for node in chosen], credentials=None, timeout_s=timeout_s)
+        return Client([node.endpoint for node in chosen], credentials=None, timeout_s=timeout_s, retry=False)
 
     def wait_leader(self, timeout_s: float = LIMIT_S) -> str:
         """The leader that every running node names, itself running."""
@@ -582,8 +582,8 @@ class Writers:
             endpoint = self._endpoints[turn % len(self._endpoints)]
             turn += 1
             try:
-                client = Client([endpoint], credentials=None, timeout_s=2.0)
-                done = client.counter_add(self.counter, 1, request_id=request_id)
+                client = Client([endpoint], credentials=None, timeout_s=2.0, retry=False)
+                done = client.counters.incr(self.counter, 1, request_id=request_id)
             except self._retried:
                 with self._lock:
                     self.retried.add(request_id)

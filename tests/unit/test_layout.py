@@ -123,17 +123,17 @@ PURE = """
     raft.proposals raft.reads raft.refusals raft.replication raft.settings raft.status
     raft.vantage raft.verdicts raft.witnesses control.table web.encoding web.schema
     gateway.forms gateway.metrics gateway.settings
-    routing.haproxy routing.hrw routing.nginx routing.table web.strangers
+    routing.haproxy routing.hrw routing.nginx routing.table web.steps web.strangers
 """
 # On the path of every command: SLOW modules, and ours below, inside functions only.
 QUICK = """
-    paths process cli.* control.client control.endpoints control.http1 control.table
-    web.encoding web.schema *.api
+    paths process cli.* *.client control.blocking control.calls control.endpoints control.http1 control.table
+    web.encoding web.schema web.steps *.api
     routing.hrw routing.table routing.haproxy routing.nginx routing.publish
 """
 QUICK_OURS = (
-    "errors model text caller paths process control.client control.endpoints control.http1 control.table "
-    "web.encoding web.schema *.api cli.*"
+    "errors model text caller paths process *.client control.blocking control.calls control.endpoints "
+    "control.http1 control.table web.encoding web.schema web.steps *.api cli.*"
 )
 
 # Faces: what others import of a package is in its __init__; nobody imports the modules behind it.

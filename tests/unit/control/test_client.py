@@ -9,7 +9,6 @@ import asyncio
 import contextlib
 import hashlib
 import json
-import logging
 import socket
 import ssl
 import tempfile
@@ -22,10 +21,8 @@ from typing import Any
 import pytest
 
 from cyoloctl import errors
-from cyoloctl.control import client as client_module
-from cyoloctl.control import endpoints
+from cyoloctl.control import calls, endpoints
 from cyoloctl.control.client import Client, join_cluster
-from cyoloctl.control.server import build_server
 from cyoloctl.errors import (
     AccessDenied,
     ClientTimeout,
@@ -42,9 +39,9 @@ from cyoloctl.errors import (
     VersionMismatch,
 )
 from cyoloctl.web import encoding, schema
-from tests.support.service import GOOD_SIGNATURE, Authority, MemoryService, identify
+from tests.support.live import Live, refusing, running
+from tests.support.service import GOOD_SIGNATURE, Authority
 
-LOGGER = logging.getLogger("test.control")
 call = asyncio.to_thread
 
 
@@ -58,34 +55,6 @@ def directory() -> Iterator[Path]:
 @pytest.fixture(scope="module")
 def authority() -> Authority:
     return Authority()
-
-
-class Live:
-    """A node: our server over a memory service, on a unix socket and on TLS."""
-
-    def __init__(self, service: MemoryService, path: Path, port: int) -> None:
-        self.service = service
-        self.unix = f"unix://{path}"
-        self.https = f"https://127.0.0.1:{port}"
-
-
-@contextlib.asynccontextmanager
-async def running(
-    authority: Authority, directory: Path, name: str = "control.sock", context: ssl.SSLContext | None = None
-) -> AsyncIterator[Live]:
-    service = MemoryService()
-    service.cluster_id, service.ca_certificates = authority.cluster_id, [authority.ca_pem]
-    server = build_server(service, logger=LOGGER, identify=identify)
-    await server.start_unix(directory / name)
-    listener = await asyncio.get_running_loop().create_server(
-        server.protocol_factory, "127.0.0.1", 0, ssl=context or authority.server_context(directory)
-    )
-    try:
-        yield Live(service, directory / name, listener.sockets[0].getsockname()[1])
-    finally:
-        service.release.set()
-        listener.close()
-        await server.close(timeout_s=0.1)
 
 
 @pytest.fixture
@@ -165,7 +134,7 @@ def http(body: bytes, status: str = "200 OK", kind: str = "application/json") ->
 
 
 def unix(*endpoints: str, timeout_s: float = 5.0) -> Client:
-    return Client(list(endpoints), credentials=None, timeout_s=timeout_s)
+    return Client(list(endpoints), credentials=None, timeout_s=timeout_s, retry=False)
 
 
 def dead(directory: Path) -> str:
@@ -188,13 +157,13 @@ async def test_every_method_reaches_its_service_method(live: Live) -> None:
     assert (await call(client.member_remove, "b", dry_run=True))["removed"] is False
     assert (await call(client.transfer_leadership, "b"))["leader"] == "b"
     assert (await call(client.transfer_leadership))["leader"] is None
-    assert (await call(client.counter_add, "c", 5, request_id="r"))["value"] == 5
-    assert (await call(client.counter_add, "c", 5, request_id="r"))["value"] == 5
-    assert (await call(client.counter_add, "c", -7))["value"] == -2
-    assert (await call(client.counter_get, "c"))["value_string"] == "-2"
-    assert (await call(client.counter_get, "c", stale=True))["value"] == -2
-    assert (await call(client.counter_list, after="a", limit=1))["next"] is None
-    assert (await call(client.counter_reset, "c"))["value"] == 0
+    assert (await call(client.counters.incr, "c", 5, request_id="r"))["value"] == 5
+    assert (await call(client.counters.incr, "c", 5, request_id="r"))["value"] == 5
+    assert (await call(client.counters.incr, "c", -7))["value"] == -2
+    assert (await call(client.counters.get, "c"))["value_string"] == "-2"
+    assert (await call(client.counters.get, "c", stale=True))["value"] == -2
+    assert (await call(client.counters.page, after="a", limit=1))["next"] is None
+    assert (await call(client.counters.reset, "c"))["value"] == 0
     assert (await call(client.call, "openapi"))["openapi"].startswith("3.")
     assert (await call(client.stop))["stopping"] is True
     called = [operation for operation, _ in live.service.calls]
@@ -213,8 +182,8 @@ async def test_every_method_reaches_its_service_method(live: Live) -> None:
 
 async def test_write_without_request_id_gets_a_fresh_one_each(live: Live) -> None:
     client = unix(live.unix)
-    await call(client.counter_add, "c", 1)
-    await call(client.counter_add, "c", 1)
+    await call(client.counters.incr, "c", 1)
+    await call(client.counters.incr, "c", 1)
     ids = [arguments["request_id"] for _, arguments in live.service.calls]
     assert len(set(ids)) == 2
     assert all(len(text) == 32 and set(text) <= set("0123456789abcdef") for text in ids)
@@ -222,9 +191,9 @@ async def test_write_without_request_id_gets_a_fresh_one_each(live: Live) -> Non
 
 @pytest.mark.parametrize("by", [2**63 - 1, -(2**63)])
 async def test_whole_signed_range_can_be_added(live: Live, by: int) -> None:
-    assert (await call(unix(live.unix).counter_add, "c", by))["value"] == by
+    assert (await call(unix(live.unix).counters.incr, "c", by))["value"] == by
     with pytest.raises(CounterOverflow):
-        await call(unix(live.unix).counter_add, "c", 1 if by > 0 else -1)
+        await call(unix(live.unix).counters.incr, "c", 1 if by > 0 else -1)
 
 
 async def test_error_of_the_node_is_raised_as_itself(live: Live) -> None:
@@ -239,15 +208,15 @@ async def test_error_of_the_node_is_raised_as_itself(live: Live) -> None:
 def test_arguments_that_the_node_would_refuse_send_nothing(directory: Path) -> None:
     client = unix(dead(directory))
     actions: list[Callable[[], Any]] = [
-        lambda: client.counter_get("../status"),
-        lambda: client.counter_add("c", 0),
-        lambda: client.counter_add("c", True),
-        lambda: client.counter_add("c", 2**63),
-        lambda: client.counter_add("c", 1, request_id="a b"),
-        lambda: client.counter_list(limit=0),
-        lambda: client.counter_list(after="A"),
+        lambda: client.counters.get("../status"),
+        lambda: client.counters.incr("c", 0),
+        lambda: client.counters.incr("c", True),
+        lambda: client.counters.incr("c", 2**63),
+        lambda: client.counters.incr("c", 1, request_id="a b"),
+        lambda: client.counters.page(limit=0),
+        lambda: client.counters.page(after="A"),
         lambda: client.member_invite("n", ttl_s=5),
-        lambda: next(client.counter_watch("A B")),
+        lambda: next(client.counters.watch("A B")),
     ]
     for action in actions:
         with pytest.raises(InvalidInput):
@@ -281,7 +250,7 @@ def test_all_dead_is_unreachable_naming_each_endpoint_and_the_remedy(directory: 
         sock.bind(str(stale))
     (directory / "node.yaml").write_text("")
     with pytest.raises(Unreachable) as caught:
-        unix(dead(directory), f"unix://{stale}", f"unix://{'x' * 200}").counter_add("c", 1)
+        unix(dead(directory), f"unix://{stale}", f"unix://{'x' * 200}").counters.incr("c", 1)
     message = caught.value.message
     assert f"{dead(directory)}: no such socket" in message
     assert f"unix://{stale}: connection refused" in message
@@ -290,10 +259,14 @@ def test_all_dead_is_unreachable_naming_each_endpoint_and_the_remedy(directory: 
 
 
 async def test_dead_endpoint_then_live_one_answers(live: Live, directory: Path) -> None:
-    assert (await call(unix(dead(directory), live.unix).counter_add, "c", 1))["value"] == 1
+    assert (await call(unix(dead(directory), live.unix).counters.incr, "c", 1))["value"] == 1
     assert (await call(unix(dead(directory), live.unix).member_invite, "n"))["name"] == "n"
     assert (
-        next(await call(lambda: iter([next(unix(dead(directory), live.unix).counter_watch("c"))])))["value"]
+        next(
+            await call(
+                lambda: iter([next(unix(dead(directory), live.unix).counters.watch("c", patience_s=0))])
+            )
+        )["value"]
         == 1
     )
 
@@ -315,7 +288,7 @@ async def test_lost_answer_is_retried_on_the_next_endpoint_with_the_same_request
     live: Live, script: Callable[..., Script], reply: bytes
 ) -> None:
     first = script(reply)
-    result = await call(unix(first.endpoint, live.unix).counter_add, "c", 1)
+    result = await call(unix(first.endpoint, live.unix).counters.incr, "c", 1)
     assert [body["request_id"] for body in first.bodies] == [result["request_id"]]
     assert live.service.calls[0][1]["request_id"] == result["request_id"]
 
@@ -324,9 +297,9 @@ async def test_lost_answer_is_retried_on_the_next_endpoint_with_the_same_request
 async def test_hanging_endpoint_leaves_time_for_the_next(live: Live, script: Callable[..., Script]) -> None:
     first = script(None)
     started = time.monotonic()
-    assert (await call(unix(first.endpoint, live.unix, timeout_s=0.6).counter_add, "c", 1))["value"] == 1
+    assert (await call(unix(first.endpoint, live.unix, timeout_s=0.6).counters.incr, "c", 1))["value"] == 1
     assert time.monotonic() - started < 0.6
-    assert (await call(unix(first.endpoint, live.unix, timeout_s=0.6).counter_get, "c"))["value"] == 1
+    assert (await call(unix(first.endpoint, live.unix, timeout_s=0.6).counters.get, "c"))["value"] == 1
 
 
 def test_lost_answer_without_another_endpoint_is_outcome_unknown_with_the_id(
@@ -334,7 +307,7 @@ def test_lost_answer_without_another_endpoint_is_outcome_unknown_with_the_id(
 ) -> None:
     only = script(b"")
     with pytest.raises(OutcomeUnknown) as caught:
-        unix(only.endpoint).counter_add("c", 1)
+        unix(only.endpoint).counters.incr("c", 1)
     (body,) = only.bodies
     assert f"--request-id {body['request_id']}" in caught.value.message
 
@@ -343,13 +316,13 @@ def test_hang_is_outcome_unknown_for_a_write_and_timeout_for_a_read(script: Call
     only = script(None)
     started = time.monotonic()
     with pytest.raises(OutcomeUnknown, match="in time"):
-        unix(only.endpoint, timeout_s=0.2).counter_add("c", 1)
+        unix(only.endpoint, timeout_s=0.2).counters.incr("c", 1)
     assert time.monotonic() - started < 10
 
 
 def test_hang_of_a_read_is_a_timeout(script: Callable[..., Script]) -> None:
     with pytest.raises(ClientTimeout):
-        unix(script(None).endpoint, timeout_s=0.2).counter_get("c")
+        unix(script(None).endpoint, timeout_s=0.2).counters.get("c")
 
 
 async def test_write_without_request_id_is_not_repeated_elsewhere(
@@ -366,7 +339,9 @@ async def test_write_whose_answer_was_lost_is_repeated_elsewhere_under_its_reque
 ) -> None:
     told: list[str] = []
     first = script(b"")
-    client = Client([first.endpoint, live.unix], credentials=None, timeout_s=5.0, on_write=told.append)
+    client = Client(
+        [first.endpoint, live.unix], credentials=None, timeout_s=5.0, retry=False, on_write=told.append
+    )
     assert (await call(client.member_invite, "n"))["name"] == "n"
     assert (await call(client.member_remove, "n"))["removed"] is True
     assert [body["request_id"] for body in first.bodies] == told
@@ -386,7 +361,7 @@ async def test_unavailable_node_hands_over_to_the_next(
         other.service.fail = NoLeader("no leader here")
         assert (await call(unix(other.unix, live.unix).member_invite, "n"))["name"] == "n"
         with pytest.raises(NoLeader, match="no leader here"):
-            await call(unix(other.unix, dead(directory)).counter_add, "c", 1)
+            await call(unix(other.unix, dead(directory)).counters.incr, "c", 1)
 
 
 async def test_unavailable_after_a_lost_answer_stays_unknown(
@@ -394,7 +369,7 @@ async def test_unavailable_after_a_lost_answer_stays_unknown(
 ) -> None:
     live.service.fail = NoLeader("no leader")
     with pytest.raises(OutcomeUnknown):
-        await call(unix(script(b"").endpoint, live.unix).counter_add, "c", 1)
+        await call(unix(script(b"").endpoint, live.unix).counters.incr, "c", 1)
 
 
 async def test_refusal_of_the_same_request_id_settles_a_lost_answer(
@@ -402,7 +377,7 @@ async def test_refusal_of_the_same_request_id_settles_a_lost_answer(
 ) -> None:
     live.service.fail = CounterOverflow("would overflow")
     with pytest.raises(CounterOverflow):
-        await call(unix(script(b"").endpoint, live.unix).counter_add, "c", 1)
+        await call(unix(script(b"").endpoint, live.unix).counters.incr, "c", 1)
 
 
 # --- what is not a node -------------------------------------------------------------------------
@@ -435,7 +410,7 @@ def test_something_that_is_not_a_node_is_a_clear_version_mismatch(
 ) -> None:
     other = script(reply)
     with pytest.raises(VersionMismatch, match="not a cyoloctl node") as caught:
-        unix(other.endpoint, timeout_s=2).counter_add("c", 1)
+        unix(other.endpoint, timeout_s=2).counters.incr("c", 1)
     assert other.endpoint in caught.value.message
 
 
@@ -473,15 +448,15 @@ def test_terminal_codes_in_an_error_do_not_reach_the_user(script: Callable[..., 
 
 def secure(live: Live | str, credentials: Path, timeout_s: float = 5.0) -> Client:
     endpoint = live if isinstance(live, str) else live.https
-    return Client([endpoint], credentials=credentials, timeout_s=timeout_s)
+    return Client([endpoint], credentials=credentials, timeout_s=timeout_s, retry=False)
 
 
 async def test_operator_over_tls_may_write_and_watch(
     live: Live, authority: Authority, directory: Path
 ) -> None:
     client = secure(live, authority.credentials(directory))
-    assert (await call(client.counter_add, "c", 3))["value"] == 3
-    assert (await call(lambda: next(client.counter_watch("c"))))["value"] == 3
+    assert (await call(client.counters.incr, "c", 3))["value"] == 3
+    assert (await call(lambda: next(client.counters.watch("c", patience_s=0))))["value"] == 3
 
 
 async def test_viewer_over_tls_may_read_only(live: Live, authority: Authority, directory: Path) -> None:
@@ -490,43 +465,22 @@ async def test_viewer_over_tls_may_read_only(live: Live, authority: Authority, d
     with pytest.raises(
         AccessDenied, match="needs the role operator, the credentials somebody have the role viewer"
     ):
-        await call(client.counter_add, "c", 1)
+        await call(client.counters.incr, "c", 1)
 
 
 async def test_credentials_of_another_cluster_are_access_denied(live: Live, directory: Path) -> None:
     other = Authority("1" * 32)
     with pytest.raises(AccessDenied, match="another cluster, or the credentials do"):
-        await call(secure(live, other.credentials(directory)).counter_add, "c", 1)
+        await call(secure(live, other.credentials(directory)).counters.incr, "c", 1)
     assert live.service.calls == []
 
 
 def test_alert_that_refuses_our_certificate_is_access_denied(authority: Authority, directory: Path) -> None:
-    context = Authority().server_context(directory)  # verifies us against another CA ...
-    certificate, key = authority.issue("a", "node")
-    path = directory / "node.pem"
-    path.write_text(certificate + key)
-    context.load_cert_chain(path)  # ... and is a node of ours all the same
-    listener = socket.create_server(("127.0.0.1", 0))
-    refused: list[str] = []
-    told = threading.Event()
-
-    def refuse() -> None:
-        connection, _ = listener.accept()
-        with context.wrap_socket(connection, server_side=True, do_handshake_on_connect=False) as tls:
-            try:
-                tls.do_handshake()
-            except ssl.SSLError as error:
-                refused.append(error.reason)
-            told.wait(5)
-
-    thread = threading.Thread(target=refuse)
-    thread.start()
-    endpoint = f"https://127.0.0.1:{listener.getsockname()[1]}"
-    with listener, pytest.raises(AccessDenied, match="refuses our certificate"):
-        secure(endpoint, authority.credentials(directory)).counter_add("c", 1)
-    told.set()
-    thread.join()
-    assert refused
+    with (
+        refusing(authority, directory) as endpoint,
+        pytest.raises(AccessDenied, match="refuses our certificate"),
+    ):
+        secure(endpoint, authority.credentials(directory)).counters.incr("c")
 
 
 @pytest.mark.parametrize(
@@ -542,7 +496,7 @@ async def test_server_that_is_no_valid_node_gets_nothing(
     context = authority.server_context(directory, role=role, days=days)
     async with running(authority, directory, context=context) as node:
         with pytest.raises(AccessDenied, match=says):
-            await call(secure(node, authority.credentials(directory)).counter_add, "c", 1)
+            await call(secure(node, authority.credentials(directory)).counters.incr, "c", 1)
         assert node.service.calls == []
 
 
@@ -567,7 +521,7 @@ async def test_name_with_an_address_that_swallows_everything_is_reached_at_the_n
 
         monkeypatch.setattr(socket, "getaddrinfo", getaddrinfo)
         endpoint = f"https://a.example:{port}"
-        client = Client([endpoint], credentials=authority.credentials(directory), timeout_s=3.0)
+        client = Client([endpoint], credentials=authority.credentials(directory), timeout_s=3.0, retry=False)
         assert (await call(client.status))["schema_version"] == 1
 
 
@@ -576,7 +530,7 @@ async def test_endpoint_with_a_name_reaches_exactly_that_node(
 ) -> None:
     credentials = authority.credentials(directory)
     good = live.https.replace("https://", "https://a@")
-    assert (await call(secure(good, credentials).counter_add, "c", 1))["value"] == 1
+    assert (await call(secure(good, credentials).counters.incr, "c", 1))["value"] == 1
     with pytest.raises(AccessDenied, match="a answers there, not b: nothing was sent"):
         await call(secure(live.https.replace("https://", "https://b@"), credentials).status)
     for text in ("https://B@127.0.0.1:1", "https://@127.0.0.1:1", "https://a@b@127.0.0.1:1"):
@@ -592,11 +546,11 @@ async def test_node_that_the_credentials_do_not_list_gets_nothing(
     document = json.loads(path.read_text())
     path.write_text(json.dumps(document | {"members": {"b": "127.0.0.1:1", "c": "127.0.0.1:2"}}))
     with pytest.raises(AccessDenied, match=r"not among the members in credentials file .* renew"):
-        await call(secure(live, path).counter_add, "c", 1)
+        await call(secure(live, path).counters.incr, "c", 1)
     assert live.service.calls == []
     assert endpoints.member_endpoints(path) == ["https://b@127.0.0.1:1", "https://c@127.0.0.1:2"]
     path.write_text(json.dumps(document | {"members": {"a": "127.0.0.1:1"}}))
-    assert (await call(secure(live, path).counter_add, "c", 1))["value"] == 1
+    assert (await call(secure(live, path).counters.incr, "c", 1))["value"] == 1
 
 
 async def test_credentials_made_on_request_use_the_key_beside_them(
@@ -608,7 +562,7 @@ async def test_credentials_made_on_request_use_the_key_beside_them(
     key.touch(0o600)
     key.write_text(document.pop("key_pem"))
     path.write_text(json.dumps(document | {"key_file": "mine.key"}))
-    assert (await call(secure(live, path).counter_add, "c", 1))["value"] == 1
+    assert (await call(secure(live, path).counters.incr, "c", 1))["value"] == 1
     key.chmod(0o640)
     with pytest.raises(ConfigError, match=r"run `chmod 600 "):
         secure(live, path)
@@ -640,7 +594,7 @@ def test_silent_tcp_endpoint_times_out_as_unreachable(authority: Authority, dire
     with socket.create_server(("127.0.0.1", 0)) as listener:
         endpoint = f"https://127.0.0.1:{listener.getsockname()[1]}"
         with pytest.raises(Unreachable, match="timed out"):
-            secure(endpoint, authority.credentials(directory), timeout_s=0.2).counter_add("c", 1)
+            secure(endpoint, authority.credentials(directory), timeout_s=0.2).counters.incr("c", 1)
 
 
 def test_credentials_open_to_others_or_damaged_are_refused(authority: Authority, directory: Path) -> None:
@@ -769,10 +723,10 @@ async def test_join_of_a_member_whose_certificate_is_out_of_date_is_granted(
 
 async def test_watch_follows_changes_and_leaves_the_node_clean(live: Live) -> None:
     client = unix(live.unix)
-    await call(client.counter_add, "c", 1)
-    watch = client.counter_watch("c")
+    await call(client.counters.incr, "c", 1)
+    watch = client.counters.watch("c", patience_s=0)
     assert (await call(next, watch))["value"] == 1
-    await call(client.counter_add, "c", 1)
+    await call(client.counters.incr, "c", 1)
     assert (await call(next, watch))["value"] == 2
     watch.close()  # type: ignore[attr-defined]  # a generator
     async with asyncio.timeout(5):
@@ -781,12 +735,12 @@ async def test_watch_follows_changes_and_leaves_the_node_clean(live: Live) -> No
 
 async def test_watch_unknown_counter_is_not_found(live: Live) -> None:
     with pytest.raises(NotFound):
-        await call(next, unix(live.unix).counter_watch("nope"))
+        await call(next, unix(live.unix).counters.watch("nope"))
 
 
 async def test_watch_error_in_the_stream_is_raised(live: Live) -> None:
     live.service.values["c"] = 1
-    watch = unix(live.unix).counter_watch("c")
+    watch = unix(live.unix).counters.watch("c", patience_s=0)
     await call(next, watch)
     live.service.fail = NoLeader("lost it")
     async with live.service.changed:
@@ -801,7 +755,7 @@ STREAM = b"HTTP/1.1 200 OK\r\nContent-Type: application/x-ndjson\r\nTransfer-Enc
 def test_watch_lines_split_over_chunks_and_blank_lines_are_read(script: Callable[..., Script]) -> None:
     parts = [b'{"schema_version":1,"val', b'ue":1}\n\n\n{"schema_version":1,"value":2}\n']
     reply = STREAM + b"".join(b"%x\r\n%b\r\n" % (len(part), part) for part in parts)
-    watch = unix(script(reply).endpoint).counter_watch("c")
+    watch = unix(script(reply).endpoint).counters.watch("c", patience_s=0)
     assert [next(watch)["value"], next(watch)["value"]] == [1, 2]
     with pytest.raises(Unavailable, match="watch again"):
         next(watch)
@@ -810,9 +764,9 @@ def test_watch_lines_split_over_chunks_and_blank_lines_are_read(script: Callable
 def test_watch_silent_node_is_given_up(
     script: Callable[..., Script], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    assert client_module._WATCH_SILENCE_S > 2 * schema.KEEPALIVE_LINE_S
-    monkeypatch.setattr(client_module, "_WATCH_SILENCE_S", 0.05)
+    assert calls._WATCH_SILENCE_S > 2 * schema.KEEPALIVE_LINE_S
+    monkeypatch.setattr(calls, "_WATCH_SILENCE_S", 0.05)
     first = script(STREAM + b"1\r\n\n\r\n", hold=True)
-    watch = unix(first.endpoint).counter_watch("c")
+    watch = unix(first.endpoint).counters.watch("c", patience_s=0)
     with pytest.raises(Unavailable, match=r"no answer in time.*watch again"):
         next(watch)
