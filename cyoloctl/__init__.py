@@ -1,10 +1,10 @@
 """cyoloctl: small, strongly consistent clusters of Zero Trust connector nodes.
 
-For programs: `Client` and `AsyncClient`; errors are those of `cyoloctl.errors` (docs/library.md).
+For programs: `Client`, `AsyncClient` and `Node`; errors are those of `cyoloctl.errors` (docs/library.md).
 Importing this imports nothing else: every command does.
 """
 
-__all__ = ["AsyncClient", "Client", "__version__", "errors"]
+__all__ = ["AsyncClient", "Client", "Node", "__version__", "errors"]
 
 __version__ = "0.2.0"
 
@@ -12,19 +12,24 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from cyoloctl import errors
     from cyoloctl.control.client import AsyncClient, Client
+    from cyoloctl.node.embedded import Node
 
 
 def __getattr__(name: str) -> object:
     """The public names, imported when they are first used."""
     if name in {"AsyncClient", "Client"}:
-        from cyoloctl.control import client as home
-    elif name == "errors":
-        from cyoloctl import errors
+        from cyoloctl.control import client
 
-        return errors
-    else:
-        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    return getattr(home, name)
+        return getattr(client, name)
+    if name == "Node":
+        from cyoloctl.node.embedded import Node
+
+        return Node
+    if name == "errors":
+        from importlib import import_module
+
+        return import_module("cyoloctl.errors")
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
 
 
 def __dir__() -> list[str]:

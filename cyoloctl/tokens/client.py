@@ -69,7 +69,7 @@ class Tokens(Group[M]):
         audience: str = "",
         request_id: str | None = None,
     ) -> Steps[TokenMade]:
-        """A token of the same session with other claims; older ones are refused on every node from then on.
+        """A token of the same session with other claims; nodes refuse older ones when they have applied that.
 
         set: claims to set.  unset: names of claims to remove.  keep_previous: older ones go on counting.
         Once per request id.  Raises TokenRejected.
@@ -104,7 +104,8 @@ class Tokens(Group[M]):
     ) -> Steps[Revocation]:
         """Refuse a session from now on, by its token or its `sid`; or every session of the subject `sub`.
 
-        One of the three.  Every node refuses it once this has returned.  Raises TokenRejected.
+        One of the three.  A node refuses it when it has applied that, and with require_quorum at once.
+        Raises TokenRejected.
         """
         body = {"token": token, "sid": sid, "sub": sub, "audience": audience, "request_id": request_id}
         return self._caller.call("token_revoke", body=body)
