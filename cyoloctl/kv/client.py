@@ -27,10 +27,11 @@ _PAUSE_S = 0.2
 
 
 class Entry(TypedDict):
-    """A key with its value; expires_at: RFC 3339, None: never."""
+    """A key with its value; sealed: no disk holds it; expires_at: RFC 3339, None: never."""
 
     key: str
     value: bytes
+    sealed: bool
     size: int
     revision: int
     created_revision: int
@@ -60,6 +61,7 @@ class Change(TypedDict):
     key: str
     revision: int
     value: bytes | None
+    sealed: NotRequired[bool]
     created_revision: NotRequired[int]
     version: NotRequired[int]
     expires_at: NotRequired[str | None]
@@ -68,6 +70,7 @@ class Change(TypedDict):
 class Kv(Group[M]):
     """Any bytes by key: up to 256 KiB under up to 512 bytes of UTF-8 without control characters.
 
+    Reads raise KeyMissing where a value is sealed under a key that the asked node does not have.
     Every write raises QuotaExceeded where all keys and values would become too large, FenceLost where
     `fence` (NAME=TOKEN, such as `lock.fence`) is of a lock that is no longer held, and InvalidInput.
     """
@@ -92,14 +95,17 @@ class Kv(Group[M]):
         if_revision: int | None = None,
         if_absent: bool = False,
         ttl_s: float | None = None,
+        sealed: bool | None = None,
         fence: str | None = None,
         request_id: str | None = None,
     ) -> Steps[Written]:
         """Give a key a value, once per request id.  A str is stored as UTF-8.
 
         if_revision: only if the key is at this revision.  if_absent: only if there is no such key.
-        ttl_s: seconds after which the key expires, 1 to 31622400; None: never.
-        Raises Conflict for another revision, AlreadyExists; nothing is changed then.
+        ttl_s: seconds after which the key expires, 1 to 31622400; None: never.  sealed: True: encrypted
+        under the cluster's key ring, so that no disk holds it; False: not; None: not, and refused where the
+        present value is sealed.
+        Raises Conflict for another revision and as said, AlreadyExists; nothing is changed then.
         """
         check_key(key)
         if if_absent and if_revision is not None:
@@ -109,6 +115,7 @@ class Kv(Group[M]):
             "value_base64": _base64(value),
             "if_revision": 0 if if_absent else if_revision,
             "ttl_s": ttl_s,
+            **({} if sealed is None else {"sealed": sealed}),
             "fence": _fence(fence),
             "request_id": request_id,
         }
@@ -190,8 +197,8 @@ class Kv(Group[M]):
 
         compare: up to 64 of ``{"key", "target", "op", "value"}``, with target exists, value, revision,
         created_revision or version, and op =, !=, < or >.  then, otherwise: up to 64 of
-        ``{"op": "put", "key", "value", "ttl_s"}`` and ``{"op": "delete", "key"}``; a value may be bytes.
-        `succeeded` of the answer says which of the two was carried out.
+        ``{"op": "put", "key", "value", "ttl_s", "sealed"}`` and ``{"op": "delete", "key"}``.  A value may
+        be bytes.  `succeeded` of the answer says which of the two was carried out.
         """
         body = {
             "compare": [_item(each) for each in compare],

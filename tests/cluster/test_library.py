@@ -107,6 +107,11 @@ def test_what_each_group_does_on_a_real_node(shared: Cluster) -> None:
     with pytest.raises(NotFound):
         one.locks.show("lib")
     assert two.kv.get("lib/a")["value"] == b"\x00"
+    assert one.kv.put("lib/secret", b"s", sealed=True)["sealed"] is True
+    assert (two.kv.get("lib/secret")["value"], two.kv.get("lib/a")["sealed"]) == (b"s", False)
+    with pytest.raises(Conflict):
+        two.kv.put("lib/secret", b"t")
+    two.kv.delete("lib/secret")
     assert one.kv.txn(then=[{"op": "put", "key": "lib/b", "value": b"2"}])["succeeded"] is True
     listing = one.kv.list("lib/")
     assert [(each["key"], each["value"]) for each in listing["entries"]] == [

@@ -74,7 +74,7 @@ def test_sealed_value_is_on_no_disk_and_in_no_backup(stopped: Cluster, tmp_path:
     assert stopped["n3"].cli("kv", "get", "s/one").stdout == SECRETS["second"]
     places = {f"early {name}": data for name, data in _files(tmp_path).items()}
     for _ in range(45):  # every node makes a snapshot of its own
-        stopped["n1"].client().counter_add("default", 1)
+        stopped["n1"].client().counters.incr("default", 1)
     for name, node in stopped.nodes.items():
         assert node.cli("snapshot", "save", tmp_path / f"{name}.backup").returncode == 0
         wait_until(f"a snapshot of {name}", lambda node=node: any(node.directory.glob("snapshot*")))  # type: ignore[misc]
