@@ -20,11 +20,11 @@ from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass, field
 from itertools import count
 from pathlib import Path
-from typing import Literal
+from typing import Literal, Protocol
 
 from tests.chaos.linearizability import Op
 
-__all__ = ["History", "Record"]
+__all__ = ["History", "Record", "Recorded", "write_edn"]
 
 
 @dataclass(slots=True)
@@ -53,6 +53,21 @@ class Record:
         call, given = ("add", (self.by,)) if self.by else ("get", ())
         outcome = "unknown" if self.outcome == "open" else self.outcome
         return Op(self.counter, call, given, self.value, self.start_s, self.end_s, outcome, label)
+
+    @property
+    def key(self) -> str:
+        """What it is about."""
+        return self.counter
+
+    @property
+    def f(self) -> str:
+        """Which operation."""
+        return "add" if self.by else "get"
+
+    def edn(self, *, returned: bool) -> str:
+        """Its value in the history: see `write_edn`."""
+        shown = "nil" if not returned or self.value is None else str(self.value)
+        return f"[{self.by} {shown}]" if self.by else shown
 
     def refuse(self, now_s: float) -> None:
         """It was certainly not applied."""
@@ -96,22 +111,44 @@ class History:
                 file.write(json.dumps(row) + "\n")
 
     def write_edn(self, path: Path) -> None:
-        """One map of EDN per line, as Jepsen, Knossos, elle and the logs of porcupine's tests have them.
-
-        ``{:process 0, :type :invoke, :f :add, :key "loose-1", :value [2 nil], :time 1500000, :index 0}``
-
-        type: invoke, then ok, fail (certainly not applied) or info (unknown;
-        these come last).  value: of an `add` what it adds and the value that
-        it returned, of a `get` the value; nil where there is none.  time:
-        nanoseconds since the run began.  A process has one operation at a
-        time and none after an info: its client goes on as another process.
-        """
-        lines = _edn_lines(sorted(self.records, key=lambda record: record.start_s))
-        path.write_text("".join(f"{line}\n" for line in lines), encoding="utf-8")
+        """See `write_edn`."""
+        write_edn(path, self.records)
 
 
-def _edn_lines(records: Sequence[Record]) -> Iterator[str]:
-    events: list[tuple[float, int, Record]] = [(record.start_s, 1, record) for record in records]
+class Recorded(Protocol):
+    """An operation of a history; see `Record`."""
+
+    client: str
+    start_s: float
+    end_s: float
+    outcome: Literal["open", "ok", "refused", "unknown"]
+
+    @property
+    def key(self) -> str: ...
+
+    @property
+    def f(self) -> str: ...
+
+    def edn(self, *, returned: bool) -> str: ...
+
+
+def write_edn(path: Path, records: Sequence[Recorded]) -> None:
+    """One map of EDN per line, as Jepsen, Knossos, elle and the logs of porcupine's tests have them.
+
+    ``{:process 0, :type :invoke, :f :add, :key "loose-1", :value [2 nil], :time 1500000, :index 0}``
+
+    type: invoke, then ok, fail (certainly not applied) or info (unknown;
+    these come last).  value: of an `add` what it adds and the value that
+    it returned, of a `get` the value; nil where there is none.  time:
+    nanoseconds since the run began.  A process has one operation at a
+    time and none after an info: its client goes on as another process.
+    """
+    lines = _edn_lines(sorted(records, key=lambda record: record.start_s))
+    path.write_text("".join(f"{line}\n" for line in lines), encoding="utf-8")
+
+
+def _edn_lines(records: Sequence[Recorded]) -> Iterator[str]:
+    events: list[tuple[float, int, Recorded]] = [(record.start_s, 1, record) for record in records]
     # Of a return and a start at the same moment, the start comes first: they count as concurrent.
     events += [(record.end_s, 2, record) for record in records]
     fresh = count()
@@ -120,7 +157,7 @@ def _edn_lines(records: Sequence[Record]) -> Iterator[str]:
     last_s = 0.0
     for index, (at_s, is_end, record) in enumerate(sorted(events, key=lambda event: event[:2])):
         last_s = last_s if math.isinf(at_s) else at_s
-        kind, value = "invoke", None
+        kind = "invoke"
         if is_end == 1:
             if record.client not in processes:
                 processes[record.client] = next(fresh)
@@ -129,10 +166,8 @@ def _edn_lines(records: Sequence[Record]) -> Iterator[str]:
                 del processes[record.client]
         else:
             kind = {"ok": "ok", "refused": "fail"}.get(record.outcome, "info")
-            value = record.value
-        shown = "nil" if value is None else str(value)
         yield (
-            f"{{:process {process_of[id(record)]}, :type :{kind}, :f :{'add' if record.by else 'get'}, "
-            f":key {json.dumps(record.counter)}, :value {f'[{record.by} {shown}]' if record.by else shown}, "
+            f"{{:process {process_of[id(record)]}, :type :{kind}, :f :{record.f}, "
+            f":key {json.dumps(record.key)}, :value {record.edn(returned=is_end == 2)}, "
             f":time {round(last_s * 1e9)}, :index {index}}}"
         )

@@ -11,8 +11,8 @@ operation is about to return, so only returns branch.  An operation whose
 outcome is unknown never returns: it may take effect at any time after its
 start, or never.  One that was refused never takes effect.
 
-What the operations mean is a `Model`: `COUNTER`, `REGISTER` and `MAP` are
-here.  Four facts keep the search small; each is argued where it is used, and
+What the operations mean is a `Model`: `COUNTER`, `REGISTER`, `MAP` and
+`REVISIONS` are here.  Four facts keep the search small; each is argued where it is used, and
 the whole is compared with trying every order in the tests:
 
 - a read that fits the present state is taken at once;
@@ -30,7 +30,7 @@ from dataclasses import dataclass
 from itertools import groupby
 from typing import Literal
 
-__all__ = ["COUNTER", "MAP", "REGISTER", "Model", "Op", "Verdict", "check", "check_key"]
+__all__ = ["COUNTER", "MAP", "REGISTER", "REVISIONS", "Model", "Op", "Verdict", "check", "check_key"]
 
 _State = Hashable
 
@@ -112,6 +112,32 @@ def _one_of_a_map(state: _State, call: str, given: tuple[_State, ...]) -> tuple[
     return _register(state, {"get": "read", "put": "write"}.get(call, call), given)
 
 
+def _revisions(state: _State, call: str, given: tuple[_State, ...]) -> tuple[_State, object]:
+    """get; put VALUE AT; cas REVISION VALUE AT; delete AT.
+
+    The state is value and revision, None where there is no key.  AT is the revision that the change got:
+    higher than the one before, so it is part of what was asked.  cas and delete
+    answer whether they found the key at that revision, or at all (0: not there).
+    """
+    revision = state[1] if isinstance(state, tuple) else 0
+    if call == "get":
+        return state, state
+    if call == "delete":
+        return None, state is not None and given[0] > revision  # type: ignore[operator]
+    *expected, value, at = given
+    if expected and expected[0] != revision:
+        return state, False
+    return (value, at), at > revision  # type: ignore[operator]
+
+
+def _may_have_revision(state: _State, op: Op) -> bool:
+    """A key that has a later revision than an operation saw or gave never has that one again."""
+    revision = state[1] if isinstance(state, tuple) else 0
+    if op.call == "get":
+        return op.answer is None or revision <= op.answer[1]  # type: ignore[index, no-any-return]
+    return op.answer is not True or revision <= op.given[-1]  # type: ignore[operator]
+
+
 def _only_reads(op: Op) -> bool:
     return op.call in ("get", "read") or (op.call in ("cas", "delete") and op.answer is False)
 
@@ -120,6 +146,8 @@ COUNTER = Model(0, _count, _only_reads, lambda state, op: state <= op.answer)  #
 REGISTER = Model(None, _register, _only_reads)
 MAP = Model(None, _one_of_a_map, _only_reads)
 """One key of it: a map is linearizable when each of its keys is."""
+REVISIONS = Model(None, _revisions, _only_reads, _may_have_revision)
+"""The same, where every change has a revision, which is known for all that have taken effect."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -34,6 +34,7 @@ class Outcome:
     verdicts: list[Verdict]
     exactly_once: list[dict[str, Any]]
     promises: dict[str, int]
+    data: dict[str, int]
     snapshots: dict[str, list[str]]
     transitions: dict[str, Any]
     problems: list[str] = field(default_factory=list)
@@ -84,6 +85,7 @@ def _summary(history: History, outcome: Outcome) -> dict[str, Any]:
         "linearizable": {verdict.key: verdict.linearizable for verdict in outcome.verdicts},
         "exactly_once": outcome.exactly_once,
         "promises": outcome.promises,
+        "data": outcome.data,
         "snapshots": outcome.snapshots,
         "transitions": outcome.transitions,
         "problems": outcome.problems,
@@ -132,6 +134,10 @@ def _markdown(summary: dict[str, Any], outcome: Outcome) -> str:
         "| promise, asked through every node | times |",
         "|---|---|",
         *(f"| {what} | {count} |" for what, count in outcome.promises.items()),
+        "",
+        "| data and locks, asked through every node | times |",
+        "|---|---|",
+        *(f"| {what} | {count} |" for what, count in outcome.data.items()),
         "",
         *_transitions(outcome.transitions),
         f"Snapshots at the end: {outcome.snapshots}",

@@ -21,7 +21,9 @@ from typing import Any
 
 from tests.chaos import disks, netns
 from tests.chaos.cluster import FaultCluster, stop_signal_is_interrupt
-from tests.chaos.history import History
+from tests.chaos.data import DataClients
+from tests.chaos.history import History, write_edn
+from tests.chaos.judging import judge
 from tests.chaos.linearizability import check
 from tests.chaos.nemesis import EVERYTHING, Nemesis
 from tests.chaos.netns import sweep
@@ -30,6 +32,7 @@ from tests.chaos.recovery import RECOVER, recover
 from tests.chaos.report import Outcome, write_report
 from tests.chaos.transitions import TRANSITIONS, disagreements, went_on
 from tests.chaos.workload import LAST, Clients, read
+from tests.support.cluster import wait_until
 
 __all__ = ["main", "missing", "run"]
 
@@ -95,6 +98,7 @@ def _run(
     endpoints = {name: node.endpoint for name, node in cluster.nodes.items()}
     load = Clients(history, endpoints, count=clients, rate=rate, seed=seed, stale=stale)
     keepers = Keepers(endpoints, seed=seed, now=history.now)
+    data = DataClients(endpoints, seed=seed, now=history.now)
     nemesis = Nemesis(cluster, history, [fault for fault in faults if fault != RECOVER], seed)
     nemesis.transitions.counters = load.exact + load.loose
     nemesis.transitions.on_new_ca = keepers.forget_kept
@@ -104,22 +108,26 @@ def _run(
         notes.append("CLOCK STEPS WERE NOT TESTED: libfaketime is not installed (apt-get install faketime)")
     load.start()
     keepers.start()
+    data.start()
     try:
         nemesis.run(until_s=seconds)
         healed = time.monotonic()
     finally:
         answered = load.finish(_ANSWERED_S)
         keepers.finish()
+        data.finish(_ANSWERED_S)
     if not answered:
         problems.append(f"a repeated write was not answered within {_ANSWERED_S:g} s after the last fault")
     problems += _settle(cluster, "after the faults ended")
     notes.append(f"healthy without lag {time.monotonic() - healed:.1f} s after the last fault ended")
     before = _final_reads(cluster, history, load)
+    data.last_reads()
     problems += disagreements(cluster)
     cluster.restart_all()
     problems += _settle(cluster, "after all were killed and started again")
     problems += disagreements(cluster)
     after = _final_reads(cluster, history, load)
+    problems += _end_of_data(data)
     redeemed = _redeem(cluster, base, keepers)
     if RECOVER in faults:
         lost, note = recover(cluster, base, seed, after)
@@ -128,6 +136,9 @@ def _run(
 
     verdicts = check(history.ops())
     problems += [verdict.explain() for verdict in verdicts if not verdict.linearizable]
+    on_registers, wrong = judge(data.notes, history.now())
+    verdicts += on_registers
+    problems += data.problems + wrong
     exactly_once = [_exactly_once(history, counter, before, after) for counter in load.exact]
     problems += [f"not exactly once: {row}" for row in exactly_once if not row["exact"]]
     problems += history.anomalies + nemesis.findings + keepers.problems
@@ -146,12 +157,14 @@ def _run(
         verdicts=verdicts,
         exactly_once=exactly_once,
         promises=dict(sorted(keepers.counts.items())) | {"invitations redeemed at the end": redeemed},
+        data=dict(sorted(data.counts.items())) | {"changes watched": len(data.notes.changes[0])},
         snapshots=cluster.snapshots(),
         transitions=went_on(nemesis.transitions.killed, history.records, _alone(nemesis)),
         problems=problems,
         notes=notes,
     )
     summary = write_report(report, history, outcome)
+    write_edn(report / "data.edn", data.notes.calls)
     if problems:
         _keep_evidence(cluster, base, report)
     return summary, outcome
@@ -184,6 +197,17 @@ def _final_reads(cluster: FaultCluster, history: History, load: Clients) -> dict
         }
         for counter in load.exact + load.loose
     }
+
+
+def _end_of_data(data: DataClients) -> list[str]:
+    """The last reads of what is kept by key, and the ends of the watches."""
+    data.last_reads()
+    data.finish_watching()
+    try:
+        wait_until("every sealed value under the newest key", data.all_sealed_again)
+    except AssertionError as error:
+        return [str(error)]
+    return []
 
 
 def _redeem(cluster: FaultCluster, base: Path, keepers: Keepers) -> int:
