@@ -51,6 +51,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
 
     from cyoloctl.control.endpoints import Endpoint
+    from cyoloctl.control.idle import Idle
     from cyoloctl.control.table import Node
     from cyoloctl.web.steps import Steps
 
@@ -97,6 +98,7 @@ class Calls:
         self.timeout_s = timeout_s
         self._again = again
         self._on_write = on_write
+        self._idle: Idle | None = None
 
     @property
     def size(self) -> int:
@@ -105,7 +107,16 @@ class Calls:
 
     def within(self, timeout_s: float) -> Calls:
         """The same with another timeout.  Raises UsageError."""
-        return Calls(self._endpoints, timeout_s, again=self._again, on_write=self._on_write)
+        other = Calls(self._endpoints, timeout_s, again=self._again, on_write=self._on_write)
+        other._idle = self._idle
+        return other
+
+    def keep_connections(self) -> Idle:
+        """Keep connections between calls until what is given is closed."""
+        from cyoloctl.control.idle import Idle
+
+        self._idle = Idle()
+        return self._idle
 
     def call(
         self,
@@ -133,7 +144,7 @@ class Calls:
                     self._on_write(request_id)
             else:
                 route.check_body(body)
-        asked = _Asked(route, path, body, query or {}, repeatable=repeatable)
+        asked = _Asked(route, path, body, query or {}, repeatable=repeatable, idle=self._idle)
         endpoints = self._endpoints if at is None else self._endpoints[at : at + 1]
         deadline = Deadline(self.timeout_s if timeout_s is None else timeout_s)
         try:
@@ -284,10 +295,13 @@ class _Asked:
         query: Mapping[str, Any],
         *,
         repeatable: bool,
+        idle: Idle | None,
     ) -> None:
         self.request_id: str | None = body.get("request_id") if body is not None else None
         self._route, self._path, self._body, self._query = route, path, body, query
         self._repeatable = repeatable or not route.write or self.request_id is not None
+        # A node may close a connection while a request is on its way there: only what may be sent again goes.
+        self._idle = idle if self._repeatable else None
 
     def answer(self, endpoints: Sequence[Endpoint], deadline: Deadline, *, again: bool) -> Steps[Any]:
         """The answer of the first endpoint that has one, in rounds until the deadline where it may be again.
@@ -349,11 +363,26 @@ class _Asked:
     def _exchange(
         self, endpoint: Endpoint, limit: Deadline, share: Deadline
     ) -> Steps[tuple[int, dict[str, str], bytes, Exchange]]:
-        with (yield from Exchange.open(endpoint, limit, share)) as exchange:
-            data = request_bytes(self._route, target(self._path, self._query, limit.left()), self._body)
+        idle = self._idle
+        wire = None if idle is None else idle.take(endpoint)
+        if wire is None:
+            exchange = yield from Exchange.open(endpoint, limit, share)
+        else:
+            exchange = Exchange(endpoint, wire, limit)
+        try:
+            where = target(self._path, self._query, limit.left())
+            data = request_bytes(self._route, where, self._body, keeps=idle is not None)
             yield from exchange.send(data)
             status, headers = yield from exchange.head()
-            return status, headers, (yield from exchange.body(headers)), exchange
+            raw = yield from exchange.body(headers)
+        except BaseException:
+            exchange.__exit__()
+            raise
+        if idle is not None and exchange.again:
+            idle.give(endpoint, exchange.wire)
+        else:
+            exchange.__exit__()
+        return status, headers, raw, exchange
 
 
 def _passes(error: CyoloctlError) -> bool:

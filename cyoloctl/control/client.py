@@ -220,8 +220,9 @@ class Client(_Operations[Blocking]):
     on_write: told the request id of each write, before it is sent.
 
     Raises UsageError (endpoints, timeout), ConfigError (credentials file, data directory).
-    Nothing is sent before the first call, each call has connections of its own, and any number of
-    threads may share a client.  Every call raises the error that the node answered with, or one of:
+    Nothing is sent before the first call, and any number of threads may share a client.  In a ``with``
+    block connections are kept between calls, otherwise each call has its own.  Every call raises the
+    error that the node answered with, or one of:
 
     - Unreachable: no endpoint could be reached, nothing was sent;
     - Unavailable (ClientTimeout, NoLeader, Overloaded): not applied, try again;
@@ -253,10 +254,11 @@ class Client(_Operations[Blocking]):
         )
 
     def __enter__(self) -> Self:
+        self._kept = self._caller.keep_connections()
         return self
 
     def __exit__(self, *_: object) -> None:
-        return None
+        self._kept.close()
 
 
 class AsyncClient(_Operations[InLoop]):
@@ -288,10 +290,11 @@ class AsyncClient(_Operations[InLoop]):
         )
 
     async def __aenter__(self) -> Self:
+        self._kept = self._caller.keep_connections()
         return self
 
     async def __aexit__(self, *_: object) -> None:
-        return None
+        self._kept.close()
 
 
 def _endpoints(

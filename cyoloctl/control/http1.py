@@ -107,13 +107,17 @@ def why(error: Exception) -> str:
 
 
 class Exchange:
-    """One request and its response on one connection."""
+    """One request and its response on one connection.
+
+    again: whether the connection is good for another request, once the answer was read.
+    """
 
     def __init__(self, endpoint: Connectable, wire: Wire, deadline: Until) -> None:
         self.endpoint = endpoint
         self.deadline = deadline
         self._buffer = bytearray()
-        self._wire = wire
+        self.wire = wire
+        self.again = False
 
     @classmethod
     def open(cls, endpoint: Connectable, deadline: Until, connect_deadline: Until) -> Steps[Exchange]:
@@ -125,7 +129,7 @@ class Exchange:
 
     def __exit__(self, *_: object) -> None:
         with contextlib.suppress(OSError):
-            self._wire.close()
+            self.wire.close()
 
     def send(self, data: bytes) -> Steps[None]:
         """Send a whole request.  Raises NotSent, AccessDenied.
@@ -134,13 +138,13 @@ class Exchange:
         has the whole request, and a request without its end is never executed.
         """
         try:
-            yield Send(self._wire, data, self.deadline)
+            yield Send(self.wire, data, self.deadline)
         except OSError as error:
             # A node that refuses our certificate says so before it closes.
             self._raise_alert(error)
             if not isinstance(error, TimeoutError):
                 try:
-                    yield Receive(self._wire, self.deadline)
+                    yield Receive(self.wire, self.deadline)
                 except OSError as last:
                     self._raise_alert(last)
             raise NotSent(f"while sending: {why(error)}") from None
@@ -156,7 +160,7 @@ class Exchange:
         if self.deadline.left() <= 0:
             raise Lost("no answer in time", timed_out=True)
         try:
-            data = yield Receive(self._wire, self.deadline)
+            data = yield Receive(self.wire, self.deadline)
         except TimeoutError:
             raise Lost("no answer in time", timed_out=True) from None
         except OSError as error:
@@ -223,7 +227,9 @@ class Exchange:
                 raise self.not_a_node()
             if int(length) > limit:
                 raise self.too_large(limit)
-            return (yield from self._exactly(int(length)))
+            body = yield from self._exactly(int(length))
+            self.again = not self._buffer and headers.get("connection", "").lower() != "close"
+            return body
         while (yield from self._fill()):
             if len(self._buffer) > limit:
                 raise self.too_large(limit)
@@ -279,8 +285,13 @@ class Exchange:
         return value
 
 
-def request_bytes(route: Route[Any], target: str, body: Mapping[str, Any] | None) -> bytes:
-    lines = f"{route.method} {target} HTTP/1.1\r\nHost: cyoloctl\r\nConnection: close\r\n"
+def request_bytes(
+    route: Route[Any], target: str, body: Mapping[str, Any] | None, *, keeps: bool = False
+) -> bytes:
+    """A whole request.  keeps: the node is to leave the connection open after its answer."""
+    lines = f"{route.method} {target} HTTP/1.1\r\nHost: cyoloctl\r\n"
+    if not keeps:
+        lines += "Connection: close\r\n"
     if body is None:
         return (lines + "\r\n").encode("ascii")
     data = encode_body(body)

@@ -112,6 +112,10 @@ class _Wire:
         """Close.  Idempotent."""
         self._sock.close()
 
+    def fileno(self) -> int:
+        """Its descriptor."""
+        return self._sock.fileno()
+
     async def send(self, data: bytes) -> None:
         """Send all of it.  Raises OSError."""
         await self._loop.sock_sendall(self._sock, data)

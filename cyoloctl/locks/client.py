@@ -19,6 +19,7 @@ from cyoloctl.web.steps import Blocking, Group, InLoop, Pause, Turns, consistenc
 
 if TYPE_CHECKING:
     import asyncio
+    from collections.abc import Callable
 
     from cyoloctl.locks.api import Lock, LockBroken
     from cyoloctl.web.steps import Caller, Runner, Steps
@@ -216,13 +217,13 @@ class LockContext:
     say so; at the end OutcomeUnknown where the lock was lost in the block and the block raised nothing.
     """
 
-    def __init__(self, acquiring: Steps[Lease], runner: Runner, timeout_s: float) -> None:
+    def __init__(self, acquiring: Callable[[], Steps[Lease]], runner: Runner, timeout_s: float) -> None:
         self._acquiring = acquiring
         self._runner = runner
         self._timeout_s = timeout_s
 
     def __enter__(self) -> HeldLock:
-        self._lease: Lease = self._runner.run(self._acquiring)
+        self._lease: Lease = self._runner.run(self._acquiring())
         self._keeper = self._runner.background(keep(self._lease, self._timeout_s), _nothing)
         return HeldLock(self._lease)
 
@@ -242,17 +243,17 @@ class LoopLockContext:
     and raises OutcomeUnknown.  Raises at the beginning as `LockContext`.
     """
 
-    def __init__(self, acquiring: Steps[Lease], runner: Runner, timeout_s: float) -> None:
+    def __init__(self, acquiring: Callable[[], Steps[Lease]], runner: Runner, timeout_s: float) -> None:
         self._acquiring = acquiring
         self._runner = runner
         self._timeout_s = timeout_s
         self._body: asyncio.Task[Any] | None = None
-        self._cancelled = False
 
     async def __aenter__(self) -> HeldLock:
         import asyncio
 
-        self._lease: Lease = await self._runner.run(self._acquiring)
+        self._lease: Lease = await self._runner.run(self._acquiring())
+        self._cancelled = False
         self._body = body = asyncio.current_task()
         assert body is not None
         self._cancelling = body.cancelling()
@@ -274,10 +275,10 @@ class LoopLockContext:
         # As asyncio.timeout does: others may have cancelled the task as well.
         if self._cancelled and body.uncancel() <= self._cancelling and kind is asyncio.CancelledError:
             kind = None
-        if over is None:
+        if over is None and not self._cancelled:
             await self._runner.run(release(self._lease, self._timeout_s))
         elif kind is None:
-            raise _lost_while_working(self._lease, over)
+            raise _lost_while_working(self._lease, over or "nothing kept it any longer")
 
 
 def _nothing() -> None:
@@ -308,9 +309,11 @@ class Locks(Group[M]):
         if not 0 <= wait_s <= _MAX_S:
             raise InvalidInput(f"wait_s must be 0 to {_MAX_S}")
         timeout_s = self._caller.timeout_s
-        asking = acquire(
-            self._caller, name, owner=owner or this_process(), ttl_s=ttl_s, wait_s=wait_s, timeout_s=timeout_s
-        )
+
+        def asking() -> Steps[Lease]:
+            who = owner or this_process()
+            return acquire(self._caller, name, owner=who, ttl_s=ttl_s, wait_s=wait_s, timeout_s=timeout_s)
+
         context: type[Any] = LoopLockContext if self._runner.in_loop else LockContext
         return context(asking, self._runner, timeout_s)
 

@@ -63,6 +63,9 @@ class Wire(Protocol):
     def close(self) -> None:
         """Close.  Idempotent."""
 
+    def fileno(self) -> int:
+        """Its descriptor."""
+
 
 class Connect:
     """Gives a Wire to an endpoint, or raises what `endpoints.Endpoint.connect` does."""

@@ -48,6 +48,27 @@ def test_counter_incr_as_a_process_imports_nothing_slow(serve: Callable[..., End
     assert done.stdout == "42\n0 []\n"
 
 
+def test_import_of_the_package_loads_none_of_its_modules() -> None:
+    program = "import sys, cyoloctl; print([name for name in sys.modules if name.startswith('cyoloctl.')])"
+    done = subprocess.run(
+        [sys.executable, "-c", program], capture_output=True, text=True, timeout=LIMIT_S, check=True
+    )
+    assert done.stdout == "[]\n"
+
+
+def test_blocking_client_of_a_socket_loads_nothing_slow(serve: Callable[..., Endpoint]) -> None:
+    endpoint = serve(INCREMENT)
+    program = (
+        "import sys\nfrom cyoloctl import Client\n"
+        f"with Client([{endpoint.url!r}]) as client: print(client.counters.incr()['value'])\n"
+        f"print([name for name in ('typer', *{SLOW!r}) if name in sys.modules])"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", program], capture_output=True, text=True, timeout=LIMIT_S, check=True
+    )
+    assert done.stdout == "42\n[]\n"
+
+
 def _run_s(arguments: list[str]) -> float:
     began = time.perf_counter()
     subprocess.run(

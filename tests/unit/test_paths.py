@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from cyoloctl.errors import AlreadyExists, StorageError
-from cyoloctl.paths import disk_space, make_private_directory, write_private
+from cyoloctl.paths import FoundNode, disk_space, find_node, make_private_directory, write_private
 
 
 @pytest.mark.parametrize("exclusive", [False, True])
@@ -87,3 +87,33 @@ def test_file_system_without_a_free_inode_has_no_space(monkeypatch: pytest.Monke
     assert disk_space("/") == (4_096_000, 8_192_000)
     Found.f_files = Found.f_favail = 0  # a file system that counts none
     assert disk_space("/") == (4_096_000, 8_192_000)
+
+
+def found(tmp_path: Path, *endpoints: str, data_dir: Path | None = None, **environ: str) -> FoundNode:
+    return find_node(endpoints, data_dir, None, {"HOME": str(tmp_path), **environ})
+
+
+def test_node_is_found_by_what_was_given_before_what_the_environment_says(tmp_path: Path) -> None:
+    own, other = tmp_path / "own", tmp_path / "other"
+    listed = {"CYOLOCTL_ENDPOINT": "unix:///a, unix:///b", "CYOLOCTL_DATA_DIR": str(other)}
+    assert found(tmp_path, "unix:///x", **listed)[::3] == (("unix:///x",), False)
+    assert found(tmp_path, **listed).endpoints == ("unix:///a", "unix:///b")
+    by_dir = found(tmp_path, data_dir=own, **listed)
+    assert (by_dir.endpoints, by_dir.data_dir) == ((f"unix://{own}/control.sock",), own)
+    assert (by_dir.from_data_dir, by_dir.own_socket) == (True, True)
+    assert found(tmp_path, CYOLOCTL_DATA_DIR=str(other)).endpoints == (f"unix://{other}/control.sock",)
+
+
+def test_credentials_are_those_of_the_environment_or_of_the_data_directory(tmp_path: Path) -> None:
+    where = "https://127.0.0.1:1"
+    assert found(tmp_path, where, data_dir=tmp_path).credentials is None
+    (tmp_path / "operator.yaml").touch()
+    mine = found(tmp_path, where, data_dir=tmp_path)
+    assert (mine.credentials, mine.from_data_dir, mine.own_socket) == (
+        tmp_path / "operator.yaml",
+        True,
+        False,
+    )
+    theirs = found(tmp_path, where, data_dir=tmp_path, CYOLOCTL_CREDENTIALS="/c")
+    assert (theirs.credentials, theirs.from_data_dir) == (Path("/c"), False)
+    assert found(tmp_path, "unix:///x", data_dir=tmp_path).credentials is None

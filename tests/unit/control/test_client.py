@@ -241,6 +241,18 @@ def test_usage_no_endpoint_no_credentials_or_bad_timeout_is_refused() -> None:
             unix("unix:///x", timeout_s=timeout_s)
 
 
+async def test_client_finds_the_node_by_directory_or_environment(
+    live: Live, directory: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    assert (await call(Client(data_dir=directory).counters.incr, "c"))["value"] == 1
+    monkeypatch.setenv("CYOLOCTL_DATA_DIR", str(directory))
+    assert (await call(Client().counters.incr, "c"))["value"] == 2
+    monkeypatch.setenv("CYOLOCTL_DATA_DIR", "/nowhere")
+    monkeypatch.setenv("CYOLOCTL_ENDPOINT", live.unix)
+    assert (await call(Client().counters.incr, "c"))["value"] == 3
+    assert (await call(Client(data_dir=str(directory)).counters.incr, "c"))["value"] == 4
+
+
 # --- failover -----------------------------------------------------------------------------------
 
 

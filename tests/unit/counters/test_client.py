@@ -57,7 +57,7 @@ def test_watch_goes_on_at_the_next_stream_without_what_is_old(serve: Serve, ask:
 
 
 def test_watch_after_the_history_began_again_is_newer_with_any_index(serve: Serve, ask: Ask) -> None:
-    streams = answers_in_turn([line(7, 100)], [line(4, 5, epoch=2)])
+    streams = answers_in_turn([line(7, 100)], [line(4, 5, epoch=2)], NotFound("only two are needed"))
     assert watched(ask, 2, serve({WATCH: streams})) == [(7, 100), (4, 5)]
 
 
