@@ -70,7 +70,7 @@ class Change(TypedDict):
 class Kv(Group[M]):
     """Any bytes by key: up to 256 KiB under up to 512 bytes of UTF-8 without control characters.
 
-    Reads raise KeyMissing where a value is sealed under a key that the asked node does not have.
+    Reads raise KeyMissing where a value is sealed under a key that the cluster does not have.
     Every write raises QuotaExceeded where all keys and values would become too large, FenceLost where
     `fence` (NAME=TOKEN, such as `lock.fence`) is of a lock that is no longer held, and InvalidInput.
     """

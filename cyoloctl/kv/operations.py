@@ -32,9 +32,18 @@ from cyoloctl.kv.api import (
     fence_of,
 )
 from cyoloctl.kv.machine import EXPIRED_AT_ONCE, SEALED_KEY, SEALED_VALUE, KvMachine
-from cyoloctl.kv.records import MAX_TTL_MS, MIN_TTL_MS, Entry, Event, encode_value, plain_size
+from cyoloctl.kv.records import (
+    MAX_TTL_MS,
+    MIN_TTL_MS,
+    Entry,
+    Event,
+    check_comparisons,
+    encode_value,
+    plain_size,
+)
 from cyoloctl.kv.values import Clear, Values, sealed_under
 from cyoloctl.members.api import Problem
+from cyoloctl.replicated.command import Malformed
 from cyoloctl.replicated.proposer import Proposer
 from cyoloctl.replicated.watchers import Watchers
 from cyoloctl.text import Json, rfc3339
@@ -289,6 +298,10 @@ class KvOperations:
             if len({step["key"] for step in steps}) < len(steps):
                 raise Unprocessable(f"field {name!r}: changes a key twice: keep one of the two")
         asked = [_comparison(each, f"compare[{n}]") for n, each in enumerate(compare)]
+        try:
+            check_comparisons(asked)  # before anything is said about what they compare
+        except Malformed as error:
+            raise InvalidInput(error.message) from None
         timed = any(step.get("ttl_ms") is not None for steps in branches.values() for step in steps)
         arguments: Json = {"compare": asked, **branches, "fence": _fence(fence)}
         drawn_id = request_id or os.urandom(16).hex()

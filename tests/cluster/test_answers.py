@@ -112,7 +112,9 @@ def _keys_and_values(ask: Asker) -> None:
     ask("kv_delete", key="a/b", status=404)
     assert ask("kv_put", key="s", value="x", sealed=True)["sealed"] is True
     ask("kv_put", key="s", value="x", status=409)
-    ask("kv_txn", compare=[{"key": "s", "target": "value", "value": "x"}], status=409)
+    compared = {"key": "s", "target": "value", "value": "x"}
+    ask("kv_txn", compare=[compared], status=409)
+    ask("kv_txn", compare=[compared, {**compared, "op": "<"}], status=400)
     assert ask("kv_txn", then=[{**step, "key": "s", "sealed": True}])["succeeded"]
     assert ask("kv_get", query="key=s")["sealed"] is True
     assert ask("kv_put", key="s", value="x", sealed=False)["sealed"] is False
