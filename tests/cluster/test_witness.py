@@ -88,6 +88,18 @@ def test_witness_that_alone_has_the_last_entry_leads_until_the_other_node_has_it
     running.wait_settled(voters=3)
 
 
+def test_witness_keeps_sealed_values_and_opens_none(running: Cluster) -> None:
+    node, witness = running["n1"], running["w"]
+    both = ("-e", witness.endpoint, "-e", node.endpoint)
+    assert node.cli("kv", "put", "s", "-", "--sealed", stdin="secret").returncode == 0
+    for command in (("kv", "get", "s"), ("kv", "put", "s", "x", "--sealed"), ("kv", "list", "-o", "json")):
+        assert_refused(witness.cli(*command), 75, "w is a witness: it holds no token keys")
+    assert witness.cli("kv", "get", "s", *both).stdout == "secret"
+    assert witness.cli("kv", "list", "--keys-only").stdout == "s\n"
+    assert witness.cli("kv", "put", "clear", "x").returncode == 0
+    assert witness.cli("kv", "get", "clear").stdout == "x"
+
+
 def test_witness_is_shown_as_one_and_is_given_nothing_that_it_does_not_need(
     running: Cluster, tmp_path: Path
 ) -> None:
