@@ -28,7 +28,7 @@ import math
 from collections.abc import Callable, Hashable, Iterable, Sequence
 from dataclasses import dataclass
 from itertools import groupby
-from typing import Literal
+from typing import Any, Literal
 
 __all__ = ["COUNTER", "MAP", "REGISTER", "REVISIONS", "Model", "Op", "Verdict", "check", "check_key"]
 
@@ -115,27 +115,27 @@ def _one_of_a_map(state: _State, call: str, given: tuple[_State, ...]) -> tuple[
 def _revisions(state: _State, call: str, given: tuple[_State, ...]) -> tuple[_State, object]:
     """get; put VALUE AT; cas REVISION VALUE AT; delete AT.
 
-    The state is value and revision, None where there is no key.  AT is the revision that the change got:
-    higher than the one before, so it is part of what was asked.  cas and delete
-    answer whether they found the key at that revision, or at all (0: not there).
+    The state is the value, None where there is no key, and the revision of the
+    last change.  AT is the revision that the change got: higher than the one
+    before, so it is part of what was asked.  cas and delete answer whether
+    they found the key at that revision (0: not there), or at all.
     """
-    revision = state[1] if isinstance(state, tuple) else 0
+    assert isinstance(state, tuple)
+    there, last = state
     if call == "get":
-        return state, state
-    if call == "delete":
-        return None, state is not None and given[0] > revision  # type: ignore[operator]
-    *expected, value, at = given
-    if expected and expected[0] != revision:
+        return state, None if there is None else state
+    if (call == "delete" and there is None) or (call == "cas" and given[0] != (there is not None) * last):
         return state, False
-    return (value, at), at > revision  # type: ignore[operator]
+    at = given[-1]
+    return (None if call == "delete" else given[-2], at), at > last  # type: ignore[operator]
 
 
 def _may_have_revision(state: _State, op: Op) -> bool:
     """A key that has a later revision than an operation saw or gave never has that one again."""
-    revision = state[1] if isinstance(state, tuple) else 0
+    assert isinstance(state, tuple)
     if op.call == "get":
-        return op.answer is None or revision <= op.answer[1]  # type: ignore[index, no-any-return]
-    return op.answer is not True or revision <= op.given[-1]  # type: ignore[operator]
+        return op.answer is None or state[1] <= op.answer[1]  # type: ignore[index, no-any-return]
+    return op.answer is not True or state[1] <= op.given[-1]  # type: ignore[operator]
 
 
 def _only_reads(op: Op) -> bool:
@@ -146,7 +146,7 @@ COUNTER = Model(0, _count, _only_reads, lambda state, op: state <= op.answer)  #
 REGISTER = Model(None, _register, _only_reads)
 MAP = Model(None, _one_of_a_map, _only_reads)
 """One key of it: a map is linearizable when each of its keys is."""
-REVISIONS = Model(None, _revisions, _only_reads, _may_have_revision)
+REVISIONS = Model((None, 0), _revisions, _only_reads, _may_have_revision)
 """The same, where every change has a revision, which is known for all that have taken effect."""
 
 
@@ -218,11 +218,16 @@ def check_key(history: Sequence[Op], model: Model = COUNTER) -> Verdict:
                 key=ops[position].key,
                 operations=len(history),
                 offender=ops[position],
-                possible=tuple(sorted({state for state, _, _ in configs}, key=lambda s: (str(type(s)), s))),
+                possible=tuple(sorted({state for state, _, _ in configs}, key=_in_order)),
                 excerpt=_excerpt(ops, position),
             )
         configs = after
     return Verdict(key=next(iter(names), ""), operations=len(history))
+
+
+def _in_order(state: _State) -> Any:
+    """For a report: parts of a tuple may be None, which has no order."""
+    return str(type(state)), repr(state) if isinstance(state, tuple) else state
 
 
 class _Search:

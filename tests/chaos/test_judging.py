@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import math
+import random
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -22,8 +24,11 @@ from tests.chaos.judging import (
     judge_set,
     judge_watches,
 )
+from tests.chaos.linearizability import REVISIONS, Op, check
 
 END_S = 100.0
+NO_REVISION = 2**62
+"""Of a change that was not made."""
 
 
 def call(f: str, given: tuple[Any, ...], start: float, end: float, answer: Any, revision: int = 0) -> Call:
@@ -121,6 +126,82 @@ def test_refused_write_that_was_made_is_found() -> None:
     assert judge_registers([refused], [], END_S) == ([], [])
     _, problems = judge_registers([refused], [change(5, "a")], END_S)
     assert "was refused, and is revision 5" in problems[0]
+
+
+# --- a second judge: every order is tried ---------------------------------------------------------------
+
+
+State = tuple[tuple[str, int] | None, int]
+"""Value and revision where there is a key, and the last revision of all."""
+
+
+def _after(state: State, op: Op) -> tuple[State, object]:
+    """State and answer; an answer that is neither where a revision would not be higher than the last."""
+    entry, last = state
+    if op.call == "get":
+        return state, entry
+    if op.call == "delete" and entry is None:
+        return state, False
+    if op.call == "cas" and op.given[0] != (0 if entry is None else entry[1]):
+        return state, False
+    at = op.given[-1]
+    if not isinstance(at, int) or at <= last:
+        return state, "too low"
+    return (None if op.call == "delete" else (str(op.given[-2]), at), at), True
+
+
+def _is_explained(state: State, left: list[Op]) -> bool:
+    first_end = min((op.end_s for op in left), default=math.inf)
+    for op in left:
+        then, answer = _after(state, op)
+        rest = [other for other in left if other is not op]
+        if op.start_s <= first_end and answer == op.answer and _is_explained(then, rest):
+            return True
+    return not left
+
+
+def _history(rng: random.Random, count: int) -> list[Op]:
+    """What overlapping clients may have seen; half of the histories then get one wrong answer or time."""
+    state: State = (None, 0)
+    revision = 0
+    ops: list[Op] = []
+    moments = sorted((rng.randrange(count) + rng.randrange(3), rng.random()) for _ in range(count))
+    for number, (moment, _) in enumerate(moments):
+        f = rng.choice(("get", "put", "cas", "cas", "delete"))
+        revision += rng.choice((1, 2))
+        now = 0 if state[0] is None else state[0][1]
+        expected = rng.choice((now, now, max(0, revision - 2)))
+        given = {"get": (), "put": (f"v{number}", revision), "delete": (revision,)}.get(
+            f, (expected, f"v{number}", revision)
+        )
+        start, end = moment - rng.randrange(3), moment + 1 + rng.randrange(3)
+        op = Op("k", f, given, None, start, end)
+        state, answer = _after(state, op)
+        if answer is False:
+            op = replace(op, given=(*given[:-1], NO_REVISION))
+        ops.append(replace(op, answer=answer))
+    if rng.random() < 0.5:
+        which = rng.randrange(count)
+        op = ops[which]
+        gets = [other.answer for other in ops if other.call == "get"]
+        if op.call == "get":
+            ops[which] = replace(op, answer=rng.choice(gets))
+        elif op.answer is False:
+            ops[which] = replace(op, answer=True, given=(*op.given[:-1], rng.randrange(1, revision + 2)))
+        else:
+            ops[which] = replace(op, start_s=op.start_s - 4, end_s=op.start_s - 2)
+    return ops
+
+
+def test_verdict_on_thousands_of_small_histories_is_that_of_trying_every_order() -> None:
+    rng = random.Random("revisions")
+    found = {True: 0, False: 0}
+    for number in range(6000):
+        ops = _history(rng, rng.randint(1, 7))
+        verdict = all(each.linearizable for each in check(ops, REVISIONS))
+        assert verdict == _is_explained((None, 0), ops), "\n".join([f"history {number}:", *map(str, ops)])
+        found[verdict] += 1
+    assert min(found.values()) >= 600, found
 
 
 def added(key: str, start: float, end: float, outcome: str = "ok") -> Call:
