@@ -638,7 +638,11 @@ def ask_client(data: bytes) -> None:
     client = Client(["unix:///canned"], credentials=None, timeout_s=5.0, retry=False)
     client.caller._endpoints = [endpoint]
     failures: list[CyoloctlError] = []
-    for call in (client.status, lambda: client.counters.incr("c", 1), lambda: client.counters.watch("c")):
+    for call in (
+        client.status,
+        lambda: client.counters.incr("c", 1),
+        lambda: client.counters.watch("c", patience_s=0),
+    ):
         try:
             answer = call()
             for value in [answer] if isinstance(answer, dict) else answer:
