@@ -298,7 +298,7 @@ def _renewing_client(invocation: Invocation, source: Path) -> tuple[Any, bool]:
 
 def _client_of_members(invocation: Invocation, source: Path) -> tuple[Any, list[str]]:
     from cyoloctl.control.client import Client
-    from cyoloctl.control.endpoints import member_endpoints
+    from cyoloctl.control.tls_endpoints import member_endpoints
 
     endpoints = member_endpoints(source)
     if not endpoints:

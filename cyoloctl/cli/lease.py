@@ -11,6 +11,7 @@ import os
 import signal
 import subprocess
 from collections.abc import Sequence
+from typing import TYPE_CHECKING
 
 from cyoloctl.cli import output
 from cyoloctl.control import blocking
@@ -18,7 +19,9 @@ from cyoloctl.errors import OutcomeUnknown
 from cyoloctl.locks import client as locks
 from cyoloctl.locks.client import Lease
 from cyoloctl.process import end_with_parent
-from cyoloctl.web.steps import Caller
+
+if TYPE_CHECKING:
+    from cyoloctl.web.steps import Caller
 
 __all__ = ["acquire", "not_runnable", "run"]
 

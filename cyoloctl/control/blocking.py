@@ -5,12 +5,12 @@ from __future__ import annotations
 import time
 from typing import TYPE_CHECKING, Any, TypeVar
 
-from cyoloctl.web.steps import Connect, Item, Pause, Receive, Send, Step
+from cyoloctl.web.steps import Connect, Item, Pause, Receive, Send
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
-    from cyoloctl.web.steps import Background, Items, Steps
+    from cyoloctl.web.steps import Background, Items, Step, Steps
 
 __all__ = ["BlockingRunner", "run"]
 

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any, Generic, TypeVar
 
 from cyoloctl.control import blocking
 from cyoloctl.control.calls import Calls, check_timeout, new_request_id
-from cyoloctl.control.endpoints import PinnedEndpoint, PinnedTrust, parse_endpoint, read_credentials
+from cyoloctl.control.endpoints import parse_endpoint
 from cyoloctl.errors import InvalidInput, UsageError
 from cyoloctl.web.steps import Blocking, Group, InLoop, consistency, operation
 
@@ -317,6 +317,8 @@ def _endpoints(
         raise UsageError("no endpoint: use --data-dir DIR or --endpoint URL")
     trust = None
     if file is not None and any(text.startswith("https://") for text in given):
+        from cyoloctl.control.tls_endpoints import read_credentials
+
         trust = read_credentials(file)
     return [parse_endpoint(text, trust, from_dir) for text in given]
 
@@ -345,6 +347,7 @@ def join_cluster(
 
     Raises what Client raises, and InvitationRejected.
     """
+    from cyoloctl.control.tls_endpoints import PinnedEndpoint, PinnedTrust
     from cyoloctl.model import parse_address
 
     if not members:

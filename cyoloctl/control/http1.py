@@ -23,12 +23,14 @@ from cyoloctl.web.encoding import (
     encode_body,
 )
 from cyoloctl.web.schema import MIN_TIMEOUT_S, Route
-from cyoloctl.web.steps import Connect, Receive, Send, Steps, Until, Wire
+from cyoloctl.web.steps import Connect, Receive, Send
 
 if TYPE_CHECKING:
     import socket
     import ssl
     from collections.abc import Mapping
+
+    from cyoloctl.web.steps import Steps, Until, Wire
 
 __all__ = [
     "Connectable",

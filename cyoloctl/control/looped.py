@@ -12,15 +12,16 @@ import socket
 import ssl
 from typing import TYPE_CHECKING, Any, TypeVar
 
-from cyoloctl.control.endpoints import Endpoint, UnixEndpoint
+from cyoloctl.control.endpoints import UnixEndpoint
 from cyoloctl.control.http1 import NotSent, why
-from cyoloctl.web.steps import Connect, Item, Pause, Receive, Step
+from cyoloctl.web.steps import Connect, Item, Pause, Receive
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Callable
 
-    from cyoloctl.control.endpoints import TlsEndpoint
-    from cyoloctl.web.steps import Background, Items, Steps, Until
+    from cyoloctl.control.endpoints import Endpoint
+    from cyoloctl.control.tls_endpoints import TlsEndpoint
+    from cyoloctl.web.steps import Background, Items, Step, Steps, Until
 
 __all__ = ["LoopRunner"]
 

@@ -12,13 +12,12 @@ Every command imports this module, so it imports little.
 
 from __future__ import annotations
 
-from collections.abc import Generator
 from typing import TYPE_CHECKING, Any, Concatenate, Generic, ParamSpec, Protocol, TypeVar, overload
 
 from cyoloctl.errors import AuthorizationPending, Conflict, CyoloctlError
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Callable, Coroutine, Iterator, Mapping
+    from collections.abc import AsyncIterator, Callable, Coroutine, Generator, Iterator, Mapping
     from typing import Self
 
 __all__ = [
@@ -48,23 +47,6 @@ __all__ = [
 P = ParamSpec("P")
 T = TypeVar("T")
 T_co = TypeVar("T_co", covariant=True)
-
-
-class Until(Protocol):
-    """A deadline."""
-
-    def left(self) -> float:
-        """Seconds left, never negative."""
-
-
-class Wire(Protocol):
-    """A connection, as whoever runs the steps made it."""
-
-    def close(self) -> None:
-        """Close.  Idempotent."""
-
-    def fileno(self) -> int:
-        """Its descriptor."""
 
 
 class Connect:
@@ -116,81 +98,93 @@ class Item(Generic[T_co]):
         self.value = value
 
 
-Step = Connect | Send | Receive | Pause
-Steps = Generator[Step, Any, T]
-"""What ends in a T."""
-Items = Generator[Step | Item[T], Any, None]
-"""What finds one T after the other."""
+if TYPE_CHECKING:  # what is for types only would cost every command a millisecond
+    Step = Connect | Send | Receive | Pause
+    Steps = Generator[Step, Any, T]
+    """What ends in a T."""
+    Items = Generator[Step | Item[T], Any, None]
+    """What finds one T after the other."""
 
+    class Until(Protocol):
+        """A deadline."""
 
-class Runner(Protocol):
-    """Runs steps: blocking, or in an event loop."""
+        def left(self) -> float:
+            """Seconds left, never negative."""
 
-    in_loop: bool
+    class Wire(Protocol):
+        """A connection, as whoever runs the steps made it."""
 
-    def run(self, steps: Steps[Any]) -> Any:
-        """The result, or an awaitable of it."""
+        def close(self) -> None:
+            """Close.  Idempotent."""
 
-    def iterate(self, items: Items[Any]) -> Any:
-        """An iterator of what is found, or an asynchronous one."""
+        def fileno(self) -> int:
+            """Its descriptor."""
 
-    def background(self, steps: Steps[None], on_end: Callable[[], None]) -> Background:
-        """Run steps beside what else is done.  on_end: called when they ended and were not stopped."""
+    class Runner(Protocol):
+        """Runs steps: blocking, or in an event loop."""
 
+        in_loop: bool
 
-class Background(Protocol):
-    """Steps that run beside what else is done."""
+        def run(self, steps: Steps[Any]) -> Any:
+            """The result, or an awaitable of it."""
 
-    def stop(self) -> None:
-        """Do no further steps; what was sent already may still be answered.  Idempotent."""
+        def iterate(self, items: Items[Any]) -> Any:
+            """An iterator of what is found, or an asynchronous one."""
 
+        def background(self, steps: Steps[None], on_end: Callable[[], None]) -> Background:
+            """Run steps beside what else is done.  on_end: called when they ended and were not stopped."""
 
-class Stream(Protocol):
-    """An answer of many lines, open until it is closed.  Use it as a context manager."""
+    class Background(Protocol):
+        """Steps that run beside what else is done."""
 
-    def next(self) -> Steps[dict[str, Any]]:
-        """The next object.  Raises Unavailable where the stream ended or went silent, and what it says."""
+        def stop(self) -> None:
+            """Do no further steps; what was sent already may still be answered.  Idempotent."""
 
-    def __enter__(self) -> Self:
-        """Itself."""
+    class Stream(Protocol):
+        """An answer of many lines, open until it is closed.  Use it as a context manager."""
 
-    def __exit__(self, *_: object) -> None:
-        """Close."""
+        def next(self) -> Steps[dict[str, Any]]:
+            """The next object.  Raises Unavailable where the stream ended, and what it says."""
 
+        def __enter__(self) -> Self:
+            """Itself."""
 
-class Caller(Protocol):
-    """What the groups need of a client.
+        def __exit__(self, *_: object) -> None:
+            """Close."""
 
-    timeout_s: of a call, with all its attempts.  size: number of endpoints.
-    """
+    class Caller(Protocol):
+        """What the groups need of a client.
 
-    @property
-    def timeout_s(self) -> float:
-        """Seconds."""
-
-    @property
-    def size(self) -> int:
-        """Number of endpoints."""
-
-    def call(
-        self,
-        operation: str,
-        name: str = "",
-        body: Mapping[str, Any] | None = None,
-        query: Mapping[str, Any] | None = None,
-        *,
-        repeatable: bool = False,
-        timeout_s: float | None = None,
-        at: int | None = None,
-    ) -> Steps[Any]:
-        """The answer to an operation of the API.
-
-        repeatable: sending it twice does no harm.  timeout_s: other than the client's.  at: one attempt, at
-        the endpoint of that number.
+        timeout_s: of a call, with all its attempts.  size: number of endpoints.
         """
 
-    def stream(self, operation: str, name: str) -> Steps[Stream]:
-        """The answer to an operation that answers with many lines, from the first endpoint that does."""
+        @property
+        def timeout_s(self) -> float:
+            """Seconds."""
+
+        @property
+        def size(self) -> int:
+            """Number of endpoints."""
+
+        def call(
+            self,
+            operation: str,
+            name: str = "",
+            body: Mapping[str, Any] | None = None,
+            query: Mapping[str, Any] | None = None,
+            *,
+            repeatable: bool = False,
+            timeout_s: float | None = None,
+            at: int | None = None,
+        ) -> Steps[Any]:
+            """The answer to an operation of the API.
+
+            repeatable: sending it twice does no harm.  timeout_s: other than the client's.
+            at: one attempt, at the endpoint of that number.
+            """
+
+        def stream(self, operation: str, name: str) -> Steps[Stream]:
+            """The answer to an operation that answers with many lines, from the first endpoint that does."""
 
 
 class Turns:

@@ -28,7 +28,7 @@ from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.hazmat.primitives.ciphers.aead import AESGCM
 
 from cyoloctl.control import table
-from cyoloctl.control.endpoints import read_credentials
+from cyoloctl.control.tls_endpoints import read_credentials
 from cyoloctl.errors import (
     AccessDenied,
     BodyTooLarge,

@@ -127,7 +127,8 @@ PURE = """
 """
 # On the path of every command: SLOW modules, and ours below, inside functions only.
 QUICK = """
-    paths process cli.* *.client control.blocking control.calls control.endpoints control.http1 control.table
+    paths process cli.* *.client control.blocking control.calls control.endpoints control.tls_endpoints
+    control.http1 control.table
     web.encoding web.schema web.steps *.api
     routing.hrw routing.table routing.haproxy routing.nginx routing.publish
 """

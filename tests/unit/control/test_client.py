@@ -21,7 +21,7 @@ from typing import Any
 import pytest
 
 from cyoloctl import errors
-from cyoloctl.control import calls, endpoints
+from cyoloctl.control import calls, tls_endpoints
 from cyoloctl.control.client import Client, join_cluster
 from cyoloctl.errors import (
     AccessDenied,
@@ -560,7 +560,7 @@ async def test_node_that_the_credentials_do_not_list_gets_nothing(
     with pytest.raises(AccessDenied, match=r"not among the members in credentials file .* renew"):
         await call(secure(live, path).counters.incr, "c", 1)
     assert live.service.calls == []
-    assert endpoints.member_endpoints(path) == ["https://b@127.0.0.1:1", "https://c@127.0.0.1:2"]
+    assert tls_endpoints.member_endpoints(path) == ["https://b@127.0.0.1:1", "https://c@127.0.0.1:2"]
     path.write_text(json.dumps(document | {"members": {"a": "127.0.0.1:1"}}))
     assert (await call(secure(live, path).counters.incr, "c", 1))["value"] == 1
 
@@ -631,7 +631,7 @@ def test_credentials_open_to_others_or_damaged_are_refused(authority: Authority,
 
 
 def test_trust_hides_its_key(authority: Authority, directory: Path) -> None:
-    trust = endpoints.read_credentials(authority.credentials(directory))
+    trust = tls_endpoints.read_credentials(authority.credentials(directory))
     assert "hidden" in repr(trust)
     assert "PRIVATE" not in repr(trust)
 
