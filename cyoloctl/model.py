@@ -223,3 +223,11 @@ def _is_for_many(host: str) -> bool:
     except ValueError:
         return False
     return address.is_multicast or str(address) == "255.255.255.255"
+
+
+class Source(Protocol):
+    """What bytes are read from: a binary file, or a part of one."""
+
+    def read(self, size: int, /) -> bytes:
+        """Up to so many of the next bytes; none at the end."""
+        ...

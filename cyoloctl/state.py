@@ -52,15 +52,15 @@ applied as that release did.
 from __future__ import annotations
 
 import struct
-from collections.abc import Callable, Collection, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping
 from contextlib import suppress
 from dataclasses import dataclass, field
 from hashlib import sha256
 from types import MappingProxyType
-from typing import Any, TypeVar
+from typing import TypeVar
 
 from cyoloctl.authorities.machine import AuthorityMachine
-from cyoloctl.counters.machine import CounterLimits, CounterMachine
+from cyoloctl.counters.machine import CounterMachine
 from cyoloctl.credentials.machine import CredentialLimits, CredentialMachine
 from cyoloctl.errors import StorageError, VersionMismatch
 from cyoloctl.keys.machine import KeyMachine
@@ -71,13 +71,12 @@ from cyoloctl.members.levels import LevelMachine
 from cyoloctl.members.machine import MemberMachine
 from cyoloctl.members.presence import PresenceMachine
 from cyoloctl.members.records import MemberLimits
-from cyoloctl.model import RaftId, Stamp
+from cyoloctl.model import RaftId, Source, Stamp
 from cyoloctl.rendezvous.machine import RendezvousMachine
 from cyoloctl.rendezvous.records import RendezvousLimits
 from cyoloctl.replicated.answers import AnswerMachine
 from cyoloctl.replicated.clock import ClockMachine
 from cyoloctl.replicated.command import (
-    MAX_TIME_UNIX_MS,
     Command,
     Malformed,
     Refused,
@@ -90,20 +89,24 @@ from cyoloctl.replicated.command import (
 )
 from cyoloctl.replicated.history import HistoryMachine
 from cyoloctl.replicated.levels import THIS, Release
-from cyoloctl.replicated.machine import Machine
-from cyoloctl.replicated.requests import LIMITS, Forgotten, RequestLimits, RequestTable
-from cyoloctl.text import Json, canonical_json_in_slices, parse_canonical_json
-from cyoloctl.tokens.machine import SessionLimits, SessionMachine
+from cyoloctl.replicated.machine import Machine, Rows
+from cyoloctl.replicated.requests import LIMITS, RequestLimits
+from cyoloctl.replicated.snapshot import (
+    KINDS,
+    SNAPSHOT_VERSION,
+    SnapshotHead,
+    new_tables,
+    read_head,
+)
+from cyoloctl.replicated.stream import BytesSource, StreamReader, frame, row_frames, sealed
+from cyoloctl.text import Json, canonical_json_in_slices
+from cyoloctl.tokens.machine import SessionMachine
 
-__all__ = ["SNAPSHOT_VERSION", "AppliedMembership", "ClusterState", "StateLimits"]
+__all__ = ["AppliedMembership", "ClusterState", "StateLimits"]
 
 _M = TypeVar("_M", bound=Machine)
 
-SNAPSHOT_VERSION = 2
-_OLD_VERSION = 1
 _NOTHING: Mapping[str, Collection[str]] = MappingProxyType({})
-_LENGTH = struct.Struct(">I")
-_DIGEST_END = 1 + 32
 
 
 @dataclass(frozen=True, slots=True)
@@ -115,36 +118,15 @@ class StateLimits:
     """
 
     requests: RequestLimits = LIMITS
-    counters: CounterLimits = field(default_factory=CounterLimits)
     locks: LockLimits = field(default_factory=LockLimits)
     members: MemberLimits = field(default_factory=MemberLimits)
     credentials: CredentialLimits = field(default_factory=CredentialLimits)
     keys: KeyLimits = field(default_factory=KeyLimits)
-    sessions: SessionLimits = field(default_factory=SessionLimits)
     rendezvous: RendezvousLimits = field(default_factory=RendezvousLimits)
     kv: KvLimits = field(default_factory=KvLimits)
 
 
 _LIMITS = StateLimits()
-
-
-@dataclass(slots=True)
-class _Table:
-    """The requests of a kind.  horizon: the highest index of what it has forgotten."""
-
-    requests: RequestTable
-    horizon: int = -1
-
-    def forgot(self, forgotten: Forgotten) -> None:
-        self.horizon = max(self.horizon, forgotten.index)
-
-
-_KINDS = ("client", "node", "browser", "refused")
-"""The order of the tables in a snapshot."""
-
-
-def _new_tables(limits: RequestLimits) -> dict[str, _Table]:
-    return {kind: _Table(RequestTable(limits.of(kind))) for kind in _KINDS}
 
 
 class ClusterState:
@@ -168,7 +150,7 @@ class ClusterState:
         release: Release = THIS,
     ) -> None:
         self._machines: dict[str, Machine] = {}
-        self.counters = self._add(CounterMachine(limits.counters))
+        self.counters = self._add(CounterMachine())
         self.locks = self._add(LockMachine(lambda: self.history.epoch, limits.locks))
         self.members = self._add(MemberMachine(limits.members))
         self.members.on_removed = self._forget_member
@@ -178,7 +160,7 @@ class ClusterState:
         self.members.on_role = self.authorities.role_changed
         self.keys = self._add(KeyMachine(self.members, limits.keys))
         self.sessions = self._add(
-            SessionMachine(self.keys.last_end_unix_ms, lambda: self.clock.stamp.steady_ms, limits.sessions)
+            SessionMachine(self.keys.last_end_unix_ms, lambda: self.clock.stamp.steady_ms)
         )
         self.rendezvous = self._add(RendezvousMachine(limits.rendezvous))
         self.kv = self._add(KvMachine(self.locks.holds, lambda: self.history.epoch, limits.kv, self.keys.has))
@@ -191,7 +173,7 @@ class ClusterState:
             self._machines[name].forgo(operations)
         self.on_restore: Callable[[], None] | None = None
         self._limits = limits
-        self._tables = _new_tables(limits.requests)
+        self._tables = new_tables(limits.requests)
         self._horizon_unix_ms = -1  # of automatic commands of release 0.1.0
 
     def _add(self, machine: _M) -> _M:
@@ -426,156 +408,115 @@ class ClusterState:
                 self._horizon_unix_ms = max(self._horizon_unix_ms, forgotten.proposed_ms)
         return result
 
-    def _content(self) -> bytes:
-        return self._freeze()()
-
-    def _freeze(self) -> Callable[[], bytes]:
+    def _freeze(self) -> Callable[[], Iterator[bytes]]:
         """A function that makes the content of this moment: cheap to get here, runs in any thread."""
         horizon_unix_ms = self._horizon_unix_ms
-        horizons = {kind: self._tables[kind].horizon for kind in _KINDS}
-        states = {
-            name: machine.freeze()
-            for name, machine in self._machines.items()
-            if not (machine.STATELESS or machine.is_new())
-        }
-        tables = [self._tables[kind].requests.freeze() for kind in _KINDS]
+        horizons = {kind: self._tables[kind].horizon for kind in KINDS}
+        machines = [each for each in self._machines.values() if not (each.STATELESS or each.is_new())]
+        states = {machine.NAME: machine.freeze() for machine in machines}
+        requests = [self._tables[kind].requests.freeze() for kind in KINDS]
+        tables = [(machine.TABLES, machine.freeze_tables()) for machine in machines]
 
-        def content() -> bytes:
-            head = "".join(
-                canonical_json_in_slices(
-                    {
-                        "horizon_unix_ms": horizon_unix_ms,
-                        "horizons": horizons,
-                        "machines": {name: export() for name, export in states.items()},
-                    }
-                )
-            ).encode("ascii")
-            return b"".join((_LENGTH.pack(len(head)), head, *(encode() for encode in tables)))
+        def content() -> Iterator[bytes]:
+            head = {
+                "horizon_unix_ms": horizon_unix_ms,
+                "horizons": horizons,
+                "machines": {name: export() for name, export in states.items()},
+            }
+            yield bytes((SNAPSHOT_VERSION,))
+            yield frame("".join(canonical_json_in_slices(head)).encode("ascii"))
+            for encode in requests:
+                yield frame(encode())
+            for names, rows in tables:
+                for name in names:
+                    yield from row_frames(rows[name])
 
         return content
 
     def digest(self) -> str:
         """SHA-256 of the snapshot's content, in hex: equal when the whole replicated state is equal."""
-        return sha256(self._content()).hexdigest()
+        digest = sha256()
+        for part in self._freeze()():
+            digest.update(part)
+        return digest.hexdigest()
 
-    def begin_snapshot(self) -> Callable[[], bytes]:
-        """A function that makes the snapshot of this moment, whatever is applied meanwhile.
+    def begin_snapshot(self) -> Callable[[], Iterator[bytes]]:
+        """A function that makes the snapshot of this moment, in parts, whatever is applied meanwhile.
 
         Equal states give equal bytes.
 
-        Version byte, SHA-256 of the content, content: length (4 bytes, big
-        endian) and canonical JSON of horizons and machines; the tables of
-        ids of clients, nodes and browsers, and of refusals
-        (``RequestTable.encode``).  Version 1, of release 0.1.0, had the
-        replicated time in place of the horizons, and two tables.
+        A version byte and frames (see ``replicated/stream.py``): canonical JSON of horizons and machines,
+        then the tables of ids of clients, nodes and browsers, and of refusals (``RequestTable.encode``),
+        then each machine's tables, row by row.  At the end the SHA-256 of all that, which is `digest`.
+        Versions 1, of release 0.1.0, and 2 held everything in one object.
         Not compressed: what zlib makes differs between its versions.
 
         This call copies what changes in place, a few milliseconds for the
-        largest state; the function encodes, and is for another thread.
+        largest state; the function encodes, once, and is for another thread.
         """
-        freeze = self._freeze()
+        content = self._freeze()
+        return lambda: sealed(content())
 
-        def encode() -> bytes:
-            content = freeze()
-            return b"".join((bytes((SNAPSHOT_VERSION,)), sha256(content).digest(), content))
+    def restore(self, data: bytes | Source) -> None:
+        """Replace the whole state by that of a snapshot.  Raises as `prepare_restore`."""
+        self.prepare_restore(BytesSource(data) if isinstance(data, bytes) else data)()
 
-        return encode
+    def prepare_restore(self, source: Source) -> Callable[[], None]:
+        """Read a snapshot; the returned function puts it in place, at once, and cannot fail.
 
-    def restore(self, data: bytes) -> None:
-        """Replaces the whole state by that of a snapshot.
-
+        Changes nothing, and may run in another thread while commands are applied.
         A machine that the snapshot does not know, because an older release
         wrote it, becomes empty.
 
         Raises VersionMismatch for another version, or a level that this
         release does not understand, StorageError for bytes
-        that ``begin_snapshot`` did not make; the state is then as it was.
+        that ``begin_snapshot`` did not make.
         """
-        if data and data[0] not in (SNAPSHOT_VERSION, _OLD_VERSION):
-            raise VersionMismatch(
-                f"the snapshot has version {data[0]}, this release reads version {SNAPSHOT_VERSION}: "
-                "use the release that wrote it, or a newer one"
-            )
         try:
-            content = data[_DIGEST_END:]
-            if data[1:_DIGEST_END] != sha256(content).digest():
-                raise ValueError("its checksum is wrong")
-            (length,) = _LENGTH.unpack_from(content)
-            at = _LENGTH.size + length
-            head = parse_canonical_json(content[_LENGTH.size : at].decode("ascii"))
-            if type(head) is not dict:
-                raise ValueError("its head is no object")
-            read = _read_old if data[0] == _OLD_VERSION else _read
-            stamp, horizon_ms, tables = read(content, at, head, self._limits.requests)
-            states = head["machines"]
-            if type(states) is dict:
-                self.levels.refuse_newer(states.get(LevelMachine.NAME))
-            machines = {name: machine for name, machine in self._machines.items() if not machine.STATELESS}
-            if type(states) is not dict or not states.keys() <= machines.keys():
-                raise ValueError("it has unknown state machines")
-            if len(states) < len(machines):
-                empty = ClusterState(limits=self._limits, release=self.levels.own)._machines
-                states = {name: empty[name].export_state() for name in machines} | states
-            commits = [machine.prepare_restore(states[name]) for name, machine in machines.items()]
+            reader = StreamReader(source)
+            read = read_head(reader, self._limits.requests)
+            commits = self._prepare_machines(read)
+            reader.finish(sealed=read.rows is not None)
         except (ValueError, IndexError, KeyError, TypeError, struct.error, RecursionError) as error:
             known = str(error) if type(error) is ValueError else "it is cut short or overwritten"
             raise StorageError(
                 f"the snapshot of the state machines is damaged: {known}; "
                 "restore it from a backup, or remove this node and join it again under a new name"
             ) from None
-        for commit in commits:
-            commit()
-        if stamp is not None:
-            self.clock.stamp = stamp
-        self._horizon_unix_ms = horizon_ms
-        self._tables = tables
-        self._tell_restored()
 
+        def commit() -> None:
+            for each in commits:
+                each()
+            if read.stamp is not None:
+                self.clock.stamp = read.stamp
+            self._horizon_unix_ms = read.horizon_unix_ms
+            self._tables = read.tables
+            self._tell_restored()
 
-_Read = tuple[Stamp | None, int, dict[str, _Table]]
+        return commit
 
-
-def _read(content: bytes, at: int, head: dict[str, Any], limits: RequestLimits) -> _Read:
-    """Horizon and tables of a snapshot.  Raises ValueError and what `RequestTable.decode` raises."""
-    if head.keys() != {"horizon_unix_ms", "horizons", "machines"}:
-        raise ValueError("its head has other fields")
-    horizon_ms, horizons = head["horizon_unix_ms"], head["horizons"]
-    if type(horizons) is not dict or horizons.keys() != set(_KINDS):
-        raise ValueError("its horizons are wrong")
-    for number in (horizon_ms, *horizons.values()):
-        if type(number) is not int or not -1 <= number < 2**63:
-            raise ValueError("its horizons are wrong")
-    steady_ms = head["machines"]["clock"]["steady_ms"]
-    if type(steady_ms) is not int:
-        raise ValueError("its time is wrong")
-    tables = {}
-    for kind in _KINDS:
-        requests, at = RequestTable.decode(content, at, limits.of(kind), steady_ms)
-        tables[kind] = _Table(requests, horizons[kind])
-    if at != len(content):
-        raise ValueError("something follows its end")
-    return None, horizon_ms, tables
-
-
-def _read_old(content: bytes, at: int, head: dict[str, Any], limits: RequestLimits) -> _Read:
-    """The same of a snapshot of release 0.1.0; its time becomes the stamp."""
-    if head.keys() != {"horizon_unix_ms", "machines", "time_unix_ms"}:
-        raise ValueError("its head has other fields")
-    time_ms, horizon_ms = head["time_unix_ms"], head["horizon_unix_ms"]
-    if (
-        type(time_ms) is not int
-        or type(horizon_ms) is not int
-        or not -1 <= horizon_ms <= time_ms
-        or not 0 <= time_ms <= MAX_TIME_UNIX_MS
-    ):
-        raise ValueError("its times are wrong")
-    client, at = RequestTable.decode_old(content, at, limits.client, time_ms)
-    node, at = RequestTable.decode_old(content, at, limits.node, time_ms)
-    if at != len(content):
-        raise ValueError("something follows its end")
-    tables = _new_tables(limits)
-    tables["client"], tables["node"] = _Table(client), _Table(node)
-    return Stamp(0, time_ms, time_ms), horizon_ms, tables
+    def _prepare_machines(self, read: SnapshotHead) -> list[Callable[[], None]]:
+        """Raises ValueError and what the machines do."""
+        states = read.machines
+        if type(states) is not dict:
+            raise ValueError("it has unknown state machines")
+        self.levels.refuse_newer(states.get(LevelMachine.NAME))
+        machines = {name: machine for name, machine in self._machines.items() if not machine.STATELESS}
+        if not states.keys() <= machines.keys():
+            raise ValueError("it has unknown state machines")
+        empty = ClusterState(limits=self._limits, release=self.levels.own)._machines
+        commits: list[Callable[[], None]] = []
+        tables: Rows
+        for name, machine in machines.items():
+            if name not in states:
+                state: object = empty[name].export_state()
+                tables = empty[name].freeze_tables()
+            elif read.rows is None:
+                state, tables = machine.split_whole(states[name])
+            else:
+                state, tables = states[name], {table: read.rows() for table in machine.TABLES}
+            commits.append(machine.prepare_restore(state, tables))
+        return commits
 
 
 def _again(index: int, known: tuple[bytes, bytes], identity: bytes) -> bytes:

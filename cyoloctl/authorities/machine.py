@@ -48,7 +48,7 @@ from cyoloctl.replicated.checks import (
     text,
 )
 from cyoloctl.replicated.command import MAX_TIME_UNIX_MS, Malformed, Refused
-from cyoloctl.replicated.machine import Machine, Operations
+from cyoloctl.replicated.machine import NO_ROWS, Machine, Operations, Rows
 
 __all__ = [
     "DEFAULT_CERTIFICATE_DAYS",
@@ -345,7 +345,7 @@ class AuthorityMachine(Machine):
             **({"rotation": self._rotation._fields()} if self._rotation is not None else {}),
         }
 
-    def prepare_restore(self, state: object) -> Callable[[], None]:
+    def prepare_restore(self, state: object, tables: Rows = NO_ROWS) -> Callable[[], None]:
         """Checks an exported state; the returned function puts it in place.  Raises ValueError."""
         given = json_object(state)
         exact(given, given.keys() & _STATE.keys())

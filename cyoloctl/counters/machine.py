@@ -2,33 +2,23 @@
 
 from __future__ import annotations
 
-from bisect import bisect_right, insort
 from collections.abc import Callable
-from dataclasses import dataclass
+from itertools import islice
+from typing import Any
 
-from cyoloctl.errors import CounterOverflow, InvalidInput, Overloaded
+from cyoloctl.errors import CounterOverflow, InvalidInput
 from cyoloctl.model import parse_name
-from cyoloctl.replicated.checks import integer
+from cyoloctl.replicated.checks import exact, integer, json_object
 from cyoloctl.replicated.command import Malformed, Refused
-from cyoloctl.replicated.machine import Machine, Observed, Operations
+from cyoloctl.replicated.machine import NO_ROWS, Machine, Observed, Operations, Rows
+from cyoloctl.replicated.table import Table
 from cyoloctl.text import Json
 
-__all__ = ["MAX_COUNTERS", "MAX_VALUE", "MIN_VALUE", "CounterLimits", "CounterMachine"]
+__all__ = ["MAX_VALUE", "MIN_VALUE", "CounterMachine"]
 
 MIN_VALUE = -(2**63)
 MAX_VALUE = 2**63 - 1
-MAX_COUNTERS = 100_000
 _MAX_BY = 2**63  # one more than MAX_VALUE, so that the minimum can be subtracted
-
-
-@dataclass(frozen=True, slots=True)
-class CounterLimits:
-    """counters: how many there can be."""
-
-    counters: int = MAX_COUNTERS
-
-
-_LIMITS = CounterLimits()
 
 
 class CounterMachine(Observed, Machine):
@@ -38,7 +28,6 @@ class CounterMachine(Observed, Machine):
     Refused with counter_overflow when the sum leaves the 64 bits.
     ``reset {name}``: the value becomes 0; the counter stays in the list, and
     is made if there was none.
-    Both are refused with overloaded for a new name when there are 100,000.
 
     on_change: called after each operation that was not refused, also when the
     value stayed.
@@ -47,11 +36,11 @@ class CounterMachine(Observed, Machine):
     NAME = "counter"
     PROPOSER = "any"
 
-    def __init__(self, limits: CounterLimits = _LIMITS) -> None:
+    TABLES = ("values",)
+
+    def __init__(self) -> None:
         super().__init__(_OPERATIONS)
-        self._limits = limits
-        self._values: dict[str, int] = {}
-        self._names: list[str] = []  # sorted, for list()
+        self._values: Table[int] = Table()
 
     def __len__(self) -> int:
         return len(self._values)
@@ -62,8 +51,8 @@ class CounterMachine(Observed, Machine):
 
     def list(self, after: str | None, limit: int) -> list[tuple[str, int]]:
         """At most ``limit`` pairs of name and value by ascending name, those above ``after`` only."""
-        start = 0 if after is None else bisect_right(self._names, after)
-        return [(name, self._values[name]) for name in self._names[start : start + max(0, limit)]]
+        rows = self._values.rows_from("" if after is None else after, after=after is not None)
+        return list(islice(rows, max(0, limit)))
 
     def _add(self, given: Json, index: int, now_unix_ms: int) -> Json:
         return self._set(given["name"], given["by"], index)
@@ -74,8 +63,6 @@ class CounterMachine(Observed, Machine):
     def _set(self, name: str, by: int | None, index: int) -> Json:
         """by: None to reset."""
         old = self._values.get(name)
-        if old is None and len(self._values) >= self._limits.counters:
-            raise Refused(Overloaded(f"there are {self._limits.counters} counters already: use one of them"))
         value = 0 if by is None else (old or 0) + by
         if not MIN_VALUE <= value <= MAX_VALUE:
             raise Refused(
@@ -84,39 +71,43 @@ class CounterMachine(Observed, Machine):
                     "nothing was changed; use a smaller step or reset it"
                 )
             )
-        self._values[name] = value
-        if old is None:
-            insort(self._names, name)
+        self._values.set(name, value)
         self._changed(name, index)
         return {"name": name, "value": value}
 
-    def freeze(self) -> Callable[[], Json]:
-        """`export_state` of this moment, whatever comes meanwhile; the work is in the returned function."""
-        values = self._values.copy()
-        return lambda: values
-
     def export_state(self) -> Json:
-        """name -> value, for the snapshot.  Not a copy: encode it before the next apply."""
-        return self._values
+        """Nothing: all is in the table of values."""
+        return {}
 
-    def prepare_restore(self, state: object) -> Callable[[], None]:
-        """Checks an exported state; the returned function puts it in place.  Raises ValueError."""
-        if type(state) is not dict or len(state) > self._limits.counters:
-            raise ValueError("counters are not an object")
-        for name, value in state.items():
-            try:
-                _name(name)
-            except Malformed:
-                raise ValueError("a counter has a bad name") from None
-            if type(value) is not int or not MIN_VALUE <= value <= MAX_VALUE:
-                raise ValueError("a counter is not a 64-bit integer")
-        names = sorted(state)
+    def freeze_tables(self) -> Rows:
+        """See Machine: name, value."""
+        return {"values": self._values.freeze()}
+
+    def split_whole(self, state: object) -> tuple[object, Rows]:
+        """See Machine."""
+        return {}, {"values": sorted(json_object(state).items())}
+
+    def prepare_restore(self, state: object, tables: Rows = NO_ROWS) -> Callable[[], None]:
+        """See Machine."""
+        exact(state, set())
+        values = Table(map(_row, tables.get("values", ())))
 
         def commit() -> None:
-            self._values = state
-            self._names = names
+            self._values = values
 
         return commit
+
+
+def _row(row: Any) -> tuple[str, int]:
+    """A row of a snapshot.  Raises ValueError."""
+    name, value = row
+    try:
+        _name(name)
+    except Malformed:
+        raise ValueError("a counter has a bad name") from None
+    if type(value) is not int or not MIN_VALUE <= value <= MAX_VALUE:
+        raise ValueError("a counter is not a 64-bit integer")
+    return name, value
 
 
 def _name(value: object) -> str:

@@ -23,7 +23,7 @@ from cyoloctl.replicated.checks import (
     text,
 )
 from cyoloctl.replicated.command import MAX_TIME_UNIX_MS, Malformed, Refused
-from cyoloctl.replicated.machine import Machine, Operations
+from cyoloctl.replicated.machine import NO_ROWS, Machine, Operations, Rows
 
 __all__ = [
     "MAX_CREDENTIALS",
@@ -286,7 +286,7 @@ class CredentialMachine(Machine):
             "had_operator": self._had_operator,
         }
 
-    def prepare_restore(self, state: object) -> Callable[[], None]:
+    def prepare_restore(self, state: object, tables: Rows = NO_ROWS) -> Callable[[], None]:
         """Checks an exported state; the returned function puts it in place.  Raises ValueError."""
         top = exact(state, {"entries", "had_operator"})
         try:

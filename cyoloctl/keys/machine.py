@@ -56,7 +56,7 @@ from cyoloctl.replicated.checks import (
     member_name,
 )
 from cyoloctl.replicated.command import MAX_TIME_UNIX_MS, Malformed, Refused
-from cyoloctl.replicated.machine import Machine, Observed, Operations
+from cyoloctl.replicated.machine import NO_ROWS, Machine, Observed, Operations, Rows
 from cyoloctl.text import Json, rfc3339_of
 
 __all__ = ["KeyMachine"]
@@ -440,7 +440,7 @@ class KeyMachine(Observed, Machine):
             "policy": asdict(self._policy),
         }
 
-    def prepare_restore(self, state: object) -> Callable[[], None]:
+    def prepare_restore(self, state: object, tables: Rows = NO_ROWS) -> Callable[[], None]:
         """Checks an exported state; the returned function puts it in place.  Raises ValueError."""
         top = exact(state, {"keys", "nodes", "policy"})
         try:

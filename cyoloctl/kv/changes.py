@@ -6,6 +6,7 @@ from bisect import bisect_left
 from collections.abc import Collection, Iterable, Mapping
 from typing import Any
 
+from cyoloctl.kv.entries import Entries
 from cyoloctl.kv.records import Entry, Event, Place
 
 __all__ = ["Changes", "entries_after"]
@@ -102,17 +103,15 @@ class Changes:
         return self._events.copy()
 
 
-def entries_after(
-    present: Mapping[str, Entry], changes: list[tuple[int, Any, str, Entry | None]]
-) -> list[Event]:
+def entries_after(present: Entries, changes: list[tuple[int, Any, str, Entry | None]]) -> list[Event]:
     """Events from what is stored of them, their previous entries: what each left is what the next one found.
 
     Raises ValueError where the entries do not fit together.
     """
-    now: dict[str, Entry | None] = dict(present)
+    now: dict[str, Entry | None] = {}
     events = []
     for revision, kind, key, previous in reversed(changes):
-        entry = now.get(key)
+        entry = now[key] if key in now else present.get(key)
         if (entry is None) is (kind == "put") or (entry is not None and entry.revision != revision):
             raise ValueError("a change does not fit the entries")
         if previous is not None and previous.revision >= revision:

@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
-from bisect import bisect_left, bisect_right, insort
 from collections.abc import Callable, Collection, Iterable
 from dataclasses import dataclass
 from heapq import heapify, heappop, heappush
-from itertools import pairwise
-from typing import Any, ClassVar
+from itertools import chain, islice, pairwise
+from typing import ClassVar
 
 from cyoloctl.errors import AlreadyExists, Compacted, Conflict, FenceLost, NotFound, QuotaExceeded
 from cyoloctl.kv.changes import Changes, entries_after
+from cyoloctl.kv.entries import Entries
 from cyoloctl.kv.holdings import Holdings
 from cyoloctl.kv.records import (
     MAX_TTL_MS,
@@ -32,14 +32,14 @@ from cyoloctl.kv.records import (
     check_steps,
     check_ttl,
     check_value,
-    encode_value,
     holds,
     key_id_of,
     with_blobs,
 )
+from cyoloctl.kv.stored import check_list, check_revision, read_change, read_entry, stored
 from cyoloctl.replicated.checks import exact, integer, json_object
-from cyoloctl.replicated.command import MAX_TIME_UNIX_MS, Malformed, Refused
-from cyoloctl.replicated.machine import Machine, Observed, Operations
+from cyoloctl.replicated.command import Malformed, Refused
+from cyoloctl.replicated.machine import NO_ROWS, Machine, Observed, Operations, Rows
 from cyoloctl.text import Json
 
 __all__ = [
@@ -53,7 +53,7 @@ __all__ = [
     "KvMachine",
 ]
 
-QUOTA_BYTES = 64 * 1024 * 1024
+QUOTA_BYTES = 2 * 1024**3
 KEY_OVERHEAD_BYTES = 256
 """What each key counts beside its own bytes and its value's: about what it takes in memory."""
 EXPIRED_AT_ONCE = 500
@@ -134,6 +134,7 @@ class KvMachine(Observed, Machine):
 
     NAME = "kv"
     PROPOSER = "any"
+    TABLES = ("entries", "changes")
     PROPOSERS: ClassVar[dict[str, str]] = {"expire": "leader", "reseal": "leader"}
     DRAWN: ClassVar[dict[str, frozenset[str]]] = {
         "put_sealed": frozenset({"blob"}),
@@ -160,21 +161,10 @@ class KvMachine(Observed, Machine):
         """Of the last change."""
         self.size = 0
         """Bytes that count for the quota."""
-        self._load({}, Changes(limits.changes, limits.change_bytes), 0)
-
-    def _load(self, entries: dict[str, Entry], changes: Changes, revision: int) -> None:
-        self._entries = entries
-        self._keys = sorted(entries)
-        self._ends = [(e.expires_unix_ms, key) for key, e in entries.items() if e.expires_unix_ms is not None]
-        heapify(self._ends)
-        self._changes = changes
-        self.revision = revision
-        self.size = sum(_size(key, entry.value) for key, entry in entries.items())
+        self._entries = Entries()
+        self._ends: list[tuple[int, str]] = []
+        self._changes = Changes(limits.changes, limits.change_bytes)
         self._sealed = Holdings()
-        replaced = ((e.key, e.previous) for e in changes.copy() if e.previous is not None)
-        for key, entry in (*entries.items(), *replaced):
-            if entry.sealed:
-                self._sealed.put((key, entry.revision), key_id_of(entry.value))
 
     def __len__(self) -> int:
         return len(self._entries)
@@ -207,15 +197,13 @@ class KvMachine(Observed, Machine):
             for key, entry in undone.items()
             if entry is not None and key.startswith(prefix) and (after is None or key > after)
         }
-        start = bisect_left(self._keys, prefix)
-        if after is not None:
-            start = max(start, bisect_right(self._keys, after))
+        start = prefix if after is None else max(prefix, after)
         # Those that were changed since are in the way, and found already.
-        for key in self._keys[start : start + limit + len(undone)]:
+        for key, entry in islice(self._entries.rows_from(start, after=after == start), limit + len(undone)):
             if not key.startswith(prefix):
                 break
             if key not in undone:
-                found[key] = self._entries[key]
+                found[key] = entry
         return sorted(found.items())[:limit]
 
     def _undone(self, revision: int) -> dict[str, Entry | None]:
@@ -307,9 +295,8 @@ class KvMachine(Observed, Machine):
 
     def _delete_prefix(self, given: Json, index: int, now_unix_ms: int) -> Json:
         prefix = given["prefix"]
-        start = bisect_left(self._keys, prefix)
-        most = self._keys[start : start + DELETED_AT_ONCE + 1]
-        keys = [key for key in most if key.startswith(prefix)]
+        rows = islice(self._entries.rows_from(prefix), DELETED_AT_ONCE + 1)
+        keys = [key for key, _ in rows if key.startswith(prefix)]
         more = len(keys) > DELETED_AT_ONCE
         keys = keys[:DELETED_AT_ONCE]
         if keys:
@@ -374,7 +361,7 @@ class KvMachine(Observed, Machine):
             self._sealed.put((key, revision), key_id_of(blob))
             entry = self._entries.get(key)
             if entry is not None and entry.revision == revision:
-                self._entries[key] = entry._replace(value=blob)
+                self._entries.set(key, entry._replace(value=blob))
         self._changes.reseal(blobs)
         return {"resealed": len(blobs)}
 
@@ -491,7 +478,9 @@ class KvMachine(Observed, Machine):
     ) -> None:
         """Take away keys whose time is over, the first to end first; of those that are named, all."""
         due = {
-            key: None for key in besides if key in self._entries and self._entries[key].is_due(now_unix_ms)
+            key: None
+            for key in besides
+            if (entry := self._entries.get(key)) is not None and entry.is_due(now_unix_ms)
         }
         while len(due) < most:
             end = self.next_end_unix_ms()
@@ -506,12 +495,10 @@ class KvMachine(Observed, Machine):
 
     def _set(self, key: str, entry: Entry) -> None:
         old = self._entries.get(key)
-        if old is None:
-            insort(self._keys, key)
-        else:
+        if old is not None:
             self.size -= _size(key, old.value)
         self.size += _size(key, entry.value)
-        self._entries[key] = entry
+        self._entries.set(key, entry)
         if entry.expires_unix_ms is not None:
             heappush(self._ends, (entry.expires_unix_ms, key))
             if len(self._ends) > 2 * len(self._entries) + 100:
@@ -520,7 +507,7 @@ class KvMachine(Observed, Machine):
 
     def _remove(self, kind: Kind, key: str, revision: int) -> None:
         entry = self._entries.pop(key)
-        del self._keys[bisect_left(self._keys, key)]
+        assert entry is not None
         self.size -= _size(key, entry.value)
         self._changes.add(Event(revision, kind, key, None, entry))
         self.revision = revision
@@ -536,8 +523,9 @@ class KvMachine(Observed, Machine):
     def set_back(self, from_unix_ms: int, to_unix_ms: int) -> None:
         """The time was set back: no key lives longer from now than it was given, nor again after its end."""
         changed = {}
-        for key, entry in self._entries.items():
-            if entry.ttl_ms is None or entry.expires_unix_ms is None:
+        for _, key in self._ends:  # every key that expires, and more
+            entry = self._entries.get(key)
+            if entry is None or entry.ttl_ms is None or entry.expires_unix_ms is None:
                 continue
             latest_ms = to_unix_ms + (0 if entry.is_due(from_unix_ms) else entry.ttl_ms)
             if entry.expires_unix_ms > latest_ms:
@@ -549,103 +537,67 @@ class KvMachine(Observed, Machine):
         """See Machine."""
         return self.revision == 0
 
-    def freeze(self) -> Callable[[], Json]:
+    def export_state(self) -> Json:
         """See Machine."""
-        entries, events = self._entries.copy(), self._changes.copy()
-        revision, first = self.revision, self._changes.first_revision
-        return lambda: {
-            "entries": {key: _stored(entry) for key, entry in entries.items()},
-            "changes": [
-                [e.revision, e.kind, e.key, None if e.previous is None else _stored(e.previous)]
+        return {"first_revision": self._changes.first_revision, "revision": self.revision}
+
+    def freeze_tables(self) -> Rows:
+        """See Machine: key and fields of an entry; revision, kind, key and previous fields of a change."""
+        entries, events = self._entries.freeze(), self._changes.copy()
+        return {
+            "entries": ([key, *stored(fields)] for key, fields in entries),
+            "changes": (
+                [e.revision, e.kind, e.key, None if e.previous is None else stored(e.previous)]
                 for e in events
-            ],
-            "first_revision": first,
-            "revision": revision,
+            ),
         }
 
-    def export_state(self) -> Json:
-        """The state for the snapshot."""
-        return self.freeze()()
+    def split_whole(self, state: object) -> tuple[object, Rows]:
+        """See Machine."""
+        top = dict(exact(state, {"entries", "changes", "first_revision", "revision"}))
+        entries = sorted(json_object(top.pop("entries")).items())
+        return top, {
+            "entries": [[key, *check_list(fields)] for key, fields in entries],
+            "changes": check_list(top.pop("changes")),
+        }
 
-    def prepare_restore(self, state: object) -> Callable[[], None]:
-        """Checks an exported state; the returned function puts it in place.  Raises ValueError."""
-        top = exact(state, {"entries", "changes", "first_revision", "revision"})
+    def prepare_restore(self, state: object, tables: Rows = NO_ROWS) -> Callable[[], None]:
+        """See Machine."""
+        top = exact(state, {"first_revision", "revision"})
         try:
-            revision, first = _revision(top["revision"]), _revision(top["first_revision"])
-            entries = {
-                check_key(key): _read(fields, revision) for key, fields in json_object(top["entries"]).items()
-            }
-            stored = [_read_change(each, first, revision) for each in _list(top["changes"])]
+            revision, first = check_revision(top["revision"]), check_revision(top["first_revision"])
+            entries = Entries(
+                (check_key(row[0]), read_entry(row[1:], revision)) for row in tables.get("entries", ())
+            )
+            known = [read_change(each, first, revision) for each in tables.get("changes", ())]
         except Malformed:
             raise ValueError("a key, a value or a change is not valid") from None
-        if any(later[0] < earlier[0] for earlier, later in pairwise(stored)):
+        if any(later[0] < earlier[0] for earlier, later in pairwise(known)):
             raise ValueError("the changes are out of order")
         if first > revision + 1:
             raise ValueError("more is forgotten than there was")
         limits = self._limits
-        changes = Changes(limits.changes, limits.change_bytes, first, entries_after(entries, stored))
-        size = sum(_size(key, entry.value) for key, entry in entries.items())
+        changes = Changes(limits.changes, limits.change_bytes, first, entries_after(entries, known))
+        size = sum(_size(key, entry.value) for key, entry in entries)
         if size > limits.quota or changes.is_too_much():
             raise ValueError("there are more keys, values or changes than there can be")
-        return lambda: self._load(entries, changes, revision)
+        ends = [(e.expires_unix_ms, key) for key, e in entries if e.expires_unix_ms is not None]
+        heapify(ends)
+        sealed = Holdings()
+        replaced = ((e.key, e.previous) for e in changes.copy() if e.previous is not None)
+        for key, entry in chain(entries, replaced):
+            if entry.sealed:
+                sealed.put((key, entry.revision), key_id_of(entry.value))
+
+        def commit() -> None:
+            self._entries, self._ends, self._changes, self._sealed = entries, ends, changes, sealed
+            self.revision, self.size = revision, size
+
+        return commit
 
 
 def _size(key: str, value: bytes) -> int:
     return len(key.encode()) + len(value) + KEY_OVERHEAD_BYTES
-
-
-def _stored(entry: Entry) -> list[Any]:
-    """Six fields, and a seventh where the value is sealed."""
-    return [encode_value(entry.value), *entry[1:6], *([True] if entry.sealed else [])]
-
-
-_revision = integer(0, 2**63 - 1, "the revision")
-_end = integer(0, MAX_TIME_UNIX_MS, "the end")
-
-
-def _list(value: object) -> list[Any]:
-    if type(value) is not list:
-        raise ValueError("a list is missing")
-    return value
-
-
-def _read(fields: object, last: int) -> Entry:
-    """An entry of a snapshot.  Raises ValueError, Malformed."""
-    if type(fields) is not list or len(fields) not in (6, 7):
-        raise ValueError("a value has other fields than it should")
-    value, revision, created, version, ttl, end, *more = fields
-    sealed = bool(more)
-    if sealed and more[0] is not True:
-        raise ValueError("a value is neither sealed nor not")
-    entry = Entry(
-        check_blob(value) if sealed else check_value(value),
-        _revision(revision),
-        _revision(created),
-        _revision(version),
-        check_ttl(ttl),
-        None if end is None else _end(end),
-        sealed,
-    )
-    if not 1 <= entry.created_revision <= entry.revision <= last or entry.version < 1:
-        raise ValueError("the revisions of a value are wrong")
-    if (entry.ttl_ms is None) is not (entry.expires_unix_ms is None):
-        raise ValueError("a value has an end without a time to live")
-    return entry
-
-
-def _read_change(fields: object, first: int, last: int) -> tuple[int, Any, str, Entry | None]:
-    """A change of a snapshot.  Raises ValueError, Malformed."""
-    if type(fields) is not list or len(fields) != 4:
-        raise ValueError("a change has other fields than it should")
-    revision, kind, key, previous = fields
-    if kind not in ("put", "delete", "expire"):
-        raise ValueError("a change is of no known kind")
-    if not max(first, 1) <= _revision(revision) <= last:
-        raise ValueError("a change has a wrong revision")
-    before = None if previous is None else _read(previous, last)
-    if kind != "put" and before is None:
-        raise ValueError("what was not there was taken away")
-    return revision, kind, check_key(key), before
 
 
 def _fence(value: object) -> tuple[str, int] | None:

@@ -21,7 +21,7 @@ from typing import Any
 from cyoloctl.errors import Conflict, NotFound, Overloaded
 from cyoloctl.replicated.checks import Check, checked, exact, integer, json_object, text
 from cyoloctl.replicated.command import MAX_TIME_UNIX_MS, Malformed, Refused
-from cyoloctl.replicated.machine import Machine, Observed, Operations
+from cyoloctl.replicated.machine import NO_ROWS, Machine, Observed, Operations, Rows
 from cyoloctl.text import Json
 
 __all__ = ["MAX_LOCKS", "MAX_TTL_MS", "MIN_TTL_MS", "Lock", "LockLimits", "LockMachine"]
@@ -214,7 +214,7 @@ class LockMachine(Observed, Machine):
         """The state for the snapshot."""
         return _exported(self._locks, self._last_token)
 
-    def prepare_restore(self, state: object) -> Callable[[], None]:
+    def prepare_restore(self, state: object, tables: Rows = NO_ROWS) -> Callable[[], None]:
         """Checks an exported state; the returned function puts it in place.  Raises ValueError."""
         fields = exact(state, {"last_token", "locks"})
         given = json_object(fields["locks"])

@@ -10,7 +10,7 @@ from cyoloctl.members.machine import MemberMachine
 from cyoloctl.replicated.checks import exact, integer, json_object, member_name, text
 from cyoloctl.replicated.command import Malformed, Refused
 from cyoloctl.replicated.levels import BASE_LEVEL, MAX_LEVEL, Release
-from cyoloctl.replicated.machine import Machine, Operations
+from cyoloctl.replicated.machine import NO_ROWS, Machine, Operations, Rows
 from cyoloctl.text import Json
 
 __all__ = ["LevelMachine", "named", "not_understood"]
@@ -137,7 +137,7 @@ class LevelMachine(Machine):
         """The state for the snapshot."""
         return {"level": self.level, "release": self.release, "understood": dict(self._understood)}
 
-    def prepare_restore(self, state: object) -> Callable[[], None]:
+    def prepare_restore(self, state: object, tables: Rows = NO_ROWS) -> Callable[[], None]:
         """Checks an exported state; the returned function puts it in place.  Raises ValueError."""
         top = exact(state, {"level", "release", "understood"})
         try:

@@ -49,7 +49,7 @@ from cyoloctl.replicated.checks import (
     member_name,
 )
 from cyoloctl.replicated.command import Malformed, Refused
-from cyoloctl.replicated.machine import Machine, Operations
+from cyoloctl.replicated.machine import NO_ROWS, Machine, Operations, Rows
 
 __all__ = ["MemberMachine"]
 
@@ -600,7 +600,7 @@ class MemberMachine(Machine):
             "removed": self.removed(),
         }
 
-    def prepare_restore(self, state: object) -> Callable[[], None]:
+    def prepare_restore(self, state: object, tables: Rows = NO_ROWS) -> Callable[[], None]:
         """Checks an exported state; the returned function puts it in place.  Raises ValueError."""
         given = json_object(state)
         optional = given.keys() & {"hosts", "shared_hosts", "gateways", "issued_invitations", "grants"}
@@ -637,9 +637,9 @@ class MemberMachine(Machine):
             }
         except Malformed:
             raise ValueError("a member, a host or an invitation is not valid") from None
-        tables = (len(invitations), len(grants.names()), len(secret_invitations))
+        held = (len(invitations), len(grants.names()), len(secret_invitations))
         if not (
-            is_coherent(top, members, names, {*invitations, *grants.names()}, tables, self._limits)
+            is_coherent(top, members, names, {*invitations, *grants.names()}, held, self._limits)
             and grants.names().isdisjoint({*invitations, *members})
             and are_ways_coherent(top, members, hosts, shared, gateways, self._limits)
         ):

@@ -10,7 +10,7 @@ from cyoloctl.errors import Conflict, InvalidInput, NotFound
 from cyoloctl.members.machine import MemberMachine
 from cyoloctl.replicated.checks import Check, checked, integer, json_object, member_name, text
 from cyoloctl.replicated.command import MAX_TIME_UNIX_MS, Malformed, Refused
-from cyoloctl.replicated.machine import Machine, Operations
+from cyoloctl.replicated.machine import NO_ROWS, Machine, Operations, Rows
 from cyoloctl.text import Json
 
 __all__ = ["Presence", "PresenceMachine"]
@@ -100,7 +100,7 @@ class PresenceMachine(Machine):
             for name, known in self._nodes.items()
         }
 
-    def prepare_restore(self, state: object) -> Callable[[], None]:
+    def prepare_restore(self, state: object, tables: Rows = NO_ROWS) -> Callable[[], None]:
         """Checks an exported state; the returned function puts it in place.  Raises ValueError."""
         try:
             nodes = {

@@ -93,7 +93,7 @@ class Service:
         self._assemble_members(raft_id, pki_dir)
         self._assemble_sessions()
         self._offer_to_peers()
-        self.snapshots = SnapshotOperations(proposer, state, config)
+        self.snapshots = SnapshotOperations(proposer, state, config, pki_dir.parent)
         self.schedule = SnapshotSchedule(str(config.name), self.snapshots, config.snapshots)
         self.time = ClusterTime(proposer, state, self.calls)
         self.relayed_words = RelayedWords(

@@ -18,8 +18,8 @@ from cyoloctl.members.api import Problem
 from cyoloctl.members.facts import problem
 from cyoloctl.node.config import CONFIG_NAME, load_config, rewrite_snapshots
 from cyoloctl.paths import check_ownership, file_error
-from cyoloctl.snapshots.file import encode_head, new_snapshot_file
-from cyoloctl.snapshots.operations import SnapshotOperations
+from cyoloctl.snapshots.file import Head, encode_head, new_snapshot_file
+from cyoloctl.snapshots.operations import SnapshotOperations, Spooled
 from cyoloctl.snapshots.policy import SnapshotPolicy
 
 __all__ = ["SnapshotSchedule", "set_policy"]
@@ -133,17 +133,22 @@ class SnapshotSchedule:
 
     async def _take(self, policy: SnapshotPolicy) -> None:
         head, state = await self._snapshots.take(consistency="linearizable", timeout_s=_TIMEOUT_S)
-        path = await asyncio.to_thread(self._write, policy, encode_head(head) + state)
+        try:
+            path = await asyncio.to_thread(self._write, policy, head, state)
+        finally:
+            state.close()
         _log.info("a snapshot was saved", extra={"path": str(path), "index": head.index})
 
-    def _write(self, policy: SnapshotPolicy, content: bytes) -> Path:
+    def _write(self, policy: SnapshotPolicy, head: Head, state: Spooled) -> Path:
         now = datetime.fromtimestamp(self._wall_clock(), UTC)
         path = Path(policy.directory, f"{self._begin}{now:%Y%m%dT%H%M%SZ}.snapshot")
         for left in self._unfinished(policy):
             left.unlink(missing_ok=True)
         try:
             with new_snapshot_file(path) as write:
-                write(content)
+                write(encode_head(head))
+                for part in state.parts():
+                    write(part)
         except AlreadyExists:
             os.utime(path)  # taken in this very second
         for old in self._own(policy)[: -policy.keep]:

@@ -85,7 +85,7 @@ class Engine:
         self._on_call = on_call
         self._awaiting_index: dict[asyncio.Future[None], int] = {}
         self._outgoing: dict[RaftId, list[bytes]] = {}
-        self._save_jobs: set[asyncio.Future[None]] = set()
+        self._jobs: set[asyncio.Future[None]] = set()
         self._limits = limits
         rng = random.SystemRandom()
         self._replica = Replica(
@@ -97,7 +97,7 @@ class Engine:
             cluster_clock=clock,
             rng=rng,
             send=self._queue,
-            run_save=self._run_save,
+            run_in_background=self._run_in_background,
             flush=self._flush,
             may_lead=self._verdicts.may_lead,
             view=self._view,
@@ -139,8 +139,8 @@ class Engine:
         if self._started and self._replica.failed is None:
             self._replica.abandon(NoLeader("the node is stopping: try another one"))
         await self._network.stop()
-        if self._save_jobs:
-            await asyncio.wait(self._save_jobs)
+        if self._jobs:
+            await asyncio.wait(self._jobs)
         self._replica.close()
         self._journal.close()
 
@@ -463,17 +463,17 @@ class Engine:
     def _queue(self, raft_id: RaftId, message: dict[str, Any]) -> None:
         self._outgoing.setdefault(raft_id, []).append(encode(message))
 
-    def _run_save(self, job: Callable[[], None]) -> None:
+    def _run_in_background(self, job: Callable[[], None]) -> None:
         future = self._loop.run_in_executor(None, job)
-        self._save_jobs.add(future)
+        self._jobs.add(future)
 
         def saved(done: asyncio.Future[None]) -> None:
-            self._save_jobs.discard(done)
+            self._jobs.discard(done)
             error = done.exception()
             if error is not None:
-                _log.critical("the snapshot could not be saved", exc_info=error)
+                _log.critical("a snapshot could not be saved or read", exc_info=error)
                 if not self._failure.done():
-                    self._failure.set_result(InternalError("the snapshot could not be saved"))
+                    self._failure.set_result(InternalError("a snapshot could not be saved or read"))
             self._ticker.wake()
 
         future.add_done_callback(saved)

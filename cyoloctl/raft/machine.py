@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from typing import Literal, Protocol
 
-from cyoloctl.model import Stamp
+from cyoloctl.model import Source, Stamp
 
 __all__ = ["PeerRole", "StateMachine"]
 
@@ -42,14 +42,19 @@ class StateMachine(Protocol):
         """
         ...
 
-    def begin_snapshot(self) -> Callable[[], bytes]:
-        """The whole state of this moment, the same bytes for the same state.
+    def begin_snapshot(self) -> Callable[[], Iterable[bytes]]:
+        """The whole state of this moment, in parts, the same bytes for the same state.
 
-        Quick, for it holds the node up; the returned function encodes in
+        Quick, for it holds the node up; the returned function encodes, once, in
         another thread, in steps that do not, while commands are applied.
         """
         ...
 
-    def restore(self, data: bytes) -> None:
-        """Replace the state.  Raises StorageError or VersionMismatch and then changes nothing."""
+    def prepare_restore(self, source: Source, /) -> Callable[[], None]:
+        """Read a state and verify it; the returned function puts it in place, at once, and cannot fail.
+
+        source: its bytes, to be read once.  Changes nothing, and may run in
+        another thread while commands are applied.
+        Raises StorageError or VersionMismatch.
+        """
         ...

@@ -74,7 +74,7 @@ class Replica:
     `create_storage` began needs none, since it names its founder.
 
     send(peer, message) must not raise and may drop; flush is called when a
-    group of sends is complete; run_save(job) runs a
+    group of sends is complete; run_in_background(job) runs a
     blocking job, in a thread or at once, after which `tick` must be called.
 
     may_lead(peer): whether a peer that is no voter in its log may be
@@ -100,7 +100,7 @@ class Replica:
         cluster_clock: ClusterClock,
         rng: random.Random,
         send: Callable[[RaftId, Message], None],
-        run_save: Callable[[Callable[[], None]], None],
+        run_in_background: Callable[[Callable[[], None]], None],
         flush: Callable[[], None] = lambda: None,
         may_lead: Callable[[RaftId], bool] = lambda raft_id: True,
         view: Callable[[], View] = lambda: NOTHING_SEEN,
@@ -139,7 +139,7 @@ class Replica:
             membership=self._membership,
             cluster_clock=cluster_clock,
             elections=self._elections,
-            run_save=run_save,
+            run_in_background=run_in_background,
             follow=self._following.follow,
         )
         self._following.on_entries = self._snapshotting.log_goes_on
@@ -410,7 +410,7 @@ class Replica:
 
     def _tick(self) -> None:
         engine, now = self._engine, self._clock()
-        self._snapshotting.collect_saved()
+        self._snapshotting.collect()
         self._sweep(now)
         was_leader = engine.is_leader()
         may_campaign = self._elections.may_campaign(now)

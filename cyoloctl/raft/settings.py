@@ -55,6 +55,8 @@ class Limits:
     term_step: int = 2**32
     """A message this far ahead of this node's term or log comes from no correct peer."""
     chunk_bytes: int = 256 * 1024
+    install_at_once_bytes: int = 2**20
+    """A received snapshot that is no larger is read at once, in some ten milliseconds; others in a thread."""
     compact_entries: int = 10_000
     compact_bytes: int = 8 * 2**20
     keep_entries: int = 1_000

@@ -1,17 +1,19 @@
 """The snapshot on disk: one file, replaced as a whole, streamed in chunks.
 
-File format, version 1 (``DIR/snapshot``, mode 0600; integers big-endian):
+File format, version 2 (``DIR/snapshot``, mode 0600; integers big-endian):
 
 ======================  ==========================================================
 8 bytes                 magic ``cyolosnp``
-1 byte                  format version, 1
+1 byte                  format version, 2
 4 bytes                 length of the header in bytes, at most 4 MiB
 header                  canonical JSON (ASCII, sorted keys, no spaces):
-                        ``{"index","removed":[name...],"term","total","voters":[name...]}``;
-                        ``total`` is the length of the data in bytes
-data                    what the state machine's ``snapshot()`` returned
+                        ``{"index","removed":[name...],"term","voters":[name...]}``
+data                    what the state machine made of its state, in parts
 32 bytes                SHA-256 of everything before it
 ======================  ==========================================================
+
+The data is as long as what is left for it.  Version 1 had ``total``, its
+length, in the header, so that it had to be whole in memory before it was written.
 
 Every later version keeps the first nine bytes and the last 32, so that damage
 (the digest is wrong) and a newer version (the digest is right) are never taken
@@ -28,15 +30,16 @@ import contextlib
 import errno
 import hashlib
 import io
+import itertools
 import json
 import os
 import struct
 import threading
 import weakref
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import BinaryIO, NoReturn, Protocol
+from typing import BinaryIO, NoReturn, Protocol, TypeVar
 
 from cyoloctl.errors import InternalError, InvalidInput, StorageError, VersionMismatch
 from cyoloctl.model import RaftId
@@ -46,6 +49,7 @@ __all__ = [
     "MAX_SNAPSHOT_BYTES",
     "Files",
     "Receiver",
+    "SnapshotData",
     "SnapshotMeta",
     "SnapshotStore",
     "Transfer",
@@ -53,10 +57,11 @@ __all__ = [
     "read_meta",
 ]
 
-MAX_SNAPSHOT_BYTES = 2**30
+MAX_SNAPSHOT_BYTES = 2**33
 """The largest snapshot file, header and digest included."""
 
-FORMAT_VERSION = 1
+FORMAT_VERSION = 2
+_WITH_TOTAL = 1
 
 _NAME = "snapshot"
 _MAGIC = b"cyolosnp"
@@ -67,6 +72,8 @@ _MIN_FILE_BYTES = _PREFIX.size + _DIGEST_BYTES
 _READ_BYTES = 2**20
 _SHORTAGES = frozenset({errno.EMFILE, errno.ENFILE, errno.ENOMEM, errno.ENOSPC})
 _MAX_INTEGER = 2**63 - 1
+
+_T = TypeVar("_T")
 
 _REPLACE = (
     "this node cannot continue without it: on a healthy node run `cyoloctl member remove NAME` for this "
@@ -98,23 +105,21 @@ class _DamagedError(Exception):
     """The bytes are not a whole snapshot; the caller knows whose they are."""
 
 
-def _encode_head(meta: SnapshotMeta, data_bytes: int) -> bytes:
-    """Everything before the data.  Raises InvalidInput if it would be too large."""
-    header = canonical_json(
-        {
-            "index": meta.index,
-            "removed": list(meta.removed),
-            "term": meta.term,
-            "total": data_bytes,
-            "voters": list(meta.voters),
-        }
-    ).encode("ascii")
+def _encode_head(meta: SnapshotMeta, *, total: int | None = None) -> bytes:
+    """Everything before the data.  total: its length, in version 1.  Raises InvalidInput: too many names."""
+    fields = {
+        "index": meta.index,
+        "removed": list(meta.removed),
+        "term": meta.term,
+        "voters": list(meta.voters),
+    }
+    if total is not None:
+        fields["total"] = total
+    header = canonical_json(fields).encode("ascii")
     if len(header) > _MAX_HEADER_BYTES:
         raise InvalidInput(f"the snapshot lists too many members: its header has {len(header)} bytes")
-    size = _PREFIX.size + len(header) + data_bytes + _DIGEST_BYTES
-    if size > MAX_SNAPSHOT_BYTES:
-        raise InvalidInput(f"the snapshot has {size} bytes, at most {MAX_SNAPSHOT_BYTES} are allowed")
-    return _PREFIX.pack(_MAGIC, FORMAT_VERSION, len(header)) + header
+    version = FORMAT_VERSION if total is None else _WITH_TOTAL
+    return _PREFIX.pack(_MAGIC, version, len(header)) + header
 
 
 def _decode_head(file: BinaryIO, size: int) -> tuple[SnapshotMeta, int]:
@@ -133,7 +138,8 @@ def _decode_head(file: BinaryIO, size: int) -> tuple[SnapshotMeta, int]:
             f"the snapshot has format version {version}, this release reads up to {FORMAT_VERSION}: "
             "start a newer release"
         )
-    if version != FORMAT_VERSION or header_bytes > min(_MAX_HEADER_BYTES, size - _MIN_FILE_BYTES):
+    most = min(_MAX_HEADER_BYTES, size - _MIN_FILE_BYTES)
+    if version not in (_WITH_TOTAL, FORMAT_VERSION) or header_bytes > most:
         raise _DamagedError("its header is wrong")
     header = file.read(header_bytes)
     try:
@@ -141,7 +147,8 @@ def _decode_head(file: BinaryIO, size: int) -> tuple[SnapshotMeta, int]:
         meta = SnapshotMeta(value["index"], value["term"], tuple(value["voters"]), tuple(value["removed"]))
         data_bytes = size - _MIN_FILE_BYTES - header_bytes
         # Decoded strictly: encoding again must give the same bytes, so there is one form only.
-        exact = header == _encode_head(meta, data_bytes)[_PREFIX.size :]
+        total = data_bytes if version == _WITH_TOTAL else None
+        exact = header == _encode_head(meta, total=total)[_PREFIX.size :]
     except (ValueError, TypeError, KeyError, RecursionError, InvalidInput) as error:
         raise _DamagedError("its header is wrong") from error
     numbers = all(type(number) is int and 0 <= number <= _MAX_INTEGER for number in (meta.index, meta.term))
@@ -192,6 +199,21 @@ def read_meta(path: Path) -> SnapshotMeta | None:
         raise StorageError(f"{path} is damaged: {error}; {_REPLACE}") from None
     except OSError as error:
         raise StorageError(f"cannot read {path}: {error.strerror}; check the disk") from error
+
+
+class SnapshotData:
+    """The data of an open snapshot file: `read` is all that is needed of it."""
+
+    def __init__(self, file: BinaryIO, size: int) -> None:
+        """file: open at the first of so many bytes."""
+        self._file = file
+        self._left = size
+
+    def read(self, size: int, /) -> bytes:
+        """Up to so many of the next bytes; none at the end.  Raises OSError."""
+        data = self._file.read(min(size, self._left))
+        self._left -= len(data)
+        return data
 
 
 class Transfer:
@@ -304,7 +326,7 @@ class _Directory:
 
 
 class Receiver:
-    """A snapshot on its way in.  Nothing is visible before `finish` succeeded."""
+    """A snapshot on its way in.  Nothing is visible before `install` succeeded."""
 
     def __init__(self, store: SnapshotStore, meta: SnapshotMeta, total: int, digest: str) -> None:
         self.meta = meta
@@ -320,7 +342,7 @@ class Receiver:
         Returns the offset expected next.  A chunk that begins anywhere else is
         not written, so the answer is where the sender has to go on.
         Raises InvalidInput past the announced total, StorageError from the
-        disk; both abort.  InternalError after finish or abort.
+        disk; both abort.  InternalError once it is over.
         """
         self._check()
         if offset != self._next:
@@ -336,46 +358,62 @@ class Receiver:
         self._next += len(data)
         return self._next
 
-    def finish(self, restore: Callable[[bytes], None] | None = None) -> bool:
-        """Verify what came and make it the snapshot, durably.
+    def verify(self, prepare: Callable[[SnapshotData], _T]) -> _T:
+        """Verify what came, and put it on the disk; it is not the snapshot yet.  For another thread.
 
-        restore: takes the data before anything becomes durable, so that a file
-        that the state machine cannot read never takes the place of a good one;
-        it raises StorageError or VersionMismatch, and then changed nothing.
+        prepare: reads the data, so that a file that the state machine cannot
+        read never takes the place of a good one; it raises StorageError or
+        VersionMismatch, and changes nothing.
 
-        Returns False, nothing changed, if a newer one is already there.
         Raises InvalidInput if it is not whole, not what was announced or
-        not restored, VersionMismatch if the sender's format is newer,
-        StorageError from the disk.  Over in every case: a new transfer needs a
-        new receiver.
+        not readable, VersionMismatch if the sender's format is newer,
+        StorageError from the disk.  Over when it raises: a new transfer needs a new receiver.
         """
         self._check()
         try:
-            if self._next != self.total:
-                raise InvalidInput(
-                    f"the snapshot ended after {self._next} of {self.total} bytes: send it again"
-                )
-            try:
-                self._file.seek(0)
-                meta, data_bytes, digest = _verify(self._file, self.total)
-            except _DamagedError as error:
-                raise InvalidInput(f"the snapshot was damaged on its way, {error}: send it again") from error
-            if digest.hex() != self.digest or meta != self.meta:
-                raise InvalidInput("the snapshot is not the one that was announced: send it again")
-            if restore is not None:
-                data = self._file.read(data_bytes)
-                try:
-                    restore(data)
-                except StorageError as error:
-                    raise InvalidInput(error.message) from error
-            return self._store._install(self._file, self._temporary, meta, self.total, digest)
+            return self._verify(prepare)
+        except OSError as error:
+            self.abort()
+            _raise_snapshot_error(self._store.name, error)
+        except BaseException:
+            self.abort()
+            raise
+
+    def _verify(self, prepare: Callable[[SnapshotData], _T]) -> _T:
+        if self._next != self.total:
+            raise InvalidInput(f"the snapshot ended after {self._next} of {self.total} bytes: send it again")
+        try:
+            self._file.seek(0)
+            meta, data_bytes, digest = _verify(self._file, self.total)
+        except _DamagedError as error:
+            raise InvalidInput(f"the snapshot was damaged on its way, {error}: send it again") from error
+        if digest.hex() != self.digest or meta != self.meta:
+            raise InvalidInput("the snapshot is not the one that was announced: send it again")
+        try:
+            prepared = prepare(SnapshotData(self._file, data_bytes))
+        except StorageError as error:
+            raise InvalidInput(error.message) from error
+        self._store._sync(self._file)
+        return prepared
+
+    def install(self) -> bool:
+        """Make what was verified the snapshot, durably.  Quick.
+
+        Returns False, nothing changed, if a newer one is already there.
+        Raises StorageError from the disk.  Over in every case.
+        """
+        self._check()
+        try:
+            return self._store._install(
+                self._file, self._temporary, self.meta, self.total, bytes.fromhex(self.digest)
+            )
         except OSError as error:
             _raise_snapshot_error(self._store.name, error)
         finally:
             self.abort()
 
     def abort(self) -> None:
-        """Forget what came.  Idempotent, and harmless after finish."""
+        """Forget what came.  Idempotent, and harmless after `install`."""
         self._store._discard(self._file, self._temporary)
 
     def _check(self) -> None:
@@ -393,7 +431,7 @@ class SnapshotStore:
     file and the remedy: a node never starts beside a snapshot that it cannot
     read.  Reads the whole file once, about one second per GiB.
 
-    Thread-safe: `save` and `Receiver.finish` may run in another thread while
+    Thread-safe: `save` and `Receiver.verify` may run in another thread while
     transfers are opened and read.  A single transfer or receiver belongs to
     one thread at a time.
     """
@@ -411,9 +449,7 @@ class SnapshotStore:
                     self._files.remove(leftover)
             except OSError as error:
                 _raise_snapshot_error(self.name, error)
-        found = self._read(with_data=False)
-        if found is not None:
-            self._current = found[0]
+        self._current = self._look()
 
     @property
     def size_bytes(self) -> int:
@@ -427,16 +463,23 @@ class SnapshotStore:
         current = self._current
         return None if current is None else current[0]
 
-    def load(self) -> tuple[SnapshotMeta, bytes] | None:
-        """The current snapshot, verified; None if there is none.
+    @contextlib.contextmanager
+    def load(self) -> Iterator[tuple[SnapshotMeta, SnapshotData] | None]:
+        """The current snapshot, verified, to be read within the block; None if there is none.
 
+        The data is read once more, so whoever uses it verifies it again: see `StateMachine.prepare_restore`.
         Raises StorageError or VersionMismatch, naming the file and the remedy.
         """
-        found = self._read(with_data=True)
-        return None if found is None else (found[0][0], found[1])
+        with self._named_errors(), self._opened() as file:
+            if file is None:
+                found = None
+            else:
+                meta, data_bytes, _ = _verify(file, _size_of(file))
+                found = meta, SnapshotData(file, data_bytes)
+            yield found
 
-    def save(self, meta: SnapshotMeta, data: bytes) -> bool:
-        """Make this the snapshot, durably.
+    def save(self, meta: SnapshotMeta, data: bytes | Iterable[bytes]) -> bool:
+        """Make this the snapshot, durably.  data: whole, or in parts.
 
         Returns False, nothing changed, if one with a higher index is there.
         Raises InvalidInput above MAX_SNAPSHOT_BYTES, StorageError from the
@@ -446,15 +489,19 @@ class SnapshotStore:
         current = self.meta
         if current is not None and current.index > meta.index:
             return False
-        head = _encode_head(meta, len(data))
-        digest = hashlib.sha256(head)
-        digest.update(data)
+        digest, total = hashlib.sha256(), 0
+        head = _encode_head(meta)
         file, temporary = self._new_file()
         try:
-            for part in (head, data, digest.digest()):
+            for part in itertools.chain((head,), (data,) if isinstance(data, bytes) else data):
+                total += len(part)
+                if total > MAX_SNAPSHOT_BYTES - _DIGEST_BYTES:
+                    raise InvalidInput(f"the snapshot has more than {MAX_SNAPSHOT_BYTES} bytes")
+                digest.update(part)
                 file.write(part)
-            total = len(head) + len(data) + _DIGEST_BYTES
-            return self._install(file, temporary, meta, total, digest.digest())
+            file.write(digest.digest())
+            self._sync(file)
+            return self._install(file, temporary, meta, total + _DIGEST_BYTES, digest.digest())
         except OSError as error:
             _raise_snapshot_error(self.name, error)
         finally:
@@ -498,33 +545,36 @@ class SnapshotStore:
         except FileNotFoundError:
             return None
 
-    def _read(self, *, with_data: bool) -> tuple[tuple[SnapshotMeta, int, str], bytes] | None:
+    @contextlib.contextmanager
+    def _opened(self) -> Iterator[BinaryIO | None]:
+        file = self._open()
+        if file is None:
+            if self._current is not None:
+                raise StorageError(f"{self.name} is gone; {_REPLACE}")
+            yield None
+            return
+        with file:
+            yield file
+
+    @contextlib.contextmanager
+    def _named_errors(self) -> Iterator[None]:
         try:
-            file = self._open()
-            if file is None:
-                if self._current is not None:
-                    raise StorageError(f"{self.name} is gone; {_REPLACE}")
-                return None
-            with file:
-                size = file.seek(0, os.SEEK_END)
-                file.seek(0)
-                meta, data_bytes, digest = _verify(file, size)
-                data = file.read(data_bytes) if with_data else b""
-                # Read again, so checked again: the bytes that are used are those that were verified.
-                if with_data:
-                    file.seek(0)
-                    head = file.read(size - data_bytes - _DIGEST_BYTES)
-                    again = hashlib.sha256(head)
-                    again.update(data)
-                    if again.digest() != digest:
-                        raise _DamagedError("its digest is wrong")
+            yield
         except _DamagedError as error:
             raise StorageError(f"{self.name} is damaged: {error}; {_REPLACE}") from error
         except VersionMismatch as error:
             raise VersionMismatch(f"{self.name}: {error.message}") from error
         except OSError as error:
             _raise_snapshot_error(self.name, error)
-        return (meta, size, digest.hex()), data
+
+    def _look(self) -> tuple[SnapshotMeta, int, str] | None:
+        """What is there, verified."""
+        with self._named_errors(), self._opened() as file:
+            if file is None:
+                return None
+            size = _size_of(file)
+            meta, _, digest = _verify(file, size)
+        return meta, size, digest.hex()
 
     def _new_file(self) -> tuple[BinaryIO, str | None]:
         if self._files is None:
@@ -537,13 +587,16 @@ class SnapshotStore:
         except OSError as error:
             _raise_snapshot_error(self.name, error)
 
-    def _install(
-        self, file: BinaryIO, temporary: str | None, meta: SnapshotMeta, total: int, digest: bytes
-    ) -> bool:
-        """Sync and rename a whole, verified file.  Raises OSError."""
+    def _sync(self, file: BinaryIO) -> None:
+        """The content of a whole file is durable.  Raises OSError."""
         file.flush()
         if self._files is not None:
             self._files.sync(file)
+
+    def _install(
+        self, file: BinaryIO, temporary: str | None, meta: SnapshotMeta, total: int, digest: bytes
+    ) -> bool:
+        """Rename a whole, verified, synced file.  Raises OSError."""
         with self._lock:
             if self._current is not None and self._current[0].index > meta.index:
                 return False
@@ -564,6 +617,12 @@ class SnapshotStore:
         if self._files is not None and temporary is not None:
             with contextlib.suppress(OSError):
                 self._files.remove(temporary)
+
+
+def _size_of(file: BinaryIO) -> int:
+    size = file.seek(0, os.SEEK_END)
+    file.seek(0)
+    return size
 
 
 def _raise_snapshot_error(name: str, error: OSError) -> NoReturn:

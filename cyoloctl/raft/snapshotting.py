@@ -28,6 +28,12 @@ __all__ = ["Snapshotting"]
 
 _LONGEST_SAVE_PAUSE_S = 60.0
 
+_LONG_SAVE_S = 1.0
+_REST = 4
+"""After a save that took long no other begins for so many times as long: a large state is written seldom."""
+_MOST_WHILE_RESTING = 16
+"""Unless the log has grown by so many times what makes it worth a snapshot."""
+
 _log = logging.getLogger("cyoloctl.raft")
 
 
@@ -36,6 +42,17 @@ class _Receiving:
     source: Node
     key: tuple[int, int, int, str]
     receiver: Receiver
+
+
+@dataclass(slots=True)
+class _Installing:
+    """A whole snapshot that is being read.  ready: commit or error is there."""
+
+    node: Node
+    receiver: Receiver
+    commit: Callable[[], None] | None = None
+    error: CyoloctlError | MemoryError | None = None
+    ready: bool = False
 
 
 class Snapshotting:
@@ -50,10 +67,10 @@ class Snapshotting:
         membership: Membership,
         cluster_clock: ClusterClock,
         elections: Elections,
-        run_save: Callable[[Callable[[], None]], None],
+        run_in_background: Callable[[Callable[[], None]], None],
         follow: Callable[[Node, int], bool],
     ) -> None:
-        """run_save: see `Replica`.
+        """run_in_background: see `Replica`.
 
         follow(node, term): take a leader's message; False when it is stale, or of a peer that may
         not lead.
@@ -63,16 +80,19 @@ class Snapshotting:
         self._machine = machine
         self._membership = membership
         self._cluster_clock = cluster_clock
-        self._run_save = run_save
+        self._run_in_background = run_in_background
         self._follow = follow
         self._elections = elections
         self.unusable: tuple[RaftId, str] | None = None
         """Whose snapshot cannot be used here, and why."""
         self._receiving: _Receiving | None = None
+        self._installing: _Installing | None = None
         self._saving = False
         self._saved: tuple[SnapshotMeta, CyoloctlError | MemoryError | None] | None = None
         self._save_pause_s = 0.0
         self._save_again_at = float("-inf")
+        self._save_began = 0.0
+        self._rest_until = float("-inf")
         self._bytes_mark = 0
 
     def disconnected(self, node: Node) -> None:
@@ -85,6 +105,9 @@ class Snapshotting:
         for progress in self._core.progress.values():
             progress.stop_sending()
         self._stop_receiving()
+        if self._installing is not None:
+            self._installing.receiver.abort()
+            self._installing = None
 
     def _stop_receiving(self) -> None:
         if self._receiving is not None:
@@ -244,6 +267,8 @@ class Snapshotting:
             # Row 7: nothing in it that is not here.
             engine.send_acknowledgement(node, next_index=index + 1, success=True)
             return
+        if self._installing is not None:
+            return  # one at a time: the leader sends this again
         meta = SnapshotMeta(index, term, tuple(message["voters"]), tuple(message["removed"]))
         key = (index, term, message["total"], message["digest"])
         receiving = self._receiving
@@ -265,30 +290,73 @@ class Snapshotting:
             )
             return
         self._receiving = None
-        try:
-            self._install(node, receiving.receiver)
-        except StorageError as error:
-            # The machine may have the state already, and the disk has not: this is not tried again.
-            raise StorageError(error.message) from None
+        self._begin_install(node, receiving.receiver)
 
-    def _install(self, node: Node, receiver: Receiver) -> None:
-        """A complete snapshot: readable, then durable, then the journal is cut, then it is acknowledged."""
-        engine, journal = self._core.engine, self._core.journal
+    def _begin_install(self, node: Node, receiver: Receiver) -> None:
+        """A snapshot came whole: it is read and verified, in another thread when it is large."""
+        installing = self._installing = _Installing(node, receiver)
+
+        def verify() -> None:
+            try:
+                installing.commit = receiver.verify(self._machine.prepare_restore)
+            except (CyoloctlError, MemoryError) as failure:
+                installing.error = failure
+            installing.ready = True
+
+        if receiver.total <= self._core.limits.install_at_once_bytes:
+            verify()
+            self._collect_installed()
+            return
         try:
-            finished = receiver.finish(self._machine.restore)
-        except StorageError:
+            self._run_in_background(verify)
+        except (RuntimeError, MemoryError):  # no thread can be started: the leader sends it again
+            receiver.abort()
+            self._installing = None
+
+    def collect(self) -> None:
+        """What ended in the background takes effect."""
+        self._collect_saved()
+        self._collect_installed()
+
+    def _collect_installed(self) -> None:
+        """A snapshot was read: it becomes durable, then the journal is cut, then it is acknowledged."""
+        installing = self._installing
+        if installing is None or not installing.ready:
+            return
+        self._installing = None
+        node, receiver = installing.node, installing.receiver
+        try:
+            self._finish_install(installing)
+        except StorageError as error:
+            if is_shortage(error):
+                # Before anything changed: the leader sends it again.
+                self._told_of_shortage(error)
+                return
             raise
+        except MemoryError:
+            self._told_of_shortage(None)
         except CyoloctlError as error:
             self._refuse(node, receiver.digest, error)
+
+    def _finish_install(self, installing: _Installing) -> None:
+        engine, journal = self._core.engine, self._core.journal
+        node, receiver, meta = installing.node, installing.receiver, installing.receiver.meta
+        if installing.error is not None:
+            raise installing.error
+        if installing.commit is None:
+            raise InternalError("a snapshot was read without a result")
+        own = journal.entry(meta.index)
+        if meta.index <= engine.applied_index() or (own is not None and own[2] == meta.term):
+            receiver.abort()  # row 7: entries came meanwhile, and nothing in it is not here
+            engine.send_acknowledgement(node, next_index=meta.index + 1, success=True)
             return
+        try:
+            if not receiver.install():
+                raise InternalError("a newer snapshot is there than the log has reached")
+        except StorageError as error:
+            raise StorageError(error.message) from None  # the disk has half of it: this is not tried again
+        installing.commit()
         self.unusable = None
-        meta = receiver.meta
-        if not finished:  # a newer one was saved meanwhile
-            loaded = self._snapshots.load()
-            if loaded is None:
-                raise InternalError("the received snapshot is gone")
-            meta, data = loaded
-            self._machine.restore(data)
         journal.reset(meta.index, meta.term)
         self._membership.replace(meta)
         engine.set_applied(meta.index)
@@ -302,6 +370,15 @@ class Snapshotting:
         engine.send_acknowledgement(node, next_index=meta.index + 1, success=True)
         self._core.on_change()
 
+    def _told_of_shortage(self, error: StorageError | None) -> None:
+        _log.warning(
+            "a snapshot cannot be received now, it is tried again",
+            extra={
+                "error": "no memory is left for it" if error is None else error.message,
+                "_seldom": True,
+            },
+        )
+
     def maybe_compact(self, *, force: bool = False) -> None:
         """Save a snapshot in the background when the log has grown by count or bytes."""
         engine, journal, limits = self._core.engine, self._core.journal, self._core.limits
@@ -311,8 +388,10 @@ class Snapshotting:
         if applied <= self._membership.base_index:
             return
         grown = applied - self._membership.base_index >= limits.compact_entries
-        heavy = journal.byte_size - self._bytes_mark >= limits.compact_bytes
-        if not (grown or heavy or force):
+        heavier = journal.byte_size - self._bytes_mark
+        if not (grown or heavier >= limits.compact_bytes or force):
+            return
+        if self._core.clock() < self._rest_until and heavier < _MOST_WHILE_RESTING * limits.compact_bytes:
             return
         entry = journal.entry(applied)
         if entry is None:
@@ -325,6 +404,7 @@ class Snapshotting:
             self._save_later(failure)
             return
         self._saving = True
+        self._save_began = self._core.clock()
         store = self._snapshots
 
         def save() -> None:
@@ -336,7 +416,7 @@ class Snapshotting:
             self._saved = (meta, error)
 
         try:
-            self._run_save(save)
+            self._run_in_background(save)
         except (RuntimeError, MemoryError):  # no thread can be started
             self._saved = (meta, MemoryError())
 
@@ -350,7 +430,7 @@ class Snapshotting:
         self._save_pause_s = min(_LONGEST_SAVE_PAUSE_S, max(1.0, 2 * self._save_pause_s))
         self._save_again_at = self._core.clock() + self._save_pause_s
 
-    def collect_saved(self) -> None:
+    def _collect_saved(self) -> None:
         """A background save ended: cut the journal to it (row 13: only with a durable snapshot)."""
         if self._saved is None:
             return
@@ -361,6 +441,9 @@ class Snapshotting:
         if error is not None:
             raise error
         self._save_pause_s = 0.0
+        took_s = self._core.clock() - self._save_began
+        if took_s >= _LONG_SAVE_S:
+            self._rest_until = self._core.clock() + _REST * took_s
         current = self._snapshots.meta
         if current is None or current.index != meta.index or meta.index <= self._membership.base_index:
             return  # a newer one was installed meanwhile

@@ -41,15 +41,15 @@ def replay(journal: Journal, snapshots: SnapshotStore, machine: StateMachine) ->
     Raises StorageError and VersionMismatch for what this release cannot read,
     InternalError for an empty log.
     """
-    loaded = snapshots.load()
     if not journal.entries:
         raise InternalError("the log is empty: this node was never part of a cluster")
-    configuration, applied = Configuration(frozenset(), frozenset()), 1
-    if loaded is not None:
-        meta, data = loaded
-        machine.restore(data)
-        configuration = Configuration(frozenset(meta.voters), frozenset(meta.removed))
-        applied = meta.index
+    configuration, applied, applied_term = Configuration(frozenset(), frozenset()), 1, 0
+    with snapshots.load() as loaded:
+        if loaded is not None:
+            meta, data = loaded
+            machine.prepare_restore(data)()
+            configuration = Configuration(frozenset(meta.voters), frozenset(meta.removed))
+            applied, applied_term = meta.index, meta.term
     for command, index, _ in journal.entries:
         if index > applied:
             change = decode_membership(command)
@@ -58,7 +58,7 @@ def replay(journal: Journal, snapshots: SnapshotStore, machine: StateMachine) ->
             else:
                 apply_commands(machine, index, command)
     last = max(applied, journal.last_index)
-    term = loaded[0].term if loaded is not None and journal.last_index < applied else journal.last_term
+    term = applied_term if journal.last_index < applied else journal.last_term
     return Replayed(configuration, max(applied, journal.commit_index), last, term)
 
 

@@ -128,7 +128,7 @@ from cyoloctl.replicated.checks import (
     json_object,
 )
 from cyoloctl.replicated.command import Malformed, Refused
-from cyoloctl.replicated.machine import Machine, Observed, Operations
+from cyoloctl.replicated.machine import NO_ROWS, Machine, Observed, Operations, Rows
 from cyoloctl.text import canonical_json
 
 __all__ = ["RendezvousMachine"]
@@ -561,7 +561,7 @@ class RendezvousMachine(Observed, Machine):
 
         return export
 
-    def prepare_restore(self, state: object) -> Callable[[], None]:
+    def prepare_restore(self, state: object, tables: Rows = NO_ROWS) -> Callable[[], None]:
         """Checks an exported state; the returned function puts it in place.  Raises ValueError."""
         later: dict[str, object] = {"tries": {}, "policies": {}}
         given = json_object(state)

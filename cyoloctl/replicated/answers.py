@@ -7,7 +7,7 @@ from typing import ClassVar
 
 from cyoloctl.replicated.checks import text
 from cyoloctl.replicated.command import Malformed
-from cyoloctl.replicated.machine import Machine, Operations
+from cyoloctl.replicated.machine import NO_ROWS, Machine, Operations, Rows
 from cyoloctl.text import Json, canonical_json
 
 __all__ = ["MAX_ANSWER_LENGTH", "AnswerMachine"]
@@ -41,7 +41,7 @@ class AnswerMachine(Machine):
         """Nothing."""
         return {}
 
-    def prepare_restore(self, state: object) -> Callable[[], None]:
+    def prepare_restore(self, state: object, tables: Rows = NO_ROWS) -> Callable[[], None]:
         """Check that there is nothing.  Raises ValueError."""
         if state != {}:
             raise ValueError("answers have no state")

@@ -10,7 +10,7 @@ from cyoloctl.errors import Conflict
 from cyoloctl.model import NO_STAMP, Stamp
 from cyoloctl.replicated.checks import exact, integer, text
 from cyoloctl.replicated.command import MAX_TIME_UNIX_MS, Malformed, Refused
-from cyoloctl.replicated.machine import Machine, Operations
+from cyoloctl.replicated.machine import NO_ROWS, Machine, Operations, Rows
 from cyoloctl.text import Json
 
 __all__ = ["LATEST_UNIX_MS", "MAX_HISTORY", "ClockMachine", "TimeSet"]
@@ -98,7 +98,7 @@ class ClockMachine(Machine):
             ],
         }
 
-    def prepare_restore(self, state: object) -> Callable[[], None]:
+    def prepare_restore(self, state: object, tables: Rows = NO_ROWS) -> Callable[[], None]:
         """Checks an exported state; the returned function puts it in place.  Raises ValueError."""
         top = exact(state, {"epoch", "time_unix_ms", "steady_ms", "history"})
         try:

@@ -15,7 +15,7 @@ from typing import Any, ClassVar, Literal
 from cyoloctl.errors import Conflict
 from cyoloctl.replicated.checks import exact, integer, member_name, text
 from cyoloctl.replicated.command import MAX_TIME_UNIX_MS, Malformed, Refused
-from cyoloctl.replicated.machine import Machine, Operations
+from cyoloctl.replicated.machine import NO_ROWS, Machine, Operations, Rows
 from cyoloctl.text import Json
 
 __all__ = ["MAX_BREAKS", "MAX_LOST", "Break", "HistoryMachine"]
@@ -107,7 +107,7 @@ class HistoryMachine(Machine):
             ]
         }
 
-    def prepare_restore(self, state: object) -> Callable[[], None]:
+    def prepare_restore(self, state: object, tables: Rows = NO_ROWS) -> Callable[[], None]:
         """Checks an exported state; the returned function puts it in place.  Raises ValueError."""
         listed = exact(state, {"breaks"})["breaks"]
         try:

@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Collection, Mapping
+from collections.abc import Callable, Collection, Iterable, Mapping
 from contextlib import suppress
+from types import MappingProxyType
 from typing import Any, ClassVar
 
 from cyoloctl.replicated.checks import Check
 from cyoloctl.replicated.command import Malformed
 from cyoloctl.text import Json
 
-__all__ = ["Machine", "Observed", "Operations"]
+__all__ = ["NO_ROWS", "Machine", "Observed", "Operations", "Rows"]
 
 
 Operations = Mapping[str, tuple[Mapping[str, Check], Callable[..., Json]]]
@@ -21,6 +22,11 @@ The method gets the clean arguments, the log index and the replicated time in
 Unix milliseconds.  It returns the value of the answer, or raises Refused
 before it changes anything.
 """
+
+Rows = Mapping[str, Iterable[Any]]
+"""By table, its rows as JSON, ascending."""
+
+NO_ROWS: Rows = MappingProxyType({})
 
 
 class Machine(ABC):
@@ -36,6 +42,8 @@ class Machine(ABC):
     a repetition under the same request id draws others, and gets the first
     answer.  Fixed once an operation has been in a release.
     STATELESS: it has no state, and no place in snapshots.
+    TABLES: the parts of the state that have any number of rows, in the order in
+    which snapshots hold them.  They are written and read row by row.
     """
 
     NAME: ClassVar[str]
@@ -43,6 +51,7 @@ class Machine(ABC):
     PROPOSERS: ClassVar[Mapping[str, str]] = {}
     DRAWN: ClassVar[Mapping[str, frozenset[str]]] = {}
     STATELESS: ClassVar[bool] = False
+    TABLES: ClassVar[tuple[str, ...]] = ()
 
     def __init__(self, operations: Operations) -> None:
         self._operations = operations
@@ -97,7 +106,7 @@ class Machine(ABC):
 
     @abstractmethod
     def export_state(self) -> Json:
-        """The state as JSON without floats; equal states give equal JSON.
+        """The state but for its tables, as JSON without floats; equal states give equal JSON.
 
         Not a copy: encode it before the next `apply`.
         """
@@ -111,12 +120,23 @@ class Machine(ABC):
         state = self.export_state()
         return lambda: state
 
+    def freeze_tables(self) -> Rows:
+        """The rows of `TABLES` at this moment, whatever comes meanwhile: to be read once, in any thread."""
+        return NO_ROWS
+
     @abstractmethod
-    def prepare_restore(self, state: object) -> Callable[[], None]:
-        """Check any JSON value; the returned function puts it in place and cannot fail.
+    def prepare_restore(self, state: object, tables: Rows = NO_ROWS) -> Callable[[], None]:
+        """Check any JSON values; the returned function puts them in place and cannot fail.
+
+        tables: the rows of each of `TABLES`, to be read once, to the end, in that order.
+        Changes nothing, and may run in another thread while commands are applied.
 
         Raises ValueError.
         """
+
+    def split_whole(self, state: object) -> tuple[object, Rows]:
+        """State and tables, of a state from before there were tables.  Raises ValueError."""
+        return state, NO_ROWS
 
 
 class Observed:

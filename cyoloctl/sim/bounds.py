@@ -49,12 +49,15 @@ class Bounds:
             return None
         machine = _machine(state, request.machine)
         exported = parse_canonical_json(canonical_json(machine.export_state()))
-        tables = room(exported, self._limits)
+        rows = parse_canonical_json(
+            canonical_json({name: list(rows) for name, rows in machine.freeze_tables().items()})
+        )
+        tables = room({**exported, **rows}, self._limits)
         for name, (size, most) in tables.items():
             if size > most:
                 return f"there are {size} {name}, {most} are allowed"
         try:
-            machine.prepare_restore(exported)
+            machine.prepare_restore(exported, rows)
         except ValueError as error:
             return f"the state of {request.machine} cannot be restored: {error}"
         return self._refusal(request, answer, tables)
@@ -71,7 +74,7 @@ class Bounds:
         why = next((text for text in _FULL if text in error["message"]), None)
         if why is None:
             return f"{named} is overloaded: {error}" if error["code"] == "overloaded" else None
-        name = _FULL[why].format(table=_OF_SESSIONS.get(request.operation, ""))
+        name = _FULL[why]
         size, most = tables[name]
         more = 1
         if name == "bytes of rendezvous":
@@ -88,20 +91,14 @@ class Bounds:
 
 def _machine(state: ClusterState, name: str) -> Machine:
     machines = (
-        state.counters,
         state.locks,
         state.kv,
         state.members,
         state.credentials,
         state.keys,
-        state.sessions,
         state.rendezvous,
     )
     return next(machine for machine in machines if name == machine.NAME)
-
-
-def _counters(state: Json, limits: StateLimits) -> Room:
-    return {"counters": (len(state), limits.counters.counters)}
 
 
 def _locks(state: Json, limits: StateLimits) -> Room:
@@ -110,7 +107,7 @@ def _locks(state: Json, limits: StateLimits) -> Room:
 
 def _kv(state: Json, limits: StateLimits) -> Room:
     entries, changes = state["entries"], state["changes"]
-    size = sum(_kv_bytes(key, fields[0]) for key, fields in entries.items())
+    size = sum(_kv_bytes(key, value) for key, value, *_ in entries)
     replaced = sum(len(key.encode()) + _decoded(old[0] if old else "") + 64 for _, _, key, old in changes)
     return {
         "bytes of keys": (size, limits.kv.quota),
@@ -151,11 +148,6 @@ def _keys(state: Json, limits: StateLimits) -> Room:
     }
 
 
-def _sessions(state: Json, limits: StateLimits) -> Room:
-    most = limits.sessions.revocations
-    return {"sessions": (len(state["sids"]["keys"]), most), "subjects": (len(state["subs"]["keys"]), most)}
-
-
 def _rendezvous(state: Json, limits: StateLimits) -> Room:
     records, most = state["records"].values(), limits.rendezvous
     live = sum(each["state"] in ("pending", "claimed", "approved") for each in records)
@@ -184,13 +176,11 @@ def _bytes_of(fields: Json) -> int:
 
 
 _ROOM: dict[str, Callable[[Json, StateLimits], Room]] = {
-    "counter": _counters,
     "lock": _locks,
     "kv": _kv,
     "members": _members,
     "credentials": _credentials,
     "keys": _keys,
-    "sessions": _sessions,
     "rendezvous": _rendezvous,
 }
 
@@ -198,7 +188,6 @@ _MAKES_ROOM = {"rendezvous": ("tombstones", "counted"), "keys": ("destroyed keys
 """Tables of a machine whose oldest entries go when they are full."""
 
 _FULL = {
-    "counters already": "counters",
     "locks are held already": "locks",
     "keys and values take": "bytes of keys",
     "invitations: ": "open invitations",
@@ -206,14 +195,9 @@ _FULL = {
     "hosts are shared already": "shared hosts",
     "credentials count already": "credentials",
     "there can be": "keys",
-    "revocations are remembered already": "{table}",
     "rendezvous: wait until some end": "rendezvous",
     "rendezvous hold": "bytes of rendezvous",
     "kinds have a policy": "policies",
     "wrong codes from everywhere: wait 10 minutes, or use": "callers of old",
 }
 """The words by which somebody is told that a table is full."""
-
-_OF_SESSIONS = {"revoke_sub": "subjects", "advance": "sessions", "advance_to": "sessions"} | {
-    "revoke_sid": "sessions"
-}

@@ -33,11 +33,11 @@ little, so all of them run after every turn of every node:
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Any, Protocol
 
 from cyoloctl.errors import VersionMismatch
-from cyoloctl.model import NO_STAMP, RaftId, Stamp, name_of
+from cyoloctl.model import NO_STAMP, RaftId, Source, Stamp, name_of
 from cyoloctl.raft.batch import BatchItem, decode_batch
 from cyoloctl.raft.clock import STEP_S, ClusterClock
 from cyoloctl.raft.journal import Batch, Entry, Journal, Store, StoredState
@@ -231,32 +231,40 @@ class WatchedMachine:
         self._position += 1
         return result
 
-    def begin_snapshot(self) -> Callable[[], bytes]:
+    def begin_snapshot(self) -> Callable[[], Iterator[bytes]]:
         """See StateMachine."""
         encode, replica = self._state.begin_snapshot(), self._node.replica
         index = None if replica is None else replica.applied_index()
 
-        def watched() -> bytes:
+        def watched() -> Iterator[bytes]:
             # Later, when more was applied: it is the state of the moment all the same.
-            data = encode()
+            last = b""
+            for part in encode():
+                yield part
+                last = part[-32:]
             if index is not None:
-                self._watch.state(self._node, index, data[1:33].hex())
-            return data
+                self._watch.state(self._node, index, last.hex())
 
         return watched
 
-    def restore(self, data: bytes) -> None:
+    def prepare_restore(self, source: Source, /) -> Callable[[], None]:
         """See StateMachine."""
+        counted = _Counted(source)
         try:
-            self._state.restore(data)
+            commit = self._state.prepare_restore(counted)
         except VersionMismatch:
             self._watch.time.count("snapshot of a newer release refused")
             raise
-        if self._node.replica is not None:
-            self._watch.time.count("snapshot installed")
-            if len(data) > _LARGE_BYTES:
-                self._watch.time.count("large snapshot installed")
-        self._restored = self._state.digest()  # of what was made of it, not of what was read
+
+        def committed() -> None:
+            commit()
+            if self._node.replica is not None:
+                self._watch.time.count("snapshot installed")
+                if counted.size > _LARGE_BYTES:
+                    self._watch.time.count("large snapshot installed")
+            self._restored = self._state.digest()  # of what was made of it, not of what was read
+
+        return committed
 
     def check_restored(self) -> None:
         """Show a restored state once its index is known.
@@ -270,6 +278,19 @@ class WatchedMachine:
             self._digest_done = max(self._digest_done, meta.index // _DIGEST_EVERY)
             self._watch.state(self._node, meta.index, digest)
             self._watch.restored(self._node, meta.index, meta.voters, meta.removed)
+
+
+class _Counted:
+    """A source, and how much was read from it."""
+
+    def __init__(self, source: Source) -> None:
+        self._source = source
+        self.size = 0
+
+    def read(self, size: int, /) -> bytes:
+        data = self._source.read(size)
+        self.size += len(data)
+        return data
 
 
 class _Seen:

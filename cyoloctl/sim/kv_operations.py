@@ -13,21 +13,17 @@ from dataclasses import dataclass
 from cyoloctl.kv.machine import DELETED_AT_ONCE
 from cyoloctl.replicated.command import Command
 from cyoloctl.sim.scene import Scene
+from cyoloctl.sim.shares import share_of
 from cyoloctl.text import Json
 
 __all__ = ["KV", "Table", "draw_kv", "keepers"]
 
-_SHARE = 0.5
-"""How many of the runs have keys and values."""
-_WITHOUT = (range(20), range(640, 660), range(2000, 3000))
-"""Seeds whose runs have none: faults that tests plant are found in these runs as they are."""
 _OPERATIONS = ("put", "put", "put", "delete", "delete_prefix", "txn", "txn", "keep", "keep", "expire")
 
 
 def keepers(seed: int) -> random.Random | None:
     """See `Scene`."""
-    rng = random.Random(f"{seed} kv")
-    return rng if rng.random() < _SHARE and not any(seed in seeds for seeds in _WITHOUT) else None
+    return share_of(seed, "kv")
 
 
 def draw_kv(scene: Scene) -> str | None:

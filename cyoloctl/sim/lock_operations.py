@@ -11,21 +11,17 @@ from dataclasses import dataclass, replace
 
 from cyoloctl.replicated.command import Command
 from cyoloctl.sim.scene import DAY_MS, Scene
+from cyoloctl.sim.shares import share_of
 from cyoloctl.text import Json
 
 __all__ = ["Leases", "acquire", "break_lock", "draw_lock", "keep", "lockers", "release"]
 
-_SHARE = 0.5
-"""How many of the runs have locks."""
-_WITHOUT = (range(20), range(640, 660), range(2000, 3000))
-"""Seeds whose runs have none: tests find what they look for in these runs as they are."""
 _OPERATIONS = ("acquire", "acquire", "acquire", "keep", "keep", "release", "break")
 
 
 def lockers(seed: int) -> random.Random | None:
     """See `Scene`."""
-    rng = random.Random(f"{seed} locks")
-    return rng if rng.random() < _SHARE and not any(seed in seeds for seeds in _WITHOUT) else None
+    return share_of(seed, "locks")
 
 
 def draw_lock(scene: Scene) -> str | None:

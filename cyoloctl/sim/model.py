@@ -87,7 +87,6 @@ class Model:
     """
 
     def __init__(self, limits: StateLimits = _LIMITS) -> None:
-        self._most_counters = limits.counters.counters
         self.values: dict[str, int] = {}
         self.history: dict[str, list[tuple[int, int]]] = defaultdict(list)
         self.given: dict[str, list[tuple[int, bytes, Json]]] = defaultdict(list)
@@ -160,8 +159,6 @@ class Model:
 
     def _count(self, index: int, request: Command, answer: Json) -> str | None:
         name = request.arguments["name"]
-        if name not in self.values and len(self.values) >= self._most_counters:
-            return None if code_of(answer) == "overloaded" else f"answered {answer} beyond the last counter"
         value = 0 if request.operation == "reset" else self.values.get(name, 0) + request.arguments["by"]
         if not MIN_VALUE <= value <= MAX_VALUE:
             return None if code_of(answer) == "counter_overflow" else f"answered {answer} beyond 64 bits"

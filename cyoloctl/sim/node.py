@@ -316,7 +316,7 @@ class Node:
             cluster_clock=self.cluster_clock,
             rng=random.Random(f"{self._plan.seed} {self.name} {life}"),
             send=self._send,
-            run_save=lambda job: self._run_save(life, job),
+            run_in_background=lambda job: self._run_in_background(life, job),
             flush=self._flush,
             may_lead=self.verdicts.may_lead,
             view=self.links.view,
@@ -542,7 +542,7 @@ class Node:
         for peer, frames in sorted(outgoing.items()):
             self.links.send_frames(peer, b"".join(frames))
 
-    def _run_save(self, life: int, job: Callable[[], None]) -> None:
+    def _run_in_background(self, life: int, job: Callable[[], None]) -> None:
         delay = self.rng.choice((0.0, 0.005, 0.2))
         self.time.later(delay, lambda: self.put(life, job))
 

@@ -8,11 +8,14 @@ the level was raised.
 from __future__ import annotations
 
 import random
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from itertools import chain
 
+from cyoloctl.model import Source
 from cyoloctl.replicated.command import Command, operation_of
 from cyoloctl.replicated.levels import BASE_LEVEL, Release
-from cyoloctl.state import SNAPSHOT_VERSION, ClusterState, StateLimits
+from cyoloctl.replicated.snapshot import SNAPSHOT_VERSION
+from cyoloctl.state import ClusterState, StateLimits
 from cyoloctl.text import Json
 
 __all__ = [
@@ -49,15 +52,27 @@ class Older(ClusterState):
 class Newer(ClusterState):
     """The state as the newer release has it; its snapshots bear another version, and it reads both."""
 
-    def begin_snapshot(self) -> Callable[[], bytes]:
+    def begin_snapshot(self) -> Callable[[], Iterator[bytes]]:
         """See ClusterState."""
         encode = super().begin_snapshot()
-        return lambda: bytes((_NEWER_SNAPSHOT,)) + encode()[1:]
+        return lambda: chain((bytes((_NEWER_SNAPSHOT,)),), encode())
 
-    def restore(self, data: bytes) -> None:
+    def prepare_restore(self, source: Source) -> Callable[[], None]:
         """See ClusterState."""
-        newer = data[:1] == bytes((_NEWER_SNAPSHOT,))
-        super().restore(bytes((SNAPSHOT_VERSION,)) + data[1:] if newer else data)
+        first = source.read(1)
+        rest = iter((first,)) if first != bytes((_NEWER_SNAPSHOT,)) else iter(())
+        return super().prepare_restore(_Resumed(rest, source))
+
+
+class _Resumed:
+    """A source of which some bytes were read already."""
+
+    def __init__(self, read: Iterator[bytes], source: Source) -> None:
+        self._read = read
+        self._source = source
+
+    def read(self, size: int, /) -> bytes:
+        return next(self._read, b"") or self._source.read(size)
 
 
 class LevelJudge:

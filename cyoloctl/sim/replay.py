@@ -61,7 +61,7 @@ def replay(recording: Recording, *, restored: bool) -> Iterator[tuple[int, str, 
     half = len(recording.entries) // 2
     for number, (index, entry) in enumerate(sorted(recording.entries.items())):
         if restored and number == half:
-            snapshot = state.begin_snapshot()()
+            snapshot = b"".join(state.begin_snapshot()())
             state = ClusterState(limits=recording.limits)
             state.restore(snapshot)
         stamp = stamp_of(entry)

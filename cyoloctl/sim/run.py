@@ -24,6 +24,7 @@ from cyoloctl.sim.node import Node
 from cyoloctl.sim.plan import Plan
 from cyoloctl.sim.releases import LevelJudge, older_names
 from cyoloctl.sim.replay import Recording
+from cyoloctl.sim.shares import share_of
 from cyoloctl.sim.standing_back import StandingBack, Witness, gives_way
 from cyoloctl.sim.tables import state_limits
 from cyoloctl.sim.timeline import UNJUDGED
@@ -86,6 +87,7 @@ class _Run:
             keep_entries=rng.choice((0, 3, 20)) if "compaction" in faults else 1000,
             promote_lag=rng.choice((4, 64)),
             pending_commands=random.Random(f"{seed} pending").choice((3, 20_000)),
+            install_at_once_bytes=0 if share_of(seed, "installs") else 2**20,
         )
         unsent_bytes = rng.choice((2000, 2**26, 2**26, 2**26))
         self._tables = state_limits(seed, nodes)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import random
 
-from cyoloctl.counters.machine import CounterLimits
 from cyoloctl.credentials.machine import CredentialLimits
 from cyoloctl.keys.records import KeyLimits
 from cyoloctl.kv.machine import KEY_OVERHEAD_BYTES, KvLimits
@@ -13,7 +12,6 @@ from cyoloctl.members.records import MemberLimits
 from cyoloctl.rendezvous.records import RendezvousLimits
 from cyoloctl.replicated.requests import LIMITS, RequestLimits, TableLimits
 from cyoloctl.state import StateLimits
-from cyoloctl.tokens.machine import SessionLimits
 
 __all__ = ["request_limits", "small_limits", "state_limits"]
 
@@ -59,7 +57,6 @@ def small_limits(rng: random.Random, requests: RequestLimits, nodes: int) -> Sta
     """
     return StateLimits(
         requests=requests,
-        counters=CounterLimits(counters=rng.choice((6, 9, 12))),
         locks=LockLimits(locks=2),
         kv=KvLimits(quota=3 * (KEY_OVERHEAD_BYTES + 20), changes=12, change_bytes=1000),
         members=MemberLimits(
@@ -69,7 +66,6 @@ def small_limits(rng: random.Random, requests: RequestLimits, nodes: int) -> Sta
         ),
         credentials=CredentialLimits(credentials=rng.choice((1, 2, 4))),
         keys=KeyLimits(keys=rng.choice((2, 4, 10)), destroyed=rng.choice((1, 2, 4))),
-        sessions=SessionLimits(revocations=rng.choice((1, 2, 4))),
         rendezvous=RendezvousLimits(
             live=rng.choice((2, 4)),
             tombstones=rng.choice((1, 3, 6)),

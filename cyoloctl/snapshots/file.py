@@ -45,7 +45,7 @@ __all__ = [
 ]
 
 FORMAT_VERSION = 1
-MAX_FILE_BYTES = 2**30 + 2**24
+MAX_FILE_BYTES = 2**33 + 2**24
 """Largest file that is read: the largest state of a node, and room for the rest."""
 
 _MAGIC = b"cyolosav"

@@ -15,31 +15,26 @@ entries then last longer, which hurts nobody.
 from __future__ import annotations
 
 import builtins
-from bisect import bisect_right
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
-from heapq import heapify, heappop, heappush, merge
+from heapq import heapify, heappop, heappush
 from itertools import islice
 from typing import Any, Literal
 
-from cyoloctl.errors import InvalidInput, Overloaded, TokenRejected
+from cyoloctl.errors import InvalidInput, TokenRejected
 from cyoloctl.replicated.checks import Check, exact, integer, text
 from cyoloctl.replicated.command import MAX_TIME_UNIX_MS, Malformed, Refused
-from cyoloctl.replicated.machine import Machine, Operations
-from cyoloctl.text import Json, batched
+from cyoloctl.replicated.machine import NO_ROWS, Machine, Operations, Rows
+from cyoloctl.replicated.table import Table
+from cyoloctl.text import Json
 
 __all__ = [
     "ENDED_KEPT_MS",
     "MAX_AHEAD_MS",
     "MAX_GENERATION",
-    "MAX_REVOCATIONS",
     "Revocation",
-    "SessionLimits",
     "SessionMachine",
 ]
-
-MAX_REVOCATIONS = 100_000
-"""Session ids, and subjects, that can be remembered at the same time."""
 
 MAX_GENERATION = 2**53 - 1
 MAX_AHEAD_MS = (400 * 86_400 + 60) * 1000
@@ -52,14 +47,6 @@ The time may be wrong, by which it has: whoever sets it back within a day of lea
 """
 
 
-@dataclass(frozen=True, slots=True)
-class SessionLimits:
-    """revocations: see `MAX_REVOCATIONS`."""
-
-    revocations: int = MAX_REVOCATIONS
-
-
-_LIMITS = SessionLimits()
 _REVOKED = MAX_GENERATION + 1  # a minimum that no token reaches
 _SKEW_S = 60
 _AHEAD_S = 5  # what another member issued a moment ago may be dated this much after now
@@ -96,20 +83,18 @@ class Revocation:
 _FORGOTTEN_AT_ONCE = 1000
 
 
-class _Table:
-    """key -> (level, until, steady end), all only ever raised.  most: how many there can be."""
+class _Ends:
+    """Rows of (level, until, steady end) by key, all only ever raised, and when they are over."""
 
-    def __init__(self, entries: dict[str, tuple[int, int, int]], most: int) -> None:
-        self.entries = entries
-        self._most = most
-        self._order: list[str] | None = None
+    def __init__(self, rows: Table[tuple[int, int, int]]) -> None:
+        self.rows = rows
         self._schedule()
 
     def _schedule(self) -> None:
         # Not replicated: each entry waits for its steady end, then for its end.
         # One that is raised leaves what it waited for behind, to be skipped.
-        self._steady_ends = [(steady, key) for key, (_, _, steady) in self.entries.items() if steady]
-        self._ends = [(until, key) for key, (_, until, steady) in self.entries.items() if not steady]
+        self._steady_ends = [(steady, key) for key, (_, _, steady) in self.rows if steady]
+        self._ends = [(until, key) for key, (_, until, steady) in self.rows if not steady]
         heapify(self._steady_ends)
         heapify(self._ends)
 
@@ -117,24 +102,14 @@ class _Table:
         """Raise an entry; returns level and end.  One that has ended is made too: the time may be wrong."""
         left_ms = until_ms - now_ms
         new = (level, until_ms, steady_ms + (left_ms if left_ms > 0 else ENDED_KEPT_MS))
-        old = self.entries.get(key)
+        old = self.rows.get(key)
         if old is not None:
             new = (max(new[0], old[0]), max(new[1], old[1]), max(new[2], old[2]))
-        # Before the refusal, which therefore changes nothing: had anything left, there was room.
         self._forget(now_ms, steady_ms)
-        if key not in self.entries:
-            if len(self.entries) >= self._most:
-                raise Refused(
-                    Overloaded(
-                        f"{self._most} revocations are remembered already: wait until some expire, "
-                        "or rotate the keys and destroy the old one, which ends every session"
-                    )
-                )
-            self._order = None
-        self.entries[key] = new
+        self.rows.set(key, new)
         if old is None or new[2] != old[2]:
             heappush(self._steady_ends, (new[2], key))
-        if len(self._steady_ends) + len(self._ends) > 2 * len(self.entries) + 64:
+        if len(self._steady_ends) + len(self._ends) > 2 * len(self.rows) + 64:
             self._schedule()
         return new[:2]
 
@@ -145,67 +120,40 @@ class _Table:
         """
         while self._steady_ends and self._steady_ends[0][0] <= steady_ms:
             steady_end, key = heappop(self._steady_ends)
-            entry = self.entries.get(key)
+            entry = self.rows.get(key)
             if entry is not None and entry[2] == steady_end:
                 heappush(self._ends, (entry[1], key))
         left = _FORGOTTEN_AT_ONCE
         while left and self._ends and self._ends[0][0] <= now_ms:
             until, key = heappop(self._ends)
-            entry = self.entries.get(key)
+            entry = self.rows.get(key)
             if entry is not None and entry[1] == until and entry[2] <= steady_ms:
-                del self.entries[key]
-                self._order = None
+                self.rows.pop(key)
                 left -= 1
 
-    def order(self) -> list[str]:
-        """The keys, ascending."""
-        if self._order is None:
-            self._order = sorted(self.entries)
-        return self._order
-
-    def export(self) -> dict[str, Any]:
-        """Columns rather than an object for each: a third of the time."""
-        return _columns(self.entries, self.order())
-
-    def freeze(self) -> Callable[[], dict[str, Any]]:
-        """`export` of this moment; sorted in runs, as one sort of all would hold the interpreter."""
-        entries, order = self.entries.copy(), self._order
-        keys = list(entries) if order is None else order.copy()
-
-        def export() -> dict[str, Any]:
-            ordered = keys if order is not None else list(merge(*map(sorted, batched(keys, 5000))))
-            return _columns(entries, ordered)
-
-        return export
-
     @classmethod
-    def load(cls, state: object, key_check: Check, level_check: Check, most: int) -> _Table:
-        """The table in a snapshot.  Raises ValueError, Malformed."""
-        names = {"keys", "levels", "untils"}
-        if type(state) is dict and "steady_ends" in state:  # it is not in snapshots of release 0.1.0
-            names.add("steady_ends")
-        columns = exact(state, names)
-        keys, levels, untils = columns["keys"], columns["levels"], columns["untils"]
-        if not type(keys) is type(levels) is type(untils) is list or len(keys) > most:
-            raise ValueError("revocations are not lists")
-        steady_ends = columns.get("steady_ends", [0] * len(keys))
-        if type(steady_ends) is not list:
-            raise ValueError("revocations are not lists")
-        rows = zip(map(level_check, levels), map(_until, untils), map(_until, steady_ends), strict=True)
-        table = cls(dict(zip(map(key_check, keys), rows, strict=True)), most)
-        if table.order() != keys:
-            raise ValueError("revocations are not in order")
-        return table
+    def load(cls, rows: Iterable[Any], key_check: Check, level_check: Check) -> _Ends:
+        """The rows of a snapshot.  Raises ValueError, Malformed."""
+        return cls(
+            Table(
+                (key_check(key), (level_check(level), _until(until), _until(steady)))
+                for key, level, until, steady in rows
+            )
+        )
 
 
-def _columns(entries: dict[str, tuple[int, int, int]], keys: list[str]) -> dict[str, Any]:
-    rows = [entries[key] for key in keys]
-    return {
-        "keys": keys,
-        "levels": [level for level, _, _ in rows],
-        "untils": [until for _, until, _ in rows],
-        "steady_ends": [steady for _, _, steady in rows],
-    }
+def _rows(columns: object) -> Iterable[Any]:
+    """The rows of a snapshot that had columns.  Raises ValueError."""
+    names = ["keys", "levels", "untils"]
+    if type(columns) is dict and "steady_ends" in columns:  # it is not in snapshots of release 0.1.0
+        names.append("steady_ends")
+    given = exact(columns, set(names))
+    lists = [given[name] for name in names]
+    if any(type(each) is not list for each in lists):
+        raise ValueError("revocations are not lists")
+    if len(lists) == 3:
+        lists.append([0] * len(lists[0]))
+    return zip(*lists, strict=True)
 
 
 class SessionMachine(Machine):
@@ -230,8 +178,8 @@ class SessionMachine(Machine):
     other members; null for ``until_unix_ms`` of a revocation is when the last
     token that can be out ends.  So a repetition is the same command, whenever
     it comes.
-    Values only ever rise: the answers tell what holds afterwards.  overloaded
-    when 100,000 session ids, or subjects, are remembered and none has expired.
+    Values only ever rise: the answers tell what holds afterwards.  There is
+    no bound on their number: a revocation must never lack room.
 
     Expired entries leave by replicated time and steady time (see the module),
     when a later one of their kind is made or raised; until then they still
@@ -248,35 +196,34 @@ class SessionMachine(Machine):
 
     NAME = "sessions"
     PROPOSER = "any"
+    TABLES = ("sids", "subs")
 
     def __init__(
         self,
         last_end_unix_ms: Callable[[int], int] = lambda now_unix_ms: now_unix_ms + MAX_AHEAD_MS,
         steady_ms: Callable[[], int] = lambda: 0,
-        limits: SessionLimits = _LIMITS,
     ) -> None:
         super().__init__(_OPERATIONS)
         self._last_end_unix_ms = last_end_unix_ms
         self._steady_ms = steady_ms
-        self._limits = limits
-        self._sids = _Table({}, limits.revocations)
-        self._subs = _Table({}, limits.revocations)
+        self._sids = _Ends(Table())
+        self._subs = _Ends(Table())
 
     def refuses(
         self, sid: str, gen: int, sub: str, iat_unix_s: int
     ) -> Literal["revoked", "superseded"] | None:
         """Why a token must be refused, or None.  Constant time: asked for every token that is opened."""
-        known = self._sids.entries.get(sid)
+        known = self._sids.rows.get(sid)
         if known is not None and gen < known[0]:
             return "revoked" if known[0] == _REVOKED else "superseded"
-        known = self._subs.entries.get(sub)
+        known = self._subs.rows.get(sub)
         if known is not None and iat_unix_s <= known[0]:
             return "revoked"
         return None
 
     def earliest_iat_unix_s(self, sub: str) -> int:
         """The first time of issue that is not revoked for a subject: for a new session within that second."""
-        known = self._subs.entries.get(sub)
+        known = self._subs.rows.get(sub)
         return 0 if known is None else known[0] + 1
 
     def ending_between(self, low_unix_ms: int, high_unix_ms: int) -> int:
@@ -284,7 +231,7 @@ class SessionMachine(Machine):
         return sum(
             low_unix_ms < until <= high_unix_ms
             for table in (self._sids, self._subs)
-            for _, until, _ in table.entries.values()
+            for _, (_, until, _) in table.rows
         )
 
     def set_back(self, from_unix_ms: int, to_unix_ms: int) -> None:
@@ -293,14 +240,15 @@ class SessionMachine(Machine):
         Otherwise nobody so revoked could sign in again before that future has come.
         """
         latest_s = to_unix_ms // 1000 + _AHEAD_S
-        entries = {
-            sub: (min(level, latest_s), until, steady)
-            for sub, (level, until, steady) in self._subs.entries.items()
-        }
-        self._subs = _Table(entries, self._limits.revocations)
+        self._subs = _Ends(
+            Table(
+                (sub, (min(level, latest_s), until, steady))
+                for sub, (level, until, steady) in self._subs.rows
+            )
+        )
 
     def __len__(self) -> int:
-        return len(self._sids.entries) + len(self._subs.entries)
+        return len(self._sids.rows) + len(self._subs.rows)
 
     def list(
         self, after: tuple[str, str] | None, limit: int, now_unix_ms: int = -1
@@ -313,11 +261,10 @@ class SessionMachine(Machine):
         found: builtins.list[Revocation] = []
         for of, table in (("sid", self._sids), ("sub", self._subs)):
             if kind <= of and limit > len(found):
-                keys = table.order()
-                start = bisect_right(keys, value) if kind == of else 0
-                live = (key for key in islice(keys, start, None) if table.entries[key][1] > now_unix_ms)
-                for key in islice(live, limit - len(found)):
-                    level, until, _ = table.entries[key]
+                first = value if kind == of else ""
+                rows = table.rows.rows_from(first, after=bool(first))
+                live = ((key, level, until) for key, (level, until, _) in rows if until > now_unix_ms)
+                for key, level, until in islice(live, limit - len(found)):
                     if of == "sid":
                         found.append(Revocation("sid", key, _shown(level), None, until))
                     else:
@@ -357,21 +304,26 @@ class SessionMachine(Machine):
             raise Refused(InvalidInput("the entry would end in more than 400 days: check the clocks"))
         return until_ms
 
-    def freeze(self) -> Callable[[], dict[str, Any]]:
-        """`export_state` of this moment, whatever comes meanwhile; the work is in the returned function."""
-        sids, subs = self._sids.freeze(), self._subs.freeze()
-        return lambda: {"sids": sids(), "subs": subs()}
-
     def export_state(self) -> dict[str, Any]:
-        """The state for the snapshot.  Not a copy: encode it before the next apply."""
-        return {"sids": self._sids.export(), "subs": self._subs.export()}
+        """Nothing: all is in tables."""
+        return {}
 
-    def prepare_restore(self, state: object) -> Callable[[], None]:
-        """Checks an exported state; the returned function puts it in place.  Raises ValueError."""
-        top, most = exact(state, {"sids", "subs"}), self._limits.revocations
+    def freeze_tables(self) -> Rows:
+        """See Machine: session id or subject, level, end, steady end."""
+        tables = {"sids": self._sids.rows.freeze(), "subs": self._subs.rows.freeze()}
+        return {name: ([key, *row] for key, row in rows) for name, rows in tables.items()}
+
+    def split_whole(self, state: object) -> tuple[object, Rows]:
+        """See Machine."""
+        top = exact(state, {"sids", "subs"})
+        return {}, {name: _rows(columns) for name, columns in top.items()}
+
+    def prepare_restore(self, state: object, tables: Rows = NO_ROWS) -> Callable[[], None]:
+        """See Machine."""
+        exact(state, set())
         try:
-            sids = _Table.load(top["sids"], _sid, _minimum, most)
-            subs = _Table.load(top["subs"], _sub, _issued, most)
+            sids = _Ends.load(tables.get("sids", ()), _sid, _minimum)
+            subs = _Ends.load(tables.get("subs", ()), _sub, _issued)
         except Malformed:
             raise ValueError("a revocation is not valid") from None
 

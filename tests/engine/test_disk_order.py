@@ -13,9 +13,11 @@ from typing import Any
 import pytest
 
 from cyoloctl.errors import CyoloctlError, StorageError, VersionMismatch
+from cyoloctl.model import Source
 from cyoloctl.raft.journal import Batch
-from cyoloctl.raft.snapshot import SnapshotMeta, SnapshotStore
+from cyoloctl.raft.snapshot import SnapshotData, SnapshotMeta, SnapshotStore
 from tests.support.raft_ours import OurCluster, append, lagging
+from tests.support.snapshots import whole
 
 pytestmark = pytest.mark.fault
 
@@ -81,12 +83,14 @@ def test_received_snapshot_is_on_disk_before_its_name_and_its_name_before_it_cou
     receiver.write(0, transfer.read(0, transfer.total))
     assert recorder.steps == []
 
-    def restore(data: bytes) -> None:
-        recorder.steps.append(f"restore {data.decode()}")
+    def read(data: SnapshotData) -> None:
+        recorder.steps.append(f"read {whole(data).decode()}")
         assert store.meta is None
 
-    assert receiver.finish(restore)
-    assert recorder.steps == ["restore state", *SAVED]
+    receiver.verify(read)
+    assert recorder.steps == ["read state", *SAVED[:1]]
+    assert receiver.install()
+    assert recorder.steps == ["read state", *SAVED]
 
 
 def _recorded(monkeypatch: pytest.MonkeyPatch, cluster: OurCluster, name: str) -> Recorder:
@@ -94,18 +98,24 @@ def _recorded(monkeypatch: pytest.MonkeyPatch, cluster: OurCluster, name: str) -
     recorder = Recorder(monkeypatch)
     store, machine = cluster.machines[name].disk.store, cluster.machines[name].engine.machine
     commit: Callable[[Batch], None] = store.commit
-    restore: Callable[[bytes], None] = machine.restore
+    prepare: Callable[[Source], Callable[[], None]] = machine.prepare_restore
 
     def recorded_commit(batch: Batch) -> None:
         if batch.drop_before is not None or batch.cut_from is not None:
             recorder.steps.append("cut journal")
         commit(batch)
 
-    def recorded_restore(data: bytes) -> None:
-        recorder.steps.append("restore")
-        restore(data)
+    def recorded_prepare(source: Source) -> Callable[[], None]:
+        restore = prepare(source)
 
-    store.commit, machine.restore = recorded_commit, recorded_restore
+        def recorded_restore() -> None:
+            recorder.steps.append("restore")
+            restore()
+
+        recorder.steps.append("read")
+        return recorded_restore
+
+    store.commit, machine.prepare_restore = recorded_commit, recorded_prepare
     return recorder
 
 
@@ -152,7 +162,7 @@ def test_received_snapshot_is_restored_then_on_disk_then_the_journal_is_cut_then
     cluster.heal(("a", "c"))
     assert cluster.run_until(lambda: len(cluster.state("c")) == 11, within=2.0)
     cluster.run(0.1)
-    assert recorder.steps[:6] == ["restore", *SAVED, "cut journal", "acknowledge"]
+    assert recorder.steps[:7] == ["read", *SAVED, "restore", "cut journal", "acknowledge"]
 
 
 @pytest.mark.parametrize("error", [StorageError("it is damaged"), VersionMismatch("it is newer")])
@@ -162,10 +172,10 @@ def test_received_snapshot_that_cannot_be_restored_takes_no_place_on_disk(
     cluster = lagging(tmp_path)
     before = cluster.log("c")
 
-    def refuse(data: bytes) -> None:
+    def refuse(source: Source) -> Callable[[], None]:
         raise error
 
-    cluster.machines["c"].engine.machine.restore = refuse
+    cluster.machines["c"].engine.machine.prepare_restore = refuse
     cluster.heal()
     assert cluster.run_until(lambda: cluster.replica("c").status().troubles != (), within=2.0)
     assert os.listdir(tmp_path / "c") == []

@@ -22,6 +22,7 @@ from tests.support import hostile_pickle
 from tests.support.engine_harness import Cluster, Outcome
 from tests.support.raft_ours import OurCluster
 from tests.support.raft_stock import StockCluster, StockMachine
+from tests.support.snapshots import loaded
 
 pytestmark = pytest.mark.fault
 
@@ -303,9 +304,9 @@ def test_row24_snapshot_store_keeps_the_newer(tmp_path: Path) -> None:
     store = SnapshotStore(tmp_path)
     store.save(SnapshotMeta(9, 2, ("a",), ()), b"new")
     assert store.save(SnapshotMeta(5, 1, ("a",), ()), b"old") is False
-    loaded = store.load()
-    assert loaded is not None
-    assert loaded[1] == b"new"
+    found = loaded(store)
+    assert found is not None
+    assert found[1] == b"new"
 
 
 # -- row 25 -----------------------------------------------------------------------------------

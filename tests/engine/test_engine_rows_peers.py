@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from cyoloctl.errors import VersionMismatch
+from cyoloctl.model import Source
 from cyoloctl.raft.membership import Configuration
 from cyoloctl.raft.settings import Limits
 from cyoloctl.raft.snapshot import SnapshotMeta, SnapshotStore
 from tests.support.raft_ours import OurCluster, append
+from tests.support.snapshots import loaded
 
 Z = b"\x00z"
 
@@ -183,10 +186,10 @@ def _refusing(cluster: OurCluster) -> None:
     cluster.compact("a")
     cluster.run(0.2)
 
-    def refuse(data: bytes) -> None:
+    def refuse(source: Source) -> Callable[[], None]:
         raise VersionMismatch("the snapshot has version 9, this release reads version 2")
 
-    cluster.machines["c"].engine.machine.restore = refuse
+    cluster.machines["c"].engine.machine.prepare_restore = refuse
     cluster.heal()
 
 
@@ -241,9 +244,9 @@ def test_removed_lives_of_a_member_in_memory_are_not_kept_however_often_it_resta
     meta = SnapshotMeta(9, 1, tuple(configuration.voters), tuple(configuration.removed))
     store = SnapshotStore(None)
     store.save(meta, b"")
-    loaded = store.load()
-    assert loaded is not None
-    assert loaded[0] == meta
+    found = loaded(store)
+    assert found is not None
+    assert found[0] == meta
 
 
 def test_snapshot_with_every_life_of_a_member_is_read_and_the_next_one_can_be_sent(tmp_path: Path) -> None:
@@ -257,7 +260,9 @@ def test_snapshot_with_every_life_of_a_member_is_read_and_the_next_one_can_be_se
     cluster.compact("a")
     cluster.run(0.3)
     snapshots = cluster.machines["a"].engine.snapshots
-    meta, data = snapshots.load()
+    held = loaded(snapshots)
+    assert held is not None
+    meta, data = held
     lives = tuple(f"m~{life}" for life in range(20_000))
     cluster.crash("a")
     (tmp_path / "a" / "snapshot").unlink()

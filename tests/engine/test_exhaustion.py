@@ -16,6 +16,7 @@ from cyoloctl.raft import snapshot
 from cyoloctl.raft.settings import Limits
 from cyoloctl.raft.snapshot import SnapshotMeta, SnapshotStore
 from tests.support.raft_ours import ListMachine, OurCluster
+from tests.support.snapshots import loaded
 
 pytestmark = pytest.mark.fault
 
@@ -126,7 +127,7 @@ def test_snapshot_of_a_state_that_memory_is_lacking_for_is_made_later(
 def test_snapshot_for_which_no_thread_can_be_started_is_saved_later(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    scarcity = Scarcity(monkeypatch, OurCluster, "_run_save")
+    scarcity = Scarcity(monkeypatch, OurCluster, "_run_in_background")
     cluster = OurCluster("abc", directory=tmp_path, limits=LIMITS)
     cluster.elect("a")
     scarcity.error = RuntimeError("can't start new thread")
@@ -188,9 +189,9 @@ def test_saving_a_snapshot_needs_no_descriptor_between_rename_and_sync(
     monkeypatch.setattr(os, "open", last_one)
     assert store.save(SnapshotMeta(9, 1, ("a",), ()), b"two")
     monkeypatch.undo()
-    loaded = store.load()
-    assert loaded is not None
-    assert loaded[1] == b"two"
+    found = loaded(store)
+    assert found is not None
+    assert found[1] == b"two"
 
 
 def test_store_that_lacks_descriptors_at_the_start_says_so(

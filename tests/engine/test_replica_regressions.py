@@ -346,7 +346,7 @@ class Lone:
             ),
             rng=random.Random(1),
             send=lambda peer, message: self.sent.append((peer, message)),
-            run_save=lambda job: job(),
+            run_in_background=lambda job: job(),
             limits=Limits(compact_entries=8, keep_entries=2, chunk_bytes=64),
         )
         self.replica.start()

@@ -10,6 +10,7 @@ import subprocess
 import sys
 from collections import Counter
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -33,13 +34,14 @@ from cyoloctl.raft.reads import ReadIndex
 from cyoloctl.raft.replica import Replica
 from cyoloctl.raft.replication import Replication
 from cyoloctl.raft.snapshotting import Snapshotting
+from cyoloctl.rendezvous.records import RendezvousLimits
 from cyoloctl.replicated.clock import ClockMachine
 from cyoloctl.replicated.requests import RequestTable
 from cyoloctl.sim import FAULTS, run_seed
 from cyoloctl.sim.disk import DiskFiles
 from cyoloctl.sim.node import Node
 from cyoloctl.sim.operations import OPERATIONS
-from cyoloctl.tokens.machine import _Table as Revocations
+from cyoloctl.state import ClusterState, StateLimits
 
 pytestmark = [pytest.mark.fault, pytest.mark.slow]
 
@@ -49,6 +51,7 @@ ROOT = Path(__file__).resolve().parents[2]
 NEVER_REFUSED = {
     "answers.keep",
     "authorities.set_certificate_days",
+    "counter.reset",
     "kv.delete_prefix",
     "kv.expire",
     "lock.release",
@@ -56,13 +59,13 @@ NEVER_REFUSED = {
 """Operations that a machine carries out whenever they are well-formed."""
 
 FULL = {
-    *("counters", "open invitations", "names", "credentials", "keys", "destroyed keys"),
-    *("sessions", "subjects", "rendezvous", "tombstones", "bytes of rendezvous", "policies", "counted"),
+    *("open invitations", "names", "credentials", "keys", "destroyed keys"),
+    *("rendezvous", "tombstones", "bytes of rendezvous", "policies", "counted"),
 }
 """Tables that overflow in these runs; `tests/unit/sim/test_bounds.py` has all, the rare ones too."""
 
 SELDOM_REFUSED = {"keys.announce", "keys.reject", "members.set_gateway", "sessions.revoke_sid"}
-"""Refused in some of these sixty runs or in none: one change of any run changes it."""
+"""Refused in some of these runs or in none: one change of any run changes it."""
 
 
 def runs(seeds: range, **options: Any) -> tuple[Counter[str], Counter[str]]:
@@ -83,7 +86,7 @@ def runs(seeds: range, **options: Any) -> tuple[Counter[str], Counter[str]]:
 
 @pytest.mark.timeout(600)  # half a minute of computing, beside other tests
 def test_simulation_every_fault_breaks_no_invariant() -> None:
-    faults, counts = runs(range(60))
+    faults, counts = runs(range(68))
     # The faults happened, and work was done in spite of them.
     assert [name for name in FAULTS if faults[name] < 10] == []
     for what in (
@@ -122,7 +125,7 @@ def test_simulation_every_fault_breaks_no_invariant() -> None:
         ),
     ):
         assert counts[what] > 0, what
-    assert counts["converged"] == 60
+    assert counts["converged"] == 68
     assert counts["write"] > 2000
     assert counts["read"] > 2000
     names = {f"{machine}.{operation}" for machine, operation in OPERATIONS}
@@ -406,16 +409,14 @@ def ids_grow_old_by_the_time_of_day(patch: pytest.MonkeyPatch) -> None:
     patch.setattr(ClockMachine, "advance", wrong)
 
 
-def subjects_are_unbounded(patch: pytest.MonkeyPatch) -> None:
-    """More sessions and subjects are remembered as revoked than there is room for."""
-    put = Revocations.put
+def rendezvous_are_unbounded(patch: pytest.MonkeyPatch) -> None:
+    """More rendezvous are open at a time than there is room for."""
+    init = ClusterState.__init__
 
-    def wrong(self: Revocations, *entry: Any) -> tuple[int, int]:
-        with pytest.MonkeyPatch.context() as meanwhile:
-            meanwhile.setattr(self, "_most", 100_000)
-            return put(self, *entry)
+    def wrong(self: ClusterState, *, limits: StateLimits = StateLimits(), **more: Any) -> None:  # noqa: B008
+        init(self, limits=replace(limits, rendezvous=RendezvousLimits()), **more)
 
-    patch.setattr(Revocations, "put", wrong)
+    patch.setattr(ClusterState, "__init__", wrong)
 
 
 def followers_wait_for_a_lost_leader(patch: pytest.MonkeyPatch) -> None:
@@ -487,7 +488,7 @@ PLANTED: list[tuple[Plant, range, dict[str, Any], str]] = [
     (commits_what_it_did_not_see, range(2060, 2080), {}, "state machine safety, exactly once"),
     (journal_cut_before_the_snapshot, range(2000, 2030), {}, "start, acknowledgement, durability"),
     (snapshot_is_not_synced, range(2000, 2040), {}, "start"),
-    (subjects_are_unbounded, range(2000, 2005), {}, "bounds"),
+    (rendezvous_are_unbounded, range(2000, 2005), {}, "bounds"),
     (nothing_is_remembered, range(2000, 2020), {}, "exactly once"),
     (abandoned_means_not_applied, range(2090, 2130), {"faults": ("crash",), "nodes": 3}, "told"),
     (giving_up_means_not_applied, range(2000, 2020), {}, "told"),

@@ -17,13 +17,14 @@ from cyoloctl.raft.replica import Replica
 from cyoloctl.raft.settings import Limits
 from cyoloctl.raft.vendor import NO_OP, encode_membership
 from cyoloctl.replicated.command import encode_command, encode_refusal
+from cyoloctl.replicated.snapshot import SNAPSHOT_VERSION
 from cyoloctl.sim import FAULTS, run_seed
 from cyoloctl.sim.node import Node
 from cyoloctl.sim.plan import Plan
 from cyoloctl.sim.releases import Newer, Older
 from cyoloctl.sim.upkeep import founding
 from cyoloctl.sim.world import World
-from cyoloctl.state import SNAPSHOT_VERSION, StateLimits
+from cyoloctl.state import StateLimits
 
 pytestmark = [pytest.mark.fault, pytest.mark.slow]
 
@@ -61,14 +62,14 @@ def test_simulation_finds_an_older_release_that_answers_what_it_does_not_know(
 
 
 def test_older_state_refuses_a_newer_snapshot_which_the_newer_one_takes() -> None:
-    data = Newer(limits=StateLimits()).begin_snapshot()()
+    data = b"".join(Newer(limits=StateLimits()).begin_snapshot()())
     older, newer = Older(limits=StateLimits()), Newer(limits=StateLimits())
     before = older.digest()
     with pytest.raises(VersionMismatch):
         older.restore(data)
     assert older.digest() == before
     newer.restore(data)
-    assert newer.begin_snapshot()() == data
+    assert b"".join(newer.begin_snapshot()()) == data
 
 
 class _LeftBehind:

@@ -6,12 +6,12 @@ import errno
 import os
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 import pytest
 
 from cyoloctl.errors import StorageError, VersionMismatch
-from cyoloctl.model import Stamp
+from cyoloctl.model import Source, Stamp
 from cyoloctl.raft import snapshot
 from cyoloctl.raft.progress import Progress
 from cyoloctl.raft.settings import Limits
@@ -338,13 +338,18 @@ def test_snapshot_whose_index_holds_an_entry_of_another_term_is_installed(tmp_pa
 def test_installed_snapshot_brings_its_time(tmp_path: Path) -> None:
     cluster = lagging(tmp_path)
     machine = cluster.machines["c"].engine.machine
-    restore = machine.restore
+    prepare = machine.prepare_restore
 
-    def restore_with_time(data: bytes) -> None:
-        restore(data)
-        machine.stamped = Stamp(3, 1_900_000_000_000, 5)
+    def with_time(source: Source) -> Callable[[], None]:
+        restore = prepare(source)
 
-    machine.restore = restore_with_time
+        def commit() -> None:
+            restore()
+            machine.stamped = Stamp(3, 1_900_000_000_000, 5)
+
+        return commit
+
+    machine.prepare_restore = with_time
     cluster.heal()
     assert cluster.run_until(_has_all(cluster), within=2.0)
     epoch, unix_ms = cluster.replica("c")._cluster_clock.told()
@@ -355,30 +360,138 @@ def test_installed_snapshot_brings_its_time(tmp_path: Path) -> None:
 def test_good_snapshot_ends_the_trouble(tmp_path: Path) -> None:
     cluster = lagging(tmp_path)
     machine = cluster.machines["c"].engine.machine
-    restore = machine.restore
+    prepare = machine.prepare_restore
 
-    def refuse(data: bytes) -> None:
+    def refuse(source: Source) -> Callable[[], None]:
         raise VersionMismatch("the snapshot has version 9, this release reads version 2")
 
-    machine.restore = refuse
+    machine.prepare_restore = refuse
     cluster.heal()
     assert cluster.run_until(lambda: cluster.replica("c").status().troubles != (), within=2.0)
-    machine.restore = restore
+    machine.prepare_restore = prepare
     assert cluster.run_until(_has_all(cluster), within=3.0)
     assert cluster.replica("c").status().troubles == ()
 
 
-def test_shortage_after_the_restore_ends_the_node(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Its state machine is ahead of its log: it must not serve, nor take another snapshot."""
-    cluster = lagging(tmp_path)
+def test_shortage_while_a_snapshot_is_read_passes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Nothing was changed: the leader sends it again."""
+    cluster, times = lagging(tmp_path), list[int]()
+    sync = snapshot._Directory.sync
 
-    def lacking(_directory: object, _file: object) -> None:
-        raise OSError(errno.ENOMEM, "Cannot allocate memory")
+    def lacking(directory: snapshot._Directory, file: BinaryIO) -> None:
+        if not times:
+            times.append(1)
+            raise OSError(errno.ENOMEM, "Cannot allocate memory")
+        sync(directory, file)
 
     monkeypatch.setattr(snapshot._Directory, "sync", lacking)
     cluster.heal()
+    assert cluster.run_until(_has_all(cluster), within=3.0)
+    assert times
+    assert cluster.errors("c") == []
+
+
+def test_shortage_after_the_rename_ends_the_node(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Which snapshot its disk has is not known: it must not serve, nor take another one."""
+    cluster = lagging(tmp_path)
+
+    def lacking(_directory: object) -> None:
+        raise OSError(errno.ENOMEM, "Cannot allocate memory")
+
+    monkeypatch.setattr(snapshot._Directory, "sync_names", lacking)
+    cluster.heal()
     assert cluster.run_until(lambda: cluster.replica("c").failed is not None, within=2.0)
     assert isinstance(cluster.replica("c").failed, StorageError)
+
+
+# -- a large snapshot is read in another thread ------------------------------------------------------
+
+
+def _reading(directory: Path) -> OurCluster:
+    """c has received a whole snapshot, and its thread has not read it yet."""
+    cluster = lagging(directory, install_at_once_bytes=0)
+    cluster.held_saves["c"] = []
+    cluster.heal()
+    assert cluster.run_until(lambda: bool(cluster.held_saves["c"]), within=2.0)
+    return cluster
+
+
+def _read(cluster: OurCluster) -> None:
+    for job in cluster.held_saves.pop("c"):
+        job()
+
+
+def test_node_answers_while_a_large_snapshot_is_read_and_has_its_state_afterwards(tmp_path: Path) -> None:
+    cluster = _reading(tmp_path)
+    before, term = cluster.state("c"), cluster.replica("a").status().term
+    cluster.run(3.0)
+    assert cluster.state("c") == before
+    assert len(cluster.held_saves["c"]) == 1, "one at a time, although the leader sends its last part again"
+    assert (cluster.current_leaders(), cluster.replica("a").status().term) == (["a"], term)
+    assert cluster.write("a", b"meanwhile")
+    _read(cluster)
+    assert cluster.run_until(_has_all(cluster), within=2.0)
+    assert cluster.errors("c") == []
+
+
+def test_large_snapshot_that_entries_overtook_is_left(tmp_path: Path) -> None:
+    cluster = _reading(tmp_path)
+    replica = cluster.replica("c")
+    installing = replica._snapshotting._installing
+    assert installing is not None
+    before = cluster.log("c"), cluster.state("c")
+    replica._engine.set_applied(installing.receiver.meta.index)
+    _read(cluster)
+    cluster.tick("c")
+    assert (cluster.log("c"), cluster.state("c")) == before
+    assert _files(tmp_path) == []
+
+
+def test_large_snapshot_that_cannot_be_read_is_refused_and_people_are_told(tmp_path: Path) -> None:
+    cluster = _reading(tmp_path)
+
+    def refuse(source: Source) -> Callable[[], None]:
+        raise StorageError("it is damaged")
+
+    cluster.machines["c"].engine.machine.prepare_restore = refuse
+    before = cluster.log("c")
+    _read(cluster)
+    assert cluster.run_until(lambda: cluster.replica("c").status().troubles != (), within=2.0)
+    assert cluster.log("c") == before
+    assert _files(tmp_path) == []
+    assert cluster.errors("c") == []
+
+
+def test_large_snapshot_for_which_memory_is_lacking_is_received_again(tmp_path: Path) -> None:
+    cluster = _reading(tmp_path)
+    machine = cluster.machines["c"].engine.machine
+    prepare = machine.prepare_restore
+
+    def lack(source: Source) -> Callable[[], None]:
+        machine.prepare_restore = prepare
+        raise MemoryError
+
+    machine.prepare_restore = lack
+    _read(cluster)
+    assert cluster.run_until(_has_all(cluster), within=5.0)
+    assert cluster.errors("c") == []
+
+
+def test_node_that_ends_while_a_large_snapshot_is_read_leaves_no_file(tmp_path: Path) -> None:
+    cluster = _reading(tmp_path)
+    jobs = cluster.held_saves.pop("c")
+    cluster.replica("c").close()
+    for job in jobs:
+        job()
+    assert _files(tmp_path) == []
+
+
+def test_small_snapshot_is_read_at_once(tmp_path: Path) -> None:
+    cluster = lagging(tmp_path)
+    cluster.held_saves["c"] = []
+    cluster.heal()
+    assert cluster.run_until(_has_all(cluster), within=2.0)
+    assert cluster.held_saves["c"] == []
 
 
 # -- the log that is cut to a snapshot ----------------------------------------------------------

@@ -106,6 +106,7 @@ from tests.fuzz import worlds
 from tests.fuzz.mutate import MAX_BYTES, mutate
 from tests.support import old_commands
 from tests.support.joining import join_body
+from tests.support.snapshots import finish
 
 __all__ = ["BY_NAME", "TARGETS", "Target", "example"]
 
@@ -324,7 +325,7 @@ def _snapshot_file() -> tuple[bytes, bytes]:
     machine = ClusterState()
     for index, command in enumerate(_commands()):
         machine.apply(index + 1, command)
-    data = machine.begin_snapshot()()
+    data = b"".join(machine.begin_snapshot()())
     files = worlds.MemoryFiles()
     SnapshotStore(files).save(SnapshotMeta(9, 2, ("n1", "n2", "n3"), ("n9",)), data)
     return data, files.found["snapshot"]
@@ -489,7 +490,7 @@ def _apply(data: bytes) -> None:
         # Of thousands in a row together: one digest costs as much as many commands.
         assert machine.digest() == before
     again = ClusterState()
-    again.restore(machine.begin_snapshot()())
+    again.restore(b"".join(machine.begin_snapshot()()))
     assert again.digest() == machine.digest()
 
 
@@ -507,14 +508,14 @@ def _machine_snapshot(data: bytes) -> None:
     for attempt in (data, data[:1] + sha256(data[33:]).digest() + data[33:]):
         machine = ClusterState()
         machine.apply(1, _commands()[0])
-        before = machine.begin_snapshot()()
+        before = b"".join(machine.begin_snapshot()())
         try:
             machine.restore(attempt)
         except (StorageError, VersionMismatch) as error:
-            assert machine.begin_snapshot()() == before
+            assert b"".join(machine.begin_snapshot()()) == before
             refused: CyoloctlError = error
         else:
-            assert machine.begin_snapshot()() == attempt
+            assert b"".join(machine.begin_snapshot()()) == attempt
             taken = True
     if not taken:
         raise refused
@@ -579,7 +580,7 @@ def _transfer(data: bytes) -> None:
     offset = 0
     while offset < len(data):
         offset = receiver.write(offset, data[offset : offset + step])
-    assert receiver.finish()
+    assert finish(receiver)
     assert store.meta == meta
 
 

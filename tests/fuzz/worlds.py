@@ -261,7 +261,7 @@ def replica_hears(data: bytes) -> None:
         cluster_clock=ClusterClock("n1", wall_unix_ms=lambda: 1_780_000_000_000, monotonic=lambda: now[0]),
         rng=random.Random(1),
         send=lambda peer, message: sent.append((peer, message)),
-        run_save=lambda job: job(),
+        run_in_background=lambda job: job(),
         may_lead=lambda raft_id: False,
         limits=Limits(compact_entries=4, keep_entries=1, chunk_bytes=64),
     )

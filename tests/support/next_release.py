@@ -30,6 +30,7 @@ def _new_release() -> None:
 
 def _new_operation() -> None:
     from cyoloctl.counters import machine
+    from cyoloctl.replicated.machine import NO_ROWS
 
     counters: Any = machine.CounterMachine
     add, export, restore = machine._OPERATIONS["add"], counters.export_state, counters.prepare_restore
@@ -47,10 +48,10 @@ def _new_operation() -> None:
         multiplied = getattr(self, "multiplied", 0)
         return {**export(self), **({_FIELD: multiplied} if multiplied else {})}
 
-    def prepare_restore(self: Any, state: Any) -> Callable[[], None]:
+    def prepare_restore(self: Any, state: Any, tables: Any = NO_ROWS) -> Callable[[], None]:
         given = dict(state)
         multiplied = given.pop(_FIELD, 0)
-        commit = restore(self, given)
+        commit = restore(self, given, tables)
 
         def both() -> None:
             commit()

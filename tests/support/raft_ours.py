@@ -9,7 +9,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, ClassVar
 
-from cyoloctl.model import NO_STAMP, Stamp
+from cyoloctl.model import NO_STAMP, Source, Stamp
 from cyoloctl.raft.clock import ClusterClock
 from cyoloctl.raft.journal import Journal, MemoryStore
 from cyoloctl.raft.replica import Replica
@@ -64,17 +64,21 @@ class ListMachine:
             self.items.append(command)
         return b"%d" % (self.items.index(command) + 1)
 
-    def begin_snapshot(self) -> Callable[[], bytes]:
+    def begin_snapshot(self) -> Callable[[], Iterable[bytes]]:
         items = list(self.items)
-        return lambda: b"".join(len(item).to_bytes(4, "big") + item for item in items)
+        return lambda: (len(item).to_bytes(4, "big") + item for item in items)
 
-    def restore(self, data: bytes) -> None:
-        items, position = [], 0
+    def prepare_restore(self, source: Source, /) -> Callable[[], None]:
+        data, items, position = source.read(2**31), list[bytes](), 0
         while position < len(data):
             end = position + 4 + int.from_bytes(data[position : position + 4], "big")
             items.append(data[position + 4 : end])
             position = end
-        self.items = items
+
+        def commit() -> None:
+            self.items = items
+
+        return commit
 
 
 @dataclass
@@ -156,7 +160,7 @@ class OurCluster(Cluster):
             rng=self._rng(name),
             send=lambda peer, message: self._send(machine, replica, peer, message),
             flush=lambda: self._flush(machine, replica),
-            run_save=lambda job: self._run_save(name, job),
+            run_in_background=lambda job: self._run_in_background(name, job),
             view=lambda: self.views.get(name, NOTHING_SEEN),
             stands_back=lambda raft_id: raft_id in self.standing_back,
             timing=self.timing,
@@ -175,7 +179,7 @@ class OurCluster(Cluster):
     def _flush(self, machine: Machine, replica: Replica) -> None:
         """A group of sends is complete."""
 
-    def _run_save(self, name: str, job: Callable[[], None]) -> None:
+    def _run_in_background(self, name: str, job: Callable[[], None]) -> None:
         if name in self.held_saves:
             self.held_saves[name].append(job)
         else:

@@ -30,6 +30,7 @@ from cyoloctl.replicated.requests import LIMITS, TableLimits
 from cyoloctl.state import ClusterState, StateLimits
 from tests.support.old_commands import encode_command
 from tests.support.results import decode_result
+from tests.support.states import as_before_tables
 
 VECTORS = Path(__file__).parent.parent / "vectors" / "command"
 MINUTE_MS = 60_000
@@ -416,171 +417,6 @@ def test_time_unix_ms_never_goes_back() -> None:
     assert cluster.time_unix_ms == 50
 
 
-# --- snapshots
-
-
-def filled() -> ClusterState:
-    cluster = ClusterState()
-    for n in range(5):
-        cluster.apply(n, add(f"c{n}", n, name=f"n{n}", time_unix_ms=n))
-        cluster.apply(n, add(f"a{n}", -n, name=f"n{n}", automatic=True, time_unix_ms=n))
-    return cluster
-
-
-def seal(content: bytes) -> bytes:
-    return b"\x02" + sha256(content).digest() + content
-
-
-def test_restore_of_a_snapshot_gives_the_same_state_and_answers() -> None:
-    cluster = filled()
-    other = ClusterState()
-    other.restore(cluster.begin_snapshot()())
-    assert other.begin_snapshot()() == cluster.begin_snapshot()()
-    assert other.digest() == cluster.digest()
-    assert other.time_unix_ms == cluster.time_unix_ms
-    assert other.counters.list(None, 9) == cluster.counters.list(None, 9)
-    again = add("c3", 3, name="n3")
-    assert other.apply(99, again) == cluster.apply(99, again)
-
-
-def test_restore_keeps_machines_and_observers_and_tells_on_restore() -> None:
-    cluster = ClusterState()
-    counters, calls = cluster.counters, list[str]()
-    cluster.counters.on_change = lambda name, index: calls.append(f"{name}={counters.get(name)}@{index}")
-    cluster.on_restore = lambda: calls.append(f"restored {counters.get('n4')}")
-    cluster.restore(filled().begin_snapshot()())
-    cluster.apply(70, add("x", 1, name="n4"))
-    assert cluster.counters is counters
-    assert calls == ["restored 0", "n4=1@70"]
-
-
-def test_restore_observer_that_raises_is_ignored() -> None:
-    cluster = ClusterState()
-    cluster.on_restore = lambda: 1 // 0  # type: ignore[assignment]  # the point of the test
-    cluster.restore(filled().begin_snapshot()())
-    assert cluster.digest() == filled().digest()
-
-
-def test_restore_keeps_the_horizon() -> None:
-    cluster = ClusterState()
-    late = add("late", automatic=True, time_unix_ms=1)
-    cluster.apply(1, late)
-    cluster.apply(2, add("x", automatic=True, time_unix_ms=5 * MINUTE_MS + 1))
-    other = ClusterState()
-    other.restore(cluster.begin_snapshot()())
-    assert code_of(other.apply(3, late)) == "outcome_unknown"
-
-
-def test_snapshot_of_the_same_state_by_another_history_is_the_same_bytes() -> None:
-    names = ["b", "a", "d", "c"]
-    snapshots = set()
-    for order in (names, sorted(names), names[::-1]):
-        cluster = ClusterState()
-        for n, name in enumerate(order):
-            cluster.apply(n, add(f"r{name}", 1, name=name))
-        cluster.apply(9, add("last", 1, name="a", time_unix_ms=25 * HOUR_MS))
-        snapshots.add(cluster.begin_snapshot()())
-    assert len(snapshots) == 1
-
-
-def test_restore_of_a_snapshot_without_a_machine_makes_that_one_empty() -> None:
-    cluster = filled()
-    sub = {"sub": "ann", "issued_before_unix_s": 0, "until_unix_ms": HOUR_MS}
-    older = cluster.begin_snapshot()()[33:]
-    length = int.from_bytes(older[:4], "big")
-    head = json.loads(older[4 : 4 + length])
-    for name in ("keys", "sessions"):
-        del head["machines"][name]
-    text = json.dumps(head, sort_keys=True, separators=(",", ":")).encode()
-    other = ClusterState()
-    command = encode_command("sessions", "revoke_sub", sub, request_id="s", automatic=False, time_unix_ms=1)
-    other.apply(1, command)
-    assert len(other.sessions) == 1
-    other.restore(seal(len(text).to_bytes(4, "big") + text + older[4 + length :]))
-    assert len(other.sessions) == 0
-    assert other.begin_snapshot()() == cluster.begin_snapshot()()
-
-
-def test_restored_table_knows_what_was_forgotten_before() -> None:
-    one = TableLimits(soft=1, keep_ms=0, hard=1, expiry_ms=HOUR_MS)
-    cluster, again = limited(client=one), limited(client=one)
-    job = new_command("counter", "add", {"name": "c", "by": 1}, request_id="job")
-    cluster.apply(10, job, 9)
-    cluster.apply(11, new_command("counter", "add", {"name": "c", "by": 1}, request_id="newer"), 10)
-    again.restore(cluster.begin_snapshot()())
-    assert code_of(again.apply(12, job, 9)) == "outcome_unknown"
-
-
-def test_restore_of_another_version_is_a_version_mismatch() -> None:
-    with pytest.raises(errors.VersionMismatch, match="version 3"):
-        ClusterState().restore(b"\x03" + filled().begin_snapshot()()[1:])
-
-
-def damaged_snapshots() -> dict[str, bytes]:
-    good = filled().begin_snapshot()()
-    content = good[33:]
-    length = int.from_bytes(content[:4], "big")
-    head, tables = content[4 : 4 + length], content[4 + length :]
-
-    def with_head(new: bytes, rest: bytes = tables) -> bytes:
-        return seal(len(new).to_bytes(4, "big") + new + rest)
-
-    def changed(old: bytes, new: bytes) -> bytes:
-        assert old in head
-        return with_head(head.replace(old, new, 1))
-
-    assert with_head(head) == good
-    client_entry = tables[4 : 4 + 1 + 2]
-    return {
-        "empty": b"",
-        "version only": b"\x02",
-        "version only, of release 0.1.0": b"\x01",
-        "cut": good[:-1],
-        "longer": good + b"\x00",
-        "checksum": good[:1] + bytes([good[1] ^ 1]) + good[2:],
-        "no content": seal(b""),
-        "head beyond the end": seal(b"\xff\xff\xff\xff" + content[4:]),
-        "head not json": with_head(b"nope"),
-        "head a list": with_head(b"[]"),
-        "head deep": with_head(b"[" * 200_000),
-        "head with a space": with_head(head.replace(b",", b", ", 1)),
-        "field missing": with_head(head.replace(b'"horizon_unix_ms":-1,', b"")),
-        "time bool": changed(b'"time_unix_ms":4', b'"time_unix_ms":true'),
-        "time negative": changed(b'"time_unix_ms":4', b'"time_unix_ms":-4'),
-        "horizons missing": changed(b'"horizons":', b'"horizon":'),
-        "horizon of one kind missing": changed(b'"browser":-1,', b""),
-        "horizon a bool": changed(b'"client":-1', b'"client":true'),
-        "steady time before its requests": changed(b'"steady_ms":4', b'"steady_ms":3'),
-        "epoch negative": changed(b'"epoch":0', b'"epoch":-1'),
-        "history no list": changed(b'"history":[]', b'"history":{}'),
-        "history of nothing": changed(b'"history":[]', b'"history":[[]]'),
-        "horizon below -1": changed(b'"horizon_unix_ms":-1', b'"horizon_unix_ms":-2'),
-        "machine with another name": changed(b'"counter"', b'"countes"'),
-        "machine unknown": changed(b'"credentials"', b'"countes":{},"credentials"'),
-        "counter a list": changed(b'{"n0":0,"n1":0,"n2":0,"n3":0,"n4":0}', b"[]"),
-        "counter with a bad name": changed(b'"n0"', b'"N0"'),
-        "counter too large": changed(b'"n0":0', b'"n0":9223372036854775808'),
-        "counter a float": changed(b'"n0":0', b'"n0":0.0'),
-        "tables missing": with_head(head, b""),
-        "one table": with_head(head, b"\x00\x00\x00\x00"),
-        "five tables": with_head(head, tables + b"\x00\x00\x00\x00"),
-        "too many requests": with_head(head, b"\xff\xff\xff\xff" + tables[4:]),
-        "request id with a space": with_head(head, tables.replace(client_entry, b"\x02c ", 1)),
-        "request id twice": with_head(head, tables.replace(b"\x02c1", b"\x02c0", 1)),
-    }
-
-
-@pytest.mark.parametrize("data", damaged_snapshots().values(), ids=damaged_snapshots().keys())
-def test_restore_of_a_damaged_snapshot_is_a_storage_error_and_changes_nothing(data: bytes) -> None:
-    cluster = ClusterState()
-    cluster.apply(1, add("mine", 77))
-    before = cluster.digest()
-    with pytest.raises(errors.StorageError, match="damaged"):
-        cluster.restore(data)
-    assert cluster.digest() == before
-    assert cluster.counters.list(None, 5) == [("default", 77)]
-
-
 # --- vectors: the same bytes and results on every release and every Python version
 
 
@@ -591,30 +427,11 @@ def test_apply_of_a_vector_gives_the_pinned_results_and_digest(name: str) -> Non
     for step in vector["steps"]:
         result = cluster.apply(step["index"], b"\x01" + step["command"].encode())
         assert json.loads(result) == step["result"], step["comment"]
-    state = {name: cluster._machines[name].export_state() for name in vector["machines"]}
+    state = {name: as_before_tables(cluster._machines[name]) for name in vector["machines"]}
     for table in state.get("sessions", {}).values():
         assert len(table.pop("steady_ends")) == len(table["keys"])  # release 0.1.0 had none
     text = json.dumps({"machines": state, "time_unix_ms": cluster.time_unix_ms}, sort_keys=True)
     assert sha256(text.encode()).hexdigest() == vector["digest"]
-
-
-# -- the snapshot that another thread encodes ----------------------------------------------------
-
-
-def test_snapshot_that_was_begun_is_of_that_moment_whatever_is_applied_meanwhile() -> None:
-    cluster = filled()
-    expected = cluster.begin_snapshot()()
-    encode = cluster.begin_snapshot()
-    for number in range(50):
-        cluster.apply(
-            1000 + number,
-            new_command("counter", "add", {"name": f"later{number}", "by": 1}, request_id=f"later{number}"),
-        )
-    cluster.members._members.clear()
-    cluster.rendezvous._records.clear()
-    cluster.sessions._sids.entries.clear()
-    assert cluster.begin_snapshot()() != expected
-    assert encode() == expected == encode()
 
 
 # -- operations ----------------------------------------------------------------------------------

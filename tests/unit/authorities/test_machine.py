@@ -298,7 +298,7 @@ def test_state_after_every_step_is_restored_as_it_was(steps: int) -> None:
 
 def test_snapshot_without_authorities_leaves_them_empty() -> None:
     cluster = ClusterState()
-    before = cluster.begin_snapshot()()
+    before = b"".join(cluster.begin_snapshot()())
     cluster.authorities.apply("set_certificate_days", {"days": 3}, 1, 0)
     cluster.restore(before)
     assert cluster.authorities.export_state() == {}

@@ -17,6 +17,7 @@ from cyoloctl.kv.records import Entry, Event, check_key, plain_size
 from cyoloctl.replicated.command import Malformed, Refused
 from cyoloctl.state import ClusterState
 from cyoloctl.text import Json, canonical_json, parse_canonical_json
+from tests.support.states import exported, prepared
 
 NOW = 1_800_000_000_000
 OLD, NEW = "fc000001", "fc000002"
@@ -80,11 +81,11 @@ class Keys:
         return None if entry is None else entry.value
 
     def state(self) -> str:
-        return canonical_json(self.machine.export_state())
+        return canonical_json(exported(self.machine))
 
     def restored(self) -> KvMachine:
         again = KvMachine(limits=self.machine._limits, has_key=self.machine.has_key)
-        again.prepare_restore(parse_canonical_json(self.state()))()
+        prepared(again, parse_canonical_json(self.state()))()
         return again
 
     def events(self, revision: int = 0) -> list[tuple[int, str, str]]:
@@ -614,8 +615,11 @@ def carry_out(keys: Keys, command: tuple[Any, ...]) -> None:
 
 def under(machine: KvMachine) -> dict[str, int]:
     """By a look at all of the state: how many values each key opens."""
-    state = machine.export_state()
-    stored = [*state["entries"].values(), *(change[3] for change in state["changes"] if change[3])]
+    tables = exported(machine)["tables"]
+    stored = [
+        *(fields for _, *fields in tables["entries"]),
+        *(change[3] for change in tables["changes"] if change[3]),
+    ]
     ids = [b64decode(fields[0])[2:6].hex() for fields in stored if len(fields) == 7]
     return {key_id: ids.count(key_id) for key_id in (OLD, NEW)}
 
@@ -671,4 +675,4 @@ def test_all_that_was_is_read_again_at_its_revision_and_from_the_changes(
                 else:
                     replayed[event.key] = text_of(event.entry.value)
             assert replayed == present
-    assert canonical_json(keys.restored().export_state()) == keys.state()
+    assert canonical_json(exported(keys.restored())) == keys.state()

@@ -52,7 +52,7 @@ def test_address_that_was_set_stands_until_the_member_says_something_new(members
     assert found is not None
     assert (found.address, found.announced) == ("nat:1", "old:1")
     other = Members()
-    other.cluster.restore(members.cluster.begin_snapshot()())
+    other.cluster.restore(b"".join(members.cluster.begin_snapshot()()))
     assert other.machine.get("n1") == found
     members.do("set_address", name="n1", address="other-nat:1")
     members.announce("n1", address="old:1")
@@ -205,7 +205,7 @@ def test_witness_votes_and_is_given_nothing_but_the_log(members: Members) -> Non
     members.do("set_host", name="w1", host=None)
     members.do("set_gateway", name="w1", gateway=None)
     other = Members()
-    other.cluster.restore(members.cluster.begin_snapshot()())
+    other.cluster.restore(b"".join(members.cluster.begin_snapshot()()))
     assert other.machine.get("w1") == machine.get("w1")
 
 

@@ -288,7 +288,7 @@ def test_invitation_repr_hides_the_digest_of_its_secret(members: Members) -> Non
 
 def test_put_keeps_an_address_in_one_spelling(members: Members) -> None:
     assert members.put(address="[node.example]:0080")["address"] == "node.example:80"
-    ClusterState().restore(members.cluster.begin_snapshot()())
+    ClusterState().restore(b"".join(members.cluster.begin_snapshot()()))
 
 
 def test_set_host_gives_replaces_and_clears_the_host_of_a_member(members: Members) -> None:
@@ -339,14 +339,14 @@ def test_gateway_is_of_a_member_for_as_long_as_it_is_one(members: Members) -> No
     members.put("n1")
     assert members.do("set_gateway", name="n1", gateway=gateway) == {"name": "n1", "gateway": gateway}
     other = Members()
-    other.cluster.restore(members.cluster.begin_snapshot()())
+    other.cluster.restore(b"".join(members.cluster.begin_snapshot()()))
     assert other.machine.gateway("n1") == Gateway("10.0.0.1:443", None)
     ends: list[tuple[str, Any]] = [("set_gateway", {"gateway": None}), ("remove", {})]
     for operation, more in ends:
         members.do("set_gateway", name="n1", gateway=gateway)
         members.do(operation, name="n1", **more)
         assert members.machine.gateway("n1") is None
-        other.cluster.restore(members.cluster.begin_snapshot()())
+        other.cluster.restore(b"".join(members.cluster.begin_snapshot()()))
         assert other.machine.gateway("n1") is None
 
 
@@ -388,7 +388,7 @@ def test_export_without_hosts_is_what_older_releases_wrote(members: Members) -> 
     hosts = members.machine.export_state()
     assert (hosts["hosts"], hosts["shared_hosts"]) == ({"app-1": "n1"}, ["app"])
     other = Members()
-    other.cluster.restore(members.cluster.begin_snapshot()())
+    other.cluster.restore(b"".join(members.cluster.begin_snapshot()()))
     assert other.machine.export_state() == hosts
     other.machine.prepare_restore(before)()
     assert (other.machine.hosts(), other.machine.shared_hosts()) == ({}, [])
@@ -402,11 +402,11 @@ def test_restore_gives_back_members_invitations_and_tombstones(members: Members)
     members.redeem()
     members.invite("n5", OTHER_SECRET, learner=True)
     other = Members()
-    other.cluster.restore(members.cluster.begin_snapshot()())
+    other.cluster.restore(b"".join(members.cluster.begin_snapshot()()))
     assert other.machine.members() == members.machine.members()
     assert other.machine.secret_invitations() == members.machine.secret_invitations()
     assert other.machine.removed() == ["gone"]
-    assert other.cluster.begin_snapshot()() == members.cluster.begin_snapshot()()
+    assert b"".join(other.cluster.begin_snapshot()()) == b"".join(members.cluster.begin_snapshot()())
 
 
 # -- the operations of the present release --------------------------------------------------------
@@ -665,10 +665,10 @@ def test_restore_gives_back_invitations_and_key_hashes(members: Members) -> None
     members.admit("n2")
     members.issue("n3", OTHER_PUBLIC, learner=True)
     other = Members()
-    other.cluster.restore(members.cluster.begin_snapshot()())
+    other.cluster.restore(b"".join(members.cluster.begin_snapshot()()))
     assert other.machine.invitations() == members.machine.invitations()
     assert other.machine.members() == members.machine.members()
-    assert other.cluster.begin_snapshot()() == members.cluster.begin_snapshot()()
+    assert b"".join(other.cluster.begin_snapshot()()) == b"".join(members.cluster.begin_snapshot()())
     other.index = members.index
     assert other.admit("n2") == {"name": "n2", "role": "voter"}
 

@@ -86,9 +86,9 @@ def test_presence_of_an_unknown_name_is_refused() -> None:
 
 def test_presence_goes_with_the_member() -> None:
     cluster = ClusterState()
-    empty = cluster.begin_snapshot()()
+    empty = b"".join(cluster.begin_snapshot()())
     cluster.presence._nodes["n1"] = Presence(1, "a", 1)
-    assert cluster.begin_snapshot()() != empty
+    assert b"".join(cluster.begin_snapshot()()) != empty
     cluster.presence.forget_member("n1", 2)
     cluster.presence.forget_member("n1", 2)
-    assert cluster.begin_snapshot()() == empty
+    assert b"".join(cluster.begin_snapshot()()) == empty

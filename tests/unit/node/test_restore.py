@@ -29,7 +29,7 @@ PHRASE = "a passphrase that is long"
 def snapshot(path: Path, *, ring: bytes = b"", keys: str = "", state: bytes | None = None) -> ClusterState:
     old = World("keys").state
     old.counters.apply("add", {"name": "kept", "by": 7}, 1, 0)
-    data = old.begin_snapshot()() if state is None else state
+    data = b"".join(old.begin_snapshot()()) if state is None else state
     head = Head(OLD, "old", "n2", __version__, 1, 90, 4, old.time_unix_ms, keys, len(data), len(ring))
     with new_snapshot_file(path) as write:
         for part in (encode_head(head), data, ring):

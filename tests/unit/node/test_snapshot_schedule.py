@@ -12,6 +12,7 @@ from cyoloctl.node import create
 from cyoloctl.node.config import load_config
 from cyoloctl.node.snapshot_schedule import SnapshotSchedule, set_policy
 from cyoloctl.snapshots.file import Head, read_snapshot_file
+from cyoloctl.snapshots.operations import Spooled
 from cyoloctl.snapshots.policy import SnapshotPolicy, parse_every
 
 START = 1_800_000_000.0
@@ -20,20 +21,23 @@ START = 1_800_000_000.0
 class Snapshots:
     """The operations, of a small state.  fails: raised in place of a snapshot."""
 
-    def __init__(self) -> None:
+    def __init__(self, directory: Path) -> None:
+        self.directory = directory
         self.fails: Exception | None = None
 
-    async def take(self, *, consistency: str, timeout_s: float) -> tuple[Head, bytes]:
+    async def take(self, *, consistency: str, timeout_s: float) -> tuple[Head, Spooled]:
         assert consistency == "linearizable"
         if self.fails is not None:
             raise self.fails
-        return Head("c" * 32, "demo", "n1", "0.2.0", 1, 9, 2, 5, "", 8, 0), b"abcdefgh"
+        return Head("c" * 32, "demo", "n1", "0.2.0", 1, 9, 2, 5, "", 8, 0), Spooled(
+            (b"abcd", b"efgh"), self.directory
+        )
 
 
 class World:
     def __init__(self, directory: Path, *, keep: int = 2) -> None:
         self.now = START
-        self.snapshots = Snapshots()
+        self.snapshots = Snapshots(directory)
         self.directory = directory
         policy = SnapshotPolicy(3600, keep, str(directory))
         self.schedule = SnapshotSchedule("n1", self.snapshots, policy, wall_clock=lambda: self.now)  # type: ignore[arg-type]

@@ -12,14 +12,14 @@ import contextlib
 import os
 import threading
 import time
-from collections.abc import AsyncIterator, Callable, Mapping, Sequence
+from collections.abc import AsyncIterator, Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, cast
 
 import pytest
 
 from cyoloctl.errors import InternalError, NoLeader, OutcomeUnknown
-from cyoloctl.model import NO_STAMP, RaftId, Stamp
+from cyoloctl.model import NO_STAMP, RaftId, Source, Stamp
 from cyoloctl.raft.clock import ClusterClock
 from cyoloctl.raft.engine import Engine
 from cyoloctl.raft.journal import Journal, MemoryStore
@@ -52,11 +52,11 @@ class Echo:
     def apply(self, index: int, command: bytes, after: int | None = None) -> bytes:
         return command
 
-    def begin_snapshot(self) -> Callable[[], bytes]:
-        return lambda: b""
+    def begin_snapshot(self) -> Callable[[], Iterable[bytes]]:
+        return lambda: (b"",)
 
-    def restore(self, data: bytes) -> None:
-        pass
+    def prepare_restore(self, source: Source, /) -> Callable[[], None]:
+        return lambda: None
 
 
 class Membership:
@@ -684,7 +684,7 @@ async def test_snapshot_that_cannot_be_saved_by_a_bug_ends_the_node() -> None:
         def job() -> None:
             raise RuntimeError("a bug")
 
-        engine._run_save(job)
+        engine._run_in_background(job)
         async with asyncio.timeout(_LIMIT_S):
             assert isinstance(await engine.wait_failed(), InternalError)
 

@@ -9,7 +9,7 @@ import stat
 import subprocess
 import sys
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import BinaryIO
 
@@ -18,6 +18,8 @@ import pytest
 from cyoloctl.errors import InternalError, InvalidInput, StorageError, VersionMismatch
 from cyoloctl.raft import snapshot
 from cyoloctl.raft.snapshot import MAX_SNAPSHOT_BYTES, SnapshotMeta, SnapshotStore, Transfer, read_meta
+from cyoloctl.state import ClusterState
+from tests.support.snapshots import finish, loaded
 
 ENVIRONMENT = {**os.environ, "PYTHONPATH": str(Path(__file__).parents[3])}
 
@@ -52,13 +54,13 @@ def send(transfer: Transfer, store: SnapshotStore, size: int = 10) -> bool:
     offset = 0
     while offset < transfer.total:
         offset = receiver.write(offset, transfer.read(offset, size))
-    return receiver.finish()
+    return finish(receiver)
 
 
 def test_snapshot_store_empty_has_nothing(new_store: Callable[[], SnapshotStore]) -> None:
     store = new_store()
     assert store.meta is None
-    assert store.load() is None
+    assert loaded(store) is None
     assert store.open_transfer() is None
 
 
@@ -66,7 +68,7 @@ def test_snapshot_saved_is_loaded(new_store: Callable[[], SnapshotStore]) -> Non
     store = new_store()
     assert store.save(META, b"state")
     assert store.meta == META
-    assert store.load() == (META, b"state")
+    assert loaded(store) == (META, b"state")
 
 
 def test_snapshot_saved_survives_reopen_with_mode_0600(tmp_path: Path) -> None:
@@ -75,28 +77,57 @@ def test_snapshot_saved_survives_reopen_with_mode_0600(tmp_path: Path) -> None:
     assert os.listdir(tmp_path) == ["snapshot"]
     again = SnapshotStore(tmp_path)
     assert again.meta == META
-    assert again.load() == (META, b"state")
+    assert loaded(again) == (META, b"state")
 
 
 def test_snapshot_file_has_the_documented_bytes(tmp_path: Path) -> None:
     SnapshotStore(tmp_path).save(META, b"state")
-    header = b'{"index":7,"removed":["z"],"term":2,"total":5,"voters":["a","b"]}'
-    expected = b"cyolosnp\x01" + len(header).to_bytes(4, "big") + header + b"state"
+    header = b'{"index":7,"removed":["z"],"term":2,"voters":["a","b"]}'
+    expected = b"cyolosnp\x02" + len(header).to_bytes(4, "big") + header + b"state"
     assert (tmp_path / "snapshot").read_bytes() == expected + hashlib.sha256(expected).digest()
+
+
+def test_snapshot_in_parts_is_the_same_file(tmp_path: Path) -> None:
+    for name, data in (("whole", b"state"), ("parts", iter((b"st", b"", b"ate")))):
+        (tmp_path / name).mkdir()
+        assert SnapshotStore(tmp_path / name).save(META, data)
+    assert (tmp_path / "whole/snapshot").read_bytes() == (tmp_path / "parts/snapshot").read_bytes()
+
+
+def test_snapshot_of_version_1_is_read(tmp_path: Path) -> None:
+    header = b'{"index":7,"removed":["z"],"term":2,"total":5,"voters":["a","b"]}'
+    (tmp_path / "snapshot").write_bytes(
+        sealed(b"cyolosnp\x01" + len(header).to_bytes(4, "big") + header + b"state")
+    )
+    assert loaded(SnapshotStore(tmp_path)) == (META, b"state")
+
+
+def test_snapshot_of_which_a_part_cannot_be_made_leaves_the_old_one(tmp_path: Path) -> None:
+    store = SnapshotStore(tmp_path)
+    store.save(META, b"old")
+
+    def parts() -> Iterator[bytes]:
+        yield b"new"
+        raise MemoryError
+
+    with pytest.raises(MemoryError):
+        store.save(NEWER, parts())
+    assert loaded(store) == (META, b"old")
+    assert os.listdir(tmp_path) == ["snapshot"]
 
 
 def test_snapshot_older_never_replaces_newer(new_store: Callable[[], SnapshotStore]) -> None:
     store = new_store()
     store.save(NEWER, b"new")
     assert store.save(META, b"old") is False
-    assert store.load() == (NEWER, b"new")
+    assert loaded(store) == (NEWER, b"new")
 
 
 def test_snapshot_newer_replaces_older(new_store: Callable[[], SnapshotStore]) -> None:
     store = new_store()
     store.save(META, b"old")
     assert store.save(NEWER, b"new") is True
-    assert store.load() == (NEWER, b"new")
+    assert loaded(store) == (NEWER, b"new")
 
 
 def test_snapshot_any_bit_flipped_is_refused_naming_file_and_remedy(tmp_path: Path) -> None:
@@ -119,7 +150,7 @@ def test_snapshot_damaged_after_opening_is_refused_by_load(tmp_path: Path) -> No
     path = tmp_path / "snapshot"
     path.write_bytes(path.read_bytes().replace(b"state", b"stale"))
     with pytest.raises(StorageError, match="damaged"):
-        store.load()
+        loaded(store)
 
 
 class _Unsteady(io.BytesIO):
@@ -142,24 +173,28 @@ class _Unsteady(io.BytesIO):
 def test_snapshot_whose_bytes_change_between_two_reads_is_refused(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    store = SnapshotStore(tmp_path)
-    store.save(META, b"state")
+    store, state = SnapshotStore(tmp_path), ClusterState()
+    before = state.digest()
+    store.save(META, state.begin_snapshot()())
     whole = (tmp_path / "snapshot").read_bytes()
 
     def unsteady(_directory: object, _name: str) -> BinaryIO:
-        return _Unsteady(whole, whole.replace(b"state", b"stale"))
+        return _Unsteady(whole, whole.replace(b'"epoch":0', b'"epoch":1'))
 
     monkeypatch.setattr(snapshot._Directory, "open", unsteady)
-    with pytest.raises(StorageError, match="its digest is wrong"):
-        store.load()
+    with store.load() as found:
+        assert found is not None
+        with pytest.raises(StorageError, match="its checksum is wrong"):
+            state.restore(found[1])
+    assert state.digest() == before
 
 
-def test_snapshot_that_is_too_large_is_refused_before_it_is_written(
+def test_snapshot_that_is_too_large_is_refused_and_leaves_nothing(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     store = SnapshotStore(tmp_path)
     monkeypatch.setattr(snapshot, "MAX_SNAPSHOT_BYTES", 1000)
-    with pytest.raises(InvalidInput, match="at most 1000 are allowed"):
+    with pytest.raises(InvalidInput, match="more than 1000 bytes"):
         store.save(META, bytes(1000))
     assert os.listdir(tmp_path) == []
 
@@ -188,7 +223,7 @@ def test_snapshot_gone_after_opening_is_refused(tmp_path: Path) -> None:
     store.save(META, b"state")
     (tmp_path / "snapshot").unlink()
     with pytest.raises(StorageError, match="gone"):
-        store.load()
+        loaded(store)
     with pytest.raises(StorageError, match="gone"):
         store.open_transfer()
 
@@ -198,8 +233,8 @@ def sealed(body: bytes) -> bytes:
 
 
 def test_snapshot_of_newer_format_is_version_mismatch(tmp_path: Path) -> None:
-    (tmp_path / "snapshot").write_bytes(sealed(b"cyolosnp\x02" + b"another layout"))
-    with pytest.raises(VersionMismatch, match="version 2"):
+    (tmp_path / "snapshot").write_bytes(sealed(b"cyolosnp\x03" + b"another layout"))
+    with pytest.raises(VersionMismatch, match="version 3"):
         SnapshotStore(tmp_path)
 
 
@@ -266,7 +301,7 @@ def test_snapshot_leftover_of_a_crash_is_removed_and_the_old_one_stays(tmp_path:
     (tmp_path / "snapshot.1.tmp").write_bytes(b"half a snaps")
     store = SnapshotStore(tmp_path)
     assert os.listdir(tmp_path) == ["snapshot"]
-    assert store.load() == (META, b"old")
+    assert loaded(store) == (META, b"old")
     assert store.save(NEWER, b"new")
 
 
@@ -287,7 +322,7 @@ def test_snapshot_crash_between_sync_and_rename_leaves_the_old_one(tmp_path: Pat
     )
     assert done.returncode == 9
     assert sorted(os.listdir(tmp_path)) == ["snapshot", "snapshot.1.tmp"]
-    assert SnapshotStore(tmp_path).load() == (META, b"old")
+    assert loaded(SnapshotStore(tmp_path)) == (META, b"old")
     assert os.listdir(tmp_path) == ["snapshot"]
 
 
@@ -317,7 +352,7 @@ def test_snapshot_on_full_disk_names_file_and_remedy_and_leaves_the_old_one(tmp_
     assert str(tmp_path / "snapshot") in done.stdout
     assert "free space" in done.stdout
     assert os.listdir(tmp_path) == ["snapshot"]
-    assert SnapshotStore(tmp_path).load() == (META, b"old")
+    assert loaded(SnapshotStore(tmp_path)) == (META, b"old")
 
 
 def test_snapshot_in_missing_directory_is_a_storage_error(tmp_path: Path) -> None:
@@ -334,7 +369,7 @@ def test_transfer_in_chunks_of_any_size_arrives(new_store: Callable[[], Snapshot
     assert send(transfer, target, size) is True
     transfer.close()
     assert target.meta == META
-    assert target.load() == (META, b"state" * 20)
+    assert loaded(target) == (META, b"state" * 20)
     again = opened(target)
     assert (again.meta, again.total, again.digest) == (META, transfer.total, transfer.digest)
     again.close()
@@ -373,7 +408,7 @@ def test_transfer_opened_is_not_disturbed_by_a_newer_snapshot(new_store: Callabl
     assert transfer.read(0, 20) == begun
     send(transfer, target)
     transfer.close()
-    assert target.load() == (META, b"old")
+    assert loaded(target) == (META, b"old")
 
 
 def test_receiver_gap_or_overlap_writes_nothing_and_names_the_offset(
@@ -389,9 +424,9 @@ def test_receiver_gap_or_overlap_writes_nothing_and_names_the_offset(
     assert receiver.write(39, transfer.read(39, 40)) == 40
     assert receiver.write(41, b"x") == 40
     assert receiver.write(40, transfer.read(40, 10**6)) == transfer.total
-    assert receiver.finish() is True
+    assert finish(receiver) is True
     transfer.close()
-    assert target.load() == (META, b"state")
+    assert loaded(target) == (META, b"state")
 
 
 def flip(data: bytes, position: int) -> bytes:
@@ -409,8 +444,8 @@ def test_receiver_refuses_what_was_damaged_on_its_way(new_store: Callable[[], Sn
         receiver = target.begin_receive(transfer.meta, transfer.total, transfer.digest)
         receiver.write(0, flip(whole, position))
         with pytest.raises(InvalidInput, match="send it again"):
-            receiver.finish()
-    assert target.load() == (META, b"mine")
+            finish(receiver)
+    assert loaded(target) == (META, b"mine")
 
 
 def test_receiver_refuses_other_digest_meta_or_length_than_announced(
@@ -431,14 +466,14 @@ def test_receiver_refuses_other_digest_meta_or_length_than_announced(
         receiver = target.begin_receive(meta, total, digest)
         receiver.write(0, whole)
         with pytest.raises(InvalidInput, match="send it again"):
-            receiver.finish()
+            finish(receiver)
         with pytest.raises(InternalError):
-            receiver.finish()
+            finish(receiver)
     shorter = target.begin_receive(META, transfer.total - 1, transfer.digest)
     with pytest.raises(InvalidInput, match="longer than the announced"):
         shorter.write(0, whole)
     assert target.meta is None
-    assert target.load() is None
+    assert loaded(target) is None
 
 
 @pytest.mark.parametrize(
@@ -460,13 +495,13 @@ def test_receiver_of_impossible_announcement_is_refused(
 
 
 def test_receiver_of_newer_format_is_version_mismatch(new_store: Callable[[], SnapshotStore]) -> None:
-    body = b"cyolosnp\x02another layout"
+    body = b"cyolosnp\x03another layout"
     whole = sealed(body)
     store = new_store()
     receiver = store.begin_receive(META, len(whole), hashlib.sha256(body).hexdigest())
     receiver.write(0, whole)
     with pytest.raises(VersionMismatch):
-        receiver.finish()
+        finish(receiver)
     assert store.meta is None
 
 
@@ -477,9 +512,9 @@ def test_receiver_of_older_snapshot_does_not_replace_a_newer(new_store: Callable
     receiver = target.begin_receive(transfer.meta, transfer.total, transfer.digest)
     receiver.write(0, transfer.read(0, transfer.total))
     target.save(NEWER, b"new")
-    assert receiver.finish() is False
+    assert finish(receiver) is False
     transfer.close()
-    assert target.load() == (NEWER, b"new")
+    assert loaded(target) == (NEWER, b"new")
 
 
 def test_receiver_aborted_leaves_no_file(tmp_path: Path) -> None:
@@ -506,7 +541,7 @@ def test_receiver_that_refuses_leaves_no_file(tmp_path: Path) -> None:
     receiver = SnapshotStore(tmp_path).begin_receive(META, 100, "0" * 64)
     receiver.write(0, bytes(100))
     with pytest.raises(InvalidInput, match="damaged on its way"):
-        receiver.finish()
+        finish(receiver)
     assert os.listdir(tmp_path) == []
 
 
@@ -531,9 +566,9 @@ def test_snapshot_saved_in_a_thread_while_transfers_are_read_is_never_mixed(tmp_
         transfer = opened(store)
         assert send(transfer, target, 3000)
         transfer.close()
-        loaded = target.load()
-        assert loaded is not None
-        meta, data = loaded
+        found = loaded(target)
+        assert found is not None
+        meta, data = found
         assert data == bytes([meta.index]) * (len(data))
         seen.add(meta.index)
         if not alive:

@@ -53,7 +53,7 @@ def test_log_below_a_snapshot_counts_for_nothing(tmp_path: Path) -> None:
     """A node that was stopped between a received snapshot and the cut of its log."""
     journal = journal_of(tmp_path, [*ALL, ("demote", N2)])
     snapshots, state = SnapshotStore(tmp_path), ClusterState()
-    snapshots.save(SnapshotMeta(90, 4, ("n1", "n2"), ("n3",)), state.begin_snapshot()())
+    snapshots.save(SnapshotMeta(90, 4, ("n1", "n2"), ("n3",)), b"".join(state.begin_snapshot()()))
     found = replay(journal, snapshots, state)
     assert found.configuration.voters == {N1, N2}
     assert found.configuration.removed == {N3}

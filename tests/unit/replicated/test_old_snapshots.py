@@ -69,7 +69,7 @@ def test_restore_of_a_snapshot_of_release_0_1_0_gives_its_time_answers_and_horiz
         assert json.loads(told) == {"index": 4, "value": {"name": "default", "value": 3}}
     assert code_of(cluster.apply(10, add("late", automatic=True, time_unix_ms=7))) == "outcome_unknown"
     assert cluster.digest() == before
-    again.restore(cluster.begin_snapshot()())
+    again.restore(b"".join(cluster.begin_snapshot()()))
     for one in (cluster, again):
         # What is forgotten now takes the horizon to the time that its proposer gave.
         one.apply(11, add("later", automatic=True, time_unix_ms=5 * MINUTE_MS + 60))

@@ -10,7 +10,6 @@ from dataclasses import dataclass, fields, replace
 
 import pytest
 
-from cyoloctl.counters.machine import CounterLimits
 from cyoloctl.errors import StorageError
 from cyoloctl.model import Stamp
 from cyoloctl.replicated.command import Command, decode_command, encode_command
@@ -28,7 +27,6 @@ BYTES = ("total_bytes", "quota", "change_bytes")
 COMMANDS = 350
 REACHED = {
     *(
-        "counters",
         "locks",
         "bytes of keys",
         "open invitations",
@@ -38,7 +36,7 @@ REACHED = {
         "keys",
         "destroyed keys",
     ),
-    *("sessions", "subjects", "rendezvous", "tombstones", "bytes of rendezvous", "policies"),
+    *("rendezvous", "tombstones", "bytes of rendezvous", "policies"),
     *("callers of old", "counted"),
 }
 
@@ -81,8 +79,7 @@ class World:
 
 
 def world(seed: int) -> World:
-    # Random operations know four counters; in a cluster each client has one of its own too.
-    limits = replace(small_limits(random.Random(seed), LIMITS, 1), counters=CounterLimits(counters=3))
+    limits = small_limits(random.Random(seed), LIMITS, 1)
     return World(limits, ClusterState(limits=limits), Bounds(limits), Model(limits))
 
 
@@ -110,10 +107,10 @@ def test_full_state_is_restored_under_its_own_limits_and_under_no_smaller_one() 
         for index, *_ in found.commands(seed):
             if index % 35:
                 continue
-            snapshot = found.state.begin_snapshot()()
+            snapshot = b"".join(found.state.begin_snapshot()())
             again = ClusterState(limits=found.limits)
             again.restore(snapshot)
-            assert again.begin_snapshot()() == snapshot
+            assert b"".join(again.begin_snapshot()()) == snapshot
             for group, name in wanted - held:
                 limits = getattr(found.limits, group)
                 most = getattr(limits, name)
@@ -134,9 +131,8 @@ def test_table_that_grows_over_its_bound_is_noticed() -> None:
 
 def test_refusal_while_there_is_room_is_noticed() -> None:
     found = world(1)
-    found.state = ClusterState(limits=replace(found.limits, counters=CounterLimits(counters=2)))
-    found.model = Model(replace(found.limits, counters=CounterLimits(counters=2)))
-    assert any(wrong and "is refused, as there are 2 counters" in wrong for *_, wrong in found.commands(1))
+    found.state = ClusterState(limits=replace(found.limits, kv=replace(found.limits.kv, quota=300)))
+    assert any(wrong and "is refused, as there are" in wrong for *_, wrong in found.commands(1))
 
 
 @pytest.mark.parametrize("nodes", [None, 1, 9])
