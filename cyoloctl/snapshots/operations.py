@@ -10,6 +10,7 @@ import os
 import tempfile
 import time
 from collections.abc import Iterable, Iterator
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -54,10 +55,10 @@ class Spooled:
                 self.size += len(part)
             self._file.flush()
         except OSError as error:
-            self._file.close()
+            self.close()
             raise file_error(directory, error, "write") from None
         except BaseException:
-            self._file.close()
+            self.close()
             raise
         self.sha256 = digest.hexdigest()
 
@@ -72,7 +73,8 @@ class Spooled:
 
     def close(self) -> None:
         """Let go of the file, which is gone then.  Idempotent."""
-        self._file.close()
+        with suppress(OSError):  # what a full disk did not take is tried once more, in vain
+            self._file.close()
 
 
 @dataclass(slots=True)
