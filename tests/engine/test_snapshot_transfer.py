@@ -314,9 +314,9 @@ def test_installed_snapshot_is_the_applied_state(tmp_path: Path) -> None:
     assert cluster.machines["c"].applied == [(3, b"x1")]
 
 
-def test_snapshot_whose_index_holds_an_entry_of_another_term_is_installed(tmp_path: Path) -> None:
-    """The own tail of c reaches further than the snapshot, and none of it was ever agreed on."""
-    cluster = OurCluster("abc", directory=tmp_path, limits=Limits(keep_entries=0))
+def _with_a_tail_of_its_own(tmp_path: Path, **limits: Any) -> OurCluster:
+    """The log of c reaches further than the snapshot of a, and none of its tail was ever agreed on."""
+    cluster = OurCluster("abc", directory=tmp_path, limits=Limits(keep_entries=0, **limits))
     cluster.elect("c")
     cluster.write("c", b"x1")
     cluster.run(0.5)
@@ -327,11 +327,27 @@ def test_snapshot_whose_index_holds_an_entry_of_another_term_is_installed(tmp_pa
     cluster.elect("a", "b")
     cluster.write("a", *[b"good%d" % n for n in range(6)])
     cluster.compact("a")
+    assert cluster.replica("a").status().snapshot_index < cluster.log("c")[-1][1]
+    return cluster
+
+
+def test_snapshot_whose_index_holds_an_entry_of_another_term_is_installed(tmp_path: Path) -> None:
+    cluster = _with_a_tail_of_its_own(tmp_path)
     index = cluster.replica("a").status().snapshot_index
-    assert index < cluster.log("c")[-1][1]
     cluster.heal(("a", "c"))
     assert cluster.run_until(lambda: cluster.state("c") == cluster.state("a"), within=3.0)
     assert cluster.replica("c").status().first_index == index
+    assert cluster.diverged() == []
+
+
+def test_large_snapshot_whose_index_holds_an_entry_of_another_term_is_installed(tmp_path: Path) -> None:
+    """The own tail is there still when it was read."""
+    cluster = _with_a_tail_of_its_own(tmp_path, install_at_once_bytes=0)
+    cluster.held_saves["c"] = []
+    cluster.heal(("a", "c"))
+    assert cluster.run_until(lambda: bool(cluster.held_saves["c"]), within=3.0)
+    _read(cluster)
+    assert cluster.run_until(lambda: cluster.state("c") == cluster.state("a"), within=3.0)
     assert cluster.diverged() == []
 
 
@@ -373,9 +389,12 @@ def test_good_snapshot_ends_the_trouble(tmp_path: Path) -> None:
     assert cluster.replica("c").status().troubles == ()
 
 
-def test_shortage_while_a_snapshot_is_read_passes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("at_once", [2**20, 0])
+def test_shortage_while_a_snapshot_is_read_passes(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, at_once: int
+) -> None:
     """Nothing was changed: the leader sends it again."""
-    cluster, times = lagging(tmp_path), list[int]()
+    cluster, times = lagging(tmp_path, install_at_once_bytes=at_once), list[int]()
     sync = snapshot._Directory.sync
 
     def lacking(directory: snapshot._Directory, file: BinaryIO) -> None:
@@ -430,8 +449,23 @@ def test_node_answers_while_a_large_snapshot_is_read_and_has_its_state_afterward
     assert (cluster.current_leaders(), cluster.replica("a").status().term) == (["a"], term)
     assert cluster.write("a", b"meanwhile")
     _read(cluster)
-    assert cluster.run_until(_has_all(cluster), within=2.0)
+    assert cluster.run_until(lambda: cluster.state("c") == cluster.state("a"), within=2.0)
     assert cluster.errors("c") == []
+
+
+def test_large_snapshot_is_acknowledged_when_it_is_installed_and_not_before(tmp_path: Path) -> None:
+    """What a follower acknowledges, the leader counts."""
+    cluster = _reading(tmp_path)
+    index = cluster.replica("a").status().snapshot_index
+
+    def acknowledged() -> bool:
+        answers = [each.message for each in cluster.sent if each.source == "c"]
+        return any(each["type"] == "append_response" and each["next_index"] > index for each in answers)
+
+    cluster.run(1.0)
+    assert not acknowledged()
+    _read(cluster)
+    assert cluster.run_until(acknowledged, within=1.0)
 
 
 def test_large_snapshot_that_entries_overtook_is_left(tmp_path: Path) -> None:
@@ -441,6 +475,24 @@ def test_large_snapshot_that_entries_overtook_is_left(tmp_path: Path) -> None:
     assert installing is not None
     before = cluster.log("c"), cluster.state("c")
     replica._engine.set_applied(installing.receiver.meta.index)
+    _read(cluster)
+    cluster.tick("c")
+    assert (cluster.log("c"), cluster.state("c")) == before
+    assert _files(tmp_path) == []
+
+
+def test_large_snapshot_whose_entries_came_meanwhile_drops_nothing_behind_it(tmp_path: Path) -> None:
+    """Another leader, which has them still, sent them; how many are committed is not known here yet."""
+    cluster = _reading(tmp_path)
+    installing = cluster.replica("c")._snapshotting._installing
+    assert installing is not None
+    meta = installing.receiver.meta
+    _, last, term = cluster.log("c")[-1]
+    assert (term, last < meta.index) == (meta.term, True)
+    entries = [(b"\x00same%d" % index, index, term) for index in range(last + 1, meta.index + 3)]
+    cluster.inject("c", "a", append(cluster.term("a"), (last, term), *entries))
+    before = cluster.log("c"), cluster.state("c")
+    assert cluster.log("c")[-1][1] == meta.index + 2
     _read(cluster)
     cluster.tick("c")
     assert (cluster.log("c"), cluster.state("c")) == before
@@ -477,6 +529,26 @@ def test_large_snapshot_for_which_memory_is_lacking_is_received_again(tmp_path: 
     assert cluster.errors("c") == []
 
 
+def test_large_snapshot_for_which_no_thread_can_be_started_is_received_again(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    cluster, times = lagging(tmp_path, install_at_once_bytes=0), list[int]()
+    run = OurCluster._run_in_background
+
+    def lacking(of: OurCluster, name: str, job: Callable[[], None]) -> None:
+        if name == "c" and len(times) < 2:
+            times.append(1)
+            raise RuntimeError("can't start new thread")
+        run(of, name, job)
+
+    monkeypatch.setattr(OurCluster, "_run_in_background", lacking)
+    cluster.heal()
+    assert cluster.run_until(_has_all(cluster), within=5.0)
+    assert len(times) == 2
+    assert cluster.errors("c") == []
+    assert _files(tmp_path) == ["snapshot"]
+
+
 def test_node_that_ends_while_a_large_snapshot_is_read_leaves_no_file(tmp_path: Path) -> None:
     cluster = _reading(tmp_path)
     jobs = cluster.held_saves.pop("c")
@@ -510,6 +582,46 @@ def test_save_that_is_slow_is_the_only_one(tmp_path: Path) -> None:
         cluster.write("a", command)
         cluster.compact("a")
     assert len(cluster.held_saves.pop("a")) == 1
+
+
+def _saved(tmp_path: Path, took_s: float) -> OurCluster:
+    """A save of a has ended that took so long; whether the next one begins is in `held_saves`."""
+    cluster = _alone(tmp_path, keep_entries=0, compact_entries=5, compact_bytes=1000)
+    cluster.held_saves["a"] = []
+    cluster.write("a", *[b"x%d" % n for n in range(10)])
+    (job,) = cluster.held_saves["a"]
+    cluster.held_saves["a"] = []
+    cluster.advance(took_s)
+    job()
+    cluster.tick("a")
+    assert cluster.replica("a").status().snapshot_index > 1
+    return cluster
+
+
+def test_save_that_took_long_is_followed_by_a_rest(tmp_path: Path) -> None:
+    """Four times as long: a large state is written one fifth of the time at most."""
+    cluster = _saved(tmp_path, 2.0)
+    cluster.write("a", *[b"y%d" % n for n in range(10)])
+    cluster.advance(7.0)
+    cluster.write("a", b"z")
+    assert cluster.held_saves["a"] == []
+    cluster.advance(1.1)
+    cluster.write("a", b"zz")
+    assert len(cluster.held_saves["a"]) == 1
+
+
+def test_rest_ends_when_the_log_has_grown_by_much(tmp_path: Path) -> None:
+    cluster = _saved(tmp_path, 2.0)
+    cluster.write("a", *[b"y%d" % n + bytes(1000) for n in range(14)])
+    assert cluster.held_saves["a"] == []
+    cluster.write("a", *[b"z%d" % n + bytes(1000) for n in range(4)])
+    assert len(cluster.held_saves["a"]) == 1
+
+
+def test_save_that_took_no_long_time_is_followed_by_no_rest(tmp_path: Path) -> None:
+    cluster = _saved(tmp_path, 0.9)
+    cluster.write("a", *[b"y%d" % n for n in range(10)])
+    assert len(cluster.held_saves["a"]) == 1
 
 
 def test_log_is_compacted_by_bytes_too(tmp_path: Path) -> None:

@@ -231,6 +231,28 @@ def test_key_whose_time_was_over_is_not_there_again_when_the_time_is_set_back(ke
     keys.do("delete", key="there", if_revision=None, fence=None)
 
 
+def test_time_set_back_passes_over_keys_that_are_gone_or_have_no_end_any_more(keys: Keys) -> None:
+    for key, ttl_ms in (("first", 4000), ("deleted", 5000), ("stays", 5000)):
+        keys.put(key, ttl_ms=ttl_ms)
+    keys.delete("deleted")
+    keys.put("stays")
+    keys.machine.set_back(NOW, NOW - 86_400_000)
+    keys.now = NOW - 86_400_000 + 5000
+    assert keys.do("expire", most=500) == {"expired": 1}
+    assert keys.value("stays") == b"v"
+
+
+def test_key_that_is_kept_again_and_again_has_one_end_and_time_set_back_finds_it(keys: Keys) -> None:
+    keys.put("a", ttl_ms=5000)
+    for _ in range(1000):
+        keys.now += 1
+        keys.do("keep", key="a", created_revision=None, ttl_ms=5000)
+        assert len(keys.machine._ends) <= 103
+    keys.machine.set_back(keys.now, keys.now - 86_400_000)
+    keys.now += 5000 - 86_400_000
+    assert keys.do("expire", most=500) == {"expired": 1}
+
+
 def test_transaction_changes_all_at_one_revision_or_takes_the_other_branch(keys: Keys) -> None:
     made = keys.put("a", b"1")["revision"]
     done = keys.txn(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import hashlib
 import io
 import os
@@ -199,6 +200,26 @@ def test_snapshot_that_is_too_large_is_refused_and_leaves_nothing(
     assert os.listdir(tmp_path) == []
 
 
+def test_snapshot_of_the_largest_size_is_read_again_and_none_above_it_is_saved(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def parts() -> Iterator[bytes]:
+        return iter([bytes(100)] * 10)
+
+    SnapshotStore(tmp_path).save(META, parts())
+    size = (tmp_path / "snapshot").stat().st_size
+    monkeypatch.setattr(snapshot, "MAX_SNAPSHOT_BYTES", size)
+    store = SnapshotStore(tmp_path)
+    assert store.save(NEWER, parts())
+    assert store.size_bytes == (tmp_path / "snapshot").stat().st_size <= size
+    assert loaded(SnapshotStore(tmp_path)) == (NEWER, bytes(1000))
+    for less in (1, 31, 32):
+        monkeypatch.setattr(snapshot, "MAX_SNAPSHOT_BYTES", store.size_bytes - less)
+        with pytest.raises(InvalidInput, match="more than"):
+            store.save(NEWER, parts())
+    assert os.listdir(tmp_path) == ["snapshot"]
+
+
 def test_snapshot_file_that_is_too_long_is_refused_before_it_is_read(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -235,6 +256,15 @@ def sealed(body: bytes) -> bytes:
 def test_snapshot_of_newer_format_is_version_mismatch(tmp_path: Path) -> None:
     (tmp_path / "snapshot").write_bytes(sealed(b"cyolosnp\x03" + b"another layout"))
     with pytest.raises(VersionMismatch, match="version 3"):
+        SnapshotStore(tmp_path)
+
+
+def test_snapshot_of_a_version_that_never_was_is_refused(tmp_path: Path) -> None:
+    SnapshotStore(tmp_path).save(META, b"state")
+    path = tmp_path / "snapshot"
+    body = path.read_bytes()[:-32]
+    path.write_bytes(sealed(body[:8] + b"\0" + body[9:]))
+    with pytest.raises(StorageError, match="its header is wrong"):
         SnapshotStore(tmp_path)
 
 
@@ -543,6 +573,50 @@ def test_receiver_that_refuses_leaves_no_file(tmp_path: Path) -> None:
     with pytest.raises(InvalidInput, match="damaged on its way"):
         finish(receiver)
     assert os.listdir(tmp_path) == []
+
+
+@pytest.mark.parametrize("newer", [False, True])
+def test_receiver_that_is_over_leaves_no_file_whether_it_was_newer_or_not(
+    tmp_path: Path, newer: bool
+) -> None:
+    source, target = SnapshotStore(None), SnapshotStore(tmp_path)
+    source.save(META, b"state")
+    transfer = opened(source)
+    receiver = target.begin_receive(transfer.meta, transfer.total, transfer.digest)
+    receiver.write(0, transfer.read(0, transfer.total))
+    if not newer:
+        target.save(NEWER, b"mine")
+    assert finish(receiver) is newer
+    assert receiver._file.closed
+    assert os.listdir(tmp_path) == ["snapshot"]
+
+
+@pytest.mark.parametrize("operation", ["write", "sync"])
+def test_receiver_that_the_disk_fails_leaves_no_file(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, operation: str
+) -> None:
+    source, target = SnapshotStore(None), SnapshotStore(tmp_path)
+    source.save(META, b"state")
+    transfer = opened(source)
+    receiver = target.begin_receive(transfer.meta, transfer.total, transfer.digest)
+
+    def full(*_: object) -> int:
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    if operation == "write":
+        with open("/dev/full", "w+b", buffering=0) as full_disk:
+            receiver._file.close()
+            receiver._file = full_disk  # type: ignore[assignment]  # it is written, and nothing else
+            with pytest.raises(StorageError, match="the disk is full"):
+                receiver.write(0, b"x")
+    else:
+        receiver.write(0, transfer.read(0, transfer.total))
+        monkeypatch.setattr(snapshot._Directory, "sync", full)
+        with pytest.raises(StorageError, match="the disk is full"):
+            finish(receiver)
+    assert os.listdir(tmp_path) == []
+    with pytest.raises(InternalError):
+        receiver.write(0, b"x")
 
 
 def test_snapshot_saved_in_a_thread_while_transfers_are_read_is_never_mixed(tmp_path: Path) -> None:

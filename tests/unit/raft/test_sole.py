@@ -52,9 +52,11 @@ def test_log_is_replayed_to_its_end_and_says_what_is_certain(tmp_path: Path) -> 
 def test_log_below_a_snapshot_counts_for_nothing(tmp_path: Path) -> None:
     """A node that was stopped between a received snapshot and the cut of its log."""
     journal = journal_of(tmp_path, [*ALL, ("demote", N2)])
-    snapshots, state = SnapshotStore(tmp_path), ClusterState()
-    snapshots.save(SnapshotMeta(90, 4, ("n1", "n2"), ("n3",)), b"".join(state.begin_snapshot()()))
+    snapshots, saved, state = SnapshotStore(tmp_path), ClusterState(), ClusterState()
+    saved.counters.apply("add", {"name": "kept", "by": 7}, 1, 0)
+    snapshots.save(SnapshotMeta(90, 4, ("n1", "n2"), ("n3",)), b"".join(saved.begin_snapshot()()))
     found = replay(journal, snapshots, state)
+    assert state.counters.get("kept") == 7
     assert found.configuration.voters == {N1, N2}
     assert found.configuration.removed == {N3}
     assert (found.certain_index, found.last_index, found.last_term) == (90, 90, 4)

@@ -3,16 +3,20 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Callable
 from hashlib import sha256
 from io import BytesIO
+from typing import Any
 
 import pytest
 
 from cyoloctl import errors
 from cyoloctl.replicated.command import encode_command as new_command
 from cyoloctl.replicated.requests import TableLimits
+from cyoloctl.replicated.stream import DIGEST_BYTES, StreamReader, frame, row_frames
 from cyoloctl.state import ClusterState
 from tests.support.old_commands import encode_command
+from tests.support.results import decode_result
 from tests.support.states import head_and_tables, version_2
 from tests.unit.test_state import HOUR_MS, MINUTE_MS, add, code_of, limited
 
@@ -97,13 +101,14 @@ def test_restore_of_a_snapshot_without_a_machine_makes_that_one_empty() -> None:
     assert b"".join(other.begin_snapshot()()) == b"".join(cluster.begin_snapshot()())
 
 
-def test_restored_table_knows_what_was_forgotten_before() -> None:
+@pytest.mark.parametrize("encode", [lambda state: b"".join(state.begin_snapshot()()), version_2])
+def test_restored_table_knows_what_was_forgotten_before(encode: Callable[[ClusterState], bytes]) -> None:
     one = TableLimits(soft=1, keep_ms=0, hard=1, expiry_ms=HOUR_MS)
     cluster, again = limited(client=one), limited(client=one)
     job = new_command("counter", "add", {"name": "c", "by": 1}, request_id="job")
     cluster.apply(10, job, 9)
     cluster.apply(11, new_command("counter", "add", {"name": "c", "by": 1}, request_id="newer"), 10)
-    again.restore(b"".join(cluster.begin_snapshot()()))
+    again.restore(encode(cluster))
     assert code_of(again.apply(12, job, 9)) == "outcome_unknown"
 
 
@@ -195,6 +200,68 @@ def test_snapshot_of_which_any_byte_was_changed_is_a_storage_error_and_changes_n
     assert cluster.digest() == filled().digest()
 
 
+def _sealed_and_wrong() -> dict[str, bytes]:
+    """Snapshots of which the checksum is right: nobody made them by accident."""
+    good = b"".join(filled().begin_snapshot()())
+    reader = StreamReader(BytesIO(good))
+    version, frames = reader.take(1), [reader.frame() for _ in range(5)]
+    tables = reader.rest()[:-DIGEST_BYTES]
+    head, clients, *others = frames
+
+    def made(*parts: bytes, end: bytes = tables) -> bytes:
+        content = version + b"".join(map(frame, parts)) + end
+        return content + sha256(content).digest()
+
+    def with_rows(rows: list[Any]) -> bytes:
+        first = b"".join(row_frames([[f"n{n}", 0] for n in range(5)]))
+        assert tables.startswith(first)
+        return made(*frames, end=b"".join(row_frames(rows)) + tables[len(first) :])
+
+    assert made(*frames) == good
+    return {
+        "head no json": made(b"nope", clients, *others),
+        "machine unknown": made(
+            head.replace(b'"credentials"', b'"countes":{},"credentials"'), clients, *others
+        ),
+        "counters not in their table": made(
+            head.replace(b'"counter":{}', b'"counter":{"a":1}'), clients, *others
+        ),
+        "requests longer than they are": made(head, clients + b"\0", *others),
+        "requests of nobody": made(head, b"", *others),
+        "requests of three kinds": made(head, clients, *others[:2], end=tables),
+        "rows out of order": with_rows([["n1", 0], ["n0", 0]]),
+        "row twice": with_rows([["n1", 0], ["n1", 0]]),
+        "row of nothing": with_rows([["n1"]]),
+        "row that is none": with_rows([5]),
+        "table that has no end": made(*frames, end=tables[:-4]),
+        "table too many": made(*frames, end=tables + bytes(4)),
+    }
+
+
+@pytest.mark.parametrize("data", _sealed_and_wrong().values(), ids=_sealed_and_wrong().keys())
+def test_snapshot_that_is_sealed_and_was_never_made_is_a_storage_error_and_changes_nothing(
+    data: bytes,
+) -> None:
+    cluster = filled()
+    before = cluster.digest()
+    with pytest.raises(errors.StorageError, match="damaged"):
+        cluster.restore(data)
+    assert cluster.digest() == before
+
+
+def test_snapshot_that_is_read_changes_nothing_before_it_is_put_in_place() -> None:
+    """It is read in another thread, while commands are applied to the state that is there."""
+    cluster, told = ClusterState(), list[str]()
+    cluster.apply(1, add("mine", 77))
+    cluster.on_restore = lambda: told.append("restored")
+    before = cluster.digest()
+    commit = cluster.prepare_restore(BytesIO(b"".join(filled().begin_snapshot()())))
+    assert (cluster.digest(), told) == (before, [])
+    assert decode_result(cluster.apply(2, add("meanwhile", 1))) == {"name": "default", "value": 78}
+    commit()
+    assert (cluster.digest(), told) == (filled().digest(), ["restored"])
+
+
 def test_snapshot_of_before_machines_had_tables_gives_the_same_state() -> None:
     cluster, other = filled(), ClusterState()
     sub = {"sub": "ann", "issued_before_unix_s": 0, "until_unix_ms": HOUR_MS}
@@ -221,7 +288,8 @@ def test_snapshot_is_read_in_parts_of_any_size() -> None:
 
 
 def test_snapshot_that_was_begun_is_of_that_moment_whatever_is_applied_meanwhile() -> None:
-    cluster = filled()
+    cluster, lock = filled(), {"holder": "1" * 32, "owner": "h 1", "by": "root", "ttl_ms": 60_000}
+    cluster.locks.apply("acquire", {"name": "held", **lock}, 999, cluster.time_unix_ms)
     expected = b"".join(cluster.begin_snapshot()())
     encode = cluster.begin_snapshot()
     for number in range(50):
@@ -229,6 +297,7 @@ def test_snapshot_that_was_begun_is_of_that_moment_whatever_is_applied_meanwhile
             1000 + number,
             new_command("counter", "add", {"name": f"later{number}", "by": 1}, request_id=f"later{number}"),
         )
+    cluster.locks.apply("acquire", {"name": "later", **lock}, 2000, cluster.time_unix_ms)
     cluster.members._members.clear()
     cluster.rendezvous._records.clear()
     cluster.sessions._sids.rows.clear()

@@ -90,3 +90,64 @@ def test_frozen_table_is_read_in_another_thread_while_the_table_changes() -> Non
         number += 1
     thread.join(30)
     assert sums == [0] * 5
+
+
+def _blocks(table: Table[int]) -> list[list[str]]:
+    """The keys of each block; what the table knows of them is right."""
+    blocks = [block.keys for block in table._blocks]
+    assert table._lasts == [keys[-1] for keys in blocks]
+    assert all(len(block.keys) == len(block.values) for block in table._blocks)
+    return blocks
+
+
+def _most(table: Table[int]) -> int:
+    return max(map(len, _blocks(table)))
+
+
+@pytest.mark.parametrize("seed", range(2))
+def test_blocks_are_neither_large_nor_many_and_their_last_keys_are_known(seed: int) -> None:
+    rng = random.Random(seed)
+    keys = [f"{number:05d}" for number in range(20_000)]
+    table = Table((key, 0) for key in keys[::2])
+    for order in (keys, keys[::-1], rng.sample(keys, len(keys))):
+        for number, key in enumerate(order):
+            table.set(key, number)
+            if number % 500 == 0:
+                assert _most(table) <= 256
+        assert len(_blocks(table)) <= len(table) // 64
+        for number, key in enumerate(rng.sample(keys, 19_900)):
+            table.pop(key)
+            if number % 500 == 0:
+                assert _most(table) <= 256
+        assert len(table) == 100
+        assert len(_blocks(table)) <= 20
+
+
+def test_last_block_that_becomes_small_beside_a_full_one_keeps_its_rows() -> None:
+    """The two are too many to be put together."""
+    table: Table[int] = Table()
+    for number in range(129 + 250):
+        table.set(f"{number:04d}", number)
+    assert list(map(len, _blocks(table))) == [128, 251]
+    for number in range(120):
+        table.set(f"0000-{number:04d}", number)
+    assert list(map(len, _blocks(table))) == [248, 251]
+    for number in reversed(range(130, 379)):
+        table.pop(f"{number:04d}")
+        assert table.get(f"{number - 1:04d}") == number - 1
+        assert f"{number:04d}" not in table
+        _blocks(table)
+    assert len(table) == 130 + 120
+
+
+def test_block_that_is_joined_with_the_one_before_leaves_frozen_rows() -> None:
+    table = Table((f"{number:04d}", number) for number in range(128 + 40))
+    assert list(map(len, _blocks(table))) == [128, 40]
+    for number in range(128, 136):
+        table.pop(f"{number:04d}")
+    frozen = table.freeze()
+    rows = list(frozen)
+    table.pop("0136")
+    assert list(map(len, _blocks(table))) == [159]
+    assert list(frozen) == rows
+    assert len(rows) == 160

@@ -334,6 +334,31 @@ def test_snapshot_without_steady_ends_is_read_and_cluster_time_alone_decides(sta
     assert stamped.refused() == [None, None]
 
 
+def columns(**changed: Any) -> dict[str, Any]:
+    """Sessions of before there were tables, one row."""
+    whole = {"keys": [SID], "levels": [2], "untils": [NOW], "steady_ends": [0]}
+    return {"sids": whole | changed, "subs": {name: [] for name in whole}}
+
+
+@pytest.mark.parametrize("name", ["keys", "levels", "untils", "steady_ends"])
+@pytest.mark.parametrize("values", [[], [1, 1]])
+def test_snapshot_with_columns_of_unequal_length_is_refused(name: str, values: list[int]) -> None:
+    machine = SessionMachine()
+    machine.prepare_restore(*machine.split_whole(columns()))()
+    assert len(machine) == 1
+    if name == "keys" and values:
+        values = [OTHER, SID]  # type: ignore[list-item]  # which is what that column holds
+    with pytest.raises(ValueError, match=r"shorter|longer"):
+        machine.prepare_restore(*machine.split_whole(columns(**{name: values})))
+
+
+@pytest.mark.parametrize("name", ["keys", "levels", "untils", "steady_ends"])
+@pytest.mark.parametrize("values", [None, "A", {SID: 1}, 5])
+def test_snapshot_with_columns_that_are_no_lists_is_refused(name: str, values: Any) -> None:
+    with pytest.raises(ValueError, match="revocations are not lists"):
+        SessionMachine().split_whole(columns(**{name: values}))
+
+
 def test_many_that_end_at_once_are_forgotten_alike_where_a_snapshot_was_restored(
     stamped: Stamped, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -366,6 +391,19 @@ def test_expired_entries_leave_with_the_next_one_of_their_kind(s: Sessions) -> N
     assert [entry.value for entry in s.machine.list(None, 9)] == [OTHER, "ann"]
     s.revoke_sub(51, "bob")
     assert [entry.value for entry in s.machine.list(None, 9)] == [OTHER, "bob"]
+
+
+def test_expired_entries_leave_a_bounded_number_at_a_time(
+    s: Sessions, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """No command takes long, however many ended at once."""
+    monkeypatch.setattr(sessions, "_FORGOTTEN_AT_ONCE", 3)
+    for number in range(10):
+        s.revoke_sub(sub=f"s{number}")
+    s.now += 1000
+    for left in (7, 4, 1, 0, 0):
+        s.revoke_sub(sub="last")
+        assert len(s.machine) == left + 1
 
 
 def test_entry_whose_end_was_raised_outlives_its_first_end(s: Sessions) -> None:
@@ -422,6 +460,15 @@ def test_list_pages_by_kind_then_value(s: Sessions) -> None:
         "issued_before_unix_s": None,
         "until_unix_ms": NOW + 1000,
     }
+
+
+def test_list_after_a_session_has_every_subject_whatever_it_is_called(s: Sessions) -> None:
+    s.revoke_sid(OTHER)
+    for sub in ("0", "ann"):
+        s.revoke_sub(sub=sub)
+    assert "0" < OTHER < "ann"
+    for after in (None, ("sid", OTHER)):
+        assert [entry.value for entry in s.machine.list(after, 9)][-2:] == ["0", "ann"]
 
 
 @pytest.mark.parametrize("sub", ["a", "é" * 128, "a" * 256, " ", "\u0085", "\u202e", "e\u0301", "😀" * 64])
