@@ -18,8 +18,8 @@ class Entries:
     of: with a million objects of a class it takes half a second to walk them, and nothing else runs.
     """
 
-    def __init__(self, rows: Iterable[tuple[str, Entry]] = ()) -> None:
-        """rows: ascending by key, none twice.  Raises ValueError."""
+    def __init__(self, rows: Iterable[tuple[str, tuple[Any, ...]]] = ()) -> None:
+        """rows: entries or their fields, ascending by key, none twice.  Raises ValueError."""
         self._table: Table[tuple[Any, ...]] = Table((key, tuple(entry)) for key, entry in rows)
 
     def __len__(self) -> int:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Collection, Iterable
 from dataclasses import dataclass
 from heapq import heapify, heappop, heappush
-from itertools import chain, islice, pairwise
+from itertools import islice, pairwise
 from typing import ClassVar
 
 from cyoloctl.errors import AlreadyExists, Compacted, Conflict, FenceLost, NotFound, QuotaExceeded
@@ -36,7 +36,7 @@ from cyoloctl.kv.records import (
     key_id_of,
     with_blobs,
 )
-from cyoloctl.kv.stored import check_list, check_revision, read_change, read_entry, stored
+from cyoloctl.kv.stored import check_list, check_revision, read_change, read_fields, stored
 from cyoloctl.replicated.checks import exact, integer, json_object
 from cyoloctl.replicated.command import Malformed, Refused
 from cyoloctl.replicated.machine import NO_ROWS, Machine, Observed, Operations, Rows
@@ -567,7 +567,7 @@ class KvMachine(Observed, Machine):
         try:
             revision, first = check_revision(top["revision"]), check_revision(top["first_revision"])
             entries = Entries(
-                (check_key(row[0]), read_entry(row[1:], revision)) for row in tables.get("entries", ())
+                (check_key(row[0]), read_fields(row[1:], revision)) for row in tables.get("entries", ())
             )
             known = [read_change(each, first, revision) for each in tables.get("changes", ())]
         except Malformed:
@@ -578,16 +578,9 @@ class KvMachine(Observed, Machine):
             raise ValueError("more is forgotten than there was")
         limits = self._limits
         changes = Changes(limits.changes, limits.change_bytes, first, entries_after(entries, known))
-        size = sum(_size(key, entry.value) for key, entry in entries)
+        size, ends, sealed = _summed(entries, changes)
         if size > limits.quota or changes.is_too_much():
             raise ValueError("there are more keys, values or changes than there can be")
-        ends = [(e.expires_unix_ms, key) for key, e in entries if e.expires_unix_ms is not None]
-        heapify(ends)
-        sealed = Holdings()
-        replaced = ((e.key, e.previous) for e in changes.copy() if e.previous is not None)
-        for key, entry in chain(entries, replaced):
-            if entry.sealed:
-                sealed.put((key, entry.revision), key_id_of(entry.value))
 
         def commit() -> None:
             self._entries, self._ends, self._changes, self._sealed = entries, ends, changes, sealed
@@ -598,6 +591,24 @@ class KvMachine(Observed, Machine):
 
 def _size(key: str, value: bytes) -> int:
     return len(key.encode()) + len(value) + KEY_OVERHEAD_BYTES
+
+
+def _summed(entries: Entries, changes: Changes) -> tuple[int, list[tuple[int, str]], Holdings]:
+    """What follows from them: bytes for the quota, ends as a heap, which values keys of the ring open."""
+    size = 0
+    ends: list[tuple[int, str]] = []
+    sealed = Holdings()
+    for key, (value, revision, _, _, _, end, is_sealed) in entries.freeze():
+        size += _size(key, value)
+        if end is not None:
+            ends.append((end, key))
+        if is_sealed:
+            sealed.put((key, revision), key_id_of(value))
+    for event in changes.copy():
+        if event.previous is not None and event.previous.sealed:
+            sealed.put((event.key, event.previous.revision), key_id_of(event.previous.value))
+    heapify(ends)
+    return size, ends, sealed
 
 
 def _fence(value: object) -> tuple[str, int] | None:

@@ -8,7 +8,7 @@ from cyoloctl.kv.records import Entry, check_blob, check_key, check_ttl, check_v
 from cyoloctl.replicated.checks import integer
 from cyoloctl.replicated.command import MAX_TIME_UNIX_MS
 
-__all__ = ["check_list", "check_revision", "read_change", "read_entry", "stored"]
+__all__ = ["check_list", "check_revision", "read_change", "read_entry", "read_fields", "stored"]
 
 
 def stored(fields: tuple[Any, ...]) -> list[Any]:
@@ -27,28 +27,32 @@ def check_list(value: object) -> list[Any]:
     return value
 
 
-def read_entry(fields: object, last: int) -> Entry:
-    """An entry.  last: the latest revision that there is.  Raises ValueError, Malformed."""
+def read_fields(fields: object, last: int) -> tuple[Any, ...]:
+    """The fields of an entry, in the order of `Entry`.  last: the latest revision that there is.
+
+    Raises ValueError, Malformed.
+    """
     if type(fields) is not list or len(fields) not in (6, 7):
         raise ValueError("a value has other fields than it should")
     value, revision, created, version, ttl, end, *more = fields
     sealed = bool(more)
     if sealed and more[0] is not True:
         raise ValueError("a value is neither sealed nor not")
-    entry = Entry(
-        check_blob(value) if sealed else check_value(value),
-        check_revision(revision),
-        check_revision(created),
-        check_revision(version),
-        check_ttl(ttl),
-        None if end is None else _end(end),
-        sealed,
-    )
-    if not 1 <= entry.created_revision <= entry.revision <= last or entry.version < 1:
+    if not type(revision) is type(created) is type(version) is int:
+        raise ValueError("the revisions of a value are no numbers")
+    if not (1 <= created <= revision <= last and 1 <= version < 2**63):
         raise ValueError("the revisions of a value are wrong")
-    if (entry.ttl_ms is None) is not (entry.expires_unix_ms is None):
+    if (ttl is None) is not (end is None):
         raise ValueError("a value has an end without a time to live")
-    return entry
+    if ttl is not None:
+        check_ttl(ttl)
+        _end(end)
+    return (check_blob(value) if sealed else check_value(value)), revision, created, version, ttl, end, sealed
+
+
+def read_entry(fields: object, last: int) -> Entry:
+    """An entry.  Raises as `read_fields`."""
+    return Entry(*read_fields(fields, last))
 
 
 def read_change(fields: object, first: int, last: int) -> tuple[int, Any, str, Entry | None]:
