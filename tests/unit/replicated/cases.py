@@ -728,6 +728,8 @@ _kv = Case(
         lambda s: _row(s, "a").__setitem__(3, 9),
         lambda s: _row(s, "a").__setitem__(4, 0),
         lambda s: _row(s, "a").__setitem__(5, 5000),
+        lambda s: _row(s, "a").__setitem__(6, 5000),
+        lambda s: _row(s, "a").__setitem__(4, True),
         lambda s: _row(s, "é/c").__setitem__(6, 2**53 + 1),
         lambda s: _row(s, "s").__setitem__(1, "dg=="),
         lambda s: _row(s, "s").__setitem__(7, 1),
