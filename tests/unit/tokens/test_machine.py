@@ -449,7 +449,9 @@ def test_list_pages_by_kind_then_value(s: Sessions) -> None:
         Revocation("sub", "zoë", None, 50, NOW + 1000),
     ]
     paged: list[Revocation] = []
-    while page := s.machine.list((paged[-1].kind, paged[-1].value) if paged else None, 1):
+    while len(paged) < 9 and (
+        page := s.machine.list((paged[-1].kind, paged[-1].value) if paged else None, 1)
+    ):
         paged += page
     assert paged == everything
     assert s.machine.list(None, 0) == []
