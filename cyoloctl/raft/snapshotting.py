@@ -324,25 +324,19 @@ class Snapshotting:
         if installing is None or not installing.ready:
             return
         self._installing = None
-        node, receiver = installing.node, installing.receiver
-        try:
-            self._finish_install(installing)
-        except StorageError as error:
-            if is_shortage(error):
-                # Before anything changed: the leader sends it again.
-                self._told_of_shortage(error)
-                return
-            raise
-        except MemoryError:
-            self._told_of_shortage(None)
-        except CyoloctlError as error:
-            self._refuse(node, receiver.digest, error)
+        error = installing.error
+        if error is None:
+            self._finish_install(installing)  # whatever it raises ends the node: it may have changed half
+        elif isinstance(error, MemoryError) or is_shortage(error):
+            self._told_of_shortage(error)  # the leader sends it again
+        elif isinstance(error, StorageError):
+            raise error
+        else:
+            self._refuse(installing.node, installing.receiver.digest, error)
 
     def _finish_install(self, installing: _Installing) -> None:
         engine, journal = self._core.engine, self._core.journal
         node, receiver, meta = installing.node, installing.receiver, installing.receiver.meta
-        if installing.error is not None:
-            raise installing.error
         if installing.commit is None:
             raise InternalError("a snapshot was read without a result")
         own = journal.entry(meta.index)
@@ -370,11 +364,11 @@ class Snapshotting:
         engine.send_acknowledgement(node, next_index=meta.index + 1, success=True)
         self._core.on_change()
 
-    def _told_of_shortage(self, error: StorageError | None) -> None:
+    def _told_of_shortage(self, error: CyoloctlError | MemoryError) -> None:
         _log.warning(
             "a snapshot cannot be received now, it is tried again",
             extra={
-                "error": "no memory is left for it" if error is None else error.message,
+                "error": getattr(error, "message", None) or "no memory is left for it",
                 "_seldom": True,
             },
         )
@@ -391,7 +385,8 @@ class Snapshotting:
         heavier = journal.byte_size - self._bytes_mark
         if not (grown or heavier >= limits.compact_bytes or force):
             return
-        if self._core.clock() < self._rest_until and heavier < _MOST_WHILE_RESTING * limits.compact_bytes:
+        resting = self._core.clock() < self._rest_until
+        if resting and not force and heavier < _MOST_WHILE_RESTING * limits.compact_bytes:
             return
         entry = journal.entry(applied)
         if entry is None:

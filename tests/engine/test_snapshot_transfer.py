@@ -618,6 +618,14 @@ def test_rest_ends_when_the_log_has_grown_by_much(tmp_path: Path) -> None:
     assert len(cluster.held_saves["a"]) == 1
 
 
+def test_rest_ends_when_a_snapshot_is_asked_for(tmp_path: Path) -> None:
+    """By a disk that runs full, say."""
+    cluster = _saved(tmp_path, 2.0)
+    cluster.write("a", b"y")
+    cluster.compact("a")
+    assert len(cluster.held_saves["a"]) == 1
+
+
 def test_save_that_took_no_long_time_is_followed_by_no_rest(tmp_path: Path) -> None:
     cluster = _saved(tmp_path, 0.9)
     cluster.write("a", *[b"y%d" % n for n in range(10)])
