@@ -164,12 +164,28 @@ def load_round(
     system: System, clients: int, seconds: float, tls: tuple[str, Path, Path] | None = None
 ) -> Result:
     """One round of writes to the leader; raises BenchmarkError when any was not acknowledged."""
+    return request_round(
+        system, http_request(*system.write(COUNTER, None)), system.expect(), clients, seconds, tls
+    )
+
+
+def request_round(
+    system: System,
+    request: bytes,
+    expect: str,
+    clients: int,
+    seconds: float,
+    tls: tuple[str, Path, Path] | None = None,
+) -> Result:
+    """One round of the same request to the leader; raises BenchmarkError when any was no success.
+
+    expect: text that each answer holds.
+    """
     leader = leader_of(system)
-    path, body = system.write(COUNTER, None)
     spec = Spec(
         target=f"tcp:{leader.address}" if tls else leader.target,
-        request=base64.b64encode(http_request(path, body)).decode(),
-        expect=system.expect(),
+        request=base64.b64encode(request).decode(),
+        expect=expect,
         clients=clients,
         seconds=seconds,
         ca_pem=tls[0] if tls else "",

@@ -107,6 +107,7 @@ from tests.fuzz.mutate import MAX_BYTES, mutate
 from tests.support import old_commands
 from tests.support.joining import join_body
 from tests.support.snapshots import finish
+from tests.support.states import version_2
 
 __all__ = ["BY_NAME", "TARGETS", "Target", "example"]
 
@@ -331,6 +332,13 @@ def _snapshot_file() -> tuple[bytes, bytes]:
     return data, files.found["snapshot"]
 
 
+def _old_snapshot() -> bytes:
+    """The same machine's snapshot before machines had tables."""
+    machine = ClusterState()
+    machine.restore(_snapshot_file()[0])
+    return version_2(machine)
+
+
 def example(kind: str) -> dict[str, Any]:
     """A valid message of a type."""
     snapshot = _snapshot_file()[1]
@@ -505,7 +513,13 @@ def _result(data: bytes) -> None:
 def _machine_snapshot(data: bytes) -> None:
     """As it is, and with a right checksum, so that what is behind it is tried."""
     taken = False
-    for attempt in (data, data[:1] + sha256(data[33:]).digest() + data[33:]):
+    # Version 2 had its checksum in front.
+    resealed = (
+        data[:1] + sha256(data[33:]).digest() + data[33:]
+        if data[:1] in (b"\1", b"\2")
+        else _sealed_file(data)
+    )
+    for attempt in (data, resealed):
         machine = ClusterState()
         machine.apply(1, _commands()[0])
         before = b"".join(machine.begin_snapshot()())
@@ -515,7 +529,7 @@ def _machine_snapshot(data: bytes) -> None:
             assert b"".join(machine.begin_snapshot()()) == before
             refused: CyoloctlError = error
         else:
-            assert b"".join(machine.begin_snapshot()()) == attempt
+            assert attempt[:1] != b"\3" or b"".join(machine.begin_snapshot()()) == attempt
             taken = True
     if not taken:
         raise refused
@@ -1310,7 +1324,7 @@ TARGETS: tuple[Target, ...] = (
         "Any bytes give exactly their state, or StorageError or VersionMismatch and the state as it was.",
         (StorageError, VersionMismatch),
         _machine_snapshot,
-        lambda: [_snapshot_file()[0]],
+        lambda: [_snapshot_file()[0], _old_snapshot()],
     ),
     Target(
         "snapshot-file",
