@@ -53,6 +53,10 @@ class PeerHandler(LinkHandler, Protocol):
     async def on_call(self, name: str, body: bytes) -> bytes: ...
 
 
+_PARTING_S = 0.2
+"""How long the last words to a peer may take when the node stops."""
+
+
 class _Stream(asyncio.Protocol):
     """One connection to a peer: hands its bytes to a link, which writes to the transport itself."""
 
@@ -102,6 +106,11 @@ class _Stream(asyncio.Protocol):
             link = cast(Link, self.link)
             _log.critical("a peer's message could not be handled", extra={"peer": link.name}, exc_info=True)
             link.abort()
+
+    def abort(self) -> None:
+        """End the connection at once."""
+        if self.link is not None:
+            self.link.abort()
 
     def connection_lost(self, exc: Exception | None) -> None:
         self._streams.discard(self)
@@ -175,13 +184,24 @@ class PeerNetwork:
         self._wake()
 
     async def stop(self) -> None:
-        """End every link and task."""
+        """End every link and task; on return no connection is open.
+
+        What was written has a moment to leave: a peer that is silent must not hold the end up.
+        """
         self._ticker.stop()
         self._links.stop()
         tasks = list(self._tasks)
         for task in tasks:
             task.cancel()
         await asyncio.gather(*tasks, return_exceptions=True)
+        deadline = self._loop.time() + _PARTING_S
+        while self._streams and self._loop.time() < deadline:
+            await asyncio.sleep(0.005)
+        for stream in tuple(self._streams):
+            stream.abort()
+        deadline += _PARTING_S
+        while self._streams and self._loop.time() < deadline:
+            await asyncio.sleep(0)
 
     def set_addresses(self, addresses: Mapping[str, Sequence[str]]) -> None:
         """Set the addresses to dial: name to one or more HOST:PORT.  The own name is ignored."""
