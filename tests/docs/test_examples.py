@@ -202,8 +202,8 @@ def test_commands_of_a_page_work_from_top_to_bottom(page: str, tmp_path: Path) -
                 check=False,
             )
         finally:
-            for node in cluster.nodes.values():
-                for pid in processes_of(node.directory):  # that the page started in the background
+            for directory in filter(Path.is_dir, tmp_path.iterdir()):  # of nodes that the page makes too
+                for pid in processes_of(directory):  # that the page started in the background
                     os.kill(pid, signal.SIGKILL)
     assert ran.returncode == 0, f"{ran.stdout}\n{ran.stderr}"
 
