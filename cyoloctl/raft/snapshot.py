@@ -47,6 +47,7 @@ from cyoloctl.text import canonical_json
 
 __all__ = [
     "MAX_SNAPSHOT_BYTES",
+    "SYNCED_BYTES",
     "Files",
     "Receiver",
     "SnapshotData",
@@ -59,6 +60,9 @@ __all__ = [
 
 MAX_SNAPSHOT_BYTES = 2**33
 """The largest snapshot file, header and digest included."""
+
+SYNCED_BYTES = 4 * 2**20
+"""A large file is synced each time that so much was written: the journal's next sync waits for all of it."""
 
 FORMAT_VERSION = 2
 _WITH_TOTAL = 1
@@ -489,7 +493,7 @@ class SnapshotStore:
         current = self.meta
         if current is not None and current.index > meta.index:
             return False
-        digest, total = hashlib.sha256(), 0
+        digest, total, unsynced = hashlib.sha256(), 0, 0
         head = _encode_head(meta)
         file, temporary = self._new_file()
         try:
@@ -499,6 +503,10 @@ class SnapshotStore:
                     raise InvalidInput(f"the snapshot has more than {MAX_SNAPSHOT_BYTES} bytes")
                 digest.update(part)
                 file.write(part)
+                unsynced += len(part)
+                if unsynced >= SYNCED_BYTES:
+                    self._sync(file)
+                    unsynced = 0
             file.write(digest.digest())
             self._sync(file)
             return self._install(file, temporary, meta, total + _DIGEST_BYTES, digest.digest())

@@ -107,16 +107,16 @@ class _Stream(asyncio.Protocol):
             _log.critical("a peer's message could not be handled", extra={"peer": link.name}, exc_info=True)
             link.abort()
 
-    def abort(self) -> None:
-        """End the connection at once."""
-        if self.link is not None:
-            self.link.abort()
-
     def connection_lost(self, exc: Exception | None) -> None:
         self._streams.discard(self)
         self._left()
         if self.link is not None:
             self.link.lost(None if exc is None else _reason(exc))
+
+    def abort(self) -> None:
+        """End the connection at once."""
+        if self.link is not None:
+            self.link.abort()
 
 
 def _spoken(tls: Any) -> int:

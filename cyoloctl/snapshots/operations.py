@@ -19,6 +19,7 @@ from cyoloctl.audit import audit
 from cyoloctl.errors import NotFound, Overloaded
 from cyoloctl.model import LocalNode
 from cyoloctl.paths import file_error
+from cyoloctl.raft import SYNCED_BYTES
 from cyoloctl.replicated.proposer import Proposer
 from cyoloctl.snapshots.api import SnapshotBegun, SnapshotPart
 from cyoloctl.snapshots.file import Head
@@ -52,6 +53,9 @@ class Spooled:
             for part in parts:
                 self._file.write(part)
                 digest.update(part)
+                if (self.size + len(part)) // SYNCED_BYTES > self.size // SYNCED_BYTES:
+                    self._file.flush()
+                    os.fdatasync(self._file.fileno())
                 self.size += len(part)
             self._file.flush()
         except OSError as error:

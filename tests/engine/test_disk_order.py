@@ -14,6 +14,7 @@ import pytest
 
 from cyoloctl.errors import CyoloctlError, StorageError, VersionMismatch
 from cyoloctl.model import Source
+from cyoloctl.raft import snapshot
 from cyoloctl.raft.journal import Batch
 from cyoloctl.raft.snapshot import SnapshotData, SnapshotMeta, SnapshotStore
 from tests.support.raft_ours import OurCluster, append, lagging
@@ -209,3 +210,11 @@ def test_start_keeps_what_follows_the_entry_of_the_snapshot(tmp_path: Path) -> N
     SnapshotStore(tmp_path / "b").save(SnapshotMeta(4, 2, ("a", "b", "c"), ()), b"")
     cluster.start("b")
     assert cluster.log("b")[-1][1:] == (5, 2)
+
+
+def test_large_snapshot_is_synced_as_it_is_written(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """All at once it would be in front of the journal's next sync, which every write waits for."""
+    monkeypatch.setattr(snapshot, "SYNCED_BYTES", 100)
+    recorder = Recorder(monkeypatch)
+    SnapshotStore(tmp_path).save(SnapshotMeta(7, 2, ("a",), ()), (bytes(50) for _ in range(5)))
+    assert recorder.steps == ["sync snapshot.1.tmp", "sync snapshot.1.tmp", *SAVED]
