@@ -30,11 +30,15 @@ __all__ = [
     "InvalidInput",
     "InvitationRejected",
     "KeyMissing",
+    "MachineFailed",
+    "MachineMismatch",
+    "MachineRefused",
     "NoLeader",
     "NoRoom",
     "NotFound",
     "OutcomeUnknown",
     "Overloaded",
+    "QueryTimeout",
     "QuotaExceeded",
     "SlowDown",
     "StorageError",
@@ -162,6 +166,13 @@ class KeyMissing(Conflict):
     meaning = "the key that opens the value is not in the ring"
 
 
+class MachineRefused(Conflict):
+    """The operation or query of a machine refused, in its own words; nothing was changed."""
+
+    code = "machine_refused"
+    meaning = "the operation of a machine refused; nothing was changed"
+
+
 class InvalidInput(CyoloctlError):
     """A token, file, name, number or body is malformed; nothing was changed."""
 
@@ -211,6 +222,15 @@ class InternalError(CyoloctlError):
     exit_status = 70
     http_status = 500
     meaning = "internal error: a bug"
+
+
+class MachineFailed(CyoloctlError):
+    """The code of a machine raised, or gave what is no answer; nothing was changed, on any node."""
+
+    code = "machine_failed"
+    exit_status = 70
+    http_status = 500
+    meaning = "the code of a machine failed, nothing was changed; the node's log says why"
 
 
 class StorageError(CyoloctlError):
@@ -275,6 +295,13 @@ class VersionMismatch(CyoloctlError):
     exit_status = 76
     http_status = 505
     meaning = "version mismatch"
+
+
+class MachineMismatch(VersionMismatch):
+    """A node has not the code of a machine that the cluster runs."""
+
+    code = "machine_mismatch"
+    meaning = "this node has not the code of a machine that the cluster runs"
 
 
 class AccessDenied(CyoloctlError):
@@ -342,6 +369,13 @@ class ClientTimeout(Unavailable):
 
     code = "timeout"
     meaning = "timed out, nothing was applied, safe to retry"
+
+
+class QueryTimeout(ClientTimeout):
+    """A query of a machine ran longer than it may, and was ended."""
+
+    code = "query_timeout"
+    meaning = "the query of a machine ran too long and was ended"
 
 
 class Interrupted(CyoloctlError):

@@ -52,7 +52,7 @@ applied as that release did.
 from __future__ import annotations
 
 import struct
-from collections.abc import Callable, Collection, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from contextlib import suppress
 from dataclasses import dataclass, field
 from hashlib import sha256
@@ -67,6 +67,8 @@ from cyoloctl.keys.machine import KeyMachine
 from cyoloctl.keys.records import KeyLimits
 from cyoloctl.kv.machine import KvLimits, KvMachine
 from cyoloctl.locks.machine import LockLimits, LockMachine
+from cyoloctl.machines.code import Code
+from cyoloctl.machines.machine import MachineLimits, UserMachines
 from cyoloctl.members.levels import LevelMachine
 from cyoloctl.members.machine import MemberMachine
 from cyoloctl.members.presence import PresenceMachine
@@ -124,6 +126,7 @@ class StateLimits:
     keys: KeyLimits = field(default_factory=KeyLimits)
     rendezvous: RendezvousLimits = field(default_factory=RendezvousLimits)
     kv: KvLimits = field(default_factory=KvLimits)
+    machines: MachineLimits = field(default_factory=MachineLimits)
 
 
 _LIMITS = StateLimits()
@@ -133,13 +136,15 @@ class ClusterState:
     """All machines, the replicated time and the remembered requests.
 
     counters, locks, members, authorities, credentials, keys, sessions, rendezvous, kv,
-    clock, history, levels: the machines, to read; they stay the same objects.
+    machines, clock, history, levels: the machines, to read; they stay the same objects.
     on_restore: called after ``restore`` replaced the state, for observers
     that wait on changes.  Not replicated; what it raises is dropped.
 
     limits: for tests and the simulation.  Nodes of one cluster must all have the same.
     lacking: by machine, the operations that are unknown, as they are to an earlier release; for tests.
     release: the one that runs here.
+    codes: of the machines that users wrote, as this node has them; None for whoever applies no command to
+    them, and takes any snapshot.
     """
 
     def __init__(
@@ -148,6 +153,7 @@ class ClusterState:
         limits: StateLimits = _LIMITS,
         lacking: Mapping[str, Collection[str]] = _NOTHING,
         release: Release = THIS,
+        codes: Iterable[Code] | None = None,
     ) -> None:
         self._machines: dict[str, Machine] = {}
         self.counters = self._add(CounterMachine())
@@ -168,6 +174,7 @@ class ClusterState:
         self.clock = self._add(ClockMachine())
         self.history = self._add(HistoryMachine())
         self.levels = self._add(LevelMachine(self.members, release))
+        self.machines = self._add(UserMachines(self.members, codes, limits.machines))
         self._add(AnswerMachine())
         for name, operations in lacking.items():
             self._machines[name].forgo(operations)
@@ -357,6 +364,7 @@ class ClusterState:
             fresh = empty._machines[machine.NAME].export_state()
             machine.prepare_restore({**fresh, "policy": policy} if machine is self.keys else fresh)()
         self.levels.forget_members()
+        self.machines.forget_members()
         self._tell_restored()
 
     def _tell_restored(self) -> None:
@@ -469,8 +477,8 @@ class ClusterState:
         wrote it, becomes empty.
 
         Raises VersionMismatch for another version, or a level that this
-        release does not understand, StorageError for bytes
-        that ``begin_snapshot`` did not make.
+        release does not understand, MachineMismatch where this node lacks the
+        code of a machine, StorageError for bytes that ``begin_snapshot`` did not make.
         """
         try:
             reader = StreamReader(source)
@@ -501,6 +509,7 @@ class ClusterState:
         if type(states) is not dict:
             raise ValueError("it has unknown state machines")
         self.levels.refuse_newer(states.get(LevelMachine.NAME))
+        self.machines.refuse_other_code(states.get(UserMachines.NAME))
         machines = {name: machine for name, machine in self._machines.items() if not machine.STATELESS}
         if not states.keys() <= machines.keys():
             raise ValueError("it has unknown state machines")

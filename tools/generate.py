@@ -103,6 +103,7 @@ _SOURCES: dict[tuple[str, ...], str] = {
     ("counter", "NAME"): "counter",
     ("lock", "NAME"): "lock",
     ("kv", "KEY"): "kv",
+    ("machine", "NAME"): "machine",
     ("key", "KID"): "key",
     ("credentials", "NAME"): "credentials",
 }

@@ -119,6 +119,20 @@ EXAMPLES: dict[str, tuple[str, ...]] = {
     "counter list": ("cyoloctl counter list",),
     "counter reset": ("cyoloctl counter reset orders --yes",),
     "counter watch": ("cyoloctl counter watch orders", "cyoloctl counter watch orders -o json"),
+    "machine": ("cyoloctl machine list", """cyoloctl machine apply hits add '{"page": "/index"}'"""),
+    "machine apply": (
+        """cyoloctl machine apply hits add '{"page": "/index"}'""",
+        "cyoloctl machine apply hits add - --request-id visit-17 < visit.json",
+    ),
+    "machine query": (
+        """cyoloctl machine query hits of '{"page": "/index"}'""",
+        """cyoloctl machine query hits of '{"page": "/index"}' --stale""",
+    ),
+    "machine list": ("cyoloctl machine list", "cyoloctl machine list -o json"),
+    "machine check": (
+        "cyoloctl machine check hits:Hits",
+        "cyoloctl machine check hits:Hits --seeds 0:100",
+    ),
     "lock": ("cyoloctl lock run nightly -- /usr/local/bin/backup", "cyoloctl lock list"),
     "lock run": (
         "cyoloctl lock run nightly -- /usr/local/bin/backup --full",

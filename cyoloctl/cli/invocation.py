@@ -60,6 +60,7 @@ __all__ = [
     "parse_duration_s",
     "parse_int64",
     "parse_seconds",
+    "parse_seeds",
     "read_input",
     "read_secret",
     "secret_file",
@@ -72,6 +73,7 @@ _SECRET_LIMIT_BYTES = 64 * 1024
 
 _TIMEOUT_MIN_S = 0.1
 _TIMEOUT_MAX_S = 300.0
+_MAX_SEED = 2**63
 
 OutputOption = Annotated[
     str | None,
@@ -391,6 +393,14 @@ def parse_int64(text: str, what: str, minimum: int = INT64_MIN, maximum: int = I
     if re.fullmatch(r"[+-]?[0-9]{1,30}", text, re.ASCII) and minimum <= int(text) <= maximum:
         return int(text)
     raise InvalidInput(f"{what} is {text[:80]!r}: use a whole number from {minimum} to {maximum}")
+
+
+def parse_seeds(text: str) -> range:
+    """The seeds of A:B, A to B-1.  Raises InvalidInput."""
+    match = re.fullmatch(r"([0-9]{1,19}):([0-9]{1,19})", text, re.ASCII)
+    if match is None or not int(match[1]) < int(match[2]) <= _MAX_SEED:
+        raise InvalidInput(f"--seeds is {text[:80]!r}: use A:B with A below B, for A to B-1")
+    return range(int(match[1]), int(match[2]))
 
 
 def parse_command(text: str, option: str) -> list[str]:

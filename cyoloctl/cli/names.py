@@ -29,6 +29,7 @@ SOURCES: dict[str, tuple[str, str, str]] = {
     "counter": ("/v1/counters?limit=1000", "counters", "name"),
     "lock": ("/v1/locks?limit=1000", "locks", "name"),
     "kv": ("/v1/kv/list?limit=1000&values=without", "entries", "key"),
+    "machine": ("/v1/machines", "machines", "name"),
     "key": ("/v1/keys", "keys", "key_id"),
     "credentials": ("/v1/credentials", "credentials", "name"),
 }

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import os
-import re
 import time
 from collections import Counter
 from collections.abc import Callable, Generator
@@ -13,26 +12,18 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from cyoloctl.cli import output
-from cyoloctl.cli.invocation import Invocation, command, parse_int64
+from cyoloctl.cli.invocation import Invocation, command, parse_int64, parse_seeds
 from cyoloctl.cli.output import Cell, Column
-from cyoloctl.errors import Conflict, Interrupted, InvalidInput, UsageError
+from cyoloctl.errors import Conflict, Interrupted, UsageError
 
 if TYPE_CHECKING:
     from cyoloctl.sim import Report, Violation
 
 __all__ = ["COMMANDS"]
 
-_MAX_SEED = 2**63
 _MAX_NODES = 9
 _MAX_JOBS = 1024
 _SHOWN_TRACES = 3
-
-
-def _seeds(text: str) -> range:
-    match = re.fullmatch(r"([0-9]{1,19}):([0-9]{1,19})", text, re.ASCII)
-    if match is None or not int(match[1]) < int(match[2]) <= _MAX_SEED:
-        raise InvalidInput(f"--seeds is {text[:80]!r}: use A:B with A below B, for A to B-1")
-    return range(int(match[1]), int(match[2]))
 
 
 def _faults(text: str, usual: tuple[str, ...], opt_in: tuple[str, ...]) -> tuple[str, ...]:
@@ -176,7 +167,7 @@ def sim(
     gives the same run.  Needs no node and writes no file.  Exits 4 when a run
     broke an invariant, and shows a trace and the command that repeats the run.
     """
-    wanted = _seeds(seeds)
+    wanted = parse_seeds(seeds)
     voters = None if nodes is None else parse_int64(nodes, "--nodes", 1, _MAX_NODES)
     processes = (os.cpu_count() or 1) if jobs is None else parse_int64(jobs, "--jobs", 1, _MAX_JOBS)
     from cyoloctl.sim import FAULTS, OPT_IN, replay_command, run_seeds

@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from cyoloctl.keys.api import HasKeys
     from cyoloctl.kv.api import HasKv
     from cyoloctl.locks.api import HasLocks
+    from cyoloctl.machines.api import HasMachines
     from cyoloctl.members.api import HasMembers
     from cyoloctl.rendezvous.api import HasRendezvous
     from cyoloctl.routing.api import HasRouting
@@ -32,6 +33,7 @@ if TYPE_CHECKING:
         HasCounters,
         HasLocks,
         HasKv,
+        HasMachines,
         HasMembers,
         HasTokens,
         HasKeys,
@@ -65,6 +67,9 @@ def _subjects() -> Iterator[tuple[Route[Node], ...]]:
     from cyoloctl.locks import api as locks
 
     yield locks.ROUTES
+    from cyoloctl.machines import api as machines
+
+    yield machines.ROUTES
     from cyoloctl.tokens import api as tokens
 
     yield tokens.ROUTES

@@ -19,6 +19,7 @@ from typing import Any, Literal, cast
 import yaml
 
 from cyoloctl.errors import ConfigError, InvalidInput, VersionMismatch
+from cyoloctl.machines.names import parse_target
 from cyoloctl.model import (
     Address,
     ClusterId,
@@ -92,6 +93,7 @@ class Config:
     saves by itself; None: none.  witness: whether it votes without holding
     any key; the cluster knows, and this says so before the log is here.
     offline_ca: whether the key of the CA is with the operator and on no member.
+    machines: the classes of machines that users wrote, MODULE:CLASS.
     """
 
     name: NodeName
@@ -107,6 +109,7 @@ class Config:
     snapshots: SnapshotPolicy | None = None
     witness: bool = False
     offline_ca: bool = False
+    machines: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
         others = {name: address for name, address in self.peers.items() if name != self.name}
@@ -202,7 +205,7 @@ peers:{peers or " {}"}
 log:
   format: {config.log.format}
   level: {config.log.level}
-{_dump_witness(config.witness)}{_dump_offline_ca(config.offline_ca)}{_dump_socket_group(config.socket_group)}{_dump_gateway(config.gateway)}{_dump_snapshots(config.snapshots)}"""
+{_dump_witness(config.witness)}{_dump_offline_ca(config.offline_ca)}{_dump_socket_group(config.socket_group)}{_dump_gateway(config.gateway)}{_dump_machines(config.machines)}{_dump_snapshots(config.snapshots)}"""
 
 
 def _dump_witness(witness: bool) -> str:
@@ -229,6 +232,16 @@ def _dump_socket_group(group: str | None) -> str:
     return f"""
 # The group of this machine that may use gateway.sock, with the role of a gateway.
 socket_group: {json.dumps(group)}
+"""
+
+
+def _dump_machines(machines: tuple[str, ...]) -> str:
+    if not machines:
+        return ""
+    listed = ", ".join(json.dumps(each) for each in machines)
+    return f"""
+# The machines of your own, MODULE:CLASS, from the directory machines here or as installed.
+machines: [{listed}]
 """
 
 
@@ -418,6 +431,7 @@ class _Fields:
             "snapshots",
             "witness",
             "offline_ca",
+            "machines",
         )
         cluster = _Fields(self._where, self._at, self._required("cluster"), "'cluster'")
         cluster._only("id", "name")
@@ -448,6 +462,7 @@ class _Fields:
             snapshots=self._fields("snapshots")._snapshots() if "snapshots" in self._values else None,
             witness=witness,
             offline_ca=self._flag("offline_ca", False),
+            machines=self._texts("machines", parse_target, ()),
         )
 
     def _snapshots(self) -> SnapshotPolicy:

@@ -35,6 +35,8 @@ from cyoloctl.errors import (
 from cyoloctl.gateway.server import Gateway, tls_context
 from cyoloctl.gateway.settings import GatewaySettings
 from cyoloctl.gateway.settings import Limits as GatewayLimits
+from cyoloctl.machines.code import Code
+from cyoloctl.machines.loading import load_machines
 from cyoloctl.model import Address, NodeName, RaftId, parse_address, parse_name
 from cyoloctl.node import logs
 from cyoloctl.node.config import CONFIG_NAME, KNOWN_PEERS, Config, load_config
@@ -141,6 +143,7 @@ class Node:
     def __init__(self, data_dir: Path, config: Config) -> None:
         self._data_dir = data_dir
         self._config = config
+        self._codes: tuple[Code, ...] = ()
         self._stop_requested = asyncio.Event()
         self._failure: CyoloctlError | None = None
         self._listener: Listener | None = None
@@ -171,6 +174,7 @@ class Node:
         self._gateway_tls = self._gateway_context()
         self._descriptors = raise_descriptor_limit()
         make_private_directory(self._data_dir)
+        self._codes = load_machines(config.machines, self._data_dir)
         boot = os.urandom(8).hex()
         # What was in memory is gone: the node comes back as somebody new to Raft.
         raft_id = RaftId(config.name if config.storage == "disk" else f"{config.name}~{boot}")
@@ -223,7 +227,7 @@ class Node:
     ) -> None:
         """Make the engine, the service on it and the server of its API, and tell them of each other."""
         config = self._config
-        machine = ClusterState()
+        machine = ClusterState(codes=self._codes)
         boots = count_start(journal) if config.storage == "disk" else 0
         self._engine = Engine(
             PeerIdentity(

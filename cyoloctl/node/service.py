@@ -21,6 +21,7 @@ from cyoloctl.gateway.adapter import GatewayAdapter
 from cyoloctl.keys.operations import KeyOperations
 from cyoloctl.kv.operations import KvOperations
 from cyoloctl.locks.operations import LockOperations
+from cyoloctl.machines.operations import MachineOperations
 from cyoloctl.members.addresses import Addresses
 from cyoloctl.members.api import Problem
 from cyoloctl.members.granting import GrantOperations
@@ -116,6 +117,7 @@ class Service:
             credentials=self.credentials,
             keys=self.keys,
             kv=self.kv,
+            machines=self.machines,
             raft_id=raft_id,
             process=process,
             problems=lambda: self.member_status.status()["problems"],
@@ -223,8 +225,9 @@ class Service:
         )
 
     def _assemble_sessions(self) -> None:
-        """Tokens, rendezvous, routes, and the gateway to them."""
+        """Tokens, rendezvous, routes and the gateway to them, and the machines that users wrote."""
         proposer, config, state = self._proposer, self._config, self._state
+        self.machines = MachineOperations(proposer, state.machines, state.members, name=str(config.name))
         self.tokens = TokenOperations(proposer, state.sessions, self.keys)
         self.routing = RoutingOperations(proposer, config, state.members)
         self.rendezvous = RendezvousOperations(

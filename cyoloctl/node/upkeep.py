@@ -12,6 +12,7 @@ from cyoloctl.credentials.operations import CredentialOperations
 from cyoloctl.errors import CyoloctlError
 from cyoloctl.keys.operations import KeyOperations
 from cyoloctl.kv.operations import KvOperations
+from cyoloctl.machines.operations import MachineOperations
 from cyoloctl.members.addresses import Addresses
 from cyoloctl.members.api import Problem
 from cyoloctl.members.duties import (
@@ -65,6 +66,7 @@ class Upkeep:
         credentials: CredentialOperations,
         keys: KeyOperations,
         kv: KvOperations,
+        machines: MachineOperations,
         raft_id: RaftId,
         process: tuple[int, str],
         problems: Callable[[], Iterable[Problem]],
@@ -82,6 +84,7 @@ class Upkeep:
         self._credentials = credentials
         self._keys = keys
         self._kv = kv
+        self._machines = machines
         self._raft_id = raft_id
         self._process = process
         self._problems = problems
@@ -114,6 +117,8 @@ class Upkeep:
                     pause = 0.05
                 if self._engine.leader() is not None and await self._keys.maintain():
                     pause = 0.05
+                if self._engine.leader() is not None and await self._machines.maintain():
+                    pause = 0.2
             except CyoloctlError as error:
                 _log.debug("upkeep", extra={"code": error.code, "reason": error.message})
                 pause = 0.2

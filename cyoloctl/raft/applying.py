@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 
-from cyoloctl.errors import InternalError, VersionMismatch
+from cyoloctl.errors import InternalError, MachineMismatch, VersionMismatch
 from cyoloctl.raft.batch import decode_batch, stamp_of
 from cyoloctl.raft.machine import StateMachine
 
@@ -26,6 +26,8 @@ def apply_commands(machine: StateMachine, index: int, command: bytes) -> list[by
     for item, after in decode_batch(command):
         try:
             results.append(machine.apply(index, item, after))
+        except MachineMismatch:
+            raise  # another release would not help
         except VersionMismatch as error:
             # Answering would be an answer that the other nodes do not give.
             raise VersionMismatch(

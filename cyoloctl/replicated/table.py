@@ -185,6 +185,14 @@ class Table(Generic[_V]):
         self._age += 1
         return Frozen(self._blocks.copy(), self._length)
 
+    def copy(self) -> Table[_V]:
+        """Another table of the same rows: neither sees the other's changes.  Costs what `freeze` does."""
+        frozen = self.freeze()
+        copy: Table[_V] = Table()
+        copy._age, copy._length = self._age, self._length
+        copy._blocks, copy._lasts = frozen._blocks, self._lasts.copy()
+        return copy
+
     def _own(self, at: int) -> _Block[_V]:
         """The block, copied first where a frozen table may have it too."""
         block = self._blocks[at]

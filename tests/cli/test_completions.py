@@ -341,7 +341,8 @@ def test_every_argument_with_a_name_of_the_cluster_has_its_source() -> None:
         "route which", "route resolve", "route share", "route unshare",
         "rendezvous claim", "rendezvous approve", "rendezvous deny", "rendezvous cancel",
         "rendezvous wait", "rendezvous show", "rendezvous policy",
-        "kv list", "kv watch", "token inspect", "token update", "token refresh", "token revoke",
+        "kv list", "kv watch", "machine check",
+        "token inspect", "token update", "token refresh", "token revoke",
     }  # fmt: skip
     without = {
         " ".join(command.path[1:])

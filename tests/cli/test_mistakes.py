@@ -35,6 +35,7 @@ WORDS = {
     "ID|USER_CODE": "BCDF-GHJK",
     "FILE": "/nonexistent/file",
     "FILE|-": "/nonexistent/file",
+    "MODULE:CLASS": "hits:Hits",
 }
 
 OWN_DIRECTORY = {"demo"}

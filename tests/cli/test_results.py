@@ -197,6 +197,7 @@ READERS = {
     "credentials list", "credentials show", "credentials request",
     "key list", "key status", "key export", "key identity",
     "kv get", "kv list", "kv watch", "lock list", "lock show",
+    "machine list", "machine query", "machine check",
     "lock run",  # a holder of its own for each process, who asks again until it knows
     "member list", "member show", "member invitations",
     "pki status",

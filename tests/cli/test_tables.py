@@ -65,6 +65,13 @@ REVOCATIONS = [
 ] + [
     {"kind": "sid", "value": "A" * 22, "minimum_gen": 2**31, "issued_before": None, "expires_at": TIME}
 ]  # fmt: skip
+MACHINES = [
+    {
+        "name": name, "version": 1_000_000, "digest": "e" * 64, "state": "waiting", "rows": 2**40,
+        "lacking": list(NAMES), "operations": ["add", "take_back"], "queries": ["top"],
+    }
+    for name in NAMES
+]  # fmt: skip
 CREDENTIALS = [
     {
         "name": name, "role": "operator", "key_hash": HASHES[0], "created_at": TIME,
@@ -172,6 +179,7 @@ CASES: list[tuple[str, dict[tuple[str, str], Any], list[str]]] = [
         get("/v1/kv/list", {"entries": ENTRIES, "next": None, "revision": 2**40}),
         [*(entry["key"] for entry in ENTRIES), str(2**40)],
     ),
+    ("machine list", get("/v1/machines", {"machines": MACHINES}), [*NAMES, "e" * 16]),
     (
         "counter list",
         get("/v1/counters", {"counters": ALL_COUNTERS, "next": None}),

@@ -14,7 +14,7 @@ import pytest
 from cyoloctl.control import table
 from cyoloctl.pki.join_token import decode_token
 from cyoloctl.pki.requests import make_credential_request
-from tests.support.cluster import Cluster, Node, wait_until
+from tests.support.cluster import MACHINES, Cluster, Node, wait_until
 from tests.support.connections import http_exchange, tls_connect, unix_connect
 from tests.support.joining import join_body
 from tests.support.openapi import answer_schema, assert_valid
@@ -31,10 +31,19 @@ class Asker:
         self.answered: set[str] = set()
 
     def __call__(
-        self, operation: str, name: str = "x", /, *, query: str = "", status: int = 200, **body: Any
+        self,
+        operation: str,
+        name: str = "x",
+        /,
+        *,
+        query: str = "",
+        status: int = 200,
+        given: dict[str, Any] | None = None,
+        **body: Any,
     ) -> dict[str, Any]:
+        """given: the body, where a field of it is called as one of these."""
         route, path = table.path_for(operation, name)
-        data = json.dumps(body).encode() if route.body else None
+        data = json.dumps(given or body).encode() if route.body else None
         if "timeout_s" not in query:  # a busy machine needs more than the default
             query += "&timeout_s=30" if query else "timeout_s=30"
         answered, answer = http_exchange(self.connect(), route.method, f"{path}?{query}", data)
@@ -119,6 +128,17 @@ def _keys_and_values(ask: Asker) -> None:
     assert ask("kv_get", query="key=s")["sealed"] is True
     assert ask("kv_put", key="s", value="x", sealed=False)["sealed"] is False
     assert ask("kv_delete_prefix", prefix="")["deleted"] == 3
+
+
+def _machines(ask: Asker) -> None:
+    ask.node.wait_machine()
+    ask("machine_list")
+    ask("machine_apply", "hits", operation="add", arguments={"page": "/a"}, request_id="job-20")
+    ask("machine_apply", "hits", operation="add", arguments={"page": "/a", "by": 0}, status=409)
+    ask("machine_apply", "hits", operation="add", arguments={"page": 0.5}, status=422)
+    ask("machine_apply", "hits", operation="sub", status=404)
+    assert ask("machine_query", "hits", given={"query": "of", "arguments": {"page": "/a"}})["answer"] == 1
+    ask("machine_query", "none", given={"query": "of"}, status=404)
 
 
 def _tokens(ask: Asker) -> None:
@@ -243,8 +263,12 @@ def _credentials(ask: Asker, tmp_path: Path) -> None:
 
 def test_every_answer_is_as_the_document_says_and_has_no_other_field(tmp_path: Path) -> None:
     with Cluster(tmp_path) as cluster:
-        ask = Asker(cluster.init("n1"))
+        node = cluster.init("n1")
+        node.give_machine("hits:Hits", MACHINES / "hits.py").terminate()
+        node.start()
+        ask = Asker(node)
         ask("health")
+        _machines(ask)
         _counters(ask)
         _locks(ask)
         _keys_and_values(ask)

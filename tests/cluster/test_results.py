@@ -16,7 +16,7 @@ from cyoloctl.model import Address
 from cyoloctl.pki.join_token import decode_token
 from cyoloctl.pki.requests import encode_request, make_request, sign_request
 from cyoloctl.text import Json
-from tests.support.cluster import LIMIT_S, Cluster, Node, assert_refused, environment, wait_until
+from tests.support.cluster import LIMIT_S, MACHINES, Cluster, Node, assert_refused, environment, wait_until
 from tests.support.tokens import call, wait_keys
 
 pytestmark = pytest.mark.cluster
@@ -173,6 +173,7 @@ def _writes(cluster: Cluster) -> dict[str, tuple[str, str, Json]]:
         "txn": ("kv_txn", "", {"then": [{"op": "put", "key": "p/1", "value": "v"}]}),
         "prefix": ("kv_delete_prefix", "", {"prefix": "p/"}),
         "delete": ("kv_delete", "", {"key": "k"}),
+        "own": ("machine_apply", "hits", {"operation": "add", "arguments": {"page": "/a"}}),
         "break": ("lock_break", "taken", {}),
     }
 
@@ -194,8 +195,14 @@ def _told(operation: str, answer: Json) -> Json:
 
 
 def test_every_write_repeated_under_its_request_id_is_told_the_first_answer_whoever_died_since(
-    cluster: Cluster,
+    stopped: Cluster,
 ) -> None:
+    cluster = stopped
+    for node in cluster.nodes.values():
+        node.give_machine("hits:Hits", MACHINES / "hits.py")
+    cluster.start_all()
+    cluster.wait_healthy()
+    cluster["n1"].wait_machine()
     writes = _writes(cluster)
     operations = {operation for operation, _, _ in writes.values()}
 

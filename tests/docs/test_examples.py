@@ -28,7 +28,7 @@ from cyoloctl.keys.keyring import Key, Keyring, KeyState
 from cyoloctl.node import config, create, inspection
 from tests.cli.harness import processes_of
 from tests.docs.reading import GENERATED, ROOT, Block, blocks, pages
-from tests.support.cluster import Cluster, Node, environment, free_port, wait_until
+from tests.support.cluster import MACHINES, Cluster, Node, environment, free_port, wait_until
 
 KINDS = {"bash", "yaml", "python", "py", "json", "output", "message", "text"}
 LIMIT_S = 400
@@ -136,10 +136,19 @@ def locks(cluster: Cluster, work: Path) -> dict[str, str]:
     return {"/usr/local/bin/backup": "true"}
 
 
+def machines(cluster: Cluster, work: Path) -> dict[str, str]:
+    shutil.copy(MACHINES / "hits.py", work)
+    cluster["n1"].give_machine("hits:Hits", MACHINES / "hits.py").terminate()
+    cluster["n1"].start()
+    cluster["n1"].wait_machine()
+    return {}
+
+
 WORLDS = {
     "docs/api.md": World(prepare=api),
     "docs/correctness.md": World(voters=0, prepare=correctness),
     "docs/kv.md": World(),
+    "docs/machines.md": World(prepare=machines),
     "docs/locks.md": World(prepare=locks),
     "docs/operating.md": World(voters=4, allowed="0|4", prepare=operating),
     "docs/rendezvous.md": World(prepare=rendezvous),
@@ -226,12 +235,18 @@ def test_yaml_of_a_page_is_a_part_of_node_yaml(block: Block, plain: Node) -> Non
     path = plain.directory / "node.yaml"
     before = path.read_text("utf-8")
     whole = yaml.safe_load(before)
-    whole["gateway"] |= yaml.safe_load(block.text)["gateway"]
+    for name, part in yaml.safe_load(block.text).items():
+        whole[name] = {**whole[name], **part} if type(part) is dict else part
     path.write_text(json.dumps(whole), "utf-8")
     try:
         config.load_config(path)
     finally:
         path.write_text(before, "utf-8")
+
+
+def test_python_of_the_page_of_machines_is_the_example_that_runs() -> None:
+    [example] = [block for block in blocks("docs/machines.md") if block.info == "python"]
+    assert (MACHINES / "hits.py").read_text("utf-8").endswith(f"\n\n{example.text}")
 
 
 def test_python_of_the_tokens_page_works_as_it_stands() -> None:

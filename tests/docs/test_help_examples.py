@@ -9,6 +9,7 @@ import io
 import json
 import os
 import shlex
+import shutil
 import signal
 import sys
 from collections.abc import Iterator
@@ -22,7 +23,7 @@ from cyoloctl.cli import main
 from cyoloctl.cli.examples import EXAMPLES
 from cyoloctl.node import create, inspection
 from tests.cli.harness import processes_of
-from tests.support.cluster import Cluster, free_port, wait_until
+from tests.support.cluster import MACHINES, Cluster, free_port, wait_until
 from tools import generate
 
 #: Not run here, and why.
@@ -49,6 +50,7 @@ ORDER = """
     incr,
     counter decr, counter get, counter list, counter watch, counter reset, counter, lock run,
     lock list, lock show, lock release, lock, kv put, kv get, kv list,
+    machine check, machine list, machine apply, machine query, machine,
     kv watch, kv keep, kv txn, kv delete, kv, key generate, key
     promote, key rotate, key list, key status, key disable, key enable, key export, key import, key rewrap,
     key policy, key identity, key destroy, key, token mint, token inspect, token update, token refresh,
@@ -66,6 +68,7 @@ ORDER = """
 class World:
     """The nodes and files that the examples take for granted.
 
+    own: a cluster of one node with a machine of a user's.
     words: what stands for the words of the examples.  done: lines that ran.
     """
 
@@ -73,12 +76,15 @@ class World:
     work: Path
     capture: pytest.CaptureFixture[str]
     words: dict[str, str]
+    own: Cluster
     done: set[str] = field(default_factory=set)
 
     def directory(self, line: str) -> Path:
         """The data directory of an example."""
         if line.startswith("cyoloctl cluster init"):
             return self.work / str(len(list(self.work.iterdir())))
+        if line.startswith("cyoloctl machine"):
+            return self.own["n1"].directory
         if line.startswith("cyoloctl cluster recover"):
             return self.work / "survivor"
         if line.startswith(("cyoloctl node request", "cyoloctl node accept")):
@@ -239,13 +245,19 @@ def test_examples_of_help_work_and_print_one_object_as_json(
     monkeypatch.setenv("CYOLOCTL_DATA_DIR", "")
     monkeypatch.setenv("CYOLOCTL_OUTPUT", "")
     (work / "phrase").write_text("a passphrase that is long")
-    with Cluster(tmp_path) as cluster:
+    (tmp_path / "own").mkdir()
+    shutil.copy(MACHINES / "hits.py", work)
+    (work / "visit.json").write_text('{"page": "/index", "by": 2}')
+    with Cluster(tmp_path) as cluster, Cluster(tmp_path / "own") as own:
+        own.init("n1").give_machine("hits:Hits", MACHINES / "hits.py").terminate()
+        own["n1"].start()
+        own["n1"].wait_machine()
         cluster.init("n1", "--gateway", f"127.0.0.1:{free_port()}")
         for name in ("n2", "n3"):
             cluster.join(name, through="n1")
         cluster.wait_settled(voters=3)
         words = {"0:500": "0:1"} | {f"10.0.0.{n}:7700": f"127.0.0.1:{free_port()}" for n in (4, 5)}
-        world = World(cluster, work, capsys, words)
+        world = World(cluster, work, capsys, words, own)
         try:
             run_all(world)
         finally:

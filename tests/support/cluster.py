@@ -60,6 +60,10 @@ _T = TypeVar("_T")
 RETRIED = (Unavailable, Unreachable, OutcomeUnknown)
 
 
+MACHINES = Path(__file__).resolve().parents[2] / "examples" / "machines"
+"""The examples of machines that users write."""
+
+
 def environment(**changes: str) -> dict[str, str]:
     """The environment of a node or command: ours, without any CYOLOCTL_*."""
     kept = {name: value for name, value in os.environ.items() if not name.startswith("CYOLOCTL_")}
@@ -214,6 +218,23 @@ class Node:
         value = json.loads(result.stdout)
         assert type(value) is dict
         return value
+
+    def give_machine(self, target: str, source: Path) -> Node:
+        """Run a machine of a user's, from the next start on."""
+        (self.directory / "machines").mkdir(exist_ok=True)
+        shutil.copy(source, self.directory / "machines")
+        path = self.directory / "node.yaml"
+        path.write_text(f"{path.read_text('utf-8')}machines: [{target}]\n", "utf-8")
+        return self
+
+    def wait_machine(self, version: int = 1) -> None:
+        """Wait until a machine of this version is in force, and nothing waits for members."""
+
+        def there() -> bool:
+            found = self.client().call("machine_list")["machines"]
+            return [(each["state"], each["version"]) for each in found] == [("in_force", version)]
+
+        wait_until("the machine in force", there)
 
     def launch(self) -> None:
         """Start the process; does not wait."""

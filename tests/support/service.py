@@ -28,6 +28,7 @@ from cyoloctl.errors import CounterOverflow, CyoloctlError, InvitationRejected, 
 from cyoloctl.keys.api import KeyApi
 from cyoloctl.kv.api import KvApi
 from cyoloctl.locks.api import LockApi
+from cyoloctl.machines.api import MachineApi
 from cyoloctl.rendezvous.api import RendezvousApi
 from cyoloctl.routing.api import RoutingApi
 from cyoloctl.snapshots.api import SnapshotApi
@@ -88,6 +89,7 @@ class MemoryService:
             watch=self.counter_watch,
         )
         self.kv: Any = _Group(self, "kv", KvApi)
+        self.machines: Any = _Group(self, "machines", MachineApi)
         self.members: Any = SimpleNamespace(
             status=self.status,
             list=self.member_list,

@@ -74,6 +74,7 @@ ORDER = [
     "counters",
     "locks",
     "kv",
+    "machines",
     "credentials",
     "authorities",
     "rendezvous",
@@ -107,6 +108,7 @@ VENDORS: dict[str, str] = {
     "gateway.rendezvous_pages": "aiohttp markupsafe",
     "control.server": "aiohttp",
     "node.config": "yaml",
+    "machines.loading": "(computed)",  # the modules that node.yaml names
     "cli.*": "typer",
 }
 LAZY_VENDORS: dict[str, str] = {"cli.output": "rich yaml", "node.run": "uvloop"}
@@ -114,7 +116,7 @@ LAZY_VENDORS: dict[str, str] = {"cli.output": "rich yaml", "node.run": "uvloop"}
 # No clock, no randomness, no I/O.
 PURE = """
     errors model text caller pki.identity state *.machine *.records *.checks *.api
-    kv.changes kv.holdings kv.sealing
+    kv.changes kv.holdings kv.sealing machines.code machines.language machines.names
     members.disk_space members.duties members.granted members.levels members.presence
     tokens.issuer replicated.clock replicated.history replicated.levels replicated.command replicated.requests
     raft.absences raft.batch raft.calls raft.clock raft.dialling raft.disks raft.elections

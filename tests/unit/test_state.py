@@ -464,6 +464,7 @@ PROPOSERS: dict[str, tuple[str, dict[str, str]]] = {
     "clock": ("voter", {}),
     "history": ("voter", {"replace": "nobody"}),
     "levels": ("voter", {"announce": "self", "raise": "voter"}),
+    "machines": ("voter", {"announce": "self", "register": "leader", "apply": "any"}),
     "answers": ("voter", {}),
 }
 

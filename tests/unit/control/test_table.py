@@ -79,7 +79,7 @@ def test_roles_of_the_table_are_what_each_role_is_for() -> None:
     assert by_role["viewer"] == {
         *("status", "member_list", "member_show", "member_invitations"),
         *("counter_get", "counter_list", "counter_watch", "lock_get", "lock_list"),
-        *("kv_get", "kv_list", "kv_changes"),
+        *("kv_get", "kv_list", "kv_changes", "machine_list", "machine_query"),
         *("credential_list", "credential_show", "credential_renew_own"),
         *("token_revocations", "key_list", "key_status", "key_policy", "key_identity", "route_list"),
         "pki_status",

@@ -101,6 +101,12 @@ def test_dump_config_of_a_witness_reads_back_and_no_other_file_has_the_field() -
     assert "witness" not in dump_config(FULL), "earlier releases take no other field"
 
 
+def test_dump_config_of_machines_reads_back_and_no_other_file_has_the_field() -> None:
+    own = replace(FULL, machines=("hits:Hits", "our.package:More"))
+    assert parse_config(dump_config(own)) == own
+    assert "machines" not in dump_config(FULL), "earlier releases take no other field"
+
+
 def test_dump_config_has_a_comment_above_every_section() -> None:
     lines = dump_config(FULL).splitlines()
     for section in ("name:", "cluster:", "listen:", "storage:", "peers:", "log:", "socket_group:"):
@@ -171,6 +177,7 @@ DEFECTS = {
     "wildcard spelt long": (MINIMAL + "advertise: '[::ffff:0:0]:7700'\n", 6, 12, "nobody can dial"),
     "wildcard of a peer": (MINIMAL + "peers: {n2: 0x0:7700}\n", 6, 13, "nobody can dial"),
     "socket group is a number": (MINIMAL + "socket_group: 12\n", 6, 15, "takes 12 for int: put it in quotes"),
+    "machine without a class": (MINIMAL + "machines: [hits]\n", 6, 12, "use MODULE:CLASS"),
     "storage is unknown": (MINIMAL + "storage: tape\n", 6, 10, "use disk or memory"),
     "log format is unknown": (MINIMAL + "log: {format: xml}\n", 6, 15, "use text or json"),
     "log level is unknown": (MINIMAL + "log: {level: loud}\n", 6, 14, "use info or debug"),

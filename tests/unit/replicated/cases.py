@@ -1198,6 +1198,61 @@ _answers = Case(
 )
 
 
+# -- machines of users --------------------------------------------------------------------------
+
+_TRY = ["try", 1, DIGEST]  # see tests/support/own_machine.py
+
+_machines = Case(
+    history=(
+        _member("n1"),
+        ("machines", "announce", {"name": "n1", "machines": [_TRY, ["try", 2, OTHER_DIGEST]]}),
+        ("machines", "register", {"machine": "try", "version": 1, "digest": DIGEST}),
+        *(
+            (
+                "machines",
+                "apply",
+                {"machine": "try", "operation": "put", "arguments": {"key": key}},
+            )
+            for key in ("b", "a")
+        ),
+    ),
+    good={
+        "announce": {"name": "n1", "machines": [_TRY]},
+        "register": {"machine": "try", "version": 2, "digest": OTHER_DIGEST},
+        "apply": {"machine": "try", "operation": "put", "arguments": {"key": "c", "value": [None, "x"]}},
+    },
+    wrong={
+        ("announce", "name"): ["", "N1", None],
+        ("announce", "machines"): [
+            *(None, {}, [None], [_TRY, _TRY], [["try", 2, DIGEST], _TRY], [["Try", 1, DIGEST]]),
+            *([["try", 0, DIGEST]], [["try", True, DIGEST]], [["try", 1, "a"]], [_TRY[:2]]),
+            [[f"m{number:03}", 1, DIGEST] for number in range(129)],
+        ],
+        ("register", "machine"): ["", "é", None, 1],
+        ("register", "version"): [0, 1_000_001, True, None],
+        ("register", "digest"): ["", "A" * 64, None],
+        ("apply", "machine"): ["", "A", None],
+        ("apply", "operation"): ["", "_x", "A", "x" * 64, None],
+        ("apply", "arguments"): [None, [], "x", {"a": "x" * 300_000}],
+    },
+    damage=(
+        lambda s: s.update(more=1),
+        lambda s: s["register"].clear(),
+        lambda s: s["register"].update(x=[1]),
+        lambda s: s["register"].update({"X": [1, DIGEST]}),
+        lambda s: s["announced"].update(n1=[]),
+        lambda s: s["announced"].update(n1=[["try", 0, DIGEST]]),
+        lambda s: s["rows"].reverse(),
+        lambda s: s["rows"].append(["other", "a", "1"]),
+        lambda s: s["rows"].append(["try", "z", 1]),
+        lambda s: s["rows"].append(["try", "z", "1.5"]),
+        lambda s: s["rows"].append(["try", "z" * 513, "1"]),
+        lambda s: s["rows"].append(["try", "", "1"]),
+        lambda s: s["rows"].append(s["rows"][-1]),
+        lambda s: s["rows"].append(None),
+    ),
+)
+
 CASES: dict[str, Case] = {
     "answers": _answers,
     "authorities": _authorities,
@@ -1209,6 +1264,7 @@ CASES: dict[str, Case] = {
     "kv": _kv,
     "levels": _levels,
     "lock": _locks,
+    "machines": _machines,
     "members": _members,
     "presence": _presence,
     "rendezvous": _rendezvous,

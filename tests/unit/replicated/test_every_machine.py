@@ -13,6 +13,7 @@ from cyoloctl.replicated.command import Malformed, Refused
 from cyoloctl.replicated.machine import Machine
 from cyoloctl.state import ClusterState
 from cyoloctl.text import Json, canonical_json, parse_canonical_json
+from tests.support.own_machine import CODE, LATER
 from tests.support.states import exported, prepared
 from tests.unit.replicated.cases import CASES, NOW
 
@@ -33,7 +34,7 @@ class World:
     """A cluster's state after the history of a machine's case."""
 
     def __init__(self, name: str) -> None:
-        self.state = ClusterState()
+        self.state = ClusterState(codes=(CODE, LATER))
         self.state.clock.stamp = Stamp(0, NOW, 1)
         self.index = 0
         for machine, operation, arguments in CASES[name].history:

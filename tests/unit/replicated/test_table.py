@@ -151,3 +151,29 @@ def test_block_that_is_joined_with_the_one_before_leaves_frozen_rows() -> None:
     assert list(map(len, _blocks(table))) == [159]
     assert list(frozen) == rows
     assert len(rows) == 160
+
+
+def test_copy_and_table_do_not_see_each_others_changes() -> None:
+    rng = random.Random(7)
+    table, naive = Table[int](), dict[str, int]()
+    for step in range(3000):
+        copy, before = table.copy(), dict(naive)
+        for _ in range(rng.randrange(3)):
+            key = str(rng.randrange(900))
+            if rng.random() < 0.3:
+                copy.pop(key)
+                naive.pop(key, None)
+            else:
+                copy.set(key, step)
+                naive[key] = step
+        if step % 100 == 0:
+            table.set("x", -step)
+            assert dict(table) == {**before, "x": -step}
+            assert "x" not in copy
+            table.pop("x")
+        assert len(table) == len(before)
+        if step % 50 == 0:
+            assert dict(copy) == naive
+            assert dict(table) == before
+        table = copy
+    assert list(table) == sorted(naive.items())

@@ -22,6 +22,8 @@ def test_operations_are_those_of_every_machine() -> None:
     found -= {("levels", "announce"), ("levels", "raise")}  # all nodes of a run understand the same level
     # No simulated node opens keys, which sealed values need: see tests/unit/kv/test_machine.py.
     found -= {("kv", name) for name in ("put_clear", "put_sealed", "reseal", "txn_sealed")}
+    # No node of a run has code of a user's: see tests/unit/machines/test_machine.py.
+    found -= {("machines", name) for name in ("announce", "register", "apply")}
     assert set(OPERATIONS) - found == {("answers", "keep")}, "a machine that the state does not name"
     assert found <= set(OPERATIONS)
 
