@@ -588,7 +588,7 @@ complete --command cyoloctl --condition '__cyoloctl_at cyoloctl machine list' --
 complete --command cyoloctl --condition '__cyoloctl_at cyoloctl machine list' --long-option credentials --require-parameter --force-files --description 'Credentials file for https endpoints'
 complete --command cyoloctl --condition '__cyoloctl_at cyoloctl machine list' --long-option timeout --exclusive --description 'Time limit, 0.1s to 300s'
 complete --command cyoloctl --condition '__cyoloctl_at cyoloctl machine list' --short-option h --long-option help --description 'Show this message and exit'
-complete --command cyoloctl --condition '__cyoloctl_at cyoloctl machine check' --long-option seeds --exclusive --description 'Seeds A to B-1 for random operations'
+complete --command cyoloctl --condition '__cyoloctl_at cyoloctl machine check' --long-option seeds --exclusive --description 'Seeds A to B-1 for random operations and faults'
 complete --command cyoloctl --condition '__cyoloctl_at cyoloctl machine check' --short-option o --long-option output --exclusive --arguments 'table json yaml' --description 'Output format'
 complete --command cyoloctl --condition '__cyoloctl_at cyoloctl machine check' --short-option h --long-option help --description 'Show this message and exit'
 complete --command cyoloctl --condition '__cyoloctl_at cyoloctl token' --arguments mint --description 'Make a session token and print it'

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import time
 from collections.abc import Callable
 from typing import Annotated, Any
 
@@ -141,14 +142,15 @@ def check(
         typer.Argument(metavar="MODULE:CLASS", help="The class; modules here and installed ones are found."),
     ],
     seeds: Annotated[
-        str, typer.Option("--seeds", metavar="A:B", help="Seeds A to B-1 for random operations.")
+        str, typer.Option("--seeds", metavar="A:B", help="Seeds A to B-1 for random operations and faults.")
     ] = "0:20",
 ) -> None:
     """Look for what would make nodes differ in a class that is to become a machine.  Needs no node.
 
     Reads what its module imports, and carries out random operations twice,
     once through snapshots, under two hash seeds and with every Python that is
-    here.  Exits 4 when there is a problem; warnings alone are none.
+    here.  Then the machine runs in a simulated cluster under faults, one for
+    each seed.  Exits 4 when there is a problem; warnings alone are none.
     """
     wanted = parse_seeds(seeds)
     import sys
@@ -160,12 +162,35 @@ def check(
 
     sys.path.append(os.getcwd())
     found = look(target, wanted)
+    if not found["problems"]:
+        _simulate(found, target, wanted)
     if invocation.mode == "table":
         _show(found)
     else:
         output.structured({"schema_version": 1, **found}, invocation.mode)
     if found["problems"]:
         raise Conflict(f"{target} has {len(found['problems'])} problems: correct them before a node runs it")
+
+
+def _simulate(found: dict[str, Any], target: str, seeds: range) -> None:
+    """The machine in simulated clusters under faults, one for each seed."""
+    from cyoloctl.machines.loading import load
+    from cyoloctl.sim import run_seed
+
+    code, carried_out = load(target), 0
+    progress = output.Progress(len(seeds))
+    began = time.monotonic()
+    for number, seed in enumerate(seeds, 1):
+        report = run_seed(seed, code=code)
+        carried_out += report.applied.get("machines.apply", 0)
+        progress.show(number, time.monotonic() - began, "simulated clusters")
+        if report.violation is not None:
+            broken = report.violation
+            message = f"seed {seed}, simulated cluster at {broken.at_s:g} s: {broken.kind}: {broken.claim}"
+            found["problems"].append({"kind": "simulation", "seed": seed, "message": message})
+            break
+    progress.clear()
+    found["simulated_operations"] = carried_out
 
 
 def _show(found: dict[str, Any]) -> None:
@@ -176,6 +201,7 @@ def _show(found: dict[str, Any]) -> None:
         ("version", str(found["version"])),
         ("code", found["digest"]),
         ("operations", str(found["operations"])),
+        ("in simulated clusters", str(found["simulated_operations"])),
         *(("tried with", f"Python {run['python']}, hash seed {run['hash_seed']}") for run in found["runs"]),
         *((each["kind"], each["message"]) for each in found["problems"]),
         ("problems", str(len(found["problems"]))),

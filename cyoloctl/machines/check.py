@@ -81,6 +81,7 @@ def check(target: str, seeds: range, *, timeout_s: float = 600.0) -> Json:
         "seeds": len(seeds),
         "operations": sum(run["operations"] for _, _, run in runs),
         "runs": [{"python": python, "hash_seed": hash_seed} for python, hash_seed, _ in runs],
+        "simulated_operations": 0,
         "problems": problems,
         "warnings": warnings,
     }

@@ -14,6 +14,7 @@ from cyoloctl.replicated.command import encode_command, operation_of
 from cyoloctl.sim.model import code_of
 from cyoloctl.sim.node import Node
 from cyoloctl.sim.operations import OF_NODES, Step, draw
+from cyoloctl.sim.own_machine import OwnDraws
 from cyoloctl.sim.releases import is_newer
 from cyoloctl.sim.scene import Scene
 from cyoloctl.sim.told import Attempt
@@ -43,6 +44,8 @@ class Workload:
         """See `Scene`."""
         self.keepers: random.Random | None = None
         """See `Scene`."""
+        self.own: OwnDraws | None = None
+        """What is proposed to a machine of a user's; None: there is none."""
 
     def start(self) -> None:
         """Begin, shortly after the nodes."""
@@ -94,6 +97,9 @@ class Workload:
 
         The records of those that run are theirs and the leader's to write, as in a real cluster.
         """
+        own = None if self.own is None else self.own.step()
+        if own is not None:
+            return own
         world, time = self.world, self.world.time
         scene = Scene(
             self.rng,

@@ -15,6 +15,7 @@ from cyoloctl.model import NO_STAMP, Stamp
 from cyoloctl.replicated.command import Command, decode_command
 from cyoloctl.replicated.machine import Machine
 from cyoloctl.replicated.requests import TableLimits
+from cyoloctl.sim.own_machine import OwnJudge
 from cyoloctl.sim.promises import Promises
 from cyoloctl.state import ClusterState, StateLimits
 from cyoloctl.text import Json, canonical_json
@@ -96,6 +97,7 @@ class Model:
         self._executed: dict[tuple[str, str], int] = {}  # kind, id -> the last index where it was carried out
         self._drawn = _drawn()
         self._promises = Promises(limits)
+        self.own: OwnJudge | None = None
         self._stamp = NO_STAMP
 
     def apply(
@@ -151,6 +153,8 @@ class Model:
     def _check(self, index: int, request: Command, answer: Json) -> str | None:
         if request.machine == "counter":
             return self._count(index, request, answer)
+        if self.own is not None and (request.machine, request.operation) == ("machines", "apply"):
+            return self.own.applied(request, answer, index, self._stamp.time_unix_ms)
         wrong = self._promises.applied(request, answer, self._stamp)
         if request.machine == "clock" and "value" in answer:
             set_to = request.arguments["to_unix_ms"]

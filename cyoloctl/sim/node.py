@@ -295,8 +295,7 @@ class Node:
         """The replica on the disk, not started."""
         life = self.life
         plan = self._plan
-        mixed = plan.older is not None
-        self.state = state_of(plan.tables, mixed=mixed, older=self.older, leveled=plan.leveled)
+        self.state = state_of(plan, older=self.older)
         self.machine = WatchedMachine(self.state, self.invariants, self)
         self.cluster_clock = ClusterClock(self.name, wall_unix_ms=self.wall_unix_ms, monotonic=self.clock)
         self.verdicts = Verdicts(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 
+from cyoloctl.machines.code import Code
 from cyoloctl.raft.links import MAX_UNSENT_BYTES
 from cyoloctl.raft.settings import Limits
 from cyoloctl.state import StateLimits
@@ -17,7 +18,7 @@ class Plan:
 
     unsent_bytes: a peer is cut off when more waits for it.  tables: limits of what the machines hold.
     older: who runs the older release at first; None: all run the same.  leveled: the newer one
-    understands one level more.
+    understands one level more.  codes: of machines that users wrote.
     """
 
     seed: int
@@ -26,3 +27,4 @@ class Plan:
     tables: StateLimits = field(default_factory=StateLimits)
     older: frozenset[str] | None = None
     leveled: bool = False
+    codes: tuple[Code, ...] = ()

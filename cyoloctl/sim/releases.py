@@ -15,6 +15,7 @@ from cyoloctl.model import Source
 from cyoloctl.replicated.command import Command, operation_of
 from cyoloctl.replicated.levels import BASE_LEVEL, Release
 from cyoloctl.replicated.snapshot import SNAPSHOT_VERSION
+from cyoloctl.sim.plan import Plan
 from cyoloctl.state import ClusterState, StateLimits
 from cyoloctl.text import Json
 
@@ -106,13 +107,13 @@ class LevelJudge:
         return None
 
 
-def state_of(limits: StateLimits, *, mixed: bool, older: bool, leveled: bool = False) -> ClusterState:
+def state_of(plan: Plan, *, older: bool) -> ClusterState:
     """The state of a node: in a run of mixed releases that of its own one."""
-    if not mixed:
-        return ClusterState(limits=limits)
-    if leveled and not older:
-        return ClusterState(limits=limits, release=LEVEL_2)
-    return Older(limits=limits) if older else Newer(limits=limits)
+    if plan.older is None:
+        return ClusterState(limits=plan.tables, codes=plan.codes)
+    if plan.leveled and not older:
+        return ClusterState(limits=plan.tables, release=LEVEL_2)
+    return Older(limits=plan.tables) if older else Newer(limits=plan.tables)
 
 
 def older_names(rng: random.Random, names: Sequence[str]) -> frozenset[str]:

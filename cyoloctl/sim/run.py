@@ -7,6 +7,7 @@ from collections.abc import Collection, Iterator
 from dataclasses import dataclass, field
 from functools import partial
 
+from cyoloctl.machines.code import Code
 from cyoloctl.model import NO_STAMP, RaftId, majority
 from cyoloctl.raft.batch import encode_batch
 from cyoloctl.raft.journal import Entry
@@ -21,6 +22,7 @@ from cyoloctl.sim.kv_operations import keepers
 from cyoloctl.sim.liveness import Liveness
 from cyoloctl.sim.lock_operations import lockers
 from cyoloctl.sim.node import Node
+from cyoloctl.sim.own_machine import OwnDraws, OwnJudge, registering
 from cyoloctl.sim.plan import Plan
 from cyoloctl.sim.releases import LevelJudge, older_names
 from cyoloctl.sim.replay import Recording
@@ -75,9 +77,16 @@ class _Run:
     """A cluster under faults."""
 
     def __init__(
-        self, seed: int, faults: tuple[str, ...], nodes: int | None, *, memory: bool, late: bool
+        self,
+        seed: int,
+        faults: tuple[str, ...],
+        nodes: int | None,
+        *,
+        memory: bool,
+        late: bool,
+        codes: tuple[Code, ...] = (),
     ) -> None:
-        self._seed = seed
+        self._seed, self._codes = seed, codes
         rng = random.Random(f"{seed} run")
         limits = Limits(
             batch_bytes=rng.choice((200, 2000, 2**20)),
@@ -95,7 +104,7 @@ class _Run:
         leveled = "levels" in faults
         if leveled or "releases" in faults:
             older = older_names(random.Random(f"{seed} releases"), [f"n{number}" for number in range(1, 4)])
-        self._world = World(Plan(seed, limits, unsent_bytes, self._tables, older, leveled), late=late)
+        self._world = World(Plan(seed, limits, unsent_bytes, self._tables, older, leveled, codes), late=late)
         self._world.invariants.levels = LevelJudge() if leveled else None
         self._time = self._world.time
         self._load = Workload(
@@ -137,9 +146,13 @@ class _Run:
             return
         # As create_storage begins it, with what the founder wrote since.
         log = first + [(encode_membership("add", RaftId(name)), 2 + i, 0) for i, name in enumerate(names)]
-        log.append(
-            (encode_batch([(each, 0) for each in founding(names, witnesses)], NO_STAMP), len(log) + 1, 0)
-        )
+        commands = [(each, 0) for each in founding(names, witnesses)]
+        log.append((encode_batch(commands, NO_STAMP), len(log) + 1, 0))
+        for code in self._codes:
+            # An entry each: a small table may have forgotten ids of the one before.
+            for each in registering(names, code):
+                log.append((encode_batch([(each, len(log))], NO_STAMP), len(log) + 1, 0))
+            self._load.own, self._world.invariants.model.own = OwnDraws(code, self._seed), OwnJudge(code)
         for name in names:
             self._world.add_node(name, log, witness=name in witnesses)
 
@@ -257,19 +270,24 @@ def run_seed(
     nodes: int | None = None,
     memory: bool | None = None,
     late: bool = False,
+    code: Code | None = None,
 ) -> Report:
     """One run; the same arguments give the same report, on every machine.
 
     faults: names from `FAULTS` and `OPT_IN`, or none for a cluster in peace.  nodes: voters
     at the start, 1 to 9; None: the seed decides.  memory: whether all logs are in memory; None: the seed
     decides, unless faults of `OPT_IN` are asked for, most of which are of disks.  late: messages
-    from links that have ended are delivered, which the real links rule out.
+    from links that have ended are delivered, which the real links rule out.  code: of a machine that a user
+    wrote, which all nodes run too; their logs are on disks then, and they are of one release.
     """
+    if code is not None:
+        memory = False
     if memory is None:
         opted = set(OPT_IN).intersection(faults)
         memory = not opted and random.Random(f"{seed} memory").random() < _IN_MEMORY
     with listening():
-        return _Run(seed, faults, nodes, memory=memory, late=late).run()
+        codes = () if code is None else (code,)
+        return _Run(seed, faults, nodes, memory=memory, late=late, codes=codes).run()
 
 
 def record_seed(seed: int) -> Recording:
