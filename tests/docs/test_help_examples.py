@@ -256,7 +256,9 @@ def test_examples_of_help_work_and_print_one_object_as_json(
         for name in ("n2", "n3"):
             cluster.join(name, through="n1")
         cluster.wait_settled(voters=3)
-        words = {"0:500": "0:1", "0:100": "0:2"} | {f"10.0.0.{n}:7700": f"127.0.0.1:{free_port()}" for n in (4, 5)}
+        words = {"0:500": "0:1", "0:100": "0:2"} | {
+            f"10.0.0.{n}:7700": f"127.0.0.1:{free_port()}" for n in (4, 5)
+        }
         world = World(cluster, work, capsys, words, own)
         try:
             run_all(world)
