@@ -8,6 +8,7 @@ import os
 import shutil
 import subprocess
 import sys
+import sysconfig
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -17,7 +18,7 @@ from cyoloctl.errors import ConfigError, InternalError
 from cyoloctl.machines.loading import imported_by, load, sources_of
 from cyoloctl.text import Json
 
-__all__ = ["check"]
+__all__ = ["check", "environment_of_runs"]
 
 _HASH_SEEDS = (0, 1)
 _PYTHONS = tuple(f"python3.{minor}" for minor in range(11, 20))
@@ -96,7 +97,7 @@ def _pythons() -> dict[str, str]:
             continue
         done = subprocess.run(
             [path, "-c", "import cyoloctl.machines.exercise, sys; print(sys.version.partition(' ')[0])"],
-            env=_environment(0),
+            env=environment_of_runs(0),
             capture_output=True,
             check=False,
             timeout=60,
@@ -107,8 +108,12 @@ def _pythons() -> dict[str, str]:
     return found
 
 
-def _environment(hash_seed: int) -> dict[str, str]:
-    paths = [str(Path(cyoloctl.__file__).parents[1]), *(path for path in sys.path if path)]
+def environment_of_runs(hash_seed: int) -> dict[str, str]:
+    """What a run gets from its environment, whichever Python it is."""
+    # Not this interpreter's own library, which no other one can use.
+    own = Path(sysconfig.get_path("stdlib"))
+    found = [path for path in sys.path if path and Path(path) not in (own, own / "lib-dynload")]
+    paths = [str(Path(cyoloctl.__file__).parents[1]), *(path for path in found if not path.endswith(".zip"))]
     return {**os.environ, "PYTHONHASHSEED": str(hash_seed), "PYTHONPATH": os.pathsep.join(paths)}
 
 
@@ -117,7 +122,7 @@ def _run(python: str, hash_seed: int, target: str, seeds: range, timeout_s: floa
     try:
         done = subprocess.run(
             command,
-            env=_environment(hash_seed),
+            env=environment_of_runs(hash_seed),
             capture_output=True,
             check=False,
             timeout=timeout_s,

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import sys
+import sysconfig
 from pathlib import Path
 
 import pytest
 
-from cyoloctl.machines.check import check
+from cyoloctl.machines.check import check, environment_of_runs
 from cyoloctl.text import Json
 
 EXAMPLES = Path(__file__).resolve().parents[3] / "examples" / "machines"
@@ -64,6 +65,13 @@ def test_what_makes_nodes_differ_or_fails_is_a_problem(
 ) -> None:
     found = look(name, **code)  # type: ignore[operator]  # the function of the fixture
     assert [each for each in found["problems"] if each["kind"] == kind and words in each["message"]], found
+
+
+def test_other_pythons_are_given_the_package_and_not_the_library_of_this_one() -> None:
+    paths = environment_of_runs(1)["PYTHONPATH"].split(":")
+    assert paths[0] == str(EXAMPLES.parents[1])
+    assert sysconfig.get_path("stdlib") not in paths
+    assert not [path for path in paths if path.endswith((".zip", "lib-dynload"))]
 
 
 def test_operation_without_end_is_a_problem_and_the_check_ends(look: object) -> None:
