@@ -159,7 +159,10 @@ def before(world: World, path: str, line: str) -> None:
     if path == "cluster recover" and not (world.work / "survivor").exists():
         survive(world)
     if path == "member promote":
-        wait_until("n4 with a link", lambda: world.cluster.client().member_show("n4")["reachable"])
+        voters = world.cluster.nodes.values()  # whichever of them leads is asked
+        wait_until(
+            "n4 with links", lambda: all(node.client().member_show("n4")["reachable"] for node in voters)
+        )
     if path == "key promote":
         world.words["fc01aabb"] = world.call("cyoloctl key generate").strip()
         wait_until("every member holding the key", lambda: held(world))
