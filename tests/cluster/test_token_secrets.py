@@ -181,7 +181,7 @@ def test_no_token_key_token_or_passphrase_is_written_or_printed_anywhere(leaks: 
     ("place", "marks"),
     [
         ("raft.db-wal", [b"wrapped", b"revoke_sid", b"advance"]),
-        ("snapshot", [b"wrapped", b"sids"]),
+        ("snapshot", [b"wrapped", b"sessions"]),
         (".log", [b'"debug"', b"token key promoted", b"the key ring was exported", b"/v1/tokens/update"]),
         ("ring", [b"cyoloctl keyring 1 passphrase"]),
     ],
