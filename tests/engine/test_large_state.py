@@ -16,11 +16,10 @@ _REVOCATIONS, _COUNTERS = 60_000, 40_000
 
 def _large() -> ClusterState:
     cluster = ClusterState()
-    cluster.sessions._sids.entries.update(
-        {f"{number:022d}": (2**53, 10**12, 10**9) for number in range(_REVOCATIONS)}
-    )
-    cluster.counters._values.update({f"c{number}": number for number in range(_COUNTERS)})
-    cluster.counters._names = sorted(cluster.counters._values)
+    for number in range(_REVOCATIONS):
+        cluster.sessions._sids.rows.set(f"{number:022d}", (2**53, 10**12, 10**9))
+    for number in range(_COUNTERS):
+        cluster.counters._values.set(f"c{number}", number)
     return cluster
 
 
@@ -34,7 +33,7 @@ def test_snapshot_of_a_large_state_holds_nobody_up_while_it_is_encoded() -> None
     encode = cluster.begin_snapshot()
     begun_s = time.perf_counter() - started
     found: list[bytes] = []
-    thread = threading.Thread(target=lambda: found.append(encode()))
+    thread = threading.Thread(target=lambda: found.append(b"".join(encode())))
     longest, last = 0.0, time.perf_counter()
     thread.start()
     while thread.is_alive():
