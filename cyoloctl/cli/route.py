@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import signal
 import subprocess
 import time
 from collections.abc import Callable
@@ -283,6 +284,7 @@ def watch(
     """Write the configuration again whenever members or hosts change, until interrupted.
 
     A file that the proxy refuses is never put in place. Without a reachable node the file stays as it is.
+    SIGTERM ends it with 0, as a service; Ctrl-C with 130.
     """
     options = _options(proxy, pin, listen, tls_certificate, backend_tls_ca, fragment, run_dir, tls_in_front)
     whole = replace(options, fragment=False) if fragment else None
@@ -295,11 +297,32 @@ def watch(
         if invocation.mode != "table":
             output.structured(_written(out, changed), invocation.mode)
         return
-    _follow(invocation, publisher, pause_s)
+    _until_terminated(lambda: _follow(invocation, publisher, pause_s))
 
 
 def _written(out: Path, changed: bool) -> Json:
     return {"schema_version": 1, "file": str(out), "changed": changed}
+
+
+def _until_terminated(follow: Callable[[], NoReturn]) -> None:
+    """Run what only a signal ends.  SIGTERM is its regular end: returns then, cleaned up like any other.
+
+    A second SIGTERM ends it at once.
+    """
+    told: list[int] = []
+
+    def end(number: int, frame: object) -> None:
+        signal.signal(number, signal.SIG_DFL)
+        told.append(number)
+        raise KeyboardInterrupt
+
+    if callable(signal.getsignal(signal.SIGTERM)):  # whoever started us may ignore it
+        signal.signal(signal.SIGTERM, end)
+    try:
+        follow()
+    except KeyboardInterrupt:
+        if not told:
+            raise
 
 
 def _follow(invocation: Invocation, publisher: _Publisher, pause_s: float) -> NoReturn:

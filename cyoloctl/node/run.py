@@ -43,6 +43,7 @@ from cyoloctl.node.config import CONFIG_NAME, KNOWN_PEERS, Config, load_config
 from cyoloctl.node.dialing import Dialer
 from cyoloctl.node.gateway_config import GatewayConfig
 from cyoloctl.node.level_file import note_level, refuse_higher_level
+from cyoloctl.node.notify import take_supervisor
 from cyoloctl.node.service import Service
 from cyoloctl.node.unfinished import sweep
 from cyoloctl.paths import (
@@ -612,19 +613,22 @@ async def _run(data_dir: Path, config: Config, ready_fd: int | None) -> None:
     loop = asyncio.get_running_loop()
     loop.set_exception_handler(_on_loop_exception)
     node = Node(data_dir, config)
+    supervisor = take_supervisor(os.environ)
     for number in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(number, node.request_stop)
     await node.start()
-    loop.add_signal_handler(signal.SIGHUP, node.reload)
+    loop.add_signal_handler(signal.SIGHUP, supervisor.reloading()(node.reload))
     # What start-up made stays as long as the process: the collector need not walk it again and again.
     gc.collect()
     gc.freeze()
     gc.set_threshold(_COLLECT_EVERY)
     try:
-        if ready_fd is not None:
+        if ready_fd is not None or supervisor.is_there:
             _say(ready_fd, await node.readiness())
+            supervisor.ready(f"{config.name} serves at {config.advertise}", node.engine.wait_ticked)
         await node.wait()
     finally:
+        supervisor.stopping()
         await node.stop()
 
 

@@ -256,6 +256,15 @@ class Engine:
         """
         if self._replica.applied_index() >= index:
             return True
+        return await self._wait_tick(index, timeout_s)
+
+    async def wait_ticked(self, timeout_s: float) -> bool:
+        """Make the replica take a step: True once it has been taken, False after the timeout."""
+        self._ticker.wake()
+        return await self._wait_tick(0, timeout_s)
+
+    async def _wait_tick(self, index: int, timeout_s: float) -> bool:
+        """Whether a tick ended in time after which this index was applied."""
         future: asyncio.Future[None] = self._loop.create_future()
         self._awaiting_index[future] = index
         try:

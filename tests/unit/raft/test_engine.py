@@ -612,6 +612,13 @@ async def leading(engine: Engine) -> None:
     await until(lambda: engine.applied_index() == engine.status().last_index)
 
 
+async def test_step_of_the_replica_is_taken_when_asked_for_until_the_engine_stops() -> None:
+    async with running() as engine:
+        assert await engine.wait_ticked(_LIMIT_S)
+        await engine.stop()
+        assert not await engine.wait_ticked(0.02)
+
+
 async def test_wait_applied_waits_for_the_very_index() -> None:
     async with running(voters=("e",)) as engine:
         await leading(engine)
