@@ -7,128 +7,51 @@ every process that the demo started is ended, unless --keep.
 from __future__ import annotations
 
 import os
-import shutil
 import signal
 import sys
-import tempfile
 import time
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from dataclasses import dataclass, field
-from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import Annotated, Any
 
 import typer
 
 from cyoloctl.cli import output
 from cyoloctl.cli.invocation import Invocation, command, parse_int64
+from cyoloctl.cli.local_cluster import (
+    Interrupts,
+    LocalCluster,
+    NewDirectoryOption,
+    Place,
+    endpoint_of,
+    free_ports,
+)
 from cyoloctl.errors import (
-    Conflict,
     CyoloctlError,
     InternalError,
     Interrupted,
     InvalidInput,
     OutcomeUnknown,
     TokenRejected,
-    Unavailable,
-    Unreachable,
 )
-from cyoloctl.paths import check_data_dir, control_socket_path, file_error, quoted
-
-if TYPE_CHECKING:
-    from cyoloctl.cli.launch import NodeProcess
-    from cyoloctl.control.client import Client
+from cyoloctl.paths import quoted
 
 __all__ = ["COMMANDS"]
 
 _COUNTER = "demo"
 _CLUSTER = "demo"
 _INCREMENTS = 20
-_READY_S = 30.0
 _STOP_S = 5.0
-_POLL_S = 0.05
 # One try of a write while the leader is gone: short, so that the next try meets the new leader soon.
 _TRY_S = 1.0
 
 
-def _endpoint(directory: Path) -> str:
-    return f"unix://{control_socket_path(directory)}"
-
-
-def _free_ports(count: int) -> list[int]:
-    """Ports of the loopback that nobody listens on just now."""
-    import socket
-
-    holders = [socket.socket() for _ in range(count)]
-    try:
-        for holder in holders:
-            holder.bind(("127.0.0.1", 0))
-        return [int(holder.getsockname()[1]) for holder in holders]
-    finally:
-        for holder in holders:
-            holder.close()
-
-
-class _Interrupts:
-    """SIGTERM and SIGHUP interrupt as Ctrl-C does, and none of them in a held moment.
-
-    Between the start of a process and the note of it, and while the processes
-    are ended, an interrupt would leave some running.
-    """
-
-    def __init__(self) -> None:
-        self._holds = 0
-        self._pending = False
-
-    def _interrupt(self, number: int, frame: object) -> None:
-        if not self._holds:
-            raise KeyboardInterrupt
-        self._pending = True
-
-    @contextmanager
-    def installed(self) -> Iterator[None]:
-        """Handle the signals inside."""
-        numbers = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
-        previous = {number: signal.signal(number, self._interrupt) for number in numbers}
-        try:
-            yield
-        finally:
-            for number, handler in previous.items():
-                signal.signal(number, handler)
-
-    @contextmanager
-    def held(self) -> Iterator[None]:
-        """Let an interrupt that comes inside take effect at the end."""
-        self._holds += 1
-        try:
-            yield
-        finally:
-            self._holds -= 1
-        if self._pending and not self._holds:
-            self._pending = False
-            raise KeyboardInterrupt
-
-
 @dataclass(slots=True)
-class _Demo:
+class _Demo(LocalCluster):
     """The cluster of the demo and what it has shown so far."""
 
-    directory: Path
-    names: list[str]
-    step_s: float
-    quiet: bool
-    interrupts: _Interrupts
-    processes: dict[str, NodeProcess] = field(default_factory=dict)
+    quiet: bool = False
     steps: list[dict[str, Any]] = field(default_factory=list)
-
-    def node_dir(self, name: str) -> Path:
-        return self.directory / name
-
-    def client(self, *names: str, timeout_s: float | None = None) -> Client:
-        from cyoloctl.control.client import Client
-
-        endpoints = [_endpoint(self.node_dir(name)) for name in names]
-        return Client(endpoints, timeout_s=timeout_s or self.step_s, retry=False)
 
     def proved(self, step: str, text: str, **figures: Any) -> None:
         """Note a step that held, and say so."""
@@ -137,51 +60,13 @@ class _Demo:
             mark = "\x1b[32mok\x1b[0m" if output.coloured(sys.stdout) else "ok"
             output.write(f"{mark}  {text}\n")
 
-    def wait(self, what: str, holds: Callable[[], bool], timeout_s: float = _READY_S) -> float:
-        """Wait until it holds; return after how many seconds.  Raises Unavailable."""
-        began = time.monotonic()
-        last = ""
-        while time.monotonic() - began < timeout_s:
-            try:
-                if holds():
-                    return time.monotonic() - began
-            except (Unavailable, Unreachable) as error:
-                last = f" ({error.message})"
-            time.sleep(_POLL_S)
-        raise Unavailable(f"{what}: not within {timeout_s:g} s{last}; read node.log in {self.directory}/*")
-
-    def start(self, name: str) -> float:
-        """Start a node and wait until it is ready; return after how many seconds."""
-        from cyoloctl.cli.launch import start_node
-
-        began = time.monotonic()
-        with self.interrupts.held():
-            self.processes[name] = start_node(self.node_dir(name))
-        self.processes[name].wait_ready(_READY_S)
-        return time.monotonic() - began
-
-    def members(self, name: str) -> dict[str, dict[str, Any]]:
-        """The members by name, as one node sees them."""
-        return {member["name"]: member for member in self.client(name).call("status")["members"]}
-
-    def end(self) -> None:
-        """End every process that still runs, by its pid."""
-        for node in self.processes.values():
-            if node.process.poll() is None:
-                node.process.terminate()
-        deadline = time.monotonic() + _STOP_S
-        for node in self.processes.values():
-            node.end(max(0.0, deadline - time.monotonic()))
-
 
 def _form(demo: _Demo) -> None:
-    from cyoloctl.node import create
-
-    ports = _free_ports(len(demo.names))
-    first = demo.names[0]
-    made = create.init_cluster(demo.node_dir(first), first, f"127.0.0.1:{ports[0]}", None, _CLUSTER, "disk")
-    took_s = demo.start(first)
-    cluster_id = made["cluster"]["id"]
+    ports = free_ports(len(demo.names))
+    began = time.monotonic()
+    made = demo.found(_CLUSTER, ports[0])
+    took_s = time.monotonic() - began
+    first, cluster_id = demo.names[0], made["cluster"]["id"]
     demo.proved(
         "init",
         f"{first} created cluster {cluster_id[:8]} and leads it alone, ready after {took_s:.1f} s",
@@ -189,16 +74,7 @@ def _form(demo: _Demo) -> None:
         ready_s=round(took_s, 3),
     )
     for name, port in zip(demo.names[1:], ports[1:], strict=True):
-        began = time.monotonic()
-        invitation = demo.client(first).member_invite(name, learner=False, ttl_s=600)
-        create.join(demo.node_dir(name), name, f"127.0.0.1:{port}", None, invitation["token"], demo.step_s)
-        demo.start(name)
-
-        def is_voter(name: str = name) -> bool:
-            return demo.members(first).get(name, {}).get("role") in ("follower", "leader")
-
-        demo.wait(f"{name} becoming a voter", is_voter)
-        took_s = time.monotonic() - began
+        took_s = demo.admit(name, port)
         demo.proved(
             "join",
             f"{name} joined with a single-use token, caught up and votes, after {took_s:.1f} s",
@@ -347,23 +223,8 @@ def _final_status(demo: _Demo) -> dict[str, Any]:
     return document
 
 
-def _prepare(invocation: Invocation) -> tuple[Path, bool]:
-    """The directory, and whether it is ours to remove."""
-    if not invocation.data_dir_given:
-        return Path(tempfile.mkdtemp(prefix="cyoloctl-demo-")), True
-    directory = invocation.data_dir
-    check_data_dir(directory)
-    try:
-        directory.mkdir(mode=0o700, parents=True, exist_ok=True)
-        if any(directory.iterdir()):
-            raise Conflict(f"{directory} is not empty: name a new directory for the demo")
-    except OSError as error:
-        raise file_error(directory, error, "use") from None
-    return directory, False
-
-
 def _keep(demo: _Demo, names: list[str]) -> dict[str, Any]:
-    endpoints = ",".join(_endpoint(demo.node_dir(name)) for name in names)
+    endpoints = ",".join(endpoint_of(demo.node_dir(name)) for name in names)
     stop = [f"cyoloctl node stop -d {quoted(demo.node_dir(name))}" for name in names]
     return {
         "environment": {"CYOLOCTL_ENDPOINT": endpoints},
@@ -394,18 +255,7 @@ def _node_count(text: str) -> int:
     return count
 
 
-DirectoryOption = Annotated[
-    Path | None,
-    typer.Option(
-        "-d",
-        "--data-dir",
-        metavar="DIR",
-        help="A new or empty directory. [default: a temporary one, removed]",
-    ),
-]
-
-
-@command(connects=False, own_data_dir=DirectoryOption, timeout_s=10.0)
+@command(connects=False, own_data_dir=NewDirectoryOption, timeout_s=10.0)
 def demo(
     invocation: Invocation,
     nodes: Annotated[str, typer.Option("--nodes", metavar="N", help="Number of nodes, 3 to 9.")] = "3",
@@ -419,16 +269,16 @@ def demo(
     (or an empty --data-dir). Exits 0 only if every step held.
     """
     count = _node_count(nodes)
-    directory, ours = _prepare(invocation)
     names = [f"n{number}" for number in range(1, count + 1)]
-    interrupts = _Interrupts()
-    show = _Demo(directory, names, invocation.timeout_s, invocation.mode != "table", interrupts)
+    place = Place.of(invocation, "demo")
+    interrupts = Interrupts()
+    show = _Demo(place.path, names, invocation.timeout_s, interrupts, quiet=invocation.mode != "table")
     with interrupts.installed():
-        _carry_out(invocation, show, keep, ours)
+        _carry_out(invocation, show, place, keep)
 
 
-def _carry_out(invocation: Invocation, show: _Demo, keep: bool, ours: bool) -> None:
-    """Run, report, and end the processes.  ours: the directory is ours to remove."""
+def _carry_out(invocation: Invocation, show: _Demo, place: Place, keep: bool) -> None:
+    """Run, report, and end the processes."""
     directory = show.directory
     running = False
     failed = True
@@ -456,9 +306,9 @@ def _carry_out(invocation: Invocation, show: _Demo, keep: bool, ours: bool) -> N
                 node.detach()
         else:
             with show.interrupts.held():
-                show.end()
-            if ours and (not failed or not show.processes):
-                shutil.rmtree(directory, ignore_errors=True)
+                show.end(_STOP_S)
+            if place.temporary and (not failed or not show.processes):
+                place.remove(show.names)
 
 
 def _report(invocation: Invocation, result: dict[str, Any], kept: dict[str, Any]) -> None:

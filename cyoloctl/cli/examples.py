@@ -10,11 +10,13 @@ __all__ = ["EXAMPLES"]
 #: Words of a command without the program's name -> command lines, the commonest first.
 EXAMPLES: dict[str, tuple[str, ...]] = {
     "": (
+        "cyoloctl dev",
         "cyoloctl demo",
         "cyoloctl status",
         "cyoloctl -o json -d /var/lib/cyoloctl key list",
         "cyoloctl help member invite",
     ),
+    "dev": ("cyoloctl dev", "cyoloctl dev --nodes 3"),
     "demo": ("cyoloctl demo", "cyoloctl demo --nodes 5 --keep"),
     "cluster": ("cyoloctl cluster init --name n1 --listen 10.0.0.1:7700",),
     "cluster init": (

@@ -4,18 +4,21 @@ from __future__ import annotations
 
 import os
 import select
+import socket
+import struct
 import subprocess
 import sys
 import time
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from cyoloctl.errors import ConfigError, Conflict, CyoloctlError, InternalError, Unavailable, error_from_code
 from cyoloctl.paths import LOG_NAME, check_ownership, file_error
-from cyoloctl.process import child_command, child_environment
+from cyoloctl.process import child_command, child_environment, end_with_parent
 
-__all__ = ["LOG_NAME", "NodeProcess", "process_of", "require_node", "start_node"]
+__all__ = ["LOG_NAME", "NodeProcess", "listener_pid", "process_of", "require_node", "start_node"]
 
 _READY_LIMIT_BYTES = 64 * 1024
 _STOP_S = 10.0
@@ -46,6 +49,20 @@ def process_of(data_dir: Path) -> int | None:
         if words[1] == "FLOCK" and where in words:
             return int(words[words.index(where) - 1])
     return None
+
+
+def listener_pid(endpoint: str) -> int | None:
+    """The process that listens on a unix socket; None when it cannot be told (unix(7), SO_PEERCRED)."""
+    if not endpoint.startswith("unix://") or not hasattr(socket, "SO_PEERCRED"):
+        return None
+    with socket.socket(socket.AF_UNIX) as probe:
+        try:
+            probe.connect(endpoint.removeprefix("unix://"))
+            credentials = probe.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, struct.calcsize("3i"))
+        except OSError:
+            return None  # the client has the words for it
+    # 0: a process of another pid namespace, a container's.
+    return int(struct.unpack("3i", credentials)[0]) or None
 
 
 @dataclass(slots=True)
@@ -135,10 +152,12 @@ def start_node(
     log_format: str | None = None,
     log_level: str | None = None,
     socket_group: str | None = None,
+    bound: bool = False,
 ) -> NodeProcess:
     """Start the node of a directory; stdout and stderr go to node.log (0600, appended) in it.
 
     It runs in /, with the code of this process and without PYTHON* variables.
+    bound: it is killed when this process has ended, however that ended; no other thread may run here then.
 
     Raises Conflict while it runs, ConfigError when the directory holds no node or cannot be written,
     StorageError.
@@ -162,6 +181,7 @@ def start_node(
     arguments += ["--log-format", log_format] if log_format else []
     arguments += ["--log-level", log_level] if log_level else []
     arguments += ["--socket-group", socket_group] if socket_group else []
+    begin = _bound_to(os.getpid()) if bound else None
     try:
         process = subprocess.Popen(
             arguments,
@@ -172,6 +192,7 @@ def start_node(
             start_new_session=True,
             cwd="/",
             env=child_environment(os.environ),
+            preexec_fn=begin,  # noqa: PLW1509 - no other thread of ours runs where it is given
         )
     except OSError as error:
         os.close(ready_fd)
@@ -180,3 +201,10 @@ def start_node(
         os.close(node_fd)
         os.close(log_fd)
     return NodeProcess(data_dir, process, ready_fd)
+
+
+def _bound_to(parent: int) -> Callable[[], None]:
+    """What a child does first, so that it ends with its parent."""
+    import ctypes  # noqa: F401 - the child must not import anything
+
+    return lambda: end_with_parent(parent)

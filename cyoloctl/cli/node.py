@@ -5,7 +5,6 @@ from __future__ import annotations
 import os
 import signal
 import socket
-import struct
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -122,20 +121,6 @@ def _start_in_background(
     invocation.hint(f"ready; stop it with: cyoloctl node stop -d {quoted(invocation.data_dir)}")
 
 
-def _listener_pid(endpoint: str) -> int | None:
-    """The process that listens on a unix socket; None when it cannot be told (unix(7), SO_PEERCRED)."""
-    if not endpoint.startswith("unix://") or not hasattr(socket, "SO_PEERCRED"):
-        return None
-    with socket.socket(socket.AF_UNIX) as probe:
-        try:
-            probe.connect(endpoint.removeprefix("unix://"))
-            credentials = probe.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, struct.calcsize("3i"))
-        except OSError:
-            return None  # the client has the words for it
-    # 0: a process of another pid namespace, a container's.
-    return int(struct.unpack("3i", credentials)[0]) or None
-
-
 def _runs(client: Client, pid: int | None) -> bool:
     """Whether the node still runs: its socket closes before its journal does, so ask for the process."""
     if pid is not None:
@@ -178,11 +163,13 @@ def stop(
     (exit 4) without --force. A node of this machine that does not run is
     stopped already.
     """
+    from cyoloctl.cli import launch
+
     client = invocation.client()
     deadline = time.monotonic() + invocation.timeout_s
     was_running = _wait_answering(invocation, deadline)
     if was_running:
-        pid = _listener_pid(invocation.endpoints[0])
+        pid = launch.listener_pid(invocation.endpoints[0])
         client.stop(force=force)
         while _runs(client, pid):
             if time.monotonic() > deadline:
@@ -245,7 +232,7 @@ def reload(invocation: Invocation) -> None:
     from cyoloctl.paths import control_socket_path
 
     launch.require_node(invocation.data_dir)
-    pid = _listener_pid(f"unix://{control_socket_path(invocation.data_dir)}")
+    pid = launch.listener_pid(f"unix://{control_socket_path(invocation.data_dir)}")
     if pid is None:
         directory = quoted(invocation.data_dir)
         raise Unreachable(

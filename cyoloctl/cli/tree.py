@@ -48,10 +48,11 @@ GROUPS: dict[str, str] = {
 }
 
 #: Commands directly under the root; the modules of the same names.
-LEAVES: tuple[str, ...] = ("demo", "sim", "status")
+LEAVES: tuple[str, ...] = ("demo", "dev", "sim", "status")
 
 #: In the order of ``--help``: the module of a group or leaf, whose COMMANDS maps leaf names to functions.
 _MODULES: dict[str, Callable[[], Any]] = {
+    "dev": lambda: import_module("cyoloctl.cli.dev"),
     "demo": lambda: import_module("cyoloctl.cli.demo"),
     "cluster": lambda: import_module("cyoloctl.cli.cluster"),
     "node": lambda: import_module("cyoloctl.cli.node"),

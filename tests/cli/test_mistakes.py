@@ -38,7 +38,7 @@ WORDS = {
     "MODULE:CLASS": "hits:Hits",
 }
 
-OWN_DIRECTORY = {"demo"}
+OWN_DIRECTORY = {"demo", "dev"}
 """Commands whose directory is not a node's."""
 
 
@@ -312,7 +312,7 @@ def test_credentials_that_are_none_are_a_configuration_error(forked: Zygote, pla
 
 def test_file_in_place_of_the_data_directory_is_told_so(forked: Zygote) -> None:
     wrong = {}
-    for path in ("node start", "node stop", "node info", "cluster init", "counter get", "demo"):
+    for path in ("node start", "node stop", "node info", "cluster init", "counter get", "demo", "dev"):
         done = forked.run([*_line(path), "-d", "/etc/passwd"])
         if done.status != ConfigError.exit_status or not _is_told(done, "/etc/passwd", "not a directory"):
             wrong[path] = done

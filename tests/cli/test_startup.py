@@ -26,6 +26,7 @@ SLOW = (
     "ssl",
     "yaml",
     "cyoloctl.cli.demo",
+    "cyoloctl.cli.local_cluster",
     "cyoloctl.cli.member",
     "cyoloctl.node.config",
     "cyoloctl.node",

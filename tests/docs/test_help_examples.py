@@ -28,6 +28,8 @@ from tools import generate
 
 #: Not run here, and why.
 NOT_RUN = {
+    "cyoloctl dev": "tests/cli/test_dev.py runs it",
+    "cyoloctl dev --nodes 3": "tests/cli/test_dev.py runs it",
     "cyoloctl demo": "tests/cli/test_demo.py runs it",
     "cyoloctl demo --nodes 5 --keep": "it leaves five nodes running",
     "cyoloctl -o json -d /var/lib/cyoloctl key list": "the directory is a service's",
@@ -60,7 +62,7 @@ ORDER = """
     route unshare, route, credentials request, credentials create, credentials list, credentials show,
     credentials renew, credentials revoke, credentials, pki status, pki rotate-ca, pki, cluster set-time,
     cluster upgrade, cluster recover, sim, completion bash, completion zsh, completion fish, completion,
-    help exit-codes, help, demo
+    help exit-codes, help, demo, dev
 """
 
 
