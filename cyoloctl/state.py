@@ -157,7 +157,7 @@ class ClusterState:
     ) -> None:
         self._machines: dict[str, Machine] = {}
         self.counters = self._add(CounterMachine())
-        self.locks = self._add(LockMachine(lambda: self.history.epoch, limits.locks))
+        self.locks = self._add(LockMachine(lambda: self.history.epoch, limits.locks, self.stamp))
         self.members = self._add(MemberMachine(limits.members))
         self.members.on_removed = self._forget_member
         self.presence = self._add(PresenceMachine(self.members))

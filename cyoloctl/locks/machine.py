@@ -1,7 +1,11 @@
 """Locks: leases by name, each with a fencing token.
 
-A lock is held while cluster time is before its end, which its holder moves on
-by keeping it.  Whoever gets one gets a token too, greater than every token
+A lock is held until its end, which its holder moves on by keeping it.  What is
+left of it is counted in steady time, which only leaders' monotonic clocks move:
+no step of cluster time ends a lease early, and while nobody leads it stands
+still.  The end that is told, a date, follows from that.
+
+Whoever gets one gets a token too, greater than every token
 that was ever given before, for this lock or another: a store that remembers
 the greatest token it has seen refuses a holder that lost its lock and does
 not know it yet.
@@ -19,6 +23,7 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from cyoloctl.errors import Conflict, NotFound, Overloaded
+from cyoloctl.model import NO_STAMP, Stamp
 from cyoloctl.replicated.checks import Check, checked, exact, integer, json_object, text
 from cyoloctl.replicated.command import MAX_TIME_UNIX_MS, Malformed, Refused
 from cyoloctl.replicated.machine import NO_ROWS, Machine, Observed, Operations, Rows
@@ -50,7 +55,8 @@ class Lock:
 
     token: the holder's fencing token.  holder: what the asking process drew;
     whoever knows it is the holder.  owner: the process, for people.  by: the
-    caller's name.  It is held while cluster time is before expires_unix_ms.
+    caller's name.  It is held until end_ms of steady time, or of cluster time
+    where by_date is true: in a snapshot from before steady time counted.
     """
 
     name: str
@@ -59,9 +65,14 @@ class Lock:
     owner: str
     by: str
     acquired_unix_ms: int
-    expires_unix_ms: int
+    end_ms: int
+    by_date: bool = False
 
-    def shown(self) -> Json:
+    def left_ms(self, now: Stamp) -> int:
+        """How much longer it is held; 0 or less: it has ended."""
+        return self.end_ms - (now.time_unix_ms if self.by_date else now.steady_ms)
+
+    def shown(self, now: Stamp) -> Json:
         """Without what makes somebody the holder."""
         return {
             "name": self.name,
@@ -69,7 +80,7 @@ class Lock:
             "owner": self.owner,
             "by": self.by,
             "acquired_unix_ms": self.acquired_unix_ms,
-            "expires_unix_ms": self.expires_unix_ms,
+            "expires_unix_ms": min(now.time_unix_ms + self.left_ms(now), MAX_TIME_UNIX_MS),
         }
 
 
@@ -87,25 +98,37 @@ class LockMachine(Observed, Machine):
     token did not hold it.
     ``break {name}`` -> the lock that was taken away.  not_found when it is free.
 
-    epoch: the present one of the cluster's history.
+    epoch: the present one of the cluster's history.  stamp: of the entry that is applied.
     on_change: called after each operation that made a lock free, or another's.
     """
 
     NAME = "lock"
     PROPOSER = "any"
 
-    def __init__(self, epoch: Callable[[], int] = lambda: 1, limits: LockLimits = _LIMITS) -> None:
+    def __init__(
+        self,
+        epoch: Callable[[], int] = lambda: 1,
+        limits: LockLimits = _LIMITS,
+        stamp: Callable[[], Stamp] = lambda: NO_STAMP,
+    ) -> None:
         super().__init__(_OPERATIONS)
         self._epoch = epoch
+        self._stamp = stamp
         self._limits = limits
         self._last_token = 0
         self._locks: dict[str, Lock] = {}
         self._first_end_ms = 0  # no lock ends before this
 
+    def at(self, now_unix_ms: int) -> Stamp:
+        """The time now: of the entry that is applied, and after it as far as cluster time has gone on."""
+        stamp = self._stamp()
+        since_ms = max(0, now_unix_ms - stamp.time_unix_ms)
+        return Stamp(stamp.epoch, stamp.time_unix_ms + since_ms, stamp.steady_ms + since_ms)
+
     def get(self, name: str, now_unix_ms: int) -> Lock | None:
         """The lock, or None when it is free."""
         lock = self._locks.get(name)
-        return lock if lock is not None and now_unix_ms < lock.expires_unix_ms else None
+        return lock if lock is not None and lock.left_ms(self.at(now_unix_ms)) > 0 else None
 
     def holds(self, name: str, token: int, now_unix_ms: int) -> bool:
         """Whether this token holds the lock at that time."""
@@ -114,7 +137,8 @@ class LockMachine(Observed, Machine):
 
     def list(self, after: str | None, limit: int, now_unix_ms: int) -> list[Lock]:
         """At most ``limit`` locks that are held, by ascending name, those above ``after`` only."""
-        held = sorted(name for name, lock in self._locks.items() if now_unix_ms < lock.expires_unix_ms)
+        now = self.at(now_unix_ms)
+        held = sorted(name for name, lock in self._locks.items() if lock.left_ms(now) > 0)
         start = 0 if after is None else bisect_right(held, after)
         return [self._locks[name] for name in held[start : start + max(0, limit)]]
 
@@ -126,21 +150,20 @@ class LockMachine(Observed, Machine):
                 name: replace(
                     lock,
                     acquired_unix_ms=max(0, lock.acquired_unix_ms - less_ms),
-                    expires_unix_ms=lock.expires_unix_ms - less_ms,
+                    end_ms=lock.end_ms - less_ms * lock.by_date,
                 )
                 for name, lock in self._locks.items()
-                if from_unix_ms < lock.expires_unix_ms
             }
         )
 
     def _acquire(self, given: Json, index: int, now_unix_ms: int) -> Json:
-        name = given["name"]
-        self._forget(now_unix_ms)
+        name, now = given["name"], self.at(now_unix_ms)
+        self._forget(now)
         held = self._locks.get(name)
         if held is not None:
             if held.holder != given["holder"]:
-                return {"acquired": False, **held.shown()}
-            return {"acquired": True, **self._prolong(held, given["ttl_ms"], now_unix_ms)}
+                return {"acquired": False, **held.shown(now)}
+            return {"acquired": True, **self._prolong(held, given["ttl_ms"], now)}
         if len(self._locks) >= self._limits.locks:
             raise Refused(
                 Overloaded(f"{self._limits.locks} locks are held already: wait until some are released")
@@ -153,12 +176,12 @@ class LockMachine(Observed, Machine):
             owner=given["owner"],
             by=given["by"],
             acquired_unix_ms=min(now_unix_ms, MAX_TIME_UNIX_MS),
-            expires_unix_ms=_end(given["ttl_ms"], now_unix_ms),
+            end_ms=now.steady_ms + given["ttl_ms"],
         )
         self._locks[name] = lock
-        self._first_end_ms = min(self._first_end_ms, lock.expires_unix_ms)
+        self._first_end_ms = min(self._first_end_ms, lock.end_ms)
         self._changed(name, index)
-        return {"acquired": True, **lock.shown()}
+        return {"acquired": True, **lock.shown(now)}
 
     def _keep(self, given: Json, index: int, now_unix_ms: int) -> Json:
         name = given["name"]
@@ -166,12 +189,13 @@ class LockMachine(Observed, Machine):
             raise Refused(
                 Conflict(f"token {given['token']} does not hold lock {name} any more: acquire it again")
             )
-        return self._prolong(self._locks[name], given["ttl_ms"], now_unix_ms)
+        return self._prolong(self._locks[name], given["ttl_ms"], self.at(now_unix_ms))
 
-    def _prolong(self, lock: Lock, ttl_ms: int, now_unix_ms: int) -> Json:
-        lock = replace(lock, expires_unix_ms=max(lock.expires_unix_ms, _end(ttl_ms, now_unix_ms)))
+    def _prolong(self, lock: Lock, ttl_ms: int, now: Stamp) -> Json:
+        end_ms = now.steady_ms + max(lock.left_ms(now), ttl_ms)
+        lock = replace(lock, end_ms=end_ms, by_date=False)
         self._locks[lock.name] = lock
-        return lock.shown()
+        return lock.shown(now)
 
     def _release(self, given: Json, index: int, now_unix_ms: int) -> Json:
         name = given["name"]
@@ -188,18 +212,17 @@ class LockMachine(Observed, Machine):
             raise Refused(NotFound(f"nobody holds lock {name}: nothing was changed"))
         del self._locks[name]
         self._changed(name, index)
-        return lock.shown()
+        return lock.shown(self.at(now_unix_ms))
 
-    def _forget(self, now_unix_ms: int) -> None:
+    def _forget(self, now: Stamp) -> None:
         """Forget the locks that have ended."""
-        if now_unix_ms >= self._first_end_ms:
-            self._load(
-                {name: lock for name, lock in self._locks.items() if now_unix_ms < lock.expires_unix_ms}
-            )
+        if now.steady_ms >= self._first_end_ms:
+            self._load({name: lock for name, lock in self._locks.items() if lock.left_ms(now) > 0})
 
     def _load(self, locks: dict[str, Lock]) -> None:
         self._locks = locks
-        self._first_end_ms = min((lock.expires_unix_ms for lock in locks.values()), default=_MAX_TOKEN)
+        ends = (0 if lock.by_date else lock.end_ms for lock in locks.values())
+        self._first_end_ms = min(ends, default=_MAX_TOKEN)
 
     def is_new(self) -> bool:
         """See Machine."""
@@ -236,10 +259,6 @@ class LockMachine(Observed, Machine):
         return commit
 
 
-def _end(ttl_ms: int, now_unix_ms: int) -> int:
-    return min(now_unix_ms + ttl_ms, MAX_TIME_UNIX_MS)
-
-
 def _exported(locks: dict[str, Lock], last_token: int) -> Json:
     return {
         "last_token": last_token,
@@ -250,7 +269,7 @@ def _exported(locks: dict[str, Lock], last_token: int) -> Json:
                 "owner": lock.owner,
                 "by": lock.by,
                 "acquired_unix_ms": lock.acquired_unix_ms,
-                "expires_unix_ms": lock.expires_unix_ms,
+                _BY_DATE if lock.by_date else _STEADY: lock.end_ms,
             }
             for name, lock in locks.items()
         },
@@ -259,7 +278,9 @@ def _exported(locks: dict[str, Lock], last_token: int) -> Json:
 
 def _restored(name: str, fields: Any) -> Lock:
     """A lock of a snapshot.  Raises ValueError, Malformed."""
-    return Lock(name=_name(name), **checked(fields, _FIELDS))
+    end = _BY_DATE if type(fields) is dict and _BY_DATE in fields else _STEADY
+    given = checked(fields, {**_FIELDS, end: _time})
+    return Lock(name=_name(name), end_ms=given.pop(end), by_date=end == _BY_DATE, **given)
 
 
 _name = text(
@@ -281,8 +302,10 @@ _FIELDS: dict[str, Check] = {
     "owner": _owner,
     "by": _by,
     "acquired_unix_ms": _time,
-    "expires_unix_ms": _time,
 }
+_STEADY, _BY_DATE = "end_steady_ms", "expires_unix_ms"
+"""The end of a lock in a snapshot; by its date in those from before steady time counted."""
+
 _OPERATIONS: Operations = {
     "acquire": (
         {"name": _name, "holder": _holder, "owner": _owner, "by": _by, "ttl_ms": _ttl},

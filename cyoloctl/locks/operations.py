@@ -63,10 +63,11 @@ class LockOperations:
         pause = _PAUSE_S
         while (left := until - time.monotonic()) > 0:
             await _wait(event, min(pause, left))
-            lock = self._locks.get(name, self._proposer.now_ms())
+            now_ms = self._proposer.now_ms()
+            lock = self._locks.get(name, now_ms)
             if lock is None or event.is_set():
                 return True
-            pause = max(_PAUSE_S, min(_LOOK_EVERY_S, (lock.expires_unix_ms - self._proposer.now_ms()) / 1000))
+            pause = max(_PAUSE_S, min(_LOOK_EVERY_S, lock.left_ms(self._locks.at(now_ms)) / 1000))
         return False
 
     async def keep(self, name: str, *, token: int, ttl_s: float, timeout_s: float) -> Lock:
@@ -90,17 +91,19 @@ class LockOperations:
     async def get(self, name: str, *, consistency: str, timeout_s: float) -> Lock:
         """Read.  Raises NotFound for a lock that is free."""
         await self._proposer.fresh(stale=consistency == "stale", timeout_s=timeout_s)
-        lock = self._locks.get(name, self._proposer.now_ms())
+        now_ms = self._proposer.now_ms()
+        lock = self._locks.get(name, now_ms)
         if lock is None:
             raise NotFound(f"nobody holds lock {name}: `cyoloctl lock list` shows those that are held")
-        return self._lock(lock.shown(), self._proposer.engine.applied_index())
+        return self._lock(lock.shown(self._locks.at(now_ms)), self._proposer.engine.applied_index())
 
     async def list(self, *, after: str | None, limit: int, consistency: str, timeout_s: float) -> LockList:
         """A page, by name."""
         await self._proposer.fresh(stale=consistency == "stale", timeout_s=timeout_s)
         index = self._proposer.engine.applied_index()
-        found = self._locks.list(after, limit + 1, self._proposer.now_ms())
-        page = [self._lock(lock.shown(), index) for lock in found[:limit]]
+        now_ms = self._proposer.now_ms()
+        found, now = self._locks.list(after, limit + 1, now_ms), self._locks.at(now_ms)
+        page = [self._lock(lock.shown(now), index) for lock in found[:limit]]
         return {"locks": page, "next": page[-1]["name"] if len(found) > limit and page else None}
 
     async def _apply(self, operation: str, given: Json, timeout_s: float) -> tuple[int, Json]:

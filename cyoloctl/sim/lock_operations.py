@@ -9,6 +9,7 @@ from __future__ import annotations
 import random
 from dataclasses import dataclass, replace
 
+from cyoloctl.model import Stamp
 from cyoloctl.replicated.command import Command
 from cyoloctl.sim.scene import DAY_MS, Scene
 from cyoloctl.sim.shares import share_of
@@ -77,7 +78,7 @@ def break_lock(scene: Scene) -> Json:
 class _Lease:
     token: int
     holder: str
-    expires_ms: int
+    end_ms: int  # of steady time
 
 
 class Leases:
@@ -88,12 +89,12 @@ class Leases:
         self._last_token = 0
         self._leases: dict[str, _Lease] = {}
 
-    def applied(self, request: Command, answer: Json, now_ms: int) -> str | None:
+    def applied(self, request: Command, answer: Json, now: Stamp) -> str | None:
         """What is wrong with the answer to a command that was carried out just now; None: nothing."""
         given, name = request.arguments, request.arguments["name"]
-        self._leases = {name: lease for name, lease in self._leases.items() if now_ms < lease.expires_ms}
+        self._leases = {name: lease for name, lease in self._leases.items() if now.steady_ms < lease.end_ms}
         before = self._leases.get(name)
-        wrong = f"lock {name} of {before} is answered {answer} to {request.operation} {given} at {now_ms}"
+        wrong = f"lock {name} of {before} is answered {answer} to {request.operation} {given} at {now}"
         if "error" in answer:
             mine = before is not None and before.token == given.get("token")
             code = answer["error"]["code"]
@@ -105,50 +106,44 @@ class Leases:
             return None if may_be.get(request.operation) else wrong
         value = answer["value"]
         if request.operation == "acquire":
-            return None if self._acquired(given, value, before, now_ms) else wrong
+            return None if self._acquired(given, value, before, now) else wrong
         held = before is not None and before.token == given.get("token", before.token)
         if request.operation == "release":
             right = value["released"] is held
         elif request.operation == "break":
             right = held and before is not None and value["token"] == before.token
         else:
-            return None if held and self._prolonged(given, value, before, now_ms) else wrong
+            return None if held and self._prolonged(given, value, before, now) else wrong
         if held:
             del self._leases[name]
         return None if right else wrong
 
-    def _acquired(self, given: Json, value: Json, before: _Lease | None, now_ms: int) -> bool:
+    def _acquired(self, given: Json, value: Json, before: _Lease | None, now: Stamp) -> bool:
         if before is None:
             right = value["acquired"] and value["token"] > self._last_token
             self._last_token = max(self._last_token, value["token"])
-            lease = _Lease(value["token"], given["holder"], value["expires_unix_ms"])
-            self._leases[given["name"]] = lease
-            return bool(right) and lease.expires_ms == now_ms + given["ttl_ms"]
+            self._leases[given["name"]] = _Lease(
+                value["token"], given["holder"], now.steady_ms + given["ttl_ms"]
+            )
+            return bool(right) and value["expires_unix_ms"] == now.time_unix_ms + given["ttl_ms"]
         if before.holder != given["holder"]:
             return value["acquired"] is False and value["token"] == before.token
-        return value["acquired"] and self._prolonged(given, value, before, now_ms)
+        return value["acquired"] and self._prolonged(given, value, before, now)
 
-    def _prolonged(self, given: Json, value: Json, before: _Lease | None, now_ms: int) -> bool:
+    def _prolonged(self, given: Json, value: Json, before: _Lease | None, now: Stamp) -> bool:
         if before is None:
             return False
-        lease = replace(before, expires_ms=max(before.expires_ms, now_ms + given["ttl_ms"]))
+        lease = replace(before, end_ms=max(before.end_ms, now.steady_ms + given["ttl_ms"]))
         self._leases[given["name"]] = lease
-        return (value["token"], value["expires_unix_ms"]) == (lease.token, lease.expires_ms)
+        end_ms = now.time_unix_ms + lease.end_ms - now.steady_ms
+        return (value["token"], value["expires_unix_ms"]) == (lease.token, end_ms)
 
-    def holds(self, fence: Json | None, now_ms: int) -> bool:
+    def holds(self, fence: Json | None, now: Stamp) -> bool:
         """Whether the lock of a fence is held with its token."""
         lease = None if fence is None else self._leases.get(fence["name"])
         return (
             lease is not None
             and fence is not None
-            and now_ms < lease.expires_ms
+            and now.steady_ms < lease.end_ms
             and lease.token == fence["token"]
         )
-
-    def set_back(self, from_ms: int, to_ms: int) -> None:
-        """Cluster time was set back: every lease is as long as it was."""
-        self._leases = {
-            name: replace(lease, expires_ms=lease.expires_ms - from_ms + to_ms)
-            for name, lease in self._leases.items()
-            if from_ms < lease.expires_ms
-        }

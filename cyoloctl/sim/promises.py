@@ -70,9 +70,9 @@ class Promises:
         """The promise that a command broke which was carried out just now, at a replicated time."""
         self._steady_ms, now_unix_ms = stamp.steady_ms, stamp.time_unix_ms
         if request.machine == "lock":
-            return self._leases.applied(request, answer, now_unix_ms)
+            return self._leases.applied(request, answer, stamp)
         if request.machine == "kv":
-            held = self._leases.holds(request.arguments.get("fence"), now_unix_ms)
+            held = self._leases.holds(request.arguments.get("fence"), stamp)
             return self._table.applied(request, answer, held, now_unix_ms)
         check = _CHECKS.get((request.machine, request.operation))
         value = answer.get("value")
@@ -224,7 +224,6 @@ class Promises:
         from_ms, to_s = value["from_unix_ms"], given["to_unix_ms"] // 1000 + 5
         if given["to_unix_ms"] < from_ms:
             self._destroyed.set_back(given["to_unix_ms"])
-            self._leases.set_back(from_ms, given["to_unix_ms"])
             self._table.set_back(from_ms, given["to_unix_ms"])
             for revoked in (self._sids, self._subs):
                 for key in [key for key, one in revoked.items() if self._may_be_forgotten(one, from_ms)]:

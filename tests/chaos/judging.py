@@ -139,8 +139,8 @@ class Notes:
     fenced: list[Fenced] = field(default_factory=list)
 
 
-def judge(notes: Notes, end_s: float) -> tuple[list[Verdict], list[str], list[str]]:
-    """The verdict on each register, what else is wrong, and the leases that ended early.
+def judge(notes: Notes, end_s: float) -> tuple[list[Verdict], list[str]]:
+    """The verdict on each register, and what else is wrong.
 
     end_s: when all had ended.
     """
@@ -149,8 +149,7 @@ def judge(notes: Notes, end_s: float) -> tuple[list[Verdict], list[str], list[st
     problems += [verdict.explain() for verdict in verdicts if not verdict.linearizable]
     problems += judge_set(notes.added, notes.lists)
     problems += judge_watches(notes)
-    wrong, early = judge_locks(notes.holds, notes.fenced, changes)
-    return verdicts, problems + wrong, early
+    return verdicts, problems + judge_locks(notes.holds, notes.fenced, changes)
 
 
 def judge_registers(
@@ -261,22 +260,18 @@ def _not_told(notes: Notes, told: Mapping[tuple[str, int], Change]) -> Iterator[
             yield f"watchers were told of {change}, which nobody asked for"
 
 
-def judge_locks(
-    holds: Sequence[Hold], fenced: Iterable[Fenced], changes: Iterable[Change]
-) -> tuple[list[str], list[str]]:
-    """Whether tokens only grew and no stale one was let through; and which leases ended early.
+def judge_locks(holds: Sequence[Hold], fenced: Iterable[Fenced], changes: Iterable[Change]) -> list[str]:
+    """Whether tokens only grew, no stale one was let through, and no lease ended early.
 
-    Early: somebody else had the lock, or a write was refused, before the end that was promised.  Cluster
-    time may step forward with wrong clocks, and then that is no more than docs/locks.md says.
+    Early: somebody else had the lock, or a write was refused, before the end that was promised.
     """
     made = {change.value: change.revision for change in changes if change.type == "put"}
     problems: list[str] = []
-    early: list[str] = []
     for one, other in combinations(sorted(holds, key=lambda hold: hold.got_s), 2):
         if one.lock == other.lock:
             problems += _wrong_tokens(one, other)
             if one.token < other.token and one.got_s < other.asked_s and other.got_s < one.certain_s:
-                early.append(f"two hold the lock at once: {one} and {other}")
+                problems.append(f"two hold the lock at once: {one} and {other}")
     by_lock: dict[str, list[tuple[int, int]]] = {}
     for write in fenced:
         revision = write.revision or made.get(write.value)
@@ -284,7 +279,7 @@ def judge_locks(
         if revision is None:
             held = write.start_s > mine.got_s and write.end_s < mine.certain_s
             if write.outcome == "refused" and held:
-                early.append(f"{write} is refused, and the lock was held: {mine}")
+                problems.append(f"{write} is refused, and the lock was held: {mine}")
             continue
         if write.outcome == "refused":
             problems.append(f"{write} is refused, and was carried out at revision {revision}")
@@ -299,7 +294,7 @@ def judge_locks(
         for before, after in pairwise(sorted(writes)):
             if after[1] < before[1]:
                 problems.append(f"{lock}: a write of token {after[1]} follows one of token {before[1]}")
-    return problems, early
+    return problems
 
 
 def _wrong_tokens(one: Hold, other: Hold) -> Iterator[str]:

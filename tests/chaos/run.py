@@ -136,13 +136,9 @@ def _run(
 
     verdicts = check(history.ops())
     problems += [verdict.explain() for verdict in verdicts if not verdict.linearizable]
-    on_registers, wrong, early = judge(data.notes, history.now())
+    on_registers, wrong = judge(data.notes, history.now())
     verdicts += on_registers
     problems += data.problems + wrong
-    if "clock" in faults:
-        notes += [f"with wrong clocks: {text}" for text in early]
-    else:
-        problems += early
     exactly_once = [_exactly_once(history, counter, before, after) for counter in load.exact]
     problems += [f"not exactly once: {row}" for row in exactly_once if not row["exact"]]
     problems += history.anomalies + nemesis.findings + keepers.problems
@@ -161,11 +157,7 @@ def _run(
         verdicts=verdicts,
         exactly_once=exactly_once,
         promises=dict(sorted(keepers.counts.items())) | {"invitations redeemed at the end": redeemed},
-        data=dict(sorted(data.counts.items()))
-        | {
-            "changes watched": len(data.notes.changes[0]),
-            "leases ended early": len(early),
-        },
+        data=dict(sorted(data.counts.items())) | {"changes watched": len(data.notes.changes[0])},
         snapshots=cluster.snapshots(),
         transitions=went_on(nemesis.transitions.killed, history.records, _alone(nemesis)),
         problems=problems,

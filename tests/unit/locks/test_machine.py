@@ -24,8 +24,20 @@ class Locks:
 
     def __init__(self, limits: LockLimits | None = None) -> None:
         self.epoch = 1
-        self.machine = LockMachine(lambda: self.epoch, limits or LockLimits())
+        self.limits = limits or LockLimits()
         self.index, self.now = 0, NOW
+        self.stepped = NOW  # so much more than steady time has cluster time gone on
+        self.machine = self.new()
+
+    def new(self) -> LockMachine:
+        return LockMachine(lambda: self.epoch, self.limits, self.stamp)
+
+    def stamp(self) -> Stamp:
+        return Stamp(0, self.now, self.now - self.stepped)
+
+    def step(self, by_ms: int) -> None:
+        self.now += by_ms
+        self.stepped += by_ms
 
     def do(self, operation: str, name: str = "a", **given: Any) -> Json:
         self.index += 1
@@ -53,7 +65,7 @@ def test_acquire_tells_who_has_it_and_until_when(locks: Locks) -> None:
     assert locks.acquire(YOU) == {"acquired": False, **shown, **times}
     held = locks.machine.get("a", NOW)
     assert held is not None
-    assert held.shown() == {**shown, **times}
+    assert held.shown(locks.stamp()) == {**shown, **times}
     assert locks.machine.get("b", NOW) is None
 
 
@@ -159,6 +171,19 @@ def test_token_of_the_cluster_state_counts_its_epoch() -> None:
     assert state.locks.holds("a", 2**40, NOW)
 
 
+def test_lock_of_the_cluster_state_outlives_a_step_of_time() -> None:
+    state = ClusterState()
+    given = {"name": "a", "holder": ME, "owner": "", "by": "", "ttl_ms": 10_000}
+    state.advance(Stamp(0, NOW, 1))
+    state.apply(1, encode_command("lock", "acquire", given, request_id="r", kind="client"))
+    state.advance(Stamp(0, NOW + 3_600_000, 10_000))
+    state.apply(2, encode_command("lock", "acquire", {**given, "holder": YOU}, request_id="s", kind="client"))
+    assert state.locks.holds("a", 1, NOW + 3_600_000)
+    state.advance(Stamp(0, NOW + 3_600_001, 10_001))
+    state.apply(3, encode_command("lock", "acquire", {**given, "holder": YOU}, request_id="t", kind="client"))
+    assert state.locks.holds("a", 3, NOW + 3_600_001)
+
+
 def test_acquire_above_the_limit_is_overloaded_for_free_locks_only() -> None:
     locks = Locks(LockLimits(locks=2))
     token = locks.acquire(name="a")["token"]
@@ -202,13 +227,51 @@ def test_time_that_is_set_back_leaves_every_lock_as_long_as_it_was(locks: Locks)
     token = locks.acquire(name="a", ttl_ms=60_000)["token"]
     locks.now += 20_000
     locks.machine.set_back(locks.now, 5_000)
-    locks.now = 5_000
+    locks.step(5_000 - locks.now)
     assert locks.machine.holds("a", token, 44_999)
     assert not locks.machine.holds("a", token, 45_000)
-    assert locks.machine.export_state()["locks"].keys() == {"a"}
-    assert locks.machine.list(None, 9, 0)[0].acquired_unix_ms == 0
+    assert [lock.acquired_unix_ms for lock in locks.machine.list(None, 9, 0)] == [0]
     locks.now = 45_000
     assert locks.acquire(YOU, name="a")["token"] > token
+
+
+def test_step_of_cluster_time_ends_no_lock_and_moves_its_date(locks: Locks) -> None:
+    first = locks.acquire()
+    locks.step(3_600_000)
+    refused = locks.acquire(YOU)
+    assert (refused["acquired"], refused["token"]) == (False, first["token"])
+    assert refused["expires_unix_ms"] == first["expires_unix_ms"] + 3_600_000
+    assert locks.machine.holds("a", first["token"], locks.now + 9_999)
+    assert not locks.machine.holds("a", first["token"], locks.now + 10_000)
+    assert [lock.name for lock in locks.machine.list(None, 9, locks.now)] == ["a"]
+    assert locks.do("keep", token=first["token"], ttl_ms=1_000)["expires_unix_ms"] == locks.now + 10_000
+    locks.now += 10_000
+    assert locks.acquire(YOU)["acquired"] is True
+
+
+def test_lock_of_a_snapshot_without_steady_time_ends_by_its_date(locks: Locks) -> None:
+    token = locks.acquire(ttl_ms=20_000)["token"]
+    state = parse_canonical_json(canonical_json(locks.machine.export_state()))
+    del state["locks"]["a"]["end_steady_ms"]
+    state["locks"]["a"]["expires_unix_ms"] = NOW + 20_000
+    locks.stepped -= 5_000  # steady time has gone on meanwhile
+    locks.machine = locks.new()
+    locks.machine.prepare_restore(state)()
+    assert locks.machine.export_state() == state
+    locks.now += 19_999
+    assert locks.acquire(YOU)["acquired"] is False
+    assert not locks.machine.holds("a", token, locks.now + 1)
+    assert locks.do("keep", token=token, ttl_ms=10_000)["expires_unix_ms"] == locks.now + 10_000
+    locks.step(60_000)  # it has been kept, and counts by steady time from there
+    assert locks.machine.holds("a", token, locks.now + 9_999)
+    locks.machine.prepare_restore(state)()
+    locks.machine.set_back(NOW + 19_999, 1_000)
+    locks.step(1_000 - locks.now)
+    assert locks.machine.holds("a", token, 1_000)
+    assert not locks.machine.holds("a", token, 1_001)
+    locks.machine.prepare_restore(state)()
+    locks.machine.set_back(NOW + 20_000, 1_000)
+    assert not locks.machine.holds("a", token, 1_000)
 
 
 def test_on_change_is_told_of_what_is_free_or_anothers(locks: Locks) -> None:
@@ -269,6 +332,7 @@ _STEPS = st.lists(
         st.tuples(st.just("break"), _NAMES),
         st.tuples(st.just("pass"), st.integers(1, 4)),
         st.tuples(st.just("set_back"), st.integers(1, 50)),
+        st.tuples(st.just("step"), st.integers(1, 50)),
         st.tuples(st.just("restore")),
     ),
     max_size=40,
@@ -285,8 +349,8 @@ class Model:
     def live(self, now: int) -> dict[str, tuple[int, str, int]]:
         return {name: lock for name, lock in self.given.items() if now < lock[2]}
 
-    def set_back(self, now: int, by: int) -> None:
-        self.given = {name: (t, h, end - by) for name, (t, h, end) in self.live(now).items()}
+    def step(self, now: int, by: int) -> None:
+        self.given = {name: (t, h, end + by) for name, (t, h, end) in self.live(now).items()}
 
 
 @given(_STEPS)
@@ -296,7 +360,8 @@ def test_machine_answers_as_the_model(steps: list[tuple[Any, ...]]) -> None:
         _step(locks, model, *step)
         live = model.live(locks.now)
         held = {each.name: each for each in locks.machine.list(None, 9, locks.now)}
-        assert {name: (each.token, each.holder, each.expires_unix_ms) for name, each in held.items()} == live
+        ends = {name: each.shown(locks.stamp())["expires_unix_ms"] for name, each in held.items()}
+        assert {name: (each.token, each.holder, ends[name]) for name, each in held.items()} == live
         assert model.tokens == sorted(set(model.tokens))
 
 
@@ -307,12 +372,16 @@ def _step(locks: Locks, model: Model, operation: str, *given: Any) -> None:
         return
     if operation == "set_back":
         locks.machine.set_back(now, now - given[0] * 1_000)
-        model.set_back(now, given[0] * 1_000)
-        locks.now -= given[0] * 1_000
+        model.step(now, -given[0] * 1_000)
+        locks.step(-given[0] * 1_000)
+        return
+    if operation == "step":
+        model.step(now, given[0] * 1_000)
+        locks.step(given[0] * 1_000)
         return
     if operation == "restore":
         exported = parse_canonical_json(canonical_json(locks.machine.export_state()))
-        locks.machine = LockMachine(lambda: 1, LockLimits(locks=2))
+        locks.machine = locks.new()
         locks.machine.prepare_restore(exported)()
         return
     name, known = given[0], live.get(given[0])

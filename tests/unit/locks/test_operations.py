@@ -71,7 +71,7 @@ async def waits(node: Node) -> None:
         while node.index < 2:
             await asyncio.sleep(0)
         before = node.looks
-        while node.looks < before + 2:
+        while node.looks < before + 1:
             await asyncio.sleep(0)
 
 

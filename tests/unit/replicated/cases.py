@@ -140,7 +140,8 @@ _locks = Case(
         lambda s: s["locks"]["a"].update(holder="x"),
         lambda s: s["locks"]["a"].update(owner="é"),
         lambda s: s["locks"]["a"].update(acquired_unix_ms=-1),
-        lambda s: s["locks"]["a"].update(expires_unix_ms=2**53 + 1),
+        lambda s: s["locks"]["a"].update(end_steady_ms=2**53 + 1),
+        lambda s: s["locks"]["a"].update(expires_unix_ms=1),
     ),
 )
 
