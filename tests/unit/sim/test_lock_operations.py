@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
+from cyoloctl.model import Stamp
 from cyoloctl.replicated.command import Command
 from cyoloctl.sim.lock_operations import Leases, lockers
 from cyoloctl.text import Json
@@ -21,12 +22,12 @@ def test_naive_judge_of_the_simulation_sees_each_way_to_break_a_lock() -> None:
     def request(operation: str, **given: Any) -> Command:
         return Command("lock", operation, {"name": "a", **given}, "r", "client", "", -1, b"")
 
-    def judged(operation: str, answer: Json, now: int, **given: Any) -> str | None:
+    def judged(operation: str, answer: Json, now: int, *, step: int = 0, **given: Any) -> str | None:
         judge = Leases(2)
         first = {"acquired": True, "token": 5, "expires_unix_ms": 10_000}
         mine = request("acquire", holder=ME, ttl_ms=10_000)
-        assert judge.applied(mine, {"value": first}, 0) is None
-        return judge.applied(request(operation, **given), answer, now)
+        assert judge.applied(mine, {"value": first}, Stamp(0, 0, 70)) is None
+        return judge.applied(request(operation, **given), answer, Stamp(0, now + step, now + 70))
 
     yours: Json = {"holder": YOU, "ttl_ms": 1_000}
     taken = {"value": {"acquired": True, "token": 6, "expires_unix_ms": 10_999}}
@@ -39,6 +40,7 @@ def test_naive_judge_of_the_simulation_sees_each_way_to_break_a_lock() -> None:
     lost = {"error": {"code": "conflict"}}
     assert judged("keep", lost, 9_999, token=5, ttl_ms=1_000) is not None
     assert judged("keep", lost, 10_000, token=5, ttl_ms=1_000) is None
+    assert judged("keep", lost, 9_999, step=3_600_000, token=5, ttl_ms=1_000) is not None
     assert judged("release", {"value": {"released": False}}, 9_999, token=5) is not None
     assert judged("release", {"value": {"released": True}}, 9_999, token=4) is not None
     assert judged("break", {"error": {"code": "not_found"}}, 9_999) is not None
