@@ -6,6 +6,7 @@ import logging
 from typing import Any, Literal
 
 from cyoloctl.authorities.api import PkiAuthority, PkiMember, PkiStatus, PkiStep
+from cyoloctl.authorities.ends import CA_DUE_MS, ca_due, ca_ends, certificate_ends, credentials_end
 from cyoloctl.authorities.machine import AuthorityMachine, Rotation
 from cyoloctl.authorities.renewal import Ask, CertificateRenewal
 from cyoloctl.credentials.machine import CredentialMachine
@@ -24,9 +25,6 @@ from cyoloctl.text import Json, parse_rfc3339, rfc3339, to_unix_ms
 __all__ = ["AuthorityOperations"]
 
 _log = logging.getLogger("cyoloctl.certificates")
-
-_CA_DUE_MS = 365 * 86_400_000
-"""A CA that ends sooner is to be exchanged."""
 
 
 class AuthorityOperations:
@@ -139,8 +137,8 @@ class AuthorityOperations:
                 f"{name} votes no more and has had the key of the CA" for name in self._authorities.demoted()
             ]
         end = certificate_dates(self._all_authorities()[-1])[1]
-        if int(end.timestamp() * 1000) - self._certificates.validity_ms() < _CA_DUE_MS:
-            reasons.append(f"the CA ends at {rfc3339(end.timestamp())}")
+        if int(end.timestamp() * 1000) - self._certificates.validity_ms() < CA_DUE_MS:
+            reasons.append(ca_ends(rfc3339(end.timestamp())))
         return reasons
 
     def _to_renew(self) -> list[str]:
@@ -341,9 +339,6 @@ class AuthorityOperations:
         now_ms = self._certificates.validity_ms()
         warn_ms = renewal.warn_before_s(self._certificates.certificate_days()) * 1000
         found: list[Problem] = []
-        how = "it renews itself while it is connected to a voter that holds the CA key; else by file"
-        if self._node.offline_ca:
-            how = "the CA is kept offline, so it is renewed with the CA's file"
         for member in self._members.members():
             expires_at = member.certificate_expires_at
             if member.name == self._name:
@@ -353,12 +348,7 @@ class AuthorityOperations:
             left_ms = to_unix_ms(parse_rfc3339(expires_at)) - now_ms
             if left_ms < warn_ms:
                 found.append(
-                    problem(
-                        "certificate_expired" if left_ms <= 0 else "certificate_expiring",
-                        member.name,
-                        f"the certificate of {member.name} {_ends(left_ms)}, at {expires_at}: {how}",
-                        "cyoloctl node renew -d DIR --request FILE",
-                    )
+                    certificate_ends(member.name, expires_at, left_ms, offline_ca=self._node.offline_ca)
                 )
         if self._certificates.problem is not None:
             message = f"{self._name} cannot renew its certificate: {self._certificates.problem}"
@@ -374,23 +364,10 @@ class AuthorityOperations:
             # Those of an hour are meant to end: they are told of in their last third.
             warn_ms = min(renewal.warn_before_s(life_days) * 1000, entry.lifetime_ms // 3)
             if entry.revoked_unix_ms is None and 0 < left_ms < warn_ms:
-                message = f"the credentials of {entry.name} ({entry.role}) {_ends(left_ms)}"
-                command = f"cyoloctl credentials renew {entry.name} --out FILE"
-                found.append(problem("credentials_expiring", None, message, command))
-        for reason in self._due_reasons():
-            message = f"the CA must be exchanged: {reason}"
-            if self._authorities.rotation is not None:
-                message = f"the CA is being exchanged, which was due: {reason}"
-            found.append(problem("ca_rotation_due", None, message, "cyoloctl pki rotate-ca"))
+                found.append(credentials_end(entry.name, entry.role, left_ms))
+        going = self._authorities.rotation is not None
+        found += [ca_due(reason, going=going) for reason in self._due_reasons()]
         return found
-
-
-def _ends(left_ms: int) -> str:
-    seconds = abs(left_ms) // 1000
-    span = f"{seconds // 86_400} days" if seconds >= 2 * 86_400 else f"{seconds // 3600} hours"
-    if seconds < 2 * 3600:
-        span = f"{seconds // 60} minutes"
-    return f"ended {span} ago" if left_ms <= 0 else f"ends in {span}"
 
 
 def _last_word(going: Rotation, name: str) -> str:

@@ -93,6 +93,7 @@ EXAMPLES: dict[str, tuple[str, ...]] = {
         "cyoloctl status --check",
         "cyoloctl status --watch --interval 5s",
     ),
+    "doctor": ("cyoloctl doctor", "cyoloctl doctor --all --warn-days 90"),
     "pki": ("cyoloctl pki status",),
     "pki status": ("cyoloctl pki status",),
     "pki rotate-ca": ("cyoloctl pki rotate-ca --dry-run", "cyoloctl pki rotate-ca --overlap 14d --yes"),

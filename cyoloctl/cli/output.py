@@ -29,6 +29,7 @@ __all__ = [
     "fields",
     "flush",
     "is_terminal",
+    "lines",
     "note",
     "render",
     "rows_of",
@@ -278,6 +279,31 @@ def fields(rows: Sequence[tuple[str, object]]) -> str:
         f"{_printable(name).ljust(width)}  {_printable(text_of(value))}".rstrip() + "\n"
         for name, value in rows
     )
+
+
+def lines(texts: Sequence[Cell | str], indent: str = "") -> None:
+    """Write lines to stdout.  On a terminal they are folded between words, what follows under indent.
+
+    One that is indented already stays whole: it is a command, to be copied.
+    """
+    terminal = is_terminal()
+    colour = terminal and coloured(sys.stdout)
+    parts = []
+    for text in texts:
+        folded = [_text(text)]
+        if terminal and not folded[0].startswith(" "):
+            import textwrap
+
+            folded = textwrap.wrap(
+                _text(text),
+                terminal_width(),
+                subsequent_indent=indent,
+                break_long_words=False,
+                break_on_hyphens=False,
+            )
+        style = "" if isinstance(text, str) else text.style
+        parts += [_paint(Cell(line, style), colour) + "\n" for line in folded]
+    write("".join(parts))
 
 
 Rows = Sequence[Sequence[Cell | str]]

@@ -24,13 +24,13 @@ from cyoloctl.errors import (
     Unavailable,
     Unreachable,
 )
+from cyoloctl.members.warnings import FSYNC_WARN_MS, warnings
 from cyoloctl.text import parse_rfc3339
 
-__all__ = ["COMMANDS", "member_table", "show_status", "warnings"]
+__all__ = ["COMMANDS", "member_table", "show_status"]
 
 # Where a figure turns into a warning.
 _CLOCK_SKEW_WARN_MS = 1000
-_FSYNC_WARN_MS = 100
 _LAG_WARN = 1000
 
 
@@ -100,7 +100,7 @@ _COLUMNS: dict[str, Callable[[Mapping[str, Any], float], Cell]] = {
     ),
     "VERSION": lambda m, now: Cell(text_of(m.get("version"))),
     "STORAGE": lambda m, now: Cell(text_of(m.get("storage")), "warn" if m.get("storage") == "memory" else ""),
-    "FSYNC P99": lambda m, now: _number(m.get("fsync_p99_ms"), " ms", _FSYNC_WARN_MS),
+    "FSYNC P99": lambda m, now: _number(m.get("fsync_p99_ms"), " ms", FSYNC_WARN_MS),
     "CERTIFICATE": _certificate,
     "CLOCK": lambda m, now: _clock(m),
 }
@@ -137,26 +137,6 @@ def member_table(
         for heading in _COLUMNS
     ]
     output.table(columns, rows, title=title, below=below, **hidden)
-
-
-def warnings(document: Mapping[str, Any], now_s: float) -> list[str]:
-    """Warnings, one sentence each, the gravest first."""
-    cluster = document["cluster"]
-    found: list[str] = []
-    voters = [member for member in document["members"] if member.get("role") != "learner"]
-    up = sum(1 for member in voters if member.get("reachable"))
-    if up < (cluster.get("quorum") or 0):
-        found.append(f"no quorum: only {up} of {len(voters)} voters are reachable; nothing can be written")
-    elif not cluster.get("leader"):
-        found.append("no leader: nothing can be written, and only stale reads answer")
-    elif cluster.get("failure_tolerance") == 0 and (cluster.get("voters") or 0) > 1:
-        found.append("the next failure stops the cluster: bring a member back or add one")
-    for member in document["members"]:
-        name = member["name"]
-        fsync_ms = member.get("fsync_p99_ms") or 0
-        if fsync_ms > _FSYNC_WARN_MS:
-            found.append(f"{name} has a slow disk: fsync takes {fsync_ms} ms at the 99th percentile")
-    return found
 
 
 def _notes(document: Mapping[str, Any]) -> Iterator[str]:
@@ -217,7 +197,7 @@ def show_status(
     ]
     now_s = _now_s(document)
     below: list[Cell | str] = [Cell(text, "dim") for text in _links(document)]
-    below += [Cell(f"! {text}", "warn") for text in warnings(document, now_s)]
+    below += [Cell(f"! {warned.message}", "warn") for warned in warnings(document)]
     for problem in document.get("problems", ()):
         command = f": {problem['command']}" if problem.get("command") else ""
         below.append(Cell(f"! {problem['message']}{command}", "bad"))
@@ -231,7 +211,8 @@ def _raise_if_unhealthy(document: Mapping[str, Any], check: bool) -> None:
         raise NoLeader("the asked node knows of no leader: look at the members that it cannot reach")
     problems = document.get("problems", ())
     if check and (problems or not cluster.get("healthy")):
-        found = [str(problem["message"]) for problem in problems] or warnings(document, _now_s(document))
+        found = [str(problem["message"]) for problem in problems]
+        found = found or [warned.message for warned in warnings(document)]
         raise Conflict(f"the cluster needs attention: {'; '.join(found) or 'see the members'}")
 
 

@@ -48,7 +48,7 @@ GROUPS: dict[str, str] = {
 }
 
 #: Commands directly under the root; the modules of the same names.
-LEAVES: tuple[str, ...] = ("demo", "dev", "sim", "status")
+LEAVES: tuple[str, ...] = ("demo", "dev", "doctor", "sim", "status")
 
 #: In the order of ``--help``: the module of a group or leaf, whose COMMANDS maps leaf names to functions.
 _MODULES: dict[str, Callable[[], Any]] = {
@@ -58,6 +58,7 @@ _MODULES: dict[str, Callable[[], Any]] = {
     "node": lambda: import_module("cyoloctl.cli.node"),
     "member": lambda: import_module("cyoloctl.cli.member"),
     "status": lambda: import_module("cyoloctl.cli.status"),
+    "doctor": lambda: import_module("cyoloctl.cli.doctor"),
     "pki": lambda: import_module("cyoloctl.cli.pki"),
     "credentials": lambda: import_module("cyoloctl.cli.credentials"),
     "kv": lambda: import_module("cyoloctl.cli.kv"),

@@ -15,16 +15,27 @@ from cyoloctl.members.facts import Facts, problem
 from cyoloctl.members.peer_problems import peer_problems
 from cyoloctl.raft import CERTIFICATE, DISK_FAILED, NO_MEMORY, Engine, is_a_time
 
-__all__ = ["CLOCK_OFF_MS", "DISK_LOW_BYTES", "clock_problems", "find_problems", "time_ahead_ms"]
+__all__ = [
+    "CLOCK_OFF_MS",
+    "DISK_LOW_BYTES",
+    "SET_CLOCK",
+    "bytes_text",
+    "clock_problems",
+    "duration_text",
+    "find_problems",
+    "space_problems",
+    "time_ahead_ms",
+]
 
 
 CLOCK_OFF_MS = 60_000
 """A clock that differs from cluster time by more, and cluster time ahead by more, needs a hand."""
 
-_SET_CLOCK = "date -u --set 'YYYY-MM-DD HH:MM:SS'"
+SET_CLOCK = "date -u --set 'YYYY-MM-DD HH:MM:SS'"
 
 
-def _duration(ms: float) -> str:
+def duration_text(ms: float) -> str:
+    """A time without its sign, in the largest unit of which it has two."""
     seconds = abs(ms) / 1000
     for size, unit in ((86_400, "days"), (3600, "hours"), (60, "minutes")):
         if seconds >= 2 * size:
@@ -60,28 +71,29 @@ def _members(facts: Facts) -> Iterable[Problem]:
             message = f"{name} lags by {row['lag']} entries, and does not catch up: see its disk and its log"
             yield problem("lagging", name, message, show)
         if free is not None:
-            yield from _space(name, free, row["disk"], show)
+            yield from space_problems(name, free, row["disk"], show)
 
 
-def _space(name: str, free: int, disk: Disk | None, show: str) -> Iterable[Problem]:
+def space_problems(name: str, free: int, disk: Disk | None, show: str) -> Iterable[Problem]:
     """What the space on a member's disk calls for.  disk: None where a member of an earlier release tells."""
     make = "make space in the file system of its data directory"
-    left = f"the disk of {name} has {_bytes(free)} left"
+    left = f"the disk of {name} has {bytes_text(free)} left"
     if disk is None:
         if free < DISK_LOW_BYTES:
             yield problem("disk_filling", name, f"{left}, and it stops when none is: {make}", show)
         return
     reserve, days = disk["reserve_bytes"], disk["days_left"]
     if free < reserve:
-        message = f"{left}, and below {_bytes(reserve)} it takes no new writes: {make}"
+        message = f"{left}, and below {bytes_text(reserve)} it takes no new writes: {make}"
         yield problem("disk_full", name, message, show)
     elif free < low_bytes(reserve) or (days is not None and days < FILLING_DAYS):
         lasting = "" if days is None else f", enough for {days:.1f} days at the present rate"
-        message = f"{left}{lasting}; below {_bytes(reserve)} it takes no new writes: {make}"
+        message = f"{left}{lasting}; below {bytes_text(reserve)} it takes no new writes: {make}"
         yield problem("disk_filling", name, message, show)
 
 
-def _bytes(count: int) -> str:
+def bytes_text(count: int) -> str:
+    """A size in MiB, below one in KiB."""
     return f"{count // 2**20} MiB" if count >= 2**20 else f"{count // 2**10} KiB"
 
 
@@ -144,14 +156,14 @@ def clock_problems(
     pair = sorted(is_set & set(voters))
     ahead_ms = ahead_ms or 0.0
     if len(voters) == len(pair) == 2 and abs(skews_ms[pair[0]] - skews_ms[pair[1]]) > CLOCK_OFF_MS:
-        apart = _duration(skews_ms[pair[0]] - skews_ms[pair[1]])
+        apart = duration_text(skews_ms[pair[0]] - skews_ms[pair[1]])
         for name in pair:
             yield problem(
                 "clock",
                 name,
                 f"the clocks of {pair[0]} and {pair[1]} are {apart} apart, and of two nobody can know which "
                 "is right: nothing expires early; set the wrong one",
-                _SET_CLOCK,
+                SET_CLOCK,
             )
         off = {name: skew for name, skew in off.items() if name not in pair}
         ahead_ms = 0.0
@@ -159,7 +171,7 @@ def clock_problems(
         if name not in is_set:
             what = "shows no time at all (before 2020 or after 2200)"
         else:
-            what = f"is {_duration(skew)} {'ahead of' if skew > 0 else 'behind'} cluster time"
+            what = f"is {duration_text(skew)} {'ahead of' if skew > 0 else 'behind'} cluster time"
             if ahead_ms > CLOCK_OFF_MS and abs(skew + ahead_ms) <= CLOCK_OFF_MS:
                 # It may be right, and cluster time wrong: setting it now would do harm.
                 yield problem(
@@ -170,14 +182,14 @@ def clock_problems(
             "clock",
             name,
             f"the clock of {name} {what}: set it; the cluster goes on by the majority's clocks",
-            _SET_CLOCK,
+            SET_CLOCK,
         )
     if ahead_ms > CLOCK_OFF_MS:
         yield problem(
             "time_ahead",
             None,
-            f"cluster time is {_duration(ahead_ms)} ahead of a majority's clocks, so nothing expires early: "
-            "correct the clocks that are wrong; if cluster time is, set it back",
+            f"cluster time is {duration_text(ahead_ms)} ahead of a majority's clocks, so nothing expires "
+            "early: correct the clocks that are wrong; if cluster time is, set it back",
             "cyoloctl cluster set-time --to-members --dry-run",
         )
 

@@ -22,7 +22,7 @@ from cyoloctl.snapshots.file import Head, encode_head, new_snapshot_file
 from cyoloctl.snapshots.operations import SnapshotOperations, Spooled
 from cyoloctl.snapshots.policy import SnapshotPolicy
 
-__all__ = ["SnapshotSchedule", "set_policy"]
+__all__ = ["SnapshotSchedule", "newest_snapshot", "own_snapshots", "set_policy"]
 
 _log = logging.getLogger("cyoloctl.node")
 
@@ -58,6 +58,21 @@ def set_policy(data_dir: Path, policy: SnapshotPolicy | None) -> dict[str, Any]:
     }
 
 
+def own_snapshots(name: str, policy: SnapshotPolicy) -> list[Path]:
+    """The snapshots that a node saved by a policy, the oldest first: their names hold the time.
+
+    Raises OSError.
+    """
+    pattern = re.compile(re.escape(name) + r"-[0-9]{8}T[0-9]{6}Z\.snapshot")
+    with os.scandir(policy.directory) as entries:
+        return sorted(Path(entry.path) for entry in entries if pattern.fullmatch(entry.name))
+
+
+def newest_snapshot(name: str, policy: SnapshotPolicy) -> Path | None:
+    """The last of them.  Raises OSError."""
+    return next(reversed(own_snapshots(name, policy)), None)
+
+
 class SnapshotSchedule:
     """The snapshots of one running node.
 
@@ -75,7 +90,7 @@ class SnapshotSchedule:
         self.policy = policy
         self._snapshots = snapshots
         self._wall_clock = wall_clock
-        self._begin = f"{name}-"
+        self._name = name
         self._failed: str | None = None
 
     async def run(self) -> None:
@@ -107,28 +122,22 @@ class SnapshotSchedule:
         if self._failed is not None:
             yield problem(
                 "snapshot_failed",
-                self._begin.removesuffix("-"),
-                f"{self._begin.removesuffix('-')} cannot save its snapshots: {self._failed}",
+                self._name,
+                f"{self._name} cannot save its snapshots: {self._failed}",
                 "cyoloctl snapshot save FILE",
             )
 
-    def _own(self, policy: SnapshotPolicy) -> list[Path]:
-        """The snapshots of this node, the oldest first: their names hold the time."""
-        pattern = re.compile(re.escape(self._begin) + r"[0-9]{8}T[0-9]{6}Z\.snapshot")
-        with os.scandir(policy.directory) as entries:
-            return sorted(Path(entry.path) for entry in entries if pattern.fullmatch(entry.name))
-
     def _unfinished(self, policy: SnapshotPolicy) -> list[Path]:
         """What this node was writing when it was killed (`new_snapshot_file`): it writes one at a time."""
-        pattern = re.compile(r"\." + re.escape(self._begin) + r"[0-9]{1,8}(T.*)?\.[0-9a-f]{16}")
+        pattern = re.compile(r"\." + re.escape(self._name) + r"-[0-9]{1,8}(T.*)?\.[0-9a-f]{16}")
         with os.scandir(policy.directory) as entries:
             return [Path(entry.path) for entry in entries if pattern.fullmatch(entry.name)]
 
     def _is_due(self, policy: SnapshotPolicy) -> bool:
-        own = self._own(policy)
-        if not own:
+        newest = newest_snapshot(self._name, policy)
+        if newest is None:
             return True
-        age_s = self._wall_clock() - own[-1].stat().st_mtime
+        age_s = self._wall_clock() - newest.stat().st_mtime
         return not 0 <= age_s < policy.every_s  # of the future: a clock was wrong
 
     async def _take(self, policy: SnapshotPolicy) -> None:
@@ -141,7 +150,7 @@ class SnapshotSchedule:
 
     def _write(self, policy: SnapshotPolicy, head: Head, state: Spooled) -> Path:
         now = datetime.fromtimestamp(self._wall_clock(), UTC)
-        path = Path(policy.directory, f"{self._begin}{now:%Y%m%dT%H%M%SZ}.snapshot")
+        path = Path(policy.directory, f"{self._name}-{now:%Y%m%dT%H%M%SZ}.snapshot")
         for left in self._unfinished(policy):
             left.unlink(missing_ok=True)
         try:
@@ -151,6 +160,6 @@ class SnapshotSchedule:
                     write(part)
         except AlreadyExists:
             os.utime(path)  # taken in this very second
-        for old in self._own(policy)[: -policy.keep]:
+        for old in own_snapshots(self._name, policy)[: -policy.keep]:
             old.unlink(missing_ok=True)
         return path

@@ -59,6 +59,7 @@ CONTRACT = {
     "member remove": f"--dry-run --force --yes {CONNECTION}",
     "member transfer-leadership": f"--to --dry-run --request-id {CONNECTION}",
     "status": f"--watch --check {CONNECTION}",
+    "doctor": f"--all --warn-days -d --data-dir --timeout {OUTPUT}",
     "counter incr": f"--by --request-id {CONNECTION}",
     "counter decr": f"--by --request-id {CONNECTION}",
     "counter get": f"--stale {CONNECTION}",

@@ -192,7 +192,8 @@ def test_refused_input_leaves_no_request_id_behind(tmp_path: Path, capsys: Captu
 
 READERS = {
     # nothing of the cluster changes: a repetition does no harm
-    "demo", "dev", "status", "sim", "help exit-codes", "completion bash", "completion zsh", "completion fish",
+    "demo", "dev", "doctor", "status", "sim", "help exit-codes",
+    "completion bash", "completion zsh", "completion fish",
     "counter get", "counter list", "counter watch",
     "credentials list", "credentials show", "credentials request",
     "key list", "key status", "key export", "key identity",

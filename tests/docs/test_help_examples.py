@@ -39,7 +39,11 @@ NOT_RUN = {
     ),
 }
 #: After a voter was removed the CA is due for an exchange, and --check says so.
-STATUSES = {"cyoloctl status --check": 4}
+STATUSES = {
+    "cyoloctl status --check": 4,
+    "cyoloctl doctor": 4,
+    "cyoloctl doctor --all --warn-days 90": 4,
+}
 #: They end when they are interrupted.
 ENDLESS = ("--watch", "watch ")
 
@@ -48,7 +52,8 @@ ORDER = """
     cluster init, cluster, member invite, member invitations, member uninvite, node join, node start, node
     stop, node set-address, node renew, node request, member grant, node accept, node info, node log, node
     inspect, node reload, node, member list, member, member show, member set-host, member
-    transfer-leadership, member set-address, member demote, member promote, member remove, status, counter
+    transfer-leadership, member set-address, member demote, member promote, member remove, status, doctor,
+    counter
     incr,
     counter decr, counter get, counter list, counter watch, counter reset, counter, lock run,
     lock list, lock show, lock release, lock, kv put, kv get, kv list,

@@ -84,6 +84,7 @@ ORDER = [
     "control",
     "gateway",
     "node",
+    "doctor",
     "sim",
     "cli",
     "__main__",
@@ -116,6 +117,7 @@ LAZY_VENDORS: dict[str, str] = {"cli.output": "rich yaml", "node.run": "uvloop"}
 # No clock, no randomness, no I/O.
 PURE = """
     errors model text caller pki.identity state *.machine *.records *.checks *.api
+    authorities.ends doctor.cluster doctor.facts doctor.findings members.warnings
     kv.changes kv.holdings kv.sealing machines.code machines.language machines.names
     members.disk_space members.duties members.granted members.levels members.presence
     tokens.issuer replicated.clock replicated.history replicated.levels replicated.command replicated.requests
@@ -135,8 +137,8 @@ QUICK = """
     routing.hrw routing.table routing.haproxy routing.nginx routing.publish
 """
 QUICK_OURS = (
-    "errors model text caller paths process *.client control.blocking control.calls control.endpoints "
-    "control.http1 control.table web.encoding web.schema web.steps *.api cli.*"
+    "errors model text caller paths process members.warnings *.client control.blocking control.calls "
+    "control.endpoints control.http1 control.table web.encoding web.schema web.steps *.api cli.*"
 )
 
 # Faces: what others import of a package is in its __init__; nobody imports the modules behind it.
