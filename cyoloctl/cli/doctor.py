@@ -13,10 +13,11 @@ from cyoloctl.cli.output import Cell
 from cyoloctl.errors import Conflict
 
 if TYPE_CHECKING:
+    from cyoloctl.doctor.collecting import Ask
     from cyoloctl.doctor.facts import Facts
     from cyoloctl.doctor.findings import Finding
 
-__all__ = ["COMMANDS", "look"]
+__all__ = ["COMMANDS", "asking", "look"]
 
 _STYLES = {"ok": "good", "info": "", "warning": "warn", "error": "bad"}
 _WORDS = {"info": ("info", "infos"), "warning": ("warning", "warnings"), "error": ("error", "errors")}
@@ -24,21 +25,30 @@ _INDENT = " " * 9
 _MAX_WARN_DAYS = 3650
 
 
-def look(invocation: Invocation) -> Facts:
-    """The facts about the node of the data directory.  Raises ConfigError for a directory without one."""
-    from cyoloctl.cli import launch
-    from cyoloctl.doctor.collecting import collect
+def _endpoint(invocation: Invocation) -> str:
     from cyoloctl.paths import control_socket_path
 
-    launch.require_node(invocation.data_dir)
+    return f"unix://{control_socket_path(invocation.data_dir)}"
 
-    endpoint = f"unix://{control_socket_path(invocation.data_dir)}"
+
+def asking(invocation: Invocation) -> Ask:
+    """A function that asks the node of the data directory, whatever endpoints the environment names."""
+    endpoint = _endpoint(invocation)
 
     def ask(operation: str, query: Mapping[str, str]) -> dict[str, Any]:
         return invocation.client([endpoint]).call(operation, query=query)
 
-    pid = launch.process_of(invocation.data_dir) or launch.listener_pid(endpoint)
-    return collect(invocation.data_dir, ask=ask, pid=pid, timeout_s=invocation.timeout_s)
+    return ask
+
+
+def look(invocation: Invocation) -> Facts:
+    """The facts about the node of the data directory.  Raises ConfigError for a directory without one."""
+    from cyoloctl.cli import launch
+    from cyoloctl.doctor.collecting import collect
+
+    launch.require_node(invocation.data_dir)
+    pid = launch.process_of(invocation.data_dir) or launch.listener_pid(_endpoint(invocation))
+    return collect(invocation.data_dir, ask=asking(invocation), pid=pid, timeout_s=invocation.timeout_s)
 
 
 def _counted(findings: list[Finding]) -> str:
@@ -93,7 +103,7 @@ def doctor(
     an error.
     """
     days = None if warn_days is None else parse_int64(warn_days, "--warn-days", 0, _MAX_WARN_DAYS)
-    from cyoloctl.doctor.cluster import find_all, needs_attention
+    from cyoloctl.doctor.cluster import as_document, find_all, needs_attention
 
     facts = look(invocation)
     findings = find_all(facts, warn_days=days)
@@ -101,8 +111,7 @@ def doctor(
     if invocation.mode == "table":
         _show(facts, findings, every=every)
     else:
-        shown = [one for one in findings if every or one["severity"] != "ok"]
-        output.structured({"schema_version": 1, "healthy": not wrong, "findings": shown}, invocation.mode)
+        output.structured(as_document(findings, every=every), invocation.mode)
     if wrong:
         raise Conflict(f"{_counted(wrong)}: see the findings")
 

@@ -94,6 +94,11 @@ EXAMPLES: dict[str, tuple[str, ...]] = {
         "cyoloctl status --watch --interval 5s",
     ),
     "doctor": ("cyoloctl doctor", "cyoloctl doctor --all --warn-days 90"),
+    "support-bundle": (
+        "cyoloctl support-bundle --out n1.tar.gz",
+        "cyoloctl support-bundle --out n1.sealed --seal-to support.identity",
+        "cyoloctl support-bundle --open n1.sealed --out n1-opened.tar.gz",
+    ),
     "pki": ("cyoloctl pki status",),
     "pki status": ("cyoloctl pki status",),
     "pki rotate-ca": ("cyoloctl pki rotate-ca --dry-run", "cyoloctl pki rotate-ca --overlap 14d --yes"),

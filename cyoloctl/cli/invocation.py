@@ -525,8 +525,8 @@ def read_secret(path: str, what: str) -> str:
 
 
 @contextmanager
-def secret_file(path: Path, what: str) -> Iterator[Callable[[str], None]]:
-    """A new file of mode 0600, and the function that writes its text, to the disk.
+def secret_file(path: Path, what: str) -> Iterator[Callable[[str | bytes], None]]:
+    """A new file of mode 0600, and the function that writes its contents, to the disk.
 
     The file comes before the secret is asked for: one that could not be
     stored would be lost.  It goes again when the block fails.
@@ -541,10 +541,10 @@ def secret_file(path: Path, what: str) -> Iterator[Callable[[str], None]]:
     except OSError as error:
         raise file_error(path, error, "create") from None
 
-    def write(text: str) -> None:
+    def write(data: str | bytes) -> None:
         try:
-            with os.fdopen(descriptor, "w", encoding="utf-8", closefd=False) as file:
-                file.write(text)
+            with os.fdopen(descriptor, "wb", closefd=False) as file:
+                file.write(data.encode() if isinstance(data, str) else data)
                 file.flush()
                 os.fsync(descriptor)
         except OSError as error:

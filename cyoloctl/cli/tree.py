@@ -48,7 +48,7 @@ GROUPS: dict[str, str] = {
 }
 
 #: Commands directly under the root; the modules of the same names.
-LEAVES: tuple[str, ...] = ("demo", "dev", "doctor", "sim", "status")
+LEAVES: tuple[str, ...] = ("demo", "dev", "doctor", "sim", "status", "support-bundle")
 
 #: In the order of ``--help``: the module of a group or leaf, whose COMMANDS maps leaf names to functions.
 _MODULES: dict[str, Callable[[], Any]] = {
@@ -59,6 +59,7 @@ _MODULES: dict[str, Callable[[], Any]] = {
     "member": lambda: import_module("cyoloctl.cli.member"),
     "status": lambda: import_module("cyoloctl.cli.status"),
     "doctor": lambda: import_module("cyoloctl.cli.doctor"),
+    "support-bundle": lambda: import_module("cyoloctl.cli.support_bundle"),
     "pki": lambda: import_module("cyoloctl.cli.pki"),
     "credentials": lambda: import_module("cyoloctl.cli.credentials"),
     "kv": lambda: import_module("cyoloctl.cli.kv"),

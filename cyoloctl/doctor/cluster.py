@@ -20,7 +20,7 @@ from cyoloctl.members.warnings import warnings
 from cyoloctl.paths import quoted
 from cyoloctl.text import Json, parse_rfc3339, to_unix_ms
 
-__all__ = ["find_all", "needs_attention"]
+__all__ = ["as_document", "find_all", "needs_attention"]
 
 _SKEW_MS = 1000
 """A clock that differs from cluster time by more is worth a look."""
@@ -33,6 +33,15 @@ _OF_CERTIFICATES = frozenset(["certificate_expired", "certificate_expiring"])
 def needs_attention(one: Finding) -> bool:
     """Whether a finding is above info."""
     return one["severity"] in ("warning", "error")
+
+
+def as_document(findings: Sequence[Finding], *, every: bool) -> Json:
+    """The findings as JSON.  every: what is well, too."""
+    return {
+        "schema_version": 1,
+        "healthy": not any(map(needs_attention, findings)),
+        "findings": [one for one in findings if every or one["severity"] != "ok"],
+    }
 
 
 def find_all(facts: Facts, *, warn_days: int | None) -> list[Finding]:

@@ -60,6 +60,7 @@ CONTRACT = {
     "member transfer-leadership": f"--to --dry-run --request-id {CONNECTION}",
     "status": f"--watch --check {CONNECTION}",
     "doctor": f"--all --warn-days -d --data-dir --timeout {OUTPUT}",
+    "support-bundle": f"--out --seal-to --open -d --data-dir --timeout {OUTPUT}",
     "counter incr": f"--by --request-id {CONNECTION}",
     "counter decr": f"--by --request-id {CONNECTION}",
     "counter get": f"--stale {CONNECTION}",

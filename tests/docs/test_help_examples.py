@@ -53,8 +53,7 @@ ORDER = """
     stop, node set-address, node renew, node request, member grant, node accept, node info, node log, node
     inspect, node reload, node, member list, member, member show, member set-host, member
     transfer-leadership, member set-address, member demote, member promote, member remove, status, doctor,
-    counter
-    incr,
+    support-bundle, counter incr,
     counter decr, counter get, counter list, counter watch, counter reset, counter, lock run,
     lock list, lock show, lock release, lock, kv put, kv get, kv list,
     machine check, machine list, machine apply, machine query, machine,
@@ -163,6 +162,8 @@ def before(world: World, path: str, line: str) -> None:
         grant, _ = EXAMPLES["member grant"]
         world.call(grant)
         world.done.add(grant)
+    if path == "support-bundle" and not (world.work / "support.identity").exists():
+        (world.work / "support.identity").write_text(world.call("cyoloctl key identity"))
     if path == "cluster recover" and not (world.work / "survivor").exists():
         survive(world)
     if path == "member promote":

@@ -117,7 +117,7 @@ LAZY_VENDORS: dict[str, str] = {"cli.output": "rich yaml", "node.run": "uvloop"}
 # No clock, no randomness, no I/O.
 PURE = """
     errors model text caller pki.identity state *.machine *.records *.checks *.api
-    authorities.ends doctor.cluster doctor.facts doctor.findings members.warnings
+    authorities.ends doctor.cluster doctor.facts doctor.findings doctor.redaction members.warnings
     kv.changes kv.holdings kv.sealing machines.code machines.language machines.names
     members.disk_space members.duties members.granted members.levels members.presence
     tokens.issuer replicated.clock replicated.history replicated.levels replicated.command replicated.requests
