@@ -10,6 +10,7 @@ from typing import Any
 from cyoloctl.errors import InvalidInput, StorageError
 from cyoloctl.keys import ring_file
 from cyoloctl.keys.operations import RESTORED_KEYS
+from cyoloctl.locks.machine import MAX_LOCKS
 from cyoloctl.model import RaftId
 from cyoloctl.node.config import Config
 from cyoloctl.paths import write_private
@@ -57,6 +58,9 @@ def inspect_snapshot(path: Path) -> dict[str, Any]:
         "counters": sum(1 for _ in state.counters.list(None, 2**31)),
         "keys": len(keys),
         "rendezvous": len(state.rendezvous.live(head.time_unix_ms)),
+        "kv": {"keys": len(state.kv), "bytes": state.kv.size, "revision": state.kv.revision},
+        "locks": len(state.locks.list(None, MAX_LOCKS, head.time_unix_ms)),
+        "machines": sorted(state.machines.in_force()),
         "digest": state.digest(),
     }
 

@@ -28,6 +28,7 @@ def test_snapshot_under_writes_begins_a_new_cluster(shared: Cluster, tmp_path: P
     revoked = n2.cli("token", "mint", "--sub", "bob").stdout
     assert n2.cli("token", "revoke", "-", stdin=revoked).returncode == 0
     once = n2.json("counter", "incr", "once", "--request-id", "job-17")
+    put = n2.json("kv", "put", "doors/1", "open")
     (tmp_path / "phrase").write_text(PHRASE)
     with_keys, without = tmp_path / "with", tmp_path / "without"
     with Writers(shared, counter="writes", threads=2) as writers:
@@ -40,6 +41,9 @@ def test_snapshot_under_writes_begins_a_new_cluster(shared: Cluster, tmp_path: P
     found = n2.json("snapshot", "inspect", with_keys)
     assert (found["index"], found["epoch"], found["key_ring"]) == (saved["index"], 1, "passphrase")
     assert found["members"] == ["n1", "n2", "n3"]
+    assert found["kv"]["keys"] >= 1
+    assert found["kv"]["revision"] >= put["revision"]
+    assert (found["locks"], found["machines"]) == (0, [])
 
     with Cluster(tmp_path) as other:
         m1 = _new(other, "m1", "--from-snapshot", with_keys, "--passphrase-file", tmp_path / "phrase")
