@@ -25,6 +25,7 @@ if TYPE_CHECKING:
     from cyoloctl.counters.client import Counters
     from cyoloctl.kv.client import Kv
     from cyoloctl.locks.client import Locks
+    from cyoloctl.machines.client import Machines
     from cyoloctl.members.api import Status
     from cyoloctl.rendezvous.client import RendezvousGroup
     from cyoloctl.tokens.client import Tokens
@@ -86,6 +87,13 @@ class _Operations(Group[M], Generic[M]):
         from cyoloctl.locks.client import Locks
 
         return Locks(self._caller, self._runner)
+
+    @property
+    def machines(self) -> Machines[M]:
+        """State machines of your own."""
+        from cyoloctl.machines.client import Machines
+
+        return Machines(self._caller, self._runner)
 
     @property
     def tokens(self) -> Tokens[M]:

@@ -22,13 +22,12 @@ def give(cluster: Cluster, target: str, source: Path) -> None:
 
 
 def add(cluster: Cluster, name: str, request_id: str | None = None) -> int:
-    body = {"operation": "add", "arguments": {"page": "/a"}, "request_id": request_id}
-    return int(cluster[name].client().call("machine_apply", "hits", body=body)["answer"])
+    machines = cluster[name].client().machines
+    return int(machines.apply("hits", "add", {"page": "/a"}, request_id=request_id)["answer"])
 
 
 def hits(cluster: Cluster, name: str) -> int:
-    body = {"query": "of", "arguments": {"page": "/a"}}
-    return int(cluster[name].client().call("machine_query", "hits", body=body)["answer"])
+    return int(cluster[name].client().machines.query("hits", "of", {"page": "/a"})["answer"])
 
 
 def test_machine_counts_each_request_once_and_goes_on_when_the_leader_dies(stopped: Cluster) -> None:
@@ -41,7 +40,7 @@ def test_machine_counts_each_request_once_and_goes_on_when_the_leader_dies(stopp
     leader = stopped.wait_leader()
     stopped[leader].kill()
     left = [name for name in stopped.nodes if name != leader]
-    wait_until("another leader", lambda: stopped[left[0]].client().call("machine_list"))
+    wait_until("another leader", stopped[left[0]].client().machines.list)
     assert [add(stopped, left[0], "r2"), add(stopped, left[1], "r3")] == [2, 3]
     stopped[leader].start()
     assert hits(stopped, leader) == 3
