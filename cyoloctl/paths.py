@@ -24,6 +24,7 @@ __all__ = [
     "DiskSpace",
     "FoundNode",
     "check_data_dir",
+    "check_group",
     "check_ownership",
     "control_socket_path",
     "default_data_dir",
@@ -323,6 +324,19 @@ def make_private_directory(path: str | os.PathLike[str], *, is_nodes: bool = Fal
         raise file_error(path, error, "make the directory") from error
 
 
+def check_group(group: str) -> int:
+    """The number of a group of this machine, that of `socket_group`.  Raises ConfigError."""
+    import grp
+
+    try:
+        return grp.getgrnam(group).gr_gid
+    except (KeyError, ValueError):
+        raise ConfigError(
+            f"socket_group names {group[:80]!r}, which is no group of this machine: make it with "
+            "`groupadd`, or correct it in node.yaml"
+        ) from None
+
+
 def open_to_group(data_dir: str | os.PathLike[str], group: str, control_socket: Path) -> int:
     """Let a group of this machine pass through a data directory to its sockets; the group's number.
 
@@ -331,21 +345,13 @@ def open_to_group(data_dir: str | os.PathLike[str], group: str, control_socket: 
     0600, pki 0700.  Raises ConfigError for a group that is not there or that
     this user is no member of, and where the sockets are not in the directory.
     """
-    import grp
-
     text = os.path.realpath(data_dir)
     if os.path.dirname(control_socket) != text:
         raise ConfigError(
             f"socket_group cannot be used: the path of {text} is too long for a socket in it; "
             "move the data directory to a shorter path"
         )
-    try:
-        number = grp.getgrnam(group).gr_gid
-    except (KeyError, ValueError):
-        raise ConfigError(
-            f"socket_group names {group[:80]!r}, which is no group of this machine: make it with "
-            "`groupadd`, or correct it in node.yaml"
-        ) from None
+    number = check_group(group)
     try:
         os.chown(text, -1, number)
         os.chmod(text, 0o710)

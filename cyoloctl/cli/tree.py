@@ -31,6 +31,7 @@ _COMMON = common_options()
 GROUPS: dict[str, str] = {
     "cluster": "Create a cluster, recover it from one disk, set its time.",
     "node": "Run, stop, join, renew and inspect the node of a data directory.",
+    "config": "The configuration of a node: check node.yaml, show what is in force.",
     "member": "Invite, list, renew and remove members; move leadership.",
     "pki": "The certificate authority: its state and its exchange.",
     "credentials": "Who may call the API: create, list, renew and revoke viewers, gateways and operators.",
@@ -56,6 +57,7 @@ _MODULES: dict[str, Callable[[], Any]] = {
     "demo": lambda: import_module("cyoloctl.cli.demo"),
     "cluster": lambda: import_module("cyoloctl.cli.cluster"),
     "node": lambda: import_module("cyoloctl.cli.node"),
+    "config": lambda: import_module("cyoloctl.cli.config"),
     "member": lambda: import_module("cyoloctl.cli.member"),
     "status": lambda: import_module("cyoloctl.cli.status"),
     "doctor": lambda: import_module("cyoloctl.cli.doctor"),

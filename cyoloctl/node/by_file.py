@@ -17,7 +17,8 @@ from typing import Any
 
 from cyoloctl.errors import AlreadyExists, ConfigError, CyoloctlError, InvalidInput, VersionMismatch
 from cyoloctl.model import ClusterId, NodeName, parse_name
-from cyoloctl.node.config import CONFIG_NAME, Config, load_config, write_config
+from cyoloctl.node.config import CONFIG_NAME, Config, load_config
+from cyoloctl.node.config_writer import write_config
 from cyoloctl.node.create import (
     NODE_STATE,
     addresses_of,

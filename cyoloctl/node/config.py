@@ -1,20 +1,20 @@
-"""node.yaml: text to a frozen Config and back.  The only module that knows YAML.
+"""node.yaml: text to a frozen Config, or to all that is wrong in it.
 
 The format is strict, so that a typing mistake is told and not ignored: unknown
 and repeated fields, wrong types, aliases, anchors and tags are errors, and each
-error names file, line and column.
+error names file, line and column.  `config_writer` is the way back.
 """
 
 from __future__ import annotations
 
 import difflib
-import json
 import os
 import re
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, field, replace
+from functools import partial
 from types import MappingProxyType
-from typing import Any, Literal, cast
+from typing import Any, Literal, TypeVar, cast
 
 import yaml
 
@@ -38,24 +38,26 @@ from cyoloctl.node.gateway_config import (
     parse_link,
     parse_network,
 )
-from cyoloctl.paths import write_node_file
 from cyoloctl.pki.identity import parse_cluster_id
-from cyoloctl.snapshots.policy import SnapshotPolicy, parse_every
+from cyoloctl.snapshots.policy import MIN_EVERY_S, SnapshotPolicy, parse_every
 
 __all__ = [
     "CONFIG_NAME",
     "KNOWN_PEERS",
+    "MAX_BYTES",
     "SCHEMA_VERSION",
     "Config",
+    "Fault",
     "LogConfig",
     "LogFormat",
     "LogLevel",
-    "dump_config",
+    "config_of",
+    "find_lines",
     "load_config",
     "parse_config",
-    "rewrite_addresses",
-    "rewrite_snapshots",
-    "write_config",
+    "read_bytes",
+    "read_file",
+    "read_text",
 ]
 
 CONFIG_NAME = "node.yaml"
@@ -66,8 +68,19 @@ KNOWN_PEERS = "peers.json"
 
 SCHEMA_VERSION = 1
 
-_MAX_BYTES = 256 * 1024
+MAX_BYTES = 256 * 1024
 _MAX_DEPTH = 8
+
+_T = TypeVar("_T")
+
+_TOP = (
+    *("schema_version", "name", "cluster", "listen", "advertise", "storage", "peers", "log", "gateway"),
+    *("socket_group", "snapshots", "witness", "offline_ca", "machines"),
+)
+_GATEWAY = (
+    *("listen", "advertise", "url", "tls", "trusted_proxies", "metrics_clients", "allowed_hosts"),
+    "rendezvous",
+)
 
 LogFormat = Literal["text", "json"]
 LogLevel = Literal["debug", "info", "warning", "error"]
@@ -116,6 +129,28 @@ class Config:
         object.__setattr__(self, "peers", MappingProxyType(others))
 
 
+@dataclass(frozen=True, slots=True)
+class Fault:
+    """One thing that is wrong with a configuration.
+
+    key: the dotted name of the field, such as gateway.listen; empty where no
+    field is meant.  message: what is wrong, and what to do.  line, column: where,
+    from 1; None where the text is right and what it names is not.  newer: a
+    newer release wrote the file.
+    """
+
+    key: str
+    message: str
+    line: int | None = None
+    column: int | None = None
+    newer: bool = False
+
+    @property
+    def place(self) -> str:
+        """Where it is in the file."""
+        return "" if self.line is None else f"line {self.line}, column {self.column}"
+
+
 def load_config(path: str | os.PathLike[str]) -> Config:
     """Read node.yaml.
 
@@ -123,10 +158,15 @@ def load_config(path: str | os.PathLike[str]) -> Config:
     where the file is missing or cannot be read), VersionMismatch when a newer
     release wrote it.
     """
+    return config_of(read_bytes(read_file(path), os.fspath(path)), os.fspath(path))
+
+
+def read_file(path: str | os.PathLike[str]) -> bytes:
+    """What is in a node.yaml, and one byte more than it may have at most.  Raises ConfigError."""
     where = os.fspath(path)
     try:
         with open(where, "rb") as file:
-            data = file.read(_MAX_BYTES + 1)
+            return file.read(MAX_BYTES + 1)
     except FileNotFoundError:
         raise ConfigError(
             f"{where} is not there: run `cyoloctl cluster init` for a new cluster or `cyoloctl node join` "
@@ -139,14 +179,6 @@ def load_config(path: str | os.PathLike[str]) -> Config:
         ) from error
     except OSError as error:
         raise ConfigError(f"cannot read {where}: {error.strerror}; correct it and try again") from error
-    if len(data) > _MAX_BYTES:
-        raise ConfigError(f"{where} is larger than {_MAX_BYTES} bytes: it is not a node.yaml")
-    try:
-        text = data.decode("utf-8")
-    except UnicodeDecodeError as error:
-        before = data[: error.start].decode("utf-8")
-        raise _error(where, *_position(before), "this is not UTF-8 text: save the file as UTF-8") from None
-    return parse_config(text, where)
 
 
 def parse_config(text: str, where: str = CONFIG_NAME) -> Config:
@@ -155,222 +187,107 @@ def parse_config(text: str, where: str = CONFIG_NAME) -> Config:
     where: the file's name for error messages.  Raises as load_config does; no
     text whatever raises anything else.
     """
+    return config_of(read_text(text), where)
+
+
+def read_bytes(data: bytes, where: str = CONFIG_NAME) -> Config | list[Fault]:
+    """The configuration that the bytes of a file describe, or all that is wrong in them, in their order.
+
+    Raises ConfigError for more than a node.yaml can have.
+    """
+    if len(data) > MAX_BYTES:
+        raise ConfigError(f"{where} is larger than {MAX_BYTES} bytes: it is not a node.yaml")
+    try:
+        text = data.decode("utf-8")
+    except UnicodeDecodeError as error:
+        place = _position(data[: error.start].decode("utf-8"))
+        return [_fault(*place, "this is not UTF-8 text: save the file as UTF-8")]
+    return read_text(text)
+
+
+def read_text(text: str) -> Config | list[Fault]:
+    """The configuration that a YAML text describes, or all that is wrong in it, in its order."""
+    faults: list[Fault] = []
+    try:
+        return _Fields(faults, "", None, _compose(text), "the file").config()
+    except _Newer as newer:
+        return [newer.fault]
+    except _Wrong as wrong:
+        faults += wrong.faults
+    return sorted(faults, key=lambda fault: (fault.line or 0, fault.column or 0))
+
+
+def find_lines(text: str) -> dict[str, int]:
+    """The line of each field, by its dotted name, in a text that parse_config took."""
+
+    def walk(mapping: Any, prefix: str) -> Iterator[tuple[str, int]]:
+        for key, value in mapping.value:
+            yield prefix + key.value, key.start_mark.line + 1
+            if isinstance(value, yaml.MappingNode):
+                yield from walk(value, f"{prefix}{key.value}.")
+
+    return dict(walk(yaml.compose(text, Loader=yaml.SafeLoader), ""))
+
+
+def config_of(found: Config | list[Fault], where: str) -> Config:
+    """What was read, if it is right.
+
+    where: the file's name for messages.  Raises ConfigError for the first
+    fault, VersionMismatch where a newer release wrote the file.
+    """
+    if isinstance(found, Config):
+        return found
+    first, more = found[0], len(found) - 1
+    message = f"{where}, {first.place}: {first.message}"
+    if first.newer:
+        raise VersionMismatch(message)
+    if more:
+        message += f" ({more} more: `cyoloctl config check` shows all)"
+    raise ConfigError(message)
+
+
+def _compose(text: str) -> yaml.Node | None:
+    """The nodes of a text.  Raises _Wrong."""
     loader: _Loader | None = None
     try:
-        loader = _Loader(text, where)
-        root = loader.get_single_node()
+        loader = _Loader(text)
+        return loader.get_single_node()
     except yaml.reader.ReaderError as error:
-        raise _error(
-            where, *_position(text[: error.position]), "this character is not allowed: remove it"
-        ) from None
+        place = _position(text[: error.position])
+        raise _Wrong(_fault(*place, "this character is not allowed: remove it")) from None
     except yaml.MarkedYAMLError as error:
         mark = error.problem_mark or error.context_mark
         line, column = (mark.line, mark.column) if mark else (0, 0)
-        raise _error(where, line, column, f"this is not YAML: {error.problem or error.context}") from None
+        problem = error.problem or error.context
+        raise _Wrong(_fault(line, column, f"this is not YAML: {problem}; correct it")) from None
     except (ValueError, OverflowError):
         # The scanner passes what it read to int() and chr(): "\U00110000" is a bare ValueError.
         line, column = (loader.line, loader.column) if loader else (0, 0)
-        raise _error(where, line, column, "this is not YAML: a number or escape is out of range") from None
-    return _Fields(where, None, root, "the file").config()
+        problem = "this is not YAML: a number or escape is out of range; correct it"
+        raise _Wrong(_fault(line, column, problem)) from None
 
 
-def dump_config(config: Config) -> str:
-    """node.yaml for a configuration, with comments; parse_config gives the same Config back."""
-    peers = "".join(f"\n  {_scalar(name)}: {_scalar(str(addr))}" for name, addr in config.peers.items())
-    return f"""\
-# The configuration of one cyoloctl node.  Edit it by hand, then restart the node.
-schema_version: {SCHEMA_VERSION}
+class _Wrong(Exception):
+    """Ends the reading of a field or of the file; faults: why, where that is not noted yet."""
 
-# The identity of this node.  Its certificate and the log carry it: do not change it.
-name: {_scalar(config.name)}
-
-# The cluster that it belongs to.  Do not change it.
-cluster:
-  id: {json.dumps(config.cluster_id)}
-  name: {_scalar(config.cluster)}
-
-# Where this node accepts connections, HOST:PORT, and where the others reach it.
-# Without advertise, listen is what the others are told.
-listen: {_scalar(str(config.listen))}
-advertise: {_scalar(str(config.advertise))}
-
-# Where the log is kept: disk, or memory (everything is lost when the node stops).
-storage: {config.storage}
-
-# Where to dial first, NAME: HOST:PORT.  The log knows the present addresses; correct
-# one here only when all the others moved while this node was away.
-peers:{peers or " {}"}
-
-# format: text or json.  level: debug, info, warning or error.
-log:
-  format: {config.log.format}
-  level: {config.log.level}
-{_dump_witness(config.witness)}{_dump_offline_ca(config.offline_ca)}{_dump_socket_group(config.socket_group)}{_dump_gateway(config.gateway)}{_dump_machines(config.machines)}{_dump_snapshots(config.snapshots)}"""
+    def __init__(self, *faults: Fault) -> None:
+        super().__init__(*faults)
+        self.faults = faults
 
 
-def _dump_witness(witness: bool) -> str:
-    if not witness:
-        return ""
-    return """
-# This node votes, and holds no keys: the cluster admitted it as a witness.  Do not change it.
-witness: true
-"""
+class _Newer(Exception):
+    """Ends the reading of a file that a newer release wrote."""
 
-
-def _dump_offline_ca(offline_ca: bool) -> str:
-    if not offline_ca:
-        return ""
-    return """
-# The key of the CA is in a file that the operator keeps, and on no member.  Do not change it.
-offline_ca: true
-"""
-
-
-def _dump_socket_group(group: str | None) -> str:
-    if group is None:
-        return ""
-    return f"""
-# The group of this machine that may use gateway.sock, with the role of a gateway.
-socket_group: {json.dumps(group)}
-"""
-
-
-def _dump_machines(machines: tuple[str, ...]) -> str:
-    if not machines:
-        return ""
-    listed = ", ".join(json.dumps(each) for each in machines)
-    return f"""
-# The machines of your own, MODULE:CLASS, from the directory machines here or as installed.
-machines: [{listed}]
-"""
-
-
-def _dump_snapshots(policy: SnapshotPolicy | None) -> str:
-    if policy is None:
-        return ""
-    directory = json.dumps(policy.directory)
-    return f"\nsnapshots: {{every: {policy.every}, keep: {policy.keep}, directory: {directory}}}\n"
-
-
-def _dump_gateway(gateway: GatewayConfig | None) -> str:
-    if gateway is None:
-        return ""
-
-    def optional(name: str, value: str | None) -> str:
-        return "" if value is None else f"  {name}: {_scalar(value)}\n"
-
-    def texts(values: tuple[str, ...]) -> str:
-        return "[" + ", ".join(json.dumps(value) for value in values) + "]"
-
-    tls = ""
-    if gateway.certificate is not None and gateway.key is not None:
-        tls = f"  tls: {{certificate: {json.dumps(gateway.certificate)}, key: {json.dumps(gateway.key)}}}\n"
-    return f"""
-# The listener for browsers: HOST:PORT, and where reverse proxies reach it.  url: the base of
-# links for people.  tls: PEM files, absolute.  trusted_proxies: whose X-Forwarded-* are believed;
-# metrics_clients: IP addresses or networks that may read /metrics.  See docs/rendezvous.md.
-gateway:
-  listen: {_scalar(str(gateway.listen))}
-  advertise: {_scalar(str(gateway.advertise))}
-{optional("url", gateway.url)}{tls}\
-  trusted_proxies: {texts(gateway.trusted_proxies)}
-  metrics_clients: {texts(gateway.metrics_clients)}
-  allowed_hosts: {texts(gateway.allowed_hosts)}
-  # Approving on the page takes a session cookie; sign_in_url: where people get one, {{return}} in
-  # it: the link that brings them back.  begin: the kinds that browsers may begin, such as [mfa].
-  rendezvous:
-    require_session: {"true" if gateway.require_session else "false"}
-{"" if gateway.sign_in_url is None else f"    sign_in_url: {json.dumps(gateway.sign_in_url)}{chr(10)}"}\
-    begin: {texts(gateway.begin)}
-"""
-
-
-def write_config(path: str | os.PathLike[str], config: Config, *, exclusive: bool = False) -> None:
-    """Write node.yaml atomically, mode 0600, on the disk when this returns.
-
-    exclusive: raise AlreadyExists rather than replace a file.  Comments that
-    somebody added are lost.  Raises StorageError.
-    """
-    write_node_file(path, dump_config(config).encode(), exclusive=exclusive)
-
-
-def rewrite_addresses(
-    path: str | os.PathLike[str], wanted: Config, *, modified_ns: int | None = None
-) -> None:
-    """Put listen, advertise and peers of a configuration into the node.yaml of the same node.
-
-    The rest of the file stays as it was written, comments too, wherever it
-    can; atomic, as write_config.  modified_ns: as in write_node_file.
-    Raises ConfigError, StorageError.
-    """
-    with open(path, encoding="utf-8") as file:
-        _rewrite(path, _with_addresses(file.read(), wanted), wanted, modified_ns)
-
-
-def rewrite_snapshots(path: str | os.PathLike[str], wanted: Config) -> None:
-    """The same for the snapshot policy."""
-    with open(path, encoding="utf-8") as file:
-        text = file.read()
-    root: Any = yaml.compose(text, Loader=yaml.SafeLoader)
-    for key, value in root.value:
-        if key.value == "snapshots":
-            text = text[: key.start_mark.index].rstrip("\n") + "\n" + text[value.end_mark.index :]
-    _rewrite(path, text.rstrip("\n") + "\n" + _dump_snapshots(wanted.snapshots), wanted)
-
-
-def _rewrite(path: str | os.PathLike[str], text: str, wanted: Config, modified_ns: int | None = None) -> None:
-    try:
-        kept = parse_config(text) == wanted
-    except ConfigError:
-        kept = False  # all of it in one pair of braces, for example
-    write_node_file(path, (text if kept else dump_config(wanted)).encode(), modified_ns=modified_ns)
-
-
-def _with_addresses(text: str, wanted: Config) -> str:
-    """A text that load_config took, with other addresses."""
-    edits: list[tuple[int, int, str]] = []  # from, to, instead
-
-    def put(node: Any, address: Address) -> None:
-        if node.value != str(address):
-            edits.append((node.start_mark.index, node.end_mark.index, _scalar(str(address))))
-
-    root: Any = yaml.compose(text, Loader=yaml.SafeLoader)
-    fields: dict[str, Any] = {key.value: value for key, value in root.value}
-    put(fields["listen"], wanted.listen)
-    if "advertise" in fields:
-        put(fields["advertise"], wanted.advertise)
-    elif wanted.advertise != wanted.listen:
-        start = root.value[0][0].start_mark.index
-        edits.append((start, start, f"advertise: {_scalar(str(wanted.advertise))}\n"))
-    peers: Any = fields.get("peers")
-    known = {} if peers is None else {key.value: value for key, value in peers.value}
-    more = {name: address for name, address in wanted.peers.items() if name not in known}
-    for name, address in wanted.peers.items():
-        if name in known:
-            put(known[name], address)
-    if more and peers is None:
-        lines = "".join(f"  {_scalar(name)}: {_scalar(str(address))}\n" for name, address in more.items())
-        start = root.value[0][0].start_mark.index
-        edits.append((start, start, f"peers:\n{lines}"))
-    elif more and peers.flow_style:
-        items = [f"{json.dumps(name)}: {json.dumps(str(address))}" for name, address in more.items()]
-        start = peers.start_mark.index + 1
-        edits.append((start, start, ", ".join(items) + (", " if known else "")))
-    elif more:
-        first = peers.value[0][0].start_mark
-        items = [f"{_scalar(name)}: {_scalar(str(address))}" for name, address in more.items()]
-        edits.append((first.index, first.index, "".join(f"{item}\n{' ' * first.column}" for item in items)))
-    for start, end, instead in sorted(edits, reverse=True):
-        text = text[:start] + instead + text[end:]
-    return text
+    def __init__(self, fault: Fault) -> None:
+        super().__init__(fault)
+        self.fault = fault
 
 
 class _Loader(yaml.SafeLoader):
     """Composes nodes, never constructs; refuses what a hand-edited file has no use for."""
 
-    def __init__(self, text: str, where: str) -> None:
+    def __init__(self, text: str) -> None:
         super().__init__(text)
-        self._where = where
         self._depth = 0
 
     def compose_node(self, parent: yaml.Node | None, index: int) -> yaml.Node | None:
@@ -385,7 +302,7 @@ class _Loader(yaml.SafeLoader):
         elif self._depth >= _MAX_DEPTH:
             problem = "this is nested too deeply"
         if problem is not None:
-            raise _error(self._where, event.start_mark.line, event.start_mark.column, problem)
+            raise _Wrong(_fault(event.start_mark.line, event.start_mark.column, problem))
         self._depth += 1
         node = super().compose_node(parent, index)
         self._depth -= 1
@@ -393,10 +310,17 @@ class _Loader(yaml.SafeLoader):
 
 
 class _Fields:
-    """The fields of one mapping; takes them one by one and reports the first that is wrong."""
+    """The fields of one mapping.
 
-    def __init__(self, where: str, at: yaml.Node | None, node: yaml.Node | None, what: str) -> None:
-        self._where = where
+    Takes them one by one, and notes each that is wrong; what is made of them is made when none was.
+    """
+
+    def __init__(
+        self, faults: list[Fault], prefix: str, at: yaml.Node | None, node: yaml.Node | None, what: str
+    ) -> None:
+        """faults: those of the whole file, noted so far.  prefix: what the dotted names here begin with."""
+        self._faults = faults
+        self._prefix = prefix
         self._what = what
         self._at = node or at
         self._values: dict[str, yaml.Node] = {}
@@ -404,127 +328,193 @@ class _Fields:
         if not isinstance(node, yaml.MappingNode):
             raise self._error(self._at, f"{what} must be a mapping of fields to values (name: value)")
         for key, value in node.value:
-            text = self._text(key, "a field's name")
+            text = self._tried("", partial(self._text, key, "a field's name"))
             if text in self._keys:
                 line = self._keys[text].start_mark.line + 1
-                raise self._error(key, f"{text!r} is there twice, first in line {line}: remove one")
-            self._keys[text] = key
-            self._values[text] = value
+                self._note(
+                    text, self._error(key, f"{text!r} is there twice, first in line {line}: remove one")
+                )
+            elif isinstance(text, str):
+                self._keys[text] = key
+                self._values[text] = value
+
+    def _note(self, name: str, wrong: _Wrong) -> None:
+        """Note why a field is wrong, once."""
+        for fault in wrong.faults:
+            named = fault if fault.key else replace(fault, key=f"{self._prefix}{name}".rstrip("."))
+            if named not in self._faults:
+                self._faults.append(named)
+
+    def _tried(self, name: str, read: Callable[[], _T]) -> _T:
+        """A field's value; None, whatever the type says, where it is wrong: `_stop` comes before its use."""
+        try:
+            return read()
+        except _Wrong as wrong:
+            self._note(name, wrong)
+            return cast(_T, None)
+
+    def _stop(self) -> None:
+        """Make nothing of fields that are wrong."""
+        if self._faults:
+            raise _Wrong
 
     def config(self) -> Config:
         """The whole file."""
+        tried = self._tried
         # Before the names of fields: a newer file may have others.
-        self._version()
-        self._only(
-            *(
-                "schema_version",
-                "name",
-                "cluster",
-                "listen",
-                "advertise",
-                "storage",
-                "peers",
-                "log",
-                "gateway",
-            ),
-            "socket_group",
-            "snapshots",
-            "witness",
-            "offline_ca",
-            "machines",
-        )
-        cluster = _Fields(self._where, self._at, self._required("cluster"), "'cluster'")
-        cluster._only("id", "name")
-        log = self._fields("log")
-        log._only("format", "level")
+        tried("schema_version", self._version)
+        self._only(*_TOP)
+        cluster_id, cluster = tried("cluster", self._cluster) or (None, None)
         listen, advertise = self._listen_and_advertise()
-        witness = self._flag("witness", False)
+        witness = tried("witness", lambda: self._flag("witness", False))
         if witness and "gateway" in self._values:
-            raise self._error(self._keys["gateway"], "a witness has no gateway: remove 'gateway'")
+            wrong = self._error(self._keys["gateway"], "a witness has no gateway: remove 'gateway'")
+            self._note("gateway", wrong)
+        given = self._values
+        name = tried("name", lambda: self._name("name"))
+        storage = tried("storage", lambda: self._choice("storage", "disk", "memory"))
+        peers = tried("peers", lambda: self._fields("peers")._addresses())
+        log = tried("log", lambda: self._fields("log")._log())
+        gateway = tried("gateway", lambda: self._fields("gateway")._gateway()) if "gateway" in given else None
+        group = (
+            tried("socket_group", lambda: self._text(given["socket_group"], "'socket_group'"))
+            if "socket_group" in given
+            else None
+        )
+        snapshots = (
+            tried("snapshots", lambda: self._fields("snapshots")._snapshots())
+            if "snapshots" in given
+            else None
+        )
+        offline_ca = tried("offline_ca", lambda: self._flag("offline_ca", False))
+        machines = tried("machines", lambda: self._texts("machines", parse_target, ()))
+        self._stop()
         return Config(
-            name=self._name("name"),
-            cluster_id=cluster._cluster_id("id"),
-            cluster=cluster._name("name"),
+            name=name,
+            cluster_id=cluster_id,
+            cluster=cluster,
             listen=listen,
             advertise=advertise,
-            storage=cast(Storage, self._choice("storage", "disk", "memory")),
-            peers=self._fields("peers")._addresses(),
-            log=LogConfig(
-                cast(LogFormat, log._choice("format", "text", "json")),
-                cast(LogLevel, log._choice("level", "info", "debug", "warning", "error")),
-            ),
-            gateway=self._fields("gateway")._gateway() if "gateway" in self._values else None,
-            socket_group=(
-                self._text(self._values["socket_group"], "'socket_group'")
-                if "socket_group" in self._values
-                else None
-            ),
-            snapshots=self._fields("snapshots")._snapshots() if "snapshots" in self._values else None,
+            storage=cast(Storage, storage),
+            peers=peers,
+            log=log,
+            gateway=gateway,
+            socket_group=group,
+            snapshots=snapshots,
             witness=witness,
-            offline_ca=self._flag("offline_ca", False),
-            machines=self._texts("machines", parse_target, ()),
+            offline_ca=offline_ca,
+            machines=machines,
         )
+
+    def _cluster(self) -> tuple[ClusterId, NodeName]:
+        cluster = self._fields("cluster", self._required("cluster"))
+        cluster._only("id", "name")
+        return (
+            cluster._tried("id", lambda: cluster._cluster_id("id")),
+            cluster._tried("name", lambda: cluster._name("name")),
+        )
+
+    def _log(self) -> LogConfig:
+        self._only("format", "level")
+        form = self._tried("format", lambda: self._choice("format", "text", "json"))
+        level = self._tried("level", lambda: self._choice("level", "info", "debug", "warning", "error"))
+        return LogConfig(cast(LogFormat, form), cast(LogLevel, level))
 
     def _snapshots(self) -> SnapshotPolicy:
         self._only("every", "keep", "directory")
-        every, keep = self._required("every"), self._required("keep")
+        every_s = self._tried("every", self._every_s)
+        keep = self._tried("keep", self._keep)
+        directory = self._tried("directory", lambda: self._path("directory"))
+        self._stop()
+        return SnapshotPolicy(every_s, keep, directory)
+
+    def _every_s(self) -> int:
+        node = self._required("every")
         try:
-            if not isinstance(keep, yaml.ScalarNode) or not re.fullmatch("[0-9]{1,9}", keep.value):
-                raise InvalidInput("'keep' must be a number of snapshots")
-            every_s = parse_every(self._text(every, "'every'"))
-            return SnapshotPolicy(every_s, int(keep.value), self._path("directory"))
+            return SnapshotPolicy(parse_every(self._text(node, "'every'")), 1, "/").every_s
         except InvalidInput as error:
-            raise self._error(every, error.message) from None
+            raise self._error(node, error.message) from None
+
+    def _keep(self) -> int:
+        node = self._required("keep")
+        if not isinstance(node, yaml.ScalarNode) or not re.fullmatch("[0-9]{1,9}", node.value):
+            raise self._error(node, "'keep' must be a number of snapshots")
+        try:
+            return SnapshotPolicy(MIN_EVERY_S, int(node.value), "/").keep
+        except InvalidInput as error:
+            raise self._error(node, error.message) from None
 
     def _gateway(self) -> GatewayConfig:
-        self._only(
-            "listen",
-            "advertise",
-            "url",
-            "tls",
-            "trusted_proxies",
-            "metrics_clients",
-            "allowed_hosts",
-            "rendezvous",
-        )
+        self._only(*_GATEWAY)
+        tried = self._tried
         listen, advertise = self._listen_and_advertise()
-        certificate = key = None
-        if "tls" in self._values:
-            tls = self._fields("tls")
-            tls._only("certificate", "key")
-            certificate, key = tls._path("certificate"), tls._path("key")
-        rendezvous = self._fields("rendezvous")
-        rendezvous._only("require_session", "sign_in_url", "begin")
-        try:
-            parse_host(advertise.host.lower())
-        except InvalidInput as error:
-            raise self._error(
-                self._values.get("advertise") or self._values["listen"], error.message
-            ) from None
+        certificate, key = tried("tls", self._tls) or (None, None)
+        rendezvous = tried("rendezvous", lambda: self._fields("rendezvous")._rendezvous())
+        if advertise is not None:
+            tried("advertise" if "advertise" in self._values else "listen", partial(self._shown, advertise))
+        url = tried("url", lambda: self._url("url", parse_gateway_url))
+        proxies = self._texts("trusted_proxies", parse_network, LOOPBACK)
+        metrics = self._texts("metrics_clients", parse_network, LOOPBACK)
+        hosts = self._texts("allowed_hosts", parse_host, ())
+        self._stop()
+        require_session, sign_in_url, begin = rendezvous
         return GatewayConfig(
             listen=listen,
             advertise=advertise,
-            url=self._url("url", parse_gateway_url),
+            url=url,
             certificate=certificate,
             key=key,
-            trusted_proxies=self._texts("trusted_proxies", parse_network, LOOPBACK),
-            metrics_clients=self._texts("metrics_clients", parse_network, LOOPBACK),
-            allowed_hosts=self._texts("allowed_hosts", parse_host, ()),
-            require_session=rendezvous._flag("require_session", True),
-            sign_in_url=rendezvous._url("sign_in_url", parse_link),
-            begin=rendezvous._texts("begin", lambda text: parse_name(text, "a kind"), ()),
+            trusted_proxies=proxies,
+            metrics_clients=metrics,
+            allowed_hosts=hosts,
+            require_session=require_session,
+            sign_in_url=sign_in_url,
+            begin=begin,
+        )
+
+    def _shown(self, advertise: Address) -> None:
+        """Check that proxies' files can hold an address."""
+        try:
+            parse_host(advertise.host.lower())
+        except InvalidInput as error:
+            node = self._values.get("advertise") or self._values["listen"]
+            raise self._error(node, error.message) from None
+
+    def _tls(self) -> tuple[str | None, str | None]:
+        if "tls" not in self._values:
+            return None, None
+        tls = self._fields("tls")
+        tls._only("certificate", "key")
+        return (
+            tls._tried("certificate", lambda: tls._path("certificate")),
+            tls._tried("key", lambda: tls._path("key")),
+        )
+
+    def _rendezvous(self) -> tuple[bool, str | None, tuple[str, ...]]:
+        self._only("require_session", "sign_in_url", "begin")
+        return (
+            self._tried("require_session", lambda: self._flag("require_session", True)),
+            self._tried("sign_in_url", lambda: self._url("sign_in_url", parse_link)),
+            self._texts("begin", lambda text: parse_name(text, "a kind"), ()),
         )
 
     def _listen_and_advertise(self) -> tuple[Address, Address]:
-        listen = self._address("listen")
+        listen = self._tried("listen", lambda: self._address("listen"))
         if "advertise" in self._values:
-            return listen, self._address("advertise", parse_dialable_address)
+            return listen, self._tried(
+                "advertise", lambda: self._address("advertise", parse_dialable_address)
+            )
+        return listen, self._tried("listen", self._listen_for_others)
+
+    def _listen_for_others(self) -> Address:
+        """The address to listen on as the one that the others dial."""
+        listen = self._address("listen")
         if is_wildcard(listen.host):
             raise self._error(
                 self._values["listen"],
                 f"the others cannot dial {listen}: set advertise to an address that they can reach",
             )
-        return listen, self._address("listen", parse_dialable_address)
+        return self._address("listen", parse_dialable_address)
 
     def _url(self, name: str, parse: Callable[[str], str]) -> str | None:
         return self._parsed(self._values[name], repr(name), parse) if name in self._values else None
@@ -533,7 +523,8 @@ class _Fields:
         node = self._required(name)
         path = self._text(node, repr(name))
         if not os.path.isabs(path) or not path.isprintable():
-            raise self._error(node, f"{name!r} is {path[:80]!r}: use an absolute path")
+            # Not shown: somebody may have put the key itself where the path of its file belongs.
+            raise self._error(node, f"{name!r} is not a path that begins with /: use an absolute path")
         return path
 
     def _flag(self, name: str, default: bool) -> bool:
@@ -550,8 +541,10 @@ class _Fields:
         if node is None:
             return default
         if not isinstance(node, yaml.SequenceNode):
-            raise self._error(node, f"{name!r} must be a list: [ONE, OTHER]")
-        return tuple(self._parsed(item, f"an item of {name!r}", parse) for item in node.value)
+            self._note(name, self._error(node, f"{name!r} must be a list: [ONE, OTHER]"))
+            return default
+        what = f"an item of {name!r}"
+        return tuple(self._tried(name, partial(self._parsed, item, what, parse)) for item in node.value)
 
     def _parsed(self, node: yaml.Node, what: str, parse: Callable[[str], str]) -> str:
         try:
@@ -559,26 +552,28 @@ class _Fields:
         except InvalidInput as error:
             raise self._error(node, error.message) from None
 
-    def _error(self, node: yaml.Node | None, problem: str) -> ConfigError:
+    def _error(self, node: yaml.Node | None, problem: str) -> _Wrong:
         mark = node.start_mark if node is not None else None
-        return _error(self._where, mark.line if mark else 0, mark.column if mark else 0, problem)
+        return _Wrong(_fault(mark.line if mark else 0, mark.column if mark else 0, problem))
 
     def _only(self, *known: str) -> None:
         for text, key in self._keys.items():
             if text not in known:
                 close = difflib.get_close_matches(text, known, 1)
                 hint = f"did you mean {close[0]!r}?" if close else f"the fields are {', '.join(known)}"
-                raise self._error(key, f"{self._what} has an unknown field {text[:80]!r}: {hint}")
+                wrong = self._error(key, f"{self._what} has an unknown field {text[:80]!r}: {hint}")
+                self._note(text[:80], wrong)
 
     def _required(self, name: str) -> yaml.Node:
         if name not in self._values:
             raise self._error(self._at, f"{self._what} has no field {name!r}: add it")
         return self._values[name]
 
-    def _fields(self, name: str) -> _Fields:
-        """An optional mapping; an empty one where it is absent."""
+    def _fields(self, name: str, node: yaml.Node | None = None) -> _Fields:
+        """A mapping; an empty one where it is absent."""
         empty = yaml.MappingNode("tag:yaml.org,2002:map", [], *self._marks())
-        return _Fields(self._where, self._at, self._values.get(name, empty), f"{name!r}")
+        found = node or self._values.get(name, empty)
+        return _Fields(self._faults, f"{self._prefix}{name}.", self._at, found, f"{name!r}")
 
     def _marks(self) -> tuple[yaml.Mark | None, yaml.Mark | None]:
         return (self._at.start_mark, self._at.end_mark) if self._at is not None else (None, None)
@@ -605,10 +600,13 @@ class _Fields:
         ):
             raise self._error(node, f"'schema_version' must be the number {SCHEMA_VERSION}")
         if int(node.value) > SCHEMA_VERSION:
-            raise VersionMismatch(
-                f"{self._error(node, f'schema_version {node.value} was written by a newer release')}: "
-                f"this one reads up to {SCHEMA_VERSION}; upgrade cyoloctl"
-            )
+            (fault,) = self._error(
+                node,
+                f"schema_version {node.value} was written by a newer release: this one reads up to "
+                f"{SCHEMA_VERSION}; upgrade cyoloctl",
+            ).faults
+            # Nothing else is looked at: a newer file may be made otherwise.
+            raise _Newer(replace(fault, key="schema_version", newer=True))
 
     def _name(self, name: str) -> NodeName:
         node = self._required(name)
@@ -635,8 +633,11 @@ class _Fields:
             raise self._error(node, error.message) from None
 
     def _addresses(self) -> dict[NodeName, Address]:
+        what = f"a name in {self._what}"
         return {
-            self._parsed_name(key, f"a name in {self._what}"): self._address(text, parse_dialable_address)
+            self._tried(text, partial(self._parsed_name, key, what)): self._tried(
+                text, partial(self._address, text, parse_dialable_address)
+            )
             for text, key in self._keys.items()
         }
 
@@ -650,18 +651,10 @@ class _Fields:
         return text
 
 
-def _error(where: str, line: int, column: int, problem: str) -> ConfigError:
+def _fault(line: int, column: int, problem: str) -> Fault:
     """line and column count from 0, as YAML marks do; people count from 1."""
-    return ConfigError(f"{where}, line {line + 1}, column {column + 1}: {problem}")
+    return Fault("", problem, line + 1, column + 1)
 
 
 def _position(before: str) -> tuple[int, int]:
     return before.count("\n"), len(before) - (before.rfind("\n") + 1)
-
-
-def _scalar(text: str) -> str:
-    """Plain where YAML 1.1 reads it back as text (not so for 12, no, 1:30), else in quotes."""
-    resolver = yaml.resolver.Resolver()
-    tag = resolver.resolve(yaml.ScalarNode, text, (True, False))  # type: ignore[no-untyped-call]  # as above
-    plain = re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9.:-]*", text) and not text.endswith(":")
-    return text if plain and tag == "tag:yaml.org,2002:str" else json.dumps(text)

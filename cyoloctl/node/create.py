@@ -41,13 +41,8 @@ from cyoloctl.model import (
     parse_dialable_address,
     parse_name,
 )
-from cyoloctl.node.config import (
-    CONFIG_NAME,
-    Config,
-    dump_config,
-    load_config,
-    write_config,
-)
+from cyoloctl.node.config import CONFIG_NAME, Config, load_config
+from cyoloctl.node.config_writer import dump_config, write_config
 from cyoloctl.node.gateway_config import GatewayConfig, parse_gateway_url
 from cyoloctl.node.unfinished import UNFINISHED_NAME, founding
 from cyoloctl.paths import file_error, make_private_directory, quoted, write_private

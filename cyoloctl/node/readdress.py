@@ -19,7 +19,8 @@ from cyoloctl.model import (
     parse_name,
     same_place,
 )
-from cyoloctl.node.config import CONFIG_NAME, KNOWN_PEERS, Config, load_config, rewrite_addresses
+from cyoloctl.node.config import CONFIG_NAME, KNOWN_PEERS, Config, load_config
+from cyoloctl.node.config_writer import rewrite_addresses
 from cyoloctl.paths import check_ownership
 
 __all__ = ["set_addresses"]

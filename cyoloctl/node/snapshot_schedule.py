@@ -16,7 +16,8 @@ from typing import Any
 from cyoloctl.errors import AlreadyExists, CyoloctlError
 from cyoloctl.members.api import Problem
 from cyoloctl.members.facts import problem
-from cyoloctl.node.config import CONFIG_NAME, load_config, rewrite_snapshots
+from cyoloctl.node.config import CONFIG_NAME, load_config
+from cyoloctl.node.config_writer import rewrite_snapshots
 from cyoloctl.paths import check_ownership, file_error
 from cyoloctl.snapshots.file import Head, encode_head, new_snapshot_file
 from cyoloctl.snapshots.operations import SnapshotOperations, Spooled

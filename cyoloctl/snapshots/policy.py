@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 from cyoloctl.errors import InvalidInput
 
-__all__ = ["SnapshotPolicy", "parse_every"]
+__all__ = ["MIN_EVERY_S", "SnapshotPolicy", "parse_every"]
 
 MIN_EVERY_S, MAX_EVERY_S = 60, 366 * 86_400
 MAX_KEPT = 10_000

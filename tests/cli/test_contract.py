@@ -36,6 +36,8 @@ CONTRACT = {
     "cluster upgrade": f"--dry-run --request-id {CONNECTION}",
     "node start": f"-d --data-dir --background --log-format --log-level --timeout {OUTPUT}",
     "node stop": CONNECTION,
+    "config check": f"--file -d --data-dir {OUTPUT}",
+    "config show": f"--origin -d --data-dir {OUTPUT}",
     "node reload": f"-d --data-dir {OUTPUT}",
     "node join": f"-d --data-dir --name --listen --advertise --token-file --timeout {OUTPUT}",
     "node request": f"-d --data-dir --name --listen --advertise --out {OUTPUT}",

@@ -206,7 +206,8 @@ READERS = {
     "route export", "route list", "route resolve", "route watch", "route which",
     "token inspect", "token mint", "token refresh", "token revocations",
     # about one node and its directory
-    "support-bundle", "cluster init", "cluster recover", "snapshot save", "snapshot inspect",
+    "support-bundle", "cluster init", "cluster recover", "config check", "config show",
+    "snapshot save", "snapshot inspect",
     "node accept", "node info", "node inspect", "node join", "node log", "node reload",
     "node renew", "node request", "node set-address", "node start", "node stop",
 }  # fmt: skip

@@ -19,7 +19,8 @@ import pytest
 from cryptography.hazmat.primitives.asymmetric.x25519 import X25519PrivateKey
 from prometheus_client.parser import text_string_to_metric_families
 
-from cyoloctl.node.config import load_config, write_config
+from cyoloctl.node.config import load_config
+from cyoloctl.node.config_writer import write_config
 from tests.support.cluster import Cluster, free_port, wait_until
 from tests.support.gateways import HOST, Page, Visitor, add_gateways, begin, session, wait_gateways
 

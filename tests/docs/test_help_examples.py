@@ -51,7 +51,8 @@ ORDER = """
     snapshot save, snapshot inspect, snapshot,
     cluster init, cluster, member invite, member invitations, member uninvite, node join, node start, node
     stop, node set-address, node renew, node request, member grant, node accept, node info, node log, node
-    inspect, node reload, node, member list, member, member show, member set-host, member
+    inspect, node reload, node, config check, config show, config, member list, member, member show, member
+    set-host, member
     transfer-leadership, member set-address, member demote, member promote, member remove, status, doctor,
     support-bundle, counter incr,
     counter decr, counter get, counter list, counter watch, counter reset, counter, lock run,
@@ -158,6 +159,8 @@ def before(world: World, path: str, line: str) -> None:
             world.call("cyoloctl node start --background")
     if path == "node reload" and not (world.work / "n4" / "control.sock").exists():
         world.call("cyoloctl node start --background")
+    if path == "config check":
+        (world.work / "new.yaml").write_bytes((world.cluster["n1"].directory / "node.yaml").read_bytes())
     if "--grant n4.grant" in line:
         grant, _ = EXAMPLES["member grant"]
         world.call(grant)

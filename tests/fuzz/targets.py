@@ -53,7 +53,8 @@ from cyoloctl.keys.wrapping import (
     wrap,
 )
 from cyoloctl.model import Address, NodeName, Stamp, parse_address
-from cyoloctl.node.config import Config, dump_config, load_config
+from cyoloctl.node.config import Config, load_config
+from cyoloctl.node.config_writer import dump_config
 from cyoloctl.pki import join_token
 from cyoloctl.pki.ca import make_credentials
 from cyoloctl.pki.files import PKI_DIRECTORY, check_private_files, read_ca

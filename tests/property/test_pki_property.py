@@ -11,7 +11,8 @@ from hypothesis import strategies as st
 
 from cyoloctl.errors import ConfigError, InvalidInput, VersionMismatch
 from cyoloctl.model import NAME_PATTERN, Address, ClusterId, NodeName, is_wildcard
-from cyoloctl.node.config import Config, LogConfig, dump_config, parse_config
+from cyoloctl.node.config import Config, LogConfig, parse_config
+from cyoloctl.node.config_writer import dump_config
 from cyoloctl.pki import join_token
 from cyoloctl.pki.ca import create_ca
 from cyoloctl.pki.requests import check_request, make_request

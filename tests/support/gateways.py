@@ -11,7 +11,8 @@ from typing import Any
 from urllib.parse import urlencode
 
 from cyoloctl.model import Address
-from cyoloctl.node.config import load_config, write_config
+from cyoloctl.node.config import load_config
+from cyoloctl.node.config_writer import write_config
 from cyoloctl.node.gateway_config import GatewayConfig
 from tests.support.cluster import Cluster, Node, free_port, wait_until
 

@@ -109,6 +109,7 @@ VENDORS: dict[str, str] = {
     "gateway.rendezvous_pages": "aiohttp markupsafe",
     "control.server": "aiohttp",
     "node.config": "yaml",
+    "node.config_writer": "yaml",
     "machines.loading": "(computed)",  # the modules that node.yaml names
     "cli.*": "typer",
 }
@@ -118,7 +119,7 @@ LAZY_VENDORS: dict[str, str] = {"cli.output": "rich yaml", "node.run": "uvloop"}
 PURE = """
     errors model text caller pki.identity state *.machine *.records *.checks *.api
     authorities.ends doctor.cluster doctor.facts doctor.findings doctor.redaction members.warnings
-    kv.changes kv.holdings kv.sealing machines.code machines.language machines.names
+    node.config_keys kv.changes kv.holdings kv.sealing machines.code machines.language machines.names
     members.disk_space members.duties members.granted members.levels members.presence
     tokens.issuer replicated.clock replicated.history replicated.levels replicated.command replicated.requests
     raft.absences raft.batch raft.calls raft.clock raft.dialling raft.disks raft.elections

@@ -18,14 +18,8 @@ import pytest
 
 from cyoloctl.errors import AlreadyExists, ConfigError, StorageError, VersionMismatch
 from cyoloctl.model import Address, ClusterId, NodeName
-from cyoloctl.node.config import (
-    Config,
-    LogConfig,
-    dump_config,
-    load_config,
-    parse_config,
-    write_config,
-)
+from cyoloctl.node.config import Config, LogConfig, find_lines, load_config, parse_config, read_text
+from cyoloctl.node.config_writer import dump_config, write_config
 from cyoloctl.node.gateway_config import GatewayConfig
 from cyoloctl.paths import (
     MAX_SOCKET_PATH_BYTES,
@@ -522,3 +516,79 @@ def test_parse_config_of_a_gateway_fills_in_defaults_that_trust_and_admit_loopba
     assert gateway.trusted_proxies == gateway.metrics_clients == ("127.0.0.0/8", "::1/128")
     assert gateway.require_session
     assert parse_config(MINIMAL).gateway is None
+
+
+# -- all that is wrong --------------------------------------------------------------------------
+
+
+def test_read_text_finds_every_fault_in_the_order_of_the_file() -> None:
+    text = f"""\
+schema_version: 1
+name: N_1
+cluster: {{id: "abc", name: demo, nmae: x}}
+listen: nowhere
+storage: tape
+colour: red
+peers: {{n2: nowhere, N3: "a:1"}}
+log: {{format: xml, level: loud}}
+witness: true
+gateway:
+  listen: nowhere
+  url: ftp://a
+  tls: {{certificate: c}}
+  trusted_proxies: [10.0.0.1/8, "10.0.0.0/8", x]
+  rendezvous: {{require_session: 1, sign_in_url: "//x", begin: [Sign in]}}
+socket_group: 12
+machines: [hits, "ours:Hits"]
+snapshots: {{every: 1s, keep: 0, directory: here}}
+offline_ca: maybe
+{"name: n2"}
+"""
+    found = read_text(text)
+    assert isinstance(found, list)
+    assert [(fault.key, fault.line) for fault in found] == [
+        *(("name", 2), ("cluster.id", 3), ("cluster.nmae", 3), ("listen", 4), ("storage", 5), ("colour", 6)),
+        *(("peers.n2", 7), ("peers.N3", 7), ("log.format", 8), ("log.level", 8), ("gateway", 10)),
+        *(("gateway.listen", 11), ("gateway.url", 12), ("gateway.tls.key", 13)),
+        *(("gateway.tls.certificate", 13), ("gateway.trusted_proxies", 14), ("gateway.trusted_proxies", 14)),
+        ("gateway.rendezvous.require_session", 15),
+        *(("gateway.rendezvous.sign_in_url", 15), ("gateway.rendezvous.begin", 15)),
+        *(("socket_group", 16), ("machines", 17)),
+        *(("snapshots.every", 18), ("snapshots.keep", 18), ("snapshots.directory", 18)),
+        *(("offline_ca", 19), ("name", 20)),
+    ]
+    assert refused(text).endswith(" (26 more: `cyoloctl config check` shows all)")
+
+
+def test_read_text_of_missing_fields_names_each() -> None:
+    found = read_text("schema_version: 1\ncluster: {}\n")
+    assert isinstance(found, list)
+    assert sorted(fault.key for fault in found) == ["cluster.id", "cluster.name", "listen", "name"]
+
+
+@pytest.mark.parametrize("defect", DEFECTS)
+def test_read_text_of_one_defect_finds_it_once(defect: str) -> None:
+    found = read_text(DEFECTS[defect][0])
+    assert isinstance(found, list)
+    assert len({fault.message for fault in found}) == len(found)
+
+
+def test_read_text_of_a_newer_schema_says_that_alone() -> None:
+    (fault,) = read_text("schema_version: 2\nname: [new, shape]\nnew_field: 1\n")  # type: ignore[misc]  # a list
+    assert (fault.key, fault.newer) == ("schema_version", True)
+
+
+def test_key_in_the_place_of_its_path_is_not_shown() -> None:
+    secret = "MC4CAQAwBQYDK2VwBCIEIDv7"
+    for value in (f'"-----BEGIN PRIVATE KEY-----\\n{secret}"', secret):
+        message = refused(MINIMAL + f"gateway: {{listen: a:1, tls: {{certificate: /c, key: {value}}}}}\n")
+        assert "use an absolute path" in message
+        assert secret not in message
+
+
+def test_find_lines_gives_every_field_its_line() -> None:
+    found = find_lines(MINIMAL + "log:\n  # the level\n  level: info\npeers: {n2: a:1}\n")
+    assert found == {
+        **{"schema_version": 1, "name": 2, "cluster": 3, "cluster.id": 3, "cluster.name": 3, "listen": 4},
+        **{"log": 6, "log.level": 8, "peers": 9, "peers.n2": 9},
+    }

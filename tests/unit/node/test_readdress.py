@@ -11,7 +11,8 @@ import pytest
 
 from cyoloctl.errors import AlreadyExists, InvalidInput
 from cyoloctl.model import parse_address
-from cyoloctl.node.config import KNOWN_PEERS, Config, load_config, parse_config, write_config
+from cyoloctl.node.config import KNOWN_PEERS, Config, load_config, parse_config
+from cyoloctl.node.config_writer import write_config
 from cyoloctl.node.readdress import set_addresses
 
 HEAD = f"""schema_version: 1
