@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import signal
 import socket
 import time
 from collections.abc import Callable
@@ -17,7 +16,7 @@ from cyoloctl.cli.cluster import AdvertiseOption, GatewayOption, GatewayUrlOptio
 from cyoloctl.cli.invocation import Invocation, command, parse_choice, parse_int64, read_secret
 from cyoloctl.cli.offline_ca import CaFileOption, read_offline_ca
 from cyoloctl.cli.output import Column
-from cyoloctl.errors import ConfigError, Conflict, Unavailable, Unreachable, UsageError
+from cyoloctl.errors import Conflict, Unavailable, Unreachable, UsageError
 from cyoloctl.paths import quoted
 
 if TYPE_CHECKING:
@@ -221,34 +220,39 @@ def _nobody_listens(path: str) -> bool:
     return False
 
 
-@command(connects=False, timeout_s=None)
+@command(connects=False)
 def reload(invocation: Invocation) -> None:
-    """Make the running node read its certificate files again and reopen its log.
+    """Make the running node read node.yaml and its certificate files again, and reopen its log.
 
-    New connections get the new certificates; open ones stay. Files
-    that cannot be used are ignored, and the node's log says why.
+    Returns when all that can change while it runs is in force, and names the
+    keys that need a restart, whose old values stay. New connections get the
+    new certificates; open ones stay. A file that the node would not start
+    with changes nothing (exit 78). `config show --origin` says which keys
+    can change.
     """
     from cyoloctl.cli import launch
+    from cyoloctl.control.client import Client
     from cyoloctl.paths import control_socket_path
 
-    launch.require_node(invocation.data_dir)
-    pid = launch.listener_pid(f"unix://{control_socket_path(invocation.data_dir)}")
-    if pid is None:
-        directory = quoted(invocation.data_dir)
-        raise Unreachable(
-            f"no node runs in {directory}: start it with `cyoloctl node start -d {directory} --background`"
-        )
-    try:
-        os.kill(pid, signal.SIGHUP)
-    except ProcessLookupError:
-        raise Unreachable("the node ended meanwhile: start it again") from None
-    except PermissionError:
-        raise ConfigError(
-            f"the node runs as another user (process {pid}): run this as that user or as root"
-        ) from None
+    directory = invocation.data_dir
+    launch.require_node(directory)
+    socket_url = f"unix://{control_socket_path(directory)}"
+    client = Client([socket_url], timeout_s=invocation.timeout_s, retry=False, data_dir=directory)
+    document = client.call("reload", body={}, repeatable=True)
     invocation.fields(
-        {"schema_version": 1, "reloaded": True, "pid": pid}, [("reloaded", "yes"), ("pid", str(pid))]
+        document,
+        [
+            ("reloaded", "yes"),
+            ("pid", str(document["pid"])),
+            ("applied", ", ".join(document["applied"]) or "-"),
+            ("needs restart", ", ".join(document["needs_restart"]) or "-"),
+            ("overridden", ", ".join(document["overridden"]) or "-"),
+        ],
     )
+    for key in document["needs_restart"]:
+        invocation.hint(f"{key}: needs a restart; until then the old value counts")
+    for key in document["overridden"]:
+        invocation.hint(f"{key}: decided by an option of `cyoloctl node start`, which counts until a restart")
 
 
 @command(connects=False)

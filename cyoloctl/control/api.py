@@ -4,10 +4,21 @@ from __future__ import annotations
 
 from typing import Literal, Protocol, TypedDict
 
+from cyoloctl.errors import ConfigError
 from cyoloctl.text import Json
 from cyoloctl.web.schema import REQUEST_ID, Count, Field, Name, Route, Time
 
-__all__ = ["ROUTES", "Health", "LevelRaised", "NodeApi", "OpenAPI", "Stopping", "TimeSet", "Understood"]
+__all__ = [
+    "ROUTES",
+    "Health",
+    "LevelRaised",
+    "NodeApi",
+    "OpenAPI",
+    "Reloaded",
+    "Stopping",
+    "TimeSet",
+    "Understood",
+]
 
 
 class Health(TypedDict):
@@ -58,6 +69,17 @@ class Stopping(TypedDict):
     stopping: bool
 
 
+class Reloaded(TypedDict):
+    """What a reload changed: keys of node.yaml, each in one of the lists"""
+
+    reloaded: bool
+    pid: Count
+    applied: list[str]
+    needs_restart: list[str]
+    overridden: list[str]
+    unchanged: list[str]
+
+
 class OpenAPI(TypedDict):
     """OpenAPI 3.1"""
 
@@ -73,6 +95,12 @@ class NodeApi(Protocol):
 
     async def upgrade(self, *, dry_run: bool, request_id: str | None, timeout_s: float) -> Json:
         """Raise the cluster's level to what every member understands.  Raises VersionMismatch."""
+
+    async def reload(self, *, timeout_s: float) -> Json:
+        """Read node.yaml and the certificates again, and apply what can change while the node runs.
+
+        Raises ConfigError, VersionMismatch; nothing was changed then.
+        """
 
     async def stop(self, *, force: bool, timeout_s: float) -> Json:
         """Begin to stop; returns before the node has stopped."""
@@ -115,6 +143,18 @@ ROUTES: tuple[Route[NodeApi], ...] = (
             Field("dry_run", "boolean", "only report what it would do", default=False),
             REQUEST_ID,
         ),
+        write=True,
+    ),
+    Route(
+        "POST",
+        "/v1/node/reload",
+        "operator",
+        "reload",
+        "Read node.yaml and the certificates again, and apply what can change while the node runs",
+        answer=Reloaded,
+        handler=lambda node: node.reload,
+        body=(),
+        errors=(ConfigError,),
         write=True,
     ),
     Route(

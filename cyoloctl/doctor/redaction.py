@@ -11,7 +11,8 @@ import re
 from collections.abc import Collection
 from dataclasses import replace
 
-from cyoloctl.node.config import Config, dump_config
+from cyoloctl.node.config import Config
+from cyoloctl.node.config_writer import dump_config
 
 __all__ = ["HIDDEN", "config_text", "secret_lines", "without_quotation", "without_secrets"]
 

@@ -55,7 +55,8 @@ class Callers:
     def __init__(self, node: GatewayNode, settings: GatewaySettings, limits: Limits) -> None:
         self.forms = Forms(node.form_keys, os.urandom)
         self._node = node
-        self._settings = settings
+        #: May change while the gateway runs.
+        self.settings = settings
         self._limits = limits
         #: How many requests of a caller are being answered.
         self._served: Counter[str] = Counter()
@@ -129,7 +130,7 @@ class Callers:
         """Whose session it is, "" where none is needed; None: sign in first."""
         if actor.sub is not None:
             return actor.sub
-        return None if self._settings.require_session else ""
+        return None if self.settings.require_session else ""
 
     def page_url(self, asked: GatewayRequest, code: str = "") -> str:
         """The page for codes at the host that was asked, with the code filled in.
@@ -141,7 +142,7 @@ class Callers:
 
     def sign_in(self, asked: GatewayRequest | None, status: int, code: str) -> Answer:
         """The page that says where to sign in; code: the user code with which the person comes back."""
-        url, then = self._settings.sign_in_url, "open this link again"
+        url, then = self.settings.sign_in_url, "open this link again"
         link = Markup("<p>Ask the operator where to sign in.</p>")
         if url is not None and RETURN in url and asked is not None:
             url, then = url.replace(RETURN, quote(self.page_url(asked, code), safe="")), "you come back here"
@@ -157,7 +158,7 @@ class Callers:
         shared = self._node.shared_hosts()
         if not shared or not self._node.is_pin(asked.host):
             return None
-        first = host_of_url(self._settings.sign_in_url or "")
+        first = host_of_url(self.settings.sign_in_url or "")
         return asked.origin_at(first if first in shared else shared[0])
 
     def from_our_page(self, asked: GatewayRequest) -> None:

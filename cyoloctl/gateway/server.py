@@ -115,21 +115,29 @@ class Gateway(HttpServer[_Connection]):
         super().__init__("cyoloctl.gateway.aiohttp")
         self.limits = limits
         self._node = node
-        self._settings = settings
-        self._trusted = [ipaddress.ip_network(text) for text in settings.trusted_proxies]
         self._callers = Callers(node, settings, limits)
         self._metrics = Metrics()
         self._listener: Listener | None = None
         self._tls = False
+        self.change(settings)
+
+    def change(self, settings: GatewaySettings) -> None:
+        """Go by other settings from the next request on.
+
+        A connection that is open stays the proxy's or stranger's that it was.
+        """
+        self._settings = self._callers.settings = settings
+        self._trusted = [ipaddress.ip_network(text) for text in settings.trusted_proxies]
         programs = Programs(
-            node,
+            self._node,
             settings,
             self._callers,
             self._metrics,
             closing=lambda: self.closing,
             connections=lambda: len(self.connections),
         )
-        self._routes = {**programs.routes(), **RendezvousPages(node, settings, self._callers).routes()}
+        pages = RendezvousPages(self._node, settings, self._callers)
+        self._routes = {**programs.routes(), **pages.routes()}
 
     async def start(self, listening: socket.socket, tls: Callable[[], ssl.SSLContext] | None) -> None:
         """Accept on a listening socket, which is the gateway's from now on.

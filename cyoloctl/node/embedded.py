@@ -70,7 +70,9 @@ class Node:
         harden()
         check_ownership(self._data_dir)
         refuse_higher_level(self._data_dir)
-        node = run.Node(self._data_dir, load_config(self._data_dir / CONFIG_NAME))
+        # The log belongs to the program around it.
+        held = ("log.format", "log.level")
+        node = run.Node(self._data_dir, load_config(self._data_dir / CONFIG_NAME), held)
         self._node = node
         await node.start()
         self._body = body = asyncio.current_task()

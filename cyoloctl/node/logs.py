@@ -29,6 +29,7 @@ __all__ = [
     "JsonFormatter",
     "LogHandler",
     "TextFormatter",
+    "change",
     "configure",
     "open_log",
     "reopen",
@@ -298,13 +299,23 @@ def configure(log_format: str, level: str, stream: TextIO | None = None, path: s
 
     path: the file that stderr goes to and that is to be rotated, see `LogHandler`.
     """
-    formatter = JsonFormatter() if log_format == "json" else TextFormatter()
-    handler = LogHandler(formatter, stream=stream, path=path)
+    handler = LogHandler(_formatter(log_format), stream=stream, path=path)
     root = logging.getLogger()
     root.handlers[:] = [handler]
     root.setLevel(logging.WARNING)
     logging.getLogger("cyoloctl").setLevel(level.upper())
     warnings.showwarning = _log_warning
+
+
+def change(log_format: str, level: str) -> None:
+    """Use another format and level from the next line on; nothing where `configure` was not called."""
+    for handler in _handlers():
+        handler.setFormatter(_formatter(log_format))
+        logging.getLogger("cyoloctl").setLevel(level.upper())
+
+
+def _formatter(log_format: str) -> logging.Formatter:
+    return JsonFormatter() if log_format == "json" else TextFormatter()
 
 
 def _log_warning(

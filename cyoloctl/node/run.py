@@ -17,7 +17,8 @@ import signal
 import socket
 import ssl
 import time
-from collections.abc import Callable, Coroutine, Mapping
+from collections.abc import Callable, Collection, Coroutine, Mapping
+from contextlib import AbstractContextManager
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, cast
@@ -32,18 +33,17 @@ from cyoloctl.errors import (
     Unavailable,
     VersionMismatch,
 )
-from cyoloctl.gateway.server import Gateway, tls_context
-from cyoloctl.gateway.settings import GatewaySettings
+from cyoloctl.gateway.server import Gateway
 from cyoloctl.gateway.settings import Limits as GatewayLimits
 from cyoloctl.machines.code import Code
 from cyoloctl.machines.loading import load_machines
 from cyoloctl.model import Address, NodeName, RaftId, parse_address, parse_name
 from cyoloctl.node import logs
-from cyoloctl.node.config import CONFIG_NAME, KNOWN_PEERS, Config, load_config
+from cyoloctl.node.config import CONFIG_NAME, KNOWN_PEERS, Config, LogConfig, LogFormat, LogLevel, load_config
 from cyoloctl.node.dialing import Dialer
-from cyoloctl.node.gateway_config import GatewayConfig
 from cyoloctl.node.level_file import note_level, refuse_higher_level
 from cyoloctl.node.notify import take_supervisor
+from cyoloctl.node.reload import Reloading, gateway_settings
 from cyoloctl.node.service import Service
 from cyoloctl.node.unfinished import sweep
 from cyoloctl.paths import (
@@ -73,6 +73,7 @@ from cyoloctl.raft import (
 )
 from cyoloctl.replicated.levels import THIS
 from cyoloctl.state import AppliedMembership, ClusterState
+from cyoloctl.text import Json
 from cyoloctl.web.listener import Guest, Listener, raise_descriptor_limit
 from cyoloctl.web.lookup import Host
 from cyoloctl.web.strangers import Visitors, callers_limit, stranger_limits
@@ -141,15 +142,19 @@ class _Demultiplexer(asyncio.Protocol):
 class Node:
     """A running node.  `start`, then `wait`, then `stop`."""
 
-    def __init__(self, data_dir: Path, config: Config) -> None:
+    def __init__(self, data_dir: Path, config: Config, held: Collection[str] = ()) -> None:
+        """held: keys of node.yaml that whoever starts the node decides, whatever the file says later."""
         self._data_dir = data_dir
+        self._held = held
+        #: Around each reload: for a supervisor that wants to know.
+        self.tell_of_reload: Callable[[], AbstractContextManager[None]] = contextlib.nullcontext
         self._config = config
         self._codes: tuple[Code, ...] = ()
         self._stop_requested = asyncio.Event()
         self._failure: CyoloctlError | None = None
         self._listener: Listener | None = None
         self._descriptors = 1024
-        self._gateway_tls: ssl.SSLContext | None = None
+        self._reloading: Reloading
         self._tasks: list[asyncio.Task[Any]] = []
         self._gateway: Gateway | None = None
         self.tls: TlsIdentity
@@ -165,14 +170,15 @@ class Node:
 
     async def start(self) -> None:
         """Start.  Raises ConfigError, StorageError, Conflict or VersionMismatch; nothing runs then."""
-        if self._config.storage == "memory":
-            self._config = replace(self._config, peers=self._peers_known_last())
+        written = self._config
+        if written.storage == "memory":
+            self._config = replace(written, peers=self._peers_known_last())
         config = self._config
         pki_dir = self._data_dir / PKI_DIRECTORY
         # Its dates are judged by the cluster's time, which the service knows (CertificateRenewal.start).
         files = check_private_files(pki_dir, name=config.name, cluster_id=config.cluster_id)
         self.tls = TlsIdentity(pki_dir)
-        self._gateway_tls = self._gateway_context()
+        self._reloading = Reloading(self._data_dir, written, self._held)
         self._descriptors = raise_descriptor_limit()
         make_private_directory(self._data_dir)
         self._codes = load_machines(config.machines, self._data_dir)
@@ -265,6 +271,7 @@ class Node:
             raft_id=raft_id,
             process=(boots, boot),
             request_stop=self._stop_requested.set,
+            reload=self.reload,
             tls=self.tls,
         )
         admission = self.service.admission
@@ -300,11 +307,10 @@ class Node:
             limits = stranger_limits(self._descriptors, at_most=_MAX_BROWSERS)
             self._gateway = Gateway(
                 self.service.gateway,
-                _gateway_settings(config.gateway),
+                gateway_settings(config.gateway),
                 GatewayLimits(connections=limits.connections, client_connections=min(128, limits.per_source)),
             )
-            tls = None if self._gateway_tls is None else self._current_gateway_tls
-            await self._gateway.start(browsers, tls)
+            await self._gateway.start(browsers, self._reloading.gateway_tls())
 
     def _start_tasks(self) -> None:
         work: list[Coroutine[Any, Any, None]] = [
@@ -359,22 +365,18 @@ class Node:
             _log.error("closing failed", extra={"reason": error.message})
         _log.info("node stopped", extra={"node": self._config.name})
 
-    def reload(self) -> None:
-        """Use the certificates, keys and snapshot policy that the files hold now, and reopen the log.
+    def reload(self) -> Json:
+        """Read node.yaml and the certificates again, reopen the log; what changed, by key.
 
-        Certificates count for new connections.  What cannot be read stays as it was, and the log says why.
-        Never raises a CyoloctlError.
+        Raises ConfigError or VersionMismatch; nothing was changed then.
         """
-        logs.reopen()
-        try:
-            gateway_tls = self._gateway_context()
-            self.service.schedule.policy = load_config(self._data_dir / CONFIG_NAME).snapshots
-            self.service.certificates.reload()
-            self._gateway_tls = gateway_tls
-        except CyoloctlError as error:
-            _log.error("the certificates stay as they were", extra={"reason": error.message})
-        else:
-            _log.info("reloaded", extra={"node": self._config.name})
+        with self.tell_of_reload():
+            return self._reloading.reload(self.service, self._gateway)
+
+    def hang_up(self) -> None:
+        """Reload.  For a signal handler of the loop: never raises a CyoloctlError."""
+        with contextlib.suppress(CyoloctlError):  # the log has said it
+            self.reload()
 
     async def readiness(self) -> dict[str, Any]:
         """The answer to whoever waits until the node is ready: it runs, and the cluster lets it stay.
@@ -402,16 +404,6 @@ class Node:
         self._stop_requested.set()
 
     # Inside.
-
-    def _gateway_context(self) -> ssl.SSLContext | None:
-        """TLS of the gateway, None where it has none.  Raises ConfigError."""
-        gateway = self._config.gateway
-        if gateway is None or gateway.certificate is None:
-            return None
-        return tls_context(gateway.certificate, str(gateway.key))
-
-    def _current_gateway_tls(self) -> ssl.SSLContext:
-        return cast(ssl.SSLContext, self._gateway_tls)
 
     async def _watch_failure(self) -> None:
         self._failure = await self.engine.wait_failed()
@@ -520,17 +512,6 @@ def _server_limits(descriptors: int) -> ServerLimits:
     )
 
 
-def _gateway_settings(config: GatewayConfig) -> GatewaySettings:
-    return GatewaySettings(
-        trusted_proxies=config.trusted_proxies,
-        metrics_clients=config.metrics_clients,
-        allowed_hosts=config.allowed_hosts,
-        require_session=config.require_session,
-        sign_in_url=config.sign_in_url,
-        begin=config.begin,
-    )
-
-
 def _listen(address: Address, shown: Address, setting: str, shown_setting: str) -> socket.socket:
     """A listening socket that accepts nothing yet: the port is ours before anything else happens.
 
@@ -609,15 +590,16 @@ def _say_error(ready_fd: int | None, error: CyoloctlError) -> None:
     _say(ready_fd, {"error": details})
 
 
-async def _run(data_dir: Path, config: Config, ready_fd: int | None) -> None:
+async def _run(data_dir: Path, config: Config, held: Collection[str], ready_fd: int | None) -> None:
     loop = asyncio.get_running_loop()
     loop.set_exception_handler(_on_loop_exception)
-    node = Node(data_dir, config)
+    node = Node(data_dir, config, held)
     supervisor = take_supervisor(os.environ)
+    node.tell_of_reload = supervisor.reloading
     for number in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(number, node.request_stop)
     await node.start()
-    loop.add_signal_handler(signal.SIGHUP, supervisor.reloading()(node.reload))
+    loop.add_signal_handler(signal.SIGHUP, node.hang_up)
     # What start-up made stays as long as the process: the collector need not walk it again and again.
     gc.collect()
     gc.freeze()
@@ -660,12 +642,16 @@ def run(
         check_ownership(data_dir)
         refuse_higher_level(data_dir)
         config = load_config(data_dir / CONFIG_NAME)
-        if socket_group is not None:
-            config = replace(config, socket_group=socket_group)
-        logs.configure(log_format or config.log.format, log_level or config.log.level, path=log_file)
+        given = {"log.format": log_format, "log.level": log_level, "socket_group": socket_group}
+        held = {key for key, value in given.items() if value is not None}
+        log = LogConfig(
+            cast(LogFormat, log_format or config.log.format), cast(LogLevel, log_level or config.log.level)
+        )
+        config = replace(config, log=log, socket_group=socket_group or config.socket_group)
+        logs.configure(log.format, log.level, path=log_file)
         is_logging = True
         with asyncio.Runner(loop_factory=_loop_factory()) as runner:
-            runner.run(_run(data_dir, config, ready_fd))
+            runner.run(_run(data_dir, config, held, ready_fd))
     except CyoloctlError as error:
         if is_logging:
             _log.error(

@@ -60,7 +60,7 @@ class Service:
     """One node's answers.  Every method belongs to the loop that the engine runs in.
 
     raft_id: this node's.  process: how often its disk was started, and a
-    random name of this process.
+    random name of this process.  request_stop, reload: of the process.
     """
 
     def __init__(
@@ -74,12 +74,12 @@ class Service:
         raft_id: RaftId,
         process: tuple[int, str] = (0, ""),
         request_stop: Callable[[], None],
+        reload: Callable[[], Json],
         tls: TlsIdentity,
     ) -> None:
         self._config = config
-        self._engine = engine
-        self._state = state
-        self._request_stop = request_stop
+        self._engine, self._state = engine, state
+        self._request_stop, self._reload = request_stop, reload
         self._proposer = proposer = Proposer(
             engine, state.first_result, lambda: state.history.epoch, state.levels.why_refused
         )
@@ -347,6 +347,10 @@ class Service:
     async def ca(self, *, timeout_s: float) -> Json:
         """The CAs of this cluster."""
         return self.joining.authorities()
+
+    async def reload(self, *, timeout_s: float) -> Json:
+        """Read node.yaml and the certificates again.  Raises ConfigError, VersionMismatch."""
+        return self._reload()
 
     async def stop(self, *, force: bool, timeout_s: float) -> Json:
         """Begin to stop.  Raises Conflict where that ends a cluster in memory, unless forced."""

@@ -74,6 +74,8 @@ class Upkeep:
         self._proposer = proposer
         self._engine = proposer.engine
         self._config = config
+        #: May change while the node runs.
+        self.gateway = config.gateway
         self._members = state.members
         self._presence = state.presence
         self._levels = state.levels
@@ -206,7 +208,7 @@ class Upkeep:
 
     async def _announce_gateway(self) -> bool:
         """Announce where browsers and proxies reach this node, or that they do not."""
-        config, name = self._config.gateway, str(self._config.name)
+        config, name = self.gateway, str(self._config.name)
         wanted = None if config is None else {"address": str(config.advertise), "url": config.url}
         known = self._members.gateway(name)
         if wanted == (None if known is None else known._asdict()):

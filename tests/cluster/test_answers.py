@@ -282,5 +282,9 @@ def test_every_answer_is_as_the_document_says_and_has_no_other_field(tmp_path: P
         ask("snapshot_part", begun["id"], status=404)
         ask("set_time", dry_run=True)
         ask("cluster_upgrade")
+        assert ask("reload")["applied"] == []
+        yaml = node.directory / "node.yaml"
+        yaml.write_text(yaml.read_text() + "nmae: n1\n")
+        ask("reload", status=500)
         ask("stop")
     assert {route.operation for route in table.routes()} - ask.answered == {"openapi"}

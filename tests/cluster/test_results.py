@@ -114,6 +114,7 @@ WITHOUT_REQUEST_ID = {
     "lock_release": "the token is the id: it holds the lock once",
     "join": "the token is the id: the same request gets the same grant",
     "pki_grant": "writes nothing: it signs a key that the cluster knows",
+    "reload": "is about one node, and twice is as good as once",
     "stop": "is about one node, not about the cluster",
 }
 

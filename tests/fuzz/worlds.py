@@ -431,6 +431,7 @@ def _node(journal: Journal) -> _Node:
         tls=TlsIdentity(pki_dir),
         raft_id="n1",
         request_stop=stop,
+        reload=dict,
     )
     node = _Node(engine, service)
     invite = {

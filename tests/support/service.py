@@ -352,6 +352,11 @@ class MemoryService:
             self.watchers -= 1
             self.watch_ended.set()
 
+    async def reload(self, *, timeout_s: float) -> dict[str, Any]:
+        await self._enter("reload", timeout_s=timeout_s)
+        keys = {"applied": ["log.level"], "needs_restart": [], "overridden": [], "unchanged": ["name"]}
+        return {"reloaded": True, "pid": 1, **keys}
+
     async def stop(self, *, force: bool, timeout_s: float) -> dict[str, Any]:
         await self._enter("stop", force=force, timeout_s=timeout_s)
         return {"stopping": True}

@@ -633,3 +633,22 @@ async def test_connections_of_proxies_have_a_bound_of_their_own(listener: Listen
     finally:
         for _, writer in kept:
             writer.close()
+
+
+async def test_other_settings_count_from_the_next_request_on(listener: Listener) -> None:
+    port = await listener.start()
+    begin = b"GET /begin HTTP/1.1\r\nHost: 127.0.0.1\r\n\r\n"
+    elsewhere = b"GET /rendezvous HTTP/1.1\r\nHost: app.example.com\r\n\r\n"
+    forwarded = b"GET /rendezvous HTTP/1.1\r\nHost: 127.0.0.1\r\nX-Forwarded-Proto: ftp\r\n\r\n"
+    sent = (begin, elsewhere, forwarded)
+    assert [(await ask(port, each))[9:12] for each in sent] == [b"200", b"421", b"200"]
+    listener.gateways[0].change(
+        GatewaySettings(
+            trusted_proxies=("127.0.0.0/8",),
+            metrics_clients=(),
+            allowed_hosts=("app.example.com",),
+            sign_in_url="https://login.example.com/",
+        )
+    )
+    assert [(await ask(port, each))[9:12] for each in sent] == [b"404", b"200", b"400"]
+    assert b"https://login.example.com/" in await ask(port, elsewhere)

@@ -164,6 +164,7 @@ class World:
             tls=TlsIdentity(self.pki),
             raft_id="n1",
             request_stop=lambda: None,
+            reload=dict,
         )
         self.service.member_status._clock = lambda: self.seconds
         self.service._proposer._caught_up = True

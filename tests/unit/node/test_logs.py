@@ -8,6 +8,7 @@ import logging
 import os
 import subprocess
 import sys
+import warnings
 from pathlib import Path
 from typing import Any
 
@@ -249,3 +250,27 @@ def test_warning_of_python_is_a_line_of_the_log_like_any_other() -> None:
     [line] = map(json.loads, done.stderr.splitlines())
     assert line["logger"] == "cyoloctl.node"
     assert line["text"].endswith("ResourceWarning: left open")
+
+
+def test_change_of_level_and_format_counts_from_the_next_line_and_only_where_we_log() -> None:
+    root, ours = logging.getLogger(), logging.getLogger("cyoloctl")
+    before, level, root_level = root.handlers[:], ours.level, root.level
+    warned = warnings.showwarning
+    stream = io.StringIO()
+    try:
+        root.handlers[:] = []
+        logs.change("json", "error")  # the log belongs to the program around us
+        assert ours.level == level
+        logs.configure("text", "info", stream)
+        ours.debug("not yet")
+        logs.change("json", "debug")
+        ours.debug("now")
+        logs.change("text", "warning")
+        ours.info("no more")
+    finally:
+        root.handlers[:] = before
+        ours.setLevel(level)
+        root.setLevel(root_level)
+        warnings.showwarning = warned
+    (line,) = stream.getvalue().splitlines()
+    assert json.loads(line)["event"] == "now"
