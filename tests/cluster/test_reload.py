@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import logging
 import os
 import signal
 import ssl
@@ -12,6 +13,7 @@ from typing import Any
 
 import pytest
 
+from cyoloctl import Node as EmbeddedNode
 from tests.support.cluster import Node, assert_refused, free_port, run, wait_until
 from tests.support.gateways import Visitor
 
@@ -206,3 +208,12 @@ def test_certificate_of_the_gateway_in_other_files_is_shown_and_a_bad_one_change
     before = made.chatter()
     assert made.chatter() > before
     assert _certificate(made.gateway_port).split() == second[0].read_text().split()
+
+
+async def test_log_of_the_program_around_a_node_is_its_own(made: Reloaded) -> None:
+    level = logging.getLogger("cyoloctl").level
+    async with EmbeddedNode(made.node.directory, timeout_s=30.0) as node:
+        made.edit(("\n  level: info", "\n  level: debug"), ("begin: []", "begin: [mfa]"))
+        told = await node.client.call("reload", body={})
+        assert (told["applied"], told["overridden"]) == (["gateway.rendezvous.begin"], ["log.level"])
+        assert logging.getLogger("cyoloctl").level == level
