@@ -23,7 +23,7 @@ INPUTS := pyproject.toml cyoloctl/__init__.py
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help demo install dev test pytest lint format types generate screenshots faults fuzz bench bench-tokens sim mutants clean distclean
+.PHONY: help demo install bundle dev test pytest lint format types generate screenshots faults fuzz bench bench-tokens sim mutants clean distclean
 
 help: ## this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-12s %s\n", $$1, $$2 }' Makefile
@@ -34,6 +34,9 @@ demo: $(RUNTIME) ## a three-node cluster on this machine: replicate, kill the le
 test: lint types pytest ## lint, types and every test (ends with a failure at the first that fails)
 
 install: $(RUNTIME) ## the command in .venv/bin/cyoloctl
+
+bundle: $(RUNTIME) ## dist/: archives that install without a network, from the last commit; KEY=FILE signs
+	@$(BIN)/python -m tools.bundle $(if $(KEY),--key "$(KEY)") $(ARGS)
 
 dev: $(DEV) ## the same with the development tools
 

@@ -1,0 +1,248 @@
+#!/bin/sh
+# Installs cyoloctl from this directory, without a network: it needs python3 3.11 or newer and nothing else.
+# What is in it is checked first.  A forged archive has a forged install.sh: check the archive's own
+# signature before you unpack it (docs/install.md).
+set -eu
+umask 022
+
+usage() {
+    cat <<'END'
+usage: sh install.sh [--key FILE] [--prefix DIR] [--python PROGRAM]
+       sh install.sh --rollback | --uninstall [--prefix DIR]
+
+Installs this release into /opt/cyoloctl/VERSION and makes it the current one. As root that includes the
+command /usr/local/bin/cyoloctl, the manual, completions, units of systemd and the user cyoloctl. A release
+that was there stays, for --rollback. Nodes that run go on with theirs until they are started again.
+
+  --key FILE        check the signature with this public key, which you got in another way than this archive
+  --prefix DIR      install below DIR only, as any user; the command is DIR/bin/cyoloctl
+  --python PROGRAM  Python to install for [default: python3]
+  --rollback        make the release before this one the current one; again: back to this one
+  --uninstall       remove every release, and all that was installed with them; data of nodes stays
+END
+}
+
+say() { printf '%s\n' "$*" >&2; }
+
+fail() {
+    say "error: $1"
+    exit "${2:-1}"
+}
+
+here=$(unset CDPATH && cd -- "$(dirname -- "$0")" && pwd)
+action=install key='' prefix='' python=python3
+while [ $# -gt 0 ]; do
+    case $1 in
+        --key | --prefix | --python)
+            [ $# -ge 2 ] || fail "$1 needs a value; see --help" 2
+            case $1 in --key) key=$2 ;; --prefix) prefix=$2 ;; *) python=$2 ;; esac
+            shift
+            ;;
+        --rollback) action=rollback ;;
+        --uninstall) action=uninstall ;;
+        -h | --help) usage && exit 0 ;;
+        *) fail "what is $1? see --help" 2 ;;
+    esac
+    shift
+done
+
+case $key in '' | /*) ;; *) key=$PWD/$key ;; esac
+
+# Where things go.  With --prefix all is below it, and nothing of the system is touched.
+if [ -n "$prefix" ]; then
+    case $prefix in /*) ;; *) prefix=$PWD/$prefix ;; esac
+    system=no bin=$prefix/bin share=$prefix/share units=''
+else
+    [ "$(id -u)" = 0 ] || fail 'only root may install into /opt/cyoloctl: use sudo, or name a directory of your own with --prefix'
+    prefix=/opt/cyoloctl system=yes bin=/usr/local/bin share=/usr/local/share units=/usr/local/lib/systemd/system
+fi
+case $prefix in *[!A-Za-z0-9/._+@-]*) fail "the path $prefix has a character that does not fit into the first line of a script; choose another one with --prefix" 2 ;; esac
+
+current() { readlink "$prefix/current" 2>/dev/null || true; }
+previous() { readlink "$prefix/previous" 2>/dev/null || true; }
+
+# Point a link elsewhere, at once: whoever starts the command meanwhile finds one or the other.
+point() {
+    rm -f "$2.new"
+    ln -s "$1" "$2.new"
+    mv -T "$2.new" "$2"
+}
+
+# Whether a process runs from a release.  What is looked for is not in grep's own arguments.
+# shellcheck disable=SC2062
+in_use() { printf '%s\n' "$1/bin/python" | grep -qsaF --file=- -- /proc/[0-9]*/cmdline; }
+
+# What was put outside the directories of the releases, one path per line: removed before other files come.
+withdraw() {
+    [ -f "$prefix/installed" ] || return 0
+    while IFS= read -r path; do
+        rm -f "$path"
+        # Directories that are empty now, up to the first that is not.
+        rmdir -p --ignore-fail-on-non-empty "$(dirname "$path")" 2>/dev/null || true
+    done <"$prefix/installed"
+    rm -f "$prefix/installed"
+}
+
+# put FILE DIRECTORY: a link to a file of the current release.
+put() {
+    mkdir -p "$2"
+    place=$2/${1##*/}
+    if [ -e "$place" ] || [ -L "$place" ]; then
+        case $(readlink "$place" || true) in
+            "$prefix"/*) ;;
+            *) say "warning: $place is not ours and stays as it is"; return 0 ;;
+        esac
+    fi
+    printf '%s\n' "$place" >>"$prefix/installed"
+    point "$prefix/current/${1#"$prefix/$(current)/"}" "$place"
+}
+
+# Put the command, manual, completions and units of the current release where people and systemd look.
+publish() {
+    release=$prefix/$(current)
+    put "$release/bin/cyoloctl" "$bin"
+    for page in "$release"/bundle/man/man1/*; do put "$page" "$share/man/man1"; done
+    put "$release/bundle/completions/_cyoloctl" "$share/zsh/site-functions"
+    put "$release/bundle/completions/cyoloctl.fish" "$share/fish/vendor_completions.d"
+    put "$release/bundle/completions/cyoloctl.bash" "$share/bash-completion/completions"
+    [ "$system" = yes ] || return 0
+    # Copies: systemd reads them before what /opt may be mounted from.
+    mkdir -p "$units"
+    for unit in "$release"/bundle/systemd/*; do
+        printf '%s\n' "$units/${unit##*/}" >>"$prefix/installed"
+        cp "$unit" "$units/${unit##*/}"
+    done
+    reload_units
+}
+
+reload_units() {
+    if [ "$system" = yes ] && [ -d /run/systemd/system ]; then systemctl daemon-reload || true; fi
+}
+
+make_user() {
+    [ "$system" = yes ] || return 0
+    id cyoloctl >/dev/null 2>&1 && return 0
+    if command -v useradd >/dev/null; then
+        useradd --system --user-group --home-dir /var/lib/cyoloctl --shell /usr/sbin/nologin cyoloctl
+        mkdir -p /var/lib/cyoloctl
+        chown cyoloctl:cyoloctl /var/lib/cyoloctl
+    else
+        say 'warning: there is no useradd here: make the user cyoloctl, as which the units run nodes'
+    fi
+}
+
+switch_to() {
+    was=$(current)
+    point "$1" "$prefix/current"
+    if [ -n "$was" ] && [ "$was" != "$1" ]; then point "$was" "$prefix/previous"; fi
+    withdraw
+    publish
+}
+
+tell_nodes() {
+    if [ "$system" = yes ]; then
+        say 'nodes that run go on with the release they began with; one after the other, each when the last is up again:'
+        say '  systemctl restart cyoloctl@NAME'
+    fi
+}
+
+verify() (
+    cd "$here"
+    [ -f SHA256SUMS ] || fail "$here is no unpacked bundle: SHA256SUMS is missing"
+    if [ -n "$key" ]; then
+        command -v openssl >/dev/null || fail 'openssl is not installed, and --key needs it'
+        [ -f SHA256SUMS.sig ] || fail 'this bundle is not signed: get one that is, or leave out --key if you trust where it came from'
+        openssl pkeyutl -verify -rawin -pubin -inkey "$key" -sigfile SHA256SUMS.sig -in SHA256SUMS >/dev/null 2>&1 ||
+            fail 'the signature is not by that key: this bundle is forged or damaged, or the key is another one'
+        say 'the signature is right'
+    elif [ -f SHA256SUMS.sig ]; then
+        say 'the signature was not checked: give the public key with --key'
+    else
+        say 'this bundle is not signed'
+    fi
+    sha256sum --check --strict --quiet SHA256SUMS >&2 || fail 'a file is not as it was built: get the archive again'
+    # Nothing that the sums do not name gets installed.
+    extra=$({ cut -c67- SHA256SUMS && find . ! -type d ! -name SHA256SUMS ! -name SHA256SUMS.sig | cut -c3-; } | sort | uniq -u)
+    [ -z "$extra" ] || fail "these files are not part of the bundle: $extra"
+)
+
+find_python() {
+    command -v "$python" >/dev/null || fail "there is no $python: install Python 3.11 or newer, or name it with --python"
+    "$python" -I -c 'import sys; sys.exit(sys.version_info < (3, 11))' ||
+        fail "$python is older than 3.11: name a newer one with --python"
+    "$python" -I -c 'import venv' 2>/dev/null || fail "$python has no module venv: install it (Debian: apt-get install python3-venv)"
+}
+
+install() {
+    verify
+    find_python
+    version=$(cat "$here/VERSION")
+    release=$prefix/$version
+    if [ -e "$release/bundle/SHA256SUMS" ]; then
+        cmp -s "$here/SHA256SUMS" "$release/bundle/SHA256SUMS" ||
+            fail "another build of $version is in $release: --uninstall it first, or install a release with another version"
+        [ "$(current)" != "$version" ] || { say "$version is installed already" && exit 0; }
+    else
+        rm -rf "$release" # of an installation that did not end
+        trap 'rm -rf "$release"' EXIT
+        trap 'exit 130' INT TERM HUP
+        mkdir -p "$release"
+        "$python" -I -m venv --without-pip "$release"
+        # pip is run from its wheel and is not installed.  No setting of this machine counts.
+        set -- "$here"/wheels/pip-*.whl
+        PIP_CONFIG_FILE=/dev/null "$release/bin/python" -I "$1/pip" --isolated --quiet \
+            --disable-pip-version-check --no-input install --no-index --no-cache-dir --find-links "$here/wheels" "cyoloctl==$version" ||
+            fail 'the wheels of this bundle do not fit this Python or this machine (see above)'
+        "$release/bin/cyoloctl" --version >/dev/null || fail 'what was installed does not run'
+        mkdir "$release/bundle"
+        for each in "$here"/*; do
+            [ "${each##*/}" = wheels ] || [ "${each##*/}" = SHA256SUMS ] || cp -R "$each" "$release/bundle/"
+        done
+        cp "$here/SHA256SUMS" "$release/bundle/" # last: from here on the release is whole
+        trap - EXIT INT TERM HUP
+    fi
+    was=$(current)
+    make_user
+    switch_to "$version"
+    forget_older
+    say "cyoloctl $version is installed: $bin/cyoloctl"
+    [ -z "$was" ] || { say "$was stays, for install.sh --rollback" && tell_nodes; }
+}
+
+# Releases before the previous one go, but for one with which a node still runs.
+forget_older() {
+    for old in "$prefix"/*/bundle; do
+        old=${old%/bundle}
+        case ${old##*/} in
+            "$(current)" | "$(previous)" | current | previous) continue ;;
+        esac
+        if in_use "$old"; then say "$old is in use and stays"; else rm -rf "$old"; fi
+    done
+}
+
+rollback() {
+    to=$(previous)
+    if [ -z "$to" ] || [ ! -x "$prefix/$to/bin/cyoloctl" ]; then fail "there is no release to go back to in $prefix"; fi
+    switch_to "$to"
+    say "cyoloctl $to is the current release again"
+    tell_nodes
+}
+
+uninstall() {
+    [ -L "$prefix/current" ] || fail "nothing is installed in $prefix"
+    for release in "$prefix"/*/bundle; do
+        ! in_use "${release%/bundle}" ||
+            fail "a node runs from $prefix: stop it first (systemctl disable --now cyoloctl@NAME, or cyoloctl node stop)" 4
+    done
+    withdraw
+    for release in "$prefix"/*/bundle; do
+        case ${release%/bundle} in */current | */previous) ;; *) rm -rf "${release%/bundle}" ;; esac
+    done
+    rm -f "$prefix/current" "$prefix/previous"
+    rmdir --ignore-fail-on-non-empty "$prefix" 2>/dev/null || true
+    reload_units
+    say "cyoloctl is removed from $prefix"
+    [ "$system" = no ] || say 'the data of nodes in /var/lib/cyoloctl and the user cyoloctl stay'
+}
+
+"$action"
