@@ -12,6 +12,7 @@ import io
 import json
 import os
 import platform
+import re
 import ssl
 import stat
 import sys
@@ -46,6 +47,9 @@ __all__ = ["LeftOut", "SupportBundle", "make_bundle"]
 LOG_TAIL_BYTES = 512 * 1024
 _LOGS = (LOG_NAME, f"{LOG_NAME}.1")
 _MAX_SECRET_FILE_BYTES = 64 * 1024
+
+_PACKAGE = re.compile(r"[^A-Za-z0-9._-]")
+"""What ends the name of a package in a requirement."""
 
 _ABOUT = {
     "doctor.json": "what `cyoloctl doctor --all` found",
@@ -194,8 +198,9 @@ def _versions() -> dict[str, Any]:
     packages: dict[str, str] = {}
     with suppress(importlib.metadata.PackageNotFoundError):
         for wanted in importlib.metadata.requires("cyoloctl") or ():
-            name = wanted.replace("<", " ").replace(">", " ").replace("=", " ").replace("~", " ")
-            name = name.replace("[", " ").replace(";", " ").split()[0]
+            name = _PACKAGE.split(wanted, maxsplit=1)[0]
+            if "extra ==" in wanted:
+                continue  # of those who work on it
             with suppress(importlib.metadata.PackageNotFoundError):
                 packages[name] = importlib.metadata.version(name)
     system: Mapping[str, str] = {}

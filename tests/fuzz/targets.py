@@ -29,6 +29,7 @@ from cryptography.hazmat.primitives.ciphers.aead import AESGCM
 
 from cyoloctl.control import table
 from cyoloctl.control.tls_endpoints import read_credentials
+from cyoloctl.doctor.sealing import open_bundle, seal_bundle
 from cyoloctl.errors import (
     AccessDenied,
     BodyTooLarge,
@@ -945,6 +946,14 @@ def _node_ring() -> bytes:
     )
 
 
+def _support_bundle(data: bytes) -> None:
+    """As it is, and as what was sealed."""
+    key_pem, identity = _private_key("sealing.key"), _node_identity()
+    opening = {"name": "n1", "cluster_id": identity.cluster_id, "sealing_key_pem": key_pem}
+    assert open_bundle(seal_bundle(data, identity), **opening) == data
+    open_bundle(data, **opening)
+
+
 def _identity_text(data: bytes) -> None:
     identity = decode_identity(_text(data), now=worlds.NOW)
     assert decode_identity(encode_identity(identity), now=worlds.NOW) == identity
@@ -1433,6 +1442,13 @@ TARGETS: tuple[Target, ...] = (
         _node_ring_file,
         lambda: [_node_ring(), ring_file._encode_ring(_ring())],
         slow=True,
+    ),
+    Target(
+        "support-bundle",
+        "Any bytes, sealed or not, are what was sealed, or InvalidInput, VersionMismatch or AccessDenied.",
+        (InvalidInput, VersionMismatch, AccessDenied),
+        _support_bundle,
+        lambda: [seal_bundle(b"a tar.gz", _node_identity()), b"cyoloctl support-bundle 2 node\n"],
     ),
     Target(
         "node-identity",

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import base64
+import json
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import NamedTuple
 
 import pytest
+from cryptography.hazmat.primitives.asymmetric import x25519
 
 from cyoloctl.doctor.sealing import MAX_SEALED_BYTES, open_bundle, seal_bundle
 from cyoloctl.errors import AccessDenied, InvalidInput, VersionMismatch
@@ -15,6 +18,7 @@ from cyoloctl.node import create
 from cyoloctl.node.config import load_config
 from cyoloctl.pki.files import read_authorities, read_node_certificate, read_node_keys
 from cyoloctl.pki.seal import load_sealing_key, sealing_key_text
+from cyoloctl.pki.x509 import private_to_pem
 
 DATA = bytes(range(256)) * 40
 
@@ -110,3 +114,17 @@ def test_identity_that_does_not_hold_is_refused_before_anything_is_sealed(ours: 
     assert decode_identity(text, now=now) == ours.identity
     with pytest.raises(InvalidInput):
         decode_identity(text.replace('"name":"n1"', '"name":"n2"'), now=now)
+
+
+def test_bundle_that_was_sealed_by_the_first_release_with_them_opens() -> None:
+    path = Path(__file__).resolve().parents[2] / "vectors" / "support_bundle" / "sealed.json"
+    vector = json.loads(path.read_text())
+    opened = open_bundle(
+        vector["sealed"].encode(),
+        name=vector["name"],
+        cluster_id=vector["cluster_id"],
+        sealing_key_pem=private_to_pem(
+            x25519.X25519PrivateKey.from_private_bytes(bytes.fromhex(vector["sealing_key_hex"]))
+        ),
+    )
+    assert opened == base64.b64decode(vector["opened_base64"])
