@@ -39,10 +39,10 @@ def support_bundle(
 ) -> None:
     """Write a file for whoever is to help: findings, status, limits, versions, the end of the log.
 
-    A tar.gz with a README, which works while the node is down. No private
-    key, token, key ring, and nothing of what the cluster stores is in it;
-    names and addresses are. With --seal-to only one node can open the file,
-    where `support-bundle --open` does it, offline.
+    A tar.gz with a README; works while the node is down. It holds no private
+    key, token or key ring, and nothing of what the cluster stores. Names and
+    addresses are in it. With --seal-to only one node can open the file: there
+    `support-bundle --open` does it, offline.
     """
     if seal_to is not None and open_ is not None:
         raise UsageError("use --seal-to or --open, not both")

@@ -93,6 +93,7 @@ def use(node: Node, base: Path) -> tuple[list[str], list[str]]:
         "rendezvous", "start", "--kind", "mfa", "--data", "password=hunter2-of-bob", "-o", "json"
     )
     tokens.append(json.loads(begun.stdout)["id"])
+    assert node.cli("rendezvous", "show", tokens[-1]).returncode == 0
     made = node.cli("credentials", "create", "--role", "viewer", "--name", "eve", "--out", base / "eve.yaml")
     assert made.returncode == 0, made.stderr
     return tokens, joins
