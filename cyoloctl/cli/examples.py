@@ -16,6 +16,11 @@ EXAMPLES: dict[str, tuple[str, ...]] = {
         "cyoloctl -o json -d /var/lib/cyoloctl key list",
         "cyoloctl help member invite",
     ),
+    "bench": (
+        "cyoloctl bench",
+        "cyoloctl bench --op get --clients 50 --seconds 30s",
+        "cyoloctl bench --op incr --rate 200 -o json",
+    ),
     "dev": ("cyoloctl dev", "cyoloctl dev --nodes 3"),
     "demo": ("cyoloctl demo", "cyoloctl demo --nodes 5 --keep"),
     "cluster": ("cyoloctl cluster init --name n1 --listen 10.0.0.1:7700",),

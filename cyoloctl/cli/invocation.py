@@ -41,7 +41,7 @@ from cyoloctl.paths import (
 from cyoloctl.process import was_closed
 
 if TYPE_CHECKING:
-    from cyoloctl.control.client import Client
+    from cyoloctl.control.client import AsyncClient, Client
 
 __all__ = [
     "INT64_MAX",
@@ -183,18 +183,33 @@ class Invocation:
         """
         from cyoloctl.control.client import Client
 
-        if self.from_data_dir:
-            check_data_dir(self.data_dir)
-
         return Client(
             list(endpoints or self.endpoints),
-            credentials=self.credentials,
             timeout_s=self.timeout_s if timeout_s is None else timeout_s,
             retry=False,
             on_write=self.sent.append,
-            # Also for operator.yaml in it, which is not there: what another directory has is not meant.
-            data_dir=self.data_dir if self.own_socket or self._lacks_credentials() else None,
+            credentials=self.credentials,
+            data_dir=self._own_dir(),
         )
+
+    def loop_client(self, endpoints: Sequence[str]) -> AsyncClient:
+        """A client of the endpoints for an event loop, which keeps no request ids; otherwise as client()."""
+        from cyoloctl.control.client import AsyncClient
+
+        return AsyncClient(
+            list(endpoints),
+            timeout_s=self.timeout_s,
+            retry=False,
+            credentials=self.credentials,
+            data_dir=self._own_dir(),
+        )
+
+    def _own_dir(self) -> Path | None:
+        """The data directory, where it says what to ask.  Raises ConfigError."""
+        if self.from_data_dir:
+            check_data_dir(self.data_dir)
+        # Also for operator.yaml in it, which is not there: what another directory has is not meant.
+        return self.data_dir if self.own_socket or self._lacks_credentials() else None
 
     def _lacks_credentials(self) -> bool:
         return self.credentials is None and any(url.startswith("https:") for url in self.endpoints)

@@ -49,7 +49,7 @@ GROUPS: dict[str, str] = {
 }
 
 #: Commands directly under the root; the modules of the same names.
-LEAVES: tuple[str, ...] = ("demo", "dev", "doctor", "sim", "status", "support-bundle")
+LEAVES: tuple[str, ...] = ("bench", "demo", "dev", "doctor", "sim", "status", "support-bundle")
 
 #: In the order of ``--help``: the module of a group or leaf, whose COMMANDS maps leaf names to functions.
 _MODULES: dict[str, Callable[[], Any]] = {
@@ -73,6 +73,7 @@ _MODULES: dict[str, Callable[[], Any]] = {
     "rendezvous": lambda: import_module("cyoloctl.cli.rendezvous"),
     "route": lambda: import_module("cyoloctl.cli.route"),
     "snapshot": lambda: import_module("cyoloctl.cli.snapshot"),
+    "bench": lambda: import_module("cyoloctl.cli.bench"),
     "sim": lambda: import_module("cyoloctl.cli.sim"),
     "completion": lambda: import_module("cyoloctl.cli.completion"),
     "help": lambda: import_module("cyoloctl.cli.help"),

@@ -25,6 +25,7 @@ SLOW = (
     "sqlite3",
     "ssl",
     "yaml",
+    "cyoloctl.bench",
     "cyoloctl.cli.demo",
     "cyoloctl.cli.local_cluster",
     "cyoloctl.cli.member",

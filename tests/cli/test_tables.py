@@ -179,6 +179,7 @@ CASES: list[tuple[str, dict[tuple[str, str], Any], list[str]]] = [
         get("/v1/kv/list", {"entries": ENTRIES, "next": None, "revision": 2**40}),
         [*(entry["key"] for entry in ENTRIES), str(2**40)],
     ),
+    ("bench --op get --clients 1 --seconds 0.1", get("/v1/counters/bench", counter("bench", 7)), []),
     ("machine list", get("/v1/machines", {"machines": MACHINES}), [*NAMES, "e" * 16]),
     (
         "counter list",

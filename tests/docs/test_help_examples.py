@@ -28,6 +28,7 @@ from tools import generate
 
 #: Not run here, and why.
 NOT_RUN = {
+    "cyoloctl bench --op get --clients 50 --seconds 30s": "it takes half a minute",
     "cyoloctl dev": "tests/cli/test_dev.py runs it",
     "cyoloctl dev --nodes 3": "tests/cli/test_dev.py runs it",
     "cyoloctl demo": "tests/cli/test_demo.py runs it",
@@ -67,7 +68,7 @@ ORDER = """
     route unshare, route, credentials request, credentials create, credentials list, credentials show,
     credentials renew, credentials revoke, credentials, pki status, pki rotate-ca, pki, cluster set-time,
     cluster upgrade, cluster recover, sim, completion bash, completion zsh, completion fish, completion,
-    help exit-codes, help, demo, dev
+    help exit-codes, help, bench, demo, dev
 """
 
 

@@ -86,6 +86,7 @@ ORDER = [
     "node",
     "doctor",
     "sim",
+    "bench",
     "cli",
     "__main__",
 ]
@@ -117,6 +118,7 @@ LAZY_VENDORS: dict[str, str] = {"cli.output": "rich yaml", "node.run": "uvloop"}
 
 # No clock, no randomness, no I/O.
 PURE = """
+    bench.latencies bench.schedule
     errors model text caller pki.identity state *.machine *.records *.checks *.api
     authorities.ends doctor.cluster doctor.facts doctor.findings doctor.redaction members.warnings
     node.config_keys kv.changes kv.holdings kv.sealing machines.code machines.language machines.names

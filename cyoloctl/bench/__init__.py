@@ -1,0 +1,1 @@
+"""Load against a running cluster, and what it measures: `cyoloctl bench`."""
