@@ -18,8 +18,8 @@ EXAMPLES: dict[str, tuple[str, ...]] = {
     ),
     "bench": (
         "cyoloctl bench",
-        "cyoloctl bench --op get --clients 50 --seconds 30s",
-        "cyoloctl bench --op incr --rate 200 -o json",
+        "cyoloctl bench --op get --clients 50 --seconds 2s",
+        "cyoloctl bench --rate 200 --seconds 2s -o json",
     ),
     "dev": ("cyoloctl dev", "cyoloctl dev --nodes 3"),
     "demo": ("cyoloctl demo", "cyoloctl demo --nodes 5 --keep"),
