@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from cyoloctl.errors import Conflict, Unavailable, Unreachable
+from cyoloctl.errors import ConfigError, Conflict, Unavailable, Unreachable
 from cyoloctl.paths import check_data_dir, control_socket_path, file_error
 
 if TYPE_CHECKING:
@@ -141,6 +141,9 @@ class Place:
 
     def remove(self, nodes: Sequence[str]) -> None:
         """Remove the directories of the nodes, and what was made for them.  Another's files stay."""
+        for name in nodes:
+            with suppress(OSError, ConfigError):  # a node that was killed leaves one, perhaps elsewhere
+                control_socket_path(self.path / name).unlink()
         for each in [self.path] if self.temporary else [self.path / name for name in nodes]:
             shutil.rmtree(each, ignore_errors=True)
         for each in self.made:

@@ -118,6 +118,18 @@ def test_dev_that_is_interrupted_while_it_starts_leaves_nothing(
         assert_gone(dev)
 
 
+def test_dev_kills_a_node_that_does_not_end_and_removes_its_socket_wherever_that_is(directory: Path) -> None:
+    with started(directory / ("long" * 30), "-o", "json") as dev:
+        shown = dev.document()
+        socket = Path(shown["environment"]["CYOLOCTL_ENDPOINT"].removeprefix("unix://"))
+        assert dev.home not in socket.parents
+        assert socket.exists()
+        os.kill(shown["nodes"][0]["pid"], signal.SIGSTOP)
+        assert dev.end(signal.SIGTERM) == 0, dev.told()
+        assert not socket.exists()
+        assert_gone(dev)
+
+
 def test_dev_that_is_killed_takes_its_nodes_with_it(directory: Path) -> None:
     with started(directory / "tmp", "-o", "json") as dev:
         dev.document()
