@@ -64,22 +64,27 @@ def show(
 ) -> None:
     """Show the configuration with which the node of the data directory starts, defaults filled in.
 
-    Options of `node start` come before it, and are not in the file. With
-    --origin: `now` is what `node reload` applies to a running node, `restart`
-    counts from the next start, `never` is what the node was made with. No
-    secret is shown, because node.yaml holds none, but only their paths.
+    Options that a running node was started with, such as --log-level, come
+    before the file. With --origin: `now` is what `node reload` applies to a
+    running node, `restart` counts from the next start, `never` is what the
+    node was made with. No secret is shown, because node.yaml holds none, but
+    only their paths.
     """
+    from cyoloctl.cli import launch
     from cyoloctl.node import config_check
 
-    found = config_check.show(invocation.data_dir)
+    found = config_check.show(invocation.data_dir, launch.arguments_of(invocation.data_dir))
     settings = found["settings"] if origin else found.pop("settings")
     rows = [(each["key"], each["value"]) for each in settings]
     if origin:
         rows = [("key", _with_origin("origin", "changes", "value"))]
         for each in settings:
-            where = "default" if each["line"] is None else f"line {each['line']}"
+            where = f"line {each['line']}" if each["origin"] == "file" else _ORIGINS[each["origin"]]
             rows.append((each["key"], _with_origin(where, each["changes"], output.text_of(each["value"]))))
     invocation.fields(found, rows)
+
+
+_ORIGINS = {"default": "default", "command line": "option"}
 
 
 def _with_origin(where: str, changes: str, value: str) -> str:

@@ -15,10 +15,18 @@ from pathlib import Path
 from typing import Any
 
 from cyoloctl.errors import ConfigError, Conflict, CyoloctlError, InternalError, Unavailable, error_from_code
-from cyoloctl.paths import LOG_NAME, check_ownership, file_error
+from cyoloctl.paths import LOG_NAME, check_ownership, control_socket_path, file_error
 from cyoloctl.process import child_command, child_environment, end_with_parent
 
-__all__ = ["LOG_NAME", "NodeProcess", "listener_pid", "process_of", "require_node", "start_node"]
+__all__ = [
+    "LOG_NAME",
+    "NodeProcess",
+    "arguments_of",
+    "listener_pid",
+    "process_of",
+    "require_node",
+    "start_node",
+]
 
 _READY_LIMIT_BYTES = 64 * 1024
 _STOP_S = 10.0
@@ -63,6 +71,16 @@ def listener_pid(endpoint: str) -> int | None:
             return None  # the client has the words for it
     # 0: a process of another pid namespace, a container's.
     return int(struct.unpack("3i", credentials)[0]) or None
+
+
+def arguments_of(data_dir: Path) -> list[str]:
+    """The command line of the node that runs in a directory; empty where none does, or it is not told."""
+    try:
+        pid = listener_pid(f"unix://{control_socket_path(data_dir)}")
+        data = b"" if pid is None else Path(f"/proc/{pid}/cmdline").read_bytes()
+    except (OSError, ConfigError):
+        return []
+    return [os.fsdecode(word) for word in data.split(b"\0")]
 
 
 @dataclass(slots=True)

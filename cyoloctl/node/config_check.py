@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
@@ -27,6 +27,8 @@ from cyoloctl.pki.x509 import dns_names, load_certificate
 __all__ = ["check_bytes", "check_directory", "show"]
 
 Document = dict[str, Any]
+
+_OPTIONS = {"--log-format": "log.format", "--log-level": "log.level", "--socket-group": "socket_group"}
 
 
 def check_directory(data_dir: Path) -> Document:
@@ -88,28 +90,42 @@ def _of_another_node(config: Config, data_dir: Path) -> Iterator[Fault]:
             )
 
 
-def show(data_dir: Path) -> Document:
+def show(data_dir: Path, arguments: Sequence[str] = ()) -> Document:
     """The configuration with which the node of a directory would start, defaults filled in.
 
-    For each key, whether the file has it, and when a change counts.  Paths of
-    secrets are shown, and no secret, because node.yaml holds none.  Raises as
-    load_config does.
+    For each key, whether the file has it, and when a change counts.
+    arguments: the command line of the node that runs there, whose options come
+    before the file; empty where none does.  Paths of secrets are shown, and no
+    secret, because node.yaml holds none.  Raises as load_config does.
     """
     path = data_dir / CONFIG_NAME
     data = read_file(path)
-    found = values(config_of(read_bytes(data, str(path)), str(path)))
+    given = _given(arguments)
+    found = {**values(config_of(read_bytes(data, str(path)), str(path))), **given}
     lines = find_lines(data.decode())
     settings = [
         {
             "key": key,
             "value": value,
-            "origin": "file" if key in lines else "default",
+            "origin": "command line" if key in given else "file" if key in lines else "default",
             "line": lines.get(key),
-            "changes": changes(key),
+            "changes": "restart" if key in given else changes(key),
         }
         for key, value in found.items()
     ]
     return {"schema_version": 1, "file": str(path), "config": _nested(found), "settings": settings}
+
+
+def _given(arguments: Sequence[str]) -> dict[str, str]:
+    """What the options of `node start` decide, by key."""
+    if "node" not in arguments or "start" not in arguments:
+        return {}
+    found = {}
+    for word, following in zip(arguments, (*arguments[1:], ""), strict=True):
+        option, has_value, value = word.partition("=")
+        if option in _OPTIONS:
+            found[_OPTIONS[option]] = value if has_value else following
+    return found
 
 
 def _nested(flat: Mapping[str, Any]) -> Document:

@@ -151,6 +151,9 @@ def test_option_of_node_start_stays_in_force_and_is_named(made: Reloaded) -> Non
     assert (told["applied"], told["overridden"]) == (["log.format"], ["log.level"])
     assert made.chatter() == 0
     assert made.reload()["overridden"] == ["log.level"]
+    shown = {each["key"]: each for each in made.node.json("config", "show", "--origin")["settings"]}
+    assert (shown["log.level"]["value"], shown["log.level"]["origin"]) == ("warning", "command line")
+    assert (shown["log.format"]["value"], shown["log.format"]["origin"]) == ("json", "file")
 
 
 def test_gateway_is_asked_and_announced_by_the_new_settings(made: Reloaded) -> None:

@@ -123,3 +123,25 @@ def test_show_of_a_file_with_faults_raises_the_first(node: Path) -> None:
     edit(node, "storage: disk", "storage: tape")
     with pytest.raises(ConfigError, match="use disk or memory"):
         show(node)
+
+
+def test_show_puts_options_of_the_running_node_before_the_file(node: Path) -> None:
+    edit(node, "  format: text\n", "")
+    started = [
+        "/usr/bin/python3",
+        "/usr/bin/cyoloctl",
+        "node",
+        "start",
+        "--log-level",
+        "debug",
+        "--log-format=json",
+    ]
+    found = show(node, started)
+    settings = {each["key"]: each for each in found["settings"]}
+    for key, value in (("log.level", "debug"), ("log.format", "json")):
+        each = settings[key]
+        assert (each["value"], each["origin"], each["changes"]) == (value, "command line", "restart")
+    assert settings["socket_group"]["origin"] == "default"
+    assert found["config"]["log"] == {"format": "json", "level": "debug"}
+    other = show(node, ["program", "--log-level", "debug"])
+    assert other == show(node)
