@@ -252,7 +252,7 @@ def reload(invocation: Invocation) -> None:
     for key in document["needs_restart"]:
         invocation.hint(f"{key}: needs a restart; until then the old value counts")
     for key in document["overridden"]:
-        invocation.hint(f"{key}: decided by an option of `cyoloctl node start`, which counts until a restart")
+        invocation.hint(f"{key}: decided by an option of `cyoloctl node start`, until the next start")
 
 
 @command(connects=False)

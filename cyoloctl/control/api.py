@@ -99,7 +99,7 @@ class NodeApi(Protocol):
     async def reload(self, *, timeout_s: float) -> Json:
         """Read node.yaml and the certificates again, and apply what can change while the node runs.
 
-        Raises ConfigError, VersionMismatch; nothing was changed then.
+        Raises ConfigError, VersionMismatch, Unavailable; nothing was changed then.
         """
 
     async def stop(self, *, force: bool, timeout_s: float) -> Json:

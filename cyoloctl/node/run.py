@@ -368,8 +368,11 @@ class Node:
     def reload(self) -> Json:
         """Read node.yaml and the certificates again, reopen the log; what changed, by key.
 
-        Raises ConfigError or VersionMismatch; nothing was changed then.
+        Raises ConfigError or VersionMismatch, and Unavailable before the node has started; nothing was
+        changed then.
         """
+        if not self._tasks:  # what it starts with was read already, and is not all in place
+            raise Unavailable("the node is still starting: try again in a moment")
         with self.tell_of_reload():
             return self._reloading.reload(self.service, self._gateway)
 

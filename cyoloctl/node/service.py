@@ -349,7 +349,7 @@ class Service:
         return self.joining.authorities()
 
     async def reload(self, *, timeout_s: float) -> Json:
-        """Read node.yaml and the certificates again.  Raises ConfigError, VersionMismatch."""
+        """Read node.yaml and the certificates again.  Raises as `Node.reload` of run."""
         return self._reload()
 
     async def stop(self, *, force: bool, timeout_s: float) -> Json:

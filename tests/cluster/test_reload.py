@@ -14,6 +14,9 @@ from typing import Any
 import pytest
 
 from cyoloctl import Node as EmbeddedNode
+from cyoloctl.errors import Unavailable
+from cyoloctl.node.config import load_config
+from cyoloctl.node.run import Node as StartedNode
 from tests.support.cluster import Node, assert_refused, free_port, run, wait_until
 from tests.support.gateways import Visitor
 
@@ -220,3 +223,8 @@ async def test_log_of_the_program_around_a_node_is_its_own(made: Reloaded) -> No
         told = await node.client.call("reload", body={})
         assert (told["applied"], told["overridden"]) == (["gateway.rendezvous.begin"], ["log.level"])
         assert logging.getLogger("cyoloctl").level == level
+
+
+def test_node_that_still_starts_is_told_to_ask_again(made: Reloaded) -> None:
+    with pytest.raises(Unavailable, match="still starting"):
+        StartedNode(made.node.directory, load_config(made.yaml)).reload()
