@@ -136,7 +136,8 @@ def directory_findings(facts: Facts) -> Iterator[Finding]:
     directory = facts.directory
     yield from _node(facts)
     if directory.config_error is not None:
-        yield finding("error", "config", None, directory.config_error)
+        command = f"cyoloctl config check -d {quoted(directory.path)}"  # tells every fault, not the first
+        yield finding("error", "config", None, directory.config_error, command)
     else:
         yield finding("ok", "config", directory.name, "node.yaml can be read")
     wrong = list(_permissions(directory))

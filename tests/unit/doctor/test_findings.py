@@ -123,6 +123,11 @@ def test_what_is_not_known_is_no_finding(code: str, changes: dict[str, Any]) -> 
     assert found(facts(**changes), code) == []
 
 
+def test_file_that_cannot_be_read_is_looked_at_whole_by_the_command() -> None:
+    (one,) = found(facts(directory={"name": None, "config_error": "line 3: wrong"}), "config")
+    assert one["command"] == "cyoloctl config check -d /srv/n1"
+
+
 def test_permission_that_keeps_keys_from_being_used_is_told_once() -> None:
     wrong = file("/srv/n1/pki/node.key", 0o644)
     says = "/srv/n1/pki/node.key is open to other users (mode 0644): run `chmod 600 /srv/n1/pki/node.key`"
