@@ -203,9 +203,8 @@ class _Run:
     async def _keep_sending(self, client: AsyncClient) -> None:
         operation, schedule, result = self._operation(client), self._schedule, self._result
         while (begin := schedule.next(self._now_s())) is not None:
-            early_s = begin - self._now_s()
-            if early_s > 0:
-                await asyncio.sleep(early_s)
+            # Also 0: an answer that is there at once would let one client go on while others wait for theirs.
+            await asyncio.sleep(max(0.0, begin - self._now_s()))
             try:
                 await operation()
             except CyoloctlError as error:
