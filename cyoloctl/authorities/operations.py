@@ -74,6 +74,12 @@ class AuthorityOperations:
             "credentials_to_renew": self._to_renew(),
         }
 
+    def ends_unix_s(self) -> dict[str, float]:
+        """When each CA ends, by the hash of its certificate."""
+        return {
+            certificate_sha256(pem): certificate_dates(pem)[1].timestamp() for pem in self._all_authorities()
+        }
+
     def _all_authorities(self) -> list[str]:
         going = self._authorities.rotation
         if going is not None:

@@ -345,7 +345,7 @@ class _Asked:
                     continue
                 return None
             try:
-                return exchange.answer(status, headers, raw)
+                return exchange.answer(status, headers, raw, self._route.media)
             except Unavailable as error:
                 failures.add(endpoint, error)
             except (Lost, OutcomeUnknown, VersionMismatch) as error:

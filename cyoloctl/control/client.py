@@ -137,6 +137,13 @@ class _Operations(Group[M], Generic[M]):
         return self._caller.call("status")
 
     @operation
+    def metrics(self) -> Steps[str]:
+        """The metrics of the first node that answers, in Prometheus's text format."""
+        answer = yield from self._caller.call("metrics")
+        text: str = answer["text"]
+        return text
+
+    @operation
     def member_list(self, *, stale: bool = False) -> Steps[dict[str, Any]]:
         """Every member; with stale what the asked node has."""
         return self._caller.call("member_list", query=consistency(stale))

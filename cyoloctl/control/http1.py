@@ -258,8 +258,15 @@ class Exchange:
             raise self.not_a_node()
         return data[:-2]
 
-    def answer(self, status: int, headers: Mapping[str, str], raw: bytes) -> dict[str, Any]:
-        """The object of a response; raises the error that it holds, or VersionMismatch."""
+    def answer(
+        self, status: int, headers: Mapping[str, str], raw: bytes, media: str = "application/json"
+    ) -> dict[str, Any]:
+        """The object of a response; raises the error that it holds, or VersionMismatch.
+
+        media: of the answer that is expected; where it is not JSON, the object holds it as `text`.
+        """
+        if status == 200 and media != "application/json" and headers.get("content-type", "") == media:
+            return {"schema_version": SCHEMA_VERSION, "text": raw.decode("utf-8", "replace")}
         try:
             if not headers.get("content-type", "").startswith(("application/json", "application/x-ndjson")):
                 raise InvalidInput

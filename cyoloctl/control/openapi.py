@@ -178,14 +178,14 @@ def _reference(kind: str, name: str) -> dict[str, Any]:
 
 
 def _responses(route: Route[table.Node]) -> dict[str, Any]:
-    answer = _reference("schemas", route.answer.__name__)
+    answer = {"type": "string"} if route.is_text else _reference("schemas", route.answer.__name__)
     content: dict[str, Any] = {"schema": answer}
     if route.stream:
         # Line by line: the last one may be an error, and some are blank.
         content = {"schema": {"anyOf": [answer, _reference("schemas", "Error")]}}
     if route.example is not None:
         content["example"] = {"schema_version": SCHEMA_VERSION, **route.example[1]}
-    media = "application/x-ndjson" if route.stream else "application/json"
+    media = "application/x-ndjson" if route.stream else route.media
     responses: dict[str, Any] = {"200": {"description": route.summary, "content": {media: content}}}
     by_status: dict[int, list[str]] = {}
     for cls in route.possible_errors():
@@ -237,6 +237,8 @@ def openapi() -> dict[str, Any]:
     schemas: dict[str, Any] = {"Error": _ERROR}
     for route in table.routes():
         paths.setdefault(route.template, {})[route.method.lower()] = _operation(route)
+        if route.is_text:
+            continue
         name = route.answer.__name__
         schemas.setdefault(name, _answer(route.answer))
         if "consistency" in route.query_defaults:

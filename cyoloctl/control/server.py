@@ -41,6 +41,8 @@ from cyoloctl.errors import (
     Overloaded,
     Unavailable,
 )
+from cyoloctl.metrics.counts import Requests
+from cyoloctl.metrics.families import by
 from cyoloctl.web.connection import Answer, HttpServer, TooLong, read_body
 from cyoloctl.web.encoding import encode_error, encode_object
 from cyoloctl.web.schema import Route, role_allows
@@ -51,6 +53,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from cyoloctl.control.table import Node
+    from cyoloctl.metrics.families import Figures
     from cyoloctl.web.listener import Guest
 
 __all__ = ["ControlServer", "Identify", "ServerLimits", "build_server"]
@@ -139,6 +142,8 @@ class ControlServer(HttpServer[CallerConnection]):
         self._guard_timer: asyncio.TimerHandle | None = None
         self._head_at = float("-inf")
         self._head = b""
+        self._requests = Requests()
+        self._labels = {route: _labels(route) for route in table.routes()}
         self._stranger_bytes = Budget(in_all=_STRANGER_BYTES, each=_STRANGER_BYTES // 4)
         self._body_bytes = Budget(in_all=_CALLER_BYTES, each=_CALLER_BYTES // 4)
         self._stranger_calls = Budget(in_all=_STRANGER_CALLS, each=_STRANGER_CALLS // 4)
@@ -203,6 +208,17 @@ class ControlServer(HttpServer[CallerConnection]):
         """This server, as the base of its connections sees it."""
         return self
 
+    def figures(self) -> Figures:
+        """The API's part of the metrics."""
+        return {
+            "api_requests": self._requests.counts(),
+            "api_request_duration_seconds": self._requests.durations(),
+            "api_connections": by(
+                {"network": self.network_connections.total, "socket": self.local_connections.total}
+            ),
+            "api_open_watches": self._held.total + self._local_held.total,
+        }
+
     def recheck(self) -> None:
         """Identify every caller again, and end the connections of those who are refused now.
 
@@ -233,15 +249,14 @@ class ControlServer(HttpServer[CallerConnection]):
 
     # --- answers ------------------------------------------------------------------------------
 
-    def _answer(self, body: bytes, keep_alive: bool) -> web.StreamResponse:
+    def _answer(self, body: bytes, keep_alive: bool, media: str = "application/json") -> web.StreamResponse:
         now = self.loop.time()
         if now - self._head_at >= 1.0:
             self._head_at = now
-            self._head = (
-                f"HTTP/1.1 200 OK\r\nDate: {formatdate(usegmt=True)}\r\n{_COMMON}Content-Length: "
-            ).encode("ascii")
+            self._head = _head("application/json")
         end = b"\r\n\r\n" if keep_alive else b"\r\nConnection: close\r\n\r\n"
-        return Answer(200, b"%b%d%b%b" % (self._head, len(body), end, body), keep_alive).response()
+        head = self._head if media == "application/json" else _head(media)
+        return Answer(200, b"%b%d%b%b" % (head, len(body), end, body), keep_alive).response()
 
     def answer_error(
         self, error: CyoloctlError, *, keep_alive: bool, status: int = 0, extra: str = "", body: bool = True
@@ -266,9 +281,14 @@ class ControlServer(HttpServer[CallerConnection]):
         """The answer to a request."""
         # HTTP/1.0 clients get one answer per connection: they would need another header.
         keep_alive = request.keep_alive and request.version == (1, 1) and not self.closing
-        started = time.monotonic() if self._logger.isEnabledFor(logging.DEBUG) else 0.0
+        started = time.monotonic()
+        path, _, query = request.raw_path.partition("?")
+        found = table.match(request.method, path)
         try:
-            answer = await self._dispatch(request, connection, keep_alive)
+            if found is None:
+                answer = self._no_route(request.method, path, keep_alive)
+            else:
+                answer = await self._dispatch(request, connection, keep_alive, *found, query)
         except CyoloctlError as error:
             # After a body that was not read to its end, the next request cannot be found.
             keep_alive = keep_alive and request.content.is_eof() and not connection.ended
@@ -278,14 +298,18 @@ class ControlServer(HttpServer[CallerConnection]):
                 self.internal_error(f"{request.method} {table.shown_path(request.raw_path)}", error),
                 keep_alive=False,
             )
-        if started:
+        took_s = time.monotonic() - started
+        route = None if found is None else found[0]
+        labels = _OTHER if route is None else self._labels[route]
+        self._requests.observe(labels, answer.status, None if route is not None and route.held else took_s)
+        if self._logger.isEnabledFor(logging.DEBUG):
             self._logger.debug(
                 "control: method=%s path=%s status=%d caller=%s ms=%.1f",
                 request.method,
                 table.shown_path(request.raw_path),
                 answer.status,
                 connection.caller,
-                (time.monotonic() - started) * 1000,
+                took_s * 1000,
             )
         return answer
 
@@ -299,14 +323,14 @@ class ControlServer(HttpServer[CallerConnection]):
         return self.answer_error(refusal, keep_alive=False)
 
     async def _dispatch(
-        self, request: web.BaseRequest, connection: CallerConnection, keep_alive: bool
+        self,
+        request: web.BaseRequest,
+        connection: CallerConnection,
+        keep_alive: bool,
+        route: Route[Node],
+        name: str,
+        query_text: str,
     ) -> web.StreamResponse:
-        method = request.method
-        path, _, query_text = request.raw_path.partition("?")
-        found = table.match(method, path)
-        if found is None:
-            return self._no_route(method, path, keep_alive)
-        route, name = found
         if route.role != "none" and not role_allows(connection.current_role(), route.role):
             if isinstance(connection.refusal, Unavailable) and self._wait_ready is not None:
                 await self._wait_ready(_READY_S)
@@ -346,7 +370,7 @@ class ControlServer(HttpServer[CallerConnection]):
             return self._answer(
                 await self._call_for_stranger(connection, route, name, body, query), keep_alive
             )
-        return self._answer(await self._call(connection, route, name, body, query), keep_alive)
+        return self._answer(await self._call(connection, route, name, body, query), keep_alive, route.media)
 
     async def _read_bounded(
         self, request: web.BaseRequest, connection: CallerConnection, route: Route[Node]
@@ -405,6 +429,8 @@ class ControlServer(HttpServer[CallerConnection]):
         try:
             handler, arguments = self._handlers[route], {**body, **query}
             value = await (handler(name, **arguments) if route.has_name else handler(**arguments))
+            if route.is_text:
+                return cast("str", value).encode()
         except asyncio.CancelledError:
             if not guard.expired or task.uncancel():
                 raise
@@ -557,6 +583,21 @@ class ControlServer(HttpServer[CallerConnection]):
 
 _FIRST = asyncio.FIRST_COMPLETED
 _COMMON = "Content-Type: application/json\r\nCache-Control: no-store\r\n"
+#: Labels of requests that have no route.
+_OTHER = ("other", "other", "other")
+
+
+def _labels(route: Route[Node]) -> tuple[str, str, str]:
+    """What names a route in the metrics."""
+    return route.method, route.template, "write" if route.write else "read"
+
+
+def _head(media: str) -> bytes:
+    """The head of an answer, up to the length of its body."""
+    return (
+        f"HTTP/1.1 200 OK\r\nDate: {formatdate(usegmt=True)}\r\nContent-Type: {media}\r\n"
+        "Cache-Control: no-store\r\nContent-Length: "
+    ).encode("ascii")
 
 
 def _ended(refusal: CyoloctlError, route: Route[Node]) -> CyoloctlError:

@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from cyoloctl.locks.api import HasLocks
     from cyoloctl.machines.api import HasMachines
     from cyoloctl.members.api import HasMembers
+    from cyoloctl.metrics.api import HasMetrics
     from cyoloctl.rendezvous.api import HasRendezvous
     from cyoloctl.routing.api import HasRouting
     from cyoloctl.snapshots.api import HasSnapshots
@@ -42,6 +43,7 @@ if TYPE_CHECKING:
         HasRouting,
         HasAuthorities,
         HasSnapshots,
+        HasMetrics,
         Protocol,
     ):
         """The node, as the API sees it.
@@ -97,11 +99,14 @@ def _subjects() -> Iterator[tuple[Route[Node], ...]]:
     from cyoloctl.snapshots import api as snapshots
 
     yield snapshots.ROUTES
+    from cyoloctl.metrics import api as metrics
+
+    yield metrics.ROUTES
 
 
 _all: list[Route[Node]] = []
 # Templates have one of three shapes, so a lookup is one or two dictionary accesses:
-# /v1/X[/Y] exact, /v1/X/{name}, /v1/X/{name}/Y.
+# /v1/X[/Y] and /metrics exact, /v1/X/{name}, /v1/X/{name}/Y.
 _exact: dict[tuple[str, str], Route[Node]] = {}
 _named: dict[tuple[str, str, str], Route[Node]] = {}
 # The paths without a name.

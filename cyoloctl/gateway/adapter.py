@@ -4,17 +4,17 @@ from __future__ import annotations
 
 import hmac
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable, Iterable
 from contextlib import suppress
 from ipaddress import IPv4Network, IPv6Network, ip_address, ip_network
 
-from cyoloctl import __version__
 from cyoloctl.caller import Actor
 from cyoloctl.errors import NotFound, SlowDown, TokenRejected
 from cyoloctl.gateway.forms import host_of_url, one_host
 from cyoloctl.keys.keyring import KeyState
 from cyoloctl.keys.operations import KeyOperations
 from cyoloctl.members.machine import MemberMachine
+from cyoloctl.metrics.families import Family, Figures
 from cyoloctl.model import LocalNode, parse_address
 from cyoloctl.rendezvous import codes
 from cyoloctl.rendezvous.machine import RendezvousMachine
@@ -58,7 +58,7 @@ class GatewayAdapter:
         tokens: TokenOperations,
         routing: RoutingOperations,
         rendezvous: RendezvousOperations,
-        describe: Callable[[], Json],
+        metrics: Callable[[Iterable[Family], Figures], Awaitable[str]],
     ) -> None:
         self._proposer = proposer
         self._node = node
@@ -68,7 +68,7 @@ class GatewayAdapter:
         self._tokens = tokens
         self._routing = routing
         self._rendezvous = rendezvous
-        self._describe = describe
+        self._page = metrics
         self._beginning: Counter[str] = Counter()
         self.name = str(node.name)
 
@@ -76,28 +76,9 @@ class GatewayAdapter:
         """Whether a request could be served now: a leader was heard recently, and there is a key."""
         return self._proposer.engine.leader() is not None and self._keys.ring().primary is not None
 
-    def facts(self) -> Json:
-        """The node's figures for /metrics."""
-        engine, told = self._proposer.engine, self._describe()
-        now_ms = self._proposer.now_ms()
-        return {
-            "name": self.name,
-            "cluster": str(self._node.cluster),
-            "version": __version__,
-            "storage": self._node.storage,
-            "uptime_s": told["uptime_s"],
-            "role": told["role"],
-            "is_leader": engine.is_leader(),
-            "has_leader": engine.leader() is not None,
-            "term": told["term"],
-            "commit_index": told["commit_index"],
-            "applied_index": told["applied_index"],
-            "peers": len(engine.peers()),
-            "voters": len(engine.status().voters),
-            "fsync_p99_s": told["fsync_p99_ms"] / 1000,
-            "tokens": dict(self._tokens.counts),
-            "rendezvous": self._records.counts(now_ms),
-        }
+    async def metrics(self, more: Iterable[Family], figures: Figures) -> str:
+        """The text of /metrics: the node's own, and more with their figures."""
+        return await self._page(more, figures)
 
     def form_keys(self) -> list[tuple[bytes, bytes]]:
         """Keys for what the gateway seals into forms, (id, 32 bytes), the one to seal with first.

@@ -11,8 +11,9 @@ from cyoloctl.errors import InvalidInput, TokenRejected
 from cyoloctl.gateway.answers import Answer, text
 from cyoloctl.gateway.callers import LIMIT_S, Callers
 from cyoloctl.gateway.forms import GatewayRequest, is_in
-from cyoloctl.gateway.metrics import Metrics
 from cyoloctl.gateway.settings import GatewayNode, GatewaySettings
+from cyoloctl.metrics.counts import Requests
+from cyoloctl.metrics.families import GATEWAY, Figures
 
 __all__ = ["Programs"]
 
@@ -25,14 +26,14 @@ class Programs:
         node: GatewayNode,
         settings: GatewaySettings,
         callers: Callers,
-        metrics: Metrics,
+        requests: Requests,
         *,
         closing: Callable[[], bool],
         connections: Callable[[], int],
     ) -> None:
         self._node = node
         self._callers = callers
-        self._metrics = metrics
+        self._requests = requests
         self._metrics_clients = [ipaddress.ip_network(text) for text in settings.metrics_clients]
         self._closing = closing
         self._connections = connections
@@ -73,5 +74,10 @@ class Programs:
     async def _show_metrics(self, asked: GatewayRequest, request: web.BaseRequest) -> Answer:
         if not is_in(asked.client, self._metrics_clients):
             return text(403, "metrics are not for you: see gateway.metrics_clients in node.yaml\n")
-        body = self._metrics.text(self._node.facts(), self._connections())
+        figures: Figures = {
+            "gateway_connections": self._connections(),
+            "gateway_requests": self._requests.counts(),
+            "gateway_request_duration_seconds": self._requests.durations(),
+        }
+        body = await self._node.metrics(GATEWAY, figures)
         return Answer(200, body, "text/plain; version=0.0.4")

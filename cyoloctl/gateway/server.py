@@ -41,11 +41,11 @@ from cyoloctl.gateway.forms import (
     origin_of,
     parse_host,
 )
-from cyoloctl.gateway.metrics import Metrics
 from cyoloctl.gateway.programs import Programs
 from cyoloctl.gateway.rendezvous_pages import RendezvousPages
 from cyoloctl.gateway.settings import GatewayNode, GatewaySettings, Limits
 from cyoloctl.gateway.templates import SECURITY
+from cyoloctl.metrics.counts import Requests
 from cyoloctl.routing.table import NODE_COOKIE
 from cyoloctl.web.connection import Connection, HttpServer, TooLong
 from cyoloctl.web.listener import Guest, Listener
@@ -116,7 +116,7 @@ class Gateway(HttpServer[_Connection]):
         self.limits = limits
         self._node = node
         self._callers = Callers(node, settings, limits)
-        self._metrics = Metrics()
+        self._requests = Requests()
         self._listener: Listener | None = None
         self._tls = False
         self.change(settings)
@@ -132,7 +132,7 @@ class Gateway(HttpServer[_Connection]):
             self._node,
             settings,
             self._callers,
-            self._metrics,
+            self._requests,
             closing=lambda: self.closing,
             connections=lambda: len(self.connections),
         )
@@ -199,8 +199,8 @@ class Gateway(HttpServer[_Connection]):
         finally:
             if asked is not None:
                 self._callers.done(asked)
-        self._metrics.observe(
-            route if route in self._routes else "other", answer.status, time.monotonic() - started
+        self._requests.observe(
+            (route if route in self._routes else "other",), answer.status, time.monotonic() - started
         )
         scheme = "http" if asked is None else asked.scheme
         response = self._guarded(answer, scheme)

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Protocol
 
 from cyoloctl.caller import Actor
+from cyoloctl.metrics.families import Family, Figures
 from cyoloctl.text import Json
 
 __all__ = ["RETURN", "GatewayNode", "GatewaySettings", "Limits"]
@@ -22,8 +24,8 @@ class GatewayNode(Protocol):
     def ready(self) -> bool:
         """Whether a request could be served now; never waits."""
 
-    def facts(self) -> Json:
-        """The node's figures for /metrics."""
+    async def metrics(self, more: Iterable[Family], figures: Figures) -> str:
+        """The text of /metrics: the node's own, and more with their figures."""
 
     def form_keys(self) -> list[tuple[bytes, bytes]]:
         """(id of 4 bytes, key of 32 bytes) to seal forms with, the one to use first; empty: none yet."""

@@ -283,6 +283,7 @@ class Node:
             limits=_server_limits(self._descriptors),
         )
         admission.recheck_callers = self.control.recheck
+        self.service.metrics.api = self.control.figures
         self.engine.on_unwanted = self._on_unwanted
 
     async def _open_doors(self, listening: socket.socket, browsers: socket.socket | None = None) -> None:

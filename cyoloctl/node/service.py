@@ -35,6 +35,7 @@ from cyoloctl.model import RaftId
 from cyoloctl.node.cluster_time import ClusterTime
 from cyoloctl.node.config import Config
 from cyoloctl.node.disk_watch import DiskWatch
+from cyoloctl.node.figures import NodeFigures
 from cyoloctl.node.own_address import OwnAddress
 from cyoloctl.node.snapshot_schedule import SnapshotSchedule
 from cyoloctl.node.upkeep import Upkeep
@@ -239,6 +240,15 @@ class Service:
             page_url=self.routing.page_url,
             was_applied=state.was_applied,
         )
+        self.metrics = NodeFigures(
+            self._engine,
+            config,
+            state,
+            status=self.member_status.status,
+            own=self.member_status.describe,
+            tokens=self.tokens,
+            authorities=self.authorities,
+        )
         self.gateway = GatewayAdapter(
             proposer,
             config,
@@ -248,7 +258,7 @@ class Service:
             tokens=self.tokens,
             routing=self.routing,
             rendezvous=self.rendezvous,
-            describe=self.member_status.describe,
+            metrics=self.metrics.page,
         )
 
     def _offer_to_peers(self) -> None:

@@ -12,6 +12,7 @@ from cyoloctl.raft.journal import Journal
 from cyoloctl.raft.messages import Message
 from cyoloctl.raft.progress import NEVER, Progress
 from cyoloctl.raft.settings import Limits, Timing
+from cyoloctl.raft.tally import Tally
 from cyoloctl.raft.vendor import Node, VendorEngine
 
 __all__ = ["Core"]
@@ -55,6 +56,7 @@ class Core:
         self.heard_commit = 0
         """The highest commit index that a leader told this node."""
         self.outbox: list[tuple[Node, Message]] = []
+        self.tally = Tally()
         self.on_change: Callable[[], None] = lambda: None
         """Called after role, term, leader or membership changed."""
         self.stands_back: Callable[[RaftId], bool] = lambda raft_id: False

@@ -12,6 +12,7 @@ from functools import partial
 from typing import Any
 
 from cyoloctl.errors import CyoloctlError, InternalError, NoLeader, OutcomeUnknown, StorageError
+from cyoloctl.metrics.counts import Histogram
 from cyoloctl.model import RaftId, name_of
 from cyoloctl.raft.clock import ClusterClock
 from cyoloctl.raft.journal import Journal
@@ -77,7 +78,7 @@ class Engine:
         self._verdicts = Verdicts(
             identity.name, identity.boots, identity.boot, register=membership_view, stands_back=stands_back
         )
-        self._unwanted = False
+        self._unwanted = self._started = False
         self._loop = asyncio.get_running_loop()
         self._journal, self._snapshots = journal, snapshots
         self.clock = clock
@@ -86,6 +87,7 @@ class Engine:
         self._awaiting_index: dict[asyncio.Future[None], int] = {}
         self._outgoing: dict[RaftId, list[bytes]] = {}
         self._jobs: set[asyncio.Future[None]] = set()
+        self._commits = Histogram()
         self._limits = limits
         rng = random.SystemRandom()
         self._replica = Replica(
@@ -110,7 +112,6 @@ class Engine:
         self._verdicts.attach(self._replica, self._network)
         self._changed = asyncio.Event()
         self._failure: asyncio.Future[CyoloctlError] = self._loop.create_future()
-        self._started = False
         self.on_change: Callable[[], None] = lambda: None
         """Called after role, term, leader, members or links changed."""
         self.on_unwanted: Callable[[str], None] = lambda reason: None
@@ -160,6 +161,7 @@ class Engine:
         future: asyncio.Future[bytes] = self._loop.create_future()
         done = _settles(future)
 
+        began = time.monotonic()
         proposal = self._replica.propose(command, done)
         self._ticker.wake()
 
@@ -168,7 +170,9 @@ class Engine:
 
         timer = self._loop.call_later(timeout_s, expire)
         try:
-            return await future
+            result = await future
+            self._commits.observe(time.monotonic() - began)
+            return result
         finally:
             timer.cancel()
             proposal.cancelled = True  # also when the caller was cancelled: nobody is waiting now
@@ -287,6 +291,14 @@ class Engine:
     def fsync_p99_ms(self) -> float:
         """99th percentile of the journal's recent syncs, in milliseconds."""
         return self._journal.fsync_p99_ms
+
+    def commits(self) -> Histogram:
+        """How long each proposal of this node took until it was applied, by whichever leader."""
+        return self._commits
+
+    def syncs(self) -> Histogram:
+        """How long each sync of the journal took, since the start."""
+        return self._journal.syncs
 
     def snapshot_bytes(self) -> int:
         """Size of the newest snapshot; 0 without any."""

@@ -23,6 +23,7 @@ from dataclasses import dataclass
 from typing import Protocol
 
 from cyoloctl.errors import InternalError, StorageError
+from cyoloctl.metrics.counts import Histogram
 from cyoloctl.raft.disks import SyncTimes
 from cyoloctl.text import canonical_json
 
@@ -208,7 +209,7 @@ class Journal:
     become one transaction, so a tick costs one fdatasync.
 
     store: where it lives; the journal owns it and closes it, also when this raises.
-    clock: seconds, monotonic; only for `fsync_p99_ms`, `sync_ms` and `slow_sync_ms`.
+    clock: seconds, monotonic; only for `fsync_p99_ms`, `sync_ms`, `slow_sync_ms` and `syncs`.
     Raises what `Store.load` raises, and StorageError if what it returns is not
     one contiguous log.  A stored commit index is brought into first_index..last_index.
 
@@ -221,6 +222,8 @@ class Journal:
         self._clock = clock
         self._durations_s: deque[float] = deque(maxlen=512)
         self._sync_times = SyncTimes()
+        self.syncs = Histogram()
+        """How long each took, since the start."""
         self._slow: tuple[float, float] | None = None  # when a sync was slow last, and how long it took
         self._closed = False
         self.failed: StorageError | None = None
@@ -460,6 +463,7 @@ class Journal:
         now = self._clock()
         self._durations_s.append(now - started)
         self._sync_times.observe(now, now - started)
+        self.syncs.observe(now - started)
         if now - started >= SLOW_SYNC_S:
             self._slow = (now, now - started)
             _log.warning("the disk is slow", extra={"sync_s": round(now - started, 1)})

@@ -333,6 +333,7 @@ class Replica:
             else {},
             troubles=tuple(self._troubles()),
             changing=self._membership.is_changing(),
+            tally=self._core.tally,
         )
 
     def _troubles(self) -> Iterator[Trouble]:
@@ -452,8 +453,8 @@ class Replica:
         seen = (role, engine.term(), leader)
         if seen == self._seen:
             return
-        was_role, was_term, was_leader = self._seen
-        self._seen = seen
+        (was_role, was_term, was_leader), self._seen = self._seen, seen
+        self._core.tally.saw(term=engine.term(), stands=role != "follower", has_leader=leader is not None)
         if was_role == "leader" and (role != "leader" or engine.term() != was_term):
             self._stop_leading()
         if leader != was_leader or role != was_role:

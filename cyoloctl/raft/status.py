@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from cyoloctl.model import RaftId, Role
+from cyoloctl.raft.tally import Tally
 
 __all__ = ["ReplicaStatus", "Trouble"]
 
@@ -28,6 +29,7 @@ class ReplicaStatus:
     """A snapshot of what this replica knows.  `match` is only known to a leader.
 
     changing: a change of the voters is in its log and not applied yet.
+    tally: the one that goes on being written.
     """
 
     raft_id: RaftId
@@ -46,3 +48,4 @@ class ReplicaStatus:
     match: Mapping[RaftId, int]
     troubles: tuple[Trouble, ...] = ()
     changing: bool = False
+    tally: Tally = field(default_factory=Tally)

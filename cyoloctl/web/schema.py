@@ -327,7 +327,7 @@ class Route(Generic[N_contra]):
     """One operation of the API, for nodes of a type that has what the handler needs.
 
     operation: its name in the client and the document.  role: the least role.
-    answer: a TypedDict; its name and docstring are those of the schema.
+    answer: a TypedDict; its name and docstring are those of the schema.  str: text, of the type `media`.
     handler: the method of a node that answers, called with the name in the path
     (if there is one), then the fields of body and query by name; that of a
     stream with the name only, for an iterator of answers; None: the server
@@ -361,6 +361,7 @@ class Route(Generic[N_contra]):
         "local",
         "max_body_bytes",
         "max_brackets",
+        "media",
         "method",
         "name_pattern",
         "name_rule",
@@ -402,6 +403,7 @@ class Route(Generic[N_contra]):
         secret_name: bool = False,
         max_brackets: int = MAX_BRACKETS,
         max_body_bytes: int = 0,
+        media: str = "application/json",
     ) -> None:
         self.method = method
         self.template = template
@@ -417,6 +419,7 @@ class Route(Generic[N_contra]):
         self.local = local
         self.secret_name = secret_name
         self.max_brackets = max_brackets
+        self.media = media
         self.has_name = "{name}" in template
         self.what = what
         self.name_pattern = name_pattern
@@ -435,6 +438,11 @@ class Route(Generic[N_contra]):
 
     def __repr__(self) -> str:
         return f"<Route {self.method} {self.template}>"
+
+    @property
+    def is_text(self) -> bool:
+        """Whether the answer is text, and only errors are JSON."""
+        return self.answer is str
 
     def possible_errors(self) -> list[type[CyoloctlError]]:
         """Every error that it may answer with, by HTTP status and code."""

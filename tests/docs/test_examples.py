@@ -29,6 +29,7 @@ from cyoloctl.node import config, create, inspection
 from tests.cli.harness import processes_of
 from tests.docs.reading import GENERATED, ROOT, Block, blocks, pages
 from tests.support.cluster import MACHINES, Cluster, Node, environment, free_port, wait_until
+from tests.support.connections import cluster_id_of
 
 KINDS = {"bash", "yaml", "python", "py", "json", "output", "message", "text"}
 LIMIT_S = 400
@@ -60,6 +61,10 @@ def api(cluster: Cluster, work: Path) -> dict[str, str]:
     (work / "operator.crt").write_text(credentials["certificate_pem"])
     (work / "operator.key").write_text(credentials["key_pem"])
     return {"$CLUSTER_ID": credentials["cluster_id"], "10.0.0.1:7700": node.address}
+
+
+def monitoring(cluster: Cluster, work: Path) -> dict[str, str]:
+    return {"$CLUSTER_ID": cluster_id_of(cluster["n1"]), "10.0.0.1:7700": cluster["n1"].address}
 
 
 def correctness(cluster: Cluster, work: Path) -> dict[str, str]:
@@ -150,6 +155,7 @@ WORLDS = {
     "docs/kv.md": World(),
     "docs/machines.md": World(prepare=machines),
     "docs/locks.md": World(prepare=locks),
+    "docs/monitoring.md": World(prepare=monitoring),
     "docs/operating.md": World(voters=4, allowed="0|4", prepare=operating),
     "docs/rendezvous.md": World(prepare=rendezvous),
     "docs/routing.md": World(options=("--gateway", f"127.0.0.1:{free_port()}"), prepare=routing),
@@ -182,8 +188,8 @@ def test_blocks_of_a_page_say_what_they_are(page: str) -> None:
 @pytest.mark.parametrize("page", WORLDS)
 def test_commands_of_a_page_work_from_top_to_bottom(page: str, tmp_path: Path) -> None:
     world = WORLDS[page]
-    if page == "docs/api.md" and shutil.which("curl") is None:
-        pytest.skip("THE EXAMPLES OF docs/api.md ARE NOT TRIED: apt-get install curl")
+    if page in ("docs/api.md", "docs/monitoring.md") and shutil.which("curl") is None:
+        pytest.skip(f"THE EXAMPLES OF {page} ARE NOT TRIED: apt-get install curl")
     work = tmp_path / "work"
     work.mkdir()
     tools(tmp_path / "bin", world.allowed)

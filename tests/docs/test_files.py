@@ -122,8 +122,8 @@ def test_picture_is_small_shown_on_some_page_and_takes_nothing_from_the_network(
 
 TOP = {
     *(".ci", ".gitignore", "CHANGELOG.md", "CONTRIBUTING.md", "LICENSE", "Makefile", "README.md"),
-    *("benchmarks", "completions", "cyoloctl", "docs", "examples", "man", "packaging", "pyproject.toml"),
-    *("tests", "tools", "upstream"),
+    *("benchmarks", "completions", "cyoloctl", "docs", "examples", "man", "monitoring", "packaging"),
+    *("pyproject.toml", "tests", "tools", "upstream"),
 }
 
 

@@ -60,14 +60,16 @@ def unix_connect(node: Node, timeout_s: float = 30.0) -> socket.socket:
 
 def http_exchange(
     connection: socket.socket, method: str, path: str, body: bytes | None = None, **headers: str
-) -> tuple[int, dict[str, Any]]:
-    """One request on a fresh connection, which is closed: status and JSON body."""
+) -> tuple[int, Any]:
+    """One request on a fresh connection, which is closed: status and body, JSON or text."""
     http_connection = http.client.HTTPConnection("localhost")
     http_connection.sock = connection
     try:
         http_connection.request(method, path, body=body, headers=headers)
         response = http_connection.getresponse()
-        return response.status, json.loads(response.read())
+        raw = response.read()
+        is_text = str(response.headers["Content-Type"]).startswith("text/")
+        return response.status, raw.decode() if is_text else json.loads(raw)
     finally:
         http_connection.close()
 

@@ -114,6 +114,7 @@ class MemoryService:
         self.routing: Any = _Group(self, "routing", RoutingApi)
         self.authorities: Any = _Group(self, "authorities", AuthorityApi)
         self.snapshots: Any = _Group(self, "snapshots", SnapshotApi)
+        self.metrics: Any = SimpleNamespace(show=self.show_metrics)
 
     async def _enter(self, operation: str, **arguments: Any) -> None:
         self.calls.append((operation, arguments))
@@ -140,6 +141,10 @@ class MemoryService:
             async with self.changed:
                 self.changed.notify_all()
         return self.results[request_id]
+
+    async def show_metrics(self, *, timeout_s: float) -> str:
+        await self._enter("metrics", timeout_s=timeout_s)
+        return "# HELP caf\u00e9 x\n"
 
     async def health(self, *, timeout_s: float) -> dict[str, Any]:
         return {"ready": True}

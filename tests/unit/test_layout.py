@@ -66,6 +66,7 @@ ORDER = [
     "paths",
     "pki",
     "web",
+    "metrics",
     "raft",
     "replicated",
     "members",
@@ -100,7 +101,7 @@ VENDORS: dict[str, str] = {
     "keys.ring_file": "cryptography",
     "rendezvous.codes": "cryptography",
     "gateway.forms": "cryptography",  # a form names a record encrypted: its id must not reach who approves
-    "gateway.metrics": "prometheus_client",
+    "metrics.text": "prometheus_client",
     "web.connection": "aiohttp",  # the one module that bends it
     "gateway.server": "aiohttp markupsafe",
     "gateway.answers": "markupsafe",
@@ -129,7 +130,7 @@ PURE = """
     raft.handover raft.links raft.machine raft.membership raft.messages raft.peers raft.progress
     raft.proposals raft.reads raft.refusals raft.replication raft.settings raft.status
     raft.vantage raft.verdicts raft.witnesses control.table web.encoding web.schema
-    gateway.forms gateway.metrics gateway.settings
+    gateway.forms gateway.settings metrics.counts metrics.families metrics.text raft.tally
     routing.haproxy routing.hrw routing.nginx routing.table web.steps web.strangers
 """
 # On the path of every command: SLOW modules, and ours below, inside functions only.

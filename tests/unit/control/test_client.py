@@ -148,6 +148,7 @@ async def test_every_method_reaches_its_service_method(live: Live) -> None:
     client = unix(live.unix)
     assert (await call(client.health))["ready"] is True
     assert (await call(client.status))["cluster"] == {"name": "test"}
+    assert await call(client.metrics) == "# HELP caf\u00e9 x\n"
     assert (await call(client.member_list))["members"] == []
     assert (await call(client.member_show, "a"))["name"] == "a"
     assert (await call(client.member_invite, "b", learner=True, ttl_s=60))["learner"] is True
@@ -168,13 +169,14 @@ async def test_every_method_reaches_its_service_method(live: Live) -> None:
     assert (await call(client.stop))["stopping"] is True
     called = [operation for operation, _ in live.service.calls]
     assert called == [
-        "status", "member_list", "member_show", "member_invite", "member_invite", "member_invitations",
+        "status", "metrics", "member_list", "member_show", "member_invite", "member_invite",
+        "member_invitations",
             "member_uninvite",
         "member_remove", "transfer_leadership", "transfer_leadership",
         "counter_add", "counter_add", "counter_add",
         "counter_get", "counter_get", "counter_list", "counter_reset", "stop",
     ]  # fmt: skip
-    modes = [arguments.get("consistency") for _, arguments in live.service.calls[13:16]]
+    modes = [arguments.get("consistency") for _, arguments in live.service.calls[14:17]]
     assert modes == ["linearizable", "stale", "linearizable"]
     # The node gives up before the client does, so that its answer arrives.
     assert all(a["timeout_s"] < 5 for _, a in live.service.calls if "timeout_s" in a)

@@ -227,6 +227,61 @@ async def test_openapi_is_served_as_checked_in(server: ControlServer, directory:
     assert answer.json == openapi.openapi()
 
 
+async def test_metrics_are_text_and_their_errors_json(
+    server: ControlServer, service: MemoryService, directory: Path
+) -> None:
+    answer = await send(directory, request("GET", "/metrics"))
+    assert (answer.status, answer.body.decode()) == (200, "# HELP caf\u00e9 x\n")
+    assert answer.headers["content-type"] == "text/plain; version=0.0.4; charset=utf-8"
+    assert (await send(directory, request("GET", "/v1/health"))).headers["content-type"] == "application/json"
+    service.fail = Unavailable("not now")
+    answer = await send(directory, request("GET", "/metrics"))
+    assert answer.error == (503, "unavailable")
+    assert answer.headers["content-type"] == "application/json"
+
+
+async def test_requests_are_counted_by_route_and_status_and_no_path_of_a_stranger_is_a_label(
+    server: ControlServer, directory: Path
+) -> None:
+    for method, path in (
+        *(("POST", INCREMENT), ("POST", INCREMENT), ("GET", "/v1/counters/nope"), ("GET", "/v1/status")),
+        *(("GET", "/v1/made-up"), ("DELETE", "/v1/status"), ("POST", "/v1/counters/A/increment")),
+    ):
+        await send(directory, request(method, path, b"{}" if method == "POST" else b""))
+    figures = server.figures()
+    assert figures["api_requests"] == {
+        ("GET", "/v1/counters/{name}", "read", "404"): 1,
+        ("GET", "/v1/status", "read", "200"): 1,
+        ("POST", "/v1/counters/{name}/increment", "write", "200"): 2,
+        ("POST", "/v1/counters/{name}/increment", "write", "400"): 1,
+        ("other", "other", "other", "404"): 1,
+        ("other", "other", "other", "405"): 1,
+    }
+    durations = cast("dict[tuple[str, ...], Any]", figures["api_request_duration_seconds"])
+    counted = durations["POST", "/v1/counters/{name}/increment", "write"]
+    assert sum(counted.counts) == 3
+    assert 0 < counted.sum_s < 60
+
+
+async def test_watch_is_counted_while_it_is_open_and_its_length_is_no_time_to_answer(
+    server: ControlServer, service: MemoryService, directory: Path
+) -> None:
+    async with connected(directory) as (reader, writer):
+        await send(directory, request("POST", INCREMENT, b"{}"))
+        writer.write(request("GET", "/v1/counters/default/watch"))
+        await reader.readuntil(b"\r\n\r\n")
+        assert server.figures()["api_open_watches"] == 1
+        assert server.figures()["api_connections"] == {("network",): 0, ("socket",): 1}
+    async with asyncio.timeout(10):
+        await service.watch_ended.wait()
+        while server.figures()["api_open_watches"]:
+            await asyncio.sleep(0.01)
+    figures = server.figures()
+    watch = ("GET", "/v1/counters/{name}/watch", "read")
+    assert cast("dict[tuple[str, ...], float]", figures["api_requests"])[*watch, "200"] == 1
+    assert watch not in cast("dict[tuple[str, ...], Any]", figures["api_request_duration_seconds"])
+
+
 async def test_connection_is_kept_for_pipelined_requests_and_refusals(
     server: ControlServer, directory: Path
 ) -> None:

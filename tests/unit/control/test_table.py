@@ -83,6 +83,7 @@ def test_roles_of_the_table_are_what_each_role_is_for() -> None:
         *("credential_list", "credential_show", "credential_renew_own"),
         *("token_revocations", "key_list", "key_status", "key_policy", "key_identity", "route_list"),
         "pki_status",
+        "metrics",
     }
     assert by_role.keys() == set(schema.ROLES)
 
