@@ -107,6 +107,7 @@ EXAMPLES: dict[str, tuple[str, ...]] = {
         "cyoloctl support-bundle --out n1.sealed --seal-to support.identity",
         "cyoloctl support-bundle --open n1.sealed --out n1-opened.tar.gz",
     ),
+    "top": ("cyoloctl top", "cyoloctl top --interval 500ms", "cyoloctl top --count 1 -o json"),
     "pki": ("cyoloctl pki status",),
     "pki status": ("cyoloctl pki status",),
     "pki rotate-ca": ("cyoloctl pki rotate-ca --dry-run", "cyoloctl pki rotate-ca --overlap 14d --yes"),

@@ -192,15 +192,20 @@ class Invocation:
             data_dir=self._own_dir(),
         )
 
-    def loop_client(self, endpoints: Sequence[str]) -> AsyncClient:
-        """A client of the endpoints for an event loop, which keeps no request ids; otherwise as client()."""
+    def loop_client(
+        self, endpoints: Sequence[str], credentials: Path | None = None, *, timeout_s: float | None = None
+    ) -> AsyncClient:
+        """A client of the endpoints for an event loop, which keeps no request ids; otherwise as client().
+
+        credentials: in place of those that were given.
+        """
         from cyoloctl.control.client import AsyncClient
 
         return AsyncClient(
             list(endpoints),
-            timeout_s=self.timeout_s,
+            timeout_s=self.timeout_s if timeout_s is None else timeout_s,
             retry=False,
-            credentials=self.credentials,
+            credentials=credentials or self.credentials,
             data_dir=self._own_dir(),
         )
 

@@ -33,6 +33,7 @@ __all__ = [
     "note",
     "render",
     "rows_of",
+    "screen_table",
     "stdout_failed",
     "structured",
     "table",
@@ -347,10 +348,39 @@ def table(
     write("".join(parts))
 
 
-def _fit(columns: Sequence[Column], rows: Rows, limit: int) -> tuple[list[int], list[int] | None]:
+def screen_table(
+    columns: Sequence[Column], rows: Rows, *, title: Sequence[Cell | str], below: Sequence[Cell | str]
+) -> str:
+    """The text of a table for a screen that is drawn again and again: without boxes, as wide as the terminal.
+
+    Columns are hidden as in `table`, and nobody is told of them.
+    """
+    from rich.cells import cell_len
+
+    colour = coloured(sys.stdout)
+    keep, widths = _fit(columns, rows, terminal_width(), each=2, more=-2)
+    if widths is None:  # a name as long as that: the screen cuts the rest off
+        widths = [max(cell_len(_text(row[i])) for row in [_headings(columns), *rows]) for i in keep]
+    parts = [_paint(line, colour) for line in title]
+    for row in [_headings(columns), *rows]:
+        cells = []
+        for i, width in zip(keep, widths, strict=True):
+            blanks, text = " " * (width - cell_len(_text(row[i]))), _paint(row[i], colour)
+            cells.append(blanks + text if columns[i].right else text + blanks)
+        parts.append("  ".join(cells))
+    return "\n".join([*parts, *(_paint(line, colour) for line in below)])
+
+
+def _headings(columns: Sequence[Column]) -> list[Cell | str]:
+    return [Cell(column.heading, "bold") for column in columns]
+
+
+def _fit(
+    columns: Sequence[Column], rows: Rows, limit: int, *, each: int = 3, more: int = 1
+) -> tuple[list[int], list[int] | None]:
     """The columns to show, and the width of each; no widths: the rows have to become records.
 
-    A row of n cells takes three characters for each and one more: blanks, and the lines of the box.
+    A row takes `each` characters for every cell and `more` beside: blanks, and the lines of the box.
     """
     from rich.cells import cell_len
 
@@ -363,7 +393,7 @@ def _fit(columns: Sequence[Column], rows: Rows, limit: int) -> tuple[list[int], 
     every = list(range(len(columns)))
 
     def excess(shown: Sequence[int], widths: Sequence[int]) -> int:
-        return 1 + sum(widths[i] + 3 for i in shown) - limit
+        return more + sum(widths[i] + each for i in shown) - limit
 
     keep = [i for i in every if not columns[i].drop]
     for i in sorted(set(every) - set(keep), key=lambda i: -columns[i].drop):

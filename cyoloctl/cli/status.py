@@ -8,7 +8,7 @@ table, the warnings below it still say.
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import Annotated, Any
 
 import typer
@@ -16,25 +16,19 @@ import typer
 from cyoloctl.cli import output
 from cyoloctl.cli.invocation import Invocation, command, parse_seconds
 from cyoloctl.cli.output import Cell, Column, text_of
-from cyoloctl.errors import (
-    ClientTimeout,
-    Conflict,
-    CyoloctlError,
-    NoLeader,
-    Unavailable,
-    Unreachable,
-)
+from cyoloctl.cli.screen import repeat
+from cyoloctl.errors import Conflict, CyoloctlError, NoLeader
 from cyoloctl.members.warnings import FSYNC_WARN_MS, warnings
 from cyoloctl.text import parse_rfc3339
 
-__all__ = ["COMMANDS", "member_table", "show_status"]
+__all__ = ["COMMANDS", "duration", "member_table", "problem_lines", "show_status"]
 
 # Where a figure turns into a warning.
 _CLOCK_SKEW_WARN_MS = 1000
 _LAG_WARN = 1000
 
 
-def _duration(seconds: float) -> str:
+def duration(seconds: float) -> str:
     """Two units at most: 4d 3h, 12m 5s."""
     left = int(abs(seconds))
     parts: list[str] = []
@@ -62,8 +56,8 @@ def _certificate(member: Mapping[str, Any], now_s: float) -> Cell:
     if left_s is None:
         return Cell("-", "dim")
     if left_s <= 0:
-        return Cell(f"expired {_duration(left_s)} ago", "bad")
-    days = f"{int(left_s // 86400)}d" if left_s >= 2 * 86400 else _duration(left_s)
+        return Cell(f"expired {duration(left_s)} ago", "bad")
+    days = f"{int(left_s // 86400)}d" if left_s >= 2 * 86400 else duration(left_s)
     return Cell(f"in {days}")  # too soon is a problem that the node tells: it knows how long they live
 
 
@@ -79,7 +73,7 @@ def _clock(member: Mapping[str, Any]) -> Cell:
     skew = member.get("clock_skew_ms")
     if not isinstance(skew, int | float) or abs(skew) <= _CLOCK_SKEW_WARN_MS:
         return _number(skew, " ms")
-    return Cell(f"{'+' if skew > 0 else '-'}{_duration(skew / 1000)}", "warn")
+    return Cell(f"{'+' if skew > 0 else '-'}{duration(skew / 1000)}", "warn")
 
 
 _ROLE_STYLE = {"leader": "bold", "candidate": "warn", "learner": "dim", "witness": "dim"}
@@ -96,7 +90,7 @@ _COLUMNS: dict[str, Callable[[Mapping[str, Any], float], Cell]] = {
     "APPLIED": lambda m, now: _number(m.get("applied_index")),
     "LAG": lambda m, now: _number(m.get("lag"), limit=_LAG_WARN),
     "UPTIME": lambda m, now: (
-        Cell(_duration(m["uptime_s"])) if isinstance(m.get("uptime_s"), int | float) else Cell("-", "dim")
+        Cell(duration(m["uptime_s"])) if isinstance(m.get("uptime_s"), int | float) else Cell("-", "dim")
     ),
     "VERSION": lambda m, now: Cell(text_of(m.get("version"))),
     "STORAGE": lambda m, now: Cell(text_of(m.get("storage")), "warn" if m.get("storage") == "memory" else ""),
@@ -165,6 +159,13 @@ def _links(document: Mapping[str, Any]) -> Iterator[str]:
         yield "dialled: " + "; ".join(f"{name} to {', '.join(to)}" for name, to in sorted(dialled.items()))
 
 
+def problem_lines(problems: Iterable[Mapping[str, Any]]) -> Iterator[str]:
+    """Each problem with the command that helps."""
+    for problem in problems:
+        command = f": {problem['command']}" if problem.get("command") else ""
+        yield f"! {problem['message']}{command}"
+
+
 def show_status(
     document: Mapping[str, Any], *, before: Callable[[], None] = lambda: None, **hidden: str
 ) -> None:
@@ -198,9 +199,7 @@ def show_status(
     now_s = _now_s(document)
     below: list[Cell | str] = [Cell(text, "dim") for text in _links(document)]
     below += [Cell(f"! {warned.message}", "warn") for warned in warnings(document)]
-    for problem in document.get("problems", ()):
-        command = f": {problem['command']}" if problem.get("command") else ""
-        below.append(Cell(f"! {problem['message']}{command}", "bad"))
+    below += [Cell(text, "bad") for text in problem_lines(document.get("problems", ()))]
     before()
     member_table(document["members"], title=title, below=below, now_s=now_s, **hidden)
 
@@ -218,24 +217,24 @@ def _raise_if_unhealthy(document: Mapping[str, Any], check: bool) -> None:
 
 def _watch(invocation: Invocation, interval_s: float) -> None:
     """Show the status until interrupted; a node that does not answer is shown so, and asked again."""
-    client = invocation.client()
-    while True:
-        try:
-            document = client.status()
-        except (Unreachable, Unavailable, ClientTimeout) as error:
-            failure: CyoloctlError | None = error
+
+    def show(document: Mapping[str, Any]) -> None:
+        if invocation.mode == "table":
+            show_status(document, before=output.clear_screen)
+            output.write("\n" if not output.is_terminal() else "")
         else:
-            failure = None
-            if invocation.mode == "table":
-                show_status(document, before=output.clear_screen)
-                output.write("\n" if not output.is_terminal() else "")
-            else:
-                output.structured(document, invocation.mode, stream=True)
-        if failure is not None:
-            if output.is_terminal() and invocation.mode == "table":
-                output.clear_screen()
-            output.note(f"no status: {failure.message}")
+            output.structured(document, invocation.mode, stream=True)
+
+    def failed(error: CyoloctlError) -> None:
+        if output.is_terminal() and invocation.mode == "table":
+            output.clear_screen()
+        output.note(f"no status: {error.message}")
+
+    def pause() -> bool:
         time.sleep(interval_s)
+        return True
+
+    repeat(invocation.client().status, show, failed, pause)
 
 
 @command()

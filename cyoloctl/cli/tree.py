@@ -49,7 +49,7 @@ GROUPS: dict[str, str] = {
 }
 
 #: Commands directly under the root; the modules of the same names.
-LEAVES: tuple[str, ...] = ("bench", "demo", "dev", "doctor", "sim", "status", "support-bundle")
+LEAVES: tuple[str, ...] = ("bench", "demo", "dev", "doctor", "sim", "status", "top", "support-bundle")
 
 #: In the order of ``--help``: the module of a group or leaf, whose COMMANDS maps leaf names to functions.
 _MODULES: dict[str, Callable[[], Any]] = {
@@ -60,6 +60,7 @@ _MODULES: dict[str, Callable[[], Any]] = {
     "config": lambda: import_module("cyoloctl.cli.config"),
     "member": lambda: import_module("cyoloctl.cli.member"),
     "status": lambda: import_module("cyoloctl.cli.status"),
+    "top": lambda: import_module("cyoloctl.cli.top"),
     "doctor": lambda: import_module("cyoloctl.cli.doctor"),
     "support-bundle": lambda: import_module("cyoloctl.cli.support_bundle"),
     "pki": lambda: import_module("cyoloctl.cli.pki"),

@@ -17,8 +17,9 @@ from pathlib import Path
 from typing import Any
 
 from cyoloctl.errors import CyoloctlError
+from cyoloctl.metrics.api import METRICS_TYPE
 
-Answer = dict[str, Any] | CyoloctlError | Callable[[dict[str, Any]], dict[str, Any]]
+Answer = dict[str, Any] | str | CyoloctlError | Callable[[dict[str, Any]], dict[str, Any] | str]
 
 LIMIT_S = 60.0
 
@@ -55,7 +56,7 @@ def processes_of(directory: Path) -> list[int]:
 class Endpoint:
     """A control socket in a thread.
 
-    answers: (method, path without query) -> object, error, function of the
+    answers: (method, path without query) -> object, text of metrics, error, function of the
     body, or a list of objects, which is streamed as NDJSON, one chunk an object.
     """
 
@@ -112,12 +113,15 @@ class Endpoint:
                 connection.sendall(f"{len(data):x}\r\n".encode() + data + b"\r\n")
             connection.sendall(b"0\r\n\r\n")
             return
-        status = 200
+        status, kind = 200, "application/json"
         if isinstance(answer, CyoloctlError):
             status = answer.http_status
             answer = {"error": {"code": answer.code, "message": answer.message}}
-        data = json.dumps({"schema_version": 1, **answer}).encode()
-        head = f"HTTP/1.1 {status} X\r\nContent-Type: application/json\r\nContent-Length: {len(data)}\r\n"
+        if isinstance(answer, str):
+            data, kind = answer.encode(), METRICS_TYPE
+        else:
+            data = json.dumps({"schema_version": 1, **answer}).encode()
+        head = f"HTTP/1.1 {status} X\r\nContent-Type: {kind}\r\nContent-Length: {len(data)}\r\n"
         connection.sendall((head + "Connection: close\r\n\r\n").encode() + data)
 
 

@@ -64,6 +64,7 @@ CONTRACT = {
     "status": f"--watch --check {CONNECTION}",
     "doctor": f"--all --warn-days -d --data-dir --timeout {OUTPUT}",
     "support-bundle": f"--out --seal-to --open -d --data-dir --timeout {OUTPUT}",
+    "top": f"--interval --count {CONNECTION}",
     "counter incr": f"--by --request-id {CONNECTION}",
     "counter decr": f"--by --request-id {CONNECTION}",
     "counter get": f"--stale {CONNECTION}",

@@ -54,6 +54,7 @@ MORE = {
     "member grant": ["--request", "/etc/hostname"],
     "snapshot save": ["/nonexistent/file"],
     "token mint": ["--sub", "a"],
+    "top": ["--count", "1"],
 }
 
 

@@ -46,7 +46,7 @@ STATUSES = {
     "cyoloctl doctor --all --warn-days 90": 4,
 }
 #: They end when they are interrupted.
-ENDLESS = ("--watch", "watch ")
+ENDLESS = ("--watch", "watch ", "cyoloctl top")
 
 ORDER = """
     snapshot save, snapshot inspect, snapshot,
@@ -55,7 +55,7 @@ ORDER = """
     inspect, node reload, node, config check, config show, config, member list, member, member show, member
     set-host, member
     transfer-leadership, member set-address, member demote, member promote, member remove, status, doctor,
-    support-bundle, counter incr,
+    support-bundle, top, counter incr,
     counter decr, counter get, counter list, counter watch, counter reset, counter, lock run,
     lock list, lock show, lock release, lock, kv put, kv get, kv list,
     machine check, machine list, machine apply, machine query, machine,
@@ -128,7 +128,7 @@ class World:
 
 def endless(line: str) -> bool:
     """Whether the command goes on until it is interrupted."""
-    return any(word in line for word in ENDLESS) and "--once" not in line
+    return any(word in line for word in ENDLESS) and not {"--once", "--count"} & set(line.split())
 
 
 @contextmanager

@@ -102,6 +102,7 @@ VENDORS: dict[str, str] = {
     "rendezvous.codes": "cryptography",
     "gateway.forms": "cryptography",  # a form names a record encrypted: its id must not reach who approves
     "metrics.text": "prometheus_client",
+    "metrics.reading": "prometheus_client",
     "web.connection": "aiohttp",  # the one module that bends it
     "gateway.server": "aiohttp markupsafe",
     "gateway.answers": "markupsafe",
@@ -115,7 +116,7 @@ VENDORS: dict[str, str] = {
     "machines.loading": "(computed)",  # the modules that node.yaml names
     "cli.*": "typer",
 }
-LAZY_VENDORS: dict[str, str] = {"cli.output": "rich yaml", "node.run": "uvloop"}
+LAZY_VENDORS: dict[str, str] = {"cli.output": "rich yaml", "cli.screen": "rich", "node.run": "uvloop"}
 
 # No clock, no randomness, no I/O.
 PURE = """
@@ -130,7 +131,7 @@ PURE = """
     raft.handover raft.links raft.machine raft.membership raft.messages raft.peers raft.progress
     raft.proposals raft.reads raft.refusals raft.replication raft.settings raft.status
     raft.vantage raft.verdicts raft.witnesses control.table web.encoding web.schema
-    gateway.forms gateway.settings metrics.counts metrics.families metrics.text raft.tally
+    gateway.forms gateway.settings metrics.counts metrics.families metrics.reading metrics.text raft.tally
     routing.haproxy routing.hrw routing.nginx routing.table web.steps web.strangers
 """
 # On the path of every command: SLOW modules, and ours below, inside functions only.
