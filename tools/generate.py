@@ -2,7 +2,8 @@
 
 The CLI reference with the exit statuses (docs/cli.md), the manual page (man/cyoloctl.1)
 and the shell completions (completions/*, which the package links to) come from the command
-tree, the description of the API (cyoloctl/control/openapi.json) from the table of routes.
+tree, the description of the API (cyoloctl/control/openapi.json) from the table of routes, the dashboard
+(monitoring/grafana-dashboard.json) from `tools/dashboard.py`.
 
 ``python -m tools.generate`` writes them below the current directory;
 ``--check`` writes nothing and exits 1 when one is stale.  ``--pages DIR`` writes the manual with a
@@ -31,6 +32,7 @@ from cyoloctl.cli.examples import EXAMPLES
 from cyoloctl.cli.help import exit_code_table
 from cyoloctl.cli.tree import PROGRAM, command_tree
 from cyoloctl.control.openapi import openapi
+from tools.dashboard import dashboard
 
 __all__ = ["Command", "Option", "commands", "files", "main", "pages"]
 
@@ -513,6 +515,7 @@ def files() -> dict[Path, str]:
         **{Path("completions") / SCRIPTS[writer.__name__]: writer(tree) for writer in (bash, zsh, fish)},
         Path(f"man/{PROGRAM}.1"): manual(tree),
         Path("cyoloctl/control/openapi.json"): json.dumps(openapi(), indent=2) + "\n",
+        Path("monitoring/grafana-dashboard.json"): dashboard(),
     }
 
 

@@ -173,6 +173,9 @@ class Terminal:
     def press(self, key: bytes) -> None:
         os.write(self._descriptor, key)
 
+    def shows_what_is_typed(self) -> bool:
+        return bool(termios.tcgetattr(self._descriptor)[3] & termios.ICANON)
+
     def end(self) -> tuple[int, bytes]:
         """Exit status, and all that was written."""
 
@@ -211,8 +214,10 @@ def test_screen_shows_every_figure_and_ends_with_q_or_ctrl_c(serve: Serve, width
         assert " ".join(heading.split()) == "NODE ROLE WR/S RD/S P50 P99 SYNC LAG LEADERS UPTIME BAD"
         assert next(line for line in lines if line.startswith("c ")).split()[:2] == ["c", "away"]
         assert lines[0].startswith("c")
+        assert not shown.shows_what_is_typed()
         shown.press(key)
         code, written = shown.end()
+        assert shown.shows_what_is_typed()
     assert code == 0
     assert b"\x1b[?1049l" in written  # the screen from before is back
     assert b"\x1b[?25h" in written  # and so is the cursor
