@@ -150,7 +150,8 @@ class LockMachine(Observed, Machine):
                 name: replace(
                     lock,
                     acquired_unix_ms=max(0, lock.acquired_unix_ms - less_ms),
-                    end_ms=lock.end_ms - less_ms * lock.by_date,
+                    # One that has ended long ago would end before time began, which no snapshot may say.
+                    end_ms=max(0, lock.end_ms - less_ms * lock.by_date),
                 )
                 for name, lock in self._locks.items()
             }

@@ -272,6 +272,10 @@ def test_lock_of_a_snapshot_without_steady_time_ends_by_its_date(locks: Locks) -
     locks.machine.prepare_restore(state)()
     locks.machine.set_back(NOW + 20_000, 1_000)
     assert not locks.machine.holds("a", token, 1_000)
+    locks.machine.prepare_restore(state)()
+    locks.machine.set_back(2 * NOW + 20_001, NOW)  # a clock was wrong by more than all time since 1970
+    locks.machine.prepare_restore(locks.machine.export_state())
+    assert not locks.machine.holds("a", token, NOW)
 
 
 def test_on_change_is_told_of_what_is_free_or_anothers(locks: Locks) -> None:
