@@ -86,7 +86,7 @@ def _stay(invocation: Invocation, cluster: LocalCluster) -> None:
     """Return when every node was stopped; raise Unavailable when the last one ended otherwise."""
     running = set(cluster.names)
     while running:
-        os.waitid(os.P_ALL, 0, os.WEXITED | os.WNOWAIT)
+        _wait_child({cluster.processes[name].pid for name in running})
         for name in sorted(running):
             status = cluster.processes[name].process.poll()
             if status is None:
@@ -102,6 +102,14 @@ def _stay(invocation: Invocation, cluster: LocalCluster) -> None:
                 raise Unavailable(f"{name} {how}, and no node is left: start another cluster")
             else:
                 invocation.hint("every node was stopped")
+
+
+def _wait_child(ours: set[int]) -> None:
+    """Wait until one of these ends.  Others may be ours too: of the shell that became us, or of nobody."""
+    while (ended := os.waitid(os.P_ALL, 0, os.WEXITED | os.WNOWAIT)) is not None:
+        if ended.si_pid in ours:
+            return
+        os.waitpid(ended.si_pid, 0)  # one that stays would be told again and again
 
 
 @command(connects=False, own_data_dir=NewDirectoryOption, timeout_s=10.0)

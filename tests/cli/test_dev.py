@@ -10,7 +10,7 @@ import subprocess
 import sys
 import time
 import urllib.request
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -53,11 +53,13 @@ class Dev:
 
 
 @contextmanager
-def started(home: Path, *options: str) -> Iterator[Dev]:
+def started(
+    home: Path, *options: str, program: Sequence[str] = (sys.executable, "-m", "cyoloctl")
+) -> Iterator[Dev]:
     home.mkdir()
     with (home.parent / "errors").open("w+") as errors:
         process = subprocess.Popen(
-            [sys.executable, "-m", "cyoloctl", "dev", *options],
+            [*program, "dev", *options],
             stdout=subprocess.PIPE,
             stderr=errors,
             text=True,
@@ -169,6 +171,17 @@ def test_dev_whose_node_was_killed_keeps_its_log_and_says_where(directory: Path)
         assert "n1 ended with SIGKILL" in dev.told()
         assert str(Path(node["data_dir"]).parent / "*/node.log") in dev.told()
         assert (Path(node["data_dir"]) / "node.log").exists()
+
+
+def test_dev_that_a_shell_became_does_not_spin_on_what_else_the_shell_had_started(directory: Path) -> None:
+    program = f'sleep 300 & echo $! >&2; exec "{sys.executable}" -m cyoloctl "$@"'
+    with started(directory / "tmp", "-o", "json", program=["sh", "-c", program, "sh"]) as dev:
+        dev.document()
+        child = int(dev.told().split()[0])
+        os.kill(child, signal.SIGKILL)
+        wait_until("somebody to take its status", lambda: not Path(f"/proc/{child}").exists())
+        assert dev.end(signal.SIGTERM) == 0, dev.told()
+        assert_gone(dev)
 
 
 def test_dev_removes_what_it_made_of_a_directory_and_nothing_else(directory: Path) -> None:
