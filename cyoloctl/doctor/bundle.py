@@ -121,7 +121,7 @@ def make_bundle(data_dir: Path, facts: Facts, ask: Ask) -> SupportBundle:
     for name, data in parts.items():
         parts[name], count = without_secrets(data, known)
         hidden_count += count
-    parts = {"README.txt": _readme(facts, parts, left_out).encode(), **parts}
+    parts = {"README.txt": _encoded(_readme(facts, parts, left_out)), **parts}
     directory = f"cyoloctl-support-{facts.directory.name or 'node'}"
     made = _tar(directory, parts, facts.machine.now_unix_ms // 1000)
     return SupportBundle(made, tuple(parts), tuple(left_out), hidden_count)
@@ -153,7 +153,12 @@ def _json(value: Any) -> bytes:
 
 def _config(data_dir: Path) -> bytes:
     config, error = read_config(data_dir)
-    return (f"# {without_quotation(str(error))}\n" if config is None else config_text(config)).encode()
+    return _encoded(f"# {without_quotation(str(error))}\n" if config is None else config_text(config))
+
+
+def _encoded(text: str) -> bytes:
+    """UTF-8, also of a path that is none."""
+    return text.encode("utf-8", "backslashreplace")
 
 
 def _fingerprints(data_dir: Path) -> dict[str, Any]:

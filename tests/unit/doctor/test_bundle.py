@@ -57,6 +57,18 @@ def test_parts_that_the_node_did_not_give_are_named_with_the_reason(node: Path) 
         assert f"  {name:<18} {reason}\n" in parts["README.txt"].decode()
 
 
+def test_directory_whose_path_is_no_utf8_has_a_bundle_too(node: Path) -> None:
+    odd = node.rename(node.with_name(os.fsdecode(b"n\xff")))
+
+    def ask(operation: str, query: Mapping[str, str]) -> Json:
+        raise Unreachable(f"no socket in {odd}")
+
+    (odd / "node.yaml").write_text("name: [", "utf-8")
+    _, parts = made(odd, ask)
+    assert "no socket in " in parts["README.txt"].decode()
+    assert "node.yaml" in parts["node.yaml"].decode()
+
+
 def test_part_that_is_refused_costs_no_other(node: Path) -> None:
     def ask(operation: str, query: Mapping[str, str]) -> Json:
         if operation in ("pki_status", "member_list"):
