@@ -88,6 +88,18 @@ def test_node_is_not_started_again_for_what_does_not_pass_by_itself() -> None:
     assert {*map(int, statuses.split())} == {Conflict.exit_status, VersionMismatch.exit_status}
 
 
+def test_what_a_node_needs_beside_its_own_user_is_said_to_need_the_users_of_the_machine() -> None:
+    """PrivateUsers=yes maps root and the unit's user and group only: chown(2) to another group is EINVAL."""
+    unit = (UNITS / "cyoloctl@.service").read_text("utf-8")
+    page = (ROOT / "docs" / "install.md").read_text("utf-8")
+    [comment] = re.findall(r"^# `socket_group` .*$", unit, re.MULTILINE)
+    [row] = re.findall(r"^\| `socket_group` .*$", page, re.MULTILINE)
+    assert "PrivateUsers=yes" in unit
+    for text in (comment, row):
+        assert "SupplementaryGroups=GROUP" in text
+        assert "PrivateUsers=no" in text
+
+
 @pytest.mark.cluster
 def test_snapshot_unit_saves_a_dated_file_and_keeps_the_newest(tmp_path: Path) -> None:
     unit, kept, bin_ = "cyoloctl-snapshot@.service", tmp_path / "kept", tmp_path / "bin"
