@@ -121,13 +121,16 @@ reload_units() {
 
 make_user() {
     [ "$system" = yes ] || return 0
-    id cyoloctl >/dev/null 2>&1 && return 0
-    if command -v useradd >/dev/null; then
+    if ! id cyoloctl >/dev/null 2>&1; then
+        if ! command -v useradd >/dev/null; then
+            say 'warning: there is no useradd here: make the user cyoloctl, as which the units run nodes'
+            return 0
+        fi
         useradd --system --user-group --home-dir /var/lib/cyoloctl --shell /usr/sbin/nologin cyoloctl
-        mkdir -p /var/lib/cyoloctl
-        chown cyoloctl:cyoloctl /var/lib/cyoloctl
-    else
-        say 'warning: there is no useradd here: make the user cyoloctl, as which the units run nodes'
+    fi
+    if [ ! -e /var/lib/cyoloctl ]; then
+        mkdir /var/lib/cyoloctl
+        chown cyoloctl: /var/lib/cyoloctl
     fi
 }
 
