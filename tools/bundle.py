@@ -24,7 +24,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from tools import sbom
+from tools import deb, sbom
 
 __all__ = ["ARCHES", "PYTHONS", "Failed", "Source", "build", "collect", "locked", "main", "sign"]
 
@@ -141,10 +141,13 @@ def _wheel(source: Source, tools: Path, into: Path, *what: object) -> None:
 # The archive.
 
 
-def build(source: Source, wheels: Path, out: Path, arch: str, *, key: Path | None = None) -> Path:
+def build(
+    source: Source, wheels: Path, out: Path, arch: str, *, key: Path | None = None, package: bool = False
+) -> Path:
     """Build the archive of one machine; returns its path.  Raises Failed.
 
     wheels: what `collect` made.  key: a private Ed25519 key in PEM, which signs; None: unsigned.
+    package: whether to build the Debian package beside it too.
     """
     name = f"cyoloctl-{source.version}-linux-{arch}"
     out.mkdir(parents=True, exist_ok=True)
@@ -168,8 +171,12 @@ def build(source: Source, wheels: Path, out: Path, arch: str, *, key: Path | Non
             sign(tree / "SHA256SUMS", key)
         archive = out / f"{name}.tar.gz"
         _pack(tree, archive, source.epoch)
+        made = [archive]
+        if package:
+            made.append(deb.build(tree, out, source.version, arch, source.epoch))
     if key is not None:
-        sign(archive, key)
+        for file in made:
+            sign(file, key)
     return archive
 
 
@@ -281,7 +288,12 @@ def main(arguments: Sequence[str]) -> int:
             arches = given.arch or ARCHES
             collect(source, wheels, arches, PYTHONS)
             for arch in arches:
-                sys.stdout.write(f"{build(source, wheels, given.out, arch, key=given.key)}\n")
+                package = shutil.which("dpkg-deb") is not None
+                build(source, wheels, given.out, arch, key=given.key, package=package)
+            for made in sorted(given.out.glob(f"cyoloctl[-_]{source.version}[-_]*")):
+                sys.stdout.write(f"{made}\n")
+            if not package:
+                sys.stderr.write("no .deb: dpkg-deb is not installed\n")
     except Failed as error:
         sys.stderr.write(f"error: {error}\n")
         return 1

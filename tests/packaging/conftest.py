@@ -28,6 +28,7 @@ from tools import bundle
 
 EPOCH = 1_780_000_000
 NEXT = "99.0.0"
+HAS_DPKG = shutil.which("dpkg-deb") is not None
 
 
 @dataclass(frozen=True)
@@ -113,7 +114,8 @@ def _make(base: Path, arch: str) -> str:
     except bundle.Failed as error:
         return str(error)
     for source, archive in ((made.source, made.archive), (made.next_source, made.next_archive)):
-        assert bundle.build(source, made.wheels, archive.parent, arch, key=made.key) == archive
+        built = bundle.build(source, made.wheels, archive.parent, arch, key=made.key, package=HAS_DPKG)
+        assert built == archive
     return ""
 
 

@@ -15,8 +15,9 @@ from pathlib import Path
 import pytest
 from packaging.requirements import Requirement
 
+from cyoloctl import __version__
 from tests.docs.reading import ROOT
-from tests.packaging.conftest import EPOCH, Bundles, install, make_key, unpack
+from tests.packaging.conftest import EPOCH, HAS_DPKG, Bundles, install, make_key, unpack
 from tools import bundle, generate
 
 pytestmark = pytest.mark.slow
@@ -30,11 +31,36 @@ def unpacked(bundles: Bundles, tmp_path: Path) -> Path:
 def test_bundle_built_again_is_the_same_bytes(bundles: Bundles, tmp_path: Path) -> None:
     before = os.umask(0o077)
     try:
-        again = bundle.build(bundles.source, bundles.wheels, tmp_path, bundles.arch, key=bundles.key)
+        bundle.build(
+            bundles.source, bundles.wheels, tmp_path, bundles.arch, key=bundles.key, package=HAS_DPKG
+        )
     finally:
         os.umask(before)
-    assert again.name == bundles.archive.name
-    assert again.read_bytes() == bundles.archive.read_bytes()
+    made = {path.name: path.read_bytes() for path in tmp_path.iterdir()}
+    assert made.keys() >= {bundles.archive.name, f"{bundles.archive.name}.sig"}
+    assert len(made) == (4 if HAS_DPKG else 2)
+    assert [name for name, text in made.items() if (bundles.archive.parent / name).read_bytes() != text] == []
+
+
+@pytest.mark.skipif(not HAS_DPKG, reason="NO DEBIAN PACKAGE IS MADE: dpkg-deb is not installed")
+def test_package_holds_the_bundle_as_root_and_needs_python_only(bundles: Bundles, tmp_path: Path) -> None:
+    [package] = bundles.archive.parent.glob(f"cyoloctl_{__version__}_*.deb")
+
+    def ask(*arguments: object) -> str:
+        command = ["dpkg-deb", *map(str, arguments)]
+        return subprocess.run(command, capture_output=True, text=True, check=True).stdout
+
+    assert ask("--field", package, "Depends") == "python3 (>= 3.11)\n"
+    assert ask("--field", package, "Version") == f"{__version__}\n"
+    assert {line.split()[1] for line in ask("--contents", package).splitlines()} == {"root/root"}
+    ask("--raw-extract", package, tmp_path / "deb")
+    place = tmp_path / "deb/usr/share/cyoloctl/bundle"
+    sums = (place / "SHA256SUMS").read_bytes()
+    assert sums == (unpack(bundles.archive, tmp_path) / "SHA256SUMS").read_bytes()
+    for script in ("postinst", "prerm"):
+        text = (tmp_path / "deb/DEBIAN" / script).read_text("utf-8")
+        [named] = set(re.findall(r"\S*install\.sh", text))
+        assert (tmp_path / "deb" / named.removeprefix("/")).exists()
 
 
 def test_archive_says_nothing_of_whoever_built_it(bundles: Bundles) -> None:
