@@ -19,6 +19,7 @@ SLOW = (
     "cryptography",
     "email",
     "http",
+    "prometheus_client",
     "pydantic",
     "pysyncobj",
     "rich",
