@@ -72,20 +72,30 @@ point() {
 # shellcheck disable=SC2062
 in_use() { printf '%s\n' "$1/bin/python" | grep -qsaF --file=- -- /proc/[0-9]*/cmdline; }
 
-# What was put outside the directories of the releases, one path per line: removed before other files come.
+# What was put outside the directories of the releases, one path per line, goes before other files come.  A
+# directory that was made for it ends in /, and stays where somebody else uses it by now.
 withdraw() {
     [ -f "$prefix/installed" ] || return 0
-    while IFS= read -r path; do
-        rm -f "$path"
-        # Directories that are empty now, up to the first that is not.
-        rmdir -p --ignore-fail-on-non-empty "$(dirname "$path")" 2>/dev/null || true
-    done <"$prefix/installed"
+    sort -r "$prefix/installed" | while IFS= read -r path; do
+        case $path in
+            */) rmdir "$path" 2>/dev/null || true ;;
+            *) rm -f "$path" ;;
+        esac
+    done
     rm -f "$prefix/installed"
+}
+
+# Make a directory and those above it, and note which were not there.
+make_directory() {
+    [ ! -d "$1" ] || return 0
+    make_directory "$(dirname "$1")"
+    mkdir "$1"
+    printf '%s/\n' "$1" >>"$prefix/installed"
 }
 
 # put FILE DIRECTORY: a link to a file of the current release.
 put() {
-    mkdir -p "$2"
+    make_directory "$2"
     place=$2/${1##*/}
     if [ -e "$place" ] || [ -L "$place" ]; then
         case $(readlink "$place" || true) in
@@ -107,7 +117,7 @@ publish() {
     put "$release/bundle/completions/cyoloctl.bash" "$share/bash-completion/completions"
     [ "$system" = yes ] || return 0
     # Copies: systemd reads them before what /opt may be mounted from.
-    mkdir -p "$units"
+    make_directory "$units"
     for unit in "$release"/bundle/systemd/*; do
         printf '%s\n' "$units/${unit##*/}" >>"$prefix/installed"
         cp "$unit" "$units/${unit##*/}"

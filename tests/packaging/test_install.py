@@ -41,12 +41,13 @@ exec chroot . "$@"
 #: $1, $2: the scripts of both bundles, $3: the public key, $4: a Python, $5: their versions, $6.
 STORY = """
 set -eu
-installed() { find /opt/cyoloctl /usr/local ! -type d 2>/dev/null | sort; }
+installed() { find /opt /usr/local/bin /usr/local/share /usr/local/lib/systemd 2>/dev/null | sort; }
 healthy() { timeout 100 sh -c "until cyoloctl status --check -d /srv/$1 >/dev/null 2>&1; do :; done"; }
 step() { echo "# $*"; }
 
 step the machine has no way out
 test -z "$(ip route show)"
+rm -rf /usr/local/share/zsh && mkdir /usr/local/share/zsh # empty, and there before
 installed > /before
 
 step install
