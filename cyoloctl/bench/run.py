@@ -86,8 +86,8 @@ def run(clients: Sequence[AsyncClient], plan: Plan, tell: Callable[[float, Resul
     tell: called now and then with the seconds since the begin.  SIGINT, SIGTERM and SIGHUP end the run, and
     what was measured until then is returned.
 
-    Raises Unavailable when no client has an answer before the run begins, and every other error that all
-    of them have then.
+    Raises Unreachable when no client reaches a node before the run begins, Unavailable when none has an
+    answer there, and every other error that all of them have then.
     """
     # select(2) wakes within microseconds of a planned begin, epoll(7) up to a millisecond later.
     with asyncio.Runner(loop_factory=lambda: asyncio.SelectorEventLoop(selectors.SelectSelector())) as runner:
@@ -173,8 +173,9 @@ class _Run:
             if not isinstance(failure, CyoloctlError):
                 raise failure
         if len(failures) == len(self._clients):
-            error = failures[0]
-            if isinstance(error, Unreachable | Unavailable | OutcomeUnknown | Conflict):
+            # Where one was reached, what it said tells more.
+            error = next((each for each in failures if not isinstance(each, Unreachable)), failures[0])
+            if isinstance(error, Unavailable | OutcomeUnknown | Conflict):
                 raise Unavailable(f"{self._plan.operation} is not answered: {error}") from error
             raise error
 

@@ -174,9 +174,9 @@ def bench(
 
     The counter, the key and the subject are called `bench`: nothing else is
     written. Of several endpoints each client begins with another one. In the
-    closed loop of the default, a cluster that stands still is sent less, and
-    the percentiles show little of it (coordinated omission); --rate goes on
-    planning, and counts every wait. Exits 75 when nothing was answered.
+    closed loop of the default, a cluster that stands still is sent less, so
+    percentiles show little of it (coordinated omission); --rate counts every
+    wait. Exits 69 when no node is reached, 75 when none answers.
     """
     parse_choice(operation, "--op", _OPERATIONS)
     count = parse_int64(clients, "--clients", 1, _MAX_CLIENTS)

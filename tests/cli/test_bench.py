@@ -134,8 +134,12 @@ def test_cluster_that_answers_nobody_is_not_loaded(
     assert capsys.readouterr().out == ""
 
 
-def test_nobody_there_exits_75(tmp_path: Path, capsys: Capture) -> None:
-    assert main(["bench", "-d", str(tmp_path)]) == 75
+def test_nobody_there_exits_69(serve: Serve, tmp_path: Path, capsys: Capture) -> None:
+    assert main(["bench", "-d", str(tmp_path)]) == 69
+    assert "holds no node" in capsys.readouterr().err
+    without_leader = serve({INCREMENT: NoLeader("none")})
+    both = ["-e", f"unix://{tmp_path}/nobody.sock", "-e", without_leader.url]
+    assert main(["bench", "--clients", "4", *both]) == 75
     assert "incr is not answered" in capsys.readouterr().err
 
 
