@@ -34,7 +34,8 @@ action=install key='' prefix='' python=python3
 while [ $# -gt 0 ]; do
     case $1 in
         --key | --prefix | --python)
-            [ $# -ge 2 ] || fail "$1 needs a value; see --help" 2
+            # An empty one is a variable that was not set: without it this would be the machine's own installation.
+            if [ $# -lt 2 ] || [ -z "$2" ]; then fail "$1 needs a value; see --help" 2; fi
             case $1 in --key) key=$2 ;; --prefix) prefix=$2 ;; *) python=$2 ;; esac
             shift
             ;;
@@ -50,13 +51,21 @@ case $key in '' | /*) ;; *) key=$PWD/$key ;; esac
 
 # Where things go.  With --prefix all is below it, and nothing of the system is touched.
 if [ -n "$prefix" ]; then
-    case $prefix in /*) ;; *) prefix=$PWD/$prefix ;; esac
+    # One name for one directory: what runs from it is looked for by that name.
+    prefix=$(realpath -m -- "$prefix")
     system=no bin=$prefix/bin share=$prefix/share units=''
 else
     [ "$(id -u)" = 0 ] || fail 'only root may install into /opt/cyoloctl: use sudo, or name a directory of your own with --prefix'
     prefix=/opt/cyoloctl system=yes bin=/usr/local/bin share=/usr/local/share units=/usr/local/lib/systemd/system
 fi
 case $prefix in *[!A-Za-z0-9/._+@-]*) fail "the path $prefix has a character that does not fit into the first line of a script; choose another one with --prefix" 2 ;; esac
+
+# No two of these at once in one prefix, as far as the machine has flock: one would remove what the other makes.
+alone() {
+    [ -d "$prefix" ] && command -v flock >/dev/null || return 0
+    exec 9<"$prefix"
+    flock -n 9 || fail "another install.sh is at work in $prefix: try again when it has ended" 4
+}
 
 current() { readlink "$prefix/current" 2>/dev/null || true; }
 previous() { readlink "$prefix/previous" 2>/dev/null || true; }
@@ -72,25 +81,33 @@ point() {
 # shellcheck disable=SC2062
 in_use() { printf '%s\n' "$1/bin/python" | grep -qsaF --file=- -- /proc/[0-9]*/cmdline; }
 
-# What was put outside the directories of the releases, one path per line, goes before other files come.  A
-# directory that was made for it ends in /, and stays where somebody else uses it by now.
-withdraw() {
-    [ -f "$prefix/installed" ] || return 0
-    sort -r "$prefix/installed" | while IFS= read -r path; do
-        case $path in
-            */) rmdir "$path" 2>/dev/null || true ;;
-            *) rm -f "$path" ;;
-        esac
-    done
-    rm -f "$prefix/installed"
+# What was put outside the directories of the releases is in $prefix/installed, one path per line, noted before
+# it is there; directories that were made for it end in /.  $prefix/wanted: what the current release has of it.
+note() {
+    printf '%s\n' "$1" >>"$prefix/wanted"
+    grep -qsxF -e "$1" "$prefix/installed" || printf '%s\n' "$1" >>"$prefix/installed"
 }
 
-# Make a directory and those above it, and note which were not there.
 make_directory() {
     [ ! -d "$1" ] || return 0
     make_directory "$(dirname "$1")"
+    note "$1/"
     mkdir "$1"
-    printf '%s/\n' "$1" >>"$prefix/installed"
+}
+
+# Remove what was put there and is not wanted any more: the files, then directories of ours that are empty now.
+withdraw() {
+    [ -f "$prefix/installed" ] || return 0
+    grep -vxF -f "$prefix/wanted" "$prefix/installed" | grep -v '/$' | while IFS= read -r path; do rm -f "$path"; done
+    grep '/$' "$prefix/installed" | sort -r | while IFS= read -r path; do
+        rmdir "$path" 2>/dev/null || true
+    done
+    # Directories stay noted as long as they are there.
+    { cat "$prefix/wanted" && grep '/$' "$prefix/installed"; } | sort -u | while IFS= read -r path; do
+        [ ! -e "${path%/}" ] && [ ! -L "${path%/}" ] || printf '%s\n' "$path"
+    done >"$prefix/installed.new"
+    mv -T "$prefix/installed.new" "$prefix/installed"
+    rm -f "$prefix/wanted"
 }
 
 # put FILE DIRECTORY: a link to a file of the current release.
@@ -103,13 +120,14 @@ put() {
             *) say "warning: $place is not ours and stays as it is"; return 0 ;;
         esac
     fi
-    printf '%s\n' "$place" >>"$prefix/installed"
+    note "$place"
     point "$prefix/current/${1#"$prefix/$(current)/"}" "$place"
 }
 
 # Put the command, manual, completions and units of the current release where people and systemd look.
 publish() {
     release=$prefix/$(current)
+    : >"$prefix/wanted"
     put "$release/bin/cyoloctl" "$bin"
     for page in "$release"/bundle/man/man1/*; do put "$page" "$share/man/man1"; done
     put "$release/bundle/completions/_cyoloctl" "$share/zsh/site-functions"
@@ -119,10 +137,9 @@ publish() {
     # Copies: systemd reads them before what /opt may be mounted from.
     make_directory "$units"
     for unit in "$release"/bundle/systemd/*; do
-        printf '%s\n' "$units/${unit##*/}" >>"$prefix/installed"
+        note "$units/${unit##*/}"
         cp "$unit" "$units/${unit##*/}"
     done
-    reload_units
 }
 
 reload_units() {
@@ -146,10 +163,17 @@ make_user() {
 
 switch_to() {
     was=$(current)
-    point "$1" "$prefix/current"
+    # First the way back: nothing may end between these two without it.
     if [ -n "$was" ] && [ "$was" != "$1" ]; then point "$was" "$prefix/previous"; fi
-    withdraw
+    point "$1" "$prefix/current"
+    settle
+}
+
+# All that is outside of the releases as the current one has it, nothing missing meanwhile.
+settle() {
     publish
+    withdraw
+    reload_units
 }
 
 tell_nodes() {
@@ -164,6 +188,8 @@ verify() (
     [ -f SHA256SUMS ] || fail "$here is no unpacked bundle: SHA256SUMS is missing"
     if [ -n "$key" ]; then
         command -v openssl >/dev/null || fail 'openssl is not installed, and --key needs it'
+        openssl pkeyutl -help 2>&1 | grep -q rawin || fail 'openssl is older than 3.0, which --key needs: check the archive on another machine'
+        [ -r "$key" ] || fail "cannot read the public key $key" 2
         [ -f SHA256SUMS.sig ] || fail 'this bundle is not signed: get one that is, or leave out --key if you trust where it came from'
         openssl pkeyutl -verify -rawin -pubin -inkey "$key" -sigfile SHA256SUMS.sig -in SHA256SUMS >/dev/null 2>&1 ||
             fail 'the signature is not by that key: this bundle is forged or damaged, or the key is another one'
@@ -189,12 +215,21 @@ find_python() {
 install() {
     verify
     find_python
+    mkdir -p "$prefix"
+    alone
     version=$(cat "$here/VERSION")
     release=$prefix/$version
     if [ -e "$release/bundle/SHA256SUMS" ]; then
         cmp -s "$here/SHA256SUMS" "$release/bundle/SHA256SUMS" ||
             fail "another build of $version is in $release: --uninstall it first, or install a release with another version"
-        [ "$(current)" != "$version" ] || { say "$version is installed already" && exit 0; }
+        if [ "$(current)" = "$version" ]; then
+            # Whatever one that was interrupted has not done.
+            make_user
+            settle
+            forget_older
+            say "$version is installed already"
+            exit 0
+        fi
     else
         rm -rf "$release" # of an installation that did not end
         trap 'rm -rf "$release"' EXIT
@@ -234,8 +269,9 @@ forget_older() {
 }
 
 rollback() {
+    alone
     to=$(previous)
-    if [ -z "$to" ] || [ ! -x "$prefix/$to/bin/cyoloctl" ]; then fail "there is no release to go back to in $prefix"; fi
+    if [ -z "$to" ] || [ "$to" = "$(current)" ] || [ ! -x "$prefix/$to/bin/cyoloctl" ]; then fail "there is no release to go back to in $prefix"; fi
     switch_to "$to"
     say "cyoloctl $to is the current release again"
     tell_nodes
@@ -243,11 +279,14 @@ rollback() {
 
 uninstall() {
     [ -L "$prefix/current" ] || fail "nothing is installed in $prefix"
+    alone
     for release in "$prefix"/*/bundle; do
         ! in_use "${release%/bundle}" ||
             fail "a node runs from $prefix: stop it first (systemctl disable --now cyoloctl@NAME, or cyoloctl node stop)" 4
     done
+    : >"$prefix/wanted"
     withdraw
+    rm -f "$prefix/installed"
     for release in "$prefix"/*/bundle; do
         case ${release%/bundle} in */current | */previous) ;; *) rm -rf "${release%/bundle}" ;; esac
     done
