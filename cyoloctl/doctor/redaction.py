@@ -27,8 +27,8 @@ _FORMS = re.compile(
             rb"-----BEGIN [A-Z ]*PRIVATE KEY-----.*?(?:-----END [A-Z ]*PRIVATE KEY-----|\Z)",
             rb"cyoloctl keyring \d+ passphrase(?:" + _LINE + rb"){0,2}",  # keys.ring_file
             rb"cyoloctl keyring \d+ node(?:" + _LINE + rb"){0,3}",
-            rb"\bVAH8[A-Za-z0-9_-]{24,}",  # tokens.format
-            rb"\bcyolojoin\d+\.[A-Za-z0-9_-]{24,}",  # pki.join_token
+            rb"VAH8[A-Za-z0-9_-]{24,}",  # tokens.format; behind %3D in a link, too
+            rb"cyolojoin\d+\.[A-Za-z0-9_-]{24,}",  # pki.join_token
         ]
     ),
     re.DOTALL,

@@ -40,6 +40,12 @@ def test_form_of_a_secret_is_hidden(secret: str) -> None:
         assert part.encode() not in shown
 
 
+@pytest.mark.parametrize("secret", ["VAH8" + "a_-0" * 20, "cyolojoin2." + "eyJ2Ijoy" * 10])
+def test_secret_in_a_link_is_hidden(secret: str) -> None:
+    link = "GET /in?then=%2Fr%3Ft%3D{}%26x"
+    assert without_secrets(link.format(secret).encode(), ()) == (link.format("(hidden)").encode(), 1)
+
+
 def test_key_without_an_end_is_hidden_up_to_the_end() -> None:
     assert without_secrets(b"a -----BEGIN PRIVATE KEY-----\nMIGH\nb", ()) == (b"a (hidden)", 1)
 
