@@ -237,11 +237,16 @@ def _tail(path: Path) -> bytes:
     return data.partition(b"\n")[2] if start else data
 
 
+def _without_waiting(path: str, flags: int) -> int:
+    return os.open(path, flags | os.O_NONBLOCK)
+
+
 def _own_secrets(data_dir: Path) -> set[bytes]:
     """Key material of this directory as it is spelled there, so far as this user may read it."""
     found: set[bytes] = set()
     for path in (*(data_dir / PKI_DIRECTORY).glob("*.key"), data_dir / OPERATOR_FILE):
-        with suppress(OSError), open(path, "rb") as file:
+        # Not blocking: a pipe of that name must not hold us up.
+        with suppress(OSError), open(path, "rb", opener=_without_waiting) as file:
             found |= secret_lines(file.read(_MAX_SECRET_FILE_BYTES).decode("latin-1"))
     return found
 

@@ -8,8 +8,10 @@ error names file, line and column.  `config_writer` is the way back.
 from __future__ import annotations
 
 import difflib
+import errno
 import os
 import re
+import stat
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from functools import partial
@@ -165,7 +167,10 @@ def read_file(path: str | os.PathLike[str]) -> bytes:
     """What is in a node.yaml, and one byte more than it may have at most.  Raises ConfigError."""
     where = os.fspath(path)
     try:
-        with open(where, "rb") as file:
+        # Not blocking: a pipe of that name must not hold up a node that reloads.
+        with open(where, "rb", opener=lambda path, flags: os.open(path, flags | os.O_NONBLOCK)) as file:
+            if not stat.S_ISREG(os.fstat(file.fileno()).st_mode):
+                raise OSError(errno.EINVAL, "it is not a file")
             return file.read(MAX_BYTES + 1)
     except FileNotFoundError:
         raise ConfigError(

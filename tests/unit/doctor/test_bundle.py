@@ -116,6 +116,14 @@ def test_keys_of_the_node_are_hidden_wherever_they_stand_and_counted(node: Path)
     assert bundle.hidden == 2
 
 
+def test_pipes_in_place_of_files_hold_nobody_up(node: Path) -> None:
+    for name in ("node.yaml", "operator.yaml", "pki/other.key"):
+        (node / name).unlink(missing_ok=True)
+        os.mkfifo(node / name)
+    _, parts = made(node)
+    assert b"it is not a file" in parts["node.yaml"]
+
+
 def test_node_yaml_that_cannot_be_read_is_quoted_nowhere(node: Path) -> None:
     path = node / "node.yaml"
     path.write_text(path.read_text().replace("storage: disk", "storage: hunter2"))

@@ -266,6 +266,12 @@ def test_load_config_of_a_directory_raises_config_error(tmp_path: Path) -> None:
         load_config(tmp_path)
 
 
+def test_load_config_of_a_pipe_does_not_wait_for_somebody_to_write(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "node.yaml")
+    with pytest.raises(ConfigError, match=r"node\.yaml: it is not a file; correct it"):
+        load_config(tmp_path / "node.yaml")
+
+
 def test_load_config_of_other_encodings_names_the_first_wrong_byte(tmp_path: Path) -> None:
     (tmp_path / "node.yaml").write_bytes(b"name: n1\n# caf\xe9\n")
     with pytest.raises(ConfigError, match=r"line 2, column 6: this is not UTF-8"):
