@@ -16,7 +16,14 @@ from cyoloctl.cli.cluster import AdvertiseOption, GatewayOption, GatewayUrlOptio
 from cyoloctl.cli.invocation import Invocation, command, parse_choice, parse_int64, read_secret
 from cyoloctl.cli.offline_ca import CaFileOption, read_offline_ca
 from cyoloctl.cli.output import Column
-from cyoloctl.errors import Conflict, Unavailable, Unreachable, UsageError
+from cyoloctl.errors import (
+    Conflict,
+    NotFound,
+    Unavailable,
+    Unreachable,
+    UsageError,
+    VersionMismatch,
+)
 from cyoloctl.paths import quoted
 
 if TYPE_CHECKING:
@@ -238,7 +245,13 @@ def reload(invocation: Invocation) -> None:
     launch.require_node(directory)
     socket_url = f"unix://{control_socket_path(directory)}"
     client = Client([socket_url], timeout_s=invocation.timeout_s, retry=False, data_dir=directory)
-    document = client.call("reload", body={}, repeatable=True)
+    try:
+        document = client.call("reload", body={}, repeatable=True)
+    except NotFound:  # the path: a reload names nothing else
+        raise VersionMismatch(
+            "the node still runs an earlier release, which knows no such request: restart it, which reads "
+            "the files too"
+        ) from None
     invocation.fields(
         document,
         [

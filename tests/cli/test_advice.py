@@ -8,13 +8,15 @@ import shlex
 import socket
 import stat
 import subprocess
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from cyoloctl.cli import main
-from cyoloctl.errors import AlreadyExists, ConfigError, Conflict, Unreachable
+from cyoloctl.errors import AlreadyExists, ConfigError, Conflict, NotFound, Unreachable, VersionMismatch
+from tests.cli.harness import Endpoint
 from tests.support.cluster import Node, free_port
 
 Capture = pytest.CaptureFixture[str]
@@ -173,6 +175,17 @@ def test_command_for_a_node_where_there_is_none_says_so(
 ) -> None:
     assert main(["node", command, "-d", str(tmp_path)]) == ConfigError.exit_status
     assert "holds no node" in capsys.readouterr().err
+
+
+def test_reload_of_a_node_of_an_earlier_release_says_what_it_runs(
+    serve: Callable[[Any], Endpoint], capsys: Capture
+) -> None:
+    node = serve({("POST", "/v1/node/reload"): NotFound("no such path: this node speaks API v1")}).directory
+    (node / "node.yaml").touch()
+    assert main(["node", "reload", "-d", str(node)]) == VersionMismatch.exit_status
+    shown = capsys.readouterr().err
+    assert "earlier release" in shown
+    assert "restart it" in shown
 
 
 @pytest.mark.cluster
