@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 from cyoloctl.bench.latencies import Latencies
 from cyoloctl.bench.schedule import Closed, Open, Schedule
-from cyoloctl.errors import Conflict, CyoloctlError, NotFound, OutcomeUnknown, Unavailable, Unreachable
+from cyoloctl.errors import Conflict, CyoloctlError, NotFound, OutcomeUnknown, Unavailable
 
 if TYPE_CHECKING:
     from cyoloctl.control.client import AsyncClient
@@ -173,8 +173,7 @@ class _Run:
             if not isinstance(failure, CyoloctlError):
                 raise failure
         if len(failures) == len(self._clients):
-            # Where one was reached, what it said tells more.
-            error = next((each for each in failures if not isinstance(each, Unreachable)), failures[0])
+            error = failures[0]  # each client has tried every endpoint
             if isinstance(error, Unavailable | OutcomeUnknown | Conflict):
                 raise Unavailable(f"{self._plan.operation} is not answered: {error}") from error
             raise error
