@@ -193,7 +193,7 @@ def _files(data_dir: Path) -> Iterator[FileFact]:
 
 def _fact(path: Path, secrecy: Secrecy) -> Iterator[FileFact]:
     try:
-        found = os.lstat(path)
+        found = os.stat(path)  # of a link what it leads to: its own mode says nothing, and chmod follows it
     except OSError:
         return
     kind: Kind = "other"

@@ -11,6 +11,7 @@ import pytest
 from cyoloctl.doctor import collecting
 from cyoloctl.doctor.collecting import ask_node, collect, hosts_of, look_up, measure_syncs, read_config
 from cyoloctl.doctor.facts import Answers
+from cyoloctl.doctor.findings import directory_findings
 from cyoloctl.errors import ClientTimeout, CyoloctlError, InvalidInput, NoLeader, Unreachable
 from cyoloctl.node import create
 from cyoloctl.node.unfinished import leftovers
@@ -53,6 +54,20 @@ def test_directory_of_a_node_that_is_down_is_read_and_left_as_it_was(node: Path)
     assert modes["pki"] == ("own", 0o700, "directory")
     assert facts.answers == Answers(facts.answers.version, error="nobody there", unreachable=True)
     assert facts.hosts == {}
+
+
+def test_link_has_the_mode_of_what_it_leads_to(node: Path, tmp_path: Path) -> None:
+    elsewhere = (node / "node.yaml").rename(tmp_path / "elsewhere.yaml")
+    (node / "node.yaml").symlink_to(elsewhere)
+    (node / "node.log").symlink_to(tmp_path / "nowhere")
+    link = tmp_path / "link"
+    link.symlink_to(node)
+    facts = collect(link, ask=down, pid=None, timeout_s=5.0)
+    shown = {file.path: (file.kind, file.mode) for file in facts.directory.files}
+    assert shown[str(link)] == ("directory", 0o700)
+    assert shown[str(link / "node.yaml")] == ("file", 0o600)
+    assert str(link / "node.log") not in shown
+    assert next(one for one in directory_findings(facts) if one["code"] == "permissions")["severity"] == "ok"
 
 
 def test_node_yaml_that_cannot_be_read_leaves_the_rest_to_be_told(node: Path) -> None:
