@@ -156,6 +156,7 @@ class Node:
         self._descriptors = 1024
         self._reloading: Reloading
         self._tasks: list[asyncio.Task[Any]] = []
+        self._was_hung_up = False
         self._gateway: Gateway | None = None
         self.tls: TlsIdentity
         self._engine: Engine | None = None
@@ -222,6 +223,8 @@ class Node:
                 "storage": config.storage,
             },
         )
+        if self._was_hung_up:
+            self.hang_up()
 
     def _open_storage(self, raft_id: RaftId) -> tuple[Journal, SnapshotStore]:
         config = self._config
@@ -378,7 +381,14 @@ class Node:
             return self._reloading.reload(self.service, self._gateway)
 
     def hang_up(self) -> None:
-        """Reload.  For a signal handler of the loop: never raises a CyoloctlError."""
+        """Reload, and once the node has started where it has not yet.
+
+        For a signal handler of the loop: never raises a CyoloctlError.
+        """
+        if not self._tasks:
+            logs.reopen()
+            self._was_hung_up = True
+            return
         with contextlib.suppress(CyoloctlError):  # the log has said it
             self.reload()
 
@@ -602,8 +612,9 @@ async def _run(data_dir: Path, config: Config, held: Collection[str], ready_fd: 
     node.tell_of_reload = supervisor.reloading
     for number in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(number, node.request_stop)
-    await node.start()
+    # Before the start too, which may take minutes: its default would end the node.
     loop.add_signal_handler(signal.SIGHUP, node.hang_up)
+    await node.start()
     # What start-up made stays as long as the process: the collector need not walk it again and again.
     gc.collect()
     gc.freeze()

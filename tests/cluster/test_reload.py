@@ -7,6 +7,8 @@ import logging
 import os
 import signal
 import ssl
+import subprocess
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -104,6 +106,28 @@ def test_sighup_does_what_node_reload_does(made: Reloaded) -> None:
     made.edit(("\n  level: info", "\n  level: debug"))
     assert 'applied=["log.level"]' in made.hang_up()
     assert made.chatter() > 0
+
+
+def test_sighup_while_the_node_starts_does_not_end_it_and_counts_once_it_has(
+    made: Reloaded, tmp_path: Path
+) -> None:
+    pki, pipe = made.node.directory / "pki", tmp_path / "certificate"
+    os.mkfifo(pipe)
+    block = "\n  tls: {{certificate: {}, key: {}}}\n  trusted_proxies:".format
+    made.edit(("\n  trusted_proxies:", block(pipe, pki / "node.key")))
+    words = [sys.executable, "-m", "cyoloctl", "node", "start", "-d", str(made.node.directory)]
+    with (tmp_path / "log").open("w") as log, subprocess.Popen(words, stderr=log) as process:
+        made.pid = process.pid
+        try:
+            with pipe.open("w") as writer:  # waits for the node, which waits for the certificate
+                made.edit((block(pipe, pki / "node.key"), block(pki / "node.crt", pki / "node.key")))
+                os.kill(process.pid, signal.SIGHUP)
+                writer.write((pki / "node.crt").read_text())
+            wait_until("a reload", lambda: " reloaded " in (tmp_path / "log").read_text() or process.poll())
+            assert 'applied=["gateway.tls.certificate"]' in (tmp_path / "log").read_text()
+            assert run("node", "stop", "-d", made.node.directory).returncode == 0
+        finally:
+            process.kill()
 
 
 def test_file_with_a_fault_changes_nothing_at_all(made: Reloaded) -> None:
