@@ -19,7 +19,7 @@ from cyoloctl import Node as EmbeddedNode
 from cyoloctl.errors import Unavailable
 from cyoloctl.node.config import load_config
 from cyoloctl.node.run import Node as StartedNode
-from tests.support.cluster import Node, assert_refused, free_port, run, wait_until
+from tests.support.cluster import Node, assert_refused, environment, free_port, run, wait_until
 from tests.support.gateways import Visitor
 
 pytestmark = pytest.mark.cluster
@@ -116,7 +116,10 @@ def test_sighup_while_the_node_starts_does_not_end_it_and_counts_once_it_has(
     block = "\n  tls: {{certificate: {}, key: {}}}\n  trusted_proxies:".format
     made.edit(("\n  trusted_proxies:", block(pipe, pki / "node.key")))
     words = [sys.executable, "-m", "cyoloctl", "node", "start", "-d", str(made.node.directory)]
-    with (tmp_path / "log").open("w") as log, subprocess.Popen(words, stderr=log) as process:
+    with (
+        (tmp_path / "log").open("w") as log,
+        subprocess.Popen(words, stderr=log, env=environment()) as process,
+    ):
         made.pid = process.pid
         try:
             with pipe.open("w") as writer:  # waits for the node, which waits for the certificate
@@ -252,3 +255,18 @@ async def test_log_of_the_program_around_a_node_is_its_own(made: Reloaded) -> No
 def test_node_that_still_starts_is_told_to_ask_again(made: Reloaded) -> None:
     with pytest.raises(Unavailable, match="still starting"):
         StartedNode(made.node.directory, load_config(made.yaml)).reload()
+
+
+async def test_hang_up_before_the_node_has_started_reloads_it_then(
+    made: Reloaded, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level(logging.INFO, "cyoloctl")
+    node = StartedNode(made.node.directory, load_config(made.yaml))
+    made.edit(("\n  level: info", "\n  level: debug"))
+    node.hang_up()
+    await node.start()
+    try:
+        [record] = [each for each in caplog.records if each.message == "reloaded"]
+        assert record.__dict__["applied"] == ["log.level"]
+    finally:
+        await node.stop()
