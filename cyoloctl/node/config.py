@@ -47,6 +47,7 @@ __all__ = [
     "CONFIG_NAME",
     "KNOWN_PEERS",
     "MAX_BYTES",
+    "MAX_FAULTS",
     "SCHEMA_VERSION",
     "Config",
     "Fault",
@@ -71,6 +72,8 @@ KNOWN_PEERS = "peers.json"
 SCHEMA_VERSION = 1
 
 MAX_BYTES = 256 * 1024
+MAX_FAULTS = 100
+"""So many are told of one file."""
 _MAX_DEPTH = 8
 
 _T = TypeVar("_T")
@@ -344,8 +347,8 @@ class _Fields:
                 self._values[text] = value
 
     def _note(self, name: str, wrong: _Wrong) -> None:
-        """Note why a field is wrong, once."""
-        for fault in wrong.faults:
+        """Note why a field is wrong, once, and no more than people can read of one file."""
+        for fault in wrong.faults[: MAX_FAULTS - len(self._faults)]:
             named = fault if fault.key else replace(fault, key=f"{self._prefix}{name}".rstrip("."))
             if named not in self._faults:
                 self._faults.append(named)
@@ -563,7 +566,7 @@ class _Fields:
 
     def _only(self, *known: str) -> None:
         for text, key in self._keys.items():
-            if text not in known:
+            if text not in known and len(self._faults) < MAX_FAULTS:
                 close = difflib.get_close_matches(text, known, 1)
                 hint = f"did you mean {close[0]!r}?" if close else f"the fields are {', '.join(known)}"
                 wrong = self._error(key, f"{self._what} has an unknown field {text[:80]!r}: {hint}")

@@ -6,7 +6,6 @@ import hashlib
 import json
 import subprocess
 import sys
-import tarfile
 import time
 from datetime import UTC, datetime
 from pathlib import Path
@@ -16,6 +15,7 @@ import pytest
 
 from cyoloctl.errors import TokenRejected, VersionMismatch
 from cyoloctl.node.level_file import LEVEL_NAME
+from tests.support.archives import unpack
 from tests.support.cluster import Cluster, Node, NotYet, Writers, assert_refused, environment, wait_until
 from tests.support.next_release import NAME
 
@@ -196,8 +196,7 @@ def test_new_cluster_of_the_next_release_needs_no_raising(tmp_path: Path) -> Non
 def test_saved_directory_of_level_1_is_whole_under_every_later_release(module: str, tmp_path: Path) -> None:
     with Cluster(tmp_path) as cluster:
         node = cluster.new_node(SAVED["name"])
-        with tarfile.open(FIXTURES / "data-directory-0.2.0.tar.gz") as archive:
-            archive.extractall(tmp_path, filter="data")
+        unpack(FIXTURES / "data-directory-0.2.0.tar.gz", tmp_path)
         settings = node.directory / "node.yaml"
         settings.write_text(settings.read_text().replace(f":{SAVED['port']}", f":{node.port}"))
         made_at = datetime.fromisoformat(SAVED["made_at"])

@@ -6,7 +6,6 @@ import fcntl
 import hashlib
 import json
 import os
-import tarfile
 import tempfile
 from collections.abc import Iterator
 from datetime import UTC, datetime
@@ -17,6 +16,7 @@ import pytest
 
 from cyoloctl.errors import TokenRejected
 from cyoloctl.raft.upgrade import BACKUP_NAME
+from tests.support.archives import unpack
 from tests.support.cluster import OLD_PORTS, Cluster, Node, NotYet, wait_until
 
 pytestmark = [pytest.mark.cluster, pytest.mark.slow]
@@ -42,8 +42,7 @@ def base(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="module")
 def before(base: Path) -> dict[str, dict[str, str]]:
     """Remains of release 0.1.0, by node."""
-    with tarfile.open(FIXTURES / "data-directories-0.1.0.tar.gz") as archive:
-        archive.extractall(base, filter="data")
+    unpack(FIXTURES / "data-directories-0.1.0.tar.gz", base)
     return {name: _digests(base / name) for name in EXPECTED["members"]}
 
 

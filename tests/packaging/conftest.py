@@ -9,7 +9,6 @@ import re
 import shutil
 import subprocess
 import sys
-import tarfile
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -24,6 +23,7 @@ from cryptography.hazmat.primitives.serialization import (
 
 from cyoloctl import __version__
 from tests.docs.test_files import FILES, ROOT
+from tests.support import archives
 from tools import bundle
 
 EPOCH = 1_780_000_000
@@ -121,8 +121,7 @@ def _make(base: Path, arch: str) -> str:
 
 def unpack(archive: Path, into: Path) -> Path:
     """The directory that an archive unpacks into."""
-    with tarfile.open(archive) as tar:
-        tar.extractall(into, filter="data")
+    archives.unpack(archive, into)
     return into / archive.name.removesuffix(".tar.gz")
 
 

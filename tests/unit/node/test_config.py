@@ -10,6 +10,7 @@ import stat
 import subprocess
 import sys
 import tempfile
+import time
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -18,7 +19,15 @@ import pytest
 
 from cyoloctl.errors import AlreadyExists, ConfigError, StorageError, VersionMismatch
 from cyoloctl.model import Address, ClusterId, NodeName
-from cyoloctl.node.config import Config, LogConfig, find_lines, load_config, parse_config, read_text
+from cyoloctl.node.config import (
+    MAX_FAULTS,
+    Config,
+    LogConfig,
+    find_lines,
+    load_config,
+    parse_config,
+    read_text,
+)
 from cyoloctl.node.config_writer import dump_config, write_config
 from cyoloctl.node.gateway_config import GatewayConfig
 from cyoloctl.paths import (
@@ -525,6 +534,16 @@ def test_parse_config_of_a_gateway_fills_in_defaults_that_trust_and_admit_loopba
 
 
 # -- all that is wrong --------------------------------------------------------------------------
+
+
+def test_file_that_is_wrong_from_end_to_end_has_a_hundred_faults_found_in_no_time() -> None:
+    """Each was compared with all before it: a file of the largest size held a node up for seconds."""
+    began = time.process_time()
+    for line in ("k{}: v\n", "name: n{}\n"):
+        found = read_text("".join(map(line.format, range(8_000))))
+        assert isinstance(found, list)
+        assert len(found) == MAX_FAULTS == 100
+    assert time.process_time() - began < 15
 
 
 def test_read_text_finds_every_fault_in_the_order_of_the_file() -> None:
