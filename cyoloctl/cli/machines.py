@@ -67,9 +67,8 @@ def apply(
     nothing was changed.
     """
     path_for("machine_apply", name)
-    client = invocation.client()
-    body = {"operation": operation, "arguments": _arguments(arguments), "request_id": request_id}
-    document = client.call("machine_apply", name, body=body)
+    machines = invocation.client().machines
+    document = machines.apply(name, operation, _arguments(arguments), request_id=request_id)
     invocation.value(document, _bare(document["answer"]))
 
 
@@ -86,10 +85,7 @@ def query(
     A query that does not end within --timeout is ended there (exit 75).
     """
     path_for("machine_query", name)
-    client = invocation.client()
-    body = {"query": query, "arguments": _arguments(arguments)}
-    asked = {"consistency": "stale"} if stale else {}
-    document = client.call("machine_query", name, body=body, query=asked, repeatable=True)
+    document = invocation.client().machines.query(name, query, _arguments(arguments), stale=stale)
     if stale:
         invocation.hint("stale: what the asked node knows, without asking a majority")
     invocation.value(document, _bare(document["answer"]))

@@ -8,25 +8,11 @@ import tarfile
 from collections.abc import Mapping
 from pathlib import Path
 
-import pytest
-
 from cyoloctl.doctor.bundle import LOG_TAIL_BYTES, SupportBundle, make_bundle
 from cyoloctl.doctor.collecting import collect
 from cyoloctl.errors import NoLeader, Unreachable
-from cyoloctl.node import create
 from cyoloctl.text import Json
-
-
-@pytest.fixture
-def node(tmp_path: Path) -> Path:
-    """The directory of a node that never ran."""
-    directory = tmp_path / "n1"
-    create.init_cluster(directory, "n1", "127.0.0.1:1", None, "cyolo", "disk")
-    return directory
-
-
-def down(operation: str, query: Mapping[str, str]) -> Json:
-    raise Unreachable("nobody there")
+from tests.unit.doctor.conftest import down
 
 
 def made(node: Path, ask: object = down) -> tuple[SupportBundle, dict[str, bytes]]:

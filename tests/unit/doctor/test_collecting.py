@@ -13,23 +13,11 @@ from cyoloctl.doctor.collecting import ask_node, collect, hosts_of, look_up, mea
 from cyoloctl.doctor.facts import Answers
 from cyoloctl.doctor.findings import directory_findings
 from cyoloctl.errors import ClientTimeout, CyoloctlError, InvalidInput, NoLeader, Unreachable
-from cyoloctl.node import create
 from cyoloctl.node.unfinished import leftovers
 from cyoloctl.text import Json
+from tests.unit.doctor.conftest import down
 
 STATUS: Json = {"members": [{"address": "n1.example:7700"}, {"address": "10.0.0.2:7700"}, {"address": "?"}]}
-
-
-@pytest.fixture
-def node(tmp_path: Path) -> Path:
-    """The directory of a node that never ran."""
-    directory = tmp_path / "n1"
-    create.init_cluster(directory, "n1", "127.0.0.1:1", None, "cyolo", "disk")
-    return directory
-
-
-def down(operation: str, query: Mapping[str, str]) -> Json:
-    raise Unreachable("nobody there")
 
 
 def names_below(directory: Path) -> set[str]:
