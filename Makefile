@@ -23,7 +23,7 @@ INPUTS := pyproject.toml cyoloctl/__init__.py
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help demo install bundle dev test pytest lint format types generate screenshots faults fuzz bench bench-tokens sim mutants clean distclean
+.PHONY: help demo install bundle manual dev test pytest lint format types generate screenshots faults fuzz bench bench-tokens sim mutants clean distclean
 
 help: ## this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-12s %s\n", $$1, $$2 }' Makefile
@@ -37,6 +37,9 @@ install: $(RUNTIME) ## the command in .venv/bin/cyoloctl
 
 bundle: $(RUNTIME) ## dist/: archives that install without a network, from the last commit; KEY=FILE signs
 	@$(BIN)/python -m tools.bundle $(if $(KEY),--key "$(KEY)") $(ARGS)
+
+manual: $(RUNTIME) ## dist/manual.html: README, docs/ and changelog in one file
+	@$(BIN)/python -m tools.manual $(ARGS)
 
 dev: $(DEV) ## the same with the development tools
 

@@ -133,6 +133,8 @@ publish() {
     put "$release/bundle/completions/_cyoloctl" "$share/zsh/site-functions"
     put "$release/bundle/completions/cyoloctl.fish" "$share/fish/vendor_completions.d"
     put "$release/bundle/completions/cyoloctl.bash" "$share/bash-completion/completions"
+    # A release before this one has none.
+    [ ! -e "$release/bundle/manual.html" ] || put "$release/bundle/manual.html" "$share/doc/cyoloctl"
     [ "$system" = yes ] || return 0
     # Copies: systemd reads them before what /opt may be mounted from.
     make_directory "$units"
@@ -254,6 +256,7 @@ install() {
     switch_to "$version"
     forget_older
     say "cyoloctl $version is installed: $bin/cyoloctl"
+    say "all of its documentation is one page for a browser: $share/doc/cyoloctl/manual.html"
     [ -z "$was" ] || { say "$was stays, for install.sh --rollback" && tell_nodes; }
 }
 

@@ -2,7 +2,8 @@
 
 ``python -m tools.bundle`` builds ``dist/cyoloctl-VERSION-linux-ARCH.tar.gz`` from the last commit.  It
 holds the wheels of cyoloctl and of all that it needs, for the Pythons and machines below, and what
-``packaging/install.sh`` puts beside them: units, completions, manual, pages, a bill of materials.
+``packaging/install.sh`` puts beside them: units, completions, manual, pages (also as one file), a bill of
+materials.
 
 The same commit gives the same bytes: versions and digests of all wheels are those of
 ``packaging/wheels.txt``, times are the commit's.  ``--lock`` writes that file, with what is newest now.
@@ -163,6 +164,7 @@ def build(
         shutil.copy(source.root / "packaging/install.sh", tree)
         (tree / "VERSION").write_text(f"{source.version}\n")
         _run(sys.executable, "-m", "tools.generate", "--pages", tree / "man" / "man1", cwd=source.root)
+        _manual(source, tree / "wheels", tree / "manual.html")
         (tree / "sbom.cdx.json").write_text(sbom.document(tree / "wheels", source.version, source.epoch))
         files = sorted(path for path in tree.rglob("*") if path.is_file())
         sums = "".join(f"{_digest(path)}  {path.relative_to(tree)}\n" for path in files)
@@ -178,6 +180,13 @@ def build(
         for file in made:
             sign(file, key)
     return archive
+
+
+def _manual(source: Source, wheels: Path, out: Path) -> None:
+    """Write all pages as one file, by the reader of pages of the lock: another one may write other bytes."""
+    readers = [str(path) for name in ("markdown_it_py", "mdurl") for path in wheels.glob(f"{name}-*.whl")]
+    found = {"PYTHONPATH": os.pathsep.join(readers)}
+    _run(sys.executable, "-m", "tools.manual", "--out", out, cwd=source.root, environment=found)
 
 
 def _digest(path: Path) -> str:

@@ -55,6 +55,9 @@ def build(bundle: Path, out: Path, version: str, arch: str, epoch: int) -> Path:
     root = bundle.with_name("deb")
     (root / _PLACE).parent.mkdir(parents=True)
     shutil.move(bundle, root / _PLACE)
+    pages = root / "usr/share/doc/cyoloctl"
+    pages.mkdir(parents=True)
+    (pages / "manual.html").symlink_to(f"../../../../{_PLACE}/manual.html")
     control = root / "DEBIAN"
     control.mkdir()
     (control / "control").write_text(_CONTROL.format(version=version, arch=_ARCHES[arch]), "utf-8")

@@ -25,6 +25,8 @@ ELSEWHERE = {
     "latency.svg",
     "syncobj.py",
     "reject-RULE-WHAT.json",
+    "manual.html",
+    "dist/manual.html",
 }
 
 

@@ -18,7 +18,7 @@ from packaging.requirements import Requirement
 from cyoloctl import __version__
 from tests.docs.reading import ROOT
 from tests.packaging.conftest import EPOCH, HAS_DPKG, Bundles, install, make_key, unpack
-from tools import bundle, generate
+from tools import bundle, generate, manual
 
 pytestmark = pytest.mark.slow
 
@@ -57,6 +57,7 @@ def test_package_holds_the_bundle_as_root_and_needs_python_only(bundles: Bundles
     place = tmp_path / "deb/usr/share/cyoloctl/bundle"
     sums = (place / "SHA256SUMS").read_bytes()
     assert sums == (unpack(bundles.archive, tmp_path) / "SHA256SUMS").read_bytes()
+    assert (tmp_path / "deb/usr/share/doc/cyoloctl/manual.html").resolve() == place / "manual.html"
     for script in ("postinst", "prerm"):
         text = (tmp_path / "deb/DEBIAN" / script).read_text("utf-8")
         [named] = set(re.findall(r"\S*install\.sh", text))
@@ -78,6 +79,7 @@ def test_bundle_holds_units_completions_pages_and_the_whole_manual(unpacked: Pat
     for folder in ("docs", "completions", "packaging/systemd"):
         there = unpacked / folder.removeprefix("packaging/")
         assert {each.name for each in (ROOT / folder).iterdir()} == {each.name for each in there.iterdir()}
+    assert (unpacked / "manual.html").read_text("utf-8") == manual.document()
     wanted = {"-".join(command.path) + ".1" for command in generate.commands()}
     assert {each.name for each in (unpacked / "man/man1").iterdir()} == wanted
 

@@ -54,6 +54,7 @@ step install
 sh "$1" --key "$3" --python "$4"
 test "$(cyoloctl --version)" = "cyoloctl $5"
 test -e /usr/local/share/man/man1/cyoloctl-key-rotate.1
+test -e /usr/local/share/doc/cyoloctl/manual.html
 test -e /usr/local/lib/systemd/system/cyoloctl@.service
 test -e /usr/local/share/bash-completion/completions/cyoloctl.bash
 id -u cyoloctl
@@ -144,14 +145,20 @@ def test_bundle_on_a_machine_without_a_network_forms_upgrades_rolls_back_and_lea
 
 def test_prefix_of_a_users_own_holds_everything(bundles: Bundles, tmp_path: Path) -> None:
     directory, prefix = unpack(bundles.archive, tmp_path), tmp_path / "prefix"
+    told = []
     for _ in range(2):  # the second time nothing more happens
         # Paths count from where the caller stands.
         place = bundles.public.parent
         done = install(directory, "--prefix", prefix, "--key", bundles.public.name, cwd=place)
         assert done.returncode == 0, done.stderr
+        told.append(done.stderr)
     said = subprocess.run([prefix / "bin/cyoloctl", "--version"], capture_output=True, text=True, check=False)
     assert said.stdout == f"cyoloctl {__version__}\n"
     page = prefix / "share/man/man1/cyoloctl-key-rotate.1"
     assert page.resolve().is_relative_to(prefix / __version__)
+    assert f"{prefix}/share/doc/cyoloctl/manual.html\n" in told[0]
+    assert (prefix / "share/doc/cyoloctl/manual.html").read_bytes() == (
+        directory / "manual.html"
+    ).read_bytes()
     assert install(directory, "--prefix", prefix, "--uninstall").returncode == 0
     assert not prefix.exists()

@@ -42,6 +42,7 @@ def bundle(into: Path, version: str) -> Path:
         "install.sh": (ROOT / "packaging" / "install.sh").read_text("utf-8"),
         "wheels/pip-1-py3-none-any.whl": "",
         f"man/man1/cyoloctl-of-{version}.1": "",
+        "manual.html": "",
         "completions/_cyoloctl": "",
         "completions/cyoloctl.fish": "",
         "completions/cyoloctl.bash": "",
