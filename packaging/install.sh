@@ -185,16 +185,28 @@ tell_nodes() {
     fi
 }
 
+# 0: SHA256SUMS was signed by the key; 3: nothing here can check that.
+verify_signature() {
+    if command -v openssl >/dev/null && openssl pkeyutl -help 2>&1 | grep -q rawin; then
+        openssl pkeyutl -verify -rawin -pubin -inkey "$key" -sigfile SHA256SUMS.sig -in SHA256SUMS >/dev/null 2>&1
+    else
+        "$python" -I verify-signature.py "$key" SHA256SUMS.sig SHA256SUMS >/dev/null 2>&1
+    fi
+}
+
 verify() (
     cd "$here"
     [ -f SHA256SUMS ] || fail "$here is no unpacked bundle: SHA256SUMS is missing"
     if [ -n "$key" ]; then
-        command -v openssl >/dev/null || fail 'openssl is not installed, and --key needs it'
-        openssl pkeyutl -help 2>&1 | grep -q rawin || fail 'openssl is older than 3.0, which --key needs: check the archive on another machine'
         [ -r "$key" ] || fail "cannot read the public key $key" 2
         [ -f SHA256SUMS.sig ] || fail 'this bundle is not signed: get one that is, or leave out --key if you trust where it came from'
-        openssl pkeyutl -verify -rawin -pubin -inkey "$key" -sigfile SHA256SUMS.sig -in SHA256SUMS >/dev/null 2>&1 ||
-            fail 'the signature is not by that key: this bundle is forged or damaged, or the key is another one'
+        status=0
+        verify_signature || status=$?
+        case $status in
+            0) ;;
+            3) fail 'the signature cannot be checked: there is no openssl 3.0 or newer, and this Python comes without libcrypto; check the archive on another machine' ;;
+            *) fail 'the signature is not by that key: this bundle is forged or damaged, or the key is another one' ;;
+        esac
         say 'the signature is right'
     elif [ -f SHA256SUMS.sig ]; then
         say 'the signature was not checked: give the public key with --key'
@@ -215,8 +227,8 @@ find_python() {
 }
 
 install() {
-    verify
     find_python
+    verify
     mkdir -p "$prefix"
     alone
     version=$(cat "$here/VERSION")

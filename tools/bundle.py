@@ -162,6 +162,7 @@ def build(
             place = tree / each.removeprefix("packaging/")
             (shutil.copytree if (source.root / each).is_dir() else shutil.copy)(source.root / each, place)
         shutil.copy(source.root / "packaging/install.sh", tree)
+        shutil.copy(source.root / "tools/verify_signature.py", tree / "verify-signature.py")
         (tree / "VERSION").write_text(f"{source.version}\n")
         _run(sys.executable, "-m", "tools.generate", "--pages", tree / "man" / "man1", cwd=source.root)
         _manual(source, tree / "wheels", tree / "manual.html")

@@ -7,11 +7,14 @@ import hashlib
 import os
 import shutil
 import subprocess
+import sys
 from pathlib import Path
 
 import pytest
 
 from tests.docs.reading import ROOT
+from tests.packaging.conftest import make_key
+from tools.bundle import sign
 
 PYTHON = """#!/bin/sh
 for last in "$@"; do :; done
@@ -43,6 +46,7 @@ def bundle(into: Path, version: str) -> Path:
         "wheels/pip-1-py3-none-any.whl": "",
         f"man/man1/cyoloctl-of-{version}.1": "",
         "manual.html": "",
+        "verify-signature.py": (ROOT / "tools" / "verify_signature.py").read_text("utf-8"),
         "completions/_cyoloctl": "",
         "completions/cyoloctl.fish": "",
         "completions/cyoloctl.bash": "",
@@ -146,13 +150,66 @@ def test_second_installation_at_the_same_time_is_refused(tmp_path: Path, python:
     assert f"another install.sh is at work in {prefix}" in done.stderr
 
 
-def test_openssl_that_cannot_check_the_signature_is_not_called_a_forgery(tmp_path: Path) -> None:
+def old_openssl(tmp_path: Path) -> Path:
+    """A directory of programs with an openssl that cannot check the signature."""
     programs = tmp_path / "programs"
     program(programs / "openssl", "#!/bin/sh\necho ' -sigfile infile' >&2\nexit 1\n")
+    return programs
+
+
+@pytest.mark.parametrize("forged", [False, True])
+def test_signature_is_checked_by_python_where_openssl_cannot(tmp_path: Path, forged: bool) -> None:
+    directory, (key, public) = bundle(tmp_path, "1.0"), make_key(tmp_path / "key")
+    sign(directory / "SHA256SUMS", key)
+    if forged:
+        _, public = make_key(tmp_path / "other")
+    # A bundle whose wheels fit nothing: how far it comes tells.
+    options = ["--prefix", tmp_path / "p", "--key", public]
+    done = install(directory, *options, programs=old_openssl(tmp_path))
+    assert done.returncode == 1
+    said = "the signature is not by that key" if forged else "the signature is right\n"
+    assert said in done.stderr
+    assert ("the wheels of this bundle do not fit" in done.stderr) is not forged
+
+
+def test_machine_that_cannot_check_the_signature_does_not_call_it_a_forgery(tmp_path: Path) -> None:
+    python = program(
+        tmp_path / "python", '#!/bin/sh\ncase "$*" in *verify-signature.py*) exit 3 ;; esac\nexit 0\n'
+    )
     directory = bundle(tmp_path, "1.0")
     (directory / "SHA256SUMS.sig").touch()
     (tmp_path / "key").touch()
-    options = ["--prefix", tmp_path / "p", "--key", tmp_path / "key"]
-    done = install(directory, *options, programs=programs)
-    assert done.returncode == 1
-    assert done.stderr.startswith("error: openssl is older than 3.0")
+    options = ["--prefix", tmp_path / "p", "--key", tmp_path / "key", "--python", python]
+    done = install(directory, *options, programs=old_openssl(tmp_path))
+    assert (done.returncode, (tmp_path / "p").exists()) == (1, False)
+    assert done.stderr.startswith("error: the signature cannot be checked: there is no openssl 3.0 or newer")
+
+
+@pytest.mark.parametrize(
+    ("changed", "status", "said"),
+    [
+        ("", 0, ""),
+        ("file", 1, "was not signed by that key"),
+        ("signature", 1, "was not signed by that key"),
+        ("key", 2, "holds no public key in PEM"),
+        ("private", 2, "holds no public key in PEM"),
+        ("none", 2, "cannot read"),
+    ],
+)
+def test_verifier_alone_tells_what_is_wrong(tmp_path: Path, changed: str, status: int, said: str) -> None:
+    key, public = make_key(tmp_path / "release.key")
+    file, signature = tmp_path / "archive", tmp_path / "archive.sig"
+    file.write_bytes(b"text")
+    sign(file, key)
+    {
+        "": lambda: None,
+        "file": lambda: file.write_bytes(b"texts"),
+        "signature": lambda: signature.write_bytes(signature.read_bytes()[:-1]),
+        "key": lambda: public.write_text("no key"),
+        "private": lambda: public.write_bytes(key.read_bytes()),
+        "none": file.unlink,
+    }[changed]()
+    command = [sys.executable, "-I", ROOT / "tools" / "verify_signature.py", public, signature, file]
+    done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=60)
+    assert (done.returncode, said in done.stderr) == (status, True), done.stderr
+    assert done.stdout == ("the signature is right\n" if status == 0 else "")
