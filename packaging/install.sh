@@ -208,6 +208,8 @@ verify() (
             *) fail 'the signature is not by that key: this bundle is forged or damaged, or the key is another one' ;;
         esac
         say 'the signature is right'
+    elif [ "$here" = /usr/share/cyoloctl/bundle ]; then
+        : # of a Debian package: its own signature is checked before it is installed
     elif [ -f SHA256SUMS.sig ]; then
         say 'the signature was not checked: give the public key with --key'
     else
@@ -223,7 +225,7 @@ find_python() {
     command -v "$python" >/dev/null || fail "there is no $python: install Python 3.11 or newer, or name it with --python"
     "$python" -I -c 'import sys; sys.exit(sys.version_info < (3, 11))' ||
         fail "$python is older than 3.11: name a newer one with --python"
-    "$python" -I -c 'import venv' 2>/dev/null || fail "$python has no module venv: install it (Debian: apt-get install python3-venv)"
+    "$python" -I -c 'import venv' 2>/dev/null || fail "$python has no module venv: install all of Python (Debian: apt-get install python3, not only python3-minimal)"
 }
 
 install() {

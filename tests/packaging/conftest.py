@@ -28,6 +28,8 @@ from tools import bundle
 
 EPOCH = 1_780_000_000
 NEXT = "99.0.0"
+THIS, BARE = f"{sys.version_info.major}.{sys.version_info.minor}", "3.11"
+"""Python here, and that of a bare Debian 12 (`bare.py`)."""
 HAS_DPKG = shutil.which("dpkg-deb") is not None
 
 
@@ -66,6 +68,25 @@ def make_key(path: Path) -> tuple[Path, Path]:
     path.write_bytes(key.private_bytes(Encoding.PEM, PrivateFormat.PKCS8, NoEncryption()))
     public.write_bytes(key.public_key().public_bytes(Encoding.PEM, PublicFormat.SubjectPublicKeyInfo))
     return path, public
+
+
+def others() -> dict[str, Path]:
+    """Other Pythons of this machine for which there are wheels, by version: on the PATH, or made by pyenv."""
+    found: dict[str, Path] = {}
+    pyenv = Path(os.environ.get("PYENV_ROOT") or Path.home() / ".pyenv") / "versions"
+    for version in set(bundle.PYTHONS) - {THIS}:
+        named = shutil.which(f"python{version}")
+        for program in [
+            *([named] if named else []),
+            *sorted(map(str, pyenv.glob(f"{version}.*/bin/python3"))),
+        ]:
+            # One of pyenv's on the PATH says only that it is not chosen.
+            asked = [program, "-I", "-c", "import sys, venv; print(*sys.version_info[:2], sep='.')"]
+            said = subprocess.run(asked, capture_output=True, text=True, check=False, timeout=60)
+            if (said.returncode, said.stdout.strip()) == (0, version):
+                found[version] = Path(program)
+                break
+    return found
 
 
 @pytest.fixture(scope="session")
@@ -108,9 +129,8 @@ def _make(base: Path, arch: str) -> str:
     tree(made.source.root)
     tree(made.next_source.root, NEXT)
     make_key(made.key)
-    python = f"{sys.version_info.major}.{sys.version_info.minor}"
     try:
-        bundle.collect(made.source, made.wheels, [arch], [python])
+        bundle.collect(made.source, made.wheels, [arch], sorted({THIS, BARE, *others()}))
     except bundle.Failed as error:
         return str(error)
     for source, archive in ((made.source, made.archive), (made.next_source, made.next_archive)):
