@@ -16,6 +16,11 @@ EXAMPLES: dict[str, tuple[str, ...]] = {
         "cyoloctl -o json -d /var/lib/cyoloctl key list",
         "cyoloctl help member invite",
     ),
+    "batch": (
+        "cyoloctl batch import.jsonl",
+        "cyoloctl batch import.jsonl --request-id import-7 > results.jsonl",
+        "cyoloctl batch import.jsonl --request-id import-7 --from 20001",
+    ),
     "bench": (
         "cyoloctl bench",
         "cyoloctl bench --op get --clients 50 --seconds 2s",

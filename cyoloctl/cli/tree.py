@@ -49,7 +49,17 @@ GROUPS: dict[str, str] = {
 }
 
 #: Commands directly under the root; the modules of the same names.
-LEAVES: tuple[str, ...] = ("bench", "demo", "dev", "doctor", "sim", "status", "top", "support-bundle")
+LEAVES: tuple[str, ...] = (
+    "batch",
+    "bench",
+    "demo",
+    "dev",
+    "doctor",
+    "sim",
+    "status",
+    "top",
+    "support-bundle",
+)
 
 #: In the order of ``--help``: the module of a group or leaf, whose COMMANDS maps leaf names to functions.
 _MODULES: dict[str, Callable[[], Any]] = {
@@ -69,6 +79,7 @@ _MODULES: dict[str, Callable[[], Any]] = {
     "counter": lambda: import_module("cyoloctl.cli.counter"),
     "lock": lambda: import_module("cyoloctl.cli.lock"),
     "machine": lambda: import_module("cyoloctl.cli.machines"),
+    "batch": lambda: import_module("cyoloctl.cli.batch"),
     "token": lambda: import_module("cyoloctl.cli.token"),
     "key": lambda: import_module("cyoloctl.cli.key"),
     "rendezvous": lambda: import_module("cyoloctl.cli.rendezvous"),

@@ -2,11 +2,16 @@
 
 from __future__ import annotations
 
-from typing import Literal, Protocol, TypedDict
+from typing import TYPE_CHECKING, Any, Literal, Protocol, TypedDict
 
 from cyoloctl.errors import ConfigError
 from cyoloctl.text import Json
 from cyoloctl.web.schema import REQUEST_ID, Count, Field, Name, Route, Time
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from cyoloctl.replicated.proposer import Planned
 
 __all__ = [
     "ROUTES",
@@ -89,6 +94,11 @@ class NodeApi(Protocol):
 
     async def health(self, *, timeout_s: float) -> Health:
         """The node's own health; never waits."""
+
+    async def carry_out_all(
+        self, writes: Sequence[tuple[Planned, str | None]], *, timeout_s: float
+    ) -> list[Any]:
+        """The answer or error of each write of a batch, in order; see `Proposer.carry_out_all`."""
 
     async def set_time(self, *, dry_run: bool, request_id: str | None, timeout_s: float) -> Json:
         """Set cluster time to what the members' clocks show.  Raises Conflict."""

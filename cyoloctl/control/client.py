@@ -127,6 +127,31 @@ class _Operations(Group[M], Generic[M]):
         return self._caller.call(operation, name, body, query, repeatable=repeatable)
 
     @operation
+    def batch(
+        self,
+        operations: Sequence[Mapping[str, Any]],
+        *,
+        request_id: str | None = None,
+        stop_on_error: bool = False,
+    ) -> Steps[list[dict[str, Any]]]:
+        """The results of operations, carried out in order; many of them travel in one request.
+
+        operations: ``{"id": ..., "op": "counter_increment", "name": ...}`` and so on: an id of your own, the
+        operation of the API, and its arguments.  A result has the id, ``ok``, and the fields of the answer or
+        ``error`` (code, message, exit_status); nothing is raised for it.
+        request_id: names the run; each write is applied once by that and its id.  None: a fresh one.
+        stop_on_error: carry out nothing after the first that fails.
+
+        Fewer results than operations: the last one failed; unless that is why it stopped, it was unavailable
+        or its outcome is unknown, and nothing is known of those after it either: send it and them again
+        under the same request_id.
+        """
+        from cyoloctl.control.batch import send_all
+
+        run = new_request_id() if request_id is None else request_id
+        return send_all(self._caller, operations, run, stop_on_error=stop_on_error)
+
+    @operation
     def health(self) -> Steps[Health]:
         """The health of the first node that answers."""
         return self._caller.call("health")

@@ -27,6 +27,7 @@ from aiohttp import web
 
 from cyoloctl.caller import CALLER, Caller
 from cyoloctl.control import table
+from cyoloctl.control.batches import Batches
 from cyoloctl.control.connection import CallerConnection, Guard
 from cyoloctl.control.unix_socket import bind_unix
 from cyoloctl.control.watches import Watcher, Watches, next_of
@@ -133,6 +134,8 @@ class ControlServer(HttpServer[CallerConnection]):
         self._handlers: dict[Route[Node], Callable[..., Any]] = {
             route: route.handler(node) for route in table.routes() if route.handler is not None
         }
+        self._batch = table.path_for("batch")[0]
+        self._handlers[self._batch] = Batches(node, dict(self._handlers), self.internal_error).answer
         self._logger = self.logger = logger
         self._identify = identify
         self._wait_ready = wait_ready
@@ -362,9 +365,11 @@ class ControlServer(HttpServer[CallerConnection]):
         for field in route.reserved:
             if body[field.name] and not role_allows(connection.role, "operator"):
                 raise AccessDenied(field.operators_only)
-        if route.held:
+        if route is self._batch:
+            body["role"] = connection.role
+        elif route.held:
             return await self._hold(request, connection, route, name, body, query, keep_alive)
-        if route.handler is None:
+        elif route.handler is None:
             return self._answer(_openapi(), keep_alive)
         if route.write and connection.stranger:
             return self._answer(
@@ -431,6 +436,8 @@ class ControlServer(HttpServer[CallerConnection]):
             value = await (handler(name, **arguments) if route.has_name else handler(**arguments))
             if route.is_text:
                 return cast("str", value).encode()
+            if route is self._batch:
+                return cast("bytes", value)
         except asyncio.CancelledError:
             if not guard.expired or task.uncancel():
                 raise

@@ -81,6 +81,9 @@ def _subjects() -> Iterator[tuple[Route[Node], ...]]:
     from cyoloctl.control import api as control
 
     yield control.ROUTES
+    from cyoloctl.control import batch
+
+    yield batch.ROUTES
     from cyoloctl.keys import api as keys
 
     yield keys.ROUTES

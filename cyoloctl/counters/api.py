@@ -21,6 +21,8 @@ from cyoloctl.web.schema import (
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Awaitable, Callable
 
+    from cyoloctl.replicated.proposer import Planned
+
 __all__ = ["ROUTES", "Counter", "CounterApi", "CounterList", "CounterWritten", "HasCounters", "route_to_add"]
 
 
@@ -53,8 +55,14 @@ class CounterApi(Protocol):
     async def add(self, name: str, *, by: int, request_id: str | None, timeout_s: float) -> CounterWritten:
         """Add -(2^63) to 2^63-1.  Raises CounterOverflow."""
 
+    def plan_add(self, name: str, *, by: int) -> Planned:
+        """`add` as a write to be carried out with others."""
+
     async def reset(self, name: str, *, request_id: str | None, timeout_s: float) -> CounterWritten:
         """Set to 0.  Raises NotFound."""
+
+    def plan_reset(self, name: str) -> Planned:
+        """`reset` as a write to be carried out with others."""
 
     async def get(self, name: str, *, consistency: str, timeout_s: float) -> Counter:
         """Read.  Raises NotFound."""
@@ -94,6 +102,13 @@ def _subtracting(node: HasCounters) -> Callable[..., Awaitable[CounterWritten]]:
     return subtract
 
 
+def _planning_to_subtract(node: HasCounters) -> Callable[..., Planned]:
+    def plan(name: str, *, by: int) -> Planned:
+        return node.counters.plan_add(name, by=-by)
+
+    return plan
+
+
 ROUTES: tuple[Route[HasCounters], ...] = (
     Route(
         "POST",
@@ -103,6 +118,7 @@ ROUTES: tuple[Route[HasCounters], ...] = (
         "Add to a counter",
         answer=CounterWritten,
         handler=lambda node: node.counters.add,
+        plan=lambda node: node.counters.plan_add,
         what="counter name",
         body=(_by(_MAX_I64), REQUEST_ID),
         write=True,
@@ -116,6 +132,7 @@ ROUTES: tuple[Route[HasCounters], ...] = (
         "Subtract from a counter",
         answer=CounterWritten,
         handler=_subtracting,
+        plan=_planning_to_subtract,
         what="counter name",
         body=(_by(_MAX_I64 + 1), REQUEST_ID),
         write=True,
@@ -129,6 +146,7 @@ ROUTES: tuple[Route[HasCounters], ...] = (
         "Set a counter to 0",
         answer=CounterWritten,
         handler=lambda node: node.counters.reset,
+        plan=lambda node: node.counters.plan_reset,
         what="counter name",
         body=(REQUEST_ID,),
         write=True,

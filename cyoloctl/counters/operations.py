@@ -7,7 +7,7 @@ from collections.abc import AsyncIterator
 from cyoloctl.counters.api import Counter, CounterList, CounterWritten
 from cyoloctl.counters.machine import CounterMachine
 from cyoloctl.errors import InternalError, NotFound
-from cyoloctl.replicated.proposer import Proposer
+from cyoloctl.replicated.proposer import Planned, Proposer
 from cyoloctl.replicated.watchers import Watchers
 from cyoloctl.text import Json
 
@@ -40,23 +40,35 @@ class CounterOperations:
 
     async def add(self, name: str, *, by: int, request_id: str | None, timeout_s: float) -> CounterWritten:
         """Add a signed amount.  Raises CounterOverflow."""
-        return await self._write("add", {"name": name, "by": by}, request_id, timeout_s)
+        return await self._carry_out(self.plan_add(name, by=by), request_id, timeout_s)
+
+    def plan_add(self, name: str, *, by: int) -> Planned:
+        """The write of `add`."""
+        return self._planned("add", {"name": name, "by": by})
 
     async def reset(self, name: str, *, request_id: str | None, timeout_s: float) -> CounterWritten:
         """Set to 0; makes the counter if there is none."""
-        return await self._write("reset", {"name": name}, request_id, timeout_s)
+        return await self._carry_out(self.plan_reset(name), request_id, timeout_s)
 
-    async def _write(
-        self, operation: str, arguments: Json, request_id: str | None, timeout_s: float
-    ) -> CounterWritten:
-        """Propose a write.  Raises InternalError when the leader's answer is no counter."""
-        index, value, identifier = await self._proposer.apply(
-            "counter", operation, arguments, request_id=request_id, timeout_s=timeout_s
+    def plan_reset(self, name: str) -> Planned:
+        """The write of `reset`."""
+        return self._planned("reset", {"name": name})
+
+    async def _carry_out(self, planned: Planned, request_id: str | None, timeout_s: float) -> CounterWritten:
+        """Raises InternalError when the leader's answer is no counter."""
+        written: CounterWritten = await self._proposer.carry_out(
+            planned, request_id=request_id, timeout_s=timeout_s
         )
-        number = value.get("value")
-        if type(number) is not int:
-            raise InternalError("the leader's answer makes no sense: upgrade every node")
-        return {**self._counter(arguments["name"], number, index), "request_id": identifier}
+        return written
+
+    def _planned(self, operation: str, arguments: Json) -> Planned:
+        def answer(index: int, value: Json, request_id: str) -> CounterWritten:
+            number = value.get("value")
+            if type(number) is not int:
+                raise InternalError("the leader's answer makes no sense: upgrade every node")
+            return {**self._counter(arguments["name"], number, index), "request_id": request_id}
+
+        return Planned("counter", operation, arguments, answer)
 
     async def get(self, name: str, *, consistency: str, timeout_s: float) -> Counter:
         """Read.  Raises NotFound."""

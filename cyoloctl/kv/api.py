@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from typing import Annotated, Any, Literal, NotRequired, Protocol, TypedDict
+from typing import TYPE_CHECKING, Annotated, Any, Literal, NotRequired, Protocol, TypedDict
 
 from cyoloctl.errors import (
     AlreadyExists,
@@ -28,6 +28,9 @@ from cyoloctl.web.schema import (
     Shape,
     Time,
 )
+
+if TYPE_CHECKING:
+    from cyoloctl.replicated.proposer import Planned
 
 __all__ = [
     "FENCE_RULE",
@@ -220,6 +223,19 @@ class KvApi(Protocol):
     ) -> KvWritten:
         """Write.  Raises Conflict, AlreadyExists, QuotaExceeded, FenceLost."""
 
+    def plan_put(
+        self,
+        *,
+        key: str,
+        value: str | None,
+        value_base64: str | None,
+        if_revision: int | None,
+        ttl_s: float | None,
+        fence: str | None,
+        sealed: bool | None,
+    ) -> Planned | None:
+        """`put` as a write to be carried out with others; None where only `put` can.  Raises InvalidInput."""
+
     async def delete(
         self,
         *,
@@ -230,6 +246,9 @@ class KvApi(Protocol):
         timeout_s: float,
     ) -> KvDeleted:
         """Raises NotFound, Conflict, FenceLost."""
+
+    def plan_delete(self, *, key: str, if_revision: int | None, fence: str | None) -> Planned:
+        """`delete` as a write to be carried out with others.  Raises InvalidInput."""
 
     async def delete_prefix(
         self, *, prefix: str, request_id: str | None, timeout_s: float
@@ -247,6 +266,11 @@ class KvApi(Protocol):
         timeout_s: float,
     ) -> KvTransaction:
         """Raises InvalidInput naming the item, QuotaExceeded, FenceLost."""
+
+    def plan_txn(
+        self, *, compare: list[Any], then: list[Any], otherwise: list[Any], fence: str | None
+    ) -> Planned | None:
+        """`txn` as a write to be carried out with others; None where only `txn` can.  Raises InvalidInput."""
 
     async def keep(
         self,
@@ -474,6 +498,7 @@ ROUTES: tuple[Route[HasKv], ...] = (
         "Give a key a value",
         answer=KvWritten,
         handler=lambda node: node.kv.put,
+        plan=lambda node: node.kv.plan_put,
         body=(
             _key(),
             _VALUE,
@@ -497,6 +522,7 @@ ROUTES: tuple[Route[HasKv], ...] = (
         "Delete a key",
         answer=KvDeleted,
         handler=lambda node: node.kv.delete,
+        plan=lambda node: node.kv.plan_delete,
         body=(_key(), _IF_REVISION, _FENCED, REQUEST_ID),
         errors=(NotFound, FenceLost, Unprocessable),
         write=True,
@@ -521,6 +547,7 @@ ROUTES: tuple[Route[HasKv], ...] = (
         "Compare, then change keys: all at one revision, or nothing",
         answer=KvTransaction,
         handler=lambda node: node.kv.txn,
+        plan=lambda node: node.kv.plan_txn,
         body=(
             _list_of("compare", "what must hold, all of it", _COMPARISONS),
             _list_of("then", "changes where it does, of no key twice", _STEPS),

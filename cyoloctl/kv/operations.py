@@ -44,7 +44,7 @@ from cyoloctl.kv.records import (
 from cyoloctl.kv.values import Clear, Values, sealed_under
 from cyoloctl.members.api import Problem
 from cyoloctl.replicated.command import Malformed
-from cyoloctl.replicated.proposer import Proposer
+from cyoloctl.replicated.proposer import Planned, Proposer
 from cyoloctl.replicated.watchers import Watchers
 from cyoloctl.text import Json, rfc3339
 
@@ -249,11 +249,30 @@ class KvOperations:
             timeout_s,
             timed=ttl_s is not None,
         )
-        end = done["expires_unix_ms"]
-        entry = Entry(
-            data, done["revision"], done["created_revision"], done["version"], None, end, bool(sealed)
+        return _written(key, data, bool(sealed), done, more)
+
+    def plan_put(
+        self,
+        *,
+        key: str,
+        value: str | None,
+        value_base64: str | None,
+        if_revision: int | None,
+        ttl_s: float | None,
+        fence: str | None,
+        sealed: bool | None,
+    ) -> Planned | None:
+        """The write of `put`; None where it waits for something first.  Raises InvalidInput."""
+        check_key(key)
+        data = _bytes_of(value, value_base64, "value")
+        if sealed or ttl_s is not None or (sealed is None and self._is_sealed(key)):
+            return None
+        rest = {"if_revision": if_revision, "ttl_ms": None, "fence": _fence(fence)}
+        return self._planned(
+            _PUT[sealed],
+            {"key": key, "value": encode_value(data), **rest},
+            lambda done, more: _written(key, data, False, done, more),
         )
-        return cast("KvWritten", {**_listed(key, entry, data), **more})
 
     async def delete(
         self,
@@ -265,10 +284,17 @@ class KvOperations:
         timeout_s: float,
     ) -> KvDeleted:
         """Raises NotFound, Conflict, FenceLost."""
+        planned = self.plan_delete(key=key, if_revision=if_revision, fence=fence)
+        deleted: KvDeleted = await self._proposer.carry_out(
+            planned, request_id=request_id, timeout_s=timeout_s
+        )
+        return deleted
+
+    def plan_delete(self, *, key: str, if_revision: int | None, fence: str | None) -> Planned:
+        """The write of `delete`.  Raises InvalidInput."""
         check_key(key)
         arguments = {"key": key, "if_revision": if_revision, "fence": _fence(fence)}
-        done, rest = await self._write("delete", arguments, request_id, timeout_s)
-        return cast("KvDeleted", {"key": key, **done, **rest})
+        return self._planned("delete", arguments, lambda done, more: {"key": key, **done, **more})
 
     async def delete_prefix(
         self, *, prefix: str, request_id: str | None, timeout_s: float
@@ -289,21 +315,7 @@ class KvOperations:
         timeout_s: float,
     ) -> KvTransaction:
         """Raises InvalidInput naming the item, QuotaExceeded, FenceLost."""
-        secrets: list[tuple[Json, Clear]] = []
-        branches = {
-            "then": [_step(each, f"then[{n}]", secrets) for n, each in enumerate(then)],
-            "otherwise": [_step(each, f"otherwise[{n}]", secrets) for n, each in enumerate(otherwise)],
-        }
-        for name, steps in branches.items():
-            if len({step["key"] for step in steps}) < len(steps):
-                raise Unprocessable(f"field {name!r}: changes a key twice: keep one of the two")
-        asked = [_comparison(each, f"compare[{n}]") for n, each in enumerate(compare)]
-        try:
-            check_comparisons(asked)  # before anything is said about what they compare
-        except Malformed as error:
-            raise InvalidInput(error.message) from None
-        timed = any(step.get("ttl_ms") is not None for steps in branches.values() for step in steps)
-        arguments: Json = {"compare": asked, **branches, "fence": _fence(fence)}
+        arguments, secrets = _transaction(compare, then, otherwise, fence)
         drawn_id = request_id or os.urandom(16).hex()
 
         def under(ring_key: Key | None) -> Json:
@@ -318,14 +330,21 @@ class KvOperations:
         done, rest = await self._write_guarded(
             "txn_sealed" if secrets else "txn",
             under,
-            _in_clear(asked, branches),
+            _in_clear(arguments),
             request_id,
             timeout_s,
-            timed=timed,
+            timed=_is_timed(arguments),
         )
-        steps = branches["then" if done["succeeded"] else "otherwise"]
-        results = [_result(step, result) for step, result in zip(steps, done["results"], strict=True)]
-        return cast("KvTransaction", {**done, "results": results, **rest})
+        return _transacted(arguments, done, rest)
+
+    def plan_txn(
+        self, *, compare: list[Any], then: list[Any], otherwise: list[Any], fence: str | None
+    ) -> Planned | None:
+        """The write of `txn`; None where it waits for something first.  Raises InvalidInput."""
+        arguments, secrets = _transaction(compare, then, otherwise, fence)
+        if secrets or _is_timed(arguments) or any(self._is_sealed(key) for key, _ in _in_clear(arguments)):
+            return None
+        return self._planned("txn", arguments, lambda done, more: _transacted(arguments, done, more))
 
     async def keep(
         self,
@@ -425,9 +444,21 @@ class KvOperations:
             request_id=request_id,
             timeout_s=max(0.1, deadline - time.monotonic()),
         )
-        if type(done.get("revision")) is not int:
-            raise InternalError("the leader's answer makes no sense: upgrade every node")
+        _check_answer(done)
         return self._told(index, done, identifier)
+
+    def _planned(self, operation: str, arguments: Json, answer: Callable[[Json, Json], Any]) -> Planned:
+        def told(index: int, done: Json, request_id: str) -> Any:
+            _check_answer(done)
+            return answer(*self._told(index, done, request_id))
+
+        return Planned("kv", operation, arguments, told)
+
+
+def _check_answer(done: Json) -> None:
+    """Raises InternalError."""
+    if type(done.get("revision")) is not int:
+        raise InternalError("the leader's answer makes no sense: upgrade every node")
 
 
 def _listed(key: str, entry: Entry, value: bytes | None) -> KvListed:
@@ -446,6 +477,18 @@ def _listed(key: str, entry: Entry, value: bytes | None) -> KvListed:
         with suppress(UnicodeDecodeError):
             listed["value"] = value.decode("utf-8")
     return listed
+
+
+def _written(key: str, data: bytes, sealed: bool, done: Json, more: Json) -> KvWritten:
+    end = done["expires_unix_ms"]
+    entry = Entry(data, done["revision"], done["created_revision"], done["version"], None, end, sealed)
+    return cast("KvWritten", {**_listed(key, entry, data), **more})
+
+
+def _transacted(arguments: Json, done: Json, more: Json) -> KvTransaction:
+    steps = arguments["then" if done["succeeded"] else "otherwise"]
+    results = [_result(step, result) for step, result in zip(steps, done["results"], strict=True)]
+    return cast("KvTransaction", {**done, "results": results, **more})
 
 
 def _result(step: Json, result: Json) -> KvResult:
@@ -532,13 +575,41 @@ def _step(given: object, where: str, secrets: list[tuple[Json, Clear]]) -> Json:
     return step
 
 
-def _in_clear(compare: list[Json], branches: dict[str, list[Json]]) -> list[tuple[str, str]]:
+def _transaction(
+    compare: list[Any], then: list[Any], otherwise: list[Any], fence: str | None
+) -> tuple[Json, list[tuple[Json, Clear]]]:
+    """A transaction as the machine takes it, and its changes that are to be sealed, without their values."""
+    secrets: list[tuple[Json, Clear]] = []
+    branches = {
+        "then": [_step(each, f"then[{n}]", secrets) for n, each in enumerate(then)],
+        "otherwise": [_step(each, f"otherwise[{n}]", secrets) for n, each in enumerate(otherwise)],
+    }
+    for name, steps in branches.items():
+        if len({step["key"] for step in steps}) < len(steps):
+            raise Unprocessable(f"field {name!r}: changes a key twice: keep one of the two")
+    asked = [_comparison(each, f"compare[{n}]") for n, each in enumerate(compare)]
+    try:
+        check_comparisons(asked)  # before anything is said about what they compare
+    except Malformed as error:
+        raise InvalidInput(error.message) from None
+    return {"compare": asked, **branches, "fence": _fence(fence)}, secrets
+
+
+def _steps(transaction: Json) -> list[Json]:
+    return [*transaction["then"], *transaction["otherwise"]]
+
+
+def _is_timed(transaction: Json) -> bool:
+    """Whether something in it gets an end."""
+    return any(step.get("ttl_ms") is not None for step in _steps(transaction))
+
+
+def _in_clear(transaction: Json) -> list[tuple[str, str]]:
     """The keys of a transaction that must not be sealed, each with what its refusal says."""
-    compared = [(each["key"], SEALED_VALUE) for each in compare if each["target"] == "value"]
+    compared = [(each["key"], SEALED_VALUE) for each in transaction["compare"] if each["target"] == "value"]
     put = [
         (step["key"], SEALED_KEY)
-        for steps in branches.values()
-        for step in steps
+        for step in _steps(transaction)
         if step["op"] == "put" and "value" in step and "sealed" not in step
     ]
     return compared + put

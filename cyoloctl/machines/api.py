@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Any, Literal, Protocol, TypedDict
+from typing import TYPE_CHECKING, Annotated, Any, Literal, Protocol, TypedDict
 
 from cyoloctl.errors import (
     Conflict,
@@ -23,6 +23,9 @@ from cyoloctl.web.schema import (
     Route,
     Shape,
 )
+
+if TYPE_CHECKING:
+    from cyoloctl.replicated.proposer import Planned
 
 __all__ = [
     "MAX_BODY_BYTES",
@@ -96,6 +99,9 @@ class MachineApi(Protocol):
     ) -> MachineApplied:
         """Carry out an operation.  Raises MachineRefused, MachineFailed, Unprocessable, QuotaExceeded."""
 
+    def plan_apply(self, name: str, *, operation: str, arguments: dict[str, Any]) -> Planned:
+        """`apply` as a write to be carried out with others.  Raises Unprocessable."""
+
     async def query(
         self, name: str, *, query: str, arguments: dict[str, Any], consistency: str, timeout_s: float
     ) -> MachineQueried:
@@ -131,6 +137,7 @@ ROUTES: tuple[Route[HasMachines], ...] = (
         "Carry out an operation of a machine of your own",
         answer=MachineApplied,
         handler=lambda node: node.machines.apply,
+        plan=lambda node: node.machines.plan_apply,
         example=(
             {"operation": "add", "arguments": {"page": "/index", "by": 2}},
             {

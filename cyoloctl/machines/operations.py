@@ -13,7 +13,7 @@ from cyoloctl.machines.language import ReadTable, Refuse, Unfit, fit
 from cyoloctl.machines.machine import MAX_ARGUMENT_BYTES, UserMachines, failure, query_of
 from cyoloctl.machines.queries import QueryThreads
 from cyoloctl.members.machine import MemberMachine
-from cyoloctl.replicated.proposer import Proposer
+from cyoloctl.replicated.proposer import Planned, Proposer
 from cyoloctl.text import Json, parse_canonical_json
 
 __all__ = ["MachineOperations"]
@@ -70,21 +70,31 @@ class MachineOperations:
 
         Raises NotFound, Unprocessable, MachineRefused, MachineFailed, QuotaExceeded.
         """
-        given = {"machine": name, "operation": operation, "arguments": _fitting(arguments)}
-        index, value, identifier = await self._proposer.apply(
-            "machines", "apply", given, request_id=request_id, timeout_s=timeout_s
+        applied: MachineApplied = await self._proposer.carry_out(
+            self.plan_apply(name, operation=operation, arguments=arguments),
+            request_id=request_id,
+            timeout_s=timeout_s,
         )
-        if type(value.get("version")) is not int or "answer" not in value:
-            raise InternalError("the leader's answer makes no sense: upgrade every node")
-        return {
-            "name": name,
-            "operation": operation,
-            "answer": value["answer"],
-            "version": value["version"],
-            "index": index,
-            "epoch": self._proposer.epoch(),
-            "request_id": identifier,
-        }
+        return applied
+
+    def plan_apply(self, name: str, *, operation: str, arguments: Json) -> Planned:
+        """The write of `apply`.  Raises Unprocessable."""
+
+        def answer(index: int, value: Json, request_id: str) -> MachineApplied:
+            if type(value.get("version")) is not int or "answer" not in value:
+                raise InternalError("the leader's answer makes no sense: upgrade every node")
+            return {
+                "name": name,
+                "operation": operation,
+                "answer": value["answer"],
+                "version": value["version"],
+                "index": index,
+                "epoch": self._proposer.epoch(),
+                "request_id": request_id,
+            }
+
+        given = {"machine": name, "operation": operation, "arguments": _fitting(arguments)}
+        return Planned("machines", "apply", given, answer)
 
     async def query(
         self, name: str, *, query: str, arguments: Json, consistency: str, timeout_s: float

@@ -6,9 +6,10 @@ Implements `control.table.Node`.
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 from cyoloctl.authorities.operations import AuthorityOperations
 from cyoloctl.authorities.renewal import CertificateRenewal
@@ -45,7 +46,7 @@ from cyoloctl.pki.tls import TlsIdentity
 from cyoloctl.raft import Engine
 from cyoloctl.rendezvous.operations import RendezvousOperations
 from cyoloctl.replicated.peer_calls import PeerCalls
-from cyoloctl.replicated.proposer import Proposer
+from cyoloctl.replicated.proposer import Planned, Proposer
 from cyoloctl.routing.operations import RoutingOperations
 from cyoloctl.snapshots.operations import SnapshotOperations
 from cyoloctl.state import ClusterState
@@ -345,6 +346,12 @@ class Service:
             "name": self._config.name,
             "role": status.role,
         }
+
+    async def carry_out_all(
+        self, writes: Sequence[tuple[Planned, str | None]], *, timeout_s: float
+    ) -> list[Any]:
+        """The writes of a batch, in order, and what each is answered with."""
+        return await self._proposer.carry_out_all(writes, timeout_s=timeout_s)
 
     async def set_time(self, *, dry_run: bool, request_id: str | None, timeout_s: float) -> Json:
         """Set cluster time to what a majority of the members' clocks show."""

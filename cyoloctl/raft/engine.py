@@ -177,6 +177,49 @@ class Engine:
             timer.cancel()
             proposal.cancelled = True  # also when the caller was cancelled: nobody is waiting now
 
+    async def propose_all(
+        self, commands: Sequence[bytes], *, timeout_s: float
+    ) -> list[bytes | CyoloctlError]:
+        """As `propose`, of several at once: they are logged in this order.
+
+        Each one's result, or its error: where some got no further than the
+        queue or the leader, those are the last.
+        """
+        future: asyncio.Future[None] = self._loop.create_future()
+        results: list[bytes | CyoloctlError] = [b""] * len(commands)
+        left = len(commands)
+        began = time.monotonic()
+
+        def settles(position: int) -> Callable[[Any, CyoloctlError | None], None]:
+            def done(result: Any, error: CyoloctlError | None) -> None:
+                nonlocal left
+                left -= 1
+                if error is None:
+                    results[position] = result
+                    self._commits.observe(time.monotonic() - began)
+                else:
+                    results[position] = error
+                if left == 0 and not future.done():
+                    future.set_result(None)
+
+            return done
+
+        proposals = [self._replica.propose(command, settles(at)) for at, command in enumerate(commands)]
+        self._ticker.wake()
+
+        def expire() -> None:
+            for proposal in proposals:
+                proposal.give_up(self._replica.leader(), timeout_s)
+
+        timer = self._loop.call_later(timeout_s, expire)
+        try:
+            await future
+            return results
+        finally:
+            timer.cancel()
+            for proposal in proposals:
+                proposal.cancelled = True  # nobody waits now, whatever ended this
+
     async def read_barrier(self, *, timeout_s: float) -> int:
         """After this, the local state machine holds everything acknowledged before the call.
 

@@ -7,7 +7,9 @@ import hashlib
 import logging
 import os
 import time
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Sequence
+from dataclasses import dataclass
+from typing import Any
 
 from cyoloctl.caller import CALLER
 from cyoloctl.errors import CyoloctlError, OutcomeUnknown, Unavailable, VersionMismatch
@@ -15,7 +17,7 @@ from cyoloctl.raft import MEASURED_S, Engine
 from cyoloctl.replicated.command import decode_result_with_index, encode_command, refusal_reason
 from cyoloctl.text import Json
 
-__all__ = ["Proposer", "step_of"]
+__all__ = ["Planned", "Proposer", "step_of"]
 
 _log = logging.getLogger("cyoloctl.node")
 
@@ -27,6 +29,19 @@ _UNKNOWN_S = MEASURED_S
 def step_of(request_id: str, step: str) -> str:
     """The request id of one step of an operation that is more than one command."""
     return hashlib.sha256(f"cyoloctl step v1\0{step}\0{request_id}".encode()).hexdigest()
+
+
+@dataclass(frozen=True, slots=True)
+class Planned:
+    """A write of one command, checked and not yet proposed.
+
+    answer: what its caller gets, from the log index, the machine's value and the request id.
+    """
+
+    machine: str
+    operation: str
+    arguments: Json
+    answer: Callable[[int, Json, str], Any]
 
 
 class Proposer:
@@ -70,18 +85,56 @@ class Proposer:
             early = self._why_refused(machine, operation)
             if early is not None:
                 raise VersionMismatch(early)
-        identifier = request_id or os.urandom(16).hex()
-        kind = "node" if request_id is None else CALLER.get().kind
-        command = _command(machine, operation, arguments, identifier, kind)
+        identifier, command = _named(machine, operation, arguments, request_id)
         result = await self.engine.propose(command, timeout_s=timeout_s)
-        try:
-            index, value = decode_result_with_index(result)
-        except CyoloctlError:
-            reason = refusal_reason(result)
-            if reason is not None:
-                _log.warning("refused", extra={"operation": f"{machine}.{operation}", "reason": reason})
-            raise
+        index, value = _outcome(machine, operation, result)
         return index, value, identifier
+
+    async def carry_out(self, planned: Planned, *, request_id: str | None, timeout_s: float) -> Any:
+        """The answer to a write.  Raises what `apply` does, and what making the answer does."""
+        found = await self.apply(
+            planned.machine, planned.operation, planned.arguments, request_id=request_id, timeout_s=timeout_s
+        )
+        return planned.answer(*found)
+
+    async def carry_out_all(
+        self, writes: Sequence[tuple[Planned, str | None]], *, timeout_s: float
+    ) -> list[Any]:
+        """Carry out writes (each with its request id) in this order, with one wait for all of them.
+
+        For each its answer, or the CyoloctlError that `carry_out` would have raised.
+        """
+        if any(self._why_refused(each.machine, each.operation) is not None for each, _ in writes):
+            try:  # see `apply`; before anything is proposed, or what is understood would come first
+                await self.fresh(timeout_s=timeout_s)
+            except CyoloctlError as error:
+                return [error] * len(writes)
+        found: list[Any] = []
+        named: list[tuple[int, str]] = []
+        commands = []
+        for planned, request_id in writes:
+            try:
+                reason = self._why_refused(planned.machine, planned.operation)
+                if reason is not None:
+                    raise VersionMismatch(reason)
+                name, command = _named(planned.machine, planned.operation, planned.arguments, request_id)
+            except CyoloctlError as error:
+                found.append(error)
+                continue
+            named.append((len(found), name))
+            found.append(None)
+            commands.append(command)
+        results = await self.engine.propose_all(commands, timeout_s=timeout_s) if commands else ()
+        for (at, name), result in zip(named, results, strict=True):
+            planned = writes[at][0]
+            try:
+                if isinstance(result, CyoloctlError):
+                    raise result
+                index, value = _outcome(planned.machine, planned.operation, result)
+                found[at] = planned.answer(index, value, name)
+            except CyoloctlError as error:
+                found[at] = error
+        return found
 
     async def apply_here(
         self, machine: str, operation: str, arguments: Json, *, request_id: str | None, timeout_s: float
@@ -193,3 +246,21 @@ def _command(machine: str, operation: str, arguments: Json, request_id: str, kin
     """A command on behalf of the present task's caller."""
     caller = CALLER.get().name.replace(" ", "-")
     return encode_command(machine, operation, arguments, request_id=request_id, kind=kind, caller=caller)
+
+
+def _named(machine: str, operation: str, arguments: Json, request_id: str | None) -> tuple[str, bytes]:
+    """The request id of a command, made here where there is none, and the command."""
+    identifier = request_id or os.urandom(16).hex()
+    kind = "node" if request_id is None else CALLER.get().kind
+    return identifier, _command(machine, operation, arguments, identifier, kind)
+
+
+def _outcome(machine: str, operation: str, result: bytes) -> tuple[int, Json]:
+    """Log index and value of a result.  Raises what the machine refused."""
+    try:
+        return decode_result_with_index(result)
+    except CyoloctlError:
+        reason = refusal_reason(result)
+        if reason is not None:
+            _log.warning("refused", extra={"operation": f"{machine}.{operation}", "reason": reason})
+        raise

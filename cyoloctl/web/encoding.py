@@ -14,7 +14,7 @@ from cyoloctl.errors import BodyTooLarge, CyoloctlError, Denied, InvalidInput, e
 from cyoloctl.text import DuplicateName, NotANumber, strict_json_decoder
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Mapping, Sequence
 
 __all__ = [
     "MAX_BODY_BYTES",
@@ -26,6 +26,7 @@ __all__ = [
     "decode_object",
     "encode_body",
     "encode_error",
+    "encode_items",
     "encode_object",
     "error_object",
 ]
@@ -87,6 +88,11 @@ def encode_object(value: Mapping[str, Any]) -> bytes:
     if "schema_version" not in value:
         value = {"schema_version": SCHEMA_VERSION, **value}
     return _encode(value).encode("ascii")
+
+
+def encode_items(values: Sequence[Mapping[str, Any]]) -> bytes:
+    """Compact JSON of the items of an array, without its brackets.  Raises what `encode_object` does."""
+    return _encode(values)[1:-1].encode("ascii")
 
 
 def encode_body(value: Mapping[str, Any]) -> bytes:

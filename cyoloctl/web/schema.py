@@ -335,6 +335,9 @@ class Route(Generic[N_contra]):
     name_pattern, name_rule: of a name that is not like others.  errors: what it
     may answer with beside what follows from its role, body and name.  choices:
     between fields of the body.  example: a body and its answer, for the document.
+    plan: the method of a node that checks a write of one command, for a batch: called as the handler is,
+    without request_id and timeout_s, it gives a `replicated.proposer.Planned`, or None where the handler
+    has to do it.
 
     write: it may change something, so a timeout means that the outcome is
     unknown.  stream: it answers with one JSON object per line instead of one.
@@ -366,6 +369,7 @@ class Route(Generic[N_contra]):
         "name_pattern",
         "name_rule",
         "operation",
+        "plan",
         "query_defaults",
         "query_fields",
         "reserved",
@@ -394,6 +398,7 @@ class Route(Generic[N_contra]):
         name_pattern: str = NAME_PATTERN,
         name_rule: str = NAME_RULE,
         errors: Iterable[type[CyoloctlError]] = (),
+        plan: Callable[[N_contra], Callable[..., Any]] | None = None,
         choices: tuple[Choice, ...] = (),
         example: tuple[Mapping[str, Any] | None, Mapping[str, Any]] | None = None,
         write: bool = False,
@@ -412,6 +417,7 @@ class Route(Generic[N_contra]):
         self.summary = summary
         self.answer = answer
         self.handler = handler
+        self.plan = plan
         self.errors = tuple(errors)
         self.write = write
         self.stream = stream

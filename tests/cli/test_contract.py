@@ -25,6 +25,7 @@ PROXY = "--format --pin --listen --tls-certificate --backend-tls-ca --fragment -
 
 # command -> its options, common ones included.
 CONTRACT = {
+    "batch": f"--request-id --from --stop-on-error {CONNECTION}",
     "bench": f"--op --clients --seconds --rate {CONNECTION}",
     "dev": f"--nodes --data-dir -d {OUTPUT}",
     "demo": f"--nodes --data-dir -d --keep {OUTPUT}",

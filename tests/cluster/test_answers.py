@@ -141,6 +141,24 @@ def _machines(ask: Asker) -> None:
     ask("machine_query", "none", given={"query": "of"}, status=404)
 
 
+def _batches(ask: Asker) -> None:
+    operations = [
+        {"id": "1", "op": "counter_increment", "name": "many"},
+        {"id": 2, "op": "counter_get", "name": "nobody"},
+        {"op": "counter_get"},
+        7,
+    ]
+    results = ask("batch", operations=operations, request_id="job-21")["results"]
+    assert [(each["id"], each["ok"]) for each in results] == [
+        ("1", True),
+        (2, False),
+        (None, False),
+        (None, False),
+    ]
+    ask("batch", operations=[], status=400)
+    ask("batch", operations=[{}] * 257, status=400)
+
+
 def _tokens(ask: Asker) -> None:
     made = ask("token_mint", sub="alice", claims={"mfa": True, "groups": ["a"]}, ttl_s=900.0, set_cookie=True)
     line, value = made["set_cookie"], made["set_cookie_value"]
@@ -272,6 +290,7 @@ def test_every_answer_is_as_the_document_says_and_has_no_other_field(tmp_path: P
         _counters(ask)
         _locks(ask)
         _keys_and_values(ask)
+        _batches(ask)
         _tokens(ask)
         _rendezvous(ask)
         _credentials(ask, tmp_path)

@@ -176,6 +176,7 @@ def _writes(cluster: Cluster) -> dict[str, tuple[str, str, Json]]:
         "delete": ("kv_delete", "", {"key": "k"}),
         "own": ("machine_apply", "hits", {"operation": "add", "arguments": {"page": "/a"}}),
         "break": ("lock_break", "taken", {}),
+        "many": ("batch", "", {"operations": [{"id": 1, "op": "counter_increment", "name": "z"}]}),
     }
 
 
@@ -243,7 +244,9 @@ def test_every_write_repeated_under_its_request_id_is_told_the_first_answer_whoe
 def _assert_another_command_is_refused(cluster: Cluster, writes: dict[str, tuple[str, str, Json]]) -> None:
     ids = [f"job-{request_id}" for request_id, (operation, _, _) in writes.items()]
     # These are remembered under an id that follows from theirs: theirs is a secret, or that of many.
-    hidden = {f"job-{request_id}" for request_id in ("start", "wait", "batch", "invite", "withdrawn", "add")}
+    hidden = {
+        f"job-{request_id}" for request_id in ("start", "wait", "batch", "many", "invite", "withdrawn", "add")
+    }
     for request_id in sorted(set(ids) - hidden):
         with pytest.raises(Conflict, match="request id"):
             call(cluster["n1"], "counter_increment", "x", by=5, request_id=request_id)

@@ -151,6 +151,7 @@ def machines(cluster: Cluster, work: Path) -> dict[str, str]:
 
 WORLDS = {
     "docs/api.md": World(prepare=api),
+    "docs/batch.md": World(),
     "docs/correctness.md": World(voters=0, prepare=correctness),
     "docs/kv.md": World(),
     "docs/machines.md": World(prepare=machines),

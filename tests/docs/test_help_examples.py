@@ -58,7 +58,7 @@ ORDER = """
     support-bundle, top, counter incr,
     counter decr, counter get, counter list, counter watch, counter reset, counter, lock run,
     lock list, lock show, lock release, lock, kv put, kv get, kv list,
-    machine check, machine list, machine apply, machine query, machine,
+    batch, machine check, machine list, machine apply, machine query, machine,
     kv watch, kv keep, kv txn, kv delete, kv, key generate, key
     promote, key rotate, key list, key status, key disable, key enable, key export, key import, key rewrap,
     key policy, key identity, key destroy, key, token mint, token inspect, token update, token refresh,
@@ -188,6 +188,9 @@ def before(world: World, path: str, line: str) -> None:
         world.cluster["n1"].client().call("lock_acquire", "nightly", body)
     if path == "rendezvous show":
         begin(world)
+    if path == "batch":
+        operation = {"id": "20001", "op": "counter_increment", "name": "imported"}
+        (world.work / "import.jsonl").write_text(json.dumps(operation))
     if path.startswith("kv"):
         prepare_keys(world, line)
     if line.startswith("cyoloctl route export"):

@@ -50,6 +50,8 @@ class _Group:
         self._operations = operations
 
     def __getattr__(self, name: str) -> Any:
+        if name.startswith("plan_"):
+            return lambda *names, **arguments: None
         signature = inspect.signature(getattr(self._operations, name))
 
         async def operation(*names: str, **arguments: Any) -> dict[str, Any]:
@@ -83,7 +85,9 @@ class MemoryService:
         self.ca_certificates: list[str] = []
         self.counters: Any = SimpleNamespace(
             add=self.counter_add,
+            plan_add=lambda name, by: None,
             reset=self.counter_reset,
+            plan_reset=lambda name: None,
             get=self.counter_get,
             list=self.counter_list,
             watch=self.counter_watch,
@@ -289,6 +293,10 @@ class MemoryService:
     ) -> dict[str, Any]:
         await self._enter("transfer_leadership", to=to, dry_run=dry_run, timeout_s=timeout_s)
         return {"leader": to, "previous": "a"}
+
+    async def carry_out_all(self, writes: Any, *, timeout_s: float) -> list[Any]:
+        """Of writes that nothing here plans."""
+        raise AssertionError
 
     async def set_time(self, *, dry_run: bool, request_id: str | None, timeout_s: float) -> dict[str, Any]:
         await self._enter("set_time", dry_run=dry_run, request_id=request_id, timeout_s=timeout_s)

@@ -136,14 +136,15 @@ PURE = """
 """
 # On the path of every command: SLOW modules, and ours below, inside functions only.
 QUICK = """
-    paths process cli.* *.client control.blocking control.calls control.endpoints control.tls_endpoints
-    control.http1 control.table
+    paths process cli.* *.client control.batch control.blocking control.calls control.endpoints
+    control.tls_endpoints control.http1 control.table
     web.encoding web.schema web.steps *.api
     routing.hrw routing.table routing.haproxy routing.nginx routing.publish
 """
 QUICK_OURS = (
-    "errors model text caller paths process members.warnings *.client control.blocking control.calls "
-    "control.endpoints control.http1 control.table web.encoding web.schema web.steps *.api cli.*"
+    "errors model text caller paths process members.warnings *.client control.batch control.blocking "
+    "control.calls control.endpoints control.http1 control.table web.encoding web.schema web.steps *.api "
+    "cli.*"
 )
 
 # Faces: what others import of a package is in its __init__; nobody imports the modules behind it.

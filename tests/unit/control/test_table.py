@@ -84,6 +84,7 @@ def test_roles_of_the_table_are_what_each_role_is_for() -> None:
         *("token_revocations", "key_list", "key_status", "key_policy", "key_identity", "route_list"),
         "pki_status",
         "metrics",
+        "batch",  # each of its operations needs its own role
     }
     assert by_role.keys() == set(schema.ROLES)
 
@@ -102,8 +103,24 @@ async def test_every_handler_takes_what_its_route_reads() -> None:
         assert len(parameters) == len(named) + len(positional), route
 
 
-def test_only_the_document_has_no_handler() -> None:
-    assert [route.operation for route in table.routes() if route.handler is None] == ["openapi"]
+async def test_every_plan_takes_what_the_handler_of_its_route_takes_but_an_id_and_a_timeout() -> None:
+    node: Any = worlds.unstarted_service()
+    planned = [route for route in table.routes() if route.plan is not None]
+    assert {route.operation for route in planned} == {
+        *("counter_increment", "counter_decrement", "counter_reset"),
+        *("kv_put", "kv_delete", "kv_txn", "machine_apply"),
+    }
+    for route in planned:
+        assert route.plan is not None
+        parameters = list(inspect.signature(route.plan(node)).parameters.values())
+        named = [each.name for each in parameters if each.kind is each.KEYWORD_ONLY]
+        assert sorted(named) == sorted(set(route.body_fields) - {"request_id"}), route
+        assert len(parameters) == len(named) + route.has_name, route
+
+
+def test_only_the_document_and_batches_have_no_handler() -> None:
+    without = [route.operation for route in table.routes() if route.handler is None]
+    assert without == ["openapi", "batch"]
 
 
 def test_every_operation_is_found_by_its_name_and_is_one() -> None:

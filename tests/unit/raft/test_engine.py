@@ -18,7 +18,7 @@ from typing import Any, cast
 
 import pytest
 
-from cyoloctl.errors import InternalError, NoLeader, OutcomeUnknown
+from cyoloctl.errors import InternalError, NoLeader, OutcomeUnknown, Overloaded
 from cyoloctl.model import NO_STAMP, RaftId, Source, Stamp
 from cyoloctl.raft.clock import ClusterClock
 from cyoloctl.raft.engine import Engine
@@ -299,6 +299,49 @@ async def test_propose_whose_caller_was_cancelled_is_not_forwarded_again() -> No
         )
         async with asyncio.timeout(_LIMIT_S):
             assert await live == b"applied"
+
+
+async def test_propose_all_sends_the_commands_together_and_gives_each_its_result_in_order() -> None:
+    async with running() as engine:
+        leader = Peer(engine, "a")
+        leader.lead(1)
+        commands = [b"first", b"second", b"third"]
+        proposed = asyncio.create_task(engine.propose_all(commands, timeout_s=60.0))
+        forward = await leader.wait_for("forward")
+        assert forward["commands"] == commands
+        results = [b"1", b"2", b"3"]
+        answer = {"type": "forward_result", "id": forward["id"], "results": results, "last": True}
+        leader.say({**answer, "error": None})
+        async with asyncio.timeout(_LIMIT_S):
+            assert await proposed == results
+
+
+async def test_propose_all_says_of_each_command_what_is_known_when_the_time_is_over() -> None:
+    async with running(limits=Limits(pending_commands=2)) as engine:
+        async with asyncio.timeout(_LIMIT_S):
+            waiting = await engine.propose_all([b"1", b"2", b"3"], timeout_s=0.02)
+            assert [type(each) for each in waiting] == [NoLeader, NoLeader, Overloaded]
+            leader = Peer(engine, "a")
+            leader.lead(1)
+            sent = await engine.propose_all([b"1", b"2"], timeout_s=0.2)
+        assert [type(each) for each in sent] == [OutcomeUnknown, OutcomeUnknown]
+
+
+async def test_propose_all_whose_caller_was_cancelled_is_not_forwarded_again() -> None:
+    async with running() as engine:
+        first = Peer(engine, "a")
+        first.lead(1)
+        given_up = asyncio.create_task(engine.propose_all([b"one", b"two"], timeout_s=60.0))
+        assert (await first.wait_for("forward"))["commands"] == [b"one", b"two"]
+        given_up.cancel()
+        await asyncio.wait((given_up,), timeout=_LIMIT_S)
+        first.close()
+        second = Peer(engine, "b", raft_id="b~77")
+        second.lead(2)
+        live = asyncio.create_task(engine.propose(b"live", timeout_s=60.0))
+        assert (await second.wait_for("forward"))["commands"] == [b"live"]
+        live.cancel()
+        await asyncio.wait((live,), timeout=_LIMIT_S)
 
 
 @pytest.mark.parametrize("how", ["cancelled", "expired"])

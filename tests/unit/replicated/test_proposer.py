@@ -1,4 +1,4 @@
-"""Proposals that set an end wait until cluster time is not about to step forward."""
+"""Proposals: those that set an end wait until cluster time does not step, and many are made at once."""
 
 from __future__ import annotations
 
@@ -8,11 +8,19 @@ from typing import Any, cast
 
 import pytest
 
-from cyoloctl.errors import Unavailable, VersionMismatch
+from cyoloctl.errors import (
+    Conflict,
+    CyoloctlError,
+    InvalidInput,
+    NoLeader,
+    OutcomeUnknown,
+    Unavailable,
+    VersionMismatch,
+)
 from cyoloctl.raft import Engine
 from cyoloctl.replicated import proposer
-from cyoloctl.replicated.command import encode_result
-from cyoloctl.replicated.proposer import Proposer
+from cyoloctl.replicated.command import decode_command, encode_refusal, encode_result
+from cyoloctl.replicated.proposer import Planned, Proposer
 
 
 def stands_on(says: list[bool | None]) -> Proposer:
@@ -67,13 +75,21 @@ class Counting:
     def __init__(self) -> None:
         self.proposed: list[bytes] = []
         self.barriers = 0
+        self.refuses = False
+        self.results: dict[int, bytes | CyoloctlError] = {}
 
     async def propose(self, command: bytes, *, timeout_s: float) -> bytes:
         self.proposed.append(command)
         return encode_result(1, {})
 
+    async def propose_all(self, commands: list[bytes], *, timeout_s: float) -> list[bytes | CyoloctlError]:
+        self.proposed += commands
+        return [self.results.get(number, encode_result(number, {})) for number in range(len(commands))]
+
     async def read_barrier(self, *, timeout_s: float) -> int:
         self.barriers += 1
+        if self.refuses:
+            raise NoLeader("none")
         return 1
 
 
@@ -100,3 +116,55 @@ async def test_command_of_the_level_costs_no_barrier() -> None:
     stood, engine = gated([None])
     await stood.apply("counter", "add", {}, request_id=None, timeout_s=1.0)
     assert (len(engine.proposed), engine.barriers) == (1, 0)
+
+
+# --- many at once ---------------------------------------------------------------------------------
+
+
+def planned(operation: str = "add", **arguments: Any) -> Planned:
+    return Planned("counter", operation, arguments, lambda index, value, request_id: (index, request_id))
+
+
+async def test_writes_carried_out_together_are_each_answered_in_their_place() -> None:
+    engine = Counting()
+    engine.results = {1: encode_refusal(9, "conflict", "no"), 2: OutcomeUnknown("?")}
+    writes = [(planned(), "a"), (planned(), "b"), (planned(x=0.5), "c"), (planned(), "d"), (planned(), "e")]
+    found = await Proposer(cast(Engine, engine)).carry_out_all(writes, timeout_s=1.0)
+    assert found[0] == (0, "a")
+    assert (type(found[1]), found[1].message) == (Conflict, "no")
+    assert type(found[2]) is InvalidInput  # a command holds no fractions
+    assert type(found[3]) is OutcomeUnknown
+    assert found[4] == (3, "e")
+    assert [decode_command(each).request_id for each in engine.proposed] == ["a", "b", "d", "e"]
+
+
+async def test_write_without_a_request_id_gets_one_of_its_own() -> None:
+    engine = Counting()
+    await Proposer(cast(Engine, engine)).carry_out_all([(planned(), None), (planned(), None)], timeout_s=1.0)
+    first, second = map(decode_command, engine.proposed)
+    assert first.request_id != second.request_id
+    assert first.automatic
+
+
+async def test_writes_above_the_level_are_refused_before_any_of_the_others_is_proposed() -> None:
+    engine = Counting()
+
+    def why(machine: str, operation: str) -> str | None:
+        return "n3 lacks it" if operation == "new" else None
+
+    stood = Proposer(cast(Engine, engine), why_refused=why)
+    found = await stood.carry_out_all(
+        [(planned(), "a"), (planned("new"), "b"), (planned(), "c")], timeout_s=1.0
+    )
+    assert (type(found[1]), found[1].message, engine.barriers) == (VersionMismatch, "n3 lacks it", 1)
+    assert [decode_command(each).request_id for each in engine.proposed] == ["a", "c"]
+    engine.refuses = True
+    found = await stood.carry_out_all([(planned(), "d"), (planned("new"), "e")], timeout_s=1.0)
+    assert [type(each) for each in found] == [NoLeader, NoLeader]
+    assert len(engine.proposed) == 2
+
+
+async def test_writes_none_of_which_can_be_proposed_wait_for_nobody() -> None:
+    engine = Counting()
+    [refused] = await Proposer(cast(Engine, engine)).carry_out_all([(planned(x=0.5), "a")], timeout_s=1.0)
+    assert (type(refused), engine.proposed) == (InvalidInput, [])
