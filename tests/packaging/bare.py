@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import fcntl
 import os
+import re
 import shutil
 import subprocess
 import time
@@ -50,12 +51,11 @@ def _mirror() -> str:
         return named
     if shutil.which("apt-get") is None:
         raise NoMachine("there is no apt-get here, and DEBIAN_MIRROR names no mirror")
-    asked = ["apt-get", "indextargets", "--format", "$(RELEASE) $(SITE)", "Identifier: Packages"]
+    # Offline, and also before the first update.
+    asked = ["apt-get", "--print-uris", "update"]
     listed = subprocess.run(asked, capture_output=True, text=True, check=False, timeout=60).stdout
-    for line in listed.splitlines():
-        release, _, site = line.partition(" ")
-        if release == RELEASE:
-            return site
+    if found := re.search(rf"^'(.+)/dists/{RELEASE}/InRelease'", listed, re.MULTILINE):
+        return found[1]
     raise NoMachine(f"apt here knows no mirror of {RELEASE}: name one with DEBIAN_MIRROR")
 
 

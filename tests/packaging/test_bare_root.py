@@ -13,9 +13,9 @@ from tests.packaging.bare import NoMachine, bare_root, run_in
 from tests.packaging.conftest import HAS_DPKG, NEXT, Bundles, unpack
 from tests.packaging.test_install import STORY
 
-# The first one waits for the root too.
+# For the story alone: the first one waits for bundles and root too.
 LIMIT_S = 280
-pytestmark = [pytest.mark.slow, pytest.mark.cluster, pytest.mark.netns, pytest.mark.timeout(2 * LIMIT_S + 60)]
+pytestmark = [pytest.mark.slow, pytest.mark.cluster, pytest.mark.netns, pytest.mark.timeout(900)]
 
 #: Before and after: everything on the disk, but the data of nodes and what the story itself writes.
 BARE = """

@@ -112,6 +112,19 @@ def test_bill_of_materials_names_each_wheel_its_licence_and_what_needs_what(unpa
     }
 
 
+def test_bundle_holds_nothing_that_is_not_needed_any_more(unpacked: Path) -> None:
+    bill = json.loads((unpacked / "sbom.cdx.json").read_text("utf-8"))
+    needs = {each["ref"]: each["dependsOn"] for each in bill["dependencies"]}
+    reached: set[str] = set()
+    next_ones = {bill["metadata"]["component"]["bom-ref"]}
+    while next_ones - reached:
+        reached |= next_ones
+        next_ones = {one for each in next_ones for one in needs[each]}
+    # pip installs the rest, and is not installed.
+    surplus = {each.partition("@")[0].rpartition("/")[2] for each in set(needs) - reached}
+    assert surplus == {"pip"}, "run `python -m tools.bundle --lock`"
+
+
 def _dependencies() -> dict[str, Requirement]:
     project = tomllib.loads((ROOT / "pyproject.toml").read_text("utf-8"))["project"]
     return {each.name: each for each in map(Requirement, project["dependencies"])}
