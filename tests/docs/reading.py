@@ -101,14 +101,14 @@ def sources() -> list[Path]:
     return sorted((ROOT / "cyoloctl").rglob("*.py"))
 
 
-def _text_of(node: ast.AST) -> str | None:
+def text_of(node: ast.AST) -> str | None:
     """The text of a string, a formatted one or a sum of them; what is filled in becomes ``{}``."""
     if isinstance(node, ast.Constant) and isinstance(node.value, str):
         return node.value
     if isinstance(node, ast.JoinedStr):
-        return "".join(_text_of(value) or "{}" for value in node.values)
+        return "".join(text_of(value) or "{}" for value in node.values)
     if isinstance(node, ast.BinOp) and isinstance(node.op, ast.Add):
-        left, right = _text_of(node.left), _text_of(node.right)
+        left, right = text_of(node.left), text_of(node.right)
         return None if left is None and right is None else (left or "{}") + (right or "{}")
     return None
 
@@ -119,13 +119,34 @@ def strings(*, docstrings: bool = True) -> tuple[Text, ...]:
     found: list[Text] = []
 
     def walk(node: ast.AST, where: str) -> None:
-        text = _text_of(node)
+        text = text_of(node)
         if text is not None:
             found.append(Text(f"{where}:{getattr(node, 'lineno', 0)}", text))
-        elif docstrings or not isinstance(node, ast.Expr) or _text_of(node.value) is None:
+        elif docstrings or not isinstance(node, ast.Expr) or text_of(node.value) is None:
             for child in ast.iter_child_nodes(node):
                 walk(child, where)
 
     for path in sources():
         walk(ast.parse(path.read_text(encoding="utf-8")), str(path.relative_to(ROOT)))
     return tuple(found)
+
+
+# What varies in a message, with the unit of a number.
+VARIES = re.compile(r"\.\.\.|\S*(?:\d|\b[A-Z]{2,})\S*(?: (?:days|hours|minutes|seconds|s|MiB)\b)?")
+
+
+@functools.lru_cache(16)
+def fixed(quotation: str) -> tuple[str, ...]:
+    """The parts of a quotation that do not vary, in order."""
+    return tuple(part.strip() for part in VARIES.split(quotation))
+
+
+def occurs(quotation: str, source: str) -> bool:
+    """Whether the fixed parts of a quotation stand in a message, in their order."""
+    at = 0
+    for part in fixed(quotation):
+        found = source.find(part, at)
+        if found < 0:
+            return False
+        at = found + len(part)
+    return True

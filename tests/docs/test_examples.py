@@ -5,7 +5,8 @@ says what stands for the names of a page: its addresses and directories, and wha
 Programs that need root, hours or another machine are stand-ins that take their arguments and succeed.
 
 ``yaml`` blocks are parts of node.yaml.  ``python`` and ``py`` blocks run.  ``json`` and ``output`` are what
-is printed, ``message`` is looked up by test_messages.py, ``text`` is a drawing or a formula.
+is printed, ``message`` is looked up by test_messages.py, ``text`` is a drawing or a formula.  ``symptom``
+and ``sh`` are for a cluster that is broken in some way: tests/support/runbook.py.
 """
 
 from __future__ import annotations
@@ -31,7 +32,7 @@ from tests.docs.reading import GENERATED, ROOT, Block, blocks, pages
 from tests.support.cluster import MACHINES, Cluster, Node, environment, free_port, wait_until
 from tests.support.connections import cluster_id_of
 
-KINDS = {"bash", "yaml", "python", "py", "json", "output", "message", "text"}
+KINDS = {"bash", "yaml", "python", "py", "json", "output", "message", "text", "sh", "symptom"}
 LIMIT_S = 400
 #: They need root, hours, or a proxy that is installed; tests/proxies tries the real ones.
 STAND_INS = ("make", "python", "nginx", "haproxy", "systemctl", "install")

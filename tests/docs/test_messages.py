@@ -6,27 +6,10 @@ marked ``message``.  In a quotation capitals (NAME), numbers and ``...`` stand f
 
 from __future__ import annotations
 
-import re
-
 import pytest
 
 from cyoloctl.errors import error_classes
-from tests.docs.reading import Text, quotations, strings
-
-# What varies in a message, with the unit of a number.
-VARIES = re.compile(r"\.\.\.|\S*(?:\d|\b[A-Z]{2,})\S*(?: (?:days|hours|minutes|seconds)\b)?")
-
-
-def occurs(quotation: str, source: str) -> bool:
-    """Whether the fixed parts of a quotation stand in a message, in their order."""
-    at = 0
-    for part in VARIES.split(quotation):
-        found = source.find(part.strip(), at)
-        if found < 0:
-            return False
-        at = found + len(part.strip())
-    return True
-
+from tests.docs.reading import VARIES, Text, occurs, quotations, strings
 
 QUOTATIONS = list(quotations())
 #: Words of the output that are no message: codes of errors and headings of a table.

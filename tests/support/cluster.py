@@ -33,6 +33,7 @@ from cyoloctl.errors import CyoloctlError, OutcomeUnknown, Unavailable, Unreacha
 from cyoloctl.paths import control_socket_path
 from cyoloctl.pki.files import OPERATOR_FILE, PKI_DIRECTORY, write_credentials
 from cyoloctl.pki.requests import make_credential_request
+from tests.support.runbook import tells
 
 __all__ = [
     "OLD_PORTS",
@@ -345,8 +346,10 @@ class Node:
         return [event for event in found if isinstance(event, dict)]
 
     def start_refused(self) -> subprocess.CompletedProcess[str]:
-        """`node start` in the foreground, for a node that must not come up."""
-        return run("node", "start", "-d", self.directory)
+        """`node start` in the foreground, for a node that must not come up; the runbook tells of it."""
+        refused = run("node", "start", "-d", self.directory)
+        assert tells(refused.returncode, refused.stderr), f"docs/runbook.md lacks: {refused.stderr}"
+        return refused
 
 
 class Enrolled(NamedTuple):
