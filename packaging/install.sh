@@ -139,8 +139,25 @@ publish() {
     # Copies: systemd reads them before what /opt may be mounted from.
     make_directory "$units"
     for unit in "$release"/bundle/systemd/*; do
-        note "$units/${unit##*/}"
-        cp "$unit" "$units/${unit##*/}"
+        place=$units/${unit##*/}
+        if [ -e "$place" ] || [ -L "$place" ]; then
+            if ! grep -qsxF -e "$place" "$prefix/installed"; then
+                cmp -s "$unit" "$place" || say "warning: the unit $place is not ours and stays as it is: compare it with $unit"
+                continue
+            fi
+        fi
+        note "$place"
+        cp "$unit" "$place"
+    done
+}
+
+# What `systemctl enable` made leads nowhere without the units.
+forget_enabled() {
+    [ "$system" = yes ] || return 0
+    for link in /etc/systemd/system/*.wants/cyoloctl*; do
+        case $(readlink "$link" || true) in
+            "$units"/*) [ -e "$link" ] || rm -f "$link" ;;
+        esac
     done
 }
 
@@ -304,6 +321,7 @@ uninstall() {
     : >"$prefix/wanted"
     withdraw
     rm -f "$prefix/installed"
+    forget_enabled
     for release in "$prefix"/*/bundle; do
         case ${release%/bundle} in */current | */previous) ;; *) rm -rf "${release%/bundle}" ;; esac
     done

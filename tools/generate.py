@@ -18,7 +18,7 @@ from __future__ import annotations
 import inspect
 import json
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -231,6 +231,38 @@ def _values(tree: Sequence[Command]) -> dict[str, Option]:
     return {pattern: option for pattern, option in values.items() if option.kind != "flag"}
 
 
+def _helped(tree: Sequence[Command]) -> dict[str, list[tuple[str, str]]]:
+    """What may follow `help` and the words of a group, each with its text: the commands of that group."""
+    found = {" ".join(command.path): list(command.children) for command in tree if command.children}
+    found[PROGRAM] = [child for child in found[PROGRAM] if child[0] != "help"]
+    found[PROGRAM] += found.pop(f"{PROGRAM} help")
+    return found
+
+
+def _bash_help(tree: Sequence[Command], known: str) -> list[str]:
+    """Completion of the words after `help`: commands, as without it."""
+    return [
+        f"    if [[ $path == '{PROGRAM} help' && $cur != -* ]]; then",
+        f"        path={PROGRAM}",
+        "        for ((i = 2; i < COMP_CWORD; i++)); do",
+        '            case "$path ${COMP_WORDS[i]}" in',
+        f"                '{PROGRAM} help') ;;",
+        f'                {known}) path+=" ${{COMP_WORDS[i]}}" ;;',
+        "            esac",
+        "        done",
+        "        local commands=",
+        '        case "$path" in',
+        *(
+            f"            '{path}') commands='{' '.join(name for name, _ in children)}' ;;"
+            for path, children in _helped(tree).items()
+        ),
+        "        esac",
+        '        mapfile -t COMPREPLY < <(compgen -W "$commands" -- "$cur")',
+        "        return",
+        "    fi",
+    ]
+
+
 def bash(tree: Sequence[Command]) -> str:
     """completions/cyoloctl.bash."""
     known = "|".join(f"'{' '.join(command.path)}'" for command in tree if len(command.path) > 1)
@@ -252,6 +284,7 @@ def bash(tree: Sequence[Command]) -> str:
         f'            {known}) path+=" ${{COMP_WORDS[i]}}" ;;',
         "        esac",
         "    done",
+        *_bash_help(tree, known),
         '    case "$path $prev" in',
     ]
     groups: dict[tuple[str, tuple[str, ...], str], list[str]] = {}
@@ -317,6 +350,32 @@ def _zsh_option(option: Option) -> str:
     return f"'{exclude}'{{{','.join(option.names)}}}'{rest}'"
 
 
+def _zsh_described(children: Iterable[tuple[str, str]]) -> str:
+    return " ".join(f"'{name}:{_zsh_text(text)}'" for name, text in children)
+
+
+def _zsh_help(tree: Sequence[Command], known: str) -> list[str]:
+    return [
+        f"  if [[ $path_ == '{PROGRAM} help' && ${{words[CURRENT]}} != -* ]]; then",
+        f"    path_={PROGRAM}",
+        "    for (( i = 3; i < CURRENT; i++ )); do",
+        '      case "$path_ ${words[i]}" in',
+        f"        ('{PROGRAM} help') ;;",
+        f'        ({known}) path_+=" ${{words[i]}}" ;;',
+        "      esac",
+        "    done",
+        '    case "$path_" in',
+        *(
+            f"      ('{path}') list=({_zsh_described(children)}) ;;"
+            for path, children in _helped(tree).items()
+        ),
+        "    esac",
+        "    _describe -t commands command list",
+        "    return",
+        "  fi",
+    ]
+
+
 def zsh(tree: Sequence[Command]) -> str:
     """completions/_cyoloctl."""
     known = "|".join(f"'{' '.join(command.path)}'" for command in tree if len(command.path) > 1)
@@ -339,6 +398,7 @@ def zsh(tree: Sequence[Command]) -> str:
         f'      ({known}) path_+=" ${{words[i]}}"; last=$i ;;',
         "    esac",
         "  done",
+        *_zsh_help(tree, known),
         "  # what follows sees the named command as the first word",
         "  shift $(( last - 1 )) words",
         "  (( CURRENT -= last - 1 ))",
@@ -348,7 +408,7 @@ def zsh(tree: Sequence[Command]) -> str:
         lines.append(f"    ('{' '.join(command.path)}')")
         specs = [_zsh_option(option) for option in command.options]
         if command.children:
-            described = " ".join(f"'{name}:{_zsh_text(text)}'" for name, text in command.children)
+            described = _zsh_described(command.children)
             lines += [f"      list=({described})", "      if [[ ${words[CURRENT]} != -* ]]; then"]
             lines += ["        _describe -t commands command list && return", "      fi"]
         lines += ["      _arguments -S \\", *(f"        {spec} \\" for spec in specs)]
@@ -377,6 +437,35 @@ def _fish_text(text: str) -> str:
     return "'" + text.replace("\\", "\\\\").replace("'", "\\'") + "'"
 
 
+def _fish_helps(known: str) -> list[str]:
+    return [
+        f"function __{PROGRAM}_helps --description 'whether help of a command of this group is asked for'",
+        f"    set --local path {PROGRAM}",
+        "    set --local words (commandline --tokenize --cut-at-cursor --current-process)[2..]",
+        '    test "$words[1]" = help; or return 1',
+        "    for word in $words[2..]",
+        f'        if contains -- "$path $word" {known}',
+        '            set path "$path $word"',
+        "        end",
+        "    end",
+        '    test "$path" = "$argv"',
+        "end",
+        "",
+    ]
+
+
+def _fish_help(tree: Sequence[Command]) -> list[str]:
+    lines: list[str] = []
+    for path, children in _helped(tree).items():
+        here = f"complete --command {PROGRAM} --condition {_fish_text(f'__{PROGRAM}_helps {path}')}"
+        lines += [
+            f"{here} --arguments {name} --description {_fish_text(text)}"
+            for name, text in children
+            if (path, name) != (PROGRAM, "exit-codes")  # a command of its own, offered above
+        ]
+    return lines
+
+
 def fish(tree: Sequence[Command]) -> str:
     """completions/cyoloctl.fish."""
     known = " ".join(_fish_text(" ".join(command.path)) for command in tree if len(command.path) > 1)
@@ -393,6 +482,7 @@ def fish(tree: Sequence[Command]) -> str:
         '    test "$path" = "$argv"',
         "end",
         "",
+        *_fish_helps(known),
         f"function __{PROGRAM}_names --description 'names that the cluster knows'",
         "    set --local words (commandline --tokenize --cut-at-cursor --current-process)",
         "    type --query $words[1]; and $words[1] __names $argv[1] $words[2..] 2>/dev/null",
@@ -423,6 +513,7 @@ def fish(tree: Sequence[Command]) -> str:
                 "text": " --exclusive",
             }[option.kind]
             lines.append(f"{here} {names}{action} --description {_fish_text(option.short_help)}")
+    lines += _fish_help(tree)
     return "\n".join([*lines, ""])
 
 

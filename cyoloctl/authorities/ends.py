@@ -38,8 +38,18 @@ def ca_ends(expires_at: str) -> str:
     return f"the CA ends at {expires_at}"
 
 
-def ca_due(reason: str, *, going: bool = False) -> Problem:
-    """The problem that the CA must be exchanged.  going: whether it is being exchanged."""
+def ca_due(reason: str, *, going: bool = False, offline_ca: bool = False) -> Problem:
+    """The problem that the CA must be exchanged.
+
+    going: whether it is being exchanged.  offline_ca: whether no member holds its key, so that a new cluster
+    takes the place of this one.
+    """
+    if offline_ca:
+        message = (
+            f"{reason}, and its key is kept offline, where no member can exchange it: make a new cluster of "
+            "this one's state (`cyoloctl cluster init --offline-ca --ca-file FILE --from-snapshot FILE`)"
+        )
+        return problem("ca_rotation_due", None, message, "cyoloctl snapshot save FILE")
     message = f"the CA must be exchanged: {reason}"
     if going:
         message = f"the CA is being exchanged, which was due: {reason}"

@@ -372,7 +372,9 @@ class AuthorityOperations:
             if entry.revoked_unix_ms is None and 0 < left_ms < warn_ms:
                 found.append(credentials_end(entry.name, entry.role, left_ms))
         going = self._authorities.rotation is not None
-        found += [ca_due(reason, going=going) for reason in self._due_reasons()]
+        found += [
+            ca_due(reason, going=going, offline_ca=self._node.offline_ca) for reason in self._due_reasons()
+        ]
         return found
 
 

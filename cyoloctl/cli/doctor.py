@@ -106,7 +106,7 @@ def doctor(
     from cyoloctl.doctor.cluster import as_document, find_all, needs_attention
 
     facts = look(invocation)
-    findings = find_all(facts, warn_days=days)
+    findings = find_all(facts, warn_days=days, name_directory=invocation.data_dir_given)
     wrong = [one for one in findings if needs_attention(one)]
     if invocation.mode == "table":
         _show(facts, findings, every=every)

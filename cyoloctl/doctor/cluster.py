@@ -14,6 +14,7 @@ from cyoloctl.doctor.findings import (
     finding,
     machine_findings,
     of_problem,
+    with_directory,
 )
 from cyoloctl.members.problems import CLOCK_OFF_MS, SET_CLOCK, duration_text
 from cyoloctl.members.warnings import warnings
@@ -44,11 +45,12 @@ def as_document(findings: Sequence[Finding], *, every: bool) -> Json:
     }
 
 
-def find_all(facts: Facts, *, warn_days: int | None) -> list[Finding]:
+def find_all(facts: Facts, *, warn_days: int | None, name_directory: bool = False) -> list[Finding]:
     """All findings, the gravest first, what is well too.
 
     warn_days: certificates, credentials and CAs that end within so many days
     are told of; None: within 30 days, of shorter lives within the last third.
+    name_directory: whether commands name the data directory, where no other way leads to it.
     """
     kept: list[Finding] = []
     for one in (*_cluster(facts, warn_days), *directory_findings(facts), *machine_findings(facts)):
@@ -58,6 +60,8 @@ def find_all(facts: Facts, *, warn_days: int | None) -> list[Finding]:
         )
         if one not in kept and not again:
             kept.append(one)
+    if name_directory:
+        kept = [with_directory(one, facts.directory) for one in kept]
     return sorted(kept, key=lambda one: _RANK[one["severity"]])
 
 
@@ -237,7 +241,7 @@ def _ca(facts: Facts, warn_days: int | None) -> Iterator[Finding]:
     if any(reason in problem["message"] for problem in told):
         return
     if left_ms < max((warn_days or 0) * DAY_MS, CA_DUE_MS):
-        yield of_problem(ca_due(reason))
+        yield of_problem(ca_due(reason, offline_ca=facts.directory.offline_ca))
     else:
         yield finding("ok", "ca", None, f"{reason}, in {left_ms // DAY_MS} days")
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import pwd
 import stat
 import statistics
 import time
@@ -145,6 +146,9 @@ def look_at_directory(data_dir: Path, config: Config | None, config_error: str |
         owner = os.stat(data_dir).st_uid
     except OSError as error:
         raise file_error(data_dir, error, "look at") from None
+    me = os.geteuid()
+    if me not in (0, owner) and not os.access(data_dir / CONFIG_NAME, os.R_OK):
+        return Directory(str(data_dir), owner, closed_to=me, owner_name=_user(owner))
     files = tuple(_files(data_dir))
     space = disk_space(data_dir)
     snapshot_bytes = sum(file.size_bytes for file in files if file.path == str(data_dir / "snapshot"))
@@ -171,6 +175,13 @@ def look_at_directory(data_dir: Path, config: Config | None, config_error: str |
         ca_ends=_end(data_dir / PKI_DIRECTORY / CA_CERT),
         snapshots=None if config is None else _snapshots(config),
     )
+
+
+def _user(uid: int) -> str | None:
+    try:
+        return pwd.getpwuid(uid).pw_name
+    except KeyError:
+        return None
 
 
 _OWN = (CONFIG_NAME, "raft.db*", "snapshot*", f"{LOG_NAME}*", OPERATOR_FILE)

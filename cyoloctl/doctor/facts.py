@@ -72,6 +72,8 @@ class Directory:
     used.  owner: user id.  pki_problem: what keeps the files in pki from being
     used.  certificate_ends, ca_ends: RFC 3339.  certificate_days: its life.  syncs: None where they could
     not be measured, sync_error says why.  snapshots: None without a policy.
+    closed_to: user id of whoever looks, where they may look at nothing in it.
+    owner_name: None where the owner has none.
     """
 
     path: str
@@ -90,6 +92,8 @@ class Directory:
     certificate_days: int | None = None
     ca_ends: str | None = None
     snapshots: Snapshots | None = None
+    closed_to: int | None = None
+    owner_name: str | None = None
 
 
 @dataclass(frozen=True, slots=True)

@@ -23,6 +23,7 @@ __all__ = [
     "finding",
     "machine_findings",
     "of_problem",
+    "with_directory",
 ]
 
 Severity = Literal["ok", "info", "warning", "error"]
@@ -102,6 +103,19 @@ _ERRORS = frozenset(
 )
 
 
+def with_directory(one: Finding, directory: Directory) -> Finding:
+    """A finding whose command names the data directory, to be pasted as it is."""
+    command = one["command"]
+    if command is None or not command.startswith("cyoloctl ") or " -e " in command:
+        return one
+    option = f" -d {quoted(directory.path)}"
+    if " -d " not in command:
+        command += option
+    elif one["member"] == directory.name:  # another member's directory is elsewhere
+        command = command.replace(" -d DIR", option)
+    return {**one, "command": command}
+
+
 def of_problem(problem: Problem) -> Finding:
     """The finding that a problem of `status` is."""
     severity: Severity = "error" if problem["code"] in _ERRORS else "warning"
@@ -134,6 +148,9 @@ def _node(facts: Facts) -> Iterator[Finding]:
 def directory_findings(facts: Facts) -> Iterator[Finding]:
     """What the data directory gives."""
     directory = facts.directory
+    if directory.closed_to is not None:
+        yield _closed(directory)
+        return
     yield from _node(facts)
     if directory.config_error is not None:
         command = f"cyoloctl config check -d {quoted(directory.path)}"  # tells every fault, not the first
@@ -149,6 +166,17 @@ def directory_findings(facts: Facts) -> Iterator[Finding]:
     yield from _syncs(directory)
     yield from _space(facts)
     yield from _snapshots(directory, facts.machine.now_unix_ms)
+
+
+def _closed(directory: Directory) -> Finding:
+    """The one thing to say to whoever may look at nothing: all else would be errors of theirs."""
+    user = directory.owner_name or f"#{directory.owner}"
+    cause = (
+        f"{directory.path} belongs to user {user}, and this user ({directory.closed_to}) may not look at "
+        f"what is in it, or ask its node: run this as {user}, or as root"
+    )
+    command = f"sudo -u {quoted(user)} cyoloctl doctor -d {quoted(directory.path)}"
+    return finding("error", "permissions", None, cause, command)
 
 
 def _permissions(directory: Directory) -> Iterator[Finding]:
@@ -257,7 +285,11 @@ def _snapshots(directory: Directory, now_unix_ms: int) -> Iterator[Finding]:
         yield finding("warning", "snapshot", name, cause, save)
     elif policy.newest_unix_ms is None:
         cause = f"{name} has no snapshot in {policy.directory} yet"
-        yield finding("warning", "snapshot", name, cause, save)
+        changed = [file.changed_unix_ms for file in directory.files if file.path.endswith("/node.yaml")]
+        if changed and 0 <= now_unix_ms - changed[0] < 1000 * policy.every_s:
+            yield finding("info", "snapshot", name, f"{cause}: node.yaml was changed lately")
+        else:
+            yield finding("warning", "snapshot", name, cause, save)
     else:
         age_ms = now_unix_ms - policy.newest_unix_ms
         cause = f"the newest snapshot of {name} is {duration_text(age_ms)} old"

@@ -41,6 +41,9 @@ CASES = [
     # A flag here, with a value in `key policy`.
     (["demo", "--keep", "--no"], {"--nodes"}),
     (["rendezvous", "list", "--state", "app"], {"approved"}),
+    (["help", ""], {"key", "status", "exit-codes"}),
+    (["help", "su"], {"support-bundle"}),
+    (["help", "key", "ro"], {"rotate"}),
 ]
 
 needs = {

@@ -48,11 +48,16 @@ step() { echo "# $*"; }
 step the machine has no way out
 test "$(wc -l </proc/net/route)" = 1 # its heading
 rm -rf /usr/local/share/zsh && mkdir /usr/local/share/zsh # empty, and there before
+mkdir -p /usr/local/lib/systemd/system /etc/systemd/system/multi-user.target.wants
+echo '# mine' > /usr/local/lib/systemd/system/cyoloctl-snapshot@.timer
 installed > /before
 
 step install
 sh "$1" --key "$3" --python "$4"
 test "$(cyoloctl --version)" = "cyoloctl $5"
+test "$(cat /usr/local/lib/systemd/system/cyoloctl-snapshot@.timer)" = '# mine'
+ln -s /usr/local/lib/systemd/system/cyoloctl@.service /etc/systemd/system/multi-user.target.wants/cyoloctl@n1.service
+ln -s /usr/local/lib/systemd/system/cyoloctl-snapshot@.timer /etc/systemd/system/multi-user.target.wants/cyoloctl-snapshot@n1.timer
 test -e /usr/local/share/man/man1/cyoloctl-key-rotate.1
 test -e /usr/local/share/doc/cyoloctl/manual.html
 test -e /usr/local/lib/systemd/system/cyoloctl@.service
@@ -99,6 +104,8 @@ for n in 1 2 3; do cyoloctl node stop -d /srv/n$n; done
 sh "$1" --uninstall
 installed > /after
 diff /before /after
+test ! -L /etc/systemd/system/multi-user.target.wants/cyoloctl@n1.service
+test -e /etc/systemd/system/multi-user.target.wants/cyoloctl-snapshot@n1.timer # of a unit that is not ours
 test ! -e /opt/cyoloctl
 test -e /srv/n1/node.yaml
 step done

@@ -127,3 +127,21 @@ def test_snapshot_unit_saves_a_dated_file_and_keeps_the_newest(tmp_path: Path) -
         assert sorted(os.listdir(kept)) == sorted([*older[-2:], new, "somebody-elses.file"])
         inspected = cluster["n1"].cli("snapshot", "inspect", kept / new)
         assert inspected.returncode == 0, inspected.stderr
+
+
+@pytest.mark.cluster
+def test_reload_of_the_unit_fails_for_a_file_with_a_fault_and_ends_well_otherwise(tmp_path: Path) -> None:
+    with Cluster(tmp_path) as cluster:
+        node = cluster.init("n1")
+        words = [
+            str(node.directory) if word == "/var/lib/cyoloctl/n1" else word
+            for word in line("cyoloctl@.service", "ExecReload")
+        ]
+        assert words[0] == PROGRAM
+        assert node.cli(*words[1:]).returncode == 0
+        config = node.directory / "node.yaml"
+        whole = config.read_text("utf-8")
+        config.write_text(f"{whole}nonsense: 1\n", "utf-8")
+        refused = node.cli(*words[1:])
+        assert (refused.returncode, "nonsense" in refused.stderr) == (78, True), refused.stderr
+        assert node.running()

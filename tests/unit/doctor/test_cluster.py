@@ -218,3 +218,11 @@ def test_findings_are_sorted_by_gravity() -> None:
     ranks = [one["severity"] for one in find_all(given, warn_days=None)]
     assert ranks == sorted(ranks, key=["error", "warning", "info", "ok"].index)
     assert set(ranks) == {"error", "warning", "info", "ok"}
+
+
+def test_ca_that_is_kept_offline_is_not_said_to_be_exchanged_by_a_member() -> None:
+    given = {"ca_ends": in_days(100), "offline_ca": True}
+    (one,) = found(facts(directory=given, answers={"pki": None}), "ca_rotation_due")
+    assert one["command"] == "cyoloctl snapshot save FILE"
+    assert "cluster init --offline-ca" in one["cause"]
+    assert "rotate-ca" not in one["cause"]

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import os
+import tempfile
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 
 import pytest
 
 from cyoloctl.doctor import collecting
+from cyoloctl.doctor.cluster import find_all
 from cyoloctl.doctor.collecting import ask_node, collect, hosts_of, look_up, measure_syncs, read_config
 from cyoloctl.doctor.facts import Answers
 from cyoloctl.doctor.findings import directory_findings
@@ -193,3 +195,26 @@ def test_host_that_cannot_be_looked_up_has_the_reason() -> None:
     assert found["localhost"] is None
     assert found["nowhere.invalid"]
     assert look_up(["nowhere.invalid"], 0.0)["nowhere.invalid"]
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="ANOTHER USER'S DOCTOR IS NOT TRIED: only root becomes one")
+def test_directory_of_another_user_is_not_judged_by_what_may_not_be_read(node: Path) -> None:
+    for path in (node, *node.parents):
+        if path.stat().st_uid == 0 and path.is_relative_to(tempfile.gettempdir()):
+            path.chmod(0o711)  # as `socket_group` leaves it, and on the way there
+    receiving, sending = os.pipe()
+    pid = os.fork()
+    if pid == 0:
+        try:
+            os.setgroups([])
+            os.setgid(12345)
+            os.setuid(12345)
+            facts = collect(node, ask=down, pid=None, timeout_s=5.0)
+            told = [one["code"] for one in find_all(facts, warn_days=None) if one["severity"] == "error"]
+            os.write(sending, f"{facts.directory.closed_to} {facts.directory.owner_name} {told}".encode())
+        finally:
+            os._exit(0)
+    os.close(sending)
+    with open(receiving, encoding="utf-8") as pipe:
+        assert pipe.read() == "12345 root ['permissions']"
+    os.waitpid(pid, 0)

@@ -9,7 +9,7 @@ import pytest
 
 from cyoloctl.doctor.cluster import find_all
 from cyoloctl.doctor.facts import Quota, Snapshots, Syncs
-from cyoloctl.doctor.findings import CODES, of_problem
+from cyoloctl.doctor.findings import CODES, of_problem, with_directory
 from cyoloctl.members.facts import CODES as PROBLEMS
 from cyoloctl.members.facts import problem
 from cyoloctl.paths import DiskSpace
@@ -163,3 +163,50 @@ def test_problem_of_status_is_a_finding_in_the_same_words(code: str, severity: s
 def test_every_problem_of_status_needs_attention() -> None:
     for code in PROBLEMS:
         assert of_problem(problem(code, None, "x", None))["severity"] in ("warning", "error")
+
+
+def test_user_who_may_look_at_nothing_is_told_that_alone_and_as_whom_to_run_it() -> None:
+    closed = {"name": None, "files": (), "closed_to": 1001, "owner_name": "cyoloctl", "snapshots": None}
+    closed |= {"config_error": "cannot read /srv/n1/node.yaml", "certificate_ends": None, "ca_ends": None}
+    given = facts(directory=closed, answers={**DOWN, "unreachable": True}, machine={"pid": None})
+    (one,) = [each for each in find_all(given, warn_days=None) if each["severity"] != "ok"]
+    assert (one["severity"], one["code"], one["member"]) == ("error", "permissions", None)
+    assert "run this as cyoloctl, or as root" in one["cause"]
+    assert one["command"] == "sudo -u cyoloctl cyoloctl doctor -d /srv/n1"
+    nameless = facts(directory={**closed, "owner_name": None})
+    (one,) = found(nameless, "permissions")
+    assert one["command"] == "sudo -u '#1000' cyoloctl doctor -d /srv/n1"
+
+
+def test_policy_that_was_just_set_has_no_snapshot_and_is_no_warning_for_one_period() -> None:
+    def told(age_ms: int) -> str:
+        changed = file("/srv/n1/node.yaml", 0o600, secrecy="own", changed_unix_ms=NOW_MS - age_ms)
+        given = {"snapshots": Snapshots(3600, "/backup", None), "files": (changed,)}
+        (severity,) = severities(facts(directory=given), "snapshot")
+        return severity
+
+    assert [told(age) for age in (0, 3_599_999, 3_600_000)] == ["info", "info", "warning"]
+    assert told(-1) == "warning"  # of the future: a clock was wrong
+
+
+@pytest.mark.parametrize(("code", "changes", "severity"), CASES)
+def test_command_names_the_directory_where_no_other_way_leads_to_it(
+    code: str, changes: dict[str, Any], severity: str
+) -> None:
+    for one in find_all(facts(**changes), warn_days=None, name_directory=True):
+        command = one["command"]
+        if command is not None and command.startswith("cyoloctl "):
+            assert command.count(" -d /srv/n1") == 1
+            assert complaint(command) is None
+
+
+def test_directory_of_another_member_or_a_named_endpoint_is_left_to_the_reader() -> None:
+    renew = "cyoloctl node renew -d DIR --request FILE"
+    own, other = facts().directory, "n2"
+    wrong = of_problem(problem("certificate_expired", "n1", "ended", renew))
+    assert with_directory(wrong, own)["command"] == "cyoloctl node renew -d /srv/n1 --request FILE"
+    wrong = of_problem(problem("certificate_expired", other, "ended", renew))
+    assert with_directory(wrong, own)["command"] == renew
+    elsewhere = "cyoloctl status -e https://n2@HOST:PORT"
+    wrong = of_problem(problem("history_replaced", "n1", "stop it", elsewhere))
+    assert with_directory(wrong, own)["command"] == elsewhere
