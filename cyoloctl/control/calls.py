@@ -260,7 +260,7 @@ class _Failures:
         """The error to raise: what is known about the outcome comes first."""
         if self.unknown:
             advice = (
-                f"retry with --request-id {self._request_id}"
+                f"retry under the same request id (--request-id {self._request_id})"
                 if self._request_id
                 else "look at the state before you retry"
             )

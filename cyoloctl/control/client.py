@@ -354,7 +354,7 @@ def _endpoints(
         given, file = found.endpoints, found.credentials
         from_dir = found.data_dir if found.own_socket else from_dir
     if not given:
-        raise UsageError("no endpoint: use --data-dir DIR or --endpoint URL")
+        raise UsageError("no endpoint: name a data directory (--data-dir) or an endpoint (--endpoint)")
     trust = None
     if file is not None and any(text.startswith("https://") for text in given):
         from cyoloctl.control.tls_endpoints import read_credentials

@@ -95,7 +95,7 @@ class CallerConnection(Connection):
         if self.role is None:
             return AccessDenied(
                 f"this request needs a client certificate of this cluster with the role {route.role}: "
-                "use --credentials FILE, or the control socket on the node"
+                "use credentials (--credentials FILE), or the control socket on the node"
             )
         return AccessDenied(
             f"this request needs the role {route.role}, the credentials {self.caller} have the role "

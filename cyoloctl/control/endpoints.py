@@ -48,8 +48,8 @@ class UnixEndpoint:
         if self._data_dir is None:
             return "check the path of the socket, and that the node runs"
         return (
-            f"{directory} holds no node: name the data directory of one with --data-dir, or a node "
-            "elsewhere with --endpoint"
+            f"{directory} holds no node: name the data directory of one (--data-dir), or a node "
+            "elsewhere (--endpoint)"
         )
 
     def connect(self, deadline: Until) -> socket.socket:
@@ -68,7 +68,7 @@ class UnixEndpoint:
         if isinstance(error, PermissionError):
             return AccessDenied(
                 f"{self.text}: permission denied; run as the user that runs the node, "
-                "or use an https endpoint with --credentials FILE"
+                "or use an https endpoint and credentials (--credentials FILE)"
             )
         if isinstance(error, FileNotFoundError):
             return NotSent("no such socket: the node is not running")
@@ -95,7 +95,9 @@ def parse_endpoint(text: str, trust: Trust | None, data_dir: Path | None = None)
             from cyoloctl.control.tls_endpoints import TlsEndpoint
 
             if trust is None:
-                raise UsageError(f"{text} needs a certificate: use --credentials FILE")
+                raise UsageError(
+                    f"{text} needs a certificate: name a file of credentials (--credentials FILE)"
+                )
             return TlsEndpoint(text, address.host, address.port, trust, name or None)
     raise UsageError(
         f"endpoint {clean_text(text, 200)!r} is not valid: use unix:///PATH/control.sock, https://HOST:PORT "

@@ -288,7 +288,7 @@ def changes(
         try:
             page = yield from turns.ask("kv_changes", query=query, timeout_s=_POLL_S)
         except (Unavailable, Unreachable, OutcomeUnknown) as error:
-            go_on = "" if revision is None else f"; go on with --from {revision}"
+            go_on = "" if revision is None else f"; go on from revision {revision} (--from {revision})"
             if time.monotonic() - heard > patience_s:
                 raise Unavailable(f"nobody answered for {patience_s:g}s: {error.message}{go_on}") from None
             if not told:

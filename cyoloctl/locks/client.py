@@ -119,13 +119,15 @@ def acquire(
             if now() >= until:
                 raise Unavailable(
                     f"lock {name} is held by {answer['owner'] or answer['by']} until {answer['expires_at']} "
-                    "or longer: try again, or wait for it with --wait"
+                    "or longer: try again, or wait for it (wait_s, --wait)"
                 )
         elif now() - sent < ttl_s / 2:
             return Lease(name, answer["token"], ttl_s, sent, turns)
         elif (late := late + 1) >= _ATTEMPTS:  # before: the same holder asks for the whole time again
             yield from turns.ask("lock_release", name, {"token": answer["token"]}, timeout_s=timeout_s)
-            raise Unavailable(f"the cluster is too slow for a lease of {ttl_s:g} s: use a longer --ttl")
+            raise Unavailable(
+                f"the cluster is too slow for a lease of {ttl_s:g} s: use a longer one (ttl_s, --ttl)"
+            )
 
 
 def _not_known(name: str, ttl_s: float, error: CyoloctlError) -> OutcomeUnknown:

@@ -6,6 +6,8 @@ marked ``message``.  In a quotation capitals (NAME), numbers and ``...`` stand f
 
 from __future__ import annotations
 
+import re
+
 import pytest
 
 from cyoloctl.errors import error_classes
@@ -39,3 +41,18 @@ def test_quoted_message_is_one_that_the_program_prints(quotation: Text) -> None:
 )
 def test_check_of_a_quotation_knows_what_varies(quotation: str, source: str, expected: bool) -> None:
     assert occurs(quotation, source) is expected
+
+
+#: Modules whose errors programs get from the library, as well as people from a command.
+SHARED = re.compile(r"cyoloctl/(control/(calls|client|connection|endpoints)|\w+/client|web/steps)\.py")
+
+
+def test_messages_that_programs_get_too_name_options_of_commands_in_parentheses_only() -> None:
+    texts = [text for text in strings(docstrings=False) if SHARED.match(text.where)]
+    assert len(texts) > 100
+    # What is in parentheses or backticks, or is a whole command, is said beside the words.
+    aside = re.compile(r"\([^()]*\)|`[^`]*`|cyoloctl [a-z].*")
+    named = [
+        f"{text.where}: {text.text}" for text in texts if re.search(r"--[a-z]", aside.sub("", text.text))
+    ]
+    assert named == []

@@ -56,8 +56,9 @@ step install
 sh "$1" --key "$3" --python "$4"
 test "$(cyoloctl --version)" = "cyoloctl $5"
 test "$(cat /usr/local/lib/systemd/system/cyoloctl-snapshot@.timer)" = '# mine'
-ln -s /usr/local/lib/systemd/system/cyoloctl@.service /etc/systemd/system/multi-user.target.wants/cyoloctl@n1.service
-ln -s /usr/local/lib/systemd/system/cyoloctl-snapshot@.timer /etc/systemd/system/multi-user.target.wants/cyoloctl-snapshot@n1.timer
+enabled=/etc/systemd/system/multi-user.target.wants
+ln -s /usr/local/lib/systemd/system/cyoloctl@.service $enabled/cyoloctl@n1.service
+ln -s /usr/local/lib/systemd/system/cyoloctl-snapshot@.timer $enabled/cyoloctl-snapshot@n1.timer
 test -e /usr/local/share/man/man1/cyoloctl-key-rotate.1
 test -e /usr/local/share/doc/cyoloctl/manual.html
 test -e /usr/local/lib/systemd/system/cyoloctl@.service
@@ -104,8 +105,8 @@ for n in 1 2 3; do cyoloctl node stop -d /srv/n$n; done
 sh "$1" --uninstall
 installed > /after
 diff /before /after
-test ! -L /etc/systemd/system/multi-user.target.wants/cyoloctl@n1.service
-test -e /etc/systemd/system/multi-user.target.wants/cyoloctl-snapshot@n1.timer # of a unit that is not ours
+test ! -L $enabled/cyoloctl@n1.service
+test -e $enabled/cyoloctl-snapshot@n1.timer # of a unit that is not ours
 test ! -e /opt/cyoloctl
 test -e /srv/n1/node.yaml
 step done
