@@ -11,7 +11,7 @@ import pytest
 from cyoloctl import __version__
 from tests.packaging.bare import NoMachine, bare_root, run_in
 from tests.packaging.conftest import HAS_DPKG, NEXT, Bundles, unpack
-from tests.packaging.test_install import STORY
+from tests.packaging.test_install import BEFORE, STORY
 
 # For the story alone: the first one waits for bundles and root too.
 LIMIT_S = 280
@@ -27,7 +27,6 @@ everything() {
 for missing in openssl ip curl systemctl sudo; do ! command -v $missing || exit 1; done
 test "$(python3 -c 'import sys; print(*sys.version_info[:2])')" = "3 11"
 if python3 -c 'import ensurepip' 2>/dev/null; then exit 1; fi
-mkdir /usr/local/share/zsh
 everything > /everything
 """
 
@@ -144,7 +143,7 @@ def test_bundle_forms_upgrades_rolls_back_and_leaves_nothing_with_python_alone(
     shutil.copy(bundles.public, media / "key.pub")
     seen = [f"/media/1/{first.name}", f"/media/2/{second.name}"]
     arguments = [f"{each}/install.sh" for each in seen] + ["/media/key.pub", "python3", __version__, NEXT]
-    script = BARE + STORY.removesuffix(DONE) + LEFT + WHEELS + DONE
+    script = BEFORE + BARE + STORY.removesuffix(DONE) + LEFT + WHEELS + DONE
     run(root, tmp_path, media, script, *arguments, f"{seen[0]}/wheels")
 
 

@@ -38,8 +38,8 @@ shift
 exec chroot . "$@"
 """
 
-#: $1, $2: the scripts of both bundles, $3: the public key, $4: a Python, $5: their versions, $6.
-STORY = """
+#: What the machine has before.
+BEFORE = """
 set -eu
 installed() { find /opt /usr/local/bin /usr/local/share /usr/local/lib/systemd 2>/dev/null | sort; }
 healthy() { timeout 100 sh -c "until cyoloctl status --check -d /srv/$1 >/dev/null 2>&1; do :; done"; }
@@ -51,7 +51,10 @@ rm -rf /usr/local/share/zsh && mkdir /usr/local/share/zsh # empty, and there bef
 mkdir -p /usr/local/lib/systemd/system /etc/systemd/system/multi-user.target.wants
 echo '# mine' > /usr/local/lib/systemd/system/cyoloctl-snapshot@.timer
 installed > /before
+"""
 
+#: $1, $2: the scripts of both bundles, $3: the public key, $4: a Python, $5: their versions, $6.
+STORY = """
 step install
 sh "$1" --key "$3" --python "$4"
 test "$(cyoloctl --version)" = "cyoloctl $5"
@@ -106,7 +109,7 @@ sh "$1" --uninstall
 installed > /after
 diff /before /after
 test ! -L $enabled/cyoloctl@n1.service
-test -e $enabled/cyoloctl-snapshot@n1.timer # of a unit that is not ours
+rm $enabled/cyoloctl-snapshot@n1.timer # of a unit that is not ours
 test ! -e /opt/cyoloctl
 test -e /srv/n1/node.yaml
 step done
@@ -135,7 +138,7 @@ def test_bundle_on_a_machine_without_a_network_forms_upgrades_rolls_back_and_lea
     place.mkdir()
     python = os.path.realpath(sys.executable)
     words = ["unshare", "--net", "--mount", "--pid", "--fork", "--kill-child", "sh", "-c", MACHINE, "sh"]
-    words += [str(place), "sh", "-c", STORY, "story"]
+    words += [str(place), "sh", "-c", BEFORE + STORY, "story"]
     words += [
         str(first / "install.sh"),
         str(second / "install.sh"),
