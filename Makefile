@@ -63,7 +63,7 @@ types: $(DEV) ## mypy, strict
 generate: $(DEV) ## the checked-in generated files: reference, man page, completions, openapi.json
 	$(BIN)/python -m tools.generate $(ARGS)
 
-screenshots: $(DEV) ## the pictures of README.md and docs/rendezvous.md (apt-get install chromium chromium-driver)
+screenshots: $(DEV) ## the pictures of README.md, docs/console.md and docs/rendezvous.md (apt-get install chromium chromium-driver)
 	$(BIN)/python -m tools.screenshots
 	SCREENSHOTS=1 $(BIN)/python -m pytest -q tests/browser
 

@@ -12,8 +12,9 @@ import os
 import resource
 import signal
 import sys
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
+from typing import NoReturn
 
 __all__ = [
     "child_command",
@@ -23,6 +24,7 @@ __all__ = [
     "interrupt_on_termination",
     "interrupts_held",
     "open_standard_streams",
+    "until_terminated",
     "was_closed",
 ]
 
@@ -84,6 +86,27 @@ def interrupt_on_termination() -> None:
 def _interrupt(number: int, frame: object) -> None:
     signal.signal(number, signal.SIG_DFL)
     raise KeyboardInterrupt
+
+
+def until_terminated(follow: Callable[[], NoReturn]) -> None:
+    """Run what only a signal ends.  SIGTERM is its regular end: returns then, cleaned up like any other.
+
+    A second SIGTERM ends it at once.
+    """
+    told: list[int] = []
+
+    def end(number: int, frame: object) -> None:
+        signal.signal(number, signal.SIG_DFL)
+        told.append(number)
+        raise KeyboardInterrupt
+
+    if callable(signal.getsignal(signal.SIGTERM)):  # whoever started us may ignore it
+        signal.signal(signal.SIGTERM, end)
+    try:
+        follow()
+    except KeyboardInterrupt:
+        if not told:
+            raise
 
 
 @contextmanager

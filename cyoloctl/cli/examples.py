@@ -26,6 +26,7 @@ EXAMPLES: dict[str, tuple[str, ...]] = {
         "cyoloctl bench --op get --clients 50 --seconds 2s",
         "cyoloctl bench --rate 200 --seconds 2s -o json",
     ),
+    "console": ("cyoloctl console", "cyoloctl console --listen 127.0.0.1:8600"),
     "dev": ("cyoloctl dev", "cyoloctl dev --nodes 3"),
     "demo": ("cyoloctl demo", "cyoloctl demo --nodes 5 --keep"),
     "cluster": ("cyoloctl cluster init --name n1 --listen 10.0.0.1:7700",),

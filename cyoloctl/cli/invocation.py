@@ -209,6 +209,13 @@ class Invocation:
             data_dir=self._own_dir(),
         )
 
+    def credentials_for_members(self) -> Path | None:
+        """Credentials for members that no endpoint names; None where there are none."""
+        if self.credentials is not None or not self.own_socket:
+            return self.credentials
+        own = self.data_dir / "operator.yaml"
+        return own if own.exists() else None
+
     def _own_dir(self) -> Path | None:
         """The data directory, where it says what to ask.  Raises ConfigError."""
         if self.from_data_dir:

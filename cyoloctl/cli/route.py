@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import signal
 import subprocess
 import time
 from collections.abc import Callable
@@ -26,7 +25,7 @@ from cyoloctl.cli.invocation import (
 from cyoloctl.cli.output import Column, text_of
 from cyoloctl.errors import ConfigError, CyoloctlError, Unavailable
 from cyoloctl.model import parse_hostname
-from cyoloctl.process import child_environment
+from cyoloctl.process import child_environment, until_terminated
 from cyoloctl.text import Json
 
 if TYPE_CHECKING:
@@ -297,32 +296,11 @@ def watch(
         if invocation.mode != "table":
             output.structured(_written(out, changed), invocation.mode)
         return
-    _until_terminated(lambda: _follow(invocation, publisher, pause_s))
+    until_terminated(lambda: _follow(invocation, publisher, pause_s))
 
 
 def _written(out: Path, changed: bool) -> Json:
     return {"schema_version": 1, "file": str(out), "changed": changed}
-
-
-def _until_terminated(follow: Callable[[], NoReturn]) -> None:
-    """Run what only a signal ends.  SIGTERM is its regular end: returns then, cleaned up like any other.
-
-    A second SIGTERM ends it at once.
-    """
-    told: list[int] = []
-
-    def end(number: int, frame: object) -> None:
-        signal.signal(number, signal.SIG_DFL)
-        told.append(number)
-        raise KeyboardInterrupt
-
-    if callable(signal.getsignal(signal.SIGTERM)):  # whoever started us may ignore it
-        signal.signal(signal.SIGTERM, end)
-    try:
-        follow()
-    except KeyboardInterrupt:
-        if not told:
-            raise
 
 
 def _follow(invocation: Invocation, publisher: _Publisher, pause_s: float) -> NoReturn:

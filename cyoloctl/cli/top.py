@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
@@ -24,9 +24,8 @@ from cyoloctl.members.warnings import FSYNC_WARN_MS
 from cyoloctl.text import rfc3339
 
 if TYPE_CHECKING:
-    from pathlib import Path
-
-    from cyoloctl.metrics.reading import Doing, Scrape
+    from cyoloctl.control.survey import Moment
+    from cyoloctl.metrics.reading import Doing
 
 __all__ = ["COMMANDS"]
 
@@ -34,101 +33,26 @@ _LEAST_LIMIT_S = 1.0
 _LAG_WARN = 1000
 
 
-@dataclass(frozen=True, slots=True)
-class _Seen:
-    """What one node answered.  scrape: None where it has no metrics, as in an earlier release."""
-
-    at_s: float
-    status: Mapping[str, Any]
-    scrape: Scrape | None
-
-
-@dataclass(frozen=True, slots=True)
-class _Moment:
-    """What all nodes answered.  status: of the one that knows the newest; silent: why others did not."""
-
-    status: Mapping[str, Any]
-    nodes: Mapping[str, _Seen]
-    silent: Mapping[str, str]
-
-
 class _Nodes:
     """The nodes of a cluster, to be looked at again and again."""
 
     def __init__(self, invocation: Invocation, limit_s: float) -> None:
-        self._invocation = invocation
-        self._limit_s = limit_s
+        from cyoloctl.control.survey import Survey
 
-    def look(self) -> _Moment:
+        self._survey = Survey(
+            invocation.endpoints,
+            lambda urls, credentials: invocation.loop_client(urls, credentials, timeout_s=limit_s),
+            invocation.credentials_for_members(),
+        )
+
+    def look(self) -> Moment:
         """Ask every node that can be reached.  Raises what the first endpoint did where none answers."""
         import asyncio
 
-        return asyncio.run(self._look())
-
-    async def _look(self) -> _Moment:
-        import asyncio
-
-        urls = self._invocation.endpoints
-        found = await asyncio.gather(*(self._ask(url) for url in urls))
-        answers = [each for each in found if isinstance(each, _Seen)]
-        if not answers:
-            raise next(each for each in found if isinstance(each, CyoloctlError))
-        nodes = {_name(each): each for each in answers}
-        status = max(answers, key=_knows).status
-        silent: dict[str, str] = {}
-        credentials = self._credentials()
-        others = [
-            member for member in status["members"] if member["name"] not in nodes and member["reachable"]
-        ]
-        if credentials is None:
-            silent = {member["name"]: "name its endpoint, or give --credentials FILE" for member in others}
-        else:
-            more = await asyncio.gather(
-                *(self._ask(f"https://{each['name']}@{each['address']}", credentials) for each in others)
-            )
-            for member, answer in zip(others, more, strict=True):
-                if isinstance(answer, _Seen):
-                    nodes[member["name"]] = answer
-                else:
-                    silent[member["name"]] = answer.message
-        return _Moment(max(nodes.values(), key=_knows).status, nodes, silent)
-
-    async def _ask(self, url: str, credentials: Path | None = None) -> _Seen | CyoloctlError:
-        from cyoloctl.errors import NotFound
-
-        try:
-            async with self._invocation.loop_client([url], credentials, timeout_s=self._limit_s) as client:
-                status = await client.status()
-                try:
-                    text = await client.metrics()
-                except NotFound:  # a node of an earlier release
-                    return _Seen(time.monotonic(), status, None)
-                from cyoloctl.metrics.reading import Scrape
-
-                return _Seen(time.monotonic(), status, Scrape(text))
-        except CyoloctlError as error:
-            return error
-
-    def _credentials(self) -> Path | None:
-        """Credentials for members that no endpoint names."""
-        if self._invocation.credentials is not None or not self._invocation.own_socket:
-            return self._invocation.credentials
-        own = self._invocation.data_dir / "operator.yaml"
-        return own if own.exists() else None
+        return asyncio.run(self._survey.look())
 
 
-def _knows(seen: _Seen) -> tuple[bool, int]:
-    cluster = seen.status["cluster"]
-    return cluster["leader"] is not None, cluster["commit_index"]
-
-
-def _name(seen: _Seen) -> str:
-    """The node that answered.  One without metrics does not say: what no member is called."""
-    found = None if seen.scrape is None else seen.scrape.label("cyoloctl_node_info", "name")
-    return found or f"({id(seen)})"
-
-
-def _rows(before: _Moment | None, after: _Moment) -> Iterator[dict[str, Any]]:
+def _rows(before: Moment | None, after: Moment) -> Iterator[dict[str, Any]]:
     """The members by name, each with what it did."""
     from cyoloctl.metrics.reading import doing
 
@@ -163,7 +87,7 @@ def _rounded(did: Doing | None) -> dict[str, float | None]:
     return {name: None if value is None else round(value, 2) for name, value in values.items()}
 
 
-def _document(before: _Moment | None, after: _Moment, interval_s: float) -> dict[str, Any]:
+def _document(before: Moment | None, after: Moment, interval_s: float) -> dict[str, Any]:
     cluster = after.status["cluster"]
     return {
         "schema_version": 1,
@@ -285,7 +209,7 @@ def _show_lines(invocation: Invocation, nodes: _Nodes, interval_s: float, count:
     failure: CyoloctlError | None = None
     time.sleep(interval_s)
 
-    def show(moment: _Moment) -> None:
+    def show(moment: Moment) -> None:
         nonlocal before, failure
         document = _document(before, moment, interval_s)
         if invocation.mode == "table":
@@ -318,7 +242,7 @@ def _show_screen(nodes: _Nodes, interval_s: float, count: int | None) -> None:
     with live_screen() as screen:
         screen.show(_text(_document(None, before, interval_s), interval_s))
 
-        def show(moment: _Moment) -> None:
+        def show(moment: Moment) -> None:
             nonlocal before
             screen.show(_text(_document(before, moment, interval_s), interval_s))
             before = moment

@@ -52,6 +52,7 @@ GROUPS: dict[str, str] = {
 LEAVES: tuple[str, ...] = (
     "batch",
     "bench",
+    "console",
     "demo",
     "dev",
     "doctor",
@@ -71,6 +72,7 @@ _MODULES: dict[str, Callable[[], Any]] = {
     "member": lambda: import_module("cyoloctl.cli.member"),
     "status": lambda: import_module("cyoloctl.cli.status"),
     "top": lambda: import_module("cyoloctl.cli.top"),
+    "console": lambda: import_module("cyoloctl.cli.console"),
     "doctor": lambda: import_module("cyoloctl.cli.doctor"),
     "support-bundle": lambda: import_module("cyoloctl.cli.support_bundle"),
     "pki": lambda: import_module("cyoloctl.cli.pki"),

@@ -10,7 +10,10 @@ from prometheus_client.parser import text_string_to_metric_families
 
 from cyoloctl.errors import InvalidInput
 
-__all__ = ["Doing", "Scrape", "doing", "quantile"]
+__all__ = ["Buckets", "Doing", "Scrape", "doing", "grown", "quantile"]
+
+#: Upper bounds of a histogram, with how many are at or below each.
+Buckets = list[tuple[float, float]]
 
 #: Asked by whoever looks at a node, so no work that it does for anybody.
 _LOOKING = frozenset({"/metrics", "/v1/status", "/v1/health", "/v1/openapi.json"})
@@ -32,7 +35,11 @@ class Scrape:
         """The sum of a metric's samples whose labels are wanted; 0 without any."""
         return sum(value for labels, value in self._samples.get(name, ()) if wanted(labels))
 
-    def buckets(self, name: str) -> list[tuple[float, float]]:
+    def by_label(self, name: str, label: str) -> dict[str, float]:
+        """The samples of a metric by their one label."""
+        return {labels[label]: value for labels, value in self._samples.get(name, ())}
+
+    def buckets(self, name: str) -> Buckets:
         """Upper bounds of a histogram without labels of its own, with how many are at or below each."""
         found = ((float(labels["le"]), value) for labels, value in self._samples.get(f"{name}_bucket", ()))
         return sorted(found)
@@ -72,20 +79,26 @@ def quantile(share: float, buckets: Sequence[tuple[float, float]]) -> float | No
     return low
 
 
+def grown(name: str, before: Scrape, after: Scrape) -> Buckets:
+    """What came into a histogram between two pages of a node; all of it where the node began anew."""
+    earlier = {} if _began_anew(before, after) else dict(before.buckets(name))
+    return [(bound, count - earlier.get(bound, 0.0)) for bound, count in after.buckets(name)]
+
+
+def _began_anew(before: Scrape, after: Scrape) -> bool:
+    started = "process_start_time_seconds"
+    return before.total(started) != after.total(started)
+
+
 def doing(before: Scrape, after: Scrape, elapsed_s: float) -> Doing:
     """What a node did between two pages, elapsed_s (above 0) apart; all of it where it began anew."""
-    started = "process_start_time_seconds"
-    if before.total(started) != after.total(started):
-        before = Scrape("")
+    earlier = Scrape("") if _began_anew(before, after) else before
 
     def grew(name: str, wanted: Callable[[dict[str, str]], bool] = lambda labels: True) -> float:
-        return max(0.0, after.total(name, wanted) - before.total(name, wanted))
+        return max(0.0, after.total(name, wanted) - earlier.total(name, wanted))
 
     def passed_ms(share: float, name: str) -> float | None:
-        earlier = dict(before.buckets(name))
-        found = quantile(
-            share, [(bound, count - earlier.get(bound, 0.0)) for bound, count in after.buckets(name)]
-        )
+        found = quantile(share, grown(name, before, after))
         return None if found is None else found * 1000
 
     commits = "cyoloctl_commit_duration_seconds"

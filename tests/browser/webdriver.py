@@ -135,6 +135,16 @@ class Browser:
     def cookies(self) -> dict[str, dict[str, Any]]:
         return {cookie["name"]: cookie for cookie in self.command("GET", "/cookie")}
 
+    def emulate(self, width: int, height: int, *, dark: bool = False) -> None:
+        """Another screen, of so many CSS pixels, and whether the person likes it dark."""
+        scheme = {"name": "prefers-color-scheme", "value": "dark" if dark else "light"}
+        screen = {"width": width, "height": height, "deviceScaleFactor": 1, "mobile": False}
+        for cmd, params in (
+            ("Emulation.setEmulatedMedia", {"features": [scheme]}),
+            ("Emulation.setDeviceMetricsOverride", screen),
+        ):
+            self.command("POST", "/goog/cdp/execute", {"cmd": cmd, "params": params})
+
     def screenshot(self, path: Path) -> None:
         path.write_bytes(base64.b64decode(self.command("GET", f"/element/{self.find('body')}/screenshot")))
 

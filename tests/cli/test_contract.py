@@ -27,6 +27,7 @@ PROXY = "--format --pin --listen --tls-certificate --backend-tls-ca --fragment -
 CONTRACT = {
     "batch": f"--request-id --from --stop-on-error {CONNECTION}",
     "bench": f"--op --clients --seconds --rate {CONNECTION}",
+    "console": f"--listen {CONNECTION}",
     "dev": f"--nodes --data-dir -d {OUTPUT}",
     "demo": f"--nodes --data-dir -d --keep {OUTPUT}",
     "cluster init": "-d --data-dir --name --listen --advertise --cluster --storage --certificate-days "

@@ -200,7 +200,7 @@ READERS = {
     "key list", "key status", "key export", "key identity",
     "kv get", "kv list", "kv watch", "lock list", "lock show",
     "machine list", "machine query", "machine check",
-    "top",
+    "top", "console",
     "lock run",  # a holder of its own for each process, who asks again until it knows
     "member list", "member show", "member invitations",
     "pki status",

@@ -28,6 +28,7 @@ SLOW = (
     "yaml",
     "cyoloctl.bench",
     "cyoloctl.cli.demo",
+    "cyoloctl.console",
     "cyoloctl.cli.local_cluster",
     "cyoloctl.cli.member",
     "cyoloctl.node.config",

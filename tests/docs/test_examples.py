@@ -68,6 +68,14 @@ def monitoring(cluster: Cluster, work: Path) -> dict[str, str]:
     return {"$CLUSTER_ID": cluster_id_of(cluster["n1"]), "10.0.0.1:7700": cluster["n1"].address}
 
 
+def console(cluster: Cluster, work: Path) -> dict[str, str]:
+    return {
+        "cyoloctl console": "timeout --preserve-status 4 cyoloctl console",  # which SIGTERM ends with 0
+        "127.0.0.1:8600": f"127.0.0.1:{free_port()}",
+        "10.0.0.1:7700": cluster["n1"].address,
+    }
+
+
 def correctness(cluster: Cluster, work: Path) -> dict[str, str]:
     return {"0:500": "0:1"}
 
@@ -153,6 +161,7 @@ def machines(cluster: Cluster, work: Path) -> dict[str, str]:
 WORLDS = {
     "docs/api.md": World(prepare=api),
     "docs/batch.md": World(),
+    "docs/console.md": World(prepare=console),
     "docs/correctness.md": World(voters=0, prepare=correctness),
     "docs/kv.md": World(),
     "docs/machines.md": World(prepare=machines),

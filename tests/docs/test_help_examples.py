@@ -46,7 +46,7 @@ STATUSES = {
     "cyoloctl doctor --all --warn-days 90": 4,
 }
 #: They end when they are interrupted.
-ENDLESS = ("--watch", "watch ", "cyoloctl top")
+ENDLESS = ("--watch", "watch ", "cyoloctl top", "cyoloctl console")
 
 ORDER = """
     snapshot save, snapshot inspect, snapshot,
@@ -55,7 +55,7 @@ ORDER = """
     inspect, node reload, node, config check, config show, config, member list, member, member show, member
     set-host, member
     transfer-leadership, member set-address, member demote, member promote, member remove, status, doctor,
-    support-bundle, top, counter incr,
+    support-bundle, top, console, counter incr,
     counter decr, counter get, counter list, counter watch, counter reset, counter, lock run,
     lock list, lock show, lock release, lock, kv put, kv get, kv list,
     batch, machine check, machine list, machine apply, machine query, machine,
@@ -274,7 +274,7 @@ def test_examples_of_help_work_and_print_one_object_as_json(
         for name in ("n2", "n3"):
             cluster.join(name, through="n1")
         cluster.wait_settled(voters=3)
-        words = {"0:500": "0:1", "0:100": "0:2"} | {
+        words = {"0:500": "0:1", "0:100": "0:2", "127.0.0.1:8600": f"127.0.0.1:{free_port()}"} | {
             f"10.0.0.{n}:7700": f"127.0.0.1:{free_port()}" for n in (4, 5)
         }
         world = World(cluster, work, capsys, words, own)

@@ -88,6 +88,7 @@ ORDER = [
     "doctor",
     "sim",
     "bench",
+    "console",
     "cli",
     "__main__",
 ]
@@ -111,6 +112,7 @@ VENDORS: dict[str, str] = {
     "gateway.programs": "aiohttp",
     "gateway.rendezvous_pages": "aiohttp markupsafe",
     "control.server": "aiohttp",
+    "console.server": "aiohttp",
     "node.config": "yaml",
     "node.config_writer": "yaml",
     "machines.loading": "(computed)",  # the modules that node.yaml names
@@ -122,7 +124,8 @@ LAZY_VENDORS: dict[str, str] = {"cli.output": "rich yaml", "cli.screen": "rich",
 PURE = """
     bench.latencies bench.schedule
     errors model text caller pki.identity state *.machine *.records *.checks *.api
-    authorities.ends doctor.cluster doctor.facts doctor.findings doctor.redaction members.warnings
+    authorities.ends console.guard console.history console.view
+    doctor.cluster doctor.facts doctor.findings doctor.redaction members.warnings
     node.config_keys kv.changes kv.holdings kv.sealing machines.code machines.language machines.names
     members.disk_space members.duties members.granted members.levels members.presence
     tokens.issuer replicated.clock replicated.history replicated.levels replicated.command replicated.requests
@@ -152,6 +155,7 @@ FACES: dict[str, str] = {"raft": "sim.*"}  # the simulation takes the place of r
 
 # Private names of others that a module may use all the same, each with its reason.
 PRIVATE: dict[str, str] = {
+    "console.view": "_fields",  # of a NamedTuple, as below
     "kv.changes": "_replace",
     "kv.machine": "_replace",
     "kv.records": "_replace",
