@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import os
+import subprocess
+import sys
 from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
@@ -14,7 +17,7 @@ from cyoloctl.metrics.families import NODE, by
 from cyoloctl.metrics.text import page
 from tests.browser.webdriver import TAB, Browser, browser, require_chromium
 from tests.cli.harness import Endpoint, counter, member, status
-from tests.support.cluster import Cluster, Writers, wait_until
+from tests.support.cluster import Cluster, Node, Writers, wait_until
 from tests.support.consoles import Console, console
 
 pytestmark = pytest.mark.cluster
@@ -61,6 +64,7 @@ def look(shown: Browser, name: str, height: int, *, dark: bool, points: int = 0,
         return
     script = "return document.querySelectorAll('.plot .line')[0]?.getAttribute('d').split('L').length ?? 0"
     wait_until("charts with a history", lambda: shown.run(script) >= points, timeout_s=600)
+    shown.run("document.activeElement.blur()")
     shown.emulate(width, height, dark=dark)
     path = ROOT / "docs" / "images" / f"{name}.png"
     wait_until("a page that is drawn", lambda: shown.run("return document.fonts.status") == "loaded")
@@ -138,6 +142,36 @@ def test_whatever_nodes_say_is_text_on_every_screen(shown: Browser, tmp_path: Pa
             endpoint.close()
 
 
+def fill(node: Node) -> None:
+    """Something of everything that the page counts and lists."""
+    for arguments in (
+        ["counter", "incr", "visits", "--by", "7"],
+        ["counter", "incr", "orders", "--by", "48213"],
+        ["kv", "put", "site/name", "Berlin"],
+        ["rendezvous", "start", "--kind", "mfa"],
+        ["rendezvous", "start", "--kind", "door"],
+        ["token", "revoke", "--sub", "mallory"],
+    ):
+        assert node.cli(*arguments).returncode == 0, arguments
+    node.client().call("lock_acquire", "nightly-backup", {"holder": "1" * 32, "owner": "n1", "ttl_s": 600})
+
+
+@contextmanager
+def readers(cluster: Cluster) -> Iterator[None]:
+    """Somebody who reads, for the pictures."""
+    if not os.environ.get("SCREENSHOTS"):
+        yield
+        return
+    asks = [word for each in cluster.running() for word in ("-e", each.endpoint)]
+    command = ["bench", "--op", "get", "--rate", "25", "--clients", "2", "--seconds", "1h", *asks]
+    process = subprocess.Popen([sys.executable, "-m", "cyoloctl", *command], stdout=subprocess.DEVNULL)
+    try:
+        yield
+    finally:
+        process.kill()
+        process.wait()
+
+
 def healthy(running: Console, shown: Browser) -> None:
     shown.open(running.link())
     says(shown, "All 3 members are well", "tolerates 1 failure", "The last hour", "visits")
@@ -146,12 +180,12 @@ def healthy(running: Console, shown: Browser) -> None:
 def test_page_of_real_nodes_follows_what_happens_to_them(
     cluster: Cluster, shown: Browser, tmp_path: Path
 ) -> None:
-    node = cluster["n1"]
-    assert node.cli("counter", "incr", "visits", "--by", "7").returncode == 0
+    fill(cluster["n1"])
     asks = [word for each in cluster.running() for word in ("-e", f"https://{each.name}@{each.address}")]
     with console(tmp_path, "--credentials", str(cluster.credentials()), *asks) as running:
-        with Writers(cluster):
+        with Writers(cluster), readers(cluster):
             healthy(running, shown)
+            look(shown, "console", 1330, dark=False, points=24, width=1100)
             # What a screen reader says, and what keys reach.
             assert (shown.role("#state"), shown.label("#members table")) == ("status", "Members")
             heads = shown.texts("#members thead th")
@@ -168,11 +202,10 @@ def test_page_of_real_nodes_follows_what_happens_to_them(
             shown.emulate(390, 844)
             assert shown.role("#members tbody td") == "cell"
             shown.emulate(1280, 1000)
-            look(shown, "console", 1330, dark=False, points=36)
             leader = cluster.wait_leader()
             cluster[leader].kill()
             says(shown, "2 of 3 members well", f"{leader} is not connected", "cyoloctl member show")
-            look(shown, "console-away", 1000, dark=True, points=44, width=900)
+            look(shown, "console-away", 1000, dark=True, points=30, width=900)
         cluster[next(each.name for each in cluster.running())].kill()
         says(shown, "No leader", "2 must agree before anything is written")
         for each in cluster.running():

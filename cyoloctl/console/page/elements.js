@@ -42,6 +42,7 @@ export function show(id, ...children) {
 export function number(value) {
   const size = Math.abs(value);
   if (size >= 100000) return `${(value / 1000).toFixed(0)}k`;
+  if (size >= 1000) return whole(Math.round(value));
   if (size >= 100 || Number.isInteger(value)) return value.toFixed(0);
   return value.toFixed(size >= 10 ? 1 : size >= 0.095 ? 2 : 3).replace(/\.?0+$/, "");
 }
