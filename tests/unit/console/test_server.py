@@ -189,7 +189,7 @@ async def test_what_is_not_there_is_404_inside_and_403_outside() -> None:
     async with console() as it:
         assert (await it.ask("/favicon.ico")).status == 403
         await it.come_in()
-        for path in ("nothing", "../server.py", "console.html", "%2e%2e/guard.py"):
+        for path in ("nothing", "../server.py", "console.html", "%2e%2e/guard"):
             assert (await it.ask(it.door.home + path)).status == 404
 
 
