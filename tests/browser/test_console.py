@@ -69,7 +69,7 @@ def look(shown: Browser, name: str, height: int, *, dark: bool, points: int = 0,
     path = ROOT / "docs" / "images" / f"{name}.png"
     wait_until("a page that is drawn", lambda: shown.run("return document.fonts.status") == "loaded")
     shown.screenshot(path)
-    assert path.stat().st_size < 150_000
+    assert path.stat().st_size < 96 * 1024
 
 
 def overflows(shown: Browser) -> int:
@@ -185,7 +185,7 @@ def test_page_of_real_nodes_follows_what_happens_to_them(
     with console(tmp_path, "--credentials", str(cluster.credentials()), *asks) as running:
         with Writers(cluster), readers(cluster):
             healthy(running, shown)
-            look(shown, "console", 1330, dark=False, points=24, width=1100)
+            look(shown, "console", 810, dark=False, points=24, width=1100)
             # What a screen reader says, and what keys reach.
             assert (shown.role("#state"), shown.label("#members table")) == ("status", "Members")
             heads = shown.texts("#members thead th")
@@ -205,7 +205,7 @@ def test_page_of_real_nodes_follows_what_happens_to_them(
             leader = cluster.wait_leader()
             cluster[leader].kill()
             says(shown, "2 of 3 members well", f"{leader} is not connected", "cyoloctl member show")
-            look(shown, "console-away", 1000, dark=True, points=30, width=900)
+            look(shown, "console-away", 760, dark=True, points=30, width=900)
         cluster[next(each.name for each in cluster.running())].kill()
         says(shown, "No leader", "2 must agree before anything is written")
         for each in cluster.running():
