@@ -22,6 +22,7 @@ __all__ = [
     "batched",
     "canonical_json",
     "canonical_json_in_slices",
+    "compact_encoder",
     "decode_base64",
     "decode_base64url",
     "encode_base64",
@@ -120,10 +121,25 @@ def _no_number(text: str) -> NoReturn:
     raise ValueError
 
 
-# Built once: json.dumps and json.loads with options build a new encoder or decoder at every call.
-_encode = json.JSONEncoder(
-    ensure_ascii=True, check_circular=False, allow_nan=False, sort_keys=True, separators=(",", ":")
-).encode
+def compact_encoder(*, sort_keys: bool) -> Callable[[object], str]:
+    """A function that writes ASCII JSON without blanks, of values that hold no circle.
+
+    Raises what json.dumps does.  Built once, for json.dumps with options builds an encoder at every
+    call, and so does JSONEncoder.encode, which takes half the time of a small object.
+    """
+    plain = json.JSONEncoder(
+        ensure_ascii=True, check_circular=False, allow_nan=False, sort_keys=sort_keys, separators=(",", ":")
+    )
+    # What JSONEncoder.iterencode makes for each text, in CPython 3.11 to 3.14.
+    make = getattr(json.encoder, "c_make_encoder", None)
+    if make is None:
+        return plain.encode
+    text = json.encoder.encode_basestring_ascii
+    parts = make(None, plain.default, text, None, ":", ",", sort_keys, False, False)
+    return lambda value: "".join(parts(value, 0))
+
+
+_encode = compact_encoder(sort_keys=True)
 scan_json = json.JSONDecoder(parse_int=_integer, parse_float=_no_number, parse_constant=_no_number).raw_decode
 """The value of JSON without fractions at the beginning of a text, and where it ends.
 

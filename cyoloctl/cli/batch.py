@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Annotated, Any, NamedTuple
@@ -23,6 +22,7 @@ from cyoloctl.errors import (
     error_from_code,
 )
 from cyoloctl.paths import file_error, quoted
+from cyoloctl.text import compact_encoder
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
@@ -105,7 +105,6 @@ class _Run:
         self._stop_on_error = stop_on_error
         self._client = invocation.client()
         self._kept = self._client.caller.keep_connections()
-        self._encode = json.JSONEncoder(separators=(",", ":")).encode
         self._count = self._failed = 0
         self._worst: CyoloctlError | None = None
         self._at: object = None
@@ -156,11 +155,12 @@ class _Run:
         return error
 
     def _write(self, results: Sequence[dict[str, Any]]) -> None:
+        encode = compact_encoder(sort_keys=False)
         lines = [{"schema_version": 1, **result} for result in results]
         if self._mode == "yaml":
             output.write("".join([output.render(line, "yaml", stream=True) for line in lines]))
         else:
-            output.write("".join([self._encode(line) + "\n" for line in lines]))
+            output.write("".join([f"{encode(line)}\n" for line in lines]))
 
     def close(self) -> None:
         """Close the connections."""

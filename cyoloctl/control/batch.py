@@ -13,7 +13,7 @@ from __future__ import annotations
 
 import time
 from itertools import islice
-from typing import TYPE_CHECKING, Any, Literal, TypedDict
+from typing import TYPE_CHECKING, Any, TypedDict
 
 from cyoloctl.errors import (
     AuthorizationPending,
@@ -45,7 +45,6 @@ __all__ = [
     "fitting",
     "is_settled",
     "read_line",
-    "request_id_of",
     "send",
     "send_all",
 ]
@@ -142,15 +141,6 @@ def check_id(value: object) -> str | int:
     raise InvalidInput(f"field 'id': must be text of 1 to {MAX_ID_CHARACTERS} characters, or a whole number")
 
 
-def request_id_of(run: str, identifier: str | int) -> str:
-    """The request id of a write in a run, by the id of its operation."""
-    from hashlib import sha256
-
-    kind: Literal["s", "i"] = "s" if type(identifier) is str else "i"
-    text = f"cyoloctl batch v1\0{run}\0{kind}{identifier}"
-    return sha256(text.encode("utf-8", "surrogatepass")).hexdigest()[:32]
-
-
 def is_settled(error: CyoloctlError) -> bool:
     """Whether an error is an answer, and not a failure after which the operation is to be sent again."""
     if isinstance(error, AuthorizationPending | SlowDown | QueryTimeout):
@@ -173,7 +163,9 @@ def read_line(line: bytes, number: int) -> dict[str, Any]:
     try:
         if len(line) > MAX_LINE_BYTES:
             raise InvalidInput(f"is longer than {MAX_LINE_BYTES} bytes: send less")
-        operation = decode_object(line, "line", max_brackets=_LINE_BRACKETS)
+        if line.count(b"[") + line.count(b"{") > _LINE_BRACKETS:  # bounds how deep it nests, also to encode
+            raise InvalidInput("nests too deeply")
+        operation = decode_object(line, "line")
         identifier = check_id(operation.get("id"))
         if type(operation.get("op")) is not str:
             raise InvalidInput("field 'op': must be the name of an operation, such as counter_increment")

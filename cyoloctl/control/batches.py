@@ -8,10 +8,11 @@ a read waits for what stands before it; every other operation runs alone.
 from __future__ import annotations
 
 import asyncio
+from hashlib import sha256
 from typing import TYPE_CHECKING, Any
 
 from cyoloctl.control import table
-from cyoloctl.control.batch import MAX_OPERATIONS, check_id, failed, is_settled, request_id_of
+from cyoloctl.control.batch import MAX_OPERATIONS, check_id, failed, is_settled
 from cyoloctl.errors import AccessDenied, CyoloctlError, InvalidInput
 from cyoloctl.web.encoding import clean_text, encode_items
 from cyoloctl.web.schema import Route, role_allows
@@ -22,7 +23,7 @@ if TYPE_CHECKING:
     from cyoloctl.control.table import Node
     from cyoloctl.replicated.proposer import Planned
 
-__all__ = ["Batches", "is_for_batches"]
+__all__ = ["Batches", "is_for_batches", "request_id_of"]
 
 # Reads at once, each of which may answer with a megabyte or more.
 _READS = 16
@@ -57,6 +58,13 @@ def is_for_batches(route: Route[Any]) -> bool:
     if route.held or route.local or route.role == "none" or route.is_text:
         return False
     return not route.write or "request_id" in route.body_fields
+
+
+def request_id_of(run: str, identifier: str | int) -> str:
+    """The request id of a write in a run, by the id of its operation."""
+    kind = "s" if type(identifier) is str else "i"
+    text = f"cyoloctl batch v1\0{run}\0{kind}{identifier}"
+    return sha256(text.encode("utf-8", "surrogatepass")).hexdigest()[:32]
 
 
 class _Asked:

@@ -11,7 +11,7 @@ import json
 from typing import TYPE_CHECKING, Any
 
 from cyoloctl.errors import BodyTooLarge, CyoloctlError, Denied, InvalidInput, error_from_code
-from cyoloctl.text import DuplicateName, NotANumber, strict_json_decoder
+from cyoloctl.text import DuplicateName, NotANumber, compact_encoder, strict_json_decoder
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -42,6 +42,7 @@ _SHORT_BODY_BYTES = 1024
 _decode = strict_json_decoder().decode
 # ASCII only: a lone surrogate in a name can then not break the encoding of an error.
 _encode = json.JSONEncoder(separators=(",", ":"), allow_nan=False).encode
+_encode_answers = compact_encoder(sort_keys=False)
 
 
 def decode_object(
@@ -92,7 +93,7 @@ def encode_object(value: Mapping[str, Any]) -> bytes:
 
 def encode_items(values: Sequence[Mapping[str, Any]]) -> bytes:
     """Compact JSON of the items of an array, without its brackets.  Raises what `encode_object` does."""
-    return _encode(values)[1:-1].encode("ascii")
+    return _encode_answers(values)[1:-1].encode("ascii")
 
 
 def encode_body(value: Mapping[str, Any]) -> bytes:

@@ -27,7 +27,7 @@ from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.hazmat.primitives.ciphers.aead import AESGCM
 
-from cyoloctl.control import table
+from cyoloctl.control import batch, table
 from cyoloctl.control.tls_endpoints import read_credentials
 from cyoloctl.doctor.sealing import open_bundle, seal_bundle
 from cyoloctl.errors import (
@@ -1012,6 +1012,17 @@ _ROUTES: dict[str, Any] = {
 _PLAIN = re.compile(r"[ -~\n]*")
 
 
+def _batch_line(data: bytes) -> None:
+    found = batch.read_line(data, 7)
+    canonical = encoding.encode_body(found)
+    if "op" in found:
+        assert batch.check_id(found["id"]) == found["id"]
+        assert batch.read_line(canonical, 7) == found or len(canonical) > batch.MAX_LINE_BYTES
+    else:
+        assert (found["ok"], found["error"]["code"]) == (False, InvalidInput.code)
+        assert found["error"]["message"].startswith("line 7: ")
+
+
 def _export(data: bytes) -> None:
     """Every text and number of a table and its options; the types are the caller's."""
     given = encoding.decode_object(data, "table")
@@ -1481,6 +1492,18 @@ TARGETS: tuple[Target, ...] = (
         (InvalidInput, Conflict),
         _export,
         _export_seeds,
+    ),
+    Target(
+        "batch-line",
+        "Any bytes are an operation with an id, or the result that says why they are none.",
+        (),
+        _batch_line,
+        lambda: [
+            b'{"id":"1","op":"counter_increment","name":"x","by":2}',
+            b'{"id":7,"op":"kv_txn","then":[{"op":"put","key":"a","value":"b"}]}',
+            b'{"id":"","op":1}',
+            b"[" * 100_000,
+        ],
     ),
     Target("sealed-blob", "Any bytes are opened or InvalidInput.", (InvalidInput,), _open, _sealed_seeds),
     Target(

@@ -23,7 +23,6 @@ from cyoloctl.errors import (
     QueryTimeout,
     Unreachable,
 )
-from cyoloctl.replicated.command import is_request_id
 
 Result = dict[str, Any]
 
@@ -94,6 +93,7 @@ def test_line_with_an_id_and_an_operation_is_read_as_it_is(identifier: str | int
         (b'{"id": "7", "id": "8", "op": "x"}', None, "twice"),
         (b'{"id": "7", "op": "x", "a": NaN}', None, "NaN"),
         (b'{"id": "7", "op": "x", "a": ' + b"[" * 2000 + b"]" * 2000 + b"}", None, "deeply"),
+        (b'{"id":"7","op":"x","a":' + b"[" * 490 + b"]" * 490 + b"}", None, "deeply"),
         (b'{"id": "7", "op": "x", "a": "' + b"x" * batch.MAX_LINE_BYTES + b'"}', None, "longer"),
     ],
 )
@@ -106,18 +106,6 @@ def test_line_that_holds_no_operation_is_a_result_that_names_the_line(
     assert result["error"]["exit_status"] == InvalidInput.exit_status
     assert result["error"]["message"].startswith("line 41: ")
     assert word in result["error"]["message"]
-
-
-def test_request_ids_of_runs_and_ids_are_each_their_own_and_stay_what_they_are() -> None:
-    found = [
-        batch.request_id_of(run, identifier)
-        for run in ("a", "b", "a\0s1")
-        for identifier in ("1", 1, "é", "\ud800", "s1")
-    ]
-    assert len(set(found)) == len(found)
-    assert all(map(is_request_id, found))
-    # Other releases have to find what was remembered under it.
-    assert batch.request_id_of("import-7", "1") == "6c2d1d0bad36d36b997528b32b763703"
 
 
 def test_request_takes_as_many_lines_as_its_bounds_allow_and_at_least_one() -> None:

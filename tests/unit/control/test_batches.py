@@ -10,9 +10,9 @@ from typing import Any, cast
 import pytest
 
 from cyoloctl.control import batches, table
-from cyoloctl.control.batch import request_id_of
-from cyoloctl.control.batches import Batches, is_for_batches
+from cyoloctl.control.batches import Batches, is_for_batches, request_id_of
 from cyoloctl.errors import Conflict, CyoloctlError, Denied, InternalError, NoLeader
+from cyoloctl.replicated.command import is_request_id
 from cyoloctl.replicated.proposer import Planned
 from tests.support.service import MemoryService
 
@@ -267,6 +267,18 @@ async def test_time_that_is_over_leaves_the_rest_out(world: World) -> None:
     finally:
         loop.time = clock  # type: ignore[method-assign]  # see above
     assert world.node.turns == []
+
+
+def test_request_ids_of_runs_and_ids_are_each_their_own_and_stay_what_they_are() -> None:
+    found = [
+        request_id_of(run, identifier)
+        for run in ("a", "b", "a\0s1")
+        for identifier in ("1", 1, "é", "\ud800", "s1")
+    ]
+    assert len(set(found)) == len(found)
+    assert all(map(is_request_id, found))
+    # Other releases have to find what was remembered under it.
+    assert request_id_of("import-7", "1") == "6c2d1d0bad36d36b997528b32b763703"
 
 
 def test_operations_of_batches_are_those_that_may_be_repeated_and_end_soon() -> None:
