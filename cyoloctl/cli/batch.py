@@ -74,7 +74,10 @@ def batch(
     except KeyboardInterrupt:
         raise Interrupted(f"interrupted; {run.again()}") from None
     except output.OutputClosed:
-        output.note(f"the results were not read to their end: {run.again()}")
+        output.note(
+            f"the results were not read to their end: {run.again()}; "
+            "take an earlier id where results are missing"
+        )
         raise
     except output.OutputFailed as error:
         raise StorageError(f"{error}; {run.again()}") from None
