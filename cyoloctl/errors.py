@@ -13,6 +13,7 @@ __all__ = [
     "AccessDenied",
     "AlreadyExists",
     "ApprovalRefused",
+    "AuditBroken",
     "AuthorizationPending",
     "BodyTooLarge",
     "ClientTimeout",
@@ -143,6 +144,13 @@ class Compacted(Conflict):
     code = "compacted"
     http_status = 410
     meaning = "the changes from that revision on are no longer all known"
+
+
+class AuditBroken(Conflict):
+    """A line of the audit log was changed, is missing, or does not follow the one before."""
+
+    code = "audit_broken"
+    meaning = "lines of the audit log are not as they were written"
 
 
 class QuotaExceeded(Conflict):

@@ -59,6 +59,8 @@ from hashlib import sha256
 from types import MappingProxyType
 from typing import TypeVar
 
+from cyoloctl.audit.chain import AuditLimits
+from cyoloctl.audit.machine import AuditMachine
 from cyoloctl.authorities.machine import AuthorityMachine
 from cyoloctl.counters.machine import CounterMachine
 from cyoloctl.credentials.machine import CredentialLimits, CredentialMachine
@@ -127,6 +129,7 @@ class StateLimits:
     rendezvous: RendezvousLimits = field(default_factory=RendezvousLimits)
     kv: KvLimits = field(default_factory=KvLimits)
     machines: MachineLimits = field(default_factory=MachineLimits)
+    audit: AuditLimits = field(default_factory=AuditLimits)
 
 
 _LIMITS = StateLimits()
@@ -136,13 +139,14 @@ class ClusterState:
     """All machines, the replicated time and the remembered requests.
 
     counters, locks, members, authorities, credentials, keys, sessions, rendezvous, kv,
-    machines, clock, history, levels: the machines, to read; they stay the same objects.
+    machines, clock, history, levels, audit: the machines, to read; they stay the same objects.
     on_restore: called after ``restore`` replaced the state, for observers
     that wait on changes.  Not replicated; what it raises is dropped.
 
     limits: for tests and the simulation.  Nodes of one cluster must all have the same.
     lacking: by machine, the operations that are unknown, as they are to an earlier release; for tests.
     release: the one that runs here.
+    strangers: let peers' commands in that do not say where they came from; for the simulation.
     codes: of the machines that users wrote, as this node has them; None for whoever applies no command to
     them, and takes any snapshot.
     """
@@ -154,7 +158,9 @@ class ClusterState:
         lacking: Mapping[str, Collection[str]] = _NOTHING,
         release: Release = THIS,
         codes: Iterable[Code] | None = None,
+        strangers: bool = True,
     ) -> None:
+        self._strangers = strangers
         self._machines: dict[str, Machine] = {}
         self.counters = self._add(CounterMachine())
         self.locks = self._add(LockMachine(lambda: self.history.epoch, limits.locks, self.stamp))
@@ -175,6 +181,7 @@ class ClusterState:
         self.history = self._add(HistoryMachine())
         self.levels = self._add(LevelMachine(self.members, release))
         self.machines = self._add(UserMachines(self.members, codes, limits.machines))
+        self.audit = self._add(AuditMachine(limits.audit))
         self._add(AnswerMachine())
         for name, operations in lacking.items():
             self._machines[name].forgo(operations)
@@ -220,6 +227,10 @@ class ClusterState:
         if early is not None:  # a proposer asks first; one that does not would stop the members that lack it
             return encode_refusal(0, "version_mismatch", early)
         rule = machine.proposer(found[1])
+        if not self._strangers:
+            astray = _why_astray(command, peer, alone=rule == "any" or role != "voter")
+            if astray is not None:
+                return encode_refusal(0, "access_denied", astray)
         if rule == "any" or (rule == "voter" and role == "voter"):
             return None
         if rule == "self":
@@ -289,13 +300,17 @@ class ClusterState:
         known = table.requests.find(request_id) or refused.requests.find(refused_id)
         identity = self._identity(request)
         if known is not None:
-            return _again(index, known, identity)
+            result = _again(index, known, identity)
+            if known[0] != identity:
+                self._note(index, request, result)
+            return result
         if after is not None and after < max(table.horizon, refused.horizon):
-            return _forgotten(index)
+            return self._note(index, request, _forgotten(index))
         stamp = self.clock.stamp
-        result, done = self._run(index, request, stamp.time_unix_ms)
-        if result is None:
-            return _bug(index)
+        found, done = self._run(index, request, stamp.time_unix_ms)
+        result = _bug(index) if found is None else found
+        if request.origin:
+            self.audit.note(request, index, self.history.epoch, stamp.time_unix_ms, result)
         if done is None:
             return result
         into, key = (table, request_id) if done else (refused, refused_id)
@@ -309,6 +324,13 @@ class ClusterState:
         )
         for kind in (table, refused):
             kind.forgot(kind.requests.forget(stamp.steady_ms))
+        return result
+
+    def _note(self, index: int, request: Command, result: bytes) -> bytes:
+        """Leave the line of a command in the audit log, and give its result."""
+        if request.origin:
+            stamp = self.clock.stamp
+            self.audit.note(request, index, self.history.epoch, stamp.time_unix_ms, result)
         return result
 
     def _run(self, index: int, request: Command, now_ms: int) -> tuple[bytes | None, bool | None]:
@@ -526,6 +548,19 @@ class ClusterState:
                 state, tables = states[name], {table: read.rows() for table in machine.TABLES}
             commits.append(machine.prepare_restore(state, tables))
         return commits
+
+
+def _why_astray(command: bytes, peer: str, *, alone: bool) -> str | None:
+    """Why the audit log would not know where a peer's command came from; None where it will.
+
+    alone: nobody else's requests are passed on by such a command or peer.
+    """
+    words = command[-512:].rsplit(b'"', 2)[1].split(b" ")  # the last text in it
+    if len(words) != 4:
+        return "the command does not say where it came from: run the same release on every node"
+    if alone and words[3] != peer.encode("ascii", "replace"):
+        return f"{peer} may not say that another node took the request"
+    return None
 
 
 def _again(index: int, known: tuple[bytes, bytes], identity: bytes) -> bytes:

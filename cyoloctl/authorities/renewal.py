@@ -18,7 +18,6 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-from cyoloctl.audit import audit
 from cyoloctl.authorities.machine import DEFAULT_CERTIFICATE_DAYS, AuthorityMachine, Rotation
 from cyoloctl.errors import (
     AccessDenied,
@@ -42,6 +41,7 @@ from cyoloctl.pki.tls import TlsIdentity
 from cyoloctl.pki.x509 import certificate_sha256, public_key_sha256
 from cyoloctl.replicated.clock import ClockMachine
 from cyoloctl.replicated.proposer import Proposer
+from cyoloctl.security_log import log_security
 from cyoloctl.text import Json, rfc3339, rfc3339_of
 
 __all__ = ["CertificateRenewal"]
@@ -482,7 +482,7 @@ class CertificateRenewal:
             raise AccessDenied("only voters that are no witnesses hold the key of the CA")
         if found is None:
             raise Conflict("the key of this CA is not here: see who holds it (pki status)")
-        audit("ca key handed over", member=peer, ca=sha256)
+        log_security("ca key handed over", member=peer, ca=sha256)
         cluster_id = str(self._node.cluster_id)
         return {"sealed": exchange.seal_key(found, cluster_id, peer, member.sealing_key)}
 

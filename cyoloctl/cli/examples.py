@@ -46,6 +46,22 @@ EXAMPLES: dict[str, tuple[str, ...]] = {
         "cyoloctl cluster set-time --to-members --yes",
     ),
     "cluster upgrade": ("cyoloctl cluster upgrade --dry-run", "cyoloctl cluster upgrade"),
+    "audit": ("cyoloctl audit list", "cyoloctl audit export --append --out audit.jsonl"),
+    "audit list": (
+        "cyoloctl audit list",
+        "cyoloctl audit list --chain trust --operation credentials. --since 7d",
+        "cyoloctl audit list --chain data --from 1 --limit 1000 -o json",
+    ),
+    "audit export": (
+        "cyoloctl audit export --out audit.jsonl",
+        "cyoloctl audit export --append --out audit.jsonl",
+        "cyoloctl audit export --chain trust --out -",
+    ),
+    "audit verify": (
+        "cyoloctl audit verify",
+        "cyoloctl audit verify audit.jsonl",
+        "cyoloctl audit verify audit.jsonl --cluster",
+    ),
     "snapshot": ("cyoloctl snapshot save monday.snapshot", "cyoloctl snapshot inspect monday.snapshot"),
     "snapshot save": (
         "cyoloctl snapshot save monday.snapshot",

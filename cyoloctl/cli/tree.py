@@ -44,6 +44,7 @@ GROUPS: dict[str, str] = {
     "rendezvous": "Transactions of several actors: begin, approve, redeem once.",
     "route": "Host names and sticky keys; configurations for nginx and haproxy.",
     "snapshot": "The replicated state in a file: save, verify, begin a new cluster with it.",
+    "audit": "The audit log: who changed what; list, export and verify it.",
     "completion": "Completion scripts for shells.",
     "help": "The help of any command (`cyoloctl help key list`), and reference texts.",
 }
@@ -87,6 +88,7 @@ _MODULES: dict[str, Callable[[], Any]] = {
     "rendezvous": lambda: import_module("cyoloctl.cli.rendezvous"),
     "route": lambda: import_module("cyoloctl.cli.route"),
     "snapshot": lambda: import_module("cyoloctl.cli.snapshot"),
+    "audit": lambda: import_module("cyoloctl.cli.audit"),
     "bench": lambda: import_module("cyoloctl.cli.bench"),
     "sim": lambda: import_module("cyoloctl.cli.sim"),
     "completion": lambda: import_module("cyoloctl.cli.completion"),

@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from pathlib import Path
     from typing import Self
 
+    from cyoloctl.audit.client import Audit
     from cyoloctl.control.api import Health
     from cyoloctl.control.endpoints import Endpoint
     from cyoloctl.counters.client import Counters
@@ -87,6 +88,13 @@ class _Operations(Group[M], Generic[M]):
         from cyoloctl.locks.client import Locks
 
         return Locks(self._caller, self._runner)
+
+    @property
+    def audit(self) -> Audit[M]:
+        """The audit log."""
+        from cyoloctl.audit.client import Audit
+
+        return Audit(self._caller, self._runner)
 
     @property
     def machines(self) -> Machines[M]:

@@ -7,6 +7,8 @@ import logging
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Protocol
 
+from cyoloctl.caller import Caller
+from cyoloctl.control.unix_socket import user_of
 from cyoloctl.errors import AccessDenied, CyoloctlError, Unavailable
 from cyoloctl.web.connection import Connection
 
@@ -36,8 +38,11 @@ class Owner(Protocol):
     def server(self) -> HttpServer[Any]:
         """The server, as the connection's base sees it."""
 
-    def identify_peer(self, ssl_object: Any) -> tuple[str, str] | None:
-        """Name and role of a TLS peer; None when nobody can tell.  Raises AccessDenied, Unavailable."""
+    def identify_peer(self, ssl_object: Any) -> tuple[str, str, str] | None:
+        """Name, role and key hash of a TLS peer; None when nobody can tell.
+
+        Raises AccessDenied, Unavailable.
+        """
 
 
 @dataclass(slots=True, eq=False)
@@ -59,6 +64,7 @@ class CallerConnection(Connection):
         "_local",
         "_owner",
         "_unix",
+        "behalf",
         "caller",
         "ended",
         "gone",
@@ -79,6 +85,8 @@ class CallerConnection(Connection):
         self._identified = self._unix
         self.caller = "unix socket" if self._local else f"{unix} socket" if unix else "nobody"
         self.role: str | None = unix
+        #: What is asked here is done on behalf of this.
+        self.behalf = Caller("client", self.caller, unix or "", "", "socket" if self._unix else "")
         #: Why there is no role, where that can be said.
         self.refusal: CyoloctlError | None = None
         #: Its identity was accepted once and no longer is: nothing but the refusal is answered.
@@ -119,7 +127,12 @@ class CallerConnection(Connection):
                 identity = self._owner.identify_peer(ssl_object)
             except (AccessDenied, Unavailable) as error:
                 self.refusal = error
-        self.caller, self.role = identity or ("nobody", None)
+        key_hash = ""
+        if identity is None:
+            self.caller, self.role = "nobody", None
+        else:
+            self.caller, self.role, key_hash = identity
+        self.behalf = Caller("client", self.caller, self.role or "", key_hash[:32], self.behalf.address)
         self._identified = identity is not None
         if self._guest is not None:
             if identity is None:
@@ -193,7 +206,11 @@ class CallerConnection(Connection):
             return
         if self._unix:
             self._count(self.caller)
+            self.behalf = self.behalf._replace(credential=user_of(transport))
         else:
+            peer = transport.get_extra_info("peername")
+            if isinstance(peer, tuple):
+                self.behalf = self.behalf._replace(address=peer[0])
             tls = transport.get_extra_info("ssl_object")
             if tls is not None and tls.getpeercert(binary_form=True) is not None:
                 # At once, not with the first request: whoever is identified is no stranger.

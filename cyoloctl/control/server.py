@@ -25,7 +25,7 @@ from urllib.parse import unquote
 
 from aiohttp import web
 
-from cyoloctl.caller import CALLER, Caller
+from cyoloctl.caller import CALLER
 from cyoloctl.control import table
 from cyoloctl.control.batches import Batches
 from cyoloctl.control.connection import CallerConnection, Guard
@@ -61,9 +61,9 @@ __all__ = ["ControlServer", "Identify", "ServerLimits", "build_server"]
 
 
 #: From the ssl_object of a connection (it may carry no certificate) to the
-#: caller's (name, role), None for nobody.  May raise AccessDenied or
+#: caller's (name, role, hash of the key), None for nobody.  May raise AccessDenied or
 #: Unavailable: then the caller is told why.
-Identify = Callable[[Any], tuple[str, str] | None]
+Identify = Callable[[Any], tuple[str, str, str] | None]
 
 # How long a request's body may take.
 _BODY_S = 10.0
@@ -230,8 +230,8 @@ class ControlServer(HttpServer[CallerConnection]):
         for connection in list(self.connections):
             connection.recheck()
 
-    def identify_peer(self, ssl_object: Any) -> tuple[str, str] | None:
-        """Name and role of a TLS peer; None when nobody can tell.  Raises what `Identify` may."""
+    def identify_peer(self, ssl_object: Any) -> tuple[str, str, str] | None:
+        """Name, role and key hash of a TLS peer; None when nobody can tell.  Raises what `Identify` may."""
         if self._identify is None:
             return None
         try:
@@ -339,7 +339,7 @@ class ControlServer(HttpServer[CallerConnection]):
                 await self._wait_ready(_READY_S)
             if not role_allows(connection.current_role(), route.role):
                 raise connection.refused(route)
-        CALLER.set(Caller("client", connection.caller))
+        CALLER.set(connection.behalf)
         if route.method == "POST" and "Origin" in request.headers:
             # A browser holding an operator certificate must not be steered here by another site.
             raise AccessDenied("requests from web pages are refused: use cyoloctl or a script")

@@ -14,6 +14,7 @@ from cyoloctl.web.schema import Route
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
+    from cyoloctl.audit.api import HasAudit
     from cyoloctl.authorities.api import HasAuthorities
     from cyoloctl.control.api import NodeApi
     from cyoloctl.counters.api import HasCounters
@@ -44,6 +45,7 @@ if TYPE_CHECKING:
         HasAuthorities,
         HasSnapshots,
         HasMetrics,
+        HasAudit,
         Protocol,
     ):
         """The node, as the API sees it.
@@ -105,6 +107,9 @@ def _subjects() -> Iterator[tuple[Route[Node], ...]]:
     from cyoloctl.metrics import api as metrics
 
     yield metrics.ROUTES
+    from cyoloctl.audit import api as audit
+
+    yield audit.ROUTES
 
 
 _all: list[Route[Node]] = []

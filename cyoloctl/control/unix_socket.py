@@ -5,10 +5,18 @@ from __future__ import annotations
 import os
 import socket
 import stat
+import struct
+from typing import TYPE_CHECKING
 
 from cyoloctl.errors import Conflict, StorageError
 
-__all__ = ["bind_unix"]
+if TYPE_CHECKING:
+    import asyncio
+
+__all__ = ["bind_unix", "user_of"]
+
+_PEER = struct.Struct("iII")
+"""Process, user and group at the other end."""
 
 
 def bind_unix(path: str, group_id: int | None = None) -> tuple[socket.socket, tuple[int, int]]:
@@ -41,6 +49,16 @@ def bind_unix(path: str, group_id: int | None = None) -> tuple[socket.socket, tu
         raise
     sock.setblocking(False)
     return sock, (made.st_dev, made.st_ino)
+
+
+def user_of(transport: asyncio.BaseTransport) -> str:
+    """``uid:N`` of whoever connected to a unix socket; empty where the system does not tell."""
+    sock = transport.get_extra_info("socket")
+    try:
+        peer = sock.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, _PEER.size)
+        return f"uid:{_PEER.unpack(peer)[1]}"
+    except (OSError, AttributeError, struct.error):
+        return ""
 
 
 def _listens(path: str) -> bool:

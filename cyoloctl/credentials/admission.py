@@ -139,7 +139,8 @@ class Admission:
     def caller(self, ssl_object: Any) -> tuple[str, str] | None:
         """Name and role of a caller of the API; None where the certificate is missing or does not count."""
         try:
-            return self.authenticate_caller(ssl_object)
+            found = self.authenticate_caller(ssl_object)
+            return None if found is None else found[:2]
         except (AccessDenied, Unavailable):
             return None
 
@@ -200,8 +201,8 @@ class Admission:
             )
         return name
 
-    def authenticate_caller(self, ssl_object: Any) -> tuple[str, str] | None:
-        """As `caller`.  Raises AccessDenied with the certificate, the clock and the remedy.
+    def authenticate_caller(self, ssl_object: Any) -> tuple[str, str, str] | None:
+        """As `caller`, and the key hash.  Raises AccessDenied with the certificate, the clock and the remedy.
 
         Raises Unavailable while this node is not up to date: it would forget
         what was revoked while it was down; see `wait_caught_up`.
@@ -240,7 +241,7 @@ class Admission:
                 f"the credentials {name} ended at {_shown(end_ms)} and the cluster's time is "
                 f"{_shown(now_ms)}: on a node, run `cyoloctl credentials renew {name} --out FILE`"
             )
-        return name, entry.role
+        return name, entry.role, shown.key_hash
 
     def _presented(self, ssl_object: Any) -> Presented | None:
         """The presented certificate.  Raises AccessDenied for another cluster's or a dropped CA's."""

@@ -8,8 +8,7 @@ from collections.abc import Awaitable, Callable
 from pathlib import Path
 from typing import Any
 
-from cyoloctl.audit import audit
-from cyoloctl.caller import CALLER, Caller
+from cyoloctl.caller import CALLER
 from cyoloctl.credentials.machine import Credential, CredentialMachine
 from cyoloctl.errors import (
     AccessDenied,
@@ -30,6 +29,7 @@ from cyoloctl.pki.offline_ca import check_issued
 from cyoloctl.pki.requests import check_credential_request
 from cyoloctl.pki.x509 import certificate_expires_at, public_key_sha256
 from cyoloctl.replicated.proposer import Proposer
+from cyoloctl.security_log import log_security
 from cyoloctl.text import Json, from_unix_ms, rfc3339
 
 __all__ = ["CredentialOperations"]
@@ -197,7 +197,7 @@ class CredentialOperations:
         name, key_hash, expires_ms = found
         arguments = {"name": name, "key_hash": key_hash, "expires_unix_ms": expires_ms}
         await self._proposer.apply_here("credentials", "bootstrap", arguments, request_id=None, timeout_s=5.0)
-        audit("credentials bootstrap", credentials=name, role="operator", key_hash=key_hash)
+        log_security("credentials bootstrap", credentials=name, role="operator", key_hash=key_hash)
         return True
 
     async def answer(
@@ -223,7 +223,7 @@ class CredentialOperations:
                 f"{self._name} runs another release than the member that asks it, and does not know this: "
                 "install the same release on every member"
             )
-        CALLER.set(Caller("client", caller))
+        CALLER.set(CALLER.get()._replace(kind="client", name=caller))
         return await self._here(operation, given, None, request_id, timeout_s)
 
     # ------------------------------------------------------------- inside
@@ -330,7 +330,7 @@ class CredentialOperations:
         else:
             arguments |= {"from_key_hash": given["from_key_hash"]}
         value = await self._apply(operation, arguments, request_id, timeout_s)
-        audit(
+        log_security(
             f"credentials {operation}",
             credentials=name,
             role=value["role"],
@@ -349,7 +349,7 @@ class CredentialOperations:
 
     async def _revoke_here(self, name: str, request_id: str | None, timeout_s: float) -> Json:
         value = await self._apply("revoke", {"name": name}, request_id, timeout_s)
-        audit("credentials revoke", credentials=name, role=value["role"], key_hash=value["key_hash"])
+        log_security("credentials revoke", credentials=name, role=value["role"], key_hash=value["key_hash"])
         return _row_of(value)
 
     async def _apply(self, operation: str, arguments: Json, request_id: str | None, timeout_s: float) -> Json:

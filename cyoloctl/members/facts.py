@@ -41,6 +41,7 @@ CODES: dict[str, str] = {
     "ca_rotation_due": "the CA must be exchanged",
     "credentials_expiring": "somebody's credentials end soon",
     "level_behind": "every member understands a higher level than the cluster is at",
+    "audit_not_exported": "lines of the audit log are about to be cut that were not exported",
     "kv_quota": "keys and values come near their quota",
     "snapshot_failed": "this node cannot save the snapshots of its policy",
 }

@@ -6,7 +6,6 @@ import logging
 import time
 from collections.abc import Awaitable, Callable, Mapping
 
-from cyoloctl.audit import audit
 from cyoloctl.errors import InvalidInput, VersionMismatch
 from cyoloctl.members.joining import JoinOperations
 from cyoloctl.members.levels import LevelMachine
@@ -18,6 +17,7 @@ from cyoloctl.pki.requests import NodeRequest, decode_request
 from cyoloctl.pki.sealed_grants import SealedGrant, encode_sealed_grant, seal_grant
 from cyoloctl.pki.x509 import public_key_sha256
 from cyoloctl.replicated.proposer import Proposer
+from cyoloctl.security_log import log_security
 from cyoloctl.text import Json, rfc3339
 
 __all__ = ["GrantOperations"]
@@ -105,7 +105,7 @@ class GrantOperations:
         made = await self._proposer.apply_here(
             "members", operation, arguments, request_id=request_id, timeout_s=_left(deadline)
         )
-        audit("member grant", member=name, role=role, key_hash=arguments["key_hash"])
+        log_security("member grant", member=name, role=role, key_hash=arguments["key_hash"])
         _log.info("request granted", extra={"member": name})
         if certificate_pem is None:
             certified = await self._certify(name, asked.request_pem, _left(deadline))

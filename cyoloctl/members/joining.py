@@ -12,7 +12,6 @@ import time
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from typing import Any
 
-from cyoloctl.audit import audit
 from cyoloctl.errors import (
     ConfigError,
     Conflict,
@@ -32,6 +31,7 @@ from cyoloctl.pki.grants import make_grant
 from cyoloctl.pki.requests import check_request, csr_sha256
 from cyoloctl.pki.x509 import certificate_sha256, public_key_sha256
 from cyoloctl.replicated.proposer import Proposer, step_of
+from cyoloctl.security_log import log_security
 from cyoloctl.text import Json, from_unix_ms, rfc3339
 
 __all__ = ["JOIN_FIELDS", "Allowance", "JoinOperations"]
@@ -127,7 +127,7 @@ class JoinOperations:
 
         secret, made = await self._issue(name, role, public, ttl_s, request_id, timeout_s)
         expires_unix_s = made["expires_unix_ms"] // 1000
-        audit("member invite", member=name, role=role)
+        log_security("member invite", member=name, role=role)
         token = join_token.JoinToken(
             cluster_id=self._node.cluster_id,
             cluster=self._node.cluster,
@@ -266,7 +266,7 @@ class JoinOperations:
             "members", "uninvite", {"name": name}, request_id=request_id, timeout_s=timeout_s
         )
         _log.info("invitation withdrawn", extra={"member": name})
-        audit("member uninvite", member=name)
+        log_security("member uninvite", member=name)
         return done
 
     # ------------------------------------------------------------- joining
@@ -356,7 +356,7 @@ class JoinOperations:
         )
         role = "witness" if self._members.is_witness(name) else admitted["role"]
         _log.info("member admitted", extra={"member": name, "role": role})
-        audit("member admit", member=name, role=role, key_hash=arguments["key_hash"])
+        log_security("member admit", member=name, role=role, key_hash=arguments["key_hash"])
 
     async def _find_invitation(
         self, request: Mapping[str, str], request_sha256: str, timeout_s: float

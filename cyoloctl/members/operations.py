@@ -5,7 +5,6 @@ from __future__ import annotations
 import time
 from collections.abc import Callable
 
-from cyoloctl.audit import audit
 from cyoloctl.errors import CyoloctlError, NoLeader, NotFound, OutcomeUnknown, VersionMismatch
 from cyoloctl.members.api import Member, MemberList, Status
 from cyoloctl.members.changes import MemberChanges
@@ -18,6 +17,7 @@ from cyoloctl.members.status import MemberStatus
 from cyoloctl.model import RaftId, name_of, parse_dialable_address, parse_hostname
 from cyoloctl.replicated.peer_calls import PeerCalls
 from cyoloctl.replicated.proposer import Proposer
+from cyoloctl.security_log import log_security
 from cyoloctl.text import Json
 
 __all__ = ["MemberOperations"]
@@ -179,7 +179,7 @@ class MemberOperations:
 
         async def remove() -> Json:
             answer = await self._calls.at_leader("remove", given, self._changes.remove, timeout_s)
-            audit("member remove", member=name, force=force)
+            log_security("member remove", member=name, force=force)
             return answer
 
         try:
@@ -220,7 +220,7 @@ class MemberOperations:
                 left = max(0.1, deadline - time.monotonic())
                 answer = await self._calls.at_leader("set_role", given, self._changes.set_role, left)
                 answer |= {"changed": True, "dry_run": False}
-            audit(operation.replace("_", " "), member=name)
+            log_security(operation.replace("_", " "), member=name)
             return answer
 
         return await self._proposer.once(
@@ -249,7 +249,7 @@ class MemberOperations:
 
         async def change() -> Json:
             answer = await self._calls.at_leader("set_address", given, self._changes.set_address, timeout_s)
-            audit("member set-address", member=name, address=answer["address"])
+            log_security("member set-address", member=name, address=answer["address"])
             return answer
 
         return await self._proposer.once(
@@ -273,7 +273,7 @@ class MemberOperations:
 
         async def transfer() -> Json:
             answer = await self._calls.at_leader("transfer", {"to": to}, changes.transfer, timeout_s)
-            audit("member transfer-leadership", member=answer["leader"])
+            log_security("member transfer-leadership", member=answer["leader"])
             return answer
 
         return await self._proposer.once(

@@ -7,13 +7,13 @@ from collections.abc import Iterable, Iterator
 from typing import NamedTuple
 
 from cyoloctl import __version__
-from cyoloctl.audit import audit
 from cyoloctl.errors import VersionMismatch
 from cyoloctl.members.api import Problem
 from cyoloctl.members.facts import problem
 from cyoloctl.members.levels import LevelMachine, named
 from cyoloctl.members.machine import MemberMachine
 from cyoloctl.replicated.proposer import Proposer
+from cyoloctl.security_log import log_security
 from cyoloctl.text import Json
 
 __all__ = ["Standing", "UpgradeOperations", "target"]
@@ -98,7 +98,7 @@ class UpgradeOperations:
         if to > level and not dry_run:
             given = {"to": to, "release": levels.own.first(to)}
             await self._proposer.apply_here("levels", "raise", given, request_id=None, timeout_s=timeout_s)
-            audit("cluster upgrade", level=to)
+            log_security("cluster upgrade", level=to)
         return {
             "level": level,
             "to": to,

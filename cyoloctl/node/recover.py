@@ -10,6 +10,7 @@ from contextlib import closing
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from cyoloctl.caller import offline_origin
 from cyoloctl.errors import ConfigError, Conflict, InvalidInput, StorageError
 from cyoloctl.model import NodeName, RaftId, name_of
 from cyoloctl.node.config import CONFIG_NAME, Config, load_config
@@ -121,7 +122,14 @@ def go_on_alone(
             "lost": lost,
             "cluster_id": cluster_id,
         }
-        command = encode_command("history", "replace", given, request_id=os.urandom(16).hex(), kind="node")
+        command = encode_command(
+            "history",
+            "replace",
+            given,
+            request_id=os.urandom(16).hex(),
+            kind="node",
+            origin=offline_origin(os.getuid(), name),
+        )
         become_sole_voter(journal, found, me, without=without, command=command)
     return Recovered(found, lost, epoch, changed)
 

@@ -7,6 +7,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+from cyoloctl.caller import offline_origin
 from cyoloctl.errors import InvalidInput, StorageError
 from cyoloctl.keys import ring_file
 from cyoloctl.keys.operations import RESTORED_KEYS
@@ -103,6 +104,7 @@ def init_from_snapshot(
             },
             request_id=os.urandom(16).hex(),
             kind="node",
+            origin=offline_origin(os.getuid(), config.name),
         )
         create_storage_from(
             data_dir,

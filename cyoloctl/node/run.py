@@ -237,7 +237,7 @@ class Node:
     ) -> None:
         """Make the engine, the service on it and the server of its API, and tell them of each other."""
         config = self._config
-        machine = ClusterState(codes=self._codes)
+        machine = ClusterState(codes=self._codes, strangers=False)
         boots = count_start(journal) if config.storage == "disk" else 0
         self._engine = Engine(
             PeerIdentity(

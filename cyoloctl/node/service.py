@@ -11,6 +11,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+from cyoloctl.audit.operations import AuditOperations
 from cyoloctl.authorities.operations import AuthorityOperations
 from cyoloctl.authorities.renewal import CertificateRenewal
 from cyoloctl.control.api import Health
@@ -82,10 +83,8 @@ class Service:
         self._config = config
         self._engine, self._state = engine, state
         self._request_stop, self._reload = request_stop, reload
-        self._proposer = proposer = Proposer(
-            engine, state.first_result, lambda: state.history.epoch, state.levels.why_refused
-        )
-        self.calls = PeerCalls(engine, state.members.is_voter)
+        self._proposer = proposer = _proposer_of(engine, state, str(config.name))
+        self.calls = PeerCalls(engine, state.members.is_voter, str(config.name))
         self.addresses = Addresses(config, state.members, config.peers)
         self.own_address = OwnAddress(config, state.members, self.addresses)
         self.counters = CounterOperations(proposer, state.counters)
@@ -98,6 +97,7 @@ class Service:
         self._offer_to_peers()
         self.snapshots = SnapshotOperations(proposer, state, config, pki_dir.parent)
         self.schedule = SnapshotSchedule(str(config.name), self.snapshots, config.snapshots)
+        self.audit = AuditOperations(proposer, state.audit, name=str(config.name))
         self.time = ClusterTime(proposer, state, self.calls)
         self.relayed_words = RelayedWords(
             engine,
@@ -323,6 +323,7 @@ class Service:
         yield from self.own_address.problems()
         yield from self.upgrading.problems()
         yield from self.kv.problems()
+        yield from self.audit.problems()
 
     def _on_restore(self) -> None:
         self.keys.restored()
@@ -378,3 +379,9 @@ class Service:
             _log.critical("stopping by force", extra={"reason": reason})
         self._request_stop()
         return {"stopping": True}
+
+
+def _proposer_of(engine: Engine, state: ClusterState, name: str) -> Proposer:
+    return Proposer(
+        engine, state.first_result, lambda: state.history.epoch, state.levels.why_refused, node=name
+    )

@@ -2,13 +2,17 @@
 
 Command, version 2::
 
-    0x02 ["MACHINE","OPERATION",{ARGUMENTS},"REQUEST ID","KIND","CALLER"]
+    0x02 ["MACHINE","OPERATION",{ARGUMENTS},"REQUEST ID","KIND","CALLER","ORIGIN"]
 
 that is one version byte, then the canonical JSON of that array: ASCII only
 (everything else as ``\\uXXXX``), object keys in ascending order and each once,
 no white space, integers of at most 20 characters, no fractions or exponents.
 KIND is ``node``, ``client`` or ``browser``: whose the request id is, and CALLER
-who asked among them (see ``cyoloctl.caller``).
+who asked among them (see ``cyoloctl.caller``).  ORIGIN is where that came from,
+four words between blanks: the role, the credential, the address, and the node
+that took the request; ``-`` stands for what is not known.  Without it the
+command leaves no line in the audit log: logs of before there was one, and the
+simulation, leave it out.
 
 Version 1, in logs of release 0.1.0, ended ``"REQUEST ID",AUTOMATIC,TIME]``:
 AUTOMATIC is ``true`` when a node made the request id itself; TIME is the
@@ -27,6 +31,7 @@ white space without a rule for each, and equally on every Python version.
 
 from __future__ import annotations
 
+import re
 from functools import lru_cache
 from hashlib import blake2b
 from typing import Any, NamedTuple
@@ -50,6 +55,7 @@ __all__ = [
     "encode_refusal",
     "encode_result",
     "is_caller",
+    "is_origin",
     "is_refusal_without_entry",
     "is_request_id",
     "operation_of",
@@ -66,6 +72,11 @@ DIGEST_BYTES = 8
 KINDS = ("node", "client", "browser")
 """Whose request ids there are."""
 MAX_CALLER_LENGTH = 80
+_ORIGIN = re.compile(
+    r"(?:node|browser|none|viewer|gateway|operator) (?:-|[0-9a-f]{32}|uid:[0-9]{1,10}) "
+    r"(?:-|[0-9A-Za-z.:%_-]{1,64}) (?:-|[a-z0-9](?:[a-z0-9-]{0,61}[a-z0-9])?)",
+    re.ASCII,
+)
 
 # Brackets are counted before parsing, those inside strings too: nesting cannot be deeper than that,
 # and the depth at which the parser gives up differs between Python versions.
@@ -97,7 +108,8 @@ class Refused(Exception):
 class Command(NamedTuple):
     """A decoded command.
 
-    kind, caller: whose request id it is.  time_unix_ms: the proposer's time
+    kind, caller: whose request id it is.  origin: see the module; empty where it
+    was left out.  time_unix_ms: the proposer's time
     in a command of release 0.1.0, -1 in others.  digest: of machine,
     operation and arguments; the same for every retry.
     """
@@ -110,6 +122,7 @@ class Command(NamedTuple):
     caller: str
     time_unix_ms: int
     digest: bytes
+    origin: str = ""
 
     @property
     def automatic(self) -> bool:
@@ -140,8 +153,21 @@ def _caller_text(caller: str) -> str | None:
     return canonical_json(caller) if good and (not caller or caller.isprintable()) else None
 
 
-def _tail(request_id: str, kind: str, caller: str) -> str:
-    return f',{canonical_json(request_id)},"{kind}",{_caller_text(caller)}]'
+def is_origin(value: object) -> bool:
+    """True for the four words of an origin; see the module."""
+    return type(value) is str and _origin_text(value) is not None
+
+
+@lru_cache(maxsize=1024)
+def _origin_text(origin: str) -> str | None:
+    """The JSON of an origin, None for what is none."""
+    return f'"{origin}"' if len(origin) <= 256 and _ORIGIN.fullmatch(origin) else None
+
+
+def _tail(request_id: str, kind: str, caller: str, origin_text: str | None = None) -> str:
+    if origin_text is None:
+        return f',{canonical_json(request_id)},"{kind}",{_caller_text(caller)}]'
+    return f',{canonical_json(request_id)},"{kind}",{_caller_text(caller)},{origin_text}]'
 
 
 def _check_argument(value: object, depth: int = 0) -> None:
@@ -174,6 +200,7 @@ def encode_command(
     request_id: str,
     kind: str = "client",
     caller: str = "",
+    origin: str = "",
 ) -> bytes:
     """The bytes of a command, to be proposed.
 
@@ -182,18 +209,20 @@ def encode_command(
     told by its answer.
     request_id: 1 to 128 printable ASCII characters without spaces.  kind: one
     of `KINDS`; ``node`` when the node made the id itself.  caller: as
-    `is_caller`.  A retry sends the same bytes again.
+    `is_caller`.  origin: as `is_origin`; empty: it leaves no line in the audit
+    log.  A retry sends the same bytes again.
 
     Raises InvalidInput for what cannot be encoded, more than 512 KiB, or more
     than 200 opening brackets and braces (those in text count too).
     """
     if not is_request_id(request_id):
         raise InvalidInput("the request id is not valid: use 1 to 128 printable ascii characters, no spaces")
-    if kind not in KINDS or not is_caller(caller):
+    if kind not in KINDS or not is_caller(caller) or (origin and not is_origin(origin)):
         raise InternalError("a command has no proper caller")
     _check_argument(arguments)
     head = canonical_json([machine, operation, arguments])
-    data = b"\x02" + (head[:-1] + _tail(request_id, kind, caller)).encode("ascii")
+    tail = _tail(request_id, kind, caller, _origin_text(origin) if origin else None)
+    data = b"\x02" + (head[:-1] + tail).encode("ascii")
     if len(data) > MAX_COMMAND_BYTES:
         raise InvalidInput(f"the command has {len(data)} bytes, more than {MAX_COMMAND_BYTES}: send less")
     if data.count(b"[") + data.count(b"{") > _MAX_BRACKETS:
@@ -234,7 +263,7 @@ def decode_command(data: bytes) -> Command:
         if text.count("[") + text.count("{") > _MAX_BRACKETS:
             raise ValueError
         value, _end = scan_json(text)
-        machine, operation, arguments, request_id, kind, last = value
+        machine, operation, arguments, request_id, kind, last, *more = value
         if not (
             type(value) is list
             and type(machine) is str
@@ -243,14 +272,19 @@ def decode_command(data: bytes) -> Command:
             and is_request_id(request_id)
         ):
             raise ValueError
-        time_unix_ms, caller = -1, ""
+        time_unix_ms, caller, origin = -1, "", ""
         if data[0] == COMMAND_VERSION:
             if type(kind) is not str or kind not in KINDS or not is_caller(last):
                 raise ValueError
-            caller = last
-            tail = _tail(request_id, kind, caller)
+            caller, origin_text = last, None
+            if more:
+                (origin,) = more
+                origin_text = _origin_text(origin) if type(origin) is str else None
+                if origin_text is None:
+                    raise ValueError
+            tail = _tail(request_id, kind, caller, origin_text)
         else:
-            if type(kind) is not bool or type(last) is not int or not 0 <= last <= MAX_TIME_UNIX_MS:
+            if more or type(kind) is not bool or type(last) is not int or not 0 <= last <= MAX_TIME_UNIX_MS:
                 raise ValueError
             time_unix_ms = last
             tail = f",{canonical_json(request_id)},{'true' if kind else 'false'},{time_unix_ms}]"
@@ -260,7 +294,9 @@ def decode_command(data: bytes) -> Command:
             raise ValueError
     except (ValueError, TypeError):  # TypeError: a JSON value that is no sequence
         raise Malformed("the command is malformed: propose what encode_command made") from None
-    return Command(machine, operation, arguments, request_id, kind, caller, time_unix_ms, _digest(head))
+    return Command(
+        machine, operation, arguments, request_id, kind, caller, time_unix_ms, _digest(head), origin
+    )
 
 
 def digest_of(machine: str, operation: str, arguments: dict[str, Any]) -> bytes:

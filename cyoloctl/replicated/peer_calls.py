@@ -13,6 +13,7 @@ import time
 from collections.abc import Awaitable, Callable, Mapping
 from typing import Literal, NamedTuple
 
+from cyoloctl.caller import CALLER, Caller
 from cyoloctl.errors import (
     AccessDenied,
     CyoloctlError,
@@ -24,6 +25,7 @@ from cyoloctl.errors import (
 )
 from cyoloctl.model import name_of
 from cyoloctl.raft import Engine
+from cyoloctl.replicated.command import is_caller, is_origin
 from cyoloctl.text import Json
 
 __all__ = ["Ask", "Audience", "Fields", "PeerCalls", "read_answer"]
@@ -54,10 +56,14 @@ class _Operation(NamedTuple):
 class PeerCalls:
     """The operations that peers may ask of this node, and the way to ask them.
 
-    is_voter: whether a member is meant to vote, by name.
+    is_voter: whether a member is meant to vote, by name.  node: the name of this one.
+
+    What a caller of this node caused is carried out on that caller's behalf over
+    there, and the audit log says that this node took the request.
     """
 
-    def __init__(self, engine: Engine, is_voter: Callable[[str], bool]) -> None:
+    def __init__(self, engine: Engine, is_voter: Callable[[str], bool], node: str = "") -> None:
+        self._node = node
         self._engine = engine
         self._is_voter = is_voter
         self._operations: dict[str, _Operation] = {}
@@ -70,8 +76,11 @@ class PeerCalls:
 
     async def ask(self, name: str, operation: str, arguments: Json, timeout_s: float) -> Json:
         """The answer of a connected member.  Raises its error."""
-        body = json.dumps({"operation": operation, "arguments": arguments, "timeout_s": timeout_s}).encode()
-        answer = await self._engine.call(name, body, timeout_s=timeout_s)
+        asked: Json = {"operation": operation, "arguments": arguments, "timeout_s": timeout_s}
+        caller = CALLER.get()
+        if caller.kind != "node":
+            asked["caller"] = [*caller[:5], caller.node or self._node]
+        answer = await self._engine.call(name, json.dumps(asked).encode(), timeout_s=timeout_s)
         return read_answer(answer)
 
     async def at_leader(
@@ -115,6 +124,7 @@ class PeerCalls:
             raise InvalidInput("a peer's request is malformed") from None
         if not 0 < timeout_s <= _MAX_TIMEOUT_S or not isinstance(arguments, dict):
             raise InvalidInput("a peer's request is malformed")
+        caller = _caller_of(request.get("caller"))
         operation = self._operations.get(name) if isinstance(name, str) else None
         if operation is None or arguments.keys() != operation.fields.keys():
             raise VersionMismatch(
@@ -125,6 +135,8 @@ class PeerCalls:
             if not isinstance(arguments[key], types):
                 raise InvalidInput(f"a peer's request has a wrong {key}")
         self._refuse(operation.audience, peer)
+        if caller is not None:
+            CALLER.set(caller)
         return await operation.run(peer, arguments, timeout_s)
 
     def _refuse(self, audience: Audience, peer: str) -> None:
@@ -135,6 +147,18 @@ class PeerCalls:
             raise NoLeader("the leader changed: try again")
         if audience == "voters of the leader" and not self._is_voter(peer):
             raise AccessDenied(f"{peer} is no voter, and may not pass this on: ask a voter")
+
+
+def _caller_of(given: object) -> Caller | None:
+    """The caller whom a peer speaks for; None: for itself.  Raises InvalidInput."""
+    if given is None:
+        return None
+    if isinstance(given, list) and len(given) == 6 and all(isinstance(each, str) for each in given):
+        caller = Caller(*given)
+        name = caller.name.replace(" ", "-")
+        if caller.kind in ("client", "browser") and is_caller(name) and is_origin(caller.origin("")):
+            return caller
+    raise InvalidInput("a peer's request is malformed")
 
 
 def read_answer(answer: bytes) -> Json:

@@ -49,7 +49,7 @@ class Proposer:
 
     first_result: see `ClusterState.first_result`.  epoch: the present epoch of
     the cluster's history, which every answer with a log index carries.
-    why_refused: see `LevelMachine.why_refused`.
+    why_refused: see `LevelMachine.why_refused`.  node: the name of this one.
     """
 
     def __init__(
@@ -58,8 +58,10 @@ class Proposer:
         first_result: Callable[[bytes], bytes | None] = lambda command: None,
         epoch: Callable[[], int] = lambda: 1,
         why_refused: Callable[[str, str], str | None] = lambda machine, operation: None,
+        node: str = "",
     ) -> None:
         self.engine = engine
+        self._node = node
         self._why_refused = why_refused
         self.epoch = epoch
         self._first_result = first_result
@@ -85,7 +87,7 @@ class Proposer:
             early = self._why_refused(machine, operation)
             if early is not None:
                 raise VersionMismatch(early)
-        identifier, command = _named(machine, operation, arguments, request_id)
+        identifier, command = _named(machine, operation, arguments, request_id, self._node)
         result = await self.engine.propose(command, timeout_s=timeout_s)
         index, value = _outcome(machine, operation, result)
         return index, value, identifier
@@ -117,7 +119,9 @@ class Proposer:
                 reason = self._why_refused(planned.machine, planned.operation)
                 if reason is not None:
                     raise VersionMismatch(reason)
-                name, command = _named(planned.machine, planned.operation, planned.arguments, request_id)
+                name, command = _named(
+                    planned.machine, planned.operation, planned.arguments, request_id, self._node
+                )
             except CyoloctlError as error:
                 found.append(error)
                 continue
@@ -242,17 +246,29 @@ class Proposer:
             await self.fresh(timeout_s=timeout_s)
 
 
-def _command(machine: str, operation: str, arguments: Json, request_id: str, kind: str) -> bytes:
-    """A command on behalf of the present task's caller."""
-    caller = CALLER.get().name.replace(" ", "-")
-    return encode_command(machine, operation, arguments, request_id=request_id, kind=kind, caller=caller)
+def _command(
+    machine: str, operation: str, arguments: Json, request_id: str, kind: str, node: str = ""
+) -> bytes:
+    """A command on behalf of the present task's caller.  node: the name of this one."""
+    caller = CALLER.get()
+    return encode_command(
+        machine,
+        operation,
+        arguments,
+        request_id=request_id,
+        kind=kind,
+        caller=caller.name.replace(" ", "-"),
+        origin=caller.origin(node),
+    )
 
 
-def _named(machine: str, operation: str, arguments: Json, request_id: str | None) -> tuple[str, bytes]:
+def _named(
+    machine: str, operation: str, arguments: Json, request_id: str | None, node: str
+) -> tuple[str, bytes]:
     """The request id of a command, made here where there is none, and the command."""
     identifier = request_id or os.urandom(16).hex()
     kind = "node" if request_id is None else CALLER.get().kind
-    return identifier, _command(machine, operation, arguments, identifier, kind)
+    return identifier, _command(machine, operation, arguments, identifier, kind, node)
 
 
 def _outcome(machine: str, operation: str, result: bytes) -> tuple[int, Json]:

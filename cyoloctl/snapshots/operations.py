@@ -15,12 +15,12 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from cyoloctl import __version__
-from cyoloctl.audit import audit
 from cyoloctl.errors import NotFound, Overloaded
 from cyoloctl.model import LocalNode
 from cyoloctl.paths import file_error
 from cyoloctl.raft import SYNCED_BYTES
 from cyoloctl.replicated.proposer import Proposer
+from cyoloctl.security_log import log_security
 from cyoloctl.snapshots.api import SnapshotBegun, SnapshotPart
 from cyoloctl.snapshots.file import Head
 from cyoloctl.state import ClusterState
@@ -121,7 +121,7 @@ class SnapshotOperations:
             spooled = await asyncio.to_thread(lambda: Spooled(encode(), self._directory))
         finally:
             self._making -= 1
-        audit("snapshot save", index=index)
+        log_security("snapshot save", index=index)
         _log.info("a snapshot is read", extra={"index": index, "bytes": spooled.size})
         head = Head(
             cluster_id=str(self._node.cluster_id),

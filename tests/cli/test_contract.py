@@ -32,6 +32,9 @@ CONTRACT = {
     "demo": f"--nodes --data-dir -d --keep {OUTPUT}",
     "cluster init": "-d --data-dir --name --listen --advertise --cluster --storage --certificate-days "
     f"--from-snapshot --passphrase-file {OUTPUT}",
+    "audit list": f"--chain --from --limit --who --operation --since --stale {CONNECTION}",
+    "audit export": f"--out --append --chain --from --acknowledge --no-acknowledge --request-id {CONNECTION}",
+    "audit verify": f"--cluster {CONNECTION}",
     "snapshot save": f"--stale --passphrase-file --to-node --every --keep --dir {CONNECTION}",
     "snapshot inspect": f"-d --data-dir {OUTPUT}",
     "cluster recover": f"-d --data-dir --compare --dry-run --yes {OUTPUT}",

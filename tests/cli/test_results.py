@@ -191,6 +191,7 @@ def test_refused_input_leaves_no_request_id_behind(tmp_path: Path, capsys: Captu
 
 
 READERS = {
+    "audit list", "audit verify",
     "bench",  # writes again and again, and to names of its own
     # nothing of the cluster changes: a repetition does no harm
     "demo", "dev", "doctor", "status", "sim", "help exit-codes",

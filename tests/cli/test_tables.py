@@ -44,6 +44,17 @@ def key(key_id: str, **changes: Any) -> dict[str, Any]:
     }  # fmt: skip
 
 
+def audit_page(chain: str, **changes: Any) -> dict[str, Any]:
+    common = {
+        "chain": chain, "time": "2030-12-31T23:59:59.999Z", "role": "operator", "credential": "c" * 32,
+        "address": "2001:db8::1", "node": NAMES[2], "outcome": "already_exists", "request_id": "r" * 128,
+        "index": 2**40, "epoch": 1, "previous": "0" * 64, "hash": "0" * 64,
+    }  # fmt: skip
+    lines = [{**common, "sequence": number, "who": who, **changes} for number, who in enumerate(NAMES, 1)]
+    standing = {"last": 3, "head": "0" * 64, "cut_through": 0, "cut_hash": "0" * 64, "exported_through": 0}
+    return {"chain": chain, "lines": lines, "next": None, **standing, "index": 2**40, "epoch": 1}
+
+
 KEYS = {"keys": [key("fcd708fe"), key("fcde4327", state="primary", missing=[], retired_at=None)]}
 MEMBERS = [member(name, address=f"{name}.production.example.com:65535") for name in NAMES]
 POLICIES = [
@@ -180,6 +191,17 @@ CASES: list[tuple[str, dict[tuple[str, str], Any], list[str]]] = [
         [*(entry["key"] for entry in ENTRIES), str(2**40)],
     ),
     ("bench --op get --clients 1 --seconds 0.1", get("/v1/counters/bench", counter("bench", 7)), []),
+    (
+        "audit list",
+        {
+            **get(
+                "/v1/audit/trust",
+                audit_page("trust", subject="ü" * 128, operation="kv.put"),
+            ),
+            **get("/v1/audit/data", audit_page("data", subject="connector-frankfurt-2", operation="kv.put")),
+        },
+        [*NAMES, "d1", "t3", "connector-frankfurt-2"],
+    ),
     ("machine list", get("/v1/machines", {"machines": MACHINES}), [*NAMES, "e" * 16]),
     (
         "counter list",

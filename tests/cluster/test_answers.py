@@ -159,6 +159,14 @@ def _batches(ask: Asker) -> None:
     ask("batch", operations=[{}] * 257, status=400)
 
 
+def _audit(ask: Asker) -> None:
+    page = ask("audit_list", "trust", query="start=2&limit=1")
+    assert (page["lines"][0]["sequence"], page["next"]) == (2, 3)
+    assert ask("audit_list", "data")["lines"]
+    ask("audit_acknowledge", "trust", through=2, hash=page["lines"][0]["hash"], request_id="job-21")
+    ask("audit_acknowledge", "trust", through=2, hash="0" * 64, status=409)
+
+
 def _tokens(ask: Asker) -> None:
     made = ask("token_mint", sub="alice", claims={"mfa": True, "groups": ["a"]}, ttl_s=900.0, set_cookie=True)
     line, value = made["set_cookie"], made["set_cookie_value"]
@@ -296,6 +304,7 @@ def test_every_answer_is_as_the_document_says_and_has_no_other_field(tmp_path: P
         _credentials(ask, tmp_path)
         _keys(ask)
         _members(ask, cluster, tmp_path)
+        _audit(ask)
         begun = ask("snapshot_begin")
         assert ask("snapshot_part", begun["id"])["next"] is None
         ask("snapshot_part", begun["id"], status=404)

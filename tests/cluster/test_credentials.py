@@ -95,7 +95,7 @@ def test_created_credentials_do_what_their_role_may_on_every_node(shared: Cluste
     )
     wrong = run("status", "-e", f"https://n1@{shared['n3'].address}", "--credentials", made["viewer"])
     assert_refused(wrong, 77, "n3 answers there, not n1")
-    told = [e for e in shared["n1"].log_events() if e["logger"] == "cyoloctl.audit"]
+    told = [e for e in shared["n1"].log_events() if e["logger"] == "cyoloctl.security"]
     assert [
         (e["event"], e["by"], e["credentials"], e["role"]) for e in told if e["event"] == "credentials create"
     ][-3:] == [("credentials create", "unix socket", f"the-{role}", role) for role in made]

@@ -38,7 +38,9 @@ _GROWTH_KIB = 96 * 1024
 
 def _seeds() -> list[bytes]:
     """Frames of every type, without their length; none that harms as a member is free to."""
-    add = encode_command("counter", "add", {"name": "hostile", "by": 1}, request_id="r")
+    add = encode_command(
+        "counter", "add", {"name": "hostile", "by": 1}, request_id="r", origin="operator - - n3"
+    )
     calls = [
         b'{"operation":"remove","arguments":{"name":"zz","force":true,"dry_run":true},"timeout_s":0.2}',
         b'{"operation":"transfer","arguments":{"to":"zz"},"timeout_s":0.2}',

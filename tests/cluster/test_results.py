@@ -135,6 +135,7 @@ def _writes(cluster: Cluster) -> dict[str, tuple[str, str, Json]]:
     begun = {kind: call(node, "rendezvous_start", kind=kind)["id"] for kind in ("a", "d", "c", "w", "l")}
     call(node, "rendezvous_approve", id=begun["w"], by="ann", data={"role": "admin"})
     call(node, "lock_acquire", "taken", holder="1" * 32, ttl_s=3600.0)
+    line = call_get(node, "audit_list", "trust")["lines"][-1]
     ring = call(node, "key_export_ring", passphrase="correct horse battery")["data"]
     return {
         "add": ("counter_increment", "x", {"by": 5}),
@@ -177,6 +178,7 @@ def _writes(cluster: Cluster) -> dict[str, tuple[str, str, Json]]:
         "own": ("machine_apply", "hits", {"operation": "add", "arguments": {"page": "/a"}}),
         "break": ("lock_break", "taken", {}),
         "many": ("batch", "", {"operations": [{"id": 1, "op": "counter_increment", "name": "z"}]}),
+        "exported": ("audit_acknowledge", "trust", {"through": line["sequence"], "hash": line["hash"]}),
     }
 
 

@@ -27,10 +27,12 @@ import yaml
 
 from cyoloctl.keys.keyring import Key, Keyring, KeyState
 from cyoloctl.node import config, create, inspection
+from cyoloctl.text import canonical_json
 from tests.cli.harness import processes_of
 from tests.docs.reading import GENERATED, ROOT, Block, blocks, pages
 from tests.support.cluster import MACHINES, Cluster, Node, environment, free_port, wait_until
 from tests.support.connections import cluster_id_of
+from tests.unit.audit.test_lines import chain_of
 
 KINDS = {"bash", "yaml", "python", "py", "json", "output", "message", "text", "sh", "symptom"}
 LIMIT_S = 400
@@ -164,6 +166,7 @@ WORLDS = {
     "docs/api.md": World(prepare=api),
     "docs/batch.md": World(),
     "docs/console.md": World(prepare=console),
+    "docs/audit.md": World(),
     "docs/correctness.md": World(voters=0, prepare=correctness),
     "docs/kv.md": World(),
     "docs/machines.md": World(prepare=machines),
@@ -278,3 +281,22 @@ def test_python_of_the_tokens_page_works_as_it_stands() -> None:
     }
     exec(compile(example.text, f"{example.page}:{example.line}", "exec"), names)
     assert re.fullmatch(r"VAH8[\w-]+", str(names["token"]))
+
+
+def test_python_of_the_audit_page_takes_an_export_and_no_other(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    [example] = [block for block in blocks("docs/audit.md") if block.info == "py"]
+    code = compile(example.text, f"{example.page}:{example.line}", "exec")
+    monkeypatch.chdir(tmp_path)
+    export = tmp_path / "audit.jsonl"
+    texts = [f"{canonical_json(line)}\n" for line in chain_of(4, "a\u00fc\U0001f600%")]
+    export.write_text("".join(texts))
+    exec(code, {})
+    for wrong, word in (
+        ([*texts[:2], texts[2].replace("done", "dome"), texts[3]], "line 3 was changed"),
+        ([texts[0], *texts[2:]], "line 2 does not follow"),
+    ):
+        export.write_text("".join(wrong))
+        with pytest.raises(AssertionError, match=word):
+            exec(code, {})

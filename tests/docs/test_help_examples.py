@@ -62,7 +62,8 @@ ORDER = """
     kv watch, kv keep, kv txn, kv delete, kv, key generate, key
     promote, key rotate, key list, key status, key disable, key enable, key export, key import, key rewrap,
     key policy, key identity, key destroy, key, token mint, token inspect, token update, token refresh,
-    token revoke, token revocations, token, rendezvous start, rendezvous claim, rendezvous approve,
+    token revoke, token revocations, token, audit list, audit export, audit verify, audit,
+    rendezvous start, rendezvous claim, rendezvous approve,
     rendezvous deny, rendezvous cancel, rendezvous wait, rendezvous show, rendezvous list, rendezvous
     policy, rendezvous, route share, route list, route which, route resolve, route export, route watch,
     route unshare, route, credentials request, credentials create, credentials list, credentials show,

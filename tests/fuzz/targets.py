@@ -18,6 +18,7 @@ from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, replace
 from datetime import datetime
 from hashlib import sha256
+from io import BytesIO
 from itertools import groupby
 from random import Random
 from typing import Any
@@ -27,11 +28,15 @@ from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.hazmat.primitives.ciphers.aead import AESGCM
 
+from cyoloctl.audit.chain import AuditLimits, Lines
+from cyoloctl.audit.export import read_export
+from cyoloctl.audit.lines import common_of
 from cyoloctl.control import batch, table
 from cyoloctl.control.tls_endpoints import read_credentials
 from cyoloctl.doctor.sealing import open_bundle, seal_bundle
 from cyoloctl.errors import (
     AccessDenied,
+    AuditBroken,
     BodyTooLarge,
     ConfigError,
     Conflict,
@@ -302,6 +307,7 @@ def _commands() -> tuple[bytes, ...]:
             request_id=f"r{number}",
             kind=KINDS[number % 3],
             caller="alice" if number % 2 else "",
+            origin="operator uid:0 socket n1" if number % 3 else "",
         )
         for number, (machine, operation, arguments) in enumerate(steps)
     )
@@ -467,7 +473,7 @@ def _command(data: bytes) -> None:
     if data[0] == 1:
         tail: list[Any] = [command.automatic, command.time_unix_ms]
     else:
-        tail = [command.kind, command.caller]
+        tail = [command.kind, command.caller, *([command.origin] if command.origin else [])]
     assert data[:1] + canonical_json([*command[:4], *tail]).encode("ascii") == data
 
 
@@ -1238,6 +1244,26 @@ def _answers() -> list[bytes]:
     ]
 
 
+def _export_file_lines() -> list[bytes]:
+    lines = Lines("trust", AuditLimits())
+    for number in range(3):
+        context = ("ann", "operator", "c" * 32, "socket", "n1", "keys.generate")
+        lines.append((common_of("trust", context), 1, number, "done", f"r{number}", "fc0a1b2c", number))
+    return [f"{canonical_json(line)}\n".encode() for line in lines.page(1, 10)]
+
+
+def _export_file(data: bytes) -> None:
+    verifier, size = read_export(BytesIO(data), "export", torn=True)
+    again, whole = read_export(BytesIO(data[:size]), "export")
+    assert (again.ends, whole) == (verifier.ends, size)
+    assert data[:size].endswith(b"\n") or not size
+
+
+def _export_file_seeds() -> list[bytes]:
+    lines = _export_file_lines()
+    return [b"".join(lines), lines[1] + lines[2], lines[0][:-1], b""]
+
+
 # --- the table -----------------------------------------------------------------------------------
 
 
@@ -1519,6 +1545,13 @@ TARGETS: tuple[Target, ...] = (
         (ConfigError, VersionMismatch),
         _config,
         _config_seeds,
+    ),
+    Target(
+        "audit-export",
+        "Any bytes are an export, whose lines follow one another, or AuditBroken; ended lines are kept.",
+        (AuditBroken,),
+        _export_file,
+        _export_file_seeds,
     ),
     Target(
         "credentials-file",

@@ -22,7 +22,9 @@ from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.x509.oid import NameOID
 
+from cyoloctl.audit.api import AuditApi
 from cyoloctl.authorities.api import AuthorityApi
+from cyoloctl.caller import CALLER, Caller
 from cyoloctl.credentials.api import CredentialApi
 from cyoloctl.errors import CounterOverflow, CyoloctlError, InvitationRejected, NotFound
 from cyoloctl.keys.api import KeyApi
@@ -66,7 +68,7 @@ class MemoryService:
     """A node that keeps everything in memory.
 
     fail: raised by every asynchronous call.  hang: every asynchronous call waits
-    for `release`.  calls: (operation, arguments) of each call that arrived.
+    for `release`.  calls: (operation, arguments) of each call that arrived.  callers: on whose behalf.
     """
 
     def __init__(self) -> None:
@@ -74,6 +76,7 @@ class MemoryService:
         self.results: dict[str, dict[str, Any]] = {}
         self.index = 0
         self.calls: list[tuple[str, dict[str, Any]]] = []
+        self.callers: list[Caller] = []
         self.fail: BaseException | None = None
         self.hang = False
         self.release = asyncio.Event()
@@ -94,6 +97,7 @@ class MemoryService:
         )
         self.kv: Any = _Group(self, "kv", KvApi)
         self.machines: Any = _Group(self, "machines", MachineApi)
+        self.audit: Any = _Group(self, "audit", AuditApi)
         self.members: Any = SimpleNamespace(
             status=self.status,
             list=self.member_list,
@@ -122,6 +126,7 @@ class MemoryService:
 
     async def _enter(self, operation: str, **arguments: Any) -> None:
         self.calls.append((operation, arguments))
+        self.callers.append(CALLER.get())
         self.entered.set()
         if self.hang:
             await self.release.wait()
@@ -375,12 +380,12 @@ class MemoryService:
         return {"stopping": True}
 
 
-def identify(ssl_object: Any) -> tuple[str, str] | None:
-    """(name, role) of a peer from its SAN `<name>.<role>.<cluster id>.cyoloctl`."""
+def identify(ssl_object: Any) -> tuple[str, str, str] | None:
+    """(name, role, key hash) of a peer from its SAN `<name>.<role>.<cluster id>.cyoloctl`."""
     for _, name in (ssl_object.getpeercert() or {}).get("subjectAltName", ()):
         parts = name.split(".")
         if len(parts) == 4:
-            return parts[0], parts[1]
+            return parts[0], parts[1], "c" * 64
     return None
 
 

@@ -61,7 +61,7 @@ ORDER = [
     "text",
     "model",
     "caller",
-    "audit",
+    "security_log",
     "process",
     "paths",
     "pki",
@@ -80,6 +80,7 @@ ORDER = [
     "authorities",
     "rendezvous",
     "routing",
+    "audit",
     "state",
     "snapshots",
     "control",
@@ -124,6 +125,7 @@ LAZY_VENDORS: dict[str, str] = {"cli.output": "rich yaml", "cli.screen": "rich",
 PURE = """
     bench.latencies bench.schedule
     errors model text caller pki.identity state *.machine *.records *.checks *.api
+    audit.chain audit.lines audit.what
     authorities.ends console.guard console.history console.view
     doctor.cluster doctor.facts doctor.findings doctor.redaction members.warnings
     node.config_keys kv.changes kv.holdings kv.sealing machines.code machines.language machines.names
@@ -156,6 +158,9 @@ FACES: dict[str, str] = {"raft": "sim.*"}  # the simulation takes the place of r
 # Private names of others that a module may use all the same, each with its reason.
 PRIVATE: dict[str, str] = {
     "console.view": "_fields",  # of a NamedTuple, as below
+    "audit.lines": "_replace",
+    "control.connection": "_replace",
+    "credentials.operations": "_replace",
     "kv.changes": "_replace",
     "kv.machine": "_replace",
     "kv.records": "_replace",

@@ -439,6 +439,7 @@ def test_apply_of_a_vector_gives_the_pinned_results_and_digest(name: str) -> Non
 
 #: Per machine: who may propose what is not listed, and what is listed.  Nodes of every release go by it.
 PROPOSERS: dict[str, tuple[str, dict[str, str]]] = {
+    "audit": ("any", {}),
     "counter": ("any", {}),
     "lock": ("any", {}),
     "members": (

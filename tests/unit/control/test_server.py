@@ -21,6 +21,7 @@ from typing import Any, cast
 import pytest
 
 from cyoloctl import errors
+from cyoloctl.caller import Caller
 from cyoloctl.control import connection as connection_module
 from cyoloctl.control import openapi, table
 from cyoloctl.control import server as server_module
@@ -595,6 +596,34 @@ async def test_roles_over_tls_follow_the_table(
     writer.close()
 
 
+async def test_call_is_on_behalf_of_the_credentials_the_address_and_the_user_of_the_socket(
+    server: ControlServer, service: MemoryService, tls_port: int, authority: Authority, directory: Path
+) -> None:
+    reader, writer = await asyncio.open_connection(
+        "127.0.0.1", tls_port, ssl=client_context(authority, directory, "operator")
+    )
+    writer.write(request("POST", INCREMENT, b"{}"))
+    await read_answer(reader)
+    writer.close()
+    assert service.callers == [Caller("client", "caller", "operator", "c" * 32, "127.0.0.1")]
+    await send(directory, request("POST", INCREMENT, b"{}"))
+    assert service.callers[1:] == [
+        Caller("client", "unix socket", "operator", f"uid:{os.getuid()}", "socket")
+    ]
+
+
+async def test_stranger_that_joins_has_an_address(
+    server: ControlServer, service: MemoryService, tls_port: int, authority: Authority, directory: Path
+) -> None:
+    reader, writer = await asyncio.open_connection(
+        "127.0.0.1", tls_port, ssl=client_context(authority, directory, None)
+    )
+    writer.write(request("POST", "/v1/join", json.dumps(GOOD_JOIN).encode()))
+    await read_answer(reader)
+    writer.close()
+    assert service.callers == [Caller("client", "nobody", "", "", "127.0.0.1")]
+
+
 @pytest.mark.parametrize(("role", "status"), [("gateway", 403), ("operator", 200)])
 async def test_reason_of_a_rejected_token_is_told_to_operators_only(
     server: ControlServer, tls_port: int, authority: Authority, directory: Path, role: str, status: int
@@ -631,7 +660,7 @@ class Register:
         self.revoked: set[str] = set()
         self.ready = True
 
-    def __call__(self, ssl_object: Any) -> tuple[str, str] | None:
+    def __call__(self, ssl_object: Any) -> tuple[str, str, str] | None:
         found = identify(ssl_object)
         if not self.ready:
             raise Unavailable("this node is not up to date")

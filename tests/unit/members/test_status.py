@@ -17,6 +17,8 @@ from typing import Any
 import pytest
 
 from cyoloctl import __version__
+from cyoloctl.audit.chain import MAX_LINES
+from cyoloctl.audit.lines import common_of
 from cyoloctl.keys.keyring import new_key
 from cyoloctl.keys.wrapping import wrap
 from cyoloctl.members.facts import CODES
@@ -317,6 +319,13 @@ def _kv_quota(world: World) -> None:
     world.state.kv.size = world.state.kv.quota * 9 // 10
 
 
+def _audit_not_exported(world: World) -> None:
+    lines = world.state.audit.chain("trust")
+    row = (common_of("trust", ("ann", "operator", "", "", "n1", "keys.generate")), 1, 1, "done", "r", "", 0)
+    for _ in range(MAX_LINES * 9 // 10):
+        lines.append(row)
+
+
 def _disk_slow(world: World) -> None:
     world.engine.told["n3"].info["slow_sync_ms"] = 2300.0
 
@@ -382,6 +391,7 @@ CASES: dict[str, tuple[Callable[[World], Any], str | None]] = {
     "credentials_expiring": (_credentials_expiring, None),
     "level_behind": (_level_behind, None),
     "kv_quota": (_kv_quota, "n1"),
+    "audit_not_exported": (_audit_not_exported, "n1"),
     "snapshot_failed": (_snapshot_failed, "n1"),
 }
 """Code -> how the state becomes so, and the member that it concerns."""

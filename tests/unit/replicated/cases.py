@@ -1254,7 +1254,43 @@ _machines = Case(
     ),
 )
 
+# -- audit --------------------------------------------------------------------------------------
+
+_audit = Case(
+    history=tuple(("audit", "note", {"key_id": f"fc0a1b2{number}"}) for number in range(3)),
+    good={"acknowledge": {"chain": "trust", "through": 2, "hash": "0" * 64}},
+    wrong={
+        ("acknowledge", "chain"): ["", "Trust", "both", None, 1],
+        ("acknowledge", "through"): [0, -1, 2**53 + 1, True, "1", None],
+        ("acknowledge", "hash"): ["", "0" * 63, "0" * 65, "A" * 64, None, 0],
+    },
+    damage=(
+        lambda s: s.update(more={}),
+        lambda s: s.pop("data"),
+        _set("trust/last", 2),
+        _set("trust/last", 4),
+        _set("trust/head", "0" * 64),
+        _set("trust/cut_through", 1),
+        _set("trust/cut_hash", "1" * 64),
+        _set("trust/cut_hash", "x"),
+        _set("trust/exported_through", 4),
+        _set("trust/exported_through", -1),
+        _set("data/last", 1),
+        lambda s: s["trust_lines"].reverse(),
+        lambda s: s["trust_lines"].pop(),
+        lambda s: s["trust_lines"].append(None),
+        lambda s: s["trust_lines"][0].pop(),
+        lambda s: s["trust_lines"][0].__setitem__(10, "another subject"),
+        lambda s: s["trust_lines"][0].__setitem__(10, 1),
+        lambda s: s["trust_lines"][0].__setitem__(0, "x" * 1000),
+        lambda s: s["trust_lines"][0].__setitem__(7, -1),
+        lambda s: s["trust_lines"][0].__setitem__(7, True),
+        lambda s: s["data_lines"].append(s["trust_lines"].pop()),
+    ),
+)
+
 CASES: dict[str, Case] = {
+    "audit": _audit,
     "answers": _answers,
     "authorities": _authorities,
     "clock": _clock,

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from cyoloctl.model import Stamp
-from cyoloctl.replicated.command import Malformed, Refused
+from cyoloctl.replicated.command import Command, Malformed, Refused
 from cyoloctl.replicated.machine import Machine
 from cyoloctl.state import ClusterState
 from cyoloctl.text import Json, canonical_json, parse_canonical_json
@@ -45,6 +45,18 @@ class World:
 
     def apply(self, machine: str, operation: str, arguments: Json) -> Json:
         self.index += 1
+        if operation == "note":  # no command: it leaves a line in the audit log
+            kind = {"machine": "keys", "operation": "generate", "kind": "node", "caller": "ann"}
+            noted = Command(
+                **kind,
+                arguments=arguments,
+                request_id="r",
+                time_unix_ms=-1,
+                digest=b"",
+                origin="operator - - n1",
+            )
+            self.state.audit.note(noted, self.index, 1, NOW, b'{"index":1,"value":{}}')
+            return {}
         return self.machine(machine).apply(
             operation, _travelled(arguments), self.index, self.state.time_unix_ms
         )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 import time
 from types import SimpleNamespace
@@ -9,6 +10,7 @@ from typing import Any, cast
 
 import pytest
 
+from cyoloctl.caller import CALLER, NODE, Caller
 from cyoloctl.errors import Conflict, InternalError, NoLeader
 from cyoloctl.raft import Engine
 from cyoloctl.replicated.peer_calls import Audience, PeerCalls, read_answer
@@ -26,7 +28,7 @@ class Pair:
         here = SimpleNamespace(
             call=self._call, is_leader=lambda: False, leader=lambda: "n2", wait_changed=self._wait
         )
-        self.here = PeerCalls(cast("Engine", here), lambda name: True)
+        self.here = PeerCalls(cast("Engine", here), lambda name: True, "h")
         self.name = "v"
 
     async def _call(self, name: str, body: bytes, *, timeout_s: float) -> bytes:
@@ -51,6 +53,47 @@ class Pair:
 
 def asked(**changes: Any) -> Json:
     return {"operation": "more", "arguments": {"n": 1}, "timeout_s": 1.0, **changes}
+
+
+async def test_what_a_caller_caused_is_done_on_its_behalf_and_says_which_node_took_it() -> None:
+    pair, told = Pair(), list[Caller]()
+
+    async def run(peer: str, given: Json, timeout_s: float) -> Json:
+        told.append(CALLER.get())
+        return {}
+
+    pair.there.offer("tell", {}, run, to="members")
+
+    async def ask(caller: Caller) -> None:
+        CALLER.set(caller)
+        await pair.here.ask("n2", "tell", {}, 1.0)
+
+    ann = Caller("client", "unix socket", "operator", "uid:0", "socket")
+    for caller in (ann, ann._replace(node="n7"), NODE):
+        await asyncio.create_task(ask(caller))
+    assert told[0] == ann._replace(node="h")
+    assert told[1].node == "n7"
+    assert [each.origin("v") for each in told] == [
+        "operator uid:0 socket h",
+        "operator uid:0 socket n7",
+        "node - - v",
+    ]
+
+
+@pytest.mark.parametrize(
+    "caller",
+    [
+        *("x", 1, [], {}, ["client"] * 5, ["node", "a", "operator", "", "", "n1"], ["client"] * 6),
+        ["client", "a", "operator", "", "no address", "n1"],
+        ["client", "x" * 81, "operator", "", "", "n1"],
+        ["client", "a", "operator", None, "", "n1"],
+    ],
+)
+async def test_caller_that_is_none_is_refused(caller: Any) -> None:
+    pair = Pair()
+    pair.offer("members")
+    assert await pair.code(asked(caller=caller)) == "invalid_input"
+    assert pair.ran == []
 
 
 async def test_answer_and_error_come_back_as_they_were() -> None:

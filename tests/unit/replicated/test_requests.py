@@ -351,6 +351,25 @@ def command(machine: str, operation: str, **arguments: Any) -> bytes:
     return encode_command(machine, operation, arguments, request_id="r", kind="node")
 
 
+def test_real_node_takes_from_a_peer_only_what_says_that_this_peer_took_it() -> None:
+    def judged(origin: str, role: str = "voter", machine: str = "counter") -> str | None:
+        arguments: dict[str, Any] = {"name": "c", "by": 1} if machine == "counter" else {"name": "c"}
+        operation = "add" if machine == "counter" else "uninvite"
+        data = encode_command(machine, operation, arguments, request_id="r", caller="ann", origin=origin)
+        answer = ClusterState(strangers=False).admit(data, "n2", role)
+        return None if answer is None else code_of(answer)
+
+    for role in ("voter", "learner"):
+        assert judged("operator - 10.0.0.7 n2", role) is None
+        assert judged("operator - 10.0.0.7 n1", role) == "access_denied"
+        assert judged("operator - 10.0.0.7 -", role) == "access_denied"
+        assert judged("", role) == "access_denied"
+    # A voter carries out what others were asked; and nobody's trust has no origin.
+    assert judged("operator - 10.0.0.7 n1", machine="members") is None
+    assert judged("", machine="members") == "access_denied"
+    assert ClusterState().admit(add("r"), "n2", "voter") is None
+
+
 def test_result_of_an_entry_is_never_taken_for_a_refusal_at_the_door() -> None:
     cluster = ClusterState()
     unknown = command("rendezvous", "cancel", id="0" * 32, expected=None)
