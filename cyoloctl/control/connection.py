@@ -25,6 +25,7 @@ _IDLE_S = 60.0
 # How long the rest of a refused body is read and thrown away, so that the client
 # can read the refusal.
 _LINGER_S = 2.0
+_ADDRESS = frozenset("0123456789ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz.:%_-")
 
 
 class Owner(Protocol):
@@ -210,7 +211,9 @@ class CallerConnection(Connection):
         else:
             peer = transport.get_extra_info("peername")
             if isinstance(peer, tuple):
-                self.behalf = self.behalf._replace(address=peer[0])
+                # As the audit log may hold it, whatever a system names its interfaces.
+                plain = "".join(each for each in peer[0] if each in _ADDRESS)
+                self.behalf = self.behalf._replace(address=plain[:64])
             tls = transport.get_extra_info("ssl_object")
             if tls is not None and tls.getpeercert(binary_form=True) is not None:
                 # At once, not with the first request: whoever is identified is no stranger.
