@@ -94,7 +94,7 @@ def refused(asked: Asked) -> Refusal | None:
     if any(site not in ("none", "same-origin") for site in asked.sites) or any(
         origin != f"http://{asked.hosts[0]}" for origin in asked.origins
     ):
-        return Refusal(403, "Pages of other sites may not ask the console.\n")
+        return Refusal(403, "Pages of other sites may not ask: paste the link into the address bar.\n")
     return None
 
 
