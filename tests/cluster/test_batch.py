@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import json
+import os
 import signal
 import subprocess
 import sys
-from collections.abc import Iterable
+import threading
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -32,12 +35,35 @@ def results(text: str) -> list[Json]:
     return [json.loads(each) for each in text.splitlines()]
 
 
-def start(node: Node, file: Path, out: Path, *options: str) -> subprocess.Popen[bytes]:
+def start(
+    node: Node, file: Path | str, out: Path, *options: str, stdin: int | None = None
+) -> subprocess.Popen[bytes]:
     with out.open("wb") as stream:
         return subprocess.Popen(
             [sys.executable, "-m", "cyoloctl", "batch", str(file), "-d", str(node.directory), *options],
-            stdout=stream, stderr=subprocess.PIPE, env=environment(),
+            stdin=stdin, stdout=stream, stderr=subprocess.PIPE, env=environment(),
         )  # fmt: skip
+
+
+@contextmanager
+def without_end(text: str) -> Iterator[int]:
+    """The end of a pipe from which these lines come, and then nothing, but no end."""
+    reader, writer = os.pipe()
+
+    def write() -> None:
+        left = text.encode()
+        with suppress(BrokenPipeError):
+            while left:
+                left = left[os.write(writer, left) :]
+
+    thread = threading.Thread(target=write)
+    thread.start()
+    try:
+        yield reader
+    finally:
+        os.close(reader)
+        thread.join(LIMIT_S)
+        os.close(writer)
 
 
 def ended(process: subprocess.Popen[bytes]) -> tuple[int, str]:
@@ -112,7 +138,7 @@ def test_every_line_is_applied_once_whoever_leads_dies_while_they_come(
 def test_run_whose_node_dies_is_gone_on_with_at_another_and_nothing_is_applied_twice(
     cluster: Cluster, tmp_path: Path
 ) -> None:
-    count = 10_000
+    count = 15_000
     file, out, rest = tmp_path / "lines", tmp_path / "out", tmp_path / "rest"
     file.write_text(increments(count, "moved"))
     leader = cluster.wait_leader()
@@ -139,10 +165,11 @@ def test_run_that_was_killed_is_gone_on_with_from_its_last_answer(
     file, out, rest = tmp_path / "lines", tmp_path / "out", tmp_path / "rest"
     file.write_text(increments(count, name))
     node = shared["n1"]
-    process = start(node, file, out, "--request-id", name)
-    wait_until("some lines", lambda: count_of(out) > 500)
-    process.send_signal(how)
-    status, told = ended(process)
+    with without_end(file.read_text()) as stdin:
+        process = start(node, "-", out, "--request-id", name, stdin=stdin)
+        wait_until("some lines", lambda: count_of(out) > 500)
+        process.send_signal(how)
+        status, told = ended(process)
     assert status == (-how if how is signal.SIGKILL else 130), told
     whole = out.read_text()
     answered = results(whole[: whole.rindex("\n") + 1])  # of the last line a part may be there
