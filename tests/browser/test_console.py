@@ -185,7 +185,7 @@ def test_page_of_real_nodes_follows_what_happens_to_them(
     with console(tmp_path, "--credentials", str(cluster.credentials()), *asks) as running:
         with Writers(cluster), readers(cluster):
             healthy(running, shown)
-            look(shown, "console", 810, dark=False, points=24, width=1100)
+            look(shown, "console", 880, dark=False, points=24, width=1000)
             # What a screen reader says, and what keys reach.
             assert (shown.role("#state"), shown.label("#members table")) == ("status", "Members")
             heads = shown.texts("#members thead th")
