@@ -84,13 +84,6 @@ def _is_well(node: Node) -> bool:
     return True
 
 
-def _checked(node: Node) -> set[tuple[str, str]]:
-    """The same by the command, with its exit status."""
-    result = node.cli("status", "--check", "-o", "json")
-    assert result.returncode == 4, result.stderr
-    return {(each["code"], each["member"]) for each in json.loads(result.stdout)["problems"]}
-
-
 def _of_something_else(event: dict[str, Any]) -> bool:
     """The disk is small, what was before is over, and on a busy machine every process stands still."""
     return (
@@ -127,6 +120,19 @@ class Watched:
 
             wait_until(f"{node.name} names {code}", names, ALLOWED_S)
 
+    def is_checked(self, code: str, member: str, node: Node) -> None:
+        """The same by the command of `node`, with its exit status."""
+
+        def names() -> bool:
+            result = node.cli("status", "--check", "-o", "json")
+            found = {(each["code"], each["member"]) for each in json.loads(result.stdout)["problems"]}
+            if (code, member) not in found:
+                raise NotYet(result.returncode, found)
+            assert result.returncode == 4, result.stderr
+            return True
+
+        wait_until(f"status --check of {node.name} names {code}", names, ALLOWED_S)
+
 
 def _follower(cluster: Cluster) -> tuple[Node, Node, Node]:
     """A follower, the leader, and the third."""
@@ -153,7 +159,7 @@ def test_disk_that_syncs_slowly_is_named_by_its_node_and_by_the_others(cluster: 
     _write(leader)
     watched.first_line_names("disk")
     watched.is_named_by("disk_slow", sick.name, leader, other, sick)
-    assert ("disk_slow", sick.name) in _checked(other)
+    watched.is_checked("disk_slow", sick.name, other)
 
 
 def test_disk_that_fails_is_named_by_its_node_and_then_by_the_others(cluster: Cluster) -> None:
@@ -163,7 +169,7 @@ def test_disk_that_fails_is_named_by_its_node_and_then_by_the_others(cluster: Cl
     assert sick.wait_exit() == 74
     watched.first_line_names("input/output error")
     watched.is_named_by("disk_failed", sick.name, leader, other)
-    assert ("disk_failed", sick.name) in _checked(other)
+    watched.is_checked("disk_failed", sick.name, other)
 
 
 def test_memory_that_runs_out_is_named_by_its_node_and_then_by_the_others(cluster: Cluster) -> None:
@@ -199,7 +205,7 @@ def test_clock_that_steps_is_named_by_its_node_and_by_the_others(cluster: Cluste
     try:
         watched.first_line_names("clock")
         watched.is_named_by("clock", "n3", sick, leader)
-        assert ("clock", "n3") in _checked(cluster["n2"])
+        watched.is_checked("clock", "n3", cluster["n2"])
     finally:
         sick.step_clock(0)
 
