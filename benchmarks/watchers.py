@@ -1,7 +1,8 @@
 """Cost of watchers for a node's writes: ``python -m benchmarks.watchers``.
 
 Three nodes; a program writes to the leader, in rounds that alternate: without watchers, and with several
-that watch the counter that is written, on the leader's control socket or over TLS.  The figure is the median
+that watch the counter that is written, on the leader's control socket or over TLS; with --kv they follow the
+key that is put, by long polls.  The figure is the median
 of the pairs' ratios.  The watchers are one process at the lowest priority, since in life they are other
 machines; they read and count, nothing more.
 """
@@ -22,10 +23,47 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
-from benchmarks.compare import COUNTER, leader_of, load_round, say
+from benchmarks.compare import COUNTER, http_request, leader_of, load_round, request_round, say
 from benchmarks.systems import ROOT, Cyoloctl, scratch_directory
 
+KEY = "bench/key"
+PUT = (http_request("/v1/kv/put", {"key": KEY, "value": "x" * 100}), "revision")
 _REQUEST = f"GET /v1/counters/{COUNTER}/watch HTTP/1.1\r\nHost: localhost\r\n\r\n".encode()
+
+
+class _Follow(asyncio.Protocol):
+    """One follower of a key: counts its answers that hold a change, and asks again after each."""
+
+    def __init__(self) -> None:
+        self._data = b""
+        self._next: int | None = None
+
+    def connection_made(self, transport: Any) -> None:
+        self._transport = transport
+        self._ask()
+        _Watch.ready += 1
+
+    def _ask(self) -> None:
+        after = "" if self._next is None else f"&from_revision={self._next}"
+        path = f"/v1/kv/changes?prefix={KEY}&timeout_s=60{after}"
+        self._transport.write(f"GET {path} HTTP/1.1\r\nHost: localhost\r\n\r\n".encode())
+
+    def data_received(self, data: bytes) -> None:
+        self._data += data
+        head, end, body = self._data.partition(b"\r\n\r\n")
+        length = int(head.partition(b"Content-Length: ")[2].partition(b"\r\n")[0] or 0)
+        if not end or len(body) < length:
+            return
+        if not head.startswith(b"HTTP/1.1 200 "):
+            _Watch.refused = body.decode(errors="replace")
+            return
+        answer = json.loads(body)
+        self._data, self._next = b"", answer["next_revision"]
+        _Watch.lines += bool(answer["changes"])
+        self._ask()
+
+    def connection_lost(self, exc: BaseException | None) -> None:
+        _Watch.refused = _Watch.refused or f"a watch ended: {exc}"
 
 
 class _Watch(asyncio.Protocol):
@@ -63,12 +101,13 @@ async def _watch(spec: dict[str, Any]) -> None:
         context.check_hostname = False
         context.load_verify_locations(cadata=spec["ca_pem"])
         context.load_cert_chain(spec["certificate"], spec["key"])
+    protocol = _Follow if spec["kv"] else _Watch
     for _ in range(spec["count"]):
         if context is None:
-            await loop.create_unix_connection(_Watch, spec["target"].removeprefix("unix:"))
+            await loop.create_unix_connection(protocol, spec["target"].removeprefix("unix:"))
         else:
             host, _, port = spec["target"].rpartition(":")
-            await loop.create_connection(_Watch, host, int(port), ssl=context, server_hostname="")
+            await loop.create_connection(protocol, host, int(port), ssl=context, server_hostname="")
     while _Watch.ready < spec["count"] and not _Watch.refused:
         await asyncio.sleep(0.01)
     _Watch.lines, started, cpu = 0, time.monotonic(), time.process_time()
@@ -92,12 +131,15 @@ def _new_loop() -> asyncio.AbstractEventLoop:
 
 
 @contextlib.contextmanager
-def _watchers(target: str, count: int, tls: tuple[str, Path, Path] | None, told: list[Any]) -> Iterator[None]:
+def _watchers(
+    target: str, count: int, tls: tuple[str, Path, Path] | None, told: list[Any], *, kv: bool
+) -> Iterator[None]:
     """So many watches while the block runs; what they saw is added to told."""
     ca, certificate, key = tls or ("", Path(), Path())
     spec = {
         "target": target,
         "count": count,
+        "kv": kv,
         "ca_pem": ca,
         "certificate": str(certificate),
         "key": str(key),
@@ -138,8 +180,12 @@ def _measure(options: argparse.Namespace, system: Cyoloctl) -> int:
             for watched in (False, True) if number % 2 == 0 else (True, False):
                 leader = leader_of(system)
                 target = leader.address if tls else leader.target
-                with _watchers(target, options.watchers, tls, told) if watched else contextlib.nullcontext():
-                    done = load_round(system, options.clients, options.seconds)
+                watching = _watchers(target, options.watchers, tls, told, kv=options.kv)
+                with watching if watched else contextlib.nullcontext():
+                    if options.kv:
+                        done = request_round(system, *PUT, options.clients, options.seconds)
+                    else:
+                        done = load_round(system, options.clients, options.seconds)
                 rates[watched].append(done.rate)
                 cost[watched].append(done.members_cpu_ms)
         without, with_ = (statistics.median(rates[watched]) for watched in (False, True))
@@ -164,6 +210,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("--clients", type=int, default=100, help="connections that write (default 100)")
     parser.add_argument("--rounds", type=int, default=5, help="rounds of each (default 5)")
     parser.add_argument("--seconds", type=float, default=4.0, help="length of a round (default 4)")
+    parser.add_argument("--kv", action="store_true", help="followers of a key instead")
     parser.add_argument("--scratch", type=Path, help="directory for the data")
     parser.add_argument("--as-watchers", help=argparse.SUPPRESS)
     options = parser.parse_args(argv)

@@ -45,7 +45,7 @@ from cyoloctl.kv.values import Clear, Values, sealed_under
 from cyoloctl.members.api import Problem
 from cyoloctl.replicated.command import Malformed
 from cyoloctl.replicated.proposer import Planned, Proposer
-from cyoloctl.replicated.watchers import Watchers
+from cyoloctl.replicated.watchers import PrefixWatchers, Turns
 from cyoloctl.text import Json, rfc3339
 
 __all__ = ["KvOperations"]
@@ -76,12 +76,25 @@ class KvOperations:
         self._kv = kv
         self._values = Values(keys, kv)
         self._name = name
-        self._watchers = Watchers()
-        kv.on_change = lambda key, index: self._watchers.changed(key)
+        self._watchers = PrefixWatchers()
+        self._turns = Turns()
+        self._told_revision = kv.revision
+        kv.on_change = lambda _, __: self._tell()
 
     def restored(self) -> None:
         """The machine's state was replaced by a snapshot."""
+        self._told_revision = self._kv.revision
         self._watchers.all_changed()
+
+    def _tell(self) -> None:
+        """Wake those who follow a key that an entry changed."""
+        after, self._told_revision = self._told_revision, self._kv.revision
+        if not self._watchers.is_watching or after == self._told_revision:
+            return
+        if self._kv.first_revision > after + 1:  # some of it is forgotten already
+            self._watchers.all_changed()
+        else:
+            self._watchers.changed({event.key for event in self._kv.changes(after + 1, 2**31)})
 
     async def maintain(self) -> bool:
         """As leader: take away keys whose time is over, and seal values under the present key.
@@ -163,10 +176,11 @@ class KvOperations:
         check_prefix(prefix)
         deadline = time.monotonic() + timeout_s
         is_fresh = False
-        with self._watchers.watch("") as event:
+        with self._watchers.watch(prefix) as event:
             while True:
                 event.clear()
-                if from_revision is not None:
+                # A thousand who look at each change would leave no time for the changes.
+                if from_revision is not None and await self._turns.take(deadline - time.monotonic()):
                     found, from_revision = self._changes(prefix, from_revision)
                     if found:
                         left = max(0.1, deadline - time.monotonic())

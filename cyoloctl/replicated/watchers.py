@@ -3,10 +3,17 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Iterator
+from collections import deque
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 
-__all__ = ["Watchers"]
+__all__ = ["PrefixWatchers", "Turns", "Watchers"]
+
+_AT_ONCE = 64
+"""Callers who go on in one turn of the loop."""
+
+_PAUSE_FACTOR = 9.0
+_LONGEST_PAUSE_S = 1.0
 
 
 class Watchers:
@@ -46,3 +53,79 @@ class Watchers:
         for events in self._events.values():
             for event in events:
                 event.set()
+
+
+class PrefixWatchers:
+    """Events of those who wait for names that begin in some way.  Belongs to one loop."""
+
+    def __init__(self) -> None:
+        self._watchers = Watchers()
+        self._lengths: dict[int, int] = {}  # of the prefixes, with how many have it
+
+    @contextmanager
+    def watch(self, prefix: str) -> Iterator[asyncio.Event]:
+        """An event that is set at each change of a name that begins with prefix, until the block is left."""
+        length = len(prefix)
+        self._lengths[length] = self._lengths.get(length, 0) + 1
+        try:
+            with self._watchers.watch(prefix) as event:
+                yield event
+        finally:
+            self._lengths[length] -= 1
+            if not self._lengths[length]:
+                del self._lengths[length]
+
+    @property
+    def is_watching(self) -> bool:
+        """Whether anybody waits."""
+        return bool(self._lengths)
+
+    def changed(self, names: Iterable[str]) -> None:
+        """Wake those who wait for one of these names."""
+        for prefix in {name[:length] for name in names for length in self._lengths}:
+            self._watchers.changed(prefix)
+
+    def all_changed(self) -> None:
+        """Wake everybody."""
+        self._watchers.all_changed()
+
+
+class Turns:
+    """Lets callers do something that costs, few at a time, in a tenth of the loop's time.
+
+    First come, first served.  A lone caller waits for one turn of the loop, and
+    nine times as long as that took before the next.
+    """
+
+    def __init__(self) -> None:
+        self._queue: deque[asyncio.Future[None]] = deque()
+        self._task: asyncio.Task[None] | None = None
+
+    async def take(self, timeout_s: float) -> bool:
+        """Wait for the caller's turn; false when it does not come in time.
+
+        What the caller does before it next waits is what is measured.
+        """
+        loop = asyncio.get_running_loop()
+        turn = loop.create_future()
+        self._queue.append(turn)
+        if self._task is None:
+            self._task = loop.create_task(self._run(loop))
+        try:
+            async with asyncio.timeout(timeout_s):
+                await turn
+        except TimeoutError:
+            return False
+        return True
+
+    async def _run(self, loop: asyncio.AbstractEventLoop) -> None:
+        while self._queue:
+            began = loop.time()
+            for _ in range(min(_AT_ONCE, len(self._queue))):
+                turn = self._queue.popleft()
+                if not turn.done():  # else its caller has gone
+                    turn.set_result(None)
+            await asyncio.sleep(0)  # they run now
+            await asyncio.sleep(0)
+            await asyncio.sleep(min(_PAUSE_FACTOR * (loop.time() - began), _LONGEST_PAUSE_S))
+        self._task = None
