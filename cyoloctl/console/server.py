@@ -8,14 +8,15 @@ from __future__ import annotations
 import json
 import socket
 from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from email.utils import formatdate
 from importlib import resources
-
-from aiohttp import web
 
 from cyoloctl.console.guard import Asked, Door, Refusal, refused
 from cyoloctl.text import Json
-from cyoloctl.web.connection import Connection, HttpServer, TooLong
+from cyoloctl.web.connection import Connection, HttpServer
 from cyoloctl.web.listener import Guest, Listener
+from cyoloctl.web.request import Answer, Request, TooLong, answer_bytes
 from cyoloctl.web.strangers import StrangerLimits, Visitors
 
 __all__ = ["SECURITY", "ConsoleServer"]
@@ -59,7 +60,7 @@ class ConsoleServer(HttpServer[Connection]):
     """
 
     def __init__(self, door: Door, data: Callable[[], Json], opened: Callable[[], None]) -> None:
-        super().__init__("cyoloctl.console.aiohttp")
+        super().__init__()
         self._door = door
         self._data = data
         self._opened = opened
@@ -86,56 +87,67 @@ class ConsoleServer(HttpServer[Connection]):
     def _accept(self, guest: Guest) -> Connection:
         return Connection(self, guest, idle_s=_IDLE_S, linger_s=_LINGER_S, max_headers=_MAX_HEADERS)
 
-    async def respond(self, request: web.BaseRequest, connection: Connection) -> web.StreamResponse:
+    async def respond(self, request: Request, connection: Connection) -> Answer:
         """The answer to a request."""
         headers = request.headers
         asked = Asked(
             method=request.method,
-            path=request.raw_path.partition("?")[0],
-            hosts=headers.getall("Host", []),
-            origins=headers.getall("Origin", []),
-            sites=headers.getall("Sec-Fetch-Site", []),
-            cookies=headers.getall("Cookie", []),
+            path=request.target.partition("?")[0],
+            hosts=headers.all("Host"),
+            origins=headers.all("Origin"),
+            sites=headers.all("Sec-Fetch-Site"),
+            cookies=headers.all("Cookie"),
         )
-        response = self._answer(asked)
-        if self.closing or not request.content.is_eof():
-            response.force_close()
-        return response
+        keep_alive = request.keep_alive and request.is_1_1 and request.complete and not self.closing
+        return self._answer(asked).answer(keep_alive, body_too=request.method != "HEAD")
 
-    def _answer(self, asked: Asked) -> web.Response:
+    def _answer(self, asked: Asked) -> _Said:
         refusal = refused(asked)
         if refusal is not None:
             return _refuse(refusal)
         cookie = self._door.open(asked)
         if cookie is not None:
             self._opened()
-            return _made(303, b"", "text/plain", {"Location": self._door.home, "Set-Cookie": cookie})
+            return _Said(303, b"", "text/plain", {"Location": self._door.home, "Set-Cookie": cookie})
         name = self._door.inside(asked)
         if isinstance(name, Refusal):
             return _refuse(name)
         if name == "data":
             text = json.dumps(self._data(), ensure_ascii=False, allow_nan=False, separators=(",", ":"))
-            return _made(200, text.encode("utf-8", "replace"), "application/json", {})
+            return _Said(200, text.encode("utf-8", "replace"), "application/json", {})
         if name not in self._files:
             return _refuse(Refusal(404, "Nothing is here.\n"))
         body, kind = self._files[name]
-        return _made(200, body, kind, {})
+        return _Said(200, body, kind, {})
 
-    def refuse_unreadable(self, error: BaseException | None, too_long: TooLong | None) -> web.StreamResponse:
+    def refuse_unreadable(self, error: BaseException | None, too_long: TooLong | None) -> Answer:
         """The answer to bytes that are not HTTP, or to too long a head."""
-        response = _refuse(Refusal(400 if error is None else 500, "The request is not valid HTTP/1.1.\n"))
-        response.force_close()
-        return response
+        refusal = Refusal(400 if error is None else 500, "The request is not valid HTTP/1.1.\n")
+        return _refuse(refusal).answer(keep_alive=False)
 
 
-def _refuse(refusal: Refusal) -> web.Response:
+@dataclass(frozen=True, slots=True)
+class _Said:
+    """An answer, before what protects it is added."""
+
+    status: int
+    body: bytes
+    kind: str
+    headers: Mapping[str, str]
+
+    def answer(self, keep_alive: bool, *, body_too: bool = True) -> Answer:
+        """With all that protects it."""
+        headers = {
+            "Date": formatdate(usegmt=True),
+            **SECURITY,
+            **self.headers,
+            "Content-Type": f"{self.kind}; charset=utf-8",
+            **({} if keep_alive else {"Connection": "close"}),
+        }
+        data = answer_bytes(self.status, headers.items(), self.body, body_too=body_too)
+        return Answer(self.status, data, keep_alive)
+
+
+def _refuse(refusal: Refusal) -> _Said:
     allowed = {"Allow": "GET, HEAD"} if refusal.status == 405 else {}
-    return _made(refusal.status, refusal.text.encode(), "text/plain", allowed)
-
-
-def _made(status: int, body: bytes, kind: str, headers: Mapping[str, str]) -> web.Response:
-    return web.Response(
-        status=status,
-        body=body,
-        headers={**SECURITY, **headers, "Content-Type": f"{kind}; charset=utf-8"},
-    )
+    return _Said(refusal.status, refusal.text.encode(), "text/plain", allowed)

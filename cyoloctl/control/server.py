@@ -23,8 +23,6 @@ from http import HTTPStatus
 from typing import TYPE_CHECKING, Any, cast
 from urllib.parse import unquote
 
-from aiohttp import web
-
 from cyoloctl.caller import CALLER
 from cyoloctl.control import table
 from cyoloctl.control.batches import Batches
@@ -42,10 +40,12 @@ from cyoloctl.errors import (
     Overloaded,
     Unavailable,
 )
+from cyoloctl.fastjson import compact_bytes, decode_flat_object
 from cyoloctl.metrics.counts import Requests
 from cyoloctl.metrics.families import by
-from cyoloctl.web.connection import Answer, HttpServer, TooLong, read_body
-from cyoloctl.web.encoding import encode_error, encode_object
+from cyoloctl.web.connection import HttpServer
+from cyoloctl.web.encoding import SCHEMA_VERSION, encode_error, encode_object
+from cyoloctl.web.request import Answer, phrase_of, read_body
 from cyoloctl.web.schema import Route, role_allows
 from cyoloctl.web.strangers import Budget
 
@@ -56,6 +56,7 @@ if TYPE_CHECKING:
     from cyoloctl.control.table import Node
     from cyoloctl.metrics.families import Figures
     from cyoloctl.web.listener import Guest
+    from cyoloctl.web.request import Request, TooLong
 
 __all__ = ["ControlServer", "Identify", "ServerLimits", "build_server"]
 
@@ -130,7 +131,7 @@ class ControlServer(HttpServer[CallerConnection]):
         wait_ready: Callable[[float], Awaitable[object]] | None,
         limits: ServerLimits,
     ) -> None:
-        super().__init__("cyoloctl.control.aiohttp")
+        super().__init__()
         self._handlers: dict[Route[Node], Callable[..., Any]] = {
             route: route.handler(node) for route in table.routes() if route.handler is not None
         }
@@ -252,40 +253,36 @@ class ControlServer(HttpServer[CallerConnection]):
 
     # --- answers ------------------------------------------------------------------------------
 
-    def _answer(self, body: bytes, keep_alive: bool, media: str = "application/json") -> web.StreamResponse:
+    def _answer(self, body: bytes, keep_alive: bool, media: str = "application/json") -> Answer:
         now = self.loop.time()
         if now - self._head_at >= 1.0:
             self._head_at = now
             self._head = _head("application/json")
         end = b"\r\n\r\n" if keep_alive else b"\r\nConnection: close\r\n\r\n"
         head = self._head if media == "application/json" else _head(media)
-        return Answer(200, b"%b%d%b%b" % (head, len(body), end, body), keep_alive).response()
+        return Answer(200, b"%b%d%b%b" % (head, len(body), end, body), keep_alive)
 
     def answer_error(
         self, error: CyoloctlError, *, keep_alive: bool, status: int = 0, extra: str = "", body: bool = True
-    ) -> web.StreamResponse:
+    ) -> Answer:
         """The response for an error; status 0 means the error's own."""
         status = status or error.http_status
         data = encode_error(error)
-        try:
-            phrase = HTTPStatus(status).phrase
-        except ValueError:  # 499
-            phrase = "Error"
         connection = "" if keep_alive else "Connection: close\r\n"
         head = (
-            f"HTTP/1.1 {status} {phrase}\r\nDate: {formatdate(usegmt=True)}\r\n{_COMMON}{extra}{connection}"
-            f"Content-Length: {len(data)}\r\n\r\n"
+            f"HTTP/1.1 {status} {phrase_of(status)}\r\nDate: {formatdate(usegmt=True)}\r\n{_COMMON}{extra}"
+            f"{connection}Content-Length: {len(data)}\r\n\r\n"
         )
-        return Answer(status, head.encode("ascii") + (data if body else b""), keep_alive).response()
+        return Answer(status, head.encode("ascii") + (data if body else b""), keep_alive)
 
     # --- requests -----------------------------------------------------------------------------
 
-    async def respond(self, request: web.BaseRequest, connection: CallerConnection) -> web.StreamResponse:
+    async def respond(self, request: Request, connection: CallerConnection) -> Answer:
         """The answer to a request."""
         # HTTP/1.0 clients get one answer per connection: they would need another header.
-        keep_alive = request.keep_alive and request.version == (1, 1) and not self.closing
+        keep_alive = request.keep_alive and request.is_1_1 and not self.closing
         started = time.monotonic()
-        path, _, query = request.raw_path.partition("?")
+        path, _, query = request.target.partition("?")
         found = table.match(request.method, path)
         try:
             if found is None:
@@ -294,11 +291,11 @@ class ControlServer(HttpServer[CallerConnection]):
                 answer = await self._dispatch(request, connection, keep_alive, *found, query)
         except CyoloctlError as error:
             # After a body that was not read to its end, the next request cannot be found.
-            keep_alive = keep_alive and request.content.is_eof() and not connection.ended
+            keep_alive = keep_alive and request.complete and not connection.ended
             answer = self.answer_error(error, keep_alive=keep_alive)
         except Exception as error:
             answer = self.answer_error(
-                self.internal_error(f"{request.method} {table.shown_path(request.raw_path)}", error),
+                self.internal_error(f"{request.method} {table.shown_path(request.target)}", error),
                 keep_alive=False,
             )
         took_s = time.monotonic() - started
@@ -309,14 +306,14 @@ class ControlServer(HttpServer[CallerConnection]):
             self._logger.debug(
                 "control: method=%s path=%s status=%d caller=%s ms=%.1f",
                 request.method,
-                table.shown_path(request.raw_path),
+                table.shown_path(request.target),
                 answer.status,
                 connection.caller,
                 took_s * 1000,
             )
         return answer
 
-    def refuse_unreadable(self, error: BaseException | None, too_long: TooLong | None) -> web.StreamResponse:
+    def refuse_unreadable(self, error: BaseException | None, too_long: TooLong | None) -> Answer:
         """The answer to bytes that are not HTTP, in the API's shape."""
         refusal: CyoloctlError = InvalidInput("the request is not valid HTTP/1.1: check what is sending it")
         if too_long is not None:
@@ -327,26 +324,24 @@ class ControlServer(HttpServer[CallerConnection]):
 
     async def _dispatch(
         self,
-        request: web.BaseRequest,
+        request: Request,
         connection: CallerConnection,
         keep_alive: bool,
         route: Route[Node],
         name: str,
         query_text: str,
-    ) -> web.StreamResponse:
+    ) -> Answer:
         if route.role != "none" and not role_allows(connection.current_role(), route.role):
             if isinstance(connection.refusal, Unavailable) and self._wait_ready is not None:
                 await self._wait_ready(_READY_S)
             if not role_allows(connection.current_role(), route.role):
                 raise connection.refused(route)
         CALLER.set(connection.behalf)
-        if route.method == "POST" and "Origin" in request.headers:
+        if route.method == "POST" and request.headers.get("Origin") is not None:
             # A browser holding an operator certificate must not be steered here by another site.
             raise AccessDenied("requests from web pages are refused: use cyoloctl or a script")
-        content = request.content
-        if content.is_eof():
-            # The usual case: the body came with the head.  read_nowait gives all of it.
-            raw = content.read_nowait()
+        if request.complete:  # the usual case: the body came with the head
+            raw = request.take()
         else:
             raw = await self._read_bounded(request, connection, route)
             if connection.ended:
@@ -357,7 +352,8 @@ class ControlServer(HttpServer[CallerConnection]):
             route.check_name(name)
         query = route.read_query(query_text)
         if route.body:
-            body = route.read_body(raw)
+            given = decode_flat_object(raw) if len(raw) <= route.max_body_bytes else None
+            body = route.read_body(raw) if given is None else route.check_body(given)
         elif raw:
             raise InvalidInput("this request takes no body")
         else:
@@ -378,7 +374,7 @@ class ControlServer(HttpServer[CallerConnection]):
         return self._answer(await self._call(connection, route, name, body, query), keep_alive, route.media)
 
     async def _read_bounded(
-        self, request: web.BaseRequest, connection: CallerConnection, route: Route[Node]
+        self, request: Request, connection: CallerConnection, route: Route[Node]
     ) -> bytes:
         """A body that has not wholly arrived, if there is room for it.  Raises BodyTooLarge, Overloaded."""
         length = request.content_length
@@ -456,7 +452,9 @@ class ControlServer(HttpServer[CallerConnection]):
             connection.guard = None
         if query.get("consistency") == "stale":
             value = {**value, "stale": True}
-        return encode_object(value)
+        if "schema_version" not in value:
+            value = {"schema_version": SCHEMA_VERSION, **value}
+        return compact_bytes(value)
 
     def _end_overdue(self) -> None:
         """Cancel the calls that outlived their guard, and look again while any run."""
@@ -468,7 +466,7 @@ class ControlServer(HttpServer[CallerConnection]):
         again = bool(self._guards)
         self._guard_timer = self.loop.call_later(_GUARD_SWEEP_S, self._end_overdue) if again else None
 
-    def _no_route(self, method: str, path: str, keep_alive: bool) -> web.StreamResponse:
+    def _no_route(self, method: str, path: str, keep_alive: bool) -> Answer:
         allowed = table.allowed_methods(path)
         # The answer to HEAD has no body, and its length would be taken for one.
         head = method == "HEAD"
@@ -490,14 +488,14 @@ class ControlServer(HttpServer[CallerConnection]):
 
     async def _hold(
         self,
-        request: web.BaseRequest,
+        request: Request,
         connection: CallerConnection,
         route: Route[Node],
         name: str,
         body: dict[str, Any],
         query: dict[str, Any],
         keep_alive: bool,
-    ) -> web.StreamResponse:
+    ) -> Answer:
         """A watch or a long poll, bounded in all and for each caller."""
         budget = self._local_held if connection.local else self._held
         caller = connection.caller
@@ -519,22 +517,22 @@ class ControlServer(HttpServer[CallerConnection]):
 
     async def _watch(
         self,
-        request: web.BaseRequest,
+        request: Request,
         connection: CallerConnection,
         route: Route[Node],
         name: str,
         timeout_s: float,
         keep_alive: bool,
-    ) -> web.StreamResponse:
+    ) -> Answer:
         connection.gone = self.loop.create_future()
         watcher: Watcher | None = None
         try:
             # Until the first value is there the answer may still be a plain error.
             value = await self._first_value(connection, route, name, timeout_s)
-            transport = request.transport
+            transport = connection.transport
             if transport is None:
-                return Answer(200, b"", False).response()  # aiohttp sees that nobody is there
-            chunked = request.version == (1, 1)
+                return Answer(200, b"", False)  # nobody is there
+            chunked = request.is_1_1
             watcher = Watcher(transport, chunked=chunked, index=int(value["index"]))
             head = (
                 f"HTTP/1.1 200 OK\r\nDate: {formatdate(usegmt=True)}\r\n"
@@ -553,7 +551,7 @@ class ControlServer(HttpServer[CallerConnection]):
                 last = encode_error(connection.refusal) + b"\n"
             elif self._closing.done():
                 last = encode_error(Unavailable("the node is stopping: watch on another node")) + b"\n"
-            return Answer(200, watcher.last(last), keep_alive).response()
+            return Answer(200, watcher.last(last), keep_alive)
         finally:
             connection.gone = None
             if watcher is not None:

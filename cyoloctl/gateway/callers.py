@@ -10,7 +10,6 @@ from collections import Counter
 from dataclasses import replace
 from urllib.parse import parse_qsl, quote
 
-from aiohttp import web
 from markupsafe import Markup
 
 from cyoloctl.caller import CALLER, Actor, Caller
@@ -29,7 +28,7 @@ from cyoloctl.gateway.forms import (
 )
 from cyoloctl.gateway.settings import RETURN, GatewayNode, GatewaySettings, Limits
 from cyoloctl.gateway.templates import SIGN_IN
-from cyoloctl.web.connection import read_body
+from cyoloctl.web.request import Request, read_body
 
 __all__ = ["LIMIT_S", "Callers", "SignInFirst", "answered_by", "once"]
 
@@ -69,7 +68,7 @@ class Callers:
             if self._served[name] <= 0:
                 del self._served[name]
 
-    async def body(self, request: web.BaseRequest) -> bytes:
+    async def body(self, request: Request) -> bytes:
         """A request's body.  Raises BodyTooLarge, InvalidInput when it dawdles."""
         too_large = BodyTooLarge(f"the body is larger than {_MAX_BODY_BYTES} bytes")
         return await read_body(request, _MAX_BODY_BYTES, self._limits.body_s, too_large)
@@ -169,7 +168,7 @@ class Callers:
             _log.info("a request of another origin was refused", extra={"expected": asked.origin})
             raise
 
-    async def fields(self, asked: GatewayRequest, request: web.BaseRequest, *fields: str) -> dict[str, str]:
+    async def fields(self, asked: GatewayRequest, request: Request, *fields: str) -> dict[str, str]:
         """The fields of one of our forms: these and "form".  Raises RefusalPage, InvalidInput."""
         self.from_our_page(asked)
         if request.content_type != "application/x-www-form-urlencoded":
@@ -190,7 +189,7 @@ class Callers:
         return given
 
     async def posted(
-        self, asked: GatewayRequest, request: web.BaseRequest, purpose: str, *fields: str
+        self, asked: GatewayRequest, request: Request, purpose: str, *fields: str
     ) -> tuple[dict[str, str], Opened, Actor, str]:
         """The fields, what the form sealed, who sent it and the person.  Raises RefusalPage, InvalidInput."""
         given = await self.fields(asked, request, *fields)

@@ -13,6 +13,7 @@ import re
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
+from typing import Protocol
 from urllib.parse import parse_qsl, urlsplit
 
 from cryptography.exceptions import InvalidTag
@@ -156,6 +157,11 @@ def origin_of(scheme: str, host: str, port: int | None) -> str:
     return f"{scheme}://{shown}" + ("" if standard else f":{port}")
 
 
+class _Headers(Protocol):
+    def get(self, name: str, /) -> str | None:
+        """The first value of a header."""
+
+
 @dataclass(slots=True)
 class GatewayRequest:
     """A request, as far as it can be believed; served: the caller for whom it is counted."""
@@ -168,7 +174,7 @@ class GatewayRequest:
     origin: str
     host: str
     cookie: str
-    headers: Mapping[str, str]
+    headers: _Headers
     port: int | None = None
     served: str | None = None
 

@@ -5,8 +5,6 @@ from __future__ import annotations
 import ipaddress
 from collections.abc import Awaitable, Callable, Mapping
 
-from aiohttp import web
-
 from cyoloctl.errors import InvalidInput, TokenRejected
 from cyoloctl.gateway.answers import Answer, text
 from cyoloctl.gateway.callers import LIMIT_S, Callers
@@ -14,6 +12,7 @@ from cyoloctl.gateway.forms import GatewayRequest, is_in
 from cyoloctl.gateway.settings import GatewayNode, GatewaySettings
 from cyoloctl.metrics.counts import Requests
 from cyoloctl.metrics.families import GATEWAY, Figures
+from cyoloctl.web.request import Request
 
 __all__ = ["Programs"]
 
@@ -40,7 +39,7 @@ class Programs:
 
     def routes(
         self,
-    ) -> Mapping[str, Mapping[str, Callable[[GatewayRequest, web.BaseRequest], Awaitable[Answer]]]]:
+    ) -> Mapping[str, Mapping[str, Callable[[GatewayRequest, Request], Awaitable[Answer]]]]:
         """Handlers by path and method."""
         return {
             "/healthz": {"GET": self._healthz},
@@ -49,7 +48,7 @@ class Programs:
             "/session/refresh": {"POST": self._refresh},
         }
 
-    async def _refresh(self, asked: GatewayRequest, request: web.BaseRequest) -> Answer:
+    async def _refresh(self, asked: GatewayRequest, request: Request) -> Answer:
         self._callers.from_our_page(asked)
         if await self._callers.body(request):
             raise InvalidInput("this request takes no body")
@@ -63,15 +62,15 @@ class Programs:
             answer = text(401, f"{error.message}: sign in again\n", WWW_Authenticate="Cookie")
         return answer
 
-    async def _healthz(self, asked: GatewayRequest, request: web.BaseRequest) -> Answer:
+    async def _healthz(self, asked: GatewayRequest, request: Request) -> Answer:
         return text(200, "ok\n")
 
-    async def _readyz(self, asked: GatewayRequest, request: web.BaseRequest) -> Answer:
+    async def _readyz(self, asked: GatewayRequest, request: Request) -> Answer:
         if self._closing() or not self._node.ready():
             return text(503, "not ready: no leader was heard recently\n", Retry_After="1")
         return text(200, "ready\n")
 
-    async def _show_metrics(self, asked: GatewayRequest, request: web.BaseRequest) -> Answer:
+    async def _show_metrics(self, asked: GatewayRequest, request: Request) -> Answer:
         if not is_in(asked.client, self._metrics_clients):
             return text(403, "metrics are not for you: see gateway.metrics_clients in node.yaml\n")
         figures: Figures = {

@@ -20,7 +20,6 @@ import hashlib
 import logging
 from collections.abc import Awaitable, Callable, Mapping
 
-from aiohttp import web
 from markupsafe import Markup
 
 from cyoloctl.errors import Conflict, InvalidInput, NotFound, OutcomeUnknown, Unavailable
@@ -51,6 +50,7 @@ from cyoloctl.gateway.templates import (
 )
 from cyoloctl.rendezvous.codes import shown_user_code
 from cyoloctl.routing.table import NODE_COOKIE
+from cyoloctl.web.request import Request
 
 __all__ = ["RendezvousPages"]
 
@@ -69,7 +69,7 @@ class RendezvousPages:
 
     def routes(
         self,
-    ) -> Mapping[str, Mapping[str, Callable[[GatewayRequest, web.BaseRequest], Awaitable[Answer]]]]:
+    ) -> Mapping[str, Mapping[str, Callable[[GatewayRequest, Request], Awaitable[Answer]]]]:
         """Handlers by path and method."""
         answering = {
             "/rendezvous": {"GET": self._enter, "POST": self._find},
@@ -84,7 +84,7 @@ class RendezvousPages:
         }
         return answering | (beginning if self._settings.begin else {})
 
-    async def _enter(self, asked: GatewayRequest, request: web.BaseRequest) -> Answer:
+    async def _enter(self, asked: GatewayRequest, request: Request) -> Answer:
         """The form for a code.  Looks nothing up: a link must not tell whether a code is right."""
         browsers, cookies = self._callers.browser(asked)
         person = self._callers.person(await self._callers.actor(asked, browsers, current=False))
@@ -101,7 +101,7 @@ class RendezvousPages:
         answer.cookies = cookies
         return answer
 
-    async def _find(self, asked: GatewayRequest, request: web.BaseRequest) -> Answer:
+    async def _find(self, asked: GatewayRequest, request: Request) -> Answer:
         given, opened, actor, person = await self._callers.posted(asked, request, "enter", "user_code")
         by = answered_by(asked, person)
         try:
@@ -139,7 +139,7 @@ class RendezvousPages:
         )
         return page(self._node.name, 200, f"Approve \u201c{found['kind']}\u201d?", body)
 
-    async def _approve(self, asked: GatewayRequest, request: web.BaseRequest) -> Answer:
+    async def _approve(self, asked: GatewayRequest, request: Request) -> Answer:
         return await self._decide(
             asked,
             request,
@@ -148,7 +148,7 @@ class RendezvousPages:
             "The device or program that waited goes on. You can close this page.",
         )
 
-    async def _deny(self, asked: GatewayRequest, request: web.BaseRequest) -> Answer:
+    async def _deny(self, asked: GatewayRequest, request: Request) -> Answer:
         return await self._decide(
             asked,
             request,
@@ -158,7 +158,7 @@ class RendezvousPages:
         )
 
     async def _decide(
-        self, asked: GatewayRequest, request: web.BaseRequest, operation: str, title: str, text: str
+        self, asked: GatewayRequest, request: Request, operation: str, title: str, text: str
     ) -> Answer:
         _, opened, actor, person = await self._callers.posted(asked, request, "decide")
         by = answered_by(asked, person)
@@ -175,7 +175,7 @@ class RendezvousPages:
         _log.info("rendezvous answered on the page", extra={"operation": operation, "by": by})
         return page(self._node.name, 200, title, Markup("<p>{text}</p>").format(text=text))
 
-    async def _to_owner(self, asked: GatewayRequest, request: web.BaseRequest) -> Answer:
+    async def _to_owner(self, asked: GatewayRequest, request: Request) -> Answer:
         """/r/NODE?user_code=CODE: to the page as the node where it began serves it, or any when that is away.
 
         A session is for one host name.  So at a shared host, and wherever the browser has a session, it stays
@@ -225,7 +225,7 @@ class RendezvousPages:
     def _over(self, asked: GatewayRequest, status: int, title: str, text: str) -> RefusalPage:
         return RefusalPage(status, title, text, {"Set-Cookie": self._begun_cookie(asked, "")})
 
-    async def _begin_page(self, asked: GatewayRequest, request: web.BaseRequest) -> Answer:
+    async def _begin_page(self, asked: GatewayRequest, request: Request) -> Answer:
         browsers, cookies = self._callers.browser(asked)
         form = self._callers.forms.seal("begin", browsers[0], "", b"", self._node.now_unix_s())
         body = BEGIN.format(root=asked.root, form=form, buttons=buttons(self._settings.begin))
@@ -233,7 +233,7 @@ class RendezvousPages:
         answer.cookies = cookies
         return answer
 
-    async def _begin(self, asked: GatewayRequest, request: web.BaseRequest) -> Answer:
+    async def _begin(self, asked: GatewayRequest, request: Request) -> Answer:
         given = await self._callers.fields(asked, request, "kind")
         actor = await self._callers.actor(asked, self._callers.browsers(asked), current=False)
         opened, actor = self._callers.opened(given["form"], "begin", actor, "")
@@ -257,7 +257,7 @@ class RendezvousPages:
         answer.cookies = [self._begun_cookie(asked, begun.seal(self._callers.forms, self._node.now_unix_s()))]
         return answer
 
-    async def _wait(self, asked: GatewayRequest, request: web.BaseRequest) -> Answer:
+    async def _wait(self, asked: GatewayRequest, request: Request) -> Answer:
         begun, cookie = self._begun(asked)
         try:
             await self._callers.actor(asked, (), current=False)
@@ -298,7 +298,7 @@ class RendezvousPages:
         )
         return page(self._node.name, 200, "Waiting for approval", body, look_again_s=_LOOK_AGAIN_S)
 
-    async def _redeem(self, asked: GatewayRequest, request: web.BaseRequest) -> Answer:
+    async def _redeem(self, asked: GatewayRequest, request: Request) -> Answer:
         begun, cookie = self._begun(asked)
         given = await self._callers.fields(asked, request)
         self._callers.forms.open(given["form"], "redeem", [cookie], "", self._node.now_unix_s())

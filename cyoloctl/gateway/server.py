@@ -25,8 +25,8 @@ import socket
 import ssl
 import time
 from collections.abc import Callable
+from email.utils import formatdate
 
-from aiohttp import web
 from markupsafe import Markup
 
 from cyoloctl.errors import ConfigError, InvalidInput
@@ -47,8 +47,10 @@ from cyoloctl.gateway.settings import GatewayNode, GatewaySettings, Limits
 from cyoloctl.gateway.templates import SECURITY
 from cyoloctl.metrics.counts import Requests
 from cyoloctl.routing.table import NODE_COOKIE
-from cyoloctl.web.connection import Connection, HttpServer, TooLong
+from cyoloctl.web.connection import Connection, HttpServer
 from cyoloctl.web.listener import Guest, Listener
+from cyoloctl.web.request import Answer as Response
+from cyoloctl.web.request import Request, TooLong, answer_bytes
 from cyoloctl.web.strangers import StrangerLimits, Visitors
 
 __all__ = ["Gateway", "tls_context"]
@@ -112,7 +114,7 @@ class Gateway(HttpServer[_Connection]):
     """Serves one listening socket.  `start`, then `close`; belongs to the running loop."""
 
     def __init__(self, node: GatewayNode, settings: GatewaySettings, limits: Limits = _LIMITS) -> None:
-        super().__init__("cyoloctl.gateway.aiohttp")
+        super().__init__()
         self.limits = limits
         self._node = node
         self._callers = Callers(node, settings, limits)
@@ -172,10 +174,10 @@ class Gateway(HttpServer[_Connection]):
 
     # -- one request
 
-    async def respond(self, request: web.BaseRequest, connection: _Connection) -> web.StreamResponse:
+    async def respond(self, request: Request, connection: _Connection) -> Response:
         """The answer to a request."""
         started = time.monotonic()
-        path, _, query = request.raw_path.partition("?")
+        path, _, query = request.target.partition("?")
         route = "/r/" if path.startswith("/r/") else path
         asked: GatewayRequest | None = None
         try:
@@ -203,12 +205,10 @@ class Gateway(HttpServer[_Connection]):
             (route if route in self._routes else "other",), answer.status, time.monotonic() - started
         )
         scheme = "http" if asked is None else asked.scheme
-        response = self._guarded(answer, scheme)
-        if self.closing or not request.content.is_eof():
-            response.force_close()
-        return response
+        keep_alive = request.keep_alive and request.is_1_1 and request.complete and not self.closing
+        return self._guarded(answer, scheme, keep_alive, body_too=request.method != "HEAD")
 
-    def refuse_unreadable(self, error: BaseException | None, too_long: TooLong | None) -> web.StreamResponse:
+    def refuse_unreadable(self, error: BaseException | None, too_long: TooLong | None) -> Response:
         """The answer to bytes that are not HTTP, or to too long a head."""
         if error is not None:
             _log.error("the HTTP layer failed", exc_info=error)
@@ -217,42 +217,41 @@ class Gateway(HttpServer[_Connection]):
         if too_long is not None:  # of a browser, whose user can help it
             status, title, said = _TOO_LONG[too_long]
             answer = page(self._node.name, status, title, Markup("<p>{text}</p>").format(text=said))
-        response = self._guarded(answer, "http")
-        response.force_close()
-        return response
+        return self._guarded(answer, "http", keep_alive=False)
 
-    def _guarded(self, answer: Answer, scheme: str) -> web.Response:
+    def _guarded(self, answer: Answer, scheme: str, keep_alive: bool, *, body_too: bool = True) -> Response:
         """An answer with all that protects it."""
-        response = web.Response(
-            status=answer.status,
-            body=answer.body.encode(),
-            headers={**SECURITY, **answer.headers, NODE_COOKIE: self._node.name, "Server": "cyoloctl"},
-        )
+        named = {**SECURITY, **answer.headers, NODE_COOKIE: self._node.name, "Server": "cyoloctl"}
         if answer.body:
-            response.headers["Content-Type"] = f"{answer.kind}; charset=utf-8"
+            named["Content-Type"] = f"{answer.kind}; charset=utf-8"
         if scheme == "https":
-            response.headers["Strict-Transport-Security"] = "max-age=31536000"
-        for cookie in answer.cookies:
-            response.headers.add("Set-Cookie", cookie)
-        return response
+            named["Strict-Transport-Security"] = "max-age=31536000"
+        if not keep_alive:
+            named["Connection"] = "close"
+        headers = [("Date", formatdate(usegmt=True)), *named.items()]
+        headers += [("Set-Cookie", cookie) for cookie in answer.cookies]
+        body = answer.body.encode()
+        return Response(
+            answer.status, answer_bytes(answer.status, headers, body, body_too=body_too), keep_alive
+        )
 
-    def _asked(self, request: web.BaseRequest, path: str, query: str) -> GatewayRequest:
+    def _asked(self, request: Request, path: str, query: str) -> GatewayRequest:
         """The request as the pages see it.
 
         Raises InvalidInput, and RefusalPage for a host that is not ours.
         """
-        peer = ip(request.remote or "")
+        peer = ip(request.connection.remote)
         by_proxy = is_in(peer, self._trusted)
         headers = request.headers
 
         def forwarded(name: str) -> str | None:
-            values = headers.getall(name, []) if by_proxy else []
+            values = headers.all(name) if by_proxy else []
             return values[-1].rpartition(",")[2].strip() if values else None
 
         scheme = "https" if self._tls else forwarded("X-Forwarded-Proto") or "http"
         if scheme not in ("http", "https"):
             raise InvalidInput("X-Forwarded-Proto is neither http nor https: correct the proxy")
-        named = headers.getall("Host", [])
+        named = headers.all("Host")
         if len(named) > 1:
             raise InvalidInput("there are several Host headers: send one")
         host, port = "", None
@@ -272,12 +271,12 @@ class Gateway(HttpServer[_Connection]):
             method=request.method,
             path=path,
             query=query,
-            client=client_address(str(peer), headers.getall("X-Forwarded-For", []), self._trusted),
+            client=client_address(str(peer), headers.all("X-Forwarded-For"), self._trusted),
             scheme=scheme,
             origin=origin_of(scheme, host, port),
             host=host,
             port=port,
-            cookie="; ".join(headers.getall("Cookie", [])),
+            cookie="; ".join(headers.all("Cookie")),
             headers=headers,
         )
 

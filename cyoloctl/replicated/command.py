@@ -34,10 +34,14 @@ from __future__ import annotations
 import re
 from functools import lru_cache
 from hashlib import blake2b
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from cyoloctl.errors import CyoloctlError, InternalError, InvalidInput, error_from_code
-from cyoloctl.text import canonical_json, parse_canonical_json, scan_json
+from cyoloctl.fastjson import canonical_bytes, decode
+from cyoloctl.text import scan_json
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable
 
 __all__ = [
     "COMMAND_VERSION",
@@ -143,31 +147,31 @@ def is_request_id(value: object) -> bool:
 
 def is_caller(value: object) -> bool:
     """True for at most 80 printable ASCII characters without spaces; empty: nobody in particular."""
-    return type(value) is str and _caller_text(value) is not None
+    return type(value) is str and _caller_json(value) is not None
 
 
 @lru_cache(maxsize=1024)
-def _caller_text(caller: str) -> str | None:
+def _caller_json(caller: str) -> bytes | None:
     """The JSON of a caller, None for what is none.  Kept: the same few callers write again and again."""
     good = len(caller) <= MAX_CALLER_LENGTH and caller.isascii() and " " not in caller
-    return canonical_json(caller) if good and (not caller or caller.isprintable()) else None
+    return canonical_bytes(caller) if good and (not caller or caller.isprintable()) else None
 
 
 def is_origin(value: object) -> bool:
     """True for the four words of an origin; see the module."""
-    return type(value) is str and _origin_text(value) is not None
+    return type(value) is str and _origin_json(value) is not None
 
 
 @lru_cache(maxsize=1024)
-def _origin_text(origin: str) -> str | None:
+def _origin_json(origin: str) -> bytes | None:
     """The JSON of an origin, None for what is none."""
-    return f'"{origin}"' if len(origin) <= 256 and _ORIGIN.fullmatch(origin) else None
+    return b'"%b"' % origin.encode("ascii") if len(origin) <= 256 and _ORIGIN.fullmatch(origin) else None
 
 
-def _tail(request_id: str, kind: str, caller: str, origin_text: str | None = None) -> str:
-    if origin_text is None:
-        return f',{canonical_json(request_id)},"{kind}",{_caller_text(caller)}]'
-    return f',{canonical_json(request_id)},"{kind}",{_caller_text(caller)},{origin_text}]'
+def _tail(request_id: str, kind: str, caller: str, origin_json: bytes | None = None) -> bytes:
+    end = b"]" if origin_json is None else b",%b]" % origin_json
+    who = kind.encode("ascii"), _caller_json(caller) or b""
+    return b',%b,"%b",%b%b' % (canonical_bytes(request_id), *who, end)
 
 
 def _check_argument(value: object, depth: int = 0) -> None:
@@ -220,9 +224,9 @@ def encode_command(
     if kind not in KINDS or not is_caller(caller) or (origin and not is_origin(origin)):
         raise InternalError("a command has no proper caller")
     _check_argument(arguments)
-    head = canonical_json([machine, operation, arguments])
-    tail = _tail(request_id, kind, caller, _origin_text(origin) if origin else None)
-    data = b"\x02" + (head[:-1] + tail).encode("ascii")
+    head = canonical_bytes([machine, operation, arguments])
+    tail = _tail(request_id, kind, caller, _origin_json(origin) if origin else None)
+    data = b"\x02" + head[:-1] + tail
     if len(data) > MAX_COMMAND_BYTES:
         raise InvalidInput(f"the command has {len(data)} bytes, more than {MAX_COMMAND_BYTES}: send less")
     if data.count(b"[") + data.count(b"{") > _MAX_BRACKETS:
@@ -259,10 +263,10 @@ def decode_command(data: bytes) -> Command:
     if len(data) > MAX_COMMAND_BYTES:
         raise Malformed("the command is too long: send less")
     try:
-        text = data[1:].decode("ascii")
-        if text.count("[") + text.count("{") > _MAX_BRACKETS:
+        text = data[1:]
+        if text.count(b"[") + text.count(b"{") > _MAX_BRACKETS:
             raise ValueError
-        value, _end = scan_json(text)
+        value = _loaded(text)
         machine, operation, arguments, request_id, kind, last, *more = value
         if not (
             type(value) is list
@@ -276,20 +280,20 @@ def decode_command(data: bytes) -> Command:
         if data[0] == COMMAND_VERSION:
             if type(kind) is not str or kind not in KINDS or not is_caller(last):
                 raise ValueError
-            caller, origin_text = last, None
+            caller, origin_json = last, None
             if more:
                 (origin,) = more
-                origin_text = _origin_text(origin) if type(origin) is str else None
-                if origin_text is None:
+                origin_json = _origin_json(origin) if type(origin) is str else None
+                if origin_json is None:
                     raise ValueError
-            tail = _tail(request_id, kind, caller, origin_text)
+            tail = _tail(request_id, kind, caller, origin_json)
         else:
             if more or type(kind) is not bool or type(last) is not int or not 0 <= last <= MAX_TIME_UNIX_MS:
                 raise ValueError
             time_unix_ms = last
-            tail = f",{canonical_json(request_id)},{'true' if kind else 'false'},{time_unix_ms}]"
+            tail = b",%b,%b,%d]" % (canonical_bytes(request_id), b"true" if kind else b"false", time_unix_ms)
             kind = "node" if kind else "client"
-        head = canonical_json([machine, operation, arguments])[:-1]
+        head = canonical_bytes([machine, operation, arguments])[:-1]
         if head + tail != text:
             raise ValueError
     except (ValueError, TypeError):  # TypeError: a JSON value that is no sequence
@@ -299,18 +303,49 @@ def decode_command(data: bytes) -> Command:
     )
 
 
+def _loaded(data: bytes) -> Any:
+    """The value of JSON whose numbers are integers of at most 20 characters.
+
+    Not strict: whoever uses it encodes the value again and compares.  Raises ValueError, RecursionError.
+    """
+    try:
+        value = decode(data)
+        if _has_integers_only(value):
+            return value
+    except ValueError:
+        pass
+    return scan_json(data.decode("ascii"))[0]  # half surrogates, which are text here; else it refuses as well
+
+
+def _has_integers_only(value: object) -> bool:
+    """Whether all numbers of JSON are integers of at most 20 characters."""
+    kind = type(value)
+    if kind is int:
+        return -(10**19) < value < 10**20  # type: ignore[operator]  # an int, by the line above
+    items: Iterable[object] = ()
+    if kind is dict:
+        items = value.values()  # type: ignore[attr-defined]  # a dict, by the line above
+    elif kind is list:
+        items = value  # type: ignore[assignment]  # a list, by the line above
+    for item in items:
+        # Text and null, which is what most of it is, without a call for each.
+        if type(item) is not str and item is not None and not _has_integers_only(item):
+            return False
+    return kind is not float
+
+
 def digest_of(machine: str, operation: str, arguments: dict[str, Any]) -> bytes:
     """The digest of a command with these arguments."""
-    return _digest(canonical_json([machine, operation, arguments])[:-1])
+    return _digest(canonical_bytes([machine, operation, arguments])[:-1])
 
 
-def _digest(head: str) -> bytes:
-    return blake2b(head.encode("ascii"), digest_size=DIGEST_BYTES).digest()
+def _digest(head: bytes) -> bytes:
+    return blake2b(head, digest_size=DIGEST_BYTES).digest()
 
 
 def encode_result(index: int, value: dict[str, Any]) -> bytes:
     """The bytes of a success."""
-    return canonical_json({"index": index, "value": value}).encode("ascii")
+    return canonical_bytes({"index": index, "value": value})
 
 
 def encode_refusal(index: int, code: str, message: str, reason: str | None = None) -> bytes:
@@ -318,7 +353,7 @@ def encode_refusal(index: int, code: str, message: str, reason: str | None = Non
     error = {"code": code, "message": message}
     if reason is not None:
         error["reason"] = reason
-    return canonical_json({"error": error, "index": index}).encode("ascii")
+    return canonical_bytes({"error": error, "index": index})
 
 
 def is_refusal_without_entry(result: bytes) -> bool:
@@ -328,7 +363,9 @@ def is_refusal_without_entry(result: bytes) -> bool:
 
 def _parse_result(result: bytes) -> dict[str, Any]:
     try:
-        value = parse_canonical_json(result.decode("ascii"))
+        value = _loaded(result)
+        if canonical_bytes(value) != result:
+            raise ValueError
         if type(value) is dict and type(value["index"]) is int and len(value) == 2:
             error = value.get("error")
             if type(value.get("value")) is dict or (

@@ -1,90 +1,65 @@
-"""HTTP/1.1 on an accepted connection, for both servers: aiohttp frames it, what bounds it is ours.
+"""HTTP/1.1 on an accepted connection, for both servers: llhttp reads it (httptools), what bounds it is ours.
 
-Below ``aiohttp.web.Application`` on purpose: with strict bodies, roles and a time
-limit, an increment costs 38 to 40 us of CPU here; with Application,
-``request.json()`` and ``json_response`` and none of those, 47 to 50 (aiohttp
-3.14.5, Python 3.11, wrk -t1 -c100 over loopback).
+One request after another: what follows in the pipeline is not read while one is
+answered.  Bounded are: each line and header of a head, their number, a head in
+all, the time for a head and between requests, what a chunked body may hold
+beside the body, and for how long what is left of a refused body is read.
 
-This is the only module that bends aiohttp: it subclasses ``RequestHandler`` and
-gives it answers that are no ``web.Response``.  `READ` pins the methods that were
-read for that, and a test fails when the installed ones differ.
+Strict, as llhttp is by default: no bare line feeds, no folded headers, one
+Content-Length, never one beside Transfer-Encoding.
 """
 
 from __future__ import annotations
 
 import asyncio
-import logging
 from abc import ABC, abstractmethod
-from typing import TYPE_CHECKING, Any, Generic, Literal, TypeVar, cast
+from collections import deque
+from contextlib import suppress
+from typing import TYPE_CHECKING, Any, Generic, TypeVar, cast
 
-from aiohttp import web
-from aiohttp.http_exceptions import LineTooLong
+from httptools import HttpParserCallbackError, HttpParserError, HttpParserUpgrade, HttpRequestParser
 
-from cyoloctl.errors import InvalidInput
+from cyoloctl.web.request import Answer, Headers, Request, TooLong
 
 if TYPE_CHECKING:
-    from cyoloctl.errors import CyoloctlError
+    from collections.abc import Coroutine
+
     from cyoloctl.web.listener import Guest
 
-__all__ = ["READ", "Answer", "Connection", "HttpServer", "TooLong", "read_body"]
+__all__ = ["Connection", "HttpServer"]
 
-#: SHA-256 of the source of each method of RequestHandler that is overridden, called or relied on.
-READ: dict[str, str] = {
-    "__init__": "46c577d1f419158f0c496ec69a813a99964d926163aec33ffaa37abdd2f913aa",
-    "close": "84518f965e198ee33f28afab0f9627441cd524600e99dbc519b5ade6746c97ac",
-    "connection_lost": "df2fe6e95fd04c7caf0611ecabbe58f85ee08e38b9a6ce24ef85e0c8dba5b86d",
-    "connection_made": "44d50b5763b2c7e481c84b4abda1d4003325bd30938e68147644b9b02549e334",
-    "finish_response": "b7eb53db8f4b30ca8e8c2015c72317eed4b58012a12ec6b903601ff86f0d88b0",
-    "force_close": "38d0e1e798e4d3b7b9273ac3c20f13ba8d47576fc50526e47771f0f0b1c23088",
-    "handle_error": "94962ffef500c17222910ffeb4dc46ab273ed0bce8622472138f316d4a5cb1f6",
-    "start": "2e565fd40c8e04fb3afb481d5ba52691a61d28396573b4b8a4cf3b168782288e",
-}
-
-
-#: Bytes of a request's first line, and of a header with its name.  They differ so that what is said to be too
-#: long (LineTooLong, by its limit) is known.
 _MAX_LINE_BYTES = 8190
+"""Of a request's target."""
+
 _MAX_FIELD_BYTES = 8192
+"""Of a header with its name."""
 
-TooLong = Literal["line", "header"]
-"""The part of a request's head that is too long."""
+_MAX_HEAD_BYTES = 64 * 1024
+"""Of a head that is not whole yet, beside what came with its first bytes."""
 
+_MAX_UNREAD_BYTES = 64 * 1024
+"""Of a body that nobody has taken yet: no more is read then."""
 
-class Answer:
-    """A finished response, as bytes: one write instead of building a header map.
-
-    Stands in for web.Response, of which RequestHandler uses prepare, write_eof
-    and keep_alive (`start` and `finish_response`; `body_length` and `status` only
-    for the access log, which is off).
-    """
-
-    __slots__ = ("data", "keep_alive", "status")
-
-    def __init__(self, status: int, data: bytes, keep_alive: bool) -> None:
-        self.status = status
-        self.data = data
-        self.keep_alive = keep_alive
-
-    async def prepare(self, request: web.BaseRequest) -> None:
-        """Write everything.  Raises ConnectionResetError when the client is gone."""
-        transport = request.transport
-        if transport is None:
-            raise ConnectionResetError
-        transport.write(self.data)
-        if request.protocol.writing_paused:
-            # The client sends requests and does not read answers.
-            await request.writer.drain()
-
-    async def write_eof(self) -> None:
-        """Nothing is left to write."""
-
-    def response(self) -> web.StreamResponse:
-        """The answer, as aiohttp's types call it."""
-        return cast("web.StreamResponse", self)
+_FRAMING_FACTOR = 16
+"""Chunks of one byte take six: more bytes than this for each of a body are an attack."""
 
 
-class Connection(web.RequestHandler):
-    """One connection: what aiohttp does, and what its listener must know.
+class _Refused(Exception):
+    """Ends the reading of a head that is not taken."""
+
+
+class _Unreadable:
+    """In the place of a request: bytes that are none.  too_long, error: why, where it is one of those."""
+
+    __slots__ = ("error", "too_long")
+
+    def __init__(self, error: BaseException | None, too_long: TooLong | None) -> None:
+        self.error = error
+        self.too_long = too_long
+
+
+class Connection(asyncio.Protocol):
+    """One connection of a server.
 
     guest: hears when it asks, is answered and leaves; None on a unix socket.
     idle_s: between requests, and to dribble a request's head.  linger_s: for
@@ -92,7 +67,31 @@ class Connection(web.RequestHandler):
     client gets to read the refusal.  max_headers: in one request.
     """
 
-    __slots__ = ("_guest", "_server", "busy")
+    __slots__ = (
+        "_began",
+        "_body_bytes",
+        "_drained",
+        "_fed",
+        "_fields",
+        "_guest",
+        "_idle_at",
+        "_idle_s",
+        "_idle_timer",
+        "_linger_s",
+        "_max_headers",
+        "_no_more",
+        "_parser",
+        "_paused",
+        "_receiving",
+        "_server",
+        "_target",
+        "_task",
+        "_too_long",
+        "_waiting",
+        "busy",
+        "loop",
+        "transport",
+    )
 
     def __init__(
         self,
@@ -103,66 +102,305 @@ class Connection(web.RequestHandler):
         linger_s: float,
         max_headers: int = 128,
     ) -> None:
-        super().__init__(
-            server.http,
-            loop=server.loop,
-            keepalive_timeout=idle_s,
-            access_log=None,  # type: ignore[arg-type]  # aiohttp tests it for truth and types it as a Logger
-            lingering_time=linger_s,
-            # A compressed body could be a bomb; as it is, it is just not what a route takes.
-            auto_decompress=False,
-            max_headers=max_headers,
-            max_line_size=_MAX_LINE_BYTES,
-            max_field_size=_MAX_FIELD_BYTES,
-            logger=server.quiet,
-        )
         self._server = server
         self._guest = guest
+        self.loop = server.loop
+        self._idle_s = idle_s
+        self._linger_s = linger_s
+        self._max_headers = max_headers
         #: A request is being answered.
         self.busy = False
+        #: None before and after its life.
+        self.transport: asyncio.Transport | None = None
+        self._parser: HttpRequestParser | None = None
+        # Of the head that is being read.
+        self._target = b""
+        self._fields: list[tuple[bytes, bytes]] = []
+        self._too_long: TooLong | None = None
+        # Bytes that came since a head or body began, and of them those of the body.
+        self._began = False
+        self._fed = 0
+        self._body_bytes = 0
+        self._receiving: Request | None = None  # its body is not wholly here
+        self._waiting: deque[Request | _Unreadable] = deque()
+        self._task: asyncio.Task[None] | None = None
+        self._no_more = False  # the present answer is the last
+        self._paused = False  # nothing is read
+        self._drained: asyncio.Future[None] | None = None  # while answers are not read
+        self._idle_at = 0.0
+        self._idle_timer: asyncio.TimerHandle | None = None
 
     @property
     def stranger(self) -> bool:
         """Whether nobody vouches for the caller."""
         return self._guest is not None and self._guest.stranger
 
-    def begin(self) -> None:
-        """A request's whole head is there."""
-        self.busy = True
-        if self._guest is not None:
-            self._guest.asked()
+    @property
+    def remote(self) -> str:
+        """The address of the other end, without its port; empty on a unix socket."""
+        name = None if self.transport is None else self.transport.get_extra_info("peername")
+        return str(name[0]) if isinstance(name, tuple) else ""
 
-    def end(self) -> None:
-        """Its answer is ready."""
-        self.busy = False
-        if self._guest is not None:
-            self._guest.answered()
+    def write(self, data: bytes) -> None:
+        """Send bytes, if the connection is still there."""
+        if self.transport is not None:
+            self.transport.write(data)
+
+    def close(self) -> None:
+        """Close after the answer to the present request; at once when there is none."""
+        self._no_more = True
+        if not self.busy:
+            self.force_close()
+
+    def force_close(self) -> None:
+        """Close at once; what was written is still sent."""
+        self._no_more = True
+        if self.transport is not None:
+            self.transport.close()
+
+    def read_on(self) -> None:
+        """Read again after a pause."""
+        if self._paused and self.transport is not None:
+            self._paused = False
+            self.transport.resume_reading()
+
+    def end_request(self) -> asyncio.Task[None] | None:
+        """Close at once, and cancel what runs: that."""
+        self.force_close()
+        if self._drained is not None and self.transport is not None:
+            self.transport.abort()  # nobody reads what was written
+        if self._task is not None:
+            self._task.cancel()
+        return self._task
+
+    # -- asyncio's side
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         """Begin to read; turn the caller away when the server is closing."""
-        super().connection_made(transport)
+        self.transport = cast("asyncio.Transport", transport)
+        self._parser = HttpRequestParser(self)
+        self._server.connected(self)
+        self._wait_idle()
         if self._server.closing:
             self.force_close()
 
     def connection_lost(self, exc: BaseException | None) -> None:
-        """Tell the listener."""
-        super().connection_lost(exc)
+        """Tell the listener, and whoever reads the body."""
+        self.transport = self._parser = None
+        self._no_more = True
+        self._waiting.clear()
+        if self._receiving is not None:
+            self._receiving.break_off()
+        if self._drained is not None and not self._drained.done():
+            self._drained.set_result(None)
+        if self._idle_timer is not None:
+            self._idle_timer.cancel()
+            self._idle_timer = None
+        self._server.disconnected(self)
         if self._guest is not None:
             self._guest.left()
 
-    def handle_error(
-        self,
-        request: web.BaseRequest,
-        status: int = 500,
-        exc: BaseException | None = None,
-        message: str | None = None,
-    ) -> web.StreamResponse:
-        """Answer what is not HTTP, or too long a head; without a log line, for anybody can send garbage."""
-        too_long: TooLong | None = None
-        if isinstance(exc, LineTooLong):
-            too_long = "line" if exc.args[1] == _MAX_LINE_BYTES else "header"
-        error = None if status == 400 else exc or RuntimeError(message)
-        return self._server.refuse_unreadable(error, too_long)
+    def pause_writing(self) -> None:
+        """The client does not read answers."""
+        if self._drained is None:
+            self._drained = self.loop.create_future()
+
+    def resume_writing(self) -> None:
+        """It does again."""
+        drained, self._drained = self._drained, None
+        if drained is not None and not drained.done():
+            drained.set_result(None)
+
+    def data_received(self, data: bytes) -> None:
+        """Read what came, and answer the first request of it."""
+        parser = self._parser
+        if parser is None or (self._no_more and self._receiving is None):
+            return
+        self._began = False
+        try:
+            parser.feed_data(data)
+        except HttpParserUpgrade:
+            pass  # nothing else is spoken here: the request is answered, and is the last
+        except HttpParserError as error:
+            # What is raised by a method of ours, and is no refusal, is a bug.
+            cause = error.__context__ if isinstance(error, HttpParserCallbackError) else None
+            self._unreadable(None if isinstance(cause, _Refused) else cause)
+        else:
+            if self._receiving is not None or self._target:
+                self._bound(len(data))
+        if self._waiting:
+            if not self.busy:
+                self._answer_next()
+            if self._waiting:
+                self._pause()
+
+    # -- llhttp's side: what it raises here ends the reading
+
+    def on_message_begin(self) -> None:
+        """A head begins."""
+        self._began = True
+        self._target = b""
+        self._fields = []
+        self._fed = self._body_bytes = 0
+
+    def on_url(self, part: bytes) -> None:
+        """More of its target."""
+        self._target += part
+        if len(self._target) > _MAX_LINE_BYTES:
+            self._too_long = "line"
+            raise _Refused
+
+    def on_header(self, name: bytes, value: bytes) -> None:
+        """A header, or one after a chunked body, which nobody reads."""
+        if len(name) + len(value) > _MAX_FIELD_BYTES:
+            self._too_long = "header"
+            raise _Refused
+        self._fields.append((name, value))
+        if len(self._fields) > self._max_headers:
+            raise _Refused
+
+    def on_headers_complete(self) -> None:
+        """The head is whole."""
+        parser = cast("HttpRequestParser", self._parser)
+        version = parser.get_http_version()
+        if version not in ("1.1", "1.0"):
+            raise _Refused
+        keep_alive = parser.should_keep_alive()
+        headers = Headers(self._fields)
+        if parser.should_upgrade():
+            # llhttp takes what follows for another protocol, so that a body cannot be found.
+            if headers.all("Content-Length") or headers.all("Transfer-Encoding"):
+                raise _Refused
+            keep_alive = False
+        request = Request(
+            self,
+            parser.get_method().decode("ascii"),
+            self._target.decode("utf-8", "surrogateescape"),
+            headers,
+            is_1_1=version == "1.1",
+            keep_alive=keep_alive,
+        )
+        self._fields, self._target = [], b""
+        self._receiving = request
+        self._waiting.append(request)
+
+    def on_body(self, chunk: bytes) -> None:
+        """More of its body."""
+        self._body_bytes += len(chunk)
+        request = cast("Request", self._receiving)
+        request.arrived(chunk)
+        if self._body_bytes > _MAX_UNREAD_BYTES and not request.dropped:
+            self._pause()
+
+    def on_message_complete(self) -> None:
+        """The body is whole."""
+        request = self._receiving
+        if request is not None:
+            self._receiving = None
+            request.end()
+            if request.dropped:
+                self.force_close()  # the refusal was sent, and nothing was left to read
+
+    # -- inside
+
+    def _bound(self, length: int) -> None:
+        """Count what came of a head or body that is not whole yet."""
+        if self._began:
+            return  # some of it was of the one before
+        self._fed += length
+        if self._fed > _MAX_HEAD_BYTES + _FRAMING_FACTOR * self._body_bytes:
+            self._too_long = "header"
+            self._unreadable()
+
+    def _unreadable(self, error: BaseException | None = None) -> None:
+        """What came is not HTTP, or too long: nothing more is read.  error: what failed here instead."""
+        self._parser = None
+        request, self._receiving = self._receiving, None
+        if request is None:
+            self._waiting.append(_Unreadable(error, self._too_long))
+        else:
+            self._no_more = True
+            request.break_off()
+
+    def _pause(self) -> None:
+        if not self._paused and self.transport is not None:
+            self._paused = True
+            self.transport.pause_reading()
+
+    def _wait_idle(self) -> None:
+        """A whole head is due by `idle_s` from now."""
+        self._idle_at = self.loop.time() + self._idle_s
+        if self._idle_timer is None:
+            self._idle_timer = self.loop.call_later(self._idle_s, self._end_idle)
+
+    def _end_idle(self) -> None:
+        self._idle_timer = None
+        if self.busy or self.transport is None:
+            return
+        left_s = self._idle_at - self.loop.time()
+        if left_s > 0:  # there were answers meanwhile; one timer serves them all
+            self._idle_timer = self.loop.call_later(left_s, self._end_idle)
+        else:
+            self.force_close()
+
+    def _answer_next(self) -> None:
+        following = self._waiting.popleft()
+        if isinstance(following, _Unreadable):
+            self.write(self._server.refuse_unreadable(following.error, following.too_long).data)
+            if following.too_long is None:
+                self.force_close()
+            else:  # the client is still sending it: what is not read would take the refusal from it
+                self._no_more = True
+                self.loop.call_later(self._linger_s, self.force_close)
+            return
+        self.busy = True
+        if self._guest is not None:
+            self._guest.asked()
+        self._task = self.loop.create_task(self._serve(following))
+
+    async def _serve(self, request: Request) -> None:
+        server = self._server
+        server.began()
+        answer: Answer | None = None
+        try:
+            answer = await server.respond(request, self)
+        finally:
+            self.busy = False
+            self._task = None
+            server.ended()
+            if self._guest is not None:
+                self._guest.answered()
+            if answer is None:
+                self.force_close()
+        if self.transport is None:
+            return
+        self.transport.write(answer.data)
+        if self._drained is not None:  # the client sends requests and does not read answers
+            self.busy = True
+            await self._drained
+            self.busy = False
+        if not request.complete and answer.keep_alive and not self._no_more:
+            answer.keep_alive = False
+        if self._no_more or not answer.keep_alive:
+            self._leave(request)
+        elif self._waiting:
+            self._answer_next()
+            if not self._waiting:
+                self.read_on()
+        else:
+            self.read_on()
+            self._wait_idle()
+
+    def _leave(self, request: Request) -> None:
+        """The last answer was written: let the client read it before the connection closes."""
+        self._no_more = True
+        if request.complete or self.transport is None or self._server.closing:
+            self.force_close()
+            return
+        request.take()
+        request.dropped = True
+        self.read_on()
+        self.loop.call_later(self._linger_s, self.force_close)
 
 
 C = TypeVar("C", bound="Connection")
@@ -171,87 +409,62 @@ C = TypeVar("C", bound="Connection")
 class HttpServer(ABC, Generic[C]):
     """Connections that answer requests.  Belongs to the running loop."""
 
-    def __init__(self, name: str) -> None:
-        """name: of the logger that nobody reads."""
+    def __init__(self) -> None:
         self.loop = asyncio.get_running_loop()
-        # aiohttp's own lines repeat what ours say, at error level and with tracebacks.
-        self.quiet = logging.Logger(name, logging.CRITICAL + 1)
-        self.http = web.Server(self._run)
+        self._connections: dict[C, None] = {}
         self._running = 0
         self._idle = asyncio.Event()
         self._idle.set()
         self._closing: asyncio.Future[None] = self.loop.create_future()
 
     @abstractmethod
-    async def respond(self, request: web.BaseRequest, connection: C) -> web.StreamResponse:
+    def respond(self, request: Request, connection: C) -> Coroutine[Any, Any, Answer]:
         """The answer to a request; raises nothing."""
 
     @abstractmethod
-    def refuse_unreadable(self, error: BaseException | None, too_long: TooLong | None) -> web.StreamResponse:
+    def refuse_unreadable(self, error: BaseException | None, too_long: TooLong | None) -> Answer:
         """The answer to what is not HTTP, or too long; error: what failed here, if something did."""
 
     @property
     def connections(self) -> list[C]:
         """Those that are open."""
-        return cast("list[C]", self.http.connections)
+        return list(self._connections)
 
     @property
     def closing(self) -> bool:
         """Whether `close` was called."""
         return self._closing.done()
 
+    def connected(self, connection: C) -> None:
+        """A connection is open."""
+        self._connections[connection] = None
+
+    def disconnected(self, connection: C) -> None:
+        """It is no longer.  Idempotent."""
+        self._connections.pop(connection, None)
+
+    def began(self) -> None:
+        """A request is being answered."""
+        self._running += 1
+        if self._running == 1:
+            self._idle.clear()
+
+    def ended(self) -> None:
+        """Its answer is ready."""
+        self._running -= 1
+        if not self._running:
+            self._idle.set()
+
     async def close(self, timeout_s: float = 2.0) -> None:
         """Let running requests finish for up to timeout_s seconds, end everything else.  Idempotent."""
         if not self._closing.done():
             self._closing.set_result(None)
-        # Idle connections end now, busy ones after their answer.  web.Server's
-        # pre_shutdown would leave the idle ones open until shutdown.
+        # Idle connections end now, busy ones after their answer.
         for connection in self.connections:
-            if connection.busy:
-                connection.close()
-            else:
-                connection.force_close()
-        try:
+            connection.close()
+        with suppress(TimeoutError):
             async with asyncio.timeout(timeout_s):
                 await self._idle.wait()
-        except TimeoutError:
-            pass
-        await self.http.shutdown(0.1)
-
-    async def _run(self, request: web.BaseRequest) -> web.StreamResponse:
-        connection = cast("C", request.protocol)
-        connection.begin()
-        self._running += 1
-        self._idle.clear()
-        try:
-            return await self.respond(request, connection)
-        finally:
-            # aiohttp writes the answer before anything else can run.
-            connection.end()
-            self._running -= 1
-            if not self._running:
-                self._idle.set()
-
-
-async def read_body(request: web.BaseRequest, limit: int, limit_s: float, too_large: CyoloctlError) -> bytes:
-    """A body that has not wholly arrived, of at most limit bytes, within limit_s seconds.
-
-    Raises too_large before reading it all, InvalidInput when it dawdles.
-    """
-    if (request.content_length or 0) > limit:
-        raise too_large
-    if request.headers.get("Expect", "").lower() == "100-continue" and request.transport is not None:
-        request.transport.write(b"HTTP/1.1 100 Continue\r\n\r\n")
-    body = bytearray()
-    try:
-        async with asyncio.timeout(limit_s):
-            while chunk := await request.content.readany():
-                body += chunk
-                if len(body) > limit:
-                    raise too_large
-    except TimeoutError:
-        raise InvalidInput(f"the body did not arrive in {limit_s:g} s: send it faster") from None
-    except (web.RequestPayloadError, ConnectionError):
-        # The client broke off: nobody reads this answer.
-        raise InvalidInput("the body is not valid HTTP/1.1: check what is sending it") from None
-    return bytes(body)
+        running = [task for connection in self.connections if (task := connection.end_request()) is not None]
+        if running:
+            await asyncio.wait(running, timeout=0.1)

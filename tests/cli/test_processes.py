@@ -24,7 +24,7 @@ from tests.support.cluster import Node, environment, free_port, run, wait_until
 pytestmark = pytest.mark.cluster
 
 # Modules that a node imports late or early; each leaves a mark when it is taken from the wrong place.
-PLANTED = ("queue", "yaml", "json", "multiprocessing", "pickle", "aiohttp", "uvloop", "sitecustomize")
+PLANTED = ("queue", "yaml", "json", "multiprocessing", "pickle", "httptools", "uvloop", "sitecustomize")
 
 
 @pytest.fixture(scope="module")

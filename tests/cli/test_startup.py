@@ -13,12 +13,13 @@ import pytest
 from tests.cli.harness import LIMIT_S, Endpoint, counter
 
 SLOW = (
-    "aiohttp",
+    "httptools",
     "asyncio",
     "concurrent.futures",
     "cryptography",
     "email",
     "http",
+    "msgspec",
     "prometheus_client",
     "pydantic",
     "pysyncobj",

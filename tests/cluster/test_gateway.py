@@ -585,7 +585,7 @@ def test_every_answer_forbids_frames_scripts_and_caches(open_gateways: Gateways)
         assert headers["Referrer-Policy"] == "same-origin"
         assert headers["cyolo-node"] == "n1"
         assert headers["Strict-Transport-Security"] is None
-        assert "aiohttp" not in headers["Server"]
+        assert "httptools" not in headers["Server"]
 
 
 def test_page_behind_a_proxy_with_tls_has_a_host_cookie_and_hsts(open_gateways: Gateways) -> None:

@@ -158,8 +158,8 @@ def test_file_that_was_changed_is_refused(bundles: Bundles, unpacked: Path, tmp_
 
 
 def test_file_that_was_added_is_refused(unpacked: Path, tmp_path: Path) -> None:
-    (unpacked / "wheels" / "aiohttp-9999-py3-none-any.whl").touch()
-    assert "not part of the bundle: wheels/aiohttp-9999-py3-none-any.whl" in refused(unpacked, tmp_path)
+    (unpacked / "wheels" / "httptools-9999-py3-none-any.whl").touch()
+    assert "not part of the bundle: wheels/httptools-9999-py3-none-any.whl" in refused(unpacked, tmp_path)
 
 
 def test_sums_that_somebody_else_made_are_refused_by_the_key(

@@ -59,6 +59,7 @@ SLOW = frozenset({"asyncio", "ssl", "sqlite3", "http.client", "urllib.request", 
 ORDER = [
     "errors",
     "text",
+    "fastjson",
     "model",
     "caller",
     "security_log",
@@ -105,15 +106,13 @@ VENDORS: dict[str, str] = {
     "gateway.forms": "cryptography",  # a form names a record encrypted: its id must not reach who approves
     "metrics.text": "prometheus_client",
     "metrics.reading": "prometheus_client",
-    "web.connection": "aiohttp",  # the one module that bends it
-    "gateway.server": "aiohttp markupsafe",
+    "fastjson": "msgspec",
+    "web.connection": "httptools",
+    "gateway.server": "markupsafe",
     "gateway.answers": "markupsafe",
     "gateway.templates": "markupsafe",
-    "gateway.callers": "aiohttp markupsafe",
-    "gateway.programs": "aiohttp",
-    "gateway.rendezvous_pages": "aiohttp markupsafe",
-    "control.server": "aiohttp",
-    "console.server": "aiohttp",
+    "gateway.callers": "markupsafe",
+    "gateway.rendezvous_pages": "markupsafe",
     "node.config": "yaml",
     "node.config_writer": "yaml",
     "machines.loading": "(computed)",  # the modules that node.yaml names
@@ -124,7 +123,7 @@ LAZY_VENDORS: dict[str, str] = {"cli.output": "rich yaml", "cli.screen": "rich",
 # No clock, no randomness, no I/O.
 PURE = """
     bench.latencies bench.schedule
-    errors model text caller pki.identity state *.machine *.records *.checks *.api
+    errors fastjson model text caller pki.identity state *.machine *.records *.checks *.api
     audit.chain audit.lines audit.what
     authorities.ends console.guard console.history console.view
     doctor.cluster doctor.facts doctor.findings doctor.redaction members.warnings
@@ -425,7 +424,7 @@ def test_every_rule_is_for_a_module_that_is_there() -> None:
         ("control.server", "import typer", "imports typer"),
         ("control.client", "import ssl", "every command pays"),
         ("control.client", "if TYPE_CHECKING:\n pass\nelse:\n import ssl", "every command pays"),
-        ("control.client", "def f():\n import aiohttp", "imports aiohttp"),
+        ("control.client", "def f():\n import httptools", "imports httptools"),
         ("node.config", "import rich", "imports rich"),
         ("node.run", "import pysyncobj", "imports pysyncobj"),
         ("node.run", "from cyoloctl.cli import main", "upward"),
@@ -529,7 +528,6 @@ def test_checker_finds_what_is_long_and_does_not_say_why(source: str, expected: 
 
 def test_cli_when_imported_loads_nothing_slow() -> None:
     slow = [
-        "aiohttp",
         "asyncio",
         "cryptography",
         "pysyncobj",

@@ -164,7 +164,7 @@ def test_path_in_logs_hides_the_name_that_is_a_secret(path: str, shown: str) -> 
 def test_client_import_loads_nothing_slow() -> None:
     slow = {
         "ssl", "asyncio", "http.client", "email", "dataclasses", "pathlib", "urllib.parse", "yaml", "rich",
-        "typer", "cryptography", "aiohttp", "inspect", "cyoloctl.model",
+        "typer", "cryptography", "httptools", "inspect", "cyoloctl.model",
     }  # fmt: skip
     root = Path(table.__file__).parents[2]
     code = (

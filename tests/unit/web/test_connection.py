@@ -1,24 +1,418 @@
-"""Assumptions of `web.connection` about aiohttp, checked against its source."""
+"""HTTP/1.1 on real sockets, with a server that says what it was asked."""
 
 from __future__ import annotations
 
-import hashlib
-import inspect
+import asyncio
+import contextlib
+import json
+import socket
+from collections.abc import AsyncIterator, Callable
+from typing import Any
 
 import pytest
-from aiohttp import web
 
-from cyoloctl.web import connection
+from cyoloctl.errors import BodyTooLarge, CyoloctlError
+from cyoloctl.web import connection as connection_module
+from cyoloctl.web.connection import Connection, HttpServer
+from cyoloctl.web.request import Answer, Headers, Request, TooLong, answer_bytes, read_body
 
-
-@pytest.mark.parametrize("name", sorted(connection.READ))
-def test_pin_method_of_aiohttp_is_the_one_that_was_read(name: str) -> None:
-    source = inspect.getsource(vars(web.RequestHandler)[name])
-    assert hashlib.sha256(source.encode()).hexdigest() == connection.READ[name]
+LIMIT = 200_000
 
 
-def test_pin_every_override_was_read() -> None:
-    theirs = set(vars(web.RequestHandler))
-    ours = set(vars(connection.Connection)) - {"__module__", "__doc__", "__slots__"}
-    ours -= {"__firstlineno__", "__static_attributes__"}
-    assert ours & theirs <= set(connection.READ)
+class Echo(HttpServer[Connection]):
+    """Answers with what it was asked; the path /hold waits, /ignore leaves the body alone."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.asked: list[str] = []
+        self.errors: list[BaseException | None] = []
+        self.release = asyncio.Event()
+        self._changed = asyncio.Condition()
+
+    async def is_asked(self, times: int) -> None:
+        """Return once it was asked so often."""
+        await self._until(lambda: len(self.asked) >= times)
+
+    async def is_left(self) -> None:
+        """Return once nobody is connected."""
+        await self._until(lambda: not self.connections)
+
+    async def _until(self, true: Callable[[], bool]) -> None:
+        async with asyncio.timeout(10), self._changed:
+            await self._changed.wait_for(true)
+
+    async def _tell(self) -> None:
+        async with self._changed:
+            self._changed.notify_all()
+
+    def disconnected(self, connection: Connection) -> None:
+        super().disconnected(connection)
+        self._telling = self.loop.create_task(self._tell())
+
+    async def respond(self, request: Request, connection: Connection) -> Answer:
+        self.asked.append(request.target)
+        await self._tell()
+        keep_alive = request.keep_alive and request.is_1_1
+        body, status = b"", 200
+        if request.target == "/hold":
+            await self.release.wait()
+        if request.target == "/large":
+            return said(200, {"x": "y" * 4_000_000}, keep_alive)
+        if request.target == "/hold-deaf":  # and takes nothing of the body
+            await self.release.wait()
+            return said(200, {}, keep_alive=False)
+        if request.target == "/ignore":
+            status = 413
+        else:
+            try:
+                body = await read_body(request, LIMIT, 5.0, BodyTooLarge("too large"))
+            except CyoloctlError as error:
+                return said(error.http_status, {"said": error.message}, keep_alive=False)
+        found = {
+            "method": request.method,
+            "target": request.target,
+            "length": len(body),
+            "type": request.content_type,
+            "x": request.headers.all("X"),
+        }
+        return said(status, found, keep_alive)
+
+    def refuse_unreadable(self, error: BaseException | None, too_long: TooLong | None) -> Answer:
+        self.errors.append(error)
+        return said(400, {"too_long": too_long}, keep_alive=False)
+
+
+def said(status: int, value: dict[str, Any], keep_alive: bool) -> Answer:
+    return Answer(
+        status, answer_bytes(status, [("A", "b")], json.dumps(value).encode(), body_too=True), keep_alive
+    )
+
+
+class Client:
+    """One connection to the server."""
+
+    def __init__(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        self.reader, self.writer = reader, writer
+
+    async def send(self, data: bytes) -> None:
+        self.writer.write(data)
+        await self.writer.drain()
+
+    async def answer(self) -> tuple[int, dict[str, Any]]:
+        async with asyncio.timeout(10):
+            head = await self.reader.readuntil(b"\r\n\r\n")
+            length = int(head.partition(b"Content-Length: ")[2].partition(b"\r\n")[0])
+            return int(head[9:12]), json.loads(await self.reader.readexactly(length))
+
+    async def ended(self) -> bytes:
+        """What still comes until the server closes."""
+        async with asyncio.timeout(10):
+            return await self.reader.read()
+
+
+@pytest.fixture
+async def server() -> AsyncIterator[Echo]:
+    made = Echo()
+    yield made
+    made.release.set()
+    await made.close(1.0)
+
+
+@contextlib.asynccontextmanager
+async def connected(server: Echo, **bounds: float) -> AsyncIterator[Client]:
+    ours, theirs = socket.socketpair()
+    given: dict[str, Any] = {"idle_s": 30.0, "linger_s": 5.0, **bounds}
+    await server.loop.connect_accepted_socket(lambda: Connection(server, None, **given), theirs)
+    reader, writer = await asyncio.open_connection(sock=ours)
+    try:
+        yield Client(reader, writer)
+    finally:
+        writer.close()
+        with contextlib.suppress(OSError):
+            await writer.wait_closed()
+
+
+def post(target: str, body: bytes, *headers: str) -> bytes:
+    lines = [f"POST {target} HTTP/1.1", "Host: h", f"Content-Length: {len(body)}", *headers]
+    return "\r\n".join(lines).encode() + b"\r\n\r\n" + body
+
+
+CHUNKED = b"POST /c HTTP/1.1\r\nTransfer-Encoding: chunked\r\n\r\n"
+
+
+async def test_requests_of_a_pipeline_are_answered_in_order(server: Echo) -> None:
+    async with connected(server) as client:
+        await client.send(
+            b"\r\n" + post("/1", b"abc", "X: 1", "x: 2") + post("/2", b"") + b"GET /3 HTTP/1.1\r\n"
+        )
+        first, second = await client.answer(), await client.answer()
+        await client.send(b"\r\n")
+        third = await client.answer()
+    assert [first[1]["target"], second[1]["target"], third[1]["target"]] == ["/1", "/2", "/3"]
+    assert first[1]["length"] == 3
+    assert first[1]["x"] == ["1", "2"]
+
+
+async def test_next_request_waits_for_the_answer_and_no_more_than_one_is_read_ahead(server: Echo) -> None:
+    async with connected(server) as client:
+        await client.send(post("/hold", b"") + post("/2", b""))
+        await server.is_asked(1)
+        client.writer.write(post("/3", b"z" * 150_000) * 30)
+        with pytest.raises(TimeoutError):  # far more than the kernel holds
+            async with asyncio.timeout(0.3):
+                await client.writer.drain()
+        assert server.asked == ["/hold"]
+        server.release.set()
+        targets = [(await client.answer())[1]["target"] for _ in range(32)]
+    assert targets == ["/hold", "/2", *["/3"] * 30]
+
+
+async def test_body_larger_than_is_read_ahead_arrives_whole(server: Echo) -> None:
+    async with connected(server) as client:
+        body = b"z" * LIMIT
+        await client.send(post("/b", body)[:-1])
+        await client.send(body[-1:])
+        assert (await client.answer())[1]["length"] == LIMIT
+        await client.send(post("/2", b""))
+        assert (await client.answer())[1]["target"] == "/2"
+
+
+async def test_client_that_does_not_read_gets_no_further_answers(server: Echo) -> None:
+    async with connected(server) as client, connected(server) as other:
+        await client.send(post("/large", b"") * 3)
+        await server.is_asked(1)
+        await other.send(post("/other", b""))
+        await other.answer()
+        assert server.asked == ["/large", "/other"]
+        lengths = [len((await client.answer())[1]["x"]) for _ in range(3)]
+    assert lengths == [4_000_000] * 3
+
+
+@pytest.mark.parametrize(
+    "data",
+    [
+        b"GET /\r\n\r\n",
+        b"GET / HTTP/2.0\r\n\r\n",
+        b"GET / HTTP/1.1\nHost: h\n\n",
+        b"GET / HTTP/1.1\r\nA : x\r\n\r\n",
+        b"GET / HTTP/1.1\r\nA: x\r\n folded\r\n\r\n",
+        b"GET / HTTP/1.1\r\nA: \0\r\n\r\n",
+        b"POST / HTTP/1.1\r\nContent-Length: 3\r\nContent-Length: 3\r\n\r\nabc",
+        b"POST / HTTP/1.1\r\nContent-Length: 3\r\nTransfer-Encoding: chunked\r\n\r\n0\r\n\r\n",
+        b"POST / HTTP/1.1\r\nTransfer-Encoding: chunked, gzip\r\n\r\n0\r\n\r\n",
+        b"POST / HTTP/1.1\r\nContent-Length: +3\r\n\r\nabc",
+        # What follows would be taken for another protocol, and the body with it.
+        b"POST / HTTP/1.1\r\nConnection: upgrade\r\nUpgrade: h2c\r\nContent-Length: 3\r\n\r\nabc",
+        b"GET / HTTP/1.1\r\n" + b"A: b\r\n" * 129 + b"\r\n",
+        b"\x16\x03\x01\x00\x00",
+    ],
+)
+async def test_what_is_no_request_is_refused_and_ends_the_connection(server: Echo, data: bytes) -> None:
+    async with connected(server) as client:
+        await client.send(data)
+        assert await client.answer() == (400, {"too_long": None})
+        assert await client.ended() == b""
+    assert (server.asked, server.errors) == ([], [None])
+
+
+async def test_what_follows_good_requests_and_is_none_is_refused_after_their_answers(server: Echo) -> None:
+    async with connected(server) as client:
+        await client.send(post("/1", b"") + b"nonsense\r\n\r\n" + post("/2", b""))
+        assert (await client.answer())[1]["target"] == "/1"
+        assert (await client.answer())[0] == 400
+        assert await client.ended() == b""
+    assert server.asked == ["/1"]
+
+
+@pytest.mark.parametrize(
+    ("sent", "too_long"),
+    [
+        ([b"GET /" + b"a" * 8190 + b" HTTP/1.1\r\n\r\n"], "line"),
+        ([b"GET /" + b"a" * 5000, b"b" * 5000], "line"),
+        ([b"GET / HTTP/1.1\r\nA: " + b"b" * 8192 + b"\r\n\r\n"], "header"),
+        # A header that never ends, in pieces.
+        ([b"GET / HTTP/1.1\r\nA: ", *[b"b" * 10_000] * 100], "header"),
+    ],
+    ids=["line", "line in pieces", "header", "header in pieces"],
+)
+async def test_head_that_is_too_long_is_refused(server: Echo, sent: list[bytes], too_long: str) -> None:
+    async with connected(server) as client:
+        with contextlib.suppress(ConnectionError):
+            for piece in sent:
+                await client.send(piece)
+        assert await client.answer() == (400, {"too_long": too_long})
+
+
+async def test_longest_line_and_header_are_taken(server: Echo) -> None:
+    async with connected(server) as client:
+        await client.send(b"GET /%b HTTP/1.1\r\nX: %b\r\n\r\n" % (b"a" * 8189, b"b" * 8191))
+        status, value = await client.answer()
+    assert (status, len(value["target"]), len(value["x"][0])) == (200, 8190, 8191)
+
+
+async def test_head_of_any_number_of_pieces_is_read(server: Echo) -> None:
+    async with connected(server) as client:
+        for byte in post("/slow", b"ab", "X: y"):
+            await client.send(bytes([byte]))
+            await asyncio.to_thread(lambda: None)  # the server reads it meanwhile
+        assert (await client.answer())[1] == {
+            "method": "POST", "target": "/slow", "length": 2, "type": "", "x": ["y"],
+        }  # fmt: skip
+
+
+async def test_trailers_and_chunk_extensions_are_read_over(server: Echo) -> None:
+    async with connected(server) as client:
+        await client.send(CHUNKED + b"3;a=b\r\nabc\r\n0\r\nX: y\r\n\r\n" + post("/2", b""))
+        assert (await client.answer())[1]["length"] == 3
+        assert (await client.answer())[1]["x"] == []
+
+
+@pytest.mark.parametrize(
+    ("first", "more"),
+    [(b"", b"3;" + b"e" * 9000 + b"\r\nabc\r\n"), (b"0\r\nX: ", b"y" * 9000)],
+    ids=["extensions", "a trailer"],
+)
+async def test_what_a_chunked_body_holds_beside_the_body_is_bounded(
+    server: Echo, first: bytes, more: bytes
+) -> None:
+    async with connected(server) as client:
+        await client.send(CHUNKED)
+        await server.is_asked(1)
+        with contextlib.suppress(ConnectionError):
+            for piece in (first, *[more] * 100):
+                await client.send(piece)
+        status, value = await client.answer()
+    assert (status, value["said"]) == (400, "the body is not valid HTTP/1.1: check what is sending it")
+
+
+async def test_chunks_that_break_off_are_refused(server: Echo) -> None:
+    async with connected(server, linger_s=0.05) as client:
+        await client.send(CHUNKED + b"3\r\nabc\r\nnonsense")
+        status, _ = await client.answer()
+        assert (status, await client.ended()) == (400, b"")
+
+
+@pytest.mark.parametrize(
+    "data",
+    [
+        b"GET /1 HTTP/1.1\r\nConnection: close\r\n\r\n" + post("/2", b""),
+        b"GET /1 HTTP/1.0\r\n\r\n" + post("/2", b""),
+        b"GET /1 HTTP/1.0\r\nConnection: keep-alive\r\n\r\n" + post("/2", b""),
+        # A client that would like another protocol gets the answer in this one.
+        b"GET /1 HTTP/1.1\r\nConnection: upgrade\r\nUpgrade: h2c\r\n\r\n" + post("/2", b""),
+        b"CONNECT a:1 HTTP/1.1\r\nHost: a\r\n\r\n" + post("/2", b""),
+    ],
+)
+async def test_last_request_is_answered_and_nothing_after_it(server: Echo, data: bytes) -> None:
+    async with connected(server) as client:
+        await client.send(data)
+        assert (await client.answer())[0] == 200
+        assert await client.ended() == b""
+    assert len(server.asked) == 1
+
+
+async def test_refusal_is_read_by_a_client_that_still_sends_its_body(server: Echo) -> None:
+    async with connected(server) as client:
+        await client.send(post("/ignore", b"z" * 3_000_000)[:200_000])
+        assert (await client.answer())[0] == 413
+        for _ in range(28):
+            await client.send(b"z" * 100_000)
+        assert await client.ended() == b""
+
+
+async def test_body_that_never_ends_is_not_read_for_ever_after_its_refusal(server: Echo) -> None:
+    async with connected(server, linger_s=0.05) as client:
+        await client.send(post("/ignore", b"z" * 1000)[:-10])
+        assert (await client.answer())[0] == 413
+        assert await client.ended() == b""
+
+
+@pytest.mark.parametrize("sent", [b"", b"GET / HT", post("/1", b"")], ids=["nothing", "half", "one"])
+async def test_connection_that_idles_is_closed(server: Echo, sent: bytes) -> None:
+    async with connected(server, idle_s=0.05) as client:
+        await client.send(sent)
+        if sent.endswith(b"\r\n\r\n"):
+            assert (await client.answer())[0] == 200
+        assert await client.ended() == b""
+
+
+async def test_request_that_takes_long_is_no_idling(server: Echo) -> None:
+    async with connected(server, idle_s=0.02) as client:
+        await client.send(post("/hold", b""))
+        server.loop.call_later(0.1, server.release.set)
+        assert (await client.answer())[0] == 200
+
+
+async def test_failure_of_the_connection_itself_is_told_to_the_server(
+    server: Echo, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    failure = RuntimeError("a bug")
+
+    def fails(*_: Any, **__: Any) -> Request:
+        raise failure
+
+    monkeypatch.setattr(connection_module, "Request", fails)
+    async with connected(server) as client:
+        await client.send(post("/1", b""))
+        assert (await client.answer())[0] == 400
+    assert server.errors == [failure]
+
+
+async def test_client_that_leaves_in_its_body_is_let_go(server: Echo) -> None:
+    async with connected(server) as client:
+        await client.send(post("/1", b"abc")[:-1])
+        await server.is_asked(1)
+    await server.is_left()
+
+
+async def test_close_ends_idle_connections_at_once_and_others_after_their_answer(server: Echo) -> None:
+    async with connected(server) as idle, connected(server) as busy:
+        await busy.send(post("/hold", b"") + post("/2", b""))
+        await server.is_asked(1)
+        closing = asyncio.ensure_future(server.close(5.0))
+        assert await idle.ended() == b""
+        server.release.set()
+        assert (await busy.answer())[0] == 200
+        assert await busy.ended() == b""
+        await closing
+    assert server.asked == ["/hold"]
+
+
+async def test_close_cancels_what_takes_too_long_and_drops_what_nobody_reads(server: Echo) -> None:
+    async with connected(server) as hung, connected(server) as deaf:
+        await hung.send(post("/hold", b""))
+        await deaf.send(post("/large", b""))
+        await server.is_asked(2)
+        await server.close(0.05)
+        assert await hung.ended() == b""
+        await server.is_left()
+
+
+def test_headers_are_found_in_any_case_and_all_of_a_name() -> None:
+    headers = Headers([(b"Host", b"a"), (b"COOKIE", b"1"), (b"cookie", b"\xff")])
+    assert headers.all("Cookie") == ["1", "\udcff"]
+    assert (headers.get("host"), headers.get("Hos")) == ("a", None)
+
+
+@pytest.mark.parametrize("value", ["a\r\nb", "a\nb", "a\0"])
+def test_header_that_would_end_its_line_is_refused(value: str) -> None:
+    with pytest.raises(ValueError, match="more than one line"):
+        answer_bytes(200, [("A", value)], b"", body_too=True)
+
+
+def test_answer_to_head_has_the_length_and_no_body() -> None:
+    data = answer_bytes(499, [("A", "b")], b"abc", body_too=False)
+    assert data == b"HTTP/1.1 499 Error\r\nA: b\r\nContent-Length: 3\r\n\r\n"
+
+
+async def test_body_that_nobody_takes_is_not_read(server: Echo) -> None:
+    async with connected(server) as client:
+        await client.send(post("/hold-deaf", b"z" * 9_000_000)[:1000])
+        await server.is_asked(1)
+        client.writer.write(b"z" * 5_000_000)
+        # What the kernel and this side hold is far less: writing goes on only as it is read.
+        with pytest.raises(TimeoutError):
+            async with asyncio.timeout(0.3):
+                await client.writer.drain()
+        server.release.set()
+        assert (await client.answer())[0] == 200
