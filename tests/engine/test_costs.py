@@ -1,0 +1,136 @@
+"""What a write costs, counted instead of timed: calls of functions, which are the same on every machine.
+
+Each bound is a tenth above what was counted when it was set.  Whoever passes it has made a write dearer on
+every node: make it cheaper again, or raise the bound in a commit that says what it buys.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import base64
+import gc
+import logging
+import sys
+from collections.abc import Callable
+from types import FrameType
+from typing import Any, cast
+
+import pytest
+
+from cyoloctl.control.server import build_server
+from cyoloctl.replicated.command import decode_command, decode_result_with_index, encode_command
+from cyoloctl.state import ClusterState
+from tests.support.service import MemoryService
+
+TIMES = 50
+PUT = {
+    "key": "a/key",
+    "value": base64.b64encode(b"x" * 100).decode(),
+    "if_revision": None,
+    "ttl_ms": None,
+    "fence": None,
+}
+INCREMENT = {"name": "default", "by": 1}
+
+
+class Counted:
+    """Counts calls while the block runs: of functions of Python and of C."""
+
+    calls = 0
+
+    def __enter__(self) -> Counted:
+        gc.disable()  # a collection calls whatever it finds
+        sys.setprofile(self._saw)
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        sys.setprofile(None)
+        gc.enable()
+
+    def _saw(self, frame: FrameType, event: str, arg: object) -> None:
+        if event in ("call", "c_call"):
+            self.calls += 1
+
+
+def calls_of(action: Callable[[int], object]) -> float:
+    """Calls of one action; it is done before, so that what is made once does not count."""
+    for number in range(TIMES):
+        action(number)
+    with Counted() as counted:
+        for number in range(TIMES, 2 * TIMES):
+            action(number)
+    return counted.calls / TIMES
+
+
+def command(machine: str, operation: str, arguments: dict[str, Any], number: int) -> bytes:
+    return encode_command(
+        machine, operation, arguments, request_id=f"{number:032x}", kind="node", caller="unix-socket"
+    )
+
+
+@pytest.mark.parametrize(
+    ("machine", "operation", "arguments", "most"),
+    [("counter", "add", INCREMENT, 100), ("kv", "put", PUT, 213)],
+)
+def test_command_is_applied_with_few_calls(
+    machine: str, operation: str, arguments: dict[str, Any], most: int
+) -> None:
+    state = ClusterState()
+    commands = [command(machine, operation, arguments, number) for number in range(2 * TIMES)]
+    assert calls_of(lambda number: state.apply(number + 1, commands[number])) < most
+
+
+def test_command_and_result_are_encoded_and_decoded_with_few_calls() -> None:
+    state = ClusterState()
+    data = command("kv", "put", PUT, 1)
+    result = state.apply(1, data)
+    assert calls_of(lambda number: command("kv", "put", PUT, number)) < 29
+    assert calls_of(lambda _: decode_command(data)) < 31
+    assert calls_of(lambda _: decode_result_with_index(result)) < 24
+
+
+class Transport(asyncio.Transport):
+    """Keeps what is written, and calls back at each."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.written: asyncio.Queue[bytes] = asyncio.Queue()
+
+    def write(self, data: Any) -> None:
+        self.written.put_nowait(bytes(data))
+
+    def close(self) -> None:
+        pass
+
+
+def forget(service: MemoryService) -> None:
+    """What the service has kept of its calls, and what nobody holds."""
+    service.calls.clear()
+    service.results.clear()
+    gc.collect()
+
+
+async def test_request_is_read_and_answered_with_few_calls_and_leaves_nothing_behind() -> None:
+    service = MemoryService()
+    server = build_server(cast("Any", service), logger=logging.getLogger("test.costs"))
+    transport = Transport()
+    connection = server.protocol_factory()
+    connection.role, connection._identified = "operator", True  # type: ignore[attr-defined]
+    connection.connection_made(transport)
+    request = b'POST /v1/counters/default/increment HTTP/1.1\r\nHost: h\r\nContent-Length: 8\r\n\r\n{"by":1}'
+
+    async def ask(times: int) -> None:
+        for _ in range(times):
+            connection.data_received(request)  # type: ignore[attr-defined]
+            assert (await transport.written.get()).startswith(b"HTTP/1.1 200 OK\r\n")
+
+    await ask(TIMES)
+    with Counted() as counted:
+        await ask(TIMES)
+    assert counted.calls / TIMES < 226
+    forget(service)
+    before = sys.getallocatedblocks()
+    await ask(10 * TIMES)
+    forget(service)
+    assert (sys.getallocatedblocks() - before) / (10 * TIMES) < 1
+    await server.close(0.1)
