@@ -32,7 +32,7 @@ _STYLE = Path(__file__).with_suffix(".css")
 _INDEX, _FIRST, _LAST = "docs/index.md", "README.md", "CHANGELOG.md"
 _LINK = re.compile(r"\]\(([^)\s#]+\.md)(?:#[^)]*)?\)")
 _PICTURES = {".png": "image/png", ".svg": "image/svg+xml"}
-_WRAPPED = {"bash", "sh", "python", "py", "yaml", "json", "message"}
+_WRAPPED = {"bash", "sh", "python", "py", "yaml", "json", "message", "symptom"}
 """Blocks whose long lines may be broken at the edge; columns of others stay under each other."""
 _SHORT = 32
 _POLICY = "default-src 'none'; style-src 'unsafe-inline'; img-src data:"
@@ -120,7 +120,10 @@ class _Writer:
         if kind in ("bash", "sh"):
             # With its blanks and the end of its line: a narrow screen shows a remark below its command.
             code = re.sub(r"(?m)(?:^|  +)# .*\n", r"<i>\g<0></i>", code)
+        if kind == "symptom":  # where it is seen, then its words
+            code = re.sub(r"(?m)^([a-z]+(?: \w+)?)(.*\n)", r'<span class="line"><b>\1</b>\2</span>', code)
         how = "wrapped" if kind in _WRAPPED else "columns"
+        how += " symptom" if kind == "symptom" else ""
         return f'<pre class="{how}" tabindex="0"><code>{code}</code></pre>\n'
 
     def document(self, version: str) -> str:
