@@ -171,9 +171,10 @@ def directory_findings(facts: Facts) -> Iterator[Finding]:
 def _closed(directory: Directory) -> Finding:
     """The one thing to say to whoever may look at nothing: all else would be errors of theirs."""
     user = directory.owner_name or f"#{directory.owner}"
+    whom = "root" if directory.owner == 0 else f"{user}, or as root"
     cause = (
         f"{directory.path} belongs to user {user}, and this user ({directory.closed_to}) may not look at "
-        f"what is in it, or ask its node: run this as {user}, or as root"
+        f"what is in it, or ask its node: run this as {whom}"
     )
     command = f"sudo -u {quoted(user)} cyoloctl doctor -d {quoted(directory.path)}"
     return finding("error", "permissions", None, cause, command)

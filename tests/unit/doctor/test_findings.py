@@ -173,6 +173,8 @@ def test_user_who_may_look_at_nothing_is_told_that_alone_and_as_whom_to_run_it()
     assert (one["severity"], one["code"], one["member"]) == ("error", "permissions", None)
     assert "run this as cyoloctl, or as root" in one["cause"]
     assert one["command"] == "sudo -u cyoloctl cyoloctl doctor -d /srv/n1"
+    (one,) = found(facts(directory={**closed, "owner": 0, "owner_name": "root"}), "permissions")
+    assert one["cause"].endswith("run this as root")
     nameless = facts(directory={**closed, "owner_name": None})
     (one,) = found(nameless, "permissions")
     assert one["command"] == "sudo -u '#1000' cyoloctl doctor -d /srv/n1"
