@@ -115,16 +115,18 @@ class Turns:
             async with asyncio.timeout(timeout_s):
                 await turn
         except TimeoutError:
-            return False
+            return turn.done() and not turn.cancelled()  # it came at the same moment
         return True
 
     async def _run(self, loop: asyncio.AbstractEventLoop) -> None:
         while self._queue:
             began = loop.time()
-            for _ in range(min(_AT_ONCE, len(self._queue))):
+            given = 0
+            while self._queue and given < _AT_ONCE:
                 turn = self._queue.popleft()
-                if not turn.done():  # else its caller has gone
+                if not turn.done():  # else its caller has gone, and takes nobody's turn
                     turn.set_result(None)
+                    given += 1
             await asyncio.sleep(0)  # they run now
             await asyncio.sleep(0)
             await asyncio.sleep(min(_PAUSE_FACTOR * (loop.time() - began), _LONGEST_PAUSE_S))

@@ -5,6 +5,9 @@ from __future__ import annotations
 import asyncio
 import time
 
+import pytest
+
+from cyoloctl.replicated import watchers as watchers_module
 from cyoloctl.replicated.watchers import PrefixWatchers, Turns, Watchers
 
 
@@ -74,3 +77,19 @@ async def test_turn_that_does_not_come_in_time_is_said_and_holds_nobody_up() -> 
     late = asyncio.ensure_future(turns.take(0.01))
     following = asyncio.ensure_future(turns.take(60))
     assert [await late, await following] == [False, True]
+
+
+async def test_callers_who_left_take_no_turns(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(watchers_module, "_PAUSE_FACTOR", 1e9)
+    monkeypatch.setattr(watchers_module, "_LONGEST_PAUSE_S", 3600.0)
+    turns, loop = Turns(), asyncio.get_running_loop()
+    gone = [loop.create_task(turns.take(60)) for _ in range(1000)]
+    here = loop.create_task(turns.take(60))
+    loop.call_soon(lambda: [each.cancel() for each in gone])  # once all of them wait
+    async with asyncio.timeout(30):
+        assert await here
+    assert all(each.cancelled() for each in gone)
+
+
+async def test_turn_that_comes_as_the_time_is_over_is_taken() -> None:
+    assert await Turns().take(0)
