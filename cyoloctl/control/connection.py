@@ -197,8 +197,8 @@ class CallerConnection(Connection):
             self.guard.refusal = refusal
             self.guard.expired = True
             self.guard.task.cancel()
-        elif not self.busy:
-            self.force_close()
+        else:
+            self.close()  # what waits behind an answer is not answered
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         """Begin to read, and identify the caller; close when the server is closing."""

@@ -3,7 +3,8 @@
 One request after another: what follows in the pipeline is not read while one is
 answered.  Bounded are: each line and header of a head, their number, a head in
 all, the time for a head and between requests, what a chunked body may hold
-beside the body, and for how long what is left of a refused body is read.
+beside the body, for how long what is left of a refused body is read, and how
+long a client may read nothing of its answers.
 
 Strict, as llhttp is by default: no bare line feeds, no folded headers, one
 Content-Length, never one beside Transfer-Encoding.
@@ -40,6 +41,9 @@ _MAX_HEAD_BYTES = 64 * 1024
 _MAX_UNREAD_BYTES = 64 * 1024
 """Of a body that nobody has taken yet: no more is read then."""
 
+_PIECE_BYTES = 8 * 1024
+"""Parsed at once.  One read may bring ten thousand requests, which take twenty times as much room."""
+
 _FRAMING_FACTOR = 16
 """Chunks of one byte take six: more bytes than this for each of a body are an attack."""
 
@@ -62,9 +66,10 @@ class Connection(asyncio.Protocol):
     """One connection of a server.
 
     guest: hears when it asks, is answered and leaves; None on a unix socket.
-    idle_s: between requests, and to dribble a request's head.  linger_s: for
-    so long what is left of a refused body is read and thrown away, so that the
-    client gets to read the refusal.  max_headers: in one request.
+    idle_s: between requests, to dribble a request's head, and for a client to
+    read something of what was written to it.  linger_s: for so long what is
+    left of a refused body is read and thrown away, so that the client gets to
+    read the refusal.  max_headers: in one request.
     """
 
     __slots__ = (
@@ -87,6 +92,7 @@ class Connection(asyncio.Protocol):
         "_target",
         "_task",
         "_too_long",
+        "_unread",
         "_waiting",
         "busy",
         "loop",
@@ -113,6 +119,8 @@ class Connection(asyncio.Protocol):
         #: None before and after its life.
         self.transport: asyncio.Transport | None = None
         self._parser: HttpRequestParser | None = None
+        # What came and was not looked at yet.
+        self._unread = b""
         # Of the head that is being read.
         self._target = b""
         self._fields: list[tuple[bytes, bytes]] = []
@@ -153,14 +161,21 @@ class Connection(asyncio.Protocol):
             self.force_close()
 
     def force_close(self) -> None:
-        """Close at once; what was written is still sent."""
+        """Close at once; what was written is still sent, to a client that reads it."""
         self._no_more = True
-        if self.transport is not None:
-            self.transport.close()
+        if self.transport is None or self.transport.is_closing():
+            return
+        self.transport.close()
+        if self.transport.get_write_buffer_size():
+            if self._idle_timer is not None:
+                self._idle_timer.cancel()
+            self._idle_timer = self.loop.call_later(self._idle_s, self._abort)
 
     def read_on(self) -> None:
         """Read again after a pause."""
-        if self._paused and self.transport is not None:
+        if self._unread:
+            self._read_pieces()
+        if self._paused and self.transport is not None and not self._unread and not self._waiting:
             self._paused = False
             self.transport.resume_reading()
 
@@ -188,6 +203,7 @@ class Connection(asyncio.Protocol):
         """Tell the listener, and whoever reads the body."""
         self.transport = self._parser = None
         self._no_more = True
+        self._unread = b""
         self._waiting.clear()
         if self._receiving is not None:
             self._receiving.break_off()
@@ -199,6 +215,10 @@ class Connection(asyncio.Protocol):
         self._server.disconnected(self)
         if self._guest is not None:
             self._guest.left()
+
+    def eof_received(self) -> None:
+        """The client sends no more: close, for nothing tells whether it still reads."""
+        self.force_close()
 
     def pause_writing(self) -> None:
         """The client does not read answers."""
@@ -213,6 +233,24 @@ class Connection(asyncio.Protocol):
 
     def data_received(self, data: bytes) -> None:
         """Read what came, and answer the first request of it."""
+        if len(data) <= _PIECE_BYTES and not self._unread:  # the usual case
+            self._read(data)
+        else:
+            self._unread += data
+            self._read_pieces()
+        if self._waiting or self._unread:
+            self._pause()
+
+    def _read_pieces(self) -> None:
+        """Read until a request has to wait for the answer to another; the rest waits as it came."""
+        data, at = self._unread, 0
+        self._unread = b""
+        while at < len(data) and not self._waiting:
+            self._read(data[at : at + _PIECE_BYTES])
+            at += _PIECE_BYTES
+        self._unread = data[at:]
+
+    def _read(self, data: bytes) -> None:
         parser = self._parser
         if parser is None or (self._no_more and self._receiving is None):
             return
@@ -220,7 +258,7 @@ class Connection(asyncio.Protocol):
         try:
             parser.feed_data(data)
         except HttpParserUpgrade:
-            pass  # nothing else is spoken here: the request is answered, and is the last
+            self._parser = None  # nothing else is spoken here: the request is answered, and is the last
         except HttpParserError as error:
             # What is raised by a method of ours, and is no refusal, is a bug.
             cause = error.__context__ if isinstance(error, HttpParserCallbackError) else None
@@ -228,11 +266,10 @@ class Connection(asyncio.Protocol):
         else:
             if self._receiving is not None or self._target:
                 self._bound(len(data))
-        if self._waiting:
-            if not self.busy:
-                self._answer_next()
-            if self._waiting:
-                self._pause()
+        if self.transport is None or self.transport.is_closing():
+            self._waiting.clear()  # came with the end of a body after whose refusal nothing is answered
+        elif self._waiting and not self.busy:
+            self._answer_next()
 
     # -- llhttp's side: what it raises here ends the reading
 
@@ -318,14 +355,17 @@ class Connection(asyncio.Protocol):
         request, self._receiving = self._receiving, None
         if request is None:
             self._waiting.append(_Unreadable(error, self._too_long))
-        else:
-            self._no_more = True
+        else:  # whose body is never whole then, so that its answer is the last
             request.break_off()
 
     def _pause(self) -> None:
         if not self._paused and self.transport is not None:
             self._paused = True
             self.transport.pause_reading()
+
+    def _abort(self) -> None:
+        if self.transport is not None:
+            self.transport.abort()
 
     def _wait_idle(self) -> None:
         """A whole head is due by `idle_s` from now."""
@@ -377,19 +417,28 @@ class Connection(asyncio.Protocol):
         self.transport.write(answer.data)
         if self._drained is not None:  # the client sends requests and does not read answers
             self.busy = True
-            await self._drained
+            await self._until_read()
             self.busy = False
         if not request.complete and answer.keep_alive and not self._no_more:
             answer.keep_alive = False
         if self._no_more or not answer.keep_alive:
             self._leave(request)
-        elif self._waiting:
+            return
+        if self._waiting:
             self._answer_next()
-            if not self._waiting:
-                self.read_on()
-        else:
-            self.read_on()
+        self.read_on()
+        if not self.busy and not self._no_more:
             self._wait_idle()
+
+    async def _until_read(self) -> None:
+        """Wait until the client has read what was written; whoever reads none of it in `idle_s` is let go."""
+        unread = -1
+        while self._drained is not None and self.transport is not None:
+            before, unread = unread, self.transport.get_write_buffer_size()
+            if unread == before:
+                self._no_more = True
+                self.transport.abort()
+            await asyncio.wait((self._drained,), timeout=self._idle_s)
 
     def _leave(self, request: Request) -> None:
         """The last answer was written: let the client read it before the connection closes."""

@@ -108,7 +108,8 @@ class Request:
     def content_length(self) -> int | None:
         """The announced length of the body."""
         text = self.headers.get("Content-Length")
-        return None if text is None else int(text)  # the parser takes digits only
+        # The parser takes digits only, and any number of zeros before them, of which int() refuses thousands.
+        return None if text is None else int(text.strip().lstrip("0") or "0")
 
     @property
     def content_type(self) -> str:
@@ -202,7 +203,8 @@ async def read_body(request: Request, limit: int, limit_s: float, too_large: Cyo
     """
     if (request.content_length or 0) > limit:
         raise too_large
-    if (request.headers.get("Expect") or "").lower() == "100-continue" and not request.complete:
+    expects = (request.headers.get("Expect") or "").lower() == "100-continue"
+    if expects and request.is_1_1 and not request.complete:  # RFC 9110 10.1.1: never to HTTP/1.0
         request.connection.write(b"HTTP/1.1 100 Continue\r\n\r\n")
     body = bytearray()
     try:

@@ -805,6 +805,30 @@ async def test_body_of_a_caller_revoked_while_it_arrives_is_not_acted_on(
     writer.close()
 
 
+async def test_what_a_revoked_caller_asked_behind_an_answer_that_is_not_read_is_not_answered(
+    judged: tuple[ControlServer, tuple[str, int]], authority: Authority, directory: Path, register: Register
+) -> None:
+    reader, writer = await opened(judged, authority, directory)
+    many = 40  # of answers of 650 KB
+    writer.write(request("GET", "/v1/openapi.json") * many)
+    async with asyncio.timeout(30):
+        await read_answer(reader)
+        connection = next(iter(judged[0].connections))
+        while connection._drained is None:
+            await asyncio.sleep(0.01)
+        register.revoked.add("caller")
+        judged[0].recheck()
+        answered = 1
+        while not reader.at_eof():
+            try:
+                await read_answer(reader)
+            except asyncio.IncompleteReadError:  # TLS waits a second for what is under way
+                break
+            answered += 1
+    assert answered < many
+    writer.close()
+
+
 async def test_caller_of_a_node_that_cannot_tell_yet_is_answered_once_it_can(
     judged: tuple[ControlServer, tuple[str, int]], authority: Authority, directory: Path, register: Register
 ) -> None:

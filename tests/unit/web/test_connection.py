@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import gc
 import json
 import socket
 from collections.abc import AsyncIterator, Callable
-from typing import Any
+from typing import Any, cast
 
 import pytest
 
@@ -119,8 +120,11 @@ async def server() -> AsyncIterator[Echo]:
 
 
 @contextlib.asynccontextmanager
-async def connected(server: Echo, **bounds: float) -> AsyncIterator[Client]:
+async def connected(server: Echo, *, room: int | None = None, **bounds: float) -> AsyncIterator[Client]:
+    """A client.  room: bytes of answers that the kernel holds, about."""
     ours, theirs = socket.socketpair()
+    if room is not None:
+        theirs.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, room)
     given: dict[str, Any] = {"idle_s": 30.0, "linger_s": 5.0, **bounds}
     await server.loop.connect_accepted_socket(lambda: Connection(server, None, **given), theirs)
     reader, writer = await asyncio.open_connection(sock=ours)
@@ -186,6 +190,81 @@ async def test_client_that_does_not_read_gets_no_further_answers(server: Echo) -
         assert server.asked == ["/large", "/other"]
         lengths = [len((await client.answer())[1]["x"]) for _ in range(3)]
     assert lengths == [4_000_000] * 3
+
+
+async def test_client_that_reads_nothing_is_let_go(server: Echo) -> None:
+    async with connected(server, idle_s=0.05) as client:
+        await client.send(post("/large", b"") * 2)
+        await server.is_asked(1)
+        await server.is_left()
+    assert server.asked == ["/large"]
+
+
+async def test_client_that_does_not_read_its_last_answer_is_let_go(server: Echo) -> None:
+    async with connected(server, room=4096, idle_s=0.05) as client:
+        cast("asyncio.Transport", client.writer.transport).pause_reading()
+        await client.send(post("/1", b"", "X: " + "x" * 8000) * 3)  # less than stops the answers
+        await server.is_asked(3)
+        await server.is_left()
+
+
+class Slow(asyncio.Transport):
+    """A transport whose client reads for a while."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.unread = [4, 3, 2, 1, 1]
+        self.aborted = asyncio.Event()
+
+    def get_write_buffer_size(self) -> int:
+        return self.unread.pop(0)
+
+    def is_closing(self) -> bool:
+        return self.aborted.is_set()
+
+    def pause_reading(self) -> None:
+        pass
+
+    def write(self, data: Any) -> None:
+        self.connection.pause_writing()
+
+    def abort(self) -> None:
+        self.aborted.set()
+        self.connection.connection_lost(None)
+
+    connection: Connection
+
+
+async def test_client_that_reads_slowly_is_let_go_once_it_reads_nothing(server: Echo) -> None:
+    connection, transport = Connection(server, None, idle_s=0.02, linger_s=1.0), Slow()
+    transport.connection = connection
+    connection.connection_made(transport)
+    connection.data_received(post("/1", b""))
+    async with asyncio.timeout(10):
+        await transport.aborted.wait()
+    assert transport.unread == []
+
+
+async def test_thousands_of_requests_in_one_read_do_not_wait_as_requests(server: Echo) -> None:
+    async with connected(server) as client:
+        await client.send(post("/hold", b""))
+        await server.is_asked(1)
+        connection = server.connections[0]
+        many = 10_000
+        connection.data_received(b"GET /2 HTTP/1.1\r\n\r\n" * many)
+        assert sum(isinstance(each, Request) for each in gc.get_objects()) < many / 10
+        server.release.set()
+        targets = [(await client.answer())[1]["target"] for _ in range(many + 1)]
+    assert targets == ["/hold", *["/2"] * many]
+
+
+async def test_pieces_of_one_read_are_joined(server: Echo) -> None:
+    bodies = [b"z" * length for length in (1, 8000, 8192, 100_000, 8191, 30)]
+    async with connected(server) as client:
+        await client.send(b"GET / HTTP/1.1\r\n\r\n")
+        await client.answer()
+        server.connections[0].data_received(b"".join(post("/b", body) for body in bodies))
+        assert [(await client.answer())[1]["length"] for _ in bodies] == list(map(len, bodies))
 
 
 @pytest.mark.parametrize(
@@ -318,6 +397,44 @@ async def test_refusal_is_read_by_a_client_that_still_sends_its_body(server: Ech
         for _ in range(28):
             await client.send(b"z" * 100_000)
         assert await client.ended() == b""
+
+
+async def test_nothing_is_done_after_a_refusal_whose_body_ends_later(server: Echo) -> None:
+    async with connected(server) as client:
+        await client.send(post("/ignore", b"z" * 1000)[:-10])
+        assert (await client.answer())[0] == 413
+        await client.send(b"z" * 10 + post("/2", b""))
+        assert await client.ended() == b""
+    assert server.asked == ["/ignore"]
+
+
+async def test_requests_before_one_whose_body_breaks_off_are_answered(server: Echo) -> None:
+    async with connected(server, linger_s=0.05) as client:
+        await client.send(post("/1", b"") + post("/2", b"") + CHUNKED + b"nonsense" + post("/3", b""))
+        assert [(await client.answer())[0] for _ in range(3)] == [200, 200, 400]
+        assert await client.ended() == b""
+    assert server.asked == ["/1", "/2", "/c"]
+
+
+async def test_announced_length_of_thousands_of_digits_is_read(server: Echo) -> None:
+    async with connected(server) as client:
+        await client.send(b"POST /1 HTTP/1.1\r\nContent-Length: " + b"0" * 5000 + b"3 \r\n\r\n")
+        await server.is_asked(1)
+        await client.send(b"abc")
+        assert (await client.answer())[1]["length"] == 3
+
+
+@pytest.mark.parametrize(("version", "interim"), [("1.1", b"HTTP/1.1 100 Continue\r\n\r\n"), ("1.0", b"")])
+async def test_body_is_asked_for_where_the_client_waits_for_that_and_knows_it(
+    server: Echo, version: str, interim: bytes
+) -> None:
+    async with connected(server) as client:
+        head = f"POST /1 HTTP/{version}\r\nExpect: 100-continue\r\nContent-Length: 3\r\n\r\n"
+        await client.send(head.encode())
+        await server.is_asked(1)
+        assert await client.reader.readexactly(len(interim)) == interim
+        await client.send(b"abc")
+        assert (await client.answer())[1]["length"] == 3
 
 
 async def test_body_that_never_ends_is_not_read_for_ever_after_its_refusal(server: Echo) -> None:
