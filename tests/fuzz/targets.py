@@ -109,7 +109,7 @@ from cyoloctl.state import ClusterState
 from cyoloctl.text import canonical_json
 from cyoloctl.tokens import format as token_format
 from cyoloctl.web import encoding, schema
-from tests.fuzz import worlds
+from tests.fuzz import connections, worlds
 from tests.fuzz.mutate import MAX_BYTES, mutate
 from tests.support import old_commands
 from tests.support.joining import join_body
@@ -1228,6 +1228,32 @@ def _requests() -> list[bytes]:
     return found
 
 
+def _pipelines() -> list[bytes]:
+    """Requests of one connection after two bytes for how they are cut."""
+    get, post = b"GET /1 HTTP/1.1\r\nHost: x\r\n\r\n", b"POST /2 HTTP/1.1\r\nContent-Length: 3\r\n\r\nabc"
+    chunked = b"POST /3 HTTP/1.1\r\nTransfer-Encoding: chunked\r\n"
+    last = [
+        b"GET /4 HTTP/1.0\r\nConnection: keep-alive\r\n\r\n",
+        b"GET /4 HTTP/1.1\r\nConnection: close\r\n\r\n",
+        b"GET /4 HTTP/1.1\r\nConnection: upgrade\r\nUpgrade: h2c\r\n\r\n",
+        b"CONNECT x:1 HTTP/1.1\r\n\r\n",
+        b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n",
+        chunked + b"\r\n3\r\nabc\r\nnonsense",
+        b"POST /4 HTTP/1.1\r\nContent-Length: " + b"0" * 5000 + b"3\r\n\r\nabc",
+        b"GET /4 HTTP/1.1\r\nA: b\r\n c\r\n\r\n",
+    ]
+    whole = (
+        chunked
+        + b"Expect: 100-continue\r\n\r\n2;x=y\r\nab\r\n1\r\nc\r\n0\r\n"
+        + b"Connection: upgrade\r\nUpgrade: x\r\n\r\n"
+    )
+    return [
+        *(b"%d%b" % (number + 10, get + post + whole + each + get) for number, each in enumerate(last)),
+        b"20" + get * 1000,
+        b"21" + (get + post.replace(b": 3", b": 9000") + bytes(8997)) * 3,
+    ]
+
+
 def _answers() -> list[bytes]:
     counter = b'{"schema_version":1,"name":"c","value":1,"value_string":"1","index":5}'
     error = b'{"schema_version":1,"error":{"code":"no_leader","message":"no leader"}}'
@@ -1579,6 +1605,14 @@ TARGETS: tuple[Target, ...] = (
         (),
         worlds.ask_server,
         _requests,
+        slow=True,
+    ),
+    Target(
+        "http-connection",
+        "Any bytes in pieces of any size give the same requests, and answers or a closed connection.",
+        (),
+        connections.in_any_split,
+        _pipelines,
         slow=True,
     ),
     Target(

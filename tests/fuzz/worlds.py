@@ -67,6 +67,7 @@ __all__ = [
     "peer_call",
     "peer_link",
     "replica_hears",
+    "run",
     "unstarted_service",
 ]
 
@@ -90,7 +91,7 @@ def _loop() -> asyncio.AbstractEventLoop:
     return loop
 
 
-def _run(call: Coroutine[Any, Any, _T]) -> _T:
+def run(call: Coroutine[Any, Any, _T]) -> _T:
     """Run in one loop per process; an error that a task or callback raised unseen counts as broken."""
     unseen: list[Any] = []
     loop = _loop()
@@ -341,13 +342,13 @@ def peer_link(data: bytes) -> None:
     peer is, see `_speaker`.
     """
     choice = data[0] if data else 0
-    _run(_peer_link(choice, frames(data[1:])))
+    run(_peer_link(choice, frames(data[1:])))
 
 
 def peer_call(data: bytes) -> None:
     """A request of a peer to a node that leads, with this body."""
     head = json.dumps({"type": "call", "id": 1, "body": len(data)}).encode()
-    _run(_peer_link(5, [struct.pack(">I", len(head)) + head + data]))
+    run(_peer_link(5, [struct.pack(">I", len(head)) + head + data]))
 
 
 class _NobodyRemoved:
@@ -489,7 +490,7 @@ def leader_answers(data: bytes) -> None:
 
     Raises what the writer is told.
     """
-    _run(_leader_answers(data))
+    run(_leader_answers(data))
 
 
 async def _leader_answers(data: bytes) -> None:
@@ -573,18 +574,18 @@ def _server() -> tuple[Path, _Node]:
         await node.service.counters.add("c", by=1, request_id=None, timeout_s=5.0)
         return node
 
-    return path, _run(start())
+    return path, run(start())
 
 
 def ask_server(data: bytes) -> None:
     """Send a request's bytes over the control socket, then a good request on a new connection."""
     path, _ = _server()
     with _no_bug_logged():
-        answer = _run(_exchange(path, data))
+        answer = run(_exchange(path, data))
         assert answer == b"" or answer.startswith(b"HTTP/1."), answer[:80]
         assert not answer.startswith(b"HTTP/1.1 500"), answer[:400]
         request = b"GET /v1/counters/c HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n"
-        good = _run(_exchange(path, request, whole=True))
+        good = run(_exchange(path, request, whole=True))
     assert good.startswith(b"HTTP/1.1 200"), good
 
 
