@@ -42,7 +42,8 @@ class Process:
 
     def lines(self, count: int = 1) -> list[str]:
         def printed() -> list[str]:
-            found = self._out.read_text().splitlines()
+            text = self._out.read_text()
+            found = text[: text.rfind("\n") + 1].splitlines()  # without one that is being written
             assert self.process.poll() is None, self.process.stderr and self.process.stderr.read()
             return found if len(found) >= count else []
 
