@@ -54,12 +54,16 @@ class _Follow(asyncio.Protocol):
         length = int(head.partition(b"Content-Length: ")[2].partition(b"\r\n")[0] or 0)
         if not end or len(body) < length:
             return
-        if not head.startswith(b"HTTP/1.1 200 "):
+        answer = json.loads(body)
+        self._data = b""
+        if head.startswith(b"HTTP/1.1 200 "):
+            self._next = answer["next_revision"]
+            _Watch.lines += bool(answer["changes"])
+        elif answer["error"]["code"] == "compacted":  # too far behind: a program would read again
+            self._next = None
+        else:
             _Watch.refused = body.decode(errors="replace")
             return
-        answer = json.loads(body)
-        self._data, self._next = b"", answer["next_revision"]
-        _Watch.lines += bool(answer["changes"])
         self._ask()
 
     def connection_lost(self, exc: BaseException | None) -> None:

@@ -72,6 +72,7 @@ class CallerConnection(Connection):
         "guard",
         "refusal",
         "role",
+        "waiting",
     )
 
     def __init__(self, owner: Owner, *, unix: str | None, guest: Guest | None = None) -> None:
@@ -96,6 +97,8 @@ class CallerConnection(Connection):
         self.guard: Guard | None = None
         #: Done when the connection is lost; made for watches only.
         self.gone: asyncio.Future[None] | None = None
+        #: A long poll, which ends with the connection: it must not keep its place.
+        self.waiting: asyncio.Task[Any] | None = None
 
     def refused(self, route: Route[Any]) -> CyoloctlError:
         """Why the caller may not use a route."""
@@ -225,3 +228,5 @@ class CallerConnection(Connection):
         self._count(None)
         if self.gone is not None and not self.gone.done():
             self.gone.set_result(None)
+        if self.waiting is not None:
+            self.waiting.cancel()

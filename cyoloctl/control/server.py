@@ -511,8 +511,10 @@ class ControlServer(HttpServer[CallerConnection]):
         try:
             if route.stream:
                 return await self._watch(request, connection, route, name, query["timeout_s"], keep_alive)
+            connection.waiting = asyncio.current_task()
             return self._answer(await self._call(connection, route, name, body, query), keep_alive)
         finally:
+            connection.waiting = None
             budget.give_back(caller)
 
     async def _watch(

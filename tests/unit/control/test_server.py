@@ -14,7 +14,7 @@ import socket
 import ssl
 import stat
 import tempfile
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator, Callable, Iterator
 from pathlib import Path
 from typing import Any, cast
 
@@ -970,6 +970,22 @@ async def test_watches_and_long_polls_of_one_caller_are_bounded_and_its_other_re
                 await asyncio.sleep(0.01)
     listener.close()
     await built.close()
+
+
+async def test_long_poll_whose_client_leaves_gives_its_place_back_at_once(
+    server: ControlServer, service: MemoryService, directory: Path
+) -> None:
+    service.hang = True
+    async with connected(directory) as (_, writer):
+        writer.write(request("GET", "/v1/kv/changes?prefix=a&timeout_s=60"))
+        await _until(lambda: server.figures()["api_open_watches"] == 1)
+    await _until(lambda: server.figures()["api_open_watches"] == 0)
+
+
+async def _until(true: Callable[[], bool]) -> None:
+    async with asyncio.timeout(10):
+        while not true():
+            await asyncio.sleep(0.01)
 
 
 async def test_connections_of_one_caller_are_bounded_and_of_the_next_are_not(
