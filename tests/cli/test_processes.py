@@ -378,7 +378,8 @@ def test_node_with_files_of_another_user_names_the_file_and_the_command(node: No
         os.chown(journal, 0, 0)
         # All modules first: the other user may not be able to read them where they are.
         script = (
-            "import ctypes, os, sys; import cyoloctl.node.run, cyoloctl.cli.node, cyoloctl.cli.launch; "
+            "import ctypes, os, shlex, sys; "
+            "import cyoloctl.node.run, cyoloctl.cli.node, cyoloctl.cli.launch; "
             "from cyoloctl.cli import main; os.setgid(12345); os.setuid(12345); sys.exit(main())"
         )
         done = subprocess.run(

@@ -99,6 +99,18 @@ class Transport(asyncio.Transport):
     def write(self, data: Any) -> None:
         self.written.put_nowait(bytes(data))
 
+    def pause_reading(self) -> None:
+        pass
+
+    def resume_reading(self) -> None:
+        pass
+
+    def is_closing(self) -> bool:
+        return False
+
+    def get_write_buffer_size(self) -> int:
+        return 0
+
     def close(self) -> None:
         pass
 

@@ -308,6 +308,7 @@ class PeerPort:
 
     def hello(self, name: str, cluster_id: str, **changes: Any) -> None:
         """Claim to be somebody."""
+        self._name = name
         claims = {
             "type": "hello",
             "version": PEER_PROTOCOL,
@@ -325,7 +326,8 @@ class PeerPort:
 
     def forward(self, machine: str, operation: str, arguments: dict[str, Any]) -> None:
         """Hand in a command for the log, as a member does for its callers."""
-        fields = [machine, operation, arguments, os.urandom(8).hex(), "client", "mallory"]
+        origin = f"operator - - {self._name}"
+        fields = [machine, operation, arguments, os.urandom(8).hex(), "client", "mallory", origin]
         command = b"\x02" + json.dumps(fields, separators=(",", ":"), sort_keys=True).encode()
         self.send({"type": "forward", "id": 1, "commands": [len(command)], "after": [0]}, command)
 
