@@ -11,6 +11,7 @@ first.  docs/audit.md shows how anybody checks that.
 
 from __future__ import annotations
 
+import re
 from hashlib import sha256
 from json.encoder import encode_basestring_ascii as quoted
 from typing import Any, Literal, NamedTuple, get_args
@@ -69,6 +70,9 @@ _FIELDS = {
     "time": str,
     "who": str,
 }
+
+
+_HASH = re.compile("[0-9a-f]{64}")
 
 
 def hash_of(previous: str, body: str) -> str:
@@ -139,6 +143,8 @@ class Verifier:
         if chain not in CHAINS:
             raise BrokenLine("its chain is neither trust nor data")
         sequence, previous, own = line["sequence"], line["previous"], line["hash"]
+        if _HASH.fullmatch(previous) is None:
+            raise BrokenLine(f"it was changed: {chain} line {sequence} does not say what it follows")
         body = canonical_json({k: v for k, v in line.items() if k not in ("hash", "previous")})
         if hash_of(previous, body) != own:
             raise BrokenLine(f"it was changed: {chain} line {sequence} does not have its hash")

@@ -93,6 +93,9 @@ def test_text_that_is_no_line_is_refused() -> None:
             Verifier().add(other)
     with pytest.raises(BrokenLine, match="neither"):
         Verifier().add(canonical_json({**line, "chain": "other"}))
+    for previous in ("\ud800", "", "0" * 63, "0" * 64 + "\n", "F" * 64):
+        with pytest.raises(BrokenLine, match="does not say what it follows"):
+            Verifier().add(canonical_json({**line, "previous": previous}))
 
 
 def test_moments_after_the_year_9999_read_as_its_end() -> None:
