@@ -202,6 +202,9 @@ def parse_canonical_json(text: str) -> Any:
     return value
 
 
+_INFINITY = float("inf")
+
+
 class DuplicateName(ValueError):
     """An object names a field twice."""
 
@@ -233,13 +236,20 @@ def _no_constant(text: str) -> NoReturn:
     raise NotANumber(text)
 
 
-def strict_json_decoder(*, parse_float: Callable[[str], Any] | None = None) -> json.JSONDecoder:
+def strict_json_decoder() -> json.JSONDecoder:
     """A decoder of JSON that someone else wrote.
 
     Its `decode` raises DuplicateName, NotANumber or another ValueError, and
     RecursionError for deep nesting.
     """
-    return json.JSONDecoder(object_pairs_hook=_unique, parse_float=parse_float, parse_constant=_no_constant)
+    return json.JSONDecoder(object_pairs_hook=_unique, parse_float=_finite, parse_constant=_no_constant)
+
+
+def _finite(text: str) -> float:
+    value = float(text)
+    if value in (_INFINITY, -_INFINITY):  # which JSON cannot say again
+        raise NotANumber("a number that is too large")
+    return value
 
 
 _strict = strict_json_decoder()

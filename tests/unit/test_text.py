@@ -131,12 +131,17 @@ def test_strict_json_decoder_says_which_name_came_twice_and_what_is_no_number() 
         assert found.value.text == number
 
 
-def test_strict_json_decoder_reads_fractions_as_it_is_told() -> None:
-    assert strict_json_decoder(parse_float=str).decode("[1.50]") == ["1.50"]
+def test_strict_json_decoder_takes_no_number_that_json_cannot_say_again() -> None:
+    decode = strict_json_decoder().decode
+    assert decode('{"a":1.5,"b":1e308}') == {"a": 1.5, "b": 1e308}
+    for text in ("1e309", "-1e309", "1" * 400 + ".0"):
+        with pytest.raises(NotANumber, match="too large"):
+            decode(text)
 
 
 @pytest.mark.parametrize(
-    "spelt", ["", "[]", "1", "null", '{"a":1,"a":2}', '{"a":NaN}', '{"a":1', "{} x", '{"a":' * 90_000]
+    "spelt",
+    ["", "[]", "1", "null", '{"a":1,"a":2}', '{"a":NaN}', '{"a":1e999}', '{"a":1', "{} x", '{"a":' * 90_000],
 )
 def test_parse_json_object_of_anything_else_raises_value_error(spelt: str) -> None:
     with pytest.raises(ValueError):

@@ -71,7 +71,19 @@ def test_body_that_nests_too_deeply_is_refused() -> None:
 
 @pytest.mark.parametrize(
     "raw",
-    [b"", b"[]", b"1", b"null", b'"a"', b'{"a":}', b"\xff\xfe", b'{"a":1,"a":2}', b'{"a":NaN}', b"9" * 9999],
+    [
+        b"",
+        b"[]",
+        b"1",
+        b"null",
+        b'"a"',
+        b'{"a":}',
+        b"\xff\xfe",
+        b'{"a":1,"a":2}',
+        b'{"a":NaN}',
+        b'{"a":[-1e999]}',
+        b"9" * 9999,
+    ],
 )
 def test_what_is_no_json_object_is_refused(raw: bytes) -> None:
     with pytest.raises(errors.InvalidInput):
