@@ -134,9 +134,9 @@ def test_strict_json_decoder_says_which_name_came_twice_and_what_is_no_number() 
 def test_strict_json_decoder_takes_no_number_that_json_cannot_say_again() -> None:
     decode = strict_json_decoder().decode
     assert decode('{"a":1.5,"b":1e308}') == {"a": 1.5, "b": 1e308}
-    for text in ("1e309", "-1e309", "1" * 400 + ".0"):
+    for number in ("1e309", "-1e309", "1" * 400 + ".0"):
         with pytest.raises(NotANumber, match="too large"):
-            decode(text)
+            decode(number)
 
 
 @pytest.mark.parametrize(
