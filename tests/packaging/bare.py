@@ -29,11 +29,11 @@ _MACHINE = """
 set -eu
 ip link set lo up
 mount -t tmpfs tmpfs "$2"
-mkdir "$2/upper" "$2/work" "$2/root"
-mount -t overlay overlay -o "lowerdir=$1,upperdir=$2/upper,workdir=$2/work" "$2/root"
-mount --bind "$3" "$2/root/media"
-mount -o remount,bind,ro "$2/root/media"
-cd "$2/root"
+mkdir "$2/upper" "$2/work" "$2/tree"
+mount -t overlay overlay -o "lowerdir=$1,upperdir=$2/upper,workdir=$2/work" "$2/tree"
+mount --bind "$3" "$2/tree/media"
+mount -o remount,bind,ro "$2/tree/media"
+cd "$2/tree"
 mount -t proc proc proc
 mount --rbind /dev dev
 shift 3
