@@ -10,19 +10,18 @@ Commands of one shot do not import this: loading msgspec takes longer than it sa
 
 from __future__ import annotations
 
-import json
 from typing import Any
 
 import msgspec
 
-from cyoloctl.text import canonical_json
+from cyoloctl.text import canonical_json, compact_encoder
 
 __all__ = ["canonical_bytes", "compact_bytes", "decode", "decode_flat_object"]
 
 _sorted = msgspec.json.Encoder(order="sorted").encode
 _as_given = msgspec.json.Encoder().encode
 _decode = msgspec.json.Decoder().decode
-_slow_compact = json.JSONEncoder(separators=(",", ":"), allow_nan=False).encode
+_slow_compact = compact_encoder(sort_keys=False)
 
 
 def canonical_bytes(value: object) -> bytes:
