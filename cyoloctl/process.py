@@ -12,9 +12,9 @@ import os
 import resource
 import signal
 import sys
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Coroutine, Iterator, Mapping
 from contextlib import contextmanager
-from typing import NoReturn
+from typing import Any, NoReturn, TypeVar
 
 __all__ = [
     "child_command",
@@ -24,10 +24,12 @@ __all__ = [
     "interrupt_on_termination",
     "interrupts_held",
     "open_standard_streams",
+    "run_in_loop",
     "until_terminated",
     "was_closed",
 ]
 
+_T = TypeVar("_T")
 _PR_SET_PDEATHSIG = 1
 _PR_SET_DUMPABLE = 4
 
@@ -107,6 +109,49 @@ def until_terminated(follow: Callable[[], NoReturn]) -> None:
     except KeyboardInterrupt:
         if not told:
             raise
+
+
+def run_in_loop(work: Coroutine[Any, Any, _T]) -> _T:
+    """`asyncio.run`, in which SIGTERM and SIGHUP cancel the work as SIGINT does, and then do what they did.
+
+    A handler that raises would otherwise do so within whichever step of the loop runs, which nobody
+    catches there.  A second signal ends the process at once.  Raises what the work and the handler do.
+    """
+    import asyncio
+
+    came: list[signal.Signals] = []
+    before = {number: signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGHUP)}
+    handled = {number: handler for number, handler in before.items() if callable(handler)}
+
+    async def run() -> _T:
+        loop, task = asyncio.get_running_loop(), asyncio.current_task()
+        assert task is not None
+
+        def interrupt(number: signal.Signals) -> None:
+            came.append(number)
+            loop.remove_signal_handler(number)  # the default from here on
+            task.cancel()
+
+        for number in handled:
+            loop.add_signal_handler(number, interrupt, number)
+        try:
+            return await work
+        finally:
+            for number, handler in handled.items():
+                if number not in came:
+                    loop.remove_signal_handler(number)
+                    signal.signal(number, handler)
+
+    try:
+        return asyncio.run(run())
+    except asyncio.CancelledError:
+        if not came:
+            raise
+    finally:
+        work.close()  # where a signal came before the loop ran
+        for number in came:
+            handled[number](number, None)
+    raise AssertionError("a handler of signals that ends nothing")
 
 
 @contextmanager

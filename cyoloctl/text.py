@@ -214,10 +214,14 @@ class DuplicateName(ValueError):
 
 
 class NotANumber(ValueError):
-    """NaN or an infinity, which JSON does not have."""
+    """NaN, an infinity, or a number that is one when it is read, which JSON cannot say again.
+
+    text: as it was written, at most 33 characters of it.
+    """
 
     def __init__(self, text: str) -> None:
-        super().__init__(f"{text} is not JSON")
+        text = text if len(text) <= 32 else text[:32] + "…"
+        super().__init__(f"{text} is no finite number")
         self.text = text
 
 
@@ -247,8 +251,8 @@ def strict_json_decoder() -> json.JSONDecoder:
 
 def _finite(text: str) -> float:
     value = float(text)
-    if value in (_INFINITY, -_INFINITY):  # which JSON cannot say again
-        raise NotANumber("a number that is too large")
+    if value in (_INFINITY, -_INFINITY):
+        raise NotANumber(text)
     return value
 
 

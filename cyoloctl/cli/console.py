@@ -10,7 +10,7 @@ import typer
 
 from cyoloctl.cli import output
 from cyoloctl.cli.invocation import Invocation, command
-from cyoloctl.process import until_terminated
+from cyoloctl.process import run_in_loop, until_terminated
 
 if TYPE_CHECKING:
     import socket
@@ -48,8 +48,6 @@ def console(
 
 
 def _serve(invocation: Invocation, listening: socket.socket) -> NoReturn:
-    import asyncio
-
     from cyoloctl.console.run import serve
     from cyoloctl.control.survey import Survey
 
@@ -59,7 +57,7 @@ def _serve(invocation: Invocation, listening: socket.socket) -> NoReturn:
         lambda urls, credentials: invocation.loop_client(urls, credentials, timeout_s=limit_s),
         invocation.credentials_for_members(),
     )
-    asyncio.run(
+    run_in_loop(
         serve(
             listening,
             survey,

@@ -21,6 +21,7 @@ from cyoloctl.cli.screen import live_screen, repeat
 from cyoloctl.cli.status import duration, problem_lines
 from cyoloctl.errors import CyoloctlError
 from cyoloctl.members.warnings import FSYNC_WARN_MS
+from cyoloctl.process import run_in_loop
 from cyoloctl.text import rfc3339
 
 if TYPE_CHECKING:
@@ -47,9 +48,7 @@ class _Nodes:
 
     def look(self) -> Moment:
         """Ask every node that can be reached.  Raises what the first endpoint did where none answers."""
-        import asyncio
-
-        return asyncio.run(self._survey.look())
+        return run_in_loop(self._survey.look())
 
 
 def _rows(before: Moment | None, after: Moment) -> Iterator[dict[str, Any]]:

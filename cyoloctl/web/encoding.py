@@ -71,7 +71,7 @@ def decode_object(
     except DuplicateName as error:
         raise InvalidInput(f"field {clean_text(error.name, 64)!r}: is given twice") from None
     except NotANumber as error:
-        raise InvalidInput(f"{error.text} is not JSON: use a number") from None
+        raise InvalidInput(f"{error.text} is no finite number, and JSON has no others: use one") from None
     except ValueError as error:
         # JSONDecodeError has a position; an integer of thousands of digits gives a plain ValueError.
         where = f" at {error.lineno}:{error.colno}" if isinstance(error, json.JSONDecodeError) else ""

@@ -51,7 +51,7 @@ def test_body_defaults_are_filled_in() -> None:
         (b'{"by":1.5}', "'by'"),
         (b'{"by":1e-3}', "'by'"),
         (b'{"by":0.0}', "'by'"),
-        (b'{"by":1e999}', "'by'"),
+        (b'{"by":1e999}', "1e999 is no finite number"),
         # A reader of JSON has rounded it: nobody knows what was meant.
         (b'{"by":9007199254740993.0}', "write all its digits"),
         (b'{"by":1e18}', "write all its digits"),
