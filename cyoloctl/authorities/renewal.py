@@ -19,6 +19,7 @@ from pathlib import Path
 from typing import Any
 
 from cyoloctl.authorities.machine import DEFAULT_CERTIFICATE_DAYS, AuthorityMachine, Rotation
+from cyoloctl.beat import until_beat
 from cyoloctl.errors import (
     AccessDenied,
     ConfigError,
@@ -222,10 +223,10 @@ class CertificateRenewal:
 
     async def run(self) -> None:
         """Runs while the node does."""
-        pause = _PAUSE_S
+        busy = False
         while True:
-            await self._engine.wait_changed(pause)
-            pause = _BUSY_PAUSE_S if await self.maintain() else _PAUSE_S
+            await self._engine.wait_changed(_BUSY_PAUSE_S if busy else until_beat(time.monotonic(), _PAUSE_S))
+            busy = await self.maintain()
 
     async def maintain(self) -> bool:
         """Do what is due.  True when there is more to do soon.  Raises nothing."""

@@ -32,11 +32,13 @@ import asyncio
 import json
 import logging
 import os
+import time
 from collections.abc import Awaitable, Callable, Iterable, Mapping
 from contextlib import suppress
 from pathlib import Path
 from typing import Any, NamedTuple, Protocol
 
+from cyoloctl.beat import until_beat
 from cyoloctl.credentials.machine import CredentialMachine
 from cyoloctl.errors import AccessDenied, CyoloctlError, Unavailable
 from cyoloctl.members.granted import Grants
@@ -298,7 +300,7 @@ class Admission:
                     # A bug must not end the sweeps: nothing would ever end a connection again.
                     _log.critical("connections could not be judged again", exc_info=True)
                 await self._remember()
-                await asyncio.sleep(_SWEEP_S)
+                await asyncio.sleep(until_beat(time.monotonic(), _SWEEP_S))
         finally:
             for task in (catching_up, *self._tasks):
                 task.cancel()

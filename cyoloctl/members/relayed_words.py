@@ -12,9 +12,11 @@ import asyncio
 import json
 import logging
 import secrets
+import time
 from collections.abc import Callable
 from pathlib import Path
 
+from cyoloctl.beat import until_beat
 from cyoloctl.errors import CyoloctlError, InvalidInput
 from cyoloctl.model import LocalNode, RaftId
 from cyoloctl.pki.files import NodeFiles, read_node_keys
@@ -60,7 +62,7 @@ class RelayedWords:
     async def run(self) -> None:
         """Ask while the node runs and its log does not hold its place."""
         while True:
-            await asyncio.sleep(_EVERY_S)
+            await asyncio.sleep(until_beat(time.monotonic(), _EVERY_S))
             for name in self._engine.unheard():
                 await self._ask(name)
 

@@ -9,6 +9,7 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
+from cyoloctl.beat import until_beat
 from cyoloctl.members.disk_space import SpaceHistory, low_bytes, reserve_bytes
 from cyoloctl.paths import disk_space
 from cyoloctl.raft import Engine
@@ -52,7 +53,7 @@ class DiskWatch:
         """Look while the node runs."""
         while True:
             self.look()
-            await asyncio.sleep(_LOOK_EVERY_S)
+            await asyncio.sleep(until_beat(time.monotonic(), _LOOK_EVERY_S))
 
     def look(self) -> None:
         """Measure once, and do what is due."""

@@ -5,7 +5,9 @@ from __future__ import annotations
 import asyncio
 import ipaddress
 import socket
+import time
 
+from cyoloctl.beat import until_beat
 from cyoloctl.members.addresses import Addresses
 from cyoloctl.members.api import Problem
 from cyoloctl.members.facts import problem
@@ -67,7 +69,7 @@ class OwnAddress:
         """Look now and then; runs while the node does."""
         while True:
             await self.look()
-            await asyncio.sleep(_LOOK_EVERY_S)
+            await asyncio.sleep(until_beat(time.monotonic(), _LOOK_EVERY_S))
 
     async def look(self) -> None:
         """Find out at which of its addresses nothing listens."""

@@ -24,6 +24,7 @@ from pathlib import Path
 from typing import Any, cast
 
 from cyoloctl import __version__
+from cyoloctl.beat import until_beat
 from cyoloctl.control.server import ControlServer, ServerLimits, build_server
 from cyoloctl.errors import (
     ConfigError,
@@ -493,13 +494,13 @@ class Node:
                 text = json.dumps(others, sort_keys=True)
                 if not path.exists() or path.read_text() != text:
                     write_node_file(path, text.encode())
-            await self.engine.wait_changed(5.0)
+            await self.engine.wait_changed(until_beat(time.monotonic(), 5.0))
 
     async def _remember_level(self) -> None:
         """Leave the level in the directory, so that an earlier release ends before it opens the rest."""
         while True:
             self._note_level()
-            await self.engine.wait_changed(_NOTE_LEVEL_S)
+            await self.engine.wait_changed(until_beat(time.monotonic(), _NOTE_LEVEL_S))
 
     def _note_level(self) -> None:
         try:
@@ -510,7 +511,7 @@ class Node:
 
 async def _report_suppressed() -> None:
     while True:
-        await asyncio.sleep(1.0)
+        await asyncio.sleep(until_beat(time.monotonic(), 1.0))
         logs.report_suppressed()
 
 

@@ -13,6 +13,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
+from cyoloctl.beat import until_beat
 from cyoloctl.errors import AlreadyExists, CyoloctlError
 from cyoloctl.members.api import Problem
 from cyoloctl.members.facts import problem
@@ -97,7 +98,8 @@ class SnapshotSchedule:
     async def run(self) -> None:
         """Take what is due while the node runs."""
         while True:
-            await asyncio.sleep(_LOOK_EVERY_S if await self.step() else _TRY_AGAIN_S)
+            taken = await self.step()
+            await asyncio.sleep(until_beat(time.monotonic(), _LOOK_EVERY_S) if taken else _TRY_AGAIN_S)
 
     async def step(self) -> bool:
         """Take one if it is due.  False when that failed; `problems` says why."""

@@ -7,6 +7,7 @@ import time
 from collections.abc import Callable, Iterable
 
 from cyoloctl.authorities.renewal import CertificateRenewal
+from cyoloctl.beat import until_beat
 from cyoloctl.credentials.admission import Admission
 from cyoloctl.credentials.operations import CredentialOperations
 from cyoloctl.errors import CyoloctlError
@@ -98,10 +99,10 @@ class Upkeep:
 
     async def run(self) -> None:
         """Run while the node does: announce it, follow addresses, and as leader promote and clean up."""
-        pause = 0.1
+        pause = 0.1  # 0: until the next beat
         while True:
-            await self._engine.wait_changed(pause)
-            pause = _PAUSE_S
+            await self._engine.wait_changed(pause or until_beat(time.monotonic(), _PAUSE_S))
+            pause = 0.0
             self._engine.set_addresses(self._addresses.to_dial())
             self._part_with_removed()
             self._engine.part_with_copies()

@@ -12,6 +12,7 @@ import re
 import warnings
 from collections.abc import Callable, Iterable
 from datetime import UTC, datetime
+from functools import lru_cache
 
 from cryptography import x509
 from cryptography.exceptions import InvalidSignature, UnsupportedAlgorithm
@@ -78,16 +79,23 @@ def load_certificate(pem: str, *, canonical: bool = False) -> x509.Certificate:
     canonical: exactly one certificate and nothing else, as we write it.
     """
     try:
-        with warnings.catch_warnings():
-            # What the library merely announces to refuse one day is refused today.
-            warnings.simplefilter("error", CryptographyDeprecationWarning)
-            certificate = x509.load_pem_x509_certificate(pem.encode("ascii"))
-            p256_key(certificate.public_key)
-            _ = certificate.extensions
+        certificate = _parsed_certificate(pem)
         if canonical and to_pem(certificate) != pem:
             raise ValueError
     except (InvalidInput, *DEFECTS):
         raise InvalidInput("this is not a certificate that cyoloctl issued: use the right file") from None
+    return certificate
+
+
+@lru_cache(maxsize=16)
+def _parsed_certificate(pem: str) -> x509.Certificate:
+    """A node asks about its own certificate and its CA a dozen times per second, idle or not."""
+    with warnings.catch_warnings():
+        # What the library merely announces to refuse one day is refused today.
+        warnings.simplefilter("error", CryptographyDeprecationWarning)
+        certificate = x509.load_pem_x509_certificate(pem.encode("ascii"))
+        p256_key(certificate.public_key)
+        _ = certificate.extensions
     return certificate
 
 

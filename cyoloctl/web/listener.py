@@ -15,6 +15,7 @@ import ssl
 from collections.abc import Callable
 from typing import Any
 
+from cyoloctl.beat import until_beat
 from cyoloctl.web.strangers import Visit, Visitors, source_of
 
 __all__ = ["Accept", "Guest", "Listener", "raise_descriptor_limit"]
@@ -63,6 +64,7 @@ class Guest:
     def unidentified(self) -> None:
         """The caller is a stranger again.  Idempotent."""
         self._listener.visitors.unidentified(self._visit, self._listener.loop.time())
+        self._listener._watch()
 
     def asked(self) -> None:
         """A request's whole head is there."""
@@ -133,7 +135,6 @@ class Listener:
         self._open = True
         self._listening.setblocking(False)
         self.loop.add_reader(self._listening.fileno(), self._accept)
-        self._sweep = self.loop.call_later(_SWEEP_S, self._end_expired)
 
     def close(self) -> None:
         """Stop accepting; handshakes that run end, connections stay.  Idempotent."""
@@ -147,6 +148,11 @@ class Listener:
                 timer.cancel()
         for task in list(self._tasks):
             task.cancel()
+
+    @property
+    def is_watching(self) -> bool:
+        """Whether the loop will wake to look at strangers."""
+        return self._sweep is not None
 
     # Inside.
 
@@ -193,6 +199,7 @@ class Listener:
             connection.close()
             _refused(self._name, source_of(address), "too many strangers")
             return
+        self._watch()
         connection.setblocking(False)
         connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
         task = self.loop.create_task(self._serve(connection, visit))
@@ -243,7 +250,13 @@ class Listener:
         for visit in self.visitors.expired(self.loop.time()):
             visit.end()
             _refused(self._name, visit.source, "too slow")
-        self._sweep = self.loop.call_later(_SWEEP_S, self._end_expired)
+        self._sweep = None
+        self._watch()
+
+    def _watch(self) -> None:
+        """Look at the strangers soon, as long as there are any: without them nothing wakes the loop."""
+        if self._sweep is None and self._open and len(self.visitors):
+            self._sweep = self.loop.call_later(until_beat(self.loop.time(), _SWEEP_S), self._end_expired)
 
 
 def _refused(listener: str, source: str, reason: str) -> None:

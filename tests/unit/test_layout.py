@@ -65,6 +65,7 @@ ORDER = [
     "security_log",
     "process",
     "paths",
+    "beat",
     "pki",
     "web",
     "metrics",

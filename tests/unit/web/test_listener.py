@@ -28,7 +28,7 @@ LOOPS: dict[str, Callable[[], asyncio.AbstractEventLoop]] = {
 
 
 class Echo(asyncio.Protocol):
-    """Answers every piece; a first piece of b"me" identifies the caller."""
+    """Answers every piece; b"me" identifies the caller, b"who" takes it back."""
 
     def __init__(self, guest: Guest) -> None:
         self.guest = guest
@@ -39,6 +39,8 @@ class Echo(asyncio.Protocol):
     def data_received(self, data: bytes) -> None:
         if data == b"me":
             self.guest.identified()
+        if data == b"who":
+            self.guest.unidentified()
         self.guest.asked()
         self.transport.write(data)
         self.guest.answered()
@@ -278,3 +280,30 @@ def test_listener_closed_amid_handshakes_ends_them(
 
     run(work())
     assert threading.active_count() < 50
+
+
+def test_listener_wakes_the_loop_for_strangers_only(run: Run) -> None:
+    async def work() -> None:
+        async with Stand(LIMITS) as stand:
+            assert not stand.listener.is_watching
+            stranger = await stand.connect()
+            await says(*stranger, b"hello")
+            assert stand.listener.is_watching
+            await says(*stranger, b"me")
+            await until(lambda: not stand.listener.is_watching)
+            await says(*stranger, b"still here")
+
+    run(work())
+
+
+def test_listener_watches_a_caller_who_is_a_stranger_again(run: Run) -> None:
+    async def work() -> None:
+        async with Stand(LIMITS) as stand:
+            caller = await stand.connect()
+            await says(*caller, b"me")
+            await until(lambda: not stand.listener.is_watching)
+            await says(*caller, b"who")
+            assert stand.listener.is_watching
+            await closed(caller[0])
+
+    run(work())
