@@ -81,7 +81,7 @@ fuzz: $(FUZZ) ## coverage-guided fuzzing of every decoder (atheris); SECONDS=60 
 mutants: $(DEV) ## plant faults, one at a time, that tests must catch: those of changed modules; ARGS="--all", ARGS="raft"
 	@$(BIN)/python -m tests.mutants $(or $(ARGS),--changed)
 
-bench: $(DEV) ## measure beside etcd on this machine (apt-get install etcd-server); ARGS="--help"
+bench: $(DEV) ## measure beside etcd and NATS on this machine (benchmarks/README.md); ARGS="--help"
 	$(BIN)/python -m benchmarks.compare $(ARGS)
 
 bench-tokens: $(BENCH) ## session tokens beside Fernet, JWE, PASETO and itsdangerous; ARGS="--help"

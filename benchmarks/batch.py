@@ -19,7 +19,7 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
-from benchmarks.compare import say
+from benchmarks.report import say
 from benchmarks.systems import BenchmarkError, Cyoloctl, Etcd, scratch_directory
 
 _TARGET_RATE, _TARGET_RATIO = 15_000, 20

@@ -24,7 +24,7 @@ from benchmarks.systems import (
     BenchmarkError,
     Cyoloctl,
     Member,
-    _UnixConnection,
+    UnixConnection,
     call,
     scratch_directory,
     until,
@@ -39,7 +39,7 @@ class Client:
     """One connection that stays open."""
 
     def __init__(self, target: str) -> None:
-        self._connection = _UnixConnection(target.removeprefix("unix:"), 30.0)
+        self._connection = UnixConnection(target.removeprefix("unix:"), 30.0)
 
     def post(self, path: str, body: dict[str, Any]) -> dict[str, Any]:
         """The answer.  Raises BenchmarkError where it is no success."""

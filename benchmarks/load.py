@@ -1,11 +1,11 @@
-"""A small HTTP/1.1 load generator, the same for every system that is measured.
+"""A small load generator, the same for every system that is measured: HTTP/1.1, and the protocol of NATS.
 
-It speaks raw HTTP over keep-alive connections with one request in flight on each, over TCP or a unix
-socket, plain or TLS.  The request is one precomputed byte string, and the answer is looked at only as far
-as needed to know that it is complete and a success.  So its share of the machine is small and the same for
-both sides; it is a process of its own and reports that share.
+It keeps connections with one request in flight on each, over TCP or a unix socket, plain or TLS.  The
+request is one precomputed byte string, and the answer is looked at only as far as needed to know that it is
+complete and a success.  So its share of the machine is small and the same for all sides; it is a process of
+its own and reports that share.
 
-Run by compare.py as ``python -m benchmarks.load``: one JSON object of Spec on stdin, one of Result on
+Run by rounds.py as ``python -m benchmarks.load``: one JSON object of Spec on stdin, one of Result on
 stdout.
 """
 
@@ -13,15 +13,22 @@ from __future__ import annotations
 
 import asyncio
 import base64
+import functools
 import json
+import os
 import ssl
 import sys
 import time
 from dataclasses import asdict, dataclass, field
 
-__all__ = ["Result", "Spec", "percentile", "run"]
+__all__ = ["HELLO", "INBOX", "Result", "Spec", "messages", "percentile", "run"]
 
 _END_OF_HEAD = b"\r\n\r\n"
+
+HELLO = b'CONNECT {"verbose":false,"pedantic":false,"headers":true,"no_responders":true}\r\n'
+"""A client's first line to NATS: no +OK after each operation, and an answer at once where nobody listens."""
+INBOX = b"{inbox}"
+"""Stands in a request to NATS where each connection puts the subject at which it hears the answer."""
 
 
 @dataclass(frozen=True)
@@ -30,7 +37,8 @@ class Spec:
 
     target: ``unix:/path`` or ``tcp:HOST:PORT``.
     request: the whole request, base64 of its bytes.
-    expect: text that each answer's body must hold, beside the status 200.
+    expect: text that each answer's body must hold, beside the status 200 of HTTP.
+    protocol: ``http``, or ``nats``, where the request has INBOX for the subject of the answer.
     clients: connections, 1 or more.  warmup_s, seconds: measured is only what follows the warm-up.
     ca_pem, certificate_file, key_file: TLS with a client certificate when ca_pem is not empty.
     """
@@ -41,6 +49,7 @@ class Spec:
     clients: int
     seconds: float
     warmup_s: float = 0.5
+    protocol: str = "http"
     ca_pem: str = ""
     certificate_file: str = ""
     key_file: str = ""
@@ -53,7 +62,7 @@ class Result:
     acknowledged counts every success, those of the warm-up and of the moments after the end too; rate, p50
     and p99 look at the measured window only.  errors holds the first few answers that were no success, or
     connections that broke: a round with any is not a measurement.  generator_cpu is a share of one core;
-    members_cpu_ms, filled in by compare.py, the processor time that one write cost all members together.
+    members_cpu_ms, filled in by rounds.py, the processor time that one write cost all members together.
     """
 
     acknowledged: int = 0
@@ -80,14 +89,46 @@ class _Round:
         self.stopping = False
 
 
+def messages(data: bytes) -> tuple[list[bytes], int, bytes]:
+    """The payloads of what NATS sent, how many PINGs were among it, and the rest that is not complete yet.
+
+    Raises ValueError for -ERR and for lines that a client does not get.
+    """
+    found: list[bytes] = []
+    pings = 0
+    while (end := data.find(b"\r\n")) >= 0:
+        verb, *words = data[:end].split(b" ")
+        after = end + 2
+        if verb in (b"MSG", b"HMSG"):
+            headers, size = int(words[-2]) if verb == b"HMSG" else 0, int(words[-1])
+            if len(data) < after + size + 2:
+                break
+            found.append(data[after + headers : after + size])
+            after += size + 2
+        elif verb == b"PING":
+            pings += 1
+        elif verb not in (b"INFO", b"PONG", b"+OK"):
+            raise ValueError(f"nats: {data[:end].decode('latin-1')}")
+        data = data[after:]
+    return found, pings, data
+
+
 class _Connection(asyncio.Protocol):
-    def __init__(self, shared: _Round, closed: asyncio.Future[None]) -> None:
+    """One request after another.  A protocol gives the data it got to ``answered``."""
+
+    def __init__(self, shared: _Round, number: int, closed: asyncio.Future[None]) -> None:
         self._shared = shared
+        self._number = number
         self._closed = closed
         self._buffer = b""
         self._sent_at = 0.0
         self._waiting = False
         self._transport: asyncio.Transport | None = None
+
+    @property
+    def request(self) -> bytes:
+        """The bytes of one request of this connection."""
+        return self._shared.request
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         assert isinstance(transport, asyncio.Transport)
@@ -97,42 +138,24 @@ class _Connection(asyncio.Protocol):
         assert self._transport is not None
         self._waiting = True
         self._sent_at = time.perf_counter()
-        self._transport.write(self._shared.request)
+        self._transport.write(self.request)
 
-    def data_received(self, data: bytes) -> None:
-        self._buffer = self._buffer + data if self._buffer else data
-        body = self._complete_body(self._buffer)
-        if body is None:
-            return
+    def answered(self, success: bool, answer: bytes) -> None:
+        """Take note of an answer, and send the next request."""
         shared = self._shared
-        if self._buffer[9:12] == b"200" and shared.expect in body:
+        if success:
             shared.result.acknowledged += 1
             if shared.measuring:
                 shared.latencies.append(time.perf_counter() - self._sent_at)
         else:
-            self._fail(self._buffer[:300].decode("latin-1"))
+            self._fail(answer[:300].decode("latin-1"))
             shared.stopping = True
-        self._buffer = b""
         self._waiting = False
         if shared.stopping:
             assert self._transport is not None
             self._transport.close()
         else:
             self.send()
-
-    @staticmethod
-    def _complete_body(answer: bytes) -> bytes | None:
-        """The body when the answer is complete; both systems answer short bodies with Content-Length."""
-        end = answer.find(_END_OF_HEAD)
-        if end < 0:
-            return None
-        head = answer[:end].lower()
-        at = head.find(b"\r\ncontent-length:")
-        if at < 0:
-            return b""  # not understood: fails the check of the body, so it cannot pass for a success
-        length = int(head[at + 17 :].partition(b"\r\n")[0])
-        body = answer[end + 4 :]
-        return body if len(body) >= length else None
 
     def _fail(self, text: str) -> None:
         if len(self._shared.result.errors) < 5:
@@ -148,6 +171,57 @@ class _Connection(asyncio.Protocol):
     def stop_when_idle(self) -> None:
         if not self._waiting and self._transport is not None:
             self._transport.close()
+
+
+class _Http(_Connection):
+    def data_received(self, data: bytes) -> None:
+        self._buffer = self._buffer + data if self._buffer else data
+        body = self._complete_body(self._buffer)
+        if body is None:
+            return
+        answer, self._buffer = self._buffer, b""
+        self.answered(answer[9:12] == b"200" and self._shared.expect in body, answer)
+
+    @staticmethod
+    def _complete_body(answer: bytes) -> bytes | None:
+        """The body when the answer is complete; the systems answer short bodies with Content-Length."""
+        end = answer.find(_END_OF_HEAD)
+        if end < 0:
+            return None
+        head = answer[:end].lower()
+        at = head.find(b"\r\ncontent-length:")
+        if at < 0:
+            return b""  # not understood: fails the check of the body, so it cannot pass for a success
+        length = int(head[at + 17 :].partition(b"\r\n")[0])
+        body = answer[end + 4 :]
+        return body if len(body) >= length else None
+
+
+class _Nats(_Connection):
+    _request = b""
+
+    @property
+    def request(self) -> bytes:
+        """The request with this connection's inbox."""
+        return self._request
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        super().connection_made(transport)
+        assert self._transport is not None
+        inbox = f"_INBOX.{os.getpid()}.{self._number}".encode()
+        self._request = self._shared.request.replace(INBOX, inbox)
+        self._transport.write(HELLO + b"SUB " + inbox + b" 1\r\n")
+
+    def data_received(self, data: bytes) -> None:
+        assert self._transport is not None
+        try:
+            answers, pings, self._buffer = messages(self._buffer + data if self._buffer else data)
+        except ValueError as error:
+            answers, pings = [str(error).encode()], 0
+        if pings:
+            self._transport.write(b"PONG\r\n" * pings)
+        for answer in answers:
+            self.answered(self._shared.expect in answer, answer)
 
 
 def _tls(spec: Spec) -> ssl.SSLContext | None:
@@ -168,22 +242,17 @@ async def run(spec: Spec) -> Result:
     kind, _, place = spec.target.partition(":")
     connections: list[_Connection] = []
     closed: list[asyncio.Future[None]] = []
-    for _ in range(spec.clients):
+    protocol = _Nats if spec.protocol == "nats" else _Http
+    for number in range(spec.clients):
         done: asyncio.Future[None] = loop.create_future()
-
-        def make(done: asyncio.Future[None] = done) -> _Connection:
-            return _Connection(shared, done)
-
+        make = functools.partial(protocol, shared, number, done)
+        name = "cyoloctl" if tls else None
         if kind == "unix":
-            _, protocol = await loop.create_unix_connection(
-                make, place, ssl=tls, server_hostname="cyoloctl" if tls else None
-            )
+            _, connection = await loop.create_unix_connection(make, place, ssl=tls, server_hostname=name)
         else:
             host, _, port = place.rpartition(":")
-            _, protocol = await loop.create_connection(
-                make, host, int(port), ssl=tls, server_hostname="cyoloctl" if tls else None
-            )
-        connections.append(protocol)
+            _, connection = await loop.create_connection(make, host, int(port), ssl=tls, server_hostname=name)
+        connections.append(connection)
         closed.append(done)
     for connection in connections:
         connection.send()

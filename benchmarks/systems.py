@@ -1,4 +1,4 @@
-"""The systems that are measured: three cyoloctl nodes, three etcd nodes, started and ended by process id.
+"""The systems that are measured: cyoloctl nodes and etcd nodes, started and ended by process id.
 
 Both run with their data on the same disk, mutual TLS between the members, and their client API on a unix
 socket (etcd: its v3 JSON gateway), so that the measured difference is the systems and not the transport.
@@ -18,19 +18,23 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Protocol
 
 __all__ = [
     "ROOT",
+    "Base",
     "BenchmarkError",
     "Cyoloctl",
     "Etcd",
+    "Measured",
     "Member",
     "System",
+    "UnixConnection",
     "call",
+    "free_ports",
     "scratch_directory",
     "until",
 ]
@@ -60,7 +64,9 @@ class Member:
         return self.process.pid
 
 
-class _UnixConnection(http.client.HTTPConnection):
+class UnixConnection(http.client.HTTPConnection):
+    """HTTP over a unix socket."""
+
     def __init__(self, path: str, timeout_s: float) -> None:
         super().__init__("localhost", timeout=timeout_s)
         self._path = path
@@ -80,7 +86,7 @@ def call(
     """
     kind, _, place = target.partition(":")
     connection = (
-        _UnixConnection(place, timeout_s)
+        UnixConnection(place, timeout_s)
         if kind == "unix"
         else http.client.HTTPConnection(place, timeout=timeout_s)
     )
@@ -110,7 +116,7 @@ def until(what: str, condition: Callable[[], bool], *, timeout_s: float = START_
         time.sleep(0.02)
 
 
-def _free_ports(count: int) -> list[int]:
+def free_ports(count: int) -> list[int]:
     """Loopback TCP ports that are free now."""
     with contextlib.ExitStack() as stack:
         sockets = [stack.enter_context(socket.socket()) for _ in range(count)]
@@ -125,11 +131,15 @@ def _environment() -> dict[str, str]:
     return {**kept, "PYTHONPATH": str(ROOT)}
 
 
-class System(Protocol):
-    """A measured system, as compare.py uses it."""
+class Measured(Protocol):
+    """A system as load is put on it."""
 
     name: str
     members: list[Member]
+
+    @property
+    def version(self) -> str:
+        """As the program says it."""
 
     def start(self) -> None:
         """Start every member; returns when they form a healthy cluster."""
@@ -137,14 +147,18 @@ class System(Protocol):
     def close(self) -> None:
         """End every process that this system started."""
 
-    def kill(self, member: Member) -> None:
-        """SIGKILL one member."""
-
     def check_alive(self) -> None:
         """Check that no member has ended by itself.  Raises BenchmarkError."""
 
     def leader(self) -> Member | None:
         """The member that a majority follows, None while there is none."""
+
+
+class System(Measured, Protocol):
+    """A system whose leader is taken away."""
+
+    def kill(self, member: Member) -> None:
+        """SIGKILL one member."""
 
     def healthy(self) -> bool:
         """Whether every member is up, reachable and follows the same leader."""
@@ -155,26 +169,27 @@ class System(Protocol):
     def accepted(self, status: int, answer: dict[str, Any]) -> bool:
         """Whether the answer acknowledges the write."""
 
-    def expect(self) -> str:
-        """Text that only the body of an acknowledgement holds."""
-
     def start_member(self, member: Member) -> None:
         """Start its process again, on the data that it has."""
 
 
 @dataclass
-class _Base:
-    """Directories and processes; the rest is each system's."""
+class Base:
+    """Directories and processes; the rest is each system's.
+
+    before: what stands before the command of each member, for a program that does something to it.
+    """
 
     scratch: Path
     name: str = ""
     members: list[Member] = field(default_factory=list)
+    before: list[str] = field(default_factory=list)
 
     def spawn(self, member: Member, argv: list[str]) -> None:
         """Start a member's process in its directory, its output in a file beside it."""
         with (self.scratch / f"{member.name}.log").open("ab") as log:
             member.process = subprocess.Popen(
-                argv,
+                [*self.before, *argv],
                 cwd=member.directory,
                 env=_environment(),
                 stdin=subprocess.DEVNULL,
@@ -209,16 +224,16 @@ class _Base:
                 process.wait()
 
 
-class Etcd(_Base):
+class Etcd(Base):
     """Three etcd members with etcd's defaults (heartbeat 100 ms, election 1000 ms, fsync on)."""
 
-    def __init__(self, scratch: Path, *, transport: str = "unix") -> None:
-        super().__init__(scratch, "etcd")
+    def __init__(self, scratch: Path, *, transport: str = "unix", before: Sequence[str] = ()) -> None:
+        super().__init__(scratch, "etcd", before=list(before))
         binary = shutil.which("etcd")
         if binary is None:
             raise BenchmarkError("etcd is not installed; run apt-get install etcd-server")
         self._binary = binary
-        ports = _free_ports(6)
+        ports = free_ports(6)
         self._peers = ports[:3]
         for number, port in enumerate(ports[3:]):
             directory = scratch / f"e{number}"
@@ -294,23 +309,32 @@ class Etcd(_Base):
     def accepted(self, status: int, answer: dict[str, Any]) -> bool:
         return status == 200 and "revision" in answer.get("header", {})
 
-    def expect(self) -> str:
-        return '"revision"'
 
+class Cyoloctl(Base):
+    """cyoloctl nodes with disk storage, formed through the command line like a user's.
 
-class Cyoloctl(_Base):
-    """Three cyoloctl nodes with disk storage, formed through the command line like a user's."""
+    nodes: how many, 1 or more.
+    """
 
-    def __init__(self, scratch: Path) -> None:
-        super().__init__(scratch, "cyoloctl")
+    def __init__(self, scratch: Path, *, nodes: int = 3, before: Sequence[str] = ()) -> None:
+        super().__init__(scratch, "cyoloctl", before=list(before))
         script = Path(sys.executable).with_name("cyoloctl")
         self.command = [str(script)] if script.exists() else [sys.executable, "-m", "cyoloctl"]
-        for number, port in enumerate(_free_ports(3)):
-            directory = scratch / f"c{number}"
-            directory.mkdir()
-            address = f"127.0.0.1:{port}"
-            target = f"unix:{directory}/data/control.sock"
-            self.members.append(Member(f"c{number}", directory, target, address))
+        for port in free_ports(nodes):
+            self._new_member(port)
+
+    def _new_member(self, port: int) -> Member:
+        name = f"c{len(self.members)}"
+        directory = self.scratch / name
+        directory.mkdir()
+        target = f"unix:{directory}/data/control.sock"
+        self.members.append(Member(name, directory, target, f"127.0.0.1:{port}"))
+        return self.members[-1]
+
+    @property
+    def version(self) -> str:
+        """As ``cyoloctl --version`` prints it."""
+        return self.cli("--version")
 
     def data(self, member: Member) -> str:
         """The member's data directory."""
@@ -341,14 +365,25 @@ class Cyoloctl(_Base):
         self.start_member(first)
         until("the first cyoloctl node leads", lambda: self._alive() and self.leader() is first)
         for member in others:
-            token = self.cli("member", "invite", "-d", self.data(first), "--name", member.name)
-            self.cli(
-                *("node", "join", "-d", self.data(member), "--name", member.name),
-                *("--listen", member.address, "--token-file", "-"),
-                stdin=token + "\n",
-            )
-            self.start_member(member)
+            self._join(member)
         until("cyoloctl healthy", lambda: self._alive() and self.healthy())
+
+    def _join(self, member: Member) -> None:
+        first = self.members[0]
+        token = self.cli("member", "invite", "-d", self.data(first), "--name", member.name)
+        self.cli(
+            *("node", "join", "-d", self.data(member), "--name", member.name),
+            *("--listen", member.address, "--token-file", "-"),
+            stdin=token + "\n",
+        )
+        self.start_member(member)
+
+    def add(self, *, timeout_s: float = START_S) -> Member:
+        """One more member, a voter with everything that the others hold."""
+        member = self._new_member(free_ports(1)[0])
+        self._join(member)
+        until(f"{member.name} is a voter", lambda: self._alive() and self.healthy(), timeout_s=timeout_s)
+        return member
 
     def _alive(self) -> bool:
         self.check_alive()
@@ -399,9 +434,6 @@ class Cyoloctl(_Base):
 
     def accepted(self, status: int, answer: dict[str, Any]) -> bool:
         return status == 200 and "value_string" in answer
-
-    def expect(self) -> str:
-        return '"value_string"'
 
     def credentials(self) -> tuple[str, Path, Path]:
         """The operator's CA (PEM), certificate file and key file, for TLS from outside."""

@@ -23,11 +23,11 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
-from benchmarks.compare import COUNTER, http_request, leader_of, load_round, request_round, say
+from benchmarks.operations import COUNTER, INCREMENT, KEY, PUT, requests_of
+from benchmarks.report import say
+from benchmarks.rounds import Pace, leader_of, request_round
 from benchmarks.systems import ROOT, Cyoloctl, scratch_directory
 
-KEY = "bench/key"
-PUT = (http_request("/v1/kv/put", {"key": KEY, "value": "x" * 100}), "revision")
 _REQUEST = f"GET /v1/counters/{COUNTER}/watch HTTP/1.1\r\nHost: localhost\r\n\r\n".encode()
 
 
@@ -174,6 +174,8 @@ def _watchers(
 
 def _measure(options: argparse.Namespace, system: Cyoloctl) -> int:
     credentials = system.credentials()
+    request = requests_of(system.name)[PUT if options.kv else INCREMENT]
+    pace = Pace(options.rounds, options.seconds)
     status = 0
     for where, tls in (("control socket", None), ("mutual TLS", credentials)):
         rates: dict[bool, list[float]] = {False: [], True: []}
@@ -186,10 +188,7 @@ def _measure(options: argparse.Namespace, system: Cyoloctl) -> int:
                 target = leader.address if tls else leader.target
                 watching = _watchers(target, options.watchers, tls, told, kv=options.kv)
                 with watching if watched else contextlib.nullcontext():
-                    if options.kv:
-                        done = request_round(system, *PUT, options.clients, options.seconds)
-                    else:
-                        done = load_round(system, options.clients, options.seconds)
+                    done = request_round(system, request, options.clients, pace, at=leader)
                 rates[watched].append(done.rate)
                 cost[watched].append(done.members_cpu_ms)
         without, with_ = (statistics.median(rates[watched]) for watched in (False, True))
@@ -227,8 +226,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         system = Cyoloctl(scratch)
         try:
             system.start()
-            system.write(COUNTER, None)
-            load_round(system, 1, 0.5)
+            increment = requests_of(system.name)[INCREMENT]
+            request_round(system, increment, 1, Pace(1, 0.5), at=leader_of(system))
             return _measure(options, system)
         finally:
             system.close()
