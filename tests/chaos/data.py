@@ -1,6 +1,6 @@
 """Clients that keep data by key and take locks through every node, and note all that they are told.
 
-Registers: four keys that are read, written, compared and deleted; each write is
+Registers: four keys that are read, also without confirmation, written, compared and deleted; each write is
 repeated under its request id until it is answered, or left behind unanswered.
 A set: keys that are made once and listed.  Watchers, which read every change
 through another node each time.  Workers, which take a lock, write with its fence,
@@ -30,11 +30,12 @@ from cyoloctl.errors import (
     Unavailable,
     Unreachable,
 )
-from tests.chaos.judging import Call, Change, Fenced, Hold, Notes
+from cyoloctl.web.steps import consistency
+from tests.chaos.judging import REGISTER, Call, Change, Fenced, Hold, Notes, Page
 
 __all__ = ["LOCKS", "REGISTERS", "DataClients"]
 
-REGISTERS = tuple(f"register/{number}" for number in range(4))
+REGISTERS = tuple(f"{REGISTER}{number}" for number in range(4))
 LOCKS = ("chaos-a", "chaos-b")
 _TTL_S = 2.0
 _NOT_DONE = (Unavailable, Unreachable, ClientTimeout)
@@ -47,15 +48,23 @@ class DataClients:
 
     endpoints: node name -> endpoint.  rate: operations per second of all
     clients of registers and of the set together, at most.
-    now: seconds since the run began.
+    now: seconds since the run began.  stale: read registers without confirmation, as if it were with one,
+    to see that the check finds it.
     """
 
     def __init__(
-        self, endpoints: Mapping[str, str], *, seed: int, now: Callable[[], float], rate: float = 40.0
+        self,
+        endpoints: Mapping[str, str],
+        *,
+        seed: int,
+        now: Callable[[], float],
+        rate: float = 40.0,
+        stale: bool = False,
     ) -> None:
         self.notes = Notes()
         self.counts: Counter[str] = Counter()
         self.problems: list[str] = []
+        self._stale = stale
         self._endpoints = dict(endpoints)
         self._now = now
         self._pause_s = 4 / rate
@@ -101,7 +110,9 @@ class DataClients:
         for name in self._endpoints:
             for key in REGISTERS:
                 self._get(f"last-{name}", key, name, 10.0)
+                self._get_stale(f"last-{name}", key, name)
             self._list(name, 10.0)
+            self._list_stale(name)
 
     def finish_watching(self) -> None:
         """Return when the watchers have seen the newest change, and stop them."""
@@ -170,6 +181,12 @@ class DataClients:
     def _register(self, rng: random.Random, client: str) -> None:
         key = rng.choice(REGISTERS)
         draw = rng.random()
+        if draw < 0.08:
+            self._get_stale(client, key, self._any(rng))
+            return
+        if draw < 0.12:
+            self._list_stale(self._any(rng))
+            return
         if draw < 0.45:
             self._get(client, key, self._any(rng), rng.choice((0.5, 2.0)))
             return
@@ -194,17 +211,41 @@ class DataClients:
     def _get(self, client: str, key: str, name: str, timeout_s: float) -> tuple[str | None, int] | None:
         """Value and revision as they were answered, (None, 0) where there is none; None without an answer."""
         call = Call(client, key, "get", (), self._now())
+        seen = self._read(call, name, timeout_s, stale=self._stale)
+        if seen is not None:
+            self._note(self.notes.calls, call)
+        return seen
+
+    def _get_stale(self, client: str, key: str, name: str) -> None:
+        call = Call(client, key, "get", (), self._now())
+        if self._read(call, name, 2.0, stale=True, what="kv get stale") is not None:
+            self._note(self.notes.stale, call)
+
+    def _read(
+        self, call: Call, name: str, timeout_s: float, *, stale: bool, what: str = "kv get"
+    ) -> tuple[str | None, int] | None:
+        """As `_get`; call: is given the answer."""
         seen: tuple[str | None, int] = (None, 0)
+        query = {"key": call.key, **consistency(stale)}
         try:
-            entry = self._ask(name, "kv_get", "kv get", query={"key": key}, timeout_s=timeout_s)
+            entry = self._ask(name, "kv_get", what, query=query, timeout_s=timeout_s)
             seen = entry["value"], entry["revision"]
         except NotFound:
             pass
         except _SILENT:
             return None  # it had no effect
         call.done(None if seen[0] is None else seen, self._now(), name)
-        self._note(self.notes.calls, call)
         return seen
+
+    def _list_stale(self, name: str) -> None:
+        start_s = self._now()
+        query = {"prefix": REGISTER, "values": "with", "limit": 1000, **consistency(True)}
+        try:
+            page = self._ask(name, "kv_list", "kv list stale", query=query)
+        except _SILENT:
+            return
+        found = {each["key"]: (each["value"], each["revision"]) for each in page["entries"]}
+        self._note(self.notes.pages, Page(start_s, self._now(), name, page["revision"], found))
 
     def _until_answered(self, rng: random.Random, call: Call, body: dict[str, Any], *, patient: bool) -> None:
         """Send it through any node; again and again under its request id, where patient."""

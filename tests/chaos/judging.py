@@ -17,18 +17,23 @@ from typing import Any, Literal, NamedTuple
 from tests.chaos.linearizability import REVISIONS, Op, Verdict, check
 
 __all__ = [
+    "REGISTER",
     "Call",
     "Change",
     "Fenced",
     "Hold",
     "Notes",
+    "Page",
     "judge",
     "judge_locks",
     "judge_registers",
     "judge_set",
+    "judge_stale",
     "judge_watches",
 ]
 
+REGISTER = "register/"
+"""What the keys of registers begin with."""
 _NO_REVISION = 2**62
 """Of a change that was not made: above all that are."""
 
@@ -74,6 +79,16 @@ class Call:
             return seen if returned else "nil"
         shown = "nil" if not returned or self.revision is None else str(self.revision)
         return f"[{' '.join((*given, shown))}]"
+
+
+class Page(NamedTuple):
+    """A list of keys, as a node had them: value and revision by key, and the revision of it all."""
+
+    start_s: float
+    end_s: float
+    via: str
+    revision: int
+    found: dict[str, tuple[str | None, int]]
 
 
 class Change(NamedTuple):
@@ -128,13 +143,16 @@ class Notes:
     """All that the clients noted.
 
     added: puts of the keys of the set.  lists: of the set: when it was asked
-    and answered, and the keys.  changes: of each watcher.
+    and answered, and the keys.  changes: of each watcher.  stale: reads of keys without
+    confirmation, and pages: lists of all registers, which need not be the newest.
     """
 
     calls: list[Call] = field(default_factory=list)
     added: list[Call] = field(default_factory=list)
     lists: list[tuple[float, float, list[str]]] = field(default_factory=list)
     changes: list[list[Change]] = field(default_factory=list)
+    stale: list[Call] = field(default_factory=list)
+    pages: list[Page] = field(default_factory=list)
     holds: list[Hold] = field(default_factory=list)
     fenced: list[Fenced] = field(default_factory=list)
 
@@ -149,6 +167,7 @@ def judge(notes: Notes, end_s: float) -> tuple[list[Verdict], list[str]]:
     problems += [verdict.explain() for verdict in verdicts if not verdict.linearizable]
     problems += judge_set(notes.added, notes.lists)
     problems += judge_watches(notes)
+    problems += judge_stale(notes)
     return verdicts, problems + judge_locks(notes.holds, notes.fenced, changes)
 
 
@@ -204,6 +223,54 @@ def judge_set(added: Iterable[Call], lists: Iterable[tuple[float, float, list[st
                 problems.append(f"{where} has {key}, which was {call.outcome}, from {call.start_s:.3f} s on")
         problems += [f"{where} has {key}, which nobody made" for key in sorted(found - calls.keys())]
     return problems
+
+
+def judge_stale(notes: Notes) -> list[str]:
+    """Whether each read without confirmation was answered what was there at some moment before its end.
+
+    Nothing more is promised: not the newest, not the same through two nodes, and of one node not
+    that it goes forward, which it does not when it starts again.  A list is what was there at one moment.
+    """
+    changes = notes.changes[0] if notes.changes else []
+    told = {(change.key, change.revision): change for change in changes}
+    began = {call.given[-1]: call.start_s for call in notes.calls if call.f in ("put", "cas")}
+    problems = []
+
+    def wrong(key: str, answer: tuple[str | None, int], end_s: float) -> str | None:
+        change = told.get((key, answer[1]))
+        if change is None or (change.type, change.value) != ("put", answer[0]):
+            return f"what no watcher was told: {change}"
+        if began.get(change.value, math.inf) > end_s:
+            return f"what nobody had asked for yet: {change}"
+        return None
+
+    for call in notes.stale:
+        # None is what was there before the first change.
+        why = None if call.answer is None else wrong(call.key, call.answer, call.end_s)
+        if why is not None:
+            problems.append(f"{call} was answered {why}")
+    for page in notes.pages:
+        there = _at(changes, page.revision)
+        if page.found != there:
+            problems.append(f"{page} is not what was there at this revision: {there}")
+        for key, answer in page.found.items():
+            why = wrong(key, answer, page.end_s)
+            if why is not None:
+                problems.append(f"{page} has in {key} {why}")
+    return problems
+
+
+def _at(changes: Iterable[Change], revision: int) -> dict[str, tuple[str | None, int]]:
+    """The registers as they were at a revision."""
+    found: dict[str, tuple[str | None, int]] = {}
+    for change in changes:
+        if change.revision > revision:
+            break
+        if change.key.startswith(REGISTER):
+            found.pop(change.key, None)
+            if change.type == "put":
+                found[change.key] = (change.value, change.revision)
+    return found
 
 
 def judge_watches(notes: Notes) -> list[str]:

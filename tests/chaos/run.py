@@ -98,7 +98,7 @@ def _run(
     endpoints = {name: node.endpoint for name, node in cluster.nodes.items()}
     load = Clients(history, endpoints, count=clients, rate=rate, seed=seed, stale=stale)
     keepers = Keepers(endpoints, seed=seed, now=history.now)
-    data = DataClients(endpoints, seed=seed, now=history.now)
+    data = DataClients(endpoints, seed=seed, now=history.now, stale=stale)
     nemesis = Nemesis(cluster, history, [fault for fault in faults if fault != RECOVER], seed)
     nemesis.transitions.counters = load.exact + load.loose
     nemesis.transitions.on_new_ca = keepers.forget_kept

@@ -18,10 +18,12 @@ from tests.chaos.judging import (
     Fenced,
     Hold,
     Notes,
+    Page,
     judge,
     judge_locks,
     judge_registers,
     judge_set,
+    judge_stale,
     judge_watches,
 )
 from tests.chaos.linearizability import REVISIONS, Op, check
@@ -233,6 +235,37 @@ def test_set_lacks_nothing_that_was_acknowledged_and_has_nothing_else() -> None:
         problems = judge_set(adds, [(2, 3, keys)])
         assert len(problems) == 1, keys
         assert word in problems[0]
+
+
+KEY = "register/0"
+KEPT = [change(5, "a", key=KEY), change(6, "b", 2, 5, key=KEY), change(9, None, key=KEY)]
+
+
+def stale(*answers: tuple[str, int] | None, pages: list[Page] | None = None) -> list[str]:
+    """What is wrong with reads without confirmation that end at 4 s; b was asked for at 3 s."""
+    writes = [Call("c", KEY, "put", (value,), start) for value, start in (("a", 0), ("b", 3), ("z", 0))]
+    calls = [replace(get(2, 4, answer), key=KEY) for answer in answers]
+    return judge_stale(Notes(calls=writes, changes=[KEPT], stale=calls, pages=pages or []))
+
+
+def test_stale_read_may_be_any_past_value_in_any_order_and_nothing_else() -> None:
+    assert stale(("b", 6), ("a", 5), None, ("b", 6)) == []
+    for answer in (("z", 7), ("a", 6), ("b", 9)):
+        (problem,) = stale(answer)
+        assert "no watcher was told" in problem
+    writes = [Call("c", KEY, "put", ("a",), 5.0)]
+    early = Notes(calls=writes, changes=[KEPT], stale=[replace(get(2, 4, ("a", 5)), key=KEY)])
+    (problem,) = judge_stale(early)
+    assert "nobody had asked for yet" in problem
+    assert judge(Notes(changes=[KEPT], stale=[replace(get(2, 4, ("z", 7)), key=KEY)]), END_S)[1]
+
+
+def test_stale_list_is_what_was_there_at_one_moment() -> None:
+    for revision, found in ((4, {}), (5, {KEY: ("a", 5)}), (8, {KEY: ("b", 6)}), (9, {})):
+        assert stale(pages=[Page(2, 4, "n1", revision, found)]) == []
+    for revision, found in ((5, {}), (8, {KEY: ("a", 5)}), (9, {KEY: ("b", 6)})):
+        (problem,) = stale(pages=[Page(2, 4, "n1", revision, found)])
+        assert "not what was there" in problem
 
 
 def notes(*watchers: list[Change]) -> Notes:

@@ -41,7 +41,10 @@ def test_real_nodes_under_faults_stay_linearizable_and_apply_once(tmp_path: Path
     assert all(summary["linearizable"].values())
     for what in ("sessions shown", "rendezvous wait", "invitations", "invitations redeemed at the end"):
         assert summary["promises"][what] > 0, summary["promises"]
-    for what in ("kv put", "kv get", "kv list", "watched", "lock acquire", "fenced write"):
+    for what in (
+        *("kv put", "kv get", "kv get stale", "kv list", "kv list stale"),
+        *("watched", "lock acquire", "fenced write"),
+    ):
         assert summary["data"][what] > 0, summary["data"]
     # The log of the first writes is gone on every node, and each id still counted once.
     assert all(outcome.snapshots.values()), outcome.snapshots
